@@ -311,6 +311,10 @@ pub(crate) struct DemoArgs {
     #[arg(long)]
     pub(crate) keep: bool,
 
+    /// Write the map of the network to this file: a picture as .svg, or .dot, .graphml or .json
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) picture: Option<PathBuf>,
+
     /// Print a JSON line for each step
     #[arg(long)]
     pub(crate) json: bool,

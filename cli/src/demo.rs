@@ -10,9 +10,10 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::args::DemoArgs;
+use crate::execute::map;
 use crate::log::LogSwitch;
-use crate::signals;
-use crate::text::{count, millis, size, time};
+use crate::text::{count, millis, path as shown, size, time};
+use crate::{signals, usage};
 
 use network::DemoNetwork;
 use report::{DemoOutcome, StepFailed, StepPrinter, StepResult};
@@ -36,15 +37,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<bool> {
     let stop = signals::watch()?;
     LogSwitch::start();
+    if let Some(path) = &args.picture {
+        // Before the first step, as a wrong ending is wrong usage.
+        map::form(path).map_err(|error| usage(error.to_string()))?;
+    }
     let folder = tempfile::Builder::new().prefix("peerkit-demo-").tempdir()?;
     let report = StepPrinter::new(args.json);
     report.title(usize::from(args.nodes))?;
     let begun = Instant::now();
     let end = tokio::select! {
-        acted = act(&args, folder.path(), &report) => match acted {
+        taken = take_steps(&args, folder.path(), &report) => match taken {
             Err(error) if !error.is::<StepFailed>() => return Err(error),
             Ok(()) => DemoOutcome::Worked,
-            Err(_) => DemoOutcome::StepFailed,
+            Err(_) => DemoOutcome::Failed,
         },
         () = stop.cancelled() => {
             signals::cut_short();
@@ -60,7 +65,7 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<bool> {
 }
 
 /// Takes all steps, in order, until one fails.
-async fn act(args: &DemoArgs, folder: &Path, report: &StepPrinter) -> anyhow::Result<()> {
+async fn take_steps(args: &DemoArgs, folder: &Path, report: &StepPrinter) -> anyhow::Result<()> {
     let network = report.step("start", start(usize::from(args.nodes))).await?;
     let used = use_network(args, &network, folder, report).await;
     if used.is_err() {
@@ -84,7 +89,7 @@ async fn use_network(
     let offers = report.step("share", share(network, folder, args.dir.as_ref())).await?;
     let seeker = report.step("search", search(network, &offers)).await?;
     report.check("fetch", fetch(seeker, &offers, &folder.join("fetched"), args.keep)).await?;
-    report.check("map", map(network)).await
+    report.check("map", draw(network, args.picture.as_deref())).await
 }
 
 async fn start(number: usize) -> anyhow::Result<(StepResult, DemoNetwork)> {
@@ -235,7 +240,7 @@ async fn ping(network: &DemoNetwork) -> anyhow::Result<StepResult> {
     Ok(StepResult::new(text, fields))
 }
 
-async fn map(network: &DemoNetwork) -> anyhow::Result<StepResult> {
+async fn draw(network: &DemoNetwork, picture: Option<&Path>) -> anyhow::Result<StepResult> {
     network.settled(network.nodes.len()).await?;
     let map = network.first().network().graph().await?;
     let figures = map.figures();
@@ -253,9 +258,14 @@ async fn map(network: &DemoNetwork) -> anyhow::Result<StepResult> {
         count(figures.links, "link"),
         count(figures.diameter, "hop")
     );
-    let drawing = map.to_text();
-    let fields = json!({ "diameter": figures.diameter, "map": map });
-    Ok(StepResult::new(text, fields).details(drawing.lines().map(str::to_owned).collect()))
+    let mut lines: Vec<String> = map.to_text().lines().map(str::to_owned).collect();
+    let mut fields = json!({ "diameter": figures.diameter, "map": map });
+    if let Some(path) = picture {
+        map::write_map(map, path, map::form(path)?).await?;
+        lines.push(format!("the picture is in {}", shown(path)));
+        fields["picture"] = path.to_string_lossy().into();
+    }
+    Ok(StepResult::new(text, fields).details(lines))
 }
 
 async fn leave(network: &DemoNetwork) -> anyhow::Result<StepResult> {

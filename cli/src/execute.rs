@@ -27,7 +27,7 @@ use crate::text::{self, count, millis, path as shown, plain};
 use crate::views::{KnownView, NodeView, PeerView, PingView};
 
 mod files;
-mod map;
+pub(crate) mod map;
 
 /// Advice after `connect`, on a node that could join a network.
 const NO_MEMBER: &str = "this is only a link: `join ADDR` makes this node a member of the network of the \

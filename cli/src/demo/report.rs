@@ -107,9 +107,7 @@ impl StepPrinter {
             DemoOutcome::Worked => {
                 self.paint.good(&format!("All of it worked, in {}.", time(elapsed)))
             }
-            DemoOutcome::StepFailed => {
-                self.paint.bad("It did not work: see the step marked ✗ above.")
-            }
+            DemoOutcome::Failed => self.paint.bad("It did not work: see the step marked ✗ above."),
             DemoOutcome::Stopped => self.paint.bad(&format!("It was {STOPPED}.")),
         };
         self.put(&format!("\n{text}\n"))
@@ -145,7 +143,7 @@ impl StepPrinter {
 pub(super) enum DemoOutcome {
     Worked,
     /// A step failed, and its report says why.
-    StepFailed,
+    Failed,
     /// A signal ended it.
     Stopped,
 }

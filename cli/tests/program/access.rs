@@ -1,4 +1,4 @@
-//! Who may fetch what is shared.
+//! Access to shares: open, for some nodes, or with a ticket.
 
 use std::fs;
 
@@ -18,7 +18,11 @@ fn without_its_ticket_it_is_as_if_it_were_not_there() {
         text(&got.stderr).replace(hash, "HASH")
     };
     let hash = shared["hash"].as_str().unwrap();
-    assert_eq!(error(hash), error(&"22".repeat(32)), "it can't be told from what is not there");
+    assert_eq!(
+        error(hash),
+        error(&"22".repeat(32)),
+        "the error is the same as for a hash that is not shared"
+    );
     let got = get(home.path(), &[&ticket(&shared)]);
     assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""));
     assert_eq!(fs::read_to_string(home.path().join("other/secret.txt")).unwrap(), "psst");

@@ -1,4 +1,4 @@
-//! The demo does what it says.
+//! The demo: its steps, its files, its picture, and what a signal does to it.
 
 use std::fs;
 use std::path::Path;
@@ -73,6 +73,29 @@ fn the_hashes_are_those_of_b3sum() {
 }
 
 #[test]
+fn the_picture_has_every_node() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("network.svg");
+    let demo = |path: &Path| {
+        let mut command = peerkit(home.path());
+        command.env("TMPDIR", home.path()).args(["demo", "--nodes", "3", "--picture"]).arg(path);
+        run(command, "")
+    };
+    let output = demo(&path);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains(&format!("the picture is in {}", path.display())), "{text}");
+    let picture = fs::read_to_string(&path).unwrap();
+    assert!(picture.contains("<svg"), "{picture}");
+    for name in ["alpha", "beta", "gamma"] {
+        assert!(picture.contains(name), "{picture}");
+    }
+    let output = demo(&home.path().join("network.png"));
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
+    assert!(String::from_utf8(output.stderr).unwrap().contains(".svg"));
+}
+
+#[test]
 fn a_folder_that_is_not_there_fails_it() {
     let home = tempfile::tempdir().unwrap();
     let mut command = peerkit(home.path());
@@ -87,7 +110,7 @@ fn a_folder_that_is_not_there_fails_it() {
 #[test]
 fn a_demo_that_is_stopped_names_no_step_that_failed() {
     let home = tempfile::tempdir().unwrap();
-    // It may be done before the signal comes: then once more.
+    // The demo may end before the signal comes. Then it runs once more.
     for _ in 0..20 {
         let mut command = peerkit(home.path());
         command.args(["demo", "--json", "--nodes", "64"]).stdout(std::process::Stdio::piped());

@@ -1,4 +1,4 @@
-//! Disks that are full or gone, and paths that are hard to write or to print.
+//! Full and missing disks, and paths that are hard to write or to print.
 
 #![cfg(target_os = "linux")]
 
@@ -25,12 +25,12 @@ fn odd(home: &Path, name: &[u8]) -> PathBuf {
     path
 }
 
-/// Has each write of a process to a file fail, or work again.
+/// Makes each write of a process to a file fail, or work again.
 fn limit_files(pid: Pid, bytes: Option<u64>) {
     prlimit(Some(pid), Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
 }
 
-/// A program that gets an error where it writes too much to a file, and no signal.
+/// Returns a program that gets an error and no signal when it writes too much to a file.
 fn unsignalled(home: &Path) -> Command {
     let program = peerkit(home);
     let mut command = Command::new("sh");
@@ -159,9 +159,9 @@ fn a_name_that_is_too_long_is_refused_before_anything_is_fetched() {
     let share = Share::start(home.path(), &[file.to_str().unwrap()]);
     let ticket = ticket(&share.shared());
     let got = get(home.path(), &[&ticket, &"x".repeat(256)]);
-    let told = text(&got.stderr);
-    assert_eq!(got.status.code(), Some(1), "{told}");
-    assert!(told.contains("File name too long") && !told.contains("kept"), "{told}");
+    let error = text(&got.stderr);
+    assert_eq!(got.status.code(), Some(1), "{error}");
+    assert!(error.contains("File name too long") && !error.contains("kept"), "{error}");
     let left = fs::read_dir(home.path().join("other")).unwrap();
     assert_eq!(left.count(), 0, "nothing was fetched");
     let got = get(home.path(), &[&ticket, &"x".repeat(255)]);
@@ -177,12 +177,12 @@ fn a_start_that_hangs_is_ended_by_a_signal() {
         let pipe = state.join("bootstrap");
         let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).unwrap();
-        // As long as this is open the node waits for the pipe's end.
+        // While this is open, the node waits for the end of the pipe.
         let writer = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
         let mut command = peerkit(home.path());
         command.args(["run", "--headless", "--listen", "127.0.0.1:0", "--state"]).arg(&state);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // It has opened the pipe to read it: signals are watched by then.
+        // Once it has opened the pipe, it watches for signals.
         let fds = format!("/proc/{}/fd", child.id());
         let started = Instant::now();
         let is_open = || {
@@ -213,7 +213,7 @@ fn pipes_in_the_place_of_files_hold_nothing_up() {
     assert!(node.fail(&format!("load {}", pipe.display())).contains("not a file of peers"));
     assert!(node.fail("load /dev/zero").contains("too many for a file of peers"));
     node.fail(&format!("save {}", pipe.display()));
-    // A map waits for the pipe's reader, as the shell's `>` does, and the node ends all the same.
+    // `map` waits for a reader of the pipe, as `>` in a shell does. The node ends nevertheless.
     node.write(&format!("map {}", pipe.display()));
     node.signal(Signal::TERM);
     let (status, stderr) = node.wait();

@@ -1,4 +1,4 @@
-//! Nodes that are killed in the middle of it: the others say so and live on.
+//! Nodes that are killed during a fetch: the others report it and keep running.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{PATIENCE, Program, line};
 
-/// Bytes of all files in a folder and those in it.
+/// Returns the size of all files in a folder and its subfolders.
 fn bytes_in(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else {
         return 0;
@@ -26,7 +26,7 @@ fn bytes_in(folder: &Path) -> u64 {
 #[test]
 fn killed_in_the_middle_of_a_fetch() {
     let home = tempfile::tempdir().unwrap();
-    // A hole: large, and yet nothing to write before it is fetched.
+    // A sparse file: large, but quickly made.
     let large = home.path().join("large.bin");
     File::create(&large).unwrap().set_len(2 << 30).unwrap();
     let mut line = line(home.path(), &["--share", large.to_str().unwrap()]);
@@ -41,7 +41,7 @@ fn killed_in_the_middle_of_a_fetch() {
     }
     line.c.kill();
 
-    // It waits for a while for who had it; what is not whole has not the name.
+    // It waits for its source for a while. An incomplete file does not have the final name.
     assert_eq!(line.a.run("downloads")["downloads"][0]["name"], "large.bin");
     assert!(!downloads.join("large.bin").exists());
     line.a.write("cancel large.bin");
@@ -70,7 +70,7 @@ fn killed_in_the_middle_of_its_own_flood() {
     let mut stdin = line.a.take_stdin();
     let flood = thread::spawn(move || {
         let text = "y".repeat(500);
-        // Until the process is gone, which breaks the pipe.
+        // Until the process has ended, which breaks the pipe.
         while writeln!(stdin, "msg {text}").is_ok() {}
     });
     for _ in 0..500 {

@@ -1,4 +1,4 @@
-//! A running `peerkit run --json`, its lines read in a thread, everything awaited with a deadline.
+//! A running `peerkit run --json`. A thread reads its lines, and every wait has a deadline.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -16,10 +16,10 @@ pub(crate) use share::{Share, address, get, get_command, ticket};
 mod person;
 mod share;
 
-/// What nothing here takes on a machine that is not standing still.
+/// Maximum time of every wait. 180 s: far more than anything takes, even on a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
-/// The program, with nothing of the machine's own settings.
+/// Returns the program, without the settings of this machine.
 pub(crate) fn peerkit(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_peerkit"));
     command
@@ -92,7 +92,7 @@ pub(crate) fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
     lines
 }
 
-/// Returns output as text, which it has to be.
+/// Returns output as text. It has to be UTF-8.
 pub(crate) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
@@ -102,7 +102,7 @@ pub(crate) fn run(mut command: Command, input: &str) -> Output {
     let mut child = piped(&mut command);
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_owned();
-    // What the program does not read it does not want: not this test's failure.
+    // The program may end before it has read all of its input.
     let writer = thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
     let (done, wait) = mpsc::channel();
     thread::spawn(move || done.send(child.wait_with_output()));
@@ -111,7 +111,7 @@ pub(crate) fn run(mut command: Command, input: &str) -> Output {
     output.unwrap()
 }
 
-/// A node in a process of its own.
+/// A node in its own process.
 pub(crate) struct Program {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -121,7 +121,7 @@ pub(crate) struct Program {
     results: VecDeque<Value>,
     pub(crate) name: String,
     pub(crate) id: String,
-    /// Where it listens.
+    /// The address that it listens on.
     pub(crate) address: String,
     /// The first line.
     pub(crate) started: Value,
@@ -141,7 +141,8 @@ impl Program {
         Self::start_by(peerkit(home), home, name, args)
     }
 
-    /// Starts a node by `command`: the program, or one that has it started with what follows.
+    /// Starts a node with `command`: the program, or another program that starts it with these
+    /// arguments.
     pub(crate) fn start_by(mut command: Command, home: &Path, name: &str, args: &[&str]) -> Self {
         let downloads = home.join(format!("{name}-downloads"));
         command.args(["run", "--json", "--listen", "127.0.0.1:0", "--name", name]);
@@ -188,19 +189,19 @@ impl Program {
         writeln!(stdin, "{command}").unwrap();
     }
 
-    /// Takes standard input away, to write to it from elsewhere or to close it.
+    /// Takes standard input out, so that the test can write to it or close it.
     pub(crate) fn take_stdin(&mut self) -> ChildStdin {
         self.stdin.take().expect("standard input is open")
     }
 
-    /// Carries out a command; gives its result, which has to be good.
+    /// Carries out a command that has to work. Returns its result.
     pub(crate) fn run(&mut self, command: &str) -> Value {
         let result = self.attempt(command);
         assert_eq!(result["ok"], true, "{command}: {result}");
         result
     }
 
-    /// Carries out a command that has to fail; gives the error's text.
+    /// Carries out a command that has to fail. Returns the text of the error.
     pub(crate) fn fail(&mut self, command: &str) -> String {
         let result = self.attempt(command);
         assert_eq!(result["ok"], false, "{command}: {result}");
@@ -213,7 +214,7 @@ impl Program {
         self.result()
     }
 
-    /// The next result.
+    /// Returns the next result.
     pub(crate) fn result(&mut self) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -224,12 +225,12 @@ impl Program {
         }
     }
 
-    /// The first event of that name that nobody has taken yet.
+    /// Returns the first event of that name that was not returned yet.
     pub(crate) fn event(&mut self, name: &str) -> Value {
         self.event_where(name, |_| true)
     }
 
-    /// The first event of that name that fits and that nobody has taken yet.
+    /// Returns the first event of that name that fits and was not returned yet.
     pub(crate) fn event_where(&mut self, name: &str, fits: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -242,7 +243,7 @@ impl Program {
         }
     }
 
-    /// Events that have come and that nobody has taken.
+    /// Returns the events that have come and were not returned yet.
     pub(crate) fn untaken(&self, name: &str) -> Vec<&Value> {
         let events = self.events.iter();
         events.filter(|event| event["event"] == name).collect()
@@ -258,7 +259,7 @@ impl Program {
         }
     }
 
-    /// Standard output holds JSON lines and nothing else.
+    /// Reads a line of standard output, which has to be JSON.
     fn sort(&mut self, line: &str) -> Value {
         let value: Value =
             serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"));
@@ -295,12 +296,12 @@ impl Program {
         self.child.wait().unwrap();
     }
 
-    /// Whether the process still runs.
+    /// Returns whether the process still runs.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Reads what is left of the output, and waits for the end: status and standard error.
+    /// Reads the rest of the output, and waits for the end. Returns the status and standard error.
     pub(crate) fn wait(&mut self) -> (ExitStatus, String) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -316,13 +317,13 @@ impl Program {
         (status, stderr.unwrap_or_default())
     }
 
-    /// Stops the node by a command: status and standard error.
+    /// Stops the node by a command. Returns the status and standard error.
     pub(crate) fn stop(&mut self) -> (ExitStatus, String) {
         self.run("exit");
         self.wait()
     }
 
-    /// Stops the node by a command: all has to have gone well, and nothing been complained of.
+    /// Stops the node by a command. Its status has to be 0 and its standard error empty.
     pub(crate) fn exit(mut self) {
         let (status, stderr) = self.stop();
         assert_eq!((status.code(), stderr.as_str()), (Some(0), ""), "{}", self.name);
@@ -336,14 +337,14 @@ impl Drop for Program {
     }
 }
 
-/// Three nodes in a line: `a` has dialled `b`, `b` has dialled `c`, and both ends know.
+/// Three nodes in a line: `a` has dialled `b`, and `b` has dialled `c`.
 pub(crate) struct Line {
     pub(crate) a: Program,
     pub(crate) b: Program,
     pub(crate) c: Program,
 }
 
-/// Starts three nodes in a line, `c` with `args` more.
+/// Starts three nodes in a line, `c` with additional arguments.
 pub(crate) fn line(home: &Path, args: &[&str]) -> Line {
     let mut c = Program::start(home, "carol", args);
     let mut b = Program::start(home, "bob", &[&c.address]);
@@ -356,7 +357,7 @@ pub(crate) fn line(home: &Path, args: &[&str]) -> Line {
 }
 
 impl Line {
-    /// Stops all three, which have to have nothing to complain of.
+    /// Stops all three. Their standard error has to be empty.
     pub(crate) fn exit(self) {
         self.a.exit();
         self.b.exit();
@@ -364,7 +365,7 @@ impl Line {
     }
 }
 
-/// `len` bytes that look random and are the same every time.
+/// Returns `len` bytes that look random and are the same every time.
 pub(crate) fn content(seed: u8, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let mut hasher = blake3::Hasher::new();

@@ -1,4 +1,4 @@
-//! Three nodes in a line, and every command of the design.
+//! Three nodes in a line, and every command.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -204,8 +204,8 @@ fn a_node_without_a_link_is_sent_to_by_its_whole_identity() {
     assert_eq!((&event["peer"]["id"], &event["peer"]["name"]), (&json!(a.id), &json!("alice")));
     assert_eq!(event["peer"]["direction"], nothing);
     assert!(a.fail("send dave hi").contains("dave"));
-    let nobody = "00".repeat(32);
-    assert!(a.fail(&format!("send {nobody} hi")).contains(&nobody));
+    let unknown = "00".repeat(32);
+    assert!(a.fail(&format!("send {unknown} hi")).contains(&unknown));
     assert_eq!(a.stop().0.code(), Some(1), "commands have failed");
     b.event("inbound_node_disconnected");
     b.exit();
@@ -406,7 +406,7 @@ fn the_map_is_drawn() {
 fn peers_are_saved_and_loaded() {
     let home = tempfile::tempdir().unwrap();
     let mut line = line(home.path(), &[]);
-    // What a node knows is written to disk beside its other work.
+    // The known peers are written to disk in the background.
     let begun = Instant::now();
     while !ids(&line.b.run("peers")["known"]).contains(&line.c.id) {
         assert!(begun.elapsed() < PATIENCE, "a peer becomes known");
@@ -452,8 +452,8 @@ fn errors_name_the_command_and_the_way_out() {
     node.run("debug off");
     assert!(node.run("help")["help"].as_str().unwrap().contains("broadcast [--title TITLE] TEXT"));
     assert!(node.run("help get")["help"].as_str().unwrap().contains("req"));
-    let nobody = "get 0000000000000000000000000000000000000000000000000000000000000000";
-    assert!(node.fail(nobody).contains("000000"));
+    let unknown = "get 0000000000000000000000000000000000000000000000000000000000000000";
+    assert!(node.fail(unknown).contains("000000"));
     assert_eq!(node.run("stop")["result"], "exit");
     assert_eq!(node.wait().0.code(), Some(1), "commands have failed");
 }

@@ -11,7 +11,7 @@ use crate::harness::{PATIENCE, Program, lines, peerkit, piped, run};
 /// Texts that must never be logged.
 const CONTENT: &str = "the-treasure-is-under-the-oak";
 
-/// Runs a node that links to another and does a bit of all there is; returns what it logged.
+/// Runs a node that connects to another and uses every feature once. Returns its log.
 fn logged(home: &std::path::Path, env: &[(&str, &str)], first: &str) -> String {
     let other = Program::start(home, "bo\nFAKE line", &[]);
     let mut command = peerkit(home);
@@ -36,7 +36,7 @@ fn logged(home: &std::path::Path, env: &[(&str, &str)], first: &str) -> String {
 #[test]
 fn debug_shows_what_happens_by_kind_and_no_contents() {
     let home = tempfile::tempdir().unwrap();
-    // Without a word it is switched on, as it was off.
+    // Without a word it toggles, so it is on now.
     let log = logged(home.path(), &[], "debug");
     for part in [
         "peerkit::link: dialling",
@@ -66,7 +66,7 @@ fn info_shows_the_life_of_a_node_as_json() {
     };
     said("peerkit::node", "started");
     assert_eq!(said("peerkit::link", "up")["fields"]["direction"], "outbound");
-    // The name as it is, not in quotes of its own.
+    // The name is not in additional quotes.
     assert_eq!(said("peerkit::link", "up")["fields"]["name"], "bo\nFAKE line");
     assert_eq!(said("peerkit::link", "ended")["fields"]["name"], "bo\nFAKE line");
     said("peerkit::membership", "leaving");
@@ -91,7 +91,7 @@ fn a_wrong_setting_of_the_log_is_named() {
     }
 }
 
-/// A log that nobody reads holds up nothing, and says in the end what is missing of it.
+/// A log without a reader blocks nothing, and says at the end how many lines are missing.
 #[test]
 fn a_log_that_is_not_read_holds_nothing_up_and_names_its_gap() {
     for format in ["text", "json"] {
@@ -103,7 +103,7 @@ fn a_log_that_is_not_read_holds_nothing_up_and_names_its_gap() {
         let mut ann = piped(&mut command);
         let mut input = ann.stdin.take().unwrap();
         let results = lines(ann.stdout.take().unwrap());
-        // More than its pipe and its queue hold.
+        // More than its pipe and its queue can hold.
         for _ in 0..4000 {
             input.write_all(b"discover\n").unwrap();
             let result = || results.recv_timeout(PATIENCE).expect("the node answers");
@@ -127,7 +127,7 @@ fn a_log_that_is_not_read_holds_nothing_up_and_names_its_gap() {
     }
 }
 
-/// A log that lies in a watched folder must not grow by its own lines.
+/// A log in a watched folder must not grow because of its own lines.
 #[test]
 fn changes_of_a_watched_folder_are_not_logged_one_by_one() {
     let home = tempfile::tempdir().unwrap();
@@ -141,7 +141,7 @@ fn changes_of_a_watched_folder_are_not_logged_one_by_one() {
     let shared = |ann: &mut Program| ann.run("files")["files"][0]["hash"].clone();
     let before = shared(&mut ann);
     let begun = Instant::now();
-    // The watch may begin after `add` has ended: so once more.
+    // The watch may begin after `add` has ended, so change it once more.
     for round in 0.. {
         fs::write(folder.join("notes.txt"), format!("after {round}")).unwrap();
         let again = Instant::now();

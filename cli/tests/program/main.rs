@@ -1,11 +1,12 @@
-//! The real program from outside: started, talked to through `--json`, signalled, killed.
+//! Tests that run the real program, with text and JSON output, and send it signals.
 
-// The lint knows tests by their attribute, and what tests call has none.
+// The lint recognises tests by their attribute, which functions called by tests do not have.
 #![allow(clippy::unwrap_used)]
 
 mod access;
 mod demo;
 mod disk;
+mod documents;
 mod faults;
 mod harness;
 mod line;

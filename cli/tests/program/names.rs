@@ -1,4 +1,4 @@
-//! Names of files, as the program shows, finds and writes them.
+//! File names: how the program prints, finds and writes them.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Program, Share, get, peerkit, run, text, ticket};
 
-/// A control character that turns the direction of the text after it.
+/// A control character that reverses the direction of the text after it.
 const TURN: &str = "\u{202e}";
 
 fn result(output: &Output) -> Value {
@@ -168,9 +168,9 @@ fn a_name_forges_no_line_and_turns_no_text() {
     let share = Share::start(home.path(), &[top.to_str().unwrap()]);
     let got = get(home.path(), &[&ticket(&share.shared())]);
     is_plain("out", &got.stdout);
-    let told = is_plain("err", &got.stderr);
-    assert!(told.contains("top \\u{202e} is called top _ here"), "{told}");
-    assert!(told.contains("\\u{202e}fdp.exe is called _fdp.exe here"), "{told}");
+    let message = is_plain("err", &got.stderr);
+    assert!(message.contains("top \\u{202e} is called top _ here"), "{message}");
+    assert!(message.contains("\\u{202e}fdp.exe is called _fdp.exe here"), "{message}");
 }
 
 #[test]
@@ -188,8 +188,8 @@ fn a_hidden_name_is_not_written_unless_it_was_chosen() {
     let got = get(home.path(), &[&profile]);
     assert_eq!(got.status.code(), Some(0));
     assert!(text(&got.stdout).starts_with("_bash_profile "), "{}", text(&got.stdout));
-    let told = ".bash_profile is called _bash_profile here: it begins with a dot\n";
-    assert_eq!(text(&got.stderr), told);
+    let message = ".bash_profile is called _bash_profile here: it begins with a dot\n";
+    assert_eq!(text(&got.stderr), message);
     let got = result(&get(home.path(), &[&ticket(&share.shared()), ".", "--json"]));
     let path = other.join("_rf");
     let renamed = json!([{"name": "-rf", "path": path, "why": "it begins with a dash"}]);
@@ -198,7 +198,7 @@ fn a_hidden_name_is_not_written_unless_it_was_chosen() {
     let got = get(home.path(), &[&profile, ".bash_profile"]);
     assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""));
     assert!(other.join(".bash_profile").exists());
-    // At the prompt too.
+    // The same at the prompt.
     let mut node = Program::start(home.path(), "bob", &[]);
     let got = node.run(&format!("get {profile}"));
     assert_eq!(got["path"], json!(node.downloads.join("_bash_profile")));
@@ -255,14 +255,14 @@ fn what_a_disk_cannot_have_is_named_and_makes_it_fail() {
     let to = |name: &str| format!("{}/{name}/", deep.display());
     let got = get(home.path(), &[&ticket, &to("text")]);
     assert_eq!(got.status.code(), Some(1), "not all of it is there");
-    let told = format!("not written: {long}: it is too long for this disk\n");
-    assert_eq!(text(&got.stderr), told);
+    let message = format!("not written: {long}: it is too long for this disk\n");
+    assert_eq!(text(&got.stderr), message);
     assert_eq!(fs::read(Path::new(&to("text")).join("top/short")).unwrap(), b"short");
     let got = get(home.path(), &[&ticket, &to("json"), "--json"]);
     assert_eq!(got.status.code(), Some(1));
     let left = json!([{"path": long, "why": "it is too long for this disk"}]);
     assert_eq!((&result(&got)["ok"], &result(&got)["left_out"]), (&json!(true), &left));
-    // And in the background, where the list of downloads tells of it too.
+    // The same in the background, and in the list of downloads.
     let mut node = Program::start(home.path(), "bob", &[]);
     assert_eq!(node.run(&format!("get {ticket} '{}'", to("prompt")))["left_out"], left);
     assert_eq!(node.event("node_download_finished")["data"]["left_out"], left);

@@ -1,4 +1,4 @@
-//! Networks of processes that keep themselves together, and their owner.
+//! Networks of several processes: membership, repair and the owner.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Program, peerkit, run};
 
-/// Waits until a node sees a network of so many, and all of one piece.
+/// Waits until a node sees a connected network of this many nodes.
 fn is_one(node: &mut Program, nodes: usize) {
     let begun = Instant::now();
     loop {
@@ -23,7 +23,7 @@ fn is_one(node: &mut Program, nodes: usize) {
     }
 }
 
-/// A network of so many, all of which joined through the first.
+/// Starts a network of this many nodes, which all join through the first.
 fn joined(home: &Path, nodes: usize, args: &[&str]) -> Vec<Program> {
     let mut programs = vec![Program::start_with(home, "n0", args)];
     for n in 1..nodes {
@@ -55,14 +55,14 @@ fn twelve_join_through_one_hear_all_and_live_on_without_it() {
         }
     }
     for node in &mut nodes {
-        let mut heard: BTreeMap<String, usize> = BTreeMap::new();
+        let mut received: BTreeMap<String, usize> = BTreeMap::new();
         for _ in 0..(NODES - 1) * EACH {
             let data = node.event("node_broadcast")["data"].clone();
-            let next = heard.entry(data["author"].as_str().unwrap().to_owned()).or_default();
+            let next = received.entry(data["author"].as_str().unwrap().to_owned()).or_default();
             assert_eq!(data["message"], json!(format!("number {next}")), "twice or out of order");
             *next += 1;
         }
-        assert_eq!(heard.len(), NODES - 1);
+        assert_eq!(received.len(), NODES - 1);
     }
     for node in &mut nodes {
         node.run("ping");
@@ -102,7 +102,7 @@ fn two_that_are_started_in_the_wrong_order_find_each_other() {
     is_one(&mut bob, 2);
     alice.exit();
     bob.exit();
-    // For people it says what it is doing.
+    // The text for people says that it is retrying.
     let mut command = peerkit(home.path());
     command.args(["run", "--listen", "127.0.0.1:0", &address]);
     let output = run(command, "size\n");
@@ -140,7 +140,7 @@ fn a_node_whose_links_are_made_by_hand_is_not_joined() {
 }
 
 #[test]
-fn the_owner_stops_the_network_and_nobody_else_does() {
+fn only_the_owner_stops_the_network() {
     let home = tempfile::tempdir().unwrap();
     let key = home.path().join("owner.key");
     let mut nodes = joined(home.path(), 5, &["--owner", key.to_str().unwrap()]);
@@ -153,7 +153,7 @@ fn the_owner_stops_the_network_and_nobody_else_does() {
     let error = nodes[2].fail("shutdown");
     assert!(error.contains("only the holder of that key") && error.contains("`exit`"), "{error}");
     assert!(nodes[2].is_running());
-    // Another key is worth nothing, and whoever sees its order is told.
+    // An order with another key is ignored, and reported by the nodes that receive it.
     let through = nodes[3].address.clone();
     let other = home.path().join("other.key");
     let args = ["--owner", other.to_str().unwrap(), &through];
@@ -170,7 +170,7 @@ fn the_owner_stops_the_network_and_nobody_else_does() {
         if let Some(event) = nodes.iter_mut().find_map(refused) {
             break event;
         }
-        assert!(begun.elapsed() < PATIENCE, "somebody is told");
+        assert!(begun.elapsed() < PATIENCE, "a node reports the order");
     };
     assert_eq!(event["peer"]["id"], json!(usurper.id));
     assert!(event["data"]["error"].as_str().unwrap().contains("owner"));
@@ -179,7 +179,7 @@ fn the_owner_stops_the_network_and_nobody_else_does() {
     assert_eq!(nodes[0].run("shutdown"), json!({"result": "shutdown", "ok": true}));
     for node in &mut nodes {
         let (status, stderr) = node.wait();
-        // At one a command has failed.
+        // On one of them a command has failed.
         let expected = i32::from(node.name == "n2");
         assert_eq!((status.code(), stderr.as_str()), (Some(expected), ""), "{}", node.name);
         let ordered = node.event("node_shutdown_ordered");
@@ -187,7 +187,7 @@ fn the_owner_stops_the_network_and_nobody_else_does() {
     }
 }
 
-/// What the user has disconnected is no news at the next start.
+/// A peer that the user has disconnected is not dialled at the next start.
 #[test]
 fn a_start_says_nothing_of_a_node_that_is_kept_away() {
     let home = tempfile::tempdir().unwrap();
@@ -199,7 +199,7 @@ fn a_start_says_nothing_of_a_node_that_is_kept_away() {
     alice.event("outbound_node_disconnected");
     alice.exit();
     let mut alice = Program::start_with(home.path(), "alice", &[]);
-    // It has nothing to dial: this is tried after the join of the start.
+    // It has no address to dial. This command runs after the join of the start.
     assert!(alice.fail("join").contains("disconnected by hand"));
     assert_eq!(alice.run("peers")["peers"].as_array().map(Vec::len), Some(0));
     let (_, stderr) = alice.stop();

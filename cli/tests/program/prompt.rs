@@ -1,4 +1,4 @@
-//! The prompt on a terminal: one of our own making, its other end in our hands.
+//! The prompt on a pseudo-terminal.
 #![cfg(unix)]
 
 use std::fs::{self, File};
@@ -18,7 +18,7 @@ use crate::harness::{
     PATIENCE, Program, Share, content, ended, get_command, peerkit, send_signal, stopping_signals,
 };
 
-/// Makes a terminal: our end and the program's.
+/// Opens a pseudo-terminal: the end of the test and the end of the program.
 fn open_terminal() -> (File, File) {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let ours = openpt(flags).unwrap();
@@ -33,13 +33,13 @@ fn open_terminal() -> (File, File) {
 /// A node at a prompt.
 struct Prompt {
     child: Child,
-    /// Our end of the terminal.
+    /// The test's end of the terminal.
     keys: File,
-    /// The program's end, held open so that its settings can be looked at.
+    /// The program's end, held open to check its settings.
     terminal: File,
     screen: Receiver<Vec<u8>>,
     seen: String,
-    /// All that ever came.
+    /// All output so far.
     all: String,
 }
 
@@ -55,7 +55,7 @@ impl Prompt {
         Self::of(command)
     }
 
-    /// Starts a program at a terminal of its own.
+    /// Starts a program on its own terminal.
     fn of(mut command: Command) -> Self {
         let (keys, terminal) = open_terminal();
         let end = || Stdio::from(terminal.try_clone().unwrap());
@@ -95,7 +95,7 @@ impl Prompt {
         self.keys.write_all(keys).unwrap();
     }
 
-    /// Waits until `text` is on the screen, and forgets what came up to there.
+    /// Waits until `text` is on the screen, and discards the output up to it.
     fn sees(&mut self, text: &str) {
         let begun = Instant::now();
         loop {
@@ -108,7 +108,7 @@ impl Prompt {
         }
     }
 
-    /// Whether a shell that comes after would see what is typed.
+    /// Returns whether the terminal has echo, as a shell needs it.
     fn echoes(&self) -> bool {
         let modes = tcgetattr(&self.terminal).unwrap().local_modes;
         modes.contains(LocalModes::ECHO | LocalModes::ICANON)
@@ -126,7 +126,7 @@ impl Prompt {
         }
     }
 
-    /// Takes what comes on the screen within a time, if anything does.
+    /// Reads the output that comes within a time, if any.
     fn read(&mut self, time: Duration) {
         if let Ok(bytes) = self.screen.recv_timeout(time) {
             let text = String::from_utf8_lossy(&bytes);
@@ -212,7 +212,7 @@ fn a_fetch_goes_on_above_the_prompt() {
     alice.sees("alice> ");
     alice.press("exit\r");
     alice.sees("1 fetch will go on at the next start");
-    assert_eq!(alice.status(), Some(0), "at a prompt nobody waits for a fetch");
+    assert_eq!(alice.status(), Some(0), "at a prompt, exit does not wait for a fetch");
     assert!(alice.echoes());
 
     let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &to);
@@ -298,7 +298,7 @@ fn a_paste_with_such_a_byte_is_given_up_to_its_end() {
     let home = tempfile::tempdir().unwrap();
     let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &[]);
     alice.sees("alice> ");
-    // More than a terminal holds at a time.
+    // More than a terminal can hold.
     let paste =
         [b"\x1b[200~msg caf\xe9\n", b"exit\n".repeat(8_000).as_slice(), b"\x1b[201~"].concat();
     alice.press_bytes(&paste);
@@ -329,7 +329,7 @@ fn an_interrupt_ends_a_search_in_the_history() {
             alice.sees("> ");
             alice.press("size\r");
             alice.sees("1 node\r\n");
-            // Until the prompt is back, the terminal takes Ctrl-R for itself.
+            // Until the prompt is back, the terminal itself handles Ctrl-R.
             alice.sees("> ");
         }
     }
@@ -347,7 +347,7 @@ fn an_interrupt_clears_the_line_and_stops_the_node_on_an_empty_one() {
     alice.press("size\r");
     alice.sees("1 node\r\n");
     alice.sees("alice> ");
-    // From the history, and by completion, a line is as good as typed.
+    // A line from the history or from completion is like a typed one.
     alice.press("\u{1b}[A");
     alice.sees("size");
     alice.press("\u{3}");
@@ -490,7 +490,7 @@ fn pasted_lines_are_commands_or_one_text() {
 #[test]
 fn a_signal_at_the_question_for_a_ticket_leaves_the_terminal_as_it_was() {
     let home = tempfile::tempdir().unwrap();
-    // Often, and as soon as the line is edited: a signal just before the read of the first key was
+    // Many times, as soon as the line is edited: a signal just before the first key was read was
     // once lost.
     for (signal, status) in stopping_signals().into_iter().cycle().take(24) {
         let mut asked = Prompt::that_asks(home.path());

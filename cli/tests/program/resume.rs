@@ -1,4 +1,4 @@
-//! Fetches that are killed, again and again, and go on from what they had.
+//! Fetches that are killed many times, and continue from their kept parts.
 
 use std::fs;
 use std::process::{Child, Stdio};
@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{PATIENCE, Program, content, get_command};
 
-/// How often a fetch is killed.
+/// Number of times that a fetch is killed.
 const KILLS: u32 = 50;
 
-/// Bytes that a killed fetch may cost: what was on its way, in sockets and in memory, and the piece
-/// that each batch was part of.
+/// Maximum number of bytes that a killed fetch loses: the data in sockets and in memory, and the
+/// unfinished piece of each batch.
 const COST: u64 = 12 << 20;
 
-/// Kills with the hardest of signals at random moments: the file is equal in the end, and only what
-/// was on its way is fetched again.
+/// Kills a fetch with SIGKILL at random moments. The file is correct in the end, and only data in
+/// flight is fetched again.
 #[test]
 fn killed_at_random_moments() {
     let home = tempfile::tempdir().unwrap();
@@ -44,7 +44,8 @@ fn killed_at_random_moments() {
                 getting.kill().unwrap();
                 getting.wait().unwrap();
                 kills += 1;
-                // What is not whole does not have the name; it may have been done by then.
+                // An incomplete file does not have the final name. The fetch may have ended by
+                // then.
                 if target.exists() {
                     assert!(fs::read(&target).unwrap() == bytes);
                     fs::remove_file(&target).unwrap();
@@ -52,7 +53,7 @@ fn killed_at_random_moments() {
                 }
             }
             Some(status) => {
-                assert!(status, "a fetch that nobody killed");
+                assert!(status, "a fetch that was not killed");
                 assert!(fs::read(&target).unwrap() == bytes);
                 fs::remove_file(&target).unwrap();
                 whole += 1;
@@ -69,7 +70,7 @@ fn killed_at_random_moments() {
     sharing.exit();
 }
 
-/// Whether it ended well; `None` where it still runs after `time`.
+/// Returns whether it ended with status 0; `None` if it still runs after `time`.
 fn ends_within(child: &mut Child, time: Duration) -> Option<bool> {
     let until = Instant::now() + time;
     loop {
@@ -83,7 +84,7 @@ fn ends_within(child: &mut Child, time: Duration) -> Option<bool> {
     }
 }
 
-/// A node that is killed in a fetch takes it up by itself when it is started again.
+/// A node that is killed during a fetch continues it after a restart.
 #[test]
 fn a_node_goes_on_with_its_downloads() {
     let home = tempfile::tempdir().unwrap();
@@ -112,8 +113,8 @@ fn a_node_goes_on_with_its_downloads() {
     sharing.exit();
 }
 
-/// A fetch by hash is taken up at the next start whether the node was stopped or killed, and waits
-/// there for a link.
+/// A fetch by hash continues at the next start, whether the node was stopped or killed, and waits
+/// for a link.
 #[cfg(unix)]
 #[test]
 fn a_fetch_by_hash_waits_for_its_source_after_the_start() {

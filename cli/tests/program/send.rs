@@ -1,4 +1,4 @@
-//! `peerkit share` on one side, `peerkit get` on the other, and nothing else running.
+//! `peerkit share` and `peerkit get`, without a running node.
 
 use std::fs;
 use std::io::Read;
@@ -136,7 +136,7 @@ fn a_hash_needs_to_be_told_where() {
 #[test]
 fn each_address_that_does_not_answer_is_named() {
     let home = tempfile::tempdir().unwrap();
-    // Nothing listens on these ports once they are closed.
+    // These ports have no listener once they are closed.
     let ports = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
     let [one, two] = ports.map(|port| port.local_addr().unwrap().to_string());
     let got = get(home.path(), &["0a".repeat(32).as_str(), "--from", &one, "--from", &two]);
@@ -160,7 +160,7 @@ fn a_ticket_that_is_not_whole_says_so() {
     assert!(text(&got.stderr).contains("cut short or mistyped"), "{}", text(&got.stderr));
     drop(share);
     let got = get(home.path(), &[&ticket]);
-    assert_eq!(got.status.code(), Some(1), "nobody is there any more");
+    assert_eq!(got.status.code(), Some(1), "no node is there any more");
     let error = text(&got.stderr);
     assert!(error.starts_with("error: ") && error.contains("still run there"), "{error}");
     assert_eq!(fs::read_dir(home.path().join("other")).unwrap().count(), 0);
@@ -203,7 +203,7 @@ fn a_running_node_serves_tickets_too() {
     let fetched = home.path().join("other/my notes.txt");
     assert_eq!(fs::read_to_string(fetched).unwrap(), "from a running node");
 
-    // With the key of the node that shares it: a node that talks to no other of that key.
+    // With the key of the node that shares. A node can't connect to a node with its own key.
     let mut same = get_command(home.path(), &[&ticket, "--force", "--state"]);
     same.arg(home.path().join("alice"));
     let got = run(same, "");
@@ -250,12 +250,12 @@ fn the_end_of_piped_commands_waits_for_what_they_fetch() {
     assert!(text(&got.stderr).contains("error: "), "{}", text(&got.stderr));
 }
 
-/// Fetches a ticket of 8 MiB until two pieces have come, and stops that as a person does.
+/// Fetches 8 MiB until two pieces have come, and stops the fetch with Ctrl-C.
 #[cfg(unix)]
 fn stopped_get(home: &Path, ticket: &str) -> Output {
     let mut command = get_command(home, &[ticket]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // Pieces that have come, of those before the last, which comes with the list of them.
+    // The number of pieces that have come, without the last one, which comes with the piece list.
     let pieces = |part: &Path| {
         let bytes = fs::read(part).unwrap();
         let pieces = bytes.chunks(1 << 20).take(7);
@@ -270,7 +270,7 @@ fn stopped_get(home: &Path, ticket: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// Returns what is in the folder of `get`.
+/// Returns the names of the files in the folder of `get`.
 #[cfg(unix)]
 fn part(home: &Path) -> Option<PathBuf> {
     fs::read_dir(home.join("other")).unwrap().next().map(|entry| entry.unwrap().path())
@@ -297,7 +297,7 @@ fn what_was_stopped_goes_on_where_it_was() {
     assert_eq!(fs::read_dir(&other).unwrap().count(), 1, "nothing else is left");
 }
 
-/// What an earlier `get` left is kept also by one that comes to nothing before it has looked at it.
+/// A `get` that fails before it reads the kept part of an earlier `get` leaves that part.
 #[cfg(unix)]
 #[test]
 fn what_was_stopped_is_said_to_be_kept_though_no_source_has_it_now() {
@@ -371,7 +371,7 @@ fn a_reader_that_does_not_read_does_not_keep_a_get_from_stopping() {
     let mut command = get_command(home.path(), &[&ticket(&share.shared()), "-"]);
     command.env("TMPDIR", &temporary).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // The first byte is there: more is on its way than the pipe takes.
+    // The first byte has come. The pipe can't hold the whole file.
     let mut stdout = child.stdout.take().unwrap();
     let mut first = [0];
     stdout.read_exact(&mut first).unwrap();
@@ -402,7 +402,7 @@ fn a_ticket_is_taken_from_a_file_a_pipe_or_the_environment() {
     by_environment.env("PEERKIT_TICKET", &ticket);
     let in_pieces = get_command(home.path(), &[start, end, "4/"]);
     let in_quotes = get_command(home.path(), &[&wrapped, "5/"]);
-    // The whole line that `share` prints, pasted after what it begins with.
+    // The whole line that `share` prints, pasted after `peerkit get`.
     let line = format!("  peerkit get {ticket}");
     let as_line = get_command(home.path(), &["peerkit", "get", &ticket, "6/"]);
     let as_one = get_command(home.path(), &[&line, "7/"]);
@@ -510,7 +510,7 @@ fn a_fetch_goes_on_after_a_restart() {
     node.exit();
 }
 
-/// The one who shares sees what was fetched, and what could not be.
+/// `share` prints completed fetches, and files that can't be fetched.
 #[cfg(unix)]
 #[test]
 fn who_shares_is_told_who_has_fetched_what() {
@@ -533,7 +533,7 @@ fn who_shares_is_told_who_has_fetched_what() {
 
     fs::write(&notes, "other").unwrap();
     for _ in 0..2 {
-        // Whoever has to wait for it fails: a fetch waits for a source for a minute.
+        // It must not wait for a source, which takes a minute.
         let got = get(home.path(), &[&tickets[1], "new/"]);
         assert_eq!(got.status.code(), Some(1));
         let expected = "error: notes.txt was changed or removed at its source after it was shared: \
@@ -554,7 +554,7 @@ fn who_shares_is_told_who_has_fetched_what() {
     assert_eq!(share.child.wait().unwrap().code(), Some(0));
 }
 
-/// The same for a person, of a running node.
+/// A running node prints the same as text.
 #[test]
 fn a_running_node_tells_of_uploads_and_of_their_total() {
     let home = tempfile::tempdir().unwrap();
@@ -574,7 +574,7 @@ fn a_running_node_tells_of_uploads_and_of_their_total() {
     assert!(errors.is_empty(), "{errors:?}");
 }
 
-/// Nothing is left in the temporary folder, whoever reads no further.
+/// Nothing is left in the temporary folder, even if the reader of the output stops reading.
 #[cfg(unix)]
 #[test]
 fn nothing_is_left_of_what_goes_to_standard_output() {

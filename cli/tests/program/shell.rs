@@ -1,4 +1,4 @@
-//! The program as a shell sees it: arguments, exit status, streams.
+//! The command line: arguments, exit status, streams.
 
 use std::fs;
 use std::net::TcpListener;
@@ -14,7 +14,7 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 /// An identity that no node can have: its point has a small order.
-const NOBODY: &str = "0100000000000000000000000000000000000000000000000000000000000000";
+const INVALID_ID: &str = "0100000000000000000000000000000000000000000000000000000000000000";
 
 #[test]
 fn wrong_usage_is_status_2() {
@@ -33,12 +33,12 @@ fn wrong_usage_is_status_2() {
         (&["RUN"], "`peerkit run`"),
         (&["7117"], "`peerkit run HOST PORT`"),
         (&["localhost"], "`peerkit run ADDR`"),
-        (&["share", ".", "--json", "--to", NOBODY], "no valid key"),
-        (&["run", "--owner-id", NOBODY], "no valid key"),
-        (&["run", &format!("{NOBODY}@127.0.0.1:1")], "no valid key"),
-        (&["run", "--bootstrap", &format!("{NOBODY}@127.0.0.1:1")], "no valid key"),
-        (&["get", NOBODY, "--from", &format!("{NOBODY}@127.0.0.1:1")], "no valid key"),
-        (&["get", NOBODY, "--from", NOBODY], "ID@host:port"),
+        (&["share", ".", "--json", "--to", INVALID_ID], "no valid key"),
+        (&["run", "--owner-id", INVALID_ID], "no valid key"),
+        (&["run", &format!("{INVALID_ID}@127.0.0.1:1")], "no valid key"),
+        (&["run", "--bootstrap", &format!("{INVALID_ID}@127.0.0.1:1")], "no valid key"),
+        (&["get", INVALID_ID, "--from", &format!("{INVALID_ID}@127.0.0.1:1")], "no valid key"),
+        (&["get", INVALID_ID, "--from", INVALID_ID], "ID@host:port"),
         (&["receive"], "`peerkit get TICKET`"),
         (&["send", "holiday.zip"], "`peerkit share PATH`"),
         (&["get"], "--ticket-file"),
@@ -267,19 +267,19 @@ fn a_path_that_can_not_be_shared_stops_the_start() {
 #[test]
 fn what_has_no_name_to_share_it_under_says_so() {
     let home = tempfile::tempdir().unwrap();
-    // As the shell's `<(command)` is.
+    // A pipe, like the `<(command)` of a shell.
     let mut command = peerkit(home.path());
     command.args(["share", "--listen", "127.0.0.1:0", "/dev/stdin"]);
     let output = run(command, "text");
-    let told = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("neither a file nor a folder"), "{told}");
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("neither a file nor a folder"), "{error}");
     let mut command = peerkit(home.path());
     command.args(["share", "--listen", "127.0.0.1:0", "/"]);
     let output = run(command, "");
-    let told = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("has no name") && !told.contains("rename"), "{told}");
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("has no name") && !error.contains("rename"), "{error}");
 }
 
 #[test]
@@ -291,8 +291,8 @@ fn a_mistyped_ticket_is_not_shown_whole() {
         command.args(args);
         let output = run(command, "");
         assert_eq!(output.status.code(), Some(2));
-        let told = text(&output.stderr);
-        assert!(told.contains("eerkit1aaa") && !told.contains(&"a".repeat(40)), "{told}");
+        let error = text(&output.stderr);
+        assert!(error.contains("eerkit1aaa") && !error.contains(&"a".repeat(40)), "{error}");
     }
 }
 
@@ -332,7 +332,7 @@ fn a_connection_that_fails_is_reported_once() {
     }
 }
 
-/// What answers is no node, or another one.
+/// The program at the address is not a node, or another node.
 #[test]
 fn a_node_that_turns_out_to_be_none_is_reported_once() {
     let home = tempfile::tempdir().unwrap();
@@ -364,9 +364,9 @@ fn an_identity_that_no_node_has_is_refused() {
     fs::write(home.path().join("a"), "a").unwrap();
     let path = home.path().join("a");
     let mut alice = Program::start(home.path(), "alice", &[]);
-    let error = alice.fail(&format!("add {} --to {NOBODY}", path.display()));
+    let error = alice.fail(&format!("add {} --to {INVALID_ID}", path.display()));
     assert!(error.contains("no valid key"), "{error}");
-    let error = alice.fail(&format!("connect {NOBODY}"));
+    let error = alice.fail(&format!("connect {INVALID_ID}"));
     assert!(error.contains("no valid key"), "{error}");
     assert_eq!(alice.run("files")["files"].as_array().map(Vec::len), Some(0));
     let error = alice.fail("PEERS");

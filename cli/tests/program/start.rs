@@ -1,4 +1,4 @@
-//! Starts of nodes: beside each other, through bootstrap nodes, and what they print about it.
+//! The start of nodes: several of one user, through bootstrap nodes, and their output.
 
 use std::fs;
 use std::io::Write as _;
@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Person, Program, Share, get, peerkit, run, text};
 
-/// An address at which nothing listens.
-fn nobody() -> String {
+/// Returns an address without a listener.
+fn dead_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
@@ -26,7 +26,7 @@ fn the_line_that_is_printed_joins_from_this_machine_as_it_is() {
     let greeting = first.until("To join from this machine: ");
     let line = greeting.last().unwrap().split_once("machine: ").unwrap().1.to_owned();
 
-    // In a shell, as a person pastes it, with the program on the path.
+    // Pasted into a shell, with the program on the path.
     let program = Path::new(env!("CARGO_BIN_EXE_peerkit"));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path);
@@ -48,7 +48,7 @@ fn the_line_that_is_printed_joins_from_this_machine_as_it_is() {
     second.write("size");
     second.until("2 nodes");
 
-    // A third takes the next folder; the first is the first again after a restart.
+    // A third node takes the next folder. After a restart the first has the first folder again.
     let third = Person::run(home.path(), &["--listen", "127.0.0.1:0"]);
     let said = third.until("To join");
     assert!(said.iter().any(|line| line.contains("peerkit-3")), "{said:?}");
@@ -63,7 +63,7 @@ fn the_line_that_is_printed_joins_from_this_machine_as_it_is() {
     again.exit();
 }
 
-/// Brackets are a pattern, and a shell such as zsh refuses one that fits no file.
+/// Brackets are a pattern, and a shell such as zsh refuses a pattern that matches no file.
 #[cfg(unix)]
 #[test]
 fn an_ipv6_address_is_quoted_in_the_line_that_is_printed() {
@@ -152,18 +152,18 @@ fn run_takes_names_identities_and_ports_as_words() {
 }
 
 #[test]
-fn a_node_that_nobody_knows_yet_is_looked_for_again() {
+fn an_unknown_node_is_looked_up_again() {
     let home = tempfile::tempdir().unwrap();
     let mut bob = Program::start_with(home.path(), "bob", &[]);
     let mut ann = Person::run(home.path(), &["--listen", "127.0.0.1:0", &bob.id]);
     let line = ann.until_error("trying again").pop().unwrap();
     assert!(line.contains(&bob.id), "{line}");
-    // From then on it can be found.
+    // From now on the network knows it.
     let line = ann.until("To join from this machine: ").pop().unwrap();
     bob.run(&format!("connect {}", line.rsplit(' ').next().unwrap()));
     let deadline = Instant::now() + PATIENCE;
     while bob.run("status")["status"]["member"] == false {
-        assert!(Instant::now() < deadline, "nobody has joined");
+        assert!(Instant::now() < deadline, "no node has joined");
         thread::sleep(Duration::from_millis(5));
     }
     ann.write("exit");
@@ -217,7 +217,7 @@ fn a_second_share_says_what_its_ticket_is_worth() {
     assert_eq!(shared["passing_key"], true, "{shared}");
     assert!(shared["notes"][0].as_str().unwrap().contains("for this run only"), "{shared}");
 
-    // For people, and on the default port, which one of two does not get.
+    // With text output, on the default port, which only one of the two nodes gets.
     let share = || {
         let mut command = peerkit(home.path());
         command.args(["share", path]);
@@ -326,7 +326,7 @@ fn dead_peers_of_earlier_runs_are_one_short_line() {
         let id = peerkit::Key::from_secret(&[n; 32]).id();
         json!({"id": id, "name": format!("n{n}"), "addresses": [address], "last_seen": 1})
     };
-    let dead: Vec<Value> = (1..=3).map(|n| known(n, &nobody())).collect();
+    let dead: Vec<Value> = (1..=3).map(|n| known(n, &dead_address())).collect();
     let peers = home.path().join("peers.json");
     let state = home.path().join("state").display().to_string();
     let args = ["--listen", "127.0.0.1:0", "--state", &state];
@@ -348,7 +348,7 @@ fn dead_peers_of_earlier_runs_are_one_short_line() {
     let node = Person::run(home.path(), &args);
     node.until("connected to alive");
     assert_eq!(node.until_error("did not answer").len(), 1);
-    // Its own end is no news of the node at the other end of its link.
+    // A node that stops does not report that its peers are gone.
     let (said, _) = node.exit();
     assert!(!said.iter().any(|line| line.contains("is gone")), "{said:?}");
     alive.exit();
@@ -366,7 +366,8 @@ fn a_failed_connect_or_join_is_reported_once() {
     let mut node = Person::run(home.path(), &["--manual", "--listen", "127.0.0.1:0"]);
     let greeting = node.until("To connect");
     let myself = greeting.last().unwrap().rsplit(' ').next().unwrap().to_owned();
-    // Dialled one after the other: the events of the first have come when the last has failed.
+    // The addresses are dialled one after the other, so the events of the first come before the
+    // last fails.
     let commands = [
         (&other, format!("connect {other}")),
         (&myself, format!("connect {myself}")),
@@ -385,18 +386,18 @@ fn a_failed_connect_or_join_is_reported_once() {
 #[test]
 fn a_failed_join_names_the_address_once() {
     let home = tempfile::tempdir().unwrap();
-    let nobody = nobody();
-    let node = Person::run(home.path(), &["--listen", "127.0.0.1:0", &nobody]);
+    let dead = dead_address();
+    let node = Person::run(home.path(), &["--listen", "127.0.0.1:0", &dead]);
     let said = node.until_error("not joined");
     assert_eq!(said.len(), 1, "{said:?}");
-    assert_eq!(said[0].matches(&nobody).count(), 1, "{said:?}");
+    assert_eq!(said[0].matches(&dead).count(), 1, "{said:?}");
 }
 
 #[test]
 fn a_join_through_several_that_are_gone_repeats_none_of_them() {
     let home = tempfile::tempdir().unwrap();
     let mut node = Program::start_with(home.path(), "alice", &[]);
-    let gone = [nobody(), nobody(), nobody()];
+    let gone = [dead_address(), dead_address(), dead_address()];
     let error = node.fail(&format!("join {}", gone.join(" ")));
     assert_eq!(error, "none of the 3 nodes answered");
     for address in &gone {
@@ -444,7 +445,7 @@ fn bootstrap_nodes_come_from_options_environment_and_file() {
     let mut b = Program::start_with(
         home.path(),
         "bob",
-        &["--bootstrap", &nobody(), "--bootstrap", &a.address],
+        &["--bootstrap", &dead_address(), "--bootstrap", &a.address],
     );
     assert_eq!(b.event("outbound_node_connected")["peer"]["id"], json!(a.id));
     b.run("leave");
@@ -458,7 +459,7 @@ fn bootstrap_nodes_come_from_options_environment_and_file() {
     assert_eq!(c.event("outbound_node_connected")["peer"]["id"], json!(a.id));
 
     let mut command = peerkit(home.path());
-    command.env("PEERKIT_BOOTSTRAP", format!("{},{}", nobody(), a.address));
+    command.env("PEERKIT_BOOTSTRAP", format!("{},{}", dead_address(), a.address));
     command.args(["run", "--listen", "127.0.0.1:0"]);
     let d = Person::start(command);
     d.until("connected to alice");

@@ -1,4 +1,4 @@
-//! The state folder: who may read it, and what happens if the file in it is damaged.
+//! The state folder: its permissions, and damaged files in it.
 
 use std::fs;
 
@@ -19,12 +19,12 @@ fn a_damaged_state_file_is_named_and_moved_aside_on_request() {
     let mut command = peerkit(home.path());
     command.args(["run", "--listen", "127.0.0.1:0", "--state"]).arg(home.path().join("ann"));
     let output = run(command, "exit\n");
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{told}");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
     for part in ["state.redb is damaged", "--repair", "identity is not in that file"] {
-        assert!(told.contains(part), "no `{part}` in: {told}");
+        assert!(error.contains(part), "no `{part}` in: {error}");
     }
-    assert!(!told.contains("panicked"), "{told}");
+    assert!(!error.contains("panicked"), "{error}");
     assert_eq!(fs::read(&file).unwrap().len(), len, "it was changed unasked");
 
     let mut command = peerkit(home.path());
@@ -36,12 +36,12 @@ fn a_damaged_state_file_is_named_and_moved_aside_on_request() {
         },
         "exit\n",
     );
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{told}");
-    assert!(told.contains("it is now") && told.contains("state.redb.damaged"), "{told}");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{error}");
+    assert!(error.contains("it is now") && error.contains("state.redb.damaged"), "{error}");
     assert!(String::from_utf8(output.stdout).unwrap().contains(&id), "the identity is kept");
     assert!(home.path().join("ann/state.redb.damaged").exists());
-    // With nothing to repair the option changes nothing.
+    // If there is no damage, the option changes nothing.
     Program::start(home.path(), "ann", &["--repair"]).exit();
     assert!(!home.path().join("ann/state.redb.damaged-2").exists());
 }
@@ -65,7 +65,7 @@ fn all_that_is_in_the_state_folder_is_its_owners_alone() {
         }
     };
     check();
-    // As an earlier version left them.
+    // With the permissions of an earlier version.
     fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(state.join("state.redb"), fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(state.join("history"), "#V2\nmsg hello\n").unwrap();

@@ -1,4 +1,4 @@
-//! How a node ends, and what it finds when it starts again.
+//! The stop of a node, and its state after a restart.
 #![cfg(unix)]
 
 use std::fs;
@@ -48,7 +48,7 @@ fn a_reader_that_does_not_read_does_not_keep_a_node_from_stopping() {
             .spawn()
             .unwrap();
         other.event("inbound_node_connected");
-        // More than the pipe and the queue before it hold, though the last is still carried out.
+        // More than the pipe and the queue can hold. The last command is carried out nevertheless.
         let mut stdin = node.stdin.take().unwrap();
         stdin.write_all("help\n".repeat(250).as_bytes()).unwrap();
         let saved = home.path().join("saved.json");
@@ -81,12 +81,12 @@ fn a_reader_that_does_not_read_does_not_keep_a_node_from_stopping() {
     other.exit();
 }
 
-/// An interrupt that ends a command is status 130, also where other commands are carried out beside
-/// it, as with `get`.
+/// An interrupt that ends a command gives status 130, also for a command in the background such as
+/// `get`.
 #[test]
 fn a_signal_ends_a_command_under_way() {
     let home = tempfile::tempdir().unwrap();
-    // Takes connections, in its queue, and never answers.
+    // Accepts connections into its queue, and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
     let fetch = format!("get {} --from {address}", "0a".repeat(32));
@@ -180,7 +180,7 @@ fn a_second_interrupt_ends_it_at_once() {
     let bob = Program::start(home.path(), "bob", &[]);
     let mut alice = Program::start(home.path(), "alice", &[&bob.address]);
     alice.event("outbound_node_connected");
-    // Somebody who does not read, and more for him than the system's buffers take.
+    // A peer that does not read, and more data for it than the buffers of the system can hold.
     bob.signal(Signal::STOP);
     alice.run(&format!("msg {}", "x".repeat(16 << 20)));
     alice.signal(Signal::INT);
@@ -205,7 +205,7 @@ fn a_node_is_the_same_after_a_restart() {
     let mut alice = Program::start_with(home.path(), "alice", &[]);
     assert_eq!(alice.id, id);
     let event = alice.event("outbound_node_connected");
-    assert_eq!(event["peer"]["id"], json!(bob.id), "it rejoins through whom it knew");
+    assert_eq!(event["peer"]["id"], json!(bob.id), "it rejoins through a known peer");
     let files = alice.run("files")["files"].clone();
     assert_eq!(files[0]["name"], "book.txt");
     alice.exit();

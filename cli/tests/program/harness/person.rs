@@ -1,4 +1,4 @@
-//! A running program that prints for people.
+//! A running program with text output.
 
 use std::io::Write;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::sync::mpsc::Receiver;
 
 use super::{PATIENCE, lines, peerkit, piped};
 
-/// A running program that prints for people.
+/// A running program with text output.
 pub(crate) struct Person {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -56,8 +56,8 @@ impl Person {
         self.end()
     }
 
-    /// Closes standard input and waits for the end, which has to be a good one. Returns the rest of
-    /// standard output, and of standard error.
+    /// Closes standard input and waits for the end, which has to have status 0. Returns the rest of
+    /// standard output and of standard error.
     pub(crate) fn end(mut self) -> (Vec<String>, Vec<String>) {
         drop(self.stdin.take());
         assert_eq!(self.child.wait().unwrap().code(), Some(0));

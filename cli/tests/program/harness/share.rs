@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::send_signal;
 use super::{PATIENCE, lines, peerkit, run};
 
-/// A running `peerkit share --json`, on a port of its own.
+/// A running `peerkit share --json`, on its own port.
 pub(crate) struct Share {
     pub(crate) child: Child,
     lines: Receiver<String>,
@@ -49,7 +49,7 @@ impl Share {
         }
     }
 
-    /// Stops it as a person does. Returns the status.
+    /// Stops it with Ctrl-C. Returns the status.
     #[cfg(unix)]
     pub(crate) fn interrupt(self) -> Option<i32> {
         self.signal(rustix::process::Signal::INT)
@@ -70,8 +70,7 @@ impl Drop for Share {
     }
 }
 
-/// Returns `peerkit get` with these arguments, in a folder and with a state of its own below
-/// `home`.
+/// Returns `peerkit get` with these arguments. Its current folder and its state are below `home`.
 pub(crate) fn get_command(home: &Path, args: &[&str]) -> Command {
     let folder = home.join("other");
     fs::create_dir_all(&folder).unwrap();
@@ -86,12 +85,12 @@ pub(crate) fn get(home: &Path, args: &[&str]) -> Output {
     run(get_command(home, args), "")
 }
 
-/// Returns the ticket that a line of [`Share`] has.
+/// Returns the ticket in a line of [`Share`].
 pub(crate) fn ticket(shared: &Value) -> String {
     shared["ticket"].as_str().unwrap().to_owned()
 }
 
-/// Returns where the node that shares can be dialled.
+/// Returns the address of the node that shares.
 pub(crate) fn address(shared: &Value) -> Address {
     let ticket: Ticket = ticket(shared).parse().unwrap();
     ticket.addresses.first().expect("an address").clone()

@@ -1,0 +1,335 @@
+//! Documents name nothing that is not there: no file, command, option or type. The steps of the
+//! demo that README shows are those that it prints.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::harness::{peerkit, run, text};
+
+/// Names in documents that are those of other systems, or of examples.
+const FOREIGN: &[&str] = &[
+    "App",
+    "ConnectToNodes",
+    "KernelConnection",
+    "Manager",
+    "NodeConnection",
+    "Pinger",
+    "SplitConnection",
+    "TcpServerNode",
+    "dangerous_into_kernel_connection",
+    "exporter",
+];
+
+/// Files of other projects, and one that the demo shares.
+const FOREIGN_FILES: &[&str] =
+    &["TcpServerNode.py", "commands.py", "holiday/notes/deep/er/still.md"];
+
+/// Options of rsync.
+const FOREIGN_OPTIONS: &[&str] = &["--inplace", "--recursive", "--whole-file"];
+
+/// Folders that are made by building, testing and measuring.
+const MADE: &[&str] = &["target", ".git"];
+
+/// A piece of code in a document: a word or line in backquotes, or a line of a block.
+struct Code {
+    document: String,
+    text: String,
+    is_inline: bool,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Adds the files and folders below `folder`, by their paths from the root with `/` between their
+/// parts.
+fn walk(folder: &Path, above: &str, entries: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if MADE.contains(&name.as_str()) {
+            continue;
+        }
+        let path = format!("{above}{name}");
+        if entry.path().is_dir() {
+            walk(&entry.path(), &format!("{path}/"), entries);
+        }
+        entries.push(path);
+    }
+}
+
+/// Returns all files and folders of the tree.
+fn tree() -> Vec<String> {
+    let mut entries = Vec::new();
+    walk(&root(), "", &mut entries);
+    entries
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// Returns the code in all documents.
+fn code(tree: &[String]) -> Vec<Code> {
+    let documents = tree.iter().filter(|path| path.ends_with(".md"));
+    documents.flat_map(|path| code_of(path, &read(path))).collect()
+}
+
+fn code_of(document: &str, text: &str) -> Vec<Code> {
+    let piece = |text: &str, is_inline| Code {
+        document: document.to_owned(),
+        text: text.split_whitespace().collect::<Vec<_>>().join(" "),
+        is_inline,
+    };
+    let mut pieces = Vec::new();
+    let mut prose = String::new();
+    let mut is_block = false;
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            is_block = !is_block;
+        } else if is_block {
+            pieces.push(piece(line, false));
+        } else {
+            prose.push_str(line);
+            prose.push('\n');
+        }
+    }
+    assert!(!is_block, "{document} has a block of code without an end");
+    pieces.extend(prose.split('`').skip(1).step_by(2).map(|text| piece(text, true)));
+    pieces
+}
+
+/// Returns the words of a text: what stands between characters that are none of a word.
+fn words<'a>(text: &'a str, others: &'a [char]) -> impl Iterator<Item = &'a str> {
+    let is_part = move |c: char| c.is_ascii_alphanumeric() || c == '_' || others.contains(&c);
+    text.split(move |c: char| !is_part(c)).filter(|word| !word.is_empty())
+}
+
+fn report(what: &str, unknown: BTreeSet<String>) {
+    let unknown: Vec<String> = unknown.into_iter().collect();
+    assert!(unknown.is_empty(), "{what} that there are not:\n{}", unknown.join("\n"));
+}
+
+/// Returns whether a word names a file or folder of the tree, and not of another place.
+fn is_path(word: &str, tree: &[String]) -> bool {
+    let is_source = word.ends_with(".rs") || word.ends_with(".md") || word.ends_with(".py");
+    let first = word.split('/').next().unwrap_or_default();
+    let is_below = word.contains('/') && tree.iter().any(|entry| entry == first);
+    (is_source && word.len() > 3)
+        || (is_below && !word.starts_with('.'))
+        || word.starts_with(".ci/")
+}
+
+/// Returns whether a path of the tree ends with `path`, in which `*` and a part in capitals such as
+/// `N` stand for anything.
+fn is_there(path: &str, tree: &[String]) -> bool {
+    let parts: Vec<&str> = path.trim_end_matches('/').split('/').collect();
+    tree.iter().any(|entry| {
+        let entry: Vec<&str> = entry.split('/').collect();
+        let Some(start) = entry.len().checked_sub(parts.len()) else { return false };
+        entry[start..].iter().zip(&parts).all(|(there, part)| fits(there, part))
+    })
+}
+
+fn fits(there: &str, part: &str) -> bool {
+    let end = part.rsplit(['-', '_']).next().unwrap_or_default();
+    let is_any = end.chars().all(|c| c.is_ascii_uppercase()) && !end.is_empty();
+    match part.split_once('*') {
+        Some((before, after)) => there.starts_with(before) && there.ends_with(after),
+        None if is_any => there.starts_with(part.strip_suffix(end).unwrap_or_default()),
+        None => there == part,
+    }
+}
+
+#[test]
+fn files_that_documents_name_are_there() {
+    let tree = tree();
+    let mut unknown = BTreeSet::new();
+    for piece in code(&tree) {
+        for word in words(&piece.text, &['.', '/', '-', '*']) {
+            let word = word.trim_end_matches('.');
+            let is_foreign = FOREIGN_FILES.contains(&word) || !is_path(word, &tree);
+            if !is_foreign && !is_there(word, &tree) {
+                unknown.insert(format!("{}: {word}", piece.document));
+            }
+        }
+    }
+    report("files", unknown);
+}
+
+/// Returns what `peerkit ARGUMENTS` prints.
+fn output(arguments: &[&str], input: &str) -> String {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = peerkit(home.path());
+    command.env_remove("CLICOLOR_FORCE").env("NO_COLOR", "1").args(arguments);
+    text(&run(command, input).stdout).to_owned()
+}
+
+/// Returns the names of the subcommands: the first words of the lines below `Commands:`.
+fn subcommands() -> Vec<String> {
+    let help = output(&["--help"], "");
+    let lines = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
+    let lines = lines.take_while(|line| line.starts_with("  "));
+    let names = lines.filter(|line| !line.starts_with("   "));
+    names.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+/// Returns the names of the commands of a running node: the first words of what `help` lists.
+fn commands() -> Vec<String> {
+    let help = output(&["run", "--listen", "127.0.0.1:0", "--manual"], "help\n");
+    let lines = help.lines().skip_while(|line| !line.starts_with("  connect"));
+    let lines = lines.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let names = lines.filter_map(|line| line.split_whitespace().next());
+    names.map(str::to_owned).chain(["req", "stop", "quit"].map(str::to_owned)).collect()
+}
+
+#[test]
+fn commands_that_documents_name_are_there() {
+    let (subcommands, commands) = (subcommands(), commands());
+    assert!(subcommands.len() > 7 && commands.len() > 30, "{subcommands:?} {commands:?}");
+    let is_word = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase());
+    let mut unknown = BTreeSet::new();
+    for piece in code(&tree()) {
+        let line = piece.text.trim_start_matches("$ ");
+        let words: Vec<&str> = line.split(' ').collect();
+        let after = words.iter().position(|word| *word == "peerkit");
+        let is_program = after == Some(0) || words.first() == Some(&"echo");
+        if let Some(name) = after.and_then(|at| words.get(at + 1)).copied().filter(is_word)
+            && is_program
+            && !subcommands.iter().any(|known| known == name)
+        {
+            unknown.insert(format!("{}: peerkit {name}", piece.document));
+        }
+        // A command as `help` shows it: `send PEER TEXT`.
+        let is_usage = piece.is_inline
+            && words.get(1).is_some_and(|word| {
+                let word = word.trim_matches(['[', ']', '.', '|']);
+                word.len() > 2 && word.chars().all(|c| c.is_ascii_uppercase())
+            });
+        if let Some(name) = words.first().copied().filter(is_word)
+            && is_usage
+            && !commands.iter().chain(&subcommands).any(|known| known == name)
+        {
+            unknown.insert(format!("{}: {line}", piece.document));
+        }
+    }
+    report("commands", unknown);
+}
+
+#[test]
+fn options_that_documents_name_are_there() {
+    let tree = tree();
+    let mut known = String::new();
+    for name in subcommands() {
+        known.push_str(&output(&[&name, "--help"], ""));
+    }
+    let help: String = commands().iter().map(|name| format!("help {name}\n")).collect();
+    known.push_str(&output(&["run", "--listen", "127.0.0.1:0", "--manual"], &help));
+    // What CI calls is there, or CI fails.
+    known.push_str(&read(".ci/run"));
+    let bench = tree.iter().filter(|path| path.starts_with("bench/") && !path.ends_with(".md"));
+    let bench: String = bench.filter(|path| path.ends_with(".rs")).map(|path| read(path)).collect();
+    let known: BTreeSet<&str> = words(&known, &['-']).collect();
+    let fields: BTreeSet<&str> = words(&bench, &['-']).collect();
+    let mut unknown = BTreeSet::new();
+    for piece in code(&tree) {
+        let is_cargo = piece.text.trim_start_matches("$ ").starts_with("cargo ");
+        for option in words(&piece.text, &['-']).filter(|word| word.starts_with("--")) {
+            let name = option.trim_start_matches('-');
+            let is_foreign = is_cargo || FOREIGN_OPTIONS.contains(&option);
+            let is_of_bench = fields.contains(name.replace('-', "_").as_str());
+            if !name.is_empty() && !known.contains(option) && !is_of_bench && !is_foreign {
+                unknown.insert(format!("{}: {option}", piece.document));
+            }
+        }
+    }
+    report("options", unknown);
+}
+
+#[test]
+fn types_that_documents_name_are_there() {
+    let tree = tree();
+    let sources = tree.iter().filter(|path| path.ends_with(".rs"));
+    let sources: String = sources
+        .flat_map(|path| read(path).lines().map(str::to_owned).collect::<Vec<_>>())
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let known: BTreeSet<&str> = words(&sources, &[]).collect();
+    let is_type = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_uppercase())
+            && word.contains(|c: char| c.is_ascii_lowercase())
+    };
+    let mut unknown = BTreeSet::new();
+    for piece in code(&tree).into_iter().filter(|piece| piece.is_inline) {
+        // All of a path such as `Node::fetch`, else what is written as a type.
+        for path in words(&piece.text, &[':']) {
+            for word in words(path, &[]) {
+                let is_name = path.contains("::") || is_type(word);
+                if is_name && !known.contains(word) && !FOREIGN.contains(&word) {
+                    unknown.insert(format!("{}: {word}", piece.document));
+                }
+            }
+        }
+    }
+    report("types", unknown);
+}
+
+/// Returns the steps of a demo, each with its text without what differs from run to run.
+fn steps(printed: &str) -> Vec<String> {
+    let lines = printed.lines().filter(|line| line.starts_with('✓'));
+    lines.map(|line| without_figures(line.split(" [").next().unwrap_or_default())).collect()
+}
+
+/// Puts `#` in place of each number with its unit, and of what depends on which nodes are linked.
+fn without_figures(line: &str) -> String {
+    const UNITS: [&str; 8] = ["µs", "ms", "s", "B", "KiB", "MiB", "GiB", "MiB/s"];
+    const NODES: [&str; 8] = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"];
+    let line =
+        line.replace("with no link between them", "#").replace("over the link between them", "#");
+    let mut shown: Vec<&str> = Vec::new();
+    for word in line.split_whitespace() {
+        let bare = word.trim_matches(|c: char| !c.is_alphanumeric());
+        let is_number = bare.starts_with(|c: char| c.is_ascii_digit());
+        let is_unit = UNITS.contains(&bare) && shown.last() == Some(&"#");
+        if is_number || NODES.contains(&bare) {
+            shown.push("#");
+        } else if !is_unit {
+            shown.push(word);
+        }
+    }
+    shown.join(" ")
+}
+
+#[test]
+fn the_demo_in_documents_is_the_one_that_runs() {
+    let printed = steps(&output(&["demo"], ""));
+    assert_eq!(printed.len(), 11, "{printed:#?}");
+    let mut is_shown = false;
+    for document in tree().iter().filter(|path| path.ends_with(".md")) {
+        // Some of the steps may be left out, but none is another, or at another place.
+        let mut left = printed.iter();
+        for step in steps(&read(document)) {
+            assert!(left.any(|printed| *printed == step), "{document}: {step}\n{printed:#?}");
+            is_shown = true;
+        }
+    }
+    assert!(is_shown, "no document shows a step of the demo");
+}
+
+#[test]
+fn what_is_not_there_is_noticed() {
+    let tree: Vec<String> = ["docs", "docs/guide.md", "cli/src/run.rs", "tests/fixtures/state-1"]
+        .map(str::to_owned)
+        .into();
+    assert!(is_there("docs/guide.md", &tree) && is_there("src/run.rs", &tree));
+    assert!(is_there("tests/fixtures/state-N", &tree) && is_there("docs/*.md", &tree));
+    assert!(!is_there("docs/gone.md", &tree) && is_path("docs/gone.md", &tree));
+    assert!(!is_path("MB/s", &tree) && is_path("gone.rs", &tree));
+    let code = code_of("a.md", "`one` two `three\nfour`\n```sh\nfive\n```\n");
+    let texts: Vec<&str> = code.iter().map(|piece| piece.text.as_str()).collect();
+    assert_eq!(texts, ["five", "one", "three four"]);
+    let line = "✓ ping       36 ends of links: 13 µs at best [6.0 ms]";
+    assert_eq!(steps(line), ["✓ ping # ends of links: # at best"]);
+}
