@@ -82,7 +82,7 @@ pub struct FileSource {
 pub struct FoundFiles {
     /// By name and hash: the same content may have several names.
     files: BTreeMap<(FileName, Hash), SharedFile>,
-    /// The nodes that have a content, under whatever name.
+    /// The nodes that have the content of a hash, under any name.
     sources: BTreeMap<Hash, Vec<FileSource>>,
 }
 
@@ -132,8 +132,7 @@ impl SharedFile {
 
     /// Returns it in the form for a search answer: under a name that every system can have.
     ///
-    /// Nodes from before names of Unix were allowed hang up on an answer with any other name, and
-    /// answers pass through nodes of any version.
+    /// Older nodes hang up on an answer with any other name, and answers pass through nodes of any version.
     #[must_use]
     pub fn portable(&self) -> Self {
         Self { name: disk::portable(&self.name), ..self.clone() }

@@ -201,7 +201,7 @@ mod tests {
     use peerkit_proto::files::Platform;
 
     #[test]
-    fn what_has_another_name_on_the_disk_is_found_there() {
+    fn an_entry_with_another_name_on_the_disk_is_found() {
         let file = |text: &str| {
             let (path, hash) = (RelPath::new(text).unwrap(), Hash::of(b"abc"));
             ManifestEntry::File { path, size: 3, hash, mode: 0o644 }
@@ -257,7 +257,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_link_is_not_what_it_leads_to() {
+    fn a_symbolic_link_is_not_taken_for_a_file() {
         let path = RelPath::new("a").unwrap();
         let entry = ManifestEntry::File { path, size: 1, hash: Hash::of(b"a"), mode: 0o644 };
         let rules = DiskRules::new(Platform::Unix);

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_speed_is_that_of_what_comes_and_fades_where_nothing_does() {
+    async fn the_rate_fades_if_nothing_comes() {
         let mut meter = TransferMeter::new();
         meter.start(0, 100 * PIECE);
         let pass = |millis| tokio::time::advance(Duration::from_millis(millis));

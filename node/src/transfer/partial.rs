@@ -68,7 +68,7 @@ struct Held {
 pub(super) enum PartialContent {
     File(Arc<File>, Arc<PieceList>),
     Folder {
-        /// The folder's path, which changes when it gets its name.
+        /// The folder's path. It changes when the folder gets its name.
         path: Mutex<PathBuf>,
         plan: FolderPlan,
         /// The canonical bytes of the manifest.
@@ -107,8 +107,8 @@ impl Partials {
         Some(SharedFile { hash: *hash, name, size: sizes.sum(), kind })
     }
 
-    /// Returns the piece list of `hash`, which is a download or a file in a folder that is downloaded, if `asker`
-    /// may fetch it.
+    /// Returns the piece list of `hash`, which is a download or a file in a folder that is downloaded, if
+    /// `asker` may fetch it.
     pub(crate) fn list(&self, hash: &Hash, asker: &Asker<'_>) -> Option<Arc<PieceList>> {
         let partials = lock(&self.0);
         let mut fetches = partials.values().flatten();
@@ -139,7 +139,8 @@ impl Drop for PartialGuard {
 }
 
 impl PartialContent {
-    /// Serves the files of a folder at `path`. Encodes and hashes the manifest, which takes long for a large one.
+    /// Serves the files of a folder at `path`. Encodes and hashes the manifest, which takes long for a
+    /// large one.
     pub(super) fn folder(path: PathBuf, plan: FolderPlan) -> Self {
         let manifest = Bytes::from(plan.manifest().encode());
         Self::Folder { path: Mutex::new(path), plan, manifest }
@@ -227,8 +228,8 @@ impl Partial {
         (held.pieces.clone(), held.added.len())
     }
 
-    /// Returns the pieces that were added since position `from`, in the order in which they came, and the position
-    /// of the next ones.
+    /// Returns the pieces that were added since position `from`, in the order in which they came, and the
+    /// position of the next ones.
     pub(super) fn added(&self, from: usize) -> (Vec<Range<u64>>, usize) {
         let held = lock(&self.held);
         (held.added.get(from..).unwrap_or_default().to_vec(), held.added.len())
@@ -276,11 +277,12 @@ impl OpenPartial {
         &self.partial.layout
     }
 
-    /// Reads a piece into `out`, which must have its length. Blocks on the disk. The piece was verified when it was
-    /// written; it is verified again only if users may have changed it since.
+    /// Reads a piece into `out`, which must have its length. Blocks on the disk. The piece was verified
+    /// when it was written; it is verified again only if users may have changed it since.
     ///
     /// # Errors
-    /// [`FileRefusal::NotFound`] if the piece is not there or can't be read, [`FileRefusal::Changed`] if it was changed.
+    /// [`FileRefusal::NotFound`] if the piece is not there or can't be read, [`FileRefusal::Changed`] if it
+    /// was changed.
     pub(super) fn read(&mut self, piece: u64, out: &mut [u8]) -> Result<(), FileRefusal> {
         let is_held = lock(&self.partial.held).pieces.contains(piece);
         if self.partial.has_ended() || !is_held {

@@ -315,8 +315,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
         Ok(next)
     }
 
-    /// Writes the pieces that were read. With `ahead`, which is set if reading takes long, it begins the next answer
-    /// meanwhile.
+    /// Writes the pieces that were read. With `ahead`, which is set if reading takes long, it begins the
+    /// next answer meanwhile.
     async fn answer_pieces(
         &mut self,
         run: PieceRun,
@@ -331,6 +331,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
             self.spare.push(buffer);
             return Ok(Some(NextAnswer::Refused(FileRefusal::Cancelled)));
         }
+        // Noted before they are written, so that no other stream sends the same pieces meanwhile.
         self.following.sent(&run);
         self.begin_upload(&run);
         self.is_within = run.read > 0;
@@ -344,9 +345,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
         Ok(next)
     }
 
-    /// Makes the requester wait for pieces that were sent to other followers already, so that it fetches them from
-    /// those ([`peerkit_proto::files::seeding`] decides for how long). Returns whether it has cancelled the request
-    /// meanwhile.
+    /// Makes the requester wait for pieces that were sent to other followers already, so that it fetches
+    /// them from those ([`peerkit_proto::files::seeding`] decides for how long). Returns whether it has
+    /// cancelled the request meanwhile.
     async fn hold_back(&mut self, run: &PieceRun) -> io::Result<bool> {
         // This counts turns instead of time. On a busy machine each turn takes longer, and so do the other
         // followers.
@@ -366,6 +367,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
             }
             self.stream.flush().await?;
             if self.stream.requests.is_cancelled(run.number) {
+                // The requester has found the pieces elsewhere. The seed learns how long that takes.
                 if let Some(requester) = self.following.held_back(run) {
                     requester.found(waited);
                 }
@@ -415,8 +417,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
         Ok(!updates.is_empty())
     }
 
-    /// Waits for the next request while nothing is to be answered, and sends updates. Returns false at the end of
-    /// the stream.
+    /// Waits for the next request while nothing is to be answered, and sends updates. Returns false at the
+    /// end of the stream.
     async fn wait(&mut self) -> io::Result<bool> {
         self.stream.flush().await?;
         // A stream without requests keeps no memory.

@@ -26,8 +26,8 @@ pub enum Access {
     Ticket(Secret),
 }
 
-/// The kind of a share's [`Access`], from which a node with access learns whether it may pass the share on. On the
-/// wire 0 is open, 1 named nodes, 2 ticket.
+/// The kind of a share's [`Access`], from which a node with access learns whether it may pass the share on.
+/// On the wire 0 is open, 1 named nodes, 2 ticket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AccessKind {
     /// It may be passed on to all nodes.
@@ -114,9 +114,9 @@ impl Secret {
 
     /// Returns the proof that `asker` knows the secret, bound to one TLS session by its exporter's bytes.
     ///
-    /// The proof is BLAKE3, keyed with a key derived from the secret, over the binding and the asker's identity. It
-    /// reveals nothing to a node that does not know the secret, and is not valid in any other session. So it can be
-    /// presented to sources that may not know the secret themselves.
+    /// The proof is BLAKE3, keyed with a key derived from the secret, over the binding and the asker's
+    /// identity. It reveals nothing to a node that does not know the secret, and is not valid in any other
+    /// session. So it can be presented to sources that may not know the secret themselves.
     #[must_use]
     pub fn prove(&self, binding: &[u8; 32], asker: NodeId) -> Proof {
         let key = blake3::derive_key("peerkit 2026-11 ticket secret", &self.0);
@@ -138,8 +138,8 @@ impl TicketKey {
         Self(blake3::derive_key("peerkit 2026-11 tickets of a node", key.secret()))
     }
 
-    /// Returns the secret of the ticket for `content`. It is always the same, and looks random to a node that has
-    /// tickets for other content.
+    /// Returns the secret of the ticket for `content`. It is always the same, and looks random to a node
+    /// that has tickets for other content.
     #[must_use]
     pub fn secret_of(&self, content: &Hash) -> Secret {
         let hash = blake3::keyed_hash(&self.0, content.as_bytes());
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_contents_secret_is_of_the_content_and_the_key() {
+    fn a_tickets_secret_depends_on_the_content_and_the_key() {
         let secret = |key, content: &[u8]| {
             let key = TicketKey::of(&Key::from_secret(&[key; 32]));
             key.secret_of(&Hash::of(content))
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_lets_in_whom_it_should() {
+    fn each_kind_lets_the_right_nodes_in() {
         let (ann, bob) = (Key::from_secret(&[1; 32]).id(), Key::from_secret(&[2; 32]).id());
         let binding = [7; 32];
         let secret = Secret::from_bytes([3; 16]);

@@ -10,8 +10,8 @@
 //!   folder that lands among the user's own.
 //! - It shows as another name: U+202E makes `gpj.exe` out of `exe.jpg`.
 //!
-//! In all of these cases characters are replaced by `_`. What is only too long is left out, if it is
-//! in a folder. Every rule takes the platform as a parameter, so that each is tested on any system.
+//! In all of these cases characters are replaced by `_`. A name in a folder that is only too long is left
+//! out. Every rule takes the platform as a parameter, so that each is tested on any system.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,8 +79,8 @@ impl DiskRules {
         Self { platform, max_name: MAX_NAME, max_path: MAX_PATH }
     }
 
-    /// Returns the name for a file or folder that lands among the user's own files, and why it is
-    /// another name than `name`.
+    /// Returns the name for a file or folder that lands among the user's own files, and the reason if it is not
+    /// `name`.
     #[must_use]
     pub fn top_name(&self, name: &FileName) -> (FileName, Option<NameFault>) {
         let (safe, fault) = match replaced(name.as_str(), self.platform, true) {
@@ -92,7 +92,7 @@ impl DiskRules {
         if fault.is_none() {
             return (name.clone(), None);
         }
-        // What is cut may end with what Windows drops.
+        // After the cut the name may end with a dot or space, which Windows drops.
         let cut = with_suffix(&safe, "", true, self.max_name);
         (FileName(without_faults(&cut, self.platform).into()), fault)
     }
@@ -247,8 +247,8 @@ fn own_changes(entries: &[ManifestEntry], platform: Platform) -> BTreeMap<usize,
     changes
 }
 
-/// Decides the path of an entry. `above` is the folder that it is in, if it is in one: `Some(None)` if that is left
-/// out.
+/// Decides the path of an entry. `above` is the folder that it is in, if it is in one: `Some(None)` if that
+/// is left out.
 fn placed(
     path: &RelPath,
     above: Option<Option<&RelPath>>,
@@ -277,7 +277,7 @@ fn last(path: &RelPath) -> &str {
 
 /// Returns `name` with `suffix` behind its stem, at most `max` bytes in all: the stem is cut for it.
 ///
-/// What follows the last dot is kept, unless `has_extension` is false or it is too long for that.
+/// The extension after the last dot is kept, unless `has_extension` is false or the extension is too long.
 #[must_use]
 pub fn with_suffix(name: &str, suffix: &str, has_extension: bool, max: usize) -> String {
     let dot = name.rfind('.').filter(|at| *at > 0 && has_extension).unwrap_or(name.len());
@@ -302,8 +302,8 @@ pub fn misleads(c: char) -> bool {
     )
 }
 
-/// Returns a text from another machine, such as the name of a node or file, as one line that is safe to print on a
-/// terminal: control characters and those that [`misleads`] names are written out.
+/// Returns a text from another machine, such as the name of a node or file, as one line that is safe to
+/// print on a terminal: control characters and those that [`misleads`] names are written out.
 #[must_use]
 pub fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
@@ -382,7 +382,7 @@ fn replaced(name: &str, platform: Platform, among_own: bool) -> Option<(String, 
         }
     }
     let fault = fault?;
-    // One character more may be one too many.
+    // The character that was inserted may make the name too long.
     Some((with_suffix(&safe, "", true, MAX_NAME), fault))
 }
 

@@ -11,13 +11,13 @@
 //! 3. A source that describes the same is followed: it says which pieces it has, and [`schedule`]
 //!    decides which of them are requested. A source that describes something else has to prove it.
 //!    If it can, the first prover has lied, and the fetch starts over with what is proven now.
-//! 4. A source that fails is dialled again, later with each failure. A source that lies or whose
-//!    content has changed is not. As long as the content is not known, one failure is enough, unless
-//!    the fetch is patient.
+//! 4. A source that fails is dialled again, later with each failure. A source that lies, or at which the
+//!    content has changed, is not. As long as the content is not known, a source is given up after its first
+//!    failure, unless the fetch is patient.
 //! 5. The fetch is given up when no source is left, or when nothing has come for the time of its
 //!    patience and nothing is owed.
 //!
-//! Driven as every state machine here: *handle one input, poll until `None`, sleep until
+//! It is driven like every state machine of this crate: *handle one input, poll until `None`, sleep until
 //! `poll_timeout`*, then hand in [`Input::Timeout`]. The driver answers each [`Output::Dial`],
 //! [`Output::Prove`], [`Output::Follow`] and [`Output::Ask`] with the matching input or
 //! [`Input::Failed`], within time limits of its own, each [`Output::Search`] with [`Input::Searched`],
@@ -54,17 +54,17 @@ pub use output::{Ban, GiveUp, Output};
 pub use retry_delay::RetryDelay;
 pub use source::{Candidate, SourceId};
 
-/// Sources worked on at once. 16: more do not make a fetch faster, and each is a connection.
+/// Most sources that are worked on at once. 16: more do not make a fetch faster, and each is a connection.
 pub const MAX_SOURCES: usize = 16;
 
-/// Sources dialled and asked what they have at once. 4: where many nodes fetch the same content from
-/// each other, each would dial all others at once.
+/// Sources that are dialled at once, and not ready yet. 4: if many nodes fetch the same content from each
+/// other, each would dial all others at once.
 pub const MAX_BEGINNING: usize = 4;
 
-/// Sources remembered. Further candidates are ignored.
+/// Most sources that are remembered. Further candidates are ignored.
 pub const MAX_KNOWN: usize = 256;
 
-/// Sources whose failures [`GiveUp::NoneAnswered`] names. If more have failed, the last failure is the
+/// Most sources whose failures [`GiveUp::NoneAnswered`] names. If more have failed, the last failure is the
 /// reason.
 const MAX_NAMED: usize = 16;
 
@@ -365,6 +365,7 @@ impl Fetch {
 
     fn kept(&mut self, now: Instant, source: SourceId, pieces: Vec<u64>) {
         let from = self.id_of(source);
+        // The pieces count even if the source is gone by now: they are on the disk.
         if let (KnownContent::Settled { schedule, .. }, Some(from)) = (&mut self.content, from) {
             self.useful = now;
             schedule.handle(now, schedule::Input::Arrived { from, pieces });
@@ -388,6 +389,7 @@ impl Fetch {
         if is_running {
             self.outbox.push_back(Output::HangUp(attempt));
         }
+        // Pieces that the source owes are requested of others at once.
         if let (KnownContent::Settled { schedule, .. }, Some(id)) = (&mut self.content, id) {
             schedule.handle(now, schedule::Input::Down(id));
         }
@@ -485,6 +487,7 @@ impl Fetch {
     }
 
     fn dial(&mut self, now: Instant) {
+        // Sources are dialled in the order in which they became known, so the user's own come first.
         let room = self.room();
         let is_due = |known: &KnownSource| matches!(known.stage, SourceStage::Waiting(until) if until <= now);
         for known in self.sources.iter_mut().filter(|known| is_due(known)).take(room) {
@@ -504,8 +507,8 @@ impl Fetch {
         }
     }
 
-    /// Returns the time at which the fetch is given up if nothing comes. Returns `None` if it does not wait, or if
-    /// pieces are owed: the driver has time limits for those.
+    /// Returns the time at which the fetch is given up if nothing comes. Returns `None` if it does not
+    /// wait, or if pieces are owed: the driver has time limits for those.
     fn end_of_patience(&self) -> Option<Instant> {
         let is_owed = match &self.content {
             KnownContent::Unknown => false,
@@ -517,6 +520,7 @@ impl Fetch {
         }
         let is_pending =
             !self.search.is_done() || self.sources.iter().any(KnownSource::is_beginning);
+        // A dial in a crowded network may take longer than the patience.
         let more = if is_pending { PENDING } else { Duration::ZERO };
         Some(self.useful + self.patience + more)
     }

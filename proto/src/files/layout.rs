@@ -1,4 +1,4 @@
-//! The pieces of a file, or of all files of a folder one after the other, numbered through.
+//! The numbering of the pieces of a file, or of all files of a folder one after the other.
 
 use std::ops::Range;
 

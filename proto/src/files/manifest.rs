@@ -14,8 +14,8 @@
 //!
 //! Entries are sorted by path, component by component. Each path is there once, and every folder comes before
 //! its content. So a folder has exactly one manifest and one hash, and a file can't be used as a folder. The
-//! folder's own name is not in it. The id of the folder is the BLAKE3 hash of these
-//! bytes, at most 64 MiB.
+//! folder's own name is not in it. The id of the folder is the BLAKE3 hash of these bytes, which are at most
+//! 64 MiB.
 
 use bytes::Bytes;
 
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn order_of_making_does_not_show() {
+    fn the_order_of_the_given_entries_does_not_matter() {
         let entries = vec![folder("a"), folder("a/empty"), file("a/x", 3), file("a.txt", 4)];
         let manifest = Manifest::new(entries.clone()).unwrap();
         let reversed = Manifest::new(entries.into_iter().rev().collect()).unwrap();
@@ -367,7 +367,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_read_is_what_was_written(bytes in any::<Vec<u8>>(), tree in proptest::collection::btree_set("[ab]{1,2}(/[ab]{1,2}){0,2}", 0..12)) {
+        fn bytes_that_are_read_are_written_again(bytes in any::<Vec<u8>>(), tree in proptest::collection::btree_set("[ab]{1,2}(/[ab]{1,2}){0,2}", 0..12)) {
             let mut with_magic = MAGIC.to_vec();
             with_magic.extend(bytes);
             if let Ok(manifest) = Manifest::decode(with_magic.clone().into()) {

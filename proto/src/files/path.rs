@@ -22,7 +22,7 @@ pub const MAX_PATH: usize = 4096;
 /// Most components of a relative path. 64: deeper trees are accidents or attacks on recursion.
 pub const MAX_DEPTH: usize = 64;
 
-/// The name of one file or folder, without anything above it.
+/// The name of one file or folder, without the folders above it.
 ///
 /// It is not empty, `.` or `..`, has no `/`, NUL or other control character, and has at most
 /// [`MAX_NAME`] bytes. Windows refuses some of these names ([`is_portable`](Self::is_portable)), so
@@ -33,8 +33,8 @@ pub struct FileName(pub(super) Box<str>);
 
 /// The path of a file under some folder: one or more [`FileName`]s with `/` between them.
 ///
-/// At most [`MAX_PATH`] bytes and [`MAX_DEPTH`] components. Ordered by component, so that a folder
-/// comes directly before all that it holds.
+/// It has at most [`MAX_PATH`] bytes and [`MAX_DEPTH`] components. Paths are ordered by component, so that
+/// a folder comes directly before its content.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RelPath(Box<str>);
 
@@ -48,7 +48,7 @@ pub struct NameError {
     pub fault: NameFault,
 }
 
-/// What is wrong with a name or path.
+/// A fault in a name or path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameFault {
@@ -79,7 +79,8 @@ pub enum NameFault {
     /// Begins with a dash. Commands take it for an option.
     #[error("it begins with a dash")]
     Dash,
-    /// Has a character that changes the direction of text, or breaks a line, so that it looks like another name.
+    /// Has a character that changes the direction of text, or breaks a line, so that it looks like another
+    /// name.
     #[error("it has a character in it that changes how text is shown")]
     Direction,
     /// Another file has the name.
@@ -145,7 +146,7 @@ impl FileName {
         &self.0
     }
 
-    /// Returns whether Windows can have it, and nodes from before names of Unix were allowed.
+    /// Returns whether Windows and older nodes can have the name.
     #[must_use]
     pub fn is_portable(&self) -> bool {
         disk::is_portable(&self.0)
@@ -375,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_comes_directly_before_what_it_holds() {
+    fn a_folder_comes_directly_before_its_content() {
         let mut paths: Vec<RelPath> = ["a.txt", "a/b", "a", "b", "a/b/c", "a-"]
             .map(|path| RelPath::new(path).unwrap())
             .into();

@@ -19,8 +19,8 @@ use bytes::Bytes;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{Hash, ID_LEN};
 
-/// Length of a piece, in bytes. Only the last piece of a file is shorter. 1 MiB: a list of 32 bytes for each MiB is
-/// 1/32,768 of the file, and one bad piece costs one MiB.
+/// Length of a piece, in bytes. Only the last piece of a file is shorter. 1 MiB: a list of 32 bytes for
+/// each MiB is 1/32,768 of the file, and one bad piece costs one MiB.
 pub const PIECE: u64 = 1 << 20;
 
 /// Largest file, in bytes. 4 TiB: its list is 128 MiB, the most memory that a source can make a fetch take.
@@ -207,8 +207,8 @@ pub fn piece_range(size: u64, index: u64) -> Option<Range<u64>> {
     Some(start..size.min(start.checked_add(PIECE)?))
 }
 
-/// Computes the value of piece `index`, which is `bytes`, of a file of `size` bytes. Returns `None` if the file has no
-/// such piece, or if it has another length.
+/// Computes the value of piece `index`, which is `bytes`, of a file of `size` bytes. Returns `None` if the
+/// file has no such piece, or if it has another length.
 #[must_use]
 pub fn piece_value(size: u64, index: u64, bytes: &[u8]) -> Option<PieceValue> {
     let range = piece_range(size, index)?;
@@ -285,8 +285,8 @@ impl Default for PieceHasher {
     }
 }
 
-/// A list that is being received, part by part. Memory is taken for the values that have come, not for those that
-/// the size announces.
+/// A list that is being received, part by part. Memory is taken for the values that have come, not for
+/// those that the size announces.
 #[derive(Debug)]
 pub struct IncomingList {
     size: u64,
@@ -303,8 +303,8 @@ impl IncomingList {
         Ok(Self { size, needed: piece_count(size)?, values: Vec::new() })
     }
 
-    /// Returns the first missing value, and the number of values to request, at most `limit`. Returns `None` if all
-    /// are there.
+    /// Returns the first missing value, and the number of values to request, at most `limit`. Returns
+    /// `None` if all are there.
     #[must_use]
     pub fn wanted(&self, limit: u16) -> Option<(u64, u16)> {
         let first = self.values.len() as u64;
@@ -380,7 +380,8 @@ impl PieceSet {
         self.ones(0, |_, word| word)
     }
 
-    /// Returns the pieces from `from` on that are in `of`, or all if that is `None`, but not in the set, in order.
+    /// Returns the pieces from `from` on that are in `of`, or all if that is `None`, but not in the set, in
+    /// order.
     pub fn missing_of(&self, of: Option<&Self>, from: u64) -> impl Iterator<Item = u64> {
         let wanted = move |at: usize, word: u64| {
             let of = of.map_or(u64::MAX, |of| of.bits.get(at).copied().unwrap_or_default());
@@ -425,8 +426,8 @@ impl PieceSet {
             .is_some_and(|word| word >> (index % 64) & 1 == 1)
     }
 
-    /// Adds the pieces whose bits are set: bit i of byte b is piece `first` + 8 b + i. Returns the number of new
-    /// ones.
+    /// Adds the pieces whose bits are set: bit i of byte b is piece `first` + 8 b + i. Returns the number
+    /// of new ones.
     ///
     /// # Errors
     /// [`PieceError::NoPiece`] if a bit is set for which there is no piece. The pieces before it are added.
@@ -490,8 +491,8 @@ fn word_of(index: u64) -> Option<usize> {
     usize::try_from(index / 64).ok()
 }
 
-/// Splits the values of a tree into those of its two subtrees. By BLAKE3's rule the left one has the largest power
-/// of two of pieces that leaves at least one to the right.
+/// Splits the values of a tree into those of its two subtrees. By BLAKE3's rule the left one has the
+/// largest power of two of pieces that leaves at least one to the right.
 fn split(values: &[PieceValue]) -> (&[PieceValue], &[PieceValue]) {
     values.split_at(values.len().div_ceil(2).next_power_of_two())
 }

@@ -1,20 +1,20 @@
 //! The patience of a full seed: the time for which it makes a requester wait for pieces that other
 //! requesters have.
 //!
-//! A node that has everything names its requesters to each other. If it then sends a piece a second
-//! time, it does what one of them could have done, and a slow seed of a hundred requesters would
-//! upload a hundred copies. So it holds back the pieces that it has already sent to a requester that
-//! others can reach. A requester that finds such a piece with another node cancels its request. A
-//! requester that does not, because it can reach no other node, is served once the seed's patience
-//! is over, and after `STRIKES` such waits without delay.
+//! A node that has everything names its requesters to each other. A piece that it sends a second time could
+//! have come from one of them, and a slow seed of a hundred requesters would upload a hundred copies. So it
+//! holds back the pieces that it has already sent to a requester that others can reach. A requester that
+//! finds such a piece with another node cancels its request. A requester that does not, because it can
+//! reach no other node, is served once the seed's patience is over, and after `STRIKES` such waits without
+//! delay.
 //!
 //! The right patience cannot be a constant: a busy machine or a slow network may take a minute to
 //! dial a few nodes. It follows what the seed observes instead:
 //!
-//! - until the first requester finds a piece with another, patience runs out for one requester at
-//!   first, then for two, four, eight: if all could reach each other soon, little was sent twice,
-//!   and if none can, the seed soon serves everyone (`OPEN_AFTER`);
-//! - from then on it is `MARGIN` times what the slowest successful requester took.
+//! - Until the first requester finds a piece with another one, patience runs out for one requester at first,
+//!   then for two, four, eight. If all can reach each other soon, little is sent twice. If none can, the seed
+//!   soon serves all of them at once (`OPEN_AFTER`).
+//! - From then on it is `MARGIN` times what the slowest successful requester took.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -41,8 +41,8 @@ const MARGIN: u32 = 4;
 /// Waits in vain after which a requester is served without delay: it cannot reach the others.
 const STRIKES: u32 = 3;
 
-/// Waits in vain of all requesters, with no success among them, after which all are served without
-/// delay. 16 megabytes at most were then sent twice.
+/// Waits in vain of all requesters, with no success among them, after which all are served without delay.
+/// 16: at most 16 MiB are sent twice until then.
 const OPEN_AFTER: u32 = 16;
 
 /// A full seed's observations of the requesters of one hash.
@@ -77,9 +77,10 @@ impl Seeding {
         pieces.all(|piece| self.sent.contains(&piece))
     }
 
-    /// Returns whether to serve now a requester that has waited for so long, where `others` can be
-    /// asked for the same. A requester that is served after it has waited has waited in vain.
+    /// Returns whether to serve a requester now that has `waited`, if it could ask so many `others` for the
+    /// same pieces. A requester that is served after it has waited has waited in vain.
     pub fn serves(&mut self, requester: &mut Requester, waited: Duration, others: usize) -> bool {
+        // So many waits without one success: the requesters can't reach each other.
         let is_open = self.slowest.is_none() && self.vain >= OPEN_AFTER;
         if others == 0 || is_open || requester.vain >= STRIKES {
             return true;

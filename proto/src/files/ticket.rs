@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_says_so() {
+    fn a_damaged_ticket_is_refused_as_such() {
         let text = ticket().to_string();
         assert_eq!("hello".parse::<Ticket>(), Err(TicketError::NotATicket));
         assert_eq!(PREFIX.parse::<Ticket>(), Err(TicketError::Damaged));

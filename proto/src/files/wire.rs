@@ -44,16 +44,17 @@
 //! `Tree` numbers). From then on the server sends Held between other answers as pieces are added. It sends
 //! Sources to name other followers, with the addresses that they gave. A stream follows one hash, the last.
 //!
-//! `Cancel` cancels every `Data` and `Tree` before it. Each of them ends with Refused (cancelled), unless it was
-//! answered already. `Cancel` has no answer of its own. `Present` has none either: the proof that the requester
-//! knows the secret of a ticket, see [`Secret`](super::Secret), counts for all later requests.
+//! `Cancel` cancels every `Data` and `Tree` before it. Each of them ends with Refused (cancelled), unless
+//! it was answered already. `Cancel` has no answer of its own. `Present` has none either: the proof that
+//! the requester knows the secret of a ticket, see [`Secret`](super::Secret), counts for all later
+//! requests.
 //!
-//! `Complete` says that the requester, which calls itself `name`, has received and verified all of `hash`. It
-//! cancels all requests before it, and has no answer. It is the last message on a stream: the requester then
-//! ends the stream in order and reads it to its end. A server that does not know it refuses it as a bad
-//! request, which the requester no longer reads. `called` is the name by which the requester wanted the content,
-//! if the Description had another: the same content may be shared under several names. A server uses it only if
-//! it shares the content with the requester under that name.
+//! `Complete` says that the requester, which calls itself `name`, has received and verified all of `hash`.
+//! It cancels all requests before it, and has no answer. It is the last message on a stream: the requester
+//! then ends the stream in order and reads it to its end. A server that does not know it refuses it as a
+//! bad request, which the requester no longer reads. `called` is the name by which the requester wanted the
+//! content, if the Description had another: the same content may be shared under several names. A server
+//! uses it only if it shares the content with the requester under that name.
 //!
 //! The size of a Description is that of the bytes served under the hash: of a folder, those of its manifest.
 //! No message is trusted: the list is checked against the hash, the pieces against the list, and the size with
@@ -98,7 +99,7 @@ pub const PREFIX: usize = 4;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Request {
-    /// Asks for the description of a content.
+    /// Asks for a description of the content.
     Describe {
         /// The content.
         hash: Hash,
@@ -192,7 +193,7 @@ pub enum Answer {
     Sources(Vec<(NodeId, Vec<Address>)>),
 }
 
-/// A source's description of a content. It is not trusted: see the [module](self).
+/// A source's description of the content of a hash. It is not trusted: see the [module](self).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
     /// A file or a folder.
@@ -203,8 +204,8 @@ pub struct Description {
     pub whole: bool,
     /// Number of bytes served under the hash: of a folder, those of its manifest.
     pub size: u64,
-    /// Number of bytes that it takes on the source's disk, which is less than its size if it has holes. It is only a
-    /// hint of how much room it may need.
+    /// Number of bytes that it takes on the source's disk, which is less than its size if it has holes. It
+    /// is only a hint of how much room it may need.
     pub stored: u64,
     /// Its name at the source.
     pub name: FileName,

@@ -34,8 +34,8 @@ impl Checking {
         self.status.checking(total);
     }
 
-    /// Returns those of `pieces` that are good. `look` returns the length of a piece if it is, and may read it to
-    /// the buffer.
+    /// Returns those of `pieces` that are good. `look` returns the length of a piece if it is, and may read
+    /// it to the buffer.
     ///
     /// # Errors
     /// If it was stopped.

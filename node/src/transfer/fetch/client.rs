@@ -54,8 +54,9 @@ impl Client {
         Self { requests: RequestWriter { stream: write }, answers }
     }
 
-    /// Asks the source to describe `hash`. With `also_values` it asks for the first values of the piece list in the
-    /// same round trip. Returns as many values as one answer has, or none if the source refuses them.
+    /// Asks the source to describe `hash`. With `also_values` it asks for the first values of the piece
+    /// list in the same round trip. Returns as many values as one answer has, or none if the source refuses
+    /// them.
     pub(super) async fn describe(
         &mut self,
         hash: Hash,
@@ -115,8 +116,8 @@ impl AnswerReader {
         Arc::clone(&self.is_owed)
     }
 
-    /// Reads and drops the rest, until the source ends the stream. A socket that is closed with unread bytes resets
-    /// the connection, and the source may then miss our last request.
+    /// Reads and drops the rest, until the source ends the stream. A socket that is closed with unread
+    /// bytes resets the connection, and the source may then miss our last request.
     pub(super) async fn drain(&mut self) {
         let mut buffer = vec![0; DRAIN];
         while self.stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
@@ -156,8 +157,8 @@ impl AnswerReader {
         Ok(())
     }
 
-    /// Reads what has come already, without waiting. Returns the number of bytes, which is 0 if the download rate
-    /// is limited.
+    /// Reads what has come already, without waiting. Returns the number of bytes, which is 0 if the
+    /// download rate is limited.
     async fn at_once(&mut self, bytes: &mut [u8]) -> Result<usize, FetchError> {
         if self.rates.download_part().is_some() {
             return Ok(0);
@@ -181,8 +182,8 @@ impl AnswerReader {
         Ok(buffer.filled().len())
     }
 
-    /// Waits for bytes, no longer than the source may be silent, and reads them no faster than the download rate
-    /// allows.
+    /// Waits for bytes, no longer than the source may be silent, and reads them no faster than the download
+    /// rate allows.
     async fn wait(&mut self, bytes: &mut [u8]) -> Result<usize, FetchError> {
         let most = self.rates.download_part().unwrap_or(usize::MAX).min(bytes.len());
         let part = bytes.get_mut(..most).unwrap_or_default();

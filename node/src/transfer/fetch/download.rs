@@ -42,9 +42,10 @@ use crate::lock::lock;
 /// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
 /// ```
 ///
-/// Awaiting it returns the result once the content is in its place, or the download has failed or was cancelled. A paused download has no result yet. If several handles of one download are
-/// awaited, all get the result of a success; the error of a failure goes to the first, and the others
-/// get [`Error::AlreadyReported`].
+/// Awaiting it returns the result once the content is in its place, or the download has failed or was
+/// cancelled. A paused download has no result yet. If several handles of one download are awaited, all get
+/// the result of a success; the error of a failure goes to the first, and the others get
+/// [`Error::AlreadyReported`].
 ///
 /// Clones are handles of the same download. It continues when they are dropped, unless it was begun
 /// in the [foreground](crate::FetchRequest::foreground).
@@ -87,7 +88,7 @@ pub struct Dropped {
 
 /// The progress of a download: a stream of its status.
 ///
-/// It begins with the status at the time when it was asked for. A reader that is slower than the
+/// It begins with the status at the time of the call. A reader that is slower than the
 /// download misses intermediate values, never the last one. The stream ends after the status `Done` or
 /// `Failed`, or when the node stops.
 #[derive(Debug)]
@@ -160,8 +161,8 @@ impl Download {
         self.inner.resume(&self.entry).await
     }
 
-    /// Gives the download up and deletes its unfinished part from disk. One that is done stays where it
-    /// is, and is no longer listed.
+    /// Cancels the download and deletes its unfinished part from disk. A finished download stays on disk,
+    /// and is no longer listed.
     ///
     /// # Errors
     /// A store error if the state can't be written: the download may begin again after a restart then.
@@ -293,7 +294,8 @@ impl DownloadEntry {
         stop.inspect(CancellationToken::cancel).is_some()
     }
 
-    /// Returns the result, if there is one. An error is returned once, and [`Error::AlreadyReported`] afterwards.
+    /// Returns the result, if there is one. An error is returned once, and [`Error::AlreadyReported`]
+    /// afterwards.
     fn result(&self) -> Option<Result<Fetched, Error>> {
         let result = &mut self.control().result;
         match result {

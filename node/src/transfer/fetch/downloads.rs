@@ -31,7 +31,7 @@ use crate::lock::lock;
 /// Most files of a folder that the log names as left out.
 const LOGGED: usize = 100;
 
-/// Downloads that are listed at most, as long as any of them is done.
+/// Downloads in the list from which on a finished one is dropped for each new one.
 const LISTED: usize = 100;
 
 /// The downloads of a node.
@@ -49,8 +49,8 @@ pub(crate) struct Downloads {
 type PermitWait = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
 
 impl Downloads {
-    /// Returns the empty list of a node that runs on the current runtime. At most `at_once` downloads are at work
-    /// at the same time.
+    /// Returns the empty list of a node that runs on the current runtime. At most `at_once` downloads are
+    /// at work at the same time.
     pub(crate) fn new(at_once: usize) -> Self {
         Self {
             all: Mutex::default(),
@@ -81,8 +81,8 @@ impl Downloads {
         self.all().retain(|other| !Arc::ptr_eq(other, entry));
     }
 
-    /// Enters a download. It replaces a failed download of the same content to the same place, and continues its
-    /// progress.
+    /// Enters a download. It replaces a failed download of the same content to the same place, and
+    /// continues its progress.
     pub(super) fn enter(&self, entry: &Arc<DownloadEntry>) {
         let mut all = self.all();
         let is_earlier = |other: &Arc<DownloadEntry>| {
@@ -104,8 +104,8 @@ impl Downloads {
         all.push(Arc::clone(entry));
     }
 
-    /// Queues for a permit. Tasks do not begin in the order in which they were spawned, so the order of these calls
-    /// counts: the wait is polled once here, which puts it into the semaphore's queue.
+    /// Queues for a permit. Tasks do not begin in the order in which they were spawned, so the order of
+    /// these calls counts: the wait is polled once here, which puts it into the semaphore's queue.
     fn turn(&self) -> PermitWait {
         let mut turn: PermitWait = Box::pin(Arc::clone(&self.permits).acquire_owned());
         let first = turn.as_mut().poll(&mut Context::from_waker(Waker::noop()));
@@ -180,6 +180,7 @@ impl Inner {
     pub(super) async fn cancel(&self, entry: &Arc<DownloadEntry>) -> Result<DownloadStatus, Error> {
         entry.control().result.get_or_insert(Err(FetchError::Cancelled.into()));
         entry.stop();
+        // Its task may still be writing to the part.
         let _alone = entry.running.lock().await;
         let was = entry.status.get();
         if was.state != DownloadState::Done {
@@ -205,8 +206,8 @@ impl Inner {
         entry.status.state(DownloadState::Queued);
         let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
         let turn = self.files.downloads.turn();
-        // The task ends by its own stop, after it has written what it is writing. If it were dropped before that,
-        // the next run would find its part locked, and begin another one.
+        // The task ends by its own stop, after it has written what it is writing. If it were dropped before
+        // that, the next run would find its part locked, and begin another one.
         let working = async move {
             let _alone = entry.running.lock().await;
             let hash = entry.request.hash;
@@ -272,8 +273,8 @@ impl Inner {
     }
 }
 
-/// Fetches. A restored download that finds no source gives its permit to other downloads. It is tried again when a
-/// link is made, when the user resumes it, or after a [`RetryDelay`].
+/// Fetches. A restored download that finds no source gives its permit to other downloads. It is tried again
+/// when a link is made, when the user resumes it, or after a [`RetryDelay`].
 async fn fetch(
     inner: &Arc<Inner>,
     entry: &DownloadEntry,

@@ -1,6 +1,6 @@
 //! Drives the state machine of one fetch, and gives the content its place.
 //!
-//! [`Fetch`] decides which sources are dialled, what each is asked for, and when the fetch is given up. Each
+//! [`Fetch`] decides which sources are dialled, what is requested of each, and when the fetch is given up. Each
 //! source has a [`SourceTask`], which gets its orders through one channel. All source tasks and the
 //! [`PieceWriter`] report through another one.
 
@@ -44,7 +44,8 @@ const REPORTS: usize = 64;
 /// requested on its own. A task with more of them is stuck.
 const ORDERS: usize = 65_536;
 
-/// Longest time that the sources may take to end their streams once everything is here. 1 s: a source that sends slowly ends its stream after the piece that is on its way.
+/// Longest time that the sources may take to end their streams once everything is here. 1 s: a source that
+/// sends slowly ends its stream after the piece that is on its way.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Time for which a finished download stays registered, so that its followers can still fetch from it.
@@ -151,8 +152,8 @@ impl<'a> FetchDriver<'a> {
         })
     }
 
-    /// Fetches everything. Retries at once whenever `resumed` is notified. Ends when `stop` is cancelled; pieces that
-    /// were verified by then stay on disk.
+    /// Fetches everything. Retries at once whenever `resumed` is notified. Ends when `stop` is cancelled;
+    /// pieces that were verified by then stay on disk.
     pub(super) async fn run(
         mut self,
         stop: &CancellationToken,
@@ -319,6 +320,7 @@ impl<'a> FetchDriver<'a> {
         let (sender, orders) = mpsc::channel(ORDERS);
         let (inner, context) = (Arc::clone(self.inner), Arc::clone(&self.context));
         let task = SourceTask { inner, context, source, orders };
+        // Once the content is known, the source need not send the piece list.
         let abort = self.tasks.spawn(task.run(candidate, self.opened.is_none()));
         self.attempts.insert(source, Attempt { orders: sender, abort });
     }
@@ -386,7 +388,7 @@ impl<'a> FetchDriver<'a> {
         self.input(Input::Failed { source, fault });
     }
 
-    /// Opens the content that a source has proven on the disk, and checks what is there of it.
+    /// Opens the content that a source has proven on the disk, and checks which pieces are there.
     async fn open(&mut self, source: SourceId) -> Result<(), Unfinished> {
         let proven = self.proven.take().ok_or(FetchError::Unfinished)?;
         tracing::debug!(source = ?self.fetch.id_of(source), "a source has proven what it has");
@@ -407,7 +409,7 @@ impl<'a> FetchDriver<'a> {
         Ok(())
     }
 
-    /// Returns which nodes the content may be served to.
+    /// Returns the nodes that the content may be served to.
     fn access(&self, kind: AccessKind) -> Access {
         match (kind, self.context.request.secret) {
             (AccessKind::Open, _) => Access::Open,
@@ -475,7 +477,7 @@ impl<'a> FetchDriver<'a> {
     }
 }
 
-/// Waits for the next answer to the search that is under way; for ever if none is.
+/// Waits for the next answer to the search that is under way. Without a search it waits for ever.
 async fn next(answers: &mut Option<mpsc::Receiver<Answer>>) -> Option<Answer> {
     match answers {
         Some(answers) => answers.recv().await,

@@ -98,15 +98,15 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// Returns whether the source broke the protocol, or sent something else than was requested. It is not asked
-    /// again, and the application gets an event.
+    /// Returns whether the source broke the protocol, or sent something else than was requested. It is not
+    /// asked again, and the application gets an event.
     #[must_use]
     pub fn is_lie(&self) -> bool {
         self.fault() == Fault::Lie
     }
 
-    /// Returns whether the source can no longer serve the content, because it was changed or removed there. It has
-    /// to be shared again.
+    /// Returns whether the source can no longer serve the content, because it was changed or removed there.
+    /// It has to be shared again.
     #[must_use]
     pub fn is_changed(&self) -> bool {
         self.fault() == Fault::Changed

@@ -71,15 +71,15 @@ impl FetchRequest {
         }
     }
 
-    /// Sets the name that the content gets in a folder, such as a name that a search has shown. The default is the
-    /// name at the first source. The same content may be shared under several names.
+    /// Sets the name that the content gets in a folder, such as a name that a search has shown. The default
+    /// is the name at the first source. The same content may be shared under several names.
     pub fn named(mut self, name: FileName) -> Self {
         self.name = Some(name);
         self
     }
 
-    /// Fetches to exactly this path. If it is an existing folder, fetches into it, under the name that the content
-    /// has at its source.
+    /// Fetches to exactly this path. If it is an existing folder, fetches into it, under the name that the
+    /// content has at its source.
     pub fn to(mut self, path: impl Into<PathBuf>) -> Self {
         self.to = FetchDestination::Path(path.into());
         self.to_chosen = true;
@@ -100,8 +100,8 @@ impl FetchRequest {
         self
     }
 
-    /// Sets whether an existing file or folder of that name is replaced. By default the new one gets a number. Other
-    /// files in a replaced folder stay in it.
+    /// Sets whether an existing file or folder of that name is replaced. By default the new one gets a
+    /// number. Other files in a replaced folder stay in it.
     pub fn overwrite(mut self, overwrite: bool) -> Self {
         self.overwrite = overwrite;
         self

@@ -466,13 +466,13 @@ mod tests {
         }
         assert_eq!(kind(at("link"), true), Some(InTheWay::Link));
         assert_eq!(kind(at("link"), false), None, "it gets a number");
-        // The same where the name comes from the network.
+        // The same holds for a name from the network.
         let name = FileName::new("pipe").unwrap();
         let to = FetchDestination::Folder(folder.path().to_owned());
         let refused = to.resolve(&name, true);
         assert!(matches!(refused, Err(FetchError::NotAFile { .. })), "{refused:?}");
         assert!(to.resolve(&name, false).is_ok());
-        // And at the end, if something has got there meanwhile.
+        // It is checked again at the end, as something may have got there meanwhile.
         let error = replace(&at("file"), &at("pipe")).unwrap_err();
         assert!(matches!(error, FetchError::NotAFile { .. }) && at("file").exists());
     }

@@ -3,8 +3,8 @@
 //! The first source that proves its description settles what is fetched. The piece list of a file is checked
 //! against the hash. Of a folder the whole manifest is fetched, and the lists of the larger files in it.
 //!
-//! The list of a file proves its size only up to the number of pieces. The size is believed until another source
-//! describes another one. That source has to prove its size with the last piece.
+//! The list of a file proves its size only up to the number of pieces. The size is believed until another
+//! source describes another one. That source has to prove its size with the last piece.
 
 use std::sync::Arc;
 
@@ -43,8 +43,8 @@ pub(super) enum ProvenContent {
     },
 }
 
-/// Fetches everything that has to be known before pieces are fetched. `values` are the first values of the piece
-/// list that the source has sent already.
+/// Fetches everything that has to be known before pieces are fetched. `values` are the first values of the
+/// piece list that the source has sent already.
 ///
 /// # Errors
 /// If the source does not answer, or its description is wrong.
@@ -157,8 +157,9 @@ async fn lists(
     Ok(lists)
 }
 
-/// Fetches the piece list of `hash`, which is described as `size` bytes, and checks it against the hash. `values`
-/// are its first values. Memory is taken for the values that have come, not for those that the size announces.
+/// Fetches the piece list of `hash`, which is described as `size` bytes, and checks it against the hash.
+/// `values` are its first values. Memory is taken for the values that have come, not for those that the
+/// size announces.
 async fn list(
     client: &mut Client,
     hash: Hash,

@@ -1,9 +1,9 @@
 //! Resuming downloads after a restart.
 //!
-//! The store has a row for each hash that is being downloaded. The row has the request of each download of the
-//! hash, and its progress. It does not say which pieces are on disk: after a crash such a list could be ahead of the
-//! data or behind it. When a resumed download is at work, it checks its whole [part](super::part), and fetches the
-//! missing pieces.
+//! The store has a row for each hash that is being downloaded. The row has the request of each download of
+//! the hash, and its progress. It does not say which pieces are on disk: after a crash such a list could be
+//! ahead of the data or behind it. When a resumed download is at work, it checks its whole
+//! [part](super::part), and fetches the missing pieces.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -70,8 +70,8 @@ fn yes() -> bool {
 }
 
 impl DownloadRow {
-    /// Reads the downloads of a row. Returns none if it can't be read. Downloads whose part is gone have no bytes on
-    /// disk. Blocks on the disk.
+    /// Reads the downloads of a row. Returns none if it can't be read. Downloads whose part is gone have no
+    /// bytes on disk. Blocks on the disk.
     fn read(hash: &Hash, row: &[u8]) -> Vec<Self> {
         let Ok(mut first) = serde_json::from_slice::<Self>(row) else { return Vec::new() };
         let mut rows = std::mem::take(&mut first.more);

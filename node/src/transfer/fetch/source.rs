@@ -346,8 +346,8 @@ impl PieceReceiver<'_> {
         }
     }
 
-    /// Returns whether the batch is to be written. Each batch wakes other threads, so a batch of a fast file has
-    /// two pieces. A batch of a folder has half a mebibyte, as several threads write its files.
+    /// Returns whether the batch is to be written. Each batch wakes other threads, so a batch of a fast
+    /// file has two pieces. A batch of a folder has half a mebibyte, as several threads write its files.
     fn is_full(&self) -> bool {
         let len = self.batch.len() as u64;
         match self.target.description.kind {

@@ -30,7 +30,8 @@ use crate::lock::lock;
 use crate::transfer::folder_plan::FolderPlan;
 use crate::transfer::partial::{Partial, PartialContent};
 
-/// The content of a download on the disk. As long as it is unfinished it has the name of its [part](DownloadPart).
+/// The content of a download on the disk. As long as it is unfinished it has the name of its
+/// [part](DownloadPart).
 ///
 /// Every method blocks on the disk.
 #[derive(Debug)]
@@ -174,7 +175,7 @@ impl DownloadTarget {
         Ok(())
     }
 
-    /// Returns the content as others are served it while the download goes on, at first the pieces `held`.
+    /// Returns the content to serve to others while the download goes on, at first with the pieces `held`.
     ///
     /// # Errors
     /// If it has too many pieces.
@@ -294,6 +295,7 @@ impl DownloadTarget {
     ) -> Result<(), FetchError> {
         for file in 0..self.layout.files() {
             let pieces = self.layout.pieces(file);
+            // Files with content are created when their first piece is written.
             if is_new && !pieces.is_empty() {
                 continue;
             }
@@ -306,6 +308,7 @@ impl DownloadTarget {
             match found {
                 Ok(found) if found.is_file() => {
                     let size = self.layout.size(file).unwrap_or_default();
+                    // A file that can't be written to could not be finished.
                     let opened = fs::OpenOptions::new().read(true).write(true).open(&at);
                     if opened.is_ok() && found.len() == size {
                         self.check(held, pieces.clone(), checking)?;
@@ -316,6 +319,7 @@ impl DownloadTarget {
                         folder.note_made(file);
                         continue;
                     }
+                    // Nothing in it is right. It may be the file of another name, where case does not matter.
                     fs::remove_file(&at).map_err(disk(&at))?;
                 }
                 Ok(_) => {
@@ -546,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_where_there_is_no_room() {
+    fn a_download_without_room_leaves_nothing_on_disk() {
         let folder = tempfile::tempdir().unwrap();
         let to = FetchDestination::Folder(folder.path().join("new/deep"));
         // 16 TiB.
@@ -557,14 +561,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_of_what_nothing_came_of() {
+    fn a_download_without_pieces_leaves_nothing_on_disk() {
         let folder = tempfile::tempdir().unwrap();
         let to = FetchDestination::Folder(folder.path().join("new/deep"));
         let (target, held) = open(proven(vec![file("a", 5)]), &to).unwrap();
         assert!(held.is_empty() && folder.path().join("new/deep").exists());
         drop(target);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        // What was there before stays.
+        // A folder that was there before stays.
         fs::create_dir(folder.path().join("old")).unwrap();
         let to = FetchDestination::Folder(folder.path().join("old/new"));
         drop(open(proven(vec![file("a", 5)]), &to).unwrap());

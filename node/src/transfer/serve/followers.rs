@@ -13,10 +13,10 @@ use tokio::sync::watch;
 
 use crate::lock::lock;
 
-/// Followers of one hash that are named to others.
+/// Most followers of one hash that are named to others.
 const MAX_OF_HASH: usize = 256;
 
-/// Followers of all hashes that are named to others. 4096: 13 MiB if each has the longest addresses.
+/// Most followers of all hashes that are named to others. 4096: 13 MiB if each has the longest addresses.
 const MAX_FOLLOWERS: usize = 4096;
 
 /// The followers of a node. Clones share them.
@@ -67,8 +67,8 @@ pub(super) struct Follower {
 }
 
 impl Followers {
-    /// Adds a stream of `id` that follows `hash`. It is named to other followers, with `addresses`. The receiver
-    /// changes whenever there may be others to name to it.
+    /// Adds a stream of `id` that follows `hash`. It is named to other followers, with `addresses`. The
+    /// receiver changes whenever there may be others to name to it.
     ///
     /// A node is named once for each hash, with its last addresses.
     pub(super) fn enter(
@@ -82,10 +82,12 @@ impl Followers {
         let swarm = swarms.entry(hash).or_default();
         swarm.handles += 1;
         let before = swarm.named.len();
+        // A node that follows on another stream too is named with its latest addresses only.
         swarm.named.retain(|known| known.id != id);
         *count -= before - swarm.named.len();
         let mut changes = swarm.changes.subscribe();
         if !swarm.named.is_empty() {
+            // There are others to name at once.
             changes.mark_changed();
         }
         let addresses = usable(addresses);
@@ -103,8 +105,8 @@ impl Followers {
 }
 
 impl Follower {
-    /// Returns the other followers that were not named to it before: at most [`MAX_SOURCES`], at random if there
-    /// are more.
+    /// Returns the other followers that were not named to it before: at most [`MAX_SOURCES`], at random if
+    /// there are more.
     pub(super) fn others(&mut self) -> Vec<(NodeId, Vec<Address>)> {
         let table = lock(&self.followers.0);
         let before = std::mem::replace(&mut self.named, table.last);
@@ -153,6 +155,7 @@ impl Drop for Follower {
         let FollowerTable { swarms, count, .. } = &mut *table;
         let Some(swarm) = swarms.get_mut(&self.hash) else { return };
         let before = swarm.named.len();
+        // If another stream of the node has taken its place, that one stays named.
         swarm.named.retain(|known| Some(known.number) != self.number);
         *count -= before - swarm.named.len();
         swarm.handles -= 1;
@@ -207,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn each_hears_of_the_others_once_and_never_of_itself() {
+    fn each_follower_learns_of_the_others_once() {
         let followers = Followers::default();
         let hash = Hash::of(b"x");
         let (mut ann, heard) = followers.enter(hash, node(1), at("192.0.2.1:1"));

@@ -103,9 +103,9 @@ impl Following {
         }
     }
 
-    /// Returns the follower if it should wait for the pieces that `run` has just read, because they were sent to
-    /// other followers already. Only a node that has everything holds pieces back: followers turn to the nodes
-    /// that have a part, so those serve them at once.
+    /// Returns the follower if it should wait for the pieces that `run` has just read, because they were
+    /// sent to other followers already. Only a node that has everything holds pieces back: followers turn
+    /// to the nodes that have a part, so those serve them at once.
     pub(super) fn held_back(&mut self, run: &PieceRun) -> Option<&mut Follower> {
         let is_whole = self.0.as_ref().is_some_and(|followed| followed.growing.is_none());
         let follower = self.follower(run).filter(|_| is_whole)?;

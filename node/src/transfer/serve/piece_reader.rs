@@ -21,8 +21,8 @@ const BATCH: usize = PIECE as usize;
 /// Most pieces that are read together. 256: a disk that seeks for each of them takes 10 ms each.
 const MAX_BATCH: usize = 256;
 
-/// Bytes that are read together if they are in memory already. 256 KiB: together with their encrypted form they stay
-/// in a processor's second cache until they are sent.
+/// Bytes that are read together if they are in memory already. 256 KiB: together with their encrypted form
+/// they stay in a processor's second cache until they are sent.
 const PART: usize = 256 << 10;
 
 /// The node that requests, and the proof that it has presented.
@@ -263,8 +263,8 @@ impl PieceReader {
         values_of(&list, first, count).map(<[_]>::to_vec)
     }
 
-    /// Reads the next pieces of `run` into `batch`, in the form in which they are sent. If they can't be served it
-    /// puts the refusal there and ends the run.
+    /// Reads the next pieces of `run` into `batch`, in the form in which they are sent. If they can't be
+    /// served it puts the refusal there and ends the run.
     pub(super) fn read(&mut self, run: &mut PieceRun, batch: &mut AnswerBuffer) {
         let first = run.next;
         run.is_rest = run.read > 0;
@@ -311,8 +311,9 @@ impl PieceReader {
         Ok(())
     }
 
-    /// Reads a part of the next piece of `run` into `batch` if it is in memory, without waiting for the disk. Returns
-    /// whether it did. If not, [`read`](Self::read) has to read it, and to find out whether it is to be refused.
+    /// Reads a part of the next piece of `run` into `batch` if it is in memory, without waiting for the
+    /// disk. Returns whether it did. If not, [`read`](Self::read) has to read it, and to find out whether
+    /// it is to be refused.
     pub(super) fn read_at_once(&mut self, run: &mut PieceRun, batch: &mut AnswerBuffer) -> bool {
         let Some((hash, source)) = &self.file else { return false };
         let OpenContent::Share(share) = source else { return false };
@@ -377,8 +378,8 @@ impl AnswerBuffer {
         self.len = self.bytes.len();
     }
 
-    /// Adds up to `part` bytes of the next piece of `run`, which has `len`. `read` returns how many bytes it has
-    /// read. Adds nothing if that fails.
+    /// Adds up to `part` bytes of the next piece of `run`, which has `len`. `read` returns how many bytes
+    /// it has read. Adds nothing if that fails.
     fn put_part<E>(
         &mut self,
         run: &PieceRun,

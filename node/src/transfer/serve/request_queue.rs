@@ -13,7 +13,7 @@ use peerkit_proto::id::Hash;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
-/// Requests that wait. No more are read until one is answered. 64: a round trip of them, each of up to
+/// Most requests that wait. No more are read until one is answered. 64: a round trip of them, each of up to
 /// 1 GiB.
 pub(super) const MAX_WAITING: usize = 64;
 
@@ -125,6 +125,7 @@ impl RequestQueue {
             let len = body_len(*prefix, MAX_REQUEST).map_err(io::Error::other)?;
             let Some(body) = rest.get(..len) else { break };
             match Request::decode(Bytes::copy_from_slice(body)) {
+                // The requests before it stay in the queue, as each of them is answered with a refusal.
                 Ok(Request::Cancel) => self.cancelled = self.next,
                 Ok(Request::Complete { hash, name: requester, called }) => {
                     self.cancelled = self.next;

@@ -13,8 +13,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::request_queue::RequestQueue;
 use crate::transfer::{IDLE, STALL};
 
-/// Longest time that a stream keeps its permit while it writes one batch. 100 ms: a slower reader does not hold up
-/// other streams.
+/// Longest time that a stream keeps its permit while it writes one batch. 100 ms: a slower reader does not
+/// hold up other streams.
 const PERMIT_TIME: Duration = Duration::from_millis(100);
 
 /// A stream on which requests are read while anything else is waited for.
@@ -86,8 +86,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestStream<S> {
     /// Waits until a request has come in. Returns false at the end of the stream.
     ///
     /// # Errors
-    /// If the stream breaks, if nothing has moved on it for [`IDLE`] after `since`, or if half a request has come
-    /// and no more for [`STALL`].
+    /// If the stream breaks, if nothing has moved on it for [`IDLE`] after `since`, or if half a request
+    /// has come and no more for [`STALL`].
     pub(super) async fn next_request(&mut self, since: Instant) -> io::Result<bool> {
         poll_fn(|cx| {
             self.requests.poll(cx, &mut self.stream);
@@ -126,6 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestStream<S> {
                     Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                     Poll::Ready(written) => {
                         bytes = bytes.get(written..).unwrap_or_default();
+                        // The peer reads, however slowly.
                         stalled = None;
                     }
                     Poll::Pending => {
@@ -160,8 +161,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestStream<S> {
         .await
     }
 
-    /// Waits while nothing can be written: gives `permit` back when its time is over, and is ready with an error
-    /// after [`STALL`].
+    /// Waits while nothing can be written: gives `permit` back when its time is over, and is ready with an
+    /// error after [`STALL`].
     fn poll_stall(
         &mut self,
         cx: &mut Context<'_>,

@@ -181,7 +181,7 @@ async fn the_pieces_of_a_folder_are_its_files() {
 }
 
 #[tokio::test]
-async fn what_is_no_folder_has_no_tree() {
+async fn only_a_folder_has_a_tree() {
     let serving = serving();
     let (_dir, hash, _) = share_tree(&serving).await;
     let mut asking = ask(&serving, node(1));
@@ -204,7 +204,7 @@ async fn what_is_no_folder_has_no_tree() {
 async fn a_changed_file_of_a_folder_is_not_served() {
     let serving = serving();
     let (dir, hash, _) = share_tree(&serving).await;
-    // Of the same length: only its times tell, and its content.
+    // It has the same length. Only its times and its content differ.
     write(&dir.path().join("b/002"), &content(26, 9));
     let mut asking = ask(&serving, node(1));
     let request = Request::Tree { hash, first: 0, count: 10 };
@@ -216,7 +216,7 @@ async fn a_changed_file_of_a_folder_is_not_served() {
 }
 
 #[tokio::test]
-async fn what_is_given_up_ends_and_the_rest_goes_on() {
+async fn a_cancelled_request_ends_and_later_ones_are_answered() {
     let serving = serving();
     let (_dir, hash, _) = share_tree(&serving).await;
     let file = Hash::of(&content(3 * P + 5, 2));
@@ -248,7 +248,7 @@ async fn what_is_given_up_ends_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
-async fn only_who_shows_the_tickets_secret_is_served() {
+async fn only_a_node_that_proves_the_tickets_secret_is_served() {
     let serving = serving();
     let secret = Secret::from_bytes([8; 16]);
     let bytes = content(P + 1, 1);
@@ -275,7 +275,7 @@ async fn only_who_shows_the_tickets_secret_is_served() {
             asking.send(&Request::Present { proof }).await;
         }
         for request in &requests {
-            // As of what nobody ever shared.
+            // The answer is the same as for content that was never shared.
             assert_eq!(asking.asked(request).await, refused(FileRefusal::NotFound), "{request:?}");
         }
     }
@@ -348,7 +348,7 @@ async fn a_folder_on_its_way_is_served_as_far_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_node_limits_what_it_sends() {
+async fn a_node_limits_its_upload_rate() {
     let limits = RateLimits { upload: 5, peer_download: 6, ..RateLimits::default() };
     let mut config = Config::default();
     (config.upload_rate, config.peer_download_rate) = (5, 6);

@@ -13,16 +13,16 @@ use crate::lock::lock;
 use crate::shares::ChangedShare;
 use crate::transfer::meter::TransferMeter;
 
-/// Uploads that are remembered: those of open streams, and those that may be taken up again.
+/// Most uploads that are remembered: those of open streams, and those that may be taken up again.
 const MAX_UPLOADS: usize = 4096;
 
-/// Peers that are counted in the totals. Further peers are not counted.
+/// Most peers that are counted in the totals. Further peers are not counted.
 const MAX_PEERS: usize = 65_536;
 
-/// Hashes that were reported as changed, with those of their folders. Further changes are not reported.
+/// Most hashes that are remembered as reported, with those of their folders. Further changes are not reported.
 const MAX_CHANGED: usize = 1024;
 
-/// News that wait to be delivered. A stream with further news waits.
+/// Most news that wait to be delivered. A stream with further news waits.
 const NEWS: usize = 64;
 
 /// An upload under way: a peer that fetches a file or folder and has not yet said that it has received all of
@@ -49,7 +49,7 @@ pub struct UploadTotals {
     pub bytes: u64,
     /// Nodes that they were sent to.
     pub peers: u64,
-    /// Number of times that a peer said that it has received all that it asked for.
+    /// Number of times that a peer said that it has received all that it requested.
     pub completed: u64,
 }
 
@@ -84,7 +84,7 @@ struct KnownUpload {
     meter: TransferMeter,
     /// Number of streams that it is sent on.
     streams: usize,
-    /// The peer has said that it has all of it, and nothing was sent since.
+    /// If true, the peer has said that it has received all of it, and nothing was sent since.
     is_complete: bool,
     /// The number of its last use, by the table's count.
     used: u64,
@@ -288,17 +288,17 @@ mod tests {
         assert_eq!((status.peer, status.sent, status.file), (node(1), 60, file(100)));
         drop(first);
         assert!(uploads.list().is_empty(), "nothing is sent now");
-        // It comes back for the rest, over two streams.
+        // The peer comes back for the rest, over two streams.
         let (one, two) = (uploads.begin(node(1), file(100)), uploads.begin(node(1), file(100)));
         one.sent(30);
         two.sent(30);
         uploads.complete(node(1), "bob".into(), file(100)).await;
         assert_eq!(completed(&mut news).await, (node(1), "bob".into(), 100));
         assert!(uploads.list().is_empty());
-        // Nothing was sent since, and to others never.
+        // Nothing was sent to it since, and nothing to others.
         uploads.complete(node(1), "bob".into(), file(100)).await;
         uploads.complete(node(2), "cid".into(), file(100)).await;
-        // Of what is empty nothing has to be sent.
+        // An empty file is complete although nothing was sent.
         uploads.complete(node(3), "dan".into(), file(0)).await;
         assert_eq!(completed(&mut news).await, (node(3), "dan".into(), 0));
         let expected = UploadTotals { bytes: 120, peers: 2, completed: 2 };
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_remembered_has_a_bound() {
+    async fn remembered_uploads_are_bounded() {
         let (uploads, mut news) = Uploads::new();
         for n in 0..MAX_UPLOADS + 10 {
             uploads.begin(node(n), file(100)).sent(1);

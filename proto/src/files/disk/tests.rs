@@ -67,7 +67,7 @@ fn unix_has_the_names_of_windows_as_they_are() {
 }
 
 #[test]
-fn what_is_too_long_is_left_out_with_what_it_holds() {
+fn a_folder_with_a_long_name_is_left_out_with_its_content() {
     let rules = DiskRules { max_name: 5, max_path: 8, ..DiskRules::new(Platform::Unix) };
     let paths = ["abc/", "abc/de", "abc/fghij", "longer/", "longer/a", "z"];
     let (_, names, planned) = plan(&paths, &rules);
@@ -78,7 +78,7 @@ fn what_is_too_long_is_left_out_with_what_it_holds() {
 }
 
 #[test]
-fn what_the_disk_was_found_to_refuse_is_left_out() {
+fn a_name_that_the_disk_refuses_is_left_out() {
     let manifest = manifest(&["a:b/", "a:b/c", "d", "e:", "f?"]);
     let rules = DiskRules::new(Platform::Unix);
     let refused = BTreeSet::from([peculiarity("12:30").unwrap()]);

@@ -77,7 +77,7 @@ pub enum Input {
     Failed {
         /// The source.
         source: SourceId,
-        /// How.
+        /// The reason.
         fault: Fault,
     },
 }
@@ -91,8 +91,8 @@ pub struct Options {
     pub from: Vec<Candidate>,
     /// If true, the network is searched for sources.
     pub ask_network: bool,
-    /// If true, the fetch waits for its first source as long as for any other. Otherwise it is given up as soon as
-    /// all nodes that could be asked have answered and no source is left.
+    /// If true, the fetch waits for its first source as long as for any other. Otherwise it is given up as
+    /// soon as all nodes that could be asked have answered and no source is left.
     pub is_patient: bool,
     /// Time for which the fetch continues although no piece comes.
     pub patience: Duration,
@@ -101,9 +101,9 @@ pub struct Options {
 /// The part of a source's description that its proof leaves open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
-    /// A file or a folder.
+    /// The kind: a file or a folder.
     pub kind: FileKind,
-    /// Bytes: of a folder those of its manifest.
+    /// The size in bytes: of a folder, that of its manifest.
     pub size: u64,
 }
 

@@ -28,7 +28,7 @@ pub enum Output {
         source: SourceId,
         /// The first piece.
         first: u64,
-        /// How many: 1 to [`MAX_PART`](crate::files::wire::MAX_PART).
+        /// Number of pieces: 1 to [`MAX_PART`](crate::files::wire::MAX_PART).
         count: u16,
     },
     /// Cancel all requests to a source.
@@ -37,7 +37,7 @@ pub enum Output {
     Finish(SourceId),
     /// Hang up on a source. Requests to it are no longer wanted.
     HangUp(SourceId),
-    /// Report a source as one that is never asked again. It was hung up on.
+    /// Report that a source is never asked again. It was hung up on before.
     Drop {
         /// The source.
         source: SourceId,
@@ -61,7 +61,7 @@ pub enum GiveUp {
     NoSource,
     /// Sources were found, and none that can be reached has the pieces that are missing.
     NoMore,
-    /// None of these sources could be reached. No other source was.
+    /// None of these sources could be reached, and no other source was.
     NoneAnswered(Vec<SourceId>),
     /// This source has failed, and no other is left.
     Failed(SourceId, Fault),

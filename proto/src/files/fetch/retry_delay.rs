@@ -13,7 +13,8 @@ const DELAY_LINKED: Duration = Duration::from_secs(5);
 /// Longest delay.
 const DELAY_MAX: Duration = Duration::from_secs(15 * 60);
 
-/// The delay of a download that waits for a source, however long that takes. It doubles with each attempt in vain.
+/// The delay of a download that waits for a source, however long that takes. It doubles with each attempt
+/// in vain.
 #[derive(Debug, Default)]
 pub struct RetryDelay {
     /// Delays that have passed since a link was made.

@@ -77,7 +77,7 @@ pub enum Output {
         source: NodeId,
         /// The first piece.
         first: u64,
-        /// How many: 1 to [`MAX_PART`].
+        /// Number of pieces: 1 to [`MAX_PART`].
         count: u16,
     },
     /// Cancel all requests to a source.
@@ -139,7 +139,7 @@ impl Schedule {
         &self.held
     }
 
-    /// How the pieces are numbered.
+    /// Returns the numbering of the pieces.
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.layout
@@ -187,6 +187,7 @@ impl Schedule {
 
     fn whole(&mut self, id: NodeId) {
         if let Some(source) = self.sources.get_mut(&id) {
+            // Rarity counts the sources with a part only.
             for piece in source.holds.pieces() {
                 count(&mut self.rarity, piece, |n| n.saturating_sub(1));
             }
@@ -227,6 +228,7 @@ impl Schedule {
         if let Some(source) = self.sources.get_mut(&from) {
             source.arrived(now, piece, len);
         }
+        // A source may send a piece although its request was cancelled.
         self.taken.insert(piece);
         if !self.held.insert(piece) {
             return;
@@ -288,6 +290,7 @@ impl Schedule {
         if self.done {
             return;
         }
+        // The sources with a part choose first. A source with everything can send whatever they leave.
         for is_whole in [false, true] {
             let idle: Vec<NodeId> =
                 self.idle().filter(|id| self.is_whole(id) == is_whole).collect();
@@ -307,6 +310,7 @@ impl Schedule {
         } else {
             self.hurry(now);
         }
+        // An idle source may take over pieces of a slow one later, without any other event.
         if self.review.is_none() && self.sources.values().any(|source| source.asked.is_empty()) {
             self.review = Some(now + REVIEW);
         }
@@ -335,6 +339,8 @@ impl Schedule {
     fn pick(&mut self, now: Instant, id: &NodeId) -> Option<(u64, u16)> {
         let source = self.sources.get(id)?;
         let (limit, is_whole) = (source.run_bytes(), source.is_whole);
+        // A source with everything reads its disk in order. Of the others each run begins at random, so
+        // that nodes that fetch from the same sources get different pieces, which they can exchange.
         let from = match is_whole {
             true => self.cursor,
             false => self.chance.next_u64().checked_rem(self.layout.count())?,
@@ -342,6 +348,7 @@ impl Schedule {
         let holds = self.sources.get(id).map(|source| &source.holds).filter(|_| !is_whole);
         let first = self.rarest(from, holds)?;
         if is_whole && self.rarity_of(first) > 0 && !self.is_fastest(now, id) {
+            // Every missing piece is at another source. This one is left to nodes that need it more.
             return None;
         }
         let run = self.run(first, limit, holds);
@@ -359,9 +366,10 @@ impl Schedule {
         speed >= others
     }
 
-    /// Finds the rarest piece in `holds`, or of all if that is `None`, that is not requested yet. Of several it is
-    /// the first from `from` on, round the end.
+    /// Finds the rarest piece in `holds`, or of all if that is `None`, that is not requested yet. Of
+    /// several it is the first from `from` on, round the end.
     fn rarest(&self, from: u64, holds: Option<&PieceSet>) -> Option<u64> {
+        // No piece can be rarer than this: a source with a part counts itself.
         let least = u8::from(holds.is_some());
         let mut best: Option<(u8, u64)> = None;
         let round = self.taken.missing_of(holds, from).chain(self.taken.missing_of(holds, 0));
@@ -377,7 +385,8 @@ impl Schedule {
         best.map(|(_, piece)| piece)
     }
 
-    /// Returns the number of pieces from `first` on, each as rare as the first, that make a run of `limit` bytes.
+    /// Returns the number of pieces from `first` on, each as rare as the first, that make a run of `limit`
+    /// bytes.
     ///
     /// Near the end runs are short, so that all sources finish at about the same time (guided self-scheduling:
     /// Polychronopoulos and Kuck, 1987).
@@ -411,9 +420,10 @@ impl Schedule {
         at.and_then(|at| self.rarity.get(at)).copied().unwrap_or_default()
     }
 
-    /// Requests of idle sources what others owe: the pieces that are expected last, if the idle source is expected
-    /// to send them sooner.
+    /// Requests of idle sources what others owe: the pieces that are expected last, if the idle source is
+    /// expected to send them sooner.
     fn hurry(&mut self, now: Instant) {
+        // The time until each owed piece is expected, from the source that is expected to send it first.
         let mut waits: BTreeMap<u64, Duration> = BTreeMap::new();
         for source in self.sources.values() {
             let mut ahead = 0u64;
@@ -438,6 +448,7 @@ impl Schedule {
                 };
                 ahead = ahead.saturating_add(self.len(piece));
                 let ours = source.time_for(now, ahead);
+                // Only for a clear gain, as the piece is then often sent twice.
                 if wait <= ours.saturating_mul(2).saturating_add(REVIEW) {
                     break;
                 }

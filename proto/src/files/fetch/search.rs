@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use crate::time::Instant;
 
-/// Pause after the first search. It doubles with each search. 5 s: a fetch whose only source was
-/// restarted goes on soon.
+/// Pause after the first search. It doubles with each search. 5 s: a fetch whose only source was restarted
+/// continues soon.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// Longest pause between two searches. 60 s: in a network of thousands, not every node can search all the time.
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 
-/// The shortest pause between two searches, however many links are made.
+/// Shortest pause between two searches, even if many links are made.
 const AGAIN_MIN: Duration = Duration::from_secs(1);
 
 /// The searches of one fetch.
@@ -20,10 +20,10 @@ pub(super) struct SourceSearch {
     state: SearchState,
     /// The pause after the present search, or after the last one.
     pause: Duration,
-    /// A link was made since the last search began: the new neighbour, or a node behind it, may have
-    /// the content.
+    /// If true, a link was made since the last search began. The new neighbour, or a node behind it, may
+    /// have the content.
     is_linked: bool,
-    /// The first search has ended.
+    /// If true, the first search has ended.
     is_done: bool,
 }
 

@@ -7,23 +7,23 @@ use crate::address::Address;
 use crate::id::NodeId;
 use crate::time::Instant;
 
-/// Addresses that are remembered of one source.
+/// Most addresses that are remembered of one source.
 const MAX_ADDRESSES: usize = 8;
 
-/// Dials of a source that hangs up during the handshake, before the content is known: a node that
-/// many call at the same time refuses some of them.
+/// Most dials of a source that hangs up during the handshake, until the content is known. 5: a node that
+/// many nodes call at the same time refuses some of them.
 const TRIES: u32 = 5;
 
 /// Pause after a source has failed for the first time. It doubles with each failure.
 const BACK_OFF: Duration = Duration::from_millis(250);
 
-/// The longest pause between two dials of one source.
+/// Longest pause between two dials of one source.
 pub(super) const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 
 /// A node that may have the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its identity; `None` for whichever node answers at the addresses.
+    /// Its identity, or `None` for any node that answers at the addresses.
     pub id: Option<NodeId>,
     /// Addresses where it may be dialled, the best one first.
     pub addresses: Vec<Address>,
@@ -31,8 +31,8 @@ pub struct Candidate {
 
 /// One attempt to fetch from one source.
 ///
-/// Inputs of an earlier attempt, which may still be under way when the source is dialled again, are
-/// recognized by it and ignored.
+/// Reports of an earlier attempt may still be under way when the source is dialled again. The number of the
+/// dial tells them apart, so that they are ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SourceId {
     /// The index of the source among those of the fetch.
@@ -120,7 +120,7 @@ impl KnownSource {
         self.is_running() && !self.is_ready()
     }
 
-    /// Makes it ready: its failures are forgiven.
+    /// Makes it ready, and forgets its failures.
     pub(super) fn become_ready(&mut self) {
         (self.stage, self.failures) = (SourceStage::Ready, 0);
     }

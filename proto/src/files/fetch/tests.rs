@@ -230,7 +230,7 @@ fn a_source_that_lied_about_the_size_is_dropped_and_all_begins_anew() {
 }
 
 #[test]
-fn what_a_source_owed_is_asked_of_another_after_a_bad_piece() {
+fn after_a_bad_piece_another_source_is_asked_for_the_rest() {
     let (a, b) = (source(0, 1), source(1, 1));
     let mut driven = Driven::new(vec![node(1), node(2)], false, false);
     driven.outputs();
@@ -339,7 +339,7 @@ fn a_dial_that_is_under_way_prolongs_the_patience_once() {
 }
 
 #[test]
-fn nobody_has_it() {
+fn no_node_has_the_content() {
     let mut driven = Driven::new(vec![], true, false);
     assert_eq!(driven.outputs(), [Output::Search]);
     assert_eq!(driven.handle(Input::Searched), [Output::GiveUp(GiveUp::NoSource)]);
@@ -404,7 +404,7 @@ fn two_sources_that_are_one_node_are_one_and_the_own_node_is_none() {
 }
 
 #[test]
-fn what_is_worked_on_and_remembered_is_bounded() {
+fn the_sources_that_are_worked_on_and_remembered_are_bounded() {
     let mut driven = Driven::new(vec![], true, true);
     driven.outputs();
     let many = |n: u16| {

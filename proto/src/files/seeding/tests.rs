@@ -14,7 +14,7 @@ use crate::time::Instant;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn only_what_another_can_give_is_waited_for() {
+fn only_pieces_that_others_have_are_held_back() {
     let mut seeding = Seeding::default();
     assert!(!seeding.has_sent(0..1));
     seeding.sent(2..5);
@@ -107,9 +107,9 @@ struct Fetcher {
     /// The nodes that it knows of and does not fetch from yet, and how many of them it is dialling.
     known: VecDeque<usize>,
     dialling: usize,
-    /// All that it was ever told of.
+    /// All nodes that were ever named to it.
     met: BTreeSet<usize>,
-    /// Those who are told what it has.
+    /// The nodes that get its updates.
     followers: Vec<usize>,
     /// Requests for it, by requester.
     queue: VecDeque<(usize, u64)>,

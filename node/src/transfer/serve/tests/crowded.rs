@@ -58,7 +58,7 @@ async fn who_does_not_finish_a_request_is_ended() {
     }
     assert!(asking.serving.await.unwrap().is_err());
     assert!(begin.elapsed() < STALL * 2);
-    // Who asks nothing may stay for longer, and who is told something longer still.
+    // A stream without requests may stay longer, and one that gets updates even longer.
     let (guard, hash) = growing(&serving, &content(P + 9, 1), Access::Open);
     let mut asking = ask(&serving, node(1));
     asking.asked(&Request::Follow { hash, addresses: Vec::new() }).await;
@@ -116,7 +116,7 @@ async fn two_fetch_at_half_the_rate_each() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn slow_readers_hold_nobody_up() {
+async fn slow_readers_do_not_hold_up_others() {
     let serving = serving();
     let bytes = content(4 * P, 1);
     let (guard, hash) = growing(&serving, &bytes, Access::Open);

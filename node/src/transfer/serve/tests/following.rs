@@ -1,9 +1,9 @@
-//! Who follows hears of pieces, and of others.
+//! Followers learn of pieces and of other followers.
 
 use super::*;
 
 #[tokio::test]
-async fn who_follows_hears_of_pieces_as_they_come() {
+async fn a_follower_learns_of_pieces_as_they_come() {
     let serving = serving();
     let bytes = content(20 * P, 1);
     let (guard, hash) = growing(&serving, &bytes, Access::Open);
@@ -16,15 +16,15 @@ async fn who_follows_hears_of_pieces_as_they_come() {
     guard.partial().add(3..4);
     assert_eq!(asking.answer().await.0, held(0, &[8]));
     assert_eq!(asking.pieces(&data(3, 1)).await, bytes[3 * P..4 * P]);
-    // What comes together is told together.
+    // Pieces that are added together are reported together.
     for piece in [19, 9, 10, 3] {
         guard.partial().add(piece..piece + 1);
     }
     assert_eq!(asking.answer().await.0, held(8, &[6, 8]));
-    // Another hears at once of all that is there.
+    // Another follower learns of all pieces at once.
     let mut second = ask(&serving, node(2));
     assert_eq!(second.asked(&follow).await, held(0, &[8, 6, 8]));
-    // In the midst of pieces it is told as well.
+    // Updates also come between pieces.
     asking.send(&data(9, 2)).await;
     guard.partial().add(0..3);
     let (mut pieces, mut told) = (0, 0);
@@ -57,7 +57,7 @@ async fn who_follows_hears_of_pieces_as_they_come() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_follow_hear_of_each_other() {
+async fn followers_learn_of_each_other() {
     let serving = serving();
     let bytes = content(3, 1);
     let (open, hash) = growing(&serving, &bytes, Access::Open);
@@ -70,20 +70,20 @@ async fn those_who_follow_hear_of_each_other() {
     assert!(matches!(bob.asked(&follow(hash, 2)).await, Answer::Held { .. }));
     assert_eq!(bob.answer().await.0, Answer::Sources(vec![(node(1), place(1))]));
     assert_eq!(ann.answer().await.0, Answer::Sources(vec![(node(2), place(2))]));
-    // Those who come after that are told of together, a second later.
+    // Followers that come after that are named together, a second later.
     let mut others: Vec<_> = (3..6).map(|n| ask(&serving, node(n))).collect();
     let begin = Instant::now();
     for (other, n) in others.iter_mut().zip(3..) {
         assert!(matches!(other.asked(&follow(hash, n)).await, Answer::Held { .. }));
     }
-    let Answer::Sources(mut told) = ann.answer().await.0 else { panic!("not told") };
+    let Answer::Sources(mut told) = ann.answer().await.0 else { panic!("no sources") };
     assert!(begin.elapsed() >= Duration::from_millis(500), "{:?}", begin.elapsed());
     told.sort();
     assert_eq!(told, (3..6).map(|n| (node(n), place(n))).collect::<Vec<_>>());
     assert!(ann.is_silent().await);
     drop(open);
 
-    // Of who may have what is for named nodes nobody hears.
+    // Followers of content for named nodes are not named to each other.
     let bytes = content(4, 1);
     let access = Access::Nodes(vec![node(1), node(2)]);
     let (_named, hash) = growing(&serving, &bytes, access);
@@ -95,7 +95,7 @@ async fn those_who_follow_hear_of_each_other() {
 }
 
 #[test]
-fn what_is_held_is_told_in_parts() {
+fn many_pieces_are_reported_in_several_answers() {
     let mut pieces = PieceSet::of_count(600_000).unwrap();
     for piece in [0, 262_143, 599_999] {
         pieces.insert(piece);
@@ -147,7 +147,7 @@ fn what_is_held_is_told_in_parts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_seed_holds_back_what_another_can_give() {
+async fn a_full_seed_holds_back_pieces_that_another_node_has() {
     let serving = serving();
     let dir = tempfile::tempdir().unwrap();
     let bytes = content(2 * P, 1);

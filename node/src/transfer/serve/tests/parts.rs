@@ -37,7 +37,7 @@ async fn rest(asking: &mut Asking, mut got: Vec<u8>) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_changes_while_a_piece_is_sent_is_not_sent() {
+async fn a_file_that_changes_while_a_piece_is_sent_is_not_sent() {
     let serving = serving();
     let (_dir, file, hash, bytes) = share_old(&serving, 2 * P).await;
     let mut asking = ask(&serving, node(1));
@@ -71,7 +71,7 @@ async fn a_doubt_while_a_piece_is_sent_is_looked_into() {
 }
 
 #[tokio::test]
-async fn nothing_is_told_in_the_midst_of_a_piece() {
+async fn no_update_is_sent_within_a_piece() {
     let serving = serving();
     let (_dir, _file, hash, bytes) = share_old(&serving, 2 * P).await;
     let mut asking = ask(&serving, node(1));

@@ -38,8 +38,8 @@ pub(super) struct OwedRun {
     /// The first of them that is still owed.
     first: u64,
     end: u64,
-    /// Pieces of it that have come before the first one owed. Threads verify small pieces side by side, so they may
-    /// be reported out of order.
+    /// Pieces of it that have come before the first one owed. Threads verify small pieces side by side, so
+    /// they may be reported out of order.
     early: BTreeSet<u64>,
 }
 
@@ -87,8 +87,8 @@ impl Supplier {
             self.is_measured = true;
             (self.since, self.arrived) = (now, 0);
         } else if !self.is_measured && !window.is_zero() {
-            // The first of many small pieces takes a whole round trip. As more pieces come in the same time, the
-            // source turns out to be faster.
+            // The first of many small pieces takes a whole round trip. As more pieces come in the same
+            // time, the source turns out to be faster.
             self.speed = self.speed.max(measured);
         }
         for run in &mut self.asked {

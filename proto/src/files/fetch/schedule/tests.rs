@@ -6,7 +6,7 @@ use super::*;
 use crate::files::PIECE;
 use crate::id::Key;
 
-/// A source as the world has it.
+/// A simulated source.
 #[derive(Debug, Clone)]
 struct Sender {
     /// `None`: everything.
@@ -106,7 +106,7 @@ impl World {
                     }
                     for piece in first..first + u64::from(count) {
                         let has = sender.holds.as_ref().is_none_or(|holds| holds.contains(&piece));
-                        assert!(has, "{piece} was asked of somebody who does not have it");
+                        assert!(has, "{piece} was requested of a source without it");
                         sender.queue.push_back(piece);
                     }
                 }
@@ -191,7 +191,7 @@ fn a_silent_source_does_not_either() {
 }
 
 #[test]
-fn who_has_a_part_is_asked_for_it_and_the_other_for_the_rest() {
+fn a_source_with_a_part_sends_it_and_the_other_one_the_rest() {
     let part: BTreeSet<u64> = (0..50).collect();
     let world = &mut World::new(100, vec![Sender::new(None, 10), Sender::new(Some(part), 10)]);
     world.run();
@@ -210,14 +210,14 @@ fn the_rarest_come_first() {
     let late = id(9);
     world.fetch.handle(world.now, Input::Up(late));
     world.fetch.handle(world.now, Input::Holds(late, 0, bits(&all, 64)));
-    // It has all of them, and so is taken for whole: what nobody else has is asked of it first.
+    // It has all pieces, so it counts as whole. Pieces that no other source has are requested first.
     let Some(Output::Ask { source, first, .. }) = world.fetch.poll() else { panic!() };
     assert_eq!(source, late);
     assert!((60..64).contains(&first), "{first}");
 }
 
 #[test]
-fn what_nobody_has_is_waited_for_and_taken_once_somebody_has_it() {
+fn a_piece_without_a_source_is_requested_once_a_source_has_it() {
     let part: BTreeSet<u64> = (0..9).collect();
     let mut world = World::new(10, vec![Sender::new(Some(part), 10)]);
     world.run();
@@ -261,7 +261,7 @@ fn senders() -> impl Strategy<Value = (u64, Vec<Sender>)> {
 
 proptest! {
     #[test]
-    fn all_that_somebody_has_comes_and_nothing_is_asked_for_ever((count, senders) in senders()) {
+    fn all_available_pieces_come_and_requests_end((count, senders) in senders()) {
         let mut world = World::new(count, senders);
         world.run();
         let alive = world.senders.values();
