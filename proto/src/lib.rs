@@ -15,7 +15,7 @@
 //!
 //! ```
 //! use peerkit_proto::config::Config;
-//! use peerkit_proto::frame::query::What;
+//! use peerkit_proto::frame::query::QueryKind;
 //! use peerkit_proto::id::Key;
 //! use peerkit_proto::overlay::Identity;
 //! use peerkit_proto::peer::{Input, Machine, OperationId, Output};
@@ -31,8 +31,8 @@
 //! };
 //! let mut machine = Machine::new(now, identity, &Config::default(), [1; 32]);
 //! let operation = OperationId(1);
-//! let (what, depth, own, timeout) = (QueryKind::Discover, -1, false, None);
-//! let mut next = Some(Input::Query { operation, what, depth, own, timeout });
+//! let what = QueryKind::Discover;
+//! let mut next = Some(Input::Query { operation, what, depth: -1, own: false, timeout: None });
 //! let mut ended = None;
 //! while ended.is_none() {
 //!     match next.take() {
