@@ -126,7 +126,7 @@ async fn discover(network: &DemoNetwork) -> anyhow::Result<StepResult> {
         "one hop found {} nodes and not {expected}",
         neighbours.nodes.len()
     );
-    let links = peerkit::Network::new("demo", &discovery).links();
+    let links = peerkit::NetworkGraph::new("demo", &discovery).links();
     let text = format!(
         "{} finds all {} in {}",
         first.name(),

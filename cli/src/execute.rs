@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use peerkit::{
-    Address, BroadcastReceipt, ConnectOptions, Discovery, Error, Figures, Network, Node, Peer,
+    Address, BroadcastReceipt, ConnectOptions, Discovery, Error, Figures, NetworkGraph, Node, Peer,
     SharedFile,
 };
 use serde::Serialize;
@@ -272,7 +272,7 @@ impl NodeSession {
 
     async fn discover(&self, depth: i32) -> anyhow::Result<Reply> {
         let discovery = self.node.discover(depth).await?;
-        let links = Network::new(self.node.network().name(), &discovery).links();
+        let links = NetworkGraph::new(self.node.network().name(), &discovery).links();
         let nodes = NodeView::all(&self.node, &discovery);
         let Discovery { complete, elapsed, .. } = discovery;
         let text = network::discovered(self.output.paint(), &nodes, links, complete, elapsed);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use peerkit::{DownloadStatus, Hash, Node, NodeId, Progress};
+use peerkit::{DownloadStatus, Hash, HashProgress, Node, NodeId};
 
 use crate::human;
 use crate::text::{self, Paint};
@@ -30,7 +30,7 @@ impl Bars {
     }
 
     /// Returns a function that shows progress on a bar, from its first call until it is dropped.
-    pub(crate) fn bar(&self, what: &'static str) -> impl FnMut(Progress) + Send + 'static {
+    pub(crate) fn bar(&self, what: &'static str) -> impl FnMut(HashProgress) + Send + 'static {
         let bars = self.clone();
         let mut shown: Option<VisibleBar> = None;
         move |progress| {
@@ -159,8 +159,8 @@ mod tests {
             paint: Paint::on(&tempfile::tempfile().unwrap()),
         };
         let mut bar = bars.bar("hashing");
-        bar(Progress { done: 0, total: 1 });
-        bar(Progress { done: 1 << 20, total: 8 << 20 });
+        bar(HashProgress { done: 0, total: 1 });
+        bar(HashProgress { done: 1 << 20, total: 8 << 20 });
         drop(bar);
         assert_eq!(bars.step_aside(|| 7), 7);
     }

@@ -1,5 +1,5 @@
-//! Actions that a handler asks for through its context, with their result as an event: connects,
-//! joins, discoveries, searches, pings, fetches, shares and requests. Each is a task of its own.
+//! Actions of a handler whose result comes as an event: connects, joins, discoveries, searches, pings,
+//! fetches, shares and requests. Each runs in a task of its own.
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
@@ -17,8 +17,7 @@ use crate::shares::ShareOptions;
 use crate::timers::HandlerTimers;
 use crate::transfer::FetchRequest;
 
-/// Actions of the handler that may be under way at once. 1,024: one for each order that the actor
-/// may have waiting.
+/// Most actions of the handler under way. 1,024: one for each order that may wait for the actor.
 pub(crate) const ACTIONS: usize = 1024;
 
 /// The actions and timers of the handler.
@@ -44,7 +43,7 @@ impl Default for HandlerState {
 }
 
 impl Inner {
-    /// Begins an action. Its result comes as an event.
+    /// Starts an action. Its result comes as an event.
     pub(crate) fn perform(self: &Arc<Self>, action: Action) {
         let Some((id, permit)) = self.begin(&action) else { return };
         let inner = self.clone();
@@ -54,7 +53,7 @@ impl Inner {
         });
     }
 
-    /// Returns where to hand the result of a connect; the event with it follows.
+    /// Returns the sender for the result of a connect, which is then reported as an event.
     pub(crate) fn report_connect(
         self: &Arc<Self>,
         action: &Action,
@@ -70,7 +69,7 @@ impl Inner {
         Some(reply)
     }
 
-    /// Returns the number of an action and a permit for it; without a permit it fails.
+    /// Returns the number of an action and a permit for it. If there is no permit, the action fails.
     fn begin(self: &Arc<Self>, action: &Action) -> Option<(ActionId, OwnedSemaphorePermit)> {
         let id = number(action)?;
         if let Ok(permit) = self.handler.permits.clone().try_acquire_owned() {
@@ -92,7 +91,7 @@ impl Inner {
         drop(permit);
     }
 
-    /// Reports that an action of the handler was not taken, because too many wait before it.
+    /// Reports that an action of the handler was dropped, because too many wait before it.
     pub(crate) fn report_dropped(&self, action: Action) {
         let error = Error::TooManyActions(HANDLER_ORDERS);
         let event = match action {
@@ -119,7 +118,7 @@ impl Inner {
         self.dispatch.notice(event);
     }
 
-    /// Carries out an action and returns the event with its result.
+    /// Carries out an action, and returns the event with its result.
     async fn result(self: &Arc<Self>, action: Action) -> Result<Event, Error> {
         Ok(match action {
             Action::Join(action, addresses) => {
@@ -167,7 +166,7 @@ fn failure(action: ActionId, error: &Error) -> Event {
     Event::NodeActionFailed { action, error: error.to_string() }
 }
 
-/// Returns the number of an action that has a result.
+/// Returns the number of an action, if it has a result.
 fn number(action: &Action) -> Option<ActionId> {
     match action {
         Action::Connect(id, ..)

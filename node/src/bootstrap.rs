@@ -1,4 +1,4 @@
-//! Bootstrap nodes: where a node begins when the application names no node to join through.
+//! Bootstrap nodes, which a node joins through if its application names none.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -7,16 +7,16 @@ use peerkit_proto::address::{Address, ParseAddressError};
 
 use crate::disk::private;
 
-/// The file in the state folder that lists bootstrap nodes.
+/// Name of the file in the state folder that lists bootstrap nodes.
 pub(crate) const BOOTSTRAP_FILE: &str = "bootstrap";
 
-/// Longest list of bootstrap nodes. 64: some of them answer, and dialling all is no burden.
+/// Most bootstrap nodes. 64: some of them answer, and dialling all is cheap.
 pub(crate) const MAX_BOOTSTRAP: usize = 64;
 
 /// Largest file of bootstrap nodes, in bytes: 64 lines with the longest address, and comments.
 const MAX_FILE: u64 = 64 << 10;
 
-/// Why the list of bootstrap nodes can't be used.
+/// The error of a list of bootstrap nodes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BootstrapError {

@@ -1,5 +1,5 @@
-//! Files and folders of this machine: what differs between systems, and what must not follow a link,
-//! block on a pipe, or be readable by other users.
+//! Access to files and folders: where operating systems differ, and where a symbolic link must not be
+//! followed, a pipe must not block, or other users must not read a file.
 
 use std::fs::File;
 use std::io;
@@ -13,13 +13,13 @@ pub(crate) mod private;
 pub(crate) mod space;
 pub(crate) mod whole;
 
-/// Fills `buffer` from `offset` on, whatever else reads the file at the same time.
+/// Reads bytes from `offset` on until `buffer` is full. Other threads may read the file at the same time.
 #[cfg(unix)]
 pub(crate) fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
 }
 
-/// Fills `buffer` from `offset` on, whatever else reads the file at the same time.
+/// Reads bytes from `offset` on until `buffer` is full. Other threads may read the file at the same time.
 #[cfg(windows)]
 pub(crate) fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
     use std::os::windows::fs::FileExt;
@@ -35,7 +35,7 @@ pub(crate) fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64)
     Ok(())
 }
 
-/// Makes a rename or a new file in `folder` survive a power cut, where folders can be synced.
+/// Makes a rename or a new file in `folder` survive a power cut, on systems that can sync folders.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) {
         File::open(folder)?.sync_all()?;
@@ -43,7 +43,7 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes everything on the disk that `folder` is on. Returns `false` where the system can't.
+/// Writes all cached data of the disk that holds `folder`. Returns `false` if the system can't.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn sync_all(folder: &Path) -> io::Result<bool> {
     rustix::fs::syncfs(File::open(folder)?)?;

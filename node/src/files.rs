@@ -1,4 +1,4 @@
-//! The files of a node: what it shares, fetches and sends.
+//! The files of a node: its shares, downloads and uploads, and the search by name.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -20,23 +20,23 @@ use crate::served::ServedStream;
 use crate::shares::Shares;
 use crate::transfer::{Downloads, FileServer, Partials, UploadNews, Uploads};
 
-/// The files of a node. Part of [`Inner`].
+/// The shares, downloads and uploads of a node.
 pub(crate) struct Files {
     pub(crate) shares: Shares,
-    /// Fetches under way, whose verified pieces are served already.
+    /// Unfinished downloads, whose verified pieces are served already.
     pub(crate) partials: Partials,
     pub(crate) downloads: Downloads,
     pub(crate) uploads: Uploads,
-    /// The folder for fetches that name no destination.
+    /// The folder for requests that name no destination.
     download_folder: Mutex<PathBuf>,
-    /// A permit for the one search of another node that runs.
+    /// A permit for the one search of another node that may run.
     searching: Arc<Semaphore>,
     /// Cancelled once the shares of the last run are shared again.
     pub(crate) restored: CancellationToken,
 }
 
 impl Files {
-    /// Returns a node's files before it has started, and the news of its uploads.
+    /// Returns the files of a node that has not started, and the receiver of its uploads' news.
     pub(crate) fn new(
         shares: Shares,
         max_downloads: usize,
@@ -55,19 +55,19 @@ impl Files {
         (files, news)
     }
 
-    /// Returns the folder for fetches that name no destination.
+    /// Returns the folder for requests that name no destination.
     pub(crate) fn download_folder(&self) -> PathBuf {
         lock(&self.download_folder).clone()
     }
 
-    /// Sets the folder for fetches that name no destination.
+    /// Sets the folder for requests that name no destination.
     pub(crate) fn set_download_folder(&self, folder: PathBuf) {
         *lock(&self.download_folder) = folder;
     }
 }
 
-/// Starts to serve files, to report uploads, to watch the shares, to share again what was shared before,
-/// and to continue the downloads of earlier runs.
+/// Starts to serve files, report uploads and watch shares, and continues the shares and downloads of earlier
+/// runs.
 pub(crate) async fn start(inner: &Arc<Inner>, mut upload_news: mpsc::Receiver<UploadNews>) {
     let Files { shares, partials, uploads, .. } = &inner.files;
     let rates = inner.rates.clone();
@@ -135,11 +135,11 @@ impl Inner {
     }
 }
 
-/// Returns the files of this node that answer another node's question, as far as `asker` may have them.
-/// If the asker is not known, these are the files that everyone may have.
+/// Returns the files of this node that answer another node's query, as far as `asker` may have them. Without
+/// an asker these are the open shares.
 ///
 /// Searches run one at a time, so that all of them together take one core at most. Returns `None` if the
-/// question is too old when its turn comes.
+/// query is too old when its turn comes.
 pub(crate) async fn find(
     inner: &Inner,
     what: QueryKind,
@@ -156,7 +156,7 @@ pub(crate) async fn find(
     };
     let finding = inner.tasks.tracker.spawn_blocking(move || {
         let _turn = turn;
-        // A link has no proof to show: what takes a ticket is not found.
+        // A query carries no proof of a ticket, so shares with tickets are not found.
         let asker = asker.map(|id| Asker { id, binding: &[0; 32], proof: None });
         match what {
             QueryKind::Search(text) => shares.search(&text, limit, asker.as_ref()),
@@ -173,7 +173,7 @@ pub(crate) async fn find(
     blocking::finish(finding).await
 }
 
-/// Returns all files of this node that fit a search, those for named nodes included.
+/// Returns all files of this node that match a search, those for named nodes included.
 async fn find_own(inner: &Inner, text: String) -> Vec<SharedFile> {
     let (shares, limit) = (inner.files.shares.clone(), inner.config.max_search_results);
     let finding = inner.tasks.tracker.spawn_blocking(move || shares.search_own(&text, limit));

@@ -102,7 +102,7 @@ pub use events::Events;
 pub use key::{
     KeyError, create as create_key, load as load_key, load_or_create as load_or_create_key,
 };
-pub use network::{Degrees, Figures, Network, NetworkNode};
+pub use network::{Degrees, Figures, NetworkGraph, NetworkNode};
 pub use node::{
     ConnectOptions, Discovery, FilesHandle, IntoAddress, IntoPlaces, NetworkHandle, Node, Place,
     SendReport, Sender, Size,
@@ -110,7 +110,8 @@ pub use node::{
 pub use outgoing_message::OutgoingMessage;
 pub use rate::RateLimits;
 pub use shares::{
-    Added, FolderFile, FolderPart, Progress, Refreshed, ShareError, Sharing, SkipReason, Skipped,
+    Added, FolderFile, FolderPart, HashProgress, Refreshed, ShareError, Sharing, SkipReason,
+    Skipped,
 };
 pub use status::{PeerStatus, Status};
 pub use store::{KnownPeer, StoreError};

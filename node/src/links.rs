@@ -14,13 +14,13 @@ use crate::lock::{read, write};
 /// The links of a node, one for each peer at most.
 #[derive(Default)]
 pub(crate) struct LinkTable {
-    table: RwLock<Table>,
+    table: RwLock<LinkMaps>,
     changed: Notify,
     last_serial: AtomicU64,
 }
 
 #[derive(Default)]
-struct Table {
+struct LinkMaps {
     by_id: HashMap<NodeId, Arc<Conn>>,
     /// The links in the order in which they were made. Filled on demand, emptied by every change.
     in_order: OnceLock<Arc<[Arc<Conn>]>>,

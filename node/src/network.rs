@@ -35,7 +35,7 @@ const MAP_VERSION: u32 = 1;
 
 /// The nodes and links of a network, as a discovery found them: see [`NetworkHandle::graph`].
 ///
-/// It can be measured ([`Network::figures`]) and written as SVG, DOT, GraphML, JSON or text. Its
+/// It can be measured ([`NetworkGraph::figures`]) and written as SVG, DOT, GraphML, JSON or text. Its
 /// JSON is the node-link form of NetworkX, with `from` and `to` for the ends of a link, and the
 /// `version` of the form in `graph`.
 ///
@@ -56,7 +56,7 @@ const MAP_VERSION: u32 = 1;
 ///
 /// [`NetworkHandle::graph`]: crate::NetworkHandle::graph
 #[derive(Debug, Clone, Default)]
-pub struct Network {
+pub struct NetworkGraph {
     name: String,
     nodes: Vec<NetworkNode>,
     edges: Vec<Edge>,
@@ -64,7 +64,7 @@ pub struct Network {
     elapsed: Duration,
 }
 
-/// A node of a [`Network`].
+/// A node of a [`NetworkGraph`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct NetworkNode {
@@ -91,7 +91,7 @@ struct Edge {
 
 /// A pair of linked nodes, by their places in the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Link {
+struct NodePair {
     /// The one that dialled.
     from: usize,
     to: usize,
@@ -99,7 +99,7 @@ struct Link {
     both: bool,
 }
 
-impl Network {
+impl NetworkGraph {
     /// Builds the network of that name out of a discovery.
     #[must_use]
     pub fn new(name: &str, discovery: &Discovery) -> Self {
@@ -228,7 +228,7 @@ impl Network {
     }
 
     /// Every pair of linked nodes once.
-    fn pairs(&self) -> Vec<Link> {
+    fn pairs(&self) -> Vec<NodePair> {
         let places = self.nodes.iter().enumerate().map(|(place, node)| (node.id, place));
         let places: BTreeMap<NodeId, usize> = places.collect();
         let edges = self.edges.iter().filter_map(|edge| {
@@ -237,7 +237,7 @@ impl Network {
             if both && back < *edge {
                 return None;
             }
-            Some(Link { from: *places.get(&edge.from)?, to: *places.get(&edge.to)?, both })
+            Some(NodePair { from: *places.get(&edge.from)?, to: *places.get(&edge.to)?, both })
         });
         edges.collect()
     }
@@ -254,9 +254,9 @@ struct Graph<'n> {
     version: u32,
 }
 
-impl Serialize for Network {
+impl Serialize for NetworkGraph {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut network = serializer.serialize_struct("Network", 5)?;
+        let mut network = serializer.serialize_struct("NetworkGraph", 5)?;
         network.serialize_field("directed", &true)?;
         network.serialize_field("multigraph", &false)?;
         network.serialize_field("graph", &Graph { network: &self.name, version: MAP_VERSION })?;
@@ -277,8 +277,8 @@ pub(super) mod tests {
         NodeId::from_bytes(bytes)
     }
 
-    pub(super) fn network_of(infos: &[NodeInfo]) -> Network {
-        Network::of("", infos)
+    pub(super) fn network_of(infos: &[NodeInfo]) -> NetworkGraph {
+        NetworkGraph::of("", infos)
     }
 
     /// Nodes 0 to `n` that all answered, each link told by both of its ends.
@@ -303,16 +303,17 @@ pub(super) mod tests {
     }
 
     /// Two nodes: the first has a name that nobody should have, the second did not answer.
-    pub(super) fn hostile() -> Network {
+    pub(super) fn hostile() -> NetworkGraph {
         let mut infos = infos(2, &[(0, 1)]);
         infos[0].name = "a\"; b \\\n\u{1b}[31m<x y='&amp;'>\u{202e}\u{ffff}]]>".into();
-        Network::of("<net\u{0}>", &infos[..1])
+        NetworkGraph::of("<net\u{0}>", &infos[..1])
     }
 
     #[test]
     fn a_pair_that_both_dialled_is_one_link() {
         let network = network_of(&infos(3, &[(0, 1), (1, 0), (2, 1)]));
-        let expected = [Link { from: 0, to: 1, both: true }, Link { from: 2, to: 1, both: false }];
+        let expected =
+            [NodePair { from: 0, to: 1, both: true }, NodePair { from: 2, to: 1, both: false }];
         assert_eq!(network.pairs(), expected);
         assert_eq!(network.links(), 2);
     }
@@ -350,7 +351,7 @@ pub(super) mod tests {
 
     #[test]
     fn json_has_the_node_link_form() {
-        let network = Network::of("net", &infos(2, &[(1, 0)])[..1]);
+        let network = NetworkGraph::of("net", &infos(2, &[(1, 0)])[..1]);
         let expected = serde_json::json!({
             "directed": true,
             "multigraph": false,

@@ -36,13 +36,13 @@ pub(crate) struct AddressBook {
     store: Store,
     /// Peers that were met and are not in the store yet: those that come while others are written go in
     /// together.
-    unwritten: watch::Sender<Unwritten>,
+    unwritten: watch::Sender<UnwrittenPeers>,
     /// Nodes to join through when the application names none.
     pub(crate) bootstrap: Vec<Address>,
 }
 
 #[derive(Debug, Default)]
-struct Unwritten {
+struct UnwrittenPeers {
     /// The last entry of each node.
     peers: BTreeMap<NodeId, KnownPeer>,
     /// A thread is writing, and takes what is added meanwhile.

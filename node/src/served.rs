@@ -17,8 +17,8 @@ const RELAYED_REQUESTS: usize = 100;
 
 /// The application's functions, and those of the node itself, that answer requests and streams.
 pub(crate) struct Served {
-    pub(crate) requests: Table<ServedRequest>,
-    pub(crate) streams: Table<ServedStream>,
+    pub(crate) requests: ByName<ServedRequest>,
+    pub(crate) streams: ByName<ServedStream>,
     /// A permit for each request that other nodes have relayed and that is being answered.
     pub(crate) relayed: Arc<Semaphore>,
 }
@@ -26,20 +26,20 @@ pub(crate) struct Served {
 impl Default for Served {
     fn default() -> Self {
         let relayed = Arc::new(Semaphore::new(RELAYED_REQUESTS));
-        Self { requests: Table::default(), streams: Table::default(), relayed }
+        Self { requests: ByName::default(), streams: ByName::default(), relayed }
     }
 }
 
 /// Handlers by name; the last one given for a name counts.
-pub(crate) struct Table<H>(RwLock<HashMap<String, H>>);
+pub(crate) struct ByName<H>(RwLock<HashMap<String, H>>);
 
-impl<H> Default for Table<H> {
+impl<H> Default for ByName<H> {
     fn default() -> Self {
         Self(RwLock::default())
     }
 }
 
-impl<H: Clone> Table<H> {
+impl<H: Clone> ByName<H> {
     pub(crate) fn insert(&self, name: &str, handler: H) {
         write(&self.0).insert(name.to_owned(), handler);
     }

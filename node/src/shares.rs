@@ -1,17 +1,18 @@
-//! What this node shares: files and folders that stay where they are, found by hash and by name.
+//! The shares of this node: files and folders that stay where they are, found by hash and by name.
 //!
-//! Nothing is copied into a store. A share is hashed when it is added, and what each file looked
-//! like then ([`Fingerprint`](crate::disk::fingerprint::Fingerprint)) is kept, so that a file that was changed since is
-//! never served under its old hash, and one that was not is not hashed again after a restart.
-//! Every look from outside is with the eyes of whoever asks: what it may not have is not there.
+//! Nothing is copied into a store. A share is hashed when it is added, and the
+//! [`Fingerprint`](crate::disk::fingerprint::Fingerprint) of each file is kept. So a file that was changed since is
+//! never served under its old hash, and a file that was not is not hashed again after a restart. Every
+//! look-up is made for the node that asks: content that it may not have does not exist for it.
 
 mod hashing;
 mod index;
-mod names;
+mod name_list;
 mod open;
-mod question;
-mod report;
+
+mod results;
 mod scan;
+mod search;
 mod sharing;
 #[cfg(test)]
 mod tests;
@@ -30,8 +31,8 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use index::ChangedShare;
 pub(crate) use open::{OpenShare, OpenTree, values_of};
-pub use report::{
-    Added, FolderFile, FolderPart, Progress, Refreshed, ShareError, SkipReason, Skipped,
+pub use results::{
+    Added, FolderFile, FolderPart, HashProgress, Refreshed, ShareError, SkipReason, Skipped,
 };
 #[cfg(test)]
 pub(crate) use sharing::Audience;
@@ -42,30 +43,30 @@ use sharing::Terms;
 use crate::blocking;
 use crate::lock::{lock, read, write};
 use crate::store::{KnownShare, Store, StoreError};
-use index::{Index, Top};
-use question::Question;
+use index::{Index, Share};
 use scan::Scanner;
+use search::SearchQuery;
 use watching::Watching;
 
-/// The files and folders that a node shares. Clones share them.
+/// The files and folders that a node shares. Clones have the same ones.
 #[derive(Debug, Clone)]
 pub(crate) struct Shares {
     store: Store,
     index: Arc<RwLock<Index>>,
-    /// Held while what is wanted changes, in the index and in the store alike.
+    /// Held while the added paths change, in the index and in the store.
     changing: Arc<Mutex<()>>,
-    /// Held for reading while something is added: what it wrote down is not to be pruned before
-    /// the index has it.
+    /// Held for reading while a share is added: the hashes that were stored for it must not be pruned
+    /// before the index has it.
     pruning: Arc<RwLock<()>>,
     watching: Option<Arc<Watching>>,
-    /// What the secrets of shares come from that are not remembered.
+    /// Key from which the ticket secrets of shares that are not remembered are derived.
     tickets: Option<TicketKey>,
-    /// What is being done off the async threads: it holds the store.
+    /// Work on blocking threads, which uses the store.
     work: TaskTracker,
 }
 
 impl Shares {
-    /// Nothing shared yet: see [`restore`](Self::restore) for what `store` knows.
+    /// Creates an empty set of shares. [`restore`](Self::restore) adds those in `store`.
     #[must_use]
     pub(crate) fn new(store: Store) -> Self {
         Self {
@@ -79,27 +80,28 @@ impl Shares {
         }
     }
 
-    /// Has what is shared from now on watched, where that is possible: see [`watch`](Self::watch).
+    /// Watches what is shared from now on, if the system can: see [`watch`](Self::watch).
     #[must_use]
     pub(crate) fn watched(mut self) -> Self {
         self.watching = Watching::new().map(Arc::new);
         self
     }
 
-    /// A share that is not remembered has the same ticket whenever the node with this key has it.
+    /// Derives the ticket secrets of shares that are not remembered from the node's key. The same content
+    /// then has the same ticket each time.
     #[must_use]
     pub(crate) fn with_tickets_of(mut self, key: &Key) -> Self {
         self.tickets = Some(TicketKey::of(key));
         self
     }
 
-    /// Waits for the work that its callers have left, which has been told to stop.
+    /// Waits for work whose callers are gone. Such work stops early.
     pub(crate) async fn settle(&self) {
         self.work.close();
         self.work.wait().await;
     }
 
-    /// As [`add_with`](Self::add_with) the options that are the default.
+    /// Adds a share with default options, as [`add_with`](Self::add_with) does.
     ///
     /// # Errors
     /// As [`add_with`](Self::add_with).
@@ -107,37 +109,36 @@ impl Shares {
     pub(crate) async fn add(
         &self,
         path: impl Into<PathBuf>,
-        progress: impl FnMut(Progress) + Send + 'static,
+        progress: impl FnMut(HashProgress) + Send + 'static,
     ) -> Result<Added, ShareError> {
         self.add_with(path, ShareOptions::default(), progress).await
     }
 
-    /// Shares the file or folder at `path`, in place of what was shared from there before, and as
-    /// `options` say from now on.
+    /// Shares the file or folder at `path` with `options`. Replaces an earlier share of the same path.
     ///
-    /// It is hashed first, on all cores; `progress` is called as that goes on, on another thread.
-    /// Symbolic links in a folder are not followed. What can't be shared is told in the result.
+    /// The files are hashed first, on all cores. `progress` is called meanwhile, on another thread. Symbolic
+    /// links in a folder are not followed. The result lists the entries that can't be shared.
     ///
     /// # Errors
-    /// Where `path` itself can't be shared; nothing has changed then.
+    /// If `path` itself can't be shared. Nothing has changed then.
     pub(crate) async fn add_with(
         &self,
         path: impl Into<PathBuf>,
         options: ShareOptions,
-        mut progress: impl FnMut(Progress) + Send + 'static,
+        mut progress: impl FnMut(HashProgress) + Send + 'static,
     ) -> Result<Added, ShareError> {
         let path = path.into();
         self.blocking(move |shares, stop| shares.add_now(&path, options, &mut progress, stop)).await
     }
 
-    /// Shares again what was shared before the restart. A path that is missing now is told among
-    /// the removed; it is remembered, and tried again next time.
+    /// Shares again what was shared before the restart. Paths that are missing now are among the removed of
+    /// the result. They are remembered, and tried again after the next restart.
     ///
     /// # Errors
-    /// Where the node's state can't be read or written.
+    /// If the node's state can't be read or written.
     pub(crate) async fn restore(
         &self,
-        mut progress: impl FnMut(Progress) + Send + 'static,
+        mut progress: impl FnMut(HashProgress) + Send + 'static,
     ) -> Result<Refreshed, ShareError> {
         self.blocking(move |shares, stop| {
             let paths: Vec<PathBuf> = {
@@ -146,28 +147,27 @@ impl Shares {
                 let mut index = write(&shares.index);
                 let paths = known.iter().map(|(path, _)| path.clone()).collect();
                 for (path, KnownShare { shared, access }) in known {
-                    index.want(path, shared, Terms { access, remember: true });
+                    index.add_path(path, shared, Terms { access, remember: true });
                 }
                 paths
             };
-            shares.look_again(paths, &mut progress, stop)
+            shares.rescan(paths, &mut progress, stop)
         })
         .await
     }
 
-    /// Looks at every share again: what was changed is hashed again, and what is gone is no longer
-    /// shared.
+    /// Scans every share again. Changed files are hashed again, and files that are gone are no longer shared.
     ///
     /// # Errors
-    /// Where the node's state can't be read or written.
+    /// If the node's state can't be read or written.
     pub(crate) async fn refresh(
         &self,
-        mut progress: impl FnMut(Progress) + Send + 'static,
+        mut progress: impl FnMut(HashProgress) + Send + 'static,
     ) -> Result<Refreshed, ShareError> {
         self.blocking(move |shares, stop| {
-            let paths: Vec<PathBuf> = read(&shares.index).wanted().cloned().collect();
-            let mut report = shares.look_again(paths, &mut progress, stop)?;
-            // What was not there at the start either may come back.
+            let paths: Vec<PathBuf> = read(&shares.index).paths().cloned().collect();
+            let mut report = shares.rescan(paths, &mut progress, stop)?;
+            // A share that was not there at the start either may come back.
             report.removed.retain(|(_, before)| before.is_some());
             for (path, _) in &report.removed {
                 shares.forget(path)?;
@@ -178,11 +178,11 @@ impl Shares {
         .await
     }
 
-    /// Stops sharing what was added and has this hash; the files stay. Returns what was removed:
-    /// nothing where no share has the hash (a file inside a shared folder is not a share).
+    /// Removes the shares with this hash, and returns them. The files stay on disk. A file in a shared folder
+    /// is not a share of its own, so none is removed for its hash.
     ///
     /// # Errors
-    /// Where the node's state can't be written; it is no longer shared all the same.
+    /// If the node's state can't be written. It is no longer shared in this run.
     pub(crate) async fn remove(&self, hash: &Hash) -> Result<Vec<SharedFile>, ShareError> {
         let hash = *hash;
         self.blocking(move |shares, _| {
@@ -197,7 +197,7 @@ impl Shares {
         .await
     }
 
-    /// Stops sharing what was added at `path`, and nothing else; what that was.
+    /// Removes the share that was added at `path`, and returns it.
     ///
     /// # Errors
     /// As [`remove`](Self::remove).
@@ -211,41 +211,41 @@ impl Shares {
         .await
     }
 
-    /// What is shared, as it was added: a folder is one. In the order of the paths.
+    /// Returns the shares in the order of their paths. A folder is one share.
     #[must_use]
     pub(crate) fn list(&self) -> Vec<SharedFile> {
-        read(&self.index).tops().map(|top| top.shared.clone()).collect()
+        read(&self.index).shares().map(|share| share.shared.clone()).collect()
     }
 
-    /// What is shared and from where.
+    /// Returns the shares with their paths.
     #[must_use]
     pub(crate) fn paths(&self) -> Vec<(PathBuf, SharedFile)> {
-        read(&self.index).tops().map(|top| (top.path.clone(), top.shared.clone())).collect()
+        read(&self.index).shares().map(|share| (share.path.clone(), share.shared.clone())).collect()
     }
 
-    /// Who may have what is shared under `hash`.
+    /// Returns which nodes may have the content with this hash.
     #[must_use]
     pub(crate) fn access(&self, hash: &Hash) -> Option<Access> {
         read(&self.index).access(hash).cloned()
     }
 
-    /// Returns the name that `hash` is shared under, `name` if that is given, and who may have it.
+    /// Returns the name under which `hash` is shared, and its access. If `name` is given, it has to be that
+    /// name.
     #[must_use]
     pub(crate) fn named(&self, hash: &Hash, name: Option<&FileName>) -> Option<(FileName, Access)> {
         read(&self.index).named(hash, name).map(|(name, access)| (name, access.clone()))
     }
 
-    /// Returns files of the folder that was added at `path`.
+    /// Returns at most `limit` files, after the first `skip`, of the folder that was added at `path`.
     #[must_use]
     pub(crate) fn files_in(&self, path: &Path, skip: usize, limit: usize) -> Option<FolderPart> {
-        let top = read(&self.index).top(path).cloned()?;
-        top.part(skip, limit)
+        let share = read(&self.index).share(path).cloned()?;
+        share.part(skip, limit)
     }
 
-    /// Returns at most `limit` shares, and files in shared folders, that `text` asks for, as
-    /// [`Node::search`](crate::Node::search) has it. Shares come first. An empty text finds
-    /// everything. Where nobody is known to ask, only what is open is found. Takes some
-    /// milliseconds for 100,000 files.
+    /// Searches the shares, and the files in shared folders, as [`Node::search`](crate::Node::search) does.
+    /// Returns at most `limit` results, shares first. An empty text finds everything. Without an asker
+    /// only open shares are found. Takes some milliseconds for 100,000 files.
     #[must_use]
     pub(crate) fn search(
         &self,
@@ -253,10 +253,10 @@ impl Shares {
         limit: usize,
         asker: Option<&Asker<'_>>,
     ) -> Vec<SharedFile> {
-        self.search_in(text, limit, |top| index::may_have(&top.access, asker))
+        self.search_in(text, limit, |share| index::may_have(&share.access, asker))
     }
 
-    /// As [`search`](Self::search), for the owner of this node: everything is found.
+    /// Searches as [`search`](Self::search) does, for the user of this node: all shares are found.
     #[must_use]
     pub(crate) fn search_own(&self, text: &str, limit: usize) -> Vec<SharedFile> {
         self.search_in(text, limit, |_| true)
@@ -266,15 +266,16 @@ impl Shares {
         &self,
         text: &str,
         limit: usize,
-        is_visible: impl Fn(&Top) -> bool,
+        is_visible: impl Fn(&Share) -> bool,
     ) -> Vec<SharedFile> {
-        let question = Question::new(text);
-        let tops: Vec<Arc<Top>> = {
+        let query = SearchQuery::new(text);
+        let visible: Vec<Arc<Share>> = {
             let index = read(&self.index);
-            index.tops().filter(|top| is_visible(top)).cloned().collect()
+            index.shares().filter(|share| is_visible(share)).cloned().collect()
         };
-        let shares = tops.iter().filter(|top| top.fits(&question)).map(|top| top.shared.clone());
-        let inside = tops.iter().flat_map(|top| top.files(&question));
+        let shares =
+            visible.iter().filter(|share| share.fits(&query)).map(|share| share.shared.clone());
+        let inside = visible.iter().flat_map(|share| share.files(&query));
         let mut found: Vec<SharedFile> = Vec::new();
         let mut seen = HashSet::new();
         for file in shares.chain(inside) {
@@ -288,27 +289,27 @@ impl Shares {
         found
     }
 
-    /// Whether anything that `asker` may have has this hash: a share, a file in one, a folder.
+    /// Returns whether `asker` may have content with this hash: a share, or a file in one.
     #[must_use]
     pub(crate) fn contains(&self, hash: &Hash, asker: &Asker<'_>) -> bool {
         read(&self.index).allows(hash, Some(asker))
     }
 
-    /// What is served to `asker` under `hash`, without a look at the disk.
+    /// Describes the content that is served to `asker` under `hash`, mostly without access to the disk.
     #[must_use]
     pub(crate) fn describe(&self, hash: &Hash, asker: &Asker<'_>) -> Option<Description> {
         self.described(hash, Some(asker))
     }
 
-    /// As [`describe`](Self::describe), for a query: where nobody is known to ask, only what is
-    /// open is there.
+    /// Describes content as [`describe`](Self::describe) does, for a query. Without an asker only open
+    /// shares count.
     #[must_use]
     pub(crate) fn described(&self, hash: &Hash, asker: Option<&Asker<'_>>) -> Option<Description> {
         read(&self.index).find(hash, asker).first()?.describe()
     }
 
-    /// Returns the content that is served to `asker` under `hash`: a share, or a file in a shared
-    /// folder. Of several the one that is called `name`, if there is one.
+    /// Returns the content that is served to `asker` under `hash`: a share, or a file in a shared folder.
+    /// Prefers the one with this name.
     #[must_use]
     pub(crate) fn file(
         &self,
@@ -321,8 +322,8 @@ impl Shares {
         called.or_else(|| index.find(hash, Some(asker)).first()?.file())
     }
 
-    /// Returns what is served to `asker` under `hash`, or the `file` of this number in that folder, as
-    /// something that turns out to be changed on disk.
+    /// Returns the content that is served to `asker` under `hash`, as content that was found changed on disk.
+    /// If it is a folder, `file` is the number of the changed file in it.
     #[must_use]
     pub(crate) fn served(
         &self,
@@ -331,21 +332,21 @@ impl Shares {
         asker: &Asker<'_>,
     ) -> Option<ChangedShare> {
         let location = read(&self.index).find(hash, Some(asker)).into_iter().next()?;
-        location.top.changed(location.item.or(file))
+        location.share.changed(location.item.or(file))
     }
 
-    /// Returns what was served to `asker` under `hash` and was changed or removed since. Of a folder
-    /// that is the file in it that is not what it was, if there is one.
+    /// Returns the content that was served to `asker` under `hash` until it was changed or removed. Of a
+    /// folder this is the changed file, if it is known.
     #[must_use]
     pub(crate) fn changed(&self, hash: &Hash, asker: &Asker<'_>) -> Option<ChangedShare> {
         read(&self.index).retired(hash, asker)
     }
 
-    /// Opens what has this hash, for `asker`. Blocks on the disk.
+    /// Opens the content with this hash for `asker`. Blocks on the disk.
     ///
     /// # Errors
-    /// [`FileRefusal::NotFound`] where nothing that `asker` may have has it, [`FileRefusal::Changed`] where
-    /// all that had it were changed or can't be read any more.
+    /// [`FileRefusal::NotFound`] if `asker` may have no content with this hash, [`FileRefusal::Changed`] if
+    /// every copy was changed or can't be read any more.
     pub(crate) fn open(&self, hash: &Hash, asker: &Asker<'_>) -> Result<OpenShare, FileRefusal> {
         let locations = read(&self.index).find(hash, Some(asker));
         if locations.is_empty() {
@@ -376,49 +377,49 @@ impl Shares {
         &self,
         path: &Path,
         options: ShareOptions,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut dyn FnMut(HashProgress),
         stop: &CancellationToken,
     ) -> Result<Added, ShareError> {
         let _adding = read(&self.pruning);
         let real = resolve(path)?;
-        self.look_after(&real);
+        self.start_watching(&real);
         let scanned = Scanner { store: &self.store, progress, stop }.scan(real.clone());
-        let scanned = scanned.inspect_err(|_| self.look_away(&real))?;
-        let mut top = scanned.top;
+        let scanned = scanned.inspect_err(|_| self.stop_watching(&real))?;
+        let mut share = scanned.share;
         let _changing = lock(&self.changing);
-        let before = read(&self.index).terms(&top.path).map(|terms| terms.access.clone());
-        let again = self.tickets.as_ref().map(|tickets| tickets.secret_of(&top.shared.hash));
+        let before = read(&self.index).terms(&share.path).map(|terms| terms.access.clone());
+        let again = self.tickets.as_ref().map(|tickets| tickets.secret_of(&share.shared.hash));
         let Terms { access, remember } = options.terms(before.as_ref(), again)?;
         if remember {
-            let share = KnownShare { shared: top.shared.clone(), access: access.clone() };
-            self.store.save_share(&top.path, &share)?;
+            let row = KnownShare { shared: share.shared.clone(), access: access.clone() };
+            self.store.save_share(&share.path, &row)?;
         } else {
-            self.store.forget_share(&top.path)?;
+            self.store.forget_share(&share.path)?;
         }
-        top.access = access.clone();
-        let (shared, files) = (top.shared.clone(), top.items.len());
-        write(&self.index).insert(top, remember);
+        share.access = access.clone();
+        let (shared, files) = (share.shared.clone(), share.items.len());
+        write(&self.index).insert(share, remember);
         Ok(Added { shared, files, skipped: scanned.skipped, access })
     }
 
-    fn look_again(
+    fn rescan(
         &self,
         paths: impl IntoIterator<Item = PathBuf>,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut dyn FnMut(HashProgress),
         stop: &CancellationToken,
     ) -> Result<Refreshed, ShareError> {
         let mut report = Refreshed::default();
         for path in paths {
-            match self.look_again_at(&path, &mut report, progress, stop) {
+            match self.rescan_path(&path, &mut report, progress, stop) {
                 Ok(()) => {}
                 Err(error @ (ShareError::Store(_) | ShareError::Stopped)) => return Err(error),
                 Err(error) => {
                     tracing::debug!(%error, "no longer shared");
-                    let top = read(&self.index).top(&path).cloned();
-                    let before = top.as_ref().map(|top| top.shared.clone());
+                    let share = read(&self.index).share(&path).cloned();
+                    let before = share.as_ref().map(|share| share.shared.clone());
                     let mut index = write(&self.index);
-                    index.take_down(&path);
-                    top.iter().for_each(|top| index.retire(top));
+                    index.withdraw(&path);
+                    share.iter().for_each(|share| index.retire(share));
                     drop(index);
                     report.removed.push((path, before));
                 }
@@ -427,58 +428,58 @@ impl Shares {
         Ok(report)
     }
 
-    /// Looks at what was added before, as long as it is wanted.
-    fn look_again_at(
+    /// Scans a path that was added before, unless it is removed meanwhile.
+    fn rescan_path(
         &self,
         path: &Path,
         report: &mut Refreshed,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut dyn FnMut(HashProgress),
         stop: &CancellationToken,
     ) -> Result<(), ShareError> {
         let _adding = read(&self.pruning);
-        self.look_after(path);
+        self.start_watching(path);
         let real = resolve(path)?;
         if real != path {
-            // A link has taken its place, or that of a folder above: it could lead anywhere.
+            // A symbolic link has replaced it, or a folder above it. It could lead anywhere.
             return Err(ShareError::Special(path.to_owned()));
         }
         let scanned = Scanner { store: &self.store, progress, stop }.scan(real)?;
-        let mut top = scanned.top;
+        let mut share = scanned.share;
         let _changing = lock(&self.changing);
         let Some(terms) = read(&self.index).terms(path).cloned() else {
-            // Removed meanwhile.
-            self.look_away(path);
+            // The path was removed meanwhile.
+            self.stop_watching(path);
             return Ok(());
         };
         let (last, old) = {
             let index = read(&self.index);
-            (index.last(path).cloned(), index.top(path).cloned())
+            (index.last(path).cloned(), index.share(path).cloned())
         };
-        let before = old.as_ref().map(|top| top.shared.clone());
-        if terms.remember && last.as_ref() != Some(&top.shared) {
-            let share = KnownShare { shared: top.shared.clone(), access: terms.access.clone() };
-            self.store.save_share(path, &share)?;
+        let before = old.as_ref().map(|share| share.shared.clone());
+        if terms.remember && last.as_ref() != Some(&share.shared) {
+            let row = KnownShare { shared: share.shared.clone(), access: terms.access.clone() };
+            self.store.save_share(path, &row)?;
         }
-        if let Some(before) = before.filter(|before| before.hash != top.shared.hash) {
-            report.changed.push((before, top.shared.clone()));
+        if let Some(before) = before.filter(|before| before.hash != share.shared.hash) {
+            report.changed.push((before, share.shared.clone()));
         }
         report.skipped.extend(scanned.skipped);
-        top.access = terms.access;
+        share.access = terms.access;
         let mut index = write(&self.index);
-        index.insert(top, terms.remember);
+        index.insert(share, terms.remember);
         old.iter().for_each(|old| index.retire(old));
         Ok(())
     }
 
-    /// Has `path` watched, before it is looked at: no change of it is missed then.
-    fn look_after(&self, path: &Path) {
+    /// Watches `path`. Called before the scan, so that no change is missed.
+    fn start_watching(&self, path: &Path) {
         if let Some(watching) = &self.watching {
             watching.add(path);
         }
     }
 
-    /// Has `path` watched no more, unless it is wanted.
-    fn look_away(&self, path: &Path) {
+    /// Stops watching `path`, unless it is shared.
+    fn stop_watching(&self, path: &Path) {
         if let Some(watching) = &self.watching
             && read(&self.index).terms(path).is_none()
         {
@@ -486,29 +487,29 @@ impl Shares {
         }
     }
 
-    /// Forgets what was added at `path`; what that was.
+    /// Removes the share at `path` from the index and the store, and returns it.
     fn forget(&self, path: &Path) -> Result<Option<SharedFile>, StoreError> {
         let _changing = lock(&self.changing);
         let gone = write(&self.index).remove(path);
-        self.look_away(path);
+        self.stop_watching(path);
         self.store.forget_share(path)?;
         Ok(gone)
     }
 
-    /// Forgets what files hashed to that are in no share any more. While something is being added
-    /// it is left for the next time.
+    /// Removes stored hashes of files that are in no share any more. Does nothing while a share is being
+    /// added.
     fn prune(&self) -> Result<(), StoreError> {
         let Ok(_alone) = self.pruning.try_write() else {
             return Ok(());
         };
         let shares = self.store.shares()?.into_iter();
         let mut kept: HashSet<PathBuf> = shares.map(|(path, _)| path).collect();
-        kept.extend(read(&self.index).wanted().cloned());
+        kept.extend(read(&self.index).paths().cloned());
         let keep_file = |path: &Path| path.ancestors().any(|above| kept.contains(above));
         self.store.prune(keep_file, |hash| read(&self.index).has(hash))
     }
 
-    /// Runs `work` off the async threads. Where the caller goes away the work is told to stop.
+    /// Runs `work` on a blocking thread. The token is cancelled if the caller goes away.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self, &CancellationToken) -> Result<T, ShareError> + Send + 'static,
@@ -521,9 +522,9 @@ impl Shares {
     }
 }
 
-/// Where `path` is, without links: as people write it, also on Windows.
+/// Resolves the symbolic links in `path`. On Windows the result is a path as people write it.
 fn resolve(path: &Path) -> Result<PathBuf, ShareError> {
-    // An open pipe, such as the shell's `<(command)`, has no name that could be resolved.
+    // An open pipe, such as the shell's `<(command)`, has no path that could be resolved.
     if std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
         return Err(ShareError::Special(path.to_owned()));
     }

@@ -38,10 +38,10 @@ impl Tasks {
 
 /// The signal that ends every task. Clones are one signal.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Halt(Arc<State>);
+pub(crate) struct Halt(Arc<HaltState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct HaltState {
     token: CancellationToken,
     /// Says the same without the token's lock, which all tasks share.
     called: AtomicBool,

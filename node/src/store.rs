@@ -30,7 +30,7 @@ mod tables;
 pub(crate) use broadcasts::{GATHER, StoredBroadcasts};
 use disk::{Disk, SCHEMA};
 pub(crate) use tables::MemoryTables;
-use tables::{AWAY, BROADCASTS, Changes, DOWNLOADS, FILES, LISTS, OWNERS, PEERS, Row, SHARES};
+use tables::{AWAY, BROADCASTS, DOWNLOADS, FILES, LISTS, OWNERS, PEERS, Row, SHARES, Transaction};
 
 /// The state of a node. Clones share it; the folder is free again when the last is dropped.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ pub(crate) enum Store {
 /// A peer that this node has met, as it is stored and as a file of peers has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownPeer {
-    /// The name that it gave itself.
+    /// The name that the peer gave itself.
     #[serde(default)]
     pub name: String,
     /// The addresses at which it answered, or said that it does.
@@ -51,12 +51,12 @@ pub struct KnownPeer {
     /// The time of the last link with it, in Unix milliseconds; 0 for never.
     #[serde(default)]
     pub last_seen: u64,
-    /// Whether the link to it is kept up.
+    /// True if the link to it is kept up.
     #[serde(default)]
     pub reconnect: bool,
 }
 
-/// Reads addresses, and leaves out those of schemes that this version does not know.
+/// Reads addresses. Leaves out those with a scheme that this version does not know.
 fn of_known_schemes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Address>, D::Error> {
     let texts = Vec::<String>::deserialize(from)?;
     let read = texts.iter().filter_map(|text| match text.parse::<Address>() {
@@ -80,7 +80,7 @@ pub(crate) struct KnownShare {
 pub(crate) struct KnownFile {
     /// The file's fingerprint when it was hashed.
     pub stamp: Fingerprint,
-    /// Its hash.
+    /// The hash of its content.
     pub hash: Hash,
 }
 
@@ -91,7 +91,7 @@ pub(crate) type FileRow<'f> = (&'f Path, &'f KnownFile, Option<&'f PieceList>);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// Another process has it open.
+    /// Another process uses the folder.
     #[error("another node uses the state folder {folder}", folder = .0.display())]
     InUse(PathBuf),
     /// The folder or file can't be opened.
@@ -102,8 +102,8 @@ pub enum StoreError {
         /// The error of the system or the database.
         error: Box<redb::Error>,
     },
-    /// The file is not what was last written: a disk error, or another program. It was left where it
-    /// is. A node's identity is not in it, but its shares and the peers that it knew are. See
+    /// The file is damaged, by a disk error or another program. It was left where it is. It holds the
+    /// node's shares and known peers, but not its identity. See
     /// [`Builder::repair`](crate::Builder::repair).
     #[error("the state file {file} is damaged", file = .file.display())]
     Damaged {
@@ -112,8 +112,7 @@ pub enum StoreError {
         /// The database's error, unless it panicked.
         source: Option<Box<redb::Error>>,
     },
-    /// A newer version of this library has written the file. It was not opened, and nothing in it was
-    /// changed.
+    /// A newer version of this library has written the file. It was not opened, and nothing in it was changed.
     #[error(
         "the state file {file} is of a newer version (schema {schema}; this version has {}): it was not \
          opened, and nothing in it was changed",
@@ -126,7 +125,7 @@ pub enum StoreError {
         /// The number of its schema.
         schema: u64,
     },
-    /// The file is of an earlier version, and could not be brought up to date. Its content is as it was.
+    /// The file is of an earlier version, and could not be brought up to date. Its content has not changed.
     #[error(
         "the state file {file} is of an earlier version and was not brought up to date: its content is as \
          it was",
@@ -135,10 +134,10 @@ pub enum StoreError {
     NotMigrated {
         /// The file.
         file: PathBuf,
-        /// The error of the system or the database, in keeping a copy or in the change.
+        /// The error of copying or changing the file.
         source: Box<redb::Error>,
     },
-    /// Reading or writing failed; what was to be written was not, not even in part.
+    /// Reading or writing failed. Nothing was written.
     #[error("can't read or write the node's state: {0}")]
     Database(Box<redb::Error>),
 }
@@ -227,12 +226,12 @@ impl Store {
     /// Makes changes, all or none.
     fn change<T>(
         &self,
-        work: impl FnOnce(&mut Changes<'_>) -> Result<T, redb::Error>,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
         match self {
-            Self::Disk(disk) => disk.write(|db| work(&mut Changes::Disk(db))),
+            Self::Disk(disk) => disk.write(|db| work(&mut Transaction::Disk(db))),
             Self::Memory(tables) => {
-                let changed = work(&mut Changes::Memory(&mut lock(tables)));
+                let changed = work(&mut Transaction::Memory(&mut lock(tables)));
                 changed.map_err(|error| StoreError::Database(Box::new(error)))
             }
         }
@@ -267,7 +266,7 @@ impl Store {
         self.change(|changes| changes.put(PEERS, rows.map_err(io::Error::from)?))
     }
 
-    /// Returns the shares: their paths as they were added, and what was there last.
+    /// Returns the shares with the paths at which they were added.
     pub(crate) fn shares(&self) -> Result<Vec<(PathBuf, KnownShare)>, StoreError> {
         let shares = self.rows(SHARES)?.into_iter().filter_map(|(path, share)| {
             let path = path_of(&path);
@@ -284,7 +283,7 @@ impl Store {
         self.change(|changes| changes.put(SHARES, [(bytes_of(path), share.encode())]))
     }
 
-    /// Forgets the share at `path`. Returns `false` if there was none.
+    /// Removes the share at `path`. Returns `false` if there was none.
     pub(crate) fn forget_share(&self, path: &Path) -> Result<bool, StoreError> {
         self.change(|changes| changes.remove(SHARES, bytes_of(path)))
     }
@@ -325,13 +324,13 @@ impl Store {
         Ok(self.value(LISTS, hash.as_bytes())?.is_some())
     }
 
-    /// Adds a piece list alone: that of a folder's manifest.
+    /// Adds the piece list of a folder's manifest.
     pub(crate) fn save_piece_list(&self, hash: &Hash, list: &PieceList) -> Result<(), StoreError> {
         self.change(|changes| changes.put(LISTS, [(hash.as_bytes(), list.encode())]))
     }
 
-    /// Forgets files whose path `keep_file` does not want, and piece lists whose hash `keep_list` does
-    /// not: what is no longer shared.
+    /// Removes the hashes of files for which `keep_file` returns false, and the piece lists for which
+    /// `keep_list` does.
     pub(crate) fn prune(
         &self,
         mut keep_file: impl FnMut(&Path) -> bool,
@@ -378,7 +377,7 @@ impl Store {
         self.change(|changes| changes.put(DOWNLOADS, [(hash.as_bytes(), row)]))
     }
 
-    /// Forgets a download.
+    /// Removes a download.
     pub(crate) fn forget_download(&self, hash: &Hash) -> Result<(), StoreError> {
         self.change(|changes| changes.remove(DOWNLOADS, hash.as_bytes())).map(drop)
     }

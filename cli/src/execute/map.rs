@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use peerkit::Network;
+use peerkit::NetworkGraph;
 
 use super::NodeSession;
 use crate::output::Reply;
@@ -25,10 +25,10 @@ impl NodeSession {
 }
 
 /// A function that writes a map in one form.
-pub(crate) type Form = fn(&Network) -> String;
+pub(crate) type Form = fn(&NetworkGraph) -> String;
 
 /// Writes a map in a thread of its own, since a picture of a large network takes long.
-pub(crate) async fn write_map(map: Network, path: &Path, write: Form) -> anyhow::Result<()> {
+pub(crate) async fn write_map(map: NetworkGraph, path: &Path, write: Form) -> anyhow::Result<()> {
     let at = path.to_owned();
     let writing = tokio::task::spawn_blocking(move || write_whole(&at, write(&map).as_bytes()));
     writing.await?.with_context(|| format!("could not write {}", path.display()))
@@ -56,9 +56,9 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub(crate) fn form(path: &Path) -> anyhow::Result<Form> {
     let ending = path.extension().and_then(|ending| ending.to_str());
     match ending.map(str::to_ascii_lowercase).as_deref() {
-        Some("svg") => Ok(Network::to_svg),
-        Some("dot" | "gv") => Ok(Network::to_dot),
-        Some("graphml") => Ok(Network::to_graphml),
+        Some("svg") => Ok(NetworkGraph::to_svg),
+        Some("dot" | "gv") => Ok(NetworkGraph::to_dot),
+        Some("graphml") => Ok(NetworkGraph::to_graphml),
         Some("json") => Ok(crate::json::line),
         _ => {
             bail!(

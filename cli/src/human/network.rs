@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use peerkit::{Figures, Network};
+use peerkit::{Figures, NetworkGraph};
 
 use crate::text::{self, NO_ADDRESS, Paint, count, label, plain, since};
 use crate::views::{KnownView, NodeView, PeerView, PingView};
@@ -123,7 +123,7 @@ const BAR: usize = 40;
 const CUT_NODES: usize = 8;
 
 /// Returns the figures of a network.
-pub(crate) fn figures(paint: Paint, network: &Network, figures: &Figures) -> String {
+pub(crate) fn figures(paint: Paint, network: &NetworkGraph, figures: &Figures) -> String {
     let degree = &figures.degree;
     let mut text = format!(
         "{}  {}, {} in {}{}",
@@ -182,7 +182,7 @@ mod tests {
         };
         let elapsed = Duration::from_millis(2);
         let discovery = Discovery { nodes: Vec::new(), complete: true, elapsed };
-        let network = Network::new("net", &discovery);
+        let network = NetworkGraph::new("net", &discovery);
         let text = super::figures(Paint::none(), &network, &figures);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "net  103 nodes, 53 links in 2.0 ms");

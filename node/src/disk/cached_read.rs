@@ -1,11 +1,11 @@
-//! Reads what is in memory already, without waiting for a disk.
+//! Reads of data that is in memory already, without waiting for a disk.
 
 use std::fs::File;
 
-/// A way to read a file without waiting, as far as the system has one.
+/// A way to read a file without waiting, if the system has one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CachedRead {
-    /// The whole file is in memory: no read waits.
+    /// The file system is in memory, so that no read waits.
     #[cfg_attr(not(any(target_os = "linux", target_os = "android")), expect(dead_code))]
     in_memory: bool,
 }
@@ -37,7 +37,7 @@ impl CachedRead {
         Self { in_memory: false }
     }
 
-    /// Other systems do not say whether a read would wait.
+    /// Returns `None`: other systems do not say whether a read would wait.
     pub(crate) fn read(self, _: &File, _: &mut [u8], _: u64) -> Option<usize> {
         None
     }
@@ -55,7 +55,7 @@ mod tests {
         file.write_all(&[7; 10_000]).unwrap();
         let cached = CachedRead::of(&file);
         let mut out = [0; 4096];
-        // A file system that can't tell says so, and the caller waits for it.
+        // On a file system that does not support it this is `None`.
         if let Some(read) = cached.read(&file, &mut out, 5_000) {
             assert!(out[..read].iter().all(|byte| *byte == 7));
         }

@@ -1,38 +1,38 @@
-//! Shows that a file was changed without reading it.
+//! File fingerprints, which show that a file was changed without reading it.
 
 use std::fs::Metadata;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use peerkit_proto::codec::{DecodeError, Reader, Writer};
 
-/// A file that changed this shortly before it was hashed may change again without its time showing it:
-/// the clocks of file systems tick every 10 ms, FAT's every 2 s.
+/// Age under which a file's times prove nothing. A file that was changed so shortly before it was hashed may
+/// change again within the same tick of the file system's clock: 10 ms, on FAT 2 s.
 const FRESH: Duration = Duration::from_secs(2);
 
 /// The size, times and inode of a file when it was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fingerprint {
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
     /// Time of the last change of its content, in nanoseconds since 1970.
     pub modified: i64,
-    /// Time of the last change of anything about it (Unix's ctime, which programs can't set), in
-    /// nanoseconds since 1970; 0 if there is no such time.
+    /// Time of the last change of its content or metadata (Unix's ctime, which programs can't set), in
+    /// nanoseconds since 1970; 0 if the system has no such time.
     pub changed: i64,
-    /// Its number on its disk; 0 if there is no such number.
+    /// Inode number; 0 if the system has no such number.
     pub inode: u64,
-    /// Whether it changed so shortly before that its times alone prove nothing.
+    /// True if it was changed so shortly before that its times prove nothing.
     pub fresh: bool,
 }
 
-/// An answer to whether a file is the one that was hashed.
+/// The result of comparing a file with the one that was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Likeness {
-    /// Nothing has changed.
+    /// The file has not changed.
     Same,
-    /// Perhaps: its content has to be checked.
+    /// The file may have changed: its content has to be checked.
     Doubtful,
-    /// No.
+    /// The file has changed.
     Different,
 }
 

@@ -1,4 +1,4 @@
-//! A folder that stays open, so that nobody walks from the root to each of its files.
+//! Folders that stay open, and opening files without following links or blocking.
 
 use std::fs::File;
 use std::io;
@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use peerkit_proto::files::RelPath;
 
-/// A folder whose files are opened one after the other.
+/// A folder that stays open while its files are opened.
 ///
-/// Where it can't be opened itself, or the system has no such thing, each is opened by its path.
-/// With many small files the way to each is a good part of what opening it costs.
+/// Resolving the path of each file from the root is a good part of the cost of opening many small files.
+/// If the folder can't be opened, or the system can't open files relative to a folder, each file is opened
+/// by its path.
 #[derive(Debug)]
 pub(crate) struct OpenFolder {
     path: PathBuf,
@@ -18,7 +19,7 @@ pub(crate) struct OpenFolder {
 }
 
 impl OpenFolder {
-    /// The folder at `path`. Where there is none that is found out with the first file.
+    /// Opens the folder at `path`. If it does not exist, opening the first file fails.
     pub(crate) fn new(path: PathBuf) -> Self {
         #[cfg(unix)]
         let handle = unix::folder(&path).ok();
@@ -33,7 +34,7 @@ impl OpenFolder {
         &self.path
     }
 
-    /// Opens a file in it as [`open_plain`] does. `path` is as a [`RelPath`] has it.
+    /// Opens a file in it as [`open_plain`] does. `path` has the form of a [`RelPath`].
     pub(crate) fn open(&self, path: &str) -> io::Result<File> {
         #[cfg(unix)]
         if let Some(handle) = &self.handle {
@@ -42,7 +43,7 @@ impl OpenFolder {
         open_plain(&self.full(path))
     }
 
-    /// Makes a file in it as [`new_file`] does. The folder that it is in has to be there.
+    /// Creates a file in it as [`new_file`] does. The folder of the file has to exist.
     pub(crate) fn create(&self, path: &RelPath, mode: u32) -> io::Result<File> {
         #[cfg(unix)]
         if let Some(handle) = &self.handle {
@@ -58,8 +59,8 @@ impl OpenFolder {
     }
 }
 
-/// Opens what should be a file for reading: never through a link, and without waiting for whoever
-/// writes to it where a pipe has taken its place.
+/// Opens a file for reading. Does not follow a symbolic link, and does not wait for a writer if a pipe has
+/// replaced the file.
 pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     return unix::open(rustix::fs::CWD, path);
@@ -70,8 +71,8 @@ pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
     }
 }
 
-/// A new file for everyone that the umask lets, executable for those that `mode` says. Nothing is
-/// replaced: where case does not matter two names may be one file.
+/// Creates a file. The umask decides which users may read and write it, `mode` which may execute it. An
+/// existing file is never replaced: on a file system that ignores case, two names may be the same file.
 pub(crate) fn new_file(path: &Path, mode: u32) -> io::Result<File> {
     #[cfg(unix)]
     return unix::create(rustix::fs::CWD, path, mode);

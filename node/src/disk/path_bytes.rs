@@ -1,4 +1,4 @@
-//! Paths as bytes: on Unix every path is kept as it is, whether it is UTF-8 or not.
+//! Paths as bytes. On Unix every path is preserved, also one that is not UTF-8.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,8 @@ pub(crate) fn path_of(bytes: &[u8]) -> PathBuf {
     text.into()
 }
 
-/// Elsewhere paths are Unicode but for oddities, which are not found after a restart.
+/// Returns a path as bytes. On other systems nearly all paths are Unicode; others are not found after a
+/// restart.
 #[cfg(not(unix))]
 pub(crate) fn bytes_of(path: &Path) -> &[u8] {
     path.as_os_str().as_encoded_bytes()
@@ -26,7 +27,7 @@ pub(crate) fn path_of(bytes: &[u8]) -> PathBuf {
     String::from_utf8_lossy(bytes).into_owned().into()
 }
 
-/// A path in JSON: text, or the bytes of one that is not UTF-8, which serde would refuse.
+/// A path in JSON: a text, or bytes if it is not UTF-8, which serde would refuse.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum InJson {

@@ -1,7 +1,7 @@
-//! Files and folders that only their owner may read: 0600 and 0700 on Unix.
+//! Files and folders that only their owner may read: modes 0600 and 0700 on Unix.
 //!
-//! Each is made so from the start, whatever the process's umask is: a file that is made open and
-//! closed afterwards can be opened in between. On Windows the folder's access list decides.
+//! Each is created with that mode, whatever the process's umask is: a mode that is set afterwards comes
+//! too late. On Windows the folder's access list decides.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -10,15 +10,15 @@ use std::path::Path;
 #[cfg(unix)]
 use super::folder::unix;
 
-/// Starts of the names of everything that a node or the program puts into a state folder, but for
-/// the key: a key that others could read is refused, not quietly closed.
+/// Prefixes of the names of all files that a node or the program puts into a state folder, except the key.
+/// A key that others could read is refused, and not quietly made private.
 const OURS: [&str; 7] =
     ["state.redb", "history", "api.json", "bootstrap", "peers.json", ".peers.json", ".key-"];
 
-/// The key's name.
+/// Name of the key file.
 const KEY: &str = "key";
 
-/// Makes `folder` and those above it, for the owner alone. Does not change one that exists.
+/// Creates `folder` and those above it, for the owner alone. Does not change existing ones.
 pub(crate) fn create_folder(folder: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
@@ -27,22 +27,22 @@ pub(crate) fn create_folder(folder: &Path) -> io::Result<()> {
     builder.create(folder)
 }
 
-/// Opens the file at `path` to read and write, and makes it, for the owner alone, if it is missing.
+/// Opens the file at `path` for reading and writing. Creates it, for the owner alone, if it is missing.
 pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     private(&mut options).open(path)
 }
 
-/// Opens the file at `path` for reading. A pipe that nothing writes to is empty: waiting for its writer
-/// would block the start of a node for ever.
+/// Opens the file at `path` for reading. A pipe without a writer reads as empty: waiting for a writer would
+/// block the start of a node for ever.
 pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     {
         use rustix::fs::{CWD, OFlags, fcntl_setfl};
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = unix::opened(CWD, path, flags, 0)?;
-        // What is still being written to a pipe, such as the shell's `<(command)`, is waited for.
+        // Reads from a pipe with a writer, such as the shell's `<(command)`, wait for its data.
         fcntl_setfl(&file, OFlags::empty())?;
         Ok(file.into())
     }
@@ -50,8 +50,8 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     File::open(path)
 }
 
-/// Opens what is at `path`, and is no regular file, to write to it. A pipe that nothing reads from is an
-/// error: waiting for its reader would block for ever.
+/// Opens a pipe, a device or a link at `path` for writing. A pipe without a reader is an error: waiting for
+/// a reader would block for ever.
 pub(crate) fn open_to_write(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     {
@@ -65,17 +65,17 @@ pub(crate) fn open_to_write(path: &Path) -> io::Result<File> {
     File::create(path)
 }
 
-/// Writes a new file at `path`, for the owner alone, in place of what is there. It is on disk when this
-/// returns.
+/// Writes a new file at `path`, for the owner alone. Replaces an existing file. The data is on disk when
+/// this returns.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = create_new(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
-/// Creates a file at `path`, for the owner alone, in place of what is there.
+/// Creates a file at `path`, for the owner alone. Replaces an existing file.
 pub(crate) fn create_new(path: &Path) -> io::Result<File> {
-    // One that an earlier crash has left may be open to others.
+    // Not reused: other users may be able to read a file that an earlier crash has left.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -85,19 +85,18 @@ pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     private(&mut options).open(path)
 }
 
-/// Has a file that is created with `options` belong to the owner alone.
+/// Makes files that are created with `options` private to the owner.
 pub(crate) fn private(options: &mut OpenOptions) -> &mut OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
     options
 }
 
-/// Takes the access of others away from what a node keeps in a state folder.
+/// Removes the access of other users to the files of a node in a state folder.
 ///
-/// The folder itself is closed only if nothing else is in it: `--state .` must not lock others out
-/// of a folder that holds more than a node's state, and a folder with the sticky bit, as `/tmp`, is
-/// everyone's. The files are closed either way. What belongs to another user can't be changed and is
-/// left.
+/// The folder itself is made private only if it holds nothing else, so that a state folder `.` does not lock
+/// other users out of a folder with other files. A folder with the sticky bit, such as `/tmp`, is for all
+/// users and stays so. Files of another user can't be changed and are left as they are.
 pub(crate) fn tighten(folder: &Path) -> io::Result<()> {
     let mut is_ours_alone = true;
     for entry in fs::read_dir(folder)? {
@@ -105,18 +104,18 @@ pub(crate) fn tighten(folder: &Path) -> io::Result<()> {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if OURS.iter().any(|ours| name.starts_with(ours)) && entry.file_type()?.is_file() {
-            close(&entry.path());
+            make_private(&entry.path());
         } else if name != KEY && !entry.path().join("state.redb").exists() {
             is_ours_alone = false;
         }
     }
     if is_ours_alone && !is_for_everyone(folder)? {
-        close(folder);
+        make_private(folder);
     }
     Ok(())
 }
 
-/// Returns whether a folder has the sticky bit: all users keep files in it.
+/// Returns whether a folder has the sticky bit, so that all users keep files in it.
 fn is_for_everyone(folder: &Path) -> io::Result<bool> {
     let metadata = fs::metadata(folder)?;
     #[cfg(unix)]
@@ -128,11 +127,11 @@ fn is_for_everyone(folder: &Path) -> io::Result<bool> {
     }
 }
 
-/// Takes the access of others to `path` away, or to what it links to.
+/// Removes the access of other users to `path`, or to its target if it is a link.
 #[cfg(unix)]
-pub(crate) fn close(path: &Path) {
+pub(crate) fn make_private(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
-    let closed = fs::metadata(path).and_then(|metadata| {
+    let changed = fs::metadata(path).and_then(|metadata| {
         let mode = metadata.permissions().mode() & 0o7777;
         if mode & 0o077 == 0 {
             return Ok(());
@@ -140,13 +139,13 @@ pub(crate) fn close(path: &Path) {
         tracing::info!(path = %path.display(), "others could use this: from now on they can't");
         fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7700))
     });
-    if let Err(error) = closed {
+    if let Err(error) = changed {
         tracing::warn!(path = %path.display(), %error, "others may be able to read this");
     }
 }
 
 #[cfg(not(unix))]
-pub(crate) fn close(_: &Path) {}
+pub(crate) fn make_private(_: &Path) {}
 
 #[cfg(test)]
 #[cfg(unix)]

@@ -1,4 +1,4 @@
-//! Space on disk: checks whether there is enough, and reserves it.
+//! Free disk space: checks whether there is enough, and reserves it.
 
 use std::fs::{File, Metadata};
 use std::io;

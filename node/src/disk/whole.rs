@@ -1,4 +1,4 @@
-//! Small files that are read and written as a whole.
+//! Reading and replacing small files as a whole.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -8,17 +8,16 @@ use peerkit_proto::files::MAX_NAME;
 
 use super::private;
 
-/// Reads a file of at most `max` bytes. Returns `None` if it is larger; no more is read of something
-/// without an end, such as `/dev/zero`. A pipe without a writer is empty.
+/// Reads a file of at most `max` bytes. Returns `None` if it is larger, also if it has no end, such as
+/// `/dev/zero`. A pipe without a writer reads as empty.
 pub(crate) fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     private::open_to_read(path)?.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= max).then_some(bytes))
 }
 
-/// Writes a file beside its place and renames it: a crash or a full disk leaves the old file or the new
-/// one, which only its owner may read. Something else than a regular file, such as a pipe or a link, is
-/// written to and not replaced.
+/// Replaces a file: writes a new one beside it, private to the owner, and renames it. A crash or a full disk
+/// leaves the old file or the new one. A pipe, a device or a link is written to, and not replaced.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
         return private::open_to_write(path)?.write_all(bytes);
@@ -28,7 +27,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written.inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
-/// Returns `.NAME.part` beside a file. A long name is cut.
+/// Returns the path `.NAME.part` beside a file. A long name is cut.
 fn beside(path: &Path) -> PathBuf {
     const AROUND: usize = "..part".len();
     let name = path.file_name().unwrap_or_default().to_string_lossy();

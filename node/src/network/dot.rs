@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use super::Network;
+use super::NetworkGraph;
 use super::text::label;
 use super::xml::allowed;
 
-impl Network {
+impl NetworkGraph {
     /// Writes the network in DOT, for Graphviz. Links go from the node that dialled.
     #[must_use]
     pub fn to_dot(&self) -> String {

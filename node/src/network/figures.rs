@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use peerkit_proto::id::NodeId;
 use serde::Serialize;
 
-use super::Network;
+use super::NetworkGraph;
 use super::neighbours::{Neighbours, UNREACHED};
 
 /// The most nodes whose diameter is told exactly. 10,000: with 5 links each that takes a second,
@@ -44,7 +44,7 @@ pub struct Degrees {
     pub histogram: BTreeMap<usize, usize>,
 }
 
-impl Network {
+impl NetworkGraph {
     /// Figures the network. The time grows with the square of the nodes: run it on a blocking thread
     /// for thousands of them.
     #[must_use]
@@ -240,7 +240,7 @@ mod tests {
         let parts = network_of(&infos(5, &[(0, 1), (2, 3)]));
         assert_eq!(parts.figures().components, 3);
         assert_eq!(network_of(&infos(1, &[])).figures().nodes, 1);
-        assert_eq!(Network::default().figures().degree.min, 0);
+        assert_eq!(NetworkGraph::default().figures().degree.min, 0);
     }
 
     #[test]

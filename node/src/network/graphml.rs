@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::Network;
+use super::NetworkGraph;
 use super::xml::escaped;
 
 const HEAD: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
@@ -15,7 +15,7 @@ const HEAD: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
   <graph edgedefault="directed">
 "#;
 
-impl Network {
+impl NetworkGraph {
     /// Writes the network as GraphML: nodes by their identities, links from the node that dialled.
     #[must_use]
     pub fn to_graphml(&self) -> String {

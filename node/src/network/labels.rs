@@ -4,7 +4,7 @@ use super::shapes::{Point, Rect};
 
 /// A line of text in a picture.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Label {
+pub(super) struct TextLabel {
     pub(super) text: String,
     /// Letters' size, in pixels.
     pub(super) size: f64,
@@ -29,7 +29,7 @@ pub(super) struct Obstacles {
     pub(super) links: Vec<(Point, Point)>,
 }
 
-impl Label {
+impl TextLabel {
     /// A text whose upper left corner is at `corner`.
     pub(super) fn new(text: String, size: f64, corner: Point) -> Self {
         let most = corner + Point { x: width(&text, size), y: size * 1.3 };
@@ -55,21 +55,21 @@ pub(super) fn place(
     places: &[Point],
     radius: f64,
     links: &[(usize, usize)],
-) -> Vec<Label> {
+) -> Vec<TextLabel> {
     let obstacles = Obstacles {
         nodes: places.iter().map(|place| Rect::about(*place, 2.0 * radius, 2.0 * radius)).collect(),
         links: links.iter().map(|(a, b)| (places[*a], places[*b])).collect(),
     };
-    let mut labels: Vec<Option<Label>> = vec![None; texts.len()];
+    let mut labels: Vec<Option<TextLabel>> = vec![None; texts.len()];
     // Twice, as at first nobody knows where those that follow will lie.
     for _ in 0..2 {
         for node in 0..texts.len() {
-            let label = Label::new(texts[node].clone(), size, Point::default());
+            let label = TextLabel::new(texts[node].clone(), size, Point::default());
             let choices = choices(places[node], radius, label.rect);
             let costs = choices.map(|(rect, _)| cost(rect, node, &obstacles, &labels));
             let best = (0..choices.len()).min_by(|a, b| costs[*a].total_cmp(&costs[*b]));
             let (rect, anchor) = choices[best.unwrap_or_default()];
-            labels[node] = Some(Label { rect, anchor, ..label });
+            labels[node] = Some(TextLabel { rect, anchor, ..label });
         }
     }
     labels.into_iter().flatten().collect()
@@ -95,7 +95,7 @@ fn choices(node: Point, radius: f64, label: Rect) -> [(Rect, Anchor); 8] {
 }
 
 /// How bad it is that a label lies there, in pixels that can't be read.
-fn cost(rect: Rect, node: usize, obstacles: &Obstacles, labels: &[Option<Label>]) -> f64 {
+fn cost(rect: Rect, node: usize, obstacles: &Obstacles, labels: &[Option<TextLabel>]) -> f64 {
     let nodes = obstacles.nodes.iter().enumerate().filter(|(other, _)| *other != node);
     let nodes = nodes.map(|(_, other)| 4.0 * rect.overlap(*other)).sum::<f64>();
     let labels = labels.iter().enumerate().filter(|(other, _)| *other != node);

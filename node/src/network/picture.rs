@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::labels::{self, Label};
+use super::labels::{self, TextLabel};
 use super::layout::lay_out;
 use super::shapes::{Point, Rect};
 use super::xml::allowed;
-use super::{Link, Network, NetworkNode};
+use super::{NetworkGraph, NetworkNode, NodePair};
 
 /// The most nodes that have their names beside them; of more one could read none.
 const NAMED: usize = 150;
@@ -22,13 +22,13 @@ const GAP: f64 = 40.0;
 pub(super) struct Picture {
     /// Each node's place, in the graph's order.
     pub(super) places: Vec<Point>,
-    pub(super) links: Vec<Link>,
+    pub(super) links: Vec<NodePair>,
     /// Of a node's circle.
     pub(super) radius: f64,
     /// Of the circle of the node that asked, which is to be found among many.
     pub(super) self_radius: f64,
     /// Nodes' names; none where they are too many.
-    pub(super) labels: Vec<Label>,
+    pub(super) labels: Vec<TextLabel>,
     /// All that is drawn.
     pub(super) rect: Rect,
     /// Parts that no link connects.
@@ -49,12 +49,12 @@ struct Scale {
 struct Part {
     nodes: Vec<usize>,
     places: Vec<Point>,
-    labels: Vec<Label>,
+    labels: Vec<TextLabel>,
     rect: Rect,
 }
 
 impl Picture {
-    pub(super) fn of(network: &Network) -> Self {
+    pub(super) fn of(network: &NetworkGraph) -> Self {
         let links = network.pairs();
         let scale = Scale::of(network.nodes.len());
         let texts = texts(&network.nodes);

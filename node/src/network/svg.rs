@@ -3,12 +3,12 @@
 
 use std::fmt::Write as _;
 
-use super::labels::{self, Anchor, Label};
+use super::labels::{self, Anchor, TextLabel};
 use super::picture::Picture;
 use super::shapes::{Point, Rect};
 use super::text::{count, label};
 use super::xml::{allowed, escaped};
-use super::{Network, NetworkNode};
+use super::{NetworkGraph, NetworkNode};
 
 /// Pixels that stay free along the edge.
 const MARGIN: f64 = 24.0;
@@ -22,7 +22,7 @@ const NODE: &str = "fill=\"#cfe0ee\" stroke=\"#3d6a92\"";
 const SELF: &str = "fill=\"#f2643d\" stroke=\"#8f2f12\"";
 const SILENT: &str = "fill=\"#fbfaf7\" stroke=\"#5f6f7c\" stroke-dasharray=\"3 2\"";
 
-impl Network {
+impl NetworkGraph {
     /// Writes the network as an SVG picture that needs nothing else. An arrow points from the node that dialled to the one that it dialled.
     #[must_use]
     pub fn to_svg(&self) -> String {
@@ -71,7 +71,7 @@ impl Network {
     }
 
     /// The network's name, and how large it is.
-    fn heading(&self, parts: usize, zoom: f64) -> [Label; 2] {
+    fn heading(&self, parts: usize, zoom: f64) -> [TextLabel; 2] {
         let name = match self.name.as_str() {
             "" => "network".to_owned(),
             name => allowed(name),
@@ -86,11 +86,14 @@ impl Network {
             let _ = write!(size, ", {silent} did not answer");
         }
         let below = Point { x: 0.0, y: 30.0 * zoom };
-        [Label::new(name, 20.0 * zoom, Point::default()), Label::new(size, 13.0 * zoom, below)]
+        [
+            TextLabel::new(name, 20.0 * zoom, Point::default()),
+            TextLabel::new(size, 13.0 * zoom, below),
+        ]
     }
 
     /// What the signs mean that there are in this picture, in a row: each sign with its meaning.
-    fn legend(&self, y: f64, zoom: f64) -> Vec<(String, Label)> {
+    fn legend(&self, y: f64, zoom: f64) -> Vec<(String, TextLabel)> {
         let circle = |style: &'static str| {
             move |x: f64| {
                 let (x, radius) = (x + 6.0 * zoom, 6.0 * zoom);
@@ -112,7 +115,7 @@ impl Network {
         let mut x = 0.0;
         let mut add = |sign: &dyn Fn(f64) -> String, width: f64, text: &str| {
             let corner = Point { x: x + (width + 6.0) * zoom, y: y - 8.0 * zoom };
-            let label = Label::new(text.to_owned(), 12.0 * zoom, corner);
+            let label = TextLabel::new(text.to_owned(), 12.0 * zoom, corner);
             let sign = sign(x);
             x = label.rect.most.x + 18.0 * zoom;
             legend.push((sign, label));
@@ -206,7 +209,7 @@ fn write_links(svg: &mut String, picture: &Picture, way: Point, zoom: f64) {
 fn write_labels(svg: &mut String, picture: &Picture, way: Point) {
     let _ = writeln!(svg, "<g id=\"names\" fill=\"{INK}\">");
     for label in &picture.labels {
-        let label = Label { rect: label.rect.moved(way), ..label.clone() };
+        let label = TextLabel { rect: label.rect.moved(way), ..label.clone() };
         let rect = label.rect;
         // So that a line below does not cross the letters out.
         let _ = writeln!(
@@ -223,7 +226,7 @@ fn write_labels(svg: &mut String, picture: &Picture, way: Point) {
     svg.push_str("</g>\n");
 }
 
-fn write_text(svg: &mut String, label: &Label, style: &str) {
+fn write_text(svg: &mut String, label: &TextLabel, style: &str) {
     let place = label.baseline();
     let width = labels::width(&label.text, label.size);
     let fit = match labels::is_unsure(&label.text) {
@@ -347,7 +350,7 @@ mod tests {
         }
         let alone = network_of(&infos(1, &[])).to_svg();
         assert!(alone.contains(">this node<") && !alone.contains(">another node<"));
-        assert!(Network::default().to_svg().ends_with("</svg>\n"));
+        assert!(NetworkGraph::default().to_svg().ends_with("</svg>\n"));
     }
 
     #[test]

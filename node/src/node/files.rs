@@ -10,7 +10,7 @@ use peerkit_proto::id::Hash;
 use super::Node;
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::shares::{FolderPart, Progress, Refreshed, Sharing};
+use crate::shares::{FolderPart, HashProgress, Refreshed, Sharing};
 use crate::transfer::{Download, DownloadStatus, FetchRequest, UploadStatus, UploadTotals};
 
 impl Node {
@@ -188,7 +188,7 @@ impl FilesHandle<'_> {
     /// [`Error::Share`] if the state can't be read or written.
     pub async fn refresh(
         &self,
-        progress: impl FnMut(Progress) + Send + 'static,
+        progress: impl FnMut(HashProgress) + Send + 'static,
     ) -> Result<Refreshed, Error> {
         Ok(self.inner.files.shares.refresh(progress).await?)
     }

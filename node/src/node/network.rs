@@ -1,4 +1,4 @@
-//! The network around a node: joining and leaving, its size and its map, known peers.
+//! The network around a node: joining and leaving, discovery, its size and graph, and known peers.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,28 +16,27 @@ use super::Node;
 use super::places::{IntoPlaces, Place};
 use super::queries::Discovery;
 use crate::error::Error;
-use crate::network::Network;
+use crate::network::NetworkGraph;
 use crate::profile::Profile;
 use crate::store::KnownPeer;
 
-/// Number of peers from earlier runs that a join without addresses connects to. 8: enough that some
-/// are up, few enough not to be a burden on a network where all restart at once.
+/// Number of peers of earlier runs that a join without addresses connects to. 8: enough that some are up,
+/// few enough for a network whose nodes all restart at once.
 pub(crate) const REJOIN: usize = 8;
 
-/// Nodes dialled at once when many are to be connected. 16: a file of known peers may name
-/// thousands, and most of them may be gone.
+/// Most known peers that are dialled at once. 16: a file of peers may name thousands, and most may be gone.
 const DIALS: usize = 16;
 
-/// The number of nodes in a network.
+/// The number of nodes in a network, counted or estimated.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Size {
     /// The number, or its most likely value.
     pub nodes: u64,
-    /// The standard error of an estimate, as a share of the number: the true number is within it two
-    /// times in three.
+    /// The standard error of an estimate, as a fraction of `nodes`. The true number is within it two times
+    /// in three.
     pub error: Option<f64>,
-    /// Whether all nodes were counted, and have answered. If `exact` is false and `error` is `None`,
-    /// `nodes` is a lower bound.
+    /// True if all nodes were counted. If `exact` is false and `error` is `None`, `nodes` is a lower bound:
+    /// some nodes have not answered.
     pub exact: bool,
 }
 
@@ -61,16 +60,16 @@ pub struct NetworkHandle<'a> {
 }
 
 impl Node {
-    /// Becomes a member of a network: from then on this node finds and keeps its own neighbours.
+    /// Joins a network: this node becomes a member, which finds and keeps its own neighbours.
     ///
     /// It joins through the nodes at `places`: an address or anything else that [`Node::connect`] takes,
-    /// or a list of addresses. Returns those of them that were reached, once this node has a first
-    /// neighbour. The others are tried all the same, and show in events.
+    /// or a list of addresses. Returns the nodes that were reached once this node has a first neighbour. The
+    /// others are still tried, and events report them.
     ///
     /// With an empty list it joins through the bootstrap nodes and the peers that were met before, as
-    /// [`NetworkHandle::rejoin`] does. A network begins without any join: a node is a member as soon as
-    /// another has joined through it. A node whose links are [made by hand](crate::Builder::manual) links
-    /// to each address and nothing else.
+    /// [`NetworkHandle::rejoin`] does. The first node of a network needs no join: it is a member as soon as
+    /// another has joined through it. A node whose links are [made by hand](crate::Builder::manual) only
+    /// connects to each address.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
@@ -83,7 +82,7 @@ impl Node {
     /// ```
     ///
     /// # Errors
-    /// The first failure, if no node was reached; else why none of them has a place for this node.
+    /// The first failure if no node was reached, or else the reason why none has a place for this node.
     pub async fn join(&self, places: impl IntoPlaces) -> Result<Vec<Peer>, Error> {
         self.join_places(&places.into_places()?).await
     }
@@ -102,9 +101,9 @@ impl Node {
         }
     }
 
-    /// Leaves the network: hands its place over and closes all links, also those that were to be
-    /// kept. Returns the peers once their links are closed, for which they have the configured time
-    /// (5 s). The node goes on alone, and may join again.
+    /// Leaves the network: hands this node's place over to its neighbours and closes all links, also those
+    /// that were to be kept. Returns the peers once their links are closed, or after the configured time
+    /// (5 s). The node keeps running alone, and may join again.
     ///
     /// # Errors
     /// [`Error::Stopped`].
@@ -112,9 +111,8 @@ impl Node {
         self.inner.leave().await
     }
 
-    /// Finds the nodes of the network. `depth` is the number of links that the question may travel: 1
-    /// finds the neighbours, -1 the whole network, and 0 asks no node. Ends early once all have
-    /// answered.
+    /// Discovers the nodes of the network. `depth` is the number of links that the query may travel: 1 finds
+    /// the neighbours, -1 the whole network, and 0 queries no node. Returns early once all have answered.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
@@ -133,7 +131,7 @@ impl Node {
         self.inner.discover(depth).await
     }
 
-    /// Returns the operations on the network as a whole, and on nodes that this one knows.
+    /// Returns the operations on the network as a whole, and on known peers.
     #[must_use]
     pub fn network(&self) -> NetworkHandle<'_> {
         NetworkHandle { node: self }
@@ -165,8 +163,8 @@ impl<'a> NetworkHandle<'a> {
     ///
     /// # Errors
     /// [`Error::Stopped`].
-    pub async fn graph(self) -> Result<Network, Error> {
-        Ok(Network::new(&self.node.inner.profile.network, &self.node.discover(-1).await?))
+    pub async fn graph(self) -> Result<NetworkGraph, Error> {
+        Ok(NetworkGraph::new(&self.node.inner.profile.network, &self.node.discover(-1).await?))
     }
 
     /// Returns how many nodes the network has: counted up to about 10,000, estimated beyond.
@@ -197,12 +195,12 @@ impl<'a> NetworkHandle<'a> {
         Ok(found.count() as u64)
     }
 
-    /// Joins as [`Node::join`] does, again and again until it succeeds: nodes that are started together
-    /// come up in any order. `failed` is called with every failure and the wait before the next try,
-    /// which grows from `reconnect_min` to `reconnect_max`. Dropping the future gives up.
+    /// Joins as [`Node::join`] does, and tries again until it succeeds: nodes that are started together come
+    /// up in any order. `failed` is called with every failure and the wait before the next try, which grows
+    /// from `reconnect_min` to `reconnect_max`. Dropping the future gives up.
     ///
     /// # Errors
-    /// If another try is of no use: [`Error::LinksByHand`], [`Error::NoBootstrap`],
+    /// If another try would not help: [`Error::LinksByHand`], [`Error::NoBootstrap`],
     /// [`Error::OnlyThisNode`] and [`Error::Stopped`].
     pub async fn join_patiently(
         self,
@@ -231,26 +229,26 @@ impl<'a> NetworkHandle<'a> {
         }
     }
 
-    /// Joins through the [bootstrap nodes](crate::Builder::bootstrap) and the peers that were met
-    /// before, several at once, those seen last first, until `enough` are connected. Nodes that were
-    /// [disconnected](Node::disconnect) on request less than ten minutes ago are left alone.
+    /// Joins through the [bootstrap nodes](crate::Builder::bootstrap) and the peers that were met before,
+    /// several at once, those seen last first, until `enough` are connected. Nodes that were
+    /// [disconnected](Node::disconnect) less than ten minutes ago are left alone.
     ///
     /// # Errors
-    /// [`Error::NoBootstrap`] if there are none, [`Error::AllKeptAway`] if only those are left that are
-    /// left alone, [`Error::OnlyThisNode`] if all of them are this node itself,
-    /// [`Error::NoneReached`] if none of them answered, and a store error if the state can't be read.
+    /// [`Error::NoBootstrap`] if there are none, [`Error::AllKeptAway`] if all of them are left alone,
+    /// [`Error::OnlyThisNode`] if all of them are this node itself, [`Error::NoneReached`] if none has
+    /// answered, and a store error if the state can't be read.
     pub async fn rejoin(self, enough: usize) -> Result<Vec<Peer>, Error> {
         self.node.inner.rejoin(enough).await
     }
 
-    /// Stops keeping the link to `address`; the link itself stays.
+    /// Stops reconnecting to `address`. An existing link stays.
     pub async fn stop_reconnecting(self, address: Address) {
         let command = Command::StopReconnecting(address);
         self.node.inner.actor.input(Input::Command(command)).await;
     }
 
-    /// Returns the peers that this node has met, in this run and, with a state folder, in earlier ones;
-    /// those seen last come first.
+    /// Returns the peers that this node has met in this run and, with a state folder, in earlier ones: those
+    /// seen last first.
     ///
     /// # Errors
     /// A store error if the state can't be read.
@@ -266,8 +264,8 @@ impl<'a> NetworkHandle<'a> {
         self.node.inner.peers.write_file(path.as_ref()).await
     }
 
-    /// Adds the peers of a file that [`save_peers`](Self::save_peers) has written to the known ones. Returns
-    /// them, and makes no link: [`connect_to_known`](Self::connect_to_known) does.
+    /// Adds the peers of a file that [`save_peers`](Self::save_peers) has written to the known ones, and
+    /// returns them. Makes no links: [`connect_to_known`](Self::connect_to_known) does.
     ///
     /// # Errors
     /// [`Error::PeersFile`] if the file can't be read or is not of that form: nothing has changed.
@@ -278,10 +276,10 @@ impl<'a> NetworkHandle<'a> {
         self.node.inner.peers.read_file(path.as_ref()).await
     }
 
-    /// Connects to peers that [`load_peers`](Self::load_peers) or [`known_peers`](Self::known_peers) returned, sixteen at
-    /// once, each at the first of its addresses that answers. Peers that are connected already are
-    /// left out. Returns those that were reached; the others show in
-    /// `outbound_node_connection_error`.
+    /// Connects to known peers, sixteen at once, each at the first of its addresses that answers.
+    /// [`load_peers`](Self::load_peers) and [`known_peers`](Self::known_peers) return such peers. Those that
+    /// are connected already are left out. Returns the peers that were reached. The event
+    /// `outbound_node_connection_error` reports the others.
     pub async fn connect_to_known(self, known: &[(NodeId, KnownPeer)]) -> Vec<Peer> {
         let is_linked = |id: &NodeId| *id == self.node.id() || self.node.peer(*id).is_some();
         let mut dials = JoinSet::new();
@@ -304,9 +302,9 @@ impl<'a> NetworkHandle<'a> {
         reached
     }
 
-    /// Stops all nodes of the network, as its owner: the order is signed with the owner's key, passed
-    /// on by every node, and obeyed by those that know the owner. Returns once it is on its way. This
-    /// node stops too, in the background: see [`Node::stopped`].
+    /// Shuts the whole network down, as its owner. The order is signed with the owner's key. Every node passes
+    /// it on, and those that know the owner obey it. Returns once the order is sent. This node stops too, in
+    /// the background: see [`Node::stopped`].
     ///
     /// # Errors
     /// [`Error::NotOwner`] if this node does not have the owner's key, [`Error::NoOwner`] if it knows of

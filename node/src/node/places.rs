@@ -1,4 +1,4 @@
-//! A node's place as a user writes it: an address, an identity, or the name of a known node.
+//! Places to dial, as a user writes them: an address, an identity, or the name of a known node.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,11 +13,11 @@ use super::{ConnectOptions, Node};
 use crate::actor::mailbox::Operation;
 use crate::error::Error;
 
-/// Digits of an identity that are taken for the start of one where a host might be meant. 4: hosts
-/// that are called by so few hex digits are common.
+/// Fewest hex digits that are read as the start of an identity where a host could be meant. 4: host names
+/// of fewer hex digits are common.
 const PREFIX: usize = 4;
 
-/// Addresses tried of a node that is named without one. 8: as for a message to it.
+/// Most addresses that are tried of a node that is named without an address. 8: as for a message to it.
 const DIALS: usize = 8;
 
 /// A place to dial.
@@ -36,7 +36,7 @@ pub trait IntoAddress {
     /// Returns the place.
     ///
     /// # Errors
-    /// If it can't be one.
+    /// If it is not a valid place.
     fn into_place(self) -> Result<Place, Error>;
 }
 
@@ -103,12 +103,12 @@ impl IntoAddress for String {
     }
 }
 
-/// Places to join through: one that [`IntoAddress`] takes, or a list of addresses.
+/// A value that names places to join through: a value with [`IntoAddress`], or a list of addresses.
 pub trait IntoPlaces {
     /// Returns the places.
     ///
     /// # Errors
-    /// If one of them can't be a place.
+    /// If one of them is not a valid place.
     fn into_places(self) -> Result<Vec<Place>, Error>;
 }
 
@@ -136,14 +136,14 @@ impl IntoPlaces for &Vec<Address> {
     }
 }
 
-/// The meaning of a text.
+/// The meaning of a text that names a place.
 enum Meaning {
     Address(Address),
     Node(NodeId),
 }
 
 impl NetworkHandle<'_> {
-    /// Finds a connected peer by its name, its identity, or the first digits of it.
+    /// Finds a connected peer by its name, its identity, or the first digits of its identity.
     ///
     /// # Errors
     /// [`Error::UnknownPeer`] and [`Error::AmbiguousPeer`].
@@ -151,8 +151,8 @@ impl NetworkHandle<'_> {
         meant(&self.node.peers(), text)
     }
 
-    /// Finds a node that messages can be sent to: a connected peer, or one that was met before, by its
-    /// name, its identity, or the first digits of it; or any node, by its whole identity.
+    /// Finds a node to send messages to. A connected peer, or one that was met before, is found by its name,
+    /// its identity, or the first digits of its identity; any other node by its whole identity.
     ///
     /// # Errors
     /// [`Error::UnknownNode`], [`Error::AmbiguousPeer`], [`Error::ThisNode`], and a store error if the
@@ -177,16 +177,15 @@ impl NetworkHandle<'_> {
         }
     }
 
-    /// Returns where the node that a person means can be dialled. The text is read in this order:
-    /// `lan` is reserved; 64 hex digits are an identity; then the name of a known node, or at least
-    /// four digits that only its identity begins with; then a host. A host without a port has
-    /// [`DEFAULT_PORT`](crate::DEFAULT_PORT). What has a `:` or an `@` in it is an address and nothing
-    /// else.
+    /// Returns the addresses of the node that a text names. The text is read in this order: `lan` is
+    /// reserved; 64 hex digits are an identity; then the name of a known node, or at least four digits with
+    /// which only its identity begins; then a host. A host without a port has
+    /// [`DEFAULT_PORT`](crate::DEFAULT_PORT). A text with a `:` or an `@` in it is always an address.
     ///
-    /// Where a node can be dialled that no address is known of, the network is asked.
+    /// If no address of the node is known, the network is queried.
     ///
     /// # Errors
-    /// If the text is none of these, fits several nodes, or no node that answers knows that identity.
+    /// If the text is none of these, several nodes match it, or no node knows that identity.
     pub async fn find_addresses(self, text: &str) -> Result<Vec<Address>, Error> {
         match self.node.meaning(text).await? {
             Meaning::Address(address) => Ok(vec![address]),
@@ -197,12 +196,12 @@ impl NetworkHandle<'_> {
         }
     }
 
-    /// Returns where the node that a person means was met. The text is read as
-    /// [`find_addresses`](Self::find_addresses) reads it, but the network is not asked: of a node that
-    /// was not met there are no addresses.
+    /// Returns the addresses at which the node that a text names was met. The text is read as
+    /// [`find_addresses`](Self::find_addresses) reads it, but the network is not queried. The list is empty
+    /// if this node has not met that one.
     ///
     /// # Errors
-    /// If the text is nothing that `find_addresses` reads, or fits several nodes.
+    /// If the text is none of these, or several nodes match it.
     pub async fn known_addresses(self, text: &str) -> Result<Vec<Address>, Error> {
         match self.node.meaning(text).await? {
             Meaning::Address(address) => Ok(vec![address]),
@@ -212,7 +211,7 @@ impl NetworkHandle<'_> {
 }
 
 impl Node {
-    /// Links to the node at a place.
+    /// Connects to the node at a place.
     pub(super) async fn dial(&self, place: Place, options: ConnectOptions) -> Result<Peer, Error> {
         let meaning = match place {
             Place::Address(address) => Meaning::Address(address),
@@ -230,7 +229,7 @@ impl Node {
             Err(error) if !matches!(error, Error::Stopped) => error,
             done => return done,
         };
-        // It may have moved.
+        // The node may have new addresses.
         let mut found = match self.ask_for_addresses(id).await {
             Ok(found) => found,
             Err(error) => return Err(if known.is_empty() { error } else { failure }),
@@ -239,7 +238,7 @@ impl Node {
         if found.is_empty() { Err(failure) } else { self.dial_first(found, options).await }
     }
 
-    /// Dials the addresses of one node side by side, the best first.
+    /// Dials the addresses of one node in parallel, the best first.
     async fn dial_first(
         &self,
         addresses: Vec<Address>,
@@ -265,7 +264,7 @@ impl Node {
                     return Ok(Meaning::Node(peer.id()));
                 }
                 Err(error @ Error::AmbiguousPeer(_)) if !is_short => return Err(error),
-                // Many nodes are called as their host is, where another node may listen.
+                // A node often has the name of its host, where another node may listen.
                 Err(error @ Error::ThisNode) if text != self.name() => return Err(error),
                 Ok(_)
                 | Err(
@@ -280,13 +279,13 @@ impl Node {
         Ok(Meaning::Address(text.parse()?))
     }
 
-    /// Returns where the node with this identity was met.
+    /// Returns the addresses at which the node with this identity was met.
     async fn addresses_of(&self, id: NodeId) -> Vec<Address> {
         let known = self.inner.peers.addresses(id).await.into_iter();
         known.map(|address| address.with_id(id)).collect()
     }
 
-    /// Asks the network where a node can be dialled.
+    /// Queries the network for the addresses of a node.
     async fn ask_for_addresses(&self, id: NodeId) -> Result<Vec<Address>, Error> {
         if id == self.inner.profile.id {
             return Err(Error::ThisNode);
@@ -304,7 +303,7 @@ impl Node {
     }
 }
 
-/// Returns the peer among `peers` that a text means.
+/// Returns the one of `peers` that a text names.
 fn meant(peers: &[Peer], text: &str) -> Result<Peer, Error> {
     let one = |fits: &dyn Fn(&Peer) -> bool| {
         let mut fitting = peers.iter().filter(|peer| fits(peer));
@@ -314,7 +313,7 @@ fn meant(peers: &[Peer], text: &str) -> Result<Peer, Error> {
             (Some(_), Some(_)) => Err(Error::AmbiguousPeer(text.to_owned())),
         }
     };
-    // Pasted digits may be in brackets or quotes, as they are printed.
+    // Pasted digits may be in brackets or quotes, as the program prints them.
     let digits = text.trim_matches(|c: char| !c.is_alphanumeric()).to_ascii_lowercase();
     match one(&|peer| peer.name() == text) {
         Err(Error::UnknownPeer(_)) if !digits.is_empty() => {

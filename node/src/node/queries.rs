@@ -1,4 +1,4 @@
-//! Questions to the network, and discovery.
+//! Queries to the network, and discovery.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,22 +18,22 @@ use crate::inner::Inner;
 pub struct Discovery {
     /// The nodes within the depth, this one first.
     pub nodes: Vec<NodeInfo>,
-    /// Whether all of them have answered in time.
+    /// True if all of them have answered in time.
     pub complete: bool,
-    /// The time that it took.
+    /// The time that the discovery took.
     pub elapsed: Duration,
 }
 
 impl Discovery {
-    /// Returns the name that a node gave itself, if it answered.
+    /// Returns the name of a node that answered.
     #[must_use]
     pub fn name_of(&self, id: NodeId) -> Option<&str> {
         let node = self.nodes.iter().find(|node| node.id == id)?;
         Some(&node.name)
     }
 
-    /// Returns the links between the nodes, each once, from the node that dialled to the one that was
-    /// dialled; also those to nodes beyond the depth.
+    /// Returns the links of the nodes, each once, as pairs of the node that dialled and the one that was
+    /// dialled. Links to nodes beyond the depth are among them.
     #[must_use]
     pub fn links(&self) -> Vec<(NodeId, NodeId)> {
         let mut links: Vec<_> = self
@@ -57,7 +57,7 @@ pub(crate) struct Asking {
 }
 
 impl Inner {
-    /// Asks the network.
+    /// Sends a query to the network.
     pub(crate) async fn ask(
         &self,
         what: QueryKind,
@@ -89,7 +89,7 @@ impl Inner {
                 inbound,
             };
             match nodes.get_mut(&info.id) {
-                // A node of many links answers in parts.
+                // A node with many links answers in parts.
                 Some(known) => {
                     known.outbound.extend(info.outbound);
                     known.inbound.extend(info.inbound);
@@ -106,8 +106,9 @@ impl Inner {
         Ok(Discovery { nodes, complete, elapsed: started.elapsed() })
     }
 
-    /// Asks the network about files, and the neighbours for this node itself: they tell also what
-    /// is shared with it by name. A node may answer twice; the answers end when both have ended.
+    /// Sends two queries about files: one to the network, and one to the neighbours alone, whose answers
+    /// also have the files that are shared with this node by name. A node may answer both. The answers end
+    /// when both queries have ended.
     pub(crate) async fn ask_for_files(
         &self,
         what: QueryKind,

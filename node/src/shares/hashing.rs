@@ -1,4 +1,4 @@
-//! Hashing on all cores: many small files beside each other, the pieces of a large one too.
+//! Hashing on all cores: small files in parallel, and the pieces of a large file in parallel.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -10,21 +10,21 @@ use std::thread;
 use peerkit_proto::files::{PIECE, PieceHasher, PieceList, PieceValue};
 use tokio_util::sync::CancellationToken;
 
-use super::Progress;
+use super::HashProgress;
 use crate::cores::cores;
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::read_exact_at;
 use crate::store::KnownFile;
 
-/// From this size on the pieces of one file are spread over the cores.
+/// Size from which on the pieces of one file are spread over the cores.
 const LARGE: u64 = 16 * PIECE;
 
-/// Threads at most.
+/// Most threads.
 const THREADS: usize = 16;
 
 /// A file to hash.
 #[derive(Debug)]
-pub(super) struct Job {
+pub(super) struct HashJob {
     pub(super) path: PathBuf,
     pub(super) size: u64,
 }
@@ -37,13 +37,13 @@ pub(super) struct Hashed {
     pub(super) list: Option<PieceList>,
 }
 
-/// Why a file has no hash.
+/// The reason why a file has no hash.
 #[derive(Debug)]
 pub(super) enum HashFailure {
     Io(io::Error),
-    /// Written to meanwhile.
+    /// It was written to meanwhile.
     Changing,
-    /// A pipe or the like took its place.
+    /// Something else, such as a pipe, has replaced it.
     NotAFile,
     Stopped,
 }
@@ -54,29 +54,29 @@ impl From<io::Error> for HashFailure {
     }
 }
 
-enum Report {
+enum HashReport {
     Bytes(u64),
     File(usize, Result<Hashed, HashFailure>),
 }
 
-/// Hashes every file; the results are in the order of the jobs. `done` goes up by the bytes read.
+/// Hashes every file. The results are in the order of the jobs. `done` grows by the bytes that are read.
 pub(super) fn hash_all(
-    jobs: &[Job],
-    done: &mut Progress,
-    progress: &mut dyn FnMut(Progress),
+    jobs: &[HashJob],
+    done: &mut HashProgress,
+    progress: &mut dyn FnMut(HashProgress),
     stop: &CancellationToken,
 ) -> Vec<Result<Hashed, HashFailure>> {
     let mut results: Vec<_> = jobs.iter().map(|_| Err(HashFailure::Stopped)).collect();
     let threads = cores(THREADS);
     let next = AtomicUsize::new(0);
-    let mut collect = |reports: Receiver<Report>| {
+    let mut collect = |reports: Receiver<HashReport>| {
         for report in reports {
             match report {
-                Report::Bytes(bytes) => {
+                HashReport::Bytes(bytes) => {
                     done.done = done.done.saturating_add(bytes);
                     progress(*done);
                 }
-                Report::File(at, result) => {
+                HashReport::File(at, result) => {
                     if let Some(slot) = results.get_mut(at) {
                         *slot = result;
                     }
@@ -98,7 +98,7 @@ pub(super) fn hash_all(
             let (report, reports) = sync_channel(64);
             scope.spawn(move || {
                 let result = hash_large(&job.path, threads, &report, stop);
-                let _ = report.send(Report::File(at, result));
+                let _ = report.send(HashReport::File(at, result));
             });
             collect(reports);
         });
@@ -107,9 +107,9 @@ pub(super) fn hash_all(
 }
 
 fn hash_small(
-    jobs: &[Job],
+    jobs: &[HashJob],
     next: &AtomicUsize,
-    report: SyncSender<Report>,
+    report: SyncSender<HashReport>,
     stop: &CancellationToken,
 ) {
     let mut buffer = Vec::new();
@@ -119,7 +119,7 @@ fn hash_small(
     } {
         if job.size < LARGE {
             let result = hash_whole(&job.path, &mut buffer, &report, stop);
-            let _ = report.send(Report::File(at, result));
+            let _ = report.send(HashReport::File(at, result));
         }
     }
 }
@@ -127,7 +127,7 @@ fn hash_small(
 fn hash_whole(
     path: &Path,
     buffer: &mut Vec<u8>,
-    report: &SyncSender<Report>,
+    report: &SyncSender<HashReport>,
     stop: &CancellationToken,
 ) -> Result<Hashed, HashFailure> {
     let (mut file, before) = open(path)?;
@@ -144,7 +144,7 @@ fn hash_whole(
             break;
         }
         hasher.update(bytes);
-        let _ = report.send(Report::Bytes(bytes.len() as u64));
+        let _ = report.send(HashReport::Bytes(bytes.len() as u64));
     }
     finish(&file, before, hasher.finish())
 }
@@ -152,7 +152,7 @@ fn hash_whole(
 fn hash_large(
     path: &Path,
     threads: usize,
-    report: &SyncSender<Report>,
+    report: &SyncSender<HashReport>,
     stop: &CancellationToken,
 ) -> Result<Hashed, HashFailure> {
     let (file, before) = open(path)?;
@@ -178,7 +178,7 @@ fn hash_pieces(
     file: &File,
     size: u64,
     next: &AtomicU64,
-    report: &SyncSender<Report>,
+    report: &SyncSender<HashReport>,
     stop: &CancellationToken,
 ) -> Result<Vec<(u64, PieceValue)>, HashFailure> {
     use peerkit_proto::files::pieces::{piece_range, piece_value};
@@ -194,18 +194,18 @@ fn hash_pieces(
         };
         let len = range.end - range.start;
         buffer.resize(usize::try_from(len).map_err(io::Error::other)?, 0);
-        // Shorter than it was: someone is writing to it.
+        // The file is shorter than it was, so it is being written to.
         read_exact_at(file, &mut buffer, range.start).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => HashFailure::Changing,
             _ => HashFailure::Io(error),
         })?;
         values.extend(piece_value(size, index, &buffer).map(|value| (index, value)));
-        let _ = report.send(Report::Bytes(len));
+        let _ = report.send(HashReport::Bytes(len));
     }
 }
 
 fn open(path: &Path) -> Result<(File, Fingerprint), HashFailure> {
-    // Before it is opened: to open a pipe would wait for ever.
+    // Checked before it is opened: opening a pipe would wait for ever.
     if !fs::symlink_metadata(path)?.is_file() {
         return Err(HashFailure::NotAFile);
     }

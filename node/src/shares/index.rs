@@ -1,4 +1,4 @@
-//! What is shared, by hash and by name, and who may have it.
+//! The index of shares: by path, by hash and by name, with the access of each.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -13,42 +13,42 @@ use peerkit_proto::files::{
 use peerkit_proto::id::Hash;
 use smallvec::SmallVec;
 
-use super::names::Names;
-use super::question::Question;
-use super::report::{FolderFile, FolderPart};
+use super::name_list::NameList;
+use super::results::{FolderFile, FolderPart};
+use super::search::SearchQuery;
 use super::sharing::Terms;
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::space;
 
-/// From this size on it matters whether a file has holes. 64 MiB.
+/// Size from which on the holes of a file count. 64 MiB.
 const LARGE: u64 = 64 << 20;
 
-/// Copies of the same content that are tried before it is told to have been changed.
+/// Most copies of the same content that are tried before it is reported as changed.
 const COPIES: usize = 16;
 
-/// Hashes of changed or removed files that are remembered, so that those who ask for them are told
-/// so: those that changed last.
+/// Most hashes of changed or removed files that are remembered, the last ones. Nodes that request them
+/// learn that the content was changed.
 const RETIRED: usize = 1024;
 
-/// Changed files that are remembered of a changed folder: one of them is reported in its place.
+/// Most changed files remembered of a changed folder. One of them is reported in place of the folder.
 const CAUSES: usize = 16;
 
-/// What the user wants to be shared, and of that what is served.
+/// The paths that the user has added, and the shares found there.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    wanted: BTreeMap<PathBuf, Wanted>,
-    served: HashMap<u32, Arc<Top>>,
+    added: BTreeMap<PathBuf, AddedPath>,
+    served: HashMap<u32, Arc<Share>>,
     /// The places of each content, of most of it one.
-    by_hash: HashMap<Hash, SmallVec<[Place; 1]>>,
+    by_hash: HashMap<Hash, SmallVec<[Position; 1]>>,
     next: u32,
     retired: VecDeque<Retired>,
 }
 
-/// A content that is not served under its hash any more because it was changed or removed on disk.
+/// A content that is no longer served under its hash because it was changed or removed on disk.
 #[derive(Debug)]
 struct Retired {
     changed: ChangedShare,
-    /// Files of a folder that were not in it any more when it was looked at again.
+    /// Files of a folder that the last scan did not find in it any more.
     files: Vec<ChangedShare>,
     access: Access,
 }
@@ -56,139 +56,141 @@ struct Retired {
 /// A file or folder that can't be served because it was changed or removed on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ChangedShare {
-    /// Its own hash, also of a file in a shared folder.
+    /// The hash of the file or folder itself.
     pub(crate) hash: Hash,
-    /// Its name; of a file in a shared folder the path, from the folder's name on.
+    /// The name. Of a file in a shared folder it is the path, from the folder's name on.
     pub(crate) name: String,
-    /// The hash of the shared folder that the file is in.
+    /// The hash of the shared folder, if it is a file in one.
     pub(crate) folder: Option<Hash>,
 }
 
 /// A path that the user has added.
 #[derive(Debug)]
-struct Wanted {
-    /// What was there last.
+struct AddedPath {
+    /// The file or folder that the last scan found there.
     shared: SharedFile,
     terms: Terms,
-    /// Its number among those that are served, if it is: it may be gone from disk.
+    /// The number of its share in `served`. `None` if it is gone from disk.
     served: Option<u32>,
 }
 
-/// A file or folder that was added, as it was found on disk.
+/// A shared file or folder, as it was found on disk.
 #[derive(Debug)]
-pub(super) struct Top {
+pub(super) struct Share {
     pub(super) path: PathBuf,
     pub(super) shared: SharedFile,
     pub(super) access: Access,
-    /// The canonical bytes, of a folder.
+    /// The bytes of a folder's manifest.
     pub(super) manifest: Option<Bytes>,
-    /// The files of a folder, sorted; or the file itself.
-    pub(super) items: Vec<Item>,
-    /// The paths of the items in their folder; none where the share is the file itself.
-    pub(super) paths: Names,
-    /// The same, [folded]: what a search looks at.
-    pub(super) lower: Names,
+    /// The files of a folder, in the order of their paths, or the file itself.
+    pub(super) items: Vec<ShareFile>,
+    /// The paths of the files in their folder. Empty if the share is a file.
+    pub(super) paths: NameList,
+    /// The same paths, [folded], for searches.
+    pub(super) lower: NameList,
 }
 
-/// A file of a share. 100,000 of them are nothing special, so its names are elsewhere.
+/// A file of a share. Its names are stored elsewhere to save memory: shares of 100,000 files are common.
 #[derive(Debug)]
-pub(super) struct Item {
+pub(super) struct ShareFile {
     pub(super) hash: Hash,
     pub(super) stamp: Fingerprint,
 }
 
-/// In a file of a share, or (`None`) its manifest.
+/// A place where a content is: a file of a share, or its manifest (`None`).
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct Position {
     served: u32,
     item: Option<u32>,
 }
 
-/// Content that somebody may have.
+/// A copy of a content, in a share.
 #[derive(Debug, Clone)]
 pub(super) struct Location {
-    pub(super) top: Arc<Top>,
-    /// `None` is the manifest.
+    pub(super) share: Arc<Share>,
+    /// The number of the file; `None` is the manifest.
     pub(super) item: Option<usize>,
 }
 
 impl Index {
-    /// The shares that are served, in the order of their paths.
-    pub(super) fn tops(&self) -> impl Iterator<Item = &Arc<Top>> {
-        self.wanted.values().filter_map(|wanted| self.served.get(&wanted.served?))
+    /// Returns the shares in the order of their paths.
+    pub(super) fn shares(&self) -> impl Iterator<Item = &Arc<Share>> {
+        self.added.values().filter_map(|added| self.served.get(&added.served?))
     }
 
-    pub(super) fn top(&self, path: &Path) -> Option<&Arc<Top>> {
-        self.served.get(&self.wanted.get(path)?.served?)
+    pub(super) fn share(&self, path: &Path) -> Option<&Arc<Share>> {
+        self.served.get(&self.added.get(path)?.served?)
     }
 
-    /// What the user has added, served or not.
-    pub(super) fn wanted(&self) -> impl Iterator<Item = &PathBuf> {
-        self.wanted.keys()
+    /// Returns the paths that the user has added.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.added.keys()
     }
 
-    /// What the user has added and is not served.
+    /// Returns the paths that the user has added and at which nothing is found.
     pub(super) fn missing(&self) -> impl Iterator<Item = &PathBuf> {
-        let missing = self.wanted.iter().filter(|(_, wanted)| wanted.served.is_none());
+        let missing = self.added.iter().filter(|(_, added)| added.served.is_none());
         missing.map(|(path, _)| path)
     }
 
     pub(super) fn terms(&self, path: &Path) -> Option<&Terms> {
-        self.wanted.get(path).map(|wanted| &wanted.terms)
+        self.added.get(path).map(|added| &added.terms)
     }
 
-    /// What was at a path when it was last looked at.
+    /// Returns the file or folder that the last scan found at a path.
     pub(super) fn last(&self, path: &Path) -> Option<&SharedFile> {
-        self.wanted.get(path).map(|wanted| &wanted.shared)
+        self.added.get(path).map(|added| &added.shared)
     }
 
-    /// The paths where something of this hash was added.
+    /// Returns the paths of shares with this hash.
     pub(super) fn added_as(&self, hash: &Hash) -> Vec<PathBuf> {
-        let with = self.wanted.iter().filter(|(_, wanted)| wanted.shared.hash == *hash);
+        let with = self.added.iter().filter(|(_, added)| added.shared.hash == *hash);
         with.map(|(path, _)| path.clone()).collect()
     }
 
-    /// Whether a hash is served to anybody.
+    /// Returns whether any content has this hash.
     pub(super) fn has(&self, hash: &Hash) -> bool {
         self.by_hash.contains_key(hash)
     }
 
-    /// Notes what is to be shared once it was looked at, unless that is known already.
-    pub(super) fn want(&mut self, path: PathBuf, shared: SharedFile, terms: Terms) {
-        self.wanted.entry(path).or_insert(Wanted { shared, terms, served: None });
+    /// Adds a path that is shared once it is scanned, unless it is known already.
+    pub(super) fn add_path(&mut self, path: PathBuf, shared: SharedFile, terms: Terms) {
+        self.added.entry(path).or_insert(AddedPath { shared, terms, served: None });
     }
 
-    /// Serves `top` from now on, in place of what was served from its path before. It keeps the place
-    /// of that among the shares of equal content, of which the first gives the name.
-    pub(super) fn insert(&mut self, top: Top, remember: bool) {
-        let before = self.take_down(&top.path);
+    /// Adds a share, in place of an earlier one with the same path. It keeps the number of that one: of
+    /// shares with equal content, the one with the smallest number gives the name.
+    pub(super) fn insert(&mut self, share: Share, remember: bool) {
+        let before = self.withdraw(&share.path);
         let served = before.unwrap_or_else(|| self.unused_number());
-        self.by_hash.reserve(top.items.len());
-        for (at, item) in (0u32..).zip(&top.items) {
-            self.by_hash.entry(item.hash).or_default().push(Place { served, item: Some(at) });
+        self.by_hash.reserve(share.items.len());
+        for (at, item) in (0u32..).zip(&share.items) {
+            self.by_hash.entry(item.hash).or_default().push(Position { served, item: Some(at) });
         }
-        if top.manifest.is_some() {
-            self.by_hash.entry(top.shared.hash).or_default().push(Place { served, item: None });
+        if share.manifest.is_some() {
+            self.by_hash
+                .entry(share.shared.hash)
+                .or_default()
+                .push(Position { served, item: None });
         }
         if before.is_some() {
-            for hash in hashes(&top) {
+            for hash in hashes(&share) {
                 if let Some(places) = self.by_hash.get_mut(&hash) {
                     places.sort_by_key(|place| place.served);
                 }
             }
         }
-        let (path, shared) = (top.path.clone(), top.shared.clone());
-        let terms = Terms { access: top.access.clone(), remember };
-        self.wanted.insert(path, Wanted { shared, terms, served: Some(served) });
-        self.served.insert(served, Arc::new(top));
+        let (path, shared) = (share.path.clone(), share.shared.clone());
+        let terms = Terms { access: share.access.clone(), remember };
+        self.added.insert(path, AddedPath { shared, terms, served: Some(served) });
+        self.served.insert(served, Arc::new(share));
     }
 
-    /// Serves nothing from `path` until that is looked at again. Returns the number that it was served
-    /// under.
-    pub(super) fn take_down(&mut self, path: &Path) -> Option<u32> {
-        let served = self.wanted.get_mut(path)?.served.take()?;
-        let top = self.served.remove(&served)?;
-        for hash in hashes(&top) {
+    /// Removes the share at `path` until the next scan. Returns the number that it had.
+    pub(super) fn withdraw(&mut self, path: &Path) -> Option<u32> {
+        let served = self.added.get_mut(path)?.served.take()?;
+        let share = self.served.remove(&served)?;
+        for hash in hashes(&share) {
             if let Entry::Occupied(mut places) = self.by_hash.entry(hash) {
                 places.get_mut().retain(|place| place.served != served);
                 if places.get().is_empty() {
@@ -202,24 +204,24 @@ impl Index {
         Some(served)
     }
 
-    /// Remembers what of `top`, which is served no more, is not served from elsewhere.
-    pub(super) fn retire(&mut self, top: &Top) {
+    /// Remembers the content of a removed share that no other share has.
+    pub(super) fn retire(&mut self, share: &Share) {
         let is_gone = |hash: &Hash| !self.by_hash.contains_key(hash);
-        let items = || (0..top.items.len()).filter_map(|at| top.changed(Some(at)));
+        let items = || (0..share.items.len()).filter_map(|at| share.changed(Some(at)));
         let mut gone: Vec<_> =
             items().filter(|changed| is_gone(&changed.hash)).take(RETIRED).collect();
-        if let (Some(whole), true) = (top.changed(None), top.manifest.is_some())
+        if let (Some(whole), true) = (share.changed(None), share.manifest.is_some())
             && is_gone(&whole.hash)
         {
-            // Others may still be served from elsewhere now, and be found to be changed later.
+            // A file that another share has now may be found changed later.
             let is_elsewhere =
-                |hash: &Hash| !self.places(hash).any(|(other, _)| other.path == top.path);
+                |hash: &Hash| !self.places(hash).any(|(other, _)| other.path == share.path);
             let files = items().filter(|file| is_elsewhere(&file.hash)).take(CAUSES).collect();
-            self.remember_retired(whole, files, &top.access);
+            self.remember_retired(whole, files, &share.access);
             gone.truncate(RETIRED - 1);
         }
         for changed in gone {
-            self.remember_retired(changed, Vec::new(), &top.access);
+            self.remember_retired(changed, Vec::new(), &share.access);
         }
     }
 
@@ -236,8 +238,8 @@ impl Index {
         self.retired.push_back(Retired { changed, files, access: access.clone() });
     }
 
-    /// Returns what was served to `asker` under `hash` and was changed or removed since. Of a folder
-    /// that is the file in it that is not what it was, if there is one.
+    /// Returns the content that was served to `asker` under `hash` until it was changed or removed. Of a
+    /// folder this is the changed file, if it is known.
     pub(super) fn retired(&self, hash: &Hash, asker: &Asker<'_>) -> Option<ChangedShare> {
         let mut retired = self.retired.iter();
         let found = retired.find(|retired| retired.changed.hash == *hash)?;
@@ -248,22 +250,22 @@ impl Index {
         Some(gone.unwrap_or(&found.changed).clone())
     }
 
-    /// Forgets a path that was added; what was there last.
+    /// Removes a path that was added. Returns what the last scan found there.
     pub(super) fn remove(&mut self, path: &Path) -> Option<SharedFile> {
-        self.take_down(path);
-        self.wanted.remove(path).map(|wanted| wanted.shared)
+        self.withdraw(path);
+        self.added.remove(path).map(|added| added.shared)
     }
 
-    /// Whether `asker` may have this hash.
+    /// Returns whether `asker` may have content with this hash.
     pub(super) fn allows(&self, hash: &Hash, asker: Option<&Asker<'_>>) -> bool {
-        self.places(hash).any(|(top, _)| may_have(&top.access, asker))
+        self.places(hash).any(|(share, _)| may_have(&share.access, asker))
     }
 
-    /// Where `asker` may have a hash from: first where everyone may, and not all of very many.
+    /// Returns the copies of a content that `asker` may have: open shares first, at most [`COPIES`].
     pub(super) fn find(&self, hash: &Hash, asker: Option<&Asker<'_>>) -> Vec<Location> {
         self.open_first(hash)
-            .filter(|(top, _)| may_have(&top.access, asker))
-            .map(|(top, item)| Location { top: Arc::clone(top), item })
+            .filter(|(share, _)| may_have(&share.access, asker))
+            .map(|(share, item)| Location { share: Arc::clone(share), item })
             .take(COPIES)
             .collect()
     }
@@ -275,45 +277,45 @@ impl Index {
         name: &FileName,
         asker: &Asker<'_>,
     ) -> Option<SharedFile> {
-        let mut places = self.places(hash).filter(|(top, _)| top.access.allows(asker));
-        places.find_map(|(top, item)| {
-            let file = Location { top: Arc::clone(top), item }.file()?;
+        let mut places = self.places(hash).filter(|(share, _)| share.access.allows(asker));
+        places.find_map(|(share, item)| {
+            let file = Location { share: Arc::clone(share), item }.file()?;
             (file.name == *name).then_some(file)
         })
     }
 
-    /// The name and the access of what is shared under `hash`, and is called `name` if that is given:
-    /// of what is open, if anything is.
+    /// Returns the name and the access of the content with this hash, and with this name if one is given.
+    /// Prefers open shares.
     pub(super) fn named(
         &self,
         hash: &Hash,
         name: Option<&FileName>,
     ) -> Option<(FileName, &Access)> {
-        self.open_first(hash).find_map(|(top, item)| {
-            let own = item.map_or_else(|| Some(top.shared.name.clone()), |at| top.name(at))?;
-            Some((own, &top.access)).filter(|(own, _)| name.is_none_or(|name| own == name))
+        self.open_first(hash).find_map(|(share, item)| {
+            let own = item.map_or_else(|| Some(share.shared.name.clone()), |at| share.name(at))?;
+            Some((own, &share.access)).filter(|(own, _)| name.is_none_or(|name| own == name))
         })
     }
 
-    /// How a hash is shared: openly if it is anywhere, else as it is first.
+    /// Returns the access of the content with this hash: open if any share of it is, else that of the first.
     pub(super) fn access(&self, hash: &Hash) -> Option<&Access> {
-        self.open_first(hash).next().map(|(top, _)| &top.access)
+        self.open_first(hash).next().map(|(share, _)| &share.access)
     }
 
-    /// Returns where a hash is served from: first where everyone may have it.
-    fn open_first(&self, hash: &Hash) -> impl Iterator<Item = (&Arc<Top>, Option<usize>)> {
-        let is_open = |(top, _): &(&Arc<Top>, Option<usize>)| top.access == Access::Open;
+    /// Returns all copies of a content, those in open shares first.
+    fn open_first(&self, hash: &Hash) -> impl Iterator<Item = (&Arc<Share>, Option<usize>)> {
+        let is_open = |(share, _): &(&Arc<Share>, Option<usize>)| share.access == Access::Open;
         let closed = self.places(hash).filter(move |place| !is_open(place));
         self.places(hash).filter(is_open).chain(closed)
     }
 
-    fn places(&self, hash: &Hash) -> impl Iterator<Item = (&Arc<Top>, Option<usize>)> {
+    fn places(&self, hash: &Hash) -> impl Iterator<Item = (&Arc<Share>, Option<usize>)> {
         self.by_hash.get(hash).into_iter().flatten().filter_map(|place| {
             Some((self.served.get(&place.served)?, place.item.map(|at| at as usize)))
         })
     }
 
-    /// Returns a number that no share has; larger ones are of later shares.
+    /// Returns a number that no share has. Later shares have larger numbers.
     fn unused_number(&mut self) -> u32 {
         while self.served.contains_key(&self.next) {
             self.next = self.next.wrapping_add(1);
@@ -324,16 +326,16 @@ impl Index {
     }
 }
 
-/// Returns the hashes of all content of `top`, each once: the same content may be there very often.
-fn hashes(top: &Top) -> Vec<Hash> {
-    let mut hashes: Vec<Hash> = top.items.iter().map(|item| item.hash).collect();
-    hashes.push(top.shared.hash);
+/// Returns the hashes of all content of a share, each once: the same content may be in it many times.
+fn hashes(share: &Share) -> Vec<Hash> {
+    let mut hashes: Vec<Hash> = share.items.iter().map(|item| item.hash).collect();
+    hashes.push(share.shared.hash);
     hashes.sort_unstable();
     hashes.dedup();
     hashes
 }
 
-/// Whether `asker` may have what has this access. Who is not known may have what is open.
+/// Returns whether `asker` may have content with this access. Without an asker it has to be open.
 pub(super) fn may_have(access: &Access, asker: Option<&Asker<'_>>) -> bool {
     match asker {
         Some(asker) => access.allows(asker),
@@ -341,13 +343,13 @@ pub(super) fn may_have(access: &Access, asker: Option<&Asker<'_>>) -> bool {
     }
 }
 
-impl Top {
-    /// Whether the share itself fits.
-    pub(super) fn fits(&self, question: &Question) -> bool {
-        question.fits(&folded(self.shared.name.as_str()))
+impl Share {
+    /// Returns whether the name of the share itself matches.
+    pub(super) fn fits(&self, query: &SearchQuery) -> bool {
+        query.fits(&folded(self.shared.name.as_str()))
     }
 
-    /// Some of the files in it; `None` if it is a file itself.
+    /// Returns some of the files of a folder; `None` if the share is a file.
     pub(super) fn part(&self, skip: usize, limit: usize) -> Option<FolderPart> {
         self.manifest.as_ref()?;
         let files = (0..self.items.len()).skip(skip).take(limit).filter_map(|at| {
@@ -356,20 +358,20 @@ impl Top {
         Some(FolderPart { total: self.items.len(), files: files.collect() })
     }
 
-    /// The files in it that fit; none where it is a file.
+    /// Returns the files of a folder that match.
     pub(super) fn files<'a>(
         &'a self,
-        question: &'a Question,
+        query: &'a SearchQuery,
     ) -> impl Iterator<Item = SharedFile> + 'a {
         self.lower
-            .containing(question.part())
-            .filter(|at| self.lower.get(*at).is_some_and(|path| question.fits(path)))
+            .containing(query.part())
+            .filter(|at| self.lower.get(*at).is_some_and(|path| query.fits(path)))
             .filter_map(|at| self.file(at))
     }
 
     /// Returns one of its files.
     fn file(&self, at: usize) -> Option<SharedFile> {
-        let Item { hash, stamp } = self.items.get(at)?;
+        let ShareFile { hash, stamp } = self.items.get(at)?;
         Some(SharedFile {
             hash: *hash,
             name: self.name(at)?,
@@ -378,17 +380,17 @@ impl Top {
         })
     }
 
-    /// Returns the file of this number, or all of it, as something that was changed on disk.
+    /// Returns the file of this number, or the whole share, as content that was changed on disk.
     pub(super) fn changed(&self, item: Option<usize>) -> Option<ChangedShare> {
-        let SharedFile { hash: top, name, .. } = &self.shared;
+        let SharedFile { hash: whole, name, .. } = &self.shared;
         let Some(at) = item.filter(|_| self.manifest.is_some()) else {
-            return Some(ChangedShare { hash: *top, name: name.to_string(), folder: None });
+            return Some(ChangedShare { hash: *whole, name: name.to_string(), folder: None });
         };
         let name = format!("{name}/{}", self.paths.get(at)?);
-        Some(ChangedShare { hash: self.items.get(at)?.hash, name, folder: Some(*top) })
+        Some(ChangedShare { hash: self.items.get(at)?.hash, name, folder: Some(*whole) })
     }
 
-    /// The name of one of its files.
+    /// Returns the name of one of its files.
     fn name(&self, at: usize) -> Option<FileName> {
         match self.paths.get(at) {
             None => Some(self.shared.name.clone()),
@@ -408,8 +410,8 @@ impl Top {
 impl Location {
     pub(super) fn file(&self) -> Option<SharedFile> {
         match self.item {
-            None => Some(self.top.shared.clone()),
-            Some(at) => self.top.file(at),
+            None => Some(self.share.shared.clone()),
+            Some(at) => self.share.file(at),
         }
     }
 
@@ -419,19 +421,19 @@ impl Location {
             (size, self.stored(at, size))
         } else {
             // Of a folder it is the manifest that is served.
-            let len = self.top.manifest.as_ref()?.len() as u64;
+            let len = self.share.manifest.as_ref()?.len() as u64;
             (len, len)
         };
-        let access = self.top.access.kind();
+        let access = self.share.access.kind();
         Some(Description { kind, access, whole: true, size, stored, name })
     }
 
-    /// Bytes that a file takes on disk. Only of large ones it is worth a look.
+    /// Returns the bytes that a file takes on disk. Only large files are looked up.
     fn stored(&self, at: usize, size: u64) -> u64 {
         if size < LARGE {
             return size;
         }
-        let found = self.top.path_of(at).and_then(|path| fs::symlink_metadata(path).ok());
+        let found = self.share.path_of(at).and_then(|path| fs::symlink_metadata(path).ok());
         found.map_or(size, |found| space::taken(&found))
     }
 }

@@ -1,4 +1,4 @@
-//! One shared file, or the files of one shared folder, open for reading, watched for change.
+//! Open shares: a file, or the files of a folder, which are checked for changes while they are read.
 
 use std::fs::File;
 use std::sync::{Arc, OnceLock};
@@ -8,7 +8,7 @@ use peerkit_proto::files::{Asker, FileRefusal, PieceList, PiecePosition, PieceVa
 use peerkit_proto::id::Hash;
 
 use super::Shares;
-use super::index::{Location, Top};
+use super::index::{Location, Share};
 use crate::disk::cached_read::CachedRead;
 use crate::disk::fingerprint::{Fingerprint, Likeness};
 use crate::disk::folder::{OpenFolder, open_plain};
@@ -19,74 +19,74 @@ use crate::lock::read;
 #[derive(Debug)]
 pub(crate) struct OpenShare {
     list: PieceList,
-    content: Content,
+    content: OpenContent,
 }
 
 #[derive(Debug)]
-enum Content {
+enum OpenContent {
     Memory(Bytes),
     File { file: File, stamp: Fingerprint, cached: OnceLock<CachedRead> },
 }
 
-/// A shared folder, whose files are opened as they are read.
+/// A shared folder whose files are opened when they are read.
 #[derive(Debug)]
 pub(crate) struct OpenTree {
     shares: Shares,
-    /// Everywhere that the folder is shared from.
-    tops: Vec<(Arc<Top>, OpenFolder)>,
-    /// The file that was read last, which is most often the next.
+    /// The shares of this folder, each with its open folder.
+    copies: Vec<(Arc<Share>, OpenFolder)>,
+    /// The file that was read last, which is usually read next.
     last: Option<(usize, OpenShare)>,
 }
 
 impl OpenShare {
-    /// Opens what is at `location`. Returns `None` if it can't be opened. Whether it still is what was
-    /// hashed is seen when it is read, and by [`is_as_hashed`](Self::is_as_hashed). Blocks on the disk.
+    /// Opens the content at `location`. Returns `None` if it can't be opened. Does not check whether it was
+    /// changed: reading it does, and [`is_as_hashed`](Self::is_as_hashed). Blocks on the disk.
     pub(super) fn at(location: &Location, list: PieceList) -> Option<Self> {
-        let top = &location.top;
+        let share = &location.share;
         let Some(at) = location.item else {
-            return Some(Self::memory(top.manifest.clone()?, list));
+            return Some(Self::memory(share.manifest.clone()?, list));
         };
-        let item = top.items.get(at)?;
-        let file = open_plain(&top.path_of(at)?).ok()?;
+        let item = share.items.get(at)?;
+        let file = open_plain(&share.path_of(at)?).ok()?;
         Some(Self::file(file, item.stamp, list))
     }
 
     pub(crate) fn memory(bytes: Bytes, list: PieceList) -> Self {
-        Self { list, content: Content::Memory(bytes) }
+        Self { list, content: OpenContent::Memory(bytes) }
     }
 
     fn file(file: File, stamp: Fingerprint, list: PieceList) -> Self {
-        Self { list, content: Content::File { file, stamp, cached: OnceLock::new() } }
+        Self { list, content: OpenContent::File { file, stamp, cached: OnceLock::new() } }
     }
 
-    /// Whether it looks as it did when it was hashed, or nearly.
+    /// Returns whether its fingerprint is not that of a changed file.
     pub(super) fn is_as_hashed(&self) -> bool {
-        let Content::File { file, stamp, .. } = &self.content else { return true };
+        let OpenContent::File { file, stamp, .. } = &self.content else { return true };
         let now = file.metadata().map(|now| stamp.likeness(&Fingerprint::of(&now)));
         now.is_ok_and(|likeness| likeness != Likeness::Different)
     }
 
-    /// Its piece list.
+    /// Returns the piece list.
     #[must_use]
     pub(crate) fn list(&self) -> &PieceList {
         &self.list
     }
 
-    /// As [`values_of`] its piece list.
+    /// Returns values of the piece list, as [`values_of`] does.
     pub(crate) fn values(&self, first: u64, count: u16) -> Result<&[PieceValue], FileRefusal> {
         values_of(&self.list, first, count)
     }
 
-    /// Reads what piece `index` has from `skip` on into `out`, which has to be of that length.
-    /// Blocks on the disk.
+    /// Reads the rest of piece `index` after its first `skip` bytes into `out`, which has to be of that
+    /// length. Blocks on the disk.
     ///
-    /// That the file is the one that was hashed is checked after the reading; where its times leave
-    /// a doubt the piece itself is checked.
+    /// The file's fingerprint is checked after the read. If it leaves a doubt, the piece itself is checked
+    /// against its hash.
     ///
     /// # Errors
-    /// [`FileRefusal::BadRequest`] where there is no such piece, or it is of another length;
-    /// [`FileRefusal::Changed`] where the file is another or can't be read. What is in `out` must not
-    /// be used then.
+    /// [`FileRefusal::BadRequest`] if there is no such piece or its length is another,
+    /// [`FileRefusal::Changed`] if the file was changed or can't be read. The content of `out` must not be
+    /// used then.
     pub(crate) fn read(&self, index: u64, skip: usize, out: &mut [u8]) -> Result<(), FileRefusal> {
         let range = self.list.range(index).ok_or(FileRefusal::BadRequest)?;
         let begin = range.start.saturating_add(skip as u64);
@@ -94,13 +94,13 @@ impl OpenShare {
             return Err(FileRefusal::BadRequest);
         }
         match &self.content {
-            Content::Memory(bytes) => {
+            OpenContent::Memory(bytes) => {
                 let start = usize::try_from(begin).map_err(|_| FileRefusal::BadRequest)?;
                 let piece = bytes.get(start..).and_then(|rest| rest.get(..out.len()));
                 out.copy_from_slice(piece.ok_or(FileRefusal::BadRequest)?);
                 Ok(())
             }
-            Content::File { file, stamp, .. } => {
+            OpenContent::File { file, stamp, .. } => {
                 let read = read_exact_at(file, out, begin);
                 let now = read.and_then(|()| file.metadata());
                 let likeness = now.map(|now| stamp.likeness(&Fingerprint::of(&now)));
@@ -122,13 +122,13 @@ impl OpenShare {
         }
     }
 
-    /// Reads what piece `index` has from `skip` on into `out`, as far as it is in memory, and tells
-    /// how much that is. Never blocks.
+    /// Reads piece `index` after its first `skip` bytes into `out`, as far as it is in memory. Returns the
+    /// number of bytes. Never blocks.
     ///
-    /// `None` where nothing is, or there is any doubt that the file is the one that was hashed:
-    /// [`read`](Self::read) has to look then.
+    /// Returns `None` if nothing is in memory, or if the file may have changed. Then use
+    /// [`read`](Self::read).
     pub(crate) fn read_at_once(&self, index: u64, skip: usize, out: &mut [u8]) -> Option<usize> {
-        let Content::File { file, stamp, cached } = &self.content else { return None };
+        let OpenContent::File { file, stamp, cached } = &self.content else { return None };
         let range = self.list.range(index)?;
         let begin = range.start.checked_add(skip as u64)?;
         let left = usize::try_from(range.end.checked_sub(begin)?).ok()?;
@@ -149,12 +149,12 @@ impl OpenShare {
 }
 
 impl Shares {
-    /// Opens the folder that has this hash, for `asker`; its files are opened when they are read.
-    /// Blocks on the disk.
+    /// Opens the folder with this hash for `asker`. Its files are opened when they are read. Blocks on the
+    /// disk.
     ///
     /// # Errors
-    /// [`FileRefusal::NotFound`] where nothing that `asker` may have has it, [`FileRefusal::BadRequest`]
-    /// where it is a file.
+    /// [`FileRefusal::NotFound`] if `asker` may have no content with this hash,
+    /// [`FileRefusal::BadRequest`] if it is a file.
     pub(crate) fn open_tree(
         &self,
         hash: &Hash,
@@ -165,19 +165,23 @@ impl Shares {
             return Err(FileRefusal::NotFound);
         }
         let folders = locations.into_iter().filter(|location| location.item.is_none());
-        let open = |top: Arc<Top>| (Arc::clone(&top), OpenFolder::new(top.path.clone()));
-        let tops: Vec<_> = folders.map(|location| open(location.top)).collect();
-        if tops.is_empty() {
+        let open = |share: Arc<Share>| (Arc::clone(&share), OpenFolder::new(share.path.clone()));
+        let copies: Vec<_> = folders.map(|location| open(location.share)).collect();
+        if copies.is_empty() {
             return Err(FileRefusal::BadRequest);
         }
-        Ok(OpenTree { shares: self.clone(), tops, last: None })
+        Ok(OpenTree { shares: self.clone(), copies, last: None })
     }
 }
 
 impl OpenTree {
-    /// The sizes of the files, in the order of the manifest.
+    /// Returns the sizes of the files, in the order of the manifest.
     pub(crate) fn sizes(&self) -> impl Iterator<Item = u64> {
-        self.tops.first().into_iter().flat_map(|(top, _)| &top.items).map(|item| item.stamp.size)
+        self.copies
+            .first()
+            .into_iter()
+            .flat_map(|(share, _)| &share.items)
+            .map(|item| item.stamp.size)
     }
 
     /// Reads the piece at `place` into `out`, which has to be of its length. Blocks on the disk.
@@ -195,8 +199,8 @@ impl OpenTree {
             return Ok(());
         }
         self.last = None;
-        let tops = self.tops.iter();
-        let read = tops.filter_map(|top| self.open(top, place.file)).find_map(|open| {
+        let copies = self.copies.iter();
+        let read = copies.filter_map(|share| self.open(share, place.file)).find_map(|open| {
             let read = open.read(place.index, 0, out);
             read.is_ok().then_some(open)
         });
@@ -204,22 +208,22 @@ impl OpenTree {
         Ok(())
     }
 
-    fn open(&self, (top, folder): &(Arc<Top>, OpenFolder), at: usize) -> Option<OpenShare> {
-        let item = top.items.get(at)?;
+    fn open(&self, (share, folder): &(Arc<Share>, OpenFolder), at: usize) -> Option<OpenShare> {
+        let item = share.items.get(at)?;
         let size = item.stamp.size;
         let list = match PieceList::single(&item.hash, size) {
             Some(list) => list,
             None => self.shares.known_list(&item.hash, size)?,
         };
-        let file = folder.open(top.paths.get(at)?).ok()?;
+        let file = folder.open(share.paths.get(at)?).ok()?;
         Some(OpenShare::file(file, item.stamp, list))
     }
 }
 
-/// Up to `count` values of `list` from `first` on.
+/// Returns up to `count` values of `list` from `first` on.
 ///
 /// # Errors
-/// [`FileRefusal::BadRequest`] where there are none.
+/// [`FileRefusal::BadRequest`] if there are none.
 pub(crate) fn values_of(
     list: &PieceList,
     first: u64,

@@ -1,4 +1,4 @@
-//! A look at a path: what is there, and what it hashes to.
+//! Scans of paths: finds the files there, and hashes those that have changed.
 
 use std::fs::{self, DirEntry, Metadata};
 use std::io;
@@ -11,27 +11,27 @@ use peerkit_proto::files::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::hashing::{HashFailure, Hashed, Job, hash_all};
-use super::index::{Item, Top};
-use super::names::Names;
-use super::{Progress, ShareError, SkipReason, Skipped};
+use super::hashing::{HashFailure, HashJob, Hashed, hash_all};
+use super::index::{Share, ShareFile};
+use super::name_list::NameList;
+use super::{HashProgress, ShareError, SkipReason, Skipped};
 use crate::disk::fingerprint::{Fingerprint, Likeness};
 use crate::store::{KnownFile, Store, StoreError};
 use crate::transfer::is_part_name;
 
-/// Files hashed before what they hashed to is written down: what a crash costs.
+/// Number of files that are hashed before their hashes are stored. A crash costs at most so many.
 const BATCH: usize = 4096;
 
 /// A share, ready to be added.
 pub(super) struct Scanned {
-    pub(super) top: Top,
+    pub(super) share: Share,
     pub(super) skipped: Vec<Skipped>,
 }
 
 /// Scans paths, and hashes what has changed since its last scan.
 pub(super) struct Scanner<'s> {
     pub(super) store: &'s Store,
-    pub(super) progress: &'s mut dyn FnMut(Progress),
+    pub(super) progress: &'s mut dyn FnMut(HashProgress),
     pub(super) stop: &'s CancellationToken,
 }
 
@@ -62,7 +62,7 @@ impl Scanner<'_> {
         name: FileName,
         metadata: &Metadata,
     ) -> Result<Scanned, ShareError> {
-        let found = vec![Found { rel: None, stamp: Fingerprint::of(metadata), mode: 0 }];
+        let found = vec![ScannedFile { rel: None, stamp: Fingerprint::of(metadata), mode: 0 }];
         let KnownFile { stamp, hash } = match self.hash_found(&path, &found)?.pop() {
             Some(Ok(file)) => file,
             Some(Err(HashFailure::Io(error))) => return Err(ShareError::Io { path, error }),
@@ -71,26 +71,26 @@ impl Scanner<'_> {
             Some(Err(HashFailure::Stopped)) | None => return Err(ShareError::Stopped),
         };
         let shared = SharedFile { hash, name, size: stamp.size, kind: FileKind::File };
-        let items = vec![Item { hash, stamp }];
-        let (paths, lower) = (Names::default(), Names::default());
+        let items = vec![ShareFile { hash, stamp }];
+        let (paths, lower) = (NameList::default(), NameList::default());
         let access = Access::Nodes(Vec::new());
         Ok(Scanned {
-            top: Top { path, shared, access, manifest: None, items, paths, lower },
+            share: Share { path, shared, access, manifest: None, items, paths, lower },
             skipped: Vec::new(),
         })
     }
 
     fn scan_folder(&mut self, path: PathBuf, name: FileName) -> Result<Scanned, ShareError> {
-        let mut walk = Walk::new(&path)?;
+        let mut walk = FolderWalk::new(&path)?;
         walk.files.sort_unstable_by(|a, b| a.rel.cmp(&b.rel));
         let hashed = self.hash_found(&path, &walk.files)?;
         let mut items = Vec::with_capacity(hashed.len());
-        let (mut paths, mut lower) = (Names::default(), Names::default());
+        let (mut paths, mut lower) = (NameList::default(), NameList::default());
         for (found, result) in walk.files.into_iter().zip(hashed) {
             let Some(rel) = found.rel else { continue };
             let why = match result {
                 Ok(KnownFile { stamp, hash }) => {
-                    items.push(Item { hash, stamp });
+                    items.push(ShareFile { hash, stamp });
                     paths.push(rel.as_str());
                     lower.push(&folded(rel.as_str()));
                     let (size, mode) = (stamp.size, found.mode);
@@ -116,18 +116,18 @@ impl Scanner<'_> {
         }
         let shared = SharedFile { hash, name, size: manifest.total(), kind: FileKind::Folder };
         let access = Access::Nodes(Vec::new());
-        let top = Top { path, shared, access, manifest: Some(bytes), items, paths, lower };
-        Ok(Scanned { top, skipped: walk.skipped })
+        let share = Share { path, shared, access, manifest: Some(bytes), items, paths, lower };
+        Ok(Scanned { share, skipped: walk.skipped })
     }
 
     /// Hashes the files whose hash is not known. The results are in the order of the files.
     fn hash_found(
         &mut self,
         top: &Path,
-        found: &[Found],
+        found: &[ScannedFile],
     ) -> Result<Vec<Result<KnownFile, HashFailure>>, ShareError> {
         let total = found.iter().fold(0u64, |sum, file| sum.saturating_add(file.stamp.size));
-        let mut done = Progress { done: 0, total };
+        let mut done = HashProgress { done: 0, total };
         let mut results = Vec::with_capacity(found.len());
         for batch in found.chunks(BATCH) {
             let known = self.known_files(top, batch)?;
@@ -135,7 +135,7 @@ impl Scanner<'_> {
             for (file, known) in batch.iter().zip(&known) {
                 match known {
                     Some(_) => done.done = done.done.saturating_add(file.stamp.size),
-                    None => jobs.push(Job { path: file.path(top), size: file.stamp.size }),
+                    None => jobs.push(HashJob { path: file.path(top), size: file.stamp.size }),
                 }
             }
             (self.progress)(done);
@@ -164,7 +164,7 @@ impl Scanner<'_> {
     fn known_files(
         &self,
         top: &Path,
-        batch: &[Found],
+        batch: &[ScannedFile],
     ) -> Result<Vec<Option<KnownFile>>, StoreError> {
         let paths: Vec<PathBuf> = batch.iter().map(|file| file.path(top)).collect();
         let mut known = self.store.files(paths.iter().map(PathBuf::as_path))?;
@@ -181,14 +181,14 @@ impl Scanner<'_> {
 }
 
 /// A file that was found.
-struct Found {
-    /// Its path in the folder; `None` if it is itself what is scanned.
+struct ScannedFile {
+    /// Its path in the scanned folder; `None` if the file itself is scanned.
     rel: Option<RelPath>,
     stamp: Fingerprint,
     mode: u32,
 }
 
-impl Found {
+impl ScannedFile {
     fn path(&self, top: &Path) -> PathBuf {
         match &self.rel {
             None => top.to_owned(),
@@ -197,16 +197,16 @@ impl Found {
     }
 }
 
-/// All that is in a folder, not hashed yet.
+/// The entries of a folder and its subfolders, not hashed yet.
 #[derive(Default)]
-struct Walk {
-    files: Vec<Found>,
-    /// The folders; files follow when they have a hash.
+struct FolderWalk {
+    files: Vec<ScannedFile>,
+    /// The entries of the manifest: the folders first, the files once they are hashed.
     entries: Vec<ManifestEntry>,
     skipped: Vec<Skipped>,
 }
 
-impl Walk {
+impl FolderWalk {
     fn new(top: &Path) -> Result<Self, ShareError> {
         let mut walk = Self::default();
         let mut open: Vec<(PathBuf, Option<RelPath>)> = vec![(top.to_owned(), None)];
@@ -268,7 +268,7 @@ impl Walk {
             open.push((path, Some(rel)));
         } else if metadata.is_file() {
             let (stamp, mode) = (Fingerprint::of(&metadata), mode_of(&metadata));
-            self.files.push(Found { rel: Some(rel), stamp, mode });
+            self.files.push(ScannedFile { rel: Some(rel), stamp, mode });
         } else {
             self.skip(path, SkipReason::Special);
         }
@@ -297,7 +297,7 @@ fn mode_of(metadata: &Metadata) -> u32 {
     metadata.permissions().mode() & 0o777
 }
 
-/// What a file has on Unix that everyone may read.
+/// Returns the mode that a file has on Unix if everyone may read it.
 #[cfg(not(unix))]
 fn mode_of(metadata: &Metadata) -> u32 {
     if metadata.is_dir() { 0o755 } else { 0o644 }

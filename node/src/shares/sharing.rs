@@ -7,22 +7,21 @@ use peerkit_proto::files::access::SECRET_LEN;
 use peerkit_proto::files::{Access, Secret};
 use peerkit_proto::id::NodeId;
 
-use super::{Added, Progress, ShareError, Shares};
+use super::{Added, HashProgress, ShareError, Shares};
 use crate::error::Error;
 
-/// A file or folder that is about to be shared: see [`Node::share`](crate::Node::share). Await it to
-/// share.
+/// A file or folder to share, with its settings: see [`Node::share`](crate::Node::share). Await it to share.
 ///
-/// By default everyone may have it, and it is shared again after a restart if the node has a state
+/// By default every node may have it, and it is shared again after a restart if the node has a state
 /// folder. Sharing a path again with other settings replaces the earlier ones.
 ///
-/// Dropping the future that shares stops it, and nothing has changed then.
+/// Dropping the future before it is done shares nothing.
 #[must_use = "nothing is shared until this is awaited"]
 pub struct Sharing {
     shares: Shares,
     path: PathBuf,
     options: ShareOptions,
-    progress: Box<dyn FnMut(Progress) + Send>,
+    progress: Box<dyn FnMut(HashProgress) + Send>,
 }
 
 impl Sharing {
@@ -30,30 +29,29 @@ impl Sharing {
         Self { shares, path, options: ShareOptions::default(), progress: Box::new(|_| {}) }
     }
 
-    /// Shares with these nodes only. For all others it is as if it were not there.
+    /// Shares with these nodes only. Others can neither find nor fetch it.
     pub fn to_nodes(mut self, nodes: impl Into<Vec<NodeId>>) -> Self {
         self.options.audience = Audience::Nodes(nodes.into());
         self
     }
 
-    /// Shares with every node that has a [ticket](crate::FilesHandle::ticket). The secret in the ticket
-    /// stays the same for as long as this is shared so, also over a restart; sharing it openly in
-    /// between makes earlier tickets void. A share that is not [remembered](Self::remember) has the
-    /// same secret whenever the same content is shared with the same key.
+    /// Shares with every node that has a [ticket](crate::FilesHandle::ticket). The secret in the ticket stays
+    /// the same as long as this path is shared so, also over a restart. Sharing it openly in between makes
+    /// earlier tickets void. A share that is not [remembered](Self::remember) has the same secret whenever a
+    /// node with the same key shares the same content.
     pub fn with_ticket(mut self) -> Self {
         self.options.audience = Audience::TicketHolders;
         self
     }
 
-    /// Sets whether it is shared again after a restart, if the node has a state folder; it is by
-    /// default.
+    /// Sets whether it is shared again after a restart, if the node has a state folder; on by default.
     pub fn remember(mut self, remember: bool) -> Self {
         self.options.forget = !remember;
         self
     }
 
-    /// Calls `progress` while files are hashed, on another thread.
-    pub fn on_progress(mut self, progress: impl FnMut(Progress) + Send + 'static) -> Self {
+    /// Calls `progress` on another thread while files are hashed.
+    pub fn on_progress(mut self, progress: impl FnMut(HashProgress) + Send + 'static) -> Self {
         self.progress = Box::new(progress);
         self
     }
@@ -83,7 +81,7 @@ impl std::fmt::Debug for Sharing {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct ShareOptions {
     pub(crate) audience: Audience,
-    /// Whether it is not shared again after a restart.
+    /// True if it is not shared again after a restart.
     pub(crate) forget: bool,
 }
 

@@ -33,7 +33,7 @@ fn forgotten() -> ShareOptions {
     ShareOptions { forget: true, ..ShareOptions::default() }
 }
 
-/// Somebody without any rights.
+/// A node without any rights.
 fn anyone() -> Asker<'static> {
     asker(0)
 }
@@ -62,7 +62,7 @@ async fn add(shares: &Shares, path: &Path) -> Added {
     shares.add(path, |_| ()).await.unwrap()
 }
 
-/// Adds `path` and tells how many bytes were hashed for it.
+/// Adds `path`, and returns how many bytes were hashed for it.
 async fn hashed_bytes(shares: &Shares, path: &Path) -> u64 {
     let steps = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&steps);
@@ -199,7 +199,7 @@ async fn a_shared_folders_files_are_listed_in_parts() {
 #[tokio::test]
 async fn a_folder_is_a_manifest_and_its_files() {
     let (dir, shares) = (folder(), shares());
-    let top = dir.path().join("Top");
+    let top = dir.path().join("Share");
     write(&top.join("a.txt"), b"a");
     write(&top.join(".hidden/b.txt"), b"bb");
     write(&top.join("sub/deep/c.txt"), b"ccc");
@@ -255,7 +255,7 @@ async fn a_folder_is_a_manifest_and_its_files() {
         }
     }
     // The same tree elsewhere is the same folder.
-    let copy = dir.path().join("elsewhere/Top");
+    let copy = dir.path().join("elsewhere/Share");
     for path in ["a.txt", ".hidden/b.txt", "sub/deep/c.txt", "same.txt"] {
         write(&copy.join(path), &fs::read(top.join(path)).unwrap());
     }
@@ -346,7 +346,7 @@ async fn a_file_just_written_is_checked_as_it_is_read() {
     fs::write(&path, b"before").unwrap();
     let hash = add(&shares, &path).await.shared.hash;
     let index = read(&shares.index);
-    assert!(index.tops().next().unwrap().items[0].stamp.fresh);
+    assert!(index.shares().next().unwrap().items[0].stamp.fresh);
     drop(index);
     assert_eq!(content(&shares.open(&hash, &anyone()).unwrap()).unwrap(), b"before");
 }
@@ -460,7 +460,7 @@ async fn many_files_are_hashed_beside_each_other() {
     }
 }
 
-/// What `asker` sees of a hash, in every way that there is.
+/// Checks that every look-up of a hash by `asker` gives the same result, and returns it.
 fn sees(shares: &Shares, hash: &Hash, asker: &Asker<'_>) -> Option<AccessKind> {
     let described = shares.describe(hash, asker);
     assert_eq!(shares.contains(hash, asker), described.is_some());
@@ -504,7 +504,7 @@ async fn each_sees_what_it_may_have() {
     let again = share(with_ticket()).await.unwrap();
     assert_eq!(again.access, Access::Ticket(secret), "tickets that were given out stay good");
 
-    // The same content also openly: who is not let in to the one has it from the other.
+    // The same content is also shared openly: nodes without access to the one copy get the other.
     write(&dir.path().join("open.txt"), b"private");
     let open = add(&shares, &dir.path().join("open.txt")).await;
     assert_eq!(sees(&shares, &hash, &anyone()), Some(AccessKind::Open));
@@ -515,7 +515,7 @@ async fn each_sees_what_it_may_have() {
     shares.remove(&open.shared.hash).await.unwrap();
     assert_eq!(sees(&shares, &hash, &anyone()), None);
 
-    // Content that only others may have is no reason to say that the open copy was changed.
+    // OpenContent that only others may have is no reason to say that the open copy was changed.
     share(ShareOptions::default()).await.unwrap();
     assert_eq!(sees(&shares, &hash, &anyone()), Some(AccessKind::Open));
     let fresh = share(with_ticket()).await.unwrap();

@@ -1,8 +1,8 @@
-//! Shares that are watched: what changes on disk is looked at again by itself.
+//! Watching shares for changes on disk, so that they are scanned again without a request.
 //!
-//! What the system tells is kept as the set of the shares that it concerns, so it takes no more
-//! memory than these, however much is told. A watch is never needed for what is served to be right,
-//! only for what is new to be found.
+//! The system's events are reduced to the set of shares that they concern, so that many events take no
+//! more memory than few. Serving the right content does not depend on a watch. It only finds changes
+//! earlier.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -17,69 +17,69 @@ use tokio::sync::Notify;
 use super::Shares;
 use crate::lock::{lock, read};
 
-/// A share is looked at again once nothing has changed in it for this long.
+/// Time without a change in a share after which it is scanned again.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// At the latest this long after a change, where there is no quiet.
+/// Longest time from a change to the scan, if changes go on.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A share is left alone for so many times as long as the last look at it took: one of a million
-/// files that never comes to rest takes a tenth of a processor.
+/// Pause after a scan, as a multiple of the time that the scan took. With 9, a share of a million files
+/// that changes all the time takes a tenth of a core.
 const REST: u32 = 9;
 
-/// It is left alone no longer than this: a look may have taken so long because of one large file.
+/// Longest pause after a scan, which may have taken long because of one large file.
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
-/// How often a share that is gone from disk is looked for.
+/// Interval at which shares that are gone from disk are looked for.
 const LOOK_FOR: Duration = Duration::from_secs(2);
 
-/// The watches, and what they have told.
+/// The watches and the changes that they have reported.
 pub(super) struct Watching {
-    changes: Arc<Changes>,
+    changes: Arc<ShareChanges>,
     watches: Mutex<Watches>,
-    /// The user has been told that something can't be watched.
-    told: AtomicBool,
+    /// Set once a failed watch was logged, so that there is one message and not thousands.
+    has_warned: AtomicBool,
 }
 
 struct Watches {
     watcher: RecommendedWatcher,
-    folders: BTreeMap<PathBuf, Watch>,
+    folders: BTreeMap<PathBuf, FolderWatch>,
 }
 
-/// How many want a folder watched: with all that is in it, or alone.
+/// The numbers of shares that need a folder watched: with everything in it, or alone.
 #[derive(Default)]
-struct Watch {
+struct FolderWatch {
     whole: usize,
     alone: usize,
 }
 
-/// What has changed and was not looked at yet.
+/// The changes that were not scanned yet.
 #[derive(Debug, Default)]
-struct Changes {
+struct ShareChanges {
     noted: Mutex<Noted>,
-    /// Told of the first change of a share.
+    /// Notified of the first change of a share.
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Noted {
-    /// The shares that are watched.
+    /// The paths of the shares that are watched.
     shares: BTreeSet<PathBuf>,
-    changed: BTreeMap<PathBuf, Change>,
-    /// Until when a share is left alone.
+    changed: BTreeMap<PathBuf, PendingChange>,
+    /// The ends of pauses after scans.
     resting: BTreeMap<PathBuf, Instant>,
 }
 
 #[derive(Debug)]
-struct Change {
+struct PendingChange {
     first: Instant,
     last: Instant,
-    /// The share itself is gone or another: its watch may be of what was there.
+    /// The share itself was moved, removed or created, so that its watch may be on another file.
     replaced: bool,
 }
 
 impl Shares {
-    /// Looks again at what changes on disk, from now on until it is dropped.
+    /// Scans shares that change on disk, until the future is dropped.
     pub(crate) async fn watch(self) {
         let Some(watching) = self.watching.clone() else { return };
         let mut gone = HashSet::new();
@@ -92,25 +92,25 @@ impl Shares {
                 () = tokio::time::sleep_until(due.unwrap_or_else(far).into()) => {
                     let due = lock(&watching.changes.noted).take(Instant::now());
                     for (path, change) in due {
-                        self.look_at_change(path, change.replaced).await;
+                        self.rescan_changed(path, change.replaced).await;
                     }
                 }
                 _ = look_for.tick() => {
                     for path in self.come_back(&mut gone).await {
-                        self.look_at_change(path, true).await;
+                        self.rescan_changed(path, true).await;
                     }
                 }
             }
         }
     }
 
-    async fn look_at_change(&self, path: PathBuf, replaced: bool) {
+    async fn rescan_changed(&self, path: PathBuf, replaced: bool) {
         let looking = self.blocking(move |shares, stop| {
             let begun = Instant::now();
             if let Some(watching) = shares.watching.as_ref().filter(|_| replaced) {
                 watching.forget(&path);
             }
-            let report = shares.look_again([path.clone()], &mut |_| {}, stop);
+            let report = shares.rescan([path.clone()], &mut |_| {}, stop);
             if let Some(watching) = &shares.watching {
                 lock(&watching.changes.noted).rest(path, begun, Instant::now());
             }
@@ -129,7 +129,8 @@ impl Shares {
         }
     }
 
-    /// Shares that were gone and are there again. `gone` are those that were gone the last time.
+    /// Returns the shares that were gone at the last call and are there again. `gone` keeps those that are
+    /// gone.
     async fn come_back(&self, gone: &mut HashSet<PathBuf>) -> Vec<PathBuf> {
         let missing: Vec<PathBuf> = read(&self.index).missing().cloned().collect();
         gone.retain(|path| missing.contains(path));
@@ -146,20 +147,20 @@ impl Shares {
     }
 }
 
-/// Never, as far as anybody waits.
+/// Returns a time that no task waits for.
 fn far() -> Instant {
     Instant::now() + Duration::from_secs(86_400)
 }
 
 impl Watching {
-    /// `None` where the system has no way to watch, which the user is told.
+    /// Creates the watcher. Returns `None` if the system has no way to watch files, which is logged.
     pub(super) fn new() -> Option<Self> {
-        let changes = Arc::new(Changes::default());
-        let told = Arc::clone(&changes);
+        let changes = Arc::new(ShareChanges::default());
+        let notes = Arc::clone(&changes);
         let config = notify::Config::default().with_follow_symlinks(false);
         let watcher = RecommendedWatcher::new(
             move |event| match event {
-                Ok(event) => told.hear(&event, Instant::now()),
+                Ok(event) => notes.note_event(&event, Instant::now()),
                 Err(error) => {
                     tracing::info!(%error, "not all shares can be watched: refresh them by hand");
                 }
@@ -170,7 +171,7 @@ impl Watching {
             Ok(watcher) => Some(Self {
                 changes,
                 watches: Mutex::new(Watches { watcher, folders: BTreeMap::new() }),
-                told: AtomicBool::new(false),
+                has_warned: AtomicBool::new(false),
             }),
             Err(error) => {
                 tracing::info!(%error, "shares can't be watched here: refresh them by hand");
@@ -179,7 +180,7 @@ impl Watching {
         }
     }
 
-    /// Watches the share at `path`, if it is not yet. Blocks on the disk.
+    /// Watches the share at `path`, unless it is watched already. Blocks on the disk.
     pub(super) fn add(&self, path: &Path) {
         if !lock(&self.changes.noted).shares.insert(path.to_owned()) {
             return;
@@ -199,14 +200,14 @@ impl Watching {
             ErrorKind::Io(error) => error.kind() == std::io::ErrorKind::NotFound,
             _ => false,
         };
-        // What is missing is told of by whoever looks at it.
-        if !is_missing && !self.told.swap(true, Ordering::Relaxed) {
+        // A missing path is reported by the scan.
+        if !is_missing && !self.has_warned.swap(true, Ordering::Relaxed) {
             let path = path.display();
             tracing::info!(%path, %error, "this share can't be watched: refresh it by hand");
         }
     }
 
-    /// Watches the share at `path` no more.
+    /// Stops watching the share at `path`.
     pub(super) fn forget(&self, path: &Path) {
         {
             let mut noted = lock(&self.changes.noted);
@@ -230,8 +231,8 @@ impl std::fmt::Debug for Watching {
     }
 }
 
-/// The watcher has one watch for a folder, and a watch of one with all that is in it ends those in
-/// it: so who wants what is counted, and what still is wanted is watched anew.
+/// The watcher has one watch for each folder, and removing a recursive watch removes those inside it. So
+/// the shares that need a watch are counted, and watches that are still needed are added again.
 impl Watches {
     fn add(&mut self, path: &Path, mode: RecursiveMode) -> notify::Result<()> {
         let watch = self.folders.entry(path.to_owned()).or_default();
@@ -251,7 +252,7 @@ impl Watches {
         if watch.alone == 0 && watch.whole == 0 {
             self.folders.remove(path);
         }
-        // It may have gone with what was watched.
+        // The watch may be gone already, with the file.
         let _ = self.watcher.unwatch(path);
         let touched: Vec<_> = self
             .folders
@@ -269,7 +270,7 @@ impl Watches {
     }
 }
 
-impl Watch {
+impl FolderWatch {
     fn count(&mut self, mode: RecursiveMode) -> &mut usize {
         match mode {
             RecursiveMode::Recursive => &mut self.whole,
@@ -282,10 +283,10 @@ impl Watch {
     }
 }
 
-impl Changes {
-    /// Notes which shares an event concerns. Never waits for a watch to be made.
-    fn hear(&self, event: &notify::Event, now: Instant) {
-        // Our own reading is told of too.
+impl ShareChanges {
+    /// Notes the shares that an event concerns. Never waits for a watch to be added.
+    fn note_event(&self, event: &notify::Event, now: Instant) {
+        // Reading, which this node does itself, is reported too.
         if let EventKind::Access(kind) = event.kind
             && kind != AccessKind::Close(AccessMode::Write)
         {
@@ -298,7 +299,7 @@ impl Changes {
         let mut noted = lock(&self.noted);
         let before = noted.changed.len();
         if event.need_rescan() {
-            // More was to tell than there was room for.
+            // The system has dropped events: any share may have changed.
             for path in noted.shares.clone() {
                 noted.note(path, now, false);
             }
@@ -307,7 +308,7 @@ impl Changes {
             let inside = path.ancestors().filter(|above| noted.shares.contains(*above));
             let mut concerned: Vec<PathBuf> = inside.map(Path::to_owned).collect();
             if moved {
-                // The folder that a share lies in.
+                // A folder above a share was moved.
                 let below = noted.shares.range(path.clone()..);
                 let below = below.take_while(|share| share.starts_with(path));
                 concerned.extend(below.cloned());
@@ -325,13 +326,13 @@ impl Changes {
 
 impl Noted {
     fn note(&mut self, share: PathBuf, now: Instant, replaced: bool) {
-        let new = Change { first: now, last: now, replaced };
+        let new = PendingChange { first: now, last: now, replaced };
         let change = self.changed.entry(share).or_insert(new);
         change.last = now;
         change.replaced |= replaced;
     }
 
-    /// A share that is watched was looked at, from `begun` until `now`.
+    /// Pauses a watched share after a scan from `begun` until `now`.
     fn rest(&mut self, share: PathBuf, begun: Instant, now: Instant) {
         self.resting.retain(|_, until| *until > now);
         if self.shares.contains(&share) {
@@ -340,18 +341,18 @@ impl Noted {
         }
     }
 
-    /// When the next share is to be looked at.
+    /// Returns the time at which the next share is due to be scanned.
     fn due(&self) -> Option<Instant> {
         self.changed.iter().map(|(path, change)| self.due_at(path, change)).min()
     }
 
-    fn due_at(&self, path: &Path, change: &Change) -> Instant {
+    fn due_at(&self, path: &Path, change: &PendingChange) -> Instant {
         let due = change.due();
         self.resting.get(path).map_or(due, |until| due.max(*until))
     }
 
-    /// The shares that are to be looked at now.
-    fn take(&mut self, now: Instant) -> BTreeMap<PathBuf, Change> {
+    /// Removes and returns the shares that are due.
+    fn take(&mut self, now: Instant) -> BTreeMap<PathBuf, PendingChange> {
         let changed = std::mem::take(&mut self.changed);
         let (due, later) =
             changed.into_iter().partition(|(path, change)| self.due_at(path, change) <= now);
@@ -360,7 +361,7 @@ impl Noted {
     }
 }
 
-impl Change {
+impl PendingChange {
     fn due(&self) -> Instant {
         (self.last + QUIET).min(self.first + PATIENCE)
     }

@@ -32,16 +32,16 @@ pub(crate) struct StoredBroadcasts {
     network: Hash,
     max_count: usize,
     max_bytes: usize,
-    /// In milliseconds.
+    /// The limit on their age, in milliseconds.
     max_age: u64,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<UnwrittenBroadcasts>,
     /// The rows on disk. Locked while they are written.
     rows: Mutex<Rows>,
 }
 
 /// Broadcasts that wait to be written.
 #[derive(Debug, Default)]
-struct Waiting {
+struct UnwrittenBroadcasts {
     batches: VecDeque<Batch>,
     bytes: usize,
     /// A caller of [`StoredBroadcasts::add`] has been asked to write them.

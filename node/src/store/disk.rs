@@ -1,4 +1,4 @@
-//! The database on disk: one transaction for each call, and what is done about damage.
+//! The database on disk: one transaction for each call, and the handling of damage.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -31,31 +31,30 @@ pub(super) use schema::{SCHEMA, migrate, schema_of};
 /// The database's file in the state folder.
 pub(super) const STATE_FILE: &str = "state.redb";
 
-/// Memory for cached pages. 16 MiB: redb's own 1 GiB is a server's.
+/// Memory for cached pages, in bytes. redb's default of 1 GiB is meant for servers.
 const CACHE: usize = 16 << 20;
 
-/// Bytes of redb's magic number, at the start of its files.
+/// Length of redb's magic number, at the start of its files.
 const MAGIC: usize = 9;
 
-/// Bytes of the block that redb writes first.
+/// Length of the block that redb writes first.
 const HEAD: usize = 4096;
 
-/// A database that redb has just made is not larger than this: it has 1 MiB and a block.
+/// Largest size of a database that redb has just created, which has 1 MiB and a block.
 const UNFINISHED: u64 = 4 << 20;
 
-/// Start of the names that damaged databases are moved to.
+/// Prefix of the names to which damaged databases are moved.
 const DAMAGED_FILE: &str = "state.redb.damaged";
 
-/// Damaged databases that are kept beside each other.
+/// Most damaged databases that are kept.
 const MAX_DAMAGED: u32 = 1000;
 
 /// The redb database of a state folder.
 ///
-/// redb panics on some damaged files, when it opens, reads, writes or closes them. Each such call is
-/// made by [`catch`], and one that panics ends the use of the file: what redb holds in memory need
-/// not fit the file any more.
+/// redb panics on some damaged files when it opens, reads, writes or closes them. So each such call is made
+/// by [`catch`]. After a panic the file is not used any more: redb's memory may no longer agree with it.
 ///
-/// After an error of the system, such as a full disk, redb refuses everything until the file is opened
+/// After an error of the system, such as a full disk, redb refuses every call until the file is opened
 /// again. So the file is closed then, and the next call opens it.
 #[derive(Debug)]
 pub(crate) struct Disk {
@@ -65,9 +64,9 @@ pub(crate) struct Disk {
     database: RwLock<Option<Database>>,
     /// The number of the newest list of nodes that are to be left alone.
     pub(super) newest_away: Mutex<u64>,
-    /// redb has panicked: the file is not used any more.
+    /// Set after a panic in redb: the file is not used any more.
     is_damaged: AtomicBool,
-    /// Something in it turned out to be damaged: the next start has to check it.
+    /// Set once damage was found: the next start has to check the file.
     is_doubtful: AtomicBool,
 }
 
@@ -77,12 +76,12 @@ impl Drop for Disk {
     }
 }
 
-/// Empties a database that was never finished: a node was killed, or the disk was full, while redb made it.
-/// redb writes its magic number last, and would take such a file for a damaged one for ever. Nothing but
-/// the first block was written to it.
+/// Empties a database whose creation was cut short, because a node was killed or the disk was full. redb
+/// writes its magic number last, and would report such a file as damaged for ever. Only the first block of
+/// such a file has been written.
 fn empty_an_unfinished(path: &Path) -> io::Result<()> {
     let file = File::options().read(true).write(true).open(path)?;
-    // Another node that is making it has it locked.
+    // Another node that is creating the file has locked it.
     if file.try_lock().is_err() {
         return Ok(());
     }
@@ -103,11 +102,11 @@ fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|_| Panicked)
 }
 
-/// redb met something that it does not expect in any file.
+/// A panic in redb.
 #[derive(Debug)]
 struct Panicked;
 
-/// Returns whether `error` says that the file is not what redb wrote. Other errors are the system's.
+/// Returns whether `error` says that the file is damaged. Other errors are the system's.
 fn is_damage(error: &redb::Error) -> bool {
     match error {
         redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_) => true,
@@ -120,9 +119,9 @@ fn is_damage(error: &redb::Error) -> bool {
 }
 
 impl Disk {
-    /// Has the file in `folder` checked when it is opened next.
+    /// Makes the next start check the file in `folder`.
     pub(super) fn doubt(folder: &Path) {
-        // One that can't be removed is in a folder that can't be written, and no file is opened there.
+        // If it can't be removed, the folder can't be written, and opening the database fails as well.
         let _ = fs::remove_file(folder.join(CLOSED_FILE));
     }
 
@@ -152,7 +151,7 @@ impl Disk {
         disk.bring_up_to_date().map(|()| disk)
     }
 
-    /// Makes the tables of a new database, and migrates one of an older schema.
+    /// Creates the tables of a new database, and migrates one of an older schema.
     fn bring_up_to_date(&self) -> Result<(), StoreError> {
         let found = self.guard(schema_of)?;
         let migrated = match found {
@@ -197,7 +196,7 @@ impl Disk {
         }
         let metadata = handle.metadata()?;
         if was_there && metadata.len() == 0 {
-            // A node that is killed while it makes the file leaves it empty, but no mark.
+            // A node that is killed while it creates the file leaves it empty, and leaves no mark.
             if left.is_ok() {
                 return Err(StorageError::Corrupted("the file is empty".to_owned()).into());
             }
@@ -213,13 +212,13 @@ impl Disk {
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE);
         let mut database = builder.create_file(handle)?;
-        // It may be a link to a file elsewhere, which no look at the folder shows.
-        private::close(file);
-        // Not before the file is locked: another node may have it.
+        // The file may be a link to a file in another folder, which `tighten` has not seen.
+        private::make_private(file);
+        // Removed only now that the file is locked: before, it may have been another node's.
         let _ = fs::remove_file(closed);
-        // redb does not compare checksums when it reads: without this, damage would show as a panic
-        // or as wrong rows much later. It takes half a second for 100,000 files, so it is left out
-        // if the file is as the last node has left it.
+        // redb does not compare checksums when it reads, so without this check damage would show much later,
+        // as a panic or as wrong rows. The check takes half a second for 100,000 files. It is left out if
+        // the file is as the last node has left it.
         if metadata.len() > 0 && !is_as_left && !database.check_integrity()? {
             tracing::info!(folder = %folder.display(), "the state file was repaired");
         }
@@ -279,7 +278,7 @@ impl Disk {
         })
     }
 
-    /// Runs a transaction, unless an earlier one has shown that the file is damaged.
+    /// Runs a transaction, unless the file is known to be damaged.
     fn guard<T>(
         &self,
         work: impl FnOnce(&Database) -> Result<T, redb::Error>,
@@ -323,7 +322,7 @@ impl Disk {
         drop(open);
         let mut closed = write(&self.database);
         if closed.is_none() {
-            // Where the disk is gone no other takes its place.
+            // If the disk is gone, a new database must not be created in its place.
             let there = fs::metadata(&self.file);
             there.map_err(|error| StoreError::Database(Box::new(error.into())))?;
             let opened = Self::open_file(&self.folder, &self.file);
@@ -341,14 +340,14 @@ impl Disk {
         Ok(read(&self.database))
     }
 
-    /// Closes the file as it is to be left for the next start. A later call opens it again.
+    /// Closes the file, and leaves a mark that saves the next start the check. A later call opens it again.
     pub(super) fn finish(&self) {
         let mut open = write(&self.database);
         let Some(database) = open.take() else {
-            // It is closed already, or else the next start has to check it.
+            // It is closed already, or was closed after an error: then the next start has to check it.
             return;
         };
-        // The lock is held until the mark is there: a call that opens the file removes it.
+        // The lock is held until the mark is written, as opening the file removes the mark.
         if catch(|| drop(database)).is_err() {
             tracing::warn!(file = %self.file.display(), "the state file turned out to be damaged");
         } else if !self.is_doubtful.load(Ordering::Acquire)
@@ -367,7 +366,7 @@ impl Disk {
     }
 }
 
-/// Describes why the database at `file` in `folder` is not opened.
+/// Returns the error for a database at `file` in `folder` that is not opened.
 fn refusal(folder: &Path, file: &Path, refused: Refused) -> StoreError {
     let file = file.to_owned();
     match refused {
@@ -386,7 +385,7 @@ fn refusal(folder: &Path, file: &Path, refused: Refused) -> StoreError {
     }
 }
 
-/// Returns whether redb refuses everything after `error`, until the file is opened again.
+/// Returns whether redb refuses every call after `error`, until the file is opened again.
 fn has_ended_use(error: &redb::Error) -> bool {
     matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo)
 }

@@ -1,4 +1,4 @@
-//! Shares and files as bytes of a row.
+//! The encoding of shares and files in rows.
 
 use bytes::Bytes;
 use peerkit_proto::codec::{DecodeError, Reader, Writer};

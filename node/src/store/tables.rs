@@ -1,4 +1,4 @@
-//! The tables of the store, and what a call does to their rows: in a database, or in memory.
+//! The tables of the store, and changes to their rows, in a database or in memory.
 
 use std::collections::BTreeMap;
 
@@ -51,14 +51,14 @@ impl MemoryTables {
     }
 }
 
-/// The changes that one call makes: all of them or none.
-pub(super) enum Changes<'c> {
+/// A transaction: all of its changes are made, or none.
+pub(super) enum Transaction<'c> {
     Disk(&'c WriteTransaction),
     Memory(&'c mut MemoryTables),
 }
 
-impl Changes<'_> {
-    /// Adds or replaces rows. A key and a value are bytes as the types of the table have them.
+impl Transaction<'_> {
+    /// Adds or replaces rows. Keys and values are in the encoding of the table's types.
     pub(super) fn put<K: Key + 'static, V: Value + 'static>(
         &mut self,
         table: TableDefinition<'_, K, V>,
@@ -93,7 +93,7 @@ impl Changes<'_> {
         }
     }
 
-    /// Removes the rows whose key `keep` does not want.
+    /// Removes the rows for whose key `keep` returns false.
     pub(super) fn retain<K: Key + 'static, V: Value + 'static>(
         &mut self,
         table: TableDefinition<'_, K, V>,

@@ -90,7 +90,7 @@ fn in_memory_is_the_same_but_for_the_restart() {
     assert!(Store::open(None).unwrap().peers().unwrap().is_empty());
 }
 
-/// One on disk and one in memory.
+/// Returns a store on disk and one in memory.
 fn both() -> (tempfile::TempDir, [Store; 2]) {
     let folder = tempfile::tempdir().unwrap();
     let stores = [Some(folder.path()), None].map(|folder| Store::open(folder).unwrap());
@@ -233,7 +233,7 @@ fn used() -> (tempfile::TempDir, Vec<u8>) {
     store.save_owner("net", id(9)).unwrap();
     store.save_download(&Hash::of(b"d"), &[7; 300]).unwrap();
     for n in 0..40 {
-        store.save_peers(&[(id(n), peer("somebody"))]).unwrap();
+        store.save_peers(&[(id(n), peer("another"))]).unwrap();
         let row = [n; 80];
         store.change_broadcasts(&[(&row, &[n; 1000])], &[]).unwrap();
     }
@@ -338,7 +338,7 @@ fn the_state_file_is_its_owners_alone() {
     assert_eq!((mode(folder.path()), mode(&file)), (0o700, 0o600));
 }
 
-/// The check of a large file takes long, so a file that nobody has changed since is not checked.
+/// The check of a large file takes long, so an unchanged file is not checked.
 #[test]
 fn only_a_file_that_is_not_as_it_was_left_is_checked() {
     let (folder, mut bytes) = used();
@@ -378,7 +378,7 @@ fn a_mark_that_is_none_has_the_file_checked() {
         std::fs::write(&mark, none).unwrap();
         opens_and_marks();
     }
-    // That of another folder's file, whose copy this one is not.
+    // The mark of another folder's file.
     let (other, _) = used();
     std::fs::copy(other.path().join(CLOSED_FILE), &mark).unwrap();
     opens_and_marks();

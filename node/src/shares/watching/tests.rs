@@ -54,18 +54,18 @@ const DATA: EventKind = EventKind::Modify(ModifyKind::Data(DataChange::Any));
 
 #[test]
 fn a_share_is_due_when_it_is_quiet_and_not_too_late_without() {
-    let changes = Changes::default();
+    let changes = ShareChanges::default();
     let (one, two) = (Path::new("/a/one"), Path::new("/a/two"));
     lock(&changes.noted).shares.extend([one.to_owned(), two.to_owned()]);
     let start = Instant::now();
     let after = |millis| start + Duration::from_millis(millis);
-    changes.hear(&change(DATA, &two.join("deep/file")), start);
+    changes.note_event(&change(DATA, &two.join("deep/file")), start);
     for n in 0..100 {
-        changes.hear(&change(DATA, &one.join("file")), after(n * 100));
+        changes.note_event(&change(DATA, &one.join("file")), after(n * 100));
     }
-    changes.hear(&change(DATA, Path::new("/a/other")), start);
+    changes.note_event(&change(DATA, Path::new("/a/other")), start);
     let reading = EventKind::Access(AccessKind::Open(AccessMode::Any));
-    changes.hear(&change(reading, two), after(900));
+    changes.note_event(&change(reading, two), after(900));
     assert_eq!(lock(&changes.noted).due(), Some(after(1000)));
     assert!(lock(&changes.noted).take(after(999)).is_empty());
     assert_eq!(lock(&changes.noted).take(after(1000)).keys().collect::<Vec<_>>(), [two]);
@@ -74,7 +74,7 @@ fn a_share_is_due_when_it_is_quiet_and_not_too_late_without() {
     assert_eq!(lock(&changes.noted).due(), None);
 
     // The longer a look took the longer it is until the next.
-    changes.hear(&change(DATA, one), after(5000));
+    changes.note_event(&change(DATA, one), after(5000));
     lock(&changes.noted).rest(one.to_owned(), after(5000), after(6000));
     assert_eq!(lock(&changes.noted).due(), Some(after(15_000)));
     assert!(lock(&changes.noted).take(after(14_999)).is_empty());
@@ -84,20 +84,20 @@ fn a_share_is_due_when_it_is_quiet_and_not_too_late_without() {
     lock(&changes.noted).rest(two.to_owned(), after(20_001), after(600_000));
     assert_eq!(lock(&changes.noted).resting[two], after(660_000));
 
-    // What is told of a share that is watched no more, or not at all, takes no room.
+    // Events of shares that are not watched any more, or never were, take no memory.
     lock(&changes.noted).shares.remove(one);
-    changes.hear(&change(DATA, one), start);
+    changes.note_event(&change(DATA, one), start);
     lock(&changes.noted).rest(one.to_owned(), start, after(1000));
     assert!(
         lock(&changes.noted).changed.is_empty() && !lock(&changes.noted).resting.contains_key(one)
     );
-    // Where the system had no room for all that it had to tell, it may have been any share.
+    // If the system has dropped events, any share may have changed.
     lock(&changes.noted).shares.insert(one.to_owned());
-    changes.hear(&Event::new(EventKind::Other).set_flag(Flag::Rescan), start);
+    changes.note_event(&Event::new(EventKind::Other).set_flag(Flag::Rescan), start);
     assert_eq!(lock(&changes.noted).changed.len(), 2);
     lock(&changes.noted).changed.clear();
     // The folder that shares lie in.
-    changes.hear(&change(EventKind::Create(CreateKind::Folder), Path::new("/a")), start);
+    changes.note_event(&change(EventKind::Create(CreateKind::Folder), Path::new("/a")), start);
     assert!(lock(&changes.noted).changed.values().all(|change| change.replaced));
     assert_eq!(lock(&changes.noted).changed.len(), 2);
 }
@@ -111,7 +111,7 @@ async fn what_changes_is_shared_as_it_is_then_and_nothing_else_is_looked_at() {
     for path in [&folder, &other] {
         shares.add(path, |_| ()).await.unwrap();
     }
-    let top = Arc::clone(read(&shares.index).top(&other).unwrap());
+    let share = Arc::clone(read(&shares.index).share(&other).unwrap());
     write(&folder.join("a.txt"), b"after");
     until("the change", || serves(&shares, b"after")).await;
     assert!(!serves(&shares, b"before"));
@@ -122,7 +122,7 @@ async fn what_changes_is_shared_as_it_is_then_and_nothing_else_is_looked_at() {
     until("the newer file", || serves(&shares, b"newer")).await;
     fs::remove_file(folder.join("a.txt")).unwrap();
     until("the removal", || !shares.contains(&Hash::of(b"after"), &anyone())).await;
-    assert!(Arc::ptr_eq(&top, read(&shares.index).top(&other).unwrap()));
+    assert!(Arc::ptr_eq(&share, read(&shares.index).share(&other).unwrap()));
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The fingerprint of a database that was closed, which saves the next start a check.
+//! The mark beside a closed database, which saves the next start a check of the whole file.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -7,11 +7,11 @@ use std::path::Path;
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::private;
 
-/// A file beside the database, with the database's fingerprint at the time when a node closed it. A
-/// database with another fingerprint at the next start is checked.
+/// The file beside the database with the database's fingerprint when it was closed. The next start checks a
+/// database that has another fingerprint.
 pub(in crate::store) const CLOSED_FILE: &str = "state.redb.closed";
 
-/// Most bytes that are read as a fingerprint, which has fewer.
+/// Most bytes that are read of the mark, which is shorter.
 const MAX_MARK: u64 = 64;
 
 /// Writes the fingerprint of the database at `file`, which is closed, beside it.
@@ -21,7 +21,7 @@ pub(in crate::store) fn leave_mark(file: &Path) -> io::Result<()> {
 
 /// Returns a database's fingerprint: bytes that are equal only if it was not changed.
 pub(super) fn mark(metadata: &fs::Metadata) -> Vec<u8> {
-    // Whether the last change is fresh depends on the time of this call.
+    // `fresh` depends on the time of this call, so it is left out.
     let stamp = Fingerprint { fresh: false, ..Fingerprint::of(metadata) };
     let mut bytes = Vec::new();
     stamp.encode(&mut bytes);

@@ -1,8 +1,8 @@
-//! The number of the database's schema, and how a database of an older one is brought up to date.
+//! The schema number of the database, and the migration of older databases.
 //!
-//! Before a database of another schema is opened its file is looked at without a change to it. A newer
-//! one is refused. Of an older one a copy is kept beside it, byte by byte, and then one transaction makes
-//! all changes and writes the new number: a node that is killed leaves the old database or the new one.
+//! Before a database is opened, its schema number is read without changing the file. A newer database is
+//! refused. Of an older one a copy is kept beside it, byte by byte. Then one transaction makes all changes
+//! and writes the new number, so that a node that is killed leaves the old database or the new one.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
@@ -17,7 +17,7 @@ use redb::{
     WriteTransaction,
 };
 
-use super::view::View;
+use super::view::ReadOnlyView;
 use super::{CACHE, STATE_FILE};
 use crate::disk::path_bytes::path_of;
 use crate::disk::{private, sync_folder};
@@ -30,35 +30,35 @@ pub(in crate::store) const SCHEMA: u64 = 2;
 /// The schema of a database without a number.
 const UNNUMBERED: u64 = 1;
 
-/// Numbers by their names; that of the schema is `schema`.
+/// Numbers by their names. [`KEY`] is the name of the schema number.
 pub(in crate::store) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 pub(in crate::store) const KEY: &str = "schema";
 
-/// What was shared, with everyone, as it was written before a share had more to it than its hash.
+/// The table of shares in schema 1, which had paths and hashes only. All shares were open.
 pub(in crate::store) const OLD_SHARES: TableDefinition<'_, &[u8], &[u8; 32]> =
     TableDefinition::new("shares");
 
-/// A table that has the name of [`OLD_SHARES`] and another type. Programs of schema 1 do not know of
-/// schemas, but they open that table when they start: with this one in its place they refuse the state,
-/// and change nothing.
+/// A table with the name of [`OLD_SHARES`] and another type. Programs of schema 1 do not check the schema
+/// number, but they open that table first when they start. With this table in its place redb refuses, so
+/// they do not start, and change nothing.
 pub(in crate::store) const GUARD: TableDefinition<'_, &str, u64> = TableDefinition::new("shares");
 
-/// A change to all rows of the older schema.
+/// A step that turns a database into the next schema.
 type Migration = fn(&WriteTransaction) -> Result<(), redb::Error>;
 
-/// For each older schema what makes it the next one. Tables that are new need nothing: every
-/// transaction makes those that are missing.
+/// The step for each older schema. New tables need no step: every transaction creates those that are
+/// missing.
 const MIGRATIONS: [(u64, Migration); 1] = [(1, take_over_old_shares)];
 
-/// Copies that are kept beside each other.
+/// Most copies that are kept.
 const MAX_COPIES: u32 = 1000;
 
-/// Why a database is not opened because of its schema.
+/// The reason why a database is not opened.
 #[derive(Debug)]
 pub(super) enum Refused {
-    /// It has this schema, which is newer.
+    /// The database has this newer schema.
     Newer(u64),
-    /// It is of an older schema, and no copy of it can be kept.
+    /// The database has an older schema, and it can't be copied.
     NotCopied(io::Error),
     Database(redb::Error),
 }
@@ -69,14 +69,14 @@ impl<E: Into<redb::Error>> From<E> for Refused {
     }
 }
 
-/// Looks at the database in `file`, which is at `path`, and keeps a copy of it in `folder` if it is of an
-/// older schema. Does not change it.
+/// Reads the schema of the database in `file` without changing it. Keeps a copy in `folder` if the schema is
+/// older.
 pub(super) fn look(folder: &Path, file: &File) -> Result<(), Refused> {
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE);
     let file = Arc::new(FileBackend::new(file.try_clone()?)?);
-    // It is locked until the copy is there: what is copied is what was looked at.
-    let database = builder.create_with_backend(View::new(Arc::clone(&file))?)?;
+    // The lock is held until the copy is made, so that no other node changes the file in between.
+    let database = builder.create_with_backend(ReadOnlyView::new(Arc::clone(&file))?)?;
     match schema_of(&database)? {
         Some(newer) if newer > SCHEMA => Err(Refused::Newer(newer)),
         Some(older) if older < SCHEMA => {
@@ -91,7 +91,7 @@ pub(super) fn look(folder: &Path, file: &File) -> Result<(), Refused> {
     }
 }
 
-/// Returns the schema of a database; `None` if there is nothing in it.
+/// Returns the schema of a database; `None` if it is empty.
 pub(in crate::store) fn schema_of(
     database: &impl ReadableDatabase,
 ) -> Result<Option<u64>, redb::Error> {
@@ -105,7 +105,7 @@ pub(in crate::store) fn schema_of(
     }
 }
 
-/// Brings a database of schema `found` up to date.
+/// Migrates a database of schema `found`.
 pub(in crate::store) fn migrate(
     found: Option<u64>,
     db: &WriteTransaction,
@@ -119,8 +119,8 @@ pub(in crate::store) fn migrate(
     Ok(())
 }
 
-/// Copies `file` to a name in `folder` that nothing has yet, and returns it. A copy that is the same is
-/// not made again.
+/// Copies `file` to an unused name in `folder`, and returns the path. An existing equal copy is used
+/// instead.
 fn keep_copy(folder: &Path, file: &FileBackend) -> io::Result<PathBuf> {
     let part = folder.join(format!("{STATE_FILE}.part"));
     for number in 1..=MAX_COPIES {
@@ -133,7 +133,7 @@ fn keep_copy(folder: &Path, file: &FileBackend) -> io::Result<PathBuf> {
             continue;
         }
         let copied = private::create_new(&part).and_then(|mut to| {
-            io::copy(&mut Content { file, at: 0 }, &mut to)?;
+            io::copy(&mut LockedContent { file, at: 0 }, &mut to)?;
             to.sync_all()?;
             fs::rename(&part, &copy)?;
             sync_folder(folder)
@@ -150,7 +150,7 @@ fn is_same(file: &FileBackend, path: &Path) -> io::Result<bool> {
     if !found.is_file() || found.len() != file.len()? {
         return Ok(false);
     }
-    let (a, b) = (BufReader::new(Content { file, at: 0 }), BufReader::new(other));
+    let (a, b) = (BufReader::new(LockedContent { file, at: 0 }), BufReader::new(other));
     for (a, b) in a.bytes().zip(b.bytes()) {
         if a? != b? {
             return Ok(false);
@@ -159,13 +159,13 @@ fn is_same(file: &FileBackend, path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// The bytes of a file that is locked, from `at` on. On Windows no other handle can read it.
-struct Content<'f> {
+/// The bytes of a locked file from `at` on. Read through the locking handle, as no other can on Windows.
+struct LockedContent<'f> {
     file: &'f FileBackend,
     at: u64,
 }
 
-impl Read for Content<'_> {
+impl Read for LockedContent<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let left = usize::try_from(self.file.len()?.saturating_sub(self.at)).unwrap_or(usize::MAX);
         let len = left.min(out.len());
@@ -175,8 +175,8 @@ impl Read for Content<'_> {
     }
 }
 
-/// From 1: moves the rows of the old table into the new one. The next look at each path finds out what
-/// they lack.
+/// Migrates schema 1: moves the rows of the old table of shares into the new one. The next scan of each path
+/// fills in what they lack.
 fn take_over_old_shares(db: &WriteTransaction) -> Result<(), redb::Error> {
     let mut shares = db.open_table(SHARES)?;
     for row in db.open_table(OLD_SHARES)?.iter()? {

@@ -1,4 +1,4 @@
-//! Looks into a database without changing its file.
+//! A view of a database that does not change its file.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,36 +10,36 @@ use redb::{BackendError, StorageBackend};
 
 use crate::lock::lock;
 
-/// Bytes that are kept together of what is written: redb's pages have as many.
+/// Size of the blocks in which writes are kept: that of redb's pages.
 const BLOCK: u64 = 4096;
 
-/// A file as redb sees it that keeps what is written in memory. Even opening a database writes to it,
-/// and one that was not closed is repaired. It holds the lock of the file.
+/// A backend for redb that reads a file and keeps all writes in memory. Without it even opening a database
+/// would write to the file, and repair one that was not closed. Holds the lock of the file.
 #[derive(Debug)]
-pub(super) struct View {
+pub(super) struct ReadOnlyView {
     file: Arc<FileBackend>,
-    changes: Mutex<Changes>,
+    changes: Mutex<WrittenBlocks>,
 }
 
 #[derive(Debug)]
-struct Changes {
+struct WrittenBlocks {
     len: u64,
-    /// Bytes from the start of the file that still count. What follows them is empty.
+    /// Length of the part of the file that still counts. The rest reads as zeros.
     kept: u64,
-    /// Blocks that were written to, by their number.
+    /// Blocks that were written, by their number.
     blocks: BTreeMap<u64, Box<[u8]>>,
 }
 
-impl View {
+impl ReadOnlyView {
     pub(super) fn new(file: Arc<FileBackend>) -> io::Result<Self> {
         let len = file.len()?;
-        let changes = Changes { len, kept: len, blocks: BTreeMap::new() };
+        let changes = WrittenBlocks { len, kept: len, blocks: BTreeMap::new() };
         Ok(Self { file, changes: Mutex::new(changes) })
     }
 }
 
-impl Changes {
-    /// Reads bytes that are all in one block.
+impl WrittenBlocks {
+    /// Reads bytes that lie in one block.
     fn read(&self, file: &FileBackend, offset: u64, out: &mut [u8]) -> io::Result<()> {
         if let Some(block) = self.blocks.get(&(offset / BLOCK)) {
             let start = within(offset);
@@ -54,17 +54,17 @@ impl Changes {
     }
 }
 
-/// The place of `offset` in its block.
+/// Returns the position of `offset` in its block.
 fn within(offset: u64) -> usize {
     usize::try_from(offset % BLOCK).unwrap_or_default()
 }
 
-/// Bytes from `offset` to the end of its block, at most `len`.
+/// Returns the number of bytes from `offset` to the end of its block, at most `len`.
 fn step(offset: u64, len: usize) -> usize {
     len.min(usize::try_from(BLOCK - offset % BLOCK).unwrap_or(usize::MAX))
 }
 
-impl StorageBackend for View {
+impl StorageBackend for ReadOnlyView {
     fn len(&self) -> io::Result<u64> {
         Ok(lock(&self.changes).len)
     }
@@ -175,7 +175,7 @@ mod tests {
             let path = folder.path().join("file");
             fs::write(&path, &bytes).unwrap();
             let file = File::options().read(true).write(true).open(&path).unwrap();
-            let view = View::new(Arc::new(FileBackend::new(file).unwrap())).unwrap();
+            let view = ReadOnlyView::new(Arc::new(FileBackend::new(file).unwrap())).unwrap();
             let mut model = bytes.clone();
             for step in steps {
                 match step {

@@ -183,7 +183,7 @@ fn a_program_that_knows_no_schemas_refuses_the_state() {
     }
 }
 
-/// What redb does to a file, in order.
+/// A change that redb makes to a file.
 #[derive(Debug, Clone)]
 enum Step {
     Write(u64, Vec<u8>),

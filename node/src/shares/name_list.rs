@@ -1,17 +1,18 @@
-//! Many short texts in one, for a search that runs over all of them.
+//! A list of many short texts that is searched with one scan.
 
 use memchr::memmem;
 
-/// Texts without line ends, one behind the other: no allocation for each, and one scan for all.
+/// Texts without line ends, stored one behind the other: they take no allocation each, and one scan
+/// searches all of them.
 #[derive(Debug, Default)]
-pub(super) struct Names {
-    /// Each ends with a line end.
+pub(super) struct NameList {
+    /// The texts, each followed by a line end.
     text: String,
-    /// Where each ends, without it.
+    /// The end of each text, before its line end.
     ends: Vec<u32>,
 }
 
-impl Names {
+impl NameList {
     pub(super) fn push(&mut self, name: &str) {
         self.text.push_str(name);
         // The paths of a folder are bounded by its manifest: 64 MiB.
@@ -19,7 +20,7 @@ impl Names {
         self.text.push('\n');
     }
 
-    /// Gives back memory that was taken in advance.
+    /// Frees memory that was allocated in advance.
     pub(super) fn shrink(&mut self) {
         self.text.shrink_to_fit();
         self.ends.shrink_to_fit();
@@ -30,7 +31,7 @@ impl Names {
         self.text.get(self.start(at)..end)
     }
 
-    /// Those that have `part` in them, in order; all where it is empty.
+    /// Returns the numbers of the texts that contain `part`, in order. An empty part is in all of them.
     pub(super) fn containing<'a>(&'a self, part: &'a str) -> impl Iterator<Item = usize> + 'a {
         let finder = memmem::Finder::new(part);
         let mut next = 0;
@@ -69,7 +70,7 @@ mod tests {
             texts in proptest::collection::vec("[abé]{0,6}", 0..12),
             part in "[abé]{0,3}",
         ) {
-            let mut names = Names::default();
+            let mut names = NameList::default();
             texts.iter().for_each(|text| names.push(text));
             for (at, text) in texts.iter().enumerate() {
                 prop_assert_eq!(names.get(at), Some(text.as_str()));

@@ -1,37 +1,39 @@
-//! What a search asks for. It comes from the network, so what it may cost is bounded: its length by
-//! the frame, a glob by what it compiles to, and the time for a name by the name's length.
+//! Search by name: the words and patterns of a search, and how they match names and paths.
+//!
+//! A search comes from the network, so its cost is bounded. The frame bounds its length, a limit on the
+//! compiled form bounds each pattern, and matching takes time linear in the length of the name.
 
 use peerkit_proto::files::folded;
 use regex::{Regex, RegexBuilder};
 
-/// Globs in one search; what looks like more is taken as it stands.
+/// Most patterns in one search. Further ones are taken as plain words.
 const MAX_GLOBS: usize = 8;
 
-/// What one glob may compile to, and use as it matches, in bytes. 256 bytes of `?` compile to some
-/// 100 KiB.
+/// Most bytes of a compiled pattern, and of the memory that it uses as it matches. 256 bytes of `?`
+/// compile to some 100 KiB.
 const MAX_GLOB: usize = 1 << 20;
 
-/// The words of a search: all of them have to fit.
+/// A search. A name matches if all words match.
 #[derive(Debug)]
-pub(super) struct Question {
+pub(super) struct SearchQuery {
     words: Vec<Word>,
-    /// What every path that fits has in it: the longest such text, as it is the rarest.
+    /// The longest text that every matching path contains: the longest is the rarest.
     part: String,
 }
 
 #[derive(Debug)]
 enum Word {
-    /// Anywhere in the path.
+    /// A part of the path.
     Part(String),
-    /// The whole name.
+    /// A pattern for the whole name.
     Name(Regex),
-    /// The whole path.
+    /// A pattern for the whole path.
     Path(Regex),
 }
 
-impl Question {
+impl SearchQuery {
     pub(super) fn new(text: &str) -> Self {
-        let mut question = Self { words: Vec::new(), part: String::new() };
+        let mut query = Self { words: Vec::new(), part: String::new() };
         let mut globs = 0;
         for word in folded(text).split_whitespace() {
             let glob = match word.contains(['*', '?', '[']) && globs < MAX_GLOBS {
@@ -43,24 +45,24 @@ impl Question {
                 Some(_) => longest_plain(word),
                 None => word,
             };
-            if certain.len() > question.part.len() {
-                certain.clone_into(&mut question.part);
+            if certain.len() > query.part.len() {
+                certain.clone_into(&mut query.part);
             }
-            question.words.push(match glob {
+            query.words.push(match glob {
                 Some(glob) if word.contains('/') => Word::Path(glob),
                 Some(glob) => Word::Name(glob),
                 None => Word::Part(word.to_owned()),
             });
         }
-        question
+        query
     }
 
-    /// What every path that fits has in it.
+    /// Returns a text that every matching path contains. A scan for it finds the candidates.
     pub(super) fn part(&self) -> &str {
         &self.part
     }
 
-    /// Returns whether the question matches the file or share of this path, [folded].
+    /// Returns whether the query matches the file or share of this path, [folded].
     pub(super) fn fits(&self, path: &str) -> bool {
         let name = path.rsplit('/').next().unwrap_or_default();
         self.words.iter().all(|word| match word {
@@ -71,7 +73,7 @@ impl Question {
     }
 }
 
-/// `None` where it is no glob after all, or too large a one.
+/// Compiles a pattern. Returns `None` if it is not a valid one, or too large.
 fn compile(word: &str) -> Option<Regex> {
     let mut pattern = String::from("^");
     let mut rest = word.chars();
@@ -96,13 +98,14 @@ fn compile(word: &str) -> Option<Regex> {
     builder.size_limit(MAX_GLOB).dfa_size_limit(MAX_GLOB).build().ok()
 }
 
-/// The class that `text` begins with, after its bracket, and how long it is there.
+/// Reads the class at the start of `text`, after its opening bracket. Returns it as a regular expression,
+/// with its length in `text`.
 fn class(text: &str) -> Option<(String, usize)> {
     let (not, inside) = match text.strip_prefix(['!', '^']) {
         Some(inside) => (true, inside),
         None => (false, text),
     };
-    // A bracket that stands first is meant itself.
+    // A closing bracket that comes first is a member of the class.
     let first = inside.chars().next()?.len_utf8();
     let len = first + inside.get(first..)?.find(']')?;
     let mut class = String::from(if not { "[^/" } else { "[" });
@@ -125,9 +128,9 @@ fn push_plain(pattern: &mut String, letter: char) {
     pattern.push_str(&regex::escape(letter.encode_utf8(&mut buffer)));
 }
 
-/// The longest stretch of a glob that stands for itself.
+/// Returns the longest part of a pattern that has no special characters.
 fn longest_plain(word: &str) -> &str {
-    // After a bracket it is not clear what is inside of it.
+    // What follows a bracket may be inside of it.
     let plain = word.split('[').next().unwrap_or_default();
     plain.split(['*', '?']).max_by_key(|part| part.len()).unwrap_or_default()
 }
@@ -138,10 +141,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn fits(text: &str, path: &str) -> bool {
-        let question = Question::new(text);
+        let query = SearchQuery::new(text);
         let path = folded(path);
-        let fits = question.fits(&path);
-        assert!(!fits || path.contains(question.part()), "{text} in {path}");
+        let fits = query.fits(&path);
+        assert!(!fits || path.contains(query.part()), "{text} in {path}");
         fits
     }
 

@@ -1,4 +1,4 @@
-//! What is told of sharing: how far it is, what came of it, and why not.
+//! The results of sharing: progress, what was shared or left out, and errors.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,91 +7,91 @@ use peerkit_proto::files::{Access, ManifestError, NameError, NameFault, RelPath,
 
 use crate::store::StoreError;
 
-/// How far something is, in bytes.
+/// The progress of hashing, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Progress {
-    /// Bytes done.
+pub struct HashProgress {
+    /// Bytes that were hashed, or did not need it.
     pub done: u64,
-    /// Bytes in all.
+    /// Bytes of all files.
     pub total: u64,
 }
 
-/// What adding a share came to.
+/// The result of adding a share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Added {
-    /// The file or folder itself.
+    /// The shared file or folder.
     pub shared: SharedFile,
-    /// Files in it: 1 for a file.
+    /// Number of files in it; 1 for a file.
     pub files: usize,
-    /// What in the folder is not shared, and why.
+    /// The entries of the folder that are not shared.
     pub skipped: Vec<Skipped>,
-    /// Who may find and fetch it.
+    /// The nodes that may find and fetch it.
     pub access: Access,
 }
 
-/// Some of the files in a shared folder.
+/// Part of the list of files in a shared folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FolderPart {
     /// Number of files in the whole folder.
     pub total: usize,
-    /// Those that were asked for, in the order of their paths.
+    /// The requested files, in the order of their paths.
     pub files: Vec<FolderFile>,
 }
 
 /// A file in a shared folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FolderFile {
-    /// Its path in the folder.
+    /// The path in the folder.
     pub path: RelPath,
-    /// Its description; it can be fetched by its hash.
+    /// The file, which can be fetched by its hash.
     pub file: SharedFile,
 }
 
-/// Something in a folder that is not shared.
+/// An entry of a folder that is not shared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
-    /// Its path.
+    /// The path of the entry.
     pub path: PathBuf,
-    /// Why it is left out.
+    /// The reason.
     pub why: SkipReason,
 }
 
-/// Why something in a folder is not shared. What is hidden is shared like everything else.
+/// The reason why an entry of a folder is not shared. Hidden files are shared like others.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SkipReason {
-    /// A symbolic link: it could lead anywhere.
+    /// It is a symbolic link, which could lead anywhere.
     #[error("a symbolic link")]
     Symlink,
-    /// A device, a pipe, a socket.
+    /// It is a device, a pipe or a socket.
     #[error("neither a file nor a folder")]
     Special,
-    /// A name that other systems can't have.
+    /// Its name is not possible on other systems.
     #[error("{0}")]
     Name(NameFault),
-    /// What the system said when it was opened.
+    /// It can't be read. Contains the system's error.
     #[error("can't be read: {0}")]
     Unreadable(String),
-    /// Written to while it was being hashed.
+    /// It was written to while it was hashed.
     #[error("was being changed")]
     Changing,
-    /// A fetch of peerkit's that is not done.
+    /// It belongs to an unfinished download.
     #[error("an unfinished fetch")]
     Unfinished,
 }
 
-/// What looking at the shares again came to.
+/// The result of scanning the shares again.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Refreshed {
-    /// Shares whose content is another: what it was and what it is now.
+    /// Shares whose content has changed: the earlier one and the present one.
     pub changed: Vec<(SharedFile, SharedFile)>,
-    /// Shares that are gone from disk, or can't be shared any more.
+    /// Paths at which nothing can be shared any more, with the earlier share.
     pub removed: Vec<(PathBuf, Option<SharedFile>)>,
-    /// What in the folders is not shared, and why.
+    /// The entries of folders that are not shared.
     pub skipped: Vec<Skipped>,
 }
 
-/// Why something can't be shared.
+/// The error of sharing a file or folder.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShareError {
@@ -100,19 +100,19 @@ pub enum ShareError {
     Io {
         /// The path as given.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
-    /// A device, a pipe, a socket.
+    /// It is a device, a pipe or a socket.
     #[error("can't share {path}: it is neither a file nor a folder", path = .0.display())]
     Special(PathBuf),
-    /// The root of a disk.
+    /// It is the root of a disk, which has no name.
     #[error("can't share {path}: it has no name; what is in it can be shared", path = .0.display())]
     Nameless(PathBuf),
-    /// Its name is one that other systems can't have.
+    /// Its name is not possible on other systems.
     #[error("can't share this under its name, rename it first: {0}")]
     Name(NameError),
-    /// Written to while it was being hashed.
+    /// It was written to while it was hashed.
     #[error("can't share {path}: it was being changed, try again when it is done", path = .0.display())]
     Changing(PathBuf),
     /// The folder is over a limit.
@@ -120,16 +120,16 @@ pub enum ShareError {
     Folder {
         /// The folder.
         path: PathBuf,
-        /// Which limit.
+        /// The limit.
         error: ManifestError,
     },
     /// The node's state can't be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The system has no random numbers to make a secret of.
+    /// The system gives no random numbers for a secret.
     #[error("no random numbers: {0}")]
     NoRandomNumbers(getrandom::Error),
-    /// The node is being stopped.
+    /// The node is stopping.
     #[error("stopped before it was done")]
     Stopped,
 }
