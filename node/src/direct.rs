@@ -116,7 +116,7 @@ impl Sending {
             SendError::NotFound => Error::NotFound(peer),
             SendError::TooLarge { len, limit } => Error::TooLargeToPass { peer, len, limit },
             SendError::Refused(error) => error.into(),
-            SendError::Missed(reason) => Error::NotReached { peer, reason },
+            SendError::Relay(reason) => Error::NotReached { peer, reason },
             _ => Error::Stopped,
         });
         match self.sender {

@@ -13,7 +13,7 @@ use peerkit_proto::frame::Refusal;
 use peerkit_proto::id::{Hash, NodeId, NotAKey, ParseIdError};
 use peerkit_proto::message::Compression;
 use peerkit_proto::overlay::broadcast::BroadcastError;
-use peerkit_proto::overlay::direct::{DirectError, Missed};
+use peerkit_proto::overlay::relay::{DirectError, RelayError};
 
 use crate::bootstrap::BootstrapError;
 use crate::key::KeyError;
@@ -124,7 +124,7 @@ pub enum Error {
         /// The recipient.
         peer: NodeId,
         /// The reason.
-        reason: Missed,
+        reason: RelayError,
     },
     /// The content is over the limit of messages that other nodes pass on: nothing was sent.
     #[error(

@@ -29,11 +29,11 @@ mod answers;
 pub mod away;
 pub mod broadcast;
 mod clocks;
-pub mod direct;
 pub mod membership;
-mod order;
+mod owner;
 pub(crate) mod query;
 mod redial;
+pub mod relay;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -44,11 +44,11 @@ use away::Away;
 use broadcast::{BroadcastError, Broadcasts};
 pub use clocks::ClockStatus;
 use clocks::Clocks;
-use direct::{DirectError, Directs};
 use membership::{Membership, Views};
-use order::Orders;
+use owner::OwnerOrders;
 use query::{Queries, Question};
 use redial::Redials;
+use relay::{DirectError, RelayedMessages};
 pub(crate) use turn::{Effect, Turn};
 
 /// The state of one node's overlay.
@@ -71,9 +71,9 @@ struct Parts {
     membership: Membership,
     queries: Queries,
     broadcasts: Broadcasts,
-    directs: Directs,
+    relayed: RelayedMessages,
     redials: Redials,
-    orders: Orders,
+    orders: OwnerOrders,
     clocks: Clocks,
 }
 
@@ -110,9 +110,9 @@ impl Overlay {
                 membership: Membership::new(&identity, config),
                 queries: Queries::new(config),
                 broadcasts: Broadcasts::new(&identity, config),
-                directs: Directs::new(&identity, config),
+                relayed: RelayedMessages::new(&identity, config),
                 redials: Redials::new(config),
-                orders: Orders::new(&identity, config),
+                orders: OwnerOrders::new(&identity, config),
                 clocks: Clocks::new(config),
             },
             out: VecDeque::new(),
@@ -200,10 +200,10 @@ impl Overlay {
 
     /// Returns when [`Overlay::handle_timeout`] is due next.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let Parts { membership, queries, broadcasts, directs, redials, .. } = &self.parts;
+        let Parts { membership, queries, broadcasts, relayed, redials, .. } = &self.parts;
         let due = earliest(queries.poll_timeout(), redials.poll_timeout());
         let due = earliest(due, membership.poll_timeout());
-        earliest(earliest(due, broadcasts.poll_timeout()), directs.poll_timeout())
+        earliest(earliest(due, broadcasts.poll_timeout()), relayed.poll_timeout())
     }
 
     /// Does what is due.
@@ -211,7 +211,7 @@ impl Overlay {
         self.act(|parts, turn| {
             parts.queries.handle_timeout(turn.now, turn.out);
             parts.redials.handle_timeout(turn);
-            parts.directs.handle_timeout(turn);
+            parts.relayed.handle_timeout(turn);
             parts.membership.handle_timeout(turn);
             parts.broadcasts.handle_timeout(turn);
         });
@@ -273,7 +273,7 @@ impl Overlay {
             }
             parts.queries.link_down(id, turn.out);
             parts.redials.link_down(turn, id);
-            parts.directs.link_down(turn, id);
+            parts.relayed.link_down(turn, id);
             parts.membership.link_down(turn, id, link_end);
             parts.broadcasts.link_down(turn, id);
         });
@@ -313,7 +313,7 @@ impl Overlay {
                 parts.queries.receive_done(turn.now, to, done, turn.out);
             }
             Frame::Broadcast(batch) => parts.broadcasts.passed_over(turn, to, &batch),
-            Frame::Forward(forward) => parts.directs.passed_over(turn, forward.label),
+            Frame::Forward(forward) => parts.relayed.passed_over(turn, forward.label),
             _ => {}
         });
     }
@@ -397,7 +397,7 @@ impl Overlay {
                     (QueryId(query), turn.links.contains_key(&to).then_some(to))
                 }
             };
-            parts.directs.send(turn, (query, to), next, (payload, id))
+            parts.relayed.send(turn, (query, to), next, (payload, id))
         })
     }
 
@@ -498,9 +498,9 @@ impl Parts {
             Frame::QueryDone(done) => self.queries.receive_done(turn.now, from, done, turn.out),
             Frame::Forward(forward) => {
                 let next = self.next(turn, forward.label.query, Some(from), forward.label.to);
-                self.directs.receive(turn, from, forward, next);
+                self.relayed.receive(turn, from, forward, next);
             }
-            Frame::Forwarded(forwarded) => self.directs.receive_forwarded(turn, from, forwarded),
+            Frame::Forwarded(forwarded) => self.relayed.receive_forwarded(turn, from, forwarded),
             Frame::Broadcast(batch) => {
                 let refused = self.broadcasts.counters().untimely;
                 self.broadcasts.receive(turn, from, batch);

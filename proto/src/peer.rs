@@ -34,19 +34,19 @@ use crate::verify::Verifier;
 
 mod dials;
 mod links;
-mod relay;
 mod seam;
+mod send_queues;
 #[cfg(test)]
 mod tests;
 
 use dials::{Dial, Dials};
 use links::Links;
-pub use relay::MAX_RECIPIENTS;
-use relay::Relays;
 pub use seam::{
     BroadcastReceipt, Command, ConnectionId, DialError, DialId, Greeted, Input, JoinError,
     OperationId, Output, Payload, Purpose, SendError,
 };
+pub use send_queues::MAX_RECIPIENTS;
+use send_queues::SendQueues;
 
 /// Most queries of the application that are under way at once. 1,024: as many actions as a handler may have
 /// under way. One more ends at once.
@@ -63,7 +63,7 @@ pub struct Machine {
     dials: Dials,
     /// Queries of the application that have not ended.
     queries: BTreeMap<QueryId, OperationId>,
-    relays: Relays,
+    send_queues: SendQueues,
     /// The application makes all links by hand.
     manual: bool,
     /// Time for a Hello and its answer.
@@ -95,7 +95,7 @@ impl Machine {
             links: Links::new(config.on_demand_idle),
             dials: Dials::default(),
             queries: BTreeMap::new(),
-            relays: Relays::new(config),
+            send_queues: SendQueues::new(config),
             manual,
             handshake_timeout: config.handshake_timeout,
             flush_timeout: config.flush_timeout,
@@ -134,7 +134,7 @@ impl Machine {
     /// Returns whether messages wait for a node without a link: what is sent later goes behind them.
     #[must_use]
     pub fn sends_to(&self, id: NodeId) -> bool {
-        self.relays.waits_for(id)
+        self.send_queues.waits_for(id)
     }
 
     /// Returns the number of frames that were not sent because their link was crowded.
@@ -192,7 +192,7 @@ impl Machine {
                 self.absorb();
             }
             Input::Send { operation, to, payload } => self.send(operation, to, payload),
-            Input::RequestEnded { operation } => self.relays.forget_request(operation),
+            Input::RequestEnded { operation } => self.send_queues.forget_request(operation),
             Input::Delivered { to, operation } => self.delivered(to, operation),
             Input::MetAt { id, addresses } => self.recipient_met_at(id, addresses),
             Input::ProbeReceived { operation, from, probe } => {
@@ -204,7 +204,7 @@ impl Machine {
             Input::Command(command) => self.act(|overlay| overlay.command(command)),
             Input::Stopping => {
                 self.stopping = true;
-                self.end_relays();
+                self.end_sends();
             }
             Input::Stop { hand_over } => self.stop(hand_over),
         }
@@ -217,7 +217,7 @@ impl Machine {
             self.act(Overlay::handle_timeout);
         }
         self.dials_overdue();
-        self.relays_overdue();
+        self.sends_overdue();
         self.check_on_demand();
     }
 
@@ -253,7 +253,7 @@ impl Machine {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let of_links = earliest(self.dials.poll_timeout(), self.links.poll_timeout());
-        let own = earliest(of_links, self.relays.poll_timeout());
+        let own = earliest(of_links, self.send_queues.poll_timeout());
         earliest(self.overlay.poll_timeout(), own)
     }
 
@@ -318,7 +318,7 @@ impl Machine {
             }
             Effect::Relayed { number, sent } => self.relayed(number, sent),
             Effect::Replied { from, id, outcome } => {
-                if let Some(operation) = self.relays.take_request(from, id) {
+                if let Some(operation) = self.send_queues.take_request(from, id) {
                     self.outbox.push_back(Output::Replied { operation, outcome });
                 }
             }

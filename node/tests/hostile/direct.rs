@@ -1,6 +1,6 @@
 //! Attacks on messages between nodes that are not neighbours.
 
-use peerkit::{Error, Key, Missed};
+use peerkit::{Error, Key, RelayError};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::direct::{Delivery, Forward, Forwarded, RelayLabel};
 use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, QueryKind};
@@ -91,7 +91,7 @@ async fn a_liar_on_the_way_gets_a_message_and_can_not_have_it_count() {
     let delivery = Delivery::Taken([0; 32]);
     liar.send(&Frame::Forwarded(Forwarded { query: id, number: label.number, delivery })).await;
     let sent = within(LONG, "the end", sending).await.unwrap();
-    assert!(matches!(sent, Err(Error::NotReached { reason: Missed::Refused, .. })), "{sent:?}");
+    assert!(matches!(sent, Err(Error::NotReached { reason: RelayError::Refused, .. })), "{sent:?}");
     drop(liar);
     victim.unharmed().await;
 }

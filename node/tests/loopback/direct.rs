@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::common::*;
 use peerkit::{
-    Broadcast, Config, Context, Error, Event, Events, Handler, Key, Missed, Node, Peer, Reason,
+    Broadcast, Config, Context, Error, Event, Events, Handler, Key, Node, Peer, Reason, RelayError,
 };
 
 /// A node that nobody can dial.
@@ -283,7 +283,7 @@ async fn members_reach_all_others_and_keep_their_neighbours() {
 
 #[test]
 fn why_it_was_missed_is_said_in_words() {
-    let text = Missed::Silent(Duration::from_secs(1)).to_string();
+    let text = RelayError::Silent(Duration::from_secs(1)).to_string();
     assert!(text.contains("may have arrived"), "{text}");
 }
 

@@ -1,4 +1,4 @@
-//! Which links may be: one for a pair of nodes, and only so many inbound.
+//! Admission of links: one for each pair of nodes, and a limited number of inbound links.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,39 +11,39 @@ use crate::id::NodeId;
 /// A connection that has said Hello and would be a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// Who is at the other end, proven by the handshake.
+    /// The node at the other end, proven by the handshake.
     pub id: NodeId,
-    /// Who dialled.
+    /// The side that dialled.
     pub direction: Direction,
-    /// From the other side's Hello: tells a restarted node from the one before.
+    /// A number from the other side's Hello, which changes when the node restarts.
     pub incarnation: u64,
     /// The other side's IP address.
     pub ip: IpAddr,
 }
 
-/// What is to become of a candidate.
+/// The decision about a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
-    /// It is a link.
+    /// It becomes a link.
     Accept,
-    /// It is a link once the present one with that node has ended, which is to be hung up for
-    /// this reason.
+    /// It becomes a link once the present link with that node has ended. That is to be ended for this
+    /// reason.
     Replace(Reason),
-    /// It is to be told no.
+    /// It is refused for this reason.
     Refuse(Reason),
 }
 
-/// The links that are, and the dials under way that know whom they reached.
+/// The links, and the dials that have reached a node.
 #[derive(Debug)]
 pub(super) struct Admissions {
     me: NodeId,
     max_inbound: usize,
     max_inbound_per_ip: usize,
     links: BTreeMap<NodeId, Candidate>,
-    /// Inbound links, in all and by address.
+    /// Number of inbound links, in all and by address.
     inbound: usize,
     inbound_by_ip: BTreeMap<IpAddr, usize>,
-    /// Nodes that we have dialled and said Hello to, and that have not answered yet.
+    /// Nodes that this node has dialled and sent its Hello to, and that have not answered yet.
     greeting: BTreeSet<NodeId>,
 }
 
@@ -61,8 +61,8 @@ impl Admissions {
     }
 
     /// Decides whether a dial that has reached `id` may say Hello. It may not if the node is this one,
-    /// if there is a link with it, or if another dial has said Hello to it and waits for the answer:
-    /// the node would take the second link for a replacement of the first.
+    /// if there is a link with it, or if another dial has said Hello to it and waits for the answer. In
+    /// the last case the node would take the second link for a replacement of the first.
     pub(super) fn greet(&mut self, id: NodeId) -> Result<(), Reason> {
         if id == self.me {
             return Err(Reason::Myself);
@@ -73,39 +73,45 @@ impl Admissions {
         Ok(())
     }
 
-    /// A dial that was allowed to say Hello has its answer, or failed.
+    /// Notes that a dial which was allowed to say Hello has its answer, or has failed.
     pub(super) fn greeted(&mut self, id: NodeId) {
         self.greeting.remove(&id);
     }
 
-    /// What is to become of `candidate`.
+    /// Decides about a candidate.
     ///
-    /// Where both nodes dial each other at once both keep the link that was dialled by the node of
-    /// the greater identity. A link of an earlier run of the other node, or one that it has dialled
-    /// again because it lost the first, gives way to the new one.
+    /// If two nodes dial each other at the same time, both keep the link that was dialled by the node
+    /// with the greater identity. A link of an earlier run of the other node, or one that it has
+    /// replaced because it lost the first, gives way to the new one.
     pub(super) fn admit(&self, candidate: &Candidate) -> Admission {
         if candidate.id == self.me {
             return Admission::Refuse(Reason::Myself);
         }
+        // Simultaneous open: both sides have to choose the same link without another message. So they
+        // compare what both know: the two identities, and which side has dialled.
         let theirs_wins = candidate.id > self.me;
         let inbound = candidate.direction == Direction::Inbound;
         if let Some(link) = self.links.get(&candidate.id) {
             let stale =
                 link.incarnation != candidate.incarnation || link.direction == candidate.direction;
-            return match (stale, inbound == theirs_wins) {
-                (true, _) => Admission::Replace(Reason::Replaced),
-                (false, true) => Admission::Replace(Reason::Duplicate),
-                (false, false) => Admission::Refuse(Reason::Duplicate),
+            return if stale {
+                Admission::Replace(Reason::Replaced)
+            } else if inbound == theirs_wins {
+                Admission::Replace(Reason::Duplicate)
+            } else {
+                Admission::Refuse(Reason::Duplicate)
             };
         }
         if !inbound {
             return Admission::Accept;
         }
         if self.greeting.contains(&candidate.id) {
-            // We want this link, whoever dialled it: the limits are for strangers.
-            return match theirs_wins {
-                true => Admission::Accept,
-                false => Admission::Refuse(Reason::Duplicate),
+            // This node wants a link with that node, whichever side dials. The limits are for other
+            // nodes.
+            return if theirs_wins {
+                Admission::Accept
+            } else {
+                Admission::Refuse(Reason::Duplicate)
             };
         }
         if self.inbound >= self.max_inbound {
@@ -167,18 +173,18 @@ mod tests {
         assert_eq!(node.admit(&candidate(1, Inbound, 1)), Admission::Refuse(Reason::Myself));
     }
 
-    /// Both dial at once; every order in which the two Hellos can be seen on each side ends with
-    /// the link that the greater identity dialled.
+    /// Both nodes dial at once. In whatever order the two Hellos arrive, the link that the greater
+    /// identity has dialled stays.
     #[test]
     fn both_sides_keep_the_same_link() {
         let (mut small, mut great) = (node(1), node(2));
         small.greet(id(2)).unwrap();
         great.greet(id(1)).unwrap();
-        // The small one's Hello reaches the great one, and the other way round.
+        // The smaller node's Hello reaches the greater node, and the other way round.
         assert_eq!(great.admit(&candidate(1, Inbound, 1)), Admission::Refuse(Reason::Duplicate));
         assert_eq!(small.admit(&candidate(2, Inbound, 1)), Admission::Accept);
         small.link_up(candidate(2, Inbound, 1));
-        // The small one's own dial is answered after all: it loses.
+        // The smaller node's own dial is answered after all. It loses.
         assert_eq!(small.admit(&candidate(2, Outbound, 1)), Admission::Refuse(Reason::Duplicate));
         assert_eq!(great.admit(&candidate(1, Outbound, 1)), Admission::Accept);
     }
@@ -235,7 +241,7 @@ mod tests {
         assert_eq!(node.admit(&local(3)), Admission::Accept);
         node.link_up(local(3));
         assert_eq!(node.admit(&local(4)), Admission::Refuse(Reason::Full));
-        // What has ended makes room, and one that is told of twice counts once.
+        // A link that has ended makes room. A second end of it does not count.
         node.link_up(local(3));
         node.link_down(id(3));
         assert_eq!(node.admit(&local(4)), Admission::Accept);
@@ -245,7 +251,7 @@ mod tests {
         node.link_up(local(3));
         node.link_up(local(1));
         assert_eq!(node.admit(&local(4)), Admission::Refuse(Reason::Full));
-        // A node that we are dialling ourselves is no stranger.
+        // The limits do not hold for a node that this one dials itself.
         node.greet(id(200)).unwrap();
         assert_eq!(node.admit(&local(200)), Admission::Accept);
     }

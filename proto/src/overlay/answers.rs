@@ -1,4 +1,4 @@
-//! Answers to queries that the overlay gives by itself, from what it knows of its links.
+//! Answers to queries that the overlay gives by itself.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::frame::query::{Answer, AnswerBody, MAX_NEIGHBOURS, Query, QueryId, Qu
 use crate::id::NodeId;
 use crate::sample;
 
-/// The node itself, as it describes itself to others.
+/// This node, as it describes itself to others.
 #[derive(Debug)]
 pub(super) struct Myself {
     pub(super) id: NodeId,
@@ -34,7 +34,7 @@ impl Myself {
         }
     }
 
-    /// Returns the answers to a query of which the overlay knows all; `None` if only the shell knows.
+    /// Returns the answers to a query; `None` if only the shell knows them.
     pub(super) fn answers(
         &self,
         links: &BTreeMap<NodeId, Peer>,
@@ -80,7 +80,7 @@ impl Myself {
     }
 }
 
-/// Splits neighbours into as many answers as they need, at least one.
+/// Splits neighbours into as many answers as are needed, at least one.
 pub(super) fn neighbour_parts(
     outbound: Vec<Neighbour>,
     inbound: Vec<Neighbour>,

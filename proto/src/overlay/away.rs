@@ -1,12 +1,13 @@
 //! Nodes that the application has disconnected, and that are to stay away for a while.
 //!
-//! A member finds its own neighbours. Without this, one that was disconnected by hand would be found
-//! again within seconds, as it is near and has room. So it is neither taken as a neighbour nor let in
-//! until [`AWAY`] has passed or the application links to it again. The other side learns from the
-//! goodbye that it was disconnected on request, and does not look for this node meanwhile.
+//! A member finds its own neighbours. Without this list it would link to a node again within seconds of
+//! its disconnection, as the node is known and has room. So the node is neither taken as a neighbour
+//! nor admitted until [`AWAY`] has passed or the application links to it again. The other node learns
+//! from the goodbye that it was disconnected on request, and does not ask this node for a place
+//! meanwhile.
 //!
-//! Messages to such a node still go out: sending one is the application's own wish, and the on-demand
-//! link that it may need closes by itself.
+//! Messages to such a node still go out. The application wants them to, and an on-demand link closes by
+//! itself.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,14 +15,14 @@ use std::time::Duration;
 use crate::id::NodeId;
 use crate::time::Instant;
 
-/// Time that a disconnected node stays away. Ten minutes: long enough to be meant, short enough
-/// that nobody has to remember it.
+/// Time for which a disconnected node stays away. Ten minutes: long enough to have an effect, and short
+/// enough that users need not remember to undo it.
 pub const AWAY: Duration = Duration::from_secs(600);
 
-/// Nodes that are kept away at once; beyond that the one whose time is over first may come back.
+/// Most nodes that are kept away. For one more, the node whose time ends first is removed.
 const MAX_AWAY: usize = 1024;
 
-/// The nodes that are kept away, and until when.
+/// The nodes that are kept away, with the end of their time.
 #[derive(Debug, Default)]
 pub(super) struct Away {
     until: BTreeMap<NodeId, Instant>,
@@ -35,7 +36,7 @@ impl Away {
         self.keep_for(now, id, AWAY);
     }
 
-    /// Keeps a node away for what is left of its time, which is never more than [`AWAY`].
+    /// Keeps a node away for the rest of its time, at most for [`AWAY`].
     pub(super) fn keep_for(&mut self, now: Instant, id: NodeId, left: Duration) {
         self.changes += 1;
         self.until.retain(|_, until| *until > now);
@@ -60,7 +61,7 @@ impl Away {
         all.filter(|(_, left)| !left.is_zero())
     }
 
-    /// Returns how often a node was added or taken out.
+    /// Returns the number of nodes that were added or removed so far.
     pub(super) fn changes(&self) -> u64 {
         self.changes
     }

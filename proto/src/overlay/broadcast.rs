@@ -1,17 +1,18 @@
-//! Messages to the whole network: signed by their author, delivered once by everyone and in each
-//! author's order, passed on along a tree, and kept for those who missed them.
+//! Messages to the whole network. Each is signed by its author, delivered once by every node and in the
+//! author's order, passed on along a tree, and kept for nodes that missed it.
 //!
 //! After Plumtree (J. Leitão, J. Pereira, L. Rodrigues: Epidemic Broadcast Trees, 2007), with a tree
-//! for each author, as the fastest way from one is not that from another. A node passes on what is
-//! new to every link but those that have told it not to (*eager push*), because they have it from
-//! somebody else; these it tells how far it is (*lazy push*), a little later and all at once. Who
-//! hears of something that does not come asks for it (the paper's *graft*), and gets what follows
-//! from there on as well.
+//! for each author, as the fastest way from one author is not that from another. A node sends a new
+//! broadcast over each link at once (*eager push*), except over links whose other end gets the author's
+//! broadcasts from another node and has said so (*prune*). Those links get a short summary of how far
+//! this node is, a little later and for several broadcasts at once (*lazy push*). A node that learns of
+//! a broadcast which does not arrive asks for it (*graft*), and gets the following ones over that link
+//! as well.
 //!
-//! An author counts its broadcasts. So how far somebody is is one number for each run of an author,
-//! the same for what was announced, what is asked for and what two nodes tell each other when a
-//! link comes up: catching up is no other thing than grafting. A node passes on in order only, so
-//! that there is a gap only where it changes the link that it gets them by, or was cut off.
+//! An author numbers its broadcasts. So the progress of a node is one number for each run of an author.
+//! The same number is announced, asked for, and exchanged when a link comes up, so that catching up is
+//! the same as grafting. Nodes pass broadcasts on in order only. So there are gaps only if a node
+//! changes the link that it gets them over, or was cut off.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -31,48 +32,49 @@ use crate::time::{Instant, earliest};
 use crate::verify::Verifier;
 
 mod author;
+mod catch_up;
 mod log;
-mod missing;
 mod run;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use author::Author;
 use log::Log;
-use run::Run;
+use run::RunState;
 
-/// What one [`Want`] is answered with at the most, in bytes: a quarter of a link's lane of control
-/// frames, so that catching up ends no link. Who wants more asks again.
+/// Maximum number of bytes in answer to one [`Want`]: a quarter of a link's queue of control frames, so
+/// that catching up does not overfill it. A node that lacks more asks again.
 const MAX_GIVEN: usize = 256 << 10;
 
-/// Bytes of batches that wait for what stands before them, over all runs.
+/// Maximum number of bytes of batches that wait for earlier ones, over all runs.
 const MAX_PENDING: usize = 8 << 20;
 
-/// Broadcasts in them: a burst that the application's queue has room for.
+/// Maximum number of broadcasts in them: the application's queue has room for such a burst.
 const MAX_PENDING_COUNT: usize = 2048;
 
-/// Runs that are known from what others say only. What is told beyond that is heard of again.
-const MAX_HEARSAY: usize = 4096;
+/// Maximum number of runs that are known only from summaries of other nodes. Others are announced again
+/// later.
+const MAX_UNVERIFIED: usize = 4096;
 
-/// How long a link counts as new: what is told on it then is what was missed while it was not there,
-/// and is asked for at once.
+/// Time for which a link is new. What is announced on it then was missed while there was no link, and
+/// is asked for at once.
 const NEW_LINK: Duration = Duration::from_secs(2);
 
-/// How long somebody who was asked may take before another is: the second time twice as long, and
-/// so on. 1 s: a round trip around the world and what is sent meanwhile.
+/// Time to wait for the answer of a node before the next one is asked. It grows with each try. 1 s: a
+/// round trip around the world, and the time to send the answer.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// How long what came before its turn waits for what nobody has who was asked: somebody may come who
-/// has it. 30 s: what a network that was split may take to be one again.
+/// Time for which batches wait for earlier ones that no neighbour has: a new neighbour may have them.
+/// 30 s: the time in which a network that was split should be whole again.
 const GAP_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How often those who have something may be asked in vain before it is given up.
+/// Number of requests in a row without a result after which a broadcast is given up.
 const MAX_TRIES: usize = 8;
 
-/// How often what is old is forgotten.
+/// Interval at which old runs and broadcasts are forgotten.
 const SWEEP: Duration = Duration::from_secs(60);
 
-/// Why a broadcast could not be made. Nothing was sent.
+/// The reason why a broadcast was not sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BroadcastError {
@@ -81,7 +83,7 @@ pub enum BroadcastError {
     TooLarge {
         /// Bytes of the content.
         len: usize,
-        /// What is allowed.
+        /// The limit in bytes.
         limit: usize,
     },
     /// The title is over the limit.
@@ -106,7 +108,7 @@ pub struct BroadcastCounters {
     pub untimely: u64,
 }
 
-/// All that a node knows of broadcasts.
+/// The state of all broadcasts that a node knows.
 #[derive(Debug)]
 pub(super) struct Broadcasts {
     me: NodeId,
@@ -117,29 +119,30 @@ pub(super) struct Broadcasts {
     max_runs: usize,
     graft_after: Duration,
     have_delay: Duration,
-    /// How old a broadcast may be, and how far in the future, in milliseconds.
+    /// Maximum age of a broadcast, and how far it may be in the future, in milliseconds.
     max_age: u64,
     max_ahead: u64,
-    /// How long a run is remembered of which nothing comes: until nothing of it can be replayed.
+    /// Time after the last broadcast of a run for which the run is remembered. Nothing of it can be
+    /// replayed after that.
     memory: Duration,
     own: RunId,
     author: Author,
     log: Log,
-    runs: BTreeMap<RunId, Run>,
-    /// When something is to be done about what is missing.
+    runs: BTreeMap<RunId, RunState>,
+    /// Times at which missing broadcasts are asked for.
     due: Deadlines<RunId>,
-    /// Links that are to be told how far we are, and when.
+    /// Links that get a summary later, of these runs.
     behind: BTreeMap<NodeId, BTreeSet<RunId>>,
-    tell_at: Option<Instant>,
-    /// Links that came up a moment ago.
+    summaries_at: Option<Instant>,
+    /// Links that have just come up, and until when they are new.
     new: VecDeque<(Instant, NodeId)>,
     pending: Pending,
-    hearsay: usize,
+    unverified: usize,
     sweep_at: Option<Instant>,
     counters: BroadcastCounters,
 }
 
-/// What waits for what stands before it, over all runs.
+/// Size of the batches that wait for earlier ones, over all runs.
 #[derive(Debug, Default)]
 struct Pending {
     bytes: usize,
@@ -147,7 +150,7 @@ struct Pending {
 }
 
 impl Pending {
-    /// Counts a batch, if there is room for it.
+    /// Counts a batch. Returns whether there is room for it.
     fn add(&mut self, batch: &Batch) -> bool {
         let (bytes, count) = (self.bytes + batch.body().len(), self.count + batch.items.len());
         let room = bytes <= MAX_PENDING && count <= MAX_PENDING_COUNT;
@@ -185,10 +188,10 @@ impl Broadcasts {
             runs: BTreeMap::new(),
             due: Deadlines::default(),
             behind: BTreeMap::new(),
-            tell_at: None,
+            summaries_at: None,
             new: VecDeque::new(),
             pending: Pending::default(),
-            hearsay: 0,
+            unverified: 0,
             sweep_at: None,
             counters: BroadcastCounters::default(),
         }
@@ -202,7 +205,7 @@ impl Broadcasts {
         self.counters
     }
 
-    /// Makes a broadcast of our own; it goes out now, or with others in a moment.
+    /// Adds a broadcast of this node. It is sent at once, or in a moment together with others.
     pub(super) fn publish(
         &mut self,
         turn: &mut Turn<'_>,
@@ -227,13 +230,13 @@ impl Broadcasts {
         Ok(id)
     }
 
-    /// Signs what waits and sends it.
+    /// Signs the broadcasts that wait, and sends them.
     pub(super) fn flush(&mut self, turn: &mut Turn<'_>) {
         let Some((first, items)) = self.author.take(turn.now) else { return };
         let floor = self.log.first_of(self.own).unwrap_or(first);
         let batch = Batch::sign(&self.key, &self.network, self.own.epoch, (first, floor), items);
-        let run = self.runs.entry(self.own).or_insert_with(|| Run::new(1, turn.now));
-        (run.verified, run.heard, run.next) = (true, turn.now, batch.last() + 1);
+        let run = self.runs.entry(self.own).or_insert_with(|| RunState::new(1, turn.now));
+        (run.verified, run.active_at, run.next) = (true, turn.now, batch.last() + 1);
         self.push(turn, None, &batch);
         self.keep(turn, batch);
     }
@@ -244,7 +247,7 @@ impl Broadcasts {
         }
     }
 
-    /// A link is up: the other side is told how far we are.
+    /// Sends a summary of what this node has over a new link.
     pub(super) fn link_up(&mut self, turn: &mut Turn<'_>, id: NodeId) {
         self.new.push_back((turn.now + NEW_LINK, id));
         let summary = self.summary();
@@ -268,17 +271,17 @@ impl Broadcasts {
         }
     }
 
-    /// How far we are in all of which something can be had from us.
+    /// Returns the progress of all runs of which this node keeps broadcasts.
     pub(super) fn summary(&self) -> Vec<Have> {
         let have = |run| self.runs.get(&run).map(|known| Have { run, upto: known.upto() });
         self.log.runs().filter_map(have).collect()
     }
 
-    /// Batches came in.
+    /// Takes a batch of broadcasts.
     pub(super) fn receive(&mut self, turn: &mut Turn<'_>, from: NodeId, batch: Batch) {
         let name = batch.run;
         if name.author == self.me {
-            // Ours comes back by a way that need not be.
+            // A link over which this node's own broadcasts come back is not needed for them.
             self.counters.duplicates += batch.items.len() as u64;
             self.refuse(turn, from, name);
             return;
@@ -301,7 +304,7 @@ impl Broadcasts {
         let ids = batch.ids(&self.network);
         let mut key = self.runs.get_mut(&name).and_then(|run| run.key.take());
         if !self.is_right(&batch, &ids, &mut key) {
-            // Honest nodes verify before they pass on, so whoever sent this is not one.
+            // Honest nodes verify before they pass on, so the peer that sent this is not honest.
             let reason = Reason::Fault("a broadcast wrongly signed, or too large".into());
             turn.put(Effect::HangUp(from, reason));
             return;
@@ -309,45 +312,46 @@ impl Broadcasts {
         if !self.runs.contains_key(&name) && !self.make_room(turn.now) {
             return;
         }
-        let run = self.runs.entry(name).or_insert_with(|| Run::new(0, turn.now));
+        let run = self.runs.entry(name).or_insert_with(|| RunState::new(0, turn.now));
         run.key = key;
         if !run.verified {
             run.verified = true;
             if run.next == 0 && !run.has.is_empty() {
-                self.hearsay = self.hearsay.saturating_sub(1);
+                self.unverified = self.unverified.saturating_sub(1);
             }
         }
-        run.heard = turn.now;
+        run.active_at = turn.now;
         run.note(from, batch.last());
         if batch.floor > run.next {
             let missed = if run.next == 0 { 0 } else { batch.floor - run.next };
             run.next = batch.floor;
-            self.miss(turn, name, missed);
+            self.report_missed(turn, name, missed);
         }
         self.accept_or_hold(turn, from, batch, ids);
         self.look_for_more(turn, name);
     }
 
-    /// Somebody has a run's broadcasts from others.
+    /// Notes that a peer gets a run's broadcasts from another node.
     pub(super) fn receive_prune(&mut self, from: NodeId, run: RunId) {
         if let Some(run) = self.runs.get_mut(&run) {
             run.lazy.insert(from);
         }
     }
 
-    /// A batch was not sent, as the link is crowded: the other side asks for it when it has time.
+    /// Notes that a batch was not sent because the link is crowded. The peer asks for it when it has
+    /// time.
     pub(super) fn passed_over(&mut self, turn: &mut Turn<'_>, to: NodeId, batch: &Batch) {
         let Some(run) = self.runs.get_mut(&batch.run) else { return };
         run.lazy.insert(to);
         let before = batch.first.saturating_sub(1);
         run.has.entry(to).and_modify(|has| *has = (*has).min(before));
-        self.tell_later(turn.now, to, batch.run);
+        self.summarize_later(turn.now, to, batch.run);
     }
 
-    /// Broadcasts of an earlier run of this node: had, and not delivered again.
+    /// Restores broadcasts of an earlier run of this node. They are not delivered again.
     pub(super) fn restore(&mut self, turn: &mut Turn<'_>, batches: Vec<Batch>) {
         for batch in batches {
-            let run = self.runs.entry(batch.run).or_insert_with(|| Run::new(0, turn.now));
+            let run = self.runs.entry(batch.run).or_insert_with(|| RunState::new(0, turn.now));
             run.verified = true;
             run.next = run.next.max(batch.last() + 1);
             self.log.insert(batch, turn.unix);
@@ -360,8 +364,8 @@ impl Broadcasts {
         while let Some(name) = self.due.pop(turn.now) {
             self.ask(turn, name);
         }
-        if self.tell_at.is_some_and(|at| at <= turn.now) {
-            self.tell(turn);
+        if self.summaries_at.is_some_and(|at| at <= turn.now) {
+            self.send_summaries(turn);
         }
         if self.sweep_at.is_some_and(|at| at <= turn.now) {
             self.sweep(turn);
@@ -370,10 +374,10 @@ impl Broadcasts {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let due = earliest(self.author.due(), self.due.first());
-        earliest(due, earliest(self.tell_at, self.sweep_at))
+        earliest(due, earliest(self.summaries_at, self.sweep_at))
     }
 
-    /// Delivers a batch and what waited for it, or lets it wait.
+    /// Delivers a batch and those that waited for it, or has it wait for earlier ones.
     fn accept_or_hold(&mut self, turn: &mut Turn<'_>, from: NodeId, batch: Batch, ids: Vec<Hash>) {
         let name = batch.run;
         let Some(run) = self.runs.get_mut(&name) else { return };
@@ -384,7 +388,7 @@ impl Broadcasts {
             {
                 self.pending.remove(&old);
             }
-            // Whoever sent this had what stands before it.
+            // The peer that sent this batch has the earlier ones as well.
             let (now, missing) = (turn.now, run.missing);
             if missing.is_none_or(|missing| missing.asked.is_none()) {
                 self.set_missing(name, now, None);
@@ -411,11 +415,11 @@ impl Broadcasts {
         }
     }
 
-    /// Delivers a batch, passes it on and keeps it.
+    /// Delivers a batch, passes it on, and keeps it.
     fn accept(&mut self, turn: &mut Turn<'_>, from: Option<NodeId>, batch: Batch, ids: &[Hash]) {
         let Some(run) = self.runs.get_mut(&batch.run) else { return };
         let author = batch.run.author;
-        let mut heard = Vec::new();
+        let mut events = Vec::new();
         for ((place, item), id) in (batch.first..).zip(batch.items.iter()).zip(ids) {
             if place < run.next {
                 continue;
@@ -424,33 +428,35 @@ impl Broadcasts {
             let Ok(message) = item.content.clone().unpack(body) else { continue };
             let (time, title) = (item.time, item.title.clone());
             let broadcast = Broadcast { id: *id, author, time, title, message };
-            heard.push(Event::NodeBroadcast { broadcast });
+            events.push(Event::NodeBroadcast { broadcast });
         }
         run.next = batch.last().saturating_add(1);
-        self.counters.received += heard.len() as u64;
-        // Others before ourselves: it has a way to go still.
+        self.counters.received += events.len() as u64;
+        // Passed on before it is delivered here: it still has a way to go.
         self.push(turn, from, &batch);
-        heard.into_iter().for_each(|event| turn.event(event));
+        events.into_iter().for_each(|event| turn.event(event));
         self.keep(turn, batch);
     }
 
-    /// Sends a batch to all links that want it, but the one that it came by; the others are told.
+    /// Sends a batch over the links whose other end is not known to have it. Links that get the run
+    /// from elsewhere get a summary later.
     fn push(&mut self, turn: &mut Turn<'_>, from: Option<NodeId>, batch: &Batch) {
         let Some(run) = self.runs.get_mut(&batch.run) else { return };
-        let mut tell = Vec::new();
+        let mut lazy = Vec::new();
         for link in turn.links.keys().filter(|link| Some(**link) != from) {
+            // The peer has it already, for example because it sent it meanwhile.
             if run.has.get(link).is_some_and(|upto| *upto >= batch.last()) {
                 continue;
             }
             if run.lazy.contains(link) {
-                tell.push(*link);
+                lazy.push(*link);
             } else {
                 run.note(*link, batch.last());
                 turn.send(*link, Frame::Broadcast(batch.clone()));
             }
         }
-        for link in tell {
-            self.tell_later(turn.now, link, batch.run);
+        for link in lazy {
+            self.summarize_later(turn.now, link, batch.run);
         }
     }
 
@@ -460,7 +466,7 @@ impl Broadcasts {
         self.sweep_at.get_or_insert(turn.now + SWEEP);
     }
 
-    /// Asks a link not to send a run's broadcasts; it is not sent them either.
+    /// Prunes a link: neither side sends the run's broadcasts over it from now on.
     fn refuse(&mut self, turn: &mut Turn<'_>, from: NodeId, name: RunId) {
         if let Some(run) = self.runs.get_mut(&name) {
             run.lazy.insert(from);
@@ -468,14 +474,14 @@ impl Broadcasts {
         turn.send(from, Frame::Prune(name));
     }
 
-    fn tell_later(&mut self, now: Instant, link: NodeId, run: RunId) {
+    fn summarize_later(&mut self, now: Instant, link: NodeId, run: RunId) {
         self.behind.entry(link).or_default().insert(run);
-        self.tell_at.get_or_insert(now + self.have_delay);
+        self.summaries_at.get_or_insert(now + self.have_delay);
     }
 
-    /// Tells those who get a run from others how far we are.
-    fn tell(&mut self, turn: &mut Turn<'_>) {
-        self.tell_at = None;
+    /// Sends summaries to the links that get runs from elsewhere.
+    fn send_summaries(&mut self, turn: &mut Turn<'_>) {
+        self.summaries_at = None;
         for (link, names) in std::mem::take(&mut self.behind) {
             let have = |name: RunId| {
                 let run = self.runs.get(&name)?;
@@ -489,7 +495,7 @@ impl Broadcasts {
         }
     }
 
-    /// Whether a batch is too old to be let in, or from the future.
+    /// Returns whether a batch is too old or from the future.
     fn is_untimely(&self, batch: &Batch, unix: u64) -> bool {
         let youngest = batch.items.iter().map(|item| item.time).max();
         youngest.is_none_or(|time| {
@@ -497,7 +503,7 @@ impl Broadcasts {
         })
     }
 
-    /// Whether a batch is what may be sent, and signed by its author.
+    /// Returns whether a batch is within the limits and signed by its author.
     fn is_right(&self, batch: &Batch, ids: &[Hash], key: &mut Option<PublicKey>) -> bool {
         let content = |item: &Item| item.content.payload.len();
         let bytes: usize = batch.items.iter().map(content).sum();
@@ -512,7 +518,8 @@ impl Broadcasts {
             )
     }
 
-    /// Whether there is room for another run, once those that are forgotten have gone.
+    /// Returns whether there is room for another run, after those that are no longer needed were
+    /// forgotten.
     fn make_room(&mut self, now: Instant) -> bool {
         if self.runs.len() >= self.max_runs {
             self.forget(now);
@@ -527,7 +534,7 @@ impl Broadcasts {
             let keep = *name == own
                 || log.has(*name)
                 || run.missing.is_some()
-                || now.since(run.heard) < memory;
+                || now.since(run.active_at) < memory;
             if !keep {
                 let pending = std::mem::take(&mut run.pending);
                 forgotten.extend(pending.into_values().map(|(batch, _)| batch));
@@ -537,7 +544,7 @@ impl Broadcasts {
         for batch in forgotten {
             self.pending.remove(&batch);
         }
-        self.hearsay = self.runs.values().filter(|run| !run.verified).count();
+        self.unverified = self.runs.values().filter(|run| !run.verified).count();
     }
 
     fn sweep(&mut self, turn: &mut Turn<'_>) {

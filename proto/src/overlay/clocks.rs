@@ -1,13 +1,14 @@
-//! Clocks that are far apart: found when two nodes link, and when a broadcast is refused for its time.
+//! Clocks that are far apart. They are found when two nodes link, and when a broadcast is refused for
+//! its time.
 //!
 //! A broadcast is refused if its author's clock is [`Config::clock_skew`] ahead of the receiver's, or
-//! too far behind it. Neither end would notice: the author sees that its links took the broadcast, and
-//! the receiver's user sees nothing. So nodes tell each other the time in Hello. If their clocks are
-//! more than half of the tolerance apart, both report it, before anything is lost.
+//! too far behind it. Neither user would notice: the author sees that its links took the broadcast, and
+//! the receiver sees nothing. So nodes exchange the time in Hello. If their clocks differ by more than
+//! half of the tolerance, both report it before a broadcast is lost.
 //!
-//! A clock may also be set while a link is up. If it is this node's own, all links are compared again.
-//! If it is another's, a node that refuses a broadcast for its time tells the peer that it came from
-//! its own time once more.
+//! A clock may also be set while a link is up. If it is this node's own, it is compared with those of
+//! all peers again. If it is a peer's, that peer refuses broadcasts for their time, and then sends its
+//! own time to the peer that it got them from.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,30 +20,29 @@ use crate::id::NodeId;
 use crate::overlay::Turn;
 use crate::time::Instant;
 
-/// Shortest interval at which a link is sent the time. A minute: a clock that is wrong stays so for
-/// longer.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+/// Shortest interval between two frames with the time to a peer. A minute: a wrong clock stays wrong
+/// for longer.
+const SEND_EVERY: Duration = Duration::from_secs(60);
 
-/// Clocks at the other ends of the links, as far as they are known.
+/// The peers' clocks, as far as they are known.
 #[derive(Debug)]
 pub(super) struct Clocks {
-    /// Two clocks that are this far apart, in milliseconds, are reported.
+    /// Difference of two clocks that is reported, in milliseconds.
     reported_from: u64,
-    /// The time on each peer's clock when this node's time began, as far as it has said.
+    /// Reading of each peer's clock at the origin of this node's time.
     peers: BTreeMap<NodeId, i64>,
-    /// The links that were reported, and how far the peer's clock is ahead, in milliseconds.
+    /// Peers that were reported, with how far their clock is ahead, in milliseconds.
     apart: BTreeMap<NodeId, i64>,
-    /// When a link was last told the time.
-    told: BTreeMap<NodeId, Instant>,
+    /// Time at which each peer was last sent the time.
+    sent_at: BTreeMap<NodeId, Instant>,
 }
 
-/// How this node's clock compares to those of the nodes that it is linked with.
+/// Comparison of this node's clock with those of its peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ClockStatus {
-    /// Links whose other end has a clock far from this node's.
+    /// Number of peers whose clock is far from this node's.
     pub apart: usize,
-    /// Of those, the one that is the farthest from this node's, in milliseconds; positive if it is
-    /// ahead.
+    /// The largest difference of those, in milliseconds; positive if the peer's clock is ahead.
     pub farthest: i64,
 }
 
@@ -50,11 +50,11 @@ impl Clocks {
     pub(super) fn new(config: &Config) -> Self {
         let tolerated = u64::try_from(config.clock_skew.as_millis()).unwrap_or(u64::MAX);
         Self {
-            // At least a second, as a Hello may be under way for a part of one.
+            // At least a second, as a Hello takes part of a second to arrive.
             reported_from: (tolerated / 2).max(1000),
             peers: BTreeMap::new(),
             apart: BTreeMap::new(),
-            told: BTreeMap::new(),
+            sent_at: BTreeMap::new(),
         }
     }
 
@@ -63,22 +63,22 @@ impl Clocks {
         ClockStatus { apart: self.apart.len(), farthest: farthest.unwrap_or_default() }
     }
 
-    /// A peer says that its clock shows `unix`. Reports it if the clocks are far apart, and again only
-    /// if it is by another amount.
+    /// Compares this node's clock with the clock of a peer that shows `unix`. Reports a large
+    /// difference, and again only when it has changed much.
     pub(super) fn compare(&mut self, turn: &mut Turn<'_>, peer: &Peer, unix: u64) {
         self.peers.insert(peer.id(), signed(unix).saturating_sub(since_origin(turn.now)));
         self.judge(turn, peer);
     }
 
-    /// This node's clock was set: compares it to all peers' again.
+    /// Compares this node's clock, which was set, with those of all peers.
     pub(super) fn was_set(&mut self, turn: &mut Turn<'_>) {
         for peer in turn.links.values() {
             self.judge(turn, peer);
         }
     }
 
-    /// Returns whether a clock that shows `unix` and was to show `expected` was set by an amount
-    /// that counts.
+    /// Returns whether a clock that shows `unix` and should show `expected` was set by an amount that
+    /// matters.
     pub(super) fn is_jump(&self, expected: u64, unix: u64) -> bool {
         expected.abs_diff(unix) >= self.reported_from / 2
     }
@@ -98,11 +98,11 @@ impl Clocks {
         }
     }
 
-    /// A broadcast that came by the link with `from` was refused for its time.
+    /// Notes that a broadcast of a peer was refused for its time, and sends the peer this node's time.
     pub(super) fn refused(&mut self, turn: &mut Turn<'_>, from: NodeId) {
-        let is_due = self.told.get(&from).is_none_or(|at| turn.now.since(*at) >= TELL_EVERY);
+        let is_due = self.sent_at.get(&from).is_none_or(|at| turn.now.since(*at) >= SEND_EVERY);
         if is_due && turn.links.contains_key(&from) {
-            self.told.insert(from, turn.now);
+            self.sent_at.insert(from, turn.now);
             turn.send(from, Frame::Clock(turn.unix));
         }
     }
@@ -110,7 +110,7 @@ impl Clocks {
     pub(super) fn link_down(&mut self, id: NodeId) {
         self.peers.remove(&id);
         self.apart.remove(&id);
-        self.told.remove(&id);
+        self.sent_at.remove(&id);
     }
 }
 

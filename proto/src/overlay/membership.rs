@@ -1,20 +1,20 @@
 //! The neighbours of a member, and the other nodes that it knows.
 //!
-//! After HyParView (J. Leitão, J. Pereira, L. Rodrigues: HyParView: a membership protocol for
-//! reliable gossip-based broadcast, 2007). A member keeps a few links, its *active view*, the same
-//! on both sides, and knows some more nodes, its *passive view*. A new node asks one for a place,
-//! which announces it to others on random walks. A node that loses a neighbour asks the nodes that it
-//! knows. *Shuffles*, random walks that exchange records, mix the passive views.
+//! After HyParView (J. Leitão, J. Pereira, L. Rodrigues: HyParView: a membership protocol for reliable
+//! gossip-based broadcast, 2007). A member keeps a few links, its *active view*, which is symmetric. It
+//! also knows some more nodes, its *passive view*. A new node asks a member for a place, and the member
+//! announces the new node on random walks. A node that loses a neighbour asks nodes of its passive
+//! view. *Shuffles*, random walks that exchange records, mix the passive views.
 //!
 //! Additions to the paper:
 //! - A full node that makes room for a new node names it to the neighbour that has to go, which then
 //!   links to it. The new node is spliced into an existing edge, so no node's degree drops.
-//! - Nodes are asked on a short connection of their own, a *probe*, before a link is made, so that
-//!   the application sees no link that comes to nothing.
-//! - Now and then a member probes a node that it knows, which tests addresses before they are needed.
-//!   Both sides name the least node that they hear of (see `horizon`), so parts of a network that have
-//!   come apart find each other again.
-//! - Records are signed by their node, taken at a bounded rate, and spread over groups of addresses
+//! - A node is asked on a short connection of its own, a *probe*, before a link is made. So the
+//!   application sees no link that comes to nothing.
+//! - From time to time a member probes a node of its passive view, which tests addresses before they
+//!   are needed. Both sides name the least identity that they have a beacon of (see `partition`), so
+//!   that parts of a network that have come apart find each other again.
+//! - Records are signed by their node, accepted at a bounded rate, and spread over groups of addresses
 //!   (see `passive`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -36,78 +36,77 @@ use crate::verify::Verifier;
 
 mod budget;
 mod exchange;
-mod horizon;
+mod neighbours;
+mod partition;
 mod passive;
-mod places;
-mod requests;
 mod seek;
 #[cfg(test)]
 mod tests;
 
 use budget::Budgets;
-use horizon::Horizon;
+use neighbours::is_ours;
+use partition::PartitionCheck;
 use passive::Passive;
-use places::is_ours;
 
-/// Steps of the walk on which a new node is told of: the paper's ARWL.
+/// Steps of the random walk that announces a new node: the paper's ARWL.
 const JOIN_STEPS: u8 = 6;
-/// Where the nodes on that walk remember it: the paper's PRWL.
+/// Step of that walk at which nodes add the new node to their passive view: the paper's PRWL.
 const PASSIVE_STEPS: u8 = 3;
-/// Steps of a shuffle: as far as a join.
+/// Steps of a shuffle: as many as of a join.
 const SHUFFLE_STEPS: u8 = 6;
-/// Records of neighbours and of others in a shuffle: the paper's ka and kp.
+/// Numbers of neighbours and of other nodes whose records go into a shuffle: the paper's ka and kp.
 const SHUFFLE_ACTIVE: usize = 3;
 const SHUFFLE_PASSIVE: usize = 4;
-/// Shuffles whose way back is remembered, and how long.
+/// Shuffles whose way back is remembered, and for how long.
 const MAX_SHUFFLES: usize = 64;
 const SHUFFLE_TIME: Duration = Duration::from_secs(30);
 
-/// How long an answer is waited for, and a place kept: the time that a handshake may take.
+/// Time for an answer, and for which a place is reserved: as long as a handshake may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a dial may take that another has crossed: to connect, and the handshake.
-const CROSSED: Duration = Duration::from_secs(30);
+/// Time for a dial that a dial of the other node has overtaken: to connect, and the handshake.
+const OVERTAKEN: Duration = Duration::from_secs(30);
 
-/// Nodes asked at once by who lacks neighbours.
-const AT_ONCE: usize = 3;
+/// Nodes asked for a place at once by a node with few neighbours.
+const MAX_ASKED: usize = 3;
 
-/// With fewer neighbours than this a node asks one after the other, else now and then.
+/// Number of neighbours below which a node looks for more without a pause.
 const FEW: usize = 3;
 
-/// How often who has a few neighbours looks for more.
+/// Interval at which a node with a few neighbours looks for more.
 const SEEK: Duration = Duration::from_secs(10);
-/// How often who has too few looks again for somebody to ask.
+/// Interval at which a node with too few neighbours looks for a node to ask.
 const SEEK_SOON: Duration = Duration::from_secs(1);
 
-/// The wait before a place that is not free is asked for again; doubles up to the longest.
-const SPLIT_MIN: Duration = Duration::from_secs(10);
-const SPLIT_MAX: Duration = Duration::from_secs(600);
+/// Wait before a place that is not free is asked for again. It doubles up to the longest.
+const SPLICE_MIN: Duration = Duration::from_secs(10);
+const SPLICE_MAX: Duration = Duration::from_secs(600);
 
-/// Nodes that were named to take the place of a neighbour, and wait to be asked.
-const MAX_NAMED: usize = 16;
+/// Most suggested nodes that wait to be asked.
+const MAX_SUGGESTED: usize = 16;
 
-/// How often the finding that a node is apart may lead to a link.
-const MEND: Duration = Duration::from_secs(5);
+/// Shortest interval between links that are made to repair a partition.
+const REPAIR_EVERY: Duration = Duration::from_secs(5);
 
-/// How old a record may be.
+/// Age up to which a record is valid, in milliseconds.
 const MAX_RECORD_AGE: u64 = 24 * 60 * 60 * 1000;
-/// How old our own gets before it is signed again, in milliseconds.
+/// Age at which this node signs its own record again, in milliseconds.
 const RECORD_AGE: u64 = 60 * 60 * 1000;
 
-/// Whom a node knows.
+/// The nodes that a node knows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Views {
-    /// Whether it is a member: finds and keeps its own neighbours.
+    /// The node is a member: it finds and keeps its own neighbours.
     pub member: bool,
-    /// Its neighbours.
+    /// The neighbours.
     pub active: Vec<NodeId>,
-    /// Nodes that it knows beside them, and where they may be.
+    /// Other nodes that it knows an address of.
     pub passive: Vec<NodeId>,
     /// Links that the application asked for.
     pub pinned: Vec<NodeId>,
 }
 
-/// A member's view of the network, or the lack of it of a node that is none.
+/// The membership state: idle until the node joins.
 #[derive(Debug)]
 pub(super) struct Membership {
     key: Key,
@@ -119,54 +118,55 @@ pub(super) struct Membership {
     shuffle_every: Duration,
     probe_every: Duration,
     beacon_every: Duration,
-    /// Whether it may become a member: not where its links are made by hand, nor after it has left.
+    /// The node may become a member: its links are not made by hand, and it has not left.
     open: bool,
     manual: bool,
     member: bool,
     record: NodeRecord,
-    /// The neighbours, with what they say of themselves.
+    /// The neighbours, with their records.
     active: BTreeMap<NodeId, NodeRecord>,
     pinned: BTreeSet<NodeId>,
     passive: Passive,
-    /// Links whose other end was asked for a place.
-    asked: BTreeMap<NodeId, Asked>,
-    dials: BTreeMap<NodeId, Dialling>,
-    /// Nodes that are probed, and whether to be neighbours.
+    /// Nodes that were asked for a place over their link.
+    asked: BTreeMap<NodeId, PlaceRequest>,
+    dials: BTreeMap<NodeId, NeighbourDial>,
+    /// Nodes that are being probed; true if the probe asks for a place.
     probes: BTreeMap<NodeId, bool>,
-    /// Places kept for those who probed.
-    kept: BTreeMap<NodeId, Instant>,
-    /// Nodes that dialled us while we dialled them: what comes of our dial is not needed any more.
-    crossed: BTreeMap<NodeId, Instant>,
-    /// Neighbours whose link another is about to take the place of.
-    replaced: BTreeMap<NodeId, Instant>,
-    named: VecDeque<NodeRecord>,
-    /// Nodes whose application has disconnected this one: they are not asked for a place.
+    /// Places that are reserved for nodes that have probed this one.
+    reserved: BTreeMap<NodeId, Instant>,
+    /// Nodes that dialled this one while it dialled them. The outcome of its own dial is no longer
+    /// needed.
+    overtaken: BTreeMap<NodeId, Instant>,
+    /// Neighbours whose link is being replaced by another.
+    being_replaced: BTreeMap<NodeId, Instant>,
+    suggested: VecDeque<NodeRecord>,
+    /// Nodes whose application has disconnected this one. They are not asked for a place.
     avoided: Away,
     shuffles: VecDeque<(Instant, u64, Option<NodeId>)>,
-    horizon: Horizon,
+    partition: PartitionCheck,
     budgets: Budgets,
     seek_at: Option<Instant>,
     shuffle_at: Option<Instant>,
     probe_at: Option<Instant>,
     beacon_at: Option<Instant>,
-    mend_at: Instant,
-    split_at: Instant,
-    split_wait: Duration,
+    repair_at: Instant,
+    splice_at: Instant,
+    splice_wait: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Asked {
+struct PlaceRequest {
     need: Need,
-    /// Whether we make room for it where we have none.
-    firmly: bool,
+    /// This node drops a neighbour for it if it has no room.
+    makes_room: bool,
     until: Instant,
 }
 
 #[derive(Debug)]
-struct Dialling {
+struct NeighbourDial {
     need: Need,
-    firmly: bool,
-    /// The first of the addresses that are being dialled.
+    makes_room: bool,
+    /// The first of the dialled addresses.
     at: Address,
 }
 
@@ -193,21 +193,21 @@ impl Membership {
             asked: BTreeMap::new(),
             dials: BTreeMap::new(),
             probes: BTreeMap::new(),
-            kept: BTreeMap::new(),
-            crossed: BTreeMap::new(),
-            replaced: BTreeMap::new(),
-            named: VecDeque::new(),
+            reserved: BTreeMap::new(),
+            overtaken: BTreeMap::new(),
+            being_replaced: BTreeMap::new(),
+            suggested: VecDeque::new(),
             avoided: Away::default(),
             shuffles: VecDeque::new(),
-            horizon: Horizon::new(me, config),
+            partition: PartitionCheck::new(me, config),
             budgets: Budgets::default(),
             seek_at: None,
             shuffle_at: None,
             probe_at: None,
             beacon_at: None,
-            mend_at: Instant::ZERO,
-            split_at: Instant::ZERO,
-            split_wait: SPLIT_MIN,
+            repair_at: Instant::ZERO,
+            splice_at: Instant::ZERO,
+            splice_wait: SPLICE_MIN,
             key,
         }
     }
@@ -225,7 +225,7 @@ impl Membership {
         }
     }
 
-    /// Becomes a member through the other end of a link.
+    /// Joins the network through the node at the other end of a link.
     pub(super) fn join(&mut self, turn: &mut Turn<'_>, through: NodeId) {
         if self.manual || !turn.links.contains_key(&through) {
             let outcome = if self.manual { Outcome::Manual } else { Outcome::Full };
@@ -240,7 +240,7 @@ impl Membership {
         }
     }
 
-    /// Leaves: neighbours are told of each other.
+    /// Leaves the network. The neighbours learn of each other, so that they can link up.
     pub(super) fn leave(&mut self, turn: &mut Turn<'_>) {
         let active = std::mem::take(&mut self.active);
         for id in active.keys() {
@@ -252,10 +252,10 @@ impl Membership {
         self.pinned.clear();
         self.asked.clear();
         self.dials.clear();
-        self.kept.clear();
-        self.crossed.clear();
-        self.replaced.clear();
-        self.named.clear();
+        self.reserved.clear();
+        self.overtaken.clear();
+        self.being_replaced.clear();
+        self.suggested.clear();
         self.shuffles.clear();
         (self.seek_at, self.shuffle_at) = (None, None);
         (self.probe_at, self.beacon_at) = (None, None);
@@ -273,20 +273,20 @@ impl Membership {
         self.member
     }
 
-    /// A node's application has disconnected this one: it is not asked for a place for a while, but
-    /// may have one.
+    /// Notes that a node's application has disconnected this one. It is not asked for a place for a
+    /// while, but may take one.
     pub(super) fn avoid(&mut self, now: Instant, id: NodeId) {
         self.avoided.keep(now, id);
     }
 
-    /// Ends that time.
+    /// Lets a node be asked again.
     pub(super) fn lift(&mut self, id: NodeId) {
         self.avoided.lift(id);
     }
 
     pub(super) fn known(&mut self, turn: &mut Turn<'_>, nodes: Vec<(NodeId, Vec<Address>)>) {
         for (id, addresses) in nodes {
-            self.passive.known(turn, id, addresses);
+            self.passive.add_known(turn, id, addresses);
         }
     }
 
@@ -295,31 +295,31 @@ impl Membership {
     }
 
     pub(super) fn link_up(&mut self, turn: &mut Turn<'_>, id: NodeId) {
-        if let Some(Dialling { need, firmly, .. }) = self.dials.remove(&id) {
+        if let Some(NeighbourDial { need, makes_room, .. }) = self.dials.remove(&id) {
             if !is_ours(turn, id) {
-                self.crossed.retain(|_, until| *until > turn.now);
-                self.crossed.insert(id, turn.now + CROSSED);
+                self.overtaken.retain(|_, until| *until > turn.now);
+                self.overtaken.insert(id, turn.now + OVERTAKEN);
             }
-            self.ask(turn, id, need, firmly);
-        } else if self.replaced.remove(&id).is_some_and(|until| until > turn.now) {
+            self.ask(turn, id, need, makes_room);
+        } else if self.being_replaced.remove(&id).is_some_and(|until| until > turn.now) {
             self.ask(turn, id, Need::High, true);
         }
     }
 
     pub(super) fn link_down(&mut self, turn: &mut Turn<'_>, id: NodeId, link_end: &LinkEnd) {
-        if let Some(Asked { need: Need::Join, .. }) = self.asked.remove(&id) {
+        if let Some(PlaceRequest { need: Need::Join, .. }) = self.asked.remove(&id) {
             turn.put(Effect::JoinRefused(id, Outcome::Full));
         }
         let Some(record) = self.active.remove(&id) else { return };
         match link_end.reason {
             Reason::Duplicate | Reason::Replaced => {
-                self.replaced.retain(|_, until| *until > turn.now);
-                self.replaced.insert(id, turn.now + PATIENCE);
+                self.being_replaced.retain(|_, until| *until > turn.now);
+                self.being_replaced.insert(id, turn.now + PATIENCE);
             }
             Reason::Left | Reason::Fault(_) | Reason::Requested => self.passive.remove(id),
-            // It may be back in a moment, or have lost its network as we have.
+            // It may be back in a moment, or have lost its network as this node has.
             _ => {
-                self.passive.reached(turn, record);
+                self.passive.add_reached(turn, record);
                 self.passive.refused(turn.now, id);
             }
         }
@@ -327,14 +327,15 @@ impl Membership {
     }
 
     pub(super) fn dialled(&mut self, turn: &mut Turn<'_>, id: NodeId) {
-        // There was a link already, or there is one only now.
+        // There was a link already, or the link has only now come up.
         if turn.links.contains_key(&id)
-            && let Some(Dialling { need, firmly, .. }) = self.dials.remove(&id)
+            && let Some(NeighbourDial { need, makes_room, .. }) = self.dials.remove(&id)
         {
-            self.ask(turn, id, need, firmly);
+            self.ask(turn, id, need, makes_room);
         }
-        // The other side's dial was faster, and that link is over already: nobody wants ours.
-        if self.crossed.remove(&id).is_some()
+        // The other node's dial was faster, and that link has already ended: neither side needs this
+        // one.
+        if self.overtaken.remove(&id).is_some()
             && !self.active.contains_key(&id)
             && !self.asked.contains_key(&id)
         {
@@ -368,9 +369,9 @@ impl Membership {
             Frame::Shuffle(shuffle) => self.receive_shuffle(turn, from, shuffle),
             Frame::ShuffleReply(reply) => self.receive_shuffled(turn, reply, from),
             Frame::Beacon(beacon)
-                if self.active.contains_key(&from) && self.horizon.receive(turn.now, beacon) =>
+                if self.active.contains_key(&from) && self.partition.receive(turn.now, beacon) =>
             {
-                self.tell_beacon(turn, Some(from));
+                self.send_beacon(turn, Some(from));
             }
             _ => {}
         }
@@ -389,13 +390,13 @@ impl Membership {
             && probe.record.node == from
             && !turn.away.is_kept(turn.now, from);
         if neighbour {
-            self.kept.insert(from, turn.now + PATIENCE);
+            self.reserved.insert(from, turn.now + PATIENCE);
         }
         let records = self.sample(turn, from);
-        let mut told = probe.records;
-        told.push(probe.record);
-        self.learn(turn, from, told);
-        let (record, beacon) = (self.record.clone(), self.horizon.heard());
+        let mut learned = probe.records;
+        learned.push(probe.record);
+        self.learn(turn, from, learned);
+        let (record, beacon) = (self.record.clone(), self.partition.beacon());
         Probe { neighbour, record, beacon, records }
     }
 
@@ -412,8 +413,8 @@ impl Membership {
         }
         if self.beacon_at.is_some_and(|at| at <= now) {
             self.beacon_at = Some(now + turn.around(self.beacon_every));
-            if self.horizon.beat(now, turn.unix).is_some() {
-                self.tell_beacon(turn, None);
+            if self.partition.beat(now, turn.unix) {
+                self.send_beacon(turn, None);
             }
             if turn.unix.saturating_sub(self.record.time) > RECORD_AGE {
                 let addresses = std::mem::take(&mut self.record.addresses);
@@ -445,14 +446,14 @@ impl Membership {
         earliest(soon, earliest(regular, self.beacon_at))
     }
 
-    /// Becomes a member, unless it is one.
+    /// Becomes a member, unless the node is one.
     fn start(&mut self, turn: &mut Turn<'_>) {
         if self.member {
             return;
         }
         self.member = true;
-        self.horizon.reset(turn.now);
-        self.split_at = turn.now + SPLIT_MIN;
+        self.partition.reset(turn.now);
+        self.splice_at = turn.now + SPLICE_MIN;
         self.shuffle_at = Some(turn.now + turn.around(self.shuffle_every) / 4);
         self.probe_at = Some(turn.now + turn.around(self.probe_every));
         self.beacon_at = Some(turn.now + turn.around(self.beacon_every) / 4);
@@ -464,8 +465,8 @@ impl Membership {
         turn.send(to, Frame::NeighbourReply(NeighbourReply { outcome, record, records }));
     }
 
-    fn tell_beacon(&mut self, turn: &mut Turn<'_>, but: Option<NodeId>) {
-        let beacon: Beacon = self.horizon.heard();
+    fn send_beacon(&mut self, turn: &mut Turn<'_>, but: Option<NodeId>) {
+        let beacon: Beacon = self.partition.beacon();
         for id in self.active.keys().filter(|id| Some(**id) != but) {
             turn.send(*id, Frame::Beacon(beacon));
         }

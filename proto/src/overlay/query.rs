@@ -1,17 +1,17 @@
-//! Questions to the network: discovery, file search and finding a node are one mechanism.
+//! Queries to the network: discovery, file search, and finding a node.
 //!
-//! A query floods to a depth; each node answers back along the path that the query came. So that
-//! the asking node knows when all have answered, every node tells the one it got the query from
-//! when its branch is done: once it has answered itself and all those it passed the query to are
-//! done (the echo algorithm: E. J. H. Chang, 1982). A node that has seen a query says "done" at
-//! once, except where the query comes again with more depth left: then it is passed on again, so
-//! that a depth counts the shortest path and not the fastest.
+//! A query floods the network to a depth, and each node answers along the path that the query came by.
+//! A node tells its parent, the peer that it got the query from, when its branch is done: when it has
+//! answered itself and all peers that it passed the query to are done. So the asking node knows when
+//! all have answered (the echo algorithm: E. J. H. Chang, 1982). A node that has seen a query before
+//! says "done" at once. Only if the query arrives with more depth left, it is passed on again, so that
+//! the depth counts the shortest path and not the fastest.
 //!
-//! A node asks its neighbours also *for itself*: such a query goes no further, and is answered with
-//! what only that node may know of.
+//! A node can also ask its neighbours *for itself*. Such a query goes no further, and its answers
+//! include what only that node may know.
 //!
-//! The table of queries is bounded, in all and for each link, and so is the time that a query stays
-//! in it. Where there is no room a node says "done, but not complete".
+//! The table of queries is bounded in all and for each link, and so is the time that a query stays in
+//! it. If there is no room, a node answers "done, but not complete".
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -25,59 +25,58 @@ use crate::overlay::Effect;
 use crate::peer::Output;
 use crate::time::{Instant, earliest};
 
-mod looks;
+mod lookup_budget;
 mod strays;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use looks::Looks;
+use lookup_budget::LookupBudget;
 use strays::Strays;
 
-/// The part of the table that the queries of one link may fill: an eighth.
+/// Divisor for the part of the table that the queries of one link may fill: an eighth.
 const LINK_SHARE: usize = 8;
 
-/// What is passed back for one query, over all: nodes, neighbours and files each count one. Room
-/// for 10,000 nodes of 25 links; at most some 70 MB for the node that asked.
+/// Maximum size of the answers to one query: nodes, neighbours and files count one each. Enough for
+/// 10,000 nodes with 25 links; at most about 70 MB at the node that asked.
 const MAX_ANSWERED: usize = 262_144;
 
-/// The queries that a node asked, passed on, or remembers.
+/// The queries that a node has asked, passed on, or remembers.
 #[derive(Debug)]
 pub(super) struct Queries {
     max: usize,
     ttl: Duration,
-    table: BTreeMap<QueryId, Entry>,
-    /// Queries in the order in which they are forgotten: their time in the table is the same.
+    table: BTreeMap<QueryId, KnownQuery>,
+    /// Queries in the order in which they are forgotten, which is that of their arrival.
     order: VecDeque<(Instant, QueryId)>,
     /// Deadlines of queries that have open branches.
     deadlines: BTreeSet<(Instant, QueryId)>,
-    /// Entries of the table that came by each link.
+    /// Number of queries in the table that came over each link.
     by_link: BTreeMap<NodeId, usize>,
-    looks: Looks,
+    lookups: LookupBudget,
     strays: Strays,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct KnownQuery {
     what: QueryKind,
-    /// Whom the query came from first, and answers go to; `None` where we asked.
+    /// The peer that the query came from first, which gets the answers; `None` if this node asked.
     parent: Option<NodeId>,
-    /// Whether the one who asks does so for itself: then it goes no further.
+    /// The asking node asks for itself: the query goes no further.
     own: bool,
-    /// Where the node that it asks for is: the link by which the first answer came that says so.
+    /// The link to the wanted node: the first over which an answer from there came.
     way: Option<NodeId>,
-    /// The most depth that it came with.
+    /// The greatest depth that it came with.
     depth: u8,
     deadline: Instant,
-    /// Whether our own answer is still to come; the first branch waits for it.
+    /// This node's own answer is still missing; the first branch waits for it.
     local: bool,
     branches: Vec<Branch>,
-    /// Peers that were asked and had not said that they are done when the time was over: what still
-    /// comes from them is late.
+    /// Peers that had not said "done" by the deadline: answers that still come from them are late.
     overdue: BTreeSet<NodeId>,
     answered: usize,
 }
 
-impl Entry {
+impl KnownQuery {
     fn new(
         what: QueryKind,
         parent: Option<NodeId>,
@@ -100,7 +99,7 @@ impl Entry {
     }
 }
 
-/// One passing-on of a query: done when all that it was passed to are.
+/// One passing-on of a query. It is done when all peers that got the query are done.
 #[derive(Debug)]
 struct Branch {
     parent: Option<NodeId>,
@@ -109,13 +108,13 @@ struct Branch {
     complete: bool,
 }
 
-/// What is asked, and of whom.
+/// A question, and the nodes to ask.
 #[derive(Debug)]
 pub(super) struct Question {
     pub(super) what: QueryKind,
-    /// Hops, or [`UNLIMITED`].
+    /// Number of hops, or [`UNLIMITED`].
     pub(super) depth: u8,
-    /// Of the neighbours alone, for this node itself, whatever the depth.
+    /// Ask only the neighbours, for this node itself, whatever the depth.
     pub(super) own: bool,
 }
 
@@ -130,12 +129,12 @@ impl Queries {
             order: VecDeque::new(),
             deadlines: BTreeSet::new(),
             by_link: BTreeMap::new(),
-            looks: Looks::new(config.lookup_rate),
+            lookups: LookupBudget::new(config.lookup_rate),
             strays: Strays::new(config.query_table),
         }
     }
 
-    /// Asks the network: 0 hops ask nobody and end at once.
+    /// Asks the network. A query with 0 hops asks no node and ends at once.
     pub(super) fn ask(
         &mut self,
         now: Instant,
@@ -147,7 +146,7 @@ impl Queries {
     ) {
         let Question { what, depth, own } = question;
         let depth = if own { 1 } else { depth };
-        self.insert(now, id, Entry::new(what, None, own, depth, now + timeout.min(self.ttl)));
+        self.insert(now, id, KnownQuery::new(what, None, own, depth, now + timeout.min(self.ttl)));
         self.spread(now, id, (None, depth, true), neighbours, out);
         self.settle(id, out);
     }
@@ -180,12 +179,12 @@ impl Queries {
                 out.push_back(done(false));
                 return;
             }
-            looked_up = !takes_a_look(&query.what) || self.looks.take(now, from);
+            looked_up = !needs_lookup(&query.what) || self.lookups.take(now, from);
             let known = if looked_up { known(&query) } else { Some(Vec::new()) };
             let what = query.what;
             let deadline = now + ttl.min(self.ttl);
-            let entry = Entry::new(what.clone(), Some(from), own, depth, deadline);
-            self.insert(now, id, Entry { local: known.is_none(), ..entry });
+            let entry = KnownQuery::new(what.clone(), Some(from), own, depth, deadline);
+            self.insert(now, id, KnownQuery { local: known.is_none(), ..entry });
             match known {
                 Some(answers) => out.extend(answers.into_iter().map(|a| answer_to(from, a))),
                 None => {
@@ -199,7 +198,7 @@ impl Queries {
         self.settle(id, out);
     }
 
-    /// Our own answers to a query that [`Output::Lookup`] asked about: none, one or several.
+    /// Answers a query that [`Output::Lookup`] asked about, with none, one or several answers.
     pub(super) fn answer(&mut self, id: QueryId, answers: Vec<Answer>, out: &mut Out) {
         let Some(entry) = self.table.get_mut(&id) else { return };
         if !std::mem::take(&mut entry.local) {
@@ -211,10 +210,10 @@ impl Queries {
         self.settle(id, out);
     }
 
-    /// An answer came in: passed back, or ours.
+    /// Takes an answer and passes it back, unless this node asked.
     ///
-    /// Only peers that were asked and are not done may answer. What else comes is dropped, and counted
-    /// unless it is merely late.
+    /// Only peers that were asked and have not said "done" may answer. Other answers are dropped. They
+    /// are counted as well, unless they are merely late.
     pub(super) fn receive_answer(
         &mut self,
         now: Instant,
@@ -246,7 +245,7 @@ impl Queries {
         });
     }
 
-    /// Somebody whom we passed a query to is done with it.
+    /// Notes that a peer is done with a query.
     pub(super) fn receive_done(
         &mut self,
         now: Instant,
@@ -265,14 +264,14 @@ impl Queries {
         self.settle(done.id, out);
     }
 
-    /// Something came that belongs to a query which is not in the table.
+    /// Handles an answer to a query that is not in the table.
     fn unknown(&mut self, now: Instant, from: NodeId, query: QueryId, out: &mut Out) {
         if !self.strays.remembers(query) {
             self.stray(now, from, out);
         }
     }
 
-    /// Something came in answer to a query that was not sent to `from`.
+    /// Counts an answer to a query that was not sent to `from`.
     fn stray(&mut self, now: Instant, from: NodeId, out: &mut Out) {
         if self.strays.add(now, from) {
             let fault = "it keeps answering queries that this node did not send".to_owned();
@@ -280,13 +279,13 @@ impl Queries {
         }
     }
 
-    /// Returns the number of answers to queries that were not sent, since the node started.
+    /// Returns the number of such answers since the node started.
     pub(super) fn strays(&self) -> u64 {
         self.strays.count()
     }
 
-    /// The way to the node that a query asked for, for the one whom the query came from first, or
-    /// for us where we asked. The outer `None` where it was no such query.
+    /// Returns the link to the node that a query asked for, if the query came from `asking` (`None`:
+    /// from this node). The outer `None` means that there is no such query.
     pub(super) fn way(
         &self,
         id: QueryId,
@@ -297,9 +296,9 @@ impl Queries {
         (entry.parent == asking && entry.what == QueryKind::FindNode(wanted)).then_some(entry.way)
     }
 
-    /// A link ended: nothing more comes from there, and nothing is owed to it.
+    /// Forgets a link that has ended: no answers come from there, and none are sent there.
     pub(super) fn link_down(&mut self, peer: NodeId, out: &mut Out) {
-        self.looks.forget(peer);
+        self.lookups.forget(peer);
         self.strays.forget_link(peer);
         let active: Vec<_> = self.deadlines.iter().map(|(_, id)| *id).collect();
         for id in active {
@@ -314,7 +313,7 @@ impl Queries {
         }
     }
 
-    /// Ends what is overdue and forgets what is old.
+    /// Ends queries that are overdue, and forgets old ones.
     pub(super) fn handle_timeout(&mut self, now: Instant, out: &mut Out) {
         while let Some((deadline, id)) = self.deadlines.first().copied() {
             if deadline > now {
@@ -333,7 +332,7 @@ impl Queries {
         self.forget(now);
     }
 
-    /// How many are remembered.
+    /// Returns the number of queries that are remembered.
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }
@@ -343,7 +342,7 @@ impl Queries {
         earliest(deadline, self.order.front().map(|(at, _)| *at))
     }
 
-    fn insert(&mut self, now: Instant, id: QueryId, entry: Entry) {
+    fn insert(&mut self, now: Instant, id: QueryId, entry: KnownQuery) {
         self.forget(now);
         self.deadlines.insert((entry.deadline, id));
         if let Some(parent) = entry.parent {
@@ -373,8 +372,8 @@ impl Queries {
         }
     }
 
-    /// Opens a branch, complete or not as far as we are concerned, and passes the query on to
-    /// `neighbours`, where depth is left.
+    /// Opens a branch, and passes the query on to `neighbours` if there is depth left. `complete` says
+    /// whether this node's own answer is complete.
     fn spread(
         &mut self,
         now: Instant,
@@ -395,7 +394,7 @@ impl Queries {
         entry.branches.push(Branch { parent, depth, waiting, complete });
     }
 
-    /// Closes the branches that are done and tells those who wait for them.
+    /// Closes the branches that are done, and tells the peers that wait for them.
     fn settle(&mut self, id: QueryId, out: &mut Out) {
         let Some(entry) = self.table.get_mut(&id) else { return };
         if entry.local {
@@ -432,12 +431,12 @@ fn weight(body: &AnswerBody) -> usize {
     }
 }
 
-/// Whether it takes a look at what is shared.
-fn takes_a_look(what: &QueryKind) -> bool {
+/// Returns whether the shared files have to be searched for an answer.
+fn needs_lookup(what: &QueryKind) -> bool {
     matches!(what, QueryKind::Search(_) | QueryKind::HasFile(_))
 }
 
-/// The depth that a query travels on with, `None` where it goes no further.
+/// Returns the depth that a query is passed on with; `None` if it goes no further.
 fn onward(depth: u8) -> Option<u8> {
     match depth {
         UNLIMITED => Some(UNLIMITED),

@@ -1,4 +1,4 @@
-//! Links that are to be kept: dialled again when they are lost, with growing waits.
+//! Links that are kept: a lost link is dialled again, with growing waits.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::overlay::{Effect, Turn};
 use crate::peer::Purpose;
 use crate::time::Instant;
 
-/// The addresses that we stay linked to.
+/// The addresses that links are kept to.
 #[derive(Debug)]
 pub(super) struct Redials {
     min: Duration,
@@ -23,11 +23,11 @@ pub(super) struct Redials {
 
 #[derive(Debug)]
 struct Kept {
-    /// Who answered there last.
+    /// The node that answered there last.
     peer: Option<NodeId>,
     /// Failures since the link was lost.
     tries: u32,
-    /// When to dial; `None` while linked or dialling.
+    /// Time of the next dial; `None` while there is a link or a dial is under way.
     next: Option<Instant>,
 }
 
@@ -36,7 +36,7 @@ impl Redials {
         Self { min: config.reconnect_min, max: config.reconnect_max, kept: BTreeMap::new() }
     }
 
-    /// Keeps a link to `address` from now on. It is being dialled: what comes of that is told.
+    /// Keeps a link to `address` from now on. It is being dialled already.
     pub(super) fn keep(&mut self, address: Address) {
         self.kept.entry(address).or_insert(Kept { peer: None, tries: 0, next: None });
     }
@@ -45,24 +45,25 @@ impl Redials {
         self.kept.remove(address);
     }
 
-    /// The user closed the link: it is not kept any more.
+    /// Stops keeping links to a node that the application has disconnected.
     pub(super) fn stop_peer(&mut self, peer: NodeId) {
         self.kept.retain(|_, kept| kept.peer != Some(peer));
     }
 
-    /// No link is kept any more.
+    /// Stops keeping links.
     pub(super) fn stop_all(&mut self) {
         self.kept.clear();
     }
 
-    /// A dial of `address` reached `peer`.
+    /// Notes that a dial of `address` has reached `peer`.
     pub(super) fn dialled(&mut self, address: &Address, peer: NodeId) {
         if let Some(kept) = self.kept.get_mut(address) {
             *kept = Kept { peer: Some(peer), tries: 0, next: None };
         }
     }
 
-    /// A dial of `address` failed: told to the application, then tried again.
+    /// Notes that a dial of `address` has failed. The application gets an event, and the address is
+    /// tried again later.
     pub(super) fn dial_failed(&mut self, turn: &mut Turn<'_>, address: &Address, error: String) {
         let (min, max) = (self.min, self.max);
         let Some(kept) = self.kept.get_mut(address) else { return };
@@ -72,7 +73,7 @@ impl Redials {
         turn.event(Event::NodeReconnectionError { address, tries, error });
     }
 
-    /// A link was lost: the kept addresses that it was made to are dialled again.
+    /// Notes that a link was lost. The kept addresses that it was made to are dialled again.
     pub(super) fn link_down(&mut self, turn: &mut Turn<'_>, peer: NodeId) {
         let next = turn.now + wait(turn, self.min, self.max, 0);
         for kept in self.kept.values_mut().filter(|kept| kept.peer == Some(peer)) {
@@ -95,8 +96,8 @@ impl Redials {
     }
 }
 
-/// Draws the time before the next try. It doubles with each try from `min` up to `max`, and is half to
-/// all of that, so that nodes that lost the same peer do not come back in step.
+/// Draws the time before the next try. The full time doubles with each try from `min` up to `max`. Half
+/// to all of it is drawn, so that nodes that lost the same peer do not dial it at the same moment.
 fn wait(turn: &mut Turn<'_>, min: Duration, max: Duration, tries: u32) -> Duration {
     let full = min.saturating_mul(1 << tries.min(20)).min(max);
     let share = 50 + turn.rng.next_u32() % 51;

@@ -7,11 +7,11 @@ use super::*;
 use crate::event::{Event, Neighbour};
 use crate::files::{FileKind, FileName};
 use crate::frame::query::Answer;
-use crate::overlay::direct::Missed;
+use crate::overlay::relay::RelayError;
 use crate::peer::Output;
 
 pub(super) mod bench;
-mod direct;
+mod relay;
 
 /// Overlays whose frames arrive in the order drawn by a seed; those of one link stay in order.
 struct Net {
@@ -23,7 +23,7 @@ struct Net {
     ended: Option<bool>,
     broadcasts: Vec<Vec<String>>,
     messages: Vec<(usize, Peer, Message)>,
-    directs: Vec<(u64, Result<(), Missed>)>,
+    directs: Vec<(u64, Result<(), RelayError>)>,
     frames: usize,
     chance: ChaCha8Rng,
 }

@@ -14,7 +14,7 @@ use crate::frame::{Frame, Refusal};
 use crate::id::NodeId;
 use crate::message::Message;
 use crate::overlay::away::Away;
-use crate::overlay::direct::Missed;
+use crate::overlay::relay::RelayError;
 use crate::peer::{Output, Purpose};
 use crate::time::Instant;
 
@@ -37,7 +37,7 @@ pub(crate) enum Effect {
     /// An answer to a query of this node.
     Answered(Answer),
     /// The outcome of a message that other nodes were to relay, by the number that it got.
-    Relayed { number: u64, sent: Result<(), Missed> },
+    Relayed { number: u64, sent: Result<(), RelayError> },
     /// The reply to a request that other nodes have relayed.
     Replied { from: NodeId, id: u64, outcome: Result<Message, Refusal> },
     /// A query of this node has ended; it is complete if all nodes within its depth have answered.

@@ -13,7 +13,7 @@ use crate::id::{Hash, Key, NodeId};
 use crate::message::{Message, Packed};
 use crate::overlay::admission::Candidate;
 use crate::overlay::broadcast::BroadcastError;
-use crate::overlay::direct::{DirectError, Missed};
+use crate::overlay::relay::{DirectError, RelayError};
 use crate::seal::LetterContent;
 
 /// A connection, as the shell numbers them: in the order in which they are made.
@@ -552,5 +552,5 @@ pub enum SendError {
     Refused(DirectError),
     /// It was lost on its way, or its receipt was.
     #[error(transparent)]
-    Missed(Missed),
+    Relay(RelayError),
 }

@@ -551,7 +551,7 @@ proptest! {
                 outputs.extend(node.input(Input::LinkReported { id: id(n) }));
                 outputs.extend(node.input(Input::MetAt { id: id(n), addresses: Vec::new() }));
             }
-            if seen == outputs.len() && !node.machine.dials.is_any() && !node.machine.relays.is_any() {
+            if seen == outputs.len() && !node.machine.dials.is_any() && !node.machine.send_queues.is_any() {
                 break;
             }
             while seen < outputs.len() {

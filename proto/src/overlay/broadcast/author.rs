@@ -1,7 +1,7 @@
-//! This node's own broadcasts, until they are signed.
+//! This node's own broadcasts until they are signed.
 //!
-//! The first goes out at once. Those that come soon after gather for a few milliseconds and go out
-//! under one signature, as every node on the way has to check each.
+//! The first is sent at once. Those that follow within a few milliseconds are collected and sent under
+//! one signature, as every node on the way has to check each signature.
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ use crate::config::Config;
 use crate::frame::broadcast::{Item, MAX_BATCH};
 use crate::time::Instant;
 
-/// Bytes of an item beside title and content.
+/// Number of bytes of an item beside its title and content.
 const ITEM_OVERHEAD: usize = 15;
 
-/// What this node has said, and is about to say.
+/// The broadcasts of this node.
 #[derive(Debug)]
 pub(super) struct Author {
     delay: Duration,
     max_bytes: usize,
-    /// Broadcasts made by now, those that wait among them.
+    /// Number of broadcasts so far, including those that wait.
     count: u64,
     waiting: Vec<Item>,
     bytes: usize,
-    /// From when on broadcasts go out at once again.
+    /// Time from which the next broadcast is sent at once.
     open: Instant,
 }
 
@@ -37,30 +37,31 @@ impl Author {
         }
     }
 
-    /// Whether `item` has to wait until what waits has gone out, as the two don't fit together.
+    /// Returns whether the waiting broadcasts have to be sent before `item` can wait, as they do not
+    /// fit together.
     pub(super) fn is_full_for(&self, item: &Item) -> bool {
         !self.waiting.is_empty()
             && (self.bytes + size(item) > self.max_bytes || self.waiting.len() >= MAX_BATCH)
     }
 
-    /// The place that the next broadcast has.
+    /// Returns the number of the next broadcast.
     pub(super) fn next(&self) -> u64 {
         self.count + 1
     }
 
-    /// Lets a broadcast wait.
+    /// Adds a broadcast to those that wait.
     pub(super) fn push(&mut self, item: Item) {
         self.count += 1;
         self.bytes += size(&item);
         self.waiting.push(item);
     }
 
-    /// When what waits is due.
+    /// Returns when the waiting broadcasts are due.
     pub(super) fn due(&self) -> Option<Instant> {
         (!self.waiting.is_empty()).then_some(self.open)
     }
 
-    /// Takes what waits, with the place of the first. None where nothing does.
+    /// Takes the waiting broadcasts, with the number of the first; `None` if there are none.
     pub(super) fn take(&mut self, now: Instant) -> Option<(u64, Vec<Item>)> {
         if self.waiting.is_empty() {
             return None;

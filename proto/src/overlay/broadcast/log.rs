@@ -1,4 +1,4 @@
-//! The broadcasts that are kept for those who missed them: as many, as large and as old as may be.
+//! The broadcasts that are kept for nodes that missed them, within limits of number, size and age.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -6,15 +6,15 @@ use std::ops::Bound;
 use crate::config::Config;
 use crate::frame::broadcast::{Batch, RunId};
 
-/// What is kept.
+/// The broadcasts that are kept.
 #[derive(Debug)]
 pub(super) struct Log {
     max_count: usize,
     max_bytes: usize,
-    /// Milliseconds.
+    /// In milliseconds.
     max_age: u64,
     runs: BTreeMap<RunId, BTreeMap<u64, Batch>>,
-    /// In the order in which they came.
+    /// In the order of their arrival.
     order: VecDeque<(RunId, u64)>,
     count: usize,
     bytes: usize,
@@ -33,13 +33,13 @@ impl Log {
         }
     }
 
-    /// Keeps a batch; what came first gives way where there is no room.
+    /// Keeps a batch. The oldest ones give way if there is no room.
     pub(super) fn insert(&mut self, batch: Batch, unix: u64) {
         let (run, first) = (batch.run, batch.first);
         self.count += batch.items.len();
         self.bytes += batch.body().len();
         match self.runs.entry(run).or_default().insert(first, batch) {
-            // An author may sign another that begins at the same place and reaches further.
+            // An author may sign a second batch that begins with the same number and is longer.
             Some(old) => {
                 self.count -= old.items.len();
                 self.bytes -= old.body().len();
@@ -52,7 +52,7 @@ impl Log {
         self.expire(unix);
     }
 
-    /// Forgets what is too old.
+    /// Forgets batches that are too old.
     pub(super) fn expire(&mut self, unix: u64) {
         while let Some((run, first)) = self.order.front() {
             let batch = self.runs.get(run).and_then(|run| run.get(first));
@@ -63,7 +63,7 @@ impl Log {
         }
     }
 
-    /// Whether all of a batch is too old to be kept, by its author's clock.
+    /// Returns whether all of a batch is too old to be kept, by its author's clock.
     fn is_old(&self, batch: &Batch, unix: u64) -> bool {
         batch.items.last().is_none_or(|item| item.time.saturating_add(self.max_age) < unix)
     }
@@ -88,19 +88,19 @@ impl Log {
         self.runs.contains_key(&run)
     }
 
-    /// The runs of which something is kept.
+    /// Returns the runs of which broadcasts are kept.
     pub(super) fn runs(&self) -> impl Iterator<Item = RunId> {
         self.runs.keys().copied()
     }
 
-    /// The first place of a run that is kept.
+    /// Returns the first number of a run that is kept.
     pub(super) fn first_of(&self, run: RunId) -> Option<u64> {
         self.runs.get(&run).and_then(|batches| batches.keys().next().copied())
     }
 
-    /// What is kept of a run behind a place, in order.
+    /// Returns the batches of a run that reach beyond a number, in order.
     pub(super) fn after(&self, run: RunId, place: u64) -> impl Iterator<Item = &Batch> {
-        // The batch that begins at the place or before may reach beyond it.
+        // The batch that begins with the number or before it may reach beyond it.
         let batches = self.runs.get(&run);
         let from = batches
             .and_then(|batches| batches.range(..=place).next_back())

@@ -1,4 +1,5 @@
-//! What a node knows of one run of an author: how far it is, who passes it on to whom, who has more.
+//! The state of one run of an author: its progress, the links that it is passed on over, and the peers
+//! that have more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,47 +7,48 @@ use crate::frame::broadcast::Batch;
 use crate::id::{Hash, NodeId, PublicKey};
 use crate::time::Instant;
 
-/// One run of an author.
+/// The state of one run of an author.
 #[derive(Debug)]
-pub(super) struct Run {
-    /// The first place that was not delivered; 0 while none can be told.
+pub(super) struct RunState {
+    /// The first number that was not delivered; 0 while that is not known.
     pub(super) next: u64,
-    /// The author's key, once it was needed.
+    /// The author's key, decoded for the first signature.
     pub(super) key: Option<PublicKey>,
-    /// Whether the author's signature was seen: else it is only known from what others say.
+    /// A signature of the author was seen. If not, the run is only known from summaries.
     pub(super) verified: bool,
-    /// When something of it came last.
-    pub(super) heard: Instant,
-    /// Batches that came before what stands before them, with the names of what is in them.
+    /// Time of the last batch.
+    pub(super) active_at: Instant,
+    /// Batches that arrived before earlier ones, by their first number, with the ids of their
+    /// broadcasts.
     pub(super) pending: BTreeMap<u64, (Batch, Vec<Hash>)>,
-    /// Since when something waits in `pending`.
+    /// Time since which there are batches in `pending`.
     pub(super) gap_since: Option<Instant>,
-    /// Links that get its broadcasts from others: they are told what there is, and not sent it.
+    /// Links whose other end gets the run from another node. They get summaries only.
     pub(super) lazy: BTreeSet<NodeId>,
-    /// How far links are, as far as that is known.
+    /// Progress of the peers, as far as it is known.
     pub(super) has: BTreeMap<NodeId, u64>,
-    /// Set while somebody has more of it than we.
+    /// Set while a peer has more than this node.
     pub(super) missing: Option<Missing>,
 }
 
-/// What is done to get what is missing.
+/// The search for missing broadcasts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Missing {
-    /// When to do the next thing.
+    /// Time of the next step.
     pub(super) due: Instant,
-    /// Who was asked last, and what we had then.
+    /// The peer that was asked last, and this node's progress at that time.
     pub(super) asked: Option<(NodeId, u64)>,
-    /// How often somebody was asked since anything came.
+    /// Number of requests since the last batch arrived.
     pub(super) tries: usize,
 }
 
-impl Run {
+impl RunState {
     pub(super) fn new(next: u64, now: Instant) -> Self {
         Self {
             next,
             key: None,
             verified: false,
-            heard: now,
+            active_at: now,
             pending: BTreeMap::new(),
             gap_since: None,
             lazy: BTreeSet::new(),
@@ -55,23 +57,24 @@ impl Run {
         }
     }
 
-    /// The last place up to which nothing is missing.
+    /// Returns the number up to which nothing is missing.
     pub(super) fn upto(&self) -> u64 {
         self.next.saturating_sub(1)
     }
 
-    /// Notes that a link is at least so far.
+    /// Notes that a peer has everything up to a number.
     pub(super) fn note(&mut self, link: NodeId, upto: u64) {
         let has = self.has.entry(link).or_default();
         *has = (*has).max(upto);
     }
 
-    /// Whether somebody has more than we.
+    /// Returns whether a peer has more than this node.
     pub(super) fn is_behind(&self) -> bool {
         self.has.values().any(|upto| *upto >= self.next.max(1))
     }
 
-    /// Whom to ask for what is missing: of those who have it the next behind the one asked last.
+    /// Returns the peer to ask for what is missing: of those that have it, the next after the one asked
+    /// last.
     pub(super) fn candidate(&self) -> Option<NodeId> {
         let wanted = self.next.max(1);
         let able = || self.has.iter().filter(move |(_, upto)| **upto >= wanted).map(|(id, _)| *id);
@@ -79,7 +82,7 @@ impl Run {
         able().find(|id| Some(*id) > last).or_else(|| able().next())
     }
 
-    /// Whether a place was delivered, or waits to be.
+    /// Returns whether a batch was delivered, or waits to be.
     pub(super) fn holds(&self, batch: &Batch) -> bool {
         batch.last() < self.next
             || self.pending.get(&batch.first).is_some_and(|(held, _)| held.last() >= batch.last())

@@ -231,7 +231,7 @@ fn who_claims_what_it_does_not_have_is_given_up() {
     node.wait();
     assert_eq!(node.out(), [""; 0]);
     assert!(node.part.runs.is_empty() && node.part.due.first().is_none());
-    assert_eq!(node.part.hearsay, 0);
+    assert_eq!(node.part.unverified, 0);
 }
 
 #[test]

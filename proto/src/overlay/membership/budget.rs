@@ -1,4 +1,4 @@
-//! How many records a node takes from each other node.
+//! The budget of records that a node accepts from each other node.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use crate::bucket::Bucket;
 use crate::id::NodeId;
 use crate::time::Instant;
 
-/// Records that a full bucket holds: four shuffles.
+/// Records that a full bucket allows: four shuffles.
 const MAX: u32 = 64;
 
-/// Time in which one more is earned. 500 ms: Bitcoin Core takes 0.1 a second of each of its peers, in a
-/// network where each tells a thousand at once.
+/// Time in which a bucket earns one record. 500 ms: Bitcoin Core accepts 0.1 a second from each of its
+/// peers, in a network where each sends a thousand at once.
 const EARN: Duration = Duration::from_millis(500);
 
-/// Buckets at once: of links and of nodes that probe. The fullest gives way.
+/// Most buckets: of links and of nodes that probe. The fullest is removed for a new one.
 const MAX_BUCKETS: usize = 256;
 
 /// A bucket for each node that has sent records.
@@ -22,7 +22,7 @@ const MAX_BUCKETS: usize = 256;
 pub(super) struct Budgets(BTreeMap<NodeId, Bucket>);
 
 impl Budgets {
-    /// Takes up to `wanted` of what `id` has left, and returns how many.
+    /// Takes up to `wanted` records from the budget of `id`, and returns their number.
     pub(super) fn take(&mut self, now: Instant, id: NodeId, wanted: usize) -> usize {
         if self.0.len() >= MAX_BUCKETS && !self.0.contains_key(&id) {
             let fullest =

@@ -1,4 +1,4 @@
-//! What members tell each other of others: records, on shuffles and beside other things.
+//! The exchange of records between members, on shuffles and with other frames.
 
 use crate::event::Reason;
 use crate::frame::Frame;
@@ -39,8 +39,9 @@ impl Membership {
                 turn.send(onward, Frame::Shuffle(Shuffle { id, steps, records }));
             }
             _ => {
-                let told = self.passive.sample(turn, records.len().min(MAX_RECORDS));
-                turn.send(from, Frame::ShuffleReply(ShuffleReply { id, records: told }));
+                let count = records.len().min(MAX_RECORDS);
+                let reply = ShuffleReply { id, records: self.passive.sample(turn, count) };
+                turn.send(from, Frame::ShuffleReply(reply));
                 self.learn(turn, from, records);
             }
         }
@@ -69,11 +70,11 @@ impl Membership {
         self.shuffles.push_back((now + SHUFFLE_TIME, id, back));
     }
 
-    /// Some of whom we know, for somebody else.
-    pub(super) fn sample(&self, turn: &mut Turn<'_>, for_whom: NodeId) -> Vec<NodeRecord> {
+    /// Draws records for a node: of some neighbours, and of some other nodes that were reached.
+    pub(super) fn sample(&self, turn: &mut Turn<'_>, recipient: NodeId) -> Vec<NodeRecord> {
         let others = self.active.values();
         let mut others: Vec<_> = others
-            .filter(|record| record.node != for_whom && !record.addresses.is_empty())
+            .filter(|record| record.node != recipient && !record.addresses.is_empty())
             .cloned()
             .collect();
         let mut records = Vec::new();
@@ -81,11 +82,11 @@ impl Membership {
             records.push(others.swap_remove(turn.below(others.len())));
         }
         let known = self.passive.sample(turn, SHUFFLE_PASSIVE);
-        records.extend(known.into_iter().filter(|record| record.node != for_whom));
+        records.extend(known.into_iter().filter(|record| record.node != recipient));
         records
     }
 
-    /// Takes in what others have told, as much as they may tell.
+    /// Learns from records of other nodes, at a bounded rate for each sender.
     pub(super) fn learn(&mut self, turn: &mut Turn<'_>, from: NodeId, records: Vec<NodeRecord>) {
         let news = |record: &NodeRecord| {
             record.node != self.me
@@ -97,7 +98,7 @@ impl Membership {
         let lacked = self.active.len() < FEW;
         for record in records.into_iter().take(taken) {
             if self.is_true(turn, &record) {
-                self.passive.told(turn, record);
+                self.passive.learn(turn, record);
                 if lacked {
                     self.seek(turn.now);
                 }
@@ -105,16 +106,17 @@ impl Membership {
         }
     }
 
-    /// Whether a record is what its node has said, not long ago.
+    /// Returns whether a record is signed by its node and of the right time.
     pub(super) fn is_true(&self, turn: &Turn<'_>, record: &NodeRecord) -> bool {
         record.time.saturating_add(MAX_RECORD_AGE) >= turn.unix
             && record.time <= turn.unix.saturating_add(self.max_skew)
             && self.verifier.verify(record.node, &record.signed(&self.network), &record.signature)
     }
 
-    /// Whether a record is that of the other end of a link; else the link ends.
+    /// Returns whether a record is that of the peer that sent it. If it is not, the link ends.
     pub(super) fn is_own(&self, turn: &mut Turn<'_>, from: NodeId, record: &NodeRecord) -> bool {
-        // Its clock may be off: that is no fault, and it can't be dialled through others then.
+        // Its time is not checked: a wrong clock is no fault, and only keeps others from using the
+        // record.
         let own = record.node == from
             && self.verifier.verify(from, &record.signed(&self.network), &record.signature);
         if !own {

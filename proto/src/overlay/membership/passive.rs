@@ -1,8 +1,8 @@
-//! The nodes that a member knows beside its neighbours.
+//! The passive view: the nodes that a member knows beside its neighbours.
 //!
-//! Two parts, as in Bitcoin's address manager: those that were reached (*tested*), and those that
-//! others have told of (*told*). What is told never pushes out what was reached; and of one group of
-//! addresses, which one owner may have many of, only so many get in.
+//! As in Bitcoin's address manager there are two parts: nodes that were reached (*tested*), and nodes
+//! that are known from records of others. The latter never push out the former. Only a share of the
+//! places goes to one group of addresses, as one owner may have many addresses of a group.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,43 +14,43 @@ use crate::node_record::NodeRecord;
 use crate::overlay::Turn;
 use crate::time::Instant;
 
-/// Of the places the part for nodes that were told of: a third.
-const TOLD_SHARE: usize = 3;
+/// Divisor for the places of nodes that are known from records only: a third.
+const LEARNED_SHARE: usize = 3;
 
-/// Of each part's places the share that one group of addresses may have: a fifth.
+/// Divisor for the places that one group of addresses may take of each part: a fifth.
 const GROUP_SHARE: usize = 5;
 
-/// The wait before a node that was not reached is tried again; doubles up to the longest.
+/// Wait before a node that was not reached is tried again. It doubles up to the longest.
 const RETRY_MIN: Duration = Duration::from_secs(15);
-/// The longest: as long as a network that was split may take to notice that it is not any more.
+/// The longest: the time after which a network that was split should notice that it is whole again.
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// Failures after which a node that was reached once is forgotten: some half an hour.
+/// Failures after which a tested node is forgotten: about half an hour.
 const MAX_FAILURES: u32 = 30;
 
-/// The wait before a node that had no place is asked for one again.
+/// Wait before a node that had no place is asked for one again.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 
-/// The nodes that are known.
+/// The known nodes.
 #[derive(Debug)]
 pub(super) struct Passive {
     max: usize,
-    entries: BTreeMap<NodeId, Entry>,
+    entries: BTreeMap<NodeId, PassiveNode>,
 }
 
 #[derive(Debug, Clone)]
-struct Entry {
-    /// None where it was met in an earlier run: it can be dialled, and not told of.
+struct PassiveNode {
+    /// `None` for a node that was met in an earlier run: it can be dialled, but not named to others.
     record: Option<NodeRecord>,
     addresses: Vec<Address>,
-    /// Whether it was reached.
+    /// The node was reached.
     tested: bool,
-    /// When it was last tried or told of.
+    /// Time of the last try, or of the record.
     at: Instant,
     failures: u32,
-    /// Not tried before.
+    /// Time before which it is not tried.
     retry: Instant,
-    /// Not asked for a place before.
+    /// Time before which it is not asked for a place.
     ask: Instant,
 }
 
@@ -67,43 +67,44 @@ impl Passive {
         self.entries.remove(&id);
     }
 
-    /// Whether a record says what is not known yet: only then its signature has to be checked.
+    /// Returns whether a record is newer than what is known. Only then its signature needs to be
+    /// checked.
     pub(super) fn is_news(&self, record: &NodeRecord) -> bool {
         let known = self.entries.get(&record.node).and_then(|entry| entry.record.as_ref());
         !record.addresses.is_empty() && known.is_none_or(|known| known.time < record.time)
     }
 
-    /// Somebody has told of a node.
-    pub(super) fn told(&mut self, turn: &mut Turn<'_>, record: NodeRecord) {
+    /// Adds a node that another node has named.
+    pub(super) fn learn(&mut self, turn: &mut Turn<'_>, record: NodeRecord) {
         if let Some(entry) = self.entries.get_mut(&record.node) {
             entry.addresses.clone_from(&record.addresses);
             entry.record = Some(record);
             return;
         }
-        let entry = Entry::new(record.addresses.clone(), Some(record), false, turn.now);
+        let entry = PassiveNode::new(record.addresses.clone(), Some(record), false, turn.now);
         self.insert(turn, entry);
     }
 
-    /// A node was reached.
-    pub(super) fn reached(&mut self, turn: &mut Turn<'_>, record: NodeRecord) {
+    /// Adds a node that was reached.
+    pub(super) fn add_reached(&mut self, turn: &mut Turn<'_>, record: NodeRecord) {
         if record.addresses.is_empty() {
             return;
         }
         let ask = self.entries.remove(&record.node).map(|entry| entry.ask);
-        let mut entry = Entry::new(record.addresses.clone(), Some(record), true, turn.now);
+        let mut entry = PassiveNode::new(record.addresses.clone(), Some(record), true, turn.now);
         entry.ask = ask.unwrap_or_default();
         self.insert(turn, entry);
     }
 
-    /// A node was met in an earlier run.
-    pub(super) fn known(&mut self, turn: &mut Turn<'_>, id: NodeId, addresses: Vec<Address>) {
+    /// Adds a node that was met in an earlier run.
+    pub(super) fn add_known(&mut self, turn: &mut Turn<'_>, id: NodeId, addresses: Vec<Address>) {
         if !addresses.is_empty() && !self.entries.contains_key(&id) {
             let addresses = addresses.into_iter().map(|address| address.with_id(id)).collect();
-            self.insert(turn, Entry::new(addresses, None, true, turn.now));
+            self.insert(turn, PassiveNode::new(addresses, None, true, turn.now));
         }
     }
 
-    /// A node could not be reached.
+    /// Notes that a node was not reached.
     pub(super) fn failed(&mut self, now: Instant, id: NodeId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.failures += 1;
@@ -114,35 +115,35 @@ impl Passive {
         }
     }
 
-    /// A node has no place.
+    /// Notes that a node has no place.
     pub(super) fn refused(&mut self, now: Instant, id: NodeId) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.ask = now + ASK_AGAIN;
         }
     }
 
-    /// Where a node may be.
+    /// Returns the addresses of a node, each with its identity.
     pub(super) fn addresses(&self, id: NodeId) -> Vec<Address> {
         let addresses = self.entries.get(&id).map(|entry| entry.addresses.iter());
         addresses.into_iter().flatten().map(|address| address.clone().with_id(id)).collect()
     }
 
-    /// One to ask for a place, by chance of those for whom it is time; those that were reached last
-    /// time come before the others.
+    /// Draws a node to ask for a place, of those whose wait is over. Nodes that were reached at the
+    /// last try come first.
     pub(super) fn to_ask(
         &self,
         turn: &mut Turn<'_>,
         fits: impl Fn(NodeId) -> bool,
     ) -> Option<NodeId> {
         let now = turn.now;
-        let able = |entry: &Entry| entry.retry <= now && entry.ask <= now;
+        let able = |entry: &PassiveNode| entry.retry <= now && entry.ask <= now;
         let able = self.entries.iter().filter(|(id, entry)| able(entry) && fits(**id));
         let (well, rest): (Vec<_>, Vec<_>) = able.partition(|(_, entry)| entry.failures == 0);
         let ids = if well.is_empty() { rest } else { well };
         turn.pick(ids).map(|(id, _)| *id)
     }
 
-    /// One to try whether it is there, by chance of those for whom it is time.
+    /// Draws a node to probe, of those whose wait is over.
     pub(super) fn to_try(
         &self,
         turn: &mut Turn<'_>,
@@ -154,8 +155,8 @@ impl Passive {
         turn.pick(ids)
     }
 
-    /// Up to `count` records to tell others of, by chance: of nodes that were reached, so that nobody
-    /// passes on what was only told.
+    /// Draws up to `count` records for other nodes. Only nodes that were reached are named, so that
+    /// nodes do not pass on what they have not tested.
     pub(super) fn sample(&self, turn: &mut Turn<'_>, count: usize) -> Vec<NodeRecord> {
         let well = self.entries.values().filter(|entry| entry.tested && entry.failures == 0);
         let mut records: Vec<_> = well.filter_map(|entry| entry.record.as_ref()).collect();
@@ -166,13 +167,13 @@ impl Passive {
         sample
     }
 
-    fn insert(&mut self, turn: &mut Turn<'_>, entry: Entry) {
+    fn insert(&mut self, turn: &mut Turn<'_>, entry: PassiveNode) {
         let Some(id) = entry.id() else { return };
-        let told = (self.max / TOLD_SHARE).max(1);
-        let places = if entry.tested { self.max.saturating_sub(told).max(1) } else { told };
+        let learned = (self.max / LEARNED_SHARE).max(1);
+        let places = if entry.tested { self.max.saturating_sub(learned).max(1) } else { learned };
         let part = || self.entries.iter().filter(|(_, other)| other.tested == entry.tested);
         let groups = entry.groups();
-        let alike = |other: &Entry| other.groups().iter().any(|group| groups.contains(group));
+        let alike = |other: &PassiveNode| other.groups().iter().any(|group| groups.contains(group));
         let of_group: Vec<_> = part().filter(|(_, other)| alike(other)).collect();
         let crowded = of_group.len() >= (places / GROUP_SHARE).max(1);
         let candidates: Vec<_> = match crowded {
@@ -182,7 +183,8 @@ impl Passive {
         };
         if !candidates.is_empty() {
             let out = match entry.tested {
-                // Who fails most goes, then who was not heard of for the longest.
+                // The node with the most failures is removed; of several, the one that was not seen for
+                // the longest time.
                 true => candidates
                     .into_iter()
                     .max_by_key(|(id, other)| (other.failures, std::cmp::Reverse(other.at), **id))
@@ -197,15 +199,15 @@ impl Passive {
     }
 }
 
-impl Entry {
+impl PassiveNode {
     fn new(addresses: Vec<Address>, record: Option<NodeRecord>, tested: bool, at: Instant) -> Self {
         let (retry, ask) = (Instant::ZERO, Instant::ZERO);
         Self { record, addresses, tested, at, failures: 0, retry, ask }
     }
 
     fn id(&self) -> Option<NodeId> {
-        let told = self.record.as_ref().map(|record| record.node);
-        told.or_else(|| self.addresses.first().and_then(|address| address.id))
+        let of_record = self.record.as_ref().map(|record| record.node);
+        of_record.or_else(|| self.addresses.first().and_then(|address| address.id))
     }
 
     fn groups(&self) -> Vec<IpAddr> {
@@ -213,9 +215,9 @@ impl Entry {
     }
 }
 
-/// What the addresses that one owner may have many of have in common: the first 16 bits of an IPv4
-/// address, the first 32 of an IPv6 one (as in Bitcoin's address manager). None for those that are
-/// given out within a house, where one owner has them all, and for names.
+/// Returns what the addresses that one owner may have many of have in common: the first 16 bits of an
+/// IPv4 address, the first 32 of an IPv6 address (as in Bitcoin's address manager). Private addresses
+/// have no group, as one owner has all of them, and names have none either.
 fn group(address: &Address) -> Option<IpAddr> {
     match address.socket()?.ip().to_canonical() {
         IpAddr::V4(ip) if ip.is_loopback() || ip.is_private() || ip.is_link_local() => None,

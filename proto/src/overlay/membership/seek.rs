@@ -1,4 +1,4 @@
-//! How a member finds neighbours: whom it asks, when, and on which way.
+//! The search of a member for neighbours.
 
 use crate::address::Address;
 use crate::event::{Direction, Peer};
@@ -11,7 +11,8 @@ use crate::peer::{Output, Purpose};
 use crate::time::Instant;
 
 use super::{
-    AT_ONCE, Asked, Dialling, FEW, MEND, Membership, PATIENCE, SEEK, SEEK_SOON, SPLIT_MAX,
+    FEW, MAX_ASKED, Membership, NeighbourDial, PATIENCE, PlaceRequest, REPAIR_EVERY, SEEK,
+    SEEK_SOON, SPLICE_MAX,
 };
 
 impl Membership {
@@ -22,7 +23,7 @@ impl Membership {
         }
     }
 
-    /// Looks for neighbours soon, or now where there are few.
+    /// Looks for neighbours soon; now if there are few.
     pub(super) fn seek_later(&mut self, turn: &mut Turn<'_>) {
         if self.active.len() < FEW {
             self.seek(turn.now);
@@ -36,10 +37,10 @@ impl Membership {
         let asking = self.probes.values().filter(|to_ask| **to_ask).count();
         let open = self.asked.len() + self.dials.len() + asking;
         let lacking = self.max_active.saturating_sub(self.active.len() + open);
-        let at_once = if self.active.len() < FEW { AT_ONCE } else { 1 };
+        let at_once = if self.active.len() < FEW { MAX_ASKED } else { 1 };
         for _ in 0..lacking.min(at_once.saturating_sub(open)) {
             let need = if self.active.is_empty() { Need::High } else { Need::Low };
-            if let Some(record) = self.named.pop_front() {
+            if let Some(record) = self.suggested.pop_front() {
                 let id = record.node;
                 if self.is_candidate(now, away, id) {
                     let addresses = record.addresses.into_iter().map(|at| at.with_id(id));
@@ -60,14 +61,14 @@ impl Membership {
             }
         }
         if self.active.len() < self.max_active {
-            let named = !self.named.is_empty();
-            let wait = if self.active.len() < FEW || named { SEEK_SOON } else { SEEK };
+            let suggested = !self.suggested.is_empty();
+            let wait = if self.active.len() < FEW || suggested { SEEK_SOON } else { SEEK };
             self.seek_at.get_or_insert(turn.now + turn.around(wait));
         }
     }
 
-    /// Returns whether a node may be asked: it is no neighbour, not being asked already, and not to
-    /// stay away.
+    /// Returns whether a node may be asked for a place: it is no neighbour, is not being asked, and is
+    /// not to stay away.
     pub(super) fn is_candidate(&self, now: Instant, away: &Away, id: NodeId) -> bool {
         id != self.me
             && !away.is_kept(now, id)
@@ -81,14 +82,14 @@ impl Membership {
     pub(super) fn probe(&mut self, turn: &mut Turn<'_>, id: NodeId, to_ask: bool) {
         let addresses = self.passive.addresses(id);
         let neighbour = to_ask || self.active.len() < self.max_active;
-        let (record, beacon) = (self.record.clone(), self.horizon.heard());
+        let (record, beacon) = (self.record.clone(), self.partition.beacon());
         let records = self.sample(turn, id);
         let probe = Probe { neighbour, record, beacon, records };
         self.probes.insert(id, to_ask);
         turn.put(Effect::Out(Output::Probe { addresses, id, probe }));
     }
 
-    /// What has come of a probe of ours.
+    /// Takes the outcome of a probe: what the node answered, if it did.
     pub(in crate::overlay) fn probed(
         &mut self,
         turn: &mut Turn<'_>,
@@ -107,18 +108,18 @@ impl Membership {
         };
         let addresses: Vec<_> =
             record.addresses.iter().map(|address| address.clone().with_id(id)).collect();
-        self.passive.reached(turn, record);
+        self.passive.add_reached(turn, record);
         self.learn(turn, id, records);
         if !self.member || !self.is_candidate(turn.now, turn.away, id) {
             return;
         }
-        let apart = self.horizon.is_apart(turn, beacon);
-        if apart && self.mend_at <= turn.now {
-            self.mend_at = turn.now + MEND;
+        let apart = self.partition.is_partitioned(turn, beacon);
+        if apart && self.repair_at <= turn.now {
+            self.repair_at = turn.now + REPAIR_EVERY;
             self.approach(turn, id, addresses, Need::High, true);
         } else if neighbour && self.active.len() < self.max_active {
             self.approach(turn, id, addresses, Need::Low, false);
-        } else if to_ask && self.is_to_split(turn) {
+        } else if to_ask && self.may_splice(turn) {
             self.approach(turn, id, addresses, Need::High, true);
         } else if to_ask {
             self.passive.refused(turn.now, id);
@@ -126,40 +127,41 @@ impl Membership {
         }
     }
 
-    /// Whether to ask for a place that is not free. Who lacks two neighbours comes to stand within an
-    /// edge so, and nobody loses one: who has to go is told of who comes, and dials it. So only who was
-    /// dialled by somebody may, and not often.
-    fn is_to_split(&mut self, turn: &Turn<'_>) -> bool {
+    /// Returns whether to ask for a place that is not free, to be spliced into an edge. The neighbour
+    /// that has to go learns of this node and dials it, so no node's degree drops. That works only if
+    /// others can dial this node, so it needs an inbound link first. It is done rarely, as it moves
+    /// links of others.
+    fn may_splice(&mut self, turn: &Turn<'_>) -> bool {
         let lacking = self.max_active.saturating_sub(self.active.len());
         let inbound = |peer: &Peer| peer.direction() == Direction::Inbound;
-        if lacking < 2 || self.split_at > turn.now || !turn.links.values().any(inbound) {
+        if lacking < 2 || self.splice_at > turn.now || !turn.links.values().any(inbound) {
             return false;
         }
-        self.split_at = turn.now + self.split_wait;
-        self.split_wait = (self.split_wait * 2).min(SPLIT_MAX);
+        self.splice_at = turn.now + self.splice_wait;
+        self.splice_wait = (self.splice_wait * 2).min(SPLICE_MAX);
         true
     }
 
-    /// Asks a node for a place, over its link or by dialling it.
+    /// Asks a node for a place over the link with it, or dials it first.
     pub(super) fn approach(
         &mut self,
         turn: &mut Turn<'_>,
         id: NodeId,
         addresses: Vec<Address>,
         need: Need,
-        firmly: bool,
+        makes_room: bool,
     ) {
         if turn.links.contains_key(&id) {
-            self.ask(turn, id, need, firmly);
+            self.ask(turn, id, need, makes_room);
             return;
         }
         let Some(at) = addresses.first().cloned() else { return };
         turn.put(Effect::Dial { addresses, purpose: Purpose::Overlay });
-        self.dials.insert(id, Dialling { need, firmly, at });
+        self.dials.insert(id, NeighbourDial { need, makes_room, at });
     }
 
-    pub(super) fn ask(&mut self, turn: &mut Turn<'_>, id: NodeId, need: Need, firmly: bool) {
-        self.asked.insert(id, Asked { need, firmly, until: turn.now + PATIENCE });
+    pub(super) fn ask(&mut self, turn: &mut Turn<'_>, id: NodeId, need: Need, makes_room: bool) {
+        self.asked.insert(id, PlaceRequest { need, makes_room, until: turn.now + PATIENCE });
         let record = self.record.clone();
         turn.send(id, Frame::NeighbourRequest(NeighbourRequest { need, record }));
     }

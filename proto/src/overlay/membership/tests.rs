@@ -366,10 +366,10 @@ fn a_shuffle_goes_on_and_its_answer_comes_back() {
 fn what_is_told_pushes_out_nobody_that_was_reached() {
     let mut node = Bench::member(5);
     for n in 10..30 {
-        node.turn(|membership, turn| membership.passive.reached(turn, record(n)));
+        node.turn(|membership, turn| membership.passive.add_reached(turn, record(n)));
     }
     for n in 101..=240 {
-        node.turn(|membership, turn| membership.passive.told(turn, record(n)));
+        node.turn(|membership, turn| membership.passive.learn(turn, record(n)));
     }
     let known = node.part.views().passive.len();
     assert_eq!(known, 30);
@@ -389,8 +389,8 @@ fn one_group_of_addresses_gets_a_fifth() {
         NodeRecord::sign(&key(n), "net", UNIX, &[address])
     };
     for n in 110..=240 {
-        node.turn(|membership, turn| membership.passive.told(turn, of_one(n)));
-        node.turn(|membership, turn| membership.passive.reached(turn, of_one(n - 105)));
+        node.turn(|membership, turn| membership.passive.learn(turn, of_one(n)));
+        node.turn(|membership, turn| membership.passive.add_reached(turn, of_one(n - 105)));
     }
     assert_eq!(node.part.views().passive.len(), 2 + 4);
 }

@@ -1,8 +1,8 @@
-//! Answers that nobody asked a peer for: counted, tolerated up to a bound, then a fault.
+//! Answers to queries that a peer was not asked. They are counted, and beyond a bound they are a fault.
 //!
-//! Honest peers send some: an answer that was on its way while its query ran out, or while the link
-//! was made anew. So queries are remembered for a while after they are forgotten otherwise, and what
-//! is left over is counted with a token bucket for each link.
+//! Honest peers send a few: an answer was on its way when its query ended, or while the link was
+//! replaced. So the ids of queries are remembered for a while after the queries were forgotten. Other
+//! stray answers are counted with a token bucket for each link.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -12,14 +12,14 @@ use crate::frame::query::QueryId;
 use crate::id::NodeId;
 use crate::time::Instant;
 
-/// Stray answers of one link that are tolerated at once. 100: as many as a node of 10,000 shares
-/// sends in answer to one search, so that one misunderstanding ends no link.
+/// Stray answers of one link that are tolerated at once. 100: as many as a node with 10,000 shares
+/// sends in answer to one search, so that one misunderstanding does not end a link.
 const TOLERATED: u32 = 100;
 
-/// Rate at which a link is forgiven: one stray answer in this time.
+/// Time in which a link may send one more stray answer.
 const FORGIVEN_EVERY: Duration = Duration::from_secs(1);
 
-/// Stray answers by link, and the queries that late answers may be to.
+/// Stray answers by link, and the queries that late answers may belong to.
 #[derive(Debug)]
 pub(super) struct Strays {
     max: usize,
@@ -41,24 +41,24 @@ impl Strays {
         }
     }
 
-    /// Returns their number since the node started.
+    /// Returns the number of stray answers since the node started.
     pub(super) fn count(&self) -> u64 {
         self.count
     }
 
-    /// Counts one that came from `from`. Returns whether there are too many of that link.
+    /// Counts a stray answer. Returns whether its link has sent too many.
     pub(super) fn add(&mut self, now: Instant, from: NodeId) -> bool {
         self.count += 1;
         let bucket = self.links.entry(from).or_default();
         !bucket.take(now, FORGIVEN_EVERY, FORGIVEN_EVERY * TOLERATED)
     }
 
-    /// A link ended.
+    /// Forgets a link that has ended.
     pub(super) fn forget_link(&mut self, peer: NodeId) {
         self.links.remove(&peer);
     }
 
-    /// Remembers until `until` that there was a query, so that late answers to it are none of these.
+    /// Remembers a query until `until`, so that late answers to it do not count.
     pub(super) fn remember(&mut self, until: Instant, query: QueryId) {
         if self.forgotten.insert(query) {
             self.order.push_back((until, query));
@@ -68,7 +68,7 @@ impl Strays {
         }
     }
 
-    /// Returns whether there was such a query not long ago.
+    /// Returns whether there was such a query a short time ago.
     pub(super) fn remembers(&self, query: QueryId) -> bool {
         self.forgotten.contains(&query)
     }

@@ -316,7 +316,7 @@ fn look_ups_are_rated_for_each_link_and_over_all() {
     assert!(is_looked_up(&receive(&mut q, later, 3, search())));
     assert!(!is_looked_up(&receive(&mut q, later, 3, search())), "over all there were two");
     outputs(&mut q, |q, out| q.link_down(node(1), out));
-    assert!(!format!("{:?}", q.looks).contains(&format!("{:?}", node(1))));
+    assert!(!format!("{:?}", q.lookups).contains(&format!("{:?}", node(1))));
 }
 
 fn answered_at(q: &mut Queries, seconds: u64, from: u8) -> Vec<String> {

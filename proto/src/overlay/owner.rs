@@ -1,9 +1,10 @@
 //! The order to stop, which the owner of a network gives and every node passes on.
 //!
-//! A network may have an owner: a key pair that is no node's own. Nodes know its identity, and obey
-//! what it has signed. An order is obeyed once and not after a restart: one that is older than the
-//! node, or far from its wall clock, is ignored. So a node whose clock is behind the owner's by more
-//! than it has been up hears nothing of an order; the owner's may not be behind either.
+//! A network may have an owner: a key pair that does not belong to a node. Nodes know the owner's
+//! identity and obey what it has signed. An order is obeyed once, and not again after a restart: one
+//! that is older than the node's start, or far from its wall clock, is ignored. So a node whose clock
+//! is behind the owner's by more than its uptime ignores orders, and the owner's clock must not be
+//! behind either.
 
 use std::time::Duration;
 
@@ -17,25 +18,25 @@ use crate::peer::Output;
 use crate::time::Instant;
 use crate::verify::Verifier;
 
-/// How often the application is told of an order that was refused, at the most.
-const TELL: Duration = Duration::from_secs(1);
+/// Shortest interval between two events about refused orders.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 
-/// What a node knows of its network's owner.
+/// The owner of the network, and the orders that were obeyed.
 #[derive(Debug)]
-pub(super) struct Orders {
+pub(super) struct OwnerOrders {
     network: String,
     epoch: u64,
     /// In milliseconds.
     max_skew: u64,
     owner: Option<NodeId>,
     verifier: Verifier,
-    /// The node is about to stop: there is nothing left to obey.
+    /// An order was obeyed: the node is about to stop.
     obeyed: bool,
-    /// When the application may be told of a refused order again.
-    tell_at: Instant,
+    /// Time from which an event about a refused order may follow.
+    report_at: Instant,
 }
 
-impl Orders {
+impl OwnerOrders {
     pub(super) fn new(identity: &Identity, config: &Config) -> Self {
         Self {
             network: identity.network.clone(),
@@ -44,7 +45,7 @@ impl Orders {
             owner: None,
             verifier: Verifier::default(),
             obeyed: false,
-            tell_at: Instant::ZERO,
+            report_at: Instant::ZERO,
         }
     }
 
@@ -56,7 +57,7 @@ impl Orders {
         self.owner = Some(owner);
     }
 
-    /// Orders all to stop, this node too.
+    /// OwnerOrders all nodes to stop, including this one.
     pub(super) fn give(&mut self, turn: &mut Turn<'_>, key: &Key) {
         let mut nonce = [0; 16];
         for half in nonce.chunks_mut(8) {
@@ -66,7 +67,7 @@ impl Orders {
         self.obey(turn, &order, None);
     }
 
-    /// An order came in.
+    /// Takes an order of a peer.
     pub(super) fn receive(&mut self, turn: &mut Turn<'_>, from: NodeId, order: &ShutdownOrder) {
         if self.obeyed {
             return;
@@ -77,7 +78,7 @@ impl Orders {
         if order.owner != owner {
             return self.refuse(turn, from, "it is not signed by the owner of this network");
         }
-        // An old one that somebody kept; or the clocks are far apart.
+        // It was recorded and replayed, or the clocks are far apart.
         let skew = order.time.abs_diff(turn.unix);
         if order.time <= self.epoch || skew > self.max_skew {
             return;
@@ -99,11 +100,11 @@ impl Orders {
     }
 
     fn refuse(&mut self, turn: &mut Turn<'_>, from: NodeId, why: &'static str) {
-        if turn.now < self.tell_at {
+        if turn.now < self.report_at {
             return;
         }
         let Some(peer) = turn.links.get(&from).cloned() else { return };
-        self.tell_at = turn.now + TELL;
+        self.report_at = turn.now + REPORT_EVERY;
         let why = why.to_owned();
         turn.event(Event::NodeShutdownRefused { peer, why });
     }
@@ -123,7 +124,7 @@ mod tests {
     const START: u64 = 1_000_000;
 
     struct Node {
-        orders: Orders,
+        orders: OwnerOrders,
         links: BTreeMap<NodeId, Peer>,
         rng: ChaCha8Rng,
         now: Instant,
@@ -139,7 +140,7 @@ mod tests {
     }
 
     impl Node {
-        /// Linked with nodes 1 to 3, and up for a second.
+        /// Returns a node with links to nodes 1 to 3 that was started a second ago.
         fn new(owner: Option<NodeId>) -> Self {
             let identity = Identity {
                 key: key(100),
@@ -148,7 +149,7 @@ mod tests {
                 epoch: START,
                 manual: false,
             };
-            let mut orders = Orders::new(&identity, &Config::default());
+            let mut orders = OwnerOrders::new(&identity, &Config::default());
             if let Some(owner) = owner {
                 orders.set_owner(owner);
             }
@@ -163,7 +164,7 @@ mod tests {
             Self { orders, links, rng, now, unix: START + 1000 }
         }
 
-        fn act(&mut self, act: impl FnOnce(&mut Orders, &mut Turn<'_>)) -> VecDeque<Effect> {
+        fn act(&mut self, act: impl FnOnce(&mut OwnerOrders, &mut Turn<'_>)) -> VecDeque<Effect> {
             let mut out = VecDeque::new();
             let Self { orders, links, rng, now, unix } = self;
             let (now, unix, away) = (*now, *unix, &Away::default());
@@ -176,7 +177,7 @@ mod tests {
         }
 
         fn refuses(&mut self, order: &ShutdownOrder) -> String {
-            self.now = self.now + TELL;
+            self.now = self.now + REPORT_EVERY;
             let out = self.receive(order);
             let [Effect::Out(Output::Event(Event::NodeShutdownRefused { peer, why }))] =
                 &Vec::from(out)[..]
@@ -272,7 +273,7 @@ mod tests {
         let bad = order(&key(5), "net", node.unix);
         let told: usize = (0..100).map(|_| node.receive(&bad).len()).sum();
         assert_eq!(told, 1);
-        node.now = node.now + TELL;
+        node.now = node.now + REPORT_EVERY;
         assert_eq!(node.receive(&bad).len(), 1);
     }
 }

@@ -20,7 +20,7 @@ use crate::deadlines::Deadlines;
 use crate::frame::query::{Answer, AnswerBody, QueryId, QueryKind};
 use crate::id::NodeId;
 use crate::node_record::MAX_RECORD_ADDRESSES;
-use crate::overlay::direct::Missed;
+use crate::overlay::relay::RelayError;
 use crate::time::Instant;
 
 /// Time to wait for a dial before the next thing is tried beside it. 2 s: a dial takes three round
@@ -45,7 +45,7 @@ const MIN_COST: usize = 64;
 
 /// The queues of messages for nodes without a link.
 #[derive(Debug)]
-pub(super) struct Relays {
+pub(super) struct SendQueues {
     recipients: BTreeMap<NodeId, Recipient>,
     /// Deadlines of the recipients that have one.
     timers: Deadlines<NodeId>,
@@ -123,7 +123,7 @@ impl Stage {
     }
 }
 
-impl Relays {
+impl SendQueues {
     pub(super) fn new(config: &Config) -> Self {
         Self {
             recipients: BTreeMap::new(),
@@ -260,10 +260,10 @@ impl Machine {
         } else if to == self.overlay.id() {
             Err(SendError::Myself)
         } else {
-            self.relays.queue(operation, to, payload)
+            self.send_queues.queue(operation, to, payload)
         };
         match queued {
-            Ok(()) if self.relays.stage(to) == Some(Stage::Idle) => self.send_first(to),
+            Ok(()) if self.send_queues.stage(to) == Some(Stage::Idle) => self.send_first(to),
             Ok(()) => {}
             Err(error) => self.sent(operation, Err(error)),
         }
@@ -271,24 +271,24 @@ impl Machine {
 
     /// The shell has handed a message to the queue of its link, or could not.
     pub(super) fn delivered(&mut self, to: NodeId, operation: OperationId) {
-        if self.relays.stage(to) == Some(Stage::Delivering(operation)) {
+        if self.send_queues.stage(to) == Some(Stage::Delivering(operation)) {
             self.send_next(to);
         }
     }
 
     /// The shell says where it has met a recipient.
     pub(super) fn recipient_met_at(&mut self, id: NodeId, addresses: Vec<Address>) {
-        if self.relays.stage(id) != Some(Stage::Addresses) {
+        if self.send_queues.stage(id) != Some(Stage::Addresses) {
             return;
         }
-        self.relays.set_stage(id, Stage::Dialling(self.now.monotonic + PATIENCE));
+        self.send_queues.set_stage(id, Stage::Dialling(self.now.monotonic + PATIENCE));
         self.dial_recipient(id, addresses);
         self.go_on_searching(id);
     }
 
     /// There is a link with a node: what waits for it goes over that.
     pub(super) fn recipient_linked(&mut self, id: NodeId) {
-        let stage = self.relays.stage(id);
+        let stage = self.send_queues.stage(id);
         if let Some(Stage::Addresses | Stage::Dialling(_) | Stage::Searching(_)) = stage {
             self.send_first(id);
         }
@@ -296,7 +296,7 @@ impl Machine {
 
     /// A dial of a recipient has ended, with or without a link.
     pub(super) fn recipient_dialled(&mut self, id: NodeId, is_linked: bool) {
-        if let Some(recipient) = self.relays.recipients.get_mut(&id) {
+        if let Some(recipient) = self.send_queues.recipients.get_mut(&id) {
             recipient.dialling = recipient.dialling.saturating_sub(1);
         }
         if is_linked {
@@ -308,15 +308,15 @@ impl Machine {
 
     /// Takes an answer to a query for a recipient.
     pub(super) fn recipient_found(&mut self, answer: &Answer) {
-        let Some(id) = self.relays.searches.get(&answer.id).copied() else { return };
-        if let Some(Stage::Searching(mut search)) = self.relays.stage(id)
+        let Some(id) = self.send_queues.searches.get(&answer.id).copied() else { return };
+        if let Some(Stage::Searching(mut search)) = self.send_queues.stage(id)
             && answer.node == id
             && answer.body == AnswerBody::Here
         {
             if search.found.is_none() {
                 search.found = Some(answer.id);
                 search.patience = Some(self.now.monotonic + PATIENCE);
-                self.relays.set_stage(id, Stage::Searching(search));
+                self.send_queues.set_stage(id, Stage::Searching(search));
             }
             self.dial_recipient(id, answer.addresses.clone());
             self.go_on_searching(id);
@@ -325,43 +325,44 @@ impl Machine {
 
     /// A query for a recipient has ended.
     pub(super) fn recipient_search_ended(&mut self, query: QueryId) {
-        let Some(id) = self.relays.searches.remove(&query) else { return };
-        if let Some(Stage::Searching(mut search)) = self.relays.stage(id) {
+        let Some(id) = self.send_queues.searches.remove(&query) else { return };
+        if let Some(Stage::Searching(mut search)) = self.send_queues.stage(id) {
             search.ended = true;
-            self.relays.set_stage(id, Stage::Searching(search));
+            self.send_queues.set_stage(id, Stage::Searching(search));
             self.go_on_searching(id);
         }
     }
 
     /// Takes the outcome of a message or ping that other nodes were to relay.
-    pub(super) fn relayed(&mut self, number: u64, outcome: Result<(), Missed>) {
-        let Some(to) = self.relays.relayed.remove(&number) else { return };
-        let Some(Stage::Relaying { since, deadline, remembered }) = self.relays.stage(to) else {
+    pub(super) fn relayed(&mut self, number: u64, outcome: Result<(), RelayError>) {
+        let Some(to) = self.send_queues.relayed.remove(&number) else { return };
+        let Some(Stage::Relaying { since, deadline, remembered }) = self.send_queues.stage(to)
+        else {
             return;
         };
         let again = self.now.monotonic + BUSY;
         match outcome {
-            Err(Missed::Busy) if again < deadline => {
-                self.relays.set_stage(to, Stage::Busy { again, deadline });
+            Err(RelayError::Busy) if again < deadline => {
+                self.send_queues.set_stage(to, Stage::Busy { again, deadline });
             }
             // A node on the way is gone: there may be another way.
-            Err(Missed::NoWay) if remembered => {
-                self.relays.ways.remove(&to);
+            Err(RelayError::NoWay) if remembered => {
+                self.send_queues.ways.remove(&to);
                 self.find_recipient(to);
             }
             outcome => {
                 let took = self.now.monotonic.since(since);
-                self.end_first(to, outcome.map(|()| took).map_err(SendError::Missed));
+                self.end_first(to, outcome.map(|()| took).map_err(SendError::Relay));
             }
         }
     }
 
     /// Goes on with the recipients whose time has come.
-    pub(super) fn relays_overdue(&mut self) {
+    pub(super) fn sends_overdue(&mut self) {
         let now = self.now.monotonic;
-        while let Some(id) = self.relays.timers.pop(now) {
-            match self.relays.stage(id) {
-                Some(Stage::Busy { deadline, .. }) => match self.relays.way(id, now) {
+        while let Some(id) = self.send_queues.timers.pop(now) {
+            match self.send_queues.stage(id) {
+                Some(Stage::Busy { deadline, .. }) => match self.send_queues.way(id, now) {
                     Some(query) if !self.links.is_open(id) => {
                         self.relay_first(id, Some(query), deadline, false);
                     }
@@ -371,7 +372,7 @@ impl Machine {
                 Some(Stage::Searching(mut search)) => {
                     // Without a timer from now on: what can't be relayed waits for the dials.
                     search.patience = None;
-                    self.relays.set_stage(id, Stage::Searching(search));
+                    self.send_queues.set_stage(id, Stage::Searching(search));
                     if self.first_can_be_relayed(id) {
                         self.end_search(id, search);
                     }
@@ -382,8 +383,8 @@ impl Machine {
     }
 
     /// Fails all that waits for nodes without a link: this node stops.
-    pub(super) fn end_relays(&mut self) {
-        let recipients: Vec<_> = self.relays.recipients.keys().copied().collect();
+    pub(super) fn end_sends(&mut self) {
+        let recipients: Vec<_> = self.send_queues.recipients.keys().copied().collect();
         for id in recipients {
             self.fail_recipient(id, &SendError::Stopping);
         }
@@ -393,18 +394,18 @@ impl Machine {
     fn send_first(&mut self, to: NodeId) {
         let open = self.links.connection(to).filter(|_| self.links.is_open(to));
         let now = self.now.monotonic;
-        let deadline = now + self.relays.limits.query_timeout;
-        if open.is_some() && matches!(self.relays.first(to), Some(Payload::Reply { .. })) {
+        let deadline = now + self.send_queues.limits.query_timeout;
+        if open.is_some() && matches!(self.send_queues.first(to), Some(Payload::Reply { .. })) {
             // A link carries replies to its own requests only, so this one goes sealed.
             return self.relay_first(to, None, deadline, false);
         }
         if let Some(connection) = open {
-            let Some((operation, payload)) = self.relays.take_first(to) else { return };
-            self.relays.set_stage(to, Stage::Delivering(operation));
+            let Some((operation, payload)) = self.send_queues.take_first(to) else { return };
+            self.send_queues.set_stage(to, Stage::Delivering(operation));
             self.outbox.push_back(Output::Deliver { operation, connection, payload });
             return;
         }
-        match self.relays.way(to, now).filter(|_| self.first_can_be_relayed(to)) {
+        match self.send_queues.way(to, now).filter(|_| self.first_can_be_relayed(to)) {
             Some(query) => self.relay_first(to, Some(query), deadline, true),
             None => self.find_recipient(to),
         }
@@ -412,10 +413,10 @@ impl Machine {
 
     /// Goes on with the next in the queue of a recipient; forgets the recipient if there is none.
     fn send_next(&mut self, to: NodeId) {
-        self.relays.set_stage(to, Stage::Idle);
-        match self.relays.recipients.get(&to) {
+        self.send_queues.set_stage(to, Stage::Idle);
+        match self.send_queues.recipients.get(&to) {
             Some(recipient) if !recipient.queue.is_empty() => self.send_first(to),
-            _ => drop(self.relays.remove(to)),
+            _ => drop(self.send_queues.remove(to)),
         }
     }
 
@@ -428,22 +429,24 @@ impl Machine {
         deadline: Instant,
         remembered: bool,
     ) {
-        let first = self.relays.recipients.get(&to).and_then(|recipient| recipient.queue.front());
+        let first =
+            self.send_queues.recipients.get(&to).and_then(|recipient| recipient.queue.front());
         let Some((operation, payload)) = first else { return };
         let mut id = 0;
         if let Payload::Request { .. } = payload {
             let operation = *operation;
-            match self.relays.note_request(operation, to, self.now.unix) {
+            match self.send_queues.note_request(operation, to, self.now.unix) {
                 Some(noted) => id = noted,
                 None => return self.end_first(to, Err(SendError::Full)),
             }
         }
-        let Some(payload) = self.relays.first(to) else { return };
+        let Some(payload) = self.send_queues.first(to) else { return };
         let now = self.now.monotonic;
         match self.overlay.relay(query, to, (payload, id)) {
             Ok(number) => {
-                self.relays.set_stage(to, Stage::Relaying { since: now, deadline, remembered });
-                self.relays.relayed.insert(number, to);
+                self.send_queues
+                    .set_stage(to, Stage::Relaying { since: now, deadline, remembered });
+                self.send_queues.relayed.insert(number, to);
                 self.absorb();
             }
             // It is no message's fault: no node has that identity.
@@ -452,10 +455,10 @@ impl Machine {
     }
 
     fn find_recipient(&mut self, id: NodeId) {
-        if let Some(recipient) = self.relays.recipients.get_mut(&id) {
+        if let Some(recipient) = self.send_queues.recipients.get_mut(&id) {
             recipient.tried.clear();
         }
-        self.relays.set_stage(id, Stage::Addresses);
+        self.send_queues.set_stage(id, Stage::Addresses);
         self.outbox.push_back(Output::LookUpAddresses(id));
     }
 
@@ -467,7 +470,7 @@ impl Machine {
         }
         for address in addresses {
             let address = address.with_id(id);
-            let Some(recipient) = self.relays.recipients.get_mut(&id) else { return };
+            let Some(recipient) = self.send_queues.recipients.get_mut(&id) else { return };
             if !recipient.tried.contains(&address) && recipient.tried.len() < MAX_RECORD_ADDRESSES {
                 recipient.tried.push(address.clone());
                 recipient.dialling += 1;
@@ -477,17 +480,17 @@ impl Machine {
     }
 
     fn search_recipient(&mut self, id: NodeId) {
-        let way_until = self.now.monotonic + self.relays.limits.way;
+        let way_until = self.now.monotonic + self.send_queues.limits.way;
         let search = Search { found: None, ended: false, patience: None, way_until };
-        self.relays.set_stage(id, Stage::Searching(search));
+        self.send_queues.set_stage(id, Stage::Searching(search));
         let query = self.overlay.ask(QueryKind::FindNode(id), -1, false, None);
-        self.relays.searches.insert(query, id);
+        self.send_queues.searches.insert(query, id);
         self.absorb();
     }
 
     /// Asks the network, or ends the search for a recipient, if there is nothing else to wait for.
     fn go_on_searching(&mut self, id: NodeId) {
-        let Some(recipient) = self.relays.recipients.get(&id) else { return };
+        let Some(recipient) = self.send_queues.recipients.get(&id) else { return };
         match recipient.stage {
             Stage::Dialling(_) if recipient.dialling == 0 => self.search_recipient(id),
             Stage::Searching(search)
@@ -506,32 +509,32 @@ impl Machine {
             // One search is enough for all that waits.
             None => self.fail_recipient(id, &SendError::NotFound),
             Some(_) if !self.first_can_be_relayed(id) => {
-                let limit = self.relays.limits.relayed;
-                let len = self.relays.first(id).map_or(0, Payload::len);
+                let limit = self.send_queues.limits.relayed;
+                let len = self.send_queues.first(id).map_or(0, Payload::len);
                 self.end_first(id, Err(SendError::TooLarge { len, limit }));
             }
             Some(query) => {
-                self.relays.remember_way(id, query, search.way_until, now);
-                let deadline = now + self.relays.limits.query_timeout;
+                self.send_queues.remember_way(id, query, search.way_until, now);
+                let deadline = now + self.send_queues.limits.query_timeout;
                 self.relay_first(id, Some(query), deadline, false);
             }
         }
     }
 
     fn first_can_be_relayed(&self, id: NodeId) -> bool {
-        let first = self.relays.first(id);
-        first.is_some_and(|payload| payload.len() <= self.relays.limits.relayed)
+        let first = self.send_queues.first(id);
+        first.is_some_and(|payload| payload.len() <= self.send_queues.limits.relayed)
     }
 
     fn end_first(&mut self, id: NodeId, outcome: Result<Duration, SendError>) {
-        if let Some((operation, _)) = self.relays.take_first(id) {
+        if let Some((operation, _)) = self.send_queues.take_first(id) {
             self.sent(operation, outcome);
         }
         self.send_next(id);
     }
 
     fn fail_recipient(&mut self, id: NodeId, error: &SendError) {
-        let waiting = self.relays.remove(id).map(|recipient| recipient.queue);
+        let waiting = self.send_queues.remove(id).map(|recipient| recipient.queue);
         for (operation, _) in waiting.into_iter().flatten() {
             self.sent(operation, Err(error.clone()));
         }
@@ -539,7 +542,7 @@ impl Machine {
 
     fn sent(&mut self, operation: OperationId, outcome: Result<Duration, SendError>) {
         if outcome.is_err() {
-            self.relays.forget_request(operation);
+            self.send_queues.forget_request(operation);
         }
         self.outbox.push_back(Output::Sent { operation, outcome });
     }

@@ -1,4 +1,4 @@
-//! How a node gets what it lacks: grafting, and catching up.
+//! Recovery of missing broadcasts: grafting and catching up.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::id::NodeId;
 use crate::overlay::Turn;
 use crate::time::Instant;
 
-use super::run::{Missing, Run};
-use super::{ANSWER, Broadcasts, GAP_PATIENCE, MAX_GIVEN, MAX_HEARSAY, MAX_TRIES};
+use super::run::{Missing, RunState};
+use super::{ANSWER, Broadcasts, GAP_PATIENCE, MAX_GIVEN, MAX_TRIES, MAX_UNVERIFIED};
 
 impl Broadcasts {
-    /// What others have was told.
+    /// Takes summaries of what a peer has.
     pub(in crate::overlay) fn receive_haves(
         &mut self,
         turn: &mut Turn<'_>,
@@ -44,11 +44,11 @@ impl Broadcasts {
             return;
         }
         if !self.runs.contains_key(&name) {
-            if upto == 0 || self.hearsay >= MAX_HEARSAY || !self.make_room(turn.now) {
+            if upto == 0 || self.unverified >= MAX_UNVERIFIED || !self.make_room(turn.now) {
                 return;
             }
-            self.hearsay += 1;
-            self.runs.insert(name, Run::new(0, turn.now));
+            self.unverified += 1;
+            self.runs.insert(name, RunState::new(0, turn.now));
         }
         let Some(run) = self.runs.get_mut(&name) else { return };
         run.note(from, upto);
@@ -61,7 +61,7 @@ impl Broadcasts {
         }
     }
 
-    /// A batch came in that nobody has time for: it is as if it had only been told of.
+    /// Treats a batch that the application has no time for as if it had only been announced.
     pub(in crate::overlay) fn postpone(
         &mut self,
         turn: &mut Turn<'_>,
@@ -70,13 +70,13 @@ impl Broadcasts {
     ) {
         let have = Have { run: batch.run, upto: batch.last() };
         if let Some(run) = self.runs.get_mut(&batch.run) {
-            // That it was given is no answer yet.
+            // That the peer sent it does not count as its answer, so that it is asked again.
             run.missing = run.missing.map(|missing| Missing { asked: None, ..missing });
         }
         self.receive_have(turn, from, have, false);
     }
 
-    /// Somebody wants what we have.
+    /// Answers a peer that asks for broadcasts.
     pub(in crate::overlay) fn receive_want(
         &mut self,
         turn: &mut Turn<'_>,
@@ -93,7 +93,8 @@ impl Broadcasts {
         let mut given = 0;
         for batch in self.log.after(name, after) {
             if given > 0 && given + batch.body().len() > MAX_GIVEN {
-                // It asks again; what is new meanwhile would come before what it lacks.
+                // The peer asks again. Until then nothing new is pushed to it, as that would arrive
+                // before what it lacks.
                 run.lazy.insert(from);
                 break;
             }
@@ -104,7 +105,7 @@ impl Broadcasts {
         turn.send(from, Frame::Given(Have { run: name, upto: run.upto() }));
     }
 
-    /// Whom we have asked has given what it has.
+    /// Takes a peer's word that it has sent all that it has of what was asked for.
     pub(in crate::overlay) fn receive_given(
         &mut self,
         turn: &mut Turn<'_>,
@@ -118,7 +119,7 @@ impl Broadcasts {
         }
         let better = run.upto() > had;
         if !better {
-            // It has said that it has what it can't give.
+            // It has announced broadcasts that it does not have any more.
             run.has.remove(&from);
         }
         match run.is_behind() {
@@ -131,11 +132,11 @@ impl Broadcasts {
         }
     }
 
-    /// Sees to what is still missing after something has come.
+    /// Decides whether more has to be asked for after a batch has arrived.
     pub(super) fn look_for_more(&mut self, turn: &mut Turn<'_>, name: RunId) {
         let Some(run) = self.runs.get(&name) else { return };
         match run.missing {
-            // What follows is on its way from whom we have asked.
+            // The rest is on its way from the node that was asked.
             Some(Missing { asked: Some(_), .. }) if run.is_behind() => {}
             Some(_) if !run.is_behind() => self.clear_missing(name),
             _ if run.is_behind() => self.set_missing(name, turn.now + self.graft_after, None),
@@ -143,7 +144,7 @@ impl Broadcasts {
         }
     }
 
-    /// Asks the next of those who have what is missing.
+    /// Asks the next of the peers that have what is missing.
     pub(super) fn ask(&mut self, turn: &mut Turn<'_>, name: RunId) {
         let Some(run) = self.runs.get(&name) else { return };
         let tries = run.missing.map_or(0, |missing| missing.tries);
@@ -157,14 +158,15 @@ impl Broadcasts {
         let Some(run) = self.runs.get_mut(&name) else { return };
         let after = run.upto();
         let tries = run.missing.map_or(0, |missing| missing.tries) + 1;
-        // Who sends is not sent to: what comes from there does not come back.
+        // What the peer sends does not have to be sent back to it.
         run.lazy.remove(&of);
         turn.send(of, Frame::Want(Want { run: name, after }));
         let wait = ANSWER * u32::try_from(tries).unwrap_or(u32::MAX);
         self.set_missing_tries(name, turn.now + wait, Some((of, after)), tries);
     }
 
-    /// Nobody has what is missing: after a while what waits for it is delivered without.
+    /// Gives up broadcasts that no neighbour has. After a while those that wait for them are delivered
+    /// without them.
     pub(super) fn give_up(&mut self, turn: &mut Turn<'_>, name: RunId) {
         self.clear_missing(name);
         let Some(run) = self.runs.get_mut(&name) else { return };
@@ -175,16 +177,16 @@ impl Broadcasts {
         } else if let Some(first) = run.pending.keys().next().copied() {
             let missed = first.saturating_sub(run.next);
             run.next = first;
-            self.miss(turn, name, missed);
+            self.report_missed(turn, name, missed);
             self.accept_held(turn, name);
             self.look_for_more(turn, name);
         } else if !run.verified {
             self.runs.remove(&name);
-            self.hearsay = self.hearsay.saturating_sub(1);
+            self.unverified = self.unverified.saturating_sub(1);
         }
     }
 
-    pub(super) fn miss(&mut self, turn: &mut Turn<'_>, name: RunId, count: u64) {
+    pub(super) fn report_missed(&mut self, turn: &mut Turn<'_>, name: RunId, count: u64) {
         if count > 0 {
             self.counters.missed = self.counters.missed.saturating_add(count);
             let author = name.author;

@@ -1,10 +1,10 @@
-//! Messages to nodes that are not neighbours: sealed, and passed along the way that the answer to a
-//! query came.
+//! Messages to nodes without a link: sealed to the recipient, and relayed along the way by which the
+//! answer to a query came.
 //!
-//! Each node on the way remembers with the query by which link the answer came, for as long as it
-//! remembers the query. What came of a message goes back by the same way; the recipient proves with
-//! it that it has the message. A node keeps nothing of what it passes on but which link it owes an
-//! outcome, and passes on no more for each link than so many bytes a second.
+//! Each node on the way remembers with the query over which link the answer came. The outcome of a
+//! message goes back by the same way, and the recipient proves with it that it has the message. A relay
+//! remembers only which link waits for the outcome, and limits the bytes per second that it relays for
+//! each link.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -25,63 +25,63 @@ use crate::peer::{Output, Payload};
 use crate::seal::{self, Letter, LetterContent, SealError};
 use crate::time::Instant;
 
-/// Messages that are passed on and whose outcome is awaited, over all. 4,096: 64 of each of 64
-/// links.
+/// Maximum number of relayed messages that wait for their outcome. 4,096: 64 of each of 64 links.
 const MAX_WAITING: usize = 4096;
 
-/// Messages that this node took, and remembers so as to take none twice. 16,384: 27 a second for as
-/// long as the clocks of two nodes may be apart.
-const MAX_TAKEN: usize = 16_384;
+/// Maximum number of accepted messages that are remembered, so that none is accepted twice. 16,384: 27
+/// a second for as long as the clocks of two nodes may differ.
+const MAX_ACCEPTED: usize = 16_384;
 
-/// The part of each table that one link may fill: an eighth.
+/// Divisor for the part of each table that one link may fill: an eighth.
 const LINK_SHARE: usize = 8;
 
 /// Minimum number of bytes charged for a message: decrypting or routing one costs about as much as
 /// copying 1 KiB.
 const MIN_COST: usize = 1024;
 
-/// The time that a ping carries in place of its sender's clock. A node that does not know pings
-/// refuses it for its age.
+/// Time in a ping, in place of its sender's clock. A node that does not know pings refuses it for its
+/// age.
 const PING: u64 = 0;
 
-/// Why a message could not be sent. Nothing was sent.
+/// The reason why a message was not sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DirectError {
     /// The content is over the limit.
-    #[error("a message of {len} bytes is over the limit of {limit} for what others pass on")]
+    #[error("a message of {len} bytes is over the limit of {limit} for relayed messages")]
     TooLarge {
         /// Bytes of the content.
         len: usize,
-        /// What is allowed.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// It can't be sealed.
+    /// It could not be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
 }
 
-/// Why a message that others were to pass on did not arrive, or may not have.
+/// The reason why a relayed message was not delivered, or may not have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Missed {
-    /// The way has broken off: surely not delivered.
-    #[error("the way there is broken")]
+pub enum RelayError {
+    /// The way has broken off. The message was not delivered.
+    #[error("the way to the node has broken off")]
     NoWay,
-    /// A node on the way, or the recipient, takes no more just now: surely not delivered.
-    #[error("a node on the way takes no more messages just now")]
+    /// A node on the way, or the recipient, accepts no more messages at the moment. It was not
+    /// delivered.
+    #[error("a node on the way accepts no more messages at the moment")]
     Busy,
-    /// The recipient, or a node that says so, refused it.
+    /// The recipient has refused it, or another node says so.
     #[error("it was refused: the clocks of the two nodes may be too far apart")]
     Refused,
-    /// Nothing came back in time: it may have arrived.
+    /// No outcome came back in time. It may have been delivered.
     #[error("nothing came back within {} ms: it may have arrived", .0.as_millis())]
     Silent(Duration),
 }
 
-/// The messages that a node sends, passes on and takes.
+/// The messages that a node sends, relays and accepts.
 #[derive(Debug)]
-pub(super) struct Directs {
+pub(super) struct RelayedMessages {
     key: Key,
     network: String,
     name: String,
@@ -89,37 +89,37 @@ pub(super) struct Directs {
     /// In milliseconds.
     skew: u64,
     limit: usize,
-    /// Bytes a second that are passed on for one link.
+    /// Bytes per second that are relayed for one link.
     rate: u64,
-    /// Bytes that a link may have passed on at once.
+    /// Bytes that are relayed for one link at once.
     burst: u64,
     number: u64,
-    waiting: BTreeMap<Id, Waiting>,
+    waiting: BTreeMap<Id, PendingMessage>,
     deadlines: Deadlines<Id>,
     budgets: BTreeMap<NodeId, Bucket>,
-    taken: Taken,
+    accepted: AcceptedMessages,
 }
 
 /// The query and the number of a label.
 type Id = (QueryId, u64);
 
-/// A message whose outcome is awaited.
+/// A message that waits for its outcome.
 #[derive(Debug)]
-struct Waiting {
+struct PendingMessage {
     next: NodeId,
-    owed: Owed,
+    receiver: Receiver,
 }
 
-/// Who waits for an outcome.
+/// The receiver of an outcome.
 #[derive(Debug, Clone, Copy)]
-enum Owed {
-    /// This node, which knows the receipt.
+enum Receiver {
+    /// This node, which knows the right receipt.
     Us(Receipt),
-    /// A link.
+    /// A peer that the message came from.
     Link(NodeId),
 }
 
-impl Directs {
+impl RelayedMessages {
     pub(super) fn new(identity: &Identity, config: &Config) -> Self {
         Self {
             key: identity.key.clone(),
@@ -129,13 +129,13 @@ impl Directs {
             skew: u64::try_from(config.clock_skew.as_millis()).unwrap_or(u64::MAX),
             limit: config.max_direct(),
             rate: config.forward_rate as u64,
-            // The largest one always fits.
+            // The largest message always fits.
             burst: config.forward_rate.max(config.max_control) as u64,
             number: 0,
             waiting: BTreeMap::new(),
             deadlines: Deadlines::default(),
             budgets: BTreeMap::new(),
-            taken: Taken::default(),
+            accepted: AcceptedMessages::default(),
         }
     }
 
@@ -164,19 +164,19 @@ impl Directs {
         let letter = Letter { sender: self.key.id(), name: self.name.clone(), time, content };
         let sealed = seal::seal(turn.rng, &self.key, &self.network, &label, &letter)?;
         self.number = number;
-        let missed = |missed| Effect::Relayed { number, sent: Err(missed) };
+        let failed = |failed| Effect::Relayed { number, sent: Err(failed) };
         match next {
-            None => turn.put(missed(Missed::NoWay)),
-            Some(_) if self.waiting.len() >= MAX_WAITING => turn.put(missed(Missed::Busy)),
+            None => turn.put(failed(RelayError::NoWay)),
+            Some(_) if self.waiting.len() >= MAX_WAITING => turn.put(failed(RelayError::Busy)),
             Some(next) => {
-                self.wait((query, number), next, turn.now, Owed::Us(sealed.receipt));
+                self.wait((query, number), next, turn.now, Receiver::Us(sealed.receipt));
                 turn.send(next, Frame::Forward(Forward { label, sealed: sealed.bytes }));
             }
         }
         Ok(number)
     }
 
-    /// A message came from `from`: for this node, or for somebody to whom `next` is on the way.
+    /// Takes a message of a peer: for this node, or for another to which `next` is on the way.
     pub(super) fn receive(
         &mut self,
         turn: &mut Turn<'_>,
@@ -190,13 +190,13 @@ impl Directs {
         let delivery = if !self.spend(turn.now, from, forward.sealed.len()) {
             Delivery::Busy
         } else if for_us {
-            self.take(turn, from, &forward)
+            self.accept(turn, from, &forward)
         } else {
             match next.filter(|next| *next != from && !self.waiting.contains_key(&id)) {
                 None => Delivery::NoWay,
                 Some(_) if !self.has_room(from) => Delivery::Busy,
                 Some(next) => {
-                    self.wait(id, next, turn.now, Owed::Link(from));
+                    self.wait(id, next, turn.now, Receiver::Link(from));
                     return turn.send(next, Frame::Forward(forward));
                 }
             }
@@ -204,7 +204,7 @@ impl Directs {
         turn.send(from, Frame::Forwarded(Forwarded { query, number, delivery }));
     }
 
-    /// What came of a message that was passed to `from`: passed back, or ours.
+    /// Takes the outcome of a message that was sent to `from`, and passes it back.
     pub(super) fn receive_forwarded(
         &mut self,
         turn: &mut Turn<'_>,
@@ -217,16 +217,16 @@ impl Directs {
         }
     }
 
-    /// A message was not sent, because the link's lane is crowded.
+    /// Ends a message that was not sent because the link is crowded.
     pub(super) fn passed_over(&mut self, turn: &mut Turn<'_>, label: RelayLabel) {
         self.end(turn, (label.query, label.number), Delivery::Busy);
     }
 
-    /// A link ended: nothing more comes from there, and nothing is owed to it.
+    /// Forgets a link that has ended, and ends the messages that were sent over it.
     pub(super) fn link_down(&mut self, turn: &mut Turn<'_>, peer: NodeId) {
         self.budgets.remove(&peer);
         let touched = self.waiting.iter().filter(|(_, waiting)| {
-            waiting.next == peer || matches!(waiting.owed, Owed::Link(from) if from == peer)
+            waiting.next == peer || matches!(waiting.receiver, Receiver::Link(from) if from == peer)
         });
         let touched: Vec<_> = touched.map(|(id, _)| *id).collect();
         for id in touched {
@@ -234,12 +234,13 @@ impl Directs {
         }
     }
 
-    /// Gives up what is overdue.
+    /// Gives up messages without an outcome in time.
     pub(super) fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
         while let Some(id) = self.deadlines.pop(turn.now) {
-            // Those before us on the way have deadlines of their own.
-            if let Some(Waiting { owed: Owed::Us(_), .. }) = self.waiting.remove(&id) {
-                let sent = Err(Missed::Silent(self.timeout));
+            // The nodes before this one on the way have deadlines of their own.
+            if let Some(PendingMessage { receiver: Receiver::Us(_), .. }) = self.waiting.remove(&id)
+            {
+                let sent = Err(RelayError::Silent(self.timeout));
                 turn.put(Effect::Relayed { number: id.1, sent });
             }
         }
@@ -249,59 +250,60 @@ impl Directs {
         self.deadlines.first()
     }
 
-    fn wait(&mut self, id: Id, next: NodeId, now: Instant, owed: Owed) {
+    fn wait(&mut self, id: Id, next: NodeId, now: Instant, receiver: Receiver) {
         self.deadlines.set(id, Some(now + self.timeout));
-        self.waiting.insert(id, Waiting { next, owed });
+        self.waiting.insert(id, PendingMessage { next, receiver });
     }
 
     fn end(&mut self, turn: &mut Turn<'_>, id: Id, delivery: Delivery) {
-        let Some(Waiting { owed, .. }) = self.waiting.remove(&id) else { return };
+        let Some(PendingMessage { receiver, .. }) = self.waiting.remove(&id) else { return };
         self.deadlines.set(id, None);
         let (query, number) = id;
-        match owed {
-            Owed::Link(from) if !turn.links.contains_key(&from) => {}
-            Owed::Link(from) => {
+        match receiver {
+            Receiver::Link(from) if !turn.links.contains_key(&from) => {}
+            Receiver::Link(from) => {
                 turn.send(from, Frame::Forwarded(Forwarded { query, number, delivery }));
             }
-            Owed::Us(receipt) => {
+            Receiver::Us(receipt) => {
                 let sent = match delivery {
-                    Delivery::Taken(told) if told == receipt => Ok(()),
-                    // Somebody on the way says so who can't know.
-                    Delivery::Taken(_) | Delivery::Refused => Err(Missed::Refused),
-                    Delivery::NoWay => Err(Missed::NoWay),
-                    Delivery::Busy => Err(Missed::Busy),
+                    Delivery::Taken(proof) if proof == receipt => Ok(()),
+                    // A node that does not have the message claims that it was delivered.
+                    Delivery::Taken(_) | Delivery::Refused => Err(RelayError::Refused),
+                    Delivery::NoWay => Err(RelayError::NoWay),
+                    Delivery::Busy => Err(RelayError::Busy),
                 };
                 turn.put(Effect::Relayed { number, sent });
             }
         }
     }
 
-    /// Whether one more message of this link may wait.
+    /// Returns whether one more message of a link may wait.
     fn has_room(&self, from: NodeId) -> bool {
-        let of_link = |waiting: &&Waiting| matches!(waiting.owed, Owed::Link(f) if f == from);
+        let of_link =
+            |waiting: &&PendingMessage| matches!(waiting.receiver, Receiver::Link(f) if f == from);
         self.waiting.len() < MAX_WAITING
             && self.waiting.values().filter(of_link).count() < MAX_WAITING / LINK_SHARE
     }
 
-    /// Charges a link for a message of so many bytes. Returns whether it may send that much.
+    /// Charges a link for a message of `len` bytes. Returns whether its budget allows it.
     fn spend(&mut self, now: Instant, from: NodeId, len: usize) -> bool {
         let cost = (len.max(MIN_COST) as u64).min(self.burst);
         let size = earning(self.burst, self.rate);
         self.budgets.entry(from).or_default().take(now, earning(cost, self.rate), size)
     }
 
-    /// A message for this node.
-    fn take(&mut self, turn: &mut Turn<'_>, from: NodeId, forward: &Forward) -> Delivery {
+    /// Opens a message for this node.
+    fn accept(&mut self, turn: &mut Turn<'_>, from: NodeId, forward: &Forward) -> Delivery {
         let RelayLabel { query, number, .. } = forward.label;
         let opened = seal::open(&self.key, &self.network, &forward.label, &forward.sealed);
         let Ok((Letter { sender, name, time, content }, receipt)) = opened else {
             return Delivery::Refused;
         };
-        // A ping changes nothing here, so that it may come again.
+        // A ping has no effect here, so it need not be remembered.
         if time == PING && sender != self.key.id() {
             return Delivery::Taken(receipt);
         }
-        // No clock that is right by the skew makes a letter that old, or from so far ahead.
+        // No clock within the tolerance makes a message this old, or sends it from so far ahead.
         if sender == self.key.id() || turn.unix.abs_diff(time) > self.skew {
             return Delivery::Refused;
         }
@@ -309,7 +311,7 @@ impl Directs {
         let peer = linked.unwrap_or_else(|| Peer::without_link(sender, name));
         let Ok(effect) = effect(peer, content) else { return Delivery::Refused };
         let expires = time.saturating_add(self.skew);
-        match self.taken.add(turn.unix, from, (sender, query, number), expires) {
+        match self.accepted.add(turn.unix, from, (sender, query, number), expires) {
             Some(true) => {}
             Some(false) => return Delivery::Refused,
             None => return Delivery::Busy,
@@ -343,17 +345,18 @@ fn effect(peer: Peer, content: LetterContent) -> Result<Effect, DecodeError> {
     })
 }
 
-/// Messages that this node took, until they are so old that they would be refused for that.
+/// Accepted messages, until they would be refused for their age.
 #[derive(Debug, Default)]
-struct Taken {
+struct AcceptedMessages {
     ids: BTreeMap<(NodeId, QueryId, u64), NodeId>,
-    /// By when they are forgotten, in milliseconds since 1970.
+    /// Times at which they are forgotten, in milliseconds since 1970.
     expiry: BTreeSet<(u64, (NodeId, QueryId, u64))>,
     by_link: BTreeMap<NodeId, usize>,
 }
 
-impl Taken {
-    /// Adds one that came by a link; false where it is there already, `None` where there is no room.
+impl AcceptedMessages {
+    /// Adds a message that came from a peer. Returns false if it was accepted before, and `None` if
+    /// there is no room.
     fn add(
         &mut self,
         unix: u64,
@@ -366,7 +369,7 @@ impl Taken {
             return Some(false);
         }
         let of_link = self.by_link.entry(from).or_default();
-        if self.ids.len() >= MAX_TAKEN || *of_link >= MAX_TAKEN / LINK_SHARE {
+        if self.ids.len() >= MAX_ACCEPTED || *of_link >= MAX_ACCEPTED / LINK_SHARE {
             return None;
         }
         *of_link += 1;

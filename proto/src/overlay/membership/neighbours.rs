@@ -1,17 +1,21 @@
-//! Places among the neighbours, as nodes ask for them, give them, and give them up.
+//! The neighbours: how nodes ask for a place, get one, and lose one.
 
-use crate::event::Reason;
+use crate::event::{Direction, Reason};
 use crate::frame::Frame;
 use crate::frame::membership::{
     Disconnect, ForwardJoin, Need, NeighbourReply, NeighbourRequest, Outcome,
 };
 use crate::id::NodeId;
+use crate::node_record::NodeRecord;
 use crate::overlay::{Effect, Turn};
+use crate::time::Instant;
 
-use super::{Asked, JOIN_STEPS, MAX_NAMED, Membership, PASSIVE_STEPS, SHUFFLE_PASSIVE};
+use super::{
+    JOIN_STEPS, MAX_SUGGESTED, Membership, PASSIVE_STEPS, PlaceRequest, SHUFFLE_PASSIVE, SPLICE_MIN,
+};
 
 impl Membership {
-    /// Answers a node that asks for a place among the neighbours.
+    /// Answers a node that asks for a place.
     pub(super) fn receive_request(
         &mut self,
         turn: &mut Turn<'_>,
@@ -28,13 +32,13 @@ impl Membership {
         }
         self.start(turn);
         if turn.away.is_kept(turn.now, from) {
-            // The link that is there is for a message.
+            // The link with it is for a message only.
             self.reply(turn, from, Outcome::Full, Vec::new());
             return;
         }
-        // One that had disconnected this node wants it again.
+        // It had disconnected this node, and wants the link again.
         self.avoided.lift(from);
-        let kept = self.kept.remove(&from).is_some_and(|until| until > turn.now);
+        let kept = self.reserved.remove(&from).is_some_and(|until| until > turn.now);
         let known = self.active.contains_key(&from);
         if !known && need == Need::Low && !kept && !self.has_room(turn.now) {
             let records = self.passive.sample(turn, SHUFFLE_PASSIVE);
@@ -44,7 +48,7 @@ impl Membership {
         if !known && self.active.len() >= self.max_active {
             self.make_room(turn, &record);
         }
-        // Told before it is among them itself.
+        // Drawn before the node is a neighbour, so that it is not named to itself.
         let records = self.sample(turn, from);
         self.reply(turn, from, Outcome::Accepted, records);
         if need == Need::Join && !known && !record.addresses.is_empty() {
@@ -53,7 +57,7 @@ impl Membership {
                 turn.send(*other, Frame::ForwardJoin(join));
             }
         }
-        self.welcome(turn, from, record);
+        self.add_neighbour(turn, from, record);
     }
 
     /// Takes the answer of a node that was asked for a place.
@@ -63,7 +67,7 @@ impl Membership {
         from: NodeId,
         reply: NeighbourReply,
     ) {
-        let Some(Asked { need, firmly, .. }) = self.asked.remove(&from) else { return };
+        let Some(PlaceRequest { need, makes_room, .. }) = self.asked.remove(&from) else { return };
         let NeighbourReply { outcome, record, records } = reply;
         if !self.is_own(turn, from, &record) {
             return;
@@ -72,21 +76,21 @@ impl Membership {
             Outcome::Accepted => {
                 let known = self.active.contains_key(&from);
                 if !known && self.active.len() >= self.max_active {
-                    if !firmly {
-                        self.part_from(turn, from, Vec::new());
-                        self.passive.reached(turn, record);
+                    if !makes_room {
+                        self.drop_neighbour(turn, from, Vec::new());
+                        self.passive.add_reached(turn, record);
                         return;
                     }
                     self.make_room(turn, &record);
                 }
-                self.welcome(turn, from, record);
+                self.add_neighbour(turn, from, record);
                 if need == Need::Join {
                     turn.put(Effect::Joined(from));
                 }
             }
             Outcome::Full | Outcome::Manual => {
                 if outcome == Outcome::Full {
-                    self.passive.reached(turn, record);
+                    self.passive.add_reached(turn, record);
                     self.passive.refused(turn.now, from);
                 } else {
                     self.passive.remove(from);
@@ -101,7 +105,7 @@ impl Membership {
         self.learn(turn, from, records);
     }
 
-    /// Takes or passes on the walk that tells of a new node.
+    /// Ends the walk that announces a new node, or passes it on.
     pub(super) fn receive_join(&mut self, turn: &mut Turn<'_>, from: NodeId, join: ForwardJoin) {
         let ForwardJoin { steps, record } = join;
         let id = record.node;
@@ -128,7 +132,7 @@ impl Membership {
         }
     }
 
-    /// Takes the word of a neighbour that gives up its place.
+    /// Notes that a neighbour gives up its place.
     pub(super) fn receive_disconnect(
         &mut self,
         turn: &mut Turn<'_>,
@@ -140,16 +144,72 @@ impl Membership {
         if leaves {
             self.passive.remove(from);
         } else {
-            self.passive.reached(turn, record);
+            self.passive.add_reached(turn, record);
             self.passive.refused(turn.now, from);
             self.close(turn, from, Reason::Traded);
         }
         for record in instead {
-            if self.named.len() < MAX_NAMED && record.node != self.me && self.is_true(turn, &record)
+            if self.suggested.len() < MAX_SUGGESTED
+                && record.node != self.me
+                && self.is_true(turn, &record)
             {
-                self.named.push_back(record);
+                self.suggested.push_back(record);
             }
         }
         self.seek(turn.now);
     }
+
+    /// Adds a node to the neighbours.
+    pub(super) fn add_neighbour(&mut self, turn: &mut Turn<'_>, id: NodeId, record: NodeRecord) {
+        self.passive.remove(id);
+        if self.active.insert(id, record).is_none() && self.partition.is_fresh(turn.now) {
+            turn.send(id, Frame::Beacon(self.partition.beacon()));
+        }
+        if self.active.len() < self.max_active {
+            self.seek_later(turn);
+        } else {
+            self.splice_wait = SPLICE_MIN;
+        }
+    }
+
+    /// Drops one of the neighbours to make room for `newcomer`, and names the newcomer to it.
+    pub(super) fn make_room(&mut self, turn: &mut Turn<'_>, newcomer: &NodeRecord) {
+        let others = self.active.keys().filter(|id| **id != newcomer.node);
+        let Some(id) = turn.pick(others.copied().collect()) else { return };
+        if let Some(record) = self.active.remove(&id) {
+            let dialable = !newcomer.addresses.is_empty();
+            self.drop_neighbour(turn, id, dialable.then(|| newcomer.clone()).into_iter().collect());
+            self.passive.add_reached(turn, record);
+            self.passive.refused(turn.now, id);
+        }
+    }
+
+    pub(super) fn drop_neighbour(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: NodeId,
+        instead: Vec<NodeRecord>,
+    ) {
+        turn.send(id, Frame::Disconnect(Disconnect { instead, leaves: false }));
+        self.close(turn, id, Reason::Traded);
+    }
+
+    /// Ends a link that this node has dialled and that nothing else needs. The side that was dialled
+    /// leaves that decision to the dialler, which may need the link for something else.
+    pub(super) fn close(&self, turn: &mut Turn<'_>, id: NodeId, reason: Reason) {
+        if is_ours(turn, id) && !self.pinned.contains(&id) {
+            turn.put(Effect::HangUp(id, reason));
+        }
+    }
+
+    /// Returns whether there is a place that is neither taken nor reserved.
+    pub(super) fn has_room(&mut self, now: Instant) -> bool {
+        self.reserved.retain(|_, until| *until > now);
+        self.active.len() + self.reserved.len() < self.max_active
+    }
+}
+
+/// Returns whether there is a link that this node has dialled.
+pub(super) fn is_ours(turn: &Turn<'_>, id: NodeId) -> bool {
+    turn.links.get(&id).is_some_and(|peer| peer.direction() == Direction::Outbound)
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::frame::direct::{Delivery, Forwarded, RelayLabel};
-use crate::overlay::direct::Missed;
+use crate::overlay::relay::RelayError;
 use crate::seal::{self, Letter};
 
 const UNIX: u64 = 1_700_000_000_000;
@@ -86,7 +86,7 @@ fn a_node_that_nobody_knows_is_no_way() {
     let mut net = line(3);
     let query = QueryId([9; 16]);
     let number = net.send(0, 2, query, "x");
-    assert_eq!(net.directs, [(number, Err(Missed::NoWay))]);
+    assert_eq!(net.directs, [(number, Err(RelayError::NoWay))]);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn a_relay_that_drops_it_makes_it_time_out() {
     let timeout = Config::default().query_timeout;
     net.now = net.now + timeout;
     net.act(0, Overlay::handle_timeout);
-    assert_eq!(net.directs, [(number, Err(Missed::Silent(timeout)))]);
+    assert_eq!(net.directs, [(number, Err(RelayError::Silent(timeout)))]);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_relay_can_not_say_that_it_was_taken() {
     let delivery = Delivery::Taken([0; 32]);
     let lie = Frame::Forwarded(Forwarded { query, number, delivery });
     net.receive(0, net.ids[1], lie);
-    assert_eq!(net.directs, [(number, Err(Missed::Refused))]);
+    assert_eq!(net.directs, [(number, Err(RelayError::Refused))]);
 }
 
 #[test]
@@ -150,10 +150,10 @@ fn a_link_that_ends_on_the_way_is_told_of() {
     net.receive(2, net.ids[1], frame);
     net.unlink(2, 3);
     net.settle();
-    assert_eq!(net.directs, [(number, Err(Missed::NoWay))]);
+    assert_eq!(net.directs, [(number, Err(RelayError::NoWay))]);
     let number = net.send(0, 4, query, "y");
     net.settle();
-    assert_eq!(net.directs[1], (number, Err(Missed::NoWay)), "the way is gone for good");
+    assert_eq!(net.directs[1], (number, Err(RelayError::NoWay)), "the way is gone for good");
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn one_that_is_too_old_or_from_the_future_is_refused() {
             net.nodes[2].set_clocks(Now { monotonic: net.now, unix: clock });
             net.send(0, 2, query, "x");
             net.settle();
-            let expected = if taken { Ok(()) } else { Err(Missed::Refused) };
+            let expected = if taken { Ok(()) } else { Err(RelayError::Refused) };
             assert_eq!(net.directs[0].1, expected);
             assert_eq!(net.messages.len(), usize::from(taken));
         }
@@ -216,7 +216,7 @@ fn a_link_has_so_much_passed_on_and_then_has_to_wait() {
         net.send(0, 2, query, &text);
     }
     net.settle();
-    let busy = net.directs.iter().filter(|(_, sent)| *sent == Err(Missed::Busy));
+    let busy = net.directs.iter().filter(|(_, sent)| *sent == Err(RelayError::Busy));
     assert_eq!((net.directs.len(), busy.count()), (fit + 1, 1));
     net.now = net.now + Duration::from_secs(1);
     net.send(0, 2, query, &text);
@@ -235,7 +235,7 @@ fn a_crowded_lane_on_the_way_is_told_of() {
     let to = net.ids[2];
     net.act(1, |node| node.passed_over(to, frame));
     net.settle();
-    assert_eq!(net.directs, [(number, Err(Missed::Busy))]);
+    assert_eq!(net.directs, [(number, Err(RelayError::Busy))]);
 }
 
 #[test]

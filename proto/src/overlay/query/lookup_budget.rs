@@ -1,4 +1,4 @@
-//! How often this node looks through what it shares for others.
+//! The budget of searches through the shared files on behalf of other nodes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,33 +7,33 @@ use crate::bucket::{Bucket, earning};
 use crate::id::NodeId;
 use crate::time::Instant;
 
-/// Time in which a bucket fills: a person who searches after a while searches several times.
+/// Time in which a bucket fills. People search several times in a row, then not for a while.
 const SIZE: Duration = Duration::from_secs(10);
 
-/// Rate over all links, as a multiple of that of one link.
+/// Rate over all links, as a multiple of the rate of one link.
 const ALL: u64 = 2;
 
-/// A bucket for each link that has asked, and one for all of them.
+/// A bucket for each link that has asked, and one for all links together.
 #[derive(Debug)]
-pub(super) struct Looks {
+pub(super) struct LookupBudget {
     rate: u64,
     all: Bucket,
     of: BTreeMap<NodeId, Bucket>,
 }
 
-impl Looks {
+impl LookupBudget {
     pub(super) fn new(rate: usize) -> Self {
         Self { rate: rate as u64, all: Bucket::default(), of: BTreeMap::new() }
     }
 
-    /// Takes one look for `from`, and returns whether it may have it.
+    /// Charges `from` for one search. Returns whether its budget and that of all links allow it.
     pub(super) fn take(&mut self, now: Instant, from: NodeId) -> bool {
         if self.rate == 0 {
             return false;
         }
         let mut all = self.all;
         let mut own = self.of.get(&from).copied().unwrap_or_default();
-        // Neither pays where the other has nothing left.
+        // Neither bucket is charged if the other is empty.
         let enough = own.take(now, earning(1, self.rate), SIZE)
             && all.take(now, earning(1, self.rate.saturating_mul(ALL)), SIZE);
         if enough {

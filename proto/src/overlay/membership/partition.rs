@@ -1,0 +1,85 @@
+//! Detection of partitions: the member with the least identity floods a beacon from time to time. Two
+//! nodes that know different least identities are in different parts of the network.
+
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::frame::membership::Beacon;
+use crate::id::NodeId;
+use crate::overlay::Turn;
+use crate::time::Instant;
+
+/// Beacons that may be missing before the least node counts as gone.
+const PATIENCE: u32 = 3;
+
+/// The least identity that this node has a beacon of.
+#[derive(Debug)]
+pub(super) struct PartitionCheck {
+    me: NodeId,
+    every: Duration,
+    beacon: Beacon,
+    at: Instant,
+    /// Time since which it is the same node.
+    since: Instant,
+}
+
+impl PartitionCheck {
+    pub(super) fn new(me: NodeId, config: &Config) -> Self {
+        let beacon = Beacon { least: me, count: 0 };
+        let (at, since) = (Instant::ZERO, Instant::ZERO);
+        Self { me, every: config.beacon_every, beacon, at, since }
+    }
+
+    /// Starts again with this node as the only one.
+    pub(super) fn reset(&mut self, now: Instant) {
+        self.set(now, Beacon { least: self.me, count: self.beacon.count });
+        self.since = now;
+    }
+
+    pub(super) fn beacon(&self) -> Beacon {
+        self.beacon
+    }
+
+    /// Takes a beacon. Returns whether it is news, which is to be passed on.
+    pub(super) fn receive(&mut self, now: Instant, beacon: Beacon) -> bool {
+        let Beacon { least, count } = beacon;
+        let same = least == self.beacon.least && count > self.beacon.count;
+        let news = least != self.me && (least < self.beacon.least || same);
+        if news {
+            self.set(now, beacon);
+        }
+        news
+    }
+
+    /// Starts a new beacon of this node if it is the least node known, or if the beacons of the least node
+    /// have stopped. Returns whether it did.
+    pub(super) fn beat(&mut self, now: Instant, unix: u64) -> bool {
+        if self.beacon.least != self.me && now.since(self.at) < self.every * PATIENCE {
+            return false;
+        }
+        let before = if self.beacon.least == self.me { self.beacon.count } else { 0 };
+        // Taken from the wall clock, so that a restarted node counts on from above its earlier beacons.
+        let count = unix.max(before.saturating_add(1));
+        self.set(now, Beacon { least: self.me, count });
+        true
+    }
+
+    /// Returns whether the beacon is recent enough for a new neighbour.
+    pub(super) fn is_fresh(&self, now: Instant) -> bool {
+        now.since(self.at) < self.every * 3 / 2
+    }
+
+    /// Returns whether a node with the beacon `theirs` is in another part of the network. A least node
+    /// that has changed a moment ago proves nothing: its beacon is still spreading.
+    pub(super) fn is_partitioned(&self, turn: &Turn<'_>, theirs: Beacon) -> bool {
+        theirs.least != self.beacon.least && turn.now.since(self.since) > self.every * 3 / 2
+    }
+
+    fn set(&mut self, now: Instant, beacon: Beacon) {
+        if beacon.least != self.beacon.least {
+            self.since = now;
+        }
+        self.beacon = beacon;
+        self.at = now;
+    }
+}
