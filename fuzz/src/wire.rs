@@ -83,17 +83,17 @@ pub fn tls(data: &[u8]) {
     assert!(data[len + 1..].iter().all(|byte| *byte == 0));
     let said = &data[..len];
     match kind {
-        tls::Kind::Alert => {
+        tls::ContentType::Alert => {
             if let Ok(Alert::Failure(number)) = Alert::decode(said) {
                 assert_eq!(failure(number)[1], said[1]);
             }
         }
-        tls::Kind::Handshake => {
+        tls::ContentType::Handshake => {
             if let Ok(Some(asked)) = is_key_update(said) {
                 assert!(said.ends_with(&key_update(asked)));
             }
         }
-        tls::Kind::Data => {}
+        tls::ContentType::Data => {}
     }
 }
 

@@ -268,7 +268,7 @@ impl Actor {
     fn on_link(&mut self, told: FromLink) {
         match told {
             FromLink::Frames(conn, frames) => {
-                let connection = conn.connection();
+                let connection = conn.connection;
                 for frame in frames {
                     self.input(match frame {
                         Frame::Broadcast(batch)
@@ -294,14 +294,14 @@ impl Actor {
         dial: Option<DialId>,
         reply: oneshot::Sender<Result<(), Reason>>,
     ) {
-        let connection = conn.connection();
+        let connection = conn.connection;
         let (peer, candidate, unix) = (conn.peer.clone(), conn.candidate, conn.time);
         self.admitting.insert(connection, (conn, reply));
         self.input(Input::Greeted(Greeted { connection, dial, peer, candidate, unix }));
     }
 
     fn link_down(&mut self, conn: &Conn, link_end: LinkEnd) {
-        let connection = conn.connection();
+        let connection = conn.connection;
         if self.links.remove(&connection).is_some() {
             self.inner.links.change(|conns| drop(conns.remove(&conn.peer.id())));
             self.input(Input::LinkDown { connection, link_end });
@@ -320,7 +320,7 @@ impl Actor {
         if let Ok(conn) = self.inner.links.get(id)
             && conn.outbox.closed().is_some()
         {
-            self.input(Input::LinkClosing(conn.connection()));
+            self.input(Input::LinkClosing(conn.connection));
         }
     }
 

@@ -33,8 +33,8 @@ pub(crate) use run::{Established, start};
 /// A link, shared by all tasks that use it.
 #[derive(Debug)]
 pub(crate) struct Conn {
-    /// Tells this link from other links with the same peer.
-    pub(crate) serial: u64,
+    /// The number of the link in the state machine.
+    pub(crate) connection: ConnectionId,
     pub(crate) peer: Peer,
     pub(crate) candidate: Candidate,
     /// The address at which the peer can be dialled, if it listens.
@@ -88,7 +88,7 @@ impl Conn {
             greeted;
         let shown = dialable.clone().unwrap_or_else(|| Address::from_socket(remote));
         Self {
-            serial: inner.links.next_serial(),
+            connection: inner.links.next_connection(),
             peer: Peer::new(id, hello.name, shown, direction),
             candidate: Candidate { id, direction, incarnation: hello.incarnation, ip: remote.ip() },
             dialable,
@@ -167,11 +167,6 @@ impl Conn {
         }
         self.pinging.notify_one();
         pong.await.ok()
-    }
-
-    /// Returns the number of the link in the state machine.
-    pub(crate) fn connection(&self) -> ConnectionId {
-        ConnectionId(self.serial)
     }
 
     /// Returns whether requests over this link still wait for their replies.

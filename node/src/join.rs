@@ -184,8 +184,9 @@ impl Inner {
     pub(crate) async fn leave(&self) -> Result<Vec<Peer>, Error> {
         let peers = self.actor.call(Actor::leave).await?;
         // A link that somebody makes meanwhile is another one.
-        let last = self.links.next_serial();
-        let closing = self.links.wait_until(|links| links.iter().all(|conn| conn.serial > last));
+        let last = self.links.next_connection();
+        let closing =
+            self.links.wait_until(|links| links.iter().all(|conn| conn.connection > last));
         let _ = tokio::time::timeout(self.config.flush_timeout, closing).await;
         Ok(peers)
     }

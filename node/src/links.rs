@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
 
 use peerkit_proto::id::NodeId;
+use peerkit_proto::peer::ConnectionId;
 use tokio::sync::Notify;
 
 use crate::conn::Conn;
@@ -16,7 +17,7 @@ use crate::lock::{read, write};
 pub(crate) struct LinkTable {
     table: RwLock<LinkMaps>,
     changed: Notify,
-    last_serial: AtomicU64,
+    last_connection: AtomicU64,
 }
 
 #[derive(Default)]
@@ -47,20 +48,20 @@ impl LinkTable {
         let table = read(&self.table);
         let in_order = || {
             let mut all: Vec<_> = table.by_id.values().cloned().collect();
-            all.sort_by_key(|conn| conn.serial);
+            all.sort_by_key(|conn| conn.connection);
             all.into()
         };
         table.in_order.get_or_init(in_order).clone()
     }
 
-    /// Returns the serial numbers of all links.
-    pub(crate) fn serials(&self) -> BTreeSet<u64> {
-        self.all().iter().map(|conn| conn.serial).collect()
+    /// Returns the numbers of all links.
+    pub(crate) fn connections(&self) -> BTreeSet<ConnectionId> {
+        self.all().iter().map(|conn| conn.connection).collect()
     }
 
-    /// Returns a serial number that is larger than those before it.
-    pub(crate) fn next_serial(&self) -> u64 {
-        self.last_serial.fetch_add(1, Ordering::Relaxed) + 1
+    /// Returns a number that is larger than those before it.
+    pub(crate) fn next_connection(&self) -> ConnectionId {
+        ConnectionId(self.last_connection.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
     /// Changes the links.
@@ -86,9 +87,9 @@ impl LinkTable {
         }
     }
 
-    /// Waits until there is a link whose serial number is not in `before`.
-    pub(crate) async fn wait_for_new(&self, before: &BTreeSet<u64>) {
-        self.wait_until(|links| links.iter().any(|conn| !before.contains(&conn.serial))).await;
+    /// Waits until there is a link whose number is not in `before`.
+    pub(crate) async fn wait_for_new(&self, before: &BTreeSet<ConnectionId>) {
+        self.wait_until(|links| links.iter().any(|conn| !before.contains(&conn.connection))).await;
     }
 
     /// Waits until no link's queue of overlay frames is crowded.

@@ -42,8 +42,8 @@ use author::Author;
 use log::Log;
 use run::RunState;
 
-/// Maximum number of bytes in answer to one [`Want`]: a quarter of a link's queue of control frames, so
-/// that catching up does not overfill it. A node that lacks more asks again.
+/// Maximum number of bytes in answer to one [`Want`](crate::frame::broadcast::Want): a quarter of a link's
+/// queue of control frames, so that catching up does not overfill it. A node that lacks more asks again.
 const MAX_GIVEN: usize = 256 << 10;
 
 /// Maximum number of bytes of batches that wait for earlier ones, over all runs.

@@ -283,7 +283,7 @@ async fn fetch(
 ) -> Result<Fetched, Error> {
     let mut delay = RetryDelay::default();
     loop {
-        let links = inner.links.serials();
+        let links = inner.links.connections();
         let (error, sources) = match fetch_once(inner, entry, stop, turn).await {
             Ok(fetched) => return Ok(fetched),
             Err(Unfinished::NoSource(error, sources)) if entry.is_restored => (error, sources),

@@ -16,6 +16,7 @@ use peerkit_proto::files::fetch::{
 use peerkit_proto::files::{Access, AccessKind, Description, PieceSet};
 use peerkit_proto::frame::query::{Answer, AnswerBody, QueryKind};
 use peerkit_proto::id::NodeId;
+use peerkit_proto::peer::ConnectionId;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, Id, JoinSet};
@@ -68,7 +69,7 @@ pub(super) struct FetchDriver<'a> {
     /// The answers to the search that is under way.
     answers: Option<mpsc::Receiver<Answer>>,
     /// The links when the last search began.
-    links: BTreeSet<u64>,
+    links: BTreeSet<ConnectionId>,
     /// The proof that a source has just given.
     proven: Option<Box<Proven>>,
     opened: Option<Opened>,
@@ -251,7 +252,7 @@ impl<'a> FetchDriver<'a> {
                     }
                 },
                 () = self.inner.links.wait_for_new(&self.links), if self.fetch.wants_link() => {
-                    self.links = self.inner.links.serials();
+                    self.links = self.inner.links.connections();
                     self.input(Input::Linked);
                 }
                 () = resumed.notified() => self.input(Input::Resume),
@@ -274,7 +275,7 @@ impl<'a> FetchDriver<'a> {
         while let Some(output) = self.fetch.poll() {
             match output {
                 Output::Search => {
-                    self.links = self.inner.links.serials();
+                    self.links = self.inner.links.connections();
                     let what = QueryKind::HasFile(self.context.request.hash);
                     self.answers = Some(self.inner.ask_for_files(what).await?);
                 }
