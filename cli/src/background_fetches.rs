@@ -47,12 +47,14 @@ impl Fetches {
     pub(crate) fn follow(&self, download: Download, output: Printer, quiet: bool) {
         let hash = download.hash();
         lock(&self.inner.under_way).push(download.clone());
+        // Before the task runs, so that the event of a fetch that ends at once is not printed.
         lock(&self.inner.reported).insert(hash);
         let inner = self.inner.clone();
         tokio::spawn(async move {
             let result = download.clone().await;
             let stopped = matches!(result, Err(Error::Stopped));
             let cancelled = matches!(result, Err(Error::Fetch(FetchError::Cancelled)));
+            // A node that stops pauses its fetches. That is no failure: they continue at the next start.
             if !stopped {
                 let is_whole = result.as_ref().is_ok_and(|fetched| fetched.left_out.is_empty());
                 inner.failed.fetch_or(!is_whole, Ordering::Relaxed);
@@ -68,6 +70,7 @@ impl Fetches {
                 output.result("get", result).await;
             }
             let mut under_way = lock(&inner.under_way);
+            // Only one entry: the same hash may be fetched a second time to another place.
             if let Some(at) = under_way.iter().position(|other| other.hash() == hash) {
                 under_way.swap_remove(at);
             }
@@ -95,6 +98,7 @@ impl Fetches {
     pub(crate) async fn settled(&self) {
         loop {
             let ended = self.inner.ended.notified();
+            // `ended` exists before the list is read, so a fetch that ends in between is not missed.
             let active = lock(&self.inner.under_way).iter().find(|one| !is_paused(one)).cloned();
             let Some(active) = active else { return };
             tokio::select! {
@@ -154,9 +158,9 @@ pub(crate) async fn show(node: Node, output: Printer, bars: Bars, at_prompt: boo
 fn goes_on(hash: Hash, is_changed: bool) -> String {
     let digits = human::digits(hash);
     if is_changed {
-        return format!("what has come is kept until `cancel {digits}` removes it");
+        return format!("the fetched part is kept until `cancel {digits}` removes it");
     }
-    format!("what has come is kept, and `resume {digits}` goes on from it")
+    format!("the fetched part is kept, and `resume {digits}` continues")
 }
 
 /// Returns a line for the fetches that go on at the next start, and one for the failed fetches that
@@ -172,7 +176,7 @@ pub(crate) fn at_next_start(downloads: &[DownloadStatus]) -> String {
 fn next_start(going_on: usize, failed: usize) -> String {
     let mut text = String::new();
     if going_on > 0 {
-        let _ = writeln!(text, "{} will go on at the next start", count(going_on, "fetch"));
+        let _ = writeln!(text, "{} will continue at the next start", count(going_on, "fetch"));
     }
     if failed > 0 {
         let failed = count(failed, "fetch");
@@ -206,7 +210,7 @@ pub(crate) fn take_changes(fetched: &mut Fetched) -> Changes {
 /// Returns the error of a fetch that a command began, with what can be done about it.
 fn failure(error: Error) -> anyhow::Error {
     match error {
-        Error::Stopped => anyhow!("stopped before it was done: it goes on at the next start"),
+        Error::Stopped => anyhow!("stopped before it was done: it continues at the next start"),
         Error::Fetch(error @ FetchError::NotAFile { kind, .. }) if kind.takes_bytes() => {
             anyhow!("{error}: `peerkit get TICKET - > PATH` writes it there")
         }
@@ -218,7 +222,7 @@ fn failure(error: Error) -> anyhow::Error {
 pub(crate) fn advised(error: Error) -> anyhow::Error {
     match &error {
         Error::Fetch(fetch) if fetch.is_changed() => {
-            anyhow!("{error}: ask the one who shares it to share it again")
+            anyhow!("{error}: ask the person who shares it to share it again")
         }
         Error::NoneAnswers(errors) => {
             anyhow!("none of the {} nodes answered: {error}", errors.len())
@@ -234,7 +238,7 @@ mod tests {
     #[test]
     fn a_fetch_that_failed_is_not_said_to_go_on() {
         assert_eq!(next_start(0, 0), "");
-        assert_eq!(next_start(1, 0), "1 fetch will go on at the next start\n");
+        assert_eq!(next_start(1, 0), "1 fetch will continue at the next start\n");
         assert_eq!(next_start(0, 1), "1 fetch that failed will be tried again at the next start\n");
         assert_eq!(next_start(2, 1).lines().count(), 2);
     }

@@ -53,6 +53,7 @@ type ReadLine = Result<String, ParseError>;
 /// Reads the bytes of a line, with or without its newline.
 fn of_bytes(bytes: &[u8]) -> ReadLine {
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    // Windows ends lines with both characters.
     let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
     // Programs on Windows write a byte order mark at the start of a file.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
@@ -161,6 +162,7 @@ impl Prompt {
             // The node starts even if the history can't be read.
             let _ = editor.load_history(history);
         }
+        // Text that is printed past this printer would overwrite the line that is being edited.
         let printer = editor.create_external_printer()?;
         Ok((Self { editor, edited }, Box::new(printer)))
     }
@@ -179,6 +181,7 @@ impl Prompt {
         thread::spawn(move || {
             while let Some(line) = self.line(&(bare.as_str(), styled.as_str())) {
                 if let Ok(line) = &line
+                    // A file that other programs read must not get the secret of a ticket.
                     && !holds_secret(line)
                     && self.editor.add_history_entry(line.as_str()).unwrap_or(false)
                 {
@@ -194,6 +197,7 @@ impl Prompt {
                     if requests.blocking_send(request).is_err() {
                         return;
                     }
+                    // The next prompt comes after the output of this command.
                     let _ = wait.blocking_recv();
                 }
             }
@@ -214,6 +218,7 @@ impl Prompt {
                 Err(ReadlineError::Interrupted) if edited.is_search || !edited.line.is_empty() => {
                     typed.clear();
                 }
+                // A signal, as of a resized window, ends the read. The typed text is edited further.
                 Err(ReadlineError::Signal(_)) => typed = edited.line,
                 Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
                     // The rest of the pasted text belongs to this line. It must not run as a
@@ -277,6 +282,7 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<ReadLine>> {
     if bytes.ends_with(b"\n") || (bytes.len() as u64) < MAX_LINE {
         return Ok(Some(of_bytes(&bytes)));
     }
+    // The end of the line is found without keeping the line in memory.
     let mut rest = Vec::new();
     while input.by_ref().take(MAX_LINE).read_until(b'\n', &mut rest)? > 0 && !rest.ends_with(b"\n")
     {

@@ -75,6 +75,7 @@ impl NodeSession {
         if matches!(command, NodeCommand::Shutdown) && self.node.network().owner().is_none() {
             bail!("this network has no owner, so no node can stop it: `exit` stops this node");
         }
+        // A script that ends with `exit` wants its fetches to end first.
         if matches!(command, NodeCommand::Exit | NodeCommand::Shutdown | NodeCommand::Leave) {
             self.fetches_settled().await;
         }
@@ -179,7 +180,7 @@ impl NodeSession {
             }
             NodeCommand::Debug { on } => {
                 let on = self.log.set_debug(on)?;
-                let text = if on { "logging what the node does" } else { "logging warnings only" };
+                let text = if on { "logging the node's actions" } else { "logging warnings only" };
                 Reply::new(text).with("debug", on)
             }
             NodeCommand::Help { topic } => {
@@ -244,6 +245,7 @@ impl NodeSession {
         let mut failed = Vec::new();
         let mut waiting = JoinSet::new();
         for (id, error) in report.failed {
+            // Only a full queue gets room again. Any other failure is final.
             if !matches!(error, Error::Full(_)) {
                 failed.push((id, error));
                 continue;
@@ -342,6 +344,7 @@ impl NodeSession {
             });
         }
         let mut answers = pings.join_all().await;
+        // Replies come in any order; the output has the order of `peers`.
         answers.sort_by_key(|(index, ..)| *index);
         let ping = |(_, peer, rtt): (usize, Peer, Result<Duration, Error>)| PingView {
             peer: self.view(&peer),

@@ -35,6 +35,7 @@ pub(crate) fn recognise<W: AsRef<str>>(
     let mut joined = String::new();
     let mut found = None;
     for (number, word) in words.iter().take(MAX_WORDS).enumerate() {
+        // Mail programs and terminals wrap long lines, so a ticket may be split into words.
         joined.push_str(word.as_ref());
         match joined.parse::<Ticket>() {
             Ok(ticket) => found = Some((FetchKey::Ticket(Box::new(ticket)), number + 1)),
@@ -124,8 +125,8 @@ fn of_hits(line: &str, words: &[ShellWord], found: &[SharedFile]) -> Result<Name
     match by_digits(word, hashes)? {
         Some(hash) => Ok((hash, only_name(found.iter().filter(|hit| hit.hash == hash)), 1)),
         None => Err(format!(
-            "`{}` is neither a ticket, nor a hash of 64 hex digits, nor the name or the first \
-             digits of something that a search has found: `search` finds files",
+            "`{}` is not a ticket, a hash of 64 hex digits, or the name or first digits of a search \
+             result: `search` finds files",
             shortened(word),
         )),
     }
@@ -143,7 +144,7 @@ fn named(line: &str, words: &[ShellWord], found: &[SharedFile]) -> Result<Option
         if let Some(hash) = only(
             called.clone().map(|hit| hit.hash),
             name,
-            "files found are called so: give the hash",
+            "files found have this name: give the hash",
         )? {
             return Ok(Some((hash, only_name(called), number)));
         }
@@ -167,7 +168,7 @@ pub(crate) fn by_digits(
 ) -> Result<Option<Hash>, String> {
     let digits = text.trim_matches(|c: char| !c.is_alphanumeric()).to_ascii_lowercase();
     let begun = hashes.filter(|hash| hash.to_string().starts_with(&digits));
-    only(begun, text, "hashes start so: give more digits")
+    only(begun, text, "hashes begin with it: give more digits")
 }
 
 /// Returns the only distinct hash among `hashes`; `None` if there is none.

@@ -41,11 +41,11 @@ const BEFORE_BEGIN: &str = "stopped before it was begun";
 const BEFORE_WRITTEN: &str = "stopped before all of it was written to standard output";
 
 /// Advice about a fetch that was stopped or has failed.
-const GOES_ON: &str = "what has come is kept, and the same command goes on from it";
+const GOES_ON: &str = "the fetched part is kept, and the same command continues";
 
 /// Advice if the source has changed the file: a changed file has another hash.
 const GOES_ON_AS_IT_WAS: &str =
-    "what has come is kept, and is of use only if the file comes back as it was";
+    "the fetched part is kept, but is of use only if the source has the old file again";
 
 /// Fetches a file or folder. Returns false if it failed or is incomplete, and that was reported.
 pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
@@ -57,6 +57,7 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
         leave(BEFORE_BEGIN)
     });
     let read = ticket::read(&args);
+    // From here on signals are handled by `fetch`, which keeps the part that was fetched.
     leaving.abort();
     let (wanted, path) = read?;
     let target = FetchTarget::of(path.as_deref(), args.json)?;
@@ -153,6 +154,7 @@ async fn start_node(args: &GetArgs, network: &str, sources: &[NodeId]) -> anyhow
     let mut config = Config::default();
     config.download_rate = args.down.unwrap_or(config.download_rate);
     let mut builder = start::builder(None, config)?.network(network).manual(true);
+    // Without a key the builder makes a new one.
     if !sources.contains(&key.id()) {
         builder = builder.key(key);
     }
@@ -179,6 +181,7 @@ async fn fetch(
             status = progress.next() => {
                 let Some(status) = status else { break };
                 let is_folder = status.kind == Some(FileKind::Folder);
+                // The kind is known only once the source has answered.
                 if is_folder && matches!(target, FetchTarget::Standard(_)) {
                     bail!(FOLDER_TO_STANDARD);
                 }
@@ -248,7 +251,7 @@ fn print_result(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
     for Renamed { name, .. } in changes.renamed.extract_if(.., is_number) {
         let advice = if force { "" } else { ": --force replaces it" };
         let name = plain(name.as_str());
-        let _ = writeln!(io::stderr(), "{name} is there already and was left as it is{advice}");
+        let _ = writeln!(io::stderr(), "{name} already exists and was not changed{advice}");
     }
     for line in human::files::changes(&changes) {
         let _ = writeln!(io::stderr(), "{line}");
@@ -271,6 +274,7 @@ async fn write_out(
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let mut file = File::open(path).context("could not read what was fetched")?;
+    // Windows does not remove open files, so the folder stays until the file is written.
     let kept = cfg!(windows).then_some(target);
     let written = tokio::task::spawn_blocking(move || {
         let mut stdout = io::stdout().lock();

@@ -56,6 +56,7 @@ impl ExpectedFailures {
         let Event::OutboundNodeConnectionError { address, .. } = event else { return false };
         let mut dials = lock(&self.0.dials);
         if let Some(id) = dials.known.get(address).copied() {
+            // A peer may have several addresses, and fails once for each of them.
             dials.dead.insert(id);
             self.0.failed.notify_waiters();
             return true;
@@ -73,7 +74,9 @@ impl ExpectedFailures {
             _ => Vec::new(),
         };
         let mut dials = lock(&self.0.dials);
+        // Events that did not come in time will not come any more.
         dials.commanded.retain(|_, failed| failed.is_some_and(|failed| failed.elapsed() < LATE));
+        // With several bootstrap nodes the result can't name each failure, so events do.
         if !places.is_empty() || addresses.len() == 1 {
             dials.commanded.extend(addresses.into_iter().map(|address| (address, None)));
         }
@@ -117,6 +120,7 @@ impl ExpectedFailures {
     async fn report(&self, node: &Node, output: &Printer) {
         let until = Instant::now() + DIALS_END;
         loop {
+            // Before the check, so that a failure in between is not missed.
             let failed = self.0.failed.notified();
             let pending = {
                 let dials = lock(&self.0.dials);
@@ -129,6 +133,7 @@ impl ExpectedFailures {
         }
         let dead = {
             let mut dials = lock(&self.0.dials);
+            // From now on these peers are dialled like any others.
             dials.known.clear();
             std::mem::take(&mut dials.dead)
         };

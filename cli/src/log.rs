@@ -101,6 +101,7 @@ fn usual() -> (EnvFilter, Option<String>) {
     let builder = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into());
     let wanted = std::env::var_os("PEERKIT_LOG").filter(|wanted| !wanted.is_empty());
     let wanted = wanted.unwrap_or_else(|| USUAL.into());
+    // A wrong filter must not hide warnings, so it is replaced as a whole.
     let parsed = match wanted.to_str() {
         Some(wanted) => with_kinds(wanted)
             .and_then(|wanted| builder.parse(wanted).map_err(|error| error.to_string())),

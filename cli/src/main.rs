@@ -82,16 +82,16 @@ fn status(result: &anyhow::Result<bool>) -> i32 {
 fn advice(error: &anyhow::Error) -> Option<&'static str> {
     match error.downcast_ref::<peerkit::Error>()? {
         peerkit::Error::Store(StoreError::Damaged { .. }) => Some(
-            "The node's identity is not in that file; shares, known peers and unfinished fetches are.\n\
+            "The file has the shares, known peers and unfinished fetches of the node, but not its identity.\n\
              To move the file aside and start with a new one, add --repair to the same command.",
         ),
         peerkit::Error::Store(StoreError::NewerSchema { .. }) => Some(
-            "Use the newer peerkit, or another state folder (--state DIR). The state of before the newer\n\
-             one's first start is beside it, as state.redb.before-...",
+            "Use the newer peerkit, or another state folder (--state DIR). A copy of the state from before the\n\
+             update is beside it, as state.redb.before-...",
         ),
-        peerkit::Error::Store(StoreError::NotMigrated { .. }) => Some(
-            "A copy of the state is kept before it is changed: there has to be room for it on the disk.",
-        ),
+        peerkit::Error::Store(StoreError::NotMigrated { .. }) => {
+            Some("The state is copied before it is changed. Make room for the copy on the disk.")
+        }
         _ => None,
     }
 }

@@ -102,6 +102,7 @@ impl Printer {
         let (end, ended) = std_mpsc::channel();
         let broken = CancellationToken::new();
         let token = broken.clone();
+        // A thread and not a task: a write may block for as long as the reader likes.
         thread::spawn(move || {
             let result = write_lines(queue, sink, &bars);
             if result.is_err() {
@@ -113,6 +114,7 @@ impl Printer {
         let (stop, given_up) = (stop.clone(), late.clone());
         tokio::spawn(async move {
             stop.cancelled().await;
+            // A reader that still reads gets the last lines. One that does not is given up after this.
             tokio::time::sleep(FLUSH).await;
             given_up.cancel();
         });
@@ -166,7 +168,7 @@ impl Printer {
     pub(crate) async fn not_joined(&self, error: &str, again: Option<Duration>) {
         if !self.json {
             let again = again.map_or_else(String::new, |wait| {
-                format!("; trying again in {}, until it is there", text::time(wait))
+                format!("; trying again in {}, until it works", text::time(wait))
             });
             self.failure(&format!("not joined: {}{again}", plain(error))).await;
         }
@@ -264,6 +266,7 @@ fn write_lines(mut queue: mpsc::Receiver<PrintJob>, mut sink: Sink, bars: &Bars)
     while let Some(line) = queue.blocking_recv() {
         match (&mut sink, line) {
             (_, PrintJob::End) => break,
+            // Lines are written in order, so all lines before the mark are written now.
             (_, PrintJob::Mark(mark)) => drop(mark),
             (Sink::Streams, PrintJob::Out(text)) => bars.step_aside(|| {
                 let mut stdout = io::stdout().lock();
@@ -276,6 +279,7 @@ fn write_lines(mut queue: mpsc::Receiver<PrintJob>, mut sink: Sink, bars: &Bars)
             }),
             (Sink::Streams, PrintJob::Above(_) | PrintJob::Typed) => {}
             (Sink::Prompt(printer), PrintJob::Out(text) | PrintJob::Err(text)) => {
+                // The lines above the prompt are erased and not moved: the next update writes them below.
                 let text = above.make_way(&text);
                 bars.step_aside(|| printer.print(text)).map_err(io::Error::other)?;
             }

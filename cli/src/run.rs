@@ -52,6 +52,7 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
     let running =
         start::start(args.state.as_deref(), &args.listening.listen, || builder(&args)).await?;
     let run = RunSession { args, running, places, bars: Bars::new(), stop };
+    // Before the shares are hashed, which may take minutes: no event of that time is lost.
     let events = run.running.node.events();
     let served = match run.share(&shares).await {
         Ok(shared) => run.serve(&shared, events, log).await,
@@ -136,6 +137,7 @@ impl RunSession {
             CommandSource::Lines | CommandSource::Nothing => (None, Sink::Streams),
         };
         let has_prompt = prompt.is_some();
+        // Dropped at the end, so that every way out restores the terminal.
         let _terminal = has_prompt.then(Terminal::save);
         let (output, writer) = Printer::start(args.json, sink, bars.clone(), stop);
         if has_prompt {
@@ -150,6 +152,7 @@ impl RunSession {
         if has_prompt || (input != CommandSource::Prompt && io::stderr().is_terminal()) {
             let showing =
                 background_fetches::show(node.clone(), output.clone(), bars.clone(), has_prompt);
+            // Its lines and bars would be in the way of the last events.
             tokio::spawn(stop.clone().run_until_cancelled_owned(showing));
         }
         let expected = ExpectedFailures::default();
@@ -181,6 +184,7 @@ impl RunSession {
             joining,
         };
         let done = run_commands(&session, requests, stop).await;
+        // The input has ended, but nothing has asked the node to stop.
         if args.headless && done.last.is_none() {
             stop.cancelled().await;
         }
@@ -188,10 +192,10 @@ impl RunSession {
         let is_idle = is_idle && done.nothing_came && input == CommandSource::Lines;
         let is_idle = is_idle && !stop.is_cancelled();
         let ok = done.ok && !session.fetches.failed();
-        end(session, printing, writer).await?;
         // Dropping it would bring the prompt back, which changes the settings of the terminal while
         // they are restored.
         std::mem::forget(done.last);
+        end(session, printing, writer).await?;
         if is_idle {
             return Err(usage(NOTHING_TO_DO));
         }
@@ -239,7 +243,7 @@ impl RunSession {
         }
         let resuming = running.resuming();
         if resuming > 0 {
-            let _ = writeln!(text, "Going on with {} from before", count(resuming, "fetch"));
+            let _ = writeln!(text, "Continuing {} from before", count(resuming, "fetch"));
         }
         if CommandSource::of(&self.args) == CommandSource::Prompt {
             let hint = paint.faint("`help` lists the commands, Ctrl-D leaves.");
@@ -260,6 +264,7 @@ async fn end(
         output.text(background_fetches::at_next_start(&node.files().downloads())).await;
     }
     node.shutdown().await;
+    // Both end by themselves once the node has stopped, unless the reader of the output is slow.
     let last = async { tokio::join!(printing, fetches.ended()) };
     let _ = tokio::time::timeout(LAST_EVENTS, last).await;
     output.stopped(&node, false).await;
@@ -326,6 +331,7 @@ async fn run_commands(
         let request = tokio::select! {
             biased;
             () = stop.cancelled() => {
+                // The status is that of an interrupt only if the signal has ended a fetch.
                 let settled = tokio::time::timeout(Duration::ZERO, session.fetches_settled()).await;
                 done.ok &= settled.is_ok() || !cut_short();
                 return done;
@@ -364,6 +370,7 @@ async fn run_commands(
         if let Some(result) = result.transpose() {
             output.result(&name, result).await;
         }
+        // The result has to be on the screen before the prompt comes back.
         if request.is_waited_for() {
             output.settle().await;
         }
@@ -389,6 +396,7 @@ async fn carry_out(
     };
     tokio::select! {
         biased;
+        // First, so that a command that is done is never reported as interrupted.
         result = session.execute(command) => Some(result),
         () = interrupted => Some(Err(anyhow!("interrupted before it was done"))),
         () = stop.cancelled() => None,

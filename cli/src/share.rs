@@ -147,7 +147,7 @@ fn sharing(args: &ShareArgs, node: &Node, path: &Path) -> Sharing {
 fn announcement(serving: &SharingNode, added: &Added, output: &Printer) -> anyhow::Result<String> {
     let node = &serving.node;
     let SharedFile { hash, name, size, .. } = &added.shared;
-    let ticket = node.files().ticket_for(&added.shared).context("it is shared no longer")?;
+    let ticket = node.files().ticket_for(&added.shared).context("it is no longer shared")?;
     let line = format!("peerkit get {ticket}");
     if output.is_json() {
         let fields = json::event_fields("shared", node)

@@ -107,6 +107,7 @@ pub(crate) fn watch() -> io::Result<CancellationToken> {
     let stop = token.clone();
     tokio::spawn(async move {
         loop {
+            // A select branch needs a future even if SIGHUP is ignored.
             let hung_up = async {
                 match &mut hangup {
                     Some(hangup) => hangup.recv().await,
@@ -164,10 +165,12 @@ pub(crate) fn watch() -> io::Result<CancellationToken> {
 /// Ends the command that runs at a prompt. If there is none, returns true so that the program
 /// stops; the second time ends it at once.
 fn interrupted() -> bool {
+    // Taken out: the second SIGINT during a command stops the program.
     if let Some(command) = lock(&COMMAND).take() {
         command.cancel();
         return false;
     }
+    // A user who presses Ctrl-C twice does not want to wait for a clean stop.
     if INTERRUPT.swap(true, Ordering::Relaxed) {
         leave()
     }
@@ -184,6 +187,7 @@ pub(crate) fn remove_at_once(folder: &Path) {
 
 /// Ends the program at once, with the exit status of SIGINT or of a failure.
 pub(crate) fn leave() -> ! {
+    // `process::exit` runs no destructors, so everything that must happen is done here.
     terminal::restore();
     log::finish();
     if let Some(folder) = lock(&TEMPORARY).take() {

@@ -146,12 +146,14 @@ pub(crate) async fn spawn(
     let mut in_use = 0;
     let node = loop {
         match ports.on(build(in_use)?).spawn().await {
+            // The lock of the state folder tells whether a node uses it, also after a crash.
             Err(Error::Store(StoreError::InUse(_))) if in_use < others => in_use += 1,
             Err(Error::PortInUse(_)) if ports.give_way() => {}
             Err(error) => return Err(advised(error)),
             Ok(node) => break node,
         }
     };
+    // From now on a signal stops the node cleanly and does not end a stuck start.
     signals::started();
     let note = ports.note(&node);
     Ok(Spawned { node, in_use, note })

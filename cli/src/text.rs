@@ -81,9 +81,9 @@ pub(crate) fn error(error: &anyhow::Error) -> String {
 /// Returns the command that helps with an error of the library.
 fn advice(error: &peerkit::Error) -> Option<&'static str> {
     match error {
-        peerkit::Error::UnknownPeer(_) => Some("`peers` lists those that are connected"),
-        peerkit::Error::UnknownNode(_) => Some("`peers` lists those that were met"),
-        peerkit::Error::NoDownload(_) => Some("`downloads` lists those that there are"),
+        peerkit::Error::UnknownPeer(_) => Some("`peers` lists connected nodes"),
+        peerkit::Error::UnknownNode(_) => Some("`peers` lists known nodes"),
+        peerkit::Error::NoDownload(_) => Some("`downloads` lists the fetches"),
         _ => None,
     }
 }
@@ -269,13 +269,13 @@ mod tests {
     #[test]
     fn an_error_comes_with_the_command_that_helps() {
         let unknown = peerkit::Error::UnknownPeer("bob".into());
-        let described = "no connected node is called `bob`; `peers` lists those that are connected";
+        let described = "no connected node is called `bob`; `peers` lists connected nodes";
         assert_eq!(error(&unknown.into()), described);
         let hash = peerkit::Hash::of(b"content");
         let none = anyhow::Error::new(peerkit::Error::NoDownload(hash)).context("not paused");
         let described = format!(
-            "not paused: there is no download of {hash} under way; `downloads` lists those that \
-             there are"
+            "not paused: there is no download of {hash} under way; `downloads` lists the \
+             fetches"
         );
         assert_eq!(error(&none), described);
     }

@@ -100,6 +100,7 @@ impl FileTree {
                 bail!("{} was not fetched", name.display());
             };
             ensure!(file == other, "the hash of {} differs", name.display());
+            // Equal hashes say as much, but this check does not rely on BLAKE3.
             let equal = same_bytes(&self.root.join(name), &copy.root.join(name))?;
             ensure!(equal, "the bytes of {} differ", name.display());
         }

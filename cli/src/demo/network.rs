@@ -76,6 +76,7 @@ impl DemoNetwork {
         let (mut before, mut since) = (BTreeSet::new(), begun);
         loop {
             let ends: BTreeSet<_> = self.ends().collect();
+            // A link counts only when both ends know of it.
             let known = ends.iter().all(|(a, b)| ends.contains(&(*b, *a)));
             if !known || ends != before || self.together(&ends) != nodes {
                 (before, since) = (ends, Instant::now());

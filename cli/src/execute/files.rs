@@ -39,6 +39,7 @@ impl NodeSession {
         }
         let added = sharing.await?;
         let is_open = matches!(added.access, Access::Open);
+        // An open share needs no ticket: the network finds it by its hash.
         let ticket = self.node.files().ticket_for(&added.shared).filter(|_| !is_open);
         let paint = self.output.paint();
         let text = files::added(paint, &added.shared, ticket.as_ref(), &added.skipped);
@@ -132,14 +133,15 @@ impl NodeSession {
             let found = lock(&self.found);
             fetch_arguments::read(line, &found).map_err(|error| anyhow!(error))?
         };
+        // At the prompt `-` would mix the file with the output of the node.
         if path.as_deref() == Some(Path::new("-")) {
             bail!(
-                "standard output is the node's own: `peerkit get TICKET -` in a shell writes there"
+                "the node itself writes to standard output: use `peerkit get TICKET -` in a shell"
             );
         }
         let request = match wanted {
             FetchKey::Ticket(ticket) if ticket.network != self.node.network().name() => bail!(
-                "this ticket is from the network `{}`, where this node is not: \
+                "this ticket is for the network `{}`, and this node is in another one: \
                  `peerkit get TICKET` fetches it without a running node",
                 ticket.network
             ),
@@ -174,7 +176,7 @@ impl NodeSession {
             [] => {}
             [one] => return Ok(vec![one.clone()]),
             ref several => bail!(
-                "{} shares are called `{text}`: name one by its path, or give the hash",
+                "{} shares have the name `{text}`: give the path of one, or the hash",
                 several.len()
             ),
         }

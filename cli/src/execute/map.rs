@@ -48,6 +48,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut beside = builder.tempfile_in(folder.unwrap_or(Path::new(".")))?;
     beside.write_all(bytes)?;
+    // Atomic: a reader sees the old map or the new one, never a part of it.
     beside.persist(path)?;
     Ok(())
 }

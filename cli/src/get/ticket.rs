@@ -140,7 +140,7 @@ fn ask() -> anyhow::Result<FetchKey> {
             Err(ReadlineError::Eof) => anyhow::bail!("no ticket was given"),
             Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
                 terminal::discard_input();
-                writeln!(io::stderr(), "this is not UTF-8, so it is no ticket")?;
+                writeln!(io::stderr(), "this is not UTF-8, so it is not a ticket")?;
             }
             Err(error) => return Err(error).context("could not read the ticket"),
         }

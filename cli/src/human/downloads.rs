@@ -48,7 +48,7 @@ impl TransferFigures {
         match state {
             DownloadState::Queued => "waits for its turn".to_owned(),
             DownloadState::Finding => "looking for sources".to_owned(),
-            DownloadState::Checking => format!("checks what is here: {}", self.amount()),
+            DownloadState::Checking => format!("checking the kept part: {}", self.amount()),
             DownloadState::Waiting if self.total.is_none() => WAITS.to_owned(),
             DownloadState::Waiting => format!("{}  {WAITS}", self.amount()),
             DownloadState::Paused => format!("paused at {}", self.amount()),
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(described(alone, DownloadState::Waiting), waiting);
         let new = TransferFigures { done: 0, total: None, rate: 0, sources: 0 };
         assert_eq!(described(new, DownloadState::Waiting), "waits for a source");
-        let checking = "checks what is here: 25 % of 2.0 GiB";
+        let checking = "checking the kept part: 25 % of 2.0 GiB";
         assert_eq!(described(figures, DownloadState::Checking), checking);
         assert_eq!(described(figures, DownloadState::Paused), "paused at 25 % of 2.0 GiB");
         assert_eq!(described(figures, DownloadState::Done), "done, 512.0 MiB");

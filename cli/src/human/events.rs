@@ -76,10 +76,10 @@ pub(crate) fn failure(paint: Paint, event: &Event) -> Option<String> {
             plain(&failure.reason.to_string()),
         ),
         Event::NodeBroadcastsMissed { author, count: missed } => {
-            format!("{} of {} can't be had any more", count(missed, "broadcast"), author.short())
+            format!("{} of {} are lost", count(missed, "broadcast"), author.short())
         }
         Event::NodeShutdownRefused { peer, why } => {
-            format!("an order to stop was ignored, which {} passed on: {}", name(peer), plain(why))
+            format!("ignored an order to stop that {} passed on: {}", name(peer), plain(why))
         }
         Event::NodeDownloadFailed { hash, error } => {
             format!("{} was not fetched: {}", digits(*hash), plain(error))

@@ -26,7 +26,7 @@ pub(crate) fn shared(paint: Paint, shares: &[ShareView], restoring: bool) -> Str
         let line = format!("{line}  {}{with}", paint.faint(&shown(&share.path)));
         std::iter::once(line).chain(contents_lines(paint, share))
     });
-    let more = "still looking at what was shared before: there may be more";
+    let more = "still checking earlier shares: there may be more";
     let lines = lines.chain(restoring.then(|| more.to_owned()));
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -86,7 +86,7 @@ pub(crate) fn fetched(paint: Paint, fetched: &Fetched, changes: &Changes) -> Str
     let mut text = format!("{} {size} {how}, every byte verified", shown(path));
     for dropped in dropped {
         let (id, why) = (dropped.id.short(), plain(&dropped.why));
-        let _ = write!(text, "\nnot from {id}, which sent something else: {why}");
+        let _ = write!(text, "\ndropped the source {id}, which sent wrong data: {why}");
     }
     for line in self::changes(changes) {
         let _ = write!(text, "\n{line}");

@@ -69,10 +69,10 @@ fn addresses(addresses: &[Address]) -> String {
 fn membership(status: &Status) -> String {
     match (status.member, status.manual) {
         (true, _) if status.neighbours.is_empty() => {
-            format!("alone, looks for neighbours: {} known", count(status.passive, "node"))
+            format!("alone, looking for neighbours: {} known", count(status.passive, "node"))
         }
         (true, _) => format!(
-            "yes: {}, {} known beside them",
+            "yes: {}, {} more known",
             count(status.neighbours.len(), "neighbour"),
             count(status.passive, "node")
         ),

@@ -72,6 +72,7 @@ pub(super) fn put(text: String) {
     let mut queue = queued();
     let is_full = queue.lines.len() >= QUEUE;
     match queue.lines.back_mut() {
+        // The new line is dropped, not an old one, so the gap is at the end of the queue.
         Some(last) if is_full => last.left_out += 1,
         _ => queue.lines.push_back(QueuedLine { text, left_out: 0 }),
     }

@@ -50,7 +50,7 @@ fn each_share_of_equal_content_has_its_own_ticket() {
     fs::create_dir(same_name.parent().unwrap()).unwrap();
     fs::write(&same_name, "the same").unwrap();
     node.run(&format!("add {}", same_name.display()));
-    assert!(node.fail("remove a.txt").contains("2 shares are called `a.txt`"));
+    assert!(node.fail("remove a.txt").contains("2 shares have the name `a.txt`"));
     assert_eq!(names(&node.run(&format!("remove {}", same_name.display()))["files"]), ["a.txt"]);
     assert_eq!(node.run("files")["files"][0]["path"], json!(home.path().join("a.txt")));
     let got = get(home.path(), &[&first, "by ticket/", "--json"]);

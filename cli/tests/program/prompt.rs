@@ -211,12 +211,12 @@ fn a_fetch_goes_on_above_the_prompt() {
     alice.press("resume film.bin\r");
     alice.sees("alice> ");
     alice.press("exit\r");
-    alice.sees("1 fetch will go on at the next start");
+    alice.sees("1 fetch will continue at the next start");
     assert_eq!(alice.status(), Some(0), "at a prompt, exit does not wait for a fetch");
     assert!(alice.echoes());
 
     let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &to);
-    alice.sees("Going on with 1 fetch");
+    alice.sees("Continuing 1 fetch");
     alice.sees("% of 16.0 MiB");
     alice.press("cancel film.bin\r");
     alice.sees("given up: film.bin");

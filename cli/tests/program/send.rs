@@ -62,7 +62,7 @@ fn what_is_there_is_left_unless_it_is_to_be_replaced() {
     for args in [&[ticket.as_str()][..], &[&ticket, "notes.txt"], &[&ticket, "."]] {
         let got = get(home.path(), args);
         assert_eq!(got.status.code(), Some(0), "{}", text(&got.stderr));
-        assert!(text(&got.stderr).contains("notes.txt is there already"), "{args:?}");
+        assert!(text(&got.stderr).contains("notes.txt already exists"), "{args:?}");
         let path = text(&got.stdout).split("  ").next().unwrap_or_default();
         let name = path.split(" 3 B").next().unwrap();
         assert_ne!(name, "notes.txt");
@@ -288,7 +288,11 @@ fn what_was_stopped_goes_on_where_it_was() {
     let other = home.path().join("other");
     let stopped = stopped_get(home.path(), &ticket);
     assert_eq!(stopped.status.code(), Some(130));
-    assert!(text(&stopped.stderr).contains("goes on from it"), "{}", text(&stopped.stderr));
+    assert!(
+        text(&stopped.stderr).contains("the same command continues"),
+        "{}",
+        text(&stopped.stderr)
+    );
     assert!(part(home.path()).is_some() && !other.join("film.bin").exists());
 
     let again = get(home.path(), &[&ticket]);
@@ -313,12 +317,12 @@ fn what_was_stopped_is_said_to_be_kept_though_no_source_has_it_now() {
     let changed = get(home.path(), &[&ticket]);
     assert_eq!(changed.status.code(), Some(1));
     let said = text(&changed.stderr);
-    assert!(said.contains("was changed") && said.contains("what has come is kept"), "{said}");
+    assert!(said.contains("was changed") && said.contains("the fetched part is kept"), "{said}");
     drop(share);
     let gone = get(home.path(), &[&ticket]);
     assert_eq!(gone.status.code(), Some(1));
     let said = text(&gone.stderr);
-    assert!(said.contains("what has come is kept"), "{said}");
+    assert!(said.contains("the fetched part is kept"), "{said}");
     assert_eq!(part(home.path()), Some(left));
 
     let nothing = get(home.path(), &[&ticket, "elsewhere/"]);
@@ -537,7 +541,7 @@ fn who_shares_is_told_who_has_fetched_what() {
         let got = get(home.path(), &[&tickets[1], "new/"]);
         assert_eq!(got.status.code(), Some(1));
         let expected = "error: notes.txt was changed or removed at its source after it was shared: \
-             ask the one who shares it to share it again\n";
+             ask the person who shares it to share it again\n";
         assert_eq!(text(&got.stderr), expected);
         assert!(!home.path().join("other/new").exists());
     }

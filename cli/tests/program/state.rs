@@ -21,7 +21,7 @@ fn a_damaged_state_file_is_named_and_moved_aside_on_request() {
     let output = run(command, "exit\n");
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{error}");
-    for part in ["state.redb is damaged", "--repair", "identity is not in that file"] {
+    for part in ["state.redb is damaged", "--repair", "but not its identity"] {
         assert!(error.contains(part), "no `{part}` in: {error}");
     }
     assert!(!error.contains("panicked"), "{error}");
