@@ -149,7 +149,11 @@ pub use peerkit_proto::seal::SealError;
 pub use peerkit_proto::time::Instant;
 pub use peerkit_proto::versions::{VersionGap, Versions};
 
-/// The examples in the README, compiled and run with the documentation tests.
+/// The examples in the documents, compiled and run with the documentation tests.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-mod readme {}
+mod documents {
+    #[doc = include_str!("../../README.md")]
+    mod readme {}
+    #[doc = include_str!("../../docs/library.md")]
+    mod library {}
+}
