@@ -1,7 +1,8 @@
-//! The one task that owns the node's state machine: hands it what happens and carries out what it says.
+//! The actor: the one task that owns the node's state machine. It hands the machine its inputs, and
+//! carries out its outputs.
 //!
-//! It never waits for a peer or for the application: frames go into a link's first lane or end the
-//! link, events go into a bounded queue, dials and look-ups are tasks of their own.
+//! It never waits for a peer or for the application. Frames go into a link's queue or end the link,
+//! events go into a bounded queue, dials and look-ups are tasks of their own.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -36,7 +37,7 @@ mod publish;
 
 use mailbox::{FROM_LINKS, FromLink, MAX_OPERATIONS, Operation, Order};
 
-/// After the links' time to flush, the longest that the rest may take to end.
+/// Time for the rest of a stop, after the links' time to flush.
 const HALT: Duration = Duration::from_secs(2);
 
 /// Interval between warnings that broadcasts are dropped for their time.
@@ -53,16 +54,16 @@ pub(crate) struct Actor {
     admitting: HashMap<ConnectionId, Admitting>,
     /// The tasks of dials.
     dials: HashMap<DialId, DialTask>,
-    /// Operations under way, and where their outcomes go.
+    /// Operations under way, with the destinations of their outcomes.
     operations: HashMap<OperationId, Operation>,
     last_operation: u64,
-    /// Inputs that follow from outputs. Empty between two inputs.
+    /// Inputs that follow from outputs. It is empty between two inputs.
     undone: Vec<Input>,
-    /// How many changes of the nodes that are kept away were written.
+    /// Number of changes of the kept-away nodes that were written.
     away_saved: u64,
     /// Broadcasts of the handler that wait for their limit, oldest first.
     limited: VecDeque<(String, Message)>,
-    /// When it was last said that a broadcast was dropped for its time.
+    /// Time of the last warning that a broadcast was dropped for its time.
     warned_at: Option<Instant>,
     /// The network's owner has ordered all nodes to stop.
     ordered: bool,
@@ -70,21 +71,21 @@ pub(crate) struct Actor {
 
 type Admitting = (Arc<Conn>, oneshot::Sender<Result<(), Reason>>);
 
-/// The task of a dial, as the actor sees it.
+/// The task of a dial, from the actor's side.
 struct DialTask {
     purpose: Purpose,
-    /// Lets it say Hello, once.
+    /// Lets the task say Hello, once.
     greets: Option<oneshot::Sender<()>>,
     ended: oneshot::Sender<Ended>,
 }
 
-/// What is left of earlier runs.
-pub(crate) struct Earlier {
-    /// Nodes that are to stay away, and for how long.
+/// The state that earlier runs have left.
+pub(crate) struct RestoredState {
+    /// Nodes that are to stay away, with the rest of their time.
     pub(crate) away: Vec<(NodeId, Duration)>,
-    /// Nodes that were met, and where.
+    /// Nodes that were met, with their addresses.
     pub(crate) known: Vec<(NodeId, Vec<Address>)>,
-    /// Broadcasts that can still be had.
+    /// Broadcasts that are still kept for other nodes.
     pub(crate) kept: Vec<Batch>,
 }
 
@@ -114,7 +115,7 @@ impl Actor {
     }
 
     /// Runs until the node is to stop, then stops it.
-    pub(crate) async fn run(mut self, earlier: Earlier) {
+    pub(crate) async fn run(mut self, earlier: RestoredState) {
         if let Some(owner) = self.inner.profile.owner() {
             self.command(Command::Owner(owner));
         }
@@ -142,16 +143,16 @@ impl Actor {
         self.stop().await;
     }
 
-    /// Says goodbye to all, gives what is queued time to go out, and ends every task.
+    /// Says goodbye to all peers, gives queued messages time to go out, and ends every task.
     async fn stop(mut self) {
         let inner = self.inner.clone();
         let flush = inner.config.flush_timeout;
         tracing::info!(target: "peerkit::node", id = %inner.profile.id.short(), "stopping");
         if self.ordered {
-            // The application hears why before it hears that.
+            // The application gets the event with the reason before the event of the stop.
             let _ = tokio::time::timeout(HALT, inner.dispatch.settle()).await;
         }
-        // What the application says now still goes out.
+        // Messages that the application sends now still go out.
         let _ = tokio::time::timeout(flush, inner.tell(Event::NodeRequestToStop)).await;
         self.input(Input::Stopping);
         for order in inner.take_orders(&mut self.orders) {
@@ -161,7 +162,7 @@ impl Actor {
         self.publish_limited();
         let hand_over = self.machine.overlay().views().member && !self.ordered;
         self.input(Input::Stop { hand_over });
-        // The links have their own deadline; a little more lets them tell how they ended.
+        // The links have their own deadline. A little more lets them report how they ended.
         inner.tasks.links.close();
         let links = inner.tasks.links.clone();
         let ended = tokio::time::timeout(flush + HALT, links.wait());
@@ -186,10 +187,10 @@ impl Actor {
         let ended = async { tokio::join!(inner.tasks.tracker.wait(), inner.files.shares.settle()) };
         let _ = tokio::time::timeout(HALT, ended).await;
         inner.end();
-        // The application may keep its handle for long, or end the process with it.
+        // Closed here, as the application may keep its handle for long, or end the process with it.
         let store = inner.store.clone();
         let _ = tokio::spawn(blocking::run(move || store.finish())).await;
-        // Nothing of the node is held here any more once others hear that it has stopped.
+        // Nothing of the node is held here when others learn that it has stopped.
         let stopped = inner.tasks.stopped.clone();
         tracing::info!(target: "peerkit::node", id = %inner.profile.id.short(), "stopped");
         drop(inner);
@@ -223,7 +224,7 @@ impl Actor {
             Action::StopReconnecting(address) => self.command(Command::StopReconnecting(address)),
             Action::Connect(..) => {
                 let Some(reply) = self.inner.report_connect(&action) else { return };
-                // Begun at once: the handler's next action may be about this link.
+                // Begun here and not in a task, as the handler's next action may be about this link.
                 if let Action::Connect(_, address, keep) = action {
                     let (addresses, purpose) = (vec![address], Purpose::Application);
                     let input = |operation| Input::Dial { operation, addresses, keep, purpose };
@@ -256,8 +257,8 @@ impl Actor {
         peers
     }
 
-    /// Takes what links said before an order was given, so that the order finds a link gone whose end
-    /// its giver knows of.
+    /// Handles what links have reported before an order was given. So an order about a link that its
+    /// sender knows to be gone finds it gone.
     fn hear_links(&mut self) {
         for _ in 0..FROM_LINKS {
             let Ok(told) = self.from_links.try_recv() else { break };
@@ -314,8 +315,8 @@ impl Actor {
         self.begin(Operation::Send(sending), |operation| Input::Send { operation, to, payload });
     }
 
-    /// Tells the machine if the link with a node can send no more. The link's own task says so a little
-    /// later, when it has ended.
+    /// Tells the machine if the link with a node can send no more. The link's own task reports that a
+    /// little later, when it has ended.
     fn note_closing(&mut self, id: NodeId) {
         if let Ok(conn) = self.inner.links.get(id)
             && conn.outbox.closed().is_some()
@@ -324,7 +325,7 @@ impl Actor {
         }
     }
 
-    /// Writes which nodes are kept away, if that has changed.
+    /// Writes the nodes that are kept away, if they have changed.
     fn save_away(&mut self) {
         let changes = self.machine.overlay().away_changes();
         if self.away_saved == changes {
@@ -370,7 +371,7 @@ impl Actor {
         self.input(Input::Command(command));
     }
 
-    /// Hands the machine an input, and carries out what it says.
+    /// Hands the machine an input, and carries out its outputs.
     fn input(&mut self, input: Input) {
         if let Input::DialSecured { id, .. } | Input::Send { to: id, .. } = &input {
             self.note_closing(*id);
@@ -398,7 +399,7 @@ impl Actor {
         self.links.get(&connection).map(|conn| conn.peer.id())
     }
 
-    /// A broadcast was dropped for its time: says so, but not for each.
+    /// Warns that a broadcast was dropped for its time, but not for each.
     fn warn_of_untimely(&mut self, now: Instant, from: NodeId) {
         if self.warned_at.is_none_or(|at| now.since(at) >= WARN_EVERY) {
             self.warned_at = Some(now);

@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::actions::HandlerState;
 use crate::actor::mailbox::{FROM_LINKS, Mailbox, ORDERS};
-use crate::actor::{Actor, Earlier};
+use crate::actor::{Actor, RestoredState};
 use crate::addresses::{OwnAddresses, distinct};
 use crate::blocking;
 use crate::bootstrap::{self, BootstrapError, MAX_BOOTSTRAP};
@@ -410,7 +410,7 @@ async fn network_owner(
 }
 
 /// Loads what the overlay takes over from earlier runs.
-async fn earlier_runs(inner: &Arc<Inner>) -> Result<Earlier, Error> {
+async fn earlier_runs(inner: &Arc<Inner>) -> Result<RestoredState, Error> {
     let peers = inner.peers.all().await?.into_iter().take(KNOWN);
     let known = peers.map(|(id, known)| (id, known.addresses)).collect();
     let (store, broadcasts) = (inner.store.clone(), inner.broadcasts.clone());
@@ -419,7 +419,7 @@ async fn earlier_runs(inner: &Arc<Inner>) -> Result<Earlier, Error> {
         let left = |until: u64| Duration::from_millis(until.saturating_sub(now));
         let away = store.away()?.into_iter().map(|(id, until)| (id, left(until)));
         let away = away.filter(|(_, left)| !left.is_zero()).collect();
-        Ok::<_, StoreError>(Earlier { away, known, kept: broadcasts.load()? })
+        Ok::<_, StoreError>(RestoredState { away, known, kept: broadcasts.load()? })
     })
     .await
 }

@@ -1,4 +1,4 @@
-//! Dialling: resolving names, trying addresses, TLS, and a link's Hello.
+//! Dials: resolving names, trying addresses, TLS, and the Hellos of a link.
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,14 +28,14 @@ mod staggered;
 
 pub(crate) use staggered::first_success;
 
-/// Most addresses of one node that are dialled: as many as a ticket or a node record carries.
+/// Maximum number of addresses that are dialled for one node: as many as a ticket or a node record has.
 pub(crate) const MAX_DIALLED: usize = MAX_RECORD_ADDRESSES;
 
-/// Most socket addresses that one host name is dialled at. 32: no host of a node has more, and one
-/// that resolves to thousands must not make us dial them all.
+/// Maximum number of socket addresses that are dialled for one host name. 32: no node's host has more,
+/// and a name that resolves to thousands must not make this node dial them all.
 const MAX_RESOLVED: usize = 32;
 
-/// A secured connection on which nothing was sent yet. The end of the handshake goes out with the first
+/// A secured connection on which nothing was sent yet. The end of the handshake is sent with the first
 /// bytes.
 pub(crate) struct Secured {
     pub(crate) channel: Channel,
@@ -50,7 +50,7 @@ pub(crate) async fn connect(
     address: &Address,
     purpose: tls::Purpose,
 ) -> Result<Secured, Error> {
-    // Nothing that answers could pass the handshake.
+    // No node with such an identity could pass the handshake.
     address.id.map(NodeId::checked).transpose()?;
     let timeout = inner.config.connect_timeout;
     let connecting = tokio::time::timeout(timeout, connect_any(address));
@@ -59,7 +59,7 @@ pub(crate) async fn connect(
         Err(Error::Connect { address: address.clone(), error })
     })?;
     let failed = |error: io::Error| Error::Handshake { address: address.clone(), error };
-    // Small messages go out at once: they are gathered before they come here.
+    // Small messages are collected before they come here, so the kernel need not wait for more.
     let _ = tcp.set_nodelay(true);
     let local = tcp.local_addr().map_err(failed)?;
     let timeout = inner.config.handshake_timeout;
@@ -109,7 +109,7 @@ pub(crate) fn one_error(mut errors: Vec<Error>) -> Error {
     Error::NoneAnswers(errors)
 }
 
-/// A link that was made and has yet to run, if any.
+/// A link that was made and does not run yet, if there is one.
 pub(crate) type Made = Option<Box<Established<Channel>>>;
 
 /// The outcome of a dial in the machine.
@@ -123,13 +123,13 @@ pub(crate) struct Dialling {
     pub(crate) purpose: Purpose,
     /// The machine lets the dial say Hello.
     pub(crate) greets: oneshot::Receiver<()>,
-    /// There is a link with this node, or there will be none.
+    /// The node that there is a link with, or the reason why there is none.
     pub(crate) ended: oneshot::Receiver<Ended>,
 }
 
 /// Makes a link to a node at the first of its addresses that answers, for [`crate::conn::start`].
-/// `reply` gets the peer, or why there is none. The application gets an event either way, except for
-/// the failure of a link that it does not know of.
+/// `reply` gets the peer, or the reason why there is none. The application gets an event either way,
+/// except for the failure of a link that it does not know of.
 pub(crate) async fn link(
     inner: Arc<Inner>,
     mut dialling: Dialling,
@@ -164,7 +164,7 @@ enum Dialled {
 
 async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialled, Error> {
     let dial = dialling.dial;
-    // Boxed: many dials may be under way, and each of these parts needs its memory for a moment only.
+    // Boxed: many dials may be under way, and each of these parts needs its memory only for a moment.
     let connecting = Box::pin(connect_first(inner, &dialling.addresses, tls::Purpose::Link));
     let connected = connecting.await;
     let (address, secured) = match connected {
@@ -190,7 +190,7 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
     let greeting = Box::pin(greet(&mut link, &mut channel, &mut buffer, inner));
     let greeted = tokio::select! {
         greeted = greeting => greeted,
-        // The machine has no more patience.
+        // The machine has given the dial up.
         _ = &mut dialling.ended => Err(Reason::HandshakeTimeout),
     };
     let admitted = match greeted {
@@ -217,7 +217,7 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
             inner.seen(local).await;
             Ok(Dialled::New(Box::new(Established { conn, link, stream: channel, buffer })))
         }
-        // The other side has, or is about to have, a link with us that wins.
+        // The other side has, or is about to have, a link with this node that wins.
         Err(Reason::Duplicate) => {
             let outcome = (&mut dialling.ended).await.map_err(|_| Error::Stopped)?;
             ended(inner, outcome, refused)
@@ -253,7 +253,7 @@ pub(crate) fn new_link(inner: &Inner, side: Side, session: &Session, local: Sock
     Link::new(inner.clock.now(), side, greeting, &inner.config)
 }
 
-/// Exchanges Hellos. Returns the peer's, which has to be admitted next.
+/// Exchanges Hellos. Returns that of the peer, which the machine has to admit next.
 pub(crate) async fn greet(
     link: &mut Link,
     channel: &mut Channel,
@@ -321,7 +321,8 @@ pub(crate) async fn admit(
 async fn connect_any(address: &Address) -> Result<(SocketAddr, TcpStream), Error> {
     let resolve = |error: io::Error| Error::Resolve { address: address.clone(), error };
     let failed = |error: io::Error| Error::Connect { address: address.clone(), error };
-    // The host by itself: a resolver knows the interfaces of link-local addresses, but no brackets.
+    // Without brackets: a resolver knows the names of interfaces in link-local addresses, but no
+    // brackets.
     let resolved = tokio::net::lookup_host((address.host.as_str(), address.port)).await;
     let sockets: Vec<_> = resolved.map_err(resolve)?.collect();
     if sockets.is_empty() {
@@ -342,7 +343,7 @@ async fn connect_any(address: &Address) -> Result<(SocketAddr, TcpStream), Error
     connected.await.map_err(|errors| failed(all(&errors)))
 }
 
-/// Returns one error of the first kind that has the texts of all.
+/// Returns one error of the kind of the first, with the texts of all.
 fn all(errors: &[(SocketAddr, io::Error)]) -> io::Error {
     let kind = errors.first().map_or(io::ErrorKind::Other, |(_, error)| error.kind());
     let texts = errors.iter().map(|(socket, error)| format!("{socket}: {error}"));

@@ -1,5 +1,4 @@
-//! Messages, pings and requests to nodes without a link. The machine decides how they go; here they are handed to
-//! it, and carried out.
+//! Messages, pings and requests to nodes without a link. The machine decides how they are sent.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,12 +24,12 @@ use crate::node::Sender;
 pub(crate) struct Recipients {
     /// Number of messages by recipient.
     waiting: Mutex<HashMap<NodeId, usize>>,
-    /// Number of recipients: mostly none, which is seen without the lock.
+    /// Number of recipients. It is mostly zero, which is seen without the lock.
     busy: AtomicUsize,
 }
 
 impl Recipients {
-    /// Returns whether messages wait for a recipient: what is sent later goes behind them.
+    /// Returns whether messages wait for a recipient. Later ones have to queue behind them.
     #[inline]
     pub(crate) fn wait_for(&self, id: NodeId) -> bool {
         self.busy.load(Ordering::Relaxed) != 0 && lock(&self.waiting).contains_key(&id)
@@ -43,7 +42,7 @@ impl Recipients {
         self.busy.store(waiting.len(), Ordering::Relaxed);
     }
 
-    /// Forgets a message that has its outcome.
+    /// Forgets a message whose outcome was reported.
     pub(crate) fn remove(&self, id: NodeId) {
         let mut waiting = lock(&self.waiting);
         if let Some(count) = waiting.get_mut(&id) {
@@ -56,7 +55,7 @@ impl Recipients {
     }
 }
 
-/// A message or ping on its way to a node without a link, and where its outcome goes. The recipient is
+/// A message or ping to a node without a link, with the destination of its outcome. The recipient is
 /// counted in [`Recipients`] until the outcome is reported.
 #[derive(Debug)]
 pub(crate) struct Sending {
@@ -64,7 +63,7 @@ pub(crate) struct Sending {
     pub(crate) sender: SentBy,
 }
 
-/// The part of the node that waits for an outcome.
+/// The destination of an outcome.
 #[derive(Debug)]
 pub(crate) enum SentBy {
     Caller(oneshot::Sender<Result<(), Error>>),
@@ -72,7 +71,7 @@ pub(crate) enum SentBy {
     Handler(Peer),
     Ping(oneshot::Sender<Result<Duration, Error>>),
     Request(oneshot::Sender<Result<RequestRoute, Error>>),
-    /// No part: a reply that can't be sent is not reported.
+    /// None: a reply that can't be sent is not reported.
     Nobody,
 }
 
@@ -88,7 +87,7 @@ pub(crate) enum RequestRoute {
 impl Sending {
     /// Reports the outcome.
     pub(crate) fn end(self, inner: &Inner, outcome: Result<Duration, Error>) {
-        // The next message may take the link from here on.
+        // From here on the next message may use the link.
         inner.recipients.remove(self.to);
         match (self.sender, outcome) {
             (SentBy::Caller(reply), outcome) => drop(reply.send(outcome.map(|_| ()))),
@@ -153,7 +152,7 @@ impl Sending {
 }
 
 impl Inner {
-    /// The link that a message to `id` goes over; none where it has to find its way first.
+    /// Returns the link for a message to `id`; `None` if the message has to find its way first.
     #[inline]
     pub(crate) fn linked(&self, id: NodeId) -> Option<Arc<Conn>> {
         let conn = self.links.get(id).ok()?;
@@ -161,7 +160,8 @@ impl Inner {
         (!over && !self.recipients.wait_for(id)).then_some(conn)
     }
 
-    /// Sends a message to a node without a link. Returns once it has it, or its link has queued it.
+    /// Sends a message to a node without a link. Returns once the recipient has it, or a link has
+    /// queued it.
     pub(crate) async fn send_directly(
         self: &Arc<Self>,
         id: NodeId,

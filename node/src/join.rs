@@ -1,4 +1,4 @@
-//! Becoming a member of a network, and leaving it.
+//! Joining a network, and leaving it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,22 +18,22 @@ use crate::addresses::distinct;
 use crate::error::Error;
 use crate::inner::Inner;
 
-/// How long a node that was reached may take to find a place for this one. 10 s: as a handshake.
+/// Time in which a node that was reached has to find a place for this one. 10 s: as for a handshake.
 const PLACE: Duration = Duration::from_secs(10);
 
-/// How long a member still waits for the other nodes that it was to join through.
+/// Time for which a new member waits for the other nodes that it was to join through.
 const OTHERS: Duration = Duration::from_millis(500);
 
-/// Known peers that are dialled at once: some of them may be gone.
+/// Maximum number of known peers that are dialled at once. Some of them may be gone.
 const DIALS: usize = 8;
 
-/// What became of one of the addresses to join through.
+/// A report about one of the nodes to join through.
 enum Tried {
     /// There is a link.
     Reached(Peer),
     /// This node is a member.
     Joined,
-    /// There is no link, or it is good for nothing.
+    /// There is no link, or no place.
     Failed(Error),
 }
 
@@ -41,7 +41,7 @@ enum Tried {
 struct Gathered {
     /// The nodes that were reached.
     peers: Result<Vec<Peer>, Error>,
-    /// The number of addresses that lead to this node itself.
+    /// Number of addresses that lead to this node itself.
     itself: usize,
 }
 
@@ -58,7 +58,7 @@ impl Inner {
     /// Joins through nodes, each with its addresses, all at once.
     async fn join_any(self: &Arc<Self>, nodes: Vec<Vec<Address>>, purpose: Purpose) -> Gathered {
         let (told, tried) = mpsc::channel(2 * nodes.len().max(1));
-        // The tasks end if the join is given up, and go on once it is done.
+        // The tasks are aborted if the join is dropped, and go on if it is done.
         let mut tries = JoinSet::new();
         for addresses in nodes {
             let trying = Box::pin(self.clone().join_through(addresses, purpose, told.clone()));
@@ -72,12 +72,12 @@ impl Inner {
     }
 
     /// Joins through the bootstrap nodes and the peers that were met before, several at once, until
-    /// `enough` are connected. The peers come first, those seen last at the front: they are more
-    /// than the bootstrap nodes, which many others ask. One bootstrap node is always among those
-    /// that are tried at once. Nodes that are kept away are not tried.
+    /// `enough` are connected. The peers come first, those seen last at the front, as they are many,
+    /// and all nodes ask the same bootstrap nodes. One bootstrap node is always among those that are
+    /// tried at once. Nodes that are kept away are not tried.
     ///
     /// # Errors
-    /// If there is none, all are this node itself, or none was reached.
+    /// If there is none, if all are this node itself, or if none was reached.
     pub(crate) async fn rejoin(self: &Arc<Self>, enough: usize) -> Result<Vec<Peer>, Error> {
         let away = self.kept_away().await?;
         let known = self.peers.all().await?;
@@ -103,7 +103,7 @@ impl Inner {
             }
             let count = some.len();
             let gathered = self.join_any(some, Purpose::Rejoin).await;
-            // A list of bootstrap nodes that all nodes have names this one as well.
+            // A list of bootstrap nodes that all nodes share names this one as well.
             tried += count - gathered.itself.min(count);
             match gathered.peers {
                 Ok(reached) => {
@@ -113,7 +113,7 @@ impl Inner {
                 }
                 Err(Error::Stopped) => return Err(Error::Stopped),
                 Err(error) if is_this_node(&error) => is_itself = true,
-                // The number of them says enough.
+                // The errors of the others are left out, as their number says enough.
                 Err(Error::NoneAnswers(mut errors)) if !errors.is_empty() => {
                     let _ = failure.get_or_insert(errors.swap_remove(0));
                 }
@@ -139,7 +139,7 @@ impl Inner {
         told: mpsc::Sender<Tried>,
     ) {
         let (purpose, (joined, outcome)) = if self.profile.manual {
-            // The link is all that there is to be.
+            // There is nothing to wait for but the link.
             (Purpose::Application, (None, None))
         } else {
             let (joined, outcome) = oneshot::channel();
@@ -160,7 +160,7 @@ impl Inner {
         let _ = told.send(tried).await;
     }
 
-    /// The nodes that the application has disconnected and that are to stay away.
+    /// Returns the nodes that the application has disconnected and that are to stay away.
     async fn kept_away(&self) -> Result<Vec<NodeId>, Error> {
         let now = self.clock.now();
         self.actor
@@ -183,7 +183,7 @@ impl Inner {
     /// See [`crate::Node::leave`].
     pub(crate) async fn leave(&self) -> Result<Vec<Peer>, Error> {
         let peers = self.actor.call(Actor::leave).await?;
-        // A link that somebody makes meanwhile is another one.
+        // A link that is made from now on does not count.
         let last = self.links.next_connection();
         let closing =
             self.links.wait_until(|links| links.iter().all(|conn| conn.connection > last));
@@ -207,8 +207,8 @@ async fn wait_for_place(
     }
 }
 
-/// The nodes that were reached, once this node is a member and the others had a moment; else the
-/// reason why it is none: one that a node gave, or else why each of them was not reached.
+/// Returns the nodes that were reached, once this node is a member and the others had a moment more. If
+/// it is no member, returns the reason that a node has given, or the failures of all dials.
 async fn gather(mut tried: mpsc::Receiver<Tried>) -> Gathered {
     let mut itself = 0;
     let mut peers: Vec<Peer> = Vec::new();
@@ -233,7 +233,7 @@ async fn gather(mut tried: mpsc::Receiver<Tried>) -> Gathered {
                 own = Some(error);
             }
             Some(Tried::Failed(error)) => {
-                // An address may have been given twice.
+                // An address may be listed twice.
                 let is_new = failures.iter().all(|known| known.to_string() != error.to_string());
                 failures.extend(is_new.then_some(error));
             }
@@ -259,7 +259,7 @@ fn is_this_node(error: &Error) -> bool {
     matches!(error, Error::Refused { reason: Reason::Myself, .. } | Error::ThisNode)
 }
 
-/// Whether it comes from a node that was reached.
+/// Returns whether the error comes from a node that was reached.
 fn is_answer(error: &Error) -> bool {
     matches!(error, Error::LinksByHand(_) | Error::NoPlace(_) | Error::Timeout(_))
 }

@@ -74,7 +74,6 @@ mod listen;
 mod lock;
 mod network;
 mod node;
-mod opening;
 mod outbox;
 mod outgoing_message;
 mod peers;

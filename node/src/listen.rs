@@ -1,4 +1,4 @@
-//! Listening: connections in, a bounded number of handshakes under way, then a link or a stream.
+//! Listening sockets, and the handshakes of inbound connections, up to a link or a stream.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,29 +24,29 @@ use crate::inner::Inner;
 use crate::lock::lock;
 use crate::tls::{self, Channel, Purpose};
 
-/// The wait after the system had no descriptor for another connection.
+/// Wait after the system had no descriptor for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Connections that may wait to be accepted. 1,024: tokio's own default.
+/// Maximum number of connections that wait to be accepted. 1,024: tokio's default.
 const BACKLOG: i32 = 1024;
 
-/// What is wrong with a link-local IPv6 address alone.
+/// The fault of a link-local IPv6 address without its interface.
 pub(crate) const NO_ZONE: &str =
     "a link-local address needs the name of its interface, as in [fe80::1%eth0]:7117";
 
-/// Free ports tried until one is free for IPv4 and for IPv6. 16: one is, mostly.
+/// Number of free ports to try until one is free for both IPv4 and IPv6. 16: the first one mostly is.
 const FREE_PORTS: usize = 16;
 
 /// An address, or all of them, to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Listen {
-    /// On one address, `host:port`; port 0 picks a free one.
+    /// One address, `host:port`; port 0 picks a free one.
     At(String),
-    /// On a port of every address of this machine, IPv4 and IPv6; port 0 picks a free one.
+    /// A port of every address of this machine, IPv4 and IPv6; port 0 picks a free one.
     Everywhere(u16),
 }
 
-/// A place to listen whose name is resolved.
+/// A place to listen with its name resolved.
 enum Resolved {
     At(SocketAddr),
     Everywhere(u16),
@@ -63,12 +63,12 @@ impl Resolved {
     }
 }
 
-/// Binds a socket, or two, for each of `places`, in whatever order they are given. What a place
-/// before it includes needs no socket of its own.
+/// Binds one or two sockets for each of `places`, which may come in any order. A place that another one
+/// includes gets no socket of its own.
 pub(crate) async fn bind(places: &[Listen]) -> Result<Vec<TcpListener>, Error> {
     let mut resolved = Vec::new();
     for (order, place) in places.iter().enumerate() {
-        // A free port is another one each time.
+        // Port 0 picks another port each time.
         let is_again = places[..order].contains(place);
         match place {
             Listen::Everywhere(port) if *port != 0 && is_again => {}
@@ -107,7 +107,7 @@ async fn resolve(address: &str) -> Result<SocketAddr, Error> {
     if needs_zone(&socket) {
         return Err(invalid(NO_ZONE));
     }
-    // ::ffff:127.0.0.1 is 127.0.0.1.
+    // `::ffff:127.0.0.1` is the same as `127.0.0.1`.
     if socket.ip().to_canonical().is_ipv4() {
         socket.set_ip(socket.ip().to_canonical());
     }
@@ -132,8 +132,8 @@ fn bind_address(
     bind_socket(socket, only_v6).map(Some).map_err(|error| not_bound(socket, error))
 }
 
-/// Binds a port of all IPv4 and of all IPv6 addresses. A machine that lacks one of the two has the
-/// other.
+/// Binds a port of all IPv4 and of all IPv6 addresses. If the machine lacks one of the two, only the
+/// other is bound.
 fn bind_everywhere(port: u16) -> Result<Vec<TcpListener>, Error> {
     let in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
     let mut tries = 0;
@@ -146,7 +146,7 @@ fn bind_everywhere(port: u16) -> Result<Vec<TcpListener>, Error> {
             Err(error) => {
                 tracing::debug!(%error, "can't listen on IPv4");
                 let v6 = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-                // What IPv4 says is of more use where neither works.
+                // If neither works, the error for IPv4 is more useful.
                 let ipv6 = bind_socket(v6, true).map_err(|_| not_bound(v4, error))?;
                 return Ok(vec![ipv6]);
             }
@@ -155,7 +155,7 @@ fn bind_everywhere(port: u16) -> Result<Vec<TcpListener>, Error> {
         let v6 = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), picked);
         match bind_socket(v6, true) {
             Ok(ipv6) => return Ok(vec![ipv4, ipv6]),
-            // The port that was free for IPv4 is not for IPv6: another is.
+            // The port is free for IPv4 but not for IPv6: another one is tried.
             Err(error) if in_use(&error) && port == 0 && tries < FREE_PORTS => {}
             Err(error) if in_use(&error) => return Err(not_bound(v6, error)),
             Err(error) => {
@@ -169,10 +169,10 @@ fn bind_everywhere(port: u16) -> Result<Vec<TcpListener>, Error> {
 fn bind_socket(at: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
     if at.is_ipv6() {
-        // Systems differ in what they do by default.
+        // The default differs between systems.
         socket.set_only_v6(only_v6)?;
     }
-    // On Windows it would let another program take the port over.
+    // On Windows this option would let another program take over the port.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     socket.bind(&at.into())?;
@@ -181,7 +181,7 @@ fn bind_socket(at: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Returns whether this address means nothing without an interface.
+/// Returns whether this address needs an interface to mean anything.
 pub(crate) fn needs_zone(socket: &SocketAddr) -> bool {
     match socket {
         SocketAddr::V6(at) => at.ip().is_unicast_link_local() && at.scope_id() == 0,
@@ -217,8 +217,8 @@ pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener, pending: Ar
     }
 }
 
-/// The handshakes under way. When there are too many the oldest gives way to the newcomer: who is
-/// honest is done in a moment, and who is not can't keep others out.
+/// The handshakes under way. If there are too many, the oldest is given up for a new one. Honest
+/// diallers are done in a moment, so this does not hurt them, and others can't keep them out.
 #[derive(Debug)]
 pub(crate) struct Pending {
     max: usize,
@@ -229,12 +229,12 @@ pub(crate) struct Pending {
 #[derive(Debug)]
 struct PlaceState {
     ip: IpAddr,
-    /// Cancelled when it has to give way.
+    /// Cancelled when the handshake is given up.
     evicted: CancellationToken,
     done: AtomicBool,
 }
 
-/// A place among the pending; given back when dropped.
+/// A place among the pending handshakes, which is free again when it is dropped.
 #[derive(Debug)]
 struct Place(Arc<PlaceState>);
 
@@ -277,7 +277,7 @@ impl Drop for Place {
     }
 }
 
-/// One inbound connection, from its first byte to its end, or to where it is a link.
+/// Handles one inbound connection, from its first byte to its end or to a link.
 async fn welcome(inner: Arc<Inner>, tcp: TcpStream, remote: SocketAddr, place: Place) -> Made {
     let evicted = place.0.evicted.clone();
     let timeout = inner.config.handshake_timeout;
@@ -299,7 +299,7 @@ async fn welcome(inner: Arc<Inner>, tcp: TcpStream, remote: SocketAddr, place: P
     };
     outcome.unwrap_or_else(|error| {
         let address = Address::from_socket(remote);
-        // Not awaited: whoever makes bad connections must not fill the node with waiting tasks.
+        // Not awaited: connections that fail must not fill the node with waiting tasks.
         inner.dispatch.notice(Event::InboundNodeConnectionError { address, error });
         None
     })
@@ -317,7 +317,7 @@ struct Greeted {
 enum Entered {
     Greeted(Box<Greeted>),
     Stream(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>),
-    /// It came to nothing, and nobody needs to be told.
+    /// It has ended, and there is nothing to report.
     Nothing,
 }
 
@@ -326,7 +326,7 @@ async fn enter(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Entered, String> {
     let _ = tcp.set_nodelay(true);
     let mut channel = match inner.tls.accept(tcp).await {
         Ok(channel) => channel,
-        // A dialler that expected another node here, and goes away without showing its own key.
+        // The dialler expected another node here, and closes without showing its own key.
         Err(error) if tls::is_refusal(&error) => {
             tracing::debug!(%error, "a dialler expected another node");
             return Ok(Entered::Nothing);
@@ -342,7 +342,7 @@ async fn enter(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Entered, String> {
     let mut buffer = BytesMut::new();
     let hello = match dial::greet(&mut link, &mut channel, &mut buffer, inner).await {
         Ok(hello) => hello,
-        // A dialler that finds that it has a link already goes away without a Hello.
+        // The dialler has found that it has a link already, and closes without a Hello.
         Err(Reason::Lost(_)) => return Ok(Entered::Nothing),
         Err(reason) => {
             let _ = channel.shutdown().await;
@@ -352,7 +352,7 @@ async fn enter(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Entered, String> {
     Ok(Entered::Greeted(Box::new(Greeted { channel, local, link, buffer, hello })))
 }
 
-/// Has a connection admitted, or tells it why not. Never cut short once it is admitted.
+/// Has a connection admitted, or refuses it with the reason. It is never cancelled once it is admitted.
 async fn settle(inner: &Inner, greeted: Greeted, remote: SocketAddr) -> Result<Made, String> {
     let Greeted { mut channel, local, mut link, buffer, hello } = greeted;
     let greeted = GreetedConnection {
@@ -390,7 +390,7 @@ mod tests {
         TcpStream::connect(at).await.is_ok()
     }
 
-    /// A listener on one port and no other, of both families of the loopback address.
+    /// Returns whether IPv6 works on the loopback interface.
     fn has_ipv6() -> bool {
         std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
     }
@@ -426,7 +426,7 @@ mod tests {
         assert!(two.is_ok() || matches!(two, Err(Error::PortInUse(_))), "another took it: {two:?}");
     }
 
-    /// Ports that are given may be in use by another program by now: then another one is tried.
+    /// Binds places, with another free port if a program has taken the first meanwhile.
     async fn bound(places: &[&str]) -> Vec<String> {
         for _ in 0..100 {
             let free = std::net::TcpListener::bind("0.0.0.0:0").unwrap();

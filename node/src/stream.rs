@@ -16,6 +16,8 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::lock::lock;
 use crate::tls::{Channel, Expected};
 
+mod open;
+
 /// Most call-backs under way at once. Each makes us dial addresses that another node names.
 const CALL_BACKS: usize = 16;
 

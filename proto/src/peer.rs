@@ -1,8 +1,8 @@
 //! One peer as a state machine: everything that a node decides about its network.
 //!
-//! A [`Machine`] owns the overlay, the table of links, the dials under way and the queries of its
-//! application. A shell drives it: the actor of a real node, or the simulator. The shell has the sockets
-//! (or models of them), the clocks and the application, and decides nothing.
+//! A [`Machine`] owns the overlay, the table of links, the dials under way and the queries of the
+//! application. A shell drives it: the actor of a real node, or the simulator. The shell has the
+//! sockets (or models of them), the clocks and the application, and decides nothing.
 //!
 //! # Life of a link
 //! 1. [`Output::Dial`] names the addresses of a node. The shell connects to the first that answers,
@@ -75,7 +75,7 @@ pub struct Machine {
     outbox: VecDeque<Output>,
     /// An effect of the overlay is being acted on.
     absorbing: bool,
-    /// Frames that were not sent because their link is crowded; the overlay hears of each.
+    /// Frames that were not sent because their link is crowded. The overlay has to learn of each.
     passed_over: Vec<(NodeId, Frame)>,
     passed_over_count: u64,
 }
@@ -131,7 +131,7 @@ impl Machine {
         self.stopping
     }
 
-    /// Returns whether messages wait for a node without a link: what is sent later goes behind them.
+    /// Returns whether messages wait for a node without a link. Later ones have to queue behind them.
     #[must_use]
     pub fn sends_to(&self, id: NodeId) -> bool {
         self.send_queues.waits_for(id)

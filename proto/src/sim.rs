@@ -1,12 +1,11 @@
 //! The simulator: an application on thousands of nodes, in virtual time, from a seed.
 //!
-//! Each node is a real [`Machine`] with the application's own [`Handler`]: the code
-//! that runs on a real node, byte for byte. Only what lies between nodes is made up: latencies, lines, addresses,
-//! NATs, crashes, partitions, and the clock. An hour takes as long as there is to do in it.
+//! Each node is a real [`Machine`] with the application's own [`Handler`]: the very code that runs on a
+//! real node. Only the network is a model: latencies, bandwidth, addresses, NATs, crashes, partitions,
+//! and the clock. An hour of virtual time takes as long as there is work to do in it.
 //!
-//! The same seed gives the same run on every machine, to the last byte of every frame:
-//! [`Sim::trace_hash`] is how a test sees that. A run that failed is repeated with its seed, as often
-//! as it takes to understand it.
+//! The same seed gives the same run on every machine, to the last byte of every frame. Tests check that
+//! with [`Sim::trace_hash`]. So a failed run can be repeated with its seed until it is understood.
 //!
 //! ```
 //! use std::time::Duration;
@@ -34,26 +33,25 @@
 //! ```
 //!
 //! # What is modelled
-//! - **Time** passes only between events. Nodes act in no time at all: what a processor would need is
-//!   not modelled, what the network needs is.
-//! - **Addresses.** Each node has a public IPv4 address of its own, the first 22,784 of them in a /16
-//!   of their own, and listens on port 7117.
+//! - **Time** passes only between events. Nodes need no time to act: processors are not modelled, only
+//!   the network is.
+//! - **Addresses.** Each node has a public IPv4 address, the first 22,784 of them in a /16 of their
+//!   own, and listens on port 7117.
 //! - **A dial** takes two round trips (TCP, then TLS 1.3) and one more for the Hellos. It is refused
-//!   after one round trip where the node is not running, and fails after `connect_timeout` where
-//!   nothing answers: behind a NAT, across a partition, where a node has vanished.
-//! - **A link** brings frames in order, each after the latency of the two nodes and what its line
-//!   needs for the frames before it. Where a lane is crowded or full it goes as on a real node.
-//! - **Ends of links.** A node that hangs up says goodbye behind what is queued. A [crash](Sim::crash)
-//!   is a process killed: the others' ends break one latency later. Whoever
-//!   [vanishes](Sim::vanish) or is cut off by a [partition](Sim::partition) says nothing: what is on
-//!   its way waits, and arrives if the line comes back in time; after `dead_after` of silence each
-//!   end gives up by itself. The pings that find that out are not sent as frames.
-//! - **Clocks** are right, but for those of nodes that [`NodeOptions::clock`] sets otherwise. A node is
-//!   told at the start of a link what the other's shows.
+//!   after one round trip if the node is not running. It fails after `connect_timeout` if there is no
+//!   answer: behind a NAT, across a partition, or from a node that has vanished.
+//! - **A link** delivers frames in order, each after the latency of the two nodes and the time that its
+//!   line needs for the frames before it. Queues that are crowded or full behave as on a real node.
+//! - **Ends of links.** A node that hangs up says goodbye behind what is queued. After a
+//!   [crash](Sim::crash), which is a killed process, the other ends break one latency later. A node
+//!   that [vanishes](Sim::vanish) or is cut off by a [partition](Sim::partition) says nothing. What is
+//!   on its way waits, and arrives if the line comes back in time. After `dead_after` of silence each
+//!   end gives up. The pings that detect silence are not sent as frames.
+//! - **Clocks** are right, except those of nodes with another [`NodeOptions::clock`]. A node learns of
+//!   the other's clock at the start of a link.
 //!
-//! - **Messages to nodes without a link** go as on a real node: over a link that is made for them and
-//!   closes once it is idle, or relayed by others along the way of a query. The addresses where a node was
-//!   met are known to nodes with a state folder.
+//! - **Messages to nodes without a link** are sent as on a real node: over an on-demand link, or
+//!   relayed along the way of a query. Nodes with a state folder know where they have met other nodes.
 //!
 //! - **What applications ask for** through their contexts: a discovery and a search are queries of the real
 //!   overlay, and others pass on a ping of a node without a link. A ping over a link takes one round trip.
@@ -132,18 +130,18 @@ pub use network::{Latency, Network};
 pub use node::{Joining, NodeOptions};
 pub use stats::{Count, Stats};
 
-/// The network that all nodes of a simulation belong to.
+/// The network of all nodes of a simulation.
 const NETWORK: &str = "sim";
 
-/// When simulations begin: the start of 2025, in milliseconds since 1970.
+/// Start of simulations: the beginning of 2025, in milliseconds since 1970.
 const BEGIN: u64 = 1_735_689_600_000;
 
-/// Signatures that are checked once for all nodes.
+/// Number of signatures that are remembered, so that each is checked once for all nodes.
 const SIGNATURES: usize = 1 << 17;
 
 /// A network of nodes that run the application `H`.
 ///
-/// Nodes are numbered from 0 in the order in which they are added. All methods take those numbers, and
+/// Nodes are numbered from 0 in the order in which they are added. All methods take these numbers, and
 /// panic if there is no such node.
 pub struct Sim<H> {
     seed: u64,
@@ -158,11 +156,11 @@ pub struct Sim<H> {
     asked: BTreeMap<OperationId, Discovery>,
     /// Queries that applications have asked through their contexts.
     actions: BTreeMap<OperationId, Asked>,
-    /// Dials that were asked for, and what the links are for.
+    /// Dials that were asked for, with the purpose of each link.
     links_for: BTreeMap<OperationId, LinkFor>,
     /// Requests that wait for their replies.
     waiting: BTreeMap<u64, Waiting>,
-    /// Pings over links whose answers are under way.
+    /// Pings over links that wait for their answers.
     pings: BTreeMap<u64, Ping>,
     /// Messages and pings to nodes that there may be no link with.
     sending: BTreeMap<OperationId, Sending>,
@@ -193,9 +191,9 @@ pub struct SimConfig {
 /// The results of a discovery so far.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Discovery {
-    /// The nodes that have answered, by identity; not the one that asked.
+    /// The nodes that have answered, by identity, without the one that asked.
     pub nodes: BTreeMap<NodeId, NodeInfo>,
-    /// Once it has ended: whether all nodes within its depth have answered.
+    /// Once it has ended: all nodes within its depth have answered.
     pub complete: Option<bool>,
 }
 
@@ -310,7 +308,7 @@ impl<H: Handler> Sim<H> {
         &self.nodes[node].app
     }
 
-    /// Returns a node's application. To have it act as well, see [`Sim::with`].
+    /// Returns a node's application. [`Sim::with`] lets it act as well.
     #[must_use]
     pub fn app_mut(&mut self, node: usize) -> &mut H {
         &mut self.nodes[node].app
@@ -338,19 +336,19 @@ impl<H: Handler> Sim<H> {
         self.nodes[node].running.as_ref().map(|running| running.machine.overlay())
     }
 
-    /// Has one node dial another's public address. The link is pinned, as one that a user asked for.
+    /// Has a node dial another's public address. The link is pinned, like one that a user asked for.
     pub fn connect(&mut self, from: usize, to: usize) {
         self.connect_to(from, self.address(to), false);
     }
 
-    /// Has a node dial an address; `keep` has it dialled again whenever the link is lost.
+    /// Has a node dial an address. If `keep` is set it is dialled again whenever the link is lost.
     pub fn connect_to(&mut self, from: usize, address: Address, keep: bool) {
         self.link_to(from, vec![address], keep, LinkFor::Connect(None));
         self.settle();
     }
 
-    /// Has a node join the network of another: dials it, then asks it for a place. See
-    /// [`Sim::joining`] for what comes of it.
+    /// Has a node join the network of another: it dials that node, then asks it for a place.
+    /// [`Sim::joining`] has the outcome.
     pub fn join(&mut self, node: usize, through: usize) {
         if self.is_running(node) {
             self.nodes[node].joining = Joining::Trying;
@@ -391,8 +389,8 @@ impl<H: Handler> Sim<H> {
         told.map(|told| told.expect("only a node that runs can tell the network"))
     }
 
-    /// Has a node discover the network to a depth; -1 for all of it. See [`Sim::discovery`] for what
-    /// it has found.
+    /// Has a node discover the network to a depth; -1 for all of it. [`Sim::discovery`] has the
+    /// results.
     ///
     /// # Panics
     /// If the node is not running.
@@ -410,7 +408,7 @@ impl<H: Handler> Sim<H> {
         self.asked.get(&operation)
     }
 
-    /// Has a node leave its network; it runs on alone.
+    /// Has a node leave its network. It goes on running alone.
     pub fn leave(&mut self, node: usize) {
         self.command(node, Command::Leave);
         self.nodes[node].joining = Joining::No;
@@ -426,9 +424,9 @@ impl<H: Handler> Sim<H> {
         self.now = until;
     }
 
-    /// Lets time pass until something is so, at most for `limit`. Returns whether it came to be.
+    /// Lets time pass until `is_so` holds, for `limit` at most. Returns whether it holds.
     ///
-    /// `is_so` is asked at every moment at which something has happened.
+    /// It is checked after every event.
     pub fn run_until(&mut self, limit: Duration, mut is_so: impl FnMut(&Self) -> bool) -> bool {
         let until = self.now + limit;
         loop {
@@ -451,7 +449,7 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Returns the hash of all that has happened so far, in order: every frame to the byte, every event
-    /// of an application, every dial. It is equal for equal seeds and equal use.
+    /// of an application, every dial. Equal seeds and equal calls give equal hashes.
     #[must_use]
     pub fn trace_hash(&self) -> Hash {
         Hash::from_bytes(*self.trace.finalize().as_bytes())
@@ -531,7 +529,7 @@ impl<H: Handler> Sim<H> {
         self.input(node, Input::Command(command));
     }
 
-    /// The wall clock.
+    /// Returns the wall clock.
     fn unix(&self) -> u64 {
         let millis = self.now.since_origin().as_millis();
         BEGIN.saturating_add(u64::try_from(millis).unwrap_or(u64::MAX))
@@ -546,7 +544,7 @@ impl<H: Handler> Sim<H> {
         self.serial
     }
 
-    /// Up to `most`, drawn.
+    /// Draws a time up to `most`.
     fn draw_up_to(&mut self, most: Duration) -> Duration {
         let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX - 1);
         match micros {
@@ -555,13 +553,13 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Whether nothing gets from one node to another.
+    /// Returns whether nothing gets from one node to another.
     fn is_cut(&self, a: usize, b: usize) -> bool {
         let (a, b) = (&self.nodes[a], &self.nodes[b]);
         a.part != b.part || a.vanished || b.vanished
     }
 
-    /// Adds to the trace what happened, to whom, and the bytes that say more.
+    /// Adds something that has happened to the trace, with the nodes concerned and more bytes.
     fn note(&mut self, what: &str, nodes: [usize; 2], more: &[u8]) {
         let [a, b] = nodes.map(|node| (node as u64).to_le_bytes());
         let nanos = self.now.since_origin().as_nanos().to_le_bytes();

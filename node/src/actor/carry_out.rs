@@ -1,4 +1,4 @@
-//! Carries out the machine's outputs.
+//! The outputs of the machine, and how the actor carries them out.
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::{Event, LinkEnd, Reason};
@@ -25,7 +25,7 @@ use crate::store::GATHER;
 use crate::trace;
 
 impl Actor {
-    /// Carries out all that the machine has put out, and hands it what follows from that.
+    /// Carries out all outputs of the machine, and hands it the inputs that follow from them.
     pub(super) fn drain(&mut self) {
         loop {
             let links = &self.links;
@@ -196,12 +196,12 @@ impl Actor {
         self.inner.links.change(|conns| drop(conns.insert(id, conn.clone())));
         self.links.insert(connection, conn.clone());
         if reply.send(Ok(())).is_err() {
-            // The task that made the connection has gone away meanwhile.
+            // The task that made the connection was cancelled meanwhile.
             self.links.remove(&connection);
             self.inner.links.change(|conns| drop(conns.remove(&id)));
             let reason = Reason::Lost("the connection was given up".into());
             let link_end = LinkEnd { reason, by_peer: false };
-            // Taken in reverse.
+            // They are taken in reverse.
             self.undone.push(Input::LinkReported { id });
             self.undone.push(Input::LinkDown { connection, link_end });
             return;
@@ -212,7 +212,8 @@ impl Actor {
         }
     }
 
-    /// Hands a message or ping to a link in the background, as there may be no room just now.
+    /// Hands a message or ping to a link in the background, as its queue may have no room at the
+    /// moment.
     fn deliver(&mut self, operation: OperationId, connection: ConnectionId, payload: Payload) {
         let Some(Operation::Send(sending)) = self.operations.remove(&operation) else { return };
         let (to, conn) = (sending.to, self.links.get(&connection).cloned());
@@ -267,14 +268,15 @@ impl Actor {
     fn measure_use(&mut self, connection: ConnectionId) {
         let Some(conn) = self.links.get(&connection) else { return };
         let seen = conn.meter.read();
-        // A large message that is not here whole yet shows in the bytes alone.
+        // A large message that has not arrived completely only shows in the bytes.
         let coming = seen.bytes_received / (self.inner.config.max_control as u64).max(1);
         let count = seen.messages_sent + seen.messages_received + coming;
         let busy = conn.outbox.queued() > 0 || conn.has_requests();
         self.undone.push(Input::LinkUse { connection, count, busy });
     }
 
-    /// The application trusts a node that it named to know who owns the network: the first one does.
+    /// Learns the network's owner from a node that the application has named. The first one to know it
+    /// is believed.
     fn learn_owner(&mut self, from: NodeId) {
         let Some(owner) = self.inner.links.get(from).ok().and_then(|conn| conn.owner) else {
             return;
@@ -291,7 +293,7 @@ impl Actor {
         });
     }
 
-    /// Keeps broadcasts for the next run, where there is a state folder.
+    /// Keeps broadcasts for the next run, if there is a state folder.
     fn keep(&self, batch: Batch) {
         let kept = self.inner.broadcasts.clone();
         if kept.add(batch) {
@@ -308,7 +310,7 @@ impl Actor {
         }
     }
 
-    /// Looks up what this node can say to a query, where only the shell knows.
+    /// Looks up the answer to a query that only the shell knows.
     fn look_up(&self, query: QueryId, what: QueryKind, asker: Option<NodeId>) {
         let inner = self.inner.clone();
         self.inner.tasks.spawn(async move {
@@ -318,7 +320,7 @@ impl Actor {
                 }
                 what => match files::find(&inner, what, asker).await {
                     Some(files) => (files, false),
-                    // Without an answer it is not complete when its time is over.
+                    // Without an answer the query ends incomplete at its deadline.
                     None => return,
                 },
             };

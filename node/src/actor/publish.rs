@@ -1,5 +1,4 @@
-//! Broadcasts of this node on their way into the overlay: those of the handler keep their sequence,
-//! also while a limit holds them back.
+//! Broadcasts of the handler, which keep their order also while a rate limit holds them back.
 
 use peerkit_proto::event::Event;
 use peerkit_proto::message::Message;
@@ -29,7 +28,7 @@ impl Actor {
     /// Publishes a broadcast of the handler, behind those before it, once its limit allows it.
     pub(super) fn publish_in_turn(&mut self, title: String, message: Message) {
         if self.inner.tasks.stop.is_cancelled() {
-            // What the handler says at the end still goes out, and what it said before it.
+            // Broadcasts from the handler's last event still go out, behind those that wait.
             self.publish_limited();
         }
         let limited =
@@ -47,7 +46,7 @@ impl Actor {
         }
     }
 
-    /// The limit allows the first broadcast that waits for it.
+    /// Publishes the first broadcast that waits, as the limit allows it now.
     pub(super) fn broadcast_allowed(&mut self) {
         if let Some((title, message)) = self.limited.pop_front() {
             self.publish_own(title, message);

@@ -1,21 +1,21 @@
-//! Several ways to the same node, tried in order and partly side by side ("happy eyeballs",
-//! RFC 8305): one address that does not answer costs a quarter of a second, not a time-out.
+//! Staggered attempts: several ways to the same node are tried in order and partly side by side ("happy
+//! eyeballs", RFC 8305). One address that does not answer costs a quarter of a second, not a time-out.
 
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-/// Wait before the next way is tried beside those that have not answered: the "connection attempt
-/// delay" of RFC 8305, section 8.
+/// Wait before the next way is tried beside those without an answer: the "connection attempt delay" of
+/// RFC 8305, section 8.
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// Tries each of `ways` until one succeeds, but no more than `most` of them. The next one is tried as
-/// soon as one fails, or after a quarter of a second; the attempts that are still under way at the end
-/// are given up. A way that is listed again is left out and does not count: a list from the network
-/// must neither multiply the dials to one address nor keep another from being tried.
+/// Tries each of `ways` until one succeeds, but at most `most` of them. The next one is tried as soon
+/// as one fails, or after a quarter of a second. The other attempts are cancelled at the end. A way
+/// that is listed again does not count: a list from the network must neither multiply the dials of one
+/// address nor keep another from being tried.
 ///
 /// # Errors
-/// The failures of all, in the order in which they came; none if there are no ways.
+/// The failures of all attempts, in the order in which they came; none if there are no ways.
 pub(crate) async fn first_success<W, T, E, F>(
     ways: impl IntoIterator<Item = W>,
     most: usize,
@@ -47,7 +47,7 @@ where
             None => attempts.join_next().await,
             Some(_) => {
                 let joined = tokio::time::timeout(STAGGER, attempts.join_next()).await;
-                // Too slow: the next way is tried beside it.
+                // It is slow: the next way is tried beside it.
                 let Ok(joined) = joined else { continue };
                 joined
             }
@@ -66,7 +66,7 @@ where
 mod tests {
     use super::*;
 
-    /// A way fails or succeeds after so many milliseconds.
+    /// Fails or succeeds after some milliseconds.
     async fn after(millis: u64, succeeds: bool) -> Result<u64, u64> {
         tokio::time::sleep(Duration::from_millis(millis)).await;
         if succeeds { Ok(millis) } else { Err(millis) }
@@ -87,7 +87,7 @@ mod tests {
         let seven_dead = [dead(1), dead(2), dead(3), dead(4), dead(5), dead(6), dead(7), (5, true)];
         assert_eq!(first(&seven_dead).await, (Ok(5), 7 * 250 + 5));
         assert_eq!(first(&[(1, false), (2, false), (5, true)]).await, (Ok(5), 8));
-        // One that is slow is not given up when the next begins.
+        // A slow attempt goes on when the next begins.
         assert_eq!(first(&[(400, true), DEAD]).await, (Ok(400), 400));
         assert_eq!(first(&[(1, false), (2, false)]).await, (Err(vec![1, 2]), 3));
         assert_eq!(first(&[]).await, (Err(vec![]), 0));
@@ -105,7 +105,7 @@ mod tests {
         let first_two = |ways: Vec<(u64, bool)>| {
             first_success(ways, 2, |(millis, succeeds)| after(millis, succeeds))
         };
-        // Copies of a dead way keep no other from being tried.
+        // Copies of a dead way do not use up the bound.
         let ways = vec![(1, false), (1, false), (1, false), (5, true)];
         assert_eq!(first_two(ways).await, Ok(5));
         let ways = vec![(1, false), (2, false), (5, true)];

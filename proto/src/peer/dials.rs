@@ -1,4 +1,4 @@
-//! The dials of a peer, from the wish for a link to where there is one, or none.
+//! The dials of a peer, from the request for a link to its success or failure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,11 +39,11 @@ pub(super) struct Dial {
 enum Stage {
     /// The shell connects.
     Connecting,
-    /// Hello is being said.
+    /// The Hellos are being exchanged.
     Greeting,
-    /// The link with the node is just ending, or another dial has said Hello to it.
+    /// The link with the node is about to end, or another dial has sent its Hello to the node.
     Ending,
-    /// There is, or will be in a moment, a link with the node which wins over this dial's.
+    /// There is, or will be in a moment, another link with the node, which wins.
     Linking,
 }
 
@@ -74,7 +74,7 @@ impl Dials {
         self.stage(dial) == Some(Stage::Connecting)
     }
 
-    /// Returns the dials that a link with a node is for.
+    /// Returns the dials that wait for a link with a node.
     pub(super) fn waiting_for_link(&self, id: NodeId) -> Vec<DialId> {
         let of_node = (id, DialId(0))..=(id, DialId(u64::MAX));
         self.waiting.range(of_node).map(|(_, dial)| *dial).collect()
@@ -134,7 +134,7 @@ impl Machine {
         self.outbox.push_back(Output::Dial { dial, operation, addresses, purpose });
     }
 
-    /// A dial has reached a node: it says Hello, or there is a reason not to.
+    /// Notes that a dial has reached a node, and decides whether it may say Hello.
     pub(super) fn dial_secured(&mut self, number: DialId, id: NodeId) {
         let Some(dial) = self.dials.dials.get_mut(&number) else { return };
         dial.id = Some(id);
@@ -152,7 +152,8 @@ impl Machine {
             }
             Err(Reason::Duplicate) if self.links.is_open(id) => self.dial_reached(number, id),
             Err(Reason::Duplicate) => {
-                // As long as a Hello may take, and as a link that is ending may flush.
+                // As long as a Hello may take, and as the link that is ending may take to flush its
+                // queue.
                 let deadline = now + self.handshake_timeout + self.flush_timeout;
                 self.dials.set_stage(number, Stage::Ending, deadline);
             }
@@ -171,14 +172,14 @@ impl Machine {
         }
     }
 
-    /// Dials that waited for the end of a link, or of another dial, go on.
+    /// Lets dials continue that waited for the end of a link, or of another dial.
     pub(super) fn dials_go_on(&mut self, id: NodeId) {
         for dial in self.dials.waiting_for_end(id) {
             self.dial_secured(dial, id);
         }
     }
 
-    /// Ends the dials of which nothing has come in time.
+    /// Ends the dials that have taken too long.
     pub(super) fn dials_overdue(&mut self) {
         while let Some(number) = self.dials.deadlines.pop(self.now.monotonic) {
             let error = match self.dials.stage(number) {
@@ -189,7 +190,7 @@ impl Machine {
         }
     }
 
-    /// Takes a dial off the list, and says that it has a link.
+    /// Ends a dial with success. Returns it.
     pub(super) fn end_dial(&mut self, number: DialId, id: NodeId) -> Option<Dial> {
         let dial = self.dials.remove(number)?;
         let operation = dial.operation;
@@ -197,7 +198,7 @@ impl Machine {
         Some(dial)
     }
 
-    /// Does what a dial wanted the link for.
+    /// Uses a link as the dial that made it was meant to.
     pub(super) fn dial_linked(&mut self, dial: Dial, id: NodeId) {
         let recipient = dial.address.id;
         self.act(|overlay| overlay.dialled(&dial.address, id));
@@ -221,14 +222,14 @@ impl Machine {
         }
     }
 
-    /// This node is a member.
+    /// Ends the joins with success: this node is a member.
     pub(super) fn joined(&mut self) {
         for operation in std::mem::take(&mut self.dials.joining).into_values().flatten() {
             self.outbox.push_back(Output::JoinEnded { operation, outcome: Ok(()) });
         }
     }
 
-    /// Nothing comes of joining through a node.
+    /// Ends the joins through a node with a failure.
     pub(super) fn join_failed(&mut self, through: NodeId, error: &JoinError) {
         for operation in self.dials.joining.remove(&through).unwrap_or_default() {
             self.outbox.push_back(Output::JoinEnded { operation, outcome: Err(error.clone()) });
@@ -241,7 +242,8 @@ impl Machine {
         }
     }
 
-    /// There is, or will be in a moment, another link with the node that a dial has reached.
+    /// Has a dial wait for another link with the node that it has reached, or share the one that there
+    /// is.
     fn await_link(&mut self, number: DialId) {
         let Some(id) = self.dials.dials.get(&number).and_then(|dial| dial.id) else { return };
         self.end_greeting(number);
@@ -252,7 +254,7 @@ impl Machine {
         self.dials.set_stage(number, Stage::Linking, deadline);
     }
 
-    /// Lets other dials say Hello to the node, if this one has.
+    /// Lets other dials of the node say Hello, if this dial was the one that did.
     fn end_greeting(&mut self, number: DialId) {
         if let Some(Dial { id: Some(id), stage: Stage::Greeting, .. }) =
             self.dials.dials.get(&number)
@@ -275,7 +277,7 @@ impl Machine {
             self.recipient_dialled(recipient, false);
         }
         if let Some(id) = dial.id {
-            // Dials that waited for this one's Hello say theirs.
+            // Dials that waited for this one's Hello may say theirs.
             self.dials_go_on(id);
         }
     }

@@ -31,7 +31,7 @@ struct Link {
     connection: ConnectionId,
     /// Frames and messages can still be sent over it.
     open: bool,
-    /// This node leaves it: frames that still come in are void.
+    /// This node is closing it: frames that still arrive are dropped.
     leaving: bool,
 }
 
@@ -40,7 +40,7 @@ struct Link {
 struct OnDemand {
     /// Result of the last measurement.
     count: u64,
-    /// Number of times in a row that nothing had been sent.
+    /// Number of measurements in a row without anything sent.
     idle: u32,
 }
 
@@ -74,7 +74,7 @@ impl Links {
         self.by_connection.get(&connection).copied()
     }
 
-    /// Returns the node at the other end of a link, unless this node leaves it.
+    /// Returns the node at the other end of a link, unless this node is closing it.
     pub(super) fn hears(&self, connection: ConnectionId) -> Option<NodeId> {
         let id = self.id(connection)?;
         self.by_id.get(&id).filter(|link| !link.leaving).map(|_| id)
@@ -170,7 +170,7 @@ impl Machine {
         }
     }
 
-    /// Refuses a connection; a dial that made it fails, or waits for the link that wins.
+    /// Refuses a connection. A dial that made it fails, or waits for the link that wins.
     fn refuse(&mut self, greeted: &Greeted, reason: Reason) {
         self.outbox.push_back(Output::Refused(greeted.connection, reason.clone()));
         if let Some(dial) = greeted.dial {
@@ -183,7 +183,7 @@ impl Machine {
         let id = candidate.id;
         self.links.insert(id, connection);
         self.outbox.push_back(Output::Admitted(connection));
-        // The outcome of dials comes before what the overlay says about the link.
+        // The outcomes of dials come before the events about the link.
         let made = dial.and_then(|dial| self.end_dial(dial, id));
         if made.as_ref().is_some_and(Dial::is_for_message) {
             self.links.set_on_demand(id, self.now.monotonic);
@@ -199,15 +199,15 @@ impl Machine {
         self.recipient_linked(id);
     }
 
-    /// A connection is over: if it was a link, that has ended.
+    /// Takes the end of a connection. If it was a link, that has ended.
     pub(super) fn link_down(&mut self, connection: ConnectionId, link_end: LinkEnd) {
         if let Some(id) = self.links.remove(connection) {
             self.act(|overlay| overlay.link_down(id, &link_end));
         }
     }
 
-    /// The application knows of a link's end: its successor becomes a link, and dials that waited for
-    /// the end go on.
+    /// Goes on after the application knows of a link's end: a connection that was to replace it becomes
+    /// a link, and dials that waited for the end continue.
     pub(super) fn link_reported(&mut self, id: NodeId) {
         if let Some(successor) = self.links.successors.remove(&id) {
             self.link_up(successor);
@@ -216,7 +216,7 @@ impl Machine {
         self.dials_go_on(id);
     }
 
-    /// Has the use of links measured that were made for a message.
+    /// Asks the shell for the use of on-demand links.
     pub(super) fn check_on_demand(&mut self) {
         let now = self.now.monotonic;
         let due: Vec<_> = std::iter::from_fn(|| self.links.checks.pop(now)).collect();
@@ -226,7 +226,7 @@ impl Machine {
         }
     }
 
-    /// Leaves a link that was made for a message once it is idle, unless the overlay needs it by now.
+    /// Closes an on-demand link that is idle, unless the overlay needs it meanwhile.
     pub(super) fn link_used(&mut self, connection: ConnectionId, count: u64, busy: bool) {
         let Some(link) = self.links.on_demand.get_mut(&connection) else { return };
         let idle = if busy || count != link.count { 0 } else { link.idle + 1 };

@@ -1,4 +1,4 @@
-//! The inputs and outputs of a peer's machine: all that a shell has to do with it.
+//! The inputs and outputs of a peer's machine: the whole interface to a shell.
 
 use std::time::Duration;
 
@@ -16,15 +16,16 @@ use crate::overlay::broadcast::BroadcastError;
 use crate::overlay::relay::{DirectError, RelayError};
 use crate::seal::LetterContent;
 
-/// A connection, as the shell numbers them: in the order in which they are made.
+/// The number of a connection, given by the shell in the order in which they are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
 
-/// A dial, as the machine numbers them.
+/// The number of a dial, given by the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DialId(pub(super) u64);
 
-/// Something that the application has asked for and that has an outcome, as the shell numbers them.
+/// The number of something that the application has asked for and that has an outcome, given by the
+/// shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OperationId(pub u64);
 
@@ -32,7 +33,7 @@ pub struct OperationId(pub u64);
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Input {
-    /// The application, or the shell for it, wants a link. Ends with [`Output::DialEnded`].
+    /// Dials a node for the application. Ends with [`Output::DialEnded`].
     Dial {
         /// Names the dial in its outcome.
         operation: OperationId,
@@ -64,9 +65,9 @@ pub enum Input {
         /// The reason, in words.
         error: String,
     },
-    /// The Hello of the other end has come: the connection can be a link. Answered with
-    /// [`Output::Admitted`] or [`Output::Refused`], which may come later if the connection is to replace
-    /// a link that has to end first.
+    /// The Hello of the other end has arrived, so the connection can be a link. Answered with
+    /// [`Output::Admitted`] or [`Output::Refused`]. The answer may come later, if the connection
+    /// replaces a link that has to end first.
     Greeted(Greeted),
     /// A frame came in over a connection.
     Frame(ConnectionId, Frame),
@@ -130,12 +131,13 @@ pub enum Input {
         /// The message or ping.
         payload: Payload,
     },
-    /// The reply to a request that was relayed is not waited for any more.
+    /// The application no longer waits for the reply to a relayed request.
     RequestEnded {
         /// The operation of the request.
         operation: OperationId,
     },
-    /// The shell is done with [`Output::Deliver`], with or without success: the next message may follow.
+    /// The shell has carried out [`Output::Deliver`], with or without success. The next message may
+    /// follow.
     Delivered {
         /// The recipient.
         to: NodeId,
@@ -234,8 +236,8 @@ pub enum Purpose {
     Application,
     /// The application joins the network through the node.
     Join,
-    /// The application joins the network, and did not name this node: a node that is kept away is left
-    /// alone.
+    /// The application joins the network, and did not name this node. It is not dialled if it is kept
+    /// away.
     Rejoin,
     /// The overlay dials again for a link that the application wants to keep.
     Kept,
@@ -246,7 +248,7 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// Returns whether the application hears of a failure.
+    /// Returns whether the application gets an event about a failure.
     #[must_use]
     pub fn is_reported(self) -> bool {
         !matches!(self, Self::Overlay | Self::Message)
@@ -279,12 +281,12 @@ pub enum Output {
         dial: DialId,
         /// The operation that asked for it; `None` if the overlay did.
         operation: Option<OperationId>,
-        /// The node that there is a link with, or why there is none.
+        /// The node that there is a link with, or the reason why there is none.
         outcome: Result<NodeId, DialError>,
     },
-    /// A connection is a link: tell the application.
+    /// A connection is a link. Send the application its event.
     Admitted(ConnectionId),
-    /// A connection is refused: tell the other end why, and close it.
+    /// A connection is refused. Send the other end the reason, and close it.
     Refused(ConnectionId, Reason),
     /// This node is a member: this is its first neighbour.
     Joined(NodeId),
@@ -302,17 +304,17 @@ pub enum Output {
         /// The frame.
         frame: Frame,
     },
-    /// Tell the application that a link is about to end, then close it with a goodbye.
+    /// Close a link with a goodbye, after the application had an event about it.
     Leave(ConnectionId, Reason),
-    /// Close a link with a goodbye, after what is queued. What still comes in is wanted.
+    /// Close a link with a goodbye, after what is queued. Frames that still arrive are to be handed in.
     HangUp(ConnectionId, Reason),
-    /// Tell the application.
+    /// Send the application an event.
     Event(Event),
     /// The outcome of [`Input::Broadcast`]. On an error nothing was sent.
     Broadcast {
         /// The operation.
         operation: OperationId,
-        /// The broadcast as it was sent, or why it was not.
+        /// The broadcast as it was sent, or the reason why it was not.
         outcome: Result<BroadcastReceipt, BroadcastError>,
     },
     /// An answer to a query of the application.
@@ -329,8 +331,8 @@ pub enum Output {
         /// All nodes within its depth have answered.
         complete: bool,
     },
-    /// Queue a message behind those of a link, or ping over the link. The outcome is the shell's to
-    /// report. Answered with [`Input::Delivered`].
+    /// Queue a message behind those of a link, or ping over the link. The shell reports the outcome.
+    /// Answered with [`Input::Delivered`].
     Deliver {
         /// The operation.
         operation: OperationId,
@@ -364,9 +366,9 @@ pub enum Output {
         /// The answer, or the reason why there is none.
         outcome: Result<Message, Refusal>,
     },
-    /// Say where this node has met another, with [`Input::MetAt`].
+    /// Look up the addresses at which this node has met another. Answered with [`Input::MetAt`].
     LookUpAddresses(NodeId),
-    /// Say with [`Input::LinkUse`] how much a link is used that was made for a message.
+    /// Measure the use of an on-demand link. Answered with [`Input::LinkUse`].
     MeasureUse(ConnectionId),
     /// The answer to [`Input::ProbeReceived`].
     ProbeAnswer {
@@ -384,18 +386,18 @@ pub enum Output {
         /// The probe.
         probe: Probe,
     },
-    /// Look up what this node can say to a query, and answer with [`Command::Answer`].
+    /// Look up the answer to a query. Answered with [`Command::Answer`].
     Lookup {
         /// The query.
         query: QueryId,
         /// The question: a search, a file, or a call-back to this node.
         what: QueryKind,
-        /// The neighbour that asks, if it asks for itself; else the asker is not known.
+        /// The neighbour that asks, if it asks for itself. Else the asking node is not known.
         asker: Option<NodeId>,
     },
     /// Keep broadcasts where they outlive the node, for [`Command::Restore`].
     Keep(Batch),
-    /// The network's owner has ordered this node to stop. What was put out before goes out first.
+    /// The network's owner has ordered this node to stop. Earlier outputs are to be carried out first.
     StopOrdered,
 }
 
@@ -414,7 +416,7 @@ pub struct BroadcastReceipt {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DialError {
-    /// The shell's, as it gave it.
+    /// The shell has failed, for this reason.
     #[error("{0}")]
     Failed(String),
     /// This node does not want the link.
@@ -423,7 +425,7 @@ pub enum DialError {
     /// The other node refused the connection.
     #[error("refused: {0}")]
     Refused(Reason),
-    /// Nothing came of the connection in time.
+    /// The handshake has taken too long.
     #[error("the handshake took too long")]
     Timeout,
     /// There is no address to dial.
@@ -431,7 +433,7 @@ pub enum DialError {
     NoAddress,
 }
 
-/// The reason why a node that was reached is no way into its network.
+/// The reason why joining through a node that was reached has failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
@@ -524,19 +526,19 @@ impl Payload {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// This node stops: it was not sent.
+    /// This node is stopping. It was not sent.
     #[error("the node is stopping")]
     Stopping,
-    /// The recipient is this node: it was not sent.
+    /// The recipient is this node. It was not sent.
     #[error("the recipient is this node itself")]
     Myself,
-    /// Too much waits for the recipient: it was not sent.
+    /// Too much waits for the recipient. It was not sent.
     #[error("too many messages wait for that node")]
     Full,
     /// Messages wait for [`MAX_RECIPIENTS`](super::MAX_RECIPIENTS) other nodes: it was not sent.
     #[error("messages wait for too many nodes")]
     TooManyRecipients,
-    /// No node of the network knows the recipient: it was not sent.
+    /// No node of the network knows the recipient. It was not sent.
     #[error("no node of the network knows where that node is")]
     NotFound,
     /// The recipient can't be dialled, and the message is too large to be relayed: it was not sent.
@@ -547,7 +549,7 @@ pub enum SendError {
         /// The limit.
         limit: usize,
     },
-    /// It could not be sealed: it was not sent.
+    /// It could not be sealed. It was not sent.
     #[error(transparent)]
     Refused(DirectError),
     /// It was lost on its way, or its receipt was.

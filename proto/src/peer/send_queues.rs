@@ -8,7 +8,8 @@
 //! 4. the addresses that the network knows (a query for the node), which it dials as well;
 //! 5. the way by which the answer to that query came: the message is sealed and relayed along it.
 //!
-//! A link that was made for a message closes once it is idle.
+//! The order is that of cost: a link carries any message, a dial costs three round trips, and a relay
+//! has to carry bytes that are not its own. A link that was made for a message closes once it is idle.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -23,24 +24,27 @@ use crate::node_record::MAX_RECORD_ADDRESSES;
 use crate::overlay::relay::RelayError;
 use crate::time::Instant;
 
-/// Time to wait for a dial before the next thing is tried beside it. 2 s: a dial takes three round
-/// trips, and the longest across the internet take some 300 ms.
+/// Time to wait for a dial before the next way is tried beside it. 2 s: a dial takes three round trips,
+/// and the longest across the internet take about 300 ms each.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Time before a message is sent again for which a node on the way had no room. In it, a link has
-/// relayed half of what it may at once.
+/// Time before a message is sent again for which a relay had no room. In this time the relay's budget
+/// for a link fills by half.
 const BUSY: Duration = Duration::from_millis(500);
 
-/// Ways that are remembered. 256: five new recipients a second, for as long as a way is good.
+/// Maximum number of ways that are remembered. 256: five new recipients a second, for as long as a way
+/// can be used.
 const MAX_WAYS: usize = 256;
 
-/// Most nodes without a link that messages wait for. 4,096: at most a search and an on-demand link for each.
+/// Maximum number of nodes without a link that messages wait for. 4,096: each costs at most a search
+/// and an on-demand link.
 pub const MAX_RECIPIENTS: usize = 4096;
 
-/// Most relayed requests whose replies are awaited. 1,024: as many as the actions of a node's handler.
+/// Maximum number of relayed requests that wait for their replies. 1,024: as many as a handler's
+/// actions.
 const MAX_REQUESTS: usize = 1024;
 
-/// Minimum number of bytes charged for a message that waits: about what its entry takes.
+/// Minimum number of bytes charged for a message that waits: about the size of its entry.
 const MIN_COST: usize = 64;
 
 /// The queues of messages for nodes without a link.
@@ -53,7 +57,7 @@ pub(super) struct SendQueues {
     searches: BTreeMap<QueryId, NodeId>,
     /// Requests that were relayed and whose replies are awaited, by the numbers that the replies have.
     requests: BTreeMap<u64, (OperationId, NodeId)>,
-    /// Messages under way through other nodes, by the overlay's numbers.
+    /// Messages that are being relayed, by the overlay's numbers.
     relayed: BTreeMap<u64, NodeId>,
     /// Ways that queries have found, and until when all nodes on them remember the query.
     ways: BTreeMap<NodeId, (QueryId, Instant)>,
@@ -82,7 +86,7 @@ struct Recipient {
     dialling: usize,
 }
 
-/// A stage in the life of the first message in the queue of a recipient: the thing that it waits for.
+/// The thing that the first message in the queue of a recipient waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Stage {
     /// Nothing.
@@ -107,7 +111,7 @@ struct Search {
     /// The query, once it has found the node.
     found: Option<QueryId>,
     ended: bool,
-    /// Until when dials are waited for once the node is found.
+    /// End of the wait for dials, once the node is found.
     patience: Option<Instant>,
     /// Time until which the way can be used.
     way_until: Instant,
@@ -141,7 +145,7 @@ impl SendQueues {
         }
     }
 
-    /// Returns whether messages wait for a recipient: later ones queue behind them.
+    /// Returns whether messages wait for a recipient. Later ones have to queue behind them.
     pub(super) fn waits_for(&self, id: NodeId) -> bool {
         self.recipients.contains_key(&id)
     }
@@ -269,14 +273,14 @@ impl Machine {
         }
     }
 
-    /// The shell has handed a message to the queue of its link, or could not.
+    /// Goes on after the shell has handed a message to the queue of its link, or could not.
     pub(super) fn delivered(&mut self, to: NodeId, operation: OperationId) {
         if self.send_queues.stage(to) == Some(Stage::Delivering(operation)) {
             self.send_next(to);
         }
     }
 
-    /// The shell says where it has met a recipient.
+    /// Dials the addresses at which the shell has met a recipient.
     pub(super) fn recipient_met_at(&mut self, id: NodeId, addresses: Vec<Address>) {
         if self.send_queues.stage(id) != Some(Stage::Addresses) {
             return;
@@ -286,7 +290,7 @@ impl Machine {
         self.go_on_searching(id);
     }
 
-    /// There is a link with a node: what waits for it goes over that.
+    /// Sends what waits for a node over the link that there is now.
     pub(super) fn recipient_linked(&mut self, id: NodeId) {
         let stage = self.send_queues.stage(id);
         if let Some(Stage::Addresses | Stage::Dialling(_) | Stage::Searching(_)) = stage {
@@ -294,7 +298,7 @@ impl Machine {
         }
     }
 
-    /// A dial of a recipient has ended, with or without a link.
+    /// Notes that a dial of a recipient has ended, with or without a link.
     pub(super) fn recipient_dialled(&mut self, id: NodeId, is_linked: bool) {
         if let Some(recipient) = self.send_queues.recipients.get_mut(&id) {
             recipient.dialling = recipient.dialling.saturating_sub(1);
@@ -323,7 +327,7 @@ impl Machine {
         }
     }
 
-    /// A query for a recipient has ended.
+    /// Notes that the query for a recipient has ended.
     pub(super) fn recipient_search_ended(&mut self, query: QueryId) {
         let Some(id) = self.send_queues.searches.remove(&query) else { return };
         if let Some(Stage::Searching(mut search)) = self.send_queues.stage(id) {
@@ -345,7 +349,7 @@ impl Machine {
             Err(RelayError::Busy) if again < deadline => {
                 self.send_queues.set_stage(to, Stage::Busy { again, deadline });
             }
-            // A node on the way is gone: there may be another way.
+            // A relay is gone. There may be another way.
             Err(RelayError::NoWay) if remembered => {
                 self.send_queues.ways.remove(&to);
                 self.find_recipient(to);
@@ -357,7 +361,7 @@ impl Machine {
         }
     }
 
-    /// Goes on with the recipients whose time has come.
+    /// Goes on with the recipients whose deadline has passed.
     pub(super) fn sends_overdue(&mut self) {
         let now = self.now.monotonic;
         while let Some(id) = self.send_queues.timers.pop(now) {
@@ -370,7 +374,8 @@ impl Machine {
                 },
                 Some(Stage::Dialling(_)) => self.search_recipient(id),
                 Some(Stage::Searching(mut search)) => {
-                    // Without a timer from now on: what can't be relayed waits for the dials.
+                    // There is no timer from now on: a message that can't be relayed waits for the
+                    // dials.
                     search.patience = None;
                     self.send_queues.set_stage(id, Stage::Searching(search));
                     if self.first_can_be_relayed(id) {
@@ -382,7 +387,7 @@ impl Machine {
         }
     }
 
-    /// Fails all that waits for nodes without a link: this node stops.
+    /// Fails all messages that wait, as this node stops.
     pub(super) fn end_sends(&mut self) {
         let recipients: Vec<_> = self.send_queues.recipients.keys().copied().collect();
         for id in recipients {
@@ -449,7 +454,7 @@ impl Machine {
                 self.send_queues.relayed.insert(number, to);
                 self.absorb();
             }
-            // It is no message's fault: no node has that identity.
+            // No message to this recipient can be sealed, as no node can have that identity.
             Err(error) => self.fail_recipient(to, &SendError::Refused(error)),
         }
     }
@@ -506,7 +511,7 @@ impl Machine {
     fn end_search(&mut self, id: NodeId, search: Search) {
         let now = self.now.monotonic;
         match search.found {
-            // One search is enough for all that waits.
+            // The search was for all messages that wait.
             None => self.fail_recipient(id, &SendError::NotFound),
             Some(_) if !self.first_can_be_relayed(id) => {
                 let limit = self.send_queues.limits.relayed;

@@ -1,5 +1,5 @@
-//! Actions that applications ask for through their contexts, with their results as events:
-//! discoveries, searches and pings.
+//! Actions that applications ask for through their contexts: discoveries, searches and pings. Their
+//! results are events.
 
 use super::queue::Due;
 use super::{Discovery, Joining, Sim};
@@ -48,8 +48,8 @@ pub(super) struct Ping {
 }
 
 impl<H: Handler> Sim<H> {
-    /// Links a node to another at the first of its addresses that answers; `keep` has the first be
-    /// dialled again whenever the link is lost.
+    /// Links a node to another at the first of its addresses that answers. If `keep` is set, the first
+    /// address is dialled again whenever the link is lost.
     pub(super) fn link_to(
         &mut self,
         node: usize,
@@ -69,7 +69,7 @@ impl<H: Handler> Sim<H> {
         self.input(node, Input::Dial { operation, addresses, keep, purpose });
     }
 
-    /// Dials the addresses, then asks the nodes there for a place.
+    /// Dials the addresses, and asks each node that answers for a place.
     pub(super) fn join_addresses(
         &mut self,
         node: usize,
@@ -88,7 +88,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// The node is a member: a join is done.
+    /// Ends a join with success: the node is a member.
     pub(super) fn joined(&mut self, node: usize, action: ActionId) {
         let Some(running) = &mut self.nodes[node].running else { return };
         if running.joins.remove(&action).is_some() {
@@ -96,7 +96,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Nothing has come of one of the addresses of a join.
+    /// Notes that one of the addresses of a join has failed.
     pub(super) fn join_try_failed(&mut self, node: usize, action: ActionId, error: &str) {
         let Some(running) = &mut self.nodes[node].running else { return };
         let Some(trying) = running.joins.get_mut(&action) else { return };
@@ -156,7 +156,7 @@ impl<H: Handler> Sim<H> {
         self.queue.put(sent + round_trip, Due::Pong { ping });
     }
 
-    /// Asks a question for an action of a node's application.
+    /// Asks a query for an action of a node's application.
     fn ask_for(
         &mut self,
         node: usize,
@@ -171,7 +171,7 @@ impl<H: Handler> Sim<H> {
         Some(operation)
     }
 
-    /// Has a node ask the network; `None` if it does not run.
+    /// Has a node ask the network. Returns `None` if it is not running.
     pub(super) fn ask(&mut self, node: usize, what: QueryKind, depth: i32) -> Option<OperationId> {
         self.nodes[node].running.as_ref()?;
         let operation = self.next_operation();
@@ -179,7 +179,7 @@ impl<H: Handler> Sim<H> {
         Some(operation)
     }
 
-    /// The answer to a ping is here, unless the link has ended or is cut off.
+    /// Delivers the answer to a ping, unless the link has ended or is cut off.
     pub(super) fn pong(&mut self, ping: u64) {
         let Some(Ping { from, run, to, link, action, sent }) = self.pings.remove(&ping) else {
             return;
@@ -209,7 +209,7 @@ impl<H: Handler> Sim<H> {
         self.event(from, event);
     }
 
-    /// A query that an application has asked is over.
+    /// Reports that a query of an application has ended.
     pub(super) fn action_ended(&mut self, operation: OperationId, complete: bool) {
         let Some(Asked { node, run, action, kind }) = self.actions.remove(&operation) else {
             return;
@@ -296,14 +296,14 @@ mod tests {
         }
     }
 
-    /// Three nodes in a line.
+    /// Returns three nodes in a line.
     fn line() -> Sim<Results> {
         let network = Network { latency: Latency::Fixed(LATENCY), ..Network::default() };
         let mut sim = Sim::new(SimConfig { seed: 3, network, ..SimConfig::default() });
         for _ in 0..2 {
             sim.add(Results::default());
         }
-        // No dial reaches it, so that others relay what is sent to it.
+        // No dial reaches it, so messages to it are relayed.
         let hidden = NodeOptions { dialable: false, ..NodeOptions::default() };
         sim.add_with(hidden, Results::default());
         sim.connect(0, 1);
@@ -312,7 +312,7 @@ mod tests {
         sim
     }
 
-    /// Acts as node 0 and waits for what comes of it.
+    /// Acts as node 0, and waits for the result.
     fn result(
         sim: &mut Sim<Results>,
         act: impl FnOnce(&mut Context<'_>) -> ActionId,
@@ -428,7 +428,7 @@ mod tests {
         assert!(sim.run_until(Duration::from_secs(20), |sim| !sim.is_running(1)));
     }
 
-    /// The result of a connect or join, and whether it is a success.
+    /// Returns the result of a connect or join, and whether it is a success.
     fn outcome(event: &Event) -> Option<(ActionId, bool)> {
         match event {
             Event::NodeConnectCompleted { action, .. } | Event::NodeJoinCompleted { action } => {

@@ -1,5 +1,4 @@
-//! Dials, from the address to where there is a link, or none: the way of the connection. What becomes
-//! of it is the machine's decision.
+//! The connections of dials, up to the link or the failure. The machine decides what becomes of them.
 
 use std::collections::VecDeque;
 
@@ -23,17 +22,17 @@ use crate::peer::{
 pub(super) struct Dial {
     from: usize,
     run: u32,
-    /// The number that the dialling node's machine gave it.
+    /// The number of the dial in the machine of the dialling node.
     number: DialId,
     operation: Option<OperationId>,
     purpose: Purpose,
     /// The address that events name.
     address: Address,
-    /// Addresses that are tried if this try reaches no node, best first.
+    /// Addresses to try if this try reaches no node, best first.
     others: VecDeque<Address>,
-    /// The node that was reached, and in which run.
+    /// The node that was reached, and its run.
     to: Option<(usize, u32)>,
-    /// The other side's refusal, which is on its way.
+    /// The refusal of the other node, while it is on its way.
     refusal: Option<Reason>,
 }
 
@@ -110,7 +109,8 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// The dial of a node has a secured connection, unless something came in between.
+    /// Reports that the connection is secured, unless the nodes were cut off or the other one has
+    /// stopped.
     fn dial_secured(&mut self, serial: u64) {
         let Some(dial) = self.dials.get(&serial) else { return };
         let Some((to, run)) = dial.to else { return };
@@ -131,7 +131,7 @@ impl<H: Handler> Sim<H> {
         self.handle(from, input);
     }
 
-    /// The dialler may say Hello.
+    /// Sends the Hello of the dialler.
     pub(super) fn say_hello(&mut self, from: usize, number: DialId) {
         let Some(serial) = self.dial_of(from, number) else { return };
         let Some((to, _)) = self.dials.get(&serial).and_then(|dial| dial.to) else { return };
@@ -139,13 +139,13 @@ impl<H: Handler> Sim<H> {
         self.queue.put(arrives, Due::Dial { dial: serial, step: DialStep::Hello });
     }
 
-    /// The dialler's Hello is with the acceptor, which decides whether the connection is a link.
+    /// Takes the dialler's Hello at the acceptor, which decides about the connection.
     fn hello(&mut self, serial: u64) {
         let Some(dial) = self.dials.get(&serial) else { return };
         let (from, from_run, called) = (dial.from, dial.run, dial.address.clone());
         let Some((to, to_run)) = dial.to else { return };
         if self.is_cut(from, to) {
-            // Its time will run out.
+            // The dial will time out.
             return;
         }
         let latency = self.latency(from, to);
@@ -179,7 +179,7 @@ impl<H: Handler> Sim<H> {
         self.greet(link, ACCEPTOR);
     }
 
-    /// An end of a connection has the other's Hello: its machine decides.
+    /// Hands the other end's Hello to the machine of an end, which decides.
     pub(super) fn greet(&mut self, link: u64, side: usize) {
         let Some(Link { dial, ends, .. }) = self.links.get_mut(&link) else { return };
         let end = &mut ends[side];
@@ -188,7 +188,7 @@ impl<H: Handler> Sim<H> {
         let dial = match side {
             DIALLER => match self.dials.get(dial) {
                 Some(dial) => Some(dial.number),
-                // It was given up.
+                // The dial was given up.
                 None => return,
             },
             _ => None,
@@ -198,13 +198,13 @@ impl<H: Handler> Sim<H> {
         self.handle(node, Input::Greeted(Greeted { connection, dial, peer, candidate, unix }));
     }
 
-    /// A node refuses a connection that is not a link at its end, and tells the other side why.
+    /// Refuses a connection at one end, and tells the other end the reason.
     pub(super) fn refuse(&mut self, node: usize, serial: u64, reason: Reason) {
         let Some(link) = self.links.get_mut(&serial) else { return };
         let waits = |end: &End| end.node == node && end.state == State::Waiting;
         let Some(side) = link.ends.iter().position(waits) else { return };
         if side == ACCEPTOR {
-            // Its dialler waits for a Hello.
+            // The dialler waits for a Hello.
             let (dial, latency) = (link.dial, link.latency);
             let address = link.ends[ACCEPTOR].peer.address().clone();
             self.links.remove(&serial);
@@ -226,7 +226,7 @@ impl<H: Handler> Sim<H> {
         self.end(serial, side, LinkEnd { reason, by_peer: false }, None);
     }
 
-    /// A dial has its link, or will have none.
+    /// Ends a dial that has a link, or has failed.
     pub(super) fn dial_ended(
         &mut self,
         node: usize,
@@ -243,7 +243,8 @@ impl<H: Handler> Sim<H> {
             Err(error) => {
                 self.dial_failed(node, dial, &error.to_string());
                 if error == DialError::Timeout {
-                    // The other side may have a link by now: it learns that it is not wanted any more.
+                    // The other node may have a link by now, so it has to learn that the dial has
+                    // failed.
                     let of = |(at, link): (&u64, &Link)| (link.dial == serial).then_some(*at);
                     if let Some(link) = self.links.iter().find_map(of) {
                         self.end_abruptly(link, DIALLER, Reason::HandshakeTimeout);
@@ -290,7 +291,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// A node through which this one was to join has decided.
+    /// Takes the outcome of joining through a node.
     pub(super) fn join_ended(
         &mut self,
         node: usize,
@@ -318,7 +319,7 @@ impl<H: Handler> Sim<H> {
         self.nodes[node].running.as_ref()?.dials.get(&number).copied()
     }
 
-    /// Who is at an address, seen from a node.
+    /// Returns what answers at an address, seen from a node.
     pub(super) fn reachable(&self, from: usize, address: &Address) -> Reach {
         match node_at(address) {
             Some(to) if to >= self.nodes.len() => Reach::Nobody,
@@ -330,13 +331,13 @@ impl<H: Handler> Sim<H> {
     }
 }
 
-/// What is at an address.
+/// The answer at an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// Nothing answers.
+    /// No answer.
     Nobody,
-    /// The machine of this node answers that nobody listens.
+    /// A refusal: the node there is not running.
     NotRunning(usize),
-    /// This node.
+    /// The node there.
     Node(usize),
 }

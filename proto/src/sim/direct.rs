@@ -122,14 +122,14 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Says where a node has met another: its state folder knows, if it has one.
+    /// Answers where a node has met another, from its state folder if it has one.
     pub(super) fn look_up_addresses(&mut self, node: usize, id: NodeId) {
         let addresses: Vec<Address> =
             self.nodes[node].known.get(&id).cloned().into_iter().collect();
         self.input(node, Input::MetAt { id, addresses });
     }
 
-    /// Says how much a link is used.
+    /// Answers how much a link is used.
     pub(super) fn measure_use(&mut self, node: usize, connection: ConnectionId) {
         let Some(link) = self.links.get(&connection.0) else { return };
         let count = link.lanes.iter().map(|lane| lane.accepted).sum();

@@ -1,4 +1,4 @@
-//! How links come up, carry, and end.
+//! Links: how they come up, carry messages, and end.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::handler::Handler;
 use crate::peer::{ConnectionId, Input};
 
 impl<H: Handler> Sim<H> {
-    /// The machine of a node has admitted a connection: it is a link now.
+    /// Makes a connection a link at one end, as the machine there has admitted it.
     pub(super) fn link_up(&mut self, node: usize, serial: u64) {
         let lost =
             LinkEnd { reason: Reason::Lost("the connection is gone".into()), by_peer: false };
@@ -36,7 +36,7 @@ impl<H: Handler> Sim<H> {
         if side == DIALLER {
             self.stats.links += 1;
         } else {
-            // Before anything else that it says.
+            // Sent before all frames of this end.
             self.say(serial, side, Content::Hello);
         }
         self.event(node, Event::connected(peer));
@@ -44,7 +44,7 @@ impl<H: Handler> Sim<H> {
         self.fetches_linked(node);
     }
 
-    /// Leaves a link because the machine says so. The application is told first.
+    /// Begins to close a link for the machine. The application gets an event first.
     pub(super) fn leave_link(&mut self, node: usize, serial: u64, reason: Reason) {
         let Some(link) = self.links.get_mut(&serial) else { return };
         let Some(side) = link.side_of(node) else { return };
@@ -58,7 +58,7 @@ impl<H: Handler> Sim<H> {
         self.work.push_back(Work::Close { link: serial, side, reason });
     }
 
-    /// The application was told that this end leaves: it says goodbye now.
+    /// Says goodbye, now that the application has its event.
     pub(super) fn close(&mut self, serial: u64, side: usize, reason: Reason) {
         let Some(link) = self.links.get_mut(&serial) else { return };
         if matches!(link.ends[side].state, State::Leaving(_)) {
@@ -67,7 +67,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Ends a link behind what is queued; what still comes is heard.
+    /// Closes a link behind what is queued. What still arrives is delivered.
     pub(super) fn hang_up(&mut self, serial: u64, side: usize, reason: Reason) {
         let Some(link) = self.links.get_mut(&serial) else { return };
         let end = &mut link.ends[side];
@@ -84,7 +84,7 @@ impl<H: Handler> Sim<H> {
         self.say_goodbye(serial, side, reason);
     }
 
-    /// This end is over at once, without a goodbye; whoever is at the other learns of it.
+    /// Ends one end of a link at once, without a goodbye. The other end finds the connection broken.
     pub(super) fn end_abruptly(&mut self, serial: u64, side: usize, reason: Reason) {
         let Some(link) = self.links.get_mut(&serial) else { return };
         let reason = match &link.ends[side].state {
@@ -98,7 +98,7 @@ impl<H: Handler> Sim<H> {
         self.end(serial, side, LinkEnd { reason, by_peer: false }, None);
     }
 
-    /// What was sent by `side` has arrived.
+    /// Delivers what `side` has sent, up to now.
     pub(super) fn arrive(&mut self, serial: u64, side: usize) {
         loop {
             let Some(link) = self.links.get(&serial) else { return };
@@ -121,7 +121,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// The line of a link is free for what waits for it.
+    /// Goes on with what waits for the line of a link.
     pub(super) fn depart(&mut self, serial: u64, side: usize) {
         if let Some(link) = self.links.get_mut(&serial) {
             link.lanes[side].is_awaited = false;
@@ -129,7 +129,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Puts on the line what waits for it, as far as that is free.
+    /// Sends what waits for the line, until the line is busy.
     pub(super) fn pump(&mut self, serial: u64, side: usize) {
         let Some(link) = self.links.get(&serial) else { return };
         let (latency, [a, b]) = (link.latency, [link.ends[0].node, link.ends[1].node]);
@@ -157,7 +157,8 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// What was held of what `side` sent goes on, and needs at least this long.
+    /// Goes on with what `side` had sent and a partition has held back. It arrives after `time` at the
+    /// earliest.
     pub(super) fn resume(&mut self, serial: u64, side: usize, time: Duration) {
         let at = self.now + time;
         let Some(link) = self.links.get_mut(&serial) else { return };
@@ -169,8 +170,9 @@ impl<H: Handler> Sim<H> {
         self.pump(serial, side);
     }
 
-    /// Nodes were cut off from each other: each end of their links gives up once it has heard nothing
-    /// for too long. When it heard something last hangs on the pings, which are not simulated.
+    /// Starts the timers of links between nodes that are cut off from each other. Each end gives up
+    /// after `dead_after` of silence. Pings are not simulated, so the time of the last one before the
+    /// cut is drawn.
     pub(super) fn cut_links(&mut self) {
         let serials: Vec<_> = self.links.keys().copied().collect();
         for serial in serials {
@@ -190,8 +192,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Nodes that were cut off from each other are so no more, where they are not: what waited goes
-    /// on.
+    /// Goes on with what waits on links between nodes that are no longer cut off from each other.
     pub(super) fn mend_links(&mut self) {
         let is_mended =
             |link: &Link| link.cuts % 2 == 1 && !self.is_cut(link.ends[0].node, link.ends[1].node);
@@ -208,8 +209,8 @@ impl<H: Handler> Sim<H> {
         self.mend_streams();
     }
 
-    /// A node that was gone without a word is back, and knows nothing of its links: the other ends
-    /// learn that at the latest with their next ping.
+    /// Has the other ends of a node's links find out that the node was restarted. They do so with their
+    /// next ping at the latest.
     pub(super) fn find_ends_gone(&mut self, node: usize) {
         self.mend_links();
         let of = |link: &Link| link.ends.iter().position(|end| end.node == node);
@@ -230,7 +231,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// The other side's goodbye has not come in time.
+    /// Gives up waiting for the other side's goodbye.
     pub(super) fn impatient(&mut self, serial: u64, side: usize) {
         let state = self.links.get(&serial).map(|link| &link.ends[side].state);
         if matches!(state, Some(State::Closing(_))) {
@@ -238,7 +239,8 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Ends all that a node does. Its machine closes its connections, or is gone itself.
+    /// Ends the run of a node. If `closes` is set its machine closes the connections, else it is gone
+    /// from the network.
     pub(super) fn end_run(&mut self, node: usize, closes: bool) {
         let Some(running) = self.nodes[node].running.take() else { return };
         self.end_transfers(node, closes);
@@ -247,7 +249,7 @@ impl<H: Handler> Sim<H> {
             Some((*serial, side))
         };
         let mut serials: Vec<_> = running.handles.values().map(|handle| handle.link).collect();
-        // Connections that are not links yet are few, and found by looking at all of them.
+        // Connections that are not links yet are few, so all connections are searched for them.
         serials.extend(self.links.iter().filter_map(|link| {
             ends(link).filter(|(_, side)| link.1.ends[*side].state == State::Waiting).map(|e| e.0)
         }));
@@ -266,7 +268,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Stops a node in good order.
+    /// Stops a node gracefully.
     pub(super) fn begin_to_stop(&mut self, node: usize) {
         let run = self.nodes[node].run;
         let Some(running) = &mut self.nodes[node].running else { return };
@@ -275,7 +277,7 @@ impl<H: Handler> Sim<H> {
         }
         self.handle(node, Input::Stopping);
         self.event(node, Event::NodeRequestToStop);
-        // What the application says now still goes out.
+        // Messages that the application sends now still go out.
         self.settle();
         self.handle(node, Input::Stop { hand_over: false });
         self.settle();
@@ -317,7 +319,7 @@ impl<H: Handler> Sim<H> {
                     let link_end = LinkEnd { reason: reason.clone(), by_peer: false };
                     self.end(serial, side, link_end, Some(received));
                 }
-                // It is no link here, and will be none.
+                // It is not a link at this end, and will not be one.
                 State::Waiting => self.end_abruptly(serial, side, reason),
                 State::Up | State::Gone => {
                     let received_here = link.lanes[other(side)].delivered;
@@ -341,7 +343,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// How long a sender may not know that a message was delivered.
+    /// Returns the longest time for which a sender may not know that a message was delivered.
     fn unknown(&self, serial: u64) -> Duration {
         let latency = self.links.get(&serial).map(|link| link.latency).unwrap_or_default();
         latency + self.config.ack_delay
@@ -362,8 +364,9 @@ impl<H: Handler> Sim<H> {
         self.queue.put(self.now + self.config.flush_timeout, Due::Patience { link: serial, side });
     }
 
-    /// This end is over: the application hears what was lost, then the overlay and it hear of the
-    /// end. `confirmed` is what the other side said to have received.
+    /// Ends one end of a link. The application first gets the event about lost messages. Then the
+    /// machine and the application learn of the end. `confirmed` is the number of messages that the
+    /// other side has received, as its goodbye says.
     pub(super) fn end(
         &mut self,
         serial: u64,
@@ -398,7 +401,7 @@ impl<H: Handler> Sim<H> {
         self.stop_once_alone(node);
     }
 
-    /// A node that is to stop is gone once it has no link left.
+    /// Ends a stopping node that has no link left.
     fn stop_once_alone(&mut self, node: usize) {
         let run = self.nodes[node].run;
         let running = self.nodes[node].running.as_ref();

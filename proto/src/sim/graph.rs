@@ -8,15 +8,15 @@ use super::Sim;
 use crate::handler::Handler;
 
 impl<H: Handler> Sim<H> {
-    /// The links that are up at both ends, each once: from the node that dialled to the other.
+    /// Returns the links that are up at both ends, each once: from the node that dialled to the other.
     #[must_use]
     pub fn links(&self) -> Vec<(usize, usize)> {
         let up = self.links.values().filter(|link| link.is_up());
         up.map(|link| (link.ends[0].node, link.ends[1].node)).collect()
     }
 
-    /// The nodes that hang together by links, of all that run and are `wanted`: each part with its
-    /// nodes in order, the largest first.
+    /// Returns the connected components of the nodes that run and are `wanted`, the largest first, each
+    /// with its nodes in order.
     #[must_use]
     pub fn components(&self, wanted: impl Fn(usize) -> bool) -> Vec<Vec<usize>> {
         let is_there: Vec<_> =
@@ -44,8 +44,8 @@ impl<H: Handler> Sim<H> {
         components
     }
 
-    /// How soon each node can be reached from one over the links that there are, if every node passed
-    /// on at once what it gets; `None` for those that can't.
+    /// Returns the shortest time in which each node can be reached from one, if all nodes pass messages
+    /// on at once; `None` for nodes that can't be reached.
     #[must_use]
     pub fn distances(&self, from: usize) -> Vec<Option<Duration>> {
         let neighbours = self.neighbours();
@@ -65,7 +65,7 @@ impl<H: Handler> Sim<H> {
         distances
     }
 
-    /// For each node those that it has links with, and how far they are.
+    /// Returns for each node its neighbours and their latencies.
     fn neighbours(&self) -> Vec<Vec<(usize, Duration)>> {
         let mut neighbours = vec![Vec::new(); self.len()];
         for link in self.links.values().filter(|link| link.is_up()) {

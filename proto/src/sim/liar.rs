@@ -1,4 +1,4 @@
-//! What a node that lies sends in place of what its overlay said.
+//! Nodes that lie: what they send in place of what their overlay says.
 
 use std::collections::VecDeque;
 
@@ -14,28 +14,28 @@ use crate::frame::membership::Probe;
 use crate::id::{Key, SIGNATURE_LEN};
 use crate::node_record::NodeRecord;
 
-/// Old broadcasts that are kept to be sent again.
+/// Number of old broadcasts that are kept to be sent again.
 const OLD: usize = 64;
 
-/// Nodes that there are not have numbers from here on: nobody has their addresses.
+/// First number of made-up nodes. No node has their addresses.
 const NOBODY: usize = 1 << 20;
 
-/// What a node that lies does to what its overlay sends.
+/// The way in which a node lies.
 ///
-/// All of them tell of nodes that there are not: of made-up identities, properly signed, at addresses
-/// where nobody is or at the liar's own.
+/// All liars make up nodes: with made-up identities, properly signed, at addresses that belong to no
+/// node or to the liar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Lies {
-    /// Passes no broadcast on, though it says that it has them.
+    /// Passes no broadcast on, but claims to have them.
     Drops,
-    /// Changes what broadcasts say.
+    /// Changes broadcasts.
     Alters,
     /// Sends an old broadcast with each that it passes on.
     Replays,
 }
 
-/// The lies of one node.
+/// The state of a node that lies.
 #[derive(Debug)]
 pub(super) struct Liar {
     how: Lies,
@@ -49,7 +49,7 @@ impl Liar {
         Self { how, here, chance: ChaCha8Rng::from_seed(seed), old: VecDeque::new() }
     }
 
-    /// The frames that go out in place of this one.
+    /// Returns the frames that are sent in place of one.
     pub(super) fn tell(&mut self, unix: u64, frame: Frame) -> Vec<Frame> {
         match frame {
             Frame::Broadcast(batch) => self.pass_on(batch),
@@ -67,7 +67,7 @@ impl Liar {
         }
     }
 
-    /// Changes what a probe, or its answer, says.
+    /// Changes a probe or its answer.
     pub(super) fn change_probe(&mut self, unix: u64, probe: &mut Probe) {
         self.invent(unix, &mut probe.records);
     }
@@ -94,7 +94,8 @@ impl Liar {
         }
     }
 
-    /// The record of a node that there is not: half of them point nowhere, half to the liar.
+    /// Returns the record of a made-up node. Half of them have an address of no node, half that of the
+    /// liar.
     fn made_up(&mut self, unix: u64) -> NodeRecord {
         let mut secret = [0; 32];
         self.chance.fill_bytes(&mut secret);
@@ -111,10 +112,10 @@ impl Liar {
     }
 }
 
-/// A batch whose last broadcast says something else, under the signature that it had.
+/// Returns a batch whose last broadcast is changed, under the old signature.
 fn altered(batch: &Batch) -> Option<Batch> {
     let mut body = batch.body().to_vec();
-    // The last byte of the last content stands before the signature.
+    // The last byte of the last content comes right before the signature.
     let at = body.len().checked_sub(SIGNATURE_LEN + 1)?;
     *body.get_mut(at)? ^= 1;
     Batch::decode(body.into()).ok().filter(|altered| altered.items != batch.items)

@@ -1,4 +1,4 @@
-//! A link between two nodes: what waits for its line, what is under way, and how it ends.
+//! A link between two nodes: its queues, its line, and its ends.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub(super) const DIALLER: usize = 0;
 /// The end of the node that was dialled.
 pub(super) const ACCEPTOR: usize = 1;
 
-/// The other end.
+/// Returns the other end.
 pub(super) fn other(side: usize) -> usize {
     1 - side
 }
@@ -24,13 +24,13 @@ pub(super) fn other(side: usize) -> usize {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) latency: Duration,
-    /// The dial that it came from.
+    /// The dial that made it.
     pub(super) dial: u64,
-    /// By side.
+    /// The ends, by side.
     pub(super) ends: [End; 2],
-    /// What each side sends.
+    /// The queues and the line of each side.
     pub(super) lanes: [Lane; 2],
-    /// Counts how often it was cut off and came back.
+    /// Number of times that it was cut off and that it came back.
     pub(super) cuts: u32,
 }
 
@@ -38,35 +38,35 @@ pub(super) struct Link {
 #[derive(Debug)]
 pub(super) struct End {
     pub(super) node: usize,
-    /// Which of the node's runs.
+    /// The run of the node that this end belongs to.
     pub(super) run: u32,
     /// The node at the other end, as this one sees it.
     pub(super) peer: Peer,
     pub(super) candidate: Candidate,
     pub(super) state: State,
-    /// Its machine has the other end's Hello. If it waits nevertheless, it replaces a link that has not
-    /// ended yet, and what comes in waits too.
+    /// The machine has the other end's Hello. If the state is `Waiting` nevertheless, the connection
+    /// waits for the end of the link that it replaces, and all that arrives waits with it.
     pub(super) greeted: bool,
-    /// When something came last.
+    /// Time of the last arrival.
     pub(super) heard: Instant,
 }
 
-/// What an end of a link is.
+/// The state of an end of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum State {
     /// Not a link yet: Hello has not come, or the link that it replaces has not ended.
     Waiting,
-    /// Up.
+    /// A link.
     Up,
-    /// To be closed for this reason, once the application was told.
+    /// To be closed for this reason, once the application has its event.
     Leaving(Reason),
-    /// Goodbye is said, and not answered yet; nothing more is taken to be sent.
+    /// Goodbye is said and not answered yet. Nothing more can be sent.
     Closing(Reason),
-    /// Not there any more.
+    /// Ended.
     Gone,
 }
 
-/// What one side of a link sends.
+/// The queues of one side of a link, and what is on the line.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     /// Frames of the overlay that wait for the line, and their bytes.
@@ -75,61 +75,61 @@ pub(super) struct Lane {
     /// Application messages that wait for the line, and their bytes.
     application: VecDeque<Parcel>,
     application_bytes: usize,
-    /// What is under way, and when it arrives.
+    /// What is on its way, with the time of its arrival.
     flight: VecDeque<(Instant, Parcel)>,
-    /// When the line is free.
+    /// Time from which the line is free.
     free: Instant,
-    /// When the last that is under way arrives.
+    /// Time of the last arrival of what is on its way.
     last: Instant,
     /// The queue says when the line is free for what waits.
     pub(super) is_awaited: bool,
     /// Something has arrived and waits.
     pub(super) held: bool,
-    /// Application messages accepted in all.
+    /// Number of application messages that were accepted.
     pub(super) accepted: u64,
-    /// Application messages that the other side's application has got.
+    /// Number of application messages that were delivered at the other side.
     pub(super) delivered: u64,
-    /// When the last of them were, as long as the sender can't know.
+    /// Times of the last deliveries that the sender may not know of.
     recent: VecDeque<Instant>,
 }
 
-/// Something on its way.
+/// Something that one side sends.
 #[derive(Debug)]
 pub(super) struct Parcel {
     pub(super) bytes: usize,
     pub(super) content: Content,
 }
 
-/// What is on its way.
+/// The content of a parcel.
 #[derive(Debug)]
 pub(super) enum Content {
     /// The acceptor's Hello: it has admitted the dialler.
     Hello,
     /// A frame of the overlay.
     Frame(Frame),
-    /// The application's.
+    /// A message of the application.
     Message(Message),
-    /// The application's request, with the number that its reply has.
+    /// A request of the application, with the number of its reply.
     Request { request: u64, name: String, message: Message },
     /// The reply to a request.
     Reply { request: u64, outcome: Result<Message, Refusal> },
-    /// The sender ends the link; how many messages it got.
+    /// The end of the link, with the number of messages that the sender has received.
     Goodbye(Reason, u64),
     /// The sender's end was closed without a goodbye.
     Reset,
 }
 
-/// A lane has no room.
+/// The error of a queue without room.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
 impl Link {
-    /// Returns which end a node has; `None` if it has none.
+    /// Returns the side of a node; `None` if it has none.
     pub(super) fn side_of(&self, node: usize) -> Option<usize> {
         self.ends.iter().position(|end| end.node == node)
     }
 
-    /// Whether both ends are up.
+    /// Returns whether both ends are up.
     pub(super) fn is_up(&self) -> bool {
         self.ends.iter().all(|end| end.state == State::Up)
     }
@@ -140,19 +140,19 @@ impl Link {
 }
 
 impl End {
-    /// Whether what comes has to wait.
+    /// Returns whether what arrives has to wait.
     pub(super) fn is_to_wait(&self) -> bool {
         self.greeted && self.state == State::Waiting
     }
 
-    /// Whether the node has this link: it was up, and has not ended.
+    /// Returns whether the node has this link: it was up, and has not ended.
     pub(super) fn is_there(&self) -> bool {
         !matches!(self.state, State::Waiting | State::Gone)
     }
 }
 
 impl Lane {
-    /// Whether it is so full that what can do without is not sent.
+    /// Returns whether frames that can be spared should not be queued.
     pub(super) fn is_crowded(&self, config: &Config) -> bool {
         self.control_bytes > config.control_queue / 2
     }
@@ -162,7 +162,7 @@ impl Lane {
         !self.application.is_empty()
     }
 
-    /// Takes a frame of the overlay.
+    /// Queues a frame of the overlay.
     pub(super) fn control(&mut self, parcel: Parcel, config: &Config) -> Result<(), Full> {
         if self.control_bytes >= config.control_queue {
             return Err(Full);
@@ -171,13 +171,13 @@ impl Lane {
         Ok(())
     }
 
-    /// Takes what the link itself has to say.
+    /// Queues a frame of the link itself, without a limit.
     pub(super) fn urgent(&mut self, parcel: Parcel) {
         self.control_bytes += parcel.bytes;
         self.control.push_back(parcel);
     }
 
-    /// Takes an application message; an empty lane takes any.
+    /// Queues an application message. An empty queue takes a message of any size.
     pub(super) fn application(&mut self, parcel: Parcel, config: &Config) -> Result<(), Full> {
         let filled = self.application_bytes + parcel.bytes;
         if self.application_bytes > 0 && filled > config.peer_queue {
@@ -189,7 +189,7 @@ impl Lane {
         Ok(())
     }
 
-    /// Takes the reply to a request. It waits for room on a real node, so it is never refused here.
+    /// Queues the reply to a request. On a real node it waits for room, so it is never refused here.
     pub(super) fn reply(&mut self, parcel: Parcel) {
         self.application_bytes += parcel.bytes;
         self.accepted += 1;
@@ -202,7 +202,7 @@ impl Lane {
         self.application.iter().filter(is_reply).count()
     }
 
-    /// Takes what is said last: behind all that waits.
+    /// Queues the last content, behind all that waits.
     pub(super) fn last(&mut self, content: Content) {
         let parcel = Parcel { bytes: 0, content };
         match self.application.is_empty() {
@@ -211,15 +211,15 @@ impl Lane {
         }
     }
 
-    /// Drops what waits.
+    /// Drops all that waits.
     pub(super) fn drop_waiting(&mut self) {
         self.control.clear();
         self.application.clear();
         (self.control_bytes, self.application_bytes) = (0, 0);
     }
 
-    /// Puts the next frame on the line, where that is free. Returns when it arrives, and when the
-    /// line is free for the one behind it, where there is one.
+    /// Puts the next frame on the line, if that is free. Returns when the frame arrives, and when the
+    /// line is free for the one behind it, if there is one.
     pub(super) fn depart(
         &mut self,
         now: Instant,
@@ -256,7 +256,7 @@ impl Lane {
         (!std::mem::replace(&mut self.is_awaited, true)).then_some(self.free)
     }
 
-    /// What has arrived by `now`, one at a time.
+    /// Returns what has arrived by `now`, one at a time.
     pub(super) fn arrived(&mut self, now: Instant) -> Option<Content> {
         if self.held || self.flight.front()?.0 > now {
             return None;
@@ -264,7 +264,8 @@ impl Lane {
         self.flight.pop_front().map(|(_, parcel)| parcel.content)
     }
 
-    /// What was held goes on, and arrives at `at` at the earliest. Returns when the first does.
+    /// Goes on with what was held back. It arrives at `at` at the earliest. Returns the time of the
+    /// first arrival.
     pub(super) fn resume(&mut self, at: Instant) -> Option<Instant> {
         self.held = false;
         for (arrival, _) in &mut self.flight {
@@ -274,8 +275,8 @@ impl Lane {
         self.flight.front().map(|(arrival, _)| *arrival)
     }
 
-    /// An application message was given to the other side's application; `unknown` is the longest
-    /// that the sender may not know of it.
+    /// Notes that an application message was delivered. `unknown` is the longest time for which the
+    /// sender may not know it.
     pub(super) fn delivered(&mut self, now: Instant, unknown: Duration) {
         self.delivered += 1;
         while self.recent.front().is_some_and(|at| *at + unknown < now) {
@@ -284,13 +285,13 @@ impl Lane {
         self.recent.push_back(now);
     }
 
-    /// How many messages the sender knows of that they were delivered.
+    /// Returns the number of messages that the sender knows to be delivered.
     pub(super) fn confirmed(&self, now: Instant, unknown: Duration) -> u64 {
         let unknown = self.recent.iter().filter(|at| **at + unknown >= now).count();
         self.delivered.saturating_sub(unknown as u64)
     }
 
-    /// Messages, requests and replies of the application that wait for the line.
+    /// Returns the number of messages, requests and replies that wait for the line.
     pub(super) fn unsent(&self) -> u64 {
         let is_counted = |parcel: &&Parcel| {
             let content = &parcel.content;

@@ -1,54 +1,54 @@
-//! What lies between nodes: how long the way from one to another is, and where each can be dialled.
+//! The network between nodes: latencies, bandwidth, and addresses.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::address::{Address, DEFAULT_PORT};
 
-/// What lies between nodes.
+/// The network between nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
-    /// How long a byte takes from one node to another, one way.
+    /// The time that a byte takes from one node to another.
     pub latency: Latency,
-    /// At most this much longer, drawn anew for each frame; frames of one link stay in order.
+    /// The longest additional time, drawn for each frame. Frames of one link stay in order.
     pub jitter: Duration,
-    /// Bytes a second that a link carries, each way; `None` where they don't matter. What does not
-    /// fit waits in the link's lanes as on a real node: frames of the overlay before messages.
+    /// Bytes per second that a link carries in each direction; `None` for no limit. Frames that do not
+    /// fit wait in the link's queues, as on a real node: those of the overlay before messages.
     pub bandwidth: Option<u64>,
 }
 
-/// How long a byte takes from one node to another, one way: the same both ways, drawn once for two
-/// nodes.
+/// The time that a byte takes from one node to another. It is the same in both directions, and drawn
+/// once for each pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Latency {
     /// The same for all.
     Fixed(Duration),
-    /// Any between two bounds, as likely as any other.
+    /// Drawn evenly between two bounds.
     Uniform {
-        /// The least.
+        /// The lower bound.
         min: Duration,
-        /// The most.
+        /// The upper bound.
         max: Duration,
     },
-    /// Nodes spread over six regions of the world. Within a region about 5 to 35 ms, between regions
-    /// 40 to 170 ms. A model, made to have the two humps that measurements of the internet have; no
-    /// measurement itself.
+    /// Nodes spread over six regions of the world. The latency is about 5 to 35 ms within a region, and
+    /// 40 to 170 ms between regions. This is a model with the two humps that measurements of the
+    /// internet show, not a measurement.
     ///
-    /// Each node has a place on a plane on which a microsecond is the unit of length: its region's
-    /// centre and up to 10 ms to each side. The latency is the distance of the two places and both
-    /// nodes' way to the nearest exchange, 1 to 8 ms each.
+    /// Each node has a point on a plane whose unit of length is a microsecond: the centre of its
+    /// region, and up to 10 ms to each side. The latency is the distance of the two points and both
+    /// nodes' time to the nearest exchange, 1 to 8 ms each.
     Internet,
 }
 
 impl Default for Network {
-    /// [`Latency::Internet`], no jitter, bandwidth that does not matter.
+    /// Returns [`Latency::Internet`] without jitter and without a limit of bandwidth.
     fn default() -> Self {
         Self { latency: Latency::Internet, jitter: Duration::ZERO, bandwidth: None }
     }
 }
 
-/// Where the regions lie, in microseconds, and how many of 16 nodes are there.
+/// The centres of the regions, in microseconds, and the share of nodes there, in sixteenths.
 const REGIONS: [(i64, i64, u64); 6] = [
     (0, 0, 3),             // America, north-east
     (-30_000, 5_000, 2),   // America, west
@@ -62,7 +62,7 @@ const REGIONS: [(i64, i64, u64); 6] = [
 const SPREAD: i64 = 10_000;
 
 impl Latency {
-    /// The latency between nodes `a` and `b`; none from a node to itself.
+    /// Returns the latency between nodes `a` and `b`; zero from a node to itself.
     pub(super) fn between(self, seed: u64, a: usize, b: usize) -> Duration {
         if a == b {
             return Duration::ZERO;
@@ -84,7 +84,7 @@ impl Latency {
     }
 }
 
-/// Where a node is on the plane, and its way to the nearest exchange.
+/// Returns a node's point on the plane, and its time to the nearest exchange.
 fn place(seed: u64, node: usize) -> (i64, i64, u64) {
     let mut drawn = mix(seed ^ mix(0x9_1ace ^ ((node as u64) << 20)));
     let mut below = |bound: u64| {
@@ -103,7 +103,7 @@ fn place(seed: u64, node: usize) -> (i64, i64, u64) {
     (x, y, 1000 + below(7001))
 }
 
-/// Well mixed bits (the finalizer of splitmix64: Steele, Lea, Flood, 2014).
+/// Mixes bits (the finalizer of splitmix64: Steele, Lea, Flood, 2014).
 pub(super) fn mix(bits: u64) -> u64 {
     let bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -111,14 +111,14 @@ pub(super) fn mix(bits: u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
-/// First octets that public IPv4 addresses are taken from: 11 to 99, none of which is special.
+/// First octets of the public IPv4 addresses: 11 to 99, none of which is special.
 const FIRST: usize = 11;
 const FIRSTS: usize = 89;
 
-/// How many nodes have an IPv4 /16 of their own.
+/// Number of nodes that have an IPv4 /16 of their own.
 const GROUPS: usize = FIRSTS * 256;
 
-/// The public IPv4 address of a node: the first 22,784 each have a /16 of their own.
+/// Returns the public IPv4 address of a node. The first 22,784 each have a /16 of their own.
 pub(super) fn public_ip(node: usize) -> Ipv4Addr {
     let (group, rank) = (node % GROUPS, node / GROUPS + 1);
     let octet = |n: usize| u8::try_from(n % 256).unwrap_or_default();
@@ -130,13 +130,14 @@ pub(super) fn public_ip(node: usize) -> Ipv4Addr {
     )
 }
 
-/// The address that a node behind a NAT has in its own network, where no other node reaches it.
+/// Returns the address of a node behind a NAT in its own network, where no other node reaches it.
 pub(super) fn private_ip(node: usize) -> Ipv4Addr {
     let octet = |n: usize| u8::try_from(n % 254 + 1).unwrap_or_default();
     Ipv4Addr::new(192, 168, octet(node / 254), octet(node))
 }
 
-/// Which node has an address, if any has. The port has to be the one that nodes listen on.
+/// Returns the node that has an address, if there is one. The port has to be the one that nodes listen
+/// on.
 pub(super) fn node_at(address: &Address) -> Option<usize> {
     let IpAddr::V4(ip) = address.socket()?.ip() else { return None };
     let [a, b, c, d] = ip.octets().map(usize::from);
@@ -145,7 +146,7 @@ pub(super) fn node_at(address: &Address) -> Option<usize> {
     (address.port == DEFAULT_PORT && public_ip(node) == ip).then_some(node)
 }
 
-/// An IP address with the port that nodes listen on.
+/// Returns an IP address with the port that nodes listen on.
 pub(super) fn address(ip: Ipv4Addr) -> Address {
     Address::from_socket(SocketAddr::new(ip.into(), DEFAULT_PORT))
 }

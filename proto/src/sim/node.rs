@@ -1,4 +1,4 @@
-//! A node of a simulation: what outlives its runs, and what a run has.
+//! A node of a simulation: the state that outlives its runs, and the state of a run.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -20,41 +20,42 @@ use crate::id::{Hash, Key, NodeId};
 use crate::peer::{DialId, Machine};
 use crate::time::{Instant, Now};
 
-/// What kind of node to add.
+/// Options of a node to add.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeOptions {
-    /// What it calls itself; `None` for `n` and its number.
+    /// Its name; `None` for `n` and its number.
     pub name: Option<String>,
-    /// Whether others can dial it. One that can't be dialled is behind a NAT: dials and probes of it
-    /// find nobody, and it dials as any other.
+    /// Others can dial it. A node that can't be dialled is behind a NAT: dials and probes of it get no
+    /// answer, but it can dial others.
     pub dialable: bool,
-    /// Whether its links are made by hand only: it is never a member.
+    /// Its links are made by hand only: it is never a member.
     pub manual: bool,
-    /// Whether it lies, and how.
+    /// The way in which it lies, if it does.
     pub lies: Option<Lies>,
-    /// Whether it has a state folder: when it is started again it knows whom it was linked with, and
-    /// has the broadcasts that it had.
+    /// It has a state folder: after a restart it knows the peers that it was linked with, and has its
+    /// broadcasts.
     pub state: bool,
-    /// Milliseconds that its clock is ahead of the right time; negative if it is behind.
+    /// Milliseconds by which its clock is ahead of the right time; negative if it is behind.
     pub clock: i64,
 }
 
-/// How a node's joining stands.
+/// The state of a node's join.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Joining {
-    /// It was not told to join.
+    /// It was not asked to join.
     #[default]
     No,
     /// It is under way.
     Trying,
     /// It is a member.
     Joined,
-    /// It came to nothing, for this reason.
+    /// It has failed, for this reason.
     Failed(String),
 }
 
 impl Default for NodeOptions {
-    /// A node that can be dialled, finds its own neighbours, is honest and keeps nothing.
+    /// Returns the options of a node that can be dialled, finds its own neighbours, is honest, and has
+    /// no state folder.
     fn default() -> Self {
         Self { name: None, dialable: true, manual: false, lies: None, state: false, clock: 0 }
     }
@@ -67,18 +68,18 @@ pub(super) struct Node<H> {
     pub(super) options: NodeOptions,
     pub(super) liar: Option<Liar>,
     pub(super) app: H,
-    /// Counts its starts.
+    /// Number of its starts.
     pub(super) run: u32,
     pub(super) running: Option<Running>,
-    /// Gone without a word: what is sent to it is not even refused.
+    /// Gone without a word. Not even refusals come from its address.
     pub(super) vanished: bool,
-    /// The part of the network that it is in, where that is split.
+    /// Its group in a partition.
     pub(super) part: usize,
     pub(super) joining: Joining,
-    /// What its state folder has.
+    /// The content of its state folder.
     pub(super) known: BTreeMap<NodeId, Address>,
     pub(super) kept: Vec<Batch>,
-    /// Queries that came in.
+    /// Number of queries that have arrived.
     pub(super) queries: u64,
     pub(super) disk: RefCell<Disk>,
     pub(super) shares: BTreeMap<Hash, SimulatedShare>,
@@ -86,10 +87,10 @@ pub(super) struct Node<H> {
     pub(super) uploaded: u64,
 }
 
-/// What a node has while it runs.
+/// The state of a node while it runs.
 pub(super) struct Running {
     pub(super) machine: Machine,
-    /// Moment of its start.
+    /// Time of its start.
     pub(super) started: Instant,
     /// Reading of its clock at its start, in milliseconds since 1970.
     pub(super) epoch: u64,
@@ -100,10 +101,10 @@ pub(super) struct Running {
     pub(super) actions: Cell<u64>,
     /// The application's timers.
     pub(super) timers: Timers,
-    /// Joins that the application asked for and that are under way, each with the number of addresses
-    /// of which nothing has come yet.
+    /// Joins of the application that are under way, with the number of addresses that are still being
+    /// tried.
     pub(super) joins: BTreeMap<ActionId, usize>,
-    /// Dials under way, by their numbers in the machine.
+    /// Numbers of the dials under way, by their numbers in the machine.
     pub(super) dials: BTreeMap<DialId, u64>,
     /// Time at which the queue wakes the machine.
     pub(super) wake: Option<Instant>,
@@ -126,7 +127,7 @@ pub(super) struct Handle {
     pub(super) peer: Peer,
 }
 
-/// Peers that a state folder remembers.
+/// Maximum number of peers in a state folder.
 const MAX_KNOWN: usize = 128;
 
 impl<H> Node<H> {
@@ -159,7 +160,7 @@ impl<H> Node<H> {
         }
     }
 
-    /// Where it says that it listens.
+    /// Returns the IP address that it announces.
     pub(super) fn listens(&self, index: usize) -> Ipv4Addr {
         match self.options.dialable {
             true => public_ip(index),
@@ -172,19 +173,19 @@ impl<H> Node<H> {
         unix.saturating_add_signed(self.options.clock)
     }
 
-    /// This run, if it is the one that is meant.
+    /// Returns the present run if it has this number.
     pub(super) fn run(&mut self, run: u32) -> Option<&mut Running> {
         self.running.as_mut().filter(|_| self.run == run)
     }
 
-    /// Remembers a peer, where it has a state folder.
+    /// Remembers a peer, if the node has a state folder.
     pub(super) fn remember(&mut self, peer: &Peer) {
         if self.options.state && self.known.len() < MAX_KNOWN {
             self.known.insert(peer.id(), peer.address().clone());
         }
     }
 
-    /// Keeps broadcasts, where it has a state folder.
+    /// Keeps broadcasts, if the node has a state folder.
     pub(super) fn keep(&mut self, batch: Batch) {
         if self.options.state {
             self.kept.push(batch);
@@ -192,7 +193,7 @@ impl<H> Node<H> {
     }
 }
 
-/// What a node's application sees.
+/// The view of a node's application.
 pub(super) struct Seen<'a> {
     pub(super) id: NodeId,
     pub(super) name: &'a str,
@@ -241,7 +242,7 @@ impl World for Seen<'_> {
     }
 }
 
-/// Bytes drawn from a seed for one purpose.
+/// Draws bytes from a seed for one purpose.
 pub(super) fn draw(seed: u64, purpose: &str, numbers: [u64; 2]) -> [u8; 32] {
     let [a, b] = numbers.map(u64::to_le_bytes);
     *Hash::of_parts(&[b"peerkit sim", &seed.to_le_bytes(), &a, &b, purpose.as_bytes()]).as_bytes()

@@ -1,4 +1,4 @@
-//! Probes: a question and an answer on a stream of its own, without a link.
+//! Probes: a request and an answer on a stream of their own, without a link.
 
 use std::collections::VecDeque;
 
@@ -18,16 +18,16 @@ pub(super) struct Probing {
     from: usize,
     run: u32,
     id: NodeId,
-    /// Those that are still to be tried.
+    /// Addresses that are still to be tried.
     addresses: VecDeque<Address>,
     probe: Probe,
-    /// Who is being asked.
+    /// The node that is being asked.
     to: usize,
     answer: Option<Probe>,
 }
 
 impl<H: Handler> Sim<H> {
-    /// Tells a node something, at the first of its addresses where it answers.
+    /// Sends a probe to a node, at the first of its addresses where it answers.
     pub(super) fn probe(
         &mut self,
         from: usize,
@@ -107,7 +107,7 @@ impl<H: Handler> Sim<H> {
         self.handle(to, Input::ProbeReceived { operation, from: asker, probe });
     }
 
-    /// A node has answered a probe.
+    /// Sends a node's answer to a probe.
     pub(super) fn probe_answered(&mut self, to: usize, serial: u64, mut answer: Probe) {
         let unix = self.unix();
         if let Some(liar) = &mut self.nodes[to].liar {

@@ -1,4 +1,4 @@
-//! What is going to happen, in order.
+//! The queue of future events, in the order of their times.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -6,35 +6,35 @@ use std::collections::BinaryHeap;
 use crate::files::fetch::SourceId;
 use crate::time::Instant;
 
-/// Things that are due, by time; at the same time in the order in which they were put in.
+/// Future events by time; those of the same time in the order in which they were added.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     heap: BinaryHeap<Reverse<Entry>>,
     sequence: u64,
 }
 
-/// What is due.
+/// A future event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
-    /// A node's overlay has something to do, if this is still when it is to be woken.
+    /// The deadline of a node's machine, unless that has changed since.
     Wake { node: usize },
-    /// What was sent on a link by this side arrives.
+    /// The arrival of what one side of a link has sent.
     Arrive { link: u64, side: usize },
-    /// A link's line is free for the next frame of this side.
+    /// The line of one side of a link is free for the next frame.
     Depart { link: u64, side: usize },
-    /// This end of a link has heard nothing for too long, if it is still cut off as it was then.
+    /// One end of a link has been silent for too long, if it is still cut off as it was.
     Silent { link: u64, side: usize, cuts: u32 },
-    /// This end has waited long enough for the other's goodbye.
+    /// One end of a link has waited long enough for the other's goodbye.
     Patience { link: u64, side: usize },
-    /// This end learns that nobody is at the other any more.
+    /// One end of a link finds out that the other is gone.
     Lost { link: u64, side: usize },
-    /// A dial goes on.
+    /// The next step of a dial.
     Dial { dial: u64, step: DialStep },
-    /// A probe goes on.
+    /// The next step of a probe.
     Probe { probe: u64, step: ProbeStep },
-    /// The answer to an application's ping over a link is due.
+    /// The arrival of the answer to a ping over a link.
     Pong { ping: u64 },
-    /// The time for the reply to a request is over, unless it has come.
+    /// The deadline of a request.
     NoReply { request: u64 },
     /// A stream of a fetch goes on.
     Stream { stream: u64, step: StreamStep },
@@ -44,37 +44,37 @@ pub(super) enum Due {
     SourceUnreachable { fetch: u64, source: SourceId },
     /// A timer of a node's application expires, unless it was cancelled.
     Timer { node: usize, run: u32 },
-    /// A node that is to stop has waited long enough for its links to end.
+    /// The deadline of a node that is stopping, for its links to end.
     Stopped { node: usize, run: u32 },
 }
 
-/// How far a dial is.
+/// A step of a dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DialStep {
-    /// Nobody listens there.
+    /// A refusal has arrived: the node there is not running.
     NobodyListens,
-    /// Nothing came back.
+    /// There was no answer in time.
     NoAnswer,
-    /// The connection is there, and secured.
+    /// The connection is secured.
     Secured,
-    /// The dialler's Hello is with the other side.
+    /// The dialler's Hello has arrived.
     Hello,
-    /// The other side's refusal is with the dialler.
+    /// The other side's refusal has arrived.
     Refused,
-    /// The other side went away instead of saying Hello.
+    /// The other side has closed the connection instead of saying Hello.
     Lost,
-    /// Nothing has come of it in time.
+    /// The handshake has taken too long.
     Overdue,
 }
 
-/// How far a probe is.
+/// A step of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ProbeStep {
-    /// The next address is to be tried.
+    /// The next address is tried.
     Next,
-    /// The probe is with the other side.
+    /// The probe has arrived.
     Asked,
-    /// Its answer is here.
+    /// Its answer has arrived.
     Answered,
 }
 
@@ -104,12 +104,12 @@ impl Queue {
         self.heap.push(Reverse(Entry { at, sequence: self.sequence, due }));
     }
 
-    /// When the next thing is due.
+    /// Returns the time of the next event.
     pub(super) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse(entry)| entry.at)
     }
 
-    /// Takes the next thing that is due by `until`.
+    /// Takes the next event up to `until`.
     pub(super) fn take(&mut self, until: Instant) -> Option<(Instant, Due)> {
         if self.next()? > until {
             return None;

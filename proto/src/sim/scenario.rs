@@ -1,10 +1,10 @@
-//! Scenarios: what a network is put through and what has to come of it, as data.
+//! Scenarios: a network, what happens to it, and the expected results, as data.
 //!
-//! A scenario has nodes, what lies between them, and steps, one after the other. All that a step does
-//! begins at once; it is over when the last of it is. Then what it expects is measured. A node of a
-//! scenario runs an application that keeps account of the broadcasts that it gets.
+//! A scenario has nodes, a network between them, and steps, which run one after the other. Everything
+//! in a step begins at once, and the step ends with the last of it. Then its expectations are measured.
+//! The nodes run an application that records the broadcasts that arrive.
 //!
-//! `peerkit sim --help` shows how they are written down.
+//! `peerkit sim --help` shows the format.
 
 use std::time::Duration;
 
@@ -21,82 +21,82 @@ mod run;
 pub use measure::{Bound, Figure, Measure, Report};
 pub use run::{Progress, run};
 
-/// What a network is put through.
+/// A scenario.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// What it shows.
     #[serde(default)]
     pub about: String,
-    /// How many nodes.
+    /// Number of nodes.
     pub nodes: usize,
-    /// How far nodes are from each other: `"internet"`, `"20ms"` or `"10ms to 200ms"`.
+    /// Latency between nodes: `"internet"`, `"20ms"` or `"10ms to 200ms"`.
     #[serde(default = "internet", deserialize_with = "latency")]
     pub latency: Latency,
-    /// How much longer a frame may take, at most.
+    /// The longest additional time of a frame.
     #[serde(default)]
     pub jitter: Span,
-    /// Bytes a second that a link carries each way; 0 where they don't matter.
+    /// Bytes per second that a link carries in each direction; 0 for no limit.
     #[serde(default)]
     pub bandwidth: u64,
-    /// How many of a hundred nodes can't be dialled.
+    /// Percentage of nodes that can't be dialled.
     #[serde(default)]
     pub nat_percent: u8,
-    /// How many of a hundred nodes lie.
+    /// Percentage of nodes that lie.
     #[serde(default)]
     pub liars_percent: u8,
-    /// What it may take of the machine that it is run on. Whoever runs it measures that.
+    /// Limits for the machine that runs it. The program that runs it measures them.
     #[serde(default)]
     pub limits: Limits,
-    /// What happens, one step after the other.
+    /// The steps, one after the other.
     #[serde(rename = "step")]
     pub steps: Vec<Step>,
 }
 
-/// What a run may take of the machine that it is run on.
+/// Limits for the machine that runs a scenario.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// The time on the clock on the wall.
+    /// Time on a clock on the wall.
     pub real_time: Option<Span>,
-    /// The memory, in MiB.
+    /// Memory, in MiB.
     pub memory_mib: Option<u64>,
 }
 
-/// One step. All that it does begins at once.
+/// One step. Everything in it begins at once.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Step {
-    /// What it is called; else named after what it does.
+    /// Its title; if empty, a name is made from what it does.
     pub title: String,
-    /// The nodes come.
+    /// Nodes join.
     pub join: Option<Join>,
-    /// Some broadcast.
+    /// Nodes broadcast.
     pub broadcast: Option<Broadcasts>,
-    /// Nodes crash, all at one moment.
+    /// Nodes crash at one moment.
     pub crash: Option<Crash>,
-    /// Nodes crash one by one, and new ones come.
+    /// Nodes crash one by one, and new ones join.
     pub replace: Option<Replace>,
     /// The network is split, and heals.
     pub partition: Option<Partition>,
-    /// Somebody discovers the network.
+    /// A node discovers the network.
     pub discover: Option<Discover>,
-    /// It takes at least this long.
+    /// The least time that it takes.
     pub wait: Span,
-    /// What has to come of it.
+    /// The expected results.
     pub expect: Expect,
 }
 
-/// The nodes come, at even times, and join. Who fails tries again every five seconds.
+/// Nodes join, at even intervals. A node whose join fails tries again every five seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Join {
-    /// How many are there at first, for the others to join through.
+    /// Number of nodes that start first, which the others join through.
     #[serde(default = "one")]
     pub through: usize,
-    /// In which time the others come.
+    /// Time in which the others start.
     pub within: Span,
 }
 
@@ -104,19 +104,20 @@ pub struct Join {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Broadcasts {
-    /// How many nodes take turns, the same in all steps; 0 has the author drawn each time anew.
+    /// Number of nodes that take turns, the same in all steps; with 0 the author is drawn for each
+    /// broadcast.
     #[serde(default)]
     pub authors: usize,
     /// The time between two broadcasts of the network.
     pub every: Span,
-    /// How long they go on.
+    /// Time for which they go on.
     #[serde(rename = "for")]
     pub time: Span,
-    /// Bytes of each.
+    /// Bytes of each broadcast.
     #[serde(default = "hundred")]
     pub size: usize,
-    /// The time that each has to get everywhere, from when it was written, or from when the network
-    /// hung together again. Nodes that are there for all of it have to have it.
+    /// Time in which each has to reach all nodes, from when it was sent or the network was whole again.
+    /// It has to reach all nodes that run for all of that time.
     #[serde(default = "patience")]
     pub patience: Span,
 }
@@ -125,20 +126,20 @@ pub struct Broadcasts {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Crash {
-    /// How many of a hundred.
+    /// Percentage of nodes.
     pub percent: u8,
-    /// Whether they vanish instead: nothing tells the others.
+    /// They vanish instead: nothing tells the others.
     #[serde(default)]
     pub silently: bool,
 }
 
-/// Nodes crash one by one, and for each a new one joins through one that is there.
+/// Nodes crash one by one. For each a new one joins through a node that runs.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Replace {
-    /// How many of a hundred in a minute.
+    /// Percentage of nodes per minute.
     pub percent_per_minute: u8,
-    /// How long it goes on.
+    /// Time for which it goes on.
     #[serde(rename = "for")]
     pub time: Span,
 }
@@ -147,59 +148,58 @@ pub struct Replace {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Partition {
-    /// Into how many parts of the same size.
+    /// Number of parts, all of the same size.
     #[serde(default = "two")]
     pub parts: usize,
-    /// How long it stays so.
+    /// Time until it heals.
     #[serde(rename = "for")]
     pub time: Span,
 }
 
-/// A node, drawn, discovers the network. The step goes on until it is done.
+/// A node, which is drawn, discovers the network. The step goes on until that is done.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Discover {
-    /// How far; -1 for all of it.
+    /// Number of hops; -1 for the whole network.
     #[serde(default = "minus_one")]
     pub depth: i32,
 }
 
-/// What has to come of a step: each is measured when it is over, where a bound is given.
+/// The expected results of a step. Each that has a bound is measured at the end of the step.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Expect {
-    /// Nodes that run and are no members, at most.
+    /// Running nodes that are no members, at most.
     pub not_joined: Option<u64>,
-    /// Parts of the network that hang together, exactly.
+    /// Connected components of the network, exactly.
     pub components: Option<u64>,
-    /// Links that a node has beyond its view's limit and those that are pinned, at most; not those that
-    /// are just being traded.
+    /// Links of a node beyond its view and its pinned links, at most. Links that are just being
+    /// replaced do not count.
     pub links_over_view: Option<u64>,
-    /// When the network hung together again for good, from when it was last disturbed, at most.
+    /// Time from the last disturbance until the network was one component for good, at most.
     pub one_component_within: Option<Span>,
-    /// Of a hundred broadcasts and nodes that were to get them those that did, at least.
+    /// Percentage of deliveries that took place, at least.
     pub delivered_percent: Option<u64>,
-    /// Broadcasts that an application got more than once, at most.
+    /// Broadcasts that were delivered to an application more than once, at most.
     pub delivered_twice: Option<u64>,
-    /// Broadcasts that an application got and nobody wrote, at most.
+    /// Broadcasts that were delivered and no node has sent, at most.
     pub altered: Option<u64>,
-    /// When the last node had a broadcast, from when it was written or the network hung together
-    /// again, at most.
+    /// Time of the last delivery of a broadcast, from when it was sent or the network was whole again,
+    /// at most.
     pub delivered_within: Option<Span>,
-    /// Broadcasts that came in for each that was new, at most.
+    /// Broadcasts that arrived for each that was new, at most.
     pub redundancy: Option<Ratio>,
-    /// How much later the last node had a broadcast than over the shortest ways that there were, at
-    /// most: that of the broadcast in the middle.
+    /// Time of the last delivery over the best possible time, at most: of the median broadcast.
     pub last_node_over_best: Option<Ratio>,
-    /// The same of the broadcast that was slowest by this measure.
+    /// The same of the broadcast with the greatest ratio.
     pub worst_over_best: Option<Ratio>,
-    /// Parts that hang together of honest nodes alone, exactly.
+    /// Connected components of the honest nodes alone, exactly.
     pub honest_components: Option<u64>,
-    /// Honest neighbours of the honest node that has the fewest, at least.
+    /// Honest neighbours of the honest node with the fewest, at least.
     pub honest_neighbours: Option<u64>,
     /// Nodes and links that the discovery missed or made up, at most.
     pub discovery_errors: Option<u64>,
-    /// Queries that came to a node beyond one for each of its links, at most.
+    /// Queries that arrived at a node beyond one for each of its links, at most.
     pub queries_over_links: Option<u64>,
 }
 
@@ -212,10 +212,10 @@ pub struct Span(pub Duration);
 pub struct Ratio(pub u64);
 
 impl Scenario {
-    /// What is wrong with it beyond what its form shows: which key, and what is allowed.
+    /// Checks what the format alone does not.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The first fault, with its key and what is allowed.
     pub fn check(&self) -> Result<(), String> {
         let percent = |what: &str, percent: u8| match percent {
             0..=100 => Ok(()),
@@ -236,7 +236,7 @@ impl Scenario {
         Ok(())
     }
 
-    /// What lies between the nodes.
+    /// Returns the network between the nodes.
     #[must_use]
     pub fn network(&self) -> Network {
         let bandwidth = (self.bandwidth > 0).then_some(self.bandwidth);
@@ -289,7 +289,7 @@ impl Step {
         Ok(())
     }
 
-    /// What to call it.
+    /// Returns its title, or a name made from what it does.
     #[must_use]
     pub fn name(&self) -> String {
         if !self.title.is_empty() {

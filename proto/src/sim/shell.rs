@@ -1,4 +1,5 @@
-//! Drives a node's machine and application, as the actor of a real node does.
+//! The shell of a simulated node: it drives the machine and the application, as the actor of a real
+//! node does.
 
 use super::actions::LinkFor;
 use super::link::{Content, Parcel, State};
@@ -16,27 +17,27 @@ use crate::message::Message;
 use crate::overlay::broadcast::BroadcastError;
 use crate::peer::{Command, ConnectionId, Input, OperationId, Output};
 
-/// What is to be done at this moment, one after the other.
+/// Work to be done at this moment, in its order.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// For the machine of a node, in the run that is meant.
+    /// An input for the machine of a node, in this run.
     Input(usize, u32, Box<Input>),
-    /// For its application.
+    /// An event for its application.
     Event(usize, u32, Event),
-    /// It tells the whole network.
+    /// A broadcast of its application.
     Broadcast(usize, u32, String, Message),
-    /// Its application answers a request.
+    /// A request for its application.
     Request(usize, u32, Asked),
-    /// This end of a link says goodbye, now that the application has been told.
+    /// The goodbye of one end of a link, once the application has its event.
     Close { link: u64, side: usize, reason: Reason },
     /// A node is to stop.
     Stop(usize, u32),
-    /// A link of a node with this one has ended: what waits for that goes on.
+    /// A link of a node with this one has ended, and the application knows.
     Ended(usize, u32, NodeId),
 }
 
 impl<H: Handler> Sim<H> {
-    /// Does what is to be done at this moment, and what comes of it.
+    /// Does the work of this moment, and what follows from it.
     pub(super) fn settle(&mut self) {
         while let Some(work) = self.work.pop_front() {
             match work {
@@ -48,7 +49,7 @@ impl<H: Handler> Sim<H> {
                 Work::Event(node, run, event) => self.deliver(node, run, event),
                 Work::Broadcast(node, run, title, message) => {
                     if self.nodes[node].run(run).is_some() {
-                        // As on a real node.
+                        // An event, as on a real node.
                         if let Err(error) = self.publish(node, title.clone(), message) {
                             let error = error.to_string();
                             self.event(node, Event::NodeBroadcastFailed { title, error });
@@ -71,17 +72,17 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Has the machine of a node, as it runs now, take an input after what is to be done before.
+    /// Hands the machine of a node an input, after the work that is queued.
     pub(super) fn input(&mut self, node: usize, input: Input) {
         self.work.push_back(Work::Input(node, self.nodes[node].run, Box::new(input)));
     }
 
-    /// Has the application of a node, as it runs now, hear of something.
+    /// Delivers an event to the application of a node, after the work that is queued.
     pub(super) fn event(&mut self, node: usize, event: Event) {
         self.work.push_back(Work::Event(node, self.nodes[node].run, event));
     }
 
-    /// The machine has something to do, if this is still the time for it.
+    /// Lets the machine of a node do what is due, if this is still its deadline.
     pub(super) fn wake(&mut self, node: usize) {
         let now = self.now;
         let Some(running) = &mut self.nodes[node].running else { return };
@@ -98,7 +99,7 @@ impl<H: Handler> Sim<H> {
         self.set_alarm(node);
     }
 
-    /// Has a node tell the whole network; `None` where it does not run.
+    /// Sends a broadcast of a node. Returns `None` if it is not running.
     pub(super) fn publish(
         &mut self,
         node: usize,
@@ -111,7 +112,7 @@ impl<H: Handler> Sim<H> {
         Ok(outcome.map(|receipt| receipt.id))
     }
 
-    /// Does what an application wants done.
+    /// Carries out actions of an application.
     pub(super) fn perform(&mut self, node: usize, actions: Vec<Action>) {
         for action in actions {
             match action {
@@ -169,7 +170,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Has the machine of a node take an input at once, and carries out what it says.
+    /// Hands the machine of a node an input at once, and carries out its outputs.
     pub(super) fn handle(&mut self, node: usize, input: Input) {
         let Some(running) = &mut self.nodes[node].running else { return };
         let now = running.clocks(self.now);
@@ -178,7 +179,7 @@ impl<H: Handler> Sim<H> {
         self.set_alarm(node);
     }
 
-    /// Puts the machine's next deadline into the queue, where that is sooner than the one there.
+    /// Puts the machine's deadline into the queue, if it is earlier than the one there.
     pub(super) fn set_alarm(&mut self, node: usize) {
         let now = self.now;
         let Some(running) = &mut self.nodes[node].running else { return };
@@ -190,7 +191,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Carries out all that a node's machine has put out.
+    /// Carries out the outputs of a node's machine.
     fn drain(&mut self, node: usize) {
         loop {
             let (links, config) = (&self.links, &self.config);
@@ -268,7 +269,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Puts a frame into a link's first lane. A liar puts in others.
+    /// Queues a frame ahead of the messages of a link. A liar queues others in its place.
     fn send(&mut self, node: usize, serial: u64, frame: Frame) {
         let Some(side) = self.links.get(&serial).and_then(|link| link.side_of(node)) else {
             return;
@@ -343,7 +344,7 @@ impl<H: Handler> Sim<H> {
         self.event(node, Event::NodeMessageFailed { peer, failure });
     }
 
-    /// Has an application hear of something, and does what it wants done.
+    /// Delivers an event to an application, and carries out its actions.
     fn deliver(&mut self, node: usize, run: u32, event: Event) {
         if self.nodes[node].run(run).is_none() {
             return;

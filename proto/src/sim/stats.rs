@@ -1,40 +1,40 @@
-//! What a simulation counts.
+//! The counters of a simulation.
 
 use std::collections::BTreeMap;
 
 use crate::frame::Frame;
 
-/// What has happened in a simulation so far, over all nodes.
+/// Counters over all nodes since the start of a simulation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
     sent: BTreeMap<&'static str, Count>,
-    /// Broadcasts that came in by links, each as often as it came.
+    /// Broadcasts that arrived over links, each as often as it arrived.
     pub payloads: u64,
-    /// Broadcasts that were given to applications.
+    /// Broadcasts that were delivered to applications.
     pub deliveries: u64,
-    /// Application messages that were given to applications.
+    /// Messages that were delivered to applications.
     pub messages: u64,
     /// Dials that were begun.
     pub dials: u64,
-    /// Dials of which nothing came.
+    /// Dials that failed.
     pub dials_failed: u64,
     /// Links that came up.
     pub links: u64,
     /// Probes that were begun.
     pub probes: u64,
-    /// Frames that were given back because their lane was crowded.
+    /// Frames that were not sent because their link was crowded.
     pub passed_over: u64,
-    /// Times that an overlay was woken.
+    /// Times that a machine was woken.
     pub wakes: u64,
 }
 
-/// Frames, and their bytes.
+/// A number of frames, and their bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Count {
-    /// How many.
+    /// The number.
     pub frames: u64,
-    /// Their bytes, headers and all.
+    /// Their bytes, including headers.
     pub bytes: u64,
 }
 
@@ -46,13 +46,14 @@ pub(super) const MESSAGE: &str = "message";
 pub(super) const PROBE: &str = "probe";
 
 impl Stats {
-    /// What was sent, by kind: frames that overlays sent, `message` for the applications' messages,
-    /// requests and replies, `probe` for probes and their answers. Hello, goodbyes and pings are not counted.
+    /// Returns what was sent, by kind: frames of overlays by their names, `message` for messages,
+    /// requests and replies of applications, `probe` for probes and their answers. Hello, goodbyes and
+    /// pings are not counted.
     pub fn sent(&self) -> impl Iterator<Item = (&'static str, Count)> {
         self.sent.iter().map(|(kind, count)| (*kind, *count))
     }
 
-    /// All that was sent.
+    /// Returns the sum of all kinds.
     #[must_use]
     pub fn total(&self) -> Count {
         let add = |sum: Count, count: &Count| Count {
@@ -62,13 +63,13 @@ impl Stats {
         self.sent.values().fold(Count::default(), add)
     }
 
-    /// Broadcasts that came in by a link and had come already.
+    /// Returns the number of broadcasts that arrived over a link after the first time.
     #[must_use]
     pub fn duplicates(&self) -> u64 {
         self.payloads.saturating_sub(self.deliveries)
     }
 
-    /// Frames with broadcasts.
+    /// Returns the number of frames with broadcasts.
     #[must_use]
     pub fn broadcasts(&self) -> Count {
         self.sent.get(BROADCAST).copied().unwrap_or_default()

@@ -21,7 +21,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// A timer of a node's application may have expired.
+    /// Delivers the timers of a node's application that have expired.
     pub(super) fn timers_expired(&mut self, node: usize, run: u32) {
         let now = self.now;
         while let Some(running) = self.nodes[node].run(run)
@@ -29,7 +29,7 @@ impl<H: Handler> Sim<H> {
             && let Some(timer) = running.timers.poll(now)
         {
             self.event(node, Event::NodeTimer { timer });
-            // The application may cancel the next.
+            // The application may cancel the next one.
             self.settle();
         }
     }
@@ -43,14 +43,14 @@ mod tests {
     use crate::sim::SimConfig;
     use crate::time::Instant;
 
-    /// Keeps when which of its timers has expired.
+    /// Records which of its timers expired, and when.
     #[derive(Default)]
     struct Clock {
         expired: Vec<(Duration, TimerId)>,
         failed: Vec<ActionId>,
         /// Cancelled when the first timer expires.
         cancels: Option<TimerId>,
-        /// The time after which another is set whenever one expires.
+        /// The time for another timer that is set whenever one expires.
         again: Option<Duration>,
     }
 

@@ -1,20 +1,20 @@
-//! The application of a scenario's nodes: it keeps account of the broadcasts that it gets.
+//! The application of a scenario's nodes, which records the broadcasts that arrive.
 
 use crate::event::Broadcast;
 use crate::handler::{Context, Handler};
 use crate::id::NodeId;
 use crate::time::Instant;
 
-/// What a node has got.
+/// The record of a node.
 #[derive(Debug, Default)]
 pub(super) struct Account {
-    /// The numbers of the broadcasts, and when they came.
+    /// The numbers of the broadcasts that arrived, with their times.
     pub(super) got: Vec<(u32, Instant)>,
-    /// Broadcasts that are none that anybody wrote.
+    /// Number of broadcasts that no node has sent.
     pub(super) altered: u64,
 }
 
-/// The content of the broadcast of a number: anybody can tell whether it is as it was written.
+/// Returns the content of the broadcast with a number, so that a change of it can be detected.
 pub(super) fn content(number: u32, author: NodeId, size: usize) -> String {
     let mut content = format!("{number} {} ", author.short());
     let pattern = content.clone();

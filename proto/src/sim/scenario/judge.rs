@@ -1,4 +1,4 @@
-//! What came of a step.
+//! The measurements of a step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,18 +10,19 @@ use crate::config::Config;
 use crate::id::NodeId;
 use crate::peer::OperationId;
 
-/// What a step's broadcasts came to.
+/// The results of a step's broadcasts.
 struct Reached {
     wanted: u64,
     got: u64,
     twice: u64,
     slowest: Duration,
-    /// The last node's time over the best there could be, in thousandths, by broadcast and in order.
+    /// Time of the last delivery over the best possible time, in thousandths, for each broadcast in
+    /// ascending order.
     over_best: Vec<u64>,
 }
 
-/// How often, and how long after the last time, links beyond a view are looked at again. A second:
-/// several times the way between two nodes.
+/// How often links beyond a view are looked at again, and after which time. A second: several times the
+/// latency between two nodes.
 const LOOKS: usize = 2;
 const TRADE: Duration = Duration::from_secs(1);
 
@@ -88,12 +89,12 @@ impl Run<'_> {
         }
     }
 
-    /// What the broadcasts from the one of this number on came to.
+    /// Returns the results of the broadcasts from number `first` on.
     fn reached(&self, first: usize) -> Reached {
         let told = &self.told[first..];
         let mut reached =
             Reached { wanted: 0, got: 0, twice: 0, slowest: Duration::ZERO, over_best: Vec::new() };
-        // By broadcast: when the last had it, and how late the last could have had it.
+        // For each broadcast: the time of the last delivery, and the best possible time.
         let mut last = vec![(Duration::ZERO, Duration::ZERO); told.len()];
         for node in (0..self.sim.len()).filter(|node| self.is_honest(*node)) {
             let mut times = vec![None; told.len()];
@@ -155,8 +156,8 @@ impl Run<'_> {
         self.check(course, "queries over links, most", Figure::Count(over), most);
     }
 
-    /// Nodes and links that a discovery missed or made up. A link that came or went meanwhile may be
-    /// found or not.
+    /// Returns the number of nodes and links that a discovery missed or made up. Links that came up or
+    /// ended meanwhile may be found or not.
     fn discovery_errors(&self, course: &Course, asking: usize, query: OperationId) -> u64 {
         let Some(found) = self.sim.discovery(query) else { return 0 };
         let own = self.sim.overlay(asking).map(|overlay| overlay.info());
@@ -184,8 +185,9 @@ impl Run<'_> {
         running.filter(|node| !self.is_member(*node)).count() as u64
     }
 
-    /// The most links that a node has beyond its view and its pins. Where neighbours are traded one
-    /// link ends a moment after another has come up: that is looked at again.
+    /// Returns the greatest number of links that a node has beyond its view and its pinned links. When
+    /// neighbours are exchanged, one link ends a moment after another has come up, so nodes with too
+    /// many are looked at again.
     fn links_over_view(&mut self) -> u64 {
         let mut most: BTreeMap<usize, u64> =
             (0..self.sim.len()).map(|node| (node, self.links_beyond(node))).collect();

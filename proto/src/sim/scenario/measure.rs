@@ -1,4 +1,4 @@
-//! What came of a scenario, as figures with their bounds.
+//! The results of a scenario: figures and their bounds.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,71 +7,71 @@ use serde::{Serialize, Serializer};
 
 use crate::id::Hash;
 
-/// What came of a run.
+/// The results of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// The scenario's name.
     pub scenario: String,
     /// The seed.
     pub seed: u64,
-    /// How many nodes there were in all.
+    /// Number of nodes.
     pub nodes: usize,
-    /// What was measured, in its order.
+    /// The measurements, in their order.
     pub measures: Vec<Measure>,
-    /// How much time has passed for the nodes, in milliseconds.
+    /// Virtual time that has passed, in milliseconds.
     pub virtual_ms: u64,
     /// Frames that were sent.
     pub frames: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// The hash of all that has happened.
+    /// The hash of everything that has happened.
     pub trace: Hash,
 }
 
-/// Something that was measured.
+/// A measurement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Measure {
-    /// In which step.
+    /// The step.
     pub step: String,
-    /// What.
+    /// Its name.
     pub what: &'static str,
-    /// What it is.
+    /// Its value.
     pub value: Figure,
-    /// What it has to be.
+    /// The bound for it.
     pub bound: Bound,
-    /// Whether it is so.
+    /// It is within the bound.
     pub held: bool,
 }
 
-/// A figure. As JSON a number, times in seconds; null for what never came.
+/// A figure. As JSON it is a number, with times in seconds, and null for `Never`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Figure {
-    /// How many.
+    /// A count.
     Count(u64),
     /// A number in thousandths.
     Ratio(u64),
-    /// Of a hundred, in thousandths.
+    /// A percentage in thousandths.
     Percent(u64),
-    /// How long.
+    /// A time.
     Time(Duration),
-    /// It has not come to be.
+    /// Something that has not happened.
     Never,
 }
 
-/// What a figure has to be.
+/// The bound for a figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
-    /// This or less.
+    /// At most this.
     AtMost(Figure),
-    /// This or more.
+    /// At least this.
     AtLeast(Figure),
-    /// This.
+    /// Exactly this.
     Exactly(Figure),
 }
 
 impl Report {
-    /// Whether all that was measured is as it has to be.
+    /// Returns whether all measurements are within their bounds.
     #[must_use]
     pub fn held(&self) -> bool {
         self.measures.iter().all(|measure| measure.held)
@@ -79,7 +79,7 @@ impl Report {
 }
 
 impl Measure {
-    /// A figure that has been measured, and its bound.
+    /// Returns a measurement and compares it with its bound.
     #[must_use]
     pub fn new(step: String, what: &'static str, value: Figure, bound: Bound) -> Self {
         let held = match bound {
@@ -97,7 +97,7 @@ impl fmt::Display for Figure {
         match self {
             Self::Count(count) => write!(f, "{count}"),
             Self::Ratio(ratio) => write!(f, "{}.{:02}", ratio / 1000, ratio % 1000 / 10),
-            // Rounded down: what is not all does not read as if it were.
+            // Rounded down, so that 99.9999 % does not show as 100 %.
             Self::Percent(percent) => match (percent / 1000, percent % 1000) {
                 (whole, 0) => write!(f, "{whole} %"),
                 (whole, rest) => write!(f, "{whole}.{rest:03} %"),

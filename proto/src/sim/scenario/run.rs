@@ -1,4 +1,4 @@
-//! A scenario as it runs.
+//! The course of a scenario.
 
 use std::time::Duration;
 
@@ -14,34 +14,34 @@ use crate::sim::node::draw;
 use crate::sim::{Joining, Lies, NodeOptions, Sim, SimConfig};
 use crate::time::Instant;
 
-/// How often who could not join tries again.
+/// Interval at which nodes that could not join try again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// How often the network is looked at, where it matters when it hangs together.
+/// Interval at which the components of the network are counted, if the time of a repair is measured.
 pub(super) const LOOK: Duration = Duration::from_millis(500);
 
-/// A broadcast whose author is gone so soon may be gone with it.
+/// A broadcast whose author stops within this time may be lost with it.
 pub(super) const AUTHOR_STAYS: Duration = Duration::from_secs(1);
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
     /// The step, counted from 1.
     pub step: usize,
-    /// How many there are.
+    /// Number of steps.
     pub steps: usize,
-    /// What it is called.
+    /// Its title.
     pub title: String,
-    /// How much of it has passed, in hundredths.
+    /// Its progress, in percent.
     pub percent: u64,
     /// The virtual time.
     pub time: Duration,
 }
 
-/// Runs a scenario; `told` hears now and then how far it is.
+/// Runs a scenario, and calls `told` with its progress from time to time.
 ///
 /// # Errors
-/// What [`Scenario::check`] says.
+/// The text of [`Scenario::check`].
 pub fn run(
     scenario: &Scenario,
     seed: u64,
@@ -66,16 +66,16 @@ pub fn run(
     Ok(run.report())
 }
 
-/// A scenario as it runs.
+/// The state of a run.
 pub(super) struct Run<'a> {
     pub(super) scenario: &'a Scenario,
     pub(super) seed: u64,
     pub(super) sim: Sim<Account>,
     pub(super) chance: ChaCha8Rng,
-    /// When each node came and, where it has, went.
+    /// For each node the time of its start and, if it is gone, of its end.
     pub(super) there: Vec<(Instant, Option<Instant>)>,
     pub(super) told: Vec<Told>,
-    /// Who takes turns in broadcasting.
+    /// The nodes that take turns in broadcasting.
     pub(super) authors: Vec<usize>,
     pub(super) measures: Vec<Measure>,
 }
@@ -84,15 +84,15 @@ pub(super) struct Run<'a> {
 pub(super) struct Told {
     pub(super) author: usize,
     pub(super) at: Instant,
-    /// From when on it can reach everybody.
+    /// Time from which it can reach all nodes.
     pub(super) from: Instant,
-    /// By when it has to.
+    /// Time by which it has to have reached them.
     pub(super) due: Instant,
-    /// How long it needs over the shortest ways, by node, where that is asked for.
+    /// Best possible time of delivery for each node, if that is compared.
     pub(super) best: Vec<Option<Duration>>,
 }
 
-/// What is to be done in a step.
+/// Something that happens in a step.
 #[derive(Debug, Clone, Copy)]
 enum Act {
     Come { through: usize },
@@ -105,12 +105,12 @@ enum Act {
     End,
 }
 
-/// What is known of a step as it runs.
+/// The state of a step.
 pub(super) struct Course {
     pub(super) step: Step,
-    /// When the network was last disturbed.
+    /// Time of the last disturbance of the network.
     pub(super) disturbed: Instant,
-    /// When it was last seen in several parts; the first look that saw it in one is the next.
+    /// Time at which the network was last seen in several components.
     pub(super) last_apart: Option<Instant>,
     pub(super) healed: Option<Instant>,
     pub(super) first_told: usize,
@@ -179,7 +179,8 @@ impl<'a> Run<'a> {
         self.measure(&course);
     }
 
-    /// What is to be done in a step, and when, from its beginning; the end is the last.
+    /// Returns what happens in a step, with its time from the beginning. The end of the step is the
+    /// last.
     fn timetable(&mut self, course: &Course) -> Vec<(Duration, Act)> {
         let step = &course.step;
         let mut acts = Vec::new();
@@ -269,12 +270,12 @@ impl<'a> Run<'a> {
                 }
             }
             Act::End => {
-                // Time has passed up to here.
+                // Time has passed up to this moment.
             }
         }
     }
 
-    /// Adds a node: the first few can be dialled, and are honest.
+    /// Adds a node. The first few can be dialled, and are honest.
     fn add(&mut self, honest: usize) -> usize {
         let number = self.sim.len();
         let drawn = [(); 2].map(|()| self.below(100));
@@ -287,7 +288,7 @@ impl<'a> Run<'a> {
         self.sim.add_with(options, Account::default())
     }
 
-    /// Whoever could not join tries again.
+    /// Has the nodes try again that could not join.
     fn retry(&mut self) {
         for node in 1..self.sim.len() {
             let failed = matches!(self.sim.joining(node), Joining::Failed(_) | Joining::No);
@@ -362,7 +363,7 @@ impl<'a> Run<'a> {
         self.sim.options(node).lies.is_none()
     }
 
-    /// Whether a node runs and is a member; the first is one from the start.
+    /// Returns whether a node runs and is a member. The first node is one from the start.
     pub(super) fn is_member(&self, node: usize) -> bool {
         let joined = node == 0 || *self.sim.joining(node) == Joining::Joined;
         joined && self.sim.is_running(node)

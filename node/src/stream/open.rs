@@ -1,7 +1,7 @@
-//! Opening streams, and accepting those that other nodes open.
+//! Streams: opening them, and accepting those that other nodes open.
 //!
-//! The side that can dial dials. If this node can't, it asks the other node to dial back: with a token
-//! over the link, or through the network if there is no link.
+//! The node that can dial the other dials. If this node can't, it asks the other to call back: with a
+//! token over the link, or through the network if there is no link.
 
 use std::io;
 use std::sync::Arc;
@@ -24,8 +24,9 @@ use crate::served::Running;
 use crate::stream::{AwaitedStream, Stream, Streams, read_block};
 use crate::tls::{Channel, Purpose};
 
-/// Most addresses that are dialled for one call-back. Fewer than for a stream of our own: any node of
-/// the network can ask for a call-back, so each address is a connection that a stranger has us open.
+/// Maximum number of addresses that are dialled for one call-back. Fewer than for a stream of this
+/// node's own: any node of the network can ask for a call-back, so each address is a connection that a
+/// stranger makes this node open.
 const CALLED_BACK: usize = 4;
 
 /// The byte that answers a [`StreamOpen`].
@@ -145,8 +146,7 @@ impl Inner {
     /// Connects to `peer` for a stream, at the first of `addresses` where it answers.
     ///
     /// # Errors
-    /// The failure of each address. The texts leave out the peer, as the error that they become part of
-    /// names it.
+    /// The failure of each address. The texts do not name the peer, as the error around them does.
     async fn dial_stream(
         self: &Arc<Self>,
         peer: NodeId,
@@ -221,7 +221,7 @@ impl Inner {
         if let Some(conn) = conn {
             conn.send_control(&Frame::CallBack { token });
         } else {
-            // With the identity, as another node may answer at the addresses.
+            // With the identity, as another node may be found at the addresses.
             let addresses = self.addresses.announced(None).into_iter();
             let addresses = addresses.map(|address| address.with_id(self.profile.id)).collect();
             let what = QueryKind::CallBack { target: peer, token, addresses };
@@ -254,8 +254,8 @@ impl Inner {
         };
         let inner = self.clone();
         self.tasks.spawn(async move {
-            // Not only connected: an address without an identity may lead to another node, which
-            // does not wait for the token.
+            // The stream is opened as well: an address without an identity may lead to another node,
+            // which does not wait for the token.
             let opening = first_success(addresses.iter().cloned(), CALLED_BACK, |address| {
                 inner.clone().open_at(address, "", Some(token))
             });
@@ -263,7 +263,7 @@ impl Inner {
                 let timeout = inner.config.handshake_timeout;
                 let accepting = inner.accept_stream(channel);
                 let accepted = tokio::time::timeout(timeout, accepting).await;
-                // From here on it counts among the streams of that peer.
+                // From here on the stream counts among those of that peer.
                 drop(permit);
                 if let Ok(Ok(running)) = accepted {
                     running.await;
@@ -297,7 +297,7 @@ async fn answer(channel: &mut Channel, status: u8) -> Result<(), String> {
     channel.write_all(&[status]).await.map_err(broken)?;
     channel.flush().await.map_err(broken)?;
     if status != status::OPEN {
-        // So that the answer is read before the connection is gone.
+        // Shut down properly, so that the answer is read before the connection is gone.
         channel.shutdown().await.map_err(broken)?;
     }
     Ok(())
