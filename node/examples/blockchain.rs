@@ -1,19 +1,20 @@
-//! A small blockchain. The same handler, `Ledger`, runs on five nodes with real sockets and on a
-//! hundred simulated ones, whose network is split in two for five minutes. At the end all nodes have to
-//! have the same chain with every record in it.
+//! A small blockchain. The same handler, `Ledger`, runs on five nodes with real sockets and on a hundred
+//! simulated ones, whose network is split in two for five minutes. At the end all nodes must have the same
+//! chain with every record in it.
 //!
 //! ```text
 //! cargo run --example blockchain -- 7
 //! ```
 //!
 //! 1. A *record* is a text, signed by its author. It is broadcast, and all nodes collect it.
-//! 2. A *block* has records and the hash of the block before it. Nobody is in charge of making blocks: each
-//!    node waits for a time that it draws by lot, and the first to wake up makes the next one and
-//!    broadcasts it. If two wake up at once, the chain forks.
-//! 3. The longest valid chain wins; of two that are equally long, the one whose last hash is smaller. The
-//!    records of blocks that lost go into later blocks.
-//! 4. A block whose parent is unknown waits, and the parent is requested from a neighbour. A new neighbour
-//!    is asked for its last block. So newcomers catch up, and two halves of a network that was split.
+//! 2. A *block* has records and the hash of the block before it. Every node may make blocks: each waits for a
+//!    random time, and the first to wake up makes the next block and broadcasts it. If two wake up at once,
+//!    the chain forks.
+//! 3. The longest valid chain wins. Of two with equal length it is the one whose last hash is smaller. The
+//!    records of the other chain go into later blocks.
+//! 4. A block whose parent is unknown waits, and the node requests the parent from a neighbour. It also
+//!    requests the last block of each new neighbour. So newcomers catch up, and the halves of a network that
+//!    was split.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -28,19 +29,19 @@ use serde::{Deserialize, Serialize};
 /// The parent of the first block.
 const NO_BLOCK: Hash = Hash::from_bytes([0; 32]);
 const MAX_RECORDS_PER_BLOCK: usize = 20;
-/// Blocks that may wait for their parents: a peer that makes up blocks can't fill the memory.
+/// Most blocks that wait for their parents, so that a peer with made-up blocks can't fill the memory.
 const MAX_ORPHANS: usize = 1000;
-/// After this time a block that has not come is requested again.
+/// Time after which a missing block is requested again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Serialize, Deserialize)]
-struct NodeRecord {
+struct Record {
     author: NodeId,
     text: String,
     signature: Vec<u8>,
 }
 
-impl NodeRecord {
+impl Record {
     fn new(key: &Key, text: String) -> Self {
         Self { author: key.id(), signature: key.sign(text.as_bytes()).to_vec(), text }
     }
@@ -58,9 +59,9 @@ impl NodeRecord {
 #[derive(Clone, Serialize, Deserialize)]
 struct Block {
     parent: Hash,
-    /// Its place in the chain: 1 for the first block.
+    /// The number of the block in its chain: 1 for the first.
     height: usize,
-    records: Vec<NodeRecord>,
+    records: Vec<Record>,
 }
 
 impl Block {
@@ -75,14 +76,14 @@ struct Ledger {
     /// The longest time that a node waits before it makes a block.
     pace: Duration,
     /// All valid records that this node knows, in blocks or not.
-    records: BTreeMap<Hash, NodeRecord>,
-    /// All valid blocks, those of chains that lost too. The parent of each is here as well.
+    records: BTreeMap<Hash, Record>,
+    /// All valid blocks, also those of other chains. The parent of each is here as well.
     blocks: BTreeMap<Hash, Block>,
-    /// Blocks whose parents are not here yet.
+    /// Blocks whose parents are missing.
     orphans: BTreeMap<Hash, Block>,
     /// The last block of the longest chain.
     tip: Hash,
-    /// This node makes a block when this timer expires, unless another is faster.
+    /// The timer after which this node makes a block, unless another node is faster.
     lot: Option<TimerId>,
     /// The timer to request missing blocks again.
     again: Option<TimerId>,
@@ -107,23 +108,23 @@ impl Ledger {
 
     /// Signs a record and sends it to all nodes.
     fn write(&mut self, cx: &mut Context<'_>, text: String) {
-        let record = NodeRecord::new(&self.key, text);
+        let record = Record::new(&self.key, text);
         if let Ok(message) = Message::json(&record) {
             cx.broadcast("record", message);
         }
-        // An author does not get its own broadcast.
+        // An author does not receive its own broadcast.
         self.learn(record);
         self.draw_lot(cx);
     }
 
-    /// The chain that ends with a block, last block first.
+    /// Returns the chain that ends with a block, last block first.
     fn chain(&self, tip: Hash) -> impl Iterator<Item = &Block> {
         std::iter::successors(self.blocks.get(&tip), |block| self.blocks.get(&block.parent))
     }
 
-    /// The records of the chain that ends with a block.
+    /// Returns the records of the chain that ends with a block.
     fn written(&self, tip: Hash) -> BTreeSet<Hash> {
-        self.chain(tip).flat_map(|block| &block.records).map(NodeRecord::id).collect()
+        self.chain(tip).flat_map(|block| &block.records).map(Record::id).collect()
     }
 
     fn height(&self, tip: Hash) -> usize {
@@ -131,7 +132,7 @@ impl Ledger {
     }
 
     /// Keeps a record if it is valid. Returns whether it is.
-    fn learn(&mut self, record: NodeRecord) -> bool {
+    fn learn(&mut self, record: Record) -> bool {
         let known = self.records.contains_key(&record.id());
         let is_valid = known || record.is_valid();
         if is_valid && !known {
@@ -147,7 +148,7 @@ impl Ledger {
         }
         let written = self.written(self.tip);
         if self.records.keys().any(|record| !written.contains(record)) {
-            // Drawn anew for each block, and the same whenever the simulation is repeated.
+            // Another time for each block, and the same one when the simulation is repeated.
             let lot = Hash::of_parts(&[cx.id().as_bytes(), self.tip.as_bytes()]);
             let share = f64::from(lot.as_bytes()[0]) / 255.0;
             self.lot = Some(cx.set_timer(self.pace.mul_f64(share)));
@@ -165,7 +166,7 @@ impl Ledger {
         self.add(cx, block);
     }
 
-    /// Adds a block to the chain that it belongs to, and those that were waiting for it.
+    /// Adds a block to its chain, and then the blocks that were waiting for it.
     fn add(&mut self, cx: &mut Context<'_>, block: Block) {
         let (hash, parent) = (block.hash(), block.parent);
         if self.blocks.contains_key(&hash) {
@@ -193,7 +194,7 @@ impl Ledger {
         }
     }
 
-    /// Returns whether a block is valid where its parent is known.
+    /// Returns whether a block with a known parent is valid.
     fn is_next(&mut self, block: &Block) -> bool {
         let mut written = self.written(block.parent);
         block.height == self.height(block.parent) + 1
@@ -202,7 +203,7 @@ impl Ledger {
             && block.records.iter().all(|record| self.learn(record.clone()))
     }
 
-    /// Requests the parents that are missing, each from one of the neighbours in turn.
+    /// Requests the missing parents, each from another neighbour.
     fn request_missing(&mut self, cx: &mut Context<'_>) {
         let parents: BTreeSet<_> = self.orphans.values().map(|orphan| orphan.parent).collect();
         let peers = cx.peers();
@@ -219,7 +220,7 @@ impl Ledger {
 }
 
 impl Handler for Ledger {
-    // Both sides of a new link ask the other for its last block.
+    // Both nodes of a new link request the last block of the other.
     fn outbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {
         cx.request(peer, "tip", "");
     }
@@ -263,7 +264,7 @@ impl Handler for Ledger {
             if let Ok(block) = message.to_json() {
                 self.add(cx, block);
             }
-        } else if let Ok(record) = message.to_json::<NodeRecord>()
+        } else if let Ok(record) = message.to_json::<Record>()
             && self.learn(record)
             && self.lot.is_none()
         {
@@ -295,7 +296,7 @@ fn agree(states: &[State], records: usize) -> bool {
     states.iter().all(|state| *state == (states[0].0, records))
 }
 
-/// Five nodes on this machine. Each joins through the first, after blocks were made without it.
+/// Runs five nodes on this machine. Each joins through the first, after blocks were made without it.
 async fn on_sockets() -> Result<(), Box<dyn Error>> {
     let mut nodes: Vec<Node> = Vec::new();
     for number in 0..5 {

@@ -1,10 +1,10 @@
-//! One callback for all events: the shortest form of an application.
+//! An application as one callback, which receives every event. This is the shortest form.
 
 use peerkit::{Context, Event, Node};
 
 #[tokio::main]
 async fn main() -> Result<(), peerkit::Error> {
-    // Called for one event after the other. It acts through the context.
+    // The node calls this for each event in turn. The callback acts through the context.
     let echo = |cx: &mut Context<'_>, event: Event| match event {
         Event::NodeMessage { peer, message } => {
             println!("echo: {} says {:?}", peer.name(), message.as_text());
@@ -14,11 +14,11 @@ async fn main() -> Result<(), peerkit::Error> {
     };
     let echo = Node::builder().name("echo").listen("127.0.0.1:0").callback(echo).spawn().await?;
 
-    // A callback may own what it needs: here the sending end of a channel.
-    let (heard, mut echoes) = tokio::sync::mpsc::unbounded_channel();
+    // A callback may own data: here the sending end of a channel.
+    let (sender, mut echoes) = tokio::sync::mpsc::unbounded_channel();
     let caller = Node::builder().name("caller").callback(move |_, event| {
         if let Event::NodeMessage { message, .. } = event {
-            let _ = heard.send(message);
+            let _ = sender.send(message);
         }
     });
     let caller = caller.spawn().await?;

@@ -11,12 +11,12 @@ use std::error::Error;
 
 use peerkit::{Context, Handler, LinkEnd, Message, Node, Peer};
 
-/// What one node prints, after its own name.
+/// The application of one node, which prints events after the node's name.
 struct Chat(String);
 
 impl Handler for Chat {
     fn inbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {
-        println!("{}: {} has come", self.0, peer.name());
+        println!("{}: {} has joined", self.0, peer.name());
         cx.send(peer, format!("welcome, {}", peer.name()));
     }
 
@@ -29,11 +29,11 @@ impl Handler for Chat {
     }
 
     fn inbound_node_disconnected(&mut self, _: &mut Context<'_>, peer: &Peer, why: &LinkEnd) {
-        println!("{}: {} has gone: {why}", self.0, peer.name());
+        println!("{}: {} has left: {why}", self.0, peer.name());
     }
 
     fn outbound_node_disconnected(&mut self, _: &mut Context<'_>, peer: &Peer, why: &LinkEnd) {
-        println!("{}: {} has gone: {why}", self.0, peer.name());
+        println!("{}: {} has left: {why}", self.0, peer.name());
     }
 }
 
@@ -57,7 +57,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Three nodes, each linked with the two others.
+/// Runs three nodes, each connected to the two others.
 async fn show() -> Result<(), Box<dyn Error>> {
     let ann = start("ann", "127.0.0.1:0").await?;
     let bob = start("bob", "127.0.0.1:0").await?;
@@ -67,7 +67,7 @@ async fn show() -> Result<(), Box<dyn Error>> {
     cid.connect(bob.listening()[0]).await?;
     cid.send_to_nodes("hello, both of you", &[])?;
     bob.send_to_nodes("a secret for cid", &[ann.id()])?;
-    // Stopping says goodbye, after all that was said before.
+    // A node that stops sends what is queued first, and says goodbye.
     for node in [cid, bob, ann] {
         node.shutdown().await;
     }

@@ -1,4 +1,4 @@
-//! Events as an async stream: read in a loop, in any task, beside whatever else the task does.
+//! Events as an async stream, which any task can read in a loop.
 
 use std::error::Error;
 
@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             }
             Event::InboundNodeDisconnected { peer, link_end } => {
                 println!("{peer} has left: {link_end}");
-                // With its last peer gone the station closes; the stream then ends.
+                // The station stops after its last peer. Then the stream ends.
                 let station = station.clone();
                 tokio::spawn(async move { station.shutdown().await });
             }
@@ -38,14 +38,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Another node, in a task of its own: it could as well be on another machine.
+/// Runs another node, which could as well be on another machine.
 async fn sensor(station: std::net::SocketAddr) -> Result<(), peerkit::Error> {
     let node = Node::builder().name("sensor").spawn().await?;
     let mut events = node.events();
     let peer = node.connect(station).await?;
     for celsius in [20.5, 21.0, 21.5] {
         let measured = Measurement { sensor: "kitchen".into(), celsius };
-        // Any serde type is a message; compression is chosen for each.
+        // Any serde type can be a message, and each message has its own compression.
         let message = Message::json(&measured).expect("a plain structure has a JSON form");
         node.send(peer.id(), message.compressed(Compression::Zstd)).await?;
         while let Some(event) = events.next().await {

@@ -1,6 +1,6 @@
 //! File sharing: connect, discover, ping, search, download.
 //!
-//! Without arguments three nodes in a line show it. To share a folder with others and type the
+//! Without arguments, three nodes in a line show it. To share a folder with others and type the
 //! commands yourself:
 //!
 //! ```text
@@ -14,11 +14,11 @@ use std::path::Path;
 
 use peerkit::{FetchRequest, Node};
 
-/// Does what a user has typed. What is downloaded goes into the folder `downloads`.
+/// Carries out a command that a user has typed. Downloads go into the folder `downloads`.
 async fn command(node: &Node, line: &str, downloads: &Path) -> Result<(), Box<dyn Error>> {
     let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
     match word {
-        "connect" => println!("  linked with {}", node.connect(rest).await?),
+        "connect" => println!("  connected to {}", node.connect(rest).await?),
         "discover" => {
             for found in node.discover(-1).await?.nodes {
                 println!("  {} dialled {} nodes", found.name, found.outbound.len());
@@ -60,7 +60,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Ann asks, Bob stands between, Cid has the file.
+/// Runs three nodes: Ann enters the commands, Cid has the file, and Bob connects them.
 async fn show() -> Result<(), Box<dyn Error>> {
     let start = |name: &str| Node::builder().name(name).listen("127.0.0.1:0").spawn();
     let (ann, bob, cid) = (start("ann").await?, start("bob").await?, start("cid").await?);

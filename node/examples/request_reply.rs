@@ -1,4 +1,4 @@
-//! Requests: a question to one peer, and its answer, with a time to wait.
+//! Requests to a peer, which replies within a time limit.
 
 use std::error::Error;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use peerkit::{Message, Node};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let server = Node::builder().name("server").listen("127.0.0.1:0").spawn().await?;
-    // Handlers are async, and many run at once. An error is told to the one who asked.
+    // These functions are async, and many run at once. The requester receives the text of an error.
     server.serve("sum", |_, message| async move {
         let numbers: Vec<i64> = message.to_json()?;
         Message::json(&numbers.iter().sum::<i64>())
@@ -28,16 +28,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let greeting = client.request(server_id, "greet", "Ann").await?;
     println!("{}", greeting.as_text().unwrap_or_default());
 
-    // Many at once, on the same link.
-    let asking = (1..=5).map(|n| {
+    // Many requests at once, over the same link.
+    let requests = (1..=5).map(|n| {
         let client = client.clone();
         tokio::spawn(async move { client.request(server_id, "sum", format!("[{n}, {n}]")).await })
     });
-    for asked in asking.collect::<Vec<_>>() {
-        println!("twice that is {}", asked.await??.as_text().unwrap_or_default());
+    for request in requests.collect::<Vec<_>>() {
+        println!("twice that is {}", request.await??.as_text().unwrap_or_default());
     }
 
-    // What can go wrong comes as an error that says so.
+    // A failed request returns an error that says why.
     let failures = [
         client.request(server_id, "sum", "no numbers").await,
         client.request(server_id, "product", "[1, 2]").await,

@@ -1,6 +1,6 @@
-//! One application, `Counter`, on five nodes with real sockets, and on a hundred simulated ones while nodes
-//! come and go and the network is split for a time: no socket, no waiting, and the same run again for the
-//! same seed.
+//! One application, `Counter`, on five nodes with real sockets and on a hundred simulated ones. In the
+//! simulation nodes come and go, and the network is split for a time. It needs no sockets, does not wait, and
+//! the same seed gives the same run.
 //!
 //! ```text
 //! cargo run --example simulated -- 7
@@ -13,14 +13,14 @@ use std::time::Duration;
 use peerkit::sim::{Sim, SimConfig};
 use peerkit::{Broadcast, Context, Handler, Message, Node, NodeId, Peer};
 
-/// A counter that all nodes share: each says how far it has counted itself, and the sum counts.
+/// A counter that all nodes share. Each node broadcasts its own count, and the value is the sum of all.
 #[derive(Default)]
 struct Counter {
     counts: BTreeMap<NodeId, u64>,
 }
 
 impl Counter {
-    /// Counts, and tells everybody.
+    /// Adds to this node's count, and broadcasts it.
     fn add(&mut self, cx: &mut Context<'_>, more: u64) {
         let own = self.counts.entry(cx.id()).or_default();
         *own += more;
@@ -31,13 +31,13 @@ impl Counter {
         self.counts.values().sum()
     }
 
-    /// What others have counted never goes back, whatever comes twice or late.
+    /// Takes over the count of another node. A count never decreases, so late and repeated ones do no harm.
     fn learn(&mut self, node: NodeId, count: u64) {
         let known = self.counts.entry(node).or_default();
         *known = count.max(*known);
     }
 
-    fn tell(&self, cx: &mut Context<'_>, peer: &Peer) {
+    fn send_counts(&self, cx: &mut Context<'_>, peer: &Peer) {
         if let Ok(counts) = Message::json(&self.counts) {
             cx.send(peer, counts);
         }
@@ -45,9 +45,9 @@ impl Counter {
 }
 
 impl Handler for Counter {
-    // Whoever comes late has missed broadcasts: a new neighbour tells what it knows.
+    // A node that comes late has missed broadcasts, so it receives all counts from its new neighbour.
     fn inbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {
-        self.tell(cx, peer);
+        self.send_counts(cx, peer);
     }
 
     fn node_message(&mut self, _: &mut Context<'_>, _: &Peer, message: Message) {
@@ -62,7 +62,7 @@ impl Handler for Counter {
     }
 }
 
-/// Five nodes on this machine. Each counts to 10 times its place.
+/// Runs five nodes on this machine. The nth node adds 10 n.
 async fn on_sockets() -> Result<(), Box<dyn Error>> {
     let mut nodes: Vec<Node> = Vec::new();
     for place in 1..=5 {
@@ -90,8 +90,8 @@ async fn on_sockets() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A hundred nodes in the simulator. For a minute one counts, one crashes and one comes, each second.
-/// Most of the time the network is split, for so long that the links between its parts end.
+/// Runs a hundred simulated nodes. For a minute, one node adds 10, one crashes and one joins each second. The
+/// network is split most of that time, long enough for the links between its parts to end.
 fn simulated(seed: u64) -> Result<(), Box<dyn Error>> {
     let mut sim = Sim::new(SimConfig { seed, ..SimConfig::default() });
     for node in 0..100 {
@@ -121,7 +121,11 @@ fn simulated(seed: u64) -> Result<(), Box<dyn Error>> {
     let (stats, minutes) = (sim.stats(), sim.now().since_origin().as_secs() / 60);
     println!("{agree} of {} simulated nodes have counted to 600", running.len());
     println!("{} frames in {minutes} minutes, trace {}", stats.total().frames, sim.trace_hash());
-    if agree == running.len() { Ok(()) } else { Err(format!("not so with seed {seed}").into()) }
+    if agree == running.len() {
+        Ok(())
+    } else {
+        Err(format!("the nodes do not agree with seed {seed}").into())
+    }
 }
 
 #[tokio::main]

@@ -1,5 +1,5 @@
-//! The node of p2pnetwork's tutorial as a handler: it shares, connects, discovers, pings, searches
-//! and downloads, each step once the event of the step before has come.
+//! The node of p2pnetwork's tutorial as a handler. It connects, discovers, pings, searches, downloads and
+//! shares, and the event of each step starts the next one.
 //!
 //! ```text
 //! cargo run --example tutorial
@@ -13,14 +13,14 @@ use peerkit::{
     ActionId, Address, Context, FoundFile, Handler, Hash, Node, NodeId, NodeInfo, Peer, SharedFile,
 };
 
-/// Looks for a song and fetches it.
+/// An application that searches for a song and fetches it.
 struct SongFinder {
     downloads: PathBuf,
 }
 
 impl Handler for SongFinder {
     fn outbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {
-        println!("{} is linked with {}", cx.name(), peer.name());
+        println!("{} is connected to {}", cx.name(), peer.name());
         cx.set_info(peer.id(), "greeted", true);
         cx.discover(-1);
     }
@@ -35,7 +35,7 @@ impl Handler for SongFinder {
         for node in nodes {
             println!("  {} dialled {} nodes", node.name, node.outbound.len());
         }
-        // The last one need not be a neighbour.
+        // A ping also reaches a node that is not a neighbour.
         if let Some(last) = nodes.last() {
             cx.ping(last.id);
         }
@@ -80,7 +80,7 @@ impl Handler for SongFinder {
         file: &SharedFile,
         _: usize,
     ) {
-        println!("  {} can be had here, too", file.name);
+        println!("  {} is shared here, too", file.name);
         cx.stop();
     }
 
@@ -95,7 +95,7 @@ impl Handler for SongFinder {
     }
 }
 
-/// Ann runs the handler, Bob stands between, Cid has the song.
+/// Runs three nodes: Ann has the handler, Cid has the song, and Bob connects them.
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir()?;

@@ -1,8 +1,10 @@
-//! Work that waits for the disk or keeps a processor busy, on the runtime's blocking threads.
+//! Work that waits for the disk or keeps a core busy, on the runtime's blocking threads.
 //!
-//! It is bounded where it comes from, by the number of its callers or a semaphore: one search, eight
-//! streams that read, one write of a download. A panic is a bug and goes on in the task that waits for
-//! the work, as if the work had been done there.
+//! Its callers bound it, by their number or a semaphore: one search, eight streams that read, one write of a
+//! download. A panic in the work is a bug, and continues in the task that waits for the work.
+
+use std::num::NonZero;
+use std::thread::available_parallelism;
 
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -27,7 +29,7 @@ where
     run(work).await.ok_or(Error::Stopped)?.map_err(Into::into)
 }
 
-/// Waits for work that was spawned already. Returns `None` if the runtime is shutting down.
+/// Waits for work that is spawned already. Returns `None` if the runtime is shutting down.
 pub(crate) async fn finish<T>(work: JoinHandle<T>) -> Option<T> {
     match work.await {
         Ok(done) => Some(done),
@@ -36,6 +38,12 @@ pub(crate) async fn finish<T>(work: JoinHandle<T>) -> Option<T> {
             Err(_) => None,
         },
     }
+}
+
+/// Returns the number of threads that can run at the same time, at most `most`: more would wait for the
+/// disk or for memory. Returns 1 if the system does not say.
+pub(crate) fn cores(most: usize) -> usize {
+    available_parallelism().map_or(1, NonZero::get).min(most)
 }
 
 #[cfg(test)]

@@ -53,7 +53,6 @@ mod builder;
 mod clock;
 mod compress;
 mod conn;
-mod cores;
 mod counters;
 mod dial;
 mod direct;

@@ -1,4 +1,4 @@
-//! The network as a graph: its nodes and links, measured and drawn.
+//! The network as a graph of nodes and links, its figures, and its pictures and file formats.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -27,17 +27,16 @@ mod pivots;
 mod shapes;
 mod svg;
 mod text;
-mod xml;
 
-/// The version of the JSON form. It rises once a reader of the form before would misread it; fields are
-/// added without.
+/// Version of the JSON form. It changes only if readers of the present form would misread the new one. New
+/// fields do not change it.
 const MAP_VERSION: u32 = 1;
 
-/// The nodes and links of a network, as a discovery found them: see [`NetworkHandle::graph`].
+/// The nodes and links of a network, as a discovery has found them: see [`NetworkHandle::graph`].
 ///
-/// It can be measured ([`NetworkGraph::figures`]) and written as SVG, DOT, GraphML, JSON or text. Its
-/// JSON is the node-link form of NetworkX, with `from` and `to` for the ends of a link, and the
-/// `version` of the form in `graph`.
+/// [`NetworkGraph::figures`] computes its figures. It can be written as SVG, DOT, GraphML, JSON or text. The
+/// JSON is the node-link form of NetworkX, with `from` and `to` for the ends of a link, and the `version` of
+/// the form in `graph`.
 ///
 /// ```
 /// use peerkit::Node;
@@ -68,46 +67,45 @@ pub struct NetworkGraph {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct NetworkNode {
-    /// Its identity.
+    /// The identity of the node.
     pub id: NodeId,
-    /// The name that it gave itself; empty where it did not answer.
+    /// The name of the node; empty if it did not answer.
     pub name: String,
-    /// An address where it may be dialled, if one is known.
+    /// An address at which the node may be dialled, if one is known.
     pub address: Option<String>,
-    /// Whether it answered the discovery. A node that did not answer is known as the other end of a
-    /// link only.
+    /// True if the node answered the discovery. A node that did not is known only as the end of a link.
     pub answered: bool,
-    /// Whether it is the node that ran the discovery.
-    // Not `self`, which NetworkX takes for its own argument.
+    /// True for the node that ran the discovery.
+    // Not named `self`, which NetworkX would take for an argument of its own.
     pub is_self: bool,
 }
 
-/// A link, from the node that dialled.
+/// A link, from the node that dialled to the one that was dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Edge {
     from: NodeId,
     to: NodeId,
 }
 
-/// A pair of linked nodes, by their places in the network.
+/// A pair of linked nodes, by their indices in the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct NodePair {
-    /// The one that dialled.
+    /// The node that dialled.
     from: usize,
     to: usize,
-    /// Whether each has dialled the other.
+    /// True if each has dialled the other.
     both: bool,
 }
 
 impl NetworkGraph {
-    /// Builds the network of that name out of a discovery.
+    /// Builds the graph of the network `name` from a discovery.
     #[must_use]
     pub fn new(name: &str, discovery: &Discovery) -> Self {
         let Discovery { nodes, complete, elapsed } = discovery;
         Self { complete: *complete, elapsed: *elapsed, ..Self::of(name, nodes) }
     }
 
-    /// Builds the graph out of what the nodes say of themselves. The first is the node that asked.
+    /// Builds the graph from the answers of nodes. The first is the node that ran the discovery.
     fn of(name: &str, infos: &[NodeInfo]) -> Self {
         let mut nodes = BTreeMap::new();
         let mut edges = BTreeSet::new();
@@ -115,7 +113,7 @@ impl NetworkGraph {
         for info in infos {
             let outbound = info.outbound.iter().map(|other| (other, info.id, other.id));
             let inbound = info.inbound.iter().map(|other| (other, other.id, info.id));
-            // A node has no link with itself, whatever it says.
+            // A link of a node with itself is not a link, though a liar may announce one.
             let links = outbound.chain(inbound).filter(|(_, from, to)| from != to);
             for (other, from, to) in links {
                 edges.insert(Edge { from, to });
@@ -162,25 +160,25 @@ impl NetworkGraph {
         &self.name
     }
 
-    /// Returns the nodes: those that answered by their names, then the others.
+    /// Returns the nodes: those that answered in the order of their names, then the others.
     #[must_use]
     pub fn nodes(&self) -> &[NetworkNode] {
         &self.nodes
     }
 
-    /// Returns each link once for each direction in which it was dialled: the node that dialled,
-    /// then the node that was dialled.
+    /// Returns the links, as pairs of the node that dialled and the one that was dialled. A pair that has
+    /// dialled each other is there twice.
     pub fn edges(&self) -> impl Iterator<Item = (NodeId, NodeId)> {
         self.edges.iter().map(|edge| (edge.from, edge.to))
     }
 
-    /// Counts the links. A pair of nodes counts once, even if each has dialled the other.
+    /// Returns the number of links. A pair that has dialled each other counts once.
     #[must_use]
     pub fn links(&self) -> usize {
         self.pairs().len()
     }
 
-    /// Returns whether every node that the discovery asked has answered.
+    /// Returns whether every node that the discovery queried has answered.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.complete
@@ -196,12 +194,12 @@ impl NetworkGraph {
     /// with `from` and `to` for the ends of a link. `serde` serializes it to the same form.
     #[must_use]
     pub fn to_json(&self) -> String {
-        // Strings, booleans and lists of them always have a JSON form.
+        // Cannot fail: strings, booleans and lists of them always have a JSON form.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Writes the network as a list for people: each node with the links that it dialled. Names are
-    /// made safe for a terminal.
+    /// Writes the network as a list for people: each node with the links that it dialled. Control characters
+    /// in names are escaped.
     #[must_use]
     pub fn to_text(&self) -> String {
         let names: BTreeMap<NodeId, String> =
@@ -227,7 +225,7 @@ impl NetworkGraph {
         text
     }
 
-    /// Every pair of linked nodes once.
+    /// Returns every pair of linked nodes once.
     fn pairs(&self) -> Vec<NodePair> {
         let places = self.nodes.iter().enumerate().map(|(place, node)| (node.id, place));
         let places: BTreeMap<NodeId, usize> = places.collect();
@@ -247,7 +245,7 @@ impl NetworkGraph {
     }
 }
 
-/// What the JSON form says of the network as a whole.
+/// The fields of the JSON form for the network as a whole.
 #[derive(Serialize)]
 struct Graph<'n> {
     network: &'n str,
@@ -281,7 +279,7 @@ pub(super) mod tests {
         NetworkGraph::of("", infos)
     }
 
-    /// Nodes 0 to `n` that all answered, each link told by both of its ends.
+    /// Returns the answers of nodes 0 to `n`, with each link in the answers of both of its ends.
     pub(super) fn infos(n: u16, links: &[(u16, u16)]) -> Vec<NodeInfo> {
         let end = |n: u16| Neighbour {
             id: id(n),
@@ -302,7 +300,7 @@ pub(super) mod tests {
         infos
     }
 
-    /// Two nodes: the first has a name that nobody should have, the second did not answer.
+    /// Returns a graph of two nodes: the first has a malicious name, the second did not answer.
     pub(super) fn hostile() -> NetworkGraph {
         let mut infos = infos(2, &[(0, 1)]);
         infos[0].name = "a\"; b \\\n\u{1b}[31m<x y='&amp;'>\u{202e}\u{ffff}]]>".into();

@@ -20,12 +20,11 @@ impl CachedRead {
     /// be read without waiting, or there is none.
     pub(crate) fn read(self, file: &File, out: &mut [u8], offset: u64) -> Option<usize> {
         use rustix::io::{ReadWriteFlags, pread, preadv2};
-        let read = match self.in_memory {
-            true => pread(file, out, offset),
-            false => {
-                let out = &mut [std::io::IoSliceMut::new(out)];
-                preadv2(file, out, offset, ReadWriteFlags::NOWAIT)
-            }
+        let read = if self.in_memory {
+            pread(file, out, offset)
+        } else {
+            let out = &mut [std::io::IoSliceMut::new(out)];
+            preadv2(file, out, offset, ReadWriteFlags::NOWAIT)
         };
         read.ok().filter(|read| *read > 0)
     }

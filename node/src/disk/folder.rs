@@ -65,9 +65,10 @@ pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     return unix::open(rustix::fs::CWD, path);
     #[cfg(not(unix))]
-    match std::fs::symlink_metadata(path)?.is_file() {
-        true => File::open(path),
-        false => Err(io::ErrorKind::NotFound.into()),
+    if std::fs::symlink_metadata(path)?.is_file() {
+        File::open(path)
+    } else {
+        Err(io::ErrorKind::NotFound.into())
     }
 }
 

@@ -3,8 +3,7 @@
 use std::fmt::Write as _;
 
 use super::NetworkGraph;
-use super::text::label;
-use super::xml::allowed;
+use super::text::{allowed, label};
 
 impl NetworkGraph {
     /// Writes the network in DOT, for Graphviz. Links go from the node that dialled.
@@ -28,8 +27,8 @@ impl NetworkGraph {
     }
 }
 
-/// A text between the quotes of DOT. Graphviz reads `&lt;` and its like in a label as in HTML, and
-/// puts what XML can't hold into its pictures as it stands.
+/// Quotes a text for DOT. Graphviz reads `&lt;` and the like in a label as in HTML, and copies characters that
+/// XML does not allow into its pictures.
 fn quoted(text: &str) -> String {
     let text = allowed(text).replace('\\', "\\\\").replace('"', "\\\"").replace('&', "&amp;");
     format!("\"{text}\"")

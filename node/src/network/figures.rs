@@ -1,4 +1,4 @@
-//! The figures of a network.
+//! The figures of a network: degrees, components, diameter and cut nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,53 +8,54 @@ use serde::Serialize;
 use super::NetworkGraph;
 use super::neighbours::{Neighbours, UNREACHED};
 
-/// The most nodes whose diameter is told exactly. 10,000: with 5 links each that takes a second,
-/// and four times as long for twice as many.
+/// Most nodes for which the exact diameter is computed. 10,000 nodes with 5 links each take a second, and
+/// twice as many take four times as long.
 const EXACT: usize = 10_000;
 
-/// The figures of a network, links taken as going both ways.
+/// The figures of a network, with links counted in both directions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Figures {
-    /// Number of nodes, the asking one among them.
+    /// Number of nodes, including the one that ran the discovery.
     pub nodes: usize,
     /// Number of links between them.
     pub links: usize,
-    /// Number of parts that no link connects; 1 if every node can reach every other.
+    /// Number of parts without a link between them; 1 if every node can reach every other.
     pub components: usize,
-    /// Numbers of links of the nodes.
+    /// Statistics of the number of links that each node has.
     pub degree: Degrees,
-    /// The most hops between any two nodes of one part.
+    /// Most hops between any two nodes of one part.
     pub diameter: usize,
-    /// Whether `diameter` is exact. Among more than 10,000 nodes it is a lower bound.
+    /// True if `diameter` is exact. With more than 10,000 nodes it is a lower bound.
     pub diameter_exact: bool,
-    /// The nodes without which a part would fall apart, in the order of their identities.
+    /// The nodes whose failure would split a part, in the order of their identities.
     pub cut_nodes: Vec<NodeId>,
 }
 
 /// Statistics of the number of links that each node has.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Degrees {
-    /// The fewest links of a node.
+    /// Fewest links of a node.
     pub min: usize,
-    /// The mean, to two decimals.
+    /// Mean number of links, rounded to two decimals.
     pub avg: f64,
-    /// The most links of a node.
+    /// Most links of a node.
     pub max: usize,
-    /// The number of nodes for each number of links.
+    /// Number of nodes by number of links.
     pub histogram: BTreeMap<usize, usize>,
 }
 
 impl NetworkGraph {
-    /// Figures the network. The time grows with the square of the nodes: run it on a blocking thread
-    /// for thousands of them.
+    /// Computes the figures. The time grows with the square of the number of nodes, so run it on a blocking
+    /// thread for thousands of them.
     #[must_use]
     pub fn figures(&self) -> Figures {
         let neighbours = self.neighbours();
         let components = neighbours.components();
         let diameter_exact = neighbours.len() <= EXACT;
-        let diameter = match diameter_exact {
-            true => diameter(&neighbours),
-            false => double_sweep(&neighbours, &components),
+        let diameter = if diameter_exact {
+            diameter(&neighbours)
+        } else {
+            double_sweep(&neighbours, &components)
         };
         let mut cut_nodes: Vec<NodeId> =
             cut_nodes(&neighbours).into_iter().map(|node| self.nodes[node].id).collect();
@@ -87,8 +88,9 @@ impl Degrees {
     }
 }
 
-/// The most hops between two nodes: a search from every node, 64 of them at once, each a bit of a
-/// word (Then et al., "The more the merrier: efficient multi-source graph traversal", 2014).
+/// Returns the most hops between two nodes of one part. Runs a breadth-first search from every node, 64 of
+/// them at once, each as a bit of a word (Then et al., "The more the merrier: efficient multi-source graph
+/// traversal", 2014).
 fn diameter(neighbours: &Neighbours) -> usize {
     let mut most = 0;
     let mut next = vec![0_u64; neighbours.len()];
@@ -121,8 +123,8 @@ fn diameter(neighbours: &Neighbours) -> usize {
     most
 }
 
-/// A diameter that is not too large: how far away the farthest node is from the one that is
-/// farthest from any, in each part.
+/// Returns a lower bound of the diameter: in each part, the distance of the farthest node from one that is
+/// itself farthest from some node.
 fn double_sweep(neighbours: &Neighbours, components: &[Vec<usize>]) -> usize {
     let mut hops = vec![UNREACHED; neighbours.len()];
     let sweeps = components.iter().filter_map(|component| {
@@ -132,8 +134,8 @@ fn double_sweep(neighbours: &Neighbours, components: &[Vec<usize>]) -> usize {
     sweeps.max().unwrap_or_default()
 }
 
-/// Nodes whose neighbours could not reach each other without them: Tarjan's low points, with a
-/// stack of its own, since a long chain would overflow the thread's.
+/// Returns the nodes whose removal would split their part: Tarjan's algorithm with low points. It has a stack
+/// of its own, as recursion along a long chain would overflow the thread's.
 fn cut_nodes(neighbours: &Neighbours) -> BTreeSet<usize> {
     struct Visit<'a> {
         node: usize,
@@ -198,7 +200,7 @@ mod tests {
     use crate::network::tests::{id, infos, network_of};
     use proptest::prelude::*;
 
-    /// Hops between every two nodes of one part (Floyd and Warshall), the other way to find them.
+    /// Returns the hops between every two nodes by another algorithm (Floyd and Warshall).
     fn distances(neighbours: &Neighbours) -> Vec<Vec<usize>> {
         let n = neighbours.len();
         let mut hops = vec![vec![UNREACHED; n]; n];

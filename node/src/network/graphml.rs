@@ -1,9 +1,9 @@
-//! The graph in GraphML, which most programs that work on graphs can read.
+//! The graph in GraphML, which most graph programs can read.
 
 use std::fmt::Write as _;
 
 use super::NetworkGraph;
-use super::xml::escaped;
+use super::text::escaped;
 
 const HEAD: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 <graphml xmlns="http://graphml.graphdrawing.org/xmlns" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:schemaLocation="http://graphml.graphdrawing.org/xmlns http://graphml.graphdrawing.org/xmlns/1.0/graphml.xsd">

@@ -1,4 +1,4 @@
-//! Names beside nodes: how wide they are, and where they lie over as little as possible.
+//! Labels beside nodes: their width, and positions where they cover as little as possible.
 
 use super::shapes::{Point, Rect};
 
@@ -6,15 +6,15 @@ use super::shapes::{Point, Rect};
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct TextLabel {
     pub(super) text: String,
-    /// Letters' size, in pixels.
+    /// The font size in pixels.
     pub(super) size: f64,
-    /// What it covers.
+    /// The rectangle that it covers.
     pub(super) rect: Rect,
-    /// Where it holds on: what is narrower than the rectangle stays there.
+    /// The end at which the text is fixed. A narrower font leaves room at the other end.
     pub(super) anchor: Anchor,
 }
 
-/// The end of a text that stays where it is, whatever the font.
+/// The point of a text that stays in place with any font.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Anchor {
     Start,
@@ -22,7 +22,7 @@ pub(super) enum Anchor {
     End,
 }
 
-/// What a label had best not lie over.
+/// The things that a label should not cover.
 #[derive(Debug, Default)]
 pub(super) struct Obstacles {
     pub(super) nodes: Vec<Rect>,
@@ -30,13 +30,13 @@ pub(super) struct Obstacles {
 }
 
 impl TextLabel {
-    /// A text whose upper left corner is at `corner`.
+    /// Creates a label whose upper left corner is at `corner`.
     pub(super) fn new(text: String, size: f64, corner: Point) -> Self {
         let most = corner + Point { x: width(&text, size), y: size * 1.3 };
         Self { text, size, rect: Rect { least: corner, most }, anchor: Anchor::Start }
     }
 
-    /// Where it holds on, on the line that the letters stand on.
+    /// Returns the anchor point, on the line of the letters.
     pub(super) fn baseline(&self) -> Point {
         let x = match self.anchor {
             Anchor::Start => self.rect.least.x,
@@ -47,8 +47,7 @@ impl TextLabel {
     }
 }
 
-/// Puts a label beside each node, about its circle's `radius`: those of the `texts` that lie in
-/// one part of the picture.
+/// Places a label beside each node of one part of the picture, just outside of its circle's `radius`.
 pub(super) fn place(
     texts: &[String],
     size: f64,
@@ -61,7 +60,7 @@ pub(super) fn place(
         links: links.iter().map(|(a, b)| (places[*a], places[*b])).collect(),
     };
     let mut labels: Vec<Option<TextLabel>> = vec![None; texts.len()];
-    // Twice, as at first nobody knows where those that follow will lie.
+    // Two rounds: in the first, the positions of later labels are not known.
     for _ in 0..2 {
         for node in 0..texts.len() {
             let label = TextLabel::new(texts[node].clone(), size, Point::default());
@@ -75,11 +74,11 @@ pub(super) fn place(
     labels.into_iter().flatten().collect()
 }
 
-/// Where a label of that size may lie about a node, the best first.
+/// Returns the possible positions of a label of that size around a node, best first.
 fn choices(node: Point, radius: f64, label: Rect) -> [(Rect, Anchor); 8] {
     let (width, height) = (label.width(), label.height());
     let (x, y) = (radius + 3.0 + width / 2.0, radius + 1.0 + height / 2.0);
-    // Diagonally the circle leaves room.
+    // On the diagonals the circle leaves more room.
     let (near_x, near_y) = (radius * 0.7 + width / 2.0, radius * 0.7 + height / 2.0);
     let ways = [
         (0.0, y, Anchor::Middle),
@@ -94,7 +93,7 @@ fn choices(node: Point, radius: f64, label: Rect) -> [(Rect, Anchor); 8] {
     ways.map(|(x, y, anchor)| (Rect::about(node + Point { x, y }, width, height), anchor))
 }
 
-/// How bad it is that a label lies there, in pixels that can't be read.
+/// Returns the cost of a position: about the number of pixels that would be illegible.
 fn cost(rect: Rect, node: usize, obstacles: &Obstacles, labels: &[Option<TextLabel>]) -> f64 {
     let nodes = obstacles.nodes.iter().enumerate().filter(|(other, _)| *other != node);
     let nodes = nodes.map(|(_, other)| 4.0 * rect.overlap(*other)).sum::<f64>();
@@ -105,18 +104,18 @@ fn cost(rect: Rect, node: usize, obstacles: &Obstacles, labels: &[Option<TextLab
     nodes + labels + 60.0 * crossed.count() as f64
 }
 
-/// Pixels that a text takes, at letters of that size, in the widest of the usual fonts.
+/// Returns the width of a text in pixels, in the widest of the usual fonts.
 pub(super) fn width(text: &str, size: f64) -> f64 {
     text.chars().map(letter).sum::<f64>() * size
 }
 
-/// Whether a text may turn out wider than [`width`] says: there are letters many times as wide as
-/// they are high.
+/// Returns whether a text may be wider than [`width`] says: some letters are many times as wide as they are
+/// high.
 pub(super) fn is_unsure(text: &str) -> bool {
     text.chars().any(|c| !matches!(c, ..'\u{530}' | '…' | '\u{2e80}'..='\u{d7ff}'))
 }
 
-/// The width of a letter, as a part of its size, in DejaVu Sans or less.
+/// Returns an upper bound of a letter's width in DejaVu Sans, as a fraction of the font size.
 fn letter(c: char) -> f64 {
     match c {
         'i' | 'j' | 'l' => 0.29,

@@ -1,6 +1,6 @@
-//! Where the nodes of a picture lie: linked nodes pull each other together, all nodes push each
-//! other away, and what moves cools down (Fruchterman and Reingold, "Graph drawing by
-//! force-directed placement", 1991). The same nodes and links give the same picture every time.
+//! The layout of a picture: linked nodes attract each other, all nodes repel each other, and movements
+//! shrink from round to round (Fruchterman and Reingold, "Graph drawing by force-directed placement", 1991).
+//! The same nodes and links always give the same picture.
 
 use peerkit_proto::id::NodeId;
 
@@ -8,19 +8,18 @@ use super::neighbours::Neighbours;
 use super::pivots;
 use super::shapes::{Point, Rect};
 
-/// Up to so many nodes push each other one by one; above, far ones as groups.
+/// Most nodes for which every pair repels each other. With more nodes, distant ones repel as groups.
 const ONE_BY_ONE: usize = 300;
 
-/// Lays out one part, whose nodes are all linked to each other, about the middle, lying rather than
-/// standing. A link that nothing else pulls at is 1 long.
+/// Lays out one connected part around the origin, wider than high. A link without other forces is 1 long.
 pub(super) fn lay_out(ids: &[NodeId], neighbours: &Neighbours) -> Vec<Point> {
     let mut places = pivots::place(neighbours);
-    // Nodes that are alike to the pivots are told apart by their ids.
+    // Nodes at the same distances from all pivots start at the same point, so their ids separate them.
     for (place, id) in places.iter_mut().zip(ids) {
         *place += by_id(id);
     }
     let rounds = rounds(places.len());
-    // So far may a node move in the first round.
+    // The longest movement in the first round.
     let start = (places.len() as f64).sqrt() / 5.0;
     for round in 0..rounds {
         let heat = start * (1.0 - round as f64 / rounds as f64);
@@ -35,12 +34,13 @@ pub(super) fn lay_out(ids: &[NodeId], neighbours: &Neighbours) -> Vec<Point> {
     lying(places)
 }
 
-/// Fewer for many nodes, whose rounds take longer.
+/// Returns the number of rounds: fewer for many nodes, whose rounds take longer.
 fn rounds(nodes: usize) -> usize {
     (300_000 / nodes.max(1)).clamp(100, 500)
 }
 
-/// A place in the unit square that an id chooses, by its hash: ids can be made to look alike.
+/// Returns a point in the unit square that depends on an id, by its hash: an attacker could choose similar
+/// ids.
 fn by_id(id: &NodeId) -> Point {
     let hash = blake3::hash(id.as_bytes());
     let part = |bytes: &[u8]| {
@@ -51,7 +51,7 @@ fn by_id(id: &NodeId) -> Point {
     Point { x: part(&bytes[..4]), y: part(&bytes[4..8]) }
 }
 
-/// What pulls and pushes at each node.
+/// Returns the force on each node.
 fn forces(places: &[Point], neighbours: &Neighbours) -> Vec<Point> {
     let grid = Grid::new(places);
     let force = |(node, place): (usize, &Point)| {
@@ -65,8 +65,8 @@ fn forces(places: &[Point], neighbours: &Neighbours) -> Vec<Point> {
     places.iter().enumerate().map(force).collect()
 }
 
-/// The picture in squares. Nodes in a square and those around it push each other one by one, the
-/// others as if all of a square were in their middle.
+/// The picture divided into squares. A node is repelled by each node in its own and the adjacent squares, and
+/// by every other square as if all its nodes were at their centre.
 struct Grid {
     corner: Point,
     /// The side of a square.
@@ -81,7 +81,7 @@ impl Grid {
     fn new(places: &[Point]) -> Self {
         let all = Rect::around(places);
         let (corner, size) = (all.least, all.most - all.least);
-        // Nodes nearby and squares far away are then about as many: n * 9 / squares = squares.
+        // Balances the work: about as many nearby nodes as distant squares, n * 9 / squares = squares.
         let squares = match places.len() {
             0..=ONE_BY_ONE => 1.0,
             n => 3.0 * (n as f64).sqrt(),
@@ -114,7 +114,7 @@ impl Grid {
         ((from.x as usize).min(self.columns - 1), (from.y as usize).min(self.rows - 1))
     }
 
-    /// What all others do to `node` by pushing it.
+    /// Returns the force with which all others repel `node`.
     fn push(&self, places: &[Point], node: usize) -> Point {
         let place = places[node];
         let (column, row) = self.square(place);
@@ -134,13 +134,13 @@ impl Grid {
     }
 }
 
-/// The push of a node that is that way off: the nearer, the stronger.
+/// Returns the repulsion by a node at that distance: the nearer, the stronger.
 fn pushed(way: Point) -> Point {
-    // Not endless where two meet.
+    // Bounded, as two nodes may be at the same point.
     way * (1.0 / way.squared().max(1e-4))
 }
 
-/// The same places about the middle, turned so that the longest way through lies flat.
+/// Moves the points around the origin, and turns them so that their main axis is horizontal.
 fn lying(mut places: Vec<Point>) -> Vec<Point> {
     let middle = places.iter().fold(Point::default(), |sum, place| sum + *place);
     let middle = middle * (1.0 / places.len().max(1) as f64);
@@ -151,12 +151,9 @@ fn lying(mut places: Vec<Point>) -> Vec<Point> {
         xy += place.x * place.y;
         yy += place.y * place.y;
     }
-    // The main axis of the places, as the eigenvector of their covariance.
+    // The main axis is an eigenvector of the covariance of the points.
     let most = f64::midpoint(xx, yy) + (((xx - yy) / 2.0).powi(2) + xy * xy).sqrt();
-    let axis = match xx >= yy {
-        true => Point { x: most - yy, y: xy },
-        false => Point { x: xy, y: most - xx },
-    };
+    let axis = if xx >= yy { Point { x: most - yy, y: xy } } else { Point { x: xy, y: most - xx } };
     let length = axis.length();
     if length > 1e-9 {
         let axis = axis * (1.0 / length);
@@ -180,7 +177,7 @@ mod tests {
         lay_out(&ids, &Neighbours::new(ids.len(), links))
     }
 
-    /// Whether two lines cut each other between their ends.
+    /// Returns whether two lines cross between their ends.
     fn cut(a: (Point, Point), b: (Point, Point)) -> bool {
         let side = |line: (Point, Point), point: Point| {
             let (way, to) = (line.1 - line.0, point - line.0);

@@ -1,6 +1,6 @@
-//! Which nodes are linked, by their places in the graph.
+//! The neighbours of each node, by their indices in the graph.
 
-/// For each node those that it is linked with, whoever dialled.
+/// The neighbours of each node. Does not depend on which of them dialled.
 #[derive(Debug, Clone)]
 pub(super) struct Neighbours(Vec<Vec<usize>>);
 
@@ -8,7 +8,7 @@ pub(super) struct Neighbours(Vec<Vec<usize>>);
 pub(super) const UNREACHED: usize = usize::MAX;
 
 impl Neighbours {
-    /// Nodes 0 to `nodes`, and pairs of them, each once.
+    /// Creates a graph of `nodes` nodes from pairs of linked nodes, each pair once.
     pub(super) fn new(nodes: usize, pairs: impl IntoIterator<Item = (usize, usize)>) -> Self {
         let mut neighbours = vec![Vec::new(); nodes];
         for (a, b) in pairs {
@@ -18,23 +18,23 @@ impl Neighbours {
         Self(neighbours)
     }
 
-    /// How many nodes there are.
+    /// Returns the number of nodes.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The nodes that `node` is linked with.
+    /// Returns the neighbours of `node`.
     pub(super) fn of(&self, node: usize) -> &[usize] {
         &self.0[node]
     }
 
-    /// How many links each node has.
+    /// Returns the number of links of each node.
     pub(super) fn degrees(&self) -> impl Iterator<Item = usize> {
         self.0.iter().map(Vec::len)
     }
 
-    /// The nodes that can be reached from `from`, itself first, the nearest first, but for those
-    /// that `hops` says were reached already. Their distances go into `hops`.
+    /// Returns the nodes that can be reached from `from`, nearest first, beginning with itself. Writes their
+    /// distances to `hops`. Leaves out nodes that `hops` has as reached already.
     pub(super) fn walk(&self, from: usize, hops: &mut [usize]) -> Vec<usize> {
         let mut reached = vec![from];
         hops[from] = 0;
@@ -51,7 +51,7 @@ impl Neighbours {
         reached
     }
 
-    /// The parts that no link connects, each as a walk through it.
+    /// Returns the connected parts, each as a walk through it.
     pub(super) fn components(&self) -> Vec<Vec<usize>> {
         let mut hops = vec![UNREACHED; self.len()];
         let mut components = Vec::new();
@@ -63,7 +63,7 @@ impl Neighbours {
         components
     }
 
-    /// Those of `nodes`, numbered in their order, with the links between them.
+    /// Returns the graph of `nodes` and the links between them, numbered in the order of `nodes`.
     pub(super) fn among(&self, nodes: &[usize]) -> Self {
         let mut places = vec![UNREACHED; self.len()];
         for (place, node) in nodes.iter().enumerate() {

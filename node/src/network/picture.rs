@@ -1,47 +1,47 @@
-//! The graph laid out as a picture: where each node and each name lies, in pixels.
+//! The graph laid out as a picture: the positions of nodes and names, in pixels.
 
 use std::collections::BTreeMap;
 
 use super::labels::{self, TextLabel};
 use super::layout::lay_out;
 use super::shapes::{Point, Rect};
-use super::xml::allowed;
+use super::text::allowed;
 use super::{NetworkGraph, NetworkNode, NodePair};
 
-/// The most nodes that have their names beside them; of more one could read none.
+/// Most nodes whose names are shown. With more of them none would be legible.
 const NAMED: usize = 150;
 
-/// Letters of a name that are shown; a name is 64 bytes at most.
+/// Most letters of a name that are shown. A name has at most 64 bytes.
 const LETTERS: usize = 24;
 
 /// Pixels between two parts of the network.
 const GAP: f64 = 40.0;
 
-/// Where everything lies.
+/// The positions of everything in the picture.
 #[derive(Debug)]
 pub(super) struct Picture {
-    /// Each node's place, in the graph's order.
+    /// The position of each node, in the order of the graph.
     pub(super) places: Vec<Point>,
     pub(super) links: Vec<NodePair>,
-    /// Of a node's circle.
+    /// The radius of a node's circle.
     pub(super) radius: f64,
-    /// Of the circle of the node that asked, which is to be found among many.
+    /// The radius of this node's circle, which stands out among many.
     pub(super) self_radius: f64,
-    /// Nodes' names; none where they are too many.
+    /// The names of nodes; empty if there are too many.
     pub(super) labels: Vec<TextLabel>,
-    /// All that is drawn.
+    /// The rectangle around everything.
     pub(super) rect: Rect,
-    /// Parts that no link connects.
+    /// Number of parts without a link between them.
     pub(super) parts: usize,
 }
 
-/// How large things are, which depends on how many there are.
+/// Sizes that depend on the number of nodes.
 struct Scale {
     radius: f64,
     self_radius: f64,
-    /// Between a node and the one next to it.
+    /// Distance between a node and the nearest one.
     spacing: f64,
-    /// Letters' size.
+    /// The font size.
     letters: f64,
 }
 
@@ -106,20 +106,16 @@ impl Scale {
         Self { radius, self_radius, spacing, letters }
     }
 
-    /// A layout in pixels: as large as it takes for nodes to be as far from the next one as they
-    /// should be, on average.
+    /// Scales a layout to pixels, so that nodes have the intended distance to the nearest one on average.
     fn spread(&self, places: Vec<Point>) -> Vec<Point> {
-        // A thousand of them tell it well enough.
+        // A sample of a thousand nodes is enough.
         let some = places.iter().enumerate().step_by(places.len() / 1000 + 1);
         let nearest = some.clone().filter_map(|(node, place)| {
             let others = places.iter().enumerate().filter(|(other, _)| *other != node);
             others.map(|(_, other)| (*other - *place).squared()).min_by(f64::total_cmp)
         });
         let sum: f64 = nearest.map(f64::sqrt).sum();
-        let factor = match sum > 0.0 {
-            true => self.spacing * some.len() as f64 / sum,
-            false => self.spacing,
-        };
+        let factor = if sum > 0.0 { self.spacing * some.len() as f64 / sum } else { self.spacing };
         places.into_iter().map(|place| place * factor).collect()
     }
 }
@@ -134,15 +130,13 @@ impl Part {
     ) -> Self {
         let mut local: BTreeMap<usize, usize> = BTreeMap::new();
         local.extend(nodes.iter().enumerate().map(|(place, node)| (*node, place)));
-        let labels = match texts.len() <= NAMED {
-            true => {
-                let texts: Vec<String> = nodes.iter().map(|node| texts[*node].clone()).collect();
-                let links =
-                    links.iter().filter_map(|(a, b)| Some((*local.get(a)?, *local.get(b)?)));
-                let links: Vec<_> = links.collect();
-                labels::place(&texts, scale.letters, &places, scale.self_radius, &links)
-            }
-            false => Vec::new(),
+        let labels = if texts.len() <= NAMED {
+            let texts: Vec<String> = nodes.iter().map(|node| texts[*node].clone()).collect();
+            let links = links.iter().filter_map(|(a, b)| Some((*local.get(a)?, *local.get(b)?)));
+            let links: Vec<_> = links.collect();
+            labels::place(&texts, scale.letters, &places, scale.self_radius, &links)
+        } else {
+            Vec::new()
         };
         let rect = Rect::around(&places).padded(scale.self_radius);
         let rect = labels.iter().fold(rect, |rect, label| rect.with(label.rect));
@@ -157,7 +151,7 @@ impl Part {
     }
 }
 
-/// The parts beside and below each other, the highest first, about as wide as a screen.
+/// Arranges the parts in rows, the highest first, with the proportions of a screen.
 fn in_rows(mut parts: Vec<Part>) -> Vec<Part> {
     parts.sort_by(|a, b| b.rect.height().total_cmp(&a.rect.height()));
     let area = parts.iter().map(|part| (part.rect.width() + GAP) * (part.rect.height() + GAP));
@@ -176,8 +170,8 @@ fn in_rows(mut parts: Vec<Part>) -> Vec<Part> {
     parts
 }
 
-/// What stands beside each node: its name, with the first digits of its id where others have the
-/// same name or it has none.
+/// Returns the label of each node: its name, with the first digits of its identity if others have the same
+/// name, or those digits alone if it has none.
 fn texts(nodes: &[NetworkNode]) -> Vec<String> {
     let names: Vec<String> = nodes.iter().map(|node| shortened(&node.name)).collect();
     let mut bearers = BTreeMap::new();
@@ -192,7 +186,7 @@ fn texts(nodes: &[NetworkNode]) -> Vec<String> {
     named.collect()
 }
 
-/// As much of a text as there is room for.
+/// Cuts a text to the length that there is room for.
 pub(super) fn shortened(text: &str) -> String {
     let text = allowed(text);
     match text.char_indices().nth(LETTERS) {

@@ -1,18 +1,17 @@
-//! A first, rough layout by distances in hops: the whole is unfolded, the details are not there
-//! yet. Pivot MDS (Brandes and Pich, "Eigensolver methods for progressive multidimensional scaling
-//! of large data", 2006).
+//! A rough first layout by distances in hops, which unfolds the graph as a whole. Pivot MDS (Brandes and
+//! Pich, "Eigensolver methods for progressive multidimensional scaling of large data", 2006).
 
 use super::neighbours::{Neighbours, UNREACHED};
 use super::shapes::Point;
 
-/// Nodes from which distances are measured. 32: more change nothing that one would see.
+/// Most nodes from which distances are measured. More than 32 make no visible difference.
 const PIVOTS: usize = 32;
 
-/// Rounds of the power iteration. 50: a direction need not be exact to start from.
+/// Rounds of the power iteration. 50: the first layout need not be exact.
 const ROUNDS: usize = 50;
 
-/// Places the nodes of one part, in hops, about the middle. Nodes with the same distances to all
-/// pivots lie on one point.
+/// Places the nodes of one part around the origin, in units of hops. Nodes with the same distances to all
+/// pivots get the same point.
 pub(super) fn place(neighbours: &Neighbours) -> Vec<Point> {
     let centred = centred(distances(neighbours));
     let products: Vec<Vec<f64>> =
@@ -30,8 +29,8 @@ pub(super) fn place(neighbours: &Neighbours) -> Vec<Point> {
     (0..neighbours.len()).map(node).collect()
 }
 
-/// From each pivot the squares of the hops to all nodes. A pivot is the node farthest from those
-/// before it.
+/// Returns the squares of the distances from each pivot to all nodes. Each pivot is the node farthest from
+/// those before it.
 fn distances(neighbours: &Neighbours) -> Vec<Vec<f64>> {
     let mut nearest = vec![UNREACHED; neighbours.len()];
     let mut pivot = 0;
@@ -49,8 +48,7 @@ fn distances(neighbours: &Neighbours) -> Vec<Vec<f64>> {
     distances
 }
 
-/// Takes the means of rows and columns away, after which products of columns are products of
-/// positions.
+/// Subtracts the means of rows and columns. Afterwards products of columns are products of positions.
 fn centred(mut squares: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
     let mean = |row: &[f64]| row.iter().sum::<f64>() / row.len().max(1) as f64;
     let rows: Vec<f64> = squares.iter().map(|row| mean(row)).collect();
@@ -67,10 +65,10 @@ fn centred(mut squares: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
     squares
 }
 
-/// The direction in which a symmetric matrix stretches most, but for one that is known, and how
-/// much it does.
+/// Returns the main eigenvector of a symmetric matrix, and its eigenvalue. Leaves out an eigenvector that is
+/// already known.
 fn main_direction(matrix: &[Vec<f64>], known: Option<(&[f64], f64)>) -> (Vec<f64>, f64) {
-    // Any start that is not at right angles to what is looked for.
+    // Any start will do that is not orthogonal to the result.
     let mut direction: Vec<f64> = (0..matrix.len()).map(|n| 1.0 / (n as f64 + 1.0)).collect();
     let mut value = 0.0;
     for _ in 0..ROUNDS {

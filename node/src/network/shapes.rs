@@ -2,11 +2,11 @@
 
 use std::ops::{Add, AddAssign, Mul, Sub};
 
-/// A place, or the way from one to another.
+/// A point, or the vector from one point to another.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Point {
     pub(super) x: f64,
-    /// Downwards.
+    /// Grows downwards.
     pub(super) y: f64,
 }
 
@@ -18,20 +18,20 @@ pub(super) struct Rect {
 }
 
 impl Rect {
-    /// The smallest one that holds all these places.
+    /// Returns the smallest rectangle around all these points.
     pub(super) fn around(places: &[Point]) -> Self {
         let first = places.first().copied().unwrap_or_default();
         let start = Self { least: first, most: first };
         places.iter().fold(start, |all, place| all.with(Self { least: *place, most: *place }))
     }
 
-    /// The one about `middle`, of that width and height.
+    /// Returns the rectangle of that width and height around `middle`.
     pub(super) fn about(middle: Point, width: f64, height: f64) -> Self {
         let half = Point { x: width / 2.0, y: height / 2.0 };
         Self { least: middle - half, most: middle + half }
     }
 
-    /// The smallest one that holds both.
+    /// Returns the smallest rectangle around both.
     pub(super) fn with(self, other: Self) -> Self {
         let least =
             Point { x: self.least.x.min(other.least.x), y: self.least.y.min(other.least.y) };
@@ -39,12 +39,12 @@ impl Rect {
         Self { least, most }
     }
 
-    /// The same, moved.
+    /// Returns the rectangle moved by a vector.
     pub(super) fn moved(self, way: Point) -> Self {
         Self { least: self.least + way, most: self.most + way }
     }
 
-    /// The same, larger by `margin` on every side.
+    /// Returns the rectangle enlarged by `margin` on every side.
     pub(super) fn padded(self, margin: f64) -> Self {
         let margin = Point { x: margin, y: margin };
         Self { least: self.least - margin, most: self.most + margin }
@@ -58,14 +58,14 @@ impl Rect {
         self.most.y - self.least.y
     }
 
-    /// The area that both cover.
+    /// Returns the area that both cover.
     pub(super) fn overlap(self, other: Self) -> f64 {
         let width = self.most.x.min(other.most.x) - self.least.x.max(other.least.x);
         let height = self.most.y.min(other.most.y) - self.least.y.max(other.least.y);
         width.max(0.0) * height.max(0.0)
     }
 
-    /// Whether the straight line between two places runs through it (Liang and Barsky's clipping).
+    /// Returns whether the line between two points crosses the rectangle (Liang and Barsky's clipping).
     pub(super) fn is_crossed(self, from: Point, to: Point) -> bool {
         let way = to - from;
         let (mut enters, mut leaves) = (0.0_f64, 1.0_f64);

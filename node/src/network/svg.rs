@@ -1,19 +1,17 @@
-//! The graph as a picture that needs nothing but itself: no script, no font, no style from
-//! elsewhere.
+//! The graph as an SVG picture without scripts, fonts or styles from elsewhere.
 
 use std::fmt::Write as _;
 
 use super::labels::{self, Anchor, TextLabel};
 use super::picture::Picture;
 use super::shapes::{Point, Rect};
-use super::text::{count, label};
-use super::xml::{allowed, escaped};
+use super::text::{allowed, count, escaped, label};
 use super::{NetworkGraph, NetworkNode};
 
-/// Pixels that stay free along the edge.
+/// Width of the margin, in pixels.
 const MARGIN: f64 = 24.0;
 
-// A background of its own, so that it can be read whatever it is shown on.
+// The picture has a background of its own, so that it is legible on any page.
 const PAPER: &str = "#fbfaf7";
 const INK: &str = "#22303c";
 const FAINT: &str = "#5f6f7c";
@@ -23,11 +21,12 @@ const SELF: &str = "fill=\"#f2643d\" stroke=\"#8f2f12\"";
 const SILENT: &str = "fill=\"#fbfaf7\" stroke=\"#5f6f7c\" stroke-dasharray=\"3 2\"";
 
 impl NetworkGraph {
-    /// Writes the network as an SVG picture that needs nothing else. An arrow points from the node that dialled to the one that it dialled.
+    /// Writes the network as an SVG picture that needs no other files. An arrow points from the node that
+    /// dialled to the one that was dialled.
     #[must_use]
     pub fn to_svg(&self) -> String {
         let picture = Picture::of(self);
-        // A large picture is looked at as a whole first, and that small.
+        // A large picture is first seen scaled down, so its texts are larger.
         let zoom = (picture.rect.width().max(picture.rect.height()) / 1200.0).max(1.0);
         let heading = self.heading(picture.parts, zoom);
         let head = heading.iter().fold(Rect::default(), |all, line| all.with(line.rect));
@@ -37,7 +36,7 @@ impl NetworkGraph {
         let all = legend.iter().fold(head.with(drawing), |all, (_, label)| all.with(label.rect));
         let margin = MARGIN * zoom;
         let all = all.padded(margin);
-        // A narrow drawing lies in the middle below a wide heading.
+        // A narrow drawing is centred below a wide heading.
         let aside = (all.width() - 2.0 * margin - drawing.width()) / 2.0;
         let way = Point { x: aside, y: below } - picture.rect.least;
 
@@ -70,7 +69,7 @@ impl NetworkGraph {
         svg
     }
 
-    /// The network's name, and how large it is.
+    /// Returns the network's name and its size.
     fn heading(&self, parts: usize, zoom: f64) -> [TextLabel; 2] {
         let name = match self.name.as_str() {
             "" => "network".to_owned(),
@@ -92,7 +91,7 @@ impl NetworkGraph {
         ]
     }
 
-    /// What the signs mean that there are in this picture, in a row: each sign with its meaning.
+    /// Returns the legend in one row: each sign that the picture has, with its meaning.
     fn legend(&self, y: f64, zoom: f64) -> Vec<(String, TextLabel)> {
         let circle = |style: &'static str| {
             move |x: f64| {
@@ -157,7 +156,7 @@ impl NetworkGraph {
     }
 }
 
-/// What a viewer shows where the pointer rests on a node.
+/// Returns the tooltip of a node.
 fn tip(node: &NetworkNode) -> String {
     let address = node.address.as_deref().unwrap_or("no address");
     let who = if node.is_self { ", this node" } else { "" };
@@ -166,7 +165,7 @@ fn tip(node: &NetworkNode) -> String {
 }
 
 fn write_links(svg: &mut String, picture: &Picture, way: Point, zoom: f64) {
-    // The more lines, the fainter each, or all would be one colour.
+    // The more lines, the fainter each is: otherwise they would merge into one area.
     let (width, tip, opacity) = match picture.links.len() {
         0..=300 => (1.4, 8.0, 1.0),
         301..=1500 => (0.9, 6.0, 0.6),
@@ -193,7 +192,7 @@ fn write_links(svg: &mut String, picture: &Picture, way: Point, zoom: f64) {
     for link in &picture.links {
         let (from, to) = (picture.places[link.from] + way, picture.places[link.to] + way);
         let length = (to - from).length();
-        // From one circle to the other, as far as they are apart.
+        // The line goes from circle to circle, not from centre to centre.
         let circle = (to - from) * ((picture.radius + 1.0) / length.max(1e-9)).min(0.45);
         let (from, to) = (from + circle, to - circle);
         let back = if link.both { " marker-start=\"url(#from)\"" } else { "" };
@@ -211,7 +210,7 @@ fn write_labels(svg: &mut String, picture: &Picture, way: Point) {
     for label in &picture.labels {
         let label = TextLabel { rect: label.rect.moved(way), ..label.clone() };
         let rect = label.rect;
-        // So that a line below does not cross the letters out.
+        // A background, so that a line below does not strike the letters through.
         let _ = writeln!(
             svg,
             "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\" rx=\"3\" \
@@ -229,9 +228,10 @@ fn write_labels(svg: &mut String, picture: &Picture, way: Point) {
 fn write_text(svg: &mut String, label: &TextLabel, style: &str) {
     let place = label.baseline();
     let width = labels::width(&label.text, label.size);
-    let fit = match labels::is_unsure(&label.text) {
-        true => format!(" textLength=\"{width:.1}\" lengthAdjust=\"spacingAndGlyphs\""),
-        false => String::new(),
+    let fit = if labels::is_unsure(&label.text) {
+        format!(" textLength=\"{width:.1}\" lengthAdjust=\"spacingAndGlyphs\"")
+    } else {
+        String::new()
     };
     let anchor = match label.anchor {
         Anchor::Start => "",
@@ -254,14 +254,14 @@ mod tests {
     use crate::network::tests::{hostile, infos, network_of};
     use proptest::prelude::*;
 
-    /// What stands in the group of that name.
+    /// Returns the content of the group of that name.
     fn group<'a>(svg: &'a str, id: &str) -> &'a str {
         let start = svg.find(&format!("<g id=\"{id}\"")).unwrap();
         let length = svg[start..].find("</g>").unwrap();
         &svg[start..start + length]
     }
 
-    /// An attribute's text.
+    /// Returns the text of an attribute.
     fn attribute<'a>(element: &'a str, name: &str) -> Option<&'a str> {
         let (_, value) = element.split_once(&format!(" {name}=\""))?;
         Some(value.split_once('"').unwrap().0)
@@ -271,7 +271,7 @@ mod tests {
         attribute(element, name).unwrap_or_else(|| panic!("{name}: {element}")).parse().unwrap()
     }
 
-    /// The elements of that name: each is on a line of its own.
+    /// Returns the elements of that name. Each is on a line of its own.
     fn elements<'a>(svg: &'a str, name: &str) -> Vec<&'a str> {
         let start = format!("<{name} ");
         svg.lines().filter(|line| line.starts_with(&start)).collect()
@@ -284,7 +284,7 @@ mod tests {
         Rect { least, most: least + Point { x: width, y: height } }
     }
 
-    /// What a text covers, if its letters are as wide as we take them to be.
+    /// Returns the rectangle of a text, if its letters have the assumed width.
     fn covered(text: &str) -> Rect {
         let (_, letters) = text.split_once('>').unwrap();
         let letters = letters.split_once("</text>").unwrap().0;

@@ -11,7 +11,7 @@ use peerkit_proto::files::{PIECE, PieceHasher, PieceList, PieceValue};
 use tokio_util::sync::CancellationToken;
 
 use super::HashProgress;
-use crate::cores::cores;
+use crate::blocking::cores;
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::read_exact_at;
 use crate::store::KnownFile;

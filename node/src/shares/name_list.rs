@@ -39,14 +39,13 @@ impl NameList {
             if next >= self.ends.len() {
                 return None;
             }
-            let at = match part.is_empty() {
-                true => next,
-                false => {
-                    let from = self.start(next);
-                    let rest = self.text.as_bytes().get(from..)?;
-                    let found = from + finder.find(rest)?;
-                    self.ends.partition_point(|end| (*end as usize) <= found)
-                }
+            let at = if part.is_empty() {
+                next
+            } else {
+                let from = self.start(next);
+                let rest = self.text.as_bytes().get(from..)?;
+                let found = from + finder.find(rest)?;
+                self.ends.partition_point(|end| (*end as usize) <= found)
             };
             next = at + 1;
             Some(at)

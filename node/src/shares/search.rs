@@ -36,9 +36,10 @@ impl SearchQuery {
         let mut query = Self { words: Vec::new(), part: String::new() };
         let mut globs = 0;
         for word in folded(text).split_whitespace() {
-            let glob = match word.contains(['*', '?', '[']) && globs < MAX_GLOBS {
-                true => compile(word),
-                false => None,
+            let glob = if word.contains(['*', '?', '[']) && globs < MAX_GLOBS {
+                compile(word)
+            } else {
+                None
             };
             globs += usize::from(glob.is_some());
             let certain = match &glob {

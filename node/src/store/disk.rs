@@ -377,9 +377,10 @@ fn refusal(folder: &Path, file: &Path, refused: Refused) -> StoreError {
         Refused::Database(redb::Error::DatabaseAlreadyOpen) => StoreError::InUse(folder.to_owned()),
         Refused::Database(error) => {
             let source = Box::new(error);
-            match is_damage(&source) {
-                true => StoreError::Damaged { file, source: Some(source) },
-                false => StoreError::Open { folder: folder.to_owned(), error: source },
+            if is_damage(&source) {
+                StoreError::Damaged { file, source: Some(source) }
+            } else {
+                StoreError::Open { folder: folder.to_owned(), error: source }
             }
         }
     }

@@ -7,7 +7,7 @@ use std::thread;
 
 use super::error::FetchError;
 use super::status::SharedStatus;
-use crate::cores::cores;
+use crate::blocking::cores;
 
 /// Most threads of one check.
 const THREADS: usize = 8;

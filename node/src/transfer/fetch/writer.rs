@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 use super::error::FetchError;
 use super::source::SourceReport;
 use super::target::DownloadTarget;
-use crate::cores::cores;
+use crate::blocking::cores;
 use crate::lock::lock;
 
 /// Batches of one fetch that are being written, or wait for it. Each has about two pieces.
