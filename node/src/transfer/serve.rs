@@ -286,13 +286,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
                 return Ok(None);
             }
             NextAnswer::Request(request) => {
-                if let Request::Describe { hash } = request
-                    && self.server.describe(&hash, &self.caller).is_none()
-                    && let Some(changed) = self.server.changed(&hash, None, &self.caller)
-                {
-                    self.server.uploads.changed(changed).await;
-                }
-                let answer = self.answer_at_once(request);
+                let answer = self.answer_at_once(request).await;
                 self.write(&answer).await?;
                 return Ok(None);
             }
@@ -378,12 +372,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
     }
 
     /// Answers a request that does not need the disk.
-    fn answer_at_once(&mut self, request: Request) -> Vec<u8> {
+    async fn answer_at_once(&mut self, request: Request) -> Vec<u8> {
         match request {
-            Request::Describe { hash } => match self.server.describe(&hash, &self.caller) {
-                Some(description) => Answer::Description(description).encode(),
-                None => Answer::Refused(self.server.missing(&hash, &self.caller)).encode(),
-            },
+            Request::Describe { hash } => {
+                if let Some(description) = self.server.describe(&hash, &self.caller) {
+                    return Answer::Description(description).encode();
+                }
+                if let Some(changed) = self.server.changed(&hash, None, &self.caller) {
+                    self.server.uploads.changed(changed).await;
+                }
+                Answer::Refused(self.server.missing(&hash, &self.caller)).encode()
+            }
             Request::Follow { hash, addresses } => {
                 self.following.follow(&self.server, &self.caller, hash, addresses)
             }

@@ -57,7 +57,7 @@ impl FetchDestination {
             }
         };
         if overwrite {
-            check_replaceable(&goal.path)?;
+            check_replaceable(&goal.path, true)?;
         }
         Ok(goal)
     }
@@ -146,11 +146,12 @@ fn special(path: &Path) -> Option<InTheWay> {
     kind_of(&found).filter(|kind| kind.takes_bytes())
 }
 
-/// Refuses to replace anything but a regular file. A folder is merged into the folder that is there.
-fn check_replaceable(path: &Path) -> Result<(), FetchError> {
-    let kind = fs::symlink_metadata(path).ok().and_then(|found| kind_of(&found));
-    match kind {
-        None | Some(InTheWay::Folder) => Ok(()),
+/// Refuses to replace anything at `path` but a regular file, or a folder if the new content `is_folder`: the
+/// two are merged then.
+fn check_replaceable(path: &Path, is_folder: bool) -> Result<(), FetchError> {
+    match fs::symlink_metadata(path).ok().and_then(|found| kind_of(&found)) {
+        None => Ok(()),
+        Some(InTheWay::Folder) if is_folder => Ok(()),
         Some(kind) => Err(FetchError::NotAFile { path: path.to_owned(), kind }),
     }
 }
@@ -247,10 +248,7 @@ fn place_beside(
 
 /// Renames `from` to `to`, over the file that is there.
 fn replace(from: &Path, to: &Path) -> Result<(), FetchError> {
-    let kind = fs::symlink_metadata(to).ok().and_then(|found| kind_of(&found));
-    if let Some(kind) = kind {
-        return Err(FetchError::NotAFile { path: to.to_owned(), kind });
-    }
+    check_replaceable(to, false)?;
     fs::rename(from, to).map_err(|error| FetchError::Disk { path: to.to_owned(), error })
 }
 
@@ -299,17 +297,8 @@ fn move_into(files: &Path, target: &Path, plan: &FolderPlan) -> Result<(), Fetch
 /// none of them is moved: the target would be half of the one and half of the other.
 pub(super) fn check_merge(target: &Path, plan: &FolderPlan) -> Result<(), FetchError> {
     for (entry, path) in plan.entries() {
-        let path = path.under(target);
-        let Ok(found) = fs::symlink_metadata(&path) else { continue };
-        match (entry, kind_of(&found)) {
-            (ManifestEntry::File { .. }, Some(kind)) => {
-                return Err(FetchError::NotAFile { path, kind });
-            }
-            (ManifestEntry::Folder { .. }, Some(kind)) if kind != InTheWay::Folder => {
-                return Err(FetchError::NotAFile { path, kind });
-            }
-            _ => {}
-        }
+        let is_folder = matches!(entry, ManifestEntry::Folder { .. });
+        check_replaceable(&path.under(target), is_folder)?;
     }
     Ok(())
 }

@@ -2,8 +2,8 @@
 //!
 //! The store has a row for each hash that is being downloaded. The row has the request of each download of
 //! the hash, and its progress. It does not say which pieces are on disk: after a crash such a list could be
-//! ahead of the data or behind it. When a resumed download is at work, it checks its whole
-//! [part](super::part), and fetches the missing pieces.
+//! ahead of the data or behind it. When a resumed download is at work, it checks its whole unfinished file or
+//! folder ([`part`]), and fetches the missing pieces.
 
 use std::path::PathBuf;
 use std::sync::Arc;
