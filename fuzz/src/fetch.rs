@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::files::fetch::{
-    Candidate, Claim, Fault, Fetch, Input, MAX_SOURCES, Options, Output, SourceId,
+    SourceCandidate, Claim, Fault, Fetch, Input, MAX_SOURCES, Options, Output, SourceId,
 };
 use peerkit_proto::files::wire::MAX_PART;
 use peerkit_proto::files::{FileKind, Layout, PIECE, PieceSet};
@@ -68,9 +68,9 @@ fn node(n: u8) -> NodeId {
     NodeId::from_bytes([n; 32])
 }
 
-fn candidate(n: u8) -> Candidate {
+fn candidate(n: u8) -> SourceCandidate {
     let address = Address::from_socket(([127, 0, 0, n], 7117).into());
-    Candidate { id: (!n.is_multiple_of(3)).then(|| node(n)), addresses: vec![address] }
+    SourceCandidate { id: (!n.is_multiple_of(3)).then(|| node(n)), addresses: vec![address] }
 }
 
 impl Driven {

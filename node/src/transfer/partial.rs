@@ -44,7 +44,7 @@ pub(crate) struct Partial {
     pub(crate) access: Access,
     /// The numbering of its pieces.
     pub(crate) layout: Arc<Layout>,
-    held: Mutex<Held>,
+    held: Mutex<HeldPieces>,
     content: PartialContent,
     /// The content's own list, and those of the larger files in a folder.
     lists: HashMap<Hash, Arc<PieceList>>,
@@ -57,7 +57,7 @@ pub(crate) struct Partial {
 }
 
 #[derive(Debug)]
-struct Held {
+struct HeldPieces {
     pieces: PieceSet,
     /// The pieces in the order in which they were added.
     added: Vec<Range<u64>>,
@@ -178,7 +178,7 @@ impl Partial {
             description: Description { whole: false, ..description },
             access,
             layout,
-            held: Mutex::new(Held { pieces, added: Vec::new() }),
+            held: Mutex::new(HeldPieces { pieces, added: Vec::new() }),
             lists: content.lists(hash),
             content,
             changes: watch::Sender::new(()),

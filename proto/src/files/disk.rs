@@ -283,10 +283,7 @@ pub fn with_suffix(name: &str, suffix: &str, has_extension: bool, max: usize) ->
     let dot = name.rfind('.').filter(|at| *at > 0 && has_extension).unwrap_or(name.len());
     let (stem, extension) = name.split_at_checked(dot).unwrap_or((name, ""));
     // At least half of the bytes are left to the stem.
-    let (stem, extension) = match extension.len() <= max / 2 {
-        true => (stem, extension),
-        false => (name, ""),
-    };
+    let (stem, extension) = if extension.len() <= max / 2 { (stem, extension) } else { (name, "") };
     let left = max.saturating_sub(suffix.len()).saturating_sub(extension.len());
     let cut = stem.get(..stem.floor_char_boundary(left)).unwrap_or_default();
     format!("{cut}{suffix}{extension}")
@@ -308,10 +305,7 @@ pub fn misleads(c: char) -> bool {
 pub fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
-        match c.is_control() || misleads(c) {
-            true => plain.extend(c.escape_default()),
-            false => plain.push(c),
-        }
+        if c.is_control() || misleads(c) { plain.extend(c.escape_default()) } else { plain.push(c) }
     }
     plain
 }
@@ -394,9 +388,10 @@ pub(super) fn is_portable(name: &str) -> bool {
 
 /// Returns the form of `name` that every system can have.
 pub(super) fn portable(name: &FileName) -> FileName {
-    match is_portable(&name.0) {
-        true => name.clone(),
-        false => FileName(without_faults(&name.0, Platform::Windows).into()),
+    if is_portable(&name.0) {
+        name.clone()
+    } else {
+        FileName(without_faults(&name.0, Platform::Windows).into())
     }
 }
 

@@ -52,7 +52,7 @@ use source::{KnownSource, SourceStage};
 pub use input::{Claim, Fault, Input, Options};
 pub use output::{Ban, GiveUp, Output};
 pub use retry_delay::RetryDelay;
-pub use source::{Candidate, SourceId};
+pub use source::{SourceCandidate, SourceId};
 
 /// Most sources that are worked on at once. 16: more do not make a fetch faster, and each is a connection.
 pub const MAX_SOURCES: usize = 16;
@@ -251,7 +251,7 @@ impl Fetch {
         (source.id == id && source.is_running()).then_some(source)
     }
 
-    fn found(&mut self, now: Instant, candidate: Candidate) {
+    fn found(&mut self, now: Instant, candidate: SourceCandidate) {
         if candidate.id == Some(self.own) {
             return;
         }

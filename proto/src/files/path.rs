@@ -244,10 +244,7 @@ impl PartialOrd for RelPath {
 /// `é` is one letter to a reader, but some systems write it as two characters.
 #[must_use]
 pub fn folded(text: &str) -> String {
-    match text.is_ascii() {
-        true => text.to_ascii_lowercase(),
-        false => text.to_lowercase().nfc().collect(),
-    }
+    if text.is_ascii() { text.to_ascii_lowercase() } else { text.to_lowercase().nfc().collect() }
 }
 
 fn fault_of(name: &str) -> Option<NameFault> {
@@ -263,9 +260,10 @@ fn fault_of(name: &str) -> Option<NameFault> {
 
 fn has_control(name: &str) -> bool {
     // Most names are ASCII, which is faster to check, and a folder may have a million of them.
-    match name.is_ascii() {
-        true => name.bytes().any(|byte| byte.is_ascii_control()),
-        false => name.contains(char::is_control),
+    if name.is_ascii() {
+        name.bytes().any(|byte| byte.is_ascii_control())
+    } else {
+        name.contains(char::is_control)
     }
 }
 

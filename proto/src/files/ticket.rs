@@ -130,9 +130,10 @@ impl FromStr for Ticket {
         let mut ticket = Self {
             hash: reader.hash("ticket hash")?,
             node: reader.node_id("ticket node")?,
-            secret: match reader.bool("ticket secret flag")? {
-                true => Some(Secret::from_bytes(reader.array::<SECRET_LEN>("ticket secret")?)),
-                false => None,
+            secret: if reader.bool("ticket secret flag")? {
+                Some(Secret::from_bytes(reader.array::<SECRET_LEN>("ticket secret")?))
+            } else {
+                None
             },
             network: reader.str(MAX_NAME, "ticket network")?,
             addresses: take_addresses(&mut reader)?,

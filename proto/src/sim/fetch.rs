@@ -19,7 +19,7 @@ use super::queue::{Due, StreamStep};
 use super::stream::{FETCHER, Said, SimulatedStream};
 use crate::event::{ActionId, Event};
 use crate::files::fetch::{
-    Ban, Candidate, Claim, Fault, Fetch, GiveUp, Input, Options, Output, SourceId,
+    Ban, Claim, Fault, Fetch, GiveUp, Input, Options, Output, SourceCandidate, SourceId,
 };
 use crate::files::wire::MAX_PART;
 use crate::files::{
@@ -168,7 +168,7 @@ impl<H: Handler> Sim<H> {
         let Some(serial) = self.transfers.searches.get(&operation).copied() else { return false };
         if let AnswerBody::Files(_) = answer.body {
             let (id, addresses) = (Some(answer.node), answer.addresses.clone());
-            self.fetch_input(serial, Input::Found(Candidate { id, addresses }));
+            self.fetch_input(serial, Input::Found(SourceCandidate { id, addresses }));
         }
         true
     }
@@ -271,7 +271,7 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Dials a source. A linked one that can't be dialled calls back.
-    fn dial_source(&mut self, serial: u64, source: SourceId, candidate: &Candidate) {
+    fn dial_source(&mut self, serial: u64, source: SourceId, candidate: &SourceCandidate) {
         let Some(fetch) = self.transfers.fetches.get(&serial) else { return };
         let (node, hash) = (fetch.node, fetch.hash);
         let reaches: Vec<_> =
@@ -440,7 +440,7 @@ impl<H: Handler> Sim<H> {
             Answer::Whole => self.fetch_input(serial, Input::Whole(source)),
             Answer::Sources(sources) => {
                 for (id, addresses) in sources {
-                    let candidate = Candidate { id: Some(id), addresses };
+                    let candidate = SourceCandidate { id: Some(id), addresses };
                     self.fetch_input(serial, Input::Found(candidate));
                 }
             }

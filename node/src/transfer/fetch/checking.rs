@@ -67,9 +67,10 @@ impl Checking {
             good.extend(others.into_iter().filter_map(|other| other.join().ok()));
             good
         });
-        match self.stopped.load(Ordering::Relaxed) {
-            true => Err(FetchError::Stopped),
-            false => Ok(good.concat()),
+        if self.stopped.load(Ordering::Relaxed) {
+            Err(FetchError::Stopped)
+        } else {
+            Ok(good.concat())
         }
     }
 

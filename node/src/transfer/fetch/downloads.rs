@@ -124,9 +124,10 @@ impl Downloads {
 impl Inner {
     /// Begins a download: see [`Node::fetch`](crate::Node::fetch).
     pub(crate) fn fetch(self: &Arc<Self>, request: FetchRequest) -> Download {
-        let request = match request.to_chosen {
-            true => request,
-            false => request.into_folder(self.files.download_folder()),
+        let request = if request.to_chosen {
+            request
+        } else {
+            request.into_folder(self.files.download_folder())
         };
         let is_foreground = request.is_foreground;
         let entry = Arc::new(DownloadEntry::new(request, false));

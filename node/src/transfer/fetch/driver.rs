@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use peerkit_proto::event::Event;
 use peerkit_proto::files::fetch::{
-    Ban, Candidate, Fault, Fetch, GiveUp, Input, Options, Output, SourceId,
+    Ban, Fault, Fetch, GiveUp, Input, Options, Output, SourceCandidate, SourceId,
 };
 use peerkit_proto::files::{Access, AccessKind, Description, PieceSet};
 use peerkit_proto::frame::query::{Answer, AnswerBody, QueryKind};
@@ -243,7 +243,7 @@ impl<'a> FetchDriver<'a> {
                 answer = next(&mut self.answers) => match answer {
                     Some(answer) if matches!(answer.body, AnswerBody::Files(_)) => {
                         let (id, addresses) = (Some(answer.node), answer.addresses);
-                        self.input(Input::Found(Candidate { id, addresses }));
+                        self.input(Input::Found(SourceCandidate { id, addresses }));
                     }
                     Some(_) => {}
                     None => {
@@ -317,7 +317,7 @@ impl<'a> FetchDriver<'a> {
         }
     }
 
-    fn dial(&mut self, source: SourceId, candidate: Candidate) {
+    fn dial(&mut self, source: SourceId, candidate: SourceCandidate) {
         let (sender, orders) = mpsc::channel(ORDERS);
         let (inner, context) = (Arc::clone(self.inner), Arc::clone(&self.context));
         let task = SourceTask { inner, context, source, orders };
@@ -471,9 +471,10 @@ impl<'a> FetchDriver<'a> {
             GiveUp::NoMore => FetchError::NoMore.into(),
             GiveUp::Failed(source, _) => failure(source).unwrap_or(FetchError::NoMore.into()),
         };
-        match wants_source {
-            true => Unfinished::NoSource(error, self.fetch.source_ids().collect()),
-            false => Unfinished::Failed(error),
+        if wants_source {
+            Unfinished::NoSource(error, self.fetch.source_ids().collect())
+        } else {
+            Unfinished::Failed(error)
         }
     }
 }

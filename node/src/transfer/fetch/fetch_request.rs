@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use peerkit_proto::address::Address;
-use peerkit_proto::files::fetch::Candidate;
+use peerkit_proto::files::fetch::SourceCandidate;
 use peerkit_proto::files::{FileName, Secret, Ticket};
 use peerkit_proto::id::Hash;
 
@@ -25,7 +25,7 @@ pub struct FetchRequest {
     pub(crate) to: FetchDestination,
     /// If false, the caller has not chosen `to`, and the node's download folder is used.
     pub(crate) to_chosen: bool,
-    pub(crate) from: Vec<Candidate>,
+    pub(crate) from: Vec<SourceCandidate>,
     pub(crate) overwrite: bool,
     pub(crate) ask_network: bool,
     /// If true, the fetch ends with its handle.
@@ -62,7 +62,7 @@ impl FetchRequest {
     /// Requests the content of a ticket, under the name in the ticket: from the node that it names, and from
     /// other nodes that have it.
     pub fn ticket(ticket: &Ticket) -> Self {
-        let sharer = Candidate { id: Some(ticket.node), addresses: ticket.addresses.clone() };
+        let sharer = SourceCandidate { id: Some(ticket.node), addresses: ticket.addresses.clone() };
         Self {
             secret: ticket.secret,
             name: ticket.name.clone(),
@@ -96,7 +96,7 @@ impl FetchRequest {
 
     /// Adds the node at this address to the sources. Call it again for more.
     pub fn from(mut self, address: Address) -> Self {
-        self.from.push(Candidate { id: address.id, addresses: vec![address] });
+        self.from.push(SourceCandidate { id: address.id, addresses: vec![address] });
         self
     }
 

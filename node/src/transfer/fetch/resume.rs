@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
-use peerkit_proto::files::fetch::Candidate;
+use peerkit_proto::files::fetch::SourceCandidate;
 use peerkit_proto::files::{FileKind, FileName, Secret};
 use peerkit_proto::id::{Hash, NodeId};
 use serde::{Deserialize, Serialize};
@@ -115,14 +115,15 @@ impl DownloadRow {
 
     /// Returns the download, which continues where it was.
     fn into_entry(self, hash: Hash) -> DownloadEntry {
-        let candidate = |(id, addresses)| Candidate { id, addresses };
+        let candidate = |(id, addresses)| SourceCandidate { id, addresses };
         let request = FetchRequest {
             hash,
             secret: self.secret.map(Secret::from_bytes),
             name: self.called,
-            to: match self.into {
-                true => FetchDestination::Folder(self.path),
-                false => FetchDestination::Path(self.path),
+            to: if self.into {
+                FetchDestination::Folder(self.path)
+            } else {
+                FetchDestination::Path(self.path)
             },
             to_chosen: true,
             from: self.from.into_iter().map(candidate).collect(),

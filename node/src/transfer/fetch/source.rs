@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use peerkit_proto::files::fetch::{Candidate, Claim, Input, SourceId};
+use peerkit_proto::files::fetch::{Claim, Input, SourceCandidate, SourceId};
 use peerkit_proto::files::wire::{FILES_PROTOCOL, MAX_PLACES};
 use peerkit_proto::files::{
     Answer, Description, FileKind, FileRefusal, PIECE, PieceValue, Request,
@@ -72,14 +72,14 @@ pub(super) struct SourceTask {
 impl SourceTask {
     /// Works on the source until the fetch is over or the source fails, which is reported. `is_new` says that
     /// the content is not known yet.
-    pub(super) async fn run(mut self, candidate: Candidate, is_new: bool) {
+    pub(super) async fn run(mut self, candidate: SourceCandidate, is_new: bool) {
         if let Err(error) = self.work(&candidate, is_new).await {
             // A fetch that is over needs no report.
             let _ = self.context.reports.send(SourceReport::Failed(self.source, error)).await;
         }
     }
 
-    async fn work(&mut self, candidate: &Candidate, is_new: bool) -> Result<(), Error> {
+    async fn work(&mut self, candidate: &SourceCandidate, is_new: bool) -> Result<(), Error> {
         let (inner, source, addresses) = (&self.inner, self.source, &candidate.addresses);
         let stream = match candidate.id {
             Some(id) => inner.open_stream(id, addresses, FILES_PROTOCOL).await?,
@@ -305,7 +305,7 @@ impl PieceReceiver<'_> {
             Answer::Whole => Input::Whole(source),
             Answer::Sources(sources) => {
                 for (id, addresses) in sources {
-                    let found = Input::Found(Candidate { id: Some(id), addresses });
+                    let found = Input::Found(SourceCandidate { id: Some(id), addresses });
                     self.context.report(SourceReport::Input(found)).await?;
                 }
                 return Ok(());

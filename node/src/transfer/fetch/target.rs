@@ -301,9 +301,10 @@ impl DownloadTarget {
             }
             let Some((path, mode)) = folder.plan.file(file) else { continue };
             let at = path.under(folder.files.path());
-            let found = match is_new {
-                true => Err(io::ErrorKind::NotFound.into()),
-                false => fs::symlink_metadata(&at),
+            let found = if is_new {
+                Err(io::ErrorKind::NotFound.into())
+            } else {
+                fs::symlink_metadata(&at)
             };
             match found {
                 Ok(found) if found.is_file() => {

@@ -9,9 +9,10 @@ fn manifest(paths: &[&str]) -> Manifest {
             Some(folder) => (RelPath::new(folder).unwrap(), true),
             None => (RelPath::new(*path).unwrap(), false),
         };
-        match folder {
-            true => ManifestEntry::Folder { path, mode: 0o755 },
-            false => ManifestEntry::File { path, size: 0, hash: Hash::of(b""), mode: 0o644 },
+        if folder {
+            ManifestEntry::Folder { path, mode: 0o755 }
+        } else {
+            ManifestEntry::File { path, size: 0, hash: Hash::of(b""), mode: 0o644 }
         }
     };
     Manifest::new(paths.iter().map(entry).collect()).unwrap()

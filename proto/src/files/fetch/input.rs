@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::source::{Candidate, SourceId};
+use super::source::{SourceCandidate, SourceId};
 use crate::files::FileKind;
 use crate::files::layout::Layout;
 use crate::files::pieces::PieceSet;
@@ -17,7 +17,7 @@ pub enum Input {
     /// The time of [`Fetch::poll_timeout`](super::Fetch::poll_timeout) has come.
     Timeout,
     /// A node may have the content.
-    Found(Candidate),
+    Found(SourceCandidate),
     /// The search has ended.
     Searched,
     /// A link was made.
@@ -88,7 +88,7 @@ pub struct Options {
     /// The node that fetches. It is never a source.
     pub own: NodeId,
     /// The sources known from the start.
-    pub from: Vec<Candidate>,
+    pub from: Vec<SourceCandidate>,
     /// If true, the network is searched for sources.
     pub ask_network: bool,
     /// If true, the fetch waits for its first source as long as for any other. Otherwise it is given up as

@@ -1,7 +1,7 @@
 //! The outputs of the state machine: what its driver has to do.
 
 use super::input::Fault;
-use super::source::{Candidate, SourceId};
+use super::source::{SourceCandidate, SourceId};
 use crate::id::NodeId;
 
 /// An action for the driver.
@@ -10,7 +10,7 @@ pub enum Output {
     /// Ask the network which nodes have the content.
     Search,
     /// Dial a source, and ask it to describe the content.
-    Dial(SourceId, Candidate),
+    Dial(SourceId, SourceCandidate),
     /// Ask a source to prove its description.
     Prove {
         /// The source.

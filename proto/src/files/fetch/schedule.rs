@@ -341,9 +341,10 @@ impl Schedule {
         let (limit, is_whole) = (source.run_bytes(), source.is_whole);
         // A source with everything reads its disk in order. Of the others each run begins at random, so
         // that nodes that fetch from the same sources get different pieces, which they can exchange.
-        let from = match is_whole {
-            true => self.cursor,
-            false => self.chance.next_u64().checked_rem(self.layout.count())?,
+        let from = if is_whole {
+            self.cursor
+        } else {
+            self.chance.next_u64().checked_rem(self.layout.count())?
         };
         let holds = self.sources.get(id).map(|source| &source.holds).filter(|_| !is_whole);
         let first = self.rarest(from, holds)?;

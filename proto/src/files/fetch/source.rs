@@ -22,7 +22,7 @@ pub(super) const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 
 /// A node that may have the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
+pub struct SourceCandidate {
     /// Its identity, or `None` for any node that answers at the addresses.
     pub id: Option<NodeId>,
     /// Addresses where it may be dialled, the best one first.
@@ -55,7 +55,7 @@ impl SourceId {
 pub(super) struct KnownSource {
     /// Its present attempt, or its last one.
     pub(super) id: SourceId,
-    pub(super) candidate: Candidate,
+    pub(super) candidate: SourceCandidate,
     pub(super) stage: SourceStage,
     /// Failures since it was ready last.
     failures: u32,
@@ -84,7 +84,7 @@ pub(super) enum SourceStage {
 
 impl KnownSource {
     /// Returns the source at `index`, to be dialled at once.
-    pub(super) fn new(now: Instant, index: usize, candidate: Candidate) -> Self {
+    pub(super) fn new(now: Instant, index: usize, candidate: SourceCandidate) -> Self {
         let id = SourceId { index, dials: 0 };
         Self { id, candidate, stage: SourceStage::Waiting(now), failures: 0, fault: None }
     }
@@ -134,10 +134,8 @@ impl KnownSource {
             Fault::HungUp => !is_patient && self.failures >= TRIES,
             Fault::Ours | Fault::Unreachable | Fault::Refused | Fault::Lost => !is_patient,
         };
-        self.stage = match is_over {
-            true => SourceStage::Gone,
-            false => SourceStage::Waiting(now + self.back_off()),
-        };
+        self.stage =
+            if is_over { SourceStage::Gone } else { SourceStage::Waiting(now + self.back_off()) };
     }
 
     fn back_off(&self) -> Duration {
@@ -146,7 +144,7 @@ impl KnownSource {
     }
 }
 
-impl Candidate {
+impl SourceCandidate {
     /// Returns whether both are the same node, as far as their identities are known.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         match (self.id, other.id) {

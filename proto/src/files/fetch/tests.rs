@@ -18,13 +18,13 @@ fn at(n: u8) -> Address {
 }
 
 /// A candidate whose identity is known.
-fn node(n: u8) -> Candidate {
-    Candidate { id: Some(id(n)), addresses: vec![at(n)] }
+fn node(n: u8) -> SourceCandidate {
+    SourceCandidate { id: Some(id(n)), addresses: vec![at(n)] }
 }
 
 /// A candidate of which only the address is known.
-fn place(n: u8) -> Candidate {
-    Candidate { id: None, addresses: vec![at(n)] }
+fn place(n: u8) -> SourceCandidate {
+    SourceCandidate { id: None, addresses: vec![at(n)] }
 }
 
 fn source(index: usize, dials: u32) -> SourceId {
@@ -38,7 +38,7 @@ struct Driven {
 }
 
 impl Driven {
-    fn new(from: Vec<Candidate>, ask_network: bool, is_patient: bool) -> Self {
+    fn new(from: Vec<SourceCandidate>, ask_network: bool, is_patient: bool) -> Self {
         let patience = 60 * SECOND;
         let options = Options { own: id(0), from, ask_network, is_patient, patience };
         Self { fetch: Fetch::new(Instant::ZERO, options, [7; 32]), now: Instant::ZERO }
@@ -410,7 +410,7 @@ fn the_sources_that_are_worked_on_and_remembered_are_bounded() {
     let many = |n: u16| {
         let mut bytes = [1; 32];
         bytes[..2].copy_from_slice(&n.to_le_bytes());
-        Candidate { id: Some(NodeId::from_bytes(bytes)), addresses: vec![at(1); 20] }
+        SourceCandidate { id: Some(NodeId::from_bytes(bytes)), addresses: vec![at(1); 20] }
     };
     let mut dialled = 0;
     for n in 0..300 {
@@ -439,7 +439,7 @@ fn the_sources_that_are_worked_on_and_remembered_are_bounded() {
     assert!(driven.fetch.sources.iter().filter(|known| known.is_running()).count() == MAX_SOURCES);
     for n in 0..20 {
         let addresses = vec![Address::from_socket(([127, 0, 1, n], 7117).into())];
-        driven.handle(Input::Found(Candidate { addresses, ..many(0) }));
+        driven.handle(Input::Found(SourceCandidate { addresses, ..many(0) }));
     }
     assert_eq!(driven.fetch.sources[0].candidate.addresses.len(), 8);
 }

@@ -20,7 +20,7 @@ pub(super) struct Supplier {
     pub(super) is_whole: bool,
     pub(super) holds: PieceSet,
     /// The runs that were requested of it, in the order in which it answers.
-    pub(super) asked: VecDeque<OwedRun>,
+    pub(super) asked: VecDeque<OpenRun>,
     /// Bytes per second; 0 until the first piece has come.
     speed: u64,
     /// If true, the speed was measured over a whole window.
@@ -34,7 +34,7 @@ pub(super) struct Supplier {
 
 /// Pieces that are requested together.
 #[derive(Debug, Clone)]
-pub(super) struct OwedRun {
+pub(super) struct OpenRun {
     /// The first of them that is still owed.
     first: u64,
     end: u64,
@@ -70,7 +70,7 @@ impl Supplier {
             (self.since, self.arrived, self.active) = (now, 0, now);
         }
         let end = first.saturating_add(u64::from(count));
-        self.asked.push_back(OwedRun { first, end, early: BTreeSet::new() });
+        self.asked.push_back(OpenRun { first, end, early: BTreeSet::new() });
     }
 
     /// Notes that a piece of `len` bytes came from it.
@@ -80,10 +80,7 @@ impl Supplier {
         let window = now.since(self.since);
         let measured = per_second(self.arrived, window);
         if window >= WINDOW {
-            self.speed = match self.is_measured {
-                true => self.speed / 2 + measured / 2,
-                false => measured,
-            };
+            self.speed = if self.is_measured { self.speed / 2 + measured / 2 } else { measured };
             self.is_measured = true;
             (self.since, self.arrived) = (now, 0);
         } else if !self.is_measured && !window.is_zero() {

@@ -295,10 +295,7 @@ impl World {
                 let fault = Fault::Lie;
                 self.answer(
                     source,
-                    match is_lie {
-                        true => Input::Failed { source, fault },
-                        false => Input::Proven(source),
-                    },
+                    if is_lie { Input::Failed { source, fault } } else { Input::Proven(source) },
                 );
             }
             Output::Open(source) => {
@@ -355,7 +352,7 @@ impl World {
         }
     }
 
-    fn dial(&mut self, source: SourceId, candidate: &Candidate) {
+    fn dial(&mut self, source: SourceId, candidate: &SourceCandidate) {
         let at = candidate.addresses[0].to_string();
         let n: usize = at.split(['.', ':']).nth(3).unwrap().parse().unwrap();
         let (n, id) = (n - 1, id(u8::try_from(n).unwrap()));
