@@ -56,7 +56,8 @@ const KNOWN: usize = 64;
 /// The settings of a new node, which [`Builder::spawn`] starts. Every setting has a default.
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
 /// # let folder = folder.path();
 /// use peerkit::Node;

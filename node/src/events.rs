@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_reader_is_waited_for_then_told_what_it_missed() {
+    async fn messages_wait_for_a_slow_reader_which_then_learns_how_many_it_missed() {
         let queue = queue(2);
         let mut events = queue.claim();
         queue.push_messages((0..5).map(message)).await;
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_nobody_claimed_or_wants_waits_for_nothing() {
+    async fn unclaimed_and_dropped_streams_wait_for_nothing() {
         let unclaimed = queue(2);
         unclaimed.push_messages((0..5).map(message)).await;
         let mut events = unclaimed.claim();

@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_opens_it_and_nowhere_else() {
+    fn only_the_recipient_opens_it_and_only_in_its_network() {
         let sealed = sealed("hello").bytes;
         let broken = Err(SealError::Broken);
         assert_eq!(open(&ann(), "net", &label(), &sealed), broken);
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_of_somebody_else_is_forged() {
+    fn a_letter_with_another_sender_is_forged() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mallory = Key::from_secret(&[3; 32]);
         let sealed = seal(&mut rng, &mallory, "net", &label(), &letter("hello")).unwrap();

@@ -343,7 +343,7 @@ async fn an_end_without_a_word_is_an_error() {
 }
 
 #[tokio::test]
-async fn who_only_changes_keys_is_refused() {
+async fn a_peer_that_only_changes_keys_is_refused() {
     let (mut ours, mut theirs) = dialled_rustls().await;
     for _ in 0..40 {
         refresh(&mut theirs);
@@ -354,7 +354,7 @@ async fn who_only_changes_keys_is_refused() {
 }
 
 #[tokio::test]
-async fn who_goes_away_without_a_word_ends_its_handshake() {
+async fn a_peer_that_goes_away_ends_its_handshake() {
     let (dialled, accepted) = pair().await;
     let (ours, theirs) = (tls(1), tls(2));
     let (_, accepted) = tokio::join!(

@@ -8,8 +8,8 @@ use peerkit_proto::id::NodeId;
 
 use crate::attacker::{Attacker, LONG, Victim, encoded, text, within};
 
-/// Somebody who is nowhere.
-fn nobody() -> NodeId {
+/// Returns a node that does not exist.
+fn missing_node() -> NodeId {
     Key::from_secret(&[0x77; 32]).id()
 }
 
@@ -18,8 +18,8 @@ fn forward(number: u64, to: NodeId, len: usize) -> Frame {
     Frame::Forward(Forward { label, sealed: vec![7; len].into() })
 }
 
-/// Nobody's seals, for it and for others: each is answered, the most of them with "busy", and
-/// nothing comes of them.
+/// Invalid sealed messages to the victim and to others: each is answered, most of them with "busy", and
+/// they have no other effect.
 #[tokio::test]
 async fn a_flood_of_forwards_is_refused_and_most_of_it_unread() {
     let victim = Victim::new().await;
@@ -30,7 +30,7 @@ async fn a_flood_of_forwards_is_refused_and_most_of_it_unread() {
     };
     let mut deliveries = Vec::new();
     for n in 0..20 {
-        let to = |number: u64| if number.is_multiple_of(2) { victim.id() } else { nobody() };
+        let to = |number: u64| if number.is_multiple_of(2) { victim.id() } else { missing_node() };
         let part: Vec<u8> = (n * 500..(n + 1) * 500)
             .flat_map(|number| encoded(&forward(number, to(number), 200)))
             .collect();
@@ -46,7 +46,7 @@ async fn a_flood_of_forwards_is_refused_and_most_of_it_unread() {
     victim.unharmed().await;
 }
 
-/// Outcomes that nobody waits for, and seals of all lengths.
+/// Outcomes that no node waits for, and sealed messages of all lengths.
 #[tokio::test]
 async fn stray_outcomes_and_short_seals_change_nothing() {
     let victim = Victim::new().await;
@@ -67,26 +67,26 @@ async fn stray_outcomes_and_short_seals_change_nothing() {
     victim.unharmed().await;
 }
 
-/// Who says that a node is behind it gets the message to pass on, and can neither read it nor say
-/// that it was taken.
+/// An attacker that claims to have a link with a node gets the message to relay, but can neither read
+/// it nor claim that it was received.
 #[tokio::test]
 async fn a_liar_on_the_way_gets_a_message_and_can_not_have_it_count() {
     let victim = Victim::new().await;
     let mut liar = Attacker::link(victim.address()).await;
     let node = victim.node.clone();
-    let sending = tokio::spawn(async move { node.send(nobody(), "a secret").await });
+    let sending = tokio::spawn(async move { node.send(missing_node(), "a secret").await });
     let Some(Frame::Query(Query { id, depth, what, .. })) = liar.content().await else {
         panic!("no query")
     };
-    assert_eq!(what, QueryKind::FindNode(nobody()));
+    assert_eq!(what, QueryKind::FindNode(missing_node()));
     let body = AnswerBody::Here;
     let (name, addresses) = ("nobody".to_owned(), Vec::new());
-    liar.send(&Frame::Answer(Answer { id, node: nobody(), name, addresses, body })).await;
+    liar.send(&Frame::Answer(Answer { id, node: missing_node(), name, addresses, body })).await;
     liar.send(&Frame::QueryDone(QueryDone { id, depth, complete: true })).await;
     let Some(Frame::Forward(Forward { label, sealed })) = liar.content().await else {
         panic!("no message")
     };
-    assert_eq!((label.query, label.to), (id, nobody()));
+    assert_eq!((label.query, label.to), (id, missing_node()));
     assert!(!sealed.windows(6).any(|part| part == b"secret"));
     let delivery = Delivery::Taken([0; 32]);
     liar.send(&Frame::Forwarded(Forwarded { query: id, number: label.number, delivery })).await;

@@ -24,9 +24,9 @@ fn short_hello() -> Frame {
     Frame::Hello(Hello { name: String::new(), ..hello() })
 }
 
-/// A dialler may speak before it has heard the other side's Hello: nothing of that is lost.
+/// A dialler may send frames before it has received the peer's Hello. None of them is lost.
 #[tokio::test]
-async fn what_comes_in_one_piece_with_hello_is_heard() {
+async fn frames_in_one_piece_with_hello_are_received() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::secure(victim.address()).await;
     let frames = [short_hello(), Frame::Ping(5), text("first"), request(1, "echo", "second")];
@@ -39,9 +39,9 @@ async fn what_comes_in_one_piece_with_hello_is_heard() {
     victim.unharmed().await;
 }
 
-/// So does the side that was dialled: a greeting, say, from its handler.
+/// The node that was dialled may do so too, for example with a greeting from its handler.
 #[tokio::test]
-async fn what_comes_in_one_piece_with_the_hello_of_the_one_who_was_dialled_is_heard() {
+async fn frames_in_one_piece_with_the_hello_of_the_dialled_node_are_received() {
     let victim = Victim::new().await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
@@ -59,7 +59,7 @@ async fn what_comes_in_one_piece_with_the_hello_of_the_one_who_was_dialled_is_he
     victim.unharmed().await;
 }
 
-/// The link is over before it begins: it must not stay in the table of links.
+/// The link ends before it begins, and must not stay in the table of links.
 #[tokio::test]
 async fn a_fault_or_goodbye_in_one_piece_with_hello_ends_the_link() {
     let victim = Victim::new().await;
@@ -76,7 +76,7 @@ async fn a_fault_or_goodbye_in_one_piece_with_hello_ends_the_link() {
 }
 
 #[tokio::test]
-async fn frames_that_break_the_protocol_are_told_and_end_the_link() {
+async fn frames_that_break_the_protocol_are_reported_and_end_the_link() {
     let victim = Victim::new().await;
     let over = 16 << 20 | 1025;
     let announces = |len: u32, kind: u8| [&(len + 1).to_le_bytes()[..], &[kind]].concat();
@@ -108,7 +108,7 @@ async fn frames_that_break_the_protocol_are_told_and_end_the_link() {
     victim.unharmed().await;
 }
 
-/// The length alone must not make the victim take memory for it, and half a frame is no message.
+/// The length alone must not make the victim take memory, and half a frame is no message.
 #[tokio::test]
 async fn a_frame_that_never_ends_is_never_a_message() {
     let victim = Victim::new().await;
@@ -137,7 +137,8 @@ async fn frames_of_unknown_kinds_are_skipped() {
     victim.unharmed().await;
 }
 
-/// p2pnetwork: 0x04 ends a message, and a connection that begins with it is never heard again.
+/// p2pnetwork: 0x04 ends a message, and no message of a connection that begins with it is ever
+/// received.
 #[tokio::test]
 async fn a_leading_0x04_mutes_nothing_and_within_a_message_it_parts_nothing() {
     let victim = Victim::new().await;
@@ -152,7 +153,7 @@ async fn a_leading_0x04_mutes_nothing_and_within_a_message_it_parts_nothing() {
     victim.unharmed().await;
 }
 
-/// p2pnetwork: a compressed message is inflated to whatever it holds.
+/// p2pnetwork: a compressed message is inflated without a limit.
 #[tokio::test]
 async fn a_compressed_message_that_inflates_to_200_mb_ends_the_link() {
     let victim = Victim::new().await;
@@ -177,7 +178,7 @@ async fn a_compressed_message_that_inflates_to_200_mb_ends_the_link() {
     victim.unharmed().await;
 }
 
-/// p2pnetwork: a socket that the other side has closed stays among the nodes.
+/// p2pnetwork: a socket that the peer has closed stays in the list of nodes.
 #[tokio::test]
 async fn a_closed_remote_is_noticed() {
     let victim = Victim::new().await;
@@ -197,7 +198,7 @@ async fn a_closed_remote_is_noticed() {
     victim.unharmed().await;
 }
 
-/// Neither a byte nor an end comes, as when the other side's machine has lost its power.
+/// Neither bytes nor an end come, as if the peer's machine had lost its power.
 #[tokio::test]
 async fn a_silent_remote_is_noticed() {
     let mut config = config();
@@ -210,7 +211,7 @@ async fn a_silent_remote_is_noticed() {
     victim.unharmed().await;
 }
 
-/// p2pnetwork: only nodes that one has connected to oneself can be disconnected.
+/// p2pnetwork: a node can disconnect only the peers that it has connected to itself.
 #[tokio::test]
 async fn an_inbound_node_can_be_disconnected_even_where_it_does_not_listen_to_that() {
     let victim = Victim::new().await;
@@ -227,13 +228,13 @@ async fn an_inbound_node_can_be_disconnected_even_where_it_does_not_listen_to_th
     victim.unharmed().await;
 }
 
-/// p2pnetwork: what could not be sent is lost, and the sender is told nothing.
+/// p2pnetwork: a message that could not be sent is lost, and the sender does not learn of it.
 #[tokio::test]
 async fn a_failed_send_is_reported() {
     let victim = Victim::new().await;
     let gone = Attacker::link(victim.address()).await;
     let id = gone.id();
-    // More than the kernel's buffers take: some of it stays here, some is on its way.
+    // More than the kernel's buffers take, so some of it stays in the queue, and some is on its way.
     for _ in 0..64 {
         victim.node.send(id, vec![7; 60_000]).await.unwrap();
     }
@@ -253,7 +254,7 @@ async fn a_failed_send_is_reported() {
 }
 
 #[tokio::test]
-async fn replies_pongs_and_cancels_that_nobody_asked_for_change_nothing() {
+async fn replies_pongs_and_cancels_without_a_request_change_nothing() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
     for id in [0, 1, 7, u64::MAX] {
@@ -266,7 +267,7 @@ async fn replies_pongs_and_cancels_that_nobody_asked_for_change_nothing() {
     }
     attacker.send(&request(9, "echo", "all that was heard")).await;
     assert!(matches!(attacker.content().await, Some(Frame::Reply { id: 9, .. })));
-    // A request of the victim's gets its own reply, and no earlier one.
+    // A request of the victim gets its own reply, and no earlier one.
     let asking = tokio::spawn({
         let (node, id) = (victim.node.clone(), attacker.id());
         async move { node.request(id, "what", "now").await }
@@ -281,7 +282,7 @@ async fn replies_pongs_and_cancels_that_nobody_asked_for_change_nothing() {
     victim.unharmed().await;
 }
 
-/// Handlers that wait for ever, and how many of them there are.
+/// Handlers that wait for ever, with a count of them.
 fn serve_slowly(victim: &Victim) -> Arc<AtomicUsize> {
     struct Running(Arc<AtomicUsize>);
     impl Drop for Running {
@@ -319,7 +320,7 @@ async fn requests_beyond_the_limit_get_busy() {
     let Some(Frame::Reply { id: 5000, outcome }) = attacker.content().await else { panic!() };
     assert_eq!(outcome, Err(Refusal::NoHandler));
     assert_eq!(running.load(Ordering::SeqCst), 100);
-    // What is cancelled makes room.
+    // A cancelled request makes room.
     attacker.send(&Frame::Cancel(3)).await;
     attacker.send(&request(6000, "echo", "x")).await;
     let Some(Frame::Reply { id: 6000, outcome: Ok(_) }) = attacker.content().await else {
@@ -331,7 +332,7 @@ async fn requests_beyond_the_limit_get_busy() {
     victim.unharmed().await;
 }
 
-/// The limit counts requests, not numbers: one number for all of them does not get round it.
+/// The limit counts requests, not their numbers. An attacker can't evade it with one number for all.
 #[tokio::test]
 async fn requests_that_all_have_one_number_end_the_link() {
     let victim = Victim::new().await;
@@ -348,7 +349,8 @@ async fn requests_that_all_have_one_number_end_the_link() {
     victim.unharmed().await;
 }
 
-/// It pings and takes no pongs: its control lane fills, and the others do not notice.
+/// The attacker sends pings and reads no pongs. Its control queue fills, and other peers are not
+/// affected.
 #[tokio::test]
 async fn a_peer_that_asks_and_never_reads_is_hung_up_on() {
     let mut config = config();
@@ -367,7 +369,8 @@ async fn a_peer_that_asks_and_never_reads_is_hung_up_on() {
     victim.unharmed().await;
 }
 
-/// Tens of peers that take nothing: what waits for them is bounded, and is reported when they go.
+/// Tens of peers that read nothing: the messages that wait for them are bounded, and are reported in
+/// the end.
 #[tokio::test]
 async fn peers_that_never_read_cost_their_queues_and_no_more() {
     let mut config = config();
@@ -387,7 +390,7 @@ async fn peers_that_never_read_cost_their_queues_and_no_more() {
             Err(error) => panic!("{error}"),
         }
     };
-    // The kernel's buffers take a few MB each; then nothing moves any more.
+    // The kernel's buffers take a few MB each. After that nothing is sent any more.
     let queued = async |peer: &Attacker| {
         let status = victim.node.status().await;
         status.peers.iter().find(|p| p.id == peer.id()).map_or(0, |p| p.queued_bytes)
@@ -406,7 +409,7 @@ async fn peers_that_never_read_cost_their_queues_and_no_more() {
         let queued = queued(peer).await;
         assert!(queued <= (256 << 10) + 1024, "{queued} bytes");
     }
-    // To all of them at once: the honest one gets it, and the report names the others.
+    // To all peers at once: the honest one gets the message, and the report names the others.
     let report = victim.node.send_to_nodes("to all", &[]).unwrap();
     assert!(report.sent.contains(&honest.id()) && report.failed.len() <= silent.len());
     let waiting = async {
@@ -437,7 +440,7 @@ fn failures(event: &peerkit::Event) -> u64 {
     }
 }
 
-/// It says goodbye and stays, or goes on as if it had not.
+/// The attacker says goodbye and keeps the connection open, or goes on sending.
 #[tokio::test]
 async fn a_goodbye_that_is_not_followed_by_an_end_ends_all_the_same() {
     let victim = Victim::new().await;
@@ -457,7 +460,7 @@ async fn a_goodbye_that_is_not_followed_by_an_end_ends_all_the_same() {
     victim.unharmed().await;
 }
 
-/// The same identity again and again: one link at a time, and none of the old ones stays.
+/// The same identity connects again and again. There is one link at a time, and no old one stays.
 #[tokio::test]
 async fn a_node_that_links_again_and_again_has_one_link() {
     let victim = Victim::new().await;

@@ -26,13 +26,13 @@ fn here(id: QueryId, node: NodeId) -> Frame {
     Frame::Answer(Answer { id, node, name, addresses: Vec::new(), body })
 }
 
-/// More than the table holds: one link fills its share of it, each query is answered all the same,
-/// and the queries of others still run.
+/// More queries than the table holds: one link fills its share of it. Each query is answered all the
+/// same, and queries of other nodes still run.
 #[tokio::test]
 async fn a_flood_of_queries_fills_its_share_of_the_table_and_no_more() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
-    // Nothing that takes a look: of those there are fewer.
+    // Queries that need no look-up, as there may be more of these.
     let what = QueryKind::FindNode(NodeId::from_bytes([7; 32]));
     let answers = flood(&mut attacker, 70_000, &what).await;
     let taken = answers.iter().filter(|complete| **complete).count();
@@ -42,7 +42,7 @@ async fn a_flood_of_queries_fills_its_share_of_the_table_and_no_more() {
     victim.unharmed().await;
 }
 
-/// What is shared is looked at only so often for one link, and others can still search.
+/// The number of look-ups for one link is limited, and other nodes can still search.
 #[tokio::test]
 async fn a_flood_of_searches_is_answered_and_not_looked_up() {
     let victim = Victim::new().await;
@@ -59,7 +59,7 @@ async fn a_flood_of_searches_is_answered_and_not_looked_up() {
     victim.unharmed().await;
 }
 
-/// Asks so many times, each for the first time; whether each was done completely.
+/// Sends so many new queries. Returns for each whether it was complete.
 async fn flood(attacker: &mut Attacker, count: u32, what: &QueryKind) -> Vec<bool> {
     let kind = u32::from(matches!(what, QueryKind::Search(_))) << 24;
     let query = |n| encoded(&Frame::Query(query(n | kind, 1, what.clone())));
@@ -69,14 +69,14 @@ async fn flood(attacker: &mut Attacker, count: u32, what: &QueryKind) -> Vec<boo
         _ => None,
     };
     let mut answers = Vec::new();
-    // In parts, each within the victim's first lane: it does not have to take more at once.
+    // In parts that fit the victim's control queue, as it need not take more at once.
     for part in flood.chunks(flood.len() / 10) {
         answers.extend(attacker.exchange(part, done, count as usize / 10).await);
     }
     answers
 }
 
-/// A flood that is passed on does not cost a neighbour, who reads slowly, its link.
+/// A flood that is passed on does not end the link with a neighbour that reads slowly.
 #[tokio::test]
 async fn a_flood_of_queries_does_not_have_others_hung_up_on() {
     let victim = Victim::new().await;
@@ -88,7 +88,7 @@ async fn a_flood_of_queries_does_not_have_others_hung_up_on() {
     for n in 0..8000 {
         attacker.send_raw(&encoded(&Frame::Query(query(n, 1, what.clone())))).await;
     }
-    // One that was seen is answered at once, after all before it.
+    // A query that was seen before is answered at once, behind all earlier ones.
     let last = query(7999, 0, what);
     attacker.send_raw(&encoded(&Frame::Query(last.clone()))).await;
     loop {
@@ -102,7 +102,7 @@ async fn a_flood_of_queries_does_not_have_others_hung_up_on() {
     victim.unharmed().await;
 }
 
-/// Queries that were seen, also when they come back with more depth each time, or changed.
+/// Queries that were seen before, also with more depth each time, or changed.
 #[tokio::test]
 async fn a_query_that_runs_in_a_loop_ends() {
     let victim = Victim::new().await;
@@ -117,7 +117,7 @@ async fn a_query_that_runs_in_a_loop_ends() {
     attacker.send_raw(&rounds).await;
     let mut passed_on = 0;
     let mut back = 0;
-    // What the other gets it sends straight back: it is never passed to it again.
+    // The other node sends each query straight back. None is passed to it again.
     loop {
         let Some(Frame::Query(query)) = other.content().await else { panic!() };
         passed_on += 1;
@@ -139,7 +139,7 @@ async fn a_query_that_runs_in_a_loop_ends() {
 }
 
 #[tokio::test]
-async fn answers_that_nobody_asked_for_are_dropped() {
+async fn answers_without_a_query_are_dropped() {
     let victim = Victim::new().await;
     let mut asked = Attacker::link(victim.address()).await;
     let mut other = Attacker::link(victim.address()).await;
@@ -157,7 +157,8 @@ async fn answers_that_nobody_asked_for_are_dropped() {
     let Some(Frame::Query(same)) = other.content().await else { panic!("no query") };
     assert_eq!(query.id, same.id);
     let done = |depth| Frame::QueryDone(QueryDone { id: query.id, depth, complete: true });
-    // Of another query; of the right one; done with another depth; done; and an answer after that.
+    // An answer of another query; one of the right query; an end with another depth; the end; and an
+    // answer behind it.
     asked.send(&here(stray, NodeId::from_bytes([2; 32]))).await;
     asked.send(&here(query.id, asked.id())).await;
     asked.send(&done(query.depth + 1)).await;
@@ -197,7 +198,7 @@ async fn positive_discovery_depths_go_beyond_one_hop() {
     }
 }
 
-/// Has an honest node write a broadcast, as a relay between it and the victim sees it.
+/// Returns a broadcast of an honest node, as a relay between it and the victim sees it.
 async fn broadcast(title: &str, message: &str) -> Batch {
     let author = Node::builder().listen("127.0.0.1:0").spawn().await.unwrap();
     let mut relay = Attacker::link(author.listening()[0]).await;
@@ -207,7 +208,7 @@ async fn broadcast(title: &str, message: &str) -> Batch {
     batch
 }
 
-/// A batch in parts that can be altered.
+/// The parts of a batch, which can be altered.
 #[derive(Clone)]
 struct Parts {
     run: RunId,
@@ -238,8 +239,8 @@ fn heard(victim: &Victim) -> Vec<peerkit::Broadcast> {
     broadcasts.collect()
 }
 
-/// pythonp2p: signatures cover the data alone, and not its type, its time, or for whom it is. What
-/// is for one peer alone has no signature here: it comes over that peer's own link.
+/// pythonp2p: signatures cover the data alone, but not its type, its time or its recipient. A message
+/// to one peer has no signature in peerkit, as it comes over the link of its sender.
 #[tokio::test]
 async fn a_broadcast_that_a_relay_has_altered_is_not_delivered_and_ends_its_link() {
     let victim = Victim::new().await;
@@ -268,7 +269,7 @@ async fn a_broadcast_that_a_relay_has_altered_is_not_delivered_and_ends_its_link
         assert!(matches!(link_end.reason, Reason::Fault(_)), "{what}: {link_end}");
         assert!(heard(&victim).is_empty(), "{what}: delivered");
     }
-    // As it was written it is delivered, once, whoever brings it.
+    // Unaltered it is delivered, once, from any peer.
     for _ in 0..2 {
         let mut relay = Attacker::link(victim.address()).await;
         relay.send(&Frame::Broadcast(good.clone())).await;
@@ -284,7 +285,7 @@ async fn a_broadcast_that_a_relay_has_altered_is_not_delivered_and_ends_its_link
     victim.unharmed().await;
 }
 
-/// The network's name is signed too: what was said in one network is worth nothing in another.
+/// The signature covers the network's name, so a broadcast of one network is invalid in another.
 #[tokio::test]
 async fn a_broadcast_of_another_network_is_forged() {
     let victim = Victim::new().await;
@@ -302,7 +303,7 @@ async fn a_broadcast_of_another_network_is_forged() {
     victim.unharmed().await;
 }
 
-/// The first one ends the link: the others cost nothing, and the application is told once.
+/// The first forgery ends the link. The others cost nothing, and the application gets one event.
 #[tokio::test]
 async fn a_flood_of_forged_broadcasts_is_one_fault() {
     let victim = Victim::new().await;
@@ -316,7 +317,7 @@ async fn a_flood_of_forged_broadcasts_is_one_fault() {
     let id = attacker.id();
     attacker.send_raw(&flood).await;
     victim.parted(id).await;
-    // The events that wait for their turn have come once this one has.
+    // Once this event has come, all earlier ones have.
     victim.talks().await;
     let events = victim.take_events();
     let about_to = |event: &&Event| matches!(event, Event::NodeDisconnectWithInboundNode { peer } if peer.id() == id);
@@ -326,7 +327,7 @@ async fn a_flood_of_forged_broadcasts_is_one_fault() {
     victim.unharmed().await;
 }
 
-/// A broadcast's content has its own limit, below that of its frame.
+/// The content of a broadcast has its own limit, below that of its frame.
 #[tokio::test]
 async fn a_broadcast_over_the_limit_ends_the_link() {
     let victim = Victim::new().await;
@@ -338,14 +339,14 @@ async fn a_broadcast_over_the_limit_ends_the_link() {
     victim.unharmed().await;
 }
 
-/// A peer that answers what it was not asked is counted, and disconnected if it goes on.
+/// Answers without a query are counted, and the peer is disconnected if it goes on.
 #[tokio::test]
 async fn answers_to_queries_that_were_not_sent_end_the_link() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
     let stray = |n| encoded(&here(query(n, 0, has_file()).id, key().id()));
     attacker.send_raw(&(0..50).flat_map(stray).collect::<Vec<u8>>()).await;
-    // The answer to the last one comes after all before it were heard.
+    // The answer to the last one comes once all earlier ones were handled.
     let last = query(1000, 0, has_file());
     attacker.send(&Frame::Query(last.clone())).await;
     loop {
@@ -376,7 +377,7 @@ async fn skew(victim: &Victim, of: NodeId) -> i64 {
     victim.event("clock skew", skew).await
 }
 
-/// A peer's Hello shows that the clocks are apart; what it says moves nothing else.
+/// A peer's Hello shows that the clocks are apart. Its time changes nothing else.
 #[tokio::test]
 async fn a_clock_that_is_far_off_is_reported() {
     let victim = Victim::new().await;
@@ -404,9 +405,9 @@ async fn a_clock_that_is_far_off_is_reported() {
     victim.unharmed().await;
 }
 
-/// A node that refuses a broadcast for its time tells the peer its own time.
+/// A node that refuses a broadcast because of its time sends the peer its own time.
 #[tokio::test]
-async fn who_sends_a_broadcast_from_another_time_learns_what_time_it_is() {
+async fn the_sender_of_a_broadcast_from_another_time_learns_the_time() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
     for first in 1..4 {
@@ -423,7 +424,7 @@ async fn who_sends_a_broadcast_from_another_time_learns_what_time_it_is() {
         }
     };
     assert!(told.abs_diff(unix_now()) < 60_000);
-    // What the peer then says of its clock is compared as that in Hello.
+    // The peer's next report of its clock is compared like the one in Hello.
     attacker.send(&Frame::Clock(unix_now() + 3_600_000)).await;
     assert!(skew(&victim, attacker.id()).await > 3500);
     assert_eq!(victim.node.status().await.broadcasts.untimely, 3);

@@ -1,5 +1,5 @@
-//! Records what two nodes of this version say to each other, as `tests/fixtures` keeps it. The way to a
-//! fixture of a new version is in CONTRIBUTING.md.
+//! Records a conversation of two nodes of this version, for `tests/fixtures`. CONTRIBUTING.md explains
+//! how to make a fixture for a new version.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -17,14 +17,14 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use crate::attacker::tls::{client, server, server_name};
 use crate::attacker::{LONG, until, within};
 
-/// Bytes in a line of a recording.
+/// Bytes in each line of a recording.
 const LINE: usize = 64;
 
 /// A recording, as text.
 type Log = Arc<Mutex<String>>;
 
-/// Stands between two nodes and notes what they say. It has the keys of both, so that each takes it for
-/// the other.
+/// A relay between two nodes that records their frames. It has the keys of both, so that each takes it
+/// for the other.
 async fn tap(listener: TcpListener, to: SocketAddr, (dialler, acceptor): (Key, Key), log: Log) {
     let mut number = 0;
     loop {
@@ -75,13 +75,13 @@ async fn heard(events: &mut Events, name: &str) {
     within(LONG, name, waiting).await;
 }
 
-/// Ann joins through bob, and carl, whom nobody can dial, is linked to bob alone. Then all that two nodes
-/// can say to each other is said once or more.
+/// Ann joins through bob. Carl, which no node can dial, has a link with bob alone. Then every kind of
+/// frame is sent at least once.
 #[tokio::test]
 #[ignore = "writes the file that PEERKIT_RECORDING names"]
 async fn record_a_conversation() {
     let path = PathBuf::from(std::env::var_os("PEERKIT_RECORDING").expect("the file to write"));
-    // The keys of tests, in all fixtures.
+    // All fixtures have these keys.
     let [ann_key, bob_key, carl_key] = [1, 2, 3].map(|n| Key::from_secret(&[n; 32]));
     let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
     let log = Log::new(Mutex::new(format!("time {began}\n")));
@@ -139,7 +139,7 @@ async fn record_a_conversation() {
     let mut word = String::new();
     stream.read_to_string(&mut word).await.unwrap();
     assert_eq!(word, "hello");
-    // Views are shuffled.
+    // Now the views are shuffled.
     tokio::time::sleep(Duration::from_secs(1)).await;
     ann.shutdown().await;
     until("the end", || bob.peer(ann.id()).is_none(), String::new).await;

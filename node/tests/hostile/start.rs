@@ -23,11 +23,11 @@ async fn bare(victim: &Victim, bytes: &[u8]) {
     let mut tcp = TcpStream::connect(victim.address()).await.unwrap();
     tcp.write_all(bytes).await.unwrap();
     let mut answer = Vec::new();
-    // An end, or a reset where the victim had not read all.
+    // An end, or a reset if the victim had not read all.
     let _ = within(LONG, "the connection's end", tcp.read_to_end(&mut answer)).await;
 }
 
-/// p2pnetwork: the byte is no UTF-8, and the accept thread dies of it.
+/// p2pnetwork: the byte is not UTF-8, which ends the accept thread.
 #[tokio::test]
 async fn one_0xff_byte_does_not_kill_the_accept_loop() {
     let victim = Victim::new().await;
@@ -36,7 +36,7 @@ async fn one_0xff_byte_does_not_kill_the_accept_loop() {
     victim.unharmed().await;
 }
 
-/// p2pnetwork: it expects `id:port`, splits at every colon, and the accept thread dies.
+/// p2pnetwork: it expects `id:port` and splits at every colon, which ends the accept thread.
 #[tokio::test]
 async fn the_handshake_a_b_c_does_not_kill_the_accept_loop() {
     let victim = Victim::new().await;
@@ -52,7 +52,7 @@ async fn plain_http_and_other_noise_is_turned_away() {
         &b"GET / HTTP/1.1\r\nHost: victim\r\n\r\n"[..],
         b"SSH-2.0-OpenSSH_9.9\r\n",
         &[0; 4096],
-        // The start of a TLS record of the greatest length, and of one that is none.
+        // The start of a TLS record of the greatest length, and bytes that are no TLS record.
         &[0x16, 3, 1, 0xff, 0xff, 1],
         &[0x16, 3, 1, 0, 5, 1, 0xff, 0xff, 0xff, 0],
         b"",
@@ -62,7 +62,7 @@ async fn plain_http_and_other_noise_is_turned_away() {
     victim.unharmed().await;
 }
 
-/// p2pnetwork: accepting waits for each client's first bytes in turn.
+/// p2pnetwork: the accept thread waits for each client's first bytes in turn.
 #[tokio::test]
 async fn silent_clients_and_a_dripping_one_do_not_keep_an_honest_node_out() {
     let mut config = config();
@@ -89,8 +89,8 @@ async fn silent_clients_and_a_dripping_one_do_not_keep_an_honest_node_out() {
     victim.unharmed().await;
 }
 
-/// As many connections as there are places among the pending, and more: those that came first give
-/// way, and nobody else is closed before their time.
+/// As many connections as may be pending, and more: the oldest are dropped, and no other is closed
+/// before its time.
 #[tokio::test]
 async fn pending_handshakes_are_bounded() {
     let mut config = config();
@@ -142,7 +142,7 @@ async fn other_protocols_and_keys_do_not_get_through_tls() {
     let victim = Victim::new().await;
     let raw = |key| Shown::Raw(tls::spki(key));
     let (ours, other) = (key(), key());
-    // An Elliptic-curve key of another kind, on P-256, and an Ed25519 key with a byte too many.
+    // A key on another curve, P-256, and an Ed25519 key with a byte too many.
     let p256 = [&[0x30, 0x59, 0x30, 0x13, 6, 7, 0x2a, 0x86, 0x48, 0xce][..], &[0x3d; 81]].concat();
     let long = [tls::spki(&ours), vec![0]].concat();
     let clients = [
@@ -164,7 +164,7 @@ async fn other_protocols_and_keys_do_not_get_through_tls() {
         let tcp = TcpStream::connect(victim.address()).await.unwrap();
         let connector = TlsConnector::from(client);
         let mut heard = Vec::new();
-        // The client is done before the server has seen its key: only then comes the refusal.
+        // The client is done before the server has seen its key. The refusal comes after that.
         if let Ok(mut stream) = connector.connect(tls::server_name(), tcp).await {
             let _ = stream.write_all(&encoded(&Frame::Hello(hello()))).await;
             let _ = within(LONG, what, stream.read_to_end(&mut heard)).await;
@@ -175,7 +175,7 @@ async fn other_protocols_and_keys_do_not_get_through_tls() {
 }
 
 #[tokio::test]
-async fn garbage_in_place_of_hello_is_told_and_ends() {
+async fn garbage_in_place_of_hello_is_reported_and_ends_the_connection() {
     let victim = Victim::new().await;
     let too_long = [&(65_538_u32).to_le_bytes()[..], &[1], &[0; 65_537]].concat();
     let cases = [
@@ -241,7 +241,7 @@ async fn a_link_speaks_the_highest_common_version_and_says_what_is_off() {
     victim.unharmed().await;
 }
 
-/// The proof is bound to the TLS session: what one attacker saw is worth nothing in another.
+/// The proof is bound to the TLS session, so a stolen proof is worthless in another session.
 #[tokio::test]
 async fn a_proof_of_the_secret_can_not_be_used_again() {
     let victim = Victim::guarded(SECRET).await;

@@ -22,7 +22,7 @@ const NO_PROTOCOL: u8 = 3;
 const BUSY: u8 = 4;
 const NO_TOKEN: u8 = 5;
 
-/// Call-backs that a node has under way at once.
+/// Most call-backs of a node that are under way at once.
 const CALL_BACKS: usize = 16;
 
 /// Serves the protocol `echo` on streams.
@@ -48,7 +48,7 @@ async fn an_opening_that_does_not_fit_is_refused() {
         assert_eq!(answer, Some(status), "{open:?}");
         attacker.end().await;
     }
-    // The right one, in the same words.
+    // The valid opening has the same form.
     let (mut honest, answer) = Attacker::open(victim.address(), key(), &opening("echo")).await;
     assert_eq!(answer, Some(OPEN));
     honest.send_raw(b"x").await;
@@ -102,7 +102,7 @@ async fn the_streams_of_one_peer_are_limited() {
         assert_eq!(answer, Some(if n < 3 { OPEN } else { BUSY }));
         open.push(stream);
     }
-    // Another has room, and so has this one once a stream has ended.
+    // Another peer has room, and so has this one once a stream has ended.
     let (other, answer) =
         Attacker::open(victim.address(), crate::attacker::key(), &opening("echo")).await;
     assert_eq!(answer, Some(OPEN));
@@ -111,7 +111,7 @@ async fn the_streams_of_one_peer_are_limited() {
     first.end().await;
     let mut again = None;
     while again != Some(OPEN) {
-        // The handler has ended, its place may be given back a moment later.
+        // The handler has ended. Its permit may be returned a moment later.
         let (stream, answer) =
             Attacker::open(victim.address(), key.clone(), &opening("echo")).await;
         again = answer;
@@ -136,7 +136,7 @@ async fn a_stream_whose_handler_panics_ends() {
     victim.unharmed().await;
 }
 
-/// A call-back's token runs through the network: who has seen it must not be able to spoil it.
+/// A call-back's token travels through the network. Nodes that have seen it must not be able to use it.
 #[tokio::test]
 async fn a_call_backs_token_is_worth_nothing_to_others() {
     let victim = Victim::new().await;
@@ -151,7 +151,7 @@ async fn a_call_backs_token_is_worth_nothing_to_others() {
     assert_eq!(thief, Some(NO_TOKEN));
     let (mut stream, answer) = Attacker::open(victim.address(), peer.key.clone(), &open).await;
     assert_eq!(answer, Some(OPEN), "the one who was asked");
-    // The victim says now what it wants of the stream.
+    // Now the victim names the protocol of the stream.
     let len = stream.stream.read_u32_le().await.unwrap() as usize;
     let mut said = vec![0; len];
     stream.stream.read_exact(&mut said).await.unwrap();
@@ -165,8 +165,8 @@ async fn a_call_backs_token_is_worth_nothing_to_others() {
     victim.unharmed().await;
 }
 
-/// An attacker's port that others are made to call; it counts the calls, and how many were open at
-/// once.
+/// A port of the attacker that other nodes are made to dial. It counts the connections, and those open
+/// at once.
 struct Called {
     at: SocketAddr,
     calls: Arc<AtomicUsize>,
@@ -175,7 +175,7 @@ struct Called {
 }
 
 impl Called {
-    /// Answers what comes up to where `polite` says, and is silent then.
+    /// Answers each connection up to the step that `polite` names, and is silent after that.
     async fn new(key: Key, polite: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
@@ -209,23 +209,23 @@ impl Called {
         Self { at, calls, most, _task: task }
     }
 
-    /// Checks after the flood that there were calls, and never more than `bound` at once.
+    /// Checks after the flood that there were connections, and never more than `bound` at once.
     async fn check(self, victim: Victim, bound: usize) {
         let calls = || format!("{} calls", self.calls.load(Ordering::SeqCst));
         until("a call", || self.calls.load(Ordering::SeqCst) > 0, calls).await;
         let most = self.most.load(Ordering::SeqCst);
-        // One that ends may still be open while the next one comes.
+        // A connection that ends may still be open when the next one comes.
         assert!(most <= bound, "{most} at once");
         drop(self);
         victim.unharmed().await;
     }
 }
 
-/// Returns how many connections to `at` the caller still holds open, as the system has it: a busy
-/// attacker learns late of those that have ended, and would count them too.
+/// Returns the number of connections to `at` that the dialler still holds open, from the system's
+/// tables. A busy attacker learns late of connections that have ended, and would count them too.
 #[cfg(target_os = "linux")]
 fn open_at(at: SocketAddr) -> usize {
-    /// The state of a connection that neither side has closed.
+    /// The state of a connection that neither end has closed.
     const ESTABLISHED: &str = "01";
     let SocketAddr::V4(at) = at else { panic!("{at} is not IPv4") };
     let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(at.ip().octets()), at.port());
@@ -237,14 +237,14 @@ fn open_at(at: SocketAddr) -> usize {
     table.lines().filter(is_open).count()
 }
 
-/// Elsewhere only the number of calls is looked at.
+/// On other systems only the number of connections is checked.
 #[cfg(not(target_os = "linux"))]
 fn open_at(_: SocketAddr) -> usize {
     0
 }
 
 #[tokio::test]
-async fn a_flood_of_call_backs_that_nobody_answers_is_bounded() {
+async fn a_flood_of_unanswered_call_backs_is_bounded() {
     let victim = Victim::new().await;
     let key = key();
     let called = Called::new(key.clone(), false).await;
@@ -261,7 +261,7 @@ async fn a_flood_of_call_backs_that_nobody_answers_is_bounded() {
     called.check(victim, 2 * CALL_BACKS).await;
 }
 
-/// The one who is called says yes, and then does not say what it wants.
+/// The dialled node accepts the stream, and then does not name a protocol.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_call_backs_that_are_answered_and_not_used_is_bounded() {
     let victim = Victim::new().await;
@@ -270,7 +270,7 @@ async fn a_flood_of_call_backs_that_are_answered_and_not_used_is_bounded() {
     let at = called.at;
     let mut attacker =
         Attacker::link_as(victim.address(), key, |hello| hello.addresses = vec![at.into()]).await;
-    // As long as it takes for many more to be there, if they may.
+    // Long enough for many more connections to come, if they may.
     for round in 0..200 {
         attacker.send_raw(&crate::attacker::encoded(&Frame::CallBack { token: [round; 16] })).await;
         let calls = called.calls.load(Ordering::SeqCst);
@@ -282,11 +282,12 @@ async fn a_flood_of_call_backs_that_are_answered_and_not_used_is_bounded() {
         let _ = waiting.await;
     }
     drop(attacker);
-    // Those under way, the open streams, and some that are ending.
+    // The call-backs under way, the open streams, and some connections that are ending.
     called.check(victim, 3 * CALL_BACKS).await;
 }
 
-/// Through the network, with the addresses of somebody else: the victim must not become a weapon.
+/// Call-backs through the network to the addresses of a third party: the victim must not become a
+/// weapon.
 #[tokio::test]
 async fn a_flood_of_call_back_queries_to_others_addresses_is_bounded() {
     let victim = Victim::new().await;

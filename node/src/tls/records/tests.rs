@@ -68,7 +68,7 @@ async fn a_session_that_has_protected_records_already_is_refused() {
 }
 
 #[tokio::test]
-async fn a_forged_record_ends_the_session_and_the_other_side_is_told() {
+async fn a_forged_record_ends_the_session_and_is_reported_to_the_peer() {
     let (mut ours, theirs) = dialled_rustls().await;
     let (mut tcp, session) = match theirs {
         TlsStream::Server(end) => end.into_inner(),

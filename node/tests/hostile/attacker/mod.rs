@@ -22,10 +22,10 @@ mod victim;
 
 pub use victim::{Victim, config};
 
-/// The longest that anything here may take that is not told how long it may take.
+/// Longest time for each step without a limit of its own.
 pub const LONG: Duration = Duration::from_secs(60);
 
-/// One connection to a victim, past TLS.
+/// A connection to a victim whose TLS handshake is finished.
 pub struct Attacker {
     pub key: Key,
     pub stream: TlsStream<TcpStream>,
@@ -33,16 +33,16 @@ pub struct Attacker {
     frames: Option<Frames>,
 }
 
-/// How a connection ended, as the attacker sees it.
+/// The end of a connection, as the attacker sees it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
     /// With a goodbye.
     Goodbye(Reason),
-    /// Closed or reset without one.
+    /// Closed or reset without a goodbye.
     Closed,
 }
 
-/// A key that no other call gives.
+/// Returns a key that no other call returns.
 pub fn key() -> Key {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let mut secret = [0xa7; 32];
@@ -56,12 +56,12 @@ pub async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T
 }
 
 impl Attacker {
-    /// Connects and finishes the TLS handshake of a link; says nothing.
+    /// Connects and finishes the TLS handshake of a link. Sends nothing more.
     pub async fn secure(to: SocketAddr) -> Self {
         Self::secure_as(to, key(), ALPN_LINK).await
     }
 
-    /// Connects and finishes the TLS handshake; says nothing.
+    /// Connects and finishes the TLS handshake. Sends nothing more.
     pub async fn secure_as(to: SocketAddr, key: Key, alpn: &[u8]) -> Self {
         let connector = TlsConnector::from(tls::client(&key, &[alpn]));
         let tcp = TcpStream::connect(to).await.unwrap();
@@ -69,12 +69,12 @@ impl Attacker {
         Self::new(key, stream.into())
     }
 
-    /// A link: both have said Hello.
+    /// Makes a link: both ends have said Hello.
     pub async fn link(to: SocketAddr) -> Self {
         Self::link_as(to, key(), |_| {}).await
     }
 
-    /// A link whose Hello is as `change` leaves it.
+    /// Makes a link with a Hello that `change` has altered.
     pub async fn link_as(to: SocketAddr, key: Key, change: impl FnOnce(&mut Hello)) -> Self {
         let mut attacker = Self::secure_as(to, key, ALPN_LINK).await;
         let mut hello = hello();
@@ -86,7 +86,7 @@ impl Attacker {
         }
     }
 
-    /// Waits for a connection at `listener`, and takes it as a node would.
+    /// Waits for a connection at `listener`, and accepts it as a node would.
     pub async fn accept(listener: &TcpListener, key: &Key) -> Self {
         let (tcp, _) = listener.accept().await.unwrap();
         let acceptor = TlsAcceptor::from(tls::server(key));
@@ -94,7 +94,7 @@ impl Attacker {
         Self::new(key.clone(), stream.into())
     }
 
-    /// A stream's connection on which `open` was said; returns the byte that answers it.
+    /// Makes a stream with the opening `open`. Returns the byte of the answer, too.
     pub async fn open(to: SocketAddr, key: Key, open: &StreamOpen) -> (Self, Option<u8>) {
         let mut attacker = Self::secure_as(to, key, ALPN_STREAM).await;
         let mut out = Vec::new();
@@ -108,17 +108,17 @@ impl Attacker {
         Self { key, stream, buffer: BytesMut::new(), frames: None }
     }
 
-    /// Who the attacker is.
+    /// Returns the attacker's identity.
     pub fn id(&self) -> NodeId {
         self.key.id()
     }
 
-    /// Sends one frame. That the victim has hung up already shows later.
+    /// Sends one frame. An error because the victim has closed the link shows later.
     pub async fn send(&mut self, frame: &Frame) {
         self.send_raw(&encoded(frame)).await;
     }
 
-    /// Sends bytes. That the victim has hung up already shows later.
+    /// Sends bytes. An error because the victim has closed the link shows later.
     pub async fn send_raw(&mut self, bytes: &[u8]) {
         let sending = async {
             let _ = self.stream.write_all(bytes).await;
@@ -127,8 +127,8 @@ impl Attacker {
         within(LONG, "the victim does not read", sending).await;
     }
 
-    /// Sends `bytes` and reads at the same time, until `keep` has made `count` values of the frames
-    /// that came, or the victim has hung up.
+    /// Sends `bytes` and reads at the same time, until `keep` has made `count` values of the received
+    /// frames, or the victim has closed the link.
     pub async fn exchange<T>(
         &mut self,
         bytes: &[u8],
@@ -157,12 +157,12 @@ impl Attacker {
         kept
     }
 
-    /// The next frame; `None` once the connection has ended.
+    /// Returns the next frame, or `None` once the connection has ended.
     pub async fn frame(&mut self) -> Option<Frame> {
         within(LONG, "no frame", self.next()).await
     }
 
-    /// The next frame that is not of the link's own upkeep.
+    /// Returns the next frame, without pings, pongs and acknowledgements.
     pub async fn content(&mut self) -> Option<Frame> {
         loop {
             match self.frame().await? {
@@ -172,7 +172,7 @@ impl Attacker {
         }
     }
 
-    /// Reads on until the victim ends the connection.
+    /// Reads until the victim ends the connection.
     pub async fn end(&mut self) -> End {
         let reading = async {
             let mut end = End::Closed;
@@ -186,7 +186,7 @@ impl Attacker {
         within(LONG, "the victim does not hang up", reading).await
     }
 
-    /// The fault that the victim says this attacker has.
+    /// Returns the fault in the victim's goodbye.
     pub async fn fault(&mut self) -> String {
         match self.end().await {
             End::Goodbye(Reason::Fault(text)) => text,
@@ -211,7 +211,7 @@ impl Attacker {
     }
 }
 
-/// A Hello that every victim takes.
+/// Returns a Hello that every victim accepts.
 pub fn hello() -> Hello {
     Hello {
         version_min: 1,
@@ -227,31 +227,31 @@ pub fn hello() -> Hello {
     }
 }
 
-/// An opening that every victim takes, of `protocol`.
+/// Returns an opening for `protocol` that every victim accepts.
 pub fn opening(protocol: &str) -> StreamOpen {
     StreamOpen { network: "peerkit".into(), proof: None, protocol: protocol.into(), token: None }
 }
 
-/// A frame's bytes.
+/// Returns the bytes of a frame.
 pub fn encoded(frame: &Frame) -> Vec<u8> {
     let mut out = Vec::new();
     frame.encode(&mut out);
     out
 }
 
-/// A frame of any kind and body, with the length that they have.
+/// Returns the bytes of a frame of any kind and body, with the right length.
 pub fn raw_frame(kind: u8, body: &[u8]) -> Vec<u8> {
     let len = u32::try_from(body.len() + 1).unwrap();
     [&len.to_le_bytes()[..], &[kind], body].concat()
 }
 
-/// A text message's frame.
+/// Returns the frame of a text message.
 pub fn text(text: &str) -> Frame {
     Frame::Message(Packed::plain(Message::text(text)))
 }
 
-/// The TCP sockets that this process holds open; other descriptors come and go with the runtimes
-/// of the tests that wait for their turn.
+/// Returns the number of TCP sockets that this process holds open. Other descriptors come and go with
+/// the runtimes of tests that wait for their turn.
 pub fn descriptors() -> usize {
     let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
     let tables: String = tables.iter().filter_map(|t| std::fs::read_to_string(t).ok()).collect();
@@ -266,12 +266,12 @@ pub fn descriptors() -> usize {
     .count()
 }
 
-/// Tasks of this test's runtime.
+/// Returns the number of tasks of this test's runtime.
 pub fn tasks() -> usize {
     tokio::runtime::Handle::current().metrics().num_alive_tasks()
 }
 
-/// Waits until `done`; fails the test with what `state` says where that takes too long.
+/// Waits until `done`. If that takes too long, fails the test with the text of `state`.
 pub async fn until(what: &str, mut done: impl FnMut() -> bool, state: impl Fn() -> String) {
     let waiting = async {
         while !done() {
@@ -283,7 +283,7 @@ pub async fn until(what: &str, mut done: impl FnMut() -> bool, state: impl Fn() 
     }
 }
 
-/// One at a time: tests that count the process's descriptors can't run beside each other.
+/// Makes tests run one at a time, as those that count the process's descriptors can't run in parallel.
 pub async fn alone() -> tokio::sync::OwnedMutexGuard<()> {
     static ONE: std::sync::LazyLock<Arc<tokio::sync::Mutex<()>>> =
         std::sync::LazyLock::new(Arc::default);

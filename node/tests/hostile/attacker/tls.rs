@@ -1,4 +1,4 @@
-//! TLS as a node does it, and as none does.
+//! TLS as nodes use it, and as no node does.
 
 use std::sync::Arc;
 
@@ -18,9 +18,9 @@ use rustls::{
 /// An X.509 certificate of the key whose secret is 32 times 0x58, made with openssl.
 const X509: &[u8] = include_bytes!("x509.der");
 
-/// What a client shows of itself.
+/// The credentials of a client.
 pub enum Shown {
-    /// A raw public key, as nodes do.
+    /// A raw public key, as nodes have.
     Raw(Vec<u8>),
     /// An X.509 certificate.
     Certificate,
@@ -32,12 +32,12 @@ pub fn server_name() -> ServerName<'static> {
     ServerName::try_from("peerkit.invalid").unwrap()
 }
 
-/// A client as nodes are.
+/// Returns a client like that of a node.
 pub fn client(key: &Key, alpn: &[&[u8]]) -> Arc<ClientConfig> {
     odd_client(key, alpn, Shown::Raw(spki(key)))
 }
 
-/// A client that shows what `shown` says, and signs with `key`.
+/// Returns a client with the credentials `shown` that signs with `key`.
 pub fn odd_client(key: &Key, alpn: &[&[u8]], shown: Shown) -> Arc<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -62,7 +62,7 @@ pub fn odd_client(key: &Key, alpn: &[&[u8]], shown: Shown) -> Arc<ClientConfig> 
     Arc::new(config)
 }
 
-/// A server as nodes are.
+/// Returns a server like that of a node.
 pub fn server(key: &Key) -> Arc<ServerConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let certified = Arc::new(certified(spki(key), key));
@@ -75,12 +75,12 @@ pub fn server(key: &Key) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-/// The certificate, shown where a raw public key belongs.
+/// Returns the certificate in place of a raw public key.
 pub fn certificate() -> Vec<u8> {
     X509.to_vec()
 }
 
-/// A key as SubjectPublicKeyInfo (RFC 8410).
+/// Returns a key as SubjectPublicKeyInfo (RFC 8410).
 pub fn spki(key: &Key) -> Vec<u8> {
     let prefix = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0];
     [&prefix[..], key.id().as_bytes()].concat()
@@ -93,7 +93,7 @@ fn certified(shown: Vec<u8>, key: &Key) -> CertifiedKey {
     CertifiedKey::new(vec![CertificateDer::from(shown)], signing)
 }
 
-/// Believes everything.
+/// A verifier that accepts every peer.
 #[derive(Debug)]
 struct Anyone {
     raw: bool,

@@ -1,4 +1,4 @@
-//! A node under attack, and what has to hold after each.
+//! A node under attack, and the checks after each attack.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -25,7 +25,7 @@ struct Log {
     more: Notify,
 }
 
-/// Short deadlines, so that what is to end for them ends soon.
+/// Returns short deadlines, so that tests of deadlines are fast.
 pub fn config() -> Config {
     let mut config = Config::default();
     config.handshake_timeout = Duration::from_secs(4);
@@ -43,7 +43,7 @@ impl Victim {
         Self::build(config, None).await
     }
 
-    /// In a network of this secret.
+    /// Starts a victim in a network with this secret.
     pub async fn guarded(secret: &'static str) -> Self {
         Self::build(config(), Some(secret)).await
     }
@@ -74,12 +74,12 @@ impl Victim {
         self.node.id()
     }
 
-    /// Takes the events so far.
+    /// Takes all events so far.
     pub fn take_events(&self) -> Vec<Event> {
         std::mem::take(&mut *self.log.events.lock().unwrap())
     }
 
-    /// Waits for an event that `pick` takes, among those not taken; it stays where it is.
+    /// Waits for an event that `pick` accepts, among those that were not taken. It is not taken.
     pub async fn event<T>(&self, what: &str, pick: impl Fn(&Event) -> Option<T>) -> T {
         let waiting = async {
             loop {
@@ -98,7 +98,7 @@ impl Victim {
         })
     }
 
-    /// Waits until the application hears that the link with `peer` has ended.
+    /// Waits for the event that the link with `peer` has ended.
     pub async fn parted(&self, peer: NodeId) -> LinkEnd {
         let ended = |event: &Event| match event {
             Event::InboundNodeDisconnected { peer: ended, link_end }
@@ -112,7 +112,7 @@ impl Victim {
         self.event("disconnected", ended).await
     }
 
-    /// Waits until the application hears of a connection that did not become a link, and why.
+    /// Waits for the event of a connection that did not become a link. Returns the reason.
     pub async fn stranger(&self) -> String {
         let failed = |event: &Event| match event {
             Event::InboundNodeConnectionError { error, .. } => Some(error.clone()),
@@ -121,7 +121,7 @@ impl Victim {
         self.event("inbound_node_connection_error", failed).await
     }
 
-    /// Waits until the application hears from `peer`.
+    /// Waits for a message of `peer`.
     pub async fn message(&self, from: NodeId) -> Message {
         let said = |event: &Event| match event {
             Event::NodeMessage { peer, message } if peer.id() == from => Some(message.clone()),
@@ -130,7 +130,7 @@ impl Victim {
         self.event("node_message", said).await
     }
 
-    /// An honest node connects, talks, gets an answer, and finds the victim.
+    /// Checks that an honest node can connect, send a message, get a reply, and find the victim.
     pub async fn talks(&self) {
         let honest = member(self.secret).name("honest").spawn().await.unwrap();
         let connecting = honest.connect(self.address());
@@ -145,7 +145,7 @@ impl Victim {
         honest.shutdown().await;
     }
 
-    /// What has to hold after an attack whose connections are gone: honest nodes are served, and
+    /// Checks the state after an attack whose connections are gone: honest nodes are served, and
     /// nothing is left behind.
     pub async fn unharmed(self) {
         self.talks().await;
@@ -159,7 +159,7 @@ impl Victim {
         until("no tasks after the stop", || tasks() == 0, left).await;
     }
 
-    /// Waits until all links are gone and the application has heard of it.
+    /// Waits until all links are gone and the application has got their events.
     async fn settles(&self) {
         let links = || format!("{:?}", self.node.peers());
         until("no links left over", || self.node.peers().is_empty(), links).await;
