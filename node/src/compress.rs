@@ -106,6 +106,7 @@ pub(crate) fn pack(message: Message, limit: usize) -> Result<Packed, Error> {
     }
     let payload = compress(message.body(), compression)
         .map_err(|error| Error::Compress(compression, error))?;
+    // A payload that has grown would cost the receiver time for nothing.
     if payload.len() >= len {
         return Ok(Packed::plain(message));
     }
@@ -220,6 +221,7 @@ fn decompress(
         Compression::Lz4 => content.fill_lz4(payload),
         other => Err(corrupt(other, "no decoder for it")),
     }?;
+    // The message may be kept for long, and would keep all the room.
     content.bytes.shrink_to_fit();
     Ok(content.bytes.into())
 }
@@ -273,6 +275,7 @@ impl Decompressed {
             if ended {
                 break;
             }
+            // With room and input a decoder that does nothing has come to the end of the input.
             if (rest.len(), self.bytes.len()) == before {
                 return Err(DecompressError::Truncated(compression));
             }
@@ -362,6 +365,7 @@ impl Decompressed {
             self.bytes.extend_from_slice(block);
             decoder.consume(len);
         }
+        // Bytes behind the frame could be another one, which no sender makes.
         trailing(compression, decoder.get_ref().rest.len())?;
         // The decoder reports the end both at the end of the frame and if the input ends between two
         // blocks. Only in the first case does another call look for a new frame.

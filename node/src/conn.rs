@@ -162,6 +162,7 @@ impl Conn {
             if self.outbox.closed().is_some() {
                 return None;
             }
+            // Callers that gave up are dropped here, so that the list stays short.
             pings.retain(|waiting| !waiting.is_closed());
             pings.push(reply);
         }

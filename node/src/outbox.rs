@@ -344,12 +344,14 @@ impl Outbox {
     ) -> WriterStep {
         let mut queues = lock(&self.queues);
         let application = application || queues.closing.is_some();
+        // The batch before this one is written.
         queues.writing = 0;
         batch.recycle(&mut queues.spare);
         if patience && application && queues.is_growing() {
             queues.writer = Some(writer.clone());
             return WriterStep::LetGrow;
         }
+        // Swapped, so that both buffers keep their memory.
         std::mem::swap(&mut batch.control, &mut queues.control);
         while application && queues.writing < WRITE {
             let block = match queues.full.pop_front() {
@@ -402,6 +404,7 @@ impl Outbox {
     pub(crate) fn end_receiving(&self, received: u64) {
         let mut queues = lock(&self.queues);
         (queues.received, queues.receiving) = (received, false);
+        // Only a writer that holds back the goodbye waits for this.
         if queues.closing.is_some() {
             self.wake_writer(queues);
         }
@@ -410,6 +413,7 @@ impl Outbox {
     /// Frees the memory of an idle link's queues.
     pub(crate) fn shrink(&self) {
         let mut queues = lock(&self.queues);
+        // The open block keeps its memory even if it is empty.
         if queues.queued == 0 {
             queues.drop_blocks();
             queues.spare = Vec::new();

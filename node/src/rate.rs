@@ -132,6 +132,7 @@ impl Rate {
 
     /// Waits until `bytes` more may pass. A task that gives up waiting has taken nothing.
     pub(crate) async fn take(&self, bytes: usize) {
+        // Without a limit no task waits for the lock.
         if self.get() == 0 {
             return;
         }
@@ -310,6 +311,7 @@ impl Rates {
     /// Returns the limits of one peer, which all its streams share.
     pub(crate) fn of(&self, peer: NodeId) -> Arc<PeerRates> {
         let mut peers = lock(&self.0.peers);
+        // Weak, so that the limits of a peer go with its last stream.
         if let Some(known) = peers.get(&peer).and_then(Weak::upgrade) {
             return known;
         }

@@ -170,6 +170,7 @@ impl Inner {
         match reply.await {
             Ok(outcome) => outcome.map_err(Error::Request),
             Err(_) => {
+                // The link has ended, and its outbox knows why.
                 let ended = conn.outbox.closed();
                 Err(lost(ended.unwrap_or(Reason::Lost("the link ended".into()))))
             }

@@ -95,6 +95,7 @@ pub(crate) async fn read_block(
     if len > max {
         return Err(format!("{what} of {len} bytes"));
     }
+    // Memory is taken only for a length within the limit.
     let mut block = vec![0; len];
     channel.read_exact(&mut block).await.map_err(broken)?;
     Ok(block.into())
@@ -151,6 +152,7 @@ impl Streams {
     pub(crate) fn permit(&self, peer: NodeId) -> Option<StreamPermit> {
         let mut open = lock(&self.open);
         let of_peer = open.get(&peer).copied().unwrap_or_default();
+        // Both limits: one peer must not use up the streams of all others.
         if of_peer >= self.max_per_peer || open.values().sum::<usize>() >= self.max {
             return None;
         }

@@ -68,7 +68,8 @@ impl Tls {
             .with_client_cert_verifier(verifier.clone())
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(pair.clone())));
         server.alpn_protocols = vec![ALPN_LINK.to_vec(), ALPN_STREAM.to_vec()];
-        // Sessions are long and never resumed: a ticket would only cost both sides.
+        // Sessions are long and never resumed, so tickets would only cost both ends. A ticket would
+        // also use the first record number, with which our own record layer begins.
         server.send_tls13_tickets = 0;
 
         let client = |alpn: &[u8]| -> Result<_, rustls::Error> {
@@ -81,6 +82,7 @@ impl Tls {
                 )));
             client.alpn_protocols = vec![alpn.to_vec()];
             client.resumption = rustls::client::Resumption::disabled();
+            // The name that a dialler would send means nothing: see `server_name`.
             client.enable_sni = false;
             Ok(client)
         };
@@ -110,6 +112,7 @@ impl Tls {
             Purpose::Link => self.link.clone(),
             Purpose::Stream => self.stream.clone(),
         };
+        // The check belongs to the handshake: our key is sent only once it has passed.
         let verifier = Verifier { provider: self.provider.clone(), expected };
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
         channels::dial(config, transport).await.map_err(|error| match wrong_node(&error) {
@@ -180,6 +183,7 @@ impl Session {
             Some(ALPN_STREAM) => Purpose::Stream,
             _ => return Err(NotANode),
         };
+        // Both ends export the same bytes, and no other session has them.
         let binding = connection.export_keying_material([0; 32], EXPORTER_LABEL, None);
         let binding = binding.map_err(|_| NotANode)?;
         Ok(Self { id: NodeId::from_bytes(id), purpose, binding })
@@ -194,6 +198,7 @@ fn provider() -> CryptoProvider {
             cipher_suite::TLS13_AES_128_GCM_SHA256,
             cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
         ],
+        // All nodes offer the same group, so no handshake needs a second round trip.
         kx_groups: vec![kx_group::X25519],
         ..aws_lc_rs::default_provider()
     }
@@ -231,8 +236,8 @@ impl Verifier {
         let spki = SubjectPublicKeyInfoDer::from(key.as_ref());
         let algorithms = &self.provider.signature_verification_algorithms;
         let valid = verify_tls13_signature_with_raw_key(message, &spki, signature, algorithms)?;
-        // A client sends its own key only after this. Checking behind the signature makes sure that
-        // the node that is reported is the one that answered.
+        // A client sends its own key only after this. The check comes after the signature, so that the
+        // node that is reported has proven that it answered.
         let found = node_key(key, &[])?;
         match self.expected {
             Some(expected) if expected != found => {

@@ -179,6 +179,7 @@ fn split_port(text: &str, default_port: Option<u16>) -> Result<(String, u16), Pa
     let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
         let (host, after) =
             bracketed.split_once(']').ok_or_else(|| ParseAddressError::Host(text.to_owned()))?;
+        // Only link-local addresses have a zone. "0" stands for a valid one here.
         let (ip, zone) = host.split_once('%').unwrap_or((host, "0"));
         let is_zone = (1..=MAX_ZONE).contains(&zone.len()) && zone.bytes().all(is_host_byte);
         if ip.parse::<Ipv6Addr>().is_err() || !is_zone {
@@ -189,6 +190,7 @@ fn split_port(text: &str, default_port: Option<u16>) -> Result<(String, u16), Pa
             port => (host, port),
         }
     } else {
+        // Without brackets the port of an IPv6 address could be a part of the address.
         if text.matches(':').count() > 1 {
             return Err(ParseAddressError::Brackets(text.to_owned()));
         }

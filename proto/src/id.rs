@@ -245,6 +245,7 @@ fn unhex(text: &str) -> Result<[u8; ID_LEN], ParseIdError> {
     if let Some(other) = text.chars().find(|c| !c.is_ascii_hexdigit()) {
         return Err(ParseIdError::Digit(other));
     }
+    // All are hex digits, so only their number can be wrong.
     let wrong_length = ParseIdError::Length(text.len());
     let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).unwrap_or_default();
     bytes.try_into().map_err(|_| wrong_length)

@@ -63,6 +63,7 @@ impl NodeRecord {
     fn put_fields(&self, out: &mut Vec<u8>) {
         out.put_raw(self.node.as_bytes());
         out.put_u64(self.time);
+        // Addresses of unknown schemes keep their places, or the signature would not be valid any more.
         let count = self.addresses.len().saturating_add(self.unknown.len());
         out.put_u16(u16::try_from(count).unwrap_or(u16::MAX));
         let mut unknown = self.unknown.iter().peekable();

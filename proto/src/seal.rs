@@ -177,6 +177,8 @@ pub fn seal(
     let no_key = |_: HpkeError| SealError::NoKey;
     let key_bytes = label.to.to_x25519().ok_or(SealError::NoKey)?;
     let public = <Suite as Kem>::PublicKey::from_bytes(&key_bytes).map_err(no_key)?;
+    // The signature covers the label too, so a recipient can't pass the message on as one to another
+    // node.
     let signature = key.sign(&signed(network, label, letter));
     let mut plain = Vec::with_capacity(OVERHEAD);
     plain.put_raw(letter.sender.as_bytes());
@@ -216,6 +218,7 @@ pub fn open(
     let setup = hpke::setup_receiver::<ChaCha20Poly1305, HkdfSha256, Suite>;
     let opened = setup(&OpModeR::Base, &secret, &encapsulated, &info(network));
     let mut context = opened.map_err(broken)?;
+    // Opening fails if the label was changed on the way.
     let plain = context.open(sealed, &associated(label)).map_err(broken)?;
     let mut receipt = [0; 32];
     context.export(RECEIPT, &mut receipt).map_err(broken)?;

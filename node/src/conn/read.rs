@@ -179,6 +179,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         self.requests.values().for_each(|request| request.task.abort());
         let lost = || LinkEnd { reason: Reason::Lost("closed".into()), by_peer: false };
         let link_end = self.end.take().unwrap_or_else(lost);
+        // A silent peer does not read either.
         if matches!(link_end.reason, Reason::Silent(_)) {
             flush = Duration::ZERO;
         }
@@ -257,6 +258,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         self.inner.meter.received_bytes(bytes);
         self.turn += bytes;
         self.reads = READS_TO_KEEP_BUFFERS.min(self.reads + 1);
+        // There is more than one read takes, so the next one takes more.
         if bytes >= self.room {
             self.room = (self.room * 4).min(READ_MAX);
         }
@@ -412,6 +414,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         if messages == 0 && overlay.is_empty() {
             return;
         }
+        // The link is not read meanwhile, so it can't tell whether the peer is silent.
         self.link.pause();
         // Set once this node wants to close the link, and once the application knows that.
         let (mut leaving, mut announced) = (false, false);

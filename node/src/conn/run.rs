@@ -73,6 +73,7 @@ where
         }
         Err(error) => EndedLink::lost(&error),
     };
+    // No goodbye: either it was sent, or the connection is lost.
     conn.outbox.close(ended.link_end.reason.clone(), false);
     // Queued frames may still go out if the peer takes them.
     if !written {
@@ -106,6 +107,7 @@ where
 async fn finish(inner: &Inner, conn: &Arc<Conn>, ended: EndedLink) {
     let EndedLink { link_end, confirmed, .. } = ended;
     let peer = conn.peer.clone();
+    // Dropping their senders ends the tasks that wait for replies and pongs.
     lock(&conn.requests).clear();
     lock(&conn.pings).clear();
     let (accepted, taken) = conn.outbox.counts();

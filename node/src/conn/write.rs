@@ -18,6 +18,7 @@ use crate::rate::{Pause, Throttle};
 pub(super) async fn write(inner: &Inner, conn: &Conn, mut to: impl AsyncWrite + Unpin) {
     if let Err(error) = write_all(inner, conn, &mut to).await {
         conn.outbox.abort(Reason::Lost(error.to_string()), false);
+        // The reading half ends the link: it may have a goodbye of the peer that says why.
         conn.closing.notify_one();
     }
 }
@@ -37,6 +38,7 @@ async fn write_all(
         match next_step(conn, &mut batch, std::mem::take(&mut wrote), &mut pause).await {
             WriterStep::Write => {
                 let (messages, bytes) = (batch.messages(), batch.len());
+                // Charged before the write and paid for after it, so that a batch is never split.
                 let limited = inner.rates.messages_sent(&throttle, batch.application_len());
                 to.write_all_buf(&mut batch).await?;
                 to.flush().await?;

@@ -57,6 +57,7 @@ pub(super) fn put_reason(out: &mut Vec<u8>, reason: &Reason) {
 pub(super) fn read_reason(reader: &mut Reader) -> Result<Reason, DecodeError> {
     let code = reader.u16("reason")?;
     let text = reader.str(MAX_TEXT, "reason text")?;
+    // Codes count from 1.
     let known = usize::from(code).checked_sub(1).and_then(|at| REASONS.get(at));
     Ok(match code {
         FAULT => Reason::Fault(text),

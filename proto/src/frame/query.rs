@@ -163,6 +163,7 @@ impl Query {
             id: QueryId(reader.array("query id")?),
             depth: reader.u8("query depth")?,
             own: reader.bool("query flags")?,
+            // Not limited here: the overlay shortens it to its own limit.
             ttl: Duration::from_millis(u64::from(reader.u32("query time")?)),
             what: match reader.u8("query kind")? {
                 0 => QueryKind::Discover,
