@@ -1,9 +1,9 @@
-//! Whom a node of a network dials first.
+//! The nodes that a node of a network dials first.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Picks `wanted` of the nodes before `node`, or all if they are fewer; the same in every run.
+/// Returns `wanted` of the nodes before `node`, or all if they are fewer. It is the same in every run.
 pub(crate) fn earlier(node: usize, wanted: usize) -> BTreeSet<usize> {
     let mut picked = BTreeSet::new();
     let mut draw = 0_u64;

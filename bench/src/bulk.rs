@@ -1,4 +1,4 @@
-//! A byte stream of whatever system, and bulk data on it.
+//! Byte streams of any system, and bulk data on them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinSet;
 
-/// Bytes of a write and of a read of bulk data.
+/// Bytes of one write and of one read of bulk data.
 const CHUNK: usize = 64 << 10;
 
 /// A byte stream.
@@ -18,24 +18,24 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 /// A byte stream of any system.
 pub(crate) type Stream = Box<dyn Duplex>;
 
-/// Bulk data on its way. Ends when it is dropped.
+/// Bulk data that are being sent. They end when this is dropped.
 pub(crate) struct Bulk {
     began: Instant,
-    /// Bytes.
+    /// Bytes sent so far.
     pub(crate) sent: Arc<AtomicU64>,
-    /// False once it is to end.
+    /// Set to false to end.
     pub(crate) going: Arc<AtomicBool>,
     sending: JoinSet<()>,
 }
 
 impl Bulk {
-    /// Bulk data that the caller sends, as long as it is `going`, adding what it has `sent`.
+    /// Creates it for bulk data that the caller sends while it is `going`. The caller adds to `sent`.
     pub(crate) fn new() -> Self {
         let (sent, going) = (Arc::default(), Arc::new(AtomicBool::new(true)));
         Self { began: Instant::now(), sent, going, sending: JoinSet::new() }
     }
 
-    /// Sends as much as will go into `stream`.
+    /// Sends as much as possible into `stream`.
     pub(crate) fn pump(mut stream: Stream) -> Self {
         let mut bulk = Self::new();
         let sent = bulk.sent.clone();
@@ -48,7 +48,7 @@ impl Bulk {
         bulk
     }
 
-    /// What has been sent so far, in MB a second.
+    /// Returns the rate so far, in MB a second.
     pub(crate) fn mb_per_s(&self) -> f64 {
         self.sent.load(Ordering::Relaxed) as f64 / 1e6 / self.began.elapsed().as_secs_f64()
     }

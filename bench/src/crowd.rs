@@ -5,25 +5,25 @@ use anyhow::{Result, bail};
 use crate::system::System;
 use crate::systems::{peerkit, raw};
 
-/// The end that listens. It echoes what comes.
+/// The end that listens. It echoes all messages.
 pub(crate) enum Hub {
     RawTls(raw::crowd::Hub),
     Peerkit(peerkit::crowd::Hub),
 }
 
-/// The ends that dial, each somebody of its own where the system has identities.
+/// The ends that dial, each with an identity of its own if the system has identities.
 pub(crate) enum Spokes {
     RawTls(raw::crowd::Spokes),
     Peerkit(peerkit::crowd::Spokes),
 }
 
 impl Hub {
-    /// Whether there is one of `system`.
+    /// Returns whether `system` has such links.
     pub(crate) fn is_there(system: System) -> bool {
         matches!(system, System::RawTls | System::Peerkit)
     }
 
-    /// Listens on a port of 127.0.0.1 that is free.
+    /// Listens on a free port of 127.0.0.1.
     pub(crate) async fn bind(system: System) -> Result<Self> {
         Ok(match system {
             System::RawTls => Self::RawTls(raw::crowd::Hub::bind().await?),
@@ -32,7 +32,7 @@ impl Hub {
         })
     }
 
-    /// What [`Spokes::dial`] needs.
+    /// Returns what [`Spokes::dial`] needs.
     pub(crate) fn address(&self) -> String {
         match self {
             Self::RawTls(hub) => hub.address(),
@@ -40,7 +40,7 @@ impl Hub {
         }
     }
 
-    /// Waits until there are so many links, each of them fully made.
+    /// Waits until there are so many links, each of them ready.
     pub(crate) async fn linked(&mut self, links: usize) -> Result<()> {
         match self {
             Self::RawTls(hub) => hub.linked(links).await,
@@ -48,7 +48,7 @@ impl Hub {
         }
     }
 
-    /// Stops it with all its links, in the system's own way.
+    /// Stops it with all its links, in the way of the system.
     pub(crate) async fn stop(self) -> Result<()> {
         match self {
             Self::RawTls(hub) => hub.stop().await,
@@ -58,7 +58,7 @@ impl Hub {
 }
 
 impl Spokes {
-    /// Makes `count` ends that have not dialled yet.
+    /// Creates `count` ends that have not dialled yet.
     pub(crate) async fn new(system: System, count: usize) -> Result<Self> {
         Ok(match system {
             System::RawTls => Self::RawTls(raw::crowd::Spokes::new(count)),
@@ -67,7 +67,7 @@ impl Spokes {
         })
     }
 
-    /// Has each dial the hub at `address`.
+    /// Dials the hub at `address` from each of them.
     pub(crate) async fn dial(&mut self, address: &str) -> Result<()> {
         match self {
             Self::RawTls(spokes) => spokes.dial(address).await,

@@ -1,4 +1,4 @@
-//! The files that are measured with, and the folder for them.
+//! The files of the workloads, and the folder for them.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -9,28 +9,28 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Where there is memory for files on Linux.
+/// The folder on Linux whose files are in memory.
 const MEMORY: &str = "/dev/shm";
 
-/// Bytes that the largest of `all` needs there: a source of 1 GiB, those of other workloads, and the
-/// copies that twenty make.
+/// Bytes that the largest workload of `all` needs there: a source of 1 GiB, files of other workloads,
+/// and the copies of twenty receivers.
 const NEEDED: u64 = 6 << 30;
 
-/// A file this old is not taken to be changing any more, and so not looked through again when it is
-/// sent. peerkit asks for 2 s.
+/// Age of a file that is not taken to be changing any more, so that it is not hashed again when it is
+/// sent. peerkit needs 2 s.
 const SETTLED: Duration = Duration::from_millis(2500);
 
-/// Bytes that are written at once.
+/// Bytes of one write.
 const BLOCK: usize = 1 << 20;
 
-/// In a sparse file there is a block of data at every so many bytes.
+/// Distance of the blocks of data in a sparse file, in bytes.
 const MARKS: u64 = 1 << 30;
 
 /// A folder for files. Dropping it removes it.
 pub(crate) struct Place(PathBuf);
 
 impl Place {
-    /// In `folder`, or in memory where that is not given and there is room.
+    /// Creates it in `folder`, or in memory if no folder is given and there is room.
     pub(crate) fn in_memory(folder: Option<&Path>) -> Result<Self> {
         let memory = Path::new(MEMORY);
         let is_there = || Room::of(memory).is_ok_and(|room| room.in_memory && room.free > NEEDED);
@@ -40,9 +40,9 @@ impl Place {
         }
     }
 
-    /// In `folder`, or in the target folder where that is not given.
+    /// Creates it in `folder`, or in the target folder if no folder is given.
     pub(crate) fn on_disk(folder: Option<&Path>) -> Result<Self> {
-        // This program lies in target/PROFILE.
+        // This program is in target/PROFILE.
         let program = std::env::current_exe()?;
         let target = program.ancestors().nth(2).context("the program is in no folder")?;
         Self::make(folder.unwrap_or(target))
@@ -68,11 +68,11 @@ impl Drop for Place {
     }
 }
 
-/// How much room there is, as `df` tells it.
+/// The free space of a file system, as `df` shows it.
 pub(crate) struct Room {
-    /// Bytes.
+    /// Free bytes.
     pub free: u64,
-    /// Whether what is written takes memory.
+    /// Whether its files are in memory.
     pub in_memory: bool,
 }
 
@@ -88,18 +88,18 @@ impl Room {
     }
 }
 
-/// A file or folder to be sent, that nobody has touched for a while.
+/// A file or folder to send, which has not been changed for a while.
 #[derive(Debug, Clone)]
 pub(crate) struct Original {
     pub path: PathBuf,
-    /// Bytes in all.
+    /// Bytes of all files.
     pub bytes: u64,
-    /// Files: 1, or those in the folder.
+    /// Number of files: 1, or those in the folder.
     pub files: usize,
 }
 
 impl Original {
-    /// A file of `bytes` bytes that can't be compressed; made where it is missing.
+    /// Returns a file of `bytes` bytes that can't be compressed. Writes it if it is missing.
     pub(crate) async fn file(place: &Path, bytes: u64) -> Result<Self> {
         let path = place.join(format!("file-{bytes}"));
         Self::made(path, bytes, 1, move |path| {
@@ -111,7 +111,7 @@ impl Original {
         .await
     }
 
-    /// A file of `bytes` bytes that are 0 but for 1 MiB in each GiB.
+    /// Returns a file of `bytes` bytes that are 0 except for 1 MiB in each GiB.
     pub(crate) async fn sparse(place: &Path, bytes: u64) -> Result<Self> {
         let path = place.join(format!("sparse-{bytes}"));
         Self::made(path, bytes, 1, move |path| {
@@ -128,7 +128,7 @@ impl Original {
         .await
     }
 
-    /// A folder of `files` files of `bytes` bytes each, a hundred to a folder within.
+    /// Returns a folder of `files` files of `bytes` bytes each, a hundred in each folder inside.
     pub(crate) async fn folder(place: &Path, files: usize, bytes: u64) -> Result<Self> {
         let path = place.join(format!("folder-{files}-{bytes}"));
         Self::made(path, files as u64 * bytes, files, move |path| {
@@ -161,15 +161,15 @@ impl Original {
         Ok(original)
     }
 
-    /// The name in its folder.
+    /// Returns the name in its folder.
     pub(crate) fn name(&self) -> Result<&str> {
         self.path.file_name().and_then(|name| name.to_str()).context("no name")
     }
 
-    /// Checks that each of the `copies` is what this is.
+    /// Checks that each of the `copies` is equal to this.
     ///
     /// # Errors
-    /// Where one differs.
+    /// If one differs.
     pub(crate) async fn check(&self, copies: Vec<PathBuf>) -> Result<()> {
         let original = self.clone();
         tokio::task::spawn_blocking(move || original.check_now(&copies)).await?
@@ -193,11 +193,11 @@ impl Original {
     }
 }
 
-/// Any number of bytes that can't be compressed.
+/// A generator of bytes that can't be compressed.
 struct Content(blake3::OutputReader);
 
 impl Content {
-    /// Others for each `seed`.
+    /// Creates a generator. Each `seed` gives other bytes.
     fn of(seed: u64) -> Self {
         Self(blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof())
     }
@@ -209,7 +209,7 @@ impl Read for Content {
     }
 }
 
-/// The BLAKE3 of a file.
+/// Returns the BLAKE3 hash of a file.
 pub(crate) fn hash_of(path: &Path) -> Result<blake3::Hash> {
     let mut file = File::open(path).with_context(|| format!("can't open {path:?}"))?;
     let mut hasher = blake3::Hasher::new();
@@ -222,10 +222,10 @@ pub(crate) fn hash_of(path: &Path) -> Result<blake3::Hash> {
     }
 }
 
-/// How many files there are in each of two folders that are the same.
+/// Returns the number of files in each of two equal folders.
 ///
 /// # Errors
-/// Where they differ.
+/// If they differ.
 fn same_folders(one: &Path, other: &Path) -> Result<usize> {
     let names = |folder: &Path| -> Result<Vec<_>> {
         let entries = fs::read_dir(folder).with_context(|| format!("can't read {folder:?}"))?;

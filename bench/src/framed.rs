@@ -1,5 +1,5 @@
-//! Messages on a byte stream: a four-byte length before each, gathered into batches of 64 KiB.
-//! The most that one can make of a byte stream: no allocation a message at either end.
+//! Messages on a byte stream: a four-byte length before each, gathered into batches of 64 KiB. It is
+//! the best that can be made of a byte stream: neither end allocates for a message.
 
 use std::time::Duration;
 
@@ -11,16 +11,17 @@ use crate::messages::{Arrivals, Arrived, Numbers, Rounds};
 /// Bytes gathered for one write.
 pub(crate) const BATCH: usize = 64 << 10;
 
-/// Frames from this size on are written as they are: gathering them would only copy them.
+/// Smallest frame that is written by itself. Gathering it would only copy it.
 const LARGE: usize = 16 << 10;
 
-/// Room for what was read and not yet taken.
+/// Size of the buffer for bytes that were read and not yet taken.
 const READ: usize = 256 << 10;
 
 /// Bytes of the length.
 const HEAD: usize = 4;
 
-/// Sends numbered messages of `size` bytes for `length`, and the last; returns how many before it.
+/// Sends numbered messages of `size` bytes for `length`, and then the last one. Returns the number of
+/// those before it.
 pub(crate) async fn send(
     stream: &mut (impl AsyncWrite + Unpin),
     size: usize,
@@ -48,7 +49,7 @@ pub(crate) async fn send(
     Ok(count)
 }
 
-/// Receives until the last message, of messages of `size` bytes.
+/// Receives messages of `size` bytes until the last one.
 pub(crate) async fn receive(stream: &mut (impl AsyncRead + Unpin), size: usize) -> Result<Arrived> {
     let mut frames = Frames::new(size);
     let mut arrivals = Arrivals::default();
@@ -64,7 +65,7 @@ pub(crate) async fn receive(stream: &mut (impl AsyncRead + Unpin), size: usize) 
     }
 }
 
-/// Sends a message to and fro until the rounds are enough.
+/// Sends a message back and forth until there are enough rounds.
 pub(crate) async fn ping(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     mut rounds: Rounds,
@@ -87,7 +88,7 @@ pub(crate) async fn ping(
     }
 }
 
-/// Sends everything back until the other side leaves.
+/// Sends everything back until the peer leaves.
 pub(crate) async fn echo(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<()> {
     let mut frames = Frames::new(0);
     let mut out = Vec::new();
@@ -104,21 +105,21 @@ pub(crate) async fn echo(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> 
     Ok(())
 }
 
-/// What was read, taken apart where it lies.
+/// The bytes that were read, split into messages in place.
 pub(crate) struct Frames {
     buffer: Vec<u8>,
-    /// Where what was not yet taken begins and ends.
+    /// The range of the bytes that were not yet taken.
     begin: usize,
     end: usize,
 }
 
 impl Frames {
-    /// Room for messages of `size` bytes, or of any if that is not known: 0.
+    /// Creates a buffer for messages of `size` bytes, or of any size if it is 0.
     pub(crate) fn new(size: usize) -> Self {
         Self { buffer: vec![0; READ.max(2 * size)], begin: 0, end: 0 }
     }
 
-    /// The next whole message.
+    /// Returns the next whole message.
     pub(crate) fn next(&mut self) -> Option<&[u8]> {
         let rest = &self.buffer[self.begin..self.end];
         let size = u32::from_le_bytes(*rest.first_chunk()?) as usize;
@@ -130,7 +131,7 @@ impl Frames {
         Some(&self.buffer[begin..self.begin])
     }
 
-    /// Reads what is there, once there is no whole message; false at the end.
+    /// Reads the bytes that are there, once there is no whole message. Returns false at the end.
     pub(crate) async fn read(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<bool> {
         if self.begin == self.end {
             (self.begin, self.end) = (0, 0);
@@ -147,7 +148,7 @@ impl Frames {
     }
 }
 
-/// Puts a message and its length after what is in `out`.
+/// Appends a message and its length to `out`.
 pub(crate) fn put(out: &mut Vec<u8>, message: &[u8]) -> Result<()> {
     let size = u32::try_from(message.len()).context("too long a message")?;
     out.extend_from_slice(&size.to_le_bytes());
@@ -162,7 +163,7 @@ mod tests {
     #[tokio::test]
     async fn all_that_is_sent_arrives_in_order() {
         for size in [8, 64, 5_000, 70_000, 2_000_000] {
-            // An odd number, so that frames are cut anywhere.
+            // An odd number, so that frames are split anywhere.
             let (mut here, mut there) = tokio::io::duplex(10_007);
             let length = Duration::from_millis(20);
             let sending = tokio::spawn(async move { send(&mut here, size, length).await.unwrap() });

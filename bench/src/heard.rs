@@ -1,4 +1,5 @@
-//! What the nodes of a network have heard of broadcasts, and whether it is what was broadcast.
+//! The broadcasts that the nodes of a network have received, and checks that they are those that were
+//! sent.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,11 +8,11 @@ use anyhow::{Result, ensure};
 
 use crate::messages::number;
 
-/// What one node has heard, shared between the node and who measures.
+/// The broadcasts that one node has received. The node and the measurement share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<Heard>>>);
 
-/// A broadcast that has come.
+/// A received broadcast.
 #[derive(Debug, Clone, Copy)]
 struct Heard {
     number: u64,
@@ -21,20 +22,20 @@ struct Heard {
 impl Log {
     /// Notes that a broadcast has come now.
     pub(crate) fn note(&self, message: &[u8]) {
-        // What has no number was never broadcast.
+        // A broadcast without a number was never sent.
         let heard = Heard { number: number(message).unwrap_or(u64::MAX), at: Instant::now() };
         self.lock().push(heard);
     }
 
-    /// How many have come.
+    /// Returns the number of broadcasts received.
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
     }
 
-    /// Takes what it holds, and checks that these are broadcasts that were made from number `first`
-    /// on, at the times `sent`, and each at most once; and in order, if they are to be `ordered`.
-    /// Puts the latest time of each broadcast so far, and by how many nodes it was heard, into
-    /// `latest`, which is as long as `sent`.
+    /// Takes the received broadcasts, and checks that they were sent from number `first` on, at the
+    /// times `sent`, and that each came at most once, in order if they are to be `ordered`. Puts the
+    /// latest time of each broadcast so far, and the number of nodes that received it, into `latest`,
+    /// which is as long as `sent`.
     fn check(
         &self,
         first: u64,
@@ -66,13 +67,13 @@ impl Log {
     }
 }
 
-/// Empties the `logs`, and tells of each broadcast how long it took to the last of their nodes,
-/// shortest first; none where one of them has not come everywhere. They were made from number
-/// `first` on, at the times `sent`.
+/// Empties the `logs`. Returns for each broadcast the time until the last of the nodes had it, shortest
+/// first; none if a node has not received all of them. They were sent from number `first` on, at the
+/// times `sent`.
 ///
 /// # Errors
-/// Where a node has heard one twice, or one that was not made, or out of order though they are to be
-/// `ordered`.
+/// If a node has received a broadcast twice, or one that was not sent, or out of order if they are to
+/// be `ordered`.
 pub(crate) fn until_last(
     logs: &[Log],
     first: u64,
@@ -89,12 +90,12 @@ pub(crate) fn until_last(
     Ok(everywhere.then_some(times))
 }
 
-/// What all nodes have received so far, as far as the system tells.
+/// The amounts that all nodes have received so far, as far as the system counts them.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Received {
-    /// Broadcasts, those too that a node had already.
+    /// Broadcasts, including those that a node already had.
     pub copies: Option<u64>,
-    /// Bytes of everything.
+    /// Bytes of all kinds.
     pub bytes: Option<u64>,
 }
 

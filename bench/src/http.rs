@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as programs need that fetch from us: each connection has one answer.
+//! As much of HTTP/1.1 as programs need that fetch from this one. Each connection has one answer.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -7,25 +7,25 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-/// The longest that the others wait for one who connects and asks for nothing.
+/// Longest time for which a connection without a request holds up the others.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is answered.
+/// An answer.
 pub(crate) enum Body {
     Bytes(Vec<u8>),
-    /// Sent by the kernel from its page cache (sendfile, on Linux).
+    /// A file, sent by the kernel from its page cache (sendfile, on Linux).
     File(File),
 }
 
-/// Answers those who connect, one after the other, with what `answer` has for the path that they ask
-/// for; until nobody can connect any more.
+/// Answers connections, one after the other, with the result of `answer` for their path, until the
+/// listener fails.
 pub(crate) fn serve(
     listener: &TcpListener,
     mut answer: impl FnMut(&str) -> Result<Body>,
 ) -> Result<()> {
     loop {
         let (stream, _) = listener.accept()?;
-        // Whoever connects and asks for nothing, as to see that somebody listens, is no fault.
+        // A connection without a request, as a check that the port is open, is no fault.
         if let Err(error) = answer_one(&stream, &mut answer) {
             eprintln!("bench: over HTTP: {error:#}");
         }

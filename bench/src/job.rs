@@ -1,4 +1,4 @@
-//! What there is to measure, and how another process is told of it.
+//! The jobs of the bench, and the form in which another process gets one.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,74 +11,74 @@ use crate::system::System;
 /// A workload: a module in [`workloads`](crate::workloads).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Workload {
-    /// As many messages as will go, one way.
+    /// As many messages as possible, one way.
     Throughput,
-    /// As many messages as will go, both ways at once.
+    /// As many messages as possible, both ways at once.
     BothWays,
-    /// One message to and fro.
+    /// One message back and forth.
     Latency,
     /// Bulk data on byte streams.
     Streams,
-    /// How soon a process has sent its first message.
+    /// The time until a new process has sent its first message.
     Start,
-    /// Each message to many at once.
+    /// Each message to many peers at once.
     FanOut,
-    /// Many links that are made.
+    /// Making many links.
     Connections,
-    /// Links on which nothing happens.
+    /// Idle links.
     Idle,
-    /// One message to and fro, beside another who floods.
+    /// One message back and forth, beside a peer that floods.
     Fairness,
-    /// Many who do not read.
+    /// Many peers that do not read.
     Unread,
     /// Broadcasts through a network of many nodes.
     Network,
-    /// A file, from one who has it to another's disk.
+    /// A file, from one process to another's disk.
     File,
-    /// A file from several who may each send only so much.
+    /// A file from several sources with an upload limit.
     FileSources,
-    /// A file from one who may send only so much, to many.
+    /// A file from one source with an upload limit, to many.
     FileSwarm,
     /// A folder of small files.
     Folder,
-    /// Looking a file through before it is shared.
+    /// Hashing a file before it is shared.
     Hashing,
     /// A file that is larger than memory.
     FileHuge,
 }
 
-/// One of the cases that a workload has for each system.
+/// One case of a workload, for every system.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
-    /// As it stands in tables: `64 B`, `32 peers`.
+    /// Its name in tables: `64 B`, `32 peers`.
     pub name: String,
-    /// The number in it: bytes, peers.
+    /// Its number: bytes, or peers.
     pub amount: usize,
 }
 
-/// One measurement to make.
+/// One measurement.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
-    /// How.
+    /// The workload.
     pub workload: Workload,
-    /// Of what.
+    /// The system.
     pub system: System,
-    /// Of the workload's cases the one.
+    /// The case of the workload.
     pub case: Case,
-    /// How long it is to run, if it has a length.
+    /// Its duration, if the workload has one.
     pub length: Duration,
     /// The folder for files.
     pub place: PathBuf,
 }
 
-/// What is wanted of a workload beside its usual cases.
+/// Options of the run, which apply to all workloads.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Wanted {
     /// Bytes of a message or file, in place of each workload's own.
     pub bytes: Option<usize>,
-    /// The largest cases as well.
+    /// Run the largest cases as well.
     pub large: bool,
-    /// Less than usual of what has a size and not a length: such a run is to see that all arrives.
+    /// Use smaller amounts than usual. Such a run only checks that everything arrives.
     pub short: bool,
 }
 
@@ -103,7 +103,7 @@ impl Workload {
         Self::FileHuge,
     ];
 
-    /// The name, in reports and on command lines.
+    /// Returns the name, for reports and command lines.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Throughput => "throughput",
@@ -132,7 +132,7 @@ impl Workload {
         found.with_context(|| format!("no workload `{name}`; there are {names}, and `all`"))
     }
 
-    /// What the others are compared with.
+    /// Returns the systems that the others are compared with.
     pub(crate) fn reference(self) -> System {
         match self {
             Self::File | Self::FileHuge => System::Curl,
@@ -142,7 +142,7 @@ impl Workload {
         }
     }
 
-    /// How long one measurement may take, beside the time that it is to run.
+    /// Returns the longest time of one measurement, without its duration.
     pub(crate) fn patience(self) -> Duration {
         match self {
             Self::FileHuge => Duration::from_secs(3600),
@@ -150,7 +150,8 @@ impl Workload {
         }
     }
 
-    /// Those of these names, where `all` is each of them but what takes minutes and a large disk.
+    /// Returns the workloads with these names. `all` is each of them that does not take minutes and a
+    /// large disk.
     pub(crate) fn listed(names: &[String]) -> Result<Vec<Self>> {
         if names.iter().any(|name| name == "all") {
             return Ok(Self::ALL.into_iter().filter(|each| *each != Self::FileHuge).collect());
@@ -160,20 +161,20 @@ impl Workload {
 }
 
 impl Wanted {
-    /// Bytes, of a workload that has `usual` or else `short` ones.
+    /// Returns cases of bytes: `usual` ones, or `short` ones for a short run.
     pub(crate) fn size(self, usual: usize, short: usize) -> usize {
         self.bytes.unwrap_or(if self.short { short } else { usual })
     }
 }
 
 impl Case {
-    /// So many of a thing.
+    /// Returns cases with numbers of things.
     pub(crate) fn count(amount: usize, thing: &str) -> Self {
         let plural = if amount == 1 { "" } else { "s" };
         Self { name: format!("{amount} {thing}{plural}"), amount }
     }
 
-    /// Messages or files of `size` bytes.
+    /// Returns a case of messages or files of `size` bytes.
     pub(crate) fn bytes(size: usize) -> Self {
         let name = match size {
             size if size >= 1 << 30 && size.is_multiple_of(1 << 30) => {
@@ -192,7 +193,7 @@ impl Case {
 }
 
 impl Job {
-    /// What another process is told of it.
+    /// Returns the arguments for another process.
     pub(crate) fn words(&self) -> [String; 6] {
         let (workload, system) = (self.workload.name(), self.system.name());
         let amount = self.case.amount.to_string();
@@ -201,12 +202,12 @@ impl Job {
         [workload.into(), system.into(), self.case.name.clone(), amount, length, place]
     }
 
-    /// The words for a process that has a role of its own in it: `rest`.
+    /// Returns the arguments for a process with a role of its own: `rest`.
     pub(crate) fn role(&self, rest: &[&str]) -> Vec<String> {
         self.words().into_iter().chain(rest.iter().map(|word| (*word).to_owned())).collect()
     }
 
-    /// The job that this process was started for, and the words after it.
+    /// Returns the job that this process was started for, and the arguments behind it.
     pub(crate) fn from_words(
         mut words: impl Iterator<Item = String>,
     ) -> Result<(Self, Vec<String>)> {

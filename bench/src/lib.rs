@@ -1,3 +1,3 @@
-//! What the benches share that are no programs of their own.
+//! The parts that the benches share.
 
 pub mod pieces;

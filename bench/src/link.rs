@@ -1,5 +1,6 @@
-//! One end of a link that messages go over, of whatever system: its own messages where it has some,
-//! or else [`framed`](mod@crate::framed) ones on a byte stream.
+//! One end of a link for messages, of any system. It uses the messages of the system if it has some, or
+//! else
+//! [`framed`](mod@crate::framed) ones on a byte stream.
 
 use std::time::Duration;
 
@@ -16,30 +17,30 @@ use crate::systems::peerkit;
 #[cfg(feature = "systems")]
 use crate::systems::zenoh;
 
-/// The end that waits for the other.
+/// The end that waits for the other one.
 pub(crate) enum Listener {
-    /// It waits for a byte stream.
+    /// A listener for byte streams.
     Framed(streams::Listener, Part),
-    /// It is a node.
+    /// A node.
     Peerkit(peerkit::Listener),
-    /// It is a session.
+    /// A session.
     #[cfg(feature = "systems")]
     Zenoh(zenoh::Listener),
 }
 
-/// An end.
+/// One end of a link.
 pub(crate) enum Link {
-    /// Of a byte stream.
+    /// The end of a byte stream.
     Framed(Framed),
-    /// Of a link between nodes.
+    /// The end of a link between nodes.
     Peerkit(peerkit::Link),
-    /// Of a link between sessions.
+    /// The end of a link between sessions.
     #[cfg(feature = "systems")]
     Zenoh(zenoh::Link),
 }
 
 impl Listener {
-    /// Listens on a port of 127.0.0.1 that is free.
+    /// Listens on a free port of 127.0.0.1.
     pub(crate) async fn bind(system: System, part: Part) -> Result<Self> {
         Ok(match system {
             System::Peerkit => Self::Peerkit(peerkit::Listener::bind(part).await?),
@@ -51,7 +52,7 @@ impl Listener {
         })
     }
 
-    /// What [`Link::connect`] needs.
+    /// Returns what [`Link::connect`] needs.
     pub(crate) fn address(&self) -> String {
         match self {
             Self::Framed(listener, _) => listener.address(),
@@ -61,7 +62,7 @@ impl Listener {
         }
     }
 
-    /// Waits for the other end. Bulk data that it sends is swallowed from then on.
+    /// Waits for the other end. Its bulk data are dropped from then on.
     pub(crate) async fn accept(self) -> Result<Link> {
         Ok(match self {
             Self::Framed(listener, part) => Link::Framed(Framed::accept(listener, part).await?),
@@ -73,7 +74,7 @@ impl Listener {
 }
 
 impl Link {
-    /// Links to the listener at `address`.
+    /// Makes a link to the listener at `address`.
     pub(crate) async fn connect(system: System, address: &str, part: Part) -> Result<Self> {
         Ok(match system {
             System::Peerkit => Self::Peerkit(peerkit::Link::connect(address, part).await?),
@@ -85,8 +86,9 @@ impl Link {
         })
     }
 
-    /// Sends numbered messages of `size` bytes for `length`, and the last; returns how many before
-    /// it. They may still be on their way: the link must stay until the other end has them.
+    /// Sends numbered messages of `size` bytes for `length`, and then the last one. Returns the number
+    /// of those before it. They may still be on their way: the link must stay until the other end has
+    /// them.
     pub(crate) async fn send(&mut self, size: usize, length: Duration) -> Result<u64> {
         match self {
             Self::Framed(link) => framed::send(&mut link.stream, size, length).await,
@@ -96,7 +98,7 @@ impl Link {
         }
     }
 
-    /// Receives until the last message; they have `size` bytes. For [`Part::Count`].
+    /// Receives messages of `size` bytes until the last one. For [`Part::Count`].
     pub(crate) async fn arrived(&mut self, size: usize) -> Result<Arrived> {
         match self {
             Self::Framed(link) => framed::receive(&mut link.stream, size).await,
@@ -120,18 +122,18 @@ impl Link {
         }
     }
 
-    /// Sends back what comes, until the other end leaves or this is dropped. For [`Part::Echo`].
+    /// Sends each message back, until the other end leaves or this is dropped. For [`Part::Echo`].
     pub(crate) async fn echo(&mut self) -> Result<()> {
         match self {
             Self::Framed(link) => framed::echo(&mut link.stream).await,
-            // What is called for each message does it.
+            // The function for each message does it.
             Self::Peerkit(_) => std::future::pending().await,
             #[cfg(feature = "systems")]
             Self::Zenoh(_) => std::future::pending().await,
         }
     }
 
-    /// Sends a message to and fro until the rounds are enough. For [`Part::Ping`].
+    /// Sends a message back and forth until there are enough rounds. For [`Part::Ping`].
     pub(crate) async fn rounds(&mut self) -> Result<Rounds> {
         match self {
             Self::Framed(link) => link.rounds().await,
@@ -141,8 +143,8 @@ impl Link {
         }
     }
 
-    /// Sends bulk data from now on until what is returned is dropped, beside the messages: in the
-    /// way that the system has for it. For the end that has connected.
+    /// Sends bulk data beside the messages until the result is dropped, in the way of the system. For
+    /// the end that has connected.
     pub(crate) async fn start_bulk(&mut self) -> Result<Bulk> {
         match self {
             Self::Framed(link) => link.start_bulk().await,
@@ -152,7 +154,7 @@ impl Link {
         }
     }
 
-    /// Ends it in the system's own way.
+    /// Ends the link in the way of the system.
     pub(crate) async fn close(self) {
         match self {
             Self::Framed(mut link) => {
@@ -166,12 +168,12 @@ impl Link {
     }
 }
 
-/// An end of a byte stream with messages on it.
+/// The end of a byte stream with messages on it.
 pub(crate) struct Framed {
     stream: Stream,
     part: Part,
     dialler: Option<Dialler>,
-    /// What waits for streams with bulk data. Ends when it is dropped.
+    /// A task that waits for streams with bulk data. Ends when it is dropped.
     _swallowing: JoinSet<()>,
 }
 
@@ -189,14 +191,15 @@ impl Framed {
             while let Ok((_, stream)) = listener.accept().await {
                 tokio::spawn(swallow(stream));
             }
-            // What was connected goes with the listener: not before the link does.
+            // Connections that it has accepted end with the listener, so it has to stay as long as the
+            // link.
             std::future::pending::<()>().await;
         });
         Ok(Self { stream, part, dialler: None, _swallowing: swallowing })
     }
 
     async fn exchange(&mut self, size: usize, length: Duration) -> Result<(u64, Arrived)> {
-        // The halves take turns at what they share, and each has a task of its own.
+        // The halves share the stream and take turns, each in a task of its own.
         let stream = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
         let (mut reading, mut writing) = tokio::io::split(stream);
         let sending = tokio::spawn(async move {

@@ -1,8 +1,8 @@
 //! Measures peerkit beside other systems, in processes of their own on loopback.
 //!
-//! `bench all`, or `bench` and the workloads' names; prints a JSON line a measurement, then tables of
-//! medians. Systems take turns, so that the machine's moods hit all of them alike. A receiver that
-//! does not get what was sent, in order, fails the run.
+//! `bench all`, or `bench` and the names of workloads. It prints a JSON line for each measurement, then
+//! tables of medians. The systems take turns, so that changes of the machine's load affect all of them
+//! alike. A receiver that does not get what was sent, in order, fails the run.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,34 +40,34 @@ use messages::LEAST;
 use process::ROLE;
 use system::System;
 
-/// A run with less time than this for what has a length is short in all.
+/// A run with less time than this for each measurement also uses smaller amounts.
 const SHORT: Duration = Duration::from_secs(2);
 
 /// Measures peerkit beside other systems.
 #[derive(Parser)]
 struct Arguments {
-    /// What to measure: `all`, or some of throughput, both-ways, latency, streams, start, fan-out,
+    /// The workloads: `all`, or some of throughput, both-ways, latency, streams, start, fan-out,
     /// connections, idle, fairness, unread, network, file, file-sources, file-swarm, folder, hashing
     /// and file-huge, which `all` leaves out.
     #[arg(required = true, value_name = "WORKLOAD")]
     workloads: Vec<String>,
-    /// How often; figures are medians.
+    /// Number of runs. Figures are medians.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// How long each measurement runs, where it has a length.
+    /// Duration of each measurement that has one.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
-    /// Which systems, in place of all. May be given more than once.
+    /// The systems to measure. May be given more than once. The default is all.
     #[arg(long, value_name = "NAME", value_parser = System::named)]
     system: Vec<System>,
     /// Bytes of a message or file, in place of each workload's own.
     #[arg(long)]
     bytes: Option<usize>,
-    /// The largest cases as well, which need time, memory and open files.
+    /// Runs the largest cases as well, which need time, memory and open files.
     #[arg(long)]
     large: bool,
-    /// A folder on the file system where files are to be; in place of /dev/shm, or of the target
-    /// folder where that is not there or for file-huge.
+    /// A folder for files, on the file system to measure. The default is /dev/shm, or the target folder
+    /// if there is no /dev/shm, and for file-huge.
     #[arg(long, value_name = "FOLDER")]
     dir: Option<PathBuf>,
 }
@@ -123,7 +123,7 @@ fn measure(runtime: &Runtime, arguments: &Arguments) -> Result<()> {
                     let job = Job { workload: *workload, system: *system, case, length, place };
                     match on_worker(runtime, one(job.clone())) {
                         Ok(measured) => round.extend(measured),
-                        // The others are measured all the same, but the run has failed.
+                        // The other measurements go on, but the run has failed.
                         Err(error) => {
                             eprintln!("bench: {job}: {error:#}");
                             failed += 1;
@@ -153,8 +153,8 @@ async fn one(job: Job) -> Result<Vec<report::Measurement>> {
     Ok(measured)
 }
 
-/// Runs `work` where a node's tasks run too. On the main thread each wake-up would have to come
-/// over from a worker, which makes whatever is measured there look slow.
+/// Runs `work` on the threads where a node's tasks run. On the main thread each wake-up would have to
+/// come from another thread, which would make everything look slow.
 fn on_worker<T: Send + 'static>(
     runtime: &Runtime,
     work: impl Future<Output = Result<T>> + Send + 'static,

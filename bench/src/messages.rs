@@ -1,39 +1,39 @@
-//! What goes between two ends: numbered messages one way, or one message to and fro.
+//! The messages between two ends: numbered ones one way, or one message back and forth.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-/// In place of a number: no message comes after this one.
+/// The number that marks the last message.
 const LAST: u64 = u64::MAX;
 
-/// Rounds of ping-pong before those that count.
+/// Rounds back and forth before those that count.
 const WARM_UP: usize = 2_000;
 
-/// Bytes of the least message: its number.
+/// Bytes of the smallest message: its number.
 pub(crate) const LEAST: usize = 8;
 
 /// Messages between two looks at the clock.
 const CLOCK: u64 = 64;
 
-/// What an end does with what arrives.
+/// The part of an end.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Part {
-    /// Counts it, until the last.
+    /// Counts messages until the last.
     Count,
-    /// Sends it back.
+    /// Sends each message back.
     Echo,
-    /// Sends the next, until the rounds are enough.
+    /// Sends the next message, until there are enough rounds.
     Ping {
         /// Bytes of the message.
         size: usize,
-        /// How long the rounds are to run, after the warm-up.
+        /// Duration of the rounds, after the warm-up.
         length: Duration,
     },
 }
 
-/// Numbers the messages that go out for a while.
+/// Numbers outgoing messages for a while.
 #[derive(Debug)]
 pub(crate) struct Numbers {
     next: u64,
@@ -42,12 +42,12 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
-    /// Numbers for `length`, from now on.
+    /// Creates it, for `length` from now on.
     pub(crate) fn new(length: Duration) -> Self {
         Self { next: 0, started: Instant::now(), length }
     }
 
-    /// The next message's number, while there is to be one; puts it into `message`.
+    /// Puts the number of the next message into `message`, while there is to be one.
     pub(crate) fn number(&mut self, message: &mut [u8]) -> bool {
         if self.next.is_multiple_of(CLOCK) && self.started.elapsed() >= self.length {
             return false;
@@ -57,7 +57,7 @@ impl Numbers {
         true
     }
 
-    /// Makes `message` the last; returns how many were numbered.
+    /// Makes `message` the last one. Returns how many were numbered.
     pub(crate) fn last(&self, message: &mut [u8]) -> u64 {
         put(message, LAST);
         self.next
@@ -69,12 +69,12 @@ pub(crate) fn put(message: &mut [u8], number: u64) {
     message[..LEAST].copy_from_slice(&number.to_le_bytes());
 }
 
-/// The number in `message`, unless that is too short for one.
+/// Returns the number in `message`, unless the message is too short.
 pub(crate) fn number(message: &[u8]) -> Option<u64> {
     message.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
-/// Checks and counts what arrives.
+/// Checks and counts received messages.
 #[derive(Debug, Default)]
 pub(crate) struct Arrivals {
     next: u64,
@@ -82,14 +82,14 @@ pub(crate) struct Arrivals {
     first: Option<Instant>,
 }
 
-/// What has arrived in all.
+/// The totals of the received messages.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Arrived {
     /// Messages.
     pub messages: u64,
-    /// Messages that were not the one after the one before.
+    /// Messages that did not follow the one before them.
     pub disordered: u64,
-    /// From the first to the last.
+    /// Time from the first to the last.
     pub elapsed: Duration,
 }
 
@@ -97,7 +97,7 @@ impl Arrived {
     /// Checks that these are the `sent` messages.
     ///
     /// # Errors
-    /// Where they are not all, or not in order.
+    /// If messages are missing, or out of order.
     pub(crate) fn check(&self, sent: u64) -> Result<()> {
         ensure!(
             self.messages == sent && self.disordered == 0,
@@ -110,7 +110,7 @@ impl Arrived {
 }
 
 impl Arrivals {
-    /// Takes one message; returns the account once it is the last.
+    /// Counts one message. Returns the totals once it is the last.
     pub(crate) fn take(&mut self, message: &[u8]) -> Option<Arrived> {
         let first = *self.first.get_or_insert_with(Instant::now);
         let number = number(message).unwrap_or_default();
@@ -126,20 +126,20 @@ impl Arrivals {
     }
 }
 
-/// Sends rounds of ping-pong for as long as they are to run, and keeps their times.
+/// Sends rounds back and forth for a time, and records their times.
 #[derive(Debug)]
 pub(crate) struct Rounds {
     message: Vec<u8>,
     length: Duration,
     sent: Instant,
-    /// When the rounds that count began.
+    /// The start of the rounds that count.
     began: Option<Instant>,
     warm_up: usize,
     times: Vec<Duration>,
 }
 
 impl Rounds {
-    /// Rounds of a message of `size` bytes, for `length` after the warm-up.
+    /// Creates rounds of a message of `size` bytes, for `length` after the warm-up.
     pub(crate) fn new(size: usize, length: Duration) -> Self {
         Self {
             message: vec![0; size],
@@ -151,13 +151,13 @@ impl Rounds {
         }
     }
 
-    /// The message of a round that begins now.
+    /// Returns the message of a round that begins now.
     pub(crate) fn start(&mut self) -> &[u8] {
         self.sent = Instant::now();
         &self.message
     }
 
-    /// The message is back; true once these were rounds enough.
+    /// Ends a round. Returns true once there were enough rounds.
     pub(crate) fn back(&mut self) -> bool {
         let now = Instant::now();
         if self.warm_up > 0 {
@@ -169,14 +169,14 @@ impl Rounds {
         now - began >= self.length
     }
 
-    /// The times, shortest first.
+    /// Returns the times, shortest first.
     pub(crate) fn into_times(mut self) -> Vec<Duration> {
         self.times.sort_unstable();
         self.times
     }
 }
 
-/// What an end has come to, where the system calls it for each message.
+/// The result of an end that the system calls for each message.
 #[derive(Debug)]
 pub(crate) enum Account {
     Arrived(Arrived),
@@ -184,10 +184,10 @@ pub(crate) enum Account {
 }
 
 impl Account {
-    /// What has arrived.
+    /// Returns the totals.
     ///
     /// # Errors
-    /// Where this end did not count.
+    /// If this end did not count.
     pub(crate) fn arrived(self) -> Result<Arrived> {
         match self {
             Self::Arrived(arrived) => Ok(arrived),
@@ -195,10 +195,10 @@ impl Account {
         }
     }
 
-    /// The rounds that were sent.
+    /// Returns the rounds.
     ///
     /// # Errors
-    /// Where this end sent none.
+    /// If this end has sent none.
     pub(crate) fn rounds(self) -> Result<Rounds> {
         match self {
             Self::Rounds(rounds) => Ok(rounds),

@@ -18,13 +18,13 @@ pub(crate) enum Network {
 }
 
 impl Network {
-    /// Whether there is one of `system`.
+    /// Returns whether `system` has networks.
     pub(crate) fn is_there(system: System) -> bool {
         system == System::Peerkit || system.only_broadcasts()
     }
 
-    /// Makes a node for each of `logs`, which notes what that node hears. Returns once they have
-    /// settled.
+    /// Creates a node for each of `logs`, which records the broadcasts of that node. Returns once the
+    /// nodes have settled.
     pub(crate) async fn form(system: System, logs: &[Log]) -> Result<Self> {
         Ok(match system {
             System::Peerkit => Self::Peerkit(peerkit::network::Network::form(logs).await?),
@@ -36,8 +36,8 @@ impl Network {
         })
     }
 
-    /// Has the node `author` broadcast. Waits until it has taken the message; false where it has no
-    /// room for it.
+    /// Broadcasts from the node `author`. Waits until it has accepted the message. Returns false if it
+    /// has no room for it.
     pub(crate) async fn broadcast(&self, author: usize, message: &[u8]) -> Result<bool> {
         match self {
             Self::Peerkit(network) => network.broadcast(author, message).await,
@@ -48,7 +48,7 @@ impl Network {
         }
     }
 
-    /// What all nodes have received so far.
+    /// Returns the amounts that all nodes have received so far.
     pub(crate) async fn received(&self) -> Received {
         match self {
             Self::Peerkit(network) => network.received().await,

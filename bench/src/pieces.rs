@@ -1,5 +1,5 @@
-//! The hot pieces of a message's path, each alone, on one thread and without a socket: to be timed
-//! by the bench `hot`, and to have their instructions counted by `bench/instructions`.
+//! The hot pieces of the path of a message, each alone, on one thread and without a socket. The bench
+//! `hot` times them, and `bench/instructions` counts their instructions.
 
 use std::hint::black_box;
 use std::pin::pin;
@@ -18,10 +18,10 @@ use peerkit_proto::message::Packed;
 use peerkit_proto::time::Instant;
 use peerkit_proto::versions::Versions;
 
-/// Bytes of the frames of one run: what a busy link reads at once, at most.
+/// Bytes of the frames of one run: the most that a busy link reads at once.
 const BLOCK: usize = 256 << 10;
 
-/// One piece, with messages of one size.
+/// A piece, with messages of one size.
 #[derive(Debug, Clone, Copy)]
 pub struct Piece {
     /// Its name.
@@ -31,11 +31,11 @@ pub struct Piece {
     start: fn(&Block) -> Run,
 }
 
-/// Handles an input, and returns how many messages it was.
+/// Handles an input, and returns the number of messages in it.
 type Run = Box<dyn FnMut(&mut Input) -> u64>;
 
 impl Piece {
-    /// All of them, in the order of a message's way.
+    /// All pieces, in the order of the path.
     pub const ALL: [Self; 9] = [
         Self { name: "encode-64", size: 64, start: encode },
         Self { name: "encode-1k", size: 1024, start: encode },
@@ -48,16 +48,16 @@ impl Piece {
         Self { name: "subscriber-64", size: 64, start: subscriber },
     ];
 
-    /// The piece of that name.
+    /// Returns the piece with this name.
     ///
     /// # Errors
-    /// Where there is none.
+    /// If there is none.
     pub fn named(name: &str) -> Result<Self> {
         let named = Self::ALL.into_iter().find(|piece| piece.name == name);
         named.with_context(|| format!("no piece of the name {name:?}"))
     }
 
-    /// The piece at work.
+    /// Starts the piece.
     #[must_use]
     pub fn start(&self) -> Work {
         let block = Block::new(self.size);
@@ -65,20 +65,20 @@ impl Piece {
     }
 }
 
-/// A piece at work.
+/// A piece that runs.
 pub struct Work {
     block: Block,
     run: Run,
 }
 
 impl Work {
-    /// Messages of one run.
+    /// Returns the number of messages of one run.
     #[must_use]
     pub fn messages(&self) -> u64 {
         self.block.0.len() as u64
     }
 
-    /// Lays ready what one run uses up: no part of what is to be measured.
+    /// Fills the input of one run. This is not measured.
     pub fn fill(&self, input: &mut Input) {
         input.bytes.clear();
         input.bytes.extend_from_slice(&self.block.encoded());
@@ -88,7 +88,7 @@ impl Work {
     /// Handles a block of messages.
     ///
     /// # Errors
-    /// Where it was not all of them.
+    /// If some of them were not handled.
     pub fn run(&mut self, input: &mut Input) -> Result<()> {
         let (handled, wanted) = ((self.run)(input), self.messages());
         ensure!(handled == wanted, "{handled} of {wanted} messages");
@@ -96,7 +96,7 @@ impl Work {
     }
 }
 
-/// What one run uses up, in both forms. It can be filled again.
+/// The input of one run, in both forms. It can be filled again.
 #[derive(Debug, Default)]
 pub struct Input {
     bytes: BytesMut,
@@ -108,7 +108,7 @@ struct Block(Vec<Message>);
 
 impl Block {
     fn new(size: usize) -> Self {
-        // They share one allocation, as those of one read do.
+        // All share one allocation, as messages of one read do.
         let body = Bytes::from(vec![7; size]);
         Self(vec![Message::bytes(body); BLOCK / (MESSAGE_HEAD + size)])
     }
@@ -117,7 +117,7 @@ impl Block {
         self.0.iter().cloned().map(|message| Frame::Message(Packed::plain(message))).collect()
     }
 
-    /// As a link has received them.
+    /// Returns them as a link has received them.
     fn received(&self) -> Messages {
         let mut bytes = BytesMut::from(&self.encoded()[..]);
         let frames = Frames::split(&mut bytes, &Config::default());
@@ -131,7 +131,7 @@ impl Block {
     }
 }
 
-/// Frames to bytes.
+/// Encodes frames to bytes.
 fn encode(block: &Block) -> Run {
     let (frames, mut out) = (block.frames(), Vec::new());
     Box::new(move |_| {
@@ -142,7 +142,7 @@ fn encode(block: &Block) -> Run {
     })
 }
 
-/// Into a link's queue one by one, and out of it in blocks.
+/// Puts messages into a link's queue one by one, and takes them out in blocks.
 fn queue(block: &Block) -> Run {
     let (messages, mut queue) = (block.0.clone(), OutboxBench::new(&Config::default()));
     Box::new(move |_| {
@@ -155,7 +155,7 @@ fn queue(block: &Block) -> Run {
     })
 }
 
-/// Bytes to messages.
+/// Splits bytes into messages.
 fn split(_: &Block) -> Run {
     let config = Config::default();
     Box::new(move |input| {
@@ -168,7 +168,7 @@ fn count(messages: impl Iterator<Item = Message>) -> u64 {
     messages.map(black_box).count() as u64
 }
 
-/// Bytes into a link, and its messages out.
+/// Passes bytes to a link, and takes its messages.
 fn link(_: &Block) -> Run {
     let mut link = open_link();
     Box::new(move |input| {
@@ -206,7 +206,7 @@ fn open_link() -> Link {
     link
 }
 
-/// Messages to the application's handler.
+/// Delivers messages to the application's handler.
 fn handler(_: &Block) -> Run {
     let counted = Arc::new(AtomicU64::new(0));
     let delivery = DispatchBench::new(Some(Counting(counted.clone())), &Config::default());
@@ -225,7 +225,7 @@ impl Handler for Counting {
     }
 }
 
-/// Messages to a stream of events, and out of it.
+/// Delivers messages to a stream of events, and reads them.
 fn subscriber(_: &Block) -> Run {
     let delivery = DispatchBench::new(None::<Counting>, &Config::default());
     let mut events = delivery.subscribe();
@@ -239,7 +239,7 @@ fn subscriber(_: &Block) -> Run {
     })
 }
 
-/// What `future` has without waiting.
+/// Returns the result of `future` if it needs no waiting.
 fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(ready) => Some(ready),

@@ -1,7 +1,8 @@
-//! Other processes: this program again, in a role. Parent and child say JSON lines to each other.
+//! Other processes: this program again, in another role. Parent and child send each other lines of
+//! JSON.
 //!
-//! A child says one line when it is ready and one account at its end; then it stays until its input
-//! ends, because what it sent may still be on its way. So it ends too when its parent does.
+//! A child sends one line when it is ready and one report at its end. Then it stays until its input
+//! ends, as its data may still be on their way. So it also ends if its parent does.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -14,10 +15,10 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Stdin, stdin};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
-/// The command line's first word where this program is started by itself.
+/// First argument of this program when it is started by itself.
 pub(crate) const ROLE: &str = "role";
 
-/// A process that was started here. Dropping it ends it.
+/// A process that this one has started. Dropping it ends it.
 pub(crate) struct Child {
     process: tokio::process::Child,
     input: ChildStdin,
@@ -39,7 +40,7 @@ impl Child {
         Self::run(command)
     }
 
-    /// Starts another program that speaks the same way.
+    /// Starts another program that uses the same lines.
     pub(crate) fn run(mut command: Command) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().context("can't start another process")?;
@@ -48,10 +49,10 @@ impl Child {
         Ok(Self { process, input, output })
     }
 
-    /// The next line that it says.
+    /// Returns its next line.
     ///
     /// # Errors
-    /// Where it ends, or says something else.
+    /// If it ends, or sends something else.
     pub(crate) async fn hear<T: DeserializeOwned>(&mut self) -> Result<T> {
         let mut line = String::new();
         self.output.read_line(&mut line).await?;
@@ -62,7 +63,7 @@ impl Child {
         serde_json::from_str(&line).with_context(|| format!("the other process says {line:?}"))
     }
 
-    /// Says a line to it.
+    /// Sends it a line.
     pub(crate) async fn say(&mut self, line: &(impl Serialize + Sync)) -> Result<()> {
         let mut line = serde_json::to_vec(line)?;
         line.push(b'\n');
@@ -70,10 +71,10 @@ impl Child {
         Ok(self.input.flush().await?)
     }
 
-    /// Lets it go, once its account was heard, and waits for its end.
+    /// Lets it end after its report, and waits for that.
     ///
     /// # Errors
-    /// Where it failed.
+    /// If it failed.
     pub(crate) async fn end(mut self) -> Result<()> {
         drop(self.input);
         let status = self.process.wait().await?;
@@ -81,18 +82,17 @@ impl Child {
         Ok(())
     }
 
-    /// Its number.
+    /// Returns its process id.
     pub(crate) fn id(&self) -> Result<u32> {
         self.process.id().context("the other process has ended")
     }
 
-    /// Stops it where it is: its connections stay, and nobody reads from them. It can still be
-    /// ended by dropping it.
+    /// Stops it: its connections stay, and it reads nothing. It can still be ended by dropping it.
     pub(crate) async fn pause(&self) -> Result<()> {
         self.signal("-STOP").await
     }
 
-    /// Lets it go on.
+    /// Continues it.
     pub(crate) async fn resume(&self) -> Result<()> {
         self.signal("-CONT").await
     }
@@ -105,17 +105,17 @@ impl Child {
         Ok(())
     }
 
-    /// Processor time that it has had so far, as [`cpu_seconds`].
+    /// Returns its processor time so far: see [`cpu_seconds`].
     pub(crate) fn cpu_seconds(&self) -> f64 {
         self.process.id().map_or(0.0, cpu_seconds)
     }
 
-    /// The most memory that it has had, as [`peak_bytes`].
+    /// Returns its largest memory: see [`peak_bytes`].
     pub(crate) fn peak_bytes(&self) -> u64 {
         self.process.id().map_or(0, peak_bytes)
     }
 
-    /// Its memory now, as [`resident_bytes`].
+    /// Returns its memory now: see [`resident_bytes`].
     pub(crate) fn resident_bytes(&self) -> u64 {
         self.process.id().map_or(0, resident_bytes)
     }
@@ -127,66 +127,65 @@ pub(crate) struct Parent {
 }
 
 impl Parent {
-    /// The process at the other end of standard input and output.
+    /// Returns the process at the other end of standard input and output.
     pub(crate) fn new() -> Self {
         Self { input: BufReader::new(stdin()) }
     }
 
-    /// Says a line.
+    /// Sends a line.
     pub(crate) fn say(&self, line: &impl Serialize) -> Result<()> {
         println!("{}", serde_json::to_string(line)?);
         Ok(())
     }
 
-    /// The next line that it says; none once it lets this process go.
+    /// Returns its next line; `None` once it lets this process end.
     pub(crate) async fn hear<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
         let mut line = String::new();
         self.input.read_line(&mut line).await?;
         if line.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_str(&line)?)) }
     }
 
-    /// Waits until it lets this process go.
+    /// Waits until it lets this process end.
     pub(crate) async fn gone(&mut self) -> Result<()> {
         while self.hear::<serde_json::Value>().await?.is_some() {}
         Ok(())
     }
 }
 
-/// Processor time of a process so far, all its threads', in seconds, to 10 ms. 0 where the system
-/// does not tell it this way.
+/// Returns the processor time of a process with all its threads, in seconds, to 10 ms; 0 if the system
+/// has no /proc.
 pub(crate) fn cpu_seconds(process: u32) -> f64 {
     stat_seconds(process, OWN)
 }
 
-/// Processor time of those processes that this one has started and that have ended, as
-/// [`cpu_seconds`].
+/// Returns the processor time of children of this process that have ended: see [`cpu_seconds`].
 pub(crate) fn ended_cpu_seconds(process: u32) -> f64 {
     stat_seconds(process, ENDED)
 }
 
-/// User and system time are fields 14 and 15 of a process's stat, counted from 1; those of its
-/// children that have ended, and theirs, 16 and 17 (proc(5)).
+/// User and system time are fields 14 and 15 of a process's stat, counted from 1. Fields 16 and 17 are
+/// those of its children that have ended, with their own children (proc(5)).
 const OWN: usize = 14;
 const ENDED: usize = 16;
 
 fn stat_seconds(process: u32, first: usize) -> f64 {
-    /// Ticks a second in /proc: fixed, whatever the kernel's own timer is (proc(5)).
+    /// Ticks a second in /proc. It does not depend on the timer of the kernel (proc(5)).
     const TICKS: f64 = 100.0;
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The name, in brackets, may hold anything; after it comes field 3.
+    // The name, in brackets, may contain anything. Field 3 follows it.
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks: f64 =
         rest.split_whitespace().skip(first - 3).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
     ticks / TICKS
 }
 
-/// Processor time of a process's threads, by their numbers, in nanoseconds: far finer than
-/// [`cpu_seconds`]. Empty where the system does not tell it this way.
+/// The processor times of a process's threads, by their numbers, in nanoseconds. They are far finer
+/// than [`cpu_seconds`]. Empty if the system has no /proc.
 #[derive(Debug)]
 pub(crate) struct ThreadTimes(BTreeMap<OsString, u64>);
 
 impl ThreadTimes {
-    /// The times so far.
+    /// Returns the times so far.
     pub(crate) fn of(process: u32) -> Self {
         let threads = std::fs::read_dir(format!("/proc/{process}/task"));
         let time = |thread: DirEntry| {
@@ -196,7 +195,8 @@ impl ThreadTimes {
         Self(threads.into_iter().flatten().flatten().filter_map(time).collect())
     }
 
-    /// Seconds of all threads since `before`. What a thread that has ended since then had is lost.
+    /// Returns the seconds of all threads since `before`, without those of threads that have ended
+    /// since.
     pub(crate) fn seconds_since(&self, before: &Self) -> f64 {
         let since = |(thread, now): (_, &u64)| {
             now.saturating_sub(before.0.get(thread).copied().unwrap_or_default())
@@ -205,7 +205,7 @@ impl ThreadTimes {
     }
 }
 
-/// Checks that this process, and those it starts, may have `needed` files and connections open.
+/// Checks that this process and its children may have `needed` files and connections open.
 pub(crate) fn check_open_files(needed: usize) -> Result<()> {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
@@ -218,13 +218,13 @@ pub(crate) fn check_open_files(needed: usize) -> Result<()> {
     }
 }
 
-/// Memory of a process that is in use and not elsewhere (VmRSS), in bytes. 0 where the system does
-/// not tell it this way.
+/// Returns the memory of a process that is in use and resident (VmRSS), in bytes; 0 if the system has
+/// no /proc.
 pub(crate) fn resident_bytes(process: u32) -> u64 {
     status_bytes(process, "VmRSS:")
 }
 
-/// The most that [`resident_bytes`] has been (VmHWM).
+/// Returns the largest value so far of [`resident_bytes`] (VmHWM).
 pub(crate) fn peak_bytes(process: u32) -> u64 {
     status_bytes(process, "VmHWM:")
 }

@@ -1,4 +1,4 @@
-//! Programs that are not ours, run by their names.
+//! Programs of others, run by their names.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -12,19 +12,19 @@ use tokio::process::{Child, Command};
 use crate::process::{cpu_seconds, ended_cpu_seconds, peak_bytes};
 use crate::transfer::Usage;
 
-/// Between two looks at a program's memory. What it takes in its last moments is not seen.
+/// Interval between two looks at a program's memory. Memory of its last moments is missed.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// The longest until a program listens.
+/// Longest time until a program listens.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long after a client has ended until its server has seen that.
+/// Time after which a server knows that its client has ended.
 const REST: Duration = Duration::from_millis(100);
 
-/// Checks that a program is there.
+/// Checks that a program is installed.
 ///
 /// # Errors
-/// Where it is not.
+/// If it is not.
 pub(crate) fn prepare(name: &str) -> Result<()> {
     let program = path(name)?;
     let mut command = std::process::Command::new(program);
@@ -33,12 +33,13 @@ pub(crate) fn prepare(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The program of that name.
+/// Returns the program with this name.
 pub(crate) fn command(name: &str) -> Result<Command> {
     Ok(Command::new(path(name)?))
 }
 
-/// That below the target folder's `tools`, where `.ci/run` installs, or else the system's.
+/// Returns the program in the target folder's `tools`, where `.ci/run` installs it, or else that of the
+/// system.
 fn path(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let target = own.ancestors().nth(2).context("the program is in no folder")?;
@@ -46,20 +47,20 @@ fn path(name: &str) -> Result<PathBuf> {
     Ok(if tool.exists() { tool } else { name.into() })
 }
 
-/// What came of a program that has ended.
+/// The result of a program that has ended.
 pub(crate) struct Ran {
-    /// From its start to its end.
+    /// Time from its start to its end.
     pub elapsed: Duration,
-    /// Its own, and its children's processor time.
+    /// Its processor time, with its children's.
     pub usage: Usage,
-    /// What it said.
+    /// Its output.
     pub output: String,
 }
 
-/// Runs a program to its end, while no other of this process's children ends.
+/// Runs a program to its end. No other child of this process may end meanwhile.
 ///
 /// # Errors
-/// Where it fails.
+/// If it fails.
 pub(crate) async fn run(mut command: Command) -> Result<Ran> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let own = std::process::id();
@@ -84,7 +85,7 @@ pub(crate) async fn run(mut command: Command) -> Result<Ran> {
     Ok(Ran { elapsed, usage, output: said.into_owned() })
 }
 
-/// A program that others are served by. Dropping it ends it.
+/// A program that serves others. Dropping it ends it.
 pub(crate) struct Server {
     process: Child,
     id: u32,
@@ -92,7 +93,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts it, and waits until it listens at `port`.
+    /// Starts it, and waits until it listens on `port`.
     pub(crate) async fn start(mut command: Command, port: u16) -> Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
         let process = command.spawn().with_context(|| format!("can't start {command:?}"))?;
@@ -110,12 +111,12 @@ impl Server {
         Ok(server)
     }
 
-    /// Its usage counts from now.
+    /// Counts its usage from now on.
     pub(crate) fn reset(&mut self) {
         self.began_with = self.cpu_seconds();
     }
 
-    /// What it has used, once its client has ended.
+    /// Returns its usage, once its client has ended.
     pub(crate) async fn usage(&self) -> Usage {
         tokio::time::sleep(REST).await;
         let cpu_s = self.cpu_seconds() - self.began_with;
@@ -127,7 +128,7 @@ impl Server {
         Ok(self.process.kill().await?)
     }
 
-    /// What its end was, where it has come already.
+    /// Returns how it has ended, if it has.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.process.try_wait()?)
     }
@@ -137,7 +138,7 @@ impl Server {
     }
 }
 
-/// A port of 127.0.0.1 that nobody listens at.
+/// Returns a port of 127.0.0.1 on which no program listens.
 pub(crate) async fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(local(0)).await?.local_addr()?.port())
 }

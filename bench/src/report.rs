@@ -1,4 +1,4 @@
-//! Measurements, and the tables of medians with each system's ratio to the reference.
+//! Measurements, and tables of medians with each system's ratio to the reference.
 
 use std::fmt::Write;
 
@@ -6,45 +6,45 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::job::Job;
 
-/// One measurement: a flat object in JSON.
+/// A measurement: a flat object in JSON.
 #[derive(Debug, Clone)]
 pub(crate) struct Measurement {
-    /// How it was measured.
+    /// The workload.
     pub workload: &'static str,
-    /// What was measured.
+    /// The system.
     pub system: &'static str,
-    /// What it is compared with.
+    /// The system that it is compared with.
     pub reference: &'static str,
-    /// Of the workload's cases the one: `64 B`, `32 peers`.
+    /// The case of the workload: `64 B`, `32 peers`.
     pub case: String,
-    /// What came of it.
+    /// The results.
     pub figures: Vec<Figure>,
 }
 
-/// One number of a measurement.
+/// A number of a measurement.
 #[derive(Debug, Clone)]
 pub(crate) struct Figure {
-    /// What it is, its unit last: `messages_per_s`.
+    /// Its name, which ends with the unit: `messages_per_s`.
     pub name: &'static str,
-    /// How much.
+    /// Its value.
     pub value: f64,
-    /// What one would want it to be.
+    /// The direction that is better.
     pub better: Better,
 }
 
-/// What one would want a figure to be.
+/// The direction in which a figure is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Better {
-    /// As large as can be.
+    /// Larger is better.
     Higher,
-    /// As small as can be.
+    /// Smaller is better.
     Lower,
-    /// It is only told: there is no ratio of it.
+    /// Neither: the tables have no ratio of it.
     Neither,
 }
 
 impl Measurement {
-    /// What came of `job`.
+    /// Creates the report of `job`.
     pub(crate) fn of(job: &Job, figures: Vec<Figure>) -> Self {
         let (workload, system) = (job.workload.name(), job.system.name());
         let reference = job.workload.reference().name();
@@ -57,17 +57,17 @@ impl Measurement {
 }
 
 impl Figure {
-    /// A figure that should be large.
+    /// Adds a figure for which larger is better.
     pub(crate) fn higher(name: &'static str, value: f64) -> Self {
         Self { name, value, better: Better::Higher }
     }
 
-    /// A figure that should be small.
+    /// Adds a figure for which smaller is better.
     pub(crate) fn lower(name: &'static str, value: f64) -> Self {
         Self { name, value, better: Better::Lower }
     }
 
-    /// A figure that is only told.
+    /// Adds a figure without a ratio.
     pub(crate) fn told(name: &'static str, value: f64) -> Self {
         Self { name, value, better: Better::Neither }
     }
@@ -86,8 +86,8 @@ impl Serialize for Measurement {
     }
 }
 
-/// For each workload a table with a line per case and system, in the order in which they were
-/// measured first. `rounds` holds what each round measured.
+/// Returns a table for each workload, with a line for each case and system, in the order of their first
+/// measurements. `rounds` has the measurements of each round.
 pub(crate) fn tables(rounds: &[Vec<Measurement>]) -> String {
     let mut out = String::new();
     for workload in distinct(rounds, |measurement| Some(measurement.workload)) {
@@ -136,7 +136,7 @@ fn table(out: &mut String, rounds: &[Vec<Measurement>], workload: &str) {
     write_aligned(out, &lines);
 }
 
-/// What was measured of one case of one system.
+/// The measurements of one case of one system.
 struct Line<'a> {
     rounds: &'a [Vec<Measurement>],
     workload: &'a str,
@@ -169,14 +169,14 @@ impl Line<'_> {
     }
 }
 
-/// The middle one; of an even number the mean of the middle two.
+/// Returns the median: of an even number, the mean of the middle two.
 fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let (below, above) = (values.len().checked_sub(1)? / 2, values.len() / 2);
     Some((values[below] + values[above]) / 2.0)
 }
 
-/// To as many places as say something.
+/// Returns a number with as many digits as are useful.
 fn short(value: f64) -> String {
     match value.abs() {
         size if size >= 1_000.0 => format!("{value:.0}"),
@@ -198,7 +198,7 @@ fn distinct<'a, T: PartialEq>(
     found
 }
 
-/// The first two columns to the left, numbers to the right.
+/// Aligns the first two columns to the left, and numbers to the right.
 fn write_aligned(out: &mut String, lines: &[Vec<String>]) {
     let columns = lines.first().map_or(0, Vec::len);
     let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);

@@ -1,12 +1,12 @@
-//! Many small things done at once, but not all of them.
+//! Many small tasks, of which a limited number run at once.
 
 use anyhow::{Context, Result};
 use tokio::task::JoinSet;
 
-/// Dials, or pings, under way at once.
+/// Dials or pings under way at once.
 const AT_ONCE: usize = 64;
 
-/// Works on each of `items` in a task of its own, as many at once as dials are to be.
+/// Works on each of `items` in a task of its own, a limited number of them at once.
 pub(crate) async fn side_by_side<I, T, W>(
     items: impl IntoIterator<Item = I>,
     work: impl Fn(I) -> W,
@@ -27,7 +27,7 @@ where
     Ok(done)
 }
 
-/// Waits for all of `tasks`. Returns their results in the order in which they came.
+/// Waits for all `tasks`. Returns their results in the order in which they came.
 pub(crate) async fn all<T: 'static>(mut tasks: JoinSet<Result<T>>) -> Result<Vec<T>> {
     let mut results = Vec::new();
     while let Some(result) = tasks.join_next().await {

@@ -1,5 +1,5 @@
-//! Byte streams between two ends, of whatever system. Each begins with a byte that says what it is
-//! for: so the other end sees it at once, and may take several in any order.
+//! Byte streams between two ends, of any system. The first byte of each is its purpose. So the other
+//! end sees the stream at once, and may accept several in any order.
 
 use anyhow::{Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,7 +10,7 @@ use crate::system::System;
 use crate::systems::{iroh, libp2p};
 use crate::systems::{peerkit, raw};
 
-/// The first byte of a stream.
+/// The purpose of a stream, which is its first byte.
 pub(crate) type Purpose = u8;
 
 /// A stream for messages.
@@ -23,12 +23,12 @@ pub(crate) const BULK: Purpose = b'b';
 pub(crate) enum Listener {
     /// Each stream is a connection.
     Raw(raw::Listener),
-    /// Each is a connection beside the link.
+    /// Each stream is a connection beside the link.
     Peerkit(peerkit::StreamListener),
-    /// Each is a part of one connection.
+    /// Each stream is a part of one connection.
     #[cfg(feature = "systems")]
     Libp2p(libp2p::Listener),
-    /// Each is a part of one connection.
+    /// Each stream is a part of one connection.
     #[cfg(feature = "systems")]
     Iroh(iroh::Listener),
 }
@@ -37,18 +37,18 @@ pub(crate) enum Listener {
 pub(crate) enum Dialler {
     /// Each stream is a connection.
     Raw(raw::Dialler),
-    /// Each is a connection beside the link.
+    /// Each stream is a connection beside the link.
     Peerkit(peerkit::StreamDialler),
-    /// Each is a part of one connection.
+    /// Each stream is a part of one connection.
     #[cfg(feature = "systems")]
     Libp2p(libp2p::Dialler),
-    /// Each is a part of one connection.
+    /// Each stream is a part of one connection.
     #[cfg(feature = "systems")]
     Iroh(iroh::Dialler),
 }
 
 impl Listener {
-    /// Listens on a port of 127.0.0.1 that is free.
+    /// Listens on a free port of 127.0.0.1.
     pub(crate) async fn bind(system: System) -> Result<Self> {
         Ok(match system {
             System::RawTcp => Self::Raw(raw::Listener::bind(false).await?),
@@ -64,7 +64,7 @@ impl Listener {
         })
     }
 
-    /// What [`Dialler::connect`] needs.
+    /// Returns what [`Dialler::connect`] needs.
     pub(crate) fn address(&self) -> String {
         match self {
             Self::Raw(listener) => listener.address(),
@@ -76,7 +76,7 @@ impl Listener {
         }
     }
 
-    /// The next stream, and what it is for.
+    /// Waits for the next stream. Returns its purpose, too.
     pub(crate) async fn accept(&mut self) -> Result<(Purpose, Stream)> {
         let mut stream: Stream = match self {
             Self::Raw(listener) => listener.accept().await?,
@@ -89,7 +89,7 @@ impl Listener {
         Ok((stream.read_u8().await?, stream))
     }
 
-    /// The next stream, which is for messages.
+    /// Waits for the next stream, which has to be for messages.
     pub(crate) async fn accept_messages(&mut self) -> Result<Stream> {
         match self.accept().await? {
             (MESSAGES, stream) => Ok(stream),

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 pub(crate) enum System {
     /// TCP with a length before each message, in batches of 64 KiB.
     RawTcp,
-    /// The same within TLS, by tokio-rustls: what the machine can do at the most.
+    /// The same within TLS, by tokio-rustls: the best that the machine can do.
     RawTls,
     /// A node, with a handler.
     Peerkit,
@@ -38,18 +38,18 @@ pub(crate) enum System {
     /// iroh's endpoints with a store of blobs on disk.
     #[cfg(feature = "systems")]
     IrohBlobs,
-    /// The program, and a server of our own for HTTP. Neither encrypted nor verified.
+    /// The program, with an HTTP server of this bench. Neither encrypted nor verified.
     Curl,
     /// The program over BitTorrent. Not encrypted.
     Aria2,
     /// The program and its daemon. Not encrypted.
     Rsync,
-    /// The program that says the BLAKE3 of files.
+    /// The program that prints the BLAKE3 hashes of files.
     B3sum,
 }
 
 impl System {
-    /// All that this program was built with.
+    /// Returns all systems that this program was built with.
     pub(crate) const ALL: &[Self] = &[
         Self::RawTcp,
         Self::RawTls,
@@ -78,7 +78,7 @@ impl System {
         Self::B3sum,
     ];
 
-    /// The name, in reports and on command lines.
+    /// Returns the name, for reports and command lines.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::RawTcp => "raw-tcp",
@@ -109,15 +109,15 @@ impl System {
         }
     }
 
-    /// The one of that name.
+    /// Returns the system with this name.
     pub(crate) fn named(name: &str) -> Result<Self> {
         let found = Self::ALL.iter().copied().find(|known| known.name() == name);
         let names = Self::ALL.iter().map(|system| system.name()).collect::<Vec<_>>().join(", ");
         found.with_context(|| format!("no system `{name}`; there are {names}"))
     }
 
-    /// Whether it is there for its broadcasts alone: what [`Network`](crate::network::Network) knows
-    /// beside nodes.
+    /// Returns whether only its broadcasts are measured: those of [`Network`](crate::network::Network),
+    /// without nodes of ours.
     pub(crate) fn only_broadcasts(self) -> bool {
         match self {
             #[cfg(feature = "systems")]
@@ -126,7 +126,7 @@ impl System {
         }
     }
 
-    /// Whether it is there for files alone.
+    /// Returns whether only its files are measured.
     pub(crate) fn only_files(self) -> bool {
         match self {
             Self::Curl | Self::Aria2 | Self::Rsync | Self::B3sum => true,
@@ -136,7 +136,7 @@ impl System {
         }
     }
 
-    /// Whether a file can be fetched by it, once it is known who has it.
+    /// Returns whether it can fetch a file from a known source.
     pub(crate) fn has_files(self) -> bool {
         match self {
             Self::RawTls | Self::Peerkit | Self::Curl | Self::Aria2 => true,
@@ -146,7 +146,7 @@ impl System {
         }
     }
 
-    /// Whether this program can be an end of its links: what [`Link`](crate::link::Link) knows.
+    /// Returns whether this program can be an end of its links: see [`Link`](crate::link::Link).
     pub(crate) fn has_links(self) -> bool {
         match self {
             #[cfg(feature = "systems")]
@@ -155,18 +155,18 @@ impl System {
         }
     }
 
-    /// Whether much can go both ways over one link of its at once.
+    /// Returns whether many messages can go both ways over one of its links at once.
     pub(crate) fn goes_both_ways(self) -> bool {
         match self {
-            // Within a second both ends wait for ever, though nothing is on its way any more: so
-            // it is in zenoh 1.10.2, on TLS only.
+            // In zenoh 1.10.2, on TLS only, both ends wait for ever within a second, although nothing
+            // is on its way any more.
             #[cfg(feature = "systems")]
             Self::ZenohTls => false,
             _ => self.has_links(),
         }
     }
 
-    /// Whether it has byte streams: what [`streams`](crate::streams) knows.
+    /// Returns whether it has byte streams: see [`streams`](crate::streams).
     pub(crate) fn has_streams(self) -> bool {
         match self {
             #[cfg(feature = "systems")]

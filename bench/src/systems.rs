@@ -1,4 +1,4 @@
-//! What is made of each system: its links, its streams, its files.
+//! The links, streams and files of each system.
 
 use anyhow::Result;
 
@@ -20,8 +20,8 @@ pub(crate) mod rsync;
 #[cfg(feature = "systems")]
 pub(crate) mod zenoh;
 
-/// Those of `wanted`, or of all if none is named, that are `used` and can be had here. Says which
-/// can't.
+/// Returns the systems of `wanted`, or all if it is empty, that are `used` and can run here. Prints
+/// which can't.
 pub(crate) fn available(wanted: &[System], used: impl Fn(System) -> bool) -> Vec<System> {
     let is_wanted =
         |system: &&System| (wanted.is_empty() || wanted.contains(system)) && used(**system);

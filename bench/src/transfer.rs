@@ -1,4 +1,4 @@
-//! Files on their way between two processes: one with those who have them, one with those who fetch.
+//! File transfers between two processes: one with the sources, one with the receivers.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,83 +20,83 @@ use crate::systems::{peerkit, raw};
 const SHARE: &str = "share";
 const FETCH: &str = "fetch";
 
-/// Who shares what with whom.
+/// The sources, the receivers and the content of a transfer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Plan {
     /// The file or folder.
     pub from: PathBuf,
-    /// A folder, in which each who fetches has a folder.
+    /// A folder with a folder for each receiver.
     pub to: PathBuf,
-    /// How many have it.
+    /// Number of sources.
     pub sources: usize,
-    /// Bytes a second that each of them may send; 0 for no limit.
+    /// Upload limit of each source, in bytes a second; 0 for no limit.
     pub upload_rate: u64,
-    /// How many fetch it.
+    /// Number of receivers.
     pub fetchers: usize,
 }
 
-/// What those who have it tell those who fetch it.
+/// The details of the sources that receivers need.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Offer {
-    /// Of each who has it.
+    /// The details of each source.
     pub addresses: Vec<String>,
-    /// What they call it.
+    /// The name of the content.
     pub hash: String,
 }
 
-/// What a process has used.
+/// The usage of a process.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Usage {
     /// Processor time.
     pub cpu_s: f64,
-    /// The most memory so far.
+    /// Largest memory so far.
     pub peak_bytes: u64,
 }
 
-/// What came of looking through what is shared.
+/// The times of hashing the content.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Shared {
-    /// Until the first had done so.
+    /// Time until the first source was done.
     pub elapsed: Duration,
-    /// For all.
+    /// Time until all were done.
     pub usage: Usage,
 }
 
-/// What came of one fetch.
+/// The result of one fetch.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Got {
-    /// From the call to the end.
+    /// Time from the call to the end.
     pub elapsed: Duration,
-    /// Who sent some of it.
+    /// The sources that have sent some of it.
     pub sources: usize,
 }
 
-/// What came of all.
+/// The results of a transfer.
 #[derive(Debug, Clone)]
 pub(crate) struct Moved {
-    /// None where nothing is looked through before.
+    /// `None` if the system does not hash before.
     pub shared: Option<Shared>,
-    /// One for each who fetched.
+    /// One for each receiver.
     pub got: Vec<Got>,
-    /// While they did, those who had it.
+    /// Usage of the sources meanwhile.
     pub sources: Usage,
-    /// And those who fetched.
+    /// Usage of the receivers meanwhile.
     pub fetchers: Usage,
 }
 
 impl Plan {
-    /// From one to another.
+    /// Creates a transfer from one source to one receiver.
     pub(crate) fn one(job: &Job, original: &Original) -> Self {
         let (from, to) = (original.path.clone(), job.place.join("fetched"));
         Self { from, to, sources: 1, upload_rate: 0, fetchers: 1 }
     }
 
-    /// The folder of who fetches it.
+    /// Returns the folder of a receiver.
     pub(crate) fn folder(&self, fetcher: usize) -> PathBuf {
         self.to.join(fetcher.to_string())
     }
 
-    /// Does it in two processes of this program, and checks what has arrived.
+    /// Runs it in two processes of this program, and checks the copies.
     pub(crate) async fn run(self, job: &Job, original: &Original) -> Result<Moved> {
         let copies = Copies::of(&self, original)?;
         let moved = self.run_unchecked(job).await?;
@@ -125,7 +125,7 @@ impl Plan {
         Ok(Moved { shared: Some(shared), got, sources, fetchers })
     }
 
-    /// Has it shared by another process, and no more.
+    /// Shares the content from another process, and does nothing more.
     pub(crate) async fn share(self, job: &Job) -> Result<(Offer, Shared)> {
         let mut sharing = Child::start(job.role(&[SHARE]))?;
         sharing.say(&self).await?;
@@ -136,25 +136,25 @@ impl Plan {
 }
 
 impl Moved {
-    /// One fetch of another program.
+    /// Returns the result of one fetch of another program.
     pub(crate) fn one(elapsed: Duration, source: Usage, fetcher: Usage) -> Self {
         let got = vec![Got { elapsed, sources: 1 }];
         Self { shared: None, got, sources: source, fetchers: fetcher }
     }
 
-    /// Until the last had it.
+    /// Returns the time until the last receiver had it.
     pub(crate) fn last_s(&self) -> f64 {
         self.got.iter().map(|got| got.elapsed.as_secs_f64()).fold(0.0, f64::max)
     }
 
-    /// How many have sent some of it to each who fetched, on average.
+    /// Returns the average number of sources that have sent some of it to a receiver.
     pub(crate) fn sources_each(&self) -> f64 {
         let sources: usize = self.got.iter().map(|got| got.sources).sum();
         sources as f64 / self.got.len() as f64
     }
 }
 
-/// Where copies are to be, once they are there. Dropping it removes them.
+/// The folders for the copies. Dropping it removes them.
 pub(crate) struct Copies {
     original: Original,
     folder: PathBuf,
@@ -162,7 +162,7 @@ pub(crate) struct Copies {
 }
 
 impl Copies {
-    /// Makes the folders.
+    /// Creates the folders.
     pub(crate) fn of(plan: &Plan, original: &Original) -> Result<Self> {
         let name = original.name()?;
         let paths = (0..plan.fetchers).map(|fetcher| plan.folder(fetcher).join(name)).collect();
@@ -172,12 +172,12 @@ impl Copies {
         Ok(Self { original: original.clone(), folder: plan.to.clone(), paths })
     }
 
-    /// That of who fetches alone.
+    /// Returns the folder of a single receiver.
     pub(crate) fn path(&self) -> Result<&Path> {
         Ok(self.paths.first().context("nobody fetches")?)
     }
 
-    /// Checks that they are there, and are what was sent.
+    /// Checks that the copies are there, and equal to the content.
     pub(crate) async fn check(&self) -> Result<()> {
         self.original.check(self.paths.clone()).await
     }
@@ -233,7 +233,7 @@ async fn fetch(system: System) -> Result<()> {
             let began = Instant::now();
             let sources = fetcher.fetch().await?;
             let got = Got { elapsed: began.elapsed(), sources };
-            // It stays: others may be fetching from it.
+            // It stays, as others may be fetching from it.
             Ok((got, fetcher))
         });
     }
@@ -242,7 +242,7 @@ async fn fetch(system: System) -> Result<()> {
     parent.gone().await
 }
 
-/// Those who have it.
+/// The sources.
 enum Sources {
     RawTls(raw::files::Source),
     Peerkit(peerkit::files::Sources),
@@ -261,7 +261,7 @@ impl Sources {
         })
     }
 
-    /// What the file or folder is called.
+    /// Returns the name of the content.
     async fn share(&mut self, source: usize, path: &Path) -> Result<String> {
         match self {
             Self::RawTls(one) => one.share(path),
@@ -281,7 +281,7 @@ impl Sources {
     }
 }
 
-/// One who fetches.
+/// A receiver.
 enum Fetcher {
     RawTls(raw::files::Fetcher),
     Peerkit(peerkit::files::Fetcher),
@@ -300,7 +300,7 @@ impl Fetcher {
         })
     }
 
-    /// From how many it came.
+    /// Fetches the content. Returns the number of sources that have sent some of it.
     async fn fetch(&self) -> Result<usize> {
         match self {
             Self::RawTls(fetcher) => fetcher.fetch().await,

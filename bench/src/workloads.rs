@@ -1,5 +1,5 @@
-//! The workloads: what is measured of each system. Each is a module with `cases`, `measure`, and
-//! `play` for the processes that it starts.
+//! The workloads. Each is a module with `cases`, `measure`, and `play` for the processes that it
+//! starts.
 
 use anyhow::Result;
 
@@ -29,7 +29,7 @@ mod throughput;
 mod unread;
 
 impl Workload {
-    /// What is measured of each system.
+    /// Returns the cases of a workload.
     pub(crate) fn cases(self, wanted: Wanted) -> Vec<Case> {
         let Wanted { bytes, large, .. } = wanted;
         match self {
@@ -52,13 +52,13 @@ impl Workload {
         }
     }
 
-    /// Whether `system` can do `case`.
+    /// Returns whether `system` can run `case`.
     pub(crate) fn does(self, system: System, case: &Case) -> bool {
         if system.only_broadcasts() {
             return self == Self::Network;
         }
         match self {
-            // Two Python processes do these, and in other cases they take minutes.
+            // In these cases two Python processes are fast enough. In others they take minutes.
             Self::Throughput if system.only_files() => false,
             Self::Throughput => system.has_links() || case.amount <= 64,
             Self::Latency => system.goes_both_ways() || !latency::is_beside_bulk(case),
@@ -78,7 +78,7 @@ impl Workload {
         }
     }
 
-    /// How many times the length a measurement runs at the most.
+    /// Longest time of a measurement, in multiples of its duration.
     pub(crate) fn lengths(self) -> u32 {
         match self {
             Self::Network => network::lengths(),
@@ -89,7 +89,7 @@ impl Workload {
     /// Makes one measurement.
     ///
     /// # Errors
-    /// Where it could not be made, or what arrived is not what was sent.
+    /// If it could not be made, or not everything that was sent has arrived.
     pub(crate) async fn measure(self, job: &Job) -> Result<Vec<Measurement>> {
         match self {
             Self::Throughput | Self::BothWays => throughput::measure(job).await,
@@ -111,8 +111,8 @@ impl Workload {
         }
     }
 
-    /// The whole life of another process that [`Workload::measure`] started with the job's words,
-    /// and perhaps more of them: `rest`.
+    /// Runs another process that [`Workload::measure`] has started with the job's arguments and perhaps
+    /// more of them: `rest`.
     pub(crate) async fn play(self, job: &Job, rest: &[String]) -> Result<()> {
         match self {
             Self::Throughput | Self::BothWays => throughput::play(job).await,

@@ -1,5 +1,5 @@
-//! aria2 over BitTorrent: one that has the file, one that fetches it, and a tracker of our own by
-//! which they find each other.
+//! aria2 over BitTorrent: a source, a receiver, and a tracker of this bench, by which they find each
+//! other.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,10 +19,10 @@ use crate::job::Job;
 use crate::programs::{self, Server, free_port};
 use crate::transfer::{Copies, Moved, Plan};
 
-/// Bytes of a piece. 1 MiB: what mktorrent takes for a GiB.
+/// Bytes of a piece. 1 MiB: the choice of mktorrent for a GiB.
 const PIECE: usize = 1 << 20;
 
-/// The longest until who has the file has told the tracker so.
+/// Longest time until the source has announced the file to the tracker.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Fetches the file.
@@ -37,7 +37,7 @@ pub(crate) async fn fetch(job: &Job, original: &Original) -> Result<Moved> {
 
     let folder = original.path.parent().context("no folder")?;
     let mut command = client(seed, folder, &torrent)?;
-    // It is not to look the file through, as we know what is in it, nor to end.
+    // It must not check the file, which we know to be good, nor end by itself.
     command.args(["--bt-seed-unverified=true", "--check-integrity=false", "--seed-ratio=0.0"]);
     let mut server = Server::start(command, seed).await?;
     if tokio::time::timeout(PATIENCE, announced).await.is_err() {
@@ -57,9 +57,9 @@ fn client(port: u16, folder: &Path, torrent: &Path) -> Result<Command> {
     let mut command = programs::command("aria2c")?;
     command
         .args(["--no-conf", "--quiet", "--no-proxy=127.0.0.1", "--interface=127.0.0.1"])
-        // Nobody but the tracker is asked.
+        // Only the tracker is asked for sources.
         .args(["--enable-dht=false", "--bt-enable-lpd=false", "--enable-peer-exchange=false"])
-        // There is nothing to allocate where memory is the disk.
+        // There is nothing to allocate if the files are in memory.
         .args(["--file-allocation=none", "--allow-overwrite=true"])
         .arg(format!("--listen-port={port}"))
         .arg("--dir")
@@ -68,8 +68,8 @@ fn client(port: u16, folder: &Path, torrent: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// Runs a tracker that knows of one who has the file, at the port `seed`. Returns its address, and
-/// what tells when that one is there.
+/// Runs a tracker that knows the source at the port `seed`. Returns its address, and a receiver that
+/// learns when the source is there.
 fn track(seed: u16) -> Result<(String, oneshot::Receiver<()>)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = format!("http://{}/announce", listener.local_addr()?);
@@ -86,12 +86,12 @@ fn track(seed: u16) -> Result<(String, oneshot::Receiver<()>)> {
         let answer = [("interval", Value::Number(60)), ("peers", Value::Bytes(peers))];
         Ok(Body::Bytes(Value::of(answer).encoded()))
     };
-    // It stays until this process ends: waiting for one who connects, it takes nothing.
+    // It runs until this process ends. It costs nothing while it waits.
     std::thread::spawn(move || http::serve(&listener, answer));
     Ok((address, told))
 }
 
-/// What makes the torrent of a file.
+/// Makes the torrent of a file.
 fn describe(original: Original, announce: String) -> impl FnOnce() -> Result<Vec<u8>> {
     move || {
         let info = [
@@ -115,11 +115,11 @@ fn pieces(path: &PathBuf) -> Result<Vec<u8>> {
     Ok(pieces)
 }
 
-/// What is in a torrent (BEP 3).
+/// The content of a torrent (BEP 3).
 enum Value {
     Number(u64),
     Bytes(Vec<u8>),
-    /// In the order of names, as it has to be.
+    /// The keys have to be in the order of their names.
     Fields(BTreeMap<&'static str, Self>),
 }
 

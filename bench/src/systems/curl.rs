@@ -1,4 +1,4 @@
-//! curl, from a server of our own in another process.
+//! curl, from an HTTP server of this bench in another process.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -20,13 +20,13 @@ pub(crate) async fn fetch(job: &Job, original: &Original) -> Result<Moved> {
     let address: String = server.hear().await?;
     let before = server.cpu_seconds();
     let mut command = programs::command("curl")?;
-    // Not what somebody has set for himself, and no proxy.
+    // Without the user's settings, and without a proxy.
     command.args(["-q", "--silent", "--show-error", "--fail", "--noproxy", "*", "--output"]);
     command.arg(copies.path()?).arg(format!("http://{address}/"));
     let ran = programs::run(command).await?;
     let cpu_s = server.cpu_seconds() - before;
     let source = Usage { cpu_s, peak_bytes: server.peak_bytes() };
-    // It serves for ever.
+    // The server never ends by itself.
     drop(server);
     copies.check().await?;
     Ok(Moved::one(ran.elapsed, source, ran.usage))

@@ -13,7 +13,7 @@ pub(crate) mod network;
 
 const ALPN: &[u8] = b"bench";
 
-/// An endpoint that takes streams.
+/// An endpoint that accepts streams.
 pub(crate) struct Listener {
     endpoint: Endpoint,
     connection: Option<Connection>,
@@ -24,7 +24,7 @@ impl Listener {
         Ok(Self { endpoint: endpoint().await?, connection: None })
     }
 
-    /// The identity and the socket.
+    /// Its identity and its socket.
     pub(crate) fn address(&self) -> String {
         let at = self.endpoint.bound_sockets().first().map(ToString::to_string).unwrap_or_default();
         format!("{} {at}", self.endpoint.id())

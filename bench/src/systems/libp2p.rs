@@ -19,10 +19,10 @@ pub(crate) mod network;
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/bench");
 
-/// A behaviour, as the builder of swarms takes it.
+/// A behaviour, as the builder of swarms needs it.
 type Made<B> = Result<B, Box<dyn std::error::Error + Send + Sync>>;
 
-/// A swarm that takes streams.
+/// A swarm that accepts streams.
 pub(crate) struct Listener {
     address: String,
     streams: IncomingStreams,
@@ -80,7 +80,7 @@ impl Dialler {
     }
 }
 
-/// Has `swarm` listen on a port of 127.0.0.1 that is free; returns where it can be dialled.
+/// Listens with `swarm` on a free port of 127.0.0.1. Returns the address to dial.
 async fn listen<B: NetworkBehaviour>(swarm: &mut Swarm<B>) -> Result<Multiaddr> {
     swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse()?)?;
     loop {
@@ -97,7 +97,7 @@ fn swarm<B: NetworkBehaviour>(
     let builder = SwarmBuilder::with_new_identity().with_tokio();
     let tcp = tcp::Config::default().nodelay(true);
     let yamux = yamux::Config::default;
-    // A connection on which nothing happens is not to be closed.
+    // An idle connection must not be closed.
     let patient = |config: libp2p::swarm::Config| {
         config.with_idle_connection_timeout(Duration::from_secs(3_600))
     };
@@ -105,7 +105,7 @@ fn swarm<B: NetworkBehaviour>(
         matches!(system, System::Libp2pNoise | System::Libp2pTls | System::Gossipsub),
         "not a libp2p"
     );
-    // Each step of the builder is a type of its own.
+    // Each step of the builder has a type of its own.
     Ok(match system {
         System::Libp2pTls => builder
             .with_tcp(tcp, tls::Config::new, yamux)?
@@ -120,7 +120,7 @@ fn swarm<B: NetworkBehaviour>(
     })
 }
 
-/// A swarm does nothing unless it is asked for its events.
+/// Drives a swarm, which does nothing unless its events are polled.
 fn drive(mut swarm: Swarm<Behaviour>) -> JoinSet<()> {
     let mut driving = JoinSet::new();
     driving.spawn(async move {

@@ -22,7 +22,7 @@ pub(crate) struct Ends {
 }
 
 impl Ends {
-    /// Starts both; the one that dials begins at once.
+    /// Starts both. The one that dials begins at once.
     pub(crate) async fn start(job: &Job) -> Result<Self> {
         let mut listener = end(job, "listen", &[])?;
         let port: u16 = listener.hear().await?;
@@ -31,12 +31,13 @@ impl Ends {
         Ok(Self { listener, dialler: end(job, "dial", &words)? })
     }
 
-    /// For throughput: how many messages were sent, and what arrived.
+    /// Returns the result for throughput: the number of sent messages, and the totals of the received
+    /// ones.
     pub(crate) async fn arrived(&mut self) -> Result<(u64, Arrived)> {
         Ok((self.dialler.hear().await?, self.listener.hear().await?))
     }
 
-    /// For latency: the rounds' times, shortest first.
+    /// Returns the result for latency: the rounds' times, shortest first.
     pub(crate) async fn times(&mut self) -> Result<Vec<Duration>> {
         let nanoseconds: Vec<u64> = self.dialler.hear().await?;
         let mut times: Vec<_> = nanoseconds.into_iter().map(Duration::from_nanos).collect();
@@ -50,10 +51,10 @@ impl Ends {
     }
 }
 
-/// Makes an environment with the package below the target folder, unless there is one.
+/// Installs the package into an environment in the target folder, unless there is one.
 ///
 /// # Errors
-/// Where there is no Python, or the package can't be had.
+/// If there is no Python, or the package can't be downloaded.
 pub(crate) fn prepare() -> Result<()> {
     let python = python()?;
     let has_it = |python: &PathBuf| {
@@ -75,7 +76,7 @@ fn run(program: &mut Program) -> Result<()> {
     Ok(())
 }
 
-/// This program lies in target/PROFILE.
+/// Returns the folder of the environment: this program is in target/PROFILE.
 fn folder() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let target = program.ancestors().nth(2).context("the program is in no folder")?;

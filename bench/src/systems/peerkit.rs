@@ -17,7 +17,7 @@ pub(crate) mod network;
 /// The protocol of the streams.
 const PROTOCOL: &str = "bench";
 
-/// A node that waits for another.
+/// A node that waits for another one.
 pub(crate) struct Listener {
     node: Node,
     linked: oneshot::Receiver<Peer>,
@@ -43,7 +43,7 @@ impl Listener {
     }
 }
 
-/// A node and its link to another.
+/// A node with a link to another one.
 pub(crate) struct Link {
     node: Node,
     sender: Sender,
@@ -80,12 +80,12 @@ impl Link {
         length: Duration,
     ) -> Result<(u64, Arrived)> {
         let sent = self.send(size, length).await?;
-        // The handler has been counting meanwhile.
+        // The handler has counted meanwhile.
         Ok((sent, self.arrived().await?))
     }
 
     pub(crate) async fn rounds(&mut self) -> Result<Rounds> {
-        // The handler sends all but the first, which does not count.
+        // The handler sends all but the first message, which does not count.
         self.sender.send("go").await?;
         (&mut self.account).await.context("the node has ended")?.rounds()
     }
@@ -107,7 +107,7 @@ struct Ear {
     done: Option<oneshot::Sender<Account>>,
 }
 
-/// A [`Part`] and what it needs.
+/// A [`Part`] with its state.
 enum Does {
     Count(Arrivals),
     Echo,
@@ -159,7 +159,7 @@ impl Handler for Ear {
     }
 }
 
-/// A node that takes streams.
+/// A node that accepts streams.
 pub(crate) struct StreamListener {
     node: Node,
     streams: mpsc::Receiver<Stream>,
@@ -187,7 +187,7 @@ impl StreamListener {
     }
 }
 
-/// A node that opens streams to another.
+/// A node that opens streams to another one.
 pub(crate) struct StreamDialler {
     node: Node,
     peer: NodeId,

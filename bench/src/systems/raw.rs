@@ -1,4 +1,4 @@
-//! Bare connections: TCP, and TLS as a node has it, the reference.
+//! Bare connections: TCP, and TLS like that of a node, which is the reference.
 
 use std::net::SocketAddr;
 

@@ -20,7 +20,7 @@ pub(crate) async fn fetch(job: &Job, original: &Original) -> Result<Moved> {
     command.args(["--daemon", "--no-detach", "--address=127.0.0.1"]);
     command.arg(format!("--port={port}")).arg(format!("--config={}", settings.display()));
     let mut server = Server::start(command, port).await?;
-    // The one who looked whether it listens has been let go.
+    // The connection that checked whether the daemon listens is closed by now.
     server.usage().await;
     server.reset();
 
@@ -35,7 +35,8 @@ pub(crate) async fn fetch(job: &Job, original: &Original) -> Result<Moved> {
     Ok(Moved::one(ran.elapsed, source, ran.usage))
 }
 
-/// Who runs it may be the system's administrator, whom a daemon would not read files as.
+/// Returns the daemon's configuration. It names the user, as a daemon of the system's administrator
+/// would not read files as that one by default.
 fn describe(folder: &Path) -> Result<String> {
     let folder = folder.parent().context("no folder")?.display();
     Ok(format!(

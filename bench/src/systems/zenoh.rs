@@ -1,5 +1,5 @@
-//! zenoh: peers that publish and subscribe, over TCP or TLS. Publishers block where there is
-//! congestion, so that nothing is dropped; nobody is looked for by multicast.
+//! zenoh: peers that publish and subscribe, over TCP or TLS. Publishers block if there is congestion,
+//! so that nothing is dropped. Peers are not searched by multicast.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::bulk::Bulk;
 use crate::messages::{Account, Arrivals, Arrived, Numbers, Part, Rounds};
 use crate::system::System;
 
-/// From the end that has connected, and to it.
+/// The topics: from the end that has connected, and to it.
 const THERE: &str = "bench/there";
 const BACK: &str = "bench/back";
 const BULK: &str = "bench/bulk";
@@ -29,7 +29,7 @@ const BULK: &str = "bench/bulk";
 /// Bytes of a message of bulk data.
 const CHUNK: usize = 64 << 10;
 
-/// A session that waits for another.
+/// A session that waits for another one.
 pub(crate) struct Listener {
     link: Link,
     address: String,
@@ -37,7 +37,7 @@ pub(crate) struct Listener {
 
 impl Listener {
     pub(crate) async fn bind(system: System, part: Part) -> Result<Self> {
-        // zenoh does not tell which port it was given: one that was free a moment ago it is.
+        // zenoh does not report the port that it got, so it gets one that was free a moment ago.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut config = config()?;
         let address = if system == System::ZenohTls {
@@ -67,13 +67,13 @@ impl Listener {
     }
 }
 
-/// A session with a publisher to the other end and a subscriber to what comes from there.
+/// A session with a publisher to the other end and a subscriber of its messages.
 pub(crate) struct Link {
     session: Session,
     out: Arc<Publisher<'static>>,
     subscribers: Vec<Subscriber<()>>,
     account: oneshot::Receiver<Account>,
-    /// What pings sends first: the callback sends the others.
+    /// The first message of the rounds. The callback sends the others.
     first: Option<usize>,
 }
 
@@ -96,7 +96,7 @@ impl Link {
         out: &'static str,
         back: &'static str,
     ) -> Result<Self> {
-        // Messages that somebody waits for don't wait for others to go with them.
+        // Messages of rounds are sent at once, and not gathered.
         let express = !matches!(part, Part::Count);
         let out = publisher(&session, out, express, Priority::DEFAULT).await?;
         let (done, account) = oneshot::channel();
@@ -117,7 +117,7 @@ impl Link {
         let sending = tokio::task::spawn_blocking(move || {
             let mut numbers = Numbers::new(length);
             loop {
-                // It takes what it sends, so each is of fresh memory.
+                // zenoh takes the message, so each has memory of its own.
                 let mut message = vec![0; size];
                 if !numbers.number(&mut message) {
                     let count = numbers.last(&mut message);
@@ -150,7 +150,7 @@ impl Link {
         (&mut self.account).await.context("the session has ended")?.rounds()
     }
 
-    /// Bulk data goes below the messages, which zenoh has priorities for.
+    /// Bulk data have a lower priority than messages, which zenoh supports.
     pub(crate) async fn start_bulk(&self) -> Result<Bulk> {
         let out = publisher(&self.session, BULK, false, Priority::DataLow).await?;
         matched(&out).await?;
@@ -171,14 +171,14 @@ impl Link {
     }
 }
 
-/// What becomes of what arrives.
+/// Handles received messages.
 struct Ear {
     does: Does,
     out: Arc<Publisher<'static>>,
     done: Option<oneshot::Sender<Account>>,
 }
 
-/// A [`Part`] and what it needs.
+/// A [`Part`] with its state.
 enum Does {
     Count(Arrivals),
     Echo,
@@ -198,7 +198,7 @@ impl Ear {
     fn hear(&mut self, sample: &Sample) {
         match &mut self.does {
             Does::Count(arrivals) => {
-                // The number stands in the first piece, if there are several.
+                // The number is in the first slice, if there are several.
                 let piece = sample.payload().slices().next().unwrap_or_default();
                 if let Some(arrived) = arrivals.take(piece) {
                     self.done(Account::Arrived(arrived));
@@ -239,7 +239,7 @@ async fn publisher(
     Ok(Arc::new(publisher.await.map_err(Error::from_boxed)?))
 }
 
-/// Waits until somebody subscribes: what is put before goes nowhere.
+/// Waits until there is a subscriber. Messages before that would be lost.
 async fn matched(publisher: &Publisher<'_>) -> Result<()> {
     let changes = publisher.matching_listener().await.map_err(Error::from_boxed)?;
     while !publisher.matching_status().await.map_err(Error::from_boxed)?.matching() {
@@ -260,7 +260,7 @@ fn set(config: &mut Config, key: &str, value: &impl serde::Serialize) -> Result<
     config.insert_json5(key, &value).map_err(|error| anyhow::anyhow!("{key}: {error}"))
 }
 
-/// An authority and a certificate by it, as PEM in base64.
+/// An authority and a certificate that it has signed, as PEM in base64.
 struct Certificates {
     authority: String,
     certificate: String,

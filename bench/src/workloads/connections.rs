@@ -1,6 +1,6 @@
-//! Many links from one process to another, made as fast as they will and then idle: what they cost,
-//! and how soon all have answered, or are gone. Two more processes for each measurement, so that
-//! memory is not what others have left.
+//! Many links from one process to another, made as fast as possible and then idle: their cost, and the
+//! time until all have answered, or are gone. Each measurement has two more processes, so that earlier
+//! ones leave no memory behind.
 
 use std::time::{Duration, Instant};
 
@@ -11,21 +11,22 @@ use crate::job::{Case, Job};
 use crate::process::{Child, Parent, ThreadTimes, check_open_files, resident_bytes};
 use crate::report::{Figure, Measurement};
 
-/// Links, and more of them where large cases are wanted.
+/// Numbers of links, with more of them in large cases.
 const LINKS: usize = 1_000;
 const MANY_LINKS: usize = 10_000;
 
 /// Open files of a process beside its links.
 const OTHER_FILES: usize = 100;
 
-/// From the last link to a look at the memory: buffers that are only kept for a while are gone then.
+/// Time from the last link to the look at the memory. Buffers that are kept for a while only are gone
+/// then.
 const REST: Duration = Duration::from_secs(3);
 
 /// The roles of the other processes.
 pub(super) const LISTEN: &str = "listen";
 pub(super) const DIAL: &str = "dial";
 
-/// By the number of links.
+/// Returns a case for each number of links.
 pub(crate) fn cases(large: bool) -> Vec<Case> {
     let mut cases = vec![Case::count(LINKS, "link")];
     if large {
@@ -34,7 +35,7 @@ pub(crate) fn cases(large: bool) -> Vec<Case> {
     cases
 }
 
-/// Has one process dial another.
+/// Makes one process dial another.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let links = job.case.amount;
     let mut ends = Ends::start(job).await?;
@@ -74,7 +75,7 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    /// Starts them; there are no links yet.
+    /// Starts them. There are no links yet.
     pub(super) async fn start(job: &Job) -> Result<Self> {
         check_open_files(job.case.amount + OTHER_FILES)?;
         let mut listening = Child::start(job.role(&[LISTEN]))?;
@@ -92,7 +93,7 @@ impl Ends {
     }
 }
 
-/// What a process uses from a moment on.
+/// The usage of a process from a moment on.
 struct Cost {
     process: u32,
     times: ThreadTimes,
@@ -114,7 +115,7 @@ impl Cost {
     }
 }
 
-/// The listening process, or the dialling one.
+/// Plays the listening process, or the dialling one.
 pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
     match rest {
         [role] if role == LISTEN => listen(job).await,
@@ -123,7 +124,7 @@ pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
     }
 }
 
-/// Waits for the links; stops when it is told to, or let go.
+/// Waits for the links. Stops when it gets the order, or may end.
 async fn listen(job: &Job) -> Result<()> {
     let mut parent = Parent::new();
     let mut hub = Hub::bind(job.system).await?;
@@ -137,7 +138,7 @@ async fn listen(job: &Job) -> Result<()> {
     parent.gone().await
 }
 
-/// Dials when it is told to, and then pings.
+/// Dials when it gets the order, and then sends pings.
 pub(super) async fn dial(job: &Job, address: &str) -> Result<()> {
     let mut parent = Parent::new();
     let mut spokes = Spokes::new(job.system, job.case.amount).await?;

@@ -1,9 +1,9 @@
-//! One message to and fro with a server, first alone and then while another process sends it as many
-//! messages as will go.
+//! One message back and forth with a server, first alone and then while another process sends it as
+//! many messages as possible.
 //!
-//! Where the three processes keep more threads busy than there are processors, the system's scheduler
-//! makes messages wait too: for as long as it lets a thread of the flood run. So there is a case where
-//! the flood has the lowest priority, which leaves what the server itself makes of it.
+//! If the three processes keep more threads busy than there are processors, the system's scheduler
+//! makes messages wait too, for as long as it lets a thread of the flood run. So in one case the flood
+//! has the lowest priority. That leaves the waits that the server itself causes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,20 +32,20 @@ const SIZE: usize = 64;
 const SERVE: &str = "serve";
 const FLOOD: &str = "flood";
 
-/// A stream for messages that are not answered.
+/// A stream for messages without answers.
 const FLOODED: Purpose = b'f';
 
-/// How the case's name ends where the flood has the lowest priority.
+/// End of the name of the case in which the flood has the lowest priority.
 const LOW: &str = ", low priority";
 
-/// A flood like any other process, and one that only gets what the others leave.
+/// Returns the cases: a flood like any other process, and one with the lowest priority.
 pub(crate) fn cases() -> Vec<Case> {
     let alike = Case::bytes(SIZE);
     let low = Case { name: format!("{}{LOW}", alike.name), amount: alike.amount };
     vec![alike, low]
 }
 
-/// Sends messages to and fro.
+/// Sends messages back and forth.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let mut server = Child::start(job.role(&[SERVE]))?;
     let address: String = server.hear().await?;
@@ -75,7 +75,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     Ok(vec![Measurement::of(job, figures)])
 }
 
-/// The times of the rounds, shortest first.
+/// Returns the times of the rounds, shortest first.
 async fn rounds(job: &Job, address: &str) -> Result<Vec<Duration>> {
     let part = Part::Ping { size: SIZE, length: job.length };
     let mut link = Link::connect(job.system, address, part).await?;
@@ -84,13 +84,13 @@ async fn rounds(job: &Job, address: &str) -> Result<Vec<Duration>> {
     Ok(times)
 }
 
-/// How many messages have come that are not answered.
+/// Returns the number of messages without answers.
 async fn count(server: &mut Child) -> Result<u64> {
     server.say(&()).await?;
     server.hear().await
 }
 
-/// The server, or who floods it.
+/// Plays the server, or the flood.
 pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
     match rest {
         [role] if role == SERVE => serve(job.system).await,
@@ -129,7 +129,7 @@ async fn serve(system: System) -> Result<()> {
     Ok(())
 }
 
-/// The handler of the node that serves: it answers all but those who flood.
+/// The handler of the serving node: it answers all peers but the flood.
 struct Ear {
     flooded: Arc<AtomicU64>,
 }
@@ -156,7 +156,7 @@ async fn serve_stream(purpose: Purpose, mut stream: Stream, flooded: Arc<AtomicU
     Ok(())
 }
 
-/// Sends until the process is let go.
+/// Sends until the process may end.
 async fn flood(system: System, address: &str) -> Result<()> {
     let mut parent = Parent::new();
     if system == System::Peerkit {
@@ -164,14 +164,14 @@ async fn flood(system: System, address: &str) -> Result<()> {
         let peer = node.connect(address.parse::<SocketAddr>()?).await?;
         let sender = node.sender(peer.id())?;
         parent.say(&())?;
-        // In a task of its own: what never waits would not let anything else run beside it.
+        // In a task of its own: it never waits, and nothing else would run beside it.
         let sending = tokio::spawn(async move {
             let message = [0; SIZE];
             while sender.send(&message[..]).await.is_ok() {}
         });
         parent.gone().await?;
         sending.abort();
-        // Not stopped in good order: nobody waits for what is still queued.
+        // Without a graceful stop, as queued messages do not matter.
         return Ok(());
     }
     let mut stream = Dialler::connect(system, address).await?.open(FLOODED).await?;

@@ -1,5 +1,5 @@
-//! Each message to many at once: one process sends, and up to four others share the receivers, so
-//! that two processors have many more tasks than they can run at once.
+//! Each message to many at once. One process sends, and up to four others share the receivers. So two
+//! processors have many more tasks than they can run at once.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::streams;
 use crate::system::System;
 use crate::systems::peerkit::crowd::Hub;
 
-/// Receivers.
+/// Numbers of receivers.
 const PEERS: [usize; 4] = [1, 8, 32, 128];
 
 /// Bytes of a message.
@@ -34,21 +34,20 @@ const SIZE: usize = 1 << 10;
 /// Processes that share the receivers.
 const PROCESSES: usize = 4;
 
-/// Batches that wait for one connection: so much may wait for one peer in each system that can be
-/// told.
+/// Most batches that wait for one connection: every system with such a limit has it for each peer.
 const WAITING: usize = 2;
 
-/// From the last subscription to the first message: nothing tells zenoh's publisher that it knows
-/// of all.
+/// Time from the last subscription to the first message, as zenoh's publisher does not report when it
+/// knows of all.
 #[cfg(feature = "systems")]
 const SETTLING: Duration = Duration::from_secs(1);
 
-/// By the number of receivers.
+/// Returns a case for each number of receivers.
 pub(crate) fn cases() -> Vec<Case> {
     PEERS.map(|peers| Case::count(peers, "peer")).to_vec()
 }
 
-/// Whether `system` has a way to do it.
+/// Returns whether `system` has a way to do it.
 pub(crate) fn does(system: System) -> bool {
     match system {
         System::RawTls | System::Peerkit => true,
@@ -126,7 +125,7 @@ pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The sender, before the receivers are there.
+/// The sender, before there are receivers.
 enum Listener {
     Framed(streams::Listener),
     Peerkit(Hub),
@@ -187,7 +186,7 @@ impl Listener {
 }
 
 impl Source {
-    /// Waits until it knows of all receivers, which have told that they are there.
+    /// Waits until it knows of all receivers, which have reported that they are there.
     async fn settle(&mut self) {
         #[cfg(feature = "systems")]
         if let Self::Zenoh(_) = self {
@@ -195,7 +194,8 @@ impl Source {
         }
     }
 
-    /// Sends numbered messages to all for `length`, and the last; returns how many before it.
+    /// Sends numbered messages to all for `length`, and then the last one. Returns the number of those
+    /// before it.
     async fn send(&mut self, length: Duration) -> Result<u64> {
         match self {
             Self::Framed(streams) => {
@@ -220,8 +220,8 @@ impl Source {
     }
 }
 
-/// By `send_to_nodes`, which does not wait: whoever had no room gets the message again, and for
-/// that it is waited.
+/// Uses `send_to_nodes`, which does not wait. A peer that had no room gets the message again, with
+/// waiting.
 async fn send_from_node(hub: &Hub, length: Duration) -> Result<u64> {
     let node = hub.node();
     let mut senders: HashMap<NodeId, Sender> = HashMap::new();
@@ -244,8 +244,8 @@ async fn send_from_node(hub: &Hub, length: Duration) -> Result<u64> {
     Ok(count)
 }
 
-/// The simplest that is good: each message goes into each connection's batch, and a task for each
-/// connection writes the batches.
+/// Sends messages in the simplest good way: each message goes into the batch of each connection, and a
+/// task for each connection writes the batches.
 async fn send_framed(streams: Vec<Stream>, length: Duration) -> Result<(u64, Vec<Stream>)> {
     let mut writing = JoinSet::new();
     let mut outs = Vec::new();

@@ -1,4 +1,4 @@
-//! A file, from one who has it to another's disk.
+//! A file, from one process to another's disk.
 
 use anyhow::{Result, bail};
 
@@ -13,12 +13,12 @@ use crate::transfer::{Moved, Plan};
 const SIZE: usize = 1 << 30;
 const SHORT: usize = 64 << 20;
 
-/// The only one.
+/// Returns the only case.
 pub(crate) fn cases(wanted: Wanted) -> Vec<Case> {
     vec![Case::bytes(wanted.size(SIZE, SHORT))]
 }
 
-/// Has it fetched.
+/// Runs the transfer.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let original = Original::file(&job.place, job.case.amount as u64).await?;
     let moved = match job.system {
@@ -32,7 +32,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     Ok(vec![Measurement::of(job, figures(&moved, original.bytes))])
 }
 
-/// What is told of one fetch of so many bytes.
+/// Returns the figures of one fetch of so many bytes.
 pub(super) fn figures(moved: &Moved, bytes: u64) -> Vec<Figure> {
     let mut figures = vec![
         Figure::higher("mb_per_s", bytes as f64 / 1e6 / moved.last_s()),

@@ -1,5 +1,5 @@
-//! A file that is larger than memory, from one who has it to another's disk: what both take of
-//! memory. The source is sparse; the copy takes its whole size on the disk.
+//! A file that is larger than memory, from one process to another's disk: the memory that both use. The
+//! source is sparse. The copy takes its whole size on the disk.
 
 use anyhow::{Result, ensure};
 
@@ -13,18 +13,18 @@ use crate::transfer::Plan;
 const SIZE: usize = 64 << 30;
 const SHORT: usize = 1 << 30;
 
-/// Bytes that are to be free beside the copy's.
+/// Bytes that have to be free beside the copy.
 const SPARE: u64 = 1 << 30;
 
-/// The only one.
+/// Returns the only case.
 pub(crate) fn cases(wanted: Wanted) -> Vec<Case> {
     vec![Case::bytes(wanted.size(SIZE, SHORT))]
 }
 
-/// Has it fetched.
+/// Runs the transfer.
 ///
 /// # Errors
-/// Where there is no room for the copy, too.
+/// If there is no room for the copy.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let (bytes, place) = (job.case.amount as u64, job.place.display());
     let room = Room::of(&job.place)?;

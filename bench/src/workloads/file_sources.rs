@@ -1,4 +1,4 @@
-//! A file from one who may send only so much a second, and from four such.
+//! A file from one source with an upload limit, and from four such sources.
 
 use anyhow::Result;
 
@@ -11,18 +11,18 @@ use crate::transfer::{Moved, Plan};
 const SIZE: usize = 256 << 20;
 const SHORT: usize = 64 << 20;
 
-/// Those who have it, where they are several.
+/// Number of sources, if there are several.
 const SOURCES: usize = 4;
 
-/// Bytes a second that each of them may send.
+/// Upload limit of each, in bytes a second.
 const RATE: u64 = 100_000_000;
 
-/// The only one.
+/// Returns the only case.
 pub(crate) fn cases(wanted: Wanted) -> Vec<Case> {
     vec![Case::bytes(wanted.size(SIZE, SHORT))]
 }
 
-/// Has it fetched from one, and then from four.
+/// Runs the transfer from one source, and then from four.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let original = Original::file(&job.place, job.case.amount as u64).await?;
     let one = fetch(job, &original, 1).await?;

@@ -1,5 +1,5 @@
-//! A file from one who may send only so much a second, to one alone, and to twenty at once who can
-//! have it of each other.
+//! A file from one source with an upload limit, to one receiver, and to twenty at once that can fetch
+//! it from each other.
 
 use anyhow::Result;
 
@@ -12,23 +12,23 @@ use crate::transfer::{Moved, Plan};
 const SIZE: usize = 128 << 20;
 const SHORT: usize = 32 << 20;
 
-/// Those who fetch it.
+/// Number of receivers.
 const FETCHERS: usize = 20;
 
-/// Bytes a second that the one who has it may send.
+/// Upload limit of the source, in bytes a second.
 const RATE: u64 = 50_000_000;
 
-/// The only one.
+/// Returns the only case.
 pub(crate) fn cases(wanted: Wanted) -> Vec<Case> {
     vec![Case::bytes(wanted.size(SIZE, SHORT))]
 }
 
-/// Has it fetched by one, and then by twenty.
+/// Runs the transfer to one receiver, and then to twenty.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let original = Original::file(&job.place, job.case.amount as u64).await?;
     let alone = fetch(job, &original, 1).await?;
     let all = fetch(job, &original, FETCHERS).await?;
-    // More than this the one who had it first can't have sent meanwhile.
+    // The source can't have sent more than this meanwhile.
     let at_most = all.last_s() * RATE as f64 / original.bytes as f64;
     let figures = vec![
         Figure::told("alone_s", alone.last_s()),

@@ -9,19 +9,19 @@ use crate::system::System;
 use crate::systems::rsync;
 use crate::transfer::Plan;
 
-/// Files in it.
+/// Number of files in it.
 const FILES: usize = 10_000;
 const SHORT: usize = 1_000;
 
-/// Bytes of each.
+/// Bytes of each file.
 const SIZE: u64 = 10 << 10;
 
-/// The only one.
+/// Returns the only case.
 pub(crate) fn cases(wanted: Wanted) -> Vec<Case> {
     vec![Case::count(if wanted.short { SHORT } else { FILES }, "file")]
 }
 
-/// Has it fetched.
+/// Runs the transfer.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let files = job.case.amount;
     let original = Original::folder(&job.place, files, SIZE).await?;

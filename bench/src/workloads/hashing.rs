@@ -1,4 +1,4 @@
-//! Looking a file through before it is shared.
+//! Hashing a file before it is shared.
 
 use anyhow::{Result, bail, ensure};
 
@@ -13,12 +13,12 @@ use crate::transfer::Plan;
 const SIZE: usize = 1 << 30;
 const SHORT: usize = 64 << 20;
 
-/// The only one.
+/// Returns the only case.
 pub(crate) fn cases(wanted: Wanted) -> Vec<Case> {
     vec![Case::bytes(wanted.size(SIZE, SHORT))]
 }
 
-/// Has it hashed by all processors.
+/// Hashes it with all processors.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let original = Original::file(&job.place, job.case.amount as u64).await?;
     let (elapsed, usage) = match job.system {

@@ -1,4 +1,4 @@
-//! What a process with many links takes of the processor while nothing happens on them.
+//! The processor time of a process with many idle links.
 
 use anyhow::{Result, ensure};
 
@@ -10,16 +10,16 @@ use crate::system::System;
 
 const LINKS: usize = 100;
 
-/// What a node may take at the most, in percent of one processor.
+/// Most processor time of a node, in percent of one processor.
 const LIMIT: f64 = 0.1;
 
-/// The only one.
+/// Returns the only case.
 pub(crate) fn cases() -> Vec<Case> {
     vec![Case::count(LINKS, "link")]
 }
 
-/// Looks on. For four times the length, because little happens, and after twice the length: so the
-/// look at the default length takes in the pings, which come after 15 s.
+/// Measures for four times the duration, as little happens, and after twice the duration. So the
+/// default duration includes the pings, which come after 15 s.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let mut ends = Ends::start(job).await?;
     ends.link().await?;
@@ -39,7 +39,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     Ok(vec![Measurement::of(job, vec![Figure::lower("cpu_percent", percent)])])
 }
 
-/// The process that listens, or the one that dials.
+/// Plays the listening process, or the dialling one.
 pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
     connections::play(job, rest).await
 }

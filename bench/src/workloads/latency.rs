@@ -1,4 +1,4 @@
-//! One message to and fro: on an idle link, and beside bulk data between the same two.
+//! One message back and forth: on an idle link, and beside bulk data between the same two ends.
 
 use std::time::Duration;
 
@@ -13,22 +13,22 @@ use crate::report::{Figure, Measurement};
 /// Bytes of the message.
 const SIZE: usize = 64;
 
-/// How the case's name ends where there is bulk data beside.
+/// End of the name of the case with bulk data.
 const BESIDE_BULK: &str = ", beside bulk";
 
-/// Alone, and beside bulk data.
+/// Returns the cases: alone, and beside bulk data.
 pub(crate) fn cases(bytes: Option<usize>) -> Vec<Case> {
     let alone = Case::bytes(bytes.unwrap_or(SIZE));
     let beside = Case { name: format!("{}{BESIDE_BULK}", alone.name), amount: alone.amount };
     vec![alone, beside]
 }
 
-/// Whether there is bulk data beside.
+/// Returns whether there are bulk data beside.
 pub(crate) fn is_beside_bulk(case: &Case) -> bool {
     case.name.ends_with(BESIDE_BULK)
 }
 
-/// Sends to a process that sends back.
+/// Sends messages to a process that sends them back.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     #[cfg(feature = "systems")]
     if job.system == crate::system::System::P2pnetwork {
@@ -51,14 +51,14 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     Ok(vec![Measurement::of(job, figures)])
 }
 
-/// The process that sends back.
+/// Plays the process that sends them back.
 pub(crate) async fn play(job: &Job) -> Result<()> {
     let mut parent = Parent::new();
     let listener = Listener::bind(job.system, Part::Echo).await?;
     parent.say(&listener.address())?;
     let mut link = listener.accept().await?;
     tokio::select! {
-        // It ends where the other side closes first.
+        // It ends if the peer closes first.
         echoed = link.echo() => {
             echoed?;
             parent.gone().await?;
@@ -69,7 +69,7 @@ pub(crate) async fn play(job: &Job) -> Result<()> {
     Ok(())
 }
 
-/// Of the rounds' times, shortest first.
+/// Returns the figures of the rounds' times, shortest first.
 fn figures(times: &[Duration]) -> Result<Vec<Figure>> {
     ensure!(!times.is_empty(), "no rounds");
     let at = |share| share_us(times, share);
@@ -80,7 +80,8 @@ fn figures(times: &[Duration]) -> Result<Vec<Figure>> {
     ])
 }
 
-/// The microseconds that `share` of the rounds took at the most. `times` are sorted, shortest first.
+/// Returns the microseconds within which `share` of the rounds were done. `times` are sorted, shortest
+/// first.
 pub(super) fn share_us(times: &[Duration], share: f64) -> f64 {
     let index = (times.len() as f64 * share) as usize;
     let time = times.get(index).or(times.last());

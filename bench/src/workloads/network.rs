@@ -1,5 +1,5 @@
-//! Broadcasts through a network of nodes that are all in one process, another than this: how long
-//! each takes until the last node has it, and how many can be made in a second.
+//! Broadcasts through a network of nodes in one other process: the time until the last node has each,
+//! and the number that can be sent in a second.
 
 use std::time::{Duration, Instant};
 
@@ -17,57 +17,57 @@ use crate::system::System;
 
 const NODES: usize = 32;
 
-/// Who broadcasts: neither the first, whom the others know best, nor the last, whom nobody has
-/// dialled.
+/// The node that broadcasts: neither the first, which the others know best, nor the last, which no node
+/// has dialled.
 const AUTHOR: usize = NODES / 2;
 
 /// Bytes of a broadcast.
 const SIZE: usize = 1 << 10;
 
-/// How the cases' names end.
+/// Ends of the names of the cases.
 const LATENCY: &str = ", latency";
 const RATE: &str = ", rate";
 
-/// Broadcasts a second where it is measured how long each takes, and how many times the length.
+/// Broadcasts a second while their times are measured, and the multiple of the duration.
 const SLOWLY: u32 = 50;
 const SLOW_LENGTHS: u32 = 2;
 
-/// How long there are broadcasts before those that count, at the slow rate.
+/// Time of broadcasts at the slow rate before those that count.
 const WARM_UP: Duration = Duration::from_secs(1);
 
-/// Broadcasts a second, tried one after the other until one is too many.
+/// Rates that are tried one after the other until one is too high.
 const RATES: [u32; 19] = [
     100, 200, 300, 400, 600, 800, 1_000, 1_500, 2_000, 2_500, 3_000, 4_000, 5_000, 6_000, 8_000,
     10_000, 12_000, 16_000, 20_000,
 ];
 
-/// Those that are tried where the length is shorter than this: such a run is to see that all arrives,
-/// and not how much can.
+/// Rates that are tried in a run of less than this duration. Such a run only checks that everything
+/// arrives.
 const FEW_RATES: [u32; 3] = [100, 400, 1_000];
 const SHORT: Duration = Duration::from_secs(2);
 
-/// How far behind its time the last broadcast may be everywhere.
+/// Longest time until the last broadcast has arrived everywhere.
 const BEHIND: Duration = Duration::from_secs(1);
 
-/// Between two looks whether all have come.
+/// Interval between two checks for arrivals.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// From the last arrival to a look at what was received: copies of it may still be on their way.
+/// Time from the last arrival to the look at the received amounts, as copies may still be on their way.
 const REST: Duration = Duration::from_millis(300);
 
-/// How long broadcasts take, and how many can be made.
+/// Returns the cases: the times of broadcasts, and their highest rate.
 pub(crate) fn cases() -> Vec<Case> {
     let nodes = Case::count(NODES, "node");
     let case = |what| Case { name: format!("{}{what}", nodes.name), amount: nodes.amount };
     [LATENCY, RATE].map(case).to_vec()
 }
 
-/// How many times the length it runs at the most.
+/// Longest time of a run, in multiples of the duration.
 pub(crate) fn lengths() -> u32 {
     SLOW_LENGTHS.max(RATES.len() as u32)
 }
 
-/// Has another process make the network, and what is broadcast.
+/// Runs the network and its broadcasts in another process.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let mut child = Child::start(job.words())?;
     let step: Step = child.hear().await?;
@@ -91,8 +91,8 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     Ok(vec![Measurement::of(job, figures)])
 }
 
-/// The process with the network. It says what came of its slow broadcasts, or of the highest rate
-/// that was not too high.
+/// Plays the process with the network. It reports the slow broadcasts, or the highest rate that was not
+/// too high.
 pub(crate) async fn play(job: &Job) -> Result<()> {
     let mut parent = Parent::new();
     let mut crowd = Crowd::form(job).await?;
@@ -104,35 +104,35 @@ pub(crate) async fn play(job: &Job) -> Result<()> {
         crowd.highest(job.length).await?
     };
     parent.say(&step.context(late)?)?;
-    // No stop in good order: after a rate that was too high there may be much under way.
+    // Without a graceful stop, as much may be under way after a rate that was too high.
     parent.gone().await
 }
 
-/// What came of broadcasts at one rate that came everywhere in time.
+/// The result of broadcasts at one rate, which all came everywhere in time.
 #[derive(Debug, Serialize, Deserialize)]
 struct Step {
     /// Broadcasts a second.
     rate: u32,
-    /// Broadcasts times nodes that had them.
+    /// Broadcasts times nodes that received them.
     deliveries: usize,
-    /// From each broadcast to its last arrival, shortest first.
+    /// Times from each broadcast to its last arrival, shortest first.
     times: Vec<Duration>,
-    /// Processor time of all.
+    /// Processor time of all nodes.
     cpu_s: f64,
-    /// Broadcasts that were received, copies too.
+    /// Received broadcasts, with duplicates.
     copies: Option<u64>,
-    /// Bytes that were received.
+    /// Received bytes.
     bytes: Option<u64>,
 }
 
-/// The network, and what its nodes hear.
+/// The network, and the broadcasts that its nodes receive.
 struct Crowd {
     network: Network,
-    /// Of all but the author.
+    /// The logs of all nodes but the author.
     logs: Vec<Log>,
-    /// Whether each author's broadcasts are to come in order.
+    /// Whether the broadcasts of each author come in order.
     ordered: bool,
-    /// Of the next broadcast.
+    /// Number of the next broadcast.
     number: u64,
 }
 
@@ -144,8 +144,8 @@ impl Crowd {
         Ok(Self { network, logs, ordered: job.system == System::Peerkit, number: 0 })
     }
 
-    /// The highest rate that is not too high; none where all are. What is too much is not worked off
-    /// any more, so nothing comes after it.
+    /// Returns the highest rate that is not too high, or none if all are. Broadcasts at a rate that is
+    /// too high are not waited for, so it is the last rate that is tried.
     async fn highest(&mut self, length: Duration) -> Result<Option<Step>> {
         let rates = if length < SHORT { &FEW_RATES[..] } else { &RATES };
         let mut highest = None;
@@ -156,10 +156,11 @@ impl Crowd {
         Ok(highest)
     }
 
-    /// Broadcasts at `rate` for `length`. None where they have not all come everywhere, or too late.
+    /// Broadcasts at `rate` for `length`. Returns none if they have not all come everywhere, or too
+    /// late.
     ///
     /// # Errors
-    /// Where a node hears what it should not.
+    /// If a node receives a wrong broadcast.
     async fn broadcast(&mut self, rate: u32, length: Duration) -> Result<Option<Step>> {
         let count = (length.as_secs_f64() * f64::from(rate)) as u32;
         let deliveries = count as usize * self.logs.len();
@@ -186,8 +187,8 @@ impl Crowd {
         Ok(Some(Step { rate, deliveries, times, cpu_s, copies, bytes }))
     }
 
-    /// Makes `count` broadcasts, evenly from `began` on, and puts into `sent` when each was made.
-    /// False where one of them was refused.
+    /// Sends `count` broadcasts, evenly from `began` on, and puts their times into `sent`. Returns
+    /// false if one was refused.
     async fn publish(
         &self,
         rate: u32,
@@ -198,7 +199,7 @@ impl Crowd {
         let mut message = [0; SIZE];
         for index in 0..count {
             let due = began + index * Duration::from_secs(1) / rate;
-            // Times are kept to a millisecond: of higher rates several are made at once.
+            // Timers have a resolution of a millisecond, so at higher rates several are sent at once.
             if due > Instant::now() {
                 tokio::time::sleep_until(due.into()).await;
             }

@@ -12,7 +12,7 @@ use crate::process::{Child, Parent};
 use crate::report::{Figure, Measurement};
 use crate::system::System;
 
-/// The only one.
+/// Returns the only case.
 pub(crate) fn cases() -> Vec<Case> {
     vec![Case { name: "1 message".into(), amount: LEAST }]
 }
@@ -39,11 +39,11 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     Ok(vec![Measurement::of(job, figures)])
 }
 
-/// The process that sends.
+/// Plays the process that sends.
 pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
     let address = rest.first().context("no address")?;
     let mut link = Link::connect(job.system, address, Part::Count).await?;
-    // For no time: the last message is the only one.
+    // The duration is zero, so the last message is the only one.
     link.send(job.case.amount, Duration::ZERO).await?;
     let mut parent = Parent::new();
     parent.say(&())?;
@@ -52,7 +52,7 @@ pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of the program `peerkit`, if it was built beside this one.
+/// Returns the bytes of the program `peerkit`, if it was built beside this one.
 fn program_bytes() -> Option<u64> {
     let own = std::env::current_exe().ok()?;
     let name = format!("peerkit{}", std::env::consts::EXE_SUFFIX);

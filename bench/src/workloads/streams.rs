@@ -1,4 +1,4 @@
-//! A GiB over byte streams between two ends: over one, and shared by four.
+//! A GiB over byte streams between two ends: over one stream, and shared by four.
 
 use std::time::{Duration, Instant};
 
@@ -19,23 +19,23 @@ const GIB: u64 = 1 << 30;
 /// Bytes of all streams together.
 const TOTAL: u64 = GIB;
 
-/// Bytes of a write and of a read.
+/// Bytes of one write and of one read.
 const CHUNK: usize = 256 << 10;
 
-/// Every so many bytes there is one that tells where it stands.
+/// Distance of the marks in a stream, which name their place.
 const MARK: usize = 4 << 10;
 
-/// What the listening process says at its end.
+/// The report of the listening process at its end.
 #[derive(Debug, Serialize, Deserialize)]
 struct Account {
     bytes: u64,
-    /// Marks that were not what stands at their place.
+    /// Marks that did not belong to their place.
     misplaced: u64,
-    /// From the first byte to the last.
+    /// Time from the first byte to the last.
     elapsed: Duration,
 }
 
-/// One stream, and four.
+/// Returns the cases: one stream, and four.
 pub(crate) fn cases() -> Vec<Case> {
     let case = |(name, amount): (&str, usize)| Case { name: name.into(), amount };
     [("1 stream", 1), ("4 streams", 4)].map(case).to_vec()
@@ -56,7 +56,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     for stream in streams {
         sending.spawn(send(stream, TOTAL / job.case.amount as u64));
     }
-    // What was sent may still be on its way: the streams' ends stay until the account is heard.
+    // The data may still be on their way, so the streams stay until the report has come.
     let sent = all(sending).await?;
     let there: Account = child.hear().await?;
     let cpu_s = cpu_seconds(own) + child.cpu_seconds() - before;
@@ -75,7 +75,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     Ok(vec![Measurement::of(job, figures)])
 }
 
-/// The listening process.
+/// Plays the listening process.
 pub(crate) async fn play(job: &Job) -> Result<()> {
     let mut parent = Parent::new();
     let mut listener = Listener::bind(job.system).await?;
@@ -111,9 +111,9 @@ async fn send(mut stream: Stream, bytes: u64) -> Result<Stream> {
     Ok(stream)
 }
 
-/// What has arrived on a stream.
+/// The data received on a stream.
 struct Received {
-    /// Kept, because the other end may still wait for the end of it to be acknowledged.
+    /// Kept, as the other end may still wait for an acknowledgement of the end.
     _stream: Stream,
     bytes: u64,
     misplaced: u64,
@@ -141,9 +141,9 @@ async fn receive(mut stream: Stream) -> Result<Received> {
     }
 }
 
-/// What stands at a place that is a multiple of [`MARK`].
+/// Returns the mark at a place that is a multiple of [`MARK`].
 fn mark_at(place: u64) -> u8 {
-    // Of a prime, so that it does not come again where a chunk of whatever size does.
+    // Modulo a prime, so that it does not repeat at the start of chunks of any size.
     (place / MARK as u64 % 251) as u8
 }
 

@@ -1,4 +1,4 @@
-//! As many messages as will go over one link, one way or both ways at once.
+//! As many messages as possible over one link, one way or both ways at once.
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use crate::report::{Figure, Measurement};
 /// Sizes of the messages, in bytes.
 const SIZES: [usize; 3] = [64, 1 << 10, 64 << 10];
 
-/// What the listening process says at its end.
+/// The report of the listening process at its end.
 #[derive(Debug, Serialize, Deserialize)]
 struct Account {
     arrived: Arrived,
@@ -21,7 +21,7 @@ struct Account {
     sent: u64,
 }
 
-/// One for each size.
+/// Returns a case for each size.
 pub(crate) fn cases(bytes: Option<usize>) -> Vec<Case> {
     match bytes {
         Some(bytes) => vec![Case::bytes(bytes)],
@@ -29,7 +29,7 @@ pub(crate) fn cases(bytes: Option<usize>) -> Vec<Case> {
     }
 }
 
-/// Sends to a process that listens, and takes what it sends.
+/// Sends to a process that listens, and receives its messages.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     #[cfg(feature = "systems")]
     if job.system == crate::system::System::P2pnetwork {
@@ -68,7 +68,7 @@ async fn measure_p2pnetwork(job: &Job) -> Result<Vec<Measurement>> {
     Ok(vec![Measurement::of(job, figures(&[flow], job.case.amount, cpu_s, resident)?)])
 }
 
-/// The listening process.
+/// Plays the listening process.
 pub(crate) async fn play(job: &Job) -> Result<()> {
     let (size, length) = (job.case.amount, job.length);
     let mut parent = Parent::new();
@@ -85,10 +85,10 @@ pub(crate) async fn play(job: &Job) -> Result<()> {
     Ok(())
 }
 
-/// Of flows of messages, how many each has sent and what arrived of it.
+/// Returns the figures of flows of messages: the number sent, and the totals received.
 ///
 /// # Errors
-/// Where what arrived is not what was sent.
+/// If the received messages are not those that were sent.
 fn figures(
     flows: &[(u64, Arrived)],
     size: usize,

@@ -1,6 +1,6 @@
-//! Many who have linked to a node in good order and then read nothing, while the node sends to all
-//! until it has no room: its memory, and how soon it answers somebody else. Of three processes one is
-//! the node, one holds those who don't read and is stopped, and this one asks.
+//! Many peers that have linked to a node and then read nothing, while the node sends to all until it
+//! has no room: its memory, and the time in which it answers another peer. One process is the node, one
+//! has the peers that do not read and is stopped, and this one sends the pings.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -17,42 +17,42 @@ use crate::systems::peerkit::crowd::Hub;
 
 const LINKS: usize = 1_000;
 
-/// The node's queue for each peer, in bytes. The default, 4 MiB, would need 4 GiB here.
+/// The node's queue for each peer, in bytes. The default of 4 MiB would need 4 GiB here.
 const QUEUE: usize = 64 << 10;
 
-/// Beside the queue, for each peer: a link's own memory, what TLS has sealed and the system has not
-/// taken (64 KiB at the most), and blocks that are larger than what is in them.
+/// Memory for each peer beside the queue: that of the link itself, records that TLS has sealed and the
+/// system has not taken (at most 64 KiB), and blocks that are not full.
 const ALLOWANCE: usize = 160 << 10;
 
 /// Bytes of a message.
 const SIZE: usize = 1 << 10;
 
-/// The queues are full once nothing has found room so often, with so long a wait between.
+/// Tries without room after which the queues are full, and the interval between them.
 const TRIES: u32 = 5;
 const WAIT: Duration = Duration::from_millis(100);
 
-/// The longest that an answer may take.
+/// Longest time of an answer.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// Pings after the queues are full, and the wait between two.
+/// Number of pings after the queues are full, and their interval.
 const PINGS: u32 = 20;
 const BETWEEN: Duration = Duration::from_millis(20);
 
-/// What the node says once its queues are full.
+/// The report of the node once its queues are full.
 #[derive(Debug, Serialize, Deserialize)]
 struct Account {
-    /// Bytes that it has accepted for all.
+    /// Bytes accepted for all peers.
     accepted: u64,
-    /// Links that there still are.
+    /// Links that are left.
     links: usize,
 }
 
-/// The only one.
+/// Returns the only case.
 pub(crate) fn cases() -> Vec<Case> {
     vec![Case::count(LINKS, "peer")]
 }
 
-/// Has a node send to those who don't read.
+/// Lets a node send to peers that do not read.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let links = job.case.amount;
     let mut ends = Ends::start(job).await?;
@@ -114,7 +114,7 @@ async fn ask(asker: &Node, node: NodeId) -> Result<Duration> {
     Ok(took)
 }
 
-/// The node, or those who don't read.
+/// Plays the node, or the peers that do not read.
 pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
     match rest {
         [role] if role == LISTEN => fill(job).await,
@@ -123,7 +123,7 @@ pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
     }
 }
 
-/// Sends to all but the one that it is told, until there is no room for any.
+/// Sends to all peers but the one that it is given, until there is no room for any.
 async fn fill(job: &Job) -> Result<()> {
     let mut parent = Parent::new();
     let mut config = Config::default();
@@ -156,7 +156,7 @@ async fn fill(job: &Job) -> Result<()> {
     hub.stop().await
 }
 
-/// How many messages have found room.
+/// Returns the number of messages that have found room.
 fn fill_one(sender: &Sender) -> Result<u64> {
     let message = [0; SIZE];
     let mut found = 0;

@@ -1,5 +1,5 @@
-//! iroh-blobs: stores on disk. Neither end makes a copy of the file: it is shared where it lies, and
-//! moved out of the store that it was fetched into.
+//! iroh-blobs with stores on disk. Neither end copies the file: it is shared in its place, and moved
+//! out of the store of the receiver.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use iroh_blobs::{BlobFormat, BlobsProtocol, Hash};
 
 use crate::transfer::{Offer, Plan};
 
-/// The name that what is fetched has here, as it comes without one.
+/// The name of the fetched file, as iroh sends none.
 const NAME: &str = "name";
 
-/// An endpoint that has the file.
+/// The source.
 pub(crate) struct Source {
     store: FsStore,
     router: Router,
@@ -33,7 +33,7 @@ impl Source {
         Ok(Self { store, router, name })
     }
 
-    /// The hash, and the name.
+    /// The hash and the name.
     pub(crate) async fn share(&self, path: &Path) -> Result<String> {
         let tag = self
             .store
@@ -56,7 +56,7 @@ impl Source {
     }
 }
 
-/// An endpoint that fetches.
+/// The receiver.
 pub(crate) struct Fetcher {
     store: FsStore,
     endpoint: Endpoint,
@@ -77,7 +77,7 @@ impl Fetcher {
         Ok(Self { store, endpoint, from, hash: hash.parse().map_err(any)?, to: into.join(name) })
     }
 
-    /// From how many it came.
+    /// Fetches the file. Returns the number of sources.
     pub(crate) async fn fetch(&self) -> Result<usize> {
         let connection = self.endpoint.connect(self.from.clone(), iroh_blobs::ALPN).await?;
         self.store.remote().fetch(connection, self.hash).await.map_err(any)?;

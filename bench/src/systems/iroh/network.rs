@@ -1,4 +1,4 @@
-//! iroh-gossip: endpoints that join through some of those before them. They find each other's
+//! iroh-gossip: endpoints that join through some of those before them. They learn each other's
 //! addresses in memory. Broadcasts are not signed.
 
 use std::time::Duration;
@@ -16,15 +16,15 @@ use tokio::task::JoinSet;
 use crate::bootstrap::earlier;
 use crate::heard::{Log, Received};
 
-/// Of the nodes before it, through how many each joins.
+/// Number of nodes before it through which each node joins.
 const KNOWN: usize = 3;
 
-/// From the last join to the first broadcast.
+/// Time from the last join to the first broadcast.
 const SETTLING: Duration = Duration::from_secs(8);
 
 const TOPIC: TopicId = TopicId::from_bytes([1; 32]);
 
-/// The endpoints, and a task that listens for each.
+/// The endpoints, with a task that listens for each.
 pub(crate) struct Network {
     nodes: Vec<Member>,
     _listening: JoinSet<()>,
@@ -74,7 +74,7 @@ impl Network {
     }
 }
 
-/// Notes what comes. What was too much for the receiver has not come.
+/// Records received broadcasts. Those that were too much for the receiver do not count.
 async fn listen(mut receiver: GossipReceiver, log: Log) {
     while let Some(Ok(event)) = receiver.next().await {
         if let Event::Received(message) = event {

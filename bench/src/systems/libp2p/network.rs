@@ -1,5 +1,5 @@
-//! gossipsub: swarms that dial some of those before them. Signed, and strictly checked; all else is
-//! as it comes.
+//! gossipsub: swarms that dial some of those before them. Broadcasts are signed and strictly checked.
+//! All else has its default.
 
 use std::io;
 use std::sync::Arc;
@@ -21,26 +21,26 @@ use crate::bootstrap::earlier;
 use crate::heard::{Log, Received};
 use crate::system::System;
 
-/// Of the nodes before it, how many each dials.
+/// Number of swarms before it that each swarm dials.
 const DIALLED: usize = 5;
 
-/// From the last dial to the first broadcast. Meshes are made by heartbeats, one a second, of which
-/// the first comes after five.
+/// Time from the last dial to the first broadcast. Heartbeats make the meshes: one a second, and the
+/// first after five.
 const SETTLING: Duration = Duration::from_secs(12);
 
-/// Broadcasts that wait for a swarm to take them.
+/// Most broadcasts that wait for a swarm.
 const WAITING: usize = 16;
 
 type Gossip = Behaviour<Copies, AllowAllSubscriptionFilter>;
 
-/// The swarms, each driven by a task.
+/// The swarms, each with a task that drives it.
 pub(crate) struct Network {
     orders: Vec<mpsc::Sender<Order>>,
     copies: Copies,
     _driving: JoinSet<()>,
 }
 
-/// A broadcast to make.
+/// A broadcast to send.
 struct Order {
     message: Vec<u8>,
     done: oneshot::Sender<Result<(), PublishError>>,
@@ -88,7 +88,7 @@ impl Network {
     }
 }
 
-/// Does what is ordered, and notes what comes.
+/// Carries out orders, and records received broadcasts.
 async fn drive(
     mut swarm: Swarm<Gossip>,
     topic: IdentTopic,
@@ -110,7 +110,7 @@ async fn drive(
     }
 }
 
-/// Counts what comes in, before it is looked at whether it has come before.
+/// Counts received messages before duplicates are dropped.
 #[derive(Clone, Default)]
 struct Copies(Arc<AtomicU64>);
 

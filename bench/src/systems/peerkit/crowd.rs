@@ -1,4 +1,4 @@
-//! A node that many others link to.
+//! A node with links to many others.
 
 use std::net::SocketAddr;
 
@@ -19,7 +19,7 @@ impl Hub {
         Self::with(Config::default()).await
     }
 
-    /// One with these limits, but for those on how many may link to it.
+    /// Creates one with these limits, but without limits on the number of links.
     pub(crate) async fn with(mut config: Config) -> Result<Self> {
         // All come from one machine, and at once.
         config.max_inbound = usize::MAX;
@@ -55,7 +55,7 @@ impl Hub {
     }
 }
 
-/// Counts the links.
+/// Returns the number of links.
 struct Door {
     linked: watch::Sender<usize>,
 }
@@ -70,7 +70,7 @@ impl Handler for Door {
     }
 }
 
-/// The nodes that dial: two nodes have one link at the most.
+/// The nodes that dial: two nodes have at most one link.
 pub(crate) struct Spokes {
     nodes: Vec<Node>,
     hub: Option<NodeId>,

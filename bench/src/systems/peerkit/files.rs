@@ -8,7 +8,7 @@ use peerkit::{Config, FetchRequest, Hash, Node};
 
 use crate::transfer::{Offer, Plan};
 
-/// The nodes that have it.
+/// The sources.
 pub(crate) struct Sources {
     nodes: Vec<Node>,
 }
@@ -35,7 +35,7 @@ impl Sources {
     }
 }
 
-/// A node that fetches.
+/// A receiver.
 pub(crate) struct Fetcher {
     node: Node,
     hash: Hash,
@@ -43,7 +43,7 @@ pub(crate) struct Fetcher {
 }
 
 impl Fetcher {
-    /// Links to all that have it, and to nobody else.
+    /// Makes links to all sources, and to no other node.
     pub(crate) async fn link(into: PathBuf, offer: Offer) -> Result<Self> {
         let node = node(0).await?;
         for address in offer.addresses {
@@ -52,7 +52,7 @@ impl Fetcher {
         Ok(Self { node, hash: offer.hash.parse()?, into })
     }
 
-    /// From how many it came.
+    /// Fetches it. Returns the number of sources.
     pub(crate) async fn fetch(&self) -> Result<usize> {
         let request = FetchRequest::new(self.hash).into_folder(&self.into);
         Ok(self.node.fetch(request).await?.sources.len())

@@ -1,4 +1,4 @@
-//! Nodes that join through the first of them.
+//! Nodes that join through the first one.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use peerkit::{Broadcast, Context, Handler, Node};
 
 use crate::heard::{Log, Received};
 
-/// Between two looks at who is there.
+/// Interval between two checks for the nodes.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The nodes.
@@ -32,7 +32,7 @@ impl Network {
         Ok(network)
     }
 
-    /// Waits until each is reached by all others: links go both ways, so it is enough to ask one.
+    /// Waits until all nodes can reach each other. Links go both ways, so it is enough to ask one node.
     async fn settle(&self) -> Result<()> {
         let first = self.nodes.first().context("no nodes")?;
         loop {

@@ -1,4 +1,4 @@
-//! A TLS server that many connect to: a task a connection, and nothing more than that.
+//! A TLS server with many connections: a task for each connection, and nothing more.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::side_by_side::side_by_side;
 /// Bytes of a ping.
 const PING: usize = 8;
 
-/// The server. It echoes.
+/// The server, which echoes.
 pub(crate) struct Hub {
     at: SocketAddr,
     linked: watch::Receiver<usize>,
@@ -73,7 +73,7 @@ async fn accept(
     Ok(())
 }
 
-/// One connection, until the other side or the server ends it.
+/// Serves one connection, until the peer or the server ends it.
 async fn serve(
     tcp: TcpStream,
     tls: TlsAcceptor,
@@ -91,18 +91,18 @@ async fn serve(
             _ = &mut stop => break,
         };
         if read.is_err() {
-            // The other side may be gone without a word.
+            // The peer may have gone without an end.
             return Ok(());
         }
         stream.write_all(&buffer).await?;
         stream.flush().await?;
     }
-    // Here too.
+    // The same holds here.
     let _ = stream.shutdown().await;
     Ok(())
 }
 
-/// Connections to it.
+/// Connections to the server.
 pub(crate) struct Spokes {
     count: usize,
     streams: Vec<Stream>,

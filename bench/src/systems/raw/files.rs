@@ -1,7 +1,7 @@
-//! A file over bare TLS, and no more: the least work that it can be with this TLS and this hash.
+//! A file over bare TLS: the least work that is possible with this TLS and this hash.
 //!
-//! The source reads and encrypts; at the other end one thread decrypts, and another hashes each
-//! mebibyte and writes it. Nobody asks, nothing is checked against anything, nothing is resumed.
+//! The source reads and encrypts. At the other end one thread decrypts, and another one hashes each
+//! mebibyte and writes it. There are no requests, no checks and no resuming.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -16,17 +16,17 @@ use rustls::{ClientConnection, ServerConnection, StreamOwned};
 use super::tls;
 use crate::transfer::{Offer, Plan};
 
-/// Bytes that are read and encrypted together, and that are received together: they stay in the
-/// processor's cache.
+/// Bytes that are read and encrypted together, and received together. They stay in the processor's
+/// cache.
 const PART: usize = 256 << 10;
 
-/// Bytes that are hashed and written together, as a node's pieces are.
+/// Bytes that are hashed and written together, like the pieces of a node.
 const PIECE: usize = 1 << 20;
 
-/// Pieces that wait to be hashed and written.
+/// Most pieces that wait to be hashed and written.
 const WAITING: usize = 8;
 
-/// The one who has it.
+/// The source.
 pub(crate) struct Source {
     listener: TcpListener,
     at: SocketAddr,
@@ -40,7 +40,7 @@ impl Source {
         Ok(Self { listener, at })
     }
 
-    /// Sends the file to whoever connects. Returns its name.
+    /// Sends the file over each connection. Returns its name.
     pub(crate) fn share(&self, path: &Path) -> Result<String> {
         let (listener, from) = (self.listener.try_clone()?, path.to_owned());
         thread::spawn(move || {
@@ -76,7 +76,7 @@ fn send(tcp: TcpStream, from: &Path) -> Result<()> {
     Ok(stream.flush()?)
 }
 
-/// The one who fetches it.
+/// The receiver.
 pub(crate) struct Fetcher {
     at: SocketAddr,
     to: PathBuf,
@@ -88,7 +88,7 @@ impl Fetcher {
         Ok(Self { at, to: folder.join(&offer.hash) })
     }
 
-    /// From how many it came.
+    /// Fetches the file. Returns the number of sources.
     pub(crate) async fn fetch(&self) -> Result<usize> {
         let (at, to) = (self.at, self.to.clone());
         tokio::task::spawn_blocking(move || receive(at, &to)).await??;
@@ -131,7 +131,7 @@ fn keep(
     file.sync_all()
 }
 
-/// A connection that is read ahead: TLS asks for a few KiB at a time.
+/// A connection with a read-ahead buffer: TLS reads a few KiB at a time.
 struct Ahead {
     tcp: TcpStream,
     buffer: Vec<u8>,

@@ -1,5 +1,5 @@
-//! TLS 1.3 with the cipher and kind of key that nodes use, both sides proving theirs. Whose key it
-//! is is not checked.
+//! TLS 1.3 with the cipher and kind of key that nodes use. Both ends prove their keys, but no end
+//! checks whose key it is.
 
 use std::sync::Arc;
 
@@ -19,8 +19,7 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
 };
 
-/// What stands before an Ed25519 key in SubjectPublicKeyInfo, and before a secret in PKCS #8
-/// (RFC 8410).
+/// The bytes before an Ed25519 key in SubjectPublicKeyInfo, and before a secret in PKCS #8 (RFC 8410).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0];
 const PKCS8_PREFIX: [u8; 16] =
     [0x30, 0x2e, 2, 1, 0, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
@@ -48,7 +47,7 @@ pub(super) fn client() -> Result<Arc<ClientConfig>> {
     Ok(Arc::new(config))
 }
 
-/// The key pair of which each byte of the secret is `secret`.
+/// Returns the key pair whose secret has the byte `secret` everywhere.
 fn pair(secret: u8) -> Result<Arc<CertifiedKey>> {
     let key = peerkit::Key::from_secret(&[secret; 32]);
     let spki = [&SPKI_PREFIX[..], key.id().as_bytes()].concat();
@@ -65,8 +64,8 @@ fn provider() -> Arc<CryptoProvider> {
     })
 }
 
-/// Takes whoever holds the key that it shows. One process has started the other: there is nobody
-/// else to talk to.
+/// Accepts every peer that holds the key that it shows. One process has started the other, and no third
+/// one connects.
 #[derive(Debug)]
 struct Anyone(Arc<CryptoProvider>);
 
@@ -87,7 +86,7 @@ impl Anyone {
     }
 }
 
-/// There is no such handshake: both sides are set to 1.3.
+/// There is no such handshake: both ends are set to TLS 1.3.
 fn tls12() -> Result<HandshakeSignatureValid, Error> {
     Err(Error::General("TLS 1.3 only".into()))
 }
