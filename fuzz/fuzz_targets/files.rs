@@ -1,4 +1,4 @@
-//! What is said to fetch a file.
+//! The messages of a fetch.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| peerkit_fuzz::files(data));

@@ -1,4 +1,4 @@
-//! Frames, cut and decoded.
+//! Frames, split and decoded.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| peerkit_fuzz::frame(data));

@@ -1,4 +1,4 @@
-//! A link that is fed by a stranger.
+//! A link to a stranger.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| peerkit_fuzz::link(data));

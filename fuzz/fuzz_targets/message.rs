@@ -1,4 +1,4 @@
-//! Messages as they stand in a frame.
+//! Messages in a frame.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| peerkit_fuzz::message(data));

@@ -1,4 +1,4 @@
-//! One fetch whose sources say anything, in any order.
+//! A fetch whose sources send anything, in any order.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,27 +6,27 @@ use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::files::fetch::{
-    SourceCandidate, Claim, Fault, Fetch, Input, MAX_SOURCES, Options, Output, SourceId,
+    Claim, Fault, Fetch, Input, MAX_SOURCES, Options, Output, SourceCandidate, SourceId,
 };
 use peerkit_proto::files::wire::MAX_PART;
 use peerkit_proto::files::{FileKind, Layout, PIECE, PieceSet};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::time::Instant;
 
-/// Four bytes of input are one step: what happens, to which source, and two numbers.
+/// Bytes of input for one step: its kind, its source, and two numbers.
 const STEP: usize = 4;
 
-/// The longest that a fetch lives on once nothing comes any more.
+/// Longest time for which a fetch goes on once it gets no more input.
 const END: Duration = Duration::from_secs(3600);
 
-/// A fetch, and what it has asked its driver for.
+/// A fetch, and the requests that it has made to its driver.
 struct Driven {
     fetch: Fetch,
     now: Instant,
-    /// Every attempt so far.
+    /// All attempts so far.
     sources: Vec<SourceId>,
     running: BTreeSet<SourceId>,
-    /// Attempts of which an answer is due.
+    /// Attempts that wait for an answer.
     due: BTreeSet<SourceId>,
     is_searching: bool,
     is_opening: bool,
@@ -34,7 +34,7 @@ struct Driven {
     is_over: bool,
 }
 
-/// A fetch: the first byte says how patient it is, each four bytes after it are a step.
+/// Runs a fetch. The first byte is its patience, and each four bytes after it are a step.
 pub fn fetch(data: &[u8]) {
     let Some((&how, steps)) = data.split_first() else { return };
     let options = Options {
@@ -174,7 +174,7 @@ impl Driven {
         Some(Input::Opened { layout: Arc::new(layout), held: set })
     }
 
-    /// From now on no source answers: the fetch ends by itself.
+    /// Lets no source answer from now on, so the fetch ends by itself.
     fn end(&mut self) {
         let end = self.now + END;
         while !self.is_over {

@@ -1,9 +1,9 @@
 //! The fuzz targets, each a plain function that takes any bytes and panics on a fault.
 //!
-//! `fuzz_targets/` hands them to libFuzzer; `tests/smoke.rs` runs them on the committed corpus and
-//! on mutations of it, with a stable compiler. A target does not only wait for a panic inside the
-//! decoder: what was decoded, encoded again and decoded again has to be the same, and what a state
-//! machine sends has to be what its peers accept.
+//! `fuzz_targets/` passes them to libFuzzer. `tests/smoke.rs` runs them on the committed corpus and on
+//! mutations of it, with a stable compiler. A target does not only look for panics inside the decoder:
+//! decoded values, encoded and decoded again, have to be the same, and the frames of a state machine
+//! have to be valid for its peers.
 
 mod fetch;
 mod machines;
@@ -18,10 +18,10 @@ pub use machines::{link, overlay};
 pub use records::records;
 pub use wire::{address, files, frame, hello, message, tls};
 
-/// A target: takes any bytes.
+/// A target. It takes any bytes.
 pub type Target = fn(&[u8]);
 
-/// Every target with its name, which is also its corpus folder's and its program's.
+/// All targets with their names, which are also those of their corpus folders and programs.
 pub const TARGETS: [(&str, Target); 10] = [
     ("address", address),
     ("message", message),

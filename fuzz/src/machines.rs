@@ -1,4 +1,4 @@
-//! State machines with a stranger at the other end.
+//! State machines whose peer is a stranger.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock};
@@ -24,14 +24,14 @@ use peerkit_proto::versions::Versions;
 
 use crate::wire::same_again;
 
-/// Made once: it takes longer than all the rest of a run.
+/// Made once, as it takes longer than the rest of a run.
 static KEYS: LazyLock<[Key; 10]> =
     LazyLock::new(|| std::array::from_fn(|n| Key::from_secret(&[n as u8; 32])));
 
-/// The network that all in here belong to.
+/// The network of all nodes here.
 pub(crate) const NETWORK: &str = "peerkit";
 
-/// A link: the first byte says which side we are and how many bytes come at a time.
+/// Runs a link. The first byte says which end this is and how many bytes come at a time.
 pub fn link(data: &[u8]) {
     let Some((&how, bytes)) = data.split_first() else {
         return;
@@ -48,7 +48,7 @@ pub fn link(data: &[u8]) {
         closed |= run_link(&mut link, now, closed);
         now = now + Duration::from_millis(10);
     }
-    // Whatever was said, the link ends once nothing more comes.
+    // The link ends once nothing more comes, after any frames.
     for _ in 0..100 {
         closed |= run_link(&mut link, now, closed);
         let Some(due) = link.poll_timeout() else {
@@ -78,7 +78,8 @@ fn run_link(link: &mut Link, now: Instant, closed: bool) -> bool {
     ended
 }
 
-/// A peer with three neighbours: frames, each from the neighbour that the next byte names.
+/// Runs a peer with three neighbours. The input is frames, each from the neighbour that the next byte
+/// names.
 pub fn overlay(data: &[u8]) {
     let (mut shell, _) = network();
     let mut rest = data;
@@ -98,7 +99,7 @@ pub fn overlay(data: &[u8]) {
         shell.pass(Duration::from_millis(u64::from(from) * 10));
     }
     let _ = shell.machine.overlay().info();
-    // Nothing that a neighbour said keeps the machine busy for longer than a query may take.
+    // No frame of a neighbour keeps the machine busy for longer than a query may take.
     shell.pass(Config::default().query_ttl * 2);
     assert!(shell.machine.poll_timeout().is_none_or(|due| due > shell.now.monotonic));
 }
@@ -113,7 +114,8 @@ struct Shell {
 }
 
 impl Shell {
-    /// Returns the shell of node `n` with links to `neighbours`. The corpus knows what is drawn from `seed`.
+    /// Returns the shell of node `n` with links to `neighbours`. The corpus contains values that depend
+    /// on `seed`.
     fn new(n: u8, name: &str, seed: u8, neighbours: &[u8]) -> Self {
         let (name, network) = (name.to_owned(), NETWORK.to_owned());
         let identity = Identity { key: key(n), name, network, epoch: 1, manual: false };
@@ -139,7 +141,7 @@ impl Shell {
         self.handle(Input::Greeted(Greeted { connection, dial, peer, candidate, unix: None }));
     }
 
-    /// Hands the machine a frame of a neighbour. Returns the frames that it sends.
+    /// Passes a frame of a neighbour to the machine. Returns the frames that it sends.
     fn receive(&mut self, from: u8, frame: Frame) -> Vec<Frame> {
         let link = self.links.iter().find(|(_, n)| *n == from);
         let (connection, _) = *link.expect("every neighbour has a link");
@@ -152,7 +154,7 @@ impl Shell {
         self.drain(VecDeque::new());
     }
 
-    /// Hands the machine an input and what follows from it. Returns the frames that it sends.
+    /// Passes an input and its consequences to the machine. Returns the frames that it sends.
     fn handle(&mut self, input: Input) -> Vec<Frame> {
         self.drain([input].into())
     }

@@ -1,28 +1,28 @@
 //! Damage from a seed: the same seed damages the same bytes in the same way.
 
-/// Longest input that mutations make, in bytes.
+/// Longest mutated input, in bytes.
 const MAX_INPUT: usize = 4096;
 
-/// Values that lengths, counts and characters go wrong at.
+/// Values that lengths, counts and characters may get wrong.
 const TELLING: [u8; 12] = [0, 1, 2, 0x0f, 0x10, 0x7f, 0x80, 0xfe, 0xff, b':', b'[', b'@'];
 
-/// Makes inputs out of others.
+/// Makes inputs from other inputs.
 #[derive(Debug)]
 pub struct Mutator {
     state: u64,
 }
 
 impl Mutator {
-    /// Damage of the kind that `seed` stands for.
+    /// Creates the damage of this `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self { state: seed }
     }
 
-    /// One of `corpus`, changed in one to four places.
+    /// Returns one of `corpus`, changed in one to four places.
     ///
     /// # Panics
-    /// Where `corpus` is empty.
+    /// If `corpus` is empty.
     pub fn next(&mut self, corpus: &[Vec<u8>]) -> Vec<u8> {
         let mut input = corpus[self.below(corpus.len())].clone();
         for _ in 0..=self.below(4) {

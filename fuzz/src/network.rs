@@ -1,4 +1,4 @@
-//! Frames of broadcasts and membership, all of them right.
+//! Valid frames of broadcasts and membership.
 
 use peerkit_proto::address::Address;
 use peerkit_proto::frame::Frame;
@@ -13,7 +13,7 @@ use peerkit_proto::node_record::NodeRecord;
 
 use crate::machines::{NETWORK, key};
 
-/// A batch of several broadcasts, and what is said about it.
+/// A batch of several broadcasts, and frames about it.
 pub(crate) fn broadcasts() -> Vec<Frame> {
     let item = |text: &str| Item {
         time: 1,
@@ -35,7 +35,7 @@ pub(crate) fn broadcasts() -> Vec<Frame> {
     ]
 }
 
-/// What the neighbours of [`machines`](crate::machines) may say, and tell of each other.
+/// Frames that the neighbours of [`machines`](crate::machines) may send, also about each other.
 pub(crate) fn membership() -> Vec<Frame> {
     let mut frames = Vec::new();
     for n in 1..=3 {

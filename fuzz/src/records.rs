@@ -1,8 +1,9 @@
-//! The receiving half of the record layer, from the node's own files: the node itself brings a database,
-//! five compressors and a cryptographic library, which every compiler and sanitizer would build again.
+//! The receiving half of the record layer, from the node's own files: the node itself brings a
+//! database, five compressors and a cryptographic library, which every compiler and sanitizer would
+//! build again.
 //!
-//! A script seals records, puts other bytes between them, delivers them in parts and reads. What is
-//! read has to be what a plain list of the records says.
+//! A script seals records, puts other bytes between them, delivers them in parts and reads. The bytes
+//! that are read have to be those of a plain list of the records.
 
 use std::io;
 use std::pin::Pin;
@@ -25,7 +26,7 @@ use incoming::IncomingRecords;
 use protection::RecordProtection;
 use transport::Transport;
 
-/// Records without data in a row that the receiver takes.
+/// Most records without data in a row that the receiver accepts.
 const MAX_EMPTY: u32 = 32;
 
 /// Most bytes of records in one script: more than is ever read ahead.
@@ -43,15 +44,15 @@ pub(crate) mod step {
     pub(crate) const FLIP: u8 = 3;
     /// Delivers so many bytes: `u16`.
     pub(crate) const DELIVER: u8 = 4;
-    /// Reads so many bytes at most: `u16`.
+    /// Reads at most so many bytes: `u16`.
     pub(crate) const READ: u8 = 5;
     /// Expects so many KiB: `u8`.
     pub(crate) const EXPECT: u8 = 6;
     pub(super) const COUNT: u8 = 7;
 }
 
-/// Runs a script. The byte before it says whether what is delivered before the first read was read with
-/// the handshake.
+/// Runs a script. The byte before it says whether bytes that are delivered before the first read were
+/// read with the handshake.
 pub fn records(data: &[u8]) {
     // Expected bytes set a timer, which needs a runtime around it.
     thread_local!(static RUNTIME: Runtime =
@@ -144,7 +145,7 @@ impl Session {
         })
     }
 
-    /// Reads at most `room` bytes. Returns what came of it, if it is the end.
+    /// Reads at most `room` bytes. Returns the result, if it is the end.
     fn read(&mut self, room: usize) -> Option<End> {
         let mut buffer = vec![0; room];
         let mut buffer = ReadBuf::new(&mut buffer);
@@ -176,7 +177,7 @@ impl Session {
         };
         if let Some(end) = end {
             let is_expected = end == self.expected.end.unwrap_or(End::Cut);
-            // What was sent after a fault does not arrive, so the end need not, either.
+            // Bytes behind a fault are not received, so the end need not be received either.
             assert!(
                 is_expected && self.read == self.expected.data.len() || !self.expected.is_intact
             );
@@ -208,19 +209,19 @@ enum End {
     Closed,
     Failure,
     Invalid,
-    /// The bytes end without any of the others.
+    /// The bytes end without any other end.
     Cut,
 }
 
-/// What the receiver has to make of the records.
+/// The expected result of the records.
 struct Expected {
     data: Vec<u8>,
-    /// For each record with data, where it ends on the wire, and the data up to there.
+    /// For each record with data, its end on the wire, and the data up to there.
     due: Vec<(usize, usize)>,
     end: Option<End>,
     empty: u32,
     is_requested: bool,
-    /// Nothing but records is on the wire.
+    /// Only records are on the wire.
     is_intact: bool,
 }
 
@@ -238,7 +239,7 @@ impl Default for Expected {
 }
 
 impl Expected {
-    /// Notes a record, which ends at `at` on the wire. Returns whether the next one has the next key.
+    /// Adds a record, which ends at `at` on the wire. Returns whether the next one has the next key.
     fn record(&mut self, inner: &[u8], at: usize) -> bool {
         if self.end.is_some() {
             return false;
@@ -276,14 +277,14 @@ impl Expected {
         is_update
     }
 
-    /// Returns how much data is in the records of the first `delivered` bytes.
+    /// Returns the number of bytes of data in the records of the first `delivered` bytes.
     fn due(&self, delivered: usize) -> usize {
         let records = self.due.partition_point(|(at, _)| *at <= delivered);
         self.due[..records].last().map_or(0, |(_, data)| *data)
     }
 }
 
-/// The bytes between the ends, of which some are delivered.
+/// The bytes between the ends. Some of them are delivered.
 #[derive(Default)]
 struct Wire {
     bytes: Vec<u8>,
@@ -357,7 +358,7 @@ fn number(script: &mut &[u8]) -> u16 {
     u16::from_be_bytes([next(), next()])
 }
 
-/// Takes as many bytes as the first says, or all that there are.
+/// Takes as many bytes as the first byte says, or all that are left.
 fn bytes<'a>(script: &mut &'a [u8]) -> &'a [u8] {
     let len = usize::from(byte(script).unwrap_or_default());
     let (bytes, rest) = script.split_at(len.min(script.len()));

@@ -1,4 +1,4 @@
-//! The corpus to start from: something valid of every kind, and what is known to be nasty.
+//! The first corpus: valid inputs of every kind, and inputs that are known to be difficult.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use peerkit_proto::tls;
 use crate::records::step;
 use crate::{machines, network};
 
-/// One input with its file's name.
+/// An input with its file's name.
 pub type Seed = (String, Vec<u8>);
 
 /// The inputs of every target.
@@ -63,7 +63,7 @@ fn addresses() -> Vec<Seed> {
     number(texts.map(String::into_bytes))
 }
 
-/// What is behind a handshake, with the byte in front that says how it is read.
+/// Inputs for bytes behind a handshake. The first byte of each says how they are read.
 fn records() -> Vec<Seed> {
     let ticket = [4, 0, 0, 3, 1, 2, 3];
     number([
@@ -79,7 +79,7 @@ fn records() -> Vec<Seed> {
     ])
 }
 
-/// Scripts of what a receiver of records meets.
+/// Scripts for a receiver of records.
 fn sessions() -> Vec<Seed> {
     let data = |len: u16| [&[step::DATA][..], &len.to_be_bytes()].concat();
     let deliver = |len: u16| [&[step::DELIVER][..], &len.to_be_bytes()].concat();
@@ -195,7 +195,7 @@ fn hellos() -> Vec<Seed> {
     number(inputs)
 }
 
-/// Hello and then every frame, on both sides of the link, in large and in small parts.
+/// Hello and then every frame, for both ends of the link, in large and in small parts.
 fn links() -> Vec<Seed> {
     let mut talk = bytes_of(&Frame::Hello(machines::greeting()));
     let hello = talk.clone();
@@ -217,7 +217,7 @@ fn links() -> Vec<Seed> {
     ])
 }
 
-/// Each frame from one neighbour, then all of them from all.
+/// Each frame from one neighbour, then all of them from all neighbours.
 fn overlays() -> Vec<Seed> {
     let mut frames = every_frame();
     let mut own = answers(machines::own_query());
@@ -235,7 +235,7 @@ fn overlays() -> Vec<Seed> {
     number(inputs)
 }
 
-/// Fetches: one that goes well, one of a liar about the size, and those that come to nothing.
+/// Fetches: one that succeeds, one from a source that lies about the size, and some that fail.
 fn fetches() -> Vec<Seed> {
     const WELL: [[u8; 4]; 9] = [
         [2, 0, 0, 9],
@@ -308,7 +308,7 @@ fn files() -> Vec<Seed> {
         addresses: vec![address],
         name: Some(FileName::new("notes.txt").expect("a plain name")),
     };
-    // Sizes of files, and the piece that is looked for: see the target.
+    // Sizes of files, and the piece to find: see the target.
     let sizes = [1u64 << 20, 0, 5, (1 << 20) + 1, 2];
     let path = |path: &str| RelPath::new(path).expect("a plain path");
     let folder = ManifestEntry::Folder { path: path("a"), mode: 0o755 };

@@ -1,4 +1,4 @@
-//! Decoders on their own.
+//! Decoders by themselves.
 
 use std::str::FromStr;
 
@@ -19,7 +19,7 @@ use peerkit_proto::tls::{
     is_key_update, key_update, payload_len,
 };
 
-/// An address as a person or a peer writes it.
+/// An address that a person or a peer writes.
 pub fn address(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -36,7 +36,7 @@ pub fn address(data: &[u8]) {
     }
 }
 
-/// A message as it stands in a frame, up to its payload.
+/// A message in a frame, up to its payload.
 pub fn message(data: &[u8]) {
     let Ok(packed) = Packed::decode(&mut Reader::new(Bytes::copy_from_slice(data))) else {
         return;
@@ -59,7 +59,7 @@ pub fn message(data: &[u8]) {
     }
 }
 
-/// A TLS record's header, or what is in an opened record, by the first byte.
+/// The header of a TLS record, or the content of an opened record, by the first byte.
 pub fn tls(data: &[u8]) {
     let Some((how, data)) = data.split_first() else {
         return;
@@ -97,7 +97,7 @@ pub fn tls(data: &[u8]) {
     }
 }
 
-/// Frames as they come in on a link, at once and in two reads.
+/// Frames of a link, in one read and in two.
 pub fn frame(data: &[u8]) {
     let whole = frames(&mut BytesMut::from(data));
     let (first, second) = data.split_at(data.len() / 2);
@@ -117,8 +117,8 @@ pub fn frame(data: &[u8]) {
     }
 }
 
-/// The whole frames in `buffer`, but for bad ones; last `None` where bytes that are no frame
-/// follow.
+/// Returns the whole frames in `buffer` without invalid ones. The last is `None` if bytes follow that
+/// are no frame.
 fn frames(buffer: &mut BytesMut) -> Vec<Option<Frame>> {
     let Ok(mut block) = Frames::split(buffer, &Config::default()) else {
         return vec![None];
@@ -130,7 +130,7 @@ fn frames(buffer: &mut BytesMut) -> Vec<Option<Frame>> {
     frames
 }
 
-/// What a peer reads is what was written, and no peer refuses it for its length.
+/// Checks that a peer reads the frame that was written, and does not refuse it for its length.
 pub(crate) fn same_again(frame: &Frame) {
     let mut bytes = Vec::new();
     frame.encode(&mut bytes);
@@ -140,7 +140,7 @@ pub(crate) fn same_again(frame: &Frame) {
     assert_eq!(Frame::decode(kind, bytes.split_off(HEADER).into()).as_ref(), Ok(frame));
 }
 
-/// What is said first on a link and on a stream, and what on a probe.
+/// The first messages on a link, on a stream and of a probe.
 pub fn hello(data: &[u8]) {
     let body = Bytes::copy_from_slice(data);
     if let Ok(hello) = Hello::decode(body.clone()) {
@@ -168,8 +168,8 @@ pub fn hello(data: &[u8]) {
     }
 }
 
-/// What is said on the stream of a fetch, what a folder, a list of pieces and a ticket are read from,
-/// and how the pieces of many files are numbered.
+/// The messages of a fetch, the encoded forms of a folder, a list of pieces and a ticket, and the
+/// numbers of the pieces of many files.
 pub fn files(data: &[u8]) {
     let body = Bytes::copy_from_slice(data);
     if let Ok(request) = Request::decode(body.clone()) {
@@ -205,8 +205,8 @@ pub fn files(data: &[u8]) {
     }
 }
 
-/// Files of these sizes (`u64` each): every piece stands in one of them, and the last `u64` too finds
-/// its own or none.
+/// Files of these sizes (`u64` each): every piece is in one of them, and the last `u64` finds its file
+/// or none.
 fn layout(data: &[u8]) {
     let sizes: Vec<u64> = data.as_chunks().0.iter().map(|size| u64::from_le_bytes(*size)).collect();
     let Ok(layout) = Layout::new(sizes.iter().copied()) else {
@@ -230,7 +230,7 @@ fn layout(data: &[u8]) {
     }
 }
 
-/// Bits of pieces that a source says it holds, in a set of as many as the first two bytes say.
+/// Bits of the pieces that a source claims to have, in a set whose size is in the first two bytes.
 fn held(data: &[u8]) {
     let Some((count, bits)) = data.split_first_chunk() else {
         return;

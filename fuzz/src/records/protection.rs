@@ -1,6 +1,6 @@
-//! Keys in place of the node's, which seal and open records of the same form with a hash instead of a
-//! cipher: that is faster, and needs no C library for every compiler and sanitizer. The node's own are
-//! tested against the RFC's vectors and against rustls.
+//! Keys in place of the node's. They seal and open records of the same form with a hash instead of a
+//! cipher, which is faster and needs no C library for each compiler and sanitizer. The keys of the node
+//! are tested against the vectors of the RFC and against rustls.
 
 use blake3::Hasher;
 use peerkit_proto::tls::{HEADER, RecordError, TAG};
@@ -17,7 +17,7 @@ impl RecordProtection {
         Self { secret: [7; 32], next: 0 }
     }
 
-    /// Changes to the next secret. Fails never, but the node's may.
+    /// Changes to the next secret. Never fails, but the node's function may.
     pub(super) fn update(&mut self) -> Result<(), RecordError> {
         *self = Self { secret: *blake3::hash(&self.secret).as_bytes(), next: 0 };
         Ok(())

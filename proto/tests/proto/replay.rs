@@ -1,8 +1,8 @@
-//! Conversations that nodes of each version had, as `tests/fixtures/wire-N/conversation.txt` keeps them,
-//! replayed to the decoders and state machines of this version.
+//! Conversations of nodes of each version, from `tests/fixtures/wire-N/conversation.txt`, replayed to
+//! the decoders and state machines of this version.
 //!
-//! Ann dialled bob; carl was linked to bob alone. Their keys are 32 times 1, 2 and 3. A recording says when
-//! it began, and of each connection what either side said, in order.
+//! Ann has dialled bob, and carl has a link with bob alone. Their keys are 32 times 1, 2 and 3. A
+//! recording has the time of its start, and the bytes of both ends of each connection, in order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -29,7 +29,7 @@ use peerkit_proto::versions::Versions;
 struct Recording {
     /// The version of the wire, from the name of its folder.
     version: u16,
-    /// When it began, in milliseconds since 1970.
+    /// The start of the recording, in milliseconds since 1970.
     time: u64,
     connections: BTreeMap<u32, Connection>,
 }
@@ -37,7 +37,7 @@ struct Recording {
 #[derive(Default)]
 struct Connection {
     alpn: String,
-    /// What was said: by the dialler if true.
+    /// The bytes of each turn: those of the dialler if true.
     said: Vec<(bool, Vec<u8>)>,
 }
 
@@ -73,7 +73,7 @@ fn read(folder: &Path, version: u16) -> Recording {
     recording
 }
 
-/// One recording of each version that this version speaks.
+/// Returns a recording of each version that this version speaks.
 fn recordings() -> Vec<Recording> {
     let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
     let Versions { min, max } = Versions::OURS;
@@ -124,7 +124,7 @@ fn key(n: u8) -> Key {
     Key::from_secret(&[n; 32])
 }
 
-/// What a link of this version, at the place of one of the two, hands to its node.
+/// The outputs of a link of this version, in the place of one of the two.
 struct Taken {
     hello: Hello,
     texts: Vec<String>,
@@ -132,7 +132,7 @@ struct Taken {
     end: Reason,
 }
 
-/// Replays what the side `by` said to a link of this version at the other side.
+/// Replays the bytes of the end `by` to a link of this version at the other end.
 fn replay_link(recording: &Recording, by: bool) -> Taken {
     let theirs = match &frames(&link_of(recording).by(by))[0] {
         Frame::Hello(hello) => hello.clone(),
@@ -192,7 +192,7 @@ fn a_link_of_this_version_takes_the_recorded_side() {
     }
 }
 
-/// What an overlay of this version, at the place of one of the two, does.
+/// The outputs of an overlay of this version, in the place of one of the two.
 #[derive(Default)]
 struct Done {
     events: Vec<Event>,
@@ -201,7 +201,7 @@ struct Done {
     sent: BTreeSet<u8>,
 }
 
-/// Replays what the side `by` said to an overlay of the node with `key` at the other side.
+/// Replays the bytes of the end `by` to an overlay of the node with `key` at the other end.
 fn replay_overlay(recording: &Recording, by: bool, key: Key) -> Done {
     let taken = replay_link(recording, by);
     let (their_key, direction) = match by {
@@ -259,7 +259,7 @@ fn an_overlay_of_this_version_takes_the_recorded_side() {
         let is_search =
             |what: &QueryKind| matches!(what, QueryKind::Search(text) if text == "fixture*");
         assert!(bob.lookups.iter().any(is_search), "{:?}", bob.lookups);
-        // Answers to what ann asked, and to her wish to be a neighbour.
+        // Answers to ann's query, and to her neighbour request.
         for kind in [0x21, 0x51] {
             assert!(bob.sent.contains(&kind), "{:02x?}", bob.sent);
         }
@@ -277,7 +277,7 @@ fn an_overlay_of_this_version_takes_the_recorded_side() {
     }
 }
 
-/// Takes the first message with a four-byte length off the front.
+/// Splits the first message with a four-byte length off the front.
 fn part(bytes: &mut Bytes) -> Option<Bytes> {
     let len = u32::from_le_bytes(*bytes.first_chunk()?) as usize;
     let mut message = bytes.split_to(4 + len);
@@ -305,7 +305,7 @@ fn recorded_streams_are_read_by_this_version() {
     }
 }
 
-/// The fetch of 3,000 times 5 as `fixture.bin`.
+/// The fetch of `fixture.bin`, which is 3,000 times 5.
 fn check_fetch(version: u16, asked: &mut Bytes, answered: &mut Bytes) {
     let content = vec![5; 3000];
     let hash = Hash::of(&content);

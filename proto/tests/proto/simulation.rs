@@ -1,11 +1,11 @@
-//! The scenarios of `simulations/`, small: what holds for a thousand nodes has to hold for eighty.
-//! A failure prints the seed that repeats it.
+//! The scenarios of `simulations/` with few nodes: the expectations for a thousand nodes hold for
+//! eighty, too. A failure prints the seed that repeats it.
 
 use std::time::Duration;
 
 use peerkit_proto::sim::scenario::{Report, Scenario, Span, run};
 
-/// A scenario of the folder, of this many nodes that have less to say: the build may be a slow one.
+/// Returns a scenario of the folder with this many nodes and less traffic, as the build may be slow.
 fn scenario(text: &str, nodes: usize) -> Scenario {
     let mut scenario: Scenario = toml::from_str(text).unwrap();
     for broadcast in scenario.steps.iter_mut().filter_map(|step| step.broadcast.as_mut()) {
@@ -15,7 +15,7 @@ fn scenario(text: &str, nodes: usize) -> Scenario {
     Scenario { nodes, ..scenario }
 }
 
-/// All that is expected holds, with each of the seeds.
+/// Checks that all expectations hold, with each of the seeds.
 fn holds(scenario: &Scenario, seeds: impl IntoIterator<Item = u64>) -> Vec<Report> {
     let run = |seed| {
         let report = run(scenario, seed, |_| {}).unwrap();
@@ -36,7 +36,7 @@ fn nodes_join() {
 fn broadcasts_reach_all_once_and_soon() {
     let mut scenario = scenario(include_str!("../../../simulations/broadcast.toml"), 80);
     for step in &mut scenario.steps[1..] {
-        // In a small network the best way is short, and one that has just changed a long one.
+        // In a small network the best path is short, and a node that has just changed has a long one.
         step.expect.worst_over_best = None;
     }
     holds(&scenario, 1..=2);
@@ -101,7 +101,7 @@ fn a_seed_is_a_run() {
 #[test]
 fn what_does_not_hold_is_said() {
     let mut scenario = scenario(include_str!("../../../simulations/join.toml"), 20);
-    // None of them can be a network without a link, nor joined before it came.
+    // No node can be in the network without a link, or have joined before it started.
     scenario.steps[0].expect.components = Some(3);
     scenario.steps[0].expect.one_component_within = Some(Span(Duration::ZERO));
     let report = run(&scenario, 1, |_| {}).unwrap();

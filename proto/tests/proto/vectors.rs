@@ -1,5 +1,5 @@
-//! The bytes of the wire, as PROTOCOL.md prints them. Each vector is written, read back, and looked
-//! for in the document, so that neither the code nor the document changes alone.
+//! The bytes of the wire, as PROTOCOL.md prints them. Each vector is written, read back, and searched
+//! in the document. So neither the code nor the document changes alone.
 
 use bytes::{Bytes, BytesMut};
 use peerkit_proto::codec::Writer;
@@ -30,20 +30,20 @@ mod files;
 
 const PROTOCOL: &str = include_str!("../../../PROTOCOL.md");
 
-/// The document has these digits, however they are spread over spaces and lines.
+/// Checks that the document has these digits, with any spaces and lines between them.
 fn printed(name: &str, digits: &str) {
     let squeeze = |text: &str| text.split_whitespace().collect::<String>();
     let digits = squeeze(digits);
     assert!(squeeze(PROTOCOL).contains(&digits), "PROTOCOL.md does not print `{name}`: {digits}");
 }
 
-/// `bytes` are these digits, and the document prints them.
+/// Checks that `bytes` are these digits, and that the document prints them.
 fn vector(name: &str, bytes: &[u8], digits: &str) {
     assert_eq!(hex(bytes), digits.split_whitespace().collect::<String>(), "{name}");
     printed(name, digits);
 }
 
-/// A frame, there and back.
+/// Checks that a frame has these digits, and is read back from them.
 fn frame(name: &str, frame: &Frame, digits: &str) {
     let mut out = Vec::new();
     frame.encode(&mut out);
@@ -209,7 +209,7 @@ fn queries() {
 #[test]
 fn a_direct_message() {
     vector("bob's X25519 key", &bob().to_x25519().unwrap(), X25519_BOB);
-    // What is signed, written down once more from the document and not from the code.
+    // The signed bytes, written again from the document and not from the code.
     let label = RelayLabel { query: QueryId([0x0b; 16]), number: 1, to: bob() };
     let time = 1_700_000_001_234u64;
     let mut signed = Vec::new();
@@ -260,7 +260,7 @@ fn what_a_sealed_request_and_its_reply_hold() {
 
 #[test]
 fn a_broadcast() {
-    // What is signed, written down once more from the document and not from the code.
+    // The signed bytes, written again from the document and not from the code.
     let (epoch, place, floor, time) = (1_700_000_000_000u64, 2u64, 1u64, 1_700_000_001_234u64);
     let mut run = Vec::new();
     run.put_raw(ann().id().as_bytes());

@@ -13,7 +13,7 @@ use peerkit_proto::id::Hash;
 
 use super::{ann, bob, printed, shared, vector};
 
-/// A message of the files protocol, there and back.
+/// Checks that a message of the files protocol has these digits, and is read back from them.
 fn files_message<T: PartialEq + Debug, E: Debug>(
     name: &str,
     message: &T,
