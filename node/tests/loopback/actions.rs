@@ -22,7 +22,8 @@ enum Got {
     Failed(ActionId, String),
 }
 
-/// The tutorial's node: once it is linked it discovers, pings whom it found, searches, and fetches.
+/// The node of the tutorial: once it has a link, it discovers nodes, pings one of them, searches, and
+/// fetches.
 struct Tutorial {
     got: mpsc::UnboundedSender<Got>,
     folder: PathBuf,

@@ -114,7 +114,7 @@ async fn bootstrap_nodes_are_joined_where_no_address_is_given() {
 }
 
 #[tokio::test]
-async fn a_join_through_nobody_says_why() {
+async fn a_join_without_nodes_fails_with_the_reason() {
     let a = node("a").await;
     let nothing = a.network().join_patiently(&[], |error, _| panic!("{error}"));
     assert!(matches!(within("the end", nothing).await, Err(Error::NoBootstrap)));
@@ -203,7 +203,7 @@ async fn what_is_announced_is_what_others_find() {
     let found = within("a discovery", c.discover(1)).await.unwrap();
     let of_a = found.nodes.iter().find(|node| node.id == a.id()).unwrap();
     assert_eq!(of_a.addresses.first(), Some(&given));
-    // Who has a link over loopback can still dial it there.
+    // A peer with a link over loopback can still dial it there.
     let (_, known) = within("it is remembered", async {
         loop {
             if let Some(known) = c.network().known_peers().await.unwrap().pop() {

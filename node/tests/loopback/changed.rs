@@ -60,7 +60,7 @@ impl Case {
     }
 }
 
-/// What a fetch of something that was changed says that this is called.
+/// Returns the name in the error of a fetch of a changed file.
 fn named(result: Result<Fetched, Error>) -> String {
     match result {
         Err(Error::Fetch(FetchError::Changed { name })) => name,
@@ -85,7 +85,7 @@ async fn a_file_that_is_changed_in_the_midst_ends_the_fetch_at_once() {
     let (failed, ()) = tokio::join!(case.fetch(hash, "to"), change);
     assert_eq!(named(failed), "film.bin");
     assert_eq!(case.reported().await, (hash, "film.bin".to_owned()));
-    // What had come is kept; of a second fetch nothing comes, and nothing is left of it.
+    // Received pieces are kept. A second fetch gets nothing, and leaves nothing behind.
     assert_eq!(std::fs::read_dir(case.folder.path().join("to")).unwrap().count(), 1);
     assert_eq!(named(case.fetch(hash, "new/folder").await), "film.bin");
     assert!(!case.folder.path().join("new").exists());
@@ -155,7 +155,7 @@ async fn what_was_changed_in_a_folder_is_reported_also_after_a_refresh() {
     case.fetch(album, "to").await.unwrap_err();
     assert_eq!(case.reported().await, (hash, "album/in/song.bin".to_owned()));
     case.fetch(hash, "to").await.unwrap_err();
-    // Where a file was only added it is the folder that is not what it was.
+    // If a file was only added, it is the folder that has changed.
     let smaller = case.ann.files().shares().remove(0).hash;
     case.write("from/album/more.txt", 3, 0);
     case.ann.files().refresh(|_| {}).await.unwrap();
@@ -179,9 +179,9 @@ async fn another_source_that_has_it_unchanged_will_do() {
     shutdown([&cid, &case.ann, &case.bob]).await;
 }
 
-/// For those who may not have it, what was changed is as what never was.
+/// Nodes without access can't tell a changed file from one that never existed.
 #[tokio::test]
-async fn who_may_not_have_it_is_not_told_that_it_was_changed() {
+async fn a_node_without_access_does_not_learn_that_it_was_changed() {
     let case = Case::new().await;
     let film = case.write("from/film.bin", 1, 2);
     let sharing = case.ann.share(&film).to_nodes([case.bob.id()]);

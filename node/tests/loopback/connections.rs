@@ -1,4 +1,4 @@
-//! Connections: how they come to be, who is refused, one link for a pair, and how they end.
+//! Connections: their making, refusals, one link for each pair, and their end.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -87,7 +87,7 @@ async fn a_node_does_not_link_to_itself() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_node_is_told_apart() {
+async fn programs_that_are_not_nodes_are_told_apart() {
     let a = node("a").await;
     let mut events = a.events();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -153,7 +153,7 @@ async fn networks_and_secrets_keep_others_out() {
 }
 
 #[tokio::test]
-async fn who_finds_no_room_is_told_so() {
+async fn a_node_without_room_refuses_with_the_reason() {
     let full = builder("full").max_inbound(1).spawn().await.unwrap();
     let mut events = full.events();
     let (first, second) = (node("first").await, node("second").await);
@@ -163,7 +163,7 @@ async fn who_finds_no_room_is_told_so() {
     let told = expect(&mut events, "inbound_node_connection_error").await;
     let Event::InboundNodeConnectionError { error, .. } = told else { panic!() };
     assert_eq!(error, Reason::Full.to_string());
-    // The limit is for those who come: it may go to them.
+    // The limit is for inbound links. The node may still dial others.
     let peer = full.connect(at(&second)).await.unwrap();
     assert_eq!(peer.id(), second.id());
     // And a place that becomes free can be had.
@@ -496,7 +496,7 @@ async fn a_peer_that_falls_silent_is_found_dead_by_both() {
 }
 
 #[tokio::test]
-async fn who_connects_while_the_old_link_ends_gets_a_new_one() {
+async fn a_node_that_connects_while_the_old_link_ends_gets_a_new_one() {
     let (a, b) = (node("a").await, node("b").await);
     for _ in 0..20 {
         let old = a.connect(at(&b)).await.unwrap();

@@ -7,7 +7,7 @@ use peerkit::{
     Broadcast, Config, Context, Error, Event, Events, Handler, Key, Node, Peer, Reason, RelayError,
 };
 
-/// A node that nobody can dial.
+/// A node that no other can dial.
 async fn deaf(name: &str) -> Node {
     Node::builder().name(name).spawn().await.unwrap()
 }
@@ -21,7 +21,7 @@ fn short_errands() -> Config {
     config
 }
 
-/// The next message, and who sent it.
+/// Returns the next message, and its sender.
 async fn received(events: &mut Events) -> (Peer, String) {
     match expect(events, "node_message").await {
         Event::NodeMessage { peer, message } => (peer, message.as_text().unwrap().to_owned()),
@@ -76,7 +76,7 @@ async fn a_node_that_can_be_dialled_is_and_the_link_is_closed_when_idle() {
     let (peer, text) = received(&mut ec).await;
     assert_eq!((peer.id(), text.as_str()), (a.id(), "hello"));
     assert!(peer.is_linked(), "it came over a link");
-    // It goes on for as long as somebody sends.
+    // It lasts for as long as one of the two sends.
     for n in 0..10 {
         tokio::time::sleep(IDLE / 4).await;
         match n % 2 {
@@ -96,7 +96,7 @@ async fn a_node_that_can_be_dialled_is_and_the_link_is_closed_when_idle() {
 }
 
 #[tokio::test]
-async fn a_link_that_somebody_asked_for_stays() {
+async fn a_link_that_the_application_asked_for_stays() {
     let a = builder("a").config(short_errands()).spawn().await.unwrap();
     let (b, c) = (node("b").await, node("c").await);
     link(&a, &b).await;
@@ -133,7 +133,7 @@ async fn sixteen_mebibytes_reach_a_node_that_is_no_neighbour() {
 }
 
 #[tokio::test]
-async fn a_node_that_nobody_knows_is_an_error_soon() {
+async fn an_unknown_node_is_an_error_soon() {
     let patient = |name| builder(name).config(without_deadlines()).spawn();
     let a = patient("a").await.unwrap();
     let (b, c) = (patient("b").await.unwrap(), patient("c").await.unwrap());
@@ -188,7 +188,7 @@ async fn a_way_that_has_broken_is_found_anew() {
 async fn handlers_answer_the_way_it_came_and_hear_where_that_fails() {
     let b = node("b").await;
     let a = deaf("a").await;
-    // Says back what it hears, and then something to somebody who is nowhere.
+    // Sends each message back, and then one to a node that does not exist.
     let nowhere = Peer::without_link(Key::from_secret(&[9; 32]).id(), String::new());
     let echo = Node::builder().name("echo").callback(move |cx, event| {
         if let Event::NodeMessage { peer, message } = event {
@@ -217,7 +217,7 @@ async fn handlers_answer_the_way_it_came_and_hear_where_that_fails() {
 }
 
 #[tokio::test]
-async fn a_node_that_stops_says_so_to_those_who_wait() {
+async fn a_node_that_stops_ends_the_waits_of_its_callers() {
     let (a, b) = (node("a").await, node("b").await);
     link(&a, &b).await;
     let nobody = Key::from_secret(&[9; 32]).id();
@@ -319,7 +319,7 @@ async fn a_node_by_hand_pings_without_a_link() {
 }
 
 #[tokio::test]
-async fn when_a_peer_was_last_heard_is_known() {
+async fn the_time_of_the_last_byte_of_a_peer_is_known() {
     let (a, b) = (node("a").await, node("b").await);
     assert_eq!(a.idle_time(b.id()), None);
     link(&a, &b).await;
@@ -331,7 +331,7 @@ async fn when_a_peer_was_last_heard_is_known() {
     shutdown([&a, &b]).await;
 }
 
-/// Thanks the author of each broadcast, of whom it knows the identity alone.
+/// Thanks the author of each broadcast, of which it knows only the identity.
 struct Thankful;
 
 impl Handler for Thankful {

@@ -142,7 +142,7 @@ async fn a_folder_keeps_its_names_but_for_those_that_mislead() {
     assert_eq!((renamed.name.as_str(), renamed.why), ("fdp\u{202e}gpj.exe", NameFault::Direction));
     assert_eq!(fs::read(fetched.path.join("fdp_gpj.exe")).unwrap(), b"misleading");
     assert_eq!(renamed.path, fetched.path.join("fdp_gpj.exe"));
-    // What was fetched is found there under its names on the disk.
+    // The fetched files have their names on the disk there.
     let again = fetch(&bob, get).await;
     assert_eq!((again.path, again.sources.len()), (fetched.path, 0));
     shutdown([&ann, &bob]).await;

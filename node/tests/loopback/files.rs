@@ -1,4 +1,4 @@
-//! Files: shared, found, fetched and verified, whoever can dial whom; and nothing but that.
+//! Files: shared, found, fetched and verified, whichever of the two nodes can dial the other.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ fn is_empty(folder: &TempDir) -> bool {
     tree(folder.path()).is_empty()
 }
 
-/// How many files there are, which all have to be unfinished fetches.
+/// Returns the number of files, which all have to be unfinished fetches.
 fn parts(folder: &TempDir) -> usize {
     let tree = tree(folder.path());
     assert!(tree.keys().all(|path| path.extension() == Some("part".as_ref())), "{tree:?}");
@@ -97,7 +97,7 @@ async fn a_file_is_found_and_fetched_from_a_node_without_a_link() {
     let fetched = ann.fetch(FetchRequest::new(shared.hash).into_folder(&deep)).await.unwrap();
     assert_eq!(fetched.path, deep.join("a song.bin"));
 
-    // What is no longer shared can't be had.
+    // A file that is no longer shared can't be fetched.
     assert_eq!(cid.files().unshare(shared.hash).await.unwrap(), std::slice::from_ref(&shared));
     assert!(ann.search("song").await.unwrap().is_empty());
     let none = ann.fetch(FetchRequest::new(shared.hash).to(to.path())).await;
@@ -157,7 +157,7 @@ async fn a_folder_that_is_there_is_not_fetched_again() {
 }
 
 #[tokio::test]
-async fn who_does_not_listen_calls_back() {
+async fn a_node_that_does_not_listen_calls_back() {
     let (ann, bob) = (node("ann").await, node("bob").await);
     let start = || Node::builder().name("silent").spawn();
     let (linked, unlinked) = (start().await.unwrap(), start().await.unwrap());
@@ -234,7 +234,7 @@ async fn without_a_source_nothing_is_left_behind() {
     shutdown([&ann, &bob, &alone]).await;
 }
 
-/// What a source by hand says to a request: bytes, and whether it goes on.
+/// The answer of a hand-written source to a request: bytes, and whether it goes on.
 type Says = dyn Fn(Request) -> (Vec<u8>, bool) + Send + Sync;
 
 /// Answers streams of the files protocol with `says` in place of what the node would say. Counts
@@ -272,7 +272,7 @@ fn described(name: &str, size: usize) -> Vec<u8> {
     Answer::Description(Description { kind, access, whole, size, stored: size, name }).encode()
 }
 
-/// What an honest source says, up to where `pieces` have been sent.
+/// Returns the answers of an honest source, until it has sent `pieces`.
 fn honest(content: &[u8], pieces: usize) -> impl Fn(Request) -> (Vec<u8>, bool) + use<> {
     let (content, sent) = (content.to_vec(), AtomicUsize::new(0));
     let list = PieceList::of(&content);

@@ -1,4 +1,4 @@
-//! What a handler does by itself, and acting as it from outside.
+//! The actions of a handler by itself, and those from outside in its place.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Messages: what is sent arrives, once and in order, or the sender is told.
+//! Messages: each arrives once and in order, or the sender learns that it did not.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -38,7 +38,7 @@ async fn every_kind_in_every_compression_arrives_as_it_was() {
             for _ in 0..2 {
                 let came = message(&mut events).await;
                 assert_eq!((came.kind(), came.body()), (sent.kind(), sent.body()));
-                // What would not become smaller travels as it is.
+                // A content that compression would not make smaller travels uncompressed.
                 if sent.body().iter().all(|byte| *byte == 0xff) && sent.body().len() > 1000 {
                     assert_eq!(came.compression(), compression);
                 }
@@ -164,8 +164,8 @@ impl Drop for Gate {
     }
 }
 
-/// A node on a runtime of its own whose handler blocks until the gate is open, and then tells what
-/// came.
+/// Starts a node on a runtime of its own, whose handler blocks until the gate is open. Returns the node
+/// and a receiver of its messages.
 async fn blocked(
     elsewhere: &Elsewhere,
     gate: &Arc<Gate>,
@@ -224,7 +224,7 @@ async fn a_reader_that_blocks_slows_its_sender_and_nothing_is_lost() {
     let most = Config::default().peer_queue + LEN;
     assert!(queued > most / 2 && queued < most, "{queued} bytes are queued");
 
-    // Who is told to all hears of it for whom there was no room; the others get it.
+    // The sender of a message to all learns of each peer without room. The others get it.
     let mut events = other.events();
     let report = a.send_to_nodes(numbered(u64::MAX, LEN), &[]).unwrap();
     assert_eq!(report.sent, [other.id()]);
@@ -323,7 +323,7 @@ async fn a_flood_to_a_peer_that_is_gone_is_accounted_for() {
     shutdown([&a]).await;
 }
 
-/// The other side reads on until it has heard the goodbye, so nothing that it was sent before
+/// The peer reads until it has received the goodbye, so nothing that it was sent before
 /// counts as failed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_is_answered_with_a_disconnect_has_not_failed() {

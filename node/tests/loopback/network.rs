@@ -35,7 +35,7 @@ async fn finds(node: &Node, expected: &BTreeSet<NodeId>) {
 }
 
 /// Takes broadcasts until there are `count` of each of `authors`, each once and in order.
-async fn hears(mut events: Events, authors: &BTreeSet<NodeId>, count: usize) {
+async fn receives(mut events: Events, authors: &BTreeSet<NodeId>, count: usize) {
     let mut heard: BTreeMap<NodeId, usize> = BTreeMap::new();
     let mut left = authors.len() * count;
     while left > 0 {
@@ -81,7 +81,7 @@ async fn sixty_four_nodes_join_through_one_hear_each_other_and_live_on_without_i
     for node in nodes.iter().chain([&genesis]) {
         let others: BTreeSet<_> = ids.iter().copied().filter(|id| *id != node.id()).collect();
         let events = node.events();
-        hearing.spawn(async move { hears(events, &others, EACH).await });
+        hearing.spawn(async move { receives(events, &others, EACH).await });
     }
     for node in nodes.iter().chain([&genesis]) {
         let node = node.clone();
@@ -97,7 +97,7 @@ async fn sixty_four_nodes_join_through_one_hear_each_other_and_live_on_without_i
     elsewhere.crash();
     drop(genesis);
     finds(&nodes[0], &ids).await;
-    // Who comes now comes through another.
+    // A node that joins now joins through another one.
     let newcomer = node("newcomer").await;
     join(&newcomer, &nodes[40]).await;
     ids.insert(newcomer.id());
@@ -136,7 +136,7 @@ async fn links_by_hand_stay_as_they_were_made() {
 }
 
 #[tokio::test]
-async fn why_a_join_failed_is_told() {
+async fn a_failed_join_names_the_reason() {
     let a = node("a").await;
     let nobody: Address = "127.0.0.1:1".parse().unwrap();
     let failed = a.join(std::slice::from_ref(&nobody)).await.unwrap_err();
@@ -150,14 +150,14 @@ async fn why_a_join_failed_is_told() {
     let joined = a.join(&[nobody, at(&by_hand).into(), at(&b).into()]).await.unwrap();
     assert!(joined.iter().any(|peer| peer.id() == b.id()));
     assert!(a.status().await.member && b.status().await.member);
-    // A node alone has nobody to join through.
+    // A node alone has no node to join through.
     let first = node("first").await;
     assert!(matches!(first.join(&[]).await, Err(Error::NoBootstrap)));
     shutdown([&a, &b, &by_hand, &first]).await;
 }
 
 #[tokio::test]
-async fn who_is_started_first_waits_for_the_other() {
+async fn the_node_that_is_started_first_waits_for_the_other() {
     let mut config = Config::default();
     config.reconnect_min = Duration::from_millis(20);
     let a = builder("a").config(config).spawn().await.unwrap();
@@ -184,7 +184,7 @@ async fn who_is_started_first_waits_for_the_other() {
 }
 
 #[tokio::test]
-async fn who_leaves_is_alone_and_may_come_back() {
+async fn a_node_that_leaves_is_alone_and_may_come_back() {
     let mut nodes = vec![node("genesis").await];
     for n in 1..8 {
         let node = node(&format!("n{n}")).await;
@@ -218,7 +218,7 @@ async fn who_leaves_is_alone_and_may_come_back() {
     join(&leaving, &nodes[2]).await;
     finds(&leaving, &all).await;
     nodes.push(leaving);
-    // Who stops hands its place over in the same way.
+    // A node that stops hands its place over in the same way.
     let stopping = nodes.remove(0);
     within("shutdown", stopping.shutdown()).await;
     let others: BTreeSet<_> = nodes.iter().map(Node::id).collect();
@@ -265,13 +265,13 @@ async fn broadcasts_outlive_a_restart() {
     drop(keeper);
     within("shutdown", author.shutdown()).await;
 
-    // Who comes later gets them from whom they reached, whose own application has had them.
+    // A node that joins later gets them from the nodes that they have reached.
     let keeper = state().spawn().await.unwrap();
     let mut events = keeper.events();
     let late = manual("late").await;
     let heard = late.events();
     link(&late, &keeper).await;
-    hears(heard, &BTreeSet::from([author.id()]), 20).await;
+    receives(heard, &BTreeSet::from([author.id()]), 20).await;
     late.broadcast("", "text 0").await.unwrap();
     let Event::NodeBroadcast { broadcast } = expect(&mut events, "node_broadcast").await else {
         panic!()
@@ -292,7 +292,7 @@ fn probe(key: &Key, time: u64) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn who_probes_a_node_hears_who_it_is_without_a_link() {
+async fn a_probe_gets_the_record_of_a_node_without_a_link() {
     let (a, by_hand) = (node("a").await, manual("by hand").await);
     let key = Key::from_secret(&[5; 32]);
     let b = builder("b").key(key.clone()).spawn().await.unwrap();
@@ -315,7 +315,7 @@ async fn who_probes_a_node_hears_who_it_is_without_a_link() {
     assert!(answer.record.verify("peerkit") && answer.record.addresses == a.addresses());
     assert!(a.peers().is_empty() && b.peers().is_empty());
 
-    // What is no probe is not answered, whatever it announces.
+    // Bytes that are no probe are not answered, whatever length they announce.
     for bytes in [&[0xff; 4][..], &[8, 0, 0, 0, 9, 9, 9, 9, 9, 9, 9, 9], &[1, 0], &[]] {
         let opened = within("a stream", b.open_stream(a.id(), "peerkit-probe/1")).await;
         let mut stream = opened.unwrap();
@@ -331,9 +331,9 @@ async fn who_probes_a_node_hears_who_it_is_without_a_link() {
     shutdown([&a, &b, &by_hand]).await;
 }
 
-/// A loop of broadcasts waits for the links, and nobody is hung up on as too slow.
+/// A loop of broadcasts waits for the links, and no peer is dropped as too slow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_loop_of_large_broadcasts_runs_over_nobody() {
+async fn a_loop_of_large_broadcasts_drops_no_peer() {
     let (a, b) = (node("a").await, node("b").await);
     let (mut of_a, heard) = (a.events(), b.events());
     join(&b, &a).await;

@@ -1,4 +1,4 @@
-//! The owner of a network stops it, and nobody else does.
+//! The owner of a network can stop it, and no other node can.
 
 use std::time::Duration;
 
@@ -58,12 +58,12 @@ async fn the_owner_stops_all_that_joined() {
 }
 
 #[tokio::test]
-async fn a_network_without_an_owner_has_nobody_who_stops_it() {
+async fn a_network_without_an_owner_can_not_be_stopped() {
     let (a, b) = (node("a").await, node("b").await);
     a.join(&[at(&b).into()]).await.unwrap();
     assert_eq!((a.network().owner(), b.network().owner()), (None, None));
     assert!(matches!(a.network().shutdown().await, Err(Error::NoOwner)));
-    // One who comes later does not own those that are there.
+    // An owner that comes later does not own the nodes that are there.
     let late = builder("late").owner(owner()).spawn().await.unwrap();
     let mut events = b.events();
     late.connect(at(&b)).await.unwrap();
@@ -77,7 +77,7 @@ async fn a_network_without_an_owner_has_nobody_who_stops_it() {
 }
 
 #[tokio::test]
-async fn forged_orders_stop_nobody_and_go_no_further() {
+async fn forged_orders_stop_no_node_and_are_not_passed_on() {
     let victim = builder("victim").owner_id(owner().id()).spawn().await.unwrap();
     let mut behind = Attacker::link(at(&victim)).await;
     let mut events = victim.events();
@@ -91,7 +91,7 @@ async fn forged_orders_stop_nobody_and_go_no_further() {
     ];
     for (what, bytes) in forged {
         let mut attacker = Attacker::link(at(&victim)).await;
-        // More than the application is told of.
+        // More than the application gets events of.
         for _ in 0..20 {
             attacker.send_raw(&bytes).await;
         }
@@ -108,7 +108,7 @@ async fn forged_orders_stop_nobody_and_go_no_further() {
         behind.send_raw(&order(&owner(), "peerkit", time)).await;
     }
     assert!(is_up(&victim).await);
-    // What is behind has seen none of it; the right one is passed on to it.
+    // The node behind has received none of them. The valid one is passed on to it.
     let mut attacker = Attacker::link(at(&victim)).await;
     let right = order(&owner(), "peerkit", now());
     attacker.send_raw(&right).await;
@@ -124,7 +124,7 @@ async fn forged_orders_stop_nobody_and_go_no_further() {
 }
 
 #[tokio::test]
-async fn an_order_that_somebody_kept_stops_nobody_after_a_restart() {
+async fn a_recorded_order_stops_no_node_after_a_restart() {
     let folder = TempDir::new().unwrap();
     let state = |name: &str| -> Builder { builder(name).state(folder.path().join(name)) };
     let victim = state("victim").spawn().await.unwrap();
@@ -148,7 +148,7 @@ async fn an_order_that_somebody_kept_stops_nobody_after_a_restart() {
     spy.send(&crate::attacker::text("after it")).await;
     expect(&mut victim.events(), "node_message").await;
     assert!(is_up(&victim).await);
-    // Trust on first use: others who say that it is theirs come too late.
+    // Trust on first use: other owners come too late.
     let usurper = builder("usurper").owner(crate::attacker::key()).spawn().await.unwrap();
     victim.connect(at(&usurper)).await.unwrap();
     assert_eq!(victim.network().owner(), Some(owner().id()));
@@ -163,9 +163,9 @@ async fn an_order_that_somebody_kept_stops_nobody_after_a_restart() {
     shutdown([&victim]).await;
 }
 
-/// Whom nobody asked for teaches nobody who the owner is.
+/// A node that connects by itself does not teach this node an owner.
 #[tokio::test]
-async fn a_stranger_who_connects_is_not_believed() {
+async fn a_stranger_that_connects_is_not_believed() {
     let victim = node("victim").await;
     let hello = |hello: &mut peerkit_proto::hello::Hello| hello.owner = Some(owner().id());
     let stranger = Attacker::link_as(at(&victim), crate::attacker::key(), hello).await;
@@ -179,7 +179,7 @@ async fn a_stranger_who_connects_is_not_believed() {
 
 /// An identity that no node can hold would keep the true owner out for ever.
 #[tokio::test]
-async fn nobody_is_the_owner_by_a_key_that_no_node_can_hold() {
+async fn a_key_that_no_node_can_hold_is_not_the_owner() {
     let mut small_order = [0; 32];
     small_order[0] = 1;
     let no_key = NodeId::from_bytes(small_order);

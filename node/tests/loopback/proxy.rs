@@ -36,7 +36,7 @@ impl Proxy {
         Self { address, silent }
     }
 
-    /// From now on nothing comes through, and nobody is told.
+    /// Lets nothing through from now on, without an error at either end.
     pub(crate) fn fall_silent(&self) {
         self.silent.send_replace(true);
     }

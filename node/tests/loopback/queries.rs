@@ -52,7 +52,7 @@ fn found(discovery: &Discovery) -> BTreeSet<NodeId> {
     ids
 }
 
-/// Every link of the nodes, from who dialled to who was dialled.
+/// All links of the nodes, each from the node that dialled to the one that was dialled.
 fn links(nodes: &[Node]) -> Vec<(NodeId, NodeId)> {
     let mut links = Vec::new();
     for node in nodes {
@@ -103,7 +103,7 @@ async fn a_line_is_seen_to_the_depth_that_is_asked() {
 }
 
 #[tokio::test]
-async fn a_discovery_is_told_by_events_too() {
+async fn a_discovery_causes_events_too() {
     let nodes = line(3).await;
     let mut events = nodes[0].events();
     nodes[0].discover(-1).await.unwrap();
@@ -201,7 +201,7 @@ async fn a_search_finds_names_across_the_network() {
 }
 
 #[tokio::test]
-async fn a_node_that_hangs_holds_nobody_beyond_the_deadline() {
+async fn a_node_that_hangs_delays_no_query_beyond_the_deadline() {
     let mut config = Config::default();
     config.query_timeout = Duration::from_millis(300);
     config.flush_timeout = Duration::from_millis(100);

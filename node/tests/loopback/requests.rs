@@ -42,7 +42,7 @@ async fn a_request_is_answered_in_both_directions() {
 }
 
 #[tokio::test]
-async fn who_does_not_answer_says_why() {
+async fn a_node_that_does_not_answer_names_the_reason() {
     let mut config = Config::default();
     config.max_message = 1000;
     let (asking, answering) = pair(config).await;
@@ -117,7 +117,7 @@ impl Drop for Dropped {
     }
 }
 
-/// Serves `never`, which tells when it starts and when its future is dropped.
+/// Serves `never`, which reports when it starts and when its future is dropped.
 fn never(node: &Node) -> (mpsc::UnboundedReceiver<()>, mpsc::UnboundedReceiver<()>) {
     let (started, starts) = mpsc::unbounded_channel();
     let (dropped, drops) = mpsc::unbounded_channel();
@@ -133,12 +133,12 @@ fn never(node: &Node) -> (mpsc::UnboundedReceiver<()>, mpsc::UnboundedReceiver<(
 }
 
 #[tokio::test]
-async fn who_gives_up_waiting_ends_the_work_on_the_other_side() {
+async fn a_requester_that_gives_up_ends_the_work_of_the_peer() {
     let (asking, answering) = pair(Config::default()).await;
     let (mut starts, mut drops) = never(&answering);
     let to = answering.id();
 
-    // Where it is busy a request may be given up before the work on it has begun.
+    // On a busy machine a request may be given up before the work on it has begun.
     for millis in (50..).step_by(50) {
         let brief = Duration::from_millis(millis);
         let late = asking.request_within(to, "never", "", brief).await;

@@ -57,7 +57,7 @@ async fn a_download_by_hash_waits_for_a_link_and_goes_on() {
 
     let bob = start(&folder).await;
     let events = bob.events();
-    // The one at work finds nobody, and makes room for the other, which finds nobody either.
+    // The running download finds no source, and makes room for the other one, which finds none either.
     until("both wait", || {
         let waits = |hash| of(&bob, hash).state == DownloadState::Waiting;
         hashes.into_iter().all(waits)
@@ -111,7 +111,7 @@ async fn a_download_of_which_nothing_came_waits_as_well() {
     assert!(std::fs::read(folder.path().join("to/film.bin")).unwrap() == content);
     shutdown([&bob]).await;
     drop(bob);
-    // What is done is not begun again; nor what was given up with nothing to show for it.
+    // Finished downloads are not started again, nor those that were given up without a piece.
     let bob = start(&folder).await;
     assert!(bob.files().downloads().is_empty());
     let nothing = bob.fetch(FetchRequest::new(Hash::of(b"nobody has it")));

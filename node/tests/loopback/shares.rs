@@ -19,7 +19,7 @@ async fn found(node: &Node, text: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_is_shared_by_name_is_found_and_fetched_by_whom_it_names() {
+async fn a_share_for_named_nodes_is_found_and_fetched_by_them() {
     let (ann, bob, cid) = (node("ann").await, node("bob").await, node("cid").await);
     link(&ann, &bob).await;
     link(&bob, &cid).await;

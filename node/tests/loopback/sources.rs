@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// How a source by hand behaves. The default is honest and has everything.
+/// The behaviour of a hand-written source. The default is honest and has everything.
 #[derive(Debug, Clone, Default)]
 struct Ways {
     /// The pieces that it has, where it does not have all.
@@ -32,7 +32,7 @@ struct Ways {
     claims: u64,
 }
 
-/// A node that behaves so towards who fetches `content` from it.
+/// Starts a node that behaves like this when `content` is fetched from it.
 struct Source {
     node: Node,
     /// The pieces that it has sent, in their order.
@@ -67,7 +67,7 @@ impl Source {
         self.sent.lock().unwrap().len()
     }
 
-    /// How many different pieces it has sent after the first `before`.
+    /// Returns the number of different pieces that it has sent after the first `before`.
     fn different_since(&self, before: usize) -> u64 {
         let sent = self.sent.lock().unwrap();
         sent[before..].iter().collect::<BTreeSet<_>>().len() as u64
@@ -88,7 +88,7 @@ async fn serve(mut stream: Stream, script: Arc<Script>) {
 }
 
 impl Script {
-    /// What is said; `None` hangs up.
+    /// The answer; `None` ends the stream.
     fn answer(&self, request: Request) -> Option<Vec<u8>> {
         Some(match request {
             Request::Describe { .. } => {
@@ -218,7 +218,7 @@ async fn a_silent_source_holds_nothing_up() {
 }
 
 #[tokio::test]
-async fn who_sends_a_bad_piece_is_dropped_and_named() {
+async fn a_source_of_a_bad_piece_is_dropped_and_named() {
     let content = content(8, 5);
     let bad = Ways { bad: Some(3), holds: Some((0..4).collect()), ..Ways::default() };
     let most =
@@ -247,7 +247,7 @@ async fn who_sends_a_bad_piece_is_dropped_and_named() {
 }
 
 #[tokio::test]
-async fn who_lies_about_the_size_is_found_out_by_who_does_not() {
+async fn a_lie_about_the_size_is_found_out_by_an_honest_source() {
     let content = content(5, 7);
     let liar = Ways { claims: 3, ..Ways::default() };
     let sources = vec![
@@ -273,7 +273,7 @@ async fn a_partial_holder_serves_what_it_has() {
     let content = content(12, 5);
     let hash = Hash::of(&content);
     // The only source of the second half vanishes after half of it was fetched by bob; ann gets
-    // it from bob, who does not have it all.
+    // it from bob, which does not have all of it.
     let first = Ways { holds: Some((0..6).collect()), ..Ways::default() };
     let second = Ways { holds: Some((6..13).collect()), ..Ways::default() };
     let mut sources = vec![Source::new("second", &content, second).await];
@@ -297,7 +297,7 @@ async fn a_partial_holder_serves_what_it_has() {
     end(ann, sources).await;
 }
 
-/// Who was following a fetch may still be served from what is whole by now; not once it is changed.
+/// A follower of a fetch may still be served from the finished file, but not once that is changed.
 #[tokio::test]
 async fn what_was_fetched_and_changed_is_not_served_as_what_it_was() {
     let content = content(4, 5);
@@ -387,7 +387,7 @@ async fn what_is_there_already_is_not_fetched() {
         assert_eq!(sources[0].sent(), sent);
     }
 
-    // What is to be replaced is looked at too, and nothing else is.
+    // The file to replace is checked too, and no other.
     let fetched = fetch(&get.clone().overwrite(true)).await.unwrap();
     assert_eq!(fetched.path, first);
     assert!(std::fs::read(&first).unwrap() == content);
@@ -431,7 +431,7 @@ async fn a_download_goes_on_after_a_restart() {
     let event = expect(&mut events, "node_download_finished").await;
     let peerkit::Event::NodeDownloadFinished { path, .. } = event else { panic!() };
     assert!(std::fs::read(path).unwrap() == content);
-    // What was here is not fetched again. What was under way may have been.
+    // Pieces that were here are not fetched again. Those that were under way may be.
     for (done, before) in [at_pause, at_end] {
         let since = source.different_since(before);
         assert!(since <= 17 - done / PIECE, "{since} pieces, of which {done} bytes were here");
@@ -510,7 +510,7 @@ proptest! {
             let honest = |ways: &&Ways| ways.bad.is_none() && ways.dies_after.is_none();
             let has = |ways: &Ways, piece: u64| ways.holds.as_ref().is_none_or(|h| h.contains(&piece));
             let reachable = (0..count).all(|piece| ways.iter().filter(honest).any(|w| has(w, piece)));
-            // Who has the last piece can prove the size.
+            // A source with the last piece can prove the size.
             let provable = ways.iter().filter(honest).any(|w| has(w, count.max(1) - 1));
             match fetched {
                 Ok(fetched) => assert!(std::fs::read(fetched.path).unwrap() == content),

@@ -1,4 +1,4 @@
-//! What outlives a run, and what stands in the way of one.
+//! The state that outlives a run, and the obstacles to a start.
 
 use std::path::Path;
 
@@ -44,7 +44,7 @@ async fn a_node_is_the_same_after_a_restart() {
     let third = with_state("a", &folder).key(key.clone()).spawn().await.unwrap();
     assert_eq!(third.id(), key.id());
     third.shutdown().await;
-    // Without a folder each run is somebody else.
+    // Without a folder each run has another identity.
     let (one, other) = (node("a").await, node("a").await);
     assert_ne!(one.id(), other.id());
     shutdown([&one, &other]).await;
@@ -167,7 +167,7 @@ async fn known_peers_travel_as_json() {
 }
 
 #[tokio::test]
-async fn a_second_node_on_the_same_folder_is_told() {
+async fn a_second_node_on_the_same_folder_fails_with_the_reason() {
     let folder = folder();
     let first = with_state("a", &folder).spawn().await.unwrap();
     let second = with_state("b", &folder).spawn().await.unwrap_err();
@@ -197,7 +197,7 @@ async fn a_port_in_use_is_named() {
     assert!(matches!(long, Err(Error::NameTooLong { .. })));
     let long = Node::builder().network("n".repeat(65)).spawn().await;
     assert!(matches!(long, Err(Error::NameTooLong { .. })));
-    // What failed has left nothing running: its folder is free.
+    // The failed start has left nothing running, so its folder is free.
     let folder = folder();
     let failed = with_state("a", &folder).listen(address).spawn().await;
     assert!(matches!(failed, Err(Error::PortInUse(_))));
@@ -206,7 +206,7 @@ async fn a_port_in_use_is_named() {
 }
 
 #[tokio::test]
-async fn a_stopped_node_frees_its_folder_whoever_holds_it() {
+async fn a_stopped_node_frees_its_folder_although_handles_remain() {
     let folder = folder();
     let first = with_state("a", &folder).spawn().await.unwrap();
     first.shutdown().await;

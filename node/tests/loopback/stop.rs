@@ -45,7 +45,7 @@ async fn peers_hear_a_goodbye_and_all_is_over() {
     assert_eq!(count("inbound_node_disconnected"), 1);
     assert_eq!(count("outbound_node_disconnected"), 1);
 
-    // The port is free at once, for whoever wants it.
+    // The port is free at once.
     drop(std::net::TcpListener::bind(address).unwrap());
     let again = Node::builder().listen(address).spawn().await.unwrap();
     link(&b, &again).await;
@@ -227,7 +227,7 @@ async fn broadcasts_that_wait_for_their_limit_go_out_before_a_stop() {
 }
 
 #[tokio::test]
-async fn a_peer_that_does_not_answer_holds_nobody_up() {
+async fn a_peer_that_does_not_answer_delays_no_stop() {
     let elsewhere = Elsewhere::new();
     let (block, blocked) = std::sync::mpsc::channel::<()>();
     let blocking = builder("blocking").callback(move |_, event| {
@@ -243,7 +243,7 @@ async fn a_peer_that_does_not_answer_holds_nobody_up() {
     let mut events = a.events();
     while a.try_send(blocking.id(), vec![0; 100_000]).is_ok() {}
     within("shutdown", a.shutdown()).await;
-    // What did not get through is told even now.
+    // Messages that were not delivered are reported even now.
     let names = to_the_end(&mut events).await;
     assert!(names.contains(&"node_message_failed"), "{names:?}");
     drop(block);

@@ -11,7 +11,7 @@ use peerkit::{
 };
 use tokio::io::AsyncWriteExt;
 
-/// What was told, one line an event: its name and what came with it.
+/// The events, a line for each: its name and its content.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -178,7 +178,7 @@ async fn scenario(observed: Builder, log: &Log, watch: impl FnOnce(&Node)) -> Ve
     node.disconnect(other.id()).await.unwrap();
     log.until_count("inbound_node_disconnected", 2).await;
 
-    // Somebody who is not a node.
+    // A program that is not a node.
     let mut stranger = tokio::net::TcpStream::connect(at(&node)).await.unwrap();
     stranger.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
     log.until("inbound_node_connection_error").await;
@@ -273,7 +273,7 @@ async fn the_three_styles_tell_the_same() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_is_told_how_many_it_missed() {
+async fn a_slow_reader_learns_how_many_it_missed() {
     let mut config = Config::default();
     (config.event_queue, config.event_patience) = (5, Duration::from_millis(10));
     let slow = builder("slow").config(config).spawn().await.unwrap();
@@ -288,7 +288,7 @@ async fn a_slow_reader_is_told_how_many_it_missed() {
     let (mut read, mut missed) = (Vec::new(), 0);
     while let Some(event) = events.try_next() {
         match event {
-            // What is told is what lies between two messages.
+            // The count is that of the events between two messages.
             Event::NodeMessage { message, .. } => {
                 let number: u64 = message.as_text().unwrap().parse().unwrap();
                 assert_eq!(number, read.len() as u64 + missed);
@@ -385,7 +385,7 @@ async fn handlers_act() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_handler_hears_of_each_link_in_order() {
+async fn a_handler_gets_the_events_of_each_link_in_order() {
     const LINKS: usize = 50;
     let seen = Arc::new(Mutex::new(BTreeMap::<String, Vec<String>>::new()));
     let writing = seen.clone();

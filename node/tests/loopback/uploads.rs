@@ -37,7 +37,7 @@ fn get(hash: Hash, to: &TempDir, from: &Node) -> FetchRequest {
 }
 
 #[tokio::test]
-async fn a_node_knows_who_has_fetched_what() {
+async fn a_node_knows_the_peers_that_have_fetched_its_files() {
     let (ann, bob, cid) = (node("ann").await, node("bob").await, node("cid").await);
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     link(&cid, &ann).await;
@@ -56,9 +56,9 @@ async fn a_node_knows_who_has_fetched_what() {
         assert_eq!((upload.hash, upload.bytes, upload.size), (hash, size, size));
     }
     assert!(ann.files().uploads().is_empty());
-    // What is there already is not sent again, and is no upload.
+    // Pieces that are there already are not sent again, and are no upload.
     within("a fetch", bob.fetch(get(file, &to, &ann))).await.unwrap();
-    // Of who has a link that is told.
+    // If the peer has a link, the event has its name.
     let to = tempfile::tempdir().unwrap();
     within("a fetch", cid.fetch(FetchRequest::new(file).to(to.path()))).await.unwrap();
     let (peer, upload) = completed(&mut events).await;

@@ -1,4 +1,4 @@
-//! What the tests share: nodes on loopback, and waits that end.
+//! Shared by the tests: nodes on loopback, and waits that end.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -42,7 +42,7 @@ pub(crate) async fn link(from: &Node, to: &Node) -> Peer {
     peer
 }
 
-/// What `future` comes to, within [`PATIENCE`].
+/// Returns the result of `future`, which has to come within [`PATIENCE`].
 pub(crate) async fn within<T>(what: &str, future: impl IntoFuture<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(done) => done,
