@@ -14,11 +14,11 @@ use tokio::runtime::Runtime;
 
 #[cfg(feature = "systems")]
 mod bootstrap;
+mod broadcast_log;
 mod bulk;
 mod crowd;
 mod files;
 mod framed;
-mod heard;
 mod http;
 mod job;
 mod link;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use crate::heard::{Log, Received};
+use crate::broadcast_log::{Log, Received};
 use crate::system::System;
 use crate::systems::peerkit;
 #[cfg(feature = "systems")]

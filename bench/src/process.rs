@@ -53,7 +53,7 @@ impl Child {
     ///
     /// # Errors
     /// If it ends, or sends something else.
-    pub(crate) async fn hear<T: DeserializeOwned>(&mut self) -> Result<T> {
+    pub(crate) async fn receive<T: DeserializeOwned>(&mut self) -> Result<T> {
         let mut line = String::new();
         self.output.read_line(&mut line).await?;
         if line.is_empty() {
@@ -139,7 +139,7 @@ impl Parent {
     }
 
     /// Returns its next line; `None` once it lets this process end.
-    pub(crate) async fn hear<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+    pub(crate) async fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
         let mut line = String::new();
         self.input.read_line(&mut line).await?;
         if line.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_str(&line)?)) }
@@ -147,7 +147,7 @@ impl Parent {
 
     /// Waits until it lets this process end.
     pub(crate) async fn gone(&mut self) -> Result<()> {
-        while self.hear::<serde_json::Value>().await?.is_some() {}
+        while self.receive::<serde_json::Value>().await?.is_some() {}
         Ok(())
     }
 }

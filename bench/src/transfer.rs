@@ -107,13 +107,13 @@ impl Plan {
     async fn run_unchecked(&self, job: &Job) -> Result<Moved> {
         let mut sharing = Child::start(job.role(&[SHARE]))?;
         sharing.say(self).await?;
-        let (offer, shared): (Offer, Shared) = sharing.hear().await?;
+        let (offer, shared): (Offer, Shared) = sharing.receive().await?;
         let mut fetching = Child::start(job.role(&[FETCH]))?;
         fetching.say(&(self, offer)).await?;
-        fetching.hear::<()>().await?;
+        fetching.receive::<()>().await?;
         let before = (sharing.cpu_seconds(), fetching.cpu_seconds());
         fetching.say(&()).await?;
-        let got: Vec<Got> = fetching.hear().await?;
+        let got: Vec<Got> = fetching.receive().await?;
         let used = |child: &Child, before: f64| Usage {
             cpu_s: child.cpu_seconds() - before,
             peak_bytes: child.peak_bytes(),
@@ -129,7 +129,7 @@ impl Plan {
     pub(crate) async fn share(self, job: &Job) -> Result<(Offer, Shared)> {
         let mut sharing = Child::start(job.role(&[SHARE]))?;
         sharing.say(&self).await?;
-        let shared = sharing.hear().await?;
+        let shared = sharing.receive().await?;
         sharing.end().await?;
         Ok(shared)
     }
@@ -174,7 +174,7 @@ impl Copies {
 
     /// Returns the folder of a single receiver.
     pub(crate) fn path(&self) -> Result<&Path> {
-        Ok(self.paths.first().context("nobody fetches")?)
+        Ok(self.paths.first().context("there is no receiver")?)
     }
 
     /// Checks that the copies are there, and equal to the content.
@@ -200,7 +200,7 @@ pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
 
 async fn share(system: System) -> Result<()> {
     let mut parent = Parent::new();
-    let plan: Plan = parent.hear().await?.context("nothing is to be shared")?;
+    let plan: Plan = parent.receive().await?.context("nothing is to be shared")?;
     let mut sources = Sources::start(system, &plan).await?;
     let own = std::process::id();
     let (before, began) = (cpu_seconds(own), Instant::now());
@@ -217,7 +217,7 @@ async fn share(system: System) -> Result<()> {
 
 async fn fetch(system: System) -> Result<()> {
     let mut parent = Parent::new();
-    let heard = parent.hear().await?;
+    let heard = parent.receive().await?;
     let (plan, offer): (Plan, Offer) = heard.context("nothing is to be fetched")?;
     let mut ready = JoinSet::new();
     for fetcher in 0..plan.fetchers {
@@ -226,7 +226,7 @@ async fn fetch(system: System) -> Result<()> {
     }
     let fetchers = all(ready).await?;
     parent.say(&())?;
-    parent.hear::<()>().await?;
+    parent.receive::<()>().await?;
     let mut fetches = JoinSet::new();
     for fetcher in fetchers {
         fetches.spawn(async move {

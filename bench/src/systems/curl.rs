@@ -17,7 +17,7 @@ pub(crate) async fn fetch(job: &Job, original: &Original) -> Result<Moved> {
     let copies = Copies::of(&Plan::one(job, original), original)?;
     let from = original.path.to_str().context("no path")?;
     let mut server = Child::start(job.role(&[from]))?;
-    let address: String = server.hear().await?;
+    let address: String = server.receive().await?;
     let before = server.cpu_seconds();
     let mut command = programs::command("curl")?;
     // Without the user's settings, and without a proxy.

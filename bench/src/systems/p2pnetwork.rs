@@ -25,7 +25,7 @@ impl Ends {
     /// Starts both. The one that dials begins at once.
     pub(crate) async fn start(job: &Job) -> Result<Self> {
         let mut listener = end(job, "listen", &[])?;
-        let port: u16 = listener.hear().await?;
+        let port: u16 = listener.receive().await?;
         let (size, seconds) = (job.case.amount, job.length.as_secs_f64());
         let words = [port.to_string(), size.to_string(), seconds.to_string()];
         Ok(Self { listener, dialler: end(job, "dial", &words)? })
@@ -34,12 +34,12 @@ impl Ends {
     /// Returns the result for throughput: the number of sent messages, and the totals of the received
     /// ones.
     pub(crate) async fn arrived(&mut self) -> Result<(u64, Arrived)> {
-        Ok((self.dialler.hear().await?, self.listener.hear().await?))
+        Ok((self.dialler.receive().await?, self.listener.receive().await?))
     }
 
     /// Returns the result for latency: the rounds' times, shortest first.
     pub(crate) async fn times(&mut self) -> Result<Vec<Duration>> {
-        let nanoseconds: Vec<u64> = self.dialler.hear().await?;
+        let nanoseconds: Vec<u64> = self.dialler.receive().await?;
         let mut times: Vec<_> = nanoseconds.into_iter().map(Duration::from_nanos).collect();
         times.sort_unstable();
         Ok(times)

@@ -26,8 +26,8 @@ pub(crate) struct Listener {
 
 impl Listener {
     pub(crate) async fn bind(part: Part) -> Result<Self> {
-        let (ear, linked, account) = Ear::new(part);
-        let node = Node::builder().listen("127.0.0.1:0").handler(ear).spawn().await?;
+        let (sink, linked, account) = MessageSink::new(part);
+        let node = Node::builder().listen("127.0.0.1:0").handler(sink).spawn().await?;
         node.serve_stream(PROTOCOL, |stream| swallow(Box::new(stream)));
         Ok(Self { node, linked, account })
     }
@@ -52,8 +52,8 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) async fn connect(address: &str, part: Part) -> Result<Self> {
-        let (ear, _, account) = Ear::new(part);
-        let node = Node::builder().handler(ear).spawn().await?;
+        let (sink, _, account) = MessageSink::new(part);
+        let node = Node::builder().handler(sink).spawn().await?;
         let peer = node.connect(address.parse::<SocketAddr>()?).await?;
         let sender = node.sender(peer.id())?;
         Ok(Self { node, sender, account })
@@ -101,7 +101,7 @@ impl Link {
 }
 
 /// The handler.
-struct Ear {
+struct MessageSink {
     does: Does,
     linked: Option<oneshot::Sender<Peer>>,
     done: Option<oneshot::Sender<Account>>,
@@ -114,7 +114,7 @@ enum Does {
     Ping(Option<Rounds>),
 }
 
-impl Ear {
+impl MessageSink {
     fn new(part: Part) -> (Self, oneshot::Receiver<Peer>, oneshot::Receiver<Account>) {
         let ((linked, peer), (done, account)) = (oneshot::channel(), oneshot::channel());
         let does = match part {
@@ -132,7 +132,7 @@ impl Ear {
     }
 }
 
-impl Handler for Ear {
+impl Handler for MessageSink {
     fn inbound_node_connected(&mut self, _: &mut Context<'_>, peer: &Peer) {
         if let Some(linked) = self.linked.take() {
             let _ = linked.send(peer.clone());

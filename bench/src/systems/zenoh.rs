@@ -100,9 +100,9 @@ impl Link {
         let express = !matches!(part, Part::Count);
         let out = publisher(&session, out, express, Priority::DEFAULT).await?;
         let (done, account) = oneshot::channel();
-        let mut ear = Ear::new(part, out.clone(), done);
+        let mut sink = MessageSink::new(part, out.clone(), done);
         let subscriber = session.declare_subscriber(back);
-        let subscriber = subscriber.callback_mut(move |sample| ear.hear(&sample));
+        let subscriber = subscriber.callback_mut(move |sample| sink.receive(&sample));
         let subscribers = vec![subscriber.await.map_err(Error::from_boxed)?];
         let first = match part {
             Part::Ping { size, .. } => Some(size),
@@ -172,7 +172,7 @@ impl Link {
 }
 
 /// Handles received messages.
-struct Ear {
+struct MessageSink {
     does: Does,
     out: Arc<Publisher<'static>>,
     done: Option<oneshot::Sender<Account>>,
@@ -185,7 +185,7 @@ enum Does {
     Ping(Option<Rounds>),
 }
 
-impl Ear {
+impl MessageSink {
     fn new(part: Part, out: Arc<Publisher<'static>>, done: oneshot::Sender<Account>) -> Self {
         let does = match part {
             Part::Count => Does::Count(Arrivals::default()),
@@ -195,7 +195,7 @@ impl Ear {
         Self { does, out, done: Some(done) }
     }
 
-    fn hear(&mut self, sample: &Sample) {
+    fn receive(&mut self, sample: &Sample) {
         match &mut self.does {
             Does::Count(arrivals) => {
                 // The number is in the first slice, if there are several.

@@ -49,9 +49,9 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
 
     let Ends { mut listening, mut dialling } = ends;
     dialling.say(&()).await?;
-    let pinging: Duration = dialling.hear().await?;
+    let pinging: Duration = dialling.receive().await?;
     listening.say(&()).await?;
-    let stopping: Duration = listening.hear().await?;
+    let stopping: Duration = listening.receive().await?;
     dialling.end().await?;
     listening.end().await?;
 
@@ -79,17 +79,17 @@ impl Ends {
     pub(super) async fn start(job: &Job) -> Result<Self> {
         check_open_files(job.case.amount + OTHER_FILES)?;
         let mut listening = Child::start(job.role(&[LISTEN]))?;
-        let address: String = listening.hear().await?;
+        let address: String = listening.receive().await?;
         let mut dialling = Child::start(job.role(&[DIAL, &address]))?;
-        dialling.hear::<()>().await?;
+        dialling.receive::<()>().await?;
         Ok(Self { listening, dialling })
     }
 
     /// Makes the links, and waits until both know of all.
     pub(super) async fn link(&mut self) -> Result<()> {
         self.dialling.say(&()).await?;
-        self.dialling.hear::<()>().await?;
-        self.listening.hear::<()>().await
+        self.dialling.receive::<()>().await?;
+        self.listening.receive::<()>().await
     }
 }
 
@@ -131,7 +131,7 @@ async fn listen(job: &Job) -> Result<()> {
     parent.say(&hub.address())?;
     hub.linked(job.case.amount).await?;
     parent.say(&())?;
-    parent.hear::<()>().await?;
+    parent.receive::<()>().await?;
     let began = Instant::now();
     hub.stop().await?;
     parent.say(&began.elapsed())?;
@@ -143,10 +143,10 @@ pub(super) async fn dial(job: &Job, address: &str) -> Result<()> {
     let mut parent = Parent::new();
     let mut spokes = Spokes::new(job.system, job.case.amount).await?;
     parent.say(&())?;
-    parent.hear::<()>().await?;
+    parent.receive::<()>().await?;
     spokes.dial(address).await?;
     parent.say(&())?;
-    if parent.hear::<()>().await?.is_none() {
+    if parent.receive::<()>().await?.is_none() {
         return Ok(());
     }
     let began = Instant::now();

@@ -48,7 +48,7 @@ pub(crate) fn cases() -> Vec<Case> {
 /// Sends messages back and forth.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let mut server = Child::start(job.role(&[SERVE]))?;
-    let address: String = server.hear().await?;
+    let address: String = server.receive().await?;
     let alone = rounds(job, &address).await?;
 
     let flood = job.role(&[FLOOD, &address]);
@@ -56,7 +56,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
         true => Child::start_low(flood)?,
         false => Child::start(flood)?,
     };
-    flood.hear::<()>().await?;
+    flood.receive::<()>().await?;
     let began = (Instant::now(), count(&mut server).await?);
     let beside = rounds(job, &address).await?;
     let flooded = count(&mut server).await? - began.1;
@@ -87,7 +87,7 @@ async fn rounds(job: &Job, address: &str) -> Result<Vec<Duration>> {
 /// Returns the number of messages without answers.
 async fn count(server: &mut Child) -> Result<u64> {
     server.say(&()).await?;
-    server.hear().await
+    server.receive().await
 }
 
 /// Plays the server, or the flood.
@@ -105,8 +105,8 @@ async fn serve(system: System) -> Result<()> {
     let mut serving = JoinSet::new();
     let mut node = None;
     if system == System::Peerkit {
-        let ear = Ear { flooded: flooded.clone() };
-        let started = Node::builder().listen("127.0.0.1:0").handler(ear).spawn().await?;
+        let sink = MessageSink { flooded: flooded.clone() };
+        let started = Node::builder().listen("127.0.0.1:0").handler(sink).spawn().await?;
         parent.say(&started.listening().first())?;
         node = Some(started);
     } else {
@@ -120,7 +120,7 @@ async fn serve(system: System) -> Result<()> {
             }
         });
     }
-    while parent.hear::<()>().await?.is_some() {
+    while parent.receive::<()>().await?.is_some() {
         parent.say(&flooded.load(Ordering::Relaxed))?;
     }
     if let Some(node) = node {
@@ -130,11 +130,11 @@ async fn serve(system: System) -> Result<()> {
 }
 
 /// The handler of the serving node: it answers all peers but the flood.
-struct Ear {
+struct MessageSink {
     flooded: Arc<AtomicU64>,
 }
 
-impl Handler for Ear {
+impl Handler for MessageSink {
     fn node_message(&mut self, cx: &mut Context<'_>, peer: &Peer, message: Message) {
         match peer.name() {
             FLOOD => drop(self.flooded.fetch_add(1, Ordering::Relaxed)),

@@ -70,7 +70,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     }
     let mut source = listener.accept(peers).await?;
     for child in &mut children {
-        child.hear::<()>().await?;
+        child.receive::<()>().await?;
     }
     source.settle().await;
 
@@ -82,7 +82,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let sent = source.send(job.length).await?;
     let mut arrived: Vec<Arrived> = Vec::new();
     for child in &mut children {
-        arrived.extend(child.hear::<Vec<Arrived>>().await?);
+        arrived.extend(child.receive::<Vec<Arrived>>().await?);
     }
     let cpu_s = cpu_now(&children) - before;
     source.close().await?;

@@ -39,7 +39,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     }
     let (size, length) = (job.case.amount, job.length);
     let mut child = Child::start(job.words())?;
-    let address: String = child.hear().await?;
+    let address: String = child.receive().await?;
     let mut link = Link::connect(job.system, &address, Part::Ping { size, length }).await?;
     let bulk = if is_beside_bulk(&job.case) { Some(link.start_bulk().await?) } else { None };
     let times = link.rounds().await?.into_times();

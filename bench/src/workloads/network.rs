@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::latency::share_us;
-use crate::heard::{self, Log, Received};
+use crate::broadcast_log::{self, Log, Received};
 use crate::job::{Case, Job};
 use crate::messages::put;
 use crate::network::Network;
@@ -70,7 +70,7 @@ pub(crate) fn lengths() -> u32 {
 /// Runs the network and its broadcasts in another process.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let mut child = Child::start(job.words())?;
-    let step: Step = child.hear().await?;
+    let step: Step = child.receive().await?;
     child.end().await?;
     ensure!(!step.times.is_empty(), "no broadcasts");
 
@@ -173,12 +173,12 @@ impl Crowd {
         let publishing = self.publish(rate, count, began, &mut sent);
         let published = tokio::time::timeout_at(limit.into(), publishing).await;
         let in_time = published.unwrap_or(Ok(false))?;
-        while in_time && self.heard() < deliveries && Instant::now() < limit {
+        while in_time && self.arrived() < deliveries && Instant::now() < limit {
             tokio::time::sleep(LOOK).await;
         }
         let cpu_s = ThreadTimes::of(process).seconds_since(&times);
         self.number += sent.len() as u64;
-        let times = heard::until_last(&self.logs, first, &sent, self.ordered)?;
+        let times = broadcast_log::until_last(&self.logs, first, &sent, self.ordered)?;
         let Some(times) = times.filter(|_| in_time) else { return Ok(None) };
         tokio::time::sleep(REST).await;
         let Received { copies, bytes } = self.network.received().await;
@@ -212,7 +212,7 @@ impl Crowd {
         Ok(true)
     }
 
-    fn heard(&self) -> usize {
+    fn arrived(&self) -> usize {
         self.logs.iter().map(Log::len).sum()
     }
 }

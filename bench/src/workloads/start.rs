@@ -25,7 +25,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let mut link = listener.accept().await?;
     link.arrived(job.case.amount).await?;
     let elapsed = started.elapsed();
-    child.hear::<()>().await?;
+    child.receive::<()>().await?;
     let resident = child.resident_bytes();
     child.end().await?;
     link.close().await;

@@ -44,7 +44,7 @@ pub(crate) fn cases() -> Vec<Case> {
 /// Sends to a process that listens.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let mut child = Child::start(job.words())?;
-    let address: String = child.hear().await?;
+    let address: String = child.receive().await?;
     let mut dialler = Dialler::connect(job.system, &address).await?;
     let mut streams = Vec::new();
     for _ in 0..job.case.amount {
@@ -58,7 +58,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     }
     // The data may still be on their way, so the streams stay until the report has come.
     let sent = all(sending).await?;
-    let there: Account = child.hear().await?;
+    let there: Account = child.receive().await?;
     let cpu_s = cpu_seconds(own) + child.cpu_seconds() - before;
     drop((sent, dialler));
     child.end().await?;

@@ -37,7 +37,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     }
     let (size, length) = (job.case.amount, job.length);
     let mut child = Child::start(job.words())?;
-    let address: String = child.hear().await?;
+    let address: String = child.receive().await?;
     let mut link = Link::connect(job.system, &address, Part::Count).await?;
     let own = std::process::id();
     let before = cpu_seconds(own) + child.cpu_seconds();
@@ -48,7 +48,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
         }
         _ => (link.send(size, length).await?, None),
     };
-    let there: Account = child.hear().await?;
+    let there: Account = child.receive().await?;
     let cpu_s = cpu_seconds(own) + child.cpu_seconds() - before;
     let resident = resident_bytes(own) + child.resident_bytes();
     link.close().await;

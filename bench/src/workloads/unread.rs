@@ -58,7 +58,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let mut ends = Ends::start(job).await?;
     ends.link().await?;
     let asker = Node::builder().spawn().await?;
-    let address: SocketAddr = ends.listening.hear().await?;
+    let address: SocketAddr = ends.listening.receive().await?;
     let node = asker.connect(address).await?.id();
     ends.dialling.pause().await?;
 
@@ -67,7 +67,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     ends.listening.say(&asker.id()).await?;
     let mut longest = Duration::ZERO;
     let account: Account = {
-        let mut filling = std::pin::pin!(ends.listening.hear());
+        let mut filling = std::pin::pin!(ends.listening.receive());
         loop {
             tokio::select! {
                 account = &mut filling => break account?,
@@ -133,7 +133,7 @@ async fn fill(job: &Job) -> Result<()> {
     hub.linked(job.case.amount).await?;
     parent.say(&())?;
     parent.say(&hub.address())?;
-    let asker: NodeId = parent.hear().await?.context("nobody asks")?;
+    let asker: NodeId = parent.receive().await?.context("no node sends pings")?;
     let node = hub.node();
     let peers = node.peers().into_iter().map(|peer| peer.id()).filter(|id| *id != asker);
     let senders = peers.map(|id| node.sender(id)).collect::<Result<Vec<_>, _>>()?;

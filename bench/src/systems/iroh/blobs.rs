@@ -69,7 +69,7 @@ impl Fetcher {
     pub(crate) async fn link(into: PathBuf, offer: Offer) -> Result<Self> {
         let store = FsStore::load(into.join("store")).await.map_err(any)?;
         let endpoint = super::builder()?.bind().await?;
-        let address = offer.addresses.first().context("nobody has it")?;
+        let address = offer.addresses.first().context("there is no source")?;
         let (id, at) = address.split_once(' ').context("not an address")?;
         let from =
             EndpointAddr::new(id.parse::<EndpointId>()?).with_ip_addr(at.parse::<SocketAddr>()?);

@@ -14,7 +14,7 @@ use iroh_gossip::net::Gossip;
 use tokio::task::JoinSet;
 
 use crate::bootstrap::earlier;
-use crate::heard::{Log, Received};
+use crate::broadcast_log::{Log, Received};
 
 /// Number of nodes before it through which each node joins.
 const KNOWN: usize = 3;

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::bootstrap::earlier;
-use crate::heard::{Log, Received};
+use crate::broadcast_log::{Log, Received};
 use crate::system::System;
 
 /// Number of swarms before it that each swarm dials.

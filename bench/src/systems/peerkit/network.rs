@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use peerkit::{Broadcast, Context, Handler, Node};
 
-use crate::heard::{Log, Received};
+use crate::broadcast_log::{Log, Received};
 
 /// Interval between two checks for the nodes.
 const LOOK: Duration = Duration::from_millis(100);
@@ -19,8 +19,8 @@ impl Network {
     pub(crate) async fn form(logs: &[Log]) -> Result<Self> {
         let mut nodes: Vec<Node> = Vec::new();
         for log in logs {
-            let ear = Ear { log: log.clone() };
-            let node = Node::builder().listen("127.0.0.1:0").handler(ear).spawn().await?;
+            let sink = MessageSink { log: log.clone() };
+            let node = Node::builder().listen("127.0.0.1:0").handler(sink).spawn().await?;
             if let Some(first) = nodes.first() {
                 let address = *first.listening().first().context("the first does not listen")?;
                 node.join(&[address.into()]).await?;
@@ -61,11 +61,11 @@ impl Network {
 }
 
 /// The handler.
-struct Ear {
+struct MessageSink {
     log: Log,
 }
 
-impl Handler for Ear {
+impl Handler for MessageSink {
     fn node_broadcast(&mut self, _: &mut Context<'_>, broadcast: Broadcast) {
         self.log.note(broadcast.message.body());
     }

@@ -84,7 +84,7 @@ pub(crate) struct Fetcher {
 
 impl Fetcher {
     pub(crate) fn new(folder: &Path, offer: &Offer) -> Result<Self> {
-        let at = offer.addresses.first().context("nobody has it")?.parse()?;
+        let at = offer.addresses.first().context("there is no source")?.parse()?;
         Ok(Self { at, to: folder.join(&offer.hash) })
     }
 

@@ -10,11 +10,11 @@ use crate::messages::number;
 
 /// The broadcasts that one node has received. The node and the measurement share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<Vec<Heard>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<Arrival>>>);
 
 /// A received broadcast.
 #[derive(Debug, Clone, Copy)]
-struct Heard {
+struct Arrival {
     number: u64,
     at: Instant,
 }
@@ -23,8 +23,8 @@ impl Log {
     /// Notes that a broadcast has come now.
     pub(crate) fn note(&self, message: &[u8]) {
         // A broadcast without a number was never sent.
-        let heard = Heard { number: number(message).unwrap_or(u64::MAX), at: Instant::now() };
-        self.lock().push(heard);
+        let arrival = Arrival { number: number(message).unwrap_or(u64::MAX), at: Instant::now() };
+        self.lock().push(arrival);
     }
 
     /// Returns the number of broadcasts received.
@@ -48,13 +48,13 @@ impl Log {
             heard.sort_by_key(|heard| heard.number);
         }
         let mut before = None;
-        for Heard { number, at } in heard {
+        for Arrival { number, at } in heard {
             ensure!(before != Some(number), "broadcast {number} came twice");
             ensure!(before < Some(number), "broadcast {number} came after {before:?}");
             before = Some(number);
             let index = number.checked_sub(first).and_then(|index| usize::try_from(index).ok());
             let index = index.filter(|index| *index < sent.len());
-            let Some(index) = index else { anyhow::bail!("nobody made broadcast {number}") };
+            let Some(index) = index else { anyhow::bail!("broadcast {number} was never sent") };
             let (nodes, last) = &mut latest[index];
             *nodes += 1;
             *last = (*last).max(at - sent[index]);
@@ -62,7 +62,7 @@ impl Log {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Heard>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arrival>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
