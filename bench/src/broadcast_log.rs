@@ -43,12 +43,12 @@ impl Log {
         ordered: bool,
         latest: &mut [(usize, Duration)],
     ) -> Result<()> {
-        let mut heard = std::mem::take(&mut *self.lock());
+        let mut arrivals = std::mem::take(&mut *self.lock());
         if !ordered {
-            heard.sort_by_key(|heard| heard.number);
+            arrivals.sort_by_key(|arrival| arrival.number);
         }
         let mut before = None;
-        for Arrival { number, at } in heard {
+        for Arrival { number, at } in arrivals {
             ensure!(before != Some(number), "broadcast {number} came twice");
             ensure!(before < Some(number), "broadcast {number} came after {before:?}");
             before = Some(number);

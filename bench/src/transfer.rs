@@ -217,8 +217,8 @@ async fn share(system: System) -> Result<()> {
 
 async fn fetch(system: System) -> Result<()> {
     let mut parent = Parent::new();
-    let heard = parent.receive().await?;
-    let (plan, offer): (Plan, Offer) = heard.context("nothing is to be fetched")?;
+    let plan = parent.receive().await?;
+    let (plan, offer): (Plan, Offer) = plan.context("nothing is to be fetched")?;
     let mut ready = JoinSet::new();
     for fetcher in 0..plan.fetchers {
         let (folder, offer) = (plan.folder(fetcher), offer.clone());
