@@ -1,7 +1,7 @@
-//! Fetches of simulated nodes: the driver of the very [`Fetch`] that decides a real node's fetches.
+//! Fetches of simulated nodes. They drive the same [`Fetch`] as a real node.
 //!
-//! Each source has a stream of its own (see [`stream`](super::stream)). What comes over it is checked as
-//! on a real node: the piece list against the hash, each piece against the list.
+//! Each source has a stream of its own (see [`stream`](super::stream)). Everything on it is checked as on a
+//! real node: the piece list against the hash, each piece against the list.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -13,10 +13,10 @@ mod tests;
 
 use super::Sim;
 use super::dial::Reach;
-use super::files::Held;
+use super::files::Servable;
 use super::network::address;
 use super::queue::{Due, StreamStep};
-use super::stream::{FETCHER, Said, SimulatedStream};
+use super::stream::{FETCHER, SimulatedStream, StreamItem};
 use crate::event::{ActionId, Event};
 use crate::files::fetch::{
     Ban, Claim, Fault, Fetch, GiveUp, Input, Options, Output, SourceCandidate, SourceId,
@@ -47,36 +47,36 @@ pub(super) struct SimulatedFetch {
     wake: Option<Instant>,
     /// The streams to its sources, by attempt.
     streams: BTreeMap<SourceId, u64>,
-    /// What the first source has proven.
+    /// The description and piece list that the first source has proven.
     proven: Option<(Description, PieceList)>,
-    /// When it was done; from then on it is only served.
+    /// Time at which it was done. From then on it is only served.
     done: Option<Instant>,
 }
 
-/// The asking end of a stream.
+/// The fetcher's end of a stream.
 #[derive(Debug, Default)]
-pub(super) struct Asking {
-    stage: AskingStage,
+pub(super) struct FetcherEnd {
+    stage: FetcherStage,
     description: Option<Description>,
     /// Runs of pieces that the source owes, in the order in which it sends them.
     owed: VecDeque<OwedRun>,
 }
 
-/// The answer that the asking end waits for.
+/// The answer that the fetcher waits for.
 #[derive(Debug, Default)]
-enum AskingStage {
-    /// The stream is being opened.
+enum FetcherStage {
+    /// None yet: the stream is being opened.
     #[default]
     Opening,
-    /// The description, and then the first values of the list if they were asked for.
+    /// The description, and then the first values of the list if they were requested.
     Describing { also_values: bool },
-    /// Nothing: the fetch decides what comes next. These values of the list have come.
+    /// None: the fetch decides what to request next. These values of the list have come.
     Described(IncomingList),
     /// Values of the list; then the last piece, if the size is to be proven too.
     Proving { list: IncomingList, with_size: bool },
     /// The last piece.
     ProvingSize(PieceList),
-    /// Nothing: this list is proven.
+    /// None: this list is proven.
     Proven(PieceList),
     /// Pieces, if any are owed.
     Fetching,
@@ -89,25 +89,25 @@ struct OwedRun {
     is_cancelled: bool,
 }
 
-impl Asking {
+impl FetcherEnd {
     /// Returns whether the source owes an answer.
     pub(super) fn is_owed(&self) -> bool {
         match &self.stage {
-            AskingStage::Described(_) | AskingStage::Proven(_) => false,
-            AskingStage::Fetching => !self.owed.is_empty(),
+            FetcherStage::Described(_) | FetcherStage::Proven(_) => false,
+            FetcherStage::Fetching => !self.owed.is_empty(),
             _ => true,
         }
     }
 }
 
 impl SimulatedFetch {
-    /// Returns what a node can serve of a content because of this fetch.
-    pub(super) fn served(&self, node: usize, run: u32, hash: &Hash) -> Option<Held<'_>> {
+    /// Returns the pieces that a node can serve because of this fetch.
+    pub(super) fn served(&self, node: usize, run: u32, hash: &Hash) -> Option<Servable<'_>> {
         if (self.node, self.run, &self.hash) != (node, run, hash) {
             return None;
         }
         let (description, _) = self.proven.as_ref()?;
-        Some(Held::Part(self.fetch.held()?, &description.name))
+        Some(Servable::Part(self.fetch.held()?, &description.name))
     }
 
     /// Forgets the stream of a source, unless another has taken its place.
@@ -141,7 +141,7 @@ impl<H: Handler> Sim<H> {
         self.obey_fetch(serial);
     }
 
-    /// The time has come for which a fetch has asked, or at which it is not served any more.
+    /// Wakes a fetch at its deadline, or forgets it when it is not served any more.
     pub(super) fn wake_fetch(&mut self, serial: u64) {
         let now = self.now;
         let Some(fetch) = self.transfers.fetches.get_mut(&serial) else { return };
@@ -153,7 +153,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// A link of a node is up: its fetches may search the network again.
+    /// Lets the fetches of a node search the network again, as it has a new link.
     pub(super) fn fetches_linked(&mut self, node: usize) {
         let fetches = self.transfers.fetches.iter();
         let wanting = fetches.filter(|(_, fetch)| fetch.node == node && fetch.fetch.wants_link());
@@ -173,7 +173,7 @@ impl<H: Handler> Sim<H> {
         true
     }
 
-    /// A search for sources has ended.
+    /// Notes the end of a search for sources.
     pub(super) fn source_search_ended(&mut self, operation: OperationId) {
         if let Some(serial) = self.transfers.searches.remove(&operation) {
             self.fetch_input(serial, Input::Searched);
@@ -188,7 +188,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Does what a fetch wants done.
+    /// Carries out the outputs of a fetch.
     fn obey_fetch(&mut self, serial: u64) {
         while let Some(fetch) = self.transfers.fetches.get_mut(&serial)
             && let Some(output) = fetch.fetch.poll()
@@ -231,7 +231,7 @@ impl<H: Handler> Sim<H> {
                     if let Some(stream) = fetch.streams.remove(&source) {
                         let name = self.nodes[node].name.clone();
                         let request = Request::Complete { hash, name, called: None };
-                        self.send_said(stream, FETCHER, Said::Request(request));
+                        self.send_item(stream, FETCHER, StreamItem::Request(request));
                     }
                 }
                 Output::HangUp(source) => {
@@ -307,12 +307,12 @@ impl<H: Handler> Sim<H> {
         self.queue.put(self.now + wait, Due::Stream { stream, step: StreamStep::Opened });
     }
 
-    /// No node answers where a source should be.
+    /// Reports that no node answers at the addresses of a source.
     pub(super) fn source_unreachable(&mut self, serial: u64, source: SourceId) {
         self.fetch_input(serial, Input::Failed { source, fault: Fault::Unreachable });
     }
 
-    /// A source has failed: its stream is closed.
+    /// Closes the stream of a source that has failed.
     pub(super) fn source_failed(&mut self, stream: u64, fault: Fault) {
         let Some(failed) = self.transfers.streams.get(&stream) else { return };
         let (serial, source) = (failed.fetch, failed.source);
@@ -320,7 +320,7 @@ impl<H: Handler> Sim<H> {
         self.fetch_input(serial, Input::Failed { source, fault });
     }
 
-    /// The connection to a source is there, unless something came in between.
+    /// Begins with a source whose connection is there, unless the source or the network failed meanwhile.
     pub(super) fn stream_opened(&mut self, stream: u64) {
         let Some(opened) = self.transfers.streams.get(&stream) else { return };
         let (serial, source, hash) = (opened.fetch, opened.source, opened.hash);
@@ -334,11 +334,11 @@ impl<H: Handler> Sim<H> {
         let is_new = self.transfers.fetches.get(&serial).is_some_and(|f| f.proven.is_none());
         // It may be a node that the fetch knows already, which was hung up on.
         let Some(opened) = self.transfers.streams.get_mut(&stream) else { return };
-        opened.asking.stage = AskingStage::Describing { also_values: is_new };
-        self.send_said(stream, FETCHER, Said::Request(Request::Describe { hash }));
+        opened.asking.stage = FetcherStage::Describing { also_values: is_new };
+        self.send_item(stream, FETCHER, StreamItem::Request(Request::Describe { hash }));
         if is_new {
             let request = Request::Pieces { hash, first: 0, count: MAX_PART };
-            self.send_said(stream, FETCHER, Said::Request(request));
+            self.send_item(stream, FETCHER, StreamItem::Request(request));
         }
         self.check_stream(stream);
     }
@@ -346,39 +346,39 @@ impl<H: Handler> Sim<H> {
     /// Asks a source to prove what it has described.
     fn prove(&mut self, stream: u64, with_size: bool) {
         let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
-        let AskingStage::Described(list) = std::mem::take(&mut asked.asking.stage) else { return };
-        asked.asking.stage = AskingStage::Proving { list, with_size };
+        let FetcherStage::Described(list) = std::mem::take(&mut asked.asking.stage) else { return };
+        asked.asking.stage = FetcherStage::Proving { list, with_size };
         self.go_on_proving(stream);
     }
 
-    /// Asks for the next values of the list, or checks it.
+    /// Requests the next values of the list, or checks the list if it is complete.
     fn go_on_proving(&mut self, stream: u64) {
         let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
         let hash = asked.hash;
-        let AskingStage::Proving { list, with_size } = std::mem::take(&mut asked.asking.stage)
+        let FetcherStage::Proving { list, with_size } = std::mem::take(&mut asked.asking.stage)
         else {
             return;
         };
         if let Some((first, count)) = list.wanted(MAX_PART) {
-            asked.asking.stage = AskingStage::Proving { list, with_size };
+            asked.asking.stage = FetcherStage::Proving { list, with_size };
             let request = Request::Pieces { hash, first, count };
-            return self.send_said(stream, FETCHER, Said::Request(request));
+            return self.send_item(stream, FETCHER, StreamItem::Request(request));
         }
         let Ok(list) = list.finish(&hash) else {
             return self.source_failed(stream, Fault::Lie);
         };
         if with_size || list.size() == 0 {
             let first = list.count().saturating_sub(1);
-            asked.asking.stage = AskingStage::ProvingSize(list);
+            asked.asking.stage = FetcherStage::ProvingSize(list);
             let request = Request::Data { hash, first, count: 1 };
-            return self.send_said(stream, FETCHER, Said::Request(request));
+            return self.send_item(stream, FETCHER, StreamItem::Request(request));
         }
         self.proven(stream, list);
     }
 
     fn proven(&mut self, stream: u64, list: PieceList) {
         let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
-        asked.asking.stage = AskingStage::Proven(list);
+        asked.asking.stage = FetcherStage::Proven(list);
         let (serial, source) = (asked.fetch, asked.source);
         self.fetch_input(serial, Input::Proven(source));
     }
@@ -387,7 +387,7 @@ impl<H: Handler> Sim<H> {
     fn open_proven(&mut self, serial: u64, stream: u64) {
         let now = self.now;
         let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
-        let AskingStage::Proven(list) = std::mem::take(&mut asked.asking.stage) else { return };
+        let FetcherStage::Proven(list) = std::mem::take(&mut asked.asking.stage) else { return };
         let Some(description) = asked.asking.description.clone() else { return };
         let Some(fetch) = self.transfers.fetches.get_mut(&serial) else { return };
         let Ok(layout) = Layout::file(list.size()) else { return };
@@ -395,21 +395,21 @@ impl<H: Handler> Sim<H> {
         let here = parts.get(&fetch.hash).filter(|held| held.count() == layout.count()).cloned();
         let Ok(empty) = PieceSet::of_count(layout.count()) else { return };
         // The prover is asked to follow once the content is settled, as any other source.
-        asked.asking.stage = AskingStage::Fetching;
+        asked.asking.stage = FetcherStage::Fetching;
         fetch.proven = Some((description, list));
         let (layout, held) = (Arc::new(layout), here.unwrap_or(empty));
         fetch.fetch.handle(now, Input::Opened { layout, held });
     }
 
-    /// Asks a source which pieces it has. From now on it can be asked for pieces.
+    /// Asks a source which pieces it has, and makes it ready for requests.
     fn follow_source(&mut self, serial: u64, stream: u64) {
         let now = self.now;
         let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
         let ((node, _), hash, source) = (asked.nodes[FETCHER], asked.hash, asked.source);
-        asked.asking.stage = AskingStage::Fetching;
+        asked.asking.stage = FetcherStage::Fetching;
         let is_whole = asked.asking.description.as_ref().is_some_and(|described| described.whole);
         let addresses = vec![address(self.nodes[node].listens(node))];
-        self.send_said(stream, FETCHER, Said::Request(Request::Follow { hash, addresses }));
+        self.send_item(stream, FETCHER, StreamItem::Request(Request::Follow { hash, addresses }));
         if let Some(fetch) = self.transfers.fetches.get_mut(&serial) {
             fetch.fetch.handle(now, Input::Ready { source, is_whole });
         }
@@ -420,13 +420,13 @@ impl<H: Handler> Sim<H> {
         let end = first.saturating_add(count.into());
         asked.asking.owed.push_back(OwedRun { next: first, end, is_cancelled: false });
         let request = Request::Data { hash: asked.hash, first, count };
-        self.send_said(stream, FETCHER, Said::Request(request));
+        self.send_item(stream, FETCHER, StreamItem::Request(request));
     }
 
     fn cancel_pieces(&mut self, stream: u64) {
         let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
         asked.asking.owed.iter_mut().for_each(|run| run.is_cancelled = true);
-        self.send_said(stream, FETCHER, Said::Request(Request::Cancel));
+        self.send_item(stream, FETCHER, StreamItem::Request(Request::Cancel));
     }
 
     /// Takes an answer of a source.
@@ -447,7 +447,7 @@ impl<H: Handler> Sim<H> {
             Answer::Description(description) => self.described(stream, description),
             Answer::Pieces { values, .. } => {
                 match &mut asked.asking.stage {
-                    AskingStage::Described(list) | AskingStage::Proving { list, .. } => {
+                    FetcherStage::Described(list) | FetcherStage::Proving { list, .. } => {
                         if list.push(&values).is_err() {
                             return self.source_failed(stream, Fault::Lie);
                         }
@@ -455,7 +455,7 @@ impl<H: Handler> Sim<H> {
                     _ => return,
                 }
                 match asked.asking.stage {
-                    AskingStage::Described(_) => self.report_description(stream),
+                    FetcherStage::Described(_) => self.report_description(stream),
                     _ => self.go_on_proving(stream),
                 }
             }
@@ -466,12 +466,12 @@ impl<H: Handler> Sim<H> {
 
     fn described(&mut self, stream: u64, description: Description) {
         let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
-        let AskingStage::Describing { also_values } = asked.asking.stage else { return };
+        let FetcherStage::Describing { also_values } = asked.asking.stage else { return };
         let Ok(list) = IncomingList::new(description.size) else {
             return self.source_failed(stream, Fault::Lie);
         };
         asked.asking.description = Some(description);
-        asked.asking.stage = AskingStage::Described(list);
+        asked.asking.stage = FetcherStage::Described(list);
         if !also_values {
             self.report_description(stream);
         }
@@ -489,7 +489,7 @@ impl<H: Handler> Sim<H> {
     fn take_piece(&mut self, stream: u64, index: u64, bytes: &[u8]) {
         let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
         let (serial, source, hash) = (asked.fetch, asked.source, asked.hash);
-        if let AskingStage::ProvingSize(list) = &asked.asking.stage {
+        if let FetcherStage::ProvingSize(list) = &asked.asking.stage {
             return match list.verify_piece(index, bytes) {
                 Ok(()) => {
                     let list = list.clone();
@@ -532,7 +532,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Everything is here: the content gets its place on the disk.
+    /// Puts a complete content in its place on the disk, and reports it.
     fn fetch_done(&mut self, serial: u64) {
         let now = self.now;
         let Some(fetch) = self.transfers.fetches.get_mut(&serial) else { return };
@@ -566,7 +566,7 @@ impl<H: Handler> Sim<H> {
     }
 }
 
-/// Returns the reason why a fetch has failed whose last source has failed in this way.
+/// Returns the reason, in words, of a fetch whose last source has failed in this way.
 fn failure(fault: Fault) -> &'static str {
     match fault {
         Fault::Ours => "this node has failed",

@@ -1,4 +1,4 @@
-//! The files of simulated nodes: their disks, what they share, and searches for it.
+//! The files of simulated nodes: their disks, their shares, and searches for them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,7 +17,7 @@ use crate::handler::{Handler, MAX_FILE_IN_MEMORY};
 use crate::id::Hash;
 use crate::peer::{Command, OperationId};
 
-/// All fetches of a simulation, and what they need.
+/// The fetches of a simulation, their streams, and the shared contents.
 #[derive(Debug, Default)]
 pub(super) struct Transfers {
     /// Contents that were ever shared. A node that fetches one refers to it once it has checked every
@@ -40,7 +40,7 @@ pub(super) struct SharedContent {
 
 /// The disk of a node. It outlives the node's runs.
 #[derive(Debug, Default)]
-pub(super) struct Disk {
+pub(super) struct SimulatedDisk {
     files: BTreeMap<PathBuf, Bytes>,
     /// The pieces that unfinished fetches have written, by hash.
     pub(super) parts: BTreeMap<Hash, PieceSet>,
@@ -54,15 +54,15 @@ pub(super) struct SimulatedShare {
     bytes: Bytes,
 }
 
-/// What a node can serve of a content.
-pub(super) enum Held<'a> {
-    /// All of it, under this name.
+/// The part of a content that a node can serve.
+pub(super) enum Servable<'a> {
+    /// The whole content, under this name.
     Whole(&'a FileName),
-    /// These pieces: the node is still fetching it, or was until a moment ago.
+    /// These pieces, under this name: the node is fetching the content, or has just fetched it.
     Part(&'a PieceSet, &'a FileName),
 }
 
-impl Disk {
+impl SimulatedDisk {
     /// Reads a file as an application does.
     pub(super) fn read(&self, path: &Path) -> io::Result<Bytes> {
         let bytes = self.files.get(path).ok_or(io::ErrorKind::NotFound)?;
@@ -171,7 +171,7 @@ impl<H: Handler> Sim<H> {
         };
         if let QueryKind::HasFile(hash) = what
             && files.is_empty()
-            && let Some(Held::Part(_, name)) = self.held(node, hash)
+            && let Some(Servable::Part(_, name)) = self.held(node, hash)
             && let Some(content) = self.transfers.contents.get(hash)
         {
             let (size, kind) = (content.list.size(), FileKind::File);
@@ -187,10 +187,10 @@ impl<H: Handler> Sim<H> {
         wanted.take(self.config.max_search_results).cloned().collect()
     }
 
-    /// Returns what a node can serve of a content.
-    pub(super) fn held(&self, node: usize, hash: &Hash) -> Option<Held<'_>> {
+    /// Returns the part of a content that a node can serve.
+    pub(super) fn held(&self, node: usize, hash: &Hash) -> Option<Servable<'_>> {
         if let Some(share) = self.nodes[node].shares.get(hash) {
-            return Some(Held::Whole(&share.file.name));
+            return Some(Servable::Whole(&share.file.name));
         }
         let mut fetches = self.transfers.fetches.values();
         fetches.find_map(|fetch| fetch.served(node, self.nodes[node].run, hash))
@@ -200,7 +200,7 @@ impl<H: Handler> Sim<H> {
     pub(super) fn drop_changed_share(&mut self, node: usize, hash: Hash) -> bool {
         let disk = &self.nodes[node].disk;
         let is_changed = |share: &SimulatedShare| {
-            // Mostly it is the very same memory, which is seen without comparing it all.
+            // Mostly it is the same memory, so the contents need not be compared.
             let is_same = |now: &Bytes| now.as_ptr() == share.bytes.as_ptr() || *now == share.bytes;
             !disk.borrow().get(&share.path).is_some_and(is_same)
         };

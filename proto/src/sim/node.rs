@@ -6,7 +6,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use super::files::{Disk, SimulatedShare};
+use super::files::{SimulatedDisk, SimulatedShare};
 use super::liar::{Liar, Lies};
 use super::network::{address, private_ip, public_ip};
 use crate::address::Address;
@@ -81,7 +81,7 @@ pub(super) struct Node<H> {
     pub(super) kept: Vec<Batch>,
     /// Number of queries that have arrived.
     pub(super) queries: u64,
-    pub(super) disk: RefCell<Disk>,
+    pub(super) disk: RefCell<SimulatedDisk>,
     pub(super) shares: BTreeMap<Hash, SimulatedShare>,
     /// Bytes of pieces that it has sent.
     pub(super) uploaded: u64,
@@ -199,7 +199,7 @@ pub(super) struct Seen<'a> {
     pub(super) name: &'a str,
     pub(super) now: Instant,
     pub(super) running: &'a Running,
-    pub(super) disk: &'a RefCell<Disk>,
+    pub(super) disk: &'a RefCell<SimulatedDisk>,
 }
 
 impl World for Seen<'_> {

@@ -1,16 +1,16 @@
-//! The connections between a node that fetches and its sources: the line with what is on it, and the
-//! serving end. The other end is in [`fetch`](super::fetch).
+//! The connections between a fetching node and its sources: the lines, and the end of the source. The end
+//! of the fetcher is in [`fetch`](super::fetch).
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::files::Held;
+use super::files::Servable;
 use super::liar::Lies;
 use super::node::Node;
 use super::queue::{Due, StreamStep};
-use super::{Sim, fetch::Asking};
+use super::{Sim, fetch::FetcherEnd};
 use crate::address::Address;
 use crate::event::{Event, Peer, Upload};
 use crate::files::fetch::{Fault, SourceId};
@@ -29,8 +29,7 @@ pub(super) const SOURCE: usize = 1;
 /// Longest silence of a source that owes an answer. 30 s, as on a real node.
 const STALL: Duration = Duration::from_secs(30);
 
-/// Interval at which a source looks again whether to serve a request that it holds back. 25 ms, as on a
-/// real node.
+/// Interval at which a source decides again about a request that it holds back. 25 ms, as on a real node.
 const TURN: Duration = Duration::from_millis(25);
 
 /// A connection for the pieces of one content.
@@ -44,47 +43,47 @@ pub(super) struct SimulatedStream {
     /// The two nodes, by end, each with the run that the stream belongs to.
     pub(super) nodes: [(usize, u32); 2],
     latency: Duration,
-    /// What each end sends.
-    lines: [Line; 2],
-    /// The moment at which something last came from the source.
+    /// The line of each end.
+    lines: [StreamLine; 2],
+    /// Time of the last item from the source.
     heard: Instant,
-    pub(super) asking: Asking,
-    serving: Serving,
+    pub(super) asking: FetcherEnd,
+    serving: SourceEnd,
 }
 
 /// One direction of a stream.
 #[derive(Debug, Default)]
-struct Line {
-    flight: VecDeque<(Instant, Said)>,
-    /// The moment at which the line has sent all that it was given.
+struct StreamLine {
+    flight: VecDeque<(Instant, StreamItem)>,
+    /// Time at which the line has sent everything that was put on it.
     free: Instant,
-    /// Something has arrived, and waits because the nodes are cut off from each other.
+    /// An item has arrived, and waits because the nodes are cut off from each other.
     is_held: bool,
 }
 
-/// Something that one end says.
+/// An item on a line.
 #[derive(Debug)]
-pub(super) enum Said {
+pub(super) enum StreamItem {
     Request(Request),
     /// An answer, with the bytes of its piece.
     Answer(Answer, Bytes),
-    /// The connection is closed: the source's process has ended.
+    /// The end of the connection: the source's process has ended.
     Closed,
 }
 
-/// The serving end of a stream.
+/// The source's end of a stream.
 #[derive(Debug, Default)]
-struct Serving {
-    /// Runs of pieces that were asked for and not sent: the next piece, and the end.
+struct SourceEnd {
+    /// Requested runs of pieces that are not sent: the next piece, and the end of the run.
     todo: VecDeque<(u64, u64)>,
-    /// The stream looks by itself when it can send the next piece.
+    /// The queue has an entry for the next piece.
     is_scheduled: bool,
-    /// The addresses at which others can ask the fetcher, once it follows.
+    /// Addresses at which other nodes can ask the fetcher, once it follows the content.
     follower: Option<Vec<Address>>,
     requester: Requester,
-    /// Since when the first request is held back.
+    /// Time since which the first request is held back.
     held_back: Option<Instant>,
-    /// Bytes of pieces sent.
+    /// Number of bytes of pieces sent.
     sent: u64,
 }
 
@@ -105,37 +104,38 @@ impl SimulatedStream {
             latency,
             lines: Default::default(),
             heard: now,
-            asking: Asking::default(),
-            serving: Serving::default(),
+            asking: FetcherEnd::default(),
+            serving: SourceEnd::default(),
         }
     }
 }
 
 impl<H: Handler> Sim<H> {
-    /// Puts something on the line of one end of a stream.
-    pub(super) fn send_said(&mut self, serial: u64, end: usize, said: Said) {
+    /// Puts an item on the line of one end of a stream.
+    pub(super) fn send_item(&mut self, serial: u64, end: usize, item: StreamItem) {
         let late = self.draw_up_to(self.network.jitter);
         let (now, bandwidth) = (self.now, self.network.bandwidth);
         let Some(stream) = self.transfers.streams.get_mut(&serial) else { return };
         let nodes = stream.nodes.map(|(node, _)| node);
-        let (what, head) = match &said {
-            Said::Request(request) => ("files request", request.encode()),
-            Said::Answer(answer, _) => ("files answer", answer.encode()),
-            Said::Closed => ("files closed", Vec::new()),
+        let (what, head) = match &item {
+            StreamItem::Request(request) => ("files request", request.encode()),
+            StreamItem::Answer(answer, _) => ("files answer", answer.encode()),
+            StreamItem::Closed => ("files closed", Vec::new()),
         };
-        let bytes = head.len() + if let Said::Answer(_, bytes) = &said { bytes.len() } else { 0 };
+        let bytes =
+            head.len() + if let StreamItem::Answer(_, bytes) = &item { bytes.len() } else { 0 };
         let line = &mut stream.lines[end];
         let begins = line.free.max(now);
         line.free = begins + bandwidth.map_or(Duration::ZERO, |rate| time_for(bytes, rate));
         let last = line.flight.back().map_or(Instant::ZERO, |(at, _)| *at);
         let arrives = (line.free + stream.latency + late).max(last);
-        line.flight.push_back((arrives, said));
+        line.flight.push_back((arrives, item));
         self.queue.put(arrives, Due::Stream { stream: serial, step: StreamStep::Arrive(end) });
         let from = nodes[end];
         self.note(what, [from, nodes[1 - end]], &head);
     }
 
-    /// Goes on with a stream.
+    /// Takes the next step of a stream.
     pub(super) fn step_stream(&mut self, serial: u64, step: StreamStep) {
         match step {
             StreamStep::Opened => self.stream_opened(serial),
@@ -150,7 +150,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Takes what has arrived at the other end of a stream.
+    /// Handles the items that have arrived at the other end of a stream.
     fn arrive_on_stream(&mut self, serial: u64, end: usize) {
         let now = self.now;
         while let Some(stream) = self.transfers.streams.get(&serial) {
@@ -162,14 +162,14 @@ impl<H: Handler> Sim<H> {
             if is_cut || line.flight.front().is_none_or(|(at, _)| *at > now) {
                 return;
             }
-            let Some((_, said)) = line.flight.pop_front() else { return };
-            match said {
-                Said::Request(request) => self.serve(serial, request),
-                Said::Answer(answer, bytes) => {
+            let Some((_, item)) = line.flight.pop_front() else { return };
+            match item {
+                StreamItem::Request(request) => self.serve(serial, request),
+                StreamItem::Answer(answer, bytes) => {
                     stream.heard = now;
                     self.take_answer(serial, answer, &bytes);
                 }
-                Said::Closed => self.source_failed(serial, Fault::Lost),
+                StreamItem::Closed => self.source_failed(serial, Fault::Lost),
             }
         }
     }
@@ -193,7 +193,7 @@ impl<H: Handler> Sim<H> {
         self.queue.put(due, Due::Stream { stream: serial, step: StreamStep::Check });
     }
 
-    /// Ends a stream at once. Neither side hears more of the other.
+    /// Removes a stream, with everything that is on its lines.
     pub(super) fn close_stream(&mut self, serial: u64) {
         let Some(stream) = self.transfers.streams.remove(&serial) else { return };
         let key = (stream.nodes[SOURCE].0, stream.hash);
@@ -220,15 +220,15 @@ impl<H: Handler> Sim<H> {
             self.close_stream(serial);
         }
         for serial in serving.into_iter().filter(|_| closes) {
-            self.send_said(serial, SOURCE, Said::Closed);
+            self.send_item(serial, SOURCE, StreamItem::Closed);
         }
         if !self.nodes[node].options.state {
             self.nodes[node].shares.clear();
         }
     }
 
-    /// Nodes are connected again: what waits on their streams goes on. The source of a stream may have
-    /// been started anew meanwhile, and does not know it.
+    /// Resumes the streams of nodes that are connected again. A source that was restarted meanwhile does not
+    /// know its streams, and closes them.
     pub(super) fn mend_streams(&mut self) {
         let now = self.now;
         let serials: Vec<_> = self.transfers.streams.keys().copied().collect();
@@ -239,7 +239,7 @@ impl<H: Handler> Sim<H> {
                 continue;
             }
             if self.nodes[b].running.is_some() && self.nodes[b].run != run {
-                self.send_said(serial, SOURCE, Said::Closed);
+                self.send_item(serial, SOURCE, StreamItem::Closed);
             }
             let Some(stream) = self.transfers.streams.get_mut(&serial) else { continue };
             for end in [FETCHER, SOURCE] {
@@ -281,32 +281,32 @@ impl<H: Handler> Sim<H> {
 
     fn answer(&mut self, serial: u64, answer: impl FnOnce(&Self) -> Option<Answer>) {
         let answer = answer(self).unwrap_or(Answer::Refused(FileRefusal::NotFound));
-        self.send_said(serial, SOURCE, Said::Answer(answer, Bytes::new()));
+        self.send_item(serial, SOURCE, StreamItem::Answer(answer, Bytes::new()));
     }
 
     fn refuse_request(&mut self, serial: u64, refusal: FileRefusal) {
-        self.send_said(serial, SOURCE, Said::Answer(Answer::Refused(refusal), Bytes::new()));
+        self.send_item(serial, SOURCE, StreamItem::Answer(Answer::Refused(refusal), Bytes::new()));
     }
 
     fn description(&self, node: usize, hash: &Hash) -> Option<Answer> {
         let size = self.transfers.contents.get(hash)?.list.size();
         let (whole, name) = match self.held(node, hash)? {
-            Held::Whole(name) => (true, name.clone()),
-            Held::Part(pieces, name) => (pieces.is_full(), name.clone()),
+            Servable::Whole(name) => (true, name.clone()),
+            Servable::Part(pieces, name) => (pieces.is_full(), name.clone()),
         };
         let (kind, access) = (FileKind::File, AccessKind::Open);
         let stored = size;
         Some(Answer::Description(Description { kind, access, whole, size, stored, name }))
     }
 
-    /// A node follows the content: it is told which pieces are here and which other nodes follow, and
-    /// these are told of it.
+    /// Registers a follower of the content. It learns which pieces the source has and which other nodes
+    /// follow, and these learn of it.
     fn follow(&mut self, serial: u64, addresses: Vec<Address>) {
         let Some(stream) = self.transfers.streams.get_mut(&serial) else { return };
         let ([(fetcher, _), (node, _)], hash) = (stream.nodes, stream.hash);
         stream.serving.follower = Some(addresses.clone());
         self.answer(serial, |sim| match sim.held(node, &hash)? {
-            Held::Part(pieces, _) if !pieces.is_full() => {
+            Servable::Part(pieces, _) if !pieces.is_full() => {
                 let bits = pieces.bits(0, usize::MAX).into();
                 Some(Answer::Held { first: 0, bits })
             }
@@ -327,7 +327,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Returns the nodes that follow a content at a node and can be asked for it, each with its stream.
+    /// Returns the followers of a content at a node, each with its stream and its addresses.
     fn followers(&self, node: usize, hash: Hash) -> Vec<(u64, NodeId, Vec<Address>)> {
         let streams = self.transfers.streams.iter();
         let of_node = streams.filter(|(_, s)| (s.nodes[SOURCE].0, s.hash) == (node, hash));
@@ -338,7 +338,7 @@ impl<H: Handler> Sim<H> {
         of_node.filter_map(follower).collect()
     }
 
-    /// Tells the followers of a content that a node has another piece of it.
+    /// Announces a new piece of a content to its followers at a node.
     pub(super) fn tell_followers(&mut self, node: usize, hash: Hash, piece: u64) {
         let bits = Bytes::from(vec![1_u8 << (piece % 8)]);
         for (serial, ..) in self.followers(node, hash) {
@@ -347,7 +347,8 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Gives up all that was asked for and not sent.
+    /// Gives up all requested pieces that are not sent. A held-back request that is cancelled was served by
+    /// another follower, which the source's patience learns from.
     fn cancel(&mut self, serial: u64) {
         let now = self.now;
         let Some(stream) = self.transfers.streams.get_mut(&serial) else { return };
@@ -364,14 +365,14 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// The fetcher has everything: its application's counterpart learns of it.
+    /// Ends the stream of a fetcher that has everything, and reports the upload to the source's application.
     fn uploaded_all(&mut self, serial: u64) {
         let Some(stream) = self.transfers.streams.get(&serial) else { return };
         let ([(fetcher, _), (node, _)], hash) = (stream.nodes, stream.hash);
         let bytes = stream.serving.sent;
         let size = self.transfers.contents.get(&hash).map_or(0, |content| content.list.size());
         let name = match self.held(node, &hash) {
-            Some(Held::Whole(name) | Held::Part(_, name)) => name.to_string(),
+            Some(Servable::Whole(name) | Servable::Part(_, name)) => name.to_string(),
             None => String::new(),
         };
         if bytes > 0 {
@@ -385,7 +386,7 @@ impl<H: Handler> Sim<H> {
         self.close_stream(serial);
     }
 
-    /// Sends the pieces that were asked for, one whenever the line is free.
+    /// Sends the requested pieces, one whenever the line is free.
     fn send_pieces(&mut self, serial: u64) {
         while let Some(stream) = self.transfers.streams.get(&serial) {
             let ((node, run), hash) = (stream.nodes[SOURCE], stream.hash);
@@ -401,8 +402,8 @@ impl<H: Handler> Sim<H> {
                 return self.refuse_first(serial, FileRefusal::Changed);
             }
             let is_whole = match self.held(node, &hash) {
-                Some(Held::Whole(_)) => true,
-                Some(Held::Part(pieces, _)) if pieces.contains(piece) => false,
+                Some(Servable::Whole(_)) => true,
+                Some(Servable::Part(pieces, _)) if pieces.contains(piece) => false,
                 _ => return self.refuse_first(serial, FileRefusal::NotFound),
             };
             if self.nodes[node].options.lies == Some(Lies::Drops) {
@@ -430,10 +431,10 @@ impl<H: Handler> Sim<H> {
             }
             self.nodes[node].uploaded += bytes.len() as u64;
             let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-            self.send_said(
+            self.send_item(
                 serial,
                 SOURCE,
-                Said::Answer(Answer::Piece { index: piece, len }, bytes),
+                StreamItem::Answer(Answer::Piece { index: piece, len }, bytes),
             );
         }
     }
