@@ -1,6 +1,6 @@
 //! The key file: 64 hex digits and a newline, which only its owner may read.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -78,10 +78,11 @@ pub fn create(path: &Path) -> Result<Key, KeyError> {
 /// If it is missing, readable by other users (on Unix), or not a key file.
 pub fn load(path: &Path) -> Result<Key, KeyError> {
     let mut file = private::open_to_read(path).map_err(io_error(path))?;
-    if file.metadata().map_err(io_error(path))?.is_dir() {
+    let metadata = file.metadata().map_err(io_error(path))?;
+    if metadata.is_dir() {
         return Err(KeyError::Malformed(path.to_owned()));
     }
-    if is_readable_by_others(&file).map_err(io_error(path))? {
+    if private::is_open_to_others(&metadata) {
         return Err(KeyError::Readable(path.to_owned()));
     }
     let mut text = Vec::with_capacity(2 * ID_LEN + 3);
@@ -125,17 +126,6 @@ fn publish(beside: &Path, path: &Path) -> io::Result<()> {
         }
         other => other,
     }
-}
-
-#[cfg(unix)]
-fn is_readable_by_others(file: &File) -> io::Result<bool> {
-    use std::os::unix::fs::PermissionsExt;
-    Ok(file.metadata()?.permissions().mode() & 0o077 != 0)
-}
-
-#[cfg(not(unix))]
-fn is_readable_by_others(_: &File) -> io::Result<bool> {
-    Ok(false)
 }
 
 fn parse(text: &[u8]) -> Option<[u8; ID_LEN]> {

@@ -1,4 +1,4 @@
-//! Files and folders that only their owner may read: modes 0600 and 0700 on Unix.
+//! Permissions: files and folders that only their owner may read, with modes 0600 and 0700 on Unix.
 //!
 //! Each is created with that mode, whatever the process's umask is: a mode that is set afterwards comes
 //! too late. On Windows the folder's access list decides.
@@ -146,6 +146,27 @@ pub(crate) fn make_private(path: &Path) {
 
 #[cfg(not(unix))]
 pub(crate) fn make_private(_: &Path) {}
+
+/// Returns whether other users may do anything with a file. On Windows the access list of the folder decides,
+/// so this is false.
+pub(crate) fn is_open_to_others(metadata: &fs::Metadata) -> bool {
+    #[cfg(unix)]
+    return std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o077 != 0;
+    #[cfg(not(unix))]
+    {
+        let _ = metadata;
+        false
+    }
+}
+
+/// Returns the permissions of a file or folder as Unix has them. On other systems these are the usual ones of
+/// a file that everyone may read.
+pub(crate) fn mode_of(metadata: &fs::Metadata) -> u32 {
+    #[cfg(unix)]
+    return std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777;
+    #[cfg(not(unix))]
+    if metadata.is_dir() { 0o755 } else { 0o644 }
+}
 
 #[cfg(test)]
 #[cfg(unix)]

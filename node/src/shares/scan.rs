@@ -16,6 +16,7 @@ use super::index::{Share, ShareFile};
 use super::name_list::NameList;
 use super::{HashProgress, ShareError, SkipReason, Skipped};
 use crate::disk::fingerprint::{Fingerprint, Likeness};
+use crate::disk::private::mode_of;
 use crate::store::{KnownFile, Store, StoreError};
 use crate::transfer::is_part_name;
 
@@ -291,14 +292,3 @@ fn rel_of(path: &Path, folder: Option<&RelPath>) -> Result<RelPath, NameError> {
     }
 }
 
-#[cfg(unix)]
-fn mode_of(metadata: &Metadata) -> u32 {
-    use std::os::unix::fs::PermissionsExt;
-    metadata.permissions().mode() & 0o777
-}
-
-/// Returns the mode that a file has on Unix if everyone may read it.
-#[cfg(not(unix))]
-fn mode_of(metadata: &Metadata) -> u32 {
-    if metadata.is_dir() { 0o755 } else { 0o644 }
-}
