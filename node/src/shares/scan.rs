@@ -291,4 +291,3 @@ fn rel_of(path: &Path, folder: Option<&RelPath>) -> Result<RelPath, NameError> {
         Some(folder) => folder.child(&name),
     }
 }
-

@@ -10,9 +10,9 @@ use peerkit_proto::files::{ManifestEntry, PiecePosition, RelPath};
 
 use super::super::error::FetchError;
 use super::super::fetch_request::FetchDestination;
-use super::super::part::write_all_at;
 use super::disk;
 use crate::disk::folder::OpenFolder;
+use crate::disk::write_all_at;
 use crate::lock::lock;
 use crate::transfer::folder_plan::FolderPlan;
 
