@@ -75,6 +75,7 @@ impl Inner {
         if let Ok(permit) = self.handler.permits.clone().try_acquire_owned() {
             return Some((id, permit));
         }
+        // In a task: the caller is the actor, which must not wait for room among the notices.
         let (inner, event) = (self.clone(), failure(id, &Error::TooManyActions(ACTIONS)));
         self.tasks.spawn(async move { inner.dispatch.notice_when_room(event).await });
         None
@@ -88,6 +89,7 @@ impl Inner {
     ) {
         let event = result.unwrap_or_else(|error| failure(id, &error));
         self.dispatch.notice_when_room(event).await;
+        // Held until now, so that a slow handler can't have more results waiting than permits.
         drop(permit);
     }
 

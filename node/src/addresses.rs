@@ -111,6 +111,7 @@ fn interfaces() -> Vec<InterfaceAddress> {
 /// Connecting a UDP socket only looks up the route; nothing is sent. The destinations belong to the
 /// blocks for documentation (RFC 5737, RFC 3849), which no host has.
 fn routed() -> Vec<IpAddr> {
+    // Port 9 is the discard service. Any port would do.
     let towards = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
     let address = |(from, to): (&str, &str)| {
         let socket = UdpSocket::bind(from).ok()?;
@@ -141,6 +142,7 @@ fn ranked(interfaces: &[InterfaceAddress], routed: &[IpAddr]) -> Vec<IpAddr> {
         if !is_usable(ip) || ranked.contains(&ip) || ranked.len() >= MAX_LOCAL {
             continue;
         }
+        // A host may have a dozen temporary addresses with one prefix, and all lead to the same interface.
         if let IpAddr::V6(v6) = ip {
             let [prefix @ .., _, _, _, _, _, _, _, _] = v6.octets();
             let count = of_prefix.entry(prefix).or_default();
@@ -205,6 +207,7 @@ fn announced(
     let all: Vec<SocketAddr> =
         first.into_iter().chain(local.iter().copied()).flat_map(everywhere).chain(own).collect();
     let leads_here = |socket: &SocketAddr| is_usable(socket.ip()) && !socket.ip().is_loopback();
+    // A peer on another machine would dial itself at a loopback address.
     let has_others = !config.announce.is_empty() || all.iter().any(leads_here);
     let is_shown = |socket: &&SocketAddr| {
         !socket.ip().is_loopback() || !has_others || Some(socket.ip()) == first
@@ -244,6 +247,7 @@ impl Inner {
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
                 () = self.tasks.stop.cancelled() => return,
             }
+            // Reading the interfaces blocks.
             let looking = self.clone();
             let has_changed = blocking::run(move || looking.addresses.refresh()).await;
             if has_changed.unwrap_or(false) {

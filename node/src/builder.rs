@@ -251,6 +251,7 @@ impl Builder {
     /// If an address can't be listened on, the state folder or key can't be used, or a setting
     /// is not possible. Nothing is left running then.
     pub async fn spawn(self) -> Result<Node, Error> {
+        // The state folder comes first: its lock keeps a second node from using the same identity.
         let folder = self.state.clone();
         let open = if self.repair { Store::open_or_repair } else { Store::open };
         let store = blocking::try_run(move || open(folder.as_deref())).await?;
@@ -266,10 +267,12 @@ impl Builder {
         Error::check_name(NameKind::Network, &network, MAX_NAME)?;
         let owner = network_owner(self.owner_key.as_ref(), self.owner, &store, &network).await?;
         let tls = Tls::new(&key).map_err(|error| Error::Tls(error.into()))?;
+        // Bound before anything runs: a port in use is an error of the start, and nothing has to be undone.
         let listeners = listen::bind(&self.listen).await?;
         let listening = listeners.iter().filter_map(|listener| listener.local_addr().ok());
         let listening = listening.collect();
 
+        // The state machines draw their random numbers from this seed, so that a simulation can repeat them.
         let mut seed = [0; 32];
         let mut incarnation = [0; 8];
         getrandom::fill(&mut seed)?;
@@ -326,8 +329,10 @@ impl Builder {
             profile,
             config,
         });
+        // Nothing runs yet: an error up to here drops the node without a trace.
         let earlier = earlier_runs(&inner).await?;
 
+        // All functions are in place before the first connection is accepted.
         files::start(&inner, upload_news).await;
         if !inner.profile.manual {
             let serve_probes = probe::serve(inner.actor.clone(), inner.config.handshake_timeout);
@@ -352,6 +357,7 @@ impl Builder {
             manual = inner.profile.manual,
             "started"
         );
+        // Not one of `inner.tasks`: the actor stops these, and goes on until they have ended.
         let actor = Actor::new(inner.clone(), machine, order_receiver, link_receiver);
         tokio::spawn(actor.run(earlier));
         Ok(Node::new(inner))

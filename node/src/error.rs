@@ -389,6 +389,7 @@ impl Error {
     pub(crate) fn without_address(&self) -> String {
         match self {
             Self::Resolve { error, .. } => format!("can't find the host: {error}"),
+            // The system's error says what failed: "connection refused".
             Self::Connect { error, .. } => error.to_string(),
             Self::Handshake { error, .. } => {
                 format!("what answers there is not a peerkit node: {error}")

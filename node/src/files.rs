@@ -88,6 +88,7 @@ pub(crate) async fn start(inner: &Arc<Inner>, mut upload_news: mpsc::Receiver<Up
             reporting.dispatch.notice(news.into_event(linked));
         }
     });
+    // Ends with the stop, and not with the halt: a scan must not begin while the node stops.
     let (watched, stop) = (shares.clone(), inner.tasks.stop.clone());
     inner.tasks.spawn(async move {
         let _ = stop.run_until_cancelled_owned(watched.watch()).await;
@@ -122,6 +123,7 @@ impl Inner {
         }
         let mut found = FoundFiles::default();
         let mut answers = self.ask_for_files(QueryKind::Search(text.to_owned())).await?;
+        // The network has the query already, and works on it while this node searches its own files.
         let own = find_own(self, text.to_owned()).await;
         let (name, addresses) = (self.profile.name.clone(), self.addresses.announced(None));
         found.add(own, &FileSource { id: self.profile.id, name, addresses });

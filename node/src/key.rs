@@ -57,6 +57,7 @@ pub fn load_or_create(path: &Path) -> Result<Key, KeyError> {
         other => return other,
     }
     match create(path) {
+        // Another process was faster: both use its key.
         Err(KeyError::Exists(_)) => load(path),
         other => other,
     }
@@ -85,6 +86,7 @@ pub fn load(path: &Path) -> Result<Key, KeyError> {
     if private::is_open_to_others(&metadata) {
         return Err(KeyError::Readable(path.to_owned()));
     }
+    // One byte more than a key file can have, so that a longer file is noticed.
     let mut text = Vec::with_capacity(2 * ID_LEN + 3);
     (&mut file).take(2 * ID_LEN as u64 + 3).read_to_end(&mut text).map_err(io_error(path))?;
     let secret = parse(&text).ok_or_else(|| KeyError::Malformed(path.to_owned()))?;
@@ -105,6 +107,7 @@ pub(crate) fn save(path: &Path, key: &Key) -> Result<(), KeyError> {
     private::create_folder(folder).map_err(io_error(path))?;
     let beside = folder.join(format!(".key-{}.new", hex(&random()?[..8])));
     let text = format!("{}\n", hex(key.secret()));
+    // Written beside its place first: another process must never read half a key.
     let written =
         private::write_new(&beside, text.as_bytes()).and_then(|()| publish(&beside, path));
     let _ = fs::remove_file(&beside);

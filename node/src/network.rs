@@ -117,6 +117,7 @@ impl NetworkGraph {
             let links = outbound.chain(inbound).filter(|(_, from, to)| from != to);
             for (other, from, to) in links {
                 edges.insert(Edge { from, to });
+                // Known from its neighbour alone for now. Its own answer replaces this below.
                 nodes.entry(other.id).or_insert_with(|| {
                     order.push(other.id);
                     NetworkNode {
@@ -232,6 +233,7 @@ impl NetworkGraph {
         let edges = self.edges.iter().filter_map(|edge| {
             let back = Edge { from: edge.to, to: edge.from };
             let both = self.edges.binary_search(&back).is_ok();
+            // The pair was counted with the other direction.
             if both && back < *edge {
                 return None;
             }

@@ -63,6 +63,7 @@ impl AddressBook {
             last_seen: unix_millis(),
             reconnect: false,
         };
+        // Without a disk there is nothing to wait for.
         if self.store.is_in_memory() {
             return save(&self.store, &[(id, known)]);
         }
@@ -81,6 +82,7 @@ impl AddressBook {
                 let mut peers = BTreeMap::new();
                 unwritten.send_modify(|unwritten| {
                     peers = std::mem::take(&mut unwritten.peers);
+                    // In the same step, so that no peer is added between the last look and the end.
                     unwritten.writing = !peers.is_empty();
                 });
                 if peers.is_empty() {

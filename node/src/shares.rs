@@ -141,6 +141,7 @@ impl Shares {
         mut progress: impl FnMut(HashProgress) + Send + 'static,
     ) -> Result<Refreshed, ShareError> {
         self.blocking(move |shares, stop| {
+            // The paths are added at once, so that a share can be removed while others are still scanned.
             let paths: Vec<PathBuf> = {
                 let _changing = lock(&shares.changing);
                 let known = shares.store.shares()?;
@@ -277,6 +278,7 @@ impl Shares {
             visible.iter().filter(|share| share.fits(&query)).map(|share| share.shared.clone());
         let inside = visible.iter().flat_map(|share| share.files(&query));
         let mut found: Vec<SharedFile> = Vec::new();
+        // The same content may be shared at several paths under one name.
         let mut seen = HashSet::new();
         for file in shares.chain(inside) {
             if found.len() >= limit {
@@ -352,6 +354,7 @@ impl Shares {
         if locations.is_empty() {
             return Err(FileRefusal::NotFound);
         }
+        // A copy that was changed is skipped: another one may still have the content.
         let opened = locations.iter().find_map(|location| {
             let size = location.describe()?.size;
             let list = match PieceList::single(hash, size) {
@@ -382,10 +385,12 @@ impl Shares {
     ) -> Result<Added, ShareError> {
         let _adding = read(&self.pruning);
         let real = resolve(path)?;
+        // Watched before the scan: a change during the scan is then noticed, and leads to another scan.
         self.start_watching(&real);
         let scanned = Scanner { store: &self.store, progress, stop }.scan(real.clone());
         let scanned = scanned.inspect_err(|_| self.stop_watching(&real))?;
         let mut share = scanned.share;
+        // Taken only now: the scan may take minutes, and other shares can be changed meanwhile.
         let _changing = lock(&self.changing);
         let before = read(&self.index).terms(&share.path).map(|terms| terms.access.clone());
         let again = self.tickets.as_ref().map(|tickets| tickets.secret_of(&share.shared.hash));
@@ -499,10 +504,12 @@ impl Shares {
     /// Removes stored hashes of files that are in no share any more. Does nothing while a share is being
     /// added.
     fn prune(&self) -> Result<(), StoreError> {
+        // A scan that is under way has stored hashes that the index does not have yet.
         let Ok(_alone) = self.pruning.try_write() else {
             return Ok(());
         };
         let shares = self.store.shares()?.into_iter();
+        // Shares that are gone from disk keep their hashes: they may come back, and be large.
         let mut kept: HashSet<PathBuf> = shares.map(|(path, _)| path).collect();
         kept.extend(read(&self.index).paths().cloned());
         let keep_file = |path: &Path| path.ancestors().any(|above| kept.contains(above));

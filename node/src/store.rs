@@ -162,6 +162,7 @@ impl Store {
     /// # Errors
     /// Those of [`Store::open`], and [`StoreError::Open`] if the file can't be moved.
     pub(crate) fn open_or_repair(folder: Option<&Path>) -> Result<Self, StoreError> {
+        // Damage that no earlier check has found is looked for as well.
         folder.into_iter().for_each(Disk::doubt);
         match (Self::open(folder), folder) {
             (Err(StoreError::Damaged { .. }), Some(folder)) => {
@@ -302,6 +303,7 @@ impl Store {
         &self,
         files: impl IntoIterator<Item = FileRow<'f>>,
     ) -> Result<(), StoreError> {
+        // Two tables are filled from it. One transaction: a hash without its piece list is of no use.
         let files: Vec<_> = files.into_iter().collect();
         self.change(|changes| {
             changes
@@ -406,6 +408,7 @@ impl Store {
     /// one with a smaller `number` than an earlier one does nothing.
     pub(crate) fn save_away(&self, number: u64, nodes: &[(NodeId, u64)]) -> Result<(), StoreError> {
         let Self::Disk(disk) = self else { return Ok(()) };
+        // Held until the list is written, so that an older list can't follow a newer one.
         let mut newest = lock(&disk.newest_away);
         if number < *newest {
             return Ok(());

@@ -23,8 +23,7 @@ use peerkit_proto::overlay::broadcast::BroadcastCounters;
 use peerkit_proto::peer::{Command, ConnectionId, Input, JoinError, Output};
 use tracing::{debug, info, warn};
 
-/// Returns whether frames of the overlay would be logged. What is needed for such a line, such as a
-/// short id, is not made otherwise.
+/// Returns whether frames of the overlay are logged. If not, the texts for such a line are not built.
 fn logs_frames() -> bool {
     tracing::enabled!(target: "peerkit::query", tracing::Level::DEBUG)
         || tracing::enabled!(target: "peerkit::message", tracing::Level::DEBUG)
@@ -140,7 +139,7 @@ fn ended(peer: &Peer, link_end: &LinkEnd) {
     );
 }
 
-/// Logs what goes into the machine. `peer` says which node is at the other end of a link.
+/// Logs an input of the machine. `peer` returns the node at the other end of a link.
 pub(crate) fn input(input: &Input, peer: impl Fn(ConnectionId) -> Option<NodeId>) {
     match input {
         Input::Frame(connection, frame) if logs_frames() => {
@@ -174,8 +173,8 @@ pub(crate) fn passed_over(to: NodeId, frame: &Frame) {
     }
 }
 
-/// Logs a frame of a peer, or one for it: with `relayed` if it is passed on for other nodes, else with
-/// `own`.
+/// Logs a frame from a peer or to it, with the text `relayed` if such frames travel on from node to node, or
+/// else with `own`.
 fn log_frame(peer: NodeId, frame: &Frame, relayed: &'static str, own: &'static str) {
     let (peer, kind) = (peer.short(), kind(frame));
     match frame {
@@ -205,7 +204,7 @@ fn log_frame(peer: NodeId, frame: &Frame, relayed: &'static str, own: &'static s
     }
 }
 
-/// Logs what comes out of the machine. `peer` says which node is at the other end of a link.
+/// Logs an output of the machine. `peer` returns the node at the other end of a link.
 pub(crate) fn output(output: &Output, peer: impl Fn(ConnectionId) -> Option<NodeId>) {
     let of = |connection: &ConnectionId| peer(*connection).map(|id| id.short()).unwrap_or_default();
     match output {
@@ -241,7 +240,7 @@ pub(crate) fn output(output: &Output, peer: impl Fn(ConnectionId) -> Option<Node
     }
 }
 
-/// Logs the broadcasts that the overlay has dropped, by what its counters were and are.
+/// Logs the broadcasts that the overlay has dropped, by its counters before and after a frame.
 pub(crate) fn broadcasts_dropped(
     from: NodeId,
     before: BroadcastCounters,

@@ -57,6 +57,7 @@ impl Fingerprint {
     pub(crate) fn likeness(&self, now: &Self) -> Likeness {
         if (self.size, self.modified, self.inode) != (now.size, now.modified, now.inode) {
             Likeness::Different
+        // A backup or a change of permissions also changes ctime, so this alone is only a doubt.
         } else if self.fresh || self.changed != now.changed {
             Likeness::Doubtful
         } else {

@@ -22,6 +22,7 @@ pub(crate) fn check(path: &Path, bytes: u64) -> io::Result<()> {
 pub(crate) fn free(path: &Path) -> Option<u64> {
     let found =
         rustix::fs::statvfs(path).ok().or_else(|| rustix::fs::statvfs(path.parent()?).ok())?;
+    // The blocks for ordinary users. `f_bfree` counts those that are reserved for root as well.
     Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 

@@ -24,6 +24,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     let beside = beside(path);
     let written = private::write_new(&beside, bytes).and_then(|()| fs::rename(&beside, path));
+    // The error counts, whether the unfinished file can be removed or not.
     written.inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 

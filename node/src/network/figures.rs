@@ -106,7 +106,9 @@ fn diameter(neighbours: &Neighbours) -> usize {
             let mut reached = Vec::new();
             for (node, searches) in front {
                 for other in neighbours.of(node) {
+                    // The searches that reach this neighbour for the first time.
                     let new = searches & !seen[*other];
+                    // Listed once, however many nodes of the front reach it.
                     if new != 0 && next[*other] == 0 {
                         reached.push(*other);
                     }
@@ -162,6 +164,7 @@ fn cut_nodes(neighbours: &Neighbours) -> BTreeSet<usize> {
         while let Some(top) = stack.last_mut() {
             let node = top.node;
             if let Some(next) = top.rest.next().copied() {
+                // The edge that the search came by.
                 if Some(next) == top.parent {
                     continue;
                 }
@@ -170,6 +173,7 @@ fn cut_nodes(neighbours: &Neighbours) -> BTreeSet<usize> {
                     enter(next, &mut entered, &mut low);
                     stack.push(visit(next, Some(node)));
                 } else {
+                    // A back edge: from here the search can return to an earlier node.
                     low[node] = low[node].min(entered[next]);
                 }
                 continue;
@@ -177,12 +181,14 @@ fn cut_nodes(neighbours: &Neighbours) -> BTreeSet<usize> {
             let (parent, children) = (top.parent, top.children);
             stack.pop();
             match parent {
+                // The root is a cut node if its subtrees have no edge between them.
                 None if children > 1 => {
                     cut.insert(node);
                 }
                 None => {}
                 Some(parent) => {
                     low[parent] = low[parent].min(low[node]);
+                    // No node below has an edge above the parent, so the parent is the only way there.
                     let parent_is_root = stack.last().is_some_and(|top| top.parent.is_none());
                     if !parent_is_root && low[node] >= entered[parent] {
                         cut.insert(parent);

@@ -96,6 +96,7 @@ fn choices(node: Point, radius: f64, label: Rect) -> [(Rect, Anchor); 8] {
 /// Returns the cost of a position: about the number of pixels that would be illegible.
 fn cost(rect: Rect, node: usize, obstacles: &Obstacles, labels: &[Option<TextLabel>]) -> f64 {
     let nodes = obstacles.nodes.iter().enumerate().filter(|(other, _)| *other != node);
+    // Covering a node or another label is worse than crossing a line.
     let nodes = nodes.map(|(_, other)| 4.0 * rect.overlap(*other)).sum::<f64>();
     let labels = labels.iter().enumerate().filter(|(other, _)| *other != node);
     let labels = labels.filter_map(|(_, label)| label.as_ref());

@@ -26,6 +26,7 @@ pub(super) fn lay_out(ids: &[NodeId], neighbours: &Neighbours) -> Vec<Point> {
         let forces = forces(&places, neighbours);
         for (place, force) in places.iter_mut().zip(forces) {
             let length = force.length();
+            // No node moves further than the heat of this round allows.
             if length > 0.0 {
                 *place += force * (heat.min(length) / length);
             }
@@ -56,6 +57,7 @@ fn forces(places: &[Point], neighbours: &Neighbours) -> Vec<Point> {
     let grid = Grid::new(places);
     let force = |(node, place): (usize, &Point)| {
         let mut force = grid.push(places, node);
+        // Attraction grows with the square of the distance.
         for other in neighbours.of(node) {
             let way = places[*other] - *place;
             force += way * way.length();

@@ -156,9 +156,11 @@ fn in_rows(mut parts: Vec<Part>) -> Vec<Part> {
     parts.sort_by(|a, b| b.rect.height().total_cmp(&a.rect.height()));
     let area = parts.iter().map(|part| (part.rect.width() + GAP) * (part.rect.height() + GAP));
     let widest = parts.iter().map(|part| part.rect.width()).fold(0.0, f64::max);
+    // 1.6 is about the proportion of a screen.
     let room = (area.sum::<f64>() * 1.6).sqrt().max(widest);
     let (mut corner, mut height) = (Point::default(), 0.0_f64);
     for part in &mut parts {
+        // A part that does not fit begins the next row. The first of a row always fits.
         if corner.x > 0.0 && corner.x + part.rect.width() > room {
             corner = Point { x: 0.0, y: corner.y + height + GAP };
             height = 0.0;

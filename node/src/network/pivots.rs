@@ -42,6 +42,7 @@ fn distances(neighbours: &Neighbours) -> Vec<Vec<f64>> {
             *nearest = (*nearest).min(*hops);
         }
         distances.push(hops.into_iter().map(|hops| (hops as f64).powi(2)).collect());
+        // Pivots far from each other cover the graph best.
         let farthest = (0..neighbours.len()).max_by_key(|node| nearest[*node]);
         pivot = farthest.unwrap_or_default();
     }
@@ -74,12 +75,14 @@ fn main_direction(matrix: &[Vec<f64>], known: Option<(&[f64], f64)>) -> (Vec<f64
     for _ in 0..ROUNDS {
         let known = known.map(|(known, value)| (known, value * dot(known, &direction)));
         let mut next: Vec<f64> = matrix.iter().map(|row| dot(row, &direction)).collect();
+        // Removes the part along the known direction, so that the iteration finds the next one.
         if let Some((known, part)) = known {
             for (next, known) in next.iter_mut().zip(known) {
                 *next -= part * known;
             }
         }
         value = dot(&next, &next).sqrt();
+        // Nothing is left in this direction: all nodes lie on a line or a point.
         if value < 1e-9 {
             return (direction, 0.0);
         }

@@ -228,11 +228,13 @@ fn write_labels(svg: &mut String, picture: &Picture, way: Point) {
 fn write_text(svg: &mut String, label: &TextLabel, style: &str) {
     let place = label.baseline();
     let width = labels::width(&label.text, label.size);
+    // Letters of unknown width are fitted into the space that was reserved for them.
     let fit = if labels::is_unsure(&label.text) {
         format!(" textLength=\"{width:.1}\" lengthAdjust=\"spacingAndGlyphs\"")
     } else {
         String::new()
     };
+    // `start` is the default.
     let anchor = match label.anchor {
         Anchor::Start => "",
         Anchor::Middle => " text-anchor=\"middle\"",

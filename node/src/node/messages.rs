@@ -145,6 +145,7 @@ impl Node {
         message: impl Into<OutgoingMessage<'a>>,
     ) -> Result<(), Error> {
         let peer = peer.into();
+        // A message to a node that others already wait for goes behind them, even if there is a link by now.
         match self.inner.linked(peer) {
             Some(conn) => Sender::new(conn, self.inner.clone()).send(message).await,
             None => self.inner.send_directly(peer, message.into().into_message()).await,

@@ -184,13 +184,14 @@ impl<'a> NetworkHandle<'a> {
     /// Draws a sample of the network, and returns how many nodes are in it.
     async fn sample(self, bits: u8) -> Result<u64, Error> {
         let mut salt = [0; 8];
+        // The salt decides who is in the sample. A node can't choose its identity to be in every one.
         getrandom::fill(&mut salt)?;
         let mut asking = self.node.inner.ask(QueryKind::Sample { salt, bits }, -1, None).await?;
         let mut found = BTreeSet::from([self.node.id()]);
         while let Some(answer) = asking.answers.recv().await {
             found.insert(answer.node);
         }
-        // Each answer is checked: a node may lie about being in the sample.
+        // Each answer is checked, as a node may lie about being in the sample.
         let found = found.into_iter().filter(|id| sample::contains(&salt, bits, *id));
         Ok(found.count() as u64)
     }
@@ -285,6 +286,7 @@ impl<'a> NetworkHandle<'a> {
         let mut dials = JoinSet::new();
         let mut reached = Vec::new();
         for (id, known) in known.iter().filter(|(id, _)| !is_linked(id)) {
+            // A new dial starts when one of the earlier has ended.
             if dials.len() >= DIALS {
                 reached.extend(dials.join_next().await.and_then(Result::ok).flatten());
             }

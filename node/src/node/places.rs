@@ -222,6 +222,7 @@ impl Node {
             Meaning::Node(id) => id,
         };
         let known = self.addresses_of(id).await;
+        // A peer that has connected to this node may have no address at which it can be dialled.
         if let (Some(peer), []) = (self.peer(id), &known[..]) {
             return Ok(peer);
         }
@@ -234,6 +235,7 @@ impl Node {
             Ok(found) => found,
             Err(error) => return Err(if known.is_empty() { error } else { failure }),
         };
+        // Those that have just failed are not dialled again.
         found.retain(|address| !known.contains(address));
         if found.is_empty() { Err(failure) } else { self.dial_first(found, options).await }
     }
@@ -256,6 +258,7 @@ impl Node {
 
     async fn meaning(&self, text: &str) -> Result<Meaning, Error> {
         let text = text.trim();
+        // No name of a node is an address: these characters decide before any look-up.
         let is_address = text.contains([':', '@', '/', '[']) || text.eq_ignore_ascii_case("lan");
         if !is_address && !text.is_empty() {
             let is_short = text.len() < PREFIX && text.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -315,6 +318,7 @@ fn meant(peers: &[Peer], text: &str) -> Result<Peer, Error> {
     };
     // Pasted digits may be in brackets or quotes, as the program prints them.
     let digits = text.trim_matches(|c: char| !c.is_alphanumeric()).to_ascii_lowercase();
+    // A name comes first: a node may be called `cafe`, which is also the start of identities.
     match one(&|peer| peer.name() == text) {
         Err(Error::UnknownPeer(_)) if !digits.is_empty() => {
             one(&|peer| peer.id().to_string().starts_with(&digits))

@@ -98,6 +98,7 @@ impl Inner {
             }
         }
         let complete = asking.ended.await.unwrap_or(false);
+        // This node is known first-hand, whatever an answer claims.
         nodes.remove(&me.id);
         for node in nodes.values() {
             self.dispatch.notice(Event::NodeDiscovered { node: node.clone() });

@@ -84,15 +84,18 @@ pub(super) fn hash_all(
             }
         }
     };
+    // First the small files, each read by one thread. A seek between files costs less than one within.
     thread::scope(|scope| {
         let (report, reports) = sync_channel(64);
         for _ in 0..threads {
             let report = report.clone();
             scope.spawn(|| hash_small(jobs, &next, report, stop));
         }
+        // The threads have the other senders, so the reports end with the last thread.
         drop(report);
         collect(reports);
     });
+    // Then the large ones, one after the other, each read by all threads.
     for (at, job) in jobs.iter().enumerate().filter(|(_, job)| job.size >= LARGE) {
         thread::scope(|scope| {
             let (report, reports) = sync_channel(64);
@@ -168,6 +171,7 @@ fn hash_large(
         joined.collect::<Result<Vec<_>, _>>()
     })?;
     let mut values: Vec<(u64, PieceValue)> = parts.into_iter().flatten().collect();
+    // The threads took the pieces in turn.
     values.sort_unstable_by_key(|(index, _)| *index);
     let values = values.into_iter().map(|(_, value)| value).collect();
     let list = PieceList::from_values(before.size, values).map_err(io::Error::other)?;
@@ -216,6 +220,7 @@ fn open(path: &Path) -> Result<(File, Fingerprint), HashFailure> {
 
 fn finish(file: &File, before: Fingerprint, list: PieceList) -> Result<Hashed, HashFailure> {
     let after = Fingerprint::of(&file.metadata()?);
+    // A write during the hashing shows in these. The inode can't change: the file is open.
     let looks = |stamp: Fingerprint| (stamp.size, stamp.modified, stamp.changed);
     if looks(before) != looks(after) || list.size() != before.size {
         return Err(HashFailure::Changing);

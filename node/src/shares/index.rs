@@ -161,8 +161,10 @@ impl Index {
     /// Adds a share, in place of an earlier one with the same path. It keeps the number of that one: of
     /// shares with equal content, the one with the smallest number gives the name.
     pub(super) fn insert(&mut self, share: Share, remember: bool) {
+        // Nodes that fetch under a name keep getting that one: the number decides which name is first.
         let before = self.withdraw(&share.path);
         let served = before.unwrap_or_else(|| self.unused_number());
+        // One allocation for a folder of a million files, and not one for each doubling.
         self.by_hash.reserve(share.items.len());
         for (at, item) in (0u32..).zip(&share.items) {
             self.by_hash.entry(item.hash).or_default().push(Position { served, item: Some(at) });
@@ -198,6 +200,7 @@ impl Index {
                 }
             }
         }
+        // Memory of a large share that is gone is given back.
         if self.by_hash.len() < self.by_hash.capacity() / 4 {
             self.by_hash.shrink_to_fit();
         }
@@ -218,6 +221,7 @@ impl Index {
                 |hash: &Hash| !self.places(hash).any(|(other, _)| other.path == share.path);
             let files = items().filter(|file| is_elsewhere(&file.hash)).take(CAUSES).collect();
             self.remember_retired(whole, files, &share.access);
+            // The folder itself needs a place too.
             gone.truncate(RETIRED - 1);
         }
         for changed in gone {
@@ -246,6 +250,7 @@ impl Index {
         if !found.access.allows(asker) {
             return None;
         }
+        // A file that is served again, from elsewhere, is not the cause.
         let gone = found.files.iter().find(|file| !self.by_hash.contains_key(&file.hash));
         Some(gone.unwrap_or(&found.changed).clone())
     }
@@ -317,6 +322,7 @@ impl Index {
 
     /// Returns a number that no share has. Later shares have larger numbers.
     fn unused_number(&mut self) -> u32 {
+        // The numbers may wrap around in a node that scans for years.
         while self.served.contains_key(&self.next) {
             self.next = self.next.wrapping_add(1);
         }

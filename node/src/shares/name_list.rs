@@ -47,6 +47,7 @@ impl NameList {
                 let found = from + finder.find(rest)?;
                 self.ends.partition_point(|end| (*end as usize) <= found)
             };
+            // A name counts once, however often the part is in it.
             next = at + 1;
             Some(at)
         })

@@ -106,10 +106,12 @@ impl OpenShare {
                 let likeness = now.map(|now| stamp.likeness(&Fingerprint::of(&now)));
                 match likeness {
                     Ok(Likeness::Same) => Ok(()),
+                    // The whole piece was read, so its hash decides.
                     Ok(Likeness::Doubtful) if skip == 0 => {
                         let checked = self.list.verify_piece(index, out);
                         checked.map_err(|_| FileRefusal::Changed)
                     }
+                    // The start of the piece is missing, and the hash needs it.
                     Ok(Likeness::Doubtful) => {
                         let mut whole = vec![0; skip + out.len()];
                         self.read(index, 0, &mut whole)?;
@@ -135,6 +137,7 @@ impl OpenShare {
         let room = left.min(out.len());
         let cached = cached.get_or_init(|| CachedRead::of(file));
         let read = cached.read(file, out.get_mut(..room)?, begin)?;
+        // Checked after the read, as a change before or during the read matters.
         let now = Fingerprint::of(&file.metadata().ok()?);
         (stamp.likeness(&now) == Likeness::Same).then_some(read)
     }
@@ -198,6 +201,7 @@ impl OpenTree {
         {
             return Ok(());
         }
+        // The open copy fails: look for another, from the first on.
         self.last = None;
         let copies = self.copies.iter();
         let read = copies.filter_map(|share| self.open(share, place.file)).find_map(|open| {

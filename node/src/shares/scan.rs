@@ -83,6 +83,7 @@ impl Scanner<'_> {
 
     fn scan_folder(&mut self, path: PathBuf, name: FileName) -> Result<Scanned, ShareError> {
         let mut walk = FolderWalk::new(&path)?;
+        // The order of the manifest, which does not depend on that of the file system.
         walk.files.sort_unstable_by(|a, b| a.rel.cmp(&b.rel));
         let hashed = self.hash_found(&path, &walk.files)?;
         let mut items = Vec::with_capacity(hashed.len());
@@ -105,6 +106,7 @@ impl Scanner<'_> {
             };
             walk.skipped.push(Skipped { path: rel.under(&path), why });
         }
+        // These stay in memory as long as the folder is shared.
         paths.shrink();
         lower.shrink();
         let manifest = Manifest::new(walk.entries)
@@ -148,6 +150,7 @@ impl Scanner<'_> {
             if !jobs.is_empty() {
                 self.store.save_files(fresh)?;
             }
+            // Puts known and new hashes back into the order of the files.
             let mut hashed = hashed.into_iter();
             results.extend(known.into_iter().map(|known| match known {
                 Some(file) => Ok(file),
@@ -172,6 +175,7 @@ impl Scanner<'_> {
         for (file, slot) in batch.iter().zip(&mut known) {
             let Some(then) = slot else { continue };
             let is_same = then.stamp.likeness(&file.stamp) == Likeness::Same;
+            // The piece list may have been pruned: then the file has to be read again.
             let needs_list = file.stamp.size > PIECE;
             if !is_same || (needs_list && !self.store.has_piece_list(&then.hash)?) {
                 *slot = None;
@@ -210,6 +214,7 @@ struct FolderWalk {
 impl FolderWalk {
     fn new(top: &Path) -> Result<Self, ShareError> {
         let mut walk = Self::default();
+        // A list in place of recursion: a deep tree must not overflow the stack.
         let mut open: Vec<(PathBuf, Option<RelPath>)> = vec![(top.to_owned(), None)];
         while let Some((folder, rel)) = open.pop() {
             let inside = match fs::read_dir(&folder) {
@@ -234,6 +239,7 @@ impl FolderWalk {
                     Ok(entry) => walk.look_at(&entry, rel.as_ref(), &mut open),
                 }
             }
+            // Checked while walking: a folder without end must not fill the memory first.
             let count = walk.files.len() + walk.entries.len() + open.len();
             if count > MAX_ENTRIES {
                 return Err(ShareError::Folder {
@@ -252,6 +258,7 @@ impl FolderWalk {
         open: &mut Vec<(PathBuf, Option<RelPath>)>,
     ) {
         let path = entry.path();
+        // Not followed: a link could lead out of the folder.
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata,
             Err(error) => return self.skip_unreadable(path, &error),

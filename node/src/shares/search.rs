@@ -35,6 +35,7 @@ impl SearchQuery {
     pub(super) fn new(text: &str) -> Self {
         let mut query = Self { words: Vec::new(), part: String::new() };
         let mut globs = 0;
+        // Names are stored folded, so the words have to be folded as well.
         for word in folded(text).split_whitespace() {
             let glob = if word.contains(['*', '?', '[']) && globs < MAX_GLOBS {
                 compile(word)
@@ -84,6 +85,7 @@ fn compile(word: &str) -> Option<Regex> {
                 rest.next();
                 pattern.push_str(".*");
             }
+            // A single star stays within one folder.
             '*' => pattern.push_str("[^/]*"),
             '?' => pattern.push_str("[^/]"),
             '[' => {
@@ -95,6 +97,7 @@ fn compile(word: &str) -> Option<Regex> {
         }
     }
     pattern.push('$');
+    // The limits are on memory. The time needs none: this engine is linear in the length of the name.
     let mut builder = RegexBuilder::new(&pattern);
     builder.size_limit(MAX_GLOB).dfa_size_limit(MAX_GLOB).build().ok()
 }

@@ -86,6 +86,7 @@ impl Shares {
         let mut look_for = tokio::time::interval(LOOK_FOR);
         look_for.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            // The lock is released before the wait, as the watcher's thread needs it.
             let due = lock(&watching.changes.noted).due();
             tokio::select! {
                 () = watching.changes.changed.notified() => {}
@@ -107,6 +108,7 @@ impl Shares {
     async fn rescan_changed(&self, path: PathBuf, replaced: bool) {
         let looking = self.blocking(move |shares, stop| {
             let begun = Instant::now();
+            // The old watch is on the file that was there before.
             if let Some(watching) = shares.watching.as_ref().filter(|_| replaced) {
                 watching.forget(&path);
             }
@@ -187,6 +189,7 @@ impl Watching {
         }
         let mut watches = lock(&self.watches);
         let outcome = match path.parent() {
+            // The parent too: only it reports that the share itself was replaced.
             Some(parent) => watches.add(parent, RecursiveMode::NonRecursive),
             None => Ok(()),
         };
@@ -237,6 +240,7 @@ impl Watches {
     fn add(&mut self, path: &Path, mode: RecursiveMode) -> notify::Result<()> {
         let watch = self.folders.entry(path.to_owned()).or_default();
         *watch.count(mode) += 1;
+        // A second watch of a covered folder would replace the recursive one.
         let covered = mode == RecursiveMode::NonRecursive
             && path.ancestors().any(|above| self.folders.get(above).is_some_and(|w| w.whole > 0));
         if covered { Ok(()) } else { self.watcher.watch(path, mode) }
@@ -254,6 +258,7 @@ impl Watches {
         }
         // The watch may be gone already, with the file.
         let _ = self.watcher.unwatch(path);
+        // Removing the watch has removed those of folders inside it, or a part of one around it.
         let touched: Vec<_> = self
             .folders
             .iter()
@@ -318,6 +323,7 @@ impl ShareChanges {
                 noted.note(share, now, replaced);
             }
         }
+        // Later changes of a noted share only move its time, which the task finds by itself.
         if noted.changed.len() > before {
             self.changed.notify_one();
         }
@@ -334,6 +340,7 @@ impl Noted {
 
     /// Pauses a watched share after a scan from `begun` until `now`.
     fn rest(&mut self, share: PathBuf, begun: Instant, now: Instant) {
+        // Keeps the map no larger than the number of shares that rest.
         self.resting.retain(|_, until| *until > now);
         if self.shares.contains(&share) {
             let took = now.saturating_duration_since(begun);

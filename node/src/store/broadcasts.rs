@@ -107,6 +107,7 @@ impl StoredBroadcasts {
         let mut waiting = lock(&self.waiting);
         waiting.bytes += batch.body().len();
         waiting.batches.push_back(batch);
+        // Dropping the oldest is the least harm: other nodes have had them longest.
         while waiting.bytes > MAX_WAITING {
             let Some(oldest) = waiting.batches.pop_front() else { break };
             waiting.bytes -= oldest.body().len();
@@ -118,6 +119,7 @@ impl StoredBroadcasts {
     /// Writes the broadcasts that wait. Blocks on the disk.
     pub(crate) fn write(&self) {
         loop {
+            // Locked first, so that two writers keep the order of their batches.
             let mut rows = lock(&self.rows);
             let batches = {
                 let mut waiting = lock(&self.waiting);
@@ -135,11 +137,13 @@ impl StoredBroadcasts {
                 new.insert(key, batch);
             }
             let void = self.remove_outgrown(&mut rows);
+            // A new row may be outgrown already, and was never on disk.
             for key in &void {
                 new.remove(key);
             }
             let new: Vec<_> =
                 new.iter().map(|(key, batch)| (&key[..], &batch.body()[..])).collect();
+            // An error costs these broadcasts after a restart, and nothing in this run.
             if let Err(error) = self.store.change_broadcasts(&new, &void) {
                 tracing::warn!(%error, "can't store broadcasts");
             }
@@ -168,6 +172,7 @@ impl StoredBroadcasts {
     fn key_of(&self, batch: &Batch) -> RowKey {
         let time = batch.items.last().map_or(0, |item| item.time);
         let mut key = self.network.as_bytes().to_vec();
+        // Big-endian, so that the keys of a network are in the order of time.
         key.extend(time.to_be_bytes());
         key.extend(batch.run.author.as_bytes());
         key.extend(batch.run.epoch.to_be_bytes());

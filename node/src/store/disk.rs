@@ -294,6 +294,7 @@ impl Disk {
         match catch(|| work(database)) {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(error)) if !is_damage(&error) && has_ended_use(&error) => {
+                // The read lock would block `close`, which takes the lock for writing.
                 drop(open);
                 self.close();
                 Err(StoreError::Database(Box::new(error)))
@@ -321,6 +322,7 @@ impl Disk {
         }
         drop(open);
         let mut closed = write(&self.database);
+        // Another thread may have opened the file while this one waited for the lock.
         if closed.is_none() {
             // If the disk is gone, a new database must not be created in its place.
             let there = fs::metadata(&self.file);
@@ -359,6 +361,7 @@ impl Disk {
 
     /// Closes the file after an error of the system.
     fn close(&self) {
+        // Dropping the database may panic as well, if the file is damaged.
         let database = write(&self.database).take();
         if catch(|| drop(database)).is_err() {
             tracing::debug!(file = %self.file.display(), "the state file was not closed cleanly");

@@ -74,6 +74,7 @@ impl<E: Into<redb::Error>> From<E> for Refused {
 pub(super) fn look(folder: &Path, file: &File) -> Result<(), Refused> {
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE);
+    // A clone shares the lock, which is released with the backend.
     let file = Arc::new(FileBackend::new(file.try_clone()?)?);
     // The lock is held until the copy is made, so that no other node changes the file in between.
     let database = builder.create_with_backend(ReadOnlyView::new(Arc::clone(&file))?)?;
@@ -134,6 +135,7 @@ fn keep_copy(folder: &Path, file: &FileBackend) -> io::Result<PathBuf> {
         }
         let copied = private::create_new(&part).and_then(|mut to| {
             io::copy(&mut LockedContent { file, at: 0 }, &mut to)?;
+            // On disk before it has its name: a file with the name is a whole copy.
             to.sync_all()?;
             fs::rename(&part, &copy)?;
             sync_folder(folder)
@@ -181,6 +183,7 @@ fn take_over_old_shares(db: &WriteTransaction) -> Result<(), redb::Error> {
     let mut shares = db.open_table(SHARES)?;
     for row in db.open_table(OLD_SHARES)?.iter()? {
         let (path, hash) = row?;
+        // A name that is not possible today can't be shared any more.
         let Ok(name) = FileName::of_path(&path_of(path.value())) else { continue };
         let hash = Hash::from_bytes(*hash.value());
         let shared = SharedFile { hash, name, size: 0, kind: FileKind::File };
