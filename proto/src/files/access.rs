@@ -190,7 +190,7 @@ mod tests {
         let ticket = Access::Ticket(secret);
         assert!(ticket.allows(&asker(ann, Some(&proof))));
         assert!(!ticket.allows(&asker(ann, None)));
-        assert!(!ticket.allows(&asker(bob, Some(&proof))), "somebody else's proof");
+        assert!(!ticket.allows(&asker(bob, Some(&proof))), "the proof of another node");
         let elsewhere = Asker { id: ann, binding: &[8; 32], proof: Some(&proof) };
         assert!(!ticket.allows(&elsewhere), "a proof from another session");
         assert_eq!(format!("{ticket:?}"), "Ticket(Secret(..))");

@@ -132,6 +132,7 @@ impl DiskNames {
             }
         }
         let is_long = |entry: &ManifestEntry| entry.path().as_str().len() > rules.max_path;
+        // Most folders need no other names, and then nothing is kept for each entry.
         if own.is_empty() && !entries.iter().any(is_long) {
             return Self::default();
         }
@@ -223,6 +224,7 @@ fn own_changes(entries: &[ManifestEntry], platform: Platform) -> BTreeMap<usize,
             faulty.insert(at, safe);
         }
     }
+    // Without other names, and if case matters, no two names can be the same.
     if faulty.is_empty() && !platform.ignores_case() {
         return BTreeMap::new();
     }

@@ -257,6 +257,7 @@ impl Fetch {
         }
         let same = self.sources.iter_mut().find(|source| candidate.is_same(&source.candidate));
         if let Some(source) = same {
+            // A node that was restarted may have a new address.
             source.add_addresses(candidate.addresses);
         } else if self.sources.len() < MAX_KNOWN {
             self.sources.push(KnownSource::new(now, self.sources.len(), candidate));
@@ -334,6 +335,7 @@ impl Fetch {
         self.chance.fill_bytes(&mut seed);
         let schedule = Box::new(Schedule::new(layout, held, seed));
         self.content = KnownContent::Settled { by, claim, schedule };
+        // The check of the disk may have taken longer than the patience.
         self.useful = now;
     }
 

@@ -158,6 +158,7 @@ impl Manifest {
         if count > MAX_ENTRIES {
             return Err(ManifestError::TooMany(count));
         }
+        // No memory is reserved for a count that may be a lie.
         let mut entries = Vec::new();
         for _ in 0..count {
             entries.push(ManifestEntry::decode(&mut reader)?);

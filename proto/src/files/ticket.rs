@@ -87,6 +87,7 @@ impl From<DecodeError> for TicketError {
 
 impl fmt::Display for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Older programs read only tickets of the first version, so it is used if there is no name.
         let mut out = vec![if self.name.is_some() { NAMED } else { NAMELESS }];
         out.put_raw(self.hash.as_bytes());
         out.put_raw(self.node.as_bytes());

@@ -483,7 +483,8 @@ pub(super) fn take_addresses(reader: &mut Reader) -> Result<Vec<Address>, Decode
 }
 
 fn check_count(count: usize) -> Result<(), DecodeError> {
-    let (what, limit) = ("part", usize::from(MAX_PART));
+    let what = "part";
+    let limit = usize::from(MAX_PART);
     match count {
         0 => Err(DecodeError::Invalid(what)),
         len if len > limit => Err(DecodeError::TooLong { what, len, limit }),

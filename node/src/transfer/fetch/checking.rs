@@ -46,8 +46,10 @@ impl Checking {
     ) -> Result<Vec<u64>, FetchError> {
         let next = AtomicU64::new(pieces.start);
         let work = || {
-            let (mut buffer, mut good) = (Vec::new(), Vec::new());
+            let mut buffer = Vec::new();
+            let mut good = Vec::new();
             loop {
+                // Each thread takes the next piece, so that none waits for a slow one.
                 let piece = next.fetch_add(1, Ordering::Relaxed);
                 if piece >= pieces.end || self.stopped.load(Ordering::Relaxed) {
                     return good;

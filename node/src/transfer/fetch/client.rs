@@ -70,7 +70,7 @@ impl Client {
         let description = match self.answers.next().await? {
             Answer::Description(description) => description,
             Answer::Refused(refusal) => return Err(FetchError::Refused(refusal)),
-            _ => return Err(FetchError::Unexpected("a description was asked for")),
+            _ => return Err(FetchError::Unexpected("a description was requested")),
         };
         if !also_values {
             return Ok((description, Vec::new()));
@@ -78,7 +78,7 @@ impl Client {
         match self.answers.next().await? {
             Answer::Pieces { first: 0, values } => Ok((description, values)),
             Answer::Refused(_) => Ok((description, Vec::new())),
-            _ => Err(FetchError::Unexpected("values of the list were asked for")),
+            _ => Err(FetchError::Unexpected("values of the list were requested")),
         }
     }
 }

@@ -279,9 +279,14 @@ pub(super) struct Control {
 impl DownloadEntry {
     pub(super) fn new(request: FetchRequest, is_restored: bool) -> Self {
         let status = SharedStatus::new(request.hash, Some(request.to.path().to_owned()));
-        let (control, resumed, running) =
-            (Mutex::default(), Notify::new(), tokio::sync::Mutex::default());
-        Self { request, is_restored, status, control, resumed, running }
+        Self {
+            request,
+            is_restored,
+            status,
+            control: Mutex::default(),
+            resumed: Notify::new(),
+            running: tokio::sync::Mutex::default(),
+        }
     }
 
     pub(super) fn control(&self) -> MutexGuard<'_, Control> {

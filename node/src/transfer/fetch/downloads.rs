@@ -317,6 +317,7 @@ async fn fetch_once(
         permit = turn => permit.map_err(|_| Error::Stopped)?,
     };
     entry.status.state(DownloadState::Finding);
+    // With pieces on disk it is worth waiting for a source.
     let is_patient = entry.is_restored || entry.status.kept() > 0;
     let driver = FetchDriver::new(inner, &entry.request, &entry.status, is_patient)?;
     let over = CancellationToken::new();

@@ -166,6 +166,7 @@ impl<'a> FetchDriver<'a> {
             () = stop.cancelled() => Err(Error::Stopped.into()),
             outcome = self.gather(resumed) => outcome,
         };
+        // The check runs on a blocking thread, which does not end with this task.
         self.checking.stop();
         let mut placed = Err(FetchError::Unfinished);
         if let (Ok(()), Some(Opened { target, served })) = (&outcome, &self.opened) {
@@ -231,6 +232,7 @@ impl<'a> FetchDriver<'a> {
             let tick = Instant::now() + TICK;
             tokio::select! {
                 biased;
+                // Reports come first: pieces that a source has sent count before its end.
                 report = self.reports.recv() => match report {
                     Some(report) => self.reported(report),
                     None => return Err(FetchError::Stopped.into()),
@@ -242,7 +244,8 @@ impl<'a> FetchDriver<'a> {
                 }
                 answer = next(&mut self.answers) => match answer {
                     Some(answer) if matches!(answer.body, AnswerBody::Files(_)) => {
-                        let (id, addresses) = (Some(answer.node), answer.addresses);
+                        let id = Some(answer.node);
+                        let addresses = answer.addresses;
                         self.input(Input::Found(SourceCandidate { id, addresses }));
                     }
                     Some(_) => {}
@@ -357,6 +360,7 @@ impl<'a> FetchDriver<'a> {
     fn kept(&mut self, source: SourceId, pieces: Vec<u64>) {
         let (Some(opened), Some(held)) = (&self.opened, self.fetch.held()) else { return };
         self.senders.extend(self.fetch.id_of(source));
+        // Near the end two sources may have sent the same piece.
         let is_new = |piece: &u64| !held.contains(*piece);
         let new: BTreeSet<u64> = pieces.iter().copied().filter(is_new).collect();
         // Consecutive pieces are reported to followers together.
@@ -437,6 +441,7 @@ impl<'a> FetchDriver<'a> {
     /// Closes the target, once all pieces that have come are written.
     async fn reset(&mut self) {
         let context = Arc::clone(&self.context);
+        // Batches of sources that were hung up on may still be written, and wait to report that.
         let mut written = std::pin::pin!(context.writer.finished());
         loop {
             tokio::select! {

@@ -21,16 +21,16 @@ pub enum FetchError {
         name: String,
     },
     /// The source sent a piece or a list that does not belong to the file.
-    #[error("the source sent something else: {0}")]
+    #[error("the source sent wrong data: {0}")]
     Lie(PieceError),
     /// The source sent a folder without a valid list of its entries.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// The source sent a message that is not valid, or a name that is refused.
-    #[error("the source's answer is refused: {0}")]
+    #[error("the source's answer is not valid: {0}")]
     Protocol(WireError),
-    /// The source sent an answer to something else than the request.
-    #[error("the source's answer is not to the question: {0}")]
+    /// The source sent an answer that does not fit the request. The text says what was requested.
+    #[error("the source's answer does not fit the request: {0}")]
     Unexpected(&'static str),
     /// The size that the source describes is over the limit for a file or a folder.
     #[error("{size} bytes are over the limit of {limit}")]
@@ -87,7 +87,7 @@ pub enum FetchError {
     #[error("no node that can be reached has the rest of it")]
     NoMore,
     /// A file is missing that should be there, which is a bug.
-    #[error("the download is not whole: fetch it again")]
+    #[error("the download is incomplete: fetch it again")]
     Unfinished,
     /// It was cancelled.
     #[error("cancelled")]

@@ -132,8 +132,8 @@ impl DownloadPart {
             FileKind::File => file.metadata()?.len() == 0,
             FileKind::Folder => create_folder(&path.join(FILES))?,
         };
-        let (file, is_discarded) = (Some(Arc::new(file)), AtomicBool::new(false));
-        Ok(Some(Self { path, kind, file, is_new, is_discarded }))
+        let file = Some(Arc::new(file));
+        Ok(Some(Self { path, kind, file, is_new, is_discarded: AtomicBool::new(false) }))
     }
 
     pub(super) fn path(&self) -> &Path {

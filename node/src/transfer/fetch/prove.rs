@@ -99,6 +99,7 @@ async fn folder(
     for index in 0..list.count() {
         bytes.extend(piece(client, hash, list, index).await?);
     }
+    // A manifest of 64 MiB takes long to read.
     let manifest = blocking(move || Ok(Manifest::decode(Bytes::from(bytes))?)).await?;
     let files: Vec<(Hash, u64)> = manifest
         .entries()
@@ -108,10 +109,11 @@ async fn folder(
             ManifestEntry::Folder { .. } => None,
         })
         .collect();
+    // No piece will come of an empty file that could show that its hash is wrong.
     let empty = Hash::of(b"");
     if let Some((wrong, _)) = files.iter().find(|(hash, size)| *size == 0 && *hash != empty) {
         tracing::debug!(%wrong, "an empty file with the hash of another");
-        return Err(FetchError::Unexpected("the folder's list is at odds with itself"));
+        return Err(FetchError::Unexpected("the folder's list contradicts itself"));
     }
     let is_file = |entry: &&ManifestEntry| matches!(entry, ManifestEntry::File { .. });
     let name_of = |file: usize| match manifest.entries().iter().filter(is_file).nth(file) {
@@ -188,7 +190,7 @@ async fn take_values(client: &mut Client, incoming: &mut IncomingList) -> Result
             Ok(incoming.push(&values)?)
         }
         Answer::Refused(refusal) => Err(FetchError::Refused(refusal)),
-        _ => Err(FetchError::Unexpected("values of the list were asked for")),
+        _ => Err(FetchError::Unexpected("values of the list were requested")),
     }
 }
 
@@ -206,7 +208,7 @@ async fn piece(
         match client.answers.next().await? {
             Answer::Piece { index: at, len: n } if at == index && u64::from(n) == len => {}
             Answer::Refused(refusal) => return Err(FetchError::Refused(refusal)),
-            _ => return Err(FetchError::Unexpected("another piece was asked for")),
+            _ => return Err(FetchError::Unexpected("another piece was requested")),
         }
         bytes.resize(usize::try_from(len.min(PIECE)).unwrap_or_default(), 0);
         client.answers.content(&mut bytes).await?;

@@ -89,7 +89,8 @@ impl DownloadRow {
     /// # Errors
     /// If its destination is relative, and there is no current folder.
     fn new(entry: &DownloadEntry) -> std::io::Result<Self> {
-        let (request, status) = (&entry.request, entry.status.get());
+        let request = &entry.request;
+        let status = entry.status.get();
         let (path, into) = match &request.to {
             FetchDestination::Path(path) => (path, false),
             FetchDestination::Folder(path) => (path, true),
@@ -155,7 +156,7 @@ impl Inner {
         let mut entries = Vec::new();
         for (hash, rows) in reading.await? {
             if rows.is_empty() {
-                tracing::warn!(%hash, "a download of an earlier run can't be read: left out");
+                tracing::warn!(%hash, "a download of an earlier run can't be read, so it is left out");
             }
             entries.extend(rows.into_iter().map(|row| Arc::new(row.into_entry(hash))));
         }

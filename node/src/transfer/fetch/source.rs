@@ -80,7 +80,9 @@ impl SourceTask {
     }
 
     async fn work(&mut self, candidate: &SourceCandidate, is_new: bool) -> Result<(), Error> {
-        let (inner, source, addresses) = (&self.inner, self.source, &candidate.addresses);
+        let inner = &self.inner;
+        let source = self.source;
+        let addresses = &candidate.addresses;
         let stream = match candidate.id {
             Some(id) => inner.open_stream(id, addresses, FILES_PROTOCOL).await?,
             None => inner.open_stream_to(addresses, FILES_PROTOCOL).await?,
@@ -169,6 +171,7 @@ impl SourceTask {
             name: self.inner.profile.name.clone(),
             called,
         });
+        // Requests are sent while pieces come in, so that the source never waits for the next one.
         tokio::select! {
             sent = send_requests(requests, &mut self.orders, (target, &owed), complete) => sent?,
             error = receiver.run() => return Err(error),
@@ -224,6 +227,7 @@ impl OwedRuns {
     /// Notes whether anything is still owed.
     fn settle(&self) {
         let runs = self.runs();
+        // The lock is held, so that this does not hide a request that is sent meanwhile.
         if runs.is_empty() {
             self.is_any.store(false, Ordering::Relaxed);
         }
@@ -325,7 +329,7 @@ impl PieceReceiver<'_> {
                 self.refused(refusal)?;
                 return self.flush().await;
             }
-            _ => return Err(FetchError::Unexpected("pieces were asked for").into()),
+            _ => return Err(FetchError::Unexpected("pieces were requested").into()),
         };
         Ok(self.context.report(SourceReport::Input(input)).await?)
     }
@@ -358,7 +362,7 @@ impl PieceReceiver<'_> {
 
     /// Receives one piece into the batch. Returns whether it was the last of its run.
     async fn piece(&mut self, index: u64, len: u32) -> Result<bool, FetchError> {
-        let wrong = || FetchError::Unexpected("another piece was asked for");
+        let wrong = || FetchError::Unexpected("another piece was requested");
         let place = self.target.layout.place(index).ok_or_else(wrong)?;
         let is_last = {
             let mut runs = self.owed.runs();

@@ -164,6 +164,7 @@ impl DownloadTarget {
         for (piece, bytes) in batch.iter() {
             let place = self.layout.place(piece).ok_or(FetchError::Unfinished)?;
             self.content.verify(&place, bytes).map_err(|error| self.within(&place, error))?;
+            // Noted before it is written, as two sources may send the same piece at once.
             if !self.written().insert(piece) {
                 continue;
             }
@@ -188,7 +189,8 @@ impl DownloadTarget {
                 PartialContent::folder(folder.files.path().to_owned(), folder.plan.clone())
             }
         };
-        let (description, layout) = (self.description.clone(), Arc::clone(&self.layout));
+        let description = self.description.clone();
+        let layout = Arc::clone(&self.layout);
         let partial = Partial::new(self.hash, description, access, layout, content)?;
         held.pieces().for_each(|piece| partial.add(piece..piece.saturating_add(1)));
         Ok(partial)
@@ -244,6 +246,7 @@ impl DownloadTarget {
         let mut held = PieceSet::of_count(self.layout.count())?;
         match (self.part(), &self.content) {
             (None, _) => {
+                // All of it was checked when it was found.
                 let left_out: BTreeSet<u64> = self.left_out().collect();
                 let there = (0..held.count()).filter(|piece| !left_out.contains(piece));
                 there.for_each(|piece| _ = held.insert(piece));
@@ -324,7 +327,7 @@ impl DownloadTarget {
                     fs::remove_file(&at).map_err(disk(&at))?;
                 }
                 Ok(_) => {
-                    let error = io::Error::new(io::ErrorKind::AlreadyExists, "it is in the way");
+                    let error = io::Error::new(io::ErrorKind::AlreadyExists, "something else has this name");
                     return Err(disk(&at)(error));
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -61,8 +61,13 @@ pub(super) struct PieceBatch {
 impl PieceWriter {
     /// Returns a writer that sends its results to `reports`.
     pub(super) fn new(reports: mpsc::Sender<SourceReport>) -> Self {
-        let (permits, threads) = (Arc::new(Semaphore::new(BATCHES)), cores(THREADS));
-        Self { queue: Mutex::default(), permits, threads, spare: Mutex::default(), reports }
+        Self {
+            queue: Mutex::default(),
+            permits: Arc::new(Semaphore::new(BATCHES)),
+            threads: cores(THREADS),
+            spare: Mutex::default(),
+            reports,
+        }
     }
 
     /// Returns an empty batch.
@@ -126,6 +131,7 @@ impl PieceWriter {
             }
             Err(error) => SourceReport::Failed(source, error.into()),
         };
+        // New memory would have to be cleared for each batch.
         lock(&self.spare).push(batch);
         // Sent before the permit is dropped, so that a fetch that finds nothing left to write has it.
         let _ = self.reports.blocking_send(report);
@@ -134,6 +140,7 @@ impl PieceWriter {
     /// Returns the next batch for a thread. If there is none, the thread is no longer counted and has to end.
     fn next(&self) -> Option<QueuedBatch> {
         let mut queue = lock(&self.queue);
+        // Counted under the same lock, so that the next batch in the queue starts a new thread.
         let next = queue.waiting.pop_front();
         queue.threads -= usize::from(next.is_none());
         next

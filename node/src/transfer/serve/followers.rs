@@ -99,8 +99,8 @@ impl Followers {
             swarm.changes.send_replace(());
             *last
         });
-        let (followers, requester) = (self.clone(), Requester::default());
-        (Follower { followers, hash, id, number, named: 0, requester }, changes)
+        let requester = Requester::default();
+        (Follower { followers: self.clone(), hash, id, number, named: 0, requester }, changes)
     }
 }
 

@@ -73,6 +73,7 @@ impl Following {
         hash: Hash,
         addresses: Vec<Address>,
     ) -> Vec<u8> {
+        // The old registration ends first, so that it does not take the place of the new one.
         self.0 = None;
         let Some(description) = server.describe(&hash, caller) else {
             return Answer::Refused(server.missing(&hash, caller)).encode();
@@ -137,10 +138,12 @@ impl Following {
             && growing.updates.is_due()
         {
             growing.updates.sent();
+            // Read before the pieces, so that none is missed that was added before the end.
             let ended = growing.partial.has_ended();
             growing.tell(&mut out);
             if ended {
                 followed.growing = None;
+                // The finished download is shared now.
                 if server.shares(&followed.hash, caller) {
                     out.extend(Answer::Whole.encode());
                 }

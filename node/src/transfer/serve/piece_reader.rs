@@ -183,6 +183,7 @@ impl Layouts {
         if let Some(known) = lock(&self.0).get(hash).and_then(Weak::upgrade) {
             return Some(known);
         }
+        // Made without the lock, as it takes long for a large folder.
         let made = Arc::new(make()?);
         let mut layouts = lock(&self.0);
         layouts.retain(|_, layout| layout.strong_count() > 0);
@@ -300,6 +301,7 @@ impl PieceReader {
         for _ in 0..MAX_BATCH.min(usize::from(run.count)) {
             let len = source.len(run.next).ok_or(FileRefusal::BadRequest)?;
             let left = len.checked_sub(run.read).ok_or(FileRefusal::Changed)?;
+            // The first piece is always read, whatever its length.
             if batch.len > 0 && batch.len + left > BATCH {
                 break;
             }
@@ -397,6 +399,7 @@ impl AnswerBuffer {
             self.bytes.resize(begin + part, 0);
         }
         let read = read(self.bytes.get_mut(begin..begin + part).unwrap_or_default())?;
+        // The head comes last, so that nothing is added if reading fails.
         if let Some(place) = self.bytes.get_mut(self.len..begin) {
             place.copy_from_slice(&head);
         }

@@ -77,6 +77,7 @@ impl RequestQueue {
                 Poll::Pending => return,
                 Poll::Ready(Err(error)) => self.end = Some(Err(error)),
                 Poll::Ready(Ok(())) => match room.filled().len() {
+                    // The requester ends the stream in order only between two requests.
                     0 if self.filled == 0 => self.end = Some(Ok(())),
                     0 => self.end = Some(Err(io::ErrorKind::UnexpectedEof.into())),
                     read => self.filled += read,

@@ -54,8 +54,12 @@ impl WritePermit {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> RequestStream<S> {
     pub(super) fn new(stream: S) -> Self {
-        let (requests, timer) = (RequestQueue::new(), DeadlineTimer::default());
-        Self { stream, requests, is_unflushed: false, timer }
+        Self {
+            stream,
+            requests: RequestQueue::new(),
+            is_unflushed: false,
+            timer: DeadlineTimer::default(),
+        }
     }
 
     /// Reads the requests that have come in until now.
@@ -71,6 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestStream<S> {
     pub(super) async fn during<T>(&mut self, work: impl Future<Output = T>) -> io::Result<T> {
         let mut work = pin!(work);
         poll_fn(|cx| {
+            // Often the work is done already, and nothing else needs a look.
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(Ok(done));
             }
@@ -130,6 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestStream<S> {
                         stalled = None;
                     }
                     Poll::Pending => {
+                        // A peer that does not read may cancel what it has requested.
                         self.requests.poll(cx, &mut self.stream);
                         let permit = permit.as_deref_mut();
                         return self.poll_stall(cx, &mut stalled, permit).map(Err);
@@ -171,6 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestStream<S> {
     ) -> Poll<io::Error> {
         let limit = *since.get_or_insert_with(Instant::now) + STALL;
         loop {
+            // The permit ends first, and then the time limit.
             let held = permit.as_deref_mut().filter(|held| held.permit.is_some());
             let until = held.as_ref().map(|held| held.until);
             ready!(self.timer.poll(cx, until.map_or(limit, |until| until.min(limit))));
@@ -192,6 +199,7 @@ impl DeadlineTimer {
     fn poll(&mut self, cx: &mut Context<'_>, due: Instant) -> Poll<()> {
         let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(due)));
         loop {
+            // It went off for a deadline that has moved on, or is set to a later one.
             if timer.is_elapsed() || timer.deadline() > due {
                 if Instant::now() >= due {
                     return Poll::Ready(());

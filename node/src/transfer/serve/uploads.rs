@@ -124,6 +124,7 @@ impl Uploads {
         all.filter(|(_, known)| known.streams > 0 && !known.is_complete)
             .map(|((peer, _), known)| {
                 known.meter.fade();
+                // Pieces may have been sent twice.
                 let sent = known.sent.min(known.file.size);
                 UploadStatus {
                     peer: *peer,

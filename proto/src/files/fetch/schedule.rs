@@ -338,7 +338,8 @@ impl Schedule {
     /// Picks the next run for a source, of pieces that are not requested yet.
     fn pick(&mut self, now: Instant, id: &NodeId) -> Option<(u64, u16)> {
         let source = self.sources.get(id)?;
-        let (limit, is_whole) = (source.run_bytes(), source.is_whole);
+        let limit = source.run_bytes();
+        let is_whole = source.is_whole;
         // A source with everything reads its disk in order. Of the others each run begins at random, so
         // that nodes that fetch from the same sources get different pieces, which they can exchange.
         let from = if is_whole {

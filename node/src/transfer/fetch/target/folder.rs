@@ -35,8 +35,8 @@ pub(super) struct Folder {
 impl Folder {
     /// Returns the folder whose entries are at `path`.
     pub(super) fn new(path: PathBuf, plan: FolderPlan) -> Self {
-        let (open, made) = (Mutex::default(), Mutex::default());
-        Self { files: OpenFolder::new(path), plan, open, made }
+        let files = OpenFolder::new(path);
+        Self { files, plan, open: Mutex::default(), made: Mutex::default() }
     }
 
     /// Creates the folders in it that are missing.
