@@ -2,11 +2,12 @@
 //!
 //! [`downloads`] keeps the list of downloads, and [`resume`] continues them after a restart. Each has a task.
 //! Its [`driver`] carries out the decisions of the state machine [`peerkit_proto::files::fetch`], and starts
-//! one more task for each source ([`source`]). Pieces are verified and written ([`writer`]) to a part beside
-//! the target ([`target`], [`part`]), which gets its name once everything is there ([`place`]).
+//! one more task for each source ([`source`]), which speaks to the source as a [`client`]. Pieces are verified
+//! and written ([`writer`]) to a part beside the target ([`target`], [`part`]). What an earlier download has
+//! left is checked before ([`disk_check`]). Once everything is there, the part gets its name ([`place`]).
 
-mod checking;
 mod client;
+mod disk_check;
 mod download;
 mod downloads;
 mod driver;

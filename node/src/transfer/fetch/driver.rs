@@ -23,7 +23,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::checking::Checking;
+use super::disk_check::DiskCheck;
 use super::download::{Dropped, Fetched};
 use super::error::FetchError;
 use super::fetch_request::FetchRequest;
@@ -62,7 +62,7 @@ pub(super) struct FetchDriver<'a> {
     is_patient: bool,
     fetch: Fetch,
     context: Arc<FetchContext>,
-    checking: Checking,
+    checking: DiskCheck,
     reports: mpsc::Receiver<SourceReport>,
     tasks: JoinSet<()>,
     attempts: BTreeMap<SourceId, Attempt>,
@@ -138,7 +138,7 @@ impl<'a> FetchDriver<'a> {
             is_patient,
             fetch: Fetch::new(inner.clock.now(), options, seed),
             context: Arc::new(context),
-            checking: Checking::new(status.clone()),
+            checking: DiskCheck::new(status.clone()),
             reports,
             tasks: JoinSet::new(),
             attempts: BTreeMap::new(),

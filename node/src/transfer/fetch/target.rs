@@ -18,7 +18,7 @@ use peerkit_proto::id::Hash;
 
 use self::folder::{Folder, MadeFolders};
 
-use super::checking::Checking;
+use super::disk_check::DiskCheck;
 use super::error::FetchError;
 use super::fetch_request::FetchRequest;
 use super::part::DownloadPart;
@@ -93,7 +93,7 @@ impl DownloadTarget {
     pub(super) fn open(
         request: &FetchRequest,
         proven: Proven,
-        checking: &Checking,
+        checking: &DiskCheck,
     ) -> Result<(Self, PieceSet), FetchError> {
         let Proven { description, content } = proven;
         let name = request.name.as_ref().unwrap_or(&description.name).clone();
@@ -242,7 +242,7 @@ impl DownloadTarget {
     }
 
     /// Finds the pieces that are there.
-    fn find(&self, checking: &Checking) -> Result<PieceSet, FetchError> {
+    fn find(&self, checking: &DiskCheck) -> Result<PieceSet, FetchError> {
         let mut held = PieceSet::of_count(self.layout.count())?;
         match (self.part(), &self.content) {
             (None, _) => {
@@ -294,7 +294,7 @@ impl DownloadTarget {
         folder: &Folder,
         is_new: bool,
         held: &mut PieceSet,
-        checking: &Checking,
+        checking: &DiskCheck,
     ) -> Result<(), FetchError> {
         for file in 0..self.layout.files() {
             let pieces = self.layout.pieces(file);
@@ -327,7 +327,10 @@ impl DownloadTarget {
                     fs::remove_file(&at).map_err(disk(&at))?;
                 }
                 Ok(_) => {
-                    let error = io::Error::new(io::ErrorKind::AlreadyExists, "something else has this name");
+                    let error = io::Error::new(
+                        io::ErrorKind::AlreadyExists,
+                        "something else has this name",
+                    );
                     return Err(disk(&at)(error));
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -345,7 +348,7 @@ impl DownloadTarget {
         &self,
         held: &mut PieceSet,
         pieces: Range<u64>,
-        checking: &Checking,
+        checking: &DiskCheck,
     ) -> Result<(), FetchError> {
         let look =
             |piece, buffer: &mut Vec<u8>| self.content.check(&self.layout.place(piece)?, buffer);
@@ -425,7 +428,7 @@ fn open_content(
     content: ProvenContent,
     path: &Path,
     layout: &Layout,
-    checking: &Checking,
+    checking: &DiskCheck,
 ) -> Result<(TargetContent, Storage), FetchError> {
     let part = |kind| DownloadPart::open(path, &request.hash, kind).map_err(disk(path));
     match content {
@@ -472,7 +475,7 @@ fn open_content(
 fn find_whole(
     paths: impl Iterator<Item = PathBuf>,
     layout: &Layout,
-    checking: &Checking,
+    checking: &DiskCheck,
     open: impl Fn(&Path) -> Option<TargetContent>,
 ) -> Result<Option<(TargetContent, Storage)>, FetchError> {
     for path in paths.take_while(|path| fs::symlink_metadata(path).is_ok()) {
@@ -544,7 +547,7 @@ mod tests {
         DownloadTarget::open(
             &request(to),
             proven,
-            &Checking::new(SharedStatus::new(Hash::of(b"album"), None)),
+            &DiskCheck::new(SharedStatus::new(Hash::of(b"album"), None)),
         )
     }
 
@@ -585,7 +588,7 @@ mod tests {
         target.written().insert(0);
         drop(target);
         fs::write(&inside, "12345").unwrap();
-        let checking = Checking::new(SharedStatus::new(Hash::of(b"album"), None));
+        let checking = DiskCheck::new(SharedStatus::new(Hash::of(b"album"), None));
         checking.stop();
         let stopped = DownloadTarget::open(&request(&to), proven(vec![file("a", 5)]), &checking);
         assert!(matches!(stopped, Err(FetchError::Stopped)));

@@ -14,12 +14,12 @@ const THREADS: usize = 8;
 
 /// The check of one download. Its progress is shown, and it can be stopped. Clones share it.
 #[derive(Debug, Clone)]
-pub(super) struct Checking {
+pub(super) struct DiskCheck {
     status: SharedStatus,
     stopped: Arc<AtomicBool>,
 }
 
-impl Checking {
+impl DiskCheck {
     pub(super) fn new(status: SharedStatus) -> Self {
         Self { status, stopped: Arc::default() }
     }
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn it_shows_how_far_it_is_and_can_be_stopped() {
         let status = SharedStatus::new(Hash::of(b""), None);
-        let checking = Checking::new(status.clone());
+        let checking = DiskCheck::new(status.clone());
         checking.begin(100);
         let look = |piece: u64, _: &mut Vec<u8>| piece.is_multiple_of(2).then_some(10);
         let mut good = checking.good(0..10, look).unwrap();
