@@ -115,7 +115,7 @@ impl Actor {
     }
 
     /// Runs until the node is to stop, then stops it.
-    pub(crate) async fn run(mut self, earlier: RestoredState) {
+    pub(crate) async fn run(mut self: Box<Self>, earlier: RestoredState) {
         if let Some(owner) = self.inner.profile.owner() {
             self.command(Command::Owner(owner));
         }
@@ -144,7 +144,7 @@ impl Actor {
     }
 
     /// Says goodbye to all peers, gives queued messages time to go out, and ends every task.
-    async fn stop(mut self) {
+    async fn stop(mut self: Box<Self>) {
         let inner = self.inner.clone();
         let flush = inner.config.flush_timeout;
         tracing::info!(target: "peerkit::node", id = %inner.profile.id.short(), "stopping");

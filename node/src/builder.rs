@@ -359,7 +359,8 @@ impl Builder {
         );
         // Not one of `inner.tasks`: the actor stops these, and goes on until they have ended.
         let actor = Actor::new(inner.clone(), machine, order_receiver, link_receiver);
-        tokio::spawn(actor.run(earlier));
+        // In a box, as the task would have room for the actor twice: as its argument and as its variable.
+        tokio::spawn(Box::new(actor).run(earlier));
         Ok(Node::new(inner))
     }
 }
