@@ -137,7 +137,7 @@ impl Actor {
                     self.on_order(order);
                     self.save_away();
                 }
-                Some(told) = self.from_links.recv() => self.on_link(told),
+                Some(report) = self.from_links.recv() => self.on_link(report),
             }
         }
         self.stop().await;
@@ -170,7 +170,7 @@ impl Actor {
         loop {
             tokio::select! {
                 _ = &mut ended => break,
-                Some(told) = self.from_links.recv() => self.on_link(told),
+                Some(report) = self.from_links.recv() => self.on_link(report),
                 Some(order) = self.orders.recv() => self.on_order(order),
             }
         }
@@ -261,13 +261,13 @@ impl Actor {
     /// sender knows to be gone finds it gone.
     fn hear_links(&mut self) {
         for _ in 0..FROM_LINKS {
-            let Ok(told) = self.from_links.try_recv() else { break };
-            self.on_link(told);
+            let Ok(report) = self.from_links.try_recv() else { break };
+            self.on_link(report);
         }
     }
 
-    fn on_link(&mut self, told: FromLink) {
-        match told {
+    fn on_link(&mut self, report: FromLink) {
+        match report {
             FromLink::Frames(conn, frames) => {
                 let connection = conn.connection;
                 for frame in frames {

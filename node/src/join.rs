@@ -28,7 +28,7 @@ const OTHERS: Duration = Duration::from_millis(500);
 const DIALS: usize = 8;
 
 /// A report about one of the nodes to join through.
-enum Tried {
+enum JoinReport {
     /// There is a link.
     Reached(Peer),
     /// This node is a member.
@@ -38,7 +38,7 @@ enum Tried {
 }
 
 /// The outcome of one join.
-struct Gathered {
+struct JoinOutcome {
     /// The nodes that were reached.
     peers: Result<Vec<Peer>, Error>,
     /// Number of addresses that lead to this node itself.
@@ -56,16 +56,16 @@ impl Inner {
     }
 
     /// Joins through nodes, each with its addresses, all at once.
-    async fn join_any(self: &Arc<Self>, nodes: Vec<Vec<Address>>, purpose: Purpose) -> Gathered {
-        let (told, tried) = mpsc::channel(2 * nodes.len().max(1));
+    async fn join_any(self: &Arc<Self>, nodes: Vec<Vec<Address>>, purpose: Purpose) -> JoinOutcome {
+        let (reports, tried) = mpsc::channel(2 * nodes.len().max(1));
         // The tasks are aborted if the join is dropped, and go on if it is done.
         let mut tries = JoinSet::new();
         for addresses in nodes {
-            let trying = Box::pin(self.clone().join_through(addresses, purpose, told.clone()));
+            let trying = Box::pin(self.clone().join_through(addresses, purpose, reports.clone()));
             let trying = self.tasks.halt.clone().unless(trying);
             tries.spawn(self.tasks.tracker.track_future(trying));
         }
-        drop(told);
+        drop(reports);
         let joined = gather(tried).await;
         tries.detach_all();
         joined
@@ -102,10 +102,10 @@ impl Inner {
                 break;
             }
             let count = some.len();
-            let gathered = self.join_any(some, Purpose::Rejoin).await;
+            let joined = self.join_any(some, Purpose::Rejoin).await;
             // A list of bootstrap nodes that all nodes share names this one as well.
-            tried += count - gathered.itself.min(count);
-            match gathered.peers {
+            tried += count - joined.itself.min(count);
+            match joined.peers {
                 Ok(reached) => {
                     let known = |peer: &Peer| peers.iter().any(|other| other.id() == peer.id());
                     let new: Vec<_> = reached.into_iter().filter(|peer| !known(peer)).collect();
@@ -136,7 +136,7 @@ impl Inner {
         self: Arc<Self>,
         addresses: Vec<Address>,
         purpose: Purpose,
-        told: mpsc::Sender<Tried>,
+        reports: mpsc::Sender<JoinReport>,
     ) {
         let (purpose, (joined, outcome)) = if self.profile.manual {
             // There is nothing to wait for but the link.
@@ -147,17 +147,17 @@ impl Inner {
         };
         let peer = match self.dial(addresses, purpose, joined).await {
             Ok(peer) => peer,
-            Err(error) => return drop(told.send(Tried::Failed(error)).await),
+            Err(error) => return drop(reports.send(JoinReport::Failed(error)).await),
         };
-        let _ = told.send(Tried::Reached(peer.clone())).await;
+        let _ = reports.send(JoinReport::Reached(peer.clone())).await;
         let tried = match outcome {
-            None => Tried::Joined,
+            None => JoinReport::Joined,
             Some(outcome) => match wait_for_place(&peer, outcome).await {
-                Ok(()) => Tried::Joined,
-                Err(error) => Tried::Failed(error),
+                Ok(()) => JoinReport::Joined,
+                Err(error) => JoinReport::Failed(error),
             },
         };
-        let _ = told.send(tried).await;
+        let _ = reports.send(tried).await;
     }
 
     /// Returns the nodes that the application has disconnected and that are to stay away.
@@ -209,30 +209,30 @@ async fn wait_for_place(
 
 /// Returns the nodes that were reached, once this node is a member and the others had a moment more. If
 /// it is no member, returns the reason that a node has given, or the failures of all dials.
-async fn gather(mut tried: mpsc::Receiver<Tried>) -> Gathered {
+async fn gather(mut tried: mpsc::Receiver<JoinReport>) -> JoinOutcome {
     let mut itself = 0;
     let mut peers: Vec<Peer> = Vec::new();
     let mut joined: Option<Instant> = None;
     let (mut answer, mut own) = (None, None);
     let mut failures: Vec<Error> = Vec::new();
     loop {
-        let told = match joined {
+        let report = match joined {
             None => tried.recv().await,
             Some(at) => tokio::time::timeout_at(at + OTHERS, tried.recv()).await.unwrap_or(None),
         };
-        match told {
-            Some(Tried::Reached(peer)) => {
+        match report {
+            Some(JoinReport::Reached(peer)) => {
                 if !peers.iter().any(|known| known.id() == peer.id()) {
                     peers.push(peer);
                 }
             }
-            Some(Tried::Joined) => drop(joined.get_or_insert_with(Instant::now)),
-            Some(Tried::Failed(error)) if is_answer(&error) => answer = Some(error),
-            Some(Tried::Failed(error)) if is_this_node(&error) => {
+            Some(JoinReport::Joined) => drop(joined.get_or_insert_with(Instant::now)),
+            Some(JoinReport::Failed(error)) if is_answer(&error) => answer = Some(error),
+            Some(JoinReport::Failed(error)) if is_this_node(&error) => {
                 itself += 1;
                 own = Some(error);
             }
-            Some(Tried::Failed(error)) => {
+            Some(JoinReport::Failed(error)) => {
                 // An address may be listed twice.
                 let is_new = failures.iter().all(|known| known.to_string() != error.to_string());
                 failures.extend(is_new.then_some(error));
@@ -251,7 +251,7 @@ async fn gather(mut tried: mpsc::Receiver<Tried>) -> Gathered {
         (None, None) => Err(Error::Stopped),
         (Some(_), _) => Ok(peers),
     };
-    Gathered { peers, itself }
+    JoinOutcome { peers, itself }
 }
 
 /// Returns whether the node that was dialled is this one.

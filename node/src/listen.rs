@@ -236,14 +236,14 @@ struct PlaceState {
 
 /// A place among the pending handshakes, which is free again when it is dropped.
 #[derive(Debug)]
-struct Place(Arc<PlaceState>);
+struct PendingPlace(Arc<PlaceState>);
 
 impl Pending {
     pub(crate) fn new(max: usize, max_per_ip: usize) -> Arc<Self> {
         Arc::new(Self { max, max_per_ip, places: Mutex::default() })
     }
 
-    fn enter(&self, ip: IpAddr) -> Place {
+    fn enter(&self, ip: IpAddr) -> PendingPlace {
         let ip = ip.to_canonical();
         let mut places = lock(&self.places);
         places.retain(|place| !place.done.load(Ordering::Relaxed));
@@ -259,7 +259,7 @@ impl Pending {
             done: AtomicBool::new(false),
         });
         places.push_back(state.clone());
-        Place(state)
+        PendingPlace(state)
     }
 }
 
@@ -271,14 +271,19 @@ fn evict_first(places: &mut VecDeque<Arc<PlaceState>>, which: impl Fn(&Arc<Place
     }
 }
 
-impl Drop for Place {
+impl Drop for PendingPlace {
     fn drop(&mut self) {
         self.0.done.store(true, Ordering::Relaxed);
     }
 }
 
 /// Handles one inbound connection, from its first byte to its end or to a link.
-async fn welcome(inner: Arc<Inner>, tcp: TcpStream, remote: SocketAddr, place: Place) -> Made {
+async fn welcome(
+    inner: Arc<Inner>,
+    tcp: TcpStream,
+    remote: SocketAddr,
+    place: PendingPlace,
+) -> Made {
     let evicted = place.0.evicted.clone();
     let timeout = inner.config.handshake_timeout;
     let entered = tokio::select! {
@@ -306,7 +311,7 @@ async fn welcome(inner: Arc<Inner>, tcp: TcpStream, remote: SocketAddr, place: P
 }
 
 /// A connection that has said Hello.
-struct Greeted {
+struct GreetedInbound {
     channel: Channel,
     local: SocketAddr,
     link: Link,
@@ -315,7 +320,7 @@ struct Greeted {
 }
 
 enum Entered {
-    Greeted(Box<Greeted>),
+    Greeted(Box<GreetedInbound>),
     Stream(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>),
     /// It has ended, and there is nothing to report.
     Nothing,
@@ -349,12 +354,16 @@ async fn enter(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Entered, String> {
             return Err(reason.to_string());
         }
     };
-    Ok(Entered::Greeted(Box::new(Greeted { channel, local, link, buffer, hello })))
+    Ok(Entered::Greeted(Box::new(GreetedInbound { channel, local, link, buffer, hello })))
 }
 
 /// Has a connection admitted, or refuses it with the reason. It is never cancelled once it is admitted.
-async fn settle(inner: &Inner, greeted: Greeted, remote: SocketAddr) -> Result<Made, String> {
-    let Greeted { mut channel, local, mut link, buffer, hello } = greeted;
+async fn settle(
+    inner: &Inner,
+    greeted: GreetedInbound,
+    remote: SocketAddr,
+) -> Result<Made, String> {
+    let GreetedInbound { mut channel, local, mut link, buffer, hello } = greeted;
     let greeted = GreetedConnection {
         id: channel.session().id,
         agreed: link.agreed(),

@@ -166,12 +166,12 @@ impl Machine {
             Input::DialFailed { dial, error } => self.fail_dial(dial, &DialError::Failed(error)),
             Input::Greeted(greeted) => self.greeted(greeted),
             Input::Frame(connection, frame) => {
-                if let Some(id) = self.links.hears(connection) {
+                if let Some(id) = self.links.accepts_from(connection) {
                     self.act(|overlay| overlay.receive(id, frame));
                 }
             }
             Input::NoTime(connection, batch) => {
-                if let Some(id) = self.links.hears(connection) {
+                if let Some(id) = self.links.accepts_from(connection) {
                     self.act(|overlay| overlay.postpone(id, &batch));
                 }
             }

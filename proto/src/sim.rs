@@ -113,7 +113,7 @@ mod stream;
 mod tests;
 mod timers;
 
-use actions::{Asked, LinkFor, Ping};
+use actions::{AppQuery, LinkFor, Ping};
 use dial::Dial;
 use direct::Sending;
 use files::Transfers;
@@ -122,7 +122,7 @@ use network::{address, public_ip};
 use node::{Node, Running, Seen, draw};
 use probe::Probing;
 use queue::{Due, Queue};
-use requests::Waiting;
+use requests::PendingRequest;
 use shell::Work;
 
 pub use liar::Lies;
@@ -155,11 +155,11 @@ pub struct Sim<H> {
     probes: BTreeMap<u64, Probing>,
     asked: BTreeMap<OperationId, Discovery>,
     /// Queries that applications have asked through their contexts.
-    actions: BTreeMap<OperationId, Asked>,
+    actions: BTreeMap<OperationId, AppQuery>,
     /// Dials that were asked for, with the purpose of each link.
     links_for: BTreeMap<OperationId, LinkFor>,
     /// Requests that wait for their replies.
-    waiting: BTreeMap<u64, Waiting>,
+    waiting: BTreeMap<u64, PendingRequest>,
     /// Pings over links that wait for their answers.
     pings: BTreeMap<u64, Ping>,
     /// Messages and pings to nodes that there may be no link with.
@@ -384,9 +384,9 @@ impl<H: Handler> Sim<H> {
         title: impl Into<String>,
         message: impl Into<Message>,
     ) -> Result<Hash, BroadcastError> {
-        let told = self.publish(node, title.into(), message.into());
+        let sent = self.publish(node, title.into(), message.into());
         self.settle();
-        told.map(|told| told.expect("only a node that runs can tell the network"))
+        sent.map(|id| id.expect("only a node that runs can broadcast"))
     }
 
     /// Has a node discover the network to a depth; -1 for all of it. [`Sim::discovery`] has the
@@ -506,7 +506,7 @@ impl<H: Handler> Sim<H> {
             Due::Silent { link, side, cuts } => self.silent(link, side, cuts),
             Due::Patience { link, side } => self.impatient(link, side),
             Due::Lost { link, side } => {
-                self.end_abruptly(link, side, Reason::Lost("nobody is there any more".into()));
+                self.end_abruptly(link, side, Reason::Lost("the other end is gone".into()));
             }
             Due::Dial { dial, step } => self.step_dial(dial, step),
             Due::Probe { probe, step } => self.step_probe(probe, step),

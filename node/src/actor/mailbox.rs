@@ -65,7 +65,7 @@ pub(crate) enum Operation {
         joined: Option<oneshot::Sender<Result<(), JoinError>>>,
     },
     Join(oneshot::Sender<Result<(), JoinError>>),
-    Query(Asked),
+    Query(QueryReply),
     Send(Sending),
     /// A relayed request that has arrived, and waits for its reply.
     Reply(oneshot::Sender<Result<RequestRoute, Error>>),
@@ -82,7 +82,7 @@ pub(crate) enum Publisher {
 }
 
 /// The destination of the answers to a query, and of its end.
-pub(crate) struct Asked {
+pub(crate) struct QueryReply {
     pub(crate) answers: mpsc::Sender<Answer>,
     /// Gets whether all nodes have answered.
     pub(crate) ended: oneshot::Sender<bool>,
@@ -210,7 +210,7 @@ impl OverlayStatus {
 pub(crate) enum FromLink {
     /// Frames for the overlay.
     Frames(Arc<Conn>, Vec<Frame>),
-    /// The end of the link. The sender hears once it is off the list.
+    /// The end of the link. The sender is notified once it is off the list.
     Down(Arc<Conn>, LinkEnd, oneshot::Sender<()>),
     /// The application knows of its end.
     Done(Arc<Conn>),

@@ -9,7 +9,7 @@ use peerkit_proto::id::NodeId;
 use peerkit_proto::peer::Input;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::actor::mailbox::{ANSWERS, Asked, Operation};
+use crate::actor::mailbox::{ANSWERS, Operation, QueryReply};
 use crate::error::Error;
 use crate::inner::Inner;
 
@@ -66,7 +66,7 @@ impl Inner {
     ) -> Result<Asking, Error> {
         let (answers, receiver) = mpsc::channel(ANSWERS);
         let (ended, end) = oneshot::channel();
-        let asked = Operation::Query(Asked { answers, ended, lost: false });
+        let asked = Operation::Query(QueryReply { answers, ended, lost: false });
         let own = false;
         let query = move |operation| Input::Query { operation, what, depth, own, timeout };
         self.actor.begin(asked, query).await?;
@@ -118,7 +118,7 @@ impl Inner {
         for own in [true, false] {
             let (what, answers) = (what.clone(), answers.clone());
             let ended = oneshot::channel().0;
-            let asked = Operation::Query(Asked { answers, ended, lost: false });
+            let asked = Operation::Query(QueryReply { answers, ended, lost: false });
             let (depth, timeout) = (-1, None);
             let query = move |operation| Input::Query { operation, what, depth, own, timeout };
             self.actor.begin(asked, query).await?;

@@ -290,6 +290,8 @@ impl Broadcasts {
             run.note(from, batch.last());
             if run.holds(&batch) {
                 self.counters.duplicates += batch.items.len() as u64;
+                // A second copy shows that the tree has a link too many, which is pruned. But a peer that
+                // was asked sends what it has from some number on, with copies among it.
                 let asked = run.missing.and_then(|missing| missing.asked);
                 if asked.is_none_or(|(of, _)| of != from) {
                     self.refuse(turn, from, name);
@@ -322,6 +324,7 @@ impl Broadcasts {
         }
         run.active_at = turn.now;
         run.note(from, batch.last());
+        // The author has forgotten what comes before the floor, so waiting for it would be in vain.
         if batch.floor > run.next {
             let missed = if run.next == 0 { 0 } else { batch.floor - run.next };
             run.next = batch.floor;
@@ -449,8 +452,12 @@ impl Broadcasts {
                 continue;
             }
             if run.lazy.contains(link) {
+                // Lazy push: the peer gets the batch from elsewhere. The summary only makes sure that it
+                // notices if it does not.
                 lazy.push(*link);
             } else {
+                // Eager push. It counts as delivered: links are reliable, and if this one ends its entry
+                // is forgotten.
                 run.note(*link, batch.last());
                 turn.send(*link, Frame::Broadcast(batch.clone()));
             }

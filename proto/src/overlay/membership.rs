@@ -234,9 +234,10 @@ impl Membership {
         }
         self.open = true;
         self.start(turn);
-        match self.active.contains_key(&through) {
-            true => turn.put(Effect::Joined(through)),
-            false => self.ask(turn, through, Need::Join, true),
+        if self.active.contains_key(&through) {
+            turn.put(Effect::Joined(through));
+        } else {
+            self.ask(turn, through, Need::Join, true);
         }
     }
 

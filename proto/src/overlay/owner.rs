@@ -210,16 +210,16 @@ mod tests {
         others.sort_unstable();
         assert_eq!(sent(&out), others, "not back to where it came from");
         assert!(matches!(out.back(), Some(Effect::Out(Output::StopOrdered))));
-        let told = |effect: &Effect| {
+        let is_reported = |effect: &Effect| {
             matches!(effect, Effect::Out(Output::Event(Event::NodeShutdownOrdered { owner: by }))
                 if *by == owner().id())
         };
-        assert_eq!(out.iter().filter(|output| told(output)).count(), 1);
+        assert_eq!(out.iter().filter(|output| is_reported(output)).count(), 1);
         assert!(node.receive(&order).is_empty(), "had already");
     }
 
     #[test]
-    fn who_gives_an_order_stops_as_well() {
+    fn a_node_that_gives_an_order_stops_as_well() {
         let mut node = Node::new(Some(owner().id()));
         let out = node.act(|orders, turn| orders.give(turn, &owner()));
         assert_eq!(sent(&out).len(), 3);
@@ -268,11 +268,11 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_refused_orders_is_told_once_a_second() {
+    fn a_flood_of_refused_orders_is_reported_once_a_second() {
         let mut node = Node::new(Some(owner().id()));
         let bad = order(&key(5), "net", node.unix);
-        let told: usize = (0..100).map(|_| node.receive(&bad).len()).sum();
-        assert_eq!(told, 1);
+        let reported: usize = (0..100).map(|_| node.receive(&bad).len()).sum();
+        assert_eq!(reported, 1);
         node.now = node.now + REPORT_EVERY;
         assert_eq!(node.receive(&bad).len(), 1);
     }

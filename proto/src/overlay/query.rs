@@ -167,6 +167,8 @@ impl Queries {
         let done =
             |complete| Effect::Send(from, Frame::QueryDone(QueryDone { id, depth, complete }));
         if let Some(entry) = self.table.get_mut(&id) {
+            // Only more depth makes it worth to ask again. A copy with another question is a forgery that
+            // would redirect the answers to the first.
             let again = entry.depth < depth && !entry.own && !own;
             if !again || entry.deadline <= now || entry.what != query.what {
                 out.push_back(done(true));

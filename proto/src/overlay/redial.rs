@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_grow_with_jitter_and_the_application_is_told() {
+    fn waits_grow_with_jitter_and_each_failure_is_an_event() {
         let config = Config::default();
         let mut bench = Bench::of(Redials::new(&config));
         let peer = NodeId::from_bytes([1; 32]);
@@ -139,12 +139,13 @@ mod tests {
             bench.turn(|redials, turn| redials.dial_failed(turn, &address(), "refused".into()));
             let out = bench.out.pop_front();
             let Some(Effect::Out(Output::Event(Event::NodeReconnectionError {
-                tries: told, ..
+                tries: reported,
+                ..
             }))) = out
             else {
                 panic!("{out:?}");
             };
-            assert_eq!(told, tries);
+            assert_eq!(reported, tries);
         }
         bench.part.dialled(&address(), peer);
         assert_eq!(bench.part.poll_timeout(), None);

@@ -187,11 +187,14 @@ impl RelayedMessages {
         let RelayLabel { query, number, to } = forward.label;
         let id = (query, number);
         let for_us = to == self.key.id();
+        // Charged before it is opened: a message that is refused costs the same work.
         let delivery = if !self.spend(turn.now, from, forward.sealed.len()) {
             Delivery::Busy
         } else if for_us {
             self.accept(turn, from, &forward)
         } else {
+            // Never back to where it came from, nor twice under one label: else a forged message could
+            // travel in a circle.
             match next.filter(|next| *next != from && !self.waiting.contains_key(&id)) {
                 None => Delivery::NoWay,
                 Some(_) if !self.has_room(from) => Delivery::Busy,

@@ -31,12 +31,12 @@ pub(super) struct Dial {
     purpose: Purpose,
     /// The node that was reached.
     id: Option<NodeId>,
-    stage: Stage,
+    stage: DialStage,
 }
 
 /// A stage in the life of a dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum DialStage {
     /// The shell connects.
     Connecting,
     /// The Hellos are being exchanged.
@@ -54,7 +54,7 @@ impl Dial {
 
     /// Returns the node whose link the dial waits for.
     fn waits_for(&self) -> Option<NodeId> {
-        self.id.filter(|_| matches!(self.stage, Stage::Ending | Stage::Linking))
+        self.id.filter(|_| matches!(self.stage, DialStage::Ending | DialStage::Linking))
     }
 }
 
@@ -71,7 +71,7 @@ impl Dials {
 
     /// Returns whether the shell is still connecting for a dial.
     pub(super) fn is_connecting(&self, dial: DialId) -> bool {
-        self.stage(dial) == Some(Stage::Connecting)
+        self.stage(dial) == Some(DialStage::Connecting)
     }
 
     /// Returns the dials that wait for a link with a node.
@@ -82,15 +82,15 @@ impl Dials {
 
     /// Returns the dials that wait for the end of a link with a node, or of another dial to it.
     fn waiting_for_end(&self, id: NodeId) -> Vec<DialId> {
-        let is_meant = |dial: &DialId| self.stage(*dial) == Some(Stage::Ending);
+        let is_meant = |dial: &DialId| self.stage(*dial) == Some(DialStage::Ending);
         self.waiting_for_link(id).into_iter().filter(is_meant).collect()
     }
 
-    fn stage(&self, dial: DialId) -> Option<Stage> {
+    fn stage(&self, dial: DialId) -> Option<DialStage> {
         self.dials.get(&dial).map(|dial| dial.stage)
     }
 
-    fn set_stage(&mut self, number: DialId, stage: Stage, deadline: Instant) {
+    fn set_stage(&mut self, number: DialId, stage: DialStage, deadline: Instant) {
         let Some(dial) = self.remove(number) else { return };
         let dial = Dial { stage, ..dial };
         self.waiting.extend(dial.waits_for().map(|id| (id, number)));
@@ -126,7 +126,7 @@ impl Machine {
             let outcome = Err(DialError::NoAddress);
             return self.outbox.push_back(Output::DialEnded { dial, operation, outcome });
         };
-        let stage = Stage::Connecting;
+        let stage = DialStage::Connecting;
         self.dials.dials.insert(dial, Dial { operation, address, purpose, id: None, stage });
         if self.stopping {
             return self.fail_dial(dial, &DialError::Unwanted(Reason::Stopping));
@@ -147,7 +147,7 @@ impl Machine {
         match allowed {
             Ok(()) => {
                 let deadline = now + self.handshake_timeout;
-                self.dials.set_stage(number, Stage::Greeting, deadline);
+                self.dials.set_stage(number, DialStage::Greeting, deadline);
                 self.outbox.push_back(Output::Greet(number));
             }
             Err(Reason::Duplicate) if self.links.is_open(id) => self.dial_reached(number, id),
@@ -155,7 +155,7 @@ impl Machine {
                 // As long as a Hello may take, and as the link that is ending may take to flush its
                 // queue.
                 let deadline = now + self.handshake_timeout + self.flush_timeout;
-                self.dials.set_stage(number, Stage::Ending, deadline);
+                self.dials.set_stage(number, DialStage::Ending, deadline);
             }
             Err(reason) => self.fail_dial(number, &DialError::Unwanted(reason)),
         }
@@ -183,7 +183,9 @@ impl Machine {
     pub(super) fn dials_overdue(&mut self) {
         while let Some(number) = self.dials.deadlines.pop(self.now.monotonic) {
             let error = match self.dials.stage(number) {
-                Some(Stage::Ending | Stage::Linking) => DialError::Refused(Reason::Duplicate),
+                Some(DialStage::Ending | DialStage::Linking) => {
+                    DialError::Refused(Reason::Duplicate)
+                }
                 _ => DialError::Timeout,
             };
             self.fail_dial(number, &error);
@@ -251,12 +253,12 @@ impl Machine {
             return self.dial_reached(number, id);
         }
         let deadline = self.now.monotonic + self.handshake_timeout;
-        self.dials.set_stage(number, Stage::Linking, deadline);
+        self.dials.set_stage(number, DialStage::Linking, deadline);
     }
 
     /// Lets other dials of the node say Hello, if this dial was the one that did.
     fn end_greeting(&mut self, number: DialId) {
-        if let Some(Dial { id: Some(id), stage: Stage::Greeting, .. }) =
+        if let Some(Dial { id: Some(id), stage: DialStage::Greeting, .. }) =
             self.dials.dials.get(&number)
         {
             self.overlay.greeted(*id);

@@ -16,7 +16,7 @@ use crate::time::Instant;
 pub(super) struct Links {
     /// Interval at which the use of links that were made for a message is measured.
     check: Duration,
-    by_id: BTreeMap<NodeId, Link>,
+    by_id: BTreeMap<NodeId, LinkEntry>,
     by_connection: BTreeMap<ConnectionId, NodeId>,
     /// Connections that become the link with a node once the present one has ended.
     successors: BTreeMap<NodeId, Greeted>,
@@ -27,7 +27,7 @@ pub(super) struct Links {
 }
 
 #[derive(Debug)]
-struct Link {
+struct LinkEntry {
     connection: ConnectionId,
     /// Frames and messages can still be sent over it.
     open: bool,
@@ -75,7 +75,7 @@ impl Links {
     }
 
     /// Returns the node at the other end of a link, unless this node is closing it.
-    pub(super) fn hears(&self, connection: ConnectionId) -> Option<NodeId> {
+    pub(super) fn accepts_from(&self, connection: ConnectionId) -> Option<NodeId> {
         let id = self.id(connection)?;
         self.by_id.get(&id).filter(|link| !link.leaving).map(|_| id)
     }
@@ -119,13 +119,13 @@ impl Links {
         dropped.map(|(_, greeted)| greeted.connection)
     }
 
-    fn of(&mut self, connection: ConnectionId) -> Option<&mut Link> {
+    fn of(&mut self, connection: ConnectionId) -> Option<&mut LinkEntry> {
         let id = self.by_connection.get(&connection)?;
         self.by_id.get_mut(id)
     }
 
     fn insert(&mut self, id: NodeId, connection: ConnectionId) {
-        let link = Link { connection, open: true, leaving: false };
+        let link = LinkEntry { connection, open: true, leaving: false };
         self.by_id.insert(id, link);
         self.by_connection.insert(connection, id);
     }
@@ -159,6 +159,8 @@ impl Machine {
                 let Some(old) = self.links.by_id.get_mut(&id) else {
                     return self.link_up(greeted);
                 };
+                // The old link first delivers what is queued on it, and the application has to learn of
+                // its end, before the new connection becomes a link. So messages keep their order.
                 old.open = false;
                 let old = old.connection;
                 let replaced = self.links.successors.insert(id, greeted);

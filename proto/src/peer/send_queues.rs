@@ -79,7 +79,7 @@ struct Limits {
 struct Recipient {
     queue: VecDeque<(OperationId, Payload)>,
     bytes: usize,
-    stage: Stage,
+    stage: SendStage,
     /// Addresses that were dialled for the first in the queue.
     tried: Vec<Address>,
     /// Number of those dials that have not ended.
@@ -88,7 +88,7 @@ struct Recipient {
 
 /// The thing that the first message in the queue of a recipient waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Stage {
+enum SendStage {
     /// Nothing.
     #[default]
     Idle,
@@ -117,7 +117,7 @@ struct Search {
     way_until: Instant,
 }
 
-impl Stage {
+impl SendStage {
     fn timer(&self) -> Option<Instant> {
         match self {
             Self::Busy { again: due, .. } | Self::Dialling(due) => Some(*due),
@@ -160,11 +160,11 @@ impl SendQueues {
         self.timers.first()
     }
 
-    fn stage(&self, id: NodeId) -> Option<Stage> {
+    fn stage(&self, id: NodeId) -> Option<SendStage> {
         self.recipients.get(&id).map(|recipient| recipient.stage)
     }
 
-    fn set_stage(&mut self, id: NodeId, stage: Stage) {
+    fn set_stage(&mut self, id: NodeId, stage: SendStage) {
         if let Some(recipient) = self.recipients.get_mut(&id) {
             recipient.stage = stage;
             self.timers.set(id, stage.timer());
@@ -192,7 +192,7 @@ impl SendQueues {
     }
 
     fn remove(&mut self, id: NodeId) -> Option<Recipient> {
-        self.set_stage(id, Stage::Idle);
+        self.set_stage(id, SendStage::Idle);
         self.searches.retain(|_, recipient| *recipient != id);
         self.recipients.remove(&id)
     }
@@ -267,7 +267,7 @@ impl Machine {
             self.send_queues.queue(operation, to, payload)
         };
         match queued {
-            Ok(()) if self.send_queues.stage(to) == Some(Stage::Idle) => self.send_first(to),
+            Ok(()) if self.send_queues.stage(to) == Some(SendStage::Idle) => self.send_first(to),
             Ok(()) => {}
             Err(error) => self.sent(operation, Err(error)),
         }
@@ -275,17 +275,17 @@ impl Machine {
 
     /// Goes on after the shell has handed a message to the queue of its link, or could not.
     pub(super) fn delivered(&mut self, to: NodeId, operation: OperationId) {
-        if self.send_queues.stage(to) == Some(Stage::Delivering(operation)) {
+        if self.send_queues.stage(to) == Some(SendStage::Delivering(operation)) {
             self.send_next(to);
         }
     }
 
     /// Dials the addresses at which the shell has met a recipient.
     pub(super) fn recipient_met_at(&mut self, id: NodeId, addresses: Vec<Address>) {
-        if self.send_queues.stage(id) != Some(Stage::Addresses) {
+        if self.send_queues.stage(id) != Some(SendStage::Addresses) {
             return;
         }
-        self.send_queues.set_stage(id, Stage::Dialling(self.now.monotonic + PATIENCE));
+        self.send_queues.set_stage(id, SendStage::Dialling(self.now.monotonic + PATIENCE));
         self.dial_recipient(id, addresses);
         self.go_on_searching(id);
     }
@@ -293,7 +293,8 @@ impl Machine {
     /// Sends what waits for a node over the link that there is now.
     pub(super) fn recipient_linked(&mut self, id: NodeId) {
         let stage = self.send_queues.stage(id);
-        if let Some(Stage::Addresses | Stage::Dialling(_) | Stage::Searching(_)) = stage {
+        if let Some(SendStage::Addresses | SendStage::Dialling(_) | SendStage::Searching(_)) = stage
+        {
             self.send_first(id);
         }
     }
@@ -313,14 +314,14 @@ impl Machine {
     /// Takes an answer to a query for a recipient.
     pub(super) fn recipient_found(&mut self, answer: &Answer) {
         let Some(id) = self.send_queues.searches.get(&answer.id).copied() else { return };
-        if let Some(Stage::Searching(mut search)) = self.send_queues.stage(id)
+        if let Some(SendStage::Searching(mut search)) = self.send_queues.stage(id)
             && answer.node == id
             && answer.body == AnswerBody::Here
         {
             if search.found.is_none() {
                 search.found = Some(answer.id);
                 search.patience = Some(self.now.monotonic + PATIENCE);
-                self.send_queues.set_stage(id, Stage::Searching(search));
+                self.send_queues.set_stage(id, SendStage::Searching(search));
             }
             self.dial_recipient(id, answer.addresses.clone());
             self.go_on_searching(id);
@@ -330,9 +331,9 @@ impl Machine {
     /// Notes that the query for a recipient has ended.
     pub(super) fn recipient_search_ended(&mut self, query: QueryId) {
         let Some(id) = self.send_queues.searches.remove(&query) else { return };
-        if let Some(Stage::Searching(mut search)) = self.send_queues.stage(id) {
+        if let Some(SendStage::Searching(mut search)) = self.send_queues.stage(id) {
             search.ended = true;
-            self.send_queues.set_stage(id, Stage::Searching(search));
+            self.send_queues.set_stage(id, SendStage::Searching(search));
             self.go_on_searching(id);
         }
     }
@@ -340,14 +341,14 @@ impl Machine {
     /// Takes the outcome of a message or ping that other nodes were to relay.
     pub(super) fn relayed(&mut self, number: u64, outcome: Result<(), RelayError>) {
         let Some(to) = self.send_queues.relayed.remove(&number) else { return };
-        let Some(Stage::Relaying { since, deadline, remembered }) = self.send_queues.stage(to)
+        let Some(SendStage::Relaying { since, deadline, remembered }) = self.send_queues.stage(to)
         else {
             return;
         };
         let again = self.now.monotonic + BUSY;
         match outcome {
             Err(RelayError::Busy) if again < deadline => {
-                self.send_queues.set_stage(to, Stage::Busy { again, deadline });
+                self.send_queues.set_stage(to, SendStage::Busy { again, deadline });
             }
             // A relay is gone. There may be another way.
             Err(RelayError::NoWay) if remembered => {
@@ -366,18 +367,18 @@ impl Machine {
         let now = self.now.monotonic;
         while let Some(id) = self.send_queues.timers.pop(now) {
             match self.send_queues.stage(id) {
-                Some(Stage::Busy { deadline, .. }) => match self.send_queues.way(id, now) {
+                Some(SendStage::Busy { deadline, .. }) => match self.send_queues.way(id, now) {
                     Some(query) if !self.links.is_open(id) => {
                         self.relay_first(id, Some(query), deadline, false);
                     }
                     _ => self.send_first(id),
                 },
-                Some(Stage::Dialling(_)) => self.search_recipient(id),
-                Some(Stage::Searching(mut search)) => {
+                Some(SendStage::Dialling(_)) => self.search_recipient(id),
+                Some(SendStage::Searching(mut search)) => {
                     // There is no timer from now on: a message that can't be relayed waits for the
                     // dials.
                     search.patience = None;
-                    self.send_queues.set_stage(id, Stage::Searching(search));
+                    self.send_queues.set_stage(id, SendStage::Searching(search));
                     if self.first_can_be_relayed(id) {
                         self.end_search(id, search);
                     }
@@ -406,7 +407,7 @@ impl Machine {
         }
         if let Some(connection) = open {
             let Some((operation, payload)) = self.send_queues.take_first(to) else { return };
-            self.send_queues.set_stage(to, Stage::Delivering(operation));
+            self.send_queues.set_stage(to, SendStage::Delivering(operation));
             self.outbox.push_back(Output::Deliver { operation, connection, payload });
             return;
         }
@@ -418,7 +419,7 @@ impl Machine {
 
     /// Goes on with the next in the queue of a recipient; forgets the recipient if there is none.
     fn send_next(&mut self, to: NodeId) {
-        self.send_queues.set_stage(to, Stage::Idle);
+        self.send_queues.set_stage(to, SendStage::Idle);
         match self.send_queues.recipients.get(&to) {
             Some(recipient) if !recipient.queue.is_empty() => self.send_first(to),
             _ => drop(self.send_queues.remove(to)),
@@ -450,7 +451,7 @@ impl Machine {
         match self.overlay.relay(query, to, (payload, id)) {
             Ok(number) => {
                 self.send_queues
-                    .set_stage(to, Stage::Relaying { since: now, deadline, remembered });
+                    .set_stage(to, SendStage::Relaying { since: now, deadline, remembered });
                 self.send_queues.relayed.insert(number, to);
                 self.absorb();
             }
@@ -463,7 +464,7 @@ impl Machine {
         if let Some(recipient) = self.send_queues.recipients.get_mut(&id) {
             recipient.tried.clear();
         }
-        self.send_queues.set_stage(id, Stage::Addresses);
+        self.send_queues.set_stage(id, SendStage::Addresses);
         self.outbox.push_back(Output::LookUpAddresses(id));
     }
 
@@ -487,7 +488,7 @@ impl Machine {
     fn search_recipient(&mut self, id: NodeId) {
         let way_until = self.now.monotonic + self.send_queues.limits.way;
         let search = Search { found: None, ended: false, patience: None, way_until };
-        self.send_queues.set_stage(id, Stage::Searching(search));
+        self.send_queues.set_stage(id, SendStage::Searching(search));
         let query = self.overlay.ask(QueryKind::FindNode(id), -1, false, None);
         self.send_queues.searches.insert(query, id);
         self.absorb();
@@ -497,8 +498,8 @@ impl Machine {
     fn go_on_searching(&mut self, id: NodeId) {
         let Some(recipient) = self.send_queues.recipients.get(&id) else { return };
         match recipient.stage {
-            Stage::Dialling(_) if recipient.dialling == 0 => self.search_recipient(id),
-            Stage::Searching(search)
+            SendStage::Dialling(_) if recipient.dialling == 0 => self.search_recipient(id),
+            SendStage::Searching(search)
                 if (search.ended && recipient.dialling == 0)
                     || (self.manual && search.found.is_some()) =>
             {

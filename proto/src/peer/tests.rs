@@ -235,7 +235,7 @@ fn a_connection_that_replaces_a_link_waits_until_its_end_was_reported() {
         panic!("{outputs:?}");
     };
     // What the old one still brings is wanted.
-    assert!(node.machine.links.hears(ConnectionId(1)).is_some());
+    assert!(node.machine.links.accepts_from(ConnectionId(1)).is_some());
     let outputs = node.link_down(1);
     assert!(!outputs.iter().any(|output| matches!(output, Output::Admitted(_))), "{outputs:?}");
     let outputs = node.input(Input::LinkReported { id: id(2) });

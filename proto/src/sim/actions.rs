@@ -23,15 +23,15 @@ pub(super) enum LinkFor {
 
 /// A query that an application has asked.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct AppQuery {
     node: usize,
     run: u32,
     action: ActionId,
-    kind: Kind,
+    kind: AppQueryKind,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum AppQueryKind {
     Discovery,
     Search(FoundFiles),
 }
@@ -109,7 +109,7 @@ impl<H: Handler> Sim<H> {
 
     pub(super) fn ask_discovery(&mut self, node: usize, action: ActionId, depth: i32) {
         if let Some(operation) =
-            self.ask_for(node, action, Kind::Discovery, QueryKind::Discover, depth)
+            self.ask_for(node, action, AppQueryKind::Discovery, QueryKind::Discover, depth)
         {
             self.asked.insert(operation, Discovery::default());
         }
@@ -125,12 +125,14 @@ impl<H: Handler> Sim<H> {
         let me = running.machine.overlay().info();
         let source = FileSource { id: me.id, name: me.name, addresses: me.addresses };
         found.add(self.search_shares(node, &text), &source);
-        self.ask_for(node, action, Kind::Search(found), QueryKind::Search(text), -1);
+        self.ask_for(node, action, AppQueryKind::Search(found), QueryKind::Search(text), -1);
     }
 
     /// Takes an answer to an application's search. Returns whether it is one.
     pub(super) fn file_found(&mut self, operation: OperationId, answer: &Answer) -> bool {
-        let Some(Asked { kind: Kind::Search(found), .. }) = self.actions.get_mut(&operation) else {
+        let Some(AppQuery { kind: AppQueryKind::Search(found), .. }) =
+            self.actions.get_mut(&operation)
+        else {
             return false;
         };
         if let AnswerBody::Files(files) = &answer.body {
@@ -161,13 +163,13 @@ impl<H: Handler> Sim<H> {
         &mut self,
         node: usize,
         action: ActionId,
-        kind: Kind,
+        kind: AppQueryKind,
         what: QueryKind,
         depth: i32,
     ) -> Option<OperationId> {
         let operation = self.ask(node, what, depth)?;
         let run = self.nodes[node].run;
-        self.actions.insert(operation, Asked { node, run, action, kind });
+        self.actions.insert(operation, AppQuery { node, run, action, kind });
         Some(operation)
     }
 
@@ -211,12 +213,12 @@ impl<H: Handler> Sim<H> {
 
     /// Reports that a query of an application has ended.
     pub(super) fn action_ended(&mut self, operation: OperationId, complete: bool) {
-        let Some(Asked { node, run, action, kind }) = self.actions.remove(&operation) else {
+        let Some(AppQuery { node, run, action, kind }) = self.actions.remove(&operation) else {
             return;
         };
         let Some(running) = self.nodes[node].run(run) else { return };
         let event = match kind {
-            Kind::Discovery => {
+            AppQueryKind::Discovery => {
                 let me = running.machine.overlay().info();
                 let found = self.asked.remove(&operation).unwrap_or_default().nodes;
                 let others = found.into_values().filter(|info| info.id != me.id);
@@ -224,7 +226,9 @@ impl<H: Handler> Sim<H> {
                 let nodes = std::iter::once(me).chain(nodes).collect();
                 Event::NodeDiscoveryCompleted { action, nodes, complete }
             }
-            Kind::Search(found) => Event::NodeSearchCompleted { action, files: found.into_files() },
+            AppQueryKind::Search(found) => {
+                Event::NodeSearchCompleted { action, files: found.into_files() }
+            }
         };
         self.event(node, event);
     }
@@ -351,7 +355,7 @@ mod tests {
     fn what_can_not_be_done_is_an_event_too() {
         let mut sim = line();
         let (me, near) = (sim.id(0), sim.id(1));
-        let nobody = Key::from_secret(&[9; 32]).id();
+        let unused = Key::from_secret(&[9; 32]).id();
         let mut error = |act: &dyn Fn(&mut Context<'_>) -> ActionId| {
             let (asked, event) = result(&mut sim, act);
             let Event::NodeActionFailed { action, error } = event else { panic!("{event:?}") };
@@ -361,7 +365,7 @@ mod tests {
         assert!(error(&|cx| cx.fetch(Hash::of(b"x"), "x")).contains("no node"));
         assert!(error(&|cx| cx.share("x")).contains("no file x"));
         assert!(error(&|cx| cx.search("x".repeat(10_000))).contains("at most"));
-        assert!(error(&|cx| cx.ping(nobody)).contains("knows where"));
+        assert!(error(&|cx| cx.ping(unused)).contains("knows where"));
         assert!(error(&|cx| cx.ping(me)).contains("itself"));
         sim.partition(&[&[0]]);
         let mut error = |act: &dyn Fn(&mut Context<'_>) -> ActionId| {
@@ -409,13 +413,13 @@ mod tests {
             }));
         }
         let (there, third) = (sim.address(0), sim.address(2));
-        let nobody: Address = "198.51.100.1:1".parse().unwrap();
+        let unused: Address = "198.51.100.1:1".parse().unwrap();
         let mut asked = Vec::new();
         sim.with(1, |_, cx| {
-            asked.push(cx.join(&[there.clone(), nobody.clone()]));
+            asked.push(cx.join(&[there.clone(), unused.clone()]));
             asked.push(cx.connect(third.clone(), false));
-            asked.push(cx.connect(nobody.clone(), false));
-            asked.push(cx.join(std::slice::from_ref(&nobody)));
+            asked.push(cx.connect(unused.clone(), false));
+            asked.push(cx.join(std::slice::from_ref(&unused)));
             asked.push(cx.join(&[]));
         });
         sim.run_for(Duration::from_secs(60));

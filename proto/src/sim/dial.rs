@@ -164,7 +164,7 @@ impl<H: Handler> Sim<H> {
                 candidate: Candidate { id: other.id, direction, incarnation, ip },
                 state: State::Waiting,
                 greeted: false,
-                heard: self.now,
+                last_arrival: self.now,
             }
         };
         let dialled = called.without_id();

@@ -6,7 +6,7 @@ use super::Sim;
 use super::link::{Content, DIALLER, Link, State, other};
 use super::node::Handle;
 use super::queue::Due;
-use super::requests::{Asked, AskedOver};
+use super::requests::{IncomingRequest, RequestPath};
 use super::shell::Work;
 use crate::event::{Event, LinkEnd, MessageFailure, Peer, Reason};
 use crate::frame::Frame;
@@ -27,7 +27,7 @@ impl<H: Handler> Sim<H> {
         let Some((side, end)) = end else {
             return self.input(node, Input::LinkDown { connection, link_end: lost });
         };
-        (end.state, end.heard) = (State::Up, self.now);
+        (end.state, end.last_arrival) = (State::Up, self.now);
         let peer = end.peer.clone();
         let Some(running) = &mut self.nodes[node].running else { return };
         let handle = Handle { link: serial, side, peer: peer.clone() };
@@ -113,7 +113,7 @@ impl<H: Handler> Sim<H> {
             let Some(link) = self.links.get_mut(&serial) else { return };
             let Some(content) = link.lanes[side].arrived(now) else { return };
             let end = &mut link.ends[other(side)];
-            end.heard = now;
+            end.last_arrival = now;
             if end.state != State::Gone {
                 self.receive(serial, other(side), content);
                 self.settle();
@@ -185,9 +185,9 @@ impl<H: Handler> Sim<H> {
             let Some(link) = self.links.get_mut(&serial) else { continue };
             link.cuts += 1;
             for (side, ago) in pinged.into_iter().enumerate() {
-                let heard = link.ends[side].heard.max(self.now - ago);
+                let last_arrival = link.ends[side].last_arrival.max(self.now - ago);
                 let due = Due::Silent { link: serial, side, cuts: link.cuts };
-                self.queue.put(heard + self.config.dead_after, due);
+                self.queue.put(last_arrival + self.config.dead_after, due);
             }
         }
     }
@@ -304,8 +304,8 @@ impl<H: Handler> Sim<H> {
             }
             Content::Request { request, name, message } => {
                 link.lanes[other(side)].delivered(now, unknown);
-                let over = AskedOver::Link { link: serial, side, request };
-                let asked = Asked { from: over, peer: from, name, message };
+                let over = RequestPath::Link { link: serial, side, request };
+                let asked = IncomingRequest { from: over, peer: from, name, message };
                 self.work.push_back(Work::Request(node, self.nodes[node].run, asked));
             }
             Content::Reply { request, outcome } => {

@@ -66,10 +66,10 @@ impl SimulatedDisk {
     /// Reads a file as an application does.
     pub(super) fn read(&self, path: &Path) -> io::Result<Bytes> {
         let bytes = self.files.get(path).ok_or(io::ErrorKind::NotFound)?;
-        match bytes.len() > MAX_FILE_IN_MEMORY {
-            true => Err(io::ErrorKind::FileTooLarge.into()),
-            false => Ok(bytes.clone()),
+        if bytes.len() > MAX_FILE_IN_MEMORY {
+            return Err(io::ErrorKind::FileTooLarge.into());
         }
+        Ok(bytes.clone())
     }
 
     pub(super) fn get(&self, path: &Path) -> Option<&Bytes> {

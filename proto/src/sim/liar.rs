@@ -50,7 +50,7 @@ impl Liar {
     }
 
     /// Returns the frames that are sent in place of one.
-    pub(super) fn tell(&mut self, unix: u64, frame: Frame) -> Vec<Frame> {
+    pub(super) fn lie(&mut self, unix: u64, frame: Frame) -> Vec<Frame> {
         match frame {
             Frame::Broadcast(batch) => self.pass_on(batch),
             mut frame => {
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn an_altered_broadcast_reads_well_and_is_not_what_was_signed() {
-        let frames = liar(Lies::Alters).tell(1, Frame::Broadcast(batch("abc")));
+        let frames = liar(Lies::Alters).lie(1, Frame::Broadcast(batch("abc")));
         let [Frame::Broadcast(altered)] = &frames[..] else { panic!("{frames:?}") };
         assert_eq!(&altered.items[0].content.payload[..], b"abb");
         assert!(!altered.verify(NETWORK, &altered.ids(NETWORK)));
@@ -149,20 +149,20 @@ mod tests {
 
     #[test]
     fn broadcasts_are_dropped_or_followed_by_old_ones() {
-        assert_eq!(liar(Lies::Drops).tell(1, Frame::Broadcast(batch("a"))), []);
+        assert_eq!(liar(Lies::Drops).lie(1, Frame::Broadcast(batch("a"))), []);
         let mut replays = liar(Lies::Replays);
-        assert_eq!(replays.tell(1, Frame::Broadcast(batch("a"))).len(), 1);
+        assert_eq!(replays.lie(1, Frame::Broadcast(batch("a"))).len(), 1);
         let both = vec![Frame::Broadcast(batch("b")), Frame::Broadcast(batch("a"))];
-        assert_eq!(replays.tell(1, Frame::Broadcast(batch("b"))), both);
+        assert_eq!(replays.lie(1, Frame::Broadcast(batch("b"))), both);
     }
 
     #[test]
     fn records_are_of_others_and_well_signed() {
         let honest = NodeRecord::sign(&Key::from_secret(&[1; 32]), NETWORK, 1, &[]);
-        let told = Shuffle { id: 1, steps: 3, records: vec![honest.clone(); 8] };
-        let frames = liar(Lies::Drops).tell(5, Frame::Shuffle(told));
-        let [Frame::Shuffle(told)] = &frames[..] else { panic!("{frames:?}") };
-        assert_eq!(told.records.len(), 8);
-        assert!(told.records.iter().all(|r| r.node != honest.node && r.verify(NETWORK)));
+        let shuffle = Shuffle { id: 1, steps: 3, records: vec![honest.clone(); 8] };
+        let frames = liar(Lies::Drops).lie(5, Frame::Shuffle(shuffle));
+        let [Frame::Shuffle(shuffle)] = &frames[..] else { panic!("{frames:?}") };
+        assert_eq!(shuffle.records.len(), 8);
+        assert!(shuffle.records.iter().all(|r| r.node != honest.node && r.verify(NETWORK)));
     }
 }

@@ -48,7 +48,7 @@ pub(super) struct End {
     /// waits for the end of the link that it replaces, and all that arrives waits with it.
     pub(super) greeted: bool,
     /// Time of the last arrival.
-    pub(super) heard: Instant,
+    pub(super) last_arrival: Instant,
 }
 
 /// The state of an end of a link.
@@ -75,7 +75,7 @@ pub(super) struct Lane {
     /// Application messages that wait for the line, and their bytes.
     application: VecDeque<Parcel>,
     application_bytes: usize,
-    /// What is on its way, with the time of its arrival.
+    /// Frames on their way, with the time of their arrival.
     flight: VecDeque<(Instant, Parcel)>,
     /// Time from which the line is free.
     free: Instant,
@@ -205,9 +205,10 @@ impl Lane {
     /// Queues the last content, behind all that waits.
     pub(super) fn last(&mut self, content: Content) {
         let parcel = Parcel { bytes: 0, content };
-        match self.application.is_empty() {
-            true => self.urgent(parcel),
-            false => self.application.push_back(parcel),
+        if self.application.is_empty() {
+            self.urgent(parcel);
+        } else {
+            self.application.push_back(parcel);
         }
     }
 

@@ -166,8 +166,8 @@ mod tests {
         }
         let other_port = Address { port: 7118, ..address(public_ip(3)) };
         assert_eq!(node_at(&other_port), None);
-        for nobody in ["192.168.1.1:7117", "10.0.0.1:7117", "[::1]:7117", "a.example:7117"] {
-            assert_eq!(node_at(&nobody.parse().unwrap()), None, "{nobody}");
+        for unused in ["192.168.1.1:7117", "10.0.0.1:7117", "[::1]:7117", "a.example:7117"] {
+            assert_eq!(node_at(&unused.parse().unwrap()), None, "{unused}");
         }
     }
 

@@ -162,10 +162,7 @@ impl<H> Node<H> {
 
     /// Returns the IP address that it announces.
     pub(super) fn listens(&self, index: usize) -> Ipv4Addr {
-        match self.options.dialable {
-            true => public_ip(index),
-            false => private_ip(index),
-        }
+        if self.options.dialable { public_ip(index) } else { private_ip(index) }
     }
 
     /// Returns the time on its clock when the right time is `unix`.

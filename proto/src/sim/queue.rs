@@ -9,7 +9,7 @@ use crate::time::Instant;
 /// Future events by time; those of the same time in the order in which they were added.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    heap: BinaryHeap<Reverse<Entry>>,
+    heap: BinaryHeap<Reverse<QueuedEvent>>,
     sequence: u64,
 }
 
@@ -83,7 +83,7 @@ pub(super) enum ProbeStep {
 pub(super) enum StreamStep {
     /// The connection is there.
     Opened,
-    /// What this end has sent arrives.
+    /// The arrival of what this end has sent.
     Arrive(usize),
     /// The source may send its next piece.
     Send,
@@ -92,7 +92,7 @@ pub(super) enum StreamStep {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct QueuedEvent {
     at: Instant,
     sequence: u64,
     due: Due,
@@ -101,7 +101,7 @@ struct Entry {
 impl Queue {
     pub(super) fn put(&mut self, at: Instant, due: Due) {
         self.sequence += 1;
-        self.heap.push(Reverse(Entry { at, sequence: self.sequence, due }));
+        self.heap.push(Reverse(QueuedEvent { at, sequence: self.sequence, due }));
     }
 
     /// Returns the time of the next event.
@@ -118,22 +118,22 @@ impl Queue {
     }
 }
 
-impl Ord for Entry {
+impl Ord for QueuedEvent {
     fn cmp(&self, other: &Self) -> Ordering {
         (self.at, self.sequence).cmp(&(other.at, other.sequence))
     }
 }
 
-impl PartialOrd for Entry {
+impl PartialOrd for QueuedEvent {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Entry {
+impl PartialEq for QueuedEvent {
     fn eq(&self, other: &Self) -> bool {
         self.sequence == other.sequence
     }
 }
 
-impl Eq for Entry {}
+impl Eq for QueuedEvent {}

@@ -15,7 +15,7 @@ use crate::peer::{Input, OperationId};
 
 /// A request that waits for its reply.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct PendingRequest {
     node: usize,
     run: u32,
     action: ActionId,
@@ -26,8 +26,8 @@ pub(super) struct Waiting {
 
 /// A request that has arrived and is to be answered.
 #[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) from: AskedOver,
+pub(super) struct IncomingRequest {
+    pub(super) from: RequestPath,
     pub(super) peer: Peer,
     pub(super) name: String,
     pub(super) message: Message,
@@ -35,7 +35,7 @@ pub(super) struct Asked {
 
 /// The way that a request has come, and its reply goes.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum AskedOver {
+pub(super) enum RequestPath {
     /// A link.
     Link { link: u64, side: usize, request: u64 },
     /// Other nodes; the machine knows the request by this number.
@@ -78,7 +78,7 @@ impl<H: Handler> Sim<H> {
         }
         let request = self.next_serial();
         let run = self.nodes[node].run;
-        self.waiting.insert(request, Waiting { node, run, action, to, link: None });
+        self.waiting.insert(request, PendingRequest { node, run, action, to, link: None });
         self.queue.put(self.now + self.config.request_timeout, Due::NoReply { request });
         match handle {
             Some(handle) => self.request_over(node, request, handle.link, name, message),
@@ -118,27 +118,26 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Has the application answer a request, and sends the reply.
-    pub(super) fn answer_request(&mut self, node: usize, run: u32, asked: Asked) {
-        let Asked { from, peer, name, message } = asked;
+    pub(super) fn answer_request(&mut self, node: usize, run: u32, incoming: IncomingRequest) {
+        let IncomingRequest { from, peer, name, message } = incoming;
         if self.nodes[node].run(run).is_none() {
             return;
         }
         let most = self.config.max_requests_per_peer;
         let busy = match from {
-            AskedOver::Link { link, side, .. } => {
+            RequestPath::Link { link, side, .. } => {
                 self.links.get(&link).is_some_and(|link| link.lanes[side].replies() >= most)
             }
-            AskedOver::Others { .. } => false,
+            RequestPath::Others { .. } => false,
         };
         let mut actions = Vec::new();
         let Node { id, name: own, app, running, disk, .. } = &mut self.nodes[node];
         let Some(running) = running else { return };
         let seen = Seen { id: *id, name: own, now: self.now, running, disk };
-        let outcome = match busy {
-            true => Err(Refusal::Busy),
-            false => {
-                app.node_request(&mut Context::new(&seen, &mut actions), &peer, &name, message)
-            }
+        let outcome = if busy {
+            Err(Refusal::Busy)
+        } else {
+            app.node_request(&mut Context::new(&seen, &mut actions), &peer, &name, message)
         };
         let limit = self.config.max_message;
         let outcome = outcome.and_then(|reply| match reply.body().len() {
@@ -149,10 +148,10 @@ impl<H: Handler> Sim<H> {
             _ => Ok(reply),
         });
         match from {
-            AskedOver::Link { link, side, request } => {
+            RequestPath::Link { link, side, request } => {
                 self.send_reply(link, side, request, outcome);
             }
-            AskedOver::Others { id } => self.reply_directly(node, peer.id(), id, outcome),
+            RequestPath::Others { id } => self.reply_directly(node, peer.id(), id, outcome),
         }
         self.perform(node, actions);
     }
@@ -173,9 +172,10 @@ impl<H: Handler> Sim<H> {
         let bytes = body.len() + MESSAGE_HEAD;
         let is_refusal = outcome.is_err();
         let parcel = Parcel { bytes, content: Content::Reply { request, outcome } };
-        match is_refusal {
-            true => link.lanes[side].urgent(parcel),
-            false => link.lanes[side].reply(parcel),
+        if is_refusal {
+            link.lanes[side].urgent(parcel);
+        } else {
+            link.lanes[side].reply(parcel);
         }
         self.stats.count(MESSAGE, bytes);
         self.sent_on(serial, side, "reply", &body);
@@ -205,7 +205,8 @@ impl<H: Handler> Sim<H> {
 
     /// A node's link has ended: no reply comes over it any more.
     pub(super) fn fail_requests(&mut self, node: usize, serial: u64, reason: &Reason) {
-        let is_over = |waiting: &Waiting| (waiting.node, waiting.link) == (node, Some(serial));
+        let is_over =
+            |waiting: &PendingRequest| (waiting.node, waiting.link) == (node, Some(serial));
         let over: Vec<_> = self.waiting.extract_if(.., |_, waiting| is_over(waiting)).collect();
         for (_, waiting) in over {
             let error = format!("the link with {} ended: {reason}", waiting.to);
@@ -213,8 +214,8 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    fn request_ended(&mut self, waiting: Waiting, outcome: Result<Message, String>) {
-        let Waiting { node, run, action, to, .. } = waiting;
+    fn request_ended(&mut self, waiting: PendingRequest, outcome: Result<Message, String>) {
+        let PendingRequest { node, run, action, to, .. } = waiting;
         if self.nodes[node].run(run).is_some() {
             self.event(
                 node,
@@ -327,7 +328,7 @@ mod tests {
         sim.with(0, |_, cx| cx.request(to, name, text));
     }
 
-    /// What has come to node 0 from `since` on, and how long after that.
+    /// Returns what has arrived at node 0 from `since` on, and how long after that.
     fn outcomes(sim: &mut Sim<Echo>, wait: u64) -> Vec<(Duration, Result<String, String>)> {
         let since = sim.now().since_origin();
         sim.app_mut(0).0.clear();

@@ -27,7 +27,7 @@ pub use run::{Progress, run};
 pub struct Scenario {
     /// Its name.
     pub name: String,
-    /// What it shows.
+    /// Its purpose.
     #[serde(default)]
     pub about: String,
     /// Number of nodes.
@@ -128,7 +128,7 @@ pub struct Broadcasts {
 pub struct Crash {
     /// Percentage of nodes.
     pub percent: u8,
-    /// They vanish instead: nothing tells the others.
+    /// They vanish instead: the others get no sign of it.
     #[serde(default)]
     pub silently: bool,
 }
@@ -263,7 +263,7 @@ impl Step {
             }
         }
         if self.crash.as_ref().is_some_and(|crash| crash.percent > 95) {
-            return Err("`crash.percent` is at most 95: somebody has to be left".into());
+            return Err("`crash.percent` is at most 95: a node has to be left".into());
         }
         if self.partition.as_ref().is_some_and(|split| !(2..=64).contains(&split.parts)) {
             return Err("`partition.parts` has to be 2 to 64".into());

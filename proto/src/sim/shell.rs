@@ -5,7 +5,7 @@ use super::actions::LinkFor;
 use super::link::{Content, Parcel, State};
 use super::node::{Handle, Node, Seen};
 use super::queue::Due;
-use super::requests::{Asked, AskedOver};
+use super::requests::{IncomingRequest, RequestPath};
 use super::stats::{MESSAGE, kind};
 use super::{Joining, Sim};
 use crate::event::{Event, MessageFailure, NodeInfo, Peer, Reason};
@@ -27,7 +27,7 @@ pub(super) enum Work {
     /// A broadcast of its application.
     Broadcast(usize, u32, String, Message),
     /// A request for its application.
-    Request(usize, u32, Asked),
+    Request(usize, u32, IncomingRequest),
     /// The goodbye of one end of a link, once the application has its event.
     Close { link: u64, side: usize, reason: Reason },
     /// A node is to stop.
@@ -249,9 +249,9 @@ impl<H: Handler> Sim<H> {
             }
             Output::Sent { operation, outcome } => self.sent(node, operation, outcome),
             Output::Request { peer, id, name, message } => {
-                let from = AskedOver::Others { id };
+                let from = RequestPath::Others { id };
                 let run = self.nodes[node].run;
-                let asked = Asked { from, peer, name, message };
+                let asked = IncomingRequest { from, peer, name, message };
                 self.work.push_back(Work::Request(node, run, asked));
             }
             Output::Replied { operation, outcome } => self.replied(operation.0, outcome),
@@ -276,7 +276,7 @@ impl<H: Handler> Sim<H> {
         };
         let unix = self.unix();
         let frames = match &mut self.nodes[node].liar {
-            Some(liar) => liar.tell(unix, frame),
+            Some(liar) => liar.lie(unix, frame),
             None => vec![frame],
         };
         for frame in frames {

@@ -46,7 +46,7 @@ pub(super) struct SimulatedStream {
     /// The line of each end.
     lines: [StreamLine; 2],
     /// Time of the last item from the source.
-    heard: Instant,
+    last_arrival: Instant,
     pub(super) asking: FetcherEnd,
     serving: SourceEnd,
 }
@@ -103,7 +103,7 @@ impl SimulatedStream {
             nodes,
             latency,
             lines: Default::default(),
-            heard: now,
+            last_arrival: now,
             asking: FetcherEnd::default(),
             serving: SourceEnd::default(),
         }
@@ -166,7 +166,7 @@ impl<H: Handler> Sim<H> {
             match item {
                 StreamItem::Request(request) => self.serve(serial, request),
                 StreamItem::Answer(answer, bytes) => {
-                    stream.heard = now;
+                    stream.last_arrival = now;
                     self.take_answer(serial, answer, &bytes);
                 }
                 StreamItem::Closed => self.source_failed(serial, Fault::Lost),
@@ -184,9 +184,9 @@ impl<H: Handler> Sim<H> {
         let line = &stream.lines[SOURCE];
         let is_alive = !line.flight.is_empty() || stream.serving.held_back.is_some();
         if !stream.asking.is_owed() || (is_alive && !is_cut) {
-            stream.heard = now;
+            stream.last_arrival = now;
         }
-        let due = stream.heard + STALL;
+        let due = stream.last_arrival + STALL;
         if due <= now {
             return self.source_failed(serial, Fault::Lost);
         }

@@ -6,7 +6,7 @@ use crate::handler::Callback;
 
 const LATENCY: Duration = Duration::from_millis(20);
 
-/// Keeps all that it hears, and does nothing.
+/// Keeps all its events, and does nothing.
 #[derive(Default)]
 struct Log(Vec<(Duration, Event)>);
 
@@ -131,19 +131,19 @@ fn link_to(sim: &mut Sim<Log>, node: usize, addresses: Vec<Address>) {
 #[test]
 fn a_dial_goes_on_with_the_other_addresses_of_a_node() {
     let mut sim = sim(2);
-    let (nobody, neither, there) = (sim.address(500), sim.address(501), sim.address(0));
-    link_to(&mut sim, 1, vec![nobody.clone(), neither.clone(), there]);
+    let (unused, neither, there) = (sim.address(500), sim.address(501), sim.address(0));
+    link_to(&mut sim, 1, vec![unused.clone(), neither.clone(), there]);
     let timeout = Config::default().connect_timeout;
     sim.run_for(timeout * 2 + LATENCY * 6);
     assert_eq!(sim.links(), [(1, 0)]);
     assert_eq!(sim.app(1).names(), ["outbound_node_connected"], "a dead address is no event");
-    link_to(&mut sim, 1, vec![nobody.clone(), neither]);
+    link_to(&mut sim, 1, vec![unused.clone(), neither]);
     sim.run_for(timeout * 2);
     let failed = sim.app(1).0.iter().filter_map(|(_, event)| match event {
         Event::OutboundNodeConnectionError { address, .. } => Some(address.clone()),
         _ => None,
     });
-    assert_eq!(failed.collect::<Vec<_>>(), [nobody], "once, under the first address");
+    assert_eq!(failed.collect::<Vec<_>>(), [unused], "once, under the first address");
 }
 
 #[test]
@@ -217,12 +217,12 @@ fn two_that_dial_each_other_keep_one_link() {
 }
 
 #[test]
-fn whoever_hangs_up_is_heard_to_the_end() {
+fn a_node_that_hangs_up_delivers_all_before_its_goodbye() {
     let mut sim = pair();
     let begun = sim.now().since_origin();
     sim.disconnect(1, 0);
     sim.run_for(Duration::from_secs(1));
-    // What the handler says when it hears that the link is about to close still goes out.
+    // Messages from the event that the link is about to close still go out.
     assert_eq!(sim.app(0).texts(), ["farewell"]);
     let (name, at, said) = sim.app(0).last();
     assert_eq!((name, at), ("inbound_node_disconnected", begun + LATENCY));
@@ -267,7 +267,7 @@ fn a_partition_holds_what_is_sent_and_lets_it_go_when_it_heals_in_time() {
     sim.run_for(LATENCY);
     assert_eq!(sim.app(1).texts(), ["before", "meanwhile"]);
     sim.run_for(Duration::from_secs(120));
-    assert_eq!(sim.links().len(), 1, "an end that was to give up has heard of the other again");
+    assert_eq!(sim.links().len(), 1, "an end that was to give up has received something again");
 }
 
 #[test]
@@ -471,7 +471,7 @@ fn clocks_that_are_far_apart_are_reported_at_both_ends() {
         sim.add_with(options, Log::default());
         sim.connect(1, 0);
         sim.run_for(Duration::from_secs(5));
-        let told = |node: usize| {
+        let skews_of = |node: usize| {
             let seconds = |(_, event): &(Duration, Event)| match event {
                 Event::NodeClockSkew { seconds, .. } => Some(*seconds),
                 _ => None,
@@ -479,11 +479,11 @@ fn clocks_that_are_far_apart_are_reported_at_both_ends() {
             sim.app(node).0.iter().filter_map(seconds).collect::<Vec<_>>()
         };
         let expected: Vec<i64> = (reported != 0).then_some(reported).into_iter().collect();
-        assert_eq!(told(0), expected, "{ahead}");
+        assert_eq!(skews_of(0), expected, "{ahead}");
         let status = sim.overlay(0).unwrap().clock_status();
         assert_eq!((status.apart, status.farthest), (expected.len(), reported * 1000));
         let expected: Vec<i64> = expected.iter().map(|seconds| -seconds).collect();
-        assert_eq!(told(1), expected, "{ahead}");
+        assert_eq!(skews_of(1), expected, "{ahead}");
     }
 }
 

@@ -122,13 +122,12 @@ impl Broadcasts {
             // It has announced broadcasts that it does not have any more.
             run.has.remove(&from);
         }
-        match run.is_behind() {
-            true => {
-                let tries = if better { 0 } else { tries };
-                self.set_missing_tries(given.run, turn.now, None, tries);
-                self.ask(turn, given.run);
-            }
-            false => self.give_up(turn, given.run),
+        if run.is_behind() {
+            let tries = if better { 0 } else { tries };
+            self.set_missing_tries(given.run, turn.now, None, tries);
+            self.ask(turn, given.run);
+        } else {
+            self.give_up(turn, given.run);
         }
     }
 
@@ -161,6 +160,7 @@ impl Broadcasts {
         // What the peer sends does not have to be sent back to it.
         run.lazy.remove(&of);
         turn.send(of, Frame::Want(Want { run: name, after }));
+        // Each try waits longer, so that a slow but only source can answer in the end.
         let wait = ANSWER * u32::try_from(tries).unwrap_or(u32::MAX);
         self.set_missing_tries(name, turn.now + wait, Some((of, after)), tries);
     }

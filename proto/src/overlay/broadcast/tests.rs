@@ -45,7 +45,7 @@ impl Bench {
         self.turn(|broadcasts, turn| broadcasts.receive(turn, link(from), batch));
     }
 
-    fn hear(&mut self, from: u8, upto: u64) {
+    fn announce(&mut self, from: u8, upto: u64) {
         let have = Have { run: run(), upto };
         self.turn(|broadcasts, turn| broadcasts.receive_haves(turn, link(from), &[have]));
     }
@@ -60,7 +60,7 @@ impl Bench {
         self.turn(Broadcasts::handle_timeout);
     }
 
-    /// What came out, in words: `push 2 a b` sends the texts a and b to link 2.
+    /// Returns the effects in words: `push 2 a b` sends the texts a and b to link 2.
     fn out(&mut self) -> Vec<String> {
         let words = |effect: Effect| match effect {
             Effect::Send(to, frame) => {
@@ -77,7 +77,7 @@ impl Bench {
                 })
             }
             Effect::Out(Output::Event(Event::NodeBroadcast { broadcast })) => {
-                Some(format!("heard {}", broadcast.message.as_text().unwrap()))
+                Some(format!("delivered {}", broadcast.message.as_text().unwrap()))
             }
             Effect::Out(Output::Event(Event::NodeBroadcastsMissed { count, .. })) => {
                 Some(format!("missed {count}"))
@@ -107,12 +107,12 @@ fn texts(batch: &Batch) -> String {
 fn new_is_passed_on_and_heard_and_old_is_refused() {
     let mut node = Bench::new(3);
     node.receive(1, batch(1, &["a"]));
-    assert_eq!(node.out(), ["push 2 a", "push 3 a", "heard a"]);
+    assert_eq!(node.out(), ["push 2 a", "push 3 a", "delivered a"]);
     node.receive(2, batch(1, &["a"]));
     assert_eq!(node.out(), ["prune 2"]);
-    // From now on 2 is told, and not sent.
+    // From now on 2 gets summaries only.
     node.receive(1, batch(2, &["b"]));
-    assert_eq!(node.out(), ["push 3 b", "heard b"]);
+    assert_eq!(node.out(), ["push 3 b", "delivered b"]);
     node.wait();
     assert_eq!(node.out(), ["have 2 [2]"]);
     assert_eq!(node.part.counters().duplicates, 1);
@@ -126,22 +126,22 @@ fn who_prunes_is_told_until_it_wants() {
     node.receive(1, batch(1, &["a"]));
     node.part.receive_prune(link(2), run());
     node.receive(1, batch(2, &["b"]));
-    assert_eq!(node.out(), ["push 2 a", "heard a", "heard b"]);
+    assert_eq!(node.out(), ["push 2 a", "delivered a", "delivered b"]);
     node.wait();
     assert_eq!(node.out(), ["have 2 [2]"]);
     let want = Want { run: run(), after: 1 };
     node.turn(|broadcasts, turn| broadcasts.receive_want(turn, link(2), want));
     assert_eq!(node.out(), ["push 2 b", "given 2 2"]);
     node.receive(1, batch(3, &["c"]));
-    assert_eq!(node.out(), ["push 2 c", "heard c"]);
+    assert_eq!(node.out(), ["push 2 c", "delivered c"]);
 }
 
 #[test]
 fn what_was_announced_and_does_not_come_is_asked_for_one_after_the_other() {
     let mut node = Bench::new(3);
     let begun = node.now;
-    node.hear(2, 1);
-    node.hear(3, 1);
+    node.announce(2, 1);
+    node.announce(3, 1);
     assert_eq!(node.out(), [""; 0]);
     node.wait();
     assert_eq!(node.now.since(begun), Config::default().graft_after);
@@ -150,7 +150,7 @@ fn what_was_announced_and_does_not_come_is_asked_for_one_after_the_other() {
     node.wait();
     assert_eq!(node.out(), ["want 3 0"]);
     node.receive(3, batch(1, &["a"]));
-    assert_eq!(node.out(), ["push 1 a", "heard a"], "2 has it");
+    assert_eq!(node.out(), ["push 1 a", "delivered a"], "2 has it");
     assert!(node.part.due.first().is_none());
 }
 
@@ -158,7 +158,7 @@ fn what_was_announced_and_does_not_come_is_asked_for_one_after_the_other() {
 fn a_new_link_that_has_more_is_asked_at_once() {
     let mut node = Bench::new(0);
     node.link(7);
-    node.hear(7, 4);
+    node.announce(7, 4);
     let now = node.now;
     node.wait();
     assert_eq!((node.now, node.out()), (now, vec!["want 7 0".to_owned()]));
@@ -172,7 +172,7 @@ fn a_gap_waits_for_what_stands_before_it() {
     node.receive(2, batch(3, &["c"]));
     assert_eq!(node.out(), ["want 2 1"]);
     node.receive(2, batch(2, &["b"]));
-    assert_eq!(node.out(), ["push 1 b", "heard b", "push 1 c", "heard c"]);
+    assert_eq!(node.out(), ["push 1 b", "delivered b", "push 1 c", "delivered c"]);
 }
 
 #[test]
@@ -180,17 +180,17 @@ fn a_gap_that_nobody_can_fill_is_told() {
     let mut node = Bench::new(1);
     node.receive(1, batch(1, &["a"]));
     node.receive(1, batch(4, &["d"]));
-    assert_eq!(node.out(), ["heard a", "want 1 1"]);
+    assert_eq!(node.out(), ["delivered a", "want 1 1"]);
     let given = Have { run: run(), upto: 4 };
     node.turn(|broadcasts, turn| broadcasts.receive_given(turn, link(1), given));
-    // Somebody may come who has it.
+    // A node that has it may still come.
     assert_eq!(node.out(), [""; 0]);
     let begun = node.now;
     while node.out.is_empty() {
         node.wait();
     }
     assert_eq!(node.now.since(begun), GAP_PATIENCE);
-    assert_eq!(node.out(), ["missed 2", "push 1 d", "heard d"]);
+    assert_eq!(node.out(), ["missed 2", "push 1 d", "delivered d"]);
     assert_eq!(node.part.counters().missed, 2);
 }
 
@@ -205,11 +205,11 @@ fn a_gap_is_filled_by_who_comes_later() {
     node.out();
     node.link(3);
     node.out();
-    node.hear(3, 3);
+    node.announce(3, 3);
     node.wait();
     assert_eq!(node.out(), ["want 3 1"]);
     node.receive(3, batch(2, &["b"]));
-    assert_eq!(node.out(), ["push 2 b", "heard b", "push 2 c", "heard c"]);
+    assert_eq!(node.out(), ["push 2 b", "delivered b", "push 2 c", "delivered c"]);
 }
 
 #[test]
@@ -217,13 +217,13 @@ fn what_is_older_than_any_log_is_not_waited_for() {
     let mut node = Bench::new(1);
     let late = Batch::sign(&author(), "net", 5, (40, 40), vec![item("x")]);
     node.receive(1, late);
-    assert_eq!(node.out(), ["heard x"]);
+    assert_eq!(node.out(), ["delivered x"]);
 }
 
 #[test]
 fn who_claims_what_it_does_not_have_is_given_up() {
     let mut node = Bench::new(1);
-    node.hear(1, u64::MAX);
+    node.announce(1, u64::MAX);
     for _ in 0..MAX_TRIES {
         node.wait();
         assert_eq!(node.out(), ["want 1 0"]);
@@ -290,7 +290,7 @@ fn a_crowded_link_is_told_and_asks_when_it_has_time() {
     node.out();
     node.turn(|broadcasts, turn| broadcasts.passed_over(turn, link(2), &pushed));
     node.receive(1, batch(2, &["b"]));
-    assert_eq!(node.out(), ["heard b"]);
+    assert_eq!(node.out(), ["delivered b"]);
     node.wait();
     assert_eq!(node.out(), ["have 2 [2]"]);
 }
@@ -311,7 +311,7 @@ fn what_nobody_has_time_for_is_asked_for_again() {
         assert!(node.out().contains(&"want 1 1".to_owned()));
     }
     node.receive(1, batch(2, &["b"]));
-    assert_eq!(node.out(), ["push 2 b", "heard b"]);
+    assert_eq!(node.out(), ["push 2 b", "delivered b"]);
 }
 
 #[test]
@@ -324,7 +324,7 @@ fn what_waits_is_bounded_in_number() {
     assert_eq!(node.part.pending.count, MAX_PENDING_COUNT);
     node.out();
     node.receive(1, batch(2, &["b"]));
-    assert_eq!(node.out.len(), 2 * (MAX_PENDING_COUNT + 1), "heard and kept");
+    assert_eq!(node.out.len(), 2 * (MAX_PENDING_COUNT + 1), "delivered and kept");
     assert_eq!((node.part.pending.count, node.part.pending.bytes), (0, 0));
 }
 
@@ -423,7 +423,7 @@ fn what_is_too_old_or_from_the_future_is_dropped() {
     assert_eq!(node.out(), [""; 0]);
     assert_eq!(node.part.counters().untimely, 2);
     node.receive(1, at(skew));
-    assert_eq!(node.out(), ["heard x"]);
+    assert_eq!(node.out(), ["delivered x"]);
 }
 
 #[test]
@@ -435,7 +435,7 @@ fn a_replay_is_nothing_new_for_as_long_as_it_could_pass_for_young() {
     let end = node.now + config.log_age + 2 * config.clock_skew;
     while node.now < end {
         node.receive(1, batch(1, &["a"]));
-        assert!(!node.out().contains(&"heard a".to_owned()), "at {:?}", node.now);
+        assert!(!node.out().contains(&"delivered a".to_owned()), "at {:?}", node.now);
         node.now = node.now + Duration::from_secs(20);
         node.turn(Broadcasts::handle_timeout);
     }
@@ -467,9 +467,9 @@ fn a_batch_that_reaches_further_than_one_at_its_place_is_counted_once() {
     let config = Config { log_count: 4, ..Config::default() };
     let mut node = Bench::with(Key::from_secret(&[100; 32]), 1, &config);
     node.receive(1, batch(1, &["a"]));
-    // Signed by the author, and so no fault of whoever passes it on.
+    // Signed by the author, and so no fault of the node that passes it on.
     node.receive(1, batch(1, &["a", "b", "c"]));
-    assert_eq!(node.out(), ["heard a", "heard b", "heard c"]);
+    assert_eq!(node.out(), ["delivered a", "delivered b", "delivered c"]);
     for first in 4..=20 {
         node.receive(1, batch(first, &["x"]));
     }
@@ -484,15 +484,15 @@ fn what_was_kept_in_an_earlier_run_is_had_and_not_heard_again() {
     node.receive(1, batch(1, &["a", "b"]));
     assert_eq!(node.out(), ["prune 1"]);
     node.receive(1, batch(3, &["c"]));
-    assert_eq!(node.out(), ["heard c"]);
+    assert_eq!(node.out(), ["delivered c"]);
     assert_eq!(node.part.summary(), [Have { run: run(), upto: 3 }]);
 }
 
 #[test]
 fn a_link_that_ends_leaves_nothing_behind() {
     let mut node = Bench::new(2);
-    node.hear(1, 5);
-    node.hear(2, 5);
+    node.announce(1, 5);
+    node.announce(2, 5);
     node.wait();
     assert_eq!(node.out(), ["want 1 0"]);
     node.links.remove(&link(1));

@@ -176,24 +176,26 @@ impl Passive {
         let alike = |other: &PassiveNode| other.groups().iter().any(|group| groups.contains(group));
         let of_group: Vec<_> = part().filter(|(_, other)| alike(other)).collect();
         let crowded = of_group.len() >= (places / GROUP_SHARE).max(1);
-        let candidates: Vec<_> = match crowded {
-            true => of_group,
-            false if part().count() >= places => part().collect(),
-            false => Vec::new(),
+        let candidates: Vec<_> = if crowded {
+            of_group
+        } else if part().count() >= places {
+            part().collect()
+        } else {
+            Vec::new()
         };
-        if !candidates.is_empty() {
-            let out = match entry.tested {
-                // The node with the most failures is removed; of several, the one that was not seen for
-                // the longest time.
-                true => candidates
-                    .into_iter()
-                    .max_by_key(|(id, other)| (other.failures, std::cmp::Reverse(other.at), **id))
-                    .map(|(id, _)| *id),
-                false => turn.pick(candidates.into_iter().map(|(id, _)| *id).collect()),
-            };
-            if let Some(out) = out {
-                self.entries.remove(&out);
-            }
+        let removed = if entry.tested {
+            // The node with the most failures is removed; of several, the one that was not seen for the
+            // longest time.
+            candidates
+                .into_iter()
+                .max_by_key(|(id, other)| (other.failures, std::cmp::Reverse(other.at), **id))
+                .map(|(id, _)| *id)
+        } else {
+            // A stranger who names many nodes can't foresee which of them stay.
+            turn.pick(candidates.into_iter().map(|(id, _)| *id).collect())
+        };
+        if let Some(removed) = removed {
+            self.entries.remove(&removed);
         }
         self.entries.insert(id, entry);
     }

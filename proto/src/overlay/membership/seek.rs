@@ -113,6 +113,9 @@ impl Membership {
         if !self.member || !self.is_candidate(turn.now, turn.away, id) {
             return;
         }
+        // Partition repair: one link is enough to join two parts, so the node gets a place even if both
+        // sides are full. The pause lets the beacon cross the new link before the next probe is judged
+        // by it.
         let apart = self.partition.is_partitioned(turn, beacon);
         if apart && self.repair_at <= turn.now {
             self.repair_at = turn.now + REPAIR_EVERY;
@@ -137,6 +140,8 @@ impl Membership {
         if lacking < 2 || self.splice_at > turn.now || !turn.links.values().any(inbound) {
             return false;
         }
+        // The wait doubles, so that a node which does not find enough neighbours stops moving the links
+        // of others.
         self.splice_at = turn.now + self.splice_wait;
         self.splice_wait = (self.splice_wait * 2).min(SPLICE_MAX);
         true

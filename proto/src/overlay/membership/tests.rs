@@ -77,10 +77,10 @@ impl Bench {
         panic!("no `{what}`");
     }
 
-    /// What came out, in words.
+    /// Returns the effects in words.
     fn out(&mut self) -> Vec<String> {
         let number = |id: NodeId| (1..=250).find(|n| self::id(*n) == id).unwrap();
-        let told = |records: &[NodeRecord]| {
+        let names = |records: &[NodeRecord]| {
             records.iter().map(|record| format!(" +{}", number(record.node))).collect::<String>()
         };
         let words = |effect: Effect| match effect {
@@ -90,11 +90,11 @@ impl Bench {
                     Frame::NeighbourRequest(request) => format!("ask {to} {:?}", request.need),
                     Frame::NeighbourReply(reply) => format!("reply {to} {:?}", reply.outcome),
                     Frame::ForwardJoin(join) => {
-                        format!("join {to} {}{}", join.steps, told(&[join.record]))
+                        format!("join {to} {}{}", join.steps, names(&[join.record]))
                     }
                     Frame::Disconnect(link_end) => {
                         let why = if link_end.leaves { "leave" } else { "part" };
-                        format!("{why} {to}{}", told(&link_end.instead))
+                        format!("{why} {to}{}", names(&link_end.instead))
                     }
                     Frame::Shuffle(shuffle) => format!("shuffle {to} {}", shuffle.steps),
                     Frame::ShuffleReply(reply) => format!("shuffled {to} {}", reply.id),
@@ -160,7 +160,7 @@ fn a_node_joins_through_a_link() {
     node.reply(1, Outcome::Accepted, vec![record(2), record(3)]);
     assert_eq!(node.out(), ["beacon 1 100", "joined 1"]);
     assert_eq!(node.active(), [id(1)]);
-    // Whom it was told of is asked, on a probe first, and dialled once a place is kept.
+    // A node that was named is asked on a probe first, and dialled once a place is reserved.
     let probed: u8 = node.wait_for("probe")[6..7].parse().unwrap();
     node.probed(probed, Some(answer(probed, true, 100)));
     assert!(node.out().contains(&format!("dial {probed}")));
@@ -238,8 +238,8 @@ fn a_full_node_refuses_who_has_others_and_keeps_its_word() {
     let mut node = Bench::member(4);
     let mut probe = answer(7, true, 7);
     probe.record = record(7);
-    let told = node.turn(|membership, turn| membership.answer_probe(turn, id(7), probe.clone()));
-    assert!(told.neighbour);
+    let answer = node.turn(|membership, turn| membership.answer_probe(turn, id(7), probe.clone()));
+    assert!(answer.neighbour);
     for (n, expected) in [(6, "reply 6 Full"), (7, "reply 7 Accepted")] {
         node.link(n, Direction::Inbound);
         node.request(n, Need::Low);
@@ -261,7 +261,7 @@ fn who_is_named_instead_is_asked_first() {
     node.receive(1, Frame::Disconnect(link_end));
     node.wait();
     assert_eq!(node.out(), ["dial 9"]);
-    assert!(!node.knows(1), "who leaves is not asked again");
+    assert!(!node.knows(1), "a node that leaves is not asked again");
 }
 
 #[test]
@@ -448,9 +448,9 @@ fn the_least_node_gives_signs_of_life_and_is_forgotten_without() {
     assert_eq!(node.out(), [""; 0], "no news");
     node.receive(2, beacon(8));
     assert_eq!(node.out(), [format!("beacon 1 {least}")]);
-    let heard = node.now;
+    let last = node.now;
     node.wait_for("beacon 1 100");
-    let silent = node.now.since(heard);
+    let silent = node.now.since(last);
     assert!((30..=45).contains(&silent.as_secs()), "{silent:?}");
 }
 

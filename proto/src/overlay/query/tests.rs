@@ -28,7 +28,7 @@ fn done(to: u8, depth: u8, complete: bool) -> Effect {
     Effect::Send(node(to), Frame::QueryDone(QueryDone { id: ID, depth, complete }))
 }
 
-fn told(depth: u8, complete: bool) -> QueryDone {
+fn query_done(depth: u8, complete: bool) -> QueryDone {
     QueryDone { id: ID, depth, complete }
 }
 
@@ -50,7 +50,7 @@ fn ended(complete: bool) -> Effect {
     Effect::QueryEnded { query: ID, complete }
 }
 
-/// What `act` puts out, printed: outputs hold frames that have no order of their own.
+/// Returns the effects of `act`, printed, as frames can't be compared.
 fn outputs(queries: &mut Queries, act: impl FnOnce(&mut Queries, &mut Out)) -> Vec<String> {
     let mut out = Out::new();
     act(queries, &mut out);
@@ -91,11 +91,11 @@ fn an_asked_query_ends_when_all_are_done() {
     same(&ask(&mut q, 1, &[1, 2]), &[sent(1, 0), sent(2, 0)]);
     let out = outputs(&mut q, |q, out| q.receive_answer(at(0), node(1), answer(1), out));
     same(&out, &[Effect::Answered(answer(1))]);
-    same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), told(0, true), out)), &[]);
+    same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), query_done(0, true), out)), &[]);
     // Twice from the same one does not stand for the other.
-    same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), told(0, true), out)), &[]);
+    same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), query_done(0, true), out)), &[]);
     same(
-        &outputs(&mut q, |q, out| q.receive_done(at(0), node(2), told(0, true), out)),
+        &outputs(&mut q, |q, out| q.receive_done(at(0), node(2), query_done(0, true), out)),
         &[ended(true)],
     );
     assert_eq!(q.deadlines.len(), 0);
@@ -107,7 +107,8 @@ fn a_query_is_passed_on_answered_and_done_after_its_branch() {
     same(&receive(&mut q, 1, UNLIMITED, &[1, 2]), &[lookup(), sent(2, UNLIMITED)]);
     let out = outputs(&mut q, |q, out| q.receive_answer(at(0), node(2), answer(2), out));
     same(&out, &[Effect::Send(node(1), Frame::Answer(answer(2)))]);
-    let out = outputs(&mut q, |q, out| q.receive_done(at(0), node(2), told(UNLIMITED, true), out));
+    let out =
+        outputs(&mut q, |q, out| q.receive_done(at(0), node(2), query_done(UNLIMITED, true), out));
     same(&out, &[]);
     let out = outputs(&mut q, |q, out| q.answer(ID, vec![answer(9)], out));
     same(&out, &[Effect::Send(node(1), Frame::Answer(answer(9))), done(1, UNLIMITED, true)]);
@@ -129,8 +130,8 @@ fn a_query_that_comes_again_with_more_depth_is_passed_on_again() {
     same(&receive(&mut q, 1, 0, &[1, 2, 3]), &[lookup()]);
     same(&outputs(&mut q, |q, out| q.answer(ID, vec![], out)), &[done(1, 0, true)]);
     same(&receive(&mut q, 2, 2, &[1, 2, 3]), &[sent(1, 1), sent(3, 1)]);
-    same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), told(1, true), out)), &[]);
-    let out = outputs(&mut q, |q, out| q.receive_done(at(0), node(3), told(1, true), out));
+    same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), query_done(1, true), out)), &[]);
+    let out = outputs(&mut q, |q, out| q.receive_done(at(0), node(3), query_done(1, true), out));
     same(&out, &[done(2, 2, true)]);
 }
 
@@ -139,7 +140,7 @@ fn strangers_and_those_who_are_done_may_not_answer() {
     let mut q = new();
     ask(&mut q, 1, &[1]);
     same(&outputs(&mut q, |q, out| q.receive_answer(at(0), node(5), answer(5), out)), &[]);
-    outputs(&mut q, |q, out| q.receive_done(at(0), node(1), told(0, true), out));
+    outputs(&mut q, |q, out| q.receive_done(at(0), node(1), query_done(0, true), out));
     same(&outputs(&mut q, |q, out| q.receive_answer(at(0), node(1), answer(1), out)), &[]);
 }
 
@@ -158,7 +159,7 @@ fn a_liar_can_not_answer_without_end() {
         passed += out.len();
     }
     assert_eq!(passed, MAX_ANSWERED / 181);
-    let out = outputs(&mut q, |q, out| q.receive_done(at(0), node(1), told(0, true), out));
+    let out = outputs(&mut q, |q, out| q.receive_done(at(0), node(1), query_done(0, true), out));
     same(&out, &[ended(false)]);
 }
 
@@ -184,7 +185,7 @@ fn a_lost_link_is_not_waited_for_and_owed_nothing() {
     let mut q = new();
     ask(&mut q, 1, &[1, 2]);
     same(&outputs(&mut q, |q, out| q.link_down(node(1), out)), &[]);
-    let out = outputs(&mut q, |q, out| q.receive_done(at(0), node(2), told(0, true), out));
+    let out = outputs(&mut q, |q, out| q.receive_done(at(0), node(2), query_done(0, true), out));
     same(&out, &[ended(false)]);
 
     let mut q = new();
@@ -240,7 +241,7 @@ pub(crate) fn samples() -> Vec<Frame> {
             Frame::Answer(Answer { body, addresses: vec![address.clone()], ..answer(2) })
         }),
     );
-    frames.push(Frame::QueryDone(told(UNLIMITED, false)));
+    frames.push(Frame::QueryDone(query_done(UNLIMITED, false)));
     frames
 }
 
@@ -254,13 +255,13 @@ fn what_a_node_asks_for_itself_goes_no_further() {
     });
     let asked = |to| Effect::Send(node(to), Frame::Query(own(0)));
     same(&out, &[asked(1), asked(2)]);
-    same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), told(0, true), out)), &[]);
+    same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), query_done(0, true), out)), &[]);
     same(
-        &outputs(&mut q, |q, out| q.receive_done(at(0), node(2), told(0, true), out)),
+        &outputs(&mut q, |q, out| q.receive_done(at(0), node(2), query_done(0, true), out)),
         &[ended(true)],
     );
 
-    // Whatever depth somebody gives it, also where the id is known by now.
+    // Whatever depth a peer gives it, also where the id is known by now.
     let mut q = new();
     let receive = |q: &mut Queries, from, query| {
         outputs(q, |q, out| {
@@ -300,8 +301,8 @@ fn look_ups_are_rated_for_each_link_and_over_all() {
         assert!(out.iter().any(|line| line.starts_with("Send") && line.contains("Query(")));
     }
     let id = QueryId([30; 16]);
-    let told = QueryDone { id, depth: 0, complete: true };
-    let out = outputs(&mut q, |q, out| q.receive_done(at(0), node(9), told, out));
+    let query_done = QueryDone { id, depth: 0, complete: true };
+    let out = outputs(&mut q, |q, out| q.receive_done(at(0), node(9), query_done, out));
     let done = QueryDone { id, depth: 1, complete: false };
     same(&out, &[Effect::Send(node(1), Frame::QueryDone(done))]);
     // Others have their own, until that of all is used up.
@@ -350,7 +351,7 @@ fn what_only_one_link_was_asked_no_other_answers() {
     assert_eq!(q.strays(), 1);
     // Done is done.
     same(
-        &outputs(&mut q, |q, out| q.receive_done(at(1), node(1), told(0, true), out)),
+        &outputs(&mut q, |q, out| q.receive_done(at(1), node(1), query_done(0, true), out)),
         &[ended(true)],
     );
     same(&answered_at(&mut q, 1, 1), &[]);
@@ -376,7 +377,10 @@ fn a_late_answer_is_no_fault() {
     outputs(&mut q, |q, out| q.handle_timeout(at(60), out));
     assert_eq!(q.len(), 0);
     same(&answered_at(&mut q, 100, 2), &[]);
-    same(&outputs(&mut q, |q, out| q.receive_done(at(100), node(1), told(0, true), out)), &[]);
+    same(
+        &outputs(&mut q, |q, out| q.receive_done(at(100), node(1), query_done(0, true), out)),
+        &[],
+    );
     assert_eq!(q.strays(), 0);
     outputs(&mut q, |q, out| q.handle_timeout(at(120), out));
     same(&answered_at(&mut q, 120, 2), &[]);

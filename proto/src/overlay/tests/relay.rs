@@ -22,7 +22,7 @@ impl Net {
         self.act(from, |node| node.relay(Some(query), to, (&message(text), 0))).unwrap()
     }
 
-    /// What was sent to a node and not read there yet, taken off the line.
+    /// Takes the first frame off a line before it arrives.
     fn intercept(&mut self, from: usize, to: usize) -> Frame {
         self.lines.get_mut(&(from, to)).unwrap().pop_front().unwrap()
     }
@@ -201,8 +201,8 @@ fn only_whom_the_query_came_from_uses_its_way() {
     let forward = forward(&key(3), label);
     net.receive(1, net.ids[3], forward);
     assert!(net.lines[&(1, 2)].is_empty());
-    let Frame::Forwarded(told) = net.intercept(1, 3) else { panic!() };
-    assert_eq!(told.delivery, Delivery::NoWay);
+    let Frame::Forwarded(forwarded) = net.intercept(1, 3) else { panic!() };
+    assert_eq!(forwarded.delivery, Delivery::NoWay);
 }
 
 #[test]
@@ -248,17 +248,19 @@ fn one_link_can_not_fill_what_a_node_remembers() {
         net.now = net.now + Duration::from_millis(10);
         let frame = forward(&key(0), RelayLabel { query, number, to: me });
         net.receive(1, net.ids[0], frame);
-        let Frame::Forwarded(told) = net.intercept(1, 0) else { panic!() };
+        let Frame::Forwarded(forwarded) = net.intercept(1, 0) else { panic!() };
         match number {
-            2048 => assert_eq!(told.delivery, Delivery::Busy),
-            _ => assert!(matches!(told.delivery, Delivery::Taken(_)), "{number}: {told:?}"),
+            2048 => assert_eq!(forwarded.delivery, Delivery::Busy),
+            _ => {
+                assert!(matches!(forwarded.delivery, Delivery::Taken(_)), "{number}: {forwarded:?}")
+            }
         }
     }
     // Another link still has room.
     let frame = forward(&key(2), RelayLabel { query, number: 0, to: me });
     net.receive(1, net.ids[2], frame);
-    let Frame::Forwarded(told) = net.intercept(1, 2) else { panic!() };
-    assert!(matches!(told.delivery, Delivery::Taken(_)));
+    let Frame::Forwarded(forwarded) = net.intercept(1, 2) else { panic!() };
+    assert!(matches!(forwarded.delivery, Delivery::Taken(_)));
 }
 
 /// A message of the node that has `key`, sealed as `label` says.

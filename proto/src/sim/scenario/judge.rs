@@ -21,7 +21,7 @@ struct Reached {
     over_best: Vec<u64>,
 }
 
-/// How often links beyond a view are looked at again, and after which time. A second: several times the
+/// Number of further looks at links beyond a view, and the time between them. A second: several times the
 /// latency between two nodes.
 const LOOKS: usize = 2;
 const TRADE: Duration = Duration::from_secs(1);
@@ -63,7 +63,7 @@ impl Run<'_> {
         if course.step.broadcast.is_none() && expect.delivered_twice.is_none() {
             return;
         }
-        let reached = self.reached(course.first_told);
+        let reached = self.reached(course.first_sent);
         let Reached { wanted, got, twice, slowest, over_best } = reached;
         let percent = (got * 100_000).checked_div(wanted).map_or(Figure::Never, Figure::Percent);
         let least = expect.delivered_percent.map(|least| Figure::Percent(least * 1000));
@@ -91,13 +91,13 @@ impl Run<'_> {
 
     /// Returns the results of the broadcasts from number `first` on.
     fn reached(&self, first: usize) -> Reached {
-        let told = &self.told[first..];
+        let sent = &self.sent[first..];
         let mut reached =
             Reached { wanted: 0, got: 0, twice: 0, slowest: Duration::ZERO, over_best: Vec::new() };
         // For each broadcast: the time of the last delivery, and the best possible time.
-        let mut last = vec![(Duration::ZERO, Duration::ZERO); told.len()];
+        let mut last = vec![(Duration::ZERO, Duration::ZERO); sent.len()];
         for node in (0..self.sim.len()).filter(|node| self.is_honest(*node)) {
-            let mut times = vec![None; told.len()];
+            let mut times = vec![None; sent.len()];
             for (number, at) in &self.sim.app(node).got {
                 let time = (*number as usize).checked_sub(first).and_then(|n| times.get_mut(n));
                 if let Some(time) = time
@@ -107,21 +107,21 @@ impl Run<'_> {
                 }
             }
             let (came, went) = self.there[node];
-            for (number, told) in told.iter().enumerate() {
+            for (number, broadcast) in sent.iter().enumerate() {
                 let stays = |node: usize, until| self.there[node].1.is_none_or(|at| at > until);
-                let counts = node != told.author
-                    && came <= told.at
-                    && went.is_none_or(|went| went > told.due)
-                    && stays(told.author, told.at + AUTHOR_STAYS);
+                let counts = node != broadcast.author
+                    && came <= broadcast.at
+                    && went.is_none_or(|went| went > broadcast.due)
+                    && stays(broadcast.author, broadcast.at + AUTHOR_STAYS);
                 if !counts {
                     continue;
                 }
                 reached.wanted += 1;
-                let Some(at) = times[number].filter(|at| *at <= told.due) else { continue };
+                let Some(at) = times[number].filter(|at| *at <= broadcast.due) else { continue };
                 reached.got += 1;
-                reached.slowest = reached.slowest.max(at.since(told.from));
-                let best = told.best.get(node).copied().flatten().unwrap_or_default();
-                last[number].0 = last[number].0.max(at.since(told.at));
+                reached.slowest = reached.slowest.max(at.since(broadcast.from));
+                let best = broadcast.best.get(node).copied().flatten().unwrap_or_default();
+                last[number].0 = last[number].0.max(at.since(broadcast.at));
                 last[number].1 = last[number].1.max(best);
             }
         }

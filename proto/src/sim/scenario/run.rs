@@ -38,14 +38,14 @@ pub struct Progress {
     pub time: Duration,
 }
 
-/// Runs a scenario, and calls `told` with its progress from time to time.
+/// Runs a scenario, and calls `progressed` with its progress from time to time.
 ///
 /// # Errors
 /// The text of [`Scenario::check`].
 pub fn run(
     scenario: &Scenario,
     seed: u64,
-    mut told: impl FnMut(&Progress),
+    mut progressed: impl FnMut(&Progress),
 ) -> Result<Report, String> {
     scenario.check()?;
     let mut run = Run::new(scenario, seed);
@@ -60,7 +60,7 @@ pub fn run(
         };
         run.step(step, |time, percent| {
             (progress.time, progress.percent) = (time, percent);
-            told(&progress);
+            progressed(&progress);
         });
     }
     Ok(run.report())
@@ -74,14 +74,14 @@ pub(super) struct Run<'a> {
     pub(super) chance: ChaCha8Rng,
     /// For each node the time of its start and, if it is gone, of its end.
     pub(super) there: Vec<(Instant, Option<Instant>)>,
-    pub(super) told: Vec<Told>,
+    pub(super) sent: Vec<SentBroadcast>,
     /// The nodes that take turns in broadcasting.
     pub(super) authors: Vec<usize>,
     pub(super) measures: Vec<Measure>,
 }
 
 /// A broadcast.
-pub(super) struct Told {
+pub(super) struct SentBroadcast {
     pub(super) author: usize,
     pub(super) at: Instant,
     /// Time from which it can reach all nodes.
@@ -97,7 +97,7 @@ pub(super) struct Told {
 enum Act {
     Come { through: usize },
     Retry,
-    Tell,
+    Broadcast,
     Replace,
     Split(usize),
     Heal,
@@ -113,7 +113,7 @@ pub(super) struct Course {
     /// Time at which the network was last seen in several components.
     pub(super) last_apart: Option<Instant>,
     pub(super) healed: Option<Instant>,
-    pub(super) first_told: usize,
+    pub(super) first_sent: usize,
     pub(super) payloads: u64,
     pub(super) deliveries: u64,
     pub(super) queries: Vec<u64>,
@@ -131,13 +131,13 @@ impl<'a> Run<'a> {
             sim,
             chance: ChaCha8Rng::from_seed(draw(seed, "scenario", [0, 0])),
             there: Vec::new(),
-            told: Vec::new(),
+            sent: Vec::new(),
             authors: Vec::new(),
             measures: Vec::new(),
         }
     }
 
-    fn step(&mut self, step: &Step, mut told: impl FnMut(Duration, u64)) {
+    fn step(&mut self, step: &Step, mut progressed: impl FnMut(Duration, u64)) {
         let begun = self.sim.now();
         let stats = self.sim.stats();
         let mut course = Course {
@@ -145,7 +145,7 @@ impl<'a> Run<'a> {
             disturbed: begun,
             last_apart: None,
             healed: step.partition.as_ref().map(|split| begun + split.time.0),
-            first_told: self.told.len(),
+            first_sent: self.sent.len(),
             payloads: stats.payloads,
             deliveries: stats.deliveries,
             queries: Vec::new(),
@@ -167,7 +167,7 @@ impl<'a> Run<'a> {
             let percent = (at.as_millis() * 100 / whole.as_millis().max(1)) as u64;
             if percent != said {
                 said = percent;
-                told(self.sim.now().since_origin(), percent);
+                progressed(self.sim.now().since_origin(), percent);
             }
         }
         if let Some((_, query)) = course.discovery {
@@ -211,7 +211,7 @@ impl<'a> Run<'a> {
         if let Some(broadcast) = &step.broadcast {
             let mut at = Duration::ZERO;
             while at < broadcast.time.0 {
-                acts.push((at, Act::Tell));
+                acts.push((at, Act::Broadcast));
                 at += broadcast.every.0;
             }
             end = end.max(broadcast.time.0);
@@ -243,7 +243,7 @@ impl<'a> Run<'a> {
                 }
             }
             Act::Retry => self.retry(),
-            Act::Tell => self.tell(course),
+            Act::Broadcast => self.send_broadcast(course),
             Act::Replace => {
                 if let Some(gone) = self.pick(|run, node| run.sim.is_running(node)) {
                     self.sim.crash(gone);
@@ -322,7 +322,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn tell(&mut self, course: &Course) {
+    fn send_broadcast(&mut self, course: &Course) {
         let Some(broadcast) = &course.step.broadcast else { return };
         let can = |run: &Self, node: usize| run.is_honest(node) && run.is_member(node);
         let author = match broadcast.authors {
@@ -333,7 +333,7 @@ impl<'a> Run<'a> {
                     let new = self.pick(|run, node| can(run, node) && !run.authors.contains(&node));
                     self.authors.extend(new);
                 }
-                let turn = self.told.len() % self.authors.len().max(1);
+                let turn = self.sent.len() % self.authors.len().max(1);
                 self.authors.get(turn).copied().filter(|author| self.sim.is_running(*author))
             }
         };
@@ -342,11 +342,17 @@ impl<'a> Run<'a> {
         let expect = &course.step.expect;
         let is_compared = expect.last_node_over_best.or(expect.worst_over_best).is_some();
         let best = if is_compared { self.sim.distances(author) } else { Vec::new() };
-        let number = u32::try_from(self.told.len()).unwrap_or(u32::MAX);
+        let number = u32::try_from(self.sent.len()).unwrap_or(u32::MAX);
         let text = content(number, self.sim.id(author), broadcast.size);
         if self.sim.broadcast(author, number.to_string(), text).is_ok() {
             let from = course.healed.map_or(at, |healed| healed.max(at));
-            self.told.push(Told { author, at, from, due: from + broadcast.patience.0, best });
+            self.sent.push(SentBroadcast {
+                author,
+                at,
+                from,
+                due: from + broadcast.patience.0,
+                best,
+            });
         }
     }
 
