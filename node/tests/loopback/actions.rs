@@ -1,4 +1,4 @@
-//! Actions that a handler asks for through its context, and the events that answer them.
+//! Actions that a handler starts through its context, and the events that report their outcomes.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 /// The outcome of an action.
 #[derive(Debug, PartialEq)]
-enum Got {
+enum Outcome {
     Connected(NodeId),
     Discovered(ActionId, Vec<String>, bool),
     Found(ActionId, Vec<FoundFile>),
@@ -22,12 +22,11 @@ enum Got {
     Failed(ActionId, String),
 }
 
-/// The node of the tutorial: once it has a link, it discovers nodes, pings one of them, searches, and
-/// fetches.
+/// The tutorial's node: once linked it runs a discovery, pings the nodes found, searches and fetches.
 struct Tutorial {
-    got: mpsc::UnboundedSender<Got>,
+    got: mpsc::UnboundedSender<Outcome>,
     folder: PathBuf,
-    /// The node that is no neighbour.
+    /// The node that is not a neighbour.
     far: NodeId,
 }
 
@@ -37,7 +36,7 @@ impl Handler for Tutorial {
         assert_eq!(cx.info(peer.id(), "seen"), None);
         cx.set_info(peer.id(), "seen", 1);
         assert_eq!(cx.info(peer.id(), "seen"), Some(1.into()), "in the same call");
-        self.got.send(Got::Connected(peer.id())).unwrap();
+        self.got.send(Outcome::Connected(peer.id())).unwrap();
         cx.discover(-1);
     }
 
@@ -51,7 +50,7 @@ impl Handler for Tutorial {
         let neighbour = cx.peers()[0].id();
         assert_eq!(cx.info(neighbour, "seen"), Some(1.into()), "in a later call");
         let names = nodes.iter().map(|node| node.name.clone()).collect();
-        self.got.send(Got::Discovered(action, names, complete)).unwrap();
+        self.got.send(Outcome::Discovered(action, names, complete)).unwrap();
         cx.ping(neighbour);
         cx.ping(self.far);
         cx.search("song");
@@ -64,7 +63,7 @@ impl Handler for Tutorial {
         node: NodeId,
         rtt: Duration,
     ) {
-        self.got.send(Got::Pinged(action, node, rtt)).unwrap();
+        self.got.send(Outcome::Pinged(action, node, rtt)).unwrap();
     }
 
     fn node_search_completed(
@@ -73,7 +72,7 @@ impl Handler for Tutorial {
         action: ActionId,
         files: &[FoundFile],
     ) {
-        self.got.send(Got::Found(action, files.to_vec())).unwrap();
+        self.got.send(Outcome::Found(action, files.to_vec())).unwrap();
         cx.fetch(files[0].file.hash, &self.folder);
     }
 
@@ -85,11 +84,11 @@ impl Handler for Tutorial {
         path: &std::path::Path,
         bytes: u64,
     ) {
-        self.got.send(Got::Fetched(action, hash, path.to_owned(), bytes)).unwrap();
+        self.got.send(Outcome::Fetched(action, hash, path.to_owned(), bytes)).unwrap();
     }
 
     fn node_action_failed(&mut self, _: &mut Context<'_>, action: ActionId, error: &str) {
-        self.got.send(Got::Failed(action, error.to_owned())).unwrap();
+        self.got.send(Outcome::Failed(action, error.to_owned())).unwrap();
     }
 }
 
@@ -97,7 +96,7 @@ impl Handler for Tutorial {
 async fn the_tutorials_node_is_a_handler() {
     let folder = tempfile::tempdir().unwrap();
     let (sender, mut got) = mpsc::unbounded_channel();
-    // Nobody can dial it: it is pinged through the others.
+    // It does not listen, so it is pinged through the others.
     let cid = Node::builder().name("cid").spawn().await.unwrap();
     let bob = node("bob").await;
     link(&cid, &bob).await;
@@ -110,8 +109,10 @@ async fn the_tutorials_node_is_a_handler() {
     ann.connect(at(&bob)).await.unwrap();
 
     let mut next = async || within("an event", got.recv()).await.unwrap();
-    assert_eq!(next().await, Got::Connected(bob.id()));
-    let Got::Discovered(first, mut names, complete) = next().await else { panic!("no discovery") };
+    assert_eq!(next().await, Outcome::Connected(bob.id()));
+    let Outcome::Discovered(first, mut names, complete) = next().await else {
+        panic!("no discovery")
+    };
     assert_eq!(names.remove(0), "ann", "this node comes first");
     names.sort();
     assert_eq!((names, complete), (vec!["bob".to_owned(), "cid".to_owned()], true));
@@ -119,17 +120,17 @@ async fn the_tutorials_node_is_a_handler() {
     let (mut actions, mut pinged, mut fetched) = (vec![first], Vec::new(), None);
     while pinged.len() < 2 || fetched.is_none() {
         match next().await {
-            Got::Pinged(action, node, rtt) => {
+            Outcome::Pinged(action, node, rtt) => {
                 assert!(rtt > Duration::ZERO);
                 actions.push(action);
                 pinged.push(node);
             }
-            Got::Found(action, files) => {
+            Outcome::Found(action, files) => {
                 actions.push(action);
                 assert_eq!(files.len(), 1);
                 assert_eq!((&files[0].file, files[0].sources[0].id), (&song, cid.id()));
             }
-            Got::Fetched(action, hash, path, bytes) => {
+            Outcome::Fetched(action, hash, path, bytes) => {
                 actions.push(action);
                 fetched = Some((hash, path, bytes));
             }
@@ -147,13 +148,13 @@ async fn the_tutorials_node_is_a_handler() {
 }
 
 #[tokio::test]
-async fn what_fails_says_so_to_a_callback_too() {
+async fn a_callback_learns_of_failed_actions() {
     let (sender, mut got) = mpsc::unbounded_channel();
-    let nobody = Key::from_secret(&[9; 32]).id();
+    let unknown = Key::from_secret(&[9; 32]).id();
     let mut expected = Vec::new();
     let ann = builder("ann").callback(move |cx, event| match event {
         Event::OutboundNodeConnected { .. } => {
-            expected.push(cx.ping(nobody));
+            expected.push(cx.ping(unknown));
             expected.push(cx.search("x".repeat(10_000)));
             expected.push(cx.fetch(Hash::of(b"nothing"), "/nowhere/at/all"));
         }
@@ -176,7 +177,7 @@ async fn what_fails_says_so_to_a_callback_too() {
         errors.push(error);
     }
     let has = |text: &str| errors.iter().any(|error| error.contains(text));
-    assert!(has(&nobody.to_string()), "{errors:?}");
+    assert!(has(&unknown.to_string()), "{errors:?}");
     assert!(has("a search has at most"), "{errors:?}");
     within("its own end", ann.stopped()).await;
     shutdown([&bob]).await;
@@ -228,7 +229,7 @@ async fn a_handler_shares_a_folder() {
 async fn each_broadcast_of_a_handler_is_sent_or_reported() {
     const ALL: usize = 1500;
     let (sender, mut failed) = mpsc::unbounded_channel();
-    // One byte a second: all but the first have to wait, and there is not room for all of them.
+    // One byte a second: all but the first have to wait, and the queue has no room for all of them.
     let mut config = Config::default();
     config.broadcast_rate = 1;
     let large = "x".repeat(config.max_broadcast + 1);
@@ -272,7 +273,7 @@ async fn each_broadcast_of_a_handler_is_sent_or_reported() {
 }
 
 #[tokio::test]
-async fn a_handler_learns_that_it_was_not_taken_in() {
+async fn a_handler_learns_that_its_join_was_refused() {
     let bob = builder("bob").manual(true).spawn().await.unwrap();
     let address: Address = at(&bob).into();
     let (sender, mut failed) = mpsc::unbounded_channel();
@@ -282,7 +283,7 @@ async fn a_handler_learns_that_it_was_not_taken_in() {
             sender.send((action, None)).unwrap();
         }
         Event::NodeActionFailed { action, error } => sender.send((action, Some(error))).unwrap(),
-        Event::NodeJoinCompleted { .. } => panic!("it was not taken in"),
+        Event::NodeJoinCompleted { .. } => panic!("the join was not refused"),
         _ => {}
     });
     let ann = ann.spawn().await.unwrap();
@@ -320,24 +321,24 @@ async fn a_handler_joins_a_network() {
 }
 
 #[tokio::test]
-async fn a_handler_learns_what_came_of_its_connects() {
+async fn a_handler_learns_the_outcome_of_its_connects() {
     let bob = node("bob").await;
     let (there, id) = (Address::from(at(&bob)), bob.id());
-    let nobody: Address = "127.0.0.1:1".parse().unwrap();
+    let unknown: Address = "127.0.0.1:1".parse().unwrap();
     let (sender, mut got) = mpsc::unbounded_channel();
     let mut asked = Vec::new();
     let ann = builder("ann").callback(move |cx, event| match event {
         Event::InboundNodeConnected { .. } => {
             asked.push(cx.connect(there.clone(), false));
-            asked.push(cx.connect(nobody.clone(), false));
-            // Through the peers that were met before, of which there is one.
+            asked.push(cx.connect(unknown.clone(), false));
+            // Without addresses, a join tries the known peers, of which there is one.
             asked.push(cx.join(&[]));
         }
         Event::NodeConnectCompleted { action, peer } => {
             assert_eq!((peer.id(), asked.contains(&action)), (id, true));
             sender.send(asked.iter().position(|asked| *asked == action)).unwrap();
             if asked.len() == 3 {
-                // There is such a link already.
+                // The link exists already, so this one completes too.
                 asked.push(cx.connect(there.clone(), false));
             }
         }
@@ -362,7 +363,7 @@ async fn a_handler_learns_what_came_of_its_connects() {
     shutdown([&ann, &bob]).await;
 }
 
-/// Broadcasts so many numbers in one call.
+/// Returns a node that broadcasts `count` numbers in one call of its handler.
 fn announcer(count: usize, sender: mpsc::UnboundedSender<(usize, bool)>) -> peerkit::Builder {
     builder("ann").callback(move |cx, event| match event {
         Event::NodeMessage { .. } => {
@@ -381,15 +382,15 @@ fn announcer(count: usize, sender: mpsc::UnboundedSender<(usize, bool)>) -> peer
     })
 }
 
-// Several threads: what is not kept in sequence is likely to change places.
+// Several threads: broadcasts that are not queued in sequence are likely to overtake each other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn broadcasts_of_one_call_keep_their_order() {
     let (sender, _failed) = mpsc::unbounded_channel();
     let ann = announcer(3000, sender).spawn().await.unwrap();
-    let (heard, mut titles) = mpsc::unbounded_channel();
+    let (sender, mut titles) = mpsc::unbounded_channel();
     let bob = builder("bob").callback(move |_, event| {
         if let Event::NodeBroadcast { broadcast } = event {
-            heard.send(broadcast.title).unwrap();
+            sender.send(broadcast.title).unwrap();
         }
     });
     let bob = bob.spawn().await.unwrap();
@@ -403,10 +404,10 @@ async fn broadcasts_of_one_call_keep_their_order() {
 }
 
 #[tokio::test]
-async fn a_limit_that_is_lifted_lets_no_broadcast_overtake_another() {
+async fn broadcasts_keep_their_order_when_the_rate_limit_is_lifted() {
     let mut config = Config::default();
     config.broadcast_rate = 1;
-    let (heard, mut titles) = mpsc::unbounded_channel();
+    let (sender, mut titles) = mpsc::unbounded_channel();
     let ann = builder("ann").config(config).callback(|cx, event| {
         if let Event::NodeMessage { message, .. } = event {
             let first: usize = message.as_text().unwrap().parse().unwrap();
@@ -418,7 +419,7 @@ async fn a_limit_that_is_lifted_lets_no_broadcast_overtake_another() {
     let ann = ann.spawn().await.unwrap();
     let bob = builder("bob").callback(move |_, event| {
         if let Event::NodeBroadcast { broadcast } = event {
-            heard.send(broadcast.title).unwrap();
+            sender.send(broadcast.title).unwrap();
         }
     });
     let bob = bob.spawn().await.unwrap();
@@ -435,27 +436,27 @@ async fn a_limit_that_is_lifted_lets_no_broadcast_overtake_another() {
     shutdown([&ann, &bob]).await;
 }
 
-// One thread: the actor takes no order while the handler runs.
+// One thread: the actor takes no command while the handler runs, so its mailbox fills up.
 #[tokio::test(flavor = "current_thread")]
-async fn a_handler_learns_that_it_has_asked_for_too_much_in_one_call() {
+async fn a_handler_learns_which_broadcasts_of_one_call_were_too_many() {
     let count = 12_000;
     let (sender, mut failed) = mpsc::unbounded_channel();
     let ann = announcer(count, sender).spawn().await.unwrap();
     let bob = node("bob").await;
     bob.connect(at(&ann)).await.unwrap();
     bob.send(ann.id(), "go").await.unwrap();
-    // 1,024 orders and 8,192 that wait for room, less what waited already.
-    let (mut first, mut told) = (count, 0);
-    while first == count || told < count - first {
+    // Room for 1,024 commands and 8,192 waiting broadcasts, less those that waited already.
+    let (mut first, mut reported) = (count, 0);
+    while first == count || reported < count - first {
         match within("a failure", failed.recv()).await.unwrap() {
-            (missed, true) => told += missed,
+            (missed, true) => reported += missed,
             (number, false) => {
                 first = first.min(number);
-                told += 1;
+                reported += 1;
             }
         }
     }
     assert!((9000..=9216).contains(&first), "{first}");
-    assert_eq!(told, count - first);
+    assert_eq!(reported, count - first);
     shutdown([&ann, &bob]).await;
 }

@@ -1,4 +1,4 @@
-//! Connections: their making, refusals, one link for each pair, and their end.
+//! Connections: dialling, refusals, one link for each pair of nodes, and disconnects.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -59,9 +59,9 @@ async fn an_address_has_many_forms() {
 }
 
 #[tokio::test]
-async fn ipv6_is_as_good() {
+async fn a_node_is_dialled_over_ipv6() {
     let Ok(six) = Node::builder().name("six").listen("[::1]:0").spawn().await else {
-        eprintln!("no IPv6 on this machine: nothing is tested");
+        eprintln!("no IPv6 on this machine: the test is skipped");
         return;
     };
     let a = node("a").await;
@@ -87,13 +87,13 @@ async fn a_node_does_not_link_to_itself() {
 }
 
 #[tokio::test]
-async fn programs_that_are_not_nodes_are_told_apart() {
+async fn dialling_something_other_than_a_node_is_an_error() {
     let a = node("a").await;
     let mut events = a.events();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
 
-    // It talks, but not TLS.
+    // A server that does not speak TLS.
     let talking = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
@@ -102,12 +102,12 @@ async fn programs_that_are_not_nodes_are_told_apart() {
     });
     let failed = a.connect(address).await;
     assert!(matches!(failed, Err(Error::Handshake { .. })), "{failed:?}");
-    let told = expect(&mut events, "outbound_node_connection_error").await;
-    let Event::OutboundNodeConnectionError { address: told, error } = told else { panic!() };
-    assert_eq!(told, Address::from_socket(address));
+    let event = expect(&mut events, "outbound_node_connection_error").await;
+    let Event::OutboundNodeConnectionError { address: dialled, error } = event else { panic!() };
+    assert_eq!(dialled, Address::from_socket(address));
     assert!(error.contains("is not a peerkit node"), "{error}");
 
-    // It says nothing.
+    // A server that sends nothing.
     let listener = within("the other server", talking).await.unwrap();
     let mut config = Config::default();
     config.handshake_timeout = Duration::from_millis(200);
@@ -115,7 +115,7 @@ async fn programs_that_are_not_nodes_are_told_apart() {
     let (failed, _held) = tokio::join!(hasty.connect(address), listener.accept());
     assert!(matches!(failed, Err(Error::Handshake { .. })), "{failed:?}");
 
-    // Nobody listens.
+    // A port without a listener.
     drop(listener);
     let Err(failed @ Error::Connect { .. }) = a.connect(address).await else { panic!() };
     assert!(failed.to_string().contains(&address.to_string()), "{failed}");
@@ -137,10 +137,10 @@ async fn networks_and_secrets_keep_others_out() {
         let refused = other.connect(at(&guarded)).await;
         let Err(Error::Refused { reason, .. }) = refused else { panic!("{refused:?}") };
         assert_eq!(reason, expected);
-        let told = expect(&mut events, "inbound_node_connection_error").await;
-        let Event::InboundNodeConnectionError { error, .. } = told else { panic!() };
+        let event = expect(&mut events, "inbound_node_connection_error").await;
+        let Event::InboundNodeConnectionError { error, .. } = event else { panic!() };
         assert_eq!(error, expected.to_string());
-        // Nor is there a way in the other direction.
+        // A dial in the other direction is refused as well.
         let refused = guarded.connect(at(&other)).await;
         assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
         assert!(guarded.peers().is_empty());
@@ -153,20 +153,20 @@ async fn networks_and_secrets_keep_others_out() {
 }
 
 #[tokio::test]
-async fn a_node_without_room_refuses_with_the_reason() {
+async fn a_full_node_refuses_inbound_links_with_a_reason() {
     let full = builder("full").max_inbound(1).spawn().await.unwrap();
     let mut events = full.events();
     let (first, second) = (node("first").await, node("second").await);
     link(&first, &full).await;
     let refused = second.connect(at(&full)).await;
     assert!(matches!(refused, Err(Error::Refused { reason: Reason::Full, .. })), "{refused:?}");
-    let told = expect(&mut events, "inbound_node_connection_error").await;
-    let Event::InboundNodeConnectionError { error, .. } = told else { panic!() };
+    let event = expect(&mut events, "inbound_node_connection_error").await;
+    let Event::InboundNodeConnectionError { error, .. } = event else { panic!() };
     assert_eq!(error, Reason::Full.to_string());
-    // The limit is for inbound links. The node may still dial others.
+    // The limit is for inbound links: the full node may still dial.
     let peer = full.connect(at(&second)).await.unwrap();
     assert_eq!(peer.id(), second.id());
-    // And a place that becomes free can be had.
+    // A place that becomes free can be taken.
     full.disconnect(first.id()).await.unwrap();
     full.disconnect(second.id()).await.unwrap();
     until("both are gone", || full.peers().is_empty() && second.peers().is_empty()).await;
@@ -175,7 +175,7 @@ async fn a_node_without_room_refuses_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn both_dial_at_once_and_one_link_stays() {
+async fn a_simultaneous_open_leaves_one_link() {
     for round in 0..50 {
         let (a, b) = (node("a").await, node("b").await);
         let (to_a, to_b) = (at(&a), at(&b));
@@ -220,7 +220,7 @@ async fn connecting_twice_gives_the_same_link() {
     assert_eq!(connected, 1);
 }
 
-/// As by a bootstrap node that is known from before, or a node that is named twice.
+/// This happens with a bootstrap node that is also a known peer, and with an address given twice.
 #[tokio::test]
 async fn dials_to_one_node_at_once_make_one_link() {
     let (a, b) = (node("a").await, node("b").await);
@@ -253,9 +253,9 @@ async fn dials_to_one_node_at_once_make_one_link() {
     }
 }
 
-/// A dial that waits for another one's Hello goes on when that one fails.
+/// A dial that waits for the Hello of another dial continues when the other one fails.
 #[tokio::test]
-async fn a_dial_that_waits_for_another_goes_on_when_that_fails() {
+async fn a_dial_that_waits_for_another_continues_when_that_fails() {
     let a = node("a").await;
     let b = builder("b").max_inbound(0).spawn().await.unwrap();
     let dials: Vec<_> = (0..4)
@@ -272,11 +272,11 @@ async fn a_dial_that_waits_for_another_goes_on_when_that_fails() {
 }
 
 #[tokio::test]
-async fn each_side_can_end_a_link_and_both_hear_why() {
+async fn each_side_can_end_a_link_and_both_learn_the_reason() {
     let (a, b) = (node("a").await, node("b").await);
     let (mut to_a, mut to_b) = (a.events(), b.events());
     for _ in 0..50 {
-        // The one that dialled.
+        // The node that dialled ends the link.
         link(&a, &b).await;
         a.disconnect(b.id()).await.unwrap();
         expect(&mut to_a, "node_disconnect_with_outbound_node").await;
@@ -289,7 +289,7 @@ async fn each_side_can_end_a_link_and_both_hear_why() {
             by_peer(Reason::Requested)
         );
         assert!(matches!(a.disconnect(b.id()).await, Err(Error::NotConnected(_))));
-        // The one that was dialled.
+        // The node that was dialled ends the link.
         link(&a, &b).await;
         b.disconnect(a.id()).await.unwrap();
         expect(&mut to_b, "node_disconnect_with_inbound_node").await;
@@ -306,7 +306,7 @@ async fn each_side_can_end_a_link_and_both_hear_why() {
 }
 
 #[tokio::test]
-async fn a_link_can_be_made_again_at_once_by_either() {
+async fn either_side_can_reconnect_at_once() {
     let patient = |name| builder(name).config(without_deadlines()).spawn();
     let (a, b) = (patient("a").await.unwrap(), patient("b").await.unwrap());
     let (mut to_a, mut to_b) = (a.events(), b.events());
@@ -331,7 +331,7 @@ async fn a_link_can_be_made_again_at_once_by_either() {
 }
 
 #[tokio::test]
-async fn notes_and_round_trips() {
+async fn peer_info_and_round_trip_times() {
     let (a, b) = (node("a").await, node("b").await);
     let stranger = key(1).id();
     link(&a, &b).await;
@@ -359,12 +359,12 @@ async fn notes_and_round_trips() {
     assert!(matches!(missed, Err(Error::NotConnected(_) | Error::NotFound(_))), "{missed:?}");
     assert_eq!(a.network().find_peer("b").unwrap().id(), b.id());
     assert_eq!(a.network().find_peer(&b.id().to_string()[..8]).unwrap().id(), b.id());
-    assert!(matches!(a.network().find_peer("nobody"), Err(Error::UnknownPeer(_))));
+    assert!(matches!(a.network().find_peer("unknown"), Err(Error::UnknownPeer(_))));
 
     a.disconnect(b.id()).await.unwrap();
     until("the link is gone", || a.peers().is_empty() && b.peers().is_empty()).await;
     link(&a, &b).await;
-    assert_eq!(a.info(b.id(), "colour"), None, "notes go with their link");
+    assert_eq!(a.info(b.id(), "colour"), None, "peer info ends with its link");
     shutdown([&a, &b]).await;
 }
 
@@ -376,7 +376,7 @@ fn quick() -> Config {
 }
 
 #[tokio::test]
-async fn a_kept_link_is_made_again_when_the_node_is_back() {
+async fn a_link_with_reconnect_is_restored_when_the_node_is_back() {
     let a = builder("a").config(quick()).spawn().await.unwrap();
     let mut events = a.events();
     let elsewhere = Elsewhere::new();
@@ -392,12 +392,12 @@ async fn a_kept_link_is_made_again_when_the_node_is_back() {
     };
     assert!(matches!(reason, Reason::Lost(_)), "{reason:?}");
     for expected in 1..=3 {
-        let Event::NodeReconnectionError { address: told, tries, error } =
+        let Event::NodeReconnectionError { address: dialled, tries, error } =
             expect(&mut events, "node_reconnection_error").await
         else {
             panic!()
         };
-        assert_eq!((told, tries), (Address::from_socket(address), expected));
+        assert_eq!((dialled, tries), (Address::from_socket(address), expected));
         assert!(!error.is_empty() && !error.contains(&address.to_string()), "{error}");
     }
     let again = || Node::builder().name("again").key(key(2)).listen(address);
@@ -408,11 +408,11 @@ async fn a_kept_link_is_made_again_when_the_node_is_back() {
         panic!()
     };
     assert_eq!((peer.id(), peer.name()), (b.id(), "again"));
-    // It stopped in good order: the link is wanted all the same.
+    // An orderly stop of the peer does not end the reconnecting either.
     b.shutdown().await;
     let b = again().spawn().await.unwrap();
     expect(&mut events, "outbound_node_connected").await;
-    // Whoever closes a link does not want it back.
+    // Disconnecting by hand ends the reconnecting.
     a.disconnect(b.id()).await.unwrap();
     expect(&mut events, "outbound_node_disconnected").await;
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -421,7 +421,7 @@ async fn a_kept_link_is_made_again_when_the_node_is_back() {
 }
 
 #[tokio::test]
-async fn the_application_decides_how_often_it_is_tried() {
+async fn the_application_can_stop_reconnecting() {
     let tries = Arc::new(Mutex::new(Vec::new()));
     let writing = tries.clone();
     let a = builder("a").config(quick()).callback(move |cx, event| {
@@ -437,14 +437,14 @@ async fn the_application_decides_how_often_it_is_tried() {
     a.connect_with(at(&b), ConnectOptions::reconnect()).await.unwrap();
     b.shutdown().await;
     until("four tries", || tries.lock().unwrap().len() >= 4).await;
-    // Ten times the longest wait between two.
+    // Ten times the longest wait between two tries.
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(*tries.lock().unwrap(), [1, 2, 3, 4]);
     shutdown([&a]).await;
 }
 
 #[tokio::test]
-async fn a_restarted_node_takes_the_place_of_its_stale_link() {
+async fn a_link_from_a_restarted_node_replaces_its_stale_link() {
     let mut config = Config::default();
     config.flush_timeout = Duration::from_millis(100);
     let a = builder("a").config(config).spawn().await.unwrap();
@@ -457,7 +457,7 @@ async fn a_restarted_node_takes_the_place_of_its_stale_link() {
     expect(&mut events, "inbound_node_connected").await;
     proxy.fall_silent();
     elsewhere.crash();
-    // For this node nothing has happened yet.
+    // This node has not noticed the crash yet.
     assert_eq!(a.peer(before.id()).unwrap().name(), "before");
     let after = builder("after").key(key(3)).spawn().await.unwrap();
     after.connect(at(&a)).await.unwrap();
@@ -474,7 +474,7 @@ async fn a_restarted_node_takes_the_place_of_its_stale_link() {
 }
 
 #[tokio::test]
-async fn a_peer_that_falls_silent_is_found_dead_by_both() {
+async fn both_sides_drop_a_link_that_falls_silent() {
     let mut config = Config::default();
     config.ping_after = Duration::from_millis(100);
     config.dead_after = Duration::from_secs(4);
@@ -485,7 +485,7 @@ async fn a_peer_that_falls_silent_is_found_dead_by_both() {
     let proxy = Proxy::new(at(&b)).await;
     a.connect(proxy.address).await.unwrap();
     expect(&mut to_b, "inbound_node_connected").await;
-    // Idle for longer than the deadline: the pings keep it.
+    // Idle for longer than the deadline: the pings keep the link alive.
     tokio::time::sleep(dead_after + dead_after / 4).await;
     assert!(a.rtt(b.id()).is_some() && a.peers().len() == 1 && b.peers().len() == 1);
     proxy.fall_silent();
@@ -496,14 +496,14 @@ async fn a_peer_that_falls_silent_is_found_dead_by_both() {
 }
 
 #[tokio::test]
-async fn a_node_that_connects_while_the_old_link_ends_gets_a_new_one() {
+async fn connecting_while_the_old_link_ends_makes_a_new_one() {
     let (a, b) = (node("a").await, node("b").await);
     for _ in 0..20 {
         let old = a.connect(at(&b)).await.unwrap();
         a.disconnect(old.id()).await.unwrap();
         let new = a.connect(at(&b)).await.unwrap();
         assert_eq!(new.id(), b.id());
-        // It is a link that works, not the one that was ending.
+        // The new link works, so it is not the one that was ending.
         a.send(b.id(), "still there").await.unwrap();
         a.ping(b.id()).await.unwrap();
     }
@@ -525,11 +525,11 @@ async fn a_node_is_dialled_by_its_name_or_identity() {
         let expected = Address::from_socket(bobs).with_id(bob.id());
         assert_eq!(addresses, [expected], "{text}");
     }
-    // The network is asked where a node is that this one has never met.
+    // A lookup in the network finds a node that this one has never met.
     let peer = ann.connect(carol.id()).await.unwrap();
     assert_eq!(peer.id(), carol.id());
-    let nobody = Key::from_secret(&[9; 32]).id();
-    assert!(matches!(ann.connect(nobody).await, Err(Error::NotFound(id)) if id == nobody));
+    let unknown = Key::from_secret(&[9; 32]).id();
+    assert!(matches!(ann.connect(unknown).await, Err(Error::NotFound(id)) if id == unknown));
     assert!(matches!(ann.connect("lan").await, Err(Error::Address(_))));
     for node in [ann, bob, carol] {
         node.shutdown().await;

@@ -7,21 +7,21 @@ use peerkit::{
     Broadcast, Config, Context, Error, Event, Events, Handler, Key, Node, Peer, Reason, RelayError,
 };
 
-/// A node that no other can dial.
-async fn deaf(name: &str) -> Node {
+/// Starts a node that does not listen, so that it cannot be dialled.
+async fn without_listener(name: &str) -> Node {
     Node::builder().name(name).spawn().await.unwrap()
 }
 
-/// Links that are made for one message end after so long.
+/// Idle time after which an on-demand link is closed.
 const IDLE: Duration = Duration::from_millis(400);
 
-fn short_errands() -> Config {
+fn short_on_demand_links() -> Config {
     let mut config = Config::default();
     config.on_demand_idle = IDLE;
     config
 }
 
-/// Returns the next message, and its sender.
+/// Waits for the next message and returns it with its sender.
 async fn received(events: &mut Events) -> (Peer, String) {
     match expect(events, "node_message").await {
         Event::NodeMessage { peer, message } => (peer, message.as_text().unwrap().to_owned()),
@@ -30,8 +30,9 @@ async fn received(events: &mut Events) -> (Peer, String) {
 }
 
 #[tokio::test]
-async fn a_node_that_can_not_be_dialled_gets_it_through_others() {
-    let (a, b, c, d) = (node("a").await, node("b").await, node("c").await, deaf("d").await);
+async fn a_message_to_a_node_that_cannot_be_dialled_is_relayed() {
+    let (a, b, c, d) =
+        (node("a").await, node("b").await, node("c").await, without_listener("d").await);
     link(&a, &b).await;
     link(&b, &c).await;
     link(&d, &c).await;
@@ -50,8 +51,8 @@ async fn a_node_that_can_not_be_dialled_gets_it_through_others() {
 }
 
 #[tokio::test]
-async fn a_large_one_says_what_to_do_instead() {
-    let (a, b, c) = (node("a").await, node("b").await, deaf("c").await);
+async fn a_message_too_large_to_relay_is_an_error_with_advice() {
+    let (a, b, c) = (node("a").await, node("b").await, without_listener("c").await);
     link(&a, &b).await;
     link(&c, &b).await;
     let limit = Config::default().max_direct();
@@ -66,8 +67,8 @@ async fn a_large_one_says_what_to_do_instead() {
 }
 
 #[tokio::test]
-async fn a_node_that_can_be_dialled_is_and_the_link_is_closed_when_idle() {
-    let a = builder("a").config(short_errands()).spawn().await.unwrap();
+async fn an_on_demand_link_is_closed_when_idle() {
+    let a = builder("a").config(short_on_demand_links()).spawn().await.unwrap();
     let (b, c) = (node("b").await, node("c").await);
     link(&a, &b).await;
     link(&b, &c).await;
@@ -76,7 +77,7 @@ async fn a_node_that_can_be_dialled_is_and_the_link_is_closed_when_idle() {
     let (peer, text) = received(&mut ec).await;
     assert_eq!((peer.id(), text.as_str()), (a.id(), "hello"));
     assert!(peer.is_linked(), "it came over a link");
-    // It lasts for as long as one of the two sends.
+    // The link stays open as long as either side sends.
     for n in 0..10 {
         tokio::time::sleep(IDLE / 4).await;
         match n % 2 {
@@ -96,8 +97,8 @@ async fn a_node_that_can_be_dialled_is_and_the_link_is_closed_when_idle() {
 }
 
 #[tokio::test]
-async fn a_link_that_the_application_asked_for_stays() {
-    let a = builder("a").config(short_errands()).spawn().await.unwrap();
+async fn an_on_demand_link_that_the_application_asks_for_stays() {
+    let a = builder("a").config(short_on_demand_links()).spawn().await.unwrap();
     let (b, c) = (node("b").await, node("c").await);
     link(&a, &b).await;
     link(&b, &c).await;
@@ -109,7 +110,7 @@ async fn a_link_that_the_application_asked_for_stays() {
 }
 
 #[tokio::test]
-async fn a_node_met_before_is_dialled_without_asking_anybody() {
+async fn a_known_peer_is_dialled_without_a_lookup() {
     let (a, b) = (node("a").await, node("b").await);
     link(&a, &b).await;
     a.disconnect(b.id()).await.unwrap();
@@ -121,7 +122,7 @@ async fn a_node_met_before_is_dialled_without_asking_anybody() {
 }
 
 #[tokio::test]
-async fn sixteen_mebibytes_reach_a_node_that_is_no_neighbour() {
+async fn sixteen_mebibytes_reach_a_node_that_is_not_a_neighbour() {
     let (a, b, c) = (node("a").await, node("b").await, node("c").await);
     link(&a, &b).await;
     link(&b, &c).await;
@@ -133,21 +134,21 @@ async fn sixteen_mebibytes_reach_a_node_that_is_no_neighbour() {
 }
 
 #[tokio::test]
-async fn an_unknown_node_is_an_error_soon() {
+async fn an_unknown_node_is_an_error_without_a_deadline() {
     let patient = |name| builder(name).config(without_deadlines()).spawn();
     let a = patient("a").await.unwrap();
     let (b, c) = (patient("b").await.unwrap(), patient("c").await.unwrap());
     link(&a, &b).await;
     link(&b, &c).await;
-    let nobody = Key::from_secret(&[9; 32]).id();
-    let error = within("the error", a.send(nobody, "x")).await.unwrap_err();
-    assert!(matches!(error, Error::NotFound(id) if id == nobody), "{error:?}");
+    let unknown = Key::from_secret(&[9; 32]).id();
+    let error = within("the error", a.send(unknown, "x")).await.unwrap_err();
+    assert!(matches!(error, Error::NotFound(id) if id == unknown), "{error:?}");
     assert!(matches!(a.send(a.id(), "x").await, Err(Error::ThisNode)));
     shutdown([&a, &b, &c]).await;
 }
 
 #[tokio::test]
-async fn a_node_whose_links_are_made_by_hand_makes_none() {
+async fn a_node_with_manual_links_makes_no_on_demand_link() {
     let a = builder("a").manual(true).spawn().await.unwrap();
     let (b, c) = (node("b").await, node("c").await);
     link(&a, &b).await;
@@ -161,9 +162,9 @@ async fn a_node_whose_links_are_made_by_hand_makes_none() {
 }
 
 #[tokio::test]
-async fn a_way_that_has_broken_is_found_anew() {
+async fn a_broken_route_is_replaced() {
     let (a, b, c) = (node("a").await, node("b").await, node("c").await);
-    let d = deaf("d").await;
+    let d = without_listener("d").await;
     for through in [&b, &c] {
         link(&a, through).await;
         link(&d, through).await;
@@ -185,30 +186,30 @@ async fn a_way_that_has_broken_is_found_anew() {
 }
 
 #[tokio::test]
-async fn handlers_answer_the_way_it_came_and_hear_where_that_fails() {
+async fn handlers_answer_relayed_messages_and_learn_of_failures() {
     let b = node("b").await;
-    let a = deaf("a").await;
-    // Sends each message back, and then one to a node that does not exist.
+    let a = without_listener("a").await;
+    // Echoes each message, and then sends one to a node that does not exist.
     let nowhere = Peer::without_link(Key::from_secret(&[9; 32]).id(), String::new());
     let echo = Node::builder().name("echo").callback(move |cx, event| {
         if let Event::NodeMessage { peer, message } = event {
             for n in 0..5 {
                 cx.send(&peer, format!("{} {n}", message.as_text().unwrap()));
             }
-            cx.send(&nowhere, "is anybody there?");
+            cx.send(&nowhere, "is a node there?");
         }
     });
     let echo = echo.spawn().await.unwrap();
     link(&a, &b).await;
     link(&echo, &b).await;
-    let (mut ea, mut heard) = (a.events(), echo.events());
+    let (mut ea, mut echo_events) = (a.events(), echo.events());
     within("a message", a.send(echo.id(), "hello")).await.unwrap();
     for n in 0..5 {
         let (peer, text) = received(&mut ea).await;
         assert_eq!((peer.id(), text), (echo.id(), format!("hello {n}")), "in order");
     }
     let Event::NodeMessageFailed { peer, failure } =
-        expect(&mut heard, "node_message_failed").await
+        expect(&mut echo_events, "node_message_failed").await
     else {
         panic!()
     };
@@ -217,14 +218,14 @@ async fn handlers_answer_the_way_it_came_and_hear_where_that_fails() {
 }
 
 #[tokio::test]
-async fn a_node_that_stops_ends_the_waits_of_its_callers() {
+async fn sends_that_wait_fail_when_the_node_stops() {
     let (a, b) = (node("a").await, node("b").await);
     link(&a, &b).await;
-    let nobody = Key::from_secret(&[9; 32]).id();
+    let unknown = Key::from_secret(&[9; 32]).id();
     let sends: Vec<_> = (0..20)
         .map(|n| {
             let a = a.clone();
-            tokio::spawn(async move { a.send(nobody, format!("{n}")).await })
+            tokio::spawn(async move { a.send(unknown, format!("{n}")).await })
         })
         .collect();
     shutdown([&a]).await;
@@ -232,17 +233,17 @@ async fn a_node_that_stops_ends_the_waits_of_its_callers() {
         let sent = within("an answer", send).await.unwrap();
         assert!(matches!(sent, Err(Error::Stopped | Error::NotFound(_))), "{sent:?}");
     }
-    assert!(matches!(a.send(nobody, "x").await, Err(Error::Stopped)));
+    assert!(matches!(a.send(unknown, "x").await, Err(Error::Stopped)));
     shutdown([&b]).await;
 }
 
-/// Members have few neighbours: most of the others are no neighbours, and are dialled. What they find
-/// and keep of themselves is none the worse for it.
+/// Members have few neighbours, so most of the others are dialled on demand. These links must not
+/// disturb the overlay: the neighbours stay linked and the network stays whole.
 #[tokio::test]
 async fn members_reach_all_others_and_keep_their_neighbours() {
-    let mut config = short_errands();
+    let mut config = short_on_demand_links();
     (config.active_view, config.passive_view) = (3, 8);
-    // So few neighbours may make two networks of one, which find each other in some time.
+    // With so few neighbours the network may split; frequent probes repair it soon.
     (config.probe_every, config.beacon_every) = (IDLE, IDLE / 2);
     let mut nodes: Vec<Node> = Vec::new();
     for n in 0..8 {
@@ -257,9 +258,9 @@ async fn members_reach_all_others_and_keep_their_neighbours() {
             within("a message", from.send(to.id(), "hello")).await.unwrap();
         }
     }
-    let all_have = |so_many| nodes.iter().all(|n| n.counters().messages_received == so_many);
-    until("all have heard of all", || all_have(7)).await;
-    within("errands done", async {
+    let all_have = |count| nodes.iter().all(|n| n.counters().messages_received == count);
+    until("each has a message from each", || all_have(7)).await;
+    within("on-demand links are closed", async {
         for node in &nodes {
             loop {
                 let status = node.status().await;
@@ -282,33 +283,34 @@ async fn members_reach_all_others_and_keep_their_neighbours() {
 }
 
 #[test]
-fn why_it_was_missed_is_said_in_words() {
+fn a_relay_error_explains_itself() {
     let text = RelayError::Silent(Duration::from_secs(1)).to_string();
     assert!(text.contains("may have arrived"), "{text}");
 }
 
 #[tokio::test]
 async fn a_ping_reaches_any_node() {
-    let (a, b, c, d) = (node("a").await, node("b").await, node("c").await, deaf("d").await);
+    let (a, b, c, d) =
+        (node("a").await, node("b").await, node("c").await, without_listener("d").await);
     link(&a, &b).await;
     link(&b, &c).await;
     link(&d, &c).await;
-    // One that can't be dialled is pinged through the network, one that can over a link of its own.
+    // A node that can't be dialled is pinged through the network, any other over a link of its own.
     assert!(within("a ping", a.ping(d.id())).await.unwrap() > Duration::ZERO);
     assert!(a.peer(d.id()).is_none(), "no link was made");
     assert!(within("a ping", a.ping(c.id())).await.unwrap() > Duration::ZERO);
     assert!(a.peer(c.id()).is_some(), "the link that was made for it");
     assert!(within("a ping", a.ping(b.id())).await.unwrap() > Duration::ZERO);
     assert_eq!(d.counters().messages_received, 0, "the application sees nothing of it");
-    let nobody = Key::from_secret(&[9; 32]).id();
-    let error = within("the error", a.ping(nobody)).await.unwrap_err();
-    assert!(matches!(error, Error::NotFound(id) if id == nobody), "{error:?}");
+    let unknown = Key::from_secret(&[9; 32]).id();
+    let error = within("the error", a.ping(unknown)).await.unwrap_err();
+    assert!(matches!(error, Error::NotFound(id) if id == unknown), "{error:?}");
     assert!(matches!(a.ping(a.id()).await, Err(Error::ThisNode)));
     shutdown([&a, &b, &c, &d]).await;
 }
 
 #[tokio::test]
-async fn a_node_by_hand_pings_without_a_link() {
+async fn a_node_with_manual_links_pings_without_a_link() {
     let a = builder("a").manual(true).spawn().await.unwrap();
     let (b, c) = (node("b").await, node("c").await);
     link(&a, &b).await;
@@ -319,7 +321,7 @@ async fn a_node_by_hand_pings_without_a_link() {
 }
 
 #[tokio::test]
-async fn the_time_of_the_last_byte_of_a_peer_is_known() {
+async fn idle_time_counts_from_the_last_bytes_of_the_peer() {
     let (a, b) = (node("a").await, node("b").await);
     assert_eq!(a.idle_time(b.id()), None);
     link(&a, &b).await;
@@ -331,7 +333,7 @@ async fn the_time_of_the_last_byte_of_a_peer_is_known() {
     shutdown([&a, &b]).await;
 }
 
-/// Thanks the author of each broadcast, of which it knows only the identity.
+/// Thanks the author of each broadcast, of which it knows the identity alone.
 struct Thankful;
 
 impl Handler for Thankful {

@@ -1,4 +1,4 @@
-//! Messages: each arrives once and in order, or the sender learns that it did not.
+//! Messages arrive once and in order, or the sender gets an error.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -38,7 +38,7 @@ async fn every_kind_in_every_compression_arrives_as_it_was() {
             for _ in 0..2 {
                 let came = message(&mut events).await;
                 assert_eq!((came.kind(), came.body()), (sent.kind(), sent.body()));
-                // A content that compression would not make smaller travels uncompressed.
+                // A message that would not become smaller is sent uncompressed, so check the others only.
                 if sent.body().iter().all(|byte| *byte == 0xff) && sent.body().len() > 1000 {
                     assert_eq!(came.compression(), compression);
                 }
@@ -70,8 +70,8 @@ async fn sixteen_mebibytes_go_through_and_one_more_fails_at_the_sender() {
             a.request(b.id(), "any", message()).await.unwrap_err(),
         ];
         for failure in failures {
-            let Error::TooLarge { len, limit: told } = failure else { panic!("{failure:?}") };
-            assert_eq!((len, told), (limit + 1, limit));
+            let Error::TooLarge { len, limit: max } = failure else { panic!("{failure:?}") };
+            assert_eq!((len, max), (limit + 1, limit));
         }
     }
     a.send(b.id(), "still there").await.unwrap();
@@ -99,7 +99,7 @@ async fn ten_thousand_messages_of_any_bytes_arrive_equal_and_in_order() {
             _ => chance.next() as usize % 300,
         };
         let mut bytes = chance.bytes(len);
-        // p2pnetwork's ends of messages, first and last.
+        // The bytes that end a message in p2pnetwork, first and last.
         if let (1, [first, .., last]) = (chance.next() % 4, &mut bytes[..]) {
             (*first, *last) = (0x04, 0xff);
         }
@@ -120,7 +120,7 @@ async fn ten_thousand_messages_of_any_bytes_arrive_equal_and_in_order() {
 }
 
 #[tokio::test]
-async fn what_is_sent_to_all_goes_to_all_but_those_left_out() {
+async fn send_to_nodes_reaches_all_peers_but_the_excluded() {
     let hub = node("hub").await;
     let peers = [node("0").await, node("1").await, node("2").await];
     let mut streams = Vec::new();
@@ -142,7 +142,7 @@ async fn what_is_sent_to_all_goes_to_all_but_those_left_out() {
     shutdown(peers.iter().chain([&hub])).await;
 }
 
-/// Holds a handler until it is opened.
+/// A gate that blocks a handler until it is opened.
 #[derive(Default)]
 struct Gate(Mutex<bool>, Condvar);
 
@@ -164,21 +164,21 @@ impl Drop for Gate {
     }
 }
 
-/// Starts a node on a runtime of its own, whose handler blocks until the gate is open. Returns the node
-/// and a receiver of its messages.
+/// Starts a node on a runtime of its own. Its handler blocks until the gate is open, and then
+/// forwards each message to the returned channel.
 async fn blocked(
     elsewhere: &Elsewhere,
     gate: &Arc<Gate>,
 ) -> (Node, tokio::sync::mpsc::UnboundedReceiver<Message>) {
-    let (heard, hearing) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, messages) = tokio::sync::mpsc::unbounded_channel();
     let gate = gate.clone();
     let node = builder("blocked").callback(move |_, event| {
         if let Event::NodeMessage { message, .. } = event {
             gate.pass();
-            let _ = heard.send(message);
+            let _ = sender.send(message);
         }
     });
-    (elsewhere.run(node.spawn()).await.unwrap(), hearing)
+    (elsewhere.run(node.spawn()).await.unwrap(), messages)
 }
 
 fn numbered(n: u64, len: usize) -> Message {
@@ -191,7 +191,7 @@ fn number(message: &Message) -> u64 {
     u64::from_le_bytes(message.body()[..8].try_into().unwrap())
 }
 
-/// Fills the way to `to` until there has been no room for a second; returns how many went in.
+/// Sends to `to` until there was no room for about a second; returns the number of messages sent.
 async fn fill(from: &Node, to: &Node, len: usize) -> u64 {
     let (mut accepted, mut full) = (0, 0);
     while full < 500 {
@@ -212,19 +212,19 @@ async fn fill(from: &Node, to: &Node, len: usize) -> u64 {
 async fn a_reader_that_blocks_slows_its_sender_and_nothing_is_lost() {
     const LEN: usize = 64 << 10;
     let (elsewhere, gate) = (Elsewhere::new(), Arc::new(Gate::default()));
-    let (b, mut heard) = blocked(&elsewhere, &gate).await;
+    let (b, mut messages) = blocked(&elsewhere, &gate).await;
     let (a, other) = (node("a").await, node("other").await);
     link(&a, &b).await;
     link(&a, &other).await;
 
     let accepted = fill(&a, &b, LEN).await;
-    // The queue, the sockets' buffers (at most 6 + 4 MiB on Linux) and one read of the reader.
+    // Room is in the queue, the sockets' buffers (at most 6 + 4 MiB on Linux) and one read buffer.
     assert!(accepted * (LEN as u64) < 32 << 20, "{accepted} messages were taken");
     let queued = a.status().await.peers.iter().find(|peer| peer.id == b.id()).unwrap().queued_bytes;
     let most = Config::default().peer_queue + LEN;
     assert!(queued > most / 2 && queued < most, "{queued} bytes are queued");
 
-    // The sender of a message to all learns of each peer without room. The others get it.
+    // The report of a send to all lists the peer without room; the others get the message.
     let mut events = other.events();
     let report = a.send_to_nodes(numbered(u64::MAX, LEN), &[]).unwrap();
     assert_eq!(report.sent, [other.id()]);
@@ -242,19 +242,19 @@ async fn a_reader_that_blocks_slows_its_sender_and_nothing_is_lost() {
 
     gate.open();
     for n in 0..accepted + 100 {
-        let message = within("a message", heard.recv()).await.unwrap();
+        let message = within("a message", messages.recv()).await.unwrap();
         assert_eq!(number(&message), n);
     }
     within("the sender", sending).await.unwrap();
     assert_eq!(a.peer_counters(b.id()).unwrap().messages_failed, 0);
     within("shutdown", a.shutdown()).await;
     elsewhere.run(async move { b.shutdown().await }).await;
-    assert!(heard.recv().await.is_none(), "nothing comes twice");
+    assert!(messages.recv().await.is_none(), "nothing comes twice");
     shutdown([&other]).await;
 }
 
 #[tokio::test]
-async fn counters_tell_of_links_and_node() {
+async fn counters_count_for_each_link_and_for_the_node() {
     let (a, b, c) = (node("a").await, node("b").await, node("c").await);
     link(&a, &b).await;
     link(&a, &c).await;
@@ -283,7 +283,7 @@ async fn counters_tell_of_links_and_node() {
 }
 
 #[tokio::test]
-async fn a_flood_to_a_peer_that_is_gone_is_accounted_for() {
+async fn each_message_to_a_crashed_peer_is_received_or_counted_as_failed() {
     let elsewhere = Elsewhere::new();
     let received = Arc::new(AtomicU64::new(0));
     let counting = received.clone();
@@ -323,8 +323,8 @@ async fn a_flood_to_a_peer_that_is_gone_is_accounted_for() {
     shutdown([&a]).await;
 }
 
-/// The peer reads until it has received the goodbye, so nothing that it was sent before
-/// counts as failed.
+/// The side that disconnects reads on until the goodbye of the other side. So it acknowledges all that
+/// was sent before, and no message counts as failed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_is_answered_with_a_disconnect_has_not_failed() {
     let b = builder("b").callback(|cx, event| {
@@ -348,10 +348,10 @@ async fn a_message_that_is_answered_with_a_disconnect_has_not_failed() {
     shutdown([&a, &b]).await;
 }
 
-/// Bytes a second.
+/// The tested rate limit, in bytes per second.
 const LIMIT: u64 = 200_000;
 
-/// Sends 320 KB and returns how long it takes until all of it has arrived.
+/// Sends 320 KB and returns the time until all of it has arrived.
 async fn takes(from: &Node, to: &Node) -> Duration {
     let mut events = to.events();
     let started = std::time::Instant::now();
@@ -369,18 +369,15 @@ async fn takes(from: &Node, to: &Node) -> Duration {
 const AT_LEAST: Duration = Duration::from_secs(1);
 
 #[tokio::test]
-async fn messages_keep_their_limits_and_none_is_lost() {
+async fn messages_keep_to_their_rate_limits_and_none_is_lost() {
     for by_link in [false, true] {
         let mut config = Config::default();
-        let rate = match by_link {
-            true => &mut config.peer_message_rate,
-            false => &mut config.message_rate,
-        };
+        let rate = if by_link { &mut config.peer_message_rate } else { &mut config.message_rate };
         *rate = LIMIT;
         let (a, b) = (builder("a").config(config).spawn().await.unwrap(), node("b").await);
         link(&a, &b).await;
         assert!(takes(&a, &b).await >= AT_LEAST);
-        // A link answers pings while its messages wait, and a change reaches what waits.
+        // A link answers pings while its messages wait, and a changed limit applies to waiting messages.
         let mut limits = a.rates();
         (limits.messages, limits.peer_messages) = (1, 1);
         a.set_rates(limits);
@@ -398,7 +395,7 @@ async fn messages_keep_their_limits_and_none_is_lost() {
 }
 
 #[tokio::test]
-async fn a_peer_that_sends_more_than_is_read_has_to_wait() {
+async fn the_receive_limit_slows_the_sender_down() {
     let mut config = Config::default();
     config.peer_receive_rate = LIMIT;
     let (a, b) = (node("a").await, builder("b").config(config).spawn().await.unwrap());
@@ -408,7 +405,7 @@ async fn a_peer_that_sends_more_than_is_read_has_to_wait() {
 }
 
 #[tokio::test]
-async fn own_broadcasts_keep_their_limit_and_their_order() {
+async fn own_broadcasts_keep_to_their_rate_limit_and_stay_in_order() {
     let mut config = Config::default();
     config.broadcast_rate = LIMIT;
     let a = builder("a").config(config).callback(|cx, event| {

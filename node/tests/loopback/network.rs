@@ -1,4 +1,4 @@
-//! Networks that keep themselves together, over real sockets.
+//! The self-organizing overlay, over real sockets: join, leave, repair, broadcasts, disconnected nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ async fn join(node: &Node, through: &Node) {
     within("a join", node.join(&[at(through).into()])).await.unwrap();
 }
 
-/// Waits until a discovery by `node` finds just these.
+/// Waits until a discovery by `node` finds exactly the `expected` nodes.
 async fn finds(node: &Node, expected: &BTreeSet<NodeId>) {
     let begun = Instant::now();
     loop {
@@ -27,21 +27,21 @@ async fn finds(node: &Node, expected: &BTreeSet<NodeId>) {
         if found == *expected {
             return;
         }
-        let (missing, more) = (expected.difference(&found).count(), found.difference(expected));
-        let more = more.count();
+        let missing = expected.difference(&found).count();
+        let more = found.difference(expected).count();
         assert!(begun.elapsed() < 3 * PATIENCE, "{missing} nodes are missing, {more} too many");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// Takes broadcasts until there are `count` of each of `authors`, each once and in order.
-async fn receives(mut events: Events, authors: &BTreeSet<NodeId>, count: usize) {
-    let mut heard: BTreeMap<NodeId, usize> = BTreeMap::new();
+/// Reads events until `count` broadcasts of each of `authors` came, each once and in order.
+async fn expect_broadcasts(mut events: Events, authors: &BTreeSet<NodeId>, count: usize) {
+    let mut received: BTreeMap<NodeId, usize> = BTreeMap::new();
     let mut left = authors.len() * count;
     while left > 0 {
         match within("a broadcast", events.next()).await.expect("the events go on") {
             Event::NodeBroadcast { broadcast } => {
-                let next = heard.entry(broadcast.author).or_default();
+                let next = received.entry(broadcast.author).or_default();
                 let text = broadcast.message.as_text().unwrap().to_owned();
                 assert_eq!(text, format!("text {next}"), "out of order, twice or left out");
                 *next += 1;
@@ -52,11 +52,11 @@ async fn receives(mut events: Events, authors: &BTreeSet<NodeId>, count: usize) 
             _ => {}
         }
     }
-    assert!(authors.iter().all(|author| heard.get(author) == Some(&count)));
+    assert!(authors.iter().all(|author| received.get(author) == Some(&count)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sixty_four_nodes_join_through_one_hear_each_other_and_live_on_without_it() {
+async fn sixty_four_nodes_join_through_one_and_survive_its_crash() {
     const NODES: usize = 64;
     const EACH: usize = 100;
     // The first runs elsewhere, so that it can end without a goodbye.
@@ -77,27 +77,27 @@ async fn sixty_four_nodes_join_through_one_hear_each_other_and_live_on_without_i
         assert!(status.peers.len() < 16, "{} has {} links", node.name(), status.peers.len());
     }
 
-    let mut hearing = tokio::task::JoinSet::new();
+    let mut tasks = tokio::task::JoinSet::new();
     for node in nodes.iter().chain([&genesis]) {
         let others: BTreeSet<_> = ids.iter().copied().filter(|id| *id != node.id()).collect();
         let events = node.events();
-        hearing.spawn(async move { receives(events, &others, EACH).await });
+        tasks.spawn(async move { expect_broadcasts(events, &others, EACH).await });
     }
     for node in nodes.iter().chain([&genesis]) {
         let node = node.clone();
-        hearing.spawn(async move {
+        tasks.spawn(async move {
             for n in 0..EACH {
                 node.broadcast("", format!("text {n}")).await.unwrap();
             }
         });
     }
-    hearing.join_all().await;
+    tasks.join_all().await;
 
     ids.remove(&genesis.id());
     elsewhere.crash();
     drop(genesis);
     finds(&nodes[0], &ids).await;
-    // A node that joins now joins through another one.
+    // A newcomer joins through another node.
     let newcomer = node("newcomer").await;
     join(&newcomer, &nodes[40]).await;
     ids.insert(newcomer.id());
@@ -112,23 +112,23 @@ async fn sixty_four_nodes_join_through_one_hear_each_other_and_live_on_without_i
 }
 
 #[tokio::test]
-async fn links_by_hand_stay_as_they_were_made() {
+async fn manual_links_stay_as_they_were_made() {
     let (a, b, c) = (manual("a").await, manual("b").await, node("c").await);
     link(&a, &b).await;
-    // At a node whose links are made by hand, to join is to link.
+    // On a node with manual links, joining only makes a link.
     let peers = b.join(&[at(&c).into()]).await.unwrap();
     assert_eq!(peers.iter().map(|peer| peer.id()).collect::<Vec<_>>(), [c.id()]);
     let refused = c.join(&[at(&a).into()]).await.unwrap_err();
     assert!(matches!(&refused, Error::LinksByHand(peer) if peer.id() == a.id()), "{refused:?}");
     let text = refused.to_string();
     assert!(text.contains("made by hand: connect"), "{text}");
-    until("the link that was good for nothing is closed", || c.peer(a.id()).is_none()).await;
+    until("the link of the refused join is closed", || c.peer(a.id()).is_none()).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let links = |node: &Node| node.peers().iter().map(|peer| peer.id()).collect::<BTreeSet<_>>();
     assert_eq!(links(&a), BTreeSet::from([b.id()]));
     assert_eq!(links(&b), BTreeSet::from([a.id(), c.id()]));
     assert!(!a.status().await.member && a.status().await.manual);
-    // Broadcasts run over them all the same.
+    // Broadcasts are sent over manual links as well.
     let mut events = c.events();
     a.broadcast("", "hello").await.unwrap();
     expect(&mut events, "node_broadcast").await;
@@ -136,39 +136,42 @@ async fn links_by_hand_stay_as_they_were_made() {
 }
 
 #[tokio::test]
-async fn a_failed_join_names_the_reason() {
+async fn a_failed_join_reports_its_cause() {
     let a = node("a").await;
-    let nobody: Address = "127.0.0.1:1".parse().unwrap();
-    let failed = a.join(std::slice::from_ref(&nobody)).await.unwrap_err();
+    let unreachable: Address = "127.0.0.1:1".parse().unwrap();
+    let failed = a.join(std::slice::from_ref(&unreachable)).await.unwrap_err();
     assert!(matches!(failed, Error::Connect { .. }), "{failed:?}");
     let by_hand = manual("by hand").await;
-    let failed = a.join(&[nobody.clone(), at(&by_hand).into()]).await.unwrap_err();
-    assert!(matches!(failed, Error::LinksByHand(_)), "what a node says goes first: {failed:?}");
+    let failed = a.join(&[unreachable.clone(), at(&by_hand).into()]).await.unwrap_err();
+    assert!(
+        matches!(failed, Error::LinksByHand(_)),
+        "a refusal by a node takes precedence: {failed:?}"
+    );
     until("that link is closed", || a.peer(by_hand.id()).is_none()).await;
-    // One that is there is enough.
+    // One address that accepts is enough.
     let b = node("b").await;
-    let joined = a.join(&[nobody, at(&by_hand).into(), at(&b).into()]).await.unwrap();
+    let joined = a.join(&[unreachable, at(&by_hand).into(), at(&b).into()]).await.unwrap();
     assert!(joined.iter().any(|peer| peer.id() == b.id()));
     assert!(a.status().await.member && b.status().await.member);
-    // A node alone has no node to join through.
+    // A first node has no node to join through.
     let first = node("first").await;
     assert!(matches!(first.join(&[]).await, Err(Error::NoBootstrap)));
     shutdown([&a, &b, &by_hand, &first]).await;
 }
 
 #[tokio::test]
-async fn the_node_that_is_started_first_waits_for_the_other() {
+async fn a_patient_join_waits_for_a_node_that_starts_later() {
     let mut config = Config::default();
     config.reconnect_min = Duration::from_millis(20);
     let a = builder("a").config(config).spawn().await.unwrap();
     let later = node("later").await;
     let address = at(&later);
     within("shutdown", later.shutdown()).await;
-    let (told, mut failures) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut failures) = tokio::sync::mpsc::unbounded_channel();
     let joining = tokio::spawn({
         let a = a.clone();
-        let told = move |error: &Error, wait| told.send((error.to_string(), wait)).unwrap();
-        async move { a.network().join_patiently(&[address.into()], told).await }
+        let report = move |error: &Error, wait| sender.send((error.to_string(), wait)).unwrap();
+        async move { a.network().join_patiently(&[address.into()], report).await }
     });
     let mut waits = Vec::new();
     for _ in 0..3 {
@@ -203,7 +206,7 @@ async fn a_node_that_leaves_is_alone_and_may_come_back() {
     let mut parted = BTreeSet::new();
     while parted != linked {
         match next(&mut events).await {
-            // Links that were traded before may be among them.
+            // Links that the overlay replaced earlier may be among these events.
             Event::InboundNodeDisconnected { peer, link_end }
             | Event::OutboundNodeDisconnected { peer, link_end }
                 if link_end.reason == Reason::Left =>
@@ -238,7 +241,7 @@ async fn a_link_that_was_asked_for_is_kept_by_a_member() {
     }
     assert!(a.peer(b.id()).is_some());
     assert_eq!(a.status().await.pinned, [b.id()]);
-    // A second wish finds the link that is there, and pins it as well.
+    // Connecting to a neighbour reuses its link, and pins it as well.
     let neighbour = a.status().await.neighbours[0];
     let neighbour = others.iter().find(|node| node.id() == neighbour).unwrap();
     a.connect(at(neighbour)).await.unwrap();
@@ -265,13 +268,14 @@ async fn broadcasts_outlive_a_restart() {
     drop(keeper);
     within("shutdown", author.shutdown()).await;
 
-    // A node that joins later gets them from the nodes that they have reached.
+    // A late node gets the old broadcasts from the keeper. The keeper's own application has had them
+    // before the restart, so it gets none of them again.
     let keeper = state().spawn().await.unwrap();
     let mut events = keeper.events();
     let late = manual("late").await;
-    let heard = late.events();
+    let late_events = late.events();
     link(&late, &keeper).await;
-    receives(heard, &BTreeSet::from([author.id()]), 20).await;
+    expect_broadcasts(late_events, &BTreeSet::from([author.id()]), 20).await;
     late.broadcast("", "text 0").await.unwrap();
     let Event::NodeBroadcast { broadcast } = expect(&mut events, "node_broadcast").await else {
         panic!()
@@ -292,7 +296,7 @@ fn probe(key: &Key, time: u64) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_probe_gets_the_record_of_a_node_without_a_link() {
+async fn a_probe_returns_the_record_of_a_node_without_a_link() {
     let (a, by_hand) = (node("a").await, manual("by hand").await);
     let key = Key::from_secret(&[5; 32]);
     let b = builder("b").key(key.clone()).spawn().await.unwrap();
@@ -315,7 +319,7 @@ async fn a_probe_gets_the_record_of_a_node_without_a_link() {
     assert!(answer.record.verify("peerkit") && answer.record.addresses == a.addresses());
     assert!(a.peers().is_empty() && b.peers().is_empty());
 
-    // Bytes that are no probe are not answered, whatever length they announce.
+    // Bytes that are not a probe are not answered, whatever length they announce.
     for bytes in [&[0xff; 4][..], &[8, 0, 0, 0, 9, 9, 9, 9, 9, 9, 9, 9], &[1, 0], &[]] {
         let opened = within("a stream", b.open_stream(a.id(), "peerkit-probe/1")).await;
         let mut stream = opened.unwrap();
@@ -331,19 +335,19 @@ async fn a_probe_gets_the_record_of_a_node_without_a_link() {
     shutdown([&a, &b, &by_hand]).await;
 }
 
-/// A loop of broadcasts waits for the links, and no peer is dropped as too slow.
+/// A loop of broadcasts waits for room on the links, so that no peer is dropped as too slow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_loop_of_large_broadcasts_drops_no_peer() {
+async fn a_loop_of_large_broadcasts_drops_no_link() {
     let (a, b) = (node("a").await, node("b").await);
-    let (mut of_a, heard) = (a.events(), b.events());
+    let mut of_a = a.events();
+    let mut of_b = b.events();
     join(&b, &a).await;
     let text = |n: usize| format!("{n} {}", "x".repeat(60_000));
     const COUNT: usize = 200;
-    let hearing = tokio::spawn(async move {
-        let mut heard = heard;
+    let tasks = tokio::spawn(async move {
         let mut next = 0;
         while next < COUNT {
-            let event = expect(&mut heard, "node_broadcast").await;
+            let event = expect(&mut of_b, "node_broadcast").await;
             let Event::NodeBroadcast { broadcast } = event else { panic!() };
             assert_eq!(broadcast.message.as_text(), Some(&*text(next)));
             next += 1;
@@ -352,7 +356,7 @@ async fn a_loop_of_large_broadcasts_drops_no_peer() {
     for n in 0..COUNT {
         a.broadcast("", text(n)).await.unwrap();
     }
-    hearing.await.unwrap();
+    tasks.await.unwrap();
     shutdown([&a, &b]).await;
     while let Some(event) = of_a.next().await {
         if let Event::InboundNodeDisconnected { link_end, .. } = event {
@@ -361,8 +365,8 @@ async fn a_loop_of_large_broadcasts_drops_no_peer() {
     }
 }
 
-/// The simulator's test of ten minutes, at its beginning and over real sockets: the node that
-/// was disconnected is not let in, can still be sent a message, and may come back when it is wanted.
+/// The start of the simulator's test of ten minutes, over real sockets: a node that was disconnected
+/// by hand is refused, can still receive messages, and is let in again when it is dialled.
 #[tokio::test]
 async fn a_member_that_was_disconnected_by_hand_is_kept_away() {
     let nodes = [node("a").await, node("b").await, node("c").await];
@@ -371,7 +375,7 @@ async fn a_member_that_was_disconnected_by_hand_is_kept_away() {
     join(c, a).await;
     until("all are linked", || nodes.iter().all(|node| node.peers().len() == 2)).await;
     a.disconnect(b.id()).await.unwrap();
-    until("they are parted", || a.peer(b.id()).is_none() && b.peer(a.id()).is_none()).await;
+    until("they have no link", || a.peer(b.id()).is_none() && b.peer(a.id()).is_none()).await;
     let refused = within("a dial", b.connect(at(a))).await.unwrap_err();
     assert!(matches!(&refused, Error::Refused { reason: Reason::KeptAway, .. }), "{refused}");
     assert!(refused.to_string().contains("disconnected by hand"), "{refused}");
@@ -381,16 +385,16 @@ async fn a_member_that_was_disconnected_by_hand_is_kept_away() {
     assert!(a.peer(b.id()).is_none());
 
     let mut events = b.events();
-    within("a message", a.send(b.id(), "all the same")).await.unwrap();
-    let heard = async {
+    within("a message", a.send(b.id(), "hello all the same")).await.unwrap();
+    let received = async {
         while let Some(event) = events.next().await {
             if let Event::NodeMessage { message, .. } = event {
-                return message.as_text() == Some("all the same");
+                return message.as_text() == Some("hello all the same");
             }
         }
         false
     };
-    assert!(within("the message", heard).await);
+    assert!(within("the message", received).await);
     within("a dial", a.connect(at(b))).await.unwrap();
     assert!(a.status().await.pinned.contains(&b.id()));
     a.disconnect(b.id()).await.unwrap();
@@ -398,21 +402,21 @@ async fn a_member_that_was_disconnected_by_hand_is_kept_away() {
     shutdown(nodes.each_ref()).await;
 }
 
-/// A join that names no node does not end the time that a disconnected node is to stay away.
+/// A join without an address does not end the time for which a disconnected node is kept away.
 #[tokio::test]
 async fn a_join_without_an_address_leaves_a_disconnected_node_alone() {
     for is_bootstrap in [false, true] {
         let b = node("b").await;
         let mut a = builder("a");
         if is_bootstrap {
-            // Without the identity, which shows only when it answers.
+            // The address has no identity: only the answer shows that it is the node kept away.
             a = a.bootstrap(at(&b).into());
         }
         let a = a.spawn().await.unwrap();
         join(&b, &a).await;
         until("they are linked", || a.peer(b.id()).is_some()).await;
         a.disconnect(b.id()).await.unwrap();
-        until("they are parted", || a.peer(b.id()).is_none() && b.peer(a.id()).is_none()).await;
+        until("they have no link", || a.peer(b.id()).is_none() && b.peer(a.id()).is_none()).await;
         match (within("a join", a.join(&[])).await.unwrap_err(), is_bootstrap) {
             (Error::AllKeptAway, false) => {}
             (Error::NoneReached { tried: 1, first }, true) => assert!(
@@ -422,14 +426,14 @@ async fn a_join_without_an_address_leaves_a_disconnected_node_alone() {
             (other, _) => panic!("{other}"),
         }
         assert!(a.peer(b.id()).is_none());
-        // Named, it comes back.
+        // A join with its address lets it in again.
         within("a join", a.join(&[at(&b).into()])).await.unwrap();
         assert!(a.peer(b.id()).is_some());
         shutdown([&a, &b]).await;
     }
 }
 
-/// A restart within the ten minutes changes nothing.
+/// The ten minutes outlast a restart.
 #[tokio::test]
 async fn a_disconnected_node_stays_away_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
@@ -438,14 +442,14 @@ async fn a_disconnected_node_stays_away_after_a_restart() {
     join(&b, &a).await;
     until("they are linked", || a.peer(b.id()).is_some()).await;
     a.disconnect(b.id()).await.unwrap();
-    until("they are parted", || a.peer(b.id()).is_none() && b.peer(a.id()).is_none()).await;
+    until("they have no link", || a.peer(b.id()).is_none() && b.peer(a.id()).is_none()).await;
     a.shutdown().await;
 
     let a = builder("a").state(folder.path()).spawn().await.unwrap();
     assert!(matches!(within("a join", a.join(&[])).await, Err(Error::AllKeptAway)));
     let refused = within("a dial", b.connect(at(&a))).await;
     assert!(matches!(refused, Err(Error::Refused { reason: Reason::KeptAway, .. })), "{refused:?}");
-    // Wanted again, it comes back, also after another restart.
+    // Dialling it ends the ten minutes, also after another restart.
     within("a dial", a.connect(at(&b))).await.unwrap();
     a.shutdown().await;
     let a = builder("a").state(folder.path()).spawn().await.unwrap();

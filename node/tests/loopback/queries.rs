@@ -1,4 +1,4 @@
-//! Questions to the network: discovery, search and broadcast over lines, rings and meshes.
+//! Discovery, search and broadcast over lines, rings and meshes.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use crate::common::*;
 use crate::proxy::Proxy;
 use peerkit::{Config, Discovery, Event, Message, Node, NodeId};
 
-/// Nodes whose queries end when all have answered, and by no deadline.
+/// Starts nodes whose queries end when all nodes have answered, and by no deadline.
 async fn nodes(count: usize) -> Vec<Node> {
     let mut nodes = Vec::new();
     for n in 0..count {
@@ -48,11 +48,11 @@ fn ids<'n>(nodes: impl IntoIterator<Item = &'n Node>) -> BTreeSet<NodeId> {
 
 fn found(discovery: &Discovery) -> BTreeSet<NodeId> {
     let ids: BTreeSet<_> = discovery.nodes.iter().map(|node| node.id).collect();
-    assert_eq!(ids.len(), discovery.nodes.len(), "nobody is told of twice");
+    assert_eq!(ids.len(), discovery.nodes.len(), "a node is listed twice");
     ids
 }
 
-/// All links of the nodes, each from the node that dialled to the one that was dialled.
+/// Returns every link between the nodes as (dialling node, dialled node).
 fn links(nodes: &[Node]) -> Vec<(NodeId, NodeId)> {
     let mut links = Vec::new();
     for node in nodes {
@@ -65,7 +65,7 @@ fn links(nodes: &[Node]) -> Vec<(NodeId, NodeId)> {
 }
 
 #[tokio::test]
-async fn a_line_is_seen_to_the_depth_that_is_asked() {
+async fn a_discovery_reaches_the_requested_depth() {
     let nodes = line(5).await;
     for (asking, depth, expected) in [
         (0, 0, 0..1),
@@ -103,18 +103,18 @@ async fn a_line_is_seen_to_the_depth_that_is_asked() {
 }
 
 #[tokio::test]
-async fn a_discovery_causes_events_too() {
+async fn a_discovery_is_reported_by_events_too() {
     let nodes = line(3).await;
     let mut events = nodes[0].events();
     nodes[0].discover(-1).await.unwrap();
-    let mut told = BTreeSet::new();
+    let mut reported = BTreeSet::new();
     for _ in 0..2 {
         let Event::NodeDiscovered { node } = expect(&mut events, "node_discovered").await else {
             panic!()
         };
-        told.insert(node.id);
+        reported.insert(node.id);
     }
-    assert_eq!(told, ids(&nodes[1..]));
+    assert_eq!(reported, ids(&nodes[1..]));
     shutdown(&nodes).await;
 }
 
@@ -123,7 +123,7 @@ async fn ten_nodes_in_a_ring_and_in_a_mesh_give_the_same_set() {
     for (nodes, count) in [(ring(10).await, 10), (mesh(10).await, 45)] {
         let all = ids(&nodes);
         for node in &nodes {
-            // No deadline ends it: it ends when all have answered.
+            // The discovery has no deadline: it ends when all nodes have answered.
             let discovery = within("all answers", node.discover(-1)).await.unwrap();
             assert_eq!(found(&discovery), all);
             assert!(discovery.complete);
@@ -194,14 +194,14 @@ async fn a_search_finds_names_across_the_network() {
     let source = found.sources.iter().find(|source| source.id == nodes[3].id()).unwrap();
     assert_eq!((&*source.name, &source.addresses[..]), ("3", &[at(&nodes[3]).into()][..]));
     assert!(nodes[0].search(&"x".repeat(10_000)).await.is_err());
-    // Nobody to ask.
+    // A node without peers finds nothing.
     let alone = node("alone").await;
     assert!(alone.search("song").await.unwrap().is_empty());
     shutdown(nodes.iter().chain([&alone])).await;
 }
 
 #[tokio::test]
-async fn a_node_that_hangs_delays_no_query_beyond_the_deadline() {
+async fn a_query_ends_at_its_deadline_when_a_node_hangs() {
     let mut config = Config::default();
     config.query_timeout = Duration::from_millis(300);
     config.flush_timeout = Duration::from_millis(100);
@@ -209,30 +209,31 @@ async fn a_node_that_hangs_delays_no_query_beyond_the_deadline() {
     config.dead_after = Duration::from_secs(3600);
     let start = |name| builder(name).config(config.clone()).spawn();
     let asking = start("asking").await.unwrap();
-    let (well, hanging) = (start("well").await.unwrap(), start("hanging").await.unwrap());
+    let (responsive, hanging) =
+        (start("responsive").await.unwrap(), start("hanging").await.unwrap());
     let behind = node("behind").await;
-    link(&asking, &well).await;
-    link(&well, &behind).await;
+    link(&asking, &responsive).await;
+    link(&responsive, &behind).await;
     let proxy = Proxy::new(at(&hanging)).await;
-    well.connect(proxy.address).await.unwrap();
-    // On a busy machine a node that is well may miss the deadline, too.
+    responsive.connect(proxy.address).await.unwrap();
+    // On a busy machine a responsive node may miss the deadline, too, so try again.
     let finds = async |nodes: &[&Node]| loop {
         let discovery = within("a discovery", asking.discover(-1)).await.unwrap();
         if found(&discovery) == ids(nodes.iter().copied()) {
             break discovery;
         }
     };
-    within("all four", finds(&[&asking, &well, &behind, &hanging])).await;
+    within("all four", finds(&[&asking, &responsive, &behind, &hanging])).await;
 
     proxy.fall_silent();
-    let discovery = within("the others", finds(&[&asking, &well, &behind])).await;
+    let discovery = within("the others", finds(&[&asking, &responsive, &behind])).await;
     assert!(!discovery.complete);
     within("the search", asking.search("anything")).await.unwrap();
-    // A lost link is not waited for.
+    // A query does not wait for a node whose link is lost.
     hanging.shutdown().await;
-    let _ = well.disconnect(hanging.id()).await;
-    until("it is gone", || well.peers().len() == 2).await;
-    // Complete: no deadline has ended it. On a busy machine one may, so it is tried again.
+    let _ = responsive.disconnect(hanging.id()).await;
+    until("it is gone", || responsive.peers().len() == 2).await;
+    // `complete` means that no deadline ended it. On a busy machine one may, so try again.
     within("all that are left", async {
         loop {
             let discovery = asking.discover(-1).await.unwrap();
@@ -242,18 +243,18 @@ async fn a_node_that_hangs_delays_no_query_beyond_the_deadline() {
         }
     })
     .await;
-    shutdown([&asking, &well, &behind]).await;
+    shutdown([&asking, &responsive, &behind]).await;
 }
 
 #[tokio::test]
 async fn a_broadcast_reaches_all_of_a_ring_once_and_in_order() {
-    let heard = Arc::new(Mutex::new(vec![Vec::new(); 10]));
+    let received = Arc::new(Mutex::new(vec![Vec::new(); 10]));
     let mut nodes = Vec::new();
     for n in 0..10_usize {
-        let heard = heard.clone();
+        let received = received.clone();
         let node = builder(&n.to_string()).callback(move |_, event| {
             if let Event::NodeBroadcast { broadcast } = event {
-                heard.lock().unwrap()[n].push(broadcast);
+                received.lock().unwrap()[n].push(broadcast);
             }
         });
         nodes.push(node.spawn().await.unwrap());
@@ -264,24 +265,24 @@ async fn a_broadcast_reaches_all_of_a_ring_once_and_in_order() {
     let mut sent = Vec::new();
     for n in 0..20 {
         let message = Message::json(&n).unwrap();
-        let broadcasted = nodes[4].broadcast(format!("title {n}"), message).await.unwrap();
-        assert_eq!(broadcasted.links, 2);
-        sent.push(broadcasted.id);
+        let receipt = nodes[4].broadcast(format!("title {n}"), message).await.unwrap();
+        assert_eq!(receipt.links, 2);
+        sent.push(receipt.id);
     }
-    until("all have heard", || {
-        heard.lock().unwrap().iter().enumerate().all(|(n, heard)| n == 4 || heard.len() >= 20)
+    until("all have received them", || {
+        received.lock().unwrap().iter().enumerate().all(|(n, got)| n == 4 || got.len() >= 20)
     })
     .await;
-    // A question goes the same ways, behind whatever was still going round.
+    // A query travels the same links, behind any duplicates that are still on their way.
     assert_eq!(nodes[4].discover(-1).await.unwrap().nodes.len(), 10);
-    for (n, heard) in heard.lock().unwrap().iter().enumerate() {
+    for (n, broadcasts) in received.lock().unwrap().iter().enumerate() {
         if n == 4 {
-            assert!(heard.is_empty(), "nobody hears themselves");
+            assert!(broadcasts.is_empty(), "an author received its own broadcast");
             continue;
         }
-        let ids: Vec<_> = heard.iter().map(|broadcast| broadcast.id).collect();
+        let ids: Vec<_> = broadcasts.iter().map(|broadcast| broadcast.id).collect();
         assert_eq!(ids, sent, "node {n}");
-        for (number, broadcast) in heard.iter().enumerate() {
+        for (number, broadcast) in broadcasts.iter().enumerate() {
             assert_eq!(broadcast.author, nodes[4].id());
             assert_eq!(broadcast.title, format!("title {number}"));
             assert_eq!(broadcast.message.to_json::<usize>().unwrap(), number);

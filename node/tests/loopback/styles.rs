@@ -1,4 +1,4 @@
-//! Events in three styles: a `Handler`, a callback and a stream tell the same.
+//! Events in three styles: a `Handler`, a callback and a stream report the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use peerkit::{
 };
 use tokio::io::AsyncWriteExt;
 
-/// The events, a line for each: its name and its content.
+/// A log of events, one line each: the name of the event and its contents.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -44,42 +44,42 @@ impl Log {
     }
 }
 
-fn who(peer: &Peer) -> String {
+fn peer_text(peer: &Peer) -> String {
     format!("{} {}", peer.name(), peer.direction().name())
 }
 
-fn how(peer: &Peer, link_end: &LinkEnd) -> String {
-    format!("{}, {:?}, by_peer {}", who(peer), link_end.reason, link_end.by_peer)
+fn end_text(peer: &Peer, link_end: &LinkEnd) -> String {
+    format!("{}, {:?}, by_peer {}", peer_text(peer), link_end.reason, link_end.by_peer)
 }
 
-/// Every method implemented, none of them through `handle`.
+/// A handler that implements every method, none of them through `handle`.
 struct Methods(Log);
 
 impl Handler for Methods {
     fn outbound_node_connected(&mut self, _: &mut Context<'_>, peer: &Peer) {
-        self.0.add("outbound_node_connected", who(peer));
+        self.0.add("outbound_node_connected", peer_text(peer));
     }
     fn inbound_node_connected(&mut self, _: &mut Context<'_>, peer: &Peer) {
-        self.0.add("inbound_node_connected", who(peer));
+        self.0.add("inbound_node_connected", peer_text(peer));
     }
     fn outbound_node_disconnected(&mut self, _: &mut Context<'_>, peer: &Peer, link_end: &LinkEnd) {
-        self.0.add("outbound_node_disconnected", how(peer, link_end));
+        self.0.add("outbound_node_disconnected", end_text(peer, link_end));
     }
     fn inbound_node_disconnected(&mut self, _: &mut Context<'_>, peer: &Peer, link_end: &LinkEnd) {
-        self.0.add("inbound_node_disconnected", how(peer, link_end));
+        self.0.add("inbound_node_disconnected", end_text(peer, link_end));
     }
     fn node_disconnect_with_outbound_node(&mut self, _: &mut Context<'_>, peer: &Peer) {
-        self.0.add("node_disconnect_with_outbound_node", who(peer));
+        self.0.add("node_disconnect_with_outbound_node", peer_text(peer));
     }
     fn node_disconnect_with_inbound_node(&mut self, _: &mut Context<'_>, peer: &Peer) {
-        self.0.add("node_disconnect_with_inbound_node", who(peer));
+        self.0.add("node_disconnect_with_inbound_node", peer_text(peer));
     }
     fn node_message(&mut self, _: &mut Context<'_>, peer: &Peer, message: Message) {
-        self.0.add("node_message", format!("{}, {}", who(peer), message.as_text().unwrap()));
+        self.0.add("node_message", format!("{}, {}", peer_text(peer), message.as_text().unwrap()));
     }
     fn node_message_failed(&mut self, _: &mut Context<'_>, peer: &Peer, failure: &MessageFailure) {
         let MessageFailure { unsent, unconfirmed, .. } = failure;
-        self.0.add("node_message_failed", format!("{}, {unsent}, {unconfirmed}", who(peer)));
+        self.0.add("node_message_failed", format!("{}, {unsent}, {unconfirmed}", peer_text(peer)));
     }
     fn node_broadcast(&mut self, _: &mut Context<'_>, broadcast: Broadcast) {
         let text = broadcast.message.as_text().unwrap().to_owned();
@@ -100,7 +100,7 @@ impl Handler for Methods {
     ) -> bool {
         assert!(
             !error.is_empty() && !error.contains("127.0.0.1"),
-            "the address is told beside it: {error}"
+            "the address is a parameter of its own: {error}"
         );
         self.0.add("node_reconnection_error", format!("try {tries}"));
         false
@@ -108,7 +108,7 @@ impl Handler for Methods {
     fn outbound_node_connection_error(&mut self, _: &mut Context<'_>, _: &Address, error: &str) {
         assert!(
             !error.is_empty() && !error.contains("127.0.0.1"),
-            "the address is told beside it: {error}"
+            "the address is a parameter of its own: {error}"
         );
         self.0.add("outbound_node_connection_error", "");
     }
@@ -117,21 +117,23 @@ impl Handler for Methods {
     }
 }
 
-fn write_down(log: &Log, event: &Event) {
+fn record(log: &Log, event: &Event) {
     let name = event.name();
     match event {
         Event::OutboundNodeConnected { peer }
         | Event::InboundNodeConnected { peer }
         | Event::NodeDisconnectWithOutboundNode { peer }
-        | Event::NodeDisconnectWithInboundNode { peer } => log.add(name, who(peer)),
+        | Event::NodeDisconnectWithInboundNode { peer } => log.add(name, peer_text(peer)),
         Event::OutboundNodeDisconnected { peer, link_end }
-        | Event::InboundNodeDisconnected { peer, link_end } => log.add(name, how(peer, link_end)),
+        | Event::InboundNodeDisconnected { peer, link_end } => {
+            log.add(name, end_text(peer, link_end))
+        }
         Event::NodeMessage { peer, message } => {
-            log.add(name, format!("{}, {}", who(peer), message.as_text().unwrap()));
+            log.add(name, format!("{}, {}", peer_text(peer), message.as_text().unwrap()));
         }
         Event::NodeMessageFailed { peer, failure } => {
             let MessageFailure { unsent, unconfirmed, .. } = failure;
-            log.add(name, format!("{}, {unsent}, {unconfirmed}", who(peer)));
+            log.add(name, format!("{}, {unsent}, {unconfirmed}", peer_text(peer)));
         }
         Event::NodeBroadcast { broadcast } => {
             let text = broadcast.message.as_text().unwrap();
@@ -144,7 +146,7 @@ fn write_down(log: &Log, event: &Event) {
     }
 }
 
-/// Everything that can happen to a node but lagging and panicking.
+/// Lets a node report every event but `node_lagged` and `node_handler_panicked`; returns the log.
 async fn scenario(observed: Builder, log: &Log, watch: impl FnOnce(&Node)) -> Vec<String> {
     let mut config = Config::default();
     // One try while the test runs.
@@ -153,7 +155,7 @@ async fn scenario(observed: Builder, log: &Log, watch: impl FnOnce(&Node)) -> Ve
     watch(&node);
     let other = Node::builder().name("other").listen("127.0.0.1:0").spawn().await.unwrap();
 
-    // They come, talk and go.
+    // The other node connects, sends and disconnects.
     other.connect(at(&node)).await.unwrap();
     other.send(node.id(), "hello").await.unwrap();
     log.until("node_message: other inbound, hello").await;
@@ -164,21 +166,21 @@ async fn scenario(observed: Builder, log: &Log, watch: impl FnOnce(&Node)) -> Ve
     other.disconnect(node.id()).await.unwrap();
     log.until("inbound_node_disconnected").await;
 
-    // We go to them, and leave.
+    // The observed node connects and disconnects.
     node.connect(at(&other)).await.unwrap();
     other.send(node.id(), "you again").await.unwrap();
     log.until("node_message: other outbound, you again").await;
     node.disconnect(other.id()).await.unwrap();
     log.until("outbound_node_disconnected").await;
 
-    // They come, and we send them away.
+    // The other node connects, and the observed node disconnects it.
     until("the link is gone", || other.peers().is_empty()).await;
     other.connect(at(&node)).await.unwrap();
     log.until_count("inbound_node_connected", 2).await;
     node.disconnect(other.id()).await.unwrap();
     log.until_count("inbound_node_disconnected", 2).await;
 
-    // A program that is not a node.
+    // A client that is not a node.
     let mut stranger = tokio::net::TcpStream::connect(at(&node)).await.unwrap();
     stranger.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
     log.until("inbound_node_connection_error").await;
@@ -192,12 +194,12 @@ async fn scenario(observed: Builder, log: &Log, watch: impl FnOnce(&Node)) -> Ve
     node.connect(at(&crashing)).await.unwrap();
     node.send(crashing.id(), "lost").await.unwrap();
     until("it is sent", || node.counters().messages_sent == 1).await;
-    let nobody = at(&crashing);
+    let crashed_address = at(&crashing);
     elsewhere.crash();
     log.until_count("outbound_node_disconnected", 2).await;
 
-    // Nobody where it was.
-    let failed = node.connect_with(nobody, ConnectOptions::reconnect()).await;
+    // Its address has no listener any more.
+    let failed = node.connect_with(crashed_address, ConnectOptions::reconnect()).await;
     failed.unwrap_err();
     log.until("outbound_node_connection_error").await;
     log.until("node_reconnection_error").await;
@@ -211,13 +213,13 @@ async fn scenario(observed: Builder, log: &Log, watch: impl FnOnce(&Node)) -> Ve
 }
 
 #[tokio::test]
-async fn the_three_styles_tell_the_same() {
+async fn the_three_styles_report_the_same() {
     let log = Log::default();
     let handler = scenario(builder("").handler(Methods(log.clone())), &log, |_| {}).await;
 
     let log = Log::default();
     let writing = log.clone();
-    let observed = builder("").callback(move |_, event| write_down(&writing, &event));
+    let observed = builder("").callback(move |_, event| record(&writing, &event));
     let callback = scenario(observed, &log, |_| {}).await;
 
     let log = Log::default();
@@ -225,13 +227,13 @@ async fn the_three_styles_tell_the_same() {
         let (mut events, log) = (node.events(), log.clone());
         tokio::spawn(async move {
             while let Some(event) = events.next().await {
-                write_down(&log, &event);
+                record(&log, &event);
             }
         });
     })
     .await;
 
-    // The failure of a dial and that of keeping its link come from two places, in any order.
+    // The errors of a dial and of its reconnecting come from two tasks, so their order may vary.
     let expected = [
         "inbound_node_connected: other inbound",
         "node_message: other inbound, hello",
@@ -256,24 +258,24 @@ async fn the_three_styles_tell_the_same() {
         "node_disconnect_with_outbound_node: other outbound",
         "outbound_node_disconnected: other outbound, Stopping, by_peer false",
     ];
-    for mut told in [handler, callback, stream] {
-        for line in &mut told {
+    for mut lines in [handler, callback, stream] {
+        for line in &mut lines {
             if let Some((start, rest)) = line.split_once("Lost(") {
                 *line = format!("{start}Lost(..){}", &rest[rest.rfind(')').unwrap() + 1..]);
             }
         }
-        if told[16].starts_with("outbound_node_connection_error") {
-            told.swap(16, 17);
+        if lines[16].starts_with("outbound_node_connection_error") {
+            lines.swap(16, 17);
         }
-        assert_eq!(told, expected);
+        assert_eq!(lines, expected);
     }
     let names: BTreeSet<_> = expected.iter().map(|line| line.split(':').next().unwrap()).collect();
-    // All sixteen but `node_lagged` and `node_handler_panicked`, which are below.
+    // All sixteen but `node_lagged` and `node_handler_panicked`, which have tests of their own below.
     assert_eq!(names.len(), 14);
 }
 
 #[tokio::test]
-async fn a_slow_reader_learns_how_many_it_missed() {
+async fn a_slow_reader_learns_how_many_events_it_missed() {
     let mut config = Config::default();
     (config.event_queue, config.event_patience) = (5, Duration::from_millis(10));
     let slow = builder("slow").config(config).spawn().await.unwrap();
@@ -288,13 +290,13 @@ async fn a_slow_reader_learns_how_many_it_missed() {
     let (mut read, mut missed) = (Vec::new(), 0);
     while let Some(event) = events.try_next() {
         match event {
-            // The count is that of the events between two messages.
+            // The missed events lie exactly in the gap between two messages.
             Event::NodeMessage { message, .. } => {
                 let number: u64 = message.as_text().unwrap().parse().unwrap();
                 assert_eq!(number, read.len() as u64 + missed);
                 read.push(number);
             }
-            Event::NodeLagged { missed: told } => missed += told,
+            Event::NodeLagged { missed: more } => missed += more,
             other => panic!("{other:?}"),
         }
     }
@@ -334,7 +336,7 @@ async fn a_handler_that_panics_takes_nothing_down() {
     shutdown([&node, &other]).await;
 }
 
-/// Does what a message says.
+/// Carries out the command in a message.
 fn obey(cx: &mut Context<'_>, event: Event) {
     let Event::NodeMessage { peer, message } = event else { return };
     let text = message.as_text().unwrap();
@@ -358,20 +360,20 @@ async fn handlers_act() {
     link(&a, &obedient).await;
     link(&b, &obedient).await;
     let (mut to_a, mut to_b, mut to_c) = (a.events(), b.events(), c.events());
-    let tell = async |words: &str| a.send(obedient.id(), words).await.unwrap();
-    tell("echo back to me").await;
+    let command = async |words: &str| a.send(obedient.id(), words).await.unwrap();
+    command("echo back to me").await;
     assert_eq!(text(&mut to_a).await, "back to me");
-    tell("relay to the others").await;
+    command("relay to the others").await;
     assert_eq!(text(&mut to_b).await, "to the others");
-    tell(&format!("connect {}", at(&c))).await;
+    command(&format!("connect {}", at(&c))).await;
     let Event::InboundNodeConnected { peer } = expect(&mut to_c, "inbound_node_connected").await
     else {
         panic!()
     };
     assert_eq!(peer.name(), "obedient");
-    tell("count").await;
+    command("count").await;
     assert_eq!(text(&mut to_a).await, "3");
-    tell("announce to all").await;
+    command("announce to all").await;
     for events in [&mut to_a, &mut to_b, &mut to_c] {
         let Event::NodeBroadcast { broadcast } = expect(events, "node_broadcast").await else {
             panic!()
@@ -379,16 +381,16 @@ async fn handlers_act() {
         assert_eq!((broadcast.author, &*broadcast.title), (obedient.id(), "announced"));
         assert_eq!(broadcast.message.as_text(), Some("to all"));
     }
-    tell("leave").await;
+    command("leave").await;
     expect(&mut to_a, "outbound_node_disconnected").await;
     shutdown([&obedient, &a, &b, &c]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_handler_gets_the_events_of_each_link_in_order() {
+async fn a_handler_sees_the_events_of_each_link_in_order() {
     const LINKS: usize = 50;
     let seen = Arc::new(Mutex::new(BTreeMap::<String, Vec<String>>::new()));
-    let writing = seen.clone();
+    let recording = seen.clone();
     let hub = builder("hub").callback(move |cx, event| {
         let Some(peer) = event.peer() else { return };
         let what = match &event {
@@ -398,7 +400,7 @@ async fn a_handler_gets_the_events_of_each_link_in_order() {
         if event.name() == "inbound_node_connected" {
             cx.send(peer, "welcome");
         }
-        writing.lock().unwrap().entry(peer.name().to_owned()).or_default().push(what);
+        recording.lock().unwrap().entry(peer.name().to_owned()).or_default().push(what);
     });
     let hub = hub.spawn().await.unwrap();
     let (address, id) = (at(&hub), hub.id());
@@ -410,8 +412,11 @@ async fn a_handler_gets_the_events_of_each_link_in_order() {
             for word in ["one", "two", "three"] {
                 client.send(id, word).await.unwrap();
             }
-            let told = [next(&mut events).await, next(&mut events).await];
-            assert_eq!(told.map(|event| event.name()), ["outbound_node_connected", "node_message"]);
+            let first_two = [next(&mut events).await, next(&mut events).await];
+            assert_eq!(
+                first_two.map(|event| event.name()),
+                ["outbound_node_connected", "node_message"]
+            );
             within("shutdown", client.shutdown()).await;
         })
     });
