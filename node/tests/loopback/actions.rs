@@ -22,7 +22,8 @@ enum Outcome {
     Failed(ActionId, String),
 }
 
-/// The tutorial's node: once linked it runs a discovery, pings the nodes found, searches and fetches.
+/// The node of the tutorial: once it has a link, it runs a discovery, pings two nodes, searches, and
+/// fetches.
 struct Tutorial {
     got: mpsc::UnboundedSender<Outcome>,
     folder: PathBuf,

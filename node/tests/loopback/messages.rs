@@ -38,7 +38,7 @@ async fn every_kind_in_every_compression_arrives_as_it_was() {
             for _ in 0..2 {
                 let came = message(&mut events).await;
                 assert_eq!((came.kind(), came.body()), (sent.kind(), sent.body()));
-                // A message that would not become smaller is sent uncompressed, so check the others only.
+                // A message that would not become smaller is sent uncompressed.
                 if sent.body().iter().all(|byte| *byte == 0xff) && sent.body().len() > 1000 {
                     assert_eq!(came.compression(), compression);
                 }
@@ -323,8 +323,8 @@ async fn each_message_to_a_crashed_peer_is_received_or_counted_as_failed() {
     shutdown([&a]).await;
 }
 
-/// The side that disconnects reads on until the goodbye of the other side. So it acknowledges all that
-/// was sent before, and no message counts as failed.
+/// The side that disconnects reads on until the goodbye of the other side. So it acknowledges all
+/// that was sent before, and no message counts as failed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_is_answered_with_a_disconnect_has_not_failed() {
     let b = builder("b").callback(|cx, event| {
@@ -377,7 +377,7 @@ async fn messages_keep_to_their_rate_limits_and_none_is_lost() {
         let (a, b) = (builder("a").config(config).spawn().await.unwrap(), node("b").await);
         link(&a, &b).await;
         assert!(takes(&a, &b).await >= AT_LEAST);
-        // A link answers pings while its messages wait, and a changed limit applies to waiting messages.
+        // A link answers pings while its messages wait. A changed limit applies to waiting messages.
         let mut limits = a.rates();
         (limits.messages, limits.peer_messages) = (1, 1);
         a.set_rates(limits);

@@ -1,4 +1,4 @@
-//! The self-organizing overlay, over real sockets: join, leave, repair, broadcasts, disconnected nodes.
+//! The overlay over real sockets: joining, leaving, repair, broadcasts, and nodes kept away.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -365,7 +365,7 @@ async fn a_loop_of_large_broadcasts_drops_no_link() {
     }
 }
 
-/// The start of the simulator's test of ten minutes, over real sockets: a node that was disconnected
+/// The start of the simulator's test of ten minutes, over real sockets. A node that was disconnected
 /// by hand is refused, can still receive messages, and is let in again when it is dialled.
 #[tokio::test]
 async fn a_member_that_was_disconnected_by_hand_is_kept_away() {
@@ -385,11 +385,11 @@ async fn a_member_that_was_disconnected_by_hand_is_kept_away() {
     assert!(a.peer(b.id()).is_none());
 
     let mut events = b.events();
-    within("a message", a.send(b.id(), "hello all the same")).await.unwrap();
+    within("a message", a.send(b.id(), "all the same")).await.unwrap();
     let received = async {
         while let Some(event) = events.next().await {
             if let Event::NodeMessage { message, .. } = event {
-                return message.as_text() == Some("hello all the same");
+                return message.as_text() == Some("all the same");
             }
         }
         false
