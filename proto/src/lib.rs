@@ -64,6 +64,7 @@
 //! | [`overlay`] | the network around a node: membership, queries, broadcasts, reconnecting |
 //! | [`files`] | file pieces, manifests, and names that can't lead out of a folder |
 //! | [`config`] | all limits, with their sources |
+//! | [`bucket`], [`sample`], [`time`], [`verify`] | rate limits, estimated sizes, time, signatures |
 //! | [`sim`] | thousands of nodes in virtual time |
 
 pub mod address;
