@@ -421,11 +421,11 @@ fn announced_address(text: &str) -> Result<Address, String> {
                 };
                 ip.is_unspecified() || ip.is_multicast() || is_of_no_machine
             };
-            match host.parse().is_ok_and(is_of_no_use) {
-                true => Err("no other machine can dial this address: announce one that leads here"
-                    .to_owned()),
-                false => Ok(address),
+            if host.parse().is_ok_and(is_of_no_use) {
+                return Err("no other machine can dial this address: announce one that leads here"
+                    .to_owned());
             }
+            Ok(address)
         }
         Ok(_) => Err("a node announces itself: leave out the identity before the @".to_owned()),
         Err(error) => Err(error.to_string()),

@@ -63,9 +63,12 @@ impl Fetches {
                 let is_kept = !stopped && !cancelled && download.status().kept;
                 let is_changed = matches!(&result, Err(Error::Fetch(error)) if error.is_changed());
                 let result = result.map(|fetched| reply(output.paint(), fetched));
-                let result = result.map_err(failure).map_err(|error| match is_kept {
-                    true => anyhow!("{}; {}", text::error(&error), goes_on(hash, is_changed)),
-                    false => error,
+                let result = result.map_err(|error| {
+                    let error = failure(error);
+                    if !is_kept {
+                        return error;
+                    }
+                    anyhow!("{}; {}", text::error(&error), advice(hash, is_changed))
                 });
                 output.result("get", result).await;
             }
@@ -155,7 +158,7 @@ pub(crate) async fn show(node: Node, output: Printer, bars: Bars, at_prompt: boo
 
 /// Returns what the user can do about a fetch that has failed. If the source has changed the file,
 /// the fetch can't go on: a changed file has another hash.
-fn goes_on(hash: Hash, is_changed: bool) -> String {
+fn advice(hash: Hash, is_changed: bool) -> String {
     let digits = human::digits(hash);
     if is_changed {
         return format!("the fetched part is kept until `cancel {digits}` removes it");
@@ -168,15 +171,15 @@ fn goes_on(hash: Hash, is_changed: bool) -> String {
 pub(crate) fn at_next_start(downloads: &[DownloadStatus]) -> String {
     let is_failed =
         |download: &&DownloadStatus| download.state == DownloadState::Failed && download.done > 0;
-    let going_on = downloads.iter().filter(|download| download.state.is_under_way()).count();
+    let unfinished = downloads.iter().filter(|download| download.state.is_under_way()).count();
     let failed = downloads.iter().filter(is_failed).count();
-    next_start(going_on, failed)
+    next_start(unfinished, failed)
 }
 
-fn next_start(going_on: usize, failed: usize) -> String {
+fn next_start(unfinished: usize, failed: usize) -> String {
     let mut text = String::new();
-    if going_on > 0 {
-        let _ = writeln!(text, "{} will continue at the next start", count(going_on, "fetch"));
+    if unfinished > 0 {
+        let _ = writeln!(text, "{} will continue at the next start", count(unfinished, "fetch"));
     }
     if failed > 0 {
         let failed = count(failed, "fetch");

@@ -97,14 +97,14 @@ impl NodeCommand {
 }
 
 fn read(entry: &CommandSpec, rest: &str) -> Result<NodeCommand, String> {
-    let (rest, flags) = match entry.flags {
+    let (rest, options) = match entry.options {
         [] => (rest.to_owned(), GivenOptions::default()),
         // Its text may contain anything, so it reads its only option itself.
         _ if entry.name() == "broadcast" => (rest.to_owned(), GivenOptions::default()),
         known => options::take(rest, known)
             .map_err(|error| format!("{} {error}: {}", entry.name(), entry.usage))?,
     };
-    (entry.read)(&mut ArgumentReader { entry, rest: &rest, flags })
+    (entry.read)(&mut ArgumentReader { entry, rest: &rest, options })
 }
 
 /// Splits a text at its first whitespace character.

@@ -335,7 +335,7 @@ impl Completer for Completion {
         _context: &Context<'_>,
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
         let (start, candidates) = self.candidates(line, pos);
-        Ok((start, few(candidates)))
+        Ok((start, listable(candidates)))
     }
 }
 
@@ -369,8 +369,8 @@ impl Completion {
                 downloads.map(|download| download.hash.to_string()).collect()
             }
             ("add" | "get" | "connect" | "broadcast", _) if typed.starts_with("--") => {
-                let flags = entry.map_or(&[][..], |entry| entry.flags).iter();
-                flags.map(|flag| flag.name.to_owned()).collect()
+                let options = entry.map_or(&[][..], |entry| entry.options).iter();
+                options.map(|option| option.name.to_owned()).collect()
             }
             ("connect" | "join", _) => self.addresses(),
             ("add", 2..) if last == "--to" => self.peers(typed),
@@ -395,7 +395,7 @@ fn command_names() -> impl Iterator<Item = String> {
 }
 
 /// Returns the candidates if they are few enough to be listed, otherwise their common start.
-fn few(candidates: Vec<Pair>) -> Vec<Pair> {
+fn listable(candidates: Vec<Pair>) -> Vec<Pair> {
     if candidates.len() <= CANDIDATES {
         return candidates;
     }
@@ -528,8 +528,8 @@ mod tests {
         let candidates = |number: usize| -> Vec<Pair> {
             starting_with("a", (0..number).map(|number| format!("a b{number}")))
         };
-        assert_eq!(few(candidates(CANDIDATES)).len(), CANDIDATES);
-        let common = few(candidates(CANDIDATES + 1));
+        assert_eq!(listable(candidates(CANDIDATES)).len(), CANDIDATES);
+        let common = listable(candidates(CANDIDATES + 1));
         assert_eq!(common.len(), 1);
         assert_eq!(shell_words::words(&common[0].replacement).next().unwrap().text, "a b");
     }

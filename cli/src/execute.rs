@@ -131,12 +131,11 @@ impl NodeSession {
             NodeCommand::Downloads => {
                 let all = node.files().downloads();
                 let lines = all.iter().map(|download| downloads::line(paint, download));
-                let text = match all.is_empty() {
-                    true => {
-                        "nothing is being fetched: get HASH fetches a file or folder".to_owned()
-                    }
-                    false => lines.collect::<Vec<_>>().join("\n"),
-                };
+                let mut text = lines.collect::<Vec<_>>().join("\n");
+                if all.is_empty() {
+                    "nothing is being fetched: get HASH fetches a file or folder"
+                        .clone_into(&mut text);
+                }
                 Reply::new(text).with("downloads", &all)
             }
             NodeCommand::Pause { download } => {
@@ -218,9 +217,10 @@ impl NodeSession {
         self.expected.end_command(&joined);
         let peers = self.views(&joined.map_err(join::advised)?);
         let labels = human::labels(&peers);
-        let text = match self.node.network().is_manual() {
-            true => format!("linked to {labels}; with --manual this node joins no network"),
-            false => format!("joined through {labels}"),
+        let text = if self.node.network().is_manual() {
+            format!("linked to {labels}; with --manual this node joins no network")
+        } else {
+            format!("joined through {labels}")
         };
         Ok(Reply::new(text).with("peers", &peers))
     }

@@ -198,10 +198,10 @@ async fn fetch(
                 _ => GOES_ON,
             };
             let error = advised(error);
-            match is_kept(target, &download.status()) {
-                true => bail!("{}; {goes_on}", text::error(&error)),
-                false => Err(error),
+            if is_kept(target, &download.status()) {
+                bail!("{}; {goes_on}", text::error(&error));
             }
+            Err(error)
         }
     }
 }
@@ -231,10 +231,10 @@ const FOLDER_TO_STANDARD: &str =
     "this is a folder, which standard output can't hold: leave out the -, or give a PATH";
 
 fn stopped(target: &FetchTarget, status: &DownloadStatus) -> anyhow::Error {
-    match is_kept(target, status) {
-        true => anyhow!("stopped: {GOES_ON}"),
-        false => anyhow!("stopped before it was done: nothing is kept"),
+    if is_kept(target, status) {
+        return anyhow!("stopped: {GOES_ON}");
     }
+    anyhow!("stopped before it was done: nothing is kept")
 }
 
 /// Returns whether a part is kept that the next fetch continues from.

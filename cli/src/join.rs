@@ -52,7 +52,7 @@ struct ExpectedDials {
 
 impl ExpectedFailures {
     /// Returns whether something else reports the failure of this event.
-    pub(crate) fn takes(&self, event: &Event) -> bool {
+    pub(crate) fn reports(&self, event: &Event) -> bool {
         let Event::OutboundNodeConnectionError { address, .. } = event else { return false };
         let mut dials = lock(&self.0.dials);
         if let Some(id) = dials.known.get(address).copied() {

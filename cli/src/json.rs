@@ -12,7 +12,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::output::Reply;
 use crate::start::RunningNode;
 use crate::text;
-use crate::views::{NodeView, PeerView, bare};
+use crate::views::{NodeView, PeerView, without_ids};
 
 /// The fields of a JSON object, in their order.
 #[derive(Debug, Default)]
@@ -90,7 +90,7 @@ pub(crate) fn started(running: &RunningNode, files: &[SharedFile], skipped: &[Sk
         .with("listen", listening)
         .with("network", node.network().name())
         .with("state", state.display().to_string())
-        .with("addresses", bare(node.addresses()))
+        .with("addresses", without_ids(node.addresses()))
         .with("files", files)
         .with_skipped(skipped)
         .with("resuming", running.resuming())

@@ -262,7 +262,7 @@ impl PrinterThread {
 }
 
 fn write_lines(mut queue: mpsc::Receiver<PrintJob>, mut sink: Sink, bars: &Bars) -> io::Result<()> {
-    let mut above = Above::default();
+    let mut above = LinesAbovePrompt::default();
     while let Some(line) = queue.blocking_recv() {
         match (&mut sink, line) {
             (_, PrintJob::End) => break,
@@ -296,13 +296,13 @@ fn write_lines(mut queue: mpsc::Receiver<PrintJob>, mut sink: Sink, bars: &Bars)
 
 /// The lines above the prompt, which are rewritten in place.
 #[derive(Default)]
-struct Above {
+struct LinesAbovePrompt {
     lines: String,
     /// Number of these lines that are right above the prompt now.
     shown: usize,
 }
 
-impl Above {
+impl LinesAbovePrompt {
     /// Returns the text that puts `lines` above the prompt; `None` if they are there already.
     fn set(&mut self, lines: String) -> Option<String> {
         let same = self.lines == lines && self.shown == lines.lines().count();
@@ -346,7 +346,7 @@ mod tests {
 
     #[test]
     fn lines_above_the_prompt_are_written_in_their_place() {
-        let mut above = Above::default();
+        let mut above = LinesAbovePrompt::default();
         assert_eq!(above.make_way("a\n"), "a\n");
         assert_eq!(above.set("1 %\n2 %\n".into()).unwrap(), "1 %\n2 %\n");
         assert_eq!(above.set("1 %\n2 %\n".into()), None);

@@ -411,7 +411,7 @@ async fn print(
     (fetches, expected): (Fetches, ExpectedFailures),
 ) {
     while let Some(event) = events.next().await {
-        let is_reported = fetches.reports(&event) || expected.takes(&event);
+        let is_reported = fetches.reports(&event) || expected.reports(&event);
         if !is_reported || output.is_json() {
             output.event(&node, &event).await;
         }

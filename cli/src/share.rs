@@ -65,13 +65,11 @@ async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<SharingNod
         );
     }
     if let Some(note) = note {
-        let port = "firewalls and routers have to let that port through";
-        notes.push(match has_passing_key {
-            true => format!("{note}; {port}"),
-            false => {
-                format!("{note}; {port}, and the ticket is good after a restart on that port only")
-            }
-        });
+        let mut note = format!("{note}; firewalls and routers have to let that port through");
+        if !has_passing_key {
+            note.push_str(", and the ticket is good after a restart on that port only");
+        }
+        notes.push(note);
     }
     Ok(SharingNode { node, has_passing_key, notes })
 }
@@ -194,9 +192,10 @@ fn closing(args: &ShareArgs, node: &Node, output: &Printer) -> String {
         (_, 1) => "Only the node of --to can fetch it.",
         _ => "Only the nodes of --to can fetch it.",
     };
-    let serving = match node.addresses().is_empty() {
-        true => "No other machine can reach this node now. Ctrl-C ends it.".to_owned(),
-        false => format!("Serving on {} until Ctrl-C.", start::addresses(node)),
+    let serving = if node.addresses().is_empty() {
+        "No other machine can reach this node now. Ctrl-C ends it.".to_owned()
+    } else {
+        format!("Serving on {} until Ctrl-C.", start::addresses(node))
     };
     format!("{}\n", output.paint().faint(&format!("{access}\n{serving}")))
 }

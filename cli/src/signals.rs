@@ -99,10 +99,7 @@ pub(crate) fn watch() -> io::Result<CancellationToken> {
 
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = match is_hangup_ignored() {
-        true => None,
-        false => Some(signal(SignalKind::hangup())?),
-    };
+    let mut hangup = if is_hangup_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
     let token = CancellationToken::new();
     let stop = token.clone();
     tokio::spawn(async move {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use peerkit::{Address, Builder, Config, DEFAULT_PORT, Error, Node, StoreError};
 
 use crate::text::{Paint, plain};
-use crate::views::bare;
+use crate::views::without_ids;
 use crate::{environment, folders, shell_words, signals};
 
 /// Maximum number of state folders of one user. 64: more nodes than a user starts by hand.
@@ -163,9 +163,10 @@ pub(crate) async fn spawn(
 fn advised(error: Error) -> anyhow::Error {
     match &error {
         Error::PortInUse(at) => {
-            let free = match at.ip().is_unspecified() {
-                true => "0".to_owned(),
-                false => SocketAddr::new(at.ip(), 0).to_string(),
+            let free = if at.ip().is_unspecified() {
+                "0".to_owned()
+            } else {
+                SocketAddr::new(at.ip(), 0).to_string()
             };
             let free = shell_words::option("--listen", &free);
             anyhow::anyhow!(
@@ -230,7 +231,7 @@ fn listed(addresses: Vec<Address>, bound: Vec<SocketAddr>) -> String {
         return "no address: this machine has no network, so no other node can dial this one"
             .to_owned();
     }
-    bare(addresses).join(", ")
+    without_ids(addresses).join(", ")
 }
 
 #[cfg(test)]

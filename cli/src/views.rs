@@ -72,13 +72,13 @@ pub(crate) struct KnownView {
 impl From<(NodeId, KnownPeer)> for KnownView {
     fn from((id, known): (NodeId, KnownPeer)) -> Self {
         let KnownPeer { name, addresses, last_seen, .. } = known;
-        let addresses = bare(addresses);
+        let addresses = without_ids(addresses);
         Self { id, name, address: addresses.first().cloned(), addresses, last_seen }
     }
 }
 
 /// Returns addresses as text, without the identities of their nodes.
-pub(crate) fn bare(addresses: impl IntoIterator<Item = Address>) -> Vec<String> {
+pub(crate) fn without_ids(addresses: impl IntoIterator<Item = Address>) -> Vec<String> {
     addresses.into_iter().map(|address| address.without_id().to_string()).collect()
 }
 
@@ -141,7 +141,7 @@ impl NodeView {
         Self {
             id: info.id,
             name: info.name.clone(),
-            address: bare(info.addresses.first().cloned()).pop(),
+            address: without_ids(info.addresses.first().cloned()).pop(),
             outbound: ids(&info.outbound),
             inbound: ids(&info.inbound),
             outbound_nodes: views(&info.outbound),

@@ -13,7 +13,7 @@ pub(super) struct ArgumentReader<'a> {
     pub(super) entry: &'a CommandSpec,
     pub(super) rest: &'a str,
     /// The options, which have been removed from `rest`.
-    pub(super) flags: GivenOptions,
+    pub(super) options: GivenOptions,
 }
 
 impl ArgumentReader<'_> {
@@ -92,7 +92,7 @@ impl ArgumentReader<'_> {
     }
 
     /// Returns the rest of the line as a search text, without quotes around all of it.
-    pub(super) fn sought(&mut self) -> Result<String, String> {
+    pub(super) fn search_text(&mut self) -> Result<String, String> {
         let text = self.text()?;
         let text = text.trim();
         let mut words = shell_words::words(text);

@@ -48,7 +48,7 @@ impl GivenOptions {
 /// option follows it, as the next word or after `=`.
 ///
 /// A word in quotes is not an option, so any name can be given in quotes.
-pub(super) fn take(line: &str, flags: &[CommandOption]) -> Result<(String, GivenOptions), String> {
+pub(super) fn take(line: &str, known: &[CommandOption]) -> Result<(String, GivenOptions), String> {
     let mut words = shell_words::words(line).peekable();
     let (mut rest, mut kept) = (String::new(), 0);
     let mut given = GivenOptions::default();
@@ -64,14 +64,14 @@ pub(super) fn take(line: &str, flags: &[CommandOption]) -> Result<(String, Given
             Some((name, value)) => (name, Some(value)),
             None => (word.text.as_str(), None),
         };
-        let Some(flag) = flags.iter().find(|flag| flag.name == name) else {
+        let Some(option) = known.iter().find(|option| option.name == name) else {
             return Err(format!(
                 "has no option `{name}` (put a name that begins with -- in quotes)"
             ));
         };
         rest.push_str(&line[kept..word.start]);
         kept = word.end;
-        let (least, most, what) = match flag.takes {
+        let (least, most, what) = match option.takes {
             OptionValue::Nothing => (0, 0, ""),
             OptionValue::Some(what) if acts_on_something => (1, usize::MAX, what),
             OptionValue::One(what) | OptionValue::Some(what) => (1, 1, what),
@@ -81,20 +81,20 @@ pub(super) fn take(line: &str, flags: &[CommandOption]) -> Result<(String, Given
             if most == 0 {
                 return Err(format!("takes no value after `{name}`"));
             }
-            given.0.push((flag.name, value.to_owned()));
+            given.0.push((option.name, value.to_owned()));
             taken += 1;
         }
         while taken < most {
             let Some(value) = words.next_if(|word| !is_option(word)) else { break };
             kept = value.end;
-            given.0.push((flag.name, value.text));
+            given.0.push((option.name, value.text));
             taken += 1;
         }
         if taken < least {
-            return Err(format!("needs {what} after `{}`", flag.name));
+            return Err(format!("needs {what} after `{}`", option.name));
         }
         if most == 0 {
-            given.0.push((flag.name, String::new()));
+            given.0.push((option.name, String::new()));
         }
     }
     rest.push_str(&line[kept..]);
@@ -105,14 +105,14 @@ pub(super) fn take(line: &str, flags: &[CommandOption]) -> Result<(String, Given
 mod tests {
     use super::*;
 
-    const FLAGS: &[CommandOption] = &[
+    const OPTIONS: &[CommandOption] = &[
         CommandOption::new("--force", OptionValue::Nothing),
         CommandOption::new("--from", OptionValue::One("an address")),
         CommandOption::new("--to", OptionValue::Some("a node")),
     ];
 
     fn read(line: &str) -> (String, Vec<(&'static str, String)>) {
-        let (rest, given) = take(line, FLAGS).unwrap();
+        let (rest, given) = take(line, OPTIONS).unwrap();
         (rest, given.0)
     }
 
@@ -142,11 +142,11 @@ mod tests {
 
     #[test]
     fn wrong_options_are_errors() {
-        assert!(take("a --frm", FLAGS).unwrap_err().contains("`--frm`"));
-        assert_eq!(take("a --from", FLAGS).unwrap_err(), "needs an address after `--from`");
-        assert_eq!(take("a --to --force", FLAGS).unwrap_err(), "needs a node after `--to`");
+        assert!(take("a --frm", OPTIONS).unwrap_err().contains("`--frm`"));
+        assert_eq!(take("a --from", OPTIONS).unwrap_err(), "needs an address after `--from`");
+        assert_eq!(take("a --to --force", OPTIONS).unwrap_err(), "needs a node after `--to`");
         assert_eq!(read("'--frm' a").0, "'--frm' a");
         assert_eq!(read("\\--frm a").0, "\\--frm a");
-        assert_eq!(take("--force=1", FLAGS).unwrap_err(), "takes no value after `--force`");
+        assert_eq!(take("--force=1", OPTIONS).unwrap_err(), "takes no value after `--force`");
     }
 }

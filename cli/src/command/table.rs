@@ -17,7 +17,7 @@ pub(crate) struct CommandSpec {
     /// Other names for it.
     pub(crate) aliases: &'static [&'static str],
     /// Its options. The line of a command without options is read unchanged, dashes and all.
-    pub(crate) flags: &'static [CommandOption],
+    pub(crate) options: &'static [CommandOption],
     /// Reads the rest of its line.
     pub(super) read: fn(&mut ArgumentReader<'_>) -> Result<NodeCommand, String>,
 }
@@ -28,14 +28,14 @@ impl CommandSpec {
         summary: &'static str,
         read: fn(&mut ArgumentReader<'_>) -> Result<NodeCommand, String>,
     ) -> Self {
-        Self { usage, summary, more: "", aliases: &[], flags: &[], read }
+        Self { usage, summary, more: "", aliases: &[], options: &[], read }
     }
 
-    const fn flags(self, flags: &'static [CommandOption]) -> Self {
-        Self { flags, ..self }
+    const fn options(self, options: &'static [CommandOption]) -> Self {
+        Self { options, ..self }
     }
 
-    const fn also(self, aliases: &'static [&'static str]) -> Self {
+    const fn aliases(self, aliases: &'static [&'static str]) -> Self {
         Self { aliases, ..self }
     }
 
@@ -56,20 +56,24 @@ impl CommandSpec {
 
 /// Every command, in the order in which `help` lists them.
 pub(crate) const COMMANDS: &[CommandSpec] = &[
-    CommandSpec::new("connect ADDR [--reconnect]", "connect to a node, without joining its network", |rest| {
-        let mut words = with_ports(rest.words());
-        let (Some(address), true) = (words.pop(), words.is_empty()) else {
-            return Err(rest.wrong("takes one address"));
-        };
-        check_address(&address)?;
-        Ok(NodeCommand::Connect { address, reconnect: rest.flags.has("--reconnect") })
-    })
-    .flags(&[CommandOption::new("--reconnect", OptionValue::Nothing)])
+    CommandSpec::new(
+        "connect ADDR [--reconnect]",
+        "connect to a node, without joining its network",
+        |rest| {
+            let mut words = with_ports(rest.words());
+            let (Some(address), true) = (words.pop(), words.is_empty()) else {
+                return Err(rest.wrong("takes one address"));
+            };
+            check_address(&address)?;
+            Ok(NodeCommand::Connect { address, reconnect: rest.options.has("--reconnect") })
+        },
+    )
+    .options(&[CommandOption::new("--reconnect", OptionValue::Nothing)])
     .more(
-        "ADDR is host:port or host port, or ID@host:port to check the identity of the node there.\n\
-         The default port is 7117. For a known node, ADDR can also be its name, its identity, or\n\
-         the first digits of its identity. `join` makes this node a member of the network.\n\
-         With --reconnect, the node connects again whenever the link is lost.",
+        "ADDR is host:port or host port, or ID@host:port to check the identity of the node\n\
+         there. The default port is 7117. For a known node, ADDR can also be its name, its\n\
+         identity, or the first digits of its identity. `join` makes this node a member of\n\
+         the network. With --reconnect, the node connects again whenever the link is lost.",
     ),
     CommandSpec::new("join [ADDR...]", "become a member of a node's network", |rest| {
         let addresses = with_ports(rest.words());
@@ -77,10 +81,10 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         Ok(NodeCommand::Join { addresses })
     })
     .more(
-        "Without ADDR, it joins through the bootstrap nodes (--bootstrap, PEERKIT_BOOTSTRAP, the\n\
-         file `bootstrap` in the state folder) and the known peers.\n\
-         One address that answers is enough; give several to be safe. A member finds and keeps\n\
-         neighbours by itself. With --manual, the node only connects to each ADDR.",
+        "Without ADDR, it joins through the bootstrap nodes (--bootstrap, PEERKIT_BOOTSTRAP,\n\
+         the file `bootstrap` in the state folder) and the known peers. One address that\n\
+         answers is enough; give several to be safe. A member finds and keeps neighbours by\n\
+         itself. With --manual, the node only connects to each ADDR.",
     ),
     CommandSpec::new("disconnect PEER", "close the link to a peer, inbound or outbound", |rest| {
         Ok(NodeCommand::Disconnect { peer: rest.one("a peer")? })
@@ -95,16 +99,16 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         Ok(NodeCommand::Send { peer: rest.word("a peer")?, text: rest.text()? })
     })
     .more(
-        "Put a name with spaces in quotes: send \"bob smith\" hello. A node without a link is found\n\
-         through the network: a known node by its name or first digits, any other by its whole\n\
-         identity.",
+        "Put a name with spaces in quotes: send \"bob smith\" hello. A node without a link is\n\
+         found through the network: a known node by its name or first digits, any other by\n\
+         its whole identity.",
     ),
     CommandSpec::new(
         "broadcast [--title TITLE] TEXT",
         "send a signed text to the whole network",
         |rest| Ok(NodeCommand::Broadcast { title: rest.title()?, text: rest.text()? }),
     )
-    .flags(&[CommandOption::new("--title", OptionValue::One("a title"))])
+    .options(&[CommandOption::new("--title", OptionValue::One("a title"))])
     .more("Put a title with spaces in quotes: broadcast --title \"Good news\" it works."),
     CommandSpec::new("ping [PEER]", "measure the round trip to a peer, or to all peers", |rest| {
         Ok(NodeCommand::Ping { peer: rest.one_or_none()? })
@@ -117,33 +121,33 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         "add PATH [--to NODE...] [--ticket]",
         "share a file or folder with the network, or with some nodes",
         |rest| {
-            let to: Vec<String> = rest.flags.values("--to").map(str::to_owned).collect();
-            let ticket = rest.flags.has("--ticket");
+            let to: Vec<String> = rest.options.values("--to").map(str::to_owned).collect();
+            let ticket = rest.options.has("--ticket");
             if ticket && !to.is_empty() {
-                return Err(rest.wrong(
-                    "takes --to or --ticket, not both: give one of the two",
-                ));
+                return Err(rest.wrong("takes --to or --ticket, not both: give one of the two"));
             }
             let path = rest.path()?.ok_or_else(|| rest.wrong("needs a path"))?;
             Ok(NodeCommand::Add { path, to, ticket })
         },
     )
-    .flags(&[
+    .options(&[
         CommandOption::new("--to", OptionValue::Some("a node")),
         CommandOption::new("--ticket", OptionValue::Nothing),
     ])
     .more(
-        "The file stays in its place: nothing is copied. The path may contain spaces.\n\
-         Without options, every member of the network can find and fetch it. With --to, only those\n\
+        "The file stays in its place: nothing is copied. The path may contain spaces. Without\n\
+         options, every member of the network can find and fetch it. With --to, only those\n\
          nodes can. With --ticket, only those with the printed ticket can: treat it like a\n\
          password. Other nodes can't see the file at all.",
     ),
-    CommandSpec::new("remove HASH", "stop sharing a file or folder; the file itself stays", |rest| {
-        Ok(NodeCommand::Remove { hash: rest.rest("a hash")? })
-    })
+    CommandSpec::new(
+        "remove HASH",
+        "stop sharing a file or folder; the file itself stays",
+        |rest| Ok(NodeCommand::Remove { hash: rest.rest("a hash")? }),
+    )
     .more(
-        "HASH may also be the first digits of the hash, or the name or path of the share. A name or\n\
-         path stops one share; a hash stops all shares with this content.",
+        "HASH may also be the first digits of the hash, or the name or path of the share. A\n\
+         name or path stops one share; a hash stops all shares with this content.",
     ),
     CommandSpec::new(
         "refresh",
@@ -155,7 +159,7 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         "files [SHARE] [--skip N]",
         "list the shares of this node, with the files in folders",
         |rest| {
-            let skip = rest.flags.values("--skip").next().map(str::parse::<usize>).transpose();
+            let skip = rest.options.values("--skip").next().map(str::parse::<usize>).transpose();
             let skip = skip.map_err(|_| rest.wrong("takes a number after `--skip`"))?;
             let share = rest.rest_or_none()?;
             if skip.is_some() && share.is_none() {
@@ -164,37 +168,37 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
             Ok(NodeCommand::Files { share, skip: skip.unwrap_or(0) })
         },
     )
-    .flags(&[CommandOption::new("--skip", OptionValue::One("a number"))])
+    .options(&[CommandOption::new("--skip", OptionValue::One("a number"))])
     .more(
-        "Each file of a folder can be fetched alone by its hash. Of a large folder the first 1,000\n\
-         files are listed. With SHARE, a name, path or hash, 10,000 files are listed; --skip N\n\
-         leaves out the first N.",
+        "Each file of a folder can be fetched alone by its hash. Of a large folder the first\n\
+         1,000 files are listed. With SHARE, a name, path or hash, 10,000 files are listed;\n\
+         --skip N leaves out the first N.",
     ),
     CommandSpec::new("search TEXT", "find files by name, across the network", |rest| {
-        Ok(NodeCommand::Search { text: rest.sought()? })
+        Ok(NodeCommand::Search { text: rest.search_text()? })
     }),
     CommandSpec::new(
         "get TICKET|HASH|NAME [PATH] [--from ADDR] [--force]",
         "fetch a file or folder from all its sources, and verify it",
         |rest| {
-            let from = rest.flags.values("--from").map(str::to_owned).collect::<Vec<_>>();
-            let force = rest.flags.has("--force");
+            let from = rest.options.values("--from").map(str::to_owned).collect::<Vec<_>>();
+            let force = rest.options.has("--force");
             let line = rest.raw("a ticket, hash or name")?;
             from.iter().try_for_each(|address| check_address(address))?;
             Ok(NodeCommand::Get { line, from, force })
         },
     )
-    .flags(&[
+    .options(&[
         CommandOption::new("--from", OptionValue::One("an address")),
         CommandOption::new("--force", OptionValue::Nothing),
     ])
-    .also(&["req"])
+    .aliases(&["req"])
     .more(
-        "NAME is the name of a search result; the first digits of its HASH work too. Without PATH it\n\
-         goes to the downloads folder. A PATH that ends with / is a folder, and is made.\n\
-         The fetch runs in the background, and continues after a restart.\n\
-         --from ADDR also asks the node there, which need not be a member of the network.\n\
-         If a file of that name exists, the new file gets a number; --force replaces the old one.",
+        "NAME is the name of a search result; the first digits of its HASH work too. Without\n\
+         PATH it goes to the downloads folder. A PATH that ends with / is a folder, and is\n\
+         made. The fetch runs in the background, and continues after a restart. --from ADDR\n\
+         also asks the node there, which need not be a member of the network. If a file of\n\
+         that name exists, the new file gets a number; --force replaces the old one.",
     ),
     CommandSpec::new("downloads", "list the fetches, with their progress and speed", |rest| {
         rest.nothing(NodeCommand::Downloads)
@@ -207,9 +211,11 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         Ok(NodeCommand::Resume { download: rest.rest("a download")? })
     })
     .more("HASH may also be the first digits of the hash, or the name of the file."),
-    CommandSpec::new("cancel HASH", "cancel a fetch, and remove the part that was fetched", |rest| {
-        Ok(NodeCommand::Cancel { download: rest.rest("a download")? })
-    })
+    CommandSpec::new(
+        "cancel HASH",
+        "cancel a fetch, and remove the part that was fetched",
+        |rest| Ok(NodeCommand::Cancel { download: rest.rest("a download")? }),
+    )
     .more("HASH may also be the first digits of the hash, or the name of the file."),
     CommandSpec::new("status", "show this node: links, counters, uptime", |rest| {
         rest.nothing(NodeCommand::Status)
@@ -218,9 +224,10 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         rest.nothing(NodeCommand::Network)
     })
     .more(
-        "The degree of a node is its number of links; the bars show how many nodes have each degree.\n\
-         The diameter is the largest distance between two nodes, in hops. Above 10,000 nodes it is\n\
-         a lower bound. A cut node is a node whose loss would split the network.",
+        "The degree of a node is its number of links; the bars show how many nodes have each\n\
+         degree. The diameter is the largest distance between two nodes, in hops. Above\n\
+         10,000 nodes it is a lower bound. A cut node is a node whose loss would split the\n\
+         network.",
     ),
     CommandSpec::new("size", "count the nodes of the network", |rest| {
         rest.nothing(NodeCommand::Size)
@@ -273,8 +280,9 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         Ok(NodeCommand::Debug { on })
     })
     .more(
-        "Without a word it toggles. The log goes to standard error. It has links, messages by size\n\
-         and kind, queries, neighbours, broadcasts and transfers, but never their contents.",
+        "Without a word it toggles. The log goes to standard error. It has links, messages by\n\
+         size and kind, queries, neighbours, broadcasts and transfers, but never their\n\
+         contents.",
     ),
     CommandSpec::new("help [COMMAND]", "show this list, or explain one command", |rest| {
         Ok(NodeCommand::Help { topic: rest.one_or_none()? })
@@ -287,11 +295,12 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         rest.nothing(NodeCommand::Shutdown)
     })
     .more(
-        "A network has an owner if its first node was started with --owner KEYFILE. The node with\n\
-         that key can stop all nodes. Without an owner it is refused: `exit` stops this node.",
+        "A network has an owner if its first node was started with --owner KEYFILE. The node\n\
+         with that key can stop all nodes. Without an owner it is refused: `exit` stops this\n\
+         node.",
     ),
     CommandSpec::new("exit", "say goodbye to all peers, and stop this node", |rest| {
         rest.nothing(NodeCommand::Exit)
     })
-    .also(&["stop", "quit"]),
+    .aliases(&["stop", "quit"]),
 ];

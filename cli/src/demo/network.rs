@@ -75,10 +75,10 @@ impl DemoNetwork {
         let begun = Instant::now();
         let (mut before, mut since) = (BTreeSet::new(), begun);
         loop {
-            let ends: BTreeSet<_> = self.ends().collect();
+            let ends: BTreeSet<_> = self.link_ends().collect();
             // A link counts only when both ends know of it.
             let known = ends.iter().all(|(a, b)| ends.contains(&(*b, *a)));
-            if !known || ends != before || self.together(&ends) != nodes {
+            if !known || ends != before || self.reachable(&ends) != nodes {
                 (before, since) = (ends, Instant::now());
             } else if since.elapsed() >= QUIET {
                 return Ok(());
@@ -89,7 +89,7 @@ impl DemoNetwork {
     }
 
     /// Returns the number of nodes that the first can reach over links, including itself.
-    fn together(&self, ends: &BTreeSet<(NodeId, NodeId)>) -> usize {
+    fn reachable(&self, ends: &BTreeSet<(NodeId, NodeId)>) -> usize {
         let mut reached = BTreeSet::from([self.first().id()]);
         let mut next = vec![self.first().id()];
         while let Some(from) = next.pop() {
@@ -101,10 +101,10 @@ impl DemoNetwork {
 
     /// Returns the links between the nodes, each pair once.
     pub(super) fn links(&self) -> BTreeSet<(NodeId, NodeId)> {
-        self.ends().map(|(a, b)| (a.min(b), a.max(b))).collect()
+        self.link_ends().map(|(a, b)| (a.min(b), a.max(b))).collect()
     }
 
-    fn ends(&self) -> impl Iterator<Item = (NodeId, NodeId)> {
+    fn link_ends(&self) -> impl Iterator<Item = (NodeId, NodeId)> {
         self.nodes.iter().flat_map(|node| {
             let peers = node.peers().into_iter();
             peers.map(move |peer| (node.id(), peer.id()))

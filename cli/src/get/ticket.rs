@@ -30,16 +30,13 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(FetchKey, Option<PathBuf>)
     let words: Vec<&OsStr> = args.words().collect();
     if let Some(file) = &args.ticket_file {
         let text = read_file(file)?;
-        let from = match file == Path::new("-") {
-            true => "what came on standard input".to_owned(),
-            false => format!("what is in {}", file.display()),
-        };
-        return Ok((whole(&text, &from)?, path(&words)?));
+        let from = format!("the text in {}", source(file));
+        return Ok((read_whole(&text, &from)?, path(&words)?));
     }
     let texts: Vec<&str> = words.iter().map_while(|word| word.to_str()).collect();
     // The whole line as one argument: `peerkit get "peerkit get TICKET"`.
     if let Some(line) = texts.first().filter(|text| text.trim_start().starts_with("peerkit ")) {
-        return Ok((whole(line, "this")?, path(words.get(1..).unwrap_or_default())?));
+        return Ok((read_whole(line, "this")?, path(words.get(1..).unwrap_or_default())?));
     }
     let command = command_words(&texts);
     match fetch_arguments::recognise(texts.get(command..).unwrap_or_default()) {
@@ -50,7 +47,7 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(FetchKey, Option<PathBuf>)
         Err(error) => return Err(usage(error.to_string())),
     }
     if let Some(text) = std::env::var_os(VARIABLE).filter(|text| !text.is_empty()) {
-        return Ok((whole(&text.to_string_lossy(), VARIABLE)?, path(&words)?));
+        return Ok((read_whole(&text.to_string_lossy(), VARIABLE)?, path(&words)?));
     }
     let is_place = match &words[..] {
         [] => true,
@@ -80,7 +77,7 @@ fn command_words(words: &[&str]) -> usize {
 }
 
 /// Reads a text that is only a ticket or a hash, or the line that fetches it.
-fn whole(text: &str, from: &str) -> anyhow::Result<FetchKey> {
+fn read_whole(text: &str, from: &str) -> anyhow::Result<FetchKey> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let words = words.get(command_words(&words)..).unwrap_or_default();
     match fetch_arguments::recognise(words) {
@@ -108,16 +105,22 @@ fn path(words: &[&OsStr]) -> anyhow::Result<Option<PathBuf>> {
     }
 }
 
+/// Returns the name of a ticket file, for errors.
+fn source(path: &Path) -> String {
+    if path == Path::new("-") {
+        return "standard input".to_owned();
+    }
+    path.display().to_string()
+}
+
 fn read_file(path: &Path) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
-    let read = match path == Path::new("-") {
-        true => io::stdin().lock().take(MAX_FILE).read_to_end(&mut bytes),
-        false => File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes)),
+    let read = if path == Path::new("-") {
+        io::stdin().lock().take(MAX_FILE).read_to_end(&mut bytes)
+    } else {
+        File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes))
     };
-    read.with_context(|| match path == Path::new("-") {
-        true => "could not read the ticket from standard input".to_owned(),
-        false => format!("could not read the ticket from {}", path.display()),
-    })?;
+    read.with_context(|| format!("could not read the ticket from {}", source(path)))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -129,7 +132,7 @@ fn ask() -> anyhow::Result<FetchKey> {
     loop {
         match editor.readline("Ticket (as `peerkit share` prints it): ") {
             Ok(line) if line.trim().is_empty() => {}
-            Ok(line) => match whole(&line, "this") {
+            Ok(line) => match read_whole(&line, "this") {
                 Ok(wanted) => return Ok(wanted),
                 Err(error) => writeln!(io::stderr(), "{error}")?,
             },

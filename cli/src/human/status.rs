@@ -6,7 +6,7 @@ use std::time::Duration;
 use peerkit::{Address, PeerStatus, Status};
 
 use crate::text::{self, Paint, count, label, plain, size};
-use crate::views::bare;
+use crate::views::without_ids;
 
 /// Returns the status, on several lines.
 pub(crate) fn text(paint: Paint, status: &Status) -> String {
@@ -62,7 +62,7 @@ fn name(paint: Paint, status: &Status) -> String {
 fn addresses(addresses: &[Address]) -> String {
     match addresses {
         [] => "none: no other node can dial this one".to_owned(),
-        some => bare(some.iter().cloned()).join(", "),
+        some => without_ids(some.iter().cloned()).join(", "),
     }
 }
 
