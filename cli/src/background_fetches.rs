@@ -54,7 +54,8 @@ impl Fetches {
             let result = download.clone().await;
             let stopped = matches!(result, Err(Error::Stopped));
             let cancelled = matches!(result, Err(Error::Fetch(FetchError::Cancelled)));
-            // A node that stops pauses its fetches. That is no failure: they continue at the next start.
+            // A node that stops pauses its fetches. That is no failure: they continue at the next
+            // start.
             if !stopped {
                 let is_whole = result.as_ref().is_ok_and(|fetched| fetched.left_out.is_empty());
                 inner.failed.fetch_or(!is_whole, Ordering::Relaxed);
@@ -101,7 +102,8 @@ impl Fetches {
     pub(crate) async fn settled(&self) {
         loop {
             let ended = self.inner.ended.notified();
-            // `ended` exists before the list is read, so a fetch that ends in between is not missed.
+            // `ended` exists before the list is read, so a fetch that ends in between is not
+            // missed.
             let active = lock(&self.inner.under_way).iter().find(|one| !is_paused(one)).cloned();
             let Some(active) = active else { return };
             tokio::select! {

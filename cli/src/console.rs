@@ -218,7 +218,8 @@ impl Prompt {
                 Err(ReadlineError::Interrupted) if edited.is_search || !edited.line.is_empty() => {
                     typed.clear();
                 }
-                // A signal, as of a resized window, ends the read. The typed text is edited further.
+                // A signal, as of a resized window, ends the read. The typed text is edited
+                // further.
                 Err(ReadlineError::Signal(_)) => typed = edited.line,
                 Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
                     // The rest of the pasted text belongs to this line. It must not run as a

@@ -58,7 +58,7 @@ pub(crate) fn recognise<W: AsRef<str>>(
 }
 
 /// The result of [`read`].
-pub(crate) type Read = (FetchKey, Option<FileName>, Option<PathBuf>);
+pub(crate) type GetArguments = (FetchKey, Option<FileName>, Option<PathBuf>);
 
 /// Reads the rest of a `get` line at the prompt. It begins with a ticket, a hash, or the name or
 /// first digits of a search result. A path may follow. For a search result, the second part of the
@@ -66,26 +66,26 @@ pub(crate) type Read = (FetchKey, Option<FileName>, Option<PathBuf>);
 ///
 /// # Errors
 /// If it begins with none of these, is ambiguous, or the path is invalid.
-pub(crate) fn read(line: &str, found: &[SharedFile]) -> Result<Read, String> {
+pub(crate) fn read(line: &str, found: &[SharedFile]) -> Result<GetArguments, String> {
     let words: Vec<ShellWord> = shell_words::words(line).collect();
     let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
     let (wanted, name, taken) = match recognise(&texts).map_err(|error| error.to_string())? {
         Some((wanted, taken)) => (wanted, None, taken),
         None => {
-            let (hash, name, taken) = of_hits(line, &words, found)?;
+            let (hash, name, taken) = search_result(line, &words, found)?;
             (FetchKey::Hash(hash), name, taken)
         }
     };
     let rest = words.get(taken).and_then(|next| line.get(next.start..)).unwrap_or_default();
-    if is_wanted(rest) {
-        return Err(SECOND.to_owned());
+    if is_ticket_or_hash(rest) {
+        return Err(SECOND_TICKET.to_owned());
     }
     Ok((wanted, name, path(rest).map_err(|error| format!("get {error}"))?))
 }
 
 /// Returns the start of a word, for an error. A damaged ticket may still hold a secret, and errors
 /// may end up in logs, so a long word is not shown whole.
-pub(crate) fn shortened(word: &str) -> String {
+pub(crate) fn start_of(word: &str) -> String {
     const SHOWN: usize = 24;
     match word.char_indices().nth(SHOWN) {
         Some((cut, _)) => format!("{}...", word.get(..cut).unwrap_or_default()),
@@ -94,23 +94,27 @@ pub(crate) fn shortened(word: &str) -> String {
 }
 
 /// Error text for a ticket in place of a path. As a file name it would reveal a secret.
-pub(crate) const SECOND: &str = "this is a second ticket or hash where a PATH is expected: fetch \
-                                 one after the other";
+pub(crate) const SECOND_TICKET: &str = "this is a second ticket or hash where a PATH is expected: \
+                                        fetch one after the other";
 
 /// Returns whether `text` is a ticket or a hash.
-pub(crate) fn is_wanted(text: &str) -> bool {
+pub(crate) fn is_ticket_or_hash(text: &str) -> bool {
     matches!(recognise(&[text]), Ok(Some(_)))
 }
 
 /// The hash of a search result, its name, and the number of words that name it.
-type Named = (Hash, Option<FileName>, usize);
+type NamedResult = (Hash, Option<FileName>, usize);
 
 /// Returns the search result that the start of the line names, with as many words as possible; else
 /// the one whose hash begins with the first word.
-fn of_hits(line: &str, words: &[ShellWord], found: &[SharedFile]) -> Result<Named, String> {
-    let named = named(line, words, found);
-    if let Ok(Some(named)) = named {
-        return Ok(named);
+fn search_result(
+    line: &str,
+    words: &[ShellWord],
+    found: &[SharedFile],
+) -> Result<NamedResult, String> {
+    let named = by_name(line, words, found);
+    if let Ok(Some(result)) = named {
+        return Ok(result);
     }
     if words.iter().any(|word| word.open) {
         return Err("get misses a closing quote: put one, or leave out the first".to_owned());
@@ -125,28 +129,32 @@ fn of_hits(line: &str, words: &[ShellWord], found: &[SharedFile]) -> Result<Name
     match by_digits(word, hashes)? {
         Some(hash) => Ok((hash, only_name(found.iter().filter(|hit| hit.hash == hash)), 1)),
         None => Err(format!(
-            "`{}` is not a ticket, a hash of 64 hex digits, or the name or first digits of a search \
-             result: `search` finds files",
-            shortened(word),
+            "`{}` is not a ticket, a hash of 64 hex digits, or the name or first digits of a \
+             search result: `search` finds files",
+            start_of(word),
         )),
     }
 }
 
 /// Returns the search result that the start of the line names, with as many words as possible.
-fn named(line: &str, words: &[ShellWord], found: &[SharedFile]) -> Result<Option<Named>, String> {
+fn by_name(
+    line: &str,
+    words: &[ShellWord],
+    found: &[SharedFile],
+) -> Result<Option<NamedResult>, String> {
     for number in (1..=words.len()).rev() {
         let (Some(first), Some(last)) = (words.first(), words.get(number - 1)) else { continue };
         let name = match number {
             1 => first.text.as_str(),
             _ => line.get(first.start..last.end).unwrap_or_default(),
         };
-        let called = found.iter().filter(|hit| hit.name.is_called(name));
-        if let Some(hash) = only(
-            called.clone().map(|hit| hit.hash),
+        let matching = found.iter().filter(|hit| hit.name.is_called(name));
+        if let Some(hash) = only_hash(
+            matching.clone().map(|hit| hit.hash),
             name,
             "files found have this name: give the hash",
         )? {
-            return Ok(Some((hash, only_name(called), number)));
+            return Ok(Some((hash, only_name(matching), number)));
         }
     }
     Ok(None)
@@ -167,12 +175,12 @@ pub(crate) fn by_digits(
     hashes: impl Iterator<Item = Hash>,
 ) -> Result<Option<Hash>, String> {
     let digits = text.trim_matches(|c: char| !c.is_alphanumeric()).to_ascii_lowercase();
-    let begun = hashes.filter(|hash| hash.to_string().starts_with(&digits));
-    only(begun, text, "hashes begin with it: give more digits")
+    let matching = hashes.filter(|hash| hash.to_string().starts_with(&digits));
+    only_hash(matching, text, "hashes begin with it: give more digits")
 }
 
 /// Returns the only distinct hash among `hashes`; `None` if there is none.
-fn only(
+fn only_hash(
     hashes: impl Iterator<Item = Hash>,
     text: &str,
     several: &str,
@@ -258,7 +266,7 @@ impl SaveLocation {
 
 /// Returns whether a word can only be a destination: it ends with a separator, is an existing
 /// folder, or is `-` for standard output.
-pub(crate) fn is_place(word: &str) -> bool {
+pub(crate) fn is_destination(word: &str) -> bool {
     word == "-" || word.ends_with(['/', MAIN_SEPARATOR]) || Path::new(word).is_dir()
 }
 
@@ -355,6 +363,11 @@ mod tests {
         assert_eq!(of(Some("new/")), SaveLocation::Folder(here.join("new/")));
         assert_eq!(of(Some("new")), SaveLocation::Path(here.join("new")));
         assert_eq!(of(None), SaveLocation::Folder(here));
-        assert!(is_place("new/") && is_place("-") && is_place(".") && !is_place("new"));
+        assert!(
+            is_destination("new/")
+                && is_destination("-")
+                && is_destination(".")
+                && !is_destination("new")
+        );
     }
 }

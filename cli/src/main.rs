@@ -82,12 +82,13 @@ fn status(result: &anyhow::Result<bool>) -> i32 {
 fn advice(error: &anyhow::Error) -> Option<&'static str> {
     match error.downcast_ref::<peerkit::Error>()? {
         peerkit::Error::Store(StoreError::Damaged { .. }) => Some(
-            "The file has the shares, known peers and unfinished fetches of the node, but not its identity.\n\
+            "The file has the shares, known peers and unfinished fetches of the node, but not its \
+             identity.\n\
              To move the file aside and start with a new one, add --repair to the same command.",
         ),
         peerkit::Error::Store(StoreError::NewerSchema { .. }) => Some(
-            "Use the newer peerkit, or another state folder (--state DIR). A copy of the state from before the\n\
-             update is beside it, as state.redb.before-...",
+            "Use the newer peerkit, or another state folder (--state DIR). A copy of the state from\n\
+             before the update is beside it, as state.redb.before-...",
         ),
         peerkit::Error::Store(StoreError::NotMigrated { .. }) => {
             Some("The state is copied before it is changed. Make room for the copy on the disk.")

@@ -114,7 +114,8 @@ impl Printer {
         let (stop, given_up) = (stop.clone(), late.clone());
         tokio::spawn(async move {
             stop.cancelled().await;
-            // A reader that still reads gets the last lines. One that does not is given up after this.
+            // A reader that still reads gets the last lines. One that does not is given up after
+            // this.
             tokio::time::sleep(FLUSH).await;
             given_up.cancel();
         });
@@ -279,7 +280,8 @@ fn write_lines(mut queue: mpsc::Receiver<PrintJob>, mut sink: Sink, bars: &Bars)
             }),
             (Sink::Streams, PrintJob::Above(_) | PrintJob::Typed) => {}
             (Sink::Prompt(printer), PrintJob::Out(text) | PrintJob::Err(text)) => {
-                // The lines above the prompt are erased and not moved: the next update writes them below.
+                // The lines above the prompt are erased and not moved: the next update writes them
+                // below.
                 let text = above.make_way(&text);
                 bars.step_aside(|| printer.print(text)).map_err(io::Error::other)?;
             }

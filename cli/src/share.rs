@@ -59,8 +59,8 @@ async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<SharingNod
     let mut notes = Vec::new();
     if has_passing_key {
         notes.push(
-            "another `peerkit share` runs and uses the key, so this one has a key for this run only: \
-             its tickets are not valid after it has ended"
+            "another `peerkit share` runs and uses the key, so this one has a key for this run \
+             only: its tickets are not valid after it has ended"
                 .to_owned(),
         );
     }

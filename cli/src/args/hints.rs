@@ -102,8 +102,8 @@ fn for_word(word: &str) -> Option<String> {
     }
     if command::is_number(word) {
         return Some(format!(
-            "`{shown}` is not a subcommand: `peerkit run --listen PORT` starts a node on a port, and \
-             `peerkit run HOST PORT` joins the node there"
+            "`{shown}` is not a subcommand: `peerkit run --listen PORT` starts a node on a port, \
+             and `peerkit run HOST PORT` joins the node there"
         ));
     }
     let is_listed = |(words, _): &&(&[&str], &str)| words.contains(&lower.as_str());

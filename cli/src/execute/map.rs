@@ -63,7 +63,7 @@ pub(crate) fn form(path: &Path) -> anyhow::Result<Form> {
         Some("json") => Ok(crate::json::line),
         _ => {
             bail!(
-                "the ending of the file selects the form of the map: use .svg, .dot, .graphml or .json"
+                "the file's ending selects the form of the map: use .svg, .dot, .graphml or .json"
             )
         }
     }

@@ -51,12 +51,12 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(FetchKey, Option<PathBuf>)
     }
     let is_place = match &words[..] {
         [] => true,
-        [only] => only.to_str().is_none_or(fetch_arguments::is_place),
+        [only] => only.to_str().is_none_or(fetch_arguments::is_destination),
         _ => false,
     };
     if !is_place {
         let word = words.first().unwrap_or(&OsStr::new("")).to_string_lossy().into_owned();
-        let word = fetch_arguments::shortened(&word);
+        let word = fetch_arguments::start_of(&word);
         return Err(usage(format!("`{word}` is {NEITHER}")));
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
@@ -93,13 +93,13 @@ fn path(words: &[&OsStr]) -> anyhow::Result<Option<PathBuf>> {
     match words {
         [] => Ok(None),
         [path] if path.is_empty() => Err(usage("the PATH is empty")),
-        [path] if path.to_str().is_some_and(fetch_arguments::is_wanted) => {
-            Err(usage(fetch_arguments::SECOND))
+        [path] if path.to_str().is_some_and(fetch_arguments::is_ticket_or_hash) => {
+            Err(usage(fetch_arguments::SECOND_TICKET))
         }
         [path] => Ok(Some(PathBuf::from(path))),
         [_, second, ..] => {
             let second = second.to_string_lossy();
-            let second = fetch_arguments::shortened(&second);
+            let second = fetch_arguments::start_of(&second);
             Err(usage(format!("one PATH is enough, and `{second}` is a second one")))
         }
     }

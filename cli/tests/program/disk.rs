@@ -18,7 +18,7 @@ use crate::harness::{
     ticket,
 };
 
-/// A folder below `home` whose name is not UTF-8.
+/// Returns a folder below `home` whose name is not UTF-8.
 fn odd(home: &Path, name: &[u8]) -> PathBuf {
     let path = home.join(OsStr::from_bytes(name));
     fs::create_dir_all(&path).unwrap();

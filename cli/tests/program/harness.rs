@@ -177,7 +177,7 @@ impl Program {
         program
     }
 
-    /// The process.
+    /// Returns the process.
     #[cfg(unix)]
     pub(crate) fn pid(&self) -> rustix::process::Pid {
         rustix::process::Pid::from_child(&self.child)
