@@ -393,6 +393,7 @@ fn listen(text: &str) -> Result<ListenPlace, String> {
     if let Ok(port) = text.strip_prefix(':').unwrap_or(text).parse() {
         return Ok(ListenPlace::Everywhere(port));
     }
+    // `Address` refuses port 0, since no node can be dialled there.
     let (dialled, is_free) = match text.strip_suffix(":0") {
         Some(host) => (format!("{host}:1"), true),
         None => (text.to_owned(), false),

@@ -162,6 +162,7 @@ pub(crate) async fn show(node: Node, output: Printer, bars: Bars, at_prompt: boo
 /// the fetch can't go on: a changed file has another hash.
 fn advice(hash: Hash, is_changed: bool) -> String {
     let digits = human::digits(hash);
+    // A changed file has another hash, so this download can never continue.
     if is_changed {
         return format!("the fetched part is kept until `cancel {digits}` removes it");
     }

@@ -120,15 +120,15 @@ impl InputLine {
 pub(crate) struct Prompt {
     editor: Editor<Completion, DefaultHistory>,
     /// The state of the line that is being edited.
-    edited: Edited,
+    edited: EditedLine,
 }
 
 /// The state of the line that is being edited, shared with the editor.
-type Edited = Arc<Mutex<Drawn>>;
+type EditedLine = Arc<Mutex<DrawnLine>>;
 
 /// The line that is being edited, as it was last drawn.
 #[derive(Debug, Clone, Default)]
-struct Drawn {
+struct DrawnLine {
     line: String,
     /// True while the user searches the history, after Ctrl-R.
     is_search: bool,
@@ -155,7 +155,7 @@ impl Prompt {
             .color_mode(ColorMode::Forced)
             .build();
         let mut editor = Editor::with_config(config)?;
-        let edited = Edited::default();
+        let edited = EditedLine::default();
         let runtime = Handle::current();
         editor.set_helper(Some(Completion { node, runtime, found, edited: edited.clone() }));
         if history.exists() {
@@ -209,7 +209,7 @@ impl Prompt {
     fn line(&mut self, prompt: &(&str, &str)) -> Option<ReadLine> {
         let mut typed = String::new();
         loop {
-            *lock(&self.edited) = Drawn { line: typed.clone(), is_search: false };
+            *lock(&self.edited) = DrawnLine { line: typed.clone(), is_search: false };
             let read = self.editor.readline_with_initial(prompt, (&typed, ""));
             let edited = lock(&self.edited).clone();
             match read {
@@ -298,7 +298,7 @@ struct Completion {
     node: Node,
     runtime: Handle,
     found: SearchResults,
-    edited: Edited,
+    edited: EditedLine,
 }
 
 /// Gives no hints. The editor calls it for each line that it draws, which is how we know the line.

@@ -119,6 +119,7 @@ async fn discover(network: &DemoNetwork) -> anyhow::Result<StepResult> {
     let all: BTreeSet<_> = network.nodes.iter().map(Node::id).collect();
     ensure!(found.len() == discovery.nodes.len(), "a node was found twice");
     ensure!(found == all, "{} of {} nodes found", found.len(), all.len());
+    // A depth of one must find the neighbours and no other node.
     let neighbours = first.discover(1).await?;
     let expected = 1 + first.peers().len();
     ensure!(
@@ -155,6 +156,7 @@ async fn broadcast(network: &DemoNetwork) -> anyhow::Result<StepResult> {
 async fn message(network: &DemoNetwork) -> anyhow::Result<StepResult> {
     let (from, to) = (network.first(), network.neighbour_of_first()?);
     let mut events = to.events();
+    // Larger than a queue of a peer, so that it also waits for room.
     let large = Message::bytes(files::content("message", LARGE));
     let begun = Instant::now();
     let sending = async {

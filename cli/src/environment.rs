@@ -12,6 +12,7 @@ use crate::{command, usage};
 pub(crate) fn name() -> String {
     let name = host_name().unwrap_or_default();
     let mut name = name.split('.').next().unwrap_or_default().trim().to_owned();
+    // Characters are removed, not bytes, so that the name stays UTF-8.
     while name.len() > MAX_NAME {
         name.pop();
     }

@@ -84,6 +84,7 @@ pub(crate) fn expand_home(text: &str) -> PathBuf {
 /// Returns the absolute path of something to share, which has to exist.
 pub(crate) fn existing(path: &Path) -> anyhow::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
+    // Checked before the node starts, so that a typing error does not start one.
     if let Err(error) = absolute.metadata() {
         bail!("can't share {}: {error}", path.display());
     }

@@ -43,6 +43,7 @@ pub(crate) fn unknown(word: &str) -> String {
     }
     let names = COMMANDS.iter().flat_map(CommandSpec::names);
     match names.map(|name| (strsim::damerau_levenshtein(word, name), name)).min() {
+        // One typing error, and one more for each four letters.
         Some((distance, name)) if distance <= 1 + name.len() / 4 => {
             format!("`{word}` is not a command: did you mean `{name}`?")
         }

@@ -186,6 +186,7 @@ fn content(message: &Message) -> Box<RawValue> {
         (Kind::Json, Some(text)) => one_line(text),
         _ => None,
     };
+    // Also for JSON that is invalid: a peer can send anything.
     let bytes = || Fields::default().with("bytes", STANDARD.encode(message.body()));
     json.unwrap_or_else(|| raw(&bytes()))
 }

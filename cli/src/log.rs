@@ -108,6 +108,7 @@ fn usual() -> (EnvFilter, Option<String>) {
         None => Err("it is not UTF-8".to_owned()),
     };
     match parsed {
+        // The user asks for the messages of the folder watcher.
         Ok(filter) if wanted.to_string_lossy().contains("notify") => (filter, None),
         Ok(filter) => (without_notify(filter), None),
         Err(fault) => (EnvFilter::new(USUAL), Some(fault)),

@@ -103,6 +103,7 @@ fn leave_out_database_panics() {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         let file = info.location().map_or("", |location| location.file());
+        // The sources of the crate have this in their path on every machine.
         if file.contains("/redb-") || file.contains("\\redb-") {
             tracing::debug!("the database gave up: {info}");
         } else {
@@ -151,6 +152,7 @@ fn act(action: SubcommandArgs) -> anyhow::Result<bool> {
 fn complete(action: impl Future<Output = anyhow::Result<bool>>) -> anyhow::Result<bool> {
     let runtime = Runtime::new().context("could not start the threads of the node")?;
     let result = runtime.block_on(action);
+    // A blocking thread may wait for a pipe that no program opens.
     runtime.shutdown_background();
     result
 }

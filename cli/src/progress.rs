@@ -75,6 +75,7 @@ pub(crate) struct TransferBars {
 impl TransferBars {
     /// Shows the current progress of transfers.
     pub(crate) fn show(&mut self, transfers: impl IntoIterator<Item = Transfer>) {
+        // Bars that are left in `before` belong to transfers that have ended, and are dropped.
         let mut before = std::mem::take(&mut self.shown);
         for Transfer { key, done, total, line } in transfers {
             let shown = before.remove(&key).unwrap_or_else(|| self.bars.add(1, "", "{wide_msg}"));

@@ -82,6 +82,7 @@ pub(crate) fn set(node: &Node, setting: Setting) -> anyhow::Result<SettingView> 
     match setting {
         Setting::Downloads(folder) => {
             let folder = std::path::absolute(&folder).context("there is no current folder")?;
+            // A file in its place would make every later fetch fail.
             folders::check_folder(&folder)?;
             node.files().set_download_folder(folder);
             Ok(downloads(node))

@@ -13,7 +13,7 @@ use crate::args::ShareArgs;
 use crate::log::LogSwitch;
 use crate::output::{Printer, Sink};
 use crate::progress::Bars;
-use crate::start::{self, DialableFrom, Spawned};
+use crate::start::{self, DialableFrom, StartedNode};
 use crate::text::{self, plain};
 use crate::{background_fetches, folders, human, json, signals};
 
@@ -50,11 +50,12 @@ struct SharingNode {
 async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<SharingNode> {
     let mut config = args.listening.config();
     config.upload_rate = args.up.unwrap_or(config.upload_rate);
+    // Without a state folder the builder makes a new key, which another `share` does not use.
     let build = |in_use| {
         let builder = start::builder(args.name.as_deref(), config.clone())?.manual(true);
         Ok(if in_use == 0 { builder.state(state).repair(args.repair) } else { builder })
     };
-    let Spawned { node, in_use, note } = start::spawn(&args.listening.listen, 1, build).await?;
+    let StartedNode { node, in_use, note } = start::spawn(&args.listening.listen, 1, build).await?;
     let has_passing_key = in_use > 0;
     let mut notes = Vec::new();
     if has_passing_key {
@@ -100,6 +101,7 @@ async fn serve(
         if !output.is_json() {
             output.text(closing(args, node, &output)).await;
         }
+        // Serves until one of the other branches ends it.
         std::future::pending::<anyhow::Result<()>>().await
     };
     let served = tokio::select! {

@@ -52,6 +52,7 @@ fn word(line: &str, from: usize) -> Option<ShellWord> {
             word.text.push_str(&text);
             word.end += len;
             word.quoted = true;
+        // Inside a word it is an apostrophe, as in `don't`.
         } else if word.end == start && matches!(c, '\'' | '"') {
             word.text.push_str(left.get(1..).unwrap_or_default());
             word.end = line.len();
@@ -183,6 +184,7 @@ pub(crate) fn quoted(text: &str) -> String {
     if !ESCAPES && !text.contains('"') {
         return format!("\"{text}\"");
     }
+    // Only `$'...'` can write a character that must not be printed.
     if !text.chars().all(is_shown) {
         return dollar_quoted(text);
     }

@@ -77,6 +77,7 @@ impl Drop for Interruptible {
 /// Notes that a command or a fetch was given up because the program stops. If SIGINT stops it, the
 /// exit status will be [`INTERRUPTED`].
 pub(crate) fn cut_short() {
+    // SIGTERM and SIGHUP end a command, too, but not with the status of an interrupt.
     CUT_SHORT.fetch_or(INTERRUPT.load(Ordering::Relaxed), Ordering::Relaxed);
 }
 

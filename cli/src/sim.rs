@@ -104,6 +104,7 @@ impl ProgressLine {
     fn show(&mut self, scenario: &Scenario, seed: u64, progress: &Progress) {
         let now = Instant::now();
         let begun = *self.begun.get_or_insert(now);
+        // The simulator reports far more often than a person can read.
         let soon = self.last.is_some_and(|last| now - last < SHOWN);
         if now - begun < WORTH_A_LINE || soon || !io::stderr().is_terminal() {
             return;

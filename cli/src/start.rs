@@ -109,7 +109,7 @@ pub(crate) async fn start(
         others => folders::sibling(&usual, others + 1),
     };
     let others = if given.is_none() { SIBLINGS - 1 } else { 0 };
-    let Spawned { node, in_use, note } =
+    let StartedNode { node, in_use, note } =
         spawn(listen, others, |in_use| Ok(build()?.state(folder(in_use)))).await?;
     let state = folder(in_use);
     let moved = (in_use > 0).then(|| {
@@ -123,7 +123,7 @@ pub(crate) async fn start(
 }
 
 /// A node that has been started.
-pub(crate) struct Spawned {
+pub(crate) struct StartedNode {
     pub(crate) node: Node,
     /// Number of state folders that are in use by other nodes.
     pub(crate) in_use: usize,
@@ -141,7 +141,7 @@ pub(crate) async fn spawn(
     listen: &[ListenPlace],
     others: usize,
     build: impl Fn(usize) -> anyhow::Result<Builder>,
-) -> anyhow::Result<Spawned> {
+) -> anyhow::Result<StartedNode> {
     let mut ports = Ports::new(listen);
     let mut in_use = 0;
     let node = loop {
@@ -156,7 +156,7 @@ pub(crate) async fn spawn(
     // From now on a signal stops the node cleanly and does not end a stuck start.
     signals::started();
     let note = ports.note(&node);
-    Ok(Spawned { node, in_use, note })
+    Ok(StartedNode { node, in_use, note })
 }
 
 /// Returns the error of a start, with advice.

@@ -63,6 +63,7 @@ pub(crate) fn discard_input() {
         let pause = Timespec::try_from(PAUSE).ok();
         while std::time::Instant::now() < until {
             let mut input = [PollFd::new(&stdin, PollFlags::IN)];
+            // Input that still arrives within the pause belongs to the same paste.
             match poll(&mut input, pause.as_ref()) {
                 Ok(1..) if tcflush(&stdin, QueueSelector::IFlush).is_ok() => {}
                 _ => break,
@@ -87,6 +88,7 @@ pub(crate) fn restore() {
             return;
         };
         let now = tcgetattr(io::stdin());
+        // Nothing was being edited, so there is no line to end.
         if now.is_ok_and(|now| now.local_modes == before.local_modes) {
             return;
         }

@@ -64,6 +64,7 @@ pub(crate) fn error(error: &anyhow::Error) -> String {
     for cause in error.chain().map(ToString::to_string) {
         if text.is_empty() {
             text = cause;
+        // Some errors print their cause themselves.
         } else if !text.ends_with(&cause) {
             let _ = write!(text, ": {cause}");
         }

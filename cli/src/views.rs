@@ -185,6 +185,8 @@ impl ShareView {
         let mut left = FILES_IN_ALL;
         let view = |(path, file): (PathBuf, SharedFile)| {
             let share = Self::part(node, path, file, 0, FILES_OF_ONE.min(left));
+            // The bound holds for all shares together: a thousand folders must not print millions
+            // of lines.
             left = left.saturating_sub(share.files().len());
             share
         };

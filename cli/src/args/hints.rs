@@ -41,6 +41,7 @@ pub(crate) fn parse() -> Cli {
         Ok(cli) => cli,
         Err(error) => {
             // An argument may be the name of a foreign file, as with `peerkit share *`.
+            // clap prints arguments unchanged, also those that control a terminal.
             let shown = std::env::args_os().map(|argument| plain(&argument.to_string_lossy()));
             let error = Cli::try_parse_from(shown).err().unwrap_or(error);
             if let Some(hint) = hint(&error) {

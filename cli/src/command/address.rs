@@ -30,6 +30,7 @@ pub(crate) fn check_address(text: &str) -> Result<(), String> {
     let may_be_name = !text.trim().is_empty() && !text.contains([':', '@', '/', '[']);
     match text.parse::<Address>() {
         Err(ParseAddressError::NoPlace) => identity(text).map(drop),
+        // A name may have spaces, which a host can't have.
         Err(ParseAddressError::Host(_)) if may_be_name => Ok(()),
         Err(ParseAddressError::NoHost(_)) if may_be_name && !is_number(text) => Ok(()),
         // More digits than a port has may be the start of an identity.

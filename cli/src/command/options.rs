@@ -73,6 +73,7 @@ pub(super) fn take(line: &str, known: &[CommandOption]) -> Result<(String, Given
         kept = word.end;
         let (least, most, what) = match option.takes {
             OptionValue::Nothing => (0, 0, ""),
+            // `add --to ann my file`: before the path, only one word can be the value.
             OptionValue::Some(what) if acts_on_something => (1, usize::MAX, what),
             OptionValue::One(what) | OptionValue::Some(what) => (1, 1, what),
         };

@@ -70,6 +70,7 @@ impl FileTree {
             for entry in entries.with_context(|| format!("could not read {}", folder.display()))? {
                 let entry = entry?;
                 let (path, kind) = (entry.path(), entry.file_type()?);
+                // The node does not share these, so they can't be fetched either.
                 if skipped.iter().any(|skipped| skipped.path == path) {
                     continue;
                 }

@@ -178,6 +178,7 @@ impl DemoNetwork {
         }
         stopping.join_all().await;
         for address in &self.listening {
+            // Binding the port again proves that the node has closed it.
             TcpListener::bind(address).with_context(|| format!("{address} is still in use"))?;
         }
         Ok(())

@@ -84,6 +84,7 @@ pub(super) async fn search<'a>(
         ensure!(sources == [sharer.id()], "wrong sources of `{}`: {sources:?}", shared.name);
     }
     let elapsed = begun.elapsed();
+    // A search that finds everything would pass the checks above.
     let nothing = seeker.search("there is no file of this name").await?;
     ensure!(nothing.is_empty(), "a search found a file that no node shares");
     let text = format!(

@@ -25,10 +25,14 @@ impl NodeSession {
 }
 
 /// A function that writes a map in one form.
-pub(crate) type Form = fn(&NetworkGraph) -> String;
+pub(crate) type MapForm = fn(&NetworkGraph) -> String;
 
 /// Writes a map in a thread of its own, since a picture of a large network takes long.
-pub(crate) async fn write_map(map: NetworkGraph, path: &Path, write: Form) -> anyhow::Result<()> {
+pub(crate) async fn write_map(
+    map: NetworkGraph,
+    path: &Path,
+    write: MapForm,
+) -> anyhow::Result<()> {
     let at = path.to_owned();
     let writing = tokio::task::spawn_blocking(move || write_whole(&at, write(&map).as_bytes()));
     writing.await?.with_context(|| format!("could not write {}", path.display()))
@@ -54,7 +58,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Returns the form for the ending of a file.
-pub(crate) fn form(path: &Path) -> anyhow::Result<Form> {
+pub(crate) fn form(path: &Path) -> anyhow::Result<MapForm> {
     let ending = path.extension().and_then(|ending| ending.to_str());
     match ending.map(str::to_ascii_lowercase).as_deref() {
         Some("svg") => Ok(NetworkGraph::to_svg),

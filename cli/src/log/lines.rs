@@ -107,6 +107,7 @@ fn write(QueuedLine { mut text, left_out }: QueuedLine) {
     if left_out > 0 {
         text.push_str(&gap(left_out));
     }
+    // The prompt's thread may have ended. Then the line goes to standard error.
     let unwritten = match PROMPT.get() {
         Some(prompt) => prompt.log(text),
         None => Some(text),

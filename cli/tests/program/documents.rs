@@ -218,6 +218,21 @@ fn commands_that_documents_name_are_there() {
 }
 
 #[test]
+fn the_guide_has_every_command() {
+    let guide = code_of("docs/guide.md", &read("docs/guide.md"));
+    let names = |piece: &Code| piece.text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let inline: Vec<Vec<String>> = guide.iter().filter(|code| code.is_inline).map(names).collect();
+    for name in commands() {
+        assert!(inline.iter().any(|words| words[0] == name), "docs/guide.md has no `{name}`");
+    }
+    // `help` explains itself.
+    for name in subcommands().iter().filter(|name| *name != "help") {
+        let is_there = |words: &Vec<String>| words[0] == "peerkit" && words.get(1) == Some(name);
+        assert!(inline.iter().any(is_there), "docs/guide.md has no `peerkit {name}`");
+    }
+}
+
+#[test]
 fn options_that_documents_name_are_there() {
     let tree = tree();
     let mut known = String::new();
