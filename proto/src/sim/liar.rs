@@ -27,9 +27,9 @@ const NOBODY: usize = 1 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Lies {
-    /// Passes no broadcast on, but claims to have them.
+    /// Passes no broadcast on, but claims to have them. Sends no piece of the files that it shares.
     Drops,
-    /// Changes broadcasts.
+    /// Changes broadcasts, and the pieces of files that it sends.
     Alters,
     /// Sends an old broadcast with each that it passes on.
     Replays,

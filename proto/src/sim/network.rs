@@ -13,7 +13,8 @@ pub struct Network {
     /// The longest additional time, drawn for each frame. Frames of one link stay in order.
     pub jitter: Duration,
     /// Bytes per second that a link carries in each direction; `None` for no limit. Frames that do not
-    /// fit wait in the link's queues, as on a real node: those of the overlay before messages.
+    /// fit wait in the link's queues, as on a real node: those of the overlay before messages. The connection
+    /// of a fetch to each of its sources carries as much, beside the link.
     pub bandwidth: Option<u64>,
 }
 
