@@ -55,7 +55,7 @@ pub fn fetch(data: &[u8]) {
         pieces: 0,
         is_over: false,
     };
-    driven.obey();
+    driven.carry_out();
     for step in steps.chunks_exact(STEP) {
         if let Some(input) = driven.input(step) {
             driven.handle(input);
@@ -76,12 +76,12 @@ fn candidate(n: u8) -> SourceCandidate {
 impl Driven {
     fn handle(&mut self, input: Input) {
         self.fetch.handle(self.now, input);
-        self.obey();
+        self.carry_out();
         let due = self.fetch.poll_timeout();
         assert!(!self.is_over || due.is_none(), "due {due:?} after the end");
     }
 
-    fn obey(&mut self) {
+    fn carry_out(&mut self) {
         while let Some(output) = self.fetch.poll() {
             assert!(!self.is_over, "{output:?} after the end");
             match output {
@@ -110,7 +110,7 @@ impl Driven {
                     self.is_opening = true;
                 }
                 Output::HangUp(source) => {
-                    assert!(self.running.remove(&source), "it is hung up on once");
+                    assert!(self.running.remove(&source), "a source is dropped once");
                     self.due.remove(&source);
                 }
                 Output::Finish(source) => assert!(self.running.contains(&source)),

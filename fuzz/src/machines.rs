@@ -24,7 +24,7 @@ use peerkit_proto::versions::Versions;
 
 use crate::wire::same_again;
 
-/// Made once, as it takes longer than the rest of a run.
+/// The keys of the nodes, made once, because that takes longer than the rest of a run.
 static KEYS: LazyLock<[Key; 10]> =
     LazyLock::new(|| std::array::from_fn(|n| Key::from_secret(&[n as u8; 32])));
 

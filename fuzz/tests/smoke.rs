@@ -1,4 +1,4 @@
-//! Every target on its corpus, and on 20,000 mutations of it that are the same in every run.
+//! Runs every target on its corpus, and on 20,000 mutations of it that are the same in every run.
 
 use std::fs;
 use std::path::Path;
@@ -68,7 +68,7 @@ fn no_target_is_left_out() {
 }
 
 #[test]
-fn the_corpus_is_what_the_seeds_say() {
+fn the_committed_corpus_is_that_of_the_seeds() {
     for (name, seeds) in seeds::all() {
         let corpus = corpus(name);
         for (file, bytes) in seeds {
@@ -104,14 +104,14 @@ fn smoke(name: &str) {
     }
 }
 
-/// Runs one input; where it fails the input is printed, ready for a new corpus file.
+/// Runs one input. If that fails, prints the input, ready for a new corpus file.
 fn run(name: &str, target: Target, input: &[u8]) {
     if std::panic::catch_unwind(|| target(input)).is_err() {
         panic!("{name} failed on {:?}", input.escape_ascii().to_string());
     }
 }
 
-/// The committed inputs of a target, in the order of their names.
+/// Returns the committed inputs of a target, in the order of their names.
 fn corpus(name: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
     let mut files: Vec<_> = fs::read_dir(&folder)

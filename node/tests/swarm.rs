@@ -1,5 +1,5 @@
-//! Many who fetch the same: what each has it gives to the others. In a file of its own, as it takes
-//! all of the machine.
+//! Many nodes that fetch the same file and pass its pieces on to each other. A binary of its own,
+//! because it takes the whole machine.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,9 +11,9 @@ use std::path::Path;
 use common::*;
 use peerkit::{Config, FetchRequest};
 
-/// A hundred nodes fetch from one at the same time: what each has it gives to the others.
+/// A hundred nodes fetch from one at the same time. They fetch most pieces from each other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_fetch_from_one_at_little_more_than_the_cost_of_one() {
+async fn a_seed_serves_a_hundred_nodes_for_little_more_than_one_copy() {
     const FETCHERS: usize = 100;
     let content = Chance(1).bytes((8 << 20) + 77);
     let from = tempfile::tempdir().unwrap();
@@ -24,7 +24,7 @@ async fn a_hundred_fetch_from_one_at_little_more_than_the_cost_of_one() {
     let to = tempfile::tempdir().unwrap();
     let mut fetching = tokio::task::JoinSet::new();
     for n in 0..FETCHERS {
-        // Its turn may be long in coming.
+        // On a busy machine a node may wait long for its turn.
         let config = Config::default();
         let node = builder("fetcher").config(config).manual(true).spawn().await.unwrap();
         let get =
@@ -36,7 +36,7 @@ async fn a_hundred_fetch_from_one_at_little_more_than_the_cost_of_one() {
         let (n, fetched, node) = done.unwrap();
         let path: &Path = &fetched.unwrap_or_else(|error| panic!("{n}: {error}")).path;
         assert!(std::fs::read(path).unwrap() == content, "{n}");
-        // The others may still want what it has.
+        // The node keeps running, as others may still fetch from it.
         std::fs::remove_file(path).unwrap();
         nodes.push(node);
     }

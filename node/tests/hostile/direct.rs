@@ -24,7 +24,7 @@ fn forward(number: u64, to: NodeId, len: usize) -> Frame {
 async fn a_flood_of_forwards_is_refused_and_most_of_it_unread() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
-    let told = |frame| match frame {
+    let outcome = |frame| match frame {
         Frame::Forwarded(forwarded) => Some(forwarded.delivery),
         _ => None,
     };
@@ -34,7 +34,7 @@ async fn a_flood_of_forwards_is_refused_and_most_of_it_unread() {
         let part: Vec<u8> = (n * 500..(n + 1) * 500)
             .flat_map(|number| encoded(&forward(number, to(number), 200)))
             .collect();
-        deliveries.extend(attacker.exchange(&part, told, 500).await);
+        deliveries.extend(attacker.exchange(&part, outcome, 500).await);
     }
     let count = |wanted| deliveries.iter().filter(|delivery| **delivery == wanted).count();
     let (refused, no_way) = (count(Delivery::Refused), count(Delivery::NoWay));
@@ -58,8 +58,10 @@ async fn stray_outcomes_and_short_seals_change_nothing() {
     }
     for len in 0..60 {
         attacker.send(&forward(len, victim.id(), usize::try_from(len).unwrap())).await;
-        let Some(Frame::Forwarded(told)) = attacker.content().await else { panic!("no outcome") };
-        assert_eq!((told.number, told.delivery), (len, Delivery::Refused));
+        let Some(Frame::Forwarded(outcome)) = attacker.content().await else {
+            panic!("no outcome")
+        };
+        assert_eq!((outcome.number, outcome.delivery), (len, Delivery::Refused));
     }
     attacker.send(&text("still here")).await;
     victim.message(attacker.id()).await;
@@ -70,7 +72,7 @@ async fn stray_outcomes_and_short_seals_change_nothing() {
 /// An attacker that claims to have a link with a node gets the message to relay, but can neither read
 /// it nor claim that it was received.
 #[tokio::test]
-async fn a_liar_on_the_way_gets_a_message_and_can_not_have_it_count() {
+async fn a_lying_relay_can_neither_read_nor_confirm_a_message() {
     let victim = Victim::new().await;
     let mut liar = Attacker::link(victim.address()).await;
     let node = victim.node.clone();
@@ -80,7 +82,7 @@ async fn a_liar_on_the_way_gets_a_message_and_can_not_have_it_count() {
     };
     assert_eq!(what, QueryKind::FindNode(missing_node()));
     let body = AnswerBody::Here;
-    let (name, addresses) = ("nobody".to_owned(), Vec::new());
+    let (name, addresses) = ("unknown".to_owned(), Vec::new());
     liar.send(&Frame::Answer(Answer { id, node: missing_node(), name, addresses, body })).await;
     liar.send(&Frame::QueryDone(QueryDone { id, depth, complete: true })).await;
     let Some(Frame::Forward(Forward { label, sealed })) = liar.content().await else {

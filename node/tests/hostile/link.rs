@@ -100,8 +100,8 @@ async fn frames_that_break_the_protocol_are_reported_and_end_the_link() {
     for (bytes, fault) in cases {
         let mut attacker = Attacker::link(victim.address()).await;
         attacker.send_raw(&bytes).await;
-        let told = attacker.fault().await;
-        assert!(told.starts_with(fault), "{fault}: told {told}");
+        let reported = attacker.fault().await;
+        assert!(reported.starts_with(fault), "{fault}: got {reported}");
         let link_end = victim.parted(attacker.id()).await;
         assert!(matches!(link_end.reason, Reason::Fault(_)) && !link_end.by_peer, "{link_end}");
     }
@@ -140,7 +140,7 @@ async fn frames_of_unknown_kinds_are_skipped() {
 /// p2pnetwork: 0x04 ends a message, and no message of a connection that begins with it is ever
 /// received.
 #[tokio::test]
-async fn a_leading_0x04_mutes_nothing_and_within_a_message_it_parts_nothing() {
+async fn the_byte_0x04_neither_mutes_a_link_nor_splits_a_message() {
     let victim = Victim::new().await;
     let honest = Node::builder().spawn().await.unwrap();
     honest.connect(victim.address()).await.unwrap();
@@ -170,10 +170,10 @@ async fn a_compressed_message_that_inflates_to_200_mb_ends_the_link() {
     for frame in [Frame::Message(bomb), asks, reply] {
         let mut attacker = Attacker::link(victim.address()).await;
         attacker.send(&frame).await;
-        let told = attacker.fault().await;
-        assert_eq!(told, "the message is over the limit of 16777216 bytes once decompressed");
+        let reported = attacker.fault().await;
+        assert_eq!(reported, "the message is over the limit of 16777216 bytes once decompressed");
         let link_end = victim.parted(attacker.id()).await;
-        assert_eq!(link_end.reason, Reason::Fault(told));
+        assert_eq!(link_end.reason, Reason::Fault(reported));
     }
     victim.unharmed().await;
 }
@@ -213,7 +213,7 @@ async fn a_silent_remote_is_noticed() {
 
 /// p2pnetwork: a node can disconnect only the peers that it has connected to itself.
 #[tokio::test]
-async fn an_inbound_node_can_be_disconnected_even_where_it_does_not_listen_to_that() {
+async fn an_inbound_node_can_be_disconnected_even_if_it_ignores_the_goodbye() {
     let victim = Victim::new().await;
     let mut polite = Attacker::link(victim.address()).await;
     victim.node.disconnect(polite.id()).await.unwrap();
@@ -265,7 +265,7 @@ async fn replies_pongs_and_cancels_without_a_request_change_nothing() {
         attacker.send(&Frame::Pong(id)).await;
         attacker.send(&Frame::Received(id)).await;
     }
-    attacker.send(&request(9, "echo", "all that was heard")).await;
+    attacker.send(&request(9, "echo", "the only request")).await;
     assert!(matches!(attacker.content().await, Some(Frame::Reply { id: 9, .. })));
     // A request of the victim gets its own reply, and no earlier one.
     let asking = tokio::spawn({
@@ -352,7 +352,7 @@ async fn requests_that_all_have_one_number_end_the_link() {
 /// The attacker sends pings and reads no pongs. Its control queue fills, and other peers are not
 /// affected.
 #[tokio::test]
-async fn a_peer_that_asks_and_never_reads_is_hung_up_on() {
+async fn a_peer_that_sends_requests_and_never_reads_is_disconnected() {
     let mut config = config();
     config.control_queue = 64 << 10;
     let victim = Victim::with(config).await;
@@ -381,7 +381,7 @@ async fn peers_that_never_read_cost_their_queues_and_no_more() {
         silent.push(Attacker::link(victim.address()).await);
     }
     let honest = Node::builder().spawn().await.unwrap();
-    let mut heard = honest.events();
+    let mut honest_events = honest.events();
     honest.connect(victim.address()).await.unwrap();
     let full = |peer: &Attacker| loop {
         match victim.node.try_send(peer.id(), vec![7; 16 << 10]) {
@@ -414,7 +414,7 @@ async fn peers_that_never_read_cost_their_queues_and_no_more() {
     assert!(report.sent.contains(&honest.id()) && report.failed.len() <= silent.len());
     let waiting = async {
         loop {
-            let event = heard.next().await.unwrap();
+            let event = honest_events.next().await.unwrap();
             if let peerkit::Event::NodeMessage { message, .. } = event {
                 return message;
             }
@@ -427,8 +427,8 @@ async fn peers_that_never_read_cost_their_queues_and_no_more() {
     for id in ids {
         victim.parted(id).await;
     }
-    let told = victim.take_events();
-    let failed: u64 = told.iter().map(failures).sum();
+    let events = victim.take_events();
+    let failed: u64 = events.iter().map(failures).sum();
     assert!(failed > 0 && failed == victim.node.counters().messages_failed);
     victim.unharmed().await;
 }
@@ -442,7 +442,7 @@ fn failures(event: &peerkit::Event) -> u64 {
 
 /// The attacker says goodbye and keeps the connection open, or goes on sending.
 #[tokio::test]
-async fn a_goodbye_that_is_not_followed_by_an_end_ends_all_the_same() {
+async fn a_link_ends_with_the_goodbye_even_if_the_connection_stays_open() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
     let id = attacker.id();

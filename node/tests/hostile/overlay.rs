@@ -78,7 +78,7 @@ async fn flood(attacker: &mut Attacker, count: u32, what: &QueryKind) -> Vec<boo
 
 /// A flood that is passed on does not end the link with a neighbour that reads slowly.
 #[tokio::test]
-async fn a_flood_of_queries_does_not_have_others_hung_up_on() {
+async fn a_flood_of_queries_does_not_disconnect_other_peers() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
     let other = Attacker::link(victim.address()).await;
@@ -92,7 +92,7 @@ async fn a_flood_of_queries_does_not_have_others_hung_up_on() {
     let last = query(7999, 0, what);
     attacker.send_raw(&encoded(&Frame::Query(last.clone()))).await;
     loop {
-        let Some(frame) = attacker.content().await else { panic!("the attacker was hung up on") };
+        let Some(frame) = attacker.content().await else { panic!("the attacker was disconnected") };
         if matches!(frame, Frame::QueryDone(done) if done.id == last.id && done.depth == 0) {
             break;
         }
@@ -164,7 +164,7 @@ async fn answers_without_a_query_are_dropped() {
     asked.send(&done(query.depth + 1)).await;
     asked.send(&done(query.depth)).await;
     asked.send(&here(query.id, NodeId::from_bytes([3; 32]))).await;
-    asked.send(&text("heard")).await;
+    asked.send(&text("after the answers")).await;
     victim.message(asked.id()).await;
     assert!(!discovering.is_finished());
     other.send(&here(query.id, other.id())).await;
@@ -230,7 +230,7 @@ impl Parts {
     }
 }
 
-fn heard(victim: &Victim) -> Vec<peerkit::Broadcast> {
+fn received_broadcasts(victim: &Victim) -> Vec<peerkit::Broadcast> {
     let events = victim.take_events().into_iter();
     let broadcasts = events.filter_map(|event| match event {
         Event::NodeBroadcast { broadcast } => Some(broadcast),
@@ -244,7 +244,7 @@ fn heard(victim: &Victim) -> Vec<peerkit::Broadcast> {
 #[tokio::test]
 async fn a_broadcast_that_a_relay_has_altered_is_not_delivered_and_ends_its_link() {
     let victim = Victim::new().await;
-    let good = broadcast("title", "what was said").await;
+    let good = broadcast("title", "the text").await;
     let other = key();
     type Alteration = Box<dyn Fn(&mut Parts)>;
     let alterations: [(&str, Alteration); 10] = [
@@ -267,7 +267,7 @@ async fn a_broadcast_that_a_relay_has_altered_is_not_delivered_and_ends_its_link
         assert_eq!(relay.fault().await, "a broadcast wrongly signed, or too large", "{what}");
         let link_end = victim.parted(relay.id()).await;
         assert!(matches!(link_end.reason, Reason::Fault(_)), "{what}: {link_end}");
-        assert!(heard(&victim).is_empty(), "{what}: delivered");
+        assert!(received_broadcasts(&victim).is_empty(), "{what}: delivered");
     }
     // Unaltered it is delivered, once, from any peer.
     for _ in 0..2 {
@@ -278,10 +278,10 @@ async fn a_broadcast_that_a_relay_has_altered_is_not_delivered_and_ends_its_link
         victim.message(relay.id()).await;
     }
     victim.talks().await;
-    let heard = heard(&victim);
-    assert_eq!(heard.len(), 1);
-    assert_eq!((heard[0].author, heard[0].title.as_str()), (good.run.author, "title"));
-    assert_eq!(heard[0].message.as_text(), Some("what was said"));
+    let received = received_broadcasts(&victim);
+    assert_eq!(received.len(), 1);
+    assert_eq!((received[0].author, received[0].title.as_str()), (good.run.author, "title"));
+    assert_eq!(received[0].message.as_text(), Some("the text"));
     victim.unharmed().await;
 }
 
@@ -333,8 +333,8 @@ async fn a_broadcast_over_the_limit_ends_the_link() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
     attacker.send_raw(&raw_frame(0x30, &vec![0; (64 << 10) + 1025])).await;
-    let told = attacker.fault().await;
-    assert_eq!(told, "a frame of kind 0x30 announces 66561 bytes; at most 66560 are allowed");
+    let fault = attacker.fault().await;
+    assert_eq!(fault, "a frame of kind 0x30 announces 66561 bytes; at most 66560 are allowed");
     drop(attacker);
     victim.unharmed().await;
 }
@@ -416,14 +416,14 @@ async fn the_sender_of_a_broadcast_from_another_time_learns_the_time() {
         let batch = Batch::sign(&attacker.key, "peerkit", 5, (first, first), vec![item]);
         attacker.send(&Frame::Broadcast(batch)).await;
     }
-    let told = loop {
+    let clock = loop {
         match attacker.content().await {
-            Some(Frame::Clock(told)) => break told,
+            Some(Frame::Clock(clock)) => break clock,
             Some(_) => {}
             None => panic!("disconnected"),
         }
     };
-    assert!(told.abs_diff(unix_now()) < 60_000);
+    assert!(clock.abs_diff(unix_now()) < 60_000);
     // The peer's next report of its clock is compared like the one in Hello.
     attacker.send(&Frame::Clock(unix_now() + 3_600_000)).await;
     assert!(skew(&victim, attacker.id()).await > 3500);

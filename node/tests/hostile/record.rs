@@ -70,7 +70,7 @@ async fn carry(
     let _ = to.shutdown().await;
 }
 
-async fn heard(events: &mut Events, name: &str) {
+async fn wait_for(events: &mut Events, name: &str) {
     let waiting = async { while events.next().await.is_some_and(|event| event.name() != name) {} };
     within(LONG, name, waiting).await;
 }
@@ -98,27 +98,27 @@ async fn record_a_conversation() {
     ann.join(&[at]).await.unwrap();
     until("the link", || bob.peer(ann.id()).is_some(), String::new).await;
     ann.send(bob.id(), "a text").await.unwrap();
-    heard(&mut of_bob, "node_message").await;
+    wait_for(&mut of_bob, "node_message").await;
     bob.send(ann.id(), Message::json(&[1, 2]).unwrap()).await.unwrap();
-    heard(&mut of_ann, "node_message").await;
+    wait_for(&mut of_ann, "node_message").await;
     for compression in [Compression::Zlib, Compression::Zstd] {
         let bytes = Message::bytes(vec![7; 3000]);
         ann.send(bob.id(), bytes.compressed(compression)).await.unwrap();
-        heard(&mut of_bob, "node_message").await;
+        wait_for(&mut of_bob, "node_message").await;
     }
     bob.serve("sum", |_, _| async { Ok::<_, Infallible>(Message::text("3")) });
     ann.request(bob.id(), "sum", "1 2").await.unwrap();
     ann.request(bob.id(), "no such request", "").await.unwrap_err();
     ann.ping(bob.id()).await.unwrap();
     ann.broadcast("of ann", "to all").await.unwrap();
-    heard(&mut of_bob, "node_broadcast").await;
+    wait_for(&mut of_bob, "node_broadcast").await;
     bob.broadcast("of bob", "to all").await.unwrap();
-    heard(&mut of_ann, "node_broadcast").await;
+    wait_for(&mut of_ann, "node_broadcast").await;
     ann.discover(-1).await.unwrap();
     ann.send(carl.id(), "through bob").await.unwrap();
-    heard(&mut of_carl, "node_message").await;
+    wait_for(&mut of_carl, "node_message").await;
     carl.send(ann.id(), "back").await.unwrap();
-    heard(&mut of_ann, "node_message").await;
+    wait_for(&mut of_ann, "node_message").await;
 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("fixture.bin");

@@ -163,13 +163,13 @@ async fn other_protocols_and_keys_do_not_get_through_tls() {
     for (what, client) in clients {
         let tcp = TcpStream::connect(victim.address()).await.unwrap();
         let connector = TlsConnector::from(client);
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         // The client is done before the server has seen its key. The refusal comes after that.
         if let Ok(mut stream) = connector.connect(tls::server_name(), tcp).await {
             let _ = stream.write_all(&encoded(&Frame::Hello(hello()))).await;
-            let _ = within(LONG, what, stream.read_to_end(&mut heard)).await;
+            let _ = within(LONG, what, stream.read_to_end(&mut received)).await;
         }
-        assert!(heard.is_empty(), "{what}: got through");
+        assert!(received.is_empty(), "{what}: got through");
     }
     victim.unharmed().await;
 }
@@ -191,8 +191,8 @@ async fn garbage_in_place_of_hello_is_reported_and_ends_the_connection() {
     for (bytes, fault) in cases {
         let mut attacker = Attacker::secure(victim.address()).await;
         attacker.send_raw(&bytes).await;
-        let told = attacker.fault().await;
-        assert!(told.starts_with(fault), "told: {told}");
+        let reported = attacker.fault().await;
+        assert!(reported.starts_with(fault), "reported: {reported}");
     }
     victim.unharmed().await;
 }

@@ -9,10 +9,10 @@ use peerkit::{
 };
 use serde_json::json;
 
-/// Longer than any test waits: an address that is tried alone until it times out fails the test.
+/// A time-out longer than any test waits. A node that tries one dead address at a time fails the test.
 const FOR_EVER: Duration = Duration::from_secs(3600);
 
-/// A node that waits as good as for ever for an address that answers nothing.
+/// Returns a builder of a node that practically never times out on a silent address.
 fn very_patient(name: &str) -> Builder {
     let mut config = Config::default();
     config.connect_timeout = FOR_EVER;
@@ -20,7 +20,7 @@ fn very_patient(name: &str) -> Builder {
     builder(name).config(config)
 }
 
-/// Addresses that take a connection and say nothing.
+/// Returns addresses that accept connections and send nothing.
 fn silent(count: usize) -> (Vec<TcpListener>, Vec<Address>) {
     let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let addresses = listeners.iter().map(|listener| listener.local_addr().unwrap().into());
@@ -28,7 +28,7 @@ fn silent(count: usize) -> (Vec<TcpListener>, Vec<Address>) {
     (listeners, addresses)
 }
 
-/// An address that refuses connections.
+/// Returns an address that refuses connections.
 fn refusing() -> Address {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().into()
@@ -64,7 +64,7 @@ async fn addresses_that_do_not_answer_do_not_hold_up_a_join_or_a_fetch() {
 }
 
 #[tokio::test]
-async fn a_ticket_whose_addresses_are_all_dead_says_so_of_each() {
+async fn a_ticket_with_only_dead_addresses_is_an_error() {
     let b = node("b").await;
     let hash = peerkit::Hash::of(b"x");
     let addresses = vec![refusing(), refusing()];
@@ -82,14 +82,14 @@ async fn a_ticket_whose_addresses_are_all_dead_says_so_of_each() {
 }
 
 #[tokio::test]
-async fn bootstrap_nodes_are_joined_where_no_address_is_given() {
+async fn a_join_without_addresses_uses_the_bootstrap_nodes() {
     let a = node("a").await;
     let address = Address::from(at(&a));
     let b = builder("b").bootstrap(refusing()).bootstrap(address.clone()).spawn().await.unwrap();
     let joined = within("a join", b.join(&[])).await.unwrap();
     assert_eq!(joined.iter().map(|peer| peer.id()).collect::<Vec<_>>(), [a.id()]);
 
-    // From the state folder's file.
+    // The bootstrap list may be a file in the state folder.
     let folder = tempfile::tempdir().unwrap();
     let list = folder.path().join("bootstrap");
     std::fs::write(&list, format!("# ours\n{address} # a\n")).unwrap();
@@ -129,7 +129,7 @@ async fn a_join_without_nodes_fails_with_the_reason() {
     shutdown([&a, &b]).await;
 }
 
-/// All nodes may have the same list, the bootstrap nodes among them.
+/// All nodes of a network may have the same bootstrap list, including the nodes that are on it.
 #[tokio::test]
 async fn a_bootstrap_list_may_name_the_node_itself() {
     let own = refusing();
@@ -156,9 +156,9 @@ async fn a_bootstrap_list_may_name_the_node_itself() {
     shutdown([&a, &b]).await;
 }
 
-/// A restarted node knows its bootstrap node from before as well.
+/// A restarted node also finds its bootstrap node among its known peers. It must not dial it twice.
 #[tokio::test]
-async fn a_bootstrap_node_that_is_known_is_linked_once() {
+async fn a_known_bootstrap_node_is_linked_once() {
     let a = node("a").await;
     let folder = tempfile::tempdir().unwrap();
     for start in 0..4 {
@@ -183,14 +183,14 @@ async fn a_bootstrap_node_that_is_known_is_linked_once() {
 }
 
 #[tokio::test]
-async fn what_is_announced_is_what_others_find() {
+async fn other_nodes_find_the_announced_addresses() {
     let given: Address = "ann.example.org:7000".parse().unwrap();
     let a = builder("a").announce(given.clone()).spawn().await.unwrap();
     let own = Address::from(at(&a));
     assert_eq!(
         a.addresses(),
         std::slice::from_ref(&given),
-        "loopback is for want of anything else"
+        "loopback is announced only if there is no other address"
     );
     let mut config = Config::default();
     config.announce = vec![given.clone()];
@@ -218,7 +218,7 @@ async fn what_is_announced_is_what_others_find() {
 }
 
 #[tokio::test]
-async fn everywhere_is_ipv4_and_ipv6_and_no_wildcard_is_announced() {
+async fn listening_everywhere_covers_ipv4_and_ipv6_without_announcing_a_wildcard() {
     let a = Node::builder().name("a").listen_everywhere(0).spawn().await.unwrap();
     let port = at(&a).port();
     for address in a.addresses() {
@@ -237,10 +237,10 @@ async fn everywhere_is_ipv4_and_ipv6_and_no_wildcard_is_announced() {
     a.shutdown().await;
 }
 
-/// One of small order, one that is no point, and one whose encoding is not canonical: a slip in an
-/// identity mostly gives such a one.
+/// Tries a point of small order, bytes that are no point, and an encoding that is not canonical. A
+/// typing error in an identity mostly gives one of these.
 #[tokio::test]
-async fn an_identity_that_no_node_can_have_is_named_and_not_dialled() {
+async fn an_identity_that_is_no_valid_key_is_reported_and_not_dialled() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("notes.txt");
     std::fs::write(&file, "notes").unwrap();
@@ -273,7 +273,7 @@ async fn an_identity_that_no_node_can_have_is_named_and_not_dialled() {
 }
 
 #[tokio::test]
-async fn more_addresses_than_a_peer_reads_are_refused_and_not_left_out() {
+async fn more_addresses_than_a_peer_accepts_are_an_error() {
     let announcing = |count: u16| {
         let addresses =
             (1..=count).map(|port| Address::from(SocketAddr::from(([192, 0, 2, 1], port))));

@@ -10,7 +10,7 @@ use peerkit::{
 use peerkit_proto::files::{FileRefusal, PIECE};
 use tempfile::TempDir;
 
-/// A node that would wait for a source for longer than any test does.
+/// Returns a builder of a node that waits for a source for longer than a test may take.
 fn patient(name: &str) -> Builder {
     builder(name).config(Config::default())
 }
@@ -44,7 +44,7 @@ impl Case {
         within("the end of a fetch", self.bob.fetch(get)).await
     }
 
-    /// The next report that something was changed.
+    /// Returns the hash and name in the next event about a changed share.
     async fn reported(&mut self) -> (Hash, String) {
         match expect(&mut self.events, "node_share_changed").await {
             Event::NodeShareChanged { hash, name } => (hash, name),
@@ -69,7 +69,7 @@ fn named(result: Result<Fetched, Error>) -> String {
 }
 
 #[tokio::test]
-async fn a_file_that_is_changed_in_the_midst_ends_the_fetch_at_once() {
+async fn a_file_that_changes_during_a_fetch_ends_the_fetch_at_once() {
     let mut case = Case::new().await;
     let film = case.write("from/film.bin", 1, 16);
     let hash = case.ann.share(&film).await.unwrap().shared.hash;
@@ -89,7 +89,7 @@ async fn a_file_that_is_changed_in_the_midst_ends_the_fetch_at_once() {
     assert_eq!(std::fs::read_dir(case.folder.path().join("to")).unwrap().count(), 1);
     assert_eq!(named(case.fetch(hash, "new/folder").await), "film.bin");
     assert!(!case.folder.path().join("new").exists());
-    // Shared again it is something else, and the old hash is still known to be of the past.
+    // A refresh shares the file under a new hash. The old one is still known as changed.
     case.ann.files().refresh(|_| {}).await.unwrap();
     let again = case.fetch(hash, "again").await;
     assert!(matches!(&again, Err(Error::Fetch(error)) if error.is_changed()), "{again:?}");
@@ -100,7 +100,7 @@ async fn a_file_that_is_changed_in_the_midst_ends_the_fetch_at_once() {
 }
 
 #[tokio::test]
-async fn one_file_of_a_folder_and_one_that_is_gone_are_named() {
+async fn changed_and_removed_files_are_named() {
     let mut case = Case::new().await;
     case.write("from/album/a.txt", 1, 0);
     let song = case.write("from/album/in/song.bin", 2, 3);
@@ -111,14 +111,15 @@ async fn one_file_of_a_folder_and_one_that_is_gone_are_named() {
     std::fs::write(song, "another").unwrap();
     std::fs::remove_file(small).unwrap();
     assert_eq!(named(case.fetch(album, "to").await), "album/in/song.bin");
-    // Its own list is asked for, by its own hash.
+    // The fetch requests the song's piece list by the hash of the song, so that is reported.
     assert_eq!(case.reported().await, (song_hash, "album/in/song.bin".to_owned()));
     assert_eq!(named(case.fetch(hash, "to").await), "small.txt");
     assert_eq!(case.reported().await, (hash, "small.txt".to_owned()));
     case.end().await;
 }
 
-/// One changed file is one report, whatever it is fetched as, and before and after it was noticed.
+/// A changed file is reported once, whether it is fetched alone or in a folder, and before or after
+/// the change was noticed.
 #[tokio::test]
 async fn a_changed_file_is_reported_once_by_its_own_hash() {
     for size in [0, 3] {
@@ -142,11 +143,11 @@ async fn a_changed_file_is_reported_once_by_its_own_hash() {
 }
 
 #[tokio::test]
-async fn what_was_changed_in_a_folder_is_reported_also_after_a_refresh() {
+async fn a_change_in_a_folder_is_reported_also_after_a_refresh() {
     let mut case = Case::new().await;
     case.write("from/album/a.txt", 1, 0);
     let song = case.write("from/album/in/song.bin", 2, 3);
-    // It is shared by itself and in a folder.
+    // The song is shared by itself and in a folder.
     let hash = case.ann.share(&song).await.unwrap().shared.hash;
     let path = case.folder.path().join("from/album");
     let album = case.ann.share(&path).await.unwrap().shared.hash;
@@ -165,7 +166,7 @@ async fn what_was_changed_in_a_folder_is_reported_also_after_a_refresh() {
 }
 
 #[tokio::test]
-async fn another_source_that_has_it_unchanged_will_do() {
+async fn an_unchanged_copy_at_another_source_is_fetched() {
     let case = Case::new().await;
     let film = case.write("from/film.bin", 1, 4);
     let copy = case.write("copy/film.bin", 1, 4);
@@ -179,7 +180,7 @@ async fn another_source_that_has_it_unchanged_will_do() {
     shutdown([&cid, &case.ann, &case.bob]).await;
 }
 
-/// Nodes without access can't tell a changed file from one that never existed.
+/// Nodes without access can't distinguish a changed file from one that never existed.
 #[tokio::test]
 async fn a_node_without_access_does_not_learn_that_it_was_changed() {
     let case = Case::new().await;

@@ -1,4 +1,4 @@
-//! The names of what is shared, found and fetched.
+//! The names of shared, found and fetched files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ async fn fetch(node: &Node, get: FetchRequest) -> peerkit::Fetched {
 }
 
 #[tokio::test]
-async fn what_a_ticket_is_for_arrives_under_the_name_that_it_was_made_for() {
+async fn a_file_by_ticket_arrives_under_the_name_in_the_ticket() {
     let (ann, bob) = (node("ann").await, node("bob").await);
     let (from, to) = (folder(), folder());
     for name in ["a.txt", "b.txt", "top/c.txt"] {
@@ -34,14 +34,14 @@ async fn what_a_ticket_is_for_arrives_under_the_name_that_it_was_made_for() {
         let shared = ann.share(from.path().join(name)).await.unwrap().shared;
         tickets.push(ann.files().ticket_for(&shared).unwrap());
     }
-    // A file in a shared folder has a ticket of its own; and so has a folder of equal content.
+    // A file in a shared folder has a ticket of its own, and so has a folder of equal content.
     let real = fs::canonicalize(from.path()).unwrap();
     let inside = ann.files().shared_files(&real.join("top"), 0, 9).unwrap().files.remove(0).file;
     tickets.push(ann.files().ticket_for(&inside).unwrap());
     write(&from, "same as top/c.txt", b"the same");
     let again = ann.share(from.path().join("same as top")).with_ticket().await.unwrap();
     tickets.push(ann.files().ticket_for(&again.shared).unwrap());
-    assert!(tickets[4].secret.is_some(), "although the same is open under another name");
+    assert!(tickets[4].secret.is_some(), "although the same content is open under another name");
     for (ticket, name) in tickets.iter().zip(["a.txt", "b.txt", "top", "c.txt", "same as top"]) {
         assert_eq!(ticket.name.as_ref().unwrap().as_str(), name);
         let ticket: Ticket = ticket.to_string().parse().unwrap();
@@ -50,7 +50,7 @@ async fn what_a_ticket_is_for_arrives_under_the_name_that_it_was_made_for() {
         assert!(fetched.renamed.is_empty() && fetched.left_out.is_empty());
         assert_eq!(fetched.path.is_dir(), name.contains("top"));
     }
-    // A ticket of an earlier version has no name: then it is that at the source.
+    // A ticket of an earlier version has no name, so the name at the source is used.
     let nameless = Ticket { name: None, ..tickets[1].clone() };
     let fetched =
         fetch(&bob, FetchRequest::ticket(&nameless).into_folder(to.path().join("nameless"))).await;
@@ -89,7 +89,11 @@ async fn a_search_finds_own_files_and_every_name() {
         ("cafe\u{301}.txt".to_owned(), both.clone()),
         ("hidden.txt".to_owned(), both.clone()),
     ];
-    assert_eq!(found(&bob, "txt").await, expected, "of its own even what others may not find");
+    assert_eq!(
+        found(&bob, "txt").await,
+        expected,
+        "a node finds its own files, even those hidden from others"
+    );
     assert_eq!(found(&ann, "txt").await, expected[..3]);
     for text in ["caf\u{e9}", "CAFE\u{301}"] {
         let of_bob = [("cafe\u{301}.txt".to_owned(), vec![bob.id()])];
@@ -99,7 +103,7 @@ async fn a_search_finds_own_files_and_every_name() {
 }
 
 #[tokio::test]
-async fn a_name_from_the_network_does_nothing_unasked() {
+async fn a_hidden_name_from_the_network_is_replaced() {
     let (ann, bob) = (node("ann").await, node("bob").await);
     let (from, to) = (folder(), folder());
     let path = write(&from, ".bash_profile", b"evil");
@@ -111,10 +115,10 @@ async fn a_name_from_the_network_does_nothing_unasked() {
     assert_eq!((renamed.name.as_str(), renamed.why), (".bash_profile", NameFault::Hidden));
     assert_eq!(renamed.path, fetched.path);
     assert!(!to.path().join(".bash_profile").exists());
-    // It is there already: nothing is fetched, and it is said again.
+    // The file is there already, so nothing is fetched. The new name is reported again.
     let again = fetch(&bob, get.clone().to(to.path())).await;
     assert_eq!((again.sources.len(), &again.renamed), (0, &fetched.renamed));
-    // The user has chosen this one.
+    // A hidden name that the user has chosen is kept.
     let chosen = to.path().join(".profile");
     let fetched = fetch(&bob, get.to(&chosen)).await;
     assert_eq!((fetched.path, fetched.renamed), (chosen, Vec::new()));
@@ -123,7 +127,7 @@ async fn a_name_from_the_network_does_nothing_unasked() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_folder_keeps_its_names_but_for_those_that_mislead() {
+async fn a_folder_keeps_all_names_but_misleading_ones() {
     let (ann, bob) = (node("ann").await, node("bob").await);
     let (from, to) = (folder(), folder());
     let long = "x".repeat(255);
@@ -148,7 +152,7 @@ async fn a_folder_keeps_its_names_but_for_those_that_mislead() {
     shutdown([&ann, &bob]).await;
 }
 
-/// A folder whose path has nearly as many bytes as a system allows.
+/// Makes a folder whose path has `len` bytes, nearly as many as the system allows.
 fn deep(base: &Path, len: usize) -> PathBuf {
     let mut path = base.to_owned();
     while path.as_os_str().len() + 102 < len {
@@ -162,11 +166,11 @@ fn deep(base: &Path, len: usize) -> PathBuf {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn what_this_disk_cannot_have_is_named_and_the_rest_arrives() {
-    let (called, mut events) = tokio::sync::mpsc::unbounded_channel();
+async fn files_that_this_disk_cannot_hold_are_reported_and_the_rest_arrives() {
+    let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
     let bob = builder("bob").callback(move |_, event| {
         if let Event::NodeDownloadFinished { path, changes, .. } = event {
-            called.send((path, changes)).unwrap();
+            sender.send((path, changes)).unwrap();
         }
     });
     let (ann, bob) = (node("ann").await, bob.spawn().await.unwrap());
@@ -192,14 +196,14 @@ async fn what_this_disk_cannot_have_is_named_and_the_rest_arrives() {
     let expected = Changes::new(&fetched.renamed, &fetched.left_out);
     assert_eq!((path, changes), (fetched.path.clone(), expected));
     assert_eq!(fs::read_dir(&to).unwrap().count(), 1, "nothing else is left");
-    // The next fetch finds that all that can be there is.
+    // The next fetch finds that all files that fit are there.
     assert_eq!(fetch(&bob, get).await.sources, []);
     shutdown([&ann, &bob]).await;
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_long_name_has_room_for_a_number_and_a_part() {
+async fn a_long_name_is_cut_to_fit_a_number_and_the_part_suffix() {
     let (ann, bob) = (node("ann").await, node("bob").await);
     let (from, to) = (folder(), folder());
     let name = format!("{}.txt", "é".repeat(125));
@@ -210,7 +214,7 @@ async fn a_long_name_has_room_for_a_number_and_a_part() {
     for at in [to.path(), &long] {
         let is_short = *at == *long;
         let folder = (from.path().join(&top), &top);
-        // A folder needs room for what is in it.
+        // A folder also needs room for the names in it.
         let folder = Some(folder).filter(|_| !is_short);
         for (path, wanted) in folder.into_iter().chain([(file.clone(), &name)]) {
             let shared = ann.share(&path).await.unwrap().shared;
@@ -227,7 +231,7 @@ async fn a_long_name_has_room_for_a_number_and_a_part() {
             let name = second.path.file_name().unwrap().to_str().unwrap();
             assert!(name.contains(" (1)"), "{name}");
             assert!(name.ends_with(".txt") || second.path.is_dir(), "{name}");
-            assert_eq!(first.path.ends_with(wanted), !is_short, "cut to the room that there is");
+            assert_eq!(first.path.ends_with(wanted), !is_short, "the name is cut to fit");
             let why: Vec<_> = second.renamed.iter().map(|renamed| renamed.why).collect();
             let expected = if is_short { NameFault::TooLongHere } else { NameFault::Taken };
             assert_eq!(why, [expected]);

@@ -14,7 +14,7 @@ use peerkit_proto::files::{
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Content of some pieces, the last of them not whole.
+/// Returns content of four pieces, the last one shorter.
 fn content() -> Vec<u8> {
     Chance(5).bytes(3 * usize::try_from(PIECE).unwrap() + 12_345)
 }
@@ -26,7 +26,7 @@ fn write(folder: &TempDir, name: &str, content: &[u8]) -> PathBuf {
     path
 }
 
-/// All files under a folder, and what is in them.
+/// Returns all files and folders under a folder, with their contents.
 fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -89,7 +89,7 @@ async fn a_file_is_found_and_fetched_from_a_node_without_a_link() {
     assert_eq!(steps.last(), Some(&whole));
     assert!(ann.peer(cid.id()).is_none(), "a fetch makes no link");
 
-    // To exactly a path; and into a folder that is made for it.
+    // Fetch to an exact path, and into a folder that is made for the file.
     let exact = to.path().join("renamed");
     assert_eq!(ann.fetch(FetchRequest::new(shared.hash).to(&exact)).await.unwrap().path, exact);
     assert!(std::fs::read(exact).unwrap() == content);
@@ -106,7 +106,7 @@ async fn a_file_is_found_and_fetched_from_a_node_without_a_link() {
 }
 
 #[tokio::test]
-async fn a_folder_comes_whole() {
+async fn a_folder_is_fetched_whole() {
     let (ann, bob) = (node("ann").await, node("bob").await);
     link(&ann, &bob).await;
     let (from, to) = (folder(), folder());
@@ -128,7 +128,7 @@ async fn a_folder_comes_whole() {
 }
 
 #[tokio::test]
-async fn a_folder_that_is_there_is_not_fetched_again() {
+async fn a_folder_that_exists_is_not_fetched_again() {
     let (ann, bob) = (node("ann").await, node("bob").await);
     link(&ann, &bob).await;
     let (from, to) = (folder(), folder());
@@ -142,10 +142,10 @@ async fn a_folder_that_is_there_is_not_fetched_again() {
         fetched.sources.len()
     };
     assert_eq!(fetch("album").await, 1);
-    assert_eq!(fetch("album").await, 0, "nobody sent any of it");
-    assert_eq!(tree(to.path()), tree(from.path()), "and nothing is left beside it");
+    assert_eq!(fetch("album").await, 0, "no source sent any of it");
+    assert_eq!(tree(to.path()), tree(from.path()), "nothing else is left");
 
-    // Something else of the same names and sizes, then something more.
+    // Other content of the same name and size is a difference, and so is an added file.
     write(&to, "album/in/2.txt", b"zwo");
     assert_eq!(fetch("album (1)").await, 1);
     assert_eq!(fetch("album (1)").await, 0);
@@ -175,7 +175,8 @@ async fn a_node_that_does_not_listen_calls_back() {
         std::fs::remove_file(fetched.path).unwrap();
         sharing.files().unshare(hash).await.unwrap();
     }
-    // Neither listens: there is no way. Of what was fetched before ann would still have some.
+    // Neither of the two nodes listens, so the fetch fails. The content is new, as ann may still serve
+    // pieces of the first.
     let path = write(&from, "other", &content()[1..]);
     let hash = unlinked.share(&path).await.unwrap().shared.hash;
     let failed = within("the error", linked.fetch(FetchRequest::new(hash).to(to.path()))).await;
@@ -184,7 +185,7 @@ async fn a_node_that_does_not_listen_calls_back() {
 }
 
 #[tokio::test]
-async fn two_fetch_at_once_and_twice() {
+async fn two_nodes_fetch_at_once_and_one_fetches_twice() {
     let (ann, bob, cid) = (node("ann").await, node("bob").await, node("cid").await);
     link(&ann, &cid).await;
     link(&bob, &cid).await;
@@ -199,7 +200,7 @@ async fn two_fetch_at_once_and_twice() {
     for (fetched, expected) in [(a, &content()[..]), (b, &content()[..]), (c, &content()[1..])] {
         assert!(std::fs::read(fetched.unwrap().path).unwrap() == expected);
     }
-    // Nothing is overwritten: another content of that name gets a number.
+    // Nothing is overwritten: if the name is taken by other content, a number is added.
     std::fs::write(to_b.path().join("file"), "mine").unwrap();
     let fetched = bob.fetch(FetchRequest::new(hash).to(to_b.path())).await.unwrap();
     assert_eq!(fetched.path, to_b.path().join("file (1)"));
@@ -212,7 +213,7 @@ async fn without_a_source_nothing_is_left_behind() {
     let (ann, bob) = (node("ann").await, node("bob").await);
     link(&ann, &bob).await;
     let to = folder();
-    let hash = Hash::of(b"nobody has this");
+    let hash = Hash::of(b"no node has this");
     assert!(
         matches!(ann.fetch(FetchRequest::new(hash).to(to.path())).await, Err(Error::NoSource(h)) if h == hash)
     );
@@ -221,7 +222,7 @@ async fn without_a_source_nothing_is_left_behind() {
         alone.fetch(FetchRequest::new(hash).to(to.path())).await,
         Err(Error::NoSource(_))
     ));
-    // A file that was changed since it was shared is not served as what it was.
+    // A file that was changed since it was shared is not served under its old hash.
     let from = folder();
     let path = write(&from, "file", &content());
     let hash = bob.share(&path).await.unwrap().shared.hash;
@@ -235,29 +236,29 @@ async fn without_a_source_nothing_is_left_behind() {
 }
 
 /// The answer of a hand-written source to a request: bytes, and whether it goes on.
-type Says = dyn Fn(Request) -> (Vec<u8>, bool) + Send + Sync;
+type Answerer = dyn Fn(Request) -> (Vec<u8>, bool) + Send + Sync;
 
-/// Answers streams of the files protocol with `says` in place of what the node would say. Counts
+/// Answers streams of the files protocol with `answers` in place of the node. Returns a counter of
 /// the streams.
-fn lie(
+fn answer_with(
     node: &Node,
-    says: impl Fn(Request) -> (Vec<u8>, bool) + Send + Sync + 'static,
+    answers: impl Fn(Request) -> (Vec<u8>, bool) + Send + Sync + 'static,
 ) -> Arc<AtomicUsize> {
     let asked = Arc::new(AtomicUsize::new(0));
-    let (says, counting): (Arc<Says>, _) = (Arc::new(says), asked.clone());
+    let (answers, counting): (Arc<Answerer>, _) = (Arc::new(answers), asked.clone());
     node.serve_stream(FILES_PROTOCOL, move |stream| {
         counting.fetch_add(1, Ordering::SeqCst);
-        serve_by_hand(stream, says.clone())
+        serve_by_hand(stream, answers.clone())
     });
     asked
 }
 
-async fn serve_by_hand(mut stream: Stream, says: Arc<Says>) {
+async fn serve_by_hand(mut stream: Stream, answers: Arc<Answerer>) {
     let mut prefix = [0; PREFIX];
     while stream.read_exact(&mut prefix).await.is_ok() {
         let mut body = vec![0; body_len(prefix, MAX_REQUEST).unwrap()];
         stream.read_exact(&mut body).await.unwrap();
-        let (bytes, goes_on) = says(Request::decode(body.into()).unwrap());
+        let (bytes, goes_on) = answers(Request::decode(body.into()).unwrap());
         let _ = stream.write_all(&bytes).await;
         let _ = stream.flush().await;
         if !goes_on {
@@ -266,7 +267,7 @@ async fn serve_by_hand(mut stream: Stream, says: Arc<Says>) {
     }
 }
 
-fn described(name: &str, size: usize) -> Vec<u8> {
+fn description(name: &str, size: usize) -> Vec<u8> {
     let (kind, size, name) = (FileKind::File, size as u64, name.parse().unwrap());
     let (access, whole) = (AccessKind::Open, true);
     Answer::Description(Description { kind, access, whole, size, stored: size, name }).encode()
@@ -277,7 +278,7 @@ fn honest(content: &[u8], pieces: usize) -> impl Fn(Request) -> (Vec<u8>, bool) 
     let (content, sent) = (content.to_vec(), AtomicUsize::new(0));
     let list = PieceList::of(&content);
     move |request| match request {
-        Request::Describe { .. } => (described("file", content.len()), true),
+        Request::Describe { .. } => (description("file", content.len()), true),
         Request::Follow { .. } => (Answer::Whole.encode(), true),
         Request::Cancel => (Vec::new(), true),
         Request::Pieces { first, count, .. } => {
@@ -309,20 +310,20 @@ async fn a_source_that_dies_midway_is_replaced_or_reported() {
     let (ann, dying) = (node("ann").await, node("dying").await);
     link(&ann, &dying).await;
     let hash = dying.share(&path).await.unwrap().shared.hash;
-    let asked = lie(&dying, honest(&content, 2));
+    let asked = answer_with(&dying, honest(&content, 2));
     let failed = within("the error", ann.fetch(FetchRequest::new(hash).to(to.path()))).await;
     assert!(matches!(failed, Err(Error::Fetch(FetchError::Stream(_)))), "{failed:?}");
-    assert!(asked.load(Ordering::SeqCst) > 1, "it was asked again");
-    assert_eq!(parts(&to), 1, "what it had sent is kept: {:?}", tree(to.path()).keys());
+    assert!(asked.load(Ordering::SeqCst) > 1, "the source was asked again");
+    assert_eq!(parts(&to), 1, "the pieces that it sent are kept: {:?}", tree(to.path()).keys());
 
-    // Another one further away, which answers later as a rule.
+    // A second source is further away, so it mostly answers later.
     let (between, whole) = (node("between").await, node("whole").await);
     link(&dying, &between).await;
     link(&between, &whole).await;
     whole.share(&path).await.unwrap();
     let mut sources = Vec::new();
     for n in 0..10 {
-        let asked = lie(&dying, honest(&content, 2));
+        let asked = answer_with(&dying, honest(&content, 2));
         let exact = to.path().join(n.to_string());
         let fetched =
             within("the fetch", ann.fetch(FetchRequest::new(hash).to(&exact))).await.unwrap();
@@ -335,7 +336,7 @@ async fn a_source_that_dies_midway_is_replaced_or_reported() {
     sources.sort();
     let mut both = [dying.id(), whole.id()];
     both.sort();
-    assert_eq!(sources, both, "what the first had sent is not thrown away");
+    assert_eq!(sources, both, "the pieces of the first source are kept");
     shutdown([&ann, &dying, &between, &whole]).await;
 }
 
@@ -357,7 +358,7 @@ async fn a_crash_of_the_source_is_an_error() {
 }
 
 #[tokio::test]
-async fn lies_are_found_out_and_leave_nothing() {
+async fn lies_are_detected_and_leave_nothing_behind() {
     let content = content();
     let (from, to) = (folder(), folder());
     let inside = to.path().join("downloads");
@@ -369,7 +370,7 @@ async fn lies_are_found_out_and_leave_nothing() {
         within("the error", ann.fetch(FetchRequest::new(hash).to(&inside))).await.unwrap_err()
     };
 
-    // Names that lead elsewhere, as bytes: the types can't hold them.
+    // Names that lead elsewhere. They are encoded by hand, as the types refuse them.
     for name in ["../evil", "..", "/evil", "a/b", "a\0b", "", ".", "evil\n"] {
         let mut body = vec![1, 0, 0];
         body.extend((content.len() as u64).to_le_bytes());
@@ -378,29 +379,29 @@ async fn lies_are_found_out_and_leave_nothing() {
         body.extend(name.as_bytes());
         let mut message = (body.len() as u32).to_le_bytes().to_vec();
         message.extend(body);
-        lie(&lying, move |_| (message.clone(), true));
+        answer_with(&lying, move |_| (message.clone(), true));
         let error = fetch().await;
         assert!(matches!(error, Error::Fetch(FetchError::Protocol(_))), "{name:?}: {error:?}");
     }
 
-    // Another content, with its own list, and with the right one.
+    // Other content, first with its own piece list, then with the right one.
     let mut other = content.clone();
     other[PIECE as usize + 7] ^= 1;
-    lie(&lying, honest(&other, usize::MAX));
+    answer_with(&lying, honest(&other, usize::MAX));
     assert!(matches!(fetch().await, Error::Fetch(FetchError::Lie(_))));
     let (right, wrong) = (honest(&content, usize::MAX), honest(&other, usize::MAX));
-    lie(&lying, move |request| match request {
+    answer_with(&lying, move |request| match request {
         Request::Data { .. } => wrong(request),
         _ => right(request),
     });
     assert!(matches!(fetch().await, Error::Fetch(FetchError::Lie(_))));
 
-    // Sizes that are not so: a little, and out of all measure.
+    // Wrong sizes: some nearly right, some absurd.
     for size in [content.len() - 1, content.len() + 1, 0, 1, usize::MAX] {
         let right = honest(&content, usize::MAX);
-        lie(&lying, move |request| match request {
-            Request::Describe { .. } => (described("file", size), true),
-            // The list that is asked for may be longer than there is.
+        answer_with(&lying, move |request| match request {
+            Request::Describe { .. } => (description("file", size), true),
+            // With a wrong size the requested list may be longer than the real one.
             Request::Pieces { first, count, .. } => {
                 let list = PieceList::of(&content_of(size));
                 let values = list.part(first, usize::from(count)).to_vec();
@@ -413,28 +414,28 @@ async fn lies_are_found_out_and_leave_nothing() {
         assert!(error.is_lie(), "{size}: {error:?}");
     }
 
-    // No protocol at all.
-    lie(&lying, |_| (vec![0xff; 100], true));
+    // Bytes that are not the protocol, and an empty stream.
+    answer_with(&lying, |_| (vec![0xff; 100], true));
     assert!(matches!(fetch().await, Error::Fetch(FetchError::Protocol(_))));
-    lie(&lying, |_| (Vec::new(), false));
+    answer_with(&lying, |_| (Vec::new(), false));
     assert!(matches!(fetch().await, Error::Fetch(FetchError::Stream(_))));
-    // The answer to another question.
-    lie(&lying, |_| (Answer::Piece { index: 0, len: 4 }.encode(), true));
+    // An answer to another request.
+    answer_with(&lying, |_| (Answer::Piece { index: 0, len: 4 }.encode(), true));
     assert!(matches!(fetch().await, Error::Fetch(FetchError::Unexpected(_))));
 
     let part = format!("downloads/.file.{}.part", &hash.to_string()[..8]);
     let fits = |path: &PathBuf| path == Path::new("downloads/") || path == Path::new(&part);
     let left = tree(to.path());
-    assert!(left.keys().all(fits), "beside what was right nothing is there: {:?}", left.keys());
-    // And the truth goes through.
-    lie(&lying, honest(&content, usize::MAX));
+    assert!(left.keys().all(fits), "only verified pieces are left: {:?}", left.keys());
+    // An honest answer completes the fetch.
+    answer_with(&lying, honest(&content, usize::MAX));
     let fetched = ann.fetch(FetchRequest::new(hash).to(&inside)).await.unwrap();
     assert!(std::fs::read(fetched.path).unwrap() == content);
     assert_eq!(tree(to.path()).len(), 2);
     shutdown([&ann, &lying]).await;
 }
 
-/// The content that a liar's list is of: as long as it says, within reason.
+/// Returns the content for a liar's piece list: as long as claimed, up to 8 MiB.
 fn content_of(size: usize) -> Vec<u8> {
     let mut content = content();
     content.resize(size.min(8 << 20), 0);
@@ -442,12 +443,12 @@ fn content_of(size: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn the_list_of_a_folder_leads_nowhere_else() {
+async fn a_manifest_cannot_name_files_outside_its_folder() {
     let (from, to) = (folder(), folder());
     let (ann, lying) = (node("ann").await, node("lying").await);
     link(&ann, &lying).await;
     for name in ["../evil", "/evil", "a/../../evil", "..", "a//b", "./a", "", "a\0b"] {
-        // A list of one file, byte by byte; its content is that of the empty file.
+        // A manifest of one empty file, encoded by hand, as the types refuse such names.
         let mut list = b"peerkit folder 1\n".to_vec();
         list.extend(1_u32.to_le_bytes());
         list.push(1);
@@ -456,11 +457,11 @@ async fn the_list_of_a_folder_leads_nowhere_else() {
         list.extend(0o644_u16.to_le_bytes());
         list.extend(0_u64.to_le_bytes());
         list.extend(Hash::of(b"").as_bytes());
-        // As a file it can be shared, so that the node says that it has it.
+        // The manifest is shared as a file, so that the node answers lookups of its hash.
         let hash = lying.share(write(&from, "list", &list)).await.unwrap().shared.hash;
         let right = honest(&list, usize::MAX);
         let size = list.len() as u64;
-        lie(&lying, move |request| match request {
+        answer_with(&lying, move |request| match request {
             Request::Describe { .. } => {
                 let (kind, name) = (FileKind::Folder, "folder".parse().unwrap());
                 (
@@ -489,14 +490,14 @@ async fn the_list_of_a_folder_leads_nowhere_else() {
 }
 
 #[tokio::test]
-async fn a_fetch_that_is_dropped_is_gone_on_with() {
+async fn a_dropped_fetch_is_continued_by_the_next() {
     let (ann, hanging) = (node("ann").await, node("hanging").await);
     link(&ann, &hanging).await;
     let (from, to) = (folder(), folder());
     let content = content();
     let hash = hanging.share(write(&from, "file", &content)).await.unwrap().shared.hash;
     let right = honest(&content, 2);
-    lie(&hanging, move |request| (right(request).0, true));
+    answer_with(&hanging, move |request| (right(request).0, true));
     let download = ann.fetch(FetchRequest::new(hash).to(to.path()).foreground());
     let mut progress = download.progress();
     let begun = async { while progress.next().await.unwrap().done <= PIECE {} };
@@ -504,13 +505,13 @@ async fn a_fetch_that_is_dropped_is_gone_on_with() {
         fetched = download => panic!("{fetched:?}"),
         () = begun => {}
     }
-    assert!(ann.files().downloads().is_empty(), "it ends with its handle");
-    assert_eq!(parts(&to), 1, "what came is kept");
-    // The next goes on from it: the pieces that are there are not asked for again.
+    assert!(ann.files().downloads().is_empty(), "a foreground fetch ends with its handle");
+    assert_eq!(parts(&to), 1, "received pieces are kept");
+    // The next fetch continues it, and does not request the pieces that are there.
     let right = honest(&content, usize::MAX);
     let (asked, pieces) = (Arc::new(AtomicUsize::new(0)), PieceList::of(&content).count());
     let counting = asked.clone();
-    lie(&hanging, move |request| {
+    answer_with(&hanging, move |request| {
         if let Request::Data { count, .. } = request {
             counting.fetch_add(usize::from(count), Ordering::SeqCst);
         }
@@ -519,7 +520,7 @@ async fn a_fetch_that_is_dropped_is_gone_on_with() {
     let fetched =
         within("the fetch", ann.fetch(FetchRequest::new(hash).to(to.path()))).await.unwrap();
     assert!(std::fs::read(&fetched.path).unwrap() == content);
-    // The last piece is asked for again: it proves the size.
+    // Only the last piece may be requested again, as it proves the size.
     assert!((asked.load(Ordering::SeqCst) as u64) < pieces, "{asked:?} of {pieces}");
     assert_eq!(tree(to.path()).len(), 1, "nothing else is left");
     shutdown([&ann, &hanging]).await;
@@ -542,7 +543,7 @@ async fn the_download_folder_can_be_changed_while_the_node_runs() {
     assert_eq!(
         fetch(FetchRequest::new(two).to(first.join("x"))).await,
         first.join("x"),
-        "a path is a path"
+        "an explicit path takes precedence"
     );
     shutdown([&a, &b]).await;
 }

@@ -1,4 +1,4 @@
-//! The actions of a handler by itself, and those from outside in its place.
+//! Handlers: their timers, requests and replies, and calls into them from outside.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,11 +12,11 @@ use tokio::sync::mpsc;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Reports the timers that expire.
+/// A handler that reports the timers that expire.
 struct Clock {
     expired: mpsc::UnboundedSender<TimerId>,
     failed: mpsc::UnboundedSender<ActionId>,
-    /// Cancelled when the first timer expires.
+    /// The timer to cancel when the first one expires.
     cancels: Option<TimerId>,
 }
 
@@ -76,7 +76,7 @@ async fn timers_over_the_limit_fail() {
     assert_eq!(failed.recv().await, None);
 }
 
-/// Sets a timer whenever one expires, and logs what it is called for.
+/// A handler that sets a timer whenever one expires, and logs its calls.
 struct Restless(Arc<Mutex<Vec<&'static str>>>);
 
 impl Handler for Restless {
@@ -104,53 +104,53 @@ async fn no_timer_expires_once_a_node_stops() {
     assert_eq!(log.iter().position(|called| *called == "stop"), Some(log.len() - 1), "{log:?}");
 }
 
-/// Counts what others broadcast.
+/// A handler that counts the broadcasts of other nodes.
 #[derive(Default)]
-struct Ears(usize);
+struct BroadcastCounter(usize);
 
-impl Handler for Ears {
+impl Handler for BroadcastCounter {
     fn node_broadcast(&mut self, _: &mut Context<'_>, _: peerkit::Broadcast) {
         self.0 += 1;
     }
 }
 
 #[tokio::test]
-async fn a_handler_is_reached_from_outside() {
-    let ann = builder("ann").handler(Ears::default()).spawn().await.unwrap();
-    let bob = builder("bob").handler(Ears::default()).spawn().await.unwrap();
+async fn a_handler_is_called_from_outside() {
+    let ann = builder("ann").handler(BroadcastCounter::default()).spawn().await.unwrap();
+    let bob = builder("bob").handler(BroadcastCounter::default()).spawn().await.unwrap();
     link(&bob, &ann).await;
     let mut events = ann.events();
-    let name = bob.with(|_: &mut Ears, cx| {
+    let name = bob.with(|_: &mut BroadcastCounter, cx| {
         cx.broadcast("news", "some");
         cx.name().to_owned()
     });
     assert_eq!(name.await.unwrap(), "bob");
     expect(&mut events, "node_broadcast").await;
-    assert_eq!(ann.with(|ears: &mut Ears, _| ears.0).await.unwrap(), 1);
+    assert_eq!(ann.with(|counter: &mut BroadcastCounter, _| counter.0).await.unwrap(), 1);
 
     let other = ann.with(|_: &mut Restless, _| ()).await.unwrap_err();
     assert!(matches!(other, Error::OtherHandler { .. }));
     let text = other.to_string();
-    assert!(text.contains("Restless") && text.contains("Ears"), "{text}");
+    assert!(text.contains("Restless") && text.contains("BroadcastCounter"), "{text}");
     ann.shutdown().await;
-    let stopped = ann.with(|ears: &mut Ears, _| ears.0).await;
+    let stopped = ann.with(|counter: &mut BroadcastCounter, _| counter.0).await;
     assert!(matches!(stopped, Err(Error::Stopped)));
     bob.shutdown().await;
 
     let cid = node("cid").await;
-    assert!(matches!(cid.with(|_: &mut Ears, _| ()).await, Err(Error::NoHandler)));
+    assert!(matches!(cid.with(|_: &mut BroadcastCounter, _| ()).await, Err(Error::NoHandler)));
     cid.shutdown().await;
 }
 
-/// Answers requests, and reports the outcomes of its own.
+/// A handler that answers requests, and reports the outcomes of its own requests.
 struct Answers {
-    heard: String,
+    messages: String,
     outcomes: mpsc::UnboundedSender<(ActionId, Result<String, String>)>,
 }
 
 impl Handler for Answers {
     fn node_message(&mut self, _: &mut Context<'_>, _: &Peer, message: Message) {
-        self.heard += message.as_text().unwrap();
+        self.messages += message.as_text().unwrap();
     }
 
     fn node_request(
@@ -162,9 +162,9 @@ impl Handler for Answers {
     ) -> Result<Message, Refusal> {
         let text = request.as_text().unwrap();
         match name {
-            "heard" => Ok(format!("{text} {} {}", peer.name(), self.heard).into()),
+            "messages" => Ok(format!("{text} {} {}", peer.name(), self.messages).into()),
             "function" => Ok("the handler".into()),
-            "panic" => panic!("as it was asked to"),
+            "panic" => panic!("as requested"),
             "peers" => Ok(cx.peers().len().to_string().into()),
             "fail" => Err(Refusal::Failed("not today".into())),
             _ => Err(Refusal::NoHandler),
@@ -190,7 +190,7 @@ type Outcomes = mpsc::UnboundedReceiver<(ActionId, Result<String, String>)>;
 
 async fn answering(name: &str, config: Config) -> (Node, Outcomes) {
     let (outcomes, receiver) = mpsc::unbounded_channel();
-    let handler = Answers { heard: String::new(), outcomes };
+    let handler = Answers { messages: String::new(), outcomes };
     let builder = Node::builder().name(name).listen("127.0.0.1:0").config(config);
     (builder.handler(handler).spawn().await.unwrap(), receiver)
 }
@@ -203,7 +203,7 @@ async fn a_handler_answers_requests_in_their_order_among_messages() {
     let peer = link(&bob, &ann).await;
     bob.send(&peer, "one ").await.unwrap();
     bob.send(&peer, "two").await.unwrap();
-    let reply = bob.request(&peer, "heard", "hm").await.unwrap();
+    let reply = bob.request(&peer, "messages", "hm").await.unwrap();
     assert_eq!(reply.as_text(), Some("hm bob one two"));
     let reply = bob.request(&peer, "function", "").await.unwrap();
     assert_eq!(reply.as_text(), Some("the function"));
@@ -218,7 +218,7 @@ async fn a_handler_answers_requests_in_their_order_among_messages() {
     let event = expect(&mut events, "node_handler_panicked").await;
     assert!(matches!(event, Event::NodeHandlerPanicked { event: "node_request", .. }));
     let reply = bob.request(&peer, "peers", "").await.unwrap();
-    assert_eq!(reply.as_text(), Some("1"), "the handler goes on");
+    assert_eq!(reply.as_text(), Some("1"), "the handler still works after the panic");
     ann.shutdown().await;
     bob.shutdown().await;
 }
@@ -240,7 +240,7 @@ async fn a_handler_gets_replies_and_failures_of_its_requests() {
     assert_eq!((action, outcome), (late, Err("no answer within 50 ms".into())));
     hasty.shutdown().await;
 
-    let asked = ann.with(|_: &mut Answers, cx| cx.request(id, "heard", "hello")).await.unwrap();
+    let asked = ann.with(|_: &mut Answers, cx| cx.request(id, "messages", "hello")).await.unwrap();
     let (action, outcome) = within("the reply", outcomes.recv()).await.unwrap();
     assert_eq!((action, outcome), (asked, Ok("hello ann ".into())));
     let asked = ann.with(|_: &mut Answers, cx| cx.request(id, "fail", "")).await.unwrap();
@@ -253,7 +253,7 @@ async fn a_handler_gets_replies_and_failures_of_its_requests() {
     let error = outcome.unwrap_err();
     assert!(error.contains("ended") || error.contains("no node that"), "{error}");
     until("the link is gone", || ann.peers().is_empty()).await;
-    ann.with(|_: &mut Answers, cx| cx.request(id, "heard", "")).await.unwrap();
+    ann.with(|_: &mut Answers, cx| cx.request(id, "messages", "")).await.unwrap();
     let (_, outcome) = within("the failure", outcomes.recv()).await.unwrap();
     let error = outcome.unwrap_err();
     assert!(error.contains("no node that"), "{error}");

@@ -1,4 +1,4 @@
-//! Links over real sockets on loopback.
+//! The life of one link, from the dial to the disconnect.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ async fn node(name: &str) -> Node {
     Node::builder().name(name).listen("127.0.0.1:0").spawn().await.unwrap()
 }
 
-/// The next event of that name, within two minutes.
+/// Returns the next event of that name, which has to come within two minutes.
 async fn expect(events: &mut peerkit::Events, name: &str) -> Event {
     let waiting = async {
         while let Some(event) = events.next().await {

@@ -1,10 +1,10 @@
-//! Nodes that talk over real sockets on loopback.
+//! Tests of nodes that talk over real sockets on loopback.
 
 #![allow(clippy::unwrap_used)]
 
-// Written for the tests of `hostile`, and good for one of these too.
 mod actions;
 mod addresses;
+// The tests of the network's owner forge frames with the attacker of the `hostile` tests.
 #[path = "../hostile/attacker/mod.rs"]
 mod attacker;
 mod changed;

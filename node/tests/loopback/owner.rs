@@ -28,13 +28,13 @@ async fn is_up(node: &Node) -> bool {
 }
 
 #[tokio::test]
-async fn the_owner_stops_all_that_joined() {
+async fn the_owner_stops_all_members() {
     let genesis = builder("genesis").owner(owner()).spawn().await.unwrap();
     assert_eq!(genesis.network().owner(), Some(owner().id()));
     let mut nodes = vec![genesis];
     for n in 1..10 {
         let node = node(&format!("n{n}")).await;
-        // Each learns it from the one that it joins through.
+        // Each node learns the owner from the node that it joins through.
         node.join(&[at(&nodes[n / 2]).into()]).await.unwrap();
         until("it knows the owner", || node.network().owner() == Some(owner().id())).await;
         nodes.push(node);
@@ -43,7 +43,7 @@ async fn the_owner_stops_all_that_joined() {
     assert!(matches!(refused, Error::NotOwner(id) if id == owner().id()), "{refused:?}");
     assert!(is_up(&nodes[0]).await);
 
-    // The key serves at any node.
+    // A node with the owner's key can give the order from any place in the network.
     let with_key = builder("owner").owner(owner()).spawn().await.unwrap();
     with_key.join(&[at(&nodes[9]).into()]).await.unwrap();
     nodes.push(with_key);
@@ -51,14 +51,14 @@ async fn the_owner_stops_all_that_joined() {
     nodes[10].network().shutdown().await.unwrap();
     for (node, events) in nodes.iter().zip(&mut events) {
         within("the node has stopped", node.stopped()).await;
-        let told = expect(events, "node_shutdown_ordered").await;
-        assert!(matches!(told, Event::NodeShutdownOrdered { owner: by } if by == owner().id()));
+        let ordered = expect(events, "node_shutdown_ordered").await;
+        assert!(matches!(ordered, Event::NodeShutdownOrdered { owner: by } if by == owner().id()));
         expect(events, "node_request_to_stop").await;
     }
 }
 
 #[tokio::test]
-async fn a_network_without_an_owner_can_not_be_stopped() {
+async fn a_network_without_an_owner_cannot_be_stopped() {
     let (a, b) = (node("a").await, node("b").await);
     a.join(&[at(&b).into()]).await.unwrap();
     assert_eq!((a.network().owner(), b.network().owner()), (None, None));
@@ -71,7 +71,7 @@ async fn a_network_without_an_owner_can_not_be_stopped() {
     let refused = expect(&mut events, "node_shutdown_refused").await;
     let Event::NodeShutdownRefused { peer, why } = refused else { panic!() };
     assert_eq!((peer.id(), why.contains("no owner")), (late.id(), true), "{why}");
-    within("who gave the order stops", late.stopped()).await;
+    within("the node that gave the order stops", late.stopped()).await;
     assert!(is_up(&a).await && is_up(&b).await);
     shutdown([&a, &b]).await;
 }
@@ -85,7 +85,7 @@ async fn forged_orders_stop_no_node_and_are_not_passed_on() {
     let mut in_the_owners_name = ShutdownOrder::sign(&other, "peerkit", now(), [1; 16]);
     in_the_owners_name.owner = owner().id();
     let forged = [
-        ("somebody else's", order(&other, "peerkit", now())),
+        ("by another key", order(&other, "peerkit", now())),
         ("in the owner's name", encoded(&Frame::ShutdownOrder(in_the_owners_name))),
         ("for another network", order(&owner(), "other", now())),
     ];
@@ -99,10 +99,13 @@ async fn forged_orders_stop_no_node_and_are_not_passed_on() {
         let Event::NodeShutdownRefused { peer, .. } = refused else { panic!() };
         assert_eq!(peer.id(), attacker.id(), "{what}");
         tokio::time::sleep(Duration::from_millis(1100)).await;
-        assert!(victim.peer(attacker.id()).is_some(), "{what}: a fault of whoever passed it on?");
+        assert!(
+            victim.peer(attacker.id()).is_some(),
+            "{what}: the peer is not blamed, as it may only pass the order on"
+        );
     }
     assert!(is_up(&victim).await);
-    // Signed by the owner, but of yesterday, before the node's start, or of tomorrow.
+    // Orders signed by the owner, but yesterday, before the node's start, or tomorrow.
     let day = 24 * 60 * 60 * 1000;
     for time in [now() - day, now() - 60_000, now() + day] {
         behind.send_raw(&order(&owner(), "peerkit", time)).await;
@@ -157,7 +160,11 @@ async fn a_recorded_order_stops_no_node_after_a_restart() {
     drop(victim);
     let given: NodeId = crate::attacker::key().id();
     let victim = state("victim").owner_id(given).spawn().await.unwrap();
-    assert_eq!(victim.network().owner(), Some(given), "what the user says goes before");
+    assert_eq!(
+        victim.network().owner(),
+        Some(given),
+        "the owner given by the user takes precedence"
+    );
     let both = state("both").owner(owner()).owner_id(given).spawn().await;
     assert!(matches!(both, Err(Error::OwnerMismatch { .. })));
     shutdown([&victim]).await;
@@ -177,7 +184,7 @@ async fn a_stranger_that_connects_is_not_believed() {
     shutdown([&victim, &usurper]).await;
 }
 
-/// An identity that no node can hold would keep the true owner out for ever.
+/// If a node accepted an identity that no key matches, the true owner would be locked out for ever.
 #[tokio::test]
 async fn a_key_that_no_node_can_hold_is_not_the_owner() {
     let mut small_order = [0; 32];

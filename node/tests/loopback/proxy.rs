@@ -1,4 +1,4 @@
-//! A TCP proxy that can fall silent without closing anything: a pulled cable.
+//! A TCP proxy that can fall silent without closing its connections, like a pulled cable.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Forwards all that connects to it to `to`.
+    /// Forwards all connections to `to`.
     pub(crate) async fn new(to: SocketAddr) -> Self {
         Self::late(to, Duration::ZERO).await
     }

@@ -1,4 +1,4 @@
-//! Requests: each ends with a reply or with an error that says why there is none.
+//! Requests: each ends with a reply, or with an error that names the reason.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::common::*;
 use peerkit::{Compression, Config, Error, Message, Node, Reason, Refusal};
 use tokio::sync::{Semaphore, mpsc};
 
-/// A node that asks, and one that answers.
+/// Starts two linked nodes: a requester, and one with the settings `config` that answers.
 async fn pair(config: Config) -> (Node, Node) {
     let asking = node("asking").await;
     let answering = builder("answering").config(config).spawn().await.unwrap();
@@ -34,7 +34,7 @@ async fn a_request_is_answered_in_both_directions() {
         let reply = answering.request(asking.id(), "echo", content.clone()).await.unwrap();
         assert_eq!(reply, content);
     }
-    // A handler may be replaced.
+    // Serving a name again replaces its handler.
     answering.serve("whoami", |_, _| async { Ok::<_, Infallible>(Message::text("changed")) });
     let reply = asking.request(answering.id(), "whoami", "").await.unwrap();
     assert_eq!(reply.as_text(), Some("changed"));
@@ -65,18 +65,18 @@ async fn a_node_that_does_not_answer_names_the_reason() {
     assert!(why.contains("1001 bytes"), "{why}");
     let long = "n".repeat(1000);
     assert!(matches!(asking.request(to, &long, "").await, Err(Error::NameTooLong { .. })));
-    let nobody = node("nobody").await;
-    let unlinked = asking.request(nobody.id(), "x", "").await;
-    assert!(matches!(unlinked, Err(Error::NotFound(id)) if id == nobody.id()), "{unlinked:?}");
+    let stranger = node("stranger").await;
+    let unlinked = asking.request(stranger.id(), "x", "").await;
+    assert!(matches!(unlinked, Err(Error::NotFound(id)) if id == stranger.id()), "{unlinked:?}");
     assert!(matches!(asking.request(asking.id(), "x", "").await, Err(Error::ThisNode)));
-    // None of that has hurt the link.
+    // None of these failures has ended the link.
     assert_eq!(refusal("fail").await, Refusal::Failed("out of paper".into()));
     assert_eq!(answering.peers().len(), 1);
-    shutdown([&asking, &answering, &nobody]).await;
+    shutdown([&asking, &answering, &stranger]).await;
 }
 
 #[tokio::test]
-async fn a_busy_node_says_so_and_answers_later() {
+async fn a_busy_node_refuses_and_answers_later_requests() {
     let mut config = Config::default();
     config.max_requests_per_peer = 2;
     let (asking, answering) = pair(config).await;
@@ -108,7 +108,7 @@ async fn a_busy_node_says_so_and_answers_later() {
     shutdown([&asking, &answering]).await;
 }
 
-/// Tells when it is dropped.
+/// A guard that reports when it is dropped.
 struct Dropped(mpsc::UnboundedSender<()>);
 
 impl Drop for Dropped {
@@ -175,7 +175,7 @@ async fn a_request_ends_with_its_link() {
     assert_eq!(peer, to);
     within("the end", drops.recv()).await.unwrap();
 
-    // The asking side's own will.
+    // The requester ends the link.
     until("the link is gone", || asking.peers().is_empty() && answering.peers().is_empty()).await;
     link(&asking, &answering).await;
     let request = ask();
@@ -185,7 +185,7 @@ async fn a_request_ends_with_its_link() {
     assert!(matches!(lost, Err(Error::LinkLost { .. })), "{lost:?}");
     within("the end", drops.recv()).await.unwrap();
 
-    // A crash.
+    // The answering node crashes.
     let elsewhere = Elsewhere::new();
     let crashing = elsewhere.run(builder("crashing").spawn()).await.unwrap();
     let (mut starts, _) = never(&crashing);
@@ -218,7 +218,7 @@ async fn many_requests_at_once_each_get_their_own_reply() {
     let (asking, answering) = pair(Config::default()).await;
     answering.serve("square", |_, message| async move {
         let n: u64 = message.to_json()?;
-        // Replies come in another order than their requests.
+        // Some replies take longer, so they come in another order than their requests.
         for _ in 0..n % 7 {
             tokio::task::yield_now().await;
         }
@@ -245,12 +245,12 @@ async fn many_requests_at_once_each_get_their_own_reply() {
     shutdown([&asking, &answering]).await;
 }
 
-/// A node that no other node can dial.
-async fn hidden(name: &str) -> Node {
+/// Starts a node that does not listen, so that it cannot be dialled.
+async fn without_listener(name: &str) -> Node {
     Node::builder().name(name).spawn().await.unwrap()
 }
 
-/// Three nodes in a line: the first asks the last, which it has no link with.
+/// Links both nodes to a third one between them, which it returns.
 async fn line(asking: &Node, answering: &Node) -> Node {
     let between = node("between").await;
     link(asking, &between).await;
@@ -259,7 +259,7 @@ async fn line(asking: &Node, answering: &Node) -> Node {
 }
 
 #[tokio::test]
-async fn a_node_without_a_link_is_dialled_and_asked() {
+async fn a_request_to_a_node_without_a_link_dials_it() {
     let (asking, answering) = (node("asking").await, node("answering").await);
     let between = line(&asking, &answering).await;
     answering.serve("whoami", |peer, _| async move {
@@ -274,8 +274,9 @@ async fn a_node_without_a_link_is_dialled_and_asked() {
 }
 
 #[tokio::test]
-async fn nodes_that_can_not_be_dialled_ask_each_other_through_others() {
-    let (asking, answering) = (hidden("asking").await, hidden("answering").await);
+async fn requests_to_nodes_that_cannot_be_dialled_are_relayed() {
+    let (asking, answering) =
+        (without_listener("asking").await, without_listener("answering").await);
     let between = line(&asking, &answering).await;
     let to = answering.id();
     echo(&answering);
@@ -303,11 +304,12 @@ async fn nodes_that_can_not_be_dialled_ask_each_other_through_others() {
 
 #[tokio::test]
 async fn a_relayed_request_times_out() {
-    let (asking, answering) = (hidden("asking").await, hidden("answering").await);
+    let (asking, answering) =
+        (without_listener("asking").await, without_listener("answering").await);
     let between = line(&asking, &answering).await;
     let (mut starts, _) = never(&answering);
     let to = answering.id();
-    // Finding the way takes longer on a busy machine.
+    // Finding a route takes longer on a busy machine.
     for seconds in (4..).step_by(4) {
         let brief = Duration::from_secs(seconds);
         let late = asking.request_within(to, "never", "", brief).await;

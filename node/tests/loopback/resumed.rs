@@ -1,4 +1,4 @@
-//! Downloads that a restarted node takes up again: they wait for a source, whatever comes first.
+//! Downloads that a restarted node resumes. They wait until a source is there.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use peerkit::{Config, DownloadState, DownloadStatus, FetchRequest, Hash, Node, R
 use peerkit_proto::files::PIECE;
 use tempfile::TempDir;
 
-/// A node with a state folder, one download at work at a time, and little patience.
+/// Starts a node with a state folder, one running download at a time, and little patience.
 async fn start(folder: &TempDir) -> Node {
     let mut config = Config::default();
     config.max_downloads = 1;
@@ -28,7 +28,7 @@ fn of(node: &Node, hash: Hash) -> DownloadStatus {
 }
 
 #[tokio::test]
-async fn a_download_by_hash_waits_for_a_link_and_goes_on() {
+async fn a_download_by_hash_waits_for_a_link_and_continues() {
     let folder = tempfile::tempdir().unwrap();
     let film = folder.path().join("from/film.bin");
     let content = write(&film, 1, 12);
@@ -40,7 +40,7 @@ async fn a_download_by_hash_waits_for_a_link_and_goes_on() {
     let hashes = [file, tree];
     let bob = start(&folder).await;
     link(&bob, &ann).await;
-    // One after the other, as only one is at work at a time.
+    // One after the other, as only one runs at a time.
     for hash in hashes {
         bob.set_rates(RateLimits { download: 8 << 20, ..RateLimits::default() });
         let get = FetchRequest::new(hash).into_folder(folder.path().join("to"));
@@ -57,7 +57,7 @@ async fn a_download_by_hash_waits_for_a_link_and_goes_on() {
 
     let bob = start(&folder).await;
     let events = bob.events();
-    // The running download finds no source, and makes room for the other one, which finds none either.
+    // The running download finds no source and makes room for the other one, which finds none either.
     until("both wait", || {
         let waits = |hash| of(&bob, hash).state == DownloadState::Waiting;
         hashes.into_iter().all(waits)
@@ -68,7 +68,7 @@ async fn a_download_by_hash_waits_for_a_link_and_goes_on() {
         assert_eq!((now.total, &now.name), (before.total, &before.name));
         assert!(now.state.is_under_way() && now.error.is_none(), "{now:?}");
     }
-    // A node that has nothing of it changes nothing.
+    // A link to a node without the content changes nothing.
     let cid = node("cid").await;
     link(&cid, &bob).await;
     link(&bob, &ann).await;
@@ -88,7 +88,7 @@ async fn a_download_by_hash_waits_for_a_link_and_goes_on() {
 }
 
 #[tokio::test]
-async fn a_download_of_which_nothing_came_waits_as_well() {
+async fn a_download_without_any_piece_waits_as_well() {
     let folder = tempfile::tempdir().unwrap();
     let film = folder.path().join("from/film.bin");
     let content = write(&film, 3, 2);
@@ -114,7 +114,7 @@ async fn a_download_of_which_nothing_came_waits_as_well() {
     // Finished downloads are not started again, nor those that were given up without a piece.
     let bob = start(&folder).await;
     assert!(bob.files().downloads().is_empty());
-    let nothing = bob.fetch(FetchRequest::new(Hash::of(b"nobody has it")));
+    let nothing = bob.fetch(FetchRequest::new(Hash::of(b"no node has it")));
     within("it fails", nothing).await.unwrap_err();
     shutdown([&bob]).await;
     drop(bob);
@@ -123,9 +123,9 @@ async fn a_download_of_which_nothing_came_waits_as_well() {
     shutdown([&bob, &ann]).await;
 }
 
-/// A part that was removed meanwhile is not said to be there.
+/// A part that was removed while the node was down is not reported as present.
 #[tokio::test]
-async fn what_is_gone_from_disk_is_not_counted() {
+async fn pieces_removed_from_disk_are_not_counted() {
     let folder = tempfile::tempdir().unwrap();
     let film = folder.path().join("from/film.bin");
     write(&film, 4, 8);
@@ -145,7 +145,7 @@ async fn what_is_gone_from_disk_is_not_counted() {
 }
 
 #[tokio::test]
-async fn a_second_get_takes_up_what_the_first_has_left() {
+async fn a_second_fetch_continues_the_first() {
     let folder = tempfile::tempdir().unwrap();
     let film = folder.path().join("from/film.bin");
     let content = write(&film, 5, 12);
@@ -162,7 +162,7 @@ async fn a_second_get_takes_up_what_the_first_has_left() {
     let kept = of(&bob, hash).done;
     assert!(kept > 2 * PIECE);
     let second = bob.fetch(get());
-    within("so is the second", second).await.unwrap_err();
+    within("the second is given up as well", second).await.unwrap_err();
     assert_eq!(bob.files().downloads().len(), 1);
     assert_eq!(of(&bob, hash).done, kept);
     shutdown([&bob]).await;
@@ -204,7 +204,7 @@ async fn downloads_of_one_content_are_all_kept() {
             .collect::<Vec<_>>()
     };
     let bob = start(&folder).await;
-    // That the node stopped has paused none of them.
+    // The stop of the node has paused none of them.
     assert_eq!(paused(&bob), [false; 3]);
     let third = bob.files().download(hash).unwrap().pause().await.unwrap();
     assert_eq!(third.path.as_deref(), Some(&*folder.path().join("one")));
@@ -215,9 +215,9 @@ async fn downloads_of_one_content_are_all_kept() {
     shutdown([&bob, &ann]).await;
 }
 
-/// A user need not wait for the end of a rest, nor for a link.
+/// Resuming a waiting download retries at once, without waiting for the next retry or for a link.
 #[tokio::test]
-async fn a_download_that_waits_goes_on_at_once_when_it_is_resumed() {
+async fn a_waiting_download_retries_at_once_when_it_is_resumed() {
     let folder = tempfile::tempdir().unwrap();
     let film = folder.path().join("from/film.bin");
     let content = write(&film, 9, 2);
@@ -234,19 +234,22 @@ async fn a_download_that_waits_goes_on_at_once_when_it_is_resumed() {
 
     let bob = start(&folder).await;
     until("it waits", || of(&bob, hash).state == DownloadState::Waiting).await;
-    let resting = std::time::Instant::now();
+    let waiting_since = std::time::Instant::now();
     let ann = Node::builder().name("ann").listen(address).spawn().await.unwrap();
     ann.share(&film).await.unwrap();
     bob.files().download(hash).unwrap().resume().await.unwrap();
     until("it is done", || of(&bob, hash).state == DownloadState::Done).await;
-    assert!(resting.elapsed() < std::time::Duration::from_secs(60), "a rest takes a minute");
+    assert!(
+        waiting_since.elapsed() < std::time::Duration::from_secs(60),
+        "the next retry would come after a minute"
+    );
     assert!(std::fs::read(folder.path().join("to/film.bin")).unwrap() == content);
     shutdown([&bob, &ann]).await;
 }
 
-/// Each of several restored downloads has its turn, and time to find the source.
+/// Each of several restored downloads gets its turn, and time to find the source.
 #[tokio::test]
-async fn restored_downloads_of_one_content_all_end() {
+async fn restored_downloads_of_one_content_all_complete() {
     let folder = tempfile::tempdir().unwrap();
     let film = folder.path().join("from/film.bin");
     let content = write(&film, 7, 2);
@@ -282,9 +285,9 @@ async fn restored_downloads_of_one_content_all_end() {
     shutdown([&bob, &ann]).await;
 }
 
-/// A source that is being dialled is waited for, however short the patience is.
+/// A fetch waits for a source that is being dialled, however short its patience is.
 #[tokio::test]
-async fn a_source_that_answers_late_is_waited_for() {
+async fn a_fetch_waits_for_a_source_that_answers_late() {
     let folder = tempfile::tempdir().unwrap();
     let film = folder.path().join("from/film.bin");
     let content = write(&film, 8, 1);

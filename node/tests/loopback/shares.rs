@@ -1,4 +1,4 @@
-//! Whom what is shared is for, as others see it.
+//! Access to shares, as seen by other nodes.
 
 use std::path::PathBuf;
 
@@ -43,14 +43,14 @@ async fn a_share_for_named_nodes_is_found_and_fetched_by_them() {
         within("the refusal", cid.fetch(FetchRequest::new(album.shared.hash).to(to.path()))).await;
     assert!(matches!(refused, Err(Error::NoSource(hash)) if hash == album.shared.hash));
 
-    // To everyone from now on.
+    // Sharing it again without names opens it to everyone.
     bob.share(from.path().join("album")).await.unwrap();
     assert_eq!(found(&cid, "txt").await, ["open.txt", "song.txt"]);
     shutdown([&ann, &bob, &cid]).await;
 }
 
 #[tokio::test]
-async fn a_ticket_has_all_that_it_takes() {
+async fn a_ticket_has_all_that_a_fetch_needs() {
     let (ann, bob) = (node("ann").await, node("bob").await);
     link(&ann, &bob).await;
     let from = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! One fetch from many sources: honest ones, and those that have a part, lie, stall or vanish.
+//! One fetch from many sources: honest ones, and ones that have a part, lie, stall or vanish.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -19,23 +19,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The behaviour of a hand-written source. The default is honest and has everything.
 #[derive(Debug, Clone, Default)]
-struct Ways {
-    /// The pieces that it has, where it does not have all.
+struct Behaviour {
+    /// The pieces that it has; `None` for all.
     holds: Option<BTreeSet<u64>>,
-    /// The piece that it sends altered.
+    /// The piece that it alters.
     bad: Option<u64>,
-    /// It hangs up after so many pieces, and is gone.
+    /// The number of pieces after which it closes its streams.
     dies_after: Option<usize>,
-    /// It sends no pieces, and does not say why.
+    /// It sends no pieces, and no reason.
     silent: bool,
-    /// So many bytes more than there are it claims.
+    /// The number of bytes that it adds to the true size.
     claims: u64,
 }
 
-/// Starts a node that behaves like this when `content` is fetched from it.
+/// A node that shares one file and answers fetches of it by a [`Script`].
 struct Source {
     node: Node,
-    /// The pieces that it has sent, in their order.
+    /// The pieces that it has sent, in order.
     sent: Sent,
     _folder: TempDir,
 }
@@ -43,18 +43,18 @@ struct Source {
 struct Script {
     content: Vec<u8>,
     list: PieceList,
-    ways: Ways,
+    ways: Behaviour,
     sent: Sent,
 }
 
 type Sent = Arc<Mutex<Vec<u64>>>;
 
 impl Source {
-    async fn new(name: &str, content: &[u8], ways: Ways) -> Self {
+    async fn new(name: &str, content: &[u8], ways: Behaviour) -> Self {
         let (node, folder) = (node(name).await, tempfile::tempdir().unwrap());
         let path = folder.path().join("file");
         std::fs::write(&path, content).unwrap();
-        // So that it says that it has it.
+        // The node shares the file, so that it answers lookups of its hash.
         node.share(path).await.unwrap();
         let (sent, list) = (Sent::default(), PieceList::of(content));
         let content = content.to_vec();
@@ -88,7 +88,7 @@ async fn serve(mut stream: Stream, script: Arc<Script>) {
 }
 
 impl Script {
-    /// The answer; `None` ends the stream.
+    /// Returns the answer to a request; `None` ends the stream.
     fn answer(&self, request: Request) -> Option<Vec<u8>> {
         Some(match request {
             Request::Describe { .. } => {
@@ -118,7 +118,7 @@ impl Script {
                         out.extend(Answer::Refused(FileRefusal::NotFound).encode());
                         break;
                     }
-                    // The last piece proves the size: also the silent say that much.
+                    // The last piece proves the size. Silent sources send it, else they would be dropped.
                     let is_proof = count == 1 && index == self.list.count() - 1;
                     if self.ways.silent && !is_proof {
                         break;
@@ -156,9 +156,9 @@ fn content(pieces: u64, over: usize) -> Vec<u8> {
     Chance(pieces).bytes((pieces * PIECE) as usize + over)
 }
 
-/// A node linked to all of them.
+/// Starts a node that is linked to all of `sources`.
 async fn fetcher(sources: &[Source]) -> Node {
-    // All sources are linked before it begins.
+    // Short patience is enough, as all sources are linked before the fetch begins.
     let mut config = Config::default();
     config.download_patience = Duration::from_secs(1);
     let ann = builder("ann").config(config).spawn().await.unwrap();
@@ -174,14 +174,14 @@ async fn end(ann: Node, sources: Vec<Source>) {
 }
 
 #[tokio::test]
-async fn all_sources_send_their_part() {
+async fn all_sources_send_a_part() {
     let content = content(24, 5);
     let mut sources = Vec::new();
     for name in ["a", "b", "c"] {
-        sources.push(Source::new(name, &content, Ways::default()).await);
+        sources.push(Source::new(name, &content, Behaviour::default()).await);
     }
     let ann = fetcher(&sources).await;
-    // So slow that no single one has sent it all before the others are there.
+    // Slow enough that no source has sent all before the others begin.
     ann.set_rates(RateLimits { peer_download: 512 << 10, ..RateLimits::default() });
     let to = tempfile::tempdir().unwrap();
     let all_send = async {
@@ -195,24 +195,24 @@ async fn all_sources_send_their_part() {
     assert_eq!(fetched.sources.len(), 3);
     let sent: Vec<usize> = sources.iter().map(Source::sent).collect();
     assert!(sent.iter().all(|sent| (1..=24).contains(sent)), "{sent:?}");
-    assert!(sent.iter().sum::<usize>() <= 48, "not all comes twice: {sent:?}");
+    assert!(sent.iter().sum::<usize>() <= 48, "most pieces are sent once: {sent:?}");
     end(ann, sources).await;
 }
 
 #[tokio::test]
-async fn a_silent_source_holds_nothing_up() {
+async fn silent_sources_do_not_delay_a_fetch() {
     let content = content(6, 5);
-    let silent = Ways { silent: true, ..Ways::default() };
+    let silent = Behaviour { silent: true, ..Behaviour::default() };
     let sources = vec![
         Source::new("silent", &content, silent.clone()).await,
-        Source::new("honest", &content, Ways::default()).await,
+        Source::new("honest", &content, Behaviour::default()).await,
         Source::new("mute", &content, silent).await,
     ];
     let ann = fetcher(&sources).await;
     let to = tempfile::tempdir().unwrap();
     let fetching = ann.fetch(FetchRequest::new(Hash::of(&content)).to(to.path()));
     let fetched = tokio::time::timeout(Duration::from_secs(25), fetching).await;
-    let fetched = fetched.expect("far sooner than a silent source is given up").unwrap();
+    let fetched = fetched.expect("the fetch ends long before a silent source is given up").unwrap();
     assert!(std::fs::read(&fetched.path).unwrap() == content);
     end(ann, sources).await;
 }
@@ -220,9 +220,11 @@ async fn a_silent_source_holds_nothing_up() {
 #[tokio::test]
 async fn a_source_of_a_bad_piece_is_dropped_and_named() {
     let content = content(8, 5);
-    let bad = Ways { bad: Some(3), holds: Some((0..4).collect()), ..Ways::default() };
-    let most =
-        Ways { holds: Some((0..9).filter(|piece| *piece != 3).collect()), ..Ways::default() };
+    let bad = Behaviour { bad: Some(3), holds: Some((0..4).collect()), ..Behaviour::default() };
+    let most = Behaviour {
+        holds: Some((0..9).filter(|piece| *piece != 3).collect()),
+        ..Behaviour::default()
+    };
     let mut sources =
         vec![Source::new("bad", &content, bad).await, Source::new("most", &content, most).await];
     let ann = fetcher(&sources).await;
@@ -236,8 +238,8 @@ async fn a_source_of_a_bad_piece_is_dropped_and_named() {
     let event = expect(&mut events, "node_source_dropped").await;
     let peerkit::Event::NodeSourceDropped { source, .. } = event else { panic!() };
     assert_eq!(source, sources[0].node.id());
-    // With a third one it is whole, and the liar is named in the result.
-    sources.push(Source::new("whole", &content, Ways::default()).await);
+    // With a third source the fetch completes, and its result names the liar.
+    sources.push(Source::new("whole", &content, Behaviour::default()).await);
     link(&ann, &sources[2].node).await;
     let fetched =
         within("the fetch", ann.fetch(FetchRequest::new(hash).to(to.path()))).await.unwrap();
@@ -249,13 +251,13 @@ async fn a_source_of_a_bad_piece_is_dropped_and_named() {
 #[tokio::test]
 async fn a_lie_about_the_size_is_found_out_by_an_honest_source() {
     let content = content(5, 7);
-    let liar = Ways { claims: 3, ..Ways::default() };
+    let liar = Behaviour { claims: 3, ..Behaviour::default() };
     let sources = vec![
         Source::new("liar", &content, liar).await,
-        Source::new("honest", &content, Ways::default()).await,
+        Source::new("honest", &content, Behaviour::default()).await,
     ];
     let ann = fetcher(&sources).await;
-    // Either may be the first to be asked.
+    // Either source may be asked first, so repeat.
     for n in 0..6 {
         let to = tempfile::tempdir().unwrap();
         let fetched =
@@ -274,8 +276,8 @@ async fn a_partial_holder_serves_what_it_has() {
     let hash = Hash::of(&content);
     // The only source of the second half vanishes after half of it was fetched by bob; ann gets
     // it from bob, which does not have all of it.
-    let first = Ways { holds: Some((0..6).collect()), ..Ways::default() };
-    let second = Ways { holds: Some((6..13).collect()), ..Ways::default() };
+    let first = Behaviour { holds: Some((0..6).collect()), ..Behaviour::default() };
+    let second = Behaviour { holds: Some((6..13).collect()), ..Behaviour::default() };
     let mut sources = vec![Source::new("second", &content, second).await];
     let (bob, to_bob) = (node("bob").await, tempfile::tempdir().unwrap());
     link(&bob, &sources[0].node).await;
@@ -299,10 +301,10 @@ async fn a_partial_holder_serves_what_it_has() {
 
 /// A follower of a fetch may still be served from the finished file, but not once that is changed.
 #[tokio::test]
-async fn what_was_fetched_and_changed_is_not_served_as_what_it_was() {
+async fn a_fetched_file_that_was_changed_is_not_served_under_its_old_hash() {
     let content = content(4, 5);
     let hash = Hash::of(&content);
-    let sources = vec![Source::new("a", &content, Ways::default()).await];
+    let sources = vec![Source::new("a", &content, Behaviour::default()).await];
     let bob = fetcher(&sources).await;
     let to = tempfile::tempdir().unwrap();
     let fetched =
@@ -325,7 +327,7 @@ async fn what_was_fetched_and_changed_is_not_served_as_what_it_was() {
 async fn a_download_is_paused_resumed_and_cancelled() {
     let content = content(16, 5);
     let hash = Hash::of(&content);
-    let sources = vec![Source::new("a", &content, Ways::default()).await];
+    let sources = vec![Source::new("a", &content, Behaviour::default()).await];
     let ann = fetcher(&sources).await;
     ann.set_rates(RateLimits { download: 8 << 20, ..RateLimits::default() });
     let to = tempfile::tempdir().unwrap();
@@ -344,7 +346,10 @@ async fn a_download_is_paused_resumed_and_cancelled() {
     assert!(again <= 17 - paused[0].done / PIECE, "{again} pieces, with {paused:?}");
     assert_eq!(ann.files().downloads()[0].state, DownloadState::Done);
     download.cancel().await.unwrap();
-    assert!(ann.files().downloads().is_empty(), "what is done is listed no more");
+    assert!(
+        ann.files().downloads().is_empty(),
+        "a finished download that is cancelled is no longer listed"
+    );
     assert!(fetched.path.exists());
 
     ann.set_rates(RateLimits { download: 4 << 20, ..RateLimits::default() });
@@ -362,10 +367,10 @@ async fn a_download_is_paused_resumed_and_cancelled() {
 }
 
 #[tokio::test]
-async fn what_is_there_already_is_not_fetched() {
+async fn a_file_that_exists_is_not_fetched_again() {
     let content = content(7, 5);
     let hash = Hash::of(&content);
-    let sources = vec![Source::new("a", &content, Ways::default()).await];
+    let sources = vec![Source::new("a", &content, Behaviour::default()).await];
     let ann = fetcher(&sources).await;
     let to = tempfile::tempdir().unwrap();
     let get = FetchRequest::new(hash).into_folder(to.path());
@@ -373,7 +378,7 @@ async fn what_is_there_already_is_not_fetched() {
     let first = fetch(&get).await.unwrap().path;
     let sent = sources[0].sent();
 
-    // Under its own name, and under the one that it gets where something else has that.
+    // The file is found under its own name, and under the numbered one that it gets if that is taken.
     for there in [first.clone(), first.with_file_name("file (1)")] {
         std::fs::rename(&first, &there).unwrap();
         if there != first {
@@ -383,7 +388,7 @@ async fn what_is_there_already_is_not_fetched() {
         }
         let fetched = fetch(&get).await.unwrap();
         assert_eq!((fetched.path, fetched.bytes), (there, content.len() as u64));
-        assert!(fetched.sources.is_empty(), "nobody sent any of it");
+        assert!(fetched.sources.is_empty(), "no source sent any of it");
         assert_eq!(sources[0].sent(), sent);
     }
 
@@ -401,17 +406,17 @@ async fn what_is_there_already_is_not_fetched() {
 }
 
 #[tokio::test]
-async fn a_download_goes_on_after_a_restart() {
+async fn a_download_continues_after_a_restart() {
     let content = content(16, 5);
     let hash = Hash::of(&content);
-    let source = Source::new("a", &content, Ways::default()).await;
+    let source = Source::new("a", &content, Behaviour::default()).await;
     let (state, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let ann = builder("ann").state(state.path()).spawn().await.unwrap();
     ann.set_rates(RateLimits { download: 8 << 20, ..RateLimits::default() });
     let get = FetchRequest::new(hash).into_folder(to.path()).from(at(&source.node).into());
     let download = ann.fetch(get);
     until("some of it", || download.status().done > 4 * PIECE).await;
-    // One that is paused stays so, and is known by its name.
+    // A paused download stays paused over a restart, and keeps its name.
     let at_pause = (download.pause().await.unwrap().done, source.sent());
     shutdown([&ann]).await;
     drop((ann, download));
@@ -440,11 +445,11 @@ async fn a_download_goes_on_after_a_restart() {
 }
 
 #[tokio::test]
-async fn more_downloads_than_may_be_wait_for_their_turn() {
+async fn downloads_over_the_limit_wait_for_their_turn() {
     let (one, two) = (content(4, 1), content(5, 2));
     let sources = vec![
-        Source::new("a", &one, Ways::default()).await,
-        Source::new("b", &two, Ways::default()).await,
+        Source::new("a", &one, Behaviour::default()).await,
+        Source::new("b", &two, Behaviour::default()).await,
     ];
     let mut config = Config::default();
     config.max_downloads = 1;
@@ -467,33 +472,34 @@ async fn more_downloads_than_may_be_wait_for_their_turn() {
     end(ann, sources).await;
 }
 
-fn ways(count: u64) -> impl Strategy<Value = Ways> {
+fn behaviours(count: u64) -> impl Strategy<Value = Behaviour> {
     let pieces = proptest::collection::btree_set(0..count, 0..count as usize + 1);
     let holds = prop_oneof![1 => Just(None), 2 => pieces.prop_map(Some)];
     let bad = prop_oneof![3 => Just(None), 1 => (0..count).prop_map(Some)];
     let dies_after = prop_oneof![3 => Just(None), 1 => (0usize..8).prop_map(Some)];
-    (holds, bad, dies_after).prop_map(|(holds, bad, dies_after)| Ways {
+    (holds, bad, dies_after).prop_map(|(holds, bad, dies_after)| Behaviour {
         holds,
         bad,
         dies_after,
-        ..Ways::default()
+        ..Behaviour::default()
     })
 }
 
-/// A size, and some sources of it.
-fn cases() -> impl Strategy<Value = (usize, Vec<Ways>)> {
+/// Returns a strategy of file sizes, each with the behaviour of some sources.
+fn cases() -> impl Strategy<Value = (usize, Vec<Behaviour>)> {
     let p = PIECE as usize;
     let sizes = prop::sample::select(vec![0, 1, p - 1, p, p + 1, 2 * p, 5 * p + 123]);
     sizes.prop_flat_map(|size| {
         let count = (size as u64).div_ceil(PIECE).max(1);
-        (Just(size), proptest::collection::vec(ways(count), 1..4))
+        (Just(size), proptest::collection::vec(behaviours(count), 1..4))
     })
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// Whatever the sources have, send and do: the file is equal, or the fetch says why not.
+    /// Whatever the sources have, send and do, the fetched file is equal or the fetch fails. It may
+    /// fail only if honest sources lack a piece.
     #[test]
     fn the_file_is_equal_or_there_is_an_error((size, ways) in cases()) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -507,8 +513,8 @@ proptest! {
             let to = tempfile::tempdir().unwrap();
             let fetched = within("the fetch", ann.fetch(FetchRequest::new(Hash::of(&content)).to(to.path()))).await;
             let count = (size as u64).div_ceil(PIECE);
-            let honest = |ways: &&Ways| ways.bad.is_none() && ways.dies_after.is_none();
-            let has = |ways: &Ways, piece: u64| ways.holds.as_ref().is_none_or(|h| h.contains(&piece));
+            let honest = |ways: &&Behaviour| ways.bad.is_none() && ways.dies_after.is_none();
+            let has = |ways: &Behaviour, piece: u64| ways.holds.as_ref().is_none_or(|h| h.contains(&piece));
             let reachable = (0..count).all(|piece| ways.iter().filter(honest).any(|w| has(w, piece)));
             // A source with the last piece can prove the size.
             let provable = ways.iter().filter(honest).any(|w| has(w, count.max(1) - 1));
@@ -524,7 +530,7 @@ proptest! {
 #[tokio::test]
 async fn a_handle_of_a_paused_download_ends_with_the_node() {
     let content = content(8, 5);
-    let sources = vec![Source::new("a", &content, Ways::default()).await];
+    let sources = vec![Source::new("a", &content, Behaviour::default()).await];
     let ann = fetcher(&sources).await;
     ann.set_rates(RateLimits { download: 4 << 20, ..RateLimits::default() });
     let to = tempfile::tempdir().unwrap();
@@ -549,7 +555,7 @@ async fn a_handle_of_a_paused_download_ends_with_the_node() {
 async fn all_handles_of_a_download_get_its_result() {
     let content = content(2, 5);
     let hash = Hash::of(&content);
-    let sources = vec![Source::new("a", &content, Ways::default()).await];
+    let sources = vec![Source::new("a", &content, Behaviour::default()).await];
     let ann = fetcher(&sources).await;
     let to = tempfile::tempdir().unwrap();
     let first = ann.fetch(FetchRequest::new(hash).into_folder(to.path()));

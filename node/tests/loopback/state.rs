@@ -39,7 +39,7 @@ async fn a_node_is_the_same_after_a_restart() {
     }
     second.shutdown().await;
     drop(second);
-    // A key that is given goes before the one in the folder.
+    // A key that the user gives takes precedence over the one in the folder.
     let key = Key::from_secret(&[7; 32]);
     let third = with_state("a", &folder).key(key.clone()).spawn().await.unwrap();
     assert_eq!(third.id(), key.id());
@@ -51,7 +51,7 @@ async fn a_node_is_the_same_after_a_restart() {
 }
 
 #[tokio::test]
-async fn what_was_shared_is_shared_again() {
+async fn shares_are_restored_after_a_restart() {
     let folder = folder();
     let path = folder.path().join("file.txt");
     std::fs::write(&path, "content").unwrap();
@@ -88,7 +88,7 @@ async fn what_was_shared_is_shared_again() {
 }
 
 #[tokio::test]
-async fn a_node_finds_back_through_those_it_knew() {
+async fn a_restarted_node_rejoins_through_known_peers() {
     let folder = folder();
     let (b, c) = (node("b").await, node("c").await);
     let first = with_state("a", &folder).spawn().await.unwrap();
@@ -107,7 +107,7 @@ async fn a_node_finds_back_through_those_it_knew() {
     assert!(of_b.last_seen > 1_700_000_000_000);
 
     let again = with_state("a", &folder).spawn().await.unwrap();
-    assert!(again.peers().is_empty(), "a link is made only when it is asked for");
+    assert!(again.peers().is_empty(), "a start makes no link by itself");
     let peers = again.network().rejoin(1).await.unwrap();
     assert_eq!((peers.len(), again.peers().len()), (1, 1));
     let peers = again.network().rejoin(10).await.unwrap();
@@ -115,7 +115,7 @@ async fn a_node_finds_back_through_those_it_knew() {
     again.shutdown().await;
     drop(again);
 
-    // One of them is gone: the other will do.
+    // One of the known peers is down. The other one is enough.
     b.shutdown().await;
     let again = with_state("a", &folder).spawn().await.unwrap();
     let peers = again.network().rejoin(10).await.unwrap();
@@ -124,7 +124,7 @@ async fn a_node_finds_back_through_those_it_knew() {
 }
 
 #[tokio::test]
-async fn known_peers_travel_as_json() {
+async fn known_peers_are_saved_and_loaded_as_json() {
     let folder = folder();
     let file = folder.path().join("peers.json");
     let (a, b) = (node("a").await, node("b").await);
@@ -175,7 +175,7 @@ async fn a_second_node_on_the_same_folder_fails_with_the_reason() {
     let text = second.to_string();
     assert!(text.contains("another node uses the state folder"), "{text}");
     assert!(text.contains(&*folder.path().to_string_lossy()), "{text}");
-    // The first does not mind.
+    // The first node is not affected.
     let other = node("other").await;
     link(&other, &first).await;
     shutdown([&first, &other]).await;
@@ -211,8 +211,8 @@ async fn a_stopped_node_frees_its_folder_although_handles_remain() {
     let first = with_state("a", &folder).spawn().await.unwrap();
     first.shutdown().await;
     let mark = folder.path().join("state/state.redb.closed");
-    assert!(mark.exists(), "the next start would check the whole file");
-    // `first` is still there.
+    assert!(mark.exists(), "without the mark the next start would check the whole file");
+    // The handle `first` still exists.
     let second = with_state("a", &folder).spawn().await.unwrap();
     assert_eq!(second.id(), first.id());
     assert!(!mark.exists());
@@ -222,7 +222,7 @@ async fn a_stopped_node_frees_its_folder_although_handles_remain() {
 }
 
 #[tokio::test]
-async fn a_file_of_peers_is_merged_and_checked() {
+async fn a_peers_file_is_merged_and_checked() {
     let folder = folder();
     let (a, b) = (node("a").await, node("b").await);
     let mut events = b.events();
@@ -246,8 +246,8 @@ async fn a_file_of_peers_is_merged_and_checked() {
     }
 
     let c = node("c").await;
-    let nobody = format!("01{}", "00".repeat(31));
-    let json = serde_json::json!([{"id": nobody, "addresses": [address]}]);
+    let no_key = format!("01{}", "00".repeat(31));
+    let json = serde_json::json!([{"id": no_key, "addresses": [address]}]);
     std::fs::write(&file, json.to_string()).unwrap();
     let error = c.network().load_peers(&file).await.unwrap_err();
     assert!(matches!(error, Error::PeersFile { .. }), "{error:?}");
@@ -256,10 +256,10 @@ async fn a_file_of_peers_is_merged_and_checked() {
     c.shutdown().await;
 }
 
-/// The state folders in `tests/fixtures`, which the programs of each version have made: see
+/// Runs on the state folders in `tests/fixtures`, which the program of each version has made with
 /// `tests/fixtures/record-state`.
 #[tokio::test]
-async fn a_node_goes_on_from_the_state_of_every_version() {
+async fn a_node_starts_from_the_state_of_every_version() {
     let ids = [1, 2].map(|n| Key::from_secret(&[n; 32]).id());
     for version in [1, 2] {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR"))

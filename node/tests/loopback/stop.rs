@@ -1,4 +1,4 @@
-//! Stopping: a goodbye, nothing lost, and nothing left behind.
+//! Stopping a node: peers get a goodbye, no message is lost, and nothing is left behind.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,7 @@ fn stopping(event: Event) {
     assert_eq!(link_end, LinkEnd { reason: Reason::Stopping, by_peer: true });
 }
 
-/// Reads to the end of the stream, which comes when the node has stopped.
+/// Reads the events to their end, which comes when the node has stopped. Returns their names.
 async fn to_the_end(events: &mut Events) -> Vec<&'static str> {
     let mut names = Vec::new();
     while let Some(event) = within("the end of the events", events.next()).await {
@@ -27,7 +27,7 @@ async fn to_the_end(events: &mut Events) -> Vec<&'static str> {
 }
 
 #[tokio::test]
-async fn peers_hear_a_goodbye_and_all_is_over() {
+async fn peers_get_a_goodbye_and_a_stopped_node_refuses_all_calls() {
     let a = builder("a").config(without_deadlines()).spawn().await.unwrap();
     let (b, c) = (node("b").await, node("c").await);
     link(&a, &b).await;
@@ -38,7 +38,7 @@ async fn peers_hear_a_goodbye_and_all_is_over() {
     stopping(expect(&mut to_b, "inbound_node_disconnected").await);
     stopping(expect(&mut to_c, "outbound_node_disconnected").await);
     let names = to_the_end(&mut to_a).await;
-    let count = |name: &str| names.iter().filter(|told| **told == name).count();
+    let count = |name: &str| names.iter().filter(|found| **found == name).count();
     assert_eq!(count("node_request_to_stop"), 1);
     assert_eq!(count("node_disconnect_with_inbound_node"), 1);
     assert_eq!(count("node_disconnect_with_outbound_node"), 1);
@@ -50,7 +50,7 @@ async fn peers_hear_a_goodbye_and_all_is_over() {
     let again = Node::builder().listen(address).spawn().await.unwrap();
     link(&b, &again).await;
 
-    // A node that has stopped says so, and never hangs.
+    // Every call on a stopped node fails at once, and none hangs.
     a.stopped().await;
     assert!(a.peers().is_empty());
     assert!(matches!(a.connect(at(&b)).await, Err(Error::Stopped)));
@@ -63,7 +63,7 @@ async fn peers_hear_a_goodbye_and_all_is_over() {
 }
 
 #[tokio::test]
-async fn what_is_queued_still_arrives() {
+async fn queued_messages_still_arrive() {
     for stop in 0..3 {
         let (a, b) = (node("a").await, node("b").await);
         link(&a, &b).await;
@@ -85,7 +85,7 @@ async fn what_is_queued_still_arrives() {
 }
 
 #[tokio::test]
-async fn shutdown_may_be_called_often_and_at_once() {
+async fn shutdown_may_be_called_repeatedly_and_concurrently() {
     let (a, b) = (node("a").await, node("b").await);
     link(&a, &b).await;
     let calls = (0..10).map(|_| {
@@ -106,7 +106,7 @@ async fn the_last_handle_stops_the_node() {
     let address = at(&a);
     let clone = a.clone();
     drop(a);
-    assert!(clone.ping(b.id()).await.is_ok(), "a clone is as good");
+    assert!(clone.ping(b.id()).await.is_ok(), "a clone keeps the node running");
     drop(clone);
     stopping(expect(&mut to_b, "inbound_node_disconnected").await);
     assert!(to_the_end(&mut to_a).await.contains(&"node_request_to_stop"));
@@ -116,7 +116,7 @@ async fn the_last_handle_stops_the_node() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_may_be_stopped_from_within() {
-    // From a request's handler.
+    // The handler of a request stops its node.
     let (a, b) = (node("a").await, node("b").await);
     link(&a, &b).await;
     let stopping = b.clone();
@@ -131,7 +131,7 @@ async fn a_node_may_be_stopped_from_within() {
     assert!(matches!(asked, Err(Error::LinkLost { .. } | Error::Request(_))), "{asked:?}");
     within("the stop", b.stopped()).await;
 
-    // From the handler of events, which hands it to a task.
+    // The handler of events stops its node from a task, as a handler can't await.
     let cell = Arc::new(OnceLock::<Node>::new());
     let own = cell.clone();
     let b = builder("b").callback(move |_, event| {
@@ -149,7 +149,7 @@ async fn a_node_may_be_stopped_from_within() {
 }
 
 #[tokio::test]
-async fn the_last_words_of_a_handler_arrive() {
+async fn messages_of_a_handler_on_stop_arrive() {
     let a = builder("a").callback(|cx, event| {
         if matches!(event, Event::NodeRequestToStop) {
             cx.send_to_nodes("farewell", &[]);
@@ -181,11 +181,11 @@ async fn titles(events: &mut Events, count: usize) -> Vec<String> {
     titles
 }
 
-/// One call of a handler asks for more than the actor takes at once, and stops the node.
-// One thread: the actor takes none of it before the node is to stop.
+/// One call of a handler starts more actions than the mailbox of the actor holds, and stops the node.
+// One thread: the actor takes none of them before the handler stops the node.
 #[tokio::test]
-async fn what_a_handler_asked_for_before_a_stop_is_done() {
-    // 1,024 orders fit into the actor's queue; the rest waits behind it.
+async fn actions_of_a_handler_before_a_stop_are_carried_out() {
+    // 1,024 commands fit into the actor's mailbox. The rest waits behind it.
     const COUNT: usize = 1_200;
     let a = builder("a").callback(|cx, event| {
         if let Event::NodeMessage { .. } = event {
@@ -203,9 +203,9 @@ async fn what_a_handler_asked_for_before_a_stop_is_done() {
     a.stopped().await;
 }
 
-/// At one byte a second all but the first of these broadcasts would take a day.
+/// At one byte a second, all broadcasts but the first would take a day.
 #[tokio::test]
-async fn broadcasts_that_wait_for_their_limit_go_out_before_a_stop() {
+async fn broadcasts_delayed_by_the_rate_limit_are_sent_before_a_stop() {
     let mut config = Config::default();
     config.broadcast_rate = 1;
     let a = builder("a").config(config).callback(|cx, event| {
@@ -227,7 +227,7 @@ async fn broadcasts_that_wait_for_their_limit_go_out_before_a_stop() {
 }
 
 #[tokio::test]
-async fn a_peer_that_does_not_answer_delays_no_stop() {
+async fn a_peer_that_does_not_answer_does_not_block_a_stop() {
     let elsewhere = Elsewhere::new();
     let (block, blocked) = std::sync::mpsc::channel::<()>();
     let blocking = builder("blocking").callback(move |_, event| {
@@ -249,8 +249,7 @@ async fn a_peer_that_does_not_answer_delays_no_stop() {
     drop(block);
 }
 
-/// What a handler owns is given back when its node has stopped and is dropped, though the handler
-/// holds its node.
+/// A stopped node that is dropped frees its handlers, although they hold the node.
 #[tokio::test]
 async fn a_stopped_node_is_freed_with_its_handlers() {
     let (a, b) = (node("a").await, node("b").await);
@@ -281,14 +280,14 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// Resident memory in bytes.
+/// Returns the resident memory of this process in bytes.
 #[cfg(target_os = "linux")]
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
-/// In a process of its own, so that other tests do not count: see below.
+/// Runs in a process of its own, so that other tests do not count: see below.
 #[cfg(target_os = "linux")]
 #[test]
 #[ignore = "run by a_thousand_rounds_leave_nothing"]
@@ -316,7 +315,7 @@ fn a_thousand_rounds() {
     rounds(ROUNDS);
     assert_eq!(descriptors(), open);
     let grown = resident().saturating_sub(memory);
-    // Alone on a machine it hardly grows; one leaked node a round would be a GiB.
+    // Without a leak memory hardly grows. One leaked node each round would take a GiB.
     assert!(grown < ROUNDS * (4 << 10), "{grown} bytes more after {ROUNDS} rounds");
 }
 

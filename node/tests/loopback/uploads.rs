@@ -1,4 +1,4 @@
-//! Events about uploads at the node that shares.
+//! Events about uploads, at the node that shares.
 
 use crate::common::*;
 use peerkit::{Event, Events, FetchRequest, Hash, Node, Peer, RateLimits, Upload, UploadTotals};
@@ -12,7 +12,7 @@ async fn completed(events: &mut Events) -> (Peer, Upload) {
     }
 }
 
-/// Ends a node; its last events must be no uploads.
+/// Stops a node and checks that no upload is among its last events.
 async fn end(node: &Node, mut events: Events) {
     shutdown([node]).await;
     while let Some(event) = events.next().await {
@@ -70,9 +70,9 @@ async fn a_node_knows_the_peers_that_have_fetched_its_files() {
     shutdown([&bob, &cid]).await;
 }
 
-/// The same content has several names: the upload has the one by which it was fetched.
+/// Shares one content under several names. The upload has the name by which it was fetched.
 #[tokio::test]
-async fn an_upload_has_the_name_that_was_asked_for() {
+async fn an_upload_has_the_requested_name() {
     let (ann, bob) = (node("ann").await, node("bob").await);
     let from = tempfile::tempdir().unwrap();
     let mut events = ann.events();
@@ -98,7 +98,7 @@ async fn an_upload_has_the_name_that_was_asked_for() {
         let upload = completed(&mut events).await.1;
         assert_eq!((upload.hash, &upload.name), (*hash, name));
     }
-    // By a name that it does not have here, or by its hash alone, it is the first of them.
+    // A fetch by an unknown name, or by the hash alone, counts under the first name.
     let hash = names[0].1;
     for wanted in [Some("other.bin"), None] {
         let to = tempfile::tempdir().unwrap();
@@ -114,7 +114,7 @@ async fn an_upload_has_the_name_that_was_asked_for() {
 }
 
 #[tokio::test]
-async fn what_was_stopped_is_not_complete_until_the_rest_came() {
+async fn a_paused_upload_is_complete_only_when_the_rest_is_sent() {
     let (ann, bob) = (node("ann").await, node("bob").await);
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut events = ann.events();
@@ -137,20 +137,20 @@ async fn what_was_stopped_is_not_complete_until_the_rest_came() {
     bob.files().download(hash).unwrap().resume().await.unwrap();
     within("the fetch", download).await.unwrap();
     let (peer, upload) = completed(&mut events).await;
-    // Nearly all: what was on its way when it was stopped was sent twice, and is counted once.
+    // Pieces on their way at the pause are sent twice, but counted once.
     assert_eq!((peer.id(), upload.bytes), (bob.id(), film.len() as u64));
     end(&ann, events).await;
     shutdown([&bob]).await;
 }
 
 #[tokio::test]
-async fn each_of_several_sources_tells_what_it_has_sent() {
+async fn each_of_several_sources_reports_its_upload() {
     let (ann, bob, cid) = (node("ann").await, node("bob").await, node("cid").await);
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut events = [ann.events(), cid.events()];
     let film = content(16);
     let hash = share(&ann, &from, "film.bin", &film).await;
-    // A file of its own: what is written again is not what was shared.
+    // A copy of its own: writing the shared file again would change it.
     let copy = tempfile::tempdir().unwrap();
     share(&cid, &copy, "film.bin", &film).await;
     for source in [&ann, &cid] {

@@ -243,12 +243,12 @@ fn replay_overlay(recording: &Recording, by: bool, key: Key) -> Done {
 }
 
 fn broadcasts(events: &[Event]) -> Vec<(String, String)> {
-    let heard = events.iter().filter_map(|event| match event {
+    let broadcasts = events.iter().filter_map(|event| match event {
         Event::NodeBroadcast { broadcast } => Some(broadcast),
         _ => None,
     });
     let text = |message: &Message| message.as_text().unwrap().to_owned();
-    heard.map(|broadcast| (broadcast.title.clone(), text(&broadcast.message))).collect()
+    broadcasts.map(|broadcast| (broadcast.title.clone(), text(&broadcast.message))).collect()
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn an_overlay_of_this_version_takes_the_recorded_side() {
         let is_search =
             |what: &QueryKind| matches!(what, QueryKind::Search(text) if text == "fixture*");
         assert!(bob.lookups.iter().any(is_search), "{:?}", bob.lookups);
-        // Answers to ann's query, and to her neighbour request.
+        // Answers to ann's query, and to its neighbour request.
         for kind in [0x21, 0x51] {
             assert!(bob.sent.contains(&kind), "{:02x?}", bob.sent);
         }

@@ -70,12 +70,12 @@ fn a_split_network_heals() {
 }
 
 #[test]
-fn nodes_that_can_not_be_dialled_are_reached() {
+fn nodes_that_cannot_be_dialled_are_reached() {
     holds(&scenario(include_str!("../../../simulations/nat.toml"), 80), 1..=2);
 }
 
 #[test]
-fn liars_do_not_part_the_honest() {
+fn liars_do_not_split_the_honest_nodes() {
     holds(&scenario(include_str!("../../../simulations/liars.toml"), 80), 1..=2);
 }
 
@@ -85,7 +85,7 @@ fn a_discovery_finds_exactly_what_there_is() {
 }
 
 #[test]
-fn a_seed_is_a_run() {
+fn a_seed_repeats_its_run() {
     let mut scenario = scenario(include_str!("../../../simulations/liars.toml"), 60);
     scenario.nat_percent = 30;
     scenario.jitter = Span(Duration::from_millis(5));
@@ -99,7 +99,7 @@ fn a_seed_is_a_run() {
 }
 
 #[test]
-fn what_does_not_hold_is_said() {
+fn failed_expectations_are_reported() {
     let mut scenario = scenario(include_str!("../../../simulations/join.toml"), 20);
     // No node can be in the network without a link, or have joined before it started.
     scenario.steps[0].expect.components = Some(3);

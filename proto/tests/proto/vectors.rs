@@ -242,7 +242,7 @@ fn a_direct_message() {
 }
 
 #[test]
-fn what_a_sealed_request_and_its_reply_hold() {
+fn the_contents_of_a_sealed_request_and_its_reply() {
     let packed = |value| Packed::plain(Message::json(&value).unwrap());
     let request = LetterContent::Request { id: 1, name: "sum".into(), body: packed(vec![1, 2]) };
     let answered = LetterContent::Reply { id: 1, outcome: Ok(packed(vec![3])) };

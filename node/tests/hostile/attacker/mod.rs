@@ -190,7 +190,7 @@ impl Attacker {
     pub async fn fault(&mut self) -> String {
         match self.end().await {
             End::Goodbye(Reason::Fault(text)) => text,
-            other => panic!("not told of a fault: {other:?}"),
+            other => panic!("no goodbye with a fault: {other:?}"),
         }
     }
 

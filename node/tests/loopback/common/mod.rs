@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use peerkit::{Builder, Config, Event, Events, Node, Peer};
 
-/// Long enough for any machine; a wait that takes it has failed.
+/// Time-out of every wait: long enough for any machine, so a wait that takes longer has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A node that listens on loopback.
+/// Returns a builder of a node that listens on loopback.
 pub(crate) fn builder(name: &str) -> Builder {
     let mut config = Config::default();
     config.download_patience = Duration::from_secs(5);
     Node::builder().name(name).listen("127.0.0.1:0").config(config)
 }
 
-/// Deadlines that no test lives to see: what waits for one of them takes longer than [`PATIENCE`].
+/// Returns settings whose deadlines are longer than [`PATIENCE`], so that a test fails if anything in
+/// it waits for one of them.
 pub(crate) fn without_deadlines() -> Config {
     const NEVER: Duration = Duration::from_secs(3600);
     let mut config = Config::default();
@@ -50,7 +51,7 @@ pub(crate) async fn within<T>(what: &str, future: impl IntoFuture<Output = T>) -
     }
 }
 
-/// Waits until something is so.
+/// Waits until `so` returns true.
 pub(crate) async fn until(what: &str, mut so: impl FnMut() -> bool) {
     within(what, async {
         while !so() {
@@ -64,7 +65,7 @@ pub(crate) async fn next(events: &mut Events) -> Event {
     within("an event", events.next()).await.expect("the events have ended")
 }
 
-/// The next event of that name; others are passed over.
+/// Returns the next event of that name, and skips all others.
 pub(crate) async fn expect(events: &mut Events, name: &str) -> Event {
     within(name, async {
         while let Some(event) = events.next().await {
@@ -77,7 +78,7 @@ pub(crate) async fn expect(events: &mut Events, name: &str) -> Event {
     .await
 }
 
-/// The content of the next message.
+/// Returns the content of the next message.
 pub(crate) async fn message(events: &mut Events) -> peerkit::Message {
     match expect(events, "node_message").await {
         Event::NodeMessage { message, .. } => message,
@@ -95,7 +96,7 @@ pub(crate) async fn shutdown<'n>(nodes: impl IntoIterator<Item = &'n Node>) {
     }
 }
 
-/// A runtime of its own for what may block, or is to end without a goodbye.
+/// A runtime of its own, for nodes that block or crash.
 pub(crate) struct Elsewhere(Option<tokio::runtime::Runtime>);
 
 impl Elsewhere {
@@ -104,7 +105,7 @@ impl Elsewhere {
         Self(Some(builder.worker_threads(2).enable_all().build().unwrap()))
     }
 
-    /// Runs a task there and waits for it here.
+    /// Runs a task on this runtime and waits for its result.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         task: impl Future<Output = T> + Send + 'static,
@@ -112,7 +113,7 @@ impl Elsewhere {
         self.0.as_ref().unwrap().spawn(task).await.unwrap()
     }
 
-    /// Ends all that runs there at once, as a crash would: its sockets are closed, nothing is said.
+    /// Ends all tasks of this runtime at once, as a crash would: sockets are closed without a goodbye.
     pub(crate) fn crash(mut self) {
         self.0.take().unwrap().shutdown_background();
     }
@@ -126,7 +127,7 @@ impl Drop for Elsewhere {
     }
 }
 
-/// Chance that is the same in every run: the splitmix64 generator.
+/// A generator of random numbers that are the same in every run: splitmix64.
 pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
