@@ -1,4 +1,4 @@
-//! Attacks over a link: by a peer that has said Hello, and then does what no node does.
+//! Attacks over a link, by a peer that has sent a valid Hello.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -282,7 +282,7 @@ async fn replies_pongs_and_cancels_without_a_request_change_nothing() {
     victim.unharmed().await;
 }
 
-/// Handlers that wait for ever, with a count of them.
+/// Serves `slow` with handlers that wait for ever. Returns a count of those that run.
 fn serve_slowly(victim: &Victim) -> Arc<AtomicUsize> {
     struct Running(Arc<AtomicUsize>);
     impl Drop for Running {
@@ -352,7 +352,7 @@ async fn requests_that_all_have_one_number_end_the_link() {
 /// The attacker sends pings and reads no pongs. Its control queue fills, and other peers are not
 /// affected.
 #[tokio::test]
-async fn a_peer_that_sends_requests_and_never_reads_is_disconnected() {
+async fn a_peer_that_sends_pings_and_never_reads_is_disconnected() {
     let mut config = config();
     config.control_queue = 64 << 10;
     let victim = Victim::with(config).await;

@@ -29,7 +29,7 @@ fn here(id: QueryId, node: NodeId) -> Frame {
 /// More queries than the table holds: one link fills its share of it. Each query is answered all the
 /// same, and queries of other nodes still run.
 #[tokio::test]
-async fn a_flood_of_queries_fills_its_share_of_the_table_and_no_more() {
+async fn a_flood_of_queries_fills_only_its_share_of_the_table() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
     // Queries that need no look-up, as there may be more of these.
@@ -44,7 +44,7 @@ async fn a_flood_of_queries_fills_its_share_of_the_table_and_no_more() {
 
 /// The number of look-ups for one link is limited, and other nodes can still search.
 #[tokio::test]
-async fn a_flood_of_searches_is_answered_and_not_looked_up() {
+async fn a_flood_of_searches_causes_few_lookups() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
     let started = std::time::Instant::now();
@@ -97,7 +97,7 @@ async fn a_flood_of_queries_does_not_disconnect_other_peers() {
             break;
         }
     }
-    assert!(victim.node.peer(other.id()).is_some(), "the other one has lost its link");
+    assert!(victim.node.peer(other.id()).is_some(), "the other peer has lost its link");
     drop((attacker, other));
     victim.unharmed().await;
 }

@@ -64,7 +64,7 @@ async fn plain_http_and_other_noise_is_turned_away() {
 
 /// p2pnetwork: the accept thread waits for each client's first bytes in turn.
 #[tokio::test]
-async fn silent_clients_and_a_dripping_one_do_not_keep_an_honest_node_out() {
+async fn silent_and_slow_clients_do_not_block_an_honest_node() {
     let mut config = config();
     config.handshake_timeout = Duration::from_secs(3600);
     let victim = Victim::with(config).await;
@@ -115,7 +115,7 @@ async fn pending_handshakes_are_bounded() {
 }
 
 #[tokio::test]
-async fn a_connection_that_stops_anywhere_ends_at_the_handshakes_deadline() {
+async fn an_unfinished_handshake_ends_at_its_deadline_at_any_stage() {
     let victim = Victim::new().await;
     let started = Instant::now();
     let mut in_tls = TcpStream::connect(victim.address()).await.unwrap();
@@ -219,7 +219,7 @@ async fn a_hello_that_does_not_fit_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_link_speaks_the_highest_common_version_and_says_what_is_off() {
+async fn a_link_speaks_the_highest_common_version_and_reports_disabled_features() {
     let victim = Victim::new().await;
     for (seed, versions, version) in [(50, (1, 1), 1), (51, (1, 2), 2), (52, (2, 9), 2)] {
         let peer = Key::from_secret(&[seed; 32]);
@@ -243,7 +243,7 @@ async fn a_link_speaks_the_highest_common_version_and_says_what_is_off() {
 
 /// The proof is bound to the TLS session, so a stolen proof is worthless in another session.
 #[tokio::test]
-async fn a_proof_of_the_secret_can_not_be_used_again() {
+async fn a_proof_of_the_secret_cannot_be_replayed() {
     let victim = Victim::guarded(SECRET).await;
     // An honest node dials the attacker and shows its proof.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -124,7 +124,7 @@ async fn the_streams_of_one_peer_are_limited() {
 
 /// A handler of streams that panics harms its stream alone.
 #[tokio::test]
-async fn a_stream_whose_handler_panics_ends() {
+async fn a_panic_of_a_stream_handler_ends_only_its_stream() {
     let victim = Victim::new().await;
     victim.node.serve_stream("panics", |_| async { panic!("on purpose") });
     for _ in 0..3 {
@@ -138,7 +138,7 @@ async fn a_stream_whose_handler_panics_ends() {
 
 /// A call-back's token travels through the network. Nodes that have seen it must not be able to use it.
 #[tokio::test]
-async fn a_call_backs_token_is_worth_nothing_to_others() {
+async fn the_token_of_a_call_back_is_useless_to_other_nodes() {
     let victim = Victim::new().await;
     let mut peer = Attacker::link(victim.address()).await;
     let opened = tokio::spawn({
@@ -150,7 +150,7 @@ async fn a_call_backs_token_is_worth_nothing_to_others() {
     let (_, thief) = Attacker::open(victim.address(), key(), &open).await;
     assert_eq!(thief, Some(NO_TOKEN));
     let (mut stream, answer) = Attacker::open(victim.address(), peer.key.clone(), &open).await;
-    assert_eq!(answer, Some(OPEN), "the one who was asked");
+    assert_eq!(answer, Some(OPEN), "the node that was asked for the call-back");
     // Now the victim names the protocol of the stream.
     let len = stream.stream.read_u32_le().await.unwrap() as usize;
     let mut said = vec![0; len];
@@ -263,7 +263,7 @@ async fn a_flood_of_unanswered_call_backs_is_bounded() {
 
 /// The dialled node accepts the stream, and then does not name a protocol.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_call_backs_that_are_answered_and_not_used_is_bounded() {
+async fn a_flood_of_unused_call_backs_is_bounded() {
     let victim = Victim::new().await;
     let key = key();
     let called = Called::new(key.clone(), true).await;
