@@ -1,9 +1,9 @@
-//! Times the hot pieces of a message's path, each alone: `cargo bench -p peerkit-bench --bench hot`.
+//! Times the hot steps of a message's path, each alone: `cargo bench -p peerkit-bench --bench hot`.
 
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
-use peerkit_bench::pieces::{Input, Piece, Work};
+use peerkit_bench::pieces::{HotRun, HotStep, Input};
 
 fn main() {
     let criterion = Criterion::default()
@@ -11,7 +11,7 @@ fn main() {
         .measurement_time(Duration::from_secs(3));
     let mut criterion = criterion.configure_from_args();
     let mut group = criterion.benchmark_group("hot");
-    for piece in Piece::ALL {
+    for piece in HotStep::ALL {
         let (mut work, mut input) = (piece.start(), Input::default());
         group.throughput(Throughput::Elements(work.messages()));
         group.bench_function(piece.name, |bencher| {
@@ -22,8 +22,8 @@ fn main() {
     criterion.final_summary();
 }
 
-/// How long one run takes, without what it takes to lay its input ready.
-fn time(work: &mut Work, input: &mut Input) -> Duration {
+/// Returns the time of one run, without the time to fill its input.
+fn time(work: &mut HotRun, input: &mut Input) -> Duration {
     work.fill(input);
     let started = Instant::now();
     let done = work.run(input);

@@ -1,5 +1,5 @@
-//! The broadcasts that the nodes of a network have received, and checks that they are those that were
-//! sent.
+//! Logs of the broadcasts that each node of a network received, and the check against those that
+//! were sent.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,34 +8,35 @@ use anyhow::{Result, ensure};
 
 use crate::messages::number;
 
-/// The broadcasts that one node has received. The node and the measurement share it.
+/// Broadcasts received by one node. Shared between the node and the measurement.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<Vec<Arrival>>>);
+pub(crate) struct BroadcastLog(Arc<Mutex<Vec<Delivery>>>);
 
-/// A received broadcast.
+/// One received broadcast.
 #[derive(Debug, Clone, Copy)]
-struct Arrival {
+struct Delivery {
     number: u64,
     at: Instant,
 }
 
-impl Log {
-    /// Notes that a broadcast has come now.
-    pub(crate) fn note(&self, message: &[u8]) {
-        // A broadcast without a number was never sent.
-        let arrival = Arrival { number: number(message).unwrap_or(u64::MAX), at: Instant::now() };
-        self.lock().push(arrival);
+impl BroadcastLog {
+    /// Records that a broadcast has just been received.
+    pub(crate) fn record(&self, message: &[u8]) {
+        // A message without a number was never broadcast; this number fails the check.
+        let deliveries =
+            Delivery { number: number(message).unwrap_or(u64::MAX), at: Instant::now() };
+        self.lock().push(deliveries);
     }
 
-    /// Returns the number of broadcasts received.
+    /// Returns how many broadcasts have been received.
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
     }
 
-    /// Takes the received broadcasts, and checks that they were sent from number `first` on, at the
-    /// times `sent`, and that each came at most once, in order if they are to be `ordered`. Puts the
-    /// latest time of each broadcast so far, and the number of nodes that received it, into `latest`,
-    /// which is as long as `sent`.
+    /// Empties the log and checks it against the broadcasts that were made from number `first` on,
+    /// at the times `sent`: each arrived at most once, and in order if `ordered`. Adds this node to
+    /// `latest`, which has one entry per broadcast: the number of nodes that received it, and its
+    /// longest delay so far.
     fn check(
         &self,
         first: u64,
@@ -43,14 +44,14 @@ impl Log {
         ordered: bool,
         latest: &mut [(usize, Duration)],
     ) -> Result<()> {
-        let mut arrivals = std::mem::take(&mut *self.lock());
+        let mut deliveries = std::mem::take(&mut *self.lock());
         if !ordered {
-            arrivals.sort_by_key(|arrival| arrival.number);
+            deliveries.sort_by_key(|deliveries| deliveries.number);
         }
         let mut before = None;
-        for Arrival { number, at } in arrivals {
-            ensure!(before != Some(number), "broadcast {number} came twice");
-            ensure!(before < Some(number), "broadcast {number} came after {before:?}");
+        for Delivery { number, at } in deliveries {
+            ensure!(before != Some(number), "broadcast {number} arrived twice");
+            ensure!(before < Some(number), "broadcast {number} arrived after {before:?}");
             before = Some(number);
             let index = number.checked_sub(first).and_then(|index| usize::try_from(index).ok());
             let index = index.filter(|index| *index < sent.len());
@@ -62,20 +63,20 @@ impl Log {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Arrival>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Delivery>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Empties the `logs`. Returns for each broadcast the time until the last of the nodes had it, shortest
-/// first; none if a node has not received all of them. They were sent from number `first` on, at the
-/// times `sent`.
+/// Empties the `logs` and returns for each broadcast the delay until the last node had it, shortest
+/// first. Returns `None` if some node did not receive all of them. The broadcasts were made from
+/// number `first` on, at the times `sent`.
 ///
 /// # Errors
-/// If a node has received a broadcast twice, or one that was not sent, or out of order if they are to
-/// be `ordered`.
-pub(crate) fn until_last(
-    logs: &[Log],
+/// Fails if a node received a broadcast twice, one that was not made, or (if `ordered`) out of
+/// order.
+pub(crate) fn times_to_last_node(
+    logs: &[BroadcastLog],
     first: u64,
     sent: &[Instant],
     ordered: bool,
@@ -84,18 +85,18 @@ pub(crate) fn until_last(
     for log in logs {
         log.check(first, sent, ordered, &mut latest)?;
     }
-    let everywhere = latest.iter().all(|(nodes, _)| *nodes == logs.len());
+    let complete = latest.iter().all(|(nodes, _)| *nodes == logs.len());
     let mut times: Vec<_> = latest.into_iter().map(|(_, last)| last).collect();
     times.sort_unstable();
-    Ok(everywhere.then_some(times))
+    Ok(complete.then_some(times))
 }
 
-/// The amounts that all nodes have received so far, as far as the system counts them.
+/// Totals of all nodes of a network; `None` for a number that the system does not report.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Received {
-    /// Broadcasts, including those that a node already had.
+pub(crate) struct NetworkTotals {
+    /// Received copies of broadcasts, duplicates included.
     pub copies: Option<u64>,
-    /// Bytes of all kinds.
+    /// Received bytes of all kinds.
     pub bytes: Option<u64>,
 }
 
@@ -103,10 +104,10 @@ pub(crate) struct Received {
 mod tests {
     use super::*;
 
-    fn log(numbers: &[u64]) -> Log {
-        let log = Log::default();
+    fn log(numbers: &[u64]) -> BroadcastLog {
+        let log = BroadcastLog::default();
         for number in numbers {
-            log.note(&number.to_le_bytes());
+            log.record(&number.to_le_bytes());
         }
         log
     }
@@ -114,11 +115,11 @@ mod tests {
     fn check(logs: &[&[u64]], ordered: bool) -> Result<Option<Vec<Duration>>> {
         let sent = [Instant::now(); 3];
         let logs: Vec<_> = logs.iter().map(|numbers| log(numbers)).collect();
-        until_last(&logs, 7, &sent, ordered)
+        times_to_last_node(&logs, 7, &sent, ordered)
     }
 
     #[test]
-    fn all_that_came_everywhere_have_a_time() {
+    fn broadcasts_that_reached_every_node_have_a_time() {
         assert_eq!(check(&[&[7, 8, 9], &[7, 8, 9]], true).unwrap().unwrap().len(), 3);
         assert_eq!(check(&[&[7, 8, 9], &[9, 7, 8]], false).unwrap().unwrap().len(), 3);
     }
@@ -128,26 +129,30 @@ mod tests {
         let sent = [Instant::now()];
         let early = log(&[0]);
         std::thread::sleep(Duration::from_millis(5));
-        let times = until_last(&[log(&[0]), early], 0, &sent, true).unwrap().unwrap();
+        let times = times_to_last_node(&[log(&[0]), early], 0, &sent, true).unwrap().unwrap();
         assert!(times[0] >= Duration::from_millis(5));
     }
 
     #[test]
-    fn one_that_is_missing_is_found() {
+    fn a_missing_broadcast_is_found() {
         assert_eq!(check(&[&[7, 8, 9], &[7, 9]], true).unwrap(), None);
         assert_eq!(check(&[&[7, 8, 9], &[]], true).unwrap(), None);
     }
 
     #[test]
-    fn what_should_not_come_is_found() {
+    fn a_wrong_broadcast_is_an_error() {
         assert!(check(&[&[7, 8, 8, 9]], true).is_err());
         assert!(check(&[&[7, 9, 8]], true).is_err());
         assert!(check(&[&[7, 8, 9, 7]], false).is_err());
         assert!(check(&[&[6]], false).is_err());
         assert!(check(&[&[10]], false).is_err());
-        assert!(until_last(&[Log::default(), log(&[])], 0, &[], true).unwrap().is_some());
-        let nameless = Log::default();
-        nameless.note(b"short");
-        assert!(until_last(&[nameless], 0, &[Instant::now()], true).is_err());
+        assert!(
+            times_to_last_node(&[BroadcastLog::default(), log(&[])], 0, &[], true)
+                .unwrap()
+                .is_some()
+        );
+        let unnumbered = BroadcastLog::default();
+        unnumbered.record(b"short");
+        assert!(times_to_last_node(&[unnumbered], 0, &[Instant::now()], true).is_err());
     }
 }

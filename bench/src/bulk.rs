@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinSet;
 
-/// Bytes of one write and of one read of bulk data.
+/// Bytes per write and read of bulk data.
 const CHUNK: usize = 64 << 10;
 
 /// A byte stream.
@@ -18,24 +18,24 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 /// A byte stream of any system.
 pub(crate) type Stream = Box<dyn Duplex>;
 
-/// Bulk data that are being sent. They end when this is dropped.
-pub(crate) struct Bulk {
+/// A transfer of bulk data. Ends when dropped.
+pub(crate) struct BulkTransfer {
     began: Instant,
     /// Bytes sent so far.
     pub(crate) sent: Arc<AtomicU64>,
-    /// Set to false to end.
+    /// False once the transfer is to end.
     pub(crate) going: Arc<AtomicBool>,
     sending: JoinSet<()>,
 }
 
-impl Bulk {
-    /// Creates it for bulk data that the caller sends while it is `going`. The caller adds to `sent`.
+impl BulkTransfer {
+    /// Starts a transfer whose data the caller sends: while `going` is true, adding to `sent`.
     pub(crate) fn new() -> Self {
         let (sent, going) = (Arc::default(), Arc::new(AtomicBool::new(true)));
         Self { began: Instant::now(), sent, going, sending: JoinSet::new() }
     }
 
-    /// Sends as much as possible into `stream`.
+    /// Sends as much as possible on `stream`.
     pub(crate) fn pump(mut stream: Stream) -> Self {
         let mut bulk = Self::new();
         let sent = bulk.sent.clone();
@@ -48,20 +48,20 @@ impl Bulk {
         bulk
     }
 
-    /// Returns the rate so far, in MB a second.
+    /// Returns the average rate so far, in MB/s.
     pub(crate) fn mb_per_s(&self) -> f64 {
         self.sent.load(Ordering::Relaxed) as f64 / 1e6 / self.began.elapsed().as_secs_f64()
     }
 }
 
-impl Drop for Bulk {
+impl Drop for BulkTransfer {
     fn drop(&mut self) {
         self.going.store(false, Ordering::Relaxed);
     }
 }
 
-/// Reads `stream` to its end.
-pub(crate) async fn swallow(mut stream: Stream) {
+/// Reads `stream` to its end and discards the data.
+pub(crate) async fn discard(mut stream: Stream) {
     let mut buffer = vec![0; CHUNK];
     while let Ok(1..) = stream.read(&mut buffer).await {}
 }

@@ -1,4 +1,4 @@
-//! The files of the workloads, and the folder for them.
+//! The files to send, and the temporary folder for them.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -9,38 +9,39 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// The folder on Linux whose files are in memory.
+/// Folder on Linux whose files are kept in memory.
 const MEMORY: &str = "/dev/shm";
 
-/// Bytes that the largest workload of `all` needs there: a source of 1 GiB, files of other workloads,
-/// and the copies of twenty receivers.
+/// Bytes that `all` needs there: a source of 1 GiB, the sources of the other workloads, and the
+/// copies of twenty fetchers.
 const NEEDED: u64 = 6 << 30;
 
-/// Age of a file that is not taken to be changing any more, so that it is not hashed again when it is
-/// sent. peerkit needs 2 s.
+/// Age at which peerkit no longer takes a file for one that is still being written. It waits 2 s; a
+/// younger file would be hashed again when it is sent.
 const SETTLED: Duration = Duration::from_millis(2500);
 
-/// Bytes of one write.
+/// Bytes per write.
 const BLOCK: usize = 1 << 20;
 
-/// Distance of the blocks of data in a sparse file, in bytes.
+/// Distance between the blocks of data in a sparse file, in bytes.
 const MARKS: u64 = 1 << 30;
 
-/// A folder for files. Dropping it removes it.
-pub(crate) struct Place(PathBuf);
+/// A temporary folder for files. Dropping it removes it.
+pub(crate) struct TempFolder(PathBuf);
 
-impl Place {
-    /// Creates it in `folder`, or in memory if no folder is given and there is room.
+impl TempFolder {
+    /// Creates it in `folder`, or in memory if `folder` is `None` and there is room.
     pub(crate) fn in_memory(folder: Option<&Path>) -> Result<Self> {
         let memory = Path::new(MEMORY);
-        let is_there = || Room::of(memory).is_ok_and(|room| room.in_memory && room.free > NEEDED);
+        let has_room =
+            || FreeSpace::of(memory).is_ok_and(|space| space.in_memory && space.free > NEEDED);
         match folder {
-            None if is_there() => Self::make(memory),
+            None if has_room() => Self::make(memory),
             folder => Self::on_disk(folder),
         }
     }
 
-    /// Creates it in `folder`, or in the target folder if no folder is given.
+    /// Creates it in `folder`, or in the target folder if `folder` is `None`.
     pub(crate) fn on_disk(folder: Option<&Path>) -> Result<Self> {
         // This program is in target/PROFILE.
         let program = std::env::current_exe()?;
@@ -51,9 +52,10 @@ impl Place {
     fn make(folder: &Path) -> Result<Self> {
         static MADE: AtomicUsize = AtomicUsize::new(0);
         let (process, made) = (std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-        let folder = folder.canonicalize().with_context(|| format!("no folder {folder:?}"))?;
+        let folder =
+            folder.canonicalize().with_context(|| format!("cannot open the folder {folder:?}"))?;
         let folder = folder.join(format!("peerkit-bench-{process}-{made}"));
-        fs::create_dir_all(&folder).with_context(|| format!("can't make {folder:?}"))?;
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {folder:?}"))?;
         Ok(Self(folder))
     }
 
@@ -62,56 +64,57 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for TempFolder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// The free space of a file system, as `df` shows it.
-pub(crate) struct Room {
+/// Free space of a file system, as `df` reports it.
+pub(crate) struct FreeSpace {
     /// Free bytes.
     pub free: u64,
-    /// Whether its files are in memory.
+    /// True if files there take memory.
     pub in_memory: bool,
 }
 
-impl Room {
+impl FreeSpace {
     pub(crate) fn of(folder: &Path) -> Result<Self> {
         let mut df = Command::new("df");
         let output = df.args(["-B1", "--output=fstype,avail"]).arg(folder).output();
-        let output = output.context("can't run `df`")?;
+        let output = output.context("cannot run `df`")?;
         let said = String::from_utf8_lossy(&output.stdout);
-        let line = said.lines().nth(1).context("`df` tells nothing")?;
-        let (kind, free) = line.trim().split_once(' ').context("`df` tells no kind")?;
+        let line = said.lines().nth(1).context("`df` printed no result")?;
+        let (kind, free) =
+            line.trim().split_once(' ').context("`df` printed no file system type")?;
         Ok(Self { free: free.trim().parse()?, in_memory: kind == "tmpfs" })
     }
 }
 
-/// A file or folder to send, which has not been changed for a while.
+/// A file or folder to send, unmodified for long enough.
 #[derive(Debug, Clone)]
 pub(crate) struct Original {
     pub path: PathBuf,
-    /// Bytes of all files.
+    /// Bytes in all.
     pub bytes: u64,
     /// Number of files: 1, or those in the folder.
     pub files: usize,
 }
 
 impl Original {
-    /// Returns a file of `bytes` bytes that can't be compressed. Writes it if it is missing.
+    /// Returns a file of `bytes` incompressible bytes, writing it if it is missing.
     pub(crate) async fn file(place: &Path, bytes: u64) -> Result<Self> {
         let path = place.join(format!("file-{bytes}"));
         Self::made(path, bytes, 1, move |path| {
             let mut file = BufWriter::with_capacity(BLOCK, File::create_new(path)?);
-            let content = Content::of(bytes);
+            let content = RandomBytes::of(bytes);
             std::io::copy(&mut content.take(bytes), &mut file)?;
             Ok(file.flush()?)
         })
         .await
     }
 
-    /// Returns a file of `bytes` bytes that are 0 except for 1 MiB in each GiB.
+    /// Returns a file of `bytes` zero bytes, except for 1 MiB of data in each GiB.
     pub(crate) async fn sparse(place: &Path, bytes: u64) -> Result<Self> {
         let path = place.join(format!("sparse-{bytes}"));
         Self::made(path, bytes, 1, move |path| {
@@ -119,7 +122,7 @@ impl Original {
             file.set_len(bytes)?;
             let mut block = vec![0; BLOCK];
             for at in (0..bytes).step_by(MARKS as usize) {
-                Content::of(at).read_exact(&mut block)?;
+                RandomBytes::of(at).read_exact(&mut block)?;
                 file.seek(SeekFrom::Start(at))?;
                 file.write_all(&block[..block.len().min((bytes - at) as usize)])?;
             }
@@ -128,14 +131,14 @@ impl Original {
         .await
     }
 
-    /// Returns a folder of `files` files of `bytes` bytes each, a hundred in each folder inside.
+    /// Returns a folder of `files` files of `bytes` bytes each, a hundred to a subfolder.
     pub(crate) async fn folder(place: &Path, files: usize, bytes: u64) -> Result<Self> {
         let path = place.join(format!("folder-{files}-{bytes}"));
         Self::made(path, files as u64 * bytes, files, move |path| {
             for file in 0..files {
                 let folder = path.join(format!("{:03}", file / 100));
                 fs::create_dir_all(&folder)?;
-                let mut content = Content::of(file as u64).take(bytes);
+                let mut content = RandomBytes::of(file as u64).take(bytes);
                 let mut file = File::create_new(folder.join(format!("{file:05}.bin")))?;
                 std::io::copy(&mut content, &mut file)?;
             }
@@ -153,7 +156,7 @@ impl Original {
         let original = Self { path: path.clone(), bytes, files };
         if !path.exists() {
             tokio::task::spawn_blocking(move || {
-                write(&path).with_context(|| format!("can't write {path:?}"))
+                write(&path).with_context(|| format!("cannot write {path:?}"))
             })
             .await??;
             tokio::time::sleep(SETTLED).await;
@@ -161,15 +164,15 @@ impl Original {
         Ok(original)
     }
 
-    /// Returns the name in its folder.
+    /// Returns its name without the folder.
     pub(crate) fn name(&self) -> Result<&str> {
-        self.path.file_name().and_then(|name| name.to_str()).context("no name")
+        self.path.file_name().and_then(|name| name.to_str()).context("the path has no name")
     }
 
-    /// Checks that each of the `copies` is equal to this.
+    /// Checks that each of the `copies` equals the original.
     ///
     /// # Errors
-    /// If one differs.
+    /// Fails if one differs or is missing.
     pub(crate) async fn check(&self, copies: Vec<PathBuf>) -> Result<()> {
         let original = self.clone();
         tokio::task::spawn_blocking(move || original.check_now(&copies)).await?
@@ -179,31 +182,35 @@ impl Original {
         if self.path.is_dir() {
             for copy in copies {
                 let files = same_folders(&self.path, copy)?;
-                ensure!(files == self.files, "{copy:?} has {files} files and not {}", self.files);
+                ensure!(
+                    files == self.files,
+                    "{copy:?} has {files} files instead of {}",
+                    self.files
+                );
             }
             return Ok(());
         }
         let hash = hash_of(&self.path)?;
         for copy in copies {
-            let bytes = fs::metadata(copy).with_context(|| format!("no {copy:?}"))?.len();
-            ensure!(bytes == self.bytes, "{copy:?} has {bytes} bytes and not {}", self.bytes);
-            ensure!(hash_of(copy)? == hash, "{copy:?} is not what was sent");
+            let bytes = fs::metadata(copy).with_context(|| format!("{copy:?} is missing"))?.len();
+            ensure!(bytes == self.bytes, "{copy:?} has {bytes} bytes instead of {}", self.bytes);
+            ensure!(hash_of(copy)? == hash, "{copy:?} differs from the original");
         }
         Ok(())
     }
 }
 
-/// A generator of bytes that can't be compressed.
-struct Content(blake3::OutputReader);
+/// An endless sequence of incompressible bytes.
+struct RandomBytes(blake3::OutputReader);
 
-impl Content {
-    /// Creates a generator. Each `seed` gives other bytes.
+impl RandomBytes {
+    /// Starts a sequence, a different one for each `seed`.
     fn of(seed: u64) -> Self {
         Self(blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof())
     }
 }
 
-impl Read for Content {
+impl Read for RandomBytes {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         self.0.read(buffer)
     }
@@ -211,7 +218,7 @@ impl Read for Content {
 
 /// Returns the BLAKE3 hash of a file.
 pub(crate) fn hash_of(path: &Path) -> Result<blake3::Hash> {
-    let mut file = File::open(path).with_context(|| format!("can't open {path:?}"))?;
+    let mut file = File::open(path).with_context(|| format!("cannot open {path:?}"))?;
     let mut hasher = blake3::Hasher::new();
     let mut block = vec![0; BLOCK];
     loop {
@@ -222,29 +229,32 @@ pub(crate) fn hash_of(path: &Path) -> Result<blake3::Hash> {
     }
 }
 
-/// Returns the number of files in each of two equal folders.
+/// Compares two folders and returns how many files each has.
 ///
 /// # Errors
-/// If they differ.
+/// Fails if they differ.
 fn same_folders(one: &Path, other: &Path) -> Result<usize> {
     let names = |folder: &Path| -> Result<Vec<_>> {
-        let entries = fs::read_dir(folder).with_context(|| format!("can't read {folder:?}"))?;
+        let entries = fs::read_dir(folder).with_context(|| format!("cannot read {folder:?}"))?;
         let mut names = entries.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
         names.sort();
         Ok(names)
     };
     let found = names(one)?;
-    ensure!(found == names(other)?, "{other:?} has other files than {one:?}");
+    ensure!(found == names(other)?, "{other:?} and {one:?} contain different files");
     let mut files = 0;
     for name in found {
         let (one, other) = (one.join(&name), other.join(&name));
         match (one.is_dir(), other.is_dir()) {
             (true, true) => files += same_folders(&one, &other)?,
             (false, false) => {
-                ensure!(fs::read(&one)? == fs::read(&other)?, "{other:?} is not what was sent");
+                ensure!(
+                    fs::read(&one)? == fs::read(&other)?,
+                    "{other:?} differs from the original"
+                );
                 files += 1;
             }
-            _ => bail!("of {one:?} and {other:?} one is a folder"),
+            _ => bail!("one of {one:?} and {other:?} is a folder, the other a file"),
         }
     }
     Ok(files)
@@ -255,8 +265,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_not_the_original_is_found() {
-        let place = Place::on_disk(Some(&std::env::temp_dir())).unwrap();
+    async fn a_copy_that_differs_is_found() {
+        let place = TempFolder::on_disk(Some(&std::env::temp_dir())).unwrap();
         let original = Original::file(place.path(), 3 << 20).await.unwrap();
         let copy = place.path().join("copy");
         fs::copy(&original.path, &copy).unwrap();
@@ -273,7 +283,7 @@ mod tests {
 
     #[tokio::test]
     async fn folders_are_compared_file_by_file() {
-        let place = Place::on_disk(Some(&std::env::temp_dir())).unwrap();
+        let place = TempFolder::on_disk(Some(&std::env::temp_dir())).unwrap();
         let here = place.path().join("here");
         let there = place.path().join("there");
         fs::create_dir_all(&here).unwrap();
@@ -288,8 +298,8 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_somewhere() {
+    fn df_reports_free_space() {
         let program = std::env::current_exe().unwrap();
-        assert!(Room::of(program.parent().unwrap()).unwrap().free > 0);
+        assert!(FreeSpace::of(program.parent().unwrap()).unwrap().free > 0);
     }
 }

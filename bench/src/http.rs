@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as programs need that fetch from this one. Each connection has one answer.
+//! A minimal HTTP/1.1 server for the programs that are measured: one response per connection.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -7,33 +7,33 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-/// Longest time for which a connection without a request holds up the others.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Read timeout: connections are served one after the other, so an idle one delays the rest.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An answer.
+/// Body of a response.
 pub(crate) enum Body {
     Bytes(Vec<u8>),
-    /// A file, sent by the kernel from its page cache (sendfile, on Linux).
+    /// Sent by the kernel from its page cache (sendfile, on Linux).
     File(File),
 }
 
-/// Answers connections, one after the other, with the result of `answer` for their path, until the
-/// listener fails.
+/// Serves connections one after the other, with the body that `answer` returns for the requested
+/// path. Returns only when accepting fails.
 pub(crate) fn serve(
     listener: &TcpListener,
     mut answer: impl FnMut(&str) -> Result<Body>,
 ) -> Result<()> {
     loop {
         let (stream, _) = listener.accept()?;
-        // A connection without a request, as a check that the port is open, is no fault.
+        // A connection without a request is no error: it may only check that the server listens.
         if let Err(error) = answer_one(&stream, &mut answer) {
-            eprintln!("bench: over HTTP: {error:#}");
+            eprintln!("bench: HTTP server: {error:#}");
         }
     }
 }
 
 fn answer_one(mut stream: &TcpStream, answer: &mut impl FnMut(&str) -> Result<Body>) -> Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
     let mut lines = BufReader::new(stream).lines();
     let Some(request) = lines.next().transpose()? else { return Ok(()) };
     for line in lines {
@@ -42,8 +42,8 @@ fn answer_one(mut stream: &TcpStream, answer: &mut impl FnMut(&str) -> Result<Bo
         }
     }
     let mut words = request.split(' ');
-    ensure!(words.next() == Some("GET"), "asked to {request:?}");
-    let body = answer(words.next().context("no path")?)?;
+    ensure!(words.next() == Some("GET"), "unsupported request {request:?}");
+    let body = answer(words.next().context("the request has no path")?)?;
     let length = match &body {
         Body::Bytes(bytes) => bytes.len() as u64,
         Body::File(file) => file.metadata()?.len(),
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_asks_is_answered() {
+    fn a_request_is_answered() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
         std::thread::spawn(move || serve(&listener, |path| Ok(Body::Bytes(path.into()))));

@@ -1,3 +1,3 @@
-//! The parts that the benches share.
+//! Code shared by the Criterion bench `hot` and the program `pieces`.
 
 pub mod pieces;

@@ -1,6 +1,5 @@
-//! One end of a link for messages, of any system. It uses the messages of the system if it has some, or
-//! else
-//! [`framed`](mod@crate::framed) ones on a byte stream.
+//! One end of a link that carries messages, of any system. Systems without messages of their own
+//! use [`framing`](mod@crate::framing) on a byte stream.
 
 use std::time::Duration;
 
@@ -8,19 +7,19 @@ use anyhow::Result;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 
-use crate::bulk::{Bulk, Stream, swallow};
-use crate::framed;
-use crate::messages::{Arrived, Part, Rounds};
+use crate::bulk::{BulkTransfer, Stream, discard};
+use crate::framing;
+use crate::messages::{OnMessage, ReceiveTotals, Rounds};
 use crate::streams::{self, BULK, Dialler, MESSAGES};
 use crate::system::System;
 use crate::systems::peerkit;
 #[cfg(feature = "systems")]
 use crate::systems::zenoh;
 
-/// The end that waits for the other one.
+/// The listening end.
 pub(crate) enum Listener {
-    /// A listener for byte streams.
-    Framed(streams::Listener, Part),
+    /// Listens for a byte stream.
+    Framed(streams::Listener, OnMessage),
     /// A node.
     Peerkit(peerkit::Listener),
     /// A session.
@@ -30,29 +29,29 @@ pub(crate) enum Listener {
 
 /// One end of a link.
 pub(crate) enum Link {
-    /// The end of a byte stream.
+    /// One end of a byte stream.
     Framed(Framed),
-    /// The end of a link between nodes.
+    /// One end of a link between nodes.
     Peerkit(peerkit::Link),
-    /// The end of a link between sessions.
+    /// One end of a link between sessions.
     #[cfg(feature = "systems")]
     Zenoh(zenoh::Link),
 }
 
 impl Listener {
     /// Listens on a free port of 127.0.0.1.
-    pub(crate) async fn bind(system: System, part: Part) -> Result<Self> {
+    pub(crate) async fn bind(system: System, on_message: OnMessage) -> Result<Self> {
         Ok(match system {
-            System::Peerkit => Self::Peerkit(peerkit::Listener::bind(part).await?),
+            System::Peerkit => Self::Peerkit(peerkit::Listener::bind(on_message).await?),
             #[cfg(feature = "systems")]
             System::ZenohTcp | System::ZenohTls => {
-                Self::Zenoh(zenoh::Listener::bind(system, part).await?)
+                Self::Zenoh(zenoh::Listener::bind(system, on_message).await?)
             }
-            _ => Self::Framed(streams::Listener::bind(system).await?, part),
+            _ => Self::Framed(streams::Listener::bind(system).await?, on_message),
         })
     }
 
-    /// Returns what [`Link::connect`] needs.
+    /// Returns the address for [`Link::connect`].
     pub(crate) fn address(&self) -> String {
         match self {
             Self::Framed(listener, _) => listener.address(),
@@ -62,10 +61,12 @@ impl Listener {
         }
     }
 
-    /// Waits for the other end. Its bulk data are dropped from then on.
+    /// Waits for the other end to connect. From then on bulk data from it is discarded.
     pub(crate) async fn accept(self) -> Result<Link> {
         Ok(match self {
-            Self::Framed(listener, part) => Link::Framed(Framed::accept(listener, part).await?),
+            Self::Framed(listener, on_message) => {
+                Link::Framed(Framed::accept(listener, on_message).await?)
+            }
             Self::Peerkit(listener) => Link::Peerkit(listener.accept().await?),
             #[cfg(feature = "systems")]
             Self::Zenoh(listener) => Link::Zenoh(listener.accept()),
@@ -74,46 +75,50 @@ impl Listener {
 }
 
 impl Link {
-    /// Makes a link to the listener at `address`.
-    pub(crate) async fn connect(system: System, address: &str, part: Part) -> Result<Self> {
+    /// Links to the listener at `address`.
+    pub(crate) async fn connect(
+        system: System,
+        address: &str,
+        on_message: OnMessage,
+    ) -> Result<Self> {
         Ok(match system {
-            System::Peerkit => Self::Peerkit(peerkit::Link::connect(address, part).await?),
+            System::Peerkit => Self::Peerkit(peerkit::Link::connect(address, on_message).await?),
             #[cfg(feature = "systems")]
             System::ZenohTcp | System::ZenohTls => {
-                Self::Zenoh(zenoh::Link::connect(address, part).await?)
+                Self::Zenoh(zenoh::Link::connect(address, on_message).await?)
             }
-            _ => Self::Framed(Framed::connect(system, address, part).await?),
+            _ => Self::Framed(Framed::connect(system, address, on_message).await?),
         })
     }
 
-    /// Sends numbered messages of `size` bytes for `length`, and then the last one. Returns the number
-    /// of those before it. They may still be on their way: the link must stay until the other end has
-    /// them.
+    /// Sends numbered messages of `size` bytes for `length`, and then the last one. Returns how
+    /// many came before the last. They may still be in flight: keep the link until the other end
+    /// has received them.
     pub(crate) async fn send(&mut self, size: usize, length: Duration) -> Result<u64> {
         match self {
-            Self::Framed(link) => framed::send(&mut link.stream, size, length).await,
+            Self::Framed(link) => framing::send(&mut link.stream, size, length).await,
             Self::Peerkit(link) => link.send(size, length).await,
             #[cfg(feature = "systems")]
             Self::Zenoh(link) => link.send(size, length).await,
         }
     }
 
-    /// Receives messages of `size` bytes until the last one. For [`Part::Count`].
-    pub(crate) async fn arrived(&mut self, size: usize) -> Result<Arrived> {
+    /// Receives messages of `size` bytes until the last one. For [`OnMessage::Count`].
+    pub(crate) async fn arrived(&mut self, size: usize) -> Result<ReceiveTotals> {
         match self {
-            Self::Framed(link) => framed::receive(&mut link.stream, size).await,
+            Self::Framed(link) => framing::receive(&mut link.stream, size).await,
             Self::Peerkit(link) => link.arrived().await,
             #[cfg(feature = "systems")]
             Self::Zenoh(link) => link.arrived().await,
         }
     }
 
-    /// Sends and receives at once. For [`Part::Count`].
+    /// Sends and receives at once. For [`OnMessage::Count`].
     pub(crate) async fn exchange(
         &mut self,
         size: usize,
         length: Duration,
-    ) -> Result<(u64, Arrived)> {
+    ) -> Result<(u64, ReceiveTotals)> {
         match self {
             Self::Framed(link) => link.exchange(size, length).await,
             Self::Peerkit(link) => link.exchange(size, length).await,
@@ -122,18 +127,19 @@ impl Link {
         }
     }
 
-    /// Sends each message back, until the other end leaves or this is dropped. For [`Part::Echo`].
+    /// Sends messages back until the other end closes or this future is dropped. For
+    /// [`OnMessage::Echo`].
     pub(crate) async fn echo(&mut self) -> Result<()> {
         match self {
-            Self::Framed(link) => framed::echo(&mut link.stream).await,
-            // The function for each message does it.
+            Self::Framed(link) => framing::echo(&mut link.stream).await,
+            // The callback does the work; just stay alive.
             Self::Peerkit(_) => std::future::pending().await,
             #[cfg(feature = "systems")]
             Self::Zenoh(_) => std::future::pending().await,
         }
     }
 
-    /// Sends a message back and forth until there are enough rounds. For [`Part::Ping`].
+    /// Sends a message back and forth until the rounds have run long enough. For [`OnMessage::Ping`].
     pub(crate) async fn rounds(&mut self) -> Result<Rounds> {
         match self {
             Self::Framed(link) => link.rounds().await,
@@ -143,9 +149,9 @@ impl Link {
         }
     }
 
-    /// Sends bulk data beside the messages until the result is dropped, in the way of the system. For
-    /// the end that has connected.
-    pub(crate) async fn start_bulk(&mut self) -> Result<Bulk> {
+    /// Sends bulk data in the system's own way, beside the messages, until the returned value is
+    /// dropped. For the end that has connected.
+    pub(crate) async fn start_bulk(&mut self) -> Result<BulkTransfer> {
         match self {
             Self::Framed(link) => link.start_bulk().await,
             Self::Peerkit(link) => link.start_bulk().await,
@@ -154,11 +160,11 @@ impl Link {
         }
     }
 
-    /// Ends the link in the way of the system.
+    /// Closes the link in the system's own way.
     pub(crate) async fn close(self) {
         match self {
             Self::Framed(mut link) => {
-                // The other end may have gone first.
+                // The other end may have closed first.
                 let _ = link.stream.shutdown().await;
             }
             Self::Peerkit(link) => link.close().await,
@@ -168,61 +174,60 @@ impl Link {
     }
 }
 
-/// The end of a byte stream with messages on it.
+/// One end of a byte stream that carries framed messages.
 pub(crate) struct Framed {
     stream: Stream,
-    part: Part,
+    on_message: OnMessage,
     dialler: Option<Dialler>,
-    /// A task that waits for streams with bulk data. Ends when it is dropped.
-    _swallowing: JoinSet<()>,
+    /// Accepts streams of bulk data. Stops when dropped.
+    _discarding: JoinSet<()>,
 }
 
 impl Framed {
-    async fn connect(system: System, address: &str, part: Part) -> Result<Self> {
+    async fn connect(system: System, address: &str, on_message: OnMessage) -> Result<Self> {
         let mut dialler = Dialler::connect(system, address).await?;
         let stream = dialler.open(MESSAGES).await?;
-        Ok(Self { stream, part, dialler: Some(dialler), _swallowing: JoinSet::new() })
+        Ok(Self { stream, on_message, dialler: Some(dialler), _discarding: JoinSet::new() })
     }
 
-    async fn accept(mut listener: streams::Listener, part: Part) -> Result<Self> {
+    async fn accept(mut listener: streams::Listener, on_message: OnMessage) -> Result<Self> {
         let stream = listener.accept_messages().await?;
-        let mut swallowing = JoinSet::new();
-        swallowing.spawn(async move {
+        let mut discarding = JoinSet::new();
+        discarding.spawn(async move {
             while let Ok((_, stream)) = listener.accept().await {
-                tokio::spawn(swallow(stream));
+                tokio::spawn(discard(stream));
             }
-            // Connections that it has accepted end with the listener, so it has to stay as long as the
-            // link.
+            // Dropping the listener would close the connection: keep it as long as the link.
             std::future::pending::<()>().await;
         });
-        Ok(Self { stream, part, dialler: None, _swallowing: swallowing })
+        Ok(Self { stream, on_message, dialler: None, _discarding: discarding })
     }
 
-    async fn exchange(&mut self, size: usize, length: Duration) -> Result<(u64, Arrived)> {
-        // The halves share the stream and take turns, each in a task of its own.
+    async fn exchange(&mut self, size: usize, length: Duration) -> Result<(u64, ReceiveTotals)> {
+        // The halves share a lock, and each has its own task.
         let stream = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
         let (mut reading, mut writing) = tokio::io::split(stream);
         let sending = tokio::spawn(async move {
-            let sent = framed::send(&mut writing, size, length).await;
+            let sent = framing::send(&mut writing, size, length).await;
             (sent, writing)
         });
-        let arrived = framed::receive(&mut reading, size).await?;
+        let arrived = framing::receive(&mut reading, size).await?;
         let (sent, writing) = sending.await?;
         self.stream = reading.unsplit(writing);
         Ok((sent?, arrived))
     }
 
     async fn rounds(&mut self) -> Result<Rounds> {
-        let Part::Ping { size, length } = self.part else {
+        let OnMessage::Ping { size, length } = self.on_message else {
             anyhow::bail!("this end does not ping");
         };
-        framed::ping(&mut self.stream, Rounds::new(size, length)).await
+        framing::ping(&mut self.stream, Rounds::new(size, length)).await
     }
 
-    async fn start_bulk(&mut self) -> Result<Bulk> {
+    async fn start_bulk(&mut self) -> Result<BulkTransfer> {
         let Some(dialler) = &mut self.dialler else {
             anyhow::bail!("bulk data comes from the end that has connected");
         };
-        Ok(Bulk::pump(dialler.open(BULK).await?))
+        Ok(BulkTransfer::pump(dialler.open(BULK).await?))
     }
 }

@@ -1,53 +1,54 @@
-//! The messages between two ends: numbered ones one way, or one message back and forth.
+//! Messages between two ends: numbered messages one way, or one message back and forth.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-/// The number that marks the last message.
+/// Number that marks the last message.
 const LAST: u64 = u64::MAX;
 
-/// Rounds back and forth before those that count.
+/// Ping-pong rounds before those that count.
 const WARM_UP: usize = 2_000;
 
-/// Bytes of the smallest message: its number.
-pub(crate) const LEAST: usize = 8;
+/// Bytes of the smallest message, which holds only its number.
+pub(crate) const MIN_SIZE: usize = 8;
 
-/// Messages between two looks at the clock.
+/// Messages between two reads of the clock: reading it for each message would cost a good part of
+/// sending one.
 const CLOCK: u64 = 64;
 
-/// The part of an end.
+/// Reaction of an end to each message that it receives.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Part {
-    /// Counts messages until the last.
+pub(crate) enum OnMessage {
+    /// Counts messages until the last one.
     Count,
-    /// Sends each message back.
+    /// Sends the message back.
     Echo,
-    /// Sends the next message, until there are enough rounds.
+    /// Sends the next message, until the rounds have run long enough.
     Ping {
         /// Bytes of the message.
         size: usize,
-        /// Duration of the rounds, after the warm-up.
+        /// Duration of the rounds after the warm-up.
         length: Duration,
     },
 }
 
-/// Numbers outgoing messages for a while.
+/// Numbers outgoing messages for a given time.
 #[derive(Debug)]
-pub(crate) struct Numbers {
+pub(crate) struct Numbering {
     next: u64,
     started: Instant,
     length: Duration,
 }
 
-impl Numbers {
-    /// Creates it, for `length` from now on.
+impl Numbering {
+    /// Starts numbering, for `length` from now on.
     pub(crate) fn new(length: Duration) -> Self {
         Self { next: 0, started: Instant::now(), length }
     }
 
-    /// Puts the number of the next message into `message`, while there is to be one.
+    /// Writes the next number into `message`. Returns false once the time is over.
     pub(crate) fn number(&mut self, message: &mut [u8]) -> bool {
         if self.next.is_multiple_of(CLOCK) && self.started.elapsed() >= self.length {
             return false;
@@ -57,47 +58,47 @@ impl Numbers {
         true
     }
 
-    /// Makes `message` the last one. Returns how many were numbered.
+    /// Turns `message` into the last one. Returns how many messages were numbered before it.
     pub(crate) fn last(&self, message: &mut [u8]) -> u64 {
         put(message, LAST);
         self.next
     }
 }
 
-/// Puts `number` into `message`.
+/// Writes `number` to the start of `message`.
 pub(crate) fn put(message: &mut [u8], number: u64) {
-    message[..LEAST].copy_from_slice(&number.to_le_bytes());
+    message[..MIN_SIZE].copy_from_slice(&number.to_le_bytes());
 }
 
-/// Returns the number in `message`, unless the message is too short.
+/// Returns the number at the start of `message`, or `None` if it is too short.
 pub(crate) fn number(message: &[u8]) -> Option<u64> {
     message.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
 /// Checks and counts received messages.
 #[derive(Debug, Default)]
-pub(crate) struct Arrivals {
+pub(crate) struct ReceiveCounter {
     next: u64,
     disordered: u64,
     first: Option<Instant>,
 }
 
-/// The totals of the received messages.
+/// Totals of the received messages.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Arrived {
+pub(crate) struct ReceiveTotals {
     /// Messages.
     pub messages: u64,
-    /// Messages that did not follow the one before them.
+    /// Messages whose number did not follow the previous one.
     pub disordered: u64,
-    /// Time from the first to the last.
+    /// Time from the first message to the last.
     pub elapsed: Duration,
 }
 
-impl Arrived {
-    /// Checks that these are the `sent` messages.
+impl ReceiveTotals {
+    /// Checks that exactly the `sent` messages were received.
     ///
     /// # Errors
-    /// If messages are missing, or out of order.
+    /// Fails if some are missing or out of order.
     pub(crate) fn check(&self, sent: u64) -> Result<()> {
         ensure!(
             self.messages == sent && self.disordered == 0,
@@ -109,14 +110,14 @@ impl Arrived {
     }
 }
 
-impl Arrivals {
-    /// Counts one message. Returns the totals once it is the last.
-    pub(crate) fn take(&mut self, message: &[u8]) -> Option<Arrived> {
+impl ReceiveCounter {
+    /// Counts one message. Returns the totals after the last one.
+    pub(crate) fn take(&mut self, message: &[u8]) -> Option<ReceiveTotals> {
         let first = *self.first.get_or_insert_with(Instant::now);
         let number = number(message).unwrap_or_default();
         if number == LAST {
             let (messages, disordered) = (self.next, self.disordered);
-            return Some(Arrived { messages, disordered, elapsed: first.elapsed() });
+            return Some(ReceiveTotals { messages, disordered, elapsed: first.elapsed() });
         }
         if number != self.next {
             self.disordered += 1;
@@ -126,20 +127,20 @@ impl Arrivals {
     }
 }
 
-/// Sends rounds back and forth for a time, and records their times.
+/// Times rounds of ping-pong for a given duration.
 #[derive(Debug)]
 pub(crate) struct Rounds {
     message: Vec<u8>,
     length: Duration,
     sent: Instant,
-    /// The start of the rounds that count.
+    /// Start of the rounds that count, after the warm-up.
     began: Option<Instant>,
     warm_up: usize,
     times: Vec<Duration>,
 }
 
 impl Rounds {
-    /// Creates rounds of a message of `size` bytes, for `length` after the warm-up.
+    /// Prepares rounds of a message of `size` bytes, for `length` after the warm-up.
     pub(crate) fn new(size: usize, length: Duration) -> Self {
         Self {
             message: vec![0; size],
@@ -151,14 +152,14 @@ impl Rounds {
         }
     }
 
-    /// Returns the message of a round that begins now.
+    /// Starts a round now and returns its message.
     pub(crate) fn start(&mut self) -> &[u8] {
         self.sent = Instant::now();
         &self.message
     }
 
-    /// Ends a round. Returns true once there were enough rounds.
-    pub(crate) fn back(&mut self) -> bool {
+    /// Ends the round. Returns true once the rounds have run long enough.
+    pub(crate) fn finish(&mut self) -> bool {
         let now = Instant::now();
         if self.warm_up > 0 {
             self.warm_up -= 1;
@@ -169,40 +170,40 @@ impl Rounds {
         now - began >= self.length
     }
 
-    /// Returns the times, shortest first.
+    /// Returns the round-trip times, shortest first.
     pub(crate) fn into_times(mut self) -> Vec<Duration> {
         self.times.sort_unstable();
         self.times
     }
 }
 
-/// The result of an end that the system calls for each message.
+/// Result of one end whose system calls it for each message.
 #[derive(Debug)]
-pub(crate) enum Account {
-    Arrived(Arrived),
+pub(crate) enum EndResult {
+    Received(ReceiveTotals),
     Rounds(Rounds),
 }
 
-impl Account {
-    /// Returns the totals.
+impl EndResult {
+    /// Returns the totals of the received messages.
     ///
     /// # Errors
-    /// If this end did not count.
-    pub(crate) fn arrived(self) -> Result<Arrived> {
+    /// Fails if this end did not count.
+    pub(crate) fn arrived(self) -> Result<ReceiveTotals> {
         match self {
-            Self::Arrived(arrived) => Ok(arrived),
+            Self::Received(arrived) => Ok(arrived),
             Self::Rounds(_) => bail!("this end does not count"),
         }
     }
 
-    /// Returns the rounds.
+    /// Returns the rounds of this end.
     ///
     /// # Errors
-    /// If this end has sent none.
+    /// Fails if this end did not ping.
     pub(crate) fn rounds(self) -> Result<Rounds> {
         match self {
             Self::Rounds(rounds) => Ok(rounds),
-            Self::Arrived(_) => bail!("this end does not ping"),
+            Self::Received(_) => bail!("this end does not ping"),
         }
     }
 }
@@ -212,22 +213,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_lost_or_out_of_order_is_found() {
-        let mut message = [0; LEAST];
-        let mut arrivals = Arrivals::default();
+    fn lost_and_reordered_messages_are_counted() {
+        let mut message = [0; MIN_SIZE];
+        let mut arrivals = ReceiveCounter::default();
         for number in [0, 2, 1] {
             put(&mut message, number);
             assert!(arrivals.take(&message).is_none());
         }
-        Numbers::new(Duration::ZERO).last(&mut message);
+        Numbering::new(Duration::ZERO).last(&mut message);
         let arrived = arrivals.take(&message).unwrap();
         assert_eq!((arrived.messages, arrived.disordered), (3, 2));
     }
 
     #[test]
-    fn numbers_end_with_their_time() {
+    fn numbering_ends_with_its_time() {
         let mut message = [0; 16];
-        let mut numbers = Numbers::new(Duration::from_millis(5));
+        let mut numbers = Numbering::new(Duration::from_millis(5));
         let mut count = 0;
         while numbers.number(&mut message) {
             count += 1;

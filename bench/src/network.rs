@@ -1,14 +1,14 @@
-//! Many nodes in this process, of which one broadcasts to all others.
+//! A network of nodes in this process, one of which broadcasts to all others.
 
 use anyhow::{Result, bail};
 
-use crate::broadcast_log::{Log, Received};
+use crate::broadcast_log::{BroadcastLog, NetworkTotals};
 use crate::system::System;
 use crate::systems::peerkit;
 #[cfg(feature = "systems")]
 use crate::systems::{iroh, libp2p};
 
-/// The nodes.
+/// The nodes of one system.
 pub(crate) enum Network {
     Peerkit(peerkit::network::Network),
     #[cfg(feature = "systems")]
@@ -18,14 +18,14 @@ pub(crate) enum Network {
 }
 
 impl Network {
-    /// Returns whether `system` has networks.
-    pub(crate) fn is_there(system: System) -> bool {
+    /// Returns whether `system` can form a network.
+    pub(crate) fn supports(system: System) -> bool {
         system == System::Peerkit || system.only_broadcasts()
     }
 
-    /// Creates a node for each of `logs`, which records the broadcasts of that node. Returns once the
-    /// nodes have settled.
-    pub(crate) async fn form(system: System, logs: &[Log]) -> Result<Self> {
+    /// Starts one node per log, which records the broadcasts that the node receives. Returns once
+    /// the network has settled.
+    pub(crate) async fn form(system: System, logs: &[BroadcastLog]) -> Result<Self> {
         Ok(match system {
             System::Peerkit => Self::Peerkit(peerkit::network::Network::form(logs).await?),
             #[cfg(feature = "systems")]
@@ -36,8 +36,8 @@ impl Network {
         })
     }
 
-    /// Broadcasts from the node `author`. Waits until it has accepted the message. Returns false if it
-    /// has no room for it.
+    /// Broadcasts from the node `author`. Waits until the node has accepted the message; returns
+    /// false if its queue has no room.
     pub(crate) async fn broadcast(&self, author: usize, message: &[u8]) -> Result<bool> {
         match self {
             Self::Peerkit(network) => network.broadcast(author, message).await,
@@ -48,14 +48,14 @@ impl Network {
         }
     }
 
-    /// Returns the amounts that all nodes have received so far.
-    pub(crate) async fn received(&self) -> Received {
+    /// Returns the totals that all nodes have received so far.
+    pub(crate) async fn totals(&self) -> NetworkTotals {
         match self {
-            Self::Peerkit(network) => network.received().await,
+            Self::Peerkit(network) => network.totals().await,
             #[cfg(feature = "systems")]
-            Self::Gossipsub(network) => network.received(),
+            Self::Gossipsub(network) => network.totals(),
             #[cfg(feature = "systems")]
-            Self::IrohGossip(network) => network.received(),
+            Self::IrohGossip(network) => network.totals(),
         }
     }
 }

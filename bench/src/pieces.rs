@@ -1,5 +1,5 @@
-//! The hot pieces of the path of a message, each alone, on one thread and without a socket. The bench
-//! `hot` times them, and `bench/instructions` counts their instructions.
+//! The hot steps of a message's path, each alone, on one thread and without a socket. The bench
+//! `hot` measures their time, and `bench/instructions` counts their instructions.
 
 use std::hint::black_box;
 use std::pin::pin;
@@ -19,23 +19,23 @@ use peerkit_proto::time::Instant;
 use peerkit_proto::versions::Versions;
 
 /// Bytes of the frames of one run: the most that a busy link reads at once.
-const BLOCK: usize = 256 << 10;
+const RUN_BYTES: usize = 256 << 10;
 
-/// A piece, with messages of one size.
+/// One hot step, with messages of one size.
 #[derive(Debug, Clone, Copy)]
-pub struct Piece {
-    /// Its name.
+pub struct HotStep {
+    /// Name of the step.
     pub name: &'static str,
     /// Bytes of a message.
     size: usize,
-    start: fn(&Block) -> Run,
+    start: fn(&MessageBlock) -> StepFn,
 }
 
-/// Handles an input, and returns the number of messages in it.
-type Run = Box<dyn FnMut(&mut Input) -> u64>;
+/// Handles an input and returns the number of messages in it.
+type StepFn = Box<dyn FnMut(&mut Input) -> u64>;
 
-impl Piece {
-    /// All pieces, in the order of the path.
+impl HotStep {
+    /// Every step, in the order of a message's path.
     pub const ALL: [Self; 9] = [
         Self { name: "encode-64", size: 64, start: encode },
         Self { name: "encode-1k", size: 1024, start: encode },
@@ -48,76 +48,77 @@ impl Piece {
         Self { name: "subscriber-64", size: 64, start: subscriber },
     ];
 
-    /// Returns the piece with this name.
+    /// Returns the step with this name.
     ///
     /// # Errors
-    /// If there is none.
+    /// Fails if there is none.
     pub fn named(name: &str) -> Result<Self> {
         let named = Self::ALL.into_iter().find(|piece| piece.name == name);
-        named.with_context(|| format!("no piece of the name {name:?}"))
+        named.with_context(|| format!("unknown step {name:?}"))
     }
 
-    /// Starts the piece.
+    /// Prepares the step for repeated runs.
     #[must_use]
-    pub fn start(&self) -> Work {
-        let block = Block::new(self.size);
-        Work { run: (self.start)(&block), block }
+    pub fn start(&self) -> HotRun {
+        let block = MessageBlock::new(self.size);
+        HotRun { run: (self.start)(&block), block }
     }
 }
 
-/// A piece that runs.
-pub struct Work {
-    block: Block,
-    run: Run,
+/// A step that is ready to run.
+pub struct HotRun {
+    block: MessageBlock,
+    run: StepFn,
 }
 
-impl Work {
+impl HotRun {
     /// Returns the number of messages of one run.
     #[must_use]
     pub fn messages(&self) -> u64 {
         self.block.0.len() as u64
     }
 
-    /// Fills the input of one run. This is not measured.
+    /// Fills the input that one run consumes. Not part of what is measured.
     pub fn fill(&self, input: &mut Input) {
         input.bytes.clear();
         input.bytes.extend_from_slice(&self.block.encoded());
         input.messages = self.block.received();
     }
 
-    /// Handles a block of messages.
+    /// Runs the step once.
     ///
     /// # Errors
-    /// If some of them were not handled.
+    /// Fails if it did not handle all messages.
     pub fn run(&mut self, input: &mut Input) -> Result<()> {
-        let (handled, wanted) = ((self.run)(input), self.messages());
+        let handled = (self.run)(input);
+        let wanted = self.messages();
         ensure!(handled == wanted, "{handled} of {wanted} messages");
         Ok(())
     }
 }
 
-/// The input of one run, in both forms. It can be filled again.
+/// Input that one run consumes, as bytes and as messages. It can be filled again.
 #[derive(Debug, Default)]
 pub struct Input {
     bytes: BytesMut,
     messages: Messages,
 }
 
-/// The messages of a run.
-struct Block(Vec<Message>);
+/// Messages of one run.
+struct MessageBlock(Vec<Message>);
 
-impl Block {
+impl MessageBlock {
     fn new(size: usize) -> Self {
-        // All share one allocation, as messages of one read do.
+        // They share one allocation, as the messages of one read do.
         let body = Bytes::from(vec![7; size]);
-        Self(vec![Message::bytes(body); BLOCK / (MESSAGE_HEAD + size)])
+        Self(vec![Message::bytes(body); RUN_BYTES / (MESSAGE_HEAD + size)])
     }
 
     fn frames(&self) -> Vec<Frame> {
         self.0.iter().cloned().map(|message| Frame::Message(Packed::plain(message))).collect()
     }
 
-    /// Returns them as a link has received them.
+    /// Returns the messages as a link would have received them.
     fn received(&self) -> Messages {
         let mut bytes = BytesMut::from(&self.encoded()[..]);
         let frames = Frames::split(&mut bytes, &Config::default());
@@ -131,8 +132,8 @@ impl Block {
     }
 }
 
-/// Encodes frames to bytes.
-fn encode(block: &Block) -> Run {
+/// Encodes frames.
+fn encode(block: &MessageBlock) -> StepFn {
     let (frames, mut out) = (block.frames(), Vec::new());
     Box::new(move |_| {
         out.clear();
@@ -142,8 +143,8 @@ fn encode(block: &Block) -> Run {
     })
 }
 
-/// Puts messages into a link's queue one by one, and takes them out in blocks.
-fn queue(block: &Block) -> Run {
+/// Puts messages into a link's queue one by one and takes them out in blocks.
+fn queue(block: &MessageBlock) -> StepFn {
     let (messages, mut queue) = (block.0.clone(), OutboxBench::new(&Config::default()));
     Box::new(move |_| {
         for message in &messages {
@@ -155,8 +156,8 @@ fn queue(block: &Block) -> Run {
     })
 }
 
-/// Splits bytes into messages.
-fn split(_: &Block) -> Run {
+/// Splits received bytes into messages.
+fn split(_: &MessageBlock) -> StepFn {
     let config = Config::default();
     Box::new(move |input| {
         let Ok(mut frames) = Frames::split(&mut input.bytes, &config) else { return 0 };
@@ -168,8 +169,8 @@ fn count(messages: impl Iterator<Item = Message>) -> u64 {
     messages.map(black_box).count() as u64
 }
 
-/// Passes bytes to a link, and takes its messages.
-fn link(_: &Block) -> Run {
+/// Feeds received bytes to a link and takes its messages.
+fn link(_: &MessageBlock) -> StepFn {
     let mut link = open_link();
     Box::new(move |input| {
         link.receive(Instant::ZERO, &mut input.bytes);
@@ -207,40 +208,40 @@ fn open_link() -> Link {
 }
 
 /// Delivers messages to the application's handler.
-fn handler(_: &Block) -> Run {
+fn handler(_: &MessageBlock) -> StepFn {
     let counted = Arc::new(AtomicU64::new(0));
-    let delivery = DispatchBench::new(Some(Counting(counted.clone())), &Config::default());
+    let delivery = DispatchBench::new(Some(CountingHandler(counted.clone())), &Config::default());
     Box::new(move |input| {
-        at_once(delivery.messages(std::mem::take(&mut input.messages)));
+        poll_once(delivery.messages(std::mem::take(&mut input.messages)));
         counted.swap(0, Ordering::Relaxed)
     })
 }
 
-struct Counting(Arc<AtomicU64>);
+struct CountingHandler(Arc<AtomicU64>);
 
-impl Handler for Counting {
+impl Handler for CountingHandler {
     fn node_message(&mut self, _: &mut peerkit::Context<'_>, _: &Peer, message: Message) {
         black_box(message);
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Delivers messages to a stream of events, and reads them.
-fn subscriber(_: &Block) -> Run {
-    let delivery = DispatchBench::new(None::<Counting>, &Config::default());
+/// Delivers messages to a stream of events and reads them from it.
+fn subscriber(_: &MessageBlock) -> StepFn {
+    let delivery = DispatchBench::new(None::<CountingHandler>, &Config::default());
     let mut events = delivery.subscribe();
     Box::new(move |input| {
-        at_once(delivery.messages(std::mem::take(&mut input.messages)));
+        poll_once(delivery.messages(std::mem::take(&mut input.messages)));
         let mut count = 0;
-        while let Some(Some(event)) = at_once(events.next()) {
+        while let Some(Some(event)) = poll_once(events.next()) {
             count += u64::from(matches!(black_box(event), Event::NodeMessage { .. }));
         }
         count
     })
 }
 
-/// Returns the result of `future` if it needs no waiting.
-fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+/// Polls `future` once and returns its output if it is ready.
+fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(ready) => Some(ready),
         Poll::Pending => None,

@@ -1,8 +1,7 @@
-//! Other processes: this program again, in another role. Parent and child send each other lines of
-//! JSON.
+//! Child processes: this program again, in a role. Parent and child exchange JSON lines.
 //!
 //! A child sends one line when it is ready and one report at its end. Then it stays until its input
-//! ends, as its data may still be on their way. So it also ends if its parent does.
+//! ends, because what it has sent may still be in flight. So it also exits when its parent does.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -15,10 +14,10 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Stdin, stdin};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
-/// First argument of this program when it is started by itself.
+/// First argument when this program starts itself.
 pub(crate) const ROLE: &str = "role";
 
-/// A process that this one has started. Dropping it ends it.
+/// A process started by this one. Dropping it kills it.
 pub(crate) struct Child {
     process: tokio::process::Child,
     input: ChildStdin,
@@ -26,73 +25,77 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts this program again, with `words` for [`Workload::play`](crate::job::Workload::play).
+    /// Starts this program again, with `words` as the arguments of
+    /// [`Workload::run_child`](crate::workload::Workload::run_child).
     pub(crate) fn start<W: AsRef<OsStr>>(words: impl IntoIterator<Item = W>) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(ROLE).args(words);
         Self::run(command)
     }
 
-    /// As [`Child::start`], at the lowest priority.
+    /// Like [`Child::start`], at the lowest priority.
     pub(crate) fn start_low<W: AsRef<OsStr>>(words: impl IntoIterator<Item = W>) -> Result<Self> {
         let mut command = Command::new("nice");
         command.args(["-n", "19"]).arg(std::env::current_exe()?).arg(ROLE).args(words);
         Self::run(command)
     }
 
-    /// Starts another program that uses the same lines.
+    /// Starts another program that exchanges lines in the same way.
     pub(crate) fn run(mut command: Command) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut process = command.spawn().context("can't start another process")?;
+        let mut process = command.spawn().context("cannot start the child process")?;
         let input = process.stdin.take().context("no input")?;
         let output = BufReader::new(process.stdout.take().context("no output")?);
         Ok(Self { process, input, output })
     }
 
-    /// Returns its next line.
+    /// Receives the next line from the child.
     ///
     /// # Errors
-    /// If it ends, or sends something else.
+    /// Fails if the child ends or sends something else.
     pub(crate) async fn receive<T: DeserializeOwned>(&mut self) -> Result<T> {
         let mut line = String::new();
         self.output.read_line(&mut line).await?;
         if line.is_empty() {
             let status = self.process.wait().await?;
-            bail!("the other process has ended: {status}");
+            bail!("the child process has ended: {status}");
         }
-        serde_json::from_str(&line).with_context(|| format!("the other process says {line:?}"))
+        serde_json::from_str(&line)
+            .with_context(|| format!("unexpected line from the child process: {line:?}"))
     }
 
-    /// Sends it a line.
-    pub(crate) async fn say(&mut self, line: &(impl Serialize + Sync)) -> Result<()> {
+    /// Sends a line to the child.
+    pub(crate) async fn send(&mut self, line: &(impl Serialize + Sync)) -> Result<()> {
         let mut line = serde_json::to_vec(line)?;
         line.push(b'\n');
         self.input.write_all(&line).await?;
         Ok(self.input.flush().await?)
     }
 
-    /// Lets it end after its report, and waits for that.
+    /// Closes the child's input, so that it exits, and waits for its end. Call it after receiving
+    /// the report.
     ///
     /// # Errors
-    /// If it failed.
+    /// Fails if the child exits with an error.
     pub(crate) async fn end(mut self) -> Result<()> {
         drop(self.input);
         let status = self.process.wait().await?;
-        ensure!(status.success(), "the other process failed: {status}");
+        ensure!(status.success(), "the child process failed: {status}");
         Ok(())
     }
 
-    /// Returns its process id.
+    /// Returns the process ID.
     pub(crate) fn id(&self) -> Result<u32> {
-        self.process.id().context("the other process has ended")
+        self.process.id().context("the child process has ended")
     }
 
-    /// Stops it: its connections stay, and it reads nothing. It can still be ended by dropping it.
+    /// Suspends the child: its connections stay open, but nothing reads from them. Dropping it
+    /// still kills it.
     pub(crate) async fn pause(&self) -> Result<()> {
         self.signal("-STOP").await
     }
 
-    /// Continues it.
+    /// Resumes the child.
     pub(crate) async fn resume(&self) -> Result<()> {
         self.signal("-CONT").await
     }
@@ -100,22 +103,22 @@ impl Child {
     async fn signal(&self, signal: &str) -> Result<()> {
         let process = self.id()?.to_string();
         let status = Command::new("kill").args([signal, &process]).status().await;
-        let status = status.context("can't run `kill`")?;
+        let status = status.context("cannot run `kill`")?;
         ensure!(status.success(), "`kill {signal}` failed: {status}");
         Ok(())
     }
 
-    /// Returns its processor time so far: see [`cpu_seconds`].
+    /// Returns its processor time so far, see [`cpu_seconds`].
     pub(crate) fn cpu_seconds(&self) -> f64 {
         self.process.id().map_or(0.0, cpu_seconds)
     }
 
-    /// Returns its largest memory: see [`peak_bytes`].
+    /// Returns its peak memory, see [`peak_bytes`].
     pub(crate) fn peak_bytes(&self) -> u64 {
         self.process.id().map_or(0, peak_bytes)
     }
 
-    /// Returns its memory now: see [`resident_bytes`].
+    /// Returns its current memory, see [`resident_bytes`].
     pub(crate) fn resident_bytes(&self) -> u64 {
         self.process.id().map_or(0, resident_bytes)
     }
@@ -127,65 +130,66 @@ pub(crate) struct Parent {
 }
 
 impl Parent {
-    /// Returns the process at the other end of standard input and output.
+    /// Connects to the parent through standard input and output.
     pub(crate) fn new() -> Self {
         Self { input: BufReader::new(stdin()) }
     }
 
-    /// Sends a line.
-    pub(crate) fn say(&self, line: &impl Serialize) -> Result<()> {
+    /// Sends a line to the parent.
+    pub(crate) fn send(&self, line: &impl Serialize) -> Result<()> {
         println!("{}", serde_json::to_string(line)?);
         Ok(())
     }
 
-    /// Returns its next line; `None` once it lets this process end.
+    /// Receives the next line from the parent, or `None` once the parent has closed this process's
+    /// input.
     pub(crate) async fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
         let mut line = String::new();
         self.input.read_line(&mut line).await?;
         if line.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_str(&line)?)) }
     }
 
-    /// Waits until it lets this process end.
-    pub(crate) async fn gone(&mut self) -> Result<()> {
+    /// Waits until the parent closes this process's input.
+    pub(crate) async fn released(&mut self) -> Result<()> {
         while self.receive::<serde_json::Value>().await?.is_some() {}
         Ok(())
     }
 }
 
-/// Returns the processor time of a process with all its threads, in seconds, to 10 ms; 0 if the system
-/// has no /proc.
+/// Returns the processor time of all threads of a process so far, in seconds, to 10 ms. Returns 0
+/// on systems without `/proc`.
 pub(crate) fn cpu_seconds(process: u32) -> f64 {
     stat_seconds(process, OWN)
 }
 
-/// Returns the processor time of children of this process that have ended: see [`cpu_seconds`].
+/// Returns the processor time of the ended children of `process`, in seconds, see [`cpu_seconds`].
 pub(crate) fn ended_cpu_seconds(process: u32) -> f64 {
     stat_seconds(process, ENDED)
 }
 
-/// User and system time are fields 14 and 15 of a process's stat, counted from 1. Fields 16 and 17 are
-/// those of its children that have ended, with their own children (proc(5)).
+/// User and system time are fields 14 and 15 of a process's stat, counted from 1; fields 16 and 17
+/// are those of its ended children and their children (proc(5)).
 const OWN: usize = 14;
 const ENDED: usize = 16;
 
 fn stat_seconds(process: u32, first: usize) -> f64 {
-    /// Ticks a second in /proc. It does not depend on the timer of the kernel (proc(5)).
+    /// Ticks a second in /proc: fixed, whatever the kernel's own timer is (proc(5)).
     const TICKS: f64 = 100.0;
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The name, in brackets, may contain anything. Field 3 follows it.
+    // The name, in brackets, may contain anything, brackets too; field 3 follows the last one.
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks: f64 =
         rest.split_whitespace().skip(first - 3).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
     ticks / TICKS
 }
 
-/// The processor times of a process's threads, by their numbers, in nanoseconds. They are far finer
-/// than [`cpu_seconds`]. Empty if the system has no /proc.
+/// Processor time per thread of a process, in nanoseconds: far finer than [`cpu_seconds`]. Empty on
+/// systems without `/proc`.
 #[derive(Debug)]
 pub(crate) struct ThreadTimes(BTreeMap<OsString, u64>);
 
 impl ThreadTimes {
-    /// Returns the times so far.
+    /// Reads the times so far.
     pub(crate) fn of(process: u32) -> Self {
         let threads = std::fs::read_dir(format!("/proc/{process}/task"));
         let time = |thread: DirEntry| {
@@ -195,8 +199,8 @@ impl ThreadTimes {
         Self(threads.into_iter().flatten().flatten().filter_map(time).collect())
     }
 
-    /// Returns the seconds of all threads since `before`, without those of threads that have ended
-    /// since.
+    /// Returns the seconds of all threads since `before`. The time of threads that have ended since
+    /// then is lost.
     pub(crate) fn seconds_since(&self, before: &Self) -> f64 {
         let since = |(thread, now): (_, &u64)| {
             now.saturating_sub(before.0.get(thread).copied().unwrap_or_default())
@@ -205,26 +209,26 @@ impl ThreadTimes {
     }
 }
 
-/// Checks that this process and its children may have `needed` files and connections open.
+/// Checks that this process and its children may open `needed` files and connections.
 pub(crate) fn check_open_files(needed: usize) -> Result<()> {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let limit = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
     match limit {
         Some(limit) if limit < needed => bail!(
-            "{needed} open files are needed and {limit} allowed: raise the limit (ulimit -n) first"
+            "{needed} open files are needed but only {limit} are allowed: raise the limit (ulimit -n)"
         ),
         _ => Ok(()),
     }
 }
 
-/// Returns the memory of a process that is in use and resident (VmRSS), in bytes; 0 if the system has
-/// no /proc.
+/// Returns the resident memory of a process (VmRSS), in bytes. Returns 0 on systems without
+/// `/proc`.
 pub(crate) fn resident_bytes(process: u32) -> u64 {
     status_bytes(process, "VmRSS:")
 }
 
-/// Returns the largest value so far of [`resident_bytes`] (VmHWM).
+/// Returns the peak of [`resident_bytes`] (VmHWM).
 pub(crate) fn peak_bytes(process: u32) -> u64 {
     status_bytes(process, "VmHWM:")
 }
@@ -241,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_has_time_and_memory() {
+    fn time_and_memory_of_a_process_are_read() {
         let own = std::process::id();
         let (before, threads_before) = (cpu_seconds(own), ThreadTimes::of(own));
         let began = std::time::Instant::now();

@@ -1,50 +1,50 @@
-//! Measurements, and tables of medians with each system's ratio to the reference.
+//! Measurements, and the tables of their medians with each system's ratio to the reference.
 
 use std::fmt::Write;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use crate::job::Job;
+use crate::workload::Job;
 
-/// A measurement: a flat object in JSON.
+/// One measurement. Serialized as a flat JSON object.
 #[derive(Debug, Clone)]
 pub(crate) struct Measurement {
-    /// The workload.
+    /// Name of the workload.
     pub workload: &'static str,
-    /// The system.
+    /// Name of the system.
     pub system: &'static str,
-    /// The system that it is compared with.
+    /// Name of the system it is compared with.
     pub reference: &'static str,
-    /// The case of the workload: `64 B`, `32 peers`.
+    /// Name of the case: `64 B`, `32 peers`.
     pub case: String,
-    /// The results.
+    /// Measured figures.
     pub figures: Vec<Figure>,
 }
 
-/// A number of a measurement.
+/// One figure of a measurement.
 #[derive(Debug, Clone)]
 pub(crate) struct Figure {
-    /// Its name, which ends with the unit: `messages_per_s`.
+    /// Its name, with the unit last: `messages_per_s`.
     pub name: &'static str,
     /// Its value.
     pub value: f64,
-    /// The direction that is better.
+    /// Direction in which it is better.
     pub better: Better,
 }
 
-/// The direction in which a figure is better.
+/// Direction in which a figure is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Better {
     /// Larger is better.
     Higher,
     /// Smaller is better.
     Lower,
-    /// Neither: the tables have no ratio of it.
+    /// For information only: no ratio is printed.
     Neither,
 }
 
 impl Measurement {
-    /// Creates the report of `job`.
+    /// Creates the measurement of `job`.
     pub(crate) fn of(job: &Job, figures: Vec<Figure>) -> Self {
         let (workload, system) = (job.workload.name(), job.system.name());
         let reference = job.workload.reference().name();
@@ -57,18 +57,18 @@ impl Measurement {
 }
 
 impl Figure {
-    /// Adds a figure for which larger is better.
+    /// Creates a figure of which larger is better.
     pub(crate) fn higher(name: &'static str, value: f64) -> Self {
         Self { name, value, better: Better::Higher }
     }
 
-    /// Adds a figure for which smaller is better.
+    /// Creates a figure of which smaller is better.
     pub(crate) fn lower(name: &'static str, value: f64) -> Self {
         Self { name, value, better: Better::Lower }
     }
 
-    /// Adds a figure without a ratio.
-    pub(crate) fn told(name: &'static str, value: f64) -> Self {
+    /// Creates a figure for information only.
+    pub(crate) fn info(name: &'static str, value: f64) -> Self {
         Self { name, value, better: Better::Neither }
     }
 }
@@ -86,8 +86,8 @@ impl Serialize for Measurement {
     }
 }
 
-/// Returns a table for each workload, with a line for each case and system, in the order of their first
-/// measurements. `rounds` has the measurements of each round.
+/// Formats one table per workload, with a row per case and system in the order in which they were
+/// first measured. `rounds` holds the measurements of each round.
 pub(crate) fn tables(rounds: &[Vec<Measurement>]) -> String {
     let mut out = String::new();
     for workload in distinct(rounds, |measurement| Some(measurement.workload)) {
@@ -122,7 +122,7 @@ fn table(out: &mut String, rounds: &[Vec<Measurement>], workload: &str) {
     }));
     for case in cases {
         for system in &systems {
-            let line = Line { rounds, workload, reference: &reference, system, case };
+            let line = TableRow { rounds, workload, reference: &reference, system, case };
             if line.all().next().is_some() {
                 let mut cells = vec![case.to_owned(), (*system).to_owned()];
                 cells.extend(columns.iter().map(|(name, better)| line.cell(name, *better)));
@@ -136,8 +136,8 @@ fn table(out: &mut String, rounds: &[Vec<Measurement>], workload: &str) {
     write_aligned(out, &lines);
 }
 
-/// The measurements of one case of one system.
-struct Line<'a> {
+/// One row of a table: one case of one system.
+struct TableRow<'a> {
     rounds: &'a [Vec<Measurement>],
     workload: &'a str,
     reference: &'a str,
@@ -145,7 +145,7 @@ struct Line<'a> {
     case: &'a str,
 }
 
-impl Line<'_> {
+impl TableRow<'_> {
     fn all(&self) -> impl Iterator<Item = &Measurement> {
         self.rounds.iter().filter_map(|round| self.of(round, self.system))
     }
@@ -163,21 +163,21 @@ impl Line<'_> {
             Some(self.of(round, self.system)?.figure(name)?.value / reference)
         });
         match median(ratios.filter(|ratio| ratio.is_finite()).collect()) {
-            Some(ratio) if better != Better::Neither => format!("{} ({ratio:.2})", short(value)),
-            _ => short(value),
+            Some(ratio) if better != Better::Neither => format!("{} ({ratio:.2})", rounded(value)),
+            _ => rounded(value),
         }
     }
 }
 
-/// Returns the median: of an even number, the mean of the middle two.
+/// Returns the median; of an even number of values the mean of the middle two.
 fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let (below, above) = (values.len().checked_sub(1)? / 2, values.len() / 2);
     Some((values[below] + values[above]) / 2.0)
 }
 
-/// Returns a number with as many digits as are useful.
-fn short(value: f64) -> String {
+/// Formats a number with as many decimal places as are significant.
+fn rounded(value: f64) -> String {
     match value.abs() {
         size if size >= 1_000.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
@@ -198,7 +198,7 @@ fn distinct<'a, T: PartialEq>(
     found
 }
 
-/// Aligns the first two columns to the left, and numbers to the right.
+/// Writes the table with the first two columns aligned left and the others right.
 fn write_aligned(out: &mut String, lines: &[Vec<String>]) {
     let columns = lines.first().map_or(0, Vec::len);
     let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     fn measured(system: &'static str, per_s: f64, cpu_s: f64) -> Measurement {
-        let figures = vec![Figure::higher("per_s", per_s), Figure::told("cpu_s", cpu_s)];
+        let figures = vec![Figure::higher("per_s", per_s), Figure::info("cpu_s", cpu_s)];
         let (workload, reference) = ("throughput", "raw-tls");
         Measurement { workload, system, reference, case: "64 B".into(), figures }
     }
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn ratios_are_taken_round_by_round() {
-        // The machine was twice as fast in the second round, and the third has no reference.
+        // The machine was twice as fast in the second round; the third has no reference.
         let rounds = [
             vec![measured("raw-tls", 100.0, 1.0), measured("peerkit", 50.0, 1.0)],
             vec![measured("raw-tls", 200.0, 1.0), measured("peerkit", 100.0, 1.0)],

@@ -1,5 +1,6 @@
-//! Byte streams between two ends, of any system. The first byte of each is its purpose. So the other
-//! end sees the stream at once, and may accept several in any order.
+//! Byte streams between two ends, of any system. Each starts with a byte that states its purpose.
+//! That byte also makes the stream visible to the other end at once, and lets it accept several
+//! streams in any order.
 
 use anyhow::{Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,25 +11,25 @@ use crate::system::System;
 use crate::systems::{iroh, libp2p};
 use crate::systems::{peerkit, raw};
 
-/// The purpose of a stream, which is its first byte.
+/// First byte of a stream.
 pub(crate) type Purpose = u8;
 
-/// A stream for messages.
+/// Purpose of a stream for messages.
 pub(crate) const MESSAGES: Purpose = b'm';
 
-/// A stream for bulk data.
+/// Purpose of a stream for bulk data.
 pub(crate) const BULK: Purpose = b'b';
 
-/// The end that waits for streams.
+/// The end that accepts streams.
 pub(crate) enum Listener {
     /// Each stream is a connection.
     Raw(raw::Listener),
     /// Each stream is a connection beside the link.
     Peerkit(peerkit::StreamListener),
-    /// Each stream is a part of one connection.
+    /// Each stream is part of one connection.
     #[cfg(feature = "systems")]
     Libp2p(libp2p::Listener),
-    /// Each stream is a part of one connection.
+    /// Each stream is part of one connection.
     #[cfg(feature = "systems")]
     Iroh(iroh::Listener),
 }
@@ -39,10 +40,10 @@ pub(crate) enum Dialler {
     Raw(raw::Dialler),
     /// Each stream is a connection beside the link.
     Peerkit(peerkit::StreamDialler),
-    /// Each stream is a part of one connection.
+    /// Each stream is part of one connection.
     #[cfg(feature = "systems")]
     Libp2p(libp2p::Dialler),
-    /// Each stream is a part of one connection.
+    /// Each stream is part of one connection.
     #[cfg(feature = "systems")]
     Iroh(iroh::Dialler),
 }
@@ -64,7 +65,7 @@ impl Listener {
         })
     }
 
-    /// Returns what [`Dialler::connect`] needs.
+    /// Returns the address for [`Dialler::connect`].
     pub(crate) fn address(&self) -> String {
         match self {
             Self::Raw(listener) => listener.address(),
@@ -76,7 +77,7 @@ impl Listener {
         }
     }
 
-    /// Waits for the next stream. Returns its purpose, too.
+    /// Accepts the next stream and reads its purpose.
     pub(crate) async fn accept(&mut self) -> Result<(Purpose, Stream)> {
         let mut stream: Stream = match self {
             Self::Raw(listener) => listener.accept().await?,
@@ -89,7 +90,7 @@ impl Listener {
         Ok((stream.read_u8().await?, stream))
     }
 
-    /// Waits for the next stream, which has to be for messages.
+    /// Accepts the next stream, which must be for messages.
     pub(crate) async fn accept_messages(&mut self) -> Result<Stream> {
         match self.accept().await? {
             (MESSAGES, stream) => Ok(stream),

@@ -1,55 +1,55 @@
-//! The systems that are measured, by name.
+//! Names and capabilities of the systems that are measured.
 
 use anyhow::{Context, Result};
 
-/// A system.
+/// A system that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum System {
     /// TCP with a length before each message, in batches of 64 KiB.
     RawTcp,
-    /// The same within TLS, by tokio-rustls: the best that the machine can do.
+    /// The same within TLS, by tokio-rustls: the upper bound for this machine.
     RawTls,
-    /// A node, with a handler.
+    /// A peerkit node with a handler.
     Peerkit,
-    /// Publisher and subscriber, on a TCP link. Not encrypted.
+    /// Publisher and subscriber on a TCP link. Not encrypted.
     #[cfg(feature = "systems")]
     ZenohTcp,
-    /// The same on a TLS link.
+    /// Publisher and subscriber on a TLS link.
     #[cfg(feature = "systems")]
     ZenohTls,
     /// A yamux stream within noise, with messages as on raw TLS.
     #[cfg(feature = "systems")]
     Libp2pNoise,
-    /// The same within TLS.
+    /// A yamux stream within TLS, with messages as on raw TLS.
     #[cfg(feature = "systems")]
     Libp2pTls,
     /// A QUIC stream, with messages as on raw TLS.
     #[cfg(feature = "systems")]
     Iroh,
-    /// A network of libp2p's swarms that broadcast by gossipsub.
+    /// A network of libp2p swarms that broadcast by gossipsub.
     #[cfg(feature = "systems")]
     Gossipsub,
-    /// A network of iroh's endpoints that broadcast by iroh-gossip. Broadcasts are not signed.
+    /// A network of iroh endpoints that broadcast by iroh-gossip. Broadcasts are not signed.
     #[cfg(feature = "systems")]
     IrohGossip,
-    /// The Python package. Not encrypted.
+    /// The Python package p2pnetwork. Not encrypted.
     #[cfg(feature = "systems")]
     P2pnetwork,
-    /// iroh's endpoints with a store of blobs on disk.
+    /// iroh endpoints with a blob store on disk.
     #[cfg(feature = "systems")]
     IrohBlobs,
-    /// The program, with an HTTP server of this bench. Neither encrypted nor verified.
+    /// The program curl and our own HTTP server. Neither encrypted nor verified.
     Curl,
-    /// The program over BitTorrent. Not encrypted.
+    /// The program aria2 over BitTorrent. Not encrypted.
     Aria2,
-    /// The program and its daemon. Not encrypted.
+    /// The program rsync and its daemon. Not encrypted.
     Rsync,
-    /// The program that prints the BLAKE3 hashes of files.
+    /// The program b3sum, which prints the BLAKE3 hash of files.
     B3sum,
 }
 
 impl System {
-    /// Returns all systems that this program was built with.
+    /// Every system that this program was built with.
     pub(crate) const ALL: &[Self] = &[
         Self::RawTcp,
         Self::RawTls,
@@ -78,7 +78,7 @@ impl System {
         Self::B3sum,
     ];
 
-    /// Returns the name, for reports and command lines.
+    /// Returns the name used in reports and on command lines.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::RawTcp => "raw-tcp",
@@ -113,11 +113,11 @@ impl System {
     pub(crate) fn named(name: &str) -> Result<Self> {
         let found = Self::ALL.iter().copied().find(|known| known.name() == name);
         let names = Self::ALL.iter().map(|system| system.name()).collect::<Vec<_>>().join(", ");
-        found.with_context(|| format!("no system `{name}`; there are {names}"))
+        found.with_context(|| format!("unknown system `{name}`; known are {names}"))
     }
 
-    /// Returns whether only its broadcasts are measured: those of [`Network`](crate::network::Network),
-    /// without nodes of ours.
+    /// Returns whether this system is measured for its broadcasts alone. Such systems exist only as
+    /// a [`Network`](crate::network::Network).
     pub(crate) fn only_broadcasts(self) -> bool {
         match self {
             #[cfg(feature = "systems")]
@@ -126,7 +126,7 @@ impl System {
         }
     }
 
-    /// Returns whether only its files are measured.
+    /// Returns whether this system is measured for files alone.
     pub(crate) fn only_files(self) -> bool {
         match self {
             Self::Curl | Self::Aria2 | Self::Rsync | Self::B3sum => true,
@@ -136,7 +136,7 @@ impl System {
         }
     }
 
-    /// Returns whether it can fetch a file from a known source.
+    /// Returns whether this system can fetch a file from a known source.
     pub(crate) fn has_files(self) -> bool {
         match self {
             Self::RawTls | Self::Peerkit | Self::Curl | Self::Aria2 => true,
@@ -146,7 +146,8 @@ impl System {
         }
     }
 
-    /// Returns whether this program can be an end of its links: see [`Link`](crate::link::Link).
+    /// Returns whether this program can be one end of the system's links, see
+    /// [`Link`](crate::link::Link).
     pub(crate) fn has_links(self) -> bool {
         match self {
             #[cfg(feature = "systems")]
@@ -155,18 +156,18 @@ impl System {
         }
     }
 
-    /// Returns whether many messages can go both ways over one of its links at once.
+    /// Returns whether one link of this system can carry bulk traffic both ways at once.
     pub(crate) fn goes_both_ways(self) -> bool {
         match self {
-            // In zenoh 1.10.2, on TLS only, both ends wait for ever within a second, although nothing
-            // is on its way any more.
+            // zenoh 1.10.2 deadlocks over TLS within a second: both ends wait for ever although
+            // nothing is in flight.
             #[cfg(feature = "systems")]
             Self::ZenohTls => false,
             _ => self.has_links(),
         }
     }
 
-    /// Returns whether it has byte streams: see [`streams`](crate::streams).
+    /// Returns whether this system has byte streams, see [`streams`](crate::streams).
     pub(crate) fn has_streams(self) -> bool {
         match self {
             #[cfg(feature = "systems")]

@@ -1,8 +1,8 @@
-//! The links, streams and files of each system.
+//! Each system's implementation of links, streams, networks and files.
 
 use anyhow::Result;
 
-use crate::programs;
+use crate::external;
 use crate::system::System;
 
 pub(crate) mod aria2;
@@ -20,15 +20,15 @@ pub(crate) mod rsync;
 #[cfg(feature = "systems")]
 pub(crate) mod zenoh;
 
-/// Returns the systems of `wanted`, or all if it is empty, that are `used` and can run here. Prints
-/// which can't.
+/// Returns the systems of `wanted` (all if it is empty) that are `used` and available here. Prints
+/// the ones that are not available.
 pub(crate) fn available(wanted: &[System], used: impl Fn(System) -> bool) -> Vec<System> {
     let is_wanted =
         |system: &&System| (wanted.is_empty() || wanted.contains(system)) && used(**system);
     let is_there = |system: &System| match prepare(*system) {
         Ok(()) => true,
         Err(error) => {
-            eprintln!("bench: goes on without {}: {error:#}", system.name());
+            eprintln!("bench: {} is left out: {error:#}", system.name());
             false
         }
     };
@@ -39,10 +39,10 @@ fn prepare(system: System) -> Result<()> {
     match system {
         #[cfg(feature = "systems")]
         System::P2pnetwork => p2pnetwork::prepare(),
-        System::Curl => programs::prepare("curl"),
-        System::Aria2 => programs::prepare("aria2c"),
-        System::Rsync => programs::prepare("rsync"),
-        System::B3sum => programs::prepare("b3sum"),
+        System::Curl => external::prepare("curl"),
+        System::Aria2 => external::prepare("aria2c"),
+        System::Rsync => external::prepare("rsync"),
+        System::B3sum => external::prepare("b3sum"),
         _ => Ok(()),
     }
 }

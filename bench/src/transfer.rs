@@ -1,4 +1,4 @@
-//! File transfers between two processes: one with the sources, one with the receivers.
+//! File transfers between two processes: one with all sources, one with all fetchers.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,114 +7,114 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
+use crate::concurrent::join_all;
 use crate::files::Original;
-use crate::job::Job;
 use crate::process::{Child, Parent, cpu_seconds, peak_bytes};
-use crate::side_by_side::all;
 use crate::system::System;
 #[cfg(feature = "systems")]
 use crate::systems::iroh;
 use crate::systems::{peerkit, raw};
+use crate::workload::Job;
 
-/// The roles of the two processes.
+/// Roles of the two processes.
 const SHARE: &str = "share";
 const FETCH: &str = "fetch";
 
-/// The sources, the receivers and the content of a transfer.
+/// Plan of a transfer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Plan {
-    /// The file or folder.
+pub(crate) struct TransferPlan {
+    /// File or folder to share.
     pub from: PathBuf,
-    /// A folder with a folder for each receiver.
+    /// Folder that contains one folder per fetcher.
     pub to: PathBuf,
     /// Number of sources.
     pub sources: usize,
-    /// Upload limit of each source, in bytes a second; 0 for no limit.
+    /// Upload limit of each source, in bytes/s; 0 for none.
     pub upload_rate: u64,
-    /// Number of receivers.
+    /// Number of fetchers.
     pub fetchers: usize,
 }
 
-/// The details of the sources that receivers need.
+/// Offer of the sources to the fetchers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Offer {
-    /// The details of each source.
+pub(crate) struct TransferOffer {
+    /// Addresses of the sources.
     pub addresses: Vec<String>,
-    /// The name of the content.
+    /// Name by which the fetchers request it: a hash, with some systems also a file name.
     pub hash: String,
 }
 
-/// The usage of a process.
+/// Resources used by a process.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub(crate) struct Usage {
-    /// Processor time.
+pub(crate) struct ResourceUsage {
+    /// Processor time, in seconds.
     pub cpu_s: f64,
-    /// Largest memory so far.
+    /// Peak memory so far.
     pub peak_bytes: u64,
 }
 
-/// The times of hashing the content.
+/// Cost of hashing the shared file or folder.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Shared {
-    /// Time until the first source was done.
+pub(crate) struct ShareResult {
+    /// Time until the first source has shared it.
     pub elapsed: Duration,
-    /// Time until all were done.
-    pub usage: Usage,
+    /// Usage of all sources together.
+    pub usage: ResourceUsage,
 }
 
-/// The result of one fetch.
+/// Result of one fetch.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Got {
-    /// Time from the call to the end.
+pub(crate) struct FetchResult {
+    /// Time from the call to its end.
     pub elapsed: Duration,
-    /// The sources that have sent some of it.
+    /// Number of sources that sent some of it.
     pub sources: usize,
 }
 
-/// The results of a transfer.
+/// Result of a transfer.
 #[derive(Debug, Clone)]
-pub(crate) struct Moved {
-    /// `None` if the system does not hash before.
-    pub shared: Option<Shared>,
-    /// One for each receiver.
-    pub got: Vec<Got>,
-    /// Usage of the sources meanwhile.
-    pub sources: Usage,
-    /// Usage of the receivers meanwhile.
-    pub fetchers: Usage,
+pub(crate) struct TransferResult {
+    /// Cost of sharing; `None` if the system hashes nothing beforehand.
+    pub shared: Option<ShareResult>,
+    /// One result per fetcher.
+    pub fetches: Vec<FetchResult>,
+    /// Usage of the sources during the fetches.
+    pub sources: ResourceUsage,
+    /// Usage of the fetchers.
+    pub fetchers: ResourceUsage,
 }
 
-impl Plan {
-    /// Creates a transfer from one source to one receiver.
+impl TransferPlan {
+    /// Plans a transfer from one source to one fetcher.
     pub(crate) fn one(job: &Job, original: &Original) -> Self {
-        let (from, to) = (original.path.clone(), job.place.join("fetched"));
+        let (from, to) = (original.path.clone(), job.folder.join("fetched"));
         Self { from, to, sources: 1, upload_rate: 0, fetchers: 1 }
     }
 
-    /// Returns the folder of a receiver.
+    /// Returns the folder of a fetcher.
     pub(crate) fn folder(&self, fetcher: usize) -> PathBuf {
         self.to.join(fetcher.to_string())
     }
 
-    /// Runs it in two processes of this program, and checks the copies.
-    pub(crate) async fn run(self, job: &Job, original: &Original) -> Result<Moved> {
+    /// Runs the transfer in two processes of this program and checks the copies.
+    pub(crate) async fn run(self, job: &Job, original: &Original) -> Result<TransferResult> {
         let copies = Copies::of(&self, original)?;
         let moved = self.run_unchecked(job).await?;
         copies.check().await?;
         Ok(moved)
     }
 
-    async fn run_unchecked(&self, job: &Job) -> Result<Moved> {
-        let mut sharing = Child::start(job.role(&[SHARE]))?;
-        sharing.say(self).await?;
-        let (offer, shared): (Offer, Shared) = sharing.receive().await?;
-        let mut fetching = Child::start(job.role(&[FETCH]))?;
-        fetching.say(&(self, offer)).await?;
+    async fn run_unchecked(&self, job: &Job) -> Result<TransferResult> {
+        let mut sharing = Child::start(job.args_with_role(&[SHARE]))?;
+        sharing.send(self).await?;
+        let (offer, shared): (TransferOffer, ShareResult) = sharing.receive().await?;
+        let mut fetching = Child::start(job.args_with_role(&[FETCH]))?;
+        fetching.send(&(self, offer)).await?;
         fetching.receive::<()>().await?;
         let before = (sharing.cpu_seconds(), fetching.cpu_seconds());
-        fetching.say(&()).await?;
-        let got: Vec<Got> = fetching.receive().await?;
-        let used = |child: &Child, before: f64| Usage {
+        fetching.send(&()).await?;
+        let fetches: Vec<FetchResult> = fetching.receive().await?;
+        let used = |child: &Child, before: f64| ResourceUsage {
             cpu_s: child.cpu_seconds() - before,
             peak_bytes: child.peak_bytes(),
         };
@@ -122,39 +122,39 @@ impl Plan {
         let fetchers = used(&fetching, before.1);
         fetching.end().await?;
         sharing.end().await?;
-        Ok(Moved { shared: Some(shared), got, sources, fetchers })
+        Ok(TransferResult { shared: Some(shared), fetches, sources, fetchers })
     }
 
-    /// Shares the content from another process, and does nothing more.
-    pub(crate) async fn share(self, job: &Job) -> Result<(Offer, Shared)> {
-        let mut sharing = Child::start(job.role(&[SHARE]))?;
-        sharing.say(&self).await?;
+    /// Shares the file in another process, without a fetch.
+    pub(crate) async fn share(self, job: &Job) -> Result<(TransferOffer, ShareResult)> {
+        let mut sharing = Child::start(job.args_with_role(&[SHARE]))?;
+        sharing.send(&self).await?;
         let shared = sharing.receive().await?;
         sharing.end().await?;
         Ok(shared)
     }
 }
 
-impl Moved {
-    /// Returns the result of one fetch of another program.
-    pub(crate) fn one(elapsed: Duration, source: Usage, fetcher: Usage) -> Self {
-        let got = vec![Got { elapsed, sources: 1 }];
-        Self { shared: None, got, sources: source, fetchers: fetcher }
+impl TransferResult {
+    /// Creates the result of one fetch by an external program.
+    pub(crate) fn one(elapsed: Duration, source: ResourceUsage, fetcher: ResourceUsage) -> Self {
+        let fetches = vec![FetchResult { elapsed, sources: 1 }];
+        Self { shared: None, fetches, sources: source, fetchers: fetcher }
     }
 
-    /// Returns the time until the last receiver had it.
+    /// Returns the seconds until the last fetcher had finished.
     pub(crate) fn last_s(&self) -> f64 {
-        self.got.iter().map(|got| got.elapsed.as_secs_f64()).fold(0.0, f64::max)
+        self.fetches.iter().map(|fetch| fetch.elapsed.as_secs_f64()).fold(0.0, f64::max)
     }
 
-    /// Returns the average number of sources that have sent some of it to a receiver.
+    /// Returns the number of sources per fetcher, on average.
     pub(crate) fn sources_each(&self) -> f64 {
-        let sources: usize = self.got.iter().map(|got| got.sources).sum();
-        sources as f64 / self.got.len() as f64
+        let sources: usize = self.fetches.iter().map(|fetch| fetch.sources).sum();
+        sources as f64 / self.fetches.len() as f64
     }
 }
 
-/// The folders for the copies. Dropping it removes them.
+/// Expected copies. Dropping it removes them.
 pub(crate) struct Copies {
     original: Original,
     folder: PathBuf,
@@ -162,8 +162,8 @@ pub(crate) struct Copies {
 }
 
 impl Copies {
-    /// Creates the folders.
-    pub(crate) fn of(plan: &Plan, original: &Original) -> Result<Self> {
+    /// Creates the fetchers' folders.
+    pub(crate) fn of(plan: &TransferPlan, original: &Original) -> Result<Self> {
         let name = original.name()?;
         let paths = (0..plan.fetchers).map(|fetcher| plan.folder(fetcher).join(name)).collect();
         for fetcher in 0..plan.fetchers {
@@ -172,12 +172,12 @@ impl Copies {
         Ok(Self { original: original.clone(), folder: plan.to.clone(), paths })
     }
 
-    /// Returns the folder of a single receiver.
+    /// Returns the copy of the only fetcher.
     pub(crate) fn path(&self) -> Result<&Path> {
-        Ok(self.paths.first().context("there is no receiver")?)
+        Ok(self.paths.first().context("the transfer has no fetcher")?)
     }
 
-    /// Checks that the copies are there, and equal to the content.
+    /// Checks that each copy exists and equals the original.
     pub(crate) async fn check(&self) -> Result<()> {
         self.original.check(self.paths.clone()).await
     }
@@ -189,8 +189,8 @@ impl Drop for Copies {
     }
 }
 
-/// One of the two processes.
-pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
+/// Runs one of the two processes.
+pub(crate) async fn run_child(job: &Job, rest: &[String]) -> Result<()> {
     match rest {
         [role] if role == SHARE => share(job.system).await,
         [role] if role == FETCH => fetch(job.system).await,
@@ -200,7 +200,7 @@ pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
 
 async fn share(system: System) -> Result<()> {
     let mut parent = Parent::new();
-    let plan: Plan = parent.receive().await?.context("nothing is to be shared")?;
+    let plan: TransferPlan = parent.receive().await?.context("no plan was received")?;
     let mut sources = Sources::start(system, &plan).await?;
     let own = std::process::id();
     let (before, began) = (cpu_seconds(own), Instant::now());
@@ -209,40 +209,40 @@ async fn share(system: System) -> Result<()> {
     for source in 1..plan.sources {
         sources.share(source, &plan.from).await?;
     }
-    let usage = Usage { cpu_s: cpu_seconds(own) - before, peak_bytes: peak_bytes(own) };
-    let offer = Offer { addresses: sources.addresses(), hash };
-    parent.say(&(offer, Shared { elapsed, usage }))?;
-    parent.gone().await
+    let usage = ResourceUsage { cpu_s: cpu_seconds(own) - before, peak_bytes: peak_bytes(own) };
+    let offer = TransferOffer { addresses: sources.addresses(), hash };
+    parent.send(&(offer, ShareResult { elapsed, usage }))?;
+    parent.released().await
 }
 
 async fn fetch(system: System) -> Result<()> {
     let mut parent = Parent::new();
-    let plan = parent.receive().await?;
-    let (plan, offer): (Plan, Offer) = plan.context("nothing is to be fetched")?;
+    let request = parent.receive().await?;
+    let (plan, offer): (TransferPlan, TransferOffer) = request.context("no plan was received")?;
     let mut ready = JoinSet::new();
     for fetcher in 0..plan.fetchers {
         let (folder, offer) = (plan.folder(fetcher), offer.clone());
         ready.spawn(async move { Fetcher::link(system, folder, offer).await });
     }
-    let fetchers = all(ready).await?;
-    parent.say(&())?;
+    let fetchers = join_all(ready).await?;
+    parent.send(&())?;
     parent.receive::<()>().await?;
     let mut fetches = JoinSet::new();
     for fetcher in fetchers {
         fetches.spawn(async move {
             let began = Instant::now();
             let sources = fetcher.fetch().await?;
-            let got = Got { elapsed: began.elapsed(), sources };
-            // It stays, as others may be fetching from it.
-            Ok((got, fetcher))
+            let result = FetchResult { elapsed: began.elapsed(), sources };
+            // Keep the fetcher: others may still be fetching from it.
+            Ok((result, fetcher))
         });
     }
-    let (got, _fetchers): (Vec<_>, Vec<_>) = all(fetches).await?.into_iter().unzip();
-    parent.say(&got)?;
-    parent.gone().await
+    let (results, _fetchers): (Vec<_>, Vec<_>) = join_all(fetches).await?.into_iter().unzip();
+    parent.send(&results)?;
+    parent.released().await
 }
 
-/// The sources.
+/// The sources of one system.
 enum Sources {
     RawTls(raw::files::Source),
     Peerkit(peerkit::files::Sources),
@@ -251,17 +251,17 @@ enum Sources {
 }
 
 impl Sources {
-    async fn start(system: System, plan: &Plan) -> Result<Self> {
+    async fn start(system: System, plan: &TransferPlan) -> Result<Self> {
         Ok(match system {
             System::RawTls => Self::RawTls(raw::files::Source::start(plan)?),
             System::Peerkit => Self::Peerkit(peerkit::files::Sources::start(plan).await?),
             #[cfg(feature = "systems")]
             System::IrohBlobs => Self::IrohBlobs(iroh::blobs::Source::start(plan).await?),
-            _ => bail!("{} does not share files here", system.name()),
+            _ => bail!("{} is not measured sharing files", system.name()),
         })
     }
 
-    /// Returns the name of the content.
+    /// Shares the file or folder. Returns the name to request it by.
     async fn share(&mut self, source: usize, path: &Path) -> Result<String> {
         match self {
             Self::RawTls(one) => one.share(path),
@@ -281,7 +281,7 @@ impl Sources {
     }
 }
 
-/// A receiver.
+/// A fetcher of one system.
 enum Fetcher {
     RawTls(raw::files::Fetcher),
     Peerkit(peerkit::files::Fetcher),
@@ -290,17 +290,17 @@ enum Fetcher {
 }
 
 impl Fetcher {
-    async fn link(system: System, folder: PathBuf, offer: Offer) -> Result<Self> {
+    async fn link(system: System, folder: PathBuf, offer: TransferOffer) -> Result<Self> {
         Ok(match system {
             System::RawTls => Self::RawTls(raw::files::Fetcher::new(&folder, &offer)?),
             System::Peerkit => Self::Peerkit(peerkit::files::Fetcher::link(folder, offer).await?),
             #[cfg(feature = "systems")]
             System::IrohBlobs => Self::IrohBlobs(iroh::blobs::Fetcher::link(folder, offer).await?),
-            _ => bail!("{} does not fetch files here", system.name()),
+            _ => bail!("{} is not measured fetching files", system.name()),
         })
     }
 
-    /// Fetches the content. Returns the number of sources that have sent some of it.
+    /// Fetches the file. Returns the number of sources that sent some of it.
     async fn fetch(&self) -> Result<usize> {
         match self {
             Self::RawTls(fetcher) => fetcher.fetch().await,

@@ -1,15 +1,15 @@
-//! The workloads. Each is a module with `cases`, `measure`, and `play` for the processes that it
-//! starts.
+//! The workloads: each is a module with `cases`, `measure`, and `run_child` for the processes that
+//! it starts.
 
 use anyhow::Result;
 
-use crate::crowd::Hub;
-use crate::job::{Case, Job, Wanted, Workload};
+use crate::many_links::Hub;
 use crate::network::Network;
 use crate::report::Measurement;
 use crate::system::System;
 use crate::systems::curl;
 use crate::transfer;
+use crate::workload::{Case, CaseOptions, Job, Workload};
 
 mod connections;
 mod fairness;
@@ -29,9 +29,9 @@ mod throughput;
 mod unread;
 
 impl Workload {
-    /// Returns the cases of a workload.
-    pub(crate) fn cases(self, wanted: Wanted) -> Vec<Case> {
-        let Wanted { bytes, large, .. } = wanted;
+    /// Returns the cases that are measured for each system.
+    pub(crate) fn cases(self, wanted: CaseOptions) -> Vec<Case> {
+        let CaseOptions { bytes, large, .. } = wanted;
         match self {
             Self::Throughput | Self::BothWays => throughput::cases(bytes),
             Self::Latency => latency::cases(bytes),
@@ -52,23 +52,23 @@ impl Workload {
         }
     }
 
-    /// Returns whether `system` can run `case`.
-    pub(crate) fn does(self, system: System, case: &Case) -> bool {
+    /// Returns whether `system` supports `case` of this workload.
+    pub(crate) fn supports(self, system: System, case: &Case) -> bool {
         if system.only_broadcasts() {
             return self == Self::Network;
         }
         match self {
-            // In these cases two Python processes are fast enough. In others they take minutes.
+            // Two Python processes run these two workloads; larger messages would take minutes.
             Self::Throughput if system.only_files() => false,
             Self::Throughput => system.has_links() || case.amount <= 64,
             Self::Latency => system.goes_both_ways() || !latency::is_beside_bulk(case),
             Self::BothWays => system.goes_both_ways(),
             Self::Start => system.has_links(),
             Self::Streams => system.has_streams(),
-            Self::FanOut => fan_out::does(system),
-            Self::Connections | Self::Idle => Hub::is_there(system),
+            Self::FanOut => fan_out::supports(system),
+            Self::Connections | Self::Idle => Hub::supports(system),
             Self::Fairness => matches!(system, System::RawTls | System::Peerkit),
-            Self::Network => Network::is_there(system),
+            Self::Network => Network::supports(system),
             Self::File => system.has_files(),
             Self::Folder => matches!(system, System::Peerkit | System::Rsync),
             Self::Hashing => matches!(system, System::Peerkit | System::B3sum),
@@ -78,10 +78,10 @@ impl Workload {
         }
     }
 
-    /// Longest time of a measurement, in multiples of its duration.
-    pub(crate) fn lengths(self) -> u32 {
+    /// Returns the longest run of one measurement, as a multiple of the chosen duration.
+    pub(crate) fn max_lengths(self) -> u32 {
         match self {
-            Self::Network => network::lengths(),
+            Self::Network => network::max_lengths(),
             _ => 1,
         }
     }
@@ -89,7 +89,8 @@ impl Workload {
     /// Makes one measurement.
     ///
     /// # Errors
-    /// If it could not be made, or not everything that was sent has arrived.
+    /// Fails if the measurement could not be made, or if the received messages differ from the sent
+    /// ones.
     pub(crate) async fn measure(self, job: &Job) -> Result<Vec<Measurement>> {
         match self {
             Self::Throughput | Self::BothWays => throughput::measure(job).await,
@@ -111,27 +112,27 @@ impl Workload {
         }
     }
 
-    /// Runs another process that [`Workload::measure`] has started with the job's arguments and perhaps
-    /// more of them: `rest`.
-    pub(crate) async fn play(self, job: &Job, rest: &[String]) -> Result<()> {
+    /// Runs a child process that [`Workload::measure`] started with the job's arguments, until it
+    /// exits. `rest` holds the arguments after those of the job.
+    pub(crate) async fn run_child(self, job: &Job, rest: &[String]) -> Result<()> {
         match self {
-            Self::Throughput | Self::BothWays => throughput::play(job).await,
-            Self::Latency => latency::play(job).await,
-            Self::Streams => streams::play(job).await,
-            Self::Start => start::play(job, rest).await,
-            Self::FanOut => fan_out::play(job, rest).await,
-            Self::Connections => connections::play(job, rest).await,
-            Self::Idle => idle::play(job, rest).await,
-            Self::Fairness => fairness::play(job, rest).await,
-            Self::Unread => unread::play(job, rest).await,
-            Self::Network => network::play(job).await,
-            Self::File if job.system == System::Curl => curl::play(rest),
+            Self::Throughput | Self::BothWays => throughput::run_child(job).await,
+            Self::Latency => latency::run_child(job).await,
+            Self::Streams => streams::run_child(job).await,
+            Self::Start => start::run_child(job, rest).await,
+            Self::FanOut => fan_out::run_child(job, rest).await,
+            Self::Connections => connections::run_child(job, rest).await,
+            Self::Idle => idle::run_child(job, rest).await,
+            Self::Fairness => fairness::run_child(job, rest).await,
+            Self::Unread => unread::run_child(job, rest).await,
+            Self::Network => network::run_child(job).await,
+            Self::File if job.system == System::Curl => curl::run_child(rest),
             Self::File
             | Self::FileSources
             | Self::FileSwarm
             | Self::Folder
             | Self::Hashing
-            | Self::FileHuge => transfer::play(job, rest).await,
+            | Self::FileHuge => transfer::run_child(job, rest).await,
         }
     }
 }

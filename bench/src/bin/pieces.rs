@@ -1,14 +1,15 @@
-//! Runs one hot piece of a message's path so often: `pieces NAME TIMES`. For `bench/instructions`,
-//! which counts what that takes. Prints how many messages it was; without arguments, the names.
+//! Runs one hot step of a message's path a given number of times: `pieces NAME TIMES`. Used by
+//! `bench/instructions`, which counts the instructions. Prints the number of messages; without
+//! arguments it prints the names.
 
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use peerkit_bench::pieces::{Input, Piece};
+use peerkit_bench::pieces::{HotStep, Input};
 
-/// Inputs are laid ready for so many runs, however many there are: what that takes is the same
-/// each time.
-const MOST: usize = 64;
+/// Largest number of runs. So many inputs are always filled, so that filling costs the same
+/// whatever the number of runs.
+const MAX_TIMES: usize = 64;
 
 fn main() -> ExitCode {
     match run() {
@@ -23,23 +24,23 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match &words[..] {
-        [] => Piece::ALL.iter().for_each(|piece| println!("{}", piece.name)),
-        [name, times] => println!("{}", repeat(Piece::named(name)?, times.parse()?)?),
+        [] => HotStep::ALL.iter().for_each(|piece| println!("{}", piece.name)),
+        [name, times] => println!("{}", repeat(HotStep::named(name)?, times.parse()?)?),
         _ => bail!("usage: pieces [NAME TIMES]"),
     }
     Ok(())
 }
 
-/// Returns how many messages it was.
-fn repeat(piece: Piece, times: usize) -> Result<u64> {
-    ensure!(times <= MOST, "at most {MOST} times");
+/// Runs `piece` the given number of times. Returns the number of messages.
+fn repeat(piece: HotStep, times: usize) -> Result<u64> {
+    ensure!(times <= MAX_TIMES, "at most {MAX_TIMES} times");
     let mut work = piece.start();
     let filled = || {
         let mut input = Input::default();
         work.fill(&mut input);
         input
     };
-    let mut inputs: Vec<Input> = std::iter::repeat_with(filled).take(MOST).collect();
+    let mut inputs: Vec<Input> = std::iter::repeat_with(filled).take(MAX_TIMES).collect();
     for input in &mut inputs[..times] {
         work.run(input).with_context(|| piece.name)?;
     }

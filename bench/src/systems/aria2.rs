@@ -1,4 +1,4 @@
-//! aria2 over BitTorrent: a source, a receiver, and a tracker of this bench, by which they find each
+//! aria2 over BitTorrent: one seed, one fetcher, and our own tracker through which they find each
 //! other.
 
 use std::collections::BTreeMap;
@@ -13,21 +13,21 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use tokio::process::Command;
 use tokio::sync::oneshot;
 
+use crate::external::{self, ServerProgram, free_port};
 use crate::files::Original;
 use crate::http::{self, Body};
-use crate::job::Job;
-use crate::programs::{self, Server, free_port};
-use crate::transfer::{Copies, Moved, Plan};
+use crate::transfer::{Copies, TransferPlan, TransferResult};
+use crate::workload::Job;
 
-/// Bytes of a piece. 1 MiB: the choice of mktorrent for a GiB.
+/// Bytes of a piece. 1 MiB is what mktorrent chooses for a GiB.
 const PIECE: usize = 1 << 20;
 
-/// Longest time until the source has announced the file to the tracker.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Timeout until the seed has announced itself to the tracker.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Fetches the file.
-pub(crate) async fn fetch(job: &Job, original: &Original) -> Result<Moved> {
-    let plan = Plan::one(job, original);
+/// Measures a fetch of the file.
+pub(crate) async fn fetch(job: &Job, original: &Original) -> Result<TransferResult> {
+    let plan = TransferPlan::one(job, original);
     let copies = Copies::of(&plan, original)?;
     let (seed, leech) = (free_port().await?, free_port().await?);
     let (announce, announced) = track(seed)?;
@@ -37,29 +37,32 @@ pub(crate) async fn fetch(job: &Job, original: &Original) -> Result<Moved> {
 
     let folder = original.path.parent().context("no folder")?;
     let mut command = client(seed, folder, &torrent)?;
-    // It must not check the file, which we know to be good, nor end by itself.
+    // Skip the check of the file, whose content we know, and keep seeding.
     command.args(["--bt-seed-unverified=true", "--check-integrity=false", "--seed-ratio=0.0"]);
-    let mut server = Server::start(command, seed).await?;
-    if tokio::time::timeout(PATIENCE, announced).await.is_err() {
-        bail!("aria2 has not told the tracker what it shares; its end: {:?}", server.ended()?);
+    let mut server = ServerProgram::start(command, seed).await?;
+    if tokio::time::timeout(ANNOUNCE_TIMEOUT, announced).await.is_err() {
+        bail!(
+            "aria2 has not announced the file to the tracker; exit status: {:?}",
+            server.ended()?
+        );
     }
     server.reset();
     let mut command = client(leech, &plan.folder(0), &torrent)?;
     command.arg("--seed-time=0");
-    let ran = programs::run(command).await?;
+    let ran = external::run(command).await?;
     let source = server.usage().await;
     server.end().await?;
     copies.check().await?;
-    Ok(Moved::one(ran.elapsed, source, ran.usage))
+    Ok(TransferResult::one(ran.elapsed, source, ran.usage))
 }
 
 fn client(port: u16, folder: &Path, torrent: &Path) -> Result<Command> {
-    let mut command = programs::command("aria2c")?;
+    let mut command = external::command("aria2c")?;
     command
         .args(["--no-conf", "--quiet", "--no-proxy=127.0.0.1", "--interface=127.0.0.1"])
-        // Only the tracker is asked for sources.
+        // Ask the tracker only.
         .args(["--enable-dht=false", "--bt-enable-lpd=false", "--enable-peer-exchange=false"])
-        // There is nothing to allocate if the files are in memory.
+        // Files in memory need no allocation.
         .args(["--file-allocation=none", "--allow-overwrite=true"])
         .arg(format!("--listen-port={port}"))
         .arg("--dir")
@@ -68,40 +71,42 @@ fn client(port: u16, folder: &Path, torrent: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// Runs a tracker that knows the source at the port `seed`. Returns its address, and a receiver that
-/// learns when the source is there.
+/// Runs a tracker that knows one seed, at the port `seed`. Returns its address, and a receiver that
+/// fires once the seed has announced itself.
 fn track(seed: u16) -> Result<(String, oneshot::Receiver<()>)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = format!("http://{}/announce", listener.local_addr()?);
-    let (tell, told) = oneshot::channel();
-    let mut tell = Some(tell);
+    let (announce, announced) = oneshot::channel();
+    let mut announce = Some(announce);
     let at = [&[127, 0, 0, 1][..], &seed.to_be_bytes()].concat();
-    let itself = format!("port={seed}");
+    let seed_port = format!("port={seed}");
     let answer = move |path: &str| {
-        let asks_itself = path.split(['?', '&']).any(|part| part == itself);
-        if let Some(tell) = tell.take_if(|_| asks_itself) {
-            let _ = tell.send(());
+        let is_seed = path.split(['?', '&']).any(|part| part == seed_port);
+        if let Some(announce) = announce.take_if(|_| is_seed) {
+            let _ = announce.send(());
         }
-        let peers = if asks_itself { Vec::new() } else { at.clone() };
-        let answer = [("interval", Value::Number(60)), ("peers", Value::Bytes(peers))];
-        Ok(Body::Bytes(Value::of(answer).encoded()))
+        let peers = if is_seed { Vec::new() } else { at.clone() };
+        let answer = [("interval", Bencoded::Number(60)), ("peers", Bencoded::Bytes(peers))];
+        Ok(Body::Bytes(Bencoded::of(answer).encoded()))
     };
-    // It runs until this process ends. It costs nothing while it waits.
+    // The thread stays until this process ends; while it waits for a connection it costs nothing.
     std::thread::spawn(move || http::serve(&listener, answer));
-    Ok((address, told))
+    Ok((address, announced))
 }
 
-/// Makes the torrent of a file.
+/// Returns a closure that creates the torrent of a file: hashing takes long, so it runs on a
+/// blocking thread.
 fn describe(original: Original, announce: String) -> impl FnOnce() -> Result<Vec<u8>> {
     move || {
         let info = [
-            ("length", Value::Number(original.bytes)),
-            ("name", Value::Bytes(original.name()?.into())),
-            ("piece length", Value::Number(PIECE as u64)),
-            ("pieces", Value::Bytes(pieces(&original.path)?)),
+            ("length", Bencoded::Number(original.bytes)),
+            ("name", Bencoded::Bytes(original.name()?.into())),
+            ("piece length", Bencoded::Number(PIECE as u64)),
+            ("pieces", Bencoded::Bytes(pieces(&original.path)?)),
         ];
-        let torrent = [("announce", Value::Bytes(announce.into())), ("info", Value::of(info))];
-        Ok(Value::of(torrent).encoded())
+        let torrent =
+            [("announce", Bencoded::Bytes(announce.into())), ("info", Bencoded::of(info))];
+        Ok(Bencoded::of(torrent).encoded())
     }
 }
 
@@ -115,15 +120,15 @@ fn pieces(path: &PathBuf) -> Result<Vec<u8>> {
     Ok(pieces)
 }
 
-/// The content of a torrent (BEP 3).
-enum Value {
+/// A bencoded value (BEP 3).
+enum Bencoded {
     Number(u64),
     Bytes(Vec<u8>),
-    /// The keys have to be in the order of their names.
+    /// Sorted by name, as the format demands.
     Fields(BTreeMap<&'static str, Self>),
 }
 
-impl Value {
+impl Bencoded {
     fn of<const N: usize>(fields: [(&'static str, Self); N]) -> Self {
         Self::Fields(fields.into())
     }
@@ -153,8 +158,9 @@ mod tests {
 
     #[test]
     fn a_torrent_is_written_as_bep_3_says() {
-        let inner = Value::of([("b", Value::Number(42)), ("a", Value::Bytes(b"spam".into()))]);
-        let value = Value::of([("info", inner)]);
+        let inner =
+            Bencoded::of([("b", Bencoded::Number(42)), ("a", Bencoded::Bytes(b"spam".into()))]);
+        let value = Bencoded::of([("info", inner)]);
         assert_eq!(value.encoded(), b"d4:infod1:a4:spam1:bi42eee");
     }
 }

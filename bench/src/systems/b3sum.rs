@@ -2,15 +2,15 @@
 
 use anyhow::{Result, ensure};
 
+use crate::external::{self, ProgramResult};
 use crate::files::{Original, hash_of};
-use crate::programs::{self, Ran};
 
-/// Hashes the file.
-pub(crate) async fn hash(original: &Original) -> Result<Ran> {
-    let mut command = programs::command("b3sum")?;
+/// Measures hashing of the file and checks the hash.
+pub(crate) async fn hash(original: &Original) -> Result<ProgramResult> {
+    let mut command = external::command("b3sum")?;
     command.arg("--no-names").arg(&original.path);
-    let ran = programs::run(command).await?;
+    let ran = external::run(command).await?;
     let wanted = hash_of(&original.path)?.to_string();
-    ensure!(ran.output.trim() == wanted, "b3sum says {:?} and not {wanted}", ran.output);
+    ensure!(ran.output.trim() == wanted, "b3sum printed {:?} instead of {wanted}", ran.output);
     Ok(ran)
 }

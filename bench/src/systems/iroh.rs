@@ -1,4 +1,4 @@
-//! iroh: streams on a QUIC connection, or iroh-gossip. No relay, no discovery, no mapping of ports.
+//! iroh: streams on a QUIC connection, or iroh-gossip. No relay, no discovery, no port mapping.
 
 use std::net::SocketAddr;
 
@@ -24,7 +24,7 @@ impl Listener {
         Ok(Self { endpoint: endpoint().await?, connection: None })
     }
 
-    /// Its identity and its socket.
+    /// Returns the endpoint's identity and socket address.
     pub(crate) fn address(&self) -> String {
         let at = self.endpoint.bound_sockets().first().map(ToString::to_string).unwrap_or_default();
         format!("{} {at}", self.endpoint.id())

@@ -1,4 +1,4 @@
-//! libp2p: TCP, noise or TLS, and yamux; no behaviour but streams, or gossipsub.
+//! libp2p: TCP, noise or TLS, and yamux. The only behaviour is streams or gossipsub.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub(crate) mod network;
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/bench");
 
-/// A behaviour, as the builder of swarms needs it.
+/// Result type that the swarm builder expects of a behaviour.
 type Made<B> = Result<B, Box<dyn std::error::Error + Send + Sync>>;
 
 /// A swarm that accepts streams.
@@ -80,7 +80,7 @@ impl Dialler {
     }
 }
 
-/// Listens with `swarm` on a free port of 127.0.0.1. Returns the address to dial.
+/// Listens on a free port of 127.0.0.1. Returns the address to dial.
 async fn listen<B: NetworkBehaviour>(swarm: &mut Swarm<B>) -> Result<Multiaddr> {
     swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse()?)?;
     loop {
@@ -97,7 +97,7 @@ fn swarm<B: NetworkBehaviour>(
     let builder = SwarmBuilder::with_new_identity().with_tokio();
     let tcp = tcp::Config::default().nodelay(true);
     let yamux = yamux::Config::default;
-    // An idle connection must not be closed.
+    // Keep idle connections open.
     let patient = |config: libp2p::swarm::Config| {
         config.with_idle_connection_timeout(Duration::from_secs(3_600))
     };
@@ -105,7 +105,7 @@ fn swarm<B: NetworkBehaviour>(
         matches!(system, System::Libp2pNoise | System::Libp2pTls | System::Gossipsub),
         "not a libp2p"
     );
-    // Each step of the builder has a type of its own.
+    // Each step of the builder has its own type, so the steps cannot be shared.
     Ok(match system {
         System::Libp2pTls => builder
             .with_tcp(tcp, tls::Config::new, yamux)?
@@ -120,7 +120,7 @@ fn swarm<B: NetworkBehaviour>(
     })
 }
 
-/// Drives a swarm, which does nothing unless its events are polled.
+/// Polls the swarm for ever: it makes progress only while its events are awaited.
 fn drive(mut swarm: Swarm<Behaviour>) -> JoinSet<()> {
     let mut driving = JoinSet::new();
     driving.spawn(async move {

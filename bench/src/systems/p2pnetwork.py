@@ -1,7 +1,7 @@
 """One end of a link between two p2pnetwork nodes.
 
-Words: listen WORKLOAD, or dial WORKLOAD PORT SIZE SECONDS. The listener says its port; both say an
-account at the end, and stay until their input ends.
+Arguments: listen WORKLOAD, or dial WORKLOAD PORT SIZE SECONDS. The listener prints its port. Both
+print a report at the end, and stay until their input ends.
 """
 import contextlib
 import io
@@ -19,7 +19,7 @@ WARM_UP = 20
 
 class End(Node):
     def __init__(self, on_message):
-        # It prints as it likes, but standard output is for accounts.
+        # The package prints messages of its own, but standard output is for reports.
         with contextlib.redirect_stdout(io.StringIO()):
             super().__init__("127.0.0.1", 0)
         self.on_message = on_message
@@ -29,14 +29,14 @@ class End(Node):
         self.on_message(self, peer, message)
 
 
-def say(line):
+def report(line):
     sys.__stdout__.write(json.dumps(line) + "\n")
     sys.__stdout__.flush()
 
 
-def number(of, size):
-    """A message: not of digits only, or it would arrive as a number."""
-    return ("#%08x" % of).ljust(size, ".")
+def numbered(index, size):
+    """Returns a numbered message; one of digits only would arrive as a number."""
+    return ("#%08x" % index).ljust(size, ".")
 
 
 class Arrivals:
@@ -60,13 +60,13 @@ def listen(workload):
     arrivals = Arrivals()
     echo = lambda node, peer, message: node.send_to_node(peer, message)
     node = End(echo if workload == "latency" else arrivals.take)
-    say(node.sock.getsockname()[1])
+    report(node.sock.getsockname()[1])
     if workload == "throughput":
         arrivals.done.wait()
         nanoseconds = int(arrivals.elapsed * 1e9)
         elapsed = {"secs": nanoseconds // 10**9, "nanos": nanoseconds % 10**9}
         counts = {"messages": arrivals.messages, "disordered": arrivals.disordered}
-        say({**counts, "elapsed": elapsed})
+        report({**counts, "elapsed": elapsed})
 
 
 def dial(workload, port, size, seconds):
@@ -75,29 +75,29 @@ def dial(workload, port, size, seconds):
     if not node.connect_with_node("127.0.0.1", port):
         sys.exit("no connection")
     peer = node.nodes_outbound[0]
-    # The other end lists us a moment later; until then it can't send back.
+    # The other end registers the connection a moment later; until then it cannot reply.
     time.sleep(0.2)
     if workload == "throughput":
         sent, started = 0, time.monotonic()
         while time.monotonic() - started < seconds:
-            node.send_to_node(peer, number(sent, size))
+            node.send_to_node(peer, numbered(sent, size))
             sent += 1
         node.send_to_node(peer, LAST)
         if peer.terminate_flag.is_set():
-            sys.exit("the connection was given up")
-        say(sent)
+            sys.exit("the connection was lost")
+        report(sent)
         return
     times, began = [], None
     while began is None or time.monotonic() - began < seconds:
         back.clear()
         sent = time.perf_counter()
-        node.send_to_node(peer, number(0, size))
+        node.send_to_node(peer, numbered(0, size))
         if not back.wait(10):
             sys.exit("a message did not come back")
         times.append(time.perf_counter() - sent)
         if len(times) == WARM_UP:
             began = time.monotonic()
-    say([int(t * 1e9) for t in times[WARM_UP:]])
+    report([int(t * 1e9) for t in times[WARM_UP:]])
 
 
 def main():
@@ -107,7 +107,7 @@ def main():
     else:
         dial(workload, int(numbers[0]), int(numbers[1]), float(numbers[2]))
     sys.stdin.read()
-    # Its threads would take seconds to stop.
+    # Skip the clean exit: the threads of the package would take seconds to stop.
     os._exit(0)
 
 

@@ -7,22 +7,22 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tokio::process::Command;
 
-use crate::job::Job;
-use crate::messages::Arrived;
+use crate::messages::ReceiveTotals;
 use crate::process::Child;
+use crate::workload::Job;
 
 const PACKAGE: &str = "p2pnetwork==1.2";
 
 const SCRIPT: &str = include_str!("p2pnetwork.py");
 
-/// The two ends.
-pub(crate) struct Ends {
+/// The two Python processes.
+pub(crate) struct PythonEnds {
     pub(crate) listener: Child,
     pub(crate) dialler: Child,
 }
 
-impl Ends {
-    /// Starts both. The one that dials begins at once.
+impl PythonEnds {
+    /// Starts both; the dialling one begins at once.
     pub(crate) async fn start(job: &Job) -> Result<Self> {
         let mut listener = end(job, "listen", &[])?;
         let port: u16 = listener.receive().await?;
@@ -31,13 +31,12 @@ impl Ends {
         Ok(Self { listener, dialler: end(job, "dial", &words)? })
     }
 
-    /// Returns the result for throughput: the number of sent messages, and the totals of the received
-    /// ones.
-    pub(crate) async fn arrived(&mut self) -> Result<(u64, Arrived)> {
+    /// Returns the number of sent messages and the totals at the receiver. For throughput.
+    pub(crate) async fn arrived(&mut self) -> Result<(u64, ReceiveTotals)> {
         Ok((self.dialler.receive().await?, self.listener.receive().await?))
     }
 
-    /// Returns the result for latency: the rounds' times, shortest first.
+    /// Returns the times of the rounds, shortest first. For latency.
     pub(crate) async fn times(&mut self) -> Result<Vec<Duration>> {
         let nanoseconds: Vec<u64> = self.dialler.receive().await?;
         let mut times: Vec<_> = nanoseconds.into_iter().map(Duration::from_nanos).collect();
@@ -51,10 +50,10 @@ impl Ends {
     }
 }
 
-/// Installs the package into an environment in the target folder, unless there is one.
+/// Creates a virtual environment with the package below the target folder, unless it exists.
 ///
 /// # Errors
-/// If there is no Python, or the package can't be downloaded.
+/// Fails if there is no Python, or the package cannot be installed.
 pub(crate) fn prepare() -> Result<()> {
     let python = python()?;
     let has_it = |python: &PathBuf| {
@@ -76,7 +75,7 @@ fn run(program: &mut Program) -> Result<()> {
     Ok(())
 }
 
-/// Returns the folder of the environment: this program is in target/PROFILE.
+/// This program is in target/PROFILE.
 fn folder() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let target = program.ancestors().nth(2).context("the program is in no folder")?;

@@ -1,4 +1,4 @@
-//! Nodes: messages through a handler, and streams.
+//! peerkit nodes: messages through a handler, and streams.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,29 +7,29 @@ use anyhow::{Context as _, Result};
 use peerkit::{Context, Handler, Message, Node, NodeId, Peer, Sender};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::bulk::{Bulk, Stream, swallow};
-use crate::messages::{Account, Arrivals, Arrived, Numbers, Part, Rounds};
+use crate::bulk::{BulkTransfer, Stream, discard};
+use crate::messages::{EndResult, Numbering, OnMessage, ReceiveCounter, ReceiveTotals, Rounds};
 
-pub(crate) mod crowd;
 pub(crate) mod files;
+pub(crate) mod many_links;
 pub(crate) mod network;
 
-/// The protocol of the streams.
+/// Protocol name of the streams.
 const PROTOCOL: &str = "bench";
 
-/// A node that waits for another one.
+/// A node that waits for another.
 pub(crate) struct Listener {
     node: Node,
     linked: oneshot::Receiver<Peer>,
-    account: oneshot::Receiver<Account>,
+    result: oneshot::Receiver<EndResult>,
 }
 
 impl Listener {
-    pub(crate) async fn bind(part: Part) -> Result<Self> {
-        let (sink, linked, account) = MessageSink::new(part);
-        let node = Node::builder().listen("127.0.0.1:0").handler(sink).spawn().await?;
-        node.serve_stream(PROTOCOL, |stream| swallow(Box::new(stream)));
-        Ok(Self { node, linked, account })
+    pub(crate) async fn bind(on_message: OnMessage) -> Result<Self> {
+        let (handler, linked, result) = EndHandler::new(on_message);
+        let node = Node::builder().listen("127.0.0.1:0").handler(handler).spawn().await?;
+        node.serve_stream(PROTOCOL, |stream| discard(Box::new(stream)));
+        Ok(Self { node, linked, result })
     }
 
     pub(crate) fn address(&self) -> String {
@@ -39,29 +39,29 @@ impl Listener {
     pub(crate) async fn accept(self) -> Result<Link> {
         let peer = self.linked.await.context("the node has ended")?;
         let sender = self.node.sender(peer.id())?;
-        Ok(Link { node: self.node, sender, account: self.account })
+        Ok(Link { node: self.node, sender, result: self.result })
     }
 }
 
-/// A node with a link to another one.
+/// A node and its link to another.
 pub(crate) struct Link {
     node: Node,
     sender: Sender,
-    account: oneshot::Receiver<Account>,
+    result: oneshot::Receiver<EndResult>,
 }
 
 impl Link {
-    pub(crate) async fn connect(address: &str, part: Part) -> Result<Self> {
-        let (sink, _, account) = MessageSink::new(part);
-        let node = Node::builder().handler(sink).spawn().await?;
+    pub(crate) async fn connect(address: &str, on_message: OnMessage) -> Result<Self> {
+        let (handler, _, result) = EndHandler::new(on_message);
+        let node = Node::builder().handler(handler).spawn().await?;
         let peer = node.connect(address.parse::<SocketAddr>()?).await?;
         let sender = node.sender(peer.id())?;
-        Ok(Self { node, sender, account })
+        Ok(Self { node, sender, result })
     }
 
     pub(crate) async fn send(&self, size: usize, length: Duration) -> Result<u64> {
         let mut message = vec![0; size];
-        let mut numbers = Numbers::new(length);
+        let mut numbers = Numbering::new(length);
         while numbers.number(&mut message) {
             self.sender.send(&message[..]).await?;
         }
@@ -70,29 +70,29 @@ impl Link {
         Ok(count)
     }
 
-    pub(crate) async fn arrived(&mut self) -> Result<Arrived> {
-        (&mut self.account).await.context("the node has ended")?.arrived()
+    pub(crate) async fn arrived(&mut self) -> Result<ReceiveTotals> {
+        (&mut self.result).await.context("the node has ended")?.arrived()
     }
 
     pub(crate) async fn exchange(
         &mut self,
         size: usize,
         length: Duration,
-    ) -> Result<(u64, Arrived)> {
+    ) -> Result<(u64, ReceiveTotals)> {
         let sent = self.send(size, length).await?;
-        // The handler has counted meanwhile.
+        // The handler has been counting in the meantime.
         Ok((sent, self.arrived().await?))
     }
 
     pub(crate) async fn rounds(&mut self) -> Result<Rounds> {
-        // The handler sends all but the first message, which does not count.
+        // The handler sends every message but this first one, which is not counted.
         self.sender.send("go").await?;
-        (&mut self.account).await.context("the node has ended")?.rounds()
+        (&mut self.result).await.context("the node has ended")?.rounds()
     }
 
-    pub(crate) async fn start_bulk(&self) -> Result<Bulk> {
+    pub(crate) async fn start_bulk(&self) -> Result<BulkTransfer> {
         let stream = self.node.open_stream(self.sender.peer().id(), PROTOCOL).await?;
-        Ok(Bulk::pump(Box::new(stream)))
+        Ok(BulkTransfer::pump(Box::new(stream)))
     }
 
     pub(crate) async fn close(self) {
@@ -100,39 +100,39 @@ impl Link {
     }
 }
 
-/// The handler.
-struct MessageSink {
-    does: Does,
+/// Handler that counts, echoes or pings.
+struct EndHandler {
+    state: EndState,
     linked: Option<oneshot::Sender<Peer>>,
-    done: Option<oneshot::Sender<Account>>,
+    done: Option<oneshot::Sender<EndResult>>,
 }
 
-/// A [`Part`] with its state.
-enum Does {
-    Count(Arrivals),
+/// A [`OnMessage`] with its state.
+enum EndState {
+    Count(ReceiveCounter),
     Echo,
     Ping(Option<Rounds>),
 }
 
-impl MessageSink {
-    fn new(part: Part) -> (Self, oneshot::Receiver<Peer>, oneshot::Receiver<Account>) {
-        let ((linked, peer), (done, account)) = (oneshot::channel(), oneshot::channel());
-        let does = match part {
-            Part::Count => Does::Count(Arrivals::default()),
-            Part::Echo => Does::Echo,
-            Part::Ping { size, length } => Does::Ping(Some(Rounds::new(size, length))),
+impl EndHandler {
+    fn new(on_message: OnMessage) -> (Self, oneshot::Receiver<Peer>, oneshot::Receiver<EndResult>) {
+        let ((linked, peer), (done, result)) = (oneshot::channel(), oneshot::channel());
+        let state = match on_message {
+            OnMessage::Count => EndState::Count(ReceiveCounter::default()),
+            OnMessage::Echo => EndState::Echo,
+            OnMessage::Ping { size, length } => EndState::Ping(Some(Rounds::new(size, length))),
         };
-        (Self { does, linked: Some(linked), done: Some(done) }, peer, account)
+        (Self { state, linked: Some(linked), done: Some(done) }, peer, result)
     }
 
-    fn done(&mut self, account: Account) {
+    fn done(&mut self, result: EndResult) {
         if let Some(done) = self.done.take() {
-            let _ = done.send(account);
+            let _ = done.send(result);
         }
     }
 }
 
-impl Handler for MessageSink {
+impl Handler for EndHandler {
     fn inbound_node_connected(&mut self, _: &mut Context<'_>, peer: &Peer) {
         if let Some(linked) = self.linked.take() {
             let _ = linked.send(peer.clone());
@@ -140,19 +140,19 @@ impl Handler for MessageSink {
     }
 
     fn node_message(&mut self, cx: &mut Context<'_>, peer: &Peer, message: Message) {
-        match &mut self.does {
-            Does::Count(arrivals) => {
+        match &mut self.state {
+            EndState::Count(arrivals) => {
                 if let Some(arrived) = arrivals.take(message.body()) {
-                    self.done(Account::Arrived(arrived));
+                    self.done(EndResult::Received(arrived));
                 }
             }
-            Does::Echo => cx.send(peer, message),
-            Does::Ping(rounds) => {
+            EndState::Echo => cx.send(peer, message),
+            EndState::Ping(rounds) => {
                 let Some(under_way) = rounds else { return };
-                if !under_way.back() {
+                if !under_way.finish() {
                     cx.send(peer, under_way.start());
                 } else if let Some(rounds) = rounds.take() {
-                    self.done(Account::Rounds(rounds));
+                    self.done(EndResult::Rounds(rounds));
                 }
             }
         }
@@ -187,7 +187,7 @@ impl StreamListener {
     }
 }
 
-/// A node that opens streams to another one.
+/// A node that opens streams to another.
 pub(crate) struct StreamDialler {
     node: Node,
     peer: NodeId,

@@ -1,4 +1,4 @@
-//! Bare connections: TCP, and TLS like that of a node, which is the reference.
+//! Plain connections: TCP, and TLS with a node's settings, the reference.
 
 use std::net::SocketAddr;
 
@@ -8,8 +8,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::bulk::Stream;
 
-pub(crate) mod crowd;
 pub(crate) mod files;
+pub(crate) mod many_links;
 mod tls;
 
 /// Accepts connections.

@@ -1,5 +1,5 @@
-//! zenoh: peers that publish and subscribe, over TCP or TLS. Publishers block if there is congestion,
-//! so that nothing is dropped. Peers are not searched by multicast.
+//! zenoh: peers that publish and subscribe, over TCP or TLS. Publishers block under congestion, so
+//! that nothing is dropped. Multicast scouting is off.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use zenoh::qos::{CongestionControl, Priority};
 use zenoh::sample::Sample;
 use zenoh::{Config, Session, Wait};
 
-use crate::bulk::Bulk;
-use crate::messages::{Account, Arrivals, Arrived, Numbers, Part, Rounds};
+use crate::bulk::BulkTransfer;
+use crate::messages::{EndResult, Numbering, OnMessage, ReceiveCounter, ReceiveTotals, Rounds};
 use crate::system::System;
 
-/// The topics: from the end that has connected, and to it.
+/// Keys of the messages from the connecting end, of those to it, and of bulk data.
 const THERE: &str = "bench/there";
 const BACK: &str = "bench/back";
 const BULK: &str = "bench/bulk";
@@ -29,15 +29,16 @@ const BULK: &str = "bench/bulk";
 /// Bytes of a message of bulk data.
 const CHUNK: usize = 64 << 10;
 
-/// A session that waits for another one.
+/// A session that listens.
 pub(crate) struct Listener {
     link: Link,
     address: String,
 }
 
 impl Listener {
-    pub(crate) async fn bind(system: System, part: Part) -> Result<Self> {
-        // zenoh does not report the port that it got, so it gets one that was free a moment ago.
+    pub(crate) async fn bind(system: System, on_message: OnMessage) -> Result<Self> {
+        // zenoh does not report the port that it was given, so choose one that was free a moment
+        // ago.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut config = config()?;
         let address = if system == System::ZenohTls {
@@ -52,7 +53,7 @@ impl Listener {
         let endpoint = address.split(' ').next().context("not an address")?;
         set(&mut config, "listen/endpoints", &[endpoint])?;
         let session = zenoh::open(config).await.map_err(Error::from_boxed)?;
-        let mut link = Link::new(session, part, BACK, THERE).await?;
+        let mut link = Link::new(session, on_message, BACK, THERE).await?;
         let bulk = link.session.declare_subscriber(BULK).callback(|_| {});
         link.subscribers.push(bulk.await.map_err(Error::from_boxed)?);
         Ok(Self { link, address })
@@ -67,18 +68,18 @@ impl Listener {
     }
 }
 
-/// A session with a publisher to the other end and a subscriber of its messages.
+/// A session with a publisher to the other end and a subscriber to the messages from there.
 pub(crate) struct Link {
     session: Session,
     out: Arc<Publisher<'static>>,
     subscribers: Vec<Subscriber<()>>,
-    account: oneshot::Receiver<Account>,
-    /// The first message of the rounds. The callback sends the others.
+    result: oneshot::Receiver<EndResult>,
+    /// Bytes of the first ping; the callback sends the others.
     first: Option<usize>,
 }
 
 impl Link {
-    pub(crate) async fn connect(address: &str, part: Part) -> Result<Self> {
+    pub(crate) async fn connect(address: &str, on_message: OnMessage) -> Result<Self> {
         let (endpoint, authority) = address.split_once(' ').context("not an address")?;
         let mut config = config()?;
         if !authority.is_empty() {
@@ -87,37 +88,38 @@ impl Link {
         set(&mut config, "listen/endpoints", &[""; 0])?;
         set(&mut config, "connect/endpoints", &[endpoint])?;
         let session = zenoh::open(config).await.map_err(Error::from_boxed)?;
-        Self::new(session, part, THERE, BACK).await
+        Self::new(session, on_message, THERE, BACK).await
     }
 
     async fn new(
         session: Session,
-        part: Part,
+        on_message: OnMessage,
         out: &'static str,
         back: &'static str,
     ) -> Result<Self> {
-        // Messages of rounds are sent at once, and not gathered.
-        let express = !matches!(part, Part::Count);
+        // Only counted messages may be batched: replies and pings would wait for more to fill a
+        // batch.
+        let express = !matches!(on_message, OnMessage::Count);
         let out = publisher(&session, out, express, Priority::DEFAULT).await?;
-        let (done, account) = oneshot::channel();
-        let mut sink = MessageSink::new(part, out.clone(), done);
+        let (done, result) = oneshot::channel();
+        let mut handler = SampleHandler::new(on_message, out.clone(), done);
         let subscriber = session.declare_subscriber(back);
-        let subscriber = subscriber.callback_mut(move |sample| sink.receive(&sample));
+        let subscriber = subscriber.callback_mut(move |sample| handler.handle(&sample));
         let subscribers = vec![subscriber.await.map_err(Error::from_boxed)?];
-        let first = match part {
-            Part::Ping { size, .. } => Some(size),
+        let first = match on_message {
+            OnMessage::Ping { size, .. } => Some(size),
             _ => None,
         };
-        Ok(Self { session, out, subscribers, account, first })
+        Ok(Self { session, out, subscribers, result, first })
     }
 
     pub(crate) async fn send(&self, size: usize, length: Duration) -> Result<u64> {
         matched(&self.out).await?;
         let out = self.out.clone();
         let sending = tokio::task::spawn_blocking(move || {
-            let mut numbers = Numbers::new(length);
+            let mut numbers = Numbering::new(length);
             loop {
-                // zenoh takes the message, so each has memory of its own.
+                // zenoh takes ownership of the message, so each needs fresh memory.
                 let mut message = vec![0; size];
                 if !numbers.number(&mut message) {
                     let count = numbers.last(&mut message);
@@ -130,15 +132,15 @@ impl Link {
         sending.await?.map_err(Error::from_boxed)
     }
 
-    pub(crate) async fn arrived(&mut self) -> Result<Arrived> {
-        (&mut self.account).await.context("the session has ended")?.arrived()
+    pub(crate) async fn arrived(&mut self) -> Result<ReceiveTotals> {
+        (&mut self.result).await.context("the session has ended")?.arrived()
     }
 
     pub(crate) async fn exchange(
         &mut self,
         size: usize,
         length: Duration,
-    ) -> Result<(u64, Arrived)> {
+    ) -> Result<(u64, ReceiveTotals)> {
         let sent = self.send(size, length).await?;
         Ok((sent, self.arrived().await?))
     }
@@ -147,14 +149,14 @@ impl Link {
         let Some(size) = self.first else { bail!("this end does not ping") };
         matched(&self.out).await?;
         self.out.put(vec![0; size]).await.map_err(Error::from_boxed)?;
-        (&mut self.account).await.context("the session has ended")?.rounds()
+        (&mut self.result).await.context("the session has ended")?.rounds()
     }
 
-    /// Bulk data have a lower priority than messages, which zenoh supports.
-    pub(crate) async fn start_bulk(&self) -> Result<Bulk> {
+    /// Sends bulk data at a lower priority than the messages, as zenoh has priorities for that.
+    pub(crate) async fn start_bulk(&self) -> Result<BulkTransfer> {
         let out = publisher(&self.session, BULK, false, Priority::DataLow).await?;
         matched(&out).await?;
-        let bulk = Bulk::new();
+        let bulk = BulkTransfer::new();
         let (sent, going) = (bulk.sent.clone(), bulk.going.clone());
         tokio::task::spawn_blocking(move || {
             let chunk = ZBytes::from(vec![0x5a; CHUNK]);
@@ -171,56 +173,60 @@ impl Link {
     }
 }
 
-/// Handles received messages.
-struct MessageSink {
-    does: Does,
+/// Callback that counts, echoes or pings.
+struct SampleHandler {
+    state: EndState,
     out: Arc<Publisher<'static>>,
-    done: Option<oneshot::Sender<Account>>,
+    done: Option<oneshot::Sender<EndResult>>,
 }
 
-/// A [`Part`] with its state.
-enum Does {
-    Count(Arrivals),
+/// A [`OnMessage`] with its state.
+enum EndState {
+    Count(ReceiveCounter),
     Echo,
     Ping(Option<Rounds>),
 }
 
-impl MessageSink {
-    fn new(part: Part, out: Arc<Publisher<'static>>, done: oneshot::Sender<Account>) -> Self {
-        let does = match part {
-            Part::Count => Does::Count(Arrivals::default()),
-            Part::Echo => Does::Echo,
-            Part::Ping { size, length } => Does::Ping(Some(Rounds::new(size, length))),
+impl SampleHandler {
+    fn new(
+        on_message: OnMessage,
+        out: Arc<Publisher<'static>>,
+        done: oneshot::Sender<EndResult>,
+    ) -> Self {
+        let state = match on_message {
+            OnMessage::Count => EndState::Count(ReceiveCounter::default()),
+            OnMessage::Echo => EndState::Echo,
+            OnMessage::Ping { size, length } => EndState::Ping(Some(Rounds::new(size, length))),
         };
-        Self { does, out, done: Some(done) }
+        Self { state, out, done: Some(done) }
     }
 
-    fn receive(&mut self, sample: &Sample) {
-        match &mut self.does {
-            Does::Count(arrivals) => {
+    fn handle(&mut self, sample: &Sample) {
+        match &mut self.state {
+            EndState::Count(arrivals) => {
                 // The number is in the first slice, if there are several.
                 let piece = sample.payload().slices().next().unwrap_or_default();
                 if let Some(arrived) = arrivals.take(piece) {
-                    self.done(Account::Arrived(arrived));
+                    self.done(EndResult::Received(arrived));
                 }
             }
-            Does::Echo => {
+            EndState::Echo => {
                 let _ = self.out.put(sample.payload().clone()).wait();
             }
-            Does::Ping(rounds) => {
+            EndState::Ping(rounds) => {
                 let Some(under_way) = rounds else { return };
-                if !under_way.back() {
+                if !under_way.finish() {
                     let _ = self.out.put(under_way.start().to_vec()).wait();
                 } else if let Some(rounds) = rounds.take() {
-                    self.done(Account::Rounds(rounds));
+                    self.done(EndResult::Rounds(rounds));
                 }
             }
         }
     }
 
-    fn done(&mut self, account: Account) {
+    fn done(&mut self, result: EndResult) {
         if let Some(done) = self.done.take() {
-            let _ = done.send(account);
+            let _ = done.send(result);
         }
     }
 }
@@ -239,7 +245,7 @@ async fn publisher(
     Ok(Arc::new(publisher.await.map_err(Error::from_boxed)?))
 }
 
-/// Waits until there is a subscriber. Messages before that would be lost.
+/// Waits for a subscriber: messages published before would be lost.
 async fn matched(publisher: &Publisher<'_>) -> Result<()> {
     let changes = publisher.matching_listener().await.map_err(Error::from_boxed)?;
     while !publisher.matching_status().await.map_err(Error::from_boxed)?.matching() {
@@ -260,7 +266,7 @@ fn set(config: &mut Config, key: &str, value: &impl serde::Serialize) -> Result<
     config.insert_json5(key, &value).map_err(|error| anyhow::anyhow!("{key}: {error}"))
 }
 
-/// An authority and a certificate that it has signed, as PEM in base64.
+/// A certificate authority and a certificate issued by it, as PEM in base64.
 struct Certificates {
     authority: String,
     certificate: String,

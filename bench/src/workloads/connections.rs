@@ -1,32 +1,31 @@
-//! Many links from one process to another, made as fast as possible and then idle: their cost, and the
-//! time until all have answered, or are gone. Each measurement has two more processes, so that earlier
-//! ones leave no memory behind.
+//! Many links from one process to another, made as fast as possible and then idle: their cost, the
+//! time until all have answered a ping, and the time to stop. Each measurement starts two new
+//! processes, so that no memory is left over from earlier ones.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::crowd::{Hub, Spokes};
-use crate::job::{Case, Job};
+use crate::many_links::{Hub, Spokes};
 use crate::process::{Child, Parent, ThreadTimes, check_open_files, resident_bytes};
 use crate::report::{Figure, Measurement};
+use crate::workload::{Case, Job};
 
-/// Numbers of links, with more of them in large cases.
+/// Links, and their number in the large case.
 const LINKS: usize = 1_000;
 const MANY_LINKS: usize = 10_000;
 
-/// Open files of a process beside its links.
+/// Open files of a process besides its links.
 const OTHER_FILES: usize = 100;
 
-/// Time from the last link to the look at the memory. Buffers that are kept for a while only are gone
-/// then.
-const REST: Duration = Duration::from_secs(3);
+/// Pause between the last link and the reading of the memory, so that temporary buffers are freed.
+const SETTLING: Duration = Duration::from_secs(3);
 
-/// The roles of the other processes.
+/// Roles of the child processes.
 pub(super) const LISTEN: &str = "listen";
 pub(super) const DIAL: &str = "dial";
 
-/// Returns a case for each number of links.
+/// Returns one case per number of links.
 pub(crate) fn cases(large: bool) -> Vec<Case> {
     let mut cases = vec![Case::count(LINKS, "link")];
     if large {
@@ -35,22 +34,22 @@ pub(crate) fn cases(large: bool) -> Vec<Case> {
     cases
 }
 
-/// Makes one process dial another.
+/// Measures the links that one process dials to another.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let links = job.case.amount;
-    let mut ends = Ends::start(job).await?;
-    let (listener, dialler) = (Cost::new(&ends.listening)?, Cost::new(&ends.dialling)?);
+    let mut ends = ProcessPair::start(job).await?;
+    let (listener, dialler) = (UsageSince::new(&ends.listening)?, UsageSince::new(&ends.dialling)?);
     let began = Instant::now();
     ends.link().await?;
     let making = began.elapsed();
     let (listener_s, dialler_s) = (listener.cpu_seconds(), dialler.cpu_seconds());
-    tokio::time::sleep(REST).await;
+    tokio::time::sleep(SETTLING).await;
     let (listener_bytes, dialler_bytes) = (listener.bytes(), dialler.bytes());
 
-    let Ends { mut listening, mut dialling } = ends;
-    dialling.say(&()).await?;
+    let ProcessPair { mut listening, mut dialling } = ends;
+    dialling.send(&()).await?;
     let pinging: Duration = dialling.receive().await?;
-    listening.say(&()).await?;
+    listening.send(&()).await?;
     let stopping: Duration = listening.receive().await?;
     dialling.end().await?;
     listening.end().await?;
@@ -68,39 +67,39 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     Ok(vec![Measurement::of(job, figures)])
 }
 
-/// The two processes. The dialling one has to end first.
-pub(super) struct Ends {
+/// The listening and the dialling process. The dialling one has to end first.
+pub(super) struct ProcessPair {
     pub(super) listening: Child,
     pub(super) dialling: Child,
 }
 
-impl Ends {
-    /// Starts them. There are no links yet.
+impl ProcessPair {
+    /// Starts both; there are no links yet.
     pub(super) async fn start(job: &Job) -> Result<Self> {
         check_open_files(job.case.amount + OTHER_FILES)?;
-        let mut listening = Child::start(job.role(&[LISTEN]))?;
+        let mut listening = Child::start(job.args_with_role(&[LISTEN]))?;
         let address: String = listening.receive().await?;
-        let mut dialling = Child::start(job.role(&[DIAL, &address]))?;
+        let mut dialling = Child::start(job.args_with_role(&[DIAL, &address]))?;
         dialling.receive::<()>().await?;
         Ok(Self { listening, dialling })
     }
 
-    /// Makes the links, and waits until both know of all.
+    /// Makes the links and waits until both sides know all of them.
     pub(super) async fn link(&mut self) -> Result<()> {
-        self.dialling.say(&()).await?;
+        self.dialling.send(&()).await?;
         self.dialling.receive::<()>().await?;
         self.listening.receive::<()>().await
     }
 }
 
-/// The usage of a process from a moment on.
-struct Cost {
+/// Resources used by a process since a moment.
+struct UsageSince {
     process: u32,
     times: ThreadTimes,
     bytes: u64,
 }
 
-impl Cost {
+impl UsageSince {
     fn new(child: &Child) -> Result<Self> {
         let process = child.id()?;
         Ok(Self { process, times: ThreadTimes::of(process), bytes: resident_bytes(process) })
@@ -115,8 +114,8 @@ impl Cost {
     }
 }
 
-/// Plays the listening process, or the dialling one.
-pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
+/// Runs the listening or the dialling process.
+pub(crate) async fn run_child(job: &Job, rest: &[String]) -> Result<()> {
     match rest {
         [role] if role == LISTEN => listen(job).await,
         [role, address] if role == DIAL => dial(job, address).await,
@@ -124,33 +123,33 @@ pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
     }
 }
 
-/// Waits for the links. Stops when it gets the order, or may end.
+/// Waits for the links. Stops when the parent asks for it or closes the input.
 async fn listen(job: &Job) -> Result<()> {
     let mut parent = Parent::new();
     let mut hub = Hub::bind(job.system).await?;
-    parent.say(&hub.address())?;
+    parent.send(&hub.address())?;
     hub.linked(job.case.amount).await?;
-    parent.say(&())?;
+    parent.send(&())?;
     parent.receive::<()>().await?;
     let began = Instant::now();
     hub.stop().await?;
-    parent.say(&began.elapsed())?;
-    parent.gone().await
+    parent.send(&began.elapsed())?;
+    parent.released().await
 }
 
-/// Dials when it gets the order, and then sends pings.
+/// Dials when the parent asks for it, and then pings.
 pub(super) async fn dial(job: &Job, address: &str) -> Result<()> {
     let mut parent = Parent::new();
     let mut spokes = Spokes::new(job.system, job.case.amount).await?;
-    parent.say(&())?;
+    parent.send(&())?;
     parent.receive::<()>().await?;
     spokes.dial(address).await?;
-    parent.say(&())?;
+    parent.send(&())?;
     if parent.receive::<()>().await?.is_none() {
         return Ok(());
     }
     let began = Instant::now();
     spokes.ping().await?;
-    parent.say(&began.elapsed())?;
-    parent.gone().await
+    parent.send(&began.elapsed())?;
+    parent.released().await
 }

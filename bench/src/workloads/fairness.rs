@@ -1,9 +1,9 @@
-//! One message back and forth with a server, first alone and then while another process sends it as
-//! many messages as possible.
+//! One message back and forth with a server: first alone, then while another process floods the
+//! server with as many messages as possible.
 //!
-//! If the three processes keep more threads busy than there are processors, the system's scheduler
-//! makes messages wait too, for as long as it lets a thread of the flood run. So in one case the flood
-//! has the lowest priority. That leaves the waits that the server itself causes.
+//! If the three processes keep more threads busy than there are processors, messages also wait for
+//! the kernel's scheduler, which lets a thread of the flood finish its time slice. A second case
+//! gives the flood the lowest priority, which leaves only the delay that the server itself causes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,42 +16,43 @@ use tokio::task::JoinSet;
 
 use super::latency::share_us;
 use crate::bulk::Stream;
-use crate::framed::{self, Frames};
-use crate::job::{Case, Job};
+use crate::framing::{self, FrameReader};
 use crate::link::Link;
-use crate::messages::Part;
+use crate::messages::OnMessage;
 use crate::process::{Child, Parent};
 use crate::report::{Figure, Measurement};
 use crate::streams::{Dialler, Listener, Purpose};
 use crate::system::System;
+use crate::workload::{Case, Job};
 
 /// Bytes of every message.
 const SIZE: usize = 64;
 
-/// The roles of the other processes.
+/// Roles of the child processes.
 const SERVE: &str = "serve";
 const FLOOD: &str = "flood";
 
-/// A stream for messages without answers.
+/// Purpose of a stream for messages that are not answered.
 const FLOODED: Purpose = b'f';
 
-/// End of the name of the case in which the flood has the lowest priority.
+/// Suffix of the case's name if the flood has the lowest priority.
 const LOW: &str = ", low priority";
 
-/// Returns the cases: a flood like any other process, and one with the lowest priority.
+/// Returns two cases: a flood of normal priority, and one of the lowest, which only gets the
+/// processor time that the others leave.
 pub(crate) fn cases() -> Vec<Case> {
     let alike = Case::bytes(SIZE);
     let low = Case { name: format!("{}{LOW}", alike.name), amount: alike.amount };
     vec![alike, low]
 }
 
-/// Sends messages back and forth.
+/// Measures round trips without the flood and beside it.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
-    let mut server = Child::start(job.role(&[SERVE]))?;
+    let mut server = Child::start(job.args_with_role(&[SERVE]))?;
     let address: String = server.receive().await?;
     let alone = rounds(job, &address).await?;
 
-    let flood = job.role(&[FLOOD, &address]);
+    let flood = job.args_with_role(&[FLOOD, &address]);
     let mut flood = match job.case.name.ends_with(LOW) {
         true => Child::start_low(flood)?,
         false => Child::start(flood)?,
@@ -70,28 +71,28 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
         Figure::lower("flooded_p50_us", share_us(&beside, 0.5)),
         Figure::lower("flooded_p99_us", p99_beside),
         Figure::lower("p99_growth", p99_beside / p99),
-        Figure::told("flood_per_s", flood_per_s),
+        Figure::info("flood_per_s", flood_per_s),
     ];
     Ok(vec![Measurement::of(job, figures)])
 }
 
 /// Returns the times of the rounds, shortest first.
 async fn rounds(job: &Job, address: &str) -> Result<Vec<Duration>> {
-    let part = Part::Ping { size: SIZE, length: job.length };
+    let part = OnMessage::Ping { size: SIZE, length: job.length };
     let mut link = Link::connect(job.system, address, part).await?;
     let times = link.rounds().await?.into_times();
     link.close().await;
     Ok(times)
 }
 
-/// Returns the number of messages without answers.
+/// Returns the number of unanswered messages that the server has received.
 async fn count(server: &mut Child) -> Result<u64> {
-    server.say(&()).await?;
+    server.send(&()).await?;
     server.receive().await
 }
 
-/// Plays the server, or the flood.
-pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
+/// Runs the server, or the process that floods it.
+pub(crate) async fn run_child(job: &Job, rest: &[String]) -> Result<()> {
     match rest {
         [role] if role == SERVE => serve(job.system).await,
         [role, address] if role == FLOOD => flood(job.system, address).await,
@@ -105,13 +106,13 @@ async fn serve(system: System) -> Result<()> {
     let mut serving = JoinSet::new();
     let mut node = None;
     if system == System::Peerkit {
-        let sink = MessageSink { flooded: flooded.clone() };
-        let started = Node::builder().listen("127.0.0.1:0").handler(sink).spawn().await?;
-        parent.say(&started.listening().first())?;
+        let counter = FloodCounter { flooded: flooded.clone() };
+        let started = Node::builder().listen("127.0.0.1:0").handler(counter).spawn().await?;
+        parent.send(&started.listening().first())?;
         node = Some(started);
     } else {
         let mut listener = Listener::bind(system).await?;
-        parent.say(&listener.address())?;
+        parent.send(&listener.address())?;
         let flooded = flooded.clone();
         serving.spawn(async move {
             let mut streams = JoinSet::new();
@@ -121,7 +122,7 @@ async fn serve(system: System) -> Result<()> {
         });
     }
     while parent.receive::<()>().await?.is_some() {
-        parent.say(&flooded.load(Ordering::Relaxed))?;
+        parent.send(&flooded.load(Ordering::Relaxed))?;
     }
     if let Some(node) = node {
         node.shutdown().await;
@@ -129,12 +130,12 @@ async fn serve(system: System) -> Result<()> {
     Ok(())
 }
 
-/// The handler of the serving node: it answers all peers but the flood.
-struct MessageSink {
+/// Handler of the server's node: answers every peer except the flooding one.
+struct FloodCounter {
     flooded: Arc<AtomicU64>,
 }
 
-impl Handler for MessageSink {
+impl Handler for FloodCounter {
     fn node_message(&mut self, cx: &mut Context<'_>, peer: &Peer, message: Message) {
         match peer.name() {
             FLOOD => drop(self.flooded.fetch_add(1, Ordering::Relaxed)),
@@ -145,9 +146,9 @@ impl Handler for MessageSink {
 
 async fn serve_stream(purpose: Purpose, mut stream: Stream, flooded: Arc<AtomicU64>) -> Result<()> {
     if purpose != FLOODED {
-        return framed::echo(&mut stream).await;
+        return framing::echo(&mut stream).await;
     }
-    let mut frames = Frames::new(SIZE);
+    let mut frames = FrameReader::new(SIZE);
     while frames.read(&mut stream).await? {
         while frames.next().is_some() {
             flooded.fetch_add(1, Ordering::Relaxed);
@@ -156,28 +157,29 @@ async fn serve_stream(purpose: Purpose, mut stream: Stream, flooded: Arc<AtomicU
     Ok(())
 }
 
-/// Sends until the process may end.
+/// Sends until the parent closes the input.
 async fn flood(system: System, address: &str) -> Result<()> {
     let mut parent = Parent::new();
     if system == System::Peerkit {
         let node = Node::builder().name(FLOOD).spawn().await?;
         let peer = node.connect(address.parse::<SocketAddr>()?).await?;
         let sender = node.sender(peer.id())?;
-        parent.say(&())?;
-        // In a task of its own: it never waits, and nothing else would run beside it.
+        parent.send(&())?;
+        // A task of its own: a send that never waits would not let anything else run beside it.
         let sending = tokio::spawn(async move {
             let message = [0; SIZE];
             while sender.send(&message[..]).await.is_ok() {}
         });
-        parent.gone().await?;
+        parent.released().await?;
         sending.abort();
-        // Without a graceful stop, as queued messages do not matter.
+        // Do not shut down cleanly: the messages that are still queued do not matter.
         return Ok(());
     }
     let mut stream = Dialler::connect(system, address).await?.open(FLOODED).await?;
-    parent.say(&())?;
-    let sending = tokio::spawn(async move { framed::send(&mut stream, SIZE, Duration::MAX).await });
-    parent.gone().await?;
+    parent.send(&())?;
+    let sending =
+        tokio::spawn(async move { framing::send(&mut stream, SIZE, Duration::MAX).await });
+    parent.released().await?;
     sending.abort();
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Each message to many at once. One process sends, and up to four others share the receivers. So two
-//! processors have many more tasks than they can run at once.
+//! Each message to many receivers. One process sends, and up to four others share the receivers:
+//! two processors have many more tasks than they can run at once.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,19 +11,19 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::bulk::Stream;
-use crate::framed::{self, BATCH};
-use crate::job::{Case, Job};
+use crate::concurrent::join_all;
+use crate::framing::{self, BATCH};
 #[cfg(feature = "systems")]
 use crate::link;
 use crate::link::Link;
-use crate::messages::Part;
-use crate::messages::{Arrived, Numbers};
+use crate::messages::OnMessage;
+use crate::messages::{Numbering, ReceiveTotals};
 use crate::process::{Child, Parent, cpu_seconds};
 use crate::report::{Figure, Measurement};
-use crate::side_by_side::all;
 use crate::streams;
 use crate::system::System;
-use crate::systems::peerkit::crowd::Hub;
+use crate::systems::peerkit::many_links::Hub;
+use crate::workload::{Case, Job};
 
 /// Numbers of receivers.
 const PEERS: [usize; 4] = [1, 8, 32, 128];
@@ -34,21 +34,22 @@ const SIZE: usize = 1 << 10;
 /// Processes that share the receivers.
 const PROCESSES: usize = 4;
 
-/// Most batches that wait for one connection: every system with such a limit has it for each peer.
-const WAITING: usize = 2;
+/// Batches that may wait for one connection. Each system that can be configured gets this limit per
+/// peer.
+const MAX_BATCHES: usize = 2;
 
-/// Time from the last subscription to the first message, as zenoh's publisher does not report when it
-/// knows of all.
+/// Pause between the last subscription and the first message: zenoh's publisher does not report
+/// that it knows all subscribers.
 #[cfg(feature = "systems")]
 const SETTLING: Duration = Duration::from_secs(1);
 
-/// Returns a case for each number of receivers.
+/// Returns one case per number of receivers.
 pub(crate) fn cases() -> Vec<Case> {
     PEERS.map(|peers| Case::count(peers, "peer")).to_vec()
 }
 
-/// Returns whether `system` has a way to do it.
-pub(crate) fn does(system: System) -> bool {
+/// Returns whether `system` can send one message to many peers.
+pub(crate) fn supports(system: System) -> bool {
     match system {
         System::RawTls | System::Peerkit => true,
         #[cfg(feature = "systems")]
@@ -57,7 +58,7 @@ pub(crate) fn does(system: System) -> bool {
     }
 }
 
-/// Sends to the others.
+/// Measures the sending, from this process.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let peers = job.case.amount;
     let listener = Listener::bind(job.system).await?;
@@ -65,7 +66,9 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     for process in 0..PROCESSES {
         let share = peers / PROCESSES + usize::from(process < peers % PROCESSES);
         if share > 0 {
-            children.push(Child::start(job.role(&[&share.to_string(), &listener.address()]))?);
+            children.push(Child::start(
+                job.args_with_role(&[&share.to_string(), &listener.address()]),
+            )?);
         }
     }
     let mut source = listener.accept(peers).await?;
@@ -80,16 +83,16 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     };
     let before = cpu_now(&children);
     let sent = source.send(job.length).await?;
-    let mut arrived: Vec<Arrived> = Vec::new();
+    let mut arrived: Vec<ReceiveTotals> = Vec::new();
     for child in &mut children {
-        arrived.extend(child.receive::<Vec<Arrived>>().await?);
+        arrived.extend(child.receive::<Vec<ReceiveTotals>>().await?);
     }
     let cpu_s = cpu_now(&children) - before;
     source.close().await?;
     for child in children {
         child.end().await?;
     }
-    ensure!(arrived.len() == peers, "{} of {peers} receivers have told", arrived.len());
+    ensure!(arrived.len() == peers, "{} of {peers} receivers have reported", arrived.len());
     for one in &arrived {
         one.check(sent)?;
     }
@@ -97,35 +100,35 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let deliveries = sent as f64 * peers as f64;
     let figures = vec![
         Figure::higher("deliveries_per_s", deliveries / elapsed.as_secs_f64()),
-        Figure::told("cpu_s", cpu_s),
+        Figure::info("cpu_s", cpu_s),
         Figure::lower("cpu_us_per_delivery", cpu_s * 1e6 / deliveries),
     ];
     Ok(vec![Measurement::of(job, figures)])
 }
 
-/// A process with some of the receivers.
-pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
+/// Runs a process with some of the receivers.
+pub(crate) async fn run_child(job: &Job, rest: &[String]) -> Result<()> {
     let [share, address] = rest else { bail!("{job} has no role {rest:?}") };
     let mut parent = Parent::new();
     let mut links = Vec::new();
     for _ in 0..share.parse()? {
-        links.push(Link::connect(job.system, address, Part::Count).await?);
+        links.push(Link::connect(job.system, address, OnMessage::Count).await?);
     }
-    parent.say(&())?;
+    parent.send(&())?;
     let mut receiving = JoinSet::new();
     for mut link in links {
         receiving.spawn(async move { anyhow::Ok((link.arrived(SIZE).await?, link)) });
     }
-    let (arrived, links): (Vec<_>, Vec<_>) = all(receiving).await?.into_iter().unzip();
-    parent.say(&arrived)?;
-    parent.gone().await?;
+    let (arrived, links): (Vec<_>, Vec<_>) = join_all(receiving).await?.into_iter().unzip();
+    parent.send(&arrived)?;
+    parent.released().await?;
     for link in links {
         link.close().await;
     }
     Ok(())
 }
 
-/// The sender, before there are receivers.
+/// The sender, before the receivers have connected.
 enum Listener {
     Framed(streams::Listener),
     Peerkit(Hub),
@@ -133,7 +136,7 @@ enum Listener {
     Zenoh(link::Listener),
 }
 
-/// The sender.
+/// The sender, connected to all receivers.
 enum Source {
     Framed(Vec<Stream>),
     Peerkit(Hub),
@@ -146,12 +149,12 @@ impl Listener {
         Ok(match system {
             System::Peerkit => {
                 let mut config = Config::default();
-                config.peer_queue = BATCH * (WAITING + 1);
+                config.peer_queue = BATCH * (MAX_BATCHES + 1);
                 Self::Peerkit(Hub::with(config).await?)
             }
             #[cfg(feature = "systems")]
             System::ZenohTcp | System::ZenohTls => {
-                Self::Zenoh(link::Listener::bind(system, Part::Count).await?)
+                Self::Zenoh(link::Listener::bind(system, OnMessage::Count).await?)
             }
             _ => Self::Framed(streams::Listener::bind(system).await?),
         })
@@ -186,7 +189,8 @@ impl Listener {
 }
 
 impl Source {
-    /// Waits until it knows of all receivers, which have reported that they are there.
+    /// Waits until the sender knows all receivers. They have already reported that they are
+    /// connected.
     async fn settle(&mut self) {
         #[cfg(feature = "systems")]
         if let Self::Zenoh(_) = self {
@@ -194,8 +198,8 @@ impl Source {
         }
     }
 
-    /// Sends numbered messages to all for `length`, and then the last one. Returns the number of those
-    /// before it.
+    /// Sends numbered messages to all for `length`, and then the last one. Returns how many came
+    /// before the last.
     async fn send(&mut self, length: Duration) -> Result<u64> {
         match self {
             Self::Framed(streams) => {
@@ -220,8 +224,8 @@ impl Source {
     }
 }
 
-/// Uses `send_to_nodes`, which does not wait. A peer that had no room gets the message again, with
-/// waiting.
+/// Sends by `send_to_nodes`, which does not wait. If a peer's queue is full, sends the message to
+/// that peer again and waits for room.
 async fn send_from_node(hub: &Hub, length: Duration) -> Result<u64> {
     let node = hub.node();
     let mut senders: HashMap<NodeId, Sender> = HashMap::new();
@@ -229,11 +233,11 @@ async fn send_from_node(hub: &Hub, length: Duration) -> Result<u64> {
         senders.insert(peer.id(), node.sender(peer.id())?);
     }
     let mut message = [0; SIZE];
-    let mut numbers = Numbers::new(length);
+    let mut numbers = Numbering::new(length);
     while numbers.number(&mut message) {
         for (id, error) in node.send_to_nodes(&message[..], &[])?.failed {
             let Error::Full(_) = error else { return Err(error.into()) };
-            let sender = senders.get(&id).context("somebody else has come")?;
+            let sender = senders.get(&id).context("an unexpected peer has linked")?;
             sender.send(&message[..]).await?;
         }
     }
@@ -244,22 +248,22 @@ async fn send_from_node(hub: &Hub, length: Duration) -> Result<u64> {
     Ok(count)
 }
 
-/// Sends messages in the simplest good way: each message goes into the batch of each connection, and a
-/// task for each connection writes the batches.
+/// Sends in the simplest way that is fast: each message is appended to the batch of each
+/// connection, and one task per connection writes its batches.
 async fn send_framed(streams: Vec<Stream>, length: Duration) -> Result<(u64, Vec<Stream>)> {
     let mut writing = JoinSet::new();
     let mut outs = Vec::new();
     for stream in streams {
-        let (batches, waiting) = mpsc::channel(WAITING);
+        let (batches, waiting) = mpsc::channel(MAX_BATCHES);
         writing.spawn(write(stream, waiting));
         outs.push((Vec::with_capacity(BATCH), batches));
     }
     let mut message = [0; SIZE];
-    let mut numbers = Numbers::new(length);
-    let gone = || anyhow::anyhow!("a receiver has gone");
+    let mut numbers = Numbering::new(length);
+    let gone = || anyhow::anyhow!("a receiver has closed its connection");
     while numbers.number(&mut message) {
         for (batch, batches) in &mut outs {
-            framed::put(batch, &message)?;
+            framing::append(batch, &message)?;
             if batch.len() + SIZE >= BATCH {
                 let full = std::mem::replace(batch, Vec::with_capacity(BATCH));
                 batches.send(full).await.map_err(|_| gone())?;
@@ -268,10 +272,10 @@ async fn send_framed(streams: Vec<Stream>, length: Duration) -> Result<(u64, Vec
     }
     let count = numbers.last(&mut message);
     for (mut batch, batches) in outs {
-        framed::put(&mut batch, &message)?;
+        framing::append(&mut batch, &message)?;
         batches.send(batch).await.map_err(|_| gone())?;
     }
-    Ok((count, all(writing).await?))
+    Ok((count, join_all(writing).await?))
 }
 
 async fn write(mut stream: Stream, mut batches: mpsc::Receiver<Vec<u8>>) -> Result<Stream> {

@@ -1,41 +1,41 @@
-//! A file that is larger than memory, from one process to another's disk: the memory that both use. The
-//! source is sparse. The copy takes its whole size on the disk.
+//! A file larger than memory, from one source to another process's disk: the memory that both ends
+//! take. The source is sparse; the copy takes its full size on the disk.
 
 use anyhow::{Result, ensure};
 
 use super::file::figures;
-use crate::files::{Original, Room};
-use crate::job::{Case, Job, Wanted};
+use crate::files::{FreeSpace, Original};
 use crate::report::Measurement;
-use crate::transfer::Plan;
+use crate::transfer::TransferPlan;
+use crate::workload::{Case, CaseOptions, Job};
 
 /// Bytes of the file.
 const SIZE: usize = 64 << 30;
 const SHORT: usize = 1 << 30;
 
-/// Bytes that have to be free beside the copy.
+/// Bytes that must be free in addition to the copy's.
 const SPARE: u64 = 1 << 30;
 
 /// Returns the only case.
-pub(crate) fn cases(wanted: Wanted) -> Vec<Case> {
+pub(crate) fn cases(wanted: CaseOptions) -> Vec<Case> {
     vec![Case::bytes(wanted.size(SIZE, SHORT))]
 }
 
-/// Runs the transfer.
+/// Measures one fetch.
 ///
 /// # Errors
-/// If there is no room for the copy.
+/// Fails also if there is no room for the copy.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
-    let (bytes, place) = (job.case.amount as u64, job.place.display());
-    let room = Room::of(&job.place)?;
-    ensure!(!room.in_memory, "{place} is in memory: say --dir FOLDER, on a disk");
+    let (bytes, folder) = (job.case.amount as u64, job.folder.display());
+    let space = FreeSpace::of(&job.folder)?;
+    ensure!(!space.in_memory, "{folder} is in memory: choose a folder on a disk with --dir");
     let needed = bytes.saturating_add(SPARE);
     ensure!(
-        room.free >= needed,
-        "{needed} bytes are needed and {} free in {place}: say --dir FOLDER, or --bytes",
-        room.free
+        space.free >= needed,
+        "{needed} bytes are needed but only {} are free in {folder}: use --dir or --bytes",
+        space.free
     );
-    let original = Original::sparse(&job.place, bytes).await?;
-    let moved = Plan::one(job, &original).run(job, &original).await?;
+    let original = Original::sparse(&job.folder, bytes).await?;
+    let moved = TransferPlan::one(job, &original).run(job, &original).await?;
     Ok(vec![Measurement::of(job, figures(&moved, bytes))])
 }

@@ -1,48 +1,48 @@
-//! A file from one source with an upload limit, to one receiver, and to twenty at once that can fetch
-//! it from each other.
+//! A file from one source with a limited upload rate: to one fetcher alone, and to twenty at once
+//! that can fetch from each other.
 
 use anyhow::Result;
 
 use crate::files::Original;
-use crate::job::{Case, Job, Wanted};
 use crate::report::{Figure, Measurement};
-use crate::transfer::{Moved, Plan};
+use crate::transfer::{TransferPlan, TransferResult};
+use crate::workload::{Case, CaseOptions, Job};
 
 /// Bytes of the file.
 const SIZE: usize = 128 << 20;
 const SHORT: usize = 32 << 20;
 
-/// Number of receivers.
+/// Fetchers of the swarm.
 const FETCHERS: usize = 20;
 
-/// Upload limit of the source, in bytes a second.
+/// Upload limit of the source, in bytes/s.
 const RATE: u64 = 50_000_000;
 
 /// Returns the only case.
-pub(crate) fn cases(wanted: Wanted) -> Vec<Case> {
+pub(crate) fn cases(wanted: CaseOptions) -> Vec<Case> {
     vec![Case::bytes(wanted.size(SIZE, SHORT))]
 }
 
-/// Runs the transfer to one receiver, and then to twenty.
+/// Measures a fetch by one, and then fetches by twenty.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
-    let original = Original::file(&job.place, job.case.amount as u64).await?;
+    let original = Original::file(&job.folder, job.case.amount as u64).await?;
     let alone = fetch(job, &original, 1).await?;
     let all = fetch(job, &original, FETCHERS).await?;
-    // The source can't have sent more than this meanwhile.
+    // Upper bound for the copies that the source can have sent in that time.
     let at_most = all.last_s() * RATE as f64 / original.bytes as f64;
     let figures = vec![
-        Figure::told("alone_s", alone.last_s()),
+        Figure::info("alone_s", alone.last_s()),
         Figure::lower("last_s", all.last_s()),
         Figure::lower("last_to_alone", all.last_s() / alone.last_s()),
-        Figure::told("sources_each", all.sources_each()),
-        Figure::told("copies_sent_at_most", at_most),
+        Figure::info("sources_each", all.sources_each()),
+        Figure::info("copies_sent_at_most", at_most),
         Figure::lower("source_cpu_s", all.sources.cpu_s),
         Figure::lower("fetchers_cpu_s", all.fetchers.cpu_s),
     ];
     Ok(vec![Measurement::of(job, figures)])
 }
 
-async fn fetch(job: &Job, original: &Original, fetchers: usize) -> Result<Moved> {
-    let plan = Plan { fetchers, upload_rate: RATE, ..Plan::one(job, original) };
+async fn fetch(job: &Job, original: &Original, fetchers: usize) -> Result<TransferResult> {
+    let plan = TransferPlan { fetchers, upload_rate: RATE, ..TransferPlan::one(job, original) };
     plan.run(job, original).await
 }

@@ -3,32 +3,32 @@
 use anyhow::{Result, bail};
 
 use crate::files::Original;
-use crate::job::{Case, Job, Wanted};
 use crate::report::{Figure, Measurement};
 use crate::system::System;
 use crate::systems::rsync;
-use crate::transfer::Plan;
+use crate::transfer::TransferPlan;
+use crate::workload::{Case, CaseOptions, Job};
 
-/// Number of files in it.
+/// Files in the folder.
 const FILES: usize = 10_000;
 const SHORT: usize = 1_000;
 
-/// Bytes of each file.
+/// Bytes of each.
 const SIZE: u64 = 10 << 10;
 
 /// Returns the only case.
-pub(crate) fn cases(wanted: Wanted) -> Vec<Case> {
+pub(crate) fn cases(wanted: CaseOptions) -> Vec<Case> {
     vec![Case::count(if wanted.short { SHORT } else { FILES }, "file")]
 }
 
-/// Runs the transfer.
+/// Measures one fetch.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let files = job.case.amount;
-    let original = Original::folder(&job.place, files, SIZE).await?;
+    let original = Original::folder(&job.folder, files, SIZE).await?;
     let moved = match job.system {
-        System::Peerkit => Plan::one(job, &original).run(job, &original).await?,
+        System::Peerkit => TransferPlan::one(job, &original).run(job, &original).await?,
         System::Rsync => rsync::fetch(job, &original).await?,
-        _ => bail!("{} does not fetch folders here", job.system.name()),
+        _ => bail!("{} is not measured fetching folders", job.system.name()),
     };
     let mut figures = vec![
         Figure::higher("files_per_s", files as f64 / moved.last_s()),
@@ -36,6 +36,6 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
         Figure::lower("fetcher_cpu_s", moved.fetchers.cpu_s),
     ];
     let shared = moved.shared.map(|shared| shared.elapsed.as_secs_f64());
-    figures.extend(shared.map(|seconds| Figure::told("share_s", seconds)));
+    figures.extend(shared.map(|seconds| Figure::info("share_s", seconds)));
     Ok(vec![Measurement::of(job, figures)])
 }

@@ -3,36 +3,36 @@
 use anyhow::{Result, bail, ensure};
 
 use crate::files::{Original, hash_of};
-use crate::job::{Case, Job, Wanted};
 use crate::report::{Figure, Measurement};
 use crate::system::System;
 use crate::systems::b3sum;
-use crate::transfer::Plan;
+use crate::transfer::TransferPlan;
+use crate::workload::{Case, CaseOptions, Job};
 
 /// Bytes of the file.
 const SIZE: usize = 1 << 30;
 const SHORT: usize = 64 << 20;
 
 /// Returns the only case.
-pub(crate) fn cases(wanted: Wanted) -> Vec<Case> {
+pub(crate) fn cases(wanted: CaseOptions) -> Vec<Case> {
     vec![Case::bytes(wanted.size(SIZE, SHORT))]
 }
 
-/// Hashes it with all processors.
+/// Measures hashing by all processors.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
-    let original = Original::file(&job.place, job.case.amount as u64).await?;
+    let original = Original::file(&job.folder, job.case.amount as u64).await?;
     let (elapsed, usage) = match job.system {
         System::Peerkit => {
-            let (offer, shared) = Plan::one(job, &original).share(job).await?;
+            let (offer, shared) = TransferPlan::one(job, &original).share(job).await?;
             let wanted = hash_of(&original.path)?.to_string();
-            ensure!(offer.hash == wanted, "it is shared as {} and not {wanted}", offer.hash);
+            ensure!(offer.hash == wanted, "it is shared as {} instead of {wanted}", offer.hash);
             (shared.elapsed, shared.usage)
         }
         System::B3sum => {
             let ran = b3sum::hash(&original).await?;
             (ran.elapsed, ran.usage)
         }
-        _ => bail!("{} does not hash files here", job.system.name()),
+        _ => bail!("{} is not measured hashing files", job.system.name()),
     };
     let figures = vec![
         Figure::higher("mb_per_s", original.bytes as f64 / 1e6 / elapsed.as_secs_f64()),

@@ -1,16 +1,16 @@
-//! The processor time of a process with many idle links.
+//! Processor time of a process with many idle links.
 
 use anyhow::{Result, ensure};
 
-use super::connections::{self, Ends};
-use crate::job::{Case, Job};
+use super::connections::{self, ProcessPair};
 use crate::process::ThreadTimes;
 use crate::report::{Figure, Measurement};
 use crate::system::System;
+use crate::workload::{Case, Job};
 
 const LINKS: usize = 100;
 
-/// Most processor time of a node, in percent of one processor.
+/// Largest share of one processor that a node may take, in percent.
 const LIMIT: f64 = 0.1;
 
 /// Returns the only case.
@@ -18,10 +18,11 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![Case::count(LINKS, "link")]
 }
 
-/// Measures for four times the duration, as little happens, and after twice the duration. So the
-/// default duration includes the pings, which come after 15 s.
+/// Measures the processor time. Because little happens, it does so for four times the duration,
+/// after waiting for twice the duration: with the default duration this covers the pings, which
+/// come after 15 s.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
-    let mut ends = Ends::start(job).await?;
+    let mut ends = ProcessPair::start(job).await?;
     ends.link().await?;
     tokio::time::sleep(2 * job.length).await;
     let process = ends.listening.id()?;
@@ -34,12 +35,12 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let percent = 100.0 * seconds / length.as_secs_f64();
     ensure!(
         job.system != System::Peerkit || percent < LIMIT,
-        "an idle node takes {percent} % of a processor, and may take {LIMIT} %"
+        "an idle node takes {percent} % of a processor; the limit is {LIMIT} %"
     );
     Ok(vec![Measurement::of(job, vec![Figure::lower("cpu_percent", percent)])])
 }
 
-/// Plays the listening process, or the dialling one.
-pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
-    connections::play(job, rest).await
+/// Runs the listening or the dialling process.
+pub(crate) async fn run_child(job: &Job, rest: &[String]) -> Result<()> {
+    connections::run_child(job, rest).await
 }

@@ -4,43 +4,43 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::job::{Case, Job};
 use crate::link::{Link, Listener};
-use crate::messages::Part;
+use crate::messages::OnMessage;
 use crate::process::{Child, Parent};
 use crate::report::{Figure, Measurement};
+use crate::workload::{Case, Job};
 
 /// Bytes of the message.
 const SIZE: usize = 64;
 
-/// End of the name of the case with bulk data.
+/// Suffix of the case's name with bulk data beside.
 const BESIDE_BULK: &str = ", beside bulk";
 
-/// Returns the cases: alone, and beside bulk data.
+/// Returns two cases: alone, and beside bulk data.
 pub(crate) fn cases(bytes: Option<usize>) -> Vec<Case> {
     let alone = Case::bytes(bytes.unwrap_or(SIZE));
     let beside = Case { name: format!("{}{BESIDE_BULK}", alone.name), amount: alone.amount };
     vec![alone, beside]
 }
 
-/// Returns whether there are bulk data beside.
+/// Returns whether the case has bulk data beside.
 pub(crate) fn is_beside_bulk(case: &Case) -> bool {
     case.name.ends_with(BESIDE_BULK)
 }
 
-/// Sends messages to a process that sends them back.
+/// Measures round trips to a process that sends messages back.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     #[cfg(feature = "systems")]
     if job.system == crate::system::System::P2pnetwork {
-        let mut ends = crate::systems::p2pnetwork::Ends::start(job).await?;
+        let mut ends = crate::systems::p2pnetwork::PythonEnds::start(job).await?;
         let times = ends.times().await?;
         ends.end().await?;
         return Ok(vec![Measurement::of(job, figures(&times)?)]);
     }
     let (size, length) = (job.case.amount, job.length);
-    let mut child = Child::start(job.words())?;
+    let mut child = Child::start(job.to_args())?;
     let address: String = child.receive().await?;
-    let mut link = Link::connect(job.system, &address, Part::Ping { size, length }).await?;
+    let mut link = Link::connect(job.system, &address, OnMessage::Ping { size, length }).await?;
     let bulk = if is_beside_bulk(&job.case) { Some(link.start_bulk().await?) } else { None };
     let times = link.rounds().await?.into_times();
     let bulk_mb_per_s = bulk.map(|bulk| bulk.mb_per_s());
@@ -51,25 +51,25 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     Ok(vec![Measurement::of(job, figures)])
 }
 
-/// Plays the process that sends them back.
-pub(crate) async fn play(job: &Job) -> Result<()> {
+/// Runs the process that sends messages back.
+pub(crate) async fn run_child(job: &Job) -> Result<()> {
     let mut parent = Parent::new();
-    let listener = Listener::bind(job.system, Part::Echo).await?;
-    parent.say(&listener.address())?;
+    let listener = Listener::bind(job.system, OnMessage::Echo).await?;
+    parent.send(&listener.address())?;
     let mut link = listener.accept().await?;
     tokio::select! {
-        // It ends if the peer closes first.
+        // The echo ends if the other side closes first.
         echoed = link.echo() => {
             echoed?;
-            parent.gone().await?;
+            parent.released().await?;
         }
-        gone = parent.gone() => gone?,
+        gone = parent.released() => gone?,
     }
     link.close().await;
     Ok(())
 }
 
-/// Returns the figures of the rounds' times, shortest first.
+/// Returns the percentiles of the rounds' times, which are sorted, shortest first.
 fn figures(times: &[Duration]) -> Result<Vec<Figure>> {
     ensure!(!times.is_empty(), "no rounds");
     let at = |share| share_us(times, share);
@@ -80,7 +80,7 @@ fn figures(times: &[Duration]) -> Result<Vec<Figure>> {
     ])
 }
 
-/// Returns the microseconds within which `share` of the rounds were done. `times` are sorted, shortest
+/// Returns the microseconds within which `share` of the rounds ended. `times` are sorted, shortest
 /// first.
 pub(super) fn share_us(times: &[Duration], share: f64) -> f64 {
     let index = (times.len() as f64 * share) as usize;

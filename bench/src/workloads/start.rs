@@ -1,27 +1,27 @@
-//! From the start of a process to its first message: it makes a node, connects, and sends.
+//! Time from the start of a process to its first message: it makes a node, connects, and sends.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::job::{Case, Job};
 use crate::link::{Link, Listener};
-use crate::messages::LEAST;
-use crate::messages::Part;
+use crate::messages::MIN_SIZE;
+use crate::messages::OnMessage;
 use crate::process::{Child, Parent};
 use crate::report::{Figure, Measurement};
 use crate::system::System;
+use crate::workload::{Case, Job};
 
 /// Returns the only case.
 pub(crate) fn cases() -> Vec<Case> {
-    vec![Case { name: "1 message".into(), amount: LEAST }]
+    vec![Case { name: "1 message".into(), amount: MIN_SIZE }]
 }
 
-/// Listens, and starts a process that sends.
+/// Measures the time until a new process has sent a message to this one.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
-    let listener = Listener::bind(job.system, Part::Count).await?;
+    let listener = Listener::bind(job.system, OnMessage::Count).await?;
     let started = Instant::now();
-    let mut child = Child::start(job.words().into_iter().chain([listener.address()]))?;
+    let mut child = Child::start(job.to_args().into_iter().chain([listener.address()]))?;
     let mut link = listener.accept().await?;
     link.arrived(job.case.amount).await?;
     let elapsed = started.elapsed();
@@ -34,25 +34,25 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
         Figure::lower("resident_mb", resident as f64 / 1e6),
     ];
     if let (System::Peerkit, Some(bytes)) = (job.system, program_bytes()) {
-        figures.push(Figure::told("program_mb", bytes as f64 / 1e6));
+        figures.push(Figure::info("program_mb", bytes as f64 / 1e6));
     }
     Ok(vec![Measurement::of(job, figures)])
 }
 
-/// Plays the process that sends.
-pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
+/// Runs the process that sends.
+pub(crate) async fn run_child(job: &Job, rest: &[String]) -> Result<()> {
     let address = rest.first().context("no address")?;
-    let mut link = Link::connect(job.system, address, Part::Count).await?;
-    // The duration is zero, so the last message is the only one.
+    let mut link = Link::connect(job.system, address, OnMessage::Count).await?;
+    // With no duration, the last message is the only one.
     link.send(job.case.amount, Duration::ZERO).await?;
     let mut parent = Parent::new();
-    parent.say(&())?;
-    parent.gone().await?;
+    parent.send(&())?;
+    parent.released().await?;
     link.close().await;
     Ok(())
 }
 
-/// Returns the bytes of the program `peerkit`, if it was built beside this one.
+/// Returns the size of the program `peerkit` in bytes, if it was built beside this one.
 fn program_bytes() -> Option<u64> {
     let own = std::env::current_exe().ok()?;
     let name = format!("peerkit{}", std::env::consts::EXE_SUFFIX);

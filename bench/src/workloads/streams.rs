@@ -1,4 +1,4 @@
-//! A GiB over byte streams between two ends: over one stream, and shared by four.
+//! 1 GiB over byte streams between two ends: over one stream, and shared by four.
 
 use std::time::{Duration, Instant};
 
@@ -8,42 +8,42 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
 use crate::bulk::Stream;
-use crate::job::{Case, Job};
+use crate::concurrent::join_all;
 use crate::process::{Child, Parent, cpu_seconds};
 use crate::report::{Figure, Measurement};
-use crate::side_by_side::all;
 use crate::streams::{BULK, Dialler, Listener};
+use crate::workload::{Case, Job};
 
 const GIB: u64 = 1 << 30;
 
 /// Bytes of all streams together.
 const TOTAL: u64 = GIB;
 
-/// Bytes of one write and of one read.
+/// Bytes per write and read.
 const CHUNK: usize = 256 << 10;
 
-/// Distance of the marks in a stream, which name their place.
+/// Distance between marks: bytes that identify their place in the stream.
 const MARK: usize = 4 << 10;
 
-/// The report of the listening process at its end.
+/// Report of the listening process.
 #[derive(Debug, Serialize, Deserialize)]
-struct Account {
+struct ListenerReport {
     bytes: u64,
-    /// Marks that did not belong to their place.
+    /// Marks that differed from the expected one.
     misplaced: u64,
     /// Time from the first byte to the last.
     elapsed: Duration,
 }
 
-/// Returns the cases: one stream, and four.
+/// Returns two cases: one stream, and four.
 pub(crate) fn cases() -> Vec<Case> {
     let case = |(name, amount): (&str, usize)| Case { name: name.into(), amount };
     [("1 stream", 1), ("4 streams", 4)].map(case).to_vec()
 }
 
-/// Sends to a process that listens.
+/// Measures the sending to a process that listens.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
-    let mut child = Child::start(job.words())?;
+    let mut child = Child::start(job.to_args())?;
     let address: String = child.receive().await?;
     let mut dialler = Dialler::connect(job.system, &address).await?;
     let mut streams = Vec::new();
@@ -56,44 +56,44 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     for stream in streams {
         sending.spawn(send(stream, TOTAL / job.case.amount as u64));
     }
-    // The data may still be on their way, so the streams stay until the report has come.
-    let sent = all(sending).await?;
-    let there: Account = child.receive().await?;
+    // Data may still be in flight: keep the streams until the report has arrived.
+    let sent = join_all(sending).await?;
+    let report: ListenerReport = child.receive().await?;
     let cpu_s = cpu_seconds(own) + child.cpu_seconds() - before;
     drop((sent, dialler));
     child.end().await?;
     ensure!(
-        there.bytes == TOTAL && there.misplaced == 0,
+        report.bytes == TOTAL && report.misplaced == 0,
         "{TOTAL} bytes were sent, {} arrived, {} marks out of place",
-        there.bytes,
-        there.misplaced
+        report.bytes,
+        report.misplaced
     );
     let figures = vec![
-        Figure::higher("mb_per_s", TOTAL as f64 / 1e6 / there.elapsed.as_secs_f64()),
+        Figure::higher("mb_per_s", TOTAL as f64 / 1e6 / report.elapsed.as_secs_f64()),
         Figure::lower("cpu_s_per_gib", cpu_s * GIB as f64 / TOTAL as f64),
     ];
     Ok(vec![Measurement::of(job, figures)])
 }
 
-/// Plays the listening process.
-pub(crate) async fn play(job: &Job) -> Result<()> {
+/// Runs the listening process.
+pub(crate) async fn run_child(job: &Job) -> Result<()> {
     let mut parent = Parent::new();
     let mut listener = Listener::bind(job.system).await?;
-    parent.say(&listener.address())?;
+    parent.send(&listener.address())?;
     let mut receiving = JoinSet::new();
     for _ in 0..job.case.amount {
         let (_, stream) = listener.accept().await?;
         receiving.spawn(receive(stream));
     }
-    let received = all(receiving).await?;
+    let received = join_all(receiving).await?;
     let first = received.iter().map(|part| part.first).min().context("no streams")?;
     let last = received.iter().map(|part| part.last).max().context("no streams")?;
-    parent.say(&Account {
+    parent.send(&ListenerReport {
         bytes: received.iter().map(|part| part.bytes).sum(),
         misplaced: received.iter().map(|part| part.misplaced).sum(),
         elapsed: last - first,
     })?;
-    parent.gone().await
+    parent.released().await
 }
 
 async fn send(mut stream: Stream, bytes: u64) -> Result<Stream> {
@@ -111,9 +111,9 @@ async fn send(mut stream: Stream, bytes: u64) -> Result<Stream> {
     Ok(stream)
 }
 
-/// The data received on a stream.
-struct Received {
-    /// Kept, as the other end may still wait for an acknowledgement of the end.
+/// Bytes received on one stream.
+struct ReceivedStream {
+    /// Kept because the other end may still wait for its end of stream to be acknowledged.
     _stream: Stream,
     bytes: u64,
     misplaced: u64,
@@ -121,7 +121,7 @@ struct Received {
     last: Instant,
 }
 
-async fn receive(mut stream: Stream) -> Result<Received> {
+async fn receive(mut stream: Stream) -> Result<ReceivedStream> {
     let mut buffer = vec![0; CHUNK];
     let (mut bytes, mut misplaced) = (0, 0);
     let mut times = None;
@@ -130,7 +130,7 @@ async fn receive(mut stream: Stream) -> Result<Received> {
         let now = Instant::now();
         if read == 0 {
             let (first, last) = times.context("the stream ended before its first byte")?;
-            return Ok(Received { _stream: stream, bytes, misplaced, first, last });
+            return Ok(ReceivedStream { _stream: stream, bytes, misplaced, first, last });
         }
         times = Some((times.map_or(now, |(first, _)| first), now));
         let to_next = (MARK - bytes as usize % MARK) % MARK;
@@ -143,7 +143,7 @@ async fn receive(mut stream: Stream) -> Result<Received> {
 
 /// Returns the mark at a place that is a multiple of [`MARK`].
 fn mark_at(place: u64) -> u8 {
-    // Modulo a prime, so that it does not repeat at the start of chunks of any size.
+    // The period is a prime, so that marks do not repeat at chunk boundaries of any size.
     (place / MARK as u64 % 251) as u8
 }
 
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_arrives_elsewhere_is_found() {
+    async fn misplaced_bytes_are_found() {
         let bytes = 3 * CHUNK + 17;
         let (here, mut there) = tokio::io::duplex(10_007);
         let sending = tokio::spawn(send(Box::new(here), bytes as u64));

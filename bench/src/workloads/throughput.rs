@@ -5,23 +5,23 @@ use serde::{Deserialize, Serialize};
 
 use super::{Case, Job, Workload};
 use crate::link::{Link, Listener};
-use crate::messages::Arrived;
-use crate::messages::Part;
+use crate::messages::OnMessage;
+use crate::messages::ReceiveTotals;
 use crate::process::{Child, Parent, cpu_seconds, resident_bytes};
 use crate::report::{Figure, Measurement};
 
 /// Sizes of the messages, in bytes.
 const SIZES: [usize; 3] = [64, 1 << 10, 64 << 10];
 
-/// The report of the listening process at its end.
+/// Report of the listening process.
 #[derive(Debug, Serialize, Deserialize)]
-struct Account {
-    arrived: Arrived,
-    /// Messages that it has sent itself.
+struct ListenerReport {
+    arrived: ReceiveTotals,
+    /// Messages sent by the listening process.
     sent: u64,
 }
 
-/// Returns a case for each size.
+/// Returns one case per size.
 pub(crate) fn cases(bytes: Option<usize>) -> Vec<Case> {
     match bytes {
         Some(bytes) => vec![Case::bytes(bytes)],
@@ -29,16 +29,16 @@ pub(crate) fn cases(bytes: Option<usize>) -> Vec<Case> {
     }
 }
 
-/// Sends to a process that listens, and receives its messages.
+/// Measures the sending to a process that listens, and, both ways, what that process sends.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     #[cfg(feature = "systems")]
     if job.system == crate::system::System::P2pnetwork {
         return measure_p2pnetwork(job).await;
     }
     let (size, length) = (job.case.amount, job.length);
-    let mut child = Child::start(job.words())?;
+    let mut child = Child::start(job.to_args())?;
     let address: String = child.receive().await?;
-    let mut link = Link::connect(job.system, &address, Part::Count).await?;
+    let mut link = Link::connect(job.system, &address, OnMessage::Count).await?;
     let own = std::process::id();
     let before = cpu_seconds(own) + child.cpu_seconds();
     let (sent, arrived) = match job.workload {
@@ -48,19 +48,19 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
         }
         _ => (link.send(size, length).await?, None),
     };
-    let there: Account = child.receive().await?;
+    let report: ListenerReport = child.receive().await?;
     let cpu_s = cpu_seconds(own) + child.cpu_seconds() - before;
     let resident = resident_bytes(own) + child.resident_bytes();
     link.close().await;
     child.end().await?;
-    let mut flows = vec![(sent, there.arrived)];
-    flows.extend(arrived.map(|arrived| (there.sent, arrived)));
+    let mut flows = vec![(sent, report.arrived)];
+    flows.extend(arrived.map(|arrived| (report.sent, arrived)));
     Ok(vec![Measurement::of(job, figures(&flows, size, cpu_s, resident)?)])
 }
 
 #[cfg(feature = "systems")]
 async fn measure_p2pnetwork(job: &Job) -> Result<Vec<Measurement>> {
-    let mut ends = crate::systems::p2pnetwork::Ends::start(job).await?;
+    let mut ends = crate::systems::p2pnetwork::PythonEnds::start(job).await?;
     let flow = ends.arrived().await?;
     let cpu_s = ends.listener.cpu_seconds() + ends.dialler.cpu_seconds();
     let resident = ends.listener.resident_bytes() + ends.dialler.resident_bytes();
@@ -68,29 +68,30 @@ async fn measure_p2pnetwork(job: &Job) -> Result<Vec<Measurement>> {
     Ok(vec![Measurement::of(job, figures(&[flow], job.case.amount, cpu_s, resident)?)])
 }
 
-/// Plays the listening process.
-pub(crate) async fn play(job: &Job) -> Result<()> {
+/// Runs the listening process.
+pub(crate) async fn run_child(job: &Job) -> Result<()> {
     let (size, length) = (job.case.amount, job.length);
     let mut parent = Parent::new();
-    let listener = Listener::bind(job.system, Part::Count).await?;
-    parent.say(&listener.address())?;
+    let listener = Listener::bind(job.system, OnMessage::Count).await?;
+    parent.send(&listener.address())?;
     let mut link = listener.accept().await?;
     let (sent, arrived) = match job.workload {
         Workload::BothWays => link.exchange(size, length).await?,
         _ => (0, link.arrived(size).await?),
     };
-    parent.say(&Account { arrived, sent })?;
-    parent.gone().await?;
+    parent.send(&ListenerReport { arrived, sent })?;
+    parent.released().await?;
     link.close().await;
     Ok(())
 }
 
-/// Returns the figures of flows of messages: the number sent, and the totals received.
+/// Returns the figures of one or two flows: each is the number of sent messages and the totals at
+/// the receiver.
 ///
 /// # Errors
-/// If the received messages are not those that were sent.
+/// Fails if the received messages differ from the sent ones.
 fn figures(
-    flows: &[(u64, Arrived)],
+    flows: &[(u64, ReceiveTotals)],
     size: usize,
     cpu_s: f64,
     resident: u64,
@@ -104,8 +105,8 @@ fn figures(
     Ok(vec![
         Figure::higher("messages_per_s", messages_per_s),
         Figure::higher("mb_per_s", messages_per_s * size as f64 / 1e6),
-        Figure::told("cpu_s", cpu_s),
+        Figure::info("cpu_s", cpu_s),
         Figure::lower("cpu_us_per_message", cpu_s * 1e6 / messages as f64),
-        Figure::told("resident_mb", resident as f64 / 1e6),
+        Figure::info("resident_mb", resident as f64 / 1e6),
     ])
 }

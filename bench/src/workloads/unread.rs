@@ -1,6 +1,6 @@
-//! Many peers that have linked to a node and then read nothing, while the node sends to all until it
-//! has no room: its memory, and the time in which it answers another peer. One process is the node, one
-//! has the peers that do not read and is stopped, and this one sends the pings.
+//! Many peers that link to a node correctly and then read nothing, while the node sends to all
+//! until its queues are full: the node's memory, and how soon it answers another peer. One process
+//! runs the node, one holds the peers that do not read and is suspended, and this one pings.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -9,41 +9,42 @@ use anyhow::{Context, Result, bail, ensure};
 use peerkit::{Config, Error, Node, NodeId, Sender};
 use serde::{Deserialize, Serialize};
 
-use super::connections::{self, DIAL, Ends, LISTEN};
-use crate::job::{Case, Job};
+use super::connections::{self, DIAL, LISTEN, ProcessPair};
 use crate::process::{Parent, resident_bytes};
 use crate::report::{Figure, Measurement};
-use crate::systems::peerkit::crowd::Hub;
+use crate::systems::peerkit::many_links::Hub;
+use crate::workload::{Case, Job};
 
 const LINKS: usize = 1_000;
 
-/// The node's queue for each peer, in bytes. The default of 4 MiB would need 4 GiB here.
+/// Queue of the node for each peer, in bytes. The default, 4 MiB, would need 4 GiB here.
 const QUEUE: usize = 64 << 10;
 
-/// Memory for each peer beside the queue: that of the link itself, records that TLS has sealed and the
-/// system has not taken (at most 64 KiB), and blocks that are not full.
+/// Additional memory allowed for each peer: the link itself, sealed data that the kernel has not
+/// accepted (at most 64 KiB), and blocks that are larger than their content.
 const ALLOWANCE: usize = 160 << 10;
 
 /// Bytes of a message.
 const SIZE: usize = 1 << 10;
 
-/// Tries without room after which the queues are full, and the interval between them.
+/// The queues count as full after this many attempts in a row without room, with this pause between
+/// them.
 const TRIES: u32 = 5;
 const WAIT: Duration = Duration::from_millis(100);
 
-/// Longest time of an answer.
+/// Longest time that an answer may take.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// Number of pings after the queues are full, and their interval.
+/// Pings after the queues are full, and the pause between them.
 const PINGS: u32 = 20;
 const BETWEEN: Duration = Duration::from_millis(20);
 
-/// The report of the node once its queues are full.
+/// Report of the node once its queues are full.
 #[derive(Debug, Serialize, Deserialize)]
-struct Account {
+struct FillReport {
     /// Bytes accepted for all peers.
     accepted: u64,
-    /// Links that are left.
+    /// Links that are still open.
     links: usize,
 }
 
@@ -52,70 +53,70 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![Case::count(LINKS, "peer")]
 }
 
-/// Lets a node send to peers that do not read.
+/// Measures a node that sends to peers that do not read.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let links = job.case.amount;
-    let mut ends = Ends::start(job).await?;
+    let mut ends = ProcessPair::start(job).await?;
     ends.link().await?;
-    let asker = Node::builder().spawn().await?;
+    let pinger = Node::builder().spawn().await?;
     let address: SocketAddr = ends.listening.receive().await?;
-    let node = asker.connect(address).await?.id();
+    let node = pinger.connect(address).await?.id();
     ends.dialling.pause().await?;
 
     let process = ends.listening.id()?;
     let before = resident_bytes(process);
-    ends.listening.say(&asker.id()).await?;
+    ends.listening.send(&pinger.id()).await?;
     let mut longest = Duration::ZERO;
-    let account: Account = {
+    let report: FillReport = {
         let mut filling = std::pin::pin!(ends.listening.receive());
         loop {
             tokio::select! {
-                account = &mut filling => break account?,
-                asked = ask(&asker, node) => longest = longest.max(asked?),
+                report = &mut filling => break report?,
+                pinged = ping(&pinger, node) => longest = longest.max(pinged?),
             }
         }
     };
     for _ in 0..PINGS {
-        longest = longest.max(ask(&asker, node).await?);
+        longest = longest.max(ping(&pinger, node).await?);
     }
     let growth = resident_bytes(process).saturating_sub(before);
-    asker.shutdown().await;
+    pinger.shutdown().await;
     ends.dialling.resume().await?;
     ends.dialling.end().await?;
     ends.listening.end().await?;
 
     let limit = links * (QUEUE + ALLOWANCE);
-    ensure!(account.links == links, "of {links} links {} are left", account.links);
+    ensure!(report.links == links, "only {} of {links} links are left", report.links);
     ensure!(
-        account.accepted >= (links * (QUEUE - SIZE)) as u64,
-        "only {} bytes were accepted: the queues are not full",
-        account.accepted
+        report.accepted >= (links * (QUEUE - SIZE)) as u64,
+        "only {} bytes were accepted, so the queues are not full",
+        report.accepted
     );
     ensure!(
         growth <= limit as u64,
-        "the node has grown by {growth} bytes, over the {limit} of queues and allowance"
+        "the node has grown by {growth} bytes; queues and allowance are {limit}"
     );
     ensure!(longest <= ANSWER, "an answer took {longest:?}");
     let figures = vec![
         Figure::lower("growth_mb", growth as f64 / 1e6),
         Figure::lower("kib_a_peer", growth as f64 / 1024.0 / links as f64),
-        Figure::told("queue_kib", QUEUE as f64 / 1024.0),
-        Figure::told("accepted_mb", account.accepted as f64 / 1e6),
+        Figure::info("queue_kib", QUEUE as f64 / 1024.0),
+        Figure::info("accepted_mb", report.accepted as f64 / 1e6),
         Figure::lower("longest_ping_ms", longest.as_secs_f64() * 1e3),
     ];
     Ok(vec![Measurement::of(job, figures)])
 }
 
-async fn ask(asker: &Node, node: NodeId) -> Result<Duration> {
+async fn ping(pinger: &Node, node: NodeId) -> Result<Duration> {
     let began = Instant::now();
-    asker.ping(node).await?;
+    pinger.ping(node).await?;
     let took = began.elapsed();
     tokio::time::sleep(BETWEEN).await;
     Ok(took)
 }
 
-/// Plays the node, or the peers that do not read.
-pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
+/// Runs the node, or the peers that do not read.
+pub(crate) async fn run_child(job: &Job, rest: &[String]) -> Result<()> {
     match rest {
         [role] if role == LISTEN => fill(job).await,
         [role, address] if role == DIAL => connections::dial(job, address).await,
@@ -123,19 +124,19 @@ pub(crate) async fn play(job: &Job, rest: &[String]) -> Result<()> {
     }
 }
 
-/// Sends to all peers but the one that it is given, until there is no room for any.
+/// Sends to all peers but the pinging one, until no queue has room.
 async fn fill(job: &Job) -> Result<()> {
     let mut parent = Parent::new();
     let mut config = Config::default();
     config.peer_queue = QUEUE;
     let mut hub = Hub::with(config).await?;
-    parent.say(&hub.address())?;
+    parent.send(&hub.address())?;
     hub.linked(job.case.amount).await?;
-    parent.say(&())?;
-    parent.say(&hub.address())?;
-    let asker: NodeId = parent.receive().await?.context("no node sends pings")?;
+    parent.send(&())?;
+    parent.send(&hub.address())?;
+    let pinger: NodeId = parent.receive().await?.context("no pinging node was named")?;
     let node = hub.node();
-    let peers = node.peers().into_iter().map(|peer| peer.id()).filter(|id| *id != asker);
+    let peers = node.peers().into_iter().map(|peer| peer.id()).filter(|id| *id != pinger);
     let senders = peers.map(|id| node.sender(id)).collect::<Result<Vec<_>, _>>()?;
     let mut messages = 0;
     let mut tries = 0;
@@ -143,7 +144,7 @@ async fn fill(job: &Job) -> Result<()> {
         let mut found = 0;
         for sender in &senders {
             found += fill_one(sender)?;
-            // The node's own tasks come first.
+            // Let the node's own tasks run first.
             tokio::task::yield_now().await;
         }
         tries = if found == 0 { tries + 1 } else { 0 };
@@ -151,12 +152,12 @@ async fn fill(job: &Job) -> Result<()> {
         tokio::time::sleep(WAIT).await;
     }
     let links = node.peers().len().saturating_sub(1);
-    parent.say(&Account { accepted: messages * SIZE as u64, links })?;
-    parent.gone().await?;
+    parent.send(&FillReport { accepted: messages * SIZE as u64, links })?;
+    parent.released().await?;
     hub.stop().await
 }
 
-/// Returns the number of messages that have found room.
+/// Fills the queue of one peer. Returns the number of accepted messages.
 fn fill_one(sender: &Sender) -> Result<u64> {
     let message = [0; SIZE];
     let mut found = 0;

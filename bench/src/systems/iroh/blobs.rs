@@ -1,5 +1,5 @@
-//! iroh-blobs with stores on disk. Neither end copies the file: it is shared in its place, and moved
-//! out of the store of the receiver.
+//! iroh-blobs: stores on disk. Neither end makes an extra copy: the source is referred to in place,
+//! and the fetched file is moved out of the store.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use iroh_blobs::api::blobs::{AddPathOptions, ExportMode, ExportOptions, ImportMo
 use iroh_blobs::store::fs::FsStore;
 use iroh_blobs::{BlobFormat, BlobsProtocol, Hash};
 
-use crate::transfer::{Offer, Plan};
+use crate::transfer::{TransferOffer, TransferPlan};
 
-/// The name of the fetched file, as iroh sends none.
+/// Tag of the fetched content, which arrives without a name.
 const NAME: &str = "name";
 
-/// The source.
+/// An endpoint that shares the file.
 pub(crate) struct Source {
     store: FsStore,
     router: Router,
@@ -24,7 +24,7 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    pub(crate) async fn start(plan: &Plan) -> Result<Self> {
+    pub(crate) async fn start(plan: &TransferPlan) -> Result<Self> {
         let store = FsStore::load(plan.to.join("source-store")).await.map_err(any)?;
         let endpoint = super::builder()?.bind().await?;
         let blobs = BlobsProtocol::new(&store, None);
@@ -33,7 +33,7 @@ impl Source {
         Ok(Self { store, router, name })
     }
 
-    /// The hash and the name.
+    /// Shares the file. Returns its hash and name.
     pub(crate) async fn share(&self, path: &Path) -> Result<String> {
         let tag = self
             .store
@@ -48,7 +48,7 @@ impl Source {
         Ok(format!("{} {}", tag.hash, self.name))
     }
 
-    /// The identity and the socket.
+    /// Returns the endpoint's identity and socket address.
     pub(crate) fn address(&self) -> String {
         let endpoint = self.router.endpoint();
         let at = endpoint.bound_sockets().first().map(ToString::to_string).unwrap_or_default();
@@ -56,7 +56,7 @@ impl Source {
     }
 }
 
-/// The receiver.
+/// An endpoint that fetches.
 pub(crate) struct Fetcher {
     store: FsStore,
     endpoint: Endpoint,
@@ -66,10 +66,10 @@ pub(crate) struct Fetcher {
 }
 
 impl Fetcher {
-    pub(crate) async fn link(into: PathBuf, offer: Offer) -> Result<Self> {
+    pub(crate) async fn link(into: PathBuf, offer: TransferOffer) -> Result<Self> {
         let store = FsStore::load(into.join("store")).await.map_err(any)?;
         let endpoint = super::builder()?.bind().await?;
-        let address = offer.addresses.first().context("there is no source")?;
+        let address = offer.addresses.first().context("no source was offered")?;
         let (id, at) = address.split_once(' ').context("not an address")?;
         let from =
             EndpointAddr::new(id.parse::<EndpointId>()?).with_ip_addr(at.parse::<SocketAddr>()?);
@@ -77,7 +77,7 @@ impl Fetcher {
         Ok(Self { store, endpoint, from, hash: hash.parse().map_err(any)?, to: into.join(name) })
     }
 
-    /// Fetches the file. Returns the number of sources.
+    /// Fetches the file. Returns the number of sources, always 1.
     pub(crate) async fn fetch(&self) -> Result<usize> {
         let connection = self.endpoint.connect(self.from.clone(), iroh_blobs::ALPN).await?;
         self.store.remote().fetch(connection, self.hash).await.map_err(any)?;

@@ -1,4 +1,4 @@
-//! iroh-gossip: endpoints that join through some of those before them. They learn each other's
+//! iroh-gossip: endpoints that join through some of the earlier ones. They find each other's
 //! addresses in memory. Broadcasts are not signed.
 
 use std::time::Duration;
@@ -13,18 +13,18 @@ use iroh_gossip::api::{Event, GossipReceiver, GossipSender};
 use iroh_gossip::net::Gossip;
 use tokio::task::JoinSet;
 
-use crate::bootstrap::earlier;
-use crate::broadcast_log::{Log, Received};
+use crate::broadcast_log::{BroadcastLog, NetworkTotals};
+use crate::first_dials::earlier_nodes;
 
-/// Number of nodes before it through which each node joins.
+/// Number of earlier nodes that each node joins through.
 const KNOWN: usize = 3;
 
-/// Time from the last join to the first broadcast.
+/// Pause between the last join and the first broadcast.
 const SETTLING: Duration = Duration::from_secs(8);
 
 const TOPIC: TopicId = TopicId::from_bytes([1; 32]);
 
-/// The endpoints, with a task that listens for each.
+/// The endpoints, with a listening task for each.
 pub(crate) struct Network {
     nodes: Vec<Member>,
     _listening: JoinSet<()>,
@@ -37,7 +37,7 @@ struct Member {
 }
 
 impl Network {
-    pub(crate) async fn form(logs: &[Log]) -> Result<Self> {
+    pub(crate) async fn form(logs: &[BroadcastLog]) -> Result<Self> {
         let lookup = MemoryLookup::new();
         let (mut ids, mut nodes) = (Vec::<EndpointId>::new(), Vec::new());
         let mut listening = JoinSet::new();
@@ -50,7 +50,7 @@ impl Network {
             let gossip = Gossip::builder().spawn(endpoint.clone());
             let router =
                 Router::builder(endpoint.clone()).accept(iroh_gossip::ALPN, gossip.clone()).spawn();
-            let known = earlier(node, KNOWN).into_iter().map(|other| ids[other]).collect();
+            let known = earlier_nodes(node, KNOWN).into_iter().map(|other| ids[other]).collect();
             let (sender, mut receiver) = gossip.subscribe(TOPIC, known).await?.split();
             if node > 0 {
                 receiver.joined().await?;
@@ -68,17 +68,17 @@ impl Network {
         Ok(true)
     }
 
-    pub(crate) fn received(&self) -> Received {
+    pub(crate) fn totals(&self) -> NetworkTotals {
         let copies = self.nodes.iter().map(|node| node.gossip.metrics().msgs_data_recv.get()).sum();
-        Received { copies: Some(copies), bytes: None }
+        NetworkTotals { copies: Some(copies), bytes: None }
     }
 }
 
-/// Records received broadcasts. Those that were too much for the receiver do not count.
-async fn listen(mut receiver: GossipReceiver, log: Log) {
+/// Records the received broadcasts. Those that the receiver dropped because it lagged are missing.
+async fn listen(mut receiver: GossipReceiver, log: BroadcastLog) {
     while let Some(Ok(event)) = receiver.next().await {
         if let Event::Received(message) = event {
-            log.note(&message.content);
+            log.record(&message.content);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! gossipsub: swarms that dial some of those before them. Broadcasts are signed and strictly checked.
-//! All else has its default.
+//! gossipsub: swarms that dial some of the earlier ones. Signed and strictly validated; everything
+//! else is the default.
 
 use std::io;
 use std::sync::Arc;
@@ -17,40 +17,40 @@ use libp2p::{Multiaddr, Swarm};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::bootstrap::earlier;
-use crate::broadcast_log::{Log, Received};
+use crate::broadcast_log::{BroadcastLog, NetworkTotals};
+use crate::first_dials::earlier_nodes;
 use crate::system::System;
 
-/// Number of swarms before it that each swarm dials.
+/// Number of earlier nodes that each node dials.
 const DIALLED: usize = 5;
 
-/// Time from the last dial to the first broadcast. Heartbeats make the meshes: one a second, and the
-/// first after five.
+/// Pause between the last dial and the first broadcast. Heartbeats, one a second, form the meshes;
+/// the first comes after five seconds.
 const SETTLING: Duration = Duration::from_secs(12);
 
-/// Most broadcasts that wait for a swarm.
+/// Broadcasts that may wait for a swarm.
 const WAITING: usize = 16;
 
-type Gossip = Behaviour<Copies, AllowAllSubscriptionFilter>;
+type Gossip = Behaviour<CopyCounter, AllowAllSubscriptionFilter>;
 
-/// The swarms, each with a task that drives it.
+/// The swarms, each driven by its own task.
 pub(crate) struct Network {
-    orders: Vec<mpsc::Sender<Order>>,
-    copies: Copies,
+    requests: Vec<mpsc::Sender<PublishRequest>>,
+    copies: CopyCounter,
     _driving: JoinSet<()>,
 }
 
-/// A broadcast to send.
-struct Order {
+/// A request to publish a broadcast.
+struct PublishRequest {
     message: Vec<u8>,
     done: oneshot::Sender<Result<(), PublishError>>,
 }
 
 impl Network {
-    pub(crate) async fn form(logs: &[Log]) -> Result<Self> {
+    pub(crate) async fn form(logs: &[BroadcastLog]) -> Result<Self> {
         let topic = IdentTopic::new("bench");
-        let copies = Copies::default();
-        let (mut addresses, mut orders) = (Vec::<Multiaddr>::new(), Vec::new());
+        let copies = CopyCounter::default();
+        let (mut addresses, mut requests) = (Vec::<Multiaddr>::new(), Vec::new());
         let mut driving = JoinSet::new();
         for (node, log) in logs.iter().enumerate() {
             let mut swarm = super::swarm(System::Gossipsub, |key| {
@@ -61,21 +61,21 @@ impl Network {
             })?;
             swarm.behaviour_mut().subscribe(&topic)?;
             let address = super::listen(&mut swarm).await?;
-            for other in earlier(node, DIALLED) {
+            for other in earlier_nodes(node, DIALLED) {
                 swarm.dial(addresses[other].clone())?;
             }
             addresses.push(address);
-            let (order, waiting) = mpsc::channel(WAITING);
-            orders.push(order);
+            let (request, waiting) = mpsc::channel(WAITING);
+            requests.push(request);
             driving.spawn(drive(swarm, topic.clone(), waiting, log.clone()));
         }
         tokio::time::sleep(SETTLING).await;
-        Ok(Self { orders, copies, _driving: driving })
+        Ok(Self { requests, copies, _driving: driving })
     }
 
     pub(crate) async fn broadcast(&self, author: usize, message: &[u8]) -> Result<bool> {
         let (done, published) = oneshot::channel();
-        self.orders[author].send(Order { message: message.into(), done }).await?;
+        self.requests[author].send(PublishRequest { message: message.into(), done }).await?;
         match published.await.context("the swarm has ended")? {
             Ok(()) => Ok(true),
             Err(PublishError::AllQueuesFull(_)) => Ok(false),
@@ -83,38 +83,38 @@ impl Network {
         }
     }
 
-    pub(crate) fn received(&self) -> Received {
-        Received { copies: Some(self.copies.0.load(Ordering::Relaxed)), bytes: None }
+    pub(crate) fn totals(&self) -> NetworkTotals {
+        NetworkTotals { copies: Some(self.copies.0.load(Ordering::Relaxed)), bytes: None }
     }
 }
 
-/// Carries out orders, and records received broadcasts.
+/// Publishes the requested broadcasts and records the received ones.
 async fn drive(
     mut swarm: Swarm<Gossip>,
     topic: IdentTopic,
-    mut orders: mpsc::Receiver<Order>,
-    log: Log,
+    mut requests: mpsc::Receiver<PublishRequest>,
+    log: BroadcastLog,
 ) {
     loop {
         tokio::select! {
-            Some(Order { message, done }) = orders.recv() => {
+            Some(PublishRequest { message, done }) = requests.recv() => {
                 let published = swarm.behaviour_mut().publish(topic.clone(), message);
                 let _ = done.send(published.map(drop));
             }
             event = swarm.select_next_some() => {
                 if let SwarmEvent::Behaviour(Event::Message { message, .. }) = event {
-                    log.note(&message.data);
+                    log.record(&message.data);
                 }
             }
         }
     }
 }
 
-/// Counts received messages before duplicates are dropped.
+/// Counts received copies, before gossipsub drops the duplicates.
 #[derive(Clone, Default)]
-struct Copies(Arc<AtomicU64>);
+struct CopyCounter(Arc<AtomicU64>);
 
-impl DataTransform for Copies {
+impl DataTransform for CopyCounter {
     fn inbound_transform(&self, raw: RawMessage) -> io::Result<Message> {
         self.0.fetch_add(1, Ordering::Relaxed);
         let RawMessage { source, data, sequence_number, topic, .. } = raw;

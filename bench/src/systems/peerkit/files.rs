@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use peerkit::{Config, FetchRequest, Hash, Node};
 
-use crate::transfer::{Offer, Plan};
+use crate::transfer::{TransferOffer, TransferPlan};
 
-/// The sources.
+/// The nodes that share it.
 pub(crate) struct Sources {
     nodes: Vec<Node>,
 }
 
 impl Sources {
-    pub(crate) async fn start(plan: &Plan) -> Result<Self> {
+    pub(crate) async fn start(plan: &TransferPlan) -> Result<Self> {
         let mut nodes = Vec::new();
         for _ in 0..plan.sources {
             nodes.push(node(plan.upload_rate).await?);
@@ -22,7 +22,7 @@ impl Sources {
         Ok(Self { nodes })
     }
 
-    /// The hash.
+    /// Shares the file or folder. Returns its hash.
     pub(crate) async fn share(&self, source: usize, path: &Path) -> Result<String> {
         let node = self.nodes.get(source).context("no such node")?;
         let added = node.share(path).await?;
@@ -35,7 +35,7 @@ impl Sources {
     }
 }
 
-/// A receiver.
+/// A node that fetches.
 pub(crate) struct Fetcher {
     node: Node,
     hash: Hash,
@@ -43,8 +43,8 @@ pub(crate) struct Fetcher {
 }
 
 impl Fetcher {
-    /// Makes links to all sources, and to no other node.
-    pub(crate) async fn link(into: PathBuf, offer: Offer) -> Result<Self> {
+    /// Starts a node that is linked to all sources, and to no other node.
+    pub(crate) async fn link(into: PathBuf, offer: TransferOffer) -> Result<Self> {
         let node = node(0).await?;
         for address in offer.addresses {
             node.connect(address.parse::<SocketAddr>()?).await?;
@@ -52,7 +52,7 @@ impl Fetcher {
         Ok(Self { node, hash: offer.hash.parse()?, into })
     }
 
-    /// Fetches it. Returns the number of sources.
+    /// Fetches it. Returns the number of sources that sent some of it.
     pub(crate) async fn fetch(&self) -> Result<usize> {
         let request = FetchRequest::new(self.hash).into_folder(&self.into);
         Ok(self.node.fetch(request).await?.sources.len())
@@ -62,7 +62,7 @@ impl Fetcher {
 async fn node(upload_rate: u64) -> Result<Node> {
     let mut config = Config::default();
     config.upload_rate = upload_rate;
-    // All come from one machine, and at once.
+    // All links come from one machine, and at once.
     config.max_inbound_per_ip = usize::MAX;
     config.max_pending_per_ip = usize::MAX;
     Ok(Node::builder().listen("127.0.0.1:0").manual(true).config(config).spawn().await?)

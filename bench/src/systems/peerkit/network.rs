@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use peerkit::{Broadcast, Context, Handler, Node};
 
-use crate::broadcast_log::{Log, Received};
+use crate::broadcast_log::{BroadcastLog, NetworkTotals};
 
-/// Interval between two checks for the nodes.
-const LOOK: Duration = Duration::from_millis(100);
+/// Interval of the checks whether all nodes are reachable.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The nodes.
 pub(crate) struct Network {
@@ -16,11 +16,11 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    pub(crate) async fn form(logs: &[Log]) -> Result<Self> {
+    pub(crate) async fn form(logs: &[BroadcastLog]) -> Result<Self> {
         let mut nodes: Vec<Node> = Vec::new();
         for log in logs {
-            let sink = MessageSink { log: log.clone() };
-            let node = Node::builder().listen("127.0.0.1:0").handler(sink).spawn().await?;
+            let recorder = BroadcastRecorder { log: log.clone() };
+            let node = Node::builder().listen("127.0.0.1:0").handler(recorder).spawn().await?;
             if let Some(first) = nodes.first() {
                 let address = *first.listening().first().context("the first does not listen")?;
                 node.join(&[address.into()]).await?;
@@ -32,7 +32,7 @@ impl Network {
         Ok(network)
     }
 
-    /// Waits until all nodes can reach each other. Links go both ways, so it is enough to ask one node.
+    /// Waits until every node reaches all others. Links go both ways, so asking one node is enough.
     async fn settle(&self) -> Result<()> {
         let first = self.nodes.first().context("no nodes")?;
         loop {
@@ -40,7 +40,7 @@ impl Network {
             if found.complete && found.nodes.len() == self.nodes.len() {
                 return Ok(());
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -49,24 +49,24 @@ impl Network {
         Ok(true)
     }
 
-    pub(crate) async fn received(&self) -> Received {
+    pub(crate) async fn totals(&self) -> NetworkTotals {
         let (mut bytes, mut copies) = (0, 0);
         for node in &self.nodes {
             let status = node.status().await;
             bytes += status.counters.bytes_received;
             copies += status.broadcasts.received + status.broadcasts.duplicates;
         }
-        Received { bytes: Some(bytes), copies: Some(copies) }
+        NetworkTotals { bytes: Some(bytes), copies: Some(copies) }
     }
 }
 
-/// The handler.
-struct MessageSink {
-    log: Log,
+/// Handler that records the received broadcasts.
+struct BroadcastRecorder {
+    log: BroadcastLog,
 }
 
-impl Handler for MessageSink {
+impl Handler for BroadcastRecorder {
     fn node_broadcast(&mut self, _: &mut Context<'_>, broadcast: Broadcast) {
-        self.log.note(broadcast.message.body());
+        self.log.record(broadcast.message.body());
     }
 }

@@ -1,7 +1,7 @@
-//! A file over bare TLS: the least work that is possible with this TLS and this hash.
+//! A file over plain TLS and nothing else: the least work possible with this TLS and this hash.
 //!
-//! The source reads and encrypts. At the other end one thread decrypts, and another one hashes each
-//! mebibyte and writes it. There are no requests, no checks and no resuming.
+//! The source reads and encrypts. At the other end one thread decrypts, and another hashes each
+//! mebibyte and writes it. There are no requests, no checks and no resumption.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -14,39 +14,42 @@ use anyhow::{Context, Result, ensure};
 use rustls::{ClientConnection, ServerConnection, StreamOwned};
 
 use super::tls;
-use crate::transfer::{Offer, Plan};
+use crate::transfer::{TransferOffer, TransferPlan};
 
-/// Bytes that are read and encrypted together, and received together. They stay in the processor's
-/// cache.
+/// Bytes read and encrypted together, and bytes received together: small enough to stay in the
+/// processor's cache.
 const PART: usize = 256 << 10;
 
-/// Bytes that are hashed and written together, like the pieces of a node.
+/// Bytes hashed and written together, like a node's pieces.
 const PIECE: usize = 1 << 20;
 
-/// Most pieces that wait to be hashed and written.
+/// Pieces that may wait to be hashed and written.
 const WAITING: usize = 8;
 
-/// The source.
+/// The source of the file.
 pub(crate) struct Source {
     listener: TcpListener,
     at: SocketAddr,
 }
 
 impl Source {
-    pub(crate) fn start(plan: &Plan) -> Result<Self> {
-        ensure!(plan.sources == 1 && plan.upload_rate == 0, "one source without a limit");
+    pub(crate) fn start(plan: &TransferPlan) -> Result<Self> {
+        ensure!(
+            plan.sources == 1 && plan.upload_rate == 0,
+            "raw TLS supports one source without a limit only"
+        );
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let at = listener.local_addr()?;
         Ok(Self { listener, at })
     }
 
-    /// Sends the file over each connection. Returns its name.
+    /// Sends the file to every client that connects. Returns its name.
     pub(crate) fn share(&self, path: &Path) -> Result<String> {
         let (listener, from) = (self.listener.try_clone()?, path.to_owned());
         thread::spawn(move || {
             while let Ok((tcp, _)) = listener.accept() {
                 if let Err(error) = send(tcp, &from) {
-                    eprintln!("bench: over raw TLS: {error:#}");
+                    eprintln!("bench: raw TLS server: {error:#}");
                 }
             }
         });
@@ -76,19 +79,19 @@ fn send(tcp: TcpStream, from: &Path) -> Result<()> {
     Ok(stream.flush()?)
 }
 
-/// The receiver.
+/// The fetcher of the file.
 pub(crate) struct Fetcher {
     at: SocketAddr,
     to: PathBuf,
 }
 
 impl Fetcher {
-    pub(crate) fn new(folder: &Path, offer: &Offer) -> Result<Self> {
-        let at = offer.addresses.first().context("there is no source")?.parse()?;
+    pub(crate) fn new(folder: &Path, offer: &TransferOffer) -> Result<Self> {
+        let at = offer.addresses.first().context("no source was offered")?.parse()?;
         Ok(Self { at, to: folder.join(&offer.hash) })
     }
 
-    /// Fetches the file. Returns the number of sources.
+    /// Fetches the file. Returns the number of sources, always 1.
     pub(crate) async fn fetch(&self) -> Result<usize> {
         let (at, to) = (self.at, self.to.clone());
         tokio::task::spawn_blocking(move || receive(at, &to)).await??;
@@ -100,11 +103,11 @@ fn receive(at: SocketAddr, to: &Path) -> Result<()> {
     let tcp = TcpStream::connect(at)?;
     tcp.set_nodelay(true)?;
     let session = ClientConnection::new(tls::client()?, tls::server_name()?)?;
-    let mut stream = StreamOwned::new(session, Ahead::new(tcp));
+    let mut stream = StreamOwned::new(session, ReadAhead::new(tcp));
     let file = File::create_new(to)?;
     let (full, pieces) = mpsc::sync_channel::<Vec<u8>>(WAITING);
     let (empty, spare) = mpsc::channel();
-    let keeping = thread::spawn(move || keep(file, &pieces, &empty));
+    let writing = thread::spawn(move || hash_and_write(file, &pieces, &empty));
     loop {
         let mut piece: Vec<u8> = spare.try_recv().unwrap_or_else(|_| Vec::with_capacity(PIECE));
         piece.clear();
@@ -114,11 +117,11 @@ fn receive(at: SocketAddr, to: &Path) -> Result<()> {
         }
     }
     drop(full);
-    keeping.join().map_err(|_| io::Error::other("the thread that writes has panicked"))??;
+    writing.join().map_err(|_| io::Error::other("the writing thread has panicked"))??;
     Ok(())
 }
 
-fn keep(
+fn hash_and_write(
     mut file: File,
     pieces: &mpsc::Receiver<Vec<u8>>,
     empty: &mpsc::Sender<Vec<u8>>,
@@ -131,21 +134,21 @@ fn keep(
     file.sync_all()
 }
 
-/// A connection with a read-ahead buffer: TLS reads a few KiB at a time.
-struct Ahead {
+/// A connection with read-ahead: TLS reads only a few KiB at a time.
+struct ReadAhead {
     tcp: TcpStream,
     buffer: Vec<u8>,
     taken: usize,
     filled: usize,
 }
 
-impl Ahead {
+impl ReadAhead {
     fn new(tcp: TcpStream) -> Self {
         Self { tcp, buffer: vec![0; PART], taken: 0, filled: 0 }
     }
 }
 
-impl Read for Ahead {
+impl Read for ReadAhead {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if self.taken == self.filled {
             self.filled = self.tcp.read(&mut self.buffer)?;
@@ -158,7 +161,7 @@ impl Read for Ahead {
     }
 }
 
-impl Write for Ahead {
+impl Write for ReadAhead {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.tcp.write(bytes)
     }

@@ -1,5 +1,5 @@
-//! TLS 1.3 with the cipher and kind of key that nodes use. Both ends prove their keys, but no end
-//! checks whose key it is.
+//! TLS 1.3 with the cipher and key type of nodes. Both sides prove possession of their keys; the
+//! keys themselves are not checked.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
 };
 
-/// The bytes before an Ed25519 key in SubjectPublicKeyInfo, and before a secret in PKCS #8 (RFC 8410).
+/// Prefix of an Ed25519 key in SubjectPublicKeyInfo, and of a secret in PKCS #8 (RFC 8410).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0];
 const PKCS8_PREFIX: [u8; 16] =
     [0x30, 0x2e, 2, 1, 0, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
@@ -31,7 +31,7 @@ pub(super) fn server_name() -> Result<ServerName<'static>> {
 pub(super) fn server() -> Result<Arc<ServerConfig>> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
-        .with_client_cert_verifier(Anyone::new())
+        .with_client_cert_verifier(AcceptAnyKey::new())
         .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(pair(0xbe)?)));
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
@@ -41,13 +41,13 @@ pub(super) fn client() -> Result<Arc<ClientConfig>> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Anyone::new())
+        .with_custom_certificate_verifier(AcceptAnyKey::new())
         .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(pair(0xc1)?)));
     config.resumption = rustls::client::Resumption::disabled();
     Ok(Arc::new(config))
 }
 
-/// Returns the key pair whose secret has the byte `secret` everywhere.
+/// Returns the key pair whose secret consists of the byte `secret`.
 fn pair(secret: u8) -> Result<Arc<CertifiedKey>> {
     let key = peerkit::Key::from_secret(&[secret; 32]);
     let spki = [&SPKI_PREFIX[..], key.id().as_bytes()].concat();
@@ -64,12 +64,12 @@ fn provider() -> Arc<CryptoProvider> {
     })
 }
 
-/// Accepts every peer that holds the key that it shows. One process has started the other, and no third
-/// one connects.
+/// Accepts every peer that holds the key it presents. One process has started the other, so there
+/// is no other peer.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+struct AcceptAnyKey(Arc<CryptoProvider>);
 
-impl Anyone {
+impl AcceptAnyKey {
     fn new() -> Arc<Self> {
         Arc::new(Self(provider()))
     }
@@ -86,12 +86,12 @@ impl Anyone {
     }
 }
 
-/// There is no such handshake: both ends are set to TLS 1.3.
+/// Rejects TLS 1.2. Never called: both sides allow 1.3 only.
 fn tls12() -> Result<HandshakeSignatureValid, Error> {
     Err(Error::General("TLS 1.3 only".into()))
 }
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for AcceptAnyKey {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -130,7 +130,7 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
-impl ClientCertVerifier for Anyone {
+impl ClientCertVerifier for AcceptAnyKey {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

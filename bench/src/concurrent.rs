@@ -1,13 +1,14 @@
-//! Many small tasks, of which a limited number run at once.
+//! Concurrent tasks with a limit.
 
 use anyhow::{Context, Result};
 use tokio::task::JoinSet;
 
-/// Dials or pings under way at once.
-const AT_ONCE: usize = 64;
+/// Largest number of tasks at once.
+const MAX_TASKS: usize = 64;
 
-/// Works on each of `items` in a task of its own, a limited number of them at once.
-pub(crate) async fn side_by_side<I, T, W>(
+/// Runs `work` on each of `items` in a task of its own, at most 64 at once. Returns the results in
+/// order of completion.
+pub(crate) async fn run_concurrently<I, T, W>(
     items: impl IntoIterator<Item = I>,
     work: impl Fn(I) -> W,
 ) -> Result<Vec<T>>
@@ -18,17 +19,17 @@ where
     let mut tasks = JoinSet::new();
     let mut done = Vec::new();
     for item in items {
-        if tasks.len() == AT_ONCE {
+        if tasks.len() == MAX_TASKS {
             done.push(tasks.join_next().await.context("no task")???);
         }
         tasks.spawn(work(item));
     }
-    done.extend(all(tasks).await?);
+    done.extend(join_all(tasks).await?);
     Ok(done)
 }
 
-/// Waits for all `tasks`. Returns their results in the order in which they came.
-pub(crate) async fn all<T: 'static>(mut tasks: JoinSet<Result<T>>) -> Result<Vec<T>> {
+/// Waits for all `tasks`. Returns their results in order of completion.
+pub(crate) async fn join_all<T: 'static>(mut tasks: JoinSet<Result<T>>) -> Result<Vec<T>> {
     let mut results = Vec::new();
     while let Some(result) = tasks.join_next().await {
         results.push(result??);

@@ -1,4 +1,4 @@
-//! A TLS server with many connections: a task for each connection, and nothing more.
+//! A TLS server for many connections: one task per connection and nothing else.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Dialler, tls};
 use crate::bulk::Stream;
-use crate::side_by_side::side_by_side;
+use crate::concurrent::run_concurrently;
 
 /// Bytes of a ping.
 const PING: usize = 8;
 
-/// The server, which echoes.
+/// The server. It echoes each ping.
 pub(crate) struct Hub {
     at: SocketAddr,
     linked: watch::Receiver<usize>,
@@ -73,7 +73,7 @@ async fn accept(
     Ok(())
 }
 
-/// Serves one connection, until the peer or the server ends it.
+/// Serves one connection until the other side or the server ends it.
 async fn serve(
     tcp: TcpStream,
     tls: TlsAcceptor,
@@ -91,13 +91,13 @@ async fn serve(
             _ = &mut stop => break,
         };
         if read.is_err() {
-            // The peer may have gone without an end.
+            // The other side may close without a close notification.
             return Ok(());
         }
         stream.write_all(&buffer).await?;
         stream.flush().await?;
     }
-    // The same holds here.
+    // The other side may already be gone; an error here does not matter.
     let _ = stream.shutdown().await;
     Ok(())
 }
@@ -119,13 +119,13 @@ impl Spokes {
             let dialler = dialler.clone();
             async move { dialler.open().await }
         };
-        self.streams = side_by_side(0..self.count, dial).await?;
+        self.streams = run_concurrently(0..self.count, dial).await?;
         Ok(())
     }
 
     pub(crate) async fn ping(&mut self) -> Result<()> {
         let streams = std::mem::take(&mut self.streams);
-        self.streams = side_by_side(streams, ping).await?;
+        self.streams = run_concurrently(streams, ping).await?;
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The jobs of the bench, and the form in which another process gets one.
+//! The workloads by name, their cases, and the job that is handed to a child process.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,25 +19,25 @@ pub(crate) enum Workload {
     Latency,
     /// Bulk data on byte streams.
     Streams,
-    /// The time until a new process has sent its first message.
+    /// Time until a new process has sent its first message.
     Start,
     /// Each message to many peers at once.
     FanOut,
-    /// Making many links.
+    /// Many links, made as fast as possible.
     Connections,
-    /// Idle links.
+    /// Links that are idle.
     Idle,
-    /// One message back and forth, beside a peer that floods.
+    /// One message back and forth, while another process floods the same node.
     Fairness,
     /// Many peers that do not read.
     Unread,
     /// Broadcasts through a network of many nodes.
     Network,
-    /// A file, from one process to another's disk.
+    /// A file from one source to another process's disk.
     File,
-    /// A file from several sources with an upload limit.
+    /// A file from several sources with a limited upload rate.
     FileSources,
-    /// A file from one source with an upload limit, to many.
+    /// A file from one source with a limited upload rate to many fetchers.
     FileSwarm,
     /// A folder of small files.
     Folder,
@@ -47,38 +47,38 @@ pub(crate) enum Workload {
     FileHuge,
 }
 
-/// One case of a workload, for every system.
+/// One case of a workload.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     /// Its name in tables: `64 B`, `32 peers`.
     pub name: String,
-    /// Its number: bytes, or peers.
+    /// The number in the name: bytes, peers.
     pub amount: usize,
 }
 
-/// One measurement.
+/// One measurement to make.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
-    /// The workload.
+    /// Workload to measure.
     pub workload: Workload,
-    /// The system.
+    /// System to measure.
     pub system: System,
-    /// The case of the workload.
+    /// Case of the workload.
     pub case: Case,
-    /// Its duration, if the workload has one.
+    /// Duration of the measurement, if it has one.
     pub length: Duration,
-    /// The folder for files.
-    pub place: PathBuf,
+    /// Folder for files.
+    pub folder: PathBuf,
 }
 
-/// Options of the run, which apply to all workloads.
+/// Options that select and change a workload's cases.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Wanted {
-    /// Bytes of a message or file, in place of each workload's own.
+pub(crate) struct CaseOptions {
+    /// Bytes of a message or file, instead of each workload's default.
     pub bytes: Option<usize>,
-    /// Run the largest cases as well.
+    /// Adds the largest cases.
     pub large: bool,
-    /// Use smaller amounts than usual. Such a run only checks that everything arrives.
+    /// Uses smaller sizes: such a run only checks that everything arrives.
     pub short: bool,
 }
 
@@ -103,7 +103,7 @@ impl Workload {
         Self::FileHuge,
     ];
 
-    /// Returns the name, for reports and command lines.
+    /// Returns the name used in reports and on command lines.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Throughput => "throughput",
@@ -129,10 +129,10 @@ impl Workload {
     fn named(name: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|known| known.name() == name);
         let names = Self::ALL.map(Self::name).join(", ");
-        found.with_context(|| format!("no workload `{name}`; there are {names}, and `all`"))
+        found.with_context(|| format!("unknown workload `{name}`; known are {names}, and `all`"))
     }
 
-    /// Returns the systems that the others are compared with.
+    /// Returns the system that the others are compared with.
     pub(crate) fn reference(self) -> System {
         match self {
             Self::File | Self::FileHuge => System::Curl,
@@ -142,16 +142,16 @@ impl Workload {
         }
     }
 
-    /// Returns the longest time of one measurement, without its duration.
-    pub(crate) fn patience(self) -> Duration {
+    /// Returns the time limit of one measurement, in addition to its duration.
+    pub(crate) fn time_limit(self) -> Duration {
         match self {
             Self::FileHuge => Duration::from_secs(3600),
             _ => Duration::from_secs(60),
         }
     }
 
-    /// Returns the workloads with these names. `all` is each of them that does not take minutes and a
-    /// large disk.
+    /// Returns the workloads with these names. `all` stands for every workload except
+    /// [`Workload::FileHuge`], which takes minutes and a large disk.
     pub(crate) fn listed(names: &[String]) -> Result<Vec<Self>> {
         if names.iter().any(|name| name == "all") {
             return Ok(Self::ALL.into_iter().filter(|each| *each != Self::FileHuge).collect());
@@ -160,21 +160,21 @@ impl Workload {
     }
 }
 
-impl Wanted {
-    /// Returns cases of bytes: `usual` ones, or `short` ones for a short run.
+impl CaseOptions {
+    /// Returns the size to use: the given one, or else `short` or `usual`.
     pub(crate) fn size(self, usual: usize, short: usize) -> usize {
         self.bytes.unwrap_or(if self.short { short } else { usual })
     }
 }
 
 impl Case {
-    /// Returns cases with numbers of things.
+    /// Creates a case named after an amount of things.
     pub(crate) fn count(amount: usize, thing: &str) -> Self {
         let plural = if amount == 1 { "" } else { "s" };
         Self { name: format!("{amount} {thing}{plural}"), amount }
     }
 
-    /// Returns a case of messages or files of `size` bytes.
+    /// Creates a case of messages or files of `size` bytes.
     pub(crate) fn bytes(size: usize) -> Self {
         let name = match size {
             size if size >= 1 << 30 && size.is_multiple_of(1 << 30) => {
@@ -193,31 +193,32 @@ impl Case {
 }
 
 impl Job {
-    /// Returns the arguments for another process.
-    pub(crate) fn words(&self) -> [String; 6] {
+    /// Returns the arguments that describe this job to a child process.
+    pub(crate) fn to_args(&self) -> [String; 6] {
         let (workload, system) = (self.workload.name(), self.system.name());
         let amount = self.case.amount.to_string();
         let length = self.length.as_millis().to_string();
-        let place = self.place.to_string_lossy().into_owned();
-        [workload.into(), system.into(), self.case.name.clone(), amount, length, place]
+        let folder = self.folder.to_string_lossy().into_owned();
+        [workload.into(), system.into(), self.case.name.clone(), amount, length, folder]
     }
 
-    /// Returns the arguments for a process with a role of its own: `rest`.
-    pub(crate) fn role(&self, rest: &[&str]) -> Vec<String> {
-        self.words().into_iter().chain(rest.iter().map(|word| (*word).to_owned())).collect()
+    /// Returns the arguments for a child process with a role of its own; `rest` follows those of
+    /// the job.
+    pub(crate) fn args_with_role(&self, rest: &[&str]) -> Vec<String> {
+        self.to_args().into_iter().chain(rest.iter().map(|word| (*word).to_owned())).collect()
     }
 
-    /// Returns the job that this process was started for, and the arguments behind it.
-    pub(crate) fn from_words(
+    /// Parses the job that this process was started for. Returns the remaining arguments too.
+    pub(crate) fn from_args(
         mut words: impl Iterator<Item = String>,
     ) -> Result<(Self, Vec<String>)> {
-        let mut word = || words.next().context("such a process is started by the program itself");
-        let workload = Workload::named(&word()?)?;
-        let system = System::named(&word()?)?;
-        let case = Case { name: word()?, amount: word()?.parse()? };
-        let length = Duration::from_millis(word()?.parse()?);
-        let place = word()?.into();
-        Ok((Self { workload, system, case, length, place }, words.collect()))
+        let mut next = || words.next().context("this command line is only for the program itself");
+        let workload = Workload::named(&next()?)?;
+        let system = System::named(&next()?)?;
+        let case = Case { name: next()?, amount: next()?.parse()? };
+        let length = Duration::from_millis(next()?.parse()?);
+        let folder = next()?.into();
+        Ok((Self { workload, system, case, length, folder }, words.collect()))
     }
 }
 

@@ -1,4 +1,4 @@
-//! A node with links to many others.
+//! A node that many other nodes link to.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use peerkit::{Config, Context, Handler, LinkEnd, Node, NodeId, Peer};
 use tokio::sync::watch;
 
-use crate::side_by_side::side_by_side;
+use crate::concurrent::run_concurrently;
 
 /// The node that listens.
 pub(crate) struct Hub {
@@ -19,9 +19,9 @@ impl Hub {
         Self::with(Config::default()).await
     }
 
-    /// Creates one with these limits, but without limits on the number of links.
+    /// Starts the listening node with these limits, except for the limits on inbound links.
     pub(crate) async fn with(mut config: Config) -> Result<Self> {
-        // All come from one machine, and at once.
+        // All links come from one machine, and at once.
         config.max_inbound = usize::MAX;
         config.max_inbound_per_ip = usize::MAX;
         config.max_pending = 1024;
@@ -30,7 +30,7 @@ impl Hub {
         let node = Node::builder()
             .listen("127.0.0.1:0")
             .config(config)
-            .handler(Door { linked: count })
+            .handler(LinkCounter { linked: count })
             .spawn()
             .await?;
         Ok(Self { node, linked })
@@ -55,12 +55,12 @@ impl Hub {
     }
 }
 
-/// Returns the number of links.
-struct Door {
+/// Handler that counts the links.
+struct LinkCounter {
     linked: watch::Sender<usize>,
 }
 
-impl Handler for Door {
+impl Handler for LinkCounter {
     fn inbound_node_connected(&mut self, _: &mut Context<'_>, _: &Peer) {
         self.linked.send_modify(|linked| *linked += 1);
     }
@@ -70,7 +70,7 @@ impl Handler for Door {
     }
 }
 
-/// The nodes that dial: two nodes have at most one link.
+/// The nodes that dial. Each link needs a node of its own: two nodes have at most one link.
 pub(crate) struct Spokes {
     nodes: Vec<Node>,
     hub: Option<NodeId>,
@@ -79,21 +79,21 @@ pub(crate) struct Spokes {
 impl Spokes {
     pub(crate) async fn new(count: usize) -> Result<Self> {
         let nodes =
-            side_by_side(0..count, |_| async { Ok(Node::builder().spawn().await?) }).await?;
+            run_concurrently(0..count, |_| async { Ok(Node::builder().spawn().await?) }).await?;
         Ok(Self { nodes, hub: None })
     }
 
     pub(crate) async fn dial(&mut self, address: &str) -> Result<()> {
         let address: SocketAddr = address.parse()?;
         let dial = |node: Node| async move { Ok(node.connect(address).await?.id()) };
-        self.hub = side_by_side(self.nodes.iter().cloned(), dial).await?.pop();
+        self.hub = run_concurrently(self.nodes.iter().cloned(), dial).await?.pop();
         Ok(())
     }
 
     pub(crate) async fn ping(&self) -> Result<()> {
         let hub = self.hub.context("not linked")?;
         let ping = |node: Node| async move { Ok(node.ping(hub).await?) };
-        side_by_side(self.nodes.iter().cloned(), ping).await?;
+        run_concurrently(self.nodes.iter().cloned(), ping).await?;
         Ok(())
     }
 }

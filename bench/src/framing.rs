@@ -1,36 +1,36 @@
-//! Messages on a byte stream: a four-byte length before each, gathered into batches of 64 KiB. It is
-//! the best that can be made of a byte stream: neither end allocates for a message.
+//! Length-prefixed messages on a byte stream, gathered into batches of 64 KiB. This is the fastest
+//! way to use a byte stream: neither end allocates per message.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::messages::{Arrivals, Arrived, Numbers, Rounds};
+use crate::messages::{Numbering, ReceiveCounter, ReceiveTotals, Rounds};
 
 /// Bytes gathered for one write.
 pub(crate) const BATCH: usize = 64 << 10;
 
-/// Smallest frame that is written by itself. Gathering it would only copy it.
+/// Frames of at least this size are written directly: gathering would only copy them.
 const LARGE: usize = 16 << 10;
 
-/// Size of the buffer for bytes that were read and not yet taken.
-const READ: usize = 256 << 10;
+/// Initial size of the read buffer.
+const READ_BUFFER: usize = 256 << 10;
 
-/// Bytes of the length.
+/// Bytes of the length prefix.
 const HEAD: usize = 4;
 
-/// Sends numbered messages of `size` bytes for `length`, and then the last one. Returns the number of
-/// those before it.
+/// Sends numbered messages of `size` bytes for `length`, and then the last one. Returns how many
+/// came before the last.
 pub(crate) async fn send(
     stream: &mut (impl AsyncWrite + Unpin),
     size: usize,
     length: Duration,
 ) -> Result<u64> {
     let mut frame = Vec::new();
-    put(&mut frame, &vec![0; size])?;
+    append(&mut frame, &vec![0; size])?;
     let mut batch = Vec::with_capacity(BATCH + frame.len());
-    let mut numbers = Numbers::new(length);
+    let mut numbers = Numbering::new(length);
     while numbers.number(&mut frame[HEAD..]) {
         if frame.len() >= LARGE {
             stream.write_all(&frame).await?;
@@ -50,9 +50,12 @@ pub(crate) async fn send(
 }
 
 /// Receives messages of `size` bytes until the last one.
-pub(crate) async fn receive(stream: &mut (impl AsyncRead + Unpin), size: usize) -> Result<Arrived> {
-    let mut frames = Frames::new(size);
-    let mut arrivals = Arrivals::default();
+pub(crate) async fn receive(
+    stream: &mut (impl AsyncRead + Unpin),
+    size: usize,
+) -> Result<ReceiveTotals> {
+    let mut frames = FrameReader::new(size);
+    let mut arrivals = ReceiveCounter::default();
     loop {
         while let Some(message) = frames.next() {
             if let Some(arrived) = arrivals.take(message) {
@@ -65,14 +68,14 @@ pub(crate) async fn receive(stream: &mut (impl AsyncRead + Unpin), size: usize) 
     }
 }
 
-/// Sends a message back and forth until there are enough rounds.
+/// Sends a message back and forth until the rounds have run long enough.
 pub(crate) async fn ping(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     mut rounds: Rounds,
 ) -> Result<Rounds> {
     let mut out = Vec::new();
-    put(&mut out, rounds.start())?;
-    let mut frames = Frames::new(out.len());
+    append(&mut out, rounds.start())?;
+    let mut frames = FrameReader::new(out.len());
     loop {
         rounds.start();
         stream.write_all(&out).await?;
@@ -82,20 +85,20 @@ pub(crate) async fn ping(
                 bail!("the stream ended before the last round");
             }
         }
-        if rounds.back() {
+        if rounds.finish() {
             return Ok(rounds);
         }
     }
 }
 
-/// Sends everything back until the peer leaves.
+/// Sends every message back until the other side closes the stream.
 pub(crate) async fn echo(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<()> {
-    let mut frames = Frames::new(0);
+    let mut frames = FrameReader::new(0);
     let mut out = Vec::new();
     while frames.read(stream).await? {
         out.clear();
         while let Some(message) = frames.next() {
-            put(&mut out, message)?;
+            append(&mut out, message)?;
         }
         if !out.is_empty() {
             stream.write_all(&out).await?;
@@ -105,21 +108,21 @@ pub(crate) async fn echo(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> 
     Ok(())
 }
 
-/// The bytes that were read, split into messages in place.
-pub(crate) struct Frames {
+/// Reads frames and splits them in place, in the read buffer.
+pub(crate) struct FrameReader {
     buffer: Vec<u8>,
-    /// The range of the bytes that were not yet taken.
+    /// Start and end of the bytes in the buffer that are not yet taken.
     begin: usize,
     end: usize,
 }
 
-impl Frames {
-    /// Creates a buffer for messages of `size` bytes, or of any size if it is 0.
+impl FrameReader {
+    /// Creates a reader for messages of `size` bytes; 0 if the size is unknown.
     pub(crate) fn new(size: usize) -> Self {
-        Self { buffer: vec![0; READ.max(2 * size)], begin: 0, end: 0 }
+        Self { buffer: vec![0; READ_BUFFER.max(2 * size)], begin: 0, end: 0 }
     }
 
-    /// Returns the next whole message.
+    /// Returns the next complete message in the buffer.
     pub(crate) fn next(&mut self) -> Option<&[u8]> {
         let rest = &self.buffer[self.begin..self.end];
         let size = u32::from_le_bytes(*rest.first_chunk()?) as usize;
@@ -131,7 +134,8 @@ impl Frames {
         Some(&self.buffer[begin..self.begin])
     }
 
-    /// Reads the bytes that are there, once there is no whole message. Returns false at the end.
+    /// Reads more bytes; call it once no complete message is left. Returns false at the end of the
+    /// stream.
     pub(crate) async fn read(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<bool> {
         if self.begin == self.end {
             (self.begin, self.end) = (0, 0);
@@ -148,9 +152,9 @@ impl Frames {
     }
 }
 
-/// Appends a message and its length to `out`.
-pub(crate) fn put(out: &mut Vec<u8>, message: &[u8]) -> Result<()> {
-    let size = u32::try_from(message.len()).context("too long a message")?;
+/// Appends the length prefix and the message to `out`.
+pub(crate) fn append(out: &mut Vec<u8>, message: &[u8]) -> Result<()> {
+    let size = u32::try_from(message.len()).context("the message is too long")?;
     out.extend_from_slice(&size.to_le_bytes());
     out.extend_from_slice(message);
     Ok(())
@@ -161,9 +165,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn all_that_is_sent_arrives_in_order() {
+    async fn messages_arrive_complete_and_in_order() {
         for size in [8, 64, 5_000, 70_000, 2_000_000] {
-            // An odd number, so that frames are split anywhere.
+            // An odd buffer size, so that frames are cut at arbitrary places.
             let (mut here, mut there) = tokio::io::duplex(10_007);
             let length = Duration::from_millis(20);
             let sending = tokio::spawn(async move { send(&mut here, size, length).await.unwrap() });
@@ -174,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_goes_to_and_fro() {
+    async fn a_message_is_echoed() {
         let (mut here, mut there) = tokio::io::duplex(1_000);
         let echoing = tokio::spawn(async move { echo(&mut there).await });
         let rounds = ping(&mut here, Rounds::new(64, Duration::from_millis(5))).await.unwrap();

@@ -1,38 +1,38 @@
-//! Many idle links between two processes: the end that listens, and the ends that dial it.
+//! Many idle links between two processes: the hub that listens, and the spokes that dial it.
 
 use anyhow::{Result, bail};
 
 use crate::system::System;
 use crate::systems::{peerkit, raw};
 
-/// The end that listens. It echoes all messages.
+/// The end that listens. It echoes each message.
 pub(crate) enum Hub {
-    RawTls(raw::crowd::Hub),
-    Peerkit(peerkit::crowd::Hub),
+    RawTls(raw::many_links::Hub),
+    Peerkit(peerkit::many_links::Hub),
 }
 
 /// The ends that dial, each with an identity of its own if the system has identities.
 pub(crate) enum Spokes {
-    RawTls(raw::crowd::Spokes),
-    Peerkit(peerkit::crowd::Spokes),
+    RawTls(raw::many_links::Spokes),
+    Peerkit(peerkit::many_links::Spokes),
 }
 
 impl Hub {
-    /// Returns whether `system` has such links.
-    pub(crate) fn is_there(system: System) -> bool {
+    /// Returns whether `system` is measured with many links.
+    pub(crate) fn supports(system: System) -> bool {
         matches!(system, System::RawTls | System::Peerkit)
     }
 
     /// Listens on a free port of 127.0.0.1.
     pub(crate) async fn bind(system: System) -> Result<Self> {
         Ok(match system {
-            System::RawTls => Self::RawTls(raw::crowd::Hub::bind().await?),
-            System::Peerkit => Self::Peerkit(peerkit::crowd::Hub::bind().await?),
+            System::RawTls => Self::RawTls(raw::many_links::Hub::bind().await?),
+            System::Peerkit => Self::Peerkit(peerkit::many_links::Hub::bind().await?),
             other => bail!("{} is not measured with many links", other.name()),
         })
     }
 
-    /// Returns what [`Spokes::dial`] needs.
+    /// Returns the address for [`Spokes::dial`].
     pub(crate) fn address(&self) -> String {
         match self {
             Self::RawTls(hub) => hub.address(),
@@ -40,7 +40,7 @@ impl Hub {
         }
     }
 
-    /// Waits until there are so many links, each of them ready.
+    /// Waits until `links` links are fully established.
     pub(crate) async fn linked(&mut self, links: usize) -> Result<()> {
         match self {
             Self::RawTls(hub) => hub.linked(links).await,
@@ -48,7 +48,7 @@ impl Hub {
         }
     }
 
-    /// Stops it with all its links, in the way of the system.
+    /// Closes all links and stops, in the system's own way.
     pub(crate) async fn stop(self) -> Result<()> {
         match self {
             Self::RawTls(hub) => hub.stop().await,
@@ -61,13 +61,13 @@ impl Spokes {
     /// Creates `count` ends that have not dialled yet.
     pub(crate) async fn new(system: System, count: usize) -> Result<Self> {
         Ok(match system {
-            System::RawTls => Self::RawTls(raw::crowd::Spokes::new(count)),
-            System::Peerkit => Self::Peerkit(peerkit::crowd::Spokes::new(count).await?),
+            System::RawTls => Self::RawTls(raw::many_links::Spokes::new(count)),
+            System::Peerkit => Self::Peerkit(peerkit::many_links::Spokes::new(count).await?),
             other => bail!("{} is not measured with many links", other.name()),
         })
     }
 
-    /// Dials the hub at `address` from each of them.
+    /// Dials the hub at `address` from each end.
     pub(crate) async fn dial(&mut self, address: &str) -> Result<()> {
         match self {
             Self::RawTls(spokes) => spokes.dial(address).await,
