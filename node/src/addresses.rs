@@ -51,7 +51,7 @@ struct InterfaceAddress {
     ip: IpAddr,
 }
 
-/// The addresses of a node: what it listens on, and the IP addresses of this machine.
+/// The addresses of a node: the sockets that it listens on, and the IP addresses of this machine.
 pub(crate) struct OwnAddresses {
     config: Arc<Config>,
     pub(crate) listening: Vec<SocketAddr>,

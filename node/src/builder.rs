@@ -200,7 +200,7 @@ impl Builder {
 
     /// Sets whether links are made by hand only; off by default. Such a node is never a member of a
     /// network, and makes no link that its application did not ask for. Broadcasts and queries travel over
-    /// the links that there are.
+    /// the existing links.
     pub fn manual(mut self, manual: bool) -> Self {
         self.manual = manual;
         self
@@ -357,7 +357,7 @@ impl Builder {
             manual = inner.profile.manual,
             "started"
         );
-        // Not one of `inner.tasks`: the actor stops these, and goes on until they have ended.
+        // Not one of `inner.tasks`: the actor stops these, and runs until they have ended.
         let actor = Actor::new(inner.clone(), machine, order_receiver, link_receiver);
         // In a box, as the task would have room for the actor twice: as its argument and as its variable.
         tokio::spawn(Box::new(actor).run(earlier));

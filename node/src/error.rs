@@ -244,7 +244,7 @@ pub enum Error {
     Listen {
         /// The address as it was given.
         address: String,
-        /// The system's error, or what is wrong with the address.
+        /// The system's error, or the fault in the address.
         error: io::Error,
     },
     /// The list of bootstrap nodes can't be used.
@@ -419,7 +419,7 @@ fn each(errors: &[Error]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// Returns the text that says that none of so many nodes answered.
+/// Returns the text for a join through `tried` nodes, none of which answered.
 fn none_reached(tried: usize) -> String {
     match tried {
         1 => "the only bootstrap node or known peer did not answer".to_owned(),

@@ -99,7 +99,7 @@ pub(crate) async fn start(inner: &Arc<Inner>, mut upload_news: mpsc::Receiver<Up
     }
 }
 
-/// Shares again what was shared before the restart.
+/// Restores the shares of the last run.
 async fn restore_shares(inner: Arc<Inner>) {
     match inner.files.shares.restore(|_| {}).await {
         Ok(report) => {

@@ -1,7 +1,7 @@
 //! Locks that a panic does not poison.
 //!
-//! A panic while a lock is held does not leave the data half changed: what can panic under a lock
-//! runs before the first change. So the next caller takes the lock as if nothing had happened.
+//! A panic while a lock is held does not leave the data half changed, because code that can panic under a
+//! lock runs before the first change. So the next caller can safely take the lock.
 //!
 //! These are the standard library's locks. `parking_lot`, which has no poisoning, would be one more
 //! crate in the program, for nothing else.

@@ -1,9 +1,8 @@
-//! The simulator: the application of a node on thousands of nodes in one process, in virtual time and
-//! from a seed.
+//! The simulator, which runs an application on thousands of nodes in one process, in virtual time.
 //!
 //! Each simulated node runs the state machines of a real one with the application's own
-//! [`Handler`](crate::Handler). No socket is opened and no time is waited for. The same seed gives the
-//! same run, which [`Sim::trace_hash`] proves.
+//! [`Handler`](crate::Handler). It opens no sockets and does not wait. The same seed gives the same run, which
+//! [`Sim::trace_hash`] proves.
 //!
 //! ```
 //! use std::time::Duration;

@@ -1,10 +1,9 @@
 //! The state of a node that outlives a run: known peers, shares, the hashes of files, broadcasts,
 //! downloads.
 //!
-//! It is one redb database, `state.redb` in the state folder. A node without a folder has maps in
-//! memory for what it needs while it runs, and nothing for the rest. Every method is short and blocks
-//! on the disk, so async callers go through `blocking`. What was written is on disk when the method
-//! returns.
+//! It is one redb database, `state.redb` in the state folder. A node without a folder has the same tables in
+//! memory. Every method is short and blocks on the disk, so async callers go through `blocking`. Changes are
+//! on disk when the method returns.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,7 +38,7 @@ pub(crate) enum Store {
     Memory(Arc<Mutex<MemoryTables>>),
 }
 
-/// A peer that this node has met, as it is stored and as a file of peers has it.
+/// A peer that this node has met. The form in the database, and in a file of peers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownPeer {
     /// The name that the peer gave itself.

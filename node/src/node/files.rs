@@ -69,8 +69,8 @@ impl Node {
     /// ```
     ///
     /// # Errors
-    /// When awaited: [`Error::NoSource`] if no node has it, an [`Error::Fetch`] or the error of the last
-    /// source if none of those that have it delivers, a store error if the state can't be written, and
+    /// When awaited: [`Error::NoSource`] if no node has the content, [`Error::Fetch`] or the error of the last
+    /// source if every source fails, a store error if the state can't be written, and
     /// [`Error::Stopped`] if the node stops. Pieces that were verified by then stay beside the target, in
     /// `.NAME.HASH.part`, and the next fetch of the same content to the same place continues from them.
     pub fn fetch(&self, request: impl Into<FetchRequest>) -> Download {

@@ -19,11 +19,11 @@ use crate::lock::read;
 #[derive(Debug)]
 pub(crate) struct OpenShare {
     list: PieceList,
-    content: OpenContent,
+    content: ShareContent,
 }
 
 #[derive(Debug)]
-enum OpenContent {
+enum ShareContent {
     Memory(Bytes),
     File { file: File, stamp: Fingerprint, cached: OnceLock<CachedRead> },
 }
@@ -52,16 +52,16 @@ impl OpenShare {
     }
 
     pub(crate) fn memory(bytes: Bytes, list: PieceList) -> Self {
-        Self { list, content: OpenContent::Memory(bytes) }
+        Self { list, content: ShareContent::Memory(bytes) }
     }
 
     fn file(file: File, stamp: Fingerprint, list: PieceList) -> Self {
-        Self { list, content: OpenContent::File { file, stamp, cached: OnceLock::new() } }
+        Self { list, content: ShareContent::File { file, stamp, cached: OnceLock::new() } }
     }
 
     /// Returns whether its fingerprint is not that of a changed file.
     pub(super) fn is_as_hashed(&self) -> bool {
-        let OpenContent::File { file, stamp, .. } = &self.content else { return true };
+        let ShareContent::File { file, stamp, .. } = &self.content else { return true };
         let now = file.metadata().map(|now| stamp.likeness(&Fingerprint::of(&now)));
         now.is_ok_and(|likeness| likeness != Likeness::Different)
     }
@@ -94,13 +94,13 @@ impl OpenShare {
             return Err(FileRefusal::BadRequest);
         }
         match &self.content {
-            OpenContent::Memory(bytes) => {
+            ShareContent::Memory(bytes) => {
                 let start = usize::try_from(begin).map_err(|_| FileRefusal::BadRequest)?;
                 let piece = bytes.get(start..).and_then(|rest| rest.get(..out.len()));
                 out.copy_from_slice(piece.ok_or(FileRefusal::BadRequest)?);
                 Ok(())
             }
-            OpenContent::File { file, stamp, .. } => {
+            ShareContent::File { file, stamp, .. } => {
                 let read = read_exact_at(file, out, begin);
                 let now = read.and_then(|()| file.metadata());
                 let likeness = now.map(|now| stamp.likeness(&Fingerprint::of(&now)));
@@ -130,7 +130,7 @@ impl OpenShare {
     /// Returns `None` if nothing is in memory, or if the file may have changed. Then use
     /// [`read`](Self::read).
     pub(crate) fn read_at_once(&self, index: u64, skip: usize, out: &mut [u8]) -> Option<usize> {
-        let OpenContent::File { file, stamp, cached } = &self.content else { return None };
+        let ShareContent::File { file, stamp, cached } = &self.content else { return None };
         let range = self.list.range(index)?;
         let begin = range.start.checked_add(skip as u64)?;
         let left = usize::try_from(range.end.checked_sub(begin)?).ok()?;

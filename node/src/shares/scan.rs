@@ -20,7 +20,7 @@ use crate::disk::private::mode_of;
 use crate::store::{KnownFile, Store, StoreError};
 use crate::transfer::is_part_name;
 
-/// Number of files that are hashed before their hashes are stored. A crash costs at most so many.
+/// Number of files that are hashed before their hashes are stored. A crash loses at most that many hashes.
 const BATCH: usize = 4096;
 
 /// A share, ready to be added.
