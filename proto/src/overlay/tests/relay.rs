@@ -252,7 +252,10 @@ fn one_link_can_not_fill_what_a_node_remembers() {
         match number {
             2048 => assert_eq!(forwarded.delivery, Delivery::Busy),
             _ => {
-                assert!(matches!(forwarded.delivery, Delivery::Taken(_)), "{number}: {forwarded:?}")
+                assert!(
+                    matches!(forwarded.delivery, Delivery::Taken(_)),
+                    "{number}: {forwarded:?}"
+                );
             }
         }
     }
