@@ -34,7 +34,7 @@ const MAX_WIRE: usize = 300 << 10;
 
 /// Steps of a script. Each is followed by its arguments; numbers are big-endian.
 pub(crate) mod step {
-    /// Seals a record of so many bytes of data: `u16`.
+    /// Seals a record of data; its length is a `u16`.
     pub(crate) const DATA: u8 = 0;
     /// Seals a record whose content, kind and padding are the next bytes: `u8` of them.
     pub(crate) const INNER: u8 = 1;
@@ -42,11 +42,11 @@ pub(crate) mod step {
     pub(crate) const PLAIN: u8 = 2;
     /// Flips a bit of one of the last 256 bytes: `u8` from the end.
     pub(crate) const FLIP: u8 = 3;
-    /// Delivers so many bytes: `u16`.
+    /// Delivers bytes; their number is a `u16`.
     pub(crate) const DELIVER: u8 = 4;
-    /// Reads at most so many bytes: `u16`.
+    /// Reads bytes; their maximum number is a `u16`.
     pub(crate) const READ: u8 = 5;
-    /// Expects so many KiB: `u8`.
+    /// Sets the expected size in KiB, a `u8`.
     pub(crate) const EXPECT: u8 = 6;
     pub(super) const COUNT: u8 = 7;
 }

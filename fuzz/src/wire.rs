@@ -140,7 +140,7 @@ pub(crate) fn same_again(frame: &Frame) {
     assert_eq!(Frame::decode(kind, bytes.split_off(HEADER).into()).as_ref(), Ok(frame));
 }
 
-/// The first messages on a link, on a stream and of a probe.
+/// The first messages of a link, a stream and a probe.
 pub fn hello(data: &[u8]) {
     let body = Bytes::copy_from_slice(data);
     if let Ok(hello) = Hello::decode(body.clone()) {

@@ -59,7 +59,7 @@ async fn a_flood_of_searches_causes_few_lookups() {
     victim.unharmed().await;
 }
 
-/// Sends so many new queries. Returns for each whether it was complete.
+/// Sends `count` new queries. Returns for each whether it was complete.
 async fn flood(attacker: &mut Attacker, count: u32, what: &QueryKind) -> Vec<bool> {
     let kind = u32::from(matches!(what, QueryKind::Search(_))) << 24;
     let query = |n| encoded(&Frame::Query(query(n | kind, 1, what.clone())));
@@ -157,8 +157,8 @@ async fn answers_without_a_query_are_dropped() {
     let Some(Frame::Query(same)) = other.content().await else { panic!("no query") };
     assert_eq!(query.id, same.id);
     let done = |depth| Frame::QueryDone(QueryDone { id: query.id, depth, complete: true });
-    // An answer of another query; one of the right query; an end with another depth; the end; and an
-    // answer behind it.
+    // In order: an answer to another query, one to the right query, an end with another depth, the end,
+    // and an answer behind the end.
     asked.send(&here(stray, NodeId::from_bytes([2; 32]))).await;
     asked.send(&here(query.id, asked.id())).await;
     asked.send(&done(query.depth + 1)).await;

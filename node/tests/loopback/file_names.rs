@@ -196,7 +196,7 @@ async fn files_that_this_disk_cannot_hold_are_reported_and_the_rest_arrives() {
     let expected = Changes::new(&fetched.renamed, &fetched.left_out);
     assert_eq!((path, changes), (fetched.path.clone(), expected));
     assert_eq!(fs::read_dir(&to).unwrap().count(), 1, "nothing else is left");
-    // The next fetch finds that all files that fit are there.
+    // The next fetch finds all files that fit, and fetches nothing.
     assert_eq!(fetch(&bob, get).await.sources, []);
     shutdown([&ann, &bob]).await;
 }

@@ -59,7 +59,7 @@ async fn expect_broadcasts(mut events: Events, authors: &BTreeSet<NodeId>, count
 async fn sixty_four_nodes_join_through_one_and_survive_its_crash() {
     const NODES: usize = 64;
     const EACH: usize = 100;
-    // The first runs elsewhere, so that it can end without a goodbye.
+    // The first node has a runtime of its own, so that it can crash without a goodbye.
     let elsewhere = Elsewhere::new();
     let genesis = elsewhere.run(async { node("genesis").await }).await;
     let mut nodes = Vec::new();
