@@ -126,7 +126,7 @@ fn record(log: &Log, event: &Event) {
         | Event::NodeDisconnectWithInboundNode { peer } => log.add(name, peer_text(peer)),
         Event::OutboundNodeDisconnected { peer, link_end }
         | Event::InboundNodeDisconnected { peer, link_end } => {
-            log.add(name, end_text(peer, link_end))
+            log.add(name, end_text(peer, link_end));
         }
         Event::NodeMessage { peer, message } => {
             log.add(name, format!("{}, {}", peer_text(peer), message.as_text().unwrap()));
