@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::lock::lock;
 use crate::tls::{Channel, Expected};
 
+mod call_back;
 mod open;
 
 /// Most call-backs under way at once. Each makes us dial addresses that another node names.

@@ -32,7 +32,7 @@ mod clocks;
 pub mod membership;
 mod owner;
 pub(crate) mod query;
-mod redial;
+mod reconnect;
 pub mod relay;
 #[cfg(test)]
 mod tests;
@@ -47,7 +47,7 @@ use clocks::Clocks;
 use membership::{Membership, Views};
 use owner::OwnerOrders;
 use query::{Queries, Question};
-use redial::Redials;
+use reconnect::Reconnects;
 use relay::{DirectError, RelayedMessages};
 pub(crate) use turn::{Effect, Turn};
 
@@ -72,7 +72,7 @@ struct Parts {
     queries: Queries,
     broadcasts: Broadcasts,
     relayed: RelayedMessages,
-    redials: Redials,
+    reconnects: Reconnects,
     orders: OwnerOrders,
     clocks: Clocks,
 }
@@ -111,7 +111,7 @@ impl Overlay {
                 queries: Queries::new(config),
                 broadcasts: Broadcasts::new(&identity, config),
                 relayed: RelayedMessages::new(&identity, config),
-                redials: Redials::new(config),
+                reconnects: Reconnects::new(config),
                 orders: OwnerOrders::new(&identity, config),
                 clocks: Clocks::new(config),
             },
@@ -200,8 +200,8 @@ impl Overlay {
 
     /// Returns when [`Overlay::handle_timeout`] is due next.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let Parts { membership, queries, broadcasts, relayed, redials, .. } = &self.parts;
-        let due = earliest(queries.poll_timeout(), redials.poll_timeout());
+        let Parts { membership, queries, broadcasts, relayed, reconnects, .. } = &self.parts;
+        let due = earliest(queries.poll_timeout(), reconnects.poll_timeout());
         let due = earliest(due, membership.poll_timeout());
         earliest(earliest(due, broadcasts.poll_timeout()), relayed.poll_timeout())
     }
@@ -210,7 +210,7 @@ impl Overlay {
     pub(crate) fn handle_timeout(&mut self) {
         self.act(|parts, turn| {
             parts.queries.handle_timeout(turn.now, turn.out);
-            parts.redials.handle_timeout(turn);
+            parts.reconnects.handle_timeout(turn);
             parts.relayed.handle_timeout(turn);
             parts.membership.handle_timeout(turn);
             parts.broadcasts.handle_timeout(turn);
@@ -272,7 +272,7 @@ impl Overlay {
                 parts.membership.avoid(turn.now, id);
             }
             parts.queries.link_down(id, turn.out);
-            parts.redials.link_down(turn, id);
+            parts.reconnects.link_down(turn, id);
             parts.relayed.link_down(turn, id);
             parts.membership.link_down(turn, id, link_end);
             parts.broadcasts.link_down(turn, id);
@@ -282,7 +282,7 @@ impl Overlay {
     /// Notes that a dial of an address has reached a node that there is a link with.
     pub(crate) fn dialled(&mut self, address: &Address, id: NodeId) {
         self.act(|parts, turn| {
-            parts.redials.dialled(address, id);
+            parts.reconnects.dialled(address, id);
             parts.membership.dialled(turn, id);
         });
     }
@@ -290,7 +290,7 @@ impl Overlay {
     /// Notes that a dial of an address has failed.
     pub(crate) fn dial_failed(&mut self, address: &Address, error: String) {
         self.act(|parts, turn| {
-            parts.redials.dial_failed(turn, address, error);
+            parts.reconnects.dial_failed(turn, address, error);
             parts.membership.dial_failed(turn, address);
         });
     }
@@ -403,7 +403,7 @@ impl Overlay {
 
     /// Keeps a link to an address from now on. It is being dialled already.
     pub(crate) fn keep(&mut self, address: Address) {
-        self.parts.redials.keep(address);
+        self.parts.reconnects.keep(address);
     }
 
     /// Becomes a member of the network of a node that there is a link with. Ends with [`Effect::Joined`]
@@ -425,7 +425,7 @@ impl Overlay {
         self.act(|parts, turn| {
             parts.broadcasts.flush(turn);
             parts.membership.leave(turn);
-            parts.redials.stop_all();
+            parts.reconnects.stop_all();
             turn.out.extend(turn.links.keys().map(|id| Effect::HangUp(*id, Reason::Left)));
         });
     }
@@ -434,7 +434,7 @@ impl Overlay {
     pub(crate) fn command(&mut self, command: Command) {
         match command {
             Command::Answer { query, files, here } => self.answer(query, &files, here),
-            Command::StopReconnecting(address) => self.parts.redials.stop(&address),
+            Command::StopReconnecting(address) => self.parts.reconnects.stop(&address),
             Command::Disconnect(id) => self.disconnect(id),
             Command::Addresses(addresses) => {
                 self.act(|parts, turn| parts.membership.addresses(turn, &addresses));
@@ -461,7 +461,7 @@ impl Overlay {
     }
 
     fn disconnect(&mut self, id: NodeId) {
-        self.parts.redials.stop_peer(id);
+        self.parts.reconnects.stop_peer(id);
         self.parts.membership.unpin(id);
         if self.parts.membership.is_member() {
             self.away.keep(self.now.monotonic, id);

@@ -15,7 +15,7 @@ use crate::time::Instant;
 
 /// The addresses that links are kept to.
 #[derive(Debug)]
-pub(super) struct Redials {
+pub(super) struct Reconnects {
     min: Duration,
     max: Duration,
     kept: BTreeMap<Address, Kept>,
@@ -31,7 +31,7 @@ struct Kept {
     next: Option<Instant>,
 }
 
-impl Redials {
+impl Reconnects {
     pub(super) fn new(config: &Config) -> Self {
         Self { min: config.reconnect_min, max: config.reconnect_max, kept: BTreeMap::new() }
     }
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
     use crate::peer::Output;
 
-    type Bench = crate::overlay::tests::bench::Bench<Redials>;
+    type Bench = crate::overlay::tests::bench::Bench<Reconnects>;
 
     fn address() -> Address {
         "127.0.0.1:7117".parse().unwrap()
@@ -118,25 +118,27 @@ mod tests {
     #[test]
     fn waits_grow_with_jitter_and_each_failure_is_an_event() {
         let config = Config::default();
-        let mut bench = Bench::of(Redials::new(&config));
+        let mut bench = Bench::of(Reconnects::new(&config));
         let peer = NodeId::from_bytes([1; 32]);
         bench.part.keep(address());
         bench.part.dialled(&address(), peer);
         assert_eq!(bench.part.poll_timeout(), None);
-        bench.turn(|redials, turn| redials.link_down(turn, peer));
+        bench.turn(|reconnects, turn| reconnects.link_down(turn, peer));
         for tries in 1..=10 {
             let full = (config.reconnect_min * (1 << (tries - 1))).min(config.reconnect_max);
             let (next, now) = (bench.part.poll_timeout().unwrap(), bench.now);
             assert!(next.since(now) >= full / 2 && next.since(now) <= full, "try {tries}");
             bench.now = next;
-            bench.turn(Redials::handle_timeout);
+            bench.turn(Reconnects::handle_timeout);
             assert_eq!(bench.out.len(), 1);
             assert!(
                 matches!(&bench.out[0], Effect::Dial { addresses, .. } if addresses[0] == address())
             );
             assert_eq!(bench.part.poll_timeout(), None, "one dial at a time");
             bench.out.clear();
-            bench.turn(|redials, turn| redials.dial_failed(turn, &address(), "refused".into()));
+            bench.turn(|reconnects, turn| {
+                reconnects.dial_failed(turn, &address(), "refused".into())
+            });
             let out = bench.out.pop_front();
             let Some(Effect::Out(Output::Event(Event::NodeReconnectionError {
                 tries: reported,
@@ -153,16 +155,16 @@ mod tests {
 
     #[test]
     fn what_the_user_gave_up_stays_lost() {
-        let mut bench = Bench::of(Redials::new(&Config::default()));
+        let mut bench = Bench::of(Reconnects::new(&Config::default()));
         let peer = NodeId::from_bytes([1; 32]);
         bench.part.keep(address());
         bench.part.dialled(&address(), peer);
         bench.part.stop_peer(peer);
-        bench.turn(|redials, turn| redials.link_down(turn, peer));
+        bench.turn(|reconnects, turn| reconnects.link_down(turn, peer));
         assert_eq!(bench.part.poll_timeout(), None);
         bench.part.keep(address());
         bench.part.stop(&address());
-        bench.turn(|redials, turn| redials.dial_failed(turn, &address(), String::new()));
+        bench.turn(|reconnects, turn| reconnects.dial_failed(turn, &address(), String::new()));
         assert_eq!((bench.part.poll_timeout(), bench.out.len()), (None, 0));
     }
 }

@@ -1,0 +1,109 @@
+//! Call-backs, for nodes that can't be dialled: the node that can't dial asks the other to dial it.
+//!
+//! The request has a random token and goes over the link, or through the network if there is no link. The
+//! node that calls back opens a connection and names the token, which tells it apart from any other stream.
+
+use std::sync::Arc;
+
+use peerkit_proto::address::Address;
+use peerkit_proto::frame::Frame;
+use peerkit_proto::frame::query::QueryKind;
+use peerkit_proto::id::NodeId;
+use tokio::sync::oneshot;
+
+use crate::conn::Conn;
+use crate::dial::first_success;
+use crate::inner::Inner;
+use crate::lock::lock;
+use crate::stream::{AwaitedStream, Stream, Streams};
+
+/// Maximum number of addresses that are dialled for one call-back. Fewer than for a stream of this
+/// node's own: any node of the network can ask for a call-back, so each address is a connection that a
+/// stranger makes this node open.
+const CALLED_BACK: usize = 4;
+
+impl Inner {
+    /// Asks `peer` to open a connection to this node, over the link or through the network.
+    pub(super) async fn call_back(
+        self: &Arc<Self>,
+        peer: NodeId,
+        conn: Option<Arc<Conn>>,
+    ) -> Result<Stream, String> {
+        if self.addresses.listening.is_empty() {
+            return Err("it can't call back: this node does not listen".into());
+        }
+        let mut token = [0; 16];
+        getrandom::fill(&mut token).map_err(|error| error.to_string())?;
+        let (reply, stream) = oneshot::channel();
+        lock(&self.streams.awaited).insert(token, AwaitedStream { from: peer, reply });
+        let _forget = Forget { streams: &self.streams, token };
+        let timeout = self.config.connect_timeout;
+        if let Some(conn) = conn {
+            conn.send_control(&Frame::CallBack { token });
+        } else {
+            // With the identity, as another node may be found at the addresses.
+            let addresses = self.addresses.announced(None).into_iter();
+            let addresses = addresses.map(|address| address.with_id(self.profile.id)).collect();
+            let what = QueryKind::CallBack { target: peer, token, addresses };
+            // Its answers are not waited for: the stream itself is the answer.
+            let asked = self.ask(what, -1, Some(timeout)).await;
+            asked.map_err(|error| error.to_string())?;
+        }
+        match tokio::time::timeout(timeout, stream).await {
+            Ok(Ok(stream)) => Ok(stream),
+            _ => Err(format!("it did not call back within {} s", timeout.as_secs_f32())),
+        }
+    }
+
+    /// Answers a peer that asks for a call-back over its link.
+    pub(crate) fn call_back_peer(self: &Arc<Self>, conn: &Conn, token: [u8; 16]) {
+        let addresses = conn.dialable.iter().map(|a| a.clone().with_id(conn.peer.id())).collect();
+        self.answer_call_back(addresses, token);
+    }
+
+    /// Opens a connection to the node that waits for `token` at one of `addresses`, and serves it as a
+    /// stream that this node has opened. Returns false, with nothing done, if too many call-backs are
+    /// under way.
+    pub(crate) fn answer_call_back(
+        self: &Arc<Self>,
+        addresses: Vec<Address>,
+        token: [u8; 16],
+    ) -> bool {
+        let Ok(permit) = self.streams.call_backs.clone().try_acquire_owned() else {
+            return false;
+        };
+        let inner = self.clone();
+        self.tasks.spawn(async move {
+            // The stream is opened as well: an address without an identity may lead to another node,
+            // which does not wait for the token.
+            let opening = first_success(addresses.iter().cloned(), CALLED_BACK, |address| {
+                inner.clone().open_at(address, "", Some(token))
+            });
+            if let Ok(Stream { channel, .. }) = opening.await {
+                let timeout = inner.config.handshake_timeout;
+                let accepting = inner.accept_stream(channel);
+                let accepted = tokio::time::timeout(timeout, accepting).await;
+                // From here on the stream counts among those of that peer.
+                drop(permit);
+                if let Ok(Ok(running)) = accepted {
+                    running.await;
+                }
+                return;
+            }
+            tracing::debug!(?addresses, "a call-back reached no node");
+        });
+        true
+    }
+}
+
+/// Forgets a token once its call-back has come, or is no longer awaited.
+struct Forget<'a> {
+    streams: &'a Streams,
+    token: [u8; 16],
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        lock(&self.streams.awaited).remove(&self.token);
+    }
+}
