@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::actions::HandlerState;
 use crate::actor::mailbox::{FROM_LINKS, Mailbox, ORDERS};
 use crate::actor::{Actor, RestoredState};
-use crate::addresses::{OwnAddresses, distinct};
+use crate::address_book::AddressBook;
 use crate::blocking;
 use crate::bootstrap::{self, BootstrapError, MAX_BOOTSTRAP};
 use crate::clock::{NodeClock, unix_millis};
@@ -32,15 +32,15 @@ use crate::key;
 use crate::links::LinkTable;
 use crate::listen::{self, Listen, Pending};
 use crate::node::Node;
-use crate::peers::AddressBook;
+use crate::own_addresses::{OwnAddresses, distinct};
 use crate::probe::{self, PROBE_PROTOCOL, PROBES};
 use crate::profile::Profile;
 use crate::rate::Rates;
 use crate::served::Served;
 use crate::shares::Shares;
-use crate::shutdown::Tasks;
 use crate::store::{Store, StoreError, StoredBroadcasts};
 use crate::stream::Streams;
+use crate::tasks::Tasks;
 use crate::tls::Tls;
 
 /// Name of the key file in the state folder.

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use crate::actions::HandlerState;
 use crate::actor::mailbox::Mailbox;
-use crate::addresses::OwnAddresses;
+use crate::address_book::AddressBook;
 use crate::clock::NodeClock;
 use crate::counters::Meter;
 use crate::direct::Recipients;
@@ -18,13 +18,13 @@ use crate::dispatch::Dispatch;
 use crate::error::Error;
 use crate::files::Files;
 use crate::links::LinkTable;
-use crate::peers::AddressBook;
+use crate::own_addresses::OwnAddresses;
 use crate::profile::Profile;
 use crate::rate::Rates;
 use crate::served::Served;
-use crate::shutdown::Tasks;
 use crate::store::{Store, StoredBroadcasts};
 use crate::stream::Streams;
+use crate::tasks::Tasks;
 use crate::tls::Tls;
 
 /// A node, as its tasks see it.

@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use crate::actor::Actor;
 use crate::actor::mailbox::Operation;
-use crate::addresses::distinct;
 use crate::error::Error;
 use crate::inner::Inner;
+use crate::own_addresses::distinct;
 
 /// Time in which a node that was reached has to find a place for this one. 10 s: as for a handshake.
 const PLACE: Duration = Duration::from_secs(10);

@@ -16,8 +16,8 @@ pub mod direct;
 mod goodbye;
 pub mod membership;
 mod messages;
+pub mod owner;
 pub mod query;
-pub mod shutdown_order;
 
 use broadcast::{Batch, Have, MAX_HAVES, RunId, Want};
 use direct::{Forward, Forwarded};
@@ -27,8 +27,8 @@ use membership::{
 };
 use messages::Front;
 pub use messages::Messages;
+use owner::ShutdownOrder;
 use query::{Answer, Query, QueryDone};
-use shutdown_order::ShutdownOrder;
 
 /// Bytes of the length at the start of a frame.
 const LENGTH: usize = 4;

@@ -30,10 +30,10 @@ pub mod away;
 pub mod broadcast;
 mod clocks;
 pub mod membership;
-mod owner;
 pub(crate) mod query;
 mod reconnect;
 pub mod relay;
+mod shutdown_order;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -45,10 +45,10 @@ use broadcast::{BroadcastError, Broadcasts};
 pub use clocks::ClockStatus;
 use clocks::Clocks;
 use membership::{Membership, Views};
-use owner::OwnerOrders;
 use query::{Queries, Question};
 use reconnect::Reconnects;
 use relay::{DirectError, RelayedMessages};
+use shutdown_order::OwnerOrders;
 pub(crate) use turn::{Effect, Turn};
 
 /// The state of one node's overlay.

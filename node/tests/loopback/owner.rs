@@ -6,7 +6,7 @@ use crate::attacker::{Attacker, encoded};
 use crate::common::*;
 use peerkit::{Builder, Error, Event, Key, Node, NodeId};
 use peerkit_proto::frame::Frame;
-use peerkit_proto::frame::shutdown_order::ShutdownOrder;
+use peerkit_proto::frame::owner::ShutdownOrder;
 use tempfile::TempDir;
 
 fn owner() -> Key {

@@ -12,10 +12,10 @@ use peerkit_proto::frame::membership::{
     Beacon, Disconnect, ForwardJoin, Need, NeighbourReply, NeighbourRequest, Outcome, Probe,
     Shuffle, ShuffleReply,
 };
+use peerkit_proto::frame::owner::ShutdownOrder;
 use peerkit_proto::frame::query::{
     Answer, AnswerBody, Query, QueryDone, QueryId, QueryKind, UNLIMITED,
 };
-use peerkit_proto::frame::shutdown_order::ShutdownOrder;
 use peerkit_proto::frame::{Frame, Frames, Refusal};
 use peerkit_proto::hello::{Hello, StreamOpen, prove};
 use peerkit_proto::id::{Hash, Key, NodeId, hex};

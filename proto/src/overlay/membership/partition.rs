@@ -1,5 +1,8 @@
-//! Detection of partitions: the member with the least identity floods a beacon from time to time. Two
-//! nodes that know different least identities are in different parts of the network.
+//! Partition repair: how parts of a network that lost each other are noticed, and meet again.
+//!
+//! The member with the least identity floods a beacon from time to time. Two nodes that know different
+//! least identities are in different parts. Members look for such nodes with probes, and join the other part
+//! through the first that they find: see `seek.rs`.
 
 use std::time::Duration;
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::event::Event;
 use crate::frame::Frame;
-use crate::frame::shutdown_order::ShutdownOrder;
+use crate::frame::owner::ShutdownOrder;
 use crate::id::{Key, NodeId};
 use crate::overlay::{Effect, Identity, Turn};
 use crate::peer::Output;

@@ -1,0 +1,68 @@
+//! The shutdown of a node, step by step.
+
+use std::time::Duration;
+
+use peerkit_proto::event::Event;
+use peerkit_proto::peer::Input;
+
+use super::Actor;
+use crate::blocking;
+
+/// Time for the rest of a stop, after the links' time to flush.
+const HALT: Duration = Duration::from_secs(2);
+
+impl Actor {
+    /// Says goodbye to all peers, gives queued messages time to go out, and ends every task.
+    pub(super) async fn stop(mut self: Box<Self>) {
+        let inner = self.inner.clone();
+        let flush = inner.config.flush_timeout;
+        tracing::info!(target: "peerkit::node", id = %inner.profile.id.short(), "stopping");
+        if self.ordered {
+            // The application gets the event with the reason before the event of the stop.
+            let _ = tokio::time::timeout(HALT, inner.dispatch.settle()).await;
+        }
+        // Messages that the application sends now still go out.
+        let _ = tokio::time::timeout(flush, inner.tell(Event::NodeRequestToStop)).await;
+        self.input(Input::Stopping);
+        for order in inner.take_orders(&mut self.orders) {
+            self.on_order(order);
+        }
+        self.save_away();
+        self.publish_limited();
+        let hand_over = self.machine.overlay().views().member && !self.ordered;
+        self.input(Input::Stop { hand_over });
+        // The links have their own deadline. A little more lets them report how they ended.
+        inner.tasks.links.close();
+        let links = inner.tasks.links.clone();
+        let ended = tokio::time::timeout(flush + HALT, links.wait());
+        let mut ended = std::pin::pin!(ended);
+        loop {
+            tokio::select! {
+                _ = &mut ended => break,
+                Some(report) = self.from_links.recv() => self.on_link(report),
+                Some(order) = self.orders.recv() => self.on_order(order),
+            }
+        }
+        self.hear_links();
+        let kept = inner.broadcasts.clone();
+        let writing = tokio::spawn(blocking::run(move || kept.write()));
+        let settling = async { tokio::join!(inner.dispatch.settle(), writing) };
+        let _ = tokio::time::timeout(HALT, settling).await;
+        inner.tasks.halt.call();
+        self.orders.close();
+        self.from_links.close();
+        drop(self);
+        inner.tasks.tracker.close();
+        let ended = async { tokio::join!(inner.tasks.tracker.wait(), inner.files.shares.settle()) };
+        let _ = tokio::time::timeout(HALT, ended).await;
+        inner.end();
+        // Closed here, as the application may keep its handle for long, or end the process with it.
+        let store = inner.store.clone();
+        let _ = tokio::spawn(blocking::run(move || store.finish())).await;
+        // Nothing of the node is held here when others learn that it has stopped.
+        let stopped = inner.tasks.stopped.clone();
+        tracing::info!(target: "peerkit::node", id = %inner.profile.id.short(), "stopped");
+        drop(inner);
+        stopped.cancel();
+    }
+}
