@@ -137,7 +137,7 @@ mod tests {
             assert_eq!(bench.part.poll_timeout(), None, "one dial at a time");
             bench.out.clear();
             bench.turn(|reconnects, turn| {
-                reconnects.dial_failed(turn, &address(), "refused".into())
+                reconnects.dial_failed(turn, &address(), "refused".into());
             });
             let out = bench.out.pop_front();
             let Some(Effect::Out(Output::Event(Event::NodeReconnectionError {
