@@ -71,8 +71,8 @@ pub(crate) enum SentBy {
     Handler(Peer),
     Ping(oneshot::Sender<Result<Duration, Error>>),
     Request(oneshot::Sender<Result<RequestRoute, Error>>),
-    /// None: a reply that can't be sent is not reported.
-    Nobody,
+    /// None: a reply that cannot be sent is dropped, and its requester times out.
+    Unreported,
 }
 
 /// The way that a request to a node without a link went.
@@ -94,7 +94,7 @@ impl Sending {
             (SentBy::Ping(reply), outcome) => drop(reply.send(outcome)),
             (SentBy::Handler(peer), Err(error)) => inner.report_failed(peer, &error),
             (SentBy::Request(reply), Err(error)) => drop(reply.send(Err(error))),
-            (SentBy::Handler(_) | SentBy::Request(_), Ok(_)) | (SentBy::Nobody, _) => {}
+            (SentBy::Handler(_) | SentBy::Request(_), Ok(_)) | (SentBy::Unreported, _) => {}
         }
     }
 
@@ -193,7 +193,7 @@ impl Inner {
     ) -> Result<(), Error> {
         self.recipients.add(to);
         let payload = Payload::Reply { id, outcome };
-        let operation = Operation::Send(Sending { to, sender: SentBy::Nobody });
+        let operation = Operation::Send(Sending { to, sender: SentBy::Unreported });
         self.actor.begin(operation, move |operation| Input::Send { operation, to, payload }).await
     }
 

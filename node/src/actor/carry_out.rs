@@ -233,7 +233,7 @@ impl Actor {
         let reply = match self.operations.remove(&operation) {
             Some(Operation::Reply(reply)) => reply,
             Some(Operation::Send(Sending { to, sender: SentBy::Request(reply) })) => {
-                let rest = Sending { to, sender: SentBy::Nobody };
+                let rest = Sending { to, sender: SentBy::Unreported };
                 self.operations.insert(operation, Operation::Send(rest));
                 reply
             }

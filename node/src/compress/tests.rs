@@ -28,7 +28,7 @@ fn exactly_the_limit_passes_and_a_byte_more_does_not() {
                 assert!(
                     matches!(
                         unpack(packed.clone(), limit),
-                        Err(DecompressError::TooLarge { limit: told }) if told == limit
+                        Err(DecompressError::TooLarge { limit: reported }) if reported == limit
                     ),
                     "{compression:?} of {len} with a limit of {limit}"
                 );

@@ -368,7 +368,7 @@ fn a_clock_that_is_set_is_compared_to_all_peers_again() {
     // An hour later both clocks have gone on, and nothing is to be said.
     node.set_clocks(Now { monotonic: at(3600), unix: unix(3600) });
     assert!(skews(&mut node).is_empty());
-    // Somebody sets this node's clock an hour back, then right again.
+    // The administrator sets this node's clock an hour back, then right again.
     node.set_clocks(Now { monotonic: at(3700), unix: unix(100) });
     assert_eq!(skews(&mut node), [3601]);
     assert_eq!(node.clock_status().apart, 1);

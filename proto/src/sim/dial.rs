@@ -64,8 +64,8 @@ impl<H: Handler> Sim<H> {
         self.stats.dials += 1;
         let to = self.reachable(from, at);
         let (wait, step) = match to {
-            Reach::Nobody => (self.config.connect_timeout, DialStep::NoAnswer),
-            Reach::NotRunning(node) => (self.latency(from, node) * 2, DialStep::NobodyListens),
+            Reach::NoAnswer => (self.config.connect_timeout, DialStep::NoAnswer),
+            Reach::NotRunning(node) => (self.latency(from, node) * 2, DialStep::NotListening),
             Reach::Node(node) => (self.latency(from, node) * 4, DialStep::Secured),
         };
         let to = match to {
@@ -85,13 +85,13 @@ impl<H: Handler> Sim<H> {
             self.dials.remove(&serial);
             return;
         }
-        let reached_nobody = matches!(step, DialStep::NobodyListens | DialStep::NoAnswer);
-        if reached_nobody && let Some(next) = dial.others.pop_front() {
+        let unanswered = matches!(step, DialStep::NotListening | DialStep::NoAnswer);
+        if unanswered && let Some(next) = dial.others.pop_front() {
             return self.try_address(serial, &next);
         }
         let failed = |error: &str| Input::DialFailed { dial: number, error: error.into() };
         match step {
-            DialStep::NobodyListens => self.handle(from, failed("connection refused")),
+            DialStep::NotListening => self.handle(from, failed("connection refused")),
             DialStep::NoAnswer => {
                 let timeout = self.config.connect_timeout;
                 let error = format!("no answer within {} s", timeout.as_secs());
@@ -322,11 +322,13 @@ impl<H: Handler> Sim<H> {
     /// Returns what answers at an address, seen from a node.
     pub(super) fn reachable(&self, from: usize, address: &Address) -> Reach {
         match node_at(address) {
-            Some(to) if to >= self.nodes.len() => Reach::Nobody,
-            Some(to) if !self.nodes[to].options.dialable || self.is_cut(from, to) => Reach::Nobody,
+            Some(to) if to >= self.nodes.len() => Reach::NoAnswer,
+            Some(to) if !self.nodes[to].options.dialable || self.is_cut(from, to) => {
+                Reach::NoAnswer
+            }
             Some(to) if self.nodes[to].running.is_none() => Reach::NotRunning(to),
             Some(to) => Reach::Node(to),
-            None => Reach::Nobody,
+            None => Reach::NoAnswer,
         }
     }
 }
@@ -335,7 +337,7 @@ impl<H: Handler> Sim<H> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
     /// No answer.
-    Nobody,
+    NoAnswer,
     /// A refusal: the node there is not running.
     NotRunning(usize),
     /// The node there.

@@ -18,7 +18,7 @@ use crate::node_record::NodeRecord;
 const OLD: usize = 64;
 
 /// First number of made-up nodes. No node has their addresses.
-const NOBODY: usize = 1 << 20;
+const FIRST_MADE_UP: usize = 1 << 20;
 
 /// The way in which a node lies.
 ///
@@ -100,7 +100,7 @@ impl Liar {
         let mut secret = [0; 32];
         self.chance.fill_bytes(&mut secret);
         let at = match self.below(2) {
-            0 => address(public_ip(NOBODY + self.below(NOBODY))),
+            0 => address(public_ip(FIRST_MADE_UP + self.below(FIRST_MADE_UP))),
             _ => self.here.clone(),
         };
         NodeRecord::sign(&Key::from_secret(&secret), NETWORK, unix, &[at])

@@ -75,7 +75,7 @@ impl<H: Handler> Sim<H> {
         };
         let expected = address.id.unwrap_or(id);
         let (wait, step) = match self.reachable(from, &address) {
-            Reach::Nobody => (self.config.connect_timeout, ProbeStep::Next),
+            Reach::NoAnswer => (self.config.connect_timeout, ProbeStep::Next),
             Reach::NotRunning(to) => (self.latency(from, to) * 2, ProbeStep::Next),
             Reach::Node(to) if self.nodes[to].id != expected || to == from => {
                 (self.latency(from, to) * 4, ProbeStep::Next)

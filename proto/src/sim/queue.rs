@@ -52,7 +52,7 @@ pub(super) enum Due {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DialStep {
     /// A refusal has arrived: the node there is not running.
-    NobodyListens,
+    NotListening,
     /// There was no answer in time.
     NoAnswer,
     /// The connection is secured.

@@ -187,7 +187,7 @@ fn dials_fail_as_they_do_on_a_network() {
     sim.connect(hidden, 0);
     sim.run_for(LATENCY * 6);
     assert_eq!(sim.links(), [(hidden, 0)]);
-    // Somebody else answers, and the node itself.
+    // Another node answers, and the node itself.
     sim.restart(1, Log::default());
     let wrong = sim.address(1).with_id(sim.id(0));
     sim.connect_to(hidden, wrong, false);

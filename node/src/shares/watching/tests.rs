@@ -142,7 +142,11 @@ async fn what_goes_is_not_served_and_comes_back() {
         assert!(!shares.contains(&Hash::of(content), &anyone()));
         fs::rename(&away, path).unwrap();
         until("it is back", || serves(&shares, content)).await;
-        assert_eq!(shares.described(&Hash::of(content), None), None, "for whom it was");
+        assert_eq!(
+            shares.described(&Hash::of(content), None),
+            None,
+            "for the nodes it was shared with"
+        );
     }
     // It is watched as before; also where another took its place at once.
     write(&tree.join("more"), b"more");

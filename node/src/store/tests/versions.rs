@@ -346,12 +346,12 @@ fn the_states_of_all_versions_are_read_and_every_value_is_as_it_was() {
 
         let batches = store.broadcasts().unwrap().into_iter();
         let batches = batches.map(|(_, body)| Batch::decode(body.into()).unwrap());
-        let mut heard: Vec<_> = batches.map(|batch| (batch.run.author, batch)).collect();
-        heard.sort_by_key(|(author, _)| *author != ann);
+        let mut restored: Vec<_> = batches.map(|batch| (batch.run.author, batch)).collect();
+        restored.sort_by_key(|(author, _)| *author != ann);
         let texts = ["of ann", "of bob"];
-        assert_eq!(heard.len(), 2);
+        assert_eq!(restored.len(), 2);
         for ((author, batch), (expected, text)) in
-            heard.iter().zip([ann, bob].into_iter().zip(texts))
+            restored.iter().zip([ann, bob].into_iter().zip(texts))
         {
             assert_eq!(*author, expected);
             assert!(batch.verify("peerkit", &batch.ids("peerkit")));

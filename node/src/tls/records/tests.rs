@@ -87,8 +87,8 @@ async fn a_forged_record_ends_the_session_and_is_reported_to_the_peer() {
     let mut said = [0; 100];
     let len = tcp.read(&mut said).await.unwrap();
     session.read_tls(&mut &said[..len]).unwrap();
-    let told = session.process_new_packets().unwrap_err();
-    assert_eq!(told, rustls::Error::AlertReceived(AlertDescription::BadRecordMac));
+    let error = session.process_new_packets().unwrap_err();
+    assert_eq!(error, rustls::Error::AlertReceived(AlertDescription::BadRecordMac));
 }
 
 #[tokio::test]

@@ -213,10 +213,10 @@ mod tests {
     fn each_follower_learns_of_the_others_once() {
         let followers = Followers::default();
         let hash = Hash::of(b"x");
-        let (mut ann, heard) = followers.enter(hash, node(1), at("192.0.2.1:1"));
+        let (mut ann, updates) = followers.enter(hash, node(1), at("192.0.2.1:1"));
         assert!(!ann.others().iter().any(|(id, _)| *id == node(1)));
         let (mut bob, news) = followers.enter(hash, node(2), at("192.0.2.2:2"));
-        assert!(news.has_changed().unwrap() && heard.has_changed().unwrap());
+        assert!(news.has_changed().unwrap() && updates.has_changed().unwrap());
         assert_eq!(bob.others(), [(node(1), at("192.0.2.1:1"))]);
         assert_eq!(ann.others(), [(node(2), at("192.0.2.2:2"))]);
         assert_eq!((ann.others().len(), bob.others().len()), (0, 0));
@@ -256,9 +256,9 @@ mod tests {
             assert_eq!(table.count, MAX_FOLLOWERS);
             assert!(table.swarms.values().all(|swarm| swarm.named.len() <= MAX_OF_HASH));
         }
-        let told = held[0].others();
-        assert_eq!(told.len(), MAX_SOURCES);
-        let mut ids: Vec<_> = told.iter().map(|(id, _)| *id).collect();
+        let others = held[0].others();
+        assert_eq!(others.len(), MAX_SOURCES);
+        let mut ids: Vec<_> = others.iter().map(|(id, _)| *id).collect();
         ids.sort();
         ids.dedup();
         assert_eq!(ids.len(), MAX_SOURCES);

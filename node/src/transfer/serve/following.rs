@@ -51,7 +51,7 @@ struct Growing {
     updates: Debounced,
     partial: Arc<Partial>,
     /// The position in its [`added`](Partial::added) of the pieces that were not reported yet.
-    told: usize,
+    reported: usize,
 }
 
 /// Updates that are sent at most once in an interval.
@@ -83,8 +83,8 @@ impl Following {
             None => (None, Answer::Whole.encode()),
             Some(partial) => {
                 let updates = Debounced::new(partial.updates(), GATHER);
-                let (pieces, told) = partial.held();
-                (Some(Growing { updates, partial, told }), held(&pieces))
+                let (pieces, reported) = partial.held();
+                (Some(Growing { updates, partial, reported }), held(&pieces))
             }
         };
         // The nodes that it is shared with are not named to each other.
@@ -209,8 +209,8 @@ impl Debounced {
 impl Growing {
     /// Tells the pieces that were added since the last time. One answer has those that are near each other.
     fn tell(&mut self, out: &mut Vec<u8>) {
-        let (mut added, told) = self.partial.added(self.told);
-        self.told = told;
+        let (mut added, reported) = self.partial.added(self.reported);
+        self.reported = reported;
         added.sort_by_key(|pieces| pieces.start);
         let mut rest = added.into_iter().flatten().peekable();
         while let Some(piece) = rest.next() {

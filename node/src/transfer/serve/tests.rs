@@ -282,7 +282,7 @@ async fn only_a_node_that_proves_the_tickets_secret_is_served() {
     let mut asking = ask(&serving, stranger);
     asking.send(&Request::Present { proof: secret.prove(&BINDING, stranger) }).await;
     match asking.asked(&requests[0]).await {
-        Answer::Description(told) => assert_eq!(told.access, AccessKind::Ticket),
+        Answer::Description(found) => assert_eq!(found.access, AccessKind::Ticket),
         other => panic!("{other:?}"),
     }
     assert!(matches!(asking.asked(&requests[1]).await, Answer::Pieces { .. }));
@@ -328,8 +328,8 @@ async fn a_folder_on_its_way_is_served_as_far_as_it_is() {
     let guard = serving.partials.enter(partial);
 
     let mut asking = ask(&serving, node(1));
-    let told = asking.asked(&Request::Describe { hash }).await;
-    assert_eq!(told, Answer::Description(description));
+    let answer = asking.asked(&Request::Describe { hash }).await;
+    assert_eq!(answer, Answer::Description(description));
     assert_eq!(asking.pieces(&Request::Data { hash, first: 0, count: 1 }).await, manifest);
     let tree = |first, count| Request::Tree { hash, first, count };
     let first = asking.pieces(&tree(0, 690)).await;

@@ -128,7 +128,7 @@ enum Event {
     Begun(usize),
     Named(usize),
     Dialled(usize, usize),
-    Told(usize, usize, u64),
+    Announced(usize, usize, u64),
     /// The seed looks whether a requester still has to wait.
     Turn(usize),
     /// A piece has come, from the seed or from another node.
@@ -247,7 +247,7 @@ impl World {
                 }
                 self.dial(n);
             }
-            Event::Told(n, other, piece) => {
+            Event::Announced(n, other, piece) => {
                 self.input(n, Input::Holds(id(other), piece - piece % 8, bit(piece)));
             }
             Event::Turn(n) => self.turn(n),
@@ -293,7 +293,7 @@ impl World {
         self.input(n, Input::Arrived { from, pieces: vec![piece] });
         for follower in self.nodes[n].followers.clone().into_iter().filter(|_| is_new) {
             let after = self.work(20);
-            self.at(after, Event::Told(follower, n, piece));
+            self.at(after, Event::Announced(follower, n, piece));
         }
     }
 

@@ -27,13 +27,13 @@ async fn a_follower_learns_of_pieces_as_they_come() {
     // Updates also come between pieces.
     asking.send(&data(9, 2)).await;
     guard.partial().add(0..3);
-    let (mut pieces, mut told) = (0, 0);
-    while pieces < 2 || told < 1 {
+    let (mut pieces, mut announced) = (0, 0);
+    while pieces < 2 || announced < 1 {
         match asking.answer().await.0 {
             Answer::Piece { .. } => pieces += 1,
             answer => {
                 assert_eq!(answer, held(0, &[7]));
-                told += 1;
+                announced += 1;
             }
         }
     }
@@ -76,10 +76,10 @@ async fn followers_learn_of_each_other() {
     for (other, n) in others.iter_mut().zip(3..) {
         assert!(matches!(other.asked(&follow(hash, n)).await, Answer::Held { .. }));
     }
-    let Answer::Sources(mut told) = ann.answer().await.0 else { panic!("no sources") };
+    let Answer::Sources(mut announced) = ann.answer().await.0 else { panic!("no sources") };
     assert!(begin.elapsed() >= Duration::from_millis(500), "{:?}", begin.elapsed());
-    told.sort();
-    assert_eq!(told, (3..6).map(|n| (node(n), place(n))).collect::<Vec<_>>());
+    announced.sort();
+    assert_eq!(announced, (3..6).map(|n| (node(n), place(n))).collect::<Vec<_>>());
     assert!(ann.is_silent().await);
     drop(open);
 
@@ -120,16 +120,16 @@ fn many_pieces_are_reported_in_several_answers() {
     let (serving, caller) = (serving(), Caller { id: node(1), binding: BINDING, proof: None });
     let guard = serving.partials.enter(partial);
     let mut following = Following::default();
-    let mut told = PieceSet::of_count(count).unwrap();
+    let mut announced = PieceSet::of_count(count).unwrap();
     let mut take = |mut messages: &[u8]| {
         while let Some((prefix, rest)) = messages.split_first_chunk::<PREFIX>() {
             let len = body_len(*prefix, MAX_ANSWER).unwrap();
             let body = Bytes::copy_from_slice(&rest[..len]);
             messages = &rest[len..];
             let Ok(Answer::Held { first, bits }) = Answer::decode(body) else { panic!("not held") };
-            told.insert_bits(first, &bits).unwrap();
+            announced.insert_bits(first, &bits).unwrap();
         }
-        told.clone()
+        announced.clone()
     };
     let first = following.follow(&serving, &caller, Hash::of(b"x"), Vec::new());
     assert!(first.len() < 100_000);
