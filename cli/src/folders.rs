@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_wins() {
+    fn an_explicit_setting_wins() {
         assert_eq!(state(Some(Path::new("/s"))).unwrap(), Path::new("/s"));
         assert_eq!(downloads(Some(Path::new("/d"))), Path::new("/d"));
         assert!(downloads(Some(Path::new("d"))).is_absolute());

@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_no_quotes_has_none() {
+    fn plain_words_are_not_quoted() {
         for text in ["holiday.zip", "192.168.1.5:7117", "/a/b-c_d", "fé.txt", "a@b"] {
             assert_eq!(quote(text), text);
         }
@@ -326,7 +326,7 @@ mod tests {
     proptest! {
         #[cfg(not(windows))]
         #[test]
-        fn what_is_quoted_is_read_again(texts in prop::collection::vec(awkward(), 0..4)) {
+        fn quoted_words_are_read_again(texts in prop::collection::vec(awkward(), 0..4)) {
             for write in [quote, escaped] {
                 let line = texts.iter().map(|text| write(text)).collect::<Vec<_>>().join(" ");
                 prop_assert!(!line.chars().any(char::is_control), "{:?}", line);

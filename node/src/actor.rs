@@ -131,7 +131,7 @@ impl Actor {
                     self.drain();
                 }
                 Some(order) = self.orders.recv() => {
-                    self.hear_links();
+                    self.take_link_reports();
                     self.on_order(order);
                     self.save_away();
                 }
@@ -203,7 +203,7 @@ impl Actor {
 
     /// Handles what links have reported before an order was given. So an order about a link that its
     /// sender knows to be gone finds it gone.
-    fn hear_links(&mut self) {
+    fn take_link_reports(&mut self) {
         for _ in 0..FROM_LINKS {
             let Ok(report) = self.from_links.try_recv() else { break };
             self.on_link(report);

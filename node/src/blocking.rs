@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn work_that_a_runtime_does_not_begin_any_more_is_told_of() {
+    fn work_that_a_stopping_runtime_does_not_begin_is_reported() {
         let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
         let handle = runtime.handle().clone();
         runtime.shutdown_background();

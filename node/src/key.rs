@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_key_is_left_alone() {
+    fn a_file_that_is_no_key_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         for text in ["", "abc\n", &"g".repeat(64), &"a".repeat(66), &"é".repeat(32)] {

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_owed_is_earned_before_more_is_taken() {
+    fn a_debt_is_earned_before_more_is_taken() {
         let mut bucket = Bucket::empty(at(0), SECOND);
         assert_eq!(
             bucket.owe(at(0), Duration::from_millis(300), SECOND),

@@ -271,7 +271,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(n in any::<u64>(), text in ".{0,40}", raw in any::<Vec<u8>>(), list in proptest::collection::vec(any::<u16>(), 0..20)) {
+        fn written_values_are_read_again(n in any::<u64>(), text in ".{0,40}", raw in any::<Vec<u8>>(), list in proptest::collection::vec(any::<u16>(), 0..20)) {
             let mut out = Vec::new();
             out.put_u64(n);
             out.put_str(&text);

@@ -428,7 +428,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_later_versions_add_changes_nothing(
+        fn additions_of_later_versions_change_nothing(
             extensions in prop::collection::vec((3_u16.., prop::collection::vec(any::<u8>(), 0..40)), 0..20),
             schemes in prop::collection::vec("[a-su-z]{1,9}://.{0,40}", 0..20),
             features: u64,

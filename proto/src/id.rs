@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_pasting_adds_does_no_harm() {
+    fn characters_added_by_pasting_do_no_harm() {
         let id = key(1).id();
         let text = id.to_string();
         for pasted in [
@@ -373,7 +373,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn what_is_valid_is_what_the_strict_check_says(
+        fn valid_keys_are_those_of_the_strict_check(
             seed: u8, message: Vec<u8>, at in 0usize..64, flip: u8
         ) {
             let key = key(seed);

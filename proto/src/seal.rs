@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_opens_with_the_same_receipt() {
+    fn a_sealed_letter_opens_with_the_same_receipt() {
         let Sealed { bytes, receipt } = sealed("hello");
         assert_eq!(open(&bob(), "net", &label(), &bytes), Ok((letter("hello"), receipt)));
         assert!(bytes.len() <= OVERHEAD + 5);

@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_pasting_adds_is_taken_away() {
+    fn characters_added_by_pasting_are_removed() {
         for pasted in [
             "abc123",
             " abc123\n",

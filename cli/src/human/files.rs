@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_here_is_not_advised_to_be_fetched() {
+    fn files_found_on_this_node_come_without_advice_to_fetch_them() {
         let id = |n| NodeId::from_bytes([n; 32]);
         let source = |n: &u8| FileSource { id: id(*n), name: String::new(), addresses: Vec::new() };
         let view = |name, sources: &[u8]| FoundFile {
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_is_named_up_to_a_number() {
+    fn changed_files_are_named_up_to_a_number() {
         let renamed = |n: usize| Renamed {
             name: format!("a{n}\u{202e}").parse().unwrap(),
             path: format!("/d/a{n}_").into(),

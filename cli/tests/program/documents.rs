@@ -334,7 +334,7 @@ fn the_demo_in_documents_is_the_one_that_runs() {
 }
 
 #[test]
-fn what_is_not_there_is_noticed() {
+fn missing_things_are_noticed() {
     let tree: Vec<String> = ["docs", "docs/guide.md", "cli/src/run.rs", "tests/fixtures/state-1"]
         .map(str::to_owned)
         .into();

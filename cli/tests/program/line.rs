@@ -157,7 +157,7 @@ fn a_changed_share_is_noticed() {
 }
 
 #[test]
-fn messages_reach_whom_they_are_for() {
+fn messages_reach_their_recipients() {
     let home = tempfile::tempdir().unwrap();
     let mut line = line(home.path(), &[]);
     assert_eq!(line.b.run("msg  hello \"all\" ")["sent_to"], 2);
@@ -510,7 +510,7 @@ fn discover_names_the_neighbours_of_each_node() {
 }
 
 #[test]
-fn ping_reaches_a_node_without_a_link_and_peers_say_when_they_were_heard() {
+fn ping_reaches_a_node_without_a_link_and_peers_have_times() {
     let home = tempfile::tempdir().unwrap();
     let mut line = line(home.path(), &[]);
     let far = line.c.id.clone();

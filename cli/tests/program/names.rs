@@ -60,7 +60,7 @@ fn each_share_of_equal_content_has_its_own_ticket() {
 }
 
 #[test]
-fn what_is_got_by_its_name_arrives_under_it() {
+fn a_file_fetched_by_its_name_arrives_under_it() {
     let home = tempfile::tempdir().unwrap();
     let mut alice = Program::start(home.path(), "alice", &[]);
     for name in ["a.txt", "b.txt"] {
@@ -207,7 +207,7 @@ fn a_hidden_name_is_not_written_unless_it_was_chosen() {
 
 #[cfg(unix)]
 #[test]
-fn what_is_no_file_is_not_replaced() {
+fn a_target_that_is_no_file_is_not_replaced() {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("file");
@@ -238,7 +238,7 @@ fn what_is_no_file_is_not_replaced() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn what_a_disk_cannot_have_is_named_and_makes_it_fail() {
+fn names_that_the_disk_cannot_have_are_named_and_fail_the_fetch() {
     let home = tempfile::tempdir().unwrap();
     let top = home.path().join("top");
     fs::create_dir(&top).unwrap();

@@ -38,7 +38,7 @@ fn joined(home: &Path, nodes: usize, args: &[&str]) -> Vec<Program> {
 }
 
 #[test]
-fn twelve_join_through_one_hear_all_and_live_on_without_it() {
+fn twelve_join_through_one_get_every_broadcast_and_live_on_without_it() {
     const NODES: usize = 12;
     const EACH: usize = 100;
     let home = tempfile::tempdir().unwrap();
@@ -111,7 +111,7 @@ fn two_that_are_started_in_the_wrong_order_find_each_other() {
 }
 
 #[test]
-fn who_leaves_is_alone_and_may_join_again() {
+fn a_node_that_leaves_is_alone_and_may_join_again() {
     let home = tempfile::tempdir().unwrap();
     let mut nodes = joined(home.path(), 4, &[]);
     let left = nodes[0].run("leave");

@@ -371,7 +371,7 @@ fn lines_that_come_at_once_are_all_carried_out() {
 }
 
 #[test]
-fn what_tab_writes_is_what_is_shared() {
+fn completion_writes_the_path_that_is_shared() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("it's here");
     fs::create_dir(&folder).unwrap();

@@ -16,7 +16,7 @@ use crate::harness::{
 };
 
 #[test]
-fn what_is_shared_is_fetched_by_its_ticket() {
+fn a_share_is_fetched_by_its_ticket() {
     let home = tempfile::tempdir().unwrap();
     let bytes = content(1, (3 << 20) + 17);
     let film = home.path().join("a film.bin");
@@ -49,7 +49,7 @@ fn what_is_shared_is_fetched_by_its_ticket() {
 }
 
 #[test]
-fn what_is_there_is_left_unless_it_is_to_be_replaced() {
+fn an_existing_file_is_left_unless_it_is_to_be_replaced() {
     let home = tempfile::tempdir().unwrap();
     let notes = home.path().join("notes.txt");
     fs::write(&notes, "new").unwrap();
@@ -108,7 +108,7 @@ fn one_file_goes_to_standard_output() {
 }
 
 #[test]
-fn a_hash_needs_to_be_told_where() {
+fn a_hash_alone_needs_an_address() {
     let home = tempfile::tempdir().unwrap();
     let notes = home.path().join("notes.txt");
     fs::write(&notes, "by hash").unwrap();
@@ -278,7 +278,7 @@ fn part(home: &Path) -> Option<PathBuf> {
 
 #[cfg(unix)]
 #[test]
-fn what_was_stopped_goes_on_where_it_was() {
+fn an_interrupted_fetch_continues_where_it_was() {
     let home = tempfile::tempdir().unwrap();
     let bytes = content(4, 8 << 20);
     let film = home.path().join("film.bin");
@@ -304,7 +304,7 @@ fn what_was_stopped_goes_on_where_it_was() {
 /// A `get` that fails before it reads the kept part of an earlier `get` leaves that part.
 #[cfg(unix)]
 #[test]
-fn what_was_stopped_is_said_to_be_kept_though_no_source_has_it_now() {
+fn an_interrupted_fetch_is_kept_without_sources() {
     let home = tempfile::tempdir().unwrap();
     let film = home.path().join("film.bin");
     fs::write(&film, content(4, 8 << 20)).unwrap();
@@ -434,7 +434,7 @@ fn a_ticket_is_taken_from_a_file_a_pipe_or_the_environment() {
 }
 
 #[test]
-fn a_person_is_told_what_to_type() {
+fn a_user_learns_what_to_type() {
     let home = tempfile::tempdir().unwrap();
     let notes = home.path().join("notes.txt");
     fs::write(&notes, "abc").unwrap();
@@ -517,7 +517,7 @@ fn a_fetch_goes_on_after_a_restart() {
 /// `share` prints completed fetches, and files that can't be fetched.
 #[cfg(unix)]
 #[test]
-fn who_shares_is_told_who_has_fetched_what() {
+fn a_sharing_user_sees_each_finished_upload() {
     let home = tempfile::tempdir().unwrap();
     let (film, notes) = (home.path().join("film.bin"), home.path().join("notes.txt"));
     let bytes = content(12, (3 << 20) + 5);

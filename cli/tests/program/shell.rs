@@ -265,7 +265,7 @@ fn a_path_that_can_not_be_shared_stops_the_start() {
 
 #[cfg(unix)]
 #[test]
-fn what_has_no_name_to_share_it_under_says_so() {
+fn a_share_without_a_name_is_refused_with_a_reason() {
     let home = tempfile::tempdir().unwrap();
     // A pipe, like the `<(command)` of a shell.
     let mut command = peerkit(home.path());

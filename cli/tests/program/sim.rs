@@ -53,7 +53,7 @@ fn a_scenario_that_holds_is_the_same_run_each_time() {
 }
 
 #[test]
-fn what_does_not_hold_is_shown_and_fails() {
+fn a_missed_bound_is_shown_and_fails() {
     let home = tempfile::tempdir().unwrap();
     let hopeless = SCENARIO.replace("components = 1", "components = 7");
     let output = sim(home.path(), &hopeless, &[]);
@@ -66,7 +66,7 @@ fn what_does_not_hold_is_shown_and_fails() {
 }
 
 #[test]
-fn a_file_that_is_no_scenario_is_told_so() {
+fn a_file_that_is_no_scenario_is_an_error() {
     let home = tempfile::tempdir().unwrap();
     let fails = |scenario: &str, said: &[&str]| {
         let output = sim(home.path(), scenario, &[]);

@@ -269,7 +269,7 @@ fn the_line_to_join_from_another_machine_has_an_address_of_use_there() {
 
 #[cfg(unix)]
 #[test]
-fn what_is_skipped_is_in_json_and_in_text() {
+fn skipped_files_are_in_json_and_in_text() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("folder");
     fs::create_dir_all(&folder).unwrap();

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::harness::{PATIENCE, Program, Share, line, peerkit, run, send_signal, stopping_signals};
 
 #[test]
-fn signals_stop_a_node_cleanly_and_peers_are_told() {
+fn signals_stop_a_node_with_a_goodbye_to_its_peers() {
     for (signal, _) in stopping_signals() {
         let home = tempfile::tempdir().unwrap();
         let mut line = line(home.path(), &[]);

@@ -43,7 +43,7 @@ impl Actor {
                 Some(order) = self.orders.recv() => self.on_order(order),
             }
         }
-        self.hear_links();
+        self.take_link_reports();
         let kept = inner.broadcasts.clone();
         let writing = tokio::spawn(blocking::run(move || kept.write()));
         let settling = async { tokio::join!(inner.dispatch.settle(), writing) };

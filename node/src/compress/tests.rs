@@ -116,7 +116,7 @@ fn an_lz4_block_that_ends_in_zeros_is_not_taken_for_the_frames_end() {
 }
 
 #[test]
-fn what_follows_the_stream_is_refused() {
+fn bytes_behind_the_stream_are_refused() {
     for compression in ALGORITHMS {
         let whole = packed(compression, b"peerkit peerkit peerkit peerkit peerkit");
         for extra in [&[0][..], &[0; 4], b"xyz", &whole.payload] {
@@ -171,7 +171,7 @@ fn pythons_compressors_are_understood() {
 }
 
 #[test]
-fn what_compression_does_not_make_smaller_travels_as_it_is() {
+fn incompressible_messages_travel_as_they_are() {
     let noise: Vec<u8> =
         (0..1000_u32).flat_map(|n| *blake3::hash(&n.to_le_bytes()).as_bytes()).collect();
     for compression in ALGORITHMS {

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_just_written_is_in_memory() {
+    fn a_file_just_written_is_in_memory() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[7; 10_000]).unwrap();
         let cached = CachedRead::of(&file);

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_is_closed_from_the_start_and_what_exists_is_left() {
+    fn new_files_are_private_from_the_start_and_existing_ones_are_left() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b/file");
         create_folder(path.parent().unwrap()).unwrap();

@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn this_node_is_told_and_links_go_from_the_dialler() {
+    fn this_node_is_marked_and_links_go_from_the_dialler() {
         let graphml = network_of(&infos(3, &[(1, 0), (1, 2)])[..2]).to_graphml();
         let line = |id| graphml.lines().find(|line| line.contains(&format!("node id=\"{id}\"")));
         let (first, last) = (line(id(0)).unwrap(), line(id(2)).unwrap());

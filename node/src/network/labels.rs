@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wide_in_some_fonts_is_fitted() {
+    fn labels_that_are_wide_in_some_fonts_are_fitted() {
         assert!(width("WWW", 10.0) > 2.5 * width("iii", 10.0));
         assert!(!is_unsure("Zoë, 数据, …") && is_unsure("\u{fdfd}") && is_unsure("🦀"));
     }

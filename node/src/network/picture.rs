@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_others_have_too_is_told_apart() {
+    fn equal_names_are_made_distinct() {
         let mut infos = infos(4, &[]);
         for (info, name) in infos.iter_mut().zip(["bob", "bob", "", "a name of very many letters"])
         {

@@ -31,7 +31,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_would_end_an_element_or_can_not_stand_in_xml_is_written_out() {
+    fn special_characters_are_escaped() {
         assert_eq!(escaped("a<b>&\"'é"), "a&lt;b&gt;&amp;&quot;'é");
         assert_eq!(escaped("\0\u{1b}\n\u{202e}\u{ffff}"), "\\u{0}\\u{1b}\\n\\u{202e}\\u{ffff}");
         assert_eq!(escaped("]]>"), "]]&gt;");

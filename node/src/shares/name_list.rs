@@ -66,7 +66,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_found_is_what_has_it(
+        fn found_names_contain_the_words(
             texts in proptest::collection::vec("[abé]{0,6}", 0..12),
             part in "[abé]{0,3}",
         ) {

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_glob_is_taken_as_it_stands() {
+    fn an_invalid_glob_is_taken_literally() {
         assert!(fits("song[live", "my song[live.mp3"));
         assert!(fits("x[z-a]", "x[z-a]"), "a class without anything in it");
         let nine = "? ".repeat(MAX_GLOBS + 1);

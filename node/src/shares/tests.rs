@@ -433,7 +433,7 @@ async fn after_a_restart_all_is_shared_again_and_nothing_hashed_again() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_shared_is_named() {
+async fn files_that_cannot_be_shared_are_named() {
     let (dir, shares) = (folder(), shares());
     let missing = shares.add(dir.path().join("none"), |_| ()).await.unwrap_err();
     assert!(missing.to_string().contains("none"), "{missing}");
@@ -523,7 +523,7 @@ async fn each_sees_what_it_may_have() {
 }
 
 #[tokio::test]
-async fn whom_it_is_for_outlives_a_restart_and_a_change() {
+async fn the_access_list_outlives_a_restart_and_a_change() {
     let (dir, state) = (folder(), folder());
     let paths = ["named", "ticket", "forgotten", "open"].map(|name| dir.path().join(name));
     for path in &paths {
@@ -558,7 +558,7 @@ async fn whom_it_is_for_outlives_a_restart_and_a_change() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_now_can_be_unshared() {
+async fn a_missing_file_can_be_unshared() {
     let (dir, state) = (folder(), folder());
     let path = dir.path().join("away");
     write(&path, b"away");

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_is_there_again_within_its_bounds() {
+    fn stored_broadcasts_are_restored_within_their_bounds() {
         let folder = tempfile::tempdir().unwrap();
         let open = |network, config: &Config| {
             StoredBroadcasts::new(Store::open(Some(folder.path())).unwrap(), network, config)

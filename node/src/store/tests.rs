@@ -113,7 +113,7 @@ fn forgets() {
 }
 
 #[test]
-fn what_is_saved_again_takes_the_place_of_what_was() {
+fn a_saved_value_replaces_the_earlier_one() {
     let (_folder, stores) = both();
     for store in stores {
         fill(&store);
@@ -129,7 +129,7 @@ fn what_is_saved_again_takes_the_place_of_what_was() {
 }
 
 #[test]
-fn a_second_node_is_told_who_has_the_folder() {
+fn a_second_node_learns_which_process_has_the_folder() {
     let folder = tempfile::tempdir().unwrap();
     let first = Store::open(Some(folder.path())).unwrap();
     let error = Store::open(Some(folder.path())).unwrap_err();
@@ -142,7 +142,7 @@ fn a_second_node_is_told_who_has_the_folder() {
 }
 
 #[test]
-fn what_is_not_a_database_is_left_alone() {
+fn a_file_that_is_no_database_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join(STATE_FILE);
     std::fs::write(&file, b"something else entirely").unwrap();
@@ -191,7 +191,7 @@ fn paths_are_bytes() {
 }
 
 #[test]
-fn a_share_keeps_whom_it_is_for() {
+fn a_share_keeps_its_access_list() {
     let folder = tempfile::tempdir().unwrap();
     let ticket = Access::Ticket(Secret::from_bytes([9; 16]));
     for store in [Store::open(None).unwrap(), Store::open(Some(folder.path())).unwrap()] {
@@ -205,7 +205,7 @@ fn a_share_keeps_whom_it_is_for() {
 }
 
 #[test]
-fn what_an_older_version_shared_is_shared_with_everyone() {
+fn shares_of_an_older_version_are_for_everyone() {
     let folder = tempfile::tempdir().unwrap();
     {
         let database = redb::Database::create(folder.path().join(STATE_FILE)).unwrap();

@@ -195,7 +195,7 @@ fn a_stranger_gets_no_room_for_more_than_a_hello() {
 }
 
 #[test]
-fn what_follows_the_hello_in_one_piece_is_a_peers() {
+fn frames_behind_the_hello_stay_in_the_buffer() {
     let mut link = Link::new(at(0.0), Side::Dialler, greeting("d"), &Arc::default());
     outputs(&mut link);
     let mut bytes = Vec::new();

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_user_gave_up_stays_lost() {
+    fn a_link_that_the_user_gave_up_is_not_dialled_again() {
         let mut bench = Bench::of(Reconnects::new(&Config::default()));
         let peer = NodeId::from_bytes([1; 32]);
         bench.part.keep(address());

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_old_is_ignored() {
+    fn an_old_order_is_ignored() {
         let mut node = Node::new(Some(owner().id()));
         // Replayed after a restart.
         assert!(node.receive(&order(&owner(), "net", START - 1)).is_empty());

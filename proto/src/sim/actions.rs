@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_done_is_an_event_too() {
+    fn an_impossible_action_is_an_event_too() {
         let mut sim = line();
         let (me, near) = (sim.id(0), sim.id(1));
         let unused = Key::from_secret(&[9; 32]).id();

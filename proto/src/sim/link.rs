@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_comes_later_and_whole() {
+    fn held_frames_arrive_later_and_whole() {
         let (mut lane, config) = (Lane::default(), Config::default());
         for n in [1, 2] {
             lane.control(ping(n, 10), &config).unwrap();

@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn an_error_names_the_wrong_setting() {
         let scenario = |rest: &str, steps: &str| {
             read(&format!(r#"{{"name": "x", "nodes": 10, {rest} "step": [{steps}]}}"#))
         };

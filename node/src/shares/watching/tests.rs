@@ -103,7 +103,7 @@ fn a_share_is_due_when_it_is_quiet_and_not_too_late_without() {
 }
 
 #[tokio::test]
-async fn what_changes_is_shared_as_it_is_then_and_nothing_else_is_looked_at() {
+async fn a_changed_file_is_shared_anew_and_no_other_is_read() {
     let ((_one, folder), (_two, other)) = (folder(), folder());
     let shares = watched();
     write(&folder.join("a.txt"), b"before");
@@ -126,7 +126,7 @@ async fn what_changes_is_shared_as_it_is_then_and_nothing_else_is_looked_at() {
 }
 
 #[tokio::test]
-async fn what_goes_is_not_served_and_comes_back() {
+async fn a_removed_file_is_not_served_until_it_is_back() {
     let (_dir, folder) = folder();
     let shares = watched();
     let (tree, file, away) = (folder.join("tree"), folder.join("file"), folder.join("away"));
@@ -162,7 +162,7 @@ async fn what_goes_is_not_served_and_comes_back() {
 }
 
 #[tokio::test]
-async fn what_is_no_longer_shared_is_no_longer_watched() {
+async fn an_unshared_folder_is_not_watched() {
     let (_dir, folder) = folder();
     let shares = watched();
     let (outer, inner) = (folder.join("outer"), folder.join("outer/inner"));

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_is_refused() {
+    fn a_changed_record_is_refused() {
         for cipher in [Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305] {
             let keys = || RecordProtection::new(cipher, TrafficSecret::new([7; 32])).unwrap();
             let mut record = [0; HEADER + 3 + TAIL];

@@ -92,7 +92,7 @@ async fn a_forged_record_ends_the_session_and_is_reported_to_the_peer() {
 }
 
 #[tokio::test]
-async fn what_came_before_a_forged_record_is_read_first() {
+async fn bytes_before_a_forged_record_are_read_first() {
     let (mut ours, mut theirs) = dialled_rustls().await;
     theirs.write_all(b"abc").await.unwrap();
     theirs.flush().await.unwrap();

@@ -104,7 +104,7 @@ fn texts(batch: &Batch) -> String {
 }
 
 #[test]
-fn new_is_passed_on_and_heard_and_old_is_refused() {
+fn a_new_broadcast_is_delivered_and_passed_on_and_an_old_one_refused() {
     let mut node = Bench::new(3);
     node.receive(1, batch(1, &["a"]));
     assert_eq!(node.out(), ["push 2 a", "push 3 a", "delivered a"]);
@@ -120,7 +120,7 @@ fn new_is_passed_on_and_heard_and_old_is_refused() {
 }
 
 #[test]
-fn who_prunes_is_told_until_it_wants() {
+fn a_pruned_link_gets_announcements_until_it_grafts() {
     let mut node = Bench::new(2);
     node.part.receive_prune(link(2), run());
     node.receive(1, batch(1, &["a"]));
@@ -137,7 +137,7 @@ fn who_prunes_is_told_until_it_wants() {
 }
 
 #[test]
-fn what_was_announced_and_does_not_come_is_asked_for_one_after_the_other() {
+fn an_announced_broadcast_that_does_not_come_is_requested_from_one_peer_after_another() {
     let mut node = Bench::new(3);
     let begun = node.now;
     node.announce(2, 1);
@@ -176,7 +176,7 @@ fn a_gap_waits_for_what_stands_before_it() {
 }
 
 #[test]
-fn a_gap_that_nobody_can_fill_is_told() {
+fn a_gap_that_no_peer_can_fill_is_reported() {
     let mut node = Bench::new(1);
     node.receive(1, batch(1, &["a"]));
     node.receive(1, batch(4, &["d"]));
@@ -213,7 +213,7 @@ fn a_gap_is_filled_by_who_comes_later() {
 }
 
 #[test]
-fn what_is_older_than_any_log_is_not_waited_for() {
+fn broadcasts_older_than_any_log_are_not_awaited() {
     let mut node = Bench::new(1);
     let late = Batch::sign(&author(), "net", 5, (40, 40), vec![item("x")]);
     node.receive(1, late);
@@ -221,7 +221,7 @@ fn what_is_older_than_any_log_is_not_waited_for() {
 }
 
 #[test]
-fn who_claims_what_it_does_not_have_is_given_up() {
+fn a_peer_that_claims_what_it_does_not_have_is_given_up() {
     let mut node = Bench::new(1);
     node.announce(1, u64::MAX);
     for _ in 0..MAX_TRIES {
@@ -253,7 +253,7 @@ fn broadcasts_soon_after_each_other_go_out_under_one_signature() {
 }
 
 #[test]
-fn what_does_not_fit_together_goes_out_apart() {
+fn broadcasts_that_exceed_one_frame_go_out_in_several() {
     let mut node = Bench::with(author(), 1, &Config::default());
     let large = "x".repeat(40 << 10);
     for _ in 0..3 {
@@ -283,7 +283,7 @@ fn the_id_that_the_author_gets_is_the_one_that_others_hear() {
 }
 
 #[test]
-fn a_crowded_link_is_told_and_asks_when_it_has_time() {
+fn a_crowded_link_gets_announcements_and_requests_later() {
     let mut node = Bench::new(2);
     let pushed = batch(1, &["a"]);
     node.receive(1, pushed.clone());
@@ -296,7 +296,7 @@ fn a_crowded_link_is_told_and_asks_when_it_has_time() {
 }
 
 #[test]
-fn what_nobody_has_time_for_is_asked_for_again() {
+fn a_broadcast_without_a_ready_application_is_requested_again() {
     let mut node = Bench::new(2);
     node.receive(1, batch(1, &["a"]));
     node.out();
@@ -315,7 +315,7 @@ fn what_nobody_has_time_for_is_asked_for_again() {
 }
 
 #[test]
-fn what_waits_is_bounded_in_number() {
+fn the_number_of_waiting_broadcasts_is_bounded() {
     let mut node = Bench::new(1);
     node.receive(1, batch(1, &["a"]));
     for first in 3..4000 {
@@ -329,7 +329,7 @@ fn what_waits_is_bounded_in_number() {
 }
 
 #[test]
-fn what_is_wanted_is_given_in_parts() {
+fn a_large_request_is_answered_in_parts() {
     let mut node = Bench::new(2);
     let large = "x".repeat(60 << 10);
     for first in 1..=6 {
@@ -409,7 +409,7 @@ fn limits_hold_before_anything_is_sent_and_where_it_comes_in() {
 }
 
 #[test]
-fn what_is_too_old_or_from_the_future_is_dropped() {
+fn broadcasts_too_old_or_from_the_future_are_dropped() {
     let config = Config::default();
     let mut node = Bench::new(1);
     let at = |offset: i64| {
@@ -478,7 +478,7 @@ fn a_batch_that_reaches_further_than_one_at_its_place_is_counted_once() {
 }
 
 #[test]
-fn what_was_kept_in_an_earlier_run_is_had_and_not_heard_again() {
+fn broadcasts_of_an_earlier_run_are_served_and_not_delivered_again() {
     let mut node = Bench::new(1);
     node.turn(|broadcasts, turn| broadcasts.restore(turn, vec![batch(1, &["a", "b"])]));
     node.receive(1, batch(1, &["a", "b"]));

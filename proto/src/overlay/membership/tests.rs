@@ -169,7 +169,7 @@ fn a_node_joins_through_a_link() {
 }
 
 #[test]
-fn a_node_by_hand_joins_nobody_and_takes_nobody() {
+fn a_manual_node_neither_joins_nor_accepts_neighbours() {
     let mut node = Bench::with(Config::default(), true);
     node.link(1, Direction::Inbound);
     node.turn(|membership, turn| membership.join(turn, id(1)));
@@ -179,7 +179,7 @@ fn a_node_by_hand_joins_nobody_and_takes_nobody() {
 }
 
 #[test]
-fn a_join_that_is_refused_or_not_answered_is_told() {
+fn a_join_that_is_refused_or_not_answered_is_reported() {
     let mut node = Bench::new();
     for n in 1..=3 {
         node.link(n, Direction::Outbound);
@@ -194,7 +194,7 @@ fn a_join_that_is_refused_or_not_answered_is_told() {
 }
 
 #[test]
-fn a_new_node_is_told_of_and_the_neighbour_that_goes_is_told_whom_to_ask() {
+fn a_new_node_is_announced_and_the_evicted_neighbour_learns_of_it() {
     let mut node = Bench::member(5);
     node.link(6, Direction::Inbound);
     node.request(6, Need::Join);
@@ -255,7 +255,7 @@ fn a_full_node_refuses_who_has_others_and_keeps_its_word() {
 }
 
 #[test]
-fn who_is_named_instead_is_asked_first() {
+fn a_node_named_as_replacement_is_asked_first() {
     let mut node = Bench::member(5);
     let link_end = Disconnect { instead: vec![record(9)], leaves: true };
     node.receive(1, Frame::Disconnect(link_end));
@@ -308,7 +308,7 @@ fn a_dial_that_was_crossed_leaves_no_link_behind() {
 }
 
 #[test]
-fn leaving_hands_the_place_over_and_nobody_gets_in_again() {
+fn leaving_hands_the_place_over_and_no_node_takes_it() {
     let mut node = Bench::member(3);
     node.turn(Membership::leave);
     let out = node.out();
@@ -363,7 +363,7 @@ fn a_shuffle_goes_on_and_its_answer_comes_back() {
 }
 
 #[test]
-fn what_is_told_pushes_out_nobody_that_was_reached() {
+fn learnt_records_do_not_push_out_nodes_that_were_reached() {
     let mut node = Bench::member(5);
     for n in 10..30 {
         node.turn(|membership, turn| membership.passive.add_reached(turn, record(n)));
@@ -427,7 +427,7 @@ fn records_that_are_old_or_forged_are_not_learnt() {
 }
 
 #[test]
-fn a_record_of_somebody_else_is_a_fault() {
+fn a_record_of_another_node_is_a_fault() {
     let mut node = Bench::new();
     node.link(1, Direction::Inbound);
     let request = NeighbourRequest { need: Need::High, record: record(2) };
@@ -455,7 +455,7 @@ fn the_least_node_gives_signs_of_life_and_is_forgotten_without() {
 }
 
 #[test]
-fn who_hears_of_another_least_is_brought_together() {
+fn parts_with_different_least_identities_are_joined() {
     let mut node = Bench::member(5);
     node.turn(|membership, turn| membership.known(turn, vec![(id(8), vec![address(8)])]));
     node.now = node.now + Duration::from_secs(20);

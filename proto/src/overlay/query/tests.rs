@@ -246,7 +246,7 @@ pub(crate) fn samples() -> Vec<Frame> {
 }
 
 #[test]
-fn what_a_node_asks_for_itself_goes_no_further() {
+fn a_nodes_own_query_goes_to_its_neighbours_only() {
     let own = |depth| Query { own: true, ..query(depth) };
     let mut q = new();
     let out = outputs(&mut q, |q, out| {
@@ -344,7 +344,7 @@ fn answers_that_were_not_asked_for_are_counted_and_too_many_end_the_link() {
 }
 
 #[test]
-fn what_only_one_link_was_asked_no_other_answers() {
+fn an_answer_over_another_link_is_ignored() {
     let mut q = new();
     ask(&mut q, 1, &[1]);
     same(&answered_at(&mut q, 1, 2), &[]);

@@ -82,7 +82,7 @@ fn it_finds_its_way_through_any_network() {
 }
 
 #[test]
-fn a_node_that_nobody_knows_is_no_way() {
+fn a_message_on_an_unknown_query_has_no_route() {
     let mut net = line(3);
     let query = QueryId([9; 16]);
     let number = net.send(0, 2, query, "x");
@@ -140,7 +140,7 @@ fn a_relay_can_not_say_that_it_was_taken() {
 }
 
 #[test]
-fn a_link_that_ends_on_the_way_is_told_of() {
+fn a_link_that_ends_on_the_route_is_reported() {
     let mut net = line(5);
     let query = net.find(0, 4);
     let number = net.send(0, 4, query, "x");
@@ -192,7 +192,7 @@ fn one_that_is_too_old_or_from_the_future_is_refused() {
 }
 
 #[test]
-fn only_whom_the_query_came_from_uses_its_way() {
+fn only_the_node_that_sent_the_query_uses_its_route() {
     // 3 hangs on 1 as well: it got the query from there, and has no way of its own.
     let mut net = Net::new(5, &[(0, 1), (1, 2), (2, 4), (1, 3)], 1);
     net.clocks(UNIX);
@@ -225,7 +225,7 @@ fn a_link_has_so_much_passed_on_and_then_has_to_wait() {
 }
 
 #[test]
-fn a_crowded_lane_on_the_way_is_told_of() {
+fn a_crowded_queue_on_the_route_is_reported() {
     let mut net = line(4);
     let query = net.find(0, 3);
     let number = net.send(0, 3, query, "x");

@@ -147,7 +147,7 @@ fn a_fetch_takes_as_long_as_its_bytes_on_the_line() {
 }
 
 #[test]
-fn what_is_empty_or_tiny_is_fetched_and_beside_what_is_there() {
+fn empty_and_tiny_files_are_fetched_beside_existing_ones() {
     for bytes in [&b""[..], b"x"] {
         let mut sim = star(1_000_000, &nodes(3));
         let hash = share(&mut sim, "note.txt", bytes, &[0]);
@@ -352,7 +352,7 @@ fn searches_find_files_by_the_words_of_their_names() {
 }
 
 #[test]
-fn what_nobody_shares_is_an_error() {
+fn a_content_that_no_node_shares_is_an_error() {
     let mut sim = star(1_000_000, &nodes(2));
     fetch(&mut sim, 1, Hash::of(b"nothing"));
     ends(&mut sim, 1, 60);

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_and_does_not_read_is_bounded_and_ended() {
+async fn a_requester_that_does_not_read_is_bounded_and_disconnected() {
     let serving = serving();
     let bytes = content(3 * P, 1);
     let (guard, hash) = growing(&serving, &bytes, Access::Open);
@@ -36,7 +36,7 @@ async fn who_asks_and_does_not_read_is_bounded_and_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_finish_a_request_is_ended() {
+async fn a_requester_that_does_not_finish_a_request_is_disconnected() {
     let serving = serving();
     let message = Request::Describe { hash: Hash::of(b"x") }.encode();
     for sent in [1, PREFIX, 20] {
