@@ -22,10 +22,10 @@ struct Delivery {
 impl BroadcastLog {
     /// Records that a broadcast has just been received.
     pub(crate) fn record(&self, message: &[u8]) {
-        // A message without a number was never broadcast; this number fails the check.
-        let deliveries =
-            Delivery { number: number(message).unwrap_or(u64::MAX), at: Instant::now() };
-        self.lock().push(deliveries);
+        // A message without a number was never broadcast. Nor was number `u64::MAX`, so the check
+        // fails.
+        let delivery = Delivery { number: number(message).unwrap_or(u64::MAX), at: Instant::now() };
+        self.lock().push(delivery);
     }
 
     /// Returns how many broadcasts have been received.
@@ -33,10 +33,12 @@ impl BroadcastLog {
         self.lock().len()
     }
 
-    /// Empties the log and checks it against the broadcasts that were made from number `first` on,
-    /// at the times `sent`: each arrived at most once, and in order if `ordered`. Adds this node to
-    /// `latest`, which has one entry per broadcast: the number of nodes that received it, and its
-    /// longest delay so far.
+    /// Empties the log and checks that each broadcast arrived at most once, and in order if `ordered`
+    /// is set. The broadcasts are numbered from `first`, and `sent` has the time at which each was
+    /// made.
+    ///
+    /// `latest` has one entry per broadcast: the number of nodes that received it, and the longest
+    /// delay so far. Adds this node's deliveries to it.
     fn check(
         &self,
         first: u64,
@@ -46,13 +48,14 @@ impl BroadcastLog {
     ) -> Result<()> {
         let mut deliveries = std::mem::take(&mut *self.lock());
         if !ordered {
-            deliveries.sort_by_key(|deliveries| deliveries.number);
+            // The loop below finds duplicates because they are neighbours.
+            deliveries.sort_by_key(|delivery| delivery.number);
         }
-        let mut before = None;
+        let mut previous = None;
         for Delivery { number, at } in deliveries {
-            ensure!(before != Some(number), "broadcast {number} arrived twice");
-            ensure!(before < Some(number), "broadcast {number} arrived after {before:?}");
-            before = Some(number);
+            ensure!(previous != Some(number), "broadcast {number} arrived twice");
+            ensure!(previous < Some(number), "broadcast {number} arrived after {previous:?}");
+            previous = Some(number);
             let index = number.checked_sub(first).and_then(|index| usize::try_from(index).ok());
             let index = index.filter(|index| *index < sent.len());
             let Some(index) = index else { anyhow::bail!("broadcast {number} was never sent") };
@@ -68,13 +71,13 @@ impl BroadcastLog {
     }
 }
 
-/// Empties the `logs` and returns for each broadcast the delay until the last node had it, shortest
-/// first. Returns `None` if some node did not receive all of them. The broadcasts were made from
-/// number `first` on, at the times `sent`.
+/// Empties the `logs`. Returns for each broadcast the delay until the last node received it, shortest
+/// first, or `None` if a node did not receive every broadcast. The broadcasts are numbered from
+/// `first`, and `sent` has the time at which each was made.
 ///
 /// # Errors
-/// Fails if a node received a broadcast twice, one that was not made, or (if `ordered`) out of
-/// order.
+/// Fails if a node received a broadcast twice, or one that was never made. Fails also if `ordered` is
+/// set and a node received a broadcast out of order.
 pub(crate) fn times_to_last_node(
     logs: &[BroadcastLog],
     first: u64,
@@ -91,7 +94,7 @@ pub(crate) fn times_to_last_node(
     Ok(complete.then_some(times))
 }
 
-/// Totals of all nodes of a network; `None` for a number that the system does not report.
+/// Totals of all nodes of a network. A total that the system does not report is `None`.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct NetworkTotals {
     /// Received copies of broadcasts, duplicates included.
@@ -129,6 +132,7 @@ mod tests {
         let sent = [Instant::now()];
         let early = log(&[0]);
         std::thread::sleep(Duration::from_millis(5));
+        // The other node receives the broadcast only now.
         let times = times_to_last_node(&[log(&[0]), early], 0, &sent, true).unwrap().unwrap();
         assert!(times[0] >= Duration::from_millis(5));
     }

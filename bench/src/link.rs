@@ -1,5 +1,5 @@
-//! One end of a link that carries messages, of any system. Systems without messages of their own
-//! use [`framing`](mod@crate::framing) on a byte stream.
+//! One end of a link that carries messages, for each measured system. A system that has byte streams
+//! but no messages uses [`framing`](mod@crate::framing).
 
 use std::time::Duration;
 
@@ -18,11 +18,11 @@ use crate::systems::zenoh;
 
 /// The listening end.
 pub(crate) enum Listener {
-    /// Listens for a byte stream.
+    /// A listener of a system that has byte streams.
     Framed(streams::Listener, OnMessage),
-    /// A node.
+    /// A peerkit node.
     Peerkit(peerkit::Listener),
-    /// A session.
+    /// A zenoh session.
     #[cfg(feature = "systems")]
     Zenoh(zenoh::Listener),
 }
@@ -31,9 +31,9 @@ pub(crate) enum Listener {
 pub(crate) enum Link {
     /// One end of a byte stream.
     Framed(Framed),
-    /// One end of a link between nodes.
+    /// One end of a link between peerkit nodes.
     Peerkit(peerkit::Link),
-    /// One end of a link between sessions.
+    /// One end of a link between zenoh sessions.
     #[cfg(feature = "systems")]
     Zenoh(zenoh::Link),
 }
@@ -61,7 +61,7 @@ impl Listener {
         }
     }
 
-    /// Waits for the other end to connect. From then on bulk data from it is discarded.
+    /// Waits for the other end to connect. Bulk data that arrives on the link is read and discarded.
     pub(crate) async fn accept(self) -> Result<Link> {
         Ok(match self {
             Self::Framed(listener, on_message) => {
@@ -91,9 +91,9 @@ impl Link {
         })
     }
 
-    /// Sends numbered messages of `size` bytes for `length`, and then the last one. Returns how
-    /// many came before the last. They may still be in flight: keep the link until the other end
-    /// has received them.
+    /// Sends numbered messages of `size` bytes for `length`, and then one that is marked as the last.
+    /// Returns the number of messages before it. Some may still be in flight, so keep the link until
+    /// the other end has received them.
     pub(crate) async fn send(&mut self, size: usize, length: Duration) -> Result<u64> {
         match self {
             Self::Framed(link) => framing::send(&mut link.stream, size, length).await,
@@ -103,7 +103,8 @@ impl Link {
         }
     }
 
-    /// Receives messages of `size` bytes until the last one. For [`OnMessage::Count`].
+    /// Receives messages of `size` bytes until the one that is marked as the last. Needs
+    /// [`OnMessage::Count`].
     pub(crate) async fn arrived(&mut self, size: usize) -> Result<ReceiveTotals> {
         match self {
             Self::Framed(link) => framing::receive(&mut link.stream, size).await,
@@ -113,7 +114,7 @@ impl Link {
         }
     }
 
-    /// Sends and receives at once. For [`OnMessage::Count`].
+    /// Sends and receives at the same time. Needs [`OnMessage::Count`].
     pub(crate) async fn exchange(
         &mut self,
         size: usize,
@@ -127,19 +128,20 @@ impl Link {
         }
     }
 
-    /// Sends messages back until the other end closes or this future is dropped. For
+    /// Sends messages back until the other end closes or this future is dropped. Needs
     /// [`OnMessage::Echo`].
     pub(crate) async fn echo(&mut self) -> Result<()> {
         match self {
             Self::Framed(link) => framing::echo(&mut link.stream).await,
-            // The callback does the work; just stay alive.
+            // The callback sends the messages back. This future only has to stay alive.
             Self::Peerkit(_) => std::future::pending().await,
             #[cfg(feature = "systems")]
             Self::Zenoh(_) => std::future::pending().await,
         }
     }
 
-    /// Sends a message back and forth until the rounds have run long enough. For [`OnMessage::Ping`].
+    /// Sends a message back and forth until the rounds have run long enough. Needs
+    /// [`OnMessage::Ping`].
     pub(crate) async fn rounds(&mut self) -> Result<Rounds> {
         match self {
             Self::Framed(link) => link.rounds().await,
@@ -149,8 +151,8 @@ impl Link {
         }
     }
 
-    /// Sends bulk data in the system's own way, beside the messages, until the returned value is
-    /// dropped. For the end that has connected.
+    /// Starts to send bulk data beside the messages, in the way that the system offers for it. Stops
+    /// when the returned value is dropped. Only the end that connected can send bulk data.
     pub(crate) async fn start_bulk(&mut self) -> Result<BulkTransfer> {
         match self {
             Self::Framed(link) => link.start_bulk().await,
@@ -179,7 +181,7 @@ pub(crate) struct Framed {
     stream: Stream,
     on_message: OnMessage,
     dialler: Option<Dialler>,
-    /// Accepts streams of bulk data. Stops when dropped.
+    /// The task that accepts streams of bulk data and discards the data. It stops when dropped.
     _discarding: JoinSet<()>,
 }
 
@@ -204,7 +206,8 @@ impl Framed {
     }
 
     async fn exchange(&mut self, size: usize, length: Duration) -> Result<(u64, ReceiveTotals)> {
-        // The halves share a lock, and each has its own task.
+        // The sending task has to own its half, so an empty stream takes the place of the whole one
+        // until the halves are joined again.
         let stream = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
         let (mut reading, mut writing) = tokio::io::split(stream);
         let sending = tokio::spawn(async move {
@@ -226,7 +229,7 @@ impl Framed {
 
     async fn start_bulk(&mut self) -> Result<BulkTransfer> {
         let Some(dialler) = &mut self.dialler else {
-            anyhow::bail!("bulk data comes from the end that has connected");
+            anyhow::bail!("only the end that connected can send bulk data");
         };
         Ok(BulkTransfer::pump(dialler.open(BULK).await?))
     }

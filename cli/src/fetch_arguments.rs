@@ -24,10 +24,10 @@ pub(crate) enum FetchKey {
 }
 
 /// Recognises a ticket or a whole hash at the start of `words`, even if it was wrapped into several
-/// words. Returns it and the number of its words; `None` if there is neither.
+/// words. Returns it and the number of words that it takes. Returns `None` if there is neither.
 ///
 /// # Errors
-/// If there is a ticket that is incomplete.
+/// If the words begin with a ticket that is incomplete or damaged.
 pub(crate) fn recognise<W: AsRef<str>>(
     words: &[W],
 ) -> Result<Option<(FetchKey, usize)>, TicketError> {
@@ -43,8 +43,9 @@ pub(crate) fn recognise<W: AsRef<str>>(
                 Ok(hash) => found = Some((FetchKey::Hash(hash), number + 1)),
                 Err(_) => continue,
             },
-            Err(why) => {
-                error.get_or_insert(why);
+            // The rest of the ticket may be in the next words, so go on.
+            Err(fault) => {
+                error.get_or_insert(fault);
             }
         }
         if found.is_some() {
@@ -57,34 +58,35 @@ pub(crate) fn recognise<W: AsRef<str>>(
     }
 }
 
-/// The result of [`read`].
+/// The arguments of `get`: the content to fetch, its name if it is a search result, and the path to
+/// save it at.
 pub(crate) type GetArguments = (FetchKey, Option<FileName>, Option<PathBuf>);
 
-/// Reads the rest of a `get` line at the prompt. It begins with a ticket, a hash, or the name or
-/// first digits of a search result. A path may follow. For a search result, the second part of the
-/// result is its name.
+/// Reads what follows `get` at the prompt: a ticket, a hash, or a search result of `found`, and
+/// optionally a path. A search result is given by its name or by the first digits of its hash.
 ///
 /// # Errors
-/// If it begins with none of these, is ambiguous, or the path is invalid.
+/// If the line begins with none of these, if the name or the digits are ambiguous, or if the path is
+/// invalid.
 pub(crate) fn read(line: &str, found: &[SharedFile]) -> Result<GetArguments, String> {
     let words: Vec<ShellWord> = shell_words::words(line).collect();
     let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
-    let (wanted, name, taken) = match recognise(&texts).map_err(|error| error.to_string())? {
-        Some((wanted, taken)) => (wanted, None, taken),
+    let (content, name, word_count) = match recognise(&texts).map_err(|error| error.to_string())? {
+        Some((content, word_count)) => (content, None, word_count),
         None => {
-            let (hash, name, taken) = search_result(line, &words, found)?;
-            (FetchKey::Hash(hash), name, taken)
+            let (hash, name, word_count) = search_result(line, &words, found)?;
+            (FetchKey::Hash(hash), name, word_count)
         }
     };
-    let rest = words.get(taken).and_then(|next| line.get(next.start..)).unwrap_or_default();
+    let rest = words.get(word_count).and_then(|next| line.get(next.start..)).unwrap_or_default();
     if is_ticket_or_hash(rest) {
         return Err(SECOND_TICKET.to_owned());
     }
-    Ok((wanted, name, path(rest).map_err(|error| format!("get {error}"))?))
+    Ok((content, name, path(rest).map_err(|error| format!("get {error}"))?))
 }
 
-/// Returns the start of a word, for an error. A damaged ticket may still hold a secret, and errors
-/// may end up in logs, so a long word is not shown whole.
+/// Returns the start of a word, for an error message. A damaged ticket may still contain a secret, and
+/// error messages may end up in logs. So a long word is never shown whole.
 pub(crate) fn start_of(word: &str) -> String {
     const SHOWN: usize = 24;
     match word.char_indices().nth(SHOWN) {
@@ -93,7 +95,8 @@ pub(crate) fn start_of(word: &str) -> String {
     }
 }
 
-/// Error text for a ticket in place of a path. As a file name it would reveal a secret.
+/// Error text for a ticket or hash in place of a path. A file of that name would reveal the ticket's
+/// secret, so it is refused.
 pub(crate) const SECOND_TICKET: &str = "this is a second ticket or hash where a PATH is expected: \
                                         fetch one after the other";
 
@@ -102,11 +105,11 @@ pub(crate) fn is_ticket_or_hash(text: &str) -> bool {
     matches!(recognise(&[text]), Ok(Some(_)))
 }
 
-/// The hash of a search result, its name, and the number of words that name it.
+/// The hash of a search result, its name, and the number of words that selected it.
 type NamedResult = (Hash, Option<FileName>, usize);
 
-/// Returns the search result that the start of the line names, with as many words as possible; else
-/// the one whose hash begins with the first word.
+/// Returns the search result whose name the line begins with. If there are several, the longest name
+/// wins. If there is none, returns the search result whose hash begins with the first word.
 fn search_result(
     line: &str,
     words: &[ShellWord],
@@ -116,15 +119,16 @@ fn search_result(
     if let Ok(Some(result)) = named {
         return Ok(result);
     }
+    // An open quote explains the failure better than an ambiguous name does.
     if words.iter().any(|word| word.open) {
-        return Err("get misses a closing quote: put one, or leave out the first".to_owned());
+        return Err("get misses a closing quote: add it, or leave out the opening one".to_owned());
     }
     named?;
     let word = words.first().map_or("", |word| word.text.as_str());
     if word.is_empty() {
         return Err("get needs a ticket, hash or name between the quotes".to_owned());
     }
-    // A word without digits would match every hash.
+    // A word of punctuation alone has no digits, and would match every hash.
     let hashes = found.iter().filter(|_| word.contains(char::is_alphanumeric)).map(|hit| hit.hash);
     match by_digits(word, hashes)? {
         Some(hash) => Ok((hash, only_name(found.iter().filter(|hit| hit.hash == hash)), 1)),
@@ -136,7 +140,8 @@ fn search_result(
     }
 }
 
-/// Returns the search result that the start of the line names, with as many words as possible.
+/// Returns the search result whose name the line begins with. If there are several, the longest name
+/// wins.
 fn by_name(
     line: &str,
     words: &[ShellWord],
@@ -146,6 +151,7 @@ fn by_name(
         let (Some(first), Some(last)) = (words.first(), words.get(number - 1)) else { continue };
         let name = match number {
             1 => first.text.as_str(),
+            // The name as it was typed, so that repeated spaces in it are kept.
             _ => line.get(first.start..last.end).unwrap_or_default(),
         };
         let matching = found.iter().filter(|hit| hit.name.is_called(name));
@@ -160,16 +166,16 @@ fn by_name(
     Ok(None)
 }
 
-/// Returns the name of all `hits`, if it is the same for all.
+/// Returns the name of `hits`, if all of them have the same.
 fn only_name<'a>(mut hits: impl Iterator<Item = &'a SharedFile>) -> Option<FileName> {
     let first = hits.next()?;
     hits.all(|hit| hit.name == first.name).then(|| first.name.clone())
 }
 
-/// Returns the hash that begins with the digits of `text`; `None` if there is none.
+/// Returns the hash that begins with the digits of `text`, or `None` if no hash does.
 ///
 /// # Errors
-/// If several begin with them.
+/// If several hashes begin with them.
 pub(crate) fn by_digits(
     text: &str,
     hashes: impl Iterator<Item = Hash>,
@@ -179,7 +185,8 @@ pub(crate) fn by_digits(
     only_hash(matching, text, "hashes begin with it: give more digits")
 }
 
-/// Returns the only distinct hash among `hashes`; `None` if there is none.
+/// Returns the hash of `hashes`, or `None` if there is none. If there are different ones, `several` ends
+/// the error message.
 fn only_hash(
     hashes: impl Iterator<Item = Hash>,
     text: &str,
@@ -195,8 +202,8 @@ fn only_hash(
     }
 }
 
-/// Reads the rest of a line as one path, which may contain spaces with or without quotes. `~` is
-/// the home folder. Returns `None` if the rest is empty.
+/// Reads the rest of a line as one path. The path may contain spaces, in quotes or not. `~` is the
+/// home folder. Returns `None` if the rest is empty.
 ///
 /// # Errors
 /// If there is more than one path, the path is empty, or a quote is not closed.
@@ -204,14 +211,15 @@ pub(crate) fn path(rest: &str) -> Result<Option<PathBuf>, String> {
     let rest = rest.trim();
     let starts_with_tilde = rest.starts_with('~');
     match name(rest, "path")? {
-        // A variable of a script that was not set must not mean the default.
+        // A script with an unset variable gives an empty path. It must not select the default folder.
         Some(name) if name.is_empty() => Err("got an empty path".to_owned()),
         Some(name) if starts_with_tilde => Ok(Some(folders::expand_home(&name))),
         name => Ok(name.map(PathBuf::from)),
     }
 }
 
-/// Reads the rest of a line as one name, which may contain spaces with or without quotes.
+/// Reads the rest of a line as one name. The name may contain spaces, in quotes or not. `what` says in
+/// errors what is named.
 ///
 /// # Errors
 /// If there is more than one name, or a quote is not closed.
@@ -234,7 +242,7 @@ pub(crate) fn name(rest: &str, what: &str) -> Result<Option<String>, String> {
 /// The destination of a fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SaveLocation {
-    /// Into a folder, which is made if it is missing.
+    /// Into this folder, which is created if it is missing.
     Folder(PathBuf),
     /// To exactly this path, or into it if it is a folder.
     Path(PathBuf),
@@ -305,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_names_what_was_found() {
+    fn a_get_line_selects_a_search_result() {
         let hash = |n: &str| Hash::of(n.as_bytes());
         let kind = peerkit::FileKind::File;
         let hit =

@@ -1,4 +1,4 @@
-//! The folders for state and downloads, and paths that users type.
+//! The folders for state and for downloads, and the paths that users type.
 
 use std::env;
 use std::fs;
@@ -16,7 +16,8 @@ pub(crate) fn state(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(base.data_dir().join("peerkit"))
 }
 
-/// Returns the state folder of the node with this number, beside the folder `usual`.
+/// Returns the state folder for another node beside the one that uses `usual`: the same name with
+/// `-number` behind it.
 pub(crate) fn sibling(usual: &Path, number: usize) -> PathBuf {
     let mut name = usual.file_name().unwrap_or_default().to_owned();
     name.push(format!("-{number}"));
@@ -24,7 +25,7 @@ pub(crate) fn sibling(usual: &Path, number: usize) -> PathBuf {
 }
 
 /// Returns the folder for downloads: `--downloads`, else the user's download folder, else the
-/// current one. It is absolute, as paths are in results.
+/// current one. The path is absolute, like all paths in the program's output.
 pub(crate) fn downloads(given: Option<&Path>) -> PathBuf {
     let folder = given.map(Path::to_owned).or_else(user_downloads);
     let folder = folder.unwrap_or_else(|| PathBuf::from("."));
@@ -39,7 +40,7 @@ pub(crate) fn check_folder(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns the user's download folder of the XDG user directories.
+/// Returns the user's download folder, as the XDG user directories define it.
 fn user_downloads() -> Option<PathBuf> {
     if let Some(folder) = env::var_os("XDG_DOWNLOAD_DIR").filter(|folder| !folder.is_empty()) {
         return Some(folder.into());
@@ -59,6 +60,7 @@ fn configured_downloads(text: &str, home: &Path) -> Option<PathBuf> {
     let value = text
         .lines()
         .filter_map(|line| line.trim().strip_prefix("XDG_DOWNLOAD_DIR="))
+        // The file is a shell script, so its last assignment counts.
         .next_back()?
         .trim_matches('"');
     match value.strip_prefix("$HOME") {
@@ -84,7 +86,7 @@ pub(crate) fn expand_home(text: &str) -> PathBuf {
 /// Returns the absolute path of something to share, which has to exist.
 pub(crate) fn existing(path: &Path) -> anyhow::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
-    // Checked before the node starts, so that a typing error does not start one.
+    // Checked before the node starts, so that a mistyped path does not start a node.
     if let Err(error) = absolute.metadata() {
         bail!("can't share {}: {error}", path.display());
     }
@@ -117,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn an_explicit_setting_wins() {
+    fn a_given_folder_wins() {
         assert_eq!(state(Some(Path::new("/s"))).unwrap(), Path::new("/s"));
         assert_eq!(downloads(Some(Path::new("/d"))), Path::new("/d"));
         assert!(downloads(Some(Path::new("d"))).is_absolute());

@@ -21,17 +21,23 @@ use crate::bulk::BulkTransfer;
 use crate::messages::{EndResult, Numbering, OnMessage, ReceiveCounter, ReceiveTotals, Rounds};
 use crate::system::System;
 
-/// Keys of the messages from the connecting end, of those to it, and of bulk data.
-const THERE: &str = "bench/there";
-const BACK: &str = "bench/back";
+/// Key of the messages from the connecting end to the listening one.
+const TO_LISTENER: &str = "bench/there";
+
+/// Key of the messages from the listening end to the connecting one.
+const TO_DIALLER: &str = "bench/back";
+
+/// Key of bulk data, which the connecting end sends.
 const BULK: &str = "bench/bulk";
 
-/// Bytes of a message of bulk data.
+/// Bytes of each message of bulk data.
 const CHUNK: usize = 64 << 10;
 
 /// A session that listens.
 pub(crate) struct Listener {
     link: Link,
+    /// The endpoint and, after a space, the certificate authority that the connecting end needs to
+    /// trust. The authority is empty without TLS.
     address: String,
 }
 
@@ -53,7 +59,7 @@ impl Listener {
         let endpoint = address.split(' ').next().context("not an address")?;
         set(&mut config, "listen/endpoints", &[endpoint])?;
         let session = zenoh::open(config).await.map_err(Error::from_boxed)?;
-        let mut link = Link::new(session, on_message, BACK, THERE).await?;
+        let mut link = Link::new(session, on_message, TO_DIALLER, TO_LISTENER).await?;
         let bulk = link.session.declare_subscriber(BULK).callback(|_| {});
         link.subscribers.push(bulk.await.map_err(Error::from_boxed)?);
         Ok(Self { link, address })
@@ -68,14 +74,14 @@ impl Listener {
     }
 }
 
-/// A session with a publisher to the other end and a subscriber to the messages from there.
+/// A session, with a publisher for messages to the other end and a subscriber to messages from it.
 pub(crate) struct Link {
     session: Session,
     out: Arc<Publisher<'static>>,
     subscribers: Vec<Subscriber<()>>,
     result: oneshot::Receiver<EndResult>,
-    /// Bytes of the first ping; the callback sends the others.
-    first: Option<usize>,
+    /// Bytes of the first ping. The callback sends all later ones.
+    first_ping: Option<usize>,
 }
 
 impl Link {
@@ -85,10 +91,11 @@ impl Link {
         if !authority.is_empty() {
             set(&mut config, "transport/link/tls/root_ca_certificate_base64", &authority)?;
         }
+        // An empty list: this end does not listen.
         set(&mut config, "listen/endpoints", &[""; 0])?;
         set(&mut config, "connect/endpoints", &[endpoint])?;
         let session = zenoh::open(config).await.map_err(Error::from_boxed)?;
-        Self::new(session, on_message, THERE, BACK).await
+        Self::new(session, on_message, TO_LISTENER, TO_DIALLER).await
     }
 
     async fn new(
@@ -97,8 +104,8 @@ impl Link {
         out: &'static str,
         back: &'static str,
     ) -> Result<Self> {
-        // Only counted messages may be batched: replies and pings would wait for more to fill a
-        // batch.
+        // "Express" messages are not batched. Replies and pings need it: they would wait for more
+        // messages to fill a batch.
         let express = !matches!(on_message, OnMessage::Count);
         let out = publisher(&session, out, express, Priority::DEFAULT).await?;
         let (done, result) = oneshot::channel();
@@ -106,15 +113,15 @@ impl Link {
         let subscriber = session.declare_subscriber(back);
         let subscriber = subscriber.callback_mut(move |sample| handler.handle(&sample));
         let subscribers = vec![subscriber.await.map_err(Error::from_boxed)?];
-        let first = match on_message {
+        let first_ping = match on_message {
             OnMessage::Ping { size, .. } => Some(size),
             _ => None,
         };
-        Ok(Self { session, out, subscribers, result, first })
+        Ok(Self { session, out, subscribers, result, first_ping })
     }
 
     pub(crate) async fn send(&self, size: usize, length: Duration) -> Result<u64> {
-        matched(&self.out).await?;
+        wait_for_subscriber(&self.out).await?;
         let out = self.out.clone();
         let sending = tokio::task::spawn_blocking(move || {
             let mut numbers = Numbering::new(length);
@@ -141,21 +148,23 @@ impl Link {
         size: usize,
         length: Duration,
     ) -> Result<(u64, ReceiveTotals)> {
+        // The callback counts what arrives meanwhile, on a thread of zenoh.
         let sent = self.send(size, length).await?;
         Ok((sent, self.arrived().await?))
     }
 
     pub(crate) async fn rounds(&mut self) -> Result<Rounds> {
-        let Some(size) = self.first else { bail!("this end does not ping") };
-        matched(&self.out).await?;
+        let Some(size) = self.first_ping else { bail!("this end does not ping") };
+        wait_for_subscriber(&self.out).await?;
         self.out.put(vec![0; size]).await.map_err(Error::from_boxed)?;
         (&mut self.result).await.context("the session has ended")?.rounds()
     }
 
-    /// Sends bulk data at a lower priority than the messages, as zenoh has priorities for that.
+    /// Starts to send bulk data. Its priority is lower than that of the messages, because zenoh offers
+    /// priorities for this purpose.
     pub(crate) async fn start_bulk(&self) -> Result<BulkTransfer> {
         let out = publisher(&self.session, BULK, false, Priority::DataLow).await?;
-        matched(&out).await?;
+        wait_for_subscriber(&out).await?;
         let bulk = BulkTransfer::new();
         let (sent, going) = (bulk.sent.clone(), bulk.going.clone());
         tokio::task::spawn_blocking(move || {
@@ -173,14 +182,14 @@ impl Link {
     }
 }
 
-/// Callback that counts, echoes or pings.
+/// The callback for received messages, which counts them, echoes them or pings.
 struct SampleHandler {
     state: EndState,
     out: Arc<Publisher<'static>>,
     done: Option<oneshot::Sender<EndResult>>,
 }
 
-/// A [`OnMessage`] with its state.
+/// An [`OnMessage`] and the state that it needs.
 enum EndState {
     Count(ReceiveCounter),
     Echo,
@@ -203,17 +212,18 @@ impl SampleHandler {
 
     fn handle(&mut self, sample: &Sample) {
         match &mut self.state {
-            EndState::Count(arrivals) => {
-                // The number is in the first slice, if there are several.
-                let piece = sample.payload().slices().next().unwrap_or_default();
-                if let Some(arrived) = arrivals.take(piece) {
-                    self.done(EndResult::Received(arrived));
+            EndState::Count(counter) => {
+                // A payload may consist of several slices. The message's number is in the first.
+                let slice = sample.payload().slices().next().unwrap_or_default();
+                if let Some(totals) = counter.take(slice) {
+                    self.done(EndResult::Received(totals));
                 }
             }
             EndState::Echo => {
                 let _ = self.out.put(sample.payload().clone()).wait();
             }
             EndState::Ping(rounds) => {
+                // The rounds are taken out when they end. Later messages are ignored.
                 let Some(under_way) = rounds else { return };
                 if !under_way.finish() {
                     let _ = self.out.put(under_way.start().to_vec()).wait();
@@ -245,8 +255,8 @@ async fn publisher(
     Ok(Arc::new(publisher.await.map_err(Error::from_boxed)?))
 }
 
-/// Waits for a subscriber: messages published before would be lost.
-async fn matched(publisher: &Publisher<'_>) -> Result<()> {
+/// Waits until there is a subscriber. Messages that are published before that are lost.
+async fn wait_for_subscriber(publisher: &Publisher<'_>) -> Result<()> {
     let changes = publisher.matching_listener().await.map_err(Error::from_boxed)?;
     while !publisher.matching_status().await.map_err(Error::from_boxed)?.matching() {
         changes.recv_async().await.map_err(Error::from_boxed)?;
@@ -266,7 +276,8 @@ fn set(config: &mut Config, key: &str, value: &impl serde::Serialize) -> Result<
     config.insert_json5(key, &value).map_err(|error| anyhow::anyhow!("{key}: {error}"))
 }
 
-/// A certificate authority and a certificate issued by it, as PEM in base64.
+/// A certificate authority, a certificate that it issued, and the key of that certificate. Each is PEM,
+/// encoded in base64.
 struct Certificates {
     authority: String,
     certificate: String,

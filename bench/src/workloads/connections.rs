@@ -1,6 +1,7 @@
-//! Many links from one process to another, made as fast as possible and then idle: their cost, the
-//! time until all have answered a ping, and the time to stop. Each measurement starts two new
-//! processes, so that no memory is left over from earlier ones.
+//! Many links from one process to another. They are made as fast as possible and are then idle.
+//! Measured are the memory and processor time of each link, the time until all links have answered a
+//! ping, and the time that the listener takes to stop. Each measurement starts two new processes, so
+//! that memory of earlier measurements does not count.
 
 use std::time::{Duration, Instant};
 
@@ -11,14 +12,16 @@ use crate::process::{Child, Parent, ThreadTimes, check_open_files, resident_byte
 use crate::report::{Figure, Measurement};
 use crate::workload::{Case, Job};
 
-/// Links, and their number in the large case.
+/// Number of links in the usual case.
 const LINKS: usize = 1_000;
+
+/// Number of links in the large case.
 const MANY_LINKS: usize = 10_000;
 
-/// Open files of a process besides its links.
+/// Allowance for open files of a process besides its links.
 const OTHER_FILES: usize = 100;
 
-/// Pause between the last link and the reading of the memory, so that temporary buffers are freed.
+/// Pause after the last link is made. Temporary buffers are freed in it, before the memory is measured.
 const SETTLING: Duration = Duration::from_secs(3);
 
 /// Roles of the child processes.
@@ -37,16 +40,18 @@ pub(crate) fn cases(large: bool) -> Vec<Case> {
 /// Measures the links that one process dials to another.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let links = job.case.amount;
-    let mut ends = ProcessPair::start(job).await?;
-    let (listener, dialler) = (UsageSince::new(&ends.listening)?, UsageSince::new(&ends.dialling)?);
+    let mut pair = ProcessPair::start(job).await?;
+    let listener = UsageSince::new(&pair.listening)?;
+    let dialler = UsageSince::new(&pair.dialling)?;
     let began = Instant::now();
-    ends.link().await?;
-    let making = began.elapsed();
+    pair.link().await?;
+    let linking = began.elapsed();
     let (listener_s, dialler_s) = (listener.cpu_seconds(), dialler.cpu_seconds());
     tokio::time::sleep(SETTLING).await;
     let (listener_bytes, dialler_bytes) = (listener.bytes(), dialler.bytes());
 
-    let ProcessPair { mut listening, mut dialling } = ends;
+    let ProcessPair { mut listening, mut dialling } = pair;
+    // Each process carries out its next step when it receives `()`, and answers with the duration.
     dialling.send(&()).await?;
     let pinging: Duration = dialling.receive().await?;
     listening.send(&()).await?;
@@ -54,27 +59,27 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     dialling.end().await?;
     listening.end().await?;
 
-    let each = |amount: f64| amount / links as f64;
+    let per_link = |amount: f64| amount / links as f64;
     let figures = vec![
-        Figure::lower("listener_kib_a_link", each(listener_bytes / 1024.0)),
-        Figure::lower("dialler_kib_a_link", each(dialler_bytes / 1024.0)),
-        Figure::higher("links_per_s", links as f64 / making.as_secs_f64()),
-        Figure::lower("listener_ms_a_link", each(listener_s * 1e3)),
-        Figure::lower("dialler_ms_a_link", each(dialler_s * 1e3)),
+        Figure::lower("listener_kib_a_link", per_link(listener_bytes / 1024.0)),
+        Figure::lower("dialler_kib_a_link", per_link(dialler_bytes / 1024.0)),
+        Figure::higher("links_per_s", links as f64 / linking.as_secs_f64()),
+        Figure::lower("listener_ms_a_link", per_link(listener_s * 1e3)),
+        Figure::lower("dialler_ms_a_link", per_link(dialler_s * 1e3)),
         Figure::lower("ping_all_ms", pinging.as_secs_f64() * 1e3),
         Figure::lower("stop_ms", stopping.as_secs_f64() * 1e3),
     ];
     Ok(vec![Measurement::of(job, figures)])
 }
 
-/// The listening and the dialling process. The dialling one has to end first.
+/// The listening and the dialling process. End the dialling one first.
 pub(super) struct ProcessPair {
     pub(super) listening: Child,
     pub(super) dialling: Child,
 }
 
 impl ProcessPair {
-    /// Starts both; there are no links yet.
+    /// Starts both processes. They have no links yet.
     pub(super) async fn start(job: &Job) -> Result<Self> {
         check_open_files(job.case.amount + OTHER_FILES)?;
         let mut listening = Child::start(job.args_with_role(&[LISTEN]))?;
@@ -84,7 +89,7 @@ impl ProcessPair {
         Ok(Self { listening, dialling })
     }
 
-    /// Makes the links and waits until both sides know all of them.
+    /// Has the dialling process make the links. Waits until both processes have all of them.
     pub(super) async fn link(&mut self) -> Result<()> {
         self.dialling.send(&()).await?;
         self.dialling.receive::<()>().await?;
@@ -92,7 +97,7 @@ impl ProcessPair {
     }
 }
 
-/// Resources used by a process since a moment.
+/// The processor time and the memory that a process has used since this value was created.
 struct UsageSince {
     process: u32,
     times: ThreadTimes,
@@ -123,7 +128,8 @@ pub(crate) async fn run_child(job: &Job, rest: &[String]) -> Result<()> {
     }
 }
 
-/// Waits for the links. Stops when the parent asks for it or closes the input.
+/// Runs the listening process: waits for the links, and stops the hub when the parent asks for it or
+/// closes the input.
 async fn listen(job: &Job) -> Result<()> {
     let mut parent = Parent::new();
     let mut hub = Hub::bind(job.system).await?;
@@ -137,7 +143,7 @@ async fn listen(job: &Job) -> Result<()> {
     parent.released().await
 }
 
-/// Dials when the parent asks for it, and then pings.
+/// Runs the dialling process: dials when the parent asks for it, and pings when the parent asks again.
 pub(super) async fn dial(job: &Job, address: &str) -> Result<()> {
     let mut parent = Parent::new();
     let mut spokes = Spokes::new(job.system, job.case.amount).await?;
@@ -145,6 +151,7 @@ pub(super) async fn dial(job: &Job, address: &str) -> Result<()> {
     parent.receive::<()>().await?;
     spokes.dial(address).await?;
     parent.send(&())?;
+    // Other workloads close the input here, as they do not ask for the ping.
     if parent.receive::<()>().await?.is_none() {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! The output of the demo: a line for each step, as text or JSON.
+//! The output of the demo: one line for each step, as text or as JSON.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::json;
 use crate::text::{self, Paint, count, millis, plain, time};
 
-/// Prints the steps.
+/// Runs the steps and prints their results.
 pub(super) struct StepPrinter {
     json: bool,
     paint: Paint,
@@ -20,22 +20,22 @@ pub(super) struct StepPrinter {
 pub(super) struct StepResult {
     text: String,
     details: Vec<String>,
-    /// The figures of the JSON line.
+    /// The step's own fields of the JSON line.
     fields: Value,
 }
 
-/// The error of a step that failed, which is already printed.
+/// The error of a failed step. The step's line has already reported why it failed.
 #[derive(Debug, thiserror::Error)]
 #[error("a step failed")]
 pub(super) struct StepFailed;
 
 impl StepResult {
-    /// Returns a result with its text, and its fields, which have to be a JSON object.
+    /// Returns a result that prints as `text`, or as the JSON object `fields`.
     pub(super) fn new(text: String, fields: Value) -> Self {
         Self { text, details: Vec::new(), fields }
     }
 
-    /// Adds lines below that of the step.
+    /// Adds lines that are printed below the step's own line.
     pub(super) fn details(self, details: Vec<String>) -> Self {
         Self { details, ..self }
     }
@@ -57,10 +57,10 @@ impl StepPrinter {
         ))
     }
 
-    /// Takes a step and prints its result. Returns the value that the next steps need.
+    /// Runs a step and prints its result. Returns the value that the next steps need.
     ///
     /// # Errors
-    /// [`StepFailed`] if it has failed, which is already printed; any other error if printing
+    /// [`StepFailed`] if the step fails, after its error has been printed. Any other error if printing
     /// fails.
     pub(super) async fn step<T>(
         &self,
@@ -71,17 +71,17 @@ impl StepPrinter {
         let result = step.await;
         let elapsed = begun.elapsed();
         let (line, value) = match result {
-            Ok((figures, value)) if self.json => {
-                (json_line(name, true, elapsed, figures.fields), Ok(value))
+            Ok((result, value)) if self.json => {
+                (json_line(name, true, elapsed, result.fields), Ok(value))
             }
-            Ok((figures, value)) => (self.text(name, elapsed, &figures), Ok(value)),
+            Ok((result, value)) => (self.text(name, elapsed, &result), Ok(value)),
             Err(error) => (self.failure(name, elapsed, &error), Err(StepFailed)),
         };
         self.put(&line)?;
         Ok(value?)
     }
 
-    /// Takes a step that has no value for the next steps.
+    /// Runs a step that has no value for the next steps.
     pub(super) async fn check(
         &self,
         name: &str,
@@ -97,13 +97,16 @@ impl StepPrinter {
         self.put(&format!("\nthe files are in {}\n", folder.display()))
     }
 
-    pub(super) fn end(&self, end: DemoOutcome, elapsed: Duration) -> io::Result<()> {
+    pub(super) fn end(&self, outcome: DemoOutcome, elapsed: Duration) -> io::Result<()> {
         if self.json {
-            let fields =
-                if end == DemoOutcome::Stopped { json!({ "error": STOPPED }) } else { json!({}) };
-            return self.put(&json_line("end", end == DemoOutcome::Worked, elapsed, fields));
+            let fields = if outcome == DemoOutcome::Stopped {
+                json!({ "error": STOPPED })
+            } else {
+                json!({})
+            };
+            return self.put(&json_line("end", outcome == DemoOutcome::Worked, elapsed, fields));
         }
-        let text = match end {
+        let text = match outcome {
             DemoOutcome::Worked => {
                 self.paint.good(&format!("All of it worked, in {}.", time(elapsed)))
             }
@@ -121,11 +124,11 @@ impl StepPrinter {
         format!("{} {name:10} {}\n", self.paint.bad("✗"), plain(&error))
     }
 
-    fn text(&self, name: &str, elapsed: Duration, figures: &StepResult) -> String {
+    fn text(&self, name: &str, elapsed: Duration, result: &StepResult) -> String {
         let (mark, name) = (self.paint.good("✓"), self.paint.strong(&format!("{name:10}")));
         let elapsed = self.paint.faint(&format!("[{}]", time(elapsed)));
-        let mut text = format!("{mark} {name} {} {elapsed}\n", figures.text);
-        for line in &figures.details {
+        let mut text = format!("{mark} {name} {} {elapsed}\n", result.text);
+        for line in &result.details {
             let _ = writeln!(text, "             {line}");
         }
         text
@@ -144,7 +147,7 @@ pub(super) enum DemoOutcome {
     Worked,
     /// A step failed, and its report says why.
     Failed,
-    /// A signal ended it.
+    /// A signal ended the demo early.
     Stopped,
 }
 

@@ -1,5 +1,5 @@
-//! iroh-gossip: endpoints that join through some of the earlier ones. They find each other's
-//! addresses in memory. Broadcasts are not signed.
+//! iroh-gossip: endpoints in one process, each of which joins through some of the earlier ones. They
+//! look up addresses in a table in memory that all of them share. Broadcasts are not signed.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ use crate::broadcast_log::{BroadcastLog, NetworkTotals};
 use crate::first_dials::earlier_nodes;
 
 /// Number of earlier nodes that each node joins through.
-const KNOWN: usize = 3;
+const JOIN_THROUGH: usize = 3;
 
 /// Pause between the last join and the first broadcast.
 const SETTLING: Duration = Duration::from_secs(8);
 
 const TOPIC: TopicId = TopicId::from_bytes([1; 32]);
 
-/// The endpoints, with a listening task for each.
+/// The endpoints, and a task for each that records the broadcasts that it receives.
 pub(crate) struct Network {
     nodes: Vec<Member>,
     _listening: JoinSet<()>,
@@ -33,6 +33,7 @@ pub(crate) struct Network {
 struct Member {
     sender: GossipSender,
     gossip: Gossip,
+    /// Accepts connections until it is dropped.
     _router: Router,
 }
 
@@ -50,8 +51,10 @@ impl Network {
             let gossip = Gossip::builder().spawn(endpoint.clone());
             let router =
                 Router::builder(endpoint.clone()).accept(iroh_gossip::ALPN, gossip.clone()).spawn();
-            let known = earlier_nodes(node, KNOWN).into_iter().map(|other| ids[other]).collect();
+            let known =
+                earlier_nodes(node, JOIN_THROUGH).into_iter().map(|other| ids[other]).collect();
             let (sender, mut receiver) = gossip.subscribe(TOPIC, known).await?.split();
+            // The first node has no other to join.
             if node > 0 {
                 receiver.joined().await?;
             }
@@ -74,7 +77,8 @@ impl Network {
     }
 }
 
-/// Records the received broadcasts. Those that the receiver dropped because it lagged are missing.
+/// Records the received broadcasts in `log`. If this task is too slow, iroh-gossip drops broadcasts, and
+/// the log lacks them.
 async fn listen(mut receiver: GossipReceiver, log: BroadcastLog) {
     while let Some(Ok(event)) = receiver.next().await {
         if let Event::Received(message) = event {
