@@ -33,9 +33,9 @@ impl BroadcastLog {
         self.lock().len()
     }
 
-    /// Empties the log and checks that each broadcast arrived at most once, and in order if `ordered`
-    /// is set. The broadcasts are numbered from `first`, and `sent` has the time at which each was
-    /// made.
+    /// Empties the log and checks that each broadcast arrived at most once, and in order if
+    /// `ordered` is set. The broadcasts are numbered from `first`, and `sent` has the time at which
+    /// each was made.
     ///
     /// `latest` has one entry per broadcast: the number of nodes that received it, and the longest
     /// delay so far. Adds this node's deliveries to it.
@@ -71,13 +71,13 @@ impl BroadcastLog {
     }
 }
 
-/// Empties the `logs`. Returns for each broadcast the delay until the last node received it, shortest
-/// first, or `None` if a node did not receive every broadcast. The broadcasts are numbered from
-/// `first`, and `sent` has the time at which each was made.
+/// Empties the `logs`. Returns for each broadcast the delay until the last node received it,
+/// shortest first, or `None` if a node did not receive every broadcast. The broadcasts are numbered
+/// from `first`, and `sent` has the time at which each was made.
 ///
 /// # Errors
-/// Fails if a node received a broadcast twice, or one that was never made. Fails also if `ordered` is
-/// set and a node received a broadcast out of order.
+/// Fails if a node received a broadcast twice, or one that was never made. Fails also if `ordered`
+/// is set and a node received a broadcast out of order.
 pub(crate) fn times_to_last_node(
     logs: &[BroadcastLog],
     first: u64,

@@ -1,5 +1,5 @@
-//! One end of a link that carries messages, for each measured system. A system that has byte streams
-//! but no messages uses [`framing`](mod@crate::framing).
+//! One end of a link that carries messages, for each measured system. A system that has byte
+//! streams but no messages uses [`framing`](mod@crate::framing).
 
 use std::time::Duration;
 
@@ -61,7 +61,8 @@ impl Listener {
         }
     }
 
-    /// Waits for the other end to connect. Bulk data that arrives on the link is read and discarded.
+    /// Waits for the other end to connect. Bulk data that arrives on the link is read and
+    /// discarded.
     pub(crate) async fn accept(self) -> Result<Link> {
         Ok(match self {
             Self::Framed(listener, on_message) => {
@@ -91,9 +92,9 @@ impl Link {
         })
     }
 
-    /// Sends numbered messages of `size` bytes for `length`, and then one that is marked as the last.
-    /// Returns the number of messages before it. Some may still be in flight, so keep the link until
-    /// the other end has received them.
+    /// Sends numbered messages of `size` bytes for `length`, and then one that is marked as the
+    /// last. Returns the number of messages before it. Some may still be in flight, so keep the
+    /// link until the other end has received them.
     pub(crate) async fn send(&mut self, size: usize, length: Duration) -> Result<u64> {
         match self {
             Self::Framed(link) => framing::send(&mut link.stream, size, length).await,
@@ -151,8 +152,8 @@ impl Link {
         }
     }
 
-    /// Starts to send bulk data beside the messages, in the way that the system offers for it. Stops
-    /// when the returned value is dropped. Only the end that connected can send bulk data.
+    /// Starts to send bulk data beside the messages, in the way that the system offers for it.
+    /// Stops when the returned value is dropped. Only the end that connected can send bulk data.
     pub(crate) async fn start_bulk(&mut self) -> Result<BulkTransfer> {
         match self {
             Self::Framed(link) => link.start_bulk().await,

@@ -66,8 +66,8 @@ pub(crate) type GetArguments = (FetchKey, Option<FileName>, Option<PathBuf>);
 /// optionally a path. A search result is given by its name or by the first digits of its hash.
 ///
 /// # Errors
-/// If the line begins with none of these, if the name or the digits are ambiguous, or if the path is
-/// invalid.
+/// If the line begins with none of these, if the name or the digits are ambiguous, or if the path
+/// is invalid.
 pub(crate) fn read(line: &str, found: &[SharedFile]) -> Result<GetArguments, String> {
     let words: Vec<ShellWord> = shell_words::words(line).collect();
     let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
@@ -85,8 +85,8 @@ pub(crate) fn read(line: &str, found: &[SharedFile]) -> Result<GetArguments, Str
     Ok((content, name, path(rest).map_err(|error| format!("get {error}"))?))
 }
 
-/// Returns the start of a word, for an error message. A damaged ticket may still contain a secret, and
-/// error messages may end up in logs. So a long word is never shown whole.
+/// Returns the start of a word, for an error message. A damaged ticket may still contain a secret,
+/// and error messages may end up in logs. So a long word is never shown whole.
 pub(crate) fn start_of(word: &str) -> String {
     const SHOWN: usize = 24;
     match word.char_indices().nth(SHOWN) {
@@ -95,8 +95,8 @@ pub(crate) fn start_of(word: &str) -> String {
     }
 }
 
-/// Error text for a ticket or hash in place of a path. A file of that name would reveal the ticket's
-/// secret, so it is refused.
+/// Error text for a ticket or hash in place of a path. A file of that name would reveal the
+/// ticket's secret, so it is refused.
 pub(crate) const SECOND_TICKET: &str = "this is a second ticket or hash where a PATH is expected: \
                                         fetch one after the other";
 
@@ -108,8 +108,8 @@ pub(crate) fn is_ticket_or_hash(text: &str) -> bool {
 /// The hash of a search result, its name, and the number of words that selected it.
 type NamedResult = (Hash, Option<FileName>, usize);
 
-/// Returns the search result whose name the line begins with. If there are several, the longest name
-/// wins. If there is none, returns the search result whose hash begins with the first word.
+/// Returns the search result whose name the line begins with. If there are several, the longest
+/// name wins. If there is none, returns the search result whose hash begins with the first word.
 fn search_result(
     line: &str,
     words: &[ShellWord],
@@ -140,8 +140,8 @@ fn search_result(
     }
 }
 
-/// Returns the search result whose name the line begins with. If there are several, the longest name
-/// wins.
+/// Returns the search result whose name the line begins with. If there are several, the longest
+/// name wins.
 fn by_name(
     line: &str,
     words: &[ShellWord],
@@ -185,8 +185,8 @@ pub(crate) fn by_digits(
     only_hash(matching, text, "hashes begin with it: give more digits")
 }
 
-/// Returns the hash of `hashes`, or `None` if there is none. If there are different ones, `several` ends
-/// the error message.
+/// Returns the hash of `hashes`, or `None` if there is none. If there are different ones, `several`
+/// ends the error message.
 fn only_hash(
     hashes: impl Iterator<Item = Hash>,
     text: &str,
@@ -211,15 +211,16 @@ pub(crate) fn path(rest: &str) -> Result<Option<PathBuf>, String> {
     let rest = rest.trim();
     let starts_with_tilde = rest.starts_with('~');
     match name(rest, "path")? {
-        // A script with an unset variable gives an empty path. It must not select the default folder.
+        // A script with an unset variable gives an empty path. It must not select the default
+        // folder.
         Some(name) if name.is_empty() => Err("got an empty path".to_owned()),
         Some(name) if starts_with_tilde => Ok(Some(folders::expand_home(&name))),
         name => Ok(name.map(PathBuf::from)),
     }
 }
 
-/// Reads the rest of a line as one name. The name may contain spaces, in quotes or not. `what` says in
-/// errors what is named.
+/// Reads the rest of a line as one name. The name may contain spaces, in quotes or not. `what` says
+/// in errors what is named.
 ///
 /// # Errors
 /// If there is more than one name, or a quote is not closed.

@@ -160,8 +160,8 @@ impl Link {
         (&mut self.result).await.context("the session has ended")?.rounds()
     }
 
-    /// Starts to send bulk data. Its priority is lower than that of the messages, because zenoh offers
-    /// priorities for this purpose.
+    /// Starts to send bulk data. Its priority is lower than that of the messages, because zenoh
+    /// offers priorities for this purpose.
     pub(crate) async fn start_bulk(&self) -> Result<BulkTransfer> {
         let out = publisher(&self.session, BULK, false, Priority::DataLow).await?;
         wait_for_subscriber(&out).await?;
@@ -276,8 +276,8 @@ fn set(config: &mut Config, key: &str, value: &impl serde::Serialize) -> Result<
     config.insert_json5(key, &value).map_err(|error| anyhow::anyhow!("{key}: {error}"))
 }
 
-/// A certificate authority, a certificate that it issued, and the key of that certificate. Each is PEM,
-/// encoded in base64.
+/// A certificate authority, a certificate that it issued, and the key of that certificate. Each is
+/// PEM, encoded in base64.
 struct Certificates {
     authority: String,
     certificate: String,

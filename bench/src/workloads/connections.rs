@@ -1,7 +1,7 @@
 //! Many links from one process to another. They are made as fast as possible and are then idle.
-//! Measured are the memory and processor time of each link, the time until all links have answered a
-//! ping, and the time that the listener takes to stop. Each measurement starts two new processes, so
-//! that memory of earlier measurements does not count.
+//! Measured are the memory and processor time of each link, the time until all links have answered
+//! a ping, and the time that the listener takes to stop. Each measurement starts two new processes,
+//! so that memory of earlier measurements does not count.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,8 @@ const MANY_LINKS: usize = 10_000;
 /// Allowance for open files of a process besides its links.
 const OTHER_FILES: usize = 100;
 
-/// Pause after the last link is made. Temporary buffers are freed in it, before the memory is measured.
+/// Pause after the last link is made. Temporary buffers are freed in it, before the memory is
+/// measured.
 const SETTLING: Duration = Duration::from_secs(3);
 
 /// Roles of the child processes.
@@ -128,8 +129,8 @@ pub(crate) async fn run_child(job: &Job, rest: &[String]) -> Result<()> {
     }
 }
 
-/// Runs the listening process: waits for the links, and stops the hub when the parent asks for it or
-/// closes the input.
+/// Runs the listening process: waits for the links, and stops the hub when the parent asks for it
+/// or closes the input.
 async fn listen(job: &Job) -> Result<()> {
     let mut parent = Parent::new();
     let mut hub = Hub::bind(job.system).await?;
@@ -143,7 +144,8 @@ async fn listen(job: &Job) -> Result<()> {
     parent.released().await
 }
 
-/// Runs the dialling process: dials when the parent asks for it, and pings when the parent asks again.
+/// Runs the dialling process: dials when the parent asks for it, and pings when the parent asks
+/// again.
 pub(super) async fn dial(job: &Job, address: &str) -> Result<()> {
     let mut parent = Parent::new();
     let mut spokes = Spokes::new(job.system, job.case.amount).await?;

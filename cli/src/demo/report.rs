@@ -60,8 +60,8 @@ impl StepPrinter {
     /// Runs a step and prints its result. Returns the value that the next steps need.
     ///
     /// # Errors
-    /// [`StepFailed`] if the step fails, after its error has been printed. Any other error if printing
-    /// fails.
+    /// [`StepFailed`] if the step fails, after its error has been printed. Any other error if
+    /// printing fails.
     pub(super) async fn step<T>(
         &self,
         name: &str,

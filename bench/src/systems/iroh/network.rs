@@ -1,5 +1,5 @@
-//! iroh-gossip: endpoints in one process, each of which joins through some of the earlier ones. They
-//! look up addresses in a table in memory that all of them share. Broadcasts are not signed.
+//! iroh-gossip: endpoints in one process, each of which joins through some of the earlier ones.
+//! They look up addresses in a table in memory that all of them share. Broadcasts are not signed.
 
 use std::time::Duration;
 
@@ -77,8 +77,8 @@ impl Network {
     }
 }
 
-/// Records the received broadcasts in `log`. If this task is too slow, iroh-gossip drops broadcasts, and
-/// the log lacks them.
+/// Records the received broadcasts in `log`. If this task is too slow, iroh-gossip drops
+/// broadcasts, and the log lacks them.
 async fn listen(mut receiver: GossipReceiver, log: BroadcastLog) {
     while let Some(Ok(event)) = receiver.next().await {
         if let Event::Received(message) = event {
