@@ -9,11 +9,12 @@ use peerkit::{DownloadStatus, Hash, HashProgress, Node, NodeId};
 use crate::human;
 use crate::text::{self, Paint};
 
-/// Size below which a bar would only flash, in bytes.
-const WORTH_A_BAR: u64 = 4 << 20;
+/// Minimum size of a file, in bytes, for which hashing shows a bar. A smaller file is hashed so
+/// fast that the bar would only flash.
+const MIN_SIZE_FOR_BAR: u64 = 4 << 20;
 
-/// The text after the bar of a file that is being hashed.
-const HASHED: &str = "{percent:>3}%  {bytes}/{total_bytes}  {bytes_per_sec}  {eta}";
+/// Template of the text behind the bar of a file that is being hashed.
+const HASHING_TEMPLATE: &str = "{percent:>3}%  {bytes}/{total_bytes}  {bytes_per_sec}  {eta}";
 
 /// The bars on the screen. Cloning is cheap.
 #[derive(Clone)]
@@ -23,19 +24,20 @@ pub(crate) struct Bars {
 }
 
 impl Bars {
-    /// Returns the bars of standard error; none are shown unless it is a terminal.
+    /// Creates bars on standard error. They are shown only if it is a terminal.
     pub(crate) fn new() -> Self {
         let target = ProgressDrawTarget::stderr_with_hz(10);
         Self { bars: MultiProgress::with_draw_target(target), paint: Paint::on(&std::io::stderr()) }
     }
 
-    /// Returns a function that shows progress on a bar, from its first call until it is dropped.
+    /// Returns a function that shows progress on a bar. The bar appears once the total is known to
+    /// be large, and disappears when the function is dropped.
     pub(crate) fn bar(&self, what: &'static str) -> impl FnMut(HashProgress) + Send + 'static {
         let bars = self.clone();
         let mut shown: Option<VisibleBar> = None;
         move |progress| {
-            if shown.is_none() && progress.total >= WORTH_A_BAR {
-                let new = bars.add(progress.total, "{msg:8} ", HASHED);
+            if shown.is_none() && progress.total >= MIN_SIZE_FOR_BAR {
+                let new = bars.add(progress.total, "{msg:8} ", HASHING_TEMPLATE);
                 new.bar.set_message(what);
                 new.bar.enable_steady_tick(Duration::from_millis(200));
                 shown = Some(new);
@@ -47,12 +49,12 @@ impl Bars {
         }
     }
 
-    /// Runs `print` while the bars are hidden.
+    /// Runs `print` while the bars are hidden, so that its output does not mix with them.
     pub(crate) fn step_aside<R>(&self, print: impl FnOnce() -> R) -> R {
         self.bars.suspend(print)
     }
 
-    /// Returns bars for transfers, which are shown until they are dropped.
+    /// Returns bars for transfers. They disappear when they are dropped.
     pub(crate) fn transfers(&self) -> TransferBars {
         TransferBars { bars: self.clone(), shown: BTreeMap::new() }
     }
@@ -73,12 +75,13 @@ pub(crate) struct TransferBars {
 }
 
 impl TransferBars {
-    /// Shows the current progress of transfers.
+    /// Shows the current progress of `transfers`, and removes the bars of all others.
     pub(crate) fn show(&mut self, transfers: impl IntoIterator<Item = Transfer>) {
-        // Bars that are left in `before` belong to transfers that have ended, and are dropped.
-        let mut before = std::mem::take(&mut self.shown);
+        // Bars that are left in `previous` at the end belong to transfers that have ended. Dropping
+        // them removes them from the screen.
+        let mut previous = std::mem::take(&mut self.shown);
         for Transfer { key, done, total, line } in transfers {
-            let shown = before.remove(&key).unwrap_or_else(|| self.bars.add(1, "", "{wide_msg}"));
+            let shown = previous.remove(&key).unwrap_or_else(|| self.bars.add(1, "", "{wide_msg}"));
             shown.bar.set_length(total.max(1));
             shown.bar.set_position(done);
             shown.bar.set_message(line);
@@ -99,16 +102,16 @@ impl TransferBars {
 
 /// A download or upload under way.
 pub(crate) struct Transfer {
-    /// The receiver of an upload, and the hash.
+    /// The receiver (`None` for a download), and the hash of the content.
     key: (Option<NodeId>, Hash),
     done: u64,
     total: u64,
-    /// Its text for people.
+    /// The text behind the bar.
     pub(crate) line: String,
 }
 
 impl Transfer {
-    /// Returns a download, if it is under way.
+    /// Returns the transfer of `download`, or `None` if the download is not under way.
     fn of(download: &DownloadStatus, paint: Paint) -> Option<Self> {
         download.state.is_under_way().then(|| Self {
             key: (None, download.hash),

@@ -1,4 +1,5 @@
-//! Runs every target on its corpus, and on 20,000 mutations of it that are the same in every run.
+//! Runs every fuzz target on its corpus, and on 20,000 mutations of the corpus that are the same in
+//! every run.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +9,7 @@ use peerkit_fuzz::{TARGETS, Target, seeds};
 
 const MUTATIONS: usize = 20_000;
 
-/// The tests below.
+/// The targets that have a test below.
 const NAMES: [&str; 10] =
     ["address", "message", "frame", "hello", "link", "overlay", "files", "tls", "records", "fetch"];
 
@@ -68,7 +69,7 @@ fn no_target_is_left_out() {
 }
 
 #[test]
-fn the_committed_corpus_is_that_of_the_seeds() {
+fn the_committed_corpus_contains_every_seed() {
     for (name, seeds) in seeds::all() {
         let corpus = corpus(name);
         for (file, bytes) in seeds {
@@ -81,7 +82,7 @@ fn the_committed_corpus_is_that_of_the_seeds() {
 }
 
 #[test]
-fn a_seed_makes_the_same_mutations_and_another_makes_others() {
+fn the_same_seed_makes_the_same_mutations_and_another_seed_makes_others() {
     let corpus = [b"abcdef".to_vec(), b"0123456789".to_vec()];
     let run = |seed| -> Vec<_> {
         let mut mutator = Mutator::new(seed);
@@ -91,6 +92,7 @@ fn a_seed_makes_the_same_mutations_and_another_makes_others() {
     assert_ne!(run(1), run(2));
 }
 
+/// Runs the target `name` on its corpus and on mutations of it.
 fn smoke(name: &str) {
     let (_, target) = TARGETS.into_iter().find(|(known, _)| *known == name).unwrap();
     let corpus = corpus(name);
@@ -104,7 +106,8 @@ fn smoke(name: &str) {
     }
 }
 
-/// Runs one input. If that fails, prints the input, ready for a new corpus file.
+/// Runs the target on one input. If it panics, fails with the escaped input, which can be added to
+/// the corpus.
 fn run(name: &str, target: Target, input: &[u8]) {
     if std::panic::catch_unwind(|| target(input)).is_err() {
         panic!("{name} failed on {:?}", input.escape_ascii().to_string());

@@ -1,7 +1,8 @@
-//! File sharing: connect, discover, ping, search, download.
+//! File sharing by commands: connect, discover, ping, search and download.
 //!
-//! Without arguments, three nodes in a line show it. To share a folder with others and type the
-//! commands yourself:
+//! Without arguments, the example runs these commands on three nodes, which are linked in a line.
+//! To share a folder and type the commands yourself, start two nodes and connect the second to the
+//! first:
 //!
 //! ```text
 //! cargo run --example file_sharing -- 0.0.0.0:7117 FOLDER
@@ -14,7 +15,7 @@ use std::path::Path;
 
 use peerkit::{FetchRequest, Node};
 
-/// Carries out a command that a user has typed. Downloads go into the folder `downloads`.
+/// Runs the command in `line`. Downloads go into the folder `downloads`.
 async fn command(node: &Node, line: &str, downloads: &Path) -> Result<(), Box<dyn Error>> {
     let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
     match word {
@@ -48,7 +49,7 @@ async fn command(node: &Node, line: &str, downloads: &Path) -> Result<(), Box<dy
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [listen, folder] = &arguments[..] else { return show().await };
+    let [listen, folder] = &arguments[..] else { return run_demo().await };
     let node = Node::builder().listen(listen).spawn().await?;
     println!("sharing {:?} on {:?}", node.share(folder).await?.shared.name, node.listening());
     for line in std::io::stdin().lines() {
@@ -60,8 +61,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Runs three nodes: Ann enters the commands, Cid has the file, and Bob connects them.
-async fn show() -> Result<(), Box<dyn Error>> {
+/// Runs three nodes: Ann enters the commands, Cid has the file, and Bob is linked to both.
+async fn run_demo() -> Result<(), Box<dyn Error>> {
     let start = |name: &str| Node::builder().name(name).listen("127.0.0.1:0").spawn();
     let (ann, bob, cid) = (start("ann").await?, start("bob").await?, start("cid").await?);
     bob.connect(cid.listening()[0]).await?;

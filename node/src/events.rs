@@ -1,4 +1,5 @@
-//! Events as an async stream: a bounded queue for each subscriber, which learns how many it has missed.
+//! Events as an async stream. Each subscriber has a bounded queue, and learns how many events it
+//! missed.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -15,9 +16,10 @@ use crate::lock::lock;
 
 /// A stream of a node's events, from the moment of the subscription.
 ///
-/// If the reader is slow, messages and their senders wait for a while. After that the reader misses
-/// messages. It misses other events if twice as many as the limit wait. [`Event::NodeLagged`] has the
-/// number of missed events. Dropping the stream unsubscribes.
+/// If the reader is slow and the queue is full, the node keeps messages back for a while, which
+/// slows their senders down. After that the reader misses messages. It misses other events only
+/// once the queue has twice as many events as its limit. [`Event::NodeLagged`] has the number of
+/// missed events. Dropping the stream unsubscribes.
 #[derive(Debug)]
 pub struct Events {
     queue: Arc<EventQueue>,
@@ -30,7 +32,7 @@ impl Events {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// Returns the next event if there is one now.
+    /// Returns the next event without waiting, or `None` if there is none at the moment.
     pub fn try_next(&mut self) -> Option<Event> {
         self.queue.pop(&mut lock(&self.queue.state))
     }
@@ -59,7 +61,7 @@ impl Stream for Events {
 impl Drop for Events {
     fn drop(&mut self) {
         let mut state = lock(&self.queue.state);
-        state.gone = true;
+        state.dropped = true;
         state.events.clear();
         self.queue.room.notify_waiters();
     }
@@ -69,9 +71,11 @@ impl Drop for Events {
 #[derive(Debug)]
 pub(crate) struct EventQueue {
     state: Mutex<QueueState>,
+    /// Wakes the tasks that wait for room.
     room: Notify,
     max_events: usize,
     max_bytes: usize,
+    /// Time that messages wait for room before they count as missed.
     patience: Duration,
 }
 
@@ -80,11 +84,14 @@ struct QueueState {
     events: VecDeque<Event>,
     /// Bytes of the messages in `events`.
     bytes: usize,
+    /// Number of missed events that the reader has not learned of yet.
     missed: u64,
     reader: Option<Waker>,
-    /// The application holds the stream. Before that messages do not wait.
+    /// True once the application has taken the stream. Until then messages do not wait for room.
     claimed: bool,
-    gone: bool,
+    /// True once the application has dropped the stream.
+    dropped: bool,
+    /// True once the node adds no more events.
     ended: bool,
 }
 
@@ -99,7 +106,7 @@ impl EventQueue {
         })
     }
 
-    /// Returns the stream that reads this queue.
+    /// Hands the stream that reads this queue to the application.
     pub(crate) fn claim(self: &Arc<Self>) -> Events {
         lock(&self.state).claimed = true;
         Events { queue: self.clone() }
@@ -110,62 +117,66 @@ impl EventQueue {
         lock(&self.state).claimed
     }
 
-    /// Returns whether the stream was dropped.
+    /// Returns whether the application has dropped the stream.
     pub(crate) fn is_gone(&self) -> bool {
-        lock(&self.state).gone
+        lock(&self.state).dropped
     }
 
     /// Adds an event without waiting. If there is no room, it counts as missed.
     pub(crate) fn push(&self, event: Event) {
         let mut state = lock(&self.state);
-        // Events about the node itself get twice the room, as a flood of messages should not hide them.
-        let room = match event {
+        // Events about the node itself get twice the room, so that a flood of messages does not
+        // hide them.
+        let has_room = match event {
             Event::NodeMessage { .. } | Event::NodeBroadcast { .. } => self.has_room(&state),
             _ => state.events.len() < 2 * self.max_events,
         };
-        self.add(&mut state, event, room);
+        self.add(&mut state, event, has_room);
     }
 
-    /// Adds messages or broadcasts. Waits for room if there is none, but no longer than the patience.
+    /// Adds messages or broadcasts. If the queue is full, waits for room. After `patience` without
+    /// room the remaining messages count as missed.
     pub(crate) async fn push_messages(&self, messages: impl Iterator<Item = Event>) {
         let mut messages = messages.peekable();
         loop {
-            // Registered before the queue is looked at, so that room made in between is not missed.
-            let mut room = std::pin::pin!(self.room.notified());
-            room.as_mut().enable();
+            // Registers for the notification before it checks the queue. Otherwise the reader could
+            // make room in between, and the notification would be lost.
+            let mut room_made = std::pin::pin!(self.room.notified());
+            room_made.as_mut().enable();
             {
                 let mut state = lock(&self.state);
-                // Nothing waits for a stream that the application has not taken yet, or has dropped.
-                while self.has_room(&state) || !state.claimed || state.gone {
+                // Messages do not wait for a stream that the application has not taken, or has
+                // dropped.
+                while self.has_room(&state) || !state.claimed || state.dropped {
                     let Some(event) = messages.next() else { return };
-                    let room = self.has_room(&state);
-                    self.add(&mut state, event, room);
+                    let has_room = self.has_room(&state);
+                    self.add(&mut state, event, has_room);
                 }
                 if messages.peek().is_none() {
                     return;
                 }
             }
-            if tokio::time::timeout(self.patience, room).await.is_err() {
+            if tokio::time::timeout(self.patience, room_made).await.is_err() {
                 messages.by_ref().for_each(|event| self.push(event));
                 return;
             }
         }
     }
 
-    /// Ends the stream: no more events will come.
+    /// Ends the stream, which returns the events that are left and then `None`.
     pub(crate) fn end(&self) {
         let mut state = lock(&self.state);
         state.ended = true;
         wake(&mut state);
     }
 
-    fn add(&self, state: &mut QueueState, event: Event, room: bool) {
-        if state.gone {
+    fn add(&self, state: &mut QueueState, event: Event, has_room: bool) {
+        if state.dropped {
             return;
         }
-        if room {
+        if has_room {
             // The reader learns of missed events before it gets later ones.
-            Self::tell_missed(state);
+            Self::report_missed(state);
             state.bytes += bytes(&event);
             state.events.push_back(event);
         } else {
@@ -174,7 +185,8 @@ impl EventQueue {
         wake(state);
     }
 
-    fn tell_missed(state: &mut QueueState) {
+    /// Queues the event that reports missed events, if there are any.
+    fn report_missed(state: &mut QueueState) {
         if state.missed != 0 {
             let missed = std::mem::take(&mut state.missed);
             state.events.push_back(Event::NodeLagged { missed });
@@ -182,8 +194,9 @@ impl EventQueue {
     }
 
     fn pop(&self, state: &mut QueueState) -> Option<Event> {
+        // Events were missed and none came after them, so the report is not queued yet.
         if state.events.is_empty() {
-            Self::tell_missed(state);
+            Self::report_missed(state);
         }
         let event = state.events.pop_front()?;
         state.bytes = state.bytes.saturating_sub(bytes(&event));
@@ -205,6 +218,7 @@ fn wake(state: &mut QueueState) {
     }
 }
 
+/// Returns the bytes of the message in an event. Other events count as 0.
 fn bytes(event: &Event) -> usize {
     match event {
         Event::NodeMessage { message, .. } => message.body().len(),

@@ -1,4 +1,4 @@
-//! Listening sockets, and the handshakes of inbound connections, up to a link or a stream.
+//! Listening sockets, and the handshakes that turn inbound connections into links or streams.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,20 +24,21 @@ use crate::inner::Inner;
 use crate::lock::lock;
 use crate::tls::{self, Channel, Purpose};
 
-/// Wait after the system had no descriptor for another connection.
+/// Pause after `accept` fails, usually because the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Maximum number of connections that wait to be accepted. 1,024: tokio's default.
 const BACKLOG: i32 = 1024;
 
-/// The fault of a link-local IPv6 address without its interface.
+/// Error text for a link-local IPv6 address without its interface.
 pub(crate) const NO_ZONE: &str =
     "a link-local address needs the name of its interface, as in [fe80::1%eth0]:7117";
 
-/// Number of free ports to try until one is free for both IPv4 and IPv6. 16: the first one mostly is.
-const FREE_PORTS: usize = 16;
+/// Maximum number of ports to try until one is free for both IPv4 and IPv6. 16: the first is
+/// usually free for both.
+const MAX_PORT_TRIES: usize = 16;
 
-/// An address, or all of them, to listen on.
+/// One address to listen on, or a port of all addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Listen {
     /// One address, `host:port`; port 0 picks a free one.
@@ -46,15 +47,16 @@ pub(crate) enum Listen {
     Everywhere(u16),
 }
 
-/// A place to listen with its name resolved.
+/// A [`Listen`] whose host name is resolved.
 enum Resolved {
     At(SocketAddr),
     Everywhere(u16),
 }
 
 impl Resolved {
-    /// Returns the rank in which sockets are bound: those that include others first, and IPv4 before
-    /// IPv6, which takes over only what IPv4 leaves.
+    /// Returns the order in which sockets are bound. A socket of all addresses comes before those
+    /// of single addresses, which need no socket then. IPv4 comes before IPv6, because an IPv6
+    /// socket can leave out the IPv4 addresses, but not the other way round.
     fn rank(&self) -> u8 {
         match self {
             Self::Everywhere(_) => 0,
@@ -63,15 +65,15 @@ impl Resolved {
     }
 }
 
-/// Binds one or two sockets for each of `places`, which may come in any order. A place that another one
-/// includes gets no socket of its own.
+/// Binds one or two sockets for each of `places`, in whichever order they are given. A place gets
+/// no socket of its own if the socket of another place receives its connections too.
 pub(crate) async fn bind(places: &[Listen]) -> Result<Vec<TcpListener>, Error> {
     let mut resolved = Vec::new();
     for (order, place) in places.iter().enumerate() {
-        // Port 0 picks another port each time.
-        let is_again = places[..order].contains(place);
+        // Port 0 picks another port each time, so the same place twice means two ports.
+        let is_repeated = places[..order].contains(place);
         match place {
-            Listen::Everywhere(port) if *port != 0 && is_again => {}
+            Listen::Everywhere(port) if *port != 0 && is_repeated => {}
             Listen::Everywhere(port) => resolved.push((order, Resolved::Everywhere(*port))),
             Listen::At(address) => resolved.push((order, Resolved::At(resolve(address).await?))),
         }
@@ -97,7 +99,8 @@ pub(crate) async fn bind(places: &[Listen]) -> Result<Vec<TcpListener>, Error> {
 async fn resolve(address: &str) -> Result<SocketAddr, Error> {
     let failed = |error: io::Error| Error::Listen { address: address.to_owned(), error };
     let invalid = |fault: &str| failed(io::Error::new(io::ErrorKind::InvalidInput, fault));
-    // A resolver knows the interfaces of link-local addresses, but no brackets.
+    // The system's resolver understands `fe80::1%eth0`, which Rust's parser does not. It does not
+    // understand brackets, so they are removed.
     let (host, port) = address.rsplit_once(':').ok_or_else(|| invalid("no port"))?;
     let port = port.parse().map_err(|_| invalid("no port"))?;
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -107,14 +110,14 @@ async fn resolve(address: &str) -> Result<SocketAddr, Error> {
     if needs_zone(&socket) {
         return Err(invalid(NO_ZONE));
     }
-    // `::ffff:127.0.0.1` is the same as `127.0.0.1`.
+    // `::ffff:127.0.0.1` is another form of `127.0.0.1`.
     if socket.ip().to_canonical().is_ipv4() {
         socket.set_ip(socket.ip().to_canonical());
     }
     Ok(socket)
 }
 
-/// Binds one address, unless a socket in `others` includes it.
+/// Binds one address. Returns `None` if a socket in `others` receives its connections already.
 fn bind_address(
     socket: SocketAddr,
     others: &[(usize, TcpListener)],
@@ -127,13 +130,14 @@ fn bind_address(
     if same_port.any(includes) {
         return Ok(None);
     }
-    // Every IPv6 address includes every IPv4 address, unless another listener has that port there.
+    // The unspecified IPv6 address receives IPv4 connections too, unless an IPv4 listener has this
+    // port already.
     let only_v6 = others().any(|at| at.is_ipv4() && at.port() == socket.port());
     bind_socket(socket, only_v6).map(Some).map_err(|error| not_bound(socket, error))
 }
 
-/// Binds a port of all IPv4 and of all IPv6 addresses. If the machine lacks one of the two, only the
-/// other is bound.
+/// Binds a port of all IPv4 addresses and of all IPv6 addresses. If the machine lacks IPv4 or IPv6,
+/// binds only the other.
 fn bind_everywhere(port: u16) -> Result<Vec<TcpListener>, Error> {
     let in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
     let mut tries = 0;
@@ -155,8 +159,8 @@ fn bind_everywhere(port: u16) -> Result<Vec<TcpListener>, Error> {
         let v6 = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), picked);
         match bind_socket(v6, true) {
             Ok(ipv6) => return Ok(vec![ipv4, ipv6]),
-            // The port is free for IPv4 but not for IPv6: another one is tried.
-            Err(error) if in_use(&error) && port == 0 && tries < FREE_PORTS => {}
+            // The system picked a port that is free for IPv4 but not for IPv6. Try another one.
+            Err(error) if in_use(&error) && port == 0 && tries < MAX_PORT_TRIES => {}
             Err(error) if in_use(&error) => return Err(not_bound(v6, error)),
             Err(error) => {
                 tracing::debug!(%error, "can't listen on IPv6");
@@ -172,7 +176,8 @@ fn bind_socket(at: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
         // The default differs between systems.
         socket.set_only_v6(only_v6)?;
     }
-    // On Windows this option would let another program take over the port.
+    // On Unix this allows a restarted node to bind its port at once. On Windows it would let
+    // another program take over the port.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     socket.bind(&at.into())?;
@@ -181,7 +186,7 @@ fn bind_socket(at: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Returns whether this address needs an interface to mean anything.
+/// Returns whether this is a link-local IPv6 address without the interface that it belongs to.
 pub(crate) fn needs_zone(socket: &SocketAddr) -> bool {
     match socket {
         SocketAddr::V6(at) => at.ip().is_unicast_link_local() && at.scope_id() == 0,
@@ -206,8 +211,8 @@ pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener, pending: Ar
         match accepted {
             Ok((stream, remote)) => {
                 tracing::debug!(target: "peerkit::link", %remote, "accepted a connection");
-                let place = pending.enter(remote.ip());
-                conn::start(&inner, welcome(inner.clone(), stream, remote, place));
+                let place = pending.add(remote.ip());
+                conn::start(&inner, handle_inbound(inner.clone(), stream, remote, place));
             }
             Err(error) => {
                 tracing::debug!(%error, "can't accept a connection now");
@@ -217,8 +222,9 @@ pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener, pending: Ar
     }
 }
 
-/// The handshakes under way. If there are too many, the oldest is given up for a new one. Honest
-/// diallers are done in a moment, so this does not hurt them, and others can't keep them out.
+/// The handshakes under way. If there are too many, a new one evicts the oldest. An honest dialler
+/// finishes its handshake in a moment, so this does not hurt it. An attacker who holds handshakes
+/// open can't keep it out.
 #[derive(Debug)]
 pub(crate) struct Pending {
     max: usize,
@@ -229,12 +235,13 @@ pub(crate) struct Pending {
 #[derive(Debug)]
 struct PlaceState {
     ip: IpAddr,
-    /// Cancelled when the handshake is given up.
+    /// Cancelled when the handshake has to give way to a newer one.
     evicted: CancellationToken,
+    /// Set once the handshake is over.
     done: AtomicBool,
 }
 
-/// A place among the pending handshakes, which is free again when it is dropped.
+/// The place of one handshake among the pending ones. Dropping it frees the place.
 #[derive(Debug)]
 struct PendingPlace(Arc<PlaceState>);
 
@@ -243,10 +250,12 @@ impl Pending {
         Arc::new(Self { max, max_per_ip, places: Mutex::default() })
     }
 
-    fn enter(&self, ip: IpAddr) -> PendingPlace {
+    /// Adds a handshake with `ip`, and evicts the oldest one if there is no room.
+    fn add(&self, ip: IpAddr) -> PendingPlace {
         let ip = ip.to_canonical();
         let mut places = lock(&self.places);
         places.retain(|place| !place.done.load(Ordering::Relaxed));
+        // All nodes on this machine share the loopback address, so it has no limit of its own.
         if !ip.is_loopback() && places.iter().filter(|p| p.ip == ip).count() >= self.max_per_ip {
             evict_first(&mut places, |place| place.ip == ip);
         }
@@ -277,8 +286,9 @@ impl Drop for PendingPlace {
     }
 }
 
-/// Handles one inbound connection, from its first byte to its end or to a link.
-async fn welcome(
+/// Handles one inbound connection. Returns the link if the handshake made one. A stream is handled
+/// until it ends.
+async fn handle_inbound(
     inner: Arc<Inner>,
     tcp: TcpStream,
     remote: SocketAddr,
@@ -286,31 +296,32 @@ async fn welcome(
 ) -> Made {
     let evicted = place.0.evicted.clone();
     let timeout = inner.config.handshake_timeout;
-    let entered = tokio::select! {
-        entered = tokio::time::timeout(timeout, enter(&inner, tcp)) => {
-            entered.unwrap_or_else(|_| Err("the handshake took too long".into()))
+    let shaken = tokio::select! {
+        shaken = tokio::time::timeout(timeout, shake_hands(&inner, tcp)) => {
+            shaken.unwrap_or_else(|_| Err("the handshake took too long".into()))
         }
         () = evicted.cancelled() => Err("gave way to a newer connection".into()),
     };
     drop(place);
-    let outcome = match entered {
-        Ok(Entered::Greeted(greeted)) => settle(&inner, *greeted, remote).await,
-        Ok(Entered::Stream(opened)) => {
-            opened.await;
+    let outcome = match shaken {
+        Ok(Handshake::Greeted(greeted)) => admit(&inner, *greeted, remote).await,
+        Ok(Handshake::Stream(handler)) => {
+            handler.await;
             Ok(None)
         }
-        Ok(Entered::Nothing) => Ok(None),
+        Ok(Handshake::Nothing) => Ok(None),
         Err(error) => Err(error),
     };
     outcome.unwrap_or_else(|error| {
         let address = Address::from_socket(remote);
-        // Not awaited: connections that fail must not fill the node with waiting tasks.
+        // Does not wait for room in the event queues. Otherwise an attacker's failing connections
+        // would fill the node with waiting tasks.
         inner.dispatch.notice(Event::InboundNodeConnectionError { address, error });
         None
     })
 }
 
-/// A connection that has said Hello.
+/// An inbound connection whose dialler has sent its Hello.
 struct GreetedInbound {
     channel: Channel,
     local: SocketAddr,
@@ -319,50 +330,51 @@ struct GreetedInbound {
     hello: Hello,
 }
 
-enum Entered {
+/// The outcome of an inbound handshake.
+enum Handshake {
+    /// The connection can become a link.
     Greeted(Box<GreetedInbound>),
+    /// The connection is a stream. The future runs its handler.
     Stream(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>),
-    /// It has ended, and there is nothing to report.
+    /// The dialler closed the connection for a reason that needs no report.
     Nothing,
 }
 
-async fn enter(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Entered, String> {
+/// Performs the TLS handshake and, for a link, exchanges Hellos.
+async fn shake_hands(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Handshake, String> {
     let local = tcp.local_addr().map_err(|error| error.to_string())?;
     let _ = tcp.set_nodelay(true);
     let mut channel = match inner.tls.accept(tcp).await {
         Ok(channel) => channel,
-        // The dialler expected another node here, and closes without showing its own key.
+        // The dialler expected another node at this address. It closes without showing its own key.
         Err(error) if tls::is_refusal(&error) => {
             tracing::debug!(%error, "a dialler expected another node");
-            return Ok(Entered::Nothing);
+            return Ok(Handshake::Nothing);
         }
         Err(error) => return Err(error.to_string()),
     };
     let session = channel.session();
     if session.purpose == Purpose::Stream {
-        let opened = inner.accept_stream(channel).await?;
-        return Ok(Entered::Stream(opened));
+        let handler = inner.accept_stream(channel).await?;
+        return Ok(Handshake::Stream(handler));
     }
     let mut link = dial::new_link(inner, Side::Acceptor, &session, local);
     let mut buffer = BytesMut::new();
     let hello = match dial::greet(&mut link, &mut channel, &mut buffer, inner).await {
         Ok(hello) => hello,
-        // The dialler has found that it has a link already, and closes without a Hello.
-        Err(Reason::Lost(_)) => return Ok(Entered::Nothing),
+        // The dialler has found that it already has a link to this node. It closes without a Hello.
+        Err(Reason::Lost(_)) => return Ok(Handshake::Nothing),
         Err(reason) => {
             let _ = channel.shutdown().await;
             return Err(reason.to_string());
         }
     };
-    Ok(Entered::Greeted(Box::new(GreetedInbound { channel, local, link, buffer, hello })))
+    Ok(Handshake::Greeted(Box::new(GreetedInbound { channel, local, link, buffer, hello })))
 }
 
-/// Has a connection admitted, or refuses it with the reason. It is never cancelled once it is admitted.
-async fn settle(
-    inner: &Inner,
-    greeted: GreetedInbound,
-    remote: SocketAddr,
-) -> Result<Made, String> {
+/// Asks the actor to admit a connection. If the actor refuses it, sends the reason to the dialler.
+/// The caller does not cancel this future, so an admitted connection always becomes a link.
+async fn admit(inner: &Inner, greeted: GreetedInbound, remote: SocketAddr) -> Result<Made, String> {
     let GreetedInbound { mut channel, local, mut link, buffer, hello } = greeted;
     let greeted = GreetedConnection {
         id: channel.session().id,
@@ -381,9 +393,10 @@ async fn settle(
         }
         Err(reason) => {
             link.refuse(reason.clone());
-            let telling = dial::say(&mut link, &mut channel);
-            let _ = tokio::time::timeout(inner.config.handshake_timeout, telling).await;
+            let refusal = dial::say(&mut link, &mut channel);
+            let _ = tokio::time::timeout(inner.config.handshake_timeout, refusal).await;
             match reason {
+                // The nodes have another link, usually as both dialled at once. That is no failure.
                 Reason::Duplicate => Ok(None),
                 reason => Err(reason.to_string()),
             }
@@ -405,7 +418,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everywhere_is_one_port_of_both_families() {
+    async fn everywhere_is_the_same_port_of_ipv4_and_ipv6() {
         let listeners = bind(&[Listen::Everywhere(0)]).await.unwrap();
         let port = listeners[0].local_addr().unwrap().port();
         assert!(listeners.iter().all(|l| l.local_addr().unwrap().port() == port));
@@ -414,11 +427,14 @@ mod tests {
         assert!(matches!(bind(&[Listen::Everywhere(port)]).await, Err(Error::PortInUse(_))));
         drop(listeners);
         let again = bind(&[Listen::Everywhere(port)]).await;
-        assert!(again.is_ok() || matches!(again, Err(Error::PortInUse(_))), "another took it");
+        assert!(
+            again.is_ok() || matches!(again, Err(Error::PortInUse(_))),
+            "another program took the port"
+        );
     }
 
     #[tokio::test]
-    async fn every_ipv6_address_includes_ipv4_unless_that_is_listened_on_as_well() {
+    async fn the_unspecified_ipv6_address_receives_ipv4_unless_ipv4_has_its_own_socket() {
         if !has_ipv6() {
             return;
         }
@@ -432,10 +448,14 @@ mod tests {
         drop(ipv4);
         let places = [at(&format!("0.0.0.0:{port}")), at(&format!("[::]:{port}"))];
         let two = bind(&places).await;
-        assert!(two.is_ok() || matches!(two, Err(Error::PortInUse(_))), "another took it: {two:?}");
+        assert!(
+            two.is_ok() || matches!(two, Err(Error::PortInUse(_))),
+            "another program took the port: {two:?}"
+        );
     }
 
-    /// Binds places, with another free port if a program has taken the first meanwhile.
+    /// Binds `places`, in which `PORT` stands for a free port. Returns the IP addresses of the
+    /// sockets. Tries another port if a program has taken the first one meanwhile.
     async fn bound(places: &[&str]) -> Vec<String> {
         for _ in 0..100 {
             let free = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
@@ -458,7 +478,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_place_that_another_includes_is_no_conflict_in_any_order() {
+    async fn overlapping_places_share_a_socket_in_any_order() {
         assert_eq!(bound(&["127.0.0.1:PORT", "127.0.0.1:PORT"]).await, ["127.0.0.1"]);
         assert_eq!(bound(&["0.0.0.0:PORT", "127.0.0.1:PORT"]).await, ["0.0.0.0"]);
         assert_eq!(bound(&["127.0.0.1:PORT", "0.0.0.0:PORT"]).await, ["0.0.0.0"]);
@@ -476,7 +496,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn an_interface_has_a_name() {
+    async fn an_interface_name_is_resolved() {
         let SocketAddr::V6(at) = resolve("[fe80::1%lo]:7").await.unwrap() else { panic!() };
         assert_eq!((*at.ip(), at.port()), ("fe80::1".parse().unwrap(), 7));
         assert_ne!(at.scope_id(), 0);

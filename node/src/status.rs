@@ -32,31 +32,32 @@ pub struct Status {
     pub outbound: usize,
     /// True if links are made by hand only.
     pub manual: bool,
-    /// True if the node is a member of the network, which finds and keeps its own neighbours.
+    /// True if the node is a member of the network. A member finds and keeps its own neighbours.
     pub member: bool,
-    /// The neighbours that the node keeps as a member.
+    /// The member's neighbours (its active view).
     pub neighbours: Vec<NodeId>,
     /// The links that the application asked for.
     pub pinned: Vec<NodeId>,
-    /// Number of nodes that a member knows beside its neighbours.
+    /// Number of other nodes that the member knows and could make neighbours (its passive view).
     pub passive: usize,
     /// Counters of broadcasts.
     pub broadcasts: BroadcastCounters,
     /// Number of queries of the last minute that the node remembers.
     pub queries: usize,
-    /// Number of answers to queries that this node had not sent. A peer that keeps sending them is
-    /// disconnected.
+    /// Number of received answers to queries that this node never sent. A peer that keeps sending
+    /// such answers is disconnected.
     pub stray_answers: u64,
     /// Number of peers whose clock is far from this node's.
     pub clocks_apart: usize,
-    /// Seconds by which the peer's clock that is farthest off is ahead of this node's; negative if it is
-    /// behind, 0 if none is far off.
+    /// Difference in seconds between this node's clock and the peer's clock that is farthest from
+    /// it. Positive if the peer's clock is ahead, negative if it is behind, 0 if no clock is far
+    /// off.
     pub clock_skew_seconds: i64,
     /// Number of files and folders that the node shares.
     pub shares: usize,
     /// Counters of the files that the node has sent and received.
     pub files: FileCounters,
-    /// Counters of all links together, those that have ended included.
+    /// Counters of all links together, including links that have ended.
     pub counters: Counters,
     /// The links.
     pub peers: Vec<PeerStatus>,
@@ -79,7 +80,7 @@ pub struct PeerStatus {
     /// The version of the wire protocol on this link.
     pub version: Option<u16>,
     /// The parts of the protocol that are off on this link because its version is too old for them, each
-    /// with the reason. The peer's status says the same.
+    /// with the reason. The peer's own status lists the same parts.
     pub off: Vec<String>,
     /// Bytes of application messages that wait to be written.
     pub queued_bytes: usize,
@@ -93,15 +94,15 @@ impl Inner {
     pub(crate) fn status(&self, overlay: OverlayStatus) -> Status {
         let OverlayStatus { views, broadcasts, queries, stray_answers, clock } = overlay;
         let conns = self.links.all();
-        let side = |direction| conns.iter().filter(|c| c.peer.direction() == direction).count();
+        let count = |direction| conns.iter().filter(|c| c.peer.direction() == direction).count();
         Status {
             id: self.profile.id,
             name: self.profile.name.clone(),
             network: self.profile.network.clone(),
             addresses: self.addresses.announced(None),
             uptime_ms: self.clock.micros() / 1000,
-            inbound: side(Direction::Inbound),
-            outbound: side(Direction::Outbound),
+            inbound: count(Direction::Inbound),
+            outbound: count(Direction::Outbound),
             manual: self.profile.manual,
             member: views.member,
             neighbours: views.active,
@@ -111,6 +112,7 @@ impl Inner {
             queries,
             stray_answers,
             clocks_apart: clock.apart,
+            // `farthest` is in milliseconds.
             clock_skew_seconds: clock.farthest / 1000,
             shares: self.files.shares.list().len(),
             files: self.rates.counters(),

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Program, peerkit, run};
 
-/// Waits until a node sees a connected network of this many nodes.
-fn is_one(node: &mut Program, nodes: usize) {
+/// Waits until `node` reports one connected network of `nodes` nodes.
+fn wait_for_size(node: &mut Program, nodes: usize) {
     let begun = Instant::now();
     loop {
         let network = node.run("network")["network"].clone();
@@ -18,37 +18,38 @@ fn is_one(node: &mut Program, nodes: usize) {
             assert_eq!(network["components"], 1);
             return;
         }
-        assert!(begun.elapsed() < PATIENCE, "it stays {network}");
+        assert!(begun.elapsed() < PATIENCE, "waited too long for {nodes} nodes: {network}");
         thread::sleep(Duration::from_millis(50));
     }
 }
 
-/// Starts a network of this many nodes, which all join through the first.
-fn joined(home: &Path, nodes: usize, args: &[&str]) -> Vec<Program> {
+/// Starts a network of `nodes` nodes, which all join through the first. The first one gets `args`.
+fn start_network(home: &Path, nodes: usize, args: &[&str]) -> Vec<Program> {
     let mut programs = vec![Program::start_with(home, "n0", args)];
     for n in 1..nodes {
         let through = programs[0].address.clone();
         programs.push(Program::start_with(home, &format!("n{n}"), &[&through]));
     }
     for program in &mut programs {
-        is_one(program, nodes);
+        wait_for_size(program, nodes);
         assert_eq!(program.run("status")["status"]["member"], true);
     }
     programs
 }
 
 #[test]
-fn twelve_join_through_one_get_every_broadcast_and_live_on_without_it() {
+fn twelve_nodes_join_through_one_receive_all_broadcasts_and_stay_connected_without_it() {
     const NODES: usize = 12;
     const EACH: usize = 100;
     let home = tempfile::tempdir().unwrap();
-    let mut nodes = joined(home.path(), NODES, &[]);
+    let mut nodes = start_network(home.path(), NODES, &[]);
     for n in 0..EACH {
         for node in &mut nodes {
             node.write(&format!("broadcast number {n}"));
         }
     }
     for node in &mut nodes {
+        // Each node has sent all of its broadcasts before the first event is checked.
         for _ in 0..EACH {
             let result = node.result();
             assert_eq!((&result["result"], &result["ok"]), (&json!("broadcast"), &json!(true)));
@@ -65,18 +66,20 @@ fn twelve_join_through_one_get_every_broadcast_and_live_on_without_it() {
         assert_eq!(received.len(), NODES - 1);
     }
     for node in &mut nodes {
+        // Once the ping is answered, a second copy of a broadcast would have been reported as well.
         node.run("ping");
         assert!(node.untaken("node_broadcast").is_empty(), "more than once");
         assert!(node.untaken("node_broadcasts_missed").is_empty());
     }
 
+    // All nodes joined through the first. The others have to stay one network without it.
     nodes.remove(0).kill();
     for node in &mut nodes {
-        is_one(node, NODES - 1);
+        wait_for_size(node, NODES - 1);
     }
     let through = nodes[6].address.clone();
     let mut newcomer = Program::start_with(home.path(), "newcomer", &[&through]);
-    is_one(&mut newcomer, NODES);
+    wait_for_size(&mut newcomer, NODES);
     nodes.push(newcomer);
     for node in &mut nodes {
         node.write("exit");
@@ -88,45 +91,46 @@ fn twelve_join_through_one_get_every_broadcast_and_live_on_without_it() {
 }
 
 #[test]
-fn two_that_are_started_in_the_wrong_order_find_each_other() {
+fn a_node_that_starts_before_the_one_it_joins_retries_until_it_is_there() {
     let home = tempfile::tempdir().unwrap();
-    let later = Program::start_with(home.path(), "bob", &[]);
-    let address = later.address.clone();
-    later.exit();
+    // Bob runs once to choose a port, and starts again only after Alice has failed to reach him.
+    let first_run = Program::start_with(home.path(), "bob", &[]);
+    let address = first_run.address.clone();
+    first_run.exit();
     let mut alice = Program::start_with(home.path(), "alice", &[&address]);
     let error = alice.event("outbound_node_connection_error");
     assert_eq!(error["data"]["address"], json!(address));
-    assert_eq!(alice.run("size")["size"], 1, "it takes commands meanwhile");
+    assert_eq!(alice.run("size")["size"], 1, "the node accepts commands while it retries");
     let mut bob = Program::start_with(home.path(), "bob", &["--listen", &address]);
     alice.event("outbound_node_connected");
-    is_one(&mut bob, 2);
+    wait_for_size(&mut bob, 2);
     alice.exit();
     bob.exit();
     // The text for people says that it is retrying.
     let mut command = peerkit(home.path());
     command.args(["run", "--listen", "127.0.0.1:0", &address]);
     let output = run(command, "size\n");
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("not joined") && said.contains("trying again in 1.00 s"), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("not joined") && stderr.contains("trying again in 1.00 s"), "{stderr}");
 }
 
 #[test]
-fn a_node_that_leaves_is_alone_and_may_join_again() {
+fn a_node_that_leaves_has_no_peers_and_can_join_again() {
     let home = tempfile::tempdir().unwrap();
-    let mut nodes = joined(home.path(), 4, &[]);
+    let mut nodes = start_network(home.path(), 4, &[]);
     let left = nodes[0].run("leave");
     assert!(!left["peers"].as_array().unwrap().is_empty());
     assert_eq!(nodes[0].run("peers")["peers"], json!([]));
-    is_one(&mut nodes[1], 3);
+    wait_for_size(&mut nodes[1], 3);
     let through = nodes[2].address.clone();
     let joined = nodes[0].run(&format!("join {through}"));
     assert_eq!(joined["peers"][0]["id"], json!(nodes[2].id));
-    is_one(&mut nodes[0], 4);
+    wait_for_size(&mut nodes[0], 4);
     nodes.into_iter().for_each(Program::exit);
 }
 
 #[test]
-fn a_node_whose_links_are_made_by_hand_is_not_joined() {
+fn a_node_cannot_join_through_one_whose_links_are_made_by_hand() {
     let home = tempfile::tempdir().unwrap();
     let bob = Program::start(home.path(), "bob", &[]);
     let mut alice = Program::start_with(home.path(), "alice", &[]);
@@ -143,7 +147,7 @@ fn a_node_whose_links_are_made_by_hand_is_not_joined() {
 fn only_the_owner_stops_the_network() {
     let home = tempfile::tempdir().unwrap();
     let key = home.path().join("owner.key");
-    let mut nodes = joined(home.path(), 5, &["--owner", key.to_str().unwrap()]);
+    let mut nodes = start_network(home.path(), 5, &["--owner", key.to_str().unwrap()]);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -153,12 +157,12 @@ fn only_the_owner_stops_the_network() {
     let error = nodes[2].fail("shutdown");
     assert!(error.contains("only the holder of that key") && error.contains("`exit`"), "{error}");
     assert!(nodes[2].is_running());
-    // An order with another key is ignored, and reported by the nodes that receive it.
+    // A shutdown order that another key signed is ignored. The nodes that receive it report it.
     let through = nodes[3].address.clone();
     let other = home.path().join("other.key");
     let args = ["--owner", other.to_str().unwrap(), &through];
     let mut usurper = Program::start_with(home.path(), "usurper", &args);
-    is_one(&mut usurper, 6);
+    wait_for_size(&mut usurper, 6);
     usurper.run("shutdown");
     assert_eq!(usurper.wait().0.code(), Some(0));
     let refused = |node: &mut Program| -> Option<Value> {
@@ -174,12 +178,12 @@ fn only_the_owner_stops_the_network() {
     };
     assert_eq!(event["peer"]["id"], json!(usurper.id));
     assert!(event["data"]["error"].as_str().unwrap().contains("owner"));
-    is_one(&mut nodes[1], 5);
+    wait_for_size(&mut nodes[1], 5);
 
     assert_eq!(nodes[0].run("shutdown"), json!({"result": "shutdown", "ok": true}));
     for node in &mut nodes {
         let (status, stderr) = node.wait();
-        // On one of them a command has failed.
+        // The exit status of n2 is 1, because its `shutdown` failed above.
         let expected = i32::from(node.name == "n2");
         assert_eq!((status.code(), stderr.as_str()), (Some(expected), ""), "{}", node.name);
         let ordered = node.event("node_shutdown_ordered");
@@ -187,9 +191,10 @@ fn only_the_owner_stops_the_network() {
     }
 }
 
-/// A peer that the user has disconnected is not dialled at the next start.
+/// A peer that the user has disconnected is not dialled at the next start, and the program prints
+/// nothing about it.
 #[test]
-fn a_start_says_nothing_of_a_node_that_is_kept_away() {
+fn a_disconnected_peer_is_not_dialled_at_the_next_start() {
     let home = tempfile::tempdir().unwrap();
     let mut bob = Program::start_with(home.path(), "bob", &[]);
     let mut alice = Program::start_with(home.path(), "alice", &[]);
@@ -199,7 +204,8 @@ fn a_start_says_nothing_of_a_node_that_is_kept_away() {
     alice.event("outbound_node_disconnected");
     alice.exit();
     let mut alice = Program::start_with(home.path(), "alice", &[]);
-    // It has no address to dial. This command runs after the join of the start.
+    // `join` without an address fails, because the only known node is the disconnected one. The
+    // program runs the command after the join of its start, so that is over too.
     assert!(alice.fail("join").contains("disconnected by hand"));
     assert_eq!(alice.run("peers")["peers"].as_array().map(Vec::len), Some(0));
     let (_, stderr) = alice.stop();

@@ -43,7 +43,7 @@ impl Node {
         Sharing::new(self.inner.files.shares.clone(), path.into())
     }
 
-    /// Starts to fetch a file or folder, and returns a handle, which is awaited for the result.
+    /// Starts to fetch a file or folder. Await the returned handle for the result.
     ///
     /// The pieces come from all nodes that have the content, in parallel, and each is checked against the
     /// hash. A request that names no destination uses the [download
@@ -69,24 +69,29 @@ impl Node {
     /// ```
     ///
     /// # Errors
-    /// When awaited: [`Error::NoSource`] if no node has the content, [`Error::Fetch`] or the error of the last
-    /// source if every source fails, a store error if the state can't be written, and
-    /// [`Error::Stopped`] if the node stops. Pieces that were verified by then stay beside the target, in
-    /// `.NAME.HASH.part`, and the next fetch of the same content to the same place continues from them.
+    /// When awaited:
+    /// - [`Error::NoSource`] if no node has the content
+    /// - [`Error::Fetch`] or the error of the last source if every source fails
+    /// - a store error if the state can't be written
+    /// - [`Error::Stopped`] if the node stops
+    ///
+    /// Pieces that were verified by then stay beside the target, in `.NAME.HASH.part`. The next
+    /// fetch of the same content to the same place continues from them.
     pub fn fetch(&self, request: impl Into<FetchRequest>) -> Download {
         self.inner.fetch(request.into())
     }
 
-    /// Searches the files and folders that this node and others share. Each result has all nodes that have
-    /// the file.
+    /// Searches the files and folders that this node and others share. Each result lists the nodes
+    /// that have the file.
     ///
-    /// A file is found if it matches every word of `text`. Case does not matter, nor how accents are
-    /// encoded. A word matches if it is part of the file's name, or of its path in the shared folder. A word
-    /// with `*`, `?` or `[a-z]` in it is a pattern for the whole name. If it also has a `/`, it is a pattern
-    /// for the whole path, and `**` matches any folders. The same content under two names is found under
-    /// both.
+    /// A file is found if it matches every word of `text`. Neither case nor the encoding of accents
+    /// matters. A word matches if it is part of the file's name, or of its path in the shared
+    /// folder. A word with `*`, `?` or `[a-z]` in it is a pattern for the whole name. If it also
+    /// has a `/`, it is a pattern for the whole path, and `**` matches any folders. The same
+    /// content under two names is found under both.
     ///
-    /// A share [for named nodes](Sharing::to_nodes) is found by these if they are connected to its sharer.
+    /// Only the named nodes find a share [for named nodes](Sharing::to_nodes), and only while they
+    /// are connected to the node that shares it.
     ///
     /// [`Node::fetch`] has an example.
     ///
@@ -130,21 +135,21 @@ pub struct FilesHandle<'a> {
 }
 
 impl FilesHandle<'_> {
-    /// Returns a ticket for the content with this hash: all that another node needs to fetch it. It holds
-    /// this node's identity and addresses, the share's name, and the secret of a share [with
-    /// tickets](Sharing::with_ticket). A ticket for a share [for named nodes](Sharing::to_nodes) is of use to
-    /// these nodes only.
+    /// Returns a ticket for the content with this hash. A ticket is all that another node needs to
+    /// fetch the content: this node's identity and addresses, the share's name, and the secret of a
+    /// share [with tickets](Sharing::with_ticket). Only the named nodes can use a ticket for a
+    /// share [for named nodes](Sharing::to_nodes).
     ///
-    /// `None` if the hash is not shared. If it is shared under several names, see
+    /// Returns `None` if the hash is not shared. If it is shared under several names, see
     /// [`ticket_for`](Self::ticket_for).
     #[must_use]
     pub fn ticket(self, hash: &Hash) -> Option<Ticket> {
         self.ticket_of(hash, None)
     }
 
-    /// Returns a ticket for one share, or for a file in a shared folder, as [`ticket`](Self::ticket) does. The
-    /// fetched file gets the name that `file` has here: the same content may be shared under several
-    /// names.
+    /// Returns a ticket for one share, or for one file in a shared folder: see
+    /// [`ticket`](Self::ticket). The same content may be shared under several names. This ticket
+    /// gives the fetched file the name that `file` has.
     #[must_use]
     pub fn ticket_for(self, file: &SharedFile) -> Option<Ticket> {
         self.ticket_of(&file.hash, Some(&file.name))
@@ -162,18 +167,20 @@ impl FilesHandle<'_> {
         Some(Ticket { hash: *hash, node, secret, network, addresses, name: Some(name) })
     }
 
-    /// Stops sharing everything that was added and has this hash, under any name. The files stay on disk.
-    /// Returns what was removed.
+    /// Removes the shares with this hash, whatever their names. A file inside a shared folder is
+    /// not a share of its own, so its hash removes nothing. The files stay on disk. Returns the
+    /// removed shares.
     ///
     /// # Errors
-    /// [`Error::Share`] if the state can't be written. It is no longer shared in this run.
+    /// [`Error::Share`] if the state can't be written. The content is no longer shared all the
+    /// same, but may be shared again after a restart.
     pub async fn unshare(self, hash: Hash) -> Result<Vec<SharedFile>, Error> {
         Ok(self.inner.files.shares.remove(&hash).await?)
     }
 
-    /// Stops sharing the file or folder that was added at `path`, which is a path as
-    /// [`shared_paths`](Self::shared_paths) returns it. The files stay on disk, and so do other shares of the
-    /// same content. Returns what was removed.
+    /// Removes the share of the file or folder at `path`, which is one of
+    /// [`shared_paths`](Self::shared_paths). The files stay on disk. Other shares of the same
+    /// content remain. Returns the removed share, or `None` if there was none.
     ///
     /// # Errors
     /// As [`unshare`](Self::unshare).
@@ -181,8 +188,8 @@ impl FilesHandle<'_> {
         Ok(self.inner.files.shares.remove_path(path).await?)
     }
 
-    /// Scans every share again. Changed files are hashed again, and files that are gone are no longer
-    /// shared. `progress` is called on another thread while files are hashed.
+    /// Scans every share again. Changed files are hashed again. Files that no longer exist are no
+    /// longer shared. `progress` is called on another thread while files are hashed.
     ///
     /// # Errors
     /// [`Error::Share`] if the state can't be read or written.
@@ -193,8 +200,9 @@ impl FilesHandle<'_> {
         Ok(self.inner.files.shares.refresh(progress).await?)
     }
 
-    /// Waits until the shares of the last run are shared again, as far as they still exist. Until then
-    /// [`shares`](Self::shares) does not list all of them. Returns at once without a state folder.
+    /// Waits until this node shares the files of its last run again, as far as they still exist.
+    /// Until then [`shares`](Self::shares) does not list all of them. Without a state folder,
+    /// returns at once.
     pub async fn restored(self) {
         tokio::select! {
             () = self.inner.files.restored.cancelled() => {}
@@ -202,14 +210,14 @@ impl FilesHandle<'_> {
         }
     }
 
-    /// Returns the shares, as they were added.
+    /// Returns the shares. A shared folder is one share.
     #[must_use]
     pub fn shares(self) -> Vec<SharedFile> {
         self.inner.files.shares.list()
     }
 
-    /// Returns which nodes may fetch the content with this hash: the widest access if it is shared more than
-    /// once, `None` if it is not shared.
+    /// Returns which nodes may fetch the content with this hash. If it is shared more than once,
+    /// returns the widest access. Returns `None` if it is not shared.
     #[must_use]
     pub fn access(self, hash: Hash) -> Option<Access> {
         self.inner.files.shares.access(&hash)
@@ -221,28 +229,29 @@ impl FilesHandle<'_> {
         self.inner.files.shares.paths()
     }
 
-    /// Returns some of the files in the folder that is shared at `path`, which is a path as
-    /// [`shared_paths`](Self::shared_paths) returns it: at most `limit` after the first `skip`, in the order
-    /// of their paths. A folder may have a million files. Returns `None` if no folder is shared at `path`.
+    /// Returns up to `limit` files of a shared folder, without the first `skip`, in the order of
+    /// their paths. They are listed in parts because a folder may have a million files. `path` is
+    /// one of [`shared_paths`](Self::shared_paths). Returns `None` if no folder is shared there.
     #[must_use]
     pub fn shared_files(self, path: &Path, skip: usize, limit: usize) -> Option<FolderPart> {
         self.inner.files.shares.files_in(path, skip, limit)
     }
 
-    /// Returns the download folder, which is for requests that name no destination.
+    /// Returns the download folder, where requests without a destination are saved.
     #[must_use]
     pub fn download_folder(self) -> PathBuf {
         self.inner.files.download_folder()
     }
 
-    /// Sets the download folder, which is for requests that name no destination. Downloads that were started
-    /// before keep theirs. The folder is created when something is fetched into it.
+    /// Sets the download folder, where requests without a destination are saved. Downloads that
+    /// have already started keep their folder. The folder is created when something is fetched into
+    /// it.
     pub fn set_download_folder(self, folder: impl Into<PathBuf>) {
         self.inner.files.set_download_folder(folder.into());
     }
 
-    /// Returns a handle to the download of this hash. If there are several, with different destinations, it
-    /// is the last that is not done, or else the last.
+    /// Returns a handle to the download of this hash. There may be several, with different
+    /// destinations. Then it is the last one that is not done, or the last one if all are done.
     ///
     /// # Errors
     /// [`Error::NoDownload`] if there is none.
@@ -250,15 +259,15 @@ impl FilesHandle<'_> {
         self.inner.download(&hash)
     }
 
-    /// Returns the status of all downloads: those that are active, wait or are paused, those that failed, and
-    /// the last that completed.
+    /// Returns the status of the downloads that are active, waiting, paused or failed, and of the
+    /// last ones that completed.
     #[must_use]
     pub fn downloads(self) -> Vec<DownloadStatus> {
         self.inner.files.downloads.list()
     }
 
-    /// Returns the uploads: the files that peers are fetching from this node now, and how much of each was
-    /// sent.
+    /// Returns the uploads: the files that peers are fetching from this node at the moment, and how
+    /// much of each this node has sent.
     ///
     /// When a peer has received all of a file or folder, the event
     /// [`NodeUploadCompleted`](crate::Event::NodeUploadCompleted) follows.

@@ -1,4 +1,4 @@
-//! Channels with each other, and with rustls at the other end, which makes its own records.
+//! Tests of a channel against another channel, and against rustls, which protects its own records.
 
 use std::io::IoSlice;
 use std::pin::Pin;
@@ -29,7 +29,7 @@ pub(super) fn tls(secret: u8) -> Tls {
     Tls::new(&Key::from_secret(&[secret; 32])).unwrap()
 }
 
-/// The dialling channel and the accepting one, where the latter has received the end of the handshake.
+/// Returns a dialling channel and the accepting one at its other end, after a complete handshake.
 pub(super) async fn channels() -> (Channel, Channel) {
     let (dialled, accepted) = pair().await;
     let (ours, theirs) = (tls(1), tls(2));
@@ -43,7 +43,7 @@ pub(super) async fn channels() -> (Channel, Channel) {
     )
 }
 
-/// A channel that has dialled rustls.
+/// Returns a channel that has dialled rustls, and the stream of rustls.
 pub(super) async fn dialled_rustls() -> (Channel, TlsStream<TcpStream>) {
     let (dialled, accepted) = pair().await;
     let acceptor = TlsAcceptor::from(Arc::new(tls(2).server));
@@ -58,7 +58,7 @@ pub(super) async fn dialled_rustls() -> (Channel, TlsStream<TcpStream>) {
     )
 }
 
-/// A channel that rustls has dialled.
+/// Returns a channel that rustls has dialled, and the stream of rustls.
 async fn accepted_rustls() -> (Channel, TlsStream<TcpStream>) {
     let (dialled, accepted) = pair().await;
     let connector = TlsConnector::from(Arc::new(tls(2).stream));
@@ -68,7 +68,7 @@ async fn accepted_rustls() -> (Channel, TlsStream<TcpStream>) {
     })
 }
 
-/// Has rustls change its key, and ask the other end to change its own.
+/// Makes rustls update its key and ask the other end to update its own.
 pub(super) fn refresh<T>(stream: &mut TlsStream<T>) {
     match stream {
         TlsStream::Client(end) => end.get_mut().1.refresh_traffic_keys().unwrap(),
@@ -76,6 +76,7 @@ pub(super) fn refresh<T>(stream: &mut TlsStream<T>) {
     }
 }
 
+/// Returns bytes in a pattern that is longer than a record, so that a lost record is noticed.
 fn some_bytes(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at.wrapping_mul(2_654_435_761) >> 7) as u8).collect()
 }
@@ -88,11 +89,11 @@ pub(super) async fn say(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
 pub(super) async fn expect_bytes(from: &mut (impl AsyncReadExt + Unpin), bytes: &[u8]) {
     let mut received = vec![0; bytes.len()];
     from.read_exact(&mut received).await.unwrap();
-    assert!(received == bytes, "{} bytes came otherwise", bytes.len());
+    assert!(received == bytes, "{} bytes were changed on the way", bytes.len());
 }
 
 #[tokio::test]
-async fn both_ends_know_each_other() {
+async fn both_ends_learn_the_identity_of_the_other() {
     let (ours, theirs) = channels().await;
     let (ours, theirs) = (ours.session(), theirs.session());
     assert_eq!(ours.id, Key::from_secret(&[2; 32]).id());
@@ -101,14 +102,14 @@ async fn both_ends_know_each_other() {
     assert_eq!(ours.binding, theirs.binding);
 }
 
-/// A verifier of clients that counts the keys it was shown.
+/// A verifier of clients that counts the client keys that it sees.
 #[derive(Debug)]
-struct Counting {
+struct CountingVerifier {
     verifier: Verifier,
-    shown: AtomicUsize,
+    seen: AtomicUsize,
 }
 
-impl ClientCertVerifier for Counting {
+impl ClientCertVerifier for CountingVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -119,7 +120,7 @@ impl ClientCertVerifier for Counting {
         others: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.shown.fetch_add(1, Ordering::SeqCst);
+        self.seen.fetch_add(1, Ordering::SeqCst);
         self.verifier.verify_client_cert(key, others, now)
     }
 
@@ -150,15 +151,16 @@ impl ClientCertVerifier for Counting {
     }
 }
 
+/// Returns a verifier that accepts every node.
 fn any_node() -> Verifier {
     Verifier { provider: Arc::new(provider()), expected: None }
 }
 
-/// Node 1 dials node 2 and expects `expected`. Returns how that went, and how many client keys
-/// node 2 was shown.
+/// Node 1 dials node 2 and expects node `expected`. Returns the result of the dial, and the number
+/// of client keys that node 2 has seen.
 async fn dial_expecting(expected: u8) -> (Result<Channel, DialError>, usize) {
     let (dialled, accepted) = pair().await;
-    let counting = Arc::new(Counting { verifier: any_node(), shown: AtomicUsize::new(0) });
+    let counting = Arc::new(CountingVerifier { verifier: any_node(), seen: AtomicUsize::new(0) });
     let pair = Arc::new(certified(&Key::from_secret(&[2; 32])).unwrap());
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&TLS13])
@@ -176,43 +178,46 @@ async fn dial_expecting(expected: u8) -> (Result<Channel, DialError>, usize) {
         },
         TlsAcceptor::from(Arc::new(config)).accept(accepted),
     );
-    (dialled, counting.shown.load(Ordering::SeqCst))
+    (dialled, counting.seen.load(Ordering::SeqCst))
 }
 
 #[tokio::test]
 async fn the_wrong_node_never_sees_the_diallers_key() {
-    let (dialled, shown) = dial_expecting(3).await;
+    let (dialled, seen) = dial_expecting(3).await;
     let found = Key::from_secret(&[2; 32]).id();
     assert!(matches!(dialled, Err(DialError::WrongNode(WrongNode(id))) if id == found));
-    assert_eq!(shown, 0);
+    assert_eq!(seen, 0);
 
-    let (dialled, shown) = dial_expecting(2).await;
+    let (dialled, seen) = dial_expecting(2).await;
     assert_eq!(dialled.unwrap().session().id, found);
-    assert_eq!(shown, 1);
+    assert_eq!(seen, 1);
 }
 
-/// Encodings of the points of small order, canonical or not (RFC 8032, section 5.1.3), each but
-/// for its last byte, and that byte without the sign.
+/// Returns all encodings of the points of Ed25519 that have a small order, canonical or not (RFC
+/// 8032, section 5.1.3). Signatures under such a key can be forged without a secret.
 fn small_order() -> impl Iterator<Item = [u8; 32]> {
-    let eight = [
+    // The y coordinates of the points of order eight.
+    let order_eight = [
         "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
         "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
     ];
-    let framed = |first: u8, between: u8, last: u8| {
+    let encoding = |first: u8, between: u8, last: u8| {
         let mut point = [between; 32];
         (point[0], point[31]) = (first, last);
         point
     };
-    let eight = eight.map(|hex| *hex.parse::<NodeId>().unwrap().as_bytes());
-    // 1, -1, 0, and 0 and 1 with the field's prime added.
-    let framed = [
-        framed(1, 0, 0),
-        framed(0xec, 0xff, 0x7f),
-        framed(0, 0, 0),
-        framed(0xed, 0xff, 0x7f),
-        framed(0xee, 0xff, 0x7f),
+    let order_eight = order_eight.map(|hex| *hex.parse::<NodeId>().unwrap().as_bytes());
+    // The y coordinates 1, -1 and 0, and the non-canonical p + 0 and p + 1, where p is the field's
+    // prime.
+    let lower_orders = [
+        encoding(1, 0, 0),
+        encoding(0xec, 0xff, 0x7f),
+        encoding(0, 0, 0),
+        encoding(0xed, 0xff, 0x7f),
+        encoding(0xee, 0xff, 0x7f),
     ];
-    eight.into_iter().chain(framed).flat_map(|point| {
+    order_eight.into_iter().chain(lower_orders).flat_map(|point| {
+        // The highest bit is the sign of the x coordinate.
         let mut negative = point;
         negative[31] |= 0x80;
         [point, negative]
@@ -220,7 +225,7 @@ fn small_order() -> impl Iterator<Item = [u8; 32]> {
 }
 
 #[test]
-fn keys_that_no_node_can_hold_are_refused_from_both_sides() {
+fn keys_of_small_order_and_invalid_keys_are_refused_from_clients_and_servers() {
     let verifier = any_node();
     let refused = |point: &[u8; 32]| {
         let key = CertificateDer::from([&SPKI_PREFIX[..], point].concat());
@@ -238,7 +243,8 @@ fn keys_that_no_node_can_hold_are_refused_from_both_sides() {
     assert!(!refused(Key::from_secret(&[1; 32]).id().as_bytes()));
 }
 
-/// Signs without a secret, as the neutral element of the group allows.
+/// Signs without a secret. This works if the public key is the neutral element A of the group: with
+/// the neutral element as R and 0 as S, S·B = R + k·A holds for every message.
 #[derive(Debug)]
 struct NoSecret;
 
@@ -301,14 +307,15 @@ async fn everything_arrives_with_channels_at_both_ends() {
 #[tokio::test]
 async fn everything_arrives_with_rustls_at_the_other_end() {
     for (mut ours, mut theirs) in [dialled_rustls().await, accepted_rustls().await] {
-        // Keys are changed in the midst of it, by both and without being asked.
+        // Our channel updates its key after 5 records, in the middle of the data, without being
+        // asked.
         #[cfg(not(feature = "reference-tls"))]
         ours.limit_records(5);
         for len in [1, MAX_CONTENT - 1, MAX_CONTENT, MAX_CONTENT + 1, 1_000_000] {
             let bytes = some_bytes(len);
             tokio::join!(say(&mut ours, &bytes), expect_bytes(&mut theirs, &bytes));
             tokio::join!(say(&mut theirs, &bytes), expect_bytes(&mut ours, &bytes));
-            // It asks us for our next key as well.
+            // rustls updates its key, and asks our channel to update its own.
             refresh(&mut theirs);
         }
         theirs.shutdown().await.unwrap();
@@ -319,7 +326,7 @@ async fn everything_arrives_with_rustls_at_the_other_end() {
 }
 
 #[tokio::test]
-async fn little_room_is_filled_bit_by_bit() {
+async fn everything_arrives_through_a_small_read_buffer() {
     let (mut ours, mut theirs) = channels().await;
     let bytes = some_bytes(100_000);
     let (_, received) = tokio::join!(say(&mut ours, &bytes), async {
@@ -335,7 +342,7 @@ async fn little_room_is_filled_bit_by_bit() {
 }
 
 #[tokio::test]
-async fn an_end_without_a_word_is_an_error() {
+async fn a_connection_that_closes_without_close_notify_is_an_error() {
     let (ours, mut theirs) = channels().await;
     drop(ours);
     let error = theirs.read(&mut [0; 9]).await.unwrap_err();
@@ -343,7 +350,7 @@ async fn an_end_without_a_word_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_peer_that_only_changes_keys_is_refused() {
+async fn a_peer_that_sends_nothing_but_key_updates_is_refused() {
     let (mut ours, mut theirs) = dialled_rustls().await;
     for _ in 0..40 {
         refresh(&mut theirs);
@@ -354,7 +361,7 @@ async fn a_peer_that_only_changes_keys_is_refused() {
 }
 
 #[tokio::test]
-async fn a_peer_that_goes_away_ends_its_handshake() {
+async fn a_dialler_that_closes_at_once_still_finishes_its_handshake() {
     let (dialled, accepted) = pair().await;
     let (ours, theirs) = (tls(1), tls(2));
     let (_, accepted) = tokio::join!(
@@ -366,10 +373,10 @@ async fn a_peer_that_goes_away_ends_its_handshake() {
 }
 
 #[tokio::test]
-async fn less_than_was_expected_is_read_all_the_same() {
+async fn fewer_bytes_than_announced_are_read_all_the_same() {
     let (mut ours, mut theirs) = channels().await;
     let expected = ours.expect_bulk();
-    // More than the buffers of the system hold at first.
+    // The first number is more than the system's socket buffers hold.
     for (announced, len) in [(10_000_000, 10_000_000), (1_000_000, 100_000), (200_000, 0)] {
         expected.set(announced);
         let bytes = some_bytes(len);

@@ -1,5 +1,5 @@
-//! The handshake by rustls. It is fed record by record, so that it reads nothing of the session's
-//! first data.
+//! The handshake, which rustls performs. It is given one record at a time, so that it does not read
+//! on into the session's first data.
 
 use std::fmt;
 use std::io;
@@ -14,34 +14,35 @@ use super::transport::Transport;
 use crate::lock::lock;
 use crate::tls::Session;
 
-/// Bytes allocated for reading: a node's whole handshake fits.
-const ROOM: usize = 4 << 10;
+/// Capacity of the read buffer, in bytes. A node's whole handshake fits.
+const READ_CAPACITY: usize = 4 << 10;
 
 /// A finished handshake.
 pub(super) struct Finished {
     pub(super) session: Session,
     pub(super) ours: RecordProtection,
-    /// The end of our handshake, which has yet to be sent: the dialler's Finished goes out with its
-    /// first data.
+    /// The end of our handshake, which is not sent yet. The dialler sends its Finished together
+    /// with its first data.
     pub(super) unsent: Vec<u8>,
     pub(super) theirs: RecordProtection,
-    /// Bytes that were read behind the handshake.
+    /// Bytes behind the handshake that were read already.
     pub(super) read: Vec<u8>,
 }
 
 /// Performs the handshake of `connection`, whose key log is `secrets`, over `transport`.
 ///
 /// # Errors
-/// The error of TLS, which the peer has then been alerted of, of `transport`, or [`TakeOverError`].
+/// An error of TLS, after the peer was sent an alert about it. An error of `transport`. A
+/// [`TakeOverError`].
 pub(super) async fn shake_hands(
     transport: &mut impl Transport,
     mut connection: Connection,
     secrets: &Secrets,
 ) -> io::Result<Finished> {
-    let mut read = Vec::with_capacity(ROOM);
+    let mut read = Vec::with_capacity(READ_CAPACITY);
     let mut unsent = Vec::new();
     // rustls gets one record at a time. If it read on into the session's first data, it would decrypt
-    // them, and the record numbers would not begin at 0 for our own layer.
+    // that data. The record numbers of our own layer could not begin at 0 then.
     loop {
         while connection.wants_write() {
             connection.write_tls(&mut unsent)?;
@@ -55,7 +56,7 @@ pub(super) async fn shake_hands(
         }
         let record = next_record(transport, &mut read).await?;
         if let Err(error) = feed(&mut connection, &record) {
-            // The alert that names the reason.
+            // Sends the alert that tells the peer the reason.
             while connection.wants_write() {
                 connection.write_tls(&mut unsent)?;
             }
@@ -63,7 +64,7 @@ pub(super) async fn shake_hands(
             return Err(error);
         }
     }
-    // Taking over the secrets consumes the connection, so the exporter has to be used before.
+    // This uses the connection's exporter. Taking over the secrets below consumes the connection.
     let session = match &connection {
         Connection::Client(connection) => Session::of(connection),
         Connection::Server(connection) => Session::of(connection),
@@ -73,7 +74,8 @@ pub(super) async fn shake_hands(
     Ok(Finished { session, ours, unsent, theirs, read })
 }
 
-/// Removes the first record of `read`, after reading until it is complete.
+/// Reads until the first record in `read` is complete. Removes that record from `read` and returns
+/// it.
 async fn next_record(transport: &mut impl Transport, read: &mut Vec<u8>) -> io::Result<Vec<u8>> {
     loop {
         let len = handshake_record_len(read)
@@ -89,6 +91,7 @@ async fn next_record(transport: &mut impl Transport, read: &mut Vec<u8>) -> io::
     }
 }
 
+/// Gives one record to rustls, which processes it.
 fn feed(connection: &mut Connection, record: &[u8]) -> io::Result<()> {
     let invalid = |error: rustls::Error| io::Error::new(io::ErrorKind::InvalidData, error);
     let mut rest = record;
@@ -108,25 +111,25 @@ pub(super) enum TakeOverError {
     /// Nodes do not offer this cipher suite.
     #[error("the session has a cipher suite that nodes do not offer")]
     CipherSuite,
-    /// rustls does not give its keys.
-    #[error("TLS does not give the session's keys")]
+    /// rustls did not hand over its keys.
+    #[error("TLS did not hand over the session's keys")]
     NotExtracted(#[from] rustls::Error),
-    /// The key log has no traffic secret of one direction.
+    /// The key log lacks the traffic secret of one direction.
     #[error("TLS has not logged the session's secrets")]
     NotLogged,
-    /// A record of one direction has been protected already.
+    /// rustls has already protected a record in one direction.
     #[error("the session's first TLS record would have number {0}")]
     RecordNumber(u64),
-    /// The logged secret gives another key than rustls has.
+    /// The key derived from the logged secret is not the key that rustls has.
     #[error("the session's TLS secrets and keys do not belong together")]
     OtherKey,
 }
 
 /// A key log that keeps a session's two traffic secrets.
 ///
-/// Keys can only be updated with these secrets, which rustls gives to a key log alone. Its
-/// `KernelConnection` would update keys, but is made of an unbuffered connection, which has no
-/// exporter: the binding of [`Session`] needs one.
+/// A key update needs these secrets, and rustls gives them to nothing but a key log. rustls's
+/// `KernelConnection` could update keys without them. But it is made from an unbuffered connection,
+/// which has no exporter, and the binding of [`Session`] needs the exporter.
 #[derive(Default)]
 pub(super) struct Secrets {
     client: Mutex<Option<TrafficSecret>>,
@@ -134,7 +137,8 @@ pub(super) struct Secrets {
 }
 
 impl Secrets {
-    fn of_label(&self, label: &str) -> Option<&Mutex<Option<TrafficSecret>>> {
+    /// Returns where the secret with this label of the key log is kept.
+    fn slot(&self, label: &str) -> Option<&Mutex<Option<TrafficSecret>>> {
         match label {
             "CLIENT_TRAFFIC_SECRET_0" => Some(&self.client),
             "SERVER_TRAFFIC_SECRET_0" => Some(&self.server),
@@ -142,8 +146,11 @@ impl Secrets {
         }
     }
 
-    /// Returns the keys of our records and of the peer's. They are derived from the logged secrets,
-    /// and have to be those of `connection`, with no record protected yet.
+    /// Returns the protection of our records and that of the peer's records. The keys are derived
+    /// from the logged secrets.
+    ///
+    /// # Errors
+    /// If `connection` has other keys, or has protected a record already.
     fn take_over(
         &self,
         connection: Connection,
@@ -153,12 +160,13 @@ impl Secrets {
             Connection::Server(_) => (&self.server, &self.client),
         };
         let keys = connection.dangerous_extract_secrets()?;
-        Ok((take_over(ours, &keys.tx)?, take_over(theirs, &keys.rx)?))
+        Ok((take_over_direction(ours, &keys.tx)?, take_over_direction(theirs, &keys.rx)?))
     }
 }
 
-/// Takes over one direction, given its logged secret, and its record number and key in rustls.
-fn take_over(
+/// Takes over one direction. `number` and `keys` are the next record number and the key that rustls
+/// has for it.
+fn take_over_direction(
     secret: &Mutex<Option<TrafficSecret>>,
     (number, keys): &(u64, ConnectionTrafficSecrets),
 ) -> Result<RecordProtection, TakeOverError> {
@@ -180,14 +188,14 @@ fn take_over(
 
 impl KeyLog for Secrets {
     fn will_log(&self, label: &str) -> bool {
-        self.of_label(label).is_some()
+        self.slot(label).is_some()
     }
 
     fn log(&self, label: &str, _: &[u8], secret: &[u8]) {
-        if let Some(place) = self.of_label(label)
+        if let Some(slot) = self.slot(label)
             && let Ok(secret) = secret.try_into()
         {
-            *lock(place) = Some(TrafficSecret::new(secret));
+            *lock(slot) = Some(TrafficSecret::new(secret));
         }
     }
 }
@@ -214,7 +222,7 @@ mod tests {
         server: (Connection, Arc<Secrets>),
     }
 
-    /// Performs a handshake in which the server sends `tickets`.
+    /// Performs a handshake in which the server sends this number of session tickets.
     fn ends(tickets: usize) -> Ends {
         let Tls { mut server, stream: mut client, .. } =
             Tls::new(&Key::from_secret(&[1; 32])).unwrap();
@@ -266,6 +274,7 @@ mod tests {
 
     #[test]
     fn a_session_with_protected_records_is_refused() {
+        // The server's ticket is the record that has been protected.
         let Ends { client, server } = ends(1);
         let sent = server.1.take_over(server.0);
         assert!(matches!(sent, Err(TakeOverError::RecordNumber(1))), "{sent:?}");
