@@ -1,14 +1,16 @@
-//! The token bucket of all rate limits.
+//! The token bucket that all rate limits use.
 
 use std::time::Duration;
 
 use crate::time::Instant;
 
-/// A token bucket. It earns tokens as time passes, until it is full. It is full at first.
+/// A token bucket. It is full at first. It earns tokens as time passes, until it is full again.
 ///
-/// It is stored as the moment at which it will be full (the generic cell rate algorithm, GCRA). So no
-/// part of a token is lost, and the rate may change at any time. Amounts are given as the time in which
-/// they are earned (see [`earning`]); `size` is the time in which an empty bucket fills.
+/// Only the moment at which the bucket will be full is stored (the generic cell rate algorithm,
+/// GCRA). So fractions of a token are not lost, and the rate may change at any time.
+///
+/// An amount of tokens is given as the time in which the bucket earns it: see [`earning`]. `size`
+/// is the time in which an empty bucket becomes full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Bucket {
     full_at: Instant,
@@ -27,10 +29,11 @@ impl Bucket {
         self.full_at
     }
 
-    /// Takes `cost` if the bucket has that much, and returns whether it had.
+    /// Takes `cost` if the bucket has that much. Returns whether it did.
     #[must_use]
     pub fn take(&mut self, now: Instant, cost: Duration, size: Duration) -> bool {
         let full_at = self.full_at.max(now) + cost;
+        // A bucket that would be full only after `now + size` would be less than empty.
         let enough = full_at <= now + size;
         if enough {
             self.full_at = full_at;
@@ -38,8 +41,8 @@ impl Bucket {
         enough
     }
 
-    /// Takes as many tokens as the bucket has, at most `wanted`, and returns their number. One token is
-    /// earned in `each`.
+    /// Takes as many tokens as the bucket has, up to `wanted`. Returns the number taken. `each` is
+    /// the time in which the bucket earns one token.
     #[must_use]
     pub fn take_up_to(&mut self, wanted: u32, now: Instant, each: Duration, size: Duration) -> u32 {
         let full_at = self.full_at.max(now);
@@ -49,7 +52,8 @@ impl Bucket {
         taken
     }
 
-    /// Takes `cost` even if the bucket has less, and returns the time until it has earned what it owes.
+    /// Takes `cost`, even if the bucket has less. Returns the time in which the bucket earns the
+    /// tokens that it lacked.
     #[must_use]
     pub fn owe(&mut self, now: Instant, cost: Duration, size: Duration) -> Duration {
         self.full_at = self.full_at.max(now) + cost;
@@ -57,7 +61,8 @@ impl Bucket {
     }
 }
 
-/// Returns the time in which so many tokens are earned. A rate of 0 counts as one a second.
+/// Returns the time in which a bucket earns `tokens` at the rate `per_second`. A rate of 0 counts
+/// as 1.
 #[must_use]
 pub fn earning(tokens: u64, per_second: u64) -> Duration {
     let nanos = u128::from(tokens) * 1_000_000_000 / u128::from(per_second.max(1));
@@ -83,13 +88,16 @@ mod tests {
         assert!(!bucket.take(at(99), each, SECOND));
         assert!(bucket.take(at(100), each, SECOND));
         assert!(!bucket.take(at(150), each, SECOND));
-        assert!(bucket.take(at(200), each, SECOND), "the half that it had earned is not lost");
+        assert!(
+            bucket.take(at(200), each, SECOND),
+            "the half token that it had earned is not lost"
+        );
         let taken = (0..20).filter(|_| bucket.take(at(9000), each, SECOND)).count();
         assert_eq!(taken, 10, "it holds no more than its size");
     }
 
     #[test]
-    fn some_of_what_is_wanted_is_taken_where_there_is_less() {
+    fn take_up_to_takes_what_the_bucket_has() {
         let mut bucket = Bucket::default();
         let each = earning(1, 10);
         assert_eq!(bucket.take_up_to(7, at(0), each, SECOND), 7);

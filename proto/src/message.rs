@@ -18,9 +18,9 @@ pub struct Message {
 }
 
 /// The kind of a message's content.
-// A whole word, like `Compression`: on its way to a handler a message is written field by field and
-// then copied word by word. A processor that reads a word just after a part of it was written has to
-// wait.
+// `u64`, as for `Compression`, because both are fields of a message. On its way to a handler a
+// message is written field by field and then copied in words. If a field were shorter than a word,
+// the processor would have to wait whenever it reads a word of which it has just written a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u64)]
 #[non_exhaustive]
@@ -34,7 +34,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Returns the kind of an uncompressed content with this head byte.
+    /// Returns the kind that the head byte of an uncompressed message names. Returns `None` if the
+    /// byte is any other.
     #[inline]
     pub(crate) fn of_plain(head: u8) -> Option<Self> {
         match head {
@@ -57,7 +58,8 @@ impl Kind {
     }
 }
 
-/// The compression of a message's content on the wire. The receiving application gets it decompressed.
+/// The compression of a message's content on the wire. The receiving application gets the content
+/// decompressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 #[repr(u64)]
@@ -66,11 +68,11 @@ pub enum Compression {
     /// Not compressed.
     #[default]
     None = 0,
-    /// zlib (RFC 1950), level 6, as p2pnetwork's.
+    /// zlib (RFC 1950), level 6, as in p2pnetwork.
     Zlib = 1,
-    /// bzip2, level 9, as p2pnetwork's.
+    /// bzip2, level 9, as in p2pnetwork.
     Bzip2 = 2,
-    /// LZMA in the xz container, as p2pnetwork's.
+    /// LZMA in the xz container, as in p2pnetwork.
     Lzma = 3,
     /// Zstandard (RFC 8878), level 3: the best choice for most messages.
     Zstd = 4,
@@ -101,8 +103,8 @@ impl Message {
 
     /// Creates a message of `kind` with the encoded content `body`.
     ///
-    /// Text and JSON have to be UTF-8. That is not checked here: the receiver checks it, and ends the
-    /// link if they are not.
+    /// Text and JSON have to be UTF-8. This function does not check that. The receiving node does,
+    /// and ends the link if they are not.
     #[must_use]
     pub fn new(kind: Kind, body: Bytes) -> Self {
         Self { kind, compression: Compression::None, body }
@@ -120,20 +122,21 @@ impl Message {
         self.kind
     }
 
-    /// Returns how the message is compressed on the wire, or was. A content that compression would not
-    /// make smaller travels uncompressed.
+    /// Returns the compression on the wire: the one to use if the message is to be sent, the one
+    /// that was used if it was received. A content that compression would not make smaller is sent
+    /// uncompressed.
     #[must_use]
     pub fn compression(&self) -> Compression {
         self.compression
     }
 
-    /// Returns the content's bytes, of any kind.
+    /// Returns the bytes of the content, whatever its kind.
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// Returns the content's bytes, of any kind.
+    /// Returns the bytes of the content, whatever its kind.
     #[must_use]
     pub fn into_body(self) -> Bytes {
         self.body
@@ -151,19 +154,19 @@ impl Message {
     /// Parses the content as JSON.
     ///
     /// # Errors
-    /// If the content is not JSON, or does not have the form of `T`.
+    /// If the content is not JSON, or not the JSON form of a `T`.
     pub fn to_json<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(&self.body)
     }
 
-    /// Returns the head byte, which names a content's kind and compression on the wire.
+    /// Returns the head byte, which tells the receiver the kind and the compression of the content.
     #[must_use]
     pub fn head(kind: Kind, compression: Compression) -> u8 {
         (compression as u8) << 4 | kind as u8
     }
 }
 
-/// A message in a frame, where its content may be compressed.
+/// A message as a frame carries it. Its content may be compressed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed {
     /// The kind of the content.
@@ -175,15 +178,15 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Makes a message ready for a frame, uncompressed.
+    /// Packs a message without compression.
     ///
-    /// Compression is the shell's work, as it takes time and C libraries.
+    /// The shell compresses messages, not this crate, because that takes time and C libraries.
     #[must_use]
     pub fn plain(message: Message) -> Self {
         Self { kind: message.kind, compression: Compression::None, payload: message.body }
     }
 
-    /// Returns the message; `body` is the decompressed payload.
+    /// Returns the message. `body` is the payload, which the caller has decompressed.
     ///
     /// # Errors
     /// If text or JSON is not UTF-8.
@@ -201,7 +204,7 @@ impl Packed {
         Self::new(head, reader.take_rest())
     }
 
-    /// Creates it from a head byte and the payload.
+    /// Creates a packed message from a head byte and the payload.
     ///
     /// # Errors
     /// If the head byte is invalid.
@@ -260,7 +263,8 @@ impl Compression {
     pub const ALL: [Self; 6] =
         [Self::None, Self::Zlib, Self::Bzip2, Self::Lzma, Self::Zstd, Self::Lz4];
 
-    /// Returns the name that users write: that of p2pnetwork if it has this compression.
+    /// Returns the name that users write. It is the name that p2pnetwork uses, if p2pnetwork has
+    /// this compression.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
@@ -287,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn text_has_to_be_text() {
+    fn text_that_is_not_utf8_is_refused() {
         let packed = Packed::decode(&mut Reader::new(vec![0, 0xff].into())).unwrap();
         let body = packed.payload.clone();
         assert_eq!(packed.unpack(body), Err(DecodeError::Invalid("text")));

@@ -5,38 +5,41 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::id::{Hash, NodeId, PublicKey, SIGNATURE_LEN};
 
-/// Verifies signatures, and may remember the valid ones.
+/// A verifier of signatures, optionally with a cache of the valid ones.
 ///
-/// A node verifies each signature once and remembers none. In the simulator a thousand nodes verify the
-/// same signature: sharing a memory saves most of that time. It changes nothing else, as the outcome
-/// depends on nothing but the bytes.
+/// A real node verifies each signature once, so it uses no cache. In the simulator a thousand nodes
+/// verify the same signature. A cache that they share saves most of that time. It changes nothing
+/// else, because the outcome depends only on the bytes.
 #[derive(Debug, Clone, Default)]
 pub struct Verifier {
-    memory: Option<Arc<Memory>>,
+    cache: Option<Arc<Cache>>,
 }
 
-/// The signatures that were found to be valid, as hashes of all that they depend on.
+/// A cache of valid signatures. Each is stored as a hash of the signature, the node and the
+/// message.
 #[derive(Debug)]
-struct Memory {
+struct Cache {
     max: usize,
     valid: Mutex<BTreeSet<Hash>>,
 }
 
 impl Verifier {
-    /// Creates a verifier that remembers up to `max` valid signatures, and shares them with its clones.
-    /// Once there are more it forgets them all.
+    /// Creates a verifier with a cache of up to `max` valid signatures, which its clones share.
+    /// When the cache is full, it is emptied.
     #[must_use]
     pub fn remembering(max: usize) -> Self {
-        Self { memory: Some(Arc::new(Memory { max, valid: Mutex::default() })) }
+        Self { cache: Some(Arc::new(Cache { max, valid: Mutex::default() })) }
     }
 
-    /// Returns whether `node` has made `signature` over `message`: see [`NodeId::verify`].
+    /// Returns whether `signature` is the signature of `node` over `message`: see
+    /// [`NodeId::verify`].
     #[must_use]
     pub fn verify(&self, node: NodeId, message: &[u8], signature: &[u8; SIGNATURE_LEN]) -> bool {
         self.verify_with(node, &mut None, message, signature)
     }
 
-    /// As [`Verifier::verify`]. The key of `node` is put into `key` when it is needed first.
+    /// Verifies as [`Verifier::verify`] does. The key of `node` is decoded when it is first needed,
+    /// and is kept in `key` for the next call.
     #[must_use]
     pub fn verify_with(
         &self,
@@ -51,19 +54,20 @@ impl Verifier {
             }
             key.as_ref().is_some_and(|key| key.verify(message, signature))
         };
-        let Some(memory) = &self.memory else { return check() };
-        let name = Hash::of_parts(&[node.as_bytes(), signature, message]);
-        let valid = || memory.valid.lock().unwrap_or_else(PoisonError::into_inner);
-        if valid().contains(&name) {
+        let Some(cache) = &self.cache else { return check() };
+        let entry = Hash::of_parts(&[node.as_bytes(), signature, message]);
+        let lock = || cache.valid.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock().contains(&entry) {
             return true;
         }
+        // The lock is not held during the check, which is slow.
         let is_valid = check();
         if is_valid {
-            let mut valid = valid();
-            if valid.len() >= memory.max {
+            let mut valid = lock();
+            if valid.len() >= cache.max {
                 valid.clear();
             }
-            valid.insert(name);
+            valid.insert(entry);
         }
         is_valid
     }
@@ -75,7 +79,7 @@ mod tests {
     use crate::id::Key;
 
     #[test]
-    fn a_memory_changes_no_answer() {
+    fn a_cache_changes_no_outcome() {
         let key = Key::from_secret(&[1; 32]);
         let verifier = Verifier::remembering(1);
         let signature = key.sign(b"a");

@@ -20,11 +20,11 @@ use crate::attacker::{LONG, until, within};
 /// Bytes in each line of a recording.
 const LINE: usize = 64;
 
-/// A recording, as text.
+/// The text of a recording.
 type Log = Arc<Mutex<String>>;
 
-/// A relay between two nodes that records their frames. It has the keys of both, so that each takes it
-/// for the other.
+/// Runs a relay between two nodes, which records their frames. The relay has the keys of both
+/// nodes, so each takes it for the other node.
 async fn tap(listener: TcpListener, to: SocketAddr, (dialler, acceptor): (Key, Key), log: Log) {
     let mut number = 0;
     loop {
@@ -33,6 +33,8 @@ async fn tap(listener: TcpListener, to: SocketAddr, (dialler, acceptor): (Key, K
         number += 1;
         tokio::spawn(async move {
             let Ok(near) = TlsAcceptor::from(server(&acceptor)).accept(tcp).await else { return };
+            // The recording tells links from streams by the ALPN protocol, and `to` has to get the
+            // same.
             let alpn = near.get_ref().1.alpn_protocol().unwrap().to_vec();
             let tcp = TcpStream::connect(to).await.unwrap();
             let connector = TlsConnector::from(client(&dialler, &[&alpn]));
@@ -42,14 +44,15 @@ async fn tap(listener: TcpListener, to: SocketAddr, (dialler, acceptor): (Key, K
             let (near_read, near_write) = tokio::io::split(TlsStream::from(near));
             let (far_read, far_write) = tokio::io::split(TlsStream::from(far));
             tokio::join!(
-                carry(near_read, far_write, format!("{number} >"), log.clone()),
-                carry(far_read, near_write, format!("{number} <"), log.clone()),
+                copy(near_read, far_write, format!("{number} >"), log.clone()),
+                copy(far_read, near_write, format!("{number} <"), log.clone()),
             );
         });
     }
 }
 
-async fn carry(
+/// Copies the bytes of one direction, and records them in lines that begin with `side`.
+async fn copy(
     mut from: ReadHalf<TlsStream<TcpStream>>,
     mut to: WriteHalf<TlsStream<TcpStream>>,
     side: String,
@@ -70,18 +73,19 @@ async fn carry(
     let _ = to.shutdown().await;
 }
 
+/// Waits for the next event of this name, and skips all others.
 async fn wait_for(events: &mut Events, name: &str) {
     let waiting = async { while events.next().await.is_some_and(|event| event.name() != name) {} };
     within(LONG, name, waiting).await;
 }
 
-/// Ann joins through bob. Carl, which no node can dial, has a link with bob alone. Then every kind of
-/// frame is sent at least once.
+/// Ann joins through Bob, by way of the relay. Carl, which no node can dial, has a link with Bob
+/// alone. Then the nodes send every kind of frame at least once.
 #[tokio::test]
 #[ignore = "writes the file that PEERKIT_RECORDING names"]
 async fn record_a_conversation() {
     let path = PathBuf::from(std::env::var_os("PEERKIT_RECORDING").expect("the file to write"));
-    // All fixtures have these keys.
+    // The tests that replay the fixtures know these keys.
     let [ann_key, bob_key, carl_key] = [1, 2, 3].map(|n| Key::from_secret(&[n; 32]));
     let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
     let log = Log::new(Mutex::new(format!("time {began}\n")));
@@ -89,7 +93,7 @@ async fn record_a_conversation() {
     let ann = builder("ann", &ann_key).listen("127.0.0.1:0").spawn().await.unwrap();
     let bob = builder("bob", &bob_key).listen("127.0.0.1:0").spawn().await.unwrap();
     let carl = builder("carl", &carl_key).spawn().await.unwrap();
-    let [mut of_ann, mut of_bob, mut of_carl] = [&ann, &bob, &carl].map(Node::events);
+    let [mut ann_events, mut bob_events, mut carl_events] = [&ann, &bob, &carl].map(Node::events);
     carl.connect(bob.listening()[0]).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = peerkit::Address::from_socket(listener.local_addr().unwrap()).with_id(bob.id());
@@ -98,27 +102,27 @@ async fn record_a_conversation() {
     ann.join(&[at]).await.unwrap();
     until("the link", || bob.peer(ann.id()).is_some(), String::new).await;
     ann.send(bob.id(), "a text").await.unwrap();
-    wait_for(&mut of_bob, "node_message").await;
+    wait_for(&mut bob_events, "node_message").await;
     bob.send(ann.id(), Message::json(&[1, 2]).unwrap()).await.unwrap();
-    wait_for(&mut of_ann, "node_message").await;
+    wait_for(&mut ann_events, "node_message").await;
     for compression in [Compression::Zlib, Compression::Zstd] {
         let bytes = Message::bytes(vec![7; 3000]);
         ann.send(bob.id(), bytes.compressed(compression)).await.unwrap();
-        wait_for(&mut of_bob, "node_message").await;
+        wait_for(&mut bob_events, "node_message").await;
     }
     bob.serve("sum", |_, _| async { Ok::<_, Infallible>(Message::text("3")) });
     ann.request(bob.id(), "sum", "1 2").await.unwrap();
     ann.request(bob.id(), "no such request", "").await.unwrap_err();
     ann.ping(bob.id()).await.unwrap();
     ann.broadcast("of ann", "to all").await.unwrap();
-    wait_for(&mut of_bob, "node_broadcast").await;
+    wait_for(&mut bob_events, "node_broadcast").await;
     bob.broadcast("of bob", "to all").await.unwrap();
-    wait_for(&mut of_ann, "node_broadcast").await;
+    wait_for(&mut ann_events, "node_broadcast").await;
     ann.discover(-1).await.unwrap();
     ann.send(carl.id(), "through bob").await.unwrap();
-    wait_for(&mut of_carl, "node_message").await;
+    wait_for(&mut carl_events, "node_message").await;
     carl.send(ann.id(), "back").await.unwrap();
-    wait_for(&mut of_ann, "node_message").await;
+    wait_for(&mut ann_events, "node_message").await;
 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("fixture.bin");
@@ -139,7 +143,7 @@ async fn record_a_conversation() {
     let mut word = String::new();
     stream.read_to_string(&mut word).await.unwrap();
     assert_eq!(word, "hello");
-    // Now the views are shuffled.
+    // Time for the nodes to shuffle their views, so that those frames are recorded too.
     tokio::time::sleep(Duration::from_secs(1)).await;
     ann.shutdown().await;
     until("the end", || bob.peer(ann.id()).is_none(), String::new).await;

@@ -36,11 +36,12 @@ async fn every_kind_in_every_compression_arrives_as_it_was() {
             a.send(b.id(), sent.clone()).await.unwrap();
             a.try_send(b.id(), sent.clone()).unwrap();
             for _ in 0..2 {
-                let came = message(&mut events).await;
-                assert_eq!((came.kind(), came.body()), (sent.kind(), sent.body()));
-                // A message that would not become smaller is sent uncompressed.
+                let received = message(&mut events).await;
+                assert_eq!((received.kind(), received.body()), (sent.kind(), sent.body()));
+                // A message that compression would not make smaller is sent uncompressed. This one
+                // is sure to become smaller.
                 if sent.body().iter().all(|byte| *byte == 0xff) && sent.body().len() > 1000 {
-                    assert_eq!(came.compression(), compression);
+                    assert_eq!(received.compression(), compression);
                 }
             }
         }
@@ -51,18 +52,18 @@ async fn every_kind_in_every_compression_arrives_as_it_was() {
 }
 
 #[tokio::test]
-async fn sixteen_mebibytes_go_through_and_one_more_fails_at_the_sender() {
+async fn sixteen_mebibytes_arrive_and_one_more_byte_fails_at_the_sender() {
     let (a, b) = (node("a").await, node("b").await);
     let peer = link(&a, &b).await;
     let mut events = b.events();
     let limit = 16 << 20;
-    let most = Bytes::from(Chance(2).bytes(limit));
-    a.send(b.id(), most.clone()).await.unwrap();
-    assert!(message(&mut events).await.into_body() == most);
+    let largest = Bytes::from(Chance(2).bytes(limit));
+    a.send(b.id(), largest.clone()).await.unwrap();
+    assert!(message(&mut events).await.into_body() == largest);
 
-    let over = Bytes::from(vec![0; limit + 1]);
+    let too_large = Bytes::from(vec![0; limit + 1]);
     for compression in [Compression::None, Compression::Zstd] {
-        let message = || Message::bytes(over.clone()).compressed(compression);
+        let message = || Message::bytes(too_large.clone()).compressed(compression);
         let failures = [
             a.send(b.id(), message()).await.unwrap_err(),
             a.try_send(b.id(), message()).unwrap_err(),
@@ -99,7 +100,8 @@ async fn ten_thousand_messages_of_any_bytes_arrive_equal_and_in_order() {
             _ => chance.next() as usize % 300,
         };
         let mut bytes = chance.bytes(len);
-        // The bytes that end a message in p2pnetwork, first and last.
+        // One in four begins and ends with bytes that p2pnetwork would take for the end of a
+        // message.
         if let (1, [first, .., last]) = (chance.next() % 4, &mut bytes[..]) {
             (*first, *last) = (0x04, 0xff);
         }
@@ -142,14 +144,14 @@ async fn send_to_nodes_reaches_all_peers_but_the_excluded() {
     shutdown(peers.iter().chain([&hub])).await;
 }
 
-/// A gate that blocks a handler until it is opened.
+/// A gate that blocks a node's handler until the test opens it.
 #[derive(Default)]
 struct Gate(Mutex<bool>, Condvar);
 
 impl Gate {
     fn pass(&self) {
-        let shut = self.1.wait_while(self.0.lock().unwrap(), |open| !*open);
-        drop(shut.unwrap());
+        let guard = self.1.wait_while(self.0.lock().unwrap(), |open| !*open);
+        drop(guard.unwrap());
     }
 
     fn open(&self) {
@@ -159,14 +161,15 @@ impl Gate {
 }
 
 impl Drop for Gate {
+    /// Opens the gate, so that a failed test does not leave a blocked thread behind.
     fn drop(&mut self) {
         self.open();
     }
 }
 
-/// Starts a node on a runtime of its own. Its handler blocks until the gate is open, and then
+/// Starts a node on the runtime `elsewhere`. Its handler blocks until the gate is open, and then
 /// forwards each message to the returned channel.
-async fn blocked(
+async fn spawn_blocked(
     elsewhere: &Elsewhere,
     gate: &Arc<Gate>,
 ) -> (Node, tokio::sync::mpsc::UnboundedReceiver<Message>) {
@@ -181,6 +184,7 @@ async fn blocked(
     (elsewhere.run(node.spawn()).await.unwrap(), messages)
 }
 
+/// Returns a message of `len` bytes that begins with its number.
 fn numbered(n: u64, len: usize) -> Message {
     let mut body = n.to_le_bytes().to_vec();
     body.resize(len, 7);
@@ -191,7 +195,8 @@ fn number(message: &Message) -> u64 {
     u64::from_le_bytes(message.body()[..8].try_into().unwrap())
 }
 
-/// Sends to `to` until there was no room for about a second; returns the number of messages sent.
+/// Sends messages until the queue has been full for about a second. Returns the number of messages
+/// sent.
 async fn fill(from: &Node, to: &Node, len: usize) -> u64 {
     let (mut accepted, mut full) = (0, 0);
     while full < 500 {
@@ -212,19 +217,21 @@ async fn fill(from: &Node, to: &Node, len: usize) -> u64 {
 async fn a_reader_that_blocks_slows_its_sender_and_nothing_is_lost() {
     const LEN: usize = 64 << 10;
     let (elsewhere, gate) = (Elsewhere::new(), Arc::new(Gate::default()));
-    let (b, mut messages) = blocked(&elsewhere, &gate).await;
+    let (b, mut messages) = spawn_blocked(&elsewhere, &gate).await;
     let (a, other) = (node("a").await, node("other").await);
     link(&a, &b).await;
     link(&a, &other).await;
 
     let accepted = fill(&a, &b, LEN).await;
-    // Room is in the queue, the sockets' buffers (at most 6 + 4 MiB on Linux) and one read buffer.
-    assert!(accepted * (LEN as u64) < 32 << 20, "{accepted} messages were taken");
+    // The accepted messages are in the queue, in the sockets' buffers (at most 6 + 4 MiB on Linux)
+    // and in one read buffer.
+    assert!(accepted * (LEN as u64) < 32 << 20, "{accepted} messages were accepted");
     let queued = a.status().await.peers.iter().find(|peer| peer.id == b.id()).unwrap().queued_bytes;
     let most = Config::default().peer_queue + LEN;
     assert!(queued > most / 2 && queued < most, "{queued} bytes are queued");
 
-    // The report of a send to all lists the peer without room; the others get the message.
+    // A message to all peers is reported as failed for the peer whose queue is full. The other one
+    // gets the message.
     let mut events = other.events();
     let report = a.send_to_nodes(numbered(u64::MAX, LEN), &[]).unwrap();
     assert_eq!(report.sent, [other.id()]);
@@ -237,8 +244,8 @@ async fn a_reader_that_blocks_slows_its_sender_and_nothing_is_lost() {
             sender.send(to, numbered(n, LEN)).await.unwrap();
         }
     });
-    let early = tokio::time::timeout(Duration::from_millis(100), &mut sending).await;
-    assert!(early.is_err(), "send has to wait where there is no room");
+    let finished = tokio::time::timeout(Duration::from_millis(100), &mut sending).await;
+    assert!(finished.is_err(), "send has to wait while the queue is full");
 
     gate.open();
     for n in 0..accepted + 100 {
@@ -249,12 +256,12 @@ async fn a_reader_that_blocks_slows_its_sender_and_nothing_is_lost() {
     assert_eq!(a.peer_counters(b.id()).unwrap().messages_failed, 0);
     within("shutdown", a.shutdown()).await;
     elsewhere.run(async move { b.shutdown().await }).await;
-    assert!(messages.recv().await.is_none(), "nothing comes twice");
+    assert!(messages.recv().await.is_none(), "no message arrives twice");
     shutdown([&other]).await;
 }
 
 #[tokio::test]
-async fn counters_count_for_each_link_and_for_the_node() {
+async fn counters_of_links_and_of_the_node_are_right() {
     let (a, b, c) = (node("a").await, node("b").await, node("c").await);
     link(&a, &b).await;
     link(&a, &c).await;
@@ -265,12 +272,12 @@ async fn counters_count_for_each_link_and_for_the_node() {
         a.send(c.id(), vec![0; 1000]).await.unwrap();
         c.send(a.id(), "x").await.unwrap();
     }
-    until("all have come", || {
+    until("all messages have arrived", || {
         let received = [&a, &b, &c].map(|node| node.counters().messages_received);
         received == [5, 10, 5]
     })
     .await;
-    until("all is counted", || a.counters().messages_sent == 15).await;
+    until("all messages are counted", || a.counters().messages_sent == 15).await;
     let (to_b, to_c) = (a.peer_counters(b.id()).unwrap(), a.peer_counters(c.id()).unwrap());
     assert_eq!((to_b.messages_sent, to_b.messages_received), (10, 0));
     assert_eq!((to_c.messages_sent, to_c.messages_received), (5, 5));
@@ -307,7 +314,7 @@ async fn each_message_to_a_crashed_peer_is_received_or_counted_as_failed() {
             }
         }
     });
-    until("the flood is on its way", || received.load(Ordering::SeqCst) > 2000).await;
+    until("messages are arriving", || received.load(Ordering::SeqCst) > 2000).await;
     elsewhere.crash();
     let accepted: u64 = within("the sender", sending).await.unwrap();
     let Event::NodeMessageFailed { failure, .. } = expect(&mut events, "node_message_failed").await
@@ -317,14 +324,15 @@ async fn each_message_to_a_crashed_peer_is_received_or_counted_as_failed() {
     expect(&mut events, "outbound_node_disconnected").await;
     let (received, failed) =
         (received.load(Ordering::SeqCst), failure.unsent + failure.unconfirmed);
+    // A message may count twice: it was received, but the crash came before its acknowledgement.
     assert!(received + failed >= accepted, "{received} + {failure:?} of {accepted}");
     assert!(failed <= accepted, "{failure:?} of {accepted}");
     assert_eq!(a.counters().messages_failed, failed);
     shutdown([&a]).await;
 }
 
-/// The side that disconnects reads on until the goodbye of the other side. So it acknowledges all
-/// that was sent before, and no message counts as failed.
+/// The side that disconnects keeps reading until the other side's goodbye. So it acknowledges
+/// everything that was sent before the goodbye, and no message counts as failed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_is_answered_with_a_disconnect_has_not_failed() {
     let b = builder("b").callback(|cx, event| {
@@ -351,8 +359,8 @@ async fn a_message_that_is_answered_with_a_disconnect_has_not_failed() {
 /// The tested rate limit, in bytes per second.
 const LIMIT: u64 = 200_000;
 
-/// Sends 320 KB and returns the time until all of it has arrived.
-async fn takes(from: &Node, to: &Node) -> Duration {
+/// Sends 320 KB, and returns the time until all of it has arrived.
+async fn time_to_deliver(from: &Node, to: &Node) -> Duration {
     let mut events = to.events();
     let started = std::time::Instant::now();
     for n in 0..20 {
@@ -364,19 +372,20 @@ async fn takes(from: &Node, to: &Node) -> Duration {
     started.elapsed()
 }
 
-// 64 KiB go at once, and 50 ms of the limit. The rest takes more than a second, however fast the
-// machine is.
-const AT_LEAST: Duration = Duration::from_secs(1);
+/// Lower bound of the time that 320 KB take at [`LIMIT`]. 64 KiB and the bytes of 50 ms pass at
+/// once. The rest takes more than a second, however fast the machine is.
+const MIN_TIME: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn messages_keep_to_their_rate_limits_and_none_is_lost() {
-    for by_link in [false, true] {
+    for is_limit_of_link in [false, true] {
         let mut config = Config::default();
-        let rate = if by_link { &mut config.peer_message_rate } else { &mut config.message_rate };
+        let rate =
+            if is_limit_of_link { &mut config.peer_message_rate } else { &mut config.message_rate };
         *rate = LIMIT;
         let (a, b) = (builder("a").config(config).spawn().await.unwrap(), node("b").await);
         link(&a, &b).await;
-        assert!(takes(&a, &b).await >= AT_LEAST);
+        assert!(time_to_deliver(&a, &b).await >= MIN_TIME);
         // A link answers pings while its messages wait. A changed limit applies to waiting messages.
         let mut limits = a.rates();
         (limits.messages, limits.peer_messages) = (1, 1);
@@ -400,7 +409,7 @@ async fn the_receive_limit_slows_the_sender_down() {
     config.peer_receive_rate = LIMIT;
     let (a, b) = (node("a").await, builder("b").config(config).spawn().await.unwrap());
     link(&a, &b).await;
-    assert!(takes(&a, &b).await >= AT_LEAST);
+    assert!(time_to_deliver(&a, &b).await >= MIN_TIME);
     shutdown([&a, &b]).await;
 }
 
@@ -428,6 +437,6 @@ async fn own_broadcasts_keep_to_their_rate_limit_and_stay_in_order() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(started.elapsed() >= AT_LEAST);
+    assert!(started.elapsed() >= MIN_TIME);
     shutdown([&a, &b]).await;
 }

@@ -1,7 +1,7 @@
-//! Names of files from other machines, in types that cannot lead out of a folder.
+//! Checked names and paths of files from other machines. They can't lead out of a folder.
 //!
-//! A name is refused here only if no system can have it, or if it could lead elsewhere. [`disk`] decides
-//! what a name becomes on the disk of this machine.
+//! A name is refused here only if no system allows it, or if it could lead out of its folder.
+//! [`disk`] decides what a name becomes on the disk of this machine.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -13,21 +13,23 @@ use unicode_normalization::UnicodeNormalization as _;
 use super::disk::{self, Platform};
 use crate::text::serde_as_text;
 
-/// Longest name of one file or folder, in bytes: what ext4, XFS, APFS and NTFS allow.
+/// Maximum length of the name of a file or folder, in bytes. 255: the limit of ext4, XFS, APFS and
+/// NTFS.
 pub const MAX_NAME: usize = 255;
 
-/// Longest relative path, in bytes: Linux's `PATH_MAX`.
+/// Maximum length of a relative path, in bytes. 4096: Linux's `PATH_MAX`.
 pub const MAX_PATH: usize = 4096;
 
-/// Most components of a relative path. 64: deeper trees are accidents or attacks on recursion.
+/// Maximum number of components of a relative path. 64: deeper trees are accidents, or attacks on
+/// recursive code.
 pub const MAX_DEPTH: usize = 64;
 
 /// The name of one file or folder, without the folders above it.
 ///
 /// It is not empty, `.` or `..`, has no `/`, NUL or other control character, and has at most
-/// [`MAX_NAME`] bytes. Windows refuses some of these names ([`is_portable`](Self::is_portable)), so
-/// join one to a folder with [`DiskRules::top_name`](disk::DiskRules::top_name) or
-/// [`RelPath::under`].
+/// [`MAX_NAME`] bytes. Windows refuses some of these names ([`is_portable`](Self::is_portable)). So
+/// use [`DiskRules::top_name`](disk::DiskRules::top_name) or [`RelPath::under`] to join a name to a
+/// folder.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileName(pub(super) Box<str>);
 
@@ -42,7 +44,7 @@ pub struct RelPath(Box<str>);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name:?} can't be a file's name: {fault}")]
 pub struct NameError {
-    /// The refused name; the beginning of a very long one.
+    /// The refused name, or its beginning if it is very long.
     pub name: String,
     /// The fault in it.
     pub fault: NameFault,
@@ -64,7 +66,7 @@ pub enum NameFault {
     /// NUL or another control character.
     #[error("it has a control character in it")]
     Control,
-    /// A character that Windows allows in no name, such as `\` or `:`.
+    /// A character that Windows does not allow in names, such as `\` or `:`.
     #[error("it has a character in it that Windows does not allow")]
     Character,
     /// Ends with a dot or a space, which Windows drops.
@@ -79,8 +81,8 @@ pub enum NameFault {
     /// Begins with a dash. Commands take it for an option.
     #[error("it begins with a dash")]
     Dash,
-    /// Has a character that changes the direction of text, or breaks a line, so that it looks like another
-    /// name.
+    /// Has a character that changes the direction of text or breaks the line. The name could look
+    /// like another one.
     #[error("it has a character in it that changes how text is shown")]
     Direction,
     /// Another file has the name.
@@ -92,10 +94,10 @@ pub enum NameFault {
     /// The file system refused it.
     #[error("this disk does not allow it")]
     RefusedHere,
-    /// The folder that it is in could not be written.
+    /// The folder that the file is in could not be created.
     #[error("its folder could not be written")]
     Above,
-    /// More than [`MAX_NAME`] bytes in one component or [`MAX_PATH`] in all.
+    /// More than [`MAX_NAME`] bytes in one component, or more than [`MAX_PATH`] in the whole path.
     #[error("a name has at most {MAX_NAME} bytes, a path {MAX_PATH}")]
     TooLong,
     /// More than [`MAX_DEPTH`] components.
@@ -114,7 +116,7 @@ impl NameError {
 }
 
 impl FileName {
-    /// Checks `name`.
+    /// Creates a name from `name`, if that is valid.
     ///
     /// # Errors
     /// The first fault that is found.
@@ -129,7 +131,7 @@ impl FileName {
     /// Returns the last component of a path of this machine.
     ///
     /// # Errors
-    /// If there is none (`/`, `..`), or if it is not UTF-8, or has a control character in it.
+    /// If there is none (`/`, `..`), if it is not UTF-8, or if it has a control character in it.
     pub fn of_path(path: &Path) -> Result<Self, NameError> {
         let shown = || path.to_string_lossy();
         let name = path
@@ -146,13 +148,14 @@ impl FileName {
         &self.0
     }
 
-    /// Returns whether Windows and older nodes can have the name.
+    /// Returns whether Windows and older nodes accept the name.
     #[must_use]
     pub fn is_portable(&self) -> bool {
         disk::is_portable(&self.0)
     }
 
-    /// Returns whether `text` names this file: the same letters in the same case, composed or not.
+    /// Returns whether `text` is this name. Case matters. Whether accents are composed (NFC) or
+    /// decomposed (NFD) does not.
     #[must_use]
     pub fn is_called(&self, text: &str) -> bool {
         *self.0 == *text || self.0.nfc().eq(text.nfc())
@@ -160,12 +163,13 @@ impl FileName {
 }
 
 impl RelPath {
-    /// Checks `path`.
+    /// Creates a path from `path`, if that is valid.
     ///
     /// # Errors
     /// The first fault that is found.
     pub fn new(path: impl Into<String>) -> Result<Self, NameError> {
         let path = path.into();
+        // Length and depth are cheap to check, so they are checked before the names.
         let too_long = (path.len() > MAX_PATH).then_some(NameFault::TooLong);
         let too_deep = || (path.split('/').nth(MAX_DEPTH).is_some()).then_some(NameFault::TooDeep);
         match too_long.or_else(too_deep).or_else(|| path.split('/').find_map(fault_of)) {
@@ -193,7 +197,7 @@ impl RelPath {
         self.0.split('/')
     }
 
-    /// Returns the folder that it is in, as text, or `None` at the top.
+    /// Returns the path of the folder that it is in, or `None` if it has only one component.
     #[must_use]
     pub fn parent(&self) -> Option<&str> {
         self.0.rsplit_once('/').map(|(parent, _)| parent)
@@ -206,8 +210,8 @@ impl RelPath {
         FileName(name.into())
     }
 
-    /// Returns the path under `base`, in this machine's form. It is always inside `base`: names that
-    /// this system would read as something else are replaced as [`disk`] says.
+    /// Returns the path joined to `base`, in the form of this machine. It is always inside `base`:
+    /// [`disk`] replaces names that have a special meaning on this system.
     #[must_use]
     pub fn under(&self, base: &Path) -> PathBuf {
         let mut path = base.to_owned();
@@ -229,6 +233,8 @@ impl From<FileName> for RelPath {
 
 impl Ord for RelPath {
     fn cmp(&self, other: &Self) -> Ordering {
+        // Compared as text, `a-` and `a.txt` would come between the folder `a` and its content
+        // `a/b`.
         self.components().cmp(other.components())
     }
 }
@@ -239,14 +245,16 @@ impl PartialOrd for RelPath {
     }
 }
 
-/// Returns `text` in the form in which names are compared by a search: lower case, composed.
+/// Returns `text` in the form in which a search compares names: in lower case, with composed
+/// accents (NFC).
 ///
-/// `é` is one letter to a reader, but some systems write it as two characters.
+/// To a reader `é` is one letter, but some systems write it as two characters.
 #[must_use]
 pub fn folded(text: &str) -> String {
     if text.is_ascii() { text.to_ascii_lowercase() } else { text.to_lowercase().nfc().collect() }
 }
 
+/// Returns the first fault of a name, if it has one.
 fn fault_of(name: &str) -> Option<NameFault> {
     match name.as_bytes() {
         [] => Some(NameFault::Empty),
@@ -306,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_ordinary_names() {
+    fn ordinary_names_are_accepted() {
         for name in [
             "a",
             ".hidden",
@@ -332,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_every_way_out() {
+    fn every_way_out_of_the_folder_is_refused() {
         use NameFault as F;
         for (path, expected) in [
             ("", F::Empty),
@@ -344,6 +352,7 @@ mod tests {
             ("a/./b", F::Dots),
             ("a\0b", F::Control),
             ("a/b\n", F::Control),
+            // An escape sequence of terminals.
             ("a\u{9b}31m", F::Control),
         ] {
             assert_eq!(fault(path), Some(expected), "{path:?}");

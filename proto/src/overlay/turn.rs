@@ -1,4 +1,5 @@
-//! The means of the overlay's parts: the time, randomness, the links, and the effects of what they decide.
+//! The context of the overlay's parts. It gives them the time, random numbers and the links, and
+//! collects the effects of their decisions.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -18,33 +19,35 @@ use crate::overlay::relay::RelayError;
 use crate::peer::{Output, Purpose};
 use crate::time::Instant;
 
-/// A decision of the overlay, for the machine that it is part of.
+/// A decision of the overlay, which the node's state machine ([`Machine`](crate::peer::Machine))
+/// carries out.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    /// An output of the machine as it is.
+    /// An output that the machine passes on unchanged.
     Out(Output),
     /// Sends a frame over the link with a node.
     Send(NodeId, Frame),
-    /// Dials a node at the first of its addresses that answers. The overlay learns the outcome for the
-    /// first of them.
+    /// Dials a node at the first of `addresses` that answers. The overlay learns the outcome under
+    /// the first address, whichever one answered.
     Dial { addresses: Vec<Address>, purpose: Purpose },
-    /// This node is a member: this is its first neighbour.
+    /// This node has become a member. The given node is its first neighbour.
     Joined(NodeId),
-    /// A node through which this one was to join has no place for it.
+    /// The node through which this one tried to join has refused it.
     JoinRefused(NodeId, Outcome),
     /// Ends a link.
     HangUp(NodeId, Reason),
     /// An answer to a query of this node.
     Answered(Answer),
-    /// The outcome of a message that other nodes were to relay, by the number that it got.
+    /// The outcome of a message that other nodes were to relay. `number` is the number of the
+    /// message.
     Relayed { number: u64, sent: Result<(), RelayError> },
     /// The reply to a request that other nodes have relayed.
     Replied { from: NodeId, id: u64, outcome: Result<Message, Refusal> },
-    /// A query of this node has ended; it is complete if all nodes within its depth have answered.
+    /// A query of this node has ended. It is complete if all nodes within its depth have answered.
     QueryEnded { query: QueryId, complete: bool },
 }
 
-/// The means of a part of the overlay, at one moment.
+/// The context that a part of the overlay gets while it handles one input.
 pub(crate) struct Turn<'a> {
     pub(crate) now: Instant,
     /// The wall clock, in milliseconds since 1970.
@@ -53,11 +56,12 @@ pub(crate) struct Turn<'a> {
     /// The nodes that the application has disconnected.
     pub(super) away: &'a Away,
     pub(crate) rng: &'a mut ChaCha8Rng,
+    /// The effects so far, in the order in which they are carried out.
     pub(crate) out: &'a mut VecDeque<Effect>,
 }
 
 impl Turn<'_> {
-    /// Adds an effect behind those before it.
+    /// Adds an effect.
     pub(crate) fn put(&mut self, effect: Effect) {
         self.out.push_back(effect);
     }
@@ -67,28 +71,29 @@ impl Turn<'_> {
         self.put(Effect::Send(to, frame));
     }
 
-    /// Tells the application.
+    /// Reports an event to the application.
     pub(crate) fn event(&mut self, event: Event) {
         self.put(Effect::Out(Output::Event(event)));
     }
 
-    /// Draws any number.
+    /// Returns a random number.
     pub(crate) fn rng_u64(&mut self) -> u64 {
         self.rng.next_u64()
     }
 
-    /// Draws a number below `bound`; 0 if that is 0.
+    /// Returns a random number below `bound`, or 0 if `bound` is 0.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         let bound = u64::try_from(bound).unwrap_or(u64::MAX).max(1);
         usize::try_from(self.rng.next_u64() % bound).unwrap_or_default()
     }
 
-    /// Draws one of several things.
+    /// Returns a random one of the values, or `None` if there is none.
     pub(crate) fn pick<T>(&mut self, mut from: Vec<T>) -> Option<T> {
         (!from.is_empty()).then(|| from.swap_remove(self.below(from.len())))
     }
 
-    /// Draws a time between three and five quarters of `interval`, so that nodes do not act in step.
+    /// Returns a random time between 3/4 and 5/4 of `interval`, so that nodes do not act at the
+    /// same moments.
     pub(crate) fn around(&mut self, interval: Duration) -> Duration {
         let share = u32::try_from(self.below(501)).unwrap_or_default();
         interval * (750 + share) / 1000

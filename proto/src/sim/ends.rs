@@ -1,4 +1,4 @@
-//! Links: how they come up, carry messages, and end.
+//! Links between simulated nodes: how they come up, carry messages, and end.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::handler::Handler;
 use crate::peer::{ConnectionId, Input};
 
 impl<H: Handler> Sim<H> {
-    /// Makes a connection a link at one end, as the machine there has admitted it.
+    /// Turns a connection into a link at the end of `node`, whose state machine has admitted it.
     pub(super) fn link_up(&mut self, node: usize, serial: u64) {
         let lost =
             LinkEnd { reason: Reason::Lost("the connection is gone".into()), by_peer: false };
@@ -36,15 +36,17 @@ impl<H: Handler> Sim<H> {
         if side == DIALLER {
             self.stats.links += 1;
         } else {
-            // Sent before all frames of this end.
-            self.say(serial, side, Content::Hello);
+            // The dialler has to receive Hello before any other frame of this end.
+            self.send_urgent(serial, side, Content::Hello);
         }
         self.event(node, Event::connected(peer));
+        // What the other end has sent meanwhile was held back until now.
         self.resume(serial, other(side), Duration::ZERO);
         self.fetches_linked(node);
     }
 
-    /// Begins to close a link for the machine. The application gets an event first.
+    /// Begins to close a link, because the node's state machine asks for it. The application gets
+    /// its event before the goodbye is sent.
     pub(super) fn leave_link(&mut self, node: usize, serial: u64, reason: Reason) {
         let Some(link) = self.links.get_mut(&serial) else { return };
         let Some(side) = link.side_of(node) else { return };
@@ -58,7 +60,7 @@ impl<H: Handler> Sim<H> {
         self.work.push_back(Work::Close { link: serial, side, reason });
     }
 
-    /// Says goodbye, now that the application has its event.
+    /// Sends the goodbye of a link that is being closed. The application has got its event.
     pub(super) fn close(&mut self, serial: u64, side: usize, reason: Reason) {
         let Some(link) = self.links.get_mut(&serial) else { return };
         if matches!(link.ends[side].state, State::Leaving(_)) {
@@ -67,7 +69,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Closes a link behind what is queued. What still arrives is delivered.
+    /// Closes a link once everything in its queue is sent. Frames that still arrive are delivered.
     pub(super) fn hang_up(&mut self, serial: u64, side: usize, reason: Reason) {
         let Some(link) = self.links.get_mut(&serial) else { return };
         let end = &mut link.ends[side];
@@ -77,14 +79,15 @@ impl<H: Handler> Sim<H> {
         end.state = State::Closing(reason.clone());
         let node = end.node;
         if reason == Reason::Slow {
-            // A peer that does not read would not read the rest either.
+            // A peer that does not read would not read the rest either, so drop it.
             link.lanes[side].drop_waiting();
         }
         self.input(node, Input::LinkClosing(ConnectionId(serial)));
         self.say_goodbye(serial, side, reason);
     }
 
-    /// Ends one end of a link at once, without a goodbye. The other end finds the connection broken.
+    /// Ends one end of a link at once, without a goodbye. The other end gets a reset of the
+    /// connection.
     pub(super) fn end_abruptly(&mut self, serial: u64, side: usize, reason: Reason) {
         let Some(link) = self.links.get_mut(&serial) else { return };
         let reason = match &link.ends[side].state {
@@ -98,7 +101,7 @@ impl<H: Handler> Sim<H> {
         self.end(serial, side, LinkEnd { reason, by_peer: false }, None);
     }
 
-    /// Delivers what `side` has sent, up to now.
+    /// Delivers to the other end what `side` has sent, as far as it has arrived by now.
     pub(super) fn arrive(&mut self, serial: u64, side: usize) {
         loop {
             let Some(link) = self.links.get(&serial) else { return };
@@ -121,7 +124,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Goes on with what waits for the line of a link.
+    /// Sends what waits on `side`, whose line has become free.
     pub(super) fn depart(&mut self, serial: u64, side: usize) {
         if let Some(link) = self.links.get_mut(&serial) {
             link.lanes[side].is_awaited = false;
@@ -129,7 +132,8 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Sends what waits for the line, until the line is busy.
+    /// Sends what waits on `side`, until its line is busy. Nothing is sent while the nodes are cut
+    /// off from each other.
     pub(super) fn pump(&mut self, serial: u64, side: usize) {
         let Some(link) = self.links.get(&serial) else { return };
         let (latency, [a, b]) = (link.latency, [link.ends[0].node, link.ends[1].node]);
@@ -157,8 +161,8 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Goes on with what `side` had sent and a partition has held back. It arrives after `time` at the
-    /// earliest.
+    /// Delivers what `side` has sent and what was held back, by a partition or because the other
+    /// end was not up. It arrives after `time` at the earliest.
     pub(super) fn resume(&mut self, serial: u64, side: usize, time: Duration) {
         let at = self.now + time;
         let Some(link) = self.links.get_mut(&serial) else { return };
@@ -171,12 +175,13 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Starts the timers of links between nodes that are cut off from each other. Each end gives up
-    /// after `dead_after` of silence. Pings are not simulated, so the time of the last one before the
-    /// cut is drawn.
+    /// after `dead_after` of silence. The simulator sends no pings, so the time of the last ping
+    /// before the cut is drawn at random.
     pub(super) fn cut_links(&mut self) {
         let serials: Vec<_> = self.links.keys().copied().collect();
         for serial in serials {
             let Some(link) = self.links.get(&serial) else { continue };
+            // An odd count means that the link is cut off already.
             if link.cuts % 2 == 1 || !self.is_cut(link.ends[0].node, link.ends[1].node) {
                 continue;
             }
@@ -192,7 +197,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Goes on with what waits on links between nodes that are no longer cut off from each other.
+    /// Delivers what waits on links between nodes that are no longer cut off from each other.
     pub(super) fn mend_links(&mut self) {
         let is_mended =
             |link: &Link| link.cuts % 2 == 1 && !self.is_cut(link.ends[0].node, link.ends[1].node);
@@ -209,29 +214,31 @@ impl<H: Handler> Sim<H> {
         self.mend_streams();
     }
 
-    /// Has the other ends of a node's links find out that the node was restarted. They do so with their
-    /// next ping at the latest.
+    /// Schedules the moments at which the peers of a restarted node notice that their links with it
+    /// are gone: with their next ping at the latest.
     pub(super) fn find_ends_gone(&mut self, node: usize) {
         self.mend_links();
-        let of = |link: &Link| link.ends.iter().position(|end| end.node == node);
-        let found: Vec<_> = self
+        let side_of_node = |link: &Link| link.ends.iter().position(|end| end.node == node);
+        let links: Vec<_> = self
             .links
             .iter()
-            .filter_map(|(serial, link)| Some((*serial, of(link)?, link.latency)))
+            .filter_map(|(serial, link)| Some((*serial, side_of_node(link)?, link.latency)))
             .collect();
-        for (link, side, latency) in found {
+        for (link, side, latency) in links {
             let ping = self.draw_up_to(self.config.ping_after);
             self.queue.put(self.now + latency * 2 + ping, Due::Lost { link, side: other(side) });
         }
     }
 
+    /// Ends a link that has been silent for too long. `cuts` tells whether it is still cut off by
+    /// the same partition.
     pub(super) fn silent(&mut self, serial: u64, side: usize, cuts: u32) {
         if self.links.get(&serial).is_some_and(|link| link.cuts == cuts) {
             self.end_abruptly(serial, side, Reason::Silent(self.config.dead_after));
         }
     }
 
-    /// Gives up waiting for the other side's goodbye.
+    /// Ends a link whose other side has not sent its goodbye in time.
     pub(super) fn impatient(&mut self, serial: u64, side: usize) {
         let state = self.links.get(&serial).map(|link| &link.ends[side].state);
         if matches!(state, Some(State::Closing(_))) {
@@ -239,19 +246,22 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Ends the run of a node. If `closes` is set its machine closes the connections, else it is gone
-    /// from the network.
+    /// Ends the run of a node. If `closes` is set, the computer closes the node's connections, as
+    /// after a crash of the process. Otherwise the computer itself is gone from the network.
     pub(super) fn end_run(&mut self, node: usize, closes: bool) {
         let Some(running) = self.nodes[node].running.take() else { return };
         self.end_transfers(node, closes);
-        let ends = |(serial, link): (&u64, &Link)| {
+        let end_of_node = |(serial, link): (&u64, &Link)| {
             let side = link.ends.iter().position(|end| end.node == node)?;
             Some((*serial, side))
         };
         let mut serials: Vec<_> = running.handles.values().map(|handle| handle.link).collect();
-        // Connections that are not links yet are few, so all connections are searched for them.
+        // `handles` has the links only. Connections that are not links yet end as well, but they
+        // are so few that they have no index.
         serials.extend(self.links.iter().filter_map(|link| {
-            ends(link).filter(|(_, side)| link.1.ends[*side].state == State::Waiting).map(|e| e.0)
+            end_of_node(link)
+                .filter(|(_, side)| link.1.ends[*side].state == State::Waiting)
+                .map(|e| e.0)
         }));
         serials.sort_unstable();
         serials.dedup();
@@ -282,11 +292,12 @@ impl<H: Handler> Sim<H> {
         self.handle(node, Input::Stop { hand_over: false });
         self.settle();
         self.queue.put(self.now + self.config.flush_timeout, Due::Stopped { node, run });
-        self.stop_once_alone(node);
+        self.stop_if_no_links_left(node);
     }
 
+    /// Handles content that has arrived at the end `side`.
     fn receive(&mut self, serial: u64, side: usize, content: Content) {
-        let (now, unknown) = (self.now, self.unknown(serial));
+        let (now, ack_time) = (self.now, self.longest_ack_time(serial));
         let Some(link) = self.links.get_mut(&serial) else { return };
         let end = &link.ends[side];
         let (node, from) = (end.node, end.peer.clone());
@@ -299,28 +310,30 @@ impl<H: Handler> Sim<H> {
                 }
             }
             Content::Message(message) => {
-                link.lanes[other(side)].delivered(now, unknown);
+                link.lanes[other(side)].delivered(now, ack_time);
                 self.event(node, Event::NodeMessage { peer: from, message });
             }
             Content::Request { request, name, message } => {
-                link.lanes[other(side)].delivered(now, unknown);
-                let over = RequestPath::Link { link: serial, side, request };
-                let asked = IncomingRequest { from: over, peer: from, name, message };
-                self.work.push_back(Work::Request(node, self.nodes[node].run, asked));
+                link.lanes[other(side)].delivered(now, ack_time);
+                let path = RequestPath::Link { link: serial, side, request };
+                let incoming = IncomingRequest { from: path, peer: from, name, message };
+                self.work.push_back(Work::Request(node, self.nodes[node].run, incoming));
             }
             Content::Reply { request, outcome } => {
                 if outcome.is_ok() {
-                    link.lanes[other(side)].delivered(now, unknown);
+                    link.lanes[other(side)].delivered(now, ack_time);
                 }
                 self.replied(request, outcome);
             }
             Content::Goodbye(reason, received) => match &end.state {
+                // The answer to the goodbye of this end.
                 State::Closing(reason) | State::Leaving(reason) => {
                     let link_end = LinkEnd { reason: reason.clone(), by_peer: false };
                     self.end(serial, side, link_end, Some(received));
                 }
-                // It is not a link at this end, and will not be one.
+                // The connection is not a link at this end yet, and now never will be.
                 State::Waiting => self.end_abruptly(serial, side, reason),
+                // The other side wants to close. Answer with a goodbye.
                 State::Up | State::Gone => {
                     let received_here = link.lanes[other(side)].delivered;
                     link.lanes[side].last(Content::Goodbye(reason.clone(), received_here));
@@ -335,6 +348,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
+    /// Counts a received frame in the statistics.
     fn count(&mut self, node: usize, frame: &Frame) {
         match frame {
             Frame::Broadcast(batch) => self.stats.payloads += batch.items.len() as u64,
@@ -343,19 +357,22 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Returns the longest time for which a sender may not know that a message was delivered.
-    fn unknown(&self, serial: u64) -> Duration {
+    /// Returns the longest time between the delivery of a message and the arrival of its
+    /// acknowledgement at the sender.
+    fn longest_ack_time(&self, serial: u64) -> Duration {
         let latency = self.links.get(&serial).map(|link| link.latency).unwrap_or_default();
         latency + self.config.ack_delay
     }
 
-    fn say(&mut self, serial: u64, side: usize, content: Content) {
+    /// Sends a frame of the link itself before the waiting application messages.
+    fn send_urgent(&mut self, serial: u64, side: usize, content: Content) {
         if let Some(link) = self.links.get_mut(&serial) {
             link.lanes[side].urgent(super::link::Parcel { bytes: 0, content });
             self.pump(serial, side);
         }
     }
 
+    /// Sends the goodbye after everything that waits, and starts the timer for the other side's.
     fn say_goodbye(&mut self, serial: u64, side: usize, reason: Reason) {
         let Some(link) = self.links.get_mut(&serial) else { return };
         let received = link.lanes[other(side)].delivered;
@@ -365,8 +382,8 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Ends one end of a link. The application first gets the event about lost messages. Then the
-    /// machine and the application learn of the end. `confirmed` is the number of messages that the
-    /// other side has received, as its goodbye says.
+    /// state machine and the application learn of the end. `confirmed` is the number of messages
+    /// that the other side has received, if its goodbye has told it.
     pub(super) fn end(
         &mut self,
         serial: u64,
@@ -374,14 +391,14 @@ impl<H: Handler> Sim<H> {
         link_end: LinkEnd,
         confirmed: Option<u64>,
     ) {
-        let (now, unknown) = (self.now, self.unknown(serial));
+        let (now, ack_time) = (self.now, self.longest_ack_time(serial));
         let Some(link) = self.links.get_mut(&serial) else { return };
         let end = &mut link.ends[side];
         let was_there = end.is_there();
         end.state = State::Gone;
         let (node, run, peer) = (end.node, end.run, end.peer.clone());
         let lane = &link.lanes[side];
-        let confirmed = confirmed.unwrap_or_else(|| lane.confirmed(now, unknown));
+        let confirmed = confirmed.unwrap_or_else(|| lane.confirmed(now, ack_time));
         let unsent = lane.unsent();
         let unconfirmed = lane.accepted.saturating_sub(confirmed).saturating_sub(unsent);
         self.forget_if_over(serial);
@@ -398,11 +415,11 @@ impl<H: Handler> Sim<H> {
         self.input(node, Input::LinkDown { connection, link_end: link_end.clone() });
         self.event(node, Event::disconnected(peer, link_end));
         self.work.push_back(Work::Ended(node, run, id));
-        self.stop_once_alone(node);
+        self.stop_if_no_links_left(node);
     }
 
-    /// Ends a stopping node that has no link left.
-    fn stop_once_alone(&mut self, node: usize) {
+    /// Ends a stopping node that has no links left.
+    fn stop_if_no_links_left(&mut self, node: usize) {
         let run = self.nodes[node].run;
         let running = self.nodes[node].running.as_ref();
         if running.is_some_and(|running| running.stopping && running.handles.is_empty()) {
@@ -410,6 +427,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
+    /// Removes the node's handle to a link, unless a newer link with the same peer has replaced it.
     fn drop_handle(&mut self, node: usize, serial: u64, peer: &Peer) {
         let Some(running) = &mut self.nodes[node].running else { return };
         if running.handles.get(&peer.id()).is_some_and(|handle| handle.link == serial) {
@@ -418,6 +436,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
+    /// Removes a link that is gone at both ends.
     fn forget_if_over(&mut self, serial: u64) {
         if self.links.get(&serial).is_some_and(Link::is_over) {
             self.links.remove(&serial);

@@ -1,4 +1,4 @@
-//! Shared by the tests: nodes on loopback, and waits that end.
+//! Helpers of the tests: nodes on loopback, and waits with a time-out.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use peerkit::{Builder, Config, Event, Events, Node, Peer};
 
-/// Time-out of every wait: long enough for any machine, so a wait that takes longer has failed.
+/// Time-out of every wait. It is long enough for the slowest machine, so a longer wait is a
+/// failure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Returns a builder of a node that listens on loopback.
 pub(crate) fn builder(name: &str) -> Builder {
     let mut config = Config::default();
+    // A test whose download has no source should not wait for the usual minute.
     config.download_patience = Duration::from_secs(5);
     Node::builder().name(name).listen("127.0.0.1:0").config(config)
 }
@@ -32,18 +34,19 @@ pub(crate) async fn node(name: &str) -> Node {
     builder(name).spawn().await.unwrap()
 }
 
+/// Returns the address at which a node listens.
 pub(crate) fn at(node: &Node) -> SocketAddr {
     node.listening()[0]
 }
 
-/// Links two nodes; both have the link when this returns.
+/// Links two nodes, and waits until both have the link.
 pub(crate) async fn link(from: &Node, to: &Node) -> Peer {
     let peer = from.connect(at(to)).await.unwrap();
     until("the link is there on both sides", || to.peer(from.id()).is_some()).await;
     peer
 }
 
-/// Returns the result of `future`, which has to come within [`PATIENCE`].
+/// Returns the result of `future`. Panics if it takes longer than [`PATIENCE`].
 pub(crate) async fn within<T>(what: &str, future: impl IntoFuture<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(done) => done,
@@ -51,10 +54,10 @@ pub(crate) async fn within<T>(what: &str, future: impl IntoFuture<Output = T>) -
     }
 }
 
-/// Waits until `so` returns true.
-pub(crate) async fn until(what: &str, mut so: impl FnMut() -> bool) {
+/// Waits until `condition` returns true.
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     within(what, async {
-        while !so() {
+        while !condition() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     })
@@ -96,7 +99,7 @@ pub(crate) async fn shutdown<'n>(nodes: impl IntoIterator<Item = &'n Node>) {
     }
 }
 
-/// A runtime of its own, for nodes that block or crash.
+/// A separate tokio runtime, for nodes that block its threads or crash.
 pub(crate) struct Elsewhere(Option<tokio::runtime::Runtime>);
 
 impl Elsewhere {

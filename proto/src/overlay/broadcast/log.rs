@@ -1,4 +1,5 @@
-//! The broadcasts that are kept for nodes that missed them, within limits of number, size and age.
+//! The log of broadcasts, which a node keeps for nodes that missed them. Their number, size and age
+//! are limited.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -6,15 +7,16 @@ use std::ops::Bound;
 use crate::config::Config;
 use crate::frame::broadcast::{Batch, RunId};
 
-/// The broadcasts that are kept.
+/// The kept broadcasts, in the batches in which they were received.
 #[derive(Debug)]
 pub(super) struct Log {
     max_count: usize,
     max_bytes: usize,
     /// In milliseconds.
     max_age: u64,
+    /// The batches of each author's run, by the number of their first broadcast.
     runs: BTreeMap<RunId, BTreeMap<u64, Batch>>,
-    /// In the order of their arrival.
+    /// The run and the first number of each batch, in the order of arrival.
     order: VecDeque<(RunId, u64)>,
     count: usize,
     bytes: usize,
@@ -33,13 +35,15 @@ impl Log {
         }
     }
 
-    /// Keeps a batch. The oldest ones give way if there is no room.
+    /// Adds a batch. If there are too many or too large ones, drops the oldest. `unix` is the time,
+    /// in milliseconds since 1970.
     pub(super) fn insert(&mut self, batch: Batch, unix: u64) {
         let (run, first) = (batch.run, batch.first);
         self.count += batch.items.len();
         self.bytes += batch.body().len();
         match self.runs.entry(run).or_default().insert(first, batch) {
-            // An author may sign a second batch that begins with the same number and is longer.
+            // The author may have signed a second batch that begins with the same number and is
+            // longer. It takes the place of the first, in `order` too.
             Some(old) => {
                 self.count -= old.items.len();
                 self.bytes -= old.body().len();
@@ -52,7 +56,7 @@ impl Log {
         self.expire(unix);
     }
 
-    /// Forgets batches that are too old.
+    /// Drops batches that are too old.
     pub(super) fn expire(&mut self, unix: u64) {
         while let Some((run, first)) = self.order.front() {
             let batch = self.runs.get(run).and_then(|run| run.get(first));
@@ -63,7 +67,8 @@ impl Log {
         }
     }
 
-    /// Returns whether all of a batch is too old to be kept, by its author's clock.
+    /// Returns whether all broadcasts of a batch are too old to be kept, by the clock of their
+    /// author. The last one is the newest.
     fn is_old(&self, batch: &Batch, unix: u64) -> bool {
         batch.items.last().is_none_or(|item| item.time.saturating_add(self.max_age) < unix)
     }
@@ -88,25 +93,27 @@ impl Log {
         self.runs.contains_key(&run)
     }
 
-    /// Returns the runs of which broadcasts are kept.
+    /// Returns the runs that have kept broadcasts.
     pub(super) fn runs(&self) -> impl Iterator<Item = RunId> {
         self.runs.keys().copied()
     }
 
-    /// Returns the first number of a run that is kept.
+    /// Returns the number of the first broadcast of a run that is kept.
     pub(super) fn first_of(&self, run: RunId) -> Option<u64> {
         self.runs.get(&run).and_then(|batches| batches.keys().next().copied())
     }
 
-    /// Returns the batches of a run that reach beyond a number, in order.
-    pub(super) fn after(&self, run: RunId, place: u64) -> impl Iterator<Item = &Batch> {
-        // The batch that begins with the number or before it may reach beyond it.
+    /// Returns the batches of a run that contain broadcasts after `number`, in order.
+    pub(super) fn after(&self, run: RunId, number: u64) -> impl Iterator<Item = &Batch> {
+        // The last batch that begins at or before `number` may contain later broadcasts, so start
+        // there.
         let batches = self.runs.get(&run);
         let from = batches
-            .and_then(|batches| batches.range(..=place).next_back())
-            .map_or(place, |(first, _)| *first);
+            .and_then(|batches| batches.range(..=number).next_back())
+            .map_or(number, |(first, _)| *first);
         let batches = batches.into_iter();
-        let behind = batches.flat_map(move |b| b.range((Bound::Included(from), Bound::Unbounded)));
-        behind.map(|(_, batch)| batch).filter(move |batch| batch.last() > place)
+        let candidates =
+            batches.flat_map(move |b| b.range((Bound::Included(from), Bound::Unbounded)));
+        candidates.map(|(_, batch)| batch).filter(move |batch| batch.last() > number)
     }
 }
