@@ -48,7 +48,7 @@ impl BroadcastLog {
     ) -> Result<()> {
         let mut deliveries = std::mem::take(&mut *self.lock());
         if !ordered {
-            // The loop below finds duplicates because they are neighbours.
+            // Sorted by number, duplicates are neighbours, so the checks below still find them.
             deliveries.sort_by_key(|delivery| delivery.number);
         }
         let mut previous = None;
@@ -59,6 +59,7 @@ impl BroadcastLog {
             let index = number.checked_sub(first).and_then(|index| usize::try_from(index).ok());
             let index = index.filter(|index| *index < sent.len());
             let Some(index) = index else { anyhow::bail!("broadcast {number} was never sent") };
+            // All nodes are in this process, so all times come from one clock.
             let (nodes, last) = &mut latest[index];
             *nodes += 1;
             *last = (*last).max(at - sent[index]);

@@ -56,6 +56,7 @@ impl BulkTransfer {
 
 impl Drop for BulkTransfer {
     fn drop(&mut self) {
+        // Dropping the `JoinSet` ends a task, but not the thread that sends for zenoh.
         self.going.store(false, Ordering::Relaxed);
     }
 }

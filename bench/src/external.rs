@@ -74,6 +74,7 @@ pub(crate) async fn run(mut command: Command) -> Result<ProgramResult> {
     let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
     let id = child.id().context("the program has already ended")?;
     let mut peak = 0;
+    // This also reads the output, as a full pipe would block the program.
     let mut ending = std::pin::pin!(child.wait_with_output());
     let output = loop {
         tokio::select! {
@@ -139,6 +140,7 @@ impl ServerProgram {
     }
 
     fn cpu_seconds(&self) -> f64 {
+        // The daemon of rsync serves each connection in a child process.
         cpu_seconds(self.id) + ended_cpu_seconds(self.id)
     }
 }

@@ -80,6 +80,7 @@ pub(crate) struct FreeSpace {
 
 impl FreeSpace {
     pub(crate) fn of(folder: &Path) -> Result<Self> {
+        // std has no function for the free space.
         let mut df = Command::new("df");
         let output = df.args(["-B1", "--output=fstype,avail"]).arg(folder).output();
         let output = output.context("cannot run `df`")?;
@@ -122,6 +123,7 @@ impl Original {
             file.set_len(bytes)?;
             let mut block = vec![0; BLOCK];
             for at in (0..bytes).step_by(MARKS as usize) {
+                // Different bytes in each GiB, so that the check finds data in the wrong place.
                 RandomBytes::of(at).read_exact(&mut block)?;
                 file.seek(SeekFrom::Start(at))?;
                 file.write_all(&block[..block.len().min((bytes - at) as usize)])?;
@@ -154,6 +156,7 @@ impl Original {
         write: impl FnOnce(&Path) -> Result<()> + Send + 'static,
     ) -> Result<Self> {
         let original = Self { path: path.clone(), bytes, files };
+        // Rounds and workloads of a run share their files.
         if !path.exists() {
             tokio::task::spawn_blocking(move || {
                 write(&path).with_context(|| format!("cannot write {path:?}"))

@@ -9,6 +9,7 @@ pub(crate) fn earlier_nodes(node: usize, wanted: usize) -> BTreeSet<usize> {
     let mut picked = BTreeSet::new();
     let mut draw = 0_u64;
     while picked.len() < wanted.min(node) {
+        // Unlike that of a `HashMap`, this hasher has fixed keys.
         let mut hasher = DefaultHasher::new();
         (node, draw).hash(&mut hasher);
         picked.insert((hasher.finish() % node as u64) as usize);

@@ -119,6 +119,7 @@ pub(crate) struct FrameReader {
 impl FrameReader {
     /// Creates a reader for messages of `size` bytes; 0 if the size is unknown.
     pub(crate) fn new(size: usize) -> Self {
+        // Two messages fit, so that the buffer does not grow while it is measured.
         Self { buffer: vec![0; READ_BUFFER.max(2 * size)], begin: 0, end: 0 }
     }
 
@@ -139,10 +140,12 @@ impl FrameReader {
     pub(crate) async fn read(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<bool> {
         if self.begin == self.end {
             (self.begin, self.end) = (0, 0);
+        // Not sooner, or the start of a message would be moved at each read.
         } else if self.buffer.len() - self.end < self.buffer.len() / 2 {
             self.buffer.copy_within(self.begin..self.end, 0);
             (self.begin, self.end) = (0, self.end - self.begin);
         }
+        // The message is larger than the buffer.
         if self.end == self.buffer.len() {
             self.buffer.resize(2 * self.end, 0);
         }

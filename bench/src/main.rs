@@ -99,6 +99,7 @@ fn run() -> Result<()> {
 
 fn measure(runtime: &Runtime, arguments: &Arguments) -> Result<()> {
     let workloads = Workload::listed(&arguments.workloads)?;
+    // Each message holds its number.
     let bytes = arguments.bytes.map(|bytes| bytes.max(MIN_SIZE));
     let length = Duration::from_secs(arguments.seconds);
     let wanted = CaseOptions { bytes, large: arguments.large, short: length < SHORT };

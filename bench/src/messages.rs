@@ -148,6 +148,7 @@ impl Rounds {
             sent: Instant::now(),
             began: None,
             warm_up: WARM_UP,
+            // To grow, it would copy megabytes in the middle of a round.
             times: Vec::with_capacity(1 << 20),
         }
     }
@@ -160,6 +161,7 @@ impl Rounds {
 
     /// Ends the round. Returns true once the rounds have run long enough.
     pub(crate) fn finish(&mut self) -> bool {
+        // First, so that the steps below are no part of the round.
         let now = Instant::now();
         if self.warm_up > 0 {
             self.warm_up -= 1;

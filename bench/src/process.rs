@@ -35,6 +35,7 @@ impl Child {
 
     /// Like [`Child::start`], at the lowest priority.
     pub(crate) fn start_low<W: AsRef<OsStr>>(words: impl IntoIterator<Item = W>) -> Result<Self> {
+        // `nice` replaces itself by the program, so the process ID is that of the program.
         let mut command = Command::new("nice");
         command.args(["-n", "19"]).arg(std::env::current_exe()?).arg(ROLE).args(words);
         Self::run(command)
@@ -102,6 +103,7 @@ impl Child {
 
     async fn signal(&self, signal: &str) -> Result<()> {
         let process = self.id()?.to_string();
+        // std can send no signal but SIGKILL.
         let status = Command::new("kill").args([signal, &process]).status().await;
         let status = status.context("cannot run `kill`")?;
         ensure!(status.success(), "`kill {signal}` failed: {status}");
@@ -137,6 +139,7 @@ impl Parent {
 
     /// Sends a line to the parent.
     pub(crate) fn send(&self, line: &impl Serialize) -> Result<()> {
+        // Standard output writes each line at once, even to a pipe.
         println!("{}", serde_json::to_string(line)?);
         Ok(())
     }

@@ -107,6 +107,7 @@ fn table(out: &mut String, rounds: &[Vec<Measurement>], workload: &str) {
     let of = |m: &Measurement| m.workload == workload;
     let cases = distinct(rounds, |m| of(m).then_some(m.case.as_str()));
     let systems = distinct(rounds, |m| of(m).then_some(m.system));
+    // One name, as all systems of a workload have the same reference.
     let reference = distinct(rounds, |m| of(m).then_some(m.reference)).concat();
     let mut columns: Vec<(&str, Better)> = Vec::new();
     for figure in rounds.iter().flatten().filter(|m| of(m)).flat_map(|m| &m.figures) {
@@ -162,6 +163,7 @@ impl TableRow<'_> {
             let reference = self.of(round, self.reference)?.figure(name)?.value;
             Some(self.of(round, self.system)?.figure(name)?.value / reference)
         });
+        // The value of the reference may be 0: processor times are, without `/proc`.
         match median(ratios.filter(|ratio| ratio.is_finite()).collect()) {
             Some(ratio) if better != Better::Neither => format!("{} ({ratio:.2})", rounded(value)),
             _ => rounded(value),

@@ -111,6 +111,7 @@ impl TransferPlan {
         let mut fetching = Child::start(job.args_with_role(&[FETCH]))?;
         fetching.send(&(self, offer)).await?;
         fetching.receive::<()>().await?;
+        // Both are ready now, so that hashing and the start are not counted.
         let before = (sharing.cpu_seconds(), fetching.cpu_seconds());
         fetching.send(&()).await?;
         let fetches: Vec<FetchResult> = fetching.receive().await?;
@@ -185,6 +186,7 @@ impl Copies {
 
 impl Drop for Copies {
     fn drop(&mut self) {
+        // The folder around it is removed at the end of the run in any case.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
@@ -226,6 +228,7 @@ async fn fetch(system: System) -> Result<()> {
     }
     let fetchers = join_all(ready).await?;
     parent.send(&())?;
+    // The parent reads the processor times before the fetches begin.
     parent.receive::<()>().await?;
     let mut fetches = JoinSet::new();
     for fetcher in fetchers {

@@ -73,6 +73,7 @@ impl Fetches {
                 });
                 output.result("get", result).await;
             }
+            // Last: the program may end once the list is empty, and the result must be queued then.
             let mut under_way = lock(&inner.under_way);
             // Only one entry: the same hash may be fetched a second time to another place.
             if let Some(at) = under_way.iter().position(|other| other.hash() == hash) {
@@ -152,6 +153,7 @@ pub(crate) async fn show(node: Node, output: Printer, bars: Bars, at_prompt: boo
             continue;
         }
         let columns = terminal::columns();
+        // A line that wraps would take two rows, of which only one would be erased.
         let lines = transfers(&node, Paint::none()).into_iter().take(LINES);
         let lines = lines.map(|transfer| format!("{}\n", text::cut(&transfer.line, columns)));
         output.above_prompt(lines.collect()).await;

@@ -148,6 +148,7 @@ impl Prompt {
         let config = Config::builder()
             .max_history_size(HISTORY)?
             .history_ignore_dups(true)?
+            // As in many shells, a space before a command keeps it out of the history.
             .history_ignore_space(true)
             .completion_type(CompletionType::List)
             // The prompt has its own colours. Even without them, `highlight_prompt` has to be
@@ -198,6 +199,7 @@ impl Prompt {
                         return;
                     }
                     // The next prompt comes after the output of this command.
+                    // It always ends with an error, as `done` is dropped and nothing is sent.
                     let _ = wait.blocking_recv();
                 }
             }
@@ -280,6 +282,7 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<ReadLine>> {
     if input.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes)? == 0 {
         return Ok(None);
     }
+    // The last line of the input may have no newline.
     if bytes.ends_with(b"\n") || (bytes.len() as u64) < MAX_LINE {
         return Ok(Some(of_bytes(&bytes)));
     }
@@ -415,6 +418,7 @@ fn paths(typed: &str, is_quoted: bool) -> Vec<Pair> {
         "" => Path::new(".").to_owned(),
         folder => folders::expand_home(folder),
     };
+    // Escaped like other characters, the `~` would no longer be the home folder.
     let home = if folder.starts_with("~/") && !is_quoted { "~/" } else { "" };
     let Ok(entries) = fs::read_dir(looked_at) else { return Vec::new() };
     let mut paths: Vec<Pair> = entries
@@ -465,6 +469,7 @@ impl Completion {
     }
 
     fn addresses(&self) -> Vec<String> {
+        // The prompt has a thread of its own, so no task waits for this.
         let known = self.runtime.block_on(self.node.network().known_peers());
         let known = known.unwrap_or_default().into_iter();
         known

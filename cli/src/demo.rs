@@ -155,6 +155,7 @@ async fn broadcast(network: &DemoNetwork) -> anyhow::Result<StepResult> {
 
 async fn message(network: &DemoNetwork) -> anyhow::Result<StepResult> {
     let (from, to) = (network.first(), network.neighbour_of_first()?);
+    // Before the first message is sent, so that none is missed.
     let mut events = to.events();
     // Larger than a queue of a peer, so that it also waits for room.
     let large = Message::bytes(files::content("message", LARGE));
@@ -206,6 +207,7 @@ async fn message(network: &DemoNetwork) -> anyhow::Result<StepResult> {
 }
 
 fn text_number(n: usize) -> String {
+    // p2pnetwork ends a message at U+0004. Here it is a character like any other.
     format!("text {n} \u{4}é")
 }
 
@@ -243,6 +245,7 @@ async fn ping(network: &DemoNetwork) -> anyhow::Result<StepResult> {
 }
 
 async fn draw(network: &DemoNetwork, picture: Option<&Path>) -> anyhow::Result<StepResult> {
+    // A link that is being made or closed would make the counts below differ.
     network.settled(network.nodes.len()).await?;
     let map = network.first().network().graph().await?;
     let figures = map.figures();

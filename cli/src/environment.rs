@@ -33,6 +33,7 @@ fn host_name() -> Option<String> {
 /// Returns the secret of the network. It is not an option, since other users can read a command
 /// line.
 pub(crate) fn secret() -> anyhow::Result<Option<String>> {
+    // `PEERKIT_SECRET= peerkit run` means no secret, and not an empty one.
     match env::var_os("PEERKIT_SECRET").filter(|secret| !secret.is_empty()) {
         None => Ok(None),
         Some(secret) => match secret.into_string() {

@@ -72,6 +72,7 @@ impl NodeSession {
     /// Carries out a command. Without a prompt, `get` has no reply: the result of the fetch is
     /// printed when it is done.
     pub(crate) async fn execute(&self, command: NodeCommand) -> anyhow::Result<Option<Reply>> {
+        // Before the wait for the fetches, which may take hours.
         if matches!(command, NodeCommand::Shutdown) && self.node.network().owner().is_none() {
             bail!("this network has no owner, so no node can stop it: `exit` stops this node");
         }
@@ -84,6 +85,7 @@ impl NodeSession {
             NodeCommand::Connect { address, reconnect } => self.connect(address, reconnect).await?,
             NodeCommand::Join { addresses } => self.join(&addresses).await?,
             NodeCommand::Disconnect { peer } => {
+                // The view is made first: it has figures of the link, which ends.
                 let peer = self.view(&node.network().find_peer(&peer)?);
                 node.disconnect(peer.id).await?;
                 Reply::new(format!("disconnected from {}", peer.label())).with("peer", &peer)
@@ -227,6 +229,7 @@ impl NodeSession {
 
     async fn leave(&self) -> anyhow::Result<Reply> {
         if let Some(joining) = &self.joining {
+            // The attempt would go on otherwise, and join the network again.
             joining.abort();
         }
         // Views of the links before they are closed: their round-trip times go with them.
@@ -253,6 +256,7 @@ impl NodeSession {
             let (node, text) = (self.node.clone(), text.clone());
             waiting.spawn(async move {
                 let sent = tokio::time::timeout(PATIENCE, node.send(id, text)).await;
+                // After a timeout, the first error says that the queue is full.
                 (id, sent.unwrap_or(Err(error)))
             });
         }

@@ -43,8 +43,9 @@ pub(crate) fn recognise<W: AsRef<str>>(
                 Ok(hash) => found = Some((FetchKey::Hash(hash), number + 1)),
                 Err(_) => continue,
             },
-            // The rest of the ticket may be in the next words, so go on.
             Err(fault) => {
+                // The next words may be the other parts of the ticket, or a path. So the error
+                // that counts is the first one.
                 error.get_or_insert(fault);
             }
         }
@@ -115,6 +116,7 @@ fn search_result(
     words: &[ShellWord],
     found: &[SharedFile],
 ) -> Result<NamedResult, String> {
+    // A name may begin with a quote, so an open one is an error only if no name matches.
     let named = by_name(line, words, found);
     if let Ok(Some(result)) = named {
         return Ok(result);
@@ -147,6 +149,7 @@ fn by_name(
     words: &[ShellWord],
     found: &[SharedFile],
 ) -> Result<Option<NamedResult>, String> {
+    // The longest first: both `my` and `my file` may be results.
     for number in (1..=words.len()).rev() {
         let (Some(first), Some(last)) = (words.first(), words.get(number - 1)) else { continue };
         let name = match number {
@@ -193,6 +196,7 @@ fn only_hash(
     several: &str,
 ) -> Result<Option<Hash>, String> {
     let mut hashes: Vec<Hash> = hashes.collect();
+    // Files with the same content have one hash, and are not ambiguous.
     hashes.sort_unstable();
     hashes.dedup();
     match hashes[..] {

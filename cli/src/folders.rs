@@ -50,6 +50,7 @@ fn user_downloads() -> Option<PathBuf> {
         .ok()
         .and_then(|text| configured_downloads(&text, base.home_dir()));
     configured.or_else(|| {
+        // It is not created: a home folder without it has its downloads elsewhere.
         let usual = base.home_dir().join("Downloads");
         usual.is_dir().then_some(usual)
     })
@@ -60,11 +61,12 @@ fn configured_downloads(text: &str, home: &Path) -> Option<PathBuf> {
     let value = text
         .lines()
         .filter_map(|line| line.trim().strip_prefix("XDG_DOWNLOAD_DIR="))
-        // The file is a shell script, so its last assignment counts.
+        // The file is a shell script, so the last assignment counts.
         .next_back()?
         .trim_matches('"');
     match value.strip_prefix("$HOME") {
         Some(rest) => Some(home.join(rest.trim_start_matches('/'))),
+        // The specification allows no relative path.
         None => Path::new(value).is_absolute().then(|| value.into()),
     }
 }
@@ -74,6 +76,7 @@ pub(crate) fn expand_home(text: &str) -> PathBuf {
     let rest = match text.strip_prefix('~') {
         Some("") => "",
         Some(rest) if rest.starts_with('/') => &rest[1..],
+        // `~bob` is the home of another user, which only the user database knows.
         _ => return text.into(),
     };
     match etcetera::home_dir() {

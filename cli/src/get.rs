@@ -96,6 +96,7 @@ fn wanted_from(
     wanted: &FetchKey,
 ) -> anyhow::Result<(FetchRequest, Vec<NodeId>, String)> {
     let (request, network) = match wanted {
+        // Nodes of different networks refuse each other, so a ticket names its network.
         FetchKey::Ticket(ticket) => (FetchRequest::ticket(ticket), ticket.network.clone()),
         FetchKey::Hash(_) if args.from.is_empty() => {
             let error = "a hash does not say where to fetch it: give --from ADDR, or use a ticket \
@@ -149,6 +150,7 @@ impl FetchTarget {
 /// Starts a node that does not listen, with the user's own key. If the source has the same key, as
 /// a node of this user has, it takes a new key: a node can't connect to itself.
 async fn start_node(args: &GetArgs, network: &str, sources: &[NodeId]) -> anyhow::Result<Node> {
+    // Only the key is read and no state folder is locked, so this works beside a running node.
     let key = folders::state(args.state.as_deref())?.join("key");
     let key = peerkit::load_or_create_key(&key)?;
     let mut config = Config::default();
@@ -173,6 +175,7 @@ async fn fetch(
     let mut shown = FetchProgress::new();
     loop {
         tokio::select! {
+            // Reports of a fast fetch must not delay the stop.
             biased;
             () = stop.cancelled() => {
                 signals::cut_short();
@@ -247,6 +250,7 @@ fn is_kept(target: &FetchTarget, status: &DownloadStatus) -> bool {
 fn print_result(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
     let mut changes = background_fetches::take_changes(&mut fetched);
     let is_number =
+        // The file itself, as opposed to an entry of a folder, got a number.
         |renamed: &mut Renamed| renamed.why == NameFault::Taken && renamed.path == fetched.path;
     for Renamed { name, .. } in changes.renamed.extract_if(.., is_number) {
         let advice = if force { "" } else { ": --force replaces it" };

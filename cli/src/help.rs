@@ -42,6 +42,7 @@ pub(crate) fn unknown(word: &str) -> String {
         return format!("commands are written in lower case: `{lower}`");
     }
     let names = COMMANDS.iter().flat_map(CommandSpec::names);
+    // Damerau's distance counts two swapped letters as one error.
     match names.map(|name| (strsim::damerau_levenshtein(word, name), name)).min() {
         // One typing error, and one more for each four letters.
         Some((distance, name)) if distance <= 1 + name.len() / 4 => {

@@ -110,6 +110,7 @@ impl ExpectedFailures {
         let mut dials = lock(&self.0.dials);
         for (id, peer) in known {
             let addresses = peer.addresses.into_iter();
+            // Events name the address that was dialled, which has the identity of a known peer.
             dials.known.extend(addresses.map(|address| (address.with_id(id), id)));
         }
         dials.named.extend(node.network().bootstrap_nodes());
@@ -227,6 +228,7 @@ async fn join(
             output.not_joined(&error, Some(wait)).await;
             if tried.take().is_some() {
                 expected.expect(node).await;
+                // The line that `report` prints counts the peers that did not answer.
                 let _ = node.join(&[]).await;
                 expected.report(node, output).await;
             }
@@ -234,6 +236,7 @@ async fn join(
     };
     let joining = async {
         let addresses = found(node, places, &report_failure).await?;
+        // With several places a message gives only their number, and events name each of them.
         if let [_] = places {
             // The messages about the join report these failures.
             lock(&expected.0.dials).named.extend(addresses.iter().cloned());
@@ -284,6 +287,7 @@ async fn rejoin(node: &Node, expected: &ExpectedFailures, output: &Printer) {
     expected.expect(node).await;
     if node.network().bootstrap_nodes().is_empty() {
         match node.join(&[]).await {
+            // A new node has no peers to join through. `report` counts those that do not answer.
             Ok(_) | Err(Error::NoBootstrap | Error::NoneReached { .. } | Error::Stopped) => {}
             // The user has asked for that.
             Err(Error::AllKeptAway) => {}
@@ -300,6 +304,7 @@ async fn rejoin(node: &Node, expected: &ExpectedFailures, output: &Printer) {
             output.not_joined(&error, Some(wait)).await;
         }
         expected.report(node, output).await;
+        // The channel has no bound, so the failures are taken out of it.
         while failed.recv().await.is_some() {}
     };
     let (joined, ()) = tokio::join!(node.network().join_patiently(&[], report_failure), reporting);

@@ -194,6 +194,7 @@ fn content(message: &Message) -> Box<RawValue> {
 /// Returns a JSON value unchanged, but on one line. In valid JSON a newline can only be whitespace
 /// between tokens. Returns `None` if the text is not JSON.
 fn one_line(text: &str) -> Option<Box<RawValue>> {
+    // Not parsed into a value, in which large numbers would lose digits.
     RawValue::from_string(text.trim().replace(['\n', '\r'], " ")).ok()
 }
 

@@ -80,6 +80,7 @@ impl LogSwitch {
     /// Switches debugging on or off, or toggles it. Returns whether it is on now.
     pub(crate) fn set_debug(&self, on: Option<bool>) -> anyhow::Result<bool> {
         let on = on.unwrap_or(!self.debug.load(Ordering::Relaxed));
+        // `debug off` returns to PEERKIT_LOG, which may ask for more than warnings.
         let filter = if on { EnvFilter::new(DEBUG) } else { usual().0 };
         self.filter.reload(filter)?;
         self.debug.store(on, Ordering::Relaxed);
@@ -123,6 +124,7 @@ fn with_kinds(wanted: &str) -> Result<String, String> {
     let mut all = Vec::new();
     for one in wanted.split(',').map(str::trim).filter(|one| !one.is_empty()) {
         let (target, level) = one.split_once('=').map_or((one, None), |(a, b)| (a, Some(b)));
+        // The filter also takes levels as numbers, from 0 for off to 5 for trace.
         let is_level = LEVELS.contains(&one.to_ascii_lowercase().as_str())
             || one.parse::<u8>().is_ok_and(|level| level < 6);
         let is_crate = matches!(one, "peerkit" | "peerkit_proto");

@@ -159,6 +159,7 @@ fn complete(action: impl Future<Output = anyhow::Result<bool>>) -> anyhow::Resul
 
 fn manual_page(command: Option<&str>) -> anyhow::Result<Vec<u8>> {
     let mut program = Cli::command();
+    // Without this the subcommands do not know their full names, such as `peerkit run`.
     program.build();
     let page = match command {
         None => program,
@@ -177,6 +178,7 @@ fn manual_page(command: Option<&str>) -> anyhow::Result<Vec<u8>> {
 }
 
 fn print(bytes: &[u8]) -> anyhow::Result<bool> {
+    // `print!` would panic if the reader has gone away.
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
     written.context("could not write to standard output").map(|()| true)

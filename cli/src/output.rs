@@ -227,6 +227,7 @@ impl Printer {
     /// Prints a line of the log; waits for room in the queue. Returns the line if the output has
     /// ended.
     pub(crate) fn log(&self, text: String) -> Option<String> {
+        // This would panic in a task. Only the thread of the log calls it.
         match self.lines.blocking_send(PrintJob::Err(text)) {
             Err(mpsc::error::SendError(PrintJob::Err(text))) => Some(text),
             _ => None,
@@ -307,6 +308,7 @@ struct LinesAbovePrompt {
 impl LinesAbovePrompt {
     /// Returns the text that puts `lines` above the prompt; `None` if they are there already.
     fn set(&mut self, lines: String) -> Option<String> {
+        // After `make_way` or `leave` equal lines have to be written again.
         let same = self.lines == lines && self.shown == lines.lines().count();
         if same {
             return None;
@@ -337,6 +339,7 @@ impl LinesAbovePrompt {
     fn erase(&self) -> String {
         match self.shown {
             0 => String::new(),
+            // Up to the first of the lines, then erase to the end of the screen.
             lines => format!("\u{1b}[{lines}A\u{1b}[J"),
         }
     }

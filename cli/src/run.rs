@@ -37,6 +37,7 @@ const LAST_EVENTS: Duration = Duration::from_secs(5);
 /// Runs a node until a command or a signal stops it. Returns false if a command failed that was not
 /// typed at a prompt.
 pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
+    // First, so that a signal also ends a start that is stuck.
     let stop = signals::watch()?;
     let log = LogSwitch::start();
     let shares = args.share.iter().map(|path| folders::existing(path));
@@ -58,6 +59,7 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
         Ok(shared) => run.serve(&shared, events, log).await,
         Err(error) => Err(error),
     };
+    // An error may have ended `serve` before the node was stopped.
     run.running.node.shutdown().await;
     served
 }
@@ -115,6 +117,7 @@ impl RunSession {
                     skipped.extend(added.skipped);
                     sharing.push(added.shared);
                 }
+                // This is no error. `serve` sees the signal, too, and ends as usual.
                 () = self.stop.cancelled() => break,
             }
         }
@@ -149,6 +152,7 @@ impl RunSession {
         stop_when(async move { stopped.stopped().await }, stop.clone());
         self.greet(shared, &output).await;
         let fetches = Fetches::default();
+        // On a terminal without line editing, bars would overwrite the line that is being typed.
         if has_prompt || (input != CommandSource::Prompt && io::stderr().is_terminal()) {
             let showing =
                 background_fetches::show(node.clone(), output.clone(), bars.clone(), has_prompt);
@@ -165,6 +169,7 @@ impl RunSession {
         if has_prompt {
             output.settle().await;
         }
+        // With `Nothing` the sender is dropped at once, as if the input had ended.
         let requests = match (prompt, input) {
             (Some(prompt), _) => prompt.read(&history, node.name(), output.paint()),
             (None, CommandSource::Nothing) => mpsc::channel(1).1,
@@ -199,6 +204,7 @@ impl RunSession {
         if is_idle {
             return Err(usage(NOTHING_TO_DO));
         }
+        // A user at a prompt has seen the errors, and a clean exit is a success.
         Ok(ok || at_prompt)
     }
 
@@ -330,8 +336,10 @@ async fn run_commands(
     loop {
         let request = tokio::select! {
             biased;
+            // Checked before the next line: a script must not go on after the signal.
             () = stop.cancelled() => {
                 // The status is that of an interrupt only if the signal has ended a fetch.
+                // A timeout of zero polls once, which tells whether a fetch is under way.
                 let settled = tokio::time::timeout(Duration::ZERO, session.fetches_settled()).await;
                 done.ok &= settled.is_ok() || !cut_short();
                 return done;

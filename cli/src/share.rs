@@ -55,6 +55,7 @@ async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<SharingNod
         let builder = start::builder(args.name.as_deref(), config.clone())?.manual(true);
         Ok(if in_use == 0 { builder.state(state).repair(args.repair) } else { builder })
     };
+    // One more attempt is enough: without a state folder there is no lock to fail on.
     let StartedNode { node, in_use, note } = start::spawn(&args.listening.listen, 1, build).await?;
     let has_passing_key = in_use > 0;
     let mut notes = Vec::new();
@@ -135,6 +136,7 @@ async fn print_transfers(node: Node, mut events: Events, output: Printer) {
 
 /// Returns the sharing of one path with the access that the arguments give.
 fn sharing(args: &ShareArgs, node: &Node, path: &Path) -> Sharing {
+    // The next `peerkit share` serves the paths that it is given, and not these as well.
     let sharing = node.share(path).remember(false);
     match (args.ticket, args.to.is_empty()) {
         (true, _) => sharing.with_ticket(),

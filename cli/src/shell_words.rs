@@ -80,6 +80,7 @@ fn quotation(text: &str) -> Option<(String, usize)> {
     }
     let mut after = text.strip_prefix('\\').filter(|_| ESCAPES)?.chars();
     match after.next()? {
+        // A backslash at its end continues a line.
         '\n' => Some((String::new(), 2)),
         c => Some((c.to_string(), 1 + c.len_utf8())),
     }
@@ -181,6 +182,7 @@ pub(crate) fn quote(text: &str) -> String {
 
 /// Returns `text` in quotes, even if it needs none.
 pub(crate) fn quoted(text: &str) -> String {
+    // The command line of Windows knows only double quotes.
     if !ESCAPES && !text.contains('"') {
         return format!("\"{text}\"");
     }
@@ -229,6 +231,7 @@ fn dollar_quoted(text: &str) -> String {
             c if is_shown(c) => quoted.push(c),
             c => {
                 for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                    // POSIX leaves `\x` undefined if a third hex digit follows.
                     quoted.push_str(&format!(r"\{byte:03o}"));
                 }
             }
@@ -240,6 +243,7 @@ fn dollar_quoted(text: &str) -> String {
 
 /// Returns whether a shell reads `text` as one word with the same characters.
 fn is_plain(text: &str) -> bool {
+    // zsh replaces `=name` by the path of a program.
     !text.is_empty() && !text.starts_with('=') && text.chars().all(is_plain_char)
 }
 

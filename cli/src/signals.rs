@@ -100,6 +100,7 @@ pub(crate) fn watch() -> io::Result<CancellationToken> {
 
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    // A handler of ours would undo `nohup`, which starts the program with SIGHUP ignored.
     let mut hangup = if is_hangup_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
     let token = CancellationToken::new();
     let stop = token.clone();

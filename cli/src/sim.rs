@@ -79,6 +79,7 @@ fn run(scenario: &Scenario, seed: u64) -> anyhow::Result<(Report, Duration)> {
         report.measures.push(machine("real time", Figure::Time(took), Figure::Time(most.0)));
     }
     if let Some(most) = scenario.limits.memory_mib {
+        // The peak of the whole process, so earlier and larger runs count as well.
         let used = memory().map_or(Figure::Never, Figure::Count);
         report.measures.push(machine("memory, MiB", used, Figure::Count(most)));
     }

@@ -106,6 +106,7 @@ pub(crate) async fn start(
     let usual = folders::state(given)?;
     let folder = |in_use| match in_use {
         0 => usual.clone(),
+        // The first node has the usual folder, so the numbers begin with 2.
         others => folders::sibling(&usual, others + 1),
     };
     let others = if given.is_none() { SIBLINGS - 1 } else { 0 };
@@ -204,6 +205,7 @@ impl DialableFrom {
 /// Returns whether only this machine can dial an address.
 fn is_local(address: &Address) -> bool {
     match address.socket() {
+        // IPv4 loopback may be written as IPv6: ::ffff:127.0.0.1.
         Some(socket) => socket.ip().to_canonical().is_loopback(),
         None => address.host == "localhost",
     }

@@ -69,6 +69,7 @@ pub(crate) fn discard_input() {
                 _ => break,
             }
         }
+        // Flush: this also discards input that came after the last poll.
         let _ = tcsetattr(&stdin, OptionalActions::Flush, &before);
     }
 }
@@ -87,11 +88,13 @@ pub(crate) fn restore() {
         let Some(before) = BEFORE.get() else {
             return;
         };
+        // Line editing turns the echo and canonical mode off, which are local modes.
         let now = tcgetattr(io::stdin());
         // Nothing was being edited, so there is no line to end.
         if now.is_ok_and(|now| now.local_modes == before.local_modes) {
             return;
         }
+        // Not Flush: what the user has typed ahead is for the shell.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
         let mut stdout = io::stdout().lock();
         let _ = stdout.write_all(END_LINE).and_then(|()| stdout.flush());

@@ -111,6 +111,7 @@ pub(crate) fn size(bytes: u64) -> String {
     let mut units = UNITS.into_iter();
     let mut unit = units.next().unwrap_or_default();
     for next in units {
+        // From 1023.95 on, one decimal would be printed as `1024.0`.
         if value < 1023.95 {
             break;
         }
@@ -134,6 +135,7 @@ pub(crate) fn cut(line: &str, columns: usize) -> &str {
 /// Returns a time in a fitting unit: `340 µs`, `1.2 ms`, `3.40 s`.
 pub(crate) fn time(time: Duration) -> String {
     let seconds = time.as_secs_f64();
+    // The bounds are where rounding would print `1000 µs` and `1000.0 ms`.
     if seconds < 0.000_999_5 {
         format!("{:.0} µs", seconds * 1e6)
     } else if seconds < 0.999_95 {
@@ -148,6 +150,7 @@ pub(crate) fn time(time: Duration) -> String {
 
 /// Returns the date of a moment, given in milliseconds since 1970: `2026-11-29 00:41:13 UTC`.
 pub(crate) fn moment(unix_ms: u64) -> String {
+    // The time may come from a peer. humantime can't format a later one, and would panic.
     let time = UNIX_EPOCH + Duration::from_millis(unix_ms.min(LATEST));
     let text = humantime::format_rfc3339_seconds(time).to_string();
     text.replace('T', " ").replace('Z', " UTC")

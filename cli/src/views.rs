@@ -22,7 +22,7 @@ pub(crate) struct PeerView {
     pub(crate) direction: Option<&'static str>,
     /// `None` until it was measured.
     pub(crate) rtt_ms: Option<f64>,
-    /// When the last bytes came from it, in milliseconds since 1970: in `peers` only.
+    /// Time of the last bytes from it, in milliseconds since 1970. Only `peers` has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) last_seen: Option<u64>,
 }
@@ -164,7 +164,7 @@ const FILES_OF_ONE: usize = 1_000;
 /// Files in folders that are listed with all shares, or of the one that was asked for.
 const FILES_IN_ALL: usize = 10_000;
 
-/// A file or folder that is shared here, from where and with whom.
+/// A file or folder that is shared here, with its path and its access.
 #[derive(Debug)]
 pub(crate) struct ShareView {
     pub(crate) file: SharedFile,
@@ -203,6 +203,7 @@ impl ShareView {
             None | Some(Access::Open) => ("open", Vec::new()),
             Some(Access::Nodes(nodes)) => ("nodes", nodes),
             Some(Access::Ticket(_)) => ("ticket", Vec::new()),
+            // The library may get further kinds of access.
             Some(_) => ("other", Vec::new()),
         };
         let contents = node.files().shared_files(&path, skipped, limit);
@@ -220,7 +221,7 @@ impl ShareView {
         self.with_contents(fields).with("access", self.access).with_some("to", &self.to)
     }
 
-    /// Returns the fields of the file or folder alone, without where it is and who may fetch it.
+    /// Returns the fields of the file or folder alone, without its path and its access.
     pub(crate) fn file_fields(&self) -> Fields {
         self.with_contents(Fields::default().with_file(&self.file))
     }

@@ -48,6 +48,7 @@ pub(crate) async fn fetch(job: &Job, original: &Original) -> Result<TransferResu
     }
     server.reset();
     let mut command = client(leech, &plan.folder(0), &torrent)?;
+    // Without this it would go on as a seed, and not end.
     command.arg("--seed-time=0");
     let ran = external::run(command).await?;
     let source = server.usage().await;
@@ -85,6 +86,7 @@ fn track(seed: u16) -> Result<(String, oneshot::Receiver<()>)> {
         if let Some(announce) = announce.take_if(|_| is_seed) {
             let _ = announce.send(());
         }
+        // The seed needs no peers, since the fetcher dials it.
         let peers = if is_seed { Vec::new() } else { at.clone() };
         let answer = [("interval", Bencoded::Number(60)), ("peers", Bencoded::Bytes(peers))];
         Ok(Body::Bytes(Bencoded::of(answer).encoded()))

@@ -21,6 +21,7 @@ pub(crate) async fn fetch(job: &Job, original: &Original) -> Result<TransferResu
     let before = server.cpu_seconds();
     let mut command = external::command("curl")?;
     // Ignore the user's curl settings, and use no proxy.
+    // `-q` counts only as the first option.
     command.args(["-q", "--silent", "--show-error", "--fail", "--noproxy", "*", "--output"]);
     command.arg(copies.path()?).arg(format!("http://{address}/"));
     let ran = external::run(command).await?;

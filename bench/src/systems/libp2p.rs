@@ -95,6 +95,7 @@ fn swarm<B: NetworkBehaviour>(
     behaviour: impl FnOnce(&Keypair) -> Made<B>,
 ) -> Result<Swarm<B>> {
     let builder = SwarmBuilder::with_new_identity().with_tokio();
+    // As nodes do: otherwise Nagle's algorithm could delay small messages.
     let tcp = tcp::Config::default().nodelay(true);
     let yamux = yamux::Config::default;
     // Keep idle connections open.

@@ -56,6 +56,7 @@ impl PythonEnds {
 /// Fails if there is no Python, or the package cannot be installed.
 pub(crate) fn prepare() -> Result<()> {
     let python = python()?;
+    // An interrupted installation leaves the folder without the package.
     let has_it = |python: &PathBuf| {
         let asked = Program::new(python).args(["-c", "import p2pnetwork"]).output();
         asked.is_ok_and(|output| output.status.success())

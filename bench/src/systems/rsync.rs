@@ -25,6 +25,7 @@ pub(crate) async fn fetch(job: &Job, original: &Original) -> Result<TransferResu
     server.reset();
 
     let mut command = external::command("rsync")?;
+    // There is no old copy that a delta could refer to.
     command.args(["--recursive", "--whole-file", "--inplace"]);
     command.arg(format!("rsync://127.0.0.1:{port}/bench/{}", original.name()?));
     command.arg(plan.folder(0));

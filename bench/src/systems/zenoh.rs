@@ -52,6 +52,7 @@ impl Listener {
             set(&mut config, "transport/link/tls/root_ca_certificate_base64", &tls.authority)?;
             set(&mut config, "transport/link/tls/listen_certificate_base64", &tls.certificate)?;
             set(&mut config, "transport/link/tls/listen_private_key_base64", &tls.key)?;
+            // The other process needs the certificate of the authority to connect.
             format!("tls/127.0.0.1:{port} {}", tls.authority)
         } else {
             format!("tcp/127.0.0.1:{port} ")
@@ -91,7 +92,7 @@ impl Link {
         if !authority.is_empty() {
             set(&mut config, "transport/link/tls/root_ca_certificate_base64", &authority)?;
         }
-        // An empty list: this end does not listen.
+        // By default every peer listens, but this end only dials.
         set(&mut config, "listen/endpoints", &[""; 0])?;
         set(&mut config, "connect/endpoints", &[endpoint])?;
         let session = zenoh::open(config).await.map_err(Error::from_boxed)?;
@@ -123,6 +124,7 @@ impl Link {
     pub(crate) async fn send(&self, size: usize, length: Duration) -> Result<u64> {
         wait_for_subscriber(&self.out).await?;
         let out = self.out.clone();
+        // `wait` blocks while the link is congested, which a task must not do.
         let sending = tokio::task::spawn_blocking(move || {
             let mut numbers = Numbering::new(length);
             loop {
@@ -255,8 +257,9 @@ async fn publisher(
     Ok(Arc::new(publisher.await.map_err(Error::from_boxed)?))
 }
 
-/// Waits until there is a subscriber. Messages that are published before that are lost.
+/// Waits for a subscriber: messages published before would be lost.
 async fn wait_for_subscriber(publisher: &Publisher<'_>) -> Result<()> {
+    // Before the status is read, so that no change in between is missed.
     let changes = publisher.matching_listener().await.map_err(Error::from_boxed)?;
     while !publisher.matching_status().await.map_err(Error::from_boxed)?.matching() {
         changes.recv_async().await.map_err(Error::from_boxed)?;

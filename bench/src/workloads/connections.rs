@@ -153,7 +153,7 @@ pub(super) async fn dial(job: &Job, address: &str) -> Result<()> {
     parent.receive::<()>().await?;
     spokes.dial(address).await?;
     parent.send(&())?;
-    // Other workloads close the input here, as they do not ask for the ping.
+    // `idle` and `unread` only want the links, and close the input without asking for a ping.
     if parent.receive::<()>().await?.is_none() {
         return Ok(());
     }

@@ -149,6 +149,7 @@ impl Listener {
         Ok(match system {
             System::Peerkit => {
                 let mut config = Config::default();
+                // As in `send_framed`: the batches that wait, and the one that is being filled.
                 config.peer_queue = BATCH * (MAX_BATCHES + 1);
                 Self::Peerkit(Hub::with(config).await?)
             }

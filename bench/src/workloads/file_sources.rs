@@ -15,6 +15,7 @@ const SHORT: usize = 64 << 20;
 const SOURCES: usize = 4;
 
 /// Upload limit of each source, in bytes/s.
+// Far below the 1,500 MB/s that a source can send, so that only the limits count.
 const RATE: u64 = 100_000_000;
 
 /// Returns the only case.

@@ -142,6 +142,7 @@ impl LoggedNetwork {
         let mut logs: Vec<_> = (0..job.case.amount).map(|_| BroadcastLog::default()).collect();
         let network = Network::form(job.system, &logs).await?;
         logs.remove(AUTHOR);
+        // Of these systems only peerkit keeps the order of each author.
         Ok(Self { network, logs, ordered: job.system == System::Peerkit, number: 0 })
     }
 
@@ -173,12 +174,14 @@ impl LoggedNetwork {
         let mut sent = Vec::new();
         let publishing = self.publish(rate, count, began, &mut sent);
         let published = tokio::time::timeout_at(limit.into(), publishing).await;
+        // A full queue makes the author wait. If it waits too long, the rate is too high as well.
         let in_time = published.unwrap_or(Ok(false))?;
         while in_time && self.delivered() < deliveries && Instant::now() < limit {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
         let cpu_s = ThreadTimes::of(process).seconds_since(&times);
         self.number += sent.len() as u64;
+        // Checked even if it took too long: a wrong delivery is an error at any rate.
         let times = broadcast_log::times_to_last_node(&self.logs, first, &sent, self.ordered)?;
         let Some(times) = times.filter(|_| in_time) else { return Ok(None) };
         tokio::time::sleep(DRAIN).await;
@@ -199,6 +202,7 @@ impl LoggedNetwork {
     ) -> Result<bool> {
         let mut message = [0; SIZE];
         for index in 0..count {
+            // Counted from the start, so that delays do not add up and lower the rate.
             let due = began + index * Duration::from_secs(1) / rate;
             // Timers have a resolution of a millisecond: at higher rates several broadcasts are
             // made at once.

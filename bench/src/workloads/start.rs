@@ -25,6 +25,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let mut link = listener.accept().await?;
     link.arrived(job.case.amount).await?;
     let elapsed = started.elapsed();
+    // The memory is read after this: by now the child has done all its work.
     child.receive::<()>().await?;
     let resident = child.resident_bytes();
     child.end().await?;

@@ -133,6 +133,7 @@ async fn receive(mut stream: Stream) -> Result<ReceivedStream> {
             return Ok(ReceivedStream { _stream: stream, bytes, misplaced, first, last });
         }
         times = Some((times.map_or(now, |(first, _)| first), now));
+        // Reads end anywhere, so the next mark may be at any place of the buffer.
         let to_next = (MARK - bytes as usize % MARK) % MARK;
         for at in (to_next..read).step_by(MARK) {
             misplaced += u64::from(buffer[at] != mark_at(bytes + at as u64));

@@ -49,6 +49,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
         _ => (link.send(size, length).await?, None),
     };
     let report: ListenerReport = child.receive().await?;
+    // Read while the child still runs: `/proc` has nothing about ended processes.
     let cpu_s = cpu_seconds(own) + child.cpu_seconds() - before;
     let resident = resident_bytes(own) + child.resident_bytes();
     link.close().await;

@@ -68,6 +68,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     ends.listening.send(&pinger.id()).await?;
     let mut longest = Duration::ZERO;
     let report: FillReport = {
+        // One future across all pings: dropping it could lose the part of a line that it has read.
         let mut filling = std::pin::pin!(ends.listening.receive());
         loop {
             tokio::select! {
@@ -81,6 +82,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     }
     let growth = resident_bytes(process).saturating_sub(before);
     pinger.shutdown().await;
+    // While suspended, it would not notice that its input has ended.
     ends.dialling.resume().await?;
     ends.dialling.end().await?;
     ends.listening.end().await?;
@@ -133,6 +135,7 @@ async fn fill(job: &Job) -> Result<()> {
     parent.send(&hub.address())?;
     hub.linked(job.case.amount).await?;
     parent.send(&())?;
+    // Once more, for the pinging node. `ProcessPair` has received the first one.
     parent.send(&hub.address())?;
     let pinger: NodeId = parent.receive().await?.context("no pinging node was named")?;
     let node = hub.node();
@@ -151,6 +154,7 @@ async fn fill(job: &Job) -> Result<()> {
         messages += found;
         tokio::time::sleep(WAIT).await;
     }
+    // Not counting the link of the pinging node.
     let links = node.peers().len().saturating_sub(1);
     parent.send(&FillReport { accepted: messages * SIZE as u64, links })?;
     parent.released().await?;

@@ -78,6 +78,7 @@ fn hint(error: &clap::Error) -> Option<String> {
 /// Returns the probable meaning of a first word; `None` if a similar subcommand is the best guess.
 fn for_word(word: &str) -> Option<String> {
     let shown = plain(word);
+    // First, since the other hints repeat the word, and a ticket may hold a secret.
     if let Ok(Some((wanted, _))) = fetch_arguments::recognise(&[word]) {
         return Some(match wanted {
             fetch_arguments::FetchKey::Ticket(_) => {

@@ -109,6 +109,7 @@ impl ArgumentReader<'_> {
         if first.text == "--title" && !first.quoted {
             self.word("an option")?;
             return match shell_words::words(self.rest).next() {
+                // `word` refuses an empty word, but an empty title is valid.
                 Some(word) if word.text.is_empty() => {
                     let rest = self.rest.get(word.end..).unwrap_or_default();
                     self.rest = rest.strip_prefix(char::is_whitespace).unwrap_or(rest);

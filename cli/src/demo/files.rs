@@ -125,6 +125,7 @@ fn same_bytes(one: &Path, other: &Path) -> io::Result<bool> {
     let mut other = BufReader::with_capacity(1 << 16, File::open(other)?);
     loop {
         let (left, right) = (one.fill_buf()?, other.fill_buf()?);
+        // The two reads may have returned different amounts.
         let len = left.len().min(right.len());
         if left[..len] != right[..len] {
             return Ok(false);

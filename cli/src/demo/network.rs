@@ -144,6 +144,7 @@ impl DemoNetwork {
     /// Waits until every node but its author has received a broadcast.
     pub(super) async fn reached(&self, id: Hash) -> anyhow::Result<()> {
         wait_until("every node has received the broadcast", || {
+            // The first node is the author, which gets no event for its own broadcast.
             let mut others = self.received.iter().skip(1);
             others.all(|received| lock(received).contains_key(&id))
         })
@@ -179,6 +180,7 @@ impl DemoNetwork {
         stopping.join_all().await;
         for address in &self.listening {
             // Binding the port again proves that the node has closed it.
+            // On Unix, std sets SO_REUSEADDR, so connections in TIME-WAIT do not matter.
             TcpListener::bind(address).with_context(|| format!("{address} is still in use"))?;
         }
         Ok(())

@@ -52,6 +52,7 @@ impl NodeSession {
 
     pub(super) async fn remove(&self, hash: &str) -> anyhow::Result<Reply> {
         let mut removed = Vec::new();
+        // Copies of a file have one hash, and each of them is a share.
         for (path, _) in self.shared(hash).await? {
             removed.extend(self.node.files().unshare_path(&path).await?);
         }
@@ -130,6 +131,7 @@ impl NodeSession {
         force: bool,
     ) -> anyhow::Result<FetchRequest> {
         let (wanted, name, path) = {
+            // The block ends the lock before the task waits for the network.
             let found = lock(&self.found);
             fetch_arguments::read(line, &found).map_err(|error| anyhow!(error))?
         };

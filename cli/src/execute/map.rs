@@ -13,6 +13,7 @@ use crate::text::path as shown;
 
 impl NodeSession {
     pub(super) async fn map(&self, file: Option<PathBuf>) -> anyhow::Result<Reply> {
+        // A wrong ending fails here, before the whole network is asked.
         let write = file.as_deref().map(form).transpose()?;
         let map = self.node.network().graph().await?;
         let (Some(path), Some(write)) = (file, write) else {

@@ -51,6 +51,7 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(FetchKey, Option<PathBuf>)
     }
     let is_place = match &words[..] {
         [] => true,
+        // A word that is not UTF-8 is no ticket, but may be a path.
         [only] => only.to_str().is_none_or(fetch_arguments::is_destination),
         _ => false,
     };
@@ -114,6 +115,7 @@ fn source(path: &Path) -> String {
 }
 
 fn read_file(path: &Path) -> anyhow::Result<String> {
+    // The option may name a huge file by mistake.
     let mut bytes = Vec::new();
     let read = if path == Path::new("-") {
         io::stdin().lock().take(MAX_FILE).read_to_end(&mut bytes)

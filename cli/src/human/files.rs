@@ -75,6 +75,7 @@ pub(crate) fn fetched(paint: Paint, fetched: &Fetched, changes: &Changes) -> Str
     let Fetched { path, bytes, seconds, sources, dropped, .. } = fetched;
     let size = paint.faint(&text::size(*bytes));
     let how = match sources.len() {
+        // An empty file needs no source either, but was not here before.
         0 if *bytes > 0 => "was here already".to_owned(),
         nodes => format!(
             "in {}{} from {}",

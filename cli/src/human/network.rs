@@ -150,6 +150,7 @@ pub(crate) fn figures(paint: Paint, network: &NetworkGraph, figures: &Figures) -
     line("degree", format!("{} to {}, {} on average", degree.min, degree.max, degree.avg));
     let most = degree.histogram.values().max().copied().unwrap_or_default();
     for (links, nodes) in &degree.histogram {
+        // Up to `BAR` nodes, a character is one node. Rounded up, so that each degree has a bar.
         let bar = "▇".repeat((nodes * BAR).div_ceil(most.max(BAR)));
         let links = format!("{links:>6}");
         line(&links, format!("{bar} {}", paint.faint(&count(*nodes, "node"))));

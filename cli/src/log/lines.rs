@@ -81,6 +81,7 @@ pub(super) fn put(text: String) {
 
 /// Waits until the lines are written, at most [`FLUSH`].
 pub(crate) fn finish() {
+    // The time is limited: the thread may be blocked by a reader that does not read.
     let waits = |queue: &mut LogQueue| queue.is_writing || !queue.lines.is_empty();
     let _ = WRITTEN.wait_timeout_while(queued(), FLUSH, waits);
 }
@@ -105,6 +106,7 @@ fn next() -> QueuedLine {
 
 fn write(QueuedLine { mut text, left_out }: QueuedLine) {
     if left_out > 0 {
+        // In one write with the line before it, so that no other output comes between.
         text.push_str(&gap(left_out));
     }
     // The prompt's thread may have ended. Then the line goes to standard error.

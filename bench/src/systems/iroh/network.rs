@@ -54,7 +54,7 @@ impl Network {
             let known =
                 earlier_nodes(node, JOIN_THROUGH).into_iter().map(|other| ids[other]).collect();
             let (sender, mut receiver) = gossip.subscribe(TOPIC, known).await?.split();
-            // The first node has no other to join.
+            // The first node has no other to join through, and would wait for ever.
             if node > 0 {
                 receiver.joined().await?;
             }

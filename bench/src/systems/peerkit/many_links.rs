@@ -24,6 +24,7 @@ impl Hub {
         // All links come from one machine, and at once.
         config.max_inbound = usize::MAX;
         config.max_inbound_per_ip = usize::MAX;
+        // `run_concurrently` dials 64 at once, so this limit is never reached.
         config.max_pending = 1024;
         config.max_pending_per_ip = 1024;
         let (count, linked) = watch::channel(0);

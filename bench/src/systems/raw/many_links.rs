@@ -67,6 +67,7 @@ async fn accept(
         };
         links.spawn(serve(tcp, tls.clone(), linked.clone(), for_links.clone()));
     }
+    // As with a node, stopping takes until every link is closed.
     while let Some(ended) = links.join_next().await {
         ended??;
     }

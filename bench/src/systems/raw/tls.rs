@@ -33,6 +33,7 @@ pub(super) fn server() -> Result<Arc<ServerConfig>> {
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(AcceptAnyKey::new())
         .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(pair(0xbe)?)));
+    // Nodes do not resume sessions either.
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
