@@ -118,12 +118,15 @@ impl Actor {
             self.command(Command::Owner(owner));
         }
         self.command(Command::KeepAway(earlier.away));
+        // The list was just read from the store, so it need not be written again.
         self.away_saved = self.machine.overlay().away_changes();
         self.command(Command::Known(earlier.known));
         self.command(Command::Restore(earlier.kept));
         self.addresses_changed();
         loop {
             tokio::select! {
+                // The stop and the timers come before the queues, so that no flood of orders or frames
+                // delays them.
                 biased;
                 () = self.inner.tasks.stop.cancelled() => break,
                 () = self.inner.clock.sleep_until(self.machine.poll_timeout()) => {
@@ -204,6 +207,7 @@ impl Actor {
     /// Handles what links have reported before an order was given. So an order about a link that its
     /// sender knows to be gone finds it gone.
     fn take_link_reports(&mut self) {
+        // Bounded, as links may report on and on while this runs.
         for _ in 0..FROM_LINKS {
             let Ok(report) = self.from_links.try_recv() else { break };
             self.on_link(report);
@@ -216,6 +220,8 @@ impl Actor {
                 let connection = conn.connection;
                 for frame in frames {
                     self.input(match frame {
+                        // The application is behind. The broadcasts are asked for again later, and do
+                        // not pile up here.
                         Frame::Broadcast(batch)
                             if !self.inner.dispatch.takes(batch.items.len()) =>
                         {

@@ -57,6 +57,7 @@ pub(crate) fn read(folder: &Path) -> Result<Vec<Address>, BootstrapError> {
     let path = folder.join(BOOTSTRAP_FILE);
     let mut text = String::new();
     let reading = private::open_to_read(&path)
+        // The one byte more shows that a file is too large, also one without an end such as `/dev/zero`.
         .and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
     match reading {
         Ok(_) if text.len() as u64 > MAX_FILE => return Err(BootstrapError::TooLarge(path)),

@@ -29,6 +29,7 @@ impl NodeClock {
     /// Returns the moment `at` by the runtime's clock.
     pub(crate) fn at(&self, at: Instant) -> tokio::time::Instant {
         let at = self.origin.checked_add(at.since_origin());
+        // Beyond what the system's clock can express. 68 years are for ever, for a timer.
         at.unwrap_or_else(|| self.origin + Duration::from_secs(1 << 31)).into()
     }
 

@@ -166,6 +166,7 @@ pub(crate) async fn unpack_async(packed: Packed, limit: usize) -> Result<Message
 }
 
 fn compress(body: &[u8], compression: Compression) -> io::Result<Vec<u8>> {
+    // These are the default levels of each format's own tools: 6 for zlib, 9 for bzip2, 3 for zstd.
     match compression {
         Compression::Zlib => {
             let level = flate2::Compression::new(6);
@@ -297,6 +298,7 @@ impl Decompressed {
     }
 
     fn fill_bzip2(&mut self, payload: &[u8]) -> Result<(), DecompressError> {
+        // Not the mode that saves memory, which takes twice the time: a block needs less than 4 MiB anyway.
         let mut decoder = bzip2::Decompress::new(false);
         self.fill(Compression::Bzip2, payload, |input, output| {
             let status = decoder.decompress_vec(input, output);
@@ -306,6 +308,7 @@ impl Decompressed {
     }
 
     fn fill_xz(&mut self, payload: &[u8]) -> Result<(), DecompressError> {
+        // Without the flag for concatenated streams, so that a second one counts as trailing bytes.
         let mut decoder = Stream::new_stream_decoder(XZ_MEMORY, 0).map_err(xz_error)?;
         self.fill(Compression::Lzma, payload, |input, output| {
             let status = decoder.process_vec(input, output, Action::Run).map_err(xz_error)?;
@@ -325,6 +328,7 @@ impl Decompressed {
             let mut output = OutBuffer::around_pos(output, written);
             let left = decoder.decompress_stream(&mut output, &mut input).map_err(zstd_error)?;
             consumed += input.pos() as u64;
+            // Zero only at the end of a frame. A second frame is refused as trailing bytes.
             Ok(Decoded { consumed, ended: left == 0 })
         })
     }

@@ -100,6 +100,8 @@ impl Conn {
             info: Mutex::default(),
             rtt: AtomicU64::new(0),
             wrote: AtomicU64::new(0),
+            // The Hello has just been read. With 0 here the peer would seem to have been silent since the
+            // node's start.
             read: AtomicU64::new(inner.clock.micros()),
             pings: Mutex::default(),
             pinging: Notify::new(),
@@ -206,6 +208,7 @@ impl Conn {
     }
 
     fn set_rtt(&self, rtt: Duration) {
+        // At least 1, as 0 stands for a time that is not known.
         let micros = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1);
         self.rtt.store(micros, Ordering::Relaxed);
     }

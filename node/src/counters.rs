@@ -62,6 +62,7 @@ impl Meter {
     }
 
     pub(crate) fn read(&self) -> Counters {
+        // The counters are read one after the other, so one may be a few messages ahead of another.
         Counters {
             messages_sent: self.messages_sent.load(Relaxed),
             messages_received: self.messages_received.load(Relaxed),

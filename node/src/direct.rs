@@ -32,6 +32,7 @@ impl Recipients {
     /// Returns whether messages wait for a recipient. Later ones have to queue behind them.
     #[inline]
     pub(crate) fn wait_for(&self, id: NodeId) -> bool {
+        // Relaxed is enough: only the messages of one task have an order, and a task sees its own counts.
         self.busy.load(Ordering::Relaxed) != 0 && lock(&self.waiting).contains_key(&id)
     }
 
@@ -98,8 +99,8 @@ impl Sending {
         }
     }
 
-    /// Reports the outcome of what did not go over a link. Returns where the reply goes if it is a request
-    /// that has arrived.
+    /// Reports the outcome of a message that went over no link. If it is a request that has arrived, returns
+    /// the destination of its reply instead.
     pub(crate) fn end_relayed(
         self,
         inner: &Inner,
@@ -107,6 +108,7 @@ impl Sending {
     ) -> Option<oneshot::Sender<Result<RequestRoute, Error>>> {
         let peer = self.to;
         if outcome.is_ok() && !matches!(self.sender, SentBy::Ping(_)) {
+            // The links count the bytes: here they are part of overlay frames. A ping is no message.
             inner.meter.sent(1, 0);
         }
         let outcome = outcome.map_err(|error| match error {
@@ -130,8 +132,8 @@ impl Sending {
         }
     }
 
-    /// Queues it behind what waits for a link, and reports the outcome. A request is handed back, for its
-    /// caller to send it.
+    /// Sends it over a link that has been made meanwhile, and reports the outcome. A request goes back to its
+    /// caller, which sends it.
     pub(crate) async fn deliver(self, inner: &Arc<Inner>, conn: Arc<Conn>, payload: Payload) {
         let outcome = match payload {
             Payload::Message(message) => {
@@ -156,6 +158,8 @@ impl Inner {
     #[inline]
     pub(crate) fn linked(&self, id: NodeId) -> Option<Arc<Conn>> {
         let conn = self.links.get(id).ok()?;
+        // An on-demand link closes when it is idle. A message must not fail for that: the machine dials
+        // again. On any other link the sender gets the reason why it has ended.
         let over = conn.on_demand && conn.outbox.closed().is_some();
         (!over && !self.recipients.wait_for(id)).then_some(conn)
     }
@@ -171,8 +175,8 @@ impl Inner {
         self.send_by(id, SentBy::Caller, Payload::Message(message)).await
     }
 
-    /// Finds the way of a request to a node without a link: a link, or other nodes, in which case the reply
-    /// has come.
+    /// Finds a way for a request to a node without a link. If a link was made, the caller has to send the
+    /// request over it. If other nodes have relayed it, the result is the reply.
     pub(crate) async fn route_request(
         &self,
         to: NodeId,

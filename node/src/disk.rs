@@ -23,6 +23,8 @@ pub(crate) fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::
 #[cfg(windows)]
 pub(crate) fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
     use std::os::windows::fs::FileExt;
+    // Windows reads at an offset too, but may return fewer bytes than asked for, and moves the file's
+    // position, which is not used here.
     while !buffer.is_empty() {
         match file.seek_read(buffer, offset)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -59,6 +61,7 @@ pub(crate) fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io
 
 /// Makes a rename or a new file in `folder` survive a power cut, on systems that can sync folders.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    // Windows does not open folders as files.
     if cfg!(unix) {
         File::open(folder)?.sync_all()?;
     }

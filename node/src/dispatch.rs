@@ -310,8 +310,8 @@ impl Dispatch {
                 }
             }));
             let Err(panic) = handled else { return };
-            // What the handler asked for before it panicked is still done, as for events without a
-            // panic.
+            // Actions that the handler asked for before it panicked are still carried out, as after any
+            // event.
             actions.drain(..).for_each(|action| node.act(action));
             let panic = panic_text(&*panic);
             tracing::error!(event = name, %panic, "the application's handler panicked");

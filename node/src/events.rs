@@ -63,6 +63,7 @@ impl Drop for Events {
         let mut state = lock(&self.queue.state);
         state.dropped = true;
         state.events.clear();
+        // Senders that wait for room see that the reader is gone.
         self.queue.room.notify_waiters();
     }
 }
@@ -156,6 +157,8 @@ impl EventQueue {
                     return;
                 }
             }
+            // The patience begins anew whenever there is room: a slow reader holds the senders back, and
+            // only one that has stopped reading misses messages.
             if tokio::time::timeout(self.patience, room_made).await.is_err() {
                 messages.by_ref().for_each(|event| self.push(event));
                 return;

@@ -51,7 +51,7 @@ pub(crate) struct Inner {
     pub(crate) handler: HandlerState,
     pub(crate) served: Served,
 
-    // What outlives the node, if it has a state folder.
+    // State that outlives the node, if it has a state folder.
     pub(crate) store: Store,
     pub(crate) peers: AddressBook,
     pub(crate) broadcasts: Arc<StoredBroadcasts>,

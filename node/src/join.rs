@@ -57,6 +57,8 @@ impl Inner {
 
     /// Joins through nodes, each with its addresses, all at once.
     async fn join_any(self: &Arc<Self>, nodes: Vec<Vec<Address>>, purpose: Purpose) -> JoinOutcome {
+        // Each node makes two reports at most. With room for all of them, no task waits once this join
+        // has ended.
         let (reports, tried) = mpsc::channel(2 * nodes.len().max(1));
         // The tasks are aborted if the join is dropped, and go on if it is done.
         let mut tries = JoinSet::new();
@@ -72,9 +74,9 @@ impl Inner {
     }
 
     /// Joins through the bootstrap nodes and the peers that were met before, several at once, until
-    /// `enough` are connected. The peers come first, those seen last at the front, as they are many,
-    /// and all nodes ask the same bootstrap nodes. One bootstrap node is always among those that are
-    /// tried at once. Nodes that are kept away are not tried.
+    /// `enough` are connected. The known peers come first, beginning with those seen last: they are many,
+    /// while all nodes ask the same bootstrap nodes. As long as there is one left, each round also tries one
+    /// bootstrap node. Nodes that are kept away are not tried.
     ///
     /// # Errors
     /// If there is none, if all are this node itself, or if none was reached.
@@ -240,6 +242,7 @@ async fn gather(mut tried: mpsc::Receiver<JoinReport>) -> JoinOutcome {
             None => break,
         }
     }
+    // The reason that a node has given says more than the failed dials of others.
     let failure = match (answer, failures.len()) {
         (Some(error), _) => Some(error),
         (None, 0) => own,

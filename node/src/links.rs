@@ -51,6 +51,7 @@ impl LinkTable {
             all.sort_by_key(|conn| conn.connection);
             all.into()
         };
+        // Kept, as a message to all peers would otherwise copy and sort the links each time.
         table.in_order.get_or_init(in_order).clone()
     }
 

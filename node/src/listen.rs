@@ -176,8 +176,8 @@ fn bind_socket(at: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
         // The default differs between systems.
         socket.set_only_v6(only_v6)?;
     }
-    // On Unix this allows a restarted node to bind its port at once. On Windows it would let
-    // another program take over the port.
+    // A restarted node needs it: closed connections keep the port in TIME_WAIT. On Windows this option
+    // would let another program take over the port.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     socket.bind(&at.into())?;
@@ -252,10 +252,11 @@ impl Pending {
 
     /// Adds a handshake with `ip`, and evicts the oldest one if there is no room.
     fn add(&self, ip: IpAddr) -> PendingPlace {
+        // An IPv6 socket shows an IPv4 address as `::ffff:a.b.c.d`. It is one address, with one limit.
         let ip = ip.to_canonical();
         let mut places = lock(&self.places);
         places.retain(|place| !place.done.load(Ordering::Relaxed));
-        // All nodes on this machine share the loopback address, so it has no limit of its own.
+        // All nodes of this machine, and all clients of a local proxy, have the loopback address.
         if !ip.is_loopback() && places.iter().filter(|p| p.ip == ip).count() >= self.max_per_ip {
             evict_first(&mut places, |place| place.ip == ip);
         }
@@ -302,6 +303,7 @@ async fn handle_inbound(
         }
         () = evicted.cancelled() => Err("gave way to a newer connection".into()),
     };
+    // Freed now: what follows is no handshake, and a stream may last for hours.
     drop(place);
     let outcome = match shaken {
         Ok(Handshake::Greeted(greeted)) => admit(&inner, *greeted, remote).await,

@@ -232,6 +232,7 @@ impl NetworkGraph {
         let places: BTreeMap<NodeId, usize> = places.collect();
         let edges = self.edges.iter().filter_map(|edge| {
             let back = Edge { from: edge.to, to: edge.from };
+            // The edges are sorted, as they come from a set.
             let both = self.edges.binary_search(&back).is_ok();
             // The pair was counted with the other direction.
             if both && back < *edge {

@@ -37,6 +37,7 @@ pub(crate) fn answer(
 /// requester.
 async fn call(handler: ServedRequest, peer: Peer, message: Message) -> Result<Message, Refusal> {
     let answering = tokio::spawn(async move { handler.answer(peer, message).await });
+    // A request that is cancelled aborts the task around this one. The handler has to end with it.
     let answering = tokio_util::task::AbortOnDropHandle::new(answering);
     match answering.await {
         Ok(Ok(message)) => Ok(message),
@@ -50,8 +51,7 @@ async fn call(handler: ServedRequest, peer: Peer, message: Message) -> Result<Me
     }
 }
 
-/// Answers a request that other nodes have relayed. The reply goes the way that messages to that node
-/// go.
+/// Answers a request that other nodes have relayed. The reply is sent as any message to that node is.
 pub(crate) fn answer_relayed(
     inner: &Arc<Inner>,
     peer: Peer,
@@ -59,6 +59,7 @@ pub(crate) fn answer_relayed(
     name: String,
     message: Message,
 ) {
+    // Relayed requests come over no link of their own whose limit would hold, so all share one limit.
     let permit = inner.served.relayed.clone().try_acquire_owned();
     let (node, to) = (inner.clone(), peer.id());
     inner.tasks.spawn(async move {
@@ -66,6 +67,7 @@ pub(crate) fn answer_relayed(
             Ok(_held) => answer_by_name(&node, peer, name, message).await,
             Err(_) => Err(Refusal::Busy),
         };
+        // An error is left out: the requester waits no longer than its own deadline.
         let _ = node.send_reply(to, id, outcome).await;
     });
 }
@@ -156,11 +158,13 @@ impl Inner {
             };
             self.request_over(&conn, name, body).await
         };
+        // One deadline for all of it: finding the way, a dial, and the reply.
         let waited = tokio::time::timeout(timeout, asking).await;
         waited.unwrap_or(Err(Error::Timeout(timeout)))
     }
 
     async fn request_over(&self, conn: &Conn, name: &str, body: Message) -> Result<Message, Error> {
+        // Before the request is open, so that an error leaves nothing to cancel.
         let body = compress::pack_async(body, self.config.max_message).await?;
         let (id, reply) = conn.open_request();
         let _cancel = CancelOnDrop { conn, id };
@@ -178,7 +182,7 @@ impl Inner {
     }
 }
 
-/// Forgets a request when it is dropped, and tells the peer if that still works on it.
+/// Forgets a request when it is dropped. Sends the peer a cancellation if it still works on the request.
 struct CancelOnDrop<'a> {
     conn: &'a Conn,
     id: u64,

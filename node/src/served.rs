@@ -44,7 +44,7 @@ impl<H: Clone> ByName<H> {
         write(&self.0).insert(name.to_owned(), handler);
     }
 
-    /// Gives all handlers back.
+    /// Removes all handlers.
     pub(crate) fn clear(&self) {
         let mut table = write(&self.0);
         let handlers = std::mem::take(&mut *table);
@@ -54,6 +54,7 @@ impl<H: Clone> ByName<H> {
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<H> {
+        // A clone, so that the lock is not held while the handler runs.
         read(&self.0).get(name).cloned()
     }
 }

@@ -131,8 +131,8 @@ impl Shares {
         self.blocking(move |shares, stop| shares.add_now(&path, options, &mut progress, stop)).await
     }
 
-    /// Shares again what was shared before the restart. Paths that are missing now are among the removed of
-    /// the result. They are remembered, and tried again after the next restart.
+    /// Shares again what was shared before the restart. [`Refreshed::removed`] has the paths that are missing
+    /// now. They are remembered, and tried again after the next restart.
     ///
     /// # Errors
     /// If the node's state can't be read or written.
@@ -270,6 +270,8 @@ impl Shares {
         is_visible: impl Fn(&Share) -> bool,
     ) -> Vec<SharedFile> {
         let query = SearchQuery::new(text);
+        // Only pointers are copied under the lock: matching takes milliseconds, and a scan that waits to
+        // write would hold up all other look-ups meanwhile.
         let visible: Vec<Arc<Share>> = {
             let index = read(&self.index);
             index.shares().filter(|share| is_visible(share)).cloned().collect()
@@ -395,10 +397,13 @@ impl Shares {
         let before = read(&self.index).terms(&share.path).map(|terms| terms.access.clone());
         let again = self.tickets.as_ref().map(|tickets| tickets.secret_of(&share.shared.hash));
         let Terms { access, remember } = options.terms(before.as_ref(), again)?;
+        // The store comes before the index: if it can't be written, nothing has changed, as the caller is
+        // promised.
         if remember {
             let row = KnownShare { shared: share.shared.clone(), access: access.clone() };
             self.store.save_share(&share.path, &row)?;
         } else {
+            // An earlier share of this path may have been remembered.
             self.store.forget_share(&share.path)?;
         }
         share.access = access.clone();
@@ -417,6 +422,7 @@ impl Shares {
         for path in paths {
             match self.rescan_path(&path, &mut report, progress, stop) {
                 Ok(()) => {}
+                // These say nothing about the path, so it stays shared.
                 Err(error @ (ShareError::Store(_) | ShareError::Stopped)) => return Err(error),
                 Err(error) => {
                     tracing::debug!(%error, "no longer shared");
@@ -472,6 +478,7 @@ impl Shares {
         share.access = terms.access;
         let mut index = write(&self.index);
         index.insert(share, terms.remember);
+        // After the insert: only content that no share has any more counts as gone.
         old.iter().for_each(|old| index.retire(old));
         Ok(())
     }
@@ -495,6 +502,7 @@ impl Shares {
     /// Removes the share at `path` from the index and the store, and returns it.
     fn forget(&self, path: &Path) -> Result<Option<SharedFile>, StoreError> {
         let _changing = lock(&self.changing);
+        // The index comes first: the files must not be served any more even if the store can't be written.
         let gone = write(&self.index).remove(path);
         self.stop_watching(path);
         self.store.forget_share(path)?;

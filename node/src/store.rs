@@ -57,6 +57,7 @@ pub struct KnownPeer {
 
 /// Reads addresses. Leaves out those with a scheme that this version does not know.
 fn of_known_schemes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Address>, D::Error> {
+    // A newer version may have written the row or the file, and its other addresses are still of use.
     let texts = Vec::<String>::deserialize(from)?;
     let read = texts.iter().filter_map(|text| match text.parse::<Address>() {
         Err(ParseAddressError::Scheme(_)) => None,
@@ -231,6 +232,8 @@ impl Store {
         match self {
             Self::Disk(disk) => disk.write(|db| work(&mut Transaction::Disk(db))),
             Self::Memory(tables) => {
+                // There is nothing to roll back: in memory only the caller's own encoding can fail, and it
+                // does so before its first change.
                 let changed = work(&mut Transaction::Memory(&mut lock(tables)));
                 changed.map_err(|error| StoreError::Database(Box::new(error)))
             }
@@ -244,6 +247,7 @@ impl Store {
     pub(crate) fn peers(&self) -> Result<Vec<(NodeId, KnownPeer)>, StoreError> {
         let peers = self.rows(PEERS)?.into_iter().filter_map(|(id, json)| {
             let id = NodeId::from_bytes(id.try_into().ok()?);
+            // A row that can't be read costs one peer. An error here would cost all of them.
             let peer = serde_json::from_slice(&json).inspect_err(|error| {
                 tracing::warn!(%id, %error, "a known peer can't be read: left out");
             });

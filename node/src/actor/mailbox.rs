@@ -94,6 +94,7 @@ pub(crate) struct QueryReply {
 /// stopped.
 #[derive(Clone)]
 pub(crate) struct Mailbox {
+    // Two queues, so that links that have filled theirs leave room for orders.
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) links: mpsc::Sender<FromLink>,
 }
@@ -163,6 +164,7 @@ impl Mailbox {
     pub(crate) async fn link_down(&self, conn: &Arc<Conn>, link_end: LinkEnd) {
         let (done, removed) = oneshot::channel();
         self.tell(FromLink::Down(conn.clone(), link_end, done)).await;
+        // An error means that the actor is gone, and all links with it.
         let _ = removed.await;
     }
 }
@@ -176,6 +178,7 @@ impl Operation {
             Self::Dial { reply, .. } => drop(reply.send(Err(error))),
             Self::Send(sending) => sending.end(inner, Err(error)),
             Self::Broadcast(publisher) => publisher.report(inner, Err(error)),
+            // Their senders are dropped here, which ends the wait for them.
             Self::Join(_) | Self::Query(_) | Self::Reply(_) | Self::Probe(_) => {}
         }
     }

@@ -41,6 +41,7 @@ impl Actor {
             return self.inner.dispatch.notice(Event::NodeBroadcastFailed { title, error });
         }
         self.limited.push_back((title, message));
+        // Otherwise the task for the first one waits already, and goes on with the rest.
         if self.limited.len() == 1 {
             self.await_limit();
         }

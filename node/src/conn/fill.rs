@@ -38,6 +38,7 @@ pub(super) async fn fill(
             let polled = pin!(from.read_buf(buffer)).poll(cx);
             let read = buffer.len() - before;
             match polled {
+                // One read returns the bytes of one TLS record at most. The next record may have come too.
                 Poll::Ready(Ok(1..)) if buffer.len() < buffer.capacity() => {}
                 Poll::Ready(Ok(_)) => return Poll::Ready(Ok(read)),
                 Poll::Ready(Err(error)) if read > 0 => {

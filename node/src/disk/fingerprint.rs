@@ -41,6 +41,7 @@ impl Fingerprint {
     #[must_use]
     pub(crate) fn of(metadata: &Metadata) -> Self {
         let now = SystemTime::now();
+        // Without a time the file counts as just changed, so that its content is checked.
         let modified = metadata.modified().unwrap_or(now);
         let (changed, inode) = unix_only(metadata);
         Self {

@@ -99,11 +99,13 @@ pub(super) mod unix {
     }
 
     pub(super) fn open(folder: impl AsFd, path: &Path) -> io::Result<File> {
+        // NOCTTY: a terminal in the file's place must not become the one that controls this process.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
         opened(folder, path, flags, 0).map(File::from)
     }
 
     pub(super) fn create(folder: impl AsFd, path: &Path, mode: u32) -> io::Result<File> {
+        // With EXCL a symbolic link at the path is an error too, even if it leads nowhere (POSIX).
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         opened(folder, path, flags, 0o666 | (mode & 0o111)).map(File::from)
     }

@@ -105,6 +105,7 @@ pub(crate) fn tighten(folder: &Path) -> io::Result<()> {
         let name = name.to_string_lossy();
         if OURS.iter().any(|ours| name.starts_with(ours)) && entry.file_type()?.is_file() {
             make_private(&entry.path());
+        // A folder with a state file in it is the state folder of another node of the same owner.
         } else if name != KEY && !entry.path().join("state.redb").exists() {
             is_ours_alone = false;
         }

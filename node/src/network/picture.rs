@@ -89,6 +89,7 @@ impl Picture {
                 picture.places[node] = place;
             }
             picture.labels.extend(part.labels);
+            // The empty rectangle at the origin adds nothing: the first part has its corner there.
             picture.rect = picture.rect.with(part.rect);
         }
         picture

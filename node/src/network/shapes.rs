@@ -76,6 +76,7 @@ impl Rect {
             (way.y, self.most.y - from.y),
         ];
         for (speed, distance) in sides {
+            // Parallel to this side, so the line is on one side of it all the way.
             if speed == 0.0 {
                 if distance < 0.0 {
                     return false;

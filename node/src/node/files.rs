@@ -162,6 +162,7 @@ impl FilesHandle<'_> {
             _ => None,
         };
         let mut addresses = self.inner.addresses.announced(None);
+        // Nodes refuse a list of more. The best addresses come first.
         addresses.truncate(MAX_PLACES);
         let (node, network) = (self.inner.profile.id, self.inner.profile.network.clone());
         Some(Ticket { hash: *hash, node, secret, network, addresses, name: Some(name) })

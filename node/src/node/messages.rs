@@ -371,6 +371,7 @@ pub(crate) fn send_to_nodes(
     mut sent: impl FnMut(&Conn, Result<(), Error>),
 ) -> Result<(), Error> {
     let bytes = message.body().len();
+    // Compressed once for all peers. The links' queues share a large body and do not copy it.
     let frame = OwnedFrame::message(compress::pack(message.into_message(), max)?);
     for conn in links.all().iter() {
         if !exclude.contains(&conn.peer.id()) {

@@ -173,6 +173,7 @@ impl<'a> NetworkHandle<'a> {
     /// [`Error::Stopped`], and [`Error::NoRandomNumbers`].
     pub async fn size(self) -> Result<Size, Error> {
         let count = self.sample(sample::BITS).await?;
+        // A sample of a few nodes says little, and a network of that size is soon counted.
         if count < sample::ENOUGH {
             let Discovery { nodes, complete, .. } = self.node.discover(-1).await?;
             return Ok(Size { nodes: nodes.len() as u64, error: None, exact: complete });
@@ -213,6 +214,7 @@ impl<'a> NetworkHandle<'a> {
         loop {
             let error = match self.node.join_places(&places).await {
                 Err(
+                    // No wait would change these.
                     error @ (Error::Stopped
                     | Error::LinksByHand(_)
                     | Error::NoBootstrap

@@ -117,6 +117,7 @@ impl Inner {
         let (answers, receiver) = mpsc::channel(ANSWERS);
         for own in [true, false] {
             let (what, answers) = (what.clone(), answers.clone());
+            // The end of both queries is seen when both senders of answers are gone.
             let ended = oneshot::channel().0;
             let asked = Operation::Query(QueryReply { answers, ended, lost: false });
             let (depth, timeout) = (-1, None);

@@ -86,6 +86,7 @@ pub(super) fn hash_all(
     };
     // First the small files, each read by one thread. A seek between files costs less than one within.
     thread::scope(|scope| {
+        // Bounded, so that a slow `progress` slows the reading down and reports do not pile up in memory.
         let (report, reports) = sync_channel(64);
         for _ in 0..threads {
             let report = report.clone();

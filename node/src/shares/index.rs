@@ -175,6 +175,7 @@ impl Index {
                 .or_default()
                 .push(Position { served, item: None });
         }
+        // The positions were just appended, but the look-ups prefer the first one of a hash.
         if before.is_some() {
             for hash in hashes(&share) {
                 if let Some(places) = self.by_hash.get_mut(&hash) {

@@ -180,6 +180,7 @@ impl Shares {
 impl OpenTree {
     /// Returns the sizes of the files, in the order of the manifest.
     pub(crate) fn sizes(&self) -> impl Iterator<Item = u64> {
+        // All copies have the same manifest, so each of them has the sizes.
         self.copies
             .first()
             .into_iter()

@@ -147,6 +147,7 @@ impl Scanner<'_> {
                 let Hashed { file, list } = result.as_ref().ok()?;
                 Some((&*job.path, file, list.as_ref()))
             });
+            // A commit waits for the disk even if it changes nothing, and most rescans find nothing new.
             if !jobs.is_empty() {
                 self.store.save_files(fresh)?;
             }

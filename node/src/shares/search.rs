@@ -134,7 +134,7 @@ fn push_plain(pattern: &mut String, letter: char) {
 
 /// Returns the longest part of a pattern that has no special characters.
 fn longest_plain(word: &str) -> &str {
-    // What follows a bracket may be inside of it.
+    // Letters after a bracket may be members of a class, so only those before the first are certain.
     let plain = word.split('[').next().unwrap_or_default();
     plain.split(['*', '?']).max_by_key(|part| part.len()).unwrap_or_default()
 }

@@ -64,6 +64,7 @@ impl IntoFuture for Sharing {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             if let Audience::Nodes(nodes) = &self.options.audience {
+                // No node can prove such an identity, so a share for it can only be a mistake of the caller.
                 nodes.iter().try_for_each(|id| id.checked().map(drop))?;
             }
             Ok(self.shares.add_with(self.path, self.options, self.progress).await?)
@@ -102,8 +103,8 @@ pub(super) struct Terms {
 }
 
 impl ShareOptions {
-    /// Returns the terms for what was shared with `before`, if it was. `stable` is the secret that a
-    /// share that is not remembered gets each time.
+    /// Returns the terms of a share. `before` is its earlier access, if the path is shared already. `stable`
+    /// is the secret that it gets each time if it is not remembered.
     ///
     /// # Errors
     /// If a secret has to be drawn and the system has no random numbers.
@@ -115,7 +116,9 @@ impl ShareOptions {
         let access = match (self.audience, before) {
             (Audience::Everyone, _) => Access::Open,
             (Audience::Nodes(nodes), _) => Access::Nodes(nodes),
+            // Tickets that were given out before stay valid.
             (Audience::TicketHolders, Some(Access::Ticket(secret))) => Access::Ticket(*secret),
+            // A remembered share has its secret in the store. Only one that is forgotten needs a derived one.
             (Audience::TicketHolders, _) => match stable.filter(|_| self.forget) {
                 Some(secret) => Access::Ticket(secret),
                 None => {

@@ -14,12 +14,12 @@ use super::{Store, StoreError};
 use crate::clock::unix_millis;
 use crate::lock::lock;
 
-/// The time that a broadcast waits to be written with others. 100 ms: what a crash may cost, against
-/// the few milliseconds that a disk takes for each write.
+/// Time that a broadcast waits to be written together with others. 100 ms: a crash loses the broadcasts
+/// of that time, and a disk takes a few milliseconds for each write.
 pub(crate) const GATHER: Duration = Duration::from_millis(100);
 
-/// The most bytes of broadcasts that wait to be written: some seconds of a full network's, if a disk
-/// is slow. Beyond that the oldest are not stored.
+/// Most bytes of broadcasts that wait to be written. 8 MiB: some seconds of a busy network's, for a slow
+/// disk. Beyond that the oldest are not stored.
 const MAX_WAITING: usize = 8 << 20;
 
 /// The key of a row: the network, the time of the last broadcast in it, their author and numbers.
@@ -69,8 +69,8 @@ impl StoredBroadcasts {
         }
     }
 
-    /// Returns the broadcasts of earlier runs, the oldest first. Removes those that are too old, of
-    /// whatever network. Blocks on the disk.
+    /// Returns the broadcasts of earlier runs, the oldest first. Removes those of any network
+    /// that are too old. Blocks on the disk.
     pub(crate) fn load(&self) -> Result<Vec<Batch>, StoreError> {
         let mut rows = lock(&self.rows);
         let oldest = self.oldest_time();
@@ -101,6 +101,7 @@ impl StoredBroadcasts {
     /// Adds a broadcast. Returns whether the caller has to call [`write`](Self::write), after
     /// [`GATHER`].
     pub(crate) fn add(&self, batch: Batch) -> bool {
+        // Without a folder nothing outlives the run, so a copy would be of no use.
         if self.store.is_in_memory() {
             return false;
         }
@@ -118,6 +119,7 @@ impl StoredBroadcasts {
 
     /// Writes the broadcasts that wait. Blocks on the disk.
     pub(crate) fn write(&self) {
+        // Until none are left: `add` asks for no other writer while this one is at work.
         loop {
             // Locked first, so that two writers keep the order of their batches.
             let mut rows = lock(&self.rows);

@@ -37,6 +37,7 @@ impl Inner {
     pub(crate) async fn accept_stream(&self, mut channel: Channel) -> Result<Running, String> {
         let session = channel.session();
         let open = read_open(&mut channel).await?;
+        // The network and its secret come first: a stranger learns nothing of tokens and protocols.
         let expected = self.profile.prove(&session.binding, session.id);
         let checked = open.check(&self.profile.network, expected.as_ref());
         let refusal = match checked {
@@ -55,6 +56,8 @@ impl Inner {
                 return Err("a stream came that was not asked for".into());
             };
             answer(&mut channel, status::OPEN).await?;
+            // This node has asked for the stream, so it takes none of the peer's permits. If the caller is
+            // gone, the stream closes.
             let _ = awaited.reply.send(Stream::new(channel, None));
             return Ok(Box::pin(std::future::ready(())));
         }

@@ -47,6 +47,7 @@ impl FolderPlan {
         for entry in self.manifest.entries() {
             let Some(name) = entry.path().components().next_back() else { continue };
             let Some(peculiarity) = peculiarity(name) else { continue };
+            // One try for each peculiarity: a million names may have the same one.
             if tried.insert(peculiarity.clone()) && is_refused(at, name) {
                 refused.insert(peculiarity);
             }
@@ -127,6 +128,7 @@ impl FolderPlan {
         for there in fs::read_dir(at)? {
             let there = there?;
             let path = there.path();
+            // A symbolic link fits nothing: the metadata of a directory entry is that of the link itself.
             let fits = match (self.find(&path, within), there.metadata()?) {
                 (Some((ManifestEntry::Folder { .. }, rel)), is) if is.is_dir() => {
                     self.fits(&path, Some(&rel), found)?
@@ -149,6 +151,8 @@ impl FolderPlan {
     pub(super) fn sweep(&self, at: &Path, within: Option<&RelPath>) -> io::Result<()> {
         for found in fs::read_dir(at)? {
             let found = found?;
+            // The type is that of the entry itself, so a link to a folder is removed and never followed:
+            // its target is not ours to delete.
             let (path, is_folder) = (found.path(), found.file_type()?.is_dir());
             match (self.find(&path, within), is_folder) {
                 (Some((ManifestEntry::Folder { .. }, rel)), true) => {

@@ -88,6 +88,7 @@ impl Partials {
     pub(crate) fn get(&self, hash: &Hash, asker: &Asker<'_>) -> Option<Arc<Partial>> {
         let partials = lock(&self.0);
         let mut fetches = partials.get(hash)?.iter();
+        // The same content may be fetched to several places at once, with different access.
         fetches.find(|partial| partial.access.allows(asker)).cloned()
     }
 
@@ -101,6 +102,7 @@ impl Partials {
         let partials = lock(&self.0);
         let mut fetches = partials.get(hash)?.iter().filter(|partial| may_have(partial));
         let found = fetches.find(|partial| !lock(&partial.held).pieces.is_empty()).cloned()?;
+        // Summing up the sizes of a million files would hold up every other stream.
         drop(partials);
         let Description { kind, name, .. } = found.description.clone();
         let sizes = (0..found.layout.files()).filter_map(|file| found.layout.size(file));
@@ -111,6 +113,7 @@ impl Partials {
     /// `asker` may fetch it.
     pub(crate) fn list(&self, hash: &Hash, asker: &Asker<'_>) -> Option<Arc<PieceList>> {
         let partials = lock(&self.0);
+        // All downloads are searched, as the hash may be that of a file inside a folder.
         let mut fetches = partials.values().flatten();
         fetches.find_map(|one| one.list(hash).filter(|_| one.access.allows(asker)))
     }
@@ -133,6 +136,7 @@ impl Drop for PartialGuard {
             }
         }
         drop(partials);
+        // After it is out of the table: a follower that wakes now finds the share in its place, if any.
         self.partial.has_ended.store(true, Ordering::Release);
         self.partial.changes.send_replace(());
     }

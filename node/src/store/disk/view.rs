@@ -91,6 +91,7 @@ impl StorageBackend for ReadOnlyView {
         while !data.is_empty() {
             let (part, rest) = data.split_at(step(offset, data.len()));
             let number = offset / BLOCK;
+            // Only a part of the block may be written. The rest of it has to read as the file does.
             if !changes.blocks.contains_key(&number) {
                 let mut block = vec![0; step(0, usize::MAX)];
                 changes.read(&self.file, number * BLOCK, &mut block)?;
@@ -111,6 +112,7 @@ impl StorageBackend for ReadOnlyView {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut changes = lock(&self.changes);
         changes.len = len;
+        // If the length grows again, the bytes that were cut off here read as zeros, as they do in a file.
         changes.kept = changes.kept.min(len);
         changes.blocks.retain(|number, _| number * BLOCK < len);
         if let Some(block) = changes.blocks.get_mut(&(len / BLOCK)) {
@@ -120,6 +122,7 @@ impl StorageBackend for ReadOnlyView {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        // Nothing is on its way to a disk: the changes go away with the view.
         Ok(())
     }
 

@@ -81,6 +81,7 @@ impl RecordProtection {
         let mut iv = [0; NONCE_LEN];
         expand(&secret, b"iv", &mut iv)?;
         check(key, &iv)?;
+        // The "less safe" kind takes any nonce. The nonces here are made of record numbers, and never repeat.
         let key = LessSafeKey::new(UnboundKey::new(cipher.algorithm(), key)?);
         Ok(Self { cipher, secret, key, iv, next: 0, limit: MAX_RECORDS })
     }

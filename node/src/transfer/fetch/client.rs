@@ -20,8 +20,8 @@ use crate::rate::PeerRates;
 use crate::stream::Stream;
 use crate::transfer::{PIECE_TIME, STALL};
 
-/// Interval at which a silent source is looked at, for whether it owes an answer. 3 s: a source is given up
-/// at most this long after [`STALL`].
+/// Interval at which a silent source is checked for an answer that it owes. 3 s: a source is given up at
+/// most this long after [`STALL`].
 const LOOK: Duration = Duration::from_secs(3);
 
 /// Bytes that are read at once from a stream whose content is no longer wanted.
@@ -49,6 +49,7 @@ pub(super) struct AnswerReader {
 impl Client {
     pub(super) fn new(stream: Stream, rates: Arc<PeerRates>) -> Self {
         let (read, write) = tokio::io::split(stream);
+        // A description is requested first. Until it comes, silence is a fault.
         let is_owed = Arc::new(AtomicBool::new(true));
         let answers = AnswerReader { stream: read, rates, is_owed };
         Self { requests: RequestWriter { stream: write }, answers }
@@ -140,6 +141,7 @@ impl AnswerReader {
         let here = self.at_once(bytes).await?;
         let rest = bytes.get_mut(here..).unwrap_or_default();
         if !rest.is_empty() {
+            // A source that sends a byte now and then never counts as silent, so a piece has a limit as well.
             timeout(PIECE_TIME, self.fill(rest)).await.unwrap_or(Err(FetchError::Stalled))?;
         }
         self.rates.received(len);
@@ -173,6 +175,7 @@ impl AnswerReader {
                     }
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(FetchError::Stream(error))),
+                    // The waker is not needed: `wait` polls again.
                     Poll::Pending => break,
                 }
             }

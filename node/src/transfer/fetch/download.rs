@@ -179,6 +179,7 @@ impl Download {
                 return result;
             }
             tokio::select! {
+                // The status comes first: a download that is done as the node stops still has its result.
                 biased;
                 changed = status.changed() => changed.map_err(|_| Error::Stopped)?,
                 () = self.inner.tasks.stopped.cancelled() => {
@@ -237,6 +238,7 @@ impl StatusWatch {
             return (None, self);
         }
         let has_changed = tokio::select! {
+            // The last status is delivered even if the node has stopped by then.
             biased;
             changed = self.status.changed() => changed.is_ok(),
             () = self.stopped.cancelled() => false,

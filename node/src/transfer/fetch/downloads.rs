@@ -31,7 +31,7 @@ use crate::lock::lock;
 /// Most files of a folder that the log names as left out.
 const LOGGED: usize = 100;
 
-/// Downloads in the list from which on a finished one is dropped for each new one.
+/// Number of listed downloads from which on each new one takes the place of the oldest finished one.
 const LISTED: usize = 100;
 
 /// The downloads of a node.
@@ -224,6 +224,8 @@ impl Inner {
             if result.is_err() {
                 note_if_lost(&entry).await;
             }
+            // Nothing is to be shown for a download that was paused, cancelled or abandoned: the call that
+            // stopped it has set the state.
             if !stop.is_cancelled() || result.is_ok() {
                 inner.over(&entry, result).await;
             } else if inner.tasks.stop.is_cancelled() {

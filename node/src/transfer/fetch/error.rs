@@ -115,12 +115,14 @@ impl FetchError {
     /// Returns what this failure of a source means for the fetch.
     pub(super) fn fault(&self) -> Fault {
         match self {
+            // `TooLarge` is among these because an honest node can't share a file or folder over the limit.
             Self::Lie(_)
             | Self::Manifest(_)
             | Self::Protocol(_)
             | Self::Unexpected(_)
             | Self::TooLarge { .. } => Fault::Lie,
             Self::Changed { .. } | Self::Refused(FileRefusal::Changed) => Fault::Changed,
+            // These may pass: a source that has nothing now may be fetching the content itself.
             Self::Stalled
             | Self::Stream(_)
             | Self::Refused(FileRefusal::NotFound | FileRefusal::Busy)

@@ -173,6 +173,7 @@ impl Inner {
         if entry.request.is_foreground {
             return Ok(());
         }
+        // Before the write, as the row is made of the downloads that have this mark.
         entry.control().is_stored = true;
         self.write_row(entry.request.hash).await
     }
@@ -192,6 +193,7 @@ impl Inner {
 
     /// Writes the row of all downloads of `hash` that are to be stored, or removes it if there are none.
     async fn write_row(&self, hash: Hash) -> Result<(), Error> {
+        // The row is built under the lock, so that an older one is never written over a newer one.
         let _alone = self.files.downloads.storing.lock().await;
         let row = self.row_of(&hash)?.map(|row| serde_json::to_vec(&row)).transpose()?;
         let store = self.store.clone();

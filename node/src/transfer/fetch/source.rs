@@ -95,6 +95,7 @@ impl SourceTask {
         let FetchRequest { hash, secret, .. } = self.context.request;
         if let Some(secret) = secret {
             let proof = secret.prove(&binding, inner.profile.id);
+            // It has no answer, so it costs no round trip.
             client.requests.send(&Request::Present { proof }).await?;
         }
         let (description, values) = client.describe(hash, is_new).await?;
@@ -152,6 +153,7 @@ impl SourceTask {
         self.report(SourceReport::Input(ready)).await?;
         let Client { requests, answers } = client;
         let owed = OwedRuns { runs: Mutex::default(), is_any: answers.is_owed(), expected };
+        // Nothing is owed until pieces are requested: a source without any may be silent for long.
         owed.is_any.store(false, Ordering::Relaxed);
         let mut receiver = PieceReceiver {
             context: &self.context,
@@ -262,6 +264,7 @@ async fn send_requests(
             }
             SourceOrder::Cancel => {
                 owed.runs().iter_mut().for_each(|run| run.is_cancelled = true);
+                // The source may answer a cancelled run with a refusal alone, so no bytes are sure to come.
                 owed.expected.set(0);
                 Request::Cancel
             }

@@ -187,6 +187,7 @@ impl SharedStatus {
         use DownloadState::{Finding, Waiting};
         let state = if is_trying { Finding } else { Waiting };
         self.status.send_if_modified(|status| {
+            // A source that is tried late must not hide that a check or the fetch has begun.
             let changes = matches!(status.state, Finding | Waiting) && status.state != state;
             if changes {
                 status.state = state;

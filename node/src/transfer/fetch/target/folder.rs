@@ -63,6 +63,8 @@ impl Folder {
         bytes: &[u8],
     ) -> Result<(), FetchError> {
         let (path, mode) = self.plan.file(place.file).ok_or(FetchError::Unfinished)?;
+        // Most files of a folder have one piece. They are closed at once, and take no place among the open
+        // ones.
         let written = if size == place.len() {
             let file = self.files.create(path, mode);
             file.and_then(|file| write_all_at(&file, bytes, 0))
@@ -80,6 +82,7 @@ impl Folder {
 
     /// Opens a file of several pieces, and creates it if this fetch has not done so.
     fn large(&self, file: usize, path: &RelPath, mode: u32, size: u64) -> io::Result<Arc<File>> {
+        // Held until the file is open, so that two pieces of one file do not both create it.
         let mut open = lock(&self.open);
         if let Some(at) = open.iter().position(|(known, _)| *known == file) {
             let found = open.remove(at);
