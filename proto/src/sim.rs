@@ -193,7 +193,7 @@ pub struct SimConfig {
 pub struct Discovery {
     /// The nodes that have answered, by identity, without the one that asked.
     pub nodes: BTreeMap<NodeId, NodeInfo>,
-    /// Once it has ended: all nodes within its depth have answered.
+    /// Set once it has ended; true if all nodes within its depth have answered.
     pub complete: Option<bool>,
 }
 
@@ -397,6 +397,7 @@ impl<H: Handler> Sim<H> {
     pub fn discover(&mut self, node: usize, depth: i32) -> OperationId {
         let operation = self.ask(node, QueryKind::Discover, depth);
         let operation = operation.expect("only a node that runs can ask");
+        // Before the node acts, so that the first answer finds it.
         self.asked.insert(operation, Discovery::default());
         self.settle();
         operation
@@ -426,7 +427,7 @@ impl<H: Handler> Sim<H> {
 
     /// Lets time pass until `is_so` holds, for `limit` at most. Returns whether it holds.
     ///
-    /// It is checked after every event.
+    /// It is checked at once, and whenever all events of one moment have happened.
     pub fn run_until(&mut self, limit: Duration, mut is_so: impl FnMut(&Self) -> bool) -> bool {
         let until = self.now + limit;
         loop {
@@ -434,6 +435,7 @@ impl<H: Handler> Sim<H> {
                 return true;
             }
             let Some(moment) = self.queue.next().filter(|next| *next <= until) else { break };
+            // Also the events that the first ones add for the same moment, which belong to it.
             while let Some((at, due)) = self.queue.take(moment) {
                 self.happen(at, due);
             }
@@ -458,17 +460,22 @@ impl<H: Handler> Sim<H> {
     fn start(&mut self, index: usize) {
         let unix = self.nodes[index].clock(self.unix());
         let node = &mut self.nodes[index];
+        // Work and most entries of the queue name their run, so those of the run before are void from
+        // here on.
         node.run += 1;
         let identity = Identity {
             key: node.key.clone(),
             name: node.name.clone(),
             network: NETWORK.to_owned(),
+            // The node's own clock, so that one that is wrong is wrong in all that the node signs.
             epoch: unix,
             manual: node.options.manual,
         };
         let seed = draw(self.seed, "overlay", [index as u64, u64::from(node.run)]);
         let now = Now { monotonic: self.now, unix };
         let mut machine = Machine::new(now, identity, &self.config, seed);
+        // One memory for all nodes saves most of the time for signatures. It changes no outcome: that
+        // depends on the bytes alone.
         machine.verify_with(self.verifier.clone());
         node.running = Some(Running {
             machine,
@@ -546,6 +553,7 @@ impl<H: Handler> Sim<H> {
 
     /// Draws a time up to `most`.
     fn draw_up_to(&mut self, most: Duration) -> Duration {
+        // Leaves room for the 1 that is added.
         let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX - 1);
         match micros {
             0 => Duration::ZERO,
@@ -556,12 +564,14 @@ impl<H: Handler> Sim<H> {
     /// Returns whether nothing gets from one node to another.
     fn is_cut(&self, a: usize, b: usize) -> bool {
         let (a, b) = (&self.nodes[a], &self.nodes[b]);
+        // Nodes are in part 0 as long as there is no partition.
         a.part != b.part || a.vanished || b.vanished
     }
 
     /// Adds something that has happened to the trace, with the nodes concerned and more bytes.
     fn note(&mut self, what: &str, nodes: [usize; 2], more: &[u8]) {
         let [a, b] = nodes.map(|node| (node as u64).to_le_bytes());
+        // With the time, so that runs that differ only in their delays have different hashes.
         let nanos = self.now.since_origin().as_nanos().to_le_bytes();
         self.trace.update(&nanos).update(what.as_bytes()).update(&a).update(&b).update(more);
     }

@@ -83,6 +83,7 @@ impl<H: Handler> Sim<H> {
         }
         running.joins.insert(action, addresses.len());
         self.nodes[node].joining = Joining::Trying;
+        // One dial for each, unlike for `link_to` with several addresses: these are different nodes.
         for address in addresses {
             self.link_to(node, vec![address], false, LinkFor::Join(Some(action)));
         }
@@ -91,6 +92,7 @@ impl<H: Handler> Sim<H> {
     /// Ends a join with success: the node is a member.
     pub(super) fn joined(&mut self, node: usize, action: ActionId) {
         let Some(running) = &mut self.nodes[node].running else { return };
+        // Several addresses may succeed. The first one ends the join.
         if running.joins.remove(&action).is_some() {
             self.event(node, Event::NodeJoinCompleted { action });
         }
@@ -124,6 +126,7 @@ impl<H: Handler> Sim<H> {
         let Some(running) = &self.nodes[node].running else { return };
         let me = running.machine.overlay().info();
         let source = FileSource { id: me.id, name: me.name, addresses: me.addresses };
+        // The overlay asks other nodes only, and the node's own files belong to the results.
         found.add(self.search_shares(node, &text), &source);
         self.ask_for(node, action, AppQueryKind::Search(found), QueryKind::Search(text), -1);
     }
@@ -190,6 +193,7 @@ impl<H: Handler> Sim<H> {
         let linked = running.handles.get(&to).is_some_and(|handle| handle.link == link);
         let cut = self.node_of(to).is_none_or(|other| self.is_cut(from, other));
         let overdue = sent + self.config.request_timeout;
+        // A cut holds the answer back. The ping succeeds late if the line comes back by its deadline.
         if linked && cut && self.now < overdue {
             self.pings.insert(ping, Ping { from, run, to, link, action, sent });
             return self.queue.put(overdue, Due::Pong { ping });
@@ -219,6 +223,7 @@ impl<H: Handler> Sim<H> {
         let Some(running) = self.nodes[node].run(run) else { return };
         let event = match kind {
             AppQueryKind::Discovery => {
+                // Own links come from the node itself, as it does not answer its own query.
                 let me = running.machine.overlay().info();
                 let found = self.asked.remove(&operation).unwrap_or_default().nodes;
                 let others = found.into_values().filter(|info| info.id != me.id);

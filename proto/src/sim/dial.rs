@@ -65,7 +65,9 @@ impl<H: Handler> Sim<H> {
         let to = self.reachable(from, at);
         let (wait, step) = match to {
             Reach::NoAnswer => (self.config.connect_timeout, DialStep::NoAnswer),
+            // One round trip: the SYN and the RST.
             Reach::NotRunning(node) => (self.latency(from, node) * 2, DialStep::NotListening),
+            // A round trip for TCP's handshake and one for TLS 1.3's.
             Reach::Node(node) => (self.latency(from, node) * 4, DialStep::Secured),
         };
         let to = match to {
@@ -116,11 +118,13 @@ impl<H: Handler> Sim<H> {
         let Some((to, run)) = dial.to else { return };
         let (from, number, expected) = (dial.from, dial.number, dial.address.id);
         if self.is_cut(from, to) {
+            // TCP goes on trying across a cut, so only the dialler's own deadline ends the handshake.
             let due = Due::Dial { dial: serial, step: DialStep::Overdue };
             return self.queue.put(self.now + self.config.handshake_timeout, due);
         }
         let id = self.nodes[to].id;
         let failed = |error: String| Input::DialFailed { dial: number, error };
+        // A node that was restarted meanwhile does not know the connection either.
         let input = if self.nodes[to].run(run).is_none() {
             failed("closed before Hello".into())
         } else if expected.is_some_and(|expected| expected != id) {
@@ -154,6 +158,7 @@ impl<H: Handler> Sim<H> {
             let due = Due::Dial { dial: serial, step: DialStep::Lost };
             return self.queue.put(self.now + latency, due);
         };
+        // The time of a node's start serves as its incarnation, which has to change with each start.
         let end = |node: usize, run, of: usize, direction, incarnation, shown| {
             let other = &self.nodes[of];
             let ip = public_ip(of).into();
@@ -208,6 +213,8 @@ impl<H: Handler> Sim<H> {
             let (dial, latency) = (link.dial, link.latency);
             let address = link.ends[ACCEPTOR].peer.address().clone();
             self.links.remove(&serial);
+            // If both dialled each other at once, the other connection becomes the link: that is no
+            // error.
             if reason != Reason::Duplicate {
                 let error = reason.to_string();
                 self.event(node, Event::InboundNodeConnectionError { address, error });
@@ -218,6 +225,8 @@ impl<H: Handler> Sim<H> {
             let due = Due::Dial { dial, step: DialStep::Refused };
             return self.queue.put(self.now + latency, due);
         }
+        // Without a goodbye, as on a real node: the link that has won stays, so there is nothing to
+        // explain.
         if reason == Reason::Duplicate {
             return self.end_abruptly(serial, DIALLER, Reason::Duplicate);
         }
@@ -257,6 +266,7 @@ impl<H: Handler> Sim<H> {
     fn dial_reached(&mut self, node: usize, dial: &Dial, id: NodeId) {
         self.note("dialled", [node, node], id.as_bytes());
         let Some(operation) = dial.operation else { return };
+        // A join is not done yet: it stays until the node there has decided, see `join_ended`.
         if let Some(LinkFor::Connect(action)) = self.links_for.get(&operation) {
             let action = *action;
             self.links_for.remove(&operation);
@@ -322,6 +332,7 @@ impl<H: Handler> Sim<H> {
     /// Returns what answers at an address, seen from a node.
     pub(super) fn reachable(&self, from: usize, address: &Address) -> Reach {
         match node_at(address) {
+            // Liars announce addresses that belong to no node.
             Some(to) if to >= self.nodes.len() => Reach::NoAnswer,
             Some(to) if !self.nodes[to].options.dialable || self.is_cut(from, to) => {
                 Reach::NoAnswer

@@ -77,6 +77,7 @@ impl<H: Handler> Sim<H> {
                 let running = self.nodes[from].running.as_ref();
                 let handles = running.map(|running| &running.handles);
                 let handle = handles.and_then(|handles| handles.get(&to.id()).cloned());
+                // The link may have ended since the machine chose it, and another one may have come up.
                 match handle.filter(|handle| handle.link == connection.0) {
                     Some(handle) => self.send_message(from, &handle, message),
                     None => self.message_failed(from, to.clone(), super::shell::not_connected()),
@@ -94,6 +95,7 @@ impl<H: Handler> Sim<H> {
             (Sending::Message(to), _) => to.id(),
             (Sending::Request(to), _) => to,
         };
+        // After a failure as well: the machine holds the next message for the node back until this.
         self.input(from, Input::Delivered { to: id, operation });
     }
 
@@ -118,6 +120,7 @@ impl<H: Handler> Sim<H> {
             (Some(Sending::Request(_)), Err(error)) => {
                 self.request_not_sent(operation.0, error.to_string());
             }
+            // A message reports failures only, as over a link. The reply to a request comes by itself.
             (Some(Sending::Message(_) | Sending::Request(_)), Ok(_)) | (None, _) => {}
         }
     }

@@ -40,7 +40,7 @@ impl<H: Handler> Sim<H> {
             self.send_urgent(serial, side, Content::Hello);
         }
         self.event(node, Event::connected(peer));
-        // What the other end has sent meanwhile was held back until now.
+        // Frames that came while this end waited for the end of the old link were held back.
         self.resume(serial, other(side), Duration::ZERO);
         self.fetches_linked(node);
     }
@@ -57,6 +57,7 @@ impl<H: Handler> Sim<H> {
         end.state = State::Leaving(reason.clone());
         let peer = end.peer.clone();
         self.event(node, Event::disconnecting(peer));
+        // Behind the event: what the application sends in answer to it goes out before the goodbye.
         self.work.push_back(Work::Close { link: serial, side, reason });
     }
 
@@ -92,10 +93,12 @@ impl<H: Handler> Sim<H> {
         let Some(link) = self.links.get_mut(&serial) else { return };
         let reason = match &link.ends[side].state {
             State::Gone => return,
+            // The reason of the end that began to close it stays, however the connection breaks then.
             State::Closing(reason) | State::Leaving(reason) => reason.clone(),
             State::Up | State::Waiting => reason,
         };
         link.lanes[side].drop_waiting();
+        // Across a cut it waits, as everything does: the other end finds out when the line is back.
         link.lanes[side].last(Content::Reset);
         self.pump(serial, side);
         self.end(serial, side, LinkEnd { reason, by_peer: false }, None);
@@ -104,8 +107,11 @@ impl<H: Handler> Sim<H> {
     /// Delivers to the other end what `side` has sent, as far as it has arrived by now.
     pub(super) fn arrive(&mut self, serial: u64, side: usize) {
         loop {
+            // Looked up anew for each item: the one before may have ended the link.
             let Some(link) = self.links.get(&serial) else { return };
             let [from, to] = [link.ends[side].node, link.ends[other(side)].node];
+            // The entries in the queue for what comes behind are spent while it is held. `resume` makes
+            // a new one.
             if self.is_cut(from, to) || link.ends[other(side)].is_to_wait() {
                 if let Some(link) = self.links.get_mut(&serial) {
                     link.lanes[side].held = true;
@@ -124,7 +130,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Sends what waits on `side`, whose line has become free.
+    /// Sends what waits for the line of a link, which is free now.
     pub(super) fn depart(&mut self, serial: u64, side: usize) {
         if let Some(link) = self.links.get_mut(&serial) {
             link.lanes[side].is_awaited = false;
@@ -161,8 +167,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Delivers what `side` has sent and what was held back, by a partition or because the other
-    /// end was not up. It arrives after `time` at the earliest.
+    /// Releases what `side` had sent and was held back. It arrives after `time` at the earliest.
     pub(super) fn resume(&mut self, serial: u64, side: usize, time: Duration) {
         let at = self.now + time;
         let Some(link) = self.links.get_mut(&serial) else { return };
@@ -181,7 +186,7 @@ impl<H: Handler> Sim<H> {
         let serials: Vec<_> = self.links.keys().copied().collect();
         for serial in serials {
             let Some(link) = self.links.get(&serial) else { continue };
-            // An odd count means that the link is cut off already.
+            // A link that was cut before has its timers already.
             if link.cuts % 2 == 1 || !self.is_cut(link.ends[0].node, link.ends[1].node) {
                 continue;
             }
@@ -190,6 +195,7 @@ impl<H: Handler> Sim<H> {
             let Some(link) = self.links.get_mut(&serial) else { continue };
             link.cuts += 1;
             for (side, ago) in pinged.into_iter().enumerate() {
+                // On a real node the ping and its answer would have been the last to arrive.
                 let last_arrival = link.ends[side].last_arrival.max(self.now - ago);
                 let due = Due::Silent { link: serial, side, cuts: link.cuts };
                 self.queue.put(last_arrival + self.config.dead_after, due);
@@ -197,7 +203,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Delivers what waits on links between nodes that are no longer cut off from each other.
+    /// Resumes the links and streams between nodes that are no longer cut off from each other.
     pub(super) fn mend_links(&mut self) {
         let is_mended =
             |link: &Link| link.cuts % 2 == 1 && !self.is_cut(link.ends[0].node, link.ends[1].node);
@@ -226,6 +232,8 @@ impl<H: Handler> Sim<H> {
             .collect();
         for (link, side, latency) in links {
             let ping = self.draw_up_to(self.config.ping_after);
+            // The ping takes a latency. So does the reset from a machine that does not know the
+            // connection.
             self.queue.put(self.now + latency * 2 + ping, Due::Lost { link, side: other(side) });
         }
     }
@@ -270,6 +278,8 @@ impl<H: Handler> Sim<H> {
             let side = usize::from(link.ends[0].node != node);
             link.lanes[side].drop_waiting();
             link.ends[side].state = State::Gone;
+            // The kernel closes the connections of a process that ends. A machine that is off sends
+            // nothing.
             if closes {
                 link.lanes[side].last(Content::Reset);
                 self.pump(serial, side);
@@ -291,6 +301,7 @@ impl<H: Handler> Sim<H> {
         self.settle();
         self.handle(node, Input::Stop { hand_over: false });
         self.settle();
+        // A peer that does not answer the goodbye must not keep the node from stopping.
         self.queue.put(self.now + self.config.flush_timeout, Due::Stopped { node, run });
         self.stop_if_no_links_left(node);
     }
@@ -320,6 +331,7 @@ impl<H: Handler> Sim<H> {
                 self.work.push_back(Work::Request(node, self.nodes[node].run, incoming));
             }
             Content::Reply { request, outcome } => {
+                // A refusal is sent as a control frame, which is not counted as a message.
                 if outcome.is_ok() {
                     link.lanes[other(side)].delivered(now, ack_time);
                 }
@@ -335,6 +347,8 @@ impl<H: Handler> Sim<H> {
                 State::Waiting => self.end_abruptly(serial, side, reason),
                 // The other side wants to close. Answer with a goodbye.
                 State::Up | State::Gone => {
+                    // The answer says how much has arrived, so that the other end knows which messages
+                    // are lost.
                     let received_here = link.lanes[other(side)].delivered;
                     link.lanes[side].last(Content::Goodbye(reason.clone(), received_here));
                     self.pump(serial, side);
@@ -357,9 +371,9 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Returns the longest time between the delivery of a message and the arrival of its
-    /// acknowledgement at the sender.
+    /// Returns the longest time for which a sender may not know that a message was delivered.
     fn longest_ack_time(&self, serial: u64) -> Duration {
+        // Acknowledgements are not simulated. On a real node one leaves within `ack_delay`.
         let latency = self.links.get(&serial).map(|link| link.latency).unwrap_or_default();
         latency + self.config.ack_delay
     }
@@ -402,6 +416,8 @@ impl<H: Handler> Sim<H> {
         let unsent = lane.unsent();
         let unconfirmed = lane.accepted.saturating_sub(confirmed).saturating_sub(unsent);
         self.forget_if_over(serial);
+        // A connection that never was a link is unknown to the application, and a later run knows no
+        // old link.
         if !was_there || self.nodes[node].run(run).is_none() {
             return;
         }
@@ -414,6 +430,8 @@ impl<H: Handler> Sim<H> {
         let (id, connection) = (peer.id(), ConnectionId(serial));
         self.input(node, Input::LinkDown { connection, link_end: link_end.clone() });
         self.event(node, Event::disconnected(peer, link_end));
+        // Behind the event: only then may another link with the same peer come up, so the application
+        // never has two.
         self.work.push_back(Work::Ended(node, run, id));
         self.stop_if_no_links_left(node);
     }
@@ -423,6 +441,8 @@ impl<H: Handler> Sim<H> {
         let run = self.nodes[node].run;
         let running = self.nodes[node].running.as_ref();
         if running.is_some_and(|running| running.stopping && running.handles.is_empty()) {
+            // Not at once: the events of the last link are still to be delivered, and only a run gets
+            // events.
             self.queue.put(self.now, Due::Stopped { node, run });
         }
     }

@@ -33,6 +33,7 @@ impl<H: Handler> Sim<H> {
             return;
         }
         self.nodes[node].app = app;
+        // Before the start, as a node that has vanished reaches no other node.
         self.nodes[node].vanished = false;
         self.nodes[node].joining = Joining::No;
         self.start(node);
@@ -51,6 +52,7 @@ impl<H: Handler> Sim<H> {
                 self.nodes[*node].part = part;
             }
         }
+        // A new partition may put nodes into one group that an earlier one had separated.
         self.cut_links();
         self.mend_links();
         self.settle();

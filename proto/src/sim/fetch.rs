@@ -190,6 +190,7 @@ impl<H: Handler> Sim<H> {
 
     /// Carries out the outputs of a fetch.
     fn obey_fetch(&mut self, serial: u64) {
+        // Looked up anew each time: an output may have ended the fetch, or led to more inputs.
         while let Some(fetch) = self.transfers.fetches.get_mut(&serial)
             && let Some(output) = fetch.fetch.poll()
         {
@@ -230,6 +231,7 @@ impl<H: Handler> Sim<H> {
                 Output::Finish(source) => {
                     if let Some(stream) = fetch.streams.remove(&source) {
                         let name = self.nodes[node].name.clone();
+                        // The source closes the stream when this arrives. The fetch forgets it now.
                         let request = Request::Complete { hash, name, called: None };
                         self.send_item(stream, FETCHER, StreamItem::Request(request));
                     }
@@ -248,6 +250,7 @@ impl<H: Handler> Sim<H> {
                     self.event(node, Event::NodeSourceDropped { hash, source, why });
                 }
                 Output::Reset => {
+                    // The pieces belong to a content of another size, so none of them is of use.
                     fetch.proven = None;
                     self.nodes[node].disk.get_mut().parts.remove(&hash);
                 }
@@ -277,6 +280,7 @@ impl<H: Handler> Sim<H> {
         let reaches: Vec<_> =
             candidate.addresses.iter().map(|at| self.reachable(node, at)).collect();
         let reached = reaches.iter().find_map(|reach| match reach {
+            // Two round trips: TCP and TLS.
             Reach::Node(to) => Some((*to, self.latency(node, *to) * 4)),
             _ => None,
         });
@@ -285,10 +289,12 @@ impl<H: Handler> Sim<H> {
             let to = self.node_of(id).filter(|_| linked)?;
             let back = address(self.nodes[node].listens(node));
             let reaches = self.reachable(to, &back) == Reach::Node(node);
+            // The way of the query that asks for it, then the two round trips of the dial back.
             reaches.then(|| (to, self.latency(node, to) * 5))
         });
         let Some((to, wait)) = reached.or(called_back) else {
             let refused = reaches.iter().find_map(|reach| match reach {
+                // One round trip: the SYN and the RST.
                 Reach::NotRunning(to) => Some(self.latency(node, *to) * 2),
                 _ => None,
             });
@@ -336,10 +342,13 @@ impl<H: Handler> Sim<H> {
         let Some(opened) = self.transfers.streams.get_mut(&stream) else { return };
         opened.asking.stage = FetcherStage::Describing { also_values: is_new };
         self.send_item(stream, FETCHER, StreamItem::Request(Request::Describe { hash }));
+        // Together with the description, which saves a round trip. Once the content is proven, the list
+        // is known.
         if is_new {
             let request = Request::Pieces { hash, first: 0, count: MAX_PART };
             self.send_item(stream, FETCHER, StreamItem::Request(request));
         }
+        // From now on there is a deadline in the queue for as long as the stream exists.
         self.check_stream(stream);
     }
 
@@ -367,6 +376,7 @@ impl<H: Handler> Sim<H> {
         let Ok(list) = list.finish(&hash) else {
             return self.source_failed(stream, Fault::Lie);
         };
+        // An empty file has no piece that could show later that the size is wrong.
         if with_size || list.size() == 0 {
             let first = list.count().saturating_sub(1);
             asked.asking.stage = FetcherStage::ProvingSize(list);
@@ -392,12 +402,15 @@ impl<H: Handler> Sim<H> {
         let Some(fetch) = self.transfers.fetches.get_mut(&serial) else { return };
         let Ok(layout) = Layout::file(list.size()) else { return };
         let parts = &mut self.nodes[fetch.node].disk.get_mut().parts;
+        // Pieces that an earlier fetch has left are used again, unless it believed in another number of
+        // pieces.
         let here = parts.get(&fetch.hash).filter(|held| held.count() == layout.count()).cloned();
         let Ok(empty) = PieceSet::of_count(layout.count()) else { return };
         // The prover is asked to follow once the content is settled, as any other source.
         asked.asking.stage = FetcherStage::Fetching;
         fetch.proven = Some((description, list));
         let (layout, held) = (Arc::new(layout), here.unwrap_or(empty));
+        // Not with `fetch_input`: the loop of `obey_fetch`, which has called this, polls what follows.
         fetch.fetch.handle(now, Input::Opened { layout, held });
     }
 
@@ -411,6 +424,7 @@ impl<H: Handler> Sim<H> {
         let addresses = vec![address(self.nodes[node].listens(node))];
         self.send_item(stream, FETCHER, StreamItem::Request(Request::Follow { hash, addresses }));
         if let Some(fetch) = self.transfers.fetches.get_mut(&serial) {
+            // The loop of `obey_fetch` polls what follows.
             fetch.fetch.handle(now, Input::Ready { source, is_whole });
         }
     }
@@ -425,6 +439,7 @@ impl<H: Handler> Sim<H> {
 
     fn cancel_pieces(&mut self, stream: u64) {
         let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
+        // They stay owed: pieces on their way still count, and the source refuses the rest run by run.
         asked.asking.owed.iter_mut().for_each(|run| run.is_cancelled = true);
         self.send_item(stream, FETCHER, StreamItem::Request(Request::Cancel));
     }
@@ -499,6 +514,7 @@ impl<H: Handler> Sim<H> {
             };
         }
         let Some(run) = asked.asking.owed.front_mut().filter(|run| run.next == index) else {
+            // Pieces come in the order in which they were asked for, so any other one was not asked for.
             return self.source_failed(stream, Fault::Lie);
         };
         run.next += 1;
@@ -513,6 +529,7 @@ impl<H: Handler> Sim<H> {
         let (node, count) = (fetch.node, list.count());
         let parts = &mut self.nodes[node].disk.get_mut().parts;
         let empty = || PieceSet::of_count(count).unwrap_or_default();
+        // Near the end two sources may have been asked for the same piece.
         let is_new = parts.entry(hash).or_insert_with(empty).insert(index);
         self.fetch_input(serial, Input::Kept { source, pieces: vec![index] });
         if is_new {
@@ -537,6 +554,7 @@ impl<H: Handler> Sim<H> {
         let now = self.now;
         let Some(fetch) = self.transfers.fetches.get_mut(&serial) else { return };
         let (node, action, hash) = (fetch.node, fetch.action, fetch.hash);
+        // Followers may still want pieces that only this node has.
         fetch.done = Some(now);
         self.queue.put(now + LINGER, Due::Fetch { fetch: serial });
         let Some(content) = self.transfers.contents.get(&hash) else { return };

@@ -83,11 +83,13 @@ impl SimulatedDisk {
     /// Puts a fetched content in its place, as a real node does: into `to` if that is a folder, and
     /// beside a file that is there. Returns the path.
     pub(super) fn place(&mut self, to: &Path, name: &FileName, bytes: Bytes) -> PathBuf {
+        // The disk keeps no folders: a path is one if a file lies below it.
         let is_folder = self.files.keys().any(|path| path != to && path.starts_with(to));
         let target = if is_folder { to.join(name.as_str()) } else { to.to_owned() };
         let mut path = target.clone();
         for number in 1_u64.. {
             match self.files.get(&path) {
+                // A file with the same content is already what the fetch wants to have there.
                 Some(there) if *there != bytes => path = numbered(&target, number),
                 _ => break,
             }
@@ -150,6 +152,7 @@ impl<H: Handler> Sim<H> {
         let (hash, size) = (list.root(), list.size());
         let file = SharedFile { hash, name, size, kind: FileKind::File };
         let content = SharedContent { bytes: bytes.clone(), list };
+        // Another node may share the same content already. Its bytes serve for both.
         self.transfers.contents.entry(hash).or_insert(content);
         let share = SimulatedShare { path: path.to_owned(), file: file.clone(), bytes };
         self.nodes[node].shares.insert(hash, share);
@@ -169,6 +172,7 @@ impl<H: Handler> Sim<H> {
                 .collect(),
             _ => Vec::new(),
         };
+        // A node that is still fetching the content is a source too: fetches serve each other.
         if let QueryKind::HasFile(hash) = what
             && files.is_empty()
             && let Some(Servable::Part(_, name)) = self.held(node, hash)

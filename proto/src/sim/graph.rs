@@ -31,6 +31,7 @@ impl<H: Handler> Sim<H> {
             let (mut component, mut open) = (Vec::new(), vec![first]);
             while let Some(node) = open.pop() {
                 component.push(node);
+                // Each node is visited once, so its neighbours are not needed again.
                 for (next, _) in std::mem::take(&mut neighbours[node]) {
                     if is_there[next] && !std::mem::replace(&mut seen[next], true) {
                         open.push(next);
@@ -52,6 +53,7 @@ impl<H: Handler> Sim<H> {
         let mut distances = vec![None; self.len()];
         let mut open = BinaryHeap::from([Reverse((Duration::ZERO, from))]);
         while let Some(Reverse((distance, node))) = open.pop() {
+            // Dijkstra's algorithm without decreasing keys, so a node may be in the heap several times.
             if distances[node].is_some() {
                 continue;
             }

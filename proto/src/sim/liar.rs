@@ -53,6 +53,8 @@ impl Liar {
     pub(super) fn lie(&mut self, unix: u64, frame: Frame) -> Vec<Frame> {
         match frame {
             Frame::Broadcast(batch) => self.pass_on(batch),
+            // `Have` stays as it is: a node that drops broadcasts still claims to have them, so others
+            // wait for them.
             mut frame => {
                 match &mut frame {
                     Frame::NeighbourReply(reply) => self.invent(unix, &mut reply.records),
@@ -77,6 +79,7 @@ impl Liar {
             Lies::Drops => Vec::new(),
             Lies::Alters => altered(&batch).map(Frame::Broadcast).into_iter().collect(),
             Lies::Replays => {
+                // Drawn before this one is kept, so that it is never its own repetition.
                 let at = self.below(self.old.len().max(1));
                 let old = self.old.get(at).cloned();
                 if self.old.len() == OLD {
@@ -103,6 +106,8 @@ impl Liar {
             0 => address(public_ip(FIRST_MADE_UP + self.below(FIRST_MADE_UP))),
             _ => self.here.clone(),
         };
+        // A record is signed by the node that it describes, so no check of the record finds the lie. A
+        // dial does.
         NodeRecord::sign(&Key::from_secret(&secret), NETWORK, unix, &[at])
     }
 

@@ -30,7 +30,7 @@ pub(super) struct Link {
     pub(super) ends: [End; 2],
     /// The queues and the line of each side.
     pub(super) lanes: [Lane; 2],
-    /// Number of times that it was cut off and that it came back.
+    /// Number of times that it was cut off and that it came back: odd while it is cut off.
     pub(super) cuts: u32,
 }
 
@@ -81,7 +81,7 @@ pub(super) struct Lane {
     free: Instant,
     /// Time of the last arrival of what is on its way.
     last: Instant,
-    /// The queue says when the line is free for what waits.
+    /// The queue has a [`Due::Depart`](super::queue::Due::Depart) for the time when the line is free.
     pub(super) is_awaited: bool,
     /// Something has arrived and waits.
     pub(super) held: bool,
@@ -180,6 +180,7 @@ impl Lane {
     /// Queues an application message. An empty queue takes a message of any size.
     pub(super) fn application(&mut self, parcel: Parcel, config: &Config) -> Result<(), Full> {
         let filled = self.application_bytes + parcel.bytes;
+        // The largest message is larger than the whole queue, and has to fit nevertheless.
         if self.application_bytes > 0 && filled > config.peer_queue {
             return Err(Full);
         }
@@ -205,6 +206,7 @@ impl Lane {
     /// Queues the last content, behind all that waits.
     pub(super) fn last(&mut self, content: Content) {
         let parcel = Parcel { bytes: 0, content };
+        // Control frames go first, so among them it would overtake the messages that still wait.
         if self.application.is_empty() {
             self.urgent(parcel);
         } else {
@@ -242,18 +244,21 @@ impl Lane {
             let nanos = (parcel.bytes as u64).saturating_mul(1_000_000_000) / bandwidth.max(1);
             self.free = now + Duration::from_nanos(nanos);
         }
+        // Jitter may not reorder frames: on a real node they are on one TCP connection.
         let at = (self.free.max(now) + latency).max(self.last);
         self.last = at;
         self.flight.push_back((at, parcel));
         Some((at, self.awaits(now)))
     }
 
-    /// Returns when the line is free for what waits for it, unless the queue says so already.
+    /// Returns when the line is free for the next frame; `None` if none waits for that, or if the queue has
+    /// an entry for it already.
     pub(super) fn awaits(&mut self, now: Instant) -> Option<Instant> {
         let is_waiting = !self.control.is_empty() || !self.application.is_empty();
         if self.free <= now || !is_waiting {
             return None;
         }
+        // One entry in the queue for all that waits: each frame would add another one otherwise.
         (!std::mem::replace(&mut self.is_awaited, true)).then_some(self.free)
     }
 
@@ -265,13 +270,14 @@ impl Lane {
         self.flight.pop_front().map(|(_, parcel)| parcel.content)
     }
 
-    /// Goes on with what was held back. It arrives at `at` at the earliest. Returns the time of the
+    /// Releases what was held back. It arrives at `at` at the earliest. Returns the time of the
     /// first arrival.
     pub(super) fn resume(&mut self, at: Instant) -> Option<Instant> {
         self.held = false;
         for (arrival, _) in &mut self.flight {
             *arrival = at.max(*arrival);
         }
+        // Later frames may not overtake it.
         self.last = self.last.max(at);
         self.flight.front().map(|(arrival, _)| *arrival)
     }
@@ -280,6 +286,7 @@ impl Lane {
     /// sender may not know it.
     pub(super) fn delivered(&mut self, now: Instant, unknown: Duration) {
         self.delivered += 1;
+        // The sender knows of older ones, so they need not be remembered.
         while self.recent.front().is_some_and(|at| *at + unknown < now) {
             self.recent.pop_front();
         }

@@ -71,6 +71,8 @@ impl Latency {
         match self {
             Self::Fixed(latency) => latency,
             Self::Uniform { min, max } => {
+                // In order, so that both directions have the same latency. It is computed each time,
+                // because ten thousand nodes have fifty million pairs.
                 let (least, most) = (a.min(b) as u64, a.max(b) as u64);
                 let drawn = mix(mix(seed ^ mix(least)) ^ most);
                 let span = u64::try_from(max.saturating_sub(min).as_micros()).unwrap_or(u64::MAX);
@@ -116,7 +118,8 @@ pub(super) fn mix(bits: u64) -> u64 {
 const FIRST: usize = 11;
 const FIRSTS: usize = 89;
 
-/// Number of nodes that have an IPv4 /16 of their own.
+/// Number of nodes that have an IPv4 /16 of their own. The overlay takes the addresses of a /16 for those of
+/// one owner, and spreads its contacts over many owners.
 const GROUPS: usize = FIRSTS * 256;
 
 /// Returns the public IPv4 address of a node. The first 22,784 each have a /16 of their own.
@@ -144,6 +147,7 @@ pub(super) fn node_at(address: &Address) -> Option<usize> {
     let [a, b, c, d] = ip.octets().map(usize::from);
     let rank = (c * 256 + d).checked_sub(1)?;
     let node = rank * GROUPS + b * FIRSTS + a.checked_sub(FIRST)?;
+    // An address outside of the nodes' range also gives a number, but that node has another address.
     (address.port == DEFAULT_PORT && public_ip(node) == ip).then_some(node)
 }
 

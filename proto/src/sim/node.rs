@@ -71,7 +71,7 @@ pub(super) struct Node<H> {
     /// Number of its starts.
     pub(super) run: u32,
     pub(super) running: Option<Running>,
-    /// Gone without a word. Not even refusals come from its address.
+    /// It was taken off the network: not even refusals come from its address.
     pub(super) vanished: bool,
     /// Its group in a partition.
     pub(super) part: usize,
@@ -81,6 +81,7 @@ pub(super) struct Node<H> {
     pub(super) kept: Vec<Batch>,
     /// Number of queries that have arrived.
     pub(super) queries: u64,
+    /// In a cell: a context only borrows the node, and yet the application may write files through it.
     pub(super) disk: RefCell<SimulatedDisk>,
     pub(super) shares: BTreeMap<Hash, SimulatedShare>,
     /// Bytes of pieces that it has sent.
@@ -210,6 +211,7 @@ impl World for Seen<'_> {
 
     fn peers(&self) -> Vec<Peer> {
         let mut handles: Vec<_> = self.running.handles.values().collect();
+        // As on a real node, in the order in which the links were made.
         handles.sort_by_key(|handle| handle.link);
         handles.into_iter().map(|handle| handle.peer.clone()).collect()
     }
@@ -241,6 +243,8 @@ impl World for Seen<'_> {
 
 /// Draws bytes from a seed for one purpose.
 pub(super) fn draw(seed: u64, purpose: &str, numbers: [u64; 2]) -> [u8; 32] {
+    // With the purpose, each part of the code has numbers of its own: if one draws more, the others
+    // draw the same.
     let [a, b] = numbers.map(u64::to_le_bytes);
     *Hash::of_parts(&[b"peerkit sim", &seed.to_le_bytes(), &a, &b, purpose.as_bytes()]).as_bytes()
 }

@@ -76,14 +76,18 @@ impl<H: Handler> Sim<H> {
         let expected = address.id.unwrap_or(id);
         let (wait, step) = match self.reachable(from, &address) {
             Reach::NoAnswer => (self.config.connect_timeout, ProbeStep::Next),
+            // One round trip: the SYN and the RST.
             Reach::NotRunning(to) => (self.latency(from, to) * 2, ProbeStep::Next),
             Reach::Node(to) if self.nodes[to].id != expected || to == from => {
+                // The certificate in TLS's handshake, the second round trip, shows that it is another
+                // node.
                 (self.latency(from, to) * 4, ProbeStep::Next)
             }
             Reach::Node(to) => {
                 if let Some(probing) = self.probes.get_mut(&serial) {
                     probing.to = to;
                 }
+                // Two round trips for TCP and TLS, and the way of the probe.
                 (self.latency(from, to) * 5, ProbeStep::Asked)
             }
         };
@@ -96,6 +100,7 @@ impl<H: Handler> Sim<H> {
         let (now, asker) = (self.now, self.nodes[from].id);
         let latency = self.latency(from, to);
         let next = Due::Probe { probe: serial, step: ProbeStep::Next };
+        // No reset comes across a cut, so only the deadline ends the try.
         if self.is_cut(from, to) {
             return self.queue.put(now + self.config.handshake_timeout, next);
         }

@@ -100,6 +100,7 @@ struct QueuedEvent {
 
 impl Queue {
     pub(super) fn put(&mut self, at: Instant, due: Due) {
+        // The heap alone keeps no order among events of the same time, and each run has to be the same.
         self.sequence += 1;
         self.heap.push(Reverse(QueuedEvent { at, sequence: self.sequence, due }));
     }

@@ -67,6 +67,8 @@ impl<H: Handler> Sim<H> {
         message: Message,
     ) -> Result<(), String> {
         let Some(running) = &self.nodes[node].running else { return Ok(()) };
+        // Messages may still wait for an on-demand link that is up by now. The request has to stay
+        // behind them.
         let waits = running.machine.sends_to(to);
         let handle = running.handles.get(&to).filter(|_| !waits).cloned();
         let (len, limit) = (message.body().len(), self.config.max_message);
@@ -98,6 +100,7 @@ impl<H: Handler> Sim<H> {
     ) {
         let side = self.links.get(&serial).and_then(|link| link.side_of(node));
         let Some(waiting) = self.waiting.get_mut(&request) else { return };
+        // From now on the end of the link is the end of the request.
         waiting.link = Some(serial);
         let to = waiting.to;
         let (len, body) = (message.body().len(), message.body().to_vec());
@@ -110,7 +113,7 @@ impl<H: Handler> Sim<H> {
         self.sent_on(serial, side, "request", &body);
     }
 
-    /// A request was not sent.
+    /// Ends a request that could not be sent.
     pub(super) fn request_not_sent(&mut self, request: u64, error: String) {
         if let Some(waiting) = self.waiting.remove(&request) {
             self.request_ended(waiting, Err(error));
@@ -124,6 +127,8 @@ impl<H: Handler> Sim<H> {
             return;
         }
         let most = self.config.max_requests_per_peer;
+        // An application answers in no time here, so a request counts as open until its reply is on the
+        // line.
         let busy = match from {
             RequestPath::Link { link, side, .. } => {
                 self.links.get(&link).is_some_and(|link| link.lanes[side].replies() >= most)
@@ -153,6 +158,7 @@ impl<H: Handler> Sim<H> {
             }
             RequestPath::Others { id } => self.reply_directly(node, peer.id(), id, outcome),
         }
+        // Behind the reply, so that messages which the application has sent meanwhile arrive after it.
         self.perform(node, actions);
     }
 
@@ -165,6 +171,7 @@ impl<H: Handler> Sim<H> {
         outcome: Result<Message, Refusal>,
     ) {
         let Some(link) = self.links.get_mut(&serial) else { return };
+        // The request fails at the other end with the link.
         if !matches!(link.ends[side].state, State::Up | State::Leaving(_)) {
             return;
         }
@@ -181,15 +188,17 @@ impl<H: Handler> Sim<H> {
         self.sent_on(serial, side, "reply", &body);
     }
 
-    /// A reply has arrived. It is ignored if the request has been given up.
+    /// Takes a reply, and ignores it if the request has been given up.
     pub(super) fn replied(&mut self, request: u64, outcome: Result<Message, Refusal>) {
         let Some(waiting) = self.waiting.remove(&request) else { return };
         self.request_ended(waiting, outcome.map_err(|refusal| refusal.to_string()));
     }
 
-    /// The time for a reply is over.
+    /// Ends a request whose reply has not come in time.
     pub(super) fn no_reply(&mut self, request: u64) {
+        // The deadline stays in the queue when a reply comes, and finds no request then.
         let Some(waiting) = self.waiting.remove(&request) else { return };
+        // The machine remembers a relayed request until its reply comes, which may be never.
         if waiting.link.is_none() && self.nodes[waiting.node].run(waiting.run).is_some() {
             let operation = OperationId(request);
             self.input(waiting.node, Input::RequestEnded { operation });
@@ -203,7 +212,7 @@ impl<H: Handler> Sim<H> {
         self.waiting.values().any(|waiting| (waiting.node, waiting.link) == (node, Some(serial)))
     }
 
-    /// A node's link has ended: no reply comes over it any more.
+    /// Fails the requests that a node has sent over a link, as the link has ended.
     pub(super) fn fail_requests(&mut self, node: usize, serial: u64, reason: &Reason) {
         let is_over =
             |waiting: &PendingRequest| (waiting.node, waiting.link) == (node, Some(serial));
@@ -227,8 +236,8 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Puts a request into a link's second lane, with `len` bytes of content. Returns false if it has no
-    /// room or takes nothing any more.
+    /// Queues a request among a link's messages, with `len` bytes of content. Returns false if there is no
+    /// room or the link is ending.
     fn put_application(&mut self, serial: u64, side: usize, len: usize, content: Content) -> bool {
         let Some(link) = self.links.get_mut(&serial) else { return false };
         let takes = matches!(link.ends[side].state, State::Up | State::Leaving(_));
@@ -241,7 +250,7 @@ impl<H: Handler> Sim<H> {
         true
     }
 
-    /// Notes what was put into a lane of a link, and lets it go.
+    /// Adds a queued request or reply to the trace, and sends what the line can take.
     fn sent_on(&mut self, serial: u64, side: usize, what: &str, body: &[u8]) {
         if let Some(link) = self.links.get(&serial) {
             let nodes = [link.ends[side].node, link.ends[other(side)].node];

@@ -59,7 +59,7 @@ pub struct Scenario {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Time on a clock on the wall.
+    /// Wall-clock time.
     pub real_time: Option<Span>,
     /// Memory, in MiB.
     pub memory_mib: Option<u64>,
@@ -219,7 +219,7 @@ impl Scenario {
     pub fn check(&self) -> Result<(), String> {
         let percent = |what: &str, percent: u8| match percent {
             0..=100 => Ok(()),
-            more => Err(format!("`{what}` is {more}: at most 100 of a hundred")),
+            more => Err(format!("`{what}` is {more}: at most 100")),
         };
         percent("nat_percent", self.nat_percent)?;
         percent("liars_percent", self.liars_percent)?;
@@ -255,9 +255,11 @@ impl Step {
             return Err(format!("`join.through` is {}: 1 to {nodes}", join.through));
         }
         if let Some(broadcast) = &self.broadcast {
+            // With an interval of zero the timetable of the step would have no end.
             if broadcast.every.0 < Duration::from_millis(1) {
                 return Err("`broadcast.every` has to be at least 1ms".into());
             }
+            // From the number and the author, 20 bytes at most, up to what fits into a broadcast.
             if !(32..=60_000).contains(&broadcast.size) {
                 return Err(format!("`broadcast.size` is {}: 32 to 60000", broadcast.size));
             }
@@ -282,9 +284,9 @@ impl Step {
         }
         let discovery = expect.discovery_errors.is_some() || expect.queries_over_links.is_some();
         if discovery && self.discover.is_none() {
-            return Err(
-                "what is expected of a discovery needs a `discover` in the same step".into()
-            );
+            return Err("`expect.discovery_errors` and `expect.queries_over_links` need a \
+                 `discover` in the same step"
+                .into());
         }
         Ok(())
     }
@@ -321,6 +323,7 @@ impl std::str::FromStr for Span {
             "h" => 3_600_000,
             _ => return Err(format!("`{text}` is no time: write 500ms, 30s, 2m or 1h")),
         };
+        // The bound keeps the product below from overflowing: a billion hours in milliseconds are 3.6e15.
         let number: Option<u64> = number.parse().ok().filter(|number| *number < 1_000_000_000);
         let number =
             number.ok_or_else(|| format!("`{text}` is no time: write 500ms, 30s or 2m"))?;
@@ -338,7 +341,7 @@ impl<'de> Deserialize<'de> for Ratio {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let number = f64::deserialize(deserializer)?;
         if !(0.0..=1e9).contains(&number) {
-            return Err(D::Error::custom("a ratio has to be a number from 0 on"));
+            return Err(D::Error::custom("a ratio has to be a number from 0 to 1000000000"));
         }
         Ok(Self((number * 1000.0).round() as u64))
     }

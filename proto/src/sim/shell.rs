@@ -39,6 +39,8 @@ pub(super) enum Work {
 impl<H: Handler> Sim<H> {
     /// Does the work of this moment, and what follows from it.
     pub(super) fn settle(&mut self) {
+        // An output of a machine often leads to an input of the same machine. That waits in this queue
+        // until all outputs so far are carried out, so no machine is entered while it is being drained.
         while let Some(work) = self.work.pop_front() {
             match work {
                 Work::Input(node, run, input) => {
@@ -86,6 +88,8 @@ impl<H: Handler> Sim<H> {
     pub(super) fn wake(&mut self, node: usize) {
         let now = self.now;
         let Some(running) = &mut self.nodes[node].running else { return };
+        // Nothing is ever taken out of the queue early. An entry that a sooner one has replaced ends
+        // here.
         if running.wake != Some(now) {
             return;
         }
@@ -107,6 +111,7 @@ impl<H: Handler> Sim<H> {
         message: Message,
     ) -> Result<Option<Hash>, BroadcastError> {
         let operation = self.next_operation();
+        // At once instead of in its turn, because the caller wants the outcome.
         self.handle(node, Input::Broadcast { operation, title, message });
         let outcome = self.published.take().transpose()?;
         Ok(outcome.map(|receipt| receipt.id))
@@ -118,6 +123,8 @@ impl<H: Handler> Sim<H> {
             match action {
                 Action::Send(peer, message) => {
                     let Some(running) = &self.nodes[node].running else { continue };
+                    // Messages may still wait for an on-demand link that is up by now. This one has to
+                    // stay behind them.
                     let waits = running.machine.sends_to(peer.id());
                     match running.handles.get(&peer.id()).filter(|_| !waits).cloned() {
                         Some(handle) => self.send_message(node, &handle, message),
@@ -128,6 +135,7 @@ impl<H: Handler> Sim<H> {
                     let Some(running) = &self.nodes[node].running else { continue };
                     let wanted = |handle: &&Handle| !exclude.contains(&handle.peer.id());
                     let mut to: Vec<_> = running.handles.values().filter(wanted).cloned().collect();
+                    // As on a real node, in the order in which the links were made.
                     to.sort_by_key(|handle| handle.link);
                     for handle in to {
                         self.send_message(node, &handle, message.clone());
@@ -185,6 +193,7 @@ impl<H: Handler> Sim<H> {
         let Some(running) = &mut self.nodes[node].running else { return };
         let Some(due) = running.machine.poll_timeout() else { return };
         if running.wake.is_none_or(|wake| wake > due) {
+            // An overdue deadline waits for its turn too, behind the other events of this moment.
             let due = due.max(now);
             running.wake = Some(due);
             self.queue.put(due, Due::Wake { node });
@@ -196,6 +205,7 @@ impl<H: Handler> Sim<H> {
         loop {
             let (links, config) = (&self.links, &self.config);
             let Some(running) = &mut self.nodes[node].running else { return };
+            // The machine counts since its start, the statistics over all runs and nodes.
             let before = running.machine.passed_over();
             let is_crowded = |connection: ConnectionId, _: &Frame| {
                 let link = links.get(&connection.0);
@@ -231,6 +241,7 @@ impl<H: Handler> Sim<H> {
                 }
             }
             Output::Event(event) => self.event(node, event),
+            // `publish`, which has made this machine act, takes it.
             Output::Broadcast { outcome, .. } => self.published = Some(outcome),
             Output::Answered { operation, answer } => self.answered(operation, answer),
             Output::QueryEnded { operation, complete } => {
@@ -286,6 +297,7 @@ impl<H: Handler> Sim<H> {
 
     fn put_frame(&mut self, serial: u64, side: usize, frame: Frame) {
         let Some(link) = self.links.get_mut(&serial) else { return };
+        // The machine learns a moment later that a link is closing, and may send over it until then.
         if !matches!(link.ends[side].state, State::Up | State::Leaving(_)) {
             return;
         }
@@ -302,6 +314,8 @@ impl<H: Handler> Sim<H> {
                 self.note("frame", nodes, &scratch);
                 self.pump(serial, side);
             }
+            // Frames that can be spared were left out once the queue was half full, so this peer is too
+            // slow.
             Err(_) => self.hang_up(serial, side, Reason::Slow),
         }
         self.scratch = scratch;
@@ -359,6 +373,7 @@ impl<H: Handler> Sim<H> {
             other => self.note(other.name(), [node, node], &[]),
         }
         let mut actions = Vec::new();
+        // The actions are carried out after the handler returns: until then the context borrows the node.
         let Node { id, name, app, running, disk, .. } = &mut self.nodes[node];
         let Some(running) = running else { return };
         let seen = Seen { id: *id, name, now: self.now, running, disk };
@@ -379,6 +394,7 @@ impl<H: Handler> Sim<H> {
             outbound: Vec::new(),
             inbound: Vec::new(),
         });
+        // A node with many links sends several answers, as each has to fit into a frame.
         info.outbound.extend(outbound);
         info.inbound.extend(inbound);
     }

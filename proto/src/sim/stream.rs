@@ -128,6 +128,7 @@ impl<H: Handler> Sim<H> {
         let begins = line.free.max(now);
         line.free = begins + bandwidth.map_or(Duration::ZERO, |rate| time_for(bytes, rate));
         let last = line.flight.back().map_or(Instant::ZERO, |(at, _)| *at);
+        // Jitter may not reorder items: on a real node they are on one TCP connection.
         let arrives = (line.free + stream.latency + late).max(last);
         line.flight.push_back((arrives, item));
         self.queue.put(arrives, Due::Stream { stream: serial, step: StreamStep::Arrive(end) });
@@ -182,6 +183,8 @@ impl<H: Handler> Sim<H> {
         let is_cut = self.is_cut(a, b);
         let Some(stream) = self.transfers.streams.get_mut(&serial) else { return };
         let line = &stream.lines[SOURCE];
+        // On a real node bytes of a long answer trickle in, and a source that holds a request back
+        // sends a sign of life.
         let is_alive = !line.flight.is_empty() || stream.serving.held_back.is_some();
         if !stream.asking.is_owed() || (is_alive && !is_cut) {
             stream.last_arrival = now;
@@ -198,6 +201,7 @@ impl<H: Handler> Sim<H> {
         let Some(stream) = self.transfers.streams.remove(&serial) else { return };
         let key = (stream.nodes[SOURCE].0, stream.hash);
         let mut streams = self.transfers.streams.values();
+        // The observations are about the nodes that fetch now. Without any, the next fetch begins anew.
         if !streams.any(|stream| (stream.nodes[SOURCE].0, stream.hash) == key) {
             self.transfers.seeding.remove(&key);
         }
@@ -222,6 +226,7 @@ impl<H: Handler> Sim<H> {
         for serial in serving.into_iter().filter(|_| closes) {
             self.send_item(serial, SOURCE, StreamItem::Closed);
         }
+        // On a real node the list of shares is in the state folder.
         if !self.nodes[node].options.state {
             self.nodes[node].shares.clear();
         }
@@ -275,6 +280,7 @@ impl<H: Handler> Sim<H> {
             Request::Follow { addresses, .. } => self.follow(serial, addresses),
             Request::Cancel => self.cancel(serial),
             Request::Complete { .. } => self.uploaded_all(serial),
+            // The others are about folders and tickets, which are not simulated.
             _ => self.refuse_request(serial, FileRefusal::BadRequest),
         }
     }
@@ -315,8 +321,10 @@ impl<H: Handler> Sim<H> {
         let me = (self.nodes[fetcher].id, addresses);
         let mut others = self.followers(node, hash);
         others.retain(|(other, ..)| *other != serial);
+        // As many as one answer may have.
         let named: Vec<_> = others.iter().rev().take(MAX_SOURCES).collect();
         let named = named.into_iter().map(|(_, id, addresses)| (*id, addresses.clone()));
+        // An earlier stream of the same node may still be there.
         let named: Vec<_> = named.filter(|(id, _)| *id != me.0).collect();
         if !named.is_empty() {
             self.answer(serial, |_| Some(Answer::Sources(named)));
@@ -394,6 +402,7 @@ impl<H: Handler> Sim<H> {
             if stream.serving.is_scheduled || self.nodes[node].run(run).is_none() {
                 return;
             }
+            // Not put on the line yet: until a piece is sent it can be cancelled.
             if stream.lines[SOURCE].free > self.now {
                 let at = stream.lines[SOURCE].free;
                 return self.send_later(serial, at);
@@ -406,6 +415,7 @@ impl<H: Handler> Sim<H> {
                 Some(Servable::Part(pieces, _)) if pieces.contains(piece) => false,
                 _ => return self.refuse_first(serial, FileRefusal::NotFound),
             };
+            // The fetcher gives it up after `STALL`.
             if self.nodes[node].options.lies == Some(Lies::Drops) {
                 return;
             }
@@ -425,6 +435,7 @@ impl<H: Handler> Sim<H> {
                     serving.todo.pop_front();
                 }
             }
+            // Only a piece that others can get from this fetcher is a reason to hold it back from them.
             if serving.follower.as_ref().is_some_and(|addresses| !addresses.is_empty()) {
                 let seeding = self.transfers.seeding.entry((node, hash)).or_default();
                 seeding.sent(piece..piece + 1);
@@ -462,6 +473,7 @@ impl<H: Handler> Sim<H> {
         let Some(stream) = self.transfers.streams.get_mut(&serial) else { return false };
         let Some(seeding) = self.transfers.seeding.get_mut(&(node, hash)) else { return false };
         let serving = &mut stream.serving;
+        // A fetcher that does not follow learns of no other source, so it is not made to wait.
         if serving.follower.is_none() || !seeding.has_sent(piece..piece + 1) {
             serving.held_back = None;
             return false;

@@ -24,6 +24,7 @@ impl<H: Handler> Sim<H> {
     /// Delivers the timers of a node's application that have expired.
     pub(super) fn timers_expired(&mut self, node: usize, run: u32) {
         let now = self.now;
+        // A timer that was cancelled leaves its entry in the queue. Then there is none to deliver here.
         while let Some(running) = self.nodes[node].run(run)
             && !running.stopping
             && let Some(timer) = running.timers.poll(now)

@@ -30,6 +30,7 @@ impl Handler for Account {
         let number = broadcast.title.parse();
         let text = broadcast.message.as_text().unwrap_or_default();
         match number {
+            // The content follows from number and author, so a change is found without the original.
             Ok(number) if text == content(number, broadcast.author, text.len()) => {
                 self.got.push((number, cx.now()));
             }

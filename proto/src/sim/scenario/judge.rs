@@ -47,6 +47,7 @@ impl Run<'_> {
         self.check(course, "components of honest nodes", honest, bound);
         let repaired = match (components, course.last_apart) {
             (1, None) => Figure::Time(Duration::ZERO),
+            // It was whole at the next look, so this is the longest that the repair can have taken.
             (1, Some(last)) => Figure::Time((last + LOOK).since(course.disturbed)),
             _ => Figure::Never,
         };
@@ -84,6 +85,7 @@ impl Run<'_> {
             (expect.worst_over_best, "last node over best, worst", over_best.last()),
         ];
         for (bound, what, value) in ratios {
+            // If a node was not reached, there is no last delivery that could be compared.
             let value = value.filter(|_| all).map_or(Figure::Never, |ratio| Figure::Ratio(*ratio));
             self.check(course, what, value, bound.map(ratio_at_most));
         }
@@ -109,6 +111,8 @@ impl Run<'_> {
             let (came, went) = self.there[node];
             for (number, broadcast) in sent.iter().enumerate() {
                 let stays = |node: usize, until| self.there[node].1.is_none_or(|at| at > until);
+                // A node counts if it runs all the time. An author that stops at once may take the
+                // broadcast with it.
                 let counts = node != broadcast.author
                     && came <= broadcast.at
                     && went.is_none_or(|went| went > broadcast.due)
@@ -143,6 +147,7 @@ impl Run<'_> {
         };
         self.check(course, "missed or made up", errors, expect.discovery_errors.map(at_most));
         let mut links = vec![0_u64; self.sim.len()];
+        // A query may have come over a link that was there only at the beginning, or only at the end.
         for (a, b) in course.links.iter().chain(&self.sim.links()).collect::<BTreeSet<_>>() {
             links[*a] += 1;
             links[*b] += 1;
@@ -198,6 +203,7 @@ impl Run<'_> {
             }
             self.sim.run_for(TRADE);
             for (node, links) in &mut most {
+                // Links beyond the view count if they stay: the fewest of all looks.
                 *links = self.links_beyond(*node).min(*links);
             }
         }

@@ -83,6 +83,7 @@ impl Measure {
     #[must_use]
     pub fn new(step: String, what: &'static str, value: Figure, bound: Bound) -> Self {
         let held = match bound {
+            // First, because `Never` is greater than all other figures, and so at least anything.
             _ if value == Figure::Never => false,
             Bound::AtMost(most) => value <= most,
             Bound::AtLeast(least) => value >= least,

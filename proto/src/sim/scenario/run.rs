@@ -174,6 +174,7 @@ impl<'a> Run<'a> {
             let ended = |sim: &Sim<Account>| {
                 sim.discovery(query).is_none_or(|found| found.complete.is_some())
             };
+            // The machine ends each query after `query_timeout`. This limit only guards the run.
             self.sim.run_until(Config::default().query_timeout * 2, ended);
         }
         self.measure(&course);
@@ -188,6 +189,7 @@ impl<'a> Run<'a> {
         if let Some(join) = &step.join {
             let others = self.scenario.nodes.saturating_sub(join.through);
             for n in 0..self.scenario.nodes {
+                // The first `through` nodes come at once, so that the others find all of them.
                 let late = (n + 1).saturating_sub(join.through);
                 let at = join.within.0 * small(late) / small(others.max(1));
                 acts.push((at, Act::Come { through: join.through }));
@@ -197,6 +199,7 @@ impl<'a> Run<'a> {
         if let Some(replace) = &step.replace {
             let percent = usize::from(replace.percent_per_minute);
             let minutes = replace.time.0.as_secs();
+            // 6000 is a hundred for the percentage times sixty for the minute.
             let count = self.scenario.nodes * percent * minutes as usize / 6000;
             for n in 0..count {
                 acts.push((replace.time.0 * small(n) / small(count), Act::Replace));
@@ -215,6 +218,7 @@ impl<'a> Run<'a> {
                 at += broadcast.every.0;
             }
             end = end.max(broadcast.time.0);
+            // A broadcast during a partition can reach the other parts only after it.
             let last = at.max(step.partition.as_ref().map_or(at, |split| split.time.0));
             end = end.max(last + broadcast.patience.0);
         }
@@ -230,6 +234,7 @@ impl<'a> Run<'a> {
             every(Duration::ZERO, LOOK, Act::Look);
         }
         acts.push((end, Act::End));
+        // The sort is stable: at equal times the order above holds, and the end comes last.
         acts.sort_by_key(|(at, _)| *at);
         acts
     }
@@ -239,6 +244,7 @@ impl<'a> Run<'a> {
             Act::Come { through } => {
                 let node = self.add(through);
                 if node > 0 {
+                    // The first nodes join through node 0, and share the later ones evenly.
                     self.sim.join(node, if node < through { 0 } else { node % through });
                 }
             }
@@ -278,6 +284,7 @@ impl<'a> Run<'a> {
     /// Adds a node. The first few can be dialled, and are honest.
     fn add(&mut self, honest: usize) -> usize {
         let number = self.sim.len();
+        // Both are drawn for each node, so that another percentage leaves the later draws as they are.
         let drawn = [(); 2].map(|()| self.below(100));
         let first = number < honest;
         let dialable = first || drawn[0] >= usize::from(self.scenario.nat_percent);
@@ -291,6 +298,7 @@ impl<'a> Run<'a> {
     /// Has the nodes try again that could not join.
     fn retry(&mut self) {
         for node in 1..self.sim.len() {
+            // A new node is in `No` if there was no member to join through.
             let failed = matches!(self.sim.joining(node), Joining::Failed(_) | Joining::No);
             if failed && self.sim.is_running(node) {
                 self.join_somewhere(node);
@@ -341,10 +349,12 @@ impl<'a> Run<'a> {
         let at = self.sim.now();
         let expect = &course.step.expect;
         let is_compared = expect.last_node_over_best.or(expect.worst_over_best).is_some();
+        // The shortest ways over all links, for each broadcast: too slow unless a bound asks for it.
         let best = if is_compared { self.sim.distances(author) } else { Vec::new() };
         let number = u32::try_from(self.sent.len()).unwrap_or(u32::MAX);
         let text = content(number, self.sim.id(author), broadcast.size);
         if self.sim.broadcast(author, number.to_string(), text).is_ok() {
+            // Nothing gets across the partition before it heals, so that time does not count.
             let from = course.healed.map_or(at, |healed| healed.max(at));
             self.sent.push(SentBroadcast {
                 author,
