@@ -97,6 +97,7 @@ impl Overlay {
     /// tests it has to be secret and from the system's generator, as messages are sealed with it.
     pub(crate) fn new(identity: Identity, config: &Config, seed: [u8; 32]) -> Self {
         let id = identity.key.id();
+        // Peers take a frame with a longer name for a fault.
         let name = identity.name[..identity.name.floor_char_boundary(MAX_NAME)].to_owned();
         Self {
             myself: Myself { id, name, addresses: Vec::new() },
@@ -153,6 +154,7 @@ impl Overlay {
     #[must_use]
     pub fn views(&self) -> Views {
         let mut views = self.parts.membership.views();
+        // A pin outlives its link, so that the link is pinned again when it comes back.
         views.pinned.retain(|id| self.links.contains_key(id));
         views
     }
@@ -185,6 +187,7 @@ impl Overlay {
     /// Sets the clocks, before anything else is done at that time. If the wall clock has jumped, it is
     /// compared with those of all peers.
     pub(crate) fn set_clocks(&mut self, now: Now) {
+        // The monotonic clock can't be set, so it shows how far the wall clock should have moved.
         let passed = now.monotonic.since(self.now.monotonic).as_millis();
         let expected = self.now.unix.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX));
         self.now = now;
@@ -225,10 +228,12 @@ impl Overlay {
     /// already, or another dial has said Hello to it: ask again once either has ended.
     pub(crate) fn greet(&mut self, id: NodeId, purpose: Purpose) -> Result<(), Reason> {
         match purpose {
+            // The application wants this link, so its earlier disconnect no longer holds.
             Purpose::Application | Purpose::Join | Purpose::Kept => self.come_back(id),
             Purpose::Rejoin | Purpose::Overlay if self.away.is_kept(self.now.monotonic, id) => {
                 return Err(Reason::KeptAway);
             }
+            // A message still goes to a node that is kept away: see `away`.
             Purpose::Rejoin | Purpose::Overlay | Purpose::Message => {}
         }
         self.admissions.greet(id)
@@ -268,6 +273,7 @@ impl Overlay {
         self.links.remove(&id);
         self.act(|parts, turn| {
             parts.clocks.link_down(id);
+            // The peer's user closed the link by hand. Asking for a place would undo that.
             if link_end.by_peer && link_end.reason == Reason::Requested {
                 parts.membership.avoid(turn.now, id);
             }
@@ -297,6 +303,7 @@ impl Overlay {
 
     /// Takes a frame of a peer.
     pub(crate) fn receive(&mut self, from: NodeId, frame: Frame) {
+        // A query needs `myself` for its answers, which the parts do not have.
         if let Frame::Query(query) = frame {
             return self.receive_query(from, query);
         }
@@ -307,7 +314,8 @@ impl Overlay {
     /// message between other nodes.
     pub(crate) fn passed_over(&mut self, to: NodeId, frame: Frame) {
         self.act(|parts, turn| match frame {
-            // Not sent: else a peer that floods us with queries would have us hang up on others.
+            // The peer counts as done, but not complete. If the query were queued anyway, a peer that floods
+            // this node with queries could overfill the queues of others, whose links would be closed.
             Frame::Query(Query { id, depth, .. }) => {
                 let done = QueryDone { id, depth, complete: false };
                 parts.queries.receive_done(turn.now, to, done, turn.out);
@@ -360,12 +368,15 @@ impl Overlay {
         own: bool,
         timeout: Option<Duration>,
     ) -> QueryId {
+        // On the wire 255 means no end. A large number of hops must not turn into it.
         let depth = match u8::try_from(depth) {
             Ok(depth) => depth.min(UNLIMITED - 1),
             Err(_) if depth < 0 => UNLIMITED,
             Err(_) => UNLIMITED - 1,
         };
         let mut id = QueryId([0; 16]);
+        // Random: a node ignores a query whose id it knows already, so ids must be unique and hard to
+        // guess.
         self.rng.fill_bytes(&mut id.0);
         let timeout = timeout.unwrap_or(self.query_timeout);
         let question = Question { what, depth, own };
@@ -392,6 +403,9 @@ impl Overlay {
             let (query, next) = match query {
                 Some(query) => (query, parts.next(turn, query, None, to)),
                 None => {
+                    // The peer at the other end does not look the query up. The id is random because
+                    // numbers start again with each run, and the recipient refuses a label that it has
+                    // had.
                     let mut query = [0; 16];
                     turn.rng.fill_bytes(&mut query);
                     (QueryId(query), turn.links.contains_key(&to).then_some(to))
@@ -423,6 +437,8 @@ impl Overlay {
     /// Leaves the network: hands this node's place over and closes all links.
     pub(crate) fn leave(&mut self) {
         self.act(|parts, turn| {
+            // The goodbyes come last, as nothing can follow them. Kept links are given up before they
+            // end, or they would be dialled again.
             parts.broadcasts.flush(turn);
             parts.membership.leave(turn);
             parts.reconnects.stop_all();
@@ -463,6 +479,7 @@ impl Overlay {
     fn disconnect(&mut self, id: NodeId) {
         self.parts.reconnects.stop_peer(id);
         self.parts.membership.unpin(id);
+        // Only a member makes links by itself, which would undo the disconnect.
         if self.parts.membership.is_member() {
             self.away.keep(self.now.monotonic, id);
         }
@@ -502,6 +519,8 @@ impl Parts {
             }
             Frame::Forwarded(forwarded) => self.relayed.receive_forwarded(turn, from, forwarded),
             Frame::Broadcast(batch) => {
+                // A batch that is refused for its time shows that a clock was set since Hello. The peer
+                // gets this node's time, so that it can compare its own.
                 let refused = self.broadcasts.counters().untimely;
                 self.broadcasts.receive(turn, from, batch);
                 if self.broadcasts.counters().untimely > refused {
@@ -539,6 +558,8 @@ impl Parts {
         asking: Option<NodeId>,
         to: NodeId,
     ) -> Option<NodeId> {
+        // Checked even if there is a link with the node: a peer may only use the way of a query that it
+        // has asked, so that this node does not relay for strangers.
         let way = self.queries.way(query, asking, to)?;
         let next = if turn.links.contains_key(&to) { Some(to) } else { way };
         next.filter(|next| turn.links.contains_key(next))

@@ -188,6 +188,7 @@ impl Machine {
                     return self.outbox.push_back(ended);
                 }
                 let id = self.overlay.ask(what, depth, own, timeout);
+                // Noted before the effects are carried out: a query without neighbours ends at once.
                 self.queries.insert(id, operation);
                 self.absorb();
             }
@@ -204,6 +205,7 @@ impl Machine {
             Input::Command(command) => self.act(|overlay| overlay.command(command)),
             Input::Stopping => {
                 self.stopping = true;
+                // What waits for a link would wait in vain, as none is made any more.
                 self.end_sends();
             }
             Input::Stop { hand_over } => self.stop(hand_over),
@@ -240,7 +242,8 @@ impl Machine {
                 }
                 Some(output) => return Some(output),
                 None => {
-                    // A peer is idle most of the time: its room for outputs is more than the rest of a link.
+                    // Gives the memory back: a peer is idle most of the time, and its room for outputs would take
+                    // more than the rest of a link.
                     self.outbox = VecDeque::new();
                     let (id, frame) = self.passed_over.pop()?;
                     self.act(|overlay| overlay.passed_over(id, frame));
@@ -296,6 +299,7 @@ impl Machine {
         match effect {
             Effect::Out(output) => self.outbox.push_back(output),
             Effect::Send(to, frame) => {
+                // The link may have ended since the overlay decided.
                 if let Some(connection) = self.links.connection(to) {
                     self.outbox.push_back(Output::Send { connection, frame });
                 }

@@ -92,6 +92,8 @@ impl Admissions {
         let theirs_wins = candidate.id > self.me;
         let inbound = candidate.direction == Direction::Inbound;
         if let Some(link) = self.links.get(&candidate.id) {
+            // The side that has dialled a link dials again only after it lost the link, and a node
+            // changes its incarnation only when it restarts. This node has not noticed either yet.
             let stale =
                 link.incarnation != candidate.incarnation || link.direction == candidate.direction;
             return if stale {
@@ -102,6 +104,7 @@ impl Admissions {
                 Admission::Refuse(Reason::Duplicate)
             };
         }
+        // The limits protect this node from strangers, and here it has dialled itself.
         if !inbound {
             return Admission::Accept;
         }
@@ -117,8 +120,10 @@ impl Admissions {
         if self.inbound >= self.max_inbound {
             return Admission::Refuse(Reason::Full);
         }
+        // One host may arrive as IPv4 and as IPv4 mapped into IPv6.
         let ip = candidate.ip.to_canonical();
         let of_ip = self.inbound_by_ip.get(&ip).copied().unwrap_or_default();
+        // All nodes of this machine share the loopback address.
         if !ip.is_loopback() && of_ip >= self.max_inbound_per_ip {
             return Admission::Refuse(Reason::FullForAddress);
         }
@@ -127,6 +132,7 @@ impl Admissions {
 
     pub(super) fn link_up(&mut self, candidate: Candidate) {
         self.greeting.remove(&candidate.id);
+        // The end of the link that this one replaces may not have been noted: it must not count twice.
         self.link_down(candidate.id);
         self.links.insert(candidate.id, candidate);
         if candidate.direction == Direction::Inbound {

@@ -90,6 +90,7 @@ pub(super) fn neighbour_parts(
     let mut parts = Vec::new();
     loop {
         match (outbound.next(), inbound.next()) {
+            // A node without neighbours answers too: a discovery finds nodes by their answers.
             (None, None) if !parts.is_empty() => return parts,
             (out, inn) => {
                 parts

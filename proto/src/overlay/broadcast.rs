@@ -179,8 +179,10 @@ impl Broadcasts {
             max_runs: config.broadcast_runs,
             graft_after: config.graft_after,
             have_delay: config.have_delay,
+            // The oldest broadcast that other nodes keep, of an author whose clock is behind.
             max_age: millis(config.log_age).saturating_add(millis(config.clock_skew)),
             max_ahead: millis(config.clock_skew),
+            // A broadcast that is dated as far ahead as is tolerated passes for young this long.
             memory: config.log_age + 2 * config.clock_skew,
             own: RunId { author: me, epoch: identity.epoch },
             author: Author::new(config),
@@ -233,6 +235,7 @@ impl Broadcasts {
     /// Signs the broadcasts that wait, and sends them.
     pub(super) fn flush(&mut self, turn: &mut Turn<'_>) {
         let Some((first, items)) = self.author.take(turn.now) else { return };
+        // Other nodes need not wait for broadcasts that the author itself has forgotten.
         let floor = self.log.first_of(self.own).unwrap_or(first);
         let batch = Batch::sign(&self.key, &self.network, self.own.epoch, (first, floor), items);
         let run = self.runs.entry(self.own).or_insert_with(|| RunState::new(1, turn.now));
@@ -266,6 +269,7 @@ impl Broadcasts {
                 lost.push(*name);
             }
         }
+        // The answer is lost with the link, so another peer is asked at once.
         for name in lost {
             self.set_missing(name, turn.now, None);
         }
@@ -299,6 +303,8 @@ impl Broadcasts {
                 return;
             }
         }
+        // Only new broadcasts are judged by their time. A late copy of a known one is no sign of a
+        // wrong clock.
         if self.is_untimely(&batch, turn.unix) {
             self.counters.untimely += batch.items.len() as u64;
             return;
@@ -311,6 +317,7 @@ impl Broadcasts {
             turn.put(Effect::HangUp(from, reason));
             return;
         }
+        // Dropped rather than remembered: a peer announces the run again later.
         if !self.runs.contains_key(&name) && !self.make_room(turn.now) {
             return;
         }
@@ -318,6 +325,7 @@ impl Broadcasts {
         run.key = key;
         if !run.verified {
             run.verified = true;
+            // It was known from summaries, and counted as such. A run that this batch has made was not.
             if run.next == 0 && !run.has.is_empty() {
                 self.unverified = self.unverified.saturating_sub(1);
             }
@@ -326,6 +334,7 @@ impl Broadcasts {
         run.note(from, batch.last());
         // The author has forgotten what comes before the floor, so waiting for it would be in vain.
         if batch.floor > run.next {
+            // Of a new run nothing was awaited, so nothing was missed.
             let missed = if run.next == 0 { 0 } else { batch.floor - run.next };
             run.next = batch.floor;
             self.report_missed(turn, name, missed);
@@ -347,6 +356,7 @@ impl Broadcasts {
         let Some(run) = self.runs.get_mut(&batch.run) else { return };
         run.lazy.insert(to);
         let before = batch.first.saturating_sub(1);
+        // `push` has counted the batch as delivered. Taken back, so that the summary is sent.
         run.has.entry(to).and_modify(|has| *has = (*has).min(before));
         self.summarize_later(turn.now, to, batch.run);
     }
@@ -386,6 +396,7 @@ impl Broadcasts {
         let Some(run) = self.runs.get_mut(&name) else { return };
         if batch.first > run.next {
             run.gap_since.get_or_insert(turn.now);
+            // Without room the batch is dropped. It is asked for again once the earlier ones are there.
             if self.pending.add(&batch)
                 && let Some((old, _)) = run.pending.insert(batch.first, (batch, ids))
             {
@@ -412,6 +423,7 @@ impl Broadcasts {
             };
             let (batch, ids) = entry.remove();
             self.pending.remove(&batch);
+            // A longer batch with the same start may have been delivered meanwhile.
             if batch.last() >= next {
                 self.accept(turn, None, batch, &ids);
             }
@@ -424,10 +436,12 @@ impl Broadcasts {
         let author = batch.run.author;
         let mut events = Vec::new();
         for ((place, item), id) in (batch.first..).zip(batch.items.iter()).zip(ids) {
+            // Delivered with another batch of the author that overlaps with this one.
             if place < run.next {
                 continue;
             }
             let body = item.content.payload.clone();
+            // `is_right` has refused content that can't be read.
             let Ok(message) = item.content.clone().unpack(body) else { continue };
             let (time, title) = (item.time, item.title.clone());
             let broadcast = Broadcast { id: *id, author, time, title, message };
@@ -538,6 +552,7 @@ impl Broadcasts {
         let (log, memory, own) = (&self.log, self.memory, self.own);
         let mut forgotten = Vec::new();
         self.runs.retain(|name, run| {
+            // A run that is forgotten too early is delivered again if it is replayed.
             let keep = *name == own
                 || log.has(*name)
                 || run.missing.is_some()

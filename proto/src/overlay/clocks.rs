@@ -66,6 +66,8 @@ impl Clocks {
     /// Compares this node's clock with the clock of a peer that shows `unix`. Reports a large
     /// difference, and again only when it has changed much.
     pub(super) fn compare(&mut self, turn: &mut Turn<'_>, peer: &Peer, unix: u64) {
+        // Stored as a reading at the origin of this node's time, which stays true while both clocks
+        // run. So `was_set` can compare again without a new frame.
         self.peers.insert(peer.id(), signed(unix).saturating_sub(since_origin(turn.now)));
         self.judge(turn, peer);
     }

@@ -249,6 +249,7 @@ impl Membership {
             let instead: Vec<_> = others.take(MAX_RECORDS).cloned().collect();
             turn.send(*id, Frame::Disconnect(Disconnect { instead, leaves: true }));
         }
+        // `probes` stays: the outcomes still come, and a node that is no member only learns from them.
         (self.open, self.member) = (false, false);
         self.pinned.clear();
         self.asked.clear();
@@ -298,11 +299,15 @@ impl Membership {
     pub(super) fn link_up(&mut self, turn: &mut Turn<'_>, id: NodeId) {
         if let Some(NeighbourDial { need, makes_room, .. }) = self.dials.remove(&id) {
             if !is_ours(turn, id) {
+                // Simultaneous open: the other node's dial has made the link. The outcome of this
+                // node's dial still comes: see `dialled`.
                 self.overtaken.retain(|_, until| *until > turn.now);
                 self.overtaken.insert(id, turn.now + OVERTAKEN);
             }
             self.ask(turn, id, need, makes_room);
         } else if self.being_replaced.remove(&id).is_some_and(|until| until > turn.now) {
+            // It was a neighbour until its link was replaced, so it gets its place back even if the
+            // places are taken by now.
             self.ask(turn, id, Need::High, true);
         }
     }
@@ -346,6 +351,7 @@ impl Membership {
 
     pub(super) fn dial_failed(&mut self, turn: &mut Turn<'_>, address: &Address) {
         let Some(id) = address.id else { return };
+        // The failed dial may be another one of that node, such as one for a message.
         if self.dials.get(&id).is_none_or(|dial| dial.at != *address) {
             return;
         }
@@ -356,6 +362,7 @@ impl Membership {
 
     /// Takes a frame of membership.
     pub(super) fn receive(&mut self, turn: &mut Turn<'_>, from: NodeId, frame: Frame) {
+        // Also taken by a node that is no member yet: the request makes it one.
         if let Frame::NeighbourRequest(request) = frame {
             self.receive_request(turn, from, request);
             return;
@@ -385,6 +392,7 @@ impl Membership {
         from: NodeId,
         probe: Probe,
     ) -> Probe {
+        // `has_room` counts reserved places, so the last place is promised to one prober only.
         let room = self.member && self.open && self.has_room(turn.now);
         let neighbour = probe.neighbour
             && room
@@ -455,6 +463,7 @@ impl Membership {
         self.member = true;
         self.partition.reset(turn.now);
         self.splice_at = turn.now + SPLICE_MIN;
+        // The first shuffle and beacon come early, as a new member knows few nodes.
         self.shuffle_at = Some(turn.now + turn.around(self.shuffle_every) / 4);
         self.probe_at = Some(turn.now + turn.around(self.probe_every));
         self.beacon_at = Some(turn.now + turn.around(self.beacon_every) / 4);

@@ -181,6 +181,7 @@ impl Queries {
                 out.push_back(done(false));
                 return;
             }
+            // Beyond the budget the query is still passed on, so that other nodes can answer it.
             looked_up = !needs_lookup(&query.what) || self.lookups.take(now, from);
             let known = if looked_up { known(&query) } else { Some(Vec::new()) };
             let what = query.what;
@@ -203,6 +204,7 @@ impl Queries {
     /// Answers a query that [`Output::Lookup`] asked about, with none, one or several answers.
     pub(super) fn answer(&mut self, id: QueryId, answers: Vec<Answer>, out: &mut Out) {
         let Some(entry) = self.table.get_mut(&id) else { return };
+        // A second answer, or one after the deadline.
         if !std::mem::take(&mut entry.local) {
             return;
         }
@@ -226,6 +228,7 @@ impl Queries {
         let Some(entry) = self.table.get_mut(&answer.id) else {
             return self.unknown(now, from, answer.id, out);
         };
+        // Else any peer that knows the id could put forged answers into the query of another node.
         if !entry.branches.iter().any(|branch| branch.waiting.contains(&from)) {
             if !entry.overdue.contains(&from) {
                 self.stray(now, from, out);
@@ -234,6 +237,8 @@ impl Queries {
         }
         let weight = weight(&answer.body);
         if entry.answered.saturating_add(weight) > MAX_ANSWERED {
+            // One node can invent answers without end, which would use up the links on the way back.
+            // The asking node learns that its result is cut short.
             entry.branches.iter_mut().for_each(|branch| branch.complete = false);
             return;
         }
@@ -259,6 +264,7 @@ impl Queries {
             return self.unknown(now, from, done.id, out);
         };
         for branch in &mut entry.branches {
+            // The depth shows which query is done, if the peer got it twice with different depths.
             if onward(branch.depth) == Some(done.depth) && branch.waiting.remove(&from) {
                 branch.complete &= done.complete;
             }
@@ -302,6 +308,7 @@ impl Queries {
     pub(super) fn link_down(&mut self, peer: NodeId, out: &mut Out) {
         self.lookups.forget(peer);
         self.strays.forget_link(peer);
+        // Queries that have ended have no deadline, and nothing in them has to change.
         let active: Vec<_> = self.deadlines.iter().map(|(_, id)| *id).collect();
         for id in active {
             let Some(entry) = self.table.get_mut(&id) else { continue };
@@ -322,6 +329,7 @@ impl Queries {
                 break;
             }
             if let Some(entry) = self.table.get_mut(&id) {
+                // The shell's answer would be late now, and `settle` would wait for it.
                 entry.local = false;
                 for branch in &mut entry.branches {
                     branch.complete &= branch.waiting.is_empty();

@@ -38,6 +38,7 @@ impl Reconnects {
 
     /// Keeps a link to `address` from now on. It is being dialled already.
     pub(super) fn keep(&mut self, address: Address) {
+        // An address that is kept already keeps its peer, which `link_down` needs to find it.
         self.kept.entry(address).or_insert(Kept { peer: None, tries: 0, next: None });
     }
 
@@ -99,6 +100,7 @@ impl Reconnects {
 /// Draws the time before the next try. The full time doubles with each try from `min` up to `max`. Half
 /// to all of it is drawn, so that nodes that lost the same peer do not dial it at the same moment.
 fn wait(turn: &mut Turn<'_>, min: Duration, max: Duration, tries: u32) -> Duration {
+    // The cap on `tries` keeps the shift from overflowing. Any sensible `max` is reached long before.
     let full = min.saturating_mul(1 << tries.min(20)).min(max);
     let share = 50 + turn.rng.next_u32() % 51;
     full * share / 100

@@ -156,6 +156,7 @@ impl RelayedMessages {
         }
         let time = match payload {
             Payload::Ping => PING,
+            // A clock that stands at 1970 must not turn a message into a ping.
             _ => turn.unix.max(PING + 1),
         };
         let number = self.number + 1;
@@ -215,6 +216,8 @@ impl RelayedMessages {
         forwarded: Forwarded,
     ) {
         let id = (forwarded.query, forwarded.number);
+        // Only the node that got the message may report its outcome. Other nodes may know the label
+        // too.
         if self.waiting.get(&id).is_some_and(|waiting| waiting.next == from) {
             self.end(turn, id, forwarded.delivery);
         }
@@ -290,6 +293,7 @@ impl RelayedMessages {
 
     /// Charges a link for a message of `len` bytes. Returns whether its budget allows it.
     fn spend(&mut self, now: Instant, from: NodeId, len: usize) -> bool {
+        // At most a full bucket, as what costs more could never pass.
         let cost = (len.max(MIN_COST) as u64).min(self.burst);
         let size = earning(self.burst, self.rate);
         self.budgets.entry(from).or_default().take(now, earning(cost, self.rate), size)
@@ -306,12 +310,14 @@ impl RelayedMessages {
         if time == PING && sender != self.key.id() {
             return Delivery::Taken(receipt);
         }
-        // No clock within the tolerance makes a message this old, or sends it from so far ahead.
+        // No node writes to itself. Beyond the tolerance a message may be a replay, as `accepted` forgets
+        // messages at that age.
         if sender == self.key.id() || turn.unix.abs_diff(time) > self.skew {
             return Delivery::Refused;
         }
         let linked = turn.links.get(&sender).cloned();
         let peer = linked.unwrap_or_else(|| Peer::without_link(sender, name));
+        // Unpacked before it is remembered: unreadable content takes no room in the table.
         let Ok(effect) = effect(peer, content) else { return Delivery::Refused };
         let expires = time.saturating_add(self.skew);
         match self.accepted.add(turn.unix, from, (sender, query, number), expires) {
@@ -372,6 +378,7 @@ impl AcceptedMessages {
             return Some(false);
         }
         let of_link = self.by_link.entry(from).or_default();
+        // No older message is forgotten to make room, as it could be replayed then.
         if self.ids.len() >= MAX_ACCEPTED || *of_link >= MAX_ACCEPTED / LINK_SHARE {
             return None;
         }
@@ -383,6 +390,7 @@ impl AcceptedMessages {
 
     fn forget(&mut self, unix: u64) {
         while let Some((expires, id)) = self.expiry.first().copied() {
+            // At `expires` itself a replay would still pass the check of its age.
             if expires >= unix {
                 break;
             }

@@ -57,7 +57,7 @@ impl OwnerOrders {
         self.owner = Some(owner);
     }
 
-    /// OwnerOrders all nodes to stop, including this one.
+    /// Orders all nodes to stop, including this one.
     pub(super) fn give(&mut self, turn: &mut Turn<'_>, key: &Key) {
         let mut nonce = [0; 16];
         for half in nonce.chunks_mut(8) {
@@ -78,7 +78,8 @@ impl OwnerOrders {
         if order.owner != owner {
             return self.refuse(turn, from, "it is not signed by the owner of this network");
         }
-        // It was recorded and replayed, or the clocks are far apart.
+        // It was recorded and replayed, or the clocks are far apart. An order from before the start was for
+        // an earlier run: obeying it would stop this node again after each restart.
         let skew = order.time.abs_diff(turn.unix);
         if order.time <= self.epoch || skew > self.max_skew {
             return;
@@ -92,6 +93,7 @@ impl OwnerOrders {
     fn obey(&mut self, turn: &mut Turn<'_>, order: &ShutdownOrder, from: Option<NodeId>) {
         self.obeyed = true;
         let links = turn.links;
+        // Before `StopOrdered`: once this node stops, it can't pass the order on.
         for link in links.keys().filter(|link| Some(**link) != from) {
             turn.send(*link, Frame::ShutdownOrder(order.clone()));
         }
@@ -100,6 +102,7 @@ impl OwnerOrders {
     }
 
     fn refuse(&mut self, turn: &mut Turn<'_>, from: NodeId, why: &'static str) {
+        // Any peer can send wrong orders, so an event for each would let it flood the application.
         if turn.now < self.report_at {
             return;
         }

@@ -71,7 +71,7 @@ impl Turn<'_> {
         self.put(Effect::Send(to, frame));
     }
 
-    /// Reports an event to the application.
+    /// Sends the application an event.
     pub(crate) fn event(&mut self, event: Event) {
         self.put(Effect::Out(Output::Event(event)));
     }
@@ -84,6 +84,7 @@ impl Turn<'_> {
     /// Returns a random number below `bound`, or 0 if `bound` is 0.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         let bound = u64::try_from(bound).unwrap_or(u64::MAX).max(1);
+        // The modulo prefers small numbers, but with bounds far below 2^64 that does not matter.
         usize::try_from(self.rng.next_u64() % bound).unwrap_or_default()
     }
 

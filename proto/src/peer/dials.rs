@@ -128,6 +128,7 @@ impl Machine {
         };
         let stage = DialStage::Connecting;
         self.dials.dials.insert(dial, Dial { operation, address, purpose, id: None, stage });
+        // Entered first, so that it fails like any other dial and the overlay learns of it.
         if self.stopping {
             return self.fail_dial(dial, &DialError::Unwanted(Reason::Stopping));
         }
@@ -210,6 +211,7 @@ impl Machine {
         match dial.purpose {
             Purpose::Application | Purpose::Kept => self.overlay.pin(id),
             Purpose::Join | Purpose::Rejoin => {
+                // Noted before the overlay joins, which may be refused at once.
                 if let Some(operation) = dial.operation {
                     self.dials.joining.entry(id).or_default().push(operation);
                 }
@@ -248,6 +250,7 @@ impl Machine {
     /// is.
     fn await_link(&mut self, number: DialId) {
         let Some(id) = self.dials.dials.get(&number).and_then(|dial| dial.id) else { return };
+        // The stage shows whether this dial has said Hello, so this comes before the stage changes.
         self.end_greeting(number);
         if self.links.connection(id).is_some() {
             return self.dial_reached(number, id);
@@ -270,6 +273,7 @@ impl Machine {
         let Some(dial) = self.dials.remove(number) else { return };
         let (operation, outcome) = (dial.operation, Err(error.clone()));
         self.outbox.push_back(Output::DialEnded { dial: number, operation, outcome });
+        // Its connection was to replace a link that has not ended in time.
         if let Some(connection) = self.links.drop_successor(number) {
             self.outbox.push_back(Output::Refused(connection, Reason::HandshakeTimeout));
         }

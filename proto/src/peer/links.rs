@@ -44,7 +44,8 @@ struct OnDemand {
     idle: u32,
 }
 
-/// Measurements in a row that find a link idle before it is closed.
+/// Measurements in a row that find a link idle before it is closed. 4: it closes at most a quarter of the
+/// configured time too late.
 const IDLE_CHECKS: u32 = 4;
 
 impl Links {
@@ -150,6 +151,7 @@ impl Machine {
         match admission {
             Admission::Accept => self.link_up(greeted),
             Admission::Refuse(reason) => {
+                // Refusing a connection of the other node's does not answer this node's own Hello.
                 if greeted.dial.is_some() {
                     self.overlay.greeted(id);
                 }
@@ -236,6 +238,8 @@ impl Machine {
         if idle < IDLE_CHECKS {
             return;
         }
+        // A link that the overlay or the application needs now is theirs from here on, and is measured
+        // no more.
         self.links.forget_on_demand(connection);
         let Some(id) = self.links.id(connection) else { return };
         let views = self.overlay.views();

@@ -475,7 +475,8 @@ pub enum Payload {
     },
 }
 
-/// Bytes of a sealed request or reply before its content, without the name.
+/// Bytes of a sealed request before its content, without the name: 1 for the kind, 8 for the number, 2 for
+/// the length of the name. A reply has one less.
 const REQUEST_HEAD: usize = 11;
 
 impl Payload {

@@ -140,6 +140,8 @@ impl SendQueues {
                 queue: config.peer_queue,
                 relayed: config.max_direct(),
                 query_timeout: config.query_timeout,
+                // A message on its way may take as long as a query. All nodes have to remember the way
+                // until then.
                 way: config.query_ttl.saturating_sub(config.query_timeout),
             },
         }
@@ -183,6 +185,7 @@ impl SendQueues {
         }
         let recipient = self.recipients.entry(to).or_default();
         let bytes = recipient.bytes.saturating_add(cost(&payload));
+        // An empty queue takes any message, or one over the limit could never be sent.
         if !recipient.queue.is_empty() && bytes > self.limits.queue {
             return Err(SendError::Full);
         }
@@ -192,6 +195,7 @@ impl SendQueues {
     }
 
     fn remove(&mut self, id: NodeId) -> Option<Recipient> {
+        // Clears the timer.
         self.set_stage(id, SendStage::Idle);
         self.searches.retain(|_, recipient| *recipient != id);
         self.recipients.remove(&id)
@@ -220,6 +224,8 @@ impl SendQueues {
         if self.requests.len() >= MAX_REQUESTS {
             return None;
         }
+        // The clock in the upper bits tells apart the runs of this node, the operation below the
+        // requests of one run.
         let id = unix.rotate_left(20) ^ operation.0;
         self.requests.insert(id, (operation, to));
         Some(id)
@@ -227,6 +233,7 @@ impl SendQueues {
 
     /// Returns the request that a reply answers, and forgets it.
     pub(super) fn take_request(&mut self, from: NodeId, id: u64) -> Option<OperationId> {
+        // Numbers can be guessed, so only the node that was asked may reply.
         let (operation, _) = *self.requests.get(&id).filter(|(_, to)| *to == from)?;
         self.requests.remove(&id);
         Some(operation)
@@ -242,6 +249,7 @@ impl SendQueues {
     }
 
     fn remember_way(&mut self, id: NodeId, query: QueryId, until: Instant, now: Instant) {
+        // A way that finds no room costs only another query, so none that is still valid is dropped.
         if self.ways.len() >= MAX_WAYS {
             self.ways.retain(|_, (_, until)| *until > now);
         }
@@ -293,6 +301,7 @@ impl Machine {
     /// Sends what waits for a node over the link that there is now.
     pub(super) fn recipient_linked(&mut self, id: NodeId) {
         let stage = self.send_queues.stage(id);
+        // A message that is being relayed does not go over the link as well, as it would arrive twice.
         if let Some(SendStage::Addresses | SendStage::Dialling(_) | SendStage::Searching(_)) = stage
         {
             self.send_first(id);
@@ -347,6 +356,8 @@ impl Machine {
         };
         let again = self.now.monotonic + BUSY;
         match outcome {
+            // By the relay's word it was not delivered. After silence it may have been, so only this is
+            // repeated.
             Err(RelayError::Busy) if again < deadline => {
                 self.send_queues.set_stage(to, SendStage::Busy { again, deadline });
             }
@@ -452,6 +463,7 @@ impl Machine {
             Ok(number) => {
                 self.send_queues
                     .set_stage(to, SendStage::Relaying { since: now, deadline, remembered });
+                // Noted before the effects are carried out: the message may have failed already.
                 self.send_queues.relayed.insert(number, to);
                 self.absorb();
             }
@@ -477,6 +489,8 @@ impl Machine {
         for address in addresses {
             let address = address.with_id(id);
             let Some(recipient) = self.send_queues.recipients.get_mut(&id) else { return };
+            // Answers are not signed. Without the bound they could have this node dial any number of
+            // addresses.
             if !recipient.tried.contains(&address) && recipient.tried.len() < MAX_RECORD_ADDRESSES {
                 recipient.tried.push(address.clone());
                 recipient.dialling += 1;
@@ -490,6 +504,7 @@ impl Machine {
         let search = Search { found: None, ended: false, patience: None, way_until };
         self.send_queues.set_stage(id, SendStage::Searching(search));
         let query = self.overlay.ask(QueryKind::FindNode(id), -1, false, None);
+        // Noted before the effects are carried out: without links the query has ended already.
         self.send_queues.searches.insert(query, id);
         self.absorb();
     }
@@ -501,6 +516,7 @@ impl Machine {
             SendStage::Dialling(_) if recipient.dialling == 0 => self.search_recipient(id),
             SendStage::Searching(search)
                 if (search.ended && recipient.dialling == 0)
+                    // Without dials there is nothing more to wait for once the way is found.
                     || (self.manual && search.found.is_some()) =>
             {
                 self.end_search(id, search);

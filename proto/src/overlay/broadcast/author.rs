@@ -9,7 +9,8 @@ use crate::config::Config;
 use crate::frame::broadcast::{Item, MAX_BATCH};
 use crate::time::Instant;
 
-/// Number of bytes of an item beside its title and content.
+/// Number of bytes of an item beside its title and content: 8 for the time, 2 and 4 for the lengths of
+/// title and content, and 1 for the kind of the content.
 const ITEM_OVERHEAD: usize = 15;
 
 /// The broadcasts of this node.

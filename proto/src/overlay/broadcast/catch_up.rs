@@ -44,6 +44,7 @@ impl Broadcasts {
             return;
         }
         if !self.runs.contains_key(&name) {
+            // A summary is not signed, so a peer can make up any number of runs.
             if upto == 0 || self.unverified >= MAX_UNVERIFIED || !self.make_room(turn.now) {
                 return;
             }
@@ -56,6 +57,7 @@ impl Broadcasts {
         if upto >= run.next.max(1) && open {
             let wait = if new { Duration::ZERO } else { self.graft_after };
             let due = turn.now + wait;
+            // The earlier time holds, or frequent announcements would put off the request for ever.
             let due = run.missing.map_or(due, |missing| missing.due.min(due));
             self.set_missing(name, due, None);
         }
@@ -85,9 +87,12 @@ impl Broadcasts {
     ) {
         let Want { run: name, after } = want;
         let Some(run) = self.runs.get_mut(&name) else {
+            // Answered all the same, so that the peer asks another node without waiting.
             turn.send(from, Frame::Given(Have { run: name, upto: 0 }));
             return;
         };
+        // The peer's own word replaces what was noted, which may be too high: a batch that was sent may
+        // have been dropped there.
         run.has.insert(from, after);
         run.lazy.remove(&from);
         let mut given = 0;
@@ -157,7 +162,8 @@ impl Broadcasts {
         let Some(run) = self.runs.get_mut(&name) else { return };
         let after = run.upto();
         let tries = run.missing.map_or(0, |missing| missing.tries) + 1;
-        // What the peer sends does not have to be sent back to it.
+        // Grafted: the link is eager in both directions. That costs nothing, as what the peer sends is not
+        // pushed back to it.
         run.lazy.remove(&of);
         turn.send(of, Frame::Want(Want { run: name, after }));
         // Each try waits longer, so that a slow but only source can answer in the end.
@@ -170,9 +176,11 @@ impl Broadcasts {
     pub(super) fn give_up(&mut self, turn: &mut Turn<'_>, name: RunId) {
         self.clear_missing(name);
         let Some(run) = self.runs.get_mut(&name) else { return };
+        // The peers that claim to have more have not given it, so their claims no longer count.
         run.has.retain(|_, upto| *upto < run.next.max(1));
         let until = run.gap_since.filter(|_| !run.pending.is_empty()).map(|at| at + GAP_PATIENCE);
         if let Some(until) = until.filter(|until| *until > turn.now) {
+            // By then a new neighbour may have announced it. If not, this is called again.
             self.set_missing(name, until, None);
         } else if let Some(first) = run.pending.keys().next().copied() {
             let missed = first.saturating_sub(run.next);

@@ -58,6 +58,7 @@ impl Log {
 
     /// Drops batches that are too old.
     pub(super) fn expire(&mut self, unix: u64) {
+        // In the order of arrival, so an old batch stays as long as a younger one came before it.
         while let Some((run, first)) = self.order.front() {
             let batch = self.runs.get(run).and_then(|run| run.get(first));
             if batch.is_some_and(|batch| !self.is_old(batch, unix)) {

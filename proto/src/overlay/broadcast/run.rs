@@ -76,6 +76,7 @@ impl RunState {
     /// Returns the peer to ask for what is missing: of those that have it, the next after the one asked
     /// last.
     pub(super) fn candidate(&self) -> Option<NodeId> {
+        // Places count from 1, and 0 stands for a run of which nothing has arrived.
         let wanted = self.next.max(1);
         let able = || self.has.iter().filter(move |(_, upto)| **upto >= wanted).map(|(id, _)| *id);
         let last = self.missing.and_then(|missing| missing.asked).map(|(id, _)| id);

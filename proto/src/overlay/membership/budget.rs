@@ -25,6 +25,8 @@ impl Budgets {
     /// Takes up to `wanted` records from the budget of `id`, and returns their number.
     pub(super) fn take(&mut self, now: Instant, id: NodeId, wanted: usize) -> usize {
         if self.0.len() >= MAX_BUCKETS && !self.0.contains_key(&id) {
+            // A new bucket is full. So forgetting the fullest one forgives least, and a node can't
+            // refill its own bucket by adding others.
             let fullest =
                 self.0.iter().min_by_key(|(_, bucket)| bucket.full_at()).map(|(id, _)| *id);
             fullest.map(|id| self.0.remove(&id));

@@ -18,6 +18,7 @@ impl Membership {
         let Some(to) = turn.pick(self.active.keys().copied().collect()) else { return };
         let mut records = self.sample(turn, to);
         if !self.record.addresses.is_empty() {
+            // In front, so that it counts even if the receiver's budget does not cover all records.
             records.insert(0, self.record.clone());
         }
         let id = turn.rng_u64();
@@ -27,6 +28,7 @@ impl Membership {
 
     pub(super) fn receive_shuffle(&mut self, turn: &mut Turn<'_>, from: NodeId, shuffle: Shuffle) {
         let Shuffle { id, steps, records } = shuffle;
+        // Each walk is charged, as it causes a frame on every step.
         if !self.active.contains_key(&from) || self.budgets.take(turn.now, from, 1) == 0 {
             return;
         }
@@ -39,6 +41,7 @@ impl Membership {
                 turn.send(onward, Frame::Shuffle(Shuffle { id, steps, records }));
             }
             _ => {
+                // As many as came, as in the paper. So asking gets no more than it gives.
                 let count = records.len().min(MAX_RECORDS);
                 let reply = ShuffleReply { id, records: self.passive.sample(turn, count) };
                 turn.send(from, Frame::ShuffleReply(reply));
@@ -57,6 +60,7 @@ impl Membership {
         let Some((_, _, back)) = found.and_then(|at| self.shuffles.remove(at)) else { return };
         match back {
             Some(back) => turn.send(back, Frame::ShuffleReply(reply)),
+            // Charged to the neighbour that the reply came over, as the end of the walk is not known.
             None => self.learn(turn, from, reply.records),
         }
     }
@@ -93,7 +97,10 @@ impl Membership {
                 && !self.active.contains_key(&record.node)
                 && self.passive.is_news(record)
         };
+        // Neighbours name the same nodes again and again. Known records cost no budget, so that it
+        // lasts for new ones.
         let records: Vec<_> = records.into_iter().filter(news).collect();
+        // Charged before signatures are checked, as checking is the costly part.
         let taken = self.budgets.take(turn.now, from, records.len());
         let lacked = self.active.len() < FEW;
         for record in records.into_iter().take(taken) {

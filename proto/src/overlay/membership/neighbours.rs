@@ -30,6 +30,7 @@ impl Membership {
             self.reply(turn, from, Outcome::Manual, Vec::new());
             return;
         }
+        // The first node of a network joins through no other: the first request makes it a member.
         self.start(turn);
         if turn.away.is_kept(turn.now, from) {
             // The link with it is for a message only.
@@ -38,6 +39,8 @@ impl Membership {
         }
         // It had disconnected this node, and wants the link again.
         self.avoided.lift(from);
+        // Removed before `has_room` counts, so that the place that it has reserved is not held against
+        // it.
         let kept = self.reserved.remove(&from).is_some_and(|until| until > turn.now);
         let known = self.active.contains_key(&from);
         if !known && need == Need::Low && !kept && !self.has_room(turn.now) {
@@ -51,6 +54,7 @@ impl Membership {
         // Drawn before the node is a neighbour, so that it is not named to itself.
         let records = self.sample(turn, from);
         self.reply(turn, from, Outcome::Accepted, records);
+        // The node at the end of a walk dials the new node, which takes an address.
         if need == Need::Join && !known && !record.addresses.is_empty() {
             for other in self.active.keys() {
                 let join = ForwardJoin { steps: JOIN_STEPS, record: record.clone() };
@@ -76,6 +80,7 @@ impl Membership {
             Outcome::Accepted => {
                 let known = self.active.contains_key(&from);
                 if !known && self.active.len() >= self.max_active {
+                    // The last place was taken while this request was under way.
                     if !makes_room {
                         self.drop_neighbour(turn, from, Vec::new());
                         self.passive.add_reached(turn, record);
@@ -109,6 +114,8 @@ impl Membership {
     pub(super) fn receive_join(&mut self, turn: &mut Turn<'_>, from: NodeId, join: ForwardJoin) {
         let ForwardJoin { steps, record } = join;
         let id = record.node;
+        // Each walk is charged to the budget for records, so that a neighbour can't flood the network
+        // with new nodes.
         let neighbour = self.active.contains_key(&from);
         if !neighbour || id == self.me || self.budgets.take(turn.now, from, 1) == 0 {
             return;
@@ -117,6 +124,7 @@ impl Membership {
         let others = self.active.keys().filter(|other| **other != from && **other != id);
         let onward = turn.pick(others.copied().collect());
         match onward {
+            // Nodes on the way do not check the record's signature. The nodes that use the record do.
             Some(onward) if steps > 0 && !self.has_room(turn.now) => {
                 if steps == PASSIVE_STEPS {
                     self.learn(turn, from, vec![record.clone()]);
@@ -142,6 +150,7 @@ impl Membership {
         let Disconnect { instead, leaves } = disconnect;
         let Some(record) = self.active.remove(&from) else { return };
         if leaves {
+            // It closes the link itself, together with all others.
             self.passive.remove(from);
         } else {
             self.passive.add_reached(turn, record);
@@ -162,6 +171,7 @@ impl Membership {
     /// Adds a node to the neighbours.
     pub(super) fn add_neighbour(&mut self, turn: &mut Turn<'_>, id: NodeId, record: NodeRecord) {
         self.passive.remove(id);
+        // An old beacon would count as new there, and keep a least node known that may be gone.
         if self.active.insert(id, record).is_none() && self.partition.is_fresh(turn.now) {
             turn.send(id, Frame::Beacon(self.partition.beacon()));
         }

@@ -35,6 +35,7 @@ impl PartitionCheck {
 
     /// Starts again with this node as the only one.
     pub(super) fn reset(&mut self, now: Instant) {
+        // The count goes on, as others ignore a beacon that does not exceed the last one.
         self.set(now, Beacon { least: self.me, count: self.beacon.count });
         self.since = now;
     }
@@ -47,6 +48,7 @@ impl PartitionCheck {
     pub(super) fn receive(&mut self, now: Instant, beacon: Beacon) -> bool {
         let Beacon { least, count } = beacon;
         let same = least == self.beacon.least && count > self.beacon.count;
+        // A beacon in this node's name is one of its own that comes back, or forged.
         let news = least != self.me && (least < self.beacon.least || same);
         if news {
             self.set(now, beacon);
@@ -60,6 +62,8 @@ impl PartitionCheck {
         if self.beacon.least != self.me && now.since(self.at) < self.every * PATIENCE {
             return false;
         }
+        // All nodes that miss the least node's beacons start one. The least of these replaces the
+        // others as it spreads.
         let before = if self.beacon.least == self.me { self.beacon.count } else { 0 };
         // Taken from the wall clock, so that a restarted node counts on from above its earlier beacons.
         let count = unix.max(before.saturating_add(1));
@@ -69,6 +73,8 @@ impl PartitionCheck {
 
     /// Returns whether the beacon is recent enough for a new neighbour.
     pub(super) fn is_fresh(&self, now: Instant) -> bool {
+        // Beacons are at most five quarters of the interval apart (`Turn::around`). The rest is for
+        // their way.
         now.since(self.at) < self.every * 3 / 2
     }
 

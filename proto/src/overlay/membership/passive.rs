@@ -77,6 +77,8 @@ impl Passive {
     /// Adds a node that another node has named.
     pub(super) fn learn(&mut self, turn: &mut Turn<'_>, record: NodeRecord) {
         if let Some(entry) = self.entries.get_mut(&record.node) {
+            // The node has signed newer addresses. That says nothing about whether it can be reached,
+            // so the rest of the entry stays.
             entry.addresses.clone_from(&record.addresses);
             entry.record = Some(record);
             return;
@@ -90,6 +92,7 @@ impl Passive {
         if record.addresses.is_empty() {
             return;
         }
+        // The wait after a refusal stays: a node that was reached may still have no place.
         let ask = self.entries.remove(&record.node).map(|entry| entry.ask);
         let mut entry = PassiveNode::new(record.addresses.clone(), Some(record), true, turn.now);
         entry.ask = ask.unwrap_or_default();
@@ -109,7 +112,9 @@ impl Passive {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.failures += 1;
         entry.at = now;
+        // The cap on `failures` only keeps the shift from overflowing.
         entry.retry = now + (RETRY_MIN * (1 << entry.failures.min(8))).min(RETRY_MAX);
+        // A node that others have named gets one try, as anyone can make up nodes.
         if !entry.tested || entry.failures >= MAX_FAILURES {
             self.entries.remove(&id);
         }
@@ -169,12 +174,16 @@ impl Passive {
 
     fn insert(&mut self, turn: &mut Turn<'_>, entry: PassiveNode) {
         let Some(id) = entry.id() else { return };
+        // Each part has places of its own. So records that an attacker makes up can't push out the nodes
+        // that were reached (eclipse attack).
         let learned = (self.max / LEARNED_SHARE).max(1);
         let places = if entry.tested { self.max.saturating_sub(learned).max(1) } else { learned };
         let part = || self.entries.iter().filter(|(_, other)| other.tested == entry.tested);
         let groups = entry.groups();
         let alike = |other: &PassiveNode| other.groups().iter().any(|group| groups.contains(group));
         let of_group: Vec<_> = part().filter(|(_, other)| alike(other)).collect();
+        // In a crowded group the new node replaces one of the same group, so an owner of many addresses
+        // only competes with itself.
         let crowded = of_group.len() >= (places / GROUP_SHARE).max(1);
         let candidates: Vec<_> = if crowded {
             of_group

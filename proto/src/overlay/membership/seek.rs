@@ -34,12 +34,14 @@ impl Membership {
 
     pub(super) fn find_neighbours(&mut self, turn: &mut Turn<'_>) {
         let (now, away) = (turn.now, turn.away);
+        // Requests under way count as places, or more nodes could accept than there is room for.
         let asking = self.probes.values().filter(|to_ask| **to_ask).count();
         let open = self.asked.len() + self.dials.len() + asking;
         let lacking = self.max_active.saturating_sub(self.active.len() + open);
         let at_once = if self.active.len() < FEW { MAX_ASKED } else { 1 };
         for _ in 0..lacking.min(at_once.saturating_sub(open)) {
             let need = if self.active.is_empty() { Need::High } else { Need::Low };
+            // A suggested node lacks a neighbour as well, so it is dialled without a probe.
             if let Some(record) = self.suggested.pop_front() {
                 let id = record.node;
                 if self.is_candidate(now, away, id) {
@@ -50,6 +52,8 @@ impl Membership {
             }
             let candidate = self.passive.to_ask(turn, |id| self.is_candidate(now, away, id));
             let Some(id) = candidate else { break };
+            // The probe avoids links that come to nothing. With a link there is nothing to avoid, and
+            // without any neighbour the answer does not matter: the other node makes room.
             match need {
                 Need::Low if !turn.links.contains_key(&id) => {
                     self.probe(turn, id, true);
@@ -81,6 +85,8 @@ impl Membership {
 
     pub(super) fn probe(&mut self, turn: &mut Turn<'_>, id: NodeId, to_ask: bool) {
         let addresses = self.passive.addresses(id);
+        // A probe that only tests an address also asks for a place while one is free here, which saves
+        // a second probe.
         let neighbour = to_ask || self.active.len() < self.max_active;
         let (record, beacon) = (self.record.clone(), self.partition.beacon());
         let records = self.sample(turn, id);
@@ -137,6 +143,8 @@ impl Membership {
     fn may_splice(&mut self, turn: &Turn<'_>) -> bool {
         let lacking = self.max_active.saturating_sub(self.active.len());
         let inbound = |peer: &Peer| peer.direction() == Direction::Inbound;
+        // Splicing fills two places: with the node that makes room, and with the neighbour that it
+        // drops. With one free place, the dropped neighbour would find none here.
         if lacking < 2 || self.splice_at > turn.now || !turn.links.values().any(inbound) {
             return false;
         }

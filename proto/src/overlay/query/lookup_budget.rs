@@ -28,6 +28,7 @@ impl LookupBudget {
 
     /// Charges `from` for one search. Returns whether its budget and that of all links allow it.
     pub(super) fn take(&mut self, now: Instant, from: NodeId) -> bool {
+        // `earning` takes a rate of 0 for one a second.
         if self.rate == 0 {
             return false;
         }
@@ -45,6 +46,7 @@ impl LookupBudget {
 
     /// Forgets a link that has ended.
     pub(super) fn forget(&mut self, peer: NodeId) {
+        // A new link gets a full bucket. The bucket of all links bounds how often that pays.
         self.of.remove(&peer);
     }
 }
