@@ -130,6 +130,7 @@ impl FromStr for Address {
         if text.trim() == LAN {
             return Err(ParseAddressError::Lan);
         }
+        // No host is called like this: a label has at most 63 characters (RFC 1035), an identity 64.
         if !text.contains([':', '@']) && text.parse::<NodeId>().is_ok() {
             return Err(ParseAddressError::NoPlace);
         }
@@ -181,6 +182,7 @@ fn split_port(text: &str, default_port: Option<u16>) -> Result<(String, u16), Pa
             bracketed.split_once(']').ok_or_else(|| ParseAddressError::Host(text.to_owned()))?;
         // Only link-local addresses have a zone. "0" stands for a valid one here.
         let (ip, zone) = host.split_once('%').unwrap_or((host, "0"));
+        // A zone may come from the network and is printed, so it may have no control characters.
         let is_zone = (1..=MAX_ZONE).contains(&zone.len()) && zone.bytes().all(is_host_byte);
         if ip.parse::<Ipv6Addr>().is_err() || !is_zone {
             return Err(ParseAddressError::Host(host.to_owned()));
@@ -242,6 +244,7 @@ fn is_host_byte(byte: u8) -> bool {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The only scheme is the default one, so it is left out.
         match self.id {
             Some(id) => write!(f, "{id}@{}", self.host_port()),
             None => f.write_str(&self.host_port()),

@@ -32,6 +32,7 @@ impl Bucket {
     /// Takes `cost` if the bucket has that much. Returns whether it did.
     #[must_use]
     pub fn take(&mut self, now: Instant, cost: Duration, size: Duration) -> bool {
+        // A bucket that was full at some time in the past has earned nothing since.
         let full_at = self.full_at.max(now) + cost;
         // A bucket that would be full only after `now + size` would be less than empty.
         let enough = full_at <= now + size;
@@ -56,6 +57,7 @@ impl Bucket {
     /// tokens that it lacked.
     #[must_use]
     pub fn owe(&mut self, now: Instant, cost: Duration, size: Duration) -> Duration {
+        // A cost above the size is possible too. `take` would refuse it for ever.
         self.full_at = self.full_at.max(now) + cost;
         self.full_at.since(now + size)
     }

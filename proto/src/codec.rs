@@ -34,7 +34,8 @@ pub enum DecodeError {
 
 /// Takes fields off the front of a frame's body.
 ///
-/// Each method gets the name of the field for its error. After an error nothing was taken.
+/// Each method gets the name of the field for its error. After an error the reader is of no use: the
+/// length of the field may have been taken already.
 #[derive(Debug)]
 pub struct Reader {
     rest: Bytes,

@@ -52,7 +52,8 @@ pub struct Config {
     /// First delay before a lost link is dialled again. It doubles up to `reconnect_max`. 1 s:
     /// hyperswarm.
     pub reconnect_min: Duration,
-    /// Longest delay before a lost link is dialled again. 60 s: hyperswarm's 600 s are long to look at.
+    /// Longest delay before a lost link is dialled again. 60 s: hyperswarm's 600 s are too long for a
+    /// user who watches.
     pub reconnect_max: Duration,
     /// Most queries that are remembered, so that none is handled twice. 65,536: 64 bytes each, so about
     /// 4 MiB.

@@ -114,7 +114,7 @@ pub enum Event {
         /// The fault in it.
         why: String,
     },
-    /// A download is over, checked, and in its place: all of it, but for the entries of a folder that
+    /// A download has finished. It is verified and in its place, without the entries of a folder that
     /// this disk can't have.
     NodeDownloadFinished {
         /// The file or folder.

@@ -91,9 +91,11 @@ impl FoundFiles {
     pub fn add(&mut self, files: Vec<SharedFile>, source: &FileSource) {
         for file in files {
             let sources = self.sources.entry(file.hash).or_default();
+            // A node that shares the content under two names is still one source.
             if !sources.contains(source) {
                 sources.push(source.clone());
             }
+            // Sharers may claim different sizes. None of them is proven, so the first one stays.
             self.files.entry((file.name.clone(), file.hash)).or_insert(file);
         }
     }

@@ -180,6 +180,7 @@ pub const MESSAGE_HEAD: usize = HEADER + 1;
 /// its length.
 #[must_use]
 pub fn message_head(head: u8, len: usize) -> [u8; MESSAGE_HEAD] {
+    // The length counts the kind and the head byte as well.
     let [a, b, c, d] = u32::try_from(len + 2).unwrap_or(u32::MAX).to_le_bytes();
     [a, b, c, d, MESSAGE, head]
 }
@@ -191,6 +192,7 @@ impl Frame {
         match kind {
             MESSAGE | REQUEST | REPLY => config.max_message.saturating_add(OVERHEAD),
             BROADCAST => config.max_broadcast.saturating_add(OVERHEAD),
+            // Frames of unknown kinds too: they are received whole before they are skipped.
             _ => config.max_control,
         }
     }
@@ -310,6 +312,7 @@ impl Frame {
             QUERY_DONE => Self::QueryDone(QueryDone::decode(reader)?),
             FORWARD => Self::Forward(Forward::decode(reader)?),
             FORWARDED => Self::Forwarded(Forwarded::decode(reader)?),
+            // The batch keeps its bytes and is passed on as it came, so that its signature stays valid.
             BROADCAST => Self::Broadcast(Batch::decode(reader.take_rest())?),
             HAVE => Self::Have(reader.list(MAX_HAVES, "runs", Have::decode)?),
             WANT => Self::Want(Want::decode(reader)?),
@@ -326,6 +329,7 @@ impl Frame {
             SHUTDOWN_ORDER => Self::ShutdownOrder(ShutdownOrder::decode(reader)?),
             CLOCK => Self::Clock(reader.u64("clock")?),
             unknown => {
+                // Otherwise `finish` would find bytes left over.
                 reader.take_rest();
                 Self::Unknown(unknown)
             }
@@ -378,6 +382,7 @@ impl Frames {
     /// If a frame announces more bytes than it may have, as soon as its header is there.
     pub fn split(buffer: &mut BytesMut, config: &Config) -> Result<Self, FrameError> {
         let front = Front::of(buffer, config.max_message);
+        // The messages at the front are within their limit, so their headers are not read twice.
         let mut end = front.end;
         while let Some(next) = whole(buffer, end, |kind| Frame::limit(kind, config))? {
             end = next;
@@ -411,6 +416,7 @@ impl Frames {
     /// It has the same result as [`Frames::next`] for each message, but is much faster.
     pub fn take_messages(&mut self) -> Messages {
         let mut front = std::mem::take(&mut self.front);
+        // `split` has found the front for the first call only.
         if front.end == 0 {
             front = Front::of(&self.block, self.max_message);
         }
@@ -423,8 +429,9 @@ impl Frames {
     /// If its body is invalid for its kind. The frames behind it can still be read.
     #[allow(clippy::should_implement_trait)] // `take_messages` is called in between
     pub fn next(&mut self) -> Option<Result<Frame, FrameError>> {
+        // `split` has checked every header in the block, so an error can only mean its end.
         let (kind, len) = header(&self.block).ok()??;
-        // Whatever was known about the front of the block is not so any more.
+        // The front was found from the start of the block, which moves now.
         self.front = Front::default();
         self.block.advance(HEADER);
         let body = self.block.split_to(len.min(self.block.len()));

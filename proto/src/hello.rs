@@ -234,6 +234,8 @@ impl StreamOpen {
 pub fn prove(secret: &[u8], binding: &[u8; 32], sender: NodeId) -> Proof {
     let key = blake3::derive_key("peerkit 2026-11 network secret", secret);
     let mut hasher = blake3::Hasher::new_keyed(&key);
+    // Both ends of a session have the same binding. Without the identity, an acceptor that does not know
+    // the secret could send the dialler's own proof back.
     hasher.update(binding);
     hasher.update(sender.as_bytes());
     *hasher.finalize().as_bytes()
@@ -245,11 +247,13 @@ fn check_membership(
     network: &str,
     expected: Option<&Proof>,
 ) -> Result<(), Reason> {
+    // The name comes first: between two networks a wrong secret is expected, and would mislead as a reason.
     if theirs != network {
         return Err(Reason::OtherNetwork);
     }
     // This type is compared in constant time, so that the time tells nothing about the proof.
     let hash = |proof: &Proof| blake3::Hash::from_bytes(*proof);
+    // A proof where none is expected is refused too: its sender has a secret, and would refuse this node.
     if proof.map(hash) != expected.map(hash) {
         return Err(Reason::WrongSecret);
     }
@@ -273,6 +277,7 @@ pub(crate) fn address(reader: &mut Reader) -> Result<Result<Address, String>, De
     let text = reader.str(MAX_ADDRESS, "address")?;
     match Address::from_wire(&text) {
         Ok(address) => Ok(Ok(address)),
+        // A scheme of a later version is not the sender's fault. A text that is no address at all is.
         Err(ParseAddressError::Scheme(_)) => Ok(Err(text)),
         Err(_) => Err(DecodeError::Invalid("address")),
     }

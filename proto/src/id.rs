@@ -80,6 +80,7 @@ impl NodeId {
     #[must_use]
     pub fn to_x25519(self) -> Option<[u8; ID_LEN]> {
         let key = VerifyingKey::from_bytes(&self.0).ok()?;
+        // A point of small order would make the shared secret zero (RFC 7748, section 6.1).
         (!key.is_weak()).then(|| key.to_montgomery().to_bytes())
     }
 }
@@ -236,12 +237,14 @@ pub fn hex(bytes: &[u8]) -> String {
 
 fn unhex(text: &str) -> Result<[u8; ID_LEN], ParseIdError> {
     let pasted;
+    // Most texts are exactly as they were printed, and need no copy.
     let text = if text.len() == 2 * ID_LEN {
         text
     } else {
         pasted = pasted_code(text);
         pasted.as_str()
     };
+    // Checked before the length: a wrong character shows that the text is something else, such as a name.
     if let Some(other) = text.chars().find(|c| !c.is_ascii_hexdigit()) {
         return Err(ParseIdError::Digit(other));
     }

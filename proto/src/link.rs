@@ -155,6 +155,7 @@ impl Link {
                 return;
             }
         }
+        // The peer need not wait for the answer to its Hello: frames may come right behind it.
         let frames = Frames::split(buffer, &self.config);
         self.take_frames(now, frames);
     }
@@ -163,6 +164,7 @@ impl Link {
     pub fn admit(&mut self, now: Instant) {
         if self.stage == LinkStage::Admitting {
             self.stage = LinkStage::Open;
+            // The time until the shell has decided is not silence of the peer.
             (self.last_received, self.last_sent) = (now, now);
             if let Some(greeting) = self.greeting.take()
                 && self.side == Side::Acceptor
@@ -196,6 +198,7 @@ impl Link {
 
     /// Notes that bytes were written to the connection at `now`.
     pub fn sent(&mut self, now: Instant) {
+        // A ping that was queued meanwhile may have set a later time.
         self.last_sent = self.last_sent.max(now);
     }
 
@@ -283,6 +286,7 @@ impl Link {
                 if self.ack_at.is_some_and(|at| at <= now) {
                     self.acknowledge();
                 }
+                // A goodbye is the last frame, so a link that is closing sends no more pings.
                 if self.stage == LinkStage::Open && self.ping_at() <= now {
                     self.ping(now);
                 }

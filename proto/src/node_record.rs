@@ -37,6 +37,7 @@ impl NodeRecord {
     #[must_use]
     pub fn sign(key: &Key, network: &str, time: u64, addresses: &[Address]) -> Self {
         let first = addresses.iter().take(MAX_RECORD_ADDRESSES);
+        // The record names the node once for all of its addresses.
         let addresses = first.map(|address| address.clone().without_id()).collect();
         let signature = [0; SIGNATURE_LEN];
         let mut record = Self { node: key.id(), time, addresses, unknown: Vec::new(), signature };

@@ -180,6 +180,7 @@ pub fn seal(
     // The signature covers the label too, so a recipient can't pass the message on as one to another
     // node.
     let signature = key.sign(&signed(network, label, letter));
+    // Sender and signature are encrypted too, so relays do not learn who writes.
     let mut plain = Vec::with_capacity(OVERHEAD);
     plain.put_raw(letter.sender.as_bytes());
     plain.put_u64(letter.time);
@@ -231,6 +232,7 @@ pub fn open(
     let content = LetterContent::decode(&mut reader)?;
     reader.finish()?;
     let letter = Letter { sender, name, time, content };
+    // HPKE's base mode proves no sender: anyone who knows the recipient's identity can seal to it.
     if !sender.verify(&signed(network, label, &letter), &signature) {
         return Err(SealError::Forged);
     }
@@ -251,6 +253,7 @@ fn signed(network: &str, label: &RelayLabel, letter: &Letter) -> Vec<u8> {
 }
 
 fn info(network: &str) -> Vec<u8> {
+    // It goes into the key, so a message to the same node in another network does not open.
     let mut out = Vec::new();
     out.put_bytes(CONTEXT);
     out.put_str(network);
@@ -258,6 +261,7 @@ fn info(network: &str) -> Vec<u8> {
 }
 
 fn associated(label: &RelayLabel) -> Vec<u8> {
+    // Relays have to read the label, so it is authenticated but not encrypted.
     let mut out = Vec::new();
     label.encode(&mut out);
     out

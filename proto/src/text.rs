@@ -26,6 +26,7 @@ pub(crate) use serde_as_text;
 /// brackets or punctuation around it.
 pub(crate) fn pasted_code(text: &str) -> String {
     let around = text.trim_matches(|c: char| !c.is_alphanumeric());
+    // Other characters inside stay, so that a mistyped code is refused and not read as another one.
     around.chars().filter(|c| !is_padding(*c)).collect()
 }
 

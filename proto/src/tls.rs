@@ -36,7 +36,7 @@ pub enum RecordError {
     #[error("a TLS record of type {0} where none may come")]
     Unexpected(u8),
     /// Its content is malformed.
-    #[error("a TLS record without meaning")]
+    #[error("a malformed TLS record")]
     Malformed,
     /// Its tag is wrong: it was changed on its way, or belongs to another session.
     #[error("a TLS record that fails its check")]
@@ -48,9 +48,13 @@ impl RecordError {
     #[must_use]
     pub fn alert(self) -> u8 {
         match self {
+            // record_overflow
             Self::TooLong(_) => 22,
+            // decode_error
             Self::TooShort(_) | Self::Malformed => 50,
+            // unexpected_message
             Self::Unexpected(_) => 10,
+            // bad_record_mac
             Self::Forged => 20,
         }
     }
@@ -164,6 +168,7 @@ impl Alert {
     /// # Errors
     /// It is malformed.
     pub fn decode(content: &[u8]) -> Result<Self, RecordError> {
+        // The level in the first byte is ignored: in TLS 1.3 it follows from the number (section 6).
         match content {
             // user_canceled (90) ends a session like close_notify does.
             [_, 0 | 90] => Ok(Self::CloseNotify),

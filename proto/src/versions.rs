@@ -28,6 +28,7 @@ impl Versions {
     pub fn highest_common(self, other: Self) -> Option<u16> {
         let min = self.min.max(other.min);
         let max = self.max.min(other.max);
+        // This is false for an empty range as well, whatever the other one is.
         (min <= max).then_some(max)
     }
 }

@@ -121,6 +121,8 @@ impl Secret {
     pub fn prove(&self, binding: &[u8; 32], asker: NodeId) -> Proof {
         let key = blake3::derive_key("peerkit 2026-11 ticket secret", &self.0);
         let mut hasher = blake3::Hasher::new_keyed(&key);
+        // Both ends of a session have the same binding. The identity keeps a source from presenting
+        // the proof that it was shown as its own.
         hasher.update(binding);
         hasher.update(asker.as_bytes());
         *hasher.finalize().as_bytes()

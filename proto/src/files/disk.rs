@@ -51,6 +51,7 @@ impl Platform {
             // PATH_MAX counts the NUL at the end.
             Self::Unix => 4095,
             Self::Mac => 1023,
+            // Extended paths (`\\?\`) have at most 32,767 UTF-16 units, of which Windows may need some itself.
             Self::Windows => 32_000,
         }
     }
@@ -180,6 +181,7 @@ impl DiskNames {
             return Some(*at);
         }
         let at = manifest.entries().binary_search_by(|entry| entry.path().cmp(path)).ok()?;
+        // An entry with this path in the manifest may have another path on the disk, or none.
         Some(at).filter(|at| !self.changed.contains_key(at))
     }
 
@@ -216,6 +218,7 @@ enum Own {
 fn own_changes(entries: &[ManifestEntry], platform: Platform) -> BTreeMap<usize, Own> {
     let key = |entry: &ManifestEntry, name: &str| {
         let name = if platform.ignores_case() { folded(name) } else { name.to_owned() };
+        // The parent is not folded: folders that differ only in case get different names themselves.
         format!("{}/{name}", entry.path().parent().unwrap_or_default())
     };
     let mut faulty = BTreeMap::new();
@@ -228,6 +231,7 @@ fn own_changes(entries: &[ManifestEntry], platform: Platform) -> BTreeMap<usize,
     if faulty.is_empty() && !platform.ignores_case() {
         return BTreeMap::new();
     }
+    // Names without a fault are taken first, so that a replaced name never displaces one of them.
     let mut used = BTreeSet::new();
     for (at, entry) in entries.iter().enumerate() {
         let name = last(entry.path());
@@ -239,6 +243,7 @@ fn own_changes(entries: &[ManifestEntry], platform: Platform) -> BTreeMap<usize,
     for (at, (safe, fault)) in faulty {
         let Some(entry) = entries.get(at) else { continue };
         let is_file = matches!(entry, ManifestEntry::File { .. });
+        // The bound keeps a manifest of names that all become the same one from costing more and more tries.
         let mut names = (0..=MAX_NUMBER).map(|number| match number {
             0 => safe.clone(),
             number => with_suffix(&safe, &format!(" ({number})"), is_file, MAX_NAME),
@@ -282,6 +287,7 @@ fn last(path: &RelPath) -> &str {
 /// The extension after the last dot is kept, unless `has_extension` is false or the extension is too long.
 #[must_use]
 pub fn with_suffix(name: &str, suffix: &str, has_extension: bool, max: usize) -> String {
+    // In a name such as `.profile` the dot does not begin an extension.
     let dot = name.rfind('.').filter(|at| *at > 0 && has_extension).unwrap_or(name.len());
     let (stem, extension) = name.split_at_checked(dot).unwrap_or((name, ""));
     // At least half of the bytes are left to the stem.
@@ -369,6 +375,7 @@ fn replaced(name: &str, platform: Platform, among_own: bool) -> Option<(String, 
             let dropped = safe.len() - kept;
             let text = safe.to_mut();
             text.truncate(kept);
+            // As many characters as before, so that `a.` and `a..` stay apart.
             text.extend(std::iter::repeat_n('_', dropped));
         }
         if is_device(&safe) {
@@ -384,6 +391,7 @@ fn replaced(name: &str, platform: Platform, among_own: bool) -> Option<(String, 
 
 /// Returns whether every system can have a name, as far as its form goes.
 pub(super) fn is_portable(name: &str) -> bool {
+    // On Windows `c:x` is a path on drive C. Other colons are accepted, as by nodes of earlier versions.
     let has_drive = matches!(name.as_bytes(), [letter, b':', ..] if letter.is_ascii_alphabetic());
     !(has_drive || name.contains('\\') || name.ends_with(['.', ' ']) || is_device(name))
 }

@@ -139,6 +139,7 @@ impl Fetch {
         }
         match input {
             Input::Timeout => {
+                // `advance` checks all other deadlines, after every input.
                 if let KnownContent::Settled { schedule, .. } = &mut self.content {
                     schedule.handle_timeout(now);
                 }
@@ -150,6 +151,7 @@ impl Fetch {
             Input::Met { source, id } => self.met(source, id),
             Input::Described { source, claim } => {
                 if let Some(known) = self.running(source)
+                    // Only the first description counts: a source can't change its claim while it proves it.
                     && known.stage == SourceStage::Dialling
                 {
                     known.stage = SourceStage::Described { since: now, claim };
@@ -260,6 +262,7 @@ impl Fetch {
             // A node that was restarted may have a new address.
             source.add_addresses(candidate.addresses);
         } else if self.sources.len() < MAX_KNOWN {
+            // Sources name further ones, and a liar could name any number of them: hence the bound.
             self.sources.push(KnownSource::new(now, self.sources.len(), candidate));
         }
     }
@@ -276,6 +279,7 @@ impl Fetch {
 
     /// Handles that a source has proven its identity. Two sources that are the same node become one.
     fn met(&mut self, source: SourceId, id: NodeId) {
+        // A source that is gone does not count: the node may have failed at another address than this one.
         let is_same = |known: &KnownSource| {
             known.id != source && known.candidate.id == Some(id) && known.stage != SourceStage::Gone
         };
@@ -297,6 +301,7 @@ impl Fetch {
     fn proven(&mut self, now: Instant, source: SourceId) {
         let Some(known) = self.running(source) else { return };
         let SourceStage::Proving { claim, with_size } = known.stage else { return };
+        // As a described source it is followed by `settle` once the content is open.
         known.stage = SourceStage::Described { since: now, claim };
         match self.content {
             KnownContent::Unknown => {}
@@ -311,6 +316,7 @@ impl Fetch {
     /// Starts over after `prover` has proven another size than `liar`. The pieces so far are not those of the
     /// content, so all other sources begin anew.
     fn start_over(&mut self, now: Instant, liar: SourceId, prover: SourceId) {
+        // Even honest sources may be sending pieces by the layout of the wrong size.
         let others = self.sources.iter_mut().filter(|known| known.id != prover);
         for known in others.filter(|known| known.is_running()) {
             self.outbox.push_back(Output::HangUp(known.id));
@@ -386,6 +392,7 @@ impl Fetch {
             return;
         }
         let is_running = known.is_running();
+        // The schedule knows ready sources only. `fail` changes the stage, so this comes before it.
         let id = known.candidate.id.filter(|_| known.is_ready());
         known.fail(now, fault, waits);
         if is_running {
@@ -412,6 +419,7 @@ impl Fetch {
         if self.is_over {
             return;
         }
+        // Dials come before giving up, as a dial that is under way prolongs the patience.
         self.dial(now);
         if self.search.begins(now, self.is_fed()) {
             self.outbox.push_back(Output::Search);
@@ -451,6 +459,7 @@ impl Fetch {
         let mut described: Vec<_> = described.collect();
         described.sort_by_key(|(since, ..)| *since);
         for (since, claim, known) in described {
+            // A proof may be a list of 128 MiB, so not every source is asked for one at once.
             if !is_asked || since + PROVING <= now {
                 known.stage = SourceStage::Proving { claim, with_size: false };
                 self.outbox.push_back(Output::Prove { source: known.id, with_size: false });
@@ -501,6 +510,7 @@ impl Fetch {
     /// Gives up if no source is left that could bring more, and none can be expected.
     fn give_up(&mut self, now: Instant) {
         let is_gone = |known: &KnownSource| known.stage == SourceStage::Gone;
+        // `all` below is true of no sources at all, so a patient fetch needs this to wait for its first one.
         let waits_for_first = self.waits() && self.sources.is_empty();
         let is_hopeless =
             self.search.is_done() && !waits_for_first && self.sources.iter().all(is_gone);
@@ -514,6 +524,7 @@ impl Fetch {
     fn end_of_patience(&self) -> Option<Instant> {
         let is_owed = match &self.content {
             KnownContent::Unknown => false,
+            // The driver checks what is on the disk already, which may take longer than any patience.
             KnownContent::Opening(..) => true,
             KnownContent::Settled { schedule, .. } => schedule.is_waiting(),
         };
@@ -536,6 +547,7 @@ impl Fetch {
             Some((_, fault))
                 if is_silent(fault)
                     && !self.is_answered
+                    // One silent source alone is named with its own failure, which says more.
                     && (2..=MAX_NAMED).contains(&silent.len()) =>
             {
                 GiveUp::NoneAnswered(silent)

@@ -70,13 +70,13 @@ pub enum ManifestError {
     #[error("the folder's list can't be read: {0}")]
     Decode(DecodeError),
     /// A path that leads out of the folder, or that no system can have.
-    #[error("the folder's list has a name in it that is refused: {0}")]
+    #[error("a name in the folder's list is refused: {0}")]
     Name(NameError),
     /// Entries out of order, or one path twice.
     #[error("the folder's list has {0} out of order or twice")]
     Order(RelPath),
     /// An entry whose folder is not in the list, or is a file.
-    #[error("the folder's list has {0} in it but not the folder that this is in")]
+    #[error("the folder's list has {0}, but not the folder that it is in")]
     NoFolder(RelPath),
     /// Bits other than the permissions.
     #[error("the folder's list gives {0} a mode other than permission bits")]
@@ -113,6 +113,7 @@ impl Manifest {
         entries.sort_by(|a, b| a.path().cmp(b.path()));
         let manifest = Self::from_sorted(entries)?;
         match manifest.encoded_len() {
+            // Nodes that fetch the folder would refuse a longer one.
             len if len > MAX_MANIFEST => Err(ManifestError::TooLong(len)),
             _ => Ok(manifest),
         }
@@ -177,10 +178,12 @@ impl Manifest {
         let mut open: Vec<&str> = Vec::new();
         for entry in &entries {
             let path = entry.path();
+            // Equal paths fail this too, so no path is there twice.
             if last.is_some_and(|last| last >= path) {
                 return Err(ManifestError::Order(path.clone()));
             }
             let parent = path.parent();
+            // Only folders are in `open`, so an entry below a file finds no parent there.
             while open.last().copied() != parent {
                 if open.pop().is_none() {
                     return Err(ManifestError::NoFolder(path.clone()));
@@ -195,6 +198,7 @@ impl Manifest {
                         .ok_or_else(|| ManifestError::Size(path.clone()))?;
                 }
             }
+            // A manifest from the network must not make a file set-user-ID or set-group-ID.
             if entry.mode() & !0o777 != 0 {
                 return Err(ManifestError::Mode(path.clone()));
             }

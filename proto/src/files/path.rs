@@ -169,7 +169,7 @@ impl RelPath {
     /// The first fault that is found.
     pub fn new(path: impl Into<String>) -> Result<Self, NameError> {
         let path = path.into();
-        // Length and depth are cheap to check, so they are checked before the names.
+        // Length and depth come first, so that a very long path costs no further checks.
         let too_long = (path.len() > MAX_PATH).then_some(NameFault::TooLong);
         let too_deep = || (path.split('/').nth(MAX_DEPTH).is_some()).then_some(NameFault::TooDeep);
         match too_long.or_else(too_deep).or_else(|| path.split('/').find_map(fault_of)) {
@@ -218,6 +218,7 @@ impl RelPath {
         for name in self.components() {
             match Platform::HERE {
                 Platform::Windows => path.push(&*disk::without_faults(name, Platform::HERE)),
+                // Elsewhere only `/` and `..` mean something in a path, and no checked name has them.
                 _ => path.push(name),
             }
         }
@@ -261,6 +262,7 @@ fn fault_of(name: &str) -> Option<NameFault> {
         b"." | b".." => Some(NameFault::Dots),
         bytes if bytes.len() > MAX_NAME => Some(NameFault::TooLong),
         bytes if bytes.contains(&b'/') => Some(NameFault::Separator),
+        // They would act on a terminal that shows the name.
         _ if has_control(name) => Some(NameFault::Control),
         _ => None,
     }

@@ -319,6 +319,7 @@ impl IncomingList {
     /// If these are more than the size needs. None are added then.
     pub fn push(&mut self, values: &[PieceValue]) -> Result<(), PieceError> {
         let given = (self.values.len() as u64).saturating_add(values.len() as u64);
+        // Otherwise a source that sends more than it was asked for could fill the memory.
         if given > self.needed {
             let needed = self.needed;
             return Err(PieceError::Count { given, needed });
@@ -387,6 +388,7 @@ impl PieceSet {
             let of = of.map_or(u64::MAX, |of| of.bits.get(at).copied().unwrap_or_default());
             of & !word
         };
+        // Bits behind the last piece are not set either, but are not missing pieces.
         self.ones(from, wanted).take_while(|index| *index < self.count)
     }
 
@@ -481,6 +483,7 @@ impl PieceSet {
 /// Returns the pieces whose bits are set, in order: bit i of byte b is piece `first` + 8 b + i.
 pub(super) fn set_bits(first: u64, bits: &[u8]) -> impl Iterator<Item = u64> {
     bits.iter().zip(0u64..).filter(|(byte, _)| **byte != 0).flat_map(move |(byte, at)| {
+        // `first` comes from the network and may be close to 2^64.
         let start = first.saturating_add(at.saturating_mul(8));
         let set = (0..8).filter(move |bit| byte >> bit & 1 == 1);
         set.map(move |bit| start.saturating_add(bit))
@@ -501,6 +504,8 @@ fn root(values: &[PieceValue]) -> Hash {
     match values {
         [only] => Hash::from_bytes(*only),
         _ => {
+            // Never empty: even an empty file has one value. The recursion is at most 22 deep, for the 2^22
+            // pieces of `MAX_FILE`.
             let (left, right) = split(values);
             let hash = merge_subtrees_root(&subtree(left), &subtree(right), Mode::Hash);
             Hash::from_bytes(*hash.as_bytes())

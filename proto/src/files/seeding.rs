@@ -95,6 +95,8 @@ impl Seeding {
 
     /// Notes that a requester found with another one what it has waited for.
     pub fn found(&mut self, requester: &mut Requester, waited: Duration) {
+        // The maximum never shrinks: serving too late costs one requester a delay, serving too early costs
+        // the seed a second copy.
         self.slowest = self.slowest.max(Some(waited));
         (requester.vain, self.vain) = (0, 0);
     }
@@ -103,7 +105,7 @@ impl Seeding {
         let others = u32::try_from(others).unwrap_or(u32::MAX);
         let least = PER_REQUESTER.saturating_mul(others).min(UNINFORMED_MAX);
         let slowest = self.slowest.unwrap_or_default().saturating_mul(MARGIN);
-        // Requesters that wait together are served at 1, 2, 3, 4 times the patience: one, one more, two, four.
+        // Requesters that wait together are served at 1, 2, 3, 4 times the patience: one, two, four, eight.
         let turn = self.vain.saturating_add(1).ilog2() + 1;
         least.max(slowest).saturating_mul(turn).min(PATIENCE_MAX)
     }

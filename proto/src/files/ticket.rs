@@ -42,6 +42,7 @@ pub const MAX_TICKET: usize = 8192;
 const NAMELESS: u8 = 1;
 /// The version of a ticket with one.
 const NAMED: u8 = 2;
+/// Bytes of the checksum. 4: one mistyped ticket in four billion is not noticed.
 const CHECK: usize = 4;
 
 /// Everything that is needed to fetch one share.
@@ -114,6 +115,7 @@ impl FromStr for Ticket {
     fn from_str(text: &str) -> Result<Self, TicketError> {
         let text = crate::text::pasted_code(text).to_ascii_lowercase();
         let code = text.strip_prefix(PREFIX).ok_or(TicketError::NotATicket)?;
+        // Bounds the work for a long text that only begins like a ticket.
         if code.len() > MAX_TICKET {
             return Err(TicketError::Damaged);
         }
@@ -125,6 +127,7 @@ impl FromStr for Ticket {
         }
         let mut reader = Reader::new(Bytes::copy_from_slice(body));
         let version = reader.u8("ticket version")?;
+        // After the checksum, so that a mistyped letter is not taken for a later version.
         if !matches!(version, NAMELESS | NAMED) {
             return Err(TicketError::Version(version));
         }
@@ -145,6 +148,7 @@ impl FromStr for Ticket {
             return Ok(ticket);
         }
         let name = reader.str(MAX_FILE_NAME, "ticket name")?;
+        // `finish` is not called here: fields of later versions may follow.
         if !name.is_empty() {
             let name = FileName::new(name).map_err(|_| DecodeError::Invalid("ticket name"))?;
             ticket.name = Some(name);

@@ -273,6 +273,7 @@ impl Request {
                 out.put_u8(7);
                 out.put_raw(hash.as_bytes());
                 out.put_str(&name[..name.floor_char_boundary(MAX_NODE_NAME)]);
+                // Nodes of earlier versions refuse a body that goes on, so it ends here whenever it can.
                 if let Some(called) = called {
                     out.put_str(called.as_str());
                 }
@@ -315,6 +316,7 @@ impl Request {
                 let called = called.map_err(|_| DecodeError::Invalid("file name"))?;
                 Self::Complete { hash, name, called }
             }
+            // `finish` would refuse the fields of a later version, which this version can't read.
             kind => return Ok(Self::Unknown(kind)),
         };
         reader.finish()?;
@@ -358,6 +360,7 @@ impl Answer {
             Self::Whole => out.put_u8(5),
             Self::Sources(sources) => {
                 out.put_u8(6);
+                // The receiver would refuse the whole answer for one node more.
                 out.put_list(&sources[..sources.len().min(MAX_SOURCES)], |out, source| {
                     out.put_raw(source.0.as_bytes());
                     put_addresses(out, &source.1);
@@ -407,6 +410,7 @@ impl Answer {
             6 => Self::Sources(reader.list(MAX_SOURCES, "sources", |reader| {
                 Ok((reader.node_id("source")?, take_addresses(reader)?))
             })?),
+            // Only requests that this node has sent are answered, so a kind that it does not know is a fault.
             _ => return Err(DecodeError::Invalid("answer tag").into()),
         };
         reader.finish()?;
@@ -486,6 +490,8 @@ fn check_count(count: usize) -> Result<(), DecodeError> {
     let what = "part";
     let limit = usize::from(MAX_PART);
     match count {
+        // A request for no pieces would have no answer, and an answer without values would be asked for again
+        // for ever.
         0 => Err(DecodeError::Invalid(what)),
         len if len > limit => Err(DecodeError::TooLong { what, len, limit }),
         _ => Ok(()),

@@ -90,6 +90,7 @@ impl Batch {
         items: Vec<Item>,
     ) -> Self {
         let run = RunId { author: key.id(), epoch };
+        // The ids, which the signature is over, do not depend on the signature.
         let unsigned = Self::from_parts(run, (first, floor), items, [0; SIGNATURE_LEN]);
         let signature = key.sign(&unsigned.signed(network, &unsigned.ids(network)));
         Self::from_parts(run, (first, floor), unsigned.items.to_vec(), signature)
@@ -212,6 +213,7 @@ impl Item {
         let time = reader.u64("time")?;
         let title = reader.str(MAX_TITLE, "title")?;
         let head = reader.u8("content head")?;
+        // `Frame::limit` has bounded the whole frame before it was received.
         let content = Packed::new(head, reader.bytes(usize::MAX, "content")?)?;
         if content.compression != Compression::None {
             return Err(DecodeError::Invalid("content compression"));

@@ -45,6 +45,7 @@ pub(super) fn put_reason(out: &mut Vec<u8>, reason: &Reason) {
         // Versions that do not know this code show the text.
         Reason::KeptAway => (KEPT_AWAY, "disconnected by hand".into()),
         plain => {
+            // `REASONS` has every reason that has no arm above.
             let at = REASONS.iter().position(|known| known == plain).unwrap_or_default();
             (u16::try_from(at).unwrap_or_default() + 1, "".into())
         }

@@ -67,6 +67,7 @@ impl Front {
     /// Finds the messages at the front of `block`. None of them is over `limit` bytes.
     pub(super) fn of(block: &[u8], limit: usize) -> Self {
         let mut front = Self::default();
+        // A message that fails a check ends the run. `Frames::next` goes on there and reports the fault.
         while let Some((kind, content)) = block.get(front.end..).and_then(first)
             && content.len() <= limit
             && kind.check(content).is_ok()

@@ -229,6 +229,7 @@ impl Answer {
 /// Reads a file of an answer. Its name has to be valid on every system.
 fn found(reader: &mut Reader) -> Result<SharedFile, DecodeError> {
     let file = SharedFile::decode(reader)?;
+    // Nodes of earlier versions end the link over any other name, so none may be passed on to them.
     if file.name.is_portable() { Ok(file) } else { Err(DecodeError::Invalid("file name")) }
 }
 

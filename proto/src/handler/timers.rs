@@ -49,6 +49,7 @@ impl Timers {
 
     /// Cancels a timer. Does nothing if it has expired or was cancelled before.
     pub fn cancel(&mut self, timer: TimerId) {
+        // A second index is not worth it for at most 1,024 timers.
         self.by_time.retain(|(_, set)| *set != timer);
     }
 

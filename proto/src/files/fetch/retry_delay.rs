@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// First delay of a download of which no source is linked. 1 min: dialling a source at a known address makes no
-/// link, so no new link ends the delay when the source is back.
+/// First delay of a download of which no source is linked. 1 min: a source at a known address is dialled
+/// without a link, so it may come back without a new link that ends the delay.
 const DELAY: Duration = Duration::from_secs(60);
 
 /// First delay of a download of which a source is linked already, so that no new link ends the delay. 5 s: as

@@ -129,6 +129,7 @@ impl Schedule {
             outbox: VecDeque::new(),
             layout,
         };
+        // Empty content, or content that is on the disk already, is done without any source.
         schedule.finish();
         schedule
     }
@@ -199,11 +200,13 @@ impl Schedule {
         let Some(source) = self.sources.get_mut(&id).filter(|source| !source.is_whole) else {
             return;
         };
+        // Up to 64 MiB, a byte for each piece. Not needed as long as every source has everything.
         if self.rarity.is_empty() {
             self.rarity = vec![0; usize::try_from(self.layout.count()).unwrap_or_default()];
         }
         let mut relieved = BTreeSet::new();
         for piece in set_bits(first, bits) {
+            // `insert` ignores bits beyond the last piece, which a source may set.
             if source.holds.insert(piece) {
                 count(&mut self.rarity, piece, |n| n.saturating_add(1));
                 relieved.extend(self.open.get(&piece).into_iter().flatten());
@@ -250,6 +253,8 @@ impl Schedule {
     /// Cancels all requests to a source.
     fn take_back(&mut self, id: NodeId) {
         let Some(source) = self.sources.get_mut(&id) else { return };
+        // `Cancel` on the wire is for all requests of a stream, so a single piece can't be cancelled. `fill`
+        // requests anew what is still needed.
         let owed: Vec<u64> = source.owed().collect();
         source.asked.clear();
         self.outbox.push_back(Output::Cancel(id));
@@ -269,6 +274,7 @@ impl Schedule {
         for piece in owed {
             let Some(asked) = self.open.get_mut(&piece) else { continue };
             asked.retain(|other| *other != id);
+            // While another source owes it too, the piece must not be picked for a new run.
             if asked.is_empty() {
                 self.open.remove(&piece);
                 self.taken.remove(piece);
@@ -374,6 +380,7 @@ impl Schedule {
         // No piece can be rarer than this: a source with a part counts itself.
         let least = u8::from(holds.is_some());
         let mut best: Option<(u8, u64)> = None;
+        // The second half may repeat pieces behind `from`, which does not change the result.
         let round = self.taken.missing_of(holds, from).chain(self.taken.missing_of(holds, 0));
         for piece in round.take(LOOKED_AT) {
             let rarity = self.rarity_of(piece);
@@ -403,11 +410,13 @@ impl Schedule {
         let fits = |piece: u64| {
             !self.taken.contains(piece)
                 && holds.is_none_or(|holds| holds.contains(piece))
+                // A run that goes on into common pieces would delay rare ones elsewhere.
                 && self.rarity_of(piece) == rarity
         };
         let mut bytes = 0u64;
         let mut count = 0;
         for piece in (first..self.layout.count()).take(usize::from(most)) {
+            // At least one piece, even if the source is so slow that its run would be less.
             if count > 0 && (bytes >= limit || !fits(piece)) {
                 break;
             }
@@ -455,6 +464,7 @@ impl Schedule {
                     break;
                 }
                 let is_enough = ahead >= source.bytes_in(REVIEW);
+                // The next idle source sees the shorter wait and takes another piece.
                 waits.insert(piece, ours);
                 self.ask(now, id, (piece, 1));
                 if is_enough {
@@ -470,6 +480,7 @@ impl Schedule {
 }
 
 fn count(rarity: &mut [u8], piece: u64, change: impl Fn(u8) -> u8) {
+    // At most `MAX_SOURCES` sources are counted, so the numbers never saturate and stay exact.
     if let Some(slot) = usize::try_from(piece).ok().and_then(|at| rarity.get_mut(at)) {
         *slot = change(*slot);
     }

@@ -70,12 +70,14 @@ impl SourceSearch {
 
     /// Returns whether a search begins now. `is_fed` says whether the fetch has a ready source.
     pub(super) fn begins(&mut self, now: Instant, is_fed: bool) -> bool {
+        // Also true after `resume`, which has set the pause back already.
         let is_first = self.state == SearchState::Due;
         if !is_first && self.due(is_fed).is_none_or(|due| due > now) {
             return false;
         }
         if !is_first {
             let is_for_link = self.is_linked && !is_fed;
+            // A new link may lead to another part of the network, so the pauses begin anew.
             self.pause = if is_for_link { AGAIN } else { (self.pause * 2).min(AGAIN_MAX) };
         }
         (self.state, self.is_linked) = (SearchState::UnderWay, false);

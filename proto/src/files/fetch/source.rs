@@ -130,8 +130,10 @@ impl KnownSource {
         self.failures = self.failures.saturating_add(1);
         self.fault = Some(fault);
         let is_over = match fault {
+            // Another dial can't bring the content back.
             Fault::Lie | Fault::Changed => true,
             Fault::HungUp => !is_patient && self.failures >= TRIES,
+            // These may pass, so a patient fetch dials again.
             Fault::Ours | Fault::Unreachable | Fault::Refused | Fault::Lost => !is_patient,
         };
         self.stage =
@@ -150,6 +152,7 @@ impl SourceCandidate {
         match (self.id, other.id) {
             (Some(a), Some(b)) => a == b,
             (None, None) => self.addresses == other.addresses,
+            // Only a dial shows which node answers at an address. `Fetch::met` finds the two to be one then.
             _ => false,
         }
     }

@@ -80,6 +80,8 @@ impl Supplier {
         let window = now.since(self.since);
         let measured = per_second(self.arrived, window);
         if window >= WINDOW {
+            // The newest window weighs half, so a change of speed shows after a few windows, and one stall
+            // does not make a fast source slow.
             self.speed = if self.is_measured { self.speed / 2 + measured / 2 } else { measured };
             self.is_measured = true;
             (self.since, self.arrived) = (now, 0);
@@ -145,9 +147,11 @@ impl Supplier {
     pub(super) fn time_for(&self, now: Instant, bytes: u64) -> Duration {
         let silent = if self.asked.is_empty() { Duration::ZERO } else { now.since(self.active) };
         match self.speed {
+            // Without a speed the best guess is that it takes as long again as it has been silent.
             0 => silent,
             speed => {
                 let millis = bytes.saturating_mul(1000).checked_div(speed).unwrap_or_default();
+                // A source that has stopped sending is not expected to go on at its old speed.
                 silent.max(Duration::from_millis(millis))
             }
         }
@@ -155,6 +159,7 @@ impl Supplier {
 }
 
 fn per_second(bytes: u64, time: Duration) -> u64 {
+    // At least 1, as a speed of 0 means that none was measured yet.
     let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
     bytes.saturating_mul(1_000_000).checked_div(micros).unwrap_or_default().max(1)
 }
