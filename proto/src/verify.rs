@@ -54,12 +54,12 @@ impl Verifier {
             }
             key.as_ref().is_some_and(|key| key.verify(message, signature))
         };
-        let Some(memory) = &self.memory else { return check() };
+        let Some(cache) = &self.cache else { return check() };
         // Identity and signature have fixed lengths, so no two checks hash the same bytes.
-        let name = Hash::of_parts(&[node.as_bytes(), signature, message]);
+        let entry = Hash::of_parts(&[node.as_bytes(), signature, message]);
         // A panic in another thread can't leave a wrong entry behind: each insert is whole or not there.
-        let valid = || memory.valid.lock().unwrap_or_else(PoisonError::into_inner);
-        if valid().contains(&name) {
+        let lock = || cache.valid.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock().contains(&entry) {
             return true;
         }
         // The lock is not held during the check, which is slow.
