@@ -9,7 +9,7 @@ use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{Direction, LinkEnd, Peer, Reason};
 use peerkit_proto::files::{FileKind, FileName, SharedFile};
-use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, QueryKind};
+use peerkit_proto::frame::query::{AnswerBody, Query, QueryAnswer, QueryDone, QueryId, QueryKind};
 use peerkit_proto::frame::{Frame, Frames};
 use peerkit_proto::hello::Hello;
 use peerkit_proto::id::{Hash, Key, NodeId};
@@ -243,7 +243,7 @@ pub(crate) fn direct() -> Frame {
     let payload = Payload::Message("content".into());
     let query = query_in(&sender.handle(Input::Send { operation, to, payload }));
     let (name, addresses, body) = (String::new(), Vec::new(), AnswerBody::Here);
-    let answer = Answer { id: query.id, node: to, name, addresses, body };
+    let answer = QueryAnswer { id: query.id, node: to, name, addresses, body };
     sender.receive(relay, Frame::Answer(answer));
     let done = QueryDone { id: query.id, depth: query.depth, complete: true };
     let sent = sender.receive(relay, Frame::QueryDone(done));

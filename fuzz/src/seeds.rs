@@ -13,7 +13,7 @@ use peerkit_proto::files::{
 };
 use peerkit_proto::frame::direct::{Delivery, Forwarded};
 use peerkit_proto::frame::query::{
-    Answer, AnswerBody, Query, QueryDone, QueryId, QueryKind, UNLIMITED,
+    AnswerBody, Query, QueryAnswer, QueryDone, QueryId, QueryKind, UNLIMITED,
 };
 use peerkit_proto::frame::{self, Frame, HEADER};
 use peerkit_proto::hello::{Hello, StreamOpen};
@@ -387,7 +387,13 @@ fn answers(id: QueryId) -> Vec<Frame> {
     ];
     let answer = |body| {
         let addresses = vec![address.clone()];
-        Frame::Answer(Answer { id, node: machines::node(5), name: "five".into(), addresses, body })
+        Frame::Answer(QueryAnswer {
+            id,
+            node: machines::node(5),
+            name: "five".into(),
+            addresses,
+            body,
+        })
     };
     bodies.into_iter().map(answer).collect()
 }

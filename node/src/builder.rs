@@ -30,7 +30,7 @@ use crate::files::{self, Files};
 use crate::inner::Inner;
 use crate::key;
 use crate::links::LinkTable;
-use crate::listen::{self, Listen, Pending};
+use crate::listen::{self, Listen, PendingHandshakes};
 use crate::node::Node;
 use crate::own_addresses::{OwnAddresses, distinct};
 use crate::probe::{self, PROBE_PROTOCOL, PROBES};
@@ -295,7 +295,8 @@ impl Builder {
         }
         let download_folder = self.download_folder.unwrap_or_else(|| PathBuf::from("."));
         let (files, upload_news) = Files::new(shares, self.config.max_downloads, download_folder);
-        let pending = Pending::new(self.config.max_pending, self.config.max_pending_per_ip);
+        let pending =
+            PendingHandshakes::new(self.config.max_pending, self.config.max_pending_per_ip);
         let profile = Profile {
             id: key.id(),
             name,

@@ -48,7 +48,7 @@ pub(crate) struct Secured {
 pub(crate) async fn connect(
     inner: &Inner,
     address: &Address,
-    purpose: tls::Purpose,
+    purpose: tls::ChannelPurpose,
 ) -> Result<Secured, Error> {
     // No node with such an identity could pass the handshake.
     address.id.map(NodeId::checked).transpose()?;
@@ -66,10 +66,10 @@ pub(crate) async fn connect(
     let dialling = inner.tls.dial(tcp, purpose, address.id);
     match tokio::time::timeout(timeout, dialling).await {
         Ok(Ok(channel)) => Ok(Secured { channel, remote, local }),
-        Ok(Err(tls::DialError::WrongNode(WrongNode(found)))) => {
+        Ok(Err(tls::TlsDialError::WrongNode(WrongNode(found)))) => {
             Err(Error::WrongNode { address: address.clone(), found })
         }
-        Ok(Err(tls::DialError::Io(error))) => Err(failed(error)),
+        Ok(Err(tls::TlsDialError::Io(error))) => Err(failed(error)),
         Err(_) => Err(failed(timed_out(format!("silent for {} s", timeout.as_secs_f32())))),
     }
 }
@@ -85,7 +85,7 @@ fn timed_out(text: String) -> io::Error {
 async fn connect_first(
     inner: &Arc<Inner>,
     addresses: &[Address],
-    purpose: tls::Purpose,
+    purpose: tls::ChannelPurpose,
 ) -> Result<(Address, Secured), Error> {
     if let [address] = addresses {
         // The usual case, which needs no task of its own.
@@ -165,7 +165,7 @@ enum Dialled {
 async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialled, Error> {
     let dial = dialling.dial;
     // Boxed: many dials may be under way, and each of these parts needs its memory only for a moment.
-    let connecting = Box::pin(connect_first(inner, &dialling.addresses, tls::Purpose::Link));
+    let connecting = Box::pin(connect_first(inner, &dialling.addresses, tls::ChannelPurpose::Link));
     let connected = connecting.await;
     let (address, secured) = match connected {
         Ok(connected) => connected,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use peerkit_proto::files::{
     Asker, Description, FILES_PROTOCOL, FileSource, FoundFile, FoundFiles, SharedFile,
 };
-use peerkit_proto::frame::query::{Answer, AnswerBody, MAX_SEARCH, QueryKind};
+use peerkit_proto::frame::query::{AnswerBody, MAX_SEARCH, QueryAnswer, QueryKind};
 use peerkit_proto::id::NodeId;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
@@ -182,6 +182,6 @@ async fn find_own(inner: &Inner, text: String) -> Vec<SharedFile> {
     blocking::finish(finding).await.unwrap_or_default()
 }
 
-fn source(answer: &Answer) -> FileSource {
+fn source(answer: &QueryAnswer) -> FileSource {
     FileSource { id: answer.node, name: answer.name.clone(), addresses: answer.addresses.clone() }
 }

@@ -22,7 +22,7 @@ use crate::dial::{self, Made};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::lock::lock;
-use crate::tls::{self, Channel, Purpose};
+use crate::tls::{self, Channel, ChannelPurpose};
 
 /// Pause after `accept` fails, usually because the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -202,7 +202,11 @@ fn not_bound(at: SocketAddr, error: io::Error) -> Error {
 }
 
 /// Accepts connections until the node stops.
-pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener, pending: Arc<Pending>) {
+pub(crate) async fn accept(
+    inner: Arc<Inner>,
+    listener: TcpListener,
+    pending: Arc<PendingHandshakes>,
+) {
     loop {
         let accepted = tokio::select! {
             () = inner.tasks.stop.cancelled() => return,
@@ -226,7 +230,7 @@ pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener, pending: Ar
 /// finishes its handshake in a moment, so this does not hurt it. An attacker who holds handshakes
 /// open can't keep it out.
 #[derive(Debug)]
-pub(crate) struct Pending {
+pub(crate) struct PendingHandshakes {
     max: usize,
     max_per_ip: usize,
     places: Mutex<VecDeque<Arc<PlaceState>>>,
@@ -245,7 +249,7 @@ struct PlaceState {
 #[derive(Debug)]
 struct PendingPlace(Arc<PlaceState>);
 
-impl Pending {
+impl PendingHandshakes {
     pub(crate) fn new(max: usize, max_per_ip: usize) -> Arc<Self> {
         Arc::new(Self { max, max_per_ip, places: Mutex::default() })
     }
@@ -356,7 +360,7 @@ async fn shake_hands(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Handshake, St
         Err(error) => return Err(error.to_string()),
     };
     let session = channel.session();
-    if session.purpose == Purpose::Stream {
+    if session.purpose == ChannelPurpose::Stream {
         let handler = inner.accept_stream(channel).await?;
         return Ok(Handshake::Stream(handler));
     }

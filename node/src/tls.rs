@@ -40,7 +40,7 @@ use reference as channels;
 
 /// The purpose of a connection, agreed on in the handshake (ALPN).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub(crate) enum ChannelPurpose {
     /// Frames between two nodes.
     Link,
     /// Bulk data of one kind.
@@ -60,7 +60,7 @@ impl Tls {
     /// Makes the configurations for `key`.
     pub(crate) fn new(key: &Key) -> Result<Self, rustls::Error> {
         let provider = Arc::new(provider());
-        let verifier = Arc::new(Verifier { provider: provider.clone(), expected: None });
+        let verifier = Arc::new(KeyVerifier { provider: provider.clone(), expected: None });
         let pair = Arc::new(certified(key)?);
 
         let mut server = ServerConfig::builder_with_provider(provider.clone())
@@ -101,30 +101,30 @@ impl Tls {
     /// handshake ends before this node's key is sent.
     ///
     /// # Errors
-    /// [`DialError::WrongNode`], or the error of TLS or of the connection.
+    /// [`TlsDialError::WrongNode`], or the error of TLS or of the connection.
     pub(crate) async fn dial<T: Transport>(
         &self,
         transport: T,
-        purpose: Purpose,
+        purpose: ChannelPurpose,
         expected: Option<NodeId>,
-    ) -> Result<Channel<T>, DialError> {
+    ) -> Result<Channel<T>, TlsDialError> {
         let mut config = match purpose {
-            Purpose::Link => self.link.clone(),
-            Purpose::Stream => self.stream.clone(),
+            ChannelPurpose::Link => self.link.clone(),
+            ChannelPurpose::Stream => self.stream.clone(),
         };
         // The check belongs to the handshake: our key is sent only once it has passed.
-        let verifier = Verifier { provider: self.provider.clone(), expected };
+        let verifier = KeyVerifier { provider: self.provider.clone(), expected };
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
         channels::dial(config, transport).await.map_err(|error| match wrong_node(&error) {
-            Some(found) => DialError::WrongNode(found),
-            None => DialError::Io(error),
+            Some(found) => TlsDialError::WrongNode(found),
+            None => TlsDialError::Io(error),
         })
     }
 }
 
 /// The reason why a dialled connection was not secured.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum DialError {
+pub(crate) enum TlsDialError {
     /// This node proved its key, and another was expected. It has not seen the dialler's key.
     #[error(transparent)]
     WrongNode(#[from] WrongNode),
@@ -162,7 +162,7 @@ fn server_name() -> ServerName<'static> {
 pub(crate) struct Session {
     /// The node at the other end.
     pub(crate) id: NodeId,
-    pub(crate) purpose: Purpose,
+    pub(crate) purpose: ChannelPurpose,
     /// Bytes that only the two ends of this session know.
     pub(crate) binding: [u8; 32],
 }
@@ -179,8 +179,8 @@ impl Session {
         let id = spki.as_ref().strip_prefix(&SPKI_PREFIX).ok_or(NotANode)?;
         let id = id.try_into().map_err(|_| NotANode)?;
         let purpose = match connection.alpn_protocol() {
-            Some(ALPN_LINK) => Purpose::Link,
-            Some(ALPN_STREAM) => Purpose::Stream,
+            Some(ALPN_LINK) => ChannelPurpose::Link,
+            Some(ALPN_STREAM) => ChannelPurpose::Stream,
             _ => return Err(NotANode),
         };
         // Both ends export the same bytes, and no other session has them.
@@ -220,13 +220,13 @@ fn certified(key: &Key) -> Result<CertifiedKey, rustls::Error> {
 
 /// Accepts any node that proves its key, or only the one that is expected.
 #[derive(Debug)]
-struct Verifier {
+struct KeyVerifier {
     provider: Arc<CryptoProvider>,
     /// The node that has to answer; any if `None`.
     expected: Option<NodeId>,
 }
 
-impl Verifier {
+impl KeyVerifier {
     fn verify(
         &self,
         message: &[u8],
@@ -290,7 +290,7 @@ macro_rules! signature_methods {
     };
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for KeyVerifier {
     fn verify_server_cert(
         &self,
         key: &CertificateDer<'_>,
@@ -305,7 +305,7 @@ impl ServerCertVerifier for Verifier {
     signature_methods!();
 }
 
-impl ClientCertVerifier for Verifier {
+impl ClientCertVerifier for KeyVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

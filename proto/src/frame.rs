@@ -28,7 +28,7 @@ use membership::{
 use messages::Front;
 pub use messages::Messages;
 use owner::ShutdownOrder;
-use query::{Answer, Query, QueryDone};
+use query::{Query, QueryAnswer, QueryDone};
 
 /// Bytes of the length at the start of a frame.
 const LENGTH: usize = 4;
@@ -84,7 +84,7 @@ pub enum Frame {
     /// A query to the network.
     Query(Query),
     /// A node's answer to a query, on its way back.
-    Answer(Answer),
+    Answer(QueryAnswer),
     /// The end of the answers from one branch of the network.
     QueryDone(QueryDone),
     /// A message that is relayed to a node without a link.
@@ -308,7 +308,7 @@ impl Frame {
             REPLY => Self::Reply { id: reader.u64("reply")?, outcome: read_outcome(reader)? },
             CANCEL => Self::Cancel(reader.u64("cancel")?),
             QUERY => Self::Query(Query::decode(reader)?),
-            ANSWER => Self::Answer(Answer::decode(reader)?),
+            ANSWER => Self::Answer(QueryAnswer::decode(reader)?),
             QUERY_DONE => Self::QueryDone(QueryDone::decode(reader)?),
             FORWARD => Self::Forward(Forward::decode(reader)?),
             FORWARDED => Self::Forwarded(Forwarded::decode(reader)?),

@@ -114,12 +114,12 @@ mod tests;
 mod timers;
 
 use actions::{AppQuery, LinkFor, Ping};
-use dial::Dial;
-use direct::Sending;
+use dial::SimulatedDial;
+use direct::SimulatedSend;
 use files::Transfers;
-use link::Link;
+use link::SimulatedLink;
 use network::{address, public_ip};
-use node::{Node, Running, Seen, draw};
+use node::{NodeRun, Seen, SimulatedNode, draw};
 use probe::Probing;
 use queue::{Due, Queue};
 use requests::PendingRequest;
@@ -148,12 +148,12 @@ pub struct Sim<H> {
     config: Config,
     network: Network,
     now: Instant,
-    nodes: Vec<Node<H>>,
+    nodes: Vec<SimulatedNode<H>>,
     by_id: BTreeMap<NodeId, usize>,
-    links: BTreeMap<u64, Link>,
-    dials: BTreeMap<u64, Dial>,
+    links: BTreeMap<u64, SimulatedLink>,
+    dials: BTreeMap<u64, SimulatedDial>,
     probes: BTreeMap<u64, Probing>,
-    asked: BTreeMap<OperationId, Discovery>,
+    asked: BTreeMap<OperationId, SimulatedDiscovery>,
     /// Queries that applications have asked through their contexts.
     actions: BTreeMap<OperationId, AppQuery>,
     /// Dials that were asked for, with the purpose of each link.
@@ -163,7 +163,7 @@ pub struct Sim<H> {
     /// Pings over links that wait for their answers.
     pings: BTreeMap<u64, Ping>,
     /// Messages and pings to nodes that there may be no link with.
-    sending: BTreeMap<OperationId, Sending>,
+    sending: BTreeMap<OperationId, SimulatedSend>,
     transfers: Transfers,
     /// The outcome of the last broadcast, until it is read.
     published: Option<Result<BroadcastReceipt, BroadcastError>>,
@@ -190,7 +190,7 @@ pub struct SimConfig {
 
 /// The results of a discovery so far.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Discovery {
+pub struct SimulatedDiscovery {
     /// The nodes that have answered, by identity, without the one that asked.
     pub nodes: BTreeMap<NodeId, NodeInfo>,
     /// Set once it has ended; true if all nodes within its depth have answered.
@@ -243,7 +243,7 @@ impl<H: Handler> Sim<H> {
         let key = Key::from_secret(&draw(self.seed, "key", [node as u64, 0]));
         let lies = draw(self.seed, "lies", [node as u64, 0]);
         self.by_id.insert(key.id(), node);
-        self.nodes.push(Node::new(node, key, options, app, lies));
+        self.nodes.push(SimulatedNode::new(node, key, options, app, lies));
         self.start(node);
         node
     }
@@ -321,7 +321,7 @@ impl<H: Handler> Sim<H> {
     /// If the node is not running.
     pub fn with<R>(&mut self, node: usize, act: impl FnOnce(&mut H, &mut Context<'_>) -> R) -> R {
         let mut actions = Vec::new();
-        let Node { id, name, app, running, disk, .. } = &mut self.nodes[node];
+        let SimulatedNode { id, name, app, running, disk, .. } = &mut self.nodes[node];
         let running = running.as_ref().expect("only a node that runs can act");
         let seen = Seen { id: *id, name, now: self.now, running, disk };
         let result = act(app, &mut Context::new(&seen, &mut actions));
@@ -398,14 +398,14 @@ impl<H: Handler> Sim<H> {
         let operation = self.ask(node, QueryKind::Discover, depth);
         let operation = operation.expect("only a node that runs can ask");
         // Before the node acts, so that the first answer finds it.
-        self.asked.insert(operation, Discovery::default());
+        self.asked.insert(operation, SimulatedDiscovery::default());
         self.settle();
         operation
     }
 
     /// Returns the results of a discovery so far.
     #[must_use]
-    pub fn discovery(&self, operation: OperationId) -> Option<&Discovery> {
+    pub fn discovery(&self, operation: OperationId) -> Option<&SimulatedDiscovery> {
         self.asked.get(&operation)
     }
 
@@ -477,7 +477,7 @@ impl<H: Handler> Sim<H> {
         // One memory for all nodes saves most of the time for signatures. It changes no outcome: that
         // depends on the bytes alone.
         machine.verify_with(self.verifier.clone());
-        node.running = Some(Running {
+        node.running = Some(NodeRun {
             machine,
             started: self.now,
             epoch: unix,

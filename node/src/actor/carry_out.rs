@@ -3,7 +3,7 @@
 use peerkit_proto::address::Address;
 use peerkit_proto::event::{Event, LinkEnd, Reason};
 use peerkit_proto::frame::broadcast::Batch;
-use peerkit_proto::frame::query::{Answer, QueryId, QueryKind};
+use peerkit_proto::frame::query::{QueryAnswer, QueryId, QueryKind};
 use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
@@ -304,7 +304,7 @@ impl Actor {
         }
     }
 
-    fn answered(&mut self, operation: OperationId, answer: Answer) {
+    fn answered(&mut self, operation: OperationId, answer: QueryAnswer) {
         if let Some(Operation::Query(asked)) = self.operations.get_mut(&operation) {
             asked.lost |= asked.answers.try_send(answer).is_err();
         }

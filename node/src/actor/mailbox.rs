@@ -5,7 +5,7 @@ use std::sync::Arc;
 use peerkit_proto::event::{LinkEnd, Peer, Reason};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::membership::Probe;
-use peerkit_proto::frame::query::Answer;
+use peerkit_proto::frame::query::QueryAnswer;
 use peerkit_proto::handler::Action;
 use peerkit_proto::overlay::broadcast::BroadcastCounters;
 use peerkit_proto::overlay::membership::Views;
@@ -83,7 +83,7 @@ pub(crate) enum Publisher {
 
 /// The destination of the answers to a query, and of its end.
 pub(crate) struct QueryReply {
-    pub(crate) answers: mpsc::Sender<Answer>,
+    pub(crate) answers: mpsc::Sender<QueryAnswer>,
     /// Gets whether all nodes have answered.
     pub(crate) ended: oneshot::Sender<bool>,
     /// An answer found no room: then not all have come, whatever the network says.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use peerkit_proto::event::{Event, NodeInfo};
-use peerkit_proto::frame::query::{Answer, AnswerBody, QueryKind};
+use peerkit_proto::frame::query::{AnswerBody, QueryAnswer, QueryKind};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::peer::Input;
 use tokio::sync::{mpsc, oneshot};
@@ -52,7 +52,7 @@ impl Discovery {
 
 /// A query under way.
 pub(crate) struct Asking {
-    pub(crate) answers: mpsc::Receiver<Answer>,
+    pub(crate) answers: mpsc::Receiver<QueryAnswer>,
     pub(crate) ended: oneshot::Receiver<bool>,
 }
 
@@ -113,7 +113,7 @@ impl Inner {
     pub(crate) async fn ask_for_files(
         &self,
         what: QueryKind,
-    ) -> Result<mpsc::Receiver<Answer>, Error> {
+    ) -> Result<mpsc::Receiver<QueryAnswer>, Error> {
         let (answers, receiver) = mpsc::channel(ANSWERS);
         for own in [true, false] {
             let (what, answers) = (what.clone(), answers.clone());

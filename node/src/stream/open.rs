@@ -17,7 +17,7 @@ use crate::error::{Error, NameKind};
 use crate::inner::Inner;
 use crate::served::Running;
 use crate::stream::{Stream, read_block};
-use crate::tls::{Channel, Purpose};
+use crate::tls::{Channel, ChannelPurpose};
 
 /// The byte that answers a [`StreamOpen`].
 mod status {
@@ -119,7 +119,8 @@ impl Inner {
         protocol: &'static str,
         token: Option<[u8; 16]>,
     ) -> Result<Stream, Error> {
-        let Secured { channel, .. } = dial::connect(&self, &address, Purpose::Stream).await?;
+        let Secured { channel, .. } =
+            dial::connect(&self, &address, ChannelPurpose::Stream).await?;
         self.open_on(channel, protocol, token).await
     }
 
@@ -152,7 +153,7 @@ impl Inner {
         let connected = first_success(ways, MAX_DIALLED, |address| {
             let inner = self.clone();
             async move {
-                let connected = dial::connect(&inner, &address, Purpose::Stream).await;
+                let connected = dial::connect(&inner, &address, ChannelPurpose::Stream).await;
                 connected.map_err(|e| format!("{}: {}", address.host_port(), e.without_address()))
             }
         });

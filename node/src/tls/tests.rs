@@ -35,7 +35,7 @@ pub(super) async fn channels() -> (Channel, Channel) {
     let (ours, theirs) = (tls(1), tls(2));
     tokio::join!(
         async {
-            let mut ours = ours.dial(dialled, Purpose::Stream, None).await.unwrap();
+            let mut ours = ours.dial(dialled, ChannelPurpose::Stream, None).await.unwrap();
             ours.flush().await.unwrap();
             ours
         },
@@ -50,7 +50,7 @@ pub(super) async fn dialled_rustls() -> (Channel, TlsStream<TcpStream>) {
     let ours = tls(1);
     tokio::join!(
         async {
-            let mut ours = ours.dial(dialled, Purpose::Stream, None).await.unwrap();
+            let mut ours = ours.dial(dialled, ChannelPurpose::Stream, None).await.unwrap();
             ours.flush().await.unwrap();
             ours
         },
@@ -98,14 +98,14 @@ async fn both_ends_learn_the_identity_of_the_other() {
     let (ours, theirs) = (ours.session(), theirs.session());
     assert_eq!(ours.id, Key::from_secret(&[2; 32]).id());
     assert_eq!(theirs.id, Key::from_secret(&[1; 32]).id());
-    assert_eq!((ours.purpose, theirs.purpose), (Purpose::Stream, Purpose::Stream));
+    assert_eq!((ours.purpose, theirs.purpose), (ChannelPurpose::Stream, ChannelPurpose::Stream));
     assert_eq!(ours.binding, theirs.binding);
 }
 
 /// A verifier of clients that counts the client keys that it sees.
 #[derive(Debug)]
 struct CountingVerifier {
-    verifier: Verifier,
+    verifier: KeyVerifier,
     seen: AtomicUsize,
 }
 
@@ -152,13 +152,13 @@ impl ClientCertVerifier for CountingVerifier {
 }
 
 /// Returns a verifier that accepts every node.
-fn any_node() -> Verifier {
-    Verifier { provider: Arc::new(provider()), expected: None }
+fn any_node() -> KeyVerifier {
+    KeyVerifier { provider: Arc::new(provider()), expected: None }
 }
 
 /// Node 1 dials node 2 and expects node `expected`. Returns the result of the dial, and the number
 /// of client keys that node 2 has seen.
-async fn dial_expecting(expected: u8) -> (Result<Channel, DialError>, usize) {
+async fn dial_expecting(expected: u8) -> (Result<Channel, TlsDialError>, usize) {
     let (dialled, accepted) = pair().await;
     let counting = Arc::new(CountingVerifier { verifier: any_node(), seen: AtomicUsize::new(0) });
     let pair = Arc::new(certified(&Key::from_secret(&[2; 32])).unwrap());
@@ -172,7 +172,7 @@ async fn dial_expecting(expected: u8) -> (Result<Channel, DialError>, usize) {
     let expected = Key::from_secret(&[expected; 32]).id();
     let (dialled, _accepted) = tokio::join!(
         async {
-            let mut channel = ours.dial(dialled, Purpose::Link, Some(expected)).await?;
+            let mut channel = ours.dial(dialled, ChannelPurpose::Link, Some(expected)).await?;
             channel.flush().await?;
             Ok(channel)
         },
@@ -185,7 +185,7 @@ async fn dial_expecting(expected: u8) -> (Result<Channel, DialError>, usize) {
 async fn the_wrong_node_never_sees_the_diallers_key() {
     let (dialled, seen) = dial_expecting(3).await;
     let found = Key::from_secret(&[2; 32]).id();
-    assert!(matches!(dialled, Err(DialError::WrongNode(WrongNode(id))) if id == found));
+    assert!(matches!(dialled, Err(TlsDialError::WrongNode(WrongNode(id))) if id == found));
     assert_eq!(seen, 0);
 
     let (dialled, seen) = dial_expecting(2).await;
@@ -365,7 +365,7 @@ async fn a_dialler_that_closes_at_once_still_finishes_its_handshake() {
     let (dialled, accepted) = pair().await;
     let (ours, theirs) = (tls(1), tls(2));
     let (_, accepted) = tokio::join!(
-        async { drop(ours.dial(dialled, Purpose::Link, None).await.unwrap()) },
+        async { drop(ours.dial(dialled, ChannelPurpose::Link, None).await.unwrap()) },
         theirs.accept(accepted),
     );
     let error = accepted.unwrap().read(&mut [0; 9]).await.unwrap_err();

@@ -3,7 +3,7 @@
 use peerkit::{Error, Key, RelayError};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::direct::{Delivery, Forward, Forwarded, RelayLabel};
-use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, QueryKind};
+use peerkit_proto::frame::query::{AnswerBody, Query, QueryAnswer, QueryDone, QueryId, QueryKind};
 use peerkit_proto::id::NodeId;
 
 use crate::attacker::{Attacker, LONG, Victim, encoded, text, within};
@@ -83,7 +83,8 @@ async fn a_lying_relay_can_neither_read_nor_confirm_a_message() {
     assert_eq!(what, QueryKind::FindNode(missing_node()));
     let body = AnswerBody::Here;
     let (name, addresses) = ("unknown".to_owned(), Vec::new());
-    liar.send(&Frame::Answer(Answer { id, node: missing_node(), name, addresses, body })).await;
+    liar.send(&Frame::Answer(QueryAnswer { id, node: missing_node(), name, addresses, body }))
+        .await;
     liar.send(&Frame::QueryDone(QueryDone { id, depth, complete: true })).await;
     let Some(Frame::Forward(Forward { label, sealed })) = liar.content().await else {
         panic!("no message")

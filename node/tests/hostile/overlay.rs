@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use peerkit::{Address, Event, Kind, Message, Node, NodeId, Reason};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::broadcast::{Batch, Item, RunId};
-use peerkit_proto::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, QueryKind};
+use peerkit_proto::frame::query::{AnswerBody, Query, QueryAnswer, QueryDone, QueryId, QueryKind};
 use peerkit_proto::message::Packed;
 
 use crate::attacker::{Attacker, LONG, Victim, encoded, key, raw_frame, text, within};
@@ -23,7 +23,7 @@ fn has_file() -> QueryKind {
 fn here(id: QueryId, node: NodeId) -> Frame {
     let body = AnswerBody::Neighbours(Vec::new(), Vec::new());
     let name = "x".to_owned();
-    Frame::Answer(Answer { id, node, name, addresses: Vec::new(), body })
+    Frame::Answer(QueryAnswer { id, node, name, addresses: Vec::new(), body })
 }
 
 /// More queries than the table holds: one link fills its share of it. Each query is answered all the

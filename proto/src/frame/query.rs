@@ -81,7 +81,7 @@ pub enum QueryKind {
 
 /// A node's answer to a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct QueryAnswer {
     /// The query.
     pub id: QueryId,
     /// The node that answers. That is not proven, as the answer came through other nodes.
@@ -182,7 +182,7 @@ impl Query {
     }
 }
 
-impl Answer {
+impl QueryAnswer {
     /// Appends the frame's body to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_raw(&self.id.0);
@@ -282,7 +282,7 @@ mod tests {
             size: 0,
             kind: FileKind::File,
         };
-        let answer = |names: &[&str]| Answer {
+        let answer = |names: &[&str]| QueryAnswer {
             id: QueryId([1; 16]),
             node: Key::from_secret(&[1; 32]).id(),
             name: String::new(),
@@ -291,11 +291,11 @@ mod tests {
         };
         let mut out = Vec::new();
         answer(&["aux.txt", "a.", "b\\c", "C:x", "plain"]).encode(&mut out);
-        let read = Answer::decode(&mut Reader::new(out.clone().into()));
+        let read = QueryAnswer::decode(&mut Reader::new(out.clone().into()));
         assert_eq!(read, Ok(answer(&["aux_.txt", "a_", "b_c", "C_x", "plain"])));
         let end = out.len();
         out[end - 5..].copy_from_slice(b"nul.x");
-        let refused = Answer::decode(&mut Reader::new(out.into()));
+        let refused = QueryAnswer::decode(&mut Reader::new(out.into()));
         assert_eq!(refused, Err(DecodeError::Invalid("file name")));
     }
 }

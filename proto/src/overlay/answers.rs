@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::address::Address;
 use crate::event::{Direction, Neighbour, NodeInfo, Peer};
-use crate::frame::query::{Answer, AnswerBody, MAX_NEIGHBOURS, Query, QueryId, QueryKind};
+use crate::frame::query::{AnswerBody, MAX_NEIGHBOURS, Query, QueryAnswer, QueryId, QueryKind};
 use crate::id::NodeId;
 use crate::sample;
 
@@ -39,7 +39,7 @@ impl Myself {
         &self,
         links: &BTreeMap<NodeId, Peer>,
         query: &Query,
-    ) -> Option<Vec<Answer>> {
+    ) -> Option<Vec<QueryAnswer>> {
         let here = |is_here: bool| self.answer(query.id, is_here.then_some(AnswerBody::Here));
         match &query.what {
             QueryKind::Discover => {
@@ -48,7 +48,7 @@ impl Myself {
             }
             QueryKind::FindNode(wanted) if *wanted == self.id => Some(here(true)),
             QueryKind::FindNode(wanted) => {
-                let answer = |peer: &Peer| Answer {
+                let answer = |peer: &Peer| QueryAnswer {
                     id: query.id,
                     node: *wanted,
                     name: peer.name().to_owned(),
@@ -68,8 +68,8 @@ impl Myself {
         &self,
         id: QueryId,
         bodies: impl IntoIterator<Item = AnswerBody>,
-    ) -> Vec<Answer> {
-        let answer = |body| Answer {
+    ) -> Vec<QueryAnswer> {
+        let answer = |body| QueryAnswer {
             id,
             node: self.id,
             name: self.name.clone(),

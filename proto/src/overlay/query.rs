@@ -19,7 +19,9 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::event::Reason;
 use crate::frame::Frame;
-use crate::frame::query::{Answer, AnswerBody, Query, QueryDone, QueryId, QueryKind, UNLIMITED};
+use crate::frame::query::{
+    AnswerBody, Query, QueryAnswer, QueryDone, QueryId, QueryKind, UNLIMITED,
+};
 use crate::id::NodeId;
 use crate::overlay::Effect;
 use crate::peer::Output;
@@ -159,7 +161,7 @@ impl Queries {
         from: NodeId,
         query: Query,
         neighbours: impl Iterator<Item = NodeId>,
-        known: impl FnOnce(&Query) -> Option<Vec<Answer>>,
+        known: impl FnOnce(&Query) -> Option<Vec<QueryAnswer>>,
         out: &mut Out,
     ) {
         let Query { id, depth, own, ttl, .. } = query;
@@ -202,7 +204,7 @@ impl Queries {
     }
 
     /// Answers a query that [`Output::Lookup`] asked about, with none, one or several answers.
-    pub(super) fn answer(&mut self, id: QueryId, answers: Vec<Answer>, out: &mut Out) {
+    pub(super) fn answer(&mut self, id: QueryId, answers: Vec<QueryAnswer>, out: &mut Out) {
         let Some(entry) = self.table.get_mut(&id) else { return };
         // A second answer, or one after the deadline.
         if !std::mem::take(&mut entry.local) {
@@ -222,7 +224,7 @@ impl Queries {
         &mut self,
         now: Instant,
         from: NodeId,
-        answer: Answer,
+        answer: QueryAnswer,
         out: &mut Out,
     ) {
         let Some(entry) = self.table.get_mut(&answer.id) else {
@@ -429,7 +431,7 @@ impl Queries {
     }
 }
 
-fn answer_to(asker: NodeId, answer: Answer) -> Effect {
+fn answer_to(asker: NodeId, answer: QueryAnswer) -> Effect {
     Effect::Send(asker, Frame::Answer(answer))
 }
 

@@ -6,7 +6,7 @@ use super::answers::neighbour_parts;
 use super::*;
 use crate::event::{Event, Neighbour};
 use crate::files::{FileKind, FileName};
-use crate::frame::query::Answer;
+use crate::frame::query::QueryAnswer;
 use crate::overlay::relay::RelayError;
 use crate::peer::Output;
 
@@ -19,7 +19,7 @@ struct Net {
     nodes: Vec<Overlay>,
     ids: Vec<NodeId>,
     lines: BTreeMap<(usize, usize), VecDeque<Frame>>,
-    answers: Vec<Answer>,
+    answers: Vec<QueryAnswer>,
     ended: Option<bool>,
     broadcasts: Vec<Vec<String>>,
     messages: Vec<(usize, Peer, Message)>,

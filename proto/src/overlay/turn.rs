@@ -10,7 +10,7 @@ use rand_core::Rng;
 use crate::address::Address;
 use crate::event::{Event, Peer, Reason};
 use crate::frame::membership::Outcome;
-use crate::frame::query::{Answer, QueryId};
+use crate::frame::query::{QueryAnswer, QueryId};
 use crate::frame::{Frame, Refusal};
 use crate::id::NodeId;
 use crate::message::Message;
@@ -37,7 +37,7 @@ pub(crate) enum Effect {
     /// Ends a link.
     HangUp(NodeId, Reason),
     /// An answer to a query of this node.
-    Answered(Answer),
+    Answered(QueryAnswer),
     /// The outcome of a message that other nodes were to relay. `number` is the number of the
     /// message.
     Relayed { number: u64, sent: Result<(), RelayError> },

@@ -7,7 +7,7 @@ use crate::event::{Event, LinkEnd, Peer, Reason};
 use crate::files::SharedFile;
 use crate::frame::broadcast::Batch;
 use crate::frame::membership::{Outcome, Probe};
-use crate::frame::query::{Answer, QueryId, QueryKind};
+use crate::frame::query::{QueryAnswer, QueryId, QueryKind};
 use crate::frame::{Frame, Refusal};
 use crate::id::{Hash, Key, NodeId};
 use crate::message::{Message, Packed};
@@ -188,7 +188,7 @@ pub enum Command {
         query: QueryId,
         /// The files that were found.
         files: Vec<SharedFile>,
-        /// Answer "here" as well: a call-back is under way.
+        /// QueryAnswer "here" as well: a call-back is under way.
         here: bool,
     },
     /// Stops keeping the link to an address; the link itself stays.
@@ -322,7 +322,7 @@ pub enum Output {
         /// The operation.
         operation: OperationId,
         /// The answer.
-        answer: Answer,
+        answer: QueryAnswer,
     },
     /// A query of the application has ended.
     QueryEnded {
@@ -348,7 +348,7 @@ pub enum Output {
         /// The time from sending it to the receipt of the recipient.
         outcome: Result<Duration, SendError>,
     },
-    /// Answer a request that other nodes have relayed, with [`Input::Send`] and [`Payload::Reply`].
+    /// QueryAnswer a request that other nodes have relayed, with [`Input::Send`] and [`Payload::Reply`].
     Request {
         /// The node that asks.
         peer: Peer,

@@ -18,7 +18,7 @@ use super::{Machine, OperationId, Output, Payload, Purpose, SendError};
 use crate::address::Address;
 use crate::config::Config;
 use crate::deadlines::Deadlines;
-use crate::frame::query::{Answer, AnswerBody, QueryId, QueryKind};
+use crate::frame::query::{AnswerBody, QueryAnswer, QueryId, QueryKind};
 use crate::id::NodeId;
 use crate::node_record::MAX_RECORD_ADDRESSES;
 use crate::overlay::relay::RelayError;
@@ -61,11 +61,11 @@ pub(super) struct SendQueues {
     relayed: BTreeMap<u64, NodeId>,
     /// Ways that queries have found, and until when all nodes on them remember the query.
     ways: BTreeMap<NodeId, (QueryId, Instant)>,
-    limits: Limits,
+    limits: QueueLimits,
 }
 
 #[derive(Debug)]
-struct Limits {
+struct QueueLimits {
     /// Bytes that wait for one recipient; an empty queue takes one message of any size.
     queue: usize,
     /// Bytes of a message that other nodes relay.
@@ -136,7 +136,7 @@ impl SendQueues {
             requests: BTreeMap::new(),
             relayed: BTreeMap::new(),
             ways: BTreeMap::new(),
-            limits: Limits {
+            limits: QueueLimits {
                 queue: config.peer_queue,
                 relayed: config.max_direct(),
                 query_timeout: config.query_timeout,
@@ -321,7 +321,7 @@ impl Machine {
     }
 
     /// Takes an answer to a query for a recipient.
-    pub(super) fn recipient_found(&mut self, answer: &Answer) {
+    pub(super) fn recipient_found(&mut self, answer: &QueryAnswer) {
         let Some(id) = self.send_queues.searches.get(&answer.id).copied() else { return };
         if let Some(SendStage::Searching(mut search)) = self.send_queues.stage(id)
             && answer.node == id

@@ -2,11 +2,11 @@
 //! results are events.
 
 use super::queue::Due;
-use super::{Discovery, Joining, Sim};
+use super::{Joining, Sim, SimulatedDiscovery};
 use crate::address::Address;
 use crate::event::{ActionId, Event, NodeInfo};
 use crate::files::{FileSource, FoundFiles};
-use crate::frame::query::{Answer, AnswerBody, MAX_SEARCH, QueryKind};
+use crate::frame::query::{AnswerBody, MAX_SEARCH, QueryAnswer, QueryKind};
 use crate::handler::Handler;
 use crate::id::NodeId;
 use crate::peer::{Input, OperationId, Purpose};
@@ -113,7 +113,7 @@ impl<H: Handler> Sim<H> {
         if let Some(operation) =
             self.ask_for(node, action, AppQueryKind::Discovery, QueryKind::Discover, depth)
         {
-            self.asked.insert(operation, Discovery::default());
+            self.asked.insert(operation, SimulatedDiscovery::default());
         }
     }
 
@@ -132,7 +132,7 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Takes an answer to an application's search. Returns whether it is one.
-    pub(super) fn file_found(&mut self, operation: OperationId, answer: &Answer) -> bool {
+    pub(super) fn file_found(&mut self, operation: OperationId, answer: &QueryAnswer) -> bool {
         let Some(AppQuery { kind: AppQueryKind::Search(found), .. }) =
             self.actions.get_mut(&operation)
         else {

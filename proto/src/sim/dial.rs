@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::Sim;
 use super::actions::LinkFor;
-use super::link::{ACCEPTOR, Content, DIALLER, End, Lane, Link, State};
+use super::link::{ACCEPTOR, Content, DIALLER, End, Lane, SimulatedLink, State};
 use super::network::{address, node_at, public_ip};
 use super::node::Joining;
 use super::queue::{DialStep, Due};
@@ -19,7 +19,7 @@ use crate::peer::{
 
 /// A dial under way.
 #[derive(Debug)]
-pub(super) struct Dial {
+pub(super) struct SimulatedDial {
     from: usize,
     run: u32,
     /// The number of the dial in the machine of the dialling node.
@@ -54,7 +54,8 @@ impl<H: Handler> Sim<H> {
         running.dials.insert(number, serial);
         let at = address.clone();
         let (to, refusal) = (None, None);
-        let dial = Dial { from, run, number, operation, purpose, address, others, to, refusal };
+        let dial =
+            SimulatedDial { from, run, number, operation, purpose, address, others, to, refusal };
         self.dials.insert(serial, dial);
         self.try_address(serial, &at);
     }
@@ -180,13 +181,13 @@ impl<H: Handler> Sim<H> {
         ];
         let lanes = [Lane::default(), Lane::default()];
         let link = self.next_serial();
-        self.links.insert(link, Link { latency, dial: serial, ends, lanes, cuts: 0 });
+        self.links.insert(link, SimulatedLink { latency, dial: serial, ends, lanes, cuts: 0 });
         self.greet(link, ACCEPTOR);
     }
 
     /// Hands the other end's Hello to the machine of an end, which decides.
     pub(super) fn greet(&mut self, link: u64, side: usize) {
-        let Some(Link { dial, ends, .. }) = self.links.get_mut(&link) else { return };
+        let Some(SimulatedLink { dial, ends, .. }) = self.links.get_mut(&link) else { return };
         let end = &mut ends[side];
         end.greeted = true;
         let (node, peer, candidate) = (end.node, end.peer.clone(), end.candidate);
@@ -254,7 +255,8 @@ impl<H: Handler> Sim<H> {
                 if error == DialError::Timeout {
                     // The other node may have a link by now, so it has to learn that the dial has
                     // failed.
-                    let of = |(at, link): (&u64, &Link)| (link.dial == serial).then_some(*at);
+                    let of =
+                        |(at, link): (&u64, &SimulatedLink)| (link.dial == serial).then_some(*at);
                     if let Some(link) = self.links.iter().find_map(of) {
                         self.end_abruptly(link, DIALLER, Reason::HandshakeTimeout);
                     }
@@ -263,7 +265,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    fn dial_reached(&mut self, node: usize, dial: &Dial, id: NodeId) {
+    fn dial_reached(&mut self, node: usize, dial: &SimulatedDial, id: NodeId) {
         self.note("dialled", [node, node], id.as_bytes());
         let Some(operation) = dial.operation else { return };
         // A join is not done yet: it stays until the node there has decided, see `join_ended`.
@@ -279,7 +281,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    fn dial_failed(&mut self, node: usize, dial: Dial, error: &str) {
+    fn dial_failed(&mut self, node: usize, dial: SimulatedDial, error: &str) {
         self.stats.dials_failed += 1;
         self.note("dial failed", [node, node], error.as_bytes());
         let wanted = dial.operation.and_then(|operation| self.links_for.remove(&operation));

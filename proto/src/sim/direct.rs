@@ -12,7 +12,7 @@ use crate::peer::{ConnectionId, Input, OperationId, Payload, SendError};
 
 /// Something sent to a node that there may be no link with.
 #[derive(Debug)]
-pub(super) enum Sending {
+pub(super) enum SimulatedSend {
     /// A message to this node.
     Message(Peer),
     /// A ping of this node.
@@ -25,14 +25,14 @@ impl<H: Handler> Sim<H> {
     /// Sends a message to a node that there is no link with, or for which other messages wait.
     pub(super) fn send_directly(&mut self, from: usize, to: Peer, message: Message) {
         let (operation, id) = (self.next_operation(), to.id());
-        self.sending.insert(operation, Sending::Message(to));
+        self.sending.insert(operation, SimulatedSend::Message(to));
         self.input(from, Input::Send { operation, to: id, payload: Payload::Message(message) });
     }
 
     /// Pings a node that there is no link with.
     pub(super) fn ping_directly(&mut self, from: usize, action: ActionId, to: NodeId) {
         let operation = self.next_operation();
-        self.sending.insert(operation, Sending::Ping(action, to));
+        self.sending.insert(operation, SimulatedSend::Ping(action, to));
         self.input(from, Input::Send { operation, to, payload: Payload::Ping });
     }
 
@@ -44,7 +44,7 @@ impl<H: Handler> Sim<H> {
         to: NodeId,
         (name, message): (String, Message),
     ) {
-        self.sending.insert(operation, Sending::Request(to));
+        self.sending.insert(operation, SimulatedSend::Request(to));
         self.input(
             from,
             Input::Send { operation, to, payload: Payload::Request { name, message } },
@@ -73,7 +73,7 @@ impl<H: Handler> Sim<H> {
     ) {
         let Some(sending) = self.sending.remove(&operation) else { return };
         let id = match (sending, payload) {
-            (Sending::Message(to), Payload::Message(message)) => {
+            (SimulatedSend::Message(to), Payload::Message(message)) => {
                 let running = self.nodes[from].running.as_ref();
                 let handles = running.map(|running| &running.handles);
                 let handle = handles.and_then(|handles| handles.get(&to.id()).cloned());
@@ -84,16 +84,16 @@ impl<H: Handler> Sim<H> {
                 }
                 to.id()
             }
-            (Sending::Ping(action, to), _) => {
+            (SimulatedSend::Ping(action, to), _) => {
                 self.ask_ping(from, action, to);
                 to
             }
-            (Sending::Request(to), Payload::Request { name, message }) => {
+            (SimulatedSend::Request(to), Payload::Request { name, message }) => {
                 self.request_over(from, operation.0, connection.0, name, message);
                 to
             }
-            (Sending::Message(to), _) => to.id(),
-            (Sending::Request(to), _) => to,
+            (SimulatedSend::Message(to), _) => to.id(),
+            (SimulatedSend::Request(to), _) => to,
         };
         // After a failure as well: the machine holds the next message for the node back until this.
         self.input(from, Input::Delivered { to: id, operation });
@@ -107,21 +107,21 @@ impl<H: Handler> Sim<H> {
         outcome: Result<std::time::Duration, SendError>,
     ) {
         match (self.sending.remove(&operation), outcome) {
-            (Some(Sending::Message(to)), Err(error)) => {
+            (Some(SimulatedSend::Message(to)), Err(error)) => {
                 self.message_failed(from, to, Reason::Other(0, error.to_string()));
             }
-            (Some(Sending::Ping(action, node)), Ok(rtt)) => {
+            (Some(SimulatedSend::Ping(action, node)), Ok(rtt)) => {
                 self.event(from, Event::NodePingCompleted { action, node, rtt });
             }
-            (Some(Sending::Ping(action, _)), Err(error)) => {
+            (Some(SimulatedSend::Ping(action, _)), Err(error)) => {
                 let error = error.to_string();
                 self.event(from, Event::NodeActionFailed { action, error });
             }
-            (Some(Sending::Request(_)), Err(error)) => {
+            (Some(SimulatedSend::Request(_)), Err(error)) => {
                 self.request_not_sent(operation.0, error.to_string());
             }
             // A message reports failures only, as over a link. The reply to a request comes by itself.
-            (Some(Sending::Message(_) | Sending::Request(_)), Ok(_)) | (None, _) => {}
+            (Some(SimulatedSend::Message(_) | SimulatedSend::Request(_)), Ok(_)) | (None, _) => {}
         }
     }
 

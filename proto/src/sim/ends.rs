@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Sim;
-use super::link::{Content, DIALLER, Link, State, other};
+use super::link::{Content, DIALLER, SimulatedLink, State, other};
 use super::node::Handle;
 use super::queue::Due;
 use super::requests::{IncomingRequest, RequestPath};
@@ -205,8 +205,9 @@ impl<H: Handler> Sim<H> {
 
     /// Resumes the links and streams between nodes that are no longer cut off from each other.
     pub(super) fn mend_links(&mut self) {
-        let is_mended =
-            |link: &Link| link.cuts % 2 == 1 && !self.is_cut(link.ends[0].node, link.ends[1].node);
+        let is_mended = |link: &SimulatedLink| {
+            link.cuts % 2 == 1 && !self.is_cut(link.ends[0].node, link.ends[1].node)
+        };
         let mended = self.links.iter().filter(|(_, link)| is_mended(link));
         let mended: Vec<_> = mended.map(|(serial, link)| (*serial, link.latency)).collect();
         for (serial, latency) in mended {
@@ -224,7 +225,7 @@ impl<H: Handler> Sim<H> {
     /// are gone: with their next ping at the latest.
     pub(super) fn find_ends_gone(&mut self, node: usize) {
         self.mend_links();
-        let side_of_node = |link: &Link| link.ends.iter().position(|end| end.node == node);
+        let side_of_node = |link: &SimulatedLink| link.ends.iter().position(|end| end.node == node);
         let links: Vec<_> = self
             .links
             .iter()
@@ -259,7 +260,7 @@ impl<H: Handler> Sim<H> {
     pub(super) fn end_run(&mut self, node: usize, closes: bool) {
         let Some(running) = self.nodes[node].running.take() else { return };
         self.end_transfers(node, closes);
-        let end_of_node = |(serial, link): (&u64, &Link)| {
+        let end_of_node = |(serial, link): (&u64, &SimulatedLink)| {
             let side = link.ends.iter().position(|end| end.node == node)?;
             Some((*serial, side))
         };
@@ -458,7 +459,7 @@ impl<H: Handler> Sim<H> {
 
     /// Removes a link that is gone at both ends.
     fn forget_if_over(&mut self, serial: u64) {
-        if self.links.get(&serial).is_some_and(Link::is_over) {
+        if self.links.get(&serial).is_some_and(SimulatedLink::is_over) {
             self.links.remove(&serial);
         }
     }

@@ -25,7 +25,7 @@ use crate::files::wire::MAX_PART;
 use crate::files::{
     Answer, Changes, Description, FileRefusal, IncomingList, Layout, PieceList, PieceSet, Request,
 };
-use crate::frame::query::{Answer as QueryAnswer, AnswerBody, QueryKind};
+use crate::frame::query::{AnswerBody, QueryAnswer, QueryKind};
 use crate::handler::Handler;
 use crate::id::Hash;
 use crate::peer::OperationId;

@@ -22,7 +22,7 @@ pub(super) fn other(side: usize) -> usize {
 
 /// A link, or a connection that is about to be one.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct SimulatedLink {
     pub(super) latency: Duration,
     /// The dial that made it.
     pub(super) dial: u64,
@@ -123,7 +123,7 @@ pub(super) enum Content {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
-impl Link {
+impl SimulatedLink {
     /// Returns the side of a node; `None` if it has none.
     pub(super) fn side_of(&self, node: usize) -> Option<usize> {
         self.ends.iter().position(|end| end.node == node)

@@ -61,7 +61,7 @@ impl Default for NodeOptions {
     }
 }
 
-pub(super) struct Node<H> {
+pub(super) struct SimulatedNode<H> {
     pub(super) id: NodeId,
     pub(super) key: Key,
     pub(super) name: String,
@@ -70,7 +70,7 @@ pub(super) struct Node<H> {
     pub(super) app: H,
     /// Number of its starts.
     pub(super) run: u32,
-    pub(super) running: Option<Running>,
+    pub(super) running: Option<NodeRun>,
     /// It was taken off the network: not even refusals come from its address.
     pub(super) vanished: bool,
     /// Its group in a partition.
@@ -89,7 +89,7 @@ pub(super) struct Node<H> {
 }
 
 /// The state of a node while it runs.
-pub(super) struct Running {
+pub(super) struct NodeRun {
     pub(super) machine: Machine,
     /// Time of its start.
     pub(super) started: Instant,
@@ -112,7 +112,7 @@ pub(super) struct Running {
     pub(super) stopping: bool,
 }
 
-impl Running {
+impl NodeRun {
     /// Returns the time by the node's own clocks.
     pub(super) fn clocks(&self, now: Instant) -> Now {
         let since = u64::try_from(now.since(self.started).as_millis()).unwrap_or(u64::MAX);
@@ -131,7 +131,7 @@ pub(super) struct Handle {
 /// Maximum number of peers in a state folder.
 const MAX_KNOWN: usize = 128;
 
-impl<H> Node<H> {
+impl<H> SimulatedNode<H> {
     pub(super) fn new(
         index: usize,
         key: Key,
@@ -172,7 +172,7 @@ impl<H> Node<H> {
     }
 
     /// Returns the present run if it has this number.
-    pub(super) fn run(&mut self, run: u32) -> Option<&mut Running> {
+    pub(super) fn run(&mut self, run: u32) -> Option<&mut NodeRun> {
         self.running.as_mut().filter(|_| self.run == run)
     }
 
@@ -196,7 +196,7 @@ pub(super) struct Seen<'a> {
     pub(super) id: NodeId,
     pub(super) name: &'a str,
     pub(super) now: Instant,
-    pub(super) running: &'a Running,
+    pub(super) running: &'a NodeRun,
     pub(super) disk: &'a RefCell<SimulatedDisk>,
 }
 

@@ -2,7 +2,7 @@
 
 use super::Sim;
 use super::link::{Content, Parcel, State, other};
-use super::node::{Node, Seen};
+use super::node::{Seen, SimulatedNode};
 use super::queue::Due;
 use super::stats::MESSAGE;
 use crate::event::{ActionId, Event, Peer, Reason};
@@ -136,7 +136,7 @@ impl<H: Handler> Sim<H> {
             RequestPath::Others { .. } => false,
         };
         let mut actions = Vec::new();
-        let Node { id, name: own, app, running, disk, .. } = &mut self.nodes[node];
+        let SimulatedNode { id, name: own, app, running, disk, .. } = &mut self.nodes[node];
         let Some(running) = running else { return };
         let seen = Seen { id: *id, name: own, now: self.now, running, disk };
         let outcome = if busy {

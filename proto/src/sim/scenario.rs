@@ -74,7 +74,7 @@ pub struct Step {
     /// Nodes join.
     pub join: Option<Join>,
     /// Nodes broadcast.
-    pub broadcast: Option<Broadcasts>,
+    pub broadcast: Option<BroadcastPlan>,
     /// Nodes crash at one moment.
     pub crash: Option<Crash>,
     /// Nodes crash one by one, and new ones join.
@@ -103,7 +103,7 @@ pub struct Join {
 /// Nodes broadcast.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Broadcasts {
+pub struct BroadcastPlan {
     /// Number of nodes that take turns, the same in all steps; with 0 the author is drawn for each
     /// broadcast.
     #[serde(default)]

@@ -3,13 +3,13 @@
 
 use super::actions::LinkFor;
 use super::link::{Content, Parcel, State};
-use super::node::{Handle, Node, Seen};
+use super::node::{Handle, Seen, SimulatedNode};
 use super::queue::Due;
 use super::requests::{IncomingRequest, RequestPath};
 use super::stats::{MESSAGE, kind};
 use super::{Joining, Sim};
 use crate::event::{Event, MessageFailure, NodeInfo, Peer, Reason};
-use crate::frame::query::{Answer, AnswerBody};
+use crate::frame::query::{AnswerBody, QueryAnswer};
 use crate::frame::{Frame, MESSAGE_HEAD};
 use crate::handler::{Action, Context, Handler};
 use crate::id::{Hash, NodeId};
@@ -374,14 +374,14 @@ impl<H: Handler> Sim<H> {
         }
         let mut actions = Vec::new();
         // The actions are carried out after the handler returns: until then the context borrows the node.
-        let Node { id, name, app, running, disk, .. } = &mut self.nodes[node];
+        let SimulatedNode { id, name, app, running, disk, .. } = &mut self.nodes[node];
         let Some(running) = running else { return };
         let seen = Seen { id: *id, name, now: self.now, running, disk };
         event.deliver(app, &mut Context::new(&seen, &mut actions));
         self.perform(node, actions);
     }
 
-    fn answered(&mut self, operation: OperationId, answer: Answer) {
+    fn answered(&mut self, operation: OperationId, answer: QueryAnswer) {
         if self.source_found(operation, &answer) || self.file_found(operation, &answer) {
             return;
         }

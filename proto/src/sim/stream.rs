@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::files::Servable;
 use super::liar::Lies;
-use super::node::Node;
+use super::node::SimulatedNode;
 use super::queue::{Due, StreamStep};
 use super::{Sim, fetch::FetcherEnd};
 use crate::address::Address;
@@ -384,7 +384,7 @@ impl<H: Handler> Sim<H> {
             None => String::new(),
         };
         if bytes > 0 {
-            let Node { id, name: called, .. } = &self.nodes[fetcher];
+            let SimulatedNode { id, name: called, .. } = &self.nodes[fetcher];
             let linked = self.nodes[node].running.as_ref().and_then(|run| run.handles.get(id));
             let peer = linked.map(|handle| handle.peer.clone());
             let peer = peer.unwrap_or_else(|| Peer::without_link(*id, called.clone()));

@@ -14,7 +14,7 @@ use peerkit_proto::frame::membership::{
 };
 use peerkit_proto::frame::owner::ShutdownOrder;
 use peerkit_proto::frame::query::{
-    Answer, AnswerBody, Query, QueryDone, QueryId, QueryKind, UNLIMITED,
+    AnswerBody, Query, QueryAnswer, QueryDone, QueryId, QueryKind, UNLIMITED,
 };
 use peerkit_proto::frame::{Frame, Frames, Refusal};
 use peerkit_proto::hello::{Hello, StreamOpen, prove};
@@ -195,7 +195,7 @@ fn queries() {
 
     let answer = |body| {
         let addresses = vec!["192.0.2.7:7117".parse().unwrap()];
-        Frame::Answer(Answer { id, node: ann().id(), name: "ann".into(), addresses, body })
+        Frame::Answer(QueryAnswer { id, node: ann().id(), name: "ann".into(), addresses, body })
     };
     let neighbour = Neighbour { id: bob(), address: "192.0.2.8:7117".parse().unwrap() };
     let neighbours = AnswerBody::Neighbours(vec![neighbour], vec![]);

@@ -181,9 +181,9 @@ impl fmt::Debug for RecordProtection {
 }
 
 /// A record's header, content and tail.
-type Parts<'a> = (&'a mut [u8; HEADER], &'a mut [u8], &'a mut [u8; TAIL]);
+type RecordParts<'a> = (&'a mut [u8; HEADER], &'a mut [u8], &'a mut [u8; TAIL]);
 
-fn parts(record: &mut [u8]) -> Result<Parts<'_>, Unspecified> {
+fn parts(record: &mut [u8]) -> Result<RecordParts<'_>, Unspecified> {
     let (head, rest) = record.split_first_chunk_mut::<HEADER>().ok_or(Unspecified)?;
     let (content, tail) = rest.split_last_chunk_mut::<TAIL>().ok_or(Unspecified)?;
     Ok((head, content, tail))

@@ -8,7 +8,7 @@ use tokio_rustls::TlsStream;
 use super::handshake::TakeOverError;
 use super::outgoing::RecordSealError;
 use super::*;
-use crate::tls::Purpose;
+use crate::tls::ChannelPurpose;
 use crate::tls::tests::{channels, dialled_rustls, expect_bytes, pair, say, tls};
 
 #[tokio::test]
@@ -17,7 +17,7 @@ async fn the_end_of_the_handshake_goes_out_with_the_first_word() {
     let (ours, theirs) = (tls(1), tls(2));
     let mut accepting = Box::pin(theirs.accept(accepted));
     let mut ours = tokio::select! {
-        ours = ours.dial(dialled, Purpose::Link, None) => ours.unwrap(),
+        ours = ours.dial(dialled, ChannelPurpose::Link, None) => ours.unwrap(),
         _ = &mut accepting => unreachable!("the dialling side has not finished"),
     };
     // Nothing is on its way, so this does not end.
@@ -58,7 +58,7 @@ async fn a_session_that_has_protected_records_already_is_refused() {
     theirs.server.send_tls13_tickets = 1;
     let (_, accepted) = tokio::join!(
         async {
-            let mut ours = ours.dial(dialled, Purpose::Link, None).await.unwrap();
+            let mut ours = ours.dial(dialled, ChannelPurpose::Link, None).await.unwrap();
             ours.flush().await.unwrap();
         },
         theirs.accept(accepted),

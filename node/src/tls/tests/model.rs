@@ -46,7 +46,7 @@ impl Pair {
                 let stream = connector.connect(server_name(), dialled).await.unwrap();
                 Box::new(TlsStream::from(stream)) as Box<dyn End>
             } else {
-                let mut channel = ours.dial(dialled, Purpose::Stream, None).await.unwrap();
+                let mut channel = ours.dial(dialled, ChannelPurpose::Stream, None).await.unwrap();
                 channel.flush().await.unwrap();
                 Box::new(channel)
             }
@@ -285,9 +285,9 @@ fn session(reader_dials: bool, fault: Option<Fault>) -> (Vec<u8>, io::Result<()>
     let (ours, theirs) = (tls(1), tls(2));
     let connect = |end, tls: Tls, dials: bool| async move {
         if dials {
-            tls.dial(end, Purpose::Stream, None).await.map_err(|error| match error {
-                DialError::WrongNode(found) => panic!("{found}"),
-                DialError::Io(error) => error,
+            tls.dial(end, ChannelPurpose::Stream, None).await.map_err(|error| match error {
+                TlsDialError::WrongNode(found) => panic!("{found}"),
+                TlsDialError::Io(error) => error,
             })
         } else {
             tls.accept(end).await

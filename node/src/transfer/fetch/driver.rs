@@ -14,7 +14,7 @@ use peerkit_proto::files::fetch::{
     Ban, Fault, Fetch, GiveUp, Input, Options, Output, SourceCandidate, SourceId,
 };
 use peerkit_proto::files::{Access, AccessKind, Description, PieceSet};
-use peerkit_proto::frame::query::{Answer, AnswerBody, QueryKind};
+use peerkit_proto::frame::query::{AnswerBody, QueryAnswer, QueryKind};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::peer::ConnectionId;
 use tokio::sync::mpsc::error::TrySendError;
@@ -67,7 +67,7 @@ pub(super) struct FetchDriver<'a> {
     tasks: JoinSet<()>,
     attempts: BTreeMap<SourceId, Attempt>,
     /// The answers to the search that is under way.
-    answers: Option<mpsc::Receiver<Answer>>,
+    answers: Option<mpsc::Receiver<QueryAnswer>>,
     /// The links when the last search began.
     links: BTreeSet<ConnectionId>,
     /// The proof that a source has just given.
@@ -485,7 +485,7 @@ impl<'a> FetchDriver<'a> {
 }
 
 /// Waits for the next answer to the search that is under way. Without a search it waits for ever.
-async fn next(answers: &mut Option<mpsc::Receiver<Answer>>) -> Option<Answer> {
+async fn next(answers: &mut Option<mpsc::Receiver<QueryAnswer>>) -> Option<QueryAnswer> {
     match answers {
         Some(answers) => answers.recv().await,
         None => std::future::pending().await,

@@ -32,8 +32,8 @@ fn query_done(depth: u8, complete: bool) -> QueryDone {
     QueryDone { id: ID, depth, complete }
 }
 
-fn answer(from: u8) -> Answer {
-    Answer {
+fn answer(from: u8) -> QueryAnswer {
+    QueryAnswer {
         id: ID,
         node: node(from),
         name: "x".into(),
@@ -151,7 +151,7 @@ fn a_liar_can_not_answer_without_end() {
     let address: crate::address::Address = "127.0.0.1:1".parse().unwrap();
     let neighbour = Neighbour { id: node(4), address };
     let body = AnswerBody::Neighbours(vec![neighbour.clone(); 90], vec![neighbour; 90]);
-    let long = Answer { body, ..answer(1) };
+    let long = QueryAnswer { body, ..answer(1) };
     let mut passed = 0;
     for _ in 0..2 * MAX_ANSWERED / 181 {
         let mut out = Out::new();
@@ -236,11 +236,9 @@ pub(crate) fn samples() -> Vec<Frame> {
         AnswerBody::Files(vec![file]),
         AnswerBody::Here,
     ];
-    frames.extend(
-        bodies.map(|body| {
-            Frame::Answer(Answer { body, addresses: vec![address.clone()], ..answer(2) })
-        }),
-    );
+    frames.extend(bodies.map(|body| {
+        Frame::Answer(QueryAnswer { body, addresses: vec![address.clone()], ..answer(2) })
+    }));
     frames.push(Frame::QueryDone(query_done(UNLIMITED, false)));
     frames
 }
