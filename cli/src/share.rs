@@ -17,7 +17,7 @@ use crate::start::{self, DialableFrom, StartedNode};
 use crate::text::{self, plain};
 use crate::{background_fetches, folders, human, json, signals};
 
-/// Subfolder of the state folder with the key and the hashes of files.
+/// The subfolder, in the state folder, that holds the key and the hashes of files.
 const FOLDER: &str = "share";
 
 /// Longest wait for the last events after the node has stopped.

@@ -16,8 +16,8 @@ use crate::lock::lock;
 
 /// A stream of a node's events, from the moment of the subscription.
 ///
-/// If the reader is slow and the queue is full, the node keeps messages back for a while, which
-/// slows their senders down. After that the reader misses messages. It misses other events only
+/// While the queue is full, the node holds messages back, which slows their senders down. If the reader
+/// makes no room for `Config::event_patience`, it misses messages. It misses other events only
 /// once the queue has twice as many events as its limit. [`Event::NodeLagged`] has the number of
 /// missed events. Dropping the stream unsubscribes.
 #[derive(Debug)]
@@ -210,7 +210,7 @@ impl EventQueue {
     }
 
     fn has_room(&self, state: &QueueState) -> bool {
-        // An empty queue takes one message of any size.
+        // A queue without message bytes takes one message of any size.
         state.events.len() < self.max_events && (state.bytes < self.max_bytes || state.bytes == 0)
     }
 }

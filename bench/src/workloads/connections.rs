@@ -153,7 +153,8 @@ pub(super) async fn dial(job: &Job, address: &str) -> Result<()> {
     parent.receive::<()>().await?;
     spokes.dial(address).await?;
     parent.send(&())?;
-    // `idle` and `unread` only want the links, and close the input without asking for a ping.
+    // The workloads `idle` and `unread` also run this process. They need only the links, so they close its
+    // standard input and ask for no ping.
     if parent.receive::<()>().await?.is_none() {
         return Ok(());
     }

@@ -11,10 +11,11 @@
 //! The right patience cannot be a constant: a busy machine or a slow network may take a minute to
 //! dial a few nodes. It follows what the seed observes instead:
 //!
-//! - Until the first requester finds a piece with another one, patience runs out for one requester at first,
-//!   then for two, four, eight. If all can reach each other soon, little is sent twice. If none can, the seed
+//! - Until the first success, each wave of requesters waits one step longer than the one before. A success is a
+//!   requester that finds a piece with another one. The first wave is one requester, then two, four, eight. If all can reach each other soon, little is sent twice. If none can, the seed
 //!   soon serves all of them at once (`OPEN_AFTER`).
-//! - From then on it is `MARGIN` times what the slowest successful requester took.
+//! - From then on it is at least `MARGIN` times what the slowest successful requester took, and grows with each
+//!   wave that waits in vain.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -23,13 +24,13 @@ use std::time::Duration;
 #[cfg(test)]
 mod tests;
 
-/// Pieces of one hash that are remembered as sent. 65,536: 64 GiB.
+/// Pieces of one hash that are remembered as sent. 65,536 pieces of 1 MiB are 64 GiB.
 const MAX_SENT: usize = 65_536;
 
 /// Patience for each other requester that has pieces. 300 ms: the time to name, dial and ask it.
 const PER_REQUESTER: Duration = Duration::from_millis(300);
 
-/// Longest patience until the first requester was successful.
+/// Longest patience of the first wave, before any requester was successful.
 const UNINFORMED_MAX: Duration = Duration::from_secs(10);
 
 /// Longest patience of all. It bounds the harm of a requester that pretends to be slow.
@@ -64,8 +65,8 @@ pub struct Requester {
 }
 
 impl Seeding {
-    /// Notes pieces that were sent to a requester that others can ask. Beyond a bound pieces are forgotten,
-    /// which then may be sent twice.
+    /// Notes pieces that were sent to a requester that others can ask. At most `MAX_SENT` pieces are
+    /// remembered. The others may be sent twice.
     pub fn sent(&mut self, pieces: Range<u64>) {
         let room = MAX_SENT.saturating_sub(self.sent.len());
         self.sent.extend(pieces.take(room));
@@ -77,10 +78,10 @@ impl Seeding {
         pieces.all(|piece| self.sent.contains(&piece))
     }
 
-    /// Returns whether to serve a requester now that has `waited`, if it could ask so many `others` for the
-    /// same pieces. A requester that is served after it has waited has waited in vain.
+    /// Returns whether to serve a requester now. It has waited for `waited`, and could ask `others` other
+    /// nodes for the same pieces. A requester that is served after it has waited has waited in vain.
     pub fn serves(&mut self, requester: &mut Requester, waited: Duration, others: usize) -> bool {
-        // So many waits without one success: the requesters can't reach each other.
+        // After `OPEN_AFTER` waits without a success, the requesters evidently can't reach each other.
         let is_open = self.slowest.is_none() && self.vain >= OPEN_AFTER;
         if others == 0 || is_open || requester.vain >= STRIKES {
             return true;

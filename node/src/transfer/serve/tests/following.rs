@@ -37,7 +37,7 @@ async fn a_follower_learns_of_pieces_as_they_come() {
             }
         }
     }
-    // A run ends where there is no more.
+    // A request for five pieces gets those that are there, in order, and a refusal at the first missing one.
     asking.send(&data(1, 5)).await;
     for index in 1..4 {
         assert_eq!(asking.answer().await.0, Answer::Piece { index, len: P as u32 });
