@@ -56,7 +56,7 @@ impl Recipients {
     }
 }
 
-/// A message or ping to a node without a link, with the destination of its outcome. The recipient is
+/// A message, ping or request to a node without a link, with the destination of its outcome. The recipient is
 /// counted in [`Recipients`] until the outcome is reported.
 #[derive(Debug)]
 pub(crate) struct Sending {
@@ -201,7 +201,7 @@ impl Inner {
         self.actor.begin(operation, move |operation| Input::Send { operation, to, payload }).await
     }
 
-    /// Hands the machine a message or ping, and returns its outcome.
+    /// Hands the machine a message, ping or request, and returns its outcome.
     async fn send_by<T>(
         &self,
         to: NodeId,

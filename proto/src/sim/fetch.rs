@@ -19,7 +19,7 @@ use super::queue::{Due, StreamStep};
 use super::stream::{FETCHER, SimulatedStream, StreamItem};
 use crate::event::{ActionId, Event};
 use crate::files::fetch::{
-    Ban, Claim, Fault, Fetch, GiveUp, Input, Options, Output, SourceCandidate, SourceId,
+    Claim, Fault, Fetch, GiveUp, Input, Options, Output, SourceCandidate, SourceId,
 };
 use crate::files::wire::MAX_PART;
 use crate::files::{
@@ -242,11 +242,7 @@ impl<H: Handler> Sim<H> {
                     }
                 }
                 Output::Drop { id: source, why, .. } => {
-                    let why = match why {
-                        Ban::Lie => "it has sent something else than was asked for",
-                        Ban::Size => "its size is not that of the file",
-                    };
-                    let why = why.to_owned();
+                    let why = why.to_string();
                     self.event(node, Event::NodeSourceDropped { hash, source, why });
                 }
                 Output::Reset => {

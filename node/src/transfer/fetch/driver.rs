@@ -456,7 +456,7 @@ impl<'a> FetchDriver<'a> {
     fn drop_source(&mut self, source: SourceId, id: NodeId, why: Ban) {
         let why = match (why, self.failures.get(&source.number())) {
             (Ban::Lie, Some(error)) => error.to_string(),
-            _ => "its size is not that of the file".to_owned(),
+            (why, _) => why.to_string(),
         };
         tracing::info!(source = %id, %why, "a source is not asked any more");
         self.dropped.push(Dropped { id, why: why.clone() });

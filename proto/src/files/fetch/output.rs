@@ -82,10 +82,12 @@ impl GiveUp {
 }
 
 /// The reason why a source is never asked again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Ban {
     /// Its last failure was a [`Fault::Lie`].
+    #[error("it has sent something else than was asked for")]
     Lie,
     /// Another source has proven another size.
+    #[error("its size is not that of the file")]
     Size,
 }
