@@ -157,7 +157,7 @@ fn by_name(
             // The name as it was typed, so that repeated spaces in it are kept.
             _ => line.get(first.start..last.end).unwrap_or_default(),
         };
-        let matching = found.iter().filter(|hit| hit.name.is_called(name));
+        let matching = found.iter().filter(|hit| hit.name.matches_name(name));
         if let Some(hash) = only_hash(
             matching.clone().map(|hit| hit.hash),
             name,

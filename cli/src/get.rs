@@ -251,7 +251,7 @@ fn print_result(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
     let mut changes = background_fetches::take_changes(&mut fetched);
     let is_number =
         // The file itself, as opposed to an entry of a folder, got a number.
-        |renamed: &mut Renamed| renamed.why == NameFault::Taken && renamed.path == fetched.path;
+        |renamed: &mut Renamed| renamed.why == NameFault::NameInUse && renamed.path == fetched.path;
     for Renamed { name, .. } in changes.renamed.extract_if(.., is_number) {
         let advice = if force { "" } else { ": --force replaces it" };
         let name = plain(name.as_str());

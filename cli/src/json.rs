@@ -241,9 +241,9 @@ mod tests {
         let node = Node::builder().spawn().await.unwrap();
         let value = |event| serde_json::to_value(data(&node, &event).unwrap()).unwrap();
         let hash = Hash::of(b"content");
-        let (why, path) = (NameFault::Taken, "/d/a film (1)".into());
+        let (why, path) = (NameFault::NameInUse, "/d/a film (1)".into());
         let renamed = Renamed { name: "a film".parse().unwrap(), path, why };
-        let left = LeftOut { path: "in/a song".parse().unwrap(), why: NameFault::TooLongHere };
+        let left = LeftOut { path: "in/a song".parse().unwrap(), why: NameFault::TooLongForDisk };
         let changes = Changes::new(&[renamed], &vec![left; Changes::MAX + 2]);
         let path = "/d/a film (1)".into();
         let data_of = value(Event::NodeDownloadFinished { hash, path, bytes: 7, changes });

@@ -40,7 +40,7 @@ pub(crate) async fn share(args: ShareArgs) -> anyhow::Result<bool> {
 struct SharingNode {
     node: Node,
     /// True if another `peerkit share` uses the state folder, so that the key is for this run only.
-    has_passing_key: bool,
+    has_temporary_key: bool,
     /// Notes about choices that the node made by itself, a sentence each.
     notes: Vec<String>,
 }
@@ -57,9 +57,9 @@ async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<SharingNod
     };
     // One more attempt is enough: without a state folder there is no lock to fail on.
     let StartedNode { node, in_use, note } = start::spawn(&args.listening.listen, 1, build).await?;
-    let has_passing_key = in_use > 0;
+    let has_temporary_key = in_use > 0;
     let mut notes = Vec::new();
-    if has_passing_key {
+    if has_temporary_key {
         notes.push(
             "another `peerkit share` runs and uses the key, so this one has a key for this run \
              only: its tickets are not valid after it has ended"
@@ -68,12 +68,12 @@ async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<SharingNod
     }
     if let Some(note) = note {
         let mut note = format!("{note}; firewalls and routers have to let that port through");
-        if !has_passing_key {
+        if !has_temporary_key {
             note.push_str(", and the ticket is good after a restart on that port only");
         }
         notes.push(note);
     }
-    Ok(SharingNode { node, has_passing_key, notes })
+    Ok(SharingNode { node, has_temporary_key, notes })
 }
 
 async fn serve(
@@ -159,7 +159,7 @@ fn announcement(serving: &SharingNode, added: &Added, output: &Printer) -> anyho
             .with("ticket", ticket.to_string())
             .with("command", line)
             .with("addresses", &ticket.addresses)
-            .with_some("passing_key", serving.has_passing_key)
+            .with_some("passing_key", serving.has_temporary_key)
             .with_skipped(&added.skipped)
             .with_some("notes", &serving.notes);
         return Ok(json::line(&fields));

@@ -37,7 +37,7 @@ pub(crate) fn path(path: &Path) -> String {
 }
 
 fn acts_on_terminal(c: char) -> bool {
-    c.is_control() || peerkit::misleads(c)
+    c.is_control() || peerkit::is_misleading(c)
 }
 
 /// Maximum length of an error, in characters. 4,096: the length of the longest path. A longer error

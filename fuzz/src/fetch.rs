@@ -8,7 +8,7 @@ use peerkit_proto::address::Address;
 use peerkit_proto::files::fetch::{
     Claim, Fault, Fetch, Input, MAX_SOURCES, Options, Output, SourceCandidate, SourceId,
 };
-use peerkit_proto::files::wire::MAX_PART;
+use peerkit_proto::files::wire::MAX_PER_REQUEST;
 use peerkit_proto::files::{FileKind, Layout, PIECE, PieceSet};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::time::Instant;
@@ -99,8 +99,8 @@ impl Driven {
                     assert!(self.running.contains(&source));
                     self.due.insert(source);
                 }
-                Output::Ask { source, first, count } => {
-                    assert!(self.running.contains(&source) && (1..=MAX_PART).contains(&count));
+                Output::Request { source, first, count } => {
+                    assert!(self.running.contains(&source) && (1..=MAX_PER_REQUEST).contains(&count));
                     assert!(first + u64::from(count) <= self.pieces, "no piece beyond the end");
                     self.due.insert(source);
                 }
@@ -113,8 +113,8 @@ impl Driven {
                     assert!(self.running.remove(&source), "a source is dropped once");
                     self.due.remove(&source);
                 }
-                Output::Finish(source) => assert!(self.running.contains(&source)),
-                Output::Drop { .. } | Output::Reset => {}
+                Output::Complete(source) => assert!(self.running.contains(&source)),
+                Output::ReportBan { .. } | Output::Reset => {}
                 Output::Done | Output::GiveUp(_) => self.is_over = true,
             }
             assert!(self.running.len() <= MAX_SOURCES);
@@ -133,7 +133,7 @@ impl Driven {
             2 if self.is_searching => self.searched(),
             3 => Input::Linked,
             4 => Input::Resume,
-            5 => Input::Met { source: source?, id: node(a) },
+            5 => Input::Identified { source: source?, id: node(a) },
             6 => {
                 let kind = if b & 1 == 0 { FileKind::File } else { FileKind::Folder };
                 Input::Described { source: source?, claim: Claim { kind, size: first * PIECE } }
@@ -143,7 +143,7 @@ impl Driven {
             9 => Input::Ready { source: source?, is_whole: b & 1 == 0 },
             10 => Input::Whole(source?),
             11 => Input::Holds { source: source?, first: first * 8, bits: vec![b; 5].into() },
-            12 => Input::Kept { source: source?, pieces: (first..first + u64::from(b)).collect() },
+            12 => Input::Stored { source: source?, pieces: (first..first + u64::from(b)).collect() },
             13 | 14 => {
                 let faults = [
                     Fault::Lie,
@@ -152,7 +152,7 @@ impl Driven {
                     Fault::Unreachable,
                     Fault::Refused,
                     Fault::Lost,
-                    Fault::Ours,
+                    Fault::Local,
                 ];
                 let fault = *faults.get(usize::from(a % 32)).unwrap_or(&Fault::Lost);
                 Input::Failed { source: source?, fault }

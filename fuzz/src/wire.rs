@@ -197,7 +197,7 @@ pub fn files(data: &[u8]) {
         assert_eq!(manifest.encode(), data);
         let base = std::path::Path::new("/base");
         for entry in manifest.entries() {
-            let path = entry.path().under(base);
+            let path = entry.path().join_to(base);
             assert!(path.starts_with(base));
             let climbs = |part| part == std::path::Component::ParentDir;
             assert!(!path.components().any(climbs), "{}", path.display());
@@ -220,7 +220,7 @@ fn layout(data: &[u8]) {
         [pieces.start, pieces.end.saturating_sub(1)]
     });
     for piece in edges.chain([looked_for, u64::MAX]) {
-        match layout.place(piece) {
+        match layout.position(piece) {
             None => assert!(piece >= layout.count()),
             Some(place) => {
                 assert!(layout.pieces(place.file).contains(&piece) && !place.is_empty());

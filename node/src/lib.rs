@@ -126,7 +126,7 @@ pub use peerkit_proto::event::{
     ActionId, Broadcast, Direction, Event, LinkEnd, MessageFailure, Neighbour, NodeInfo, Peer,
     Reason, TimerId, Upload,
 };
-pub use peerkit_proto::files::disk::{misleads, plain};
+pub use peerkit_proto::files::disk::{is_misleading, plain};
 pub use peerkit_proto::files::{
     Access, AccessKind, Asker, Changes, FileKind, FileName, FileRefusal, FileSource, FoundFile,
     LeftOut, ManifestError, NameError, NameFault, PieceError, RelPath, Renamed, Secret, SharedFile,

@@ -25,7 +25,7 @@ use crate::lock::lock;
 const BURST: Duration = Duration::from_millis(50);
 
 /// Most bytes of a part. 64 KiB: four TLS records.
-const MAX_PART: u64 = 64 << 10;
+const MAX_PER_REQUEST: u64 = 64 << 10;
 
 /// Fewest bytes of a part, however low the limit. 1 KiB: most of a packet.
 const MIN_PART: u64 = 1 << 10;
@@ -373,7 +373,7 @@ impl Drop for PeerRates {
 
 fn part(peer: u64, all: u64) -> Option<usize> {
     let lowest = [peer, all].into_iter().filter(|rate| *rate > 0).min()?;
-    let bytes = (lowest / 20).clamp(MIN_PART, MAX_PART);
+    let bytes = (lowest / 20).clamp(MIN_PART, MAX_PER_REQUEST);
     usize::try_from(bytes).ok()
 }
 

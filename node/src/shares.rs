@@ -404,7 +404,7 @@ impl Shares {
             self.store.save_share(&share.path, &row)?;
         } else {
             // An earlier share of this path may have been remembered.
-            self.store.forget_share(&share.path)?;
+            self.store.remove_share(&share.path)?;
         }
         share.access = access.clone();
         let (shared, files) = (share.shared.clone(), share.items.len());
@@ -505,7 +505,7 @@ impl Shares {
         // The index comes first: the files must not be served any more even if the store can't be written.
         let gone = write(&self.index).remove(path);
         self.stop_watching(path);
-        self.store.forget_share(path)?;
+        self.store.remove_share(path)?;
         Ok(gone)
     }
 

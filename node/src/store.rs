@@ -26,7 +26,7 @@ mod disk;
 mod rows;
 mod tables;
 
-pub(crate) use broadcasts::{GATHER, StoredBroadcasts};
+pub(crate) use broadcasts::{StoredBroadcasts, WRITE_DELAY};
 use disk::{Disk, SCHEMA};
 pub(crate) use tables::MemoryTables;
 use tables::{AWAY, BROADCASTS, DOWNLOADS, FILES, LISTS, OWNERS, PEERS, Row, SHARES, Transaction};
@@ -79,7 +79,7 @@ pub(crate) struct KnownShare {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KnownFile {
     /// The file's fingerprint when it was hashed.
-    pub stamp: Fingerprint,
+    pub fingerprint: Fingerprint,
     /// The hash of its content.
     pub hash: Hash,
 }
@@ -288,7 +288,7 @@ impl Store {
     }
 
     /// Removes the share at `path`. Returns `false` if there was none.
-    pub(crate) fn forget_share(&self, path: &Path) -> Result<bool, StoreError> {
+    pub(crate) fn remove_share(&self, path: &Path) -> Result<bool, StoreError> {
         self.change(|changes| changes.remove(SHARES, bytes_of(path)))
     }
 
@@ -383,7 +383,7 @@ impl Store {
     }
 
     /// Removes a download.
-    pub(crate) fn forget_download(&self, hash: &Hash) -> Result<(), StoreError> {
+    pub(crate) fn remove_download(&self, hash: &Hash) -> Result<(), StoreError> {
         self.change(|changes| changes.remove(DOWNLOADS, hash.as_bytes())).map(drop)
     }
 

@@ -173,7 +173,7 @@ impl NodeSession {
         if let Some(at) = shares.iter().position(|(shared, _)| *shared == path) {
             return Ok(vec![shares.swap_remove(at)]);
         }
-        let called = shares.iter().filter(|(_, file)| file.name.is_called(text));
+        let called = shares.iter().filter(|(_, file)| file.name.matches_name(text));
         match called.collect::<Vec<_>>()[..] {
             [] => {}
             [one] => return Ok(vec![one.clone()]),
@@ -206,7 +206,7 @@ fn by_name_or_digits<'a>(
     text: &str,
     named: impl Iterator<Item = (Hash, Option<&'a FileName>)> + Clone,
 ) -> anyhow::Result<Option<Hash>> {
-    let is_called = |name: Option<&FileName>| name.is_some_and(|name| name.is_called(text));
+    let is_called = |name: Option<&FileName>| name.is_some_and(|name| name.matches_name(text));
     let called = named.clone().filter(|(_, name)| is_called(*name)).map(|(hash, _)| hash);
     if let [hash] = called.collect::<Vec<_>>()[..] {
         return Ok(Some(hash));

@@ -156,7 +156,7 @@ mod tests {
     #[tokio::test]
     async fn a_download_that_is_not_whole_says_so() {
         let node = Node::builder().spawn().await.unwrap();
-        let left = LeftOut { path: "in/song".parse().unwrap(), why: NameFault::TooLongHere };
+        let left = LeftOut { path: "in/song".parse().unwrap(), why: NameFault::TooLongForDisk };
         let text = |left_out: &[LeftOut]| {
             let (hash, changes) = (Hash::of(b"content"), Changes::new(&[], left_out));
             let path = "/d/album".into();

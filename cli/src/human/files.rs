@@ -246,9 +246,9 @@ mod tests {
         let renamed = |n: usize| Renamed {
             name: format!("a{n}\u{202e}").parse().unwrap(),
             path: format!("/d/a{n}_").into(),
-            why: NameFault::Taken,
+            why: NameFault::NameInUse,
         };
-        let why = NameFault::TooLongHere;
+        let why = NameFault::TooLongForDisk;
         let left = |n: usize| LeftOut { path: format!("l{n}").parse().unwrap(), why };
         let mut all = Changes::default();
         all.renamed = (0..NAMED + 2).map(renamed).collect();

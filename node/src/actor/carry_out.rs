@@ -21,7 +21,7 @@ use crate::direct::{RequestRoute, Sending, SentBy};
 use crate::error::Error;
 use crate::files;
 use crate::request;
-use crate::store::GATHER;
+use crate::store::WRITE_DELAY;
 use crate::trace;
 
 impl Actor {
@@ -298,7 +298,7 @@ impl Actor {
         let kept = self.inner.broadcasts.clone();
         if kept.add(batch) {
             self.inner.tasks.spawn(async move {
-                tokio::time::sleep(GATHER).await;
+                tokio::time::sleep(WRITE_DELAY).await;
                 let _ = blocking::run(move || kept.write()).await;
             });
         }

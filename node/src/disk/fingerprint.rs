@@ -27,7 +27,7 @@ pub(crate) struct Fingerprint {
 
 /// The result of comparing a file with the one that was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Likeness {
+pub(crate) enum Comparison {
     /// The file has not changed.
     Same,
     /// The file may have changed: its content has to be checked.
@@ -55,14 +55,14 @@ impl Fingerprint {
 
     /// Compares a file's fingerprint of now with this one.
     #[must_use]
-    pub(crate) fn likeness(&self, now: &Self) -> Likeness {
+    pub(crate) fn compare(&self, now: &Self) -> Comparison {
         if (self.size, self.modified, self.inode) != (now.size, now.modified, now.inode) {
-            Likeness::Different
+            Comparison::Different
         // A backup or a change of permissions also changes ctime, so this alone is only a doubt.
         } else if self.fresh || self.changed != now.changed {
-            Likeness::Doubtful
+            Comparison::Doubtful
         } else {
-            Likeness::Same
+            Comparison::Same
         }
     }
 
@@ -76,11 +76,11 @@ impl Fingerprint {
 
     pub(crate) fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self {
-            size: reader.u64("stamp size")?,
-            modified: i64::from_le_bytes(reader.array("stamp modified")?),
-            changed: i64::from_le_bytes(reader.array("stamp changed")?),
-            inode: reader.u64("stamp inode")?,
-            fresh: reader.bool("stamp fresh")?,
+            size: reader.u64("fingerprint size")?,
+            modified: i64::from_le_bytes(reader.array("fingerprint modified")?),
+            changed: i64::from_le_bytes(reader.array("fingerprint changed")?),
+            inode: reader.u64("fingerprint inode")?,
+            fresh: reader.bool("fingerprint fresh")?,
         })
     }
 }

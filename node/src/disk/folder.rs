@@ -34,13 +34,13 @@ impl OpenFolder {
         &self.path
     }
 
-    /// Opens a file in it as [`open_plain`] does. `path` has the form of a [`RelPath`].
+    /// Opens a file in it as [`open_no_follow`] does. `path` has the form of a [`RelPath`].
     pub(crate) fn open(&self, path: &str) -> io::Result<File> {
         #[cfg(unix)]
         if let Some(handle) = &self.handle {
             return unix::open(handle, Path::new(path));
         }
-        open_plain(&self.full(path))
+        open_no_follow(&self.full(path))
     }
 
     /// Creates a file in it as [`new_file`] does. The folder of the file has to exist.
@@ -61,7 +61,7 @@ impl OpenFolder {
 
 /// Opens a file for reading. Does not follow a symbolic link, and does not wait for a writer if a pipe has
 /// replaced the file.
-pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
+pub(crate) fn open_no_follow(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     return unix::open(rustix::fs::CWD, path);
     #[cfg(not(unix))]

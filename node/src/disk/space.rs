@@ -46,12 +46,12 @@ pub(crate) fn max_name(_: &Path) -> usize {
 
 /// Returns the bytes that a file takes on its disk.
 #[cfg(unix)]
-pub(crate) fn taken(metadata: &Metadata) -> u64 {
+pub(crate) fn bytes_on_disk(metadata: &Metadata) -> u64 {
     std::os::unix::fs::MetadataExt::blocks(metadata).saturating_mul(512)
 }
 
 #[cfg(not(unix))]
-pub(crate) fn taken(metadata: &Metadata) -> u64 {
+pub(crate) fn bytes_on_disk(metadata: &Metadata) -> u64 {
     metadata.len()
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use peerkit_proto::files::wire::MAX_PLACES;
+use peerkit_proto::files::wire::MAX_ADDRESSES;
 use peerkit_proto::files::{Access, FileName, FoundFile, SharedFile, Ticket};
 use peerkit_proto::id::Hash;
 
@@ -163,7 +163,7 @@ impl FilesHandle<'_> {
         };
         let mut addresses = self.inner.addresses.announced(None);
         // Nodes refuse a list of more. The best addresses come first.
-        addresses.truncate(MAX_PLACES);
+        addresses.truncate(MAX_ADDRESSES);
         let (node, network) = (self.inner.profile.id, self.inner.profile.network.clone());
         Some(Ticket { hash: *hash, node, secret, network, addresses, name: Some(name) })
     }

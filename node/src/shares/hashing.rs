@@ -215,18 +215,19 @@ fn open(path: &Path) -> Result<(File, Fingerprint), HashFailure> {
         return Err(HashFailure::NotAFile);
     }
     let file = File::open(path)?;
-    let stamp = Fingerprint::of(&file.metadata()?);
-    Ok((file, stamp))
+    let fingerprint = Fingerprint::of(&file.metadata()?);
+    Ok((file, fingerprint))
 }
 
 fn finish(file: &File, before: Fingerprint, list: PieceList) -> Result<Hashed, HashFailure> {
     let after = Fingerprint::of(&file.metadata()?);
     // A write during the hashing shows in these. The inode can't change: the file is open.
-    let looks = |stamp: Fingerprint| (stamp.size, stamp.modified, stamp.changed);
+    let looks =
+        |fingerprint: Fingerprint| (fingerprint.size, fingerprint.modified, fingerprint.changed);
     if looks(before) != looks(after) || list.size() != before.size {
         return Err(HashFailure::Changing);
     }
-    let file = KnownFile { stamp: before, hash: list.root() };
+    let file = KnownFile { fingerprint: before, hash: list.root() };
     Ok(Hashed { file, list: Some(list).filter(|list| list.count() > 1) })
 }
 

@@ -94,7 +94,7 @@ pub(super) struct Share {
 #[derive(Debug)]
 pub(super) struct ShareFile {
     pub(super) hash: Hash,
-    pub(super) stamp: Fingerprint,
+    pub(super) fingerprint: Fingerprint,
 }
 
 /// A place where a content is: a file of a share, or its manifest (`None`).
@@ -378,11 +378,11 @@ impl Share {
 
     /// Returns one of its files.
     fn file(&self, at: usize) -> Option<SharedFile> {
-        let ShareFile { hash, stamp } = self.items.get(at)?;
+        let ShareFile { hash, fingerprint } = self.items.get(at)?;
         Some(SharedFile {
             hash: *hash,
             name: self.name(at)?,
-            size: stamp.size,
+            size: fingerprint.size,
             kind: FileKind::File,
         })
     }
@@ -409,7 +409,7 @@ impl Share {
     pub(super) fn path_of(&self, at: usize) -> Option<PathBuf> {
         match self.paths.get(at) {
             None => Some(self.path.clone()),
-            Some(path) => Some(RelPath::new(path).ok()?.under(&self.path)),
+            Some(path) => Some(RelPath::new(path).ok()?.join_to(&self.path)),
         }
     }
 }
@@ -441,6 +441,6 @@ impl Location {
             return size;
         }
         let found = self.share.path_of(at).and_then(|path| fs::symlink_metadata(path).ok());
-        found.map_or(size, |found| space::taken(&found))
+        found.map_or(size, |found| space::bytes_on_disk(&found))
     }
 }

@@ -10,8 +10,8 @@ use peerkit_proto::id::Hash;
 use super::Shares;
 use super::index::{Location, Share};
 use crate::disk::cached_read::CachedRead;
-use crate::disk::fingerprint::{Fingerprint, Likeness};
-use crate::disk::folder::{OpenFolder, open_plain};
+use crate::disk::fingerprint::{Comparison, Fingerprint};
+use crate::disk::folder::{OpenFolder, open_no_follow};
 use crate::disk::read_exact_at;
 use crate::lock::read;
 
@@ -25,7 +25,7 @@ pub(crate) struct OpenShare {
 #[derive(Debug)]
 enum ShareContent {
     Memory(Bytes),
-    File { file: File, stamp: Fingerprint, cached: OnceLock<CachedRead> },
+    File { file: File, fingerprint: Fingerprint, cached: OnceLock<CachedRead> },
 }
 
 /// A shared folder whose files are opened when they are read.
@@ -47,23 +47,23 @@ impl OpenShare {
             return Some(Self::memory(share.manifest.clone()?, list));
         };
         let item = share.items.get(at)?;
-        let file = open_plain(&share.path_of(at)?).ok()?;
-        Some(Self::file(file, item.stamp, list))
+        let file = open_no_follow(&share.path_of(at)?).ok()?;
+        Some(Self::file(file, item.fingerprint, list))
     }
 
     pub(crate) fn memory(bytes: Bytes, list: PieceList) -> Self {
         Self { list, content: ShareContent::Memory(bytes) }
     }
 
-    fn file(file: File, stamp: Fingerprint, list: PieceList) -> Self {
-        Self { list, content: ShareContent::File { file, stamp, cached: OnceLock::new() } }
+    fn file(file: File, fingerprint: Fingerprint, list: PieceList) -> Self {
+        Self { list, content: ShareContent::File { file, fingerprint, cached: OnceLock::new() } }
     }
 
     /// Returns whether its fingerprint is not that of a changed file.
     pub(super) fn is_as_hashed(&self) -> bool {
-        let ShareContent::File { file, stamp, .. } = &self.content else { return true };
-        let now = file.metadata().map(|now| stamp.likeness(&Fingerprint::of(&now)));
-        now.is_ok_and(|likeness| likeness != Likeness::Different)
+        let ShareContent::File { file, fingerprint, .. } = &self.content else { return true };
+        let now = file.metadata().map(|now| fingerprint.compare(&Fingerprint::of(&now)));
+        now.is_ok_and(|compared| compared != Comparison::Different)
     }
 
     /// Returns the piece list.
@@ -100,25 +100,25 @@ impl OpenShare {
                 out.copy_from_slice(piece.ok_or(FileRefusal::BadRequest)?);
                 Ok(())
             }
-            ShareContent::File { file, stamp, .. } => {
+            ShareContent::File { file, fingerprint, .. } => {
                 let read = read_exact_at(file, out, begin);
                 let now = read.and_then(|()| file.metadata());
-                let likeness = now.map(|now| stamp.likeness(&Fingerprint::of(&now)));
-                match likeness {
-                    Ok(Likeness::Same) => Ok(()),
+                let compared = now.map(|now| fingerprint.compare(&Fingerprint::of(&now)));
+                match compared {
+                    Ok(Comparison::Same) => Ok(()),
                     // The whole piece was read, so its hash decides.
-                    Ok(Likeness::Doubtful) if skip == 0 => {
+                    Ok(Comparison::Doubtful) if skip == 0 => {
                         let checked = self.list.verify_piece(index, out);
                         checked.map_err(|_| FileRefusal::Changed)
                     }
                     // The start of the piece is missing, and the hash needs it.
-                    Ok(Likeness::Doubtful) => {
+                    Ok(Comparison::Doubtful) => {
                         let mut whole = vec![0; skip + out.len()];
                         self.read(index, 0, &mut whole)?;
                         out.copy_from_slice(whole.get(skip..).unwrap_or_default());
                         Ok(())
                     }
-                    Ok(Likeness::Different) | Err(_) => Err(FileRefusal::Changed),
+                    Ok(Comparison::Different) | Err(_) => Err(FileRefusal::Changed),
                 }
             }
         }
@@ -130,7 +130,7 @@ impl OpenShare {
     /// Returns `None` if nothing is in memory, or if the file may have changed. Then use
     /// [`read`](Self::read).
     pub(crate) fn read_at_once(&self, index: u64, skip: usize, out: &mut [u8]) -> Option<usize> {
-        let ShareContent::File { file, stamp, cached } = &self.content else { return None };
+        let ShareContent::File { file, fingerprint, cached } = &self.content else { return None };
         let range = self.list.range(index)?;
         let begin = range.start.checked_add(skip as u64)?;
         let left = usize::try_from(range.end.checked_sub(begin)?).ok()?;
@@ -139,7 +139,7 @@ impl OpenShare {
         let read = cached.read(file, out.get_mut(..room)?, begin)?;
         // Checked after the read, as a change before or during the read matters.
         let now = Fingerprint::of(&file.metadata().ok()?);
-        (stamp.likeness(&now) == Likeness::Same).then_some(read)
+        (fingerprint.compare(&now) == Comparison::Same).then_some(read)
     }
 
     /// Reads piece `index` into `buffer`, replacing what it held.
@@ -185,7 +185,7 @@ impl OpenTree {
             .first()
             .into_iter()
             .flat_map(|(share, _)| &share.items)
-            .map(|item| item.stamp.size)
+            .map(|item| item.fingerprint.size)
     }
 
     /// Reads the piece at `place` into `out`, which has to be of its length. Blocks on the disk.
@@ -215,13 +215,13 @@ impl OpenTree {
 
     fn open(&self, (share, folder): &(Arc<Share>, OpenFolder), at: usize) -> Option<OpenShare> {
         let item = share.items.get(at)?;
-        let size = item.stamp.size;
+        let size = item.fingerprint.size;
         let list = match PieceList::single(&item.hash, size) {
             Some(list) => list,
             None => self.shares.known_list(&item.hash, size)?,
         };
         let file = folder.open(share.paths.get(at)?).ok()?;
-        Some(OpenShare::file(file, item.stamp, list))
+        Some(OpenShare::file(file, item.fingerprint, list))
     }
 }
 

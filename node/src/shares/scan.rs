@@ -15,7 +15,7 @@ use super::hashing::{HashFailure, HashJob, Hashed, hash_all};
 use super::index::{Share, ShareFile};
 use super::name_list::NameList;
 use super::{HashProgress, ShareError, SkipReason, Skipped};
-use crate::disk::fingerprint::{Fingerprint, Likeness};
+use crate::disk::fingerprint::{Comparison, Fingerprint};
 use crate::disk::private::mode_of;
 use crate::store::{KnownFile, Store, StoreError};
 use crate::transfer::is_part_name;
@@ -63,16 +63,17 @@ impl Scanner<'_> {
         name: FileName,
         metadata: &Metadata,
     ) -> Result<Scanned, ShareError> {
-        let found = vec![ScannedFile { rel: None, stamp: Fingerprint::of(metadata), mode: 0 }];
-        let KnownFile { stamp, hash } = match self.hash_found(&path, &found)?.pop() {
+        let found =
+            vec![ScannedFile { rel: None, fingerprint: Fingerprint::of(metadata), mode: 0 }];
+        let KnownFile { fingerprint, hash } = match self.hash_found(&path, &found)?.pop() {
             Some(Ok(file)) => file,
             Some(Err(HashFailure::Io(error))) => return Err(ShareError::Io { path, error }),
             Some(Err(HashFailure::Changing)) => return Err(ShareError::Changing(path)),
             Some(Err(HashFailure::NotAFile)) => return Err(ShareError::Special(path)),
             Some(Err(HashFailure::Stopped)) | None => return Err(ShareError::Stopped),
         };
-        let shared = SharedFile { hash, name, size: stamp.size, kind: FileKind::File };
-        let items = vec![ShareFile { hash, stamp }];
+        let shared = SharedFile { hash, name, size: fingerprint.size, kind: FileKind::File };
+        let items = vec![ShareFile { hash, fingerprint }];
         let (paths, lower) = (NameList::default(), NameList::default());
         let access = Access::Nodes(Vec::new());
         Ok(Scanned {
@@ -91,11 +92,11 @@ impl Scanner<'_> {
         for (found, result) in walk.files.into_iter().zip(hashed) {
             let Some(rel) = found.rel else { continue };
             let why = match result {
-                Ok(KnownFile { stamp, hash }) => {
-                    items.push(ShareFile { hash, stamp });
+                Ok(KnownFile { fingerprint, hash }) => {
+                    items.push(ShareFile { hash, fingerprint });
                     paths.push(rel.as_str());
                     lower.push(&folded(rel.as_str()));
-                    let (size, mode) = (stamp.size, found.mode);
+                    let (size, mode) = (fingerprint.size, found.mode);
                     walk.entries.push(ManifestEntry::File { path: rel, size, hash, mode });
                     continue;
                 }
@@ -104,7 +105,7 @@ impl Scanner<'_> {
                 Err(HashFailure::NotAFile) => SkipReason::Special,
                 Err(HashFailure::Stopped) => return Err(ShareError::Stopped),
             };
-            walk.skipped.push(Skipped { path: rel.under(&path), why });
+            walk.skipped.push(Skipped { path: rel.join_to(&path), why });
         }
         // These stay in memory as long as the folder is shared.
         paths.shrink();
@@ -129,7 +130,7 @@ impl Scanner<'_> {
         top: &Path,
         found: &[ScannedFile],
     ) -> Result<Vec<Result<KnownFile, HashFailure>>, ShareError> {
-        let total = found.iter().fold(0u64, |sum, file| sum.saturating_add(file.stamp.size));
+        let total = found.iter().fold(0u64, |sum, file| sum.saturating_add(file.fingerprint.size));
         let mut done = HashProgress { done: 0, total };
         let mut results = Vec::with_capacity(found.len());
         for batch in found.chunks(BATCH) {
@@ -137,8 +138,10 @@ impl Scanner<'_> {
             let mut jobs = Vec::new();
             for (file, known) in batch.iter().zip(&known) {
                 match known {
-                    Some(_) => done.done = done.done.saturating_add(file.stamp.size),
-                    None => jobs.push(HashJob { path: file.path(top), size: file.stamp.size }),
+                    Some(_) => done.done = done.done.saturating_add(file.fingerprint.size),
+                    None => {
+                        jobs.push(HashJob { path: file.path(top), size: file.fingerprint.size })
+                    }
                 }
             }
             (self.progress)(done);
@@ -175,9 +178,9 @@ impl Scanner<'_> {
         let mut known = self.store.files(paths.iter().map(PathBuf::as_path))?;
         for (file, slot) in batch.iter().zip(&mut known) {
             let Some(then) = slot else { continue };
-            let is_same = then.stamp.likeness(&file.stamp) == Likeness::Same;
+            let is_same = then.fingerprint.compare(&file.fingerprint) == Comparison::Same;
             // The piece list may have been pruned: then the file has to be read again.
-            let needs_list = file.stamp.size > PIECE;
+            let needs_list = file.fingerprint.size > PIECE;
             if !is_same || (needs_list && !self.store.has_piece_list(&then.hash)?) {
                 *slot = None;
             }
@@ -190,7 +193,7 @@ impl Scanner<'_> {
 struct ScannedFile {
     /// Its path in the scanned folder; `None` if the file itself is scanned.
     rel: Option<RelPath>,
-    stamp: Fingerprint,
+    fingerprint: Fingerprint,
     mode: u32,
 }
 
@@ -198,7 +201,7 @@ impl ScannedFile {
     fn path(&self, top: &Path) -> PathBuf {
         match &self.rel {
             None => top.to_owned(),
-            Some(rel) => rel.under(top),
+            Some(rel) => rel.join_to(top),
         }
     }
 }
@@ -276,8 +279,8 @@ impl FolderWalk {
         } else if metadata.is_dir() {
             open.push((path, Some(rel)));
         } else if metadata.is_file() {
-            let (stamp, mode) = (Fingerprint::of(&metadata), mode_of(&metadata));
-            self.files.push(ScannedFile { rel: Some(rel), stamp, mode });
+            let (fingerprint, mode) = (Fingerprint::of(&metadata), mode_of(&metadata));
+            self.files.push(ScannedFile { rel: Some(rel), fingerprint, mode });
         } else {
             self.skip(path, SkipReason::Special);
         }

@@ -226,7 +226,7 @@ async fn a_folder_is_a_manifest_and_its_files() {
         skipped,
         [
             (".song.mp3.0123abcd.part", &SkipReason::Unfinished),
-            ("bad\nname", &SkipReason::Name(NameFault::Control)),
+            ("bad\nname", &SkipReason::Name(NameFault::ControlCharacter)),
             ("link", &SkipReason::Symlink),
             ("loop", &SkipReason::Symlink),
         ]
@@ -346,7 +346,7 @@ async fn a_file_just_written_is_checked_as_it_is_read() {
     fs::write(&path, b"before").unwrap();
     let hash = add(&shares, &path).await.shared.hash;
     let index = read(&shares.index);
-    assert!(index.shares().next().unwrap().items[0].stamp.fresh);
+    assert!(index.shares().next().unwrap().items[0].fingerprint.fresh);
     drop(index);
     assert_eq!(content(&shares.open(&hash, &anyone()).unwrap()).unwrap(), b"before");
 }

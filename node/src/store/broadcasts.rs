@@ -16,7 +16,7 @@ use crate::lock::lock;
 
 /// Time that a broadcast waits to be written together with others. 100 ms: a crash loses the broadcasts
 /// of that time, and a disk takes a few milliseconds for each write.
-pub(crate) const GATHER: Duration = Duration::from_millis(100);
+pub(crate) const WRITE_DELAY: Duration = Duration::from_millis(100);
 
 /// Most bytes of broadcasts that wait to be written. 8 MiB: some seconds of a busy network's, for a slow
 /// disk. Beyond that the oldest are not stored.
@@ -99,7 +99,7 @@ impl StoredBroadcasts {
     }
 
     /// Adds a broadcast. Returns whether the caller has to call [`write`](Self::write), after
-    /// [`GATHER`].
+    /// [`WRITE_DELAY`].
     pub(crate) fn add(&self, batch: Batch) -> bool {
         // Without a folder nothing outlives the run, so a copy would be of no use.
         if self.store.is_in_memory() {

@@ -51,7 +51,7 @@ impl KnownShare {
 impl KnownFile {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = vec![1];
-        self.stamp.encode(&mut out);
+        self.fingerprint.encode(&mut out);
         out.put_raw(self.hash.as_bytes());
         out
     }
@@ -61,8 +61,10 @@ impl KnownFile {
         if reader.u8("file version")? != 1 {
             return Err(DecodeError::Invalid("file version"));
         }
-        let file =
-            Self { stamp: Fingerprint::decode(&mut reader)?, hash: reader.hash("file hash")? };
+        let file = Self {
+            fingerprint: Fingerprint::decode(&mut reader)?,
+            hash: reader.hash("file hash")?,
+        };
         reader.finish()?;
         Ok(file)
     }

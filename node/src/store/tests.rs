@@ -21,7 +21,7 @@ fn peer(name: &str) -> KnownPeer {
 
 fn known(n: u8) -> KnownFile {
     KnownFile {
-        stamp: Fingerprint {
+        fingerprint: Fingerprint {
             size: u64::from(n),
             modified: -5,
             changed: i64::MAX,
@@ -102,8 +102,8 @@ fn forgets() {
     let (_folder, stores) = both();
     for store in stores {
         fill(&store);
-        assert!(store.forget_share(Path::new("/a/b")).unwrap());
-        assert!(!store.forget_share(Path::new("/a/b")).unwrap());
+        assert!(store.remove_share(Path::new("/a/b")).unwrap());
+        assert!(!store.remove_share(Path::new("/a/b")).unwrap());
         assert!(store.shares().unwrap().is_empty());
         store.prune(|path| path == Path::new("/a/c"), |_| false).unwrap();
         let paths = ["/a/c", "/a/b"].map(Path::new);

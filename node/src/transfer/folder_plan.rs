@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use peerkit_proto::files::disk::peculiarity;
+use peerkit_proto::files::disk::nonportable_part;
 use peerkit_proto::files::{
     DiskNames, DiskRules, FileName, Layout, Manifest, ManifestEntry, PieceError, PieceList,
     PiecePosition, RelPath,
@@ -46,10 +46,10 @@ impl FolderPlan {
         let mut refused = BTreeSet::new();
         for entry in self.manifest.entries() {
             let Some(name) = entry.path().components().next_back() else { continue };
-            let Some(peculiarity) = peculiarity(name) else { continue };
-            // One try for each peculiarity: a million names may have the same one.
-            if tried.insert(peculiarity.clone()) && is_refused(at, name) {
-                refused.insert(peculiarity);
+            let Some(nonportable_part) = nonportable_part(name) else { continue };
+            // One try for each nonportable_part: a million names may have the same one.
+            if tried.insert(nonportable_part.clone()) && is_refused(at, name) {
+                refused.insert(nonportable_part);
             }
         }
         if !refused.is_empty() {

@@ -292,7 +292,7 @@ impl OpenPartial {
         if self.partial.has_ended() || !is_held {
             return Err(FileRefusal::NotFound);
         }
-        let place = self.partial.layout.place(piece).ok_or(FileRefusal::BadRequest)?;
+        let place = self.partial.layout.position(piece).ok_or(FileRefusal::BadRequest)?;
         let file = self.open(&place).ok_or(FileRefusal::NotFound)?;
         read_exact_at(&file, out, place.range.start).map_err(|error| {
             tracing::debug!(hash = %self.partial.hash, piece, %error, "a held piece can't be read");
@@ -315,7 +315,7 @@ impl OpenPartial {
             return Some(Arc::clone(file));
         }
         let (name, _) = plan.file(place.file)?;
-        let at = name.under(&lock(path));
+        let at = name.join_to(&lock(path));
         let file = Arc::new(File::open(at).ok()?);
         self.last = Some((place.file, Arc::clone(&file)));
         Some(file)

@@ -112,7 +112,7 @@ async fn a_hidden_name_from_the_network_is_replaced() {
     let fetched = fetch(&bob, get.clone().to(to.path())).await;
     assert_eq!(fetched.path, to.path().join("_bash_profile"));
     let [renamed] = &fetched.renamed[..] else { panic!("{:?}", fetched.renamed) };
-    assert_eq!((renamed.name.as_str(), renamed.why), (".bash_profile", NameFault::Hidden));
+    assert_eq!((renamed.name.as_str(), renamed.why), (".bash_profile", NameFault::LeadingDot));
     assert_eq!(renamed.path, fetched.path);
     assert!(!to.path().join(".bash_profile").exists());
     // The file is there already, so nothing is fetched. The new name is reported again.
@@ -143,7 +143,10 @@ async fn a_folder_keeps_all_names_but_misleading_ones() {
         assert_eq!(fs::read(fetched.path.join(name)).unwrap(), name.as_bytes());
     }
     let [renamed] = &fetched.renamed[..] else { panic!("{:?}", fetched.renamed) };
-    assert_eq!((renamed.name.as_str(), renamed.why), ("fdp\u{202e}gpj.exe", NameFault::Direction));
+    assert_eq!(
+        (renamed.name.as_str(), renamed.why),
+        ("fdp\u{202e}gpj.exe", NameFault::MisleadingCharacter)
+    );
     assert_eq!(fs::read(fetched.path.join("fdp_gpj.exe")).unwrap(), b"misleading");
     assert_eq!(renamed.path, fetched.path.join("fdp_gpj.exe"));
     // The fetched files have their names on the disk there.
@@ -190,7 +193,7 @@ async fn files_that_this_disk_cannot_hold_are_reported_and_the_rest_arrives() {
     assert_eq!(fetched.bytes, content.len() as u64);
     let left: Vec<_> =
         fetched.left_out.iter().map(|left| (left.path.as_str().len(), left.why)).collect();
-    let (long, above) = (NameFault::TooLongHere, NameFault::Above);
+    let (long, above) = (NameFault::TooLongForDisk, NameFault::ParentNotWritten);
     assert_eq!(left, [(200, long), (205, above), (240, long)]);
     let (path, changes) = within("the event", events.recv()).await.unwrap();
     let expected = Changes::new(&fetched.renamed, &fetched.left_out);
@@ -233,7 +236,7 @@ async fn a_long_name_is_cut_to_fit_a_number_and_the_part_suffix() {
             assert!(name.ends_with(".txt") || second.path.is_dir(), "{name}");
             assert_eq!(first.path.ends_with(wanted), !is_short, "the name is cut to fit");
             let why: Vec<_> = second.renamed.iter().map(|renamed| renamed.why).collect();
-            let expected = if is_short { NameFault::TooLongHere } else { NameFault::Taken };
+            let expected = if is_short { NameFault::TooLongForDisk } else { NameFault::NameInUse };
             assert_eq!(why, [expected]);
         }
     }

@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn long_lists_are_cut_and_counted() {
         let path = |n: usize| n.to_string().parse::<RelPath>().unwrap();
-        let why = NameFault::TooLongHere;
+        let why = NameFault::TooLongForDisk;
         let renamed = |n| Renamed { name: path(n), path: "/d".into(), why };
         let left_out = |n| LeftOut { path: path(n), why };
         let some = |renamed_count, left_count| {

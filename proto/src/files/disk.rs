@@ -89,7 +89,7 @@ impl DiskRules {
             None => (name.as_str().to_owned(), None),
         };
         let is_long = safe.len() > self.max_name;
-        let fault = fault.or_else(|| is_long.then_some(NameFault::TooLongHere));
+        let fault = fault.or_else(|| is_long.then_some(NameFault::TooLongForDisk));
         if fault.is_none() {
             return (name.clone(), None);
         }
@@ -117,7 +117,7 @@ enum NameChange {
 
 impl DiskNames {
     /// Decides the path of each entry of `manifest` under `rules`. `refused` are the
-    /// [peculiarities](peculiarity) of names that the disk was found to refuse.
+    /// [peculiarities](nonportable_part) of names that the disk was found to refuse.
     #[must_use]
     pub fn plan(manifest: &Manifest, rules: &DiskRules, refused: &BTreeSet<String>) -> Self {
         let entries = manifest.entries();
@@ -125,11 +125,12 @@ impl DiskNames {
         for (at, entry) in entries.iter().enumerate() {
             let name = last(entry.path());
             if name.len() > rules.max_name {
-                own.insert(at, Own::LeftOut(NameFault::TooLongHere));
+                own.insert(at, Own::LeftOut(NameFault::TooLongForDisk));
             } else if !refused.is_empty()
-                && peculiarity(name).is_some_and(|peculiarity| refused.contains(&peculiarity))
+                && nonportable_part(name)
+                    .is_some_and(|nonportable_part| refused.contains(&nonportable_part))
             {
-                own.insert(at, Own::LeftOut(NameFault::RefusedHere));
+                own.insert(at, Own::LeftOut(NameFault::RefusedByDisk));
             }
         }
         let is_long = |entry: &ManifestEntry| entry.path().as_str().len() > rules.max_path;
@@ -236,7 +237,7 @@ fn own_changes(entries: &[ManifestEntry], platform: Platform) -> BTreeMap<usize,
     for (at, entry) in entries.iter().enumerate() {
         let name = last(entry.path());
         if !faulty.contains_key(&at) && !used.insert(key(entry, name)) {
-            faulty.insert(at, (name.to_owned(), NameFault::Taken));
+            faulty.insert(at, (name.to_owned(), NameFault::NameInUse));
         }
     }
     let mut changes = BTreeMap::new();
@@ -270,11 +271,11 @@ fn placed(
     let place = match above {
         None => name.to_owned(),
         Some(Some(above)) => format!("{above}/{name}"),
-        Some(None) => return Err(NameFault::Above),
+        Some(None) => return Err(NameFault::ParentNotWritten),
     };
     match RelPath::new(place) {
         Ok(place) if place.as_str().len() <= rules.max_path => Ok((place, fault)),
-        _ => Err(NameFault::TooLongHere),
+        _ => Err(NameFault::TooLongForDisk),
     }
 }
 
@@ -300,7 +301,7 @@ pub fn with_suffix(name: &str, suffix: &str, has_extension: bool, max: usize) ->
 /// Returns whether a character changes the direction of the text around it (UAX #9), or breaks a
 /// line: the text then reads as something else.
 #[must_use]
-pub fn misleads(c: char) -> bool {
+pub fn is_misleading(c: char) -> bool {
     matches!(
         c,
         '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
@@ -308,12 +309,16 @@ pub fn misleads(c: char) -> bool {
 }
 
 /// Returns a text from another machine, such as the name of a node or file, as one line that is safe to
-/// print on a terminal: control characters and those that [`misleads`] names are written out.
+/// print on a terminal: control characters and those that [`is_misleading`] names are written out.
 #[must_use]
 pub fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() || misleads(c) { plain.extend(c.escape_default()) } else { plain.push(c) }
+        if c.is_control() || is_misleading(c) {
+            plain.extend(c.escape_default())
+        } else {
+            plain.push(c)
+        }
     }
     plain
 }
@@ -323,7 +328,7 @@ pub fn plain(text: &str) -> String {
 ///
 /// Which names a disk refuses is found out by trying, once for each such text.
 #[must_use]
-pub fn peculiarity(name: &str) -> Option<String> {
+pub fn nonportable_part(name: &str) -> Option<String> {
     let (_, _) = replaced(name, Platform::Windows, false)?;
     let mut special: Vec<char> = name.chars().filter(|c| is_special(*c)).collect();
     special.sort_unstable();
@@ -354,10 +359,10 @@ pub(super) fn without_faults(name: &str, platform: Platform) -> Cow<'_, str> {
 fn replaced(name: &str, platform: Platform, among_own: bool) -> Option<(String, NameFault)> {
     let is_windows = platform == Platform::Windows;
     let fault_of = |(at, c): (usize, char)| match c {
-        '.' if among_own && at == 0 => Some(NameFault::Hidden),
-        '-' if among_own && at == 0 => Some(NameFault::Dash),
-        c if is_windows && is_special(c) => Some(NameFault::Character),
-        c if misleads(c) => Some(NameFault::Direction),
+        '.' if among_own && at == 0 => Some(NameFault::LeadingDot),
+        '-' if among_own && at == 0 => Some(NameFault::LeadingDash),
+        c if is_windows && is_special(c) => Some(NameFault::WindowsCharacter),
+        c if is_misleading(c) => Some(NameFault::MisleadingCharacter),
         _ => None,
     };
     let mut fault = name.char_indices().find_map(fault_of);
@@ -371,7 +376,7 @@ fn replaced(name: &str, platform: Platform, among_own: bool) -> Option<(String, 
     if is_windows {
         let kept = safe.trim_end_matches(['.', ' ']).len();
         if kept < safe.len() {
-            fault.get_or_insert(NameFault::Ending);
+            fault.get_or_insert(NameFault::TrailingDotOrSpace);
             let dropped = safe.len() - kept;
             let text = safe.to_mut();
             text.truncate(kept);
@@ -379,7 +384,7 @@ fn replaced(name: &str, platform: Platform, among_own: bool) -> Option<(String, 
             text.extend(std::iter::repeat_n('_', dropped));
         }
         if is_device(&safe) {
-            fault.get_or_insert(NameFault::Reserved);
+            fault.get_or_insert(NameFault::WindowsDevice);
             let stem = safe.find('.').unwrap_or(safe.len());
             safe.to_mut().insert(stem, '_');
         }

@@ -4,7 +4,7 @@
 //! sources, checks their proofs, reads and writes pieces, and reports the results:
 //!
 //! 1. Candidates come from the user, from searches of the network, and from other sources. Up to
-//!    [`MAX_SOURCES`] of them are worked on at once, of which [`MAX_BEGINNING`] are not ready yet.
+//!    [`MAX_SOURCES`] of them are worked on at once, of which [`MAX_STARTING`] are not ready yet.
 //! 2. A source is dialled, proves its identity, and describes the content. The first one is asked to prove
 //!    it, and what it proves is opened on the disk. If it takes long, others are asked for the proof as
 //!    well, and the first proof counts.
@@ -19,7 +19,7 @@
 //!
 //! It is driven like every state machine of this crate: *handle one input, poll until `None`, sleep until
 //! `poll_timeout`*, then hand in [`Input::Timeout`]. The driver answers each [`Output::Dial`],
-//! [`Output::Prove`], [`Output::Follow`] and [`Output::Ask`] with the matching input or
+//! [`Output::Prove`], [`Output::Follow`] and [`Output::Request`] with the matching input or
 //! [`Input::Failed`], within time limits of its own, each [`Output::Search`] with [`Input::Searched`],
 //! and each [`Output::Open`] with [`Input::Opened`]. So the fetch never sleeps for ever: either an
 //! answer of the driver is due, or `poll_timeout` is set, or it is over.
@@ -59,7 +59,7 @@ pub const MAX_SOURCES: usize = 16;
 
 /// Sources that are dialled at once, and not ready yet. 4: if many nodes fetch the same content from each
 /// other, each would dial all others at once.
-pub const MAX_BEGINNING: usize = 4;
+pub const MAX_STARTING: usize = 4;
 
 /// Most sources that are remembered. Further candidates are ignored.
 pub const MAX_KNOWN: usize = 256;
@@ -148,7 +148,7 @@ impl Fetch {
             Input::Searched => self.search.ended(now),
             Input::Linked => self.search.linked(),
             Input::Resume => self.resume(now),
-            Input::Met { source, id } => self.met(source, id),
+            Input::Identified { source, id } => self.met(source, id),
             Input::Described { source, claim } => {
                 if let Some(known) = self.running(source)
                     // Only the first description counts: a source can't change its claim while it proves it.
@@ -164,7 +164,7 @@ impl Fetch {
             Input::Holds { source, first, bits } => {
                 self.schedule(now, source, |id| schedule::Input::Holds(id, first, bits));
             }
-            Input::Kept { source, pieces } => self.kept(now, source, pieces),
+            Input::Stored { source, pieces } => self.kept(now, source, pieces),
             Input::Failed { source, fault } => self.failed(now, source, fault),
         }
         if !self.is_over {
@@ -331,7 +331,7 @@ impl Fetch {
         let Some(known) = self.sources.get_mut(source.index) else { return };
         known.stage = SourceStage::Gone;
         if let Some(id) = known.candidate.id {
-            self.outbox.push_back(Output::Drop { source, id, why });
+            self.outbox.push_back(Output::ReportBan { source, id, why });
         }
     }
 
@@ -351,7 +351,7 @@ impl Fetch {
             return;
         }
         known.become_ready();
-        self.schedule(now, source, schedule::Input::Up);
+        self.schedule(now, source, schedule::Input::Ready);
         if is_whole {
             self.schedule(now, source, schedule::Input::Whole);
         }
@@ -381,7 +381,7 @@ impl Fetch {
     }
 
     fn failed(&mut self, now: Instant, source: SourceId, fault: Fault) {
-        if fault == Fault::Ours {
+        if fault == Fault::Local {
             return self.end(GiveUp::Failed(source, fault));
         }
         let waits = self.waits();
@@ -400,7 +400,7 @@ impl Fetch {
         }
         // Pieces that the source owes are requested of others at once.
         if let (KnownContent::Settled { schedule, .. }, Some(id)) = (&mut self.content, id) {
-            schedule.handle(now, schedule::Input::Down(id));
+            schedule.handle(now, schedule::Input::Gone(id));
         }
         if fault == Fault::Lie {
             self.ban(source, Ban::Lie);
@@ -474,8 +474,8 @@ impl Fetch {
             && let Some(output) = schedule.poll()
         {
             let output = match output {
-                schedule::Output::Ask { source, first, count } => {
-                    self.ready_source(source).map(|source| Output::Ask { source, first, count })
+                schedule::Output::Request { source, first, count } => {
+                    self.ready_source(source).map(|source| Output::Request { source, first, count })
                 }
                 schedule::Output::Cancel(id) => self.ready_source(id).map(Output::Cancel),
                 schedule::Output::Done => return self.finish(),
@@ -494,7 +494,7 @@ impl Fetch {
         let count =
             |is: fn(&KnownSource) -> bool| self.sources.iter().filter(|known| is(known)).count();
         let sources = MAX_SOURCES.saturating_sub(count(KnownSource::is_running));
-        sources.min(MAX_BEGINNING.saturating_sub(count(KnownSource::is_beginning)))
+        sources.min(MAX_STARTING.saturating_sub(count(KnownSource::is_starting)))
     }
 
     fn dial(&mut self, now: Instant) {
@@ -532,7 +532,7 @@ impl Fetch {
             return None;
         }
         let is_pending =
-            !self.search.is_done() || self.sources.iter().any(KnownSource::is_beginning);
+            !self.search.is_done() || self.sources.iter().any(KnownSource::is_starting);
         // A dial in a crowded network may take longer than the patience.
         let more = if is_pending { PENDING } else { Duration::ZERO };
         Some(self.useful + self.patience + more)
@@ -561,7 +561,7 @@ impl Fetch {
     fn finish(&mut self) {
         for known in self.sources.iter().filter(|known| known.is_running()) {
             self.outbox.push_back(match known.stage {
-                SourceStage::Following | SourceStage::Ready => Output::Finish(known.id),
+                SourceStage::Following | SourceStage::Ready => Output::Complete(known.id),
                 _ => Output::HangUp(known.id),
             });
         }

@@ -105,7 +105,7 @@ impl Layout {
 
     /// Returns the position of a piece, or `None` if there is no such piece.
     #[must_use]
-    pub fn place(&self, piece: u64) -> Option<PiecePosition> {
+    pub fn position(&self, piece: u64) -> Option<PiecePosition> {
         if piece >= self.count {
             return None;
         }
@@ -140,7 +140,7 @@ mod tests {
     fn pieces_are_numbered_through_the_files() {
         let layout = Layout::new([0, 1, 0, 0, PIECE, PIECE + 1, 0]).unwrap();
         assert_eq!(layout.count(), 4);
-        let places: Vec<_> = (0..5).map(|piece| layout.place(piece)).collect();
+        let places: Vec<_> = (0..5).map(|piece| layout.position(piece)).collect();
         let place = |file, index, range| Some(PiecePosition { file, index, range });
         assert_eq!(places[0], place(1, 0, 0..1));
         assert_eq!(places[1], place(4, 0, 0..PIECE));
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(layout.pieces(6), 4..4);
         assert_eq!(layout.pieces(7), 0..0);
         assert!(Layout::file(MAX_FILE + 1).is_err());
-        assert_eq!(Layout::file(0).unwrap().place(0), None);
+        assert_eq!(Layout::file(0).unwrap().position(0), None);
     }
 
     proptest! {
@@ -160,7 +160,7 @@ mod tests {
             let layout = Layout::new(sizes.iter().copied()).unwrap();
             let mut seen = vec![0; sizes.len()];
             for piece in 0..layout.count() {
-                let place = layout.place(piece).unwrap();
+                let place = layout.position(piece).unwrap();
                 prop_assert_eq!(place.range.start, seen[place.file]);
                 prop_assert!(!place.is_empty() && place.len() <= PIECE);
                 prop_assert!(layout.pieces(place.file).contains(&piece));

@@ -28,7 +28,7 @@ pub const MAX_DEPTH: usize = 64;
 ///
 /// It is not empty, `.` or `..`, has no `/`, NUL or other control character, and has at most
 /// [`MAX_NAME`] bytes. Windows refuses some of these names ([`is_portable`](Self::is_portable)). So
-/// use [`DiskRules::top_name`](disk::DiskRules::top_name) or [`RelPath::under`] to join a name to a
+/// use [`DiskRules::top_name`](disk::DiskRules::top_name) or [`RelPath::join_to`] to join a name to a
 /// folder.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileName(pub(super) Box<str>);
@@ -65,38 +65,38 @@ pub enum NameFault {
     Separator,
     /// NUL or another control character.
     #[error("it has a control character in it")]
-    Control,
+    ControlCharacter,
     /// A character that Windows does not allow in names, such as `\` or `:`.
     #[error("it has a character in it that Windows does not allow")]
-    Character,
+    WindowsCharacter,
     /// Ends with a dot or a space, which Windows drops.
     #[error("it ends with a dot or a space, which Windows drops")]
-    Ending,
+    TrailingDotOrSpace,
     /// A device's name on Windows.
     #[error("it is the name of a device on Windows")]
-    Reserved,
+    WindowsDevice,
     /// Begins with a dot. Such files are hidden, and programs read some of them automatically.
     #[error("it begins with a dot")]
-    Hidden,
+    LeadingDot,
     /// Begins with a dash. Commands take it for an option.
     #[error("it begins with a dash")]
-    Dash,
+    LeadingDash,
     /// Has a character that changes the direction of text or breaks the line. The name could look
     /// like another one.
     #[error("it has a character in it that changes how text is shown")]
-    Direction,
+    MisleadingCharacter,
     /// Another file has the name.
     #[error("another file has that name")]
-    Taken,
+    NameInUse,
     /// More bytes than the disk allows in a name or path.
     #[error("it is too long for this disk")]
-    TooLongHere,
+    TooLongForDisk,
     /// The file system refused it.
     #[error("this disk does not allow it")]
-    RefusedHere,
+    RefusedByDisk,
     /// The folder that the file is in could not be created.
     #[error("its folder could not be written")]
-    Above,
+    ParentNotWritten,
     /// More than [`MAX_NAME`] bytes in one component, or more than [`MAX_PATH`] in the whole path.
     #[error("a name has at most {MAX_NAME} bytes, a path {MAX_PATH}")]
     TooLong,
@@ -157,7 +157,7 @@ impl FileName {
     /// Returns whether `text` is this name. Case matters. Whether accents are composed (NFC) or
     /// decomposed (NFD) does not.
     #[must_use]
-    pub fn is_called(&self, text: &str) -> bool {
+    pub fn matches_name(&self, text: &str) -> bool {
         *self.0 == *text || self.0.nfc().eq(text.nfc())
     }
 }
@@ -213,7 +213,7 @@ impl RelPath {
     /// Returns the path joined to `base`, in the form of this machine. It is always inside `base`:
     /// [`disk`] replaces names that have a special meaning on this system.
     #[must_use]
-    pub fn under(&self, base: &Path) -> PathBuf {
+    pub fn join_to(&self, base: &Path) -> PathBuf {
         let mut path = base.to_owned();
         for name in self.components() {
             match Platform::HERE {
@@ -263,7 +263,7 @@ fn fault_of(name: &str) -> Option<NameFault> {
         bytes if bytes.len() > MAX_NAME => Some(NameFault::TooLong),
         bytes if bytes.contains(&b'/') => Some(NameFault::Separator),
         // They would act on a terminal that shows the name.
-        _ if has_control(name) => Some(NameFault::Control),
+        _ if has_control(name) => Some(NameFault::ControlCharacter),
         _ => None,
     }
 }
@@ -352,10 +352,10 @@ mod tests {
             ("..", F::Dots),
             ("a/../../b", F::Dots),
             ("a/./b", F::Dots),
-            ("a\0b", F::Control),
-            ("a/b\n", F::Control),
+            ("a\0b", F::ControlCharacter),
+            ("a/b\n", F::ControlCharacter),
             // An escape sequence of terminals.
-            ("a\u{9b}31m", F::Control),
+            ("a\u{9b}31m", F::ControlCharacter),
         ] {
             assert_eq!(fault(path), Some(expected), "{path:?}");
         }
@@ -373,7 +373,7 @@ mod tests {
         assert_eq!(folded("R\u{c9}SUM\u{c9}"), folded("re\u{301}sume\u{301}"));
         assert_eq!(folded("A-B.TXT"), "a-b.txt");
         let name = FileName::new("caf\u{e9}").unwrap();
-        assert!(name.is_called("cafe\u{301}") && !name.is_called("Caf\u{e9}"));
+        assert!(name.matches_name("cafe\u{301}") && !name.matches_name("Caf\u{e9}"));
     }
 
     #[test]
@@ -399,7 +399,7 @@ mod tests {
         fn an_accepted_path_stays_under_its_base(path in "[a.:/\\\\ CON1\0é]{0,20}") {
             if let Ok(path) = RelPath::new(path) {
                 let base = Path::new("/some/base");
-                let joined = path.under(base);
+                let joined = path.join_to(base);
                 let rest = joined.strip_prefix(base).unwrap();
                 prop_assert!(rest.components().all(|part| matches!(part, Component::Normal(_))));
                 prop_assert_eq!(rest.components().count(), path.components().count());

@@ -56,7 +56,7 @@ pub struct Ticket {
     pub secret: Option<Secret>,
     /// The network that the node belongs to.
     pub network: String,
-    /// Addresses where the node can be dialled. At most [`MAX_PLACES`](super::wire::MAX_PLACES).
+    /// Addresses where the node can be dialled. At most [`MAX_ADDRESSES`](super::wire::MAX_ADDRESSES).
     pub addresses: Vec<Address>,
     /// The name of the share. The same content may be shared under several names.
     pub name: Option<FileName>,
@@ -160,7 +160,7 @@ impl FromStr for Ticket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::wire::MAX_PLACES;
+    use crate::files::wire::MAX_ADDRESSES;
     use crate::id::Key;
     use proptest::prelude::*;
 
@@ -203,7 +203,7 @@ mod tests {
         }
         let open = Ticket { secret: None, addresses: Vec::new(), ..ticket() };
         assert_eq!(open.to_string().parse(), Ok(open));
-        let places = vec!["[2001:db8::1]:65535".parse().unwrap(); MAX_PLACES];
+        let places = vec!["[2001:db8::1]:65535".parse().unwrap(); MAX_ADDRESSES];
         let name = Some(FileName::new("é".repeat(MAX_FILE_NAME / 2)).unwrap());
         let long = Ticket { network: "n".repeat(MAX_NAME), addresses: places, name, ..ticket() };
         assert_eq!(long.to_string().parse(), Ok(long));

@@ -78,18 +78,18 @@ mod tests;
 pub const FILES_PROTOCOL: &str = "peerkit-files/1";
 
 /// Most values of a piece list, or pieces, in one request. 1024: 32 KiB of values, or 1 GiB of data.
-pub const MAX_PART: u16 = 1024;
+pub const MAX_PER_REQUEST: u16 = 1024;
 
 /// Most addresses of one node in a message.
-pub const MAX_PLACES: usize = 8;
+pub const MAX_ADDRESSES: usize = 8;
 
 /// Most nodes in one [`Answer::Sources`].
 pub const MAX_SOURCES: usize = 16;
 
-/// Longest body of a request, in bytes: above [`MAX_PLACES`] of the longest addresses.
+/// Longest body of a request, in bytes: above [`MAX_ADDRESSES`] of the longest addresses.
 pub const MAX_REQUEST: usize = 4096;
 
-/// Longest body of an answer, in bytes: above the 32 KiB of [`MAX_PART`] values.
+/// Longest body of an answer, in bytes: above the 32 KiB of [`MAX_PER_REQUEST`] values.
 pub const MAX_ANSWER: usize = 64 << 10;
 
 /// Bytes of the length in front of a body.
@@ -110,7 +110,7 @@ pub enum Request {
         hash: Hash,
         /// The first value.
         first: u64,
-        /// Number of values: 1 to [`MAX_PART`].
+        /// Number of values: 1 to [`MAX_PER_REQUEST`].
         count: u16,
     },
     /// Asks for pieces.
@@ -119,7 +119,7 @@ pub enum Request {
         hash: Hash,
         /// The first piece.
         first: u64,
-        /// Number of pieces: 1 to [`MAX_PART`].
+        /// Number of pieces: 1 to [`MAX_PER_REQUEST`].
         count: u16,
     },
     /// Asks for pieces of a folder's files, numbered through.
@@ -128,14 +128,14 @@ pub enum Request {
         hash: Hash,
         /// The first piece.
         first: u64,
-        /// Number of pieces: 1 to [`MAX_PART`].
+        /// Number of pieces: 1 to [`MAX_PER_REQUEST`].
         count: u16,
     },
     /// Asks which pieces are there, now and as more come.
     Follow {
         /// The content.
         hash: Hash,
-        /// Addresses where other followers can fetch from the requester. At most [`MAX_PLACES`].
+        /// Addresses where other followers can fetch from the requester. At most [`MAX_ADDRESSES`].
         addresses: Vec<Address>,
     },
     /// Cancels all requests for pieces.
@@ -479,16 +479,16 @@ fn take_part(reader: &mut Reader) -> Result<(Hash, u64, u16), DecodeError> {
 }
 
 pub(super) fn put_addresses(out: &mut Vec<u8>, addresses: &[Address]) {
-    out.put_list(&addresses[..addresses.len().min(MAX_PLACES)], put_address);
+    out.put_list(&addresses[..addresses.len().min(MAX_ADDRESSES)], put_address);
 }
 
 pub(super) fn take_addresses(reader: &mut Reader) -> Result<Vec<Address>, DecodeError> {
-    addresses(reader, MAX_PLACES)
+    addresses(reader, MAX_ADDRESSES)
 }
 
 fn check_count(count: usize) -> Result<(), DecodeError> {
     let what = "part";
-    let limit = usize::from(MAX_PART);
+    let limit = usize::from(MAX_PER_REQUEST);
     match count {
         // A request for no pieces would have no answer, and an answer without values would be asked for again
         // for ever.

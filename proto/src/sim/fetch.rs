@@ -21,7 +21,7 @@ use crate::event::{ActionId, Event};
 use crate::files::fetch::{
     Claim, Fault, Fetch, GiveUp, Input, Options, Output, SourceCandidate, SourceId,
 };
-use crate::files::wire::MAX_PART;
+use crate::files::wire::MAX_PER_REQUEST;
 use crate::files::{
     Answer, Changes, Description, FileRefusal, IncomingList, Layout, PieceList, PieceSet, Request,
 };
@@ -218,7 +218,7 @@ impl<H: Handler> Sim<H> {
                         self.follow_source(serial, stream);
                     }
                 }
-                Output::Ask { source, first, count } => {
+                Output::Request { source, first, count } => {
                     if let Some(stream) = stream(source) {
                         self.ask_pieces(stream, first, count);
                     }
@@ -228,7 +228,7 @@ impl<H: Handler> Sim<H> {
                         self.cancel_pieces(stream);
                     }
                 }
-                Output::Finish(source) => {
+                Output::Complete(source) => {
                     if let Some(stream) = fetch.streams.remove(&source) {
                         let name = self.nodes[node].name.clone();
                         // The source closes the stream when this arrives. The fetch forgets it now.
@@ -241,7 +241,7 @@ impl<H: Handler> Sim<H> {
                         self.close_stream(stream);
                     }
                 }
-                Output::Drop { id: source, why, .. } => {
+                Output::ReportBan { id: source, why, .. } => {
                     let why = why.to_string();
                     self.event(node, Event::NodeSourceDropped { hash, source, why });
                 }
@@ -332,7 +332,7 @@ impl<H: Handler> Sim<H> {
         if is_other || self.is_cut(from, to) || self.nodes[to].run(run).is_none() {
             return self.source_failed(stream, Fault::Unreachable);
         }
-        self.fetch_input(serial, Input::Met { source, id });
+        self.fetch_input(serial, Input::Identified { source, id });
         let is_new = self.transfers.fetches.get(&serial).is_some_and(|f| f.proven.is_none());
         // It may be a node that the fetch knows already, which was hung up on.
         let Some(opened) = self.transfers.streams.get_mut(&stream) else { return };
@@ -341,7 +341,7 @@ impl<H: Handler> Sim<H> {
         // Together with the description, which saves a round trip. Once the content is proven, the list
         // is known.
         if is_new {
-            let request = Request::Pieces { hash, first: 0, count: MAX_PART };
+            let request = Request::Pieces { hash, first: 0, count: MAX_PER_REQUEST };
             self.send_item(stream, FETCHER, StreamItem::Request(request));
         }
         // From now on there is a deadline in the queue for as long as the stream exists.
@@ -364,7 +364,7 @@ impl<H: Handler> Sim<H> {
         else {
             return;
         };
-        if let Some((first, count)) = list.wanted(MAX_PART) {
+        if let Some((first, count)) = list.wanted(MAX_PER_REQUEST) {
             asked.asking.stage = FetcherStage::Proving { list, with_size };
             let request = Request::Pieces { hash, first, count };
             return self.send_item(stream, FETCHER, StreamItem::Request(request));
@@ -527,7 +527,7 @@ impl<H: Handler> Sim<H> {
         let empty = || PieceSet::of_count(count).unwrap_or_default();
         // Near the end two sources may have been asked for the same piece.
         let is_new = parts.entry(hash).or_insert_with(empty).insert(index);
-        self.fetch_input(serial, Input::Kept { source, pieces: vec![index] });
+        self.fetch_input(serial, Input::Stored { source, pieces: vec![index] });
         if is_new {
             self.tell_followers(node, hash, index);
         }
@@ -583,7 +583,7 @@ impl<H: Handler> Sim<H> {
 /// Returns the reason, in words, of a fetch whose last source has failed in this way.
 fn failure(fault: Fault) -> &'static str {
     match fault {
-        Fault::Ours => "this node has failed",
+        Fault::Local => "this node has failed",
         Fault::Lie => "the last source has sent something else than was asked for",
         Fault::Changed => "the content was changed or removed at its source",
         Fault::HungUp => "the last source hung up",

@@ -22,9 +22,9 @@ pub(in crate::store) fn leave_mark(file: &Path) -> io::Result<()> {
 /// Returns a database's fingerprint: bytes that are equal only if it was not changed.
 pub(super) fn mark(metadata: &fs::Metadata) -> Vec<u8> {
     // `fresh` depends on the time of this call, so it is left out.
-    let stamp = Fingerprint { fresh: false, ..Fingerprint::of(metadata) };
+    let fingerprint = Fingerprint { fresh: false, ..Fingerprint::of(metadata) };
     let mut bytes = Vec::new();
-    stamp.encode(&mut bytes);
+    fingerprint.encode(&mut bytes);
     bytes
 }
 

@@ -328,7 +328,7 @@ fn the_states_of_all_versions_are_read_and_every_value_is_as_it_was() {
             ["open.txt", "large.bin", "album/one.txt", "none"].map(|p| base.join("files").join(p));
         let files = store.files(paths.iter().map(PathBuf::as_path)).unwrap();
         let known: Vec<_> =
-            files.iter().map(|file| file.as_ref().map(|f| (f.hash, f.stamp.size))).collect();
+            files.iter().map(|file| file.as_ref().map(|f| (f.hash, f.fingerprint.size))).collect();
         let large = (Hash::of(&vec![0; 2_500_000]), 2_500_000);
         assert_eq!(known, [Some((open, 4)), Some(large), Some((Hash::of(b"one"), 3)), None]);
         let list = store.piece_list(&large.0).unwrap();

@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use peerkit_proto::files::wire::{MAX_ANSWER, MAX_PART, PREFIX, body_len};
+use peerkit_proto::files::wire::{MAX_ANSWER, MAX_PER_REQUEST, PREFIX, body_len};
 use peerkit_proto::files::{Answer, Description, PieceValue, Request};
 use peerkit_proto::id::Hash;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
@@ -65,7 +65,7 @@ impl Client {
     ) -> Result<(Description, Vec<PieceValue>), FetchError> {
         let mut requests = Request::Describe { hash }.encode();
         if also_values {
-            requests.extend(Request::Pieces { hash, first: 0, count: MAX_PART }.encode());
+            requests.extend(Request::Pieces { hash, first: 0, count: MAX_PER_REQUEST }.encode());
         }
         self.requests.send_bytes(&requests).await?;
         let description = match self.answers.next().await? {

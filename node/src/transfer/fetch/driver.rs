@@ -292,17 +292,17 @@ impl<'a> FetchDriver<'a> {
                         self.order(source, SourceOrder::Follow(Arc::clone(&opened.target)));
                     }
                 }
-                Output::Ask { source, first, count } => {
+                Output::Request { source, first, count } => {
                     self.order(source, SourceOrder::Ask { first, count });
                 }
                 Output::Cancel(source) => self.order(source, SourceOrder::Cancel),
-                Output::Finish(source) => self.order(source, SourceOrder::Finish),
+                Output::Complete(source) => self.order(source, SourceOrder::Finish),
                 Output::HangUp(source) => {
                     if let Some(attempt) = self.attempts.remove(&source) {
                         attempt.abort.abort();
                     }
                 }
-                Output::Drop { source, id, why } => self.drop_source(source, id, why),
+                Output::ReportBan { source, id, why } => self.drop_source(source, id, why),
                 Output::Reset => self.reset().await,
                 Output::Done => return Ok(true),
                 Output::GiveUp(why) => return Err(self.unfinished(why)),
@@ -347,7 +347,7 @@ impl<'a> FetchDriver<'a> {
 
     fn reported(&mut self, report: SourceReport) {
         match report {
-            SourceReport::Input(Input::Kept { source, pieces }) => self.kept(source, pieces),
+            SourceReport::Input(Input::Stored { source, pieces }) => self.kept(source, pieces),
             SourceReport::Input(input) => self.input(input),
             SourceReport::Proven(source, proven) => {
                 self.proven = Some(proven);
@@ -367,7 +367,7 @@ impl<'a> FetchDriver<'a> {
         let partial = opened.served.partial();
         let mut added = 0..0;
         for piece in new {
-            let place = opened.target.layout.place(piece);
+            let place = opened.target.layout.position(piece);
             self.meter.add(place.map_or(0, |place| place.len()));
             if added.end != piece {
                 partial.add(added.clone());
@@ -376,7 +376,7 @@ impl<'a> FetchDriver<'a> {
             added.end = piece.saturating_add(1);
         }
         partial.add(added);
-        self.input(Input::Kept { source, pieces });
+        self.input(Input::Stored { source, pieces });
         self.status.progress(&self.meter);
     }
 
@@ -427,7 +427,7 @@ impl<'a> FetchDriver<'a> {
     /// Begins to fetch pieces: the content is known, and which of its pieces are here already.
     fn begin(&mut self, target: Arc<DownloadTarget>, held: PieceSet, partial: Partial) {
         let layout = Arc::clone(&target.layout);
-        let len = |piece| layout.place(piece).map_or(0, |place| place.len());
+        let len = |piece| layout.position(piece).map_or(0, |place| place.len());
         let here = held.pieces().map(len).fold(0, u64::saturating_add);
         self.meter.start(here, target.total);
         self.status.fetching(&target.path, &self.meter);
@@ -466,7 +466,7 @@ impl<'a> FetchDriver<'a> {
 
     /// Returns the error of a fetch that is given up.
     fn unfinished(&mut self, why: GiveUp) -> Unfinished {
-        let wants_source = why.is_for_want_of_a_source();
+        let wants_source = why.may_succeed_later();
         let mut failure = |source: SourceId| self.failures.remove(&source.number());
         let error = match why {
             GiveUp::NoSource => Error::NoSource(self.context.request.hash),

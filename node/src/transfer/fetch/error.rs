@@ -133,7 +133,7 @@ impl FetchError {
             | Self::NoSpace { .. }
             | Self::NoMore
             | Self::Unfinished
-            | Self::Cancelled => Fault::Ours,
+            | Self::Cancelled => Fault::Local,
             Self::InFolder { error, .. } => error.fault(),
         }
     }

@@ -130,7 +130,7 @@ fn special(path: &Path) -> Option<InTheWay> {
     if Platform::HERE == Platform::Windows {
         let name = FileName::of_path(path).ok()?;
         let (_, fault) = DiskRules::new(Platform::Windows).top_name(&name);
-        return (fault == Some(NameFault::Reserved)).then_some(InTheWay::Device);
+        return (fault == Some(NameFault::WindowsDevice)).then_some(InTheWay::Device);
     }
     // Such as `/dev/fd/1`, or `/dev/stdout`, which is a link into /proc.
     let is_descriptors = |folder: Option<&Path>| {
@@ -259,7 +259,7 @@ fn sync_tree(files: &Path, plan: &FolderPlan) -> io::Result<()> {
         return Ok(());
     }
     for (entry, path) in plan.entries() {
-        let path = path.under(files);
+        let path = path.join_to(files);
         match entry {
             // Windows writes out only what was opened for writing.
             ManifestEntry::File { .. } => {
@@ -275,7 +275,7 @@ fn sync_tree(files: &Path, plan: &FolderPlan) -> io::Result<()> {
 fn move_into(files: &Path, target: &Path, plan: &FolderPlan) -> Result<(), FetchError> {
     check_merge(target, plan)?;
     for (entry, path) in plan.entries() {
-        let to = path.under(target);
+        let to = path.join_to(target);
         let disk = |error| FetchError::Disk { path: to.clone(), error };
         match entry {
             ManifestEntry::Folder { .. } => match fs::create_dir(&to) {
@@ -287,7 +287,7 @@ fn move_into(files: &Path, target: &Path, plan: &FolderPlan) -> Result<(), Fetch
                 }
                 made => made.map_err(disk)?,
             },
-            ManifestEntry::File { .. } => replace(&path.under(files), &to)?,
+            ManifestEntry::File { .. } => replace(&path.join_to(files), &to)?,
         }
     }
     sync_folder(target).map_err(|error| FetchError::Disk { path: target.to_owned(), error })
@@ -298,7 +298,7 @@ fn move_into(files: &Path, target: &Path, plan: &FolderPlan) -> Result<(), Fetch
 pub(super) fn check_merge(target: &Path, plan: &FolderPlan) -> Result<(), FetchError> {
     for (entry, path) in plan.entries() {
         let is_folder = matches!(entry, ManifestEntry::Folder { .. });
-        check_replaceable(&path.under(target), is_folder)?;
+        check_replaceable(&path.join_to(target), is_folder)?;
     }
     Ok(())
 }
@@ -420,7 +420,7 @@ mod tests {
         ] {
             let goal = to.resolve(&name, true).unwrap();
             assert_eq!(goal.path, to.path().join("_bash_profile"));
-            assert_eq!(goal.fault, Some(NameFault::Hidden));
+            assert_eq!(goal.fault, Some(NameFault::LeadingDot));
         }
         let chosen = folder.path().join(".profile");
         let goal = FetchDestination::Path(chosen.clone()).resolve(&name, false).unwrap();

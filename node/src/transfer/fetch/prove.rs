@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use peerkit_proto::files::wire::MAX_PART;
+use peerkit_proto::files::wire::MAX_PER_REQUEST;
 use peerkit_proto::files::{
     Answer, Description, FileKind, FileName, IncomingList, MAX_FILE, MAX_MANIFEST, Manifest,
     ManifestEntry, PIECE, PieceList, PieceValue, Request,
@@ -136,10 +136,10 @@ async fn lists(
     for some in large.chunks(AHEAD) {
         // Lists that take more than one request are fetched one by one.
         let (short, long): (Vec<usize>, Vec<usize>) =
-            some.iter().partition(|at| files[**at].1.div_ceil(PIECE) <= u64::from(MAX_PART));
+            some.iter().partition(|at| files[**at].1.div_ceil(PIECE) <= u64::from(MAX_PER_REQUEST));
         for at in &short {
             let (hash, size) = files[*at];
-            let count = u16::try_from(size.div_ceil(PIECE)).unwrap_or(MAX_PART);
+            let count = u16::try_from(size.div_ceil(PIECE)).unwrap_or(MAX_PER_REQUEST);
             client.requests.send(&Request::Pieces { hash, first: 0, count }).await?;
         }
         for at in short {
@@ -173,7 +173,7 @@ async fn list(
     }
     let mut incoming = IncomingList::new(size)?;
     incoming.push(values)?;
-    while let Some((first, count)) = incoming.wanted(MAX_PART) {
+    while let Some((first, count)) = incoming.wanted(MAX_PER_REQUEST) {
         client.requests.send(&Request::Pieces { hash, first, count }).await?;
         take_values(client, &mut incoming).await?;
     }
@@ -182,7 +182,7 @@ async fn list(
 
 /// Receives the next values of a list.
 async fn take_values(client: &mut Client, incoming: &mut IncomingList) -> Result<(), FetchError> {
-    let wanted = incoming.wanted(MAX_PART);
+    let wanted = incoming.wanted(MAX_PER_REQUEST);
     match client.answers.next().await? {
         Answer::Pieces { first, values }
             if wanted == u16::try_from(values.len()).ok().map(|count| (first, count)) =>

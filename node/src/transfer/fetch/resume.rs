@@ -199,7 +199,7 @@ impl Inner {
         let store = self.store.clone();
         blocking::try_run(move || match row {
             Some(row) => store.save_download(&hash, &row),
-            None => store.forget_download(&hash),
+            None => store.remove_download(&hash),
         })
         .await
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use peerkit_proto::files::fetch::{Claim, Input, SourceCandidate, SourceId};
-use peerkit_proto::files::wire::{FILES_PROTOCOL, MAX_PLACES};
+use peerkit_proto::files::wire::{FILES_PROTOCOL, MAX_ADDRESSES};
 use peerkit_proto::files::{
     Answer, Description, FileKind, FileRefusal, PIECE, PieceValue, Request,
 };
@@ -88,7 +88,7 @@ impl SourceTask {
             None => inner.open_stream_to(addresses, FILES_PROTOCOL).await?,
         };
         let id = stream.peer();
-        self.report(SourceReport::Input(Input::Met { source, id })).await?;
+        self.report(SourceReport::Input(Input::Identified { source, id })).await?;
         let binding = stream.channel.session().binding;
         let expected = stream.expected.clone();
         let mut client = Client::new(stream, inner.rates.of(id));
@@ -146,7 +146,7 @@ impl SourceTask {
     ) -> Result<(), Error> {
         let FetchRequest { hash, name, .. } = &self.context.request;
         let mut addresses = self.inner.addresses.announced(None);
-        addresses.truncate(MAX_PLACES);
+        addresses.truncate(MAX_ADDRESSES);
         client.requests.send(&Request::Follow { hash: *hash, addresses }).await?;
         // A source that has everything says so in its answer too, but that is a round trip later.
         let ready = Input::Ready { source: self.source, is_whole: description.whole };
@@ -248,7 +248,7 @@ async fn send_requests(
         let request = match order {
             SourceOrder::Ask { first, count } => {
                 let end = first.saturating_add(u64::from(count));
-                let lens = (first..end).filter_map(|piece| target.layout.place(piece));
+                let lens = (first..end).filter_map(|piece| target.layout.position(piece));
                 let bytes = lens.map(|place| place.len()).sum();
                 owed.runs().push_back(RequestedRun {
                     next: first,
@@ -366,7 +366,7 @@ impl PieceReceiver<'_> {
     /// Receives one piece into the batch. Returns whether it was the last of its run.
     async fn piece(&mut self, index: u64, len: u32) -> Result<bool, FetchError> {
         let wrong = || FetchError::Unexpected("another piece was requested");
-        let place = self.target.layout.place(index).ok_or_else(wrong)?;
+        let place = self.target.layout.position(index).ok_or_else(wrong)?;
         let is_last = {
             let mut runs = self.owed.runs();
             let run = runs.front_mut().ok_or_else(wrong)?;

@@ -137,7 +137,7 @@ impl DownloadTarget {
     pub(super) fn changes(&self, path: &Path) -> (Vec<Renamed>, Vec<LeftOut>) {
         let mut renamed = Vec::new();
         // If a number was added, it was added to the name that the user chose, if any.
-        let taken = (path != self.path).then_some(NameFault::Taken);
+        let taken = (path != self.path).then_some(NameFault::NameInUse);
         let wanted = match self.fault {
             Some(_) => Ok(self.name.clone()),
             None => FileName::of_path(&self.path),
@@ -149,7 +149,7 @@ impl DownloadTarget {
         let entries = plan.manifest().entries();
         let name = |at: usize| entries.get(at).map(|entry| entry.path().clone());
         renamed.extend(plan.names().renamed().filter_map(|(at, to, why)| {
-            Some(Renamed { name: name(at)?, path: to.under(path), why })
+            Some(Renamed { name: name(at)?, path: to.join_to(path), why })
         }));
         let left_out = plan.names().left_out();
         let left_out = left_out.filter_map(|(at, why)| Some(LeftOut { path: name(at)?, why }));
@@ -162,7 +162,7 @@ impl DownloadTarget {
     /// If a piece is wrong or can't be written. The pieces before it were written.
     pub(super) fn keep(&self, batch: &PieceBatch) -> Result<(), FetchError> {
         for (piece, bytes) in batch.iter() {
-            let place = self.layout.place(piece).ok_or(FetchError::Unfinished)?;
+            let place = self.layout.position(piece).ok_or(FetchError::Unfinished)?;
             self.content.verify(&place, bytes).map_err(|error| self.within(&place, error))?;
             // Noted before it is written, as two sources may send the same piece at once.
             if !self.written().insert(piece) {
@@ -199,7 +199,7 @@ impl DownloadTarget {
     /// Returns the error of a source at which the content was changed: in a folder, the file with this piece.
     pub(super) fn changed(&self, piece: Option<u64>) -> FetchError {
         let name = &self.description.name;
-        let place = piece.and_then(|piece| self.layout.place(piece));
+        let place = piece.and_then(|piece| self.layout.position(piece));
         let inside = self.plan().zip(place).and_then(|(plan, place)| plan.file(place.file));
         let name = match inside {
             Some((path, _)) => format!("{name}/{path}"),
@@ -278,7 +278,7 @@ impl DownloadTarget {
             TargetContent::Folder(folder) => {
                 let missing: u64 = held
                     .missing_of(None, 0)
-                    .filter_map(|piece| self.layout.place(piece))
+                    .filter_map(|piece| self.layout.position(piece))
                     .filter(|place| folder.plan.file(place.file).is_some())
                     .fold(0, |sum, place| sum.saturating_add(place.len()));
                 (space::check(part.path(), missing), missing)
@@ -303,7 +303,7 @@ impl DownloadTarget {
                 continue;
             }
             let Some((path, mode)) = folder.plan.file(file) else { continue };
-            let at = path.under(folder.files.path());
+            let at = path.join_to(folder.files.path());
             let found = if is_new {
                 Err(io::ErrorKind::NotFound.into())
             } else {
@@ -351,7 +351,7 @@ impl DownloadTarget {
         checking: &DiskCheck,
     ) -> Result<(), FetchError> {
         let look =
-            |piece, buffer: &mut Vec<u8>| self.content.check(&self.layout.place(piece)?, buffer);
+            |piece, buffer: &mut Vec<u8>| self.content.check(&self.layout.position(piece)?, buffer);
         for piece in checking.good(pieces, look)? {
             held.insert(piece);
         }
@@ -481,7 +481,7 @@ fn find_whole(
     for path in paths.take_while(|path| fs::symlink_metadata(path).is_ok()) {
         let Some(content) = open(&path) else { continue };
         checking.begin(content.total());
-        let look = |piece, buffer: &mut Vec<u8>| content.check(&layout.place(piece)?, buffer);
+        let look = |piece, buffer: &mut Vec<u8>| content.check(&layout.position(piece)?, buffer);
         if checking.all_good(layout.count(), look)? {
             return Ok(Some((content, Storage::There(path))));
         }
@@ -495,7 +495,7 @@ fn find_whole(
 /// # Errors
 /// [`io::ErrorKind::StorageFull`] if there is not enough room.
 fn reserve(part: &DownloadPart, file: &File, size: u64, stored: u64) -> io::Result<()> {
-    let there = space::taken(&file.metadata()?);
+    let there = space::bytes_on_disk(&file.metadata()?);
     let is_sparse = stored < size - size / 8;
     let needed = if is_sparse { stored } else { size };
     space::check(part.path(), needed.saturating_sub(there))?;

@@ -127,7 +127,7 @@ impl PieceWriter {
         let report = match target.keep(&batch) {
             Ok(()) => {
                 let pieces = batch.pieces.iter().map(|(piece, _)| *piece).collect();
-                SourceReport::Input(Input::Kept { source, pieces })
+                SourceReport::Input(Input::Stored { source, pieces })
             }
             Err(error) => SourceReport::Failed(source, error.into()),
         };

@@ -197,8 +197,8 @@ impl OpenContent {
     fn len(&self, piece: u64) -> Option<usize> {
         let len = match self {
             Self::Share(share) => share.list().range(piece).map(|range| range.end - range.start)?,
-            Self::Tree(_, layout) => layout.place(piece)?.len(),
-            Self::Partial(partial) => partial.layout().place(piece)?.len(),
+            Self::Tree(_, layout) => layout.position(piece)?.len(),
+            Self::Partial(partial) => partial.layout().position(piece)?.len(),
         };
         usize::try_from(len).ok()
     }
@@ -206,7 +206,7 @@ impl OpenContent {
     /// Returns the number of the file that a piece of a folder is part of.
     fn file(&self, piece: u64) -> Option<usize> {
         match self {
-            Self::Tree(_, layout) => layout.place(piece).map(|place| place.file),
+            Self::Tree(_, layout) => layout.position(piece).map(|place| place.file),
             Self::Share(_) | Self::Partial(_) => None,
         }
     }
@@ -224,7 +224,7 @@ impl OpenContent {
             // Only pieces of shared files are read in parts.
             Self::Tree(..) | Self::Partial(_) if skip > 0 => Err(FileRefusal::Changed),
             Self::Tree(tree, layout) => {
-                let place = layout.place(piece).ok_or(FileRefusal::BadRequest)?;
+                let place = layout.position(piece).ok_or(FileRefusal::BadRequest)?;
                 tree.read(&place, out)
             }
             Self::Partial(partial) => partial.read(piece, out),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use peerkit_proto::address::Address;
 use peerkit_proto::config::Config;
-use peerkit_proto::files::wire::{MAX_ANSWER, MAX_PART, PREFIX, body_len};
+use peerkit_proto::files::wire::{MAX_ANSWER, MAX_PER_REQUEST, PREFIX, body_len};
 use peerkit_proto::files::{
     Access, AccessKind, Asker, Description, DiskRules, FileKind, FileName, Layout, Manifest, PIECE,
     PieceList, PieceSet, Platform, Secret,
@@ -190,7 +190,7 @@ async fn only_a_folder_has_a_tree() {
     let cases = [
         (tree(hash, 704, 2), FileRefusal::BadRequest),
         (tree(hash, 705, 1), FileRefusal::BadRequest),
-        (tree(hash, u64::MAX, MAX_PART), FileRefusal::BadRequest),
+        (tree(hash, u64::MAX, MAX_PER_REQUEST), FileRefusal::BadRequest),
         (tree(one, 0, 1), FileRefusal::BadRequest),
         (tree(Hash::of(b"?"), 0, 1), FileRefusal::NotFound),
     ];

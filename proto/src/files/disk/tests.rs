@@ -38,8 +38,13 @@ fn windows_gets_names_that_it_can_have() {
         ["CON_", "CON_/aux_ (1).txt", "CON_/aux_.txt", "CON_/b_", "CON_/c", "a_b", "x_y", "z"];
     assert_eq!(planned, expected);
     let renamed: Vec<_> = names.renamed().map(|(at, _, fault)| (at, fault)).collect();
-    let expected =
-        [(0, F::Reserved), (1, F::Reserved), (3, F::Ending), (5, F::Character), (6, F::Character)];
+    let expected = [
+        (0, F::WindowsDevice),
+        (1, F::WindowsDevice),
+        (3, F::TrailingDotOrSpace),
+        (5, F::WindowsCharacter),
+        (6, F::WindowsCharacter),
+    ];
     assert_eq!(renamed, expected);
     for (at, path) in planned.iter().enumerate() {
         assert_eq!(names.entry_at(&manifest, &RelPath::new(path.as_str()).unwrap()), Some(at));
@@ -52,7 +57,7 @@ fn names_that_differ_in_case_alone_stay_apart() {
     let paths = ["A/", "A/x", "a/", "a/x", "b.txt", "B.TXT"];
     let (_, names, planned) = plan(&paths, &DiskRules::new(Platform::Mac));
     assert_eq!(planned, ["A", "A/x", "B.TXT", "a (1)", "a (1)/x", "b (1).txt"]);
-    assert!(names.renamed().all(|(.., fault)| fault == F::Taken));
+    assert!(names.renamed().all(|(.., fault)| fault == F::NameInUse));
     let (_, names, _) = plan(&paths, &DiskRules::new(Platform::Unix));
     assert_eq!(names, DiskNames::default());
 }
@@ -64,7 +69,7 @@ fn unix_has_the_names_of_windows_as_they_are() {
     assert_eq!(names, DiskNames::default(), "and what is hidden in a folder too");
     let (_, names, planned) = plan(&["x\u{202e}gpj.exe"], &DiskRules::new(Platform::Unix));
     assert_eq!(planned, ["x_gpj.exe"]);
-    assert_eq!(names.renamed().next().unwrap().2, F::Direction);
+    assert_eq!(names.renamed().next().unwrap().2, F::MisleadingCharacter);
 }
 
 #[test]
@@ -74,7 +79,7 @@ fn a_folder_with_a_long_name_is_left_out_with_its_content() {
     let (_, names, planned) = plan(&paths, &rules);
     assert_eq!(planned, ["abc", "abc/de", "-", "-", "-", "z"]);
     let left: Vec<_> = names.left_out().collect();
-    assert_eq!(left, [(2, F::TooLongHere), (3, F::TooLongHere), (4, F::Above)]);
+    assert_eq!(left, [(2, F::TooLongForDisk), (3, F::TooLongForDisk), (4, F::ParentNotWritten)]);
     assert!(names.is_left_out(4) && !names.is_left_out(5));
 }
 
@@ -82,17 +87,20 @@ fn a_folder_with_a_long_name_is_left_out_with_its_content() {
 fn a_name_that_the_disk_refuses_is_left_out() {
     let manifest = manifest(&["a:b/", "a:b/c", "d", "e:", "f?"]);
     let rules = DiskRules::new(Platform::Unix);
-    let refused = BTreeSet::from([peculiarity("12:30").unwrap()]);
+    let refused = BTreeSet::from([nonportable_part("12:30").unwrap()]);
     let names = DiskNames::plan(&manifest, &rules, &refused);
     let left: Vec<_> = names.left_out().collect();
-    assert_eq!(left, [(0, F::RefusedHere), (1, F::Above), (3, F::RefusedHere)]);
+    assert_eq!(left, [(0, F::RefusedByDisk), (1, F::ParentNotWritten), (3, F::RefusedByDisk)]);
     for (one, other) in [("a.", "b."), ("x:y?", "?:"), ("aux.txt", "AUX.c")] {
-        assert!(peculiarity(one).is_some() && peculiarity(one) == peculiarity(other), "{one}");
+        assert!(
+            nonportable_part(one).is_some() && nonportable_part(one) == nonportable_part(other),
+            "{one}"
+        );
     }
     for (one, other) in [("a.", "b "), ("x:", "?"), ("aux.txt", "con")] {
-        assert_ne!(peculiarity(one), peculiarity(other), "{one}");
+        assert_ne!(nonportable_part(one), nonportable_part(other), "{one}");
     }
-    assert_eq!(peculiarity("plain name-1.txt"), None);
+    assert_eq!(nonportable_part("plain name-1.txt"), None);
 }
 
 #[test]
@@ -102,13 +110,13 @@ fn a_name_among_the_users_own_is_harmless() {
         (name.to_string(), fault)
     };
     for (text, safe, fault) in [
-        (".bash_profile", "_bash_profile", F::Hidden),
-        ("..data", "_.data", F::Hidden),
-        ("-rf", "_rf", F::Dash),
-        ("a\u{202e}gpj.exe", "a_gpj.exe", F::Direction),
-        ("a\u{2066}b", "a_b", F::Direction),
-        ("\u{200f}.x", "_.x", F::Direction),
-        ("\u{61c}", "_", F::Direction),
+        (".bash_profile", "_bash_profile", F::LeadingDot),
+        ("..data", "_.data", F::LeadingDot),
+        ("-rf", "_rf", F::LeadingDash),
+        ("a\u{202e}gpj.exe", "a_gpj.exe", F::MisleadingCharacter),
+        ("a\u{2066}b", "a_b", F::MisleadingCharacter),
+        ("\u{200f}.x", "_.x", F::MisleadingCharacter),
+        ("\u{61c}", "_", F::MisleadingCharacter),
     ] {
         for platform in [Platform::Unix, Platform::Mac, Platform::Windows] {
             assert_eq!(name(text, platform), (safe.to_owned(), Some(fault)), "{text:?}");
@@ -118,11 +126,11 @@ fn a_name_among_the_users_own_is_harmless() {
         let is_plain = text != "...";
         assert_eq!(name(text, Platform::Unix).1.is_none(), is_plain, "{text}");
     }
-    assert_eq!(name("com1.txt", Platform::Windows), ("com1_.txt".into(), Some(F::Reserved)));
+    assert_eq!(name("com1.txt", Platform::Windows), ("com1_.txt".into(), Some(F::WindowsDevice)));
     assert_eq!(name("com1.txt", Platform::Unix), ("com1.txt".into(), None));
     let short = DiskRules { max_name: 12, ..DiskRules::new(Platform::Unix) };
     let (long, fault) = short.top_name(&FileName::new("a long name.txt").unwrap());
-    assert_eq!((long.as_str(), fault), ("a long n.txt", Some(F::TooLongHere)));
+    assert_eq!((long.as_str(), fault), ("a long n.txt", Some(F::TooLongForDisk)));
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub enum Input {
     /// The user wants to continue now: everything that can be tried is tried at once.
     Resume,
     /// A source has proven its identity.
-    Met {
+    Identified {
         /// The source.
         source: SourceId,
         /// Its identity.
@@ -66,7 +66,7 @@ pub enum Input {
         bits: Bytes,
     },
     /// Pieces of a source were verified and written.
-    Kept {
+    Stored {
         /// The source, whether or not it is still there.
         source: SourceId,
         /// The pieces, in the order in which they came.
@@ -111,7 +111,7 @@ pub struct Claim {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// This node has failed, such as its disk. The fetch is given up.
-    Ours,
+    Local,
     /// It broke the protocol, or sent something else than was requested.
     Lie,
     /// The content was changed or removed there.

@@ -23,22 +23,22 @@ pub enum Output {
     /// Ask a source which pieces it has, and to report further ones.
     Follow(SourceId),
     /// Request pieces of a source, all of one run.
-    Ask {
+    Request {
         /// The source.
         source: SourceId,
         /// The first piece.
         first: u64,
-        /// Number of pieces: 1 to [`MAX_PART`](crate::files::wire::MAX_PART).
+        /// Number of pieces: 1 to [`MAX_PER_REQUEST`](crate::files::wire::MAX_PER_REQUEST).
         count: u16,
     },
     /// Cancel all requests to a source.
     Cancel(SourceId),
     /// Report to a source that the fetch has everything.
-    Finish(SourceId),
+    Complete(SourceId),
     /// Hang up on a source. Requests to it are no longer wanted.
     HangUp(SourceId),
     /// Report that a source is never asked again. It was hung up on before.
-    Drop {
+    ReportBan {
         /// The source.
         source: SourceId,
         /// Its identity.
@@ -71,7 +71,7 @@ impl GiveUp {
     /// Returns whether the fetch has failed only because no node that has the rest could be reached: it
     /// may succeed later.
     #[must_use]
-    pub fn is_for_want_of_a_source(&self) -> bool {
+    pub fn may_succeed_later(&self) -> bool {
         match self {
             Self::NoSource | Self::NoMore | Self::NoneAnswered(_) => true,
             Self::Failed(_, fault) => {

@@ -21,7 +21,7 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::files::layout::Layout;
 use crate::files::pieces::{PieceSet, set_bits};
-use crate::files::wire::MAX_PART;
+use crate::files::wire::MAX_PER_REQUEST;
 use crate::id::NodeId;
 use crate::time::Instant;
 
@@ -52,7 +52,7 @@ const REVIEW: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     /// A source is ready. The pieces that it has are reported next.
-    Up(NodeId),
+    Ready(NodeId),
     /// A source has everything.
     Whole(NodeId),
     /// A source has the pieces of these bits, as in [`Answer::Held`](crate::files::Answer::Held).
@@ -65,19 +65,19 @@ pub enum Input {
         pieces: Vec<u64>,
     },
     /// A source is gone, or was hung up on.
-    Down(NodeId),
+    Gone(NodeId),
 }
 
 /// An action for the driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     /// Request pieces of a source, all of one run.
-    Ask {
+    Request {
         /// The source.
         source: NodeId,
         /// The first piece.
         first: u64,
-        /// Number of pieces: 1 to [`MAX_PART`].
+        /// Number of pieces: 1 to [`MAX_PER_REQUEST`].
         count: u16,
     },
     /// Cancel all requests to a source.
@@ -155,7 +155,7 @@ impl Schedule {
     /// Takes one input.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
-            Input::Up(id) => {
+            Input::Ready(id) => {
                 self.sources.entry(id).or_insert_with(|| Supplier::new(now, self.held.emptied()));
             }
             Input::Whole(id) => self.whole(id),
@@ -163,7 +163,7 @@ impl Schedule {
             Input::Arrived { from, pieces } => {
                 pieces.into_iter().for_each(|piece| self.arrived(now, from, piece));
             }
-            Input::Down(id) => self.down(id),
+            Input::Gone(id) => self.down(id),
         }
         self.fill(now);
     }
@@ -338,7 +338,7 @@ impl Schedule {
             self.taken.insert(piece);
             self.open.entry(piece).or_default().push(id);
         }
-        self.outbox.push_back(Output::Ask { source: id, first, count });
+        self.outbox.push_back(Output::Request { source: id, first, count });
     }
 
     /// Picks the next run for a source, of pieces that are not requested yet.
@@ -406,7 +406,7 @@ impl Schedule {
             0 | 1 => left,
             sources => left / (2 * sources),
         };
-        let most = u16::try_from(share.max(1)).unwrap_or(MAX_PART).min(MAX_PART);
+        let most = u16::try_from(share.max(1)).unwrap_or(MAX_PER_REQUEST).min(MAX_PER_REQUEST);
         let fits = |piece: u64| {
             !self.taken.contains(piece)
                 && holds.is_none_or(|holds| holds.contains(piece))
@@ -475,7 +475,7 @@ impl Schedule {
     }
 
     fn len(&self, piece: u64) -> u64 {
-        self.layout.place(piece).map_or(0, |place| place.len())
+        self.layout.position(piece).map_or(0, |place| place.len())
     }
 }
 

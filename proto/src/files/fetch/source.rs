@@ -116,7 +116,7 @@ impl KnownSource {
     }
 
     /// Returns whether an attempt is under way that is not ready yet.
-    pub(super) fn is_beginning(&self) -> bool {
+    pub(super) fn is_starting(&self) -> bool {
         self.is_running() && !self.is_ready()
     }
 
@@ -134,7 +134,7 @@ impl KnownSource {
             Fault::Lie | Fault::Changed => true,
             Fault::HungUp => !is_patient && self.failures >= TRIES,
             // These may pass, so a patient fetch dials again.
-            Fault::Ours | Fault::Unreachable | Fault::Refused | Fault::Lost => !is_patient,
+            Fault::Local | Fault::Unreachable | Fault::Refused | Fault::Lost => !is_patient,
         };
         self.stage =
             if is_over { SourceStage::Gone } else { SourceStage::Waiting(now + self.back_off()) };

@@ -62,7 +62,7 @@ impl Driven {
     }
 
     fn met(&mut self, source: SourceId, n: u8) -> Vec<Output> {
-        self.handle(Input::Met { source, id: id(n) })
+        self.handle(Input::Identified { source, id: id(n) })
     }
 
     fn described(&mut self, source: SourceId, claim: Claim) -> Vec<Output> {
@@ -91,7 +91,7 @@ impl Driven {
     fn ready(&mut self, source: SourceId) -> Vec<u64> {
         let asked = self.handle(Input::Ready { source, is_whole: true });
         let pieces = asked.into_iter().flat_map(|output| match output {
-            Output::Ask { source: of, first, count } if of == source => {
+            Output::Request { source: of, first, count } if of == source => {
                 first..first + u64::from(count)
             }
             other => panic!("{other:?}"),
@@ -110,13 +110,13 @@ fn one_source_sends_it_all() {
     let mut asked = driven.ready(a);
     while let Some(piece) = asked.pop() {
         kept.push(piece);
-        let outputs = driven.handle(Input::Kept { source: a, pieces: vec![piece] });
+        let outputs = driven.handle(Input::Stored { source: a, pieces: vec![piece] });
         if kept.len() == 3 {
-            assert_eq!(outputs, [Output::Finish(a), Output::Done]);
+            assert_eq!(outputs, [Output::Complete(a), Output::Done]);
             break;
         }
         for output in outputs {
-            let Output::Ask { source, first, count } = output else { panic!("{output:?}") };
+            let Output::Request { source, first, count } = output else { panic!("{output:?}") };
             assert_eq!(source, a);
             asked.extend(first..first + u64::from(count));
         }
@@ -218,7 +218,7 @@ fn a_source_that_lied_about_the_size_is_dropped_and_all_begins_anew() {
         [
             Output::HangUp(a),
             Output::HangUp(c),
-            Output::Drop { source: a, id: id(1), why: Ban::Size },
+            Output::ReportBan { source: a, id: id(1), why: Ban::Size },
             Output::Reset,
             Output::Open(b),
             Output::Dial(source(2, 2), node(3)),
@@ -241,15 +241,15 @@ fn after_a_bad_piece_another_source_is_asked_for_the_rest() {
     driven.ready(b);
     let mut outputs = driven.failed(a, Fault::Lie).into_iter();
     assert_eq!(outputs.next(), Some(Output::HangUp(a)));
-    assert_eq!(outputs.next(), Some(Output::Drop { source: a, id: id(1), why: Ban::Lie }));
+    assert_eq!(outputs.next(), Some(Output::ReportBan { source: a, id: id(1), why: Ban::Lie }));
     // It is asked once it has sent what it was asked for first.
     assert_eq!(outputs.next(), None);
     driven.now = driven.now + SECOND;
     let others: Vec<u64> = (0..3).filter(|piece| !owed.contains(piece)).collect();
     let mut asked = Vec::new();
     for piece in others {
-        for output in driven.handle(Input::Kept { source: b, pieces: vec![piece] }) {
-            let Output::Ask { source, first, count } = output else { panic!("{output:?}") };
+        for output in driven.handle(Input::Stored { source: b, pieces: vec![piece] }) {
+            let Output::Request { source, first, count } = output else { panic!("{output:?}") };
             assert_eq!(source, b);
             asked.extend(first..first + u64::from(count));
         }
@@ -273,7 +273,7 @@ fn a_lie_that_is_found_out_late_still_counts_and_nothing_else_does() {
         driven.failed(a, Fault::Lie),
         [
             Output::HangUp(again),
-            Output::Drop { source: a, id: id(1), why: Ban::Lie },
+            Output::ReportBan { source: a, id: id(1), why: Ban::Lie },
             Output::GiveUp(GiveUp::Failed(a, Fault::Lie)),
         ]
     );
@@ -296,8 +296,8 @@ fn a_disk_that_fails_ends_the_fetch() {
     let mut driven = Driven::new(vec![node(1)], true, false);
     driven.outputs();
     driven.settle(a, 1);
-    let why = GiveUp::Failed(a, Fault::Ours);
-    assert_eq!(driven.failed(a, Fault::Ours), [Output::HangUp(a), Output::GiveUp(why)]);
+    let why = GiveUp::Failed(a, Fault::Local);
+    assert_eq!(driven.failed(a, Fault::Local), [Output::HangUp(a), Output::GiveUp(why)]);
 }
 
 #[test]
@@ -308,7 +308,7 @@ fn a_source_that_is_lost_is_dialled_until_patience_ends() {
     driven.settle(a, 1);
     driven.ready(a);
     driven.now = driven.now + 10 * SECOND;
-    driven.handle(Input::Kept { source: a, pieces: vec![0] });
+    driven.handle(Input::Stored { source: a, pieces: vec![0] });
     driven.now = driven.now + SECOND;
     assert_eq!(driven.failed(a, Fault::Lost), [Output::HangUp(a)]);
     let useful = Instant::ZERO + 10 * SECOND;
@@ -416,9 +416,9 @@ fn the_sources_that_are_worked_on_and_remembered_are_bounded() {
     for n in 0..300 {
         dialled += driven.handle(Input::Found(many(n))).len();
     }
-    assert_eq!((dialled, driven.fetch.sources.len()), (MAX_BEGINNING, MAX_KNOWN));
+    assert_eq!((dialled, driven.fetch.sources.len()), (MAX_STARTING, MAX_KNOWN));
     assert_eq!(driven.fetch.ready_sources(), 0);
-    let mut queue: VecDeque<usize> = (0..MAX_BEGINNING).collect();
+    let mut queue: VecDeque<usize> = (0..MAX_STARTING).collect();
     let mut is_first = true;
     while let Some(index) = queue.pop_front() {
         let a = source(index, 1);

@@ -220,7 +220,7 @@ impl World {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Begun(n) => {
-                self.input(n, Input::Up(seed()));
+                self.input(n, Input::Ready(seed()));
                 self.input(n, Input::Whole(seed()));
                 self.at(Duration::ZERO, Event::Named(n));
             }
@@ -240,7 +240,7 @@ impl World {
             Event::Dialled(n, other) => {
                 self.nodes[n].dialling -= 1;
                 if self.nodes[n].is_reachable && self.nodes[other].is_reachable {
-                    self.input(n, Input::Up(id(other)));
+                    self.input(n, Input::Ready(id(other)));
                     let held = self.nodes[other].fetch.held().bits(0, 64);
                     self.input(n, Input::Holds(id(other), 0, held.into()));
                     self.nodes[other].followers.push(n);
@@ -301,7 +301,7 @@ impl World {
         while let Some(output) = self.nodes[n].fetch.poll() {
             match output {
                 Output::Done => self.nodes[n].is_done = true,
-                Output::Ask { source, first, count } => {
+                Output::Request { source, first, count } => {
                     let pieces = first..first + u64::from(count);
                     if source == seed() {
                         self.nodes[n].owed.extend(pieces);

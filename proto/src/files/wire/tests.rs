@@ -11,12 +11,12 @@ fn body(message: Vec<u8>) -> Bytes {
 fn places() -> impl Strategy<Value = Vec<Address>> {
     let address = (any::<[u8; 4]>(), 1..=u16::MAX)
         .prop_map(|(ip, port)| Address::from_socket((ip, port).into()));
-    proptest::collection::vec(address, 0..=MAX_PLACES)
+    proptest::collection::vec(address, 0..=MAX_ADDRESSES)
 }
 
 fn requests() -> impl Strategy<Value = Request> {
     let hash = any::<[u8; 32]>().prop_map(Hash::from_bytes);
-    let part = (hash, 0..8u8, any::<u64>(), 1..=MAX_PART, any::<[u8; 32]>(), places());
+    let part = (hash, 0..8u8, any::<u64>(), 1..=MAX_PER_REQUEST, any::<[u8; 32]>(), places());
     part.prop_map(|(hash, kind, first, count, proof, addresses)| match kind {
         0 => Request::Describe { hash },
         1 => Request::Pieces { hash, first, count },
@@ -136,12 +136,12 @@ fn the_bytes_are_as_written_down() {
 fn limits_hold() {
     assert!(body_len([0xff; 4], MAX_ANSWER).is_err());
     let hash = Hash::from_bytes([0; 32]);
-    for count in [0, MAX_PART + 1] {
+    for count in [0, MAX_PER_REQUEST + 1] {
         let request = Request::Pieces { hash, first: 0, count };
         assert!(Request::decode(body(request.encode())).is_err());
     }
     let long = format!("{}@{}:65535", NodeId::from_bytes([2; 32]), ["a"; 127].join("."));
-    let addresses: Vec<Address> = vec![long.parse().unwrap(); MAX_PLACES];
+    let addresses: Vec<Address> = vec![long.parse().unwrap(); MAX_ADDRESSES];
     let follow = Request::Follow { hash, addresses: addresses.clone() };
     assert!(follow.encode().len() <= PREFIX + MAX_REQUEST);
     assert_eq!(Request::decode(body(follow.encode())), Ok(follow));
@@ -151,7 +151,7 @@ fn limits_hold() {
     let mut crowd = vec![6];
     crowd.put_u16(MAX_SOURCES as u16 + 1);
     assert!(Answer::decode(crowd.into()).is_err());
-    let values = vec![[0; 32]; usize::from(MAX_PART)];
+    let values = vec![[0; 32]; usize::from(MAX_PER_REQUEST)];
     let full = Answer::Pieces { first: 0, values };
     assert!(full.encode().len() <= MAX_ANSWER);
     let long = Answer::Piece { index: 0, len: PIECE as u32 + 1 };

@@ -44,7 +44,7 @@ impl Folder {
         let entries = self.plan.entries();
         let folders = entries.filter(|(entry, _)| matches!(entry, ManifestEntry::Folder { .. }));
         for (_, path) in folders {
-            let path = path.under(self.files.path());
+            let path = path.join_to(self.files.path());
             match fs::create_dir(&path) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(disk(&path)(error));
@@ -72,7 +72,7 @@ impl Folder {
             let file = self.large(place.file, path, mode, size);
             file.and_then(|file| write_all_at(&file, bytes, place.range.start))
         };
-        written.map_err(|error| disk(&path.under(self.files.path()))(error))
+        written.map_err(|error| disk(&path.join_to(self.files.path()))(error))
     }
 
     /// Notes that this fetch has made a file, or has found it as it should be.
@@ -90,9 +90,10 @@ impl Folder {
             return Ok(found.1);
         }
         let opened = match lock(&self.made).contains(&file) {
-            true => {
-                fs::OpenOptions::new().read(true).write(true).open(path.under(self.files.path()))?
-            }
+            true => fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(path.join_to(self.files.path()))?,
             false => {
                 let made = self.files.create(path, mode)?;
                 made.set_len(size)?;

@@ -57,7 +57,7 @@ impl World {
         let (now, done, cancelled) = (Instant::ZERO, false, 0);
         let mut world = Self { fetch, senders, now, done, cancelled };
         for (id, sender) in world.senders.clone() {
-            world.fetch.handle(world.now, Input::Up(id));
+            world.fetch.handle(world.now, Input::Ready(id));
             let has = match sender.holds {
                 None => Input::Whole(id),
                 Some(pieces) => Input::Holds(id, 0, bits(&pieces, count)),
@@ -99,7 +99,7 @@ impl World {
                     self.cancelled += 1;
                     self.senders.get_mut(&id).unwrap().queue.clear();
                 }
-                Output::Ask { source, first, count } => {
+                Output::Request { source, first, count } => {
                     let sender = self.senders.get_mut(&source).unwrap();
                     if sender.queue.is_empty() {
                         sender.next = self.now + Duration::from_millis(sender.pace);
@@ -118,7 +118,7 @@ impl World {
         let sender = self.senders.get_mut(&from).unwrap();
         if sender.dies_after.is_some_and(|pieces| sender.sent >= pieces) {
             self.senders.remove(&from);
-            self.fetch.handle(self.now, Input::Down(from));
+            self.fetch.handle(self.now, Input::Gone(from));
             return;
         }
         let piece = sender.queue.pop_front().unwrap();
@@ -156,12 +156,12 @@ fn a_fast_source_of_small_pieces_is_asked_for_many_as_soon_as_the_first_have_com
     let asked = |fetch: &mut Schedule| {
         let mut runs = Vec::new();
         while let Some(output) = fetch.poll() {
-            let Output::Ask { first, count, .. } = output else { panic!("{output:?}") };
+            let Output::Request { first, count, .. } = output else { panic!("{output:?}") };
             runs.push(first..first + u64::from(count));
         }
         runs
     };
-    fetch.handle(Instant::ZERO, Input::Up(id(0)));
+    fetch.handle(Instant::ZERO, Input::Ready(id(0)));
     fetch.handle(Instant::ZERO, Input::Whole(id(0)));
     let first = asked(&mut fetch);
     assert_eq!(first.len(), 1, "nothing is known of its speed");
@@ -208,10 +208,10 @@ fn the_rarest_come_first() {
     let mut world = World::new(64, senders);
     world.obey();
     let late = id(9);
-    world.fetch.handle(world.now, Input::Up(late));
+    world.fetch.handle(world.now, Input::Ready(late));
     world.fetch.handle(world.now, Input::Holds(late, 0, bits(&all, 64)));
     // It has all pieces, so it counts as whole. Pieces that no other source has are requested first.
-    let Some(Output::Ask { source, first, .. }) = world.fetch.poll() else { panic!() };
+    let Some(Output::Request { source, first, .. }) = world.fetch.poll() else { panic!() };
     assert_eq!(source, late);
     assert!((60..64).contains(&first), "{first}");
 }
@@ -239,7 +239,7 @@ fn bits_beyond_the_end_and_strangers_mean_nothing() {
     world.fetch.handle(world.now, Input::Holds(known, u64::MAX - 7, noise.clone()));
     world.fetch.handle(world.now, Input::Holds(stranger, 0, noise));
     world.fetch.handle(world.now, Input::Arrived { from: stranger, pieces: vec![99] });
-    world.fetch.handle(world.now, Input::Down(stranger));
+    world.fetch.handle(world.now, Input::Gone(stranger));
     world.run();
     assert!(!world.done);
     assert_eq!(world.sent(), 0);

@@ -263,7 +263,7 @@ impl World {
             return self.at(5, Event::Input(Input::Failed { source, fault: Fault::Lie }));
         }
         self.wasted += usize::from(!self.held.insert(piece));
-        self.fetch.handle(self.now, Input::Kept { source, pieces: vec![piece] });
+        self.fetch.handle(self.now, Input::Stored { source, pieces: vec![piece] });
     }
 
     /// Begins to send what is asked for on a connection.
@@ -318,7 +318,7 @@ impl World {
                     self.at(110, Event::Input(holds));
                 }
             }
-            Output::Ask { source, first, count } => {
+            Output::Request { source, first, count } => {
                 let line = self.lines.get_mut(&source).expect("it is connected");
                 for piece in first..first + u64::from(count) {
                     assert!(self.peers[line.peer].ways.has(piece), "{piece} is not there");
@@ -334,7 +334,7 @@ impl World {
                 }
             }
             Output::HangUp(source) => _ = self.lines.remove(&source),
-            Output::Drop { source, id, why } => {
+            Output::ReportBan { source, id, why } => {
                 let peer = usize::from(id.as_bytes()[0]) - 1;
                 let ways = &self.peers[peer].ways;
                 let is_liar = ways.bad.is_some() || ways.claims > 0;
@@ -347,7 +347,7 @@ impl World {
                 self.held.clear();
                 self.settled = None;
             }
-            Output::Finish(_) => {}
+            Output::Complete(_) => {}
             Output::Done | Output::GiveUp(_) => self.over = Some(output),
         }
     }
@@ -374,7 +374,7 @@ impl World {
             source,
             Line { peer: n, queue: VecDeque::new(), is_sending: false, is_broken: false },
         );
-        self.at(4, Event::Input(Input::Met { source, id }));
+        self.at(4, Event::Input(Input::Identified { source, id }));
         self.answer(source, Input::Described { source, claim });
     }
 }
