@@ -11,10 +11,10 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::{Bytes, BytesMut};
 use peerkit::internals::{DispatchBench, OutboxBench};
 use peerkit::{Config, Event, Handler, Message, Peer};
-use peerkit_proto::frame::{Frame, Frames, MESSAGE_HEAD, Messages};
+use peerkit_proto::frame::{Frame, Frames, MESSAGE_HEADER_LEN, Messages};
 use peerkit_proto::hello::Hello;
 use peerkit_proto::link::{Greeting, Link, Output, Side};
-use peerkit_proto::message::Packed;
+use peerkit_proto::message::PackedMessage;
 use peerkit_proto::time::Instant;
 use peerkit_proto::versions::Versions;
 
@@ -111,11 +111,15 @@ impl MessageBlock {
     fn new(size: usize) -> Self {
         // They share one allocation, as the messages of one read do.
         let body = Bytes::from(vec![7; size]);
-        Self(vec![Message::bytes(body); RUN_BYTES / (MESSAGE_HEAD + size)])
+        Self(vec![Message::bytes(body); RUN_BYTES / (MESSAGE_HEADER_LEN + size)])
     }
 
     fn frames(&self) -> Vec<Frame> {
-        self.0.iter().cloned().map(|message| Frame::Message(Packed::plain(message))).collect()
+        self.0
+            .iter()
+            .cloned()
+            .map(|message| Frame::Message(PackedMessage::uncompressed(message)))
+            .collect()
     }
 
     /// Returns the messages as a link would have received them.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use peerkit::{Event, Kind, Message, Node};
+use peerkit::{Event, Message, MessageKind, Node};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -177,7 +177,10 @@ async fn message(network: &DemoNetwork) -> anyhow::Result<StepResult> {
                     if n < TEXTS {
                         let text = message.as_text();
                         ensure!(text == Some(&text_number(n)), "text {n} is wrong or out of order");
-                        ensure!(message.kind() == Kind::Text, "text {n} came as something else");
+                        ensure!(
+                            message.kind() == MessageKind::Text,
+                            "text {n} came as something else"
+                        );
                         n += 1;
                         continue;
                     }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use peerkit::{Changes, Event, Kind, Message, Node, SharedFile, Skipped};
+use peerkit::{Changes, Event, Message, MessageKind, Node, SharedFile, Skipped};
 use serde::{Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -182,8 +182,8 @@ fn data(this: &Node, event: &Event) -> Option<Box<RawValue>> {
 /// Returns the content of a message: the text, the JSON value, or the bytes in base64.
 fn content(message: &Message) -> Box<RawValue> {
     let json = match (message.kind(), message.as_text()) {
-        (Kind::Text, Some(text)) => Some(raw(text)),
-        (Kind::Json, Some(text)) => one_line(text),
+        (MessageKind::Text, Some(text)) => Some(raw(text)),
+        (MessageKind::Json, Some(text)) => one_line(text),
         _ => None,
     };
     // Also for JSON that is invalid: a peer can send anything.

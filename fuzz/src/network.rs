@@ -8,7 +8,7 @@ use peerkit_proto::frame::membership::{
     Shuffle, ShuffleReply,
 };
 use peerkit_proto::id::Key;
-use peerkit_proto::message::{Message, Packed};
+use peerkit_proto::message::{Message, PackedMessage};
 use peerkit_proto::node_record::NodeRecord;
 
 use crate::machines::{NETWORK, key};
@@ -18,7 +18,7 @@ pub(crate) fn broadcasts() -> Vec<Frame> {
     let item = |text: &str| Item {
         time: 1,
         title: "title".into(),
-        content: Packed::plain(Message::text(text)),
+        content: PackedMessage::uncompressed(Message::text(text)),
     };
     let batch = |first| {
         Frame::Broadcast(Batch::sign(&key(9), NETWORK, 1, (first, 1), vec![item("a"), item("")]))

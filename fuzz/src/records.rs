@@ -9,7 +9,9 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use peerkit_proto::tls::{Alert, ContentType, MAX_PAYLOAD, TAG, content, is_key_update};
+use peerkit_proto::tls::{
+    Alert, ContentType, MAX_PAYLOAD, TAG_LEN, content_type_and_len, read_key_update,
+};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::{Builder, Runtime};
 
@@ -129,7 +131,7 @@ impl Session {
     /// Sends `inner`: content, kind and padding.
     fn seal(&mut self, inner: &[u8]) {
         // A record's length has 16 bits.
-        if self.wire.bytes.len() + inner.len() > MAX_WIRE || inner.len() + TAG > 0xffff {
+        if self.wire.bytes.len() + inner.len() > MAX_WIRE || inner.len() + TAG_LEN > 0xffff {
             return;
         }
         self.sender.seal(inner, &mut self.wire.bytes);
@@ -246,8 +248,8 @@ impl Expected {
         }
         let before = self.data.len();
         let mut is_update = false;
-        match content(inner) {
-            _ if inner.len() + TAG > MAX_PAYLOAD => self.end = Some(End::Invalid),
+        match content_type_and_len(inner) {
+            _ if inner.len() + TAG_LEN > MAX_PAYLOAD => self.end = Some(End::Invalid),
             Err(_) => self.end = Some(End::Invalid),
             Ok((ContentType::Data, len)) => self.data.extend_from_slice(&inner[..len]),
             Ok((ContentType::Alert, len)) => {
@@ -257,7 +259,7 @@ impl Expected {
                     Err(_) => End::Invalid,
                 });
             }
-            Ok((ContentType::Handshake, len)) => match is_key_update(&inner[..len]) {
+            Ok((ContentType::Handshake, len)) => match read_key_update(&inner[..len]) {
                 Ok(update) => {
                     is_update = update.is_some();
                     self.is_requested |= update == Some(true);

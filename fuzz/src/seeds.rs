@@ -15,10 +15,10 @@ use peerkit_proto::frame::direct::{Delivery, Forwarded};
 use peerkit_proto::frame::query::{
     AnswerBody, Query, QueryAnswer, QueryDone, QueryId, QueryKind, UNLIMITED,
 };
-use peerkit_proto::frame::{self, Frame, HEADER};
+use peerkit_proto::frame::{self, Frame, HEADER_LEN};
 use peerkit_proto::hello::{Hello, StreamOpen};
 use peerkit_proto::id::{Hash, Key};
-use peerkit_proto::message::{Compression, Kind, Message, Packed};
+use peerkit_proto::message::{Compression, Message, MessageKind, PackedMessage};
 use peerkit_proto::tls;
 
 use crate::records::step;
@@ -67,15 +67,15 @@ fn addresses() -> Vec<Seed> {
 fn records() -> Vec<Seed> {
     let ticket = [4, 0, 0, 3, 1, 2, 3];
     number([
-        [&[0][..], &tls::header(7)].concat(),
-        [&[0][..], &tls::header(tls::MAX_CONTENT)].concat(),
+        [&[0][..], &tls::record_header(7)].concat(),
+        [&[0][..], &tls::record_header(tls::MAX_CONTENT)].concat(),
         vec![0, 22, 3, 1, 0x40, 0],
         [&[1][..], b"some data", &[23, 0, 0, 0]].concat(),
         [&[1][..], &tls::CLOSE_NOTIFY, &[21]].concat(),
-        [&[1][..], &tls::failure(20), &[21]].concat(),
-        [&[1][..], &tls::key_update(true), &[22]].concat(),
-        [&[1][..], &ticket, &tls::key_update(false), &[22]].concat(),
-        [&[1][..], &tls::key_update(false), &ticket, &[22]].concat(),
+        [&[1][..], &tls::failure_alert(20), &[21]].concat(),
+        [&[1][..], &tls::key_update_message(true), &[22]].concat(),
+        [&[1][..], &ticket, &tls::key_update_message(false), &[22]].concat(),
+        [&[1][..], &tls::key_update_message(false), &ticket, &[22]].concat(),
     ])
 }
 
@@ -88,7 +88,8 @@ fn sessions() -> Vec<Seed> {
     let inner = |content: &[u8], kind: tls::ContentType, padding: usize| {
         bytes(step::INNER, &[content, &[kind.number()], &vec![0; padding]].concat())
     };
-    let update = |is_asked| inner(&tls::key_update(is_asked), tls::ContentType::Handshake, 0);
+    let update =
+        |is_asked| inner(&tls::key_update_message(is_asked), tls::ContentType::Handshake, 0);
     let close = || inner(&tls::CLOSE_NOTIFY, tls::ContentType::Alert, 0);
     let ticket = || inner(&[4, 0, 0, 3, 1, 2, 3], tls::ContentType::Handshake, 5);
     let all = || [deliver(u16::MAX), read(40_000)].concat();
@@ -108,7 +109,7 @@ fn sessions() -> Vec<Seed> {
         ]
         .concat(),
         [data(20), close(), data(20), all()].concat(),
-        [data(20), inner(&tls::failure(20), tls::ContentType::Alert, 0), all()].concat(),
+        [data(20), inner(&tls::failure_alert(20), tls::ContentType::Alert, 0), all()].concat(),
         [data(20), data(20), vec![step::FLIP, 3], all()].concat(),
         [data(20), vec![step::FLIP, 40], deliver(2), read(30)].concat(),
         [data(20), bytes(step::PLAIN, &[23, 3, 3, 0, 17]), data(20), all()].concat(),
@@ -137,12 +138,12 @@ fn sessions() -> Vec<Seed> {
 
 fn messages() -> Vec<Seed> {
     let mut inputs = Vec::new();
-    for kind in [Kind::Text, Kind::Json, Kind::Bytes] {
+    for kind in [MessageKind::Text, MessageKind::Json, MessageKind::Bytes] {
         for compression in Compression::ALL {
             let mut input = vec![Message::head(kind, compression)];
             input.extend_from_slice(match kind {
-                Kind::Json => b"[\"a\",null,{\"b\":1e9}]",
-                Kind::Text => "h\u{e9}llo \u{1f980}".as_bytes(),
+                MessageKind::Json => b"[\"a\",null,{\"b\":1e9}]",
+                MessageKind::Text => "h\u{e9}llo \u{1f980}".as_bytes(),
                 _ => b"\x04\xff\x00\x04",
             });
             inputs.push(input);
@@ -182,8 +183,10 @@ fn hellos() -> Vec<Seed> {
         },
         StreamOpen { network: String::new(), proof: None, protocol: "x".into(), token: None },
     ];
-    let mut inputs: Vec<_> =
-        hellos.into_iter().map(|hello| bytes_of(&Frame::Hello(hello)).split_off(HEADER)).collect();
+    let mut inputs: Vec<_> = hellos
+        .into_iter()
+        .map(|hello| bytes_of(&Frame::Hello(hello)).split_off(HEADER_LEN))
+        .collect();
     inputs.extend(opens.iter().map(|open| {
         let mut out = Vec::new();
         open.encode(&mut out);
@@ -329,7 +332,7 @@ fn every_frame() -> Vec<Frame> {
     let hash = Hash::of(b"content");
     let id = QueryId([5; 16]);
     let address = Address::from_socket(([192, 0, 2, 1], 7117).into());
-    let packed = || Packed::plain(Message::text("hi"));
+    let packed = || PackedMessage::uncompressed(Message::text("hi"));
     let mut frames = vec![
         Frame::Hello(machines::greeting()),
         Frame::Goodbye { reason: Reason::Requested, received: 3 },
@@ -348,7 +351,8 @@ fn every_frame() -> Vec<Frame> {
         machines::broadcast(),
         machines::direct(),
     ];
-    let deliveries = [Delivery::Taken([3; 32]), Delivery::NoWay, Delivery::Busy, Delivery::Refused];
+    let deliveries =
+        [Delivery::Taken([3; 32]), Delivery::NoRoute, Delivery::Busy, Delivery::Refused];
     for delivery in deliveries {
         frames.push(Frame::Forwarded(Forwarded { query: id, number: 1, delivery }));
     }

@@ -11,12 +11,12 @@ use peerkit_proto::files::{
     Answer, Layout, MAX_FILE, Manifest, PIECE, PieceList, PieceSet, Request, Ticket, wire,
 };
 use peerkit_proto::frame::membership::Probe;
-use peerkit_proto::frame::{Frame, Frames, HEADER, header};
+use peerkit_proto::frame::{Frame, Frames, HEADER_LEN, read_header};
 use peerkit_proto::hello::{Hello, StreamOpen};
-use peerkit_proto::message::{Compression, Message, Packed};
+use peerkit_proto::message::{Compression, Message, PackedMessage};
 use peerkit_proto::tls::{
-    self, Alert, MAX_CONTENT, MAX_PAYLOAD, TAIL, content, failure, handshake_record_len,
-    is_key_update, key_update, payload_len,
+    self, Alert, MAX_CONTENT, MAX_PAYLOAD, TRAILER_LEN, content_type_and_len, failure_alert,
+    handshake_record_len, key_update_message, payload_len, read_key_update,
 };
 
 /// An address that a person or a peer writes.
@@ -38,7 +38,7 @@ pub fn address(data: &[u8]) {
 
 /// A message in a frame, up to its payload.
 pub fn message(data: &[u8]) {
-    let Ok(packed) = Packed::decode(&mut Reader::new(Bytes::copy_from_slice(data))) else {
+    let Ok(packed) = PackedMessage::decode(&mut Reader::new(Bytes::copy_from_slice(data))) else {
         return;
     };
     assert_eq!(packed.head(), data[0]);
@@ -55,7 +55,7 @@ pub fn message(data: &[u8]) {
         if let Some(text) = message.as_text() {
             assert_eq!(text.as_bytes(), &data[1..]);
         }
-        assert_eq!(Packed::plain(message), packed);
+        assert_eq!(PackedMessage::uncompressed(message), packed);
     }
 }
 
@@ -66,17 +66,19 @@ pub fn tls(data: &[u8]) {
     };
     if how % 2 == 0 {
         if let Ok(Some(payload)) = payload_len(data) {
-            assert!((TAIL..=MAX_PAYLOAD).contains(&payload));
-            if let Some(content) = payload.checked_sub(TAIL).filter(|len| *len <= MAX_CONTENT) {
-                assert_eq!(tls::header(content)[3..], data[3..5]);
+            assert!((TRAILER_LEN..=MAX_PAYLOAD).contains(&payload));
+            if let Some(content) =
+                payload.checked_sub(TRAILER_LEN).filter(|len| *len <= MAX_CONTENT)
+            {
+                assert_eq!(tls::record_header(content)[3..], data[3..5]);
             }
         }
         if let Ok(Some(len)) = handshake_record_len(data) {
-            assert!(len <= tls::HEADER + MAX_PAYLOAD);
+            assert!(len <= tls::HEADER_LEN + MAX_PAYLOAD);
         }
         return;
     }
-    let Ok((kind, len)) = content(data) else {
+    let Ok((kind, len)) = content_type_and_len(data) else {
         return;
     };
     assert!(len <= MAX_CONTENT && data[len] == kind.number());
@@ -85,12 +87,12 @@ pub fn tls(data: &[u8]) {
     match kind {
         tls::ContentType::Alert => {
             if let Ok(Alert::Failure(number)) = Alert::decode(said) {
-                assert_eq!(failure(number)[1], said[1]);
+                assert_eq!(failure_alert(number)[1], said[1]);
             }
         }
         tls::ContentType::Handshake => {
-            if let Ok(Some(asked)) = is_key_update(said) {
-                assert!(said.ends_with(&key_update(asked)));
+            if let Ok(Some(asked)) = read_key_update(said) {
+                assert!(said.ends_with(&key_update_message(asked)));
             }
         }
         tls::ContentType::Data => {}
@@ -134,10 +136,10 @@ fn frames(buffer: &mut BytesMut) -> Vec<Option<Frame>> {
 pub(crate) fn same_again(frame: &Frame) {
     let mut bytes = Vec::new();
     frame.encode(&mut bytes);
-    let (kind, len) = header(&bytes).unwrap().unwrap();
-    assert_eq!(len, bytes.len() - HEADER);
+    let (kind, len) = read_header(&bytes).unwrap().unwrap();
+    assert_eq!(len, bytes.len() - HEADER_LEN);
     assert!(len <= Frame::limit(kind, &Config::default()), "{frame:?}");
-    assert_eq!(Frame::decode(kind, bytes.split_off(HEADER).into()).as_ref(), Ok(frame));
+    assert_eq!(Frame::decode(kind, bytes.split_off(HEADER_LEN).into()).as_ref(), Ok(frame));
 }
 
 /// The first messages of a link, a stream and a probe.
@@ -155,14 +157,14 @@ pub fn hello(data: &[u8]) {
         let mut again = Vec::new();
         open.encode(&mut again);
         let body = again.split_off(4);
-        assert!(body.len() <= StreamOpen::MAX);
+        assert!(body.len() <= StreamOpen::MAX_LEN);
         assert_eq!(StreamOpen::decode(body.into()).as_ref(), Ok(&open));
         let _ = open.check("peerkit", None);
     }
     if let Ok(probe) = Probe::decode(Reader::new(Bytes::copy_from_slice(data))) {
         let mut again = Vec::new();
         probe.encode(&mut again);
-        assert!(again.len() <= Probe::MAX);
+        assert!(again.len() <= Probe::MAX_LEN);
         assert_eq!(Probe::decode(Reader::new(again.into())).as_ref(), Ok(&probe));
         let _ = probe.record.verify("peerkit");
     }

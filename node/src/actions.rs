@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use peerkit_proto::event::{ActionId, Event, Peer};
-use peerkit_proto::handler::{Action, World};
+use peerkit_proto::handler::{Action, HandlerHost};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::actor::mailbox::HANDLER_ORDERS;

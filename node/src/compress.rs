@@ -10,7 +10,7 @@ use std::io::{self, BufRead, Read, Write};
 use bytes::Bytes;
 use liblzma::stream::{Action, Check, Filters, LzmaOptions, Stream};
 use peerkit_proto::codec::DecodeError;
-use peerkit_proto::message::{Compression, Message, Packed};
+use peerkit_proto::message::{Compression, Message, PackedMessage};
 use zstd::zstd_safe::{self, DCtx, DParameter, InBuffer, OutBuffer};
 
 use crate::blocking;
@@ -96,21 +96,21 @@ pub(crate) enum DecompressError {
 ///
 /// # Errors
 /// If the content is over `limit` bytes, or the compressor fails.
-pub(crate) fn pack(message: Message, limit: usize) -> Result<Packed, Error> {
+pub(crate) fn pack(message: Message, limit: usize) -> Result<PackedMessage, Error> {
     let (len, compression) = (message.body().len(), message.compression());
     if len > limit {
         return Err(Error::TooLarge { len, limit });
     }
     if compression == Compression::None {
-        return Ok(Packed::plain(message));
+        return Ok(PackedMessage::uncompressed(message));
     }
     let payload = compress(message.body(), compression)
         .map_err(|error| Error::Compress(compression, error))?;
     // A payload that has grown would cost the receiver time for nothing.
     if payload.len() >= len {
-        return Ok(Packed::plain(message));
+        return Ok(PackedMessage::uncompressed(message));
     }
-    Ok(Packed { kind: message.kind(), compression, payload: payload.into() })
+    Ok(PackedMessage { kind: message.kind(), compression, payload: payload.into() })
 }
 
 /// Decompresses the message in `packed`. Its content may have at most `limit` bytes.
@@ -122,7 +122,7 @@ pub(crate) fn pack(message: Message, limit: usize) -> Result<Packed, Error> {
 /// # Errors
 /// If the content is over `limit`, if the payload is anything but one whole compressed stream, or if a
 /// text is not UTF-8.
-pub(crate) fn unpack(packed: Packed, limit: usize) -> Result<Message, DecompressError> {
+pub(crate) fn unpack(packed: PackedMessage, limit: usize) -> Result<Message, DecompressError> {
     let body = match packed.compression {
         Compression::None if packed.payload.len() > limit => {
             return Err(DecompressError::TooLarge { limit });
@@ -137,7 +137,7 @@ pub(crate) fn unpack(packed: Packed, limit: usize) -> Result<Message, Decompress
 ///
 /// # Errors
 /// As for [`pack`], or if the runtime is shutting down.
-pub(crate) async fn pack_async(message: Message, limit: usize) -> Result<Packed, Error> {
+pub(crate) async fn pack_async(message: Message, limit: usize) -> Result<PackedMessage, Error> {
     let len = message.body().len();
     if message.compression() == Compression::None || len <= INLINE || len > limit {
         return pack(message, limit);
@@ -152,7 +152,10 @@ pub(crate) async fn pack_async(message: Message, limit: usize) -> Result<Packed,
 ///
 /// # Errors
 /// As for [`unpack`], or if the runtime is shutting down.
-pub(crate) async fn unpack_async(packed: Packed, limit: usize) -> Result<Message, DecompressError> {
+pub(crate) async fn unpack_async(
+    packed: PackedMessage,
+    limit: usize,
+) -> Result<Message, DecompressError> {
     if packed.compression == Compression::None {
         return unpack(packed, limit);
     }

@@ -15,7 +15,7 @@ use peerkit_proto::message::Message;
 use peerkit_proto::overlay::admission::Candidate;
 use peerkit_proto::peer::ConnectionId;
 use peerkit_proto::time::Instant;
-use peerkit_proto::versions::Agreed;
+use peerkit_proto::versions::Agreement;
 use tokio::sync::{Notify, oneshot};
 
 use crate::counters::Meter;
@@ -44,7 +44,7 @@ pub(crate) struct Conn {
     /// The peer's clock at its Hello, in milliseconds since 1970.
     pub(crate) time: Option<u64>,
     /// The wire version and features that both ends agreed on in Hello.
-    pub(crate) agreed: Option<Agreed>,
+    pub(crate) agreed: Option<Agreement>,
     pub(crate) outbox: Outbox,
     pub(crate) meter: Meter,
     /// The application's notes about the peer.
@@ -73,7 +73,7 @@ pub(crate) struct Conn {
 pub(crate) struct GreetedConnection {
     pub(crate) id: NodeId,
     pub(crate) hello: Hello,
-    pub(crate) agreed: Option<Agreed>,
+    pub(crate) agreed: Option<Agreement>,
     pub(crate) direction: Direction,
     pub(crate) remote: SocketAddr,
     /// The address at which the peer can be dialled, if it listens.

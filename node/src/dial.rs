@@ -269,7 +269,7 @@ pub(crate) async fn greet(
             match link.poll() {
                 Some(Output::Send(frame)) => frame.encode(&mut out),
                 Some(Output::Greeted(hello)) => greeted = Some(Ok(hello)),
-                Some(Output::Farewell(reason) | Output::Closed(reason)) => {
+                Some(Output::GoodbyeReceived(reason) | Output::Closed(reason)) => {
                     greeted = Some(Err(reason));
                 }
                 Some(Output::Frame(_) | Output::Messages(_)) | None => break,

@@ -8,7 +8,7 @@ use std::sync::{Arc, RwLock};
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{Event, Peer, TimerId};
 use peerkit_proto::frame::{Messages, Refusal};
-use peerkit_proto::handler::{Action, Context, Handler, World};
+use peerkit_proto::handler::{Action, Context, Handler, HandlerHost};
 use peerkit_proto::message::Message;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -79,7 +79,7 @@ pub(crate) trait Application: Handler + Any {
 impl<H: Handler + 'static> Application for H {}
 
 /// Carries out the actions of a handler.
-pub(crate) trait ActionSink: World + Send + Sync {
+pub(crate) trait ActionSink: HandlerHost + Send + Sync {
     /// Carries out one action. Never waits.
     fn act(&self, action: Action);
 }

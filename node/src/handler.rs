@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use peerkit_proto::event::{ActionId, Peer};
-use peerkit_proto::handler::{Action, MAX_FILE_IN_MEMORY, World};
+use peerkit_proto::handler::{Action, HandlerHost, MAX_FILE_IN_MEMORY};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::time::Instant;
 use serde_json::Value;
@@ -24,7 +24,7 @@ use crate::inner::Inner;
 use crate::lock::lock;
 use crate::node::{send_to_nodes, try_send};
 
-impl World for Inner {
+impl HandlerHost for Inner {
     fn id(&self) -> NodeId {
         self.profile.id
     }

@@ -7,8 +7,8 @@ use std::task::Waker;
 use bytes::{Buf, Bytes};
 use peerkit_proto::config::Config;
 use peerkit_proto::event::{ActionId, Direction, Event, Peer};
-use peerkit_proto::frame::{MESSAGE_HEAD, Messages};
-use peerkit_proto::handler::{Action, Handler, World};
+use peerkit_proto::frame::{MESSAGE_HEADER_LEN, Messages};
+use peerkit_proto::handler::{Action, Handler, HandlerHost};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::time::Instant;
 use tokio::sync::mpsc;
@@ -36,7 +36,7 @@ impl OutboxBench {
     #[inline]
     pub fn put(&self, message: &[u8]) -> bool {
         let message = OutgoingMessage::from(message);
-        self.outbox.try_push_ahead(&message.encode(&mut [0; MESSAGE_HEAD]))
+        self.outbox.try_push_ahead(&message.encode(&mut [0; MESSAGE_HEADER_LEN]))
     }
 
     /// Takes everything, as a link's writer does if every write takes one slice. Returns the number of
@@ -104,7 +104,7 @@ impl std::fmt::Debug for DispatchBench {
 /// A node that has no peers and carries out no action.
 struct Nowhere;
 
-impl World for Nowhere {
+impl HandlerHost for Nowhere {
     fn id(&self) -> NodeId {
         NodeId::from_bytes([1; 32])
     }

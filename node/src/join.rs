@@ -259,7 +259,7 @@ async fn gather(mut tried: mpsc::Receiver<JoinReport>) -> JoinOutcome {
 
 /// Returns whether the node that was dialled is this one.
 fn is_this_node(error: &Error) -> bool {
-    matches!(error, Error::Refused { reason: Reason::Myself, .. } | Error::ThisNode)
+    matches!(error, Error::Refused { reason: Reason::SelfConnection, .. } | Error::ThisNode)
 }
 
 /// Returns whether the error comes from a node that was reached.

@@ -135,11 +135,11 @@ pub use peerkit_proto::files::{
 pub use peerkit_proto::frame::Refusal;
 pub use peerkit_proto::frame::query::QueryId;
 pub use peerkit_proto::handler::{
-    Action, Callback, Context, Handler, MAX_FILE_IN_MEMORY, MAX_TIMERS, World,
+    Action, Callback, Context, Handler, HandlerHost, MAX_FILE_IN_MEMORY, MAX_TIMERS,
 };
 pub use peerkit_proto::hello::Proof;
 pub use peerkit_proto::id::{Hash, Key, NodeId, NotAKey, ParseIdError, PublicKey};
-pub use peerkit_proto::message::{Compression, Kind, Message};
+pub use peerkit_proto::message::{Compression, Message, MessageKind};
 pub use peerkit_proto::overlay::broadcast::{BroadcastCounters, BroadcastError};
 pub use peerkit_proto::overlay::relay::{DirectError, RelayError};
 pub use peerkit_proto::peer::BroadcastReceipt;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Peer;
-use peerkit_proto::handler::{Context, Handler, World};
+use peerkit_proto::handler::{Context, Handler, HandlerHost};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
 use tokio_util::sync::DropGuard;
@@ -220,7 +220,7 @@ impl Node {
     /// Returns the application's note about a connected peer under `key`. Notes last as long as the link.
     #[must_use]
     pub fn info(&self, peer: impl Into<NodeId>, key: &str) -> Option<serde_json::Value> {
-        World::info(&*self.inner, peer.into(), key)
+        HandlerHost::info(&*self.inner, peer.into(), key)
     }
 
     /// Adds a note about a connected peer under `key`. Returns the note that it replaces.

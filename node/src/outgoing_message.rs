@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 use peerkit_proto::frame;
-use peerkit_proto::message::{Compression, Kind, Message};
+use peerkit_proto::message::{Compression, Message, MessageKind};
 
 use crate::outbox::EncodedFrame;
 
 /// A message to send, converted from text, bytes, JSON or a [`Message`].
 #[derive(Debug, Clone)]
 pub struct OutgoingMessage<'a> {
-    kind: Kind,
+    kind: MessageKind,
     compression: Compression,
     body: Body<'a>,
 }
@@ -49,10 +49,10 @@ impl OutgoingMessage<'_> {
     #[inline(always)]
     pub(crate) fn encode<'f>(
         &'f self,
-        space: &'f mut [u8; frame::MESSAGE_HEAD],
+        space: &'f mut [u8; frame::MESSAGE_HEADER_LEN],
     ) -> EncodedFrame<'f> {
         let body = self.body();
-        *space = frame::message_head(Message::head(self.kind, Compression::None), body.len());
+        *space = frame::message_header(Message::head(self.kind, Compression::None), body.len());
         let shared = match &self.body {
             Body::Shared(bytes) => Some(bytes),
             _ => None,
@@ -62,14 +62,14 @@ impl OutgoingMessage<'_> {
 }
 
 impl<'a> OutgoingMessage<'a> {
-    fn plain(kind: Kind, body: Body<'a>) -> Self {
+    fn plain(kind: MessageKind, body: Body<'a>) -> Self {
         Self { kind, compression: Compression::None, body }
     }
 }
 
 impl<'a> From<&'a str> for OutgoingMessage<'a> {
     fn from(text: &'a str) -> Self {
-        Self::plain(Kind::Text, Body::Borrowed(text.as_bytes()))
+        Self::plain(MessageKind::Text, Body::Borrowed(text.as_bytes()))
     }
 }
 
@@ -81,13 +81,13 @@ impl<'a> From<&'a String> for OutgoingMessage<'a> {
 
 impl From<String> for OutgoingMessage<'_> {
     fn from(text: String) -> Self {
-        Self::plain(Kind::Text, Body::Owned(text.into_bytes()))
+        Self::plain(MessageKind::Text, Body::Owned(text.into_bytes()))
     }
 }
 
 impl<'a> From<&'a [u8]> for OutgoingMessage<'a> {
     fn from(bytes: &'a [u8]) -> Self {
-        Self::plain(Kind::Bytes, Body::Borrowed(bytes))
+        Self::plain(MessageKind::Bytes, Body::Borrowed(bytes))
     }
 }
 
@@ -105,19 +105,19 @@ impl<'a> From<&'a Vec<u8>> for OutgoingMessage<'a> {
 
 impl From<Vec<u8>> for OutgoingMessage<'_> {
     fn from(bytes: Vec<u8>) -> Self {
-        Self::plain(Kind::Bytes, Body::Owned(bytes))
+        Self::plain(MessageKind::Bytes, Body::Owned(bytes))
     }
 }
 
 impl From<Bytes> for OutgoingMessage<'_> {
     fn from(bytes: Bytes) -> Self {
-        Self::plain(Kind::Bytes, Body::Shared(bytes))
+        Self::plain(MessageKind::Bytes, Body::Shared(bytes))
     }
 }
 
 impl From<serde_json::Value> for OutgoingMessage<'_> {
     fn from(value: serde_json::Value) -> Self {
-        Self::plain(Kind::Json, Body::Owned(value.to_string().into_bytes()))
+        Self::plain(MessageKind::Json, Body::Owned(value.to_string().into_bytes()))
     }
 }
 
@@ -143,7 +143,7 @@ mod tests {
     use bytes::BytesMut;
     use peerkit_proto::config::Config;
     use peerkit_proto::frame::{Frame, Frames};
-    use peerkit_proto::message::Packed;
+    use peerkit_proto::message::PackedMessage;
 
     use crate::outbox::OwnedFrame;
 
@@ -153,13 +153,13 @@ mod tests {
         Frames::split(&mut buffer, &Config::default()).unwrap().next().unwrap().unwrap()
     }
 
-    fn packed(text: &str) -> Packed {
-        Packed::plain(Message::text(text))
+    fn packed(text: &str) -> PackedMessage {
+        PackedMessage::uncompressed(Message::text(text))
     }
 
     #[test]
     fn frames_made_in_parts_are_those_made_whole() {
-        let mut space = [0; frame::MESSAGE_HEAD];
+        let mut space = [0; frame::MESSAGE_HEADER_LEN];
         let outgoing = OutgoingMessage::from("hello");
         assert_eq!(read(&outgoing.encode(&mut space)), Frame::Message(packed("hello")));
         assert_eq!(

@@ -104,7 +104,7 @@ async fn write(stream: &mut Stream, probe: &Probe) -> io::Result<()> {
 }
 
 async fn read(stream: &mut Stream) -> Result<Probe, String> {
-    let body = read_block(&mut stream.channel, Probe::MAX, "a probe").await?;
+    let body = read_block(&mut stream.channel, Probe::MAX_LEN, "a probe").await?;
     Probe::decode(Reader::new(body)).map_err(|error| error.to_string())
 }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use peerkit_proto::bucket::{Bucket, earning};
+use peerkit_proto::bucket::{Bucket, time_to_earn};
 use peerkit_proto::config::Config;
 use peerkit_proto::id::NodeId;
 use tokio::sync::Notify;
@@ -71,7 +71,7 @@ impl TimedBucket {
     fn charge(&mut self, bytes: usize, per_second: u64) -> Instant {
         let now = Instant::now();
         let at = peerkit_proto::time::Instant::from_origin(now - self.begun);
-        let wait = self.bucket.owe(at, earning(bytes as u64, per_second), BURST);
+        let wait = self.bucket.take_with_debt(at, time_to_earn(bytes as u64, per_second), BURST);
         now.checked_add(wait).unwrap_or(now)
     }
 }

@@ -4,7 +4,7 @@ use peerkit_proto::address::Address;
 use peerkit_proto::event::Direction;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::overlay::broadcast::BroadcastCounters;
-use peerkit_proto::versions::Agreed;
+use peerkit_proto::versions::Agreement;
 use serde::Serialize;
 
 use crate::actor::mailbox::OverlayStatus;
@@ -130,7 +130,12 @@ fn peer_status(conn: &Conn) -> PeerStatus {
         direction: conn.peer.direction().name(),
         rtt_ms: conn.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
         version: conn.agreed.map(|agreed| agreed.version),
-        off: conn.agreed.into_iter().flat_map(Agreed::off).map(|off| off.to_string()).collect(),
+        off: conn
+            .agreed
+            .into_iter()
+            .flat_map(Agreement::unavailable_parts)
+            .map(|off| off.to_string())
+            .collect(),
         queued_bytes: conn.outbox.queued(),
         queued_control_bytes: conn.outbox.queued_control(),
         counters: conn.meter.read(),

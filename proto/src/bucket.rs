@@ -9,7 +9,7 @@ use crate::time::Instant;
 /// Only the moment at which the bucket will be full is stored (the generic cell rate algorithm,
 /// GCRA). So fractions of a token are not lost, and the rate may change at any time.
 ///
-/// An amount of tokens is given as the time in which the bucket earns it: see [`earning`]. `size`
+/// An amount of tokens is given as the time in which the bucket earns it: see [`time_to_earn`]. `size`
 /// is the time in which an empty bucket becomes full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Bucket {
@@ -56,7 +56,7 @@ impl Bucket {
     /// Takes `cost`, even if the bucket has less. Returns the time in which the bucket earns the
     /// tokens that it lacked.
     #[must_use]
-    pub fn owe(&mut self, now: Instant, cost: Duration, size: Duration) -> Duration {
+    pub fn take_with_debt(&mut self, now: Instant, cost: Duration, size: Duration) -> Duration {
         // A cost above the size is possible too. `take` would refuse it for ever.
         self.full_at = self.full_at.max(now) + cost;
         self.full_at.since(now + size)
@@ -66,7 +66,7 @@ impl Bucket {
 /// Returns the time in which a bucket earns `tokens` at the rate `per_second`. A rate of 0 counts
 /// as 1.
 #[must_use]
-pub fn earning(tokens: u64, per_second: u64) -> Duration {
+pub fn time_to_earn(tokens: u64, per_second: u64) -> Duration {
     let nanos = u128::from(tokens) * 1_000_000_000 / u128::from(per_second.max(1));
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn a_full_bucket_gives_its_size_and_then_what_it_earns() {
         let mut bucket = Bucket::default();
-        let each = earning(1, 10);
+        let each = time_to_earn(1, 10);
         let taken = (0..20).filter(|_| bucket.take(at(0), each, SECOND)).count();
         assert_eq!(taken, 10);
         assert!(!bucket.take(at(99), each, SECOND));
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn take_up_to_takes_what_the_bucket_has() {
         let mut bucket = Bucket::default();
-        let each = earning(1, 10);
+        let each = time_to_earn(1, 10);
         assert_eq!(bucket.take_up_to(7, at(0), each, SECOND), 7);
         assert_eq!(bucket.take_up_to(7, at(0), each, SECOND), 3);
         assert_eq!(bucket.take_up_to(7, at(0), each, SECOND), 0);
@@ -113,24 +113,24 @@ mod tests {
     fn a_debt_is_earned_before_more_is_taken() {
         let mut bucket = Bucket::empty(at(0), SECOND);
         assert_eq!(
-            bucket.owe(at(0), Duration::from_millis(300), SECOND),
+            bucket.take_with_debt(at(0), Duration::from_millis(300), SECOND),
             Duration::from_millis(300)
         );
-        assert_eq!(bucket.owe(at(100), SECOND, SECOND), Duration::from_millis(1200));
+        assert_eq!(bucket.take_with_debt(at(100), SECOND, SECOND), Duration::from_millis(1200));
         assert!(!bucket.take(at(1299), Duration::from_millis(1), SECOND));
         assert!(bucket.take(at(1301), Duration::from_millis(1), SECOND));
-        assert_eq!(Bucket::default().owe(at(0), SECOND, SECOND), Duration::ZERO);
+        assert_eq!(Bucket::default().take_with_debt(at(0), SECOND, SECOND), Duration::ZERO);
     }
 
     #[test]
     fn the_largest_amounts_and_the_lowest_rates_do_no_harm() {
         let mut bucket = Bucket::default();
-        let cost = earning(u64::MAX, 0);
-        assert_eq!(earning(5, 0), Duration::from_secs(5));
+        let cost = time_to_earn(u64::MAX, 0);
+        assert_eq!(time_to_earn(5, 0), Duration::from_secs(5));
         for _ in 0..3 {
             assert!(!bucket.take(at(0), cost, SECOND));
             assert_eq!(bucket.take_up_to(u32::MAX, at(0), Duration::ZERO, Duration::ZERO), 0);
-            assert!(bucket.owe(at(0), Duration::MAX, SECOND) > cost);
+            assert!(bucket.take_with_debt(at(0), Duration::MAX, SECOND) > cost);
         }
     }
 }

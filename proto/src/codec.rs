@@ -18,10 +18,10 @@ pub enum DecodeError {
     #[error("{0} bytes too many at the end")]
     Trailing(usize),
     /// A length or count is over its limit.
-    #[error("{what} of {len} is over the limit of {limit}")]
+    #[error("{field} of {len} is over the limit of {limit}")]
     TooLong {
         /// The field.
-        what: &'static str,
+        field: &'static str,
         /// The announced length or count.
         len: usize,
         /// The limit.
@@ -55,37 +55,37 @@ impl Reader {
     }
 
     /// Takes one byte.
-    pub fn u8(&mut self, what: &'static str) -> Result<u8, DecodeError> {
-        self.array::<1>(what).map(|[byte]| byte)
+    pub fn u8(&mut self, field: &'static str) -> Result<u8, DecodeError> {
+        self.array::<1>(field).map(|[byte]| byte)
     }
 
     /// Takes a two-byte number.
-    pub fn u16(&mut self, what: &'static str) -> Result<u16, DecodeError> {
-        self.array(what).map(u16::from_le_bytes)
+    pub fn u16(&mut self, field: &'static str) -> Result<u16, DecodeError> {
+        self.array(field).map(u16::from_le_bytes)
     }
 
     /// Takes a four-byte number.
-    pub fn u32(&mut self, what: &'static str) -> Result<u32, DecodeError> {
-        self.array(what).map(u32::from_le_bytes)
+    pub fn u32(&mut self, field: &'static str) -> Result<u32, DecodeError> {
+        self.array(field).map(u32::from_le_bytes)
     }
 
     /// Takes an eight-byte number.
-    pub fn u64(&mut self, what: &'static str) -> Result<u64, DecodeError> {
-        self.array(what).map(u64::from_le_bytes)
+    pub fn u64(&mut self, field: &'static str) -> Result<u64, DecodeError> {
+        self.array(field).map(u64::from_le_bytes)
     }
 
     /// Takes a byte that is 0 or 1.
-    pub fn bool(&mut self, what: &'static str) -> Result<bool, DecodeError> {
-        match self.u8(what)? {
+    pub fn bool(&mut self, field: &'static str) -> Result<bool, DecodeError> {
+        match self.u8(field)? {
             0 => Ok(false),
             1 => Ok(true),
-            _ => Err(DecodeError::Invalid(what)),
+            _ => Err(DecodeError::Invalid(field)),
         }
     }
 
     /// Takes `N` bytes.
-    pub fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], DecodeError> {
-        let head = self.rest.first_chunk::<N>().copied().ok_or(DecodeError::Short(what))?;
+    pub fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], DecodeError> {
+        let head = self.rest.first_chunk::<N>().copied().ok_or(DecodeError::Short(field))?;
         self.rest.advance(N);
         Ok(head)
     }
@@ -94,25 +94,25 @@ impl Reader {
     pub fn option<const N: usize>(
         &mut self,
         flag: &'static str,
-        what: &'static str,
+        field: &'static str,
     ) -> Result<Option<[u8; N]>, DecodeError> {
-        if self.bool(flag)? { self.array(what).map(Some) } else { Ok(None) }
+        if self.bool(flag)? { self.array(field).map(Some) } else { Ok(None) }
     }
 
     /// Takes a node's identity.
-    pub fn node_id(&mut self, what: &'static str) -> Result<NodeId, DecodeError> {
-        self.array::<ID_LEN>(what).map(NodeId::from_bytes)
+    pub fn node_id(&mut self, field: &'static str) -> Result<NodeId, DecodeError> {
+        self.array::<ID_LEN>(field).map(NodeId::from_bytes)
     }
 
     /// Takes a hash.
-    pub fn hash(&mut self, what: &'static str) -> Result<Hash, DecodeError> {
-        self.array::<ID_LEN>(what).map(Hash::from_bytes)
+    pub fn hash(&mut self, field: &'static str) -> Result<Hash, DecodeError> {
+        self.array::<ID_LEN>(field).map(Hash::from_bytes)
     }
 
     /// Takes `len` bytes, which are shared with the frame and not copied.
-    pub fn take(&mut self, len: usize, what: &'static str) -> Result<Bytes, DecodeError> {
+    pub fn take(&mut self, len: usize, field: &'static str) -> Result<Bytes, DecodeError> {
         if len > self.rest.len() {
-            return Err(DecodeError::Short(what));
+            return Err(DecodeError::Short(field));
         }
         Ok(self.rest.split_to(len))
     }
@@ -123,18 +123,18 @@ impl Reader {
     }
 
     /// Takes a four-byte length of at most `limit`, then as many bytes.
-    pub fn bytes(&mut self, limit: usize, what: &'static str) -> Result<Bytes, DecodeError> {
-        let len = self.u32(what)? as usize;
-        check_len(len, limit, what)?;
-        self.take(len, what)
+    pub fn bytes(&mut self, limit: usize, field: &'static str) -> Result<Bytes, DecodeError> {
+        let len = self.u32(field)? as usize;
+        check_len(len, limit, field)?;
+        self.take(len, field)
     }
 
     /// Takes a two-byte length of at most `limit`, then as many bytes of UTF-8.
-    pub fn str(&mut self, limit: usize, what: &'static str) -> Result<String, DecodeError> {
-        let len = usize::from(self.u16(what)?);
-        check_len(len, limit, what)?;
-        let bytes = self.rest.get(..len).ok_or(DecodeError::Short(what))?;
-        let text = std::str::from_utf8(bytes).map_err(|_| DecodeError::Invalid(what))?.to_owned();
+    pub fn str(&mut self, limit: usize, field: &'static str) -> Result<String, DecodeError> {
+        let len = usize::from(self.u16(field)?);
+        check_len(len, limit, field)?;
+        let bytes = self.rest.get(..len).ok_or(DecodeError::Short(field))?;
+        let text = std::str::from_utf8(bytes).map_err(|_| DecodeError::Invalid(field))?.to_owned();
         self.rest.advance(len);
         Ok(text)
     }
@@ -145,12 +145,12 @@ impl Reader {
     pub fn list<T>(
         &mut self,
         limit: usize,
-        what: &'static str,
+        field: &'static str,
         mut one: impl FnMut(&mut Self) -> Result<T, DecodeError>,
     ) -> Result<Vec<T>, DecodeError> {
-        let count = usize::from(self.u16(what)?);
+        let count = usize::from(self.u16(field)?);
         // `collect` reserves nothing for the count, as the iterator may end early with an error.
-        check_len(count, limit, what)?;
+        check_len(count, limit, field)?;
         (0..count).map(|_| one(self)).collect()
     }
 
@@ -163,9 +163,9 @@ impl Reader {
     }
 }
 
-fn check_len(len: usize, limit: usize, what: &'static str) -> Result<(), DecodeError> {
+fn check_len(len: usize, limit: usize, field: &'static str) -> Result<(), DecodeError> {
     if len > limit {
-        return Err(DecodeError::TooLong { what, len, limit });
+        return Err(DecodeError::TooLong { field, len, limit });
     }
     Ok(())
 }
@@ -250,7 +250,7 @@ mod tests {
     fn a_length_is_checked_before_anything_is_taken() {
         let mut reader = Reader::new(Bytes::from_static(&[0xff, 0xff, 0xff, 0xff, 1, 2]));
         let over = reader.bytes(1024, "field").unwrap_err();
-        assert_eq!(over, DecodeError::TooLong { what: "field", len: 0xffff_ffff, limit: 1024 });
+        assert_eq!(over, DecodeError::TooLong { field: "field", len: 0xffff_ffff, limit: 1024 });
         let mut reader = Reader::new(Bytes::from_static(&[3, 0, 0, 0, 1, 2]));
         assert_eq!(reader.bytes(1024, "field"), Err(DecodeError::Short("field")));
     }

@@ -8,12 +8,12 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub(crate) struct Deadlines<K> {
     by_key: BTreeMap<K, Instant>,
-    in_order: BTreeSet<(Instant, K)>,
+    by_time: BTreeSet<(Instant, K)>,
 }
 
 impl<K> Default for Deadlines<K> {
     fn default() -> Self {
-        Self { by_key: BTreeMap::new(), in_order: BTreeSet::new() }
+        Self { by_key: BTreeMap::new(), by_time: BTreeSet::new() }
     }
 }
 
@@ -21,7 +21,7 @@ impl<K: Copy + Ord> Deadlines<K> {
     /// Sets the deadline of a key in place of the one that it has; `None` removes it.
     pub(crate) fn set(&mut self, key: K, due: Option<Instant>) {
         if let Some(before) = self.by_key.remove(&key) {
-            self.in_order.remove(&(before, key));
+            self.by_time.remove(&(before, key));
             if self.by_key.is_empty() {
                 // An empty map keeps its first node, with room for eleven deadlines.
                 *self = Self::default();
@@ -29,18 +29,18 @@ impl<K: Copy + Ord> Deadlines<K> {
         }
         if let Some(due) = due {
             self.by_key.insert(key, due);
-            self.in_order.insert((due, key));
+            self.by_time.insert((due, key));
         }
     }
 
     /// Returns the first deadline.
     pub(crate) fn first(&self) -> Option<Instant> {
-        self.in_order.first().map(|(due, _)| *due)
+        self.by_time.first().map(|(due, _)| *due)
     }
 
     /// Removes the first deadline if it has passed at `now`, and returns its key.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<K> {
-        let (_, key) = *self.in_order.first().filter(|(due, _)| *due <= now)?;
+        let (_, key) = *self.by_time.first().filter(|(due, _)| *due <= now)?;
         self.set(key, None);
         Some(key)
     }

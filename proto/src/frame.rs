@@ -9,7 +9,7 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::config::Config;
 use crate::event::Reason;
 use crate::hello::{Hello, MAX_PROTOCOL};
-use crate::message::Packed;
+use crate::message::PackedMessage;
 
 pub mod broadcast;
 pub mod direct;
@@ -25,16 +25,16 @@ use goodbye::{put_reason, read_reason};
 use membership::{
     Beacon, Disconnect, ForwardJoin, NeighbourReply, NeighbourRequest, Shuffle, ShuffleReply,
 };
-use messages::Front;
+use messages::LeadingMessages;
 pub use messages::Messages;
 use owner::ShutdownOrder;
 use query::{Query, QueryAnswer, QueryDone};
 
 /// Bytes of the length at the start of a frame.
-const LENGTH: usize = 4;
+const LENGTH_FIELD_LEN: usize = 4;
 
 /// Bytes before a frame's body: its length and its kind.
-pub const HEADER: usize = LENGTH + 1;
+pub const HEADER_LEN: usize = LENGTH_FIELD_LEN + 1;
 
 /// Most bytes of a frame beside its limited content: names, numbers and signatures.
 pub const OVERHEAD: usize = 1024;
@@ -62,7 +62,7 @@ pub enum Frame {
     /// Acknowledges messages: the number that the sender's application has received over this link.
     Received(u64),
     /// An application's message.
-    Message(Packed),
+    Message(PackedMessage),
     /// A request that waits for a reply.
     Request {
         /// Its number, which the requester does not use for another open request on this link.
@@ -70,14 +70,14 @@ pub enum Frame {
         /// The kind of request.
         name: String,
         /// The request itself.
-        body: Packed,
+        body: PackedMessage,
     },
     /// The reply to a request.
     Reply {
         /// The request's number.
         id: u64,
         /// The answer, or the reason why there is none.
-        outcome: Result<Packed, Refusal>,
+        outcome: Result<PackedMessage, Refusal>,
     },
     /// The requester no longer waits for the reply.
     Cancel(u64),
@@ -174,12 +174,12 @@ const SHUTDOWN_ORDER: u8 = 0x60;
 const CLOCK: u8 = 0x61;
 
 /// Bytes before the content in a message's frame: the header and the head byte.
-pub const MESSAGE_HEAD: usize = HEADER + 1;
+pub const MESSAGE_HEADER_LEN: usize = HEADER_LEN + 1;
 
 /// Returns the bytes before the content in a message's frame. `head` is the content's head byte, `len`
 /// its length.
 #[must_use]
-pub fn message_head(head: u8, len: usize) -> [u8; MESSAGE_HEAD] {
+pub fn message_header(head: u8, len: usize) -> [u8; MESSAGE_HEADER_LEN] {
     // The length counts the kind and the head byte as well.
     let [a, b, c, d] = u32::try_from(len + 2).unwrap_or(u32::MAX).to_le_bytes();
     [a, b, c, d, MESSAGE, head]
@@ -224,12 +224,12 @@ impl Frame {
             Self::Received(messages) => put_number(out, RECEIVED, *messages),
             Self::Message(packed) => {
                 out.put_u8(MESSAGE);
-                put_packed(out, packed);
+                put_message(out, packed);
             }
             Self::Request { id, name, body } => {
                 put_number(out, REQUEST, *id);
                 out.put_str(name);
-                put_packed(out, body);
+                put_message(out, body);
             }
             Self::Reply { id, outcome } => {
                 put_number(out, REPLY, *id);
@@ -264,18 +264,18 @@ impl Frame {
             Self::Clock(unix) => put_number(out, CLOCK, *unix),
             Self::Unknown(kind) => out.put_u8(*kind),
         }
-        let len = u32::try_from(out.len() - start - LENGTH).unwrap_or(u32::MAX);
-        out[start..start + LENGTH].copy_from_slice(&len.to_le_bytes());
+        let len = u32::try_from(out.len() - start - LENGTH_FIELD_LEN).unwrap_or(u32::MAX);
+        out[start..start + LENGTH_FIELD_LEN].copy_from_slice(&len.to_le_bytes());
     }
 
     /// Returns the bytes of a frame that has `content` as its own. The frame itself is encoded with an
     /// empty one, so a large content need not be copied to be sent behind the head.
     #[must_use]
-    pub fn encode_head(&self, content: &[u8]) -> Vec<u8> {
+    pub fn encode_header(&self, content: &[u8]) -> Vec<u8> {
         let mut head = Vec::new();
         self.encode(&mut head);
-        let len = u32::try_from(head.len() - LENGTH + content.len()).unwrap_or(u32::MAX);
-        head[..LENGTH].copy_from_slice(&len.to_le_bytes());
+        let len = u32::try_from(head.len() - LENGTH_FIELD_LEN + content.len()).unwrap_or(u32::MAX);
+        head[..LENGTH_FIELD_LEN].copy_from_slice(&len.to_le_bytes());
         head
     }
 
@@ -299,11 +299,11 @@ impl Frame {
             PING => Self::Ping(reader.u64("ping")?),
             PONG => Self::Pong(reader.u64("pong")?),
             RECEIVED => Self::Received(reader.u64("received")?),
-            MESSAGE => Self::Message(Packed::decode(reader)?),
+            MESSAGE => Self::Message(PackedMessage::decode(reader)?),
             REQUEST => Self::Request {
                 id: reader.u64("request")?,
                 name: reader.str(MAX_PROTOCOL, "request name")?,
-                body: Packed::decode(reader)?,
+                body: PackedMessage::decode(reader)?,
             },
             REPLY => Self::Reply { id: reader.u64("reply")?, outcome: read_outcome(reader)? },
             CANCEL => Self::Cancel(reader.u64("cancel")?),
@@ -369,7 +369,7 @@ pub enum FrameError {
 pub struct Frames {
     block: Bytes,
     /// The messages at the front, if they are known.
-    front: Front,
+    front: LeadingMessages,
     max_message: usize,
     skips_added_fields: bool,
 }
@@ -381,10 +381,10 @@ impl Frames {
     /// # Errors
     /// If a frame announces more bytes than it may have, as soon as its header is there.
     pub fn split(buffer: &mut BytesMut, config: &Config) -> Result<Self, FrameError> {
-        let front = Front::of(buffer, config.max_message);
+        let front = LeadingMessages::of(buffer, config.max_message);
         // The messages at the front are within their limit, so their headers are not read twice.
         let mut end = front.end;
-        while let Some(next) = whole(buffer, end, |kind| Frame::limit(kind, config))? {
+        while let Some(next) = frame_end(buffer, end, |kind| Frame::limit(kind, config))? {
             end = next;
         }
         let block = buffer.split_to(end).freeze();
@@ -397,9 +397,9 @@ impl Frames {
     /// # Errors
     /// As for [`Frames::split`].
     pub fn split_first(buffer: &mut BytesMut, config: &Config) -> Result<Self, FrameError> {
-        let end = whole(buffer, 0, |_| config.max_control)?.unwrap_or_default();
+        let end = frame_end(buffer, 0, |_| config.max_control)?.unwrap_or_default();
         let block = buffer.split_to(end).freeze();
-        let front = Front::default();
+        let front = LeadingMessages::default();
         Ok(Self { block, front, max_message: config.max_message, skips_added_fields: false })
     }
 
@@ -418,7 +418,7 @@ impl Frames {
         let mut front = std::mem::take(&mut self.front);
         // `split` has found the front for the first call only.
         if front.end == 0 {
-            front = Front::of(&self.block, self.max_message);
+            front = LeadingMessages::of(&self.block, self.max_message);
         }
         Messages::take(&mut self.block, front)
     }
@@ -430,10 +430,10 @@ impl Frames {
     #[allow(clippy::should_implement_trait)] // `take_messages` is called in between
     pub fn next(&mut self) -> Option<Result<Frame, FrameError>> {
         // `split` has checked every header in the block, so an error can only mean its end.
-        let (kind, len) = header(&self.block).ok()??;
+        let (kind, len) = read_header(&self.block).ok()??;
         // The front was found from the start of the block, which moves now.
-        self.front = Front::default();
-        self.block.advance(HEADER);
+        self.front = LeadingMessages::default();
+        self.block.advance(HEADER_LEN);
         let body = self.block.split_to(len.min(self.block.len()));
         let frame = if self.skips_added_fields {
             Frame::read(kind, &mut Reader::new(body))
@@ -445,26 +445,26 @@ impl Frames {
 }
 
 /// Returns the end of the frame that begins at `at`, if it is there whole.
-fn whole(
+fn frame_end(
     buffer: &[u8],
     at: usize,
     limit: impl Fn(u8) -> usize,
 ) -> Result<Option<usize>, FrameError> {
-    let Some((kind, len)) = header(buffer.get(at..).unwrap_or_default())? else {
+    let Some((kind, len)) = read_header(buffer.get(at..).unwrap_or_default())? else {
         return Ok(None);
     };
     let limit = limit(kind);
     if len > limit {
         return Err(FrameError::TooLong { kind, len, limit });
     }
-    Ok(at.checked_add(HEADER + len).filter(|end| *end <= buffer.len()))
+    Ok(at.checked_add(HEADER_LEN + len).filter(|end| *end <= buffer.len()))
 }
 
 /// Returns the kind and the length of the body of the frame at the start of `bytes`, once they are
 /// there.
 #[inline]
-pub fn header(bytes: &[u8]) -> Result<Option<(u8, usize)>, FrameError> {
-    let Some(&[a, b, c, d, kind]) = bytes.first_chunk::<HEADER>() else {
+pub fn read_header(bytes: &[u8]) -> Result<Option<(u8, usize)>, FrameError> {
+    let Some(&[a, b, c, d, kind]) = bytes.first_chunk::<HEADER_LEN>() else {
         return Ok(None);
     };
     match (u32::from_le_bytes([a, b, c, d]) as usize).checked_sub(1) {
@@ -482,7 +482,7 @@ fn put_number(out: &mut Vec<u8>, kind: u8, number: u64) {
     put(out, kind, |out| out.put_u64(number));
 }
 
-pub(crate) fn put_packed(out: &mut Vec<u8>, packed: &Packed) {
+pub(crate) fn put_message(out: &mut Vec<u8>, packed: &PackedMessage) {
     out.put_u8(packed.head());
     out.put_raw(&packed.payload);
 }
@@ -491,11 +491,11 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
     out.put_str(&text[..text.floor_char_boundary(MAX_TEXT)]);
 }
 
-pub(crate) fn put_outcome(out: &mut Vec<u8>, outcome: &Result<Packed, Refusal>) {
+pub(crate) fn put_outcome(out: &mut Vec<u8>, outcome: &Result<PackedMessage, Refusal>) {
     match outcome {
         Ok(packed) => {
             out.put_u8(0);
-            put_packed(out, packed);
+            put_message(out, packed);
         }
         Err(Refusal::NoHandler) => out.put_u8(1),
         Err(Refusal::Busy) => out.put_u8(2),
@@ -506,9 +506,11 @@ pub(crate) fn put_outcome(out: &mut Vec<u8>, outcome: &Result<Packed, Refusal>) 
     }
 }
 
-pub(crate) fn read_outcome(reader: &mut Reader) -> Result<Result<Packed, Refusal>, DecodeError> {
+pub(crate) fn read_outcome(
+    reader: &mut Reader,
+) -> Result<Result<PackedMessage, Refusal>, DecodeError> {
     Ok(match reader.u8("outcome")? {
-        0 => Ok(Packed::decode(reader)?),
+        0 => Ok(PackedMessage::decode(reader)?),
         1 => Err(Refusal::NoHandler),
         2 => Err(Refusal::Busy),
         3 => Err(Refusal::Failed(reader.str(MAX_TEXT, "failure")?)),

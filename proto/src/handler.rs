@@ -6,7 +6,7 @@ mod timers;
 use std::path::Path;
 use std::time::Duration;
 
-pub use self::context::{Action, Context, MAX_FILE_IN_MEMORY, World};
+pub use self::context::{Action, Context, HandlerHost, MAX_FILE_IN_MEMORY};
 pub use self::timers::{MAX_TIMERS, Timers, TooManyTimers};
 
 use crate::address::Address;

@@ -8,7 +8,7 @@ use crate::address::{Address, MAX_ADDRESS, ParseAddressError};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::event::Reason;
 use crate::id::NodeId;
-use crate::versions::{Agreed, VersionGap, Versions};
+use crate::versions::{Agreement, VersionGap, Versions};
 
 /// ALPN of a link.
 pub const ALPN_LINK: &[u8] = b"peerkit/1";
@@ -105,7 +105,7 @@ impl Hello {
             name: reader.str(MAX_NAME, "node name")?,
             incarnation: reader.u64("incarnation")?,
             features: reader.u64("features")?,
-            addresses: addresses(&mut reader, MAX_ADDRESSES)?,
+            addresses: read_addresses(&mut reader, MAX_ADDRESSES)?,
             proof: reader.option("proof flag", "proof")?,
             owner: None,
             time: None,
@@ -138,11 +138,11 @@ impl Hello {
     ///
     /// # Errors
     /// [`Reason::Version`] if there is no version that both speak.
-    pub fn agree(&self, ours: &Self) -> Result<Agreed, Reason> {
+    pub fn agree(&self, ours: &Self) -> Result<Agreement, Reason> {
         let gap = VersionGap { refusing: ours.versions(), refused: self.versions() };
         let common = gap.refusing.highest_common(gap.refused);
         let version = common.ok_or(Reason::Version(Some(gap)))?;
-        Ok(Agreed { version, features: self.features & ours.features })
+        Ok(Agreement { version, features: self.features & ours.features })
     }
 
     /// Checks that the sender belongs to `network`, and that its proof of the network's secret is the
@@ -151,7 +151,7 @@ impl Hello {
     /// # Errors
     /// The reason to refuse the sender with.
     pub fn check(&self, network: &str, expected: Option<&Proof>) -> Result<(), Reason> {
-        check_membership(&self.network, self.proof.as_ref(), network, expected)
+        check_network(&self.network, self.proof.as_ref(), network, expected)
     }
 
     /// Returns an address at which this node can dial the sender, which connected from or answered at
@@ -185,7 +185,7 @@ pub struct StreamOpen {
 
 impl StreamOpen {
     /// Most bytes of an encoded message. It is checked before memory is taken.
-    pub const MAX: usize = 256;
+    pub const MAX_LEN: usize = 256;
 
     /// Appends the message to `out`, behind its length.
     pub fn encode(&self, out: &mut Vec<u8>) {
@@ -220,7 +220,7 @@ impl StreamOpen {
     /// # Errors
     /// The reason to refuse the stream with.
     pub fn check(&self, network: &str, expected: Option<&Proof>) -> Result<(), Reason> {
-        check_membership(&self.network, self.proof.as_ref(), network, expected)
+        check_network(&self.network, self.proof.as_ref(), network, expected)
     }
 }
 
@@ -241,7 +241,7 @@ pub fn prove(secret: &[u8], binding: &[u8; 32], sender: NodeId) -> Proof {
     *hasher.finalize().as_bytes()
 }
 
-fn check_membership(
+fn check_network(
     theirs: &str,
     proof: Option<&Proof>,
     network: &str,
@@ -273,7 +273,7 @@ pub(crate) fn put_addresses(out: &mut Vec<u8>, addresses: &[Address]) {
 }
 
 /// Reads an address. The inner `Err` has the text of an address with an unknown scheme.
-pub(crate) fn address(reader: &mut Reader) -> Result<Result<Address, String>, DecodeError> {
+pub(crate) fn read_address(reader: &mut Reader) -> Result<Result<Address, String>, DecodeError> {
     let text = reader.str(MAX_ADDRESS, "address")?;
     match Address::from_wire(&text) {
         Ok(address) => Ok(Ok(address)),
@@ -285,8 +285,11 @@ pub(crate) fn address(reader: &mut Reader) -> Result<Result<Address, String>, De
 
 /// Reads a list of addresses, without those of unknown schemes. They count against the limit all the
 /// same.
-pub(crate) fn addresses(reader: &mut Reader, limit: usize) -> Result<Vec<Address>, DecodeError> {
-    let read = reader.list(limit, "addresses", address)?;
+pub(crate) fn read_addresses(
+    reader: &mut Reader,
+    limit: usize,
+) -> Result<Vec<Address>, DecodeError> {
+    let read = reader.list(limit, "addresses", read_address)?;
     Ok(read.into_iter().flatten().collect())
 }
 
@@ -334,7 +337,7 @@ mod tests {
         };
         let mut out = Vec::new();
         open.encode(&mut out);
-        assert!(out.len() <= StreamOpen::MAX);
+        assert!(out.len() <= StreamOpen::MAX_LEN);
         assert_eq!(StreamOpen::decode(Bytes::from(out).slice(4..)).unwrap(), open);
     }
 
@@ -357,13 +360,13 @@ mod tests {
         let texts = ["quic://127.0.0.1:7117", "127.0.0.1:7117", "x://\u{0}", "[::1]:7117"];
         let mut list = Vec::new();
         list.put_list(&texts, |out, text| out.put_str(text));
-        let read = addresses(&mut Reader::new(list.clone().into()), MAX_ADDRESSES);
+        let read = read_addresses(&mut Reader::new(list.clone().into()), MAX_ADDRESSES);
         assert_eq!(read, Ok(hello().addresses));
         // They count against the limit. A text that is no address at all is the sender's fault.
-        assert!(addresses(&mut Reader::new(list.into()), 3).is_err());
+        assert!(read_addresses(&mut Reader::new(list.into()), 3).is_err());
         let mut bad = Vec::new();
         bad.put_list(&["127.0.0.1"], |out, text| out.put_str(text));
-        let read = addresses(&mut Reader::new(bad.into()), MAX_ADDRESSES);
+        let read = read_addresses(&mut Reader::new(bad.into()), MAX_ADDRESSES);
         assert_eq!(read, Err(DecodeError::Invalid("address")));
     }
 
@@ -395,9 +398,9 @@ mod tests {
         let new = speaks(1, 2, 0b0110);
         for (peer, agreed) in [
             // As old as the node's previous version, the same, and newer.
-            (speaks(1, 1, 0), Agreed { version: 1, features: 0 }),
-            (speaks(1, 2, 0b0011), Agreed { version: 2, features: 0b0010 }),
-            (speaks(2, 3, u64::MAX), Agreed { version: 2, features: 0b0110 }),
+            (speaks(1, 1, 0), Agreement { version: 1, features: 0 }),
+            (speaks(1, 2, 0b0011), Agreement { version: 2, features: 0b0010 }),
+            (speaks(2, 3, u64::MAX), Agreement { version: 2, features: 0b0110 }),
         ] {
             assert_eq!(peer.agree(&new), Ok(agreed));
             assert_eq!(new.agree(&peer), Ok(agreed), "the other end agrees");
@@ -456,7 +459,7 @@ mod tests {
             });
             bytes.put_raw(&later);
             let read = Hello::decode(bytes.into()).unwrap();
-            prop_assert_eq!(read.agree(&hello()), Ok(Agreed { version: 1, features: 0 }));
+            prop_assert_eq!(read.agree(&hello()), Ok(Agreement { version: 1, features: 0 }));
             prop_assert_eq!(read, known);
         }
 

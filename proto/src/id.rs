@@ -8,7 +8,7 @@ use curve25519_dalek::constants::EIGHT_TORSION;
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey};
 
-use crate::text::{pasted_code, serde_as_text};
+use crate::text::{clean_pasted_code, serde_as_text};
 
 /// Bytes of a node's public key, of its secret key, and of every hash on the wire.
 pub const ID_LEN: usize = 32;
@@ -241,7 +241,7 @@ fn unhex(text: &str) -> Result<[u8; ID_LEN], ParseIdError> {
     let text = if text.len() == 2 * ID_LEN {
         text
     } else {
-        pasted = pasted_code(text);
+        pasted = clean_pasted_code(text);
         pasted.as_str()
     };
     // Checked before the length: a wrong character shows that the text is something else, such as a name.

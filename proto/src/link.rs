@@ -15,7 +15,7 @@ use crate::event::Reason;
 use crate::frame::{Frame, FrameError, Frames, Messages};
 use crate::hello::{Hello, Proof};
 use crate::time::{Instant, earliest};
-use crate::versions::Agreed;
+use crate::versions::Agreement;
 
 #[cfg(test)]
 mod tests;
@@ -35,7 +35,7 @@ pub struct Link {
     side: Side,
     /// Kept until the link is up.
     greeting: Option<Box<Greeting>>,
-    agreed: Option<Agreed>,
+    agreed: Option<Agreement>,
     config: Arc<Config>,
     stage: LinkStage,
     opened: Instant,
@@ -79,9 +79,9 @@ pub struct Greeting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LinkStage {
     /// The peer's Hello has not been received.
-    Greeting,
+    AwaitingHello,
     /// The peer's Hello is valid. The shell has yet to admit it.
-    Admitting,
+    AwaitingAdmission,
     /// The link is up.
     Open,
     /// One end has said goodbye. Frames are still received.
@@ -103,7 +103,7 @@ pub enum Output {
     /// refused.
     Frame(Frame),
     /// The peer has said goodbye. Send the queued frames, say goodbye too, and close the connection.
-    Farewell(Reason),
+    GoodbyeReceived(Reason),
     /// The link is over. Close the connection. This is the last output.
     Closed(Reason),
 }
@@ -121,7 +121,7 @@ impl Link {
             greeting: Some(Box::new(greeting)),
             agreed: None,
             config: config.clone(),
-            stage: LinkStage::Greeting,
+            stage: LinkStage::AwaitingHello,
             opened: now,
             last_received: now,
             last_sent: now,
@@ -147,11 +147,11 @@ impl Link {
             buffer.clear();
             return;
         }
-        if self.stage == LinkStage::Greeting {
+        if self.stage == LinkStage::AwaitingHello {
             // A stranger gets no memory but for its Hello.
             let first = Frames::split_first(buffer, &self.config);
             self.take_frames(now, first);
-            if matches!(self.stage, LinkStage::Greeting | LinkStage::Closed) {
+            if matches!(self.stage, LinkStage::AwaitingHello | LinkStage::Closed) {
                 return;
             }
         }
@@ -162,7 +162,7 @@ impl Link {
 
     /// Admits the peer's Hello. The link is up then.
     pub fn admit(&mut self, now: Instant) {
-        if self.stage == LinkStage::Admitting {
+        if self.stage == LinkStage::AwaitingAdmission {
             self.stage = LinkStage::Open;
             // The time until the shell has decided is not silence of the peer.
             (self.last_received, self.last_sent) = (now, now);
@@ -229,7 +229,7 @@ impl Link {
 
     /// Returns the version and the features that both ends speak; `None` before the peer's Hello.
     #[must_use]
-    pub fn agreed(&self) -> Option<Agreed> {
+    pub fn agreed(&self) -> Option<Agreement> {
         self.agreed
     }
 
@@ -248,7 +248,7 @@ impl Link {
 
     /// Returns whether ping `nonce` still waits for its pong.
     #[must_use]
-    pub fn awaits(&self, nonce: u64) -> bool {
+    pub fn awaits_pong(&self, nonce: u64) -> bool {
         self.pings.contains_key(&nonce)
     }
 
@@ -273,7 +273,7 @@ impl Link {
     pub fn handle_timeout(&mut self, now: Instant) {
         match self.stage {
             LinkStage::Closed => {}
-            LinkStage::Greeting | LinkStage::Admitting => {
+            LinkStage::AwaitingHello | LinkStage::AwaitingAdmission => {
                 if self.dead_at() <= now {
                     self.refuse(Reason::HandshakeTimeout);
                 }
@@ -299,7 +299,7 @@ impl Link {
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.stage {
             LinkStage::Closed => None,
-            LinkStage::Greeting | LinkStage::Admitting => Some(self.dead_at()),
+            LinkStage::AwaitingHello | LinkStage::AwaitingAdmission => Some(self.dead_at()),
             LinkStage::Open | LinkStage::Closing => {
                 let ping = (self.stage == LinkStage::Open).then(|| self.ping_at());
                 let dead = (!self.paused).then(|| self.dead_at());
@@ -319,7 +319,7 @@ impl Link {
 
     fn take_frames(&mut self, now: Instant, frames: Result<Frames, FrameError>) {
         let mut frames = match frames {
-            Ok(frames) if self.agreed.is_some_and(Agreed::has_added_fields) => {
+            Ok(frames) if self.agreed.is_some_and(Agreement::has_added_fields) => {
                 frames.skip_added_fields()
             }
             Ok(frames) => frames,
@@ -327,7 +327,7 @@ impl Link {
         };
         loop {
             // Messages before Hello are a fault, which `on_frame` finds.
-            if self.stage != LinkStage::Greeting {
+            if self.stage != LinkStage::AwaitingHello {
                 let messages = frames.take_messages();
                 if messages.len() != 0 {
                     self.outputs.push_back(Output::Messages(messages));
@@ -347,7 +347,7 @@ impl Link {
 
     fn on_frame(&mut self, now: Instant, frame: Frame) {
         match (self.stage, frame) {
-            (LinkStage::Greeting, Frame::Hello(hello)) => {
+            (LinkStage::AwaitingHello, Frame::Hello(hello)) => {
                 let Some(greeting) = &self.greeting else { return };
                 let agreed = hello.agree(&greeting.hello).and_then(|agreed| {
                     hello.check(&greeting.hello.network, greeting.expected.as_ref())?;
@@ -356,18 +356,20 @@ impl Link {
                 match agreed {
                     Ok(agreed) => {
                         self.agreed = Some(agreed);
-                        self.stage = LinkStage::Admitting;
+                        self.stage = LinkStage::AwaitingAdmission;
                         self.outputs.push_back(Output::Greeted(hello));
                     }
                     Err(reason) => self.refuse(reason),
                 }
             }
             // The peer refuses the link.
-            (LinkStage::Greeting, Frame::Goodbye { reason, .. }) => {
+            (LinkStage::AwaitingHello, Frame::Goodbye { reason, .. }) => {
                 self.stage = LinkStage::Closed;
-                self.outputs.push_back(Output::Farewell(reason));
+                self.outputs.push_back(Output::GoodbyeReceived(reason));
             }
-            (LinkStage::Greeting, _) => self.refuse(Reason::Fault("a frame before Hello".into())),
+            (LinkStage::AwaitingHello, _) => {
+                self.refuse(Reason::Fault("a frame before Hello".into()))
+            }
             (_, Frame::Hello(_)) => self.refuse(Reason::Fault("a second Hello".into())),
             (_, Frame::Goodbye { reason, received }) => {
                 self.confirm(received);
@@ -375,7 +377,7 @@ impl Link {
                 let answered = self.stage == LinkStage::Closing;
                 self.stage = LinkStage::Closing;
                 if !answered {
-                    self.outputs.push_back(Output::Farewell(reason));
+                    self.outputs.push_back(Output::GoodbyeReceived(reason));
                 }
             }
             (_, Frame::Ping(nonce)) => {
@@ -415,7 +417,7 @@ impl Link {
     fn dead_at(&self) -> Instant {
         match self.stage {
             // From the opening on, so that a peer that sends a byte now and then can't keep its place.
-            LinkStage::Greeting | LinkStage::Admitting => {
+            LinkStage::AwaitingHello | LinkStage::AwaitingAdmission => {
                 self.opened + self.config.handshake_timeout
             }
             _ => self.last_received + self.config.dead_after,

@@ -12,7 +12,7 @@ use crate::codec::{DecodeError, Reader};
 /// Cloning shares the content. JSON is kept as text and parsed when asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    kind: Kind,
+    kind: MessageKind,
     compression: Compression,
     body: Bytes,
 }
@@ -24,7 +24,7 @@ pub struct Message {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u64)]
 #[non_exhaustive]
-pub enum Kind {
+pub enum MessageKind {
     /// UTF-8 text.
     Text = 0,
     /// JSON (RFC 8259) in UTF-8.
@@ -33,11 +33,11 @@ pub enum Kind {
     Bytes = 2,
 }
 
-impl Kind {
+impl MessageKind {
     /// Returns the kind that the head byte of an uncompressed message names. Returns `None` if the
     /// byte is any other.
     #[inline]
-    pub(crate) fn of_plain(head: u8) -> Option<Self> {
+    pub(crate) fn of_uncompressed(head: u8) -> Option<Self> {
         match head {
             0 => Some(Self::Text),
             1 => Some(Self::Json),
@@ -84,7 +84,7 @@ impl Message {
     /// Creates a text message.
     #[must_use]
     pub fn text(text: impl Into<String>) -> Self {
-        Self::new(Kind::Text, text.into().into())
+        Self::new(MessageKind::Text, text.into().into())
     }
 
     /// Creates a JSON message from any serializable value.
@@ -92,13 +92,13 @@ impl Message {
     /// # Errors
     /// If the value has no JSON form, for example a map whose keys are not text.
     pub fn json(value: &impl Serialize) -> Result<Self, serde_json::Error> {
-        Ok(Self::new(Kind::Json, serde_json::to_vec(value)?.into()))
+        Ok(Self::new(MessageKind::Json, serde_json::to_vec(value)?.into()))
     }
 
     /// Creates a message of any bytes.
     #[must_use]
     pub fn bytes(bytes: impl Into<Bytes>) -> Self {
-        Self::new(Kind::Bytes, bytes.into())
+        Self::new(MessageKind::Bytes, bytes.into())
     }
 
     /// Creates a message of `kind` with the encoded content `body`.
@@ -106,7 +106,7 @@ impl Message {
     /// Text and JSON have to be UTF-8. This function does not check that. The receiving node does,
     /// and ends the link if they are not.
     #[must_use]
-    pub fn new(kind: Kind, body: Bytes) -> Self {
+    pub fn new(kind: MessageKind, body: Bytes) -> Self {
         Self { kind, compression: Compression::None, body }
     }
 
@@ -118,7 +118,7 @@ impl Message {
 
     /// Returns the kind of the content.
     #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> MessageKind {
         self.kind
     }
 
@@ -146,8 +146,8 @@ impl Message {
     #[must_use]
     pub fn as_text(&self) -> Option<&str> {
         match self.kind {
-            Kind::Text | Kind::Json => std::str::from_utf8(&self.body).ok(),
-            Kind::Bytes => None,
+            MessageKind::Text | MessageKind::Json => std::str::from_utf8(&self.body).ok(),
+            MessageKind::Bytes => None,
         }
     }
 
@@ -161,28 +161,28 @@ impl Message {
 
     /// Returns the head byte, which tells the receiver the kind and the compression of the content.
     #[must_use]
-    pub fn head(kind: Kind, compression: Compression) -> u8 {
+    pub fn head(kind: MessageKind, compression: Compression) -> u8 {
         (compression as u8) << 4 | kind as u8
     }
 }
 
 /// A message as a frame carries it. Its content may be compressed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Packed {
+pub struct PackedMessage {
     /// The kind of the content.
-    pub kind: Kind,
+    pub kind: MessageKind,
     /// The compression of `payload`.
     pub compression: Compression,
     /// The content, compressed as `compression` says.
     pub payload: Bytes,
 }
 
-impl Packed {
+impl PackedMessage {
     /// Packs a message without compression.
     ///
     /// The shell compresses messages, not this crate, because that takes time and C libraries.
     #[must_use]
-    pub fn plain(message: Message) -> Self {
+    pub fn uncompressed(message: Message) -> Self {
         Self { kind: message.kind, compression: Compression::None, payload: message.body }
     }
 
@@ -209,7 +209,8 @@ impl Packed {
     /// # Errors
     /// If the head byte is invalid.
     pub fn new(head: u8, payload: Bytes) -> Result<Self, DecodeError> {
-        let kind = Kind::of_plain(head & 0x0f).ok_or(DecodeError::Invalid("message kind"))?;
+        let kind = MessageKind::of_uncompressed(head & 0x0f)
+            .ok_or(DecodeError::Invalid("message kind"))?;
         let compression = Compression::ALL.get(usize::from(head >> 4)).copied();
         let compression = compression.ok_or(DecodeError::Invalid("message compression"))?;
         Ok(Self { kind, compression, payload })
@@ -254,7 +255,7 @@ impl From<Bytes> for Message {
 
 impl From<serde_json::Value> for Message {
     fn from(value: serde_json::Value) -> Self {
-        Self::new(Kind::Json, value.to_string().into())
+        Self::new(MessageKind::Json, value.to_string().into())
     }
 }
 
@@ -277,22 +278,22 @@ mod tests {
 
     #[test]
     fn the_head_byte_round_trips() {
-        for kind in [Kind::Text, Kind::Json, Kind::Bytes] {
+        for kind in [MessageKind::Text, MessageKind::Json, MessageKind::Bytes] {
             for compression in Compression::ALL {
                 let bytes = vec![Message::head(kind, compression), 7];
-                let packed = Packed::decode(&mut Reader::new(bytes.into())).unwrap();
+                let packed = PackedMessage::decode(&mut Reader::new(bytes.into())).unwrap();
                 assert_eq!((packed.kind, packed.compression), (kind, compression));
                 assert_eq!(&packed.payload[..], [7]);
             }
         }
         for head in [0x03, 0x60, 0xff] {
-            assert!(Packed::decode(&mut Reader::new(vec![head].into())).is_err());
+            assert!(PackedMessage::decode(&mut Reader::new(vec![head].into())).is_err());
         }
     }
 
     #[test]
     fn text_that_is_not_utf8_is_refused() {
-        let packed = Packed::decode(&mut Reader::new(vec![0, 0xff].into())).unwrap();
+        let packed = PackedMessage::decode(&mut Reader::new(vec![0, 0xff].into())).unwrap();
         let body = packed.payload.clone();
         assert_eq!(packed.unpack(body), Err(DecodeError::Invalid("text")));
     }

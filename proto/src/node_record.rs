@@ -3,7 +3,7 @@
 
 use crate::address::Address;
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::hello::{address, put_address};
+use crate::hello::{put_address, read_address};
 use crate::id::{Key, NodeId, SIGNATURE_LEN};
 
 /// Most addresses in one record. 8: a machine with a handful of networks.
@@ -27,7 +27,7 @@ pub struct NodeRecord {
     pub addresses: Vec<Address>,
     /// Addresses of unknown schemes as texts, each with its place among all addresses. The signature is
     /// over them as well.
-    pub(crate) unknown: Vec<(usize, String)>,
+    pub(crate) unknown_addresses: Vec<(usize, String)>,
     /// The node's signature over all fields above and the network's name.
     pub signature: [u8; SIGNATURE_LEN],
 }
@@ -40,7 +40,8 @@ impl NodeRecord {
         // The record names the node once for all of its addresses.
         let addresses = first.map(|address| address.clone().without_id()).collect();
         let signature = [0; SIGNATURE_LEN];
-        let mut record = Self { node: key.id(), time, addresses, unknown: Vec::new(), signature };
+        let mut record =
+            Self { node: key.id(), time, addresses, unknown_addresses: Vec::new(), signature };
         record.signature = key.sign(&record.signed(network));
         record
     }
@@ -65,9 +66,9 @@ impl NodeRecord {
         out.put_raw(self.node.as_bytes());
         out.put_u64(self.time);
         // Addresses of unknown schemes keep their places, or the signature would not be valid any more.
-        let count = self.addresses.len().saturating_add(self.unknown.len());
+        let count = self.addresses.len().saturating_add(self.unknown_addresses.len());
         out.put_u16(u16::try_from(count).unwrap_or(u16::MAX));
-        let mut unknown = self.unknown.iter().peekable();
+        let mut unknown = self.unknown_addresses.iter().peekable();
         let mut known = self.addresses.iter();
         for place in 0..count {
             match unknown.next_if(|(at, _)| *at == place) {
@@ -91,17 +92,17 @@ impl NodeRecord {
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         let node = reader.node_id("record's node")?;
         let time = reader.u64("record's time")?;
-        let mut unknown = Vec::new();
+        let mut unknown_addresses = Vec::new();
         let mut addresses = Vec::new();
-        let read = reader.list(MAX_RECORD_ADDRESSES, "record's addresses", address)?;
+        let read = reader.list(MAX_RECORD_ADDRESSES, "record's addresses", read_address)?;
         for (place, address) in read.into_iter().enumerate() {
             match address {
                 Ok(address) => addresses.push(address),
-                Err(text) => unknown.push((place, text)),
+                Err(text) => unknown_addresses.push((place, text)),
             }
         }
         let signature = reader.array("record's signature")?;
-        Ok(Self { node, time, addresses, unknown, signature })
+        Ok(Self { node, time, addresses, unknown_addresses, signature })
     }
 }
 
@@ -149,7 +150,7 @@ mod tests {
         let mut out = Vec::new();
         later.encode(&mut out);
         assert_eq!(out, bytes);
-        let forged = NodeRecord { unknown: Vec::new(), ..later };
+        let forged = NodeRecord { unknown_addresses: Vec::new(), ..later };
         assert!(!forged.verify("net"));
     }
 

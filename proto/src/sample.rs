@@ -9,11 +9,11 @@
 use crate::id::{Hash, NodeId};
 
 /// Bits of the first sample. 8: of 10,000 nodes, for which discovery is made, about 40 answer.
-pub const BITS: u8 = 8;
+pub const FIRST_BITS: u8 = 8;
 
 /// Smallest sample for an estimate. A network with fewer nodes in its sample is small enough to be
 /// counted, and the error of an estimate would be large. 40: an error of one in six.
-pub const ENOUGH: u64 = 40;
+pub const MIN_SAMPLE: u64 = 40;
 
 /// An estimate of the number of nodes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,9 +55,9 @@ mod tests {
         let (mut within, mut sum) = (0, 0);
         for salt in 0..100_u64 {
             let salt = salt.to_le_bytes();
-            let count = ids.iter().filter(|id| contains(&salt, BITS, **id)).count();
-            let Estimate { nodes, error } = estimate(count as u64, BITS);
-            assert!(count as u64 >= ENOUGH, "{count} are in the sample");
+            let count = ids.iter().filter(|id| contains(&salt, FIRST_BITS, **id)).count();
+            let Estimate { nodes, error } = estimate(count as u64, FIRST_BITS);
+            assert!(count as u64 >= MIN_SAMPLE, "{count} are in the sample");
             let off = nodes.abs_diff(NODES) as f64 / NODES as f64;
             assert!(off < 5.0 * error, "{nodes} nodes, {error} off at most");
             within += u64::from(off <= error);

@@ -22,10 +22,10 @@ use rand_core::CryptoRng;
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::frame::direct::{Receipt, RelayLabel};
-use crate::frame::{Refusal, put_outcome, put_packed, read_outcome};
+use crate::frame::{Refusal, put_message, put_outcome, read_outcome};
 use crate::hello::{MAX_NAME, MAX_PROTOCOL};
 use crate::id::{ID_LEN, Key, NodeId, SIGNATURE_LEN};
-use crate::message::{Message, Packed};
+use crate::message::{Message, PackedMessage};
 
 /// Most bytes by which a sealed message is longer than its content: the encapsulated key, the tag, the
 /// sender with its name, the time, the signature and the head byte.
@@ -65,7 +65,7 @@ pub struct Letter {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LetterContent {
     /// A message.
-    Message(Packed),
+    Message(PackedMessage),
     /// A request.
     Request {
         /// The number of the request, which its reply has too.
@@ -73,14 +73,14 @@ pub enum LetterContent {
         /// The kind of request.
         name: String,
         /// The request itself.
-        body: Packed,
+        body: PackedMessage,
     },
     /// The reply to a request.
     Reply {
         /// The request's number.
         id: u64,
         /// The answer, or the reason why there is none.
-        outcome: Result<Packed, Refusal>,
+        outcome: Result<PackedMessage, Refusal>,
     },
 }
 
@@ -94,12 +94,12 @@ impl LetterContent {
     /// Appends the wire form.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Message(packed) => put_packed(out, packed),
+            Self::Message(packed) => put_message(out, packed),
             Self::Request { id, name, body } => {
                 out.put_u8(REQUEST);
                 out.put_u64(*id);
                 out.put_str(name);
-                put_packed(out, body);
+                put_message(out, body);
             }
             Self::Reply { id, outcome } => {
                 out.put_u8(REPLY);
@@ -114,23 +114,23 @@ impl LetterContent {
             REQUEST => Ok(Self::Request {
                 id: reader.u64("request")?,
                 name: reader.str(MAX_PROTOCOL, "request name")?,
-                body: Packed::decode(reader)?,
+                body: PackedMessage::decode(reader)?,
             }),
             REPLY => Ok(Self::Reply { id: reader.u64("reply")?, outcome: read_outcome(reader)? }),
-            head => Ok(Self::Message(Packed::new(head, reader.take_rest())?)),
+            head => Ok(Self::Message(PackedMessage::new(head, reader.take_rest())?)),
         }
     }
 }
 
-impl From<Packed> for LetterContent {
-    fn from(packed: Packed) -> Self {
+impl From<PackedMessage> for LetterContent {
+    fn from(packed: PackedMessage) -> Self {
         Self::Message(packed)
     }
 }
 
 impl From<Message> for LetterContent {
     fn from(message: Message) -> Self {
-        Self::Message(Packed::plain(message))
+        Self::Message(PackedMessage::uncompressed(message))
     }
 }
 
@@ -188,11 +188,11 @@ pub fn seal(
     plain.put_raw(&signature);
     letter.content.encode(&mut plain);
 
-    let (mode, info) = (OpModeS::<Suite>::Base, info(network));
+    let (mode, info) = (OpModeS::<Suite>::Base, key_info(network));
     let setup = hpke::setup_sender_with_rng::<ChaCha20Poly1305, HkdfSha256, Suite>;
     let (encapsulated, mut context) = setup(&mode, &public, &info, rng).map_err(no_key)?;
     let broken = |_: HpkeError| SealError::Broken;
-    let sealed = context.seal(&plain, &associated(label)).map_err(broken)?;
+    let sealed = context.seal(&plain, &associated_data(label)).map_err(broken)?;
     let mut receipt = [0; 32];
     context.export(RECEIPT, &mut receipt).map_err(broken)?;
     let bytes = [&encapsulated.to_bytes()[..], &sealed[..]].concat().into();
@@ -217,10 +217,10 @@ pub fn open(
     let encapsulated = <Suite as Kem>::EncappedKey::from_bytes(encapsulated).map_err(broken)?;
     let secret = <Suite as Kem>::PrivateKey::from_bytes(&key.to_x25519()).map_err(broken)?;
     let setup = hpke::setup_receiver::<ChaCha20Poly1305, HkdfSha256, Suite>;
-    let opened = setup(&OpModeR::Base, &secret, &encapsulated, &info(network));
+    let opened = setup(&OpModeR::Base, &secret, &encapsulated, &key_info(network));
     let mut context = opened.map_err(broken)?;
     // Opening fails if the label was changed on the way.
-    let plain = context.open(sealed, &associated(label)).map_err(broken)?;
+    let plain = context.open(sealed, &associated_data(label)).map_err(broken)?;
     let mut receipt = [0; 32];
     context.export(RECEIPT, &mut receipt).map_err(broken)?;
 
@@ -252,7 +252,7 @@ fn signed(network: &str, label: &RelayLabel, letter: &Letter) -> Vec<u8> {
     out
 }
 
-fn info(network: &str) -> Vec<u8> {
+fn key_info(network: &str) -> Vec<u8> {
     // It goes into the key, so a message to the same node in another network does not open.
     let mut out = Vec::new();
     out.put_bytes(CONTEXT);
@@ -260,7 +260,7 @@ fn info(network: &str) -> Vec<u8> {
     out
 }
 
-fn associated(label: &RelayLabel) -> Vec<u8> {
+fn associated_data(label: &RelayLabel) -> Vec<u8> {
     // Relays have to read the label, so it is authenticated but not encrypted.
     let mut out = Vec::new();
     label.encode(&mut out);
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn requests_and_replies_are_sealed_as_well() {
-        let body = Packed::plain(Message::text("2 + 2"));
+        let body = PackedMessage::uncompressed(Message::text("2 + 2"));
         for content in [
             LetterContent::Request { id: 7, name: "sum".into(), body: body.clone() },
             LetterContent::Reply { id: 7, outcome: Ok(body) },

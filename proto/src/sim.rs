@@ -224,7 +224,7 @@ impl<H: Handler> Sim<H> {
             work: VecDeque::new(),
             serial: 0,
             chance: ChaCha8Rng::from_seed(draw(seed, "network", [0, 0])),
-            verifier: Verifier::remembering(SIGNATURES),
+            verifier: Verifier::with_cache(SIGNATURES),
             stats: Stats::default(),
             trace: blake3::Hasher::new(),
             scratch: Vec::new(),

@@ -24,15 +24,15 @@ pub(crate) use serde_as_text;
 /// Returns the letters and digits of a pasted code, such as a ticket, without what copying and pasting
 /// adds: line breaks and blanks inside, the `>` of a quoted mail, invisible characters, and quotes,
 /// brackets or punctuation around it.
-pub(crate) fn pasted_code(text: &str) -> String {
+pub(crate) fn clean_pasted_code(text: &str) -> String {
     let around = text.trim_matches(|c: char| !c.is_alphanumeric());
     // Other characters inside stay, so that a mistyped code is refused and not read as another one.
-    around.chars().filter(|c| !is_padding(*c)).collect()
+    around.chars().filter(|c| !is_paste_artifact(*c)).collect()
 }
 
 /// Returns whether `c` can end up inside a code that a program wrapped or marked up: white space, the
 /// mark of a quoted line, soft hyphens, zero-width characters, directional marks, byte order marks.
-fn is_padding(c: char) -> bool {
+fn is_paste_artifact(c: char) -> bool {
     c.is_whitespace()
         || matches!(c, '>' | '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')
 }
@@ -56,9 +56,9 @@ mod tests {
             "a b c 1 2 3",
             "abc\u{200b}1\u{ad}23\u{feff}",
         ] {
-            assert_eq!(pasted_code(pasted), "abc123", "{pasted:?}");
+            assert_eq!(clean_pasted_code(pasted), "abc123", "{pasted:?}");
         }
-        assert_eq!(pasted_code("abc-123"), "abc-123", "a character with a meaning stays");
-        assert_eq!(pasted_code("\u{201c}\u{201d}"), "");
+        assert_eq!(clean_pasted_code("abc-123"), "abc-123", "a character with a meaning stays");
+        assert_eq!(clean_pasted_code("\u{201c}\u{201d}"), "");
     }
 }

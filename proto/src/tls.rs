@@ -2,7 +2,7 @@
 //! the content of an opened one, and the messages that may follow a handshake.
 
 /// Length of a record's header: type, version and length.
-pub const HEADER: usize = 5;
+pub const HEADER_LEN: usize = 5;
 
 /// Most bytes of content in one record (section 5.1).
 pub const MAX_CONTENT: usize = 1 << 14;
@@ -11,16 +11,16 @@ pub const MAX_CONTENT: usize = 1 << 14;
 pub const MAX_PAYLOAD: usize = MAX_CONTENT + 256;
 
 /// Length of the authentication tag, the same for all cipher suites in use.
-pub const TAG: usize = 16;
+pub const TAG_LEN: usize = 16;
 
 /// Length of what follows the content in a record without padding: the encrypted kind, and the tag.
-pub const TAIL: usize = 1 + TAG;
+pub const TRAILER_LEN: usize = 1 + TAG_LEN;
 
 /// The version in every record's header, since TLS 1.2.
 const VERSION: [u8; 2] = [3, 3];
 
 /// Shortest payload of a protected record: no content, its kind and the tag.
-const MIN_PAYLOAD: usize = TAIL;
+const MIN_PAYLOAD: usize = TRAILER_LEN;
 
 /// The reason why bytes are not valid records of an established session. It is always the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +35,9 @@ pub enum RecordError {
     /// It is of a kind that may not come now.
     #[error("a TLS record of type {0} where none may come")]
     Unexpected(u8),
+    /// It has only padding, and no content type.
+    #[error("a TLS record without a content type")]
+    NoContentType,
     /// Its content is malformed.
     #[error("a malformed TLS record")]
     Malformed,
@@ -53,7 +56,7 @@ impl RecordError {
             // decode_error
             Self::TooShort(_) | Self::Malformed => 50,
             // unexpected_message
-            Self::Unexpected(_) => 10,
+            Self::Unexpected(_) | Self::NoContentType => 10,
             // bad_record_mac
             Self::Forged => 20,
         }
@@ -65,7 +68,7 @@ impl RecordError {
 pub enum ContentType {
     /// An [`Alert`]: the end, or a failure.
     Alert = 21,
-    /// A message about the session itself, such as a [`key_update`].
+    /// A message about the session itself, such as a [`key_update_message`].
     Handshake = 22,
     /// The application's bytes.
     Data = 23,
@@ -84,8 +87,8 @@ impl ContentType {
 ///
 /// `content` is at most [`MAX_CONTENT`]; more is counted as that.
 #[must_use]
-pub fn header(content: usize) -> [u8; HEADER] {
-    let payload = content.min(MAX_CONTENT) + TAIL;
+pub fn record_header(content: usize) -> [u8; HEADER_LEN] {
+    let payload = content.min(MAX_CONTENT) + TRAILER_LEN;
     #[expect(clippy::cast_possible_truncation, reason = "at most 2^14 + 17")]
     let [high, low] = (payload as u16).to_be_bytes();
     [ContentType::Data.number(), VERSION[0], VERSION[1], high, low]
@@ -97,7 +100,7 @@ pub fn header(content: usize) -> [u8; HEADER] {
 /// # Errors
 /// No protected record begins like this.
 pub fn payload_len(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
-    let Some(&[kind, _, _, high, low]) = bytes.first_chunk::<HEADER>() else {
+    let Some(&[kind, _, _, high, low]) = bytes.first_chunk::<HEADER_LEN>() else {
         return Ok(None);
     };
     let payload = usize::from(u16::from_be_bytes([high, low]));
@@ -116,11 +119,11 @@ pub fn payload_len(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
 /// # Errors
 /// The length is over the limit.
 pub fn handshake_record_len(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
-    let Some(&[.., high, low]) = bytes.first_chunk::<HEADER>() else {
+    let Some(&[.., high, low]) = bytes.first_chunk::<HEADER_LEN>() else {
         return Ok(None);
     };
     match usize::from(u16::from_be_bytes([high, low])) {
-        payload @ ..=MAX_PAYLOAD => Ok(Some(HEADER + payload)),
+        payload @ ..=MAX_PAYLOAD => Ok(Some(HEADER_LEN + payload)),
         payload => Err(RecordError::TooLong(payload)),
     }
 }
@@ -130,8 +133,10 @@ pub fn handshake_record_len(bytes: &[u8]) -> Result<Option<usize>, RecordError> 
 ///
 /// # Errors
 /// The kind is missing or may not follow a handshake, or the content is too long.
-pub fn content(opened: &[u8]) -> Result<(ContentType, usize), RecordError> {
-    let len = opened.iter().rposition(|byte| *byte != 0).ok_or(RecordError::Malformed)?;
+pub fn content_type_and_len(opened: &[u8]) -> Result<(ContentType, usize), RecordError> {
+    // A record of zeros alone has no content type, which is an unexpected message (section 5.4).
+    let last = opened.iter().rposition(|byte| *byte != 0);
+    let len = last.ok_or(RecordError::NoContentType)?;
     let kind = match opened.get(len) {
         Some(21) => ContentType::Alert,
         Some(22) => ContentType::Handshake,
@@ -158,7 +163,7 @@ pub const CLOSE_NOTIFY: [u8; 2] = [1, 0];
 
 /// Returns the content of the alert that reports an error.
 #[must_use]
-pub fn failure(number: u8) -> [u8; 2] {
+pub fn failure_alert(number: u8) -> [u8; 2] {
     [2, number]
 }
 
@@ -187,7 +192,7 @@ mod message {
 /// Returns the content of the message that announces the next key for all further records. It may
 /// request that the peer updates its own key, too.
 #[must_use]
-pub fn key_update(is_requested: bool) -> [u8; 5] {
+pub fn key_update_message(is_requested: bool) -> [u8; 5] {
     [message::KEY_UPDATE, 0, 0, 1, u8::from(is_requested)]
 }
 
@@ -196,7 +201,7 @@ pub fn key_update(is_requested: bool) -> [u8; 5] {
 ///
 /// # Errors
 /// It has another message, or one that does not end with the record.
-pub fn is_key_update(content: &[u8]) -> Result<Option<bool>, RecordError> {
+pub fn read_key_update(content: &[u8]) -> Result<Option<bool>, RecordError> {
     let mut rest = content;
     if rest.is_empty() {
         return Err(RecordError::Malformed);
@@ -226,10 +231,10 @@ mod tests {
 
     #[test]
     fn a_header_says_how_long_its_record_is() {
-        assert_eq!(header(0x32), [0x17, 3, 3, 0, 0x43], "RFC 8448, section 3");
-        assert_eq!(payload_len(&header(0)), Ok(Some(17)));
-        assert_eq!(payload_len(&header(MAX_CONTENT)), Ok(Some(MAX_CONTENT + 17)));
-        assert_eq!(payload_len(&header(7)[..4]), Ok(None));
+        assert_eq!(record_header(0x32), [0x17, 3, 3, 0, 0x43], "RFC 8448, section 3");
+        assert_eq!(payload_len(&record_header(0)), Ok(Some(17)));
+        assert_eq!(payload_len(&record_header(MAX_CONTENT)), Ok(Some(MAX_CONTENT + 17)));
+        assert_eq!(payload_len(&record_header(7)[..4]), Ok(None));
         assert_eq!(payload_len(&[22, 3, 3, 0, 50]), Err(RecordError::Unexpected(22)));
         assert_eq!(payload_len(&[23, 3, 3, 0, 16]), Err(RecordError::TooShort(16)));
         assert_eq!(payload_len(&[23, 3, 3, 0x41, 0]), Ok(Some(MAX_PAYLOAD)));
@@ -241,44 +246,53 @@ mod tests {
 
     #[test]
     fn the_kind_is_behind_the_content_and_before_the_padding() {
-        assert_eq!(content(b"ab\x17"), Ok((ContentType::Data, 2)));
-        assert_eq!(content(b"\0\0\x17\0\0\0"), Ok((ContentType::Data, 2)));
-        assert_eq!(content(b"\x16"), Ok((ContentType::Handshake, 0)));
-        assert_eq!(content(b"\x01\x00\x15"), Ok((ContentType::Alert, 2)));
-        assert_eq!(content(b"ab\x14"), Err(RecordError::Unexpected(20)));
-        assert_eq!(content(&[0; 40]), Err(RecordError::Malformed));
-        assert_eq!(content(b""), Err(RecordError::Malformed));
+        assert_eq!(content_type_and_len(b"ab\x17"), Ok((ContentType::Data, 2)));
+        assert_eq!(content_type_and_len(b"\0\0\x17\0\0\0"), Ok((ContentType::Data, 2)));
+        assert_eq!(content_type_and_len(b"\x16"), Ok((ContentType::Handshake, 0)));
+        assert_eq!(content_type_and_len(b"\x01\x00\x15"), Ok((ContentType::Alert, 2)));
+        assert_eq!(content_type_and_len(b"ab\x14"), Err(RecordError::Unexpected(20)));
+        assert_eq!(content_type_and_len(&[0; 40]), Err(RecordError::NoContentType));
+        assert_eq!(content_type_and_len(b""), Err(RecordError::NoContentType));
         let long = [&[7; MAX_CONTENT + 1][..], &[23]].concat();
-        assert_eq!(content(&long), Err(RecordError::TooLong(MAX_CONTENT + 1)));
+        assert_eq!(content_type_and_len(&long), Err(RecordError::TooLong(MAX_CONTENT + 1)));
+    }
+
+    #[test]
+    fn a_record_of_zeros_is_reported_as_an_unexpected_message() {
+        let error = content_type_and_len(&[0; 40]).unwrap_err();
+        assert_eq!(error.alert(), 10, "RFC 8446, section 5.4");
     }
 
     #[test]
     fn alerts_end_or_fail() {
         assert_eq!(Alert::decode(&CLOSE_NOTIFY), Ok(Alert::CloseNotify));
-        assert_eq!(Alert::decode(&failure(20)), Ok(Alert::Failure(20)));
+        assert_eq!(Alert::decode(&failure_alert(20)), Ok(Alert::Failure(20)));
         assert_eq!(Alert::decode(&[2]), Err(RecordError::Malformed));
     }
 
     #[test]
     fn of_what_comes_after_a_handshake_only_key_updates_count() {
         let ticket = [4, 0, 0, 2, 9, 9];
-        assert_eq!(is_key_update(&key_update(false)), Ok(Some(false)));
-        assert_eq!(is_key_update(&key_update(true)), Ok(Some(true)));
-        assert_eq!(is_key_update(&ticket), Ok(None));
-        assert_eq!(is_key_update(&[&ticket[..], &key_update(true)].concat()), Ok(Some(true)));
-        let behind = [&key_update(true)[..], &ticket].concat();
-        assert_eq!(is_key_update(&behind), Err(RecordError::Malformed));
-        assert_eq!(is_key_update(&[24, 0, 0, 1, 2]), Err(RecordError::Malformed));
-        assert_eq!(is_key_update(&[24, 0, 0, 1]), Err(RecordError::Malformed));
-        assert_eq!(is_key_update(&[]), Err(RecordError::Malformed));
-        assert_eq!(is_key_update(&[13, 0, 0, 0]), Err(RecordError::Unexpected(22)));
+        assert_eq!(read_key_update(&key_update_message(false)), Ok(Some(false)));
+        assert_eq!(read_key_update(&key_update_message(true)), Ok(Some(true)));
+        assert_eq!(read_key_update(&ticket), Ok(None));
+        assert_eq!(
+            read_key_update(&[&ticket[..], &key_update_message(true)].concat()),
+            Ok(Some(true))
+        );
+        let behind = [&key_update_message(true)[..], &ticket].concat();
+        assert_eq!(read_key_update(&behind), Err(RecordError::Malformed));
+        assert_eq!(read_key_update(&[24, 0, 0, 1, 2]), Err(RecordError::Malformed));
+        assert_eq!(read_key_update(&[24, 0, 0, 1]), Err(RecordError::Malformed));
+        assert_eq!(read_key_update(&[]), Err(RecordError::Malformed));
+        assert_eq!(read_key_update(&[13, 0, 0, 0]), Err(RecordError::Unexpected(22)));
     }
 
     proptest! {
         #[test]
         fn content_comes_back_out(bytes: Vec<u8>, padding in 0_usize..300) {
             let opened = [&bytes[..], &[23], &vec![0; padding]].concat();
-            prop_assert_eq!(content(&opened), Ok((ContentType::Data, bytes.len())));
+            prop_assert_eq!(content_type_and_len(&opened), Ok((ContentType::Data, bytes.len())));
         }
     }
 }

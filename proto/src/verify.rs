@@ -27,7 +27,7 @@ impl Verifier {
     /// Creates a verifier with a cache of up to `max` valid signatures, which its clones share.
     /// When the cache is full, it is emptied.
     #[must_use]
-    pub fn remembering(max: usize) -> Self {
+    pub fn with_cache(max: usize) -> Self {
         Self { cache: Some(Arc::new(Cache { max, valid: Mutex::default() })) }
     }
 
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn a_cache_changes_no_outcome() {
         let key = Key::from_secret(&[1; 32]);
-        let verifier = Verifier::remembering(1);
+        let verifier = Verifier::with_cache(1);
         let signature = key.sign(b"a");
         for _ in 0..2 {
             assert!(verifier.verify(key.id(), b"a", &signature));

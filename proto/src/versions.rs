@@ -75,7 +75,7 @@ impl VersionGap {
 /// The wire version and features that two nodes have agreed on by their Hellos. Both ends compute the
 /// same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Agreed {
+pub struct Agreement {
     /// The version of the wire that the link speaks.
     pub version: u16,
     /// The optional features that both have, a bit each. None are defined yet.
@@ -85,7 +85,7 @@ pub struct Agreed {
 /// A part of the protocol that two linked nodes can't use with each other, as one of them is too old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{part}: off, as the link speaks version {version}, and this came with version {since}")]
-pub struct Off {
+pub struct UnavailablePart {
     /// The name of the part, for users.
     pub part: &'static str,
     /// The version that the link speaks.
@@ -102,17 +102,17 @@ const PARTS: [(&str, u16); 4] = [
     ("requests through other nodes", 2),
 ];
 
-impl Agreed {
+impl Agreement {
     /// Returns whether frames may have bytes behind the last field that this node knows.
     pub(crate) fn has_added_fields(self) -> bool {
         self.version >= 2
     }
 
     /// Returns the parts of the protocol that the two nodes can't use with each other.
-    pub fn off(self) -> impl Iterator<Item = Off> {
+    pub fn unavailable_parts(self) -> impl Iterator<Item = UnavailablePart> {
         let version = self.version;
         let newer = PARTS.into_iter().filter(move |(_, since)| *since > version);
-        newer.map(move |(part, since)| Off { part, version, since })
+        newer.map(move |(part, since)| UnavailablePart { part, version, since })
     }
 }
 
@@ -147,9 +147,9 @@ mod tests {
 
     #[test]
     fn a_part_that_is_newer_than_the_link_is_off_with_the_reason() {
-        let agreed = |version| Agreed { version, features: 0 };
-        assert_eq!(agreed(VERSION).off().count(), 0);
-        let off: Vec<_> = agreed(1).off().map(|off| off.to_string()).collect();
+        let agreed = |version| Agreement { version, features: 0 };
+        assert_eq!(agreed(VERSION).unavailable_parts().count(), 0);
+        let off: Vec<_> = agreed(1).unavailable_parts().map(|off| off.to_string()).collect();
         assert_eq!(off.len(), PARTS.len());
         let first =
             "comparing clocks: off, as the link speaks version 1, and this came with version 2";

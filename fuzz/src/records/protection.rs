@@ -3,7 +3,7 @@
 //! are tested against the vectors of the RFC and against rustls.
 
 use blake3::Hasher;
-use peerkit_proto::tls::{HEADER, RecordError, TAG};
+use peerkit_proto::tls::{HEADER_LEN, RecordError, TAG_LEN};
 
 /// Seals or opens the records of one direction, in their order.
 pub(super) struct RecordProtection {
@@ -25,9 +25,9 @@ impl RecordProtection {
 
     /// Appends a record of `inner` to `wire`: content, kind and padding.
     pub(super) fn seal(&mut self, inner: &[u8], wire: &mut Vec<u8>) {
-        let len = u16::try_from(inner.len() + TAG).unwrap_or(u16::MAX);
+        let len = u16::try_from(inner.len() + TAG_LEN).unwrap_or(u16::MAX);
         let mut header = [23, 3, 3, 0, 0];
-        header[HEADER - 2..].copy_from_slice(&len.to_be_bytes());
+        header[HEADER_LEN - 2..].copy_from_slice(&len.to_be_bytes());
         wire.extend_from_slice(&header);
         wire.extend_from_slice(inner);
         wire.extend_from_slice(&self.tag(&header, inner));
@@ -36,8 +36,8 @@ impl RecordProtection {
 
     /// Opens `record` into `opened`, which then has its content even if it fails the check.
     pub(super) fn open(&mut self, record: &[u8], opened: &mut [u8]) -> Result<(), RecordError> {
-        let (header, payload) = record.split_at(HEADER);
-        let (inner, tag) = payload.split_at(payload.len() - TAG);
+        let (header, payload) = record.split_at(HEADER_LEN);
+        let (inner, tag) = payload.split_at(payload.len() - TAG_LEN);
         opened.copy_from_slice(inner);
         if self.tag(header, inner) != tag {
             return Err(RecordError::Forged);
@@ -46,8 +46,8 @@ impl RecordProtection {
         Ok(())
     }
 
-    fn tag(&self, header: &[u8], inner: &[u8]) -> [u8; TAG] {
-        let mut tag = [0; TAG];
+    fn tag(&self, header: &[u8], inner: &[u8]) -> [u8; TAG_LEN] {
+        let mut tag = [0; TAG_LEN];
         Hasher::new_keyed(&self.secret)
             .update(&self.next.to_be_bytes())
             .update(header)

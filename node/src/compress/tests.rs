@@ -1,4 +1,4 @@
-use peerkit_proto::message::Kind;
+use peerkit_proto::message::MessageKind;
 use proptest::prelude::*;
 
 use super::*;
@@ -38,7 +38,7 @@ fn exactly_the_limit_passes_and_a_byte_more_does_not() {
     let plain = Message::bytes(vec![7; 100]);
     assert!(unpack(pack(plain.clone(), 100).unwrap(), 100).is_ok());
     assert!(matches!(
-        unpack(Packed::plain(plain.clone()), 99),
+        unpack(PackedMessage::uncompressed(plain.clone()), 99),
         Err(DecompressError::TooLarge { limit: 99 })
     ));
     assert!(matches!(
@@ -186,7 +186,7 @@ fn incompressible_messages_travel_as_they_are() {
 fn text_that_is_not_text_is_refused_once_decompressed() {
     for compression in ALGORITHMS {
         let mut packed = packed(compression, &[0xff; 100]);
-        packed.kind = Kind::Text;
+        packed.kind = MessageKind::Text;
         assert!(matches!(unpack(packed, MIB), Err(DecompressError::Content(_))));
     }
 }
@@ -268,17 +268,17 @@ fn runs() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-fn of(compression: Compression, payload: Vec<u8>) -> Packed {
-    Packed { kind: Kind::Bytes, compression, payload: payload.into() }
+fn of(compression: Compression, payload: Vec<u8>) -> PackedMessage {
+    PackedMessage { kind: MessageKind::Bytes, compression, payload: payload.into() }
 }
 
 /// Compressed even where that makes it longer.
-fn packed(compression: Compression, content: &[u8]) -> Packed {
+fn packed(compression: Compression, content: &[u8]) -> PackedMessage {
     of(compression, compress(content, compression).unwrap())
 }
 
 /// So many zeros, never held as a whole.
-fn bomb(compression: Compression, len: usize) -> Packed {
+fn bomb(compression: Compression, len: usize) -> PackedMessage {
     fn pour(mut encoder: impl Write, len: usize) {
         let zeros = vec![0; MIB];
         for _ in 0..len / MIB {

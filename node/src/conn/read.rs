@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use peerkit_proto::event::{Event, LinkEnd, Reason};
 use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::link::{Link, Output};
-use peerkit_proto::message::{Compression, Message, Packed};
+use peerkit_proto::message::{Compression, Message, PackedMessage};
 use peerkit_proto::time::{Instant, earliest};
 use tokio::io::AsyncRead;
 use tokio::sync::oneshot;
@@ -190,7 +190,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
     async fn wait(&mut self) -> Result<bool, Reason> {
         self.link.sent(self.conn.wrote());
         self.pings.retain(|nonce, waiting| {
-            self.link.awaits(*nonce) && waiting.iter().any(|task| !task.is_closed())
+            self.link.awaits_pong(*nonce) && waiting.iter().any(|task| !task.is_closed())
         });
         let due = earliest(self.link.poll_timeout(), self.close_at);
         if self.reads < READS_TO_KEEP_BUFFERS && self.buffer.is_empty() {
@@ -294,7 +294,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
                 // Boxed: its future is large, and links without such frames should not have room for
                 // it.
                 Output::Frame(frame) => Box::pin(self.on_frame(frame, &mut batch)).await,
-                Output::Farewell(reason) => {
+                Output::GoodbyeReceived(reason) => {
                     // If we have said goodbye before, this is the answer.
                     match self.conn.outbox.closed() {
                         None | Some(Reason::Lost(_)) => self.end(reason.clone(), true),
@@ -312,7 +312,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         if let Some(rtt) = self.link.rtt() {
             self.conn.set_rtt(rtt);
             let link = &self.link;
-            for (_, waiting) in self.pings.extract_if(.., |nonce, _| !link.awaits(*nonce)) {
+            for (_, waiting) in self.pings.extract_if(.., |nonce, _| !link.awaits_pong(*nonce)) {
                 for task in waiting {
                     let _ = task.send(rtt);
                 }
@@ -362,7 +362,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
     }
 
     /// Decompresses a message. An invalid one is the peer's fault and ends the link.
-    async fn unpack(&mut self, packed: Packed) -> Option<Message> {
+    async fn unpack(&mut self, packed: PackedMessage) -> Option<Message> {
         let (len, limit) = (packed.payload.len(), self.inner.config.max_message);
         let unpacked = match packed.compression {
             Compression::None if len > limit => {

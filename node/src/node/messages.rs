@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerkit_proto::event::Peer;
-use peerkit_proto::frame::MESSAGE_HEAD;
+use peerkit_proto::frame::MESSAGE_HEADER_LEN;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
 use peerkit_proto::peer::{BroadcastReceipt, Input};
@@ -71,7 +71,7 @@ impl Sender {
     fn push_at_once(&self, message: &OutgoingMessage<'_>) -> bool {
         !message.is_compressed()
             && message.body().len() <= self.inner.config.max_message
-            && self.conn.outbox.try_push_ahead(&message.encode(&mut [0; MESSAGE_HEAD]))
+            && self.conn.outbox.try_push_ahead(&message.encode(&mut [0; MESSAGE_HEADER_LEN]))
     }
 
     /// Sends a message that has to be compressed, or to wait for room.
@@ -82,7 +82,7 @@ impl Sender {
             self.conn.outbox.push(&OwnedFrame::message(packed).as_encoded()).await
         } else {
             Error::check_size(message.body(), max)?;
-            self.conn.outbox.push(&message.encode(&mut [0; MESSAGE_HEAD])).await
+            self.conn.outbox.push(&message.encode(&mut [0; MESSAGE_HEADER_LEN])).await
         };
         queued.map_err(|reason| not_accepted(&self.conn, NotAccepted::Closed(reason)))
     }
@@ -353,7 +353,7 @@ pub(crate) fn try_send(conn: &Conn, message: OutgoingMessage<'_>, max: usize) ->
         conn.outbox.try_push(&OwnedFrame::message(packed).as_encoded())
     } else {
         Error::check_size(message.body(), max)?;
-        conn.outbox.try_push(&message.encode(&mut [0; MESSAGE_HEAD]))
+        conn.outbox.try_push(&message.encode(&mut [0; MESSAGE_HEADER_LEN]))
     };
     queued.map_err(|reason| not_accepted(conn, reason))
 }

@@ -172,13 +172,13 @@ impl<'a> NetworkHandle<'a> {
     /// # Errors
     /// [`Error::Stopped`], and [`Error::NoRandomNumbers`].
     pub async fn size(self) -> Result<Size, Error> {
-        let count = self.sample(sample::BITS).await?;
+        let count = self.sample(sample::FIRST_BITS).await?;
         // A sample of a few nodes says little, and a network of that size is soon counted.
-        if count < sample::ENOUGH {
+        if count < sample::MIN_SAMPLE {
             let Discovery { nodes, complete, .. } = self.node.discover(-1).await?;
             return Ok(Size { nodes: nodes.len() as u64, error: None, exact: complete });
         }
-        let Estimate { nodes, error } = sample::estimate(count, sample::BITS);
+        let Estimate { nodes, error } = sample::estimate(count, sample::FIRST_BITS);
         Ok(Size { nodes, error: Some(error), exact: false })
     }
 

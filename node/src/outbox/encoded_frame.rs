@@ -1,8 +1,8 @@
 //! Encoded application frames, in two parts: the head is built anew, the body is the message's content.
 
 use bytes::Bytes;
-use peerkit_proto::frame::{Frame, message_head};
-use peerkit_proto::message::Packed;
+use peerkit_proto::frame::{Frame, message_header};
+use peerkit_proto::message::PackedMessage;
 
 /// An encoded application frame on its way into the outbox.
 pub(crate) struct EncodedFrame<'a> {
@@ -30,27 +30,27 @@ pub(crate) struct OwnedFrame {
 
 impl OwnedFrame {
     /// Encodes a message, whose content may be compressed.
-    pub(crate) fn message(packed: Packed) -> Self {
-        let head = message_head(packed.head(), packed.payload.len()).to_vec();
+    pub(crate) fn message(packed: PackedMessage) -> Self {
+        let head = message_header(packed.head(), packed.payload.len()).to_vec();
         Self { head, body: packed.payload }
     }
 
     /// Encodes a request.
-    pub(crate) fn request(id: u64, name: &str, packed: Packed) -> Self {
+    pub(crate) fn request(id: u64, name: &str, packed: PackedMessage) -> Self {
         let name = name.to_owned();
         Self::with_content(packed, |body| Frame::Request { id, name, body })
     }
 
     /// Encodes the successful reply to a request.
-    pub(crate) fn reply(id: u64, packed: Packed) -> Self {
+    pub(crate) fn reply(id: u64, packed: PackedMessage) -> Self {
         Self::with_content(packed, |packed| Frame::Reply { id, outcome: Ok(packed) })
     }
 
     /// Encodes a frame around a content, which is not copied.
-    fn with_content(packed: Packed, frame: impl FnOnce(Packed) -> Frame) -> Self {
+    fn with_content(packed: PackedMessage, frame: impl FnOnce(PackedMessage) -> Frame) -> Self {
         let body = packed.payload.clone();
-        let empty = frame(Packed { payload: Bytes::new(), ..packed });
-        Self { head: empty.encode_head(&body), body }
+        let empty = frame(PackedMessage { payload: Bytes::new(), ..packed });
+        Self { head: empty.encode_header(&body), body }
     }
 
     pub(crate) fn as_encoded(&self) -> EncodedFrame<'_> {

@@ -1,7 +1,7 @@
 //! The queues alone.
 
 use bytes::Buf;
-use peerkit_proto::frame::{HEADER, header};
+use peerkit_proto::frame::{HEADER_LEN, read_header};
 
 use super::*;
 
@@ -36,9 +36,9 @@ fn take(outbox: &Outbox, batch: &mut WriteBatch) -> Option<(Vec<u8>, u64)> {
 
 fn kinds(buffer: &[u8]) -> Vec<u8> {
     let (mut at, mut kinds) = (0, Vec::new());
-    while let Some((kind, len)) = header(&buffer[at..]).unwrap() {
+    while let Some((kind, len)) = read_header(&buffer[at..]).unwrap() {
         kinds.push(kind);
-        at += HEADER + len;
+        at += HEADER_LEN + len;
     }
     assert_eq!(at, buffer.len(), "whole frames");
     kinds

@@ -212,12 +212,12 @@ fn time_of(key: &[u8]) -> Option<u64> {
 mod tests {
     use peerkit_proto::frame::broadcast::Item;
     use peerkit_proto::id::Key;
-    use peerkit_proto::message::{Message, Packed};
+    use peerkit_proto::message::{Message, PackedMessage};
 
     use super::*;
 
     fn batch(first: u64, time: u64, len: usize) -> Batch {
-        let content = Packed::plain(Message::bytes(vec![7; len]));
+        let content = PackedMessage::uncompressed(Message::bytes(vec![7; len]));
         let item = Item { time, title: String::new(), content };
         Batch::sign(&Key::from_secret(&[1; 32]), "net", 5, (first, 1), vec![item])
     }

@@ -199,7 +199,7 @@ impl Inner {
 }
 
 async fn read_open(channel: &mut Channel) -> Result<StreamOpen, String> {
-    let body = read_block(channel, StreamOpen::MAX, "a stream's opening").await?;
+    let body = read_block(channel, StreamOpen::MAX_LEN, "a stream's opening").await?;
     StreamOpen::decode(body).map_err(|error| error.to_string())
 }
 

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use peerkit_proto::tls::{CLOSE_NOTIFY, failure};
+use peerkit_proto::tls::{CLOSE_NOTIFY, failure_alert};
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -151,7 +151,7 @@ impl<T: Transport> AsyncRead for Channel<T> {
         let polled = this.incoming.poll_read(&mut this.transport, cx, out);
         // The alert goes out if the transport takes it at once. The read reports the error in any case.
         if let Some(alert) = this.incoming.alert() {
-            this.outgoing.close(failure(alert))?;
+            this.outgoing.close(failure_alert(alert))?;
             this.try_send();
         }
         if this.incoming.take_update_request() {

@@ -37,7 +37,7 @@ async fn a_flood_of_forwards_is_refused_and_most_of_it_unread() {
         deliveries.extend(attacker.exchange(&part, outcome, 500).await);
     }
     let count = |wanted| deliveries.iter().filter(|delivery| **delivery == wanted).count();
-    let (refused, no_way) = (count(Delivery::Refused), count(Delivery::NoWay));
+    let (refused, no_way) = (count(Delivery::Refused), count(Delivery::NoRoute));
     assert_eq!(deliveries.len(), 10_000);
     assert_eq!(refused + no_way + count(Delivery::Busy), 10_000);
     assert!(refused >= 64 && no_way >= 64, "{refused} refused, {no_way} no way");

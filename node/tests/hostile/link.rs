@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use peerkit::{Compression, Error, Kind, Message, Node, Reason, Refusal};
+use peerkit::{Compression, Error, Message, MessageKind, Node, Reason, Refusal};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::hello::Hello;
-use peerkit_proto::message::Packed;
+use peerkit_proto::message::PackedMessage;
 use tokio::io::AsyncWriteExt;
 
 use crate::attacker::{
@@ -16,7 +16,7 @@ use crate::attacker::{
 };
 
 fn request(id: u64, name: &str, body: &str) -> Frame {
-    Frame::Request { id, name: name.into(), body: Packed::plain(Message::text(body)) }
+    Frame::Request { id, name: name.into(), body: PackedMessage::uncompressed(Message::text(body)) }
 }
 
 /// A Hello that leaves room in the victim's first read.
@@ -163,8 +163,11 @@ async fn a_compressed_message_that_inflates_to_200_mb_ends_the_link() {
     }
     let payload = zlib.finish().unwrap();
     assert!(payload.len() < 259_000, "{} bytes", payload.len());
-    let bomb =
-        Packed { kind: Kind::Bytes, compression: Compression::Zlib, payload: payload.into() };
+    let bomb = PackedMessage {
+        kind: MessageKind::Bytes,
+        compression: Compression::Zlib,
+        payload: payload.into(),
+    };
     let reply = Frame::Reply { id: 1, outcome: Ok(bomb.clone()) };
     let asks = Frame::Request { id: 1, name: "echo".into(), body: bomb.clone() };
     for frame in [Frame::Message(bomb), asks, reply] {
@@ -258,7 +261,7 @@ async fn replies_pongs_and_cancels_without_a_request_change_nothing() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
     for id in [0, 1, 7, u64::MAX] {
-        let outcome = Ok(Packed::plain(Message::text("never asked")));
+        let outcome = Ok(PackedMessage::uncompressed(Message::text("never asked")));
         attacker.send(&Frame::Reply { id, outcome }).await;
         attacker.send(&Frame::Reply { id, outcome: Err(Refusal::Busy) }).await;
         attacker.send(&Frame::Cancel(id)).await;
@@ -274,7 +277,7 @@ async fn replies_pongs_and_cancels_without_a_request_change_nothing() {
     });
     let Some(Frame::Request { id, .. }) = attacker.content().await else { panic!("no request") };
     for (id, said) in [(id ^ 1, "another"), (id, "right"), (id, "twice")] {
-        let outcome = Ok(Packed::plain(Message::text(said)));
+        let outcome = Ok(PackedMessage::uncompressed(Message::text(said)));
         attacker.send(&Frame::Reply { id, outcome }).await;
     }
     assert_eq!(asking.await.unwrap().unwrap().as_text(), Some("right"));

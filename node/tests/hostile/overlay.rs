@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use peerkit::{Address, Event, Kind, Message, Node, NodeId, Reason};
+use peerkit::{Address, Event, Message, MessageKind, Node, NodeId, Reason};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::broadcast::{Batch, Item, RunId};
 use peerkit_proto::frame::query::{AnswerBody, Query, QueryAnswer, QueryDone, QueryId, QueryKind};
-use peerkit_proto::message::Packed;
+use peerkit_proto::message::PackedMessage;
 
 use crate::attacker::{Attacker, LONG, Victim, encoded, key, raw_frame, text, within};
 
@@ -254,8 +254,11 @@ async fn a_broadcast_that_a_relay_has_altered_is_not_delivered_and_ends_its_link
         ("the floor", Box::new(|b| (b.first, b.floor) = (b.first + 1, b.floor + 1))),
         ("the time", Box::new(|b| b.item.time += 1)),
         ("the title", Box::new(|b| b.item.title.push('!'))),
-        ("the type", Box::new(|b| b.item.content.kind = Kind::Bytes)),
-        ("the content", Box::new(|b| b.item.content = Packed::plain(Message::text("else")))),
+        ("the type", Box::new(|b| b.item.content.kind = MessageKind::Bytes)),
+        (
+            "the content",
+            Box::new(|b| b.item.content = PackedMessage::uncompressed(Message::text("else"))),
+        ),
         ("the signature", Box::new(|b| b.signature[63] ^= 1)),
         ("text that is none", Box::new(|b| b.item.content.payload = vec![0xff].into())),
     ];
@@ -411,7 +414,7 @@ async fn the_sender_of_a_broadcast_from_another_time_learns_the_time() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
     for first in 1..4 {
-        let content = Packed::plain(Message::text("from the future"));
+        let content = PackedMessage::uncompressed(Message::text("from the future"));
         let item = Item { time: unix_now() + 3_600_000, title: String::new(), content };
         let batch = Batch::sign(&attacker.key, "peerkit", 5, (first, first), vec![item]);
         attacker.send(&Frame::Broadcast(batch)).await;

@@ -74,7 +74,10 @@ async fn a_node_is_dialled_over_ipv6() {
 async fn a_node_does_not_link_to_itself() {
     let a = node("a").await;
     let refused = a.connect(at(&a)).await;
-    assert!(matches!(refused, Err(Error::Refused { reason: Reason::Myself, .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(Error::Refused { reason: Reason::SelfConnection, .. })),
+        "{refused:?}"
+    );
     assert!(a.peers().is_empty());
     let id = a.id().to_string();
     assert!(matches!(a.ping(a.id()).await, Err(Error::ThisNode)));

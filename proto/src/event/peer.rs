@@ -185,7 +185,7 @@ pub enum Reason {
     FullForAddress,
     /// The other end is this node itself.
     #[error("a node does not connect to itself")]
-    Myself,
+    SelfConnection,
     /// The peer does not read fast enough even for control frames.
     #[error("too slow: control frames piled up")]
     Slow,
@@ -197,7 +197,7 @@ pub enum Reason {
     HandshakeTimeout,
     /// Another node has the place among the neighbours.
     #[error("another node has its place among the neighbours")]
-    Traded,
+    NeighbourReplaced,
     /// The link is not needed any more.
     #[error("the link is not needed any more")]
     NotNeeded,

@@ -113,7 +113,7 @@ impl FromStr for Ticket {
     /// Reads a ticket in upper or lower case. Accepts what pasting adds: line breaks and blanks inside, quotes,
     /// brackets or punctuation around it.
     fn from_str(text: &str) -> Result<Self, TicketError> {
-        let text = crate::text::pasted_code(text).to_ascii_lowercase();
+        let text = crate::text::clean_pasted_code(text).to_ascii_lowercase();
         let code = text.strip_prefix(PREFIX).ok_or(TicketError::NotATicket)?;
         // Bounds the work for a long text that only begins like a ticket.
         if code.len() > MAX_TICKET {

@@ -68,7 +68,7 @@ use super::path::{FileName, MAX_NAME, NameError};
 use super::pieces::{PIECE, PieceValue};
 use crate::address::Address;
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::hello::{MAX_NAME as MAX_NODE_NAME, Proof, addresses, put_address};
+use crate::hello::{MAX_NAME as MAX_NODE_NAME, Proof, put_address, read_addresses};
 use crate::id::{Hash, ID_LEN, NodeId};
 
 #[cfg(test)]
@@ -450,7 +450,7 @@ pub fn body_len(prefix: [u8; PREFIX], limit: usize) -> Result<usize, DecodeError
     let len = u32::from_le_bytes(prefix) as usize;
     if len > limit {
         let what = "files message";
-        return Err(DecodeError::TooLong { what, len, limit });
+        return Err(DecodeError::TooLong { field: what, len, limit });
     }
     Ok(len)
 }
@@ -483,7 +483,7 @@ pub(super) fn put_addresses(out: &mut Vec<u8>, addresses: &[Address]) {
 }
 
 pub(super) fn take_addresses(reader: &mut Reader) -> Result<Vec<Address>, DecodeError> {
-    addresses(reader, MAX_ADDRESSES)
+    read_addresses(reader, MAX_ADDRESSES)
 }
 
 fn check_count(count: usize) -> Result<(), DecodeError> {
@@ -493,7 +493,7 @@ fn check_count(count: usize) -> Result<(), DecodeError> {
         // A request for no pieces would have no answer, and an answer without values would be asked for again
         // for ever.
         0 => Err(DecodeError::Invalid(what)),
-        len if len > limit => Err(DecodeError::TooLong { what, len, limit }),
+        len if len > limit => Err(DecodeError::TooLong { field: what, len, limit }),
         _ => Ok(()),
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{Hash, Key, NodeId, SIGNATURE_LEN};
-use crate::message::{Compression, Packed};
+use crate::message::{Compression, PackedMessage};
 
 /// Longest title, in bytes.
 pub const MAX_TITLE: usize = 256;
@@ -57,7 +57,7 @@ pub struct Item {
     /// A heading; may be empty.
     pub title: String,
     /// The content, which is never compressed.
-    pub content: Packed,
+    pub content: PackedMessage,
 }
 
 /// Announces how much of a run the sender has: all broadcasts that are still kept, up to a place.
@@ -214,7 +214,7 @@ impl Item {
         let title = reader.str(MAX_TITLE, "title")?;
         let head = reader.u8("content head")?;
         // `Frame::limit` has bounded the whole frame before it was received.
-        let content = Packed::new(head, reader.bytes(usize::MAX, "content")?)?;
+        let content = PackedMessage::new(head, reader.bytes(usize::MAX, "content")?)?;
         if content.compression != Compression::None {
             return Err(DecodeError::Invalid("content compression"));
         }

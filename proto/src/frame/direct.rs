@@ -47,7 +47,7 @@ pub enum Delivery {
     /// The recipient has the message, as its receipt proves.
     Taken(Receipt),
     /// A node on the way does not know the next node, or has no link with it.
-    NoWay,
+    NoRoute,
     /// A node on the way, or the recipient, accepts no more messages just now.
     Busy,
     /// The recipient has refused the message: it could not open it, had it before, or found it too old.
@@ -104,7 +104,7 @@ impl Forwarded {
                 out.put_u8(0);
                 out.put_raw(receipt);
             }
-            Delivery::NoWay => out.put_u8(1),
+            Delivery::NoRoute => out.put_u8(1),
             Delivery::Busy => out.put_u8(2),
             Delivery::Refused => out.put_u8(3),
         }
@@ -120,7 +120,7 @@ impl Forwarded {
             number: reader.u64("message's number")?,
             delivery: match reader.u8("delivery")? {
                 0 => Delivery::Taken(reader.array("receipt")?),
-                1 => Delivery::NoWay,
+                1 => Delivery::NoRoute,
                 2 => Delivery::Busy,
                 3 => Delivery::Refused,
                 _ => return Err(DecodeError::Invalid("delivery")),

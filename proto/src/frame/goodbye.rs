@@ -10,7 +10,7 @@ use crate::versions::VersionGap;
 use super::{MAX_TEXT, put_text};
 
 /// The reasons without a text. The code of each is its position, counted from 1.
-pub(super) const REASONS: [Reason; 16] = [
+pub(super) const REASONS_WITHOUT_TEXT: [Reason; 16] = [
     Reason::Requested,
     Reason::Stopping,
     Reason::Duplicate,
@@ -20,10 +20,10 @@ pub(super) const REASONS: [Reason; 16] = [
     Reason::Version(None),
     Reason::Full,
     Reason::FullForAddress,
-    Reason::Myself,
+    Reason::SelfConnection,
     Reason::Slow,
     Reason::HandshakeTimeout,
-    Reason::Traded,
+    Reason::NeighbourReplaced,
     Reason::NotNeeded,
     Reason::Left,
     Reason::KeptAway,
@@ -45,8 +45,9 @@ pub(super) fn put_reason(out: &mut Vec<u8>, reason: &Reason) {
         // Versions that do not know this code show the text.
         Reason::KeptAway => (KEPT_AWAY, "disconnected by hand".into()),
         plain => {
-            // `REASONS` has every reason that has no arm above.
-            let at = REASONS.iter().position(|known| known == plain).unwrap_or_default();
+            // `REASONS_WITHOUT_TEXT` has every reason that has no arm above.
+            let at =
+                REASONS_WITHOUT_TEXT.iter().position(|known| known == plain).unwrap_or_default();
             (u16::try_from(at).unwrap_or_default() + 1, "".into())
         }
     };
@@ -59,7 +60,7 @@ pub(super) fn read_reason(reader: &mut Reader) -> Result<Reason, DecodeError> {
     let code = reader.u16("reason")?;
     let text = reader.str(MAX_TEXT, "reason text")?;
     // Codes count from 1.
-    let known = usize::from(code).checked_sub(1).and_then(|at| REASONS.get(at));
+    let known = usize::from(code).checked_sub(1).and_then(|at| REASONS_WITHOUT_TEXT.get(at));
     Ok(match code {
         FAULT => Reason::Fault(text),
         LOST => Reason::Lost(text),

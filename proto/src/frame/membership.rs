@@ -119,7 +119,7 @@ fn put_records(out: &mut Vec<u8>, records: &[NodeRecord]) {
     out.put_list(&records[..records.len().min(MAX_RECORDS)], |out, record| record.encode(out));
 }
 
-fn records(reader: &mut Reader) -> Result<Vec<NodeRecord>, DecodeError> {
+fn read_records(reader: &mut Reader) -> Result<Vec<NodeRecord>, DecodeError> {
     reader.list(MAX_RECORDS, "records", NodeRecord::decode)
 }
 
@@ -164,7 +164,7 @@ impl NeighbourReply {
             2 => Outcome::Manual,
             _ => return Err(DecodeError::Invalid("outcome")),
         };
-        Ok(Self { outcome, record: NodeRecord::decode(reader)?, records: records(reader)? })
+        Ok(Self { outcome, record: NodeRecord::decode(reader)?, records: read_records(reader)? })
     }
 }
 
@@ -196,7 +196,7 @@ impl Disconnect {
     /// # Errors
     /// If anything is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
-        Ok(Self { leaves: reader.bool("leaves")?, instead: records(reader)? })
+        Ok(Self { leaves: reader.bool("leaves")?, instead: read_records(reader)? })
     }
 }
 
@@ -216,7 +216,7 @@ impl Shuffle {
         Ok(Self {
             id: reader.u64("shuffle")?,
             steps: reader.u8("steps")?,
-            records: records(reader)?,
+            records: read_records(reader)?,
         })
     }
 }
@@ -233,7 +233,7 @@ impl ShuffleReply {
     /// # Errors
     /// If anything is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
-        Ok(Self { id: reader.u64("shuffle")?, records: records(reader)? })
+        Ok(Self { id: reader.u64("shuffle")?, records: read_records(reader)? })
     }
 }
 
@@ -256,7 +256,7 @@ impl Beacon {
 impl Probe {
     /// Most bytes of an encoded probe. It is checked before memory is taken. 64 KiB: as for a control
     /// frame.
-    pub const MAX: usize = 64 << 10;
+    pub const MAX_LEN: usize = 64 << 10;
 
     /// Appends the probe to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
@@ -275,7 +275,7 @@ impl Probe {
             neighbour: reader.bool("neighbour")?,
             record: NodeRecord::decode(&mut reader)?,
             beacon: Beacon::decode(&mut reader)?,
-            records: records(&mut reader)?,
+            records: read_records(&mut reader)?,
         };
         reader.finish()?;
         Ok(probe)

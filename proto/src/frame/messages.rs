@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::{LENGTH, MESSAGE, MESSAGE_HEAD};
-use crate::message::{Kind, Message};
+use super::{LENGTH_FIELD_LEN, MESSAGE, MESSAGE_HEADER_LEN};
+use crate::message::{Message, MessageKind};
 
 /// An iterator over consecutive messages that need no more work: none is compressed or over the limit,
 /// and text is valid. They share the block that they were read in.
@@ -17,20 +17,20 @@ pub struct Messages {
 
 impl Messages {
     /// Takes the messages that `front` has found at the front of `block`.
-    pub(super) fn take(block: &mut Bytes, front: Front) -> Self {
+    pub(super) fn take(block: &mut Bytes, front: LeadingMessages) -> Self {
         Self { block: block.split_to(front.end.min(block.len())), at: 0, count: front.count }
     }
 
     /// Returns the bytes of the contents of the remaining messages.
     #[must_use]
     pub fn content_len(&self) -> usize {
-        (self.block.len() - self.at).saturating_sub(self.count * MESSAGE_HEAD)
+        (self.block.len() - self.at).saturating_sub(self.count * MESSAGE_HEADER_LEN)
     }
 
     #[inline]
     fn cut(&mut self) -> Option<Message> {
-        let (kind, content) = first(self.block.get(self.at..)?)?;
-        let begin = self.at + MESSAGE_HEAD;
+        let (kind, content) = first_message(self.block.get(self.at..)?)?;
+        let begin = self.at + MESSAGE_HEADER_LEN;
         let end = begin + content.len();
         self.at = end;
         Some(Message::new(kind, self.block.slice(begin..end)))
@@ -57,22 +57,22 @@ impl ExactSizeIterator for Messages {}
 
 /// The messages at the front of a block.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Front {
+pub(super) struct LeadingMessages {
     /// End of the last of them.
     pub(super) end: usize,
     count: usize,
 }
 
-impl Front {
+impl LeadingMessages {
     /// Finds the messages at the front of `block`. None of them is over `limit` bytes.
     pub(super) fn of(block: &[u8], limit: usize) -> Self {
         let mut front = Self::default();
         // A message that fails a check ends the run. `Frames::next` goes on there and reports the fault.
-        while let Some((kind, content)) = block.get(front.end..).and_then(first)
+        while let Some((kind, content)) = block.get(front.end..).and_then(first_message)
             && content.len() <= limit
             && kind.check(content).is_ok()
         {
-            front.end += MESSAGE_HEAD + content.len();
+            front.end += MESSAGE_HEADER_LEN + content.len();
             front.count += 1;
         }
         front
@@ -82,9 +82,12 @@ impl Front {
 /// Returns the kind and content of the message at the front of `bytes`, if it is there whole and not
 /// compressed.
 #[inline]
-fn first(bytes: &[u8]) -> Option<(Kind, &[u8])> {
-    let &[a, b, c, d, MESSAGE, head] = bytes.first_chunk::<MESSAGE_HEAD>()? else { return None };
-    let len = (u32::from_le_bytes([a, b, c, d]) as usize).checked_sub(MESSAGE_HEAD - LENGTH)?;
-    let content = bytes.get(MESSAGE_HEAD..)?.get(..len)?;
-    Some((Kind::of_plain(head)?, content))
+fn first_message(bytes: &[u8]) -> Option<(MessageKind, &[u8])> {
+    let &[a, b, c, d, MESSAGE, head] = bytes.first_chunk::<MESSAGE_HEADER_LEN>()? else {
+        return None;
+    };
+    let len = (u32::from_le_bytes([a, b, c, d]) as usize)
+        .checked_sub(MESSAGE_HEADER_LEN - LENGTH_FIELD_LEN)?;
+    let content = bytes.get(MESSAGE_HEADER_LEN..)?.get(..len)?;
+    Some((MessageKind::of_uncompressed(head)?, content))
 }

@@ -7,7 +7,9 @@ use crate::address::Address;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::event::Neighbour;
 use crate::files::SharedFile;
-use crate::hello::{MAX_ADDRESSES, MAX_NAME, address, addresses, put_address, put_addresses};
+use crate::hello::{
+    MAX_ADDRESSES, MAX_NAME, put_address, put_addresses, read_address, read_addresses,
+};
 use crate::id::{Hash, NodeId, hex};
 
 /// The depth of a query to the whole network.
@@ -173,7 +175,7 @@ impl Query {
                 4 => QueryKind::CallBack {
                     target: reader.node_id("call-back target")?,
                     token: reader.array("call-back token")?,
-                    addresses: addresses(reader, MAX_ADDRESSES)?,
+                    addresses: read_addresses(reader, MAX_ADDRESSES)?,
                 },
                 5 => QueryKind::Sample { salt: reader.array("salt")?, bits: reader.u8("bits")? },
                 _ => return Err(DecodeError::Invalid("query kind")),
@@ -212,13 +214,13 @@ impl QueryAnswer {
             id: QueryId(reader.array("query id")?),
             node: reader.node_id("answering node")?,
             name: reader.str(MAX_NAME, "node name")?,
-            addresses: addresses(reader, MAX_ADDRESSES)?,
+            addresses: read_addresses(reader, MAX_ADDRESSES)?,
             body: match reader.u8("answer kind")? {
                 0 => AnswerBody::Neighbours(
-                    neighbours(reader, "outbound neighbours")?,
-                    neighbours(reader, "inbound neighbours")?,
+                    read_neighbours(reader, "outbound neighbours")?,
+                    read_neighbours(reader, "inbound neighbours")?,
                 ),
-                1 => AnswerBody::Files(reader.list(MAX_FILES, "files", found)?),
+                1 => AnswerBody::Files(reader.list(MAX_FILES, "files", read_found_file)?),
                 2 => AnswerBody::Here,
                 _ => return Err(DecodeError::Invalid("answer kind")),
             },
@@ -227,7 +229,7 @@ impl QueryAnswer {
 }
 
 /// Reads a file of an answer. Its name has to be valid on every system.
-fn found(reader: &mut Reader) -> Result<SharedFile, DecodeError> {
+fn read_found_file(reader: &mut Reader) -> Result<SharedFile, DecodeError> {
     let file = SharedFile::decode(reader)?;
     // Nodes of earlier versions end the link over any other name, so none may be passed on to them.
     if file.name.is_portable() { Ok(file) } else { Err(DecodeError::Invalid("file name")) }
@@ -260,10 +262,10 @@ fn put_neighbour(out: &mut Vec<u8>, neighbour: &Neighbour) {
 }
 
 /// Reads a list of neighbours, without those that have an address of an unknown scheme.
-fn neighbours(reader: &mut Reader, what: &'static str) -> Result<Vec<Neighbour>, DecodeError> {
+fn read_neighbours(reader: &mut Reader, what: &'static str) -> Result<Vec<Neighbour>, DecodeError> {
     let read = reader.list(MAX_NEIGHBOURS, what, |reader| {
         let id = reader.node_id("neighbour")?;
-        Ok(address(reader)?.map(|address| Neighbour { id, address }))
+        Ok(read_address(reader)?.map(|address| Neighbour { id, address }))
     })?;
     Ok(read.into_iter().flatten().collect())
 }

@@ -5,16 +5,16 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use proptest::prelude::*;
 
-use super::goodbye::REASONS;
+use super::goodbye::REASONS_WITHOUT_TEXT;
 use super::*;
 use crate::frame::membership::{Need, Outcome};
 use crate::id::Key;
-use crate::message::{Compression, Kind, Message};
+use crate::message::{Compression, Message, MessageKind};
 use crate::node_record::NodeRecord;
 use crate::versions::{VersionGap, Versions};
 
-fn packed(text: &str) -> Packed {
-    Packed::plain(Message::text(text))
+fn packed(text: &str) -> PackedMessage {
+    PackedMessage::uncompressed(Message::text(text))
 }
 
 fn gap() -> VersionGap {
@@ -22,7 +22,7 @@ fn gap() -> VersionGap {
 }
 
 fn samples() -> Vec<Frame> {
-    let reasons = REASONS.into_iter().chain([
+    let reasons = REASONS_WITHOUT_TEXT.into_iter().chain([
         Reason::Fault("bad".into()),
         Reason::Lost("reset".into()),
         Reason::Silent(Duration::from_secs(45)),
@@ -35,8 +35,8 @@ fn samples() -> Vec<Frame> {
         Frame::Pong(u64::MAX),
         Frame::Received(0),
         Frame::Message(packed("")),
-        Frame::Message(Packed {
-            kind: Kind::Bytes,
+        Frame::Message(PackedMessage {
+            kind: MessageKind::Bytes,
             compression: Compression::Zstd,
             payload: Bytes::from_static(&[4, 255, 0]),
         }),
@@ -210,9 +210,9 @@ fn a_bad_body_names_its_kind_and_does_not_hide_the_next() {
 fn messages_come_in_runs_that_end_where_one_needs_work() {
     let config = Config { max_message: 8, ..Config::default() };
     let text = |text: &str| Frame::Message(packed(text));
-    let squeezed = Packed { compression: Compression::Zlib, ..packed("squeezed") };
+    let squeezed = PackedMessage { compression: Compression::Zlib, ..packed("squeezed") };
     let squeezed = Frame::Message(squeezed);
-    let no_text = Frame::Message(Packed { payload: vec![0xff].into(), ..packed("") });
+    let no_text = Frame::Message(PackedMessage { payload: vec![0xff].into(), ..packed("") });
     let frames = [text("a"), text(""), text("over long"), text("b"), Frame::Ping(1), no_text];
     let mut bytes = bytes_of(&frames);
     bytes.extend_from_slice(&bytes_of(&[squeezed.clone(), text("c"), text("d")]));
@@ -264,7 +264,7 @@ proptest! {
         let (Ok(mut one), Ok(mut runs)) = (one, runs) else { return Ok(()) };
         let mut both = Vec::new();
         loop {
-            both.extend(runs.take_messages().map(|message| Ok(Frame::Message(Packed::plain(message)))));
+            both.extend(runs.take_messages().map(|message| Ok(Frame::Message(PackedMessage::uncompressed(message)))));
             let Some(next) = runs.next() else { break };
             both.push(next);
         }

@@ -19,12 +19,12 @@ pub const MAX_FILE_IN_MEMORY: usize = 16 << 20;
 
 /// The context that a handler acts through. Actions are carried out once the handler has returned.
 pub struct Context<'a> {
-    world: &'a dyn World,
+    host: &'a dyn HandlerHost,
     actions: &'a mut Vec<Action>,
 }
 
 /// The node as a handler sees it; the node or the simulator implements it.
-pub trait World {
+pub trait HandlerHost {
     /// Returns this node's identity.
     fn id(&self) -> NodeId;
     /// Returns the time, as the state machines count it.
@@ -90,34 +90,34 @@ pub enum Action {
 }
 
 impl<'a> Context<'a> {
-    /// Returns a context that sees `world` and adds the handler's actions to `actions`.
-    pub fn new(world: &'a dyn World, actions: &'a mut Vec<Action>) -> Self {
-        Self { world, actions }
+    /// Returns a context that sees `host` and adds the handler's actions to `actions`.
+    pub fn new(host: &'a dyn HandlerHost, actions: &'a mut Vec<Action>) -> Self {
+        Self { host, actions }
     }
 
     /// Returns this node's identity.
     #[must_use]
     pub fn id(&self) -> NodeId {
-        self.world.id()
+        self.host.id()
     }
 
     /// Returns the name that this node gives itself.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.world.name()
+        self.host.name()
     }
 
     /// Returns the time. A handler that uses it in place of the system's clock runs in the simulator's
     /// time as well.
     #[must_use]
     pub fn now(&self) -> Instant {
-        self.world.now()
+        self.host.now()
     }
 
     /// Returns all connected peers, inbound and outbound.
     #[must_use]
     pub fn peers(&self) -> Vec<Peer> {
-        self.world.peers()
+        self.host.peers()
     }
 
     /// Returns the connected peer with this identity.
@@ -135,7 +135,7 @@ impl<'a> Context<'a> {
             Action::SetInfo(of, under, value) if *of == peer && under == key => Some(value.clone()),
             _ => None,
         });
-        noted.or_else(|| self.world.info(peer, key))
+        noted.or_else(|| self.host.info(peer, key))
     }
 
     /// Notes something about a connected peer under `key`. A peer without a link gets no note.
@@ -240,7 +240,7 @@ impl<'a> Context<'a> {
     /// # Errors
     /// If there is no such file, it is larger, or it can't be read.
     pub fn read_file(&self, path: impl AsRef<Path>) -> io::Result<Bytes> {
-        self.world.read_file(path.as_ref())
+        self.host.read_file(path.as_ref())
     }
 
     /// Writes a file at once, in place of one that is there, so that it can be shared in the same call.
@@ -259,7 +259,7 @@ impl<'a> Context<'a> {
         if content.len() > MAX_FILE_IN_MEMORY {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        self.world.write_file(path.as_ref(), content)
+        self.host.write_file(path.as_ref(), content)
     }
 
     /// Sends a request to a node. `name` is the kind of request, in at most
@@ -348,7 +348,7 @@ impl<'a> Context<'a> {
     /// }
     /// ```
     pub fn set_timer(&mut self, after: Duration) -> TimerId {
-        let timer = TimerId::new(self.world.next_action());
+        let timer = TimerId::new(self.host.next_action());
         self.actions.push(Action::SetTimer(timer, after));
         timer
     }
@@ -364,7 +364,7 @@ impl<'a> Context<'a> {
     }
 
     fn begin(&mut self, action: impl FnOnce(ActionId) -> Action) -> ActionId {
-        let id = self.world.next_action();
+        let id = self.host.next_action();
         self.actions.push(action(id));
         id
     }

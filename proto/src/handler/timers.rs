@@ -13,7 +13,7 @@ pub const MAX_TIMERS: usize = 1024;
 /// Shortest time after which a timer expires. 1 ms: the resolution of the runtime's clock. Without it,
 /// a handler that sets a timer of zero time whenever one expires would keep the simulator at one moment
 /// for ever.
-const SHORTEST: Duration = Duration::from_millis(1);
+const MIN_DELAY: Duration = Duration::from_millis(1);
 
 /// The timers that a handler has set and that have not expired. The node and the simulator drive them:
 /// set and cancel as the handler asks, then sleep until [`Timers::poll_timeout`].
@@ -41,7 +41,7 @@ impl Timers {
         if self.by_time.len() >= MAX_TIMERS {
             return Err(TooManyTimers);
         }
-        let at = now + after.max(SHORTEST);
+        let at = now + after.max(MIN_DELAY);
         self.cancel(timer);
         self.by_time.insert((at, timer));
         Ok(at)

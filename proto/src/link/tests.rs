@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 
 use super::*;
-use crate::message::{Message, Packed};
+use crate::message::{Message, PackedMessage};
 use crate::versions::{VersionGap, Versions};
 
 fn hello(name: &str) -> Hello {
@@ -42,7 +42,7 @@ fn feed(link: &mut Link, now: Instant, frames: &[Frame]) {
 }
 
 fn message(text: &str) -> Frame {
-    Frame::Message(Packed::plain(Message::text(text)))
+    Frame::Message(PackedMessage::uncompressed(Message::text(text)))
 }
 
 fn messages(texts: &[&str]) -> Output {
@@ -103,7 +103,7 @@ fn speaks(name: &str, (min, max): (u16, u16)) -> Hello {
 }
 
 /// Has two ends of a link say Hello. Returns what each agreed on, or the reason that it ended with.
-fn meet(dialler: (u16, u16), acceptor: (u16, u16)) -> [Result<Agreed, Reason>; 2] {
+fn meet(dialler: (u16, u16), acceptor: (u16, u16)) -> [Result<Agreement, Reason>; 2] {
     let config = Arc::default();
     let sides = [(Side::Dialler, "d", dialler), (Side::Acceptor, "a", acceptor)];
     let mut links = sides.map(|(side, name, versions)| {
@@ -116,7 +116,7 @@ fn meet(dialler: (u16, u16), acceptor: (u16, u16)) -> [Result<Agreed, Reason>; 2
             match output {
                 Output::Send(frame) => feed(&mut links[1 - n], at(0.1), &[frame]),
                 Output::Greeted(_) => links[n].admit(at(0.1)),
-                Output::Closed(reason) | Output::Farewell(reason) => ends[n] = Some(reason),
+                Output::Closed(reason) | Output::GoodbyeReceived(reason) => ends[n] = Some(reason),
                 other => panic!("{other:?}"),
             }
         }
@@ -140,7 +140,7 @@ fn both_ends_speak_the_highest_version_that_they_have_in_common() {
         ((1, 2), (2, 3), 2),
         ((2, 3), (1, 2), 2),
     ] {
-        let agreed = Ok(Agreed { version, features: 0 });
+        let agreed = Ok(Agreement { version, features: 0 });
         assert_eq!(meet(dialler, acceptor), [agreed.clone(), agreed], "{dialler:?} {acceptor:?}");
     }
 }
@@ -182,7 +182,7 @@ fn a_refusal_for_the_version_need_not_name_any() {
     // As a node of version 1 says it.
     let goodbye = [13, 0, 0, 0, 2, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     link.receive(at(0.0), &mut BytesMut::from(&goodbye[..]));
-    assert_eq!(outputs(&mut link), [Output::Farewell(Reason::Version(None))]);
+    assert_eq!(outputs(&mut link), [Output::GoodbyeReceived(Reason::Version(None))]);
     assert_eq!(Reason::Version(None).to_string(), "no common protocol version");
 }
 
@@ -212,7 +212,7 @@ fn a_refused_dialler_learns_the_reason() {
     let mut link = Link::new(at(0.0), Side::Dialler, greeting("d"), &Arc::default());
     outputs(&mut link);
     feed(&mut link, at(0.0), &[Frame::Goodbye { reason: Reason::Full, received: 0 }]);
-    assert_eq!(outputs(&mut link), [Output::Farewell(Reason::Full)]);
+    assert_eq!(outputs(&mut link), [Output::GoodbyeReceived(Reason::Full)]);
 }
 
 #[test]
@@ -313,7 +313,7 @@ fn goodbye_is_said_once_by_each_and_carries_the_last_account() {
     b.delivered(at(1.0), 2, 10);
     let goodbye = a.begin_close(Reason::Requested);
     feed(&mut b, at(1.0), &[message("last"), goodbye]);
-    let farewell = Output::Farewell(Reason::Requested);
+    let farewell = Output::GoodbyeReceived(Reason::Requested);
     assert_eq!(outputs(&mut b), [messages(&["last"]), farewell]);
     b.delivered(at(1.0), 1, 4);
     let answer = b.begin_close(Reason::Requested);
@@ -363,7 +363,7 @@ impl Pair {
                     self.messages[end].extend(messages);
                 }
                 Output::Frame(frame) => panic!("{frame:?}"),
-                Output::Farewell(reason) => {
+                Output::GoodbyeReceived(reason) => {
                     let goodbye = self.ends[end].begin_close(reason.clone());
                     self.send(end, &goodbye);
                     self.closed[end] = Some(reason);

@@ -65,7 +65,7 @@ impl Admissions {
     /// the last case the node would take the second link for a replacement of the first.
     pub(super) fn greet(&mut self, id: NodeId) -> Result<(), Reason> {
         if id == self.me {
-            return Err(Reason::Myself);
+            return Err(Reason::SelfConnection);
         }
         if self.links.contains_key(&id) || !self.greeting.insert(id) {
             return Err(Reason::Duplicate);
@@ -85,7 +85,7 @@ impl Admissions {
     /// replaced because it lost the first, gives way to the new one.
     pub(super) fn admit(&self, candidate: &Candidate) -> Admission {
         if candidate.id == self.me {
-            return Admission::Refuse(Reason::Myself);
+            return Admission::Refuse(Reason::SelfConnection);
         }
         // Simultaneous open: both sides have to choose the same link without another message. So they
         // compare what both know: the two identities, and which side has dialled.
@@ -175,8 +175,11 @@ mod tests {
     #[test]
     fn oneself_is_refused_on_both_sides() {
         let mut node = node(1);
-        assert_eq!(node.greet(id(1)), Err(Reason::Myself));
-        assert_eq!(node.admit(&candidate(1, Inbound, 1)), Admission::Refuse(Reason::Myself));
+        assert_eq!(node.greet(id(1)), Err(Reason::SelfConnection));
+        assert_eq!(
+            node.admit(&candidate(1, Inbound, 1)),
+            Admission::Refuse(Reason::SelfConnection)
+        );
     }
 
     /// Both nodes dial at once. In whatever order the two Hellos arrive, the link that the greater

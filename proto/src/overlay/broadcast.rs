@@ -25,7 +25,7 @@ use crate::event::{Broadcast, Event, Reason};
 use crate::frame::Frame;
 use crate::frame::broadcast::{Batch, Have, Item, MAX_HAVES, MAX_TITLE, RunId};
 use crate::id::{Hash, Key, NodeId, PublicKey};
-use crate::message::{Message, Packed};
+use crate::message::{Message, PackedMessage};
 use crate::overlay::{Effect, Identity, Turn};
 use crate::peer::Output;
 use crate::time::{Instant, earliest};
@@ -221,7 +221,7 @@ impl Broadcasts {
         if title.len() > MAX_TITLE {
             return Err(BroadcastError::LongTitle(title.len()));
         }
-        let item = Item { time: turn.unix, title, content: Packed::plain(message) };
+        let item = Item { time: turn.unix, title, content: PackedMessage::uncompressed(message) };
         if self.author.is_full_for(&item) {
             self.flush(turn);
         }

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::bucket::{Bucket, earning};
+use crate::bucket::{Bucket, time_to_earn};
 use crate::codec::DecodeError;
 use crate::config::Config;
 use crate::deadlines::Deadlines;
@@ -19,7 +19,7 @@ use crate::frame::direct::{Delivery, Forward, Forwarded, Receipt, RelayLabel};
 use crate::frame::query::QueryId;
 use crate::hello::MAX_NAME;
 use crate::id::{Key, NodeId};
-use crate::message::Packed;
+use crate::message::PackedMessage;
 use crate::overlay::{Effect, Identity, Turn};
 use crate::peer::{Output, Payload};
 use crate::seal::{self, Letter, LetterContent, SealError};
@@ -66,7 +66,7 @@ pub enum DirectError {
 pub enum RelayError {
     /// The way has broken off. The message was not delivered.
     #[error("the way to the node has broken off")]
-    NoWay,
+    NoRoute,
     /// A node on the way, or the recipient, accepts no more messages at the moment. It was not
     /// delivered.
     #[error("a node on the way accepts no more messages at the moment")]
@@ -167,7 +167,7 @@ impl RelayedMessages {
         self.number = number;
         let failed = |failed| Effect::Relayed { number, sent: Err(failed) };
         match next {
-            None => turn.put(failed(RelayError::NoWay)),
+            None => turn.put(failed(RelayError::NoRoute)),
             Some(_) if self.waiting.len() >= MAX_WAITING => turn.put(failed(RelayError::Busy)),
             Some(next) => {
                 self.wait((query, number), next, turn.now, Receiver::Us(sealed.receipt));
@@ -197,7 +197,7 @@ impl RelayedMessages {
             // Never back to where it came from, nor twice under one label: else a forged message could
             // travel in a circle.
             match next.filter(|next| *next != from && !self.waiting.contains_key(&id)) {
-                None => Delivery::NoWay,
+                None => Delivery::NoRoute,
                 Some(_) if !self.has_room(from) => Delivery::Busy,
                 Some(next) => {
                     self.wait(id, next, turn.now, Receiver::Link(from));
@@ -236,7 +236,7 @@ impl RelayedMessages {
         });
         let touched: Vec<_> = touched.map(|(id, _)| *id).collect();
         for id in touched {
-            self.end(turn, id, Delivery::NoWay);
+            self.end(turn, id, Delivery::NoRoute);
         }
     }
 
@@ -275,7 +275,7 @@ impl RelayedMessages {
                     Delivery::Taken(proof) if proof == receipt => Ok(()),
                     // A node that does not have the message claims that it was delivered.
                     Delivery::Taken(_) | Delivery::Refused => Err(RelayError::Refused),
-                    Delivery::NoWay => Err(RelayError::NoWay),
+                    Delivery::NoRoute => Err(RelayError::NoRoute),
                     Delivery::Busy => Err(RelayError::Busy),
                 };
                 turn.put(Effect::Relayed { number, sent });
@@ -295,8 +295,8 @@ impl RelayedMessages {
     fn spend(&mut self, now: Instant, from: NodeId, len: usize) -> bool {
         // At most a full bucket, as what costs more could never pass.
         let cost = (len.max(MIN_COST) as u64).min(self.burst);
-        let size = earning(self.burst, self.rate);
-        self.budgets.entry(from).or_default().take(now, earning(cost, self.rate), size)
+        let size = time_to_earn(self.burst, self.rate);
+        self.budgets.entry(from).or_default().take(now, time_to_earn(cost, self.rate), size)
     }
 
     /// Opens a message for this node.
@@ -332,7 +332,7 @@ impl RelayedMessages {
 
 /// Returns the effect of a letter that `peer` has written.
 fn effect(peer: Peer, content: LetterContent) -> Result<Effect, DecodeError> {
-    let unpack = |packed: Packed| {
+    let unpack = |packed: PackedMessage| {
         let body = packed.payload.clone();
         packed.unpack(body)
     };

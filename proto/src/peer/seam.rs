@@ -10,7 +10,7 @@ use crate::frame::membership::{Outcome, Probe};
 use crate::frame::query::{QueryAnswer, QueryId, QueryKind};
 use crate::frame::{Frame, Refusal};
 use crate::id::{Hash, Key, NodeId};
-use crate::message::{Message, Packed};
+use crate::message::{Message, PackedMessage};
 use crate::overlay::admission::Candidate;
 use crate::overlay::broadcast::BroadcastError;
 use crate::overlay::relay::{DirectError, RelayError};
@@ -512,11 +512,11 @@ impl Payload {
             Self::Ping => Message::bytes(Vec::new()).into(),
             Self::Message(message) => message.clone().into(),
             Self::Request { name, message } => {
-                let body = Packed::plain(message.clone());
+                let body = PackedMessage::uncompressed(message.clone());
                 LetterContent::Request { id, name: name.clone(), body }
             }
             Self::Reply { id, outcome } => {
-                let outcome = outcome.clone().map(Packed::plain);
+                let outcome = outcome.clone().map(PackedMessage::uncompressed);
                 LetterContent::Reply { id: *id, outcome }
             }
         }

@@ -362,7 +362,7 @@ impl Machine {
                 self.send_queues.set_stage(to, SendStage::Busy { again, deadline });
             }
             // A relay is gone. There may be another way.
-            Err(RelayError::NoWay) if remembered => {
+            Err(RelayError::NoRoute) if remembered => {
                 self.send_queues.ways.remove(&to);
                 self.find_recipient(to);
             }

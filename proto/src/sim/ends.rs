@@ -153,7 +153,7 @@ impl<H: Handler> Sim<H> {
             let departed = link.lanes[side].depart(now, latency + late, bandwidth);
             let (arrives, free) = match departed {
                 Some((arrives, free)) => (Some(arrives), free),
-                None => (None, link.lanes[side].awaits(now)),
+                None => (None, link.lanes[side].awaits_pong(now)),
             };
             if let Some(arrives) = arrives {
                 self.queue.put(arrives, Due::Arrive { link: serial, side });

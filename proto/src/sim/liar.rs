@@ -131,10 +131,10 @@ mod tests {
     use super::*;
     use crate::frame::broadcast::Item;
     use crate::frame::membership::Shuffle;
-    use crate::message::{Message, Packed};
+    use crate::message::{Message, PackedMessage};
 
     fn batch(text: &str) -> Batch {
-        let content = Packed::plain(Message::text(text));
+        let content = PackedMessage::uncompressed(Message::text(text));
         let item = Item { time: 1, title: String::new(), content };
         Batch::sign(&Key::from_secret(&[1; 32]), NETWORK, 1, (1, 1), vec![item])
     }

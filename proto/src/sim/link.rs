@@ -248,12 +248,12 @@ impl Lane {
         let at = (self.free.max(now) + latency).max(self.last);
         self.last = at;
         self.flight.push_back((at, parcel));
-        Some((at, self.awaits(now)))
+        Some((at, self.awaits_pong(now)))
     }
 
     /// Returns when the line is free for the next frame; `None` if none waits for that, or if the queue has
     /// an entry for it already.
-    pub(super) fn awaits(&mut self, now: Instant) -> Option<Instant> {
+    pub(super) fn awaits_pong(&mut self, now: Instant) -> Option<Instant> {
         let is_waiting = !self.control.is_empty() || !self.application.is_empty();
         if self.free <= now || !is_waiting {
             return None;
@@ -352,7 +352,7 @@ mod tests {
         lane.application(ping(2, 500), &config).unwrap();
         lane.control(ping(3, 100), &config).unwrap();
         assert_eq!(depart(&mut lane, at(50)), None);
-        assert_eq!((lane.awaits(at(50)), lane.awaits(at(50))), (Some(at(100)), None));
+        assert_eq!((lane.awaits_pong(at(50)), lane.awaits_pong(at(50))), (Some(at(100)), None));
         lane.is_awaited = false;
         assert_eq!(depart(&mut lane, at(100)), Some((at(120), Some(at(110)))));
         lane.is_awaited = false;

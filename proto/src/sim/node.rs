@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::event::{ActionId, Peer};
 use crate::frame::broadcast::Batch;
-use crate::handler::{Timers, World};
+use crate::handler::{HandlerHost, Timers};
 use crate::id::{Hash, Key, NodeId};
 use crate::peer::{DialId, Machine};
 use crate::time::{Instant, Now};
@@ -200,7 +200,7 @@ pub(super) struct Seen<'a> {
     pub(super) disk: &'a RefCell<SimulatedDisk>,
 }
 
-impl World for Seen<'_> {
+impl HandlerHost for Seen<'_> {
     fn id(&self) -> NodeId {
         self.id
     }

@@ -6,7 +6,7 @@ use super::node::{Seen, SimulatedNode};
 use super::queue::Due;
 use super::stats::MESSAGE;
 use crate::event::{ActionId, Event, Peer, Reason};
-use crate::frame::{MESSAGE_HEAD, Refusal};
+use crate::frame::{MESSAGE_HEADER_LEN, Refusal};
 use crate::handler::{Context, Handler};
 use crate::hello::MAX_PROTOCOL;
 use crate::id::NodeId;
@@ -176,7 +176,7 @@ impl<H: Handler> Sim<H> {
             return;
         }
         let body = outcome.as_ref().map(|reply| reply.body().to_vec()).unwrap_or_default();
-        let bytes = body.len() + MESSAGE_HEAD;
+        let bytes = body.len() + MESSAGE_HEADER_LEN;
         let is_refusal = outcome.is_err();
         let parcel = Parcel { bytes, content: Content::Reply { request, outcome } };
         if is_refusal {
@@ -241,7 +241,7 @@ impl<H: Handler> Sim<H> {
     fn put_application(&mut self, serial: u64, side: usize, len: usize, content: Content) -> bool {
         let Some(link) = self.links.get_mut(&serial) else { return false };
         let takes = matches!(link.ends[side].state, State::Up | State::Leaving(_));
-        let bytes = len + MESSAGE_HEAD;
+        let bytes = len + MESSAGE_HEADER_LEN;
         let parcel = Parcel { bytes, content };
         if !takes || link.lanes[side].application(parcel, &self.config).is_err() {
             return false;

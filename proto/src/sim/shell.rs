@@ -10,7 +10,7 @@ use super::stats::{MESSAGE, kind};
 use super::{Joining, Sim};
 use crate::event::{Event, MessageFailure, NodeInfo, Peer, Reason};
 use crate::frame::query::{AnswerBody, QueryAnswer};
-use crate::frame::{Frame, MESSAGE_HEAD};
+use crate::frame::{Frame, MESSAGE_HEADER_LEN};
 use crate::handler::{Action, Context, Handler};
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
@@ -336,7 +336,7 @@ impl<H: Handler> Sim<H> {
                 Some(Reason::Other(0, said))
             }
             State::Up | State::Leaving(_) => {
-                let bytes = len + MESSAGE_HEAD;
+                let bytes = len + MESSAGE_HEADER_LEN;
                 let content = Content::Message(message.clone());
                 let put = link.lanes[*side].application(Parcel { bytes, content }, &self.config);
                 put.err().map(|_| Reason::Slow)
@@ -346,7 +346,7 @@ impl<H: Handler> Sim<H> {
             Some(reason) => self.message_failed(node, peer.clone(), reason),
             None => {
                 let to = self.by_id.get(&peer.id()).copied().unwrap_or_default();
-                self.stats.count(MESSAGE, len + MESSAGE_HEAD);
+                self.stats.count(MESSAGE, len + MESSAGE_HEADER_LEN);
                 self.note("message", [node, to], message.body());
                 self.pump(*serial, *side);
             }

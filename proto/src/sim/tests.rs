@@ -194,7 +194,7 @@ fn dials_fail_as_they_do_on_a_network() {
     sim.connect(0, 0);
     sim.run_for(Duration::from_secs(1));
     assert!(sim.app(hidden).last().2.contains("another node"), "{:?}", sim.app(hidden).last());
-    assert_eq!(sim.app(0).last().2, Reason::Myself.to_string());
+    assert_eq!(sim.app(0).last().2, Reason::SelfConnection.to_string());
 }
 
 #[test]

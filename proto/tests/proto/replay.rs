@@ -166,7 +166,7 @@ fn replay_link(recording: &Recording, by: bool) -> Taken {
                     texts.extend(messages.map(|message| text(message).unwrap()));
                 }
                 link::Output::Frame(frame) => others.push(frame),
-                link::Output::Farewell(reason) => end = Some(reason),
+                link::Output::GoodbyeReceived(reason) => end = Some(reason),
                 link::Output::Closed(reason) => panic!("closed: {reason}"),
             }
         }

@@ -19,7 +19,7 @@ use peerkit_proto::frame::query::{
 use peerkit_proto::frame::{Frame, Frames, Refusal};
 use peerkit_proto::hello::{Hello, StreamOpen, prove};
 use peerkit_proto::id::{Hash, Key, NodeId, hex};
-use peerkit_proto::message::{Message, Packed};
+use peerkit_proto::message::{Message, PackedMessage};
 use peerkit_proto::node_record::NodeRecord;
 use peerkit_proto::sample;
 use peerkit_proto::seal::{self, Letter, LetterContent, Sealed};
@@ -152,9 +152,10 @@ fn link_frames() {
 
 #[test]
 fn messages_and_requests() {
-    let json =
-        |text: &str| Packed::plain(serde_json::from_str::<serde_json::Value>(text).unwrap().into());
-    frame("message", &Frame::Message(Packed::plain(Message::text("hi"))), MESSAGE);
+    let json = |text: &str| {
+        PackedMessage::uncompressed(serde_json::from_str::<serde_json::Value>(text).unwrap().into())
+    };
+    frame("message", &Frame::Message(PackedMessage::uncompressed(Message::text("hi"))), MESSAGE);
     let request = Frame::Request { id: 1, name: "sum".into(), body: json("[1,2]") };
     frame("request", &request, REQUEST);
     frame("reply", &Frame::Reply { id: 1, outcome: Ok(json("3")) }, REPLY);
@@ -226,7 +227,7 @@ fn a_direct_message() {
     vector("what is signed", &signed, DIRECT_SIGNED);
     vector("its signature", &ann().sign(&signed), DIRECT_SIGNATURE);
 
-    let content = Packed::plain(Message::text("hi"));
+    let content = PackedMessage::uncompressed(Message::text("hi"));
     let content = content.into();
     let letter = Letter { sender: ann().id(), name: "ann".into(), time, content };
     let mut chance = ChaCha8Rng::from_seed([9; 32]);
@@ -238,12 +239,12 @@ fn a_direct_message() {
     let (query, number) = (label.query, label.number);
     let forwarded = |delivery| Frame::Forwarded(Forwarded { query, number, delivery });
     frame("forwarded, taken", &forwarded(Delivery::Taken(receipt)), FORWARDED_TAKEN);
-    frame("forwarded, no way", &forwarded(Delivery::NoWay), FORWARDED_NO_WAY);
+    frame("forwarded, no way", &forwarded(Delivery::NoRoute), FORWARDED_NO_WAY);
 }
 
 #[test]
 fn the_contents_of_a_sealed_request_and_its_reply() {
-    let packed = |value| Packed::plain(Message::json(&value).unwrap());
+    let packed = |value| PackedMessage::uncompressed(Message::json(&value).unwrap());
     let request = LetterContent::Request { id: 1, name: "sum".into(), body: packed(vec![1, 2]) };
     let answered = LetterContent::Reply { id: 1, outcome: Ok(packed(vec![3])) };
     let refused = LetterContent::Reply { id: 1, outcome: Err(Refusal::NoHandler) };
@@ -286,7 +287,11 @@ fn a_broadcast() {
     signed.put_u16(1);
     signed.put_raw(id.as_bytes());
 
-    let item = Item { time, title: "news".into(), content: Packed::plain(Message::text("hi")) };
+    let item = Item {
+        time,
+        title: "news".into(),
+        content: PackedMessage::uncompressed(Message::text("hi")),
+    };
     let batch = Batch::sign(&ann(), "peerkit", epoch, (place, floor), vec![item]);
     assert_eq!(batch.signature, ann().sign(&signed));
     assert_eq!(batch.ids("peerkit"), [id]);

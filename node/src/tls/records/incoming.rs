@@ -6,7 +6,8 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use peerkit_proto::tls::{
-    Alert, ContentType, HEADER, RecordError, TAG, content, is_key_update, payload_len,
+    Alert, ContentType, HEADER_LEN, RecordError, TAG_LEN, content_type_and_len, payload_len,
+    read_key_update,
 };
 use tokio::io::{AsyncReadExt, ReadBuf};
 
@@ -184,8 +185,8 @@ impl IncomingRecords {
     fn open_next(&mut self, out: &mut ReadBuf<'_>) -> Result<bool, RecordError> {
         let ahead = self.ahead.get(self.taken..).unwrap_or_default();
         let Some(payload) = payload_len(ahead)? else { return Ok(false) };
-        let Some(record) = ahead.get(..HEADER + payload) else { return Ok(false) };
-        let room = payload - TAG;
+        let Some(record) = ahead.get(..HEADER_LEN + payload) else { return Ok(false) };
+        let room = payload - TAG_LEN;
         self.taken += record.len();
         // Opening a record into the reader's buffer saves a copy. The buffer needs room for the kind
         // and the padding too, although only the data before them count in the end.
@@ -197,7 +198,7 @@ impl IncomingRecords {
             &mut self.opened[..]
         };
         self.keys.open(record, opened)?;
-        let (kind, len) = content(opened)?;
+        let (kind, len) = content_type_and_len(opened)?;
         let content = opened.get(..len).unwrap_or_default();
         let mut data = 0;
         match kind {
@@ -205,7 +206,7 @@ impl IncomingRecords {
             ContentType::Alert => self.end = Some(SessionEnd::Alert(Alert::decode(content)?)),
             ContentType::Handshake => {
                 // All records behind this one have the next key.
-                if let Some(is_requested) = is_key_update(content)? {
+                if let Some(is_requested) = read_key_update(content)? {
                     self.keys.update().map_err(|_| RecordError::Malformed)?;
                     self.update_requested |= is_requested;
                 }

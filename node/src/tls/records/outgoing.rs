@@ -4,7 +4,7 @@
 use std::io::{self, IoSlice};
 
 use aws_lc_rs::error::Unspecified;
-use peerkit_proto::tls::{ContentType, HEADER, MAX_CONTENT, TAIL, key_update};
+use peerkit_proto::tls::{ContentType, HEADER_LEN, MAX_CONTENT, TRAILER_LEN, key_update_message};
 
 use super::protection::RecordProtection;
 
@@ -124,18 +124,19 @@ impl OutgoingRecords {
         let mut slices = Slices { slices, taken: 0 };
         let mut left = taken;
         // For all records at once: a buffer that grows record by record would be copied each time.
-        self.reserve(left + left.div_ceil(MAX_CONTENT) * (HEADER + TAIL));
+        self.reserve(left + left.div_ceil(MAX_CONTENT) * (HEADER_LEN + TRAILER_LEN));
         while left > 0 {
             self.refresh()?;
             let len = left.min(MAX_CONTENT);
             // Bytes of one slice are sealed from where they are. Only a record over several slices is
             // copied.
             let whole = slices.take(len);
-            let (keys, record) = self.room(HEADER + len + TAIL);
+            let (keys, record) = self.room(HEADER_LEN + len + TRAILER_LEN);
             match whole {
                 Some(content) => keys.seal(ContentType::Data, content, record)?,
                 None => {
-                    slices.copy_to(record.get_mut(HEADER..HEADER + len).unwrap_or_default());
+                    slices
+                        .copy_to(record.get_mut(HEADER_LEN..HEADER_LEN + len).unwrap_or_default());
                     keys.seal_in_place(ContentType::Data, record)?;
                 }
             }
@@ -159,14 +160,14 @@ impl OutgoingRecords {
         if self.update || self.keys.is_worn() {
             self.update = false;
             // The announcement is the last record under the old key.
-            self.put(ContentType::Handshake, &key_update(false))?;
+            self.put(ContentType::Handshake, &key_update_message(false))?;
             self.keys.update()?;
         }
         Ok(())
     }
 
     fn put(&mut self, kind: ContentType, content: &[u8]) -> Result<(), Unspecified> {
-        let (keys, record) = self.room(HEADER + content.len() + TAIL);
+        let (keys, record) = self.room(HEADER_LEN + content.len() + TRAILER_LEN);
         keys.seal(kind, content, record)
     }
 

@@ -7,7 +7,9 @@ use aws_lc_rs::aead::{self, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::hkdf;
-use peerkit_proto::tls::{ContentType, HEADER, RecordError, TAG, TAIL, header};
+use peerkit_proto::tls::{
+    ContentType, HEADER_LEN, RecordError, TAG_LEN, TRAILER_LEN, record_header,
+};
 use zeroize::Zeroizing;
 
 /// A traffic secret. Its length is that of SHA-256, the hash of all cipher suites that nodes offer.
@@ -104,7 +106,7 @@ impl RecordProtection {
         self.limit = records;
     }
 
-    /// Seals `content` into `record`, which is longer by [`HEADER`] and [`TAIL`].
+    /// Seals `content` into `record`, which is longer by [`HEADER_LEN`] and [`TRAILER_LEN`].
     ///
     /// # Errors
     /// The key has sealed all records that it may, the lengths do not fit, or the cryptographic
@@ -116,7 +118,7 @@ impl RecordProtection {
         record: &mut [u8],
     ) -> Result<(), Unspecified> {
         let (head, sealed, tail) = parts(record)?;
-        *head = header(content.len());
+        *head = record_header(content.len());
         let (nonce, aad) = (self.sealing_nonce()?, Aad::from(&*head));
         self.key.seal_out_of_place_scatter(nonce, aad, content, sealed, &[kind.number()], tail)
     }
@@ -131,21 +133,21 @@ impl RecordProtection {
         record: &mut [u8],
     ) -> Result<(), Unspecified> {
         let (head, content, tail) = parts(record)?;
-        *head = header(content.len());
+        *head = record_header(content.len());
         let (nonce, aad) = (self.sealing_nonce()?, Aad::from(&*head));
         self.key.seal_in_place_scatter(nonce, aad, content, &[kind.number()], tail)
     }
 
-    /// Opens the protected `record` into `opened`, which is shorter by [`HEADER`] and [`TAG`].
+    /// Opens the protected `record` into `opened`, which is shorter by [`HEADER_LEN`] and [`TAG_LEN`].
     ///
     /// # Errors
     /// It is none of this session at this place. `opened` has no meaning then, and the session is
     /// over.
     pub(super) fn open(&mut self, record: &[u8], opened: &mut [u8]) -> Result<(), RecordError> {
         let (head, payload) =
-            record.split_first_chunk::<HEADER>().ok_or(RecordError::TooShort(record.len()))?;
+            record.split_first_chunk::<HEADER_LEN>().ok_or(RecordError::TooShort(record.len()))?;
         let (sealed, tag) =
-            payload.split_last_chunk::<TAG>().ok_or(RecordError::TooShort(payload.len()))?;
+            payload.split_last_chunk::<TAG_LEN>().ok_or(RecordError::TooShort(payload.len()))?;
         let opening =
             self.key.open_separate_gather(self.nonce(), Aad::from(head), sealed, tag, opened);
         opening.map_err(|Unspecified| RecordError::Forged)?;
@@ -181,11 +183,11 @@ impl fmt::Debug for RecordProtection {
 }
 
 /// A record's header, content and tail.
-type RecordParts<'a> = (&'a mut [u8; HEADER], &'a mut [u8], &'a mut [u8; TAIL]);
+type RecordParts<'a> = (&'a mut [u8; HEADER_LEN], &'a mut [u8], &'a mut [u8; TRAILER_LEN]);
 
 fn parts(record: &mut [u8]) -> Result<RecordParts<'_>, Unspecified> {
-    let (head, rest) = record.split_first_chunk_mut::<HEADER>().ok_or(Unspecified)?;
-    let (content, tail) = rest.split_last_chunk_mut::<TAIL>().ok_or(Unspecified)?;
+    let (head, rest) = record.split_first_chunk_mut::<HEADER_LEN>().ok_or(Unspecified)?;
+    let (content, tail) = rest.split_last_chunk_mut::<TRAILER_LEN>().ok_or(Unspecified)?;
     Ok((head, content, tail))
 }
 
@@ -207,7 +209,7 @@ fn expand(secret: &TrafficSecret, label: &[u8], out: &mut [u8]) -> Result<(), Un
 
 #[cfg(test)]
 mod tests {
-    use peerkit_proto::tls::content;
+    use peerkit_proto::tls::content_type_and_len;
 
     use super::*;
 
@@ -233,12 +235,12 @@ mod tests {
         keys().seal(ContentType::Data, &said, &mut sealed).unwrap();
         assert_eq!(sealed, record);
         let mut in_place = [0; 72];
-        in_place[HEADER..][..0x32].copy_from_slice(&said);
+        in_place[HEADER_LEN..][..0x32].copy_from_slice(&said);
         keys().seal_in_place(ContentType::Data, &mut in_place).unwrap();
         assert_eq!(in_place, record);
         let mut opened = [0; 0x33];
         keys().open(&record, &mut opened).unwrap();
-        assert_eq!(content(&opened), Ok((ContentType::Data, 0x32)));
+        assert_eq!(content_type_and_len(&opened), Ok((ContentType::Data, 0x32)));
         assert_eq!(opened[..0x32], said);
     }
 
@@ -246,7 +248,7 @@ mod tests {
     fn a_changed_record_is_refused() {
         for cipher in [Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305] {
             let keys = || RecordProtection::new(cipher, TrafficSecret::new([7; 32])).unwrap();
-            let mut record = [0; HEADER + 3 + TAIL];
+            let mut record = [0; HEADER_LEN + 3 + TRAILER_LEN];
             keys().seal(ContentType::Data, b"abc", &mut record).unwrap();
             for at in 0..record.len() {
                 let mut changed = record;
@@ -268,7 +270,7 @@ mod tests {
         let mut keys =
             RecordProtection::new(Cipher::Aes128Gcm, TrafficSecret::new([7; 32])).unwrap();
         keys.limit_records(2);
-        let mut record = [0; HEADER + TAIL];
+        let mut record = [0; HEADER_LEN + TRAILER_LEN];
         assert!(!keys.is_worn());
         keys.seal(ContentType::Data, &[], &mut record).unwrap();
         assert!(keys.is_worn());

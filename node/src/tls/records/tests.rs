@@ -1,6 +1,6 @@
 //! Tests that hold for our own records only.
 
-use peerkit_proto::tls::header;
+use peerkit_proto::tls::record_header;
 use rustls::AlertDescription;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsStream;
@@ -74,7 +74,7 @@ async fn a_forged_record_ends_the_session_and_is_reported_to_the_peer() {
         TlsStream::Server(end) => end.into_inner(),
         TlsStream::Client(_) => unreachable!("it has accepted"),
     };
-    let mut forged = header(3).to_vec();
+    let mut forged = record_header(3).to_vec();
     forged.extend_from_slice(&[7; 20]);
     tcp.write_all(&forged).await.unwrap();
     let error = ours.read(&mut [0; 9]).await.unwrap_err();
@@ -105,7 +105,7 @@ async fn bytes_before_a_forged_record_are_read_first() {
 #[tokio::test]
 async fn nothing_of_a_forged_record_is_read_where_there_is_little_room() {
     let (mut ours, mut theirs) = dialled_rustls().await;
-    let forged = [&header(300)[..], &[7; 317]].concat();
+    let forged = [&record_header(300)[..], &[7; 317]].concat();
     theirs.get_mut().0.write_all(&forged).await.unwrap();
     for _ in 0..2 {
         let error = ours.read(&mut [0; 9]).await.unwrap_err();

@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use peerkit::{Config, Key, Message, NodeId, Reason};
 use peerkit_proto::frame::{Frame, Frames};
 use peerkit_proto::hello::{ALPN_LINK, ALPN_STREAM, Hello, StreamOpen};
-use peerkit_proto::message::Packed;
+use peerkit_proto::message::PackedMessage;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
@@ -247,7 +247,7 @@ pub fn raw_frame(kind: u8, body: &[u8]) -> Vec<u8> {
 
 /// Returns the frame of a text message.
 pub fn text(text: &str) -> Frame {
-    Frame::Message(Packed::plain(Message::text(text)))
+    Frame::Message(PackedMessage::uncompressed(Message::text(text)))
 }
 
 /// Returns the number of TCP sockets that this process holds open. Other descriptors come and go with

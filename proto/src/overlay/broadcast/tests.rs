@@ -8,7 +8,7 @@ pub(crate) fn author() -> Key {
 }
 
 pub(crate) fn item(text: &str) -> Item {
-    Item { time: UNIX, title: String::new(), content: Packed::plain(text.into()) }
+    Item { time: UNIX, title: String::new(), content: PackedMessage::uncompressed(text.into()) }
 }
 
 pub(crate) fn batch(first: u64, texts: &[&str]) -> Batch {
@@ -380,7 +380,7 @@ fn the_signature_covers_every_field_and_the_network() {
     assert!(forged(|(_, (_, floor), _)| *floor += 1));
     assert!(forged(|(.., items)| items[1].time += 1));
     assert!(forged(|(.., items)| items[1].title.push('!')));
-    assert!(forged(|(.., items)| items[0].content = Packed::plain("other".into())));
+    assert!(forged(|(.., items)| items[0].content = PackedMessage::uncompressed("other".into())));
     assert!(forged(|(.., items)| items.swap(0, 1)));
     assert!(forged(|(.., items)| drop(items.pop())));
     let mut node = Bench::new(1);

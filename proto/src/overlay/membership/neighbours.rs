@@ -155,7 +155,7 @@ impl Membership {
         } else {
             self.passive.add_reached(turn, record);
             self.passive.refused(turn.now, from);
-            self.close(turn, from, Reason::Traded);
+            self.close(turn, from, Reason::NeighbourReplaced);
         }
         for record in instead {
             if self.suggested.len() < MAX_SUGGESTED
@@ -201,7 +201,7 @@ impl Membership {
         instead: Vec<NodeRecord>,
     ) {
         turn.send(id, Frame::Disconnect(Disconnect { instead, leaves: false }));
-        self.close(turn, id, Reason::Traded);
+        self.close(turn, id, Reason::NeighbourReplaced);
     }
 
     /// Ends a link that this node has dialled and that nothing else needs. The side that was dialled

@@ -222,7 +222,7 @@ fn the_side_that_has_dialled_closes_the_link_unless_it_is_pinned() {
             let link_end = Disconnect { instead: Vec::new(), leaves: false };
             node.receive(n, Frame::Disconnect(link_end));
         }
-        let expected: &[&str] = if pinned { &[] } else { &["hang up 2 Traded"] };
+        let expected: &[&str] = if pinned { &[] } else { &["hang up 2 NeighbourReplaced"] };
         assert_eq!(node.out(), expected);
         assert!(node.active().is_empty());
     }
@@ -300,7 +300,7 @@ fn a_dial_that_was_crossed_leaves_no_link_behind() {
     node.link(8, Direction::Inbound);
     node.request(8, Need::Low);
     node.receive(8, Frame::Disconnect(Disconnect { instead: Vec::new(), leaves: false }));
-    node.unlink(8, Reason::Traded);
+    node.unlink(8, Reason::NeighbourReplaced);
     node.out();
     node.link(8, Direction::Outbound);
     node.turn(|membership, turn| membership.dialled(turn, id(8)));

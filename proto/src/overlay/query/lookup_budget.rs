@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::bucket::{Bucket, earning};
+use crate::bucket::{Bucket, time_to_earn};
 use crate::id::NodeId;
 use crate::time::Instant;
 
@@ -28,15 +28,15 @@ impl LookupBudget {
 
     /// Charges `from` for one search. Returns whether its budget and that of all links allow it.
     pub(super) fn take(&mut self, now: Instant, from: NodeId) -> bool {
-        // `earning` takes a rate of 0 for one a second.
+        // `time_to_earn` takes a rate of 0 for one a second.
         if self.rate == 0 {
             return false;
         }
         let mut all = self.all;
         let mut own = self.of.get(&from).copied().unwrap_or_default();
         // Neither bucket is charged if the other is empty.
-        let enough = own.take(now, earning(1, self.rate), SIZE)
-            && all.take(now, earning(1, self.rate.saturating_mul(ALL)), SIZE);
+        let enough = own.take(now, time_to_earn(1, self.rate), SIZE)
+            && all.take(now, time_to_earn(1, self.rate.saturating_mul(ALL)), SIZE);
         if enough {
             self.all = all;
             self.of.insert(from, own);

@@ -86,7 +86,7 @@ fn a_message_on_an_unknown_query_has_no_route() {
     let mut net = line(3);
     let query = QueryId([9; 16]);
     let number = net.send(0, 2, query, "x");
-    assert_eq!(net.directs, [(number, Err(RelayError::NoWay))]);
+    assert_eq!(net.directs, [(number, Err(RelayError::NoRoute))]);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn the_largest_that_fits_goes_through_and_one_byte_more_does_not() {
     net.send(0, 3, query, &"x".repeat(limit));
     let mut bytes = Vec::new();
     net.lines[&(0, 1)].front().unwrap().encode(&mut bytes);
-    assert!(bytes.len() - crate::frame::HEADER <= Config::default().max_control);
+    assert!(bytes.len() - crate::frame::HEADER_LEN <= Config::default().max_control);
     net.settle();
     assert_eq!(net.directs.pop().unwrap().1, Ok(()));
     let (to, text) = (net.ids[3], "x".repeat(limit + 1));
@@ -150,10 +150,10 @@ fn a_link_that_ends_on_the_route_is_reported() {
     net.receive(2, net.ids[1], frame);
     net.unlink(2, 3);
     net.settle();
-    assert_eq!(net.directs, [(number, Err(RelayError::NoWay))]);
+    assert_eq!(net.directs, [(number, Err(RelayError::NoRoute))]);
     let number = net.send(0, 4, query, "y");
     net.settle();
-    assert_eq!(net.directs[1], (number, Err(RelayError::NoWay)), "the way is gone for good");
+    assert_eq!(net.directs[1], (number, Err(RelayError::NoRoute)), "the way is gone for good");
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn only_the_node_that_sent_the_query_uses_its_route() {
     net.receive(1, net.ids[3], forward);
     assert!(net.lines[&(1, 2)].is_empty());
     let Frame::Forwarded(forwarded) = net.intercept(1, 3) else { panic!() };
-    assert_eq!(forwarded.delivery, Delivery::NoWay);
+    assert_eq!(forwarded.delivery, Delivery::NoRoute);
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn one_link_can_not_fill_what_a_node_remembers() {
 
 /// A message of the node that has `key`, sealed as `label` says.
 fn forward(key: &Key, label: RelayLabel) -> Frame {
-    let content = crate::message::Packed::plain("x".into());
+    let content = crate::message::PackedMessage::uncompressed("x".into());
     let content = content.into();
     let letter = Letter { sender: key.id(), name: String::new(), time: UNIX, content };
     let mut rng = ChaCha8Rng::seed_from_u64(label.number);
