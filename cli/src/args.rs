@@ -11,7 +11,7 @@ use peerkit::{Address, Config, NodeId};
 pub(crate) use files::{GetArgs, ShareArgs};
 pub(crate) use hints::parse;
 
-use crate::start::ListenPlace;
+use crate::start::ListenAddress;
 use crate::{UsageError, byte_rate, command};
 
 mod files;
@@ -164,7 +164,7 @@ pub(crate) struct RunArgs {
 
     /// A node to join through if no ADDR is given. May be given several times. PEERKIT_BOOTSTRAP
     /// and the file `bootstrap` in the state folder add more
-    #[arg(long, value_name = "ADDR", value_parser = command::address, value_hint = ValueHint::Hostname)]
+    #[arg(long, value_name = "ADDR", value_parser = command::parse_address, value_hint = ValueHint::Hostname)]
     pub(crate) bootstrap: Vec<Address>,
 
     /// The name of this node [default: the name of the host]
@@ -182,7 +182,7 @@ pub(crate) struct RunArgs {
 
     /// The identity of the network's owner, 64 hex digits [default: asked of the first node that is
     /// joined through]
-    #[arg(long, value_name = "HEX", value_parser = command::identity)]
+    #[arg(long, value_name = "HEX", value_parser = command::parse_identity)]
     pub(crate) owner_id: Option<NodeId>,
 
     /// The folder for the key, known peers, shares and history [default: the XDG data folder,
@@ -260,10 +260,10 @@ pub(crate) struct RunArgs {
 impl RunArgs {
     /// Returns the nodes to join through. As for `join` at the prompt, a port may follow its host
     /// as a separate word.
-    pub(crate) fn places(&self) -> Result<Vec<String>, UsageError> {
-        let places = command::with_ports(self.addresses.clone());
-        places.iter().try_for_each(|place| command::check_address(place)).map_err(UsageError)?;
-        Ok(places)
+    pub(crate) fn targets(&self) -> Result<Vec<String>, UsageError> {
+        let targets = command::join_ports(self.addresses.clone());
+        targets.iter().try_for_each(|place| command::check_address(place)).map_err(UsageError)?;
+        Ok(targets)
     }
 }
 
@@ -274,7 +274,7 @@ pub(crate) struct ListenArgs {
     /// several times [default: port 7117 of all addresses, IPv4 and IPv6; a free port if 7117 is in
     /// use]
     #[arg(long, value_name = "ADDR", value_parser = listen)]
-    pub(crate) listen: Vec<ListenPlace>,
+    pub(crate) listen: Vec<ListenAddress>,
 
     /// An address at which other nodes can dial this one, for example where a router forwards a
     /// port. It comes first in announcements and tickets. May be given several times
@@ -379,9 +379,9 @@ fn short_name(text: &str) -> Result<String, String> {
 }
 
 /// Checks the address of a node. A port alone and an IPv6 address without brackets may belong
-/// together as two words; [`RunArgs::places`] joins them.
+/// together as two words; [`RunArgs::targets`] joins them.
 fn place(text: &str) -> Result<String, String> {
-    if !command::is_number(text) && text.parse::<Ipv6Addr>().is_err() {
+    if !command::looks_like_port(text) && text.parse::<Ipv6Addr>().is_err() {
         command::check_address(text)?;
     }
     Ok(text.to_owned())
@@ -389,9 +389,9 @@ fn place(text: &str) -> Result<String, String> {
 
 /// Reads an address to listen on: a port alone, with or without a colon before it, or host:port,
 /// where the port may be 0.
-fn listen(text: &str) -> Result<ListenPlace, String> {
+fn listen(text: &str) -> Result<ListenAddress, String> {
     if let Ok(port) = text.strip_prefix(':').unwrap_or(text).parse() {
-        return Ok(ListenPlace::Everywhere(port));
+        return Ok(ListenAddress::AllAddresses(port));
     }
     // `Address` refuses port 0, since no node can be dialled there.
     let (dialled, is_free) = match text.strip_suffix(":0") {
@@ -405,7 +405,7 @@ fn listen(text: &str) -> Result<ListenPlace, String> {
     if is_free {
         address.port = 0;
     }
-    Ok(ListenPlace::At(address.host_port()))
+    Ok(ListenAddress::HostPort(address.host_port()))
 }
 
 fn announced_address(text: &str) -> Result<Address, String> {
@@ -470,7 +470,7 @@ mod tests {
     fn options_and_addresses_mix() {
         let args = run("peerkit run a:1 --listen 127.0.0.1:0 --json b:2 --listen [::1]:0 --manual");
         assert_eq!(args.addresses.len(), 2);
-        let at = |text: &str| ListenPlace::At(text.to_owned());
+        let at = |text: &str| ListenAddress::HostPort(text.to_owned());
         assert_eq!(args.listening.listen, [at("127.0.0.1:0"), at("[::1]:0")]);
         assert!(args.json && args.manual);
     }
@@ -481,7 +481,7 @@ mod tests {
             let error = listen(text).unwrap_err();
             assert!(error.contains("is not a port") && !error.contains("127.0.0.1"), "{error}");
         }
-        assert_eq!(listen("65535"), Ok(ListenPlace::Everywhere(65_535)));
+        assert_eq!(listen("65535"), Ok(ListenAddress::AllAddresses(65_535)));
     }
 
     #[test]
@@ -489,14 +489,14 @@ mod tests {
         let id = "06".repeat(32);
         let line = format!("peerkit run 127.0.0.1 7200 bob {id} ::1 7201 c:1");
         let expected = ["127.0.0.1:7200", "bob", &id, "[::1]:7201", "c:1"];
-        assert_eq!(run(&line).places().unwrap(), expected);
+        assert_eq!(run(&line).targets().unwrap(), expected);
         for (wrong, why) in [
             ("peerkit run 7117", "a port without a host"),
             ("peerkit run a:1 7117", "a port without a host"),
             ("peerkit run ::1", "brackets"),
             ("peerkit run a 99999", "not a port"),
         ] {
-            let error = run(wrong).places().unwrap_err().to_string();
+            let error = run(wrong).targets().unwrap_err().to_string();
             assert!(error.contains(why), "{wrong}: {error}");
         }
     }
@@ -511,10 +511,10 @@ mod tests {
     #[test]
     fn a_port_alone_is_of_all_addresses() {
         let args = run("peerkit run --listen 0 --listen :7000 --listen [::1]:7117");
-        let at = ListenPlace::At("[::1]:7117".to_owned());
+        let at = ListenAddress::HostPort("[::1]:7117".to_owned());
         assert_eq!(
             args.listening.listen,
-            [ListenPlace::Everywhere(0), ListenPlace::Everywhere(7000), at]
+            [ListenAddress::AllAddresses(0), ListenAddress::AllAddresses(7000), at]
         );
     }
 

@@ -20,10 +20,10 @@ use crate::text::{self, Paint, count};
 use crate::{human, terminal};
 
 /// Interval between updates of the progress. 500 ms: slow enough to read.
-const SHOW: Duration = Duration::from_millis(500);
+const SHOW_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Maximum number of lines above the prompt.
-const LINES: usize = 8;
+const MAX_LINES: usize = 8;
 
 /// The fetches that commands have begun. Cloning is cheap.
 #[derive(Clone, Default)]
@@ -44,7 +44,7 @@ struct FetchList {
 impl Fetches {
     /// Prints the result of a fetch when it has ended. If `quiet`, nothing is printed for a fetch
     /// that was stopped or cancelled, as the user at the prompt did that.
-    pub(crate) fn follow(&self, download: Download, output: Printer, quiet: bool) {
+    pub(crate) fn report_when_done(&self, download: Download, output: Printer, quiet: bool) {
         let hash = download.hash();
         lock(&self.inner.under_way).push(download.clone());
         // Before the task runs, so that the event of a fetch that ends at once is not printed.
@@ -95,12 +95,12 @@ impl Fetches {
     }
 
     /// Returns whether a fetch has failed.
-    pub(crate) fn failed(&self) -> bool {
+    pub(crate) fn any_failed(&self) -> bool {
         self.inner.failed.load(Ordering::Relaxed)
     }
 
     /// Waits until every fetch has ended or is paused.
-    pub(crate) async fn settled(&self) {
+    pub(crate) async fn wait_until_idle(&self) {
         loop {
             let ended = self.inner.ended.notified();
             // `ended` exists before the list is read, so a fetch that ends in between is not
@@ -115,7 +115,7 @@ impl Fetches {
     }
 
     /// Waits until the results of all fetches are printed.
-    pub(crate) async fn ended(&self) {
+    pub(crate) async fn wait_until_reported(&self) {
         loop {
             let ended = self.inner.ended.notified();
             if lock(&self.inner.under_way).is_empty() {
@@ -145,7 +145,7 @@ async fn paused(download: &Download) {
 /// standard error.
 pub(crate) async fn show(node: Node, output: Printer, bars: Bars, at_prompt: bool) {
     let mut shown = bars.transfers();
-    let mut look = tokio::time::interval(SHOW);
+    let mut look = tokio::time::interval(SHOW_INTERVAL);
     loop {
         look.tick().await;
         if !at_prompt {
@@ -154,8 +154,9 @@ pub(crate) async fn show(node: Node, output: Printer, bars: Bars, at_prompt: boo
         }
         let columns = terminal::columns();
         // A line that wraps would take two rows, of which only one would be erased.
-        let lines = transfers(&node, Paint::none()).into_iter().take(LINES);
-        let lines = lines.map(|transfer| format!("{}\n", text::cut(&transfer.line, columns)));
+        let lines = transfers(&node, Paint::none()).into_iter().take(MAX_LINES);
+        let lines =
+            lines.map(|transfer| format!("{}\n", text::cut_to_width(&transfer.line, columns)));
         output.above_prompt(lines.collect()).await;
     }
 }

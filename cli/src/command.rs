@@ -7,7 +7,9 @@ use crate::{help, text};
 use arguments::ArgumentReader;
 use options::GivenOptions;
 
-pub(crate) use address::{address, check_address, identity, is_number, with_ports};
+pub(crate) use address::{
+    check_address, join_ports, looks_like_port, parse_address, parse_identity,
+};
 pub(crate) use table::{COMMANDS, CommandSpec};
 
 mod address;
@@ -17,7 +19,7 @@ mod table;
 
 /// Maximum number of characters that an error repeats of an unknown command. 80: enough to
 /// recognise a ticket by its start, and more than any name has.
-const LONGEST_NAME: usize = 80;
+const MAX_WORD_IN_ERROR: usize = 80;
 
 /// A command for the node. The node reads addresses, as they may be names of known nodes. The
 /// arguments of `get` depend on search results: see [`crate::fetch_arguments::read`]. `set` without
@@ -83,10 +85,10 @@ impl NodeCommand {
         if word.is_empty() {
             return Ok(None);
         }
-        let Some(entry) = help::entry(word) else {
+        let Some(entry) = help::find_command(word) else {
             // A text pasted by mistake may be one long word.
-            let word = text::shortened(word, LONGEST_NAME);
-            return Err(ParseError { message: help::unknown(&word), command: word });
+            let word = text::shortened(word, MAX_WORD_IN_ERROR);
+            return Err(ParseError { message: help::unknown_command(&word), command: word });
         };
         let name = entry.name();
         match read(entry, rest) {
@@ -101,7 +103,7 @@ fn read(entry: &CommandSpec, rest: &str) -> Result<NodeCommand, String> {
         [] => (rest.to_owned(), GivenOptions::default()),
         // Its text may contain anything, so it reads its only option itself.
         _ if entry.name() == "broadcast" => (rest.to_owned(), GivenOptions::default()),
-        known => options::take(rest, known)
+        known => options::take_options(rest, known)
             .map_err(|error| format!("{} {error}: {}", entry.name(), entry.usage))?,
     };
     (entry.read)(&mut ArgumentReader { entry, rest: &rest, options })

@@ -27,14 +27,14 @@ use crate::text::{Paint, plain};
 use crate::{folders, help, settings, terminal};
 
 /// Maximum number of lines in the history.
-const HISTORY: usize = 1000;
+const MAX_HISTORY_LINES: usize = 1000;
 
 /// Maximum number of lines read ahead of the running command.
-const AHEAD: usize = 64;
+const MAX_LINES_AHEAD: usize = 64;
 
 /// Maximum number of candidates that Tab lists. 10,000: the editor can't count more than 65,535,
 /// and no user reads so many.
-const CANDIDATES: usize = 10_000;
+const MAX_CANDIDATES: usize = 10_000;
 
 /// Maximum length of a line, in bytes. 64 MiB: four times the largest message, so that the node
 /// reports messages that are too large.
@@ -51,7 +51,7 @@ pub(crate) struct InputLine {
 type ReadLine = Result<String, ParseError>;
 
 /// Reads the bytes of a line, with or without its newline.
-fn of_bytes(bytes: &[u8]) -> ReadLine {
+fn decode_line(bytes: &[u8]) -> ReadLine {
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     // Windows ends lines with both characters.
     let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
@@ -67,29 +67,29 @@ fn of_bytes(bytes: &[u8]) -> ReadLine {
 fn not_utf8(before: &str) -> ParseError {
     let place = match before.trim() {
         "" => "its start".to_owned(),
-        before => format!("`{}`", last_of(before)),
+        before => format!("`{}`", last_characters_of(before)),
     };
     let message = format!(
         "this line is not UTF-8 after {place}: it was not carried out (was it pasted from a text \
          in another encoding, such as Latin-1?)"
     );
-    ParseError { command: first_of(before), message }
+    ParseError { command: first_word_of(before), message }
 }
 
 /// Returns the error of a line that begins with `before` and is too long.
 fn too_long(before: &[u8]) -> ParseError {
     let start = before.get(..MAX_SHOWN).unwrap_or(before);
     let message = format!("this line is longer than {MAX_LINE} bytes: it was not carried out");
-    ParseError { command: first_of(&String::from_utf8_lossy(start)), message }
+    ParseError { command: first_word_of(&String::from_utf8_lossy(start)), message }
 }
 
 /// Splits a pasted text into commands. Each line is a command if all lines begin with one, and the
 /// first command does not take a text of several lines. Otherwise the whole text is one command.
-fn commands(text: String) -> Vec<String> {
+fn split_paste(text: String) -> Vec<String> {
     let first_words = || text.lines().filter_map(|line| line.split_whitespace().next());
     let takes_text = |word| ["msg", "send", "broadcast"].contains(&word);
     let is_script = first_words().count() > 1
-        && first_words().all(|word| word == "peerkit" || help::entry(word).is_some())
+        && first_words().all(|word| word == "peerkit" || help::find_command(word).is_some())
         && !first_words().next().is_some_and(takes_text);
     if is_script { text.lines().map(str::to_owned).collect() } else { vec![text] }
 }
@@ -97,13 +97,13 @@ fn commands(text: String) -> Vec<String> {
 /// Maximum number of bytes of a line that an error shows.
 const MAX_SHOWN: usize = 40;
 
-fn first_of(line: &str) -> String {
+fn first_word_of(line: &str) -> String {
     let first = line.split_whitespace().next().unwrap_or_default();
     first.chars().take(MAX_SHOWN).collect()
 }
 
 /// Returns the last characters of a text.
-fn last_of(text: &str) -> String {
+fn last_characters_of(text: &str) -> String {
     let skipped = text.chars().count().saturating_sub(MAX_SHOWN);
     let shown: String = text.chars().skip(skipped).collect();
     if skipped == 0 { shown } else { format!("...{shown}") }
@@ -111,7 +111,7 @@ fn last_of(text: &str) -> String {
 
 impl InputLine {
     /// Returns whether a prompt comes back once the command is done.
-    pub(crate) fn is_waited_for(&self) -> bool {
+    pub(crate) fn is_from_prompt(&self) -> bool {
         self.done.is_some()
     }
 }
@@ -146,7 +146,7 @@ impl Prompt {
         found: SearchResults,
     ) -> rustyline::Result<(Self, Box<dyn ExternalPrinter + Send>)> {
         let config = Config::builder()
-            .max_history_size(HISTORY)?
+            .max_history_size(MAX_HISTORY_LINES)?
             .history_ignore_dups(true)?
             // As in many shells, a space before a command keeps it out of the history.
             .history_ignore_space(true)
@@ -183,14 +183,14 @@ impl Prompt {
             while let Some(line) = self.line(&(bare.as_str(), styled.as_str())) {
                 if let Ok(line) = &line
                     // A file that other programs read must not get the secret of a ticket.
-                    && !holds_secret(line)
+                    && !has_secret_ticket(line)
                     && self.editor.add_history_entry(line.as_str()).unwrap_or(false)
                 {
                     let _ = self.editor.append_history(&history);
                 }
                 let lines = line.map_or_else(
                     |error| vec![Err(error)],
-                    |text| commands(text).into_iter().map(Ok).collect(),
+                    |text| split_paste(text).into_iter().map(Ok).collect(),
                 );
                 for line in lines {
                     let (done, wait) = oneshot::channel();
@@ -237,14 +237,14 @@ impl Prompt {
 
 /// Returns whether a line has a ticket with a secret, or a ticket that can't be read. Such a line
 /// is not written to the history file.
-fn holds_secret(line: &str) -> bool {
+fn has_secret_ticket(line: &str) -> bool {
     let lower = line.to_ascii_lowercase();
     let mut starts = lower.match_indices(TICKET_START).map(|(start, _)| start);
-    starts.any(|start| begins_with_secret(line.get(start..).unwrap_or_default()))
+    starts.any(|start| ticket_has_secret(line.get(start..).unwrap_or_default()))
 }
 
 /// Returns whether the ticket at the start of a text has a secret, or can't be read.
-fn begins_with_secret(text: &str) -> bool {
+fn ticket_has_secret(text: &str) -> bool {
     let words: Vec<String> = shell_words::words(text).map(|word| word.text).collect();
     match fetch_arguments::recognise(&words) {
         Ok(Some((FetchKey::Ticket(ticket), _))) => ticket.secret.is_some(),
@@ -254,7 +254,7 @@ fn begins_with_secret(text: &str) -> bool {
 
 /// Reads the lines of standard input in a thread of its own until its end.
 pub(crate) fn read_lines() -> mpsc::Receiver<InputLine> {
-    let (requests, receiver) = mpsc::channel(AHEAD);
+    let (requests, receiver) = mpsc::channel(MAX_LINES_AHEAD);
     thread::spawn(move || {
         let mut input = io::stdin().lock();
         loop {
@@ -284,7 +284,7 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<ReadLine>> {
     }
     // The last line of the input may have no newline.
     if bytes.ends_with(b"\n") || (bytes.len() as u64) < MAX_LINE {
-        return Ok(Some(of_bytes(&bytes)));
+        return Ok(Some(decode_line(&bytes)));
     }
     // The end of the line is found without keeping the line in memory.
     let mut rest = Vec::new();
@@ -339,7 +339,7 @@ impl Completer for Completion {
         _context: &Context<'_>,
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
         let (start, candidates) = self.candidates(line, pos);
-        Ok((start, listable(candidates)))
+        Ok((start, limit_candidates(candidates)))
     }
 }
 
@@ -357,17 +357,17 @@ impl Completion {
         let typed = current.as_ref().map_or("", |word| word.text.as_str());
         let is_quoted = before.get(start..).is_some_and(|word| word.starts_with(['"', '\'']));
         let Some(command) = words.first() else {
-            return (start, starting_with(typed, command_names()));
+            return (start, matching(typed, command_names()));
         };
-        let entry = help::entry(&command.text);
+        let entry = help::find_command(&command.text);
         let last = words.last().map_or("", |word| word.text.as_str());
         let candidates: Vec<String> = match (entry.map_or("", CommandSpec::name), words.len()) {
-            ("disconnect" | "send" | "ping", 1) => self.peers(typed),
+            ("disconnect" | "send" | "ping", 1) => self.peer_names(typed),
             ("remove", 1) => {
                 let shares = self.node.files().shares().into_iter();
                 shares.map(|file| file.hash.to_string()).collect()
             }
-            ("get", 1) if !typed.starts_with("--") => self.hits(typed),
+            ("get", 1) if !typed.starts_with("--") => self.search_results(typed),
             ("pause" | "resume" | "cancel", 1) => {
                 let downloads = self.node.files().downloads().into_iter();
                 downloads.map(|download| download.hash.to_string()).collect()
@@ -377,7 +377,7 @@ impl Completion {
                 options.map(|option| option.name.to_owned()).collect()
             }
             ("connect" | "join", _) => self.addresses(),
-            ("add", 2..) if last == "--to" => self.peers(typed),
+            ("add", 2..) if last == "--to" => self.peer_names(typed),
             ("get", 2..) if last == "--from" => self.addresses(),
             ("help", 1) => command_names().collect(),
             ("set", 1) => settings::names().map(str::to_owned).collect(),
@@ -390,7 +390,7 @@ impl Completion {
             }
             _ => Vec::new(),
         };
-        (start, starting_with(typed, candidates))
+        (start, matching(typed, candidates))
     }
 }
 
@@ -399,8 +399,8 @@ fn command_names() -> impl Iterator<Item = String> {
 }
 
 /// Returns the candidates if they are few enough to be listed, otherwise their common start.
-fn listable(candidates: Vec<Pair>) -> Vec<Pair> {
-    if candidates.len() <= CANDIDATES {
+fn limit_candidates(candidates: Vec<Pair>) -> Vec<Pair> {
+    if candidates.len() <= MAX_CANDIDATES {
         return candidates;
     }
     let common = longest_common_prefix(&candidates).map(str::to_owned);
@@ -446,7 +446,7 @@ fn paths(typed: &str, is_quoted: bool) -> Vec<Pair> {
 
 impl Completion {
     /// Returns the names of peers that begin with `start`; if there are none, all identities.
-    fn peers(&self, start: &str) -> Vec<String> {
+    fn peer_names(&self, start: &str) -> Vec<String> {
         let peers = self.node.peers();
         let names = peers.iter().map(peerkit::Peer::name);
         let names = names.filter(|name| !name.is_empty() && name.starts_with(start));
@@ -458,7 +458,7 @@ impl Completion {
     }
 
     /// Returns the names of search results that begin with `start`; if there are none, all hashes.
-    fn hits(&self, start: &str) -> Vec<String> {
+    fn search_results(&self, start: &str) -> Vec<String> {
         let found = lock(&self.found);
         let names = found.iter().map(|hit| hit.name.to_string());
         let names: Vec<String> = names.filter(|name| name.starts_with(start)).collect();
@@ -480,7 +480,7 @@ impl Completion {
 }
 
 /// Returns the candidates that begin with `start`, quoted for the prompt.
-fn starting_with(start: &str, candidates: impl IntoIterator<Item = String>) -> Vec<Pair> {
+fn matching(start: &str, candidates: impl IntoIterator<Item = String>) -> Vec<Pair> {
     let mut candidates: Vec<String> =
         candidates.into_iter().filter(|candidate| candidate.starts_with(start)).collect();
     candidates.dedup();
@@ -500,7 +500,7 @@ mod tests {
     #[test]
     fn candidates_are_those_that_start_so() {
         let names = ["send", "search", "size"].map(str::to_owned);
-        let pairs = starting_with("se", names);
+        let pairs = matching("se", names);
         let found: Vec<&str> = pairs.iter().map(|pair| pair.display.as_str()).collect();
         assert_eq!(found, ["send", "search"]);
         assert_eq!(pairs[0].replacement, "send ");
@@ -532,17 +532,17 @@ mod tests {
     #[test]
     fn too_many_candidates_become_what_they_begin_with() {
         let candidates = |number: usize| -> Vec<Pair> {
-            starting_with("a", (0..number).map(|number| format!("a b{number}")))
+            matching("a", (0..number).map(|number| format!("a b{number}")))
         };
-        assert_eq!(listable(candidates(CANDIDATES)).len(), CANDIDATES);
-        let common = listable(candidates(CANDIDATES + 1));
+        assert_eq!(limit_candidates(candidates(MAX_CANDIDATES)).len(), MAX_CANDIDATES);
+        let common = limit_candidates(candidates(MAX_CANDIDATES + 1));
         assert_eq!(common.len(), 1);
         assert_eq!(shell_words::words(&common[0].replacement).next().unwrap().text, "a b");
     }
 
     #[test]
     fn a_byte_order_mark_is_no_part_of_a_line() {
-        assert_eq!(of_bytes(b"\xef\xbb\xbfsize\r\n"), Ok("size".into()));
+        assert_eq!(decode_line(b"\xef\xbb\xbfsize\r\n"), Ok("size".into()));
     }
 
     #[test]
@@ -559,7 +559,7 @@ mod tests {
 
     #[test]
     fn pasted_commands_are_carried_out_one_by_one() {
-        let commands = |text: &str| commands(text.to_owned()).len();
+        let commands = |text: &str| split_paste(text.to_owned()).len();
         assert_eq!(commands("size\nfiles\npeerkit get abc"), 3);
         assert_eq!(commands("get peerkit1abc\ndefghi\njkl"), 1, "a ticket that was wrapped");
         assert_eq!(commands("msg hello\nexit"), 1, "a text of two lines");
@@ -579,12 +579,12 @@ mod tests {
         };
         let open = ticket(None).to_string();
         let secret = ticket(Some(peerkit::Secret::from_bytes([7; 16]))).to_string();
-        assert!(holds_secret(&format!("get {secret} to here")));
-        assert!(holds_secret(&format!("get '{}'", secret.to_uppercase())));
-        assert!(holds_secret(&format!("get {}\n{}", &secret[..50], &secret[50..])));
-        assert!(holds_secret(&secret) && holds_secret("get peerkit1abc"));
-        assert!(holds_secret(&format!("get {open}\nget {secret}")), "two commands, pasted");
-        assert!(!holds_secret(&format!("get {open}\nget {open}")));
-        assert!(!holds_secret(&format!("get {open}")) && !holds_secret("msg hello"));
+        assert!(has_secret_ticket(&format!("get {secret} to here")));
+        assert!(has_secret_ticket(&format!("get '{}'", secret.to_uppercase())));
+        assert!(has_secret_ticket(&format!("get {}\n{}", &secret[..50], &secret[50..])));
+        assert!(has_secret_ticket(&secret) && has_secret_ticket("get peerkit1abc"));
+        assert!(has_secret_ticket(&format!("get {open}\nget {secret}")), "two commands, pasted");
+        assert!(!has_secret_ticket(&format!("get {open}\nget {open}")));
+        assert!(!has_secret_ticket(&format!("get {open}")) && !has_secret_ticket("msg hello"));
     }
 }

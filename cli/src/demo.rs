@@ -25,10 +25,10 @@ mod report;
 mod sharing;
 
 /// Number of texts that one node sends another.
-const TEXTS: usize = 2000;
+const TEXT_COUNT: usize = 2000;
 
 /// Size of the large message that follows them, in bytes.
-const LARGE: usize = 8 << 20;
+const LARGE_MESSAGE: usize = 8 << 20;
 
 /// Maximum time that a step waits. 60 s: far more than any step takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,20 +39,20 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<bool> {
     LogSwitch::start();
     if let Some(path) = &args.picture {
         // Before the first step, as a wrong ending is wrong usage.
-        map::form(path).map_err(|error| usage(error.to_string()))?;
+        map::format_of(path).map_err(|error| usage(error.to_string()))?;
     }
     let folder = tempfile::Builder::new().prefix("peerkit-demo-").tempdir()?;
     let report = StepPrinter::new(args.json);
     report.title(usize::from(args.nodes))?;
     let begun = Instant::now();
     let end = tokio::select! {
-        taken = take_steps(&args, folder.path(), &report) => match taken {
+        taken = run_steps(&args, folder.path(), &report) => match taken {
             Err(error) if !error.is::<StepFailed>() => return Err(error),
             Ok(()) => DemoOutcome::Worked,
             Err(_) => DemoOutcome::Failed,
         },
         () = stop.cancelled() => {
-            signals::cut_short();
+            signals::note_cut_short();
             DemoOutcome::Stopped
         }
     };
@@ -65,7 +65,7 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<bool> {
 }
 
 /// Takes all steps, in order, until one fails.
-async fn take_steps(args: &DemoArgs, folder: &Path, report: &StepPrinter) -> anyhow::Result<()> {
+async fn run_steps(args: &DemoArgs, folder: &Path, report: &StepPrinter) -> anyhow::Result<()> {
     let network = report.step("start", start(usize::from(args.nodes))).await?;
     let used = use_network(args, &network, folder, report).await;
     if used.is_err() {
@@ -143,7 +143,7 @@ async fn discover(network: &DemoNetwork) -> anyhow::Result<StepResult> {
 async fn broadcast(network: &DemoNetwork) -> anyhow::Result<StepResult> {
     let begun = Instant::now();
     let sent = network.first().broadcast("demo", "hello, everybody").await?;
-    network.reached(sent.id).await?;
+    network.wait_until_received(sent.id).await?;
     let elapsed = begun.elapsed();
     let others = network.nodes.len() - 1;
     let text = format!("one signed text reaches {} others in {}", others, time(elapsed));
@@ -158,10 +158,10 @@ async fn message(network: &DemoNetwork) -> anyhow::Result<StepResult> {
     // Before the first message is sent, so that none is missed.
     let mut events = to.events();
     // Larger than a queue of a peer, so that it also waits for room.
-    let large = Message::bytes(files::content("message", LARGE));
+    let large = Message::bytes(files::content("message", LARGE_MESSAGE));
     let begun = Instant::now();
     let sending = async {
-        for n in 0..TEXTS {
+        for n in 0..TEXT_COUNT {
             from.send(to.id(), text_number(n)).await?;
         }
         let texts = begun.elapsed();
@@ -174,7 +174,7 @@ async fn message(network: &DemoNetwork) -> anyhow::Result<StepResult> {
             let event = events.next().await.context("the events ended")?;
             match event {
                 Event::NodeMessage { peer, message } if peer.id() == from.id() => {
-                    if n < TEXTS {
+                    if n < TEXT_COUNT {
                         let text = message.as_text();
                         ensure!(text == Some(&text_number(n)), "text {n} is wrong or out of order");
                         ensure!(
@@ -197,14 +197,14 @@ async fn message(network: &DemoNetwork) -> anyhow::Result<StepResult> {
         .context("the messages did not arrive")??;
     let elapsed = begun.elapsed();
     let text = format!(
-        "{TEXTS} texts and {} from {} to {}, all equal and in order, in {}",
-        size(LARGE as u64),
+        "{TEXT_COUNT} texts and {} from {} to {}, all equal and in order, in {}",
+        size(LARGE_MESSAGE as u64),
         from.name(),
         to.name(),
         time(elapsed)
     );
     let fields = json!({
-        "messages": TEXTS + 1, "large_bytes": LARGE, "messages_ms": millis(elapsed),
+        "messages": TEXT_COUNT + 1, "large_bytes": LARGE_MESSAGE, "messages_ms": millis(elapsed),
     });
     Ok(StepResult::new(text, fields))
 }
@@ -249,7 +249,7 @@ async fn ping(network: &DemoNetwork) -> anyhow::Result<StepResult> {
 
 async fn draw(network: &DemoNetwork, picture: Option<&Path>) -> anyhow::Result<StepResult> {
     // A link that is being made or closed would make the counts below differ.
-    network.settled(network.nodes.len()).await?;
+    network.wait_until_settled(network.nodes.len()).await?;
     let map = network.first().network().graph().await?;
     let figures = map.figures();
     ensure!(figures.components == 1, "the network has fallen apart");
@@ -269,7 +269,7 @@ async fn draw(network: &DemoNetwork, picture: Option<&Path>) -> anyhow::Result<S
     let mut lines: Vec<String> = map.to_text().lines().map(str::to_owned).collect();
     let mut fields = json!({ "diameter": figures.diameter, "map": map });
     if let Some(path) = picture {
-        map::write_map(map, path, map::form(path)?).await?;
+        map::write_map(map, path, map::format_of(path)?).await?;
         lines.push(format!("the picture is in {}", shown(path)));
         fields["picture"] = path.to_string_lossy().into();
     }
@@ -279,12 +279,12 @@ async fn draw(network: &DemoNetwork, picture: Option<&Path>) -> anyhow::Result<S
 async fn leave(network: &DemoNetwork) -> anyhow::Result<StepResult> {
     let leaving = network.last();
     leaving.shutdown().await;
-    network.is_forgotten(leaving.id()).await?;
-    network.settled(network.nodes.len() - 1).await?;
+    network.wait_until_disconnected(leaving.id()).await?;
+    network.wait_until_settled(network.nodes.len() - 1).await?;
     let left = network.first().discover(-1).await?.nodes.len();
     let expected = network.nodes.len() - 1;
     ensure!(left == expected, "{left} nodes are left, not {expected}");
-    let copies = network.copies()?;
+    let copies = network.count_received()?;
     let begun = Instant::now();
     network.stop().await?;
     let text = format!(

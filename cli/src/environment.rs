@@ -54,7 +54,7 @@ pub(crate) fn bootstrap() -> anyhow::Result<Vec<Address>> {
 
 fn addresses(text: &str) -> anyhow::Result<Vec<Address>> {
     let words = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty());
-    words.map(|word| command::address(word).map_err(|error| anyhow!(error))).collect()
+    words.map(|word| command::parse_address(word).map_err(|error| anyhow!(error))).collect()
 }
 
 #[cfg(test)]

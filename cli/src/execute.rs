@@ -30,12 +30,12 @@ mod files;
 pub(crate) mod map;
 
 /// Advice after `connect`, on a node that could join a network.
-const NO_MEMBER: &str = "this is only a link: `join ADDR` makes this node a member of the network of the \
+const LINK_ONLY: &str = "this is only a link: `join ADDR` makes this node a member of the network of the \
                          node at ADDR";
 
 /// Maximum time that `msg` waits for a peer whose queue is full. 10 s: as long as a request for its
 /// reply.
-const PATIENCE: Duration = Duration::from_secs(10);
+const FULL_QUEUE_WAIT: Duration = Duration::from_secs(10);
 
 /// A running node, with everything that commands need.
 pub(crate) struct NodeSession {
@@ -63,9 +63,9 @@ pub(crate) type SearchResults = Arc<Mutex<Vec<SharedFile>>>;
 impl NodeSession {
     /// Waits until all fetches have ended or are paused. At a prompt it does not wait: the user
     /// decides when to stop.
-    pub(crate) async fn fetches_settled(&self) {
+    pub(crate) async fn wait_for_fetches(&self) {
         if !self.at_prompt {
-            self.fetches.settled().await;
+            self.fetches.wait_until_idle().await;
         }
     }
 
@@ -78,7 +78,7 @@ impl NodeSession {
         }
         // A script that ends with `exit` wants its fetches to end first.
         if matches!(command, NodeCommand::Exit | NodeCommand::Shutdown | NodeCommand::Leave) {
-            self.fetches_settled().await;
+            self.wait_for_fetches().await;
         }
         let (node, paint) = (&self.node, self.output.paint());
         Ok(Some(match command {
@@ -124,9 +124,9 @@ impl NodeSession {
             NodeCommand::Files { share, skip } => self.files(share, skip).await?,
             NodeCommand::Search { text } => self.search(&text).await?,
             NodeCommand::Get { line, from, force } => {
-                let download = node.fetch(self.request(&line, &from, force).await?);
+                let download = node.fetch(self.fetch_request(&line, &from, force).await?);
                 let named = downloads::named(paint, &download.status());
-                self.fetches.follow(download, self.output.clone(), self.at_prompt);
+                self.fetches.report_when_done(download, self.output.clone(), self.at_prompt);
                 let text = format!("fetching {named}: `downloads` shows its progress");
                 return Ok(self.at_prompt.then(|| Reply::new(text)));
             }
@@ -141,15 +141,15 @@ impl NodeSession {
                 Reply::new(text).with("downloads", &all)
             }
             NodeCommand::Pause { download } => {
-                let download = self.download(&download)?.pause().await?;
+                let download = self.find_download(&download)?.pause().await?;
                 Reply::new(downloads::line(paint, &download)).with("download", &download)
             }
             NodeCommand::Resume { download } => {
-                let download = self.download(&download)?.resume().await?;
+                let download = self.find_download(&download)?.resume().await?;
                 Reply::new(downloads::line(paint, &download)).with("download", &download)
             }
             NodeCommand::Cancel { download } => {
-                let download = self.download(&download)?.cancel().await?;
+                let download = self.find_download(&download)?.cancel().await?;
                 let text = format!("given up: {}", downloads::named(paint, &download));
                 Reply::new(text).with("download", &download)
             }
@@ -185,7 +185,7 @@ impl NodeSession {
                 Reply::new(text).with("debug", on)
             }
             NodeCommand::Help { topic } => {
-                let help = help::help(topic.as_deref()).map_err(|error| anyhow!(error))?;
+                let help = help::help_text(topic.as_deref()).map_err(|error| anyhow!(error))?;
                 Reply::new(help.clone()).with("help", help)
             }
             NodeCommand::Leave => self.leave().await?,
@@ -204,10 +204,10 @@ impl NodeSession {
         let linked = self.node.connect_with(address, options).await;
         self.expected.end_command(&linked);
         let peer = self.view(&linked?);
-        let mut text = format!("connected to {} at {}", peer.label(), peer.place());
+        let mut text = format!("connected to {} at {}", peer.label(), peer.address_or_none());
         let status = self.node.status().await;
         if !status.manual && !status.member {
-            text = format!("{text}\n{}", self.output.paint().faint(NO_MEMBER));
+            text = format!("{text}\n{}", self.output.paint().faint(LINK_ONLY));
         }
         Ok(Reply::new(text).with("peer", &peer))
     }
@@ -240,7 +240,7 @@ impl NodeSession {
         Ok(Reply::new(text).with("peers", &peers))
     }
 
-    /// Sends a text to all connected nodes. Waits up to [`PATIENCE`] for nodes whose queues are
+    /// Sends a text to all connected nodes. Waits up to [`FULL_QUEUE_WAIT`] for nodes whose queues are
     /// full, since piped commands come faster than a network can send.
     async fn msg(&self, text: String) -> anyhow::Result<Reply> {
         let report = self.node.send_to_nodes(text.as_str(), &[])?;
@@ -255,7 +255,7 @@ impl NodeSession {
             }
             let (node, text) = (self.node.clone(), text.clone());
             waiting.spawn(async move {
-                let sent = tokio::time::timeout(PATIENCE, node.send(id, text)).await;
+                let sent = tokio::time::timeout(FULL_QUEUE_WAIT, node.send(id, text)).await;
                 // After a timeout, the first error says that the queue is full.
                 (id, sent.unwrap_or(Err(error)))
             });

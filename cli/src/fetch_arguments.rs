@@ -12,7 +12,7 @@ use crate::shell_words::{self, ShellWord};
 pub(crate) const TICKET_START: &str = "peerkit1";
 
 /// Maximum number of words that a wrapped ticket may have. 256: a ticket has some 250 characters.
-const MAX_WORDS: usize = 256;
+const MAX_TICKET_WORDS: usize = 256;
 
 /// The content to fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(crate) fn recognise<W: AsRef<str>>(
     let mut error = None;
     let mut joined = String::new();
     let mut found = None;
-    for (number, word) in words.iter().take(MAX_WORDS).enumerate() {
+    for (number, word) in words.iter().take(MAX_TICKET_WORDS).enumerate() {
         // Mail programs and terminals wrap long lines, so a ticket may be split into words.
         joined.push_str(word.as_ref());
         match joined.parse::<Ticket>() {
@@ -75,7 +75,7 @@ pub(crate) fn read(line: &str, found: &[SharedFile]) -> Result<GetArguments, Str
     let (content, name, word_count) = match recognise(&texts).map_err(|error| error.to_string())? {
         Some((content, word_count)) => (content, None, word_count),
         None => {
-            let (hash, name, word_count) = search_result(line, &words, found)?;
+            let (hash, name, word_count) = find_search_result(line, &words, found)?;
             (FetchKey::Hash(hash), name, word_count)
         }
     };
@@ -88,7 +88,7 @@ pub(crate) fn read(line: &str, found: &[SharedFile]) -> Result<GetArguments, Str
 
 /// Returns the start of a word, for an error message. A damaged ticket may still contain a secret,
 /// and error messages may end up in logs. So a long word is never shown whole.
-pub(crate) fn start_of(word: &str) -> String {
+pub(crate) fn shorten_word(word: &str) -> String {
     const SHOWN: usize = 24;
     match word.char_indices().nth(SHOWN) {
         Some((cut, _)) => format!("{}...", word.get(..cut).unwrap_or_default()),
@@ -111,13 +111,13 @@ type NamedResult = (Hash, Option<FileName>, usize);
 
 /// Returns the search result whose name the line begins with. If there are several, the longest
 /// name wins. If there is none, returns the search result whose hash begins with the first word.
-fn search_result(
+fn find_search_result(
     line: &str,
     words: &[ShellWord],
     found: &[SharedFile],
 ) -> Result<NamedResult, String> {
     // A name may begin with a quote, so an open one is an error only if no name matches.
-    let named = by_name(line, words, found);
+    let named = find_by_name(line, words, found);
     if let Ok(Some(result)) = named {
         return Ok(result);
     }
@@ -132,19 +132,19 @@ fn search_result(
     }
     // A word of punctuation alone has no digits, and would match every hash.
     let hashes = found.iter().filter(|_| word.contains(char::is_alphanumeric)).map(|hit| hit.hash);
-    match by_digits(word, hashes)? {
-        Some(hash) => Ok((hash, only_name(found.iter().filter(|hit| hit.hash == hash)), 1)),
+    match find_by_digits(word, hashes)? {
+        Some(hash) => Ok((hash, common_name(found.iter().filter(|hit| hit.hash == hash)), 1)),
         None => Err(format!(
             "`{}` is not a ticket, a hash of 64 hex digits, or the name or first digits of a \
              search result: `search` finds files",
-            start_of(word),
+            shorten_word(word),
         )),
     }
 }
 
 /// Returns the search result whose name the line begins with. If there are several, the longest
 /// name wins.
-fn by_name(
+fn find_by_name(
     line: &str,
     words: &[ShellWord],
     found: &[SharedFile],
@@ -158,19 +158,19 @@ fn by_name(
             _ => line.get(first.start..last.end).unwrap_or_default(),
         };
         let matching = found.iter().filter(|hit| hit.name.matches_name(name));
-        if let Some(hash) = only_hash(
+        if let Some(hash) = single_hash(
             matching.clone().map(|hit| hit.hash),
             name,
             "files found have this name: give the hash",
         )? {
-            return Ok(Some((hash, only_name(matching), number)));
+            return Ok(Some((hash, common_name(matching), number)));
         }
     }
     Ok(None)
 }
 
 /// Returns the name of `hits`, if all of them have the same.
-fn only_name<'a>(mut hits: impl Iterator<Item = &'a SharedFile>) -> Option<FileName> {
+fn common_name<'a>(mut hits: impl Iterator<Item = &'a SharedFile>) -> Option<FileName> {
     let first = hits.next()?;
     hits.all(|hit| hit.name == first.name).then(|| first.name.clone())
 }
@@ -179,18 +179,18 @@ fn only_name<'a>(mut hits: impl Iterator<Item = &'a SharedFile>) -> Option<FileN
 ///
 /// # Errors
 /// If several hashes begin with them.
-pub(crate) fn by_digits(
+pub(crate) fn find_by_digits(
     text: &str,
     hashes: impl Iterator<Item = Hash>,
 ) -> Result<Option<Hash>, String> {
     let digits = text.trim_matches(|c: char| !c.is_alphanumeric()).to_ascii_lowercase();
     let matching = hashes.filter(|hash| hash.to_string().starts_with(&digits));
-    only_hash(matching, text, "hashes begin with it: give more digits")
+    single_hash(matching, text, "hashes begin with it: give more digits")
 }
 
 /// Returns the hash of `hashes`, or `None` if there is none. If there are different ones, `several`
 /// ends the error message.
-fn only_hash(
+fn single_hash(
     hashes: impl Iterator<Item = Hash>,
     text: &str,
     several: &str,
@@ -269,7 +269,7 @@ impl SaveLocation {
     }
 
     /// Sets this as the destination of a request.
-    pub(crate) fn of_request(&self, request: FetchRequest) -> FetchRequest {
+    pub(crate) fn apply_to(&self, request: FetchRequest) -> FetchRequest {
         match self {
             Self::Folder(folder) => request.into_folder(folder),
             Self::Path(path) => request.to(path),

@@ -26,25 +26,25 @@ use crate::{folders, human, signals, start, terminal, usage};
 mod ticket;
 
 /// The default network of the node that a HASH is fetched from.
-const NETWORK: &str = "peerkit";
+const DEFAULT_NETWORK: &str = "peerkit";
 
 /// Interval of the progress lines on a standard error that is not a terminal.
-const INTERVAL: Duration = Duration::from_secs(5);
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The name of the temporary file for standard output.
-const TEMPORARY: &str = "content";
+const TEMPORARY_NAME: &str = "content";
 
 /// The error of a fetch that was stopped while the ticket was being read.
-const BEFORE_BEGIN: &str = "stopped before it was begun";
+const STOPPED_BEFORE_FETCH: &str = "stopped before it was begun";
 
 /// The error of a fetch to standard output whose reader did not take all of it in time.
-const BEFORE_WRITTEN: &str = "stopped before all of it was written to standard output";
+const STOPPED_BEFORE_WRITTEN: &str = "stopped before all of it was written to standard output";
 
 /// Advice about a fetch that was stopped or has failed.
-const GOES_ON: &str = "the fetched part is kept, and the same command continues";
+const CONTINUES: &str = "the fetched part is kept, and the same command continues";
 
 /// Advice if the source has changed the file: a changed file has another hash.
-const GOES_ON_AS_IT_WAS: &str =
+const CONTINUES_IF_RESTORED: &str =
     "the fetched part is kept, but is of use only if the source has the old file again";
 
 /// Fetches a file or folder. Returns false if it failed or is incomplete, and that was reported.
@@ -54,18 +54,18 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     let stopped_early = stop.clone();
     let leaving = tokio::spawn(async move {
         stopped_early.cancelled().await;
-        leave(BEFORE_BEGIN)
+        exit_with_error(STOPPED_BEFORE_FETCH)
     });
     let read = ticket::read(&args);
     // From here on signals are handled by `fetch`, which keeps the part that was fetched.
     leaving.abort();
     let (wanted, path) = read?;
-    let target = FetchTarget::of(path.as_deref(), args.json)?;
-    let (request, sources, network) = wanted_from(&args, &wanted)?;
+    let target = FetchTarget::new(path.as_deref(), args.json)?;
+    let (request, sources, network) = build_request(&args, &wanted)?;
     LogSwitch::start();
     let node = start_node(&args, &network, &sources).await?;
-    signals::started();
-    let request = target.of_request(request.overwrite(args.force));
+    signals::note_started();
+    let request = target.apply_to(request.overwrite(args.force));
     let result = fetch(&node, request, &target, &stop).await;
     node.shutdown().await;
     let is_whole = result.as_ref().is_ok_and(|fetched| fetched.left_out.is_empty());
@@ -76,22 +76,22 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     }
     let fetched = result?;
     match target {
-        FetchTarget::Standard(_) => write_out(fetched.path, target, &stop).await?,
+        FetchTarget::StandardOutput(_) => write_out(fetched.path, target, &stop).await?,
         _ => print_result(fetched, args.force)?,
     }
     Ok(is_whole)
 }
 
 /// Ends the program at once, with an error.
-fn leave(error: &str) -> ! {
-    signals::cut_short();
+fn exit_with_error(error: &str) -> ! {
+    signals::note_cut_short();
     terminal::restore();
     let _ = writeln!(io::stderr(), "{} {error}", Paint::on(&io::stderr()).bad("error:"));
-    signals::leave()
+    signals::exit_now()
 }
 
 /// Returns the request, the identities of its sources as far as they are known, and the network.
-fn wanted_from(
+fn build_request(
     args: &GetArgs,
     wanted: &FetchKey,
 ) -> anyhow::Result<(FetchRequest, Vec<NodeId>, String)> {
@@ -103,9 +103,10 @@ fn wanted_from(
                          (or `get` at the prompt of `peerkit run`, which asks its network)";
             return Err(usage(error));
         }
-        FetchKey::Hash(hash) => {
-            (FetchRequest::new(*hash), args.network.clone().unwrap_or_else(|| NETWORK.to_owned()))
-        }
+        FetchKey::Hash(hash) => (
+            FetchRequest::new(*hash),
+            args.network.clone().unwrap_or_else(|| DEFAULT_NETWORK.to_owned()),
+        ),
     };
     let mut sources: Vec<NodeId> = args.from.iter().filter_map(|address| address.id).collect();
     if let FetchKey::Ticket(ticket) = wanted {
@@ -120,11 +121,11 @@ enum FetchTarget {
     /// To the disk.
     Disk(SaveLocation),
     /// To standard output, by way of a file in this folder.
-    Standard(TempDir),
+    StandardOutput(TempDir),
 }
 
 impl FetchTarget {
-    fn of(path: Option<&Path>, json: bool) -> anyhow::Result<Self> {
+    fn new(path: Option<&Path>, json: bool) -> anyhow::Result<Self> {
         if path != Some(Path::new("-")) {
             let destination = SaveLocation::new(path, Path::new("."));
             return Ok(Self::Disk(destination.context("there is no current folder")?));
@@ -135,14 +136,14 @@ impl FetchTarget {
         }
         let folder = tempfile::Builder::new().prefix("peerkit-get-").tempdir();
         let folder = folder.context("could not make a temporary folder")?;
-        signals::remove_at_once(folder.path());
-        Ok(Self::Standard(folder))
+        signals::remove_on_exit(folder.path());
+        Ok(Self::StandardOutput(folder))
     }
 
-    fn of_request(&self, request: FetchRequest) -> FetchRequest {
+    fn apply_to(&self, request: FetchRequest) -> FetchRequest {
         match self {
-            Self::Disk(destination) => destination.of_request(request),
-            Self::Standard(folder) => request.to(folder.path().join(TEMPORARY)),
+            Self::Disk(destination) => destination.apply_to(request),
+            Self::StandardOutput(folder) => request.to(folder.path().join(TEMPORARY_NAME)),
         }
     }
 }
@@ -178,14 +179,14 @@ async fn fetch(
             // Reports of a fast fetch must not delay the stop.
             biased;
             () = stop.cancelled() => {
-                signals::cut_short();
+                signals::note_cut_short();
                 return Err(stopped(target, &download.status()));
             }
             status = progress.next() => {
                 let Some(status) = status else { break };
                 let is_folder = status.kind == Some(FileKind::Folder);
                 // The kind is known only once the source has answered.
-                if is_folder && matches!(target, FetchTarget::Standard(_)) {
+                if is_folder && matches!(target, FetchTarget::StandardOutput(_)) {
                     bail!(FOLDER_TO_STANDARD);
                 }
                 shown.changed(&status);
@@ -196,13 +197,13 @@ async fn fetch(
     match download.clone().await {
         Ok(fetched) => Ok(fetched),
         Err(error) => {
-            let goes_on = match &error {
-                Error::Fetch(fetch) if fetch.is_changed() => GOES_ON_AS_IT_WAS,
-                _ => GOES_ON,
+            let next_fetch = match &error {
+                Error::Fetch(fetch) if fetch.is_changed() => CONTINUES_IF_RESTORED,
+                _ => CONTINUES,
             };
             let error = advised(error);
-            if is_kept(target, &download.status()) {
-                bail!("{}; {goes_on}", text::error(&error));
+            if keeps_part(target, &download.status()) {
+                bail!("{}; {next_fetch}", text::error(&error));
             }
             Err(error)
         }
@@ -234,15 +235,15 @@ const FOLDER_TO_STANDARD: &str =
     "this is a folder, which standard output can't hold: leave out the -, or give a PATH";
 
 fn stopped(target: &FetchTarget, status: &DownloadStatus) -> anyhow::Error {
-    if is_kept(target, status) {
-        return anyhow!("stopped: {GOES_ON}");
+    if keeps_part(target, status) {
+        return anyhow!("stopped: {CONTINUES}");
     }
     anyhow!("stopped before it was done: nothing is kept")
 }
 
 /// Returns whether a part is kept that the next fetch continues from.
-fn is_kept(target: &FetchTarget, status: &DownloadStatus) -> bool {
-    !matches!(target, FetchTarget::Standard(_)) && status.kept
+fn keeps_part(target: &FetchTarget, status: &DownloadStatus) -> bool {
+    !matches!(target, FetchTarget::StandardOutput(_)) && status.kept
 }
 
 /// Prints the path of the result, relative to the current folder if it is in it. Differences from
@@ -290,7 +291,7 @@ async fn write_out(
         () = stop.cancelled() => {
             // The thread may wait for its reader for ever, so the program ends without it.
             drop(kept);
-            leave(BEFORE_WRITTEN)
+            exit_with_error(STOPPED_BEFORE_WRITTEN)
         }
     }
 }
@@ -306,7 +307,7 @@ impl FetchProgress {
         if io::stderr().is_terminal() {
             Self::Bars(Bars::new().transfers())
         } else {
-            Self::Lines(tokio::time::interval_at(Instant::now() + INTERVAL, INTERVAL))
+            Self::Lines(tokio::time::interval_at(Instant::now() + LINE_INTERVAL, LINE_INTERVAL))
         }
     }
 

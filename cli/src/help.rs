@@ -6,12 +6,12 @@ use crate::command::{COMMANDS, CommandSpec};
 use crate::fetch_arguments::TICKET_START;
 
 /// Returns the command with this name or other name.
-pub(crate) fn entry(name: &str) -> Option<&'static CommandSpec> {
+pub(crate) fn find_command(name: &str) -> Option<&'static CommandSpec> {
     COMMANDS.iter().find(|entry| entry.names().any(|known| known == name))
 }
 
 /// Words of other programs, and hints to the commands with the same effect.
-const ELSEWHERE: &[(&[&str], &str)] = &[
+const FOREIGN_WORDS: &[(&[&str], &str)] = &[
     (&["receive", "recv", "download", "fetch", "pull"], "`get TICKET` fetches a file or folder"),
     (
         &["share", "upload", "serve", "put", "offer", "publish"],
@@ -28,9 +28,9 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
 ];
 
 /// Returns the error for a word that is not a command.
-pub(crate) fn unknown(word: &str) -> String {
+pub(crate) fn unknown_command(word: &str) -> String {
     let is_listed = |(words, _): &&(&[&str], &str)| words.contains(&word);
-    if let Some((_, hint)) = ELSEWHERE.iter().find(is_listed) {
+    if let Some((_, hint)) = FOREIGN_WORDS.iter().find(is_listed) {
         return format!("`{word}` is not a command here: {hint}");
     }
     let is_ticket = word.to_ascii_lowercase().starts_with(TICKET_START);
@@ -38,7 +38,7 @@ pub(crate) fn unknown(word: &str) -> String {
         return "this is not a command: `get` before it fetches the file".to_owned();
     }
     let lower = word.to_ascii_lowercase();
-    if lower != word && entry(&lower).is_some() {
+    if lower != word && find_command(&lower).is_some() {
         return format!("commands are written in lower case: `{lower}`");
     }
     let names = COMMANDS.iter().flat_map(CommandSpec::names);
@@ -53,11 +53,11 @@ pub(crate) fn unknown(word: &str) -> String {
 }
 
 /// Returns the text of `help`, or of `help COMMAND`.
-pub(crate) fn help(topic: Option<&str>) -> Result<String, String> {
+pub(crate) fn help_text(topic: Option<&str>) -> Result<String, String> {
     let Some(topic) = topic else {
         return Ok(overview());
     };
-    let entry = entry(topic).ok_or_else(|| unknown(topic))?;
+    let entry = find_command(topic).ok_or_else(|| unknown_command(topic))?;
     let mut text = format!("{}\n  {}.", entry.usage, entry.summary);
     for line in entry.more.lines() {
         let _ = write!(text, "\n  {line}");
@@ -69,16 +69,16 @@ pub(crate) fn help(topic: Option<&str>) -> Result<String, String> {
 }
 
 /// Width of the column with the commands. The summary of a longer command is on the next line.
-const COLUMN: usize = 27;
+const USAGE_WIDTH: usize = 27;
 
 fn overview() -> String {
     let mut text = String::new();
     for CommandSpec { usage, summary, .. } in COMMANDS {
-        if usage.len() > COLUMN {
+        if usage.len() > USAGE_WIDTH {
             let _ = writeln!(text, "  {usage}");
-            let _ = writeln!(text, "  {:COLUMN$}  {summary}", "");
+            let _ = writeln!(text, "  {:USAGE_WIDTH$}  {summary}", "");
         } else {
-            let _ = writeln!(text, "  {usage:COLUMN$}  {summary}");
+            let _ = writeln!(text, "  {usage:USAGE_WIDTH$}  {summary}");
         }
     }
     text.push_str(
@@ -97,17 +97,17 @@ mod tests {
 
     #[test]
     fn names_are_found_and_near_ones_suggested() {
-        assert_eq!(entry("req").unwrap().name(), "get");
-        assert_eq!(entry("quit").unwrap().name(), "exit");
-        assert!(entry("connec").is_none());
-        assert!(unknown("conect").contains("`connect`"));
-        assert!(unknown("brodcast").contains("`broadcast`"));
-        assert!(unknown("xyzzy").contains("`help`"));
-        assert!(unknown("receive").contains("`get TICKET`"));
-        assert!(unknown("share").contains("`add PATH`"));
-        assert!(unknown("peerkit1abc").contains("`get`"));
-        for word in ELSEWHERE.iter().flat_map(|(words, _)| *words) {
-            assert!(entry(word).is_none(), "{word} is a command");
+        assert_eq!(find_command("req").unwrap().name(), "get");
+        assert_eq!(find_command("quit").unwrap().name(), "exit");
+        assert!(find_command("connec").is_none());
+        assert!(unknown_command("conect").contains("`connect`"));
+        assert!(unknown_command("brodcast").contains("`broadcast`"));
+        assert!(unknown_command("xyzzy").contains("`help`"));
+        assert!(unknown_command("receive").contains("`get TICKET`"));
+        assert!(unknown_command("share").contains("`add PATH`"));
+        assert!(unknown_command("peerkit1abc").contains("`get`"));
+        for word in FOREIGN_WORDS.iter().flat_map(|(words, _)| *words) {
+            assert!(find_command(word).is_none(), "{word} is a command");
         }
     }
 
@@ -143,12 +143,12 @@ mod tests {
 
     #[test]
     fn help_tells_of_all_and_of_one() {
-        let all = help(None).unwrap();
+        let all = help_text(None).unwrap();
         for entry in COMMANDS {
             assert!(all.contains(entry.usage), "{}", entry.name());
-            assert!(help(Some(entry.name())).unwrap().contains(entry.summary));
+            assert!(help_text(Some(entry.name())).unwrap().contains(entry.summary));
         }
-        assert!(help(Some("stop")).unwrap().contains("goodbye"));
-        assert!(help(Some("nothing")).is_err());
+        assert!(help_text(Some("stop")).unwrap().contains("goodbye"));
+        assert!(help_text(Some("nothing")).is_err());
     }
 }

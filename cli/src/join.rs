@@ -14,17 +14,17 @@ use crate::output::Printer;
 use crate::text::count;
 
 /// Maximum time until the report about nodes that did not answer. 12 s: by then a dial has failed.
-const DIALS_END: Duration = Duration::from_secs(12);
+const REPORT_WAIT: Duration = Duration::from_secs(12);
 
 /// Time after a failed command in which events of its dials may still come. 10 s: they come at once
 /// unless the machine is overloaded.
-const LATE: Duration = Duration::from_secs(10);
+const LATE_EVENTS: Duration = Duration::from_secs(10);
 
 /// Wait before the network is asked again for the address of a node. It doubles each time, up to
-/// [`ASK_AT_LEAST`], as between dials.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// [`MAX_LOOKUP_WAIT`], as between dials.
+const FIRST_LOOKUP_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait between two questions to the network.
-const ASK_AT_LEAST: Duration = Duration::from_secs(60);
+const MAX_LOOKUP_WAIT: Duration = Duration::from_secs(60);
 
 /// Dials whose failures are not reported by events, but by a result or by one line for all of them.
 /// Clones share their state.
@@ -42,9 +42,9 @@ struct ExpectedDials {
     /// Peers of earlier runs, by their addresses.
     known: BTreeMap<Address, NodeId>,
     /// The peers of earlier runs that did not answer.
-    dead: BTreeSet<NodeId>,
+    unanswered: BTreeSet<NodeId>,
     /// Addresses whose failures the messages about joining report.
-    named: BTreeSet<Address>,
+    join_dials: BTreeSet<Address>,
     /// Addresses that a command dials, with the time of its failure. The result of the command
     /// reports the failure, and the event may come after the result.
     commanded: BTreeMap<Address, Option<Instant>>,
@@ -57,27 +57,29 @@ impl ExpectedFailures {
         let mut dials = lock(&self.0.dials);
         if let Some(id) = dials.known.get(address).copied() {
             // A peer may have several addresses, and fails once for each of them.
-            dials.dead.insert(id);
+            dials.unanswered.insert(id);
             self.0.failed.notify_waiters();
             return true;
         }
-        dials.commanded.remove(address).is_some() || dials.named.contains(address)
+        dials.commanded.remove(address).is_some() || dials.join_dials.contains(address)
     }
 
     /// Notes the dials of a command to one node, whose failure the result of the command reports.
     /// With several nodes, the result has only one failure, and events report all of them.
-    pub(crate) async fn begin_command(&self, node: &Node, places: &[String]) {
-        let distinct: Vec<&String> = BTreeSet::from_iter(places).into_iter().collect();
+    pub(crate) async fn begin_command(&self, node: &Node, targets: &[String]) {
+        let distinct: Vec<&String> = BTreeSet::from_iter(targets).into_iter().collect();
         let addresses = match distinct[..] {
             [] => node.network().bootstrap_nodes().to_vec(),
-            [place] => node.network().known_addresses(place).await.unwrap_or_default(),
+            [target] => node.network().known_addresses(target).await.unwrap_or_default(),
             _ => Vec::new(),
         };
         let mut dials = lock(&self.0.dials);
         // Events that did not come in time will not come any more.
-        dials.commanded.retain(|_, failed| failed.is_some_and(|failed| failed.elapsed() < LATE));
+        dials
+            .commanded
+            .retain(|_, failed| failed.is_some_and(|failed| failed.elapsed() < LATE_EVENTS));
         // With several bootstrap nodes the result can't name each failure, so events do.
-        if !places.is_empty() || addresses.len() == 1 {
+        if !targets.is_empty() || addresses.len() == 1 {
             dials.commanded.extend(addresses.into_iter().map(|address| (address, None)));
         }
     }
@@ -105,7 +107,7 @@ impl ExpectedFailures {
     }
 
     /// Expects the dials of peers of earlier runs, and of bootstrap nodes.
-    async fn expect(&self, node: &Node) {
+    async fn expect_dials(&self, node: &Node) {
         let known = node.network().known_peers().await.unwrap_or_default();
         let mut dials = lock(&self.0.dials);
         for (id, peer) in known {
@@ -113,35 +115,35 @@ impl ExpectedFailures {
             // Events name the address that was dialled, which has the identity of a known peer.
             dials.known.extend(addresses.map(|address| (address.with_id(id), id)));
         }
-        dials.named.extend(node.network().bootstrap_nodes());
+        dials.join_dials.extend(node.network().bootstrap_nodes());
     }
 
     /// Waits until each peer of earlier runs has a link or has failed, and prints how many did not
     /// answer. From then on events report their failures.
-    async fn report(&self, node: &Node, output: &Printer) {
-        let until = Instant::now() + DIALS_END;
+    async fn report_unanswered(&self, node: &Node, output: &Printer) {
+        let until = Instant::now() + REPORT_WAIT;
         loop {
             // Before the check, so that a failure in between is not missed.
             let failed = self.0.failed.notified();
             let pending = {
                 let dials = lock(&self.0.dials);
                 let mut ids = dials.known.values();
-                ids.any(|id| !dials.dead.contains(id) && node.peer(*id).is_none())
+                ids.any(|id| !dials.unanswered.contains(id) && node.peer(*id).is_none())
             };
             if !pending || tokio::time::timeout_at(until, failed).await.is_err() {
                 break;
             }
         }
-        let dead = {
+        let unanswered = {
             let mut dials = lock(&self.0.dials);
             // From now on these peers are dialled like any others.
             dials.known.clear();
-            std::mem::take(&mut dials.dead)
+            std::mem::take(&mut dials.unanswered)
         };
-        let dead = dead.into_iter().filter(|id| node.peer(*id).is_none()).count();
-        if dead > 0 {
-            let dead = count(dead, "node");
-            output.warning(&format!("{dead} known from before did not answer")).await;
+        let unanswered = unanswered.into_iter().filter(|id| node.peer(*id).is_none()).count();
+        if unanswered > 0 {
+            let unanswered = count(unanswered, "node");
+            output.warning(&format!("{unanswered} known from before did not answer")).await;
         }
     }
 }
@@ -161,38 +163,38 @@ pub(crate) fn advised(error: Error) -> anyhow::Error {
 /// continues in the background.
 pub(crate) async fn begin(
     node: &Node,
-    places: &[String],
+    targets: &[String],
     expected: &ExpectedFailures,
     output: &Printer,
 ) -> Option<AbortHandle> {
     if node.network().is_manual() {
-        connect(node, places).await;
+        connect(node, targets).await;
         return None;
     }
-    let (node, places) = (node.clone(), places.to_vec());
+    let (node, targets) = (node.clone(), targets.to_vec());
     let (expected, output) = (expected.clone(), output.clone());
-    if places.is_empty() {
+    if targets.is_empty() {
         let rejoining = async move { rejoin(&node, &expected, &output).await };
         return Some(tokio::spawn(rejoining).abort_handle());
     }
     let (tried, first) = oneshot::channel();
-    let joining = async move { join(&node, &places, &expected, &output, tried).await };
+    let joining = async move { join(&node, &targets, &expected, &output, tried).await };
     let joining = tokio::spawn(joining);
     let _ = first.await;
     Some(joining.abort_handle())
 }
 
-/// Connects to all places at once. Events report failures.
-async fn connect(node: &Node, places: &[String]) {
+/// Connects to all targets at once. Events report failures.
+async fn connect(node: &Node, targets: &[String]) {
     let mut dials = JoinSet::new();
-    for place in places {
-        let (node, place) = (node.clone(), place.clone());
+    for target in targets {
+        let (node, target) = (node.clone(), target.clone());
         dials.spawn(async move {
-            let dialled = node.connect(place.as_str()).await;
+            let dialled = node.connect(target.as_str()).await;
             if let Err(error) = dialled
-                && is_unknown(&error)
+                && is_unknown_node(&error)
             {
-                tracing::warn!(%error, "could not connect to {place}");
+                tracing::warn!(%error, "could not connect to {target}");
             }
         });
     }
@@ -200,16 +202,16 @@ async fn connect(node: &Node, places: &[String]) {
 }
 
 /// Returns whether the node was not dialled because its address is not known.
-fn is_unknown(error: &Error) -> bool {
+fn is_unknown_node(error: &Error) -> bool {
     matches!(error, Error::NotFound(_) | Error::NoAddress | Error::AmbiguousPeer(_))
 }
 
-/// Joins through the places of the command line, which may not be up yet: retries until one of them
+/// Joins through the targets of the command line, which may not be up yet: retries until one of them
 /// answers. After the first attempt, `tried` is dropped, and bootstrap nodes and known peers are
 /// tried as well.
 async fn join(
     node: &Node,
-    places: &[String],
+    targets: &[String],
     expected: &ExpectedFailures,
     output: &Printer,
     tried: oneshot::Sender<()>,
@@ -227,19 +229,19 @@ async fn join(
         while let Some((error, wait)) = failed.recv().await {
             output.not_joined(&error, Some(wait)).await;
             if tried.take().is_some() {
-                expected.expect(node).await;
-                // The line that `report` prints counts the peers that did not answer.
+                expected.expect_dials(node).await;
+                // The line that `report_unanswered` prints counts the peers that did not answer.
                 let _ = node.join(&[]).await;
-                expected.report(node, output).await;
+                expected.report_unanswered(node, output).await;
             }
         }
     };
     let joining = async {
-        let addresses = found(node, places, &report_failure).await?;
-        // With several places a message gives only their number, and events name each of them.
-        if let [_] = places {
+        let addresses = resolve(node, targets, &report_failure).await?;
+        // With several targets a message gives only their number, and events name each of them.
+        if let [_] = targets {
             // The messages about the join report these failures.
-            lock(&expected.0.dials).named.extend(addresses.iter().cloned());
+            lock(&expected.0.dials).join_dials.extend(addresses.iter().cloned());
         }
         node.network().join_patiently(&addresses, report_failure).await
     };
@@ -250,50 +252,50 @@ async fn join(
     }
 }
 
-/// Resolves places to addresses, and waits until that has worked for one of them. Names are
+/// Resolves targets to addresses, and waits until that has worked for one of them. Names are
 /// resolved by the network, which this node may not have joined yet. Calls `report_failure` after
 /// each failed attempt.
-async fn found(
+async fn resolve(
     node: &Node,
-    places: &[String],
+    targets: &[String],
     report_failure: &impl Fn(&Error, Duration),
 ) -> Result<Vec<Address>, Error> {
-    let mut wait = ASK_AGAIN;
+    let mut wait = FIRST_LOOKUP_WAIT;
     loop {
         let (mut addresses, mut failure) = (Vec::new(), None);
-        for place in places {
-            match node.network().find_addresses(place).await {
+        for target in targets {
+            match node.network().find_addresses(target).await {
                 Ok(found) => addresses.extend(found),
-                Err(error) if is_unknown(&error) => failure = Some((place, error)),
+                Err(error) if is_unknown_node(&error) => failure = Some((target, error)),
                 Err(error) => return Err(error),
             }
         }
         match failure {
             Some((_, error)) if addresses.is_empty() => report_failure(&error, wait),
-            Some((place, error)) => {
-                tracing::warn!(%error, "could not find {place}");
+            Some((target, error)) => {
+                tracing::warn!(%error, "could not find {target}");
                 return Ok(addresses);
             }
             None => return Ok(addresses),
         }
         tokio::time::sleep(wait).await;
-        wait = wait.saturating_mul(2).min(ASK_AT_LEAST);
+        wait = wait.saturating_mul(2).min(MAX_LOOKUP_WAIT);
     }
 }
 
 /// Joins through bootstrap nodes and the peers of earlier runs. If there are bootstrap nodes, it
 /// retries until one of them answers.
 async fn rejoin(node: &Node, expected: &ExpectedFailures, output: &Printer) {
-    expected.expect(node).await;
+    expected.expect_dials(node).await;
     if node.network().bootstrap_nodes().is_empty() {
         match node.join(&[]).await {
-            // A new node has no peers to join through. `report` counts those that do not answer.
+            // A new node has no peers to join through. `report_unanswered` counts those that do not answer.
             Ok(_) | Err(Error::NoBootstrap | Error::NoneReached { .. } | Error::Stopped) => {}
             // The user has asked for that.
             Err(Error::AllKeptAway) => {}
             Err(error) => tracing::warn!(%error, "could not rejoin"),
         }
-        expected.report(node, output).await;
+        expected.report_unanswered(node, output).await;
         return;
     }
     let (failures, mut failed) = mpsc::unbounded_channel();
@@ -303,7 +305,7 @@ async fn rejoin(node: &Node, expected: &ExpectedFailures, output: &Printer) {
         if let Some((error, wait)) = failed.recv().await {
             output.not_joined(&error, Some(wait)).await;
         }
-        expected.report(node, output).await;
+        expected.report_unanswered(node, output).await;
         // The channel has no bound, so the failures are taken out of it.
         while failed.recv().await.is_some() {}
     };

@@ -25,7 +25,7 @@ const DEBUG: &str = "warn,notify=error,peerkit=debug,peerkit_proto=debug";
 
 /// The default filter. `notify` warns of every watched folder that was removed, which the node
 /// reports by itself.
-const USUAL: &str = "warn,notify=error";
+const DEFAULT_FILTER: &str = "warn,notify=error";
 
 /// The switch of the log.
 #[derive(Clone)]
@@ -44,7 +44,7 @@ const KINDS: [&str; 7] =
 impl LogSwitch {
     /// Starts the log.
     pub(crate) fn start() -> Self {
-        let (filter, fault) = usual();
+        let (filter, fault) = configured_filter();
         let (filter, handle) = reload::Layer::new(filter);
         // A field may contain a name from the network, which must not start a new line.
         let fields = debug_fn(|line, field, value| match field.name() {
@@ -81,7 +81,7 @@ impl LogSwitch {
     pub(crate) fn set_debug(&self, on: Option<bool>) -> anyhow::Result<bool> {
         let on = on.unwrap_or(!self.debug.load(Ordering::Relaxed));
         // `debug off` returns to PEERKIT_LOG, which may ask for more than warnings.
-        let filter = if on { EnvFilter::new(DEBUG) } else { usual().0 };
+        let filter = if on { EnvFilter::new(DEBUG) } else { configured_filter().0 };
         self.filter.reload(filter)?;
         self.debug.store(on, Ordering::Relaxed);
         Ok(on)
@@ -98,10 +98,10 @@ fn without_notify(filter: EnvFilter) -> EnvFilter {
 }
 
 /// Returns the filter of PEERKIT_LOG. If it is invalid, returns the default filter and the error.
-fn usual() -> (EnvFilter, Option<String>) {
+fn configured_filter() -> (EnvFilter, Option<String>) {
     let builder = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into());
     let wanted = std::env::var_os("PEERKIT_LOG").filter(|wanted| !wanted.is_empty());
-    let wanted = wanted.unwrap_or_else(|| USUAL.into());
+    let wanted = wanted.unwrap_or_else(|| DEFAULT_FILTER.into());
     // A wrong filter must not hide warnings, so it is replaced as a whole.
     let parsed = match wanted.to_str() {
         Some(wanted) => with_kinds(wanted)
@@ -112,7 +112,7 @@ fn usual() -> (EnvFilter, Option<String>) {
         // The user asks for the messages of the folder watcher.
         Ok(filter) if wanted.to_string_lossy().contains("notify") => (filter, None),
         Ok(filter) => (without_notify(filter), None),
-        Err(fault) => (EnvFilter::new(USUAL), Some(fault)),
+        Err(fault) => (EnvFilter::new(DEFAULT_FILTER), Some(fault)),
     }
 }
 
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_watch_that_has_ended_is_nothing_to_warn_of() {
-        for filter in [USUAL, DEBUG] {
+        for filter in [DEFAULT_FILTER, DEBUG] {
             let log = tempfile::NamedTempFile::new().unwrap();
             let file = log.reopen().unwrap();
             let subscriber = fmt()

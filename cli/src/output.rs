@@ -22,7 +22,7 @@ use crate::text::{self, Paint, plain};
 const QUEUE: usize = 256;
 
 /// Maximum time for the reader to read the last lines. 5 s: as long as the node flushes its links.
-const FLUSH: Duration = Duration::from_secs(5);
+const FLUSH_WAIT: Duration = Duration::from_secs(5);
 
 /// The result of a command that worked.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub(crate) struct Printer {
     paint: Paint,
     errors: Paint,
     /// Cancelled when a reader that does not read has had its time. Nothing waits for it then.
-    late: CancellationToken,
+    reader_given_up: CancellationToken,
 }
 
 /// The writing end of a [`Printer`].
@@ -90,7 +90,7 @@ enum PrintJob {
 }
 
 impl Printer {
-    /// Starts the writing thread. After `stop` is cancelled, lines wait at most [`FLUSH`] for a
+    /// Starts the writing thread. After `stop` is cancelled, lines wait at most [`FLUSH_WAIT`] for a
     /// reader that does not read, so that such a reader does not keep the node from stopping.
     pub(crate) fn start(
         json: bool,
@@ -110,13 +110,13 @@ impl Printer {
             }
             let _ = end.send(result);
         });
-        let late = CancellationToken::new();
-        let (stop, given_up) = (stop.clone(), late.clone());
+        let reader_given_up = CancellationToken::new();
+        let (stop, given_up) = (stop.clone(), reader_given_up.clone());
         tokio::spawn(async move {
             stop.cancelled().await;
             // A reader that still reads gets the last lines. One that does not is given up after
             // this.
-            tokio::time::sleep(FLUSH).await;
+            tokio::time::sleep(FLUSH_WAIT).await;
             given_up.cancel();
         });
         let output = Self {
@@ -124,7 +124,7 @@ impl Printer {
             json,
             paint: Paint::on(&io::stdout()),
             errors: Paint::on(&io::stderr()),
-            late,
+            reader_given_up,
         };
         let is_terminal = io::stdout().is_terminal();
         let writer = PrinterThread { lines, ended, broken, is_terminal };
@@ -198,7 +198,7 @@ impl Printer {
             return;
         };
         // A reader that has stopped reading must not keep the program from ending.
-        let _ = tokio::time::timeout(FLUSH, self.put(PrintJob::Out(line))).await;
+        let _ = tokio::time::timeout(FLUSH_WAIT, self.put(PrintJob::Out(line))).await;
     }
 
     /// Prints a text unchanged. It has to end with a newline.
@@ -218,10 +218,10 @@ impl Printer {
     }
 
     /// Waits until all lines so far are written.
-    pub(crate) async fn settle(&self) {
+    pub(crate) async fn flush(&self) {
         let (mark, written) = oneshot::channel();
         self.put(PrintJob::Mark(mark)).await;
-        let _ = self.late.run_until_cancelled(written).await;
+        let _ = self.reader_given_up.run_until_cancelled(written).await;
     }
 
     /// Prints a line of the log; waits for room in the queue. Returns the line if the output has
@@ -236,7 +236,7 @@ impl Printer {
 
     async fn put(&self, line: PrintJob) {
         // The thread ends early only if writing failed, which `finish` reports.
-        let _ = self.late.run_until_cancelled(self.lines.send(line)).await;
+        let _ = self.reader_given_up.run_until_cancelled(self.lines.send(line)).await;
     }
 }
 
@@ -250,8 +250,8 @@ impl PrinterThread {
     /// terminal was closed.
     pub(crate) async fn finish(self) -> io::Result<()> {
         let end = self.lines.send(PrintJob::End);
-        let _ = tokio::time::timeout(FLUSH, end).await;
-        let ended = tokio::task::spawn_blocking(move || self.ended.recv_timeout(FLUSH)).await;
+        let _ = tokio::time::timeout(FLUSH_WAIT, end).await;
+        let ended = tokio::task::spawn_blocking(move || self.ended.recv_timeout(FLUSH_WAIT)).await;
         match ended {
             Ok(Ok(Err(error)))
                 if !self.is_terminal && error.kind() != io::ErrorKind::BrokenPipe =>
@@ -270,28 +270,28 @@ fn write_lines(mut queue: mpsc::Receiver<PrintJob>, mut sink: Sink, bars: &Bars)
             (_, PrintJob::End) => break,
             // Lines are written in order, so all lines before the mark are written now.
             (_, PrintJob::Mark(mark)) => drop(mark),
-            (Sink::Streams, PrintJob::Out(text)) => bars.step_aside(|| {
+            (Sink::Streams, PrintJob::Out(text)) => bars.while_hidden(|| {
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(text.as_bytes())?;
                 stdout.flush()
             })?,
             // If standard error is closed, there is nowhere to report it.
-            (Sink::Streams, PrintJob::Err(text)) => bars.step_aside(|| {
+            (Sink::Streams, PrintJob::Err(text)) => bars.while_hidden(|| {
                 let _ = io::stderr().lock().write_all(text.as_bytes());
             }),
             (Sink::Streams, PrintJob::Above(_) | PrintJob::Typed) => {}
             (Sink::Prompt(printer), PrintJob::Out(text) | PrintJob::Err(text)) => {
                 // The lines above the prompt are erased and not moved: the next update writes them
                 // below.
-                let text = above.make_way(&text);
-                bars.step_aside(|| printer.print(text)).map_err(io::Error::other)?;
+                let text = above.print_over(&text);
+                bars.while_hidden(|| printer.print(text)).map_err(io::Error::other)?;
             }
             (Sink::Prompt(printer), PrintJob::Above(lines)) => {
                 if let Some(text) = above.set(lines) {
                     printer.print(text).map_err(io::Error::other)?;
                 }
             }
-            (Sink::Prompt(_), PrintJob::Typed) => above.leave(),
+            (Sink::Prompt(_), PrintJob::Typed) => above.leave_in_place(),
         }
     }
     Ok(())
@@ -308,7 +308,7 @@ struct LinesAbovePrompt {
 impl LinesAbovePrompt {
     /// Returns the text that puts `lines` above the prompt; `None` if they are there already.
     fn set(&mut self, lines: String) -> Option<String> {
-        // After `make_way` or `leave` equal lines have to be written again.
+        // After `print_over` or `leave_in_place` equal lines have to be written again.
         let same = self.lines == lines && self.shown == lines.lines().count();
         if same {
             return None;
@@ -325,14 +325,14 @@ impl LinesAbovePrompt {
 
     /// Returns the text that prints `text` in place of the lines. They go below it when they are
     /// set again.
-    fn make_way(&mut self, text: &str) -> String {
+    fn print_over(&mut self, text: &str) -> String {
         let text = format!("{}{text}", self.erase());
         self.shown = 0;
         text
     }
 
     /// Leaves the lines where they are; the next ones go below.
-    fn leave(&mut self) {
+    fn leave_in_place(&mut self) {
         self.shown = 0;
     }
 
@@ -352,13 +352,13 @@ mod tests {
     #[test]
     fn lines_above_the_prompt_are_written_in_their_place() {
         let mut above = LinesAbovePrompt::default();
-        assert_eq!(above.make_way("a\n"), "a\n");
+        assert_eq!(above.print_over("a\n"), "a\n");
         assert_eq!(above.set("1 %\n2 %\n".into()).unwrap(), "1 %\n2 %\n");
         assert_eq!(above.set("1 %\n2 %\n".into()), None);
         assert_eq!(above.set("3 %\n".into()).unwrap(), "\u{1b}[2A\u{1b}[J3 %\n");
-        assert_eq!(above.make_way("b\n"), "\u{1b}[1A\u{1b}[Jb\n");
+        assert_eq!(above.print_over("b\n"), "\u{1b}[1A\u{1b}[Jb\n");
         assert_eq!(above.set("3 %\n".into()).unwrap(), "3 %\n");
-        above.leave();
+        above.leave_in_place();
         assert_eq!(above.set("3 %\n".into()).unwrap(), "3 %\n");
         assert_eq!(above.set(String::new()).unwrap(), "\u{1b}[1A\u{1b}[J\u{1b}[A\n");
         assert_eq!(above.set(String::new()), None);

@@ -50,7 +50,7 @@ impl Bars {
     }
 
     /// Runs `print` while the bars are hidden, so that its output does not mix with them.
-    pub(crate) fn step_aside<R>(&self, print: impl FnOnce() -> R) -> R {
+    pub(crate) fn while_hidden<R>(&self, print: impl FnOnce() -> R) -> R {
         self.bars.suspend(print)
     }
 
@@ -166,6 +166,6 @@ mod tests {
         bar(HashProgress { done: 0, total: 1 });
         bar(HashProgress { done: 1 << 20, total: 8 << 20 });
         drop(bar);
-        assert_eq!(bars.step_aside(|| 7), 7);
+        assert_eq!(bars.while_hidden(|| 7), 7);
     }
 }

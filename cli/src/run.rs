@@ -42,7 +42,7 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
     let log = LogSwitch::start();
     let shares = args.share.iter().map(|path| folders::existing(path));
     let shares: Vec<PathBuf> = shares.collect::<anyhow::Result<_>>()?;
-    let places = args.places()?;
+    let targets = args.targets()?;
     if let Some(folder) = &args.downloads {
         let checked = folders::check_folder(folder);
         checked.map_err(|error| usage(format!("--downloads: {error}")))?;
@@ -52,7 +52,7 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
     }
     let running =
         start::start(args.state.as_deref(), &args.listening.listen, || builder(&args)).await?;
-    let run = RunSession { args, running, places, bars: Bars::new(), stop };
+    let run = RunSession { args, running, targets, bars: Bars::new(), stop };
     // Before the shares are hashed, which may take minutes: no event of that time is lost.
     let events = run.running.node.events();
     let served = match run.share(&shares).await {
@@ -69,7 +69,7 @@ struct RunSession {
     args: Box<RunArgs>,
     running: RunningNode,
     /// Nodes to join through.
-    places: Vec<String>,
+    targets: Vec<String>,
     bars: Bars,
     stop: CancellationToken,
 }
@@ -131,7 +131,7 @@ impl RunSession {
         events: Events,
         log: LogSwitch,
     ) -> anyhow::Result<bool> {
-        let Self { args, running: RunningNode { node, state, .. }, places, bars, stop } = self;
+        let Self { args, running: RunningNode { node, state, .. }, targets, bars, stop } = self;
         let input = CommandSource::of(args);
         let found = SearchResults::default();
         let history = state.join("history");
@@ -163,11 +163,11 @@ impl RunSession {
         let reported = (fetches.clone(), expected.clone());
         let printing = tokio::spawn(print(node.clone(), events, output.clone(), reported));
         let joining = tokio::select! {
-            joining = join::begin(node, places, &expected, &output) => joining,
+            joining = join::begin(node, targets, &expected, &output) => joining,
             () = stop.cancelled() => None,
         };
         if has_prompt {
-            output.settle().await;
+            output.flush().await;
         }
         // With `Nothing` the sender is dropped at once, as if the input had ended.
         let requests = match (prompt, input) {
@@ -193,10 +193,10 @@ impl RunSession {
         if args.headless && done.last.is_none() {
             stop.cancelled().await;
         }
-        let is_idle = places.is_empty() && args.share.is_empty() && !args.headless;
-        let is_idle = is_idle && done.nothing_came && input == CommandSource::Lines;
+        let is_idle = targets.is_empty() && args.share.is_empty() && !args.headless;
+        let is_idle = is_idle && done.no_input && input == CommandSource::Lines;
         let is_idle = is_idle && !stop.is_cancelled();
-        let ok = done.ok && !session.fetches.failed();
+        let ok = done.ok && !session.fetches.any_failed();
         // Dropping it would bring the prompt back, which changes the settings of the terminal while
         // they are restored.
         std::mem::forget(done.last);
@@ -235,7 +235,7 @@ impl RunSession {
             let _ = writeln!(text, "  {line}");
         }
         text += &start::note_lines(paint, notes);
-        if let Some(line) = line_to_join(&self.args, node) {
+        if let Some(line) = join_command(&self.args, node) {
             let secret = match environment::secret() {
                 Ok(Some(_)) => " (with the same PEERKIT_SECRET)",
                 _ => "",
@@ -271,7 +271,7 @@ async fn end(
     }
     node.shutdown().await;
     // Both end by themselves once the node has stopped, unless the reader of the output is slow.
-    let last = async { tokio::join!(printing, fetches.ended()) };
+    let last = async { tokio::join!(printing, fetches.wait_until_reported()) };
     let _ = tokio::time::timeout(LAST_EVENTS, last).await;
     output.stopped(&node, false).await;
     writer.finish().await.context("could not write to standard output")
@@ -316,12 +316,12 @@ struct CommandsDone {
     /// The command that stops the node.
     last: Option<InputLine>,
     /// True if the input had no line at all.
-    nothing_came: bool,
+    no_input: bool,
 }
 
 /// Notes that the signal to stop has ended a command or a fetch. Returns whether it was SIGINT.
-fn cut_short() -> bool {
-    signals::cut_short();
+fn note_cut_short() -> bool {
+    signals::note_cut_short();
     signals::was_cut_short()
 }
 
@@ -332,7 +332,7 @@ async fn run_commands(
     stop: &CancellationToken,
 ) -> CommandsDone {
     let output = &session.output;
-    let mut done = CommandsDone { ok: true, last: None, nothing_came: true };
+    let mut done = CommandsDone { ok: true, last: None, no_input: true };
     loop {
         let request = tokio::select! {
             biased;
@@ -340,21 +340,21 @@ async fn run_commands(
             () = stop.cancelled() => {
                 // The status is that of an interrupt only if the signal has ended a fetch.
                 // A timeout of zero polls once, which tells whether a fetch is under way.
-                let settled = tokio::time::timeout(Duration::ZERO, session.fetches_settled()).await;
-                done.ok &= settled.is_ok() || !cut_short();
+                let settled = tokio::time::timeout(Duration::ZERO, session.wait_for_fetches()).await;
+                done.ok &= settled.is_ok() || !note_cut_short();
                 return done;
             }
             request = requests.recv() => request,
         };
         let Some(request) = request else {
             tokio::select! {
-                () = session.fetches_settled() => {}
-                () = stop.cancelled() => done.ok &= session.at_prompt || !cut_short(),
+                () = session.wait_for_fetches() => {}
+                () = stop.cancelled() => done.ok &= session.at_prompt || !note_cut_short(),
             }
             return done;
         };
-        done.nothing_came = false;
-        if request.is_waited_for() {
+        done.no_input = false;
+        if request.is_from_prompt() {
             output.typed().await;
         }
         let parsed =
@@ -366,7 +366,7 @@ async fn run_commands(
                 let Some(result) = carry_out(session, command, stop).await else {
                     let stopped = Err(anyhow!("stopped before it was done"));
                     output.result(name, stopped).await;
-                    done.ok &= session.at_prompt || !cut_short();
+                    done.ok &= session.at_prompt || !note_cut_short();
                     return done;
                 };
                 (name.to_owned(), result, stops)
@@ -379,8 +379,8 @@ async fn run_commands(
             output.result(&name, result).await;
         }
         // The result has to be on the screen before the prompt comes back.
-        if request.is_waited_for() {
-            output.settle().await;
+        if request.is_from_prompt() {
+            output.flush().await;
         }
         if stops && worked {
             return CommandsDone { last: Some(request), ..done };
@@ -428,11 +428,11 @@ async fn print(
 
 /// Returns the command with which another node joins this one, or connects to it if links are made
 /// by hand. Returns `None` if no node may connect.
-fn line_to_join(args: &RunArgs, node: &Node) -> Option<String> {
+fn join_command(args: &RunArgs, node: &Node) -> Option<String> {
     if args.max_inbound == Some(0) {
         return None;
     }
-    let address = start::best(&node.addresses())?.clone().without_id();
+    let address = start::best_address(&node.addresses())?.clone().without_id();
     let mut line = "peerkit run".to_owned();
     if args.manual {
         line.push_str(" --manual");

@@ -18,7 +18,7 @@ use crate::text::{self, plain};
 use crate::{background_fetches, folders, human, json, signals};
 
 /// The subfolder, in the state folder, that holds the key and the hashes of files.
-const FOLDER: &str = "share";
+const STATE_SUBFOLDER: &str = "share";
 
 /// Longest wait for the last events after the node has stopped.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ pub(crate) async fn share(args: ShareArgs) -> anyhow::Result<bool> {
     LogSwitch::start();
     let paths = args.paths.iter().map(|path| folders::existing(path));
     let paths: Vec<PathBuf> = paths.collect::<anyhow::Result<_>>()?;
-    let state = folders::state(args.state.as_deref())?.join(FOLDER);
+    let state = folders::state(args.state.as_deref())?.join(STATE_SUBFOLDER);
     let serving = start_node(&args, &state).await?;
     let outcome = serve(&args, &serving, &paths, &stop).await;
     serving.node.shutdown().await;

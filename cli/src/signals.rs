@@ -33,12 +33,12 @@ static STARTED: AtomicBool = AtomicBool::new(false);
 const START_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Notes that the node has started.
-pub(crate) fn started() {
+pub(crate) fn note_started() {
     STARTED.store(true, Ordering::Release);
 }
 
 /// Ends the program if the node has not started [`START_PATIENCE`] after a signal.
-fn end_a_start() {
+fn end_stuck_start() {
     if STARTED.load(Ordering::Acquire) {
         return;
     }
@@ -46,7 +46,7 @@ fn end_a_start() {
         tokio::time::sleep(START_PATIENCE).await;
         if !STARTED.load(Ordering::Acquire) {
             let _ = writeln!(io::stderr(), "stopped before the node had started");
-            leave()
+            exit_now()
         }
     });
 }
@@ -76,16 +76,16 @@ impl Drop for Interruptible {
 
 /// Notes that a command or a fetch was given up because the program stops. If SIGINT stops it, the
 /// exit status will be [`INTERRUPTED`].
-pub(crate) fn cut_short() {
+pub(crate) fn note_cut_short() {
     // SIGTERM and SIGHUP end a command, too, but not with the status of an interrupt.
     CUT_SHORT.fetch_or(INTERRUPT.load(Ordering::Relaxed), Ordering::Relaxed);
 }
 
 /// Notes that Ctrl-C has ended a command or a fetch while the terminal did not turn it into a
 /// signal.
-pub(crate) fn interrupt() {
+pub(crate) fn note_interrupt() {
     INTERRUPT.store(true, Ordering::Relaxed);
-    cut_short();
+    note_cut_short();
 }
 
 /// Returns whether SIGINT has ended a command or a fetch.
@@ -115,7 +115,7 @@ pub(crate) fn watch() -> io::Result<CancellationToken> {
             };
             tokio::select! {
                 _ = interrupt.recv() => {
-                    if !interrupted() {
+                    if !handle_interrupt() {
                         continue;
                     }
                 }
@@ -123,7 +123,7 @@ pub(crate) fn watch() -> io::Result<CancellationToken> {
                 _ = hung_up => {}
             }
             stop.cancel();
-            end_a_start();
+            end_stuck_start();
         }
     });
     Ok(token)
@@ -152,9 +152,9 @@ pub(crate) fn watch() -> io::Result<CancellationToken> {
     let stop = token.clone();
     tokio::spawn(async move {
         while tokio::signal::ctrl_c().await.is_ok() {
-            if interrupted() {
+            if handle_interrupt() {
                 stop.cancel();
-                end_a_start();
+                end_stuck_start();
             }
         }
     });
@@ -163,7 +163,7 @@ pub(crate) fn watch() -> io::Result<CancellationToken> {
 
 /// Ends the command that runs at a prompt. If there is none, returns true so that the program
 /// stops; the second time ends it at once.
-fn interrupted() -> bool {
+fn handle_interrupt() -> bool {
     // Taken out: the second SIGINT during a command stops the program.
     if let Some(command) = lock(&COMMAND).take() {
         command.cancel();
@@ -171,21 +171,21 @@ fn interrupted() -> bool {
     }
     // A user who presses Ctrl-C twice does not want to wait for a clean stop.
     if INTERRUPT.swap(true, Ordering::Relaxed) {
-        leave()
+        exit_now()
     }
     true
 }
 
-/// A temporary folder that [`leave`] removes.
+/// A temporary folder that [`exit_now`] removes.
 static TEMPORARY: Mutex<Option<PathBuf>> = Mutex::new(None);
 
-/// Makes [`leave`] remove a temporary folder.
-pub(crate) fn remove_at_once(folder: &Path) {
+/// Makes [`exit_now`] remove a temporary folder.
+pub(crate) fn remove_on_exit(folder: &Path) {
     *lock(&TEMPORARY) = Some(folder.to_owned());
 }
 
 /// Ends the program at once, with the exit status of SIGINT or of a failure.
-pub(crate) fn leave() -> ! {
+pub(crate) fn exit_now() -> ! {
     // `process::exit` runs no destructors, so everything that must happen is done here.
     terminal::restore();
     log::finish();

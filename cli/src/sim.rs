@@ -13,10 +13,10 @@ use crate::text::{Paint, count, plain, time};
 use crate::{UsageError, print};
 
 /// Time after which a run shows its progress.
-const WORTH_A_LINE: Duration = Duration::from_secs(1);
+const PROGRESS_AFTER: Duration = Duration::from_secs(1);
 
 /// Interval between updates of the progress.
-const SHOWN: Duration = Duration::from_millis(200);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Runs the scenarios. Returns true if all expectations held.
 pub(crate) fn sim(args: &SimArgs) -> anyhow::Result<bool> {
@@ -106,8 +106,8 @@ impl ProgressLine {
         let now = Instant::now();
         let begun = *self.begun.get_or_insert(now);
         // The simulator reports far more often than a person can read.
-        let soon = self.last.is_some_and(|last| now - last < SHOWN);
-        if now - begun < WORTH_A_LINE || soon || !io::stderr().is_terminal() {
+        let soon = self.last.is_some_and(|last| now - last < PROGRESS_INTERVAL);
+        if now - begun < PROGRESS_AFTER || soon || !io::stderr().is_terminal() {
             return;
         }
         self.last = Some(now);

@@ -14,48 +14,48 @@ const SIBLINGS: usize = 64;
 
 /// An address that a node listens on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ListenPlace {
+pub(crate) enum ListenAddress {
     /// On `host:port`.
-    At(String),
+    HostPort(String),
     /// On this port of every address, IPv4 and IPv6.
-    Everywhere(u16),
+    AllAddresses(u16),
 }
 
 /// The ports of a node. The default port gives way to a free one if another node uses it.
 struct Ports<'a> {
-    given: &'a [ListenPlace],
+    given: &'a [ListenAddress],
     /// True if the default port is in use.
-    gave_way: bool,
+    uses_free_port: bool,
 }
 
 impl<'a> Ports<'a> {
-    fn new(given: &'a [ListenPlace]) -> Self {
-        Self { given, gave_way: false }
+    fn new(given: &'a [ListenAddress]) -> Self {
+        Self { given, uses_free_port: false }
     }
 
     /// Adds the addresses to a builder: the given ones, else the default port or a free port.
     fn on(&self, builder: Builder) -> Builder {
-        match (self.given, self.gave_way) {
+        match (self.given, self.uses_free_port) {
             ([], false) => builder.listen_everywhere(DEFAULT_PORT),
             ([], true) => builder.listen_everywhere(0),
             (given, _) => given.iter().fold(builder, |builder, place| match place {
-                ListenPlace::At(address) => builder.listen(address.as_str()),
-                ListenPlace::Everywhere(port) => builder.listen_everywhere(*port),
+                ListenAddress::HostPort(address) => builder.listen(address.as_str()),
+                ListenAddress::AllAddresses(port) => builder.listen_everywhere(*port),
             }),
         }
     }
 
     /// Takes a free port after the default one was in use. Returns false if the ports were given.
-    fn give_way(&mut self) -> bool {
-        let may = self.given.is_empty() && !self.gave_way;
-        self.gave_way |= may;
+    fn use_free_port(&mut self) -> bool {
+        let may = self.given.is_empty() && !self.uses_free_port;
+        self.uses_free_port |= may;
         may
     }
 
     /// Returns a note about the port, if it is not the default one.
     fn note(&self, node: &Node) -> Option<String> {
         let port = node.listening().first().map(SocketAddr::port)?;
-        self.gave_way.then(|| {
+        self.uses_free_port.then(|| {
             format!(
                 "port {DEFAULT_PORT} is in use, so this node listens on port {port}; `--listen \
                  PORT` chooses one"
@@ -100,7 +100,7 @@ pub(crate) fn builder(name: Option<&str>, config: Config) -> anyhow::Result<Buil
 /// If `build` fails, or the node can't start.
 pub(crate) async fn start(
     given: Option<&Path>,
-    listen: &[ListenPlace],
+    listen: &[ListenAddress],
     build: impl Fn() -> anyhow::Result<Builder>,
 ) -> anyhow::Result<RunningNode> {
     let usual = folders::state(given)?;
@@ -139,7 +139,7 @@ pub(crate) struct StartedNode {
 /// # Errors
 /// If `build` fails, or the node can't start.
 pub(crate) async fn spawn(
-    listen: &[ListenPlace],
+    listen: &[ListenAddress],
     others: usize,
     build: impl Fn(usize) -> anyhow::Result<Builder>,
 ) -> anyhow::Result<StartedNode> {
@@ -149,13 +149,13 @@ pub(crate) async fn spawn(
         match ports.on(build(in_use)?).spawn().await {
             // The lock of the state folder tells whether a node uses it, also after a crash.
             Err(Error::Store(StoreError::InUse(_))) if in_use < others => in_use += 1,
-            Err(Error::PortInUse(_)) if ports.give_way() => {}
+            Err(Error::PortInUse(_)) if ports.use_free_port() => {}
             Err(error) => return Err(advised(error)),
             Ok(node) => break node,
         }
     };
     // From now on a signal stops the node cleanly and does not end a stuck start.
-    signals::started();
+    signals::note_started();
     let note = ports.note(&node);
     Ok(StartedNode { node, in_use, note })
 }
@@ -213,18 +213,18 @@ fn is_local(address: &Address) -> bool {
 
 /// Returns the address to print for other nodes: the first that other machines can dial, else the
 /// first.
-pub(crate) fn best(addresses: &[Address]) -> Option<&Address> {
+pub(crate) fn best_address(addresses: &[Address]) -> Option<&Address> {
     addresses.iter().find(|address| !is_local(address)).or(addresses.first())
 }
 
 /// Returns the addresses that a node announces, as text.
 pub(crate) fn addresses(node: &Node) -> String {
     let bound = node.listening().into_iter().filter(|socket| !socket.ip().is_unspecified());
-    listed(node.addresses(), bound.collect())
+    describe_addresses(node.addresses(), bound.collect())
 }
 
 /// Lists the announced addresses; if there are none, the bound ones, which are link-local then.
-fn listed(addresses: Vec<Address>, bound: Vec<SocketAddr>) -> String {
+fn describe_addresses(addresses: Vec<Address>, bound: Vec<SocketAddr>) -> String {
     if addresses.is_empty() && !bound.is_empty() {
         let all: Vec<_> = bound.iter().map(ToString::to_string).collect();
         return format!("{}, which is not announced, as it is link-local", all.join(", "));
@@ -242,11 +242,11 @@ mod tests {
 
     #[test]
     fn a_node_without_an_address_says_so() {
-        assert!(listed(Vec::new(), Vec::new()).starts_with("no address"));
+        assert!(describe_addresses(Vec::new(), Vec::new()).starts_with("no address"));
         let bound = "[fe80::1%2]:7".parse().unwrap();
-        assert!(listed(Vec::new(), vec![bound]).starts_with("[fe80::1%2]:7, which"));
+        assert!(describe_addresses(Vec::new(), vec![bound]).starts_with("[fe80::1%2]:7, which"));
         let two = ["a:1", "[::1]:2"].map(|text| text.parse().unwrap());
-        assert_eq!(listed(two.into(), Vec::new()), "a:1, [::1]:2");
+        assert_eq!(describe_addresses(two.into(), Vec::new()), "a:1, [::1]:2");
     }
 
     #[test]
@@ -280,7 +280,7 @@ mod tests {
     fn the_address_that_is_printed_is_of_use_to_others() {
         let best = |texts: &[&str]| {
             let addresses: Vec<Address> = texts.iter().map(|text| text.parse().unwrap()).collect();
-            best(&addresses).map(ToString::to_string)
+            best_address(&addresses).map(ToString::to_string)
         };
         assert_eq!(best(&["127.0.0.1:1", "192.0.2.7:1", "a:1"]).unwrap(), "192.0.2.7:1");
         assert_eq!(best(&["127.0.0.1:1", "[::1]:1"]).unwrap(), "127.0.0.1:1");
@@ -290,8 +290,8 @@ mod tests {
     #[test]
     fn only_ports_that_were_not_given_give_way() {
         let mut ports = Ports::new(&[]);
-        assert!(ports.give_way());
-        assert!(!ports.give_way(), "a free port is in use only by chance");
-        assert!(!Ports::new(&[ListenPlace::Everywhere(1)]).give_way());
+        assert!(ports.use_free_port());
+        assert!(!ports.use_free_port(), "a free port is in use only by chance");
+        assert!(!Ports::new(&[ListenAddress::AllAddresses(1)]).use_free_port());
     }
 }

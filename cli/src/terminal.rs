@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 const END_LINE: &[u8] = b"\x1b[?2004l\r\n";
 
 #[cfg(unix)]
-static BEFORE: OnceLock<rustix::termios::Termios> = OnceLock::new();
+static SAVED: OnceLock<rustix::termios::Termios> = OnceLock::new();
 
 /// Restores the settings when dropped.
 pub(crate) struct Terminal(());
@@ -22,7 +22,7 @@ impl Terminal {
     pub(crate) fn save() -> Self {
         #[cfg(unix)]
         if let Ok(settings) = rustix::termios::tcgetattr(io::stdin()) {
-            let _ = BEFORE.set(settings);
+            let _ = SAVED.set(settings);
         }
         Self(())
     }
@@ -37,11 +37,11 @@ impl Drop for Terminal {
 /// Pause in the input that ends a paste. 250 ms: a paste arrives in pieces, and over a slow
 /// connection they come late.
 #[cfg(unix)]
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
+const END_OF_PASTE: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// Maximum time that input is discarded. 10 s: longer than any paste takes.
 #[cfg(unix)]
-const DISCARDED: std::time::Duration = std::time::Duration::from_secs(10);
+const MAX_DISCARD_TIME: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Discards typed and pasted input until a pause.
 pub(crate) fn discard_input() {
@@ -59,8 +59,8 @@ pub(crate) fn discard_input() {
         let mut bare = before.clone();
         bare.local_modes -= LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG;
         let _ = tcsetattr(&stdin, OptionalActions::Flush, &bare);
-        let until = std::time::Instant::now() + DISCARDED;
-        let pause = Timespec::try_from(PAUSE).ok();
+        let until = std::time::Instant::now() + MAX_DISCARD_TIME;
+        let pause = Timespec::try_from(END_OF_PASTE).ok();
         while std::time::Instant::now() < until {
             let mut input = [PollFd::new(&stdin, PollFlags::IN)];
             // Input that still arrives within the pause belongs to the same paste.
@@ -85,7 +85,7 @@ pub(crate) fn restore() {
     {
         use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
-        let Some(before) = BEFORE.get() else {
+        let Some(before) = SAVED.get() else {
             return;
         };
         // Line editing turns the echo and canonical mode off, which are local modes.

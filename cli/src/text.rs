@@ -42,10 +42,10 @@ fn acts_on_terminal(c: char) -> bool {
 
 /// Maximum length of an error, in characters. 4,096: the length of the longest path. A longer error
 /// repeats a text that was pasted by mistake.
-const LONGEST_ERROR: usize = 4096;
+const MAX_ERROR: usize = 4096;
 
 /// The last moment of the year 9999, in milliseconds since 1970.
-const LATEST: u64 = 253_402_300_799_999;
+const MAX_UNIX_MS: u64 = 253_402_300_799_999;
 
 /// Returns `text`; if it has more than `most` characters, without its middle.
 pub(crate) fn shortened(text: &str, most: usize) -> String {
@@ -69,7 +69,7 @@ pub(crate) fn error(error: &anyhow::Error) -> String {
             let _ = write!(text, ": {cause}");
         }
     }
-    text = shortened(&text, LONGEST_ERROR);
+    text = shortened(&text, MAX_ERROR);
     if let Some(path) = readable_key(error) {
         let _ = write!(text, "; run `chmod 600 {}`", shell_words::path(&path.to_string_lossy()));
     }
@@ -123,7 +123,7 @@ pub(crate) fn size(bytes: u64) -> String {
 
 /// Cuts a line so that it takes less than `columns` of a terminal. Characters outside ASCII count
 /// as two columns, since their width depends on the terminal.
-pub(crate) fn cut(line: &str, columns: usize) -> &str {
+pub(crate) fn cut_to_width(line: &str, columns: usize) -> &str {
     let mut width = 0;
     let over = line.char_indices().find(|(_, c)| {
         width += if c.is_ascii() { 1 } else { 2 };
@@ -151,7 +151,7 @@ pub(crate) fn time(time: Duration) -> String {
 /// Returns the date of a moment, given in milliseconds since 1970: `2026-11-29 00:41:13 UTC`.
 pub(crate) fn moment(unix_ms: u64) -> String {
     // The time may come from a peer. humantime can't format a later one, and would panic.
-    let time = UNIX_EPOCH + Duration::from_millis(unix_ms.min(LATEST));
+    let time = UNIX_EPOCH + Duration::from_millis(unix_ms.min(MAX_UNIX_MS));
     let text = humantime::format_rfc3339_seconds(time).to_string();
     text.replace('T', " ").replace('Z', " UTC")
 }
@@ -335,10 +335,10 @@ mod tests {
 
     #[test]
     fn lines_are_cut_to_a_terminal() {
-        assert_eq!(cut("abc", 80), "abc");
-        assert_eq!(cut("abcdef", 4), "abc");
-        assert_eq!(cut("aé😀b", 5), "aé");
-        assert_eq!(cut("a", 0), "");
+        assert_eq!(cut_to_width("abc", 80), "abc");
+        assert_eq!(cut_to_width("abcdef", 4), "abc");
+        assert_eq!(cut_to_width("aé😀b", 5), "aé");
+        assert_eq!(cut_to_width("a", 0), "");
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl PeerView {
     }
 
     /// Returns its address, or that it has none.
-    pub(crate) fn place(&self) -> &str {
+    pub(crate) fn address_or_none(&self) -> &str {
         self.address.as_deref().unwrap_or(text::NO_ADDRESS)
     }
 }
@@ -159,10 +159,10 @@ fn name_of(node: &Node, id: NodeId) -> Option<String> {
 }
 
 /// Files of a folder that are listed among other shares.
-const FILES_OF_ONE: usize = 1_000;
+const MAX_FILES_OF_SHARE: usize = 1_000;
 
 /// Files in folders that are listed with all shares, or of the one that was asked for.
-const FILES_IN_ALL: usize = 10_000;
+const MAX_FILES_LISTED: usize = 10_000;
 
 /// A file or folder that is shared here, with its path and its access.
 #[derive(Debug)]
@@ -182,9 +182,9 @@ pub(crate) struct ShareView {
 impl ShareView {
     /// Returns everything that is shared; of large folders the first files.
     pub(crate) fn all(node: &Node) -> Vec<Self> {
-        let mut left = FILES_IN_ALL;
+        let mut left = MAX_FILES_LISTED;
         let view = |(path, file): (PathBuf, SharedFile)| {
-            let share = Self::part(node, path, file, 0, FILES_OF_ONE.min(left));
+            let share = Self::part(node, path, file, 0, MAX_FILES_OF_SHARE.min(left));
             // The bound holds for all shares together: a thousand folders must not print millions
             // of lines.
             left = left.saturating_sub(share.files().len());
@@ -195,7 +195,7 @@ impl ShareView {
 
     /// Returns one share, with its files after the first `skipped`.
     pub(crate) fn one(node: &Node, path: PathBuf, file: SharedFile, skipped: usize) -> Self {
-        Self::part(node, path, file, skipped, FILES_IN_ALL)
+        Self::part(node, path, file, skipped, MAX_FILES_LISTED)
     }
 
     fn part(node: &Node, path: PathBuf, file: SharedFile, skipped: usize, limit: usize) -> Self {

@@ -62,7 +62,7 @@ pub(crate) struct ShareArgs {
     pub(crate) paths: Vec<PathBuf>,
 
     /// Only this node can fetch: its identity, 64 hex digits. May be given several times
-    #[arg(long, value_name = "NODE", conflicts_with = "ticket", value_parser = command::identity)]
+    #[arg(long, value_name = "NODE", conflicts_with = "ticket", value_parser = command::parse_identity)]
     pub(crate) to: Vec<NodeId>,
 
     /// Only those with the ticket can fetch. The ticket stays the same while the content does
@@ -120,7 +120,7 @@ pub(crate) struct GetArgs {
 
     /// Fetch from the node at this address: host:port, or ID@host:port to check its identity. Names
     /// work only at the prompt of a running node. May be given several times
-    #[arg(long, value_name = "ADDR", value_parser = command::address, value_hint = ValueHint::Hostname)]
+    #[arg(long, value_name = "ADDR", value_parser = command::parse_address, value_hint = ValueHint::Hostname)]
     pub(crate) from: Vec<Address>,
 
     /// Replace an existing file; without this option the new file gets a number

@@ -14,7 +14,7 @@ use crate::text::{Paint, plain};
 use crate::{FAILED, USAGE, command, fetch_arguments, help, shell_words};
 
 /// Words of other programs, and hints to the subcommands with the same effect.
-const ELSEWHERE: &[(&[&str], &str)] = &[
+const FOREIGN_WORDS: &[(&[&str], &str)] = &[
     (
         &["receive", "recv", "download", "fetch", "pull", "req"],
         "`peerkit get TICKET` fetches a file or folder",
@@ -102,14 +102,14 @@ fn for_word(word: &str) -> Option<String> {
     if lower != word && Cli::command().find_subcommand(&lower).is_some() {
         return Some(format!("subcommands are written in lower case: `peerkit {lower}`"));
     }
-    if command::is_number(word) {
+    if command::looks_like_port(word) {
         return Some(format!(
             "`{shown}` is not a subcommand: `peerkit run --listen PORT` starts a node on a port, \
              and `peerkit run HOST PORT` joins the node there"
         ));
     }
     let is_listed = |(words, _): &&(&[&str], &str)| words.contains(&lower.as_str());
-    if let Some((_, hint)) = ELSEWHERE.iter().find(is_listed) {
+    if let Some((_, hint)) = FOREIGN_WORDS.iter().find(is_listed) {
         return Some(format!("`{shown}` is not a subcommand: {hint}"));
     }
     if Path::new(word).exists() {
@@ -118,7 +118,7 @@ fn for_word(word: &str) -> Option<String> {
             "`{shown}` is not a subcommand, but a file or folder: `peerkit share {path}` shares it"
         ));
     }
-    if let Some(entry) = help::entry(&lower) {
+    if let Some(entry) = help::find_command(&lower) {
         return Some(format!(
             "`{shown}` is a command of a running node: type it at the prompt of `peerkit run`, or \
              pipe it in: echo '{}' | peerkit run",
@@ -170,7 +170,7 @@ mod tests {
         assert!(for_word(&hash).unwrap().contains("peerkit get HASH"));
         let names: Vec<String> =
             Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
-        for word in ELSEWHERE.iter().flat_map(|(words, _)| *words) {
+        for word in FOREIGN_WORDS.iter().flat_map(|(words, _)| *words) {
             assert!(!names.contains(&(*word).to_owned()), "{word} is a subcommand");
         }
     }

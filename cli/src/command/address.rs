@@ -6,7 +6,7 @@ use peerkit::{Address, NodeId, NotAKey, ParseAddressError};
 
 /// Reads the identity of a node, 64 hex digits. An identity that is not a valid key is refused,
 /// since no node can have it.
-pub(crate) fn identity(text: &str) -> Result<NodeId, String> {
+pub(crate) fn parse_identity(text: &str) -> Result<NodeId, String> {
     let id: NodeId = text.parse().map_err(|error| format!("{error}"))?;
     id.checked().map_err(with_advice)
 }
@@ -16,7 +16,7 @@ fn with_advice(error: NotAKey) -> String {
 }
 
 /// Reads the address of a node. Names of nodes, which only a running node knows, are errors.
-pub(crate) fn address(text: &str) -> Result<Address, String> {
+pub(crate) fn parse_address(text: &str) -> Result<Address, String> {
     let address: Address = text.parse().map_err(|error| format!("{error}"))?;
     address.id.map(NodeId::checked).transpose().map_err(with_advice)?;
     Ok(address)
@@ -29,12 +29,12 @@ pub(crate) fn check_address(text: &str) -> Result<(), String> {
     }
     let may_be_name = !text.trim().is_empty() && !text.contains([':', '@', '/', '[']);
     match text.parse::<Address>() {
-        Err(ParseAddressError::NoPlace) => identity(text).map(drop),
+        Err(ParseAddressError::NoPlace) => parse_identity(text).map(drop),
         // A name may have spaces, which a host can't have.
         Err(ParseAddressError::Host(_)) if may_be_name => Ok(()),
-        Err(ParseAddressError::NoHost(_)) if may_be_name && !is_number(text) => Ok(()),
+        Err(ParseAddressError::NoHost(_)) if may_be_name && !looks_like_port(text) => Ok(()),
         // More digits than a port has may be the start of an identity.
-        Err(ParseAddressError::Port(port)) if port == text && !is_number(text) => Ok(()),
+        Err(ParseAddressError::Port(port)) if port == text && !looks_like_port(text) => Ok(()),
         Err(error) => Err(error.to_string()),
         Ok(address) => address.id.map_or(Ok(()), |id| id.checked().map(drop).map_err(with_advice)),
     }
@@ -42,17 +42,17 @@ pub(crate) fn check_address(text: &str) -> Result<(), String> {
 
 /// Returns whether a word can only be a port. More digits than a port has may be the start of an
 /// identity.
-pub(crate) fn is_number(word: &str) -> bool {
+pub(crate) fn looks_like_port(word: &str) -> bool {
     (1..=5).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Joins each host with the port that follows it as a separate word: `HOST PORT`.
-pub(crate) fn with_ports(words: Vec<String>) -> Vec<String> {
+pub(crate) fn join_ports(words: Vec<String>) -> Vec<String> {
     let mut addresses: Vec<String> = Vec::new();
     let mut may_take = false;
     for word in words {
         // A number out of range is reported as a wrong port.
-        let is_port = is_number(&word);
+        let is_port = looks_like_port(&word);
         match addresses.last_mut() {
             Some(host) if may_take && is_port => {
                 *host = match host.parse::<Ipv6Addr>() {

@@ -27,66 +27,66 @@ impl ArgumentReader<'_> {
     /// Returns the next word. A word in quotes may contain spaces.
     pub(super) fn word(&mut self, what: &str) -> Result<String, String> {
         match shell_words::words(self.rest).next() {
-            Some(ShellWord { open: true, .. }) => Err(self.wrong("misses a closing quote")),
+            Some(ShellWord { open: true, .. }) => Err(self.usage_error("misses a closing quote")),
             Some(word) if !word.text.is_empty() => {
                 let rest = self.rest.get(word.end..).unwrap_or_default();
                 self.rest = rest.strip_prefix(char::is_whitespace).unwrap_or(rest);
                 Ok(word.text)
             }
-            _ => Err(self.wrong(&format!("needs {what}"))),
+            _ => Err(self.usage_error(&format!("needs {what}"))),
         }
     }
 
     /// Returns the next word, which has to be the last.
-    pub(super) fn one(&mut self, what: &str) -> Result<String, String> {
+    pub(super) fn last_word(&mut self, what: &str) -> Result<String, String> {
         let word = self.word(what)?;
         if self.rest.trim().is_empty() {
             Ok(word)
         } else {
-            Err(self.wrong(&format!("takes {what} and nothing more")))
+            Err(self.usage_error(&format!("takes {what} and nothing more")))
         }
     }
 
     /// Returns `command` if no argument is left.
-    pub(super) fn nothing(&self, command: NodeCommand) -> Result<NodeCommand, String> {
+    pub(super) fn end(&self, command: NodeCommand) -> Result<NodeCommand, String> {
         if self.rest.trim().is_empty() {
             return Ok(command);
         }
-        Err(self.wrong("takes nothing after it"))
+        Err(self.usage_error("takes nothing after it"))
     }
 
-    pub(super) fn one_or_none(&mut self) -> Result<Option<String>, String> {
+    pub(super) fn last_word_if_any(&mut self) -> Result<Option<String>, String> {
         if self.rest.trim().is_empty() {
             return Ok(None);
         }
-        self.one("one word").map(Some)
+        self.last_word("one word").map(Some)
     }
 
     /// Returns the rest of the line as one name, which may contain spaces, with or without quotes.
-    pub(super) fn rest(&mut self, what: &str) -> Result<String, String> {
+    pub(super) fn name(&mut self, what: &str) -> Result<String, String> {
         let rest = std::mem::take(&mut self.rest);
-        let name = fetch_arguments::name(rest, "name").map_err(|error| self.wrong(&error))?;
+        let name = fetch_arguments::name(rest, "name").map_err(|error| self.usage_error(&error))?;
         let name = name.filter(|name| !name.is_empty());
-        name.ok_or_else(|| self.wrong(&format!("needs {what}")))
+        name.ok_or_else(|| self.usage_error(&format!("needs {what}")))
     }
 
     /// Returns the rest of the line as one name; `None` if it is empty.
-    pub(super) fn rest_or_none(&mut self) -> Result<Option<String>, String> {
+    pub(super) fn name_if_any(&mut self) -> Result<Option<String>, String> {
         if self.rest.trim().is_empty() {
             return Ok(None);
         }
-        self.rest("a name").map(Some)
+        self.name("a name").map(Some)
     }
 
     /// Returns the rest of the line unchanged, as a text.
     pub(super) fn text(&mut self) -> Result<String, String> {
-        self.raw("a text")
+        self.rest_of_line("a text")
     }
 
     /// Returns the rest of the line unchanged.
-    pub(super) fn raw(&mut self, what: &str) -> Result<String, String> {
+    pub(super) fn rest_of_line(&mut self, what: &str) -> Result<String, String> {
         if self.rest.trim().is_empty() {
-            return Err(self.wrong(&format!("needs {what}")));
+            return Err(self.usage_error(&format!("needs {what}")));
         }
         Ok(std::mem::take(&mut self.rest).to_owned())
     }
@@ -131,7 +131,7 @@ impl ArgumentReader<'_> {
     /// `~/`.
     pub(super) fn path(&mut self) -> Result<Option<PathBuf>, String> {
         let rest = std::mem::take(&mut self.rest);
-        fetch_arguments::path(rest).map_err(|error| self.wrong(&error))
+        fetch_arguments::path(rest).map_err(|error| self.usage_error(&error))
     }
 
     /// Returns a setting and its new value; `None` if the rest of the line is empty.
@@ -141,25 +141,28 @@ impl ArgumentReader<'_> {
         }
         let name = self.word("the name of a setting")?;
         if name == settings::DOWNLOADS {
-            let folder = self.path()?.ok_or_else(|| self.wrong("downloads needs a folder"))?;
+            let folder =
+                self.path()?.ok_or_else(|| self.usage_error("downloads needs a folder"))?;
             return Ok(Some(Setting::Downloads(folder)));
         }
-        settings::check_name(&name).map_err(|error| self.wrong(&error))?;
-        let value = self.one(&format!("a value for `{name}`"))?;
-        Setting::rate(&name, &value).map(Some).map_err(|error| self.wrong(&error))
+        settings::check_name(&name).map_err(|error| self.usage_error(&error))?;
+        let value = self.last_word(&format!("a value for `{name}`"))?;
+        Setting::rate(&name, &value).map(Some).map_err(|error| self.usage_error(&error))
     }
 
     pub(super) fn depth(&mut self) -> Result<i32, String> {
-        let Some(word) = self.one_or_none()? else {
+        let Some(word) = self.last_word_if_any()? else {
             return Ok(-1);
         };
         let depth = word.parse().ok().filter(|depth| *depth >= -1);
         depth.ok_or_else(|| {
-            self.wrong("takes a depth: 1 for neighbours, n for n hops, -1 for the whole network")
+            self.usage_error(
+                "takes a depth: 1 for neighbours, n for n hops, -1 for the whole network",
+            )
         })
     }
 
-    pub(super) fn wrong(&self, what: &str) -> String {
+    pub(super) fn usage_error(&self, what: &str) -> String {
         format!("{} {what}: {}", self.entry.name(), self.entry.usage)
     }
 }

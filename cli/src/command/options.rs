@@ -8,22 +8,22 @@ pub(crate) struct CommandOption {
     /// Its name, with the dashes.
     pub(crate) name: &'static str,
     /// Its values.
-    pub(crate) takes: OptionValue,
+    pub(crate) takes: ValueCount,
 }
 
 /// The number of values of an option. The texts describe a value in errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OptionValue {
+pub(crate) enum ValueCount {
     /// No value.
-    Nothing,
+    None,
     /// One value.
     One(&'static str),
     /// One value before the other arguments of the command; one or more after them.
-    Some(&'static str),
+    OneOrMore(&'static str),
 }
 
 impl CommandOption {
-    pub(crate) const fn new(name: &'static str, takes: OptionValue) -> Self {
+    pub(crate) const fn new(name: &'static str, takes: ValueCount) -> Self {
         Self { name, takes }
     }
 }
@@ -48,19 +48,22 @@ impl GivenOptions {
 /// option follows it, as the next word or after `=`.
 ///
 /// A word in quotes is not an option, so any name can be given in quotes.
-pub(super) fn take(line: &str, known: &[CommandOption]) -> Result<(String, GivenOptions), String> {
+pub(super) fn take_options(
+    line: &str,
+    known: &[CommandOption],
+) -> Result<(String, GivenOptions), String> {
     let mut words = shell_words::words(line).peekable();
     let (mut rest, mut kept) = (String::new(), 0);
     let mut given = GivenOptions::default();
-    let mut acts_on_something = false;
+    let mut has_argument = false;
     let is_option =
         |word: &ShellWord| word.begins_with_bare(line, '-') && word.text.starts_with("--");
     while let Some(word) = words.next() {
         if !is_option(&word) {
-            acts_on_something = true;
+            has_argument = true;
             continue;
         }
-        let (name, tied) = match word.text.split_once('=') {
+        let (name, attached) = match word.text.split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (word.text.as_str(), None),
         };
@@ -71,30 +74,30 @@ pub(super) fn take(line: &str, known: &[CommandOption]) -> Result<(String, Given
         };
         rest.push_str(&line[kept..word.start]);
         kept = word.end;
-        let (least, most, what) = match option.takes {
-            OptionValue::Nothing => (0, 0, ""),
+        let (min, max, what) = match option.takes {
+            ValueCount::None => (0, 0, ""),
             // `add --to ann my file`: before the path, only one word can be the value.
-            OptionValue::Some(what) if acts_on_something => (1, usize::MAX, what),
-            OptionValue::One(what) | OptionValue::Some(what) => (1, 1, what),
+            ValueCount::OneOrMore(what) if has_argument => (1, usize::MAX, what),
+            ValueCount::One(what) | ValueCount::OneOrMore(what) => (1, 1, what),
         };
         let mut taken = 0;
-        if let Some(value) = tied {
-            if most == 0 {
+        if let Some(value) = attached {
+            if max == 0 {
                 return Err(format!("takes no value after `{name}`"));
             }
             given.0.push((option.name, value.to_owned()));
             taken += 1;
         }
-        while taken < most {
+        while taken < max {
             let Some(value) = words.next_if(|word| !is_option(word)) else { break };
             kept = value.end;
             given.0.push((option.name, value.text));
             taken += 1;
         }
-        if taken < least {
+        if taken < min {
             return Err(format!("needs {what} after `{}`", option.name));
         }
-        if most == 0 {
+        if max == 0 {
             given.0.push((option.name, String::new()));
         }
     }
@@ -107,13 +110,13 @@ mod tests {
     use super::*;
 
     const OPTIONS: &[CommandOption] = &[
-        CommandOption::new("--force", OptionValue::Nothing),
-        CommandOption::new("--from", OptionValue::One("an address")),
-        CommandOption::new("--to", OptionValue::Some("a node")),
+        CommandOption::new("--force", ValueCount::None),
+        CommandOption::new("--from", ValueCount::One("an address")),
+        CommandOption::new("--to", ValueCount::OneOrMore("a node")),
     ];
 
     fn read(line: &str) -> (String, Vec<(&'static str, String)>) {
-        let (rest, given) = take(line, OPTIONS).unwrap();
+        let (rest, given) = take_options(line, OPTIONS).unwrap();
         (rest, given.0)
     }
 
@@ -143,11 +146,20 @@ mod tests {
 
     #[test]
     fn wrong_options_are_errors() {
-        assert!(take("a --frm", OPTIONS).unwrap_err().contains("`--frm`"));
-        assert_eq!(take("a --from", OPTIONS).unwrap_err(), "needs an address after `--from`");
-        assert_eq!(take("a --to --force", OPTIONS).unwrap_err(), "needs a node after `--to`");
+        assert!(take_options("a --frm", OPTIONS).unwrap_err().contains("`--frm`"));
+        assert_eq!(
+            take_options("a --from", OPTIONS).unwrap_err(),
+            "needs an address after `--from`"
+        );
+        assert_eq!(
+            take_options("a --to --force", OPTIONS).unwrap_err(),
+            "needs a node after `--to`"
+        );
         assert_eq!(read("'--frm' a").0, "'--frm' a");
         assert_eq!(read("\\--frm a").0, "\\--frm a");
-        assert_eq!(take("--force=1", OPTIONS).unwrap_err(), "takes no value after `--force`");
+        assert_eq!(
+            take_options("--force=1", OPTIONS).unwrap_err(),
+            "takes no value after `--force`"
+        );
     }
 }

@@ -13,11 +13,11 @@ use super::PATIENCE;
 use crate::lock::lock;
 
 /// Interval between checks of a condition that a step waits for.
-const LOOK: Duration = Duration::from_millis(2);
+const CHECK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Time without a new or closed link after which the network counts as settled. 200 ms: on one
 /// machine a link takes a few milliseconds.
-const QUIET: Duration = Duration::from_millis(200);
+const SETTLED_AFTER: Duration = Duration::from_millis(200);
 
 const NAMES: [&str; 24] = [
     "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa",
@@ -66,12 +66,12 @@ impl DemoNetwork {
             let joined = node.join(&[(*genesis).into()]).await;
             joined.with_context(|| format!("{} did not join", node.name()))?;
         }
-        self.settled(self.nodes.len()).await
+        self.wait_until_settled(self.nodes.len()).await
     }
 
     /// Waits until both ends of every link know of it, `nodes` nodes are connected, and no link was
     /// made or closed for a while.
-    pub(super) async fn settled(&self, nodes: usize) -> anyhow::Result<()> {
+    pub(super) async fn wait_until_settled(&self, nodes: usize) -> anyhow::Result<()> {
         let begun = Instant::now();
         let (mut before, mut since) = (BTreeSet::new(), begun);
         loop {
@@ -80,11 +80,11 @@ impl DemoNetwork {
             let known = ends.iter().all(|(a, b)| ends.contains(&(*b, *a)));
             if !known || ends != before || self.reachable(&ends) != nodes {
                 (before, since) = (ends, Instant::now());
-            } else if since.elapsed() >= QUIET {
+            } else if since.elapsed() >= SETTLED_AFTER {
                 return Ok(());
             }
             ensure!(begun.elapsed() < PATIENCE, "the network did not settle in time");
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
     }
 
@@ -142,7 +142,7 @@ impl DemoNetwork {
     }
 
     /// Waits until every node but its author has received a broadcast.
-    pub(super) async fn reached(&self, id: Hash) -> anyhow::Result<()> {
+    pub(super) async fn wait_until_received(&self, id: Hash) -> anyhow::Result<()> {
         wait_until("every node has received the broadcast", || {
             // The first node is the author, which gets no event for its own broadcast.
             let mut others = self.received.iter().skip(1);
@@ -152,19 +152,19 @@ impl DemoNetwork {
     }
 
     /// Returns the number of broadcasts received, and checks that each came once.
-    pub(super) fn copies(&self) -> anyhow::Result<usize> {
-        let mut copies = 0;
+    pub(super) fn count_received(&self) -> anyhow::Result<usize> {
+        let mut received_once = 0;
         for (node, received) in self.nodes.iter().zip(&self.received) {
             for times in lock(received).values() {
                 ensure!(*times == 1, "{} received a broadcast {times} times", node.name());
-                copies += 1;
+                received_once += 1;
             }
         }
-        Ok(copies)
+        Ok(received_once)
     }
 
     /// Waits until no node has a link to `gone`.
-    pub(super) async fn is_forgotten(&self, gone: NodeId) -> anyhow::Result<()> {
+    pub(super) async fn wait_until_disconnected(&self, gone: NodeId) -> anyhow::Result<()> {
         wait_until("all have noticed that a node is gone", || {
             self.nodes.iter().all(|node| node.peer(gone).is_none())
         })
@@ -202,7 +202,7 @@ async fn wait_until(what: &str, holds: impl Fn() -> bool) -> anyhow::Result<()> 
     let begun = Instant::now();
     while !holds() {
         ensure!(begun.elapsed() < PATIENCE, "{what}: this did not happen in time");
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use super::report::StepResult;
 use crate::text::{count, millis, size, time};
 
 /// Maximum number of fetched files that are listed with their hashes.
-const LINES: usize = 12;
+const MAX_LINES: usize = 12;
 
 /// A folder that is shared.
 pub(super) struct SharedFolder {
@@ -122,10 +122,10 @@ pub(super) async fn fetch(
     }
     let number = lines.len();
     let hashes: Vec<_> = lines.iter().map(|(hash, path)| hash_field(*hash, path)).collect();
-    let shown = lines.iter().take(LINES);
+    let shown = lines.iter().take(MAX_LINES);
     let mut shown: Vec<String> = shown.map(|(hash, path)| format!("{hash}  {path}")).collect();
-    if number > LINES {
-        shown.push(format!("and {} more", number - LINES));
+    if number > MAX_LINES {
+        shown.push(format!("and {} more", number - MAX_LINES));
     }
     let rate = bytes as f64 / elapsed.as_secs_f64().max(1e-9);
     let text = format!(

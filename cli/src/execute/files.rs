@@ -17,7 +17,7 @@ use crate::{command, folders};
 
 /// Maximum time that a command waits for the shares of earlier runs. 5 s: a hundred thousand
 /// unchanged files take 1 s.
-const RESTORED: Duration = Duration::from_secs(5);
+const RESTORE_WAIT: Duration = Duration::from_secs(5);
 
 impl NodeSession {
     pub(super) async fn add(
@@ -33,7 +33,7 @@ impl NodeSession {
         if !to.is_empty() {
             let mut nodes = Vec::new();
             for node in to {
-                nodes.push(self.node_named(node).await?);
+                nodes.push(self.resolve_node(node).await?);
             }
             sharing = sharing.to_nodes(nodes);
         }
@@ -53,7 +53,7 @@ impl NodeSession {
     pub(super) async fn remove(&self, hash: &str) -> anyhow::Result<Reply> {
         let mut removed = Vec::new();
         // Copies of a file have one hash, and each of them is a share.
-        for (path, _) in self.shared(hash).await? {
+        for (path, _) in self.find_shares(hash).await? {
             removed.extend(self.node.files().unshare_path(&path).await?);
         }
         let paint = self.output.paint();
@@ -63,7 +63,7 @@ impl NodeSession {
     }
 
     pub(super) async fn refresh(&self) -> anyhow::Result<Reply> {
-        self.restored().await;
+        self.wait_for_shares().await;
         let refreshed = self.node.files().refresh(self.bars.bar("hashing")).await?;
         let shares = ShareView::all(&self.node);
         let changed: Vec<&SharedFile> = refreshed.changed.iter().map(|(_, now)| now).collect();
@@ -84,11 +84,11 @@ impl NodeSession {
     pub(super) async fn files(&self, share: Option<String>, skip: usize) -> anyhow::Result<Reply> {
         let (shares, restoring) = match share {
             None => {
-                let restoring = !self.restored().await;
+                let restoring = !self.wait_for_shares().await;
                 (ShareView::all(&self.node), restoring)
             }
             Some(share) => {
-                let shares = self.shared(&share).await?.into_iter();
+                let shares = self.find_shares(&share).await?.into_iter();
                 let view = |(path, file)| ShareView::one(&self.node, path, file, skip);
                 (shares.map(view).collect(), false)
             }
@@ -116,15 +116,15 @@ impl NodeSession {
     }
 
     /// Returns the identity of a node, given as the whole identity or as the name of a known node.
-    async fn node_named(&self, text: &str) -> anyhow::Result<NodeId> {
+    async fn resolve_node(&self, text: &str) -> anyhow::Result<NodeId> {
         match text.parse::<NodeId>() {
-            Ok(_) => command::identity(text).map_err(|error| anyhow!(error)),
+            Ok(_) => command::parse_identity(text).map_err(|error| anyhow!(error)),
             Err(_) => Ok(self.node.network().find_node(text).await?.id()),
         }
     }
 
     /// Returns the request of a `get` command.
-    pub(super) async fn request(
+    pub(super) async fn fetch_request(
         &self,
         line: &str,
         from: &[String],
@@ -157,17 +157,17 @@ impl NodeSession {
         let from = self.addresses(from).await?;
         let request = from.into_iter().fold(request.overwrite(force), FetchRequest::from);
         let destination = SaveLocation::new(path.as_deref(), &self.node.files().download_folder());
-        Ok(destination.context("there is no current folder")?.of_request(request))
+        Ok(destination.context("there is no current folder")?.apply_to(request))
     }
 
     /// Waits until the shares of earlier runs are restored. Returns false if that takes too long.
-    async fn restored(&self) -> bool {
-        tokio::time::timeout(RESTORED, self.node.files().restored()).await.is_ok()
+    async fn wait_for_shares(&self) -> bool {
+        tokio::time::timeout(RESTORE_WAIT, self.node.files().restored()).await.is_ok()
     }
 
     /// Finds a share by its path or name, or all shares by their hash or its first digits.
-    async fn shared(&self, text: &str) -> anyhow::Result<Vec<(PathBuf, SharedFile)>> {
-        self.restored().await;
+    async fn find_shares(&self, text: &str) -> anyhow::Result<Vec<(PathBuf, SharedFile)>> {
+        self.wait_for_shares().await;
         let mut shares = self.node.files().shared_paths();
         let path = std::path::absolute(folders::expand_home(text)).unwrap_or_default();
         if let Some(at) = shares.iter().position(|(shared, _)| *shared == path) {
@@ -182,7 +182,7 @@ impl NodeSession {
                 several.len()
             ),
         }
-        let hash = by_digits(text, shares.iter().map(|(_, file)| file.hash).collect())?;
+        let hash = find_by_digits(text, shares.iter().map(|(_, file)| file.hash).collect())?;
         shares.retain(|(_, file)| Some(file.hash) == hash);
         if shares.is_empty() {
             bail!("`{text}` is not shared: `files` lists what is");
@@ -191,10 +191,10 @@ impl NodeSession {
     }
 
     /// Finds a download by its name, or by its hash or its first digits.
-    pub(super) fn download(&self, text: &str) -> anyhow::Result<Download> {
+    pub(super) fn find_download(&self, text: &str) -> anyhow::Result<Download> {
         let downloads = self.node.files().downloads();
         let named = downloads.iter().map(|download| (download.hash, download.name.as_ref()));
-        match by_name_or_digits(text, named)? {
+        match find_by_name_or_digits(text, named)? {
             Some(hash) => Ok(self.node.files().download(hash)?),
             None => bail!("`{text}` is not being fetched: `downloads` lists what is"),
         }
@@ -202,7 +202,7 @@ impl NodeSession {
 }
 
 /// Returns the hash of the only file with this name, else the hash that `text` is or begins.
-fn by_name_or_digits<'a>(
+fn find_by_name_or_digits<'a>(
     text: &str,
     named: impl Iterator<Item = (Hash, Option<&'a FileName>)> + Clone,
 ) -> anyhow::Result<Option<Hash>> {
@@ -211,15 +211,15 @@ fn by_name_or_digits<'a>(
     if let [hash] = called.collect::<Vec<_>>()[..] {
         return Ok(Some(hash));
     }
-    by_digits(text, named.map(|(hash, _)| hash).collect())
+    find_by_digits(text, named.map(|(hash, _)| hash).collect())
 }
 
 /// Returns the hash that `text` is, or the one of `candidates` that begins with it.
-fn by_digits(text: &str, candidates: Vec<Hash>) -> anyhow::Result<Option<Hash>> {
+fn find_by_digits(text: &str, candidates: Vec<Hash>) -> anyhow::Result<Option<Hash>> {
     if let Ok(hash) = text.parse() {
         return Ok(Some(hash));
     }
-    fetch_arguments::by_digits(text, candidates.into_iter()).map_err(|error| anyhow!(error))
+    fetch_arguments::find_by_digits(text, candidates.into_iter()).map_err(|error| anyhow!(error))
 }
 
 #[cfg(test)]
@@ -230,7 +230,7 @@ mod tests {
     fn first_digits_will_do_where_they_are_unique() {
         let hashes = vec![Hash::of(b"a"), Hash::of(b"b"), Hash::of(b"a")];
         let text = hashes[0].to_string();
-        let find = |text: &str| by_digits(text, hashes.clone());
+        let find = |text: &str| find_by_digits(text, hashes.clone());
         assert_eq!(find(&text[..6]).unwrap(), Some(hashes[0]));
         assert_eq!(find(&text[..6].to_uppercase()).unwrap(), Some(hashes[0]));
         assert_eq!(find(&format!("({}).", &text[..8])).unwrap(), Some(hashes[0]));
@@ -239,7 +239,7 @@ mod tests {
         let (ab, c) = (FileName::new("a b").unwrap(), FileName::new("c").unwrap());
         let c = Some(&c);
         let named = [(hashes[0], Some(&ab)), (hashes[1], c), (Hash::of(b"c"), c)];
-        let find_named = |text: &str| by_name_or_digits(text, named.into_iter());
+        let find_named = |text: &str| find_by_name_or_digits(text, named.into_iter());
         assert_eq!(find_named("a b").unwrap(), Some(hashes[0]));
         assert_eq!(find_named(&text[..6]).unwrap(), Some(hashes[0]));
         assert_eq!(find_named("c").unwrap(), None, "two are called so");

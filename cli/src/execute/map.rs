@@ -14,7 +14,7 @@ use crate::text::path as shown;
 impl NodeSession {
     pub(super) async fn map(&self, file: Option<PathBuf>) -> anyhow::Result<Reply> {
         // A wrong ending fails here, before the whole network is asked.
-        let write = file.as_deref().map(form).transpose()?;
+        let write = file.as_deref().map(format_of).transpose()?;
         let map = self.node.network().graph().await?;
         let (Some(path), Some(write)) = (file, write) else {
             return Ok(Reply::new(map.to_text()).with("map", &map));
@@ -26,22 +26,23 @@ impl NodeSession {
 }
 
 /// A function that writes a map in one form.
-pub(crate) type MapForm = fn(&NetworkGraph) -> String;
+pub(crate) type MapFormat = fn(&NetworkGraph) -> String;
 
 /// Writes a map in a thread of its own, since a picture of a large network takes long.
 pub(crate) async fn write_map(
     map: NetworkGraph,
     path: &Path,
-    write: MapForm,
+    write: MapFormat,
 ) -> anyhow::Result<()> {
     let at = path.to_owned();
-    let writing = tokio::task::spawn_blocking(move || write_whole(&at, write(&map).as_bytes()));
+    let writing =
+        tokio::task::spawn_blocking(move || write_atomically(&at, write(&map).as_bytes()));
     writing.await?.with_context(|| format!("could not write {}", path.display()))
 }
 
 /// Writes a temporary file and renames it, so that a full disk leaves the old file. If `path` is
 /// not a regular file but a pipe or a link, it is written to and not replaced.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
         return fs::write(path, bytes);
     }
@@ -59,7 +60,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Returns the form for the ending of a file.
-pub(crate) fn form(path: &Path) -> anyhow::Result<MapForm> {
+pub(crate) fn format_of(path: &Path) -> anyhow::Result<MapFormat> {
     let ending = path.extension().and_then(|ending| ending.to_str());
     match ending.map(str::to_ascii_lowercase).as_deref() {
         Some("svg") => Ok(NetworkGraph::to_svg),
@@ -81,10 +82,10 @@ mod tests {
     #[test]
     fn a_map_goes_by_its_ending() {
         for path in ["a.svg", "a.DOT", "a.gv", "a.graphml", "a.b.json"] {
-            assert!(form(Path::new(path)).is_ok(), "{path}");
+            assert!(format_of(Path::new(path)).is_ok(), "{path}");
         }
         for path in ["a", "a.png", ".svg"] {
-            let error = form(Path::new(path)).unwrap_err().to_string();
+            let error = format_of(Path::new(path)).unwrap_err().to_string();
             assert!(error.contains(".svg") && error.contains(".dot"), "{error}");
         }
     }

@@ -23,22 +23,23 @@ const MAX_FILE: u64 = 64 << 10;
 /// Environment variable with a ticket.
 const VARIABLE: &str = "PEERKIT_TICKET";
 
-const NEITHER: &str = "neither a ticket, which begins with peerkit1, nor a hash of 64 hex digits";
+const NOT_A_TICKET: &str =
+    "neither a ticket, which begins with peerkit1, nor a hash of 64 hex digits";
 
 /// Returns the content to fetch and the path to write it to.
 pub(super) fn read(args: &GetArgs) -> anyhow::Result<(FetchKey, Option<PathBuf>)> {
     let words: Vec<&OsStr> = args.words().collect();
     if let Some(file) = &args.ticket_file {
         let text = read_file(file)?;
-        let from = format!("the text in {}", source(file));
-        return Ok((read_whole(&text, &from)?, path(&words)?));
+        let from = format!("the text in {}", describe_file(file));
+        return Ok((parse_whole(&text, &from)?, path(&words)?));
     }
     let texts: Vec<&str> = words.iter().map_while(|word| word.to_str()).collect();
     // The whole line as one argument: `peerkit get "peerkit get TICKET"`.
     if let Some(line) = texts.first().filter(|text| text.trim_start().starts_with("peerkit ")) {
-        return Ok((read_whole(line, "this")?, path(words.get(1..).unwrap_or_default())?));
+        return Ok((parse_whole(line, "this")?, path(words.get(1..).unwrap_or_default())?));
     }
-    let command = command_words(&texts);
+    let command = count_command_words(&texts);
     match fetch_arguments::recognise(texts.get(command..).unwrap_or_default()) {
         Ok(Some((wanted, taken))) => {
             return Ok((wanted, path(words.get(command + taken..).unwrap_or_default())?));
@@ -47,18 +48,18 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(FetchKey, Option<PathBuf>)
         Err(error) => return Err(usage(error.to_string())),
     }
     if let Some(text) = std::env::var_os(VARIABLE).filter(|text| !text.is_empty()) {
-        return Ok((read_whole(&text.to_string_lossy(), VARIABLE)?, path(&words)?));
+        return Ok((parse_whole(&text.to_string_lossy(), VARIABLE)?, path(&words)?));
     }
-    let is_place = match &words[..] {
+    let is_destination = match &words[..] {
         [] => true,
         // A word that is not UTF-8 is no ticket, but may be a path.
         [only] => only.to_str().is_none_or(fetch_arguments::is_destination),
         _ => false,
     };
-    if !is_place {
+    if !is_destination {
         let word = words.first().unwrap_or(&OsStr::new("")).to_string_lossy().into_owned();
-        let word = fetch_arguments::start_of(&word);
-        return Err(usage(format!("`{word}` is {NEITHER}")));
+        let word = fetch_arguments::shorten_word(&word);
+        return Err(usage(format!("`{word}` is {NOT_A_TICKET}")));
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         let error = "a ticket is missing: give it as `peerkit get TICKET`, with --ticket-file FILE, \
@@ -69,7 +70,7 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(FetchKey, Option<PathBuf>)
 }
 
 /// Returns the number of words before the ticket in a line of `peerkit share`.
-fn command_words(words: &[&str]) -> usize {
+fn count_command_words(words: &[&str]) -> usize {
     match words {
         ["peerkit", "get", ..] => 2,
         ["get", ..] => 1,
@@ -78,13 +79,13 @@ fn command_words(words: &[&str]) -> usize {
 }
 
 /// Reads a text that is only a ticket or a hash, or the line that fetches it.
-fn read_whole(text: &str, from: &str) -> anyhow::Result<FetchKey> {
+fn parse_whole(text: &str, from: &str) -> anyhow::Result<FetchKey> {
     let words: Vec<&str> = text.split_whitespace().collect();
-    let words = words.get(command_words(&words)..).unwrap_or_default();
+    let words = words.get(count_command_words(&words)..).unwrap_or_default();
     match fetch_arguments::recognise(words) {
         Ok(Some((wanted, taken))) if taken == words.len() => Ok(wanted),
         Ok(Some(_)) => Err(usage(format!("{from} holds more than one ticket or hash"))),
-        Ok(None) => Err(usage(format!("{from} is {NEITHER}"))),
+        Ok(None) => Err(usage(format!("{from} is {NOT_A_TICKET}"))),
         Err(error) => Err(usage(format!("{from}: {error}"))),
     }
 }
@@ -100,14 +101,14 @@ fn path(words: &[&OsStr]) -> anyhow::Result<Option<PathBuf>> {
         [path] => Ok(Some(PathBuf::from(path))),
         [_, second, ..] => {
             let second = second.to_string_lossy();
-            let second = fetch_arguments::start_of(&second);
+            let second = fetch_arguments::shorten_word(&second);
             Err(usage(format!("one PATH is enough, and `{second}` is a second one")))
         }
     }
 }
 
 /// Returns the name of a ticket file, for errors.
-fn source(path: &Path) -> String {
+fn describe_file(path: &Path) -> String {
     if path == Path::new("-") {
         return "standard input".to_owned();
     }
@@ -122,7 +123,7 @@ fn read_file(path: &Path) -> anyhow::Result<String> {
     } else {
         File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes))
     };
-    read.with_context(|| format!("could not read the ticket from {}", source(path)))?;
+    read.with_context(|| format!("could not read the ticket from {}", describe_file(path)))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -134,13 +135,13 @@ fn ask() -> anyhow::Result<FetchKey> {
     loop {
         match editor.readline("Ticket (as `peerkit share` prints it): ") {
             Ok(line) if line.trim().is_empty() => {}
-            Ok(line) => match read_whole(&line, "this") {
+            Ok(line) => match parse_whole(&line, "this") {
                 Ok(wanted) => return Ok(wanted),
                 Err(error) => writeln!(io::stderr(), "{error}")?,
             },
             Err(ReadlineError::Interrupted) => {
-                signals::interrupt();
-                anyhow::bail!(super::BEFORE_BEGIN);
+                signals::note_interrupt();
+                anyhow::bail!(super::STOPPED_BEFORE_FETCH);
             }
             Err(ReadlineError::Eof) => anyhow::bail!("no ticket was given"),
             Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {

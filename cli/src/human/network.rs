@@ -63,7 +63,7 @@ pub(crate) fn peers_and_known(paint: Paint, peers: &[PeerView], known: &[KnownVi
             text,
             "\n  {}  {}  {}{}{}",
             paint.name(&peer.label()),
-            peer.place(),
+            peer.address_or_none(),
             peer.direction.unwrap_or("no link"),
             rtt.unwrap_or_default(),
             active.unwrap_or_default(),

@@ -21,7 +21,7 @@ use crate::output::Printer;
 const QUEUE: usize = 1024;
 
 /// Time that the program waits at its end for the last lines to be read.
-const FLUSH: Duration = Duration::from_secs(1);
+const FLUSH_WAIT: Duration = Duration::from_secs(1);
 
 static QUEUED: Mutex<LogQueue> = Mutex::new(LogQueue { lines: VecDeque::new(), is_writing: false });
 
@@ -79,11 +79,11 @@ pub(super) fn put(text: String) {
     NEWS.notify_one();
 }
 
-/// Waits until the lines are written, at most [`FLUSH`].
+/// Waits until the lines are written, at most [`FLUSH_WAIT`].
 pub(crate) fn finish() {
     // The time is limited: the thread may be blocked by a reader that does not read.
     let waits = |queue: &mut LogQueue| queue.is_writing || !queue.lines.is_empty();
-    let _ = WRITTEN.wait_timeout_while(queued(), FLUSH, waits);
+    let _ = WRITTEN.wait_timeout_while(queued(), FLUSH_WAIT, waits);
 }
 
 fn queued() -> MutexGuard<'static, LogQueue> {
