@@ -19,7 +19,7 @@ use crate::harness::{
 };
 
 /// Returns a folder below `home` whose name is not UTF-8.
-fn odd(home: &Path, name: &[u8]) -> PathBuf {
+fn non_utf8_folder(home: &Path, name: &[u8]) -> PathBuf {
     let path = home.join(OsStr::from_bytes(name));
     fs::create_dir_all(&path).unwrap();
     path
@@ -31,7 +31,7 @@ fn limit_files(pid: Pid, bytes: Option<u64>) {
 }
 
 /// Returns a program that gets an error and no signal when it writes too much to a file.
-fn unsignalled(home: &Path) -> Command {
+fn without_write_signal(home: &Path) -> Command {
     let program = peerkit(home);
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(program.get_program());
@@ -51,7 +51,8 @@ fn a_state_disk_that_was_full_is_used_again_once_it_has_room() {
         fs::write(home.path().join(name), name).unwrap();
     }
     let at = |name: &str| home.path().join(name).display().to_string();
-    let mut node = Program::start_by(unsignalled(home.path()), home.path(), "ann", &["--manual"]);
+    let mut node =
+        Program::start_by(without_write_signal(home.path()), home.path(), "ann", &["--manual"]);
     node.run(&format!("add {}", at("a")));
     node.run(&format!("map {}", at("net.svg")));
     node.run(&format!("save {}", at("peers.json")));
@@ -84,7 +85,7 @@ fn a_state_disk_that_was_full_is_used_again_once_it_has_room() {
 #[test]
 fn paths_that_are_not_utf8_are_printed_and_written_to() {
     let home = tempfile::tempdir().unwrap();
-    let folder = odd(home.path(), b"shared");
+    let folder = non_utf8_folder(home.path(), b"shared");
     fs::write(folder.join("a"), "a").unwrap();
     fs::write(folder.join(OsStr::from_bytes(b"b\xff")), "b").unwrap();
     let share = Share::start(home.path(), &[folder.to_str().unwrap()]);
@@ -92,7 +93,7 @@ fn paths_that_are_not_utf8_are_printed_and_written_to() {
     let skipped = |line: &Value| line["skipped"][0]["path"].as_str().map(str::to_owned);
     assert!(skipped(&shared).unwrap().ends_with("/b\u{fffd}"), "{shared}");
 
-    let target = odd(home.path(), b"to\xff");
+    let target = non_utf8_folder(home.path(), b"to\xff");
     for args in [&["--json"][..], &[]] {
         let mut command = get_command(home.path(), args);
         command.arg(ticket(&shared)).arg(&target);
@@ -116,7 +117,7 @@ fn paths_that_are_not_utf8_are_printed_and_written_to() {
 }
 
 /// Waits until something that is not zeros is in the second piece of a part in `folder`.
-fn begun(folder: &Path) {
+fn wait_until_begun(folder: &Path) {
     let begun = Instant::now();
     loop {
         let parts = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
@@ -143,7 +144,7 @@ fn nothing_is_said_to_be_kept_of_what_was_removed() {
     let mut command = get_command(home.path(), &[&ticket, target.to_str().unwrap(), "--json"]);
     fs::create_dir(&target).unwrap();
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    begun(&target);
+    wait_until_begun(&target);
     fs::remove_dir_all(&target).unwrap();
     let got = child.wait_with_output().unwrap();
     let line: Value = serde_json::from_slice(&got.stdout).unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{PATIENCE, Program, line};
+use crate::harness::{PATIENCE, Program, start_chain};
 
 /// Returns the size of all files in a folder and its subfolders.
 fn bytes_in(folder: &Path) -> u64 {
@@ -29,63 +29,63 @@ fn killed_in_the_middle_of_a_fetch() {
     // A sparse file: large, but quickly made.
     let large = home.path().join("large.bin");
     File::create(&large).unwrap().set_len(2 << 30).unwrap();
-    let mut line = line(home.path(), &["--share", large.to_str().unwrap()]);
-    let hash = line.a.run("search large")["files"][0]["hash"].clone();
+    let mut chain = start_chain(home.path(), &["--share", large.to_str().unwrap()]);
+    let hash = chain.a.run("search large")["files"][0]["hash"].clone();
     let hash = hash.as_str().unwrap().to_owned();
-    line.a.write(&format!("get {hash}"));
+    chain.a.write(&format!("get {hash}"));
     let begun = Instant::now();
-    let downloads = line.a.downloads.clone();
+    let downloads = chain.a.downloads.clone();
     while bytes_in(&downloads) == 0 {
         assert!(begun.elapsed() < PATIENCE, "the fetch has begun");
         thread::sleep(Duration::from_millis(1));
     }
-    line.c.kill();
+    chain.c.kill();
 
     // It waits for its source for a while. An incomplete file does not have the final name.
-    assert_eq!(line.a.run("downloads")["downloads"][0]["name"], "large.bin");
+    assert_eq!(chain.a.run("downloads")["downloads"][0]["name"], "large.bin");
     assert!(!downloads.join("large.bin").exists());
-    line.a.write("cancel large.bin");
-    let results = [line.a.result(), line.a.result()];
+    chain.a.write("cancel large.bin");
+    let results = [chain.a.result(), chain.a.result()];
     let result = |name: &str| results.iter().find(|result| result["result"] == name).unwrap();
     assert_eq!(result("cancel")["ok"], true, "{results:?}");
     assert_eq!(result("get")["error"], "cancelled", "{results:?}");
     assert_eq!(bytes_in(&downloads), 0, "nothing of it is left");
-    let event = line.b.event("outbound_node_disconnected");
+    let event = chain.b.event("outbound_node_disconnected");
     assert_eq!(event["peer"]["name"], "carol");
     assert_eq!(event["data"]["by_peer"], false);
 
-    assert_eq!(line.a.run("size")["size"], 2);
+    assert_eq!(chain.a.run("size")["size"], 2);
     let small = home.path().join("small.txt");
     fs::write(&small, "still works").unwrap();
-    line.b.run(&format!("add {}", small.display()));
-    let hash = line.a.run("search small")["files"][0]["hash"].clone();
-    let got = line.a.run(&format!("get {}", hash.as_str().unwrap()));
+    chain.b.run(&format!("add {}", small.display()));
+    let hash = chain.a.run("search small")["files"][0]["hash"].clone();
+    let got = chain.a.run(&format!("get {}", hash.as_str().unwrap()));
     assert_eq!(fs::read(got["path"].as_str().unwrap()).unwrap(), b"still works");
 }
 
 #[test]
 fn killed_in_the_middle_of_its_own_flood() {
     let home = tempfile::tempdir().unwrap();
-    let mut line = line(home.path(), &[]);
-    let mut stdin = line.a.take_stdin();
+    let mut chain = start_chain(home.path(), &[]);
+    let mut stdin = chain.a.take_stdin();
     let flood = thread::spawn(move || {
         let text = "y".repeat(500);
-        // Until the process has ended, which breaks the pipe.
+        // Until the process has wait_or_kill, which breaks the pipe.
         while writeln!(stdin, "msg {text}").is_ok() {}
     });
     for _ in 0..500 {
-        line.b.event("node_message");
+        chain.b.event("node_message");
     }
-    line.a.kill();
+    chain.a.kill();
     flood.join().unwrap();
-    let event = line.b.event("inbound_node_disconnected");
+    let event = chain.b.event("inbound_node_disconnected");
     assert_eq!(event["peer"]["name"], "alice");
     assert_eq!(event["data"]["by_peer"], false);
-    line.b.run("send carol alive");
-    assert_eq!(line.c.event("node_message")["data"], "alive");
-    assert_eq!(line.b.run("peers")["peers"].as_array().unwrap().len(), 1);
-    line.b.exit();
-    line.c.exit();
+    chain.b.run("send carol alive");
+    assert_eq!(chain.c.event("node_message")["data"], "alive");
+    assert_eq!(chain.b.run("peers")["peers"].as_array().unwrap().len(), 1);
+    chain.b.exit();
+    chain.c.exit();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-pub(crate) use person::Person;
+pub(crate) use person::TextProgram;
 pub(crate) use share::{Share, address, get, get_command, ticket};
 
 mod person;
@@ -53,7 +53,7 @@ pub(crate) fn send_signal(child: &Child, signal: rustix::process::Signal) {
 }
 
 /// Waits for the end of a program, and kills it if that does not come.
-pub(crate) fn ended(child: &mut Child) -> ExitStatus {
+pub(crate) fn wait_or_kill(child: &mut Child) -> ExitStatus {
     let begun = Instant::now();
     loop {
         if let Some(status) = child.try_wait().unwrap() {
@@ -85,7 +85,7 @@ pub(crate) fn stopping_signals() -> Vec<(rustix::process::Signal, i32)> {
 }
 
 /// Reads the lines of a stream in a thread.
-pub(crate) fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+pub(crate) fn read_lines(stream: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, lines) = mpsc::channel();
     let stream = BufReader::new(stream);
     thread::spawn(move || stream.lines().try_for_each(|line| sender.send(line.unwrap())));
@@ -148,7 +148,7 @@ impl Program {
         command.args(["run", "--json", "--listen", "127.0.0.1:0", "--name", name]);
         command.arg("--state").arg(home.join(name)).arg("--downloads").arg(&downloads).args(args);
         let mut child = piped(&mut command);
-        let lines = lines(child.stdout.take().unwrap());
+        let lines = read_lines(child.stdout.take().unwrap());
         let mut stderr = child.stderr.take().unwrap();
         let stderr = thread::spawn(move || {
             let mut text = String::new();
@@ -244,7 +244,7 @@ impl Program {
     }
 
     /// Returns the events that have come and were not returned yet.
-    pub(crate) fn untaken(&self, name: &str) -> Vec<&Value> {
+    pub(crate) fn unread_events(&self, name: &str) -> Vec<&Value> {
         let events = self.events.iter();
         events.filter(|event| event["event"] == name).collect()
     }
@@ -338,14 +338,14 @@ impl Drop for Program {
 }
 
 /// Three nodes in a line: `a` has dialled `b`, and `b` has dialled `c`.
-pub(crate) struct Line {
+pub(crate) struct Chain {
     pub(crate) a: Program,
     pub(crate) b: Program,
     pub(crate) c: Program,
 }
 
 /// Starts three nodes in a line, `c` with additional arguments.
-pub(crate) fn line(home: &Path, args: &[&str]) -> Line {
+pub(crate) fn start_chain(home: &Path, args: &[&str]) -> Chain {
     let mut c = Program::start(home, "carol", args);
     let mut b = Program::start(home, "bob", &[&c.address]);
     let mut a = Program::start(home, "alice", &[&b.address]);
@@ -353,10 +353,10 @@ pub(crate) fn line(home: &Path, args: &[&str]) -> Line {
     b.event("outbound_node_connected");
     b.event("inbound_node_connected");
     c.event("inbound_node_connected");
-    Line { a, b, c }
+    Chain { a, b, c }
 }
 
-impl Line {
+impl Chain {
     /// Stops all three. Their standard error has to be empty.
     pub(crate) fn exit(self) {
         self.a.exit();

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::harness::{PATIENCE, Program, content, line};
+use crate::harness::{PATIENCE, Program, content, start_chain};
 
 fn ids(nodes: &Value) -> BTreeSet<String> {
     let nodes = nodes.as_array().unwrap().iter();
@@ -34,21 +34,21 @@ fn a_start_tells_who_and_where() {
 #[test]
 fn discovery_counts_hops() {
     let home = tempfile::tempdir().unwrap();
-    let mut line = line(home.path(), &[]);
-    let [a, b, c] = [&line.a, &line.b, &line.c].map(|node| node.id.clone());
+    let mut chain = start_chain(home.path(), &[]);
+    let [a, b, c] = [&chain.a, &chain.b, &chain.c].map(|node| node.id.clone());
 
-    let alone = line.a.run("discover 0");
+    let alone = chain.a.run("discover 0");
     assert_eq!(ids(&alone["nodes"]), BTreeSet::from([a.clone()]));
-    let near = line.a.run("discover 1");
+    let near = chain.a.run("discover 1");
     assert_eq!(ids(&near["nodes"]), BTreeSet::from([a.clone(), b.clone()]));
     assert_eq!(near["size"], 2);
-    let all = line.a.run("discover -1");
+    let all = chain.a.run("discover -1");
     assert_eq!(ids(&all["nodes"]), BTreeSet::from([a.clone(), b.clone(), c.clone()]));
     assert_eq!((&all["size"], &all["links"]), (&json!(3), &json!(2)));
     assert!(all["elapsed_ms"].is_number());
-    let two = line.a.run("discover 2");
+    let two = chain.a.run("discover 2");
     assert_eq!(ids(&two["nodes"]), ids(&all["nodes"]));
-    assert_eq!(ids(&line.a.run("discover")["nodes"]), ids(&all["nodes"]));
+    assert_eq!(ids(&chain.a.run("discover")["nodes"]), ids(&all["nodes"]));
 
     let nodes = all["nodes"].as_array().unwrap();
     let bob = nodes.iter().find(|node| node["id"] == json!(b)).unwrap();
@@ -56,12 +56,12 @@ fn discovery_counts_hops() {
         ["address", "id", "inbound", "inbound_nodes", "name", "outbound", "outbound_nodes"];
     assert_eq!(keys(bob), fields);
     assert_eq!(bob["name"], "bob");
-    assert_eq!(bob["address"], line.b.address);
+    assert_eq!(bob["address"], chain.b.address);
     assert_eq!(bob["outbound"], json!([c]));
     assert_eq!(bob["inbound"], json!([a]));
 
-    assert_eq!(line.c.run("size")["size"], 3);
-    let network = line.c.run("network")["network"].clone();
+    assert_eq!(chain.c.run("size")["size"], 3);
+    let network = chain.c.run("network")["network"].clone();
     assert_eq!(network["nodes"], 3);
     assert_eq!(network["links"], 2);
     assert_eq!(network["components"], 1);
@@ -69,7 +69,7 @@ fn discovery_counts_hops() {
     let degree = json!({"min": 1, "avg": 1.33, "max": 2, "histogram": {"1": 2, "2": 1}});
     assert_eq!(network["degree"], degree);
     assert_eq!(network["cut_nodes"], json!([b]));
-    line.exit();
+    chain.exit();
 }
 
 #[test]
@@ -80,60 +80,60 @@ fn a_file_is_found_and_fetched_without_a_link() {
     let bytes = content(1, (3 << 20) + 17);
     fs::write(shared.join("a film.bin"), &bytes).unwrap();
     fs::write(shared.join("sub/empty"), "").unwrap();
-    let mut line = line(home.path(), &["--share", shared.to_str().unwrap()]);
+    let mut chain = start_chain(home.path(), &["--share", shared.to_str().unwrap()]);
 
     let file = shared.join("a film.bin");
-    let added = line.c.run(&format!("add {}", file.display()));
+    let added = chain.c.run(&format!("add {}", file.display()));
     let hash = blake3::hash(&bytes).to_hex().to_string();
     let expected =
         json!([{"hash": hash, "name": "a film.bin", "size": bytes.len(), "kind": "file"}]);
     assert_eq!(added["files"], expected);
-    let files = line.c.run("files")["files"].clone();
+    let files = chain.c.run("files")["files"].clone();
     assert_eq!(files.as_array().unwrap().len(), 2);
     let film = files.as_array().unwrap().iter().find(|shared| shared["hash"] == json!(hash));
     let film = film.expect("it is listed");
     assert_eq!((&film["path"], &film["access"]), (&json!(file), &json!("open")));
 
-    let found = line.a.run("search A FILM");
+    let found = chain.a.run("search A FILM");
     let files = found["files"].as_array().unwrap();
     let film = files.iter().find(|file| file["hash"] == json!(hash)).expect("the file is found");
-    assert_eq!(film["sources"], json!([line.c.id]));
-    assert_eq!(line.a.run("search nothing-of-the-kind")["files"], json!([]));
+    assert_eq!(film["sources"], json!([chain.c.id]));
+    assert_eq!(chain.a.run("search nothing-of-the-kind")["files"], json!([]));
     let to = home.path().join("by name/");
-    let got = line.a.run(&format!("get a film.bin {}", to.display()));
+    let got = chain.a.run(&format!("get a film.bin {}", to.display()));
     assert_eq!(got["path"], json!(to.join("a film.bin")), "an empty search forgets nothing");
     let to = home.path().join("fetched.bin");
-    let got = line.a.run(&format!("get {hash} {}", to.display()));
+    let got = chain.a.run(&format!("get {hash} {}", to.display()));
     assert_eq!(got["path"], json!(to));
     assert_eq!(got["bytes"], bytes.len());
     assert!(got["seconds"].is_number());
     assert_eq!(fs::read(&to).unwrap(), bytes);
 
-    let found = line.a.run("search shared");
+    let found = chain.a.run("search shared");
     let folder = &found["files"][0];
     assert_eq!(folder["kind"], "folder");
     let digits = &folder["hash"].as_str().unwrap()[..12];
-    let got = line.a.run(&format!("req {digits}"));
+    let got = chain.a.run(&format!("req {digits}"));
     assert_eq!(got["result"], "get");
-    assert_eq!(got["path"], json!(line.a.downloads.join("shared")));
-    let folder = line.a.downloads.join("shared");
+    assert_eq!(got["path"], json!(chain.a.downloads.join("shared")));
+    let folder = chain.a.downloads.join("shared");
     assert_eq!(fs::read(folder.join("a film.bin")).unwrap(), bytes);
     assert_eq!(fs::read(folder.join("sub/empty")).unwrap(), b"");
-    let peers = line.a.run("peers");
-    assert_eq!(ids(&peers["peers"]), BTreeSet::from([line.b.id.clone()]), "no link was made");
+    let peers = chain.a.run("peers");
+    assert_eq!(ids(&peers["peers"]), BTreeSet::from([chain.b.id.clone()]), "no link was made");
 
-    let removed = line.c.run(&format!("remove {hash}"));
+    let removed = chain.c.run(&format!("remove {hash}"));
     assert_eq!(removed["files"], expected);
-    assert_eq!(line.c.run("files")["files"].as_array().unwrap().len(), 1);
-    assert!(line.c.fail(&format!("remove {hash}")).contains("not shared"));
-    let left = line.a.run("search film.bin");
+    assert_eq!(chain.c.run("files")["files"].as_array().unwrap().len(), 1);
+    assert!(chain.c.fail(&format!("remove {hash}")).contains("not shared"));
+    let left = chain.a.run("search film.bin");
     assert_eq!(left["files"].as_array().unwrap().len(), 1, "it is still in the folder: {left}");
-    line.c.run("remove shared");
-    assert_eq!(line.a.run("search film.bin")["files"], json!([]));
-    let (status, stderr) = line.c.stop();
+    chain.c.run("remove shared");
+    assert_eq!(chain.a.run("search film.bin")["files"], json!([]));
+    let (status, stderr) = chain.c.stop();
     assert_eq!((status.code(), stderr.as_str()), (Some(1), ""), "a command has failed");
-    line.a.exit();
-    line.b.exit();
+    chain.a.exit();
+    chain.b.exit();
 }
 
 #[test]
@@ -159,30 +159,30 @@ fn a_changed_share_is_noticed() {
 #[test]
 fn messages_reach_their_recipients() {
     let home = tempfile::tempdir().unwrap();
-    let mut line = line(home.path(), &[]);
-    assert_eq!(line.b.run("msg  hello \"all\" ")["sent_to"], 2);
-    for node in [&mut line.a, &mut line.c] {
+    let mut chain = start_chain(home.path(), &[]);
+    assert_eq!(chain.b.run("msg  hello \"all\" ")["sent_to"], 2);
+    for node in [&mut chain.a, &mut chain.c] {
         let event = node.event("node_message");
         assert_eq!(event["data"], " hello \"all\" ");
         assert_eq!(event["peer"]["name"], "bob");
-        assert_eq!(event["peer"]["id"], json!(line.b.id));
+        assert_eq!(event["peer"]["id"], json!(chain.b.id));
         assert_eq!(event["node"], json!(node.id));
         assert_eq!(keys(&event["peer"]), ["address", "direction", "id", "name", "rtt_ms"]);
     }
-    let by_name = line.b.run("send carol déjà vu \u{1b}[31m");
-    assert_eq!(by_name["peer"]["id"], json!(line.c.id));
+    let by_name = chain.b.run("send carol déjà vu \u{1b}[31m");
+    assert_eq!(by_name["peer"]["id"], json!(chain.c.id));
     assert_eq!(by_name["peer"]["direction"], "outbound");
-    assert_eq!(line.c.event("node_message")["data"], "déjà vu \u{1b}[31m");
-    let prefix = line.c.id[..10].to_owned();
-    line.b.run(&format!("send {prefix} two"));
-    assert_eq!(line.c.event("node_message")["data"], "two");
-    line.b.run(&format!("send {} three", line.c.id));
-    assert_eq!(line.c.event("node_message")["data"], "three");
-    assert!(line.a.untaken("node_message").is_empty());
-    assert!(line.b.fail("send dave hi").contains("dave"));
-    assert!(line.a.fail(&format!("send {prefix} hi")).contains(&prefix[..8]));
-    assert_eq!(line.b.stop().0.code(), Some(1), "commands have failed");
-    line.a.event("outbound_node_disconnected");
+    assert_eq!(chain.c.event("node_message")["data"], "déjà vu \u{1b}[31m");
+    let prefix = chain.c.id[..10].to_owned();
+    chain.b.run(&format!("send {prefix} two"));
+    assert_eq!(chain.c.event("node_message")["data"], "two");
+    chain.b.run(&format!("send {} three", chain.c.id));
+    assert_eq!(chain.c.event("node_message")["data"], "three");
+    assert!(chain.a.unread_events("node_message").is_empty());
+    assert!(chain.b.fail("send dave hi").contains("dave"));
+    assert!(chain.a.fail(&format!("send {prefix} hi")).contains(&prefix[..8]));
+    assert_eq!(chain.b.stop().0.code(), Some(1), "commands have failed");
+    chain.a.event("outbound_node_disconnected");
 }
 
 #[test]
@@ -227,23 +227,23 @@ fn the_largest_message_goes_through_and_a_larger_one_does_not() {
     alice.run("ping bob");
     assert_eq!(alice.stop().0.code(), Some(1), "a command has failed");
     bob.event("inbound_node_disconnected");
-    assert!(bob.untaken("node_message").is_empty());
+    assert!(bob.unread_events("node_message").is_empty());
     bob.exit();
 }
 
 #[test]
 fn a_broadcast_reaches_all_once() {
     let home = tempfile::tempdir().unwrap();
-    let mut line = line(home.path(), &[]);
-    let first = line.a.run("broadcast to all of you")["id"].clone();
-    let sent = line.a.run("broadcast --title 'Good news' done");
+    let mut chain = start_chain(home.path(), &[]);
+    let first = chain.a.run("broadcast to all of you")["id"].clone();
+    let sent = chain.a.run("broadcast --title 'Good news' done");
     let last = sent["id"].clone();
-    for node in [&mut line.b, &mut line.c] {
+    for node in [&mut chain.b, &mut chain.c] {
         let event = node.event("node_broadcast");
         assert_eq!(event["peer"], Value::Null);
         let data = &event["data"];
         assert_eq!(data["id"], first);
-        assert_eq!(data["author"], json!(line.a.id));
+        assert_eq!(data["author"], json!(chain.a.id));
         assert_eq!(data["title"], "");
         assert_eq!(data["message"], "to all of you");
         assert!(data["time"].as_u64().unwrap() > 1_700_000_000_000);
@@ -253,23 +253,23 @@ fn a_broadcast_reaches_all_once() {
         assert_eq!(event["data"]["time"], sent["time"]);
         assert_eq!(event["data"]["message"], "done");
         node.run("ping");
-        assert!(node.untaken("node_broadcast").is_empty());
+        assert!(node.unread_events("node_broadcast").is_empty());
     }
-    line.exit();
+    chain.exit();
 }
 
 #[test]
 fn peers_and_pings_and_status() {
     let home = tempfile::tempdir().unwrap();
-    let mut line = line(home.path(), &[]);
-    let ping = line.b.run("ping alice");
+    let mut chain = start_chain(home.path(), &[]);
+    let ping = chain.b.run("ping alice");
     let pings = ping["pings"].as_array().unwrap();
     assert_eq!(pings.len(), 1);
-    assert_eq!(pings[0]["peer"]["id"], json!(line.a.id));
+    assert_eq!(pings[0]["peer"]["id"], json!(chain.a.id));
     assert!(pings[0]["rtt_ms"].as_f64().unwrap() > 0.0);
-    assert_eq!(line.b.run("ping")["pings"].as_array().unwrap().len(), 2);
+    assert_eq!(chain.b.run("ping")["pings"].as_array().unwrap().len(), 2);
 
-    let peers = line.b.run("peers");
+    let peers = chain.b.run("peers");
     let directions = |direction: &str| {
         let peers = peers["peers"].as_array().unwrap().iter();
         let peers = peers.filter(|peer| peer["direction"] == direction);
@@ -280,62 +280,62 @@ fn peers_and_pings_and_status() {
     for peer in peers["peers"].as_array().unwrap() {
         assert!(peer["rtt_ms"].is_number(), "measured by ping: {peer}");
     }
-    assert!(ids(&peers["known"]).contains(&line.c.id));
+    assert!(ids(&peers["known"]).contains(&chain.c.id));
 
-    let status = line.b.run("status")["status"].clone();
-    assert_eq!(status["id"], json!(line.b.id));
+    let status = chain.b.run("status")["status"].clone();
+    assert_eq!(status["id"], json!(chain.b.id));
     assert_eq!((&status["inbound"], &status["outbound"]), (&json!(1), &json!(1)));
     assert_eq!(status["name"], "bob");
-    line.exit();
+    chain.exit();
 }
 
 #[test]
 fn links_are_closed_by_either_side_and_made_again() {
     let home = tempfile::tempdir().unwrap();
-    let mut line = line(home.path(), &[]);
-    let closed = line.b.run("disconnect alice");
-    assert_eq!(closed["peer"]["id"], json!(line.a.id));
+    let mut chain = start_chain(home.path(), &[]);
+    let closed = chain.b.run("disconnect alice");
+    assert_eq!(closed["peer"]["id"], json!(chain.a.id));
     assert_eq!(closed["peer"]["direction"], "inbound");
-    line.b.event("node_disconnect_with_inbound_node");
-    let event = line.b.event("inbound_node_disconnected");
+    chain.b.event("node_disconnect_with_inbound_node");
+    let event = chain.b.event("inbound_node_disconnected");
     assert_eq!(event["data"]["by_peer"], false);
-    let event = line.a.event("outbound_node_disconnected");
+    let event = chain.a.event("outbound_node_disconnected");
     assert_eq!(event["peer"]["name"], "bob");
     assert_eq!(event["data"]["by_peer"], true);
     assert!(event["data"]["reason"].as_str().unwrap().contains("request"));
-    assert_eq!(ids(&line.a.run("peers")["peers"]).len(), 0);
-    assert!(line.b.fail("disconnect alice").contains("alice"));
+    assert_eq!(ids(&chain.a.run("peers")["peers"]).len(), 0);
+    assert!(chain.b.fail("disconnect alice").contains("alice"));
 
-    let (host, port) = line.b.address.rsplit_once(':').unwrap();
-    let again = line.a.run(&format!("connect {host} {port}"));
-    assert_eq!(again["peer"]["id"], json!(line.b.id));
-    line.b.event("inbound_node_connected");
-    line.a.run("disconnect bob");
-    line.a.event("outbound_node_disconnected");
-    line.b.event("inbound_node_disconnected");
-    for known in ["bob".to_owned(), line.b.id[..8].to_owned(), line.b.id.clone()] {
-        let connected = line.a.run(&format!("connect {known}"));
-        assert_eq!(connected["peer"]["address"], json!(line.b.address), "{known}");
-        line.b.event("inbound_node_connected");
-        line.a.run("disconnect bob");
-        line.b.event("inbound_node_disconnected");
-        line.a.event("outbound_node_disconnected");
+    let (host, port) = chain.b.address.rsplit_once(':').unwrap();
+    let again = chain.a.run(&format!("connect {host} {port}"));
+    assert_eq!(again["peer"]["id"], json!(chain.b.id));
+    chain.b.event("inbound_node_connected");
+    chain.a.run("disconnect bob");
+    chain.a.event("outbound_node_disconnected");
+    chain.b.event("inbound_node_disconnected");
+    for known in ["bob".to_owned(), chain.b.id[..8].to_owned(), chain.b.id.clone()] {
+        let connected = chain.a.run(&format!("connect {known}"));
+        assert_eq!(connected["peer"]["address"], json!(chain.b.address), "{known}");
+        chain.b.event("inbound_node_connected");
+        chain.a.run("disconnect bob");
+        chain.b.event("inbound_node_disconnected");
+        chain.a.event("outbound_node_disconnected");
     }
 
-    let address = line.b.address.clone();
-    let connected = line.a.run(&format!("connect {}@{address}", line.b.id));
+    let address = chain.b.address.clone();
+    let connected = chain.a.run(&format!("connect {}@{address}", chain.b.id));
     assert_eq!(connected["peer"]["name"], "bob");
     assert_eq!(connected["peer"]["address"], json!(address));
-    line.b.event("inbound_node_connected");
-    let wrong = line.a.fail(&format!("connect {}@{}", line.a.id, line.c.address));
-    assert!(wrong.contains(&line.c.address), "{wrong}");
+    chain.b.event("inbound_node_connected");
+    let wrong = chain.a.fail(&format!("connect {}@{}", chain.a.id, chain.c.address));
+    assert!(wrong.contains(&chain.c.address), "{wrong}");
 
-    let left = line.b.run("leave");
+    let left = chain.b.run("leave");
     assert_eq!(left["peers"].as_array().unwrap().len(), 2);
-    line.a.event("outbound_node_disconnected");
-    line.c.event("inbound_node_disconnected");
-    assert_eq!(line.b.run("size")["size"], 1);
-    assert!(line.b.is_running());
+    chain.a.event("outbound_node_disconnected");
+    chain.c.event("inbound_node_disconnected");
+    assert_eq!(chain.b.run("size")["size"], 1);
+    assert!(chain.b.is_running());
 }
 
 #[test]
@@ -370,63 +370,63 @@ fn an_address_that_does_not_answer_at_the_start_is_reported() {
 #[test]
 fn the_map_is_drawn() {
     let home = tempfile::tempdir().unwrap();
-    let mut line = line(home.path(), &[]);
-    let map = line.a.run("map")["map"].clone();
+    let mut chain = start_chain(home.path(), &[]);
+    let map = chain.a.run("map")["map"].clone();
     assert_eq!(map["nodes"].as_array().unwrap().len(), 3);
     let edges = map["edges"].as_array().unwrap();
     let edge = |from: &Program, to: &Program| json!({"from": from.id, "to": to.id});
     assert_eq!(edges.len(), 2);
-    assert!(edges.contains(&edge(&line.a, &line.b)) && edges.contains(&edge(&line.b, &line.c)));
+    assert!(edges.contains(&edge(&chain.a, &chain.b)) && edges.contains(&edge(&chain.b, &chain.c)));
 
     let dot = home.path().join("my map.dot");
-    assert_eq!(line.a.run(&format!("map {}", dot.display()))["path"], json!(dot));
+    assert_eq!(chain.a.run(&format!("map {}", dot.display()))["path"], json!(dot));
     let text = fs::read_to_string(&dot).unwrap();
     assert!(text.starts_with("digraph") && text.contains("alice"), "{text}");
-    assert!(text.contains(&format!("\"{}\" -> \"{}\"", line.a.id, line.b.id)));
+    assert!(text.contains(&format!("\"{}\" -> \"{}\"", chain.a.id, chain.b.id)));
     let file = home.path().join("map.json");
-    line.a.run(&format!("map \"{}\"", file.display()));
+    chain.a.run(&format!("map \"{}\"", file.display()));
     let read: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     assert_eq!(read, map);
     let selves =
         map["nodes"].as_array().unwrap().iter().filter(|node| node["is_self"] == json!(true));
-    assert_eq!(selves.map(|node| &node["id"]).collect::<Vec<_>>(), [&json!(line.a.id)]);
+    assert_eq!(selves.map(|node| &node["id"]).collect::<Vec<_>>(), [&json!(chain.a.id)]);
     for (name, start) in [("map.svg", "<svg "), ("map.graphml", "<?xml ")] {
         let file = home.path().join(name);
-        line.b.run(&format!("map {}", file.display()));
+        chain.b.run(&format!("map {}", file.display()));
         let text = fs::read_to_string(&file).unwrap();
         assert!(text.starts_with(start), "{text}");
         assert!(["alice", "bob", "carol"].iter().all(|name| text.contains(name)), "{text}");
     }
     let other = home.path().join("map.png");
-    assert!(line.b.fail(&format!("map {}", other.display())).contains(".svg"));
+    assert!(chain.b.fail(&format!("map {}", other.display())).contains(".svg"));
     assert!(!other.exists());
 }
 
 #[test]
 fn peers_are_saved_and_loaded() {
     let home = tempfile::tempdir().unwrap();
-    let mut line = line(home.path(), &[]);
+    let mut chain = start_chain(home.path(), &[]);
     // The known peers are written to disk in the background.
     let begun = Instant::now();
-    while !ids(&line.b.run("peers")["known"]).contains(&line.c.id) {
+    while !ids(&chain.b.run("peers")["known"]).contains(&chain.c.id) {
         assert!(begun.elapsed() < PATIENCE, "a peer becomes known");
     }
     let file = home.path().join("peers.json");
-    let saved = line.b.run(&format!("save {}", file.display()));
+    let saved = chain.b.run(&format!("save {}", file.display()));
     assert_eq!(saved["path"], json!(file));
     let text = fs::read_to_string(&file).unwrap();
     serde_json::from_str::<Value>(&text).unwrap();
-    assert!(text.contains(&line.c.id), "{text}");
+    assert!(text.contains(&chain.c.id), "{text}");
 
     let mut dave = Program::start(home.path(), "dave", &[]);
     let loaded = dave.run(&format!("load {}", file.display()));
-    assert!(ids(&loaded["peers"]).contains(&line.c.id));
-    assert!(ids(&dave.run("peers")["peers"]).contains(&line.c.id));
+    assert!(ids(&loaded["peers"]).contains(&chain.c.id));
+    assert!(ids(&dave.run("peers")["peers"]).contains(&chain.c.id));
     assert!(dave.fail("load /does/not/exist").contains("/does/not/exist"));
-    let unnamed = line.b.run("save");
+    let unnamed = chain.b.run("save");
     assert_eq!(unnamed["path"], json!(home.path().join("bob/peers.json")));
     dave.kill();
-    line.exit();
+    chain.exit();
 }
 
 #[test]
@@ -498,65 +498,67 @@ fn a_long_word_that_was_pasted_is_not_repeated_whole() {
 #[test]
 fn discover_names_the_neighbours_of_each_node() {
     let home = tempfile::tempdir().unwrap();
-    let mut line = line(home.path(), &[]);
-    let nodes = line.a.run("discover")["nodes"].clone();
+    let mut chain = start_chain(home.path(), &[]);
+    let nodes = chain.a.run("discover")["nodes"].clone();
     let node = |id: &str| nodes.as_array().unwrap().iter().find(|node| node["id"] == id).unwrap();
     let one = |program: &Program| json!([{"id": program.id, "name": program.name, "address": program.address}]);
-    assert_eq!(node(&line.b.id)["outbound_nodes"], one(&line.c));
-    assert_eq!(node(&line.a.id)["outbound_nodes"], one(&line.b));
-    assert_eq!(node(&line.c.id)["inbound_nodes"][0]["name"], "bob");
-    assert_eq!(node(&line.b.id)["outbound"], json!([line.c.id]), "the ids stay");
-    line.exit();
+    assert_eq!(node(&chain.b.id)["outbound_nodes"], one(&chain.c));
+    assert_eq!(node(&chain.a.id)["outbound_nodes"], one(&chain.b));
+    assert_eq!(node(&chain.c.id)["inbound_nodes"][0]["name"], "bob");
+    assert_eq!(node(&chain.b.id)["outbound"], json!([chain.c.id]), "the ids stay");
+    chain.exit();
 }
 
 #[test]
 fn ping_reaches_a_node_without_a_link_and_peers_have_times() {
     let home = tempfile::tempdir().unwrap();
-    let mut line = line(home.path(), &[]);
-    let far = line.c.id.clone();
-    let ping = line.a.run(&format!("ping {far}"))["pings"][0].clone();
+    let mut chain = start_chain(home.path(), &[]);
+    let far = chain.c.id.clone();
+    let ping = chain.a.run(&format!("ping {far}"))["pings"][0].clone();
     assert_eq!(ping["peer"]["id"], json!(far));
     assert!(ping["rtt_ms"].as_f64().unwrap() > 0.0, "{ping}");
     let unknown = "7".repeat(64);
-    assert!(line.a.fail(&format!("ping {unknown}")).contains(&unknown));
-    let peers = line.a.run("peers")["peers"].clone();
+    assert!(chain.a.fail(&format!("ping {unknown}")).contains(&unknown));
+    let peers = chain.a.run("peers")["peers"].clone();
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
     for peer in peers.as_array().unwrap() {
         let seen = peer["last_seen"].as_u64().unwrap();
         assert!(seen <= now && now - seen < PATIENCE.as_millis() as u64, "{peer} at {now}");
     }
-    line.a.stop();
-    line.b.exit();
-    line.c.exit();
+    chain.a.stop();
+    chain.b.exit();
+    chain.c.exit();
 }
 
 #[test]
 fn settings_are_listed_and_changed_while_the_node_runs() {
     let home = tempfile::tempdir().unwrap();
-    let mut line = line(home.path(), &[]);
+    let mut chain = start_chain(home.path(), &[]);
     let files = ["downloads", "up", "down", "peer-up", "peer-down"];
     let messages = ["messages", "peer-messages", "broadcasts", "peer-receive"];
     let names = [&files[..], &messages[..]].concat();
-    let listed = line.a.run("set")["config"].clone();
+    let listed = chain.a.run("set")["config"].clone();
     let listed = listed.as_array().unwrap().iter().map(|setting| setting["name"].clone());
     assert_eq!(listed.collect::<Vec<_>>(), names);
 
     let shared = home.path().join("a song");
     fs::write(&shared, "la la la").unwrap();
-    let hash = line.b.run(&format!("add '{}'", shared.display()))["files"][0]["hash"].clone();
+    let hash = chain.b.run(&format!("add '{}'", shared.display()))["files"][0]["hash"].clone();
     let folder = home.path().join("other downloads");
-    let set = line.a.run(&format!("set downloads '{}'", folder.display()));
+    let set = chain.a.run(&format!("set downloads '{}'", folder.display()));
     assert_eq!(set["config"], json!([{"name": "downloads", "value": folder}]));
-    let fetched = line.a.run(&format!("get {}", hash.as_str().unwrap()));
+    let fetched = chain.a.run(&format!("get {}", hash.as_str().unwrap()));
     assert_eq!(fetched["path"], json!(folder.join("a song")));
     assert_eq!(fs::read(folder.join("a song")).unwrap(), b"la la la");
 
-    assert_eq!(line.a.run("set up 2k")["config"], json!([{"name": "up", "value": 2000}]));
-    let up = line.a.run("set")["config"][1].clone();
+    assert_eq!(chain.a.run("set up 2k")["config"], json!([{"name": "up", "value": 2000}]));
+    let up = chain.a.run("set")["config"][1].clone();
     assert_eq!(up, json!({"name": "up", "value": 2000}));
-    assert!(line.a.fail(&format!("set downloads '{}'", shared.display())).contains("not a folder"));
-    assert!(line.a.fail("set colour blue").contains("downloads, up, down"));
-    line.a.stop();
-    line.b.exit();
-    line.c.exit();
+    assert!(
+        chain.a.fail(&format!("set downloads '{}'", shared.display())).contains("not a folder")
+    );
+    assert!(chain.a.fail("set colour blue").contains("downloads, up, down"));
+    chain.a.stop();
+    chain.b.exit();
+    chain.c.exit();
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{PATIENCE, Program, lines, peerkit, piped, run};
+use crate::harness::{PATIENCE, Program, peerkit, piped, read_lines, run};
 
 /// Texts that must never be logged.
 const CONTENT: &str = "the-treasure-is-under-the-oak";
@@ -102,7 +102,7 @@ fn a_log_that_is_not_read_holds_nothing_up_and_names_its_gap() {
         command.arg(home.path().join("ann"));
         let mut ann = piped(&mut command);
         let mut input = ann.stdin.take().unwrap();
-        let results = lines(ann.stdout.take().unwrap());
+        let results = read_lines(ann.stdout.take().unwrap());
         // More than its pipe and its queue can hold.
         for _ in 0..4000 {
             input.write_all(b"discover\n").unwrap();
@@ -141,7 +141,7 @@ fn changes_of_a_watched_folder_are_not_logged_one_by_one() {
     let shared = |ann: &mut Program| ann.run("files")["files"][0]["hash"].clone();
     let before = shared(&mut ann);
     let begun = Instant::now();
-    // The watch may begin after `add` has ended, so change it once more.
+    // The watch may begin after `add` has wait_or_kill, so change it once more.
     for round in 0.. {
         fs::write(folder.join("notes.txt"), format!("after {round}")).unwrap();
         let again = Instant::now();

@@ -68,8 +68,8 @@ fn twelve_nodes_join_through_one_receive_all_broadcasts_and_stay_connected_witho
     for node in &mut nodes {
         // Once the ping is answered, a second copy of a broadcast would have been reported as well.
         node.run("ping");
-        assert!(node.untaken("node_broadcast").is_empty(), "more than once");
-        assert!(node.untaken("node_broadcasts_missed").is_empty());
+        assert!(node.unread_events("node_broadcast").is_empty(), "more than once");
+        assert!(node.unread_events("node_broadcasts_missed").is_empty());
     }
 
     // All nodes joined through the first. The others have to stay one network without it.
@@ -167,7 +167,7 @@ fn only_the_owner_stops_the_network() {
     assert_eq!(usurper.wait().0.code(), Some(0));
     let refused = |node: &mut Program| -> Option<Value> {
         node.run("ping");
-        node.untaken("node_shutdown_refused").first().map(|event| (*event).clone())
+        node.unread_events("node_shutdown_refused").first().map(|event| (*event).clone())
     };
     let begun = Instant::now();
     let event = loop {

@@ -15,7 +15,8 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 
 use crate::harness::{
-    PATIENCE, Program, Share, content, ended, get_command, peerkit, send_signal, stopping_signals,
+    PATIENCE, Program, Share, content, get_command, peerkit, send_signal, stopping_signals,
+    wait_or_kill,
 };
 
 /// Opens a pseudo-terminal: the end of the test and the end of the program.
@@ -548,7 +549,7 @@ fn a_terminal_that_is_closed_stops_a_node_cleanly() {
         drop((ours, terminal, command));
         let event = other.event("inbound_node_disconnected");
         assert_eq!(event["data"]["by_peer"], true, "{args:?}: {event}");
-        let status = ended(&mut child);
+        let status = wait_or_kill(&mut child);
         assert_eq!(status.code(), Some(0), "{args:?}");
     }
     other.exit();

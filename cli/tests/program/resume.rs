@@ -148,7 +148,7 @@ fn a_fetch_by_hash_waits_for_its_source_after_the_start() {
     let kept = download(&mut bob);
     assert!(kept["done"].as_u64().unwrap() >= 6 << 20, "{kept}");
     assert_eq!((&kept["total"], &kept["name"]), (&bytes.len().into(), &"film.bin".into()));
-    assert!(bob.untaken("node_download_failed").is_empty());
+    assert!(bob.unread_events("node_download_failed").is_empty());
     bob.run(&format!("connect {}", ann.address));
     let event = bob.event("node_download_finished");
     assert!(fs::read(event["data"]["path"].as_str().unwrap()).unwrap() == bytes);

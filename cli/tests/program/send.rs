@@ -11,8 +11,8 @@ use peerkit::Ticket;
 use serde_json::Value;
 
 use crate::harness::{
-    PATIENCE, Person, Program, Share, address, content, ended, get, get_command, peerkit, run,
-    send_signal, stopping_signals, text, ticket,
+    PATIENCE, Program, Share, TextProgram, address, content, get, get_command, peerkit, run,
+    send_signal, stopping_signals, text, ticket, wait_or_kill,
 };
 
 #[test]
@@ -380,7 +380,7 @@ fn a_reader_that_does_not_read_does_not_keep_a_get_from_stopping() {
     let mut first = [0];
     stdout.read_exact(&mut first).unwrap();
     send_signal(&child, Signal::INT);
-    let status = ended(&mut child);
+    let status = wait_or_kill(&mut child);
     assert_eq!(status.code(), Some(130));
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
@@ -440,7 +440,7 @@ fn a_user_learns_what_to_type() {
     fs::write(&notes, "abc").unwrap();
     let mut command = peerkit(home.path());
     command.args(["share", "--listen", "127.0.0.1:0", notes.to_str().unwrap()]);
-    let said = Person::start(command).until("until Ctrl-C");
+    let said = TextProgram::start(command).until("until Ctrl-C");
     assert_eq!(said[0], "notes.txt  3 B");
     assert_eq!(said[1].split_whitespace().last(), Some(&*blake3::hash(b"abc").to_hex()));
     let ticket = said[2].strip_prefix("  ticket ").expect("a ticket");
@@ -565,7 +565,7 @@ fn a_running_node_tells_of_uploads_and_of_their_total() {
     let notes = home.path().join("notes.txt");
     fs::write(&notes, "abc").unwrap();
     let args = ["--manual", "--listen", "127.0.0.1:0", "--share", notes.to_str().unwrap()];
-    let node = Person::run(home.path(), &args);
+    let node = TextProgram::run(home.path(), &args);
     let listens = node.until("listens").pop().unwrap();
     let address = listens.split_whitespace().last().unwrap();
     let hash = blake3::hash(b"abc").to_hex();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use peerkit::Ticket;
 use serde_json::{Value, json};
 
-use crate::harness::{PATIENCE, Person, Program, Share, get, peerkit, run, text};
+use crate::harness::{PATIENCE, Program, Share, TextProgram, get, peerkit, run, text};
 
 /// Returns an address without a listener.
 fn dead_address() -> String {
@@ -22,7 +22,7 @@ fn dead_address() -> String {
 #[test]
 fn the_line_that_is_printed_joins_from_this_machine_as_it_is() {
     let home = tempfile::tempdir().unwrap();
-    let first = Person::run(home.path(), &["--listen", "127.0.0.1:0", "--network", "it's"]);
+    let first = TextProgram::run(home.path(), &["--listen", "127.0.0.1:0", "--network", "it's"]);
     let greeting = first.until("To join from this machine: ");
     let line = greeting.last().unwrap().split_once("machine: ").unwrap().1.to_owned();
 
@@ -39,7 +39,7 @@ fn the_line_that_is_printed_joins_from_this_machine_as_it_is() {
         };
     }
     shell.env("PATH", std::env::join_paths(folders).unwrap()).args(["-c", &line]);
-    let mut second = Person::start(shell);
+    let mut second = TextProgram::start(shell);
     let said = second.until("connected to");
     let note = said.iter().find(|line| line.contains("so this one keeps its state")).unwrap();
     assert!(note.contains("data/peerkit,") && note.contains("data/peerkit-2 "), "{note}");
@@ -49,14 +49,14 @@ fn the_line_that_is_printed_joins_from_this_machine_as_it_is() {
     second.until("2 nodes");
 
     // A third node takes the next folder. After a restart the first has the first folder again.
-    let third = Person::run(home.path(), &["--listen", "127.0.0.1:0"]);
+    let third = TextProgram::run(home.path(), &["--listen", "127.0.0.1:0"]);
     let said = third.until("To join");
     assert!(said.iter().any(|line| line.contains("peerkit-3")), "{said:?}");
     third.exit();
     second.exit();
     let (_, errors) = first.exit();
     assert!(errors.is_empty(), "{errors:?}");
-    let again = Person::run(home.path(), &["--listen", "127.0.0.1:0"]);
+    let again = TextProgram::run(home.path(), &["--listen", "127.0.0.1:0"]);
     let said = again.until("To join");
     assert!(!said.iter().any(|line| line.contains("note:")), "{said:?}");
     assert!(greeting[1].starts_with("  id") && said.contains(&greeting[1]), "the same identity");
@@ -71,7 +71,7 @@ fn an_ipv6_address_is_quoted_in_the_line_that_is_printed() {
         return;
     }
     let home = tempfile::tempdir().unwrap();
-    let node = Person::run(home.path(), &["--listen", "[::1]:0"]);
+    let node = TextProgram::run(home.path(), &["--listen", "[::1]:0"]);
     let said = node.until("To join");
     assert!(said.last().unwrap().contains(": peerkit run '[::1]:"), "{said:?}");
     node.exit();
@@ -105,7 +105,7 @@ fn the_default_is_every_address_and_programs_learn_what_gave_way() {
     for expected in ["peerkit", "peerkit-2"] {
         let mut command = peerkit(home.path());
         command.args(["run", "--json"]);
-        let node = Person::start(command);
+        let node = TextProgram::start(command);
         let started: Value = serde_json::from_str(&node.until("node_started")[0]).unwrap();
         assert_eq!(started["state"], json!(home.path().join("data").join(expected)));
         let listen: Vec<String> = serde_json::from_value(started["listen"].clone()).unwrap();
@@ -155,7 +155,7 @@ fn run_takes_names_identities_and_ports_as_words() {
 fn an_unknown_node_is_looked_up_again() {
     let home = tempfile::tempdir().unwrap();
     let mut bob = Program::start_with(home.path(), "bob", &[]);
-    let mut ann = Person::run(home.path(), &["--listen", "127.0.0.1:0", &bob.id]);
+    let mut ann = TextProgram::run(home.path(), &["--listen", "127.0.0.1:0", &bob.id]);
     let line = ann.until_error("trying again").pop().unwrap();
     assert!(line.contains(&bob.id), "{line}");
     // From now on the network knows it.
@@ -173,7 +173,8 @@ fn an_unknown_node_is_looked_up_again() {
 #[test]
 fn a_node_that_refuses_everyone_prints_no_line_to_join_it() {
     let home = tempfile::tempdir().unwrap();
-    let mut node = Person::run(home.path(), &["--listen", "127.0.0.1:0", "--max-inbound", "0"]);
+    let mut node =
+        TextProgram::run(home.path(), &["--listen", "127.0.0.1:0", "--max-inbound", "0"]);
     node.write("size");
     let (said, errors) = node.exit();
     assert!(said[0].contains("is up"), "{said:?}");
@@ -185,7 +186,7 @@ fn a_node_that_refuses_everyone_prints_no_line_to_join_it() {
 fn connect_speaks_of_join_only_to_who_is_no_member() {
     let home = tempfile::tempdir().unwrap();
     let bob = Program::start_with(home.path(), "bob", &[]);
-    let mut ann = Person::run(home.path(), &["--listen", "127.0.0.1:0"]);
+    let mut ann = TextProgram::run(home.path(), &["--listen", "127.0.0.1:0"]);
     ann.write(&format!("connect {}", bob.address));
     ann.until("this is only a link");
     ann.write(&format!("join {}", bob.address));
@@ -194,7 +195,7 @@ fn connect_speaks_of_join_only_to_who_is_no_member() {
     let (said, _) = ann.exit();
     assert!(said.iter().any(|line| line.contains("connected to bob")), "{said:?}");
     assert!(!said.iter().any(|line| line.contains("no more")), "{said:?}");
-    let mut cid = Person::run(home.path(), &["--listen", "127.0.0.1:0", "--manual"]);
+    let mut cid = TextProgram::run(home.path(), &["--listen", "127.0.0.1:0", "--manual"]);
     cid.write(&format!("join {}", bob.address));
     cid.until("linked to bob");
     cid.exit();
@@ -221,7 +222,7 @@ fn a_second_share_says_what_its_ticket_is_worth() {
     let share = || {
         let mut command = peerkit(home.path());
         command.args(["share", path]);
-        Person::start(command)
+        TextProgram::start(command)
     };
     let (third, fourth) = (share(), share());
     let said = [third.until("until Ctrl-C"), fourth.until("until Ctrl-C")];
@@ -242,7 +243,7 @@ fn a_ticket_for_this_machine_is_not_offered_to_another() {
     let share = |args: &[&str]| {
         let mut command = peerkit(home.path());
         command.args(["share", "--listen", "127.0.0.1:0"]).args(args).arg(&notes);
-        Person::start(command).until("until Ctrl-C")
+        TextProgram::start(command).until("until Ctrl-C")
     };
     let said = share(&[]);
     assert!(said.iter().any(|line| line.starts_with("On this machine, as no other")), "{said:?}");
@@ -260,7 +261,7 @@ fn the_line_to_join_from_another_machine_has_an_address_of_use_there() {
     let home = tempfile::tempdir().unwrap();
     let announced = ["--announce", "127.0.0.1:7000", "--announce", "192.0.2.7:7000"];
     let args = [&["--listen", "127.0.0.1:0", "--announce-only"], &announced[..]].concat();
-    let person = Person::run(home.path(), &args);
+    let person = TextProgram::run(home.path(), &args);
     let said = person.until("To join");
     let line = said.last().unwrap();
     assert_eq!(line, "To join from another machine: peerkit run 192.0.2.7:7000");
@@ -285,14 +286,14 @@ fn skipped_files_are_in_json_and_in_text() {
     let share = Share::start(home.path(), &[path]);
     assert_eq!(share.shared()["skipped"], expected);
 
-    let node = Person::run(home.path(), &["--listen", "127.0.0.1:0", "--share", path]);
+    let node = TextProgram::run(home.path(), &["--listen", "127.0.0.1:0", "--share", path]);
     let said = node.until("To join");
     assert!(said.iter().any(|line| line.contains("not shared: ") && line.contains("link.txt")));
     let (_, errors) = node.exit();
     assert!(errors.is_empty(), "{errors:?}");
     let mut command = peerkit(home.path());
     command.args(["share", "--listen", "127.0.0.1:0", path]);
-    let said = Person::start(command).until("until Ctrl-C");
+    let said = TextProgram::start(command).until("until Ctrl-C");
     assert!(said.iter().any(|line| line.contains("not shared: ") && line.contains("link.txt")));
 }
 
@@ -337,7 +338,7 @@ fn dead_peers_of_earlier_runs_are_one_short_line() {
         run(command, &format!("load {}\n", peers.display()));
     };
     load(&dead);
-    let node = Person::run(home.path(), &args);
+    let node = TextProgram::run(home.path(), &args);
     let said = node.until_error("did not answer");
     assert_eq!(said, ["! 3 nodes known from before did not answer"]);
     let (_, errors) = node.exit();
@@ -345,7 +346,7 @@ fn dead_peers_of_earlier_runs_are_one_short_line() {
 
     let one = json!({"id": alive.id, "name": "a", "addresses": [alive.address], "last_seen": 2});
     load(&[one]);
-    let node = Person::run(home.path(), &args);
+    let node = TextProgram::run(home.path(), &args);
     node.until("connected to alive");
     assert_eq!(node.until_error("did not answer").len(), 1);
     // A node that stops does not report that its peers are gone.
@@ -363,7 +364,7 @@ fn a_failed_connect_or_join_is_reported_once() {
         let (mut connection, _) = listener.accept().unwrap();
         let _ = connection.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n");
     });
-    let mut node = Person::run(home.path(), &["--manual", "--listen", "127.0.0.1:0"]);
+    let mut node = TextProgram::run(home.path(), &["--manual", "--listen", "127.0.0.1:0"]);
     let greeting = node.until("To connect");
     let myself = greeting.last().unwrap().rsplit(' ').next().unwrap().to_owned();
     // The addresses are dialled one after the other, so the events of the first come before the
@@ -387,7 +388,7 @@ fn a_failed_connect_or_join_is_reported_once() {
 fn a_failed_join_names_the_address_once() {
     let home = tempfile::tempdir().unwrap();
     let dead = dead_address();
-    let node = Person::run(home.path(), &["--listen", "127.0.0.1:0", &dead]);
+    let node = TextProgram::run(home.path(), &["--listen", "127.0.0.1:0", &dead]);
     let said = node.until_error("not joined");
     assert_eq!(said.len(), 1, "{said:?}");
     assert_eq!(said[0].matches(&dead).count(), 1, "{said:?}");
@@ -461,7 +462,7 @@ fn bootstrap_nodes_come_from_options_environment_and_file() {
     let mut command = peerkit(home.path());
     command.env("PEERKIT_BOOTSTRAP", format!("{},{}", dead_address(), a.address));
     command.args(["run", "--listen", "127.0.0.1:0"]);
-    let d = Person::start(command);
+    let d = TextProgram::start(command);
     d.until("connected to alice");
     d.exit();
     let mut command = peerkit(home.path());
@@ -482,7 +483,8 @@ fn a_bootstrap_node_that_comes_later_is_joined_then() {
     let later = Program::start_with(home.path(), "bob", &[]);
     let address = later.address.clone();
     later.exit();
-    let alice = Person::run(home.path(), &["--listen", "127.0.0.1:0", "--bootstrap", &address]);
+    let alice =
+        TextProgram::run(home.path(), &["--listen", "127.0.0.1:0", "--bootstrap", &address]);
     let said = alice.until_error("not joined");
     assert_eq!(said.len(), 1, "{said:?}");
     let bob = Program::start_with(home.path(), "bob", &["--listen", &address]);

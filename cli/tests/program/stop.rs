@@ -10,24 +10,26 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{PATIENCE, Program, Share, line, peerkit, run, send_signal, stopping_signals};
+use crate::harness::{
+    PATIENCE, Program, Share, peerkit, run, send_signal, start_chain, stopping_signals,
+};
 
 #[test]
 fn signals_stop_a_node_with_a_goodbye_to_its_peers() {
     for (signal, _) in stopping_signals() {
         let home = tempfile::tempdir().unwrap();
-        let mut line = line(home.path(), &[]);
-        line.b.signal(signal);
-        let (status, stderr) = line.b.wait();
+        let mut chain = start_chain(home.path(), &[]);
+        chain.b.signal(signal);
+        let (status, stderr) = chain.b.wait();
         assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
-        line.b.event("node_request_to_stop");
-        let event = line.a.event("outbound_node_disconnected");
+        chain.b.event("node_request_to_stop");
+        let event = chain.a.event("outbound_node_disconnected");
         assert_eq!(event["data"]["by_peer"], true);
         assert!(event["data"]["reason"].as_str().unwrap().contains("stopping"), "{event}");
-        let event = line.c.event("inbound_node_disconnected");
+        let event = chain.c.event("inbound_node_disconnected");
         assert_eq!(event["data"]["by_peer"], true);
-        line.a.exit();
-        line.c.exit();
+        chain.a.exit();
+        chain.c.exit();
     }
 }
 

@@ -5,24 +5,24 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command};
 use std::sync::mpsc::Receiver;
 
-use super::{PATIENCE, lines, peerkit, piped};
+use super::{PATIENCE, peerkit, piped, read_lines};
 
 /// A running program with text output.
-pub(crate) struct Person {
+pub(crate) struct TextProgram {
     child: Child,
     stdin: Option<ChildStdin>,
     out: Receiver<String>,
     err: Receiver<String>,
 }
 
-impl Person {
+impl TextProgram {
     /// Starts a program.
     pub(crate) fn start(mut command: Command) -> Self {
         let mut child = piped(&mut command);
         Self {
             stdin: child.stdin.take(),
-            out: lines(child.stdout.take().unwrap()),
-            err: lines(child.stderr.take().unwrap()),
+            out: read_lines(child.stdout.take().unwrap()),
+            err: read_lines(child.stderr.take().unwrap()),
             child,
         }
     }
@@ -65,7 +65,7 @@ impl Person {
     }
 }
 
-impl Drop for Person {
+impl Drop for TextProgram {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

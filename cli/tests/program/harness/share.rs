@@ -10,7 +10,7 @@ use serde_json::Value;
 
 #[cfg(unix)]
 use super::send_signal;
-use super::{PATIENCE, lines, peerkit, run};
+use super::{PATIENCE, peerkit, read_lines, run};
 
 /// A running `peerkit share --json`, on its own port.
 pub(crate) struct Share {
@@ -28,7 +28,7 @@ impl Share {
             .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
-        let lines = lines(child.stdout.take().unwrap());
+        let lines = read_lines(child.stdout.take().unwrap());
         Self { child, lines }
     }
 
