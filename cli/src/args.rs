@@ -450,12 +450,12 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_holds_together() {
+    fn the_definition_of_the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn run_has_the_defaults_of_the_design() {
+    fn run_has_its_defaults() {
         let args = run("peerkit run");
         assert!(
             args.listening.listen.is_empty()
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_no_port_is_named_alone() {
+    fn an_invalid_port_is_reported_without_an_address() {
         for text in ["65536", ":99999"] {
             let error = listen(text).unwrap_err();
             assert!(error.contains("is not a port") && !error.contains("127.0.0.1"), "{error}");
@@ -509,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_alone_is_of_all_addresses() {
+    fn a_port_without_a_host_listens_on_all_addresses() {
         let args = run("peerkit run --listen 0 --listen :7000 --listen [::1]:7117");
         let at = ListenAddress::HostPort("[::1]:7117".to_owned());
         assert_eq!(

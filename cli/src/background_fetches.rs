@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fetch_that_failed_is_not_said_to_go_on() {
+    fn a_failed_fetch_is_counted_apart_from_unfinished_ones() {
         assert_eq!(next_start(0, 0), "");
         assert_eq!(next_start(1, 0), "1 fetch will continue at the next start\n");
         assert_eq!(next_start(0, 1), "1 fetch that failed will be tried again at the next start\n");

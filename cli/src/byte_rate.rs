@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_says_what_is_right() {
+    fn an_invalid_rate_is_an_error_with_valid_examples() {
         for text in ["", "k", "-1", "1T", "1.2.3k", "1e6", "ten", ".5k", "1 k b", "inf", "NaN"] {
             assert!(parse(text).unwrap_err().contains("64KiB"), "{text}");
         }

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_the_rest_of_the_line_as_it_stands() {
+    fn a_text_is_the_unchanged_rest_of_the_line() {
         let text = |text: &str| NodeCommand::Msg { text: text.into() };
         assert_eq!(parse("msg hello"), text("hello"));
         assert_eq!(parse("  msg  two  spaces "), text(" two  spaces "));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_get_has_its_options_on_either_side() {
+    fn get_takes_its_options_before_and_after_its_arguments() {
         let get = |line: &str| match parse(line) {
             NodeCommand::Get { line, from, force } => {
                 (line.trim().to_owned(), from.join(" "), force)
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_in_quotes_is_for_what_they_hold() {
+    fn quotes_around_a_whole_search_text_are_removed() {
         let search = |text: &str| NodeCommand::Search { text: text.into() };
         assert_eq!(parse("search \"my film\""), search("my film"));
         assert_eq!(parse("search 'it is' so"), search("'it is' so"));
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_those_of_all_shares_or_of_one() {
+    fn files_takes_a_share_and_a_number_to_skip() {
         let files = |share: Option<&str>, skip| NodeCommand::Files {
             share: share.map(str::to_owned),
             skip,
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_for_all_for_some_or_for_who_has_the_ticket() {
+    fn add_takes_nodes_or_a_ticket_but_not_both() {
         let add = |to: &[&str], ticket| NodeCommand::Add {
             path: "my file".into(),
             to: to.iter().map(ToString::to_string).collect(),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_download_goes_by_its_name_too() {
+    fn a_download_can_be_given_by_its_name() {
         let pause = |name: &str| NodeCommand::Pause { download: name.into() };
         assert_eq!(parse("pause abcd"), pause("abcd"));
         assert_eq!(parse("pause my film.mkv "), pause("my film.mkv"));
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn connect_takes_its_flag_on_either_side() {
+    fn connect_takes_reconnect_before_and_after_its_address() {
         for line in ["connect a:1 --reconnect", "connect --reconnect a 1"] {
             let expected = NodeCommand::Connect { address: "a:1".into(), reconnect: true };
             assert_eq!(parse(line), expected);
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_a_host_a_port_or_both_or_a_name() {
+    fn an_address_may_be_a_host_a_host_and_port_or_a_name() {
         let connect = |line: &str| match parse(&format!("connect {line}")) {
             NodeCommand::Connect { address, .. } => address,
             other => panic!("{other:?}"),
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn depths() {
+    fn discover_takes_a_depth() {
         assert_eq!(parse("discover"), NodeCommand::Discover { depth: -1 });
         assert_eq!(parse("discover 3"), NodeCommand::Discover { depth: 3 });
         for wrong in ["discover -2", "discover x", "discover 1 2"] {
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_nonsense() {
+    fn an_empty_line_is_no_command_and_a_wrong_one_is_an_error() {
         assert_eq!(NodeCommand::parse(""), Ok(None));
         assert_eq!(NodeCommand::parse("  \t"), Ok(None));
         assert!(error("serach x").contains("search"));

@@ -498,7 +498,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn candidates_are_those_that_start_so() {
+    fn candidates_begin_with_the_typed_text() {
         let names = ["send", "search", "size"].map(str::to_owned);
         let pairs = matching("se", names);
         let found: Vec<&str> = pairs.iter().map(|pair| pair.display.as_str()).collect();
@@ -508,7 +508,7 @@ mod tests {
 
     #[cfg(not(windows))]
     #[test]
-    fn a_path_is_completed_as_it_is_read() {
+    fn a_completed_path_is_read_back_as_the_same_path() {
         let folder = tempfile::tempdir().unwrap();
         let names = ["it's", "my file.txt", "-x", "$HOME", "a\\b", "new\nline", "~"];
         for name in names {
@@ -530,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_candidates_become_what_they_begin_with() {
+    fn too_many_candidates_become_their_common_start() {
         let candidates = |number: usize| -> Vec<Pair> {
             matching("a", (0..number).map(|number| format!("a b{number}")))
         };
@@ -541,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_no_part_of_a_line() {
+    fn a_byte_order_mark_is_removed_from_a_line() {
         assert_eq!(decode_line(b"\xef\xbb\xbfsize\r\n"), Ok("size".into()));
     }
 
@@ -568,7 +568,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_ticket_stays_out_of_the_history() {
+    fn a_line_with_a_secret_ticket_is_not_written_to_the_history() {
         let ticket = |secret| peerkit::Ticket {
             hash: peerkit::Hash::of(b"content"),
             node: peerkit::NodeId::from_bytes([1; 32]),

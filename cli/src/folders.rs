@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_given_folder_wins() {
+    fn a_given_folder_is_used_instead_of_the_default() {
         assert_eq!(state(Some(Path::new("/s"))).unwrap(), Path::new("/s"));
         assert_eq!(downloads(Some(Path::new("/d"))), Path::new("/d"));
         assert!(downloads(Some(Path::new("d"))).is_absolute());

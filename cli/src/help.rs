@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn help_tells_of_all_and_of_one() {
+    fn help_lists_all_commands_and_explains_one() {
         let all = help_text(None).unwrap();
         for entry in COMMANDS {
             assert!(all.contains(entry.usage), "{}", entry.name());

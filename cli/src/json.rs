@@ -221,7 +221,7 @@ mod tests {
     use peerkit::{Hash, LeftOut, NameFault, NodeId, Renamed};
 
     #[test]
-    fn results_have_the_form_of_the_design() {
+    fn a_result_is_one_json_line() {
         let size = Reply::new(String::new()).with("size", 3).with("exact", true);
         assert_eq!(
             result("size", Ok(size.with_some("error", None::<f64>))),
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn events_of_downloads_say_what_and_why() {
+    async fn events_of_downloads_have_the_file_and_the_reason() {
         let node = Node::builder().spawn().await.unwrap();
         let value = |event| serde_json::to_value(data(&node, &event).unwrap()).unwrap();
         let hash = Hash::of(b"content");

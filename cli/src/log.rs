@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_are_named_by_themselves_or_in_full() {
+    fn a_kind_may_be_given_without_its_crate() {
         for (wanted, expected) in [
             ("info", "info"),
             ("WARN, link=debug", "WARN,peerkit::link=debug"),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_that_has_ended_is_nothing_to_warn_of() {
+    fn warnings_of_the_folder_watcher_are_not_logged() {
         for filter in [DEFAULT_FILTER, DEBUG] {
             let log = tempfile::NamedTempFile::new().unwrap();
             let file = log.reopen().unwrap();

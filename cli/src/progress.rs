@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bars_come_and_go() {
+    fn a_bar_is_removed_when_it_is_dropped() {
         let bars = Bars {
             bars: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
             paint: Paint::on(&tempfile::tempfile().unwrap()),

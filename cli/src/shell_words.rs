@@ -291,7 +291,7 @@ mod tests {
 
     #[cfg(not(windows))]
     #[test]
-    fn a_backslash_takes_the_meaning_from_what_follows() {
+    fn a_backslash_escapes_the_next_character() {
         assert_eq!(split(r"my\ file.txt a\'b a\\b"), ["my file.txt", "a'b", "a\\b"]);
         assert_eq!(split("a\\\nb c\\"), ["ab", "c\\"]);
         assert_eq!(escaped("my file.txt"), r"my\ file.txt");
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quote_that_is_not_closed_is_open_at_the_start_only() {
+    fn an_unclosed_quote_is_open_only_at_the_start_of_a_word() {
         let open: Vec<ShellWord> = words("add 'my file").collect();
         assert_eq!((open[1].text.as_str(), open[1].open), ("my file", true));
         assert!(words("a' b").all(|word| !word.open && !word.quoted));
@@ -349,7 +349,7 @@ mod tests {
     /// The shell of this machine reads what is printed for it.
     #[cfg(unix)]
     #[test]
-    fn a_shell_reads_the_same() {
+    fn a_shell_reads_quoted_words_as_they_were() {
         let texts = ["it's", "a b", "-x", "~", "$HOME `id` $(id)", "a\\b\"c", "é*?", "a\\", ""];
         let line = texts.map(quote).join(" ");
         let script = format!("for word in {line}; do printf '%s\\n' \"[$word]\"; done");

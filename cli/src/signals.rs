@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ignored_hangup_is_seen() {
+    fn an_ignored_hangup_is_detected() {
         let status = |mask: &str| format!("Name:\tx\nSigBlk:\t0001\nSigIgn:\t{mask}\n");
         assert!(ignores_hangup(&status("0000000000001001")));
         assert!(!ignores_hangup(&status("0000000000001000")));

@@ -167,7 +167,7 @@ mod tests {
     use crate::args::SIM_EXAMPLES;
 
     #[test]
-    fn the_scenario_of_the_help_is_one() {
+    fn the_scenario_in_the_help_is_valid() {
         let lines = SIM_EXAMPLES.lines().skip(1).take_while(|line| !line.starts_with("Beside"));
         let text: String = lines.map(|line| format!("{line}\n")).collect();
         let scenario: Scenario = toml::from_str(&text).unwrap();

@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_for_this_machine() {
+    fn only_this_machine_can_dial_loopback() {
         let reach = |texts: &[&str]| {
             let addresses: Vec<Address> = texts.iter().map(|text| text.parse().unwrap()).collect();
             DialableFrom::of(&addresses)
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_that_is_printed_is_of_use_to_others() {
+    fn the_printed_address_is_one_that_other_machines_can_dial() {
         let best = |texts: &[&str]| {
             let addresses: Vec<Address> = texts.iter().map(|text| text.parse().unwrap()).collect();
             best_address(&addresses).map(ToString::to_string)
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn only_ports_that_were_not_given_give_way() {
+    fn only_the_default_port_is_replaced_by_a_free_one() {
         let mut ports = Ports::new(&[]);
         assert!(ports.use_free_port());
         assert!(!ports.use_free_port(), "a free port is in use only by chance");

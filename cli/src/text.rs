@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_comes_with_the_command_that_helps() {
+    fn an_error_names_the_command_that_helps() {
         let unknown = peerkit::Error::UnknownPeer("bob".into());
         let described = "no connected node is called `bob`; `peers` lists connected nodes";
         assert_eq!(error(&unknown.into()), described);
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_a_terminal_acts_on_gets_through() {
+    fn control_characters_are_escaped() {
         assert_eq!(plain("hé ✓"), "hé ✓");
         assert_eq!(plain("a\u{1b}[2Jb\nc\u{7}"), "a\\u{1b}[2Jb\\nc\\u{7}");
         assert_eq!(plain("\u{9b}\u{202e}\u{61c}"), "\\u{9b}\\u{202e}\\u{61c}");
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn json_keeps_its_values_and_acts_on_no_terminal() {
+    fn escaped_json_keeps_its_values_and_has_no_control_characters() {
         let value = "hé\u{202e}\u{9b}\u{7f}\u{2028}\n\\ \u{10ffff}";
         let line = json_line(&serde_json::to_string(value).unwrap());
         assert!(!line.contains(acts_on_terminal), "{line}");

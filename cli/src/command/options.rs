@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_for_several_takes_one_before_and_all_after() {
+    fn an_option_with_several_values_takes_one_before_and_all_after_the_argument() {
         let (rest, options) = read("--to ann my file --to bob 'carol c' --force");
         assert_eq!(rest.trim(), "my file");
         let expected = [("--to", "ann"), ("--to", "bob"), ("--to", "carol c"), ("--force", "")];
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_options_are_errors() {
+    fn unknown_or_incomplete_options_are_errors() {
         assert!(take_options("a --frm", OPTIONS).unwrap_err().contains("`--frm`"));
         assert_eq!(
             take_options("a --from", OPTIONS).unwrap_err(),

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_changed_missing_or_added_file_is_noticed() {
+    fn a_changed_missing_or_added_file_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let (one, other) = (folder.path().join("one"), folder.path().join("other"));
         make(&one).unwrap();

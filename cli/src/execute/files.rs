@@ -227,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn first_digits_will_do_where_they_are_unique() {
+    fn first_digits_of_a_hash_select_it_if_they_are_unique() {
         let hashes = vec![Hash::of(b"a"), Hash::of(b"b"), Hash::of(b"a")];
         let text = hashes[0].to_string();
         let find = |text: &str| find_by_digits(text, hashes.clone());

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_map_goes_by_its_ending() {
+    fn the_ending_of_a_file_selects_the_format_of_a_map() {
         for path in ["a.svg", "a.DOT", "a.gv", "a.graphml", "a.b.json"] {
             assert!(format_of(Path::new(path)).is_ok(), "{path}");
         }

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_whole() {
+    fn a_time_is_printed_to_the_second() {
         assert_eq!(whole(Duration::from_secs(7)), "7 s");
         assert_eq!(whole(Duration::from_secs(7325)), "2 h 02 min");
     }

@@ -154,7 +154,7 @@ mod tests {
     use peerkit::{Changes, Hash, LeftOut, NameFault, NodeId};
 
     #[tokio::test]
-    async fn a_download_that_is_not_whole_says_so() {
+    async fn an_incomplete_download_names_the_missing_files() {
         let node = Node::builder().spawn().await.unwrap();
         let left = LeftOut { path: "in/song".parse().unwrap(), why: NameFault::TooLongForDisk };
         let text = |left_out: &[LeftOut]| {
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dial_that_failed_names_its_address_once() {
+    fn a_failed_dial_names_its_address_once() {
         let id = NodeId::from_bytes([7; 32]);
         let address: Address = "192.0.2.7:7117".parse().unwrap();
         assert_eq!(dialled(&address), "192.0.2.7:7117");
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_this_node_is_no_news_of_its_peers() {
+    fn closed_links_of_a_stopping_node_are_not_reported() {
         let link_end = |reason, by_peer| LinkEnd { reason, by_peer };
         assert!(is_own_end(&link_end(Reason::Stopping, false)));
         assert!(is_own_end(&link_end(Reason::Left, false)));

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn files_found_on_this_node_come_without_advice_to_fetch_them() {
+    fn results_on_this_node_get_no_advice_to_fetch_them() {
         let id = |n| NodeId::from_bytes([n; 32]);
         let source = |n: &u8| FileSource { id: id(*n), name: String::new(), addresses: Vec::new() };
         let view = |name, sources: &[u8]| FoundFile {
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_files_are_named_up_to_a_number() {
+    fn only_the_first_changed_files_are_named() {
         let renamed = |n: usize| Renamed {
             name: format!("a{n}\u{202e}").parse().unwrap(),
             path: format!("/d/a{n}_").into(),

@@ -164,7 +164,7 @@ mod tests {
     use peerkit::{Degrees, Discovery, NodeId};
 
     #[test]
-    fn a_ping_of_no_node_is_said_in_words() {
+    fn ping_without_peers_prints_a_sentence() {
         let pinged = pings(Paint::none(), &[]);
         assert!(pinged.contains("no node is connected"), "{pinged:?}");
     }

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn clocks_that_are_apart_have_a_line() {
+    async fn the_status_has_a_line_about_clocks_that_differ() {
         let node = peerkit::Node::builder().spawn().await.unwrap();
         let mut status = node.status().await;
         assert!(!text(Paint::none(), &status).contains("clock"));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_node_alone_says_so() {
+    async fn the_status_of_a_node_without_links_says_so() {
         let node = peerkit::Node::builder().name("ann\u{1b}").spawn().await.unwrap();
         let paint = Paint::on(&tempfile::tempfile().unwrap());
         let text = text(paint, &node.status().await);

@@ -5,7 +5,7 @@ use std::fs;
 use crate::harness::{Share, address, get, get_command, peerkit, run, text, ticket};
 
 #[test]
-fn without_its_ticket_it_is_as_if_it_were_not_there() {
+fn a_ticket_share_without_its_ticket_looks_like_a_missing_one() {
     let home = tempfile::tempdir().unwrap();
     let secret = home.path().join("secret.txt");
     fs::write(&secret, "psst").unwrap();
@@ -29,7 +29,7 @@ fn without_its_ticket_it_is_as_if_it_were_not_there() {
 }
 
 #[test]
-fn some_shares_are_for_one_node_only() {
+fn a_share_for_one_node_is_refused_to_others() {
     let home = tempfile::tempdir().unwrap();
     let letter = home.path().join("letter.txt");
     fs::write(&letter, "dear you").unwrap();

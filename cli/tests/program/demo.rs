@@ -96,7 +96,7 @@ fn the_picture_has_every_node() {
 }
 
 #[test]
-fn a_folder_that_is_not_there_fails_it() {
+fn a_missing_folder_fails_the_demo() {
     let home = tempfile::tempdir().unwrap();
     let mut command = peerkit(home.path());
     command.env("TMPDIR", home.path()).args(["demo", "--nodes", "3", "--dir", "/not/there"]);
@@ -108,7 +108,7 @@ fn a_folder_that_is_not_there_fails_it() {
 
 #[cfg(unix)]
 #[test]
-fn a_demo_that_is_stopped_names_no_step_that_failed() {
+fn a_stopped_demo_reports_no_failed_step() {
     let home = tempfile::tempdir().unwrap();
     // The demo may end before the signal comes. Then it runs once more.
     for _ in 0..20 {

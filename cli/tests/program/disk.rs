@@ -45,7 +45,7 @@ fn without_write_signal(home: &Path) -> Command {
 }
 
 #[test]
-fn a_state_disk_that_was_full_is_used_again_once_it_has_room() {
+fn a_full_state_disk_is_used_again_once_it_has_room() {
     let home = tempfile::tempdir().unwrap();
     for name in ["a", "b", "c"] {
         fs::write(home.path().join(name), name).unwrap();
@@ -134,7 +134,7 @@ fn wait_until_begun(folder: &Path) {
 }
 
 #[test]
-fn nothing_is_said_to_be_kept_of_what_was_removed() {
+fn a_removed_part_is_not_reported_as_kept() {
     let home = tempfile::tempdir().unwrap();
     let film = home.path().join("film.bin");
     fs::write(&film, vec![7; 8 << 20]).unwrap();
@@ -205,7 +205,7 @@ fn a_start_that_hangs_is_ended_by_a_signal() {
 }
 
 #[test]
-fn pipes_in_the_place_of_files_hold_nothing_up() {
+fn a_pipe_in_place_of_a_file_does_not_block_the_node() {
     let home = tempfile::tempdir().unwrap();
     let pipe = home.path().join("pipe.svg");
     let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);

@@ -143,7 +143,7 @@ fn fits(there: &str, part: &str) -> bool {
 }
 
 #[test]
-fn files_that_documents_name_are_there() {
+fn files_named_in_documents_exist() {
     let tree = tree();
     let mut unknown = BTreeSet::new();
     for piece in code(&tree) {
@@ -185,7 +185,7 @@ fn commands() -> Vec<String> {
 }
 
 #[test]
-fn commands_that_documents_name_are_there() {
+fn commands_named_in_documents_exist() {
     let (subcommands, commands) = (subcommands(), commands());
     assert!(subcommands.len() > 7 && commands.len() > 30, "{subcommands:?} {commands:?}");
     let is_word = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase());
@@ -233,7 +233,7 @@ fn the_guide_has_every_command() {
 }
 
 #[test]
-fn options_that_documents_name_are_there() {
+fn options_named_in_documents_exist() {
     let tree = tree();
     let mut known = String::new();
     for name in subcommands() {
@@ -263,7 +263,7 @@ fn options_that_documents_name_are_there() {
 }
 
 #[test]
-fn types_that_documents_name_are_there() {
+fn types_named_in_documents_exist() {
     let tree = tree();
     let sources = tree.iter().filter(|path| path.ends_with(".rs"));
     let sources: String = sources
@@ -318,7 +318,7 @@ fn without_figures(line: &str) -> String {
 }
 
 #[test]
-fn the_demo_in_documents_is_the_one_that_runs() {
+fn steps_of_the_demo_in_documents_are_those_it_prints() {
     let printed = steps(&output(&["demo"], ""));
     assert_eq!(printed.len(), 11, "{printed:#?}");
     let mut is_shown = false;
@@ -334,7 +334,7 @@ fn the_demo_in_documents_is_the_one_that_runs() {
 }
 
 #[test]
-fn missing_things_are_noticed() {
+fn missing_files_and_changed_steps_are_detected() {
     let tree: Vec<String> = ["docs", "docs/guide.md", "cli/src/run.rs", "tests/fixtures/state-1"]
         .map(str::to_owned)
         .into();

@@ -24,7 +24,7 @@ fn bytes_in(folder: &Path) -> u64 {
 }
 
 #[test]
-fn killed_in_the_middle_of_a_fetch() {
+fn a_source_killed_during_a_fetch_leaves_the_other_nodes_running() {
     let home = tempfile::tempdir().unwrap();
     // A sparse file: large, but quickly made.
     let large = home.path().join("large.bin");
@@ -64,7 +64,7 @@ fn killed_in_the_middle_of_a_fetch() {
 }
 
 #[test]
-fn killed_in_the_middle_of_its_own_flood() {
+fn a_sender_killed_during_its_flood_leaves_the_other_nodes_running() {
     let home = tempfile::tempdir().unwrap();
     let mut chain = start_chain(home.path(), &[]);
     let mut stdin = chain.a.take_stdin();
@@ -89,7 +89,7 @@ fn killed_in_the_middle_of_its_own_flood() {
 }
 
 #[test]
-fn killed_in_the_middle_of_a_flood_to_it() {
+fn a_receiver_killed_during_a_flood_leaves_the_sender_running() {
     let home = tempfile::tempdir().unwrap();
     let mut bob = Program::start(home.path(), "bob", &[]);
     let mut alice = Program::start(home.path(), "alice", &[&bob.address]);
@@ -116,7 +116,7 @@ fn killed_in_the_middle_of_a_flood_to_it() {
 }
 
 #[test]
-fn a_kept_link_is_made_again_after_a_kill() {
+fn connect_with_reconnect_makes_the_link_again_after_a_kill() {
     let home = tempfile::tempdir().unwrap();
     let mut bob = Program::start(home.path(), "bob", &[]);
     let address = bob.address.clone();

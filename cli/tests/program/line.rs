@@ -18,7 +18,7 @@ fn keys(value: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn a_start_tells_who_and_where() {
+fn the_first_line_has_the_name_network_identity_and_address() {
     let home = tempfile::tempdir().unwrap();
     let node = Program::start(home.path(), "alice", &[]);
     let started = &node.started;
@@ -137,7 +137,7 @@ fn a_file_is_found_and_fetched_without_a_link() {
 }
 
 #[test]
-fn a_changed_share_is_noticed() {
+fn refresh_reports_a_changed_share() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("notes.txt");
     fs::write(&file, "one").unwrap();
@@ -186,7 +186,7 @@ fn messages_reach_their_recipients() {
 }
 
 #[test]
-fn a_node_without_a_link_is_sent_to_by_its_whole_identity() {
+fn send_reaches_a_node_without_a_link_by_its_whole_identity() {
     let home = tempfile::tempdir().unwrap();
     let mut c = Program::start(home.path(), "carol", &[]);
     let mut b = Program::start(home.path(), "bob", &[&c.address]);
@@ -213,7 +213,7 @@ fn a_node_without_a_link_is_sent_to_by_its_whole_identity() {
 }
 
 #[test]
-fn the_largest_message_goes_through_and_a_larger_one_does_not() {
+fn the_largest_message_is_sent_and_a_larger_one_is_refused() {
     let home = tempfile::tempdir().unwrap();
     let mut bob = Program::start(home.path(), "bob", &[]);
     let mut alice = Program::start(home.path(), "alice", &[&bob.address]);
@@ -232,7 +232,7 @@ fn the_largest_message_goes_through_and_a_larger_one_does_not() {
 }
 
 #[test]
-fn a_broadcast_reaches_all_once() {
+fn a_broadcast_reaches_every_node_once() {
     let home = tempfile::tempdir().unwrap();
     let mut chain = start_chain(home.path(), &[]);
     let first = chain.a.run("broadcast to all of you")["id"].clone();
@@ -259,7 +259,7 @@ fn a_broadcast_reaches_all_once() {
 }
 
 #[test]
-fn peers_and_pings_and_status() {
+fn peers_ping_and_status_show_the_links() {
     let home = tempfile::tempdir().unwrap();
     let mut chain = start_chain(home.path(), &[]);
     let ping = chain.b.run("ping alice");
@@ -430,7 +430,7 @@ fn peers_are_saved_and_loaded() {
 }
 
 #[test]
-fn errors_name_the_command_and_the_way_out() {
+fn errors_name_the_command_and_give_advice() {
     let home = tempfile::tempdir().unwrap();
     let mut node = Program::start(home.path(), "alice", &[]);
     let result = node.attempt("serach x");
@@ -459,7 +459,7 @@ fn errors_name_the_command_and_the_way_out() {
 }
 
 #[test]
-fn arguments_that_make_no_sense_are_not_taken_for_none() {
+fn an_invalid_argument_is_not_treated_as_a_missing_one() {
     let home = tempfile::tempdir().unwrap();
     let mut node = Program::start(home.path(), "alice", &[]);
     for line in ["files \"abc", "files --skip 1 \"abc", "add \"abc", "save \"abc", "get \"abc"] {
@@ -482,7 +482,7 @@ fn arguments_that_make_no_sense_are_not_taken_for_none() {
 }
 
 #[test]
-fn a_long_word_that_was_pasted_is_not_repeated_whole() {
+fn an_error_shortens_a_long_pasted_word() {
     let home = tempfile::tempdir().unwrap();
     let mut node = Program::start(home.path(), "alice", &[]);
     let word = "a".repeat(2_000_000);

@@ -34,7 +34,7 @@ fn logged(home: &std::path::Path, env: &[(&str, &str)], first: &str) -> String {
 }
 
 #[test]
-fn debug_shows_what_happens_by_kind_and_no_contents() {
+fn debug_logs_every_kind_of_event_without_contents() {
     let home = tempfile::tempdir().unwrap();
     // Without a word it toggles, so it is on now.
     let log = logged(home.path(), &[], "debug");
@@ -54,7 +54,7 @@ fn debug_shows_what_happens_by_kind_and_no_contents() {
 }
 
 #[test]
-fn info_shows_the_life_of_a_node_as_json() {
+fn info_logs_links_and_the_start_and_stop_as_json() {
     let home = tempfile::tempdir().unwrap();
     let env = [("PEERKIT_LOG", "info"), ("PEERKIT_LOG_FORMAT", "json")];
     let log = logged(home.path(), &env, "leave");
@@ -76,7 +76,7 @@ fn info_shows_the_life_of_a_node_as_json() {
 }
 
 #[test]
-fn a_wrong_setting_of_the_log_is_named() {
+fn an_invalid_log_variable_is_reported() {
     let home = tempfile::tempdir().unwrap();
     for (variable, value) in
         [("PEERKIT_LOG", "peerkit=much"), ("PEERKIT_LOG", "inf"), ("PEERKIT_LOG_FORMAT", "xml")]
@@ -93,7 +93,7 @@ fn a_wrong_setting_of_the_log_is_named() {
 
 /// A log without a reader blocks nothing, and says at the end how many lines are missing.
 #[test]
-fn a_log_that_is_not_read_holds_nothing_up_and_names_its_gap() {
+fn a_log_that_is_not_read_blocks_nothing_and_counts_its_missing_lines() {
     for format in ["text", "json"] {
         let home = tempfile::tempdir().unwrap();
         let mut command = peerkit(home.path());
@@ -129,7 +129,7 @@ fn a_log_that_is_not_read_holds_nothing_up_and_names_its_gap() {
 
 /// A log in a watched folder must not grow because of its own lines.
 #[test]
-fn changes_of_a_watched_folder_are_not_logged_one_by_one() {
+fn file_events_of_a_watched_folder_are_not_logged() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("shared");
     fs::create_dir(&folder).unwrap();

@@ -60,7 +60,7 @@ fn each_share_of_equal_content_has_its_own_ticket() {
 }
 
 #[test]
-fn a_file_fetched_by_its_name_arrives_under_it() {
+fn a_file_fetched_by_its_name_is_written_under_that_name() {
     let home = tempfile::tempdir().unwrap();
     let mut alice = Program::start(home.path(), "alice", &[]);
     for name in ["a.txt", "b.txt"] {
@@ -119,7 +119,7 @@ fn the_files_of_a_folder_are_listed_and_found_by_their_hashes() {
 
 #[cfg(unix)]
 #[test]
-fn a_name_forges_no_line_and_turns_no_text() {
+fn control_characters_in_a_name_are_printed_escaped() {
     let home = tempfile::tempdir().unwrap();
     let forged = "x\nerror: forged\u{1b}[2J";
     let turned = format!("{TURN}fdp.exe");
@@ -207,7 +207,7 @@ fn a_hidden_name_is_not_written_unless_it_was_chosen() {
 
 #[cfg(unix)]
 #[test]
-fn a_target_that_is_no_file_is_not_replaced() {
+fn a_pipe_device_or_link_is_not_replaced_by_a_fetch() {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("file");
@@ -238,7 +238,7 @@ fn a_target_that_is_no_file_is_not_replaced() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn names_that_the_disk_cannot_have_are_named_and_fail_the_fetch() {
+fn names_that_the_disk_refuses_are_reported_and_fail_the_fetch() {
     let home = tempfile::tempdir().unwrap();
     let top = home.path().join("top");
     fs::create_dir(&top).unwrap();

@@ -184,7 +184,7 @@ fn commands_are_typed_completed_and_remembered() {
 }
 
 #[test]
-fn a_fetch_goes_on_above_the_prompt() {
+fn the_progress_of_a_fetch_is_shown_above_the_prompt() {
     let home = tempfile::tempdir().unwrap();
     let film = home.path().join("film.bin");
     fs::write(&film, content(1, 16 << 20)).unwrap();
@@ -264,7 +264,7 @@ fn a_terminal_has_colours_unless_they_are_not_wanted() {
 }
 
 #[test]
-fn a_terminal_that_can_do_nothing_takes_plain_lines() {
+fn a_dumb_terminal_gets_plain_lines() {
     let home = tempfile::tempdir().unwrap();
     let mut alice = Prompt::start(home.path(), &[("TERM", "dumb")], &[]);
     alice.sees("Ctrl-D leaves");
@@ -276,7 +276,7 @@ fn a_terminal_that_can_do_nothing_takes_plain_lines() {
 }
 
 #[test]
-fn a_byte_that_is_not_utf8_costs_its_line_and_nothing_more() {
+fn a_line_that_is_not_utf8_is_refused_and_the_prompt_goes_on() {
     let home = tempfile::tempdir().unwrap();
     let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &[]);
     alice.sees("alice> ");
@@ -295,7 +295,7 @@ fn a_byte_that_is_not_utf8_costs_its_line_and_nothing_more() {
 }
 
 #[test]
-fn a_paste_with_such_a_byte_is_given_up_to_its_end() {
+fn a_paste_that_is_not_utf8_is_discarded_to_its_end() {
     let home = tempfile::tempdir().unwrap();
     let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &[]);
     alice.sees("alice> ");
@@ -360,7 +360,7 @@ fn an_interrupt_clears_the_line_and_stops_the_node_on_an_empty_one() {
 }
 
 #[test]
-fn lines_that_come_at_once_are_all_carried_out() {
+fn several_lines_typed_ahead_are_all_carried_out() {
     let home = tempfile::tempdir().unwrap();
     let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &[]);
     alice.sees("alice> ");
@@ -439,7 +439,7 @@ fn an_interrupt_ends_the_command_that_runs_and_not_the_node() {
 }
 
 #[test]
-fn a_ticket_is_asked_for_and_kept_nowhere() {
+fn a_ticket_typed_at_the_question_is_not_stored() {
     let home = tempfile::tempdir().unwrap();
     let notes = home.path().join("notes.txt");
     fs::write(&notes, "asked").unwrap();
@@ -503,7 +503,7 @@ fn a_signal_at_the_question_for_a_ticket_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
-fn a_window_that_changes_its_size_does_not_disturb_the_question_for_a_ticket() {
+fn a_resized_window_keeps_the_text_typed_at_the_question_for_a_ticket() {
     let home = tempfile::tempdir().unwrap();
     let mut asked = Prompt::that_asks(home.path());
     for _ in 0..3 {
@@ -520,7 +520,7 @@ fn a_window_that_changes_its_size_does_not_disturb_the_question_for_a_ticket() {
 }
 
 #[test]
-fn a_signal_at_the_prompt_stops_the_node_whatever_has_been_typed() {
+fn a_signal_at_the_prompt_stops_the_node_with_or_without_typed_text() {
     let home = tempfile::tempdir().unwrap();
     for (signal, _) in stopping_signals() {
         for typed in ["", "half a comm"] {

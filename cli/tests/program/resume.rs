@@ -17,7 +17,7 @@ const COST: u64 = 12 << 20;
 /// Kills a fetch with SIGKILL at random moments. The file is correct in the end, and only data in
 /// flight is fetched again.
 #[test]
-fn killed_at_random_moments() {
+fn a_fetch_killed_at_random_moments_is_completed() {
     let home = tempfile::tempdir().unwrap();
     let bytes = content(9, (24 << 20) + 4321);
     let file = home.path().join("film.bin");
@@ -86,7 +86,7 @@ fn ends_within(child: &mut Child, time: Duration) -> Option<bool> {
 
 /// A node that is killed during a fetch continues it after a restart.
 #[test]
-fn a_node_goes_on_with_its_downloads() {
+fn a_killed_node_continues_its_downloads() {
     let home = tempfile::tempdir().unwrap();
     let bytes = content(10, (20 << 20) + 99);
     let file = home.path().join("film.bin");

@@ -49,7 +49,7 @@ fn a_share_is_fetched_by_its_ticket() {
 }
 
 #[test]
-fn an_existing_file_is_left_unless_it_is_to_be_replaced() {
+fn only_force_replaces_an_existing_file() {
     let home = tempfile::tempdir().unwrap();
     let notes = home.path().join("notes.txt");
     fs::write(&notes, "new").unwrap();
@@ -134,7 +134,7 @@ fn a_hash_alone_needs_an_address() {
 }
 
 #[test]
-fn each_address_that_does_not_answer_is_named() {
+fn each_unanswered_address_is_named() {
     let home = tempfile::tempdir().unwrap();
     // These ports have no listener once they are closed.
     let ports = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
@@ -149,7 +149,7 @@ fn each_address_that_does_not_answer_is_named() {
 }
 
 #[test]
-fn a_ticket_that_is_not_whole_says_so() {
+fn a_shortened_ticket_is_reported_as_cut_short() {
     let home = tempfile::tempdir().unwrap();
     let notes = home.path().join("notes.txt");
     fs::write(&notes, "x").unwrap();
@@ -219,7 +219,7 @@ fn a_running_node_serves_tickets_too() {
 }
 
 #[test]
-fn the_end_of_piped_commands_waits_for_what_they_fetch() {
+fn piped_commands_end_after_their_fetches() {
     let home = tempfile::tempdir().unwrap();
     let bytes = content(3, 5 << 20);
     let file = home.path().join("film.bin");
@@ -304,7 +304,7 @@ fn an_interrupted_fetch_continues_where_it_was() {
 /// A `get` that fails before it reads the kept part of an earlier `get` leaves that part.
 #[cfg(unix)]
 #[test]
-fn an_interrupted_fetch_is_kept_without_sources() {
+fn a_failed_fetch_keeps_the_part_of_an_interrupted_one() {
     let home = tempfile::tempdir().unwrap();
     let film = home.path().join("film.bin");
     fs::write(&film, content(4, 8 << 20)).unwrap();
@@ -434,7 +434,7 @@ fn a_ticket_is_taken_from_a_file_a_pipe_or_the_environment() {
 }
 
 #[test]
-fn a_user_learns_what_to_type() {
+fn share_prints_the_hash_the_ticket_and_the_command() {
     let home = tempfile::tempdir().unwrap();
     let notes = home.path().join("notes.txt");
     fs::write(&notes, "abc").unwrap();
@@ -450,7 +450,7 @@ fn a_user_learns_what_to_type() {
 }
 
 #[test]
-fn a_fetch_is_paused_resumed_and_given_up() {
+fn a_fetch_is_paused_resumed_and_cancelled() {
     let home = tempfile::tempdir().unwrap();
     let film = home.path().join("a film.bin");
     fs::write(&film, content(5, 16 << 20)).unwrap();
@@ -492,7 +492,7 @@ fn a_fetch_is_paused_resumed_and_given_up() {
 }
 
 #[test]
-fn a_fetch_goes_on_after_a_restart() {
+fn a_killed_node_continues_a_fetch_by_ticket_after_a_restart() {
     let home = tempfile::tempdir().unwrap();
     let bytes = content(6, 6 << 20);
     let film = home.path().join("film.bin");
@@ -560,7 +560,7 @@ fn a_sharing_user_sees_each_finished_upload() {
 
 /// A running node prints the same as text.
 #[test]
-fn a_running_node_tells_of_uploads_and_of_their_total() {
+fn a_running_node_prints_uploads_and_their_total() {
     let home = tempfile::tempdir().unwrap();
     let notes = home.path().join("notes.txt");
     fs::write(&notes, "abc").unwrap();
@@ -581,7 +581,7 @@ fn a_running_node_tells_of_uploads_and_of_their_total() {
 /// Nothing is left in the temporary folder, even if the reader of the output stops reading.
 #[cfg(unix)]
 #[test]
-fn nothing_is_left_of_what_goes_to_standard_output() {
+fn a_get_to_standard_output_leaves_no_temporary_file() {
     let home = tempfile::tempdir().unwrap();
     let temporary = home.path().join("tmp");
     fs::create_dir_all(&temporary).unwrap();

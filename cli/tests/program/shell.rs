@@ -63,7 +63,7 @@ fn wrong_usage_is_status_2() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn what_can_not_be_printed_is_status_1() {
+fn help_that_can_not_be_written_gives_status_1() {
     let home = tempfile::tempdir().unwrap();
     for args in [&["--help"][..], &["help"], &["--version"], &["version"], &["get", "--help"]] {
         let mut command = peerkit(home.path());
@@ -102,7 +102,7 @@ fn help_and_version_are_status_0() {
 }
 
 #[test]
-fn a_file_as_the_first_word_is_to_be_shared() {
+fn a_file_as_the_first_word_suggests_share() {
     let home = tempfile::tempdir().unwrap();
     fs::write(home.path().join("it's holiday.zip"), "x").unwrap();
     let mut command = peerkit(home.path());
@@ -145,7 +145,7 @@ fn an_identity_is_made_once_and_kept_private() {
 }
 
 #[test]
-fn without_state_given_the_data_folder_is_used() {
+fn the_default_state_folder_is_in_the_data_folder() {
     let home = tempfile::tempdir().unwrap();
     let mut command = peerkit(home.path());
     command.arg("id");
@@ -154,7 +154,7 @@ fn without_state_given_the_data_folder_is_used() {
 }
 
 #[test]
-fn a_port_in_use_is_named_with_the_way_out() {
+fn a_port_in_use_is_an_error_with_advice() {
     let home = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -182,7 +182,7 @@ fn a_state_folder_serves_one_node_at_a_time() {
 }
 
 #[test]
-fn commands_are_carried_out_before_the_end_of_input_ends_it() {
+fn piped_commands_are_carried_out_before_the_node_stops() {
     let home = tempfile::tempdir().unwrap();
     let mut bob = Program::start(home.path(), "bob", &[]);
     let mut command = peerkit(home.path());
@@ -225,7 +225,7 @@ fn a_failed_command_is_status_1() {
 }
 
 #[test]
-fn json_lines_and_nothing_else() {
+fn standard_output_has_only_json_lines() {
     let home = tempfile::tempdir().unwrap();
     let mut command = peerkit(home.path());
     command.args(["run", "--listen", "127.0.0.1:0", "--json"]).env("PEERKIT_LOG", "trace");
@@ -240,7 +240,7 @@ fn json_lines_and_nothing_else() {
 }
 
 #[test]
-fn a_reader_that_had_enough_is_no_error() {
+fn a_closed_standard_output_is_no_error() {
     let home = tempfile::tempdir().unwrap();
     let mut command = peerkit(home.path());
     command.args(["run", "--listen", "127.0.0.1:0", "--json", "--headless"]);
@@ -253,7 +253,7 @@ fn a_reader_that_had_enough_is_no_error() {
 }
 
 #[test]
-fn a_path_that_can_not_be_shared_stops_the_start() {
+fn a_missing_path_to_share_fails_the_start() {
     let home = tempfile::tempdir().unwrap();
     let mut command = peerkit(home.path());
     command.args(["run", "--listen", "127.0.0.1:0", "--share"]);
@@ -265,7 +265,7 @@ fn a_path_that_can_not_be_shared_stops_the_start() {
 
 #[cfg(unix)]
 #[test]
-fn a_share_without_a_name_is_refused_with_a_reason() {
+fn a_path_without_a_name_can_not_be_shared() {
     let home = tempfile::tempdir().unwrap();
     // A pipe, like the `<(command)` of a shell.
     let mut command = peerkit(home.path());
@@ -283,7 +283,7 @@ fn a_share_without_a_name_is_refused_with_a_reason() {
 }
 
 #[test]
-fn a_mistyped_ticket_is_not_shown_whole() {
+fn an_error_shows_only_the_start_of_a_mistyped_ticket() {
     let home = tempfile::tempdir().unwrap();
     let ticket = format!("eerkit1{}", "a".repeat(200));
     for args in [&["get", &ticket][..], &["get", &"0".repeat(64), "here", &ticket]] {
@@ -334,7 +334,7 @@ fn a_connection_that_fails_is_reported_once() {
 
 /// The program at the address is not a node, or another node.
 #[test]
-fn a_node_that_turns_out_to_be_none_is_reported_once() {
+fn a_failed_handshake_is_reported_once() {
     let home = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

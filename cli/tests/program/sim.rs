@@ -37,7 +37,7 @@ fn lines(output: &Output) -> Vec<Value> {
 }
 
 #[test]
-fn a_scenario_that_holds_is_the_same_run_each_time() {
+fn a_scenario_with_the_same_seed_gives_the_same_run() {
     let home = tempfile::tempdir().unwrap();
     let output = sim(home.path(), SCENARIO, &["--json", "--seeds", "2"]);
     assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
@@ -53,7 +53,7 @@ fn a_scenario_that_holds_is_the_same_run_each_time() {
 }
 
 #[test]
-fn a_missed_bound_is_shown_and_fails() {
+fn a_missed_bound_is_marked_and_gives_status_1() {
     let home = tempfile::tempdir().unwrap();
     let hopeless = SCENARIO.replace("components = 1", "components = 7");
     let output = sim(home.path(), &hopeless, &[]);
@@ -66,7 +66,7 @@ fn a_missed_bound_is_shown_and_fails() {
 }
 
 #[test]
-fn a_file_that_is_no_scenario_is_an_error() {
+fn an_invalid_scenario_file_is_an_error() {
     let home = tempfile::tempdir().unwrap();
     let fails = |scenario: &str, said: &[&str]| {
         let output = sim(home.path(), scenario, &[]);

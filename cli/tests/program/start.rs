@@ -20,7 +20,7 @@ fn dead_address() -> String {
 
 #[cfg(unix)]
 #[test]
-fn the_line_that_is_printed_joins_from_this_machine_as_it_is() {
+fn the_printed_command_joins_from_this_machine() {
     let home = tempfile::tempdir().unwrap();
     let first = TextProgram::run(home.path(), &["--listen", "127.0.0.1:0", "--network", "it's"]);
     let greeting = first.until("To join from this machine: ");
@@ -78,7 +78,7 @@ fn an_ipv6_address_is_quoted_in_the_line_that_is_printed() {
 }
 
 #[test]
-fn a_folder_or_port_that_was_given_does_not_give_way() {
+fn a_given_state_folder_or_port_is_not_replaced_by_a_free_one() {
     let home = tempfile::tempdir().unwrap();
     let first = Program::start(home.path(), "alice", &[]);
     let state = home.path().join("alice");
@@ -99,7 +99,7 @@ fn a_folder_or_port_that_was_given_does_not_give_way() {
 }
 
 #[test]
-fn the_default_is_every_address_and_programs_learn_what_gave_way() {
+fn the_default_is_every_address_and_notes_name_the_folder_and_port_in_use() {
     let home = tempfile::tempdir().unwrap();
     let mut nodes = Vec::new();
     for expected in ["peerkit", "peerkit-2"] {
@@ -125,7 +125,7 @@ fn the_default_is_every_address_and_programs_learn_what_gave_way() {
 }
 
 #[test]
-fn run_takes_names_identities_and_ports_as_words() {
+fn run_takes_a_name_an_identity_or_a_host_and_port() {
     let home = tempfile::tempdir().unwrap();
     let bob = Program::start_with(home.path(), "bob", &[]);
     let (host, port) = bob.address.split_once(':').unwrap();
@@ -152,7 +152,7 @@ fn run_takes_names_identities_and_ports_as_words() {
 }
 
 #[test]
-fn an_unknown_node_is_looked_up_again() {
+fn run_looks_up_an_unknown_node_until_it_is_found() {
     let home = tempfile::tempdir().unwrap();
     let mut bob = Program::start_with(home.path(), "bob", &[]);
     let mut ann = TextProgram::run(home.path(), &["--listen", "127.0.0.1:0", &bob.id]);
@@ -183,7 +183,7 @@ fn a_node_that_refuses_everyone_prints_no_line_to_join_it() {
 }
 
 #[test]
-fn connect_speaks_of_join_only_to_who_is_no_member() {
+fn connect_mentions_join_only_if_the_node_is_no_member() {
     let home = tempfile::tempdir().unwrap();
     let bob = Program::start_with(home.path(), "bob", &[]);
     let mut ann = TextProgram::run(home.path(), &["--listen", "127.0.0.1:0"]);
@@ -203,7 +203,7 @@ fn connect_speaks_of_join_only_to_who_is_no_member() {
 }
 
 #[test]
-fn a_second_share_says_what_its_ticket_is_worth() {
+fn a_second_share_says_that_its_tickets_are_temporary() {
     let home = tempfile::tempdir().unwrap();
     let notes = home.path().join("notes.txt");
     fs::write(&notes, "notes").unwrap();
@@ -257,7 +257,7 @@ fn a_ticket_for_this_machine_is_not_offered_to_another() {
 }
 
 #[test]
-fn the_line_to_join_from_another_machine_has_an_address_of_use_there() {
+fn the_printed_command_has_an_address_that_another_machine_can_dial() {
     let home = tempfile::tempdir().unwrap();
     let announced = ["--announce", "127.0.0.1:7000", "--announce", "192.0.2.7:7000"];
     let args = [&["--listen", "127.0.0.1:0", "--announce-only"], &announced[..]].concat();
@@ -320,7 +320,7 @@ fn paths_in_results_are_absolute() {
 }
 
 #[test]
-fn dead_peers_of_earlier_runs_are_one_short_line() {
+fn unanswered_dials_of_known_peers_are_reported_on_one_line() {
     let home = tempfile::tempdir().unwrap();
     let alive = Program::start_with(home.path(), "alive", &[]);
     let known = |n: u8, address: &str| {
@@ -395,7 +395,7 @@ fn a_failed_join_names_the_address_once() {
 }
 
 #[test]
-fn a_join_through_several_that_are_gone_repeats_none_of_them() {
+fn a_failed_join_through_several_nodes_gives_only_their_number() {
     let home = tempfile::tempdir().unwrap();
     let mut node = Program::start_with(home.path(), "alice", &[]);
     let gone = [dead_address(), dead_address(), dead_address()];
@@ -412,7 +412,7 @@ fn a_join_through_several_that_are_gone_repeats_none_of_them() {
 }
 
 #[test]
-fn a_share_of_before_that_is_gone_is_named() {
+fn a_missing_share_of_an_earlier_run_is_reported() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("holiday.zip");
     fs::write(&file, "sun").unwrap();
@@ -428,7 +428,7 @@ fn a_share_of_before_that_is_gone_is_named() {
 }
 
 #[test]
-fn a_network_without_an_owner_is_not_shut_down() {
+fn shutdown_fails_in_a_network_without_an_owner() {
     let home = tempfile::tempdir().unwrap();
     let mut node = Program::start(home.path(), "alice", &[]);
     let error = node.fail("shutdown");
@@ -478,7 +478,7 @@ fn bootstrap_nodes_come_from_options_environment_and_file() {
 }
 
 #[test]
-fn a_bootstrap_node_that_comes_later_is_joined_then() {
+fn a_bootstrap_node_that_starts_later_is_joined_when_it_is_up() {
     let home = tempfile::tempdir().unwrap();
     let later = Program::start_with(home.path(), "bob", &[]);
     let address = later.address.clone();
@@ -494,7 +494,7 @@ fn a_bootstrap_node_that_comes_later_is_joined_then() {
 }
 
 #[test]
-fn with_force_the_advice_is_not_to_use_it() {
+fn an_error_with_force_does_not_advise_force() {
     let home = tempfile::tempdir().unwrap();
     let notes = home.path().join("notes.txt");
     fs::write(&notes, "notes").unwrap();

@@ -5,7 +5,7 @@ use std::fs;
 use crate::harness::{Program, peerkit, run};
 
 #[test]
-fn a_damaged_state_file_is_named_and_moved_aside_on_request() {
+fn a_damaged_state_file_is_an_error_and_repair_moves_it_aside() {
     let home = tempfile::tempdir().unwrap();
     let node = Program::start(home.path(), "ann", &[]);
     let id = node.id.clone();
@@ -48,7 +48,7 @@ fn a_damaged_state_file_is_named_and_moved_aside_on_request() {
 
 #[cfg(unix)]
 #[test]
-fn all_that_is_in_the_state_folder_is_its_owners_alone() {
+fn only_the_user_can_read_the_state_folder() {
     use std::os::unix::fs::PermissionsExt;
 
     let home = tempfile::tempdir().unwrap();

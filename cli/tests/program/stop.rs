@@ -138,7 +138,7 @@ fn a_node_without_input_or_anything_to_do_explains_headless() {
 }
 
 #[test]
-fn a_line_that_is_not_utf8_fails_and_the_next_is_carried_out() {
+fn a_line_that_is_not_utf8_fails_and_the_next_one_is_carried_out() {
     let home = tempfile::tempdir().unwrap();
     let mut node = Program::start(home.path(), "alice", &[]);
     let mut stdin = node.take_stdin();
@@ -177,7 +177,7 @@ fn a_signal_stops_share_and_demo() {
 }
 
 #[test]
-fn a_second_interrupt_ends_it_at_once() {
+fn a_second_interrupt_ends_the_program_at_once() {
     let home = tempfile::tempdir().unwrap();
     let bob = Program::start(home.path(), "bob", &[]);
     let mut alice = Program::start(home.path(), "alice", &[&bob.address]);
@@ -246,7 +246,7 @@ fn the_end_of_input_ends_a_node_unless_it_is_headless() {
 }
 
 #[test]
-fn exit_and_its_other_names() {
+fn exit_has_the_aliases_stop_and_quit() {
     let home = tempfile::tempdir().unwrap();
     for word in ["exit", "stop", "quit"] {
         let mut node = Program::start(home.path(), "alice", &[]);
