@@ -233,7 +233,7 @@ pub(crate) fn advised(error: Error) -> anyhow::Error {
         Error::Fetch(fetch) if fetch.is_changed() => {
             anyhow!("{error}: ask the person who shares it to share it again")
         }
-        Error::NoneAnswers(errors) => {
+        Error::NoneAnswered(errors) => {
             anyhow!("none of the {} nodes answered: {error}", errors.len())
         }
         _ => error.into(),

@@ -213,7 +213,7 @@ async fn fetch(
 /// Returns an error with advice.
 fn advised(error: Error) -> anyhow::Error {
     let advice = match &error {
-        Error::Connect { .. } | Error::Unreachable { .. } | Error::NoneAnswers(_) => {
+        Error::Connect { .. } | Error::Unreachable { .. } | Error::NoneAnswered(_) => {
             "does `peerkit share` still run there, and can its port be reached from here?"
         }
         Error::Fetch(fetch) if fetch.is_changed() => return background_fetches::advised(error),

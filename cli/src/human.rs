@@ -1,6 +1,6 @@
 //! Results and events as a person reads them.
 
-use peerkit::{Hash, Size};
+use peerkit::{Hash, NetworkSize};
 
 use crate::settings::SettingView;
 use crate::text::{self, Paint, count, plain};
@@ -31,7 +31,7 @@ pub(crate) fn labels(peers: &[PeerView]) -> String {
 }
 
 /// Returns the number of nodes, counted or estimated.
-pub(crate) fn size(size: Size) -> String {
+pub(crate) fn size(size: NetworkSize) -> String {
     let nodes = count(size.nodes, "node");
     match size.error {
         Some(error) => format!("about {nodes}, give or take {:.0} %", error * 100.0),

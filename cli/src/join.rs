@@ -90,7 +90,7 @@ impl ExpectedFailures {
             result,
             Err(Error::Resolve { .. }
                 | Error::Connect { .. }
-                | Error::NoneAnswers(_)
+                | Error::NoneAnswered(_)
                 | Error::Handshake { .. }
                 | Error::WrongNode { .. }
                 | Error::Refused { .. }
@@ -152,7 +152,7 @@ impl ExpectedFailures {
 /// events have reported each of them.
 pub(crate) fn advised(error: Error) -> anyhow::Error {
     match &error {
-        Error::NoneAnswers(errors) => {
+        Error::NoneAnswered(errors) => {
             anyhow::anyhow!("none of the {} nodes answered", errors.len())
         }
         _ => error.into(),
@@ -219,7 +219,7 @@ async fn join(
     let (failures, mut failed) = mpsc::unbounded_channel();
     let report_failure = move |error: &Error, wait| {
         let text = match error {
-            Error::NoneAnswers(errors) => format!("none of the {} nodes answered", errors.len()),
+            Error::NoneAnswered(errors) => format!("none of the {} nodes answered", errors.len()),
             error => error.to_string(),
         };
         drop(failures.send((text, wait)));
@@ -243,7 +243,7 @@ async fn join(
             // The messages about the join report these failures.
             lock(&expected.0.dials).join_dials.extend(addresses.iter().cloned());
         }
-        node.network().join_patiently(&addresses, report_failure).await
+        node.network().join_with_retries(&addresses, report_failure).await
     };
     let (joined, ()) = tokio::join!(joining, reporting);
     match joined {
@@ -292,7 +292,7 @@ async fn rejoin(node: &Node, expected: &ExpectedFailures, output: &Printer) {
             // A new node has no peers to join through. `report_unanswered` counts those that do not answer.
             Ok(_) | Err(Error::NoBootstrap | Error::NoneReached { .. } | Error::Stopped) => {}
             // The user has asked for that.
-            Err(Error::AllKeptAway) => {}
+            Err(Error::AllDisconnected) => {}
             Err(error) => tracing::warn!(%error, "could not rejoin"),
         }
         expected.report_unanswered(node, output).await;
@@ -309,7 +309,8 @@ async fn rejoin(node: &Node, expected: &ExpectedFailures, output: &Printer) {
         // The channel has no bound, so the failures are taken out of it.
         while failed.recv().await.is_some() {}
     };
-    let (joined, ()) = tokio::join!(node.network().join_patiently(&[], report_failure), reporting);
+    let (joined, ()) =
+        tokio::join!(node.network().join_with_retries(&[], report_failure), reporting);
     // The first node of a network waits for others, which is no failure.
     if let Err(error) = joined
         && !matches!(error, Error::Stopped | Error::OnlyThisNode)

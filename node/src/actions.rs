@@ -9,16 +9,16 @@ use peerkit_proto::event::{ActionId, Event, Peer};
 use peerkit_proto::handler::{Action, HandlerHost};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::actor::mailbox::HANDLER_ORDERS;
+use crate::actor::mailbox::MAX_WAITING_ACTIONS;
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::node::REJOIN;
+use crate::node::REJOIN_PEERS;
 use crate::shares::ShareOptions;
 use crate::timers::HandlerTimers;
 use crate::transfer::FetchRequest;
 
 /// Most actions of the handler under way. 1,024: one for each order that may wait for the actor.
-pub(crate) const ACTIONS: usize = 1024;
+pub(crate) const MAX_ACTIONS: usize = 1024;
 
 /// The actions and timers of the handler.
 pub(crate) struct HandlerState {
@@ -34,7 +34,7 @@ pub(crate) struct HandlerState {
 impl Default for HandlerState {
     fn default() -> Self {
         Self {
-            permits: Arc::new(Semaphore::new(ACTIONS)),
+            permits: Arc::new(Semaphore::new(MAX_ACTIONS)),
             last_action: AtomicU64::new(0),
             waiting_actions: Arc::default(),
             timers: HandlerTimers::default(),
@@ -44,21 +44,21 @@ impl Default for HandlerState {
 
 impl Inner {
     /// Starts an action. Its result comes as an event.
-    pub(crate) fn perform(self: &Arc<Self>, action: Action) {
-        let Some((id, permit)) = self.begin(&action) else { return };
+    pub(crate) fn start_action(self: &Arc<Self>, action: Action) {
+        let Some((id, permit)) = self.take_permit(&action) else { return };
         let inner = self.clone();
         self.tasks.spawn(async move {
-            let result = inner.result(action).await;
+            let result = inner.carry_out(action).await;
             inner.report(id, result, permit).await;
         });
     }
 
     /// Returns the sender for the result of a connect, which is then reported as an event.
-    pub(crate) fn report_connect(
+    pub(crate) fn reply_for_connect(
         self: &Arc<Self>,
         action: &Action,
     ) -> Option<oneshot::Sender<Result<Peer, Error>>> {
-        let (id, permit) = self.begin(action)?;
+        let (id, permit) = self.take_permit(action)?;
         let (reply, peer) = oneshot::channel();
         let inner = self.clone();
         self.tasks.spawn(async move {
@@ -70,14 +70,14 @@ impl Inner {
     }
 
     /// Returns the number of an action and a permit for it. If there is no permit, the action fails.
-    fn begin(self: &Arc<Self>, action: &Action) -> Option<(ActionId, OwnedSemaphorePermit)> {
-        let id = number(action)?;
+    fn take_permit(self: &Arc<Self>, action: &Action) -> Option<(ActionId, OwnedSemaphorePermit)> {
+        let id = action_id(action)?;
         if let Ok(permit) = self.handler.permits.clone().try_acquire_owned() {
             return Some((id, permit));
         }
         // In a task: the caller is the actor, which must not wait for room among the notices.
-        let (inner, event) = (self.clone(), failure(id, &Error::TooManyActions(ACTIONS)));
-        self.tasks.spawn(async move { inner.dispatch.notice_when_room(event).await });
+        let (inner, event) = (self.clone(), action_failed(id, &Error::TooManyActions(MAX_ACTIONS)));
+        self.tasks.spawn(async move { inner.dispatch.queue_notice_when_room(event).await });
         None
     }
 
@@ -87,19 +87,19 @@ impl Inner {
         result: Result<Event, Error>,
         permit: OwnedSemaphorePermit,
     ) {
-        let event = result.unwrap_or_else(|error| failure(id, &error));
-        self.dispatch.notice_when_room(event).await;
+        let event = result.unwrap_or_else(|error| action_failed(id, &error));
+        self.dispatch.queue_notice_when_room(event).await;
         // Held until now, so that a slow handler can't have more results waiting than permits.
         drop(permit);
     }
 
     /// Reports that an action of the handler was dropped, because too many wait before it.
     pub(crate) fn report_dropped(&self, action: Action) {
-        let error = Error::TooManyActions(HANDLER_ORDERS);
+        let error = Error::TooManyActions(MAX_WAITING_ACTIONS);
         let event = match action {
             Action::Send(peer, _) => {
                 self.recipients.remove(peer.id());
-                return self.report_failed(peer, &error);
+                return self.report_unsent(peer, &error);
             }
             Action::Broadcast(title, _) => {
                 Event::NodeBroadcastFailed { title, error: error.to_string() }
@@ -112,20 +112,20 @@ impl Inner {
                 let error = format!("the link to {address} is still kept: {error}");
                 Event::NodeActionFailed { action: self.next_action(), error }
             }
-            action => match number(&action) {
-                Some(id) => failure(id, &error),
+            action => match action_id(&action) {
+                Some(id) => action_failed(id, &error),
                 None => return,
             },
         };
-        self.dispatch.notice(event);
+        self.dispatch.queue_notice(event);
     }
 
     /// Carries out an action, and returns the event with its result.
-    async fn result(self: &Arc<Self>, action: Action) -> Result<Event, Error> {
+    async fn carry_out(self: &Arc<Self>, action: Action) -> Result<Event, Error> {
         Ok(match action {
             Action::Join(action, addresses) => {
                 if addresses.is_empty() {
-                    self.rejoin(REJOIN).await?;
+                    self.rejoin(REJOIN_PEERS).await?;
                 } else {
                     self.join(addresses).await?;
                 }
@@ -164,12 +164,12 @@ impl Inner {
     }
 }
 
-fn failure(action: ActionId, error: &Error) -> Event {
+fn action_failed(action: ActionId, error: &Error) -> Event {
     Event::NodeActionFailed { action, error: error.to_string() }
 }
 
 /// Returns the number of an action, if it has a result.
-fn number(action: &Action) -> Option<ActionId> {
+fn action_id(action: &Action) -> Option<ActionId> {
     match action {
         Action::Connect(id, ..)
         | Action::Join(id, _)

@@ -25,8 +25,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::blocking;
 use crate::clock::unix_millis;
 use crate::conn::Conn;
-use crate::dial::Ended;
-use crate::direct::{Sending, SentBy};
+use crate::dial::DialOutcome;
+use crate::direct::{PendingSend, SentBy};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::trace;
@@ -36,7 +36,7 @@ pub(crate) mod mailbox;
 mod publish;
 mod shutdown;
 
-use mailbox::{FROM_LINKS, FromLink, MAX_OPERATIONS, Operation, Order};
+use mailbox::{LinkReport, MAX_LINK_REPORTS, MAX_OPERATIONS, Operation, Order};
 
 /// Interval between warnings that broadcasts are dropped for their time.
 const WARN_EVERY: Duration = Duration::from_secs(60);
@@ -45,7 +45,7 @@ pub(crate) struct Actor {
     inner: Arc<Inner>,
     machine: Machine,
     orders: mpsc::Receiver<Order>,
-    from_links: mpsc::Receiver<FromLink>,
+    link_reports: mpsc::Receiver<LinkReport>,
     /// The connections that are links.
     links: HashMap<ConnectionId, Arc<Conn>>,
     /// Connections that have said Hello and wait to be admitted.
@@ -56,15 +56,15 @@ pub(crate) struct Actor {
     operations: HashMap<OperationId, Operation>,
     last_operation: u64,
     /// Inputs that follow from outputs. It is empty between two inputs.
-    undone: Vec<Input>,
+    follow_ups: Vec<Input>,
     /// Number of changes of the kept-away nodes that were written.
-    away_saved: u64,
+    saved_away_changes: u64,
     /// Broadcasts of the handler that wait for their limit, oldest first.
-    limited: VecDeque<(String, Message)>,
+    rate_limited: VecDeque<(String, Message)>,
     /// Time of the last warning that a broadcast was dropped for its time.
     warned_at: Option<Instant>,
     /// The network's owner has ordered all nodes to stop.
-    ordered: bool,
+    shutdown_ordered: bool,
 }
 
 type Admitting = (Arc<Conn>, oneshot::Sender<Result<(), Reason>>);
@@ -73,8 +73,8 @@ type Admitting = (Arc<Conn>, oneshot::Sender<Result<(), Reason>>);
 struct DialTask {
     purpose: Purpose,
     /// Lets the task say Hello, once.
-    greets: Option<oneshot::Sender<()>>,
-    ended: oneshot::Sender<Ended>,
+    allow_hello: Option<oneshot::Sender<()>>,
+    ended: oneshot::Sender<DialOutcome>,
 }
 
 /// The state that earlier runs have left.
@@ -84,7 +84,7 @@ pub(crate) struct RestoredState {
     /// Nodes that were met, with their addresses.
     pub(crate) known: Vec<(NodeId, Vec<Address>)>,
     /// Broadcasts that are still kept for other nodes.
-    pub(crate) kept: Vec<Batch>,
+    pub(crate) broadcasts: Vec<Batch>,
 }
 
 impl Actor {
@@ -92,23 +92,23 @@ impl Actor {
         inner: Arc<Inner>,
         machine: Machine,
         orders: mpsc::Receiver<Order>,
-        from_links: mpsc::Receiver<FromLink>,
+        link_reports: mpsc::Receiver<LinkReport>,
     ) -> Self {
         Self {
             inner,
             machine,
             orders,
-            from_links,
+            link_reports,
             links: HashMap::new(),
             admitting: HashMap::new(),
             dials: HashMap::new(),
             operations: HashMap::new(),
             last_operation: 0,
-            undone: Vec::new(),
-            away_saved: 0,
-            limited: VecDeque::new(),
+            follow_ups: Vec::new(),
+            saved_away_changes: 0,
+            rate_limited: VecDeque::new(),
             warned_at: None,
-            ordered: false,
+            shutdown_ordered: false,
         }
     }
 
@@ -119,9 +119,9 @@ impl Actor {
         }
         self.command(Command::KeepAway(earlier.away));
         // The list was just read from the store, so it need not be written again.
-        self.away_saved = self.machine.overlay().away_changes();
+        self.saved_away_changes = self.machine.overlay().away_changes();
         self.command(Command::Known(earlier.known));
-        self.command(Command::Restore(earlier.kept));
+        self.command(Command::Restore(earlier.broadcasts));
         self.addresses_changed();
         loop {
             tokio::select! {
@@ -134,11 +134,11 @@ impl Actor {
                     self.drain();
                 }
                 Some(order) = self.orders.recv() => {
-                    self.take_link_reports();
+                    self.handle_link_reports();
                     self.on_order(order);
                     self.save_away();
                 }
-                Some(report) = self.from_links.recv() => self.on_link(report),
+                Some(report) = self.link_reports.recv() => self.on_link_report(report),
             }
         }
         self.stop().await;
@@ -160,7 +160,7 @@ impl Actor {
         match action {
             Action::Send(peer, message) => {
                 let checked = Error::check_size(message.body(), self.inner.config.max_message);
-                let sending = Sending { to: peer.id(), sender: SentBy::Handler(peer) };
+                let sending = PendingSend { to: peer.id(), sender: SentBy::Handler(peer) };
                 match checked {
                     Ok(()) => self.send(sending, Payload::Message(message)),
                     Err(error) => sending.end(&self.inner, Err(error)),
@@ -170,7 +170,7 @@ impl Actor {
             Action::Disconnect(id) => self.command(Command::Disconnect(id)),
             Action::StopReconnecting(address) => self.command(Command::StopReconnecting(address)),
             Action::Connect(..) => {
-                let Some(reply) = self.inner.report_connect(&action) else { return };
+                let Some(reply) = self.inner.reply_for_connect(&action) else { return };
                 // Begun here and not in a task, as the handler's next action may be about this link.
                 if let Action::Connect(_, address, keep) = action {
                     let (addresses, purpose) = (vec![address], Purpose::Application);
@@ -178,7 +178,7 @@ impl Actor {
                     self.begin(Operation::Dial { reply, joined: None }, input);
                 }
             }
-            action => self.inner.perform(action),
+            action => self.inner.start_action(action),
         }
     }
 
@@ -206,24 +206,24 @@ impl Actor {
 
     /// Handles what links have reported before an order was given. So an order about a link that its
     /// sender knows to be gone finds it gone.
-    fn take_link_reports(&mut self) {
+    fn handle_link_reports(&mut self) {
         // Bounded, as links may report on and on while this runs.
-        for _ in 0..FROM_LINKS {
-            let Ok(report) = self.from_links.try_recv() else { break };
-            self.on_link(report);
+        for _ in 0..MAX_LINK_REPORTS {
+            let Ok(report) = self.link_reports.try_recv() else { break };
+            self.on_link_report(report);
         }
     }
 
-    fn on_link(&mut self, report: FromLink) {
+    fn on_link_report(&mut self, report: LinkReport) {
         match report {
-            FromLink::Frames(conn, frames) => {
+            LinkReport::Frames(conn, frames) => {
                 let connection = conn.connection;
                 for frame in frames {
                     self.input(match frame {
                         // The application is behind. The broadcasts are asked for again later, and do
                         // not pile up here.
                         Frame::Broadcast(batch)
-                            if !self.inner.dispatch.takes(batch.items.len()) =>
+                            if !self.inner.dispatch.has_room_for_broadcasts(batch.items.len()) =>
                         {
                             Input::NoTime(connection, batch)
                         }
@@ -231,11 +231,11 @@ impl Actor {
                     });
                 }
             }
-            FromLink::Down(conn, link_end, done) => {
+            LinkReport::Ended(conn, link_end, done) => {
                 self.link_down(&conn, link_end);
                 let _ = done.send(());
             }
-            FromLink::Done(conn) => self.input(Input::LinkReported { id: conn.peer.id() }),
+            LinkReport::EndReported(conn) => self.input(Input::LinkReported { id: conn.peer.id() }),
         }
     }
 
@@ -260,7 +260,7 @@ impl Actor {
     }
 
     /// Hands the machine a message or ping to a node without a link.
-    fn send(&mut self, sending: Sending, payload: Payload) {
+    fn send(&mut self, sending: PendingSend, payload: Payload) {
         let to = sending.to;
         self.begin(Operation::Send(sending), |operation| Input::Send { operation, to, payload });
     }
@@ -278,10 +278,10 @@ impl Actor {
     /// Writes the nodes that are kept away, if they have changed.
     fn save_away(&mut self) {
         let changes = self.machine.overlay().away_changes();
-        if self.away_saved == changes {
+        if self.saved_away_changes == changes {
             return;
         }
-        self.away_saved = changes;
+        self.saved_away_changes = changes;
         let now = unix_millis();
         let until =
             |left: Duration| now.saturating_add(u64::try_from(left.as_millis()).unwrap_or(0));
@@ -304,8 +304,8 @@ impl Actor {
 
     /// Begins an operation with an input of the machine.
     fn begin(&mut self, operation: Operation, input: impl FnOnce(OperationId) -> Input) {
-        if let Operation::Send(Sending { sender: SentBy::Request(_), .. }) = operation {
-            self.forget_requests();
+        if let Operation::Send(PendingSend { sender: SentBy::Request(_), .. }) = operation {
+            self.forget_abandoned_requests();
         }
         if self.operations.len() >= MAX_OPERATIONS {
             return operation.refuse(&self.inner);

@@ -16,7 +16,7 @@ use peerkit_proto::time::{Instant, Now};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::actions::HandlerState;
-use crate::actor::mailbox::{FROM_LINKS, Mailbox, ORDERS};
+use crate::actor::mailbox::{MAX_LINK_REPORTS, MAX_ORDERS, Mailbox};
 use crate::actor::{Actor, RestoredState};
 use crate::address_book::AddressBook;
 use crate::blocking;
@@ -47,11 +47,11 @@ use crate::tls::Tls;
 const KEY_FILE: &str = "key";
 
 /// Name of the network of nodes whose application names none.
-const NETWORK: &str = "peerkit";
+const DEFAULT_NETWORK: &str = "peerkit";
 
 /// Most peers of earlier runs that the overlay starts with. 64: some of those met last still answer,
 /// and more are not needed to find the network again.
-const KNOWN: usize = 64;
+const MAX_KNOWN: usize = 64;
 
 /// The settings of a new node, which [`Builder::spawn`] starts. Every setting has a default.
 ///
@@ -263,7 +263,7 @@ impl Builder {
         let key = node_key(self.key, self.state.as_deref()).await?;
         let name = self.name.unwrap_or_else(|| key.id().short());
         Error::check_name(NameKind::Node, &name, MAX_NAME)?;
-        let network = self.network.unwrap_or_else(|| NETWORK.to_owned());
+        let network = self.network.unwrap_or_else(|| DEFAULT_NETWORK.to_owned());
         Error::check_name(NameKind::Network, &network, MAX_NAME)?;
         let owner = network_owner(self.owner_key.as_ref(), self.owner, &store, &network).await?;
         let tls = Tls::new(&key).map_err(|error| Error::Tls(error.into()))?;
@@ -287,8 +287,8 @@ impl Builder {
         let started = Now { monotonic: Instant::ZERO, unix: identity.epoch };
         let machine = Machine::new(started, identity, &self.config, seed);
         let (dispatch, mut notices) = Dispatch::new(self.handler, &self.config);
-        let (orders, order_receiver) = mpsc::channel(ORDERS);
-        let (links, link_receiver) = mpsc::channel(FROM_LINKS);
+        let (orders, order_receiver) = mpsc::channel(MAX_ORDERS);
+        let (link_reports, report_receiver) = mpsc::channel(MAX_LINK_REPORTS);
         let mut shares = Shares::new(store.clone()).with_tickets_of(&key);
         if self.watch {
             shares = shares.watched();
@@ -325,7 +325,7 @@ impl Builder {
             broadcasts: Arc::new(StoredBroadcasts::new(store.clone(), &profile.network, &config)),
             store,
             files,
-            actor: Mailbox { orders, links },
+            actor: Mailbox { orders, link_reports },
             tasks: Tasks::default(),
             profile,
             config,
@@ -359,7 +359,7 @@ impl Builder {
             "started"
         );
         // Not one of `inner.tasks`: the actor stops these, and runs until they have ended.
-        let actor = Actor::new(inner.clone(), machine, order_receiver, link_receiver);
+        let actor = Actor::new(inner.clone(), machine, order_receiver, report_receiver);
         // In a box, as the task would have room for the actor twice: as its argument and as its variable.
         tokio::spawn(Box::new(actor).run(earlier));
         Ok(Node::new(inner))
@@ -420,7 +420,7 @@ async fn network_owner(
 
 /// Loads what the overlay takes over from earlier runs.
 async fn earlier_runs(inner: &Arc<Inner>) -> Result<RestoredState, Error> {
-    let peers = inner.peers.all().await?.into_iter().take(KNOWN);
+    let peers = inner.peers.all().await?.into_iter().take(MAX_KNOWN);
     let known = peers.map(|(id, known)| (id, known.addresses)).collect();
     let (store, broadcasts) = (inner.store.clone(), inner.broadcasts.clone());
     blocking::try_run(move || {
@@ -428,7 +428,7 @@ async fn earlier_runs(inner: &Arc<Inner>) -> Result<RestoredState, Error> {
         let left = |until: u64| Duration::from_millis(until.saturating_sub(now));
         let away = store.away()?.into_iter().map(|(id, until)| (id, left(until)));
         let away = away.filter(|(_, left)| !left.is_zero()).collect();
-        Ok::<_, StoreError>(RestoredState { away, known, kept: broadcasts.load()? })
+        Ok::<_, StoreError>(RestoredState { away, known, broadcasts: broadcasts.load()? })
     })
     .await
 }

@@ -21,7 +21,7 @@ use crate::error::Error;
 ///
 /// 16 KiB: on a machine of 2025 compressing that takes 0.1 ms with zstd and lz4, 0.6 ms with zlib, 1 ms
 /// with bzip2 and 3 ms with lzma. Decompressing takes at most half a millisecond.
-pub(crate) const INLINE: usize = 16 << 10;
+pub(crate) const MAX_INLINE: usize = 16 << 10;
 
 /// Most memory of the xz decoder, in bytes. 10 MiB: the encoder's preset 6 has a dictionary of 8 MiB,
 /// for which the decoder needs 9 MiB (xz's manual); a header may claim 4 GiB.
@@ -139,7 +139,7 @@ pub(crate) fn unpack(packed: PackedMessage, limit: usize) -> Result<Message, Dec
 /// As for [`pack`], or if the runtime is shutting down.
 pub(crate) async fn pack_async(message: Message, limit: usize) -> Result<PackedMessage, Error> {
     let len = message.body().len();
-    if message.compression() == Compression::None || len <= INLINE || len > limit {
+    if message.compression() == Compression::None || len <= MAX_INLINE || len > limit {
         return pack(message, limit);
     }
     blocking::run(move || pack(message, limit)).await.unwrap_or(Err(Error::Stopped))
@@ -147,7 +147,7 @@ pub(crate) async fn pack_async(message: Message, limit: usize) -> Result<PackedM
 
 /// As [`unpack`], for an async task: large contents are decompressed on a blocking thread.
 ///
-/// A short payload may hold a large content. So it is decompressed here up to [`INLINE`] bytes of
+/// A short payload may hold a large content. So it is decompressed here up to [`MAX_INLINE`] bytes of
 /// content, and from the start on a blocking thread if there is more.
 ///
 /// # Errors
@@ -159,9 +159,9 @@ pub(crate) async fn unpack_async(
     if packed.compression == Compression::None {
         return unpack(packed, limit);
     }
-    if packed.payload.len() <= INLINE {
-        match unpack(packed.clone(), limit.min(INLINE)) {
-            Err(DecompressError::TooLarge { .. }) if limit > INLINE => {}
+    if packed.payload.len() <= MAX_INLINE {
+        match unpack(packed.clone(), limit.min(MAX_INLINE)) {
+            Err(DecompressError::TooLarge { .. }) if limit > MAX_INLINE => {}
             done => return done,
         }
     }

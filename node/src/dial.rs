@@ -98,22 +98,22 @@ async fn connect_first(
             Ok((address, secured))
         }
     });
-    connected.await.map_err(one_error)
+    connected.await.map_err(combined_error)
 }
 
 /// Returns the error of a dial of several addresses; that of the first if it is the only one.
-pub(crate) fn one_error(mut errors: Vec<Error>) -> Error {
+pub(crate) fn combined_error(mut errors: Vec<Error>) -> Error {
     if errors.len() <= 1 {
         return errors.pop().unwrap_or(Error::Stopped);
     }
-    Error::NoneAnswers(errors)
+    Error::NoneAnswered(errors)
 }
 
 /// A link that was made and does not run yet, if there is one.
-pub(crate) type Made = Option<Box<Established<Channel>>>;
+pub(crate) type MadeLink = Option<Box<Established<Channel>>>;
 
 /// The outcome of a dial in the machine.
-pub(crate) type Ended = Result<NodeId, DialError>;
+pub(crate) type DialOutcome = Result<NodeId, DialError>;
 
 /// A dial that the machine has begun.
 pub(crate) struct Dialling {
@@ -122,19 +122,19 @@ pub(crate) struct Dialling {
     pub(crate) addresses: Vec<Address>,
     pub(crate) purpose: Purpose,
     /// The machine lets the dial say Hello.
-    pub(crate) greets: oneshot::Receiver<()>,
+    pub(crate) hello_allowed: oneshot::Receiver<()>,
     /// The node that there is a link with, or the reason why there is none.
-    pub(crate) ended: oneshot::Receiver<Ended>,
+    pub(crate) ended: oneshot::Receiver<DialOutcome>,
 }
 
 /// Makes a link to a node at the first of its addresses that answers, for [`crate::conn::start`].
 /// `reply` gets the peer, or the reason why there is none. The application gets an event either way,
 /// except for the failure of a link that it does not know of.
-pub(crate) async fn link(
+pub(crate) async fn make_link(
     inner: Arc<Inner>,
     mut dialling: Dialling,
     reply: oneshot::Sender<Result<Peer, Error>>,
-) -> Made {
+) -> MadeLink {
     let address = dialling.addresses.first()?.clone();
     let purpose = dialling.purpose;
     tracing::debug!(target: "peerkit::link", %address, ?purpose, "dialling");
@@ -148,7 +148,9 @@ pub(crate) async fn link(
             let text = error.without_address();
             let _ = reply.send(Err(error));
             if purpose.is_reported() {
-                inner.tell(Event::OutboundNodeConnectionError { address, error: text }).await;
+                inner
+                    .deliver_event(Event::OutboundNodeConnectionError { address, error: text })
+                    .await;
             }
         }
     }
@@ -181,9 +183,9 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
     tokio::select! {
         biased;
         outcome = &mut dialling.ended => {
-            return ended(inner, outcome.map_err(|_| Error::Stopped)?, refused);
+            return outcome_without_link(inner, outcome.map_err(|_| Error::Stopped)?, refused);
         }
-        greets = &mut dialling.greets => greets.map_err(|_| Error::Stopped)?,
+        allowed = &mut dialling.hello_allowed => allowed.map_err(|_| Error::Stopped)?,
     }
     let mut link = new_link(inner, Side::Dialler, &session, local);
     let mut buffer = BytesMut::new();
@@ -214,27 +216,28 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
     match admitted {
         Ok(conn) => {
             link.admit(inner.clock.now());
-            inner.seen(local).await;
+            inner.announce_local_address(local).await;
             Ok(Dialled::New(Box::new(Established { conn, link, stream: channel, buffer })))
         }
         // The other side has, or is about to have, a link with this node that wins.
         Err(Reason::Duplicate) => {
             let outcome = (&mut dialling.ended).await.map_err(|_| Error::Stopped)?;
-            ended(inner, outcome, refused)
+            outcome_without_link(inner, outcome, refused)
         }
         Err(reason) => {
             link.refuse(reason.clone());
             let timeout = inner.config.handshake_timeout;
-            let _ = tokio::time::timeout(timeout, say(&mut link, &mut channel)).await;
+            let _ =
+                tokio::time::timeout(timeout, send_rest_and_close(&mut link, &mut channel)).await;
             Err(refused(reason))
         }
     }
 }
 
 /// Returns the outcome of a dial that made no link of its own.
-fn ended(
+fn outcome_without_link(
     inner: &Inner,
-    outcome: Ended,
+    outcome: DialOutcome,
     refused: impl Fn(Reason) -> Error,
 ) -> Result<Dialled, Error> {
     match outcome {
@@ -290,7 +293,7 @@ pub(crate) async fn greet(
 }
 
 /// Writes the link's last frames, and closes the connection.
-pub(crate) async fn say(link: &mut Link, channel: &mut Channel) -> io::Result<()> {
+pub(crate) async fn send_rest_and_close(link: &mut Link, channel: &mut Channel) -> io::Result<()> {
     let mut out = Vec::new();
     while let Some(output) = link.poll() {
         if let Output::Send(frame) = output {
@@ -340,11 +343,11 @@ async fn connect_any(address: &Address) -> Result<(SocketAddr, TcpStream), Error
         let connected = TcpStream::connect(socket).await;
         connected.map(|stream| (socket, stream)).map_err(|error| (socket, error))
     });
-    connected.await.map_err(|errors| failed(all(&errors)))
+    connected.await.map_err(|errors| failed(combined_io_error(&errors)))
 }
 
 /// Returns one error of the kind of the first, with the texts of all.
-fn all(errors: &[(SocketAddr, io::Error)]) -> io::Error {
+fn combined_io_error(errors: &[(SocketAddr, io::Error)]) -> io::Error {
     let kind = errors.first().map_or(io::ErrorKind::Other, |(_, error)| error.kind());
     let texts = errors.iter().map(|(socket, error)| format!("{socket}: {error}"));
     io::Error::new(kind, texts.collect::<Vec<_>>().join("; "))

@@ -59,7 +59,7 @@ impl Recipients {
 /// A message, ping or request to a node without a link, with the destination of its outcome. The recipient is
 /// counted in [`Recipients`] until the outcome is reported.
 #[derive(Debug)]
-pub(crate) struct Sending {
+pub(crate) struct PendingSend {
     pub(crate) to: NodeId,
     pub(crate) sender: SentBy,
 }
@@ -85,7 +85,7 @@ pub(crate) enum RequestRoute {
     Relayed(Result<Message, Refusal>),
 }
 
-impl Sending {
+impl PendingSend {
     /// Reports the outcome.
     pub(crate) fn end(self, inner: &Inner, outcome: Result<Duration, Error>) {
         // From here on the next message may use the link.
@@ -93,7 +93,7 @@ impl Sending {
         match (self.sender, outcome) {
             (SentBy::Caller(reply), outcome) => drop(reply.send(outcome.map(|_| ()))),
             (SentBy::Ping(reply), outcome) => drop(reply.send(outcome)),
-            (SentBy::Handler(peer), Err(error)) => inner.report_failed(peer, &error),
+            (SentBy::Handler(peer), Err(error)) => inner.report_unsent(peer, &error),
             (SentBy::Request(reply), Err(error)) => drop(reply.send(Err(error))),
             (SentBy::Handler(_) | SentBy::Request(_), Ok(_)) | (SentBy::Unreported, _) => {}
         }
@@ -197,7 +197,7 @@ impl Inner {
     ) -> Result<(), Error> {
         self.recipients.add(to);
         let payload = Payload::Reply { id, outcome };
-        let operation = Operation::Send(Sending { to, sender: SentBy::Unreported });
+        let operation = Operation::Send(PendingSend { to, sender: SentBy::Unreported });
         self.actor.begin(operation, move |operation| Input::Send { operation, to, payload }).await
     }
 
@@ -210,7 +210,7 @@ impl Inner {
     ) -> Result<T, Error> {
         self.recipients.add(to);
         let outcome = self.actor.outcome(
-            |reply| Operation::Send(Sending { to, sender: sender(reply) }),
+            |reply| Operation::Send(PendingSend { to, sender: sender(reply) }),
             move |operation| Input::Send { operation, to, payload },
         );
         tokio::select! {

@@ -18,14 +18,14 @@ use crate::lock::{read, write};
 use crate::trace;
 
 /// Most events from outside the links' own tasks that wait to be delivered.
-const NOTICES: usize = 4096;
+const MAX_NOTICES: usize = 4096;
 
-/// Part of [`NOTICES`] that broadcasts leave free: for other events, and for broadcasts that waited for
+/// Part of [`MAX_NOTICES`] that broadcasts leave free: for other events, and for broadcasts that waited for
 /// those before them, of which an overlay holds at most 2,048.
-const NOT_FOR_BROADCASTS: usize = 2560;
+const RESERVED_NOTICES: usize = 2560;
 
 /// Messages of one link that the handler gets before it may be another link's turn.
-const TURN: usize = 256;
+const MESSAGES_PER_TURN: usize = 256;
 
 /// Messages or a request that a link has received.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl Dispatch {
         handler: Option<Box<dyn Application>>,
         config: &Config,
     ) -> (Self, mpsc::Receiver<Event>) {
-        let (notices, receiver) = mpsc::channel(NOTICES);
+        let (notices, receiver) = mpsc::channel(MAX_NOTICES);
         // Events before the first subscription are kept for it, within the bounds. A handler gets them
         // at once.
         let first = handler.is_none().then(|| EventQueue::new(config));
@@ -122,27 +122,27 @@ impl Dispatch {
     }
 
     /// Queues an event for the application without waiting. If there is no room, it counts as missed.
-    pub(crate) fn notice(&self, event: Event) {
+    pub(crate) fn queue_notice(&self, event: Event) {
         if self.notices.try_send(event).is_err() {
             self.missed.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Queues an event for the application once there is room.
-    pub(crate) async fn notice_when_room(&self, event: Event) {
+    pub(crate) async fn queue_notice_when_room(&self, event: Event) {
         // It is closed only once the node has stopped.
         let _ = self.notices.send(event).await;
     }
 
     /// Returns whether there is room for so many broadcasts. If not, the node asks the network for them
     /// again later, so that a slow application does not lose them.
-    pub(crate) fn takes(&self, broadcasts: usize) -> bool {
-        self.notices.capacity() >= broadcasts.saturating_add(NOT_FOR_BROADCASTS)
+    pub(crate) fn has_room_for_broadcasts(&self, broadcasts: usize) -> bool {
+        self.notices.capacity() >= broadcasts.saturating_add(RESERVED_NOTICES)
     }
 
     /// Delivers one event, after those before it. A broadcast waits for subscribers without room, as
     /// messages do.
-    pub(crate) async fn event(&self, node: &dyn ActionSink, event: Event) {
+    pub(crate) async fn deliver_event(&self, node: &dyn ActionSink, event: Event) {
         trace::event(&event);
         let queues = self.queues();
         if let Some(handler) = &self.handler {
@@ -161,7 +161,7 @@ impl Dispatch {
     }
 
     /// Delivers an expired timer, if `expired` still returns one when it is the handler's turn.
-    pub(crate) async fn timer(
+    pub(crate) async fn deliver_timer(
         &self,
         node: &dyn ActionSink,
         expired: impl FnOnce() -> Option<TimerId>,
@@ -199,7 +199,7 @@ impl Dispatch {
     }
 
     /// Delivers messages and requests of `peer`, in order. Waits for the handler and for subscribers.
-    pub(crate) async fn messages(
+    pub(crate) async fn deliver_received(
         &self,
         node: &dyn ActionSink,
         peer: &Peer,
@@ -207,9 +207,9 @@ impl Dispatch {
     ) {
         for received in received {
             match received {
-                Received::Plain(messages) => self.deliver(node, peer, messages).await,
+                Received::Plain(messages) => self.deliver_messages(node, peer, messages).await,
                 Received::Unpacked(message) => {
-                    self.deliver(node, peer, std::iter::once(message)).await;
+                    self.deliver_messages(node, peer, std::iter::once(message)).await;
                 }
                 // Boxed: its future is large, and links without requests should not have room for it.
                 Received::Request(request) => Box::pin(self.ask(node, peer, *request)).await,
@@ -234,7 +234,7 @@ impl Dispatch {
         let _ = reply.send(outcome);
     }
 
-    async fn deliver(
+    async fn deliver_messages(
         &self,
         node: &dyn ActionSink,
         peer: &Peer,
@@ -250,7 +250,7 @@ impl Dispatch {
                 // Unlocked after each turn, so that another link's message does not wait for all of
                 // these.
                 let mut handler = handler.lock().await;
-                self.handle(node, MESSAGE, left.by_ref().take(TURN), |message, cx| {
+                self.handle(node, MESSAGE, left.by_ref().take(MESSAGES_PER_TURN), |message, cx| {
                     handler.node_message(cx, peer, message);
                 });
             }
@@ -265,7 +265,7 @@ impl Dispatch {
     pub(crate) async fn settle(&self) {
         // The channel has all its room once no notice waits, and the handler's lock is free once the
         // last one is handled.
-        let _all = self.notices.reserve_many(NOTICES).await;
+        let _all = self.notices.reserve_many(MAX_NOTICES).await;
         if let Some(handler) = &self.handler {
             let _ = handler.lock().await;
         }
@@ -317,7 +317,7 @@ impl Dispatch {
             tracing::error!(event = name, %panic, "the application's handler panicked");
             // A handler that panics over this very event must not get it again and again.
             if name != PANICKED {
-                self.notice(Event::NodeHandlerPanicked { event: name, panic });
+                self.queue_notice(Event::NodeHandlerPanicked { event: name, panic });
             }
         }
     }
@@ -332,17 +332,17 @@ const MESSAGE: &str = "node_message";
 const REQUEST: &str = "node_request";
 const PANICKED: &str = "node_handler_panicked";
 
-/// Delivers the events that [`Dispatch::notice`] has queued, until the channel closes.
+/// Delivers the events that [`Dispatch::queue_notice`] has queued, until the channel closes.
 pub(crate) async fn deliver_notices(
     dispatch: &Dispatch,
     node: &dyn ActionSink,
     notices: &mut mpsc::Receiver<Event>,
 ) {
     while let Some(event) = notices.recv().await {
-        dispatch.event(node, event).await;
+        dispatch.deliver_event(node, event).await;
         let missed = dispatch.missed.swap(0, Ordering::Relaxed);
         if missed != 0 {
-            dispatch.event(node, Event::NodeLagged { missed }).await;
+            dispatch.deliver_event(node, Event::NodeLagged { missed }).await;
         }
     }
 }

@@ -48,8 +48,8 @@ pub enum Error {
         error: io::Error,
     },
     /// None of the addresses of a node, or of those to join through, has answered.
-    #[error("{}", each(.0))]
-    NoneAnswers(Vec<Self>),
+    #[error("{}", joined(.0))]
+    NoneAnswered(Vec<Self>),
     /// The server at that address does not speak TLS with raw public keys, as nodes do.
     #[error("what answers at {address} is not a peerkit node: {error}")]
     Handshake {
@@ -262,7 +262,7 @@ pub enum Error {
         "every node to join through was disconnected by hand in the last ten minutes: name one to \
          join through it again"
     )]
-    AllKeptAway,
+    AllDisconnected,
     /// No address was given to join through, and every bootstrap node is this node itself. Others can
     /// join through it.
     #[error("the only node to join through is this node itself")]
@@ -415,7 +415,7 @@ impl From<NotAKey> for Error {
 }
 
 /// Returns the texts of several errors, on one line.
-fn each(errors: &[Error]) -> String {
+fn joined(errors: &[Error]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 

@@ -85,7 +85,7 @@ pub(crate) async fn start(inner: &Arc<Inner>, mut upload_news: mpsc::Receiver<Up
     inner.tasks.spawn(async move {
         while let Some(news) = upload_news.recv().await {
             let linked = |id| reporting.links.get(id).ok().map(|conn| conn.peer.clone());
-            reporting.dispatch.notice(news.into_event(linked));
+            reporting.dispatch.queue_notice(news.into_event(linked));
         }
     });
     // Ends with the stop, and not with the halt: a scan must not begin while the node stops.
@@ -122,7 +122,7 @@ impl Inner {
             return Err(Error::SearchTooLong { len: text.len(), limit: MAX_SEARCH });
         }
         let mut found = FoundFiles::default();
-        let mut answers = self.ask_for_files(QueryKind::Search(text.to_owned())).await?;
+        let mut answers = self.query_files(QueryKind::Search(text.to_owned())).await?;
         // The network has the query already, and works on it while this node searches its own files.
         let own = find_own(self, text.to_owned()).await;
         let (name, addresses) = (self.profile.name.clone(), self.addresses.announced(None));

@@ -17,7 +17,7 @@ use peerkit_proto::time::Instant;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::actor::mailbox::{HANDLER_ORDERS, ORDERS, Order};
+use crate::actor::mailbox::{MAX_ORDERS, MAX_WAITING_ACTIONS, Order};
 use crate::conn::Conn;
 use crate::dispatch::ActionSink;
 use crate::inner::Inner;
@@ -74,24 +74,24 @@ impl ActionSink for Inner {
             Action::Send(peer, message) => {
                 let Some(conn) = self.linked(peer.id()) else {
                     self.recipients.add(peer.id());
-                    return self.act_in_turn(Action::Send(peer, message));
+                    return self.order_or_report(Action::Send(peer, message));
                 };
                 if let Err(error) = try_send(&conn, message.into(), self.config.max_message) {
-                    self.report_failed(peer, &error);
+                    self.report_unsent(peer, &error);
                 }
             }
             Action::SendToNodes(message, exclude) => {
                 let (links, max) = (&self.links, self.config.max_message);
                 let queued = send_to_nodes(links, message.into(), &exclude, max, |conn, sent| {
                     if let Err(error) = sent {
-                        self.report_failed(conn.peer.clone(), &error);
+                        self.report_unsent(conn.peer.clone(), &error);
                     }
                 });
                 if let Err(error) = queued {
                     // The message went to no peer.
                     let others = |conn: &&Arc<Conn>| !exclude.contains(&conn.peer.id());
                     for conn in self.links.all().iter().filter(others) {
-                        self.report_failed(conn.peer.clone(), &error);
+                        self.report_unsent(conn.peer.clone(), &error);
                     }
                 }
             }
@@ -104,32 +104,32 @@ impl ActionSink for Inner {
             Action::SetTimer(timer, after) => self.set_timer(timer, after),
             Action::CancelTimer(timer) => self.cancel_timer(timer),
             Action::Stop => self.tasks.stop.cancel(),
-            action => self.act_in_turn(action),
+            action => self.order_or_report(action),
         }
     }
 }
 
 impl Inner {
     /// Gives the actor an action of the handler, or reports that there is no room for it.
-    fn act_in_turn(&self, action: Action) {
-        if let Some(action) = self.order(action) {
+    fn order_or_report(&self, action: Action) {
+        if let Some(action) = self.try_order(action) {
             self.report_dropped(action);
         }
     }
 
     /// Takes the orders that were given so far, in sequence. The actor carries them out when the node
     /// stops.
-    pub(crate) fn take_orders(&self, orders: &mut mpsc::Receiver<Order>) -> Vec<Order> {
+    pub(crate) fn take_all_orders(&self, orders: &mut mpsc::Receiver<Order>) -> Vec<Order> {
         let mut waiting = lock(&self.handler.waiting_actions);
         let ready = std::iter::from_fn(|| orders.try_recv().ok());
-        let mut all: Vec<_> = ready.take(ORDERS).collect();
+        let mut all: Vec<_> = ready.take(MAX_ORDERS).collect();
         all.extend(waiting.drain(..).map(Order::Act));
         all
     }
 
     /// Gives the actor an action of the handler, or queues it behind those that wait for room. Returns
     /// the action if that queue is full.
-    fn order(&self, action: Action) -> Option<Action> {
+    fn try_order(&self, action: Action) -> Option<Action> {
         let mut waiting = lock(&self.handler.waiting_actions);
         if waiting.is_empty() {
             match self.actor.orders.try_reserve() {
@@ -142,7 +142,7 @@ impl Inner {
                 Err(mpsc::error::TrySendError::Full(())) => {}
             }
         }
-        if waiting.len() >= HANDLER_ORDERS {
+        if waiting.len() >= MAX_WAITING_ACTIONS {
             return Some(action);
         }
         waiting.push_back(action);

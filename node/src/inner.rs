@@ -63,12 +63,12 @@ pub(crate) struct Inner {
 
 impl Inner {
     /// Delivers an event to the application, after those before it.
-    pub(crate) async fn tell(&self, event: Event) {
-        self.dispatch.event(self, event).await;
+    pub(crate) async fn deliver_event(&self, event: Event) {
+        self.dispatch.deliver_event(self, event).await;
     }
 
     /// Counts a message of the handler that was not sent, and reports it.
-    pub(crate) fn report_failed(&self, peer: Peer, error: &Error) {
+    pub(crate) fn report_unsent(&self, peer: Peer, error: &Error) {
         let reason = match error {
             Error::Full(_) => Reason::Slow,
             Error::LinkLost { reason, .. } => reason.clone(),
@@ -77,11 +77,11 @@ impl Inner {
         };
         self.meter.failed(1);
         let failure = MessageFailure { unsent: 1, unconfirmed: 0, reason };
-        self.dispatch.notice(Event::NodeMessageFailed { peer, failure });
+        self.dispatch.queue_notice(Event::NodeMessageFailed { peer, failure });
     }
 
     /// Drops the application's functions. They may hold the node itself, which would never be freed.
-    pub(crate) fn end(&self) {
+    pub(crate) fn release_application(&self) {
         self.dispatch.end();
         self.links.change(HashMap::clear);
         self.files.downloads.clear();

@@ -91,7 +91,7 @@ impl DispatchBench {
 
     /// Delivers messages as a link's reader does.
     pub async fn messages(&self, messages: Messages) {
-        self.dispatch.messages(&Nowhere, &self.peer, vec![Received::Plain(messages)]).await;
+        self.dispatch.deliver_received(&Nowhere, &self.peer, vec![Received::Plain(messages)]).await;
     }
 }
 

@@ -116,7 +116,7 @@ impl Inner {
                 Err(Error::Stopped) => return Err(Error::Stopped),
                 Err(error) if is_this_node(&error) => is_itself = true,
                 // The errors of the others are left out, as their number says enough.
-                Err(Error::NoneAnswers(mut errors)) if !errors.is_empty() => {
+                Err(Error::NoneAnswered(mut errors)) if !errors.is_empty() => {
                     let _ = failure.get_or_insert(errors.swap_remove(0));
                 }
                 Err(error) => drop(failure.get_or_insert(error)),
@@ -126,7 +126,7 @@ impl Inner {
             Some(first) if peers.is_empty() => {
                 Err(Error::NoneReached { tried, first: first.into() })
             }
-            None if peers.is_empty() && enough > 0 && left_out => Err(Error::AllKeptAway),
+            None if peers.is_empty() && enough > 0 && left_out => Err(Error::AllDisconnected),
             None if peers.is_empty() && is_itself => Err(Error::OnlyThisNode),
             None if peers.is_empty() && enough > 0 => Err(Error::NoBootstrap),
             _ => Ok(peers),
@@ -247,7 +247,7 @@ async fn gather(mut tried: mpsc::Receiver<JoinReport>) -> JoinOutcome {
         (Some(error), _) => Some(error),
         (None, 0) => own,
         (None, 1) => failures.pop(),
-        (None, _) => Some(Error::NoneAnswers(failures)),
+        (None, _) => Some(Error::NoneAnswered(failures)),
     };
     let peers = match (joined, failure) {
         (None, Some(error)) => Err(error),

@@ -102,8 +102,8 @@ pub use key::{
 };
 pub use network::{Degrees, Figures, NetworkGraph, NetworkNode};
 pub use node::{
-    ConnectOptions, Discovery, FilesHandle, IntoAddress, IntoPlaces, NetworkHandle, Node, Place,
-    SendReport, Sender, Size,
+    ConnectOptions, Discovery, FilesHandle, IntoAddress, IntoPlaces, NetworkHandle, NetworkSize,
+    Node, Place, SendReport, Sender,
 };
 pub use outgoing_message::OutgoingMessage;
 pub use rate::RateLimits;

@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::conn::{self, Established, GreetedConnection};
-use crate::dial::{self, Made};
+use crate::dial::{self, MadeLink};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::lock::lock;
@@ -298,7 +298,7 @@ async fn handle_inbound(
     tcp: TcpStream,
     remote: SocketAddr,
     place: PendingPlace,
-) -> Made {
+) -> MadeLink {
     let evicted = place.0.evicted.clone();
     let timeout = inner.config.handshake_timeout;
     let shaken = tokio::select! {
@@ -322,7 +322,7 @@ async fn handle_inbound(
         let address = Address::from_socket(remote);
         // Does not wait for room in the event queues. Otherwise an attacker's failing connections
         // would fill the node with waiting tasks.
-        inner.dispatch.notice(Event::InboundNodeConnectionError { address, error });
+        inner.dispatch.queue_notice(Event::InboundNodeConnectionError { address, error });
         None
     })
 }
@@ -380,7 +380,11 @@ async fn shake_hands(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Handshake, St
 
 /// Asks the actor to admit a connection. If the actor refuses it, sends the reason to the dialler.
 /// The caller does not cancel this future, so an admitted connection always becomes a link.
-async fn admit(inner: &Inner, greeted: GreetedInbound, remote: SocketAddr) -> Result<Made, String> {
+async fn admit(
+    inner: &Inner,
+    greeted: GreetedInbound,
+    remote: SocketAddr,
+) -> Result<MadeLink, String> {
     let GreetedInbound { mut channel, local, mut link, buffer, hello } = greeted;
     let greeted = GreetedConnection {
         id: channel.session().id,
@@ -394,12 +398,12 @@ async fn admit(inner: &Inner, greeted: GreetedInbound, remote: SocketAddr) -> Re
     match dial::admit(inner, greeted, None).await {
         Ok(conn) => {
             link.admit(inner.clock.now());
-            inner.seen(local).await;
+            inner.announce_local_address(local).await;
             Ok(Some(Box::new(Established { conn, link, stream: channel, buffer })))
         }
         Err(reason) => {
             link.refuse(reason.clone());
-            let refusal = dial::say(&mut link, &mut channel);
+            let refusal = dial::send_rest_and_close(&mut link, &mut channel);
             let _ = tokio::time::timeout(inner.config.handshake_timeout, refusal).await;
             match reason {
                 // The nodes have another link, usually as both dialled at once. That is no failure.

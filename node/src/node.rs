@@ -24,14 +24,14 @@ use crate::status::Status;
 mod files;
 mod messages;
 mod network;
-pub(crate) use network::REJOIN;
+pub(crate) use network::REJOIN_PEERS;
 mod places;
 mod queries;
 
 pub use files::FilesHandle;
 pub use messages::{SendReport, Sender};
 pub(crate) use messages::{send_to_nodes, try_send};
-pub use network::{NetworkHandle, Size};
+pub use network::{NetworkHandle, NetworkSize};
 pub use places::{IntoAddress, IntoPlaces, Place};
 pub use queries::Discovery;
 

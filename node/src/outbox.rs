@@ -25,23 +25,23 @@ pub(crate) use write_batch::{WriteBatch, WriterStep};
 
 /// Size at which a block is full, unless it is a single larger frame. 64 KiB: four full TLS records
 /// (RFC 8446, section 5.1).
-const BLOCK: usize = 64 << 10;
+const BLOCK_SIZE: usize = 64 << 10;
 
-/// Capacity of a new block: enough for one frame with a content of [`BLOCK`] bytes.
-const BLOCK_CAPACITY: usize = BLOCK + 64;
+/// Capacity of a new block: enough for one frame with a content of [`BLOCK_SIZE`] bytes.
+const BLOCK_CAPACITY: usize = BLOCK_SIZE + 64;
 
 /// Size from which on no more blocks join a write. A control frame waits for at most one write.
-const WRITE: usize = 64 << 10;
+const WRITE_SIZE: usize = 64 << 10;
 
 /// Smallest content that is shared with the sender instead of copied.
-const SHARE: usize = 16 << 10;
+const MIN_SHARED: usize = 16 << 10;
 
 /// Bytes that senders which can wait queue ahead of the writer, even if the queue's bound is larger.
 /// Bytes that are written soon are still in the processor's cache then.
-const AHEAD: usize = 512 << 10;
+const MAX_AHEAD: usize = 512 << 10;
 
 /// Number of written blocks whose memory is kept for the next ones.
-const SPARE: usize = AHEAD / BLOCK;
+const MAX_SPARE: usize = MAX_AHEAD / BLOCK_SIZE;
 
 /// The outgoing queues of one link.
 #[derive(Debug)]
@@ -76,9 +76,9 @@ struct Queues {
     /// Wakes the writer while it sleeps.
     writer: Option<Waker>,
     /// A sender waits for room for an application frame.
-    is_awaited: bool,
+    sender_waits: bool,
     /// A task waits for the control queue to shrink.
-    is_control_awaited: bool,
+    control_waits: bool,
     /// Set once no more frames are accepted. The goodbye goes out last.
     closing: Option<Closing>,
 }
@@ -120,11 +120,11 @@ impl Queues {
     fn is_growing(&self) -> bool {
         let open = self.open.bytes.len();
         open != 0
-            && open < BLOCK
+            && open < BLOCK_SIZE
             && self.full.is_empty()
             && self.control.is_empty()
             && self.closing.is_none()
-            && !self.is_awaited
+            && !self.sender_waits
     }
 
     fn close(&mut self, reason: Reason, goodbye: bool) {
@@ -138,7 +138,7 @@ impl Queues {
     #[inline(always)]
     fn append(&mut self, frame: &EncodedFrame<'_>) {
         let len = frame.len();
-        if self.open.bytes.len() + len > BLOCK && !self.open.bytes.is_empty() {
+        if self.open.bytes.len() + len > BLOCK_SIZE && !self.open.bytes.is_empty() {
             // A block that follows a full one is likely to become full too, so it gets all its memory
             // now.
             self.begin_block(BLOCK_CAPACITY);
@@ -147,7 +147,7 @@ impl Queues {
         self.queued += len;
         self.accepted += 1;
         match frame.shared {
-            Some(shared) if frame.body.len() >= SHARE => {
+            Some(shared) if frame.body.len() >= MIN_SHARED => {
                 self.open.bytes.extend_from_slice(frame.head);
                 self.open.tail = Some(shared.clone());
                 // Nothing can follow a shared content in the same block.
@@ -221,7 +221,7 @@ impl Outbox {
             // Registered before the queue is looked at, so that room made in between is not missed.
             let mut room = std::pin::pin!(self.room.notified());
             room.as_mut().enable();
-            match self.put(frame, self.ahead(), true) {
+            match self.put(frame, self.ahead_limit(), true) {
                 Ok(()) => return Ok(()),
                 Err(NotAccepted::Closed(reason)) => return Err(reason),
                 Err(NotAccepted::Full) => {
@@ -239,12 +239,12 @@ impl Outbox {
     /// would, or if the link is closing.
     #[inline]
     pub(crate) fn try_push_ahead(&self, frame: &EncodedFrame<'_>) -> bool {
-        self.put(frame, self.ahead(), false).is_ok()
+        self.put(frame, self.ahead_limit(), false).is_ok()
     }
 
     #[inline]
-    fn ahead(&self) -> usize {
-        self.max_application.min(AHEAD)
+    fn ahead_limit(&self) -> usize {
+        self.max_application.min(MAX_AHEAD)
     }
 
     // Inlined, so that the compiler knows the length of a message's head.
@@ -257,7 +257,7 @@ impl Outbox {
         // Bytes that the writer holds count too: else a slow peer would have two queues' worth.
         let queued = queues.queued + queues.writing;
         if queued != 0 && queued.saturating_add(frame.len()) > limit {
-            queues.is_awaited |= wait;
+            queues.sender_waits |= wait;
             return Err(NotAccepted::Full);
         }
         queues.append(frame);
@@ -299,7 +299,7 @@ impl Outbox {
                 if queues.closing.is_some() || queues.control.len() <= self.max_control / 2 {
                     return;
                 }
-                queues.is_control_awaited = true;
+                queues.control_waits = true;
             }
             room.await;
         }
@@ -353,7 +353,7 @@ impl Outbox {
         }
         // Swapped, so that both buffers keep their memory.
         std::mem::swap(&mut batch.control, &mut queues.control);
-        while application && queues.writing < WRITE {
+        while application && queues.writing < WRITE_SIZE {
             let block = match queues.full.pop_front() {
                 Some(block) => block,
                 None if queues.open.bytes.is_empty() => break,
@@ -369,8 +369,9 @@ impl Outbox {
         queues.queued -= queues.writing;
         // Senders are woken when half of the queue is free and not for every block, so that each of
         // them fills many blocks at once.
-        let has_room = queues.queued <= self.ahead() / 2 && std::mem::take(&mut queues.is_awaited);
-        let wake = has_room | std::mem::take(&mut queues.is_control_awaited);
+        let has_room =
+            queues.queued <= self.ahead_limit() / 2 && std::mem::take(&mut queues.sender_waits);
+        let wake = has_room | std::mem::take(&mut queues.control_waits);
         let step = if batch.len() == 0 {
             queues.when_empty(&mut batch.control)
         } else {

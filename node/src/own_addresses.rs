@@ -19,18 +19,18 @@ use crate::inner::Inner;
 use crate::lock::lock;
 
 /// Interval at which the interfaces are read again: a VPN may come up, or a laptop move.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Most addresses kept of one IPv6 prefix. Two: the permanent one and the temporary one in use. Older
 /// temporary addresses (RFC 8981) are still listed for a week, and are about to vanish.
-const PER_PREFIX: usize = 2;
+const MAX_PER_PREFIX: usize = 2;
 
 /// Most IP addresses kept of this machine.
 const MAX_LOCAL: usize = 32;
 
 /// Prefixes of the names of interfaces that lead only to containers and virtual machines on this
 /// machine.
-const BRIDGES: [&str; 12] = [
+const BRIDGE_PREFIXES: [&str; 12] = [
     "br-",
     "cni",
     "docker",
@@ -62,7 +62,11 @@ pub(crate) struct OwnAddresses {
 impl OwnAddresses {
     /// Reads the interfaces. Blocks for some microseconds.
     pub(crate) fn new(config: Arc<Config>, listening: Vec<SocketAddr>) -> Self {
-        Self { config, listening, local: Mutex::new(ranked(&interfaces(), &routed())) }
+        Self {
+            config,
+            listening,
+            local: Mutex::new(ranked(&interfaces(), &default_route_addresses())),
+        }
     }
 
     /// Returns the addresses at which others can dial this node, as far as it knows, best first. `first`
@@ -73,7 +77,7 @@ impl OwnAddresses {
 
     /// Reads the interfaces again. Returns whether the addresses of this machine have changed.
     fn refresh(&self) -> bool {
-        let now = ranked(&interfaces(), &routed());
+        let now = ranked(&interfaces(), &default_route_addresses());
         let mut known = lock(&self.local);
         let has_changed = *known != now;
         *known = now;
@@ -110,7 +114,7 @@ fn interfaces() -> Vec<InterfaceAddress> {
 ///
 /// Connecting a UDP socket only looks up the route; nothing is sent. The destinations belong to the
 /// blocks for documentation (RFC 5737, RFC 3849), which no host has.
-fn routed() -> Vec<IpAddr> {
+fn default_route_addresses() -> Vec<IpAddr> {
     // Port 9 is the discard service. Any port would do.
     let towards = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
     let address = |(from, to): (&str, &str)| {
@@ -127,7 +131,7 @@ fn ranked(interfaces: &[InterfaceAddress], routed: &[IpAddr]) -> Vec<IpAddr> {
     let rank = |of: &InterfaceAddress| match of.ip {
         ip if routed.contains(&ip) => 0,
         ip if ip.is_loopback() => 5,
-        _ if BRIDGES.iter().any(|bridge| of.interface.starts_with(bridge)) => 4,
+        _ if BRIDGE_PREFIXES.iter().any(|bridge| of.interface.starts_with(bridge)) => 4,
         IpAddr::V4(ip) if ip.is_link_local() => 3,
         ip if is_private(ip) => 2,
         _ => 1,
@@ -146,7 +150,7 @@ fn ranked(interfaces: &[InterfaceAddress], routed: &[IpAddr]) -> Vec<IpAddr> {
         if let IpAddr::V6(v6) = ip {
             let [prefix @ .., _, _, _, _, _, _, _, _] = v6.octets();
             let count = of_prefix.entry(prefix).or_default();
-            if *count >= PER_PREFIX {
+            if *count >= MAX_PER_PREFIX {
                 continue;
             }
             *count += 1;
@@ -200,7 +204,7 @@ fn announced(
     }
     let first = first.map(|ip| ip.to_canonical());
     let everywhere = |ip: IpAddr| {
-        let sockets = listening.iter().filter(move |socket| takes(socket.ip(), ip));
+        let sockets = listening.iter().filter(move |socket| accepts(socket.ip(), ip));
         sockets.map(move |socket| SocketAddr::new(ip, socket.port()))
     };
     let own = listening.iter().filter(|socket| !socket.ip().is_unspecified()).copied();
@@ -220,7 +224,7 @@ fn announced(
 /// Returns whether a listener on `listening` takes connections to `ip`. One on every IPv6 address
 /// takes IPv4 too, unless another listener has that port there, and then both lead to the same
 /// address.
-fn takes(listening: IpAddr, ip: IpAddr) -> bool {
+fn accepts(listening: IpAddr, ip: IpAddr) -> bool {
     match listening {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => ip.is_ipv4(),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => true,
@@ -230,7 +234,7 @@ fn takes(listening: IpAddr, ip: IpAddr) -> bool {
 
 impl Inner {
     /// Announces the address of this machine that a link was made on, unless that is done already.
-    pub(crate) async fn seen(&self, local: SocketAddr) {
+    pub(crate) async fn announce_local_address(&self, local: SocketAddr) {
         if self.addresses.add(local.ip().to_canonical()) {
             let _ = self.actor.call(Actor::addresses_changed).await;
         }
@@ -244,7 +248,7 @@ impl Inner {
         }
         loop {
             tokio::select! {
-                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                () = tokio::time::sleep(REFRESH_INTERVAL) => {}
                 () = self.tasks.stop.cancelled() => return,
             }
             // Reading the interfaces blocks.

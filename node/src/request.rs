@@ -87,7 +87,7 @@ async fn answer_by_name(
     }
     let (reply, answered) = oneshot::channel();
     let asked = Received::Request(Box::new(HandlerRequest { name, message, reply }));
-    inner.dispatch.messages(&**inner, &peer, vec![asked]).await;
+    inner.dispatch.deliver_received(&**inner, &peer, vec![asked]).await;
     answered.await.unwrap_or_else(|_| Err(stopping()))
 }
 

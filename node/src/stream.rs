@@ -14,20 +14,20 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::lock::lock;
-use crate::tls::{Channel, Expected};
+use crate::tls::{Channel, ExpectedBytes};
 
 mod call_back;
 mod open;
 
 /// Most call-backs under way at once. Each makes us dial addresses that another node names.
-const CALL_BACKS: usize = 16;
+const MAX_CALL_BACKS: usize = 16;
 
 /// An async byte stream to or from another node, encrypted and authenticated.
 #[derive(Debug)]
 pub struct Stream {
     pub(crate) channel: Channel,
     /// The number of bytes that the peer is sure to send, which the record layer uses.
-    pub(crate) expected: Expected,
+    pub(crate) expected: ExpectedBytes,
     /// Counts the stream among those that the peer has opened.
     _permit: Option<StreamPermit>,
 }
@@ -145,7 +145,7 @@ impl Streams {
             open: Arc::default(),
             max_per_peer: config.max_streams_per_peer,
             max: config.max_streams,
-            call_backs: Arc::new(Semaphore::new(CALL_BACKS)),
+            call_backs: Arc::new(Semaphore::new(MAX_CALL_BACKS)),
         }
     }
 

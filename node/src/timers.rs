@@ -24,7 +24,7 @@ impl Inner {
             Ok(_) => self.handler.timers.changed.notify_one(),
             Err(error) => {
                 let (action, error) = (timer.action(), error.to_string());
-                self.dispatch.notice(Event::NodeActionFailed { action, error });
+                self.dispatch.queue_notice(Event::NodeActionFailed { action, error });
             }
         }
     }
@@ -51,7 +51,7 @@ impl Inner {
                 let mut timers = lock(&self.handler.timers.timers);
                 timers.poll(self.clock.now()).filter(|_| !self.tasks.stop.is_cancelled())
             };
-            self.dispatch.timer(self, expired).await;
+            self.dispatch.deliver_timer(self, expired).await;
         }
     }
 }

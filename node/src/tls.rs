@@ -32,7 +32,7 @@ mod reference;
 mod tests;
 
 use channels::Transport;
-pub(crate) use channels::{Channel, Expected};
+pub(crate) use channels::{Channel, ExpectedBytes};
 #[cfg(not(feature = "reference-tls"))]
 use records as channels;
 #[cfg(feature = "reference-tls")]

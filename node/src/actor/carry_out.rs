@@ -17,7 +17,7 @@ use super::{Actor, DialTask};
 use crate::blocking;
 use crate::conn;
 use crate::dial;
-use crate::direct::{RequestRoute, Sending, SentBy};
+use crate::direct::{PendingSend, RequestRoute, SentBy};
 use crate::error::Error;
 use crate::files;
 use crate::request;
@@ -39,7 +39,7 @@ impl Actor {
             if let Some(output) = self.machine.poll(is_crowded) {
                 trace::output(&output, |connection| self.peer(connection));
                 self.carry_out(output);
-            } else if let Some(input) = self.undone.pop() {
+            } else if let Some(input) = self.follow_ups.pop() {
                 trace::input(&input, |connection| self.peer(connection));
                 self.machine.handle(super::now(&self.inner), input);
             } else {
@@ -59,8 +59,9 @@ impl Actor {
                 self.dial(dial, operation, addresses, purpose);
             }
             Output::Greet(dial) => {
-                let greets = self.dials.get_mut(&dial).and_then(|task| task.greets.take());
-                greets.and_then(|greets| greets.send(()).ok());
+                let allow_hello =
+                    self.dials.get_mut(&dial).and_then(|task| task.allow_hello.take());
+                allow_hello.and_then(|allow_hello| allow_hello.send(()).ok());
             }
             Output::DialEnded { dial, operation, outcome } => {
                 self.dial_ended(dial, operation, outcome);
@@ -90,7 +91,7 @@ impl Actor {
                 if let Event::NodeMessage { .. } = event {
                     self.inner.meter.received(1);
                 }
-                self.inner.dispatch.notice(event);
+                self.inner.dispatch.queue_notice(event);
             }
             Output::Broadcast { operation, outcome } => {
                 if let Some(Operation::Broadcast(publisher)) = self.operations.remove(&operation) {
@@ -128,13 +129,13 @@ impl Actor {
             Output::Probe { addresses, id, probe } => {
                 let is_sent = self.inner.probe(id, addresses, probe);
                 if !is_sent {
-                    self.undone.push(Input::Probed { id, answer: None });
+                    self.follow_ups.push(Input::Probed { id, answer: None });
                 }
             }
-            Output::Lookup { query, what, asker } => self.look_up(query, what, asker),
-            Output::Keep(batch) => self.keep(batch),
+            Output::Lookup { query, what, asker } => self.answer_query(query, what, asker),
+            Output::Keep(batch) => self.store_broadcasts(batch),
             Output::StopOrdered => {
-                self.ordered = true;
+                self.shutdown_ordered = true;
                 self.inner.tasks.stop.cancel();
             }
             _ => {}
@@ -157,11 +158,11 @@ impl Actor {
                 self.operations.insert(id, Operation::Join(joined));
             }
         }
-        let (greets, is_let) = oneshot::channel();
+        let (allow_hello, hello_allowed) = oneshot::channel();
         let (ended, outcome) = oneshot::channel();
-        self.dials.insert(dial, DialTask { purpose, greets: Some(greets), ended });
-        let dialling = dial::Dialling { dial, addresses, purpose, greets: is_let, ended: outcome };
-        conn::start(&self.inner, dial::link(self.inner.clone(), dialling, reply));
+        self.dials.insert(dial, DialTask { purpose, allow_hello: Some(allow_hello), ended });
+        let dialling = dial::Dialling { dial, addresses, purpose, hello_allowed, ended: outcome };
+        conn::start(&self.inner, dial::make_link(self.inner.clone(), dialling, reply));
     }
 
     fn dial_ended(
@@ -177,9 +178,10 @@ impl Actor {
             let is_stopping = self.machine.is_stopping();
             let _ = reply.send(Err(if is_stopping { Error::Stopped } else { Error::NoAddress }));
         }
-        // `_greets` lives until the outcome is sent: a task that saw it closed before would take the node
+        // `_allow_hello` lives until the outcome is sent: a task that saw it closed before would take the node
         // for stopped.
-        let Some(DialTask { purpose, ended, greets: _greets }) = self.dials.remove(&dial) else {
+        let Some(DialTask { purpose, ended, allow_hello: _allow_hello }) = self.dials.remove(&dial)
+        else {
             return;
         };
         if let Ok(id) = outcome
@@ -202,8 +204,8 @@ impl Actor {
             let reason = Reason::Lost("the connection was given up".into());
             let link_end = LinkEnd { reason, by_peer: false };
             // They are taken in reverse.
-            self.undone.push(Input::LinkReported { id });
-            self.undone.push(Input::LinkDown { connection, link_end });
+            self.follow_ups.push(Input::LinkReported { id });
+            self.follow_ups.push(Input::LinkDown { connection, link_end });
             return;
         }
         if let Some(address) = conn.dialable.clone() {
@@ -232,8 +234,8 @@ impl Actor {
     fn replied(&mut self, operation: OperationId, outcome: Result<Message, Refusal>) {
         let reply = match self.operations.remove(&operation) {
             Some(Operation::Reply(reply)) => reply,
-            Some(Operation::Send(Sending { to, sender: SentBy::Request(reply) })) => {
-                let rest = Sending { to, sender: SentBy::Unreported };
+            Some(Operation::Send(PendingSend { to, sender: SentBy::Request(reply) })) => {
+                let rest = PendingSend { to, sender: SentBy::Unreported };
                 self.operations.insert(operation, Operation::Send(rest));
                 reply
             }
@@ -243,7 +245,7 @@ impl Actor {
     }
 
     /// Forgets the relayed requests whose callers do not wait for the reply any more.
-    pub(super) fn forget_requests(&mut self) {
+    pub(super) fn forget_abandoned_requests(&mut self) {
         let is_over = |operation: &Operation| match operation {
             Operation::Reply(reply) => reply.is_closed(),
             _ => false,
@@ -252,7 +254,7 @@ impl Actor {
         let over: Vec<_> = over.map(|(id, _)| *id).collect();
         for operation in over {
             self.operations.remove(&operation);
-            self.undone.push(Input::RequestEnded { operation });
+            self.follow_ups.push(Input::RequestEnded { operation });
         }
     }
 
@@ -272,7 +274,7 @@ impl Actor {
         let coming = seen.bytes_received / (self.inner.config.max_control as u64).max(1);
         let count = seen.messages_sent + seen.messages_received + coming;
         let busy = conn.outbox.queued() > 0 || conn.has_requests();
-        self.undone.push(Input::LinkUse { connection, count, busy });
+        self.follow_ups.push(Input::LinkUse { connection, count, busy });
     }
 
     /// Learns the network's owner from a node that the application has named. The first one to know it
@@ -284,7 +286,7 @@ impl Actor {
         if !self.inner.profile.learn_owner(owner) {
             return;
         }
-        self.undone.push(Input::Command(Command::Owner(owner)));
+        self.follow_ups.push(Input::Command(Command::Owner(owner)));
         let inner = self.inner.clone();
         self.inner.tasks.tracker.spawn_blocking(move || {
             if let Err(error) = inner.store.save_owner(&inner.profile.network, owner) {
@@ -294,7 +296,7 @@ impl Actor {
     }
 
     /// Keeps broadcasts for the next run, if there is a state folder.
-    fn keep(&self, batch: Batch) {
+    fn store_broadcasts(&self, batch: Batch) {
         let kept = self.inner.broadcasts.clone();
         if kept.add(batch) {
             self.inner.tasks.spawn(async move {
@@ -311,7 +313,7 @@ impl Actor {
     }
 
     /// Looks up the answer to a query that only the shell knows.
-    fn look_up(&self, query: QueryId, what: QueryKind, asker: Option<NodeId>) {
+    fn answer_query(&self, query: QueryId, what: QueryKind, asker: Option<NodeId>) {
         let inner = self.inner.clone();
         self.inner.tasks.spawn(async move {
             let (files, here) = match what {

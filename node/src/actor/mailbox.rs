@@ -15,23 +15,23 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Actor;
 use crate::conn::Conn;
-use crate::direct::{RequestRoute, Sending};
+use crate::direct::{PendingSend, RequestRoute};
 use crate::error::Error;
 use crate::inner::Inner;
 
 /// Orders waiting for the actor.
-pub(crate) const ORDERS: usize = 1024;
+pub(crate) const MAX_ORDERS: usize = 1024;
 
-/// Longest queue of the handler's actions that wait for room among [`ORDERS`]. 8,192: one call of the
+/// Longest queue of the handler's actions that wait for room among [`MAX_ORDERS`]. 8,192: one call of the
 /// handler may well make that many, and small ones take a few MiB. What is over that fails, each with
 /// its event.
-pub(crate) const HANDLER_ORDERS: usize = 8192;
+pub(crate) const MAX_WAITING_ACTIONS: usize = 8192;
 
 /// Most inputs of links that wait for the actor. A link that finds no room stops reading.
-pub(crate) const FROM_LINKS: usize = 1024;
+pub(crate) const MAX_LINK_REPORTS: usize = 1024;
 
 /// Most answers that wait for the task that asked. A network has no more nodes.
-pub(crate) const ANSWERS: usize = 65_536;
+pub(crate) const MAX_ANSWERS: usize = 65_536;
 
 /// Most operations under way. 65,536: more than tasks that wait for one, in any sane application.
 pub(super) const MAX_OPERATIONS: usize = 65_536;
@@ -66,7 +66,7 @@ pub(crate) enum Operation {
     },
     Join(oneshot::Sender<Result<(), JoinError>>),
     Query(QueryReply),
-    Send(Sending),
+    Send(PendingSend),
     /// A relayed request that has arrived, and waits for its reply.
     Reply(oneshot::Sender<Result<RequestRoute, Error>>),
     Probe(oneshot::Sender<Probe>),
@@ -96,7 +96,7 @@ pub(crate) struct QueryReply {
 pub(crate) struct Mailbox {
     // Two queues, so that links that have filled theirs leave room for orders.
     pub(crate) orders: mpsc::Sender<Order>,
-    pub(crate) links: mpsc::Sender<FromLink>,
+    pub(crate) link_reports: mpsc::Sender<LinkReport>,
 }
 
 impl Mailbox {
@@ -156,14 +156,14 @@ impl Mailbox {
 
 impl Mailbox {
     /// Passes on what a link has for the actor, once there is room for it.
-    pub(crate) async fn tell(&self, news: FromLink) {
-        let _ = self.links.send(news).await;
+    pub(crate) async fn report(&self, report: LinkReport) {
+        let _ = self.link_reports.send(report).await;
     }
 
     /// Reports the end of a link. Returns once it is no longer among the links.
     pub(crate) async fn link_down(&self, conn: &Arc<Conn>, link_end: LinkEnd) {
         let (done, removed) = oneshot::channel();
-        self.tell(FromLink::Down(conn.clone(), link_end, done)).await;
+        self.report(LinkReport::Ended(conn.clone(), link_end, done)).await;
         // An error means that the actor is gone, and all links with it.
         let _ = removed.await;
     }
@@ -210,11 +210,11 @@ impl OverlayStatus {
 
 /// Something that a link hands the actor.
 #[derive(Debug)]
-pub(crate) enum FromLink {
+pub(crate) enum LinkReport {
     /// Frames for the overlay.
     Frames(Arc<Conn>, Vec<Frame>),
     /// The end of the link. The sender is notified once it is off the list.
-    Down(Arc<Conn>, LinkEnd, oneshot::Sender<()>),
+    Ended(Arc<Conn>, LinkEnd, oneshot::Sender<()>),
     /// The application knows of its end.
-    Done(Arc<Conn>),
+    EndReported(Arc<Conn>),
 }

@@ -6,7 +6,7 @@ use peerkit_proto::peer::{BroadcastReceipt, Input};
 
 use super::Actor;
 use super::mailbox::{Operation, Order, Publisher};
-use crate::actions::ACTIONS;
+use crate::actions::MAX_ACTIONS;
 use crate::error::Error;
 use crate::inner::Inner;
 
@@ -17,7 +17,7 @@ impl Publisher {
             (Self::Caller(reply), outcome) => drop(reply.send(outcome)),
             (Self::Handler(title), Err(error)) => {
                 let error = error.to_string();
-                inner.dispatch.notice(Event::NodeBroadcastFailed { title, error });
+                inner.dispatch.queue_notice(Event::NodeBroadcastFailed { title, error });
             }
             (Self::Handler(_), Ok(_)) => {}
         }
@@ -29,35 +29,35 @@ impl Actor {
     pub(super) fn publish_in_turn(&mut self, title: String, message: Message) {
         if self.inner.tasks.stop.is_cancelled() {
             // Broadcasts from the handler's last event still go out, behind those that wait.
-            self.publish_limited();
+            self.publish_all_waiting();
         }
         let limited =
             self.inner.rates.broadcast_limit() != 0 && !self.inner.tasks.stop.is_cancelled();
-        if self.limited.is_empty() && !limited {
+        if self.rate_limited.is_empty() && !limited {
             return self.publish_own(title, message);
         }
-        if self.limited.len() >= ACTIONS {
-            let error = Error::TooManyActions(ACTIONS).to_string();
-            return self.inner.dispatch.notice(Event::NodeBroadcastFailed { title, error });
+        if self.rate_limited.len() >= MAX_ACTIONS {
+            let error = Error::TooManyActions(MAX_ACTIONS).to_string();
+            return self.inner.dispatch.queue_notice(Event::NodeBroadcastFailed { title, error });
         }
-        self.limited.push_back((title, message));
+        self.rate_limited.push_back((title, message));
         // Otherwise the task for the first one waits already, and goes on with the rest.
-        if self.limited.len() == 1 {
+        if self.rate_limited.len() == 1 {
             self.await_limit();
         }
     }
 
     /// Publishes the first broadcast that waits, as the limit allows it now.
     pub(super) fn broadcast_allowed(&mut self) {
-        if let Some((title, message)) = self.limited.pop_front() {
+        if let Some((title, message)) = self.rate_limited.pop_front() {
             self.publish_own(title, message);
             self.await_limit();
         }
     }
 
     /// Publishes all broadcasts that wait for their limit.
-    pub(super) fn publish_limited(&mut self) {
-        while let Some((title, message)) = self.limited.pop_front() {
+    pub(super) fn publish_all_waiting(&mut self) {
+        while let Some((title, message)) = self.rate_limited.pop_front() {
             self.publish_own(title, message);
         }
     }
@@ -72,7 +72,7 @@ impl Actor {
     /// Waits in the background until the first broadcast may go out. It stays in the queue
     /// meanwhile, so that there is one such task and no later broadcast overtakes it.
     fn await_limit(&self) {
-        let Some((title, message)) = self.limited.front() else { return };
+        let Some((title, message)) = self.rate_limited.front() else { return };
         let bytes = title.len() + message.body().len();
         let inner = self.inner.clone();
         self.inner.tasks.spawn(async move {

@@ -17,19 +17,19 @@ impl Actor {
         let inner = self.inner.clone();
         let flush = inner.config.flush_timeout;
         tracing::info!(target: "peerkit::node", id = %inner.profile.id.short(), "stopping");
-        if self.ordered {
+        if self.shutdown_ordered {
             // The application gets the event with the reason before the event of the stop.
             let _ = tokio::time::timeout(HALT, inner.dispatch.settle()).await;
         }
         // Messages that the application sends now still go out.
-        let _ = tokio::time::timeout(flush, inner.tell(Event::NodeRequestToStop)).await;
+        let _ = tokio::time::timeout(flush, inner.deliver_event(Event::NodeRequestToStop)).await;
         self.input(Input::Stopping);
-        for order in inner.take_orders(&mut self.orders) {
+        for order in inner.take_all_orders(&mut self.orders) {
             self.on_order(order);
         }
         self.save_away();
-        self.publish_limited();
-        let hand_over = self.machine.overlay().views().member && !self.ordered;
+        self.publish_all_waiting();
+        let hand_over = self.machine.overlay().views().member && !self.shutdown_ordered;
         self.input(Input::Stop { hand_over });
         // The links have their own deadline. A little more lets them report how they ended.
         inner.tasks.links.close();
@@ -39,23 +39,23 @@ impl Actor {
         loop {
             tokio::select! {
                 _ = &mut ended => break,
-                Some(report) = self.from_links.recv() => self.on_link(report),
+                Some(report) = self.link_reports.recv() => self.on_link_report(report),
                 Some(order) = self.orders.recv() => self.on_order(order),
             }
         }
-        self.take_link_reports();
+        self.handle_link_reports();
         let kept = inner.broadcasts.clone();
         let writing = tokio::spawn(blocking::run(move || kept.write()));
         let settling = async { tokio::join!(inner.dispatch.settle(), writing) };
         let _ = tokio::time::timeout(HALT, settling).await;
         inner.tasks.halt.call();
         self.orders.close();
-        self.from_links.close();
+        self.link_reports.close();
         drop(self);
         inner.tasks.tracker.close();
         let ended = async { tokio::join!(inner.tasks.tracker.wait(), inner.files.shares.settle()) };
         let _ = tokio::time::timeout(HALT, ended).await;
-        inner.end();
+        inner.release_application();
         // Closed here, as the application may keep its handle for long, or end the process with it.
         let store = inner.store.clone();
         let _ = tokio::spawn(blocking::run(move || store.finish())).await;

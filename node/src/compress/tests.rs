@@ -194,7 +194,7 @@ fn text_that_is_not_text_is_refused_once_decompressed() {
 #[tokio::test]
 async fn tasks_get_the_same_as_threads() {
     for compression in ALGORITHMS {
-        for len in [0, 1, 100, INLINE, INLINE + 1, MIB] {
+        for len in [0, 1, 100, MAX_INLINE, MAX_INLINE + 1, MIB] {
             let message = Message::bytes(vec![9; len]).compressed(compression);
             let packed = pack_async(message.clone(), MIB).await.unwrap();
             assert_eq!(packed, pack(message.clone(), MIB).unwrap());

@@ -21,7 +21,7 @@ use tokio::time::Sleep;
 use super::Conn;
 use super::fill::fill;
 use super::run::EndedLink;
-use crate::actor::mailbox::FromLink;
+use crate::actor::mailbox::LinkReport;
 use crate::compress;
 use crate::dispatch::Received;
 use crate::inner::Inner;
@@ -34,17 +34,17 @@ const READ_MIN: usize = 512;
 const READ_MAX: usize = 256 << 10;
 
 /// Bytes read before other tasks get their turn. 1 MiB: half a millisecond on the fastest links.
-const TURN: usize = 1 << 20;
+const BYTES_PER_TURN: usize = 1 << 20;
 
 /// Reads since the link last rested from which on its buffers are kept between reads.
 const READS_TO_KEEP_BUFFERS: usize = 4;
 
 /// Time without a write after which the outgoing buffers are freed.
-const REST: Duration = Duration::from_secs(1);
+const IDLE_TIME: Duration = Duration::from_secs(1);
 
 /// Most pings open at once for tasks that wait for their results; more tasks share the next ping. 32:
 /// half of what a [`Link`] keeps track of.
-const OPEN_PINGS: usize = 32;
+const MAX_OPEN_PINGS: usize = 32;
 
 /// Longest time for which a link is not read because of its rate limit. 10 s: below `ping_after`.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
@@ -64,11 +64,11 @@ pub(super) struct LinkReader<R> {
     from: R,
     buffer: BytesMut,
     /// Size of the next read.
-    room: usize,
+    read_size: usize,
     /// Reads since the link last rested, up to [`READS_TO_KEEP_BUFFERS`].
     reads: usize,
     /// Bytes read since other tasks last had their turn.
-    turn: usize,
+    read_this_turn: usize,
     /// The tasks that wait for the results of open pings.
     pings: BTreeMap<u64, Vec<oneshot::Sender<Duration>>>,
     requests: BTreeMap<u64, ActiveRequest>,
@@ -93,7 +93,7 @@ async fn paused(pause: &mut Option<Pause>) {
     }
 }
 
-fn closed() -> Reason {
+fn closed_without_goodbye() -> Reason {
     Reason::Lost("closed without a goodbye".into())
 }
 
@@ -133,9 +133,9 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
             link,
             from,
             buffer,
-            room: READ_MIN,
+            read_size: READ_MIN,
             reads: 0,
-            turn: 0,
+            read_this_turn: 0,
             pings: BTreeMap::new(),
             requests: BTreeMap::new(),
             deferred,
@@ -162,10 +162,10 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
                 flush = self.inner.config.flush_timeout;
                 break;
             }
-            if self.turn >= TURN {
+            if self.read_this_turn >= BYTES_PER_TURN {
                 // Else a fast peer would keep this task busy: answers would not go out, and the tasks
                 // that its messages have woken would not run.
-                self.turn = 0;
+                self.read_this_turn = 0;
                 tokio::task::yield_now().await;
             }
             match self.wait().await {
@@ -197,8 +197,8 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
             // Thousands of idle links wait here, so they hold no buffers.
             self.buffer = BytesMut::new();
             self.link.shrink();
-        } else if self.buffer.capacity() - self.buffer.len() < self.room / 2 {
-            self.buffer.reserve(self.room);
+        } else if self.buffer.capacity() - self.buffer.len() < self.read_size / 2 {
+            self.buffer.reserve(self.read_size);
         }
         tokio::select! {
             () = self.conn.closing.notified() => {
@@ -209,7 +209,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
                 self.close();
                 Ok(false)
             }
-            () = self.conn.pinging.notified(), if self.pings.len() < OPEN_PINGS => {
+            () = self.conn.pinging.notified(), if self.pings.len() < MAX_OPEN_PINGS => {
                 let nonce = self.link.ping(self.inner.clock.now());
                 self.pings.insert(nonce, std::mem::take(&mut *lock(&self.conn.pings)));
                 Ok(false)
@@ -220,13 +220,13 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
             }
             read = fill(&mut self.from, &mut self.buffer, &mut self.broken),
                 if self.pause.is_none() => match read {
-                Ok(0) => Err(closed()),
+                Ok(0) => Err(closed_without_goodbye()),
                 Ok(bytes) => {
                     self.count(bytes);
                     Ok(true)
                 }
                 // A peer that was killed sends no end of TLS either.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(closed()),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(closed_without_goodbye()),
                 Err(error) => Err(Reason::Lost(error.to_string())),
             },
             () = self.timer.wait_until(&self.inner, due) => {
@@ -235,18 +235,18 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
                     return Err(Reason::Lost("no goodbye in time".into()));
                 }
                 self.link.handle_timeout(now);
-                self.rest();
+                self.free_buffers();
                 Ok(false)
             }
         }
     }
 
     /// Frees the memory of buffers while little happens.
-    fn rest(&mut self) {
+    fn free_buffers(&mut self) {
         if self.buffer.is_empty() {
-            (self.room, self.reads) = (READ_MIN, 0);
+            (self.read_size, self.reads) = (READ_MIN, 0);
         }
-        if self.inner.clock.now().since(self.conn.wrote()) >= REST {
+        if self.inner.clock.now().since(self.conn.wrote()) >= IDLE_TIME {
             self.conn.outbox.shrink();
         }
     }
@@ -256,11 +256,11 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         self.conn.read.store(self.inner.clock.micros(), Ordering::Relaxed);
         self.conn.meter.received_bytes(bytes);
         self.inner.meter.received_bytes(bytes);
-        self.turn += bytes;
+        self.read_this_turn += bytes;
         self.reads = READS_TO_KEEP_BUFFERS.min(self.reads + 1);
         // There is more than one read takes, so the next one takes more.
-        if bytes >= self.room {
-            self.room = (self.room * 4).min(READ_MAX);
+        if bytes >= self.read_size {
+            self.read_size = (self.read_size * 4).min(READ_MAX);
         }
         let limit = self.inner.rates.peer_receive();
         if limit != 0 {
@@ -271,7 +271,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
     /// Pauses for as long as these bytes take at the rate limit, and makes the next reads small.
     fn pause_reading(&mut self, bytes: usize, limit: u64) {
         let per_read = usize::try_from(limit / 20).unwrap_or(usize::MAX);
-        self.room = self.room.min(per_read.max(READ_MIN));
+        self.read_size = self.read_size.min(per_read.max(READ_MIN));
         if let Some(due) = self.throttle.debit(bytes, limit) {
             // A link from which nothing is read for too long would be taken for dead.
             let latest = tokio::time::Instant::now() + MAX_PAUSE.min(self.inner.config.ping_after);
@@ -422,10 +422,10 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
             let (inner, conn) = (self.inner.clone(), self.conn.clone());
             let mut delivery = std::pin::pin!(async {
                 if messages != 0 {
-                    inner.dispatch.messages(&*inner, &conn.peer, received).await;
+                    inner.dispatch.deliver_received(&*inner, &conn.peer, received).await;
                 }
                 if !overlay.is_empty() {
-                    inner.actor.tell(FromLink::Frames(conn.clone(), overlay)).await;
+                    inner.actor.report(LinkReport::Frames(conn.clone(), overlay)).await;
                 }
             });
             loop {
@@ -474,7 +474,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
     async fn announce_leaving(&self) {
         let event = Event::disconnecting(self.conn.peer.clone());
         // Boxed: its future is large, and links that stay should not have room for it.
-        Box::pin(self.inner.tell(event)).await;
+        Box::pin(self.inner.deliver_event(event)).await;
     }
 
     /// Counts messages that the application has received.

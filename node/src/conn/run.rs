@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::read::LinkReader;
 use super::{Conn, write};
-use crate::actor::mailbox::FromLink;
+use crate::actor::mailbox::LinkReport;
 use crate::inner::Inner;
 use crate::lock::lock;
 
@@ -96,7 +96,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let Established { conn, link, stream, .. } = established;
-    inner.tell(Event::connected(conn.peer.clone())).await;
+    inner.deliver_event(Event::connected(conn.peer.clone())).await;
     // Our Hello, if it is yet to be sent, goes before all frames in the outbox.
     let timeout = inner.config.handshake_timeout;
     let said = tokio::time::timeout(timeout, write_hello(link, stream)).await;
@@ -119,12 +119,12 @@ async fn finish(inner: &Inner, conn: &Arc<Conn>, ended: EndedLink) {
     if failure.unsent + failure.unconfirmed != 0 {
         conn.meter.failed(failure.unsent + failure.unconfirmed);
         inner.meter.failed(failure.unsent + failure.unconfirmed);
-        inner.tell(Event::NodeMessageFailed { peer: peer.clone(), failure }).await;
+        inner.deliver_event(Event::NodeMessageFailed { peer: peer.clone(), failure }).await;
     }
     // Before the event, so that an application that handles it finds the link gone.
     inner.actor.link_down(conn, link_end.clone()).await;
-    inner.tell(Event::disconnected(peer, link_end)).await;
-    inner.actor.tell(FromLink::Done(conn.clone())).await;
+    inner.deliver_event(Event::disconnected(peer, link_end)).await;
+    inner.actor.report(LinkReport::EndReported(conn.clone())).await;
 }
 
 /// Writes the link's first frames. Returns its other outputs: those of frames that came right behind

@@ -22,14 +22,14 @@ use crate::store::KnownPeer;
 
 /// Number of peers of earlier runs that a join without addresses connects to. 8: enough that some are up,
 /// few enough for a network whose nodes all restart at once.
-pub(crate) const REJOIN: usize = 8;
+pub(crate) const REJOIN_PEERS: usize = 8;
 
 /// Most known peers that are dialled at once. 16: a file of peers may name thousands, and most may be gone.
-const DIALS: usize = 16;
+const MAX_DIALS: usize = 16;
 
 /// The number of nodes in a network, counted or estimated.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Size {
+pub struct NetworkSize {
     /// The number, or its most likely value.
     pub nodes: u64,
     /// The standard error of an estimate, as a fraction of `nodes`. The true number is within it two times
@@ -96,7 +96,7 @@ impl Node {
             }
         }
         match addresses[..] {
-            [] => self.network().rejoin(REJOIN).await,
+            [] => self.network().rejoin(REJOIN_PEERS).await,
             _ => self.inner.join(addresses).await,
         }
     }
@@ -171,15 +171,15 @@ impl<'a> NetworkHandle<'a> {
     ///
     /// # Errors
     /// [`Error::Stopped`], and [`Error::NoRandomNumbers`].
-    pub async fn size(self) -> Result<Size, Error> {
+    pub async fn size(self) -> Result<NetworkSize, Error> {
         let count = self.sample(sample::FIRST_BITS).await?;
         // A sample of a few nodes says little, and a network of that size is soon counted.
         if count < sample::MIN_SAMPLE {
             let Discovery { nodes, complete, .. } = self.node.discover(-1).await?;
-            return Ok(Size { nodes: nodes.len() as u64, error: None, exact: complete });
+            return Ok(NetworkSize { nodes: nodes.len() as u64, error: None, exact: complete });
         }
         let Estimate { nodes, error } = sample::estimate(count, sample::FIRST_BITS);
-        Ok(Size { nodes, error: Some(error), exact: false })
+        Ok(NetworkSize { nodes, error: Some(error), exact: false })
     }
 
     /// Draws a sample of the network, and returns how many nodes are in it.
@@ -187,9 +187,10 @@ impl<'a> NetworkHandle<'a> {
         let mut salt = [0; 8];
         // The salt decides who is in the sample. A node can't choose its identity to be in every one.
         getrandom::fill(&mut salt)?;
-        let mut asking = self.node.inner.ask(QueryKind::Sample { salt, bits }, -1, None).await?;
+        let mut query =
+            self.node.inner.send_query(QueryKind::Sample { salt, bits }, -1, None).await?;
         let mut found = BTreeSet::from([self.node.id()]);
-        while let Some(answer) = asking.answers.recv().await {
+        while let Some(answer) = query.answers.recv().await {
             found.insert(answer.node);
         }
         // Each answer is checked, as a node may lie about being in the sample.
@@ -204,7 +205,7 @@ impl<'a> NetworkHandle<'a> {
     /// # Errors
     /// If another try would not help: [`Error::LinksByHand`], [`Error::NoBootstrap`],
     /// [`Error::OnlyThisNode`] and [`Error::Stopped`].
-    pub async fn join_patiently(
+    pub async fn join_with_retries(
         self,
         places: impl IntoPlaces,
         mut failed: impl FnMut(&Error, Duration),
@@ -237,7 +238,7 @@ impl<'a> NetworkHandle<'a> {
     /// [disconnected](Node::disconnect) less than ten minutes ago are left alone.
     ///
     /// # Errors
-    /// [`Error::NoBootstrap`] if there are none, [`Error::AllKeptAway`] if all of them are left alone,
+    /// [`Error::NoBootstrap`] if there are none, [`Error::AllDisconnected`] if all of them are left alone,
     /// [`Error::OnlyThisNode`] if all of them are this node itself, [`Error::NoneReached`] if none has
     /// answered, and a store error if the state can't be read.
     pub async fn rejoin(self, enough: usize) -> Result<Vec<Peer>, Error> {
@@ -289,7 +290,7 @@ impl<'a> NetworkHandle<'a> {
         let mut reached = Vec::new();
         for (id, known) in known.iter().filter(|(id, _)| !is_linked(id)) {
             // A new dial starts when one of the earlier has ended.
-            if dials.len() >= DIALS {
+            if dials.len() >= MAX_DIALS {
                 reached.extend(dials.join_next().await.and_then(Result::ok).flatten());
             }
             let (node, id, addresses) = (self.node.clone(), *id, known.addresses.clone());
@@ -343,7 +344,7 @@ mod tests {
             }
             nodes.push(node);
         }
-        let counted = Size { nodes: 24, error: None, exact: true };
+        let counted = NetworkSize { nodes: 24, error: None, exact: true };
         assert_eq!(nodes[11].network().size().await.unwrap(), counted);
         assert_eq!(nodes[11].network().sample(0).await.unwrap(), 24);
         assert_eq!(nodes[11].network().sample(255).await.unwrap(), 0);

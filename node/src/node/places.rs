@@ -15,10 +15,10 @@ use crate::error::Error;
 
 /// Fewest hex digits that are read as the start of an identity where a host could be meant. 4: host names
 /// of fewer hex digits are common.
-const PREFIX: usize = 4;
+const MIN_ID_PREFIX: usize = 4;
 
 /// Most addresses that are tried of a node that is named without an address. 8: as for a message to it.
-const DIALS: usize = 8;
+const MAX_ADDRESSES: usize = 8;
 
 /// A place to dial.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,8 +136,8 @@ impl IntoPlaces for &Vec<Address> {
     }
 }
 
-/// The meaning of a text that names a place.
-enum Meaning {
+/// The place that a text stands for.
+enum NamedPlace {
     Address(Address),
     Node(NodeId),
 }
@@ -148,7 +148,7 @@ impl NetworkHandle<'_> {
     /// # Errors
     /// [`Error::UnknownPeer`] and [`Error::AmbiguousPeer`].
     pub fn find_peer(self, text: &str) -> Result<Peer, Error> {
-        meant(&self.node.peers(), text)
+        find_by_text(&self.node.peers(), text)
     }
 
     /// Finds a node to send messages to. A connected peer, or one that was met before, is found by its name,
@@ -164,7 +164,7 @@ impl NetworkHandle<'_> {
         }
         let known = self.node.inner.peers.all().await?.into_iter();
         let known: Vec<_> = known.map(|(id, known)| Peer::without_link(id, known.name)).collect();
-        match (meant(&known, text), text.parse::<NodeId>()) {
+        match (find_by_text(&known, text), text.parse::<NodeId>()) {
             (Err(Error::UnknownPeer(_)), Ok(id)) if id == self.node.id() => Err(Error::ThisNode),
             (Err(Error::UnknownPeer(_)), Err(_)) if text == self.node.name() => {
                 Err(Error::ThisNode)
@@ -187,10 +187,10 @@ impl NetworkHandle<'_> {
     /// # Errors
     /// If the text is none of these, several nodes match it, or no node knows that identity.
     pub async fn find_addresses(self, text: &str) -> Result<Vec<Address>, Error> {
-        match self.node.meaning(text).await? {
-            Meaning::Address(address) => Ok(vec![address]),
-            Meaning::Node(id) => match &self.node.addresses_of(id).await[..] {
-                [] => self.node.ask_for_addresses(id).await,
+        match self.node.resolve_text(text).await? {
+            NamedPlace::Address(address) => Ok(vec![address]),
+            NamedPlace::Node(id) => match &self.node.addresses_of(id).await[..] {
+                [] => self.node.query_addresses(id).await,
                 known => Ok(known.to_vec()),
             },
         }
@@ -203,9 +203,9 @@ impl NetworkHandle<'_> {
     /// # Errors
     /// If the text is none of these, or several nodes match it.
     pub async fn known_addresses(self, text: &str) -> Result<Vec<Address>, Error> {
-        match self.node.meaning(text).await? {
-            Meaning::Address(address) => Ok(vec![address]),
-            Meaning::Node(id) => Ok(self.node.addresses_of(id).await),
+        match self.node.resolve_text(text).await? {
+            NamedPlace::Address(address) => Ok(vec![address]),
+            NamedPlace::Node(id) => Ok(self.node.addresses_of(id).await),
         }
     }
 }
@@ -213,13 +213,13 @@ impl NetworkHandle<'_> {
 impl Node {
     /// Connects to the node at a place.
     pub(super) async fn dial(&self, place: Place, options: ConnectOptions) -> Result<Peer, Error> {
-        let meaning = match place {
-            Place::Address(address) => Meaning::Address(address),
-            Place::Text(text) => self.meaning(&text).await?,
+        let named = match place {
+            Place::Address(address) => NamedPlace::Address(address),
+            Place::Text(text) => self.resolve_text(&text).await?,
         };
-        let id = match meaning {
-            Meaning::Address(address) => return self.dial_first(vec![address], options).await,
-            Meaning::Node(id) => id,
+        let id = match named {
+            NamedPlace::Address(address) => return self.dial_first(vec![address], options).await,
+            NamedPlace::Node(id) => id,
         };
         let known = self.addresses_of(id).await;
         // A peer that has connected to this node may have no address at which it can be dialled.
@@ -231,7 +231,7 @@ impl Node {
             done => return done,
         };
         // The node may have new addresses.
-        let mut found = match self.ask_for_addresses(id).await {
+        let mut found = match self.query_addresses(id).await {
             Ok(found) => found,
             Err(error) => return Err(if known.is_empty() { error } else { failure }),
         };
@@ -249,22 +249,23 @@ impl Node {
         if addresses.is_empty() {
             return Err(Error::NoAddress);
         }
-        let addresses = addresses.into_iter().take(DIALS).collect();
+        let addresses = addresses.into_iter().take(MAX_ADDRESSES).collect();
         let (keep, purpose) = (options.reconnect, Purpose::Application);
         let dial = move |operation| Input::Dial { operation, addresses, keep, purpose };
         let operation = |reply| Operation::Dial { reply, joined: None };
         self.inner.actor.outcome(operation, dial).await?
     }
 
-    async fn meaning(&self, text: &str) -> Result<Meaning, Error> {
+    async fn resolve_text(&self, text: &str) -> Result<NamedPlace, Error> {
         let text = text.trim();
         // No name of a node is an address: these characters decide before any look-up.
         let is_address = text.contains([':', '@', '/', '[']) || text.eq_ignore_ascii_case("lan");
         if !is_address && !text.is_empty() {
-            let is_short = text.len() < PREFIX && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let is_short =
+                text.len() < MIN_ID_PREFIX && text.bytes().all(|byte| byte.is_ascii_hexdigit());
             match self.network().find_node(text).await {
                 Ok(peer) if peer.name() == text || !is_short => {
-                    return Ok(Meaning::Node(peer.id()));
+                    return Ok(NamedPlace::Node(peer.id()));
                 }
                 Err(error @ Error::AmbiguousPeer(_)) if !is_short => return Err(error),
                 // A node often has the name of its host, where another node may listen.
@@ -279,7 +280,7 @@ impl Node {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Meaning::Address(text.parse()?))
+        Ok(NamedPlace::Address(text.parse()?))
     }
 
     /// Returns the addresses at which the node with this identity was met.
@@ -289,13 +290,13 @@ impl Node {
     }
 
     /// Queries the network for the addresses of a node.
-    async fn ask_for_addresses(&self, id: NodeId) -> Result<Vec<Address>, Error> {
+    async fn query_addresses(&self, id: NodeId) -> Result<Vec<Address>, Error> {
         if id == self.inner.profile.id {
             return Err(Error::ThisNode);
         }
         id.checked()?;
-        let mut asking = self.inner.ask(QueryKind::FindNode(id), -1, None).await?;
-        while let Some(answer) = asking.answers.recv().await {
+        let mut query = self.inner.send_query(QueryKind::FindNode(id), -1, None).await?;
+        while let Some(answer) = query.answers.recv().await {
             if answer.node == id && answer.body == AnswerBody::Here {
                 let addresses = answer.addresses.into_iter();
                 let addresses: Vec<_> = addresses.map(|address| address.with_id(id)).collect();
@@ -307,7 +308,7 @@ impl Node {
 }
 
 /// Returns the one of `peers` that a text names.
-fn meant(peers: &[Peer], text: &str) -> Result<Peer, Error> {
+fn find_by_text(peers: &[Peer], text: &str) -> Result<Peer, Error> {
     let one = |fits: &dyn Fn(&Peer) -> bool| {
         let mut fitting = peers.iter().filter(|peer| fits(peer));
         match (fitting.next(), fitting.next()) {

@@ -9,7 +9,7 @@ use peerkit_proto::id::NodeId;
 use peerkit_proto::peer::Input;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::actor::mailbox::{ANSWERS, Operation, QueryReply};
+use crate::actor::mailbox::{MAX_ANSWERS, Operation, QueryReply};
 use crate::error::Error;
 use crate::inner::Inner;
 
@@ -51,35 +51,35 @@ impl Discovery {
 }
 
 /// A query under way.
-pub(crate) struct Asking {
+pub(crate) struct RunningQuery {
     pub(crate) answers: mpsc::Receiver<QueryAnswer>,
     pub(crate) ended: oneshot::Receiver<bool>,
 }
 
 impl Inner {
     /// Sends a query to the network.
-    pub(crate) async fn ask(
+    pub(crate) async fn send_query(
         &self,
         what: QueryKind,
         depth: i32,
         timeout: Option<Duration>,
-    ) -> Result<Asking, Error> {
-        let (answers, receiver) = mpsc::channel(ANSWERS);
+    ) -> Result<RunningQuery, Error> {
+        let (answers, receiver) = mpsc::channel(MAX_ANSWERS);
         let (ended, end) = oneshot::channel();
         let asked = Operation::Query(QueryReply { answers, ended, lost: false });
         let own = false;
         let query = move |operation| Input::Query { operation, what, depth, own, timeout };
         self.actor.begin(asked, query).await?;
-        Ok(Asking { answers: receiver, ended: end })
+        Ok(RunningQuery { answers: receiver, ended: end })
     }
 
     /// Finds the nodes within a depth: see [`Node::discover`](crate::Node::discover).
     pub(crate) async fn discover(&self, depth: i32) -> Result<Discovery, Error> {
         let started = std::time::Instant::now();
         let me = self.actor.call(|actor| actor.overlay().info()).await?;
-        let mut asking = self.ask(QueryKind::Discover, depth, None).await?;
+        let mut query = self.send_query(QueryKind::Discover, depth, None).await?;
         let mut nodes: BTreeMap<NodeId, NodeInfo> = BTreeMap::new();
-        while let Some(answer) = asking.answers.recv().await {
+        while let Some(answer) = query.answers.recv().await {
             let AnswerBody::Neighbours(outbound, inbound) = answer.body else { continue };
             let info = NodeInfo {
                 id: answer.node,
@@ -97,11 +97,11 @@ impl Inner {
                 None => drop(nodes.insert(info.id, info)),
             }
         }
-        let complete = asking.ended.await.unwrap_or(false);
+        let complete = query.ended.await.unwrap_or(false);
         // This node is known first-hand, whatever an answer claims.
         nodes.remove(&me.id);
         for node in nodes.values() {
-            self.dispatch.notice(Event::NodeDiscovered { node: node.clone() });
+            self.dispatch.queue_notice(Event::NodeDiscovered { node: node.clone() });
         }
         let nodes = std::iter::once(me).chain(nodes.into_values()).collect();
         Ok(Discovery { nodes, complete, elapsed: started.elapsed() })
@@ -110,11 +110,11 @@ impl Inner {
     /// Sends two queries about files: one to the network, and one to the neighbours alone, whose answers
     /// also have the files that are shared with this node by name. A node may answer both. The answers end
     /// when both queries have ended.
-    pub(crate) async fn ask_for_files(
+    pub(crate) async fn query_files(
         &self,
         what: QueryKind,
     ) -> Result<mpsc::Receiver<QueryAnswer>, Error> {
-        let (answers, receiver) = mpsc::channel(ANSWERS);
+        let (answers, receiver) = mpsc::channel(MAX_ANSWERS);
         for own in [true, false] {
             let (what, answers) = (what.clone(), answers.clone());
             // The end of both queries is seen when both senders of answers are gone.

@@ -94,7 +94,7 @@ fn a_long_queue_is_taken_in_blocks_of_whole_frames_in_order() {
         }
         let (mut taken, mut batch) = (0, WriteBatch::default());
         while let Some((bytes, messages)) = take(&outbox, &mut batch) {
-            assert!(bytes.len() < WRITE + BLOCK.max(size + 10));
+            assert!(bytes.len() < WRITE_SIZE + BLOCK_SIZE.max(size + 10));
             assert_eq!(kinds(&bytes).len() as u64, messages);
             taken += messages;
         }

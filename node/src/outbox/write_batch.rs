@@ -4,7 +4,7 @@ use std::io::IoSlice;
 
 use bytes::Buf;
 
-use super::{Block, SPARE};
+use super::{Block, MAX_SPARE};
 
 /// Most memory that is kept for control frames, in bytes. 4 KiB: more than the link's own frames need.
 const KEPT_FOR_CONTROL: usize = 4 << 10;
@@ -60,7 +60,7 @@ impl WriteBatch {
         self.control.shrink_to(KEPT_FOR_CONTROL);
         self.written = 0;
         for Block { mut bytes, .. } in self.blocks.drain(..) {
-            if spare.len() < SPARE {
+            if spare.len() < MAX_SPARE {
                 bytes.clear();
                 spare.push(bytes);
             }

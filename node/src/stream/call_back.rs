@@ -20,7 +20,7 @@ use crate::stream::{AwaitedStream, Stream, Streams};
 /// Maximum number of addresses that are dialled for one call-back. Fewer than for a stream of this
 /// node's own: any node of the network can ask for a call-back, so each address is a connection that a
 /// stranger makes this node open.
-const CALLED_BACK: usize = 4;
+const MAX_CALL_BACK_ADDRESSES: usize = 4;
 
 impl Inner {
     /// Asks `peer` to open a connection to this node, over the link or through the network.
@@ -36,7 +36,7 @@ impl Inner {
         getrandom::fill(&mut token).map_err(|error| error.to_string())?;
         let (reply, stream) = oneshot::channel();
         lock(&self.streams.awaited).insert(token, AwaitedStream { from: peer, reply });
-        let _forget = Forget { streams: &self.streams, token };
+        let _guard = TokenGuard { streams: &self.streams, token };
         let timeout = self.config.connect_timeout;
         if let Some(conn) = conn {
             conn.send_control(&Frame::CallBack { token });
@@ -46,7 +46,7 @@ impl Inner {
             let addresses = addresses.map(|address| address.with_id(self.profile.id)).collect();
             let what = QueryKind::CallBack { target: peer, token, addresses };
             // Its answers are not waited for: the stream itself is the answer.
-            let asked = self.ask(what, -1, Some(timeout)).await;
+            let asked = self.send_query(what, -1, Some(timeout)).await;
             asked.map_err(|error| error.to_string())?;
         }
         match tokio::time::timeout(timeout, stream).await {
@@ -76,9 +76,10 @@ impl Inner {
         self.tasks.spawn(async move {
             // The stream is opened as well: an address without an identity may lead to another node,
             // which does not wait for the token.
-            let opening = first_success(addresses.iter().cloned(), CALLED_BACK, |address| {
-                inner.clone().open_at(address, "", Some(token))
-            });
+            let opening =
+                first_success(addresses.iter().cloned(), MAX_CALL_BACK_ADDRESSES, |address| {
+                    inner.clone().open_at(address, "", Some(token))
+                });
             if let Ok(Stream { channel, .. }) = opening.await {
                 let timeout = inner.config.handshake_timeout;
                 let accepting = inner.accept_stream(channel);
@@ -97,12 +98,12 @@ impl Inner {
 }
 
 /// Forgets a token once its call-back has come, or is no longer awaited.
-struct Forget<'a> {
+struct TokenGuard<'a> {
     streams: &'a Streams,
     token: [u8; 16],
 }
 
-impl Drop for Forget<'_> {
+impl Drop for TokenGuard<'_> {
     fn drop(&mut self) {
         lock(&self.streams.awaited).remove(&self.token);
     }

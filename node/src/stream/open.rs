@@ -109,7 +109,7 @@ impl Inner {
         let opened = first_success(addresses.iter().cloned(), MAX_DIALLED, |address| {
             self.clone().open_at(address, protocol, None)
         });
-        opened.await.map_err(dial::one_error)
+        opened.await.map_err(dial::combined_error)
     }
 
     /// Connects to the node at `address` and asks for a protocol.

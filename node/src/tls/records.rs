@@ -28,7 +28,7 @@ mod transport;
 
 use handshake::{Finished, Secrets};
 use incoming::IncomingRecords;
-pub(crate) use low_watermark::Expected;
+pub(crate) use low_watermark::ExpectedBytes;
 use outgoing::OutgoingRecords;
 pub(crate) use transport::Transport;
 
@@ -40,7 +40,7 @@ pub(crate) struct Channel<T: Transport = TcpStream> {
     outgoing: OutgoingRecords,
     /// The end of our handshake has not been sent. It goes out with the first data, and at the latest
     /// before a read or a drop.
-    holding: bool,
+    holds_handshake_end: bool,
 }
 
 /// Secures an accepted connection.
@@ -82,10 +82,10 @@ impl<T: Transport> Channel<T> {
     ) -> io::Result<Self> {
         let Finished { session, ours, unsent, theirs, read } =
             handshake::shake_hands(&mut transport, connection, secrets).await?;
-        let holding = !unsent.is_empty();
+        let holds_handshake_end = !unsent.is_empty();
         let (incoming, outgoing) =
             (IncomingRecords::new(theirs, read), OutgoingRecords::new(ours, unsent));
-        Ok(Self { transport, session, incoming, outgoing, holding })
+        Ok(Self { transport, session, incoming, outgoing, holds_handshake_end })
     }
 
     /// Returns what the handshake has proven.
@@ -95,7 +95,7 @@ impl<T: Transport> Channel<T> {
 
     /// Makes reads larger, which takes more memory. A reader that knows how many bytes will arrive sets
     /// their number in the result.
-    pub(crate) fn expect_bulk(&mut self) -> Expected {
+    pub(crate) fn expect_bulk(&mut self) -> ExpectedBytes {
         self.incoming.expect_bulk()
     }
 
@@ -120,7 +120,7 @@ impl<T: Transport> Channel<T> {
                 len => self.outgoing.sent(len),
             }
         }
-        self.holding = false;
+        self.holds_handshake_end = false;
         Poll::Ready(Ok(()))
     }
 
@@ -145,7 +145,7 @@ impl<T: Transport> AsyncRead for Channel<T> {
         this.outgoing.check()?;
         // The peer sends nothing before it has the end of our handshake, so a reader would wait for
         // ever.
-        if this.holding {
+        if this.holds_handshake_end {
             ready!(this.poll_send(cx))?;
         }
         let polled = this.incoming.poll_read(&mut this.transport, cx, out);
@@ -212,7 +212,7 @@ impl<T: Transport> fmt::Debug for Channel<T> {
 impl<T: Transport> Drop for Channel<T> {
     /// Ends our handshake, so that the peer learns of a session that is closed without any data.
     fn drop(&mut self) {
-        if self.holding {
+        if self.holds_handshake_end {
             self.try_send();
         }
     }

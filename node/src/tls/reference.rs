@@ -27,9 +27,9 @@ pub(crate) struct Channel<T: Transport = TcpStream> {
 
 /// The number of bytes that the peer will send without another request. It changes nothing here.
 #[derive(Debug, Clone)]
-pub(crate) struct Expected;
+pub(crate) struct ExpectedBytes;
 
-impl Expected {
+impl ExpectedBytes {
     /// Does nothing.
     pub(crate) fn set(&self, _: u64) {}
 }
@@ -71,8 +71,8 @@ impl<T: Transport> Channel<T> {
     }
 
     /// Does nothing.
-    pub(crate) fn expect_bulk(&mut self) -> Expected {
-        Expected
+    pub(crate) fn expect_bulk(&mut self) -> ExpectedBytes {
+        ExpectedBytes
     }
 
     /// Updates this side's key, and has the peer update its own.

@@ -94,7 +94,7 @@ async fn a_join_without_addresses_uses_the_bootstrap_nodes() {
     let list = folder.path().join("bootstrap");
     std::fs::write(&list, format!("# ours\n{address} # a\n")).unwrap();
     let c = builder("c").state(folder.path()).spawn().await.unwrap();
-    let joined = within("a join", c.network().join_patiently(&[], |error, _| panic!("{error}")))
+    let joined = within("a join", c.network().join_with_retries(&[], |error, _| panic!("{error}")))
         .await
         .unwrap();
     assert_eq!(joined[0].id(), a.id());
@@ -116,7 +116,7 @@ async fn a_join_without_addresses_uses_the_bootstrap_nodes() {
 #[tokio::test]
 async fn a_join_without_nodes_fails_with_the_reason() {
     let a = node("a").await;
-    let nothing = a.network().join_patiently(&[], |error, _| panic!("{error}"));
+    let nothing = a.network().join_with_retries(&[], |error, _| panic!("{error}"));
     assert!(matches!(within("the end", nothing).await, Err(Error::NoBootstrap)));
     let dead = refusing();
     let b = builder("b").bootstrap(dead.clone()).spawn().await.unwrap();
@@ -135,7 +135,7 @@ async fn a_bootstrap_list_may_name_the_node_itself() {
     let own = refusing();
     let listening = || Node::builder().listen(own.to_string()).bootstrap(own.clone());
     let a = listening().name("a").spawn().await.unwrap();
-    let alone = a.network().join_patiently(&[], |error, _| panic!("{error}"));
+    let alone = a.network().join_with_retries(&[], |error, _| panic!("{error}"));
     assert!(matches!(within("the end", alone).await, Err(Error::OnlyThisNode)));
     a.shutdown().await;
 

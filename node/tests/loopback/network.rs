@@ -171,7 +171,7 @@ async fn a_patient_join_waits_for_a_node_that_starts_later() {
     let joining = tokio::spawn({
         let a = a.clone();
         let report = move |error: &Error, wait| sender.send((error.to_string(), wait)).unwrap();
-        async move { a.network().join_patiently(&[address.into()], report).await }
+        async move { a.network().join_with_retries(&[address.into()], report).await }
     });
     let mut waits = Vec::new();
     for _ in 0..3 {
@@ -418,7 +418,7 @@ async fn a_join_without_an_address_leaves_a_disconnected_node_alone() {
         a.disconnect(b.id()).await.unwrap();
         until("they have no link", || a.peer(b.id()).is_none() && b.peer(a.id()).is_none()).await;
         match (within("a join", a.join(&[])).await.unwrap_err(), is_bootstrap) {
-            (Error::AllKeptAway, false) => {}
+            (Error::AllDisconnected, false) => {}
             (Error::NoneReached { tried: 1, first }, true) => assert!(
                 matches!(*first, Error::Refused { reason: Reason::KeptAway, .. }),
                 "{first}"
@@ -446,7 +446,7 @@ async fn a_disconnected_node_stays_away_after_a_restart() {
     a.shutdown().await;
 
     let a = builder("a").state(folder.path()).spawn().await.unwrap();
-    assert!(matches!(within("a join", a.join(&[])).await, Err(Error::AllKeptAway)));
+    assert!(matches!(within("a join", a.join(&[])).await, Err(Error::AllDisconnected)));
     let refused = within("a dial", b.connect(at(&a))).await;
     assert!(matches!(refused, Err(Error::Refused { reason: Reason::KeptAway, .. })), "{refused:?}");
     // Dialling it ends the ten minutes, also after another restart.

@@ -11,15 +11,15 @@ use peerkit_proto::tls::{
 };
 use tokio::io::{AsyncReadExt, ReadBuf};
 
-use super::low_watermark::{Expected, LowWatermark};
+use super::low_watermark::{ExpectedBytes, LowWatermark};
 use super::protection::RecordProtection;
 use super::transport::Transport;
 
 /// Most bytes read ahead of messages: four records.
-const AHEAD: usize = 64 << 10;
+const MAX_AHEAD: usize = 64 << 10;
 
 /// Most bytes read ahead of bulk data, which arrive while the previous ones are handled.
-const AHEAD_OF_BULK: usize = 256 << 10;
+const MAX_AHEAD_OF_BULK: usize = 256 << 10;
 
 /// Most bytes of a read while little arrives. It needs no buffer on the heap.
 const SMALL_READ: usize = 4 << 10;
@@ -28,7 +28,7 @@ const SMALL_READ: usize = 4 << 10;
 const LARGE_READ: usize = 8 << 10;
 
 /// Most records without data in a row: they take longer to open than to make.
-const MAX_EMPTY: u32 = 32;
+const MAX_EMPTY_RECORDS: u32 = 32;
 
 /// The records that have arrived.
 pub(super) struct IncomingRecords {
@@ -81,7 +81,7 @@ impl IncomingRecords {
             keys,
             ahead: read,
             taken: 0,
-            room: AHEAD,
+            room: MAX_AHEAD,
             busy: false,
             low_watermark: None,
             opened: Vec::new(),
@@ -92,8 +92,8 @@ impl IncomingRecords {
         }
     }
 
-    pub(super) fn expect_bulk(&mut self) -> Expected {
-        self.room = AHEAD_OF_BULK;
+    pub(super) fn expect_bulk(&mut self) -> ExpectedBytes {
+        self.room = MAX_AHEAD_OF_BULK;
         let low_watermark = self.low_watermark.get_or_insert_with(|| Box::new(LowWatermark::new()));
         low_watermark.expected.clone()
     }
@@ -228,7 +228,7 @@ impl IncomingRecords {
     fn count(&mut self, data: usize) -> Result<(), RecordError> {
         self.empty = if data == 0 { self.empty + 1 } else { 0 };
         match self.empty {
-            ..=MAX_EMPTY => Ok(()),
+            ..=MAX_EMPTY_RECORDS => Ok(()),
             _ => Err(RecordError::Unexpected(ContentType::Data.number())),
         }
     }

@@ -15,23 +15,23 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::transport::Transport;
 
 /// Largest low watermark: one piece.
-const MOST: u64 = 1 << 20;
+const MAX_WATERMARK: u64 = 1 << 20;
 
 /// Smallest low watermark: the system call is not worth it for less.
-const LEAST: u64 = 64 << 10;
+const MIN_WATERMARK: u64 = 64 << 10;
 
 /// Longest wait for a low watermark. A slower peer is read as its bytes arrive.
-const PATIENCE: Duration = Duration::from_millis(20);
+const MAX_WAIT: Duration = Duration::from_millis(20);
 
 /// Time for which a slower peer is then read as its bytes arrive.
-const REST: Duration = Duration::from_secs(1);
+const TIME_WITHOUT_WATERMARK: Duration = Duration::from_secs(1);
 
 /// The number of bytes that the peer will send without another request. The reader sets it from its
-/// requests. If fewer arrive, the reader loses [`PATIENCE`] and nothing else.
+/// requests. If fewer arrive, the reader loses [`MAX_WAIT`] and nothing else.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Expected(Arc<AtomicU64>);
+pub(crate) struct ExpectedBytes(Arc<AtomicU64>);
 
-impl Expected {
+impl ExpectedBytes {
     /// Sets the number of bytes.
     pub(crate) fn set(&self, bytes: u64) {
         self.0.store(bytes, Ordering::Relaxed);
@@ -49,10 +49,10 @@ impl Expected {
 
 /// The low watermark of one connection, adapted to what is expected.
 pub(super) struct LowWatermark {
-    pub(super) expected: Expected,
+    pub(super) expected: ExpectedBytes,
     /// The watermark that the system has now.
     current: u64,
-    /// Ends the wait for a watermark after [`PATIENCE`].
+    /// Ends the wait for a watermark after [`MAX_WAIT`].
     patience: Pin<Box<Sleep>>,
     waiting: bool,
     resting_until: Option<Instant>,
@@ -61,9 +61,9 @@ pub(super) struct LowWatermark {
 impl LowWatermark {
     pub(super) fn new() -> Self {
         Self {
-            expected: Expected::default(),
+            expected: ExpectedBytes::default(),
             current: 1,
-            patience: Box::pin(sleep(PATIENCE)),
+            patience: Box::pin(sleep(MAX_WAIT)),
             waiting: false,
             resting_until: None,
         }
@@ -74,12 +74,12 @@ impl LowWatermark {
     pub(super) fn wait(&mut self, transport: &impl Transport, begun: usize, cx: &mut Context<'_>) {
         if self.waiting && self.patience.as_mut().poll(cx).is_ready() {
             self.waiting = false;
-            self.resting_until = Some(Instant::now() + REST);
+            self.resting_until = Some(Instant::now() + TIME_WITHOUT_WATERMARK);
         }
         let wanted = match self.expected.get().saturating_sub(begun as u64) {
-            ..LEAST => 1,
+            ..MIN_WATERMARK => 1,
             _ if self.is_resting() => 1,
-            expected => expected.min(MOST),
+            expected => expected.min(MAX_WATERMARK),
         };
         if wanted != self.current {
             self.current = if transport.set_low_watermark(wanted) { wanted } else { 1 };
@@ -88,7 +88,7 @@ impl LowWatermark {
             self.waiting = false;
         } else if !self.waiting {
             self.waiting = true;
-            self.patience.as_mut().reset(Instant::now() + PATIENCE);
+            self.patience.as_mut().reset(Instant::now() + MAX_WAIT);
             // The timer has just been set. Polling it registers the task to be woken by it.
             let _ = self.patience.as_mut().poll(cx);
         }

@@ -10,13 +10,13 @@ use super::protection::RecordProtection;
 
 /// Most bytes sealed by one write, and then sent at once: one system call and one wake-up of the
 /// reader for a block of 256 KiB and its header.
-const AT_ONCE: usize = 17 * MAX_CONTENT;
+const MAX_SEALED: usize = 17 * MAX_CONTENT;
 
 /// Unsent bytes from which on no more are sealed: one record's worth.
-const FULL: usize = MAX_CONTENT;
+const MAX_UNSENT: usize = MAX_CONTENT;
 
 /// Smallest buffer that is kept once it is sent. Smaller writes are rarely followed by more.
-const SMALL: usize = 8 << 10;
+const MIN_KEPT_BUFFER: usize = 8 << 10;
 
 /// The records that have not been sent, and the keys for further ones.
 pub(super) struct OutgoingRecords {
@@ -71,7 +71,7 @@ impl OutgoingRecords {
         self.sent += len;
         if self.sent >= self.filled {
             // An idle connection holds no buffer.
-            if self.filled < SMALL {
+            if self.filled < MIN_KEPT_BUFFER {
                 self.bytes = Vec::new();
             }
             (self.sent, self.filled) = (0, 0);
@@ -80,7 +80,7 @@ impl OutgoingRecords {
 
     /// Returns whether records have to be sent before more are sealed.
     pub(super) fn is_full(&self) -> bool {
-        self.unsent().len() >= FULL
+        self.unsent().len() >= MAX_UNSENT
     }
 
     pub(super) fn update_before_next(&mut self) {
@@ -120,7 +120,7 @@ impl OutgoingRecords {
 
     fn seal_records(&mut self, slices: &[IoSlice<'_>]) -> Result<usize, Unspecified> {
         let len = slices.iter().fold(0, |sum: usize, slice| sum.saturating_add(slice.len()));
-        let taken = len.min(AT_ONCE);
+        let taken = len.min(MAX_SEALED);
         let mut slices = Slices { slices, taken: 0 };
         let mut left = taken;
         // For all records at once: a buffer that grows record by record would be copied each time.
@@ -157,7 +157,7 @@ impl OutgoingRecords {
 
     /// Updates the key if that is due.
     fn refresh(&mut self) -> Result<(), Unspecified> {
-        if self.update || self.keys.is_worn() {
+        if self.update || self.keys.needs_update() {
             self.update = false;
             // The announcement is the last record under the old key.
             self.put(ContentType::Handshake, &key_update_message(false))?;

@@ -97,7 +97,7 @@ impl RecordProtection {
     }
 
     /// Returns whether this key may seal one more record at most: the one that announces the next key.
-    pub(super) fn is_worn(&self) -> bool {
+    pub(super) fn needs_update(&self) -> bool {
         self.next >= self.limit.saturating_sub(1)
     }
 
@@ -271,9 +271,9 @@ mod tests {
             RecordProtection::new(Cipher::Aes128Gcm, TrafficSecret::new([7; 32])).unwrap();
         keys.limit_records(2);
         let mut record = [0; HEADER_LEN + TRAILER_LEN];
-        assert!(!keys.is_worn());
+        assert!(!keys.needs_update());
         keys.seal(ContentType::Data, &[], &mut record).unwrap();
-        assert!(keys.is_worn());
+        assert!(keys.needs_update());
         keys.seal_in_place(ContentType::Data, &mut record).unwrap();
         keys.seal(ContentType::Data, &[], &mut record).unwrap_err();
         keys.seal_in_place(ContentType::Data, &mut record).unwrap_err();

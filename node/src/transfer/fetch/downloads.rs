@@ -272,7 +272,7 @@ impl Inner {
             Ok((path, left_out)) => entry.status.placed(path, left_out),
             Err(error) => entry.status.failed(error),
         }
-        self.dispatch.notice(event);
+        self.dispatch.queue_notice(event);
     }
 }
 

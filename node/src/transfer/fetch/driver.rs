@@ -280,7 +280,7 @@ impl<'a> FetchDriver<'a> {
                 Output::Search => {
                     self.links = self.inner.links.connections();
                     let what = QueryKind::HasFile(self.context.request.hash);
-                    self.answers = Some(self.inner.ask_for_files(what).await?);
+                    self.answers = Some(self.inner.query_files(what).await?);
                 }
                 Output::Dial(source, candidate) => self.dial(source, candidate),
                 Output::Prove { source, with_size } => {
@@ -461,7 +461,7 @@ impl<'a> FetchDriver<'a> {
         tracing::info!(source = %id, %why, "a source is not asked any more");
         self.dropped.push(Dropped { id, why: why.clone() });
         let hash = self.context.request.hash;
-        self.inner.dispatch.notice(Event::NodeSourceDropped { hash, source: id, why });
+        self.inner.dispatch.queue_notice(Event::NodeSourceDropped { hash, source: id, why });
     }
 
     /// Returns the error of a fetch that is given up.
@@ -471,7 +471,7 @@ impl<'a> FetchDriver<'a> {
         let error = match why {
             GiveUp::NoSource => Error::NoSource(self.context.request.hash),
             GiveUp::NoneAnswered(sources) => {
-                Error::NoneAnswers(sources.into_iter().filter_map(failure).collect())
+                Error::NoneAnswered(sources.into_iter().filter_map(failure).collect())
             }
             GiveUp::NoMore => FetchError::NoMore.into(),
             GiveUp::Failed(source, _) => failure(source).unwrap_or(FetchError::NoMore.into()),
@@ -511,7 +511,7 @@ fn fault(error: &Error) -> Fault {
         Error::Handshake { .. } | Error::StreamBroken { .. } | Error::Timeout(_) => Fault::HungUp,
         Error::Resolve { .. }
         | Error::Connect { .. }
-        | Error::NoneAnswers(_)
+        | Error::NoneAnswered(_)
         | Error::WrongNode { .. }
         | Error::Unreachable { .. } => Fault::Unreachable,
         _ => Fault::Refused,

@@ -23,7 +23,7 @@ use super::writer::{PieceBatch, PieceWriter};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::lock::lock;
-use crate::tls::Expected;
+use crate::tls::ExpectedBytes;
 
 /// Longest time that small pieces are gathered before they are verified and written.
 const GATHER: Duration = Duration::from_millis(50);
@@ -142,7 +142,7 @@ impl SourceTask {
         mut client: Client,
         description: &Description,
         target: &Arc<DownloadTarget>,
-        expected: Expected,
+        expected: ExpectedBytes,
     ) -> Result<(), Error> {
         let FetchRequest { hash, name, .. } = &self.context.request;
         let mut addresses = self.inner.addresses.announced(None);
@@ -203,7 +203,7 @@ struct OwedRuns {
     /// Set while there are any.
     is_any: Arc<AtomicBool>,
     /// Tells the connection how many bytes the source is sure to send.
-    expected: Expected,
+    expected: ExpectedBytes,
 }
 
 #[derive(Debug, Clone, Copy)]
