@@ -16,7 +16,7 @@ use crate::blocking;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::lock::lock;
-use crate::served::ServedStream;
+use crate::served::StreamHandler;
 use crate::shares::Shares;
 use crate::transfer::{Downloads, FileServer, Partials, UploadNews, Uploads};
 
@@ -72,7 +72,7 @@ pub(crate) async fn start(inner: &Arc<Inner>, mut upload_news: mpsc::Receiver<Up
     let Files { shares, partials, uploads, .. } = &inner.files;
     let rates = inner.rates.clone();
     let server = FileServer::new(shares.clone(), partials.clone(), rates, uploads.clone());
-    let serve = ServedStream::new(move |stream| {
+    let serve = StreamHandler::new(move |stream| {
         let server = server.clone();
         async move {
             if let Err(error) = server.answer(stream).await {
@@ -163,7 +163,7 @@ pub(crate) async fn find(
         match what {
             QueryKind::Search(text) => shares.search(&text, limit, asker.as_ref()),
             QueryKind::HasFile(hash) => {
-                let described = shares.described(&hash, asker.as_ref());
+                let described = shares.describe_for_query(&hash, asker.as_ref());
                 let file =
                     |d: Description| SharedFile { hash, name: d.name, size: d.size, kind: d.kind };
                 let found = described.map(file);

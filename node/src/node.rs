@@ -18,7 +18,7 @@ use crate::events::Events;
 use crate::inner::Inner;
 use crate::lock::lock;
 use crate::rate::RateLimits;
-use crate::served::ServedRequest;
+use crate::served::RequestHandler;
 use crate::status::Status;
 
 mod files;
@@ -293,7 +293,7 @@ impl Node {
         A: Future<Output = Result<Message, E>> + Send + 'static,
         E: std::fmt::Display,
     {
-        self.inner.served.requests.insert(name, ServedRequest::new(handler));
+        self.inner.served.requests.insert(name, RequestHandler::new(handler));
     }
 
     /// Calls `act` with the node's handler and a context, between two events. Its actions are carried out

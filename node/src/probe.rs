@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::actor::mailbox::{Mailbox, Operation};
 use crate::inner::Inner;
-use crate::served::ServedStream;
+use crate::served::StreamHandler;
 use crate::stream::{Stream, read_block};
 
 /// Most probes under way at once, each a connection of its own. 8: a member starts one every few
@@ -57,8 +57,8 @@ impl Inner {
 
 /// Returns the server of the probe protocol. The actor answers each probe; one that takes longer than
 /// `timeout` is given up.
-pub(crate) fn serve(actor: Mailbox, timeout: Duration) -> ServedStream {
-    ServedStream::new(move |stream| {
+pub(crate) fn serve(actor: Mailbox, timeout: Duration) -> StreamHandler {
+    StreamHandler::new(move |stream| {
         let actor = actor.clone();
         async move {
             let answered = tokio::time::timeout(timeout, answer(&actor, stream)).await;

@@ -19,7 +19,7 @@ use crate::dispatch::{HandlerRequest, Received};
 use crate::error::{Error, NameKind};
 use crate::inner::Inner;
 use crate::outbox::OwnedFrame;
-use crate::served::ServedRequest;
+use crate::served::RequestHandler;
 
 /// Answers a request with a function, in a task of its own. The task is aborted if the requester no
 /// longer waits.
@@ -27,7 +27,7 @@ pub(crate) fn answer(
     inner: &Arc<Inner>,
     conn: &Arc<Conn>,
     id: u64,
-    handler: ServedRequest,
+    handler: RequestHandler,
     message: Message,
 ) -> AbortHandle {
     reply(inner, conn, id, call(handler, conn.peer.clone(), message))
@@ -35,7 +35,7 @@ pub(crate) fn answer(
 
 /// Calls the function for a request, in a task of its own, so that its panic can be reported to the
 /// requester.
-async fn call(handler: ServedRequest, peer: Peer, message: Message) -> Result<Message, Refusal> {
+async fn call(handler: RequestHandler, peer: Peer, message: Message) -> Result<Message, Refusal> {
     let answering = tokio::spawn(async move { handler.answer(peer, message).await });
     // A request that is cancelled aborts the task around this one. The handler has to end with it.
     let answering = tokio_util::task::AbortOnDropHandle::new(answering);

@@ -17,8 +17,8 @@ const RELAYED_REQUESTS: usize = 100;
 
 /// The application's functions, and those of the node itself, that answer requests and streams.
 pub(crate) struct Served {
-    pub(crate) requests: ByName<ServedRequest>,
-    pub(crate) streams: ByName<ServedStream>,
+    pub(crate) requests: ByName<RequestHandler>,
+    pub(crate) streams: ByName<StreamHandler>,
     /// A permit for each request that other nodes have relayed and that is being answered.
     pub(crate) relayed: Arc<Semaphore>,
 }
@@ -59,13 +59,13 @@ impl<H: Clone> ByName<H> {
     }
 }
 
-type Answering = Pin<Box<dyn Future<Output = Result<Message, String>> + Send>>;
+type ReplyFuture = Pin<Box<dyn Future<Output = Result<Message, String>> + Send>>;
 
 /// A named handler of requests.
 #[derive(Clone)]
-pub(crate) struct ServedRequest(Arc<dyn Fn(Peer, Message) -> Answering + Send + Sync>);
+pub(crate) struct RequestHandler(Arc<dyn Fn(Peer, Message) -> ReplyFuture + Send + Sync>);
 
-impl ServedRequest {
+impl RequestHandler {
     pub(crate) fn new<F, A, E>(handler: F) -> Self
     where
         F: Fn(Peer, Message) -> A + Send + Sync + 'static,
@@ -79,19 +79,19 @@ impl ServedRequest {
     }
 
     /// Calls the handler.
-    pub(crate) fn answer(&self, peer: Peer, message: Message) -> Answering {
+    pub(crate) fn answer(&self, peer: Peer, message: Message) -> ReplyFuture {
         (self.0)(peer, message)
     }
 }
 
 /// The future that runs a stream to its end.
-pub(crate) type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type StreamFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A named handler of streams.
 #[derive(Clone)]
-pub(crate) struct ServedStream(Arc<dyn Fn(Stream) -> Running + Send + Sync>);
+pub(crate) struct StreamHandler(Arc<dyn Fn(Stream) -> StreamFuture + Send + Sync>);
 
-impl ServedStream {
+impl StreamHandler {
     pub(crate) fn new<F, R>(handler: F) -> Self
     where
         F: Fn(Stream) -> R + Send + Sync + 'static,
@@ -101,7 +101,7 @@ impl ServedStream {
     }
 
     /// Calls the handler.
-    pub(crate) fn run(&self, stream: Stream) -> Running {
+    pub(crate) fn run(&self, stream: Stream) -> StreamFuture {
         (self.0)(stream)
     }
 }

@@ -46,7 +46,7 @@ use crate::store::{KnownShare, Store, StoreError};
 use index::{Index, Share};
 use scan::Scanner;
 use search::SearchQuery;
-use watching::Watching;
+use watching::ShareWatcher;
 
 /// The files and folders that a node shares. Clones have the same ones.
 #[derive(Debug, Clone)]
@@ -54,11 +54,11 @@ pub(crate) struct Shares {
     store: Store,
     index: Arc<RwLock<Index>>,
     /// Held while the added paths change, in the index and in the store.
-    changing: Arc<Mutex<()>>,
+    path_lock: Arc<Mutex<()>>,
     /// Held for reading while a share is added: the hashes that were stored for it must not be pruned
     /// before the index has it.
-    pruning: Arc<RwLock<()>>,
-    watching: Option<Arc<Watching>>,
+    prune_lock: Arc<RwLock<()>>,
+    watching: Option<Arc<ShareWatcher>>,
     /// Key from which the ticket secrets of shares that are not remembered are derived.
     tickets: Option<TicketKey>,
     /// Work on blocking threads, which uses the store.
@@ -72,8 +72,8 @@ impl Shares {
         Self {
             store,
             index: Arc::default(),
-            changing: Arc::default(),
-            pruning: Arc::default(),
+            path_lock: Arc::default(),
+            prune_lock: Arc::default(),
             watching: None,
             tickets: None,
             work: TaskTracker::new(),
@@ -83,7 +83,7 @@ impl Shares {
     /// Watches what is shared from now on, if the system can: see [`watch`](Self::watch).
     #[must_use]
     pub(crate) fn watched(mut self) -> Self {
-        self.watching = Watching::new().map(Arc::new);
+        self.watching = ShareWatcher::new().map(Arc::new);
         self
     }
 
@@ -96,7 +96,7 @@ impl Shares {
     }
 
     /// Waits for work whose callers are gone. Such work stops early.
-    pub(crate) async fn settle(&self) {
+    pub(crate) async fn wait_for_work(&self) {
         self.work.close();
         self.work.wait().await;
     }
@@ -143,7 +143,7 @@ impl Shares {
         self.blocking(move |shares, stop| {
             // The paths are added at once, so that a share can be removed while others are still scanned.
             let paths: Vec<PathBuf> = {
-                let _changing = lock(&shares.changing);
+                let _path_lock = lock(&shares.path_lock);
                 let known = shares.store.shares()?;
                 let mut index = write(&shares.index);
                 let paths = known.iter().map(|(path, _)| path.clone()).collect();
@@ -187,7 +187,7 @@ impl Shares {
     pub(crate) async fn remove(&self, hash: &Hash) -> Result<Vec<SharedFile>, ShareError> {
         let hash = *hash;
         self.blocking(move |shares, _| {
-            let paths = read(&shares.index).added_as(&hash);
+            let paths = read(&shares.index).paths_with(&hash);
             let mut gone = Vec::new();
             for path in &paths {
                 gone.extend(shares.forget(path)?);
@@ -302,13 +302,17 @@ impl Shares {
     /// Describes the content that is served to `asker` under `hash`, mostly without access to the disk.
     #[must_use]
     pub(crate) fn describe(&self, hash: &Hash, asker: &Asker<'_>) -> Option<Description> {
-        self.described(hash, Some(asker))
+        self.describe_for_query(hash, Some(asker))
     }
 
     /// Describes content as [`describe`](Self::describe) does, for a query. Without an asker only open
     /// shares count.
     #[must_use]
-    pub(crate) fn described(&self, hash: &Hash, asker: Option<&Asker<'_>>) -> Option<Description> {
+    pub(crate) fn describe_for_query(
+        &self,
+        hash: &Hash,
+        asker: Option<&Asker<'_>>,
+    ) -> Option<Description> {
         read(&self.index).find(hash, asker).first()?.describe()
     }
 
@@ -329,7 +333,7 @@ impl Shares {
     /// Returns the content that is served to `asker` under `hash`, as content that was found changed on disk.
     /// If it is a folder, `file` is the number of the changed file in it.
     #[must_use]
-    pub(crate) fn served(
+    pub(crate) fn as_changed(
         &self,
         hash: &Hash,
         file: Option<usize>,
@@ -361,14 +365,14 @@ impl Shares {
             let size = location.describe()?.size;
             let list = match PieceList::single(hash, size) {
                 Some(list) => list,
-                None => self.known_list(hash, size)?,
+                None => self.stored_list(hash, size)?,
             };
-            OpenShare::at(location, list).filter(OpenShare::is_as_hashed)
+            OpenShare::at(location, list).filter(OpenShare::is_unchanged)
         });
         opened.ok_or(FileRefusal::Changed)
     }
 
-    fn known_list(&self, hash: &Hash, size: u64) -> Option<PieceList> {
+    fn stored_list(&self, hash: &Hash, size: u64) -> Option<PieceList> {
         match self.store.piece_list(hash) {
             Ok(list) => list.filter(|list| list.size() == size),
             Err(error) => {
@@ -385,7 +389,7 @@ impl Shares {
         progress: &mut dyn FnMut(HashProgress),
         stop: &CancellationToken,
     ) -> Result<Added, ShareError> {
-        let _adding = read(&self.pruning);
+        let _adding = read(&self.prune_lock);
         let real = resolve(path)?;
         // Watched before the scan: a change during the scan is then noticed, and leads to another scan.
         self.start_watching(&real);
@@ -393,7 +397,7 @@ impl Shares {
         let scanned = scanned.inspect_err(|_| self.stop_watching(&real))?;
         let mut share = scanned.share;
         // Taken only now: the scan may take minutes, and other shares can be changed meanwhile.
-        let _changing = lock(&self.changing);
+        let _path_lock = lock(&self.path_lock);
         let before = read(&self.index).terms(&share.path).map(|terms| terms.access.clone());
         let again = self.tickets.as_ref().map(|tickets| tickets.secret_of(&share.shared.hash));
         let Terms { access, remember } = options.terms(before.as_ref(), again)?;
@@ -447,7 +451,7 @@ impl Shares {
         progress: &mut dyn FnMut(HashProgress),
         stop: &CancellationToken,
     ) -> Result<(), ShareError> {
-        let _adding = read(&self.pruning);
+        let _adding = read(&self.prune_lock);
         self.start_watching(path);
         let real = resolve(path)?;
         if real != path {
@@ -456,7 +460,7 @@ impl Shares {
         }
         let scanned = Scanner { store: &self.store, progress, stop }.scan(real)?;
         let mut share = scanned.share;
-        let _changing = lock(&self.changing);
+        let _path_lock = lock(&self.path_lock);
         let Some(terms) = read(&self.index).terms(path).cloned() else {
             // The path was removed meanwhile.
             self.stop_watching(path);
@@ -464,7 +468,7 @@ impl Shares {
         };
         let (last, old) = {
             let index = read(&self.index);
-            (index.last(path).cloned(), index.share(path).cloned())
+            (index.last_found(path).cloned(), index.share(path).cloned())
         };
         let before = old.as_ref().map(|share| share.shared.clone());
         if terms.remember && last.as_ref() != Some(&share.shared) {
@@ -495,13 +499,13 @@ impl Shares {
         if let Some(watching) = &self.watching
             && read(&self.index).terms(path).is_none()
         {
-            watching.forget(path);
+            watching.remove(path);
         }
     }
 
     /// Removes the share at `path` from the index and the store, and returns it.
     fn forget(&self, path: &Path) -> Result<Option<SharedFile>, StoreError> {
-        let _changing = lock(&self.changing);
+        let _path_lock = lock(&self.path_lock);
         // The index comes first: the files must not be served any more even if the store can't be written.
         let gone = write(&self.index).remove(path);
         self.stop_watching(path);
@@ -513,7 +517,7 @@ impl Shares {
     /// added.
     fn prune(&self) -> Result<(), StoreError> {
         // A scan that is under way has stored hashes that the index does not have yet.
-        let Ok(_alone) = self.pruning.try_write() else {
+        let Ok(_alone) = self.prune_lock.try_write() else {
             return Ok(());
         };
         let shares = self.store.shares()?.into_iter();

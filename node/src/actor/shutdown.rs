@@ -53,7 +53,8 @@ impl Actor {
         self.link_reports.close();
         drop(self);
         inner.tasks.tracker.close();
-        let ended = async { tokio::join!(inner.tasks.tracker.wait(), inner.files.shares.settle()) };
+        let ended =
+            async { tokio::join!(inner.tasks.tracker.wait(), inner.files.shares.wait_for_work()) };
         let _ = tokio::time::timeout(HALT, ended).await;
         inner.release_application();
         // Closed here, as the application may keep its handle for long, or end the process with it.

@@ -18,7 +18,7 @@ use crate::inner::Inner;
 use crate::links::LinkTable;
 use crate::outbox::{NotAccepted, OwnedFrame};
 use crate::outgoing_message::OutgoingMessage;
-use crate::served::ServedStream;
+use crate::served::StreamHandler;
 use crate::stream::Stream;
 use crate::trace;
 
@@ -341,7 +341,7 @@ impl Node {
         F: Fn(Stream) -> R + Send + Sync + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
-        self.inner.served.streams.insert(protocol, ServedStream::new(handler));
+        self.inner.served.streams.insert(protocol, StreamHandler::new(handler));
     }
 }
 

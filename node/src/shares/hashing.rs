@@ -20,7 +20,7 @@ use crate::store::KnownFile;
 const LARGE: u64 = 16 * PIECE;
 
 /// Most threads.
-const THREADS: usize = 16;
+const MAX_THREADS: usize = 16;
 
 /// A file to hash.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub(super) fn hash_all(
     stop: &CancellationToken,
 ) -> Vec<Result<Hashed, HashFailure>> {
     let mut results: Vec<_> = jobs.iter().map(|_| Err(HashFailure::Stopped)).collect();
-    let threads = cores(THREADS);
+    let threads = cores(MAX_THREADS);
     let next = AtomicUsize::new(0);
     let mut collect = |reports: Receiver<HashReport>| {
         for report in reports {

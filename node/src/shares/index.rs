@@ -24,14 +24,14 @@ use crate::disk::space;
 const LARGE: u64 = 64 << 20;
 
 /// Most copies of the same content that are tried before it is reported as changed.
-const COPIES: usize = 16;
+const MAX_COPIES: usize = 16;
 
 /// Most hashes of changed or removed files that are remembered, the last ones. Nodes that request them
 /// learn that the content was changed.
-const RETIRED: usize = 1024;
+const MAX_RETIRED: usize = 1024;
 
 /// Most changed files remembered of a changed folder. One of them is reported in place of the folder.
-const CAUSES: usize = 16;
+const MAX_CAUSES: usize = 16;
 
 /// The paths that the user has added, and the shares found there.
 #[derive(Debug, Default)]
@@ -41,12 +41,12 @@ pub(super) struct Index {
     /// The places of each content, of most of it one.
     by_hash: HashMap<Hash, SmallVec<[Position; 1]>>,
     next: u32,
-    retired: VecDeque<Retired>,
+    retired: VecDeque<RetiredShare>,
 }
 
 /// A content that is no longer served under its hash because it was changed or removed on disk.
 #[derive(Debug)]
-struct Retired {
+struct RetiredShare {
     changed: ChangedShare,
     /// Files of a folder that the last scan did not find in it any more.
     files: Vec<ChangedShare>,
@@ -138,12 +138,12 @@ impl Index {
     }
 
     /// Returns the file or folder that the last scan found at a path.
-    pub(super) fn last(&self, path: &Path) -> Option<&SharedFile> {
+    pub(super) fn last_found(&self, path: &Path) -> Option<&SharedFile> {
         self.added.get(path).map(|added| &added.shared)
     }
 
     /// Returns the paths of shares with this hash.
-    pub(super) fn added_as(&self, hash: &Hash) -> Vec<PathBuf> {
+    pub(super) fn paths_with(&self, hash: &Hash) -> Vec<PathBuf> {
         let with = self.added.iter().filter(|(_, added)| added.shared.hash == *hash);
         with.map(|(path, _)| path.clone()).collect()
     }
@@ -213,17 +213,17 @@ impl Index {
         let is_gone = |hash: &Hash| !self.by_hash.contains_key(hash);
         let items = || (0..share.items.len()).filter_map(|at| share.changed(Some(at)));
         let mut gone: Vec<_> =
-            items().filter(|changed| is_gone(&changed.hash)).take(RETIRED).collect();
+            items().filter(|changed| is_gone(&changed.hash)).take(MAX_RETIRED).collect();
         if let (Some(whole), true) = (share.changed(None), share.manifest.is_some())
             && is_gone(&whole.hash)
         {
             // A file that another share has now may be found changed later.
             let is_elsewhere =
                 |hash: &Hash| !self.places(hash).any(|(other, _)| other.path == share.path);
-            let files = items().filter(|file| is_elsewhere(&file.hash)).take(CAUSES).collect();
+            let files = items().filter(|file| is_elsewhere(&file.hash)).take(MAX_CAUSES).collect();
             self.remember_retired(whole, files, &share.access);
             // The folder itself needs a place too.
-            gone.truncate(RETIRED - 1);
+            gone.truncate(MAX_RETIRED - 1);
         }
         for changed in gone {
             self.remember_retired(changed, Vec::new(), &share.access);
@@ -237,10 +237,10 @@ impl Index {
         access: &Access,
     ) {
         self.retired.retain(|retired| retired.changed.hash != changed.hash);
-        if self.retired.len() >= RETIRED {
+        if self.retired.len() >= MAX_RETIRED {
             self.retired.pop_front();
         }
-        self.retired.push_back(Retired { changed, files, access: access.clone() });
+        self.retired.push_back(RetiredShare { changed, files, access: access.clone() });
     }
 
     /// Returns the content that was served to `asker` under `hash` until it was changed or removed. Of a
@@ -267,12 +267,12 @@ impl Index {
         self.places(hash).any(|(share, _)| may_have(&share.access, asker))
     }
 
-    /// Returns the copies of a content that `asker` may have: open shares first, at most [`COPIES`].
+    /// Returns the copies of a content that `asker` may have: open shares first, at most [`MAX_COPIES`].
     pub(super) fn find(&self, hash: &Hash, asker: Option<&Asker<'_>>) -> Vec<Location> {
         self.open_first(hash)
             .filter(|(share, _)| may_have(&share.access, asker))
             .map(|(share, item)| Location { share: Arc::clone(share), item })
-            .take(COPIES)
+            .take(MAX_COPIES)
             .collect()
     }
 
@@ -371,7 +371,7 @@ impl Share {
         query: &'a SearchQuery,
     ) -> impl Iterator<Item = SharedFile> + 'a {
         self.lower
-            .containing(query.part())
+            .containing(query.required())
             .filter(|at| self.lower.get(*at).is_some_and(|path| query.fits(path)))
             .filter_map(|at| self.file(at))
     }

@@ -40,7 +40,7 @@ pub(crate) struct OpenTree {
 
 impl OpenShare {
     /// Opens the content at `location`. Returns `None` if it can't be opened. Does not check whether it was
-    /// changed: reading it does, and [`is_as_hashed`](Self::is_as_hashed). Blocks on the disk.
+    /// changed: reading it does, and [`is_unchanged`](Self::is_unchanged). Blocks on the disk.
     pub(super) fn at(location: &Location, list: PieceList) -> Option<Self> {
         let share = &location.share;
         let Some(at) = location.item else {
@@ -60,7 +60,7 @@ impl OpenShare {
     }
 
     /// Returns whether its fingerprint is not that of a changed file.
-    pub(super) fn is_as_hashed(&self) -> bool {
+    pub(super) fn is_unchanged(&self) -> bool {
         let ShareContent::File { file, fingerprint, .. } = &self.content else { return true };
         let now = file.metadata().map(|now| fingerprint.compare(&Fingerprint::of(&now)));
         now.is_ok_and(|compared| compared != Comparison::Different)
@@ -129,7 +129,7 @@ impl OpenShare {
     ///
     /// Returns `None` if nothing is in memory, or if the file may have changed. Then use
     /// [`read`](Self::read).
-    pub(crate) fn read_at_once(&self, index: u64, skip: usize, out: &mut [u8]) -> Option<usize> {
+    pub(crate) fn read_cached(&self, index: u64, skip: usize, out: &mut [u8]) -> Option<usize> {
         let ShareContent::File { file, fingerprint, cached } = &self.content else { return None };
         let range = self.list.range(index)?;
         let begin = range.start.checked_add(skip as u64)?;
@@ -218,7 +218,7 @@ impl OpenTree {
         let size = item.fingerprint.size;
         let list = match PieceList::single(&item.hash, size) {
             Some(list) => list,
-            None => self.shares.known_list(&item.hash, size)?,
+            None => self.shares.stored_list(&item.hash, size)?,
         };
         let file = folder.open(share.paths.get(at)?).ok()?;
         Some(OpenShare::file(file, item.fingerprint, list))

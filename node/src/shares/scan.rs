@@ -65,7 +65,7 @@ impl Scanner<'_> {
     ) -> Result<Scanned, ShareError> {
         let found =
             vec![ScannedFile { rel: None, fingerprint: Fingerprint::of(metadata), mode: 0 }];
-        let KnownFile { fingerprint, hash } = match self.hash_found(&path, &found)?.pop() {
+        let KnownFile { fingerprint, hash } = match self.hash_files(&path, &found)?.pop() {
             Some(Ok(file)) => file,
             Some(Err(HashFailure::Io(error))) => return Err(ShareError::Io { path, error }),
             Some(Err(HashFailure::Changing)) => return Err(ShareError::Changing(path)),
@@ -86,7 +86,7 @@ impl Scanner<'_> {
         let mut walk = FolderWalk::new(&path)?;
         // The order of the manifest, which does not depend on that of the file system.
         walk.files.sort_unstable_by(|a, b| a.rel.cmp(&b.rel));
-        let hashed = self.hash_found(&path, &walk.files)?;
+        let hashed = self.hash_files(&path, &walk.files)?;
         let mut items = Vec::with_capacity(hashed.len());
         let (mut paths, mut lower) = (NameList::default(), NameList::default());
         for (found, result) in walk.files.into_iter().zip(hashed) {
@@ -125,7 +125,7 @@ impl Scanner<'_> {
     }
 
     /// Hashes the files whose hash is not known. The results are in the order of the files.
-    fn hash_found(
+    fn hash_files(
         &mut self,
         top: &Path,
         found: &[ScannedFile],
@@ -240,7 +240,7 @@ impl FolderWalk {
             for entry in inside {
                 match entry {
                     Err(error) => walk.skip_unreadable(folder.clone(), &error),
-                    Ok(entry) => walk.look_at(&entry, rel.as_ref(), &mut open),
+                    Ok(entry) => walk.visit(&entry, rel.as_ref(), &mut open),
                 }
             }
             // Checked while walking: a folder without end must not fill the memory first.
@@ -255,7 +255,7 @@ impl FolderWalk {
         Ok(walk)
     }
 
-    fn look_at(
+    fn visit(
         &mut self,
         entry: &DirEntry,
         folder: Option<&RelPath>,

@@ -11,14 +11,14 @@ const MAX_GLOBS: usize = 8;
 
 /// Most bytes of a compiled pattern, and of the memory that it uses as it matches. 256 bytes of `?`
 /// compile to some 100 KiB.
-const MAX_GLOB: usize = 1 << 20;
+const MAX_GLOB_BYTES: usize = 1 << 20;
 
 /// A search. A name matches if all words match.
 #[derive(Debug)]
 pub(super) struct SearchQuery {
     words: Vec<Word>,
     /// The longest text that every matching path contains: the longest is the rarest.
-    part: String,
+    required: String,
 }
 
 #[derive(Debug)]
@@ -33,7 +33,7 @@ enum Word {
 
 impl SearchQuery {
     pub(super) fn new(text: &str) -> Self {
-        let mut query = Self { words: Vec::new(), part: String::new() };
+        let mut query = Self { words: Vec::new(), required: String::new() };
         let mut globs = 0;
         // Names are stored folded, so the words have to be folded as well.
         for word in folded(text).split_whitespace() {
@@ -47,8 +47,8 @@ impl SearchQuery {
                 Some(_) => longest_plain(word),
                 None => word,
             };
-            if certain.len() > query.part.len() {
-                certain.clone_into(&mut query.part);
+            if certain.len() > query.required.len() {
+                certain.clone_into(&mut query.required);
             }
             query.words.push(match glob {
                 Some(glob) if word.contains('/') => Word::Path(glob),
@@ -60,8 +60,8 @@ impl SearchQuery {
     }
 
     /// Returns a text that every matching path contains. A scan for it finds the candidates.
-    pub(super) fn part(&self) -> &str {
-        &self.part
+    pub(super) fn required(&self) -> &str {
+        &self.required
     }
 
     /// Returns whether the query matches the file or share of this path, [folded].
@@ -99,7 +99,7 @@ fn compile(word: &str) -> Option<Regex> {
     pattern.push('$');
     // The limits are on memory. The time needs none: this engine is linear in the length of the name.
     let mut builder = RegexBuilder::new(&pattern);
-    builder.size_limit(MAX_GLOB).dfa_size_limit(MAX_GLOB).build().ok()
+    builder.size_limit(MAX_GLOB_BYTES).dfa_size_limit(MAX_GLOB_BYTES).build().ok()
 }
 
 /// Reads the class at the start of `text`, after its opening bracket. Returns it as a regular expression,
@@ -148,7 +148,7 @@ mod tests {
         let query = SearchQuery::new(text);
         let path = folded(path);
         let fits = query.fits(&path);
-        assert!(!fits || path.contains(query.part()), "{text} in {path}");
+        assert!(!fits || path.contains(query.required()), "{text} in {path}");
         fits
     }
 

@@ -46,7 +46,7 @@ impl Sharing {
 
     /// Sets whether it is shared again after a restart, if the node has a state folder; on by default.
     pub fn remember(mut self, remember: bool) -> Self {
-        self.options.forget = !remember;
+        self.options.is_temporary = !remember;
         self
     }
 
@@ -83,7 +83,7 @@ impl std::fmt::Debug for Sharing {
 pub(crate) struct ShareOptions {
     pub(crate) audience: Audience,
     /// True if it is not shared again after a restart.
-    pub(crate) forget: bool,
+    pub(crate) is_temporary: bool,
 }
 
 /// The nodes that a share is for.
@@ -119,7 +119,7 @@ impl ShareOptions {
             // Tickets that were given out before stay valid.
             (Audience::TicketHolders, Some(Access::Ticket(secret))) => Access::Ticket(*secret),
             // A remembered share has its secret in the store. Only one that is forgotten needs a derived one.
-            (Audience::TicketHolders, _) => match stable.filter(|_| self.forget) {
+            (Audience::TicketHolders, _) => match stable.filter(|_| self.is_temporary) {
                 Some(secret) => Access::Ticket(secret),
                 None => {
                     let mut bytes = [0; SECRET_LEN];
@@ -128,6 +128,6 @@ impl ShareOptions {
                 }
             },
         };
-        Ok(Terms { access, remember: !self.forget })
+        Ok(Terms { access, remember: !self.is_temporary })
     }
 }

@@ -22,15 +22,15 @@ fn node(n: u8) -> NodeId {
 }
 
 fn with_ticket() -> ShareOptions {
-    ShareOptions { audience: Audience::TicketHolders, forget: false }
+    ShareOptions { audience: Audience::TicketHolders, is_temporary: false }
 }
 
 fn for_nodes(nodes: Vec<NodeId>) -> ShareOptions {
-    ShareOptions { audience: Audience::Nodes(nodes), forget: false }
+    ShareOptions { audience: Audience::Nodes(nodes), is_temporary: false }
 }
 
 fn forgotten() -> ShareOptions {
-    ShareOptions { forget: true, ..ShareOptions::default() }
+    ShareOptions { is_temporary: true, ..ShareOptions::default() }
 }
 
 /// A node without any rights.
@@ -484,7 +484,7 @@ async fn each_sees_what_it_may_have() {
     for hash in [hash, added.shared.hash] {
         assert_eq!(sees(&shares, &hash, &asker(2)), Some(AccessKind::Nodes));
         assert_eq!(sees(&shares, &hash, &asker(3)), None);
-        assert_eq!(shares.described(&hash, None), None);
+        assert_eq!(shares.describe_for_query(&hash, None), None);
     }
     assert_eq!(names(&shares.search("", 9, Some(&asker(2)))), ["top", "private.txt"]);
     assert!(shares.search("", 9, Some(&asker(3))).is_empty());

@@ -1,4 +1,4 @@
-//! Watching shares for changes on disk, so that they are scanned again without a request.
+//! Watches shares for changes on disk, so that they are scanned again without a request.
 //!
 //! The system's events are reduced to the set of shares that they concern, so that many events take no
 //! more memory than few. Serving the right content does not depend on a watch. It only finds changes
@@ -21,20 +21,20 @@ use crate::lock::{lock, read};
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Longest time from a change to the scan, if changes go on.
-const PATIENCE: Duration = Duration::from_secs(5);
+const MAX_DELAY: Duration = Duration::from_secs(5);
 
 /// Pause after a scan, as a multiple of the time that the scan took. With 9, a share of a million files
 /// that changes all the time takes a tenth of a core.
-const REST: u32 = 9;
+const REST_FACTOR: u32 = 9;
 
 /// Longest pause after a scan, which may have taken long because of one large file.
-const LONGEST_REST: Duration = Duration::from_secs(60);
+const MAX_REST: Duration = Duration::from_secs(60);
 
 /// Interval at which shares that are gone from disk are looked for.
-const LOOK_FOR: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// The watches and the changes that they have reported.
-pub(super) struct Watching {
+pub(super) struct ShareWatcher {
     changes: Arc<ShareChanges>,
     watches: Mutex<Watches>,
     /// Set once a failed watch was logged, so that there is one message and not thousands.
@@ -56,13 +56,13 @@ struct FolderWatch {
 /// The changes that were not scanned yet.
 #[derive(Debug, Default)]
 struct ShareChanges {
-    noted: Mutex<Noted>,
+    noted: Mutex<NotedChanges>,
     /// Notified of the first change of a share.
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Noted {
+struct NotedChanges {
     /// The paths of the shares that are watched.
     shares: BTreeSet<PathBuf>,
     changed: BTreeMap<PathBuf, PendingChange>,
@@ -83,21 +83,21 @@ impl Shares {
     pub(crate) async fn watch(self) {
         let Some(watching) = self.watching.clone() else { return };
         let mut gone = HashSet::new();
-        let mut look_for = tokio::time::interval(LOOK_FOR);
+        let mut look_for = tokio::time::interval(LOOK_EVERY);
         look_for.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             // The lock is released before the wait, as the watcher's thread needs it.
             let due = lock(&watching.changes.noted).due();
             tokio::select! {
                 () = watching.changes.changed.notified() => {}
-                () = tokio::time::sleep_until(due.unwrap_or_else(far).into()) => {
+                () = tokio::time::sleep_until(due.unwrap_or_else(far_future).into()) => {
                     let due = lock(&watching.changes.noted).take(Instant::now());
                     for (path, change) in due {
                         self.rescan_changed(path, change.replaced).await;
                     }
                 }
                 _ = look_for.tick() => {
-                    for path in self.come_back(&mut gone).await {
+                    for path in self.find_returned(&mut gone).await {
                         self.rescan_changed(path, true).await;
                     }
                 }
@@ -110,7 +110,7 @@ impl Shares {
             let begun = Instant::now();
             // The old watch is on the file that was there before.
             if let Some(watching) = shares.watching.as_ref().filter(|_| replaced) {
-                watching.forget(&path);
+                watching.remove(&path);
             }
             let report = shares.rescan([path.clone()], &mut |_| {}, stop);
             if let Some(watching) = &shares.watching {
@@ -133,7 +133,7 @@ impl Shares {
 
     /// Returns the shares that were gone at the last call and are there again. `gone` keeps those that are
     /// gone.
-    async fn come_back(&self, gone: &mut HashSet<PathBuf>) -> Vec<PathBuf> {
+    async fn find_returned(&self, gone: &mut HashSet<PathBuf>) -> Vec<PathBuf> {
         let missing: Vec<PathBuf> = read(&self.index).missing().cloned().collect();
         gone.retain(|path| missing.contains(path));
         if missing.is_empty() {
@@ -150,11 +150,11 @@ impl Shares {
 }
 
 /// Returns a time that no task waits for.
-fn far() -> Instant {
+fn far_future() -> Instant {
     Instant::now() + Duration::from_secs(86_400)
 }
 
-impl Watching {
+impl ShareWatcher {
     /// Creates the watcher. Returns `None` if the system has no way to watch files, which is logged.
     pub(super) fn new() -> Option<Self> {
         let changes = Arc::new(ShareChanges::default());
@@ -211,7 +211,7 @@ impl Watching {
     }
 
     /// Stops watching the share at `path`.
-    pub(super) fn forget(&self, path: &Path) {
+    pub(super) fn remove(&self, path: &Path) {
         {
             let mut noted = lock(&self.changes.noted);
             noted.changed.remove(path);
@@ -228,9 +228,9 @@ impl Watching {
     }
 }
 
-impl std::fmt::Debug for Watching {
+impl std::fmt::Debug for ShareWatcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Watching").field("changes", &self.changes).finish_non_exhaustive()
+        f.debug_struct("ShareWatcher").field("changes", &self.changes).finish_non_exhaustive()
     }
 }
 
@@ -330,7 +330,7 @@ impl ShareChanges {
     }
 }
 
-impl Noted {
+impl NotedChanges {
     fn note(&mut self, share: PathBuf, now: Instant, replaced: bool) {
         let new = PendingChange { first: now, last: now, replaced };
         let change = self.changed.entry(share).or_insert(new);
@@ -344,7 +344,7 @@ impl Noted {
         self.resting.retain(|_, until| *until > now);
         if self.shares.contains(&share) {
             let took = now.saturating_duration_since(begun);
-            self.resting.insert(share, now + took.saturating_mul(REST).min(LONGEST_REST));
+            self.resting.insert(share, now + took.saturating_mul(REST_FACTOR).min(MAX_REST));
         }
     }
 
@@ -370,7 +370,7 @@ impl Noted {
 
 impl PendingChange {
     fn due(&self) -> Instant {
-        (self.last + QUIET).min(self.first + PATIENCE)
+        (self.last + QUIET).min(self.first + MAX_DELAY)
     }
 }
 

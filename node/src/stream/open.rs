@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::dial::{self, MAX_DIALLED, Secured, first_success};
 use crate::error::{Error, NameKind};
 use crate::inner::Inner;
-use crate::served::Running;
+use crate::served::StreamFuture;
 use crate::stream::{Stream, read_block};
 use crate::tls::{Channel, ChannelPurpose};
 
@@ -34,7 +34,7 @@ impl Inner {
     ///
     /// # Errors
     /// The reason why the stream was refused, for the log.
-    pub(crate) async fn accept_stream(&self, mut channel: Channel) -> Result<Running, String> {
+    pub(crate) async fn accept_stream(&self, mut channel: Channel) -> Result<StreamFuture, String> {
         let session = channel.session();
         let open = read_open(&mut channel).await?;
         // The network and its secret come first: a stranger learns nothing of tokens and protocols.

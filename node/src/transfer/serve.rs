@@ -43,10 +43,10 @@ pub use uploads::{UploadStatus, UploadTotals};
 
 /// Streams that write pieces at once. The others wait at most 100 ms for each stream before them. 8: a few
 /// streams fill any line, and more would all be slow together.
-const WRITERS: usize = 8;
+const MAX_WRITERS: usize = 8;
 
 /// Interval at which a requester that is held back is looked at.
-const TURN: Duration = Duration::from_millis(25);
+const HOLD_BACK_STEP: Duration = Duration::from_millis(25);
 
 /// Interval at which a requester that is held back gets an answer, so that it does not take this node for gone.
 /// 10 s: a third of [`STALL`](super::STALL), after which it would hang up.
@@ -72,7 +72,7 @@ impl FileServer {
             rates,
             followers: Followers::default(),
             layouts: Layouts::default(),
-            writers: Arc::new(Semaphore::new(WRITERS)),
+            writers: Arc::new(Semaphore::new(MAX_WRITERS)),
             uploads,
         }
     }
@@ -115,8 +115,8 @@ where
         caller,
         run: None,
         following: Following::default(),
-        spare: Vec::new(),
-        is_within: false,
+        spare_buffers: Vec::new(),
+        is_mid_piece: false,
         upload: None,
         is_complete: false,
     };
@@ -135,9 +135,9 @@ struct StreamServer<S> {
     run: Option<PieceRun>,
     following: Following,
     /// Buffers that are used again.
-    spare: Vec<AnswerBuffer>,
+    spare_buffers: Vec<AnswerBuffer>,
     /// The beginning of a piece was sent. Nothing else may be sent before the rest of it.
-    is_within: bool,
+    is_mid_piece: bool,
     /// The content that is being sent.
     upload: Option<UploadGuard>,
     /// The requester has said that it has received everything.
@@ -159,7 +159,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
     async fn run(mut self) -> io::Result<()> {
         let served = self.serve().await;
         self.stream.read_requests().await;
-        self.complete().await;
+        self.note_completion().await;
         match served {
             // The requester had no reason to read any further.
             Err(_) if self.is_complete => Ok(()),
@@ -170,15 +170,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
     async fn serve(&mut self) -> io::Result<()> {
         let mut next = None;
         loop {
-            self.complete().await;
-            let Some(now) = next.take().or_else(|| self.begin()) else {
-                if !self.wait().await? {
+            self.note_completion().await;
+            let Some(now) = next.take().or_else(|| self.begin_next()) else {
+                if !self.wait_for_request().await? {
                     return Ok(());
                 }
                 continue;
             };
             next = self.answer(now).await?;
-            if !self.is_within {
+            if !self.is_mid_piece {
                 self.send_updates().await?;
             }
             self.stream.read_requests().await;
@@ -186,13 +186,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
     }
 
     /// Begins the next answer. Returns `None` if no request waits.
-    fn begin(&mut self) -> Option<NextAnswer> {
+    fn begin_next(&mut self) -> Option<NextAnswer> {
         loop {
             if let Some(run) = self.run.take() {
-                if !self.is_within && self.stream.requests.is_cancelled(run.number) {
+                if !self.is_mid_piece && self.stream.requests.is_cancelled(run.number) {
                     return Some(NextAnswer::Refused(FileRefusal::Cancelled));
                 }
-                return Some(self.read(run));
+                return Some(self.read_pieces(run));
             }
             let (number, request) = self.stream.requests.next()?;
             match request {
@@ -204,7 +204,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
                     self.run = Some(PieceRun::new(number, hash, true, (first, count)));
                 }
                 Ok(Request::Pieces { hash, first, count }) => {
-                    return Some(self.reading(move |reader, buffer| {
+                    return Some(self.read_in_background(move |reader, buffer| {
                         buffer.put(&reader.values(hash, first, count));
                         None
                     }));
@@ -218,7 +218,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
     }
 
     /// Counts the upload of content that the requester says it has received.
-    async fn complete(&mut self) {
+    async fn note_completion(&mut self) {
         let Some(Completed { hash, requester, called }) = self.stream.requests.take_complete()
         else {
             return;
@@ -235,43 +235,43 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
             return;
         }
         let file = self.server.file(&run.hash, None, &self.caller);
-        let file = file.filter(|file| run.tree == (file.kind == FileKind::Folder));
+        let file = file.filter(|file| run.is_tree == (file.kind == FileKind::Folder));
         if let Some(file) = file {
             self.upload = Some(self.server.uploads.begin(self.caller.id, file));
         }
     }
 
-    fn read(&mut self, mut run: PieceRun) -> NextAnswer {
-        let mut buffer = self.buffer();
+    fn read_pieces(&mut self, mut run: PieceRun) -> NextAnswer {
+        let mut buffer = self.empty_buffer();
         if let Some(reader) = &mut self.reader {
             reader.caller.proof = self.caller.proof;
-            if reader.read_at_once(&mut run, &mut buffer) {
+            if reader.read_cached(&mut run, &mut buffer) {
                 return NextAnswer::Read(run, buffer);
             }
         }
-        self.spare.push(buffer);
-        self.reading(move |reader, buffer| {
+        self.spare_buffers.push(buffer);
+        self.read_in_background(move |reader, buffer| {
             reader.read(&mut run, buffer);
             Some(run)
         })
     }
 
     /// Returns an empty buffer.
-    fn buffer(&mut self) -> AnswerBuffer {
-        let mut buffer = self.spare.pop().unwrap_or_default();
+    fn empty_buffer(&mut self) -> AnswerBuffer {
+        let mut buffer = self.spare_buffers.pop().unwrap_or_default();
         buffer.clear();
         buffer
     }
 
     /// Reads on a blocking thread.
-    fn reading(
+    fn read_in_background(
         &mut self,
         read: impl FnOnce(&mut PieceReader, &mut AnswerBuffer) -> Option<PieceRun> + Send + 'static,
     ) -> NextAnswer {
         let new = || PieceReader::new(self.server.clone(), self.caller.clone());
         let mut reader = self.reader.take().unwrap_or_else(new);
         reader.caller.proof = self.caller.proof;
-        let mut buffer = self.buffer();
+        let mut buffer = self.empty_buffer();
         NextAnswer::Reading(spawn_blocking(move || {
             let run = read(&mut reader, &mut buffer);
             (reader, run, buffer)
@@ -286,7 +286,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
                 return Ok(None);
             }
             NextAnswer::Request(request) => {
-                let answer = self.answer_at_once(request).await;
+                let answer = self.answer_from_memory(request).await;
                 self.write(&answer).await?;
                 return Ok(None);
             }
@@ -303,9 +303,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
         if let Some(run) = run {
             return self.answer_pieces(run, buffer, true).await;
         }
-        let next = self.begin();
+        let next = self.begin_next();
         self.write(buffer.bytes()).await?;
-        self.spare.push(buffer);
+        self.spare_buffers.push(buffer);
         Ok(next)
     }
 
@@ -322,20 +322,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
         }
         let is_cancelled = self.stream.requests.is_cancelled(run.number);
         if !run.is_rest && (is_cancelled || self.hold_back(&run).await?) {
-            self.spare.push(buffer);
+            self.spare_buffers.push(buffer);
             return Ok(Some(NextAnswer::Refused(FileRefusal::Cancelled)));
         }
         // Noted before they are written, so that no other stream sends the same pieces meanwhile.
         self.following.sent(&run);
         self.begin_upload(&run);
-        self.is_within = run.read > 0;
+        self.is_mid_piece = run.read > 0;
         self.run = Some(run).filter(|run| run.count > 0);
-        let next = if ahead { self.begin() } else { None };
+        let next = if ahead { self.begin_next() } else { None };
         self.write_pieces(buffer.bytes()).await?;
         if let Some(upload) = &self.upload {
             upload.sent(buffer.content);
         }
-        self.spare.push(buffer);
+        self.spare_buffers.push(buffer);
         Ok(next)
     }
 
@@ -347,12 +347,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
         // followers.
         let mut waited = Duration::ZERO;
         let mut shown = Instant::now();
-        while let Some(requester) = self.following.held_back(run) {
-            if requester.is_served(waited) {
+        while let Some(requester) = self.following.follower_to_hold_back(run) {
+            if requester.is_wait_over(waited) {
                 break;
             }
-            self.stream.during(tokio::time::sleep(TURN)).await?;
-            waited = waited.saturating_add(TURN);
+            self.stream.during(tokio::time::sleep(HOLD_BACK_STEP)).await?;
+            waited = waited.saturating_add(HOLD_BACK_STEP);
             if self.send_updates().await? {
                 shown = Instant::now();
             } else if shown.elapsed() >= SIGN_OF_LIFE {
@@ -362,8 +362,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
             self.stream.flush().await?;
             if self.stream.requests.is_cancelled(run.number) {
                 // The requester has found the pieces elsewhere. The seed learns how long that takes.
-                if let Some(requester) = self.following.held_back(run) {
-                    requester.found(waited);
+                if let Some(requester) = self.following.follower_to_hold_back(run) {
+                    requester.found_elsewhere(waited);
                 }
                 return Ok(true);
             }
@@ -372,7 +372,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
     }
 
     /// Answers a request that does not need the disk.
-    async fn answer_at_once(&mut self, request: Request) -> Vec<u8> {
+    async fn answer_from_memory(&mut self, request: Request) -> Vec<u8> {
         match request {
             Request::Describe { hash } => {
                 if let Some(description) = self.server.describe(&hash, &self.caller) {
@@ -418,10 +418,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
 
     /// Waits for the next request while nothing is to be answered, and sends updates. Returns false at the
     /// end of the stream.
-    async fn wait(&mut self) -> io::Result<bool> {
+    async fn wait_for_request(&mut self) -> io::Result<bool> {
         self.stream.flush().await?;
         // A stream without requests keeps no memory.
-        self.spare.clear();
+        self.spare_buffers.clear();
         let mut since = Instant::now();
         loop {
             tokio::select! {

@@ -133,7 +133,7 @@ async fn a_removed_file_is_not_served_until_it_is_back() {
     write(&tree.join("in it"), b"in it");
     write(&file, b"file");
     let audience = Audience::Nodes(vec![anyone().id]);
-    let options = ShareOptions { audience, forget: false };
+    let options = ShareOptions { audience, is_temporary: false };
     shares.add_with(&tree, options.clone(), |_| ()).await.unwrap();
     shares.add_with(&file, options, |_| ()).await.unwrap();
     for (path, content) in [(&tree, &b"in it"[..]), (&file, b"file")] {
@@ -143,7 +143,7 @@ async fn a_removed_file_is_not_served_until_it_is_back() {
         fs::rename(&away, path).unwrap();
         until("it is back", || serves(&shares, content)).await;
         assert_eq!(
-            shares.described(&Hash::of(content), None),
+            shares.describe_for_query(&Hash::of(content), None),
             None,
             "for the nodes it was shared with"
         );

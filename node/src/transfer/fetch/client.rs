@@ -22,10 +22,10 @@ use crate::transfer::{PIECE_TIME, STALL};
 
 /// Interval at which a silent source is checked for an answer that it owes. 3 s: a source is given up at
 /// most this long after [`STALL`].
-const LOOK: Duration = Duration::from_secs(3);
+const CHECK_EVERY: Duration = Duration::from_secs(3);
 
 /// Bytes that are read at once from a stream whose content is no longer wanted.
-const DRAIN: usize = 64 << 10;
+const DRAIN_BUFFER: usize = 64 << 10;
 
 /// A stream to a source.
 pub(super) struct Client {
@@ -120,7 +120,7 @@ impl AnswerReader {
     /// Reads and drops the rest, until the source ends the stream. A socket that is closed with unread
     /// bytes resets the connection, and the source may then miss our last request.
     pub(super) async fn drain(&mut self) {
-        let mut buffer = vec![0; DRAIN];
+        let mut buffer = vec![0; DRAIN_BUFFER];
         while self.stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
     }
 
@@ -138,8 +138,8 @@ impl AnswerReader {
     pub(super) async fn content(&mut self, bytes: &mut [u8]) -> Result<(), FetchError> {
         let len = bytes.len();
         // Most of many small pieces have come already, and a timer for each would cost too much.
-        let here = self.at_once(bytes).await?;
-        let rest = bytes.get_mut(here..).unwrap_or_default();
+        let read = self.read_arrived(bytes).await?;
+        let rest = bytes.get_mut(read..).unwrap_or_default();
         if !rest.is_empty() {
             // A source that sends a byte now and then never counts as silent, so a piece has a limit as well.
             timeout(PIECE_TIME, self.fill(rest)).await.unwrap_or(Err(FetchError::Stalled))?;
@@ -150,18 +150,18 @@ impl AnswerReader {
 
     async fn fill(&mut self, mut bytes: &mut [u8]) -> Result<(), FetchError> {
         while !bytes.is_empty() {
-            let mut here = self.at_once(bytes).await?;
-            if here == 0 {
-                here = self.wait(bytes).await?;
+            let mut read = self.read_arrived(bytes).await?;
+            if read == 0 {
+                read = self.wait_and_read(bytes).await?;
             }
-            bytes = bytes.get_mut(here..).unwrap_or_default();
+            bytes = bytes.get_mut(read..).unwrap_or_default();
         }
         Ok(())
     }
 
     /// Reads what has come already, without waiting. Returns the number of bytes, which is 0 if the
     /// download rate is limited.
-    async fn at_once(&mut self, bytes: &mut [u8]) -> Result<usize, FetchError> {
+    async fn read_arrived(&mut self, bytes: &mut [u8]) -> Result<usize, FetchError> {
         if self.rates.download_part().is_some() {
             return Ok(0);
         }
@@ -175,7 +175,7 @@ impl AnswerReader {
                     }
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(FetchError::Stream(error))),
-                    // The waker is not needed: `wait` polls again.
+                    // The waker is not needed: `wait_and_read` polls again.
                     Poll::Pending => break,
                 }
             }
@@ -187,15 +187,15 @@ impl AnswerReader {
 
     /// Waits for bytes, no longer than the source may be silent, and reads them no faster than the download
     /// rate allows.
-    async fn wait(&mut self, bytes: &mut [u8]) -> Result<usize, FetchError> {
+    async fn wait_and_read(&mut self, bytes: &mut [u8]) -> Result<usize, FetchError> {
         let most = self.rates.download_part().unwrap_or(usize::MAX).min(bytes.len());
         let part = bytes.get_mut(..most).unwrap_or_default();
         let mut since = Instant::now();
         loop {
-            match timeout(LOOK, self.stream.read(part)).await {
+            match timeout(CHECK_EVERY, self.stream.read(part)).await {
                 Err(_) if !self.is_owed.load(Ordering::Relaxed) => since = Instant::now(),
                 // It may have owed nothing until just after the last look.
-                Err(_) if since.elapsed() < STALL + LOOK => {}
+                Err(_) if since.elapsed() < STALL + CHECK_EVERY => {}
                 Err(_) => return Err(FetchError::Stalled),
                 Ok(Err(error)) => return Err(FetchError::Stream(error)),
                 Ok(Ok(0)) => return Err(ended()),

@@ -10,7 +10,7 @@ use super::status::SharedStatus;
 use crate::blocking::cores;
 
 /// Most threads of one check.
-const THREADS: usize = 8;
+const MAX_THREADS: usize = 8;
 
 /// The check of one download. Its progress is shown, and it can be stopped. Clones share it.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ impl DiskCheck {
 
     /// Shows that something of `total` bytes is checked from now on.
     pub(super) fn begin(&self, total: u64) {
-        self.status.checking(total);
+        self.status.show_check(total);
     }
 
     /// Returns those of `pieces` that are good. `look` returns the length of a piece if it is, and may read
@@ -39,7 +39,7 @@ impl DiskCheck {
     ///
     /// # Errors
     /// If it was stopped.
-    pub(super) fn good(
+    pub(super) fn good_pieces(
         &self,
         pieces: Range<u64>,
         look: impl Fn(u64, &mut Vec<u8>) -> Option<u64> + Sync,
@@ -55,14 +55,14 @@ impl DiskCheck {
                     return good;
                 }
                 if let Some(bytes) = look(piece, &mut buffer) {
-                    self.status.checked(bytes);
+                    self.status.add_checked(bytes);
                     good.push(piece);
                 }
             }
         };
         // Folders have many files of a few pieces, for which threads would cost more than they save.
         let is_small = pieces.end.saturating_sub(pieces.start) <= 4;
-        let threads = if is_small { 1 } else { cores(THREADS) };
+        let threads = if is_small { 1 } else { cores(MAX_THREADS) };
         let good: Vec<Vec<u64>> = thread::scope(|scope| {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
             let mut good = vec![work()];
@@ -95,7 +95,7 @@ impl DiskCheck {
             is_other.fetch_or(len.is_none(), Ordering::Relaxed);
             len
         };
-        Ok(self.good(0..count, look)?.len() as u64 == count)
+        Ok(self.good_pieces(0..count, look)?.len() as u64 == count)
     }
 }
 
@@ -111,7 +111,7 @@ mod tests {
         let checking = DiskCheck::new(status.clone());
         checking.begin(100);
         let look = |piece: u64, _: &mut Vec<u8>| piece.is_multiple_of(2).then_some(10);
-        let mut good = checking.good(0..10, look).unwrap();
+        let mut good = checking.good_pieces(0..10, look).unwrap();
         good.sort_unstable();
         assert_eq!(good, [0, 2, 4, 6, 8]);
         assert_eq!((status.get().done, status.get().total), (50, Some(100)));
@@ -122,8 +122,11 @@ mod tests {
             checking.stop();
             Some(10)
         };
-        let stopped = checking.good(0..1_000_000, stopping);
+        let stopped = checking.good_pieces(0..1_000_000, stopping);
         assert!(matches!(stopped, Err(FetchError::Stopped)), "{stopped:?}");
-        assert!(looked.into_inner() <= THREADS as u64, "each thread ends after the piece it is at");
+        assert!(
+            looked.into_inner() <= MAX_THREADS as u64,
+            "each thread ends after the piece it is at"
+        );
     }
 }

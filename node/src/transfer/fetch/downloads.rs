@@ -29,10 +29,10 @@ use crate::inner::Inner;
 use crate::lock::lock;
 
 /// Most files of a folder that the log names as left out.
-const LOGGED: usize = 100;
+const MAX_LOGGED: usize = 100;
 
 /// Number of listed downloads from which on each new one takes the place of the oldest finished one.
-const LISTED: usize = 100;
+const MAX_LISTED: usize = 100;
 
 /// The downloads of a node.
 #[derive(Debug)]
@@ -92,11 +92,11 @@ impl Downloads {
         };
         if let Some(at) = all.iter().position(is_earlier) {
             let was = all.remove(at).status.get();
-            entry.status.called(was.name, was.kind);
-            entry.status.restored(was.done, was.total);
+            entry.status.show_name(was.name, was.kind);
+            entry.status.show_earlier_progress(was.done, was.total);
         }
         let is_done = |entry: &Arc<DownloadEntry>| entry.status.get().state == DownloadState::Done;
-        if all.len() >= LISTED
+        if all.len() >= MAX_LISTED
             && let Some(at) = all.iter().position(is_done)
         {
             all.remove(at);
@@ -106,12 +106,12 @@ impl Downloads {
 
     /// Queues for a permit. Tasks do not begin in the order in which they were spawned, so the order of
     /// these calls counts: the wait is polled once here, which puts it into the semaphore's queue.
-    fn turn(&self) -> PermitWait {
-        let mut turn: PermitWait = Box::pin(Arc::clone(&self.permits).acquire_owned());
-        let first = turn.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    fn queue_for_permit(&self) -> PermitWait {
+        let mut permit_wait: PermitWait = Box::pin(Arc::clone(&self.permits).acquire_owned());
+        let first = permit_wait.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         match first {
             Poll::Ready(permit) => Box::pin(std::future::ready(permit)),
-            Poll::Pending => turn,
+            Poll::Pending => permit_wait,
         }
     }
 
@@ -133,7 +133,7 @@ impl Inner {
         let entry = Arc::new(DownloadEntry::new(request, false));
         self.files.downloads.enter(&entry);
         let download = Download::new(&entry, self);
-        self.work_on(&entry, true);
+        self.start_task(&entry, true);
         if is_foreground { download.in_foreground() } else { download }
     }
 
@@ -146,7 +146,7 @@ impl Inner {
     pub(super) fn abandon(&self, entry: &Arc<DownloadEntry>) {
         if entry.stop() {
             entry.control().result.get_or_insert(Err(FetchError::Cancelled.into()));
-            entry.status.failed(FetchError::Cancelled.to_string());
+            entry.status.show_failed(FetchError::Cancelled.to_string());
         }
         self.files.downloads.forget(entry);
     }
@@ -157,8 +157,8 @@ impl Inner {
         }
         entry.stop();
         entry.control().is_paused = true;
-        entry.status.state(DownloadState::Paused);
-        self.keep(entry).await?;
+        entry.status.show_state(DownloadState::Paused);
+        self.save(entry).await?;
         Ok(entry.status.get())
     }
 
@@ -169,9 +169,9 @@ impl Inner {
         let state = entry.status.get().state;
         if matches!(state, DownloadState::Paused | DownloadState::Failed) {
             entry.control().is_paused = false;
-            entry.status.state(DownloadState::Queued);
-            self.keep(entry).await?;
-            self.work_on(entry, false);
+            entry.status.show_state(DownloadState::Queued);
+            self.save(entry).await?;
+            self.start_task(entry, false);
         } else if state == DownloadState::Waiting {
             entry.resumed.notify_one();
         }
@@ -185,28 +185,28 @@ impl Inner {
         let _alone = entry.running.lock().await;
         let was = entry.status.get();
         if was.state != DownloadState::Done {
-            entry.status.failed(FetchError::Cancelled.to_string());
+            entry.status.show_failed(FetchError::Cancelled.to_string());
             if let Some(path) = was.path {
                 let hash = entry.request.hash;
                 let _ = blocking::run(move || part::remove(&path, &hash)).await;
             }
         }
         self.files.downloads.forget(entry);
-        self.unkeep(entry).await?;
+        self.forget_saved(entry).await?;
         Ok(DownloadStatus { error: None, ..entry.status.get() })
     }
 
     /// Starts the task of a download. One that `is_new` is written to the store first.
-    pub(super) fn work_on(self: &Arc<Self>, entry: &Arc<DownloadEntry>, is_new: bool) {
+    pub(super) fn start_task(self: &Arc<Self>, entry: &Arc<DownloadEntry>, is_new: bool) {
         let stop = self.tasks.stop.child_token();
         {
             let mut control = entry.control();
             control.stop = Some(stop.clone());
             control.result = None;
         }
-        entry.status.state(DownloadState::Queued);
+        entry.status.show_state(DownloadState::Queued);
         let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
-        let turn = self.files.downloads.turn();
+        let permit_wait = self.files.downloads.queue_for_permit();
         // The task ends by its own stop, after it has written what it is writing. If it were dropped before
         // that, the next run would find its part locked, and begin another one.
         let working = async move {
@@ -215,40 +215,40 @@ impl Inner {
             tracing::debug!(target: "peerkit::transfer", %hash, "download begun");
             let fetching = async {
                 if is_new && !stop.is_cancelled() {
-                    note_if_begun(&entry).await;
-                    inner.keep(&entry).await?;
+                    note_left_part(&entry).await;
+                    inner.save(&entry).await?;
                 }
-                fetch(&inner, &entry, &stop, turn).await
+                fetch(&inner, &entry, &stop, permit_wait).await
             };
             let result = fetching.await;
             if result.is_err() {
-                note_if_lost(&entry).await;
+                note_lost_part(&entry).await;
             }
             // Nothing is to be shown for a download that was paused, cancelled or abandoned: the call that
             // stopped it has set the state.
             if !stop.is_cancelled() || result.is_ok() {
-                inner.over(&entry, result).await;
+                inner.finish_download(&entry, result).await;
             } else if inner.tasks.stop.is_cancelled() {
-                inner.keep_or_warn(&entry).await;
+                inner.save_or_warn(&entry).await;
                 entry.control().result.get_or_insert(Err(Error::Stopped));
-                entry.status.state(DownloadState::Paused);
+                entry.status.show_state(DownloadState::Paused);
             }
         };
         self.tasks.tracker.spawn_on(working, &self.files.downloads.runtime);
     }
 
     /// Shows and reports the result of a download.
-    async fn over(&self, entry: &DownloadEntry, result: Result<Fetched, Error>) {
+    async fn finish_download(&self, entry: &DownloadEntry, result: Result<Fetched, Error>) {
         let hash = entry.request.hash;
         // A failed download continues at the next start, unless nothing of it is on disk.
-        if (result.is_ok() || entry.status.kept() == 0)
-            && let Err(error) = self.unkeep(entry).await
+        if (result.is_ok() || entry.status.bytes_on_disk() == 0)
+            && let Err(error) = self.forget_saved(entry).await
         {
             tracing::warn!(%error, "can't forget a download that is over");
         }
         let event = match &result {
             Ok(fetched) => {
-                for LeftOut { path, why } in fetched.left_out.iter().take(LOGGED) {
+                for LeftOut { path, why } in fetched.left_out.iter().take(MAX_LOGGED) {
                     tracing::info!(%path, %why, "a file in a fetched folder can't be written");
                 }
                 Event::NodeDownloadFinished {
@@ -269,8 +269,8 @@ impl Inner {
             control.result = Some(result);
         }
         match placed {
-            Ok((path, left_out)) => entry.status.placed(path, left_out),
-            Err(error) => entry.status.failed(error),
+            Ok((path, left_out)) => entry.status.show_placed(path, left_out),
+            Err(error) => entry.status.show_failed(error),
         }
         self.dispatch.queue_notice(event);
     }
@@ -282,19 +282,19 @@ async fn fetch(
     inner: &Arc<Inner>,
     entry: &DownloadEntry,
     stop: &CancellationToken,
-    mut turn: PermitWait,
+    mut permit_wait: PermitWait,
 ) -> Result<Fetched, Error> {
     let mut delay = RetryDelay::default();
     loop {
         let links = inner.links.connections();
-        let (error, sources) = match fetch_once(inner, entry, stop, turn).await {
+        let (error, sources) = match fetch_once(inner, entry, stop, permit_wait).await {
             Ok(fetched) => return Ok(fetched),
             Err(Unfinished::NoSource(error, sources)) if entry.is_restored => (error, sources),
             Err(Unfinished::NoSource(error, _) | Unfinished::Failed(error)) => return Err(error),
         };
         tracing::info!(hash = %entry.request.hash, %error, "a download waits for a source");
         let is_linked = sources.iter().any(|source| inner.links.get(*source).is_ok());
-        entry.status.state(DownloadState::Waiting);
+        entry.status.show_state(DownloadState::Waiting);
         tokio::select! {
             biased;
             () = stop.cancelled() => return Err(Error::Stopped),
@@ -302,25 +302,25 @@ async fn fetch(
             () = entry.resumed.notified() => delay.reset(),
             () = tokio::time::sleep(delay.next(is_linked)) => delay.passed(),
         }
-        turn = inner.files.downloads.turn();
+        permit_wait = inner.files.downloads.queue_for_permit();
     }
 }
 
-/// Waits for its turn, and fetches.
+/// Waits for a permit, and fetches.
 async fn fetch_once(
     inner: &Arc<Inner>,
     entry: &DownloadEntry,
     stop: &CancellationToken,
-    turn: PermitWait,
+    permit_wait: PermitWait,
 ) -> Result<Fetched, Unfinished> {
     let _permit = tokio::select! {
         biased;
         () = stop.cancelled() => return Err(Error::Stopped.into()),
-        permit = turn => permit.map_err(|_| Error::Stopped)?,
+        permit = permit_wait => permit.map_err(|_| Error::Stopped)?,
     };
-    entry.status.state(DownloadState::Finding);
+    entry.status.show_state(DownloadState::Finding);
     // With pieces on disk it is worth waiting for a source.
-    let is_patient = entry.is_restored || entry.status.kept() > 0;
+    let is_patient = entry.is_restored || entry.status.bytes_on_disk() > 0;
     let driver = FetchDriver::new(inner, &entry.request, &entry.status, is_patient)?;
     let over = CancellationToken::new();
     let fetching = async {
@@ -329,30 +329,30 @@ async fn fetch_once(
         outcome
     };
     // The progress is not dropped while it is written to the store: that must not come after the final state.
-    let (outcome, ()) = tokio::join!(fetching, inner.keep_progress(entry, &over));
+    let (outcome, ()) = tokio::join!(fetching, inner.save_progress(entry, &over));
     outcome
 }
 
 /// Shows a part that an earlier download of the same content has left. It is kept even if this download fails
 /// before it has opened the part.
-async fn note_if_begun(entry: &DownloadEntry) {
+async fn note_left_part(entry: &DownloadEntry) {
     let FetchRequest { to, name, hash, .. } = entry.request.clone();
     let looking = blocking::run(move || match to.target(name.as_ref()) {
-        Some(target) => part::is_left_for(&target, &hash),
-        None => part::is_left_in(to.folder(), &hash),
+        Some(target) => part::is_left_for_target(&target, &hash),
+        None => part::is_left_in_folder(to.folder(), &hash),
     });
     if looking.await == Some(true) {
-        entry.status.has_part();
+        entry.status.show_part();
     }
 }
 
 /// Shows that the part is gone if its folder was removed. The next download begins anew then.
-async fn note_if_lost(entry: &DownloadEntry) {
+async fn note_lost_part(entry: &DownloadEntry) {
     let (status, hash) = (entry.status.get(), entry.request.hash);
     let Some(path) = status.path.filter(|_| status.kept) else { return };
-    let looking = blocking::run(move || part::is_left(&path, &hash));
+    let looking = blocking::run(move || part::is_left_anywhere(&path, &hash));
     if looking.await == Some(false) {
-        entry.status.lost();
+        entry.status.show_part_lost();
     }
 }
 
@@ -363,9 +363,9 @@ mod tests {
     #[tokio::test]
     async fn places_are_given_in_the_order_in_which_they_were_asked_for() {
         let downloads = Downloads::new(1);
-        let (one, mut two) = (downloads.turn(), downloads.turn());
+        let (one, mut two) = (downloads.queue_for_permit(), downloads.queue_for_permit());
         let first = two.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        assert!(first.is_pending(), "it is the turn of the other");
+        assert!(first.is_pending(), "the other was first");
         drop(one.await.unwrap());
         drop(two.await.unwrap());
     }

@@ -39,11 +39,11 @@ use crate::transfer::meter::TransferMeter;
 use crate::transfer::partial::{Partial, PartialGuard};
 
 /// Reports that wait for the driver. Each is about a piece or two that were written.
-const REPORTS: usize = 64;
+const MAX_REPORTS: usize = 64;
 
 /// Orders that wait for a source's task. 65,536: twice the pieces that all sources can owe at once, each
 /// requested on its own. A task with more of them is stuck.
-const ORDERS: usize = 65_536;
+const MAX_ORDERS: usize = 65_536;
 
 /// Longest time that the sources may take to end their streams once everything is here. 1 s: a source that
 /// sends slowly ends its stream after the piece that is on its way.
@@ -65,14 +65,14 @@ pub(super) struct FetchDriver<'a> {
     checking: DiskCheck,
     reports: mpsc::Receiver<SourceReport>,
     tasks: JoinSet<()>,
-    attempts: BTreeMap<SourceId, Attempt>,
+    sources: BTreeMap<SourceId, SourceHandle>,
     /// The answers to the search that is under way.
     answers: Option<mpsc::Receiver<QueryAnswer>>,
     /// The links when the last search began.
     links: BTreeSet<ConnectionId>,
     /// The proof that a source has just given.
     proven: Option<Box<Proven>>,
-    opened: Option<Opened>,
+    opened: Option<OpenedContent>,
     meter: TransferMeter,
     /// The sources that sent pieces.
     senders: BTreeSet<NodeId>,
@@ -82,13 +82,13 @@ pub(super) struct FetchDriver<'a> {
 }
 
 /// The task of a source.
-struct Attempt {
+struct SourceHandle {
     orders: mpsc::Sender<SourceOrder>,
     abort: AbortHandle,
 }
 
 /// The content on the disk, served to others meanwhile.
-struct Opened {
+struct OpenedContent {
     target: Arc<DownloadTarget>,
     served: PartialGuard,
 }
@@ -129,7 +129,7 @@ impl<'a> FetchDriver<'a> {
             is_patient,
             patience: inner.config.download_patience,
         };
-        let (sender, reports) = mpsc::channel(REPORTS);
+        let (sender, reports) = mpsc::channel(MAX_REPORTS);
         let writer = Arc::new(PieceWriter::new(sender.clone()));
         let context = FetchContext { request: request.clone(), writer, reports: sender };
         Ok(Self {
@@ -141,7 +141,7 @@ impl<'a> FetchDriver<'a> {
             checking: DiskCheck::new(status.clone()),
             reports,
             tasks: JoinSet::new(),
-            attempts: BTreeMap::new(),
+            sources: BTreeMap::new(),
             answers: None,
             links: BTreeSet::new(),
             proven: None,
@@ -164,12 +164,12 @@ impl<'a> FetchDriver<'a> {
         let outcome = tokio::select! {
             biased;
             () = stop.cancelled() => Err(Error::Stopped.into()),
-            outcome = self.gather(resumed) => outcome,
+            outcome = self.fetch_pieces(resumed) => outcome,
         };
         // The check runs on a blocking thread, which does not end with this task.
         self.checking.stop();
         let mut placed = Err(FetchError::Unfinished);
-        if let (Ok(()), Some(Opened { target, served })) = (&outcome, &self.opened) {
+        if let (Ok(()), Some(OpenedContent { target, served })) = (&outcome, &self.opened) {
             // Everything is written. Naming it and ending the streams do not wait for each other.
             let overwrite = self.context.request.overwrite;
             let placing = place(Arc::clone(target), Arc::clone(served.partial()), overwrite);
@@ -202,8 +202,8 @@ impl<'a> FetchDriver<'a> {
         }
     }
 
-    fn finish(self, path: PathBuf, opened: Opened, started: std::time::Instant) -> Fetched {
-        let Opened { target, served } = opened;
+    fn finish(self, path: PathBuf, opened: OpenedContent, started: std::time::Instant) -> Fetched {
+        let OpenedContent { target, served } = opened;
         let (renamed, left_out) = target.changes(&path);
         // From now on the user may change it.
         served.partial().verify_from_now_on();
@@ -225,7 +225,7 @@ impl<'a> FetchDriver<'a> {
     }
 
     /// Fetches until every piece is written.
-    async fn gather(&mut self, resumed: &Notify) -> Result<(), Unfinished> {
+    async fn fetch_pieces(&mut self, resumed: &Notify) -> Result<(), Unfinished> {
         while !self.carry_out().await? {
             self.show();
             let due = self.fetch.poll_timeout().map(|at| self.inner.clock.at(at));
@@ -234,15 +234,15 @@ impl<'a> FetchDriver<'a> {
                 biased;
                 // Reports come first: pieces that a source has sent count before its end.
                 report = self.reports.recv() => match report {
-                    Some(report) => self.reported(report),
+                    Some(report) => self.handle_report(report),
                     None => return Err(FetchError::Stopped.into()),
                 },
                 Some(ended) = self.tasks.join_next_with_id() => {
                     if let Err(failed) = ended {
-                        self.panicked(failed.id());
+                        self.task_panicked(failed.id());
                     }
                 }
-                answer = next(&mut self.answers) => match answer {
+                answer = next_answer(&mut self.answers) => match answer {
                     Some(answer) if matches!(answer.body, AnswerBody::Files(_)) => {
                         let id = Some(answer.node);
                         let addresses = answer.addresses;
@@ -261,7 +261,7 @@ impl<'a> FetchDriver<'a> {
                 () = resumed.notified() => self.input(Input::Resume),
                 () = sleep_until(due.map_or(tick, |due| due.min(tick))) => {
                     self.meter.fade();
-                    self.status.rate(&self.meter);
+                    self.status.show_rate(&self.meter);
                     self.input(Input::Timeout);
                 }
             }
@@ -298,8 +298,8 @@ impl<'a> FetchDriver<'a> {
                 Output::Cancel(source) => self.order(source, SourceOrder::Cancel),
                 Output::Complete(source) => self.order(source, SourceOrder::Finish),
                 Output::HangUp(source) => {
-                    if let Some(attempt) = self.attempts.remove(&source) {
-                        attempt.abort.abort();
+                    if let Some(handle) = self.sources.remove(&source) {
+                        handle.abort.abort();
                     }
                 }
                 Output::ReportBan { source, id, why } => self.drop_source(source, id, why),
@@ -314,50 +314,52 @@ impl<'a> FetchDriver<'a> {
     }
 
     fn show(&self) {
-        self.status.sources(self.fetch.ready_sources());
+        self.status.show_sources(self.fetch.ready_sources());
         if self.is_patient {
-            self.status.seeking(self.fetch.is_trying());
+            self.status.show_search(self.fetch.is_trying());
         }
     }
 
     fn dial(&mut self, source: SourceId, candidate: SourceCandidate) {
-        let (sender, orders) = mpsc::channel(ORDERS);
+        let (sender, orders) = mpsc::channel(MAX_ORDERS);
         let (inner, context) = (Arc::clone(self.inner), Arc::clone(&self.context));
         let task = SourceTask { inner, context, source, orders };
         // Once the content is known, the source need not send the piece list.
         let abort = self.tasks.spawn(task.run(candidate, self.opened.is_none()));
-        self.attempts.insert(source, Attempt { orders: sender, abort });
+        self.sources.insert(source, SourceHandle { orders: sender, abort });
     }
 
     fn order(&mut self, source: SourceId, order: SourceOrder) {
-        let Some(attempt) = self.attempts.get(&source) else { return };
+        let Some(handle) = self.sources.get(&source) else { return };
         // A task that has just ended has reported why, or is found to have panicked.
-        if let Err(TrySendError::Full(_)) = attempt.orders.try_send(order) {
-            self.failed(source, FetchError::Stalled.into());
+        if let Err(TrySendError::Full(_)) = handle.orders.try_send(order) {
+            self.source_failed(source, FetchError::Stalled.into());
         }
     }
 
-    fn panicked(&mut self, task: Id) {
-        let mut attempts = self.attempts.iter();
-        let source = attempts.find(|(_, attempt)| attempt.abort.id() == task);
+    fn task_panicked(&mut self, task: Id) {
+        let mut sources = self.sources.iter();
+        let source = sources.find(|(_, handle)| handle.abort.id() == task);
         if let Some(source) = source.map(|(source, _)| *source) {
-            self.failed(source, FetchError::Stopped.into());
+            self.source_failed(source, FetchError::Stopped.into());
         }
     }
 
-    fn reported(&mut self, report: SourceReport) {
+    fn handle_report(&mut self, report: SourceReport) {
         match report {
-            SourceReport::Input(Input::Stored { source, pieces }) => self.kept(source, pieces),
+            SourceReport::Input(Input::Stored { source, pieces }) => {
+                self.note_stored(source, pieces);
+            }
             SourceReport::Input(input) => self.input(input),
             SourceReport::Proven(source, proven) => {
                 self.proven = Some(proven);
                 self.input(Input::Proven(source));
             }
-            SourceReport::Failed(source, error) => self.failed(source, error),
+            SourceReport::Failed(source, error) => self.source_failed(source, error),
         }
     }
 
-    fn kept(&mut self, source: SourceId, pieces: Vec<u64>) {
+    fn note_stored(&mut self, source: SourceId, pieces: Vec<u64>) {
         let (Some(opened), Some(held)) = (&self.opened, self.fetch.held()) else { return };
         self.senders.extend(self.fetch.id_of(source));
         // Near the end two sources may have sent the same piece.
@@ -377,10 +379,10 @@ impl<'a> FetchDriver<'a> {
         }
         partial.add(added);
         self.input(Input::Stored { source, pieces });
-        self.status.progress(&self.meter);
+        self.status.show_progress(&self.meter);
     }
 
-    fn failed(&mut self, source: SourceId, error: Error) {
+    fn source_failed(&mut self, source: SourceId, error: Error) {
         let error = match (error, &self.opened) {
             (Error::Fetch(error), Some(opened)) => {
                 error.of_changed(|| opened.target.description.name.to_string()).into()
@@ -400,17 +402,17 @@ impl<'a> FetchDriver<'a> {
         let (context, checking) = (Arc::clone(&self.context), self.checking.clone());
         let Description { name, kind, access, .. } = &proven.description;
         let name = context.request.name.as_ref().unwrap_or(name);
-        self.status.called(Some(name.clone()), Some(*kind));
+        self.status.show_name(Some(name.clone()), Some(*kind));
         let access = self.access(*access);
-        let busy = self.context.writer.busy().await;
+        let permit = self.context.writer.permit().await;
         let opening = blocking::run(move || {
             let (target, held) = DownloadTarget::open(&context.request, *proven, &checking)?;
             let partial = target.partial(access, &held)?;
             // The permit goes last: if nothing waits for this any more, the part is closed before that.
-            Ok::<_, FetchError>((Arc::new(target), held, partial, busy))
+            Ok::<_, FetchError>((Arc::new(target), held, partial, permit))
         });
         let (target, held, partial, _) = opening.await.ok_or(FetchError::Stopped)??;
-        self.begin(target, held, partial);
+        self.begin_pieces(target, held, partial);
         Ok(())
     }
 
@@ -425,16 +427,17 @@ impl<'a> FetchDriver<'a> {
     }
 
     /// Begins to fetch pieces: the content is known, and which of its pieces are here already.
-    fn begin(&mut self, target: Arc<DownloadTarget>, held: PieceSet, partial: Partial) {
+    fn begin_pieces(&mut self, target: Arc<DownloadTarget>, held: PieceSet, partial: Partial) {
         let layout = Arc::clone(&target.layout);
         let len = |piece| layout.position(piece).map_or(0, |place| place.len());
         let here = held.pieces().map(len).fold(0, u64::saturating_add);
         self.meter.start(here, target.total);
-        self.status.fetching(&target.path, &self.meter);
+        self.status.show_fetch(&target.path, &self.meter);
         // Pieces that are not to be written are not requested.
         let mut settled = held;
         target.left_out().for_each(|piece| _ = settled.insert(piece));
-        self.opened = Some(Opened { target, served: self.inner.files.partials.enter(partial) });
+        self.opened =
+            Some(OpenedContent { target, served: self.inner.files.partials.enter(partial) });
         self.input(Input::Opened { layout, held: settled });
     }
 
@@ -485,7 +488,7 @@ impl<'a> FetchDriver<'a> {
 }
 
 /// Waits for the next answer to the search that is under way. Without a search it waits for ever.
-async fn next(answers: &mut Option<mpsc::Receiver<QueryAnswer>>) -> Option<QueryAnswer> {
+async fn next_answer(answers: &mut Option<mpsc::Receiver<QueryAnswer>>) -> Option<QueryAnswer> {
     match answers {
         Some(answers) => answers.recv().await,
         None => std::future::pending().await,

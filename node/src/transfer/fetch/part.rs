@@ -19,10 +19,10 @@ use crate::disk::folder::new_file;
 use crate::disk::space;
 
 /// Bytes that a name keeps at least when it is cut for a number or a suffix.
-const SHORTEST: usize = 32;
+const MIN_NAME: usize = 32;
 
 /// Downloads of one hash to one place at the same time.
-const MAX_BESIDE: u32 = 1000;
+const MAX_PARTS: u32 = 1000;
 
 /// The file inside a part folder that is locked.
 const LOCK: &str = "lock";
@@ -61,17 +61,17 @@ pub(super) fn remove(path: &Path, hash: &Hash) {
 }
 
 /// Returns whether a download of `hash` has left a part for a target at `path`, or in it if that is a folder.
-pub(super) fn is_left(path: &Path, hash: &Hash) -> bool {
+pub(super) fn is_left_anywhere(path: &Path, hash: &Hash) -> bool {
     parts_for(path, hash).next().is_some()
 }
 
 /// Returns whether a download of `hash` has left a part that the next download to `target` continues from.
-pub(super) fn is_left_for(target: &Path, hash: &Hash) -> bool {
+pub(super) fn is_left_for_target(target: &Path, hash: &Hash) -> bool {
     fs::symlink_metadata(part_path(target, hash, 0)).is_ok()
 }
 
 /// Returns whether a download of `hash` has left a part in `folder`.
-pub(super) fn is_left_in(folder: &Path, hash: &Hash) -> bool {
+pub(super) fn is_left_in_folder(folder: &Path, hash: &Hash) -> bool {
     parts_in(folder, hash).next().is_some()
 }
 
@@ -101,7 +101,7 @@ impl DownloadPart {
     /// Opens a part of `hash` beside `target` that no other download has: one that is left from an earlier
     /// download, or a new one.
     pub(super) fn open(target: &Path, hash: &Hash, kind: FileKind) -> io::Result<Self> {
-        for number in 0..MAX_BESIDE {
+        for number in 0..MAX_PARTS {
             if let Some(part) = Self::open_at(part_path(target, hash, number), kind)? {
                 return Ok(part);
             }
@@ -212,7 +212,7 @@ fn part_path(target: &Path, hash: &Hash, number: u32) -> PathBuf {
 pub(super) fn longest_name(folder: &Path) -> usize {
     let left = Platform::HERE.max_path().saturating_sub(absolute_len(folder)).saturating_sub(1);
     // If the folder's path is too long already, the system refuses the file.
-    space::max_name(folder).min(left).max(SHORTEST)
+    space::max_name(folder).min(left).max(MIN_NAME)
 }
 
 /// Returns the length of a path, in bytes, once it is made absolute.
@@ -284,10 +284,10 @@ mod tests {
         second.discard();
         drop((first, second));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        assert!(!is_left_for(&target, &hash));
+        assert!(!is_left_for_target(&target, &hash));
         fs::write(&path, b"left by a crash").unwrap();
-        assert!(is_left_for(&target, &hash) && is_left_in(folder.path(), &hash));
-        assert!(!is_left_for(&target, &Hash::of(b"another")));
+        assert!(is_left_for_target(&target, &hash) && is_left_in_folder(folder.path(), &hash));
+        assert!(!is_left_for_target(&target, &Hash::of(b"another")));
         let again = file(&target, &hash).unwrap();
         assert_eq!(again.path(), path);
         let served = Arc::clone(again.file().unwrap());

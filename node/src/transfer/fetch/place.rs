@@ -21,11 +21,11 @@ use crate::transfer::folder_plan::FolderPlan;
 const MAX_NUMBER: u32 = 9999;
 
 /// Entries of a folder from which on the whole file system is synced with one call.
-const MANY: usize = 64;
+const SYNC_ALL_FROM: usize = 64;
 
 /// The destination of a fetch.
 #[derive(Debug, Clone)]
-pub(super) struct Goal {
+pub(super) struct TargetPath {
     pub(super) path: PathBuf,
     /// The reason why it has another name there than at its source.
     pub(super) fault: Option<NameFault>,
@@ -38,10 +38,14 @@ impl FetchDestination {
     /// # Errors
     /// If the download would replace, or be written beside, something that is not a file; or if the disk
     /// fails.
-    pub(super) fn resolve(&self, name: &FileName, overwrite: bool) -> Result<Goal, FetchError> {
+    pub(super) fn resolve(
+        &self,
+        name: &FileName,
+        overwrite: bool,
+    ) -> Result<TargetPath, FetchError> {
         let disk = |error| FetchError::Disk { path: self.path().to_owned(), error };
         let goal = match self {
-            Self::Path(path) if path.is_dir() => Goal::in_folder(path, name),
+            Self::Path(path) if path.is_dir() => TargetPath::in_folder(path, name),
             Self::Path(path) if path.file_name().is_none() => {
                 let text = "it has to end with a name";
                 return Err(disk(io::Error::new(io::ErrorKind::InvalidInput, text)));
@@ -49,11 +53,11 @@ impl FetchDestination {
             Self::Path(path) => {
                 check_special(path)?;
                 check_length(path)?;
-                Goal { path: path.clone(), fault: None }
+                TargetPath { path: path.clone(), fault: None }
             }
             Self::Folder(folder) => {
                 fs::create_dir_all(folder).map_err(disk)?;
-                Goal::in_folder(folder, name)
+                TargetPath::in_folder(folder, name)
             }
         };
         if overwrite {
@@ -67,7 +71,9 @@ impl FetchDestination {
     pub(super) fn target(&self, name: Option<&FileName>) -> Option<PathBuf> {
         match self {
             Self::Path(path) if !path.is_dir() => Some(path.clone()),
-            Self::Path(folder) | Self::Folder(folder) => Some(Goal::in_folder(folder, name?).path),
+            Self::Path(folder) | Self::Folder(folder) => {
+                Some(TargetPath::in_folder(folder, name?).path)
+            }
         }
     }
 
@@ -87,7 +93,7 @@ impl FetchDestination {
     }
 }
 
-impl Goal {
+impl TargetPath {
     fn in_folder(folder: &Path, name: &FileName) -> Self {
         let rules = DiskRules { max_name: longest_name(folder), ..DiskRules::new(Platform::HERE) };
         let (name, fault) = rules.top_name(name);
@@ -255,7 +261,7 @@ fn replace(from: &Path, to: &Path) -> Result<(), FetchError> {
 /// Syncs all files of the folder to the disk. Syncing many files one by one takes long, so the whole file
 /// system is synced in their place if the system can do that.
 fn sync_tree(files: &Path, plan: &FolderPlan) -> io::Result<()> {
-    if plan.manifest().entries().len() > MANY && sync_all(files)? {
+    if plan.manifest().entries().len() > SYNC_ALL_FROM && sync_all(files)? {
         return Ok(());
     }
     for (entry, path) in plan.entries() {

@@ -21,7 +21,7 @@ use super::error::FetchError;
 
 /// Piece lists of a folder's files that are requested ahead, so that not each of them costs a round trip. 32
 /// requests of 47 bytes fit the buffer of any socket.
-const AHEAD: usize = 32;
+const LISTS_AHEAD: usize = 32;
 
 /// Content whose description is proven.
 #[derive(Debug)]
@@ -133,7 +133,7 @@ async fn lists(
     let mut lists = vec![None; files.len()];
     let large: Vec<usize> =
         (0..).zip(files).filter(|(_, (_, size))| *size > PIECE).map(|(at, _)| at).collect();
-    for some in large.chunks(AHEAD) {
+    for some in large.chunks(LISTS_AHEAD) {
         // Lists that take more than one request are fetched one by one.
         let (short, long): (Vec<usize>, Vec<usize>) =
             some.iter().partition(|at| files[**at].1.div_ceil(PIECE) <= u64::from(MAX_PER_REQUEST));

@@ -27,7 +27,7 @@ use crate::store::StoreError;
 
 /// Interval at which the progress of a download is stored. 1 s: after a crash the progress that is shown before
 /// the part is checked is at most this old.
-const SAVE: Duration = Duration::from_secs(1);
+const SAVE_EVERY: Duration = Duration::from_secs(1);
 
 /// A download in the store, with the others of the same hash.
 #[derive(Debug, Serialize, Deserialize)]
@@ -77,7 +77,7 @@ impl DownloadRow {
         let mut rows = std::mem::take(&mut first.more);
         rows.insert(0, first);
         for row in &mut rows {
-            if row.done > 0 && !part::is_left(&row.path, hash) {
+            if row.done > 0 && !part::is_left_anywhere(&row.path, hash) {
                 row.done = 0;
             }
         }
@@ -109,7 +109,7 @@ impl DownloadRow {
             called: request.name.clone(),
             name: status.name,
             kind: status.kind,
-            done: entry.status.kept(),
+            done: entry.status.bytes_on_disk(),
             total: status.total,
         })
     }
@@ -134,11 +134,11 @@ impl DownloadRow {
         };
         let entry = DownloadEntry::new(request, true);
         entry.control().is_stored = true;
-        entry.status.called(self.name, self.kind);
-        entry.status.restored(self.done, self.total);
+        entry.status.show_name(self.name, self.kind);
+        entry.status.show_earlier_progress(self.done, self.total);
         if self.paused {
             entry.control().is_paused = true;
-            entry.status.state(DownloadState::Paused);
+            entry.status.show_state(DownloadState::Paused);
         }
         entry
     }
@@ -163,13 +163,13 @@ impl Inner {
         // All are entered before the first is at work: each writes a row for all of its hash.
         entries.iter().for_each(|entry| self.files.downloads.enter(entry));
         for entry in entries.iter().filter(|entry| !entry.control().is_paused) {
-            self.work_on(entry, false);
+            self.start_task(entry, false);
         }
         Ok(())
     }
 
     /// Writes a download to the store, as it is now, unless it ends with its handle.
-    pub(super) async fn keep(&self, entry: &DownloadEntry) -> Result<(), Error> {
+    pub(super) async fn save(&self, entry: &DownloadEntry) -> Result<(), Error> {
         if entry.request.is_foreground {
             return Ok(());
         }
@@ -179,14 +179,14 @@ impl Inner {
     }
 
     /// Writes a download to the store, and logs an error.
-    pub(super) async fn keep_or_warn(&self, entry: &DownloadEntry) {
-        if let Err(error) = self.keep(entry).await {
+    pub(super) async fn save_or_warn(&self, entry: &DownloadEntry) {
+        if let Err(error) = self.save(entry).await {
             tracing::warn!(%error, "can't note how far a download is");
         }
     }
 
     /// Removes a download from the store.
-    pub(super) async fn unkeep(&self, entry: &DownloadEntry) -> Result<(), Error> {
+    pub(super) async fn forget_saved(&self, entry: &DownloadEntry) -> Result<(), Error> {
         let was_stored = std::mem::take(&mut entry.control().is_stored);
         if was_stored { self.write_row(entry.request.hash).await } else { Ok(()) }
     }
@@ -215,7 +215,7 @@ impl Inner {
     }
 
     /// Stores the progress of a download now and then, until `over` is cancelled.
-    pub(super) async fn keep_progress(&self, entry: &DownloadEntry, over: &CancellationToken) {
+    pub(super) async fn save_progress(&self, entry: &DownloadEntry, over: &CancellationToken) {
         let mut saved = (None, 0);
         let mut watch = entry.status.watch();
         loop {
@@ -224,11 +224,11 @@ impl Inner {
             let is_news = now.state == DownloadState::Fetching && saved != (now.total, now.done);
             if is_news {
                 saved = (now.total, now.done);
-                self.keep_or_warn(entry).await;
+                self.save_or_warn(entry).await;
             }
             let pause = async {
                 if is_news {
-                    tokio::time::sleep(SAVE).await;
+                    tokio::time::sleep(SAVE_EVERY).await;
                     Ok(())
                 } else {
                     watch.changed().await

@@ -227,7 +227,7 @@ impl OwedRuns {
     }
 
     /// Notes whether anything is still owed.
-    fn settle(&self) {
+    fn note_if_none_owed(&self) {
         let runs = self.runs();
         // The lock is held, so that this does not hide a request that is sent meanwhile.
         if runs.is_empty() {
@@ -307,7 +307,7 @@ impl PieceReceiver<'_> {
 
     async fn receive(&mut self) -> Result<(), Error> {
         let source = self.source;
-        let input = match self.next().await? {
+        let input = match self.next_answer().await? {
             Answer::Held { first, bits } => Input::Holds { source, first, bits },
             Answer::Whole => Input::Whole(source),
             Answer::Sources(sources) => {
@@ -322,14 +322,14 @@ impl PieceReceiver<'_> {
                     self.batch = self.context.writer.batch();
                     self.begun = Instant::now();
                 }
-                let is_last = self.piece(index, len).await?;
+                let is_last = self.receive_piece(index, len).await?;
                 if is_last || self.is_full() {
                     self.flush().await?;
                 }
                 return Ok(());
             }
             Answer::Refused(refusal) => {
-                self.refused(refusal)?;
+                self.handle_refusal(refusal)?;
                 return self.flush().await;
             }
             _ => return Err(FetchError::Unexpected("pieces were requested").into()),
@@ -338,7 +338,7 @@ impl PieceReceiver<'_> {
     }
 
     /// Waits for the next answer. If it takes long, the pieces that have come are written meanwhile.
-    async fn next(&mut self) -> Result<Answer, Error> {
+    async fn next_answer(&mut self) -> Result<Answer, Error> {
         if self.batch.is_empty() {
             return Ok(self.answers.next().await?);
         }
@@ -364,7 +364,7 @@ impl PieceReceiver<'_> {
     }
 
     /// Receives one piece into the batch. Returns whether it was the last of its run.
-    async fn piece(&mut self, index: u64, len: u32) -> Result<bool, FetchError> {
+    async fn receive_piece(&mut self, index: u64, len: u32) -> Result<bool, FetchError> {
         let wrong = || FetchError::Unexpected("another piece was requested");
         let place = self.target.layout.position(index).ok_or_else(wrong)?;
         let is_last = {
@@ -387,13 +387,13 @@ impl PieceReceiver<'_> {
             self.batch.remove_last();
             return Err(error);
         }
-        self.owed.settle();
+        self.owed.note_if_none_owed();
         Ok(is_last)
     }
 
-    fn refused(&mut self, refusal: FileRefusal) -> Result<(), FetchError> {
+    fn handle_refusal(&mut self, refusal: FileRefusal) -> Result<(), FetchError> {
         let run = self.owed.runs().pop_front();
-        self.owed.settle();
+        self.owed.note_if_none_owed();
         match run {
             Some(run) if run.is_cancelled && refusal == FileRefusal::Cancelled => Ok(()),
             run if refusal == FileRefusal::Changed => {

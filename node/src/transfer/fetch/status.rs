@@ -93,7 +93,7 @@ impl DownloadState {
 pub(super) struct SharedStatus {
     status: watch::Sender<DownloadStatus>,
     /// Bytes that are on disk, as far as is known. While they are checked, `done` counts up from 0 again.
-    kept: Arc<AtomicU64>,
+    on_disk: Arc<AtomicU64>,
 }
 
 impl SharedStatus {
@@ -112,7 +112,7 @@ impl SharedStatus {
             error: None,
             left_out: 0,
         });
-        Self { status, kept: Arc::default() }
+        Self { status, on_disk: Arc::default() }
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<DownloadStatus> {
@@ -124,20 +124,20 @@ impl SharedStatus {
     }
 
     /// Returns the number of bytes on disk, as far as is known.
-    pub(super) fn kept(&self) -> u64 {
-        self.kept.load(Ordering::Relaxed)
+    pub(super) fn bytes_on_disk(&self) -> u64 {
+        self.on_disk.load(Ordering::Relaxed)
     }
 
-    fn set_kept(&self, bytes: u64) {
-        self.kept.store(bytes, Ordering::Relaxed);
+    fn set_bytes_on_disk(&self, bytes: u64) {
+        self.on_disk.store(bytes, Ordering::Relaxed);
     }
 
     /// Changes the state. A download that is not under way has no rate and no sources.
-    pub(super) fn state(&self, state: DownloadState) {
+    pub(super) fn show_state(&self, state: DownloadState) {
         self.status.send_modify(|status| {
             if status.state == DownloadState::Checking {
                 // The check did not finish, so its count is not the number of bytes on disk.
-                status.done = self.kept();
+                status.done = self.bytes_on_disk();
             }
             status.state = state;
             if !state.is_under_way() {
@@ -150,40 +150,40 @@ impl SharedStatus {
     }
 
     /// Shows that the download has failed.
-    pub(super) fn failed(&self, error: String) {
-        self.state(DownloadState::Failed);
+    pub(super) fn show_failed(&self, error: String) {
+        self.show_state(DownloadState::Failed);
         self.status.send_modify(|status| status.error = Some(error));
     }
 
     /// Shows that the part is no longer on disk.
-    pub(super) fn lost(&self) {
-        self.set_kept(0);
+    pub(super) fn show_part_lost(&self) {
+        self.set_bytes_on_disk(0);
         self.status.send_modify(|status| (status.done, status.kept) = (0, false));
     }
 
     /// Shows that an earlier fetch has left a part.
-    pub(super) fn has_part(&self) {
+    pub(super) fn show_part(&self) {
         self.status.send_modify(|status| status.kept = true);
     }
 
     /// Shows that the content is at `path`, without `left_out` files that could not be written to this disk.
-    pub(super) fn placed(&self, path: PathBuf, left_out: usize) {
+    pub(super) fn show_placed(&self, path: PathBuf, left_out: usize) {
         self.status.send_modify(|status| {
             (status.path, status.left_out, status.kept) = (Some(path), left_out, false);
         });
-        self.state(DownloadState::Done);
+        self.show_state(DownloadState::Done);
     }
 
     /// Shows the progress of an earlier run.
-    pub(super) fn restored(&self, done: u64, total: Option<u64>) {
-        self.set_kept(done);
+    pub(super) fn show_earlier_progress(&self, done: u64, total: Option<u64>) {
+        self.set_bytes_on_disk(done);
         self.status.send_modify(|status| {
             (status.done, status.kept, status.total) = (done, done > 0, total);
         });
     }
 
     /// Shows whether a source is being tried, until the content is known.
-    pub(super) fn seeking(&self, is_trying: bool) {
+    pub(super) fn show_search(&self, is_trying: bool) {
         use DownloadState::{Finding, Waiting};
         let state = if is_trying { Finding } else { Waiting };
         self.status.send_if_modified(|status| {
@@ -197,12 +197,12 @@ impl SharedStatus {
     }
 
     /// Shows the name and kind, as far as they are known.
-    pub(super) fn called(&self, name: Option<FileName>, kind: Option<FileKind>) {
+    pub(super) fn show_name(&self, name: Option<FileName>, kind: Option<FileKind>) {
         self.status.send_modify(|status| (status.name, status.kind) = (name, kind));
     }
 
     /// Shows that a check of `total` bytes begins.
-    pub(super) fn checking(&self, total: u64) {
+    pub(super) fn show_check(&self, total: u64) {
         self.status.send_if_modified(|status| {
             // A check that still runs does not show after the user has paused the download.
             let is_wanted = status.state.is_under_way();
@@ -215,13 +215,13 @@ impl SharedStatus {
     }
 
     /// Adds bytes that the check has found.
-    pub(super) fn checked(&self, bytes: u64) {
+    pub(super) fn add_checked(&self, bytes: u64) {
         self.status.send_modify(|status| status.done = status.done.saturating_add(bytes));
     }
 
     /// Shows that pieces are being fetched to `path`.
-    pub(super) fn fetching(&self, path: &Path, meter: &TransferMeter) {
-        self.set_kept(meter.done());
+    pub(super) fn show_fetch(&self, path: &Path, meter: &TransferMeter) {
+        self.set_bytes_on_disk(meter.done());
         self.status.send_modify(|status| {
             status.state = DownloadState::Fetching;
             status.path = Some(path.to_owned());
@@ -231,8 +231,8 @@ impl SharedStatus {
     }
 
     /// Shows the progress and the rate.
-    pub(super) fn progress(&self, meter: &TransferMeter) {
-        self.set_kept(meter.done());
+    pub(super) fn show_progress(&self, meter: &TransferMeter) {
+        self.set_bytes_on_disk(meter.done());
         self.status.send_modify(|status| {
             (status.done, status.rate) = (meter.done(), meter.rate());
             status.kept = meter.done() > 0;
@@ -240,14 +240,14 @@ impl SharedStatus {
     }
 
     /// Shows the rate if it has changed.
-    pub(super) fn rate(&self, meter: &TransferMeter) {
+    pub(super) fn show_rate(&self, meter: &TransferMeter) {
         self.status.send_if_modified(|status| {
             std::mem::replace(&mut status.rate, meter.rate()) != meter.rate()
         });
     }
 
     /// Shows the number of sources if it has changed.
-    pub(super) fn sources(&self, sources: usize) {
+    pub(super) fn show_sources(&self, sources: usize) {
         self.status.send_if_modified(|status| {
             let changed = status.sources != sources;
             status.sources = sources;

@@ -16,13 +16,13 @@ use peerkit_proto::files::{
 };
 use peerkit_proto::id::Hash;
 
-use self::folder::{Folder, MadeFolders};
+use self::folder::{CreatedFolders, Folder};
 
 use super::disk_check::DiskCheck;
 use super::error::FetchError;
 use super::fetch_request::FetchRequest;
 use super::part::DownloadPart;
-use super::place::{Goal, candidates, check_merge, place_file, place_folder, rules_below};
+use super::place::{TargetPath, candidates, check_merge, place_file, place_folder, rules_below};
 use super::prove::{Proven, ProvenContent};
 use super::writer::PieceBatch;
 use crate::disk::{read_exact_at, space, write_all_at};
@@ -54,7 +54,7 @@ pub(super) struct DownloadTarget {
     /// The part was checked, so `written` is complete.
     is_checked: AtomicBool,
     /// Dropped after the content and its part.
-    _made: MadeFolders,
+    _created: CreatedFolders,
 }
 
 /// The files that pieces are read from and written to.
@@ -69,7 +69,7 @@ enum TargetContent {
 enum Storage {
     Part(DownloadPart),
     /// The whole content was found here.
-    There(PathBuf),
+    Found(PathBuf),
 }
 
 impl Drop for DownloadTarget {
@@ -97,8 +97,8 @@ impl DownloadTarget {
     ) -> Result<(Self, PieceSet), FetchError> {
         let Proven { description, content } = proven;
         let name = request.name.as_ref().unwrap_or(&description.name).clone();
-        let made = MadeFolders::before(&request.to);
-        let Goal { path, fault } = request.to.resolve(&name, request.overwrite)?;
+        let made = CreatedFolders::before(&request.to);
+        let TargetPath { path, fault } = request.to.resolve(&name, request.overwrite)?;
         let layout = Arc::new(match &content {
             ProvenContent::File { list } => Layout::file(list.size())?,
             ProvenContent::Folder { manifest, .. } => Layout::folder(manifest),
@@ -117,13 +117,13 @@ impl DownloadTarget {
             written: Mutex::new(PieceSet::of_count(layout.count())?),
             layout,
             is_checked: AtomicBool::new(is_new),
-            _made: made,
+            _created: made,
         };
         checking.begin(target.total);
-        let held = target.find(checking)?;
+        let held = target.find_held(checking)?;
         target.written().clone_from(&held);
         target.is_checked.store(true, Ordering::Release);
-        target.make_room(&held)?;
+        target.reserve_room(&held)?;
         Ok((target, held))
     }
 
@@ -160,7 +160,7 @@ impl DownloadTarget {
     ///
     /// # Errors
     /// If a piece is wrong or can't be written. The pieces before it were written.
-    pub(super) fn keep(&self, batch: &PieceBatch) -> Result<(), FetchError> {
+    pub(super) fn verify_and_write(&self, batch: &PieceBatch) -> Result<(), FetchError> {
         for (piece, bytes) in batch.iter() {
             let place = self.layout.position(piece).ok_or(FetchError::Unfinished)?;
             self.content.verify(&place, bytes).map_err(|error| self.within(&place, error))?;
@@ -212,7 +212,7 @@ impl DownloadTarget {
     /// `partial`.
     pub(super) fn place(&self, overwrite: bool, partial: &Partial) -> Result<PathBuf, FetchError> {
         let part = match &self.storage {
-            Storage::There(path) => return Ok(path.clone()),
+            Storage::Found(path) => return Ok(path.clone()),
             Storage::Part(part) => part,
         };
         match &self.content {
@@ -230,7 +230,7 @@ impl DownloadTarget {
     fn part(&self) -> Option<&DownloadPart> {
         match &self.storage {
             Storage::Part(part) => Some(part),
-            Storage::There(_) => None,
+            Storage::Found(_) => None,
         }
     }
 
@@ -242,7 +242,7 @@ impl DownloadTarget {
     }
 
     /// Finds the pieces that are there.
-    fn find(&self, checking: &DiskCheck) -> Result<PieceSet, FetchError> {
+    fn find_held(&self, checking: &DiskCheck) -> Result<PieceSet, FetchError> {
         let mut held = PieceSet::of_count(self.layout.count())?;
         match (self.part(), &self.content) {
             (None, _) => {
@@ -261,15 +261,15 @@ impl DownloadTarget {
                     let files = folder.files.path();
                     folder.plan.sweep(files, None).map_err(disk(files))?;
                 }
-                folder.make_folders()?;
-                self.take_up(folder, part.is_new(), &mut held, checking)?;
+                folder.create_folders()?;
+                self.check_folder_files(folder, part.is_new(), &mut held, checking)?;
             }
         }
         Ok(held)
     }
 
     /// Reserves room for the pieces that are not `held`, or checks that there is room.
-    fn make_room(&self, held: &PieceSet) -> Result<(), FetchError> {
+    fn reserve_room(&self, held: &PieceSet) -> Result<(), FetchError> {
         let Some(part) = self.part() else { return Ok(()) };
         let (made, needed) = match &self.content {
             TargetContent::File { file, list } => {
@@ -289,7 +289,7 @@ impl DownloadTarget {
 
     /// Checks the files that an earlier download has left in a folder. Removes wrong ones, and creates empty
     /// ones.
-    fn take_up(
+    fn check_folder_files(
         &self,
         folder: &Folder,
         is_new: bool,
@@ -320,7 +320,7 @@ impl DownloadTarget {
                     if pieces.clone().any(|piece| held.contains(piece))
                         || (size == 0 && found.len() == 0)
                     {
-                        folder.note_made(file);
+                        folder.note_created(file);
                         continue;
                     }
                     // Nothing in it is right. It may be the file of another name, where case does not matter.
@@ -352,7 +352,7 @@ impl DownloadTarget {
     ) -> Result<(), FetchError> {
         let look =
             |piece, buffer: &mut Vec<u8>| self.content.check(&self.layout.position(piece)?, buffer);
-        for piece in checking.good(pieces, look)? {
+        for piece in checking.good_pieces(pieces, look)? {
             held.insert(piece);
         }
         Ok(())
@@ -483,7 +483,7 @@ fn find_whole(
         checking.begin(content.total());
         let look = |piece, buffer: &mut Vec<u8>| content.check(&layout.position(piece)?, buffer);
         if checking.all_good(layout.count(), look)? {
-            return Ok(Some((content, Storage::There(path))));
+            return Ok(Some((content, Storage::Found(path))));
         }
     }
     Ok(None)

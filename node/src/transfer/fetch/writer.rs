@@ -15,10 +15,10 @@ use crate::blocking::cores;
 use crate::lock::lock;
 
 /// Batches of one fetch that are being written, or wait for it. Each has about two pieces.
-const BATCHES: usize = 8;
+const MAX_BATCHES: usize = 8;
 
 /// Most threads that write the files of one folder.
-const THREADS: usize = 8;
+const MAX_THREADS: usize = 8;
 
 /// Writes the batches of one fetch, from all its sources.
 #[derive(Debug)]
@@ -63,8 +63,8 @@ impl PieceWriter {
     pub(super) fn new(reports: mpsc::Sender<SourceReport>) -> Self {
         Self {
             queue: Mutex::default(),
-            permits: Arc::new(Semaphore::new(BATCHES)),
-            threads: cores(THREADS),
+            permits: Arc::new(Semaphore::new(MAX_BATCHES)),
+            threads: cores(MAX_THREADS),
             spare: Mutex::default(),
             reports,
         }
@@ -79,13 +79,13 @@ impl PieceWriter {
     }
 
     /// Keeps [`finished`](Self::finished) waiting until the permit is dropped.
-    pub(super) async fn busy(&self) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.permits).acquire_owned().await.ok()
     }
 
     /// Waits until everything is written.
     pub(super) async fn finished(&self) {
-        let _ = self.permits.acquire_many(BATCHES as u32).await;
+        let _ = self.permits.acquire_many(MAX_BATCHES as u32).await;
     }
 
     /// Has a batch of `source` verified and written, once there is room for it. The result is reported.
@@ -98,7 +98,7 @@ impl PieceWriter {
         source: SourceId,
         batch: PieceBatch,
     ) -> Result<(), FetchError> {
-        let permit = self.busy().await.ok_or(FetchError::Stopped)?;
+        let permit = self.permit().await.ok_or(FetchError::Stopped)?;
         let target = Arc::clone(target);
         // The system lets one thread at a time write to a file. More threads would only wait, and keep a
         // processor busy with it.
@@ -124,7 +124,7 @@ impl PieceWriter {
     fn write_now(&self, queued: QueuedBatch) {
         // The permit is dropped last. A task that waits for it may open the same part again.
         let QueuedBatch { _permit, target, source, batch } = queued;
-        let report = match target.keep(&batch) {
+        let report = match target.verify_and_write(&batch) {
             Ok(()) => {
                 let pieces = batch.pieces.iter().map(|(piece, _)| *piece).collect();
                 SourceReport::Input(Input::Stored { source, pieces })

@@ -36,7 +36,7 @@ struct FollowerTable {
 #[derive(Debug, Default)]
 struct Swarm {
     /// The followers that are named to others.
-    named: Vec<NamedFollower>,
+    announced: Vec<AnnouncedFollower>,
     /// Changes whenever a follower is added to them.
     changes: watch::Sender<()>,
     /// Number of [`Follower`]s.
@@ -46,7 +46,7 @@ struct Swarm {
 }
 
 #[derive(Debug)]
-struct NamedFollower {
+struct AnnouncedFollower {
     number: u64,
     id: NodeId,
     addresses: Vec<Address>,
@@ -61,7 +61,7 @@ pub(super) struct Follower {
     /// Its number, if it is named to others: it gave addresses, and there was room.
     number: Option<u64>,
     /// Followers up to this number were named to it.
-    named: u64,
+    announced_up_to: u64,
     /// A full seed's observations of how it fetches from the others.
     requester: Requester,
 }
@@ -71,7 +71,7 @@ impl Followers {
     /// receiver changes whenever there may be others to name to it.
     ///
     /// A node is named once for each hash, with its last addresses.
-    pub(super) fn enter(
+    pub(super) fn add(
         &self,
         hash: Hash,
         id: NodeId,
@@ -81,38 +81,41 @@ impl Followers {
         let FollowerTable { swarms, count, last } = &mut *table;
         let swarm = swarms.entry(hash).or_default();
         swarm.handles += 1;
-        let before = swarm.named.len();
+        let before = swarm.announced.len();
         // A node that follows on another stream too is named with its latest addresses only.
-        swarm.named.retain(|known| known.id != id);
-        *count -= before - swarm.named.len();
+        swarm.announced.retain(|known| known.id != id);
+        *count -= before - swarm.announced.len();
         let mut changes = swarm.changes.subscribe();
-        if !swarm.named.is_empty() {
+        if !swarm.announced.is_empty() {
             // There are others to name at once.
             changes.mark_changed();
         }
-        let addresses = usable(addresses);
-        let has_room = swarm.named.len() < MAX_OF_HASH && *count < MAX_FOLLOWERS;
+        let addresses = dialable(addresses);
+        let has_room = swarm.announced.len() < MAX_OF_HASH && *count < MAX_FOLLOWERS;
         let number = (!addresses.is_empty() && has_room).then(|| {
             *last += 1;
             *count += 1;
-            swarm.named.push(NamedFollower { number: *last, id, addresses });
+            swarm.announced.push(AnnouncedFollower { number: *last, id, addresses });
             swarm.changes.send_replace(());
             *last
         });
         let requester = Requester::default();
-        (Follower { followers: self.clone(), hash, id, number, named: 0, requester }, changes)
+        (
+            Follower { followers: self.clone(), hash, id, number, announced_up_to: 0, requester },
+            changes,
+        )
     }
 }
 
 impl Follower {
     /// Returns the other followers that were not named to it before: at most [`MAX_SOURCES`], at random if
     /// there are more.
-    pub(super) fn others(&mut self) -> Vec<(NodeId, Vec<Address>)> {
+    pub(super) fn new_others(&mut self) -> Vec<(NodeId, Vec<Address>)> {
         let table = lock(&self.followers.0);
-        let before = std::mem::replace(&mut self.named, table.last);
+        let before = std::mem::replace(&mut self.announced_up_to, table.last);
         let Some(swarm) = table.swarms.get(&self.hash) else { return Vec::new() };
-        let is_new = |known: &&NamedFollower| known.number > before && known.id != self.id;
-        let mut new: Vec<&NamedFollower> = swarm.named.iter().filter(is_new).collect();
+        let is_new = |known: &&AnnouncedFollower| known.number > before && known.id != self.id;
+        let mut new: Vec<&AnnouncedFollower> = swarm.announced.iter().filter(is_new).collect();
         shuffle(&mut new);
         new.into_iter().take(MAX_SOURCES).map(|new| (new.id, new.addresses.clone())).collect()
     }
@@ -127,21 +130,21 @@ impl Follower {
     }
 
     /// Returns whether all of these pieces were sent to followers that are named to others.
-    pub(super) fn are_elsewhere(&self, pieces: Range<u64>) -> bool {
+    pub(super) fn were_sent_to_followers(&self, pieces: Range<u64>) -> bool {
         let table = lock(&self.followers.0);
         table.swarms.get(&self.hash).is_some_and(|swarm| swarm.seeding.has_sent(pieces))
     }
 
     /// Returns whether to serve it now, after it has waited this long for pieces that other followers have.
-    pub(super) fn is_served(&mut self, waited: Duration) -> bool {
+    pub(super) fn is_wait_over(&mut self, waited: Duration) -> bool {
         let mut table = lock(&self.followers.0);
         let Some(swarm) = table.swarms.get_mut(&self.hash) else { return true };
-        let others = swarm.named.iter().filter(|known| known.id != self.id).count();
+        let others = swarm.announced.iter().filter(|known| known.id != self.id).count();
         swarm.seeding.serves(&mut self.requester, waited, others)
     }
 
     /// Notes that it has found with other followers what it waited for.
-    pub(super) fn found(&mut self, waited: Duration) {
+    pub(super) fn found_elsewhere(&mut self, waited: Duration) {
         let mut table = lock(&self.followers.0);
         if let Some(swarm) = table.swarms.get_mut(&self.hash) {
             swarm.seeding.found(&mut self.requester, waited);
@@ -154,26 +157,26 @@ impl Drop for Follower {
         let mut table = lock(&self.followers.0);
         let FollowerTable { swarms, count, .. } = &mut *table;
         let Some(swarm) = swarms.get_mut(&self.hash) else { return };
-        let before = swarm.named.len();
+        let before = swarm.announced.len();
         // If another stream of the node has taken its place, that one stays named.
-        swarm.named.retain(|known| Some(known.number) != self.number);
-        *count -= before - swarm.named.len();
+        swarm.announced.retain(|known| Some(known.number) != self.number);
+        *count -= before - swarm.announced.len();
         swarm.handles -= 1;
         if swarm.handles == 0 {
-            *count -= swarm.named.len();
+            *count -= swarm.announced.len();
             swarms.remove(&self.hash);
         }
     }
 }
 
 /// Returns the addresses that can be dialled, without identities: those could be another node's.
-fn usable(addresses: Vec<Address>) -> Vec<Address> {
-    let leads = |address: &Address| {
+fn dialable(addresses: Vec<Address>) -> Vec<Address> {
+    let is_dialable = |address: &Address| {
         address.port != 0
             && !address.host.is_empty()
             && address.socket().is_none_or(|socket| !socket.ip().is_unspecified())
     };
-    addresses.into_iter().filter(leads).map(Address::without_id).collect()
+    addresses.into_iter().filter(is_dialable).map(Address::without_id).collect()
 }
 
 /// Moves as many items to the front, at random, as are named at once. They stay in order if the system has no
@@ -213,20 +216,20 @@ mod tests {
     fn each_follower_learns_of_the_others_once() {
         let followers = Followers::default();
         let hash = Hash::of(b"x");
-        let (mut ann, updates) = followers.enter(hash, node(1), at("192.0.2.1:1"));
-        assert!(!ann.others().iter().any(|(id, _)| *id == node(1)));
-        let (mut bob, news) = followers.enter(hash, node(2), at("192.0.2.2:2"));
+        let (mut ann, updates) = followers.add(hash, node(1), at("192.0.2.1:1"));
+        assert!(!ann.new_others().iter().any(|(id, _)| *id == node(1)));
+        let (mut bob, news) = followers.add(hash, node(2), at("192.0.2.2:2"));
         assert!(news.has_changed().unwrap() && updates.has_changed().unwrap());
-        assert_eq!(bob.others(), [(node(1), at("192.0.2.1:1"))]);
-        assert_eq!(ann.others(), [(node(2), at("192.0.2.2:2"))]);
-        assert_eq!((ann.others().len(), bob.others().len()), (0, 0));
+        assert_eq!(bob.new_others(), [(node(1), at("192.0.2.1:1"))]);
+        assert_eq!(ann.new_others(), [(node(2), at("192.0.2.2:2"))]);
+        assert_eq!((ann.new_others().len(), bob.new_others().len()), (0, 0));
         // Another stream of a node, from elsewhere, takes the place of the first.
-        let (again, _) = followers.enter(hash, node(1), at("192.0.2.9:9"));
+        let (again, _) = followers.add(hash, node(1), at("192.0.2.9:9"));
         drop(ann);
-        assert_eq!(bob.others(), [(node(1), at("192.0.2.9:9"))]);
+        assert_eq!(bob.new_others(), [(node(1), at("192.0.2.9:9"))]);
         // Followers of another hash are not named.
-        let (mut eve, _) = followers.enter(Hash::of(b"y"), node(3), at("192.0.2.3:3"));
-        assert!(eve.others().is_empty() && bob.others().is_empty());
+        let (mut eve, _) = followers.add(Hash::of(b"y"), node(3), at("192.0.2.3:3"));
+        assert!(eve.new_others().is_empty() && bob.new_others().is_empty());
         drop((again, bob, eve));
         assert!(is_empty(&followers));
     }
@@ -236,11 +239,11 @@ mod tests {
         let followers = Followers::default();
         let hash = Hash::of(b"x");
         let given = vec!["0.0.0.0:1".parse().unwrap(), "[::]:1".parse().unwrap()];
-        let (ann, _) = followers.enter(hash, node(1), given);
+        let (ann, _) = followers.add(hash, node(1), given);
         let named: Address = "192.0.2.2:2".parse().unwrap();
-        let (bob, _) = followers.enter(hash, node(2), vec![named.clone().with_id(node(9))]);
-        let (mut eve, _) = followers.enter(hash, node(3), Vec::new());
-        assert_eq!(eve.others(), [(node(2), vec![named])]);
+        let (bob, _) = followers.add(hash, node(2), vec![named.clone().with_id(node(9))]);
+        let (mut eve, _) = followers.add(hash, node(3), Vec::new());
+        assert_eq!(eve.new_others(), [(node(2), vec![named])]);
         drop((ann, bob, eve));
         assert!(is_empty(&followers));
     }
@@ -250,13 +253,13 @@ mod tests {
         let followers = Followers::default();
         let hash = |n: u16| Hash::of(&(n / 300).to_le_bytes());
         let mut held: Vec<_> =
-            (0..6000).map(|n| followers.enter(hash(n), node(n), at("192.0.2.1:1")).0).collect();
+            (0..6000).map(|n| followers.add(hash(n), node(n), at("192.0.2.1:1")).0).collect();
         {
             let table = lock(&followers.0);
             assert_eq!(table.count, MAX_FOLLOWERS);
-            assert!(table.swarms.values().all(|swarm| swarm.named.len() <= MAX_OF_HASH));
+            assert!(table.swarms.values().all(|swarm| swarm.announced.len() <= MAX_OF_HASH));
         }
-        let others = held[0].others();
+        let others = held[0].new_others();
         assert_eq!(others.len(), MAX_SOURCES);
         let mut ids: Vec<_> = others.iter().map(|(id, _)| *id).collect();
         ids.sort();

@@ -20,7 +20,7 @@ use super::piece_reader::{Caller, PieceRun};
 use crate::transfer::partial::Partial;
 
 /// Interval at which added pieces are reported. 20 ms: a follower that waits for a piece hardly notices it.
-const GATHER: Duration = Duration::from_millis(20);
+const PIECES_EVERY: Duration = Duration::from_millis(20);
 
 /// Interval at which other followers are named.
 const SOURCES_EVERY: Duration = Duration::from_secs(1);
@@ -40,14 +40,14 @@ pub(super) struct Following(Option<Followed>);
 struct Followed {
     hash: Hash,
     /// If true, the followed pieces are those of a folder's files.
-    tree: bool,
+    is_tree: bool,
     /// The content, as long as this node has not all of it.
-    growing: Option<Growing>,
+    growing: Option<GrowingContent>,
     others: Option<(Debounced, Follower)>,
 }
 
 #[derive(Debug)]
-struct Growing {
+struct GrowingContent {
     updates: Debounced,
     partial: Arc<Partial>,
     /// The position in its [`added`](Partial::added) of the pieces that were not reported yet.
@@ -82,24 +82,24 @@ impl Following {
         let (growing, answer) = match partial {
             None => (None, Answer::Whole.encode()),
             Some(partial) => {
-                let updates = Debounced::new(partial.updates(), GATHER);
+                let updates = Debounced::new(partial.updates(), PIECES_EVERY);
                 let (pieces, reported) = partial.held();
-                (Some(Growing { updates, partial, reported }), held(&pieces))
+                (Some(GrowingContent { updates, partial, reported }), encode_held(&pieces))
             }
         };
         // The nodes that it is shared with are not named to each other.
         let others = (description.access != AccessKind::Nodes).then(|| {
-            let (follower, updates) = server.followers.enter(hash, caller.id, addresses);
+            let (follower, updates) = server.followers.add(hash, caller.id, addresses);
             (Debounced::new(updates, SOURCES_EVERY), follower)
         });
-        let tree = description.kind == FileKind::Folder;
-        self.0 = Some(Followed { hash, tree, growing, others });
+        let is_tree = description.kind == FileKind::Folder;
+        self.0 = Some(Followed { hash, is_tree, growing, others });
         answer
     }
 
     /// Notes that the pieces that `run` has just read are sent.
     pub(super) fn sent(&mut self, run: &PieceRun) {
-        if let Some(follower) = self.follower(run) {
+        if let Some(follower) = self.follower_of(run) {
             follower.sent(run.batch.clone());
         }
     }
@@ -107,15 +107,15 @@ impl Following {
     /// Returns the follower if it should wait for the pieces that `run` has just read, because they were
     /// sent to other followers already. Only a node that has everything holds pieces back: followers turn
     /// to the nodes that have a part, so those serve them at once.
-    pub(super) fn held_back(&mut self, run: &PieceRun) -> Option<&mut Follower> {
+    pub(super) fn follower_to_hold_back(&mut self, run: &PieceRun) -> Option<&mut Follower> {
         let is_whole = self.0.as_ref().is_some_and(|followed| followed.growing.is_none());
-        let follower = self.follower(run).filter(|_| is_whole)?;
-        follower.are_elsewhere(run.batch.clone()).then_some(follower)
+        let follower = self.follower_of(run).filter(|_| is_whole)?;
+        follower.were_sent_to_followers(run.batch.clone()).then_some(follower)
     }
 
-    fn follower(&mut self, run: &PieceRun) -> Option<&mut Follower> {
+    fn follower_of(&mut self, run: &PieceRun) -> Option<&mut Follower> {
         let followed = self.0.as_mut()?;
-        let is_followed = (followed.hash, followed.tree) == (run.hash, run.tree);
+        let is_followed = (followed.hash, followed.is_tree) == (run.hash, run.is_tree);
         followed.others.as_mut().filter(|_| is_followed).map(|(_, follower)| follower)
     }
 
@@ -140,7 +140,7 @@ impl Following {
             growing.updates.sent();
             // Read before the pieces, so that none is missed that was added before the end.
             let ended = growing.partial.has_ended();
-            growing.tell(&mut out);
+            growing.encode_added(&mut out);
             if ended {
                 followed.growing = None;
                 // The finished download is shared now.
@@ -152,7 +152,7 @@ impl Following {
         if let Some((updates, follower)) = &mut followed.others
             && updates.is_due()
         {
-            let others = follower.others();
+            let others = follower.new_others();
             if others.is_empty() {
                 // The update was about this follower itself.
                 updates.clear();
@@ -206,9 +206,9 @@ impl Debounced {
     }
 }
 
-impl Growing {
+impl GrowingContent {
     /// Tells the pieces that were added since the last time. One answer has those that are near each other.
-    fn tell(&mut self, out: &mut Vec<u8>) {
+    fn encode_added(&mut self, out: &mut Vec<u8>) {
         let (mut added, reported) = self.partial.added(self.reported);
         self.reported = reported;
         added.sort_by_key(|pieces| pieces.start);
@@ -237,7 +237,7 @@ impl Growing {
 }
 
 /// Encodes all pieces that are there, in one answer at least.
-fn held(pieces: &PieceSet) -> Vec<u8> {
+fn encode_held(pieces: &PieceSet) -> Vec<u8> {
     let mut out = Vec::new();
     for first in (0..pieces.count()).step_by(8 * MAX_BITS) {
         let bits = pieces.bits(first, MAX_BITS);

@@ -23,7 +23,7 @@ const MAX_BATCH: usize = 256;
 
 /// Bytes that are read together if they are in memory already. 256 KiB: together with their encrypted form
 /// they stay in a processor's second cache until they are sent.
-const PART: usize = 256 << 10;
+const CACHED_PART: usize = 256 << 10;
 
 /// The node that requests, and the proof that it has presented.
 #[derive(Debug, Clone)]
@@ -41,7 +41,7 @@ pub(super) struct PieceRun {
     pub(super) number: u64,
     pub(super) hash: Hash,
     /// If true, they are those of a folder's files.
-    pub(super) tree: bool,
+    pub(super) is_tree: bool,
     pub(super) next: u64,
     pub(super) count: u16,
     /// Bytes of the next piece that were read already. The rest of it goes out before anything else.
@@ -54,9 +54,9 @@ pub(super) struct PieceRun {
 
 impl PieceRun {
     /// Returns the run of a request for `count` pieces from `first` on.
-    pub(super) fn new(number: u64, hash: Hash, tree: bool, (first, count): (u64, u16)) -> Self {
+    pub(super) fn new(number: u64, hash: Hash, is_tree: bool, (first, count): (u64, u16)) -> Self {
         let batch = first..first;
-        Self { number, hash, tree, next: first, count, read: 0, batch, is_rest: false }
+        Self { number, hash, is_tree, next: first, count, read: 0, batch, is_rest: false }
     }
 
     /// Returns whether it has ended within a piece, because the file was changed.
@@ -154,13 +154,18 @@ impl FileServer {
         caller: &Caller,
     ) -> Option<ChangedShare> {
         let asker = caller.asker();
-        let served = self.shares.served(hash, file, &asker);
+        let served = self.shares.as_changed(hash, file, &asker);
         served.or_else(|| self.shares.changed(hash, &asker))
     }
 
-    fn open(&self, hash: &Hash, tree: bool, caller: &Caller) -> Result<OpenContent, FileRefusal> {
+    fn open(
+        &self,
+        hash: &Hash,
+        is_tree: bool,
+        caller: &Caller,
+    ) -> Result<OpenContent, FileRefusal> {
         if self.shares(hash, caller) {
-            if !tree {
+            if !is_tree {
                 return self.shares.open(hash, &caller.asker()).map(OpenContent::Share);
             }
             let open = self.shares.open_tree(hash, &caller.asker())?;
@@ -168,7 +173,7 @@ impl FileServer {
             return Ok(OpenContent::Tree(open, layout.ok_or(FileRefusal::NotFound)?));
         }
         let partial = self.partial(hash, caller).ok_or_else(|| self.missing(hash, caller))?;
-        match (partial.manifest(), tree) {
+        match (partial.manifest(), is_tree) {
             (Some((bytes, list)), false) => {
                 Ok(OpenContent::Share(OpenShare::memory(bytes, list.as_ref().clone())))
             }
@@ -242,7 +247,7 @@ impl PieceReader {
         match self.find_values(hash, first, count) {
             Ok(values) => Answer::Pieces { first, values },
             Err(refusal) => {
-                self.note(refusal, &hash, None);
+                self.note_change(refusal, &hash, None);
                 Answer::Refused(refusal)
             }
         }
@@ -273,9 +278,9 @@ impl PieceReader {
         run.batch = first..run.next;
         if let Err(refusal) = read {
             // Found before the folder is closed, as its layout is dropped with it.
-            let source = self.slot(run.tree).take();
+            let source = self.slot(run.is_tree).take();
             let file = source.and_then(|(_, source)| source.file(run.next));
-            self.note(refusal, &run.hash, file);
+            self.note_change(refusal, &run.hash, file);
             tracing::debug!(hash = %run.hash, first, %refusal, "pieces are not served");
             run.count = 0;
             batch.put(&Answer::Refused(refusal));
@@ -283,7 +288,7 @@ impl PieceReader {
     }
 
     /// Notes content that was refused because it was changed.
-    fn note(&mut self, refusal: FileRefusal, hash: &Hash, file: Option<usize>) {
+    fn note_change(&mut self, refusal: FileRefusal, hash: &Hash, file: Option<usize>) {
         if refusal == FileRefusal::Changed {
             self.changed = self.server.changed(hash, file, &self.caller);
         }
@@ -294,7 +299,7 @@ impl PieceReader {
         run: &mut PieceRun,
         batch: &mut AnswerBuffer,
     ) -> Result<(), FileRefusal> {
-        let source = self.opened(run.hash, run.tree)?;
+        let source = self.opened(run.hash, run.is_tree)?;
         if !source.has(run) {
             return Err(FileRefusal::BadRequest);
         }
@@ -316,15 +321,15 @@ impl PieceReader {
     /// Reads a part of the next piece of `run` into `batch` if it is in memory, without waiting for the
     /// disk. Returns whether it did. If not, [`read`](Self::read) has to read it, and to find out whether
     /// it is to be refused.
-    pub(super) fn read_at_once(&mut self, run: &mut PieceRun, batch: &mut AnswerBuffer) -> bool {
+    pub(super) fn read_cached(&mut self, run: &mut PieceRun, batch: &mut AnswerBuffer) -> bool {
         let Some((hash, source)) = &self.file else { return false };
         let OpenContent::Share(share) = source else { return false };
-        let is_open = !run.tree && *hash == run.hash && self.server.shares(hash, &self.caller);
+        let is_open = !run.is_tree && *hash == run.hash && self.server.shares(hash, &self.caller);
         let Some(len) = source.len(run.next).filter(|_| is_open && source.has(run)) else {
             return false;
         };
-        let read = |out: &mut [u8]| share.read_at_once(run.next, run.read, out).ok_or(());
-        let part = PART.min(len.saturating_sub(run.read));
+        let read = |out: &mut [u8]| share.read_cached(run.next, run.read, out).ok_or(());
+        let part = CACHED_PART.min(len.saturating_sub(run.read));
         let Ok(read) = batch.put_part(run, len, part, read) else { return false };
         run.batch = run.next..run.next.saturating_add(1);
         run.is_rest = run.read > 0;
@@ -334,12 +339,12 @@ impl PieceReader {
     }
 
     /// Opens the content with this hash. It stays open as long as it is served.
-    fn opened(&mut self, hash: Hash, tree: bool) -> Result<&mut OpenContent, FileRefusal> {
-        let source = match self.slot(tree).take() {
+    fn opened(&mut self, hash: Hash, is_tree: bool) -> Result<&mut OpenContent, FileRefusal> {
+        let source = match self.slot(is_tree).take() {
             Some((open, source)) if open == hash && self.serves(&hash, &source) => source,
-            _ => self.server.open(&hash, tree, &self.caller)?,
+            _ => self.server.open(&hash, is_tree, &self.caller)?,
         };
-        Ok(&mut self.slot(tree).insert((hash, source)).1)
+        Ok(&mut self.slot(is_tree).insert((hash, source)).1)
     }
 
     fn serves(&self, hash: &Hash, source: &OpenContent) -> bool {
@@ -349,8 +354,8 @@ impl PieceReader {
         }
     }
 
-    fn slot(&mut self, tree: bool) -> &mut Option<(Hash, OpenContent)> {
-        if tree { &mut self.tree } else { &mut self.file }
+    fn slot(&mut self, is_tree: bool) -> &mut Option<(Hash, OpenContent)> {
+        if is_tree { &mut self.tree } else { &mut self.file }
     }
 }
 

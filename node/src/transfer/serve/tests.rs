@@ -36,7 +36,7 @@ fn node(n: u8) -> NodeId {
     NodeId::from_bytes([n; 32])
 }
 
-fn serving() -> FileServer {
+fn server() -> FileServer {
     let shares = Shares::new(Store::open(None).unwrap());
     let (uploads, _) = Uploads::new();
     FileServer::new(shares, Partials::default(), Rates::new(&Config::default()), uploads)
@@ -53,20 +53,20 @@ fn write(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
 }
 
-/// The asking end of a stream.
-struct Asking {
+/// The client end of a stream.
+struct TestClient {
     stream: DuplexStream,
-    serving: JoinHandle<io::Result<()>>,
+    task: JoinHandle<io::Result<()>>,
 }
 
 /// `id` asks a node that answers with `serving`.
-fn ask(serving: &FileServer, id: NodeId) -> Asking {
+fn connect(server: &FileServer, id: NodeId) -> TestClient {
     let (stream, theirs) = duplex(64 << 10);
-    let serving = tokio::spawn(serve(serving.clone(), id, BINDING, theirs));
-    Asking { stream, serving }
+    let task = tokio::spawn(serve(server.clone(), id, BINDING, theirs));
+    TestClient { stream, task }
 }
 
-impl Asking {
+impl TestClient {
     async fn send(&mut self, request: &Request) {
         self.stream.write_all(&request.encode()).await.unwrap();
     }
@@ -86,7 +86,7 @@ impl Asking {
         (answer, bytes)
     }
 
-    async fn asked(&mut self, request: &Request) -> Answer {
+    async fn request(&mut self, request: &Request) -> Answer {
         self.send(request).await;
         self.answer().await.0
     }
@@ -120,7 +120,7 @@ fn refused(refusal: FileRefusal) -> Answer {
 }
 
 /// Shares a folder of small, large and empty files; its hash, and what all files hold, in order.
-async fn share_tree(serving: &FileServer) -> (TempDir, Hash, Vec<u8>) {
+async fn share_tree(server: &FileServer) -> (TempDir, Hash, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let mut files = vec![("a/empty".to_owned(), Vec::new())];
     files.extend((0..700).map(|n| (format!("b/{n:03}"), content(n * 13, 1))));
@@ -131,13 +131,13 @@ async fn share_tree(serving: &FileServer) -> (TempDir, Hash, Vec<u8>) {
     for (path, bytes) in &files {
         write(&dir.path().join(path), bytes);
     }
-    let added = serving.shares.add(dir.path(), |_| ()).await.unwrap();
+    let added = server.shares.add(dir.path(), |_| ()).await.unwrap();
     let all = files.into_iter().flat_map(|(_, bytes)| bytes).collect();
     (dir, added.shared.hash, all)
 }
 
 /// A fetch of a file, of which nothing is there yet.
-fn growing(serving: &FileServer, bytes: &[u8], access: Access) -> (PartialGuard, Hash) {
+fn serve_partial(server: &FileServer, bytes: &[u8], access: Access) -> (PartialGuard, Hash) {
     let list = PieceList::of(bytes);
     let hash = list.root();
     let description = Description {
@@ -153,38 +153,38 @@ fn growing(serving: &FileServer, bytes: &[u8], access: Access) -> (PartialGuard,
     io::Write::write_all(&mut &file, bytes).unwrap();
     let content = PartialContent::File(Arc::new(file), Arc::new(list));
     let partial = Partial::new(hash, description, access, layout, content).unwrap();
-    (serving.partials.enter(partial), hash)
+    (server.partials.enter(partial), hash)
 }
 
 #[tokio::test]
 async fn the_pieces_of_a_folder_are_its_files() {
-    let serving = serving();
-    let (_dir, hash, all) = share_tree(&serving).await;
+    let server = server();
+    let (_dir, hash, all) = share_tree(&server).await;
     // 699 of one piece each; then 4, 1 and 1.
     let count = 705;
-    let mut asking = ask(&serving, node(1));
-    assert!(asking.pieces(&Request::Tree { hash, first: 0, count }).await == all);
+    let mut client = connect(&server, node(1));
+    assert!(client.pieces(&Request::Tree { hash, first: 0, count }).await == all);
     // In parts that end anywhere, several asked for at once.
     let mut got = Vec::new();
     for first in (0..count).step_by(90) {
         let part = Request::Tree { hash, first: first.into(), count: 90.min(count - first) };
-        asking.send(&part).await;
+        client.send(&part).await;
     }
     for index in 0..u64::from(count) {
-        let (answer, bytes) = asking.answer().await;
+        let (answer, bytes) = client.answer().await;
         assert_eq!(answer, Answer::Piece { index, len: bytes.len() as u32 });
         got.extend(bytes);
     }
     assert!(got == all);
-    let last = asking.pieces(&Request::Tree { hash, first: 704, count: 1 }).await;
+    let last = client.pieces(&Request::Tree { hash, first: 704, count: 1 }).await;
     assert_eq!(last, content(9, 4));
 }
 
 #[tokio::test]
 async fn only_a_folder_has_a_tree() {
-    let serving = serving();
-    let (_dir, hash, _) = share_tree(&serving).await;
-    let mut asking = ask(&serving, node(1));
+    let server = server();
+    let (_dir, hash, _) = share_tree(&server).await;
+    let mut client = connect(&server, node(1));
     let tree = |hash, first, count| Request::Tree { hash, first, count };
     let one = Hash::of(&content(P, 3));
     let cases = [
@@ -195,43 +195,43 @@ async fn only_a_folder_has_a_tree() {
         (tree(Hash::of(b"?"), 0, 1), FileRefusal::NotFound),
     ];
     for (request, refusal) in cases {
-        assert_eq!(asking.asked(&request).await, refused(refusal), "{request:?}");
+        assert_eq!(client.request(&request).await, refused(refusal), "{request:?}");
     }
-    assert_eq!(asking.pieces(&Request::Data { hash: one, first: 0, count: 1 }).await.len(), P);
+    assert_eq!(client.pieces(&Request::Data { hash: one, first: 0, count: 1 }).await.len(), P);
 }
 
 #[tokio::test]
 async fn a_changed_file_of_a_folder_is_not_served() {
-    let serving = serving();
-    let (dir, hash, _) = share_tree(&serving).await;
+    let server = server();
+    let (dir, hash, _) = share_tree(&server).await;
     // It has the same length. Only its times and its content differ.
     write(&dir.path().join("b/002"), &content(26, 9));
-    let mut asking = ask(&serving, node(1));
+    let mut client = connect(&server, node(1));
     let request = Request::Tree { hash, first: 0, count: 10 };
-    assert_eq!(asking.asked(&request).await, Answer::Piece { index: 0, len: 13 });
-    assert_eq!(asking.answer().await.0, refused(FileRefusal::Changed));
+    assert_eq!(client.request(&request).await, Answer::Piece { index: 0, len: 13 });
+    assert_eq!(client.answer().await.0, refused(FileRefusal::Changed));
     // The others are.
-    let after = asking.pieces(&Request::Tree { hash, first: 2, count: 1 }).await;
+    let after = client.pieces(&Request::Tree { hash, first: 2, count: 1 }).await;
     assert_eq!(after, content(39, 1));
 }
 
 #[tokio::test]
 async fn a_cancelled_request_ends_and_later_ones_are_answered() {
-    let serving = serving();
-    let (_dir, hash, _) = share_tree(&serving).await;
+    let server = server();
+    let (_dir, hash, _) = share_tree(&server).await;
     let file = Hash::of(&content(3 * P + 5, 2));
     let data = Request::Data { hash: file, first: 0, count: 3 };
-    let mut asking = ask(&serving, node(1));
+    let mut client = connect(&server, node(1));
     for request in [&data, &data, &Request::Tree { hash, first: 0, count: 700 }] {
-        asking.send(request).await;
+        client.send(request).await;
     }
-    asking.send(&Request::Describe { hash: file }).await;
-    assert!(matches!(asking.answer().await.0, Answer::Piece { index: 0, .. }));
-    asking.send(&Request::Cancel).await;
-    asking.send(&Request::Data { hash: file, first: 3, count: 1 }).await;
+    client.send(&Request::Describe { hash: file }).await;
+    assert!(matches!(client.answer().await.0, Answer::Piece { index: 0, .. }));
+    client.send(&Request::Cancel).await;
+    client.send(&Request::Data { hash: file, first: 3, count: 1 }).await;
     let (mut pieces, mut cancelled) = (0, 0);
     loop {
-        match asking.answer().await.0 {
+        match client.answer().await.0 {
             Answer::Piece { .. } => pieces += 1,
             Answer::Refused(FileRefusal::Cancelled) => cancelled += 1,
             Answer::Description(_) => break,
@@ -240,19 +240,19 @@ async fn a_cancelled_request_ends_and_later_ones_are_answered() {
     }
     assert_eq!(cancelled, 3, "each has its end");
     assert!(pieces <= 1, "the one that was on its way: {pieces}");
-    let (answer, bytes) = asking.answer().await;
+    let (answer, bytes) = client.answer().await;
     assert_eq!((answer, bytes.len()), (Answer::Piece { index: 3, len: 5 }, 5));
     // With nothing to give up it says nothing.
-    asking.send(&Request::Cancel).await;
-    assert!(asking.is_silent().await);
+    client.send(&Request::Cancel).await;
+    assert!(client.is_silent().await);
 }
 
 #[tokio::test]
 async fn only_a_node_that_proves_the_tickets_secret_is_served() {
-    let serving = serving();
+    let server = server();
     let secret = Secret::from_bytes([8; 16]);
     let bytes = content(P + 1, 1);
-    let (guard, hash) = growing(&serving, &bytes, Access::Ticket(secret));
+    let (guard, hash) = serve_partial(&server, &bytes, Access::Ticket(secret));
     guard.partial().add(0..2);
     let requests = [
         Request::Describe { hash },
@@ -270,34 +270,38 @@ async fn only_a_node_that_proves_the_tickets_secret_is_served() {
         Some(secret.prove(&[6; 32], stranger)),
     ];
     for proof in wrong {
-        let mut asking = ask(&serving, stranger);
+        let mut client = connect(&server, stranger);
         if let Some(proof) = proof {
-            asking.send(&Request::Present { proof }).await;
+            client.send(&Request::Present { proof }).await;
         }
         for request in &requests {
             // The answer is the same as for content that was never shared.
-            assert_eq!(asking.asked(request).await, refused(FileRefusal::NotFound), "{request:?}");
+            assert_eq!(
+                client.request(request).await,
+                refused(FileRefusal::NotFound),
+                "{request:?}"
+            );
         }
     }
-    let mut asking = ask(&serving, stranger);
-    asking.send(&Request::Present { proof: secret.prove(&BINDING, stranger) }).await;
-    match asking.asked(&requests[0]).await {
+    let mut client = connect(&server, stranger);
+    client.send(&Request::Present { proof: secret.prove(&BINDING, stranger) }).await;
+    match client.request(&requests[0]).await {
         Answer::Description(found) => assert_eq!(found.access, AccessKind::Ticket),
         other => panic!("{other:?}"),
     }
-    assert!(matches!(asking.asked(&requests[1]).await, Answer::Pieces { .. }));
-    assert_eq!(asking.pieces(&requests[2]).await, bytes[P..]);
-    assert_eq!(asking.asked(&requests[3]).await, refused(FileRefusal::BadRequest));
+    assert!(matches!(client.request(&requests[1]).await, Answer::Pieces { .. }));
+    assert_eq!(client.pieces(&requests[2]).await, bytes[P..]);
+    assert_eq!(client.request(&requests[3]).await, refused(FileRefusal::BadRequest));
     let held = Answer::Held { first: 0, bits: Bytes::from_static(&[3]) };
-    assert_eq!(asking.asked(&requests[4]).await, held);
+    assert_eq!(client.request(&requests[4]).await, held);
     // From the next wrong proof on it is a stranger again.
-    asking.send(&Request::Present { proof: [0; 32] }).await;
-    assert_eq!(asking.asked(&requests[2]).await, refused(FileRefusal::NotFound));
+    client.send(&Request::Present { proof: [0; 32] }).await;
+    assert_eq!(client.request(&requests[2]).await, refused(FileRefusal::NotFound));
 }
 
 #[tokio::test]
 async fn a_folder_on_its_way_is_served_as_far_as_it_is() {
-    let (shared, serving) = (serving(), serving());
+    let (shared, server) = (server(), server());
     let (dir, hash, all) = share_tree(&shared).await;
     let manifest = {
         let asker = Asker { id: node(1), binding: &[0; 32], proof: None };
@@ -325,26 +329,26 @@ async fn a_folder_on_its_way_is_served_as_far_as_it_is() {
     let partial = Partial::new(hash, description.clone(), Access::Open, layout, content).unwrap();
     partial.add(0..690);
     partial.add(701..702);
-    let guard = serving.partials.enter(partial);
+    let guard = server.partials.enter(partial);
 
-    let mut asking = ask(&serving, node(1));
-    let answer = asking.asked(&Request::Describe { hash }).await;
+    let mut client = connect(&server, node(1));
+    let answer = client.request(&Request::Describe { hash }).await;
     assert_eq!(answer, Answer::Description(description));
-    assert_eq!(asking.pieces(&Request::Data { hash, first: 0, count: 1 }).await, manifest);
+    assert_eq!(client.pieces(&Request::Data { hash, first: 0, count: 1 }).await, manifest);
     let tree = |first, count| Request::Tree { hash, first, count };
-    let first = asking.pieces(&tree(0, 690)).await;
+    let first = client.pieces(&tree(0, 690)).await;
     assert!(first == all[..first.len()]);
-    assert!(asking.pieces(&tree(701, 1)).await == large[2 * P..3 * P]);
-    assert_eq!(asking.asked(&tree(700, 1)).await, refused(FileRefusal::NotFound));
+    assert!(client.pieces(&tree(701, 1)).await == large[2 * P..3 * P]);
+    assert_eq!(client.request(&tree(700, 1)).await, refused(FileRefusal::NotFound));
     // A list of a file in it, and nothing else of that.
     let values = Request::Pieces { hash: list.root(), first: 1, count: 3 };
     let expected = Answer::Pieces { first: 1, values: list.values()[1..].to_vec() };
-    assert_eq!(asking.asked(&values).await, expected);
+    assert_eq!(client.request(&values).await, expected);
     let data = Request::Data { hash: list.root(), first: 2, count: 1 };
-    assert_eq!(asking.asked(&data).await, refused(FileRefusal::NotFound));
+    assert_eq!(client.request(&data).await, refused(FileRefusal::NotFound));
     drop(guard);
-    assert_eq!(asking.asked(&tree(0, 1)).await, refused(FileRefusal::NotFound));
-    assert_eq!(asking.asked(&values).await, refused(FileRefusal::NotFound));
+    assert_eq!(client.request(&tree(0, 1)).await, refused(FileRefusal::NotFound));
+    assert_eq!(client.request(&values).await, refused(FileRefusal::NotFound));
 }
 
 #[tokio::test]
@@ -363,55 +367,55 @@ async fn a_node_limits_its_upload_rate() {
 #[tokio::test]
 async fn a_peer_that_has_all_ends_the_stream_in_order() {
     let (uploads, mut news) = Uploads::new();
-    let serving = FileServer { uploads, ..serving() };
+    let server = FileServer { uploads, ..server() };
     let dir = tempfile::tempdir().unwrap();
     let bytes = content(4 * P, 1);
     let path = dir.path().join("film.bin");
     write(&path, &bytes);
-    let hash = serving.shares.add(path, |_| ()).await.unwrap().shared.hash;
+    let hash = server.shares.add(path, |_| ()).await.unwrap().shared.hash;
     let name = || "bob".to_owned();
     // In order, and with an answer on its way that is read no more.
     for asked_for_more in [false, true] {
-        let mut asking = ask(&serving, node(1));
-        asking.pieces(&Request::Data { hash, first: 0, count: 4 }).await;
-        assert_eq!(serving.uploads.list()[0].sent, 4 * PIECE);
+        let mut client = connect(&server, node(1));
+        client.pieces(&Request::Data { hash, first: 0, count: 4 }).await;
+        assert_eq!(server.uploads.list()[0].sent, 4 * PIECE);
         if asked_for_more {
-            asking.send(&Request::Data { hash, first: 0, count: 4 }).await;
+            client.send(&Request::Data { hash, first: 0, count: 4 }).await;
         }
-        asking.send(&Request::Complete { hash, name: name(), called: None }).await;
+        client.send(&Request::Complete { hash, name: name(), called: None }).await;
         match news.recv().await {
             Some(UploadNews::Completed { peer, name: of, upload }) => {
                 assert_eq!((peer, of, upload.bytes), (node(1), name(), 4 * PIECE));
             }
             other => panic!("{other:?}"),
         }
-        drop(asking.stream);
-        asking.serving.await.unwrap().unwrap();
-        assert!(serving.uploads.list().is_empty());
+        drop(client.stream);
+        client.task.await.unwrap().unwrap();
+        assert!(server.uploads.list().is_empty());
     }
     // The name that it asked for counts where the content is shared with it under that name.
     let (open, closed) = (dir.path().join("open.bin"), dir.path().join("closed.bin"));
     [&open, &closed].into_iter().for_each(|path| write(path, &bytes));
-    serving.shares.add(open, |_| ()).await.unwrap();
-    let for_other = ShareOptions { audience: Audience::Nodes(vec![node(2)]), forget: false };
-    serving.shares.add_with(closed, for_other, |_| ()).await.unwrap();
+    server.shares.add(open, |_| ()).await.unwrap();
+    let for_other = ShareOptions { audience: Audience::Nodes(vec![node(2)]), is_temporary: false };
+    server.shares.add_with(closed, for_other, |_| ()).await.unwrap();
     for (called, expected) in
         [("open.bin", "open.bin"), ("closed.bin", "film.bin"), ("no.bin", "film.bin")]
     {
-        let mut asking = ask(&serving, node(1));
-        asking.pieces(&Request::Data { hash, first: 0, count: 1 }).await;
+        let mut client = connect(&server, node(1));
+        client.pieces(&Request::Data { hash, first: 0, count: 1 }).await;
         let called = Some(called.parse().unwrap());
-        asking.send(&Request::Complete { hash, name: name(), called }).await;
+        client.send(&Request::Complete { hash, name: name(), called }).await;
         let Some(UploadNews::Completed { upload, .. }) = news.recv().await else { panic!() };
         assert_eq!(upload.name, expected);
-        drop(asking.stream);
-        asking.serving.await.unwrap().unwrap();
+        drop(client.stream);
+        client.task.await.unwrap().unwrap();
     }
     // Who goes away without a word has broken off.
-    let mut asking = ask(&serving, node(1));
-    asking.send(&Request::Data { hash, first: 0, count: 4 }).await;
-    asking.answer().await;
-    drop(asking.stream);
-    asking.serving.await.unwrap().unwrap_err();
+    let mut client = connect(&server, node(1));
+    client.send(&Request::Data { hash, first: 0, count: 4 }).await;
+    client.answer().await;
+    drop(client.stream);
+    client.task.await.unwrap().unwrap_err();
     assert!(news.try_recv().is_err());
 }

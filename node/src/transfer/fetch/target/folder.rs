@@ -17,7 +17,7 @@ use crate::lock::lock;
 use crate::transfer::folder_plan::FolderPlan;
 
 /// Most files of a folder that are kept open because they have several pieces.
-const OPEN: usize = 8;
+const MAX_OPEN: usize = 8;
 
 /// A folder that is being fetched, or was found whole.
 #[derive(Debug)]
@@ -29,18 +29,18 @@ pub(super) struct Folder {
     open: Mutex<Vec<(usize, Arc<File>)>>,
     /// Files of several pieces that this fetch has made. If a file is there that it has not made, that is the
     /// file of another name, on a disk for which `A` and `a` are one name.
-    made: Mutex<HashSet<usize>>,
+    created: Mutex<HashSet<usize>>,
 }
 
 impl Folder {
     /// Returns the folder whose entries are at `path`.
     pub(super) fn new(path: PathBuf, plan: FolderPlan) -> Self {
         let files = OpenFolder::new(path);
-        Self { files, plan, open: Mutex::default(), made: Mutex::default() }
+        Self { files, plan, open: Mutex::default(), created: Mutex::default() }
     }
 
     /// Creates the folders in it that are missing.
-    pub(super) fn make_folders(&self) -> Result<(), FetchError> {
+    pub(super) fn create_folders(&self) -> Result<(), FetchError> {
         let entries = self.plan.entries();
         let folders = entries.filter(|(entry, _)| matches!(entry, ManifestEntry::Folder { .. }));
         for (_, path) in folders {
@@ -69,19 +69,25 @@ impl Folder {
             let file = self.files.create(path, mode);
             file.and_then(|file| write_all_at(&file, bytes, 0))
         } else {
-            let file = self.large(place.file, path, mode, size);
+            let file = self.open_large(place.file, path, mode, size);
             file.and_then(|file| write_all_at(&file, bytes, place.range.start))
         };
         written.map_err(|error| disk(&path.join_to(self.files.path()))(error))
     }
 
     /// Notes that this fetch has made a file, or has found it as it should be.
-    pub(super) fn note_made(&self, file: usize) {
-        lock(&self.made).insert(file);
+    pub(super) fn note_created(&self, file: usize) {
+        lock(&self.created).insert(file);
     }
 
     /// Opens a file of several pieces, and creates it if this fetch has not done so.
-    fn large(&self, file: usize, path: &RelPath, mode: u32, size: u64) -> io::Result<Arc<File>> {
+    fn open_large(
+        &self,
+        file: usize,
+        path: &RelPath,
+        mode: u32,
+        size: u64,
+    ) -> io::Result<Arc<File>> {
         // Held until the file is open, so that two pieces of one file do not both create it.
         let mut open = lock(&self.open);
         if let Some(at) = open.iter().position(|(known, _)| *known == file) {
@@ -89,7 +95,7 @@ impl Folder {
             open.push(found.clone());
             return Ok(found.1);
         }
-        let opened = match lock(&self.made).contains(&file) {
+        let opened = match lock(&self.created).contains(&file) {
             true => fs::OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -100,9 +106,9 @@ impl Folder {
                 made
             }
         };
-        self.note_made(file);
+        self.note_created(file);
         let opened = Arc::new(opened);
-        if open.len() >= OPEN {
+        if open.len() >= MAX_OPEN {
             open.remove(0);
         }
         open.push((file, Arc::clone(&opened)));
@@ -112,9 +118,9 @@ impl Folder {
 
 /// Folders that were made for a target. When this is dropped, those that are empty are removed.
 #[derive(Debug)]
-pub(super) struct MadeFolders(Vec<PathBuf>);
+pub(super) struct CreatedFolders(Vec<PathBuf>);
 
-impl MadeFolders {
+impl CreatedFolders {
     /// Notes the folders that a fetch to `to` will make: of its folder and those above it, the ones
     /// that are not there yet.
     pub(super) fn before(to: &FetchDestination) -> Self {
@@ -124,7 +130,7 @@ impl MadeFolders {
     }
 }
 
-impl Drop for MadeFolders {
+impl Drop for CreatedFolders {
     fn drop(&mut self) {
         for folder in &self.0 {
             // Mostly it is not empty, and then those above it are not either.

@@ -4,9 +4,9 @@ use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn a_requester_that_does_not_read_is_bounded_and_disconnected() {
-    let serving = serving();
+    let server = server();
     let bytes = content(3 * P, 1);
-    let (guard, hash) = growing(&serving, &bytes, Access::Open);
+    let (guard, hash) = serve_partial(&server, &bytes, Access::Open);
     guard.partial().add(0..3);
     let requests = [
         Request::Describe { hash },
@@ -16,7 +16,7 @@ async fn a_requester_that_does_not_read_is_bounded_and_disconnected() {
         Request::Unknown(9),
     ];
     for request in requests {
-        let Asking { stream, serving } = ask(&serving, node(1));
+        let TestClient { stream, task } = connect(&server, node(1));
         let (_read, mut write) = tokio::io::split(stream);
         let begin = Instant::now();
         let message = request.encode();
@@ -27,61 +27,61 @@ async fn a_requester_that_does_not_read_is_bounded_and_disconnected() {
         }
         // The pipe's 64 KiB, the queue, and what was answered into the pipe.
         assert!(sent < 1 << 20, "{sent} bytes of {request:?} were taken");
-        let error = serving.await.unwrap().unwrap_err();
+        let error = task.await.unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{request:?}");
         let took = begin.elapsed();
         assert!(took >= STALL && took < STALL * 2, "{request:?}: {took:?}");
     }
-    assert_eq!(serving.writers.available_permits(), WRITERS);
+    assert_eq!(server.writers.available_permits(), MAX_WRITERS);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_requester_that_does_not_finish_a_request_is_disconnected() {
-    let serving = serving();
+    let server = server();
     let message = Request::Describe { hash: Hash::of(b"x") }.encode();
     for sent in [1, PREFIX, 20] {
-        let mut asking = ask(&serving, node(1));
-        asking.stream.write_all(&message[..sent]).await.unwrap();
+        let mut client = connect(&server, node(1));
+        client.stream.write_all(&message[..sent]).await.unwrap();
         let begin = Instant::now();
-        let error = (&mut asking.serving).await.unwrap().unwrap_err();
+        let error = (&mut client.task).await.unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(begin.elapsed() < STALL + Duration::from_secs(1));
     }
     // A byte now and then does not help.
-    let mut asking = ask(&serving, node(1));
+    let mut client = connect(&server, node(1));
     let begin = Instant::now();
     for byte in &message {
-        if asking.stream.write_all(&[*byte]).await.is_err() {
+        if client.stream.write_all(&[*byte]).await.is_err() {
             break;
         }
         tokio::time::sleep(Duration::from_secs(9)).await;
     }
-    assert!(asking.serving.await.unwrap().is_err());
+    assert!(client.task.await.unwrap().is_err());
     assert!(begin.elapsed() < STALL * 2);
     // A stream without requests may stay longer, and one that gets updates even longer.
-    let (guard, hash) = growing(&serving, &content(P + 9, 1), Access::Open);
-    let mut asking = ask(&serving, node(1));
-    asking.asked(&Request::Follow { hash, addresses: Vec::new() }).await;
+    let (guard, hash) = serve_partial(&server, &content(P + 9, 1), Access::Open);
+    let mut client = connect(&server, node(1));
+    client.request(&Request::Follow { hash, addresses: Vec::new() }).await;
     let begin = Instant::now();
     for piece in 0..2 {
         tokio::time::sleep(IDLE - Duration::from_secs(1)).await;
         guard.partial().add(piece..piece + 1);
-        assert!(matches!(asking.answer().await.0, Answer::Held { .. }));
+        assert!(matches!(client.answer().await.0, Answer::Held { .. }));
     }
-    assert!((&mut asking.serving).await.unwrap().is_err());
+    assert!((&mut client.task).await.unwrap().is_err());
     assert!(begin.elapsed() > IDLE * 2 && begin.elapsed() < IDLE * 3 + STALL);
 }
 
 /// Reads pieces of `hash` for as long as they come; how many bytes that were.
-async fn fetch_for(serving: FileServer, id: NodeId, hash: Hash, time: Duration) -> usize {
-    let mut asking = ask(&serving, id);
+async fn fetch_for(server: FileServer, id: NodeId, hash: Hash, time: Duration) -> usize {
+    let mut client = connect(&server, id);
     let end = Instant::now() + time;
     let mut got = 0;
     let mut buffer = vec![0; 16 << 10];
     for _ in 0..4 {
-        asking.send(&Request::Data { hash, first: 0, count: 10 }).await;
+        client.send(&Request::Data { hash, first: 0, count: 10 }).await;
     }
-    while let Ok(read) = tokio::time::timeout_at(end, asking.stream.read(&mut buffer)).await {
+    while let Ok(read) = tokio::time::timeout_at(end, client.stream.read(&mut buffer)).await {
         got += read.unwrap();
     }
     got
@@ -89,27 +89,27 @@ async fn fetch_for(serving: FileServer, id: NodeId, hash: Hash, time: Duration) 
 
 #[tokio::test(start_paused = true)]
 async fn two_fetch_at_half_the_rate_each() {
-    let serving = serving();
-    let (guard, hash) = growing(&serving, &content(10 * P, 1), Access::Open);
+    let server = server();
+    let (guard, hash) = serve_partial(&server, &content(10 * P, 1), Access::Open);
     guard.partial().add(0..10);
-    serving.rates.set(RateLimits { upload: 10_000_000, ..RateLimits::default() });
+    server.rates.set(RateLimits { upload: 10_000_000, ..RateLimits::default() });
     let time = Duration::from_secs(4);
     let (a, b) = tokio::join!(
-        fetch_for(serving.clone(), node(1), hash, time),
-        fetch_for(serving.clone(), node(2), hash, time),
+        fetch_for(server.clone(), node(1), hash, time),
+        fetch_for(server.clone(), node(2), hash, time),
     );
     assert!((38_000_000..42_000_000).contains(&(a + b)), "{a} and {b}");
     assert!(a.abs_diff(b) < 1_000_000, "{a} and {b}");
     // Two streams of one node, which is limited, and another's.
-    serving.rates.set(RateLimits {
+    server.rates.set(RateLimits {
         upload: 10_000_000,
         peer_upload: 2_000_000,
         ..RateLimits::default()
     });
     let (a, b, c) = tokio::join!(
-        fetch_for(serving.clone(), node(1), hash, time),
-        fetch_for(serving.clone(), node(1), hash, time),
-        fetch_for(serving.clone(), node(2), hash, time),
+        fetch_for(server.clone(), node(1), hash, time),
+        fetch_for(server.clone(), node(1), hash, time),
+        fetch_for(server.clone(), node(2), hash, time),
     );
     assert!((7_500_000..8_500_000).contains(&(a + b)), "{a} and {b}");
     assert!((7_500_000..8_500_000).contains(&c), "{c}");
@@ -117,25 +117,25 @@ async fn two_fetch_at_half_the_rate_each() {
 
 #[tokio::test(start_paused = true)]
 async fn slow_readers_do_not_hold_up_others() {
-    let serving = serving();
+    let server = server();
     let bytes = content(4 * P, 1);
-    let (guard, hash) = growing(&serving, &bytes, Access::Open);
+    let (guard, hash) = serve_partial(&server, &bytes, Access::Open);
     guard.partial().add(0..4);
     let data = Request::Data { hash, first: 0, count: 4 };
-    let mut slow: Vec<_> = (0..WRITERS * 2).map(|_| ask(&serving, node(1))).collect();
-    for asking in &mut slow {
-        asking.send(&data).await;
+    let mut slow: Vec<_> = (0..MAX_WRITERS * 2).map(|_| connect(&server, node(1))).collect();
+    for client in &mut slow {
+        client.send(&data).await;
     }
     tokio::time::sleep(Duration::from_millis(10)).await;
-    assert_eq!(serving.writers.available_permits(), 0, "all permits are taken");
+    assert_eq!(server.writers.available_permits(), 0, "all permits are taken");
     let begin = Instant::now();
-    assert!(ask(&serving, node(2)).pieces(&data).await == bytes);
+    assert!(connect(&server, node(2)).pieces(&data).await == bytes);
     assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
-    for mut asking in slow {
+    for mut client in slow {
         let mut buffer = vec![0; P];
-        asking.stream.read_exact(&mut buffer).await.unwrap();
+        client.stream.read_exact(&mut buffer).await.unwrap();
     }
-    assert_eq!(serving.writers.available_permits(), WRITERS);
+    assert_eq!(server.writers.available_permits(), MAX_WRITERS);
 }
 
 /// Any requests, of what there is and what there is not.
@@ -169,18 +169,18 @@ fn requests(known: Vec<Hash>) -> impl Strategy<Value = Vec<u8>> {
 #[test]
 fn any_requests_are_answered_in_the_form_of_answers() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let serving = serving();
+    let server = server();
     let dir = tempfile::tempdir().unwrap();
     write(&dir.path().join("folder/a"), &content(5, 1));
     write(&dir.path().join("folder/b"), &content(P + 5, 2));
-    let added = runtime.block_on(serving.shares.add(dir.path().join("folder"), |_| ())).unwrap();
-    let (guard, growing) = growing(&serving, &content(2 * P + 1, 3), Access::Open);
+    let added = runtime.block_on(server.shares.add(dir.path().join("folder"), |_| ())).unwrap();
+    let (guard, growing) = serve_partial(&server, &content(2 * P + 1, 3), Access::Open);
     guard.partial().add(1..3);
     let known = vec![added.shared.hash, Hash::of(&content(P + 5, 2)), growing];
     let strategy = proptest::collection::vec(requests(known), 0..100);
     proptest!(ProptestConfig::with_cases(60), |(sent in strategy)| {
         runtime.block_on(async {
-            let Asking { stream, serving } = ask(&serving, node(1));
+            let TestClient { stream, task } = connect(&server, node(1));
             let (mut read, mut write) = tokio::io::split(stream);
             let sending = async {
                 write.write_all(&sent.concat()).await.unwrap();
@@ -189,7 +189,7 @@ fn any_requests_are_answered_in_the_form_of_answers() {
             let mut all = Vec::new();
             let (_, got) = tokio::join!(sending, read.read_to_end(&mut all));
             got.unwrap();
-            serving.await.unwrap().unwrap();
+            task.await.unwrap().unwrap();
             let (mut rest, mut answers) = (&all[..], 0);
             while let Some((prefix, after)) = rest.split_first_chunk::<PREFIX>() {
                 let len = body_len(*prefix, MAX_ANSWER).unwrap();
@@ -202,5 +202,5 @@ fn any_requests_are_answered_in_the_form_of_answers() {
             assert!(sent.is_empty() || answers > 0 || sent.len() < 100);
         });
     });
-    assert!(runtime.block_on(async { serving.writers.available_permits() }) == WRITERS);
+    assert!(runtime.block_on(async { server.writers.available_permits() }) == MAX_WRITERS);
 }

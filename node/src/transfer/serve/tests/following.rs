@@ -4,32 +4,32 @@ use super::*;
 
 #[tokio::test]
 async fn a_follower_learns_of_pieces_as_they_come() {
-    let serving = serving();
+    let server = server();
     let bytes = content(20 * P, 1);
-    let (guard, hash) = growing(&serving, &bytes, Access::Open);
-    let mut asking = ask(&serving, node(1));
+    let (guard, hash) = serve_partial(&server, &bytes, Access::Open);
+    let mut client = connect(&server, node(1));
     let follow = Request::Follow { hash, addresses: Vec::new() };
     let held = |first, bits: &'static [u8]| Answer::Held { first, bits: Bytes::from_static(bits) };
-    assert_eq!(asking.asked(&follow).await, held(0, &[]));
+    assert_eq!(client.request(&follow).await, held(0, &[]));
     let data = |first, count| Request::Data { hash, first, count };
-    assert_eq!(asking.asked(&data(3, 1)).await, refused(FileRefusal::NotFound));
+    assert_eq!(client.request(&data(3, 1)).await, refused(FileRefusal::NotFound));
     guard.partial().add(3..4);
-    assert_eq!(asking.answer().await.0, held(0, &[8]));
-    assert_eq!(asking.pieces(&data(3, 1)).await, bytes[3 * P..4 * P]);
+    assert_eq!(client.answer().await.0, held(0, &[8]));
+    assert_eq!(client.pieces(&data(3, 1)).await, bytes[3 * P..4 * P]);
     // Pieces that are added together are reported together.
     for piece in [19, 9, 10, 3] {
         guard.partial().add(piece..piece + 1);
     }
-    assert_eq!(asking.answer().await.0, held(8, &[6, 8]));
+    assert_eq!(client.answer().await.0, held(8, &[6, 8]));
     // Another follower learns of all pieces at once.
-    let mut second = ask(&serving, node(2));
-    assert_eq!(second.asked(&follow).await, held(0, &[8, 6, 8]));
+    let mut second = connect(&server, node(2));
+    assert_eq!(second.request(&follow).await, held(0, &[8, 6, 8]));
     // Updates also come between pieces.
-    asking.send(&data(9, 2)).await;
+    client.send(&data(9, 2)).await;
     guard.partial().add(0..3);
     let (mut pieces, mut announced) = (0, 0);
     while pieces < 2 || announced < 1 {
-        match asking.answer().await.0 {
+        match client.answer().await.0 {
             Answer::Piece { .. } => pieces += 1,
             answer => {
                 assert_eq!(answer, held(0, &[7]));
@@ -38,43 +38,43 @@ async fn a_follower_learns_of_pieces_as_they_come() {
         }
     }
     // A request for five pieces gets those that are there, in order, and a refusal at the first missing one.
-    asking.send(&data(1, 5)).await;
+    client.send(&data(1, 5)).await;
     for index in 1..4 {
-        assert_eq!(asking.answer().await.0, Answer::Piece { index, len: P as u32 });
+        assert_eq!(client.answer().await.0, Answer::Piece { index, len: P as u32 });
     }
-    assert_eq!(asking.answer().await.0, refused(FileRefusal::NotFound));
+    assert_eq!(client.answer().await.0, refused(FileRefusal::NotFound));
 
     let dir = tempfile::tempdir().unwrap();
     write(&dir.path().join("done"), &bytes);
-    serving.shares.add(dir.path().join("done"), |_| ()).await.unwrap();
+    server.shares.add(dir.path().join("done"), |_| ()).await.unwrap();
     drop(guard);
-    assert_eq!(asking.answer().await.0, Answer::Whole);
-    assert!(asking.is_silent().await);
-    assert_eq!(asking.pieces(&data(11, 2)).await, bytes[11 * P..13 * P]);
-    assert_eq!(asking.asked(&follow).await, Answer::Whole);
+    assert_eq!(client.answer().await.0, Answer::Whole);
+    assert!(client.is_silent().await);
+    assert_eq!(client.pieces(&data(11, 2)).await, bytes[11 * P..13 * P]);
+    assert_eq!(client.request(&follow).await, Answer::Whole);
     let unknown = Request::Follow { hash: Hash::of(b"?"), addresses: Vec::new() };
-    assert_eq!(asking.asked(&unknown).await, refused(FileRefusal::NotFound));
+    assert_eq!(client.request(&unknown).await, refused(FileRefusal::NotFound));
 }
 
 #[tokio::test(start_paused = true)]
 async fn followers_learn_of_each_other() {
-    let serving = serving();
+    let server = server();
     let bytes = content(3, 1);
-    let (open, hash) = growing(&serving, &bytes, Access::Open);
+    let (open, hash) = serve_partial(&server, &bytes, Access::Open);
     let place = |n: u8| -> Vec<Address> { vec![format!("192.0.2.{n}:7").parse().unwrap()] };
     let follow = |hash, n| Request::Follow { hash, addresses: place(n) };
-    let mut ann = ask(&serving, node(1));
-    let mut bob = ask(&serving, node(2));
-    assert!(matches!(ann.asked(&follow(hash, 1)).await, Answer::Held { .. }));
+    let mut ann = connect(&server, node(1));
+    let mut bob = connect(&server, node(2));
+    assert!(matches!(ann.request(&follow(hash, 1)).await, Answer::Held { .. }));
     assert!(ann.is_silent().await, "it is alone");
-    assert!(matches!(bob.asked(&follow(hash, 2)).await, Answer::Held { .. }));
+    assert!(matches!(bob.request(&follow(hash, 2)).await, Answer::Held { .. }));
     assert_eq!(bob.answer().await.0, Answer::Sources(vec![(node(1), place(1))]));
     assert_eq!(ann.answer().await.0, Answer::Sources(vec![(node(2), place(2))]));
     // Followers that come after that are named together, a second later.
-    let mut others: Vec<_> = (3..6).map(|n| ask(&serving, node(n))).collect();
+    let mut others: Vec<_> = (3..6).map(|n| connect(&server, node(n))).collect();
     let begin = Instant::now();
     for (other, n) in others.iter_mut().zip(3..) {
-        assert!(matches!(other.asked(&follow(hash, n)).await, Answer::Held { .. }));
+        assert!(matches!(other.request(&follow(hash, n)).await, Answer::Held { .. }));
     }
     let Answer::Sources(mut announced) = ann.answer().await.0 else { panic!("no sources") };
     assert!(begin.elapsed() >= Duration::from_millis(500), "{:?}", begin.elapsed());
@@ -86,10 +86,10 @@ async fn followers_learn_of_each_other() {
     // Followers of content for named nodes are not named to each other.
     let bytes = content(4, 1);
     let access = Access::Nodes(vec![node(1), node(2)]);
-    let (_named, hash) = growing(&serving, &bytes, access);
-    let (mut ann, mut bob) = (ask(&serving, node(1)), ask(&serving, node(2)));
-    for asking in [&mut ann, &mut bob] {
-        assert!(matches!(asking.asked(&follow(hash, 1)).await, Answer::Held { .. }));
+    let (_named, hash) = serve_partial(&server, &bytes, access);
+    let (mut ann, mut bob) = (connect(&server, node(1)), connect(&server, node(2)));
+    for client in [&mut ann, &mut bob] {
+        assert!(matches!(client.request(&follow(hash, 1)).await, Answer::Held { .. }));
     }
     assert!(ann.is_silent().await && bob.is_silent().await);
 }
@@ -117,8 +117,8 @@ fn many_pieces_are_reported_in_several_answers() {
     partial.add(262_143..262_144);
     partial.add(599_999..600_000);
     assert_eq!(partial.held().0, pieces);
-    let (serving, caller) = (serving(), Caller { id: node(1), binding: BINDING, proof: None });
-    let guard = serving.partials.enter(partial);
+    let (server, caller) = (server(), Caller { id: node(1), binding: BINDING, proof: None });
+    let guard = server.partials.enter(partial);
     let mut following = Following::default();
     let mut announced = PieceSet::of_count(count).unwrap();
     let mut take = |mut messages: &[u8]| {
@@ -131,7 +131,7 @@ fn many_pieces_are_reported_in_several_answers() {
         }
         announced.clone()
     };
-    let first = following.follow(&serving, &caller, Hash::of(b"x"), Vec::new());
+    let first = following.follow(&server, &caller, Hash::of(b"x"), Vec::new());
     assert!(first.len() < 100_000);
     assert_eq!(take(&first), pieces);
     let partial = guard.partial();
@@ -141,24 +141,24 @@ fn many_pieces_are_reported_in_several_answers() {
             pieces.insert(piece);
         });
     }
-    let news = following.updates(&serving, &caller);
+    let news = following.updates(&server, &caller);
     assert_eq!(take(&news), pieces);
-    assert!(following.updates(&serving, &caller).is_empty());
+    assert!(following.updates(&server, &caller).is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_full_seed_holds_back_pieces_that_another_node_has() {
-    let serving = serving();
+    let server = server();
     let dir = tempfile::tempdir().unwrap();
     let bytes = content(2 * P, 1);
     write(&dir.path().join("file"), &bytes);
-    let hash = serving.shares.add(dir.path().join("file"), |_| ()).await.unwrap().shared.hash;
+    let hash = server.shares.add(dir.path().join("file"), |_| ()).await.unwrap().shared.hash;
     let data = |first| Request::Data { hash, first, count: 1 };
     let mut followers = Vec::new();
     for n in 1..=40 {
-        let mut follower = ask(&serving, node(n));
+        let mut follower = connect(&server, node(n));
         let addresses = vec!["192.0.2.1:1".parse().unwrap()];
-        assert_eq!(follower.asked(&Request::Follow { hash, addresses }).await, Answer::Whole);
+        assert_eq!(follower.request(&Request::Follow { hash, addresses }).await, Answer::Whole);
         followers.push(follower);
     }
     let [first, lucky, lonely] = &mut followers[..3] else { panic!("there are 40") };

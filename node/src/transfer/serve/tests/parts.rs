@@ -5,52 +5,52 @@ use std::time::SystemTime;
 use super::*;
 
 /// Shares a file that has looked so for a while.
-async fn share_old(serving: &FileServer, len: usize) -> (TempDir, File, Hash, Vec<u8>) {
+async fn share_old(server: &FileServer, len: usize) -> (TempDir, File, Hash, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let (path, bytes) = (dir.path().join("a"), content(len, 1));
     write(&path, &bytes);
     let file = File::options().write(true).open(&path).unwrap();
     file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
-    let added = serving.shares.add(&path, |_| ()).await.unwrap();
+    let added = server.shares.add(&path, |_| ()).await.unwrap();
     (dir, file, added.shared.hash, bytes)
 }
 
 /// Asks for the first piece of `hash`, twice, and takes the first: the file is open then. Of the
 /// second it takes `begin` bytes, which are returned.
-async fn begin(asking: &mut Asking, hash: Hash, bytes: &[u8], begin: usize) -> Vec<u8> {
+async fn begin(client: &mut TestClient, hash: Hash, bytes: &[u8], begin: usize) -> Vec<u8> {
     let data = Request::Data { hash, first: 0, count: 1 };
-    assert_eq!(asking.pieces(&data).await, bytes[..P]);
-    asking.send(&data).await;
+    assert_eq!(client.pieces(&data).await, bytes[..P]);
+    client.send(&data).await;
     let head = Answer::Piece { index: 0, len: P as u32 }.encode();
     let mut got = vec![0; head.len() + begin];
-    asking.stream.read_exact(&mut got).await.unwrap();
+    client.stream.read_exact(&mut got).await.unwrap();
     assert_eq!(got[..head.len()], head);
     got.split_off(head.len())
 }
 
 /// The whole piece of which `got` was taken.
-async fn rest(asking: &mut Asking, mut got: Vec<u8>) -> Vec<u8> {
+async fn rest(client: &mut TestClient, mut got: Vec<u8>) -> Vec<u8> {
     let mut rest = vec![0; P - got.len()];
-    asking.stream.read_exact(&mut rest).await.unwrap();
+    client.stream.read_exact(&mut rest).await.unwrap();
     got.extend(rest);
     got
 }
 
 #[tokio::test]
 async fn a_file_that_changes_while_a_piece_is_sent_is_not_sent() {
-    let serving = serving();
-    let (_dir, file, hash, bytes) = share_old(&serving, 2 * P).await;
-    let mut asking = ask(&serving, node(1));
-    let mut got = begin(&mut asking, hash, &bytes, 1000).await;
+    let server = server();
+    let (_dir, file, hash, bytes) = share_old(&server, 2 * P).await;
+    let mut client = connect(&server, node(1));
+    let mut got = begin(&mut client, hash, &bytes, 1000).await;
     file.set_len(0).unwrap();
     file.set_len(2 * P as u64).unwrap();
-    let ended = asking.stream.read_to_end(&mut got).await;
+    let ended = client.stream.read_to_end(&mut got).await;
     ended.unwrap();
     assert!(bytes.starts_with(&got), "nothing that is not the file's");
     match cfg!(target_os = "linux") {
         true => {
             assert!(got.len() < P, "{}", got.len());
-            assert!(asking.serving.await.unwrap().is_err());
+            assert!(client.task.await.unwrap().is_err());
         }
         // There a piece is read as a whole.
         false => assert_eq!(got.len(), P),
@@ -59,31 +59,31 @@ async fn a_file_that_changes_while_a_piece_is_sent_is_not_sent() {
 
 #[tokio::test]
 async fn a_doubt_while_a_piece_is_sent_is_looked_into() {
-    let serving = serving();
-    let (_dir, file, hash, bytes) = share_old(&serving, 2 * P).await;
-    let mut asking = ask(&serving, node(1));
-    let got = begin(&mut asking, hash, &bytes, 1000).await;
+    let server = server();
+    let (_dir, file, hash, bytes) = share_old(&server, 2 * P).await;
+    let mut client = connect(&server, node(1));
+    let got = begin(&mut client, hash, &bytes, 1000).await;
     // Its times are as before, but for that of the change of its times.
     file.set_modified(file.metadata().unwrap().modified().unwrap()).unwrap();
-    assert!(rest(&mut asking, got).await == bytes[..P]);
+    assert!(rest(&mut client, got).await == bytes[..P]);
     let next = Request::Data { hash, first: 1, count: 1 };
-    assert!(asking.pieces(&next).await == bytes[P..]);
+    assert!(client.pieces(&next).await == bytes[P..]);
 }
 
 #[tokio::test]
 async fn no_update_is_sent_within_a_piece() {
-    let serving = serving();
-    let (_dir, _file, hash, bytes) = share_old(&serving, 2 * P).await;
-    let mut asking = ask(&serving, node(1));
+    let server = server();
+    let (_dir, _file, hash, bytes) = share_old(&server, 2 * P).await;
+    let mut client = connect(&server, node(1));
     let follow = |n: u8| {
         let address: Address = format!("127.0.0.1:{n}").parse().unwrap();
         Request::Follow { hash, addresses: vec![address] }
     };
-    assert_eq!(asking.asked(&follow(1)).await, Answer::Whole);
-    let got = begin(&mut asking, hash, &bytes, 1000).await;
-    let mut other = ask(&serving, node(2));
-    assert_eq!(other.asked(&follow(2)).await, Answer::Whole);
+    assert_eq!(client.request(&follow(1)).await, Answer::Whole);
+    let got = begin(&mut client, hash, &bytes, 1000).await;
+    let mut other = connect(&server, node(2));
+    assert_eq!(other.request(&follow(2)).await, Answer::Whole);
     assert!(matches!(other.answer().await.0, Answer::Sources(_)));
-    assert!(rest(&mut asking, got).await == bytes[..P]);
-    assert!(matches!(asking.answer().await.0, Answer::Sources(_)));
+    assert!(rest(&mut client, got).await == bytes[..P]);
+    assert!(matches!(client.answer().await.0, Answer::Sources(_)));
 }
