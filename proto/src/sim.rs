@@ -86,7 +86,7 @@ use crate::id::{Hash, Key, NodeId};
 use crate::message::Message;
 use crate::overlay::broadcast::BroadcastError;
 use crate::overlay::{Identity, Overlay};
-use crate::peer::{BroadcastReceipt, Command, Input, Machine, OperationId};
+use crate::peer::{BroadcastReceipt, Command, ConnectionId, Input, Machine, OperationId};
 use crate::time::{Instant, Now};
 use crate::verify::Verifier;
 
@@ -113,15 +113,15 @@ mod stream;
 mod tests;
 mod timers;
 
-use actions::{AppQuery, LinkFor, Ping};
+use actions::{AppQuery, LinkPurpose, SimulatedPing};
 use dial::SimulatedDial;
 use direct::SimulatedSend;
 use files::Transfers;
 use link::SimulatedLink;
 use network::{address, public_ip};
-use node::{NodeRun, Seen, SimulatedNode, draw};
-use probe::Probing;
-use queue::{Due, Queue};
+use node::{NodeRun, SimulatedHandlerHost, SimulatedNode, derive_seed};
+use probe::SimulatedProbe;
+use queue::{EventQueue, SimEvent};
 use requests::PendingRequest;
 use shell::Work;
 
@@ -150,27 +150,27 @@ pub struct Sim<H> {
     now: Instant,
     nodes: Vec<SimulatedNode<H>>,
     by_id: BTreeMap<NodeId, usize>,
-    links: BTreeMap<u64, SimulatedLink>,
+    links: BTreeMap<ConnectionId, SimulatedLink>,
     dials: BTreeMap<u64, SimulatedDial>,
-    probes: BTreeMap<u64, Probing>,
-    asked: BTreeMap<OperationId, SimulatedDiscovery>,
+    probes: BTreeMap<u64, SimulatedProbe>,
+    discoveries: BTreeMap<OperationId, SimulatedDiscovery>,
     /// Queries that applications have asked through their contexts.
-    actions: BTreeMap<OperationId, AppQuery>,
+    app_queries: BTreeMap<OperationId, AppQuery>,
     /// Dials that were asked for, with the purpose of each link.
-    links_for: BTreeMap<OperationId, LinkFor>,
+    link_purposes: BTreeMap<OperationId, LinkPurpose>,
     /// Requests that wait for their replies.
-    waiting: BTreeMap<u64, PendingRequest>,
+    pending_requests: BTreeMap<u64, PendingRequest>,
     /// Pings over links that wait for their answers.
-    pings: BTreeMap<u64, Ping>,
+    pings: BTreeMap<u64, SimulatedPing>,
     /// Messages and pings to nodes that there may be no link with.
-    sending: BTreeMap<OperationId, SimulatedSend>,
+    pending_sends: BTreeMap<OperationId, SimulatedSend>,
     transfers: Transfers,
     /// The outcome of the last broadcast, until it is read.
-    published: Option<Result<BroadcastReceipt, BroadcastError>>,
-    queue: Queue,
+    broadcast_outcome: Option<Result<BroadcastReceipt, BroadcastError>>,
+    queue: EventQueue,
     work: VecDeque<Work>,
-    serial: u64,
-    chance: ChaCha8Rng,
+    last_id: u64,
+    rng: ChaCha8Rng,
     verifier: Verifier,
     stats: Stats,
     trace: blake3::Hasher,
@@ -212,18 +212,18 @@ impl<H: Handler> Sim<H> {
             links: BTreeMap::new(),
             dials: BTreeMap::new(),
             probes: BTreeMap::new(),
-            asked: BTreeMap::new(),
-            actions: BTreeMap::new(),
-            links_for: BTreeMap::new(),
-            waiting: BTreeMap::new(),
+            discoveries: BTreeMap::new(),
+            app_queries: BTreeMap::new(),
+            link_purposes: BTreeMap::new(),
+            pending_requests: BTreeMap::new(),
             pings: BTreeMap::new(),
-            sending: BTreeMap::new(),
+            pending_sends: BTreeMap::new(),
             transfers: Transfers::default(),
-            published: None,
-            queue: Queue::default(),
+            broadcast_outcome: None,
+            queue: EventQueue::default(),
             work: VecDeque::new(),
-            serial: 0,
-            chance: ChaCha8Rng::from_seed(draw(seed, "network", [0, 0])),
+            last_id: 0,
+            rng: ChaCha8Rng::from_seed(derive_seed(seed, "network", [0, 0])),
             verifier: Verifier::with_cache(SIGNATURES),
             stats: Stats::default(),
             trace: blake3::Hasher::new(),
@@ -240,8 +240,8 @@ impl<H: Handler> Sim<H> {
     /// the first group.
     pub fn add_with(&mut self, options: NodeOptions, app: H) -> usize {
         let node = self.nodes.len();
-        let key = Key::from_secret(&draw(self.seed, "key", [node as u64, 0]));
-        let lies = draw(self.seed, "lies", [node as u64, 0]);
+        let key = Key::from_secret(&derive_seed(self.seed, "key", [node as u64, 0]));
+        let lies = derive_seed(self.seed, "lies", [node as u64, 0]);
         self.by_id.insert(key.id(), node);
         self.nodes.push(SimulatedNode::new(node, key, options, app, lies));
         self.start(node);
@@ -323,8 +323,8 @@ impl<H: Handler> Sim<H> {
         let mut actions = Vec::new();
         let SimulatedNode { id, name, app, running, disk, .. } = &mut self.nodes[node];
         let running = running.as_ref().expect("only a node that runs can act");
-        let seen = Seen { id: *id, name, now: self.now, running, disk };
-        let result = act(app, &mut Context::new(&seen, &mut actions));
+        let host = SimulatedHandlerHost { id: *id, name, now: self.now, running, disk };
+        let result = act(app, &mut Context::new(&host, &mut actions));
         self.perform(node, actions);
         self.settle();
         result
@@ -343,7 +343,7 @@ impl<H: Handler> Sim<H> {
 
     /// Has a node dial an address. If `keep` is set it is dialled again whenever the link is lost.
     pub fn connect_to(&mut self, from: usize, address: Address, keep: bool) {
-        self.link_to(from, vec![address], keep, LinkFor::Connect(None));
+        self.link_to(from, vec![address], keep, LinkPurpose::Connect(None));
         self.settle();
     }
 
@@ -353,7 +353,7 @@ impl<H: Handler> Sim<H> {
         if self.is_running(node) {
             self.nodes[node].joining = Joining::Trying;
             let address = self.address(through);
-            self.link_to(node, vec![address], false, LinkFor::Join(None));
+            self.link_to(node, vec![address], false, LinkPurpose::Join(None));
             self.settle();
         }
     }
@@ -398,7 +398,7 @@ impl<H: Handler> Sim<H> {
         let operation = self.ask(node, QueryKind::Discover, depth);
         let operation = operation.expect("only a node that runs can ask");
         // Before the node acts, so that the first answer finds it.
-        self.asked.insert(operation, SimulatedDiscovery::default());
+        self.discoveries.insert(operation, SimulatedDiscovery::default());
         self.settle();
         operation
     }
@@ -406,7 +406,7 @@ impl<H: Handler> Sim<H> {
     /// Returns the results of a discovery so far.
     #[must_use]
     pub fn discovery(&self, operation: OperationId) -> Option<&SimulatedDiscovery> {
-        self.asked.get(&operation)
+        self.discoveries.get(&operation)
     }
 
     /// Has a node leave its network. It goes on running alone.
@@ -419,8 +419,8 @@ impl<H: Handler> Sim<H> {
     /// Lets time pass.
     pub fn run_for(&mut self, time: Duration) {
         let until = self.now + time;
-        while let Some((at, due)) = self.queue.take(until) {
-            self.happen(at, due);
+        while let Some((at, event)) = self.queue.take(until) {
+            self.process_event(at, event);
         }
         self.now = until;
     }
@@ -436,8 +436,8 @@ impl<H: Handler> Sim<H> {
             }
             let Some(moment) = self.queue.next().filter(|next| *next <= until) else { break };
             // Also the events that the first ones add for the same moment, which belong to it.
-            while let Some((at, due)) = self.queue.take(moment) {
-                self.happen(at, due);
+            while let Some((at, event)) = self.queue.take(moment) {
+                self.process_event(at, event);
             }
         }
         self.now = until;
@@ -458,7 +458,7 @@ impl<H: Handler> Sim<H> {
     }
 
     fn start(&mut self, index: usize) {
-        let unix = self.nodes[index].clock(self.unix());
+        let unix = self.nodes[index].wall_clock(self.unix());
         let node = &mut self.nodes[index];
         // Work and most entries of the queue name their run, so those of the run before are void from
         // here on.
@@ -471,7 +471,7 @@ impl<H: Handler> Sim<H> {
             epoch: unix,
             manual: node.options.manual,
         };
-        let seed = draw(self.seed, "overlay", [index as u64, u64::from(node.run)]);
+        let seed = derive_seed(self.seed, "overlay", [index as u64, u64::from(node.run)]);
         let now = Now { monotonic: self.now, unix };
         let mut machine = Machine::new(now, identity, &self.config, seed);
         // One memory for all nodes saves most of the time for signatures. It changes no outcome: that
@@ -490,10 +490,10 @@ impl<H: Handler> Sim<H> {
             wake: None,
             stopping: false,
         });
-        let listens = address(node.listens(index));
+        let listens = address(node.announced_ip(index));
         let known: Vec<_> =
-            node.known.iter().map(|(id, address)| (*id, vec![address.clone()])).collect();
-        let kept: Vec<Batch> = node.kept.clone();
+            node.known_addresses.iter().map(|(id, address)| (*id, vec![address.clone()])).collect();
+        let kept: Vec<Batch> = node.stored_broadcasts.clone();
         self.command(index, Command::Addresses(vec![listens]));
         if !known.is_empty() {
             self.command(index, Command::Known(known));
@@ -504,26 +504,30 @@ impl<H: Handler> Sim<H> {
         self.settle();
     }
 
-    fn happen(&mut self, at: Instant, due: Due) {
+    fn process_event(&mut self, at: Instant, event: SimEvent) {
         self.now = at;
-        match due {
-            Due::Wake { node } => self.wake(node),
-            Due::Arrive { link, side } => self.arrive(link, side),
-            Due::Depart { link, side } => self.depart(link, side),
-            Due::Silent { link, side, cuts } => self.silent(link, side, cuts),
-            Due::Patience { link, side } => self.impatient(link, side),
-            Due::Lost { link, side } => {
-                self.end_abruptly(link, side, Reason::Lost("the other end is gone".into()));
+        match event {
+            SimEvent::WakeNode { node } => self.wake_node(node),
+            SimEvent::Arrive { connection, side } => self.arrive(connection, side),
+            SimEvent::LineFree { connection, side } => self.line_free(connection, side),
+            SimEvent::LinkSilent { connection, side, cuts } => {
+                self.link_silent(connection, side, cuts);
             }
-            Due::Dial { dial, step } => self.step_dial(dial, step),
-            Due::Probe { probe, step } => self.step_probe(probe, step),
-            Due::Pong { ping } => self.pong(ping),
-            Due::NoReply { request } => self.no_reply(request),
-            Due::Stream { stream, step } => self.step_stream(stream, step),
-            Due::Fetch { fetch } => self.wake_fetch(fetch),
-            Due::SourceUnreachable { fetch, source } => self.source_unreachable(fetch, source),
-            Due::Timer { node, run } => self.timers_expired(node, run),
-            Due::Stopped { node, run } => {
+            SimEvent::GoodbyeTimeout { connection, side } => {
+                self.goodbye_timed_out(connection, side);
+            }
+            SimEvent::LinkLost { connection, side } => {
+                self.end_abruptly(connection, side, Reason::Lost("the other end is gone".into()));
+            }
+            SimEvent::Dial { dial, step } => self.step_dial(dial, step),
+            SimEvent::Probe { probe, step } => self.step_probe(probe, step),
+            SimEvent::Pong { ping } => self.pong(ping),
+            SimEvent::RequestTimeout { request } => self.request_timed_out(request),
+            SimEvent::Stream { stream, step } => self.step_stream(stream, step),
+            SimEvent::WakeFetch { fetch } => self.wake_fetch(fetch),
+            SimEvent::SourceUnreachable { fetch, source } => self.source_unreachable(fetch, source),
+            SimEvent::Timer { node, run } => self.timers_expired(node, run),
+            SimEvent::EndRun { node, run } => {
                 if self.nodes[node].run == run {
                     self.end_run(node, true);
                 }
@@ -543,21 +547,21 @@ impl<H: Handler> Sim<H> {
     }
 
     fn next_operation(&mut self) -> OperationId {
-        OperationId(self.next_serial())
+        OperationId(self.next_id())
     }
 
-    fn next_serial(&mut self) -> u64 {
-        self.serial += 1;
-        self.serial
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
     }
 
     /// Draws a time up to `most`.
-    fn draw_up_to(&mut self, most: Duration) -> Duration {
+    fn random_duration(&mut self, most: Duration) -> Duration {
         // Leaves room for the 1 that is added.
         let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX - 1);
         match micros {
             0 => Duration::ZERO,
-            micros => Duration::from_micros(self.chance.next_u64() % (micros + 1)),
+            micros => Duration::from_micros(self.rng.next_u64() % (micros + 1)),
         }
     }
 
@@ -565,11 +569,11 @@ impl<H: Handler> Sim<H> {
     fn is_cut(&self, a: usize, b: usize) -> bool {
         let (a, b) = (&self.nodes[a], &self.nodes[b]);
         // Nodes are in part 0 as long as there is no partition.
-        a.part != b.part || a.vanished || b.vanished
+        a.partition_group != b.partition_group || a.vanished || b.vanished
     }
 
     /// Adds something that has happened to the trace, with the nodes concerned and more bytes.
-    fn note(&mut self, what: &str, nodes: [usize; 2], more: &[u8]) {
+    fn trace_event(&mut self, what: &str, nodes: [usize; 2], more: &[u8]) {
         let [a, b] = nodes.map(|node| (node as u64).to_le_bytes());
         // With the time, so that runs that differ only in their delays have different hashes.
         let nanos = self.now.since_origin().as_nanos().to_le_bytes();

@@ -1,7 +1,7 @@
 //! Actions that applications ask for through their contexts: discoveries, searches and pings. Their
 //! results are events.
 
-use super::queue::Due;
+use super::queue::SimEvent;
 use super::{Joining, Sim, SimulatedDiscovery};
 use crate::address::Address;
 use crate::event::{ActionId, Event, NodeInfo};
@@ -9,12 +9,12 @@ use crate::files::{FileSource, FoundFiles};
 use crate::frame::query::{AnswerBody, MAX_SEARCH, QueryAnswer, QueryKind};
 use crate::handler::Handler;
 use crate::id::NodeId;
-use crate::peer::{Input, OperationId, Purpose};
+use crate::peer::{ConnectionId, Input, OperationId, Purpose};
 use crate::time::Instant;
 
 /// The purpose of a link that an application, or the user of the simulation, asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LinkFor {
+pub(super) enum LinkPurpose {
     /// The link itself.
     Connect(Option<ActionId>),
     /// To join the network through the node.
@@ -38,11 +38,11 @@ enum AppQueryKind {
 
 /// A ping over a link.
 #[derive(Debug)]
-pub(super) struct Ping {
+pub(super) struct SimulatedPing {
     from: usize,
     run: u32,
     to: NodeId,
-    link: u64,
+    connection: ConnectionId,
     action: ActionId,
     sent: Instant,
 }
@@ -55,17 +55,17 @@ impl<H: Handler> Sim<H> {
         node: usize,
         addresses: Vec<Address>,
         keep: bool,
-        wanted: LinkFor,
+        wanted: LinkPurpose,
     ) {
         if self.nodes[node].running.is_none() || addresses.is_empty() {
             return;
         }
         let purpose = match wanted {
-            LinkFor::Connect(_) => Purpose::Application,
-            LinkFor::Join(_) => Purpose::Join,
+            LinkPurpose::Connect(_) => Purpose::Application,
+            LinkPurpose::Join(_) => Purpose::Join,
         };
         let operation = self.next_operation();
-        self.links_for.insert(operation, wanted);
+        self.link_purposes.insert(operation, wanted);
         self.input(node, Input::Dial { operation, addresses, keep, purpose });
     }
 
@@ -85,7 +85,7 @@ impl<H: Handler> Sim<H> {
         self.nodes[node].joining = Joining::Trying;
         // One dial for each, unlike for `link_to` with several addresses: these are different nodes.
         for address in addresses {
-            self.link_to(node, vec![address], false, LinkFor::Join(Some(action)));
+            self.link_to(node, vec![address], false, LinkPurpose::Join(Some(action)));
         }
     }
 
@@ -113,7 +113,7 @@ impl<H: Handler> Sim<H> {
         if let Some(operation) =
             self.ask_for(node, action, AppQueryKind::Discovery, QueryKind::Discover, depth)
         {
-            self.asked.insert(operation, SimulatedDiscovery::default());
+            self.discoveries.insert(operation, SimulatedDiscovery::default());
         }
     }
 
@@ -134,7 +134,7 @@ impl<H: Handler> Sim<H> {
     /// Takes an answer to an application's search. Returns whether it is one.
     pub(super) fn file_found(&mut self, operation: OperationId, answer: &QueryAnswer) -> bool {
         let Some(AppQuery { kind: AppQueryKind::Search(found), .. }) =
-            self.actions.get_mut(&operation)
+            self.app_queries.get_mut(&operation)
         else {
             return false;
         };
@@ -147,18 +147,18 @@ impl<H: Handler> Sim<H> {
 
     pub(super) fn ask_ping(&mut self, node: usize, action: ActionId, to: NodeId) {
         let Some(running) = &self.nodes[node].running else { return };
-        let link = running.handles.get(&to).map(|handle| handle.link);
+        let connection = running.handles.get(&to).map(|handle| handle.connection);
         if to == self.nodes[node].id {
             let error = "a node does not ping itself".to_owned();
             return self.event(node, Event::NodeActionFailed { action, error });
         }
-        let (Some(link), Some(other)) = (link, self.node_of(to)) else {
+        let (Some(connection), Some(other)) = (connection, self.node_of(to)) else {
             return self.ping_directly(node, action, to);
         };
-        let (ping, run, sent) = (self.next_serial(), self.nodes[node].run, self.now);
-        self.pings.insert(ping, Ping { from: node, run, to, link, action, sent });
+        let (ping, run, sent) = (self.next_id(), self.nodes[node].run, self.now);
+        self.pings.insert(ping, SimulatedPing { from: node, run, to, connection, action, sent });
         let round_trip = self.latency(node, other) + self.latency(other, node);
-        self.queue.put(sent + round_trip, Due::Pong { ping });
+        self.queue.put(sent + round_trip, SimEvent::Pong { ping });
     }
 
     /// Asks a query for an action of a node's application.
@@ -172,7 +172,7 @@ impl<H: Handler> Sim<H> {
     ) -> Option<OperationId> {
         let operation = self.ask(node, what, depth)?;
         let run = self.nodes[node].run;
-        self.actions.insert(operation, AppQuery { node, run, action, kind });
+        self.app_queries.insert(operation, AppQuery { node, run, action, kind });
         Some(operation)
     }
 
@@ -186,17 +186,19 @@ impl<H: Handler> Sim<H> {
 
     /// Delivers the answer to a ping, unless the link has ended or is cut off.
     pub(super) fn pong(&mut self, ping: u64) {
-        let Some(Ping { from, run, to, link, action, sent }) = self.pings.remove(&ping) else {
+        let Some(SimulatedPing { from, run, to, connection, action, sent }) =
+            self.pings.remove(&ping)
+        else {
             return;
         };
-        let Some(running) = self.nodes[from].run(run) else { return };
-        let linked = running.handles.get(&to).is_some_and(|handle| handle.link == link);
+        let Some(running) = self.nodes[from].in_run(run) else { return };
+        let linked = running.handles.get(&to).is_some_and(|handle| handle.connection == connection);
         let cut = self.node_of(to).is_none_or(|other| self.is_cut(from, other));
         let overdue = sent + self.config.request_timeout;
         // A cut holds the answer back. The ping succeeds late if the line comes back by its deadline.
         if linked && cut && self.now < overdue {
-            self.pings.insert(ping, Ping { from, run, to, link, action, sent });
-            return self.queue.put(overdue, Due::Pong { ping });
+            self.pings.insert(ping, SimulatedPing { from, run, to, connection, action, sent });
+            return self.queue.put(overdue, SimEvent::Pong { ping });
         }
         let event = match (linked, cut) {
             (true, false) => {
@@ -217,15 +219,15 @@ impl<H: Handler> Sim<H> {
 
     /// Reports that a query of an application has ended.
     pub(super) fn action_ended(&mut self, operation: OperationId, complete: bool) {
-        let Some(AppQuery { node, run, action, kind }) = self.actions.remove(&operation) else {
+        let Some(AppQuery { node, run, action, kind }) = self.app_queries.remove(&operation) else {
             return;
         };
-        let Some(running) = self.nodes[node].run(run) else { return };
+        let Some(running) = self.nodes[node].in_run(run) else { return };
         let event = match kind {
             AppQueryKind::Discovery => {
                 // Own links come from the node itself, as it does not answer its own query.
                 let me = running.machine.overlay().info();
-                let found = self.asked.remove(&operation).unwrap_or_default().nodes;
+                let found = self.discoveries.remove(&operation).unwrap_or_default().nodes;
                 let others = found.into_values().filter(|info| info.id != me.id);
                 let nodes: Vec<NodeInfo> = others.collect();
                 let nodes = std::iter::once(me).chain(nodes).collect();

@@ -1,7 +1,7 @@
 //! Messages, pings and requests to nodes without a link: what the machine asks of the shell.
 
 use super::Sim;
-use super::link::Lane;
+use super::link::Outbox;
 use crate::address::Address;
 use crate::event::{ActionId, Event, Peer, Reason};
 use crate::frame::Refusal;
@@ -25,14 +25,14 @@ impl<H: Handler> Sim<H> {
     /// Sends a message to a node that there is no link with, or for which other messages wait.
     pub(super) fn send_directly(&mut self, from: usize, to: Peer, message: Message) {
         let (operation, id) = (self.next_operation(), to.id());
-        self.sending.insert(operation, SimulatedSend::Message(to));
+        self.pending_sends.insert(operation, SimulatedSend::Message(to));
         self.input(from, Input::Send { operation, to: id, payload: Payload::Message(message) });
     }
 
     /// Pings a node that there is no link with.
     pub(super) fn ping_directly(&mut self, from: usize, action: ActionId, to: NodeId) {
         let operation = self.next_operation();
-        self.sending.insert(operation, SimulatedSend::Ping(action, to));
+        self.pending_sends.insert(operation, SimulatedSend::Ping(action, to));
         self.input(from, Input::Send { operation, to, payload: Payload::Ping });
     }
 
@@ -44,7 +44,7 @@ impl<H: Handler> Sim<H> {
         to: NodeId,
         (name, message): (String, Message),
     ) {
-        self.sending.insert(operation, SimulatedSend::Request(to));
+        self.pending_sends.insert(operation, SimulatedSend::Request(to));
         self.input(
             from,
             Input::Send { operation, to, payload: Payload::Request { name, message } },
@@ -71,14 +71,14 @@ impl<H: Handler> Sim<H> {
         connection: ConnectionId,
         payload: Payload,
     ) {
-        let Some(sending) = self.sending.remove(&operation) else { return };
+        let Some(sending) = self.pending_sends.remove(&operation) else { return };
         let id = match (sending, payload) {
             (SimulatedSend::Message(to), Payload::Message(message)) => {
                 let running = self.nodes[from].running.as_ref();
                 let handles = running.map(|running| &running.handles);
                 let handle = handles.and_then(|handles| handles.get(&to.id()).cloned());
                 // The link may have ended since the machine chose it, and another one may have come up.
-                match handle.filter(|handle| handle.link == connection.0) {
+                match handle.filter(|handle| handle.connection == connection) {
                     Some(handle) => self.send_message(from, &handle, message),
                     None => self.message_failed(from, to.clone(), super::shell::not_connected()),
                 }
@@ -89,7 +89,7 @@ impl<H: Handler> Sim<H> {
                 to
             }
             (SimulatedSend::Request(to), Payload::Request { name, message }) => {
-                self.request_over(from, operation.0, connection.0, name, message);
+                self.request_over(from, operation.0, connection, name, message);
                 to
             }
             (SimulatedSend::Message(to), _) => to.id(),
@@ -106,7 +106,7 @@ impl<H: Handler> Sim<H> {
         operation: OperationId,
         outcome: Result<std::time::Duration, SendError>,
     ) {
-        match (self.sending.remove(&operation), outcome) {
+        match (self.pending_sends.remove(&operation), outcome) {
             (Some(SimulatedSend::Message(to)), Err(error)) => {
                 self.message_failed(from, to, Reason::Other(0, error.to_string()));
             }
@@ -128,16 +128,16 @@ impl<H: Handler> Sim<H> {
     /// Answers where a node has met another, from its state folder if it has one.
     pub(super) fn look_up_addresses(&mut self, node: usize, id: NodeId) {
         let addresses: Vec<Address> =
-            self.nodes[node].known.get(&id).cloned().into_iter().collect();
+            self.nodes[node].known_addresses.get(&id).cloned().into_iter().collect();
         self.input(node, Input::MetAt { id, addresses });
     }
 
     /// Answers how much a link is used.
     pub(super) fn measure_use(&mut self, node: usize, connection: ConnectionId) {
-        let Some(link) = self.links.get(&connection.0) else { return };
-        let count = link.lanes.iter().map(|lane| lane.accepted).sum();
+        let Some(link) = self.links.get(&connection) else { return };
+        let count = link.outboxes.iter().map(|outbox| outbox.accepted).sum();
         let busy =
-            link.lanes.iter().any(Lane::has_messages) || self.awaits_reply(node, connection.0);
+            link.outboxes.iter().any(Outbox::has_messages) || self.awaits_reply(node, connection);
         self.input(node, Input::LinkUse { connection, count, busy });
     }
 }

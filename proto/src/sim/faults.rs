@@ -45,11 +45,11 @@ impl<H: Handler> Sim<H> {
     /// no group form one more. A node that is added later comes to the first group.
     pub fn partition(&mut self, groups: &[&[usize]]) {
         for node in &mut self.nodes {
-            node.part = groups.len();
+            node.partition_group = groups.len();
         }
-        for (part, group) in groups.iter().enumerate() {
+        for (number, group) in groups.iter().enumerate() {
             for node in *group {
-                self.nodes[*node].part = part;
+                self.nodes[*node].partition_group = number;
             }
         }
         // A new partition may put nodes into one group that an earlier one had separated.
@@ -61,7 +61,7 @@ impl<H: Handler> Sim<H> {
     /// Ends a partition.
     pub fn heal(&mut self) {
         for node in &mut self.nodes {
-            node.part = 0;
+            node.partition_group = 0;
         }
         self.mend_links();
         self.settle();
@@ -71,9 +71,15 @@ impl<H: Handler> Sim<H> {
     pub fn break_link(&mut self, a: usize, b: usize) {
         let id = self.id(b);
         let running = self.nodes[a].running.as_ref();
-        if let Some(link) = running.and_then(|running| Some(running.handles.get(&id)?.link)) {
+        if let Some(connection) =
+            running.and_then(|running| Some(running.handles.get(&id)?.connection))
+        {
             for side in [link::DIALLER, link::ACCEPTOR] {
-                self.end_abruptly(link, side, Reason::Lost("the connection was reset".into()));
+                self.end_abruptly(
+                    connection,
+                    side,
+                    Reason::Lost("the connection was reset".into()),
+                );
             }
             self.settle();
         }

@@ -15,7 +15,7 @@ use super::Sim;
 use super::dial::Reach;
 use super::files::Servable;
 use super::network::address;
-use super::queue::{Due, StreamStep};
+use super::queue::{SimEvent, StreamStep};
 use super::stream::{FETCHER, SimulatedStream, StreamItem};
 use crate::event::{ActionId, Event};
 use crate::files::fetch::{
@@ -111,8 +111,8 @@ impl SimulatedFetch {
     }
 
     /// Forgets the stream of a source, unless another has taken its place.
-    pub(super) fn forget_stream(&mut self, source: SourceId, serial: u64) {
-        if self.streams.get(&source) == Some(&serial) {
+    pub(super) fn forget_stream(&mut self, source: SourceId, fetch_id: u64) {
+        if self.streams.get(&source) == Some(&fetch_id) {
             self.streams.remove(&source);
         }
     }
@@ -128,28 +128,28 @@ impl<H: Handler> Sim<H> {
             is_patient: false,
             patience: self.config.download_patience,
         };
-        let serial = self.next_serial();
+        let fetch_id = self.next_id();
         let run = self.nodes[node].run;
-        let seed = super::node::draw(self.seed, "fetch", [node as u64, serial]);
+        let seed = super::node::derive_seed(self.seed, "fetch", [node as u64, fetch_id]);
         let fetch = Fetch::new(self.now, options, seed);
         let streams = BTreeMap::new();
         let (wake, proven, done) = (None, None, None);
         let fetch =
             SimulatedFetch { node, run, action, hash, to, fetch, wake, streams, proven, done };
-        self.transfers.fetches.insert(serial, fetch);
-        self.note("fetch", [node, node], hash.as_bytes());
-        self.obey_fetch(serial);
+        self.transfers.fetches.insert(fetch_id, fetch);
+        self.trace_event("fetch", [node, node], hash.as_bytes());
+        self.carry_out_fetch(fetch_id);
     }
 
     /// Wakes a fetch at its deadline, or forgets it when it is not served any more.
-    pub(super) fn wake_fetch(&mut self, serial: u64) {
+    pub(super) fn wake_fetch(&mut self, fetch_id: u64) {
         let now = self.now;
-        let Some(fetch) = self.transfers.fetches.get_mut(&serial) else { return };
+        let Some(fetch) = self.transfers.fetches.get_mut(&fetch_id) else { return };
         if fetch.done.is_some_and(|done| done + LINGER <= now) {
-            self.transfers.fetches.remove(&serial);
+            self.transfers.fetches.remove(&fetch_id);
         } else if fetch.wake == Some(now) {
             fetch.wake = None;
-            self.fetch_input(serial, Input::Timeout);
+            self.fetch_input(fetch_id, Input::Timeout);
         }
     }
 
@@ -157,88 +157,88 @@ impl<H: Handler> Sim<H> {
     pub(super) fn fetches_linked(&mut self, node: usize) {
         let fetches = self.transfers.fetches.iter();
         let wanting = fetches.filter(|(_, fetch)| fetch.node == node && fetch.fetch.wants_link());
-        let wanting: Vec<_> = wanting.map(|(serial, _)| *serial).collect();
-        for serial in wanting {
-            self.fetch_input(serial, Input::Linked);
+        let wanting: Vec<_> = wanting.map(|(fetch_id, _)| *fetch_id).collect();
+        for fetch_id in wanting {
+            self.fetch_input(fetch_id, Input::Linked);
         }
     }
 
     /// Takes an answer to a search for sources. Returns whether it is one.
     pub(super) fn source_found(&mut self, operation: OperationId, answer: &QueryAnswer) -> bool {
-        let Some(serial) = self.transfers.searches.get(&operation).copied() else { return false };
+        let Some(fetch_id) = self.transfers.searches.get(&operation).copied() else { return false };
         if let AnswerBody::Files(_) = answer.body {
             let (id, addresses) = (Some(answer.node), answer.addresses.clone());
-            self.fetch_input(serial, Input::Found(SourceCandidate { id, addresses }));
+            self.fetch_input(fetch_id, Input::Found(SourceCandidate { id, addresses }));
         }
         true
     }
 
     /// Notes the end of a search for sources.
     pub(super) fn source_search_ended(&mut self, operation: OperationId) {
-        if let Some(serial) = self.transfers.searches.remove(&operation) {
-            self.fetch_input(serial, Input::Searched);
+        if let Some(fetch_id) = self.transfers.searches.remove(&operation) {
+            self.fetch_input(fetch_id, Input::Searched);
         }
     }
 
-    fn fetch_input(&mut self, serial: u64, input: Input) {
+    fn fetch_input(&mut self, fetch_id: u64, input: Input) {
         let now = self.now;
-        if let Some(fetch) = self.transfers.fetches.get_mut(&serial) {
+        if let Some(fetch) = self.transfers.fetches.get_mut(&fetch_id) {
             fetch.fetch.handle(now, input);
-            self.obey_fetch(serial);
+            self.carry_out_fetch(fetch_id);
         }
     }
 
     /// Carries out the outputs of a fetch.
-    fn obey_fetch(&mut self, serial: u64) {
+    fn carry_out_fetch(&mut self, fetch_id: u64) {
         // Looked up anew each time: an output may have ended the fetch, or led to more inputs.
-        while let Some(fetch) = self.transfers.fetches.get_mut(&serial)
+        while let Some(fetch) = self.transfers.fetches.get_mut(&fetch_id)
             && let Some(output) = fetch.fetch.poll()
         {
             let (node, hash) = (fetch.node, fetch.hash);
-            let stream = |source| fetch.streams.get(&source).copied();
+            let stream_of = |source| fetch.streams.get(&source).copied();
             match output {
                 Output::Search => {
                     if let Some(operation) = self.ask(node, QueryKind::HasFile(hash), -1) {
-                        self.transfers.searches.insert(operation, serial);
+                        self.transfers.searches.insert(operation, fetch_id);
                     }
                 }
-                Output::Dial(source, candidate) => self.dial_source(serial, source, &candidate),
+                Output::Dial(source, candidate) => self.dial_source(fetch_id, source, &candidate),
                 Output::Prove { source, with_size } => {
-                    if let Some(stream) = stream(source) {
-                        self.prove(stream, with_size);
+                    if let Some(stream_id) = stream_of(source) {
+                        self.prove(stream_id, with_size);
                     }
                 }
                 Output::Open(source) => {
-                    if let Some(stream) = stream(source) {
-                        self.open_proven(serial, stream);
+                    if let Some(stream_id) = stream_of(source) {
+                        self.open_proven(fetch_id, stream_id);
                     }
                 }
                 Output::Follow(source) => {
-                    if let Some(stream) = stream(source) {
-                        self.follow_source(serial, stream);
+                    if let Some(stream_id) = stream_of(source) {
+                        self.follow_source(fetch_id, stream_id);
                     }
                 }
                 Output::Request { source, first, count } => {
-                    if let Some(stream) = stream(source) {
-                        self.ask_pieces(stream, first, count);
+                    if let Some(stream_id) = stream_of(source) {
+                        self.ask_pieces(stream_id, first, count);
                     }
                 }
                 Output::Cancel(source) => {
-                    if let Some(stream) = stream(source) {
-                        self.cancel_pieces(stream);
+                    if let Some(stream_id) = stream_of(source) {
+                        self.cancel_pieces(stream_id);
                     }
                 }
                 Output::Complete(source) => {
-                    if let Some(stream) = fetch.streams.remove(&source) {
+                    if let Some(stream_id) = fetch.streams.remove(&source) {
                         let name = self.nodes[node].name.clone();
                         // The source closes the stream when this arrives. The fetch forgets it now.
                         let request = Request::Complete { hash, name, called: None };
-                        self.send_item(stream, FETCHER, StreamItem::Request(request));
+                        self.send_item(stream_id, FETCHER, StreamItem::Request(request));
                     }
                 }
                 Output::HangUp(source) => {
-                    if let Some(stream) = fetch.streams.remove(&source) {
-                        self.close_stream(stream);
+                    if let Some(stream_id) = fetch.streams.remove(&source) {
+                        self.close_stream(stream_id);
                     }
                 }
                 Output::ReportBan { id: source, why, .. } => {
@@ -250,28 +250,28 @@ impl<H: Handler> Sim<H> {
                     fetch.proven = None;
                     self.nodes[node].disk.get_mut().parts.remove(&hash);
                 }
-                Output::Done => self.fetch_done(serial),
-                Output::GiveUp(why) => self.fetch_given_up(serial, &why),
+                Output::Done => self.fetch_done(fetch_id),
+                Output::GiveUp(why) => self.fetch_given_up(fetch_id, &why),
             }
         }
-        self.set_fetch_alarm(serial);
+        self.schedule_fetch_wake(fetch_id);
     }
 
     /// Puts the fetch's next deadline into the queue, if that is sooner than the one there.
-    fn set_fetch_alarm(&mut self, serial: u64) {
+    fn schedule_fetch_wake(&mut self, fetch_id: u64) {
         let now = self.now;
-        let Some(fetch) = self.transfers.fetches.get_mut(&serial) else { return };
+        let Some(fetch) = self.transfers.fetches.get_mut(&fetch_id) else { return };
         let Some(due) = fetch.fetch.poll_timeout() else { return };
         if fetch.wake.is_none_or(|wake| wake > due) {
             let due = due.max(now);
             fetch.wake = Some(due);
-            self.queue.put(due, Due::Fetch { fetch: serial });
+            self.queue.put(due, SimEvent::WakeFetch { fetch: fetch_id });
         }
     }
 
     /// Dials a source. A linked one that can't be dialled calls back.
-    fn dial_source(&mut self, serial: u64, source: SourceId, candidate: &SourceCandidate) {
-        let Some(fetch) = self.transfers.fetches.get(&serial) else { return };
+    fn dial_source(&mut self, fetch_id: u64, source: SourceId, candidate: &SourceCandidate) {
+        let Some(fetch) = self.transfers.fetches.get(&fetch_id) else { return };
         let (node, hash) = (fetch.node, fetch.hash);
         let reaches: Vec<_> =
             candidate.addresses.iter().map(|at| self.reachable(node, at)).collect();
@@ -283,7 +283,7 @@ impl<H: Handler> Sim<H> {
         let called_back = candidate.id.and_then(|id| {
             let linked = self.nodes[node].running.as_ref()?.handles.contains_key(&id);
             let to = self.node_of(id).filter(|_| linked)?;
-            let back = address(self.nodes[node].listens(node));
+            let back = address(self.nodes[node].announced_ip(node));
             let reaches = self.reachable(to, &back) == Reach::Node(node);
             // The way of the query that asks for it, then the two round trips of the dial back.
             reaches.then(|| (to, self.latency(node, to) * 5))
@@ -295,107 +295,110 @@ impl<H: Handler> Sim<H> {
                 _ => None,
             });
             let at = self.now + refused.unwrap_or(self.config.connect_timeout);
-            return self.queue.put(at, Due::SourceUnreachable { fetch: serial, source });
+            return self.queue.put(at, SimEvent::SourceUnreachable { fetch: fetch_id, source });
         };
-        let stream = self.next_serial();
+        let stream_id = self.next_id();
         let nodes = [(node, self.nodes[node].run), (to, self.nodes[to].run)];
         let latency = self.latency(node, to);
         let about = (hash, candidate.id);
-        let opened = SimulatedStream::new((serial, source), about, nodes, latency, self.now);
-        self.transfers.streams.insert(stream, opened);
-        if let Some(fetch) = self.transfers.fetches.get_mut(&serial) {
-            fetch.streams.insert(source, stream);
+        let opened = SimulatedStream::new((fetch_id, source), about, nodes, latency, self.now);
+        self.transfers.streams.insert(stream_id, opened);
+        if let Some(fetch) = self.transfers.fetches.get_mut(&fetch_id) {
+            fetch.streams.insert(source, stream_id);
         }
-        self.queue.put(self.now + wait, Due::Stream { stream, step: StreamStep::Opened });
+        self.queue
+            .put(self.now + wait, SimEvent::Stream { stream: stream_id, step: StreamStep::Opened });
     }
 
     /// Reports that no node answers at the addresses of a source.
-    pub(super) fn source_unreachable(&mut self, serial: u64, source: SourceId) {
-        self.fetch_input(serial, Input::Failed { source, fault: Fault::Unreachable });
+    pub(super) fn source_unreachable(&mut self, fetch_id: u64, source: SourceId) {
+        self.fetch_input(fetch_id, Input::Failed { source, fault: Fault::Unreachable });
     }
 
     /// Closes the stream of a source that has failed.
-    pub(super) fn source_failed(&mut self, stream: u64, fault: Fault) {
-        let Some(failed) = self.transfers.streams.get(&stream) else { return };
-        let (serial, source) = (failed.fetch, failed.source);
-        self.close_stream(stream);
-        self.fetch_input(serial, Input::Failed { source, fault });
+    pub(super) fn source_failed(&mut self, stream_id: u64, fault: Fault) {
+        let Some(stream) = self.transfers.streams.get(&stream_id) else { return };
+        let (fetch_id, source) = (stream.fetch, stream.source);
+        self.close_stream(stream_id);
+        self.fetch_input(fetch_id, Input::Failed { source, fault });
     }
 
     /// Begins with a source whose connection is there, unless the source or the network failed meanwhile.
-    pub(super) fn stream_opened(&mut self, stream: u64) {
-        let Some(opened) = self.transfers.streams.get(&stream) else { return };
-        let (serial, source, hash) = (opened.fetch, opened.source, opened.hash);
-        let ([(from, _), (to, run)], expected) = (opened.nodes, opened.expected);
+    pub(super) fn stream_opened(&mut self, stream_id: u64) {
+        let Some(stream) = self.transfers.streams.get(&stream_id) else { return };
+        let (fetch_id, source, hash) = (stream.fetch, stream.source, stream.hash);
+        let ([(from, _), (to, run)], expected) = (stream.nodes, stream.expected);
         let id = self.nodes[to].id;
         let is_other = expected.is_some_and(|expected| expected != id);
-        if is_other || self.is_cut(from, to) || self.nodes[to].run(run).is_none() {
-            return self.source_failed(stream, Fault::Unreachable);
+        if is_other || self.is_cut(from, to) || self.nodes[to].in_run(run).is_none() {
+            return self.source_failed(stream_id, Fault::Unreachable);
         }
-        self.fetch_input(serial, Input::Identified { source, id });
-        let is_new = self.transfers.fetches.get(&serial).is_some_and(|f| f.proven.is_none());
+        self.fetch_input(fetch_id, Input::Identified { source, id });
+        let is_new = self.transfers.fetches.get(&fetch_id).is_some_and(|f| f.proven.is_none());
         // It may be a node that the fetch knows already, which was hung up on.
-        let Some(opened) = self.transfers.streams.get_mut(&stream) else { return };
-        opened.asking.stage = FetcherStage::Describing { also_values: is_new };
-        self.send_item(stream, FETCHER, StreamItem::Request(Request::Describe { hash }));
+        let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
+        stream.fetcher.stage = FetcherStage::Describing { also_values: is_new };
+        self.send_item(stream_id, FETCHER, StreamItem::Request(Request::Describe { hash }));
         // Together with the description, which saves a round trip. Once the content is proven, the list
         // is known.
         if is_new {
             let request = Request::Pieces { hash, first: 0, count: MAX_PER_REQUEST };
-            self.send_item(stream, FETCHER, StreamItem::Request(request));
+            self.send_item(stream_id, FETCHER, StreamItem::Request(request));
         }
         // From now on there is a deadline in the queue for as long as the stream exists.
-        self.check_stream(stream);
+        self.check_stream(stream_id);
     }
 
     /// Asks a source to prove what it has described.
-    fn prove(&mut self, stream: u64, with_size: bool) {
-        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
-        let FetcherStage::Described(list) = std::mem::take(&mut asked.asking.stage) else { return };
-        asked.asking.stage = FetcherStage::Proving { list, with_size };
-        self.go_on_proving(stream);
+    fn prove(&mut self, stream_id: u64, with_size: bool) {
+        let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
+        let FetcherStage::Described(list) = std::mem::take(&mut stream.fetcher.stage) else {
+            return;
+        };
+        stream.fetcher.stage = FetcherStage::Proving { list, with_size };
+        self.go_on_proving(stream_id);
     }
 
     /// Requests the next values of the list, or checks the list if it is complete.
-    fn go_on_proving(&mut self, stream: u64) {
-        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
-        let hash = asked.hash;
-        let FetcherStage::Proving { list, with_size } = std::mem::take(&mut asked.asking.stage)
+    fn go_on_proving(&mut self, stream_id: u64) {
+        let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
+        let hash = stream.hash;
+        let FetcherStage::Proving { list, with_size } = std::mem::take(&mut stream.fetcher.stage)
         else {
             return;
         };
         if let Some((first, count)) = list.wanted(MAX_PER_REQUEST) {
-            asked.asking.stage = FetcherStage::Proving { list, with_size };
+            stream.fetcher.stage = FetcherStage::Proving { list, with_size };
             let request = Request::Pieces { hash, first, count };
-            return self.send_item(stream, FETCHER, StreamItem::Request(request));
+            return self.send_item(stream_id, FETCHER, StreamItem::Request(request));
         }
         let Ok(list) = list.finish(&hash) else {
-            return self.source_failed(stream, Fault::Lie);
+            return self.source_failed(stream_id, Fault::Lie);
         };
         // An empty file has no piece that could show later that the size is wrong.
         if with_size || list.size() == 0 {
             let first = list.count().saturating_sub(1);
-            asked.asking.stage = FetcherStage::ProvingSize(list);
+            stream.fetcher.stage = FetcherStage::ProvingSize(list);
             let request = Request::Data { hash, first, count: 1 };
-            return self.send_item(stream, FETCHER, StreamItem::Request(request));
+            return self.send_item(stream_id, FETCHER, StreamItem::Request(request));
         }
-        self.proven(stream, list);
+        self.proven(stream_id, list);
     }
 
-    fn proven(&mut self, stream: u64, list: PieceList) {
-        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
-        asked.asking.stage = FetcherStage::Proven(list);
-        let (serial, source) = (asked.fetch, asked.source);
-        self.fetch_input(serial, Input::Proven(source));
+    fn proven(&mut self, stream_id: u64, list: PieceList) {
+        let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
+        stream.fetcher.stage = FetcherStage::Proven(list);
+        let (fetch_id, source) = (stream.fetch, stream.source);
+        self.fetch_input(fetch_id, Input::Proven(source));
     }
 
     /// Opens what a source has proven on the node's disk.
-    fn open_proven(&mut self, serial: u64, stream: u64) {
+    fn open_proven(&mut self, fetch_id: u64, stream_id: u64) {
         let now = self.now;
-        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
-        let FetcherStage::Proven(list) = std::mem::take(&mut asked.asking.stage) else { return };
-        let Some(description) = asked.asking.description.clone() else { return };
-        let Some(fetch) = self.transfers.fetches.get_mut(&serial) else { return };
+        let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
+        let FetcherStage::Proven(list) = std::mem::take(&mut stream.fetcher.stage) else { return };
+        let Some(description) = stream.fetcher.description.clone() else { return };
+        let Some(fetch) = self.transfers.fetches.get_mut(&fetch_id) else { return };
         let Ok(layout) = Layout::file(list.size()) else { return };
         let parts = &mut self.nodes[fetch.node].disk.get_mut().parts;
         // Pieces that an earlier fetch has left are used again, unless it believed in another number of
@@ -403,156 +406,160 @@ impl<H: Handler> Sim<H> {
         let here = parts.get(&fetch.hash).filter(|held| held.count() == layout.count()).cloned();
         let Ok(empty) = PieceSet::of_count(layout.count()) else { return };
         // The prover is asked to follow once the content is settled, as any other source.
-        asked.asking.stage = FetcherStage::Fetching;
+        stream.fetcher.stage = FetcherStage::Fetching;
         fetch.proven = Some((description, list));
         let (layout, held) = (Arc::new(layout), here.unwrap_or(empty));
-        // Not with `fetch_input`: the loop of `obey_fetch`, which has called this, polls what follows.
+        // Not with `fetch_input`: the loop of `carry_out_fetch`, which has called this, polls what follows.
         fetch.fetch.handle(now, Input::Opened { layout, held });
     }
 
     /// Asks a source which pieces it has, and makes it ready for requests.
-    fn follow_source(&mut self, serial: u64, stream: u64) {
+    fn follow_source(&mut self, fetch_id: u64, stream_id: u64) {
         let now = self.now;
-        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
-        let ((node, _), hash, source) = (asked.nodes[FETCHER], asked.hash, asked.source);
-        asked.asking.stage = FetcherStage::Fetching;
-        let is_whole = asked.asking.description.as_ref().is_some_and(|described| described.whole);
-        let addresses = vec![address(self.nodes[node].listens(node))];
-        self.send_item(stream, FETCHER, StreamItem::Request(Request::Follow { hash, addresses }));
-        if let Some(fetch) = self.transfers.fetches.get_mut(&serial) {
-            // The loop of `obey_fetch` polls what follows.
+        let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
+        let ((node, _), hash, source) = (stream.nodes[FETCHER], stream.hash, stream.source);
+        stream.fetcher.stage = FetcherStage::Fetching;
+        let is_whole = stream.fetcher.description.as_ref().is_some_and(|described| described.whole);
+        let addresses = vec![address(self.nodes[node].announced_ip(node))];
+        self.send_item(
+            stream_id,
+            FETCHER,
+            StreamItem::Request(Request::Follow { hash, addresses }),
+        );
+        if let Some(fetch) = self.transfers.fetches.get_mut(&fetch_id) {
+            // The loop of `carry_out_fetch` polls what follows.
             fetch.fetch.handle(now, Input::Ready { source, is_whole });
         }
     }
 
-    fn ask_pieces(&mut self, stream: u64, first: u64, count: u16) {
-        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
+    fn ask_pieces(&mut self, stream_id: u64, first: u64, count: u16) {
+        let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         let end = first.saturating_add(count.into());
-        asked.asking.owed.push_back(OwedRun { next: first, end, is_cancelled: false });
-        let request = Request::Data { hash: asked.hash, first, count };
-        self.send_item(stream, FETCHER, StreamItem::Request(request));
+        stream.fetcher.owed.push_back(OwedRun { next: first, end, is_cancelled: false });
+        let request = Request::Data { hash: stream.hash, first, count };
+        self.send_item(stream_id, FETCHER, StreamItem::Request(request));
     }
 
-    fn cancel_pieces(&mut self, stream: u64) {
-        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
+    fn cancel_pieces(&mut self, stream_id: u64) {
+        let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         // They stay owed: pieces on their way still count, and the source refuses the rest run by run.
-        asked.asking.owed.iter_mut().for_each(|run| run.is_cancelled = true);
-        self.send_item(stream, FETCHER, StreamItem::Request(Request::Cancel));
+        stream.fetcher.owed.iter_mut().for_each(|run| run.is_cancelled = true);
+        self.send_item(stream_id, FETCHER, StreamItem::Request(Request::Cancel));
     }
 
     /// Takes an answer of a source.
-    pub(super) fn take_answer(&mut self, stream: u64, answer: Answer, bytes: &[u8]) {
-        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
-        let (serial, source) = (asked.fetch, asked.source);
+    pub(super) fn take_answer(&mut self, stream_id: u64, answer: Answer, bytes: &[u8]) {
+        let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
+        let (fetch_id, source) = (stream.fetch, stream.source);
         match answer {
             Answer::Held { first, bits } => {
-                self.fetch_input(serial, Input::Holds { source, first, bits });
+                self.fetch_input(fetch_id, Input::Holds { source, first, bits });
             }
-            Answer::Whole => self.fetch_input(serial, Input::Whole(source)),
+            Answer::Whole => self.fetch_input(fetch_id, Input::Whole(source)),
             Answer::Sources(sources) => {
                 for (id, addresses) in sources {
                     let candidate = SourceCandidate { id: Some(id), addresses };
-                    self.fetch_input(serial, Input::Found(candidate));
+                    self.fetch_input(fetch_id, Input::Found(candidate));
                 }
             }
-            Answer::Description(description) => self.described(stream, description),
+            Answer::Description(description) => self.described(stream_id, description),
             Answer::Pieces { values, .. } => {
-                match &mut asked.asking.stage {
+                match &mut stream.fetcher.stage {
                     FetcherStage::Described(list) | FetcherStage::Proving { list, .. } => {
                         if list.push(&values).is_err() {
-                            return self.source_failed(stream, Fault::Lie);
+                            return self.source_failed(stream_id, Fault::Lie);
                         }
                     }
                     _ => return,
                 }
-                match asked.asking.stage {
-                    FetcherStage::Described(_) => self.report_description(stream),
-                    _ => self.go_on_proving(stream),
+                match stream.fetcher.stage {
+                    FetcherStage::Described(_) => self.report_description(stream_id),
+                    _ => self.go_on_proving(stream_id),
                 }
             }
-            Answer::Piece { index, .. } => self.take_piece(stream, index, bytes),
-            Answer::Refused(refusal) => self.refused(stream, refusal),
+            Answer::Piece { index, .. } => self.take_piece(stream_id, index, bytes),
+            Answer::Refused(refusal) => self.refused(stream_id, refusal),
         }
     }
 
-    fn described(&mut self, stream: u64, description: Description) {
-        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
-        let FetcherStage::Describing { also_values } = asked.asking.stage else { return };
+    fn described(&mut self, stream_id: u64, description: Description) {
+        let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
+        let FetcherStage::Describing { also_values } = stream.fetcher.stage else { return };
         let Ok(list) = IncomingList::new(description.size) else {
-            return self.source_failed(stream, Fault::Lie);
+            return self.source_failed(stream_id, Fault::Lie);
         };
-        asked.asking.description = Some(description);
-        asked.asking.stage = FetcherStage::Described(list);
+        stream.fetcher.description = Some(description);
+        stream.fetcher.stage = FetcherStage::Described(list);
         if !also_values {
-            self.report_description(stream);
+            self.report_description(stream_id);
         }
     }
 
-    fn report_description(&mut self, stream: u64) {
-        let Some(asked) = self.transfers.streams.get(&stream) else { return };
-        let (serial, source) = (asked.fetch, asked.source);
-        let Some(description) = &asked.asking.description else { return };
+    fn report_description(&mut self, stream_id: u64) {
+        let Some(stream) = self.transfers.streams.get(&stream_id) else { return };
+        let (fetch_id, source) = (stream.fetch, stream.source);
+        let Some(description) = &stream.fetcher.description else { return };
         let claim = Claim { kind: description.kind, size: description.size };
-        self.fetch_input(serial, Input::Described { source, claim });
+        self.fetch_input(fetch_id, Input::Described { source, claim });
     }
 
     /// Takes a piece, checks it, and keeps it.
-    fn take_piece(&mut self, stream: u64, index: u64, bytes: &[u8]) {
-        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
-        let (serial, source, hash) = (asked.fetch, asked.source, asked.hash);
-        if let FetcherStage::ProvingSize(list) = &asked.asking.stage {
+    fn take_piece(&mut self, stream_id: u64, index: u64, bytes: &[u8]) {
+        let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
+        let (fetch_id, source, hash) = (stream.fetch, stream.source, stream.hash);
+        if let FetcherStage::ProvingSize(list) = &stream.fetcher.stage {
             return match list.verify_piece(index, bytes) {
                 Ok(()) => {
                     let list = list.clone();
-                    self.proven(stream, list);
+                    self.proven(stream_id, list);
                 }
-                Err(_) => self.source_failed(stream, Fault::Lie),
+                Err(_) => self.source_failed(stream_id, Fault::Lie),
             };
         }
-        let Some(run) = asked.asking.owed.front_mut().filter(|run| run.next == index) else {
+        let Some(run) = stream.fetcher.owed.front_mut().filter(|run| run.next == index) else {
             // Pieces come in the order in which they were asked for, so any other one was not asked for.
-            return self.source_failed(stream, Fault::Lie);
+            return self.source_failed(stream_id, Fault::Lie);
         };
         run.next += 1;
         if run.next == run.end {
-            asked.asking.owed.pop_front();
+            stream.fetcher.owed.pop_front();
         }
-        let Some(fetch) = self.transfers.fetches.get(&serial) else { return };
+        let Some(fetch) = self.transfers.fetches.get(&fetch_id) else { return };
         let Some((_, list)) = &fetch.proven else { return };
         if list.verify_piece(index, bytes).is_err() {
-            return self.source_failed(stream, Fault::Lie);
+            return self.source_failed(stream_id, Fault::Lie);
         }
         let (node, count) = (fetch.node, list.count());
         let parts = &mut self.nodes[node].disk.get_mut().parts;
         let empty = || PieceSet::of_count(count).unwrap_or_default();
         // Near the end two sources may have been asked for the same piece.
         let is_new = parts.entry(hash).or_insert_with(empty).insert(index);
-        self.fetch_input(serial, Input::Stored { source, pieces: vec![index] });
+        self.fetch_input(fetch_id, Input::Stored { source, pieces: vec![index] });
         if is_new {
-            self.tell_followers(node, hash, index);
+            self.announce_piece(node, hash, index);
         }
     }
 
-    fn refused(&mut self, stream: u64, refusal: FileRefusal) {
-        let Some(asked) = self.transfers.streams.get_mut(&stream) else { return };
-        let run = asked.asking.owed.pop_front();
+    fn refused(&mut self, stream_id: u64, refusal: FileRefusal) {
+        let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
+        let run = stream.fetcher.owed.pop_front();
         let is_cancelled = run.is_some_and(|run| run.is_cancelled);
         match refusal {
             FileRefusal::Cancelled if is_cancelled => {}
-            FileRefusal::Changed => self.source_failed(stream, Fault::Changed),
-            FileRefusal::NotFound | FileRefusal::Busy => self.source_failed(stream, Fault::Lost),
-            _ => self.source_failed(stream, Fault::Refused),
+            FileRefusal::Changed => self.source_failed(stream_id, Fault::Changed),
+            FileRefusal::NotFound | FileRefusal::Busy => self.source_failed(stream_id, Fault::Lost),
+            _ => self.source_failed(stream_id, Fault::Refused),
         }
     }
 
     /// Puts a complete content in its place on the disk, and reports it.
-    fn fetch_done(&mut self, serial: u64) {
+    fn fetch_done(&mut self, fetch_id: u64) {
         let now = self.now;
-        let Some(fetch) = self.transfers.fetches.get_mut(&serial) else { return };
+        let Some(fetch) = self.transfers.fetches.get_mut(&fetch_id) else { return };
         let (node, action, hash) = (fetch.node, fetch.action, fetch.hash);
         // Followers may still want pieces that only this node has.
         fetch.done = Some(now);
-        self.queue.put(now + LINGER, Due::Fetch { fetch: serial });
+        self.queue.put(now + LINGER, SimEvent::WakeFetch { fetch: fetch_id });
         let Some(content) = self.transfers.contents.get(&hash) else { return };
         let (content, bytes) = (content.bytes.clone(), content.list.size());
         let name = fetch.proven.as_ref().map(|(description, _)| description.name.clone());
@@ -560,14 +567,14 @@ impl<H: Handler> Sim<H> {
         let disk = self.nodes[node].disk.get_mut();
         disk.parts.remove(&hash);
         let path = disk.place(&fetch.to, &name, content);
-        self.note("fetched", [node, node], hash.as_bytes());
+        self.trace_event("fetched", [node, node], hash.as_bytes());
         let (place, changes) = (path.clone(), Changes::default());
         self.event(node, Event::NodeDownloadFinished { hash, path: place, bytes, changes });
         self.event(node, Event::NodeFetchCompleted { action, hash, path, bytes });
     }
 
-    fn fetch_given_up(&mut self, serial: u64, why: &GiveUp) {
-        let Some(fetch) = self.transfers.fetches.remove(&serial) else { return };
+    fn fetch_given_up(&mut self, fetch_id: u64, why: &GiveUp) {
+        let Some(fetch) = self.transfers.fetches.remove(&fetch_id) else { return };
         let (node, action, hash) = (fetch.node, fetch.action, fetch.hash);
         let error = match why {
             GiveUp::NoSource => format!("no node that can be reached shares {hash}"),

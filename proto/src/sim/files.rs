@@ -156,7 +156,7 @@ impl<H: Handler> Sim<H> {
         self.transfers.contents.entry(hash).or_insert(content);
         let share = SimulatedShare { path: path.to_owned(), file: file.clone(), bytes };
         self.nodes[node].shares.insert(hash, share);
-        self.note("shared", [node, node], hash.as_bytes());
+        self.trace_event("shared", [node, node], hash.as_bytes());
         self.event(node, Event::NodeShareCompleted { action, file, skipped: 0 });
     }
 

@@ -12,7 +12,7 @@ impl<H: Handler> Sim<H> {
     #[must_use]
     pub fn links(&self) -> Vec<(usize, usize)> {
         let up = self.links.values().filter(|link| link.is_up());
-        up.map(|link| (link.ends[0].node, link.ends[1].node)).collect()
+        up.map(|link| (link.endpoints[0].node, link.endpoints[1].node)).collect()
     }
 
     /// Returns the connected components of the nodes that run and are `wanted`, the largest first, each
@@ -71,7 +71,7 @@ impl<H: Handler> Sim<H> {
     fn neighbours(&self) -> Vec<Vec<(usize, Duration)>> {
         let mut neighbours = vec![Vec::new(); self.len()];
         for link in self.links.values().filter(|link| link.is_up()) {
-            let [a, b] = [link.ends[0].node, link.ends[1].node];
+            let [a, b] = [link.endpoints[0].node, link.endpoints[1].node];
             neighbours[a].push((b, link.latency));
             neighbours[b].push((a, link.latency));
         }

@@ -40,13 +40,13 @@ pub enum Lies {
 pub(super) struct Liar {
     how: Lies,
     here: Address,
-    chance: ChaCha8Rng,
+    rng: ChaCha8Rng,
     old: VecDeque<Batch>,
 }
 
 impl Liar {
     pub(super) fn new(how: Lies, here: Address, seed: [u8; 32]) -> Self {
-        Self { how, here, chance: ChaCha8Rng::from_seed(seed), old: VecDeque::new() }
+        Self { how, here, rng: ChaCha8Rng::from_seed(seed), old: VecDeque::new() }
     }
 
     /// Returns the frames that are sent in place of one.
@@ -101,7 +101,7 @@ impl Liar {
     /// liar.
     fn made_up(&mut self, unix: u64) -> NodeRecord {
         let mut secret = [0; 32];
-        self.chance.fill_bytes(&mut secret);
+        self.rng.fill_bytes(&mut secret);
         let at = match self.below(2) {
             0 => address(public_ip(FIRST_MADE_UP + self.below(FIRST_MADE_UP))),
             _ => self.here.clone(),
@@ -113,7 +113,7 @@ impl Liar {
 
     fn below(&mut self, bound: usize) -> usize {
         let bound = u64::try_from(bound).unwrap_or(u64::MAX).max(1);
-        usize::try_from(self.chance.next_u64() % bound).unwrap_or_default()
+        usize::try_from(self.rng.next_u64() % bound).unwrap_or_default()
     }
 }
 

@@ -73,13 +73,13 @@ impl Latency {
             Self::Uniform { min, max } => {
                 // In order, so that both directions have the same latency. It is computed each time,
                 // because ten thousand nodes have fifty million pairs.
-                let (least, most) = (a.min(b) as u64, a.max(b) as u64);
-                let drawn = mix(mix(seed ^ mix(least)) ^ most);
+                let (low, high) = (a.min(b) as u64, a.max(b) as u64);
+                let drawn = mix(mix(seed ^ mix(low)) ^ high);
                 let span = u64::try_from(max.saturating_sub(min).as_micros()).unwrap_or(u64::MAX);
                 min + Duration::from_micros(drawn % span.saturating_add(1))
             }
             Self::Internet => {
-                let ((ax, ay, a_way), (bx, by, b_way)) = (place(seed, a), place(seed, b));
+                let ((ax, ay, a_way), (bx, by, b_way)) = (location(seed, a), location(seed, b));
                 let (dx, dy) = (ax.abs_diff(bx), ay.abs_diff(by));
                 Duration::from_micros((dx * dx + dy * dy).isqrt() + a_way + b_way)
             }
@@ -88,7 +88,7 @@ impl Latency {
 }
 
 /// Returns a node's point on the plane, and its time to the nearest exchange.
-fn place(seed: u64, node: usize) -> (i64, i64, u64) {
+fn location(seed: u64, node: usize) -> (i64, i64, u64) {
     let mut drawn = mix(seed ^ mix(0x9_1ace ^ ((node as u64) << 20)));
     let mut below = |bound: u64| {
         drawn = mix(drawn);
@@ -115,20 +115,20 @@ pub(super) fn mix(bits: u64) -> u64 {
 }
 
 /// First octets of the public IPv4 addresses: 11 to 99, none of which is special.
-const FIRST: usize = 11;
-const FIRSTS: usize = 89;
+const FIRST_OCTET: usize = 11;
+const FIRST_OCTETS: usize = 89;
 
 /// Number of nodes that have an IPv4 /16 of their own. The overlay takes the addresses of a /16 for those of
 /// one owner, and spreads its contacts over many owners.
-const GROUPS: usize = FIRSTS * 256;
+const SUBNETS: usize = FIRST_OCTETS * 256;
 
 /// Returns the public IPv4 address of a node. The first 22,784 each have a /16 of their own.
 pub(super) fn public_ip(node: usize) -> Ipv4Addr {
-    let (group, rank) = (node % GROUPS, node / GROUPS + 1);
+    let (group, rank) = (node % SUBNETS, node / SUBNETS + 1);
     let octet = |n: usize| u8::try_from(n % 256).unwrap_or_default();
     Ipv4Addr::new(
-        octet(FIRST + group % FIRSTS),
-        octet(group / FIRSTS),
+        octet(FIRST_OCTET + group % FIRST_OCTETS),
+        octet(group / FIRST_OCTETS),
         octet(rank / 256),
         octet(rank),
     )
@@ -146,7 +146,7 @@ pub(super) fn node_at(address: &Address) -> Option<usize> {
     let IpAddr::V4(ip) = address.socket()?.ip() else { return None };
     let [a, b, c, d] = ip.octets().map(usize::from);
     let rank = (c * 256 + d).checked_sub(1)?;
-    let node = rank * GROUPS + b * FIRSTS + a.checked_sub(FIRST)?;
+    let node = rank * SUBNETS + b * FIRST_OCTETS + a.checked_sub(FIRST_OCTET)?;
     // An address outside of the nodes' range also gives a number, but that node has another address.
     (address.port == DEFAULT_PORT && public_ip(node) == ip).then_some(node)
 }
@@ -166,7 +166,7 @@ mod tests {
         let ips: Vec<_> = (0..10_000).map(public_ip).collect();
         let groups: BTreeSet<_> = ips.iter().map(|ip| [ip.octets()[0], ip.octets()[1]]).collect();
         assert_eq!(groups.len(), 10_000);
-        for node in [0, 1, 88, 89, 9_999, GROUPS - 1, GROUPS, 300 * GROUPS + 7] {
+        for node in [0, 1, 88, 89, 9_999, SUBNETS - 1, SUBNETS, 300 * SUBNETS + 7] {
             assert_eq!(node_at(&address(public_ip(node))), Some(node));
         }
         let other_port = Address { port: 7118, ..address(public_ip(3)) };

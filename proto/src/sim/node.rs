@@ -17,7 +17,7 @@ use crate::event::{ActionId, Peer};
 use crate::frame::broadcast::Batch;
 use crate::handler::{HandlerHost, Timers};
 use crate::id::{Hash, Key, NodeId};
-use crate::peer::{DialId, Machine};
+use crate::peer::{ConnectionId, DialId, Machine};
 use crate::time::{Instant, Now};
 
 /// Options of a node to add.
@@ -74,11 +74,11 @@ pub(super) struct SimulatedNode<H> {
     /// It was taken off the network: not even refusals come from its address.
     pub(super) vanished: bool,
     /// Its group in a partition.
-    pub(super) part: usize,
+    pub(super) partition_group: usize,
     pub(super) joining: Joining,
     /// The content of its state folder.
-    pub(super) known: BTreeMap<NodeId, Address>,
-    pub(super) kept: Vec<Batch>,
+    pub(super) known_addresses: BTreeMap<NodeId, Address>,
+    pub(super) stored_broadcasts: Vec<Batch>,
     /// Number of queries that have arrived.
     pub(super) queries: u64,
     /// In a cell: a context only borrows the node, and yet the application may write files through it.
@@ -95,9 +95,9 @@ pub(super) struct NodeRun {
     pub(super) started: Instant,
     /// Reading of its clock at its start, in milliseconds since 1970.
     pub(super) epoch: u64,
-    pub(super) handles: BTreeMap<NodeId, Handle>,
+    pub(super) handles: BTreeMap<NodeId, LinkHandle>,
     /// The application's notes about its peers, by link.
-    pub(super) info: BTreeMap<u64, BTreeMap<String, Value>>,
+    pub(super) info: BTreeMap<ConnectionId, BTreeMap<String, Value>>,
     /// The number of the last action that the application asked for.
     pub(super) actions: Cell<u64>,
     /// The application's timers.
@@ -114,7 +114,7 @@ pub(super) struct NodeRun {
 
 impl NodeRun {
     /// Returns the time by the node's own clocks.
-    pub(super) fn clocks(&self, now: Instant) -> Now {
+    pub(super) fn own_time(&self, now: Instant) -> Now {
         let since = u64::try_from(now.since(self.started).as_millis()).unwrap_or(u64::MAX);
         Now { monotonic: now, unix: self.epoch.saturating_add(since) }
     }
@@ -122,8 +122,8 @@ impl NodeRun {
 
 /// A node's end of a link.
 #[derive(Debug, Clone)]
-pub(super) struct Handle {
-    pub(super) link: u64,
+pub(super) struct LinkHandle {
+    pub(super) connection: ConnectionId,
     pub(super) side: usize,
     pub(super) peer: Peer,
 }
@@ -150,10 +150,10 @@ impl<H> SimulatedNode<H> {
             run: 0,
             running: None,
             vanished: false,
-            part: 0,
+            partition_group: 0,
             joining: Joining::No,
-            known: BTreeMap::new(),
-            kept: Vec::new(),
+            known_addresses: BTreeMap::new(),
+            stored_broadcasts: Vec::new(),
             queries: 0,
             disk: RefCell::default(),
             shares: BTreeMap::new(),
@@ -162,37 +162,37 @@ impl<H> SimulatedNode<H> {
     }
 
     /// Returns the IP address that it announces.
-    pub(super) fn listens(&self, index: usize) -> Ipv4Addr {
+    pub(super) fn announced_ip(&self, index: usize) -> Ipv4Addr {
         if self.options.dialable { public_ip(index) } else { private_ip(index) }
     }
 
     /// Returns the time on its clock when the right time is `unix`.
-    pub(super) fn clock(&self, unix: u64) -> u64 {
+    pub(super) fn wall_clock(&self, unix: u64) -> u64 {
         unix.saturating_add_signed(self.options.clock)
     }
 
     /// Returns the present run if it has this number.
-    pub(super) fn run(&mut self, run: u32) -> Option<&mut NodeRun> {
+    pub(super) fn in_run(&mut self, run: u32) -> Option<&mut NodeRun> {
         self.running.as_mut().filter(|_| self.run == run)
     }
 
     /// Remembers a peer, if the node has a state folder.
     pub(super) fn remember(&mut self, peer: &Peer) {
-        if self.options.state && self.known.len() < MAX_KNOWN {
-            self.known.insert(peer.id(), peer.address().clone());
+        if self.options.state && self.known_addresses.len() < MAX_KNOWN {
+            self.known_addresses.insert(peer.id(), peer.address().clone());
         }
     }
 
     /// Keeps broadcasts, if the node has a state folder.
-    pub(super) fn keep(&mut self, batch: Batch) {
+    pub(super) fn store_broadcast(&mut self, batch: Batch) {
         if self.options.state {
-            self.kept.push(batch);
+            self.stored_broadcasts.push(batch);
         }
     }
 }
 
 /// The view of a node's application.
-pub(super) struct Seen<'a> {
+pub(super) struct SimulatedHandlerHost<'a> {
     pub(super) id: NodeId,
     pub(super) name: &'a str,
     pub(super) now: Instant,
@@ -200,7 +200,7 @@ pub(super) struct Seen<'a> {
     pub(super) disk: &'a RefCell<SimulatedDisk>,
 }
 
-impl HandlerHost for Seen<'_> {
+impl HandlerHost for SimulatedHandlerHost<'_> {
     fn id(&self) -> NodeId {
         self.id
     }
@@ -212,7 +212,7 @@ impl HandlerHost for Seen<'_> {
     fn peers(&self) -> Vec<Peer> {
         let mut handles: Vec<_> = self.running.handles.values().collect();
         // As on a real node, in the order in which the links were made.
-        handles.sort_by_key(|handle| handle.link);
+        handles.sort_by_key(|handle| handle.connection);
         handles.into_iter().map(|handle| handle.peer.clone()).collect()
     }
 
@@ -221,8 +221,8 @@ impl HandlerHost for Seen<'_> {
     }
 
     fn info(&self, peer: NodeId, key: &str) -> Option<Value> {
-        let link = self.running.handles.get(&peer)?.link;
-        self.running.info.get(&link)?.get(key).cloned()
+        let connection = self.running.handles.get(&peer)?.connection;
+        self.running.info.get(&connection)?.get(key).cloned()
     }
 
     fn next_action(&self) -> ActionId {
@@ -242,7 +242,7 @@ impl HandlerHost for Seen<'_> {
 }
 
 /// Draws bytes from a seed for one purpose.
-pub(super) fn draw(seed: u64, purpose: &str, numbers: [u64; 2]) -> [u8; 32] {
+pub(super) fn derive_seed(seed: u64, purpose: &str, numbers: [u64; 2]) -> [u8; 32] {
     // With the purpose, each part of the code has numbers of its own: if one draws more, the others
     // draw the same.
     let [a, b] = numbers.map(u64::to_le_bytes);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::Sim;
 use super::dial::Reach;
-use super::queue::{Due, ProbeStep};
+use super::queue::{ProbeStep, SimEvent};
 use super::stats::PROBE;
 use crate::address::Address;
 use crate::frame::membership::Probe;
@@ -14,7 +14,7 @@ use crate::peer::{Input, OperationId};
 
 /// A probe under way.
 #[derive(Debug)]
-pub(super) struct Probing {
+pub(super) struct SimulatedProbe {
     from: usize,
     run: u32,
     id: NodeId,
@@ -40,36 +40,36 @@ impl<H: Handler> Sim<H> {
             liar.change_probe(unix, &mut probe);
         }
         self.stats.probes += 1;
-        let serial = self.next_serial();
+        let probe_id = self.next_id();
         let (run, addresses) = (self.nodes[from].run, addresses.into());
-        let probing = Probing { from, run, id, addresses, probe, to: from, answer: None };
-        self.probes.insert(serial, probing);
-        self.try_next_address(serial);
+        let probing = SimulatedProbe { from, run, id, addresses, probe, to: from, answer: None };
+        self.probes.insert(probe_id, probing);
+        self.try_next_address(probe_id);
     }
 
-    pub(super) fn step_probe(&mut self, serial: u64, step: ProbeStep) {
-        let Some(probing) = self.probes.get(&serial) else { return };
+    pub(super) fn step_probe(&mut self, probe_id: u64, step: ProbeStep) {
+        let Some(probing) = self.probes.get(&probe_id) else { return };
         let (from, run) = (probing.from, probing.run);
-        if self.nodes[from].run(run).is_none() {
-            self.probes.remove(&serial);
+        if self.nodes[from].in_run(run).is_none() {
+            self.probes.remove(&probe_id);
             return;
         }
         match step {
-            ProbeStep::Next => self.try_next_address(serial),
-            ProbeStep::Asked => self.answer_probe(serial),
+            ProbeStep::Next => self.try_next_address(probe_id),
+            ProbeStep::Asked => self.answer_probe(probe_id),
             ProbeStep::Answered => {
-                if let Some(Probing { id, answer, .. }) = self.probes.remove(&serial) {
+                if let Some(SimulatedProbe { id, answer, .. }) = self.probes.remove(&probe_id) {
                     self.input(from, Input::Probed { id, answer });
                 }
             }
         }
     }
 
-    fn try_next_address(&mut self, serial: u64) {
-        let Some(probing) = self.probes.get_mut(&serial) else { return };
+    fn try_next_address(&mut self, probe_id: u64) {
+        let Some(probing) = self.probes.get_mut(&probe_id) else { return };
         let (from, id) = (probing.from, probing.id);
         let Some(address) = probing.addresses.pop_front() else {
-            self.probes.remove(&serial);
+            self.probes.remove(&probe_id);
             self.input(from, Input::Probed { id, answer: None });
             return;
         };
@@ -84,22 +84,22 @@ impl<H: Handler> Sim<H> {
                 (self.latency(from, to) * 4, ProbeStep::Next)
             }
             Reach::Node(to) => {
-                if let Some(probing) = self.probes.get_mut(&serial) {
+                if let Some(probing) = self.probes.get_mut(&probe_id) {
                     probing.to = to;
                 }
                 // Two round trips for TCP and TLS, and the way of the probe.
                 (self.latency(from, to) * 5, ProbeStep::Asked)
             }
         };
-        self.queue.put(self.now + wait, Due::Probe { probe: serial, step });
+        self.queue.put(self.now + wait, SimEvent::Probe { probe: probe_id, step });
     }
 
-    fn answer_probe(&mut self, serial: u64) {
-        let Some(probing) = self.probes.get(&serial) else { return };
+    fn answer_probe(&mut self, probe_id: u64) {
+        let Some(probing) = self.probes.get(&probe_id) else { return };
         let (from, to, probe) = (probing.from, probing.to, probing.probe.clone());
         let (now, asker) = (self.now, self.nodes[from].id);
         let latency = self.latency(from, to);
-        let next = Due::Probe { probe: serial, step: ProbeStep::Next };
+        let next = SimEvent::Probe { probe: probe_id, step: ProbeStep::Next };
         // No reset comes across a cut, so only the deadline ends the try.
         if self.is_cut(from, to) {
             return self.queue.put(now + self.config.handshake_timeout, next);
@@ -108,23 +108,23 @@ impl<H: Handler> Sim<H> {
         if self.nodes[to].running.is_none() {
             return self.queue.put(now + latency, next);
         }
-        let operation = OperationId(serial);
+        let operation = OperationId(probe_id);
         self.handle(to, Input::ProbeReceived { operation, from: asker, probe });
     }
 
     /// Sends a node's answer to a probe.
-    pub(super) fn probe_answered(&mut self, to: usize, serial: u64, mut answer: Probe) {
+    pub(super) fn probe_answered(&mut self, to: usize, probe_id: u64, mut answer: Probe) {
         let unix = self.unix();
         if let Some(liar) = &mut self.nodes[to].liar {
             liar.change_probe(unix, &mut answer);
         }
-        let Some(from) = self.probes.get(&serial).map(|probing| probing.from) else { return };
+        let Some(from) = self.probes.get(&probe_id).map(|probing| probing.from) else { return };
         self.count_probe(to, from, &answer);
-        if let Some(probing) = self.probes.get_mut(&serial) {
+        if let Some(probing) = self.probes.get_mut(&probe_id) {
             probing.answer = Some(answer);
         }
         let arrives = self.now + self.latency(from, to);
-        self.queue.put(arrives, Due::Probe { probe: serial, step: ProbeStep::Answered });
+        self.queue.put(arrives, SimEvent::Probe { probe: probe_id, step: ProbeStep::Answered });
     }
 
     fn count_probe(&mut self, from: usize, to: usize, probe: &Probe) {
@@ -132,7 +132,7 @@ impl<H: Handler> Sim<H> {
         scratch.clear();
         probe.encode(&mut scratch);
         self.stats.count(PROBE, scratch.len());
-        self.note("probe", [from, to], &scratch);
+        self.trace_event("probe", [from, to], &scratch);
         self.scratch = scratch;
     }
 }

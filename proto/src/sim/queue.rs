@@ -4,30 +4,31 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 use crate::files::fetch::SourceId;
+use crate::peer::ConnectionId;
 use crate::time::Instant;
 
 /// Future events by time; those of the same time in the order in which they were added.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(super) struct EventQueue {
     heap: BinaryHeap<Reverse<QueuedEvent>>,
     sequence: u64,
 }
 
 /// A future event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Due {
+pub(super) enum SimEvent {
     /// The deadline of a node's machine, unless that has changed since.
-    Wake { node: usize },
+    WakeNode { node: usize },
     /// The arrival of what one side of a link has sent.
-    Arrive { link: u64, side: usize },
+    Arrive { connection: ConnectionId, side: usize },
     /// The line of one side of a link is free for the next frame.
-    Depart { link: u64, side: usize },
+    LineFree { connection: ConnectionId, side: usize },
     /// One end of a link has been silent for too long, if it is still cut off as it was.
-    Silent { link: u64, side: usize, cuts: u32 },
+    LinkSilent { connection: ConnectionId, side: usize, cuts: u32 },
     /// One end of a link has waited long enough for the other's goodbye.
-    Patience { link: u64, side: usize },
+    GoodbyeTimeout { connection: ConnectionId, side: usize },
     /// One end of a link finds out that the other is gone.
-    Lost { link: u64, side: usize },
+    LinkLost { connection: ConnectionId, side: usize },
     /// The next step of a dial.
     Dial { dial: u64, step: DialStep },
     /// The next step of a probe.
@@ -35,17 +36,17 @@ pub(super) enum Due {
     /// The arrival of the answer to a ping over a link.
     Pong { ping: u64 },
     /// The deadline of a request.
-    NoReply { request: u64 },
+    RequestTimeout { request: u64 },
     /// A stream of a fetch goes on.
     Stream { stream: u64, step: StreamStep },
     /// A fetch has something to do, or is not served any more.
-    Fetch { fetch: u64 },
+    WakeFetch { fetch: u64 },
     /// No node has answered at the addresses of a source.
     SourceUnreachable { fetch: u64, source: SourceId },
     /// A timer of a node's application expires, unless it was cancelled.
     Timer { node: usize, run: u32 },
     /// The deadline of a node that is stopping, for its links to end.
-    Stopped { node: usize, run: u32 },
+    EndRun { node: usize, run: u32 },
 }
 
 /// A step of a dial.
@@ -95,14 +96,14 @@ pub(super) enum StreamStep {
 struct QueuedEvent {
     at: Instant,
     sequence: u64,
-    due: Due,
+    event: SimEvent,
 }
 
-impl Queue {
-    pub(super) fn put(&mut self, at: Instant, due: Due) {
+impl EventQueue {
+    pub(super) fn put(&mut self, at: Instant, event: SimEvent) {
         // The heap alone keeps no order among events of the same time, and each run has to be the same.
         self.sequence += 1;
-        self.heap.push(Reverse(QueuedEvent { at, sequence: self.sequence, due }));
+        self.heap.push(Reverse(QueuedEvent { at, sequence: self.sequence, event }));
     }
 
     /// Returns the time of the next event.
@@ -111,11 +112,11 @@ impl Queue {
     }
 
     /// Takes the next event up to `until`.
-    pub(super) fn take(&mut self, until: Instant) -> Option<(Instant, Due)> {
+    pub(super) fn take(&mut self, until: Instant) -> Option<(Instant, SimEvent)> {
         if self.next()? > until {
             return None;
         }
-        self.heap.pop().map(|Reverse(entry)| (entry.at, entry.due))
+        self.heap.pop().map(|Reverse(entry)| (entry.at, entry.event))
     }
 }
 

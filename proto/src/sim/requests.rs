@@ -1,9 +1,9 @@
 //! Requests of applications, and the replies to them: over simulated links, or relayed by other nodes.
 
 use super::Sim;
-use super::link::{Content, Parcel, State, other};
-use super::node::{Seen, SimulatedNode};
-use super::queue::Due;
+use super::link::{EndpointState, LinkContent, LinkItem, other};
+use super::node::{SimulatedHandlerHost, SimulatedNode};
+use super::queue::SimEvent;
 use super::stats::MESSAGE;
 use crate::event::{ActionId, Event, Peer, Reason};
 use crate::frame::{MESSAGE_HEADER_LEN, Refusal};
@@ -11,7 +11,7 @@ use crate::handler::{Context, Handler};
 use crate::hello::MAX_PROTOCOL;
 use crate::id::NodeId;
 use crate::message::Message;
-use crate::peer::{Input, OperationId};
+use crate::peer::{ConnectionId, Input, OperationId};
 
 /// A request that waits for its reply.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) struct PendingRequest {
     action: ActionId,
     to: NodeId,
     /// The link that it went over; `None` if other nodes relay it.
-    link: Option<u64>,
+    connection: Option<ConnectionId>,
 }
 
 /// A request that has arrived and is to be answered.
@@ -37,7 +37,7 @@ pub(super) struct IncomingRequest {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum RequestPath {
     /// A link.
-    Link { link: u64, side: usize, request: u64 },
+    Link { connection: ConnectionId, side: usize, request: u64 },
     /// Other nodes; the machine knows the request by this number.
     Others { id: u64 },
 }
@@ -78,12 +78,14 @@ impl<H: Handler> Sim<H> {
         if name.len() > MAX_PROTOCOL {
             return Err(format!("the name of a request has at most {MAX_PROTOCOL} bytes"));
         }
-        let request = self.next_serial();
+        let request = self.next_id();
         let run = self.nodes[node].run;
-        self.waiting.insert(request, PendingRequest { node, run, action, to, link: None });
-        self.queue.put(self.now + self.config.request_timeout, Due::NoReply { request });
+        self.pending_requests
+            .insert(request, PendingRequest { node, run, action, to, connection: None });
+        self.queue
+            .put(self.now + self.config.request_timeout, SimEvent::RequestTimeout { request });
         match handle {
-            Some(handle) => self.request_over(node, request, handle.link, name, message),
+            Some(handle) => self.request_over(node, request, handle.connection, name, message),
             None => self.request_directly(node, OperationId(request), to, (name, message)),
         }
         Ok(())
@@ -94,28 +96,28 @@ impl<H: Handler> Sim<H> {
         &mut self,
         node: usize,
         request: u64,
-        serial: u64,
+        connection: ConnectionId,
         name: String,
         message: Message,
     ) {
-        let side = self.links.get(&serial).and_then(|link| link.side_of(node));
-        let Some(waiting) = self.waiting.get_mut(&request) else { return };
+        let side = self.links.get(&connection).and_then(|link| link.side_of(node));
+        let Some(waiting) = self.pending_requests.get_mut(&request) else { return };
         // From now on the end of the link is the end of the request.
-        waiting.link = Some(serial);
+        waiting.connection = Some(connection);
         let to = waiting.to;
         let (len, body) = (message.body().len(), message.body().to_vec());
-        let content = Content::Request { request, name, message };
-        let Some(side) = side.filter(|side| self.put_application(serial, *side, len, content))
+        let content = LinkContent::Request { request, name, message };
+        let Some(side) = side.filter(|side| self.queue_request(connection, *side, len, content))
         else {
             let error = format!("the queue for {to} is full, or the link is ending");
             return self.request_not_sent(request, error);
         };
-        self.sent_on(serial, side, "request", &body);
+        self.sent_on(connection, side, "request", &body);
     }
 
     /// Ends a request that could not be sent.
     pub(super) fn request_not_sent(&mut self, request: u64, error: String) {
-        if let Some(waiting) = self.waiting.remove(&request) {
+        if let Some(waiting) = self.pending_requests.remove(&request) {
             self.request_ended(waiting, Err(error));
         }
     }
@@ -123,26 +125,27 @@ impl<H: Handler> Sim<H> {
     /// Has the application answer a request, and sends the reply.
     pub(super) fn answer_request(&mut self, node: usize, run: u32, incoming: IncomingRequest) {
         let IncomingRequest { from, peer, name, message } = incoming;
-        if self.nodes[node].run(run).is_none() {
+        if self.nodes[node].in_run(run).is_none() {
             return;
         }
         let most = self.config.max_requests_per_peer;
         // An application answers in no time here, so a request counts as open until its reply is on the
         // line.
         let busy = match from {
-            RequestPath::Link { link, side, .. } => {
-                self.links.get(&link).is_some_and(|link| link.lanes[side].replies() >= most)
-            }
+            RequestPath::Link { connection, side, .. } => self
+                .links
+                .get(&connection)
+                .is_some_and(|link| link.outboxes[side].queued_replies() >= most),
             RequestPath::Others { .. } => false,
         };
         let mut actions = Vec::new();
         let SimulatedNode { id, name: own, app, running, disk, .. } = &mut self.nodes[node];
         let Some(running) = running else { return };
-        let seen = Seen { id: *id, name: own, now: self.now, running, disk };
+        let host = SimulatedHandlerHost { id: *id, name: own, now: self.now, running, disk };
         let outcome = if busy {
             Err(Refusal::Busy)
         } else {
-            app.node_request(&mut Context::new(&seen, &mut actions), &peer, &name, message)
+            app.node_request(&mut Context::new(&host, &mut actions), &peer, &name, message)
         };
         let limit = self.config.max_message;
         let outcome = outcome.and_then(|reply| match reply.body().len() {
@@ -153,8 +156,8 @@ impl<H: Handler> Sim<H> {
             _ => Ok(reply),
         });
         match from {
-            RequestPath::Link { link, side, request } => {
-                self.send_reply(link, side, request, outcome);
+            RequestPath::Link { connection, side, request } => {
+                self.send_reply(connection, side, request, outcome);
             }
             RequestPath::Others { id } => self.reply_directly(node, peer.id(), id, outcome),
         }
@@ -165,41 +168,41 @@ impl<H: Handler> Sim<H> {
     /// Sends a reply. One that is a refusal is small, and goes with the overlay's frames.
     fn send_reply(
         &mut self,
-        serial: u64,
+        connection: ConnectionId,
         side: usize,
         request: u64,
         outcome: Result<Message, Refusal>,
     ) {
-        let Some(link) = self.links.get_mut(&serial) else { return };
+        let Some(link) = self.links.get_mut(&connection) else { return };
         // The request fails at the other end with the link.
-        if !matches!(link.ends[side].state, State::Up | State::Leaving(_)) {
+        if !matches!(link.endpoints[side].state, EndpointState::Up | EndpointState::Leaving(_)) {
             return;
         }
         let body = outcome.as_ref().map(|reply| reply.body().to_vec()).unwrap_or_default();
         let bytes = body.len() + MESSAGE_HEADER_LEN;
         let is_refusal = outcome.is_err();
-        let parcel = Parcel { bytes, content: Content::Reply { request, outcome } };
+        let item = LinkItem { bytes, content: LinkContent::Reply { request, outcome } };
         if is_refusal {
-            link.lanes[side].urgent(parcel);
+            link.outboxes[side].queue_unlimited(item);
         } else {
-            link.lanes[side].reply(parcel);
+            link.outboxes[side].queue_reply(item);
         }
         self.stats.count(MESSAGE, bytes);
-        self.sent_on(serial, side, "reply", &body);
+        self.sent_on(connection, side, "reply", &body);
     }
 
     /// Takes a reply, and ignores it if the request has been given up.
     pub(super) fn replied(&mut self, request: u64, outcome: Result<Message, Refusal>) {
-        let Some(waiting) = self.waiting.remove(&request) else { return };
+        let Some(waiting) = self.pending_requests.remove(&request) else { return };
         self.request_ended(waiting, outcome.map_err(|refusal| refusal.to_string()));
     }
 
     /// Ends a request whose reply has not come in time.
-    pub(super) fn no_reply(&mut self, request: u64) {
+    pub(super) fn request_timed_out(&mut self, request: u64) {
         // The deadline stays in the queue when a reply comes, and finds no request then.
-        let Some(waiting) = self.waiting.remove(&request) else { return };
+        let Some(waiting) = self.pending_requests.remove(&request) else { return };
         // The machine remembers a relayed request until its reply comes, which may be never.
-        if waiting.link.is_none() && self.nodes[waiting.node].run(waiting.run).is_some() {
+        if waiting.connection.is_none() && self.nodes[waiting.node].in_run(waiting.run).is_some() {
             let operation = OperationId(request);
             self.input(waiting.node, Input::RequestEnded { operation });
         }
@@ -208,15 +211,19 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Returns whether a node waits for a reply over a link.
-    pub(super) fn awaits_reply(&self, node: usize, serial: u64) -> bool {
-        self.waiting.values().any(|waiting| (waiting.node, waiting.link) == (node, Some(serial)))
+    pub(super) fn awaits_reply(&self, node: usize, connection: ConnectionId) -> bool {
+        self.pending_requests
+            .values()
+            .any(|waiting| (waiting.node, waiting.connection) == (node, Some(connection)))
     }
 
     /// Fails the requests that a node has sent over a link, as the link has ended.
-    pub(super) fn fail_requests(&mut self, node: usize, serial: u64, reason: &Reason) {
-        let is_over =
-            |waiting: &PendingRequest| (waiting.node, waiting.link) == (node, Some(serial));
-        let over: Vec<_> = self.waiting.extract_if(.., |_, waiting| is_over(waiting)).collect();
+    pub(super) fn fail_requests(&mut self, node: usize, connection: ConnectionId, reason: &Reason) {
+        let is_over = |waiting: &PendingRequest| {
+            (waiting.node, waiting.connection) == (node, Some(connection))
+        };
+        let over: Vec<_> =
+            self.pending_requests.extract_if(.., |_, waiting| is_over(waiting)).collect();
         for (_, waiting) in over {
             let error = format!("the link with {} ended: {reason}", waiting.to);
             self.request_ended(waiting, Err(error));
@@ -225,7 +232,7 @@ impl<H: Handler> Sim<H> {
 
     fn request_ended(&mut self, waiting: PendingRequest, outcome: Result<Message, String>) {
         let PendingRequest { node, run, action, to, .. } = waiting;
-        if self.nodes[node].run(run).is_some() {
+        if self.nodes[node].in_run(run).is_some() {
             self.event(
                 node,
                 match outcome {
@@ -238,12 +245,19 @@ impl<H: Handler> Sim<H> {
 
     /// Queues a request among a link's messages, with `len` bytes of content. Returns false if there is no
     /// room or the link is ending.
-    fn put_application(&mut self, serial: u64, side: usize, len: usize, content: Content) -> bool {
-        let Some(link) = self.links.get_mut(&serial) else { return false };
-        let takes = matches!(link.ends[side].state, State::Up | State::Leaving(_));
+    fn queue_request(
+        &mut self,
+        connection: ConnectionId,
+        side: usize,
+        len: usize,
+        content: LinkContent,
+    ) -> bool {
+        let Some(link) = self.links.get_mut(&connection) else { return false };
+        let takes =
+            matches!(link.endpoints[side].state, EndpointState::Up | EndpointState::Leaving(_));
         let bytes = len + MESSAGE_HEADER_LEN;
-        let parcel = Parcel { bytes, content };
-        if !takes || link.lanes[side].application(parcel, &self.config).is_err() {
+        let item = LinkItem { bytes, content };
+        if !takes || link.outboxes[side].queue_message(item, &self.config).is_err() {
             return false;
         }
         self.stats.count(MESSAGE, bytes);
@@ -251,11 +265,11 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Adds a queued request or reply to the trace, and sends what the line can take.
-    fn sent_on(&mut self, serial: u64, side: usize, what: &str, body: &[u8]) {
-        if let Some(link) = self.links.get(&serial) {
-            let nodes = [link.ends[side].node, link.ends[other(side)].node];
-            self.note(what, nodes, body);
-            self.pump(serial, side);
+    fn sent_on(&mut self, connection: ConnectionId, side: usize, what: &str, body: &[u8]) {
+        if let Some(link) = self.links.get(&connection) {
+            let nodes = [link.endpoints[side].node, link.endpoints[other(side)].node];
+            self.trace_event(what, nodes, body);
+            self.transmit(connection, side);
         }
     }
 }
@@ -399,7 +413,7 @@ mod tests {
         ask(&mut sim, "echo", "no link");
         let failed = sim.app(0).0.last().unwrap().1.clone().unwrap_err();
         assert!(failed.contains("knows where that node is"), "{failed}");
-        assert!(sim.waiting.is_empty() && sim.sending.is_empty());
+        assert!(sim.pending_requests.is_empty() && sim.pending_sends.is_empty());
     }
 
     /// Three nodes in a line: 0, then 2, then 1. `is_dialable` is for node 1, and for node 0.
@@ -430,7 +444,7 @@ mod tests {
             "{outcomes:?}"
         );
         assert_eq!(sim.links().len(), 3, "a link was made on demand");
-        assert!(sim.waiting.is_empty() && sim.sending.is_empty());
+        assert!(sim.pending_requests.is_empty() && sim.pending_sends.is_empty());
     }
 
     #[test]
@@ -479,6 +493,6 @@ mod tests {
             error.contains("no answer within") || error.contains("nothing came back"),
             "{error}"
         );
-        assert!(sim.waiting.is_empty() && sim.sending.is_empty());
+        assert!(sim.pending_requests.is_empty() && sim.pending_sends.is_empty());
     }
 }

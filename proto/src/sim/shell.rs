@@ -1,10 +1,10 @@
 //! The shell of a simulated node: it drives the machine and the application, as the actor of a real
 //! node does.
 
-use super::actions::LinkFor;
-use super::link::{Content, Parcel, State};
-use super::node::{Handle, Seen, SimulatedNode};
-use super::queue::Due;
+use super::actions::LinkPurpose;
+use super::link::{EndpointState, LinkContent, LinkItem};
+use super::node::{LinkHandle, SimulatedHandlerHost, SimulatedNode};
+use super::queue::SimEvent;
 use super::requests::{IncomingRequest, RequestPath};
 use super::stats::{MESSAGE, kind};
 use super::{Joining, Sim};
@@ -29,11 +29,11 @@ pub(super) enum Work {
     /// A request for its application.
     Request(usize, u32, IncomingRequest),
     /// The goodbye of one end of a link, once the application has its event.
-    Close { link: u64, side: usize, reason: Reason },
+    Close { connection: ConnectionId, side: usize, reason: Reason },
     /// A node is to stop.
     Stop(usize, u32),
     /// A link of a node with this one has ended, and the application knows.
-    Ended(usize, u32, NodeId),
+    LinkReported(usize, u32, NodeId),
 }
 
 impl<H: Handler> Sim<H> {
@@ -44,13 +44,13 @@ impl<H: Handler> Sim<H> {
         while let Some(work) = self.work.pop_front() {
             match work {
                 Work::Input(node, run, input) => {
-                    if self.nodes[node].run(run).is_some() {
+                    if self.nodes[node].in_run(run).is_some() {
                         self.handle(node, *input);
                     }
                 }
                 Work::Event(node, run, event) => self.deliver(node, run, event),
                 Work::Broadcast(node, run, title, message) => {
-                    if self.nodes[node].run(run).is_some() {
+                    if self.nodes[node].in_run(run).is_some() {
                         // An event, as on a real node.
                         if let Err(error) = self.publish(node, title.clone(), message) {
                             let error = error.to_string();
@@ -59,14 +59,14 @@ impl<H: Handler> Sim<H> {
                     }
                 }
                 Work::Request(node, run, asked) => self.answer_request(node, run, asked),
-                Work::Close { link, side, reason } => self.close(link, side, reason),
+                Work::Close { connection, side, reason } => self.close(connection, side, reason),
                 Work::Stop(node, run) => {
-                    if self.nodes[node].run(run).is_some() {
+                    if self.nodes[node].in_run(run).is_some() {
                         self.begin_to_stop(node);
                     }
                 }
-                Work::Ended(node, run, id) => {
-                    if self.nodes[node].run(run).is_some() {
+                Work::LinkReported(node, run, id) => {
+                    if self.nodes[node].in_run(run).is_some() {
                         self.handle(node, Input::LinkReported { id });
                     }
                 }
@@ -85,7 +85,7 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Lets the machine of a node do what is due, if this is still its deadline.
-    pub(super) fn wake(&mut self, node: usize) {
+    pub(super) fn wake_node(&mut self, node: usize) {
         let now = self.now;
         let Some(running) = &mut self.nodes[node].running else { return };
         // Nothing is ever taken out of the queue early. An entry that a sooner one has replaced ends
@@ -96,11 +96,11 @@ impl<H: Handler> Sim<H> {
         running.wake = None;
         if running.machine.poll_timeout().is_some_and(|due| due <= now) {
             self.stats.wakes += 1;
-            let now = running.clocks(now);
+            let now = running.own_time(now);
             running.machine.handle_timeout(now);
             self.drain(node);
         }
-        self.set_alarm(node);
+        self.schedule_wake(node);
     }
 
     /// Sends a broadcast of a node. Returns `None` if it is not running.
@@ -113,7 +113,7 @@ impl<H: Handler> Sim<H> {
         let operation = self.next_operation();
         // At once instead of in its turn, because the caller wants the outcome.
         self.handle(node, Input::Broadcast { operation, title, message });
-        let outcome = self.published.take().transpose()?;
+        let outcome = self.broadcast_outcome.take().transpose()?;
         Ok(outcome.map(|receipt| receipt.id))
     }
 
@@ -133,10 +133,10 @@ impl<H: Handler> Sim<H> {
                 }
                 Action::SendToNodes(message, exclude) => {
                     let Some(running) = &self.nodes[node].running else { continue };
-                    let wanted = |handle: &&Handle| !exclude.contains(&handle.peer.id());
+                    let wanted = |handle: &&LinkHandle| !exclude.contains(&handle.peer.id());
                     let mut to: Vec<_> = running.handles.values().filter(wanted).cloned().collect();
                     // As on a real node, in the order in which the links were made.
-                    to.sort_by_key(|handle| handle.link);
+                    to.sort_by_key(|handle| handle.connection);
                     for handle in to {
                         self.send_message(node, &handle, message.clone());
                     }
@@ -146,7 +146,7 @@ impl<H: Handler> Sim<H> {
                     self.work.push_back(Work::Broadcast(node, run, title, message));
                 }
                 Action::Connect(action, address, keep) => {
-                    self.link_to(node, vec![address], keep, LinkFor::Connect(Some(action)));
+                    self.link_to(node, vec![address], keep, LinkPurpose::Connect(Some(action)));
                 }
                 Action::Disconnect(id) => self.command(node, Command::Disconnect(id)),
                 Action::StopReconnecting(address) => {
@@ -155,8 +155,9 @@ impl<H: Handler> Sim<H> {
                 Action::Join(action, addresses) => self.join_addresses(node, action, addresses),
                 Action::SetInfo(peer, key, value) => {
                     let Some(running) = &mut self.nodes[node].running else { continue };
-                    if let Some(link) = running.handles.get(&peer).map(|handle| handle.link) {
-                        running.info.entry(link).or_default().insert(key, value);
+                    let handle = running.handles.get(&peer);
+                    if let Some(connection) = handle.map(|handle| handle.connection) {
+                        running.info.entry(connection).or_default().insert(key, value);
                     }
                 }
                 Action::Discover(action, depth) => self.ask_discovery(node, action, depth),
@@ -181,14 +182,14 @@ impl<H: Handler> Sim<H> {
     /// Hands the machine of a node an input at once, and carries out its outputs.
     pub(super) fn handle(&mut self, node: usize, input: Input) {
         let Some(running) = &mut self.nodes[node].running else { return };
-        let now = running.clocks(self.now);
+        let now = running.own_time(self.now);
         running.machine.handle(now, input);
         self.drain(node);
-        self.set_alarm(node);
+        self.schedule_wake(node);
     }
 
     /// Puts the machine's deadline into the queue, if it is earlier than the one there.
-    pub(super) fn set_alarm(&mut self, node: usize) {
+    pub(super) fn schedule_wake(&mut self, node: usize) {
         let now = self.now;
         let Some(running) = &mut self.nodes[node].running else { return };
         let Some(due) = running.machine.poll_timeout() else { return };
@@ -196,7 +197,7 @@ impl<H: Handler> Sim<H> {
             // An overdue deadline waits for its turn too, behind the other events of this moment.
             let due = due.max(now);
             running.wake = Some(due);
-            self.queue.put(due, Due::Wake { node });
+            self.queue.put(due, SimEvent::WakeNode { node });
         }
     }
 
@@ -208,9 +209,9 @@ impl<H: Handler> Sim<H> {
             // The machine counts since its start, the statistics over all runs and nodes.
             let before = running.machine.passed_over();
             let is_crowded = |connection: ConnectionId, _: &Frame| {
-                let link = links.get(&connection.0);
-                let lane = link.and_then(|link| Some(&link.lanes[link.side_of(node)?]));
-                lane.is_some_and(|lane| lane.is_crowded(config))
+                let link = links.get(&connection);
+                let outbox = link.and_then(|link| Some(&link.outboxes[link.side_of(node)?]));
+                outbox.is_some_and(|outbox| outbox.is_crowded(config))
             };
             let output = running.machine.poll(is_crowded);
             self.stats.passed_over += running.machine.passed_over() - before;
@@ -223,31 +224,31 @@ impl<H: Handler> Sim<H> {
 
     fn carry_out(&mut self, node: usize, output: Output) {
         match output {
-            Output::Send { connection, frame } => self.send(node, connection.0, frame),
+            Output::Send { connection, frame } => self.send(node, connection, frame),
             Output::Dial { dial, operation, addresses, purpose } => {
                 self.dial(node, dial, operation, addresses, purpose);
             }
             Output::Greet(dial) => self.say_hello(node, dial),
             Output::DialEnded { dial, outcome, .. } => self.dial_ended(node, dial, outcome),
-            Output::Admitted(connection) => self.link_up(node, connection.0),
-            Output::Refused(connection, reason) => self.refuse(node, connection.0, reason),
+            Output::Admitted(connection) => self.link_up(node, connection),
+            Output::Refused(connection, reason) => self.refuse(node, connection, reason),
             Output::Joined(_) => self.nodes[node].joining = Joining::Joined,
             Output::JoinEnded { operation, outcome } => self.join_ended(node, operation, outcome),
-            Output::Leave(connection, reason) => self.leave_link(node, connection.0, reason),
+            Output::Leave(connection, reason) => self.leave_link(node, connection, reason),
             Output::HangUp(connection, reason) => {
-                let side = self.links.get(&connection.0).and_then(|link| link.side_of(node));
+                let side = self.links.get(&connection).and_then(|link| link.side_of(node));
                 if let Some(side) = side {
-                    self.hang_up(connection.0, side, reason);
+                    self.hang_up(connection, side, reason);
                 }
             }
             Output::Event(event) => self.event(node, event),
             // `publish`, which has made this machine act, takes it.
-            Output::Broadcast { outcome, .. } => self.published = Some(outcome),
+            Output::Broadcast { outcome, .. } => self.broadcast_outcome = Some(outcome),
             Output::Answered { operation, answer } => self.answered(operation, answer),
             Output::QueryEnded { operation, complete } => {
-                if let Some(asked) = self.asked.get_mut(&operation) {
-                    asked.complete = Some(complete);
-                    let found: Vec<_> = asked.nodes.values().cloned().collect();
+                if let Some(discovery) = self.discoveries.get_mut(&operation) {
+                    discovery.complete = Some(complete);
+                    let found: Vec<_> = discovery.nodes.values().cloned().collect();
                     for found in found {
                         self.event(node, Event::NodeDiscovered { node: found });
                     }
@@ -273,7 +274,7 @@ impl<H: Handler> Sim<H> {
             }
             Output::Probe { addresses, id, probe } => self.probe(node, id, addresses, probe),
             Output::Lookup { query, what, .. } => self.look_up(node, query, &what),
-            Output::Keep(batch) => self.nodes[node].keep(batch),
+            Output::Keep(batch) => self.nodes[node].store_broadcast(batch),
             Output::StopOrdered => {
                 self.work.push_back(Work::Stop(node, self.nodes[node].run));
             }
@@ -281,8 +282,8 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Queues a frame ahead of the messages of a link. A liar queues others in its place.
-    fn send(&mut self, node: usize, serial: u64, frame: Frame) {
-        let Some(side) = self.links.get(&serial).and_then(|link| link.side_of(node)) else {
+    fn send(&mut self, node: usize, connection: ConnectionId, frame: Frame) {
+        let Some(side) = self.links.get(&connection).and_then(|link| link.side_of(node)) else {
             return;
         };
         let unix = self.unix();
@@ -291,54 +292,55 @@ impl<H: Handler> Sim<H> {
             None => vec![frame],
         };
         for frame in frames {
-            self.put_frame(serial, side, frame);
+            self.put_frame(connection, side, frame);
         }
     }
 
-    fn put_frame(&mut self, serial: u64, side: usize, frame: Frame) {
-        let Some(link) = self.links.get_mut(&serial) else { return };
+    fn put_frame(&mut self, connection: ConnectionId, side: usize, frame: Frame) {
+        let Some(link) = self.links.get_mut(&connection) else { return };
         // The machine learns a moment later that a link is closing, and may send over it until then.
-        if !matches!(link.ends[side].state, State::Up | State::Leaving(_)) {
+        if !matches!(link.endpoints[side].state, EndpointState::Up | EndpointState::Leaving(_)) {
             return;
         }
-        let nodes = [link.ends[side].node, link.ends[1 - side].node];
+        let nodes = [link.endpoints[side].node, link.endpoints[1 - side].node];
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         frame.encode(&mut scratch);
         let (bytes, kind) = (scratch.len(), kind(&frame));
-        let parcel = Parcel { bytes, content: Content::Frame(frame) };
-        let put = link.lanes[side].control(parcel, &self.config);
+        let item = LinkItem { bytes, content: LinkContent::Frame(frame) };
+        let put = link.outboxes[side].queue_control(item, &self.config);
         match put {
             Ok(()) => {
                 self.stats.count(kind, bytes);
-                self.note("frame", nodes, &scratch);
-                self.pump(serial, side);
+                self.trace_event("frame", nodes, &scratch);
+                self.transmit(connection, side);
             }
             // Frames that can be spared were left out once the queue was half full, so this peer is too
             // slow.
-            Err(_) => self.hang_up(serial, side, Reason::Slow),
+            Err(_) => self.hang_up(connection, side, Reason::Slow),
         }
         self.scratch = scratch;
     }
 
-    pub(super) fn send_message(&mut self, node: usize, handle: &Handle, message: Message) {
-        let Handle { link: serial, side, peer } = handle;
-        let Some(link) = self.links.get_mut(serial) else {
+    pub(super) fn send_message(&mut self, node: usize, handle: &LinkHandle, message: Message) {
+        let LinkHandle { connection, side, peer } = handle;
+        let Some(link) = self.links.get_mut(connection) else {
             return self.message_failed(node, peer.clone(), not_connected());
         };
         let len = message.body().len();
-        let refused = match &link.ends[*side].state {
-            State::Closing(reason) => Some(reason.clone()),
-            State::Waiting | State::Gone => Some(not_connected()),
-            State::Up | State::Leaving(_) if len > self.config.max_message => {
+        let refused = match &link.endpoints[*side].state {
+            EndpointState::Closing(reason) => Some(reason.clone()),
+            EndpointState::Waiting | EndpointState::Gone => Some(not_connected()),
+            EndpointState::Up | EndpointState::Leaving(_) if len > self.config.max_message => {
                 let limit = self.config.max_message;
                 let said = format!("a message of {len} bytes is over the limit of {limit}");
                 Some(Reason::Other(0, said))
             }
-            State::Up | State::Leaving(_) => {
+            EndpointState::Up | EndpointState::Leaving(_) => {
                 let bytes = len + MESSAGE_HEADER_LEN;
-                let content = Content::Message(message.clone());
-                let put = link.lanes[*side].application(Parcel { bytes, content }, &self.config);
+                let content = LinkContent::Message(message.clone());
+                let put =
+                    link.outboxes[*side].queue_message(LinkItem { bytes, content }, &self.config);
                 put.err().map(|_| Reason::Slow)
             }
         };
@@ -347,8 +349,8 @@ impl<H: Handler> Sim<H> {
             None => {
                 let to = self.by_id.get(&peer.id()).copied().unwrap_or_default();
                 self.stats.count(MESSAGE, len + MESSAGE_HEADER_LEN);
-                self.note("message", [node, to], message.body());
-                self.pump(*serial, *side);
+                self.trace_event("message", [node, to], message.body());
+                self.transmit(*connection, *side);
             }
         }
     }
@@ -360,24 +362,24 @@ impl<H: Handler> Sim<H> {
 
     /// Delivers an event to an application, and carries out its actions.
     fn deliver(&mut self, node: usize, run: u32, event: Event) {
-        if self.nodes[node].run(run).is_none() {
+        if self.nodes[node].in_run(run).is_none() {
             return;
         }
         match &event {
             Event::NodeBroadcast { broadcast } => {
                 self.stats.deliveries += 1;
                 let id = *broadcast.id.as_bytes();
-                self.note("delivered", [node, node], &id);
+                self.trace_event("delivered", [node, node], &id);
             }
             Event::NodeMessage { .. } => self.stats.messages += 1,
-            other => self.note(other.name(), [node, node], &[]),
+            other => self.trace_event(other.name(), [node, node], &[]),
         }
         let mut actions = Vec::new();
         // The actions are carried out after the handler returns: until then the context borrows the node.
         let SimulatedNode { id, name, app, running, disk, .. } = &mut self.nodes[node];
         let Some(running) = running else { return };
-        let seen = Seen { id: *id, name, now: self.now, running, disk };
-        event.deliver(app, &mut Context::new(&seen, &mut actions));
+        let host = SimulatedHandlerHost { id: *id, name, now: self.now, running, disk };
+        event.deliver(app, &mut Context::new(&host, &mut actions));
         self.perform(node, actions);
     }
 
@@ -385,9 +387,9 @@ impl<H: Handler> Sim<H> {
         if self.source_found(operation, &answer) || self.file_found(operation, &answer) {
             return;
         }
-        let Some(asked) = self.asked.get_mut(&operation) else { return };
+        let Some(discovery) = self.discoveries.get_mut(&operation) else { return };
         let AnswerBody::Neighbours(outbound, inbound) = answer.body else { return };
-        let info = asked.nodes.entry(answer.node).or_insert_with(|| NodeInfo {
+        let info = discovery.nodes.entry(answer.node).or_insert_with(|| NodeInfo {
             id: answer.node,
             name: answer.name,
             addresses: answer.addresses,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::files::Servable;
 use super::liar::Lies;
 use super::node::SimulatedNode;
-use super::queue::{Due, StreamStep};
+use super::queue::{SimEvent, StreamStep};
 use super::{Sim, fetch::FetcherEnd};
 use crate::address::Address;
 use crate::event::{Event, Peer, Upload};
@@ -47,16 +47,16 @@ pub(super) struct SimulatedStream {
     lines: [StreamLine; 2],
     /// Time of the last item from the source.
     last_arrival: Instant,
-    pub(super) asking: FetcherEnd,
+    pub(super) fetcher: FetcherEnd,
     serving: SourceEnd,
 }
 
 /// One direction of a stream.
 #[derive(Debug, Default)]
 struct StreamLine {
-    flight: VecDeque<(Instant, StreamItem)>,
+    in_flight: VecDeque<(Instant, StreamItem)>,
     /// Time at which the line has sent everything that was put on it.
-    free: Instant,
+    free_at: Instant,
     /// An item has arrived, and waits because the nodes are cut off from each other.
     is_held: bool,
 }
@@ -104,7 +104,7 @@ impl SimulatedStream {
             latency,
             lines: Default::default(),
             last_arrival: now,
-            asking: FetcherEnd::default(),
+            fetcher: FetcherEnd::default(),
             serving: SourceEnd::default(),
         }
     }
@@ -112,10 +112,10 @@ impl SimulatedStream {
 
 impl<H: Handler> Sim<H> {
     /// Puts an item on the line of one end of a stream.
-    pub(super) fn send_item(&mut self, serial: u64, end: usize, item: StreamItem) {
-        let late = self.draw_up_to(self.network.jitter);
+    pub(super) fn send_item(&mut self, stream_id: u64, end: usize, item: StreamItem) {
+        let late = self.random_duration(self.network.jitter);
         let (now, bandwidth) = (self.now, self.network.bandwidth);
-        let Some(stream) = self.transfers.streams.get_mut(&serial) else { return };
+        let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         let nodes = stream.nodes.map(|(node, _)| node);
         let (what, head) = match &item {
             StreamItem::Request(request) => ("files request", request.encode()),
@@ -125,80 +125,82 @@ impl<H: Handler> Sim<H> {
         let bytes =
             head.len() + if let StreamItem::Answer(_, bytes) = &item { bytes.len() } else { 0 };
         let line = &mut stream.lines[end];
-        let begins = line.free.max(now);
-        line.free = begins + bandwidth.map_or(Duration::ZERO, |rate| time_for(bytes, rate));
-        let last = line.flight.back().map_or(Instant::ZERO, |(at, _)| *at);
+        let begins = line.free_at.max(now);
+        line.free_at =
+            begins + bandwidth.map_or(Duration::ZERO, |rate| transmission_time(bytes, rate));
+        let last = line.in_flight.back().map_or(Instant::ZERO, |(at, _)| *at);
         // Jitter may not reorder items: on a real node they are on one TCP connection.
-        let arrives = (line.free + stream.latency + late).max(last);
-        line.flight.push_back((arrives, item));
-        self.queue.put(arrives, Due::Stream { stream: serial, step: StreamStep::Arrive(end) });
+        let arrives = (line.free_at + stream.latency + late).max(last);
+        line.in_flight.push_back((arrives, item));
+        self.queue
+            .put(arrives, SimEvent::Stream { stream: stream_id, step: StreamStep::Arrive(end) });
         let from = nodes[end];
-        self.note(what, [from, nodes[1 - end]], &head);
+        self.trace_event(what, [from, nodes[1 - end]], &head);
     }
 
     /// Takes the next step of a stream.
-    pub(super) fn step_stream(&mut self, serial: u64, step: StreamStep) {
+    pub(super) fn step_stream(&mut self, stream_id: u64, step: StreamStep) {
         match step {
-            StreamStep::Opened => self.stream_opened(serial),
-            StreamStep::Arrive(end) => self.arrive_on_stream(serial, end),
+            StreamStep::Opened => self.stream_opened(stream_id),
+            StreamStep::Arrive(end) => self.arrive_on_stream(stream_id, end),
             StreamStep::Send => {
-                if let Some(stream) = self.transfers.streams.get_mut(&serial) {
+                if let Some(stream) = self.transfers.streams.get_mut(&stream_id) {
                     stream.serving.is_scheduled = false;
-                    self.send_pieces(serial);
+                    self.send_pieces(stream_id);
                 }
             }
-            StreamStep::Check => self.check_stream(serial),
+            StreamStep::Check => self.check_stream(stream_id),
         }
     }
 
     /// Handles the items that have arrived at the other end of a stream.
-    fn arrive_on_stream(&mut self, serial: u64, end: usize) {
+    fn arrive_on_stream(&mut self, stream_id: u64, end: usize) {
         let now = self.now;
-        while let Some(stream) = self.transfers.streams.get(&serial) {
+        while let Some(stream) = self.transfers.streams.get(&stream_id) {
             let [a, b] = stream.nodes.map(|(node, _)| node);
             let is_cut = self.is_cut(a, b);
-            let Some(stream) = self.transfers.streams.get_mut(&serial) else { return };
+            let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
             let line = &mut stream.lines[end];
             line.is_held = is_cut;
-            if is_cut || line.flight.front().is_none_or(|(at, _)| *at > now) {
+            if is_cut || line.in_flight.front().is_none_or(|(at, _)| *at > now) {
                 return;
             }
-            let Some((_, item)) = line.flight.pop_front() else { return };
+            let Some((_, item)) = line.in_flight.pop_front() else { return };
             match item {
-                StreamItem::Request(request) => self.serve(serial, request),
+                StreamItem::Request(request) => self.serve(stream_id, request),
                 StreamItem::Answer(answer, bytes) => {
                     stream.last_arrival = now;
-                    self.take_answer(serial, answer, &bytes);
+                    self.take_answer(stream_id, answer, &bytes);
                 }
-                StreamItem::Closed => self.source_failed(serial, Fault::Lost),
+                StreamItem::Closed => self.source_failed(stream_id, Fault::Lost),
             }
         }
     }
 
     /// Gives up a source that owes an answer and has been silent for too long.
-    pub(super) fn check_stream(&mut self, serial: u64) {
+    pub(super) fn check_stream(&mut self, stream_id: u64) {
         let now = self.now;
-        let Some(stream) = self.transfers.streams.get(&serial) else { return };
+        let Some(stream) = self.transfers.streams.get(&stream_id) else { return };
         let [a, b] = stream.nodes.map(|(node, _)| node);
         let is_cut = self.is_cut(a, b);
-        let Some(stream) = self.transfers.streams.get_mut(&serial) else { return };
+        let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         let line = &stream.lines[SOURCE];
         // On a real node bytes of a long answer trickle in, and a source that holds a request back
         // sends a sign of life.
-        let is_alive = !line.flight.is_empty() || stream.serving.held_back.is_some();
-        if !stream.asking.is_owed() || (is_alive && !is_cut) {
+        let is_alive = !line.in_flight.is_empty() || stream.serving.held_back.is_some();
+        if !stream.fetcher.is_owed() || (is_alive && !is_cut) {
             stream.last_arrival = now;
         }
         let due = stream.last_arrival + STALL;
         if due <= now {
-            return self.source_failed(serial, Fault::Lost);
+            return self.source_failed(stream_id, Fault::Lost);
         }
-        self.queue.put(due, Due::Stream { stream: serial, step: StreamStep::Check });
+        self.queue.put(due, SimEvent::Stream { stream: stream_id, step: StreamStep::Check });
     }
 
     /// Removes a stream, with everything that is on its lines.
-    pub(super) fn close_stream(&mut self, serial: u64) {
-        let Some(stream) = self.transfers.streams.remove(&serial) else { return };
+    pub(super) fn close_stream(&mut self, stream_id: u64) {
+        let Some(stream) = self.transfers.streams.remove(&stream_id) else { return };
         let key = (stream.nodes[SOURCE].0, stream.hash);
         let mut streams = self.transfers.streams.values();
         // The observations are about the nodes that fetch now. Without any, the next fetch begins anew.
@@ -206,7 +208,7 @@ impl<H: Handler> Sim<H> {
             self.transfers.seeding.remove(&key);
         }
         if let Some(fetch) = self.transfers.fetches.get_mut(&stream.fetch) {
-            fetch.forget_stream(stream.source, serial);
+            fetch.forget_stream(stream.source, stream_id);
         }
     }
 
@@ -217,14 +219,14 @@ impl<H: Handler> Sim<H> {
         let of_node = |end: usize| {
             let streams = self.transfers.streams.iter();
             let of_node = streams.filter(move |(_, stream)| stream.nodes[end].0 == node);
-            of_node.map(|(serial, _)| *serial).collect::<Vec<_>>()
+            of_node.map(|(stream_id, _)| *stream_id).collect::<Vec<_>>()
         };
         let (fetching, serving) = (of_node(FETCHER), of_node(SOURCE));
-        for serial in fetching {
-            self.close_stream(serial);
+        for stream_id in fetching {
+            self.close_stream(stream_id);
         }
-        for serial in serving.into_iter().filter(|_| closes) {
-            self.send_item(serial, SOURCE, StreamItem::Closed);
+        for stream_id in serving.into_iter().filter(|_| closes) {
+            self.send_item(stream_id, SOURCE, StreamItem::Closed);
         }
         // On a real node the list of shares is in the state folder.
         if !self.nodes[node].options.state {
@@ -236,62 +238,66 @@ impl<H: Handler> Sim<H> {
     /// know its streams, and closes them.
     pub(super) fn mend_streams(&mut self) {
         let now = self.now;
-        let serials: Vec<_> = self.transfers.streams.keys().copied().collect();
-        for serial in serials {
-            let Some(stream) = self.transfers.streams.get(&serial) else { continue };
+        let stream_ids: Vec<_> = self.transfers.streams.keys().copied().collect();
+        for stream_id in stream_ids {
+            let Some(stream) = self.transfers.streams.get(&stream_id) else { continue };
             let [(a, _), (b, run)] = stream.nodes;
             if self.is_cut(a, b) {
                 continue;
             }
             if self.nodes[b].running.is_some() && self.nodes[b].run != run {
-                self.send_item(serial, SOURCE, StreamItem::Closed);
+                self.send_item(stream_id, SOURCE, StreamItem::Closed);
             }
-            let Some(stream) = self.transfers.streams.get_mut(&serial) else { continue };
+            let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { continue };
             for end in [FETCHER, SOURCE] {
                 let line = &mut stream.lines[end];
                 if std::mem::take(&mut line.is_held) {
                     let first = now + stream.latency;
-                    line.flight.iter_mut().for_each(|(at, _)| *at = first.max(*at));
+                    line.in_flight.iter_mut().for_each(|(at, _)| *at = first.max(*at));
                     let step = StreamStep::Arrive(end);
-                    self.queue.put(first, Due::Stream { stream: serial, step });
+                    self.queue.put(first, SimEvent::Stream { stream: stream_id, step });
                 }
             }
         }
     }
 
     /// Answers a request at the source.
-    fn serve(&mut self, serial: u64, request: Request) {
-        let Some(stream) = self.transfers.streams.get_mut(&serial) else { return };
+    fn serve(&mut self, stream_id: u64, request: Request) {
+        let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         let ((node, run), hash) = (stream.nodes[SOURCE], stream.hash);
-        if self.nodes[node].run(run).is_none() {
+        if self.nodes[node].in_run(run).is_none() {
             return;
         }
         match request {
-            Request::Describe { .. } => self.answer(serial, |sim| sim.description(node, &hash)),
-            Request::Pieces { first, count, .. } => self.answer(serial, |sim| {
+            Request::Describe { .. } => self.answer(stream_id, |sim| sim.description(node, &hash)),
+            Request::Pieces { first, count, .. } => self.answer(stream_id, |sim| {
                 sim.held(node, &hash)?;
                 let list = &sim.transfers.contents.get(&hash)?.list;
                 Some(Answer::Pieces { first, values: list.part(first, count.into()).to_vec() })
             }),
             Request::Data { first, count, .. } => {
                 stream.serving.todo.push_back((first, first.saturating_add(count.into())));
-                self.send_pieces(serial);
+                self.send_pieces(stream_id);
             }
-            Request::Follow { addresses, .. } => self.follow(serial, addresses),
-            Request::Cancel => self.cancel(serial),
-            Request::Complete { .. } => self.uploaded_all(serial),
+            Request::Follow { addresses, .. } => self.follow(stream_id, addresses),
+            Request::Cancel => self.cancel(stream_id),
+            Request::Complete { .. } => self.uploaded_all(stream_id),
             // The others are about folders and tickets, which are not simulated.
-            _ => self.refuse_request(serial, FileRefusal::BadRequest),
+            _ => self.refuse_request(stream_id, FileRefusal::BadRequest),
         }
     }
 
-    fn answer(&mut self, serial: u64, answer: impl FnOnce(&Self) -> Option<Answer>) {
+    fn answer(&mut self, stream_id: u64, answer: impl FnOnce(&Self) -> Option<Answer>) {
         let answer = answer(self).unwrap_or(Answer::Refused(FileRefusal::NotFound));
-        self.send_item(serial, SOURCE, StreamItem::Answer(answer, Bytes::new()));
+        self.send_item(stream_id, SOURCE, StreamItem::Answer(answer, Bytes::new()));
     }
 
-    fn refuse_request(&mut self, serial: u64, refusal: FileRefusal) {
-        self.send_item(serial, SOURCE, StreamItem::Answer(Answer::Refused(refusal), Bytes::new()));
+    fn refuse_request(&mut self, stream_id: u64, refusal: FileRefusal) {
+        self.send_item(
+            stream_id,
+            SOURCE,
+            StreamItem::Answer(Answer::Refused(refusal), Bytes::new()),
+        );
     }
 
     fn description(&self, node: usize, hash: &Hash) -> Option<Answer> {
@@ -307,11 +313,11 @@ impl<H: Handler> Sim<H> {
 
     /// Registers a follower of the content. It learns which pieces the source has and which other nodes
     /// follow, and these learn of it.
-    fn follow(&mut self, serial: u64, addresses: Vec<Address>) {
-        let Some(stream) = self.transfers.streams.get_mut(&serial) else { return };
+    fn follow(&mut self, stream_id: u64, addresses: Vec<Address>) {
+        let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         let ([(fetcher, _), (node, _)], hash) = (stream.nodes, stream.hash);
         stream.serving.follower = Some(addresses.clone());
-        self.answer(serial, |sim| match sim.held(node, &hash)? {
+        self.answer(stream_id, |sim| match sim.held(node, &hash)? {
             Servable::Part(pieces, _) if !pieces.is_full() => {
                 let bits = pieces.bits(0, usize::MAX).into();
                 Some(Answer::Held { first: 0, bits })
@@ -320,14 +326,14 @@ impl<H: Handler> Sim<H> {
         });
         let me = (self.nodes[fetcher].id, addresses);
         let mut others = self.followers(node, hash);
-        others.retain(|(other, ..)| *other != serial);
+        others.retain(|(other, ..)| *other != stream_id);
         // As many as one answer may have.
         let named: Vec<_> = others.iter().rev().take(MAX_SOURCES).collect();
         let named = named.into_iter().map(|(_, id, addresses)| (*id, addresses.clone()));
         // An earlier stream of the same node may still be there.
         let named: Vec<_> = named.filter(|(id, _)| *id != me.0).collect();
         if !named.is_empty() {
-            self.answer(serial, |_| Some(Answer::Sources(named)));
+            self.answer(stream_id, |_| Some(Answer::Sources(named)));
         }
         for (other, ..) in others {
             let sources = vec![me.clone()];
@@ -339,27 +345,27 @@ impl<H: Handler> Sim<H> {
     fn followers(&self, node: usize, hash: Hash) -> Vec<(u64, NodeId, Vec<Address>)> {
         let streams = self.transfers.streams.iter();
         let of_node = streams.filter(|(_, s)| (s.nodes[SOURCE].0, s.hash) == (node, hash));
-        let follower = |(serial, stream): (&u64, &SimulatedStream)| {
+        let follower = |(stream_id, stream): (&u64, &SimulatedStream)| {
             let addresses = stream.serving.follower.clone()?;
-            Some((*serial, self.nodes[stream.nodes[FETCHER].0].id, addresses))
+            Some((*stream_id, self.nodes[stream.nodes[FETCHER].0].id, addresses))
         };
         of_node.filter_map(follower).collect()
     }
 
     /// Announces a new piece of a content to its followers at a node.
-    pub(super) fn tell_followers(&mut self, node: usize, hash: Hash, piece: u64) {
+    pub(super) fn announce_piece(&mut self, node: usize, hash: Hash, piece: u64) {
         let bits = Bytes::from(vec![1_u8 << (piece % 8)]);
-        for (serial, ..) in self.followers(node, hash) {
+        for (stream_id, ..) in self.followers(node, hash) {
             let bits = bits.clone();
-            self.answer(serial, |_| Some(Answer::Held { first: piece - piece % 8, bits }));
+            self.answer(stream_id, |_| Some(Answer::Held { first: piece - piece % 8, bits }));
         }
     }
 
     /// Gives up all requested pieces that are not sent. A held-back request that is cancelled was served by
     /// another follower, which the source's patience learns from.
-    fn cancel(&mut self, serial: u64) {
+    fn cancel(&mut self, stream_id: u64) {
         let now = self.now;
-        let Some(stream) = self.transfers.streams.get_mut(&serial) else { return };
+        let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         let key = (stream.nodes[SOURCE].0, stream.hash);
         let serving = &mut stream.serving;
         let cancelled = std::mem::take(&mut serving.todo);
@@ -369,13 +375,13 @@ impl<H: Handler> Sim<H> {
             seeding.found(&mut serving.requester, now.since(since));
         }
         for _ in cancelled {
-            self.refuse_request(serial, FileRefusal::Cancelled);
+            self.refuse_request(stream_id, FileRefusal::Cancelled);
         }
     }
 
     /// Ends the stream of a fetcher that has everything, and reports the upload to the source's application.
-    fn uploaded_all(&mut self, serial: u64) {
-        let Some(stream) = self.transfers.streams.get(&serial) else { return };
+    fn uploaded_all(&mut self, stream_id: u64) {
+        let Some(stream) = self.transfers.streams.get(&stream_id) else { return };
         let ([(fetcher, _), (node, _)], hash) = (stream.nodes, stream.hash);
         let bytes = stream.serving.sent;
         let size = self.transfers.contents.get(&hash).map_or(0, |content| content.list.size());
@@ -391,42 +397,42 @@ impl<H: Handler> Sim<H> {
             let upload = Upload { hash, name, bytes, size };
             self.event(node, Event::NodeUploadCompleted { peer, upload });
         }
-        self.close_stream(serial);
+        self.close_stream(stream_id);
     }
 
     /// Sends the requested pieces, one whenever the line is free.
-    fn send_pieces(&mut self, serial: u64) {
-        while let Some(stream) = self.transfers.streams.get(&serial) {
+    fn send_pieces(&mut self, stream_id: u64) {
+        while let Some(stream) = self.transfers.streams.get(&stream_id) {
             let ((node, run), hash) = (stream.nodes[SOURCE], stream.hash);
             let Some((piece, _)) = stream.serving.todo.front().copied() else { return };
-            if stream.serving.is_scheduled || self.nodes[node].run(run).is_none() {
+            if stream.serving.is_scheduled || self.nodes[node].in_run(run).is_none() {
                 return;
             }
             // Not put on the line yet: until a piece is sent it can be cancelled.
-            if stream.lines[SOURCE].free > self.now {
-                let at = stream.lines[SOURCE].free;
-                return self.send_later(serial, at);
+            if stream.lines[SOURCE].free_at > self.now {
+                let at = stream.lines[SOURCE].free_at;
+                return self.schedule_send(stream_id, at);
             }
             if self.drop_changed_share(node, hash) {
-                return self.refuse_first(serial, FileRefusal::Changed);
+                return self.refuse_first(stream_id, FileRefusal::Changed);
             }
             let is_whole = match self.held(node, &hash) {
                 Some(Servable::Whole(_)) => true,
                 Some(Servable::Part(pieces, _)) if pieces.contains(piece) => false,
-                _ => return self.refuse_first(serial, FileRefusal::NotFound),
+                _ => return self.refuse_first(stream_id, FileRefusal::NotFound),
             };
             // The fetcher gives it up after `STALL`.
             if self.nodes[node].options.lies == Some(Lies::Drops) {
                 return;
             }
-            if is_whole && self.is_held_back(serial, piece) {
+            if is_whole && self.is_held_back(stream_id, piece) {
                 let at = self.now + TURN;
-                return self.send_later(serial, at);
+                return self.schedule_send(stream_id, at);
             }
             let Some(bytes) = self.piece_to_send(node, &hash, piece) else {
-                return self.refuse_first(serial, FileRefusal::NotFound);
+                return self.refuse_first(stream_id, FileRefusal::NotFound);
             };
-            let Some(stream) = self.transfers.streams.get_mut(&serial) else { return };
+            let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
             let serving = &mut stream.serving;
             serving.sent += bytes.len() as u64;
             if let Some((next, end)) = serving.todo.front_mut() {
@@ -443,34 +449,34 @@ impl<H: Handler> Sim<H> {
             self.nodes[node].uploaded += bytes.len() as u64;
             let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             self.send_item(
-                serial,
+                stream_id,
                 SOURCE,
                 StreamItem::Answer(Answer::Piece { index: piece, len }, bytes),
             );
         }
     }
 
-    fn send_later(&mut self, serial: u64, at: Instant) {
-        if let Some(stream) = self.transfers.streams.get_mut(&serial) {
+    fn schedule_send(&mut self, stream_id: u64, at: Instant) {
+        if let Some(stream) = self.transfers.streams.get_mut(&stream_id) {
             stream.serving.is_scheduled = true;
-            self.queue.put(at, Due::Stream { stream: serial, step: StreamStep::Send });
+            self.queue.put(at, SimEvent::Stream { stream: stream_id, step: StreamStep::Send });
         }
     }
 
-    fn refuse_first(&mut self, serial: u64, refusal: FileRefusal) {
-        if let Some(stream) = self.transfers.streams.get_mut(&serial) {
+    fn refuse_first(&mut self, stream_id: u64, refusal: FileRefusal) {
+        if let Some(stream) = self.transfers.streams.get_mut(&stream_id) {
             stream.serving.todo.pop_front();
-            self.refuse_request(serial, refusal);
+            self.refuse_request(stream_id, refusal);
         }
     }
 
     /// Returns whether a full source makes a request for a piece wait, because other followers have it.
-    fn is_held_back(&mut self, serial: u64, piece: u64) -> bool {
+    fn is_held_back(&mut self, stream_id: u64, piece: u64) -> bool {
         let now = self.now;
-        let Some(stream) = self.transfers.streams.get(&serial) else { return false };
+        let Some(stream) = self.transfers.streams.get(&stream_id) else { return false };
         let (node, hash) = (stream.nodes[SOURCE].0, stream.hash);
         let others = self.followers(node, hash).len().saturating_sub(1);
-        let Some(stream) = self.transfers.streams.get_mut(&serial) else { return false };
+        let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return false };
         let Some(seeding) = self.transfers.seeding.get_mut(&(node, hash)) else { return false };
         let serving = &mut stream.serving;
         // A fetcher that does not follow learns of no other source, so it is not made to wait.
@@ -502,6 +508,6 @@ impl<H: Handler> Sim<H> {
 }
 
 /// Returns how long a line of `rate` bytes a second needs for `bytes`.
-fn time_for(bytes: usize, rate: u64) -> Duration {
+fn transmission_time(bytes: usize, rate: u64) -> Duration {
     Duration::from_nanos((bytes as u64).saturating_mul(1_000_000_000) / rate.max(1))
 }

@@ -124,7 +124,7 @@ fn send(sim: &mut Sim<Log>, from: usize, text: &str) {
 
 /// Has a node dial another at the first of its addresses that answers.
 fn link_to(sim: &mut Sim<Log>, node: usize, addresses: Vec<Address>) {
-    sim.link_to(node, addresses, false, LinkFor::Connect(None));
+    sim.link_to(node, addresses, false, LinkPurpose::Connect(None));
     sim.settle();
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Sim;
-use super::queue::Due;
+use super::queue::SimEvent;
 use crate::event::{Event, TimerId};
 use crate::handler::Handler;
 
@@ -13,7 +13,7 @@ impl<H: Handler> Sim<H> {
         let (now, run) = (self.now, self.nodes[node].run);
         let Some(running) = &mut self.nodes[node].running else { return };
         match running.timers.set(now, timer, after) {
-            Ok(at) => self.queue.put(at, Due::Timer { node, run }),
+            Ok(at) => self.queue.put(at, SimEvent::Timer { node, run }),
             Err(error) => {
                 let (action, error) = (timer.action(), error.to_string());
                 self.event(node, Event::NodeActionFailed { action, error });
@@ -25,7 +25,7 @@ impl<H: Handler> Sim<H> {
     pub(super) fn timers_expired(&mut self, node: usize, run: u32) {
         let now = self.now;
         // A timer that was cancelled leaves its entry in the queue. Then there is none to deliver here.
-        while let Some(running) = self.nodes[node].run(run)
+        while let Some(running) = self.nodes[node].in_run(run)
             && !running.stopping
             && let Some(timer) = running.timers.poll(now)
         {

@@ -7,9 +7,9 @@ use crate::time::Instant;
 
 /// The record of a node.
 #[derive(Debug, Default)]
-pub(super) struct Account {
+pub(super) struct BroadcastRecorder {
     /// The numbers of the broadcasts that arrived, with their times.
-    pub(super) got: Vec<(u32, Instant)>,
+    pub(super) received: Vec<(u32, Instant)>,
     /// Number of broadcasts that no node has sent.
     pub(super) altered: u64,
 }
@@ -25,14 +25,14 @@ pub(super) fn content(number: u32, author: NodeId, size: usize) -> String {
     content
 }
 
-impl Handler for Account {
+impl Handler for BroadcastRecorder {
     fn node_broadcast(&mut self, cx: &mut Context<'_>, broadcast: Broadcast) {
         let number = broadcast.title.parse();
         let text = broadcast.message.as_text().unwrap_or_default();
         match number {
             // The content follows from number and author, so a change is found without the original.
             Ok(number) if text == content(number, broadcast.author, text.len()) => {
-                self.got.push((number, cx.now()));
+                self.received.push((number, cx.now()));
             }
             _ => self.altered += 1,
         }

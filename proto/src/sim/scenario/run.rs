@@ -5,12 +5,12 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use super::account::{Account, content};
+use super::account::{BroadcastRecorder, content};
 use super::measure::{Measure, Report};
 use super::{Scenario, Step};
 use crate::config::Config;
 use crate::peer::OperationId;
-use crate::sim::node::draw;
+use crate::sim::node::derive_seed;
 use crate::sim::{Joining, Lies, NodeOptions, Sim, SimConfig};
 use crate::time::Instant;
 
@@ -18,10 +18,10 @@ use crate::time::Instant;
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Interval at which the components of the network are counted, if the time of a repair is measured.
-pub(super) const LOOK: Duration = Duration::from_millis(500);
+pub(super) const COMPONENTS_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A broadcast whose author stops within this time may be lost with it.
-pub(super) const AUTHOR_STAYS: Duration = Duration::from_secs(1);
+pub(super) const MIN_AUTHOR_UPTIME: Duration = Duration::from_secs(1);
 
 /// The progress of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub fn run(
     mut progressed: impl FnMut(&Progress),
 ) -> Result<Report, String> {
     scenario.check()?;
-    let mut run = Run::new(scenario, seed);
+    let mut run = ScenarioRun::new(scenario, seed);
     let steps = scenario.steps.len();
     for (number, step) in scenario.steps.iter().enumerate() {
         let mut progress = Progress {
@@ -67,13 +67,13 @@ pub fn run(
 }
 
 /// The state of a run.
-pub(super) struct Run<'a> {
+pub(super) struct ScenarioRun<'a> {
     pub(super) scenario: &'a Scenario,
     pub(super) seed: u64,
-    pub(super) sim: Sim<Account>,
-    pub(super) chance: ChaCha8Rng,
+    pub(super) sim: Sim<BroadcastRecorder>,
+    pub(super) rng: ChaCha8Rng,
     /// For each node the time of its start and, if it is gone, of its end.
-    pub(super) there: Vec<(Instant, Option<Instant>)>,
+    pub(super) lifetimes: Vec<(Instant, Option<Instant>)>,
     pub(super) sent: Vec<SentBroadcast>,
     /// The nodes that take turns in broadcasting.
     pub(super) authors: Vec<usize>,
@@ -85,28 +85,28 @@ pub(super) struct SentBroadcast {
     pub(super) author: usize,
     pub(super) at: Instant,
     /// Time from which it can reach all nodes.
-    pub(super) from: Instant,
+    pub(super) reachable_from: Instant,
     /// Time by which it has to have reached them.
-    pub(super) due: Instant,
+    pub(super) deadline: Instant,
     /// Best possible time of delivery for each node, if that is compared.
     pub(super) best: Vec<Option<Duration>>,
 }
 
 /// Something that happens in a step.
 #[derive(Debug, Clone, Copy)]
-enum Act {
-    Come { through: usize },
+enum StepAction {
+    AddNode { through: usize },
     Retry,
     Broadcast,
     Replace,
     Split(usize),
     Heal,
-    Look,
+    CheckComponents,
     End,
 }
 
 /// The state of a step.
-pub(super) struct Course {
+pub(super) struct StepState {
     pub(super) step: Step,
     /// Time of the last disturbance of the network.
     pub(super) disturbed: Instant,
@@ -121,7 +121,7 @@ pub(super) struct Course {
     pub(super) links: Vec<(usize, usize)>,
 }
 
-impl<'a> Run<'a> {
+impl<'a> ScenarioRun<'a> {
     fn new(scenario: &'a Scenario, seed: u64) -> Self {
         let network = scenario.network();
         let sim = Sim::new(SimConfig { seed, config: Config::default(), network });
@@ -129,8 +129,8 @@ impl<'a> Run<'a> {
             scenario,
             seed,
             sim,
-            chance: ChaCha8Rng::from_seed(draw(seed, "scenario", [0, 0])),
-            there: Vec::new(),
+            rng: ChaCha8Rng::from_seed(derive_seed(seed, "scenario", [0, 0])),
+            lifetimes: Vec::new(),
             sent: Vec::new(),
             authors: Vec::new(),
             measures: Vec::new(),
@@ -140,7 +140,7 @@ impl<'a> Run<'a> {
     fn step(&mut self, step: &Step, mut progressed: impl FnMut(Duration, u64)) {
         let begun = self.sim.now();
         let stats = self.sim.stats();
-        let mut course = Course {
+        let mut state = StepState {
             step: step.clone(),
             disturbed: begun,
             last_apart: None,
@@ -156,43 +156,43 @@ impl<'a> Run<'a> {
             self.crash(usize::from(crash.percent), crash.silently);
         }
         if let Some(discover) = &step.discover {
-            self.discover(&mut course, discover.depth);
+            self.discover(&mut state, discover.depth);
         }
-        let acts = self.timetable(&course);
-        let whole = acts.last().map(|(at, _)| *at).unwrap_or_default();
+        let actions = self.timetable(&state);
+        let whole = actions.last().map(|(at, _)| *at).unwrap_or_default();
         let mut said = 0;
-        for (at, act) in acts {
+        for (at, action) in actions {
             self.sim.run_for((begun + at).since(self.sim.now()));
-            self.act(&mut course, act);
+            self.act(&mut state, action);
             let percent = (at.as_millis() * 100 / whole.as_millis().max(1)) as u64;
             if percent != said {
                 said = percent;
                 progressed(self.sim.now().since_origin(), percent);
             }
         }
-        if let Some((_, query)) = course.discovery {
-            let ended = |sim: &Sim<Account>| {
+        if let Some((_, query)) = state.discovery {
+            let ended = |sim: &Sim<BroadcastRecorder>| {
                 sim.discovery(query).is_none_or(|found| found.complete.is_some())
             };
             // The machine ends each query after `query_timeout`. This limit only guards the run.
             self.sim.run_until(Config::default().query_timeout * 2, ended);
         }
-        self.measure(&course);
+        self.measure(&state);
     }
 
     /// Returns what happens in a step, with its time from the beginning. The end of the step is the
     /// last.
-    fn timetable(&mut self, course: &Course) -> Vec<(Duration, Act)> {
-        let step = &course.step;
-        let mut acts = Vec::new();
+    fn timetable(&mut self, state: &StepState) -> Vec<(Duration, StepAction)> {
+        let step = &state.step;
+        let mut actions = Vec::new();
         let mut end = step.wait.0;
         if let Some(join) = &step.join {
             let others = self.scenario.nodes.saturating_sub(join.through);
             for n in 0..self.scenario.nodes {
                 // The first `through` nodes come at once, so that the others find all of them.
                 let late = (n + 1).saturating_sub(join.through);
-                let at = join.within.0 * small(late) / small(others.max(1));
-                acts.push((at, Act::Come { through: join.through }));
+                let at = join.within.0 * to_u32(late) / to_u32(others.max(1));
+                actions.push((at, StepAction::AddNode { through: join.through }));
             }
             end = end.max(join.within.0);
         }
@@ -202,19 +202,19 @@ impl<'a> Run<'a> {
             // 6000 is a hundred for the percentage times sixty for the minute.
             let count = self.scenario.nodes * percent * minutes as usize / 6000;
             for n in 0..count {
-                acts.push((replace.time.0 * small(n) / small(count), Act::Replace));
+                actions.push((replace.time.0 * to_u32(n) / to_u32(count), StepAction::Replace));
             }
             end = end.max(replace.time.0);
         }
         if let Some(split) = &step.partition {
-            acts.push((Duration::ZERO, Act::Split(split.parts)));
-            acts.push((split.time.0, Act::Heal));
+            actions.push((Duration::ZERO, StepAction::Split(split.parts)));
+            actions.push((split.time.0, StepAction::Heal));
             end = end.max(split.time.0);
         }
         if let Some(broadcast) = &step.broadcast {
             let mut at = Duration::ZERO;
             while at < broadcast.time.0 {
-                acts.push((at, Act::Broadcast));
+                actions.push((at, StepAction::Broadcast));
                 at += broadcast.every.0;
             }
             end = end.max(broadcast.time.0);
@@ -222,60 +222,60 @@ impl<'a> Run<'a> {
             let last = at.max(step.partition.as_ref().map_or(at, |split| split.time.0));
             end = end.max(last + broadcast.patience.0);
         }
-        let mut every = |first: Duration, time: Duration, act| {
+        let mut every = |first: Duration, time: Duration, action| {
             let mut at = first;
             while at < end {
-                acts.push((at, act));
+                actions.push((at, action));
                 at += time;
             }
         };
-        every(RETRY, RETRY, Act::Retry);
+        every(RETRY, RETRY, StepAction::Retry);
         if step.expect.one_component_within.is_some() {
-            every(Duration::ZERO, LOOK, Act::Look);
+            every(Duration::ZERO, COMPONENTS_CHECK_INTERVAL, StepAction::CheckComponents);
         }
-        acts.push((end, Act::End));
+        actions.push((end, StepAction::End));
         // The sort is stable: at equal times the order above holds, and the end comes last.
-        acts.sort_by_key(|(at, _)| *at);
-        acts
+        actions.sort_by_key(|(at, _)| *at);
+        actions
     }
 
-    fn act(&mut self, course: &mut Course, act: Act) {
-        match act {
-            Act::Come { through } => {
+    fn act(&mut self, state: &mut StepState, action: StepAction) {
+        match action {
+            StepAction::AddNode { through } => {
                 let node = self.add(through);
                 if node > 0 {
                     // The first nodes join through node 0, and share the later ones evenly.
                     self.sim.join(node, if node < through { 0 } else { node % through });
                 }
             }
-            Act::Retry => self.retry(),
-            Act::Broadcast => self.send_broadcast(course),
-            Act::Replace => {
-                if let Some(gone) = self.pick(|run, node| run.sim.is_running(node)) {
+            StepAction::Retry => self.retry(),
+            StepAction::Broadcast => self.send_broadcast(state),
+            StepAction::Replace => {
+                if let Some(gone) = self.pick_random(|run, node| run.sim.is_running(node)) {
                     self.sim.crash(gone);
-                    self.there[gone].1 = Some(self.sim.now());
+                    self.lifetimes[gone].1 = Some(self.sim.now());
                 }
                 let node = self.add(0);
                 self.join_somewhere(node);
-                course.disturbed = self.sim.now();
+                state.disturbed = self.sim.now();
             }
-            Act::Split(parts) => {
+            StepAction::Split(parts) => {
                 let mut nodes: Vec<_> = (0..self.sim.len()).collect();
                 self.shuffle(&mut nodes);
                 let each = nodes.len().div_ceil(parts);
                 let groups: Vec<_> = nodes.chunks(each).collect();
                 self.sim.partition(&groups);
             }
-            Act::Heal => {
+            StepAction::Heal => {
                 self.sim.heal();
-                course.disturbed = self.sim.now();
+                state.disturbed = self.sim.now();
             }
-            Act::Look => {
+            StepAction::CheckComponents => {
                 if self.sim.components(|_| true).len() != 1 {
-                    course.last_apart = Some(self.sim.now());
+                    state.last_apart = Some(self.sim.now());
                 }
             }
-            Act::End => {
+            StepAction::End => {
                 // Time has passed up to this moment.
             }
         }
@@ -285,14 +285,14 @@ impl<'a> Run<'a> {
     fn add(&mut self, honest: usize) -> usize {
         let number = self.sim.len();
         // Both are drawn for each node, so that another percentage leaves the later draws as they are.
-        let drawn = [(); 2].map(|()| self.below(100));
+        let drawn = [(); 2].map(|()| self.random_below(100));
         let first = number < honest;
         let dialable = first || drawn[0] >= usize::from(self.scenario.nat_percent);
         let lies = !first && drawn[1] < usize::from(self.scenario.liars_percent);
         let lies = lies.then(|| [Lies::Drops, Lies::Alters, Lies::Replays][number % 3]);
         let options = NodeOptions { dialable, lies, ..NodeOptions::default() };
-        self.there.push((self.sim.now(), None));
-        self.sim.add_with(options, Account::default())
+        self.lifetimes.push((self.sim.now(), None));
+        self.sim.add_with(options, BroadcastRecorder::default())
     }
 
     /// Has the nodes try again that could not join.
@@ -307,7 +307,7 @@ impl<'a> Run<'a> {
     }
 
     fn join_somewhere(&mut self, node: usize) {
-        let through = self.pick(|run, other| {
+        let through = self.pick_random(|run, other| {
             other != node && run.is_member(other) && run.sim.options(other).dialable
         });
         if let Some(through) = through {
@@ -326,19 +326,20 @@ impl<'a> Run<'a> {
             } else {
                 self.sim.crash(*node);
             }
-            self.there[*node].1 = Some(self.sim.now());
+            self.lifetimes[*node].1 = Some(self.sim.now());
         }
     }
 
-    fn send_broadcast(&mut self, course: &Course) {
-        let Some(broadcast) = &course.step.broadcast else { return };
+    fn send_broadcast(&mut self, state: &StepState) {
+        let Some(broadcast) = &state.step.broadcast else { return };
         let can = |run: &Self, node: usize| run.is_honest(node) && run.is_member(node);
         let author = match broadcast.authors {
-            0 => self.pick(can),
+            0 => self.pick_random(can),
             authors => {
                 let all = self.authors.len();
                 for _ in all..authors {
-                    let new = self.pick(|run, node| can(run, node) && !run.authors.contains(&node));
+                    let new = self
+                        .pick_random(|run, node| can(run, node) && !run.authors.contains(&node));
                     self.authors.extend(new);
                 }
                 let turn = self.sent.len() % self.authors.len().max(1);
@@ -347,7 +348,7 @@ impl<'a> Run<'a> {
         };
         let Some(author) = author else { return };
         let at = self.sim.now();
-        let expect = &course.step.expect;
+        let expect = &state.step.expect;
         let is_compared = expect.last_node_over_best.or(expect.worst_over_best).is_some();
         // The shortest ways over all links, for each broadcast: too slow unless a bound asks for it.
         let best = if is_compared { self.sim.distances(author) } else { Vec::new() };
@@ -355,24 +356,25 @@ impl<'a> Run<'a> {
         let text = content(number, self.sim.id(author), broadcast.size);
         if self.sim.broadcast(author, number.to_string(), text).is_ok() {
             // Nothing gets across the partition before it heals, so that time does not count.
-            let from = course.healed.map_or(at, |healed| healed.max(at));
+            let from = state.healed.map_or(at, |healed| healed.max(at));
             self.sent.push(SentBroadcast {
                 author,
                 at,
-                from,
-                due: from + broadcast.patience.0,
+                reachable_from: from,
+                deadline: from + broadcast.patience.0,
                 best,
             });
         }
     }
 
-    fn discover(&mut self, course: &mut Course, depth: i32) {
-        let Some(asking) = self.pick(|run, node| run.is_honest(node) && run.is_member(node)) else {
+    fn discover(&mut self, state: &mut StepState, depth: i32) {
+        let Some(asking) = self.pick_random(|run, node| run.is_honest(node) && run.is_member(node))
+        else {
             return;
         };
-        course.queries = self.sim.nodes.iter().map(|node| node.queries).collect();
-        course.links = self.sim.links();
-        course.discovery = Some((asking, self.sim.discover(asking, depth)));
+        state.queries = self.sim.nodes.iter().map(|node| node.queries).collect();
+        state.links = self.sim.links();
+        state.discovery = Some((asking, self.sim.discover(asking, depth)));
     }
 
     pub(super) fn is_honest(&self, node: usize) -> bool {
@@ -385,20 +387,20 @@ impl<'a> Run<'a> {
         joined && self.sim.is_running(node)
     }
 
-    fn pick(&mut self, which: impl Fn(&Self, usize) -> bool) -> Option<usize> {
+    fn pick_random(&mut self, which: impl Fn(&Self, usize) -> bool) -> Option<usize> {
         let all: Vec<_> = (0..self.sim.len()).filter(|node| which(self, *node)).collect();
-        (!all.is_empty()).then(|| all[self.below(all.len())])
+        (!all.is_empty()).then(|| all[self.random_below(all.len())])
     }
 
     fn shuffle(&mut self, nodes: &mut [usize]) {
         for left in (1..nodes.len()).rev() {
-            let other = self.below(left + 1);
+            let other = self.random_below(left + 1);
             nodes.swap(left, other);
         }
     }
 
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.chance.next_u64() % bound.max(1) as u64).unwrap_or_default()
+    fn random_below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.rng.next_u64() % bound.max(1) as u64).unwrap_or_default()
     }
 
     fn report(self) -> Report {
@@ -417,6 +419,6 @@ impl<'a> Run<'a> {
     }
 }
 
-fn small(count: usize) -> u32 {
+fn to_u32(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
