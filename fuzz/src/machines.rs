@@ -170,15 +170,15 @@ impl Shell {
                     same_again(&frame);
                     sent.push(frame);
                 }
-                Some(Output::Lookup { query, what, .. }) => {
+                Some(Output::LookUpAnswer { query, what, .. }) => {
                     let here = matches!(what, QueryKind::CallBack { .. });
                     let files = if here { Vec::new() } else { vec![file()] };
                     inputs.push_back(Input::Command(Command::Answer { query, files, here }));
                 }
                 Some(Output::LookUpAddresses(id)) => {
-                    inputs.push_back(Input::MetAt { id, addresses: Vec::new() });
+                    inputs.push_back(Input::AddressesLookedUp { id, addresses: Vec::new() });
                 }
-                Some(Output::Leave(connection, _) | Output::HangUp(connection, _)) => {
+                Some(Output::CloseLink(connection, _) | Output::CloseReplacedLink(connection, _)) => {
                     ended.push(connection);
                 }
                 Some(_) => {}

@@ -4,7 +4,7 @@ use peerkit_proto::address::Address;
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::broadcast::{Batch, Have, Item, Want};
 use peerkit_proto::frame::membership::{
-    Beacon, Disconnect, ForwardJoin, Need, NeighbourReply, NeighbourRequest, Outcome, Probe,
+    Beacon, Disconnect, ForwardJoin, Need, NeighbourReply, NeighbourRequest, NeighbourOutcome, Probe,
     Shuffle, ShuffleReply,
 };
 use peerkit_proto::id::Key;
@@ -44,7 +44,7 @@ pub(crate) fn membership() -> Vec<Frame> {
         }
     }
     let records = || vec![record(4), record(5), record(0)];
-    for outcome in [Outcome::Accepted, Outcome::Full, Outcome::Manual] {
+    for outcome in [NeighbourOutcome::Accepted, NeighbourOutcome::Full, NeighbourOutcome::Manual] {
         let reply = NeighbourReply { outcome, record: record(1), records: records() };
         frames.push(Frame::NeighbourReply(reply));
     }

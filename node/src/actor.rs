@@ -225,7 +225,7 @@ impl Actor {
                         Frame::Broadcast(batch)
                             if !self.inner.dispatch.has_room_for_broadcasts(batch.items.len()) =>
                         {
-                            Input::NoTime(connection, batch)
+                            Input::PostponeBroadcasts(connection, batch)
                         }
                         frame => Input::Frame(connection, frame),
                     });

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::event::{Peer, Reason};
-use peerkit_proto::frame::membership::Outcome;
+use peerkit_proto::frame::membership::NeighbourOutcome;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::peer::{Input, JoinError, Purpose};
 use tokio::sync::{mpsc, oneshot};
@@ -201,7 +201,7 @@ async fn wait_for_place(
 ) -> Result<(), Error> {
     match tokio::time::timeout(PLACE, outcome).await {
         Ok(Ok(Ok(()))) => Ok(()),
-        Ok(Ok(Err(JoinError::Refused { outcome: Outcome::Manual, .. }))) => {
+        Ok(Ok(Err(JoinError::Refused { outcome: NeighbourOutcome::Manual, .. }))) => {
             Err(Error::LinksByHand(peer.clone()))
         }
         Ok(Ok(Err(_)) | Err(_)) => Err(Error::NoPlace(peer.clone())),

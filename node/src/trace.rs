@@ -15,7 +15,7 @@
 
 use peerkit_proto::event::{Event, LinkEnd, Peer};
 use peerkit_proto::frame::Frame;
-use peerkit_proto::frame::membership::{Outcome, Probe};
+use peerkit_proto::frame::membership::{NeighbourOutcome, Probe};
 use peerkit_proto::frame::query::{QueryId, QueryKind};
 use peerkit_proto::id::{NodeId, hex};
 use peerkit_proto::message::Message;
@@ -147,7 +147,7 @@ pub(crate) fn input(input: &Input, peer: impl Fn(ConnectionId) -> Option<NodeId>
                 log_frame(from, frame, "received", "received");
             }
         }
-        Input::NoTime(connection, batch) if logs_frames() => {
+        Input::PostponeBroadcasts(connection, batch) if logs_frames() => {
             let peer = peer(*connection).map(|id| id.short()).unwrap_or_default();
             let count = batch.items.len();
             debug!(target: "peerkit::broadcast", peer, count, "put off: application busy");
@@ -224,12 +224,12 @@ pub(crate) fn output(output: &Output, peer: impl Fn(ConnectionId) -> Option<Node
         }
         Output::JoinEnded { outcome: Err(JoinError::Refused { by, outcome }), .. } => {
             let why = match outcome {
-                Outcome::Manual => "its links are made by hand",
+                NeighbourOutcome::Manual => "its links are made by hand",
                 _ => "no place",
             };
             info!(target: "peerkit::membership", by = %by.short(), why, "not joined");
         }
-        Output::Leave(connection, reason) | Output::HangUp(connection, reason) => {
+        Output::CloseLink(connection, reason) | Output::CloseReplacedLink(connection, reason) => {
             let peer = of(connection);
             debug!(target: "peerkit::link", peer, why = reason.to_string(), "ending");
         }

@@ -39,8 +39,8 @@ mod tests;
 mod turn;
 
 use admission::{Admission, Admissions, Candidate};
-use answers::Myself;
-use away::Away;
+use answers::SelfDescription;
+use away::KeptAwayNodes;
 use broadcast::{BroadcastError, Broadcasts};
 pub use clocks::ClockStatus;
 use clocks::Clocks;
@@ -49,23 +49,23 @@ use query::{Queries, Question};
 use reconnect::Reconnects;
 use relay::{DirectError, RelayedMessages};
 use shutdown_order::OwnerOrders;
-pub(crate) use turn::{Effect, Turn};
+pub(crate) use turn::{Effect, OverlayContext};
 
 /// The state of one node's overlay.
 #[derive(Debug)]
 pub struct Overlay {
-    myself: Myself,
+    description: SelfDescription,
     query_timeout: Duration,
     now: Now,
     rng: ChaCha8Rng,
     links: BTreeMap<NodeId, Peer>,
     admissions: Admissions,
-    away: Away,
+    away: KeptAwayNodes,
     parts: Parts,
     out: VecDeque<Effect>,
 }
 
-/// The parts that act in a [`Turn`].
+/// The parts that act in a [`OverlayContext`].
 #[derive(Debug)]
 struct Parts {
     membership: Membership,
@@ -100,13 +100,13 @@ impl Overlay {
         // Peers take a frame with a longer name for a fault.
         let name = identity.name[..identity.name.floor_char_boundary(MAX_NAME)].to_owned();
         Self {
-            myself: Myself { id, name, addresses: Vec::new() },
+            description: SelfDescription { id, name, addresses: Vec::new() },
             query_timeout: config.query_timeout,
             now: Now { monotonic: Instant::ZERO, unix: identity.epoch },
             rng: ChaCha8Rng::from_seed(seed),
             links: BTreeMap::new(),
             admissions: Admissions::new(id, config),
-            away: Away::default(),
+            away: KeptAwayNodes::default(),
             parts: Parts {
                 membership: Membership::new(&identity, config),
                 queries: Queries::new(config),
@@ -123,19 +123,19 @@ impl Overlay {
     /// Returns the identity of this node.
     #[must_use]
     pub fn id(&self) -> NodeId {
-        self.myself.id
+        self.description.id
     }
 
     /// Describes this node as a discovery shows it.
     #[must_use]
     pub fn info(&self) -> NodeInfo {
-        self.myself.info(&self.links)
+        self.description.info(&self.links)
     }
 
     /// Returns the nodes that the application has disconnected and that are to stay away.
     /// With each comes what is left of its time.
     pub fn kept_away(&self, now: Instant) -> impl Iterator<Item = (NodeId, Duration)> {
-        self.away.kept(now)
+        self.away.remaining(now)
     }
 
     /// Returns how often [`Overlay::kept_away`] has changed, but for time that has passed.
@@ -192,7 +192,7 @@ impl Overlay {
         let expected = self.now.unix.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX));
         self.now = now;
         if self.parts.clocks.is_jump(expected, now.unix) {
-            self.act(|parts, turn| parts.clocks.was_set(turn));
+            self.with_parts(|parts, cx| parts.clocks.own_clock_set(cx));
         }
     }
 
@@ -211,12 +211,12 @@ impl Overlay {
 
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self) {
-        self.act(|parts, turn| {
-            parts.queries.handle_timeout(turn.now, turn.out);
-            parts.reconnects.handle_timeout(turn);
-            parts.relayed.handle_timeout(turn);
-            parts.membership.handle_timeout(turn);
-            parts.broadcasts.handle_timeout(turn);
+        self.with_parts(|parts, cx| {
+            parts.queries.handle_timeout(cx.now, cx.out);
+            parts.reconnects.handle_timeout(cx);
+            parts.relayed.handle_timeout(cx);
+            parts.membership.handle_timeout(cx);
+            parts.broadcasts.handle_timeout(cx);
         });
     }
 
@@ -226,29 +226,29 @@ impl Overlay {
     /// # Errors
     /// If the node is this one or is kept away. [`Reason::Duplicate`] if there is a link with it
     /// already, or another dial has said Hello to it: ask again once either has ended.
-    pub(crate) fn greet(&mut self, id: NodeId, purpose: Purpose) -> Result<(), Reason> {
+    pub(crate) fn begin_hello(&mut self, id: NodeId, purpose: Purpose) -> Result<(), Reason> {
         match purpose {
             // The application wants this link, so its earlier disconnect no longer holds.
-            Purpose::Application | Purpose::Join | Purpose::Kept => self.come_back(id),
-            Purpose::Rejoin | Purpose::Overlay if self.away.is_kept(self.now.monotonic, id) => {
+            Purpose::Application | Purpose::Join | Purpose::Reconnect => self.stop_keeping_away(id),
+            Purpose::Rejoin | Purpose::Overlay if self.away.contains(self.now.monotonic, id) => {
                 return Err(Reason::KeptAway);
             }
             // A message still goes to a node that is kept away: see `away`.
             Purpose::Rejoin | Purpose::Overlay | Purpose::Message => {}
         }
-        self.admissions.greet(id)
+        self.admissions.begin_hello(id)
     }
 
     /// Notes that a dial that was allowed to say Hello has its answer, or has failed.
-    pub(crate) fn greeted(&mut self, id: NodeId) {
-        self.admissions.greeted(id);
+    pub(crate) fn end_hello(&mut self, id: NodeId) {
+        self.admissions.end_hello(id);
     }
 
     /// Decides what becomes of a connection that has said Hello. A node that is kept away may not
     /// dial this one.
     pub(crate) fn admit(&self, candidate: &Candidate) -> Admission {
         let is_inbound = candidate.direction == Direction::Inbound;
-        if is_inbound && self.away.is_kept(self.now.monotonic, candidate.id) {
+        if is_inbound && self.away.contains(self.now.monotonic, candidate.id) {
             return Admission::Refuse(Reason::KeptAway);
         }
         self.admissions.admit(candidate)
@@ -258,11 +258,11 @@ impl Overlay {
     pub(crate) fn link_up(&mut self, peer: Peer, candidate: Candidate, unix: Option<u64>) {
         self.admissions.link_up(candidate);
         self.links.insert(peer.id(), peer.clone());
-        self.act(|parts, turn| {
-            parts.membership.link_up(turn, peer.id());
-            parts.broadcasts.link_up(turn, peer.id());
+        self.with_parts(|parts, cx| {
+            parts.membership.link_up(cx, peer.id());
+            parts.broadcasts.link_up(cx, peer.id());
             if let Some(unix) = unix {
-                parts.clocks.compare(turn, &peer, unix);
+                parts.clocks.compare(cx, &peer, unix);
             }
         });
     }
@@ -271,74 +271,74 @@ impl Overlay {
     pub(crate) fn link_down(&mut self, id: NodeId, link_end: &LinkEnd) {
         self.admissions.link_down(id);
         self.links.remove(&id);
-        self.act(|parts, turn| {
+        self.with_parts(|parts, cx| {
             parts.clocks.link_down(id);
             // The peer's user closed the link by hand. Asking for a place would undo that.
             if link_end.by_peer && link_end.reason == Reason::Requested {
-                parts.membership.avoid(turn.now, id);
+                parts.membership.avoid(cx.now, id);
             }
-            parts.queries.link_down(id, turn.out);
-            parts.reconnects.link_down(turn, id);
-            parts.relayed.link_down(turn, id);
-            parts.membership.link_down(turn, id, link_end);
-            parts.broadcasts.link_down(turn, id);
+            parts.queries.link_down(id, cx.out);
+            parts.reconnects.link_down(cx, id);
+            parts.relayed.link_down(cx, id);
+            parts.membership.link_down(cx, id, link_end);
+            parts.broadcasts.link_down(cx, id);
         });
     }
 
     /// Notes that a dial of an address has reached a node that there is a link with.
     pub(crate) fn dialled(&mut self, address: &Address, id: NodeId) {
-        self.act(|parts, turn| {
+        self.with_parts(|parts, cx| {
             parts.reconnects.dialled(address, id);
-            parts.membership.dialled(turn, id);
+            parts.membership.dialled(cx, id);
         });
     }
 
     /// Notes that a dial of an address has failed.
     pub(crate) fn dial_failed(&mut self, address: &Address, error: String) {
-        self.act(|parts, turn| {
-            parts.reconnects.dial_failed(turn, address, error);
-            parts.membership.dial_failed(turn, address);
+        self.with_parts(|parts, cx| {
+            parts.reconnects.dial_failed(cx, address, error);
+            parts.membership.dial_failed(cx, address);
         });
     }
 
     /// Takes a frame of a peer.
     pub(crate) fn receive(&mut self, from: NodeId, frame: Frame) {
-        // A query needs `myself` for its answers, which the parts do not have.
+        // A query needs `description` for its answers, which the parts do not have.
         if let Frame::Query(query) = frame {
             return self.receive_query(from, query);
         }
-        self.act(|parts, turn| parts.receive(turn, from, frame));
+        self.with_parts(|parts, cx| parts.receive(cx, from, frame));
     }
 
     /// Notes that a frame was not sent because its link is crowded. It is a query, a broadcast or a
     /// message between other nodes.
-    pub(crate) fn passed_over(&mut self, to: NodeId, frame: Frame) {
-        self.act(|parts, turn| match frame {
+    pub(crate) fn frame_skipped(&mut self, to: NodeId, frame: Frame) {
+        self.with_parts(|parts, cx| match frame {
             // The peer counts as done, but not complete. If the query were queued anyway, a peer that floods
             // this node with queries could overfill the queues of others, whose links would be closed.
             Frame::Query(Query { id, depth, .. }) => {
                 let done = QueryDone { id, depth, complete: false };
-                parts.queries.receive_done(turn.now, to, done, turn.out);
+                parts.queries.receive_done(cx.now, to, done, cx.out);
             }
-            Frame::Broadcast(batch) => parts.broadcasts.passed_over(turn, to, &batch),
-            Frame::Forward(forward) => parts.relayed.passed_over(turn, forward.label),
+            Frame::Broadcast(batch) => parts.broadcasts.batch_skipped(cx, to, &batch),
+            Frame::Forward(forward) => parts.relayed.message_skipped(cx, forward.label),
             _ => {}
         });
     }
 
     /// Asks for broadcasts again later, as the application has no time for them now.
     pub(crate) fn postpone(&mut self, from: NodeId, batch: &Batch) {
-        self.act(|parts, turn| parts.broadcasts.postpone(turn, from, batch));
+        self.with_parts(|parts, cx| parts.broadcasts.postpone(cx, from, batch));
     }
 
     /// Takes the outcome of a probe: what the node answered, if it did.
     pub(crate) fn probed(&mut self, id: NodeId, answer: Option<Probe>) {
-        self.act(|parts, turn| parts.membership.probed(turn, id, answer));
+        self.with_parts(|parts, cx| parts.membership.probed(cx, id, answer));
     }
 
     /// Returns the answer to a probe of the node `from`, which its TLS key has proven.
     pub(crate) fn answer_probe(&mut self, from: NodeId, probe: Probe) -> Probe {
-        self.act(|parts, turn| parts.membership.answer_probe(turn, from, probe))
+        self.with_parts(|parts, cx| parts.membership.answer_probe(cx, from, probe))
     }
 
     /// Signs a broadcast and sends it. Returns its id and the number of links.
@@ -350,13 +350,13 @@ impl Overlay {
         title: String,
         message: Message,
     ) -> Result<(Hash, usize), BroadcastError> {
-        let id = self.act(|parts, turn| parts.broadcasts.publish(turn, title, message))?;
+        let id = self.with_parts(|parts, cx| parts.broadcasts.publish(cx, title, message))?;
         Ok((id, self.links.len()))
     }
 
     /// Sends the broadcasts now that wait to be sent with later ones.
     pub(crate) fn flush(&mut self) {
-        self.act(|parts, turn| parts.broadcasts.flush(turn));
+        self.with_parts(|parts, cx| parts.broadcasts.flush(cx));
     }
 
     /// Asks the network, and returns the name of the query. [`Effect::QueryEnded`] follows. See
@@ -380,9 +380,9 @@ impl Overlay {
         self.rng.fill_bytes(&mut id.0);
         let timeout = timeout.unwrap_or(self.query_timeout);
         let question = Question { what, depth, own };
-        self.act(|parts, turn| {
-            let neighbours = turn.links.keys().copied();
-            parts.queries.ask(turn.now, id, question, timeout, neighbours, turn.out);
+        self.with_parts(|parts, cx| {
+            let neighbours = cx.links.keys().copied();
+            parts.queries.ask(cx.now, id, question, timeout, neighbours, cx.out);
         });
         id
     }
@@ -399,19 +399,19 @@ impl Overlay {
         to: NodeId,
         (payload, id): (&Payload, u64),
     ) -> Result<u64, DirectError> {
-        self.act(|parts, turn| {
+        self.with_parts(|parts, cx| {
             let (query, next) = match query {
-                Some(query) => (query, parts.next(turn, query, None, to)),
+                Some(query) => (query, parts.next(cx, query, None, to)),
                 None => {
                     // The peer at the other end does not look the query up. The id is random because
                     // numbers start again with each run, and the recipient refuses a label that it has
                     // had.
                     let mut query = [0; 16];
-                    turn.rng.fill_bytes(&mut query);
-                    (QueryId(query), turn.links.contains_key(&to).then_some(to))
+                    cx.rng.fill_bytes(&mut query);
+                    (QueryId(query), cx.links.contains_key(&to).then_some(to))
                 }
             };
-            parts.relayed.send(turn, (query, to), next, (payload, id))
+            parts.relayed.send(cx, (query, to), next, (payload, id))
         })
     }
 
@@ -423,26 +423,26 @@ impl Overlay {
     /// Becomes a member of the network of a node that there is a link with. Ends with [`Effect::Joined`]
     /// or [`Effect::JoinRefused`].
     pub(crate) fn join(&mut self, through: NodeId) {
-        self.come_back(through);
-        self.act(|parts, turn| parts.membership.join(turn, through));
+        self.stop_keeping_away(through);
+        self.with_parts(|parts, cx| parts.membership.join(cx, through));
     }
 
     /// Notes that the application asked for the link with a node: it is never traded, and stays until it is
     /// closed.
     pub(crate) fn pin(&mut self, id: NodeId) {
-        self.come_back(id);
+        self.stop_keeping_away(id);
         self.parts.membership.pin(id);
     }
 
     /// Leaves the network: hands this node's place over and closes all links.
     pub(crate) fn leave(&mut self) {
-        self.act(|parts, turn| {
+        self.with_parts(|parts, cx| {
             // The goodbyes come last, as nothing can follow them. Kept links are given up before they
             // end, or they would be dialled again.
-            parts.broadcasts.flush(turn);
-            parts.membership.leave(turn);
+            parts.broadcasts.flush(cx);
+            parts.membership.leave(cx);
             parts.reconnects.stop_all();
-            turn.out.extend(turn.links.keys().map(|id| Effect::HangUp(*id, Reason::Left)));
+            cx.out.extend(cx.links.keys().map(|id| Effect::CloseLink(*id, Reason::Left)));
         });
     }
 
@@ -453,27 +453,29 @@ impl Overlay {
             Command::StopReconnecting(address) => self.parts.reconnects.stop(&address),
             Command::Disconnect(id) => self.disconnect(id),
             Command::Addresses(addresses) => {
-                self.act(|parts, turn| parts.membership.addresses(turn, &addresses));
-                self.myself.addresses = addresses;
+                self.with_parts(|parts, cx| parts.membership.set_addresses(cx, &addresses));
+                self.description.addresses = addresses;
             }
             Command::KeepAway(nodes) => {
                 let now = self.now.monotonic;
-                nodes.into_iter().for_each(|(id, left)| self.away.keep_for(now, id, left));
+                nodes.into_iter().for_each(|(id, left)| self.away.add_for(now, id, left));
             }
-            Command::Known(nodes) => self.act(|parts, turn| parts.membership.known(turn, nodes)),
+            Command::Known(nodes) => {
+                self.with_parts(|parts, cx| parts.membership.add_known_nodes(cx, nodes))
+            }
             Command::Leave => self.leave(),
             Command::Restore(batches) => {
-                self.act(|parts, turn| parts.broadcasts.restore(turn, batches));
+                self.with_parts(|parts, cx| parts.broadcasts.restore(cx, batches));
             }
             Command::Owner(owner) => self.parts.orders.set_owner(owner),
-            Command::Shutdown(key) => self.act(|parts, turn| parts.orders.give(turn, &key)),
+            Command::Shutdown(key) => self.with_parts(|parts, cx| parts.orders.issue(cx, &key)),
         }
     }
 
     fn answer(&mut self, query: QueryId, files: &[SharedFile], here: bool) {
         let files = files.chunks(MAX_FILES).map(|part| AnswerBody::Files(part.to_vec()));
-        let answers = self.myself.answer(query, files.chain(here.then_some(AnswerBody::Here)));
-        self.act(|parts, turn| parts.queries.answer(query, answers, turn.out));
+        let answers = self.description.answer(query, files.chain(here.then_some(AnswerBody::Here)));
+        self.with_parts(|parts, cx| parts.queries.answer(query, answers, cx.out));
     }
 
     fn disconnect(&mut self, id: NodeId) {
@@ -481,60 +483,63 @@ impl Overlay {
         self.parts.membership.unpin(id);
         // Only a member makes links by itself, which would undo the disconnect.
         if self.parts.membership.is_member() {
-            self.away.keep(self.now.monotonic, id);
+            self.away.add(self.now.monotonic, id);
         }
         if self.links.contains_key(&id) {
-            self.out.push_back(Effect::HangUp(id, Reason::Requested));
+            self.out.push_back(Effect::CloseLink(id, Reason::Requested));
         }
     }
 
     /// Lets a node come back that the application had disconnected.
-    fn come_back(&mut self, id: NodeId) {
-        self.away.lift(id);
-        self.parts.membership.lift(id);
+    fn stop_keeping_away(&mut self, id: NodeId) {
+        self.away.remove(id);
+        self.parts.membership.stop_avoiding(id);
     }
 
     fn receive_query(&mut self, from: NodeId, query: Query) {
-        let Self { myself, links, parts, now, out, .. } = self;
+        let Self { description, links, parts, now, out, .. } = self;
         let neighbours = links.keys().copied();
-        let known = |query: &Query| myself.answers(links, query);
+        let known = |query: &Query| description.answers(links, query);
         parts.queries.receive(now.monotonic, from, query, neighbours, known, out);
     }
 
     /// Lets the parts act.
-    fn act<T>(&mut self, act: impl FnOnce(&mut Parts, &mut Turn<'_>) -> T) -> T {
+    fn with_parts<T>(&mut self, act: impl FnOnce(&mut Parts, &mut OverlayContext<'_>) -> T) -> T {
         let Self { now, links, away, rng, parts, out, .. } = self;
-        act(parts, &mut Turn { now: now.monotonic, unix: now.unix, links, away, rng, out })
+        act(
+            parts,
+            &mut OverlayContext { now: now.monotonic, unix: now.unix, links, away, rng, out },
+        )
     }
 }
 
 impl Parts {
-    fn receive(&mut self, turn: &mut Turn<'_>, from: NodeId, frame: Frame) {
+    fn receive(&mut self, cx: &mut OverlayContext<'_>, from: NodeId, frame: Frame) {
         match frame {
-            Frame::Answer(answer) => self.queries.receive_answer(turn.now, from, answer, turn.out),
-            Frame::QueryDone(done) => self.queries.receive_done(turn.now, from, done, turn.out),
+            Frame::Answer(answer) => self.queries.receive_answer(cx.now, from, answer, cx.out),
+            Frame::QueryDone(done) => self.queries.receive_done(cx.now, from, done, cx.out),
             Frame::Forward(forward) => {
-                let next = self.next(turn, forward.label.query, Some(from), forward.label.to);
-                self.relayed.receive(turn, from, forward, next);
+                let next = self.next(cx, forward.label.query, Some(from), forward.label.to);
+                self.relayed.receive(cx, from, forward, next);
             }
-            Frame::Forwarded(forwarded) => self.relayed.receive_forwarded(turn, from, forwarded),
+            Frame::Forwarded(forwarded) => self.relayed.receive_forwarded(cx, from, forwarded),
             Frame::Broadcast(batch) => {
                 // A batch that is refused for its time shows that a clock was set since Hello. The peer
                 // gets this node's time, so that it can compare its own.
                 let refused = self.broadcasts.counters().untimely;
-                self.broadcasts.receive(turn, from, batch);
+                self.broadcasts.receive(cx, from, batch);
                 if self.broadcasts.counters().untimely > refused {
-                    self.clocks.refused(turn, from);
+                    self.clocks.broadcast_refused(cx, from);
                 }
             }
             Frame::Clock(unix) => {
-                if let Some(peer) = turn.links.get(&from) {
-                    self.clocks.compare(turn, peer, unix);
+                if let Some(peer) = cx.links.get(&from) {
+                    self.clocks.compare(cx, peer, unix);
                 }
             }
-            Frame::Have(haves) => self.broadcasts.receive_haves(turn, from, &haves),
-            Frame::Want(want) => self.broadcasts.receive_want(turn, from, want),
-            Frame::Given(given) => self.broadcasts.receive_given(turn, from, given),
+            Frame::Have(haves) => self.broadcasts.receive_haves(cx, from, &haves),
+            Frame::Want(want) => self.broadcasts.receive_want(cx, from, want),
+            Frame::Given(given) => self.broadcasts.receive_given(cx, from, given),
             Frame::Prune(run) => self.broadcasts.receive_prune(from, run),
             Frame::NeighbourRequest(_)
             | Frame::NeighbourReply(_)
@@ -542,8 +547,8 @@ impl Parts {
             | Frame::Disconnect(_)
             | Frame::Shuffle(_)
             | Frame::ShuffleReply(_)
-            | Frame::Beacon(_) => self.membership.receive(turn, from, frame),
-            Frame::ShutdownOrder(order) => self.orders.receive(turn, from, &order),
+            | Frame::Beacon(_) => self.membership.receive(cx, from, frame),
+            Frame::ShutdownOrder(order) => self.orders.receive(cx, from, &order),
             // The link's own frames and the application's never come here.
             _ => {}
         }
@@ -553,7 +558,7 @@ impl Parts {
     /// that the answer came by. `asking` is the peer that the query came from; `None` if it is ours.
     fn next(
         &self,
-        turn: &Turn<'_>,
+        cx: &OverlayContext<'_>,
         query: QueryId,
         asking: Option<NodeId>,
         to: NodeId,
@@ -561,7 +566,7 @@ impl Parts {
         // Checked even if there is a link with the node: a peer may only use the way of a query that it
         // has asked, so that this node does not relay for strangers.
         let way = self.queries.way(query, asking, to)?;
-        let next = if turn.links.contains_key(&to) { Some(to) } else { way };
-        next.filter(|next| turn.links.contains_key(next))
+        let next = if cx.links.contains_key(&to) { Some(to) } else { way };
+        next.filter(|next| cx.links.contains_key(next))
     }
 }

@@ -15,7 +15,7 @@
 //!    connection.
 //! 4. Frames of the overlay go in as [`Input::Frame`] and come out as [`Output::Send`]. Messages of the
 //!    application never pass through the machine.
-//! 5. The link ends because the machine says so ([`Output::Leave`], [`Output::HangUp`]) or because of the
+//! 5. The link ends because the machine says so ([`Output::CloseLink`], [`Output::CloseReplacedLink`]) or because of the
 //!    other side. The shell reports [`Input::LinkClosing`] once nothing more can be sent,
 //!    [`Input::LinkDown`] once the connection is over, and [`Input::LinkReported`] once the application
 //!    knows. Only then a connection that was to replace the link becomes one.
@@ -72,12 +72,12 @@ pub struct Machine {
     flush_timeout: Duration,
     now: Now,
     stopping: bool,
-    outbox: VecDeque<Output>,
+    outputs: VecDeque<Output>,
     /// An effect of the overlay is being acted on.
-    absorbing: bool,
+    carrying_out: bool,
     /// Frames that were not sent because their link is crowded. The overlay has to learn of each.
-    passed_over: Vec<(NodeId, Frame)>,
-    passed_over_count: u64,
+    skipped: Vec<(NodeId, Frame)>,
+    skipped_count: u64,
 }
 
 impl Machine {
@@ -101,10 +101,10 @@ impl Machine {
             flush_timeout: config.flush_timeout,
             now,
             stopping: false,
-            outbox: VecDeque::new(),
-            absorbing: false,
-            passed_over: Vec::new(),
-            passed_over_count: 0,
+            outputs: VecDeque::new(),
+            carrying_out: false,
+            skipped: Vec::new(),
+            skipped_count: 0,
         }
     }
 
@@ -133,19 +133,19 @@ impl Machine {
 
     /// Returns whether messages wait for a node without a link. Later ones have to queue behind them.
     #[must_use]
-    pub fn sends_to(&self, id: NodeId) -> bool {
+    pub fn has_messages_for(&self, id: NodeId) -> bool {
         self.send_queues.waits_for(id)
     }
 
     /// Returns the number of frames that were not sent because their link was crowded.
     #[must_use]
-    pub fn passed_over(&self) -> u64 {
-        self.passed_over_count
+    pub fn skipped_frames(&self) -> u64 {
+        self.skipped_count
     }
 
     /// Takes one input. Poll the outputs before the next.
     pub fn handle(&mut self, now: Now, input: Input) {
-        debug_assert!(self.outbox.is_empty(), "poll until None before the next input");
+        debug_assert!(self.outputs.is_empty(), "poll until None before the next input");
         self.set_now(now);
         match input {
             Input::Dial { operation, addresses, keep, purpose } => {
@@ -167,15 +167,15 @@ impl Machine {
             Input::Greeted(greeted) => self.greeted(greeted),
             Input::Frame(connection, frame) => {
                 if let Some(id) = self.links.accepts_from(connection) {
-                    self.act(|overlay| overlay.receive(id, frame));
+                    self.with_overlay(|overlay| overlay.receive(id, frame));
                 }
             }
-            Input::NoTime(connection, batch) => {
+            Input::PostponeBroadcasts(connection, batch) => {
                 if let Some(id) = self.links.accepts_from(connection) {
-                    self.act(|overlay| overlay.postpone(id, &batch));
+                    self.with_overlay(|overlay| overlay.postpone(id, &batch));
                 }
             }
-            Input::LinkClosing(connection) => self.links.close(connection),
+            Input::LinkClosing(connection) => self.links.stop_sending(connection),
             Input::LinkDown { connection, link_end } => self.link_down(connection, link_end),
             Input::LinkReported { id } => self.link_reported(id),
             Input::LinkUse { connection, count, busy } => self.link_used(connection, count, busy),
@@ -185,24 +185,24 @@ impl Machine {
             Input::Query { operation, what, depth, own, timeout } => {
                 if self.queries.len() >= MAX_QUERIES {
                     let ended = Output::QueryEnded { operation, complete: false };
-                    return self.outbox.push_back(ended);
+                    return self.outputs.push_back(ended);
                 }
                 let id = self.overlay.ask(what, depth, own, timeout);
                 // Noted before the effects are carried out: a query without neighbours ends at once.
                 self.queries.insert(id, operation);
-                self.absorb();
+                self.carry_out_effects();
             }
             Input::Send { operation, to, payload } => self.send(operation, to, payload),
             Input::RequestEnded { operation } => self.send_queues.forget_request(operation),
             Input::Delivered { to, operation } => self.delivered(to, operation),
-            Input::MetAt { id, addresses } => self.recipient_met_at(id, addresses),
+            Input::AddressesLookedUp { id, addresses } => self.recipient_addresses(id, addresses),
             Input::ProbeReceived { operation, from, probe } => {
                 let answer = self.overlay.answer_probe(from, probe);
-                self.absorb();
-                self.outbox.push_back(Output::ProbeAnswer { operation, answer });
+                self.carry_out_effects();
+                self.outputs.push_back(Output::ProbeAnswer { operation, answer });
             }
-            Input::Probed { id, answer } => self.act(|overlay| overlay.probed(id, answer)),
-            Input::Command(command) => self.act(|overlay| overlay.command(command)),
+            Input::Probed { id, answer } => self.with_overlay(|overlay| overlay.probed(id, answer)),
+            Input::Command(command) => self.with_overlay(|overlay| overlay.command(command)),
             Input::Stopping => {
                 self.stopping = true;
                 // What waits for a link would wait in vain, as none is made any more.
@@ -216,7 +216,7 @@ impl Machine {
     pub fn handle_timeout(&mut self, now: Now) {
         self.set_now(now);
         if self.overlay.poll_timeout().is_some_and(|due| due <= now.monotonic) {
-            self.act(Overlay::handle_timeout);
+            self.with_overlay(Overlay::handle_timeout);
         }
         self.dials_overdue();
         self.sends_overdue();
@@ -232,21 +232,21 @@ impl Machine {
         mut is_crowded: impl FnMut(ConnectionId, &Frame) -> bool,
     ) -> Option<Output> {
         loop {
-            match self.outbox.pop_front() {
+            match self.outputs.pop_front() {
                 Some(Output::Send { connection, frame }) => {
                     if !can_be_spared(&frame) || !is_crowded(connection, &frame) {
                         return Some(Output::Send { connection, frame });
                     }
-                    self.passed_over_count += 1;
-                    self.passed_over.extend(self.links.id(connection).map(|id| (id, frame)));
+                    self.skipped_count += 1;
+                    self.skipped.extend(self.links.id(connection).map(|id| (id, frame)));
                 }
                 Some(output) => return Some(output),
                 None => {
                     // Gives the memory back: a peer is idle most of the time, and its room for outputs would take
                     // more than the rest of a link.
-                    self.outbox = VecDeque::new();
-                    let (id, frame) = self.passed_over.pop()?;
-                    self.act(|overlay| overlay.passed_over(id, frame));
+                    self.outputs = VecDeque::new();
+                    let (id, frame) = self.skipped.pop()?;
+                    self.with_overlay(|overlay| overlay.frame_skipped(id, frame));
                 }
             }
         }
@@ -262,60 +262,60 @@ impl Machine {
 
     fn set_now(&mut self, now: Now) {
         self.now = now;
-        self.act(|overlay| overlay.set_clocks(now));
+        self.with_overlay(|overlay| overlay.set_clocks(now));
     }
 
     fn broadcast(&mut self, operation: OperationId, title: String, message: Message) {
         let time = self.now.unix;
         let sent = self.overlay.broadcast(title, message);
         let outcome = sent.map(|(id, links)| BroadcastReceipt { id, time, links });
-        self.outbox.push_back(Output::Broadcast { operation, outcome });
-        self.absorb();
+        self.outputs.push_back(Output::Broadcast { operation, outcome });
+        self.carry_out_effects();
         if self.stopping {
             // There is no time to gather more.
-            self.act(Overlay::flush);
+            self.with_overlay(Overlay::flush);
         }
     }
 
     /// Lets the overlay act, and acts on its effects.
-    fn act(&mut self, act: impl FnOnce(&mut Overlay)) {
+    fn with_overlay(&mut self, act: impl FnOnce(&mut Overlay)) {
         act(&mut self.overlay);
-        self.absorb();
+        self.carry_out_effects();
     }
 
     /// Acts on the overlay's effects, one after the other. The overlay may be called meanwhile: its new
     /// effects come behind those that were there before.
-    fn absorb(&mut self) {
-        if std::mem::replace(&mut self.absorbing, true) {
+    fn carry_out_effects(&mut self) {
+        if std::mem::replace(&mut self.carrying_out, true) {
             return;
         }
         while let Some(effect) = self.overlay.poll() {
             self.carry_out(effect);
         }
-        self.absorbing = false;
+        self.carrying_out = false;
     }
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Out(output) => self.outbox.push_back(output),
+            Effect::Out(output) => self.outputs.push_back(output),
             Effect::Send(to, frame) => {
                 // The link may have ended since the overlay decided.
                 if let Some(connection) = self.links.connection(to) {
-                    self.outbox.push_back(Output::Send { connection, frame });
+                    self.outputs.push_back(Output::Send { connection, frame });
                 }
             }
             Effect::Dial { addresses, purpose } => self.dial(None, addresses, purpose),
             Effect::Joined(id) => {
-                self.outbox.push_back(Output::Joined(id));
+                self.outputs.push_back(Output::Joined(id));
                 self.joined();
             }
             Effect::JoinRefused(by, outcome) => {
                 self.join_failed(by, &JoinError::Refused { by, outcome });
             }
-            Effect::HangUp(id, reason) => self.leave(id, reason),
+            Effect::CloseLink(id, reason) => self.close_link(id, reason),
             Effect::Answered(answer) => {
                 if let Some(operation) = self.queries.get(&answer.id).copied() {
-                    self.outbox.push_back(Output::Answered { operation, answer });
+                    self.outputs.push_back(Output::Answered { operation, answer });
                 } else {
                     self.recipient_found(&answer);
                 }
@@ -323,12 +323,12 @@ impl Machine {
             Effect::Relayed { number, sent } => self.relayed(number, sent),
             Effect::Replied { from, id, outcome } => {
                 if let Some(operation) = self.send_queues.take_request(from, id) {
-                    self.outbox.push_back(Output::Replied { operation, outcome });
+                    self.outputs.push_back(Output::Replied { operation, outcome });
                 }
             }
             Effect::QueryEnded { query, complete } => {
                 if let Some(operation) = self.queries.remove(&query) {
-                    self.outbox.push_back(Output::QueryEnded { operation, complete });
+                    self.outputs.push_back(Output::QueryEnded { operation, complete });
                 } else {
                     self.recipient_search_ended(query);
                 }

@@ -77,12 +77,12 @@ impl Actor {
                     let _ = joined.send(outcome);
                 }
             }
-            Output::Leave(connection, reason) => {
+            Output::CloseLink(connection, reason) => {
                 if let Some(conn) = self.links.get(&connection) {
                     conn.leave(reason);
                 }
             }
-            Output::HangUp(connection, reason) => {
+            Output::CloseReplacedLink(connection, reason) => {
                 if let Some(conn) = self.links.get(&connection) {
                     conn.hang_up(reason);
                 }
@@ -132,7 +132,7 @@ impl Actor {
                     self.follow_ups.push(Input::Probed { id, answer: None });
                 }
             }
-            Output::Lookup { query, what, asker } => self.answer_query(query, what, asker),
+            Output::LookUpAnswer { query, what, asker } => self.answer_query(query, what, asker),
             Output::Keep(batch) => self.store_broadcasts(batch),
             Output::StopOrdered => {
                 self.shutdown_ordered = true;
@@ -262,7 +262,7 @@ impl Actor {
         let inner = self.inner.clone();
         self.inner.tasks.spawn(async move {
             let addresses = inner.peers.addresses(id).await;
-            inner.actor.input(Input::MetAt { id, addresses }).await;
+            inner.actor.input(Input::AddressesLookedUp { id, addresses }).await;
         });
     }
 

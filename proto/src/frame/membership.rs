@@ -31,7 +31,7 @@ pub enum Need {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NeighbourReply {
     /// The answer to the request.
-    pub outcome: Outcome,
+    pub outcome: NeighbourOutcome,
     /// The sender's record.
     pub record: NodeRecord,
     /// Records of other nodes that may be asked.
@@ -40,7 +40,7 @@ pub struct NeighbourReply {
 
 /// The answer to a node that asks to become a neighbour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum NeighbourOutcome {
     /// The two nodes are neighbours.
     Accepted = 0,
     /// The node has as many neighbours as it wants.
@@ -159,9 +159,9 @@ impl NeighbourReply {
     /// If anything is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         let outcome = match reader.u8("outcome")? {
-            0 => Outcome::Accepted,
-            1 => Outcome::Full,
-            2 => Outcome::Manual,
+            0 => NeighbourOutcome::Accepted,
+            1 => NeighbourOutcome::Full,
+            2 => NeighbourOutcome::Manual,
             _ => return Err(DecodeError::Invalid("outcome")),
         };
         Ok(Self { outcome, record: NodeRecord::decode(reader)?, records: read_records(reader)? })

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::goodbye::REASONS_WITHOUT_TEXT;
 use super::*;
-use crate::frame::membership::{Need, Outcome};
+use crate::frame::membership::{Need, NeighbourOutcome};
 use crate::id::Key;
 use crate::message::{Compression, Message, MessageKind};
 use crate::node_record::NodeRecord;
@@ -81,9 +81,9 @@ fn of_membership() -> Vec<Frame> {
         .map(|need| Frame::NeighbourRequest(NeighbourRequest { need, record: record.clone() }))
         .into();
     frames.extend([
-        reply(Outcome::Accepted, records.clone()),
-        reply(Outcome::Full, Vec::new()),
-        reply(Outcome::Manual, Vec::new()),
+        reply(NeighbourOutcome::Accepted, records.clone()),
+        reply(NeighbourOutcome::Full, Vec::new()),
+        reply(NeighbourOutcome::Manual, Vec::new()),
         Frame::ForwardJoin(ForwardJoin { steps: 6, record }),
         Frame::Disconnect(Disconnect { instead: records.clone(), leaves: true }),
         Frame::Shuffle(Shuffle { id: 1, steps: 2, records: records.clone() }),

@@ -44,7 +44,7 @@ pub(super) struct Admissions {
     inbound: usize,
     inbound_by_ip: BTreeMap<IpAddr, usize>,
     /// Nodes that this node has dialled and sent its Hello to, and that have not answered yet.
-    greeting: BTreeSet<NodeId>,
+    awaiting_hello: BTreeSet<NodeId>,
 }
 
 impl Admissions {
@@ -56,26 +56,26 @@ impl Admissions {
             links: BTreeMap::new(),
             inbound: 0,
             inbound_by_ip: BTreeMap::new(),
-            greeting: BTreeSet::new(),
+            awaiting_hello: BTreeSet::new(),
         }
     }
 
     /// Decides whether a dial that has reached `id` may say Hello. It may not if the node is this one,
     /// if there is a link with it, or if another dial has said Hello to it and waits for the answer. In
     /// the last case the node would take the second link for a replacement of the first.
-    pub(super) fn greet(&mut self, id: NodeId) -> Result<(), Reason> {
+    pub(super) fn begin_hello(&mut self, id: NodeId) -> Result<(), Reason> {
         if id == self.me {
             return Err(Reason::SelfConnection);
         }
-        if self.links.contains_key(&id) || !self.greeting.insert(id) {
+        if self.links.contains_key(&id) || !self.awaiting_hello.insert(id) {
             return Err(Reason::Duplicate);
         }
         Ok(())
     }
 
     /// Notes that a dial which was allowed to say Hello has its answer, or has failed.
-    pub(super) fn greeted(&mut self, id: NodeId) {
-        self.greeting.remove(&id);
+    pub(super) fn end_hello(&mut self, id: NodeId) {
+        self.awaiting_hello.remove(&id);
     }
 
     /// Decides about a candidate.
@@ -108,7 +108,7 @@ impl Admissions {
         if !inbound {
             return Admission::Accept;
         }
-        if self.greeting.contains(&candidate.id) {
+        if self.awaiting_hello.contains(&candidate.id) {
             // This node wants a link with that node, whichever side dials. The limits are for other
             // nodes.
             return if theirs_wins {
@@ -131,7 +131,7 @@ impl Admissions {
     }
 
     pub(super) fn link_up(&mut self, candidate: Candidate) {
-        self.greeting.remove(&candidate.id);
+        self.awaiting_hello.remove(&candidate.id);
         // The end of the link that this one replaces may not have been noted: it must not count twice.
         self.link_down(candidate.id);
         self.links.insert(candidate.id, candidate);
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn oneself_is_refused_on_both_sides() {
         let mut node = node(1);
-        assert_eq!(node.greet(id(1)), Err(Reason::SelfConnection));
+        assert_eq!(node.begin_hello(id(1)), Err(Reason::SelfConnection));
         assert_eq!(
             node.admit(&candidate(1, Inbound, 1)),
             Admission::Refuse(Reason::SelfConnection)
@@ -187,8 +187,8 @@ mod tests {
     #[test]
     fn both_sides_keep_the_same_link() {
         let (mut small, mut great) = (node(1), node(2));
-        small.greet(id(2)).unwrap();
-        great.greet(id(1)).unwrap();
+        small.begin_hello(id(2)).unwrap();
+        great.begin_hello(id(1)).unwrap();
         // The smaller node's Hello reaches the greater node, and the other way round.
         assert_eq!(great.admit(&candidate(1, Inbound, 1)), Admission::Refuse(Reason::Duplicate));
         assert_eq!(small.admit(&candidate(2, Inbound, 1)), Admission::Accept);
@@ -222,19 +222,19 @@ mod tests {
     fn a_linked_node_is_not_greeted_again() {
         let mut node = node(2);
         node.link_up(candidate(1, Inbound, 1));
-        assert_eq!(node.greet(id(1)), Err(Reason::Duplicate));
+        assert_eq!(node.begin_hello(id(1)), Err(Reason::Duplicate));
         node.link_down(id(1));
-        assert_eq!(node.greet(id(1)), Ok(()));
+        assert_eq!(node.begin_hello(id(1)), Ok(()));
     }
 
     #[test]
     fn one_dial_at_a_time_greets_a_node() {
         let mut node = node(2);
-        assert_eq!(node.greet(id(1)), Ok(()));
-        assert_eq!(node.greet(id(1)), Err(Reason::Duplicate));
-        assert_eq!(node.greet(id(3)), Ok(()));
-        node.greeted(id(1));
-        assert_eq!(node.greet(id(1)), Ok(()), "the first has failed");
+        assert_eq!(node.begin_hello(id(1)), Ok(()));
+        assert_eq!(node.begin_hello(id(1)), Err(Reason::Duplicate));
+        assert_eq!(node.begin_hello(id(3)), Ok(()));
+        node.end_hello(id(1));
+        assert_eq!(node.begin_hello(id(1)), Ok(()), "the first has failed");
     }
 
     #[test]
@@ -261,7 +261,7 @@ mod tests {
         node.link_up(local(1));
         assert_eq!(node.admit(&local(4)), Admission::Refuse(Reason::Full));
         // The limits do not hold for a node that this one dials itself.
-        node.greet(id(200)).unwrap();
+        node.begin_hello(id(200)).unwrap();
         assert_eq!(node.admit(&local(200)), Admission::Accept);
     }
 }

@@ -10,14 +10,14 @@ use crate::sample;
 
 /// This node, as it describes itself to others.
 #[derive(Debug)]
-pub(super) struct Myself {
+pub(super) struct SelfDescription {
     pub(super) id: NodeId,
     pub(super) name: String,
     /// Its addresses, best first.
     pub(super) addresses: Vec<Address>,
 }
 
-impl Myself {
+impl SelfDescription {
     /// Describes this node, with its links, as a discovery shows it.
     pub(super) fn info(&self, links: &BTreeMap<NodeId, Peer>) -> NodeInfo {
         let side = |direction| {

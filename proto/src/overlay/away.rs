@@ -2,7 +2,7 @@
 //!
 //! A member finds its own neighbours. Without this list it would link to a node again within seconds of
 //! its disconnection, as the node is known and has room. So the node is neither taken as a neighbour
-//! nor admitted until [`AWAY`] has passed or the application links to it again. The other node learns
+//! nor admitted until [`KEEP_AWAY_TIME`] has passed or the application links to it again. The other node learns
 //! from the goodbye that it was disconnected on request, and does not ask this node for a place
 //! meanwhile.
 //!
@@ -17,45 +17,45 @@ use crate::time::Instant;
 
 /// Time for which a disconnected node stays away. Ten minutes: long enough to have an effect, and short
 /// enough that users need not remember to undo it.
-pub const AWAY: Duration = Duration::from_secs(600);
+pub const KEEP_AWAY_TIME: Duration = Duration::from_secs(600);
 
 /// Most nodes that are kept away. For one more, the node whose time ends first is removed.
-const MAX_AWAY: usize = 1024;
+const MAX_KEPT_AWAY: usize = 1024;
 
 /// The nodes that are kept away, with the end of their time.
 #[derive(Debug, Default)]
-pub(super) struct Away {
+pub(super) struct KeptAwayNodes {
     until: BTreeMap<NodeId, Instant>,
     /// Number of changes so far.
     changes: u64,
 }
 
-impl Away {
+impl KeptAwayNodes {
     /// Keeps a node away from `now` on.
-    pub(super) fn keep(&mut self, now: Instant, id: NodeId) {
-        self.keep_for(now, id, AWAY);
+    pub(super) fn add(&mut self, now: Instant, id: NodeId) {
+        self.add_for(now, id, KEEP_AWAY_TIME);
     }
 
-    /// Keeps a node away for the rest of its time, at most for [`AWAY`].
-    pub(super) fn keep_for(&mut self, now: Instant, id: NodeId, left: Duration) {
+    /// Keeps a node away for the rest of its time, at most for [`KEEP_AWAY_TIME`].
+    pub(super) fn add_for(&mut self, now: Instant, id: NodeId, left: Duration) {
         self.changes += 1;
         self.until.retain(|_, until| *until > now);
-        if self.until.len() >= MAX_AWAY
+        if self.until.len() >= MAX_KEPT_AWAY
             && let Some(first) = self.until.iter().min_by_key(|(_, until)| **until)
         {
             let first = *first.0;
             self.until.remove(&first);
         }
-        self.until.insert(id, now + left.min(AWAY));
+        self.until.insert(id, now + left.min(KEEP_AWAY_TIME));
     }
 
     /// Lets a node come back.
-    pub(super) fn lift(&mut self, id: NodeId) {
+    pub(super) fn remove(&mut self, id: NodeId) {
         self.changes += u64::from(self.until.remove(&id).is_some());
     }
 
     /// Returns the nodes that are kept away, each with what is left of its time.
-    pub(super) fn kept(&self, now: Instant) -> impl Iterator<Item = (NodeId, Duration)> {
+    pub(super) fn remaining(&self, now: Instant) -> impl Iterator<Item = (NodeId, Duration)> {
         let left = move |until: &Instant| until.since(now);
         let all = self.until.iter().map(move |(id, until)| (*id, left(until)));
         all.filter(|(_, left)| !left.is_zero())
@@ -67,7 +67,7 @@ impl Away {
     }
 
     /// Returns whether a node is kept away.
-    pub(super) fn is_kept(&self, now: Instant, id: NodeId) -> bool {
+    pub(super) fn contains(&self, now: Instant, id: NodeId) -> bool {
         self.until.get(&id).is_some_and(|until| *until > now)
     }
 }
@@ -88,33 +88,33 @@ mod tests {
 
     #[test]
     fn a_node_stays_away_until_its_time_is_over_or_it_is_wanted() {
-        let mut away = Away::default();
-        away.keep(at(5), id(1));
-        away.keep(at(5), id(2));
-        assert!(away.is_kept(at(604), id(1)) && !away.is_kept(at(605), id(1)));
-        away.lift(id(2));
-        assert!(!away.is_kept(at(6), id(2)) && !away.is_kept(at(6), id(3)));
-        assert_eq!(away.kept(at(604)).collect::<Vec<_>>(), [(id(1), Duration::from_secs(1))]);
-        assert_eq!(away.kept(at(605)).count(), 0);
+        let mut away = KeptAwayNodes::default();
+        away.add(at(5), id(1));
+        away.add(at(5), id(2));
+        assert!(away.contains(at(604), id(1)) && !away.contains(at(605), id(1)));
+        away.remove(id(2));
+        assert!(!away.contains(at(6), id(2)) && !away.contains(at(6), id(3)));
+        assert_eq!(away.remaining(at(604)).collect::<Vec<_>>(), [(id(1), Duration::from_secs(1))]);
+        assert_eq!(away.remaining(at(605)).count(), 0);
         let changes = away.changes();
-        away.lift(id(3));
+        away.remove(id(3));
         assert_eq!(away.changes(), changes, "it was not kept away");
-        away.keep_for(at(700), id(3), Duration::from_secs(50));
-        away.keep_for(at(700), id(4), Duration::MAX);
-        assert!(away.is_kept(at(749), id(3)) && !away.is_kept(at(750), id(3)));
-        assert!(away.is_kept(at(1299), id(4)) && !away.is_kept(at(1300), id(4)));
+        away.add_for(at(700), id(3), Duration::from_secs(50));
+        away.add_for(at(700), id(4), Duration::MAX);
+        assert!(away.contains(at(749), id(3)) && !away.contains(at(750), id(3)));
+        assert!(away.contains(at(1299), id(4)) && !away.contains(at(1300), id(4)));
         assert_eq!(away.changes(), changes + 2);
-        away.keep(at(500), id(1));
-        assert!(away.is_kept(at(1000), id(1)));
+        away.add(at(500), id(1));
+        assert!(away.contains(at(1000), id(1)));
     }
 
     #[test]
     fn only_so_many_are_kept_away() {
-        let mut away = Away::default();
+        let mut away = KeptAwayNodes::default();
         for n in 0..=1024 {
-            away.keep(at(u64::from(n) / 10), id(n));
+            away.add(at(u64::from(n) / 10), id(n));
         }
-        assert_eq!(away.until.len(), MAX_AWAY);
-        assert!(!away.is_kept(at(103), id(0)) && away.is_kept(at(103), id(1024)));
+        assert_eq!(away.until.len(), MAX_KEPT_AWAY);
+        assert!(!away.contains(at(103), id(0)) && away.contains(at(103), id(1024)));
     }
 }

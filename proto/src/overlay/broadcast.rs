@@ -26,7 +26,7 @@ use crate::frame::Frame;
 use crate::frame::broadcast::{Batch, Have, Item, MAX_HAVES, MAX_TITLE, RunId};
 use crate::id::{Hash, Key, NodeId, PublicKey};
 use crate::message::{Message, PackedMessage};
-use crate::overlay::{Effect, Identity, Turn};
+use crate::overlay::{Effect, Identity, OverlayContext};
 use crate::peer::Output;
 use crate::time::{Instant, earliest};
 use crate::verify::Verifier;
@@ -38,7 +38,7 @@ mod run;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use author::Author;
+use author::UnsentBroadcasts;
 use log::Log;
 use run::RunState;
 
@@ -126,16 +126,16 @@ pub(super) struct Broadcasts {
     /// replayed after that.
     memory: Duration,
     own: RunId,
-    author: Author,
+    unsent: UnsentBroadcasts,
     log: Log,
     runs: BTreeMap<RunId, RunState>,
     /// Times at which missing broadcasts are asked for.
-    due: Deadlines<RunId>,
+    requests_due: Deadlines<RunId>,
     /// Links that get a summary later, of these runs.
-    behind: BTreeMap<NodeId, BTreeSet<RunId>>,
+    summaries_due: BTreeMap<NodeId, BTreeSet<RunId>>,
     summaries_at: Option<Instant>,
     /// Links that have just come up, and until when they are new.
-    new: VecDeque<(Instant, NodeId)>,
+    new_links: VecDeque<(Instant, NodeId)>,
     pending: Pending,
     unverified: usize,
     sweep_at: Option<Instant>,
@@ -185,13 +185,13 @@ impl Broadcasts {
             // A broadcast that is dated as far ahead as is tolerated passes for young this long.
             memory: config.log_age + 2 * config.clock_skew,
             own: RunId { author: me, epoch: identity.epoch },
-            author: Author::new(config),
+            unsent: UnsentBroadcasts::new(config),
             log: Log::new(config),
             runs: BTreeMap::new(),
-            due: Deadlines::default(),
-            behind: BTreeMap::new(),
+            requests_due: Deadlines::default(),
+            summaries_due: BTreeMap::new(),
             summaries_at: None,
-            new: VecDeque::new(),
+            new_links: VecDeque::new(),
             pending: Pending::default(),
             unverified: 0,
             sweep_at: None,
@@ -210,7 +210,7 @@ impl Broadcasts {
     /// Adds a broadcast of this node. It is sent at once, or in a moment together with others.
     pub(super) fn publish(
         &mut self,
-        turn: &mut Turn<'_>,
+        cx: &mut OverlayContext<'_>,
         title: String,
         message: Message,
     ) -> Result<Hash, BroadcastError> {
@@ -221,47 +221,47 @@ impl Broadcasts {
         if title.len() > MAX_TITLE {
             return Err(BroadcastError::LongTitle(title.len()));
         }
-        let item = Item { time: turn.unix, title, content: PackedMessage::uncompressed(message) };
-        if self.author.is_full_for(&item) {
-            self.flush(turn);
+        let item = Item { time: cx.unix, title, content: PackedMessage::uncompressed(message) };
+        if self.unsent.is_full_for(&item) {
+            self.flush(cx);
         }
-        let id = item.id(&self.network, self.own, self.author.next());
-        self.author.push(item);
+        let id = item.id(&self.network, self.own, self.unsent.next());
+        self.unsent.push(item);
         self.counters.sent += 1;
-        self.flush_due(turn);
+        self.flush_due(cx);
         Ok(id)
     }
 
     /// Signs the broadcasts that wait, and sends them.
-    pub(super) fn flush(&mut self, turn: &mut Turn<'_>) {
-        let Some((first, items)) = self.author.take(turn.now) else { return };
+    pub(super) fn flush(&mut self, cx: &mut OverlayContext<'_>) {
+        let Some((first, items)) = self.unsent.take(cx.now) else { return };
         // Other nodes need not wait for broadcasts that the author itself has forgotten.
         let floor = self.log.first_of(self.own).unwrap_or(first);
         let batch = Batch::sign(&self.key, &self.network, self.own.epoch, (first, floor), items);
-        let run = self.runs.entry(self.own).or_insert_with(|| RunState::new(1, turn.now));
-        (run.verified, run.active_at, run.next) = (true, turn.now, batch.last() + 1);
-        self.push(turn, None, &batch);
-        self.keep(turn, batch);
+        let run = self.runs.entry(self.own).or_insert_with(|| RunState::new(1, cx.now));
+        (run.verified, run.active_at, run.next) = (true, cx.now, batch.last() + 1);
+        self.push(cx, None, &batch);
+        self.keep_in_log(cx, batch);
     }
 
-    fn flush_due(&mut self, turn: &mut Turn<'_>) {
-        if self.author.due().is_some_and(|due| due <= turn.now) {
-            self.flush(turn);
+    fn flush_due(&mut self, cx: &mut OverlayContext<'_>) {
+        if self.unsent.due().is_some_and(|due| due <= cx.now) {
+            self.flush(cx);
         }
     }
 
     /// Sends a summary of what this node has over a new link.
-    pub(super) fn link_up(&mut self, turn: &mut Turn<'_>, id: NodeId) {
-        self.new.push_back((turn.now + NEW_LINK, id));
+    pub(super) fn link_up(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
+        self.new_links.push_back((cx.now + NEW_LINK, id));
         let summary = self.summary();
         for haves in summary.chunks(MAX_HAVES) {
-            turn.send(id, Frame::Have(haves.to_vec()));
+            cx.send(id, Frame::Have(haves.to_vec()));
         }
     }
 
-    pub(super) fn link_down(&mut self, turn: &mut Turn<'_>, id: NodeId) {
-        self.behind.remove(&id);
-        self.new.retain(|(_, new)| *new != id);
+    pub(super) fn link_down(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
+        self.summaries_due.remove(&id);
+        self.new_links.retain(|(_, new)| *new != id);
         let mut lost = Vec::new();
         for (name, run) in &mut self.runs {
             run.forget(id);
@@ -271,7 +271,7 @@ impl Broadcasts {
         }
         // The answer is lost with the link, so another peer is asked at once.
         for name in lost {
-            self.set_missing(name, turn.now, None);
+            self.set_missing(name, cx.now, None);
         }
     }
 
@@ -282,46 +282,46 @@ impl Broadcasts {
     }
 
     /// Takes a batch of broadcasts.
-    pub(super) fn receive(&mut self, turn: &mut Turn<'_>, from: NodeId, batch: Batch) {
+    pub(super) fn receive(&mut self, cx: &mut OverlayContext<'_>, from: NodeId, batch: Batch) {
         let name = batch.run;
         if name.author == self.me {
             // A link over which this node's own broadcasts come back is not needed for them.
             self.counters.duplicates += batch.items.len() as u64;
-            self.refuse(turn, from, name);
+            self.prune(cx, from, name);
             return;
         }
         if let Some(run) = self.runs.get_mut(&name) {
-            run.note(from, batch.last());
+            run.note_progress(from, batch.last());
             if run.holds(&batch) {
                 self.counters.duplicates += batch.items.len() as u64;
                 // A second copy shows that the tree has a link too many, which is pruned. But a peer that
                 // was asked sends what it has from some number on, with copies among it.
                 let asked = run.missing.and_then(|missing| missing.asked);
                 if asked.is_none_or(|(of, _)| of != from) {
-                    self.refuse(turn, from, name);
+                    self.prune(cx, from, name);
                 }
                 return;
             }
         }
         // Only new broadcasts are judged by their time. A late copy of a known one is no sign of a
         // wrong clock.
-        if self.is_untimely(&batch, turn.unix) {
+        if self.is_untimely(&batch, cx.unix) {
             self.counters.untimely += batch.items.len() as u64;
             return;
         }
         let ids = batch.ids(&self.network);
         let mut key = self.runs.get_mut(&name).and_then(|run| run.key.take());
-        if !self.is_right(&batch, &ids, &mut key) {
+        if !self.is_valid(&batch, &ids, &mut key) {
             // Honest nodes verify before they pass on, so the peer that sent this is not honest.
             let reason = Reason::Fault("a broadcast wrongly signed, or too large".into());
-            turn.put(Effect::HangUp(from, reason));
+            cx.put(Effect::CloseLink(from, reason));
             return;
         }
         // Dropped rather than remembered: a peer announces the run again later.
-        if !self.runs.contains_key(&name) && !self.make_room(turn.now) {
+        if !self.runs.contains_key(&name) && !self.make_room(cx.now) {
             return;
         }
-        let run = self.runs.entry(name).or_insert_with(|| RunState::new(0, turn.now));
+        let run = self.runs.entry(name).or_insert_with(|| RunState::new(0, cx.now));
         run.key = key;
         if !run.verified {
             run.verified = true;
@@ -330,17 +330,17 @@ impl Broadcasts {
                 self.unverified = self.unverified.saturating_sub(1);
             }
         }
-        run.active_at = turn.now;
-        run.note(from, batch.last());
+        run.active_at = cx.now;
+        run.note_progress(from, batch.last());
         // The author has forgotten what comes before the floor, so waiting for it would be in vain.
         if batch.floor > run.next {
             // Of a new run nothing was awaited, so nothing was missed.
             let missed = if run.next == 0 { 0 } else { batch.floor - run.next };
             run.next = batch.floor;
-            self.report_missed(turn, name, missed);
+            self.report_missed(cx, name, missed);
         }
-        self.accept_or_hold(turn, from, batch, ids);
-        self.look_for_more(turn, name);
+        self.accept_or_hold(cx, from, batch, ids);
+        self.look_for_more(cx, name);
     }
 
     /// Notes that a peer gets a run's broadcasts from another node.
@@ -352,50 +352,56 @@ impl Broadcasts {
 
     /// Notes that a batch was not sent because the link is crowded. The peer asks for it when it has
     /// time.
-    pub(super) fn passed_over(&mut self, turn: &mut Turn<'_>, to: NodeId, batch: &Batch) {
+    pub(super) fn batch_skipped(&mut self, cx: &mut OverlayContext<'_>, to: NodeId, batch: &Batch) {
         let Some(run) = self.runs.get_mut(&batch.run) else { return };
         run.lazy.insert(to);
         let before = batch.first.saturating_sub(1);
         // `push` has counted the batch as delivered. Taken back, so that the summary is sent.
         run.has.entry(to).and_modify(|has| *has = (*has).min(before));
-        self.summarize_later(turn.now, to, batch.run);
+        self.summarize_later(cx.now, to, batch.run);
     }
 
     /// Restores broadcasts of an earlier run of this node. They are not delivered again.
-    pub(super) fn restore(&mut self, turn: &mut Turn<'_>, batches: Vec<Batch>) {
+    pub(super) fn restore(&mut self, cx: &mut OverlayContext<'_>, batches: Vec<Batch>) {
         for batch in batches {
-            let run = self.runs.entry(batch.run).or_insert_with(|| RunState::new(0, turn.now));
+            let run = self.runs.entry(batch.run).or_insert_with(|| RunState::new(0, cx.now));
             run.verified = true;
             run.next = run.next.max(batch.last() + 1);
-            self.log.insert(batch, turn.unix);
+            self.log.insert(batch, cx.unix);
         }
-        self.sweep_at.get_or_insert(turn.now + SWEEP);
+        self.sweep_at.get_or_insert(cx.now + SWEEP);
     }
 
-    pub(super) fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
-        self.flush_due(turn);
-        while let Some(name) = self.due.pop(turn.now) {
-            self.ask(turn, name);
+    pub(super) fn handle_timeout(&mut self, cx: &mut OverlayContext<'_>) {
+        self.flush_due(cx);
+        while let Some(name) = self.requests_due.pop(cx.now) {
+            self.ask_next(cx, name);
         }
-        if self.summaries_at.is_some_and(|at| at <= turn.now) {
-            self.send_summaries(turn);
+        if self.summaries_at.is_some_and(|at| at <= cx.now) {
+            self.send_summaries(cx);
         }
-        if self.sweep_at.is_some_and(|at| at <= turn.now) {
-            self.sweep(turn);
+        if self.sweep_at.is_some_and(|at| at <= cx.now) {
+            self.sweep(cx);
         }
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let due = earliest(self.author.due(), self.due.first());
+        let due = earliest(self.unsent.due(), self.requests_due.first());
         earliest(due, earliest(self.summaries_at, self.sweep_at))
     }
 
     /// Delivers a batch and those that waited for it, or has it wait for earlier ones.
-    fn accept_or_hold(&mut self, turn: &mut Turn<'_>, from: NodeId, batch: Batch, ids: Vec<Hash>) {
+    fn accept_or_hold(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        from: NodeId,
+        batch: Batch,
+        ids: Vec<Hash>,
+    ) {
         let name = batch.run;
         let Some(run) = self.runs.get_mut(&name) else { return };
         if batch.first > run.next {
-            run.gap_since.get_or_insert(turn.now);
+            run.gap_since.get_or_insert(cx.now);
             // Without room the batch is dropped. It is asked for again once the earlier ones are there.
             if self.pending.add(&batch)
                 && let Some((old, _)) = run.pending.insert(batch.first, (batch, ids))
@@ -403,18 +409,18 @@ impl Broadcasts {
                 self.pending.remove(&old);
             }
             // The peer that sent this batch has the earlier ones as well.
-            let (now, missing) = (turn.now, run.missing);
+            let (now, missing) = (cx.now, run.missing);
             if missing.is_none_or(|missing| missing.asked.is_none()) {
                 self.set_missing(name, now, None);
-                self.ask_of(turn, name, from);
+                self.ask_peer(cx, name, from);
             }
             return;
         }
-        self.accept(turn, Some(from), batch, &ids);
-        self.accept_held(turn, name);
+        self.accept(cx, Some(from), batch, &ids);
+        self.accept_waiting(cx, name);
     }
 
-    fn accept_held(&mut self, turn: &mut Turn<'_>, name: RunId) {
+    fn accept_waiting(&mut self, cx: &mut OverlayContext<'_>, name: RunId) {
         while let Some(run) = self.runs.get_mut(&name) {
             let next = run.next;
             let Some(entry) = run.pending.first_entry().filter(|held| *held.key() <= next) else {
@@ -425,13 +431,19 @@ impl Broadcasts {
             self.pending.remove(&batch);
             // A longer batch with the same start may have been delivered meanwhile.
             if batch.last() >= next {
-                self.accept(turn, None, batch, &ids);
+                self.accept(cx, None, batch, &ids);
             }
         }
     }
 
     /// Delivers a batch, passes it on, and keeps it.
-    fn accept(&mut self, turn: &mut Turn<'_>, from: Option<NodeId>, batch: Batch, ids: &[Hash]) {
+    fn accept(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        from: Option<NodeId>,
+        batch: Batch,
+        ids: &[Hash],
+    ) {
         let Some(run) = self.runs.get_mut(&batch.run) else { return };
         let author = batch.run.author;
         let mut events = Vec::new();
@@ -441,7 +453,7 @@ impl Broadcasts {
                 continue;
             }
             let body = item.content.payload.clone();
-            // `is_right` has refused content that can't be read.
+            // `is_valid` has refused content that can't be read.
             let Ok(message) = item.content.clone().unpack(body) else { continue };
             let (time, title) = (item.time, item.title.clone());
             let broadcast = Broadcast { id: *id, author, time, title, message };
@@ -450,17 +462,17 @@ impl Broadcasts {
         run.next = batch.last().saturating_add(1);
         self.counters.received += events.len() as u64;
         // Passed on before it is delivered here: it still has a way to go.
-        self.push(turn, from, &batch);
-        events.into_iter().for_each(|event| turn.event(event));
-        self.keep(turn, batch);
+        self.push(cx, from, &batch);
+        events.into_iter().for_each(|event| cx.event(event));
+        self.keep_in_log(cx, batch);
     }
 
     /// Sends a batch over the links whose other end is not known to have it. Links that get the run
     /// from elsewhere get a summary later.
-    fn push(&mut self, turn: &mut Turn<'_>, from: Option<NodeId>, batch: &Batch) {
+    fn push(&mut self, cx: &mut OverlayContext<'_>, from: Option<NodeId>, batch: &Batch) {
         let Some(run) = self.runs.get_mut(&batch.run) else { return };
         let mut lazy = Vec::new();
-        for link in turn.links.keys().filter(|link| Some(**link) != from) {
+        for link in cx.links.keys().filter(|link| Some(**link) != from) {
             // The peer has it already, for example because it sent it meanwhile.
             if run.has.get(link).is_some_and(|upto| *upto >= batch.last()) {
                 continue;
@@ -472,38 +484,38 @@ impl Broadcasts {
             } else {
                 // Eager push. It counts as delivered: links are reliable, and if this one ends its entry
                 // is forgotten.
-                run.note(*link, batch.last());
-                turn.send(*link, Frame::Broadcast(batch.clone()));
+                run.note_progress(*link, batch.last());
+                cx.send(*link, Frame::Broadcast(batch.clone()));
             }
         }
         for link in lazy {
-            self.summarize_later(turn.now, link, batch.run);
+            self.summarize_later(cx.now, link, batch.run);
         }
     }
 
-    fn keep(&mut self, turn: &mut Turn<'_>, batch: Batch) {
-        turn.put(Effect::Out(Output::Keep(batch.clone())));
-        self.log.insert(batch, turn.unix);
-        self.sweep_at.get_or_insert(turn.now + SWEEP);
+    fn keep_in_log(&mut self, cx: &mut OverlayContext<'_>, batch: Batch) {
+        cx.put(Effect::Out(Output::Keep(batch.clone())));
+        self.log.insert(batch, cx.unix);
+        self.sweep_at.get_or_insert(cx.now + SWEEP);
     }
 
     /// Prunes a link: neither side sends the run's broadcasts over it from now on.
-    fn refuse(&mut self, turn: &mut Turn<'_>, from: NodeId, name: RunId) {
+    fn prune(&mut self, cx: &mut OverlayContext<'_>, from: NodeId, name: RunId) {
         if let Some(run) = self.runs.get_mut(&name) {
             run.lazy.insert(from);
         }
-        turn.send(from, Frame::Prune(name));
+        cx.send(from, Frame::Prune(name));
     }
 
     fn summarize_later(&mut self, now: Instant, link: NodeId, run: RunId) {
-        self.behind.entry(link).or_default().insert(run);
+        self.summaries_due.entry(link).or_default().insert(run);
         self.summaries_at.get_or_insert(now + self.have_delay);
     }
 
     /// Sends summaries to the links that get runs from elsewhere.
-    fn send_summaries(&mut self, turn: &mut Turn<'_>) {
+    fn send_summaries(&mut self, cx: &mut OverlayContext<'_>) {
         self.summaries_at = None;
-        for (link, names) in std::mem::take(&mut self.behind) {
+        for (link, names) in std::mem::take(&mut self.summaries_due) {
             let have = |name: RunId| {
                 let run = self.runs.get(&name)?;
                 let news = run.has.get(&link).is_none_or(|upto| *upto < run.upto());
@@ -511,7 +523,7 @@ impl Broadcasts {
             };
             let haves: Vec<_> = names.into_iter().filter_map(have).collect();
             for haves in haves.chunks(MAX_HAVES) {
-                turn.send(link, Frame::Have(haves.to_vec()));
+                cx.send(link, Frame::Have(haves.to_vec()));
             }
         }
     }
@@ -525,7 +537,7 @@ impl Broadcasts {
     }
 
     /// Returns whether a batch is within the limits and signed by its author.
-    fn is_right(&self, batch: &Batch, ids: &[Hash], key: &mut Option<PublicKey>) -> bool {
+    fn is_valid(&self, batch: &Batch, ids: &[Hash], key: &mut Option<PublicKey>) -> bool {
         let content = |item: &Item| item.content.payload.len();
         let bytes: usize = batch.items.iter().map(content).sum();
         let readable = |item: &Item| item.content.kind.check(&item.content.payload).is_ok();
@@ -543,12 +555,12 @@ impl Broadcasts {
     /// forgotten.
     fn make_room(&mut self, now: Instant) -> bool {
         if self.runs.len() >= self.max_runs {
-            self.forget(now);
+            self.forget_old_runs(now);
         }
         self.runs.len() < self.max_runs
     }
 
-    fn forget(&mut self, now: Instant) {
+    fn forget_old_runs(&mut self, now: Instant) {
         let (log, memory, own) = (&self.log, self.memory, self.own);
         let mut forgotten = Vec::new();
         self.runs.retain(|name, run| {
@@ -569,10 +581,10 @@ impl Broadcasts {
         self.unverified = self.runs.values().filter(|run| !run.verified).count();
     }
 
-    fn sweep(&mut self, turn: &mut Turn<'_>) {
-        self.log.expire(turn.unix);
-        self.forget(turn.now);
+    fn sweep(&mut self, cx: &mut OverlayContext<'_>) {
+        self.log.expire(cx.unix);
+        self.forget_old_runs(cx.now);
         let rest = self.runs.len() > usize::from(self.runs.contains_key(&self.own));
-        self.sweep_at = (rest || !self.log.is_empty()).then(|| turn.now + SWEEP);
+        self.sweep_at = (rest || !self.log.is_empty()).then(|| cx.now + SWEEP);
     }
 }

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::event::{Event, Peer};
 use crate::frame::Frame;
 use crate::id::NodeId;
-use crate::overlay::Turn;
+use crate::overlay::OverlayContext;
 use crate::time::Instant;
 
 /// Shortest interval between two frames with the time to a peer. A minute: a wrong clock stays wrong
@@ -65,17 +65,17 @@ impl Clocks {
 
     /// Compares this node's clock with the clock of a peer that shows `unix`. Reports a large
     /// difference, and again only when it has changed much.
-    pub(super) fn compare(&mut self, turn: &mut Turn<'_>, peer: &Peer, unix: u64) {
+    pub(super) fn compare(&mut self, cx: &mut OverlayContext<'_>, peer: &Peer, unix: u64) {
         // Stored as a reading at the origin of this node's time, which stays true while both clocks
-        // run. So `was_set` can compare again without a new frame.
-        self.peers.insert(peer.id(), signed(unix).saturating_sub(since_origin(turn.now)));
-        self.judge(turn, peer);
+        // run. So `own_clock_set` can compare again without a new frame.
+        self.peers.insert(peer.id(), signed(unix).saturating_sub(since_origin(cx.now)));
+        self.report_if_apart(cx, peer);
     }
 
     /// Compares this node's clock, which was set, with those of all peers.
-    pub(super) fn was_set(&mut self, turn: &mut Turn<'_>) {
-        for peer in turn.links.values() {
-            self.judge(turn, peer);
+    pub(super) fn own_clock_set(&mut self, cx: &mut OverlayContext<'_>) {
+        for peer in cx.links.values() {
+            self.report_if_apart(cx, peer);
         }
     }
 
@@ -85,10 +85,10 @@ impl Clocks {
         expected.abs_diff(unix) >= self.reported_from / 2
     }
 
-    fn judge(&mut self, turn: &mut Turn<'_>, peer: &Peer) {
+    fn report_if_apart(&mut self, cx: &mut OverlayContext<'_>, peer: &Peer) {
         let Some(origin) = self.peers.get(&peer.id()) else { return };
-        let theirs = origin.saturating_add(since_origin(turn.now));
-        let skew = theirs.saturating_sub(signed(turn.unix));
+        let theirs = origin.saturating_add(since_origin(cx.now));
+        let skew = theirs.saturating_sub(signed(cx.unix));
         if skew.unsigned_abs() < self.reported_from {
             self.apart.remove(&peer.id());
             return;
@@ -96,16 +96,16 @@ impl Clocks {
         let before = self.apart.insert(peer.id(), skew);
         if before.is_none_or(|before| before.abs_diff(skew) >= self.reported_from) {
             let event = Event::NodeClockSkew { peer: peer.clone(), seconds: skew / 1000 };
-            turn.event(event);
+            cx.event(event);
         }
     }
 
     /// Notes that a broadcast of a peer was refused for its time, and sends the peer this node's time.
-    pub(super) fn refused(&mut self, turn: &mut Turn<'_>, from: NodeId) {
-        let is_due = self.sent_at.get(&from).is_none_or(|at| turn.now.since(*at) >= SEND_EVERY);
-        if is_due && turn.links.contains_key(&from) {
-            self.sent_at.insert(from, turn.now);
-            turn.send(from, Frame::Clock(turn.unix));
+    pub(super) fn broadcast_refused(&mut self, cx: &mut OverlayContext<'_>, from: NodeId) {
+        let is_due = self.sent_at.get(&from).is_none_or(|at| cx.now.since(*at) >= SEND_EVERY);
+        if is_due && cx.links.contains_key(&from) {
+            self.sent_at.insert(from, cx.now);
+            cx.send(from, Frame::Clock(cx.unix));
         }
     }
 

@@ -25,12 +25,12 @@ use crate::config::Config;
 use crate::event::{LinkEnd, Reason};
 use crate::frame::Frame;
 use crate::frame::membership::{
-    Beacon, Disconnect, MAX_RECORDS, Need, NeighbourReply, Outcome, Probe,
+    Beacon, Disconnect, MAX_RECORDS, Need, NeighbourOutcome, NeighbourReply, Probe,
 };
 use crate::id::{Key, NodeId};
 use crate::node_record::NodeRecord;
-use crate::overlay::away::Away;
-use crate::overlay::{Effect, Identity, Turn};
+use crate::overlay::away::KeptAwayNodes;
+use crate::overlay::{Effect, Identity, OverlayContext};
 use crate::time::{Instant, earliest};
 use crate::verify::Verifier;
 
@@ -43,10 +43,10 @@ mod seek;
 #[cfg(test)]
 mod tests;
 
-use budget::Budgets;
-use neighbours::is_ours;
+use budget::RecordBudgets;
+use neighbours::is_outbound_link;
 use partition::PartitionCheck;
-use passive::Passive;
+use passive::PassiveView;
 
 /// Steps of the random walk that announces a new node: the paper's ARWL.
 const JOIN_STEPS: u8 = 6;
@@ -62,19 +62,19 @@ const MAX_SHUFFLES: usize = 64;
 const SHUFFLE_TIME: Duration = Duration::from_secs(30);
 
 /// Time for an answer, and for which a place is reserved: as long as a handshake may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PLACE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time for a dial that a dial of the other node has overtaken: to connect, and the handshake.
-const OVERTAKEN: Duration = Duration::from_secs(30);
+const OVERTAKEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Nodes asked for a place at once by a node with few neighbours.
-const MAX_ASKED: usize = 3;
+const MAX_REQUESTS: usize = 3;
 
 /// Number of neighbours below which a node looks for more without a pause.
-const FEW: usize = 3;
+const FEW_NEIGHBOURS: usize = 3;
 
 /// Interval at which a node with a few neighbours looks for more.
-const SEEK: Duration = Duration::from_secs(10);
+const SEEK_EVERY: Duration = Duration::from_secs(10);
 /// Interval at which a node with too few neighbours looks for a node to ask.
 const SEEK_SOON: Duration = Duration::from_secs(1);
 
@@ -91,7 +91,7 @@ const REPAIR_EVERY: Duration = Duration::from_secs(5);
 /// Age up to which a record is valid, in milliseconds.
 const MAX_RECORD_AGE: u64 = 24 * 60 * 60 * 1000;
 /// Age at which this node signs its own record again, in milliseconds.
-const RECORD_AGE: u64 = 60 * 60 * 1000;
+const RESIGN_RECORD_AGE: u64 = 60 * 60 * 1000;
 
 /// The nodes that a node knows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -119,14 +119,14 @@ pub(super) struct Membership {
     probe_every: Duration,
     beacon_every: Duration,
     /// The node may become a member: its links are not made by hand, and it has not left.
-    open: bool,
+    may_join: bool,
     manual: bool,
     member: bool,
     record: NodeRecord,
     /// The neighbours, with their records.
     active: BTreeMap<NodeId, NodeRecord>,
     pinned: BTreeSet<NodeId>,
-    passive: Passive,
+    passive: PassiveView,
     /// Nodes that were asked for a place over their link.
     asked: BTreeMap<NodeId, PlaceRequest>,
     dials: BTreeMap<NodeId, NeighbourDial>,
@@ -141,10 +141,10 @@ pub(super) struct Membership {
     being_replaced: BTreeMap<NodeId, Instant>,
     suggested: VecDeque<NodeRecord>,
     /// Nodes whose application has disconnected this one. They are not asked for a place.
-    avoided: Away,
+    avoided: KeptAwayNodes,
     shuffles: VecDeque<(Instant, u64, Option<NodeId>)>,
     partition: PartitionCheck,
-    budgets: Budgets,
+    budgets: RecordBudgets,
     seek_at: Option<Instant>,
     shuffle_at: Option<Instant>,
     probe_at: Option<Instant>,
@@ -167,7 +167,7 @@ struct NeighbourDial {
     need: Need,
     makes_room: bool,
     /// The first of the dialled addresses.
-    at: Address,
+    address: Address,
 }
 
 impl Membership {
@@ -183,13 +183,13 @@ impl Membership {
             shuffle_every: config.shuffle_every,
             probe_every: config.probe_every,
             beacon_every: config.beacon_every,
-            open: !identity.manual,
+            may_join: !identity.manual,
             manual: identity.manual,
             member: false,
             record: NodeRecord::sign(&key, &identity.network, identity.epoch, &[]),
             active: BTreeMap::new(),
             pinned: BTreeSet::new(),
-            passive: Passive::new(config.passive_view),
+            passive: PassiveView::new(config.passive_view),
             asked: BTreeMap::new(),
             dials: BTreeMap::new(),
             probes: BTreeMap::new(),
@@ -197,10 +197,10 @@ impl Membership {
             overtaken: BTreeMap::new(),
             being_replaced: BTreeMap::new(),
             suggested: VecDeque::new(),
-            avoided: Away::default(),
+            avoided: KeptAwayNodes::default(),
             shuffles: VecDeque::new(),
             partition: PartitionCheck::new(me, config),
-            budgets: Budgets::default(),
+            budgets: RecordBudgets::default(),
             seek_at: None,
             shuffle_at: None,
             probe_at: None,
@@ -226,31 +226,32 @@ impl Membership {
     }
 
     /// Joins the network through the node at the other end of a link.
-    pub(super) fn join(&mut self, turn: &mut Turn<'_>, through: NodeId) {
-        if self.manual || !turn.links.contains_key(&through) {
-            let outcome = if self.manual { Outcome::Manual } else { Outcome::Full };
-            turn.put(Effect::JoinRefused(through, outcome));
+    pub(super) fn join(&mut self, cx: &mut OverlayContext<'_>, through: NodeId) {
+        if self.manual || !cx.links.contains_key(&through) {
+            let outcome =
+                if self.manual { NeighbourOutcome::Manual } else { NeighbourOutcome::Full };
+            cx.put(Effect::JoinRefused(through, outcome));
             return;
         }
-        self.open = true;
-        self.start(turn);
+        self.may_join = true;
+        self.become_member(cx);
         if self.active.contains_key(&through) {
-            turn.put(Effect::Joined(through));
+            cx.put(Effect::Joined(through));
         } else {
-            self.ask(turn, through, Need::Join, true);
+            self.ask_for_place(cx, through, Need::Join, true);
         }
     }
 
     /// Leaves the network. The neighbours learn of each other, so that they can link up.
-    pub(super) fn leave(&mut self, turn: &mut Turn<'_>) {
+    pub(super) fn leave(&mut self, cx: &mut OverlayContext<'_>) {
         let active = std::mem::take(&mut self.active);
         for id in active.keys() {
             let others = active.values().filter(|other| other.node != *id);
             let instead: Vec<_> = others.take(MAX_RECORDS).cloned().collect();
-            turn.send(*id, Frame::Disconnect(Disconnect { instead, leaves: true }));
+            cx.send(*id, Frame::Disconnect(Disconnect { instead, leaves: true }));
         }
         // `probes` stays: the outcomes still come, and a node that is no member only learns from them.
-        (self.open, self.member) = (false, false);
+        (self.may_join, self.member) = (false, false);
         self.pinned.clear();
         self.asked.clear();
         self.dials.clear();
@@ -278,66 +279,75 @@ impl Membership {
     /// Notes that a node's application has disconnected this one. It is not asked for a place for a
     /// while, but may take one.
     pub(super) fn avoid(&mut self, now: Instant, id: NodeId) {
-        self.avoided.keep(now, id);
+        self.avoided.add(now, id);
     }
 
     /// Lets a node be asked again.
-    pub(super) fn lift(&mut self, id: NodeId) {
-        self.avoided.lift(id);
+    pub(super) fn stop_avoiding(&mut self, id: NodeId) {
+        self.avoided.remove(id);
     }
 
-    pub(super) fn known(&mut self, turn: &mut Turn<'_>, nodes: Vec<(NodeId, Vec<Address>)>) {
+    pub(super) fn add_known_nodes(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        nodes: Vec<(NodeId, Vec<Address>)>,
+    ) {
         for (id, addresses) in nodes {
-            self.passive.add_known(turn, id, addresses);
+            self.passive.add_known(cx, id, addresses);
         }
     }
 
-    pub(super) fn addresses(&mut self, turn: &mut Turn<'_>, addresses: &[Address]) {
-        self.record = NodeRecord::sign(&self.key, &self.network, turn.unix, addresses);
+    pub(super) fn set_addresses(&mut self, cx: &mut OverlayContext<'_>, addresses: &[Address]) {
+        self.record = NodeRecord::sign(&self.key, &self.network, cx.unix, addresses);
     }
 
-    pub(super) fn link_up(&mut self, turn: &mut Turn<'_>, id: NodeId) {
+    pub(super) fn link_up(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
         if let Some(NeighbourDial { need, makes_room, .. }) = self.dials.remove(&id) {
-            if !is_ours(turn, id) {
+            if !is_outbound_link(cx, id) {
                 // Simultaneous open: the other node's dial has made the link. The outcome of this
                 // node's dial still comes: see `dialled`.
-                self.overtaken.retain(|_, until| *until > turn.now);
-                self.overtaken.insert(id, turn.now + OVERTAKEN);
+                self.overtaken.retain(|_, until| *until > cx.now);
+                self.overtaken.insert(id, cx.now + OVERTAKEN_TIMEOUT);
             }
-            self.ask(turn, id, need, makes_room);
-        } else if self.being_replaced.remove(&id).is_some_and(|until| until > turn.now) {
+            self.ask_for_place(cx, id, need, makes_room);
+        } else if self.being_replaced.remove(&id).is_some_and(|until| until > cx.now) {
             // It was a neighbour until its link was replaced, so it gets its place back even if the
             // places are taken by now.
-            self.ask(turn, id, Need::High, true);
+            self.ask_for_place(cx, id, Need::High, true);
         }
     }
 
-    pub(super) fn link_down(&mut self, turn: &mut Turn<'_>, id: NodeId, link_end: &LinkEnd) {
+    pub(super) fn link_down(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        id: NodeId,
+        link_end: &LinkEnd,
+    ) {
         if let Some(PlaceRequest { need: Need::Join, .. }) = self.asked.remove(&id) {
-            turn.put(Effect::JoinRefused(id, Outcome::Full));
+            cx.put(Effect::JoinRefused(id, NeighbourOutcome::Full));
         }
         let Some(record) = self.active.remove(&id) else { return };
         match link_end.reason {
             Reason::Duplicate | Reason::Replaced => {
-                self.being_replaced.retain(|_, until| *until > turn.now);
-                self.being_replaced.insert(id, turn.now + PATIENCE);
+                self.being_replaced.retain(|_, until| *until > cx.now);
+                self.being_replaced.insert(id, cx.now + PLACE_TIMEOUT);
             }
             Reason::Left | Reason::Fault(_) | Reason::Requested => self.passive.remove(id),
             // It may be back in a moment, or have lost its network as this node has.
             _ => {
-                self.passive.add_reached(turn, record);
-                self.passive.refused(turn.now, id);
+                self.passive.add_reached(cx, record);
+                self.passive.note_refusal(cx.now, id);
             }
         }
-        self.seek(turn.now);
+        self.seek(cx.now);
     }
 
-    pub(super) fn dialled(&mut self, turn: &mut Turn<'_>, id: NodeId) {
+    pub(super) fn dialled(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
         // There was a link already, or the link has only now come up.
-        if turn.links.contains_key(&id)
+        if cx.links.contains_key(&id)
             && let Some(NeighbourDial { need, makes_room, .. }) = self.dials.remove(&id)
         {
-            self.ask(turn, id, need, makes_room);
+            self.ask_for_place(cx, id, need, makes_room);
         }
         // The other node's dial was faster, and that link has already ended: neither side needs this
         // one.
@@ -345,41 +355,41 @@ impl Membership {
             && !self.active.contains_key(&id)
             && !self.asked.contains_key(&id)
         {
-            self.close(turn, id, Reason::NotNeeded);
+            self.close(cx, id, Reason::NotNeeded);
         }
     }
 
-    pub(super) fn dial_failed(&mut self, turn: &mut Turn<'_>, address: &Address) {
+    pub(super) fn dial_failed(&mut self, cx: &mut OverlayContext<'_>, address: &Address) {
         let Some(id) = address.id else { return };
         // The failed dial may be another one of that node, such as one for a message.
-        if self.dials.get(&id).is_none_or(|dial| dial.at != *address) {
+        if self.dials.get(&id).is_none_or(|dial| dial.address != *address) {
             return;
         }
         self.dials.remove(&id);
-        self.passive.failed(turn.now, id);
-        self.seek(turn.now);
+        self.passive.note_failure(cx.now, id);
+        self.seek(cx.now);
     }
 
     /// Takes a frame of membership.
-    pub(super) fn receive(&mut self, turn: &mut Turn<'_>, from: NodeId, frame: Frame) {
+    pub(super) fn receive(&mut self, cx: &mut OverlayContext<'_>, from: NodeId, frame: Frame) {
         // Also taken by a node that is no member yet: the request makes it one.
         if let Frame::NeighbourRequest(request) = frame {
-            self.receive_request(turn, from, request);
+            self.receive_request(cx, from, request);
             return;
         }
         if !self.member {
             return;
         }
         match frame {
-            Frame::NeighbourReply(reply) => self.receive_reply(turn, from, reply),
-            Frame::ForwardJoin(join) => self.receive_join(turn, from, join),
-            Frame::Disconnect(disconnect) => self.receive_disconnect(turn, from, disconnect),
-            Frame::Shuffle(shuffle) => self.receive_shuffle(turn, from, shuffle),
-            Frame::ShuffleReply(reply) => self.receive_shuffled(turn, reply, from),
+            Frame::NeighbourReply(reply) => self.receive_reply(cx, from, reply),
+            Frame::ForwardJoin(join) => self.receive_join(cx, from, join),
+            Frame::Disconnect(disconnect) => self.receive_disconnect(cx, from, disconnect),
+            Frame::Shuffle(shuffle) => self.receive_shuffle(cx, from, shuffle),
+            Frame::ShuffleReply(reply) => self.receive_shuffle_reply(cx, reply, from),
             Frame::Beacon(beacon)
-                if self.active.contains_key(&from) && self.partition.receive(turn.now, beacon) =>
+                if self.active.contains_key(&from) && self.partition.receive(cx.now, beacon) =>
             {
-                self.send_beacon(turn, Some(from));
+                self.send_beacon(cx, Some(from));
             }
             _ => {}
         }
@@ -388,62 +398,60 @@ impl Membership {
     /// Returns the answer to a probe of the node `from`, which its TLS key has proven.
     pub(super) fn answer_probe(
         &mut self,
-        turn: &mut Turn<'_>,
+        cx: &mut OverlayContext<'_>,
         from: NodeId,
         probe: Probe,
     ) -> Probe {
         // `has_room` counts reserved places, so the last place is promised to one prober only.
-        let room = self.member && self.open && self.has_room(turn.now);
-        let neighbour = probe.neighbour
-            && room
-            && probe.record.node == from
-            && !turn.away.is_kept(turn.now, from);
+        let room = self.member && self.may_join && self.has_room(cx.now);
+        let neighbour =
+            probe.neighbour && room && probe.record.node == from && !cx.away.contains(cx.now, from);
         if neighbour {
-            self.reserved.insert(from, turn.now + PATIENCE);
+            self.reserved.insert(from, cx.now + PLACE_TIMEOUT);
         }
-        let records = self.sample(turn, from);
+        let records = self.draw_records(cx, from);
         let mut learned = probe.records;
         learned.push(probe.record);
-        self.learn(turn, from, learned);
+        self.learn(cx, from, learned);
         let (record, beacon) = (self.record.clone(), self.partition.beacon());
         Probe { neighbour, record, beacon, records }
     }
 
-    pub(super) fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
-        let now = turn.now;
+    pub(super) fn handle_timeout(&mut self, cx: &mut OverlayContext<'_>) {
+        let now = cx.now;
         let silent = self.asked.iter().filter(|(_, asked)| asked.until <= now);
         for (id, need) in silent.map(|(id, asked)| (*id, asked.need)).collect::<Vec<_>>() {
             self.asked.remove(&id);
-            self.close(turn, id, Reason::NotNeeded);
+            self.close(cx, id, Reason::NotNeeded);
             if need == Need::Join {
-                turn.put(Effect::JoinRefused(id, Outcome::Full));
+                cx.put(Effect::JoinRefused(id, NeighbourOutcome::Full));
             }
             self.seek(now);
         }
         if self.beacon_at.is_some_and(|at| at <= now) {
-            self.beacon_at = Some(now + turn.around(self.beacon_every));
-            if self.partition.beat(now, turn.unix) {
-                self.send_beacon(turn, None);
+            self.beacon_at = Some(now + cx.around(self.beacon_every));
+            if self.partition.start_beacon(now, cx.unix) {
+                self.send_beacon(cx, None);
             }
-            if turn.unix.saturating_sub(self.record.time) > RECORD_AGE {
+            if cx.unix.saturating_sub(self.record.time) > RESIGN_RECORD_AGE {
                 let addresses = std::mem::take(&mut self.record.addresses);
-                self.addresses(turn, &addresses);
+                self.set_addresses(cx, &addresses);
             }
         }
         if self.shuffle_at.is_some_and(|at| at <= now) {
-            self.shuffle_at = Some(now + turn.around(self.shuffle_every));
-            self.shuffle(turn);
+            self.shuffle_at = Some(now + cx.around(self.shuffle_every));
+            self.shuffle(cx);
         }
         if self.seek_at.is_some_and(|at| at <= now) {
             self.seek_at = None;
-            self.find_neighbours(turn);
+            self.find_neighbours(cx);
         }
         if self.probe_at.is_some_and(|at| at <= now) {
-            self.probe_at = Some(now + turn.around(self.probe_every));
-            let away = turn.away;
-            let to_try = self.passive.to_try(turn, |id| self.is_candidate(now, away, id));
-            if let Some(id) = to_try {
-                self.probe(turn, id, false);
+            self.probe_at = Some(now + cx.around(self.probe_every));
+            let away = cx.away;
+            let to_probe = self.passive.draw_to_probe(cx, |id| self.is_candidate(now, away, id));
+            if let Some(id) = to_probe {
+                self.probe(cx, id, false);
             }
         }
     }
@@ -456,29 +464,35 @@ impl Membership {
     }
 
     /// Becomes a member, unless the node is one.
-    fn start(&mut self, turn: &mut Turn<'_>) {
+    fn become_member(&mut self, cx: &mut OverlayContext<'_>) {
         if self.member {
             return;
         }
         self.member = true;
-        self.partition.reset(turn.now);
-        self.splice_at = turn.now + SPLICE_MIN;
+        self.partition.reset(cx.now);
+        self.splice_at = cx.now + SPLICE_MIN;
         // The first shuffle and beacon come early, as a new member knows few nodes.
-        self.shuffle_at = Some(turn.now + turn.around(self.shuffle_every) / 4);
-        self.probe_at = Some(turn.now + turn.around(self.probe_every));
-        self.beacon_at = Some(turn.now + turn.around(self.beacon_every) / 4);
-        self.seek_at = Some(turn.now + SEEK_SOON);
+        self.shuffle_at = Some(cx.now + cx.around(self.shuffle_every) / 4);
+        self.probe_at = Some(cx.now + cx.around(self.probe_every));
+        self.beacon_at = Some(cx.now + cx.around(self.beacon_every) / 4);
+        self.seek_at = Some(cx.now + SEEK_SOON);
     }
 
-    fn reply(&self, turn: &mut Turn<'_>, to: NodeId, outcome: Outcome, records: Vec<NodeRecord>) {
+    fn reply(
+        &self,
+        cx: &mut OverlayContext<'_>,
+        to: NodeId,
+        outcome: NeighbourOutcome,
+        records: Vec<NodeRecord>,
+    ) {
         let record = self.record.clone();
-        turn.send(to, Frame::NeighbourReply(NeighbourReply { outcome, record, records }));
+        cx.send(to, Frame::NeighbourReply(NeighbourReply { outcome, record, records }));
     }
 
-    fn send_beacon(&mut self, turn: &mut Turn<'_>, but: Option<NodeId>) {
+    fn send_beacon(&mut self, cx: &mut OverlayContext<'_>, but: Option<NodeId>) {
         let beacon: Beacon = self.partition.beacon();
         for id in self.active.keys().filter(|id| Some(**id) != but) {
-            turn.send(*id, Frame::Beacon(beacon));
+            cx.send(*id, Frame::Beacon(beacon));
         }
     }
 }

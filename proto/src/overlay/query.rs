@@ -33,7 +33,7 @@ mod strays;
 pub(crate) mod tests;
 
 use lookup_budget::LookupBudget;
-use strays::Strays;
+use strays::StrayAnswers;
 
 /// Divisor for the part of the table that the queries of one link may fill: an eighth.
 const LINK_SHARE: usize = 8;
@@ -55,7 +55,7 @@ pub(super) struct Queries {
     /// Number of queries in the table that came over each link.
     by_link: BTreeMap<NodeId, usize>,
     lookups: LookupBudget,
-    strays: Strays,
+    strays: StrayAnswers,
 }
 
 #[derive(Debug)]
@@ -71,11 +71,11 @@ struct KnownQuery {
     depth: u8,
     deadline: Instant,
     /// This node's own answer is still missing; the first branch waits for it.
-    local: bool,
+    awaits_own_answer: bool,
     branches: Vec<Branch>,
     /// Peers that had not said "done" by the deadline: answers that still come from them are late.
     overdue: BTreeSet<NodeId>,
-    answered: usize,
+    answered_size: usize,
 }
 
 impl KnownQuery {
@@ -93,10 +93,10 @@ impl KnownQuery {
             way: None,
             depth,
             deadline,
-            local: false,
+            awaits_own_answer: false,
             branches: Vec::new(),
             overdue: BTreeSet::new(),
-            answered: 0,
+            answered_size: 0,
         }
     }
 }
@@ -120,7 +120,7 @@ pub(super) struct Question {
     pub(super) own: bool,
 }
 
-type Out = VecDeque<Effect>;
+type Effects = VecDeque<Effect>;
 
 impl Queries {
     pub(super) fn new(config: &Config) -> Self {
@@ -132,7 +132,7 @@ impl Queries {
             deadlines: BTreeSet::new(),
             by_link: BTreeMap::new(),
             lookups: LookupBudget::new(config.lookup_rate),
-            strays: Strays::new(config.query_table),
+            strays: StrayAnswers::new(config.query_table),
         }
     }
 
@@ -144,13 +144,13 @@ impl Queries {
         question: Question,
         timeout: Duration,
         neighbours: impl Iterator<Item = NodeId>,
-        out: &mut Out,
+        out: &mut Effects,
     ) {
         let Question { what, depth, own } = question;
         let depth = if own { 1 } else { depth };
         self.insert(now, id, KnownQuery::new(what, None, own, depth, now + timeout.min(self.ttl)));
-        self.spread(now, id, (None, depth, true), neighbours, out);
-        self.settle(id, out);
+        self.pass_on(now, id, (None, depth, true), neighbours, out);
+        self.end_done_branches(id, out);
     }
 
     /// Takes a query of a peer. `known` gives the answers to it that the overlay itself has; `None` if
@@ -162,7 +162,7 @@ impl Queries {
         query: Query,
         neighbours: impl Iterator<Item = NodeId>,
         known: impl FnOnce(&Query) -> Option<Vec<QueryAnswer>>,
-        out: &mut Out,
+        out: &mut Effects,
     ) {
         let Query { id, depth, own, ttl, .. } = query;
         let mut looked_up = true;
@@ -189,31 +189,31 @@ impl Queries {
             let what = query.what;
             let deadline = now + ttl.min(self.ttl);
             let entry = KnownQuery::new(what.clone(), Some(from), own, depth, deadline);
-            self.insert(now, id, KnownQuery { local: known.is_none(), ..entry });
+            self.insert(now, id, KnownQuery { awaits_own_answer: known.is_none(), ..entry });
             match known {
                 Some(answers) => out.extend(answers.into_iter().map(|a| answer_to(from, a))),
                 None => {
                     let asker = own.then_some(from);
-                    out.push_back(Effect::Out(Output::Lookup { query: id, what, asker }));
+                    out.push_back(Effect::Out(Output::LookUpAnswer { query: id, what, asker }));
                 }
             }
         }
         let others = neighbours.filter(|peer| !own && *peer != from);
-        self.spread(now, id, (Some(from), depth, looked_up), others, out);
-        self.settle(id, out);
+        self.pass_on(now, id, (Some(from), depth, looked_up), others, out);
+        self.end_done_branches(id, out);
     }
 
-    /// Answers a query that [`Output::Lookup`] asked about, with none, one or several answers.
-    pub(super) fn answer(&mut self, id: QueryId, answers: Vec<QueryAnswer>, out: &mut Out) {
+    /// Answers a query that [`Output::LookUpAnswer`] asked about, with none, one or several answers.
+    pub(super) fn answer(&mut self, id: QueryId, answers: Vec<QueryAnswer>, out: &mut Effects) {
         let Some(entry) = self.table.get_mut(&id) else { return };
         // A second answer, or one after the deadline.
-        if !std::mem::take(&mut entry.local) {
+        if !std::mem::take(&mut entry.awaits_own_answer) {
             return;
         }
         if let Some(parent) = entry.parent {
             out.extend(answers.into_iter().map(|a| answer_to(parent, a)));
         }
-        self.settle(id, out);
+        self.end_done_branches(id, out);
     }
 
     /// Takes an answer and passes it back, unless this node asked.
@@ -225,26 +225,26 @@ impl Queries {
         now: Instant,
         from: NodeId,
         answer: QueryAnswer,
-        out: &mut Out,
+        out: &mut Effects,
     ) {
         let Some(entry) = self.table.get_mut(&answer.id) else {
-            return self.unknown(now, from, answer.id, out);
+            return self.receive_unknown(now, from, answer.id, out);
         };
         // Else any peer that knows the id could put forged answers into the query of another node.
         if !entry.branches.iter().any(|branch| branch.waiting.contains(&from)) {
             if !entry.overdue.contains(&from) {
-                self.stray(now, from, out);
+                self.count_stray(now, from, out);
             }
             return;
         }
         let weight = weight(&answer.body);
-        if entry.answered.saturating_add(weight) > MAX_ANSWERED {
+        if entry.answered_size.saturating_add(weight) > MAX_ANSWERED {
             // One node can invent answers without end, which would use up the links on the way back.
             // The asking node learns that its result is cut short.
             entry.branches.iter_mut().for_each(|branch| branch.complete = false);
             return;
         }
-        entry.answered += weight;
+        entry.answered_size += weight;
         if answer.body == AnswerBody::Here && entry.what == QueryKind::FindNode(answer.node) {
             entry.way.get_or_insert(from);
         }
@@ -260,10 +260,10 @@ impl Queries {
         now: Instant,
         from: NodeId,
         done: QueryDone,
-        out: &mut Out,
+        out: &mut Effects,
     ) {
         let Some(entry) = self.table.get_mut(&done.id) else {
-            return self.unknown(now, from, done.id, out);
+            return self.receive_unknown(now, from, done.id, out);
         };
         for branch in &mut entry.branches {
             // The depth shows which query is done, if the peer got it twice with different depths.
@@ -271,21 +271,21 @@ impl Queries {
                 branch.complete &= done.complete;
             }
         }
-        self.settle(done.id, out);
+        self.end_done_branches(done.id, out);
     }
 
     /// Handles an answer to a query that is not in the table.
-    fn unknown(&mut self, now: Instant, from: NodeId, query: QueryId, out: &mut Out) {
+    fn receive_unknown(&mut self, now: Instant, from: NodeId, query: QueryId, out: &mut Effects) {
         if !self.strays.remembers(query) {
-            self.stray(now, from, out);
+            self.count_stray(now, from, out);
         }
     }
 
     /// Counts an answer to a query that was not sent to `from`.
-    fn stray(&mut self, now: Instant, from: NodeId, out: &mut Out) {
+    fn count_stray(&mut self, now: Instant, from: NodeId, out: &mut Effects) {
         if self.strays.add(now, from) {
             let fault = "it keeps answering queries that this node did not send".to_owned();
-            out.push_back(Effect::HangUp(from, Reason::Fault(fault)));
+            out.push_back(Effect::CloseLink(from, Reason::Fault(fault)));
         }
     }
 
@@ -307,7 +307,7 @@ impl Queries {
     }
 
     /// Forgets a link that has ended: no answers come from there, and none are sent there.
-    pub(super) fn link_down(&mut self, peer: NodeId, out: &mut Out) {
+    pub(super) fn link_down(&mut self, peer: NodeId, out: &mut Effects) {
         self.lookups.forget(peer);
         self.strays.forget_link(peer);
         // Queries that have ended have no deadline, and nothing in them has to change.
@@ -320,28 +320,28 @@ impl Queries {
                     branch.complete = false;
                 }
             }
-            self.settle(id, out);
+            self.end_done_branches(id, out);
         }
     }
 
     /// Ends queries that are overdue, and forgets old ones.
-    pub(super) fn handle_timeout(&mut self, now: Instant, out: &mut Out) {
+    pub(super) fn handle_timeout(&mut self, now: Instant, out: &mut Effects) {
         while let Some((deadline, id)) = self.deadlines.first().copied() {
             if deadline > now {
                 break;
             }
             if let Some(entry) = self.table.get_mut(&id) {
-                // The shell's answer would be late now, and `settle` would wait for it.
-                entry.local = false;
+                // The shell's answer would be late now, and `end_done_branches` would wait for it.
+                entry.awaits_own_answer = false;
                 for branch in &mut entry.branches {
                     branch.complete &= branch.waiting.is_empty();
                     entry.overdue.append(&mut branch.waiting);
                 }
             }
-            self.settle(id, out);
+            self.end_done_branches(id, out);
             self.deadlines.remove(&(deadline, id));
         }
-        self.forget(now);
+        self.forget_old(now);
     }
 
     /// Returns the number of queries that are remembered.
@@ -355,7 +355,7 @@ impl Queries {
     }
 
     fn insert(&mut self, now: Instant, id: QueryId, entry: KnownQuery) {
-        self.forget(now);
+        self.forget_old(now);
         self.deadlines.insert((entry.deadline, id));
         if let Some(parent) = entry.parent {
             *self.by_link.entry(parent).or_default() += 1;
@@ -364,7 +364,7 @@ impl Queries {
         self.order.push_back((now + self.ttl, id));
     }
 
-    fn forget(&mut self, now: Instant) {
+    fn forget_old(&mut self, now: Instant) {
         self.strays.expire(now);
         while let Some((at, id)) = self.order.front().copied() {
             if at > now {
@@ -386,13 +386,13 @@ impl Queries {
 
     /// Opens a branch, and passes the query on to `neighbours` if there is depth left. `complete` says
     /// whether this node's own answer is complete.
-    fn spread(
+    fn pass_on(
         &mut self,
         now: Instant,
         id: QueryId,
         (parent, depth, complete): (Option<NodeId>, u8, bool),
         neighbours: impl Iterator<Item = NodeId>,
-        out: &mut Out,
+        out: &mut Effects,
     ) {
         let Some(entry) = self.table.get_mut(&id) else { return };
         let mut waiting = BTreeSet::new();
@@ -407,9 +407,9 @@ impl Queries {
     }
 
     /// Closes the branches that are done, and tells the peers that wait for them.
-    fn settle(&mut self, id: QueryId, out: &mut Out) {
+    fn end_done_branches(&mut self, id: QueryId, out: &mut Effects) {
         let Some(entry) = self.table.get_mut(&id) else { return };
-        if entry.local {
+        if entry.awaits_own_answer {
             return;
         }
         entry.branches.retain(|branch| {

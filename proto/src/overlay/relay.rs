@@ -20,7 +20,7 @@ use crate::frame::query::QueryId;
 use crate::hello::MAX_NAME;
 use crate::id::{Key, NodeId};
 use crate::message::PackedMessage;
-use crate::overlay::{Effect, Identity, Turn};
+use crate::overlay::{Effect, Identity, OverlayContext};
 use crate::peer::{Output, Payload};
 use crate::seal::{self, Letter, LetterContent, SealError};
 use crate::time::Instant;
@@ -93,26 +93,26 @@ pub(super) struct RelayedMessages {
     rate: u64,
     /// Bytes that are relayed for one link at once.
     burst: u64,
-    number: u64,
-    waiting: BTreeMap<Id, PendingMessage>,
-    deadlines: Deadlines<Id>,
+    last_number: u64,
+    waiting: BTreeMap<PendingId, PendingMessage>,
+    deadlines: Deadlines<PendingId>,
     budgets: BTreeMap<NodeId, Bucket>,
     accepted: AcceptedMessages,
 }
 
 /// The query and the number of a label.
-type Id = (QueryId, u64);
+type PendingId = (QueryId, u64);
 
 /// A message that waits for its outcome.
 #[derive(Debug)]
 struct PendingMessage {
     next: NodeId,
-    receiver: Receiver,
+    receiver: OutcomeReceiver,
 }
 
 /// The receiver of an outcome.
 #[derive(Debug, Clone, Copy)]
-enum Receiver {
+enum OutcomeReceiver {
     /// This node, which knows the right receipt.
     Us(Receipt),
     /// A peer that the message came from.
@@ -131,7 +131,7 @@ impl RelayedMessages {
             rate: config.forward_rate as u64,
             // The largest message always fits.
             burst: config.forward_rate.max(config.max_control) as u64,
-            number: 0,
+            last_number: 0,
             waiting: BTreeMap::new(),
             deadlines: Deadlines::default(),
             budgets: BTreeMap::new(),
@@ -145,7 +145,7 @@ impl RelayedMessages {
     /// reply.
     pub(super) fn send(
         &mut self,
-        turn: &mut Turn<'_>,
+        cx: &mut OverlayContext<'_>,
         (query, to): (QueryId, NodeId),
         next: Option<NodeId>,
         (payload, id): (&Payload, u64),
@@ -157,21 +157,26 @@ impl RelayedMessages {
         let time = match payload {
             Payload::Ping => PING,
             // A clock that stands at 1970 must not turn a message into a ping.
-            _ => turn.unix.max(PING + 1),
+            _ => cx.unix.max(PING + 1),
         };
-        let number = self.number + 1;
+        let number = self.last_number + 1;
         let label = RelayLabel { query, number, to };
         let content = payload.letter_content(id);
         let letter = Letter { sender: self.key.id(), name: self.name.clone(), time, content };
-        let sealed = seal::seal(turn.rng, &self.key, &self.network, &label, &letter)?;
-        self.number = number;
+        let sealed = seal::seal(cx.rng, &self.key, &self.network, &label, &letter)?;
+        self.last_number = number;
         let failed = |failed| Effect::Relayed { number, sent: Err(failed) };
         match next {
-            None => turn.put(failed(RelayError::NoRoute)),
-            Some(_) if self.waiting.len() >= MAX_WAITING => turn.put(failed(RelayError::Busy)),
+            None => cx.put(failed(RelayError::NoRoute)),
+            Some(_) if self.waiting.len() >= MAX_WAITING => cx.put(failed(RelayError::Busy)),
             Some(next) => {
-                self.wait((query, number), next, turn.now, Receiver::Us(sealed.receipt));
-                turn.send(next, Frame::Forward(Forward { label, sealed: sealed.bytes }));
+                self.await_outcome(
+                    (query, number),
+                    next,
+                    cx.now,
+                    OutcomeReceiver::Us(sealed.receipt),
+                );
+                cx.send(next, Frame::Forward(Forward { label, sealed: sealed.bytes }));
             }
         }
         Ok(number)
@@ -180,7 +185,7 @@ impl RelayedMessages {
     /// Takes a message of a peer: for this node, or for another to which `next` is on the way.
     pub(super) fn receive(
         &mut self,
-        turn: &mut Turn<'_>,
+        cx: &mut OverlayContext<'_>,
         from: NodeId,
         forward: Forward,
         next: Option<NodeId>,
@@ -189,10 +194,10 @@ impl RelayedMessages {
         let id = (query, number);
         let for_us = to == self.key.id();
         // Charged before it is opened: a message that is refused costs the same work.
-        let delivery = if !self.spend(turn.now, from, forward.sealed.len()) {
+        let delivery = if !self.charge(cx.now, from, forward.sealed.len()) {
             Delivery::Busy
         } else if for_us {
-            self.accept(turn, from, &forward)
+            self.accept(cx, from, &forward)
         } else {
             // Never back to where it came from, nor twice under one label: else a forged message could
             // travel in a circle.
@@ -200,18 +205,18 @@ impl RelayedMessages {
                 None => Delivery::NoRoute,
                 Some(_) if !self.has_room(from) => Delivery::Busy,
                 Some(next) => {
-                    self.wait(id, next, turn.now, Receiver::Link(from));
-                    return turn.send(next, Frame::Forward(forward));
+                    self.await_outcome(id, next, cx.now, OutcomeReceiver::Link(from));
+                    return cx.send(next, Frame::Forward(forward));
                 }
             }
         };
-        turn.send(from, Frame::Forwarded(Forwarded { query, number, delivery }));
+        cx.send(from, Frame::Forwarded(Forwarded { query, number, delivery }));
     }
 
     /// Takes the outcome of a message that was sent to `from`, and passes it back.
     pub(super) fn receive_forwarded(
         &mut self,
-        turn: &mut Turn<'_>,
+        cx: &mut OverlayContext<'_>,
         from: NodeId,
         forwarded: Forwarded,
     ) {
@@ -219,35 +224,37 @@ impl RelayedMessages {
         // Only the node that got the message may report its outcome. Other nodes may know the label
         // too.
         if self.waiting.get(&id).is_some_and(|waiting| waiting.next == from) {
-            self.end(turn, id, forwarded.delivery);
+            self.finish(cx, id, forwarded.delivery);
         }
     }
 
     /// Ends a message that was not sent because the link is crowded.
-    pub(super) fn passed_over(&mut self, turn: &mut Turn<'_>, label: RelayLabel) {
-        self.end(turn, (label.query, label.number), Delivery::Busy);
+    pub(super) fn message_skipped(&mut self, cx: &mut OverlayContext<'_>, label: RelayLabel) {
+        self.finish(cx, (label.query, label.number), Delivery::Busy);
     }
 
     /// Forgets a link that has ended, and ends the messages that were sent over it.
-    pub(super) fn link_down(&mut self, turn: &mut Turn<'_>, peer: NodeId) {
+    pub(super) fn link_down(&mut self, cx: &mut OverlayContext<'_>, peer: NodeId) {
         self.budgets.remove(&peer);
         let touched = self.waiting.iter().filter(|(_, waiting)| {
-            waiting.next == peer || matches!(waiting.receiver, Receiver::Link(from) if from == peer)
+            waiting.next == peer
+                || matches!(waiting.receiver, OutcomeReceiver::Link(from) if from == peer)
         });
         let touched: Vec<_> = touched.map(|(id, _)| *id).collect();
         for id in touched {
-            self.end(turn, id, Delivery::NoRoute);
+            self.finish(cx, id, Delivery::NoRoute);
         }
     }
 
     /// Gives up messages without an outcome in time.
-    pub(super) fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
-        while let Some(id) = self.deadlines.pop(turn.now) {
+    pub(super) fn handle_timeout(&mut self, cx: &mut OverlayContext<'_>) {
+        while let Some(id) = self.deadlines.pop(cx.now) {
             // The nodes before this one on the way have deadlines of their own.
-            if let Some(PendingMessage { receiver: Receiver::Us(_), .. }) = self.waiting.remove(&id)
+            if let Some(PendingMessage { receiver: OutcomeReceiver::Us(_), .. }) =
+                self.waiting.remove(&id)
             {
                 let sent = Err(RelayError::Silent(self.timeout));
-                turn.put(Effect::Relayed { number: id.1, sent });
+                cx.put(Effect::Relayed { number: id.1, sent });
             }
         }
     }
@@ -256,21 +263,27 @@ impl RelayedMessages {
         self.deadlines.first()
     }
 
-    fn wait(&mut self, id: Id, next: NodeId, now: Instant, receiver: Receiver) {
+    fn await_outcome(
+        &mut self,
+        id: PendingId,
+        next: NodeId,
+        now: Instant,
+        receiver: OutcomeReceiver,
+    ) {
         self.deadlines.set(id, Some(now + self.timeout));
         self.waiting.insert(id, PendingMessage { next, receiver });
     }
 
-    fn end(&mut self, turn: &mut Turn<'_>, id: Id, delivery: Delivery) {
+    fn finish(&mut self, cx: &mut OverlayContext<'_>, id: PendingId, delivery: Delivery) {
         let Some(PendingMessage { receiver, .. }) = self.waiting.remove(&id) else { return };
         self.deadlines.set(id, None);
         let (query, number) = id;
         match receiver {
-            Receiver::Link(from) if !turn.links.contains_key(&from) => {}
-            Receiver::Link(from) => {
-                turn.send(from, Frame::Forwarded(Forwarded { query, number, delivery }));
+            OutcomeReceiver::Link(from) if !cx.links.contains_key(&from) => {}
+            OutcomeReceiver::Link(from) => {
+                cx.send(from, Frame::Forwarded(Forwarded { query, number, delivery }));
             }
-            Receiver::Us(receipt) => {
+            OutcomeReceiver::Us(receipt) => {
                 let sent = match delivery {
                     Delivery::Taken(proof) if proof == receipt => Ok(()),
                     // A node that does not have the message claims that it was delivered.
@@ -278,21 +291,20 @@ impl RelayedMessages {
                     Delivery::NoRoute => Err(RelayError::NoRoute),
                     Delivery::Busy => Err(RelayError::Busy),
                 };
-                turn.put(Effect::Relayed { number, sent });
+                cx.put(Effect::Relayed { number, sent });
             }
         }
     }
 
     /// Returns whether one more message of a link may wait.
     fn has_room(&self, from: NodeId) -> bool {
-        let of_link =
-            |waiting: &&PendingMessage| matches!(waiting.receiver, Receiver::Link(f) if f == from);
+        let of_link = |waiting: &&PendingMessage| matches!(waiting.receiver, OutcomeReceiver::Link(f) if f == from);
         self.waiting.len() < MAX_WAITING
             && self.waiting.values().filter(of_link).count() < MAX_WAITING / LINK_SHARE
     }
 
     /// Charges a link for a message of `len` bytes. Returns whether its budget allows it.
-    fn spend(&mut self, now: Instant, from: NodeId, len: usize) -> bool {
+    fn charge(&mut self, now: Instant, from: NodeId, len: usize) -> bool {
         // At most a full bucket, as what costs more could never pass.
         let cost = (len.max(MIN_COST) as u64).min(self.burst);
         let size = time_to_earn(self.burst, self.rate);
@@ -300,7 +312,7 @@ impl RelayedMessages {
     }
 
     /// Opens a message for this node.
-    fn accept(&mut self, turn: &mut Turn<'_>, from: NodeId, forward: &Forward) -> Delivery {
+    fn accept(&mut self, cx: &mut OverlayContext<'_>, from: NodeId, forward: &Forward) -> Delivery {
         let RelayLabel { query, number, .. } = forward.label;
         let opened = seal::open(&self.key, &self.network, &forward.label, &forward.sealed);
         let Ok((Letter { sender, name, time, content }, receipt)) = opened else {
@@ -312,20 +324,20 @@ impl RelayedMessages {
         }
         // No node writes to itself. Beyond the tolerance a message may be a replay, as `accepted` forgets
         // messages at that age.
-        if sender == self.key.id() || turn.unix.abs_diff(time) > self.skew {
+        if sender == self.key.id() || cx.unix.abs_diff(time) > self.skew {
             return Delivery::Refused;
         }
-        let linked = turn.links.get(&sender).cloned();
+        let linked = cx.links.get(&sender).cloned();
         let peer = linked.unwrap_or_else(|| Peer::without_link(sender, name));
         // Unpacked before it is remembered: unreadable content takes no room in the table.
         let Ok(effect) = effect(peer, content) else { return Delivery::Refused };
         let expires = time.saturating_add(self.skew);
-        match self.accepted.add(turn.unix, from, (sender, query, number), expires) {
+        match self.accepted.add(cx.unix, from, (sender, query, number), expires) {
             Some(true) => {}
             Some(false) => return Delivery::Refused,
             None => return Delivery::Busy,
         }
-        turn.put(effect);
+        cx.put(effect);
         Delivery::Taken(receipt)
     }
 }

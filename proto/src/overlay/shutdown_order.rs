@@ -13,7 +13,7 @@ use crate::event::Event;
 use crate::frame::Frame;
 use crate::frame::owner::ShutdownOrder;
 use crate::id::{Key, NodeId};
-use crate::overlay::{Effect, Identity, Turn};
+use crate::overlay::{Effect, Identity, OverlayContext};
 use crate::peer::Output;
 use crate::time::Instant;
 use crate::verify::Verifier;
@@ -58,58 +58,63 @@ impl OwnerOrders {
     }
 
     /// Orders all nodes to stop, including this one.
-    pub(super) fn give(&mut self, turn: &mut Turn<'_>, key: &Key) {
+    pub(super) fn issue(&mut self, cx: &mut OverlayContext<'_>, key: &Key) {
         let mut nonce = [0; 16];
         for half in nonce.chunks_mut(8) {
-            half.copy_from_slice(&turn.rng_u64().to_le_bytes());
+            half.copy_from_slice(&cx.rng_u64().to_le_bytes());
         }
-        let order = ShutdownOrder::sign(key, &self.network, turn.unix, nonce);
-        self.obey(turn, &order, None);
+        let order = ShutdownOrder::sign(key, &self.network, cx.unix, nonce);
+        self.obey(cx, &order, None);
     }
 
     /// Takes an order of a peer.
-    pub(super) fn receive(&mut self, turn: &mut Turn<'_>, from: NodeId, order: &ShutdownOrder) {
+    pub(super) fn receive(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        from: NodeId,
+        order: &ShutdownOrder,
+    ) {
         if self.obeyed {
             return;
         }
         let Some(owner) = self.owner else {
-            return self.refuse(turn, from, "no owner of this network is known here");
+            return self.refuse(cx, from, "no owner of this network is known here");
         };
         if order.owner != owner {
-            return self.refuse(turn, from, "it is not signed by the owner of this network");
+            return self.refuse(cx, from, "it is not signed by the owner of this network");
         }
         // It was recorded and replayed, or the clocks are far apart. An order from before the start was for
         // an earlier run: obeying it would stop this node again after each restart.
-        let skew = order.time.abs_diff(turn.unix);
+        let skew = order.time.abs_diff(cx.unix);
         if order.time <= self.epoch || skew > self.max_skew {
             return;
         }
         if !self.verifier.verify(owner, &order.signed(&self.network), &order.signature) {
-            return self.refuse(turn, from, "its signature is wrong");
+            return self.refuse(cx, from, "its signature is wrong");
         }
-        self.obey(turn, order, Some(from));
+        self.obey(cx, order, Some(from));
     }
 
-    fn obey(&mut self, turn: &mut Turn<'_>, order: &ShutdownOrder, from: Option<NodeId>) {
+    fn obey(&mut self, cx: &mut OverlayContext<'_>, order: &ShutdownOrder, from: Option<NodeId>) {
         self.obeyed = true;
-        let links = turn.links;
+        let links = cx.links;
         // Before `StopOrdered`: once this node stops, it can't pass the order on.
         for link in links.keys().filter(|link| Some(**link) != from) {
-            turn.send(*link, Frame::ShutdownOrder(order.clone()));
+            cx.send(*link, Frame::ShutdownOrder(order.clone()));
         }
-        turn.event(Event::NodeShutdownOrdered { owner: order.owner });
-        turn.put(Effect::Out(Output::StopOrdered));
+        cx.event(Event::NodeShutdownOrdered { owner: order.owner });
+        cx.put(Effect::Out(Output::StopOrdered));
     }
 
-    fn refuse(&mut self, turn: &mut Turn<'_>, from: NodeId, why: &'static str) {
+    fn refuse(&mut self, cx: &mut OverlayContext<'_>, from: NodeId, why: &'static str) {
         // Any peer can send wrong orders, so an event for each would let it flood the application.
-        if turn.now < self.report_at {
+        if cx.now < self.report_at {
             return;
         }
-        let Some(peer) = turn.links.get(&from).cloned() else { return };
-        self.report_at = turn.now + REPORT_EVERY;
+        let Some(peer) = cx.links.get(&from).cloned() else { return };
+        self.report_at = cx.now + REPORT_EVERY;
         let why = why.to_owned();
-        turn.event(Event::NodeShutdownRefused { peer, why });
+        cx.event(Event::NodeShutdownRefused { peer, why });
     }
 }
 
@@ -122,7 +127,7 @@ mod tests {
 
     use super::*;
     use crate::event::{Direction, Peer};
-    use crate::overlay::away::Away;
+    use crate::overlay::away::KeptAwayNodes;
 
     const START: u64 = 1_000_000;
 
@@ -167,16 +172,19 @@ mod tests {
             Self { orders, links, rng, now, unix: START + 1000 }
         }
 
-        fn act(&mut self, act: impl FnOnce(&mut OwnerOrders, &mut Turn<'_>)) -> VecDeque<Effect> {
+        fn act(
+            &mut self,
+            act: impl FnOnce(&mut OwnerOrders, &mut OverlayContext<'_>),
+        ) -> VecDeque<Effect> {
             let mut out = VecDeque::new();
             let Self { orders, links, rng, now, unix } = self;
-            let (now, unix, away) = (*now, *unix, &Away::default());
-            act(orders, &mut Turn { now, unix, links, away, rng, out: &mut out });
+            let (now, unix, away) = (*now, *unix, &KeptAwayNodes::default());
+            act(orders, &mut OverlayContext { now, unix, links, away, rng, out: &mut out });
             out
         }
 
         fn receive(&mut self, order: &ShutdownOrder) -> VecDeque<Effect> {
-            self.act(|orders, turn| orders.receive(turn, key(1).id(), order))
+            self.act(|orders, cx| orders.receive(cx, key(1).id(), order))
         }
 
         fn refuses(&mut self, order: &ShutdownOrder) -> String {
@@ -224,7 +232,7 @@ mod tests {
     #[test]
     fn a_node_that_gives_an_order_stops_as_well() {
         let mut node = Node::new(Some(owner().id()));
-        let out = node.act(|orders, turn| orders.give(turn, &owner()));
+        let out = node.act(|orders, cx| orders.issue(cx, &owner()));
         assert_eq!(sent(&out).len(), 3);
         assert!(matches!(out.back(), Some(Effect::Out(Output::StopOrdered))));
         let Some(Effect::Send(_, Frame::ShutdownOrder(order))) = out.front() else {

@@ -115,7 +115,7 @@ impl Net {
                 Effect::QueryEnded { complete, .. } => {
                     assert_eq!(self.ended.replace(complete), None, "a query ends once");
                 }
-                Effect::Out(Output::Lookup { query, what, .. }) => {
+                Effect::Out(Output::LookUpAnswer { query, what, .. }) => {
                     let files = match what {
                         QueryKind::Search(text) => vec![file(&format!("{text}-{node}"))],
                         _ => Vec::new(),
@@ -318,7 +318,7 @@ fn a_forged_broadcast_ends_the_link_and_goes_no_further() {
     let from = net.ids[0];
     net.nodes[1].set_clocks(Now { monotonic: net.now, unix: broadcast::tests::UNIX });
     net.nodes[1].receive(from, Frame::Broadcast(forged));
-    let Some(Effect::HangUp(id, Reason::Fault(_))) = net.nodes[1].poll() else { panic!("kept") };
+    let Some(Effect::CloseLink(id, Reason::Fault(_))) = net.nodes[1].poll() else { panic!("kept") };
     assert_eq!(id, from);
     assert!(net.nodes[1].poll().is_none());
 }

@@ -9,12 +9,12 @@ use rand_core::Rng;
 
 use crate::address::Address;
 use crate::event::{Event, Peer, Reason};
-use crate::frame::membership::Outcome;
+use crate::frame::membership::NeighbourOutcome;
 use crate::frame::query::{QueryAnswer, QueryId};
 use crate::frame::{Frame, Refusal};
 use crate::id::NodeId;
 use crate::message::Message;
-use crate::overlay::away::Away;
+use crate::overlay::away::KeptAwayNodes;
 use crate::overlay::relay::RelayError;
 use crate::peer::{Output, Purpose};
 use crate::time::Instant;
@@ -33,9 +33,9 @@ pub(crate) enum Effect {
     /// This node has become a member. The given node is its first neighbour.
     Joined(NodeId),
     /// The node through which this one tried to join has refused it.
-    JoinRefused(NodeId, Outcome),
+    JoinRefused(NodeId, NeighbourOutcome),
     /// Ends a link.
-    HangUp(NodeId, Reason),
+    CloseLink(NodeId, Reason),
     /// An answer to a query of this node.
     Answered(QueryAnswer),
     /// The outcome of a message that other nodes were to relay. `number` is the number of the
@@ -48,19 +48,19 @@ pub(crate) enum Effect {
 }
 
 /// The context that a part of the overlay gets while it handles one input.
-pub(crate) struct Turn<'a> {
+pub(crate) struct OverlayContext<'a> {
     pub(crate) now: Instant,
     /// The wall clock, in milliseconds since 1970.
     pub(crate) unix: u64,
     pub(crate) links: &'a BTreeMap<NodeId, Peer>,
     /// The nodes that the application has disconnected.
-    pub(super) away: &'a Away,
+    pub(super) away: &'a KeptAwayNodes,
     pub(crate) rng: &'a mut ChaCha8Rng,
     /// The effects so far, in the order in which they are carried out.
     pub(crate) out: &'a mut VecDeque<Effect>,
 }
 
-impl Turn<'_> {
+impl OverlayContext<'_> {
     /// Adds an effect.
     pub(crate) fn put(&mut self, effect: Effect) {
         self.out.push_back(effect);

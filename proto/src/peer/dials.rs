@@ -42,9 +42,9 @@ enum DialStage {
     /// The Hellos are being exchanged.
     Greeting,
     /// The link with the node is about to end, or another dial has sent its Hello to the node.
-    Ending,
+    AwaitingEnd,
     /// There is, or will be in a moment, another link with the node, which wins.
-    Linking,
+    AwaitingLink,
 }
 
 impl Dial {
@@ -54,7 +54,7 @@ impl Dial {
 
     /// Returns the node whose link the dial waits for.
     fn waits_for(&self) -> Option<NodeId> {
-        self.id.filter(|_| matches!(self.stage, DialStage::Ending | DialStage::Linking))
+        self.id.filter(|_| matches!(self.stage, DialStage::AwaitingEnd | DialStage::AwaitingLink))
     }
 }
 
@@ -82,7 +82,7 @@ impl Dials {
 
     /// Returns the dials that wait for the end of a link with a node, or of another dial to it.
     fn waiting_for_end(&self, id: NodeId) -> Vec<DialId> {
-        let is_meant = |dial: &DialId| self.stage(*dial) == Some(DialStage::Ending);
+        let is_meant = |dial: &DialId| self.stage(*dial) == Some(DialStage::AwaitingEnd);
         self.waiting_for_link(id).into_iter().filter(is_meant).collect()
     }
 
@@ -124,7 +124,7 @@ impl Machine {
         let dial = DialId(self.dials.last);
         let Some(address) = addresses.first().cloned() else {
             let outcome = Err(DialError::NoAddress);
-            return self.outbox.push_back(Output::DialEnded { dial, operation, outcome });
+            return self.outputs.push_back(Output::DialEnded { dial, operation, outcome });
         };
         let stage = DialStage::Connecting;
         self.dials.dials.insert(dial, Dial { operation, address, purpose, id: None, stage });
@@ -132,7 +132,7 @@ impl Machine {
         if self.stopping {
             return self.fail_dial(dial, &DialError::Unwanted(Reason::Stopping));
         }
-        self.outbox.push_back(Output::Dial { dial, operation, addresses, purpose });
+        self.outputs.push_back(Output::Dial { dial, operation, addresses, purpose });
     }
 
     /// Notes that a dial has reached a node, and decides whether it may say Hello.
@@ -143,20 +143,20 @@ impl Machine {
         let allowed = if self.stopping {
             Err(Reason::Stopping)
         } else {
-            self.overlay.greet(id, dial.purpose)
+            self.overlay.begin_hello(id, dial.purpose)
         };
         match allowed {
             Ok(()) => {
                 let deadline = now + self.handshake_timeout;
                 self.dials.set_stage(number, DialStage::Greeting, deadline);
-                self.outbox.push_back(Output::Greet(number));
+                self.outputs.push_back(Output::Greet(number));
             }
-            Err(Reason::Duplicate) if self.links.is_open(id) => self.dial_reached(number, id),
+            Err(Reason::Duplicate) if self.links.can_send_to(id) => self.dial_reached(number, id),
             Err(Reason::Duplicate) => {
                 // As long as a Hello may take, and as the link that is ending may take to flush its
                 // queue.
                 let deadline = now + self.handshake_timeout + self.flush_timeout;
-                self.dials.set_stage(number, DialStage::Ending, deadline);
+                self.dials.set_stage(number, DialStage::AwaitingEnd, deadline);
             }
             Err(reason) => self.fail_dial(number, &DialError::Unwanted(reason)),
         }
@@ -174,7 +174,7 @@ impl Machine {
     }
 
     /// Lets dials continue that waited for the end of a link, or of another dial.
-    pub(super) fn dials_go_on(&mut self, id: NodeId) {
+    pub(super) fn resume_dials(&mut self, id: NodeId) {
         for dial in self.dials.waiting_for_end(id) {
             self.dial_secured(dial, id);
         }
@@ -184,7 +184,7 @@ impl Machine {
     pub(super) fn dials_overdue(&mut self) {
         while let Some(number) = self.dials.deadlines.pop(self.now.monotonic) {
             let error = match self.dials.stage(number) {
-                Some(DialStage::Ending | DialStage::Linking) => {
+                Some(DialStage::AwaitingEnd | DialStage::AwaitingLink) => {
                     DialError::Refused(Reason::Duplicate)
                 }
                 _ => DialError::Timeout,
@@ -197,25 +197,25 @@ impl Machine {
     pub(super) fn end_dial(&mut self, number: DialId, id: NodeId) -> Option<Dial> {
         let dial = self.dials.remove(number)?;
         let operation = dial.operation;
-        self.outbox.push_back(Output::DialEnded { dial: number, operation, outcome: Ok(id) });
+        self.outputs.push_back(Output::DialEnded { dial: number, operation, outcome: Ok(id) });
         Some(dial)
     }
 
     /// Uses a link as the dial that made it was meant to.
     pub(super) fn dial_linked(&mut self, dial: Dial, id: NodeId) {
         let recipient = dial.address.id;
-        self.act(|overlay| overlay.dialled(&dial.address, id));
+        self.with_overlay(|overlay| overlay.dialled(&dial.address, id));
         if dial.purpose.is_reported() {
             self.links.set_wanted(id);
         }
         match dial.purpose {
-            Purpose::Application | Purpose::Kept => self.overlay.pin(id),
+            Purpose::Application | Purpose::Reconnect => self.overlay.pin(id),
             Purpose::Join | Purpose::Rejoin => {
                 // Noted before the overlay joins, which may be refused at once.
                 if let Some(operation) = dial.operation {
                     self.dials.joining.entry(id).or_default().push(operation);
                 }
-                self.act(|overlay| overlay.join(id));
+                self.with_overlay(|overlay| overlay.join(id));
             }
             Purpose::Message => {
                 if let Some(recipient) = recipient {
@@ -229,14 +229,14 @@ impl Machine {
     /// Ends the joins with success: this node is a member.
     pub(super) fn joined(&mut self) {
         for operation in std::mem::take(&mut self.dials.joining).into_values().flatten() {
-            self.outbox.push_back(Output::JoinEnded { operation, outcome: Ok(()) });
+            self.outputs.push_back(Output::JoinEnded { operation, outcome: Ok(()) });
         }
     }
 
     /// Ends the joins through a node with a failure.
     pub(super) fn join_failed(&mut self, through: NodeId, error: &JoinError) {
         for operation in self.dials.joining.remove(&through).unwrap_or_default() {
-            self.outbox.push_back(Output::JoinEnded { operation, outcome: Err(error.clone()) });
+            self.outputs.push_back(Output::JoinEnded { operation, outcome: Err(error.clone()) });
         }
     }
 
@@ -251,40 +251,40 @@ impl Machine {
     fn await_link(&mut self, number: DialId) {
         let Some(id) = self.dials.dials.get(&number).and_then(|dial| dial.id) else { return };
         // The stage shows whether this dial has said Hello, so this comes before the stage changes.
-        self.end_greeting(number);
+        self.end_hello(number);
         if self.links.connection(id).is_some() {
             return self.dial_reached(number, id);
         }
         let deadline = self.now.monotonic + self.handshake_timeout;
-        self.dials.set_stage(number, DialStage::Linking, deadline);
+        self.dials.set_stage(number, DialStage::AwaitingLink, deadline);
     }
 
     /// Lets other dials of the node say Hello, if this dial was the one that did.
-    fn end_greeting(&mut self, number: DialId) {
+    fn end_hello(&mut self, number: DialId) {
         if let Some(Dial { id: Some(id), stage: DialStage::Greeting, .. }) =
             self.dials.dials.get(&number)
         {
-            self.overlay.greeted(*id);
+            self.overlay.end_hello(*id);
         }
     }
 
     pub(super) fn fail_dial(&mut self, number: DialId, error: &DialError) {
-        self.end_greeting(number);
+        self.end_hello(number);
         let Some(dial) = self.dials.remove(number) else { return };
         let (operation, outcome) = (dial.operation, Err(error.clone()));
-        self.outbox.push_back(Output::DialEnded { dial: number, operation, outcome });
+        self.outputs.push_back(Output::DialEnded { dial: number, operation, outcome });
         // Its connection was to replace a link that has not ended in time.
         if let Some(connection) = self.links.drop_successor(number) {
-            self.outbox.push_back(Output::Refused(connection, Reason::HandshakeTimeout));
+            self.outputs.push_back(Output::Refused(connection, Reason::HandshakeTimeout));
         }
         let (recipient, error) = (dial.address.id, error.to_string());
-        self.act(|overlay| overlay.dial_failed(&dial.address, error));
+        self.with_overlay(|overlay| overlay.dial_failed(&dial.address, error));
         if let (Purpose::Message, Some(recipient)) = (dial.purpose, recipient) {
             self.recipient_dialled(recipient, false);
         }
         if let Some(id) = dial.id {
             // Dials that waited for this one's Hello may say theirs.
-            self.dials_go_on(id);
+            self.resume_dials(id);
         }
     }
 }

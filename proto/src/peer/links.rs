@@ -30,9 +30,9 @@ pub(super) struct Links {
 struct LinkEntry {
     connection: ConnectionId,
     /// Frames and messages can still be sent over it.
-    open: bool,
+    can_send: bool,
     /// This node is closing it: frames that still arrive are dropped.
-    leaving: bool,
+    drops_frames: bool,
 }
 
 /// The use of a link that was made for a message.
@@ -78,18 +78,18 @@ impl Links {
     /// Returns the node at the other end of a link, unless this node is closing it.
     pub(super) fn accepts_from(&self, connection: ConnectionId) -> Option<NodeId> {
         let id = self.id(connection)?;
-        self.by_id.get(&id).filter(|link| !link.leaving).map(|_| id)
+        self.by_id.get(&id).filter(|link| !link.drops_frames).map(|_| id)
     }
 
     /// Returns whether there is a link with a node that is not about to end.
-    pub(super) fn is_open(&self, id: NodeId) -> bool {
-        self.by_id.get(&id).is_some_and(|link| link.open)
+    pub(super) fn can_send_to(&self, id: NodeId) -> bool {
+        self.by_id.get(&id).is_some_and(|link| link.can_send)
     }
 
     /// Notes that nothing more can be sent over a connection.
-    pub(super) fn close(&mut self, connection: ConnectionId) {
+    pub(super) fn stop_sending(&mut self, connection: ConnectionId) {
         if let Some(link) = self.of(connection) {
-            link.open = false;
+            link.can_send = false;
         }
     }
 
@@ -126,7 +126,7 @@ impl Links {
     }
 
     fn insert(&mut self, id: NodeId, connection: ConnectionId) {
-        let link = LinkEntry { connection, open: true, leaving: false };
+        let link = LinkEntry { connection, can_send: true, drops_frames: false };
         self.by_id.insert(id, link);
         self.by_connection.insert(connection, id);
     }
@@ -153,7 +153,7 @@ impl Machine {
             Admission::Refuse(reason) => {
                 // Refusing a connection of the other node's does not answer this node's own Hello.
                 if greeted.dial.is_some() {
-                    self.overlay.greeted(id);
+                    self.overlay.end_hello(id);
                 }
                 self.refuse(&greeted, reason);
             }
@@ -163,10 +163,10 @@ impl Machine {
                 };
                 // The old link first delivers what is queued on it, and the application has to learn of
                 // its end, before the new connection becomes a link. So messages keep their order.
-                old.open = false;
+                old.can_send = false;
                 let old = old.connection;
                 let replaced = self.links.successors.insert(id, greeted);
-                self.outbox.push_back(Output::HangUp(old, reason));
+                self.outputs.push_back(Output::CloseReplacedLink(old, reason));
                 if let Some(replaced) = replaced {
                     self.refuse(&replaced, Reason::Replaced);
                 }
@@ -176,7 +176,7 @@ impl Machine {
 
     /// Refuses a connection. A dial that made it fails, or waits for the link that wins.
     fn refuse(&mut self, greeted: &Greeted, reason: Reason) {
-        self.outbox.push_back(Output::Refused(greeted.connection, reason.clone()));
+        self.outputs.push_back(Output::Refused(greeted.connection, reason.clone()));
         if let Some(dial) = greeted.dial {
             self.dial_refused(dial, &DialError::Unwanted(reason));
         }
@@ -186,7 +186,7 @@ impl Machine {
         let Greeted { connection, dial, peer, candidate, unix } = greeted;
         let id = candidate.id;
         self.links.insert(id, connection);
-        self.outbox.push_back(Output::Admitted(connection));
+        self.outputs.push_back(Output::Admitted(connection));
         // The outcomes of dials come before the events about the link.
         let made = dial.and_then(|dial| self.end_dial(dial, id));
         if made.as_ref().is_some_and(Dial::is_for_message) {
@@ -196,7 +196,7 @@ impl Machine {
         for dial in self.dials.waiting_for_link(id) {
             reached.extend(self.end_dial(dial, id));
         }
-        self.act(|overlay| overlay.link_up(peer, candidate, unix));
+        self.with_overlay(|overlay| overlay.link_up(peer, candidate, unix));
         for dial in reached {
             self.dial_linked(dial, id);
         }
@@ -206,7 +206,7 @@ impl Machine {
     /// Takes the end of a connection. If it was a link, that has ended.
     pub(super) fn link_down(&mut self, connection: ConnectionId, link_end: LinkEnd) {
         if let Some(id) = self.links.remove(connection) {
-            self.act(|overlay| overlay.link_down(id, &link_end));
+            self.with_overlay(|overlay| overlay.link_down(id, &link_end));
         }
     }
 
@@ -217,7 +217,7 @@ impl Machine {
             self.link_up(successor);
         }
         self.join_failed(id, &JoinError::LinkEnded);
-        self.dials_go_on(id);
+        self.resume_dials(id);
     }
 
     /// Asks the shell for the use of on-demand links.
@@ -226,7 +226,7 @@ impl Machine {
         let due: Vec<_> = std::iter::from_fn(|| self.links.checks.pop(now)).collect();
         for connection in due {
             self.links.checks.set(connection, Some(now + self.links.check));
-            self.outbox.push_back(Output::MeasureUse(connection));
+            self.outputs.push_back(Output::MeasureUse(connection));
         }
     }
 
@@ -244,17 +244,17 @@ impl Machine {
         let Some(id) = self.links.id(connection) else { return };
         let views = self.overlay.views();
         if !views.active.contains(&id) && !views.pinned.contains(&id) {
-            self.leave(id, Reason::NotNeeded);
+            self.close_link(id, Reason::NotNeeded);
         }
     }
 
     /// Leaves the link with a node, once.
-    pub(super) fn leave(&mut self, id: NodeId, reason: Reason) {
+    pub(super) fn close_link(&mut self, id: NodeId, reason: Reason) {
         let Some(link) = self.links.by_id.get_mut(&id) else { return };
-        link.open = false;
-        if !std::mem::replace(&mut link.leaving, true) {
+        link.can_send = false;
+        if !std::mem::replace(&mut link.drops_frames, true) {
             let reason = if self.stopping { Reason::Stopping } else { reason };
-            self.outbox.push_back(Output::Leave(link.connection, reason));
+            self.outputs.push_back(Output::CloseLink(link.connection, reason));
         }
     }
 
@@ -262,13 +262,13 @@ impl Machine {
     pub(super) fn stop(&mut self, hand_over: bool) {
         self.stopping = true;
         // A member's neighbours learn which nodes may take its place before they get its goodbye.
-        self.act(if hand_over { Overlay::leave } else { Overlay::flush });
+        self.with_overlay(if hand_over { Overlay::leave } else { Overlay::flush });
         for (_, greeted) in std::mem::take(&mut self.links.successors) {
             self.refuse(&greeted, Reason::Stopping);
         }
         let linked: Vec<_> = self.links.by_id.keys().copied().collect();
         for id in linked {
-            self.leave(id, Reason::Stopping);
+            self.close_link(id, Reason::Stopping);
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::address::Address;
 use crate::event::{Event, LinkEnd, Peer, Reason};
 use crate::files::SharedFile;
 use crate::frame::broadcast::Batch;
-use crate::frame::membership::{Outcome, Probe};
+use crate::frame::membership::{NeighbourOutcome, Probe};
 use crate::frame::query::{QueryAnswer, QueryId, QueryKind};
 use crate::frame::{Frame, Refusal};
 use crate::id::{Hash, Key, NodeId};
@@ -73,7 +73,7 @@ pub enum Input {
     Frame(ConnectionId, Frame),
     /// Broadcasts came in over a connection while the application has no time for more. They are asked
     /// for again later.
-    NoTime(ConnectionId, Batch),
+    PostponeBroadcasts(ConnectionId, Batch),
     /// Nothing more can be sent over a connection: it is about to end.
     LinkClosing(ConnectionId),
     /// A connection is over.
@@ -145,7 +145,7 @@ pub enum Input {
         operation: OperationId,
     },
     /// The answer to [`Output::LookUpAddresses`].
-    MetAt {
+    AddressesLookedUp {
         /// The node.
         id: NodeId,
         /// Addresses where this node has met it; may be empty.
@@ -182,7 +182,7 @@ pub enum Input {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Command {
-    /// Answers a query that [`Output::Lookup`] asked about.
+    /// Answers a query that [`Output::LookUpAnswer`] asked about.
     Answer {
         /// The query.
         query: QueryId,
@@ -240,7 +240,7 @@ pub enum Purpose {
     /// away.
     Rejoin,
     /// The overlay dials again for a link that the application wants to keep.
-    Kept,
+    Reconnect,
     /// The overlay wants the link. A failure is no event.
     Overlay,
     /// A message is to be sent over the link, which closes once it is idle. A failure is no event.
@@ -305,9 +305,9 @@ pub enum Output {
         frame: Frame,
     },
     /// Close a link with a goodbye, after the application had an event about it.
-    Leave(ConnectionId, Reason),
+    CloseLink(ConnectionId, Reason),
     /// Close a link with a goodbye, after what is queued. Frames that still arrive are to be handed in.
-    HangUp(ConnectionId, Reason),
+    CloseReplacedLink(ConnectionId, Reason),
     /// Send the application an event.
     Event(Event),
     /// The outcome of [`Input::Broadcast`]. On an error nothing was sent.
@@ -366,7 +366,7 @@ pub enum Output {
         /// The answer, or the reason why there is none.
         outcome: Result<Message, Refusal>,
     },
-    /// Look up the addresses at which this node has met another. Answered with [`Input::MetAt`].
+    /// Look up the addresses at which this node has met another. Answered with [`Input::AddressesLookedUp`].
     LookUpAddresses(NodeId),
     /// Measure the use of an on-demand link. Answered with [`Input::LinkUse`].
     MeasureUse(ConnectionId),
@@ -387,7 +387,7 @@ pub enum Output {
         probe: Probe,
     },
     /// Look up the answer to a query. Answered with [`Command::Answer`].
-    Lookup {
+    LookUpAnswer {
         /// The query.
         query: QueryId,
         /// The question: a search, a file, or a call-back to this node.
@@ -443,7 +443,7 @@ pub enum JoinError {
         /// The node.
         by: NodeId,
         /// Its answer.
-        outcome: Outcome,
+        outcome: NeighbourOutcome,
     },
     /// The link ended before the node had answered.
     #[error("the link has ended")]
@@ -493,7 +493,7 @@ impl Payload {
 
     /// Returns the payload that is sent if at most `limit` bytes can be: a reply that is larger becomes a
     /// refusal, so that the node which waits for it learns why there is none.
-    pub(super) fn within(self, limit: usize) -> Self {
+    pub(super) fn limited_to(self, limit: usize) -> Self {
         match self {
             Self::Reply { id, outcome: Ok(reply) } if REQUEST_HEAD + reply.body().len() > limit => {
                 let len = reply.body().len();

@@ -26,11 +26,11 @@ use crate::time::Instant;
 
 /// Time to wait for a dial before the next way is tried beside it. 2 s: a dial takes three round trips,
 /// and the longest across the internet take about 300 ms each.
-const PATIENCE: Duration = Duration::from_secs(2);
+const DIAL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Time before a message is sent again for which a relay had no room. In this time the relay's budget
 /// for a link fills by half.
-const BUSY: Duration = Duration::from_millis(500);
+const BUSY_WAIT: Duration = Duration::from_millis(500);
 
 /// Maximum number of ways that are remembered. 256: five new recipients a second, for as long as a way
 /// can be used.
@@ -81,7 +81,7 @@ struct Recipient {
     bytes: usize,
     stage: SendStage,
     /// Addresses that were dialled for the first in the queue.
-    tried: Vec<Address>,
+    dialled: Vec<Address>,
     /// Number of those dials that have not ended.
     dialling: usize,
 }
@@ -99,7 +99,7 @@ enum SendStage {
     /// The time at which it is relayed again.
     Busy { again: Instant, deadline: Instant },
     /// The addresses where the shell has met the node.
-    Addresses,
+    LookingUp,
     /// Dials of those addresses, until then.
     Dialling(Instant),
     /// A query for the node, and dials of the addresses in its answers.
@@ -112,7 +112,7 @@ struct Search {
     found: Option<QueryId>,
     ended: bool,
     /// End of the wait for dials, once the node is found.
-    patience: Option<Instant>,
+    dials_until: Option<Instant>,
     /// Time until which the way can be used.
     way_until: Instant,
 }
@@ -121,7 +121,7 @@ impl SendStage {
     fn timer(&self) -> Option<Instant> {
         match self {
             Self::Busy { again: due, .. } | Self::Dialling(due) => Some(*due),
-            Self::Searching(search) => search.patience,
+            Self::Searching(search) => search.dials_until,
             _ => None,
         }
     }
@@ -179,7 +179,7 @@ impl SendQueues {
         to: NodeId,
         payload: Payload,
     ) -> Result<(), SendError> {
-        let payload = payload.within(self.limits.relayed);
+        let payload = payload.limited_to(self.limits.relayed);
         if self.recipients.len() >= MAX_RECIPIENTS && !self.recipients.contains_key(&to) {
             return Err(SendError::TooManyRecipients);
         }
@@ -289,20 +289,20 @@ impl Machine {
     }
 
     /// Dials the addresses at which the shell has met a recipient.
-    pub(super) fn recipient_met_at(&mut self, id: NodeId, addresses: Vec<Address>) {
-        if self.send_queues.stage(id) != Some(SendStage::Addresses) {
+    pub(super) fn recipient_addresses(&mut self, id: NodeId, addresses: Vec<Address>) {
+        if self.send_queues.stage(id) != Some(SendStage::LookingUp) {
             return;
         }
-        self.send_queues.set_stage(id, SendStage::Dialling(self.now.monotonic + PATIENCE));
+        self.send_queues.set_stage(id, SendStage::Dialling(self.now.monotonic + DIAL_PATIENCE));
         self.dial_recipient(id, addresses);
-        self.go_on_searching(id);
+        self.advance_search(id);
     }
 
     /// Sends what waits for a node over the link that there is now.
     pub(super) fn recipient_linked(&mut self, id: NodeId) {
         let stage = self.send_queues.stage(id);
         // A message that is being relayed does not go over the link as well, as it would arrive twice.
-        if let Some(SendStage::Addresses | SendStage::Dialling(_) | SendStage::Searching(_)) = stage
+        if let Some(SendStage::LookingUp | SendStage::Dialling(_) | SendStage::Searching(_)) = stage
         {
             self.send_first(id);
         }
@@ -316,7 +316,7 @@ impl Machine {
         if is_linked {
             self.recipient_linked(id);
         } else {
-            self.go_on_searching(id);
+            self.advance_search(id);
         }
     }
 
@@ -329,11 +329,11 @@ impl Machine {
         {
             if search.found.is_none() {
                 search.found = Some(answer.id);
-                search.patience = Some(self.now.monotonic + PATIENCE);
+                search.dials_until = Some(self.now.monotonic + DIAL_PATIENCE);
                 self.send_queues.set_stage(id, SendStage::Searching(search));
             }
             self.dial_recipient(id, answer.addresses.clone());
-            self.go_on_searching(id);
+            self.advance_search(id);
         }
     }
 
@@ -343,7 +343,7 @@ impl Machine {
         if let Some(SendStage::Searching(mut search)) = self.send_queues.stage(id) {
             search.ended = true;
             self.send_queues.set_stage(id, SendStage::Searching(search));
-            self.go_on_searching(id);
+            self.advance_search(id);
         }
     }
 
@@ -354,7 +354,7 @@ impl Machine {
         else {
             return;
         };
-        let again = self.now.monotonic + BUSY;
+        let again = self.now.monotonic + BUSY_WAIT;
         match outcome {
             // By the relay's word it was not delivered. After silence it may have been, so only this is
             // repeated.
@@ -379,7 +379,7 @@ impl Machine {
         while let Some(id) = self.send_queues.timers.pop(now) {
             match self.send_queues.stage(id) {
                 Some(SendStage::Busy { deadline, .. }) => match self.send_queues.way(id, now) {
-                    Some(query) if !self.links.is_open(id) => {
+                    Some(query) if !self.links.can_send_to(id) => {
                         self.relay_first(id, Some(query), deadline, false);
                     }
                     _ => self.send_first(id),
@@ -388,7 +388,7 @@ impl Machine {
                 Some(SendStage::Searching(mut search)) => {
                     // There is no timer from now on: a message that can't be relayed waits for the
                     // dials.
-                    search.patience = None;
+                    search.dials_until = None;
                     self.send_queues.set_stage(id, SendStage::Searching(search));
                     if self.first_can_be_relayed(id) {
                         self.end_search(id, search);
@@ -409,7 +409,7 @@ impl Machine {
 
     /// Begins with the first in the queue of a recipient.
     fn send_first(&mut self, to: NodeId) {
-        let open = self.links.connection(to).filter(|_| self.links.is_open(to));
+        let open = self.links.connection(to).filter(|_| self.links.can_send_to(to));
         let now = self.now.monotonic;
         let deadline = now + self.send_queues.limits.query_timeout;
         if open.is_some() && matches!(self.send_queues.first(to), Some(Payload::Reply { .. })) {
@@ -419,7 +419,7 @@ impl Machine {
         if let Some(connection) = open {
             let Some((operation, payload)) = self.send_queues.take_first(to) else { return };
             self.send_queues.set_stage(to, SendStage::Delivering(operation));
-            self.outbox.push_back(Output::Deliver { operation, connection, payload });
+            self.outputs.push_back(Output::Deliver { operation, connection, payload });
             return;
         }
         match self.send_queues.way(to, now).filter(|_| self.first_can_be_relayed(to)) {
@@ -465,7 +465,7 @@ impl Machine {
                     .set_stage(to, SendStage::Relaying { since: now, deadline, remembered });
                 // Noted before the effects are carried out: the message may have failed already.
                 self.send_queues.relayed.insert(number, to);
-                self.absorb();
+                self.carry_out_effects();
             }
             // No message to this recipient can be sealed, as no node can have that identity.
             Err(error) => self.fail_recipient(to, &SendError::Refused(error)),
@@ -474,13 +474,13 @@ impl Machine {
 
     fn find_recipient(&mut self, id: NodeId) {
         if let Some(recipient) = self.send_queues.recipients.get_mut(&id) {
-            recipient.tried.clear();
+            recipient.dialled.clear();
         }
-        self.send_queues.set_stage(id, SendStage::Addresses);
-        self.outbox.push_back(Output::LookUpAddresses(id));
+        self.send_queues.set_stage(id, SendStage::LookingUp);
+        self.outputs.push_back(Output::LookUpAddresses(id));
     }
 
-    /// Dials addresses of a recipient, except those that were tried before. A node whose links are made
+    /// Dials addresses of a recipient, except those that were dialled before. A node whose links are made
     /// by hand dials none.
     fn dial_recipient(&mut self, id: NodeId, addresses: Vec<Address>) {
         if self.manual {
@@ -491,8 +491,10 @@ impl Machine {
             let Some(recipient) = self.send_queues.recipients.get_mut(&id) else { return };
             // Answers are not signed. Without the bound they could have this node dial any number of
             // addresses.
-            if !recipient.tried.contains(&address) && recipient.tried.len() < MAX_RECORD_ADDRESSES {
-                recipient.tried.push(address.clone());
+            if !recipient.dialled.contains(&address)
+                && recipient.dialled.len() < MAX_RECORD_ADDRESSES
+            {
+                recipient.dialled.push(address.clone());
                 recipient.dialling += 1;
                 self.dial(None, vec![address], Purpose::Message);
             }
@@ -501,16 +503,16 @@ impl Machine {
 
     fn search_recipient(&mut self, id: NodeId) {
         let way_until = self.now.monotonic + self.send_queues.limits.way;
-        let search = Search { found: None, ended: false, patience: None, way_until };
+        let search = Search { found: None, ended: false, dials_until: None, way_until };
         self.send_queues.set_stage(id, SendStage::Searching(search));
         let query = self.overlay.ask(QueryKind::FindNode(id), -1, false, None);
         // Noted before the effects are carried out: without links the query has ended already.
         self.send_queues.searches.insert(query, id);
-        self.absorb();
+        self.carry_out_effects();
     }
 
     /// Asks the network, or ends the search for a recipient, if there is nothing else to wait for.
-    fn go_on_searching(&mut self, id: NodeId) {
+    fn advance_search(&mut self, id: NodeId) {
         let Some(recipient) = self.send_queues.recipients.get(&id) else { return };
         match recipient.stage {
             SendStage::Dialling(_) if recipient.dialling == 0 => self.search_recipient(id),
@@ -566,6 +568,6 @@ impl Machine {
         if outcome.is_err() {
             self.send_queues.forget_request(operation);
         }
-        self.outbox.push_back(Output::Sent { operation, outcome });
+        self.outputs.push_back(Output::Sent { operation, outcome });
     }
 }

@@ -231,7 +231,7 @@ fn a_connection_that_replaces_a_link_waits_until_its_end_was_reported() {
     let mut node = Driven::new(1);
     node.link(2, 1);
     let outputs = node.greeted_as(2, 2, None, Direction::Inbound, 9);
-    let [Output::HangUp(ConnectionId(1), Reason::Replaced)] = outputs[..] else {
+    let [Output::CloseReplacedLink(ConnectionId(1), Reason::Replaced)] = outputs[..] else {
         panic!("{outputs:?}");
     };
     // What the old one still brings is wanted.
@@ -270,7 +270,7 @@ fn frames_of_a_link_that_is_left_are_void() {
     let mut node = Driven::new(1);
     node.link(2, 1);
     let outputs = node.input(Input::Command(Command::Disconnect(id(2))));
-    let [Output::Leave(ConnectionId(1), Reason::Requested)] = outputs[..] else {
+    let [Output::CloseLink(ConnectionId(1), Reason::Requested)] = outputs[..] else {
         panic!("{outputs:?}");
     };
     let ttl = Duration::from_secs(1);
@@ -291,7 +291,7 @@ fn a_query_that_finds_its_link_crowded_is_incomplete() {
     let [Output::QueryEnded { operation: ended, complete: false }] = outputs[..] else {
         panic!("{outputs:?}");
     };
-    assert_eq!((ended, node.machine.passed_over()), (operation, 1));
+    assert_eq!((ended, node.machine.skipped_frames()), (operation, 1));
 }
 
 #[test]
@@ -320,7 +320,7 @@ fn a_node_that_stops_makes_no_links_and_leaves_those_it_has() {
     let outputs = node.greeted(6, 9, None);
     assert!(matches!(outputs[..], [Output::Refused(ConnectionId(9), Reason::Stopping)]));
     let outputs = node.input(Input::Stop { hand_over: false });
-    assert!(matches!(outputs[..], [Output::Leave(ConnectionId(1), Reason::Stopping)]));
+    assert!(matches!(outputs[..], [Output::CloseLink(ConnectionId(1), Reason::Stopping)]));
 }
 
 #[test]
@@ -330,8 +330,8 @@ fn a_message_goes_over_a_link_that_is_made_for_it_and_closes_once_idle() {
     assert!(matches!(outputs[..], [Output::LookUpAddresses(to)] if to == id(2)), "{outputs:?}");
     let (second, outputs) = node.send(2, "two");
     assert!(outputs.is_empty(), "it waits behind the first");
-    assert!(node.machine.sends_to(id(2)));
-    let outputs = node.input(Input::MetAt { id: id(2), addresses: vec![address(2)] });
+    assert!(node.machine.has_messages_for(id(2)));
+    let outputs = node.input(Input::AddressesLookedUp { id: id(2), addresses: vec![address(2)] });
     let [Output::Dial { dial, purpose: Purpose::Message, .. }] = outputs[..] else {
         panic!("{outputs:?}");
     };
@@ -348,7 +348,7 @@ fn a_message_goes_over_a_link_that_is_made_for_it_and_closes_once_idle() {
     let outputs = node.input(Input::Delivered { to: id(2), operation: first });
     assert_eq!(delivered(&outputs), [second]);
     node.input(Input::Delivered { to: id(2), operation: second });
-    assert!(!node.machine.sends_to(id(2)));
+    assert!(!node.machine.has_messages_for(id(2)));
     // Used once more, then idle.
     let (mut measured, connection) = (0, ConnectionId(7));
     for (count, busy) in [(2, false), (3, false), (3, true), (3, false), (3, false), (3, false)] {
@@ -358,7 +358,7 @@ fn a_message_goes_over_a_link_that_is_made_for_it_and_closes_once_idle() {
     }
     assert_eq!(measured, 6);
     let outputs = node.input(Input::LinkUse { connection, count: 3, busy: false });
-    assert!(matches!(outputs[..], [Output::Leave(_, Reason::NotNeeded)]), "{outputs:?}");
+    assert!(matches!(outputs[..], [Output::CloseLink(_, Reason::NotNeeded)]), "{outputs:?}");
 }
 
 #[test]
@@ -367,7 +367,7 @@ fn a_message_to_an_unknown_node_fails_once_all_have_answered() {
     node.link(3, 1);
     let (first, _) = node.send(2, "one");
     let (second, _) = node.send(2, "two");
-    let outputs = node.input(Input::MetAt { id: id(2), addresses: Vec::new() });
+    let outputs = node.input(Input::AddressesLookedUp { id: id(2), addresses: Vec::new() });
     let query = outputs.iter().find_map(|output| match output {
         Output::Send { frame: Frame::Query(query), .. } => Some(query.clone()),
         _ => None,
@@ -531,7 +531,7 @@ proptest! {
                     said
                 }
                 Step::Met(n) => {
-                    node.input(Input::MetAt { id: id(n), addresses: vec![address(n)] })
+                    node.input(Input::AddressesLookedUp { id: id(n), addresses: vec![address(n)] })
                 }
                 Step::Wait(millis) => node.pass(Duration::from_millis(millis.into())),
             };
@@ -549,7 +549,7 @@ proptest! {
         for _ in 0..50 {
             for n in 2..5 {
                 outputs.extend(node.input(Input::LinkReported { id: id(n) }));
-                outputs.extend(node.input(Input::MetAt { id: id(n), addresses: Vec::new() }));
+                outputs.extend(node.input(Input::AddressesLookedUp { id: id(n), addresses: Vec::new() }));
             }
             if seen == outputs.len() && !node.machine.dials.is_any() && !node.machine.send_queues.is_any() {
                 break;

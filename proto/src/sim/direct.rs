@@ -129,7 +129,7 @@ impl<H: Handler> Sim<H> {
     pub(super) fn look_up_addresses(&mut self, node: usize, id: NodeId) {
         let addresses: Vec<Address> =
             self.nodes[node].known_addresses.get(&id).cloned().into_iter().collect();
-        self.input(node, Input::MetAt { id, addresses });
+        self.input(node, Input::AddressesLookedUp { id, addresses });
     }
 
     /// Answers how much a link is used.

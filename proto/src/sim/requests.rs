@@ -69,7 +69,7 @@ impl<H: Handler> Sim<H> {
         let Some(running) = &self.nodes[node].running else { return Ok(()) };
         // Messages may still wait for an on-demand link that is up by now. The request has to stay
         // behind them.
-        let waits = running.machine.sends_to(to);
+        let waits = running.machine.has_messages_for(to);
         let handle = running.handles.get(&to).filter(|_| !waits).cloned();
         let (len, limit) = (message.body().len(), self.config.max_message);
         if len > limit {

@@ -125,7 +125,7 @@ impl<H: Handler> Sim<H> {
                     let Some(running) = &self.nodes[node].running else { continue };
                     // Messages may still wait for an on-demand link that is up by now. This one has to
                     // stay behind them.
-                    let waits = running.machine.sends_to(peer.id());
+                    let waits = running.machine.has_messages_for(peer.id());
                     match running.handles.get(&peer.id()).filter(|_| !waits).cloned() {
                         Some(handle) => self.send_message(node, &handle, message),
                         None => self.send_directly(node, peer, message),
@@ -207,14 +207,14 @@ impl<H: Handler> Sim<H> {
             let (links, config) = (&self.links, &self.config);
             let Some(running) = &mut self.nodes[node].running else { return };
             // The machine counts since its start, the statistics over all runs and nodes.
-            let before = running.machine.passed_over();
+            let before = running.machine.skipped_frames();
             let is_crowded = |connection: ConnectionId, _: &Frame| {
                 let link = links.get(&connection);
                 let outbox = link.and_then(|link| Some(&link.outboxes[link.side_of(node)?]));
                 outbox.is_some_and(|outbox| outbox.is_crowded(config))
             };
             let output = running.machine.poll(is_crowded);
-            self.stats.passed_over += running.machine.passed_over() - before;
+            self.stats.passed_over += running.machine.skipped_frames() - before;
             match output {
                 Some(output) => self.carry_out(node, output),
                 None => return,
@@ -234,8 +234,8 @@ impl<H: Handler> Sim<H> {
             Output::Refused(connection, reason) => self.refuse(node, connection, reason),
             Output::Joined(_) => self.nodes[node].joining = Joining::Joined,
             Output::JoinEnded { operation, outcome } => self.join_ended(node, operation, outcome),
-            Output::Leave(connection, reason) => self.leave_link(node, connection, reason),
-            Output::HangUp(connection, reason) => {
+            Output::CloseLink(connection, reason) => self.leave_link(node, connection, reason),
+            Output::CloseReplacedLink(connection, reason) => {
                 let side = self.links.get(&connection).and_then(|link| link.side_of(node));
                 if let Some(side) = side {
                     self.hang_up(connection, side, reason);
@@ -273,7 +273,7 @@ impl<H: Handler> Sim<H> {
                 self.probe_answered(node, operation.0, answer);
             }
             Output::Probe { addresses, id, probe } => self.probe(node, id, addresses, probe),
-            Output::Lookup { query, what, .. } => self.look_up(node, query, &what),
+            Output::LookUpAnswer { query, what, .. } => self.look_up(node, query, &what),
             Output::Keep(batch) => self.nodes[node].store_broadcast(batch),
             Output::StopOrdered => {
                 self.work.push_back(Work::Stop(node, self.nodes[node].run));

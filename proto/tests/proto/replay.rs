@@ -221,8 +221,8 @@ fn replay_overlay(recording: &Recording, by: bool, key: Key) -> Done {
             match output {
                 Output::Send { frame, .. } => done.sent.extend([kind(&frame)]),
                 Output::Event(event) => done.events.push(event),
-                Output::Lookup { what, .. } => done.lookups.push(what),
-                Output::Leave(_, reason) => panic!("hangs up: {reason}"),
+                Output::LookUpAnswer { what, .. } => done.lookups.push(what),
+                Output::CloseLink(_, reason) => panic!("hangs up: {reason}"),
                 _ => {}
             }
         }

@@ -9,8 +9,8 @@ use peerkit_proto::files::{FileKind, FileName, SharedFile};
 use peerkit_proto::frame::broadcast::{Batch, Have, Item, Want};
 use peerkit_proto::frame::direct::{Delivery, Forward, Forwarded, RelayLabel};
 use peerkit_proto::frame::membership::{
-    Beacon, Disconnect, ForwardJoin, Need, NeighbourReply, NeighbourRequest, Outcome, Probe,
-    Shuffle, ShuffleReply,
+    Beacon, Disconnect, ForwardJoin, Need, NeighbourOutcome, NeighbourReply, NeighbourRequest,
+    Probe, Shuffle, ShuffleReply,
 };
 use peerkit_proto::frame::owner::ShutdownOrder;
 use peerkit_proto::frame::query::{
@@ -321,7 +321,7 @@ fn membership() {
     vector("what a record's signature is over", &signed, RECORD_SIGNED);
     let request = NeighbourRequest { need: Need::Join, record: record.clone() };
     frame("neighbour request", &Frame::NeighbourRequest(request), NEIGHBOUR_REQUEST);
-    let (outcome, records) = (Outcome::Full, Vec::new());
+    let (outcome, records) = (NeighbourOutcome::Full, Vec::new());
     let reply = NeighbourReply { outcome, record: record.clone(), records };
     frame("neighbour reply", &Frame::NeighbourReply(reply), NEIGHBOUR_REPLY);
     let join = ForwardJoin { steps: 6, record: record.clone() };

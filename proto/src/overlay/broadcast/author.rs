@@ -15,7 +15,7 @@ const ITEM_OVERHEAD: usize = 15;
 
 /// The broadcasts of this node.
 #[derive(Debug)]
-pub(super) struct Author {
+pub(super) struct UnsentBroadcasts {
     delay: Duration,
     max_bytes: usize,
     /// Number of broadcasts so far, including those that wait.
@@ -23,10 +23,10 @@ pub(super) struct Author {
     waiting: Vec<Item>,
     bytes: usize,
     /// Time from which the next broadcast is sent at once.
-    open: Instant,
+    send_at: Instant,
 }
 
-impl Author {
+impl UnsentBroadcasts {
     pub(super) fn new(config: &Config) -> Self {
         Self {
             delay: config.batch_delay,
@@ -34,7 +34,7 @@ impl Author {
             count: 0,
             waiting: Vec::new(),
             bytes: 0,
-            open: Instant::ZERO,
+            send_at: Instant::ZERO,
         }
     }
 
@@ -59,7 +59,7 @@ impl Author {
 
     /// Returns when the waiting broadcasts are due.
     pub(super) fn due(&self) -> Option<Instant> {
-        (!self.waiting.is_empty()).then_some(self.open)
+        (!self.waiting.is_empty()).then_some(self.send_at)
     }
 
     /// Takes the waiting broadcasts, with the number of the first; `None` if there are none.
@@ -67,7 +67,7 @@ impl Author {
         if self.waiting.is_empty() {
             return None;
         }
-        self.open = now + self.delay;
+        self.send_at = now + self.delay;
         self.bytes = 0;
         let items = std::mem::take(&mut self.waiting);
         Some((self.count + 1 - items.len() as u64, items))

@@ -63,7 +63,7 @@ impl RunState {
     }
 
     /// Notes that a peer has everything up to a number.
-    pub(super) fn note(&mut self, link: NodeId, upto: u64) {
+    pub(super) fn note_progress(&mut self, link: NodeId, upto: u64) {
         let has = self.has.entry(link).or_default();
         *has = (*has).max(upto);
     }
@@ -75,7 +75,7 @@ impl RunState {
 
     /// Returns the peer to ask for what is missing: of those that have it, the next after the one asked
     /// last.
-    pub(super) fn candidate(&self) -> Option<NodeId> {
+    pub(super) fn next_source(&self) -> Option<NodeId> {
         // Places count from 1, and 0 stands for a run of which nothing has arrived.
         let wanted = self.next.max(1);
         let able = || self.has.iter().filter(move |(_, upto)| **upto >= wanted).map(|(id, _)| *id);

@@ -15,9 +15,9 @@ pub(crate) fn batch(first: u64, texts: &[&str]) -> Batch {
     Batch::sign(&author(), "net", 5, (first, 1), texts.iter().map(|text| item(text)).collect())
 }
 
-type Bench = crate::overlay::tests::bench::Bench<Broadcasts>;
+type TestBench = crate::overlay::tests::bench::TestBench<Broadcasts>;
 
-impl Bench {
+impl TestBench {
     fn new(links: u8) -> Self {
         Self::with(Key::from_secret(&[100; 32]), links, &Config::default())
     }
@@ -38,26 +38,26 @@ impl Bench {
         let address = "127.0.0.1:1".parse().unwrap();
         let peer = Peer::new(link(n), String::new(), address, Direction::Outbound);
         self.links.insert(link(n), peer);
-        self.turn(|broadcasts, turn| broadcasts.link_up(turn, link(n)));
+        self.act(|broadcasts, cx| broadcasts.link_up(cx, link(n)));
     }
 
     fn receive(&mut self, from: u8, batch: Batch) {
-        self.turn(|broadcasts, turn| broadcasts.receive(turn, link(from), batch));
+        self.act(|broadcasts, cx| broadcasts.receive(cx, link(from), batch));
     }
 
     fn announce(&mut self, from: u8, upto: u64) {
         let have = Have { run: run(), upto };
-        self.turn(|broadcasts, turn| broadcasts.receive_haves(turn, link(from), &[have]));
+        self.act(|broadcasts, cx| broadcasts.receive_haves(cx, link(from), &[have]));
     }
 
     fn say(&mut self, text: &str) {
-        self.turn(|broadcasts, turn| broadcasts.publish(turn, String::new(), text.into()).unwrap());
+        self.act(|broadcasts, cx| broadcasts.publish(cx, String::new(), text.into()).unwrap());
     }
 
     /// Lets time pass up to the next thing to do.
     fn wait(&mut self) {
         self.now = self.part.poll_timeout().expect("something to wait for");
-        self.turn(Broadcasts::handle_timeout);
+        self.act(Broadcasts::handle_timeout);
     }
 
     /// Returns the effects in words: `push 2 a b` sends the texts a and b to link 2.
@@ -82,7 +82,7 @@ impl Bench {
             Effect::Out(Output::Event(Event::NodeBroadcastsMissed { count, .. })) => {
                 Some(format!("missed {count}"))
             }
-            Effect::HangUp(id, Reason::Fault(_)) => Some(format!("fault {}", id.as_bytes()[0])),
+            Effect::CloseLink(id, Reason::Fault(_)) => Some(format!("fault {}", id.as_bytes()[0])),
             Effect::Out(Output::Keep(_)) => None,
             other => panic!("{other:?}"),
         };
@@ -105,7 +105,7 @@ fn texts(batch: &Batch) -> String {
 
 #[test]
 fn a_new_broadcast_is_delivered_and_passed_on_and_an_old_one_refused() {
-    let mut node = Bench::new(3);
+    let mut node = TestBench::new(3);
     node.receive(1, batch(1, &["a"]));
     assert_eq!(node.out(), ["push 2 a", "push 3 a", "delivered a"]);
     node.receive(2, batch(1, &["a"]));
@@ -121,7 +121,7 @@ fn a_new_broadcast_is_delivered_and_passed_on_and_an_old_one_refused() {
 
 #[test]
 fn a_pruned_link_gets_announcements_until_it_grafts() {
-    let mut node = Bench::new(2);
+    let mut node = TestBench::new(2);
     node.part.receive_prune(link(2), run());
     node.receive(1, batch(1, &["a"]));
     node.part.receive_prune(link(2), run());
@@ -130,7 +130,7 @@ fn a_pruned_link_gets_announcements_until_it_grafts() {
     node.wait();
     assert_eq!(node.out(), ["have 2 [2]"]);
     let want = Want { run: run(), after: 1 };
-    node.turn(|broadcasts, turn| broadcasts.receive_want(turn, link(2), want));
+    node.act(|broadcasts, cx| broadcasts.receive_want(cx, link(2), want));
     assert_eq!(node.out(), ["push 2 b", "given 2 2"]);
     node.receive(1, batch(3, &["c"]));
     assert_eq!(node.out(), ["push 2 c", "delivered c"]);
@@ -138,7 +138,7 @@ fn a_pruned_link_gets_announcements_until_it_grafts() {
 
 #[test]
 fn an_announced_broadcast_that_does_not_come_is_requested_from_one_peer_after_another() {
-    let mut node = Bench::new(3);
+    let mut node = TestBench::new(3);
     let begun = node.now;
     node.announce(2, 1);
     node.announce(3, 1);
@@ -151,12 +151,12 @@ fn an_announced_broadcast_that_does_not_come_is_requested_from_one_peer_after_an
     assert_eq!(node.out(), ["want 3 0"]);
     node.receive(3, batch(1, &["a"]));
     assert_eq!(node.out(), ["push 1 a", "delivered a"], "2 has it");
-    assert!(node.part.due.first().is_none());
+    assert!(node.part.requests_due.first().is_none());
 }
 
 #[test]
 fn a_new_link_that_has_more_is_asked_at_once() {
-    let mut node = Bench::new(0);
+    let mut node = TestBench::new(0);
     node.link(7);
     node.announce(7, 4);
     let now = node.now;
@@ -166,7 +166,7 @@ fn a_new_link_that_has_more_is_asked_at_once() {
 
 #[test]
 fn a_gap_waits_for_what_stands_before_it() {
-    let mut node = Bench::new(2);
+    let mut node = TestBench::new(2);
     node.receive(1, batch(1, &["a"]));
     node.out();
     node.receive(2, batch(3, &["c"]));
@@ -177,12 +177,12 @@ fn a_gap_waits_for_what_stands_before_it() {
 
 #[test]
 fn a_gap_that_no_peer_can_fill_is_reported() {
-    let mut node = Bench::new(1);
+    let mut node = TestBench::new(1);
     node.receive(1, batch(1, &["a"]));
     node.receive(1, batch(4, &["d"]));
     assert_eq!(node.out(), ["delivered a", "want 1 1"]);
     let given = Have { run: run(), upto: 4 };
-    node.turn(|broadcasts, turn| broadcasts.receive_given(turn, link(1), given));
+    node.act(|broadcasts, cx| broadcasts.receive_given(cx, link(1), given));
     // A node that has it may still come.
     assert_eq!(node.out(), [""; 0]);
     let begun = node.now;
@@ -196,11 +196,11 @@ fn a_gap_that_no_peer_can_fill_is_reported() {
 
 #[test]
 fn a_gap_is_filled_by_who_comes_later() {
-    let mut node = Bench::new(2);
+    let mut node = TestBench::new(2);
     node.receive(1, batch(1, &["a"]));
     node.receive(1, batch(3, &["c"]));
     node.links.remove(&link(1));
-    node.turn(|broadcasts, turn| broadcasts.link_down(turn, link(1)));
+    node.act(|broadcasts, cx| broadcasts.link_down(cx, link(1)));
     node.wait();
     node.out();
     node.link(3);
@@ -214,7 +214,7 @@ fn a_gap_is_filled_by_who_comes_later() {
 
 #[test]
 fn broadcasts_older_than_any_log_are_not_awaited() {
-    let mut node = Bench::new(1);
+    let mut node = TestBench::new(1);
     let late = Batch::sign(&author(), "net", 5, (40, 40), vec![item("x")]);
     node.receive(1, late);
     assert_eq!(node.out(), ["delivered x"]);
@@ -222,7 +222,7 @@ fn broadcasts_older_than_any_log_are_not_awaited() {
 
 #[test]
 fn a_peer_that_claims_what_it_does_not_have_is_given_up() {
-    let mut node = Bench::new(1);
+    let mut node = TestBench::new(1);
     node.announce(1, u64::MAX);
     for _ in 0..MAX_TRIES {
         node.wait();
@@ -230,13 +230,13 @@ fn a_peer_that_claims_what_it_does_not_have_is_given_up() {
     }
     node.wait();
     assert_eq!(node.out(), [""; 0]);
-    assert!(node.part.runs.is_empty() && node.part.due.first().is_none());
+    assert!(node.part.runs.is_empty() && node.part.requests_due.first().is_none());
     assert_eq!(node.part.unverified, 0);
 }
 
 #[test]
 fn broadcasts_soon_after_each_other_go_out_under_one_signature() {
-    let mut node = Bench::with(author(), 1, &Config::default());
+    let mut node = TestBench::with(author(), 1, &Config::default());
     node.say("a");
     assert_eq!(node.out(), ["push 1 a"]);
     for text in ["b", "c", "d"] {
@@ -254,7 +254,7 @@ fn broadcasts_soon_after_each_other_go_out_under_one_signature() {
 
 #[test]
 fn broadcasts_that_exceed_one_frame_go_out_in_several() {
-    let mut node = Bench::with(author(), 1, &Config::default());
+    let mut node = TestBench::with(author(), 1, &Config::default());
     let large = "x".repeat(40 << 10);
     for _ in 0..3 {
         node.say(&large);
@@ -265,30 +265,27 @@ fn broadcasts_that_exceed_one_frame_go_out_in_several() {
 
 #[test]
 fn the_same_text_twice_is_two_broadcasts() {
-    let mut node = Bench::with(author(), 0, &Config::default());
-    let mut say = || {
-        node.turn(|broadcasts, turn| {
-            broadcasts.publish(turn, String::new(), "same".into()).unwrap()
-        })
-    };
+    let mut node = TestBench::with(author(), 0, &Config::default());
+    let mut say =
+        || node.act(|broadcasts, cx| broadcasts.publish(cx, String::new(), "same".into()).unwrap());
     assert_ne!(say(), say());
 }
 
 #[test]
 fn the_id_that_the_author_gets_is_the_one_that_others_hear() {
-    let mut node = Bench::with(author(), 1, &Config::default());
-    let id = node.turn(|b, turn| b.publish(turn, "t".into(), "x".into()).unwrap());
+    let mut node = TestBench::with(author(), 1, &Config::default());
+    let id = node.act(|b, cx| b.publish(cx, "t".into(), "x".into()).unwrap());
     let Some(Effect::Send(_, Frame::Broadcast(batch))) = node.out.pop_front() else { panic!() };
     assert_eq!(batch.ids("net"), [id]);
 }
 
 #[test]
 fn a_crowded_link_gets_announcements_and_requests_later() {
-    let mut node = Bench::new(2);
+    let mut node = TestBench::new(2);
     let pushed = batch(1, &["a"]);
     node.receive(1, pushed.clone());
     node.out();
-    node.turn(|broadcasts, turn| broadcasts.passed_over(turn, link(2), &pushed));
+    node.act(|broadcasts, cx| broadcasts.batch_skipped(cx, link(2), &pushed));
     node.receive(1, batch(2, &["b"]));
     assert_eq!(node.out(), ["delivered b"]);
     node.wait();
@@ -297,12 +294,12 @@ fn a_crowded_link_gets_announcements_and_requests_later() {
 
 #[test]
 fn a_broadcast_without_a_ready_application_is_requested_again() {
-    let mut node = Bench::new(2);
+    let mut node = TestBench::new(2);
     node.receive(1, batch(1, &["a"]));
     node.out();
     for _ in 0..20 {
         let late = batch(2, &["b"]);
-        node.turn(|broadcasts, turn| broadcasts.postpone(turn, link(1), &late));
+        node.act(|broadcasts, cx| broadcasts.postpone(cx, link(1), &late));
         assert_eq!(node.out(), [""; 0]);
         node.wait();
         while node.out.is_empty() {
@@ -316,7 +313,7 @@ fn a_broadcast_without_a_ready_application_is_requested_again() {
 
 #[test]
 fn the_number_of_waiting_broadcasts_is_bounded() {
-    let mut node = Bench::new(1);
+    let mut node = TestBench::new(1);
     node.receive(1, batch(1, &["a"]));
     for first in 3..4000 {
         node.receive(1, batch(first, &["x"]));
@@ -330,7 +327,7 @@ fn the_number_of_waiting_broadcasts_is_bounded() {
 
 #[test]
 fn a_large_request_is_answered_in_parts() {
-    let mut node = Bench::new(2);
+    let mut node = TestBench::new(2);
     let large = "x".repeat(60 << 10);
     for first in 1..=6 {
         node.receive(1, batch(first, &[&large]));
@@ -340,7 +337,7 @@ fn a_large_request_is_answered_in_parts() {
     let mut after = 0;
     while after < 6 {
         let want = Want { run: run(), after };
-        node.turn(|broadcasts, turn| broadcasts.receive_want(turn, link(2), want));
+        node.act(|broadcasts, cx| broadcasts.receive_want(cx, link(2), want));
         let mut bytes = 0;
         for output in node.out.drain(..) {
             match output {
@@ -370,7 +367,7 @@ fn the_signature_covers_every_field_and_the_network() {
         let (epoch, places, items) = altered;
         let mut batch = Batch::sign(&author(), "net", epoch, places, items);
         batch.signature = signature;
-        let mut node = Bench::new(1);
+        let mut node = TestBench::new(1);
         node.receive(1, batch);
         node.out() == ["fault 1"]
     };
@@ -383,7 +380,7 @@ fn the_signature_covers_every_field_and_the_network() {
     assert!(forged(|(.., items)| items[0].content = PackedMessage::uncompressed("other".into())));
     assert!(forged(|(.., items)| items.swap(0, 1)));
     assert!(forged(|(.., items)| drop(items.pop())));
-    let mut node = Bench::new(1);
+    let mut node = TestBench::new(1);
     node.receive(1, Batch::sign(&author(), "other", 5, (1, 1), vec![item("a")]));
     assert_eq!(node.out(), ["fault 1"]);
 }
@@ -391,18 +388,18 @@ fn the_signature_covers_every_field_and_the_network() {
 #[test]
 fn limits_hold_before_anything_is_sent_and_where_it_comes_in() {
     let config = Config::default();
-    let mut node = Bench::with(author(), 1, &config);
+    let mut node = TestBench::with(author(), 1, &config);
     let limit = config.max_broadcast;
     let mut say = |title: usize, len: usize| {
-        node.turn(|broadcasts, turn| {
-            broadcasts.publish(turn, "t".repeat(title), vec![0; len].into()).map(drop)
+        node.act(|broadcasts, cx| {
+            broadcasts.publish(cx, "t".repeat(title), vec![0; len].into()).map(drop)
         })
     };
     let len = limit + 1;
     assert_eq!(say(0, len), Err(BroadcastError::TooLarge { len, limit }));
     assert_eq!(say(257, 0), Err(BroadcastError::LongTitle(257)));
     assert_eq!(say(256, limit), Ok(()));
-    let mut node = Bench::new(1);
+    let mut node = TestBench::new(1);
     let half = "x".repeat(limit / 2 + 1);
     node.receive(1, batch(1, &[&half, &half]));
     assert_eq!(node.out(), ["fault 1"]);
@@ -411,7 +408,7 @@ fn limits_hold_before_anything_is_sent_and_where_it_comes_in() {
 #[test]
 fn broadcasts_too_old_or_from_the_future_are_dropped() {
     let config = Config::default();
-    let mut node = Bench::new(1);
+    let mut node = TestBench::new(1);
     let at = |offset: i64| {
         let item = Item { time: UNIX.checked_add_signed(offset).unwrap(), ..item("x") };
         Batch::sign(&author(), "net", 5, (1, 1), vec![item])
@@ -429,7 +426,7 @@ fn broadcasts_too_old_or_from_the_future_are_dropped() {
 #[test]
 fn a_replay_is_nothing_new_for_as_long_as_it_could_pass_for_young() {
     let config = Config::default();
-    let mut node = Bench::new(1);
+    let mut node = TestBench::new(1);
     node.receive(1, batch(1, &["a"]));
     node.out();
     let end = node.now + config.log_age + 2 * config.clock_skew;
@@ -437,7 +434,7 @@ fn a_replay_is_nothing_new_for_as_long_as_it_could_pass_for_young() {
         node.receive(1, batch(1, &["a"]));
         assert!(!node.out().contains(&"delivered a".to_owned()), "at {:?}", node.now);
         node.now = node.now + Duration::from_secs(20);
-        node.turn(Broadcasts::handle_timeout);
+        node.act(Broadcasts::handle_timeout);
     }
     // By then it is kept no more, and nothing is remembered in the end.
     while node.part.poll_timeout().is_some() {
@@ -453,7 +450,7 @@ fn the_log_is_bounded_in_number_and_bytes() {
     let few = Config { log_count: 3, ..Config::default() };
     let small = Config { log_bytes: 450, ..Config::default() };
     for config in [few, small] {
-        let mut node = Bench::with(Key::from_secret(&[100; 32]), 1, &config);
+        let mut node = TestBench::with(Key::from_secret(&[100; 32]), 1, &config);
         for first in 1..=10 {
             node.receive(1, batch(first, &["x"]));
         }
@@ -465,7 +462,7 @@ fn the_log_is_bounded_in_number_and_bytes() {
 #[test]
 fn a_batch_that_reaches_further_than_one_at_its_place_is_counted_once() {
     let config = Config { log_count: 4, ..Config::default() };
-    let mut node = Bench::with(Key::from_secret(&[100; 32]), 1, &config);
+    let mut node = TestBench::with(Key::from_secret(&[100; 32]), 1, &config);
     node.receive(1, batch(1, &["a"]));
     // Signed by the author, and so no fault of the node that passes it on.
     node.receive(1, batch(1, &["a", "b", "c"]));
@@ -479,8 +476,8 @@ fn a_batch_that_reaches_further_than_one_at_its_place_is_counted_once() {
 
 #[test]
 fn broadcasts_of_an_earlier_run_are_served_and_not_delivered_again() {
-    let mut node = Bench::new(1);
-    node.turn(|broadcasts, turn| broadcasts.restore(turn, vec![batch(1, &["a", "b"])]));
+    let mut node = TestBench::new(1);
+    node.act(|broadcasts, cx| broadcasts.restore(cx, vec![batch(1, &["a", "b"])]));
     node.receive(1, batch(1, &["a", "b"]));
     assert_eq!(node.out(), ["prune 1"]);
     node.receive(1, batch(3, &["c"]));
@@ -490,13 +487,13 @@ fn broadcasts_of_an_earlier_run_are_served_and_not_delivered_again() {
 
 #[test]
 fn a_link_that_ends_leaves_nothing_behind() {
-    let mut node = Bench::new(2);
+    let mut node = TestBench::new(2);
     node.announce(1, 5);
     node.announce(2, 5);
     node.wait();
     assert_eq!(node.out(), ["want 1 0"]);
     node.links.remove(&link(1));
-    node.turn(|broadcasts, turn| broadcasts.link_down(turn, link(1)));
+    node.act(|broadcasts, cx| broadcasts.link_down(cx, link(1)));
     node.wait();
     assert_eq!(node.out(), ["want 2 0"]);
     assert!(!node.part.runs[&run()].has.contains_key(&link(1)));

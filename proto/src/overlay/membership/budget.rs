@@ -19,9 +19,9 @@ const MAX_BUCKETS: usize = 256;
 
 /// A bucket for each node that has sent records.
 #[derive(Debug, Default)]
-pub(super) struct Budgets(BTreeMap<NodeId, Bucket>);
+pub(super) struct RecordBudgets(BTreeMap<NodeId, Bucket>);
 
-impl Budgets {
+impl RecordBudgets {
     /// Takes up to `wanted` records from the budget of `id`, and returns their number.
     pub(super) fn take(&mut self, now: Instant, id: NodeId, wanted: usize) -> usize {
         if self.0.len() >= MAX_BUCKETS && !self.0.contains_key(&id) {

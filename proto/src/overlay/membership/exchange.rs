@@ -5,63 +5,68 @@ use crate::frame::Frame;
 use crate::frame::membership::{MAX_RECORDS, Shuffle, ShuffleReply};
 use crate::id::NodeId;
 use crate::node_record::NodeRecord;
-use crate::overlay::{Effect, Turn};
+use crate::overlay::{Effect, OverlayContext};
 use crate::time::Instant;
 
 use super::{
-    FEW, MAX_RECORD_AGE, MAX_SHUFFLES, Membership, SHUFFLE_ACTIVE, SHUFFLE_PASSIVE, SHUFFLE_STEPS,
-    SHUFFLE_TIME,
+    FEW_NEIGHBOURS, MAX_RECORD_AGE, MAX_SHUFFLES, Membership, SHUFFLE_ACTIVE, SHUFFLE_PASSIVE,
+    SHUFFLE_STEPS, SHUFFLE_TIME,
 };
 
 impl Membership {
-    pub(super) fn shuffle(&mut self, turn: &mut Turn<'_>) {
-        let Some(to) = turn.pick(self.active.keys().copied().collect()) else { return };
-        let mut records = self.sample(turn, to);
+    pub(super) fn shuffle(&mut self, cx: &mut OverlayContext<'_>) {
+        let Some(to) = cx.pick(self.active.keys().copied().collect()) else { return };
+        let mut records = self.draw_records(cx, to);
         if !self.record.addresses.is_empty() {
             // In front, so that it counts even if the receiver's budget does not cover all records.
             records.insert(0, self.record.clone());
         }
-        let id = turn.rng_u64();
-        self.remember_shuffle(turn.now, id, None);
-        turn.send(to, Frame::Shuffle(Shuffle { id, steps: SHUFFLE_STEPS, records }));
+        let id = cx.rng_u64();
+        self.remember_shuffle(cx.now, id, None);
+        cx.send(to, Frame::Shuffle(Shuffle { id, steps: SHUFFLE_STEPS, records }));
     }
 
-    pub(super) fn receive_shuffle(&mut self, turn: &mut Turn<'_>, from: NodeId, shuffle: Shuffle) {
+    pub(super) fn receive_shuffle(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        from: NodeId,
+        shuffle: Shuffle,
+    ) {
         let Shuffle { id, steps, records } = shuffle;
         // Each walk is charged, as it causes a frame on every step.
-        if !self.active.contains_key(&from) || self.budgets.take(turn.now, from, 1) == 0 {
+        if !self.active.contains_key(&from) || self.budgets.take(cx.now, from, 1) == 0 {
             return;
         }
         let others = self.active.keys().filter(|other| **other != from);
-        let onward = turn.pick(others.copied().collect());
+        let onward = cx.pick(others.copied().collect());
         match onward {
             Some(onward) if steps > 0 => {
-                self.remember_shuffle(turn.now, id, Some(from));
+                self.remember_shuffle(cx.now, id, Some(from));
                 let steps = steps.min(SHUFFLE_STEPS) - 1;
-                turn.send(onward, Frame::Shuffle(Shuffle { id, steps, records }));
+                cx.send(onward, Frame::Shuffle(Shuffle { id, steps, records }));
             }
             _ => {
                 // As many as came, as in the paper. So asking gets no more than it gives.
                 let count = records.len().min(MAX_RECORDS);
-                let reply = ShuffleReply { id, records: self.passive.sample(turn, count) };
-                turn.send(from, Frame::ShuffleReply(reply));
-                self.learn(turn, from, records);
+                let reply = ShuffleReply { id, records: self.passive.draw_records(cx, count) };
+                cx.send(from, Frame::ShuffleReply(reply));
+                self.learn(cx, from, records);
             }
         }
     }
 
-    pub(super) fn receive_shuffled(
+    pub(super) fn receive_shuffle_reply(
         &mut self,
-        turn: &mut Turn<'_>,
+        cx: &mut OverlayContext<'_>,
         reply: ShuffleReply,
         from: NodeId,
     ) {
         let found = self.shuffles.iter().position(|(_, id, _)| *id == reply.id);
         let Some((_, _, back)) = found.and_then(|at| self.shuffles.remove(at)) else { return };
         match back {
-            Some(back) => turn.send(back, Frame::ShuffleReply(reply)),
+            Some(back) => cx.send(back, Frame::ShuffleReply(reply)),
             // Charged to the neighbour that the reply came over, as the end of the walk is not known.
-            None => self.learn(turn, from, reply.records),
+            None => self.learn(cx, from, reply.records),
         }
     }
 
@@ -75,7 +80,11 @@ impl Membership {
     }
 
     /// Draws records for a node: of some neighbours, and of some other nodes that were reached.
-    pub(super) fn sample(&self, turn: &mut Turn<'_>, recipient: NodeId) -> Vec<NodeRecord> {
+    pub(super) fn draw_records(
+        &self,
+        cx: &mut OverlayContext<'_>,
+        recipient: NodeId,
+    ) -> Vec<NodeRecord> {
         let others = self.active.values();
         let mut others: Vec<_> = others
             .filter(|record| record.node != recipient && !record.addresses.is_empty())
@@ -83,15 +92,20 @@ impl Membership {
             .collect();
         let mut records = Vec::new();
         while records.len() < SHUFFLE_ACTIVE && !others.is_empty() {
-            records.push(others.swap_remove(turn.below(others.len())));
+            records.push(others.swap_remove(cx.below(others.len())));
         }
-        let known = self.passive.sample(turn, SHUFFLE_PASSIVE);
+        let known = self.passive.draw_records(cx, SHUFFLE_PASSIVE);
         records.extend(known.into_iter().filter(|record| record.node != recipient));
         records
     }
 
     /// Learns from records of other nodes, at a bounded rate for each sender.
-    pub(super) fn learn(&mut self, turn: &mut Turn<'_>, from: NodeId, records: Vec<NodeRecord>) {
+    pub(super) fn learn(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        from: NodeId,
+        records: Vec<NodeRecord>,
+    ) {
         let news = |record: &NodeRecord| {
             record.node != self.me
                 && !self.active.contains_key(&record.node)
@@ -101,34 +115,39 @@ impl Membership {
         // lasts for new ones.
         let records: Vec<_> = records.into_iter().filter(news).collect();
         // Charged before signatures are checked, as checking is the costly part.
-        let taken = self.budgets.take(turn.now, from, records.len());
-        let lacked = self.active.len() < FEW;
+        let taken = self.budgets.take(cx.now, from, records.len());
+        let lacked = self.active.len() < FEW_NEIGHBOURS;
         for record in records.into_iter().take(taken) {
-            if self.is_true(turn, &record) {
-                self.passive.learn(turn, record);
+            if self.is_valid(cx, &record) {
+                self.passive.learn(cx, record);
                 if lacked {
-                    self.seek(turn.now);
+                    self.seek(cx.now);
                 }
             }
         }
     }
 
     /// Returns whether a record is signed by its node and of the right time.
-    pub(super) fn is_true(&self, turn: &Turn<'_>, record: &NodeRecord) -> bool {
-        record.time.saturating_add(MAX_RECORD_AGE) >= turn.unix
-            && record.time <= turn.unix.saturating_add(self.max_skew)
+    pub(super) fn is_valid(&self, cx: &OverlayContext<'_>, record: &NodeRecord) -> bool {
+        record.time.saturating_add(MAX_RECORD_AGE) >= cx.unix
+            && record.time <= cx.unix.saturating_add(self.max_skew)
             && self.verifier.verify(record.node, &record.signed(&self.network), &record.signature)
     }
 
     /// Returns whether a record is that of the peer that sent it. If it is not, the link ends.
-    pub(super) fn is_own(&self, turn: &mut Turn<'_>, from: NodeId, record: &NodeRecord) -> bool {
+    pub(super) fn is_senders_own(
+        &self,
+        cx: &mut OverlayContext<'_>,
+        from: NodeId,
+        record: &NodeRecord,
+    ) -> bool {
         // Its time is not checked: a wrong clock is no fault, and only keeps others from using the
         // record.
         let own = record.node == from
             && self.verifier.verify(from, &record.signed(&self.network), &record.signature);
         if !own {
             let reason = Reason::Fault("a record that is not its own, or wrongly signed".into());
-            turn.put(Effect::HangUp(from, reason));
+            cx.put(Effect::CloseLink(from, reason));
         }
         own
     }

@@ -3,11 +3,11 @@
 use crate::event::{Direction, Reason};
 use crate::frame::Frame;
 use crate::frame::membership::{
-    Disconnect, ForwardJoin, Need, NeighbourReply, NeighbourRequest, Outcome,
+    Disconnect, ForwardJoin, Need, NeighbourOutcome, NeighbourReply, NeighbourRequest,
 };
 use crate::id::NodeId;
 use crate::node_record::NodeRecord;
-use crate::overlay::{Effect, Turn};
+use crate::overlay::{Effect, OverlayContext};
 use crate::time::Instant;
 
 use super::{
@@ -18,123 +18,128 @@ impl Membership {
     /// Answers a node that asks for a place.
     pub(super) fn receive_request(
         &mut self,
-        turn: &mut Turn<'_>,
+        cx: &mut OverlayContext<'_>,
         from: NodeId,
         request: NeighbourRequest,
     ) {
         let NeighbourRequest { need, record } = request;
-        if !self.is_own(turn, from, &record) {
+        if !self.is_senders_own(cx, from, &record) {
             return;
         }
-        if !self.open {
-            self.reply(turn, from, Outcome::Manual, Vec::new());
+        if !self.may_join {
+            self.reply(cx, from, NeighbourOutcome::Manual, Vec::new());
             return;
         }
         // The first node of a network joins through no other: the first request makes it a member.
-        self.start(turn);
-        if turn.away.is_kept(turn.now, from) {
+        self.become_member(cx);
+        if cx.away.contains(cx.now, from) {
             // The link with it is for a message only.
-            self.reply(turn, from, Outcome::Full, Vec::new());
+            self.reply(cx, from, NeighbourOutcome::Full, Vec::new());
             return;
         }
         // It had disconnected this node, and wants the link again.
-        self.avoided.lift(from);
+        self.avoided.remove(from);
         // Removed before `has_room` counts, so that the place that it has reserved is not held against
         // it.
-        let kept = self.reserved.remove(&from).is_some_and(|until| until > turn.now);
+        let kept = self.reserved.remove(&from).is_some_and(|until| until > cx.now);
         let known = self.active.contains_key(&from);
-        if !known && need == Need::Low && !kept && !self.has_room(turn.now) {
-            let records = self.passive.sample(turn, SHUFFLE_PASSIVE);
-            self.reply(turn, from, Outcome::Full, records);
+        if !known && need == Need::Low && !kept && !self.has_room(cx.now) {
+            let records = self.passive.draw_records(cx, SHUFFLE_PASSIVE);
+            self.reply(cx, from, NeighbourOutcome::Full, records);
             return;
         }
         if !known && self.active.len() >= self.max_active {
-            self.make_room(turn, &record);
+            self.make_room(cx, &record);
         }
         // Drawn before the node is a neighbour, so that it is not named to itself.
-        let records = self.sample(turn, from);
-        self.reply(turn, from, Outcome::Accepted, records);
+        let records = self.draw_records(cx, from);
+        self.reply(cx, from, NeighbourOutcome::Accepted, records);
         // The node at the end of a walk dials the new node, which takes an address.
         if need == Need::Join && !known && !record.addresses.is_empty() {
             for other in self.active.keys() {
                 let join = ForwardJoin { steps: JOIN_STEPS, record: record.clone() };
-                turn.send(*other, Frame::ForwardJoin(join));
+                cx.send(*other, Frame::ForwardJoin(join));
             }
         }
-        self.add_neighbour(turn, from, record);
+        self.add_neighbour(cx, from, record);
     }
 
     /// Takes the answer of a node that was asked for a place.
     pub(super) fn receive_reply(
         &mut self,
-        turn: &mut Turn<'_>,
+        cx: &mut OverlayContext<'_>,
         from: NodeId,
         reply: NeighbourReply,
     ) {
         let Some(PlaceRequest { need, makes_room, .. }) = self.asked.remove(&from) else { return };
         let NeighbourReply { outcome, record, records } = reply;
-        if !self.is_own(turn, from, &record) {
+        if !self.is_senders_own(cx, from, &record) {
             return;
         }
         match outcome {
-            Outcome::Accepted => {
+            NeighbourOutcome::Accepted => {
                 let known = self.active.contains_key(&from);
                 if !known && self.active.len() >= self.max_active {
                     // The last place was taken while this request was under way.
                     if !makes_room {
-                        self.drop_neighbour(turn, from, Vec::new());
-                        self.passive.add_reached(turn, record);
+                        self.drop_neighbour(cx, from, Vec::new());
+                        self.passive.add_reached(cx, record);
                         return;
                     }
-                    self.make_room(turn, &record);
+                    self.make_room(cx, &record);
                 }
-                self.add_neighbour(turn, from, record);
+                self.add_neighbour(cx, from, record);
                 if need == Need::Join {
-                    turn.put(Effect::Joined(from));
+                    cx.put(Effect::Joined(from));
                 }
             }
-            Outcome::Full | Outcome::Manual => {
-                if outcome == Outcome::Full {
-                    self.passive.add_reached(turn, record);
-                    self.passive.refused(turn.now, from);
+            NeighbourOutcome::Full | NeighbourOutcome::Manual => {
+                if outcome == NeighbourOutcome::Full {
+                    self.passive.add_reached(cx, record);
+                    self.passive.note_refusal(cx.now, from);
                 } else {
                     self.passive.remove(from);
                 }
-                self.close(turn, from, Reason::NotNeeded);
+                self.close(cx, from, Reason::NotNeeded);
                 if need == Need::Join {
-                    turn.put(Effect::JoinRefused(from, outcome));
+                    cx.put(Effect::JoinRefused(from, outcome));
                 }
-                self.seek_later(turn);
+                self.seek_later(cx);
             }
         }
-        self.learn(turn, from, records);
+        self.learn(cx, from, records);
     }
 
     /// Ends the walk that announces a new node, or passes it on.
-    pub(super) fn receive_join(&mut self, turn: &mut Turn<'_>, from: NodeId, join: ForwardJoin) {
+    pub(super) fn receive_join(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        from: NodeId,
+        join: ForwardJoin,
+    ) {
         let ForwardJoin { steps, record } = join;
         let id = record.node;
         // Each walk is charged to the budget for records, so that a neighbour can't flood the network
         // with new nodes.
         let neighbour = self.active.contains_key(&from);
-        if !neighbour || id == self.me || self.budgets.take(turn.now, from, 1) == 0 {
+        if !neighbour || id == self.me || self.budgets.take(cx.now, from, 1) == 0 {
             return;
         }
         let steps = steps.min(JOIN_STEPS);
         let others = self.active.keys().filter(|other| **other != from && **other != id);
-        let onward = turn.pick(others.copied().collect());
+        let onward = cx.pick(others.copied().collect());
         match onward {
             // Nodes on the way do not check the record's signature. The nodes that use the record do.
-            Some(onward) if steps > 0 && !self.has_room(turn.now) => {
+            Some(onward) if steps > 0 && !self.has_room(cx.now) => {
                 if steps == PASSIVE_STEPS {
-                    self.learn(turn, from, vec![record.clone()]);
+                    self.learn(cx, from, vec![record.clone()]);
                 }
                 let join = ForwardJoin { steps: steps - 1, record };
-                turn.send(onward, Frame::ForwardJoin(join));
+                cx.send(onward, Frame::ForwardJoin(join));
             }
-            _ if self.is_candidate(turn.now, turn.away, id) && self.is_true(turn, &record) => {
+            _ if self.is_candidate(cx.now, cx.away, id) && self.is_valid(cx, &record) => {
                 let addresses = record.addresses.into_iter().map(|at| at.with_id(id)).collect();
-                self.approach(turn, id, addresses, Need::Low, true);
+                self.ask_or_dial(cx, id, addresses, Need::Low, true);
             }
             _ => {}
         }
@@ -143,7 +148,7 @@ impl Membership {
     /// Notes that a neighbour gives up its place.
     pub(super) fn receive_disconnect(
         &mut self,
-        turn: &mut Turn<'_>,
+        cx: &mut OverlayContext<'_>,
         from: NodeId,
         disconnect: Disconnect,
     ) {
@@ -153,62 +158,67 @@ impl Membership {
             // It closes the link itself, together with all others.
             self.passive.remove(from);
         } else {
-            self.passive.add_reached(turn, record);
-            self.passive.refused(turn.now, from);
-            self.close(turn, from, Reason::NeighbourReplaced);
+            self.passive.add_reached(cx, record);
+            self.passive.note_refusal(cx.now, from);
+            self.close(cx, from, Reason::NeighbourReplaced);
         }
         for record in instead {
             if self.suggested.len() < MAX_SUGGESTED
                 && record.node != self.me
-                && self.is_true(turn, &record)
+                && self.is_valid(cx, &record)
             {
                 self.suggested.push_back(record);
             }
         }
-        self.seek(turn.now);
+        self.seek(cx.now);
     }
 
     /// Adds a node to the neighbours.
-    pub(super) fn add_neighbour(&mut self, turn: &mut Turn<'_>, id: NodeId, record: NodeRecord) {
+    pub(super) fn add_neighbour(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        id: NodeId,
+        record: NodeRecord,
+    ) {
         self.passive.remove(id);
         // An old beacon would count as new there, and keep a least node known that may be gone.
-        if self.active.insert(id, record).is_none() && self.partition.is_fresh(turn.now) {
-            turn.send(id, Frame::Beacon(self.partition.beacon()));
+        if self.active.insert(id, record).is_none() && self.partition.is_fresh(cx.now) {
+            cx.send(id, Frame::Beacon(self.partition.beacon()));
         }
         if self.active.len() < self.max_active {
-            self.seek_later(turn);
+            self.seek_later(cx);
         } else {
             self.splice_wait = SPLICE_MIN;
         }
     }
 
     /// Drops one of the neighbours to make room for `newcomer`, and names the newcomer to it.
-    pub(super) fn make_room(&mut self, turn: &mut Turn<'_>, newcomer: &NodeRecord) {
+    pub(super) fn make_room(&mut self, cx: &mut OverlayContext<'_>, newcomer: &NodeRecord) {
         let others = self.active.keys().filter(|id| **id != newcomer.node);
-        let Some(id) = turn.pick(others.copied().collect()) else { return };
+        let Some(id) = cx.pick(others.copied().collect()) else { return };
         if let Some(record) = self.active.remove(&id) {
             let dialable = !newcomer.addresses.is_empty();
-            self.drop_neighbour(turn, id, dialable.then(|| newcomer.clone()).into_iter().collect());
-            self.passive.add_reached(turn, record);
-            self.passive.refused(turn.now, id);
+            self.drop_neighbour(cx, id, dialable.then(|| newcomer.clone()).into_iter().collect());
+            self.passive.add_reached(cx, record);
+            self.passive.note_refusal(cx.now, id);
         }
     }
 
     pub(super) fn drop_neighbour(
         &mut self,
-        turn: &mut Turn<'_>,
+        cx: &mut OverlayContext<'_>,
         id: NodeId,
         instead: Vec<NodeRecord>,
     ) {
-        turn.send(id, Frame::Disconnect(Disconnect { instead, leaves: false }));
-        self.close(turn, id, Reason::NeighbourReplaced);
+        cx.send(id, Frame::Disconnect(Disconnect { instead, leaves: false }));
+        self.close(cx, id, Reason::NeighbourReplaced);
     }
 
     /// Ends a link that this node has dialled and that nothing else needs. The side that was dialled
     /// leaves that decision to the dialler, which may need the link for something else.
-    pub(super) fn close(&self, turn: &mut Turn<'_>, id: NodeId, reason: Reason) {
-        if is_ours(turn, id) && !self.pinned.contains(&id) {
-            turn.put(Effect::HangUp(id, reason));
+    pub(super) fn close(&self, cx: &mut OverlayContext<'_>, id: NodeId, reason: Reason) {
+        if is_outbound_link(cx, id) && !self.pinned.contains(&id) {
+            cx.put(Effect::CloseLink(id, reason));
         }
     }
 
@@ -220,6 +230,6 @@ impl Membership {
 }
 
 /// Returns whether there is a link that this node has dialled.
-pub(super) fn is_ours(turn: &Turn<'_>, id: NodeId) -> bool {
-    turn.links.get(&id).is_some_and(|peer| peer.direction() == Direction::Outbound)
+pub(super) fn is_outbound_link(cx: &OverlayContext<'_>, id: NodeId) -> bool {
+    cx.links.get(&id).is_some_and(|peer| peer.direction() == Direction::Outbound)
 }

@@ -9,11 +9,11 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::frame::membership::Beacon;
 use crate::id::NodeId;
-use crate::overlay::Turn;
+use crate::overlay::OverlayContext;
 use crate::time::Instant;
 
 /// Beacons that may be missing before the least node counts as gone.
-const PATIENCE: u32 = 3;
+const MISSED_BEACONS: u32 = 3;
 
 /// The least identity that this node has a beacon of.
 #[derive(Debug)]
@@ -21,23 +21,23 @@ pub(super) struct PartitionCheck {
     me: NodeId,
     every: Duration,
     beacon: Beacon,
-    at: Instant,
+    received_at: Instant,
     /// Time since which it is the same node.
-    since: Instant,
+    least_since: Instant,
 }
 
 impl PartitionCheck {
     pub(super) fn new(me: NodeId, config: &Config) -> Self {
         let beacon = Beacon { least: me, count: 0 };
-        let (at, since) = (Instant::ZERO, Instant::ZERO);
-        Self { me, every: config.beacon_every, beacon, at, since }
+        let (received_at, least_since) = (Instant::ZERO, Instant::ZERO);
+        Self { me, every: config.beacon_every, beacon, received_at, least_since }
     }
 
     /// Starts again with this node as the only one.
     pub(super) fn reset(&mut self, now: Instant) {
         // The count goes on, as others ignore a beacon that does not exceed the last one.
         self.set(now, Beacon { least: self.me, count: self.beacon.count });
-        self.since = now;
+        self.least_since = now;
     }
 
     pub(super) fn beacon(&self) -> Beacon {
@@ -58,8 +58,9 @@ impl PartitionCheck {
 
     /// Starts a new beacon of this node if it is the least node known, or if the beacons of the least node
     /// have stopped. Returns whether it did.
-    pub(super) fn beat(&mut self, now: Instant, unix: u64) -> bool {
-        if self.beacon.least != self.me && now.since(self.at) < self.every * PATIENCE {
+    pub(super) fn start_beacon(&mut self, now: Instant, unix: u64) -> bool {
+        if self.beacon.least != self.me && now.since(self.received_at) < self.every * MISSED_BEACONS
+        {
             return false;
         }
         // All nodes that miss the least node's beacons start one. The least of these replaces the
@@ -73,22 +74,22 @@ impl PartitionCheck {
 
     /// Returns whether the beacon is recent enough for a new neighbour.
     pub(super) fn is_fresh(&self, now: Instant) -> bool {
-        // Beacons are at most five quarters of the interval apart (`Turn::around`). The rest is for
+        // Beacons are at most five quarters of the interval apart (`OverlayContext::around`). The rest is for
         // their way.
-        now.since(self.at) < self.every * 3 / 2
+        now.since(self.received_at) < self.every * 3 / 2
     }
 
     /// Returns whether a node with the beacon `theirs` is in another part of the network. A least node
     /// that has changed a moment ago proves nothing: its beacon is still spreading.
-    pub(super) fn is_partitioned(&self, turn: &Turn<'_>, theirs: Beacon) -> bool {
-        theirs.least != self.beacon.least && turn.now.since(self.since) > self.every * 3 / 2
+    pub(super) fn is_partitioned(&self, cx: &OverlayContext<'_>, theirs: Beacon) -> bool {
+        theirs.least != self.beacon.least && cx.now.since(self.least_since) > self.every * 3 / 2
     }
 
     fn set(&mut self, now: Instant, beacon: Beacon) {
         if beacon.least != self.beacon.least {
-            self.since = now;
+            self.least_since = now;
         }
         self.beacon = beacon;
-        self.at = now;
+        self.received_at = now;
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::id::NodeId;
 use crate::node_record::NodeRecord;
-use crate::overlay::Turn;
+use crate::overlay::OverlayContext;
 use crate::time::Instant;
 
 /// Divisor for the places of nodes that are known from records only: a third.
@@ -33,7 +33,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// The known nodes.
 #[derive(Debug)]
-pub(super) struct Passive {
+pub(super) struct PassiveView {
     max: usize,
     entries: BTreeMap<NodeId, PassiveNode>,
 }
@@ -46,15 +46,15 @@ struct PassiveNode {
     /// The node was reached.
     tested: bool,
     /// Time of the last try, or of the record.
-    at: Instant,
+    changed_at: Instant,
     failures: u32,
     /// Time before which it is not tried.
-    retry: Instant,
+    retry_at: Instant,
     /// Time before which it is not asked for a place.
-    ask: Instant,
+    ask_at: Instant,
 }
 
-impl Passive {
+impl PassiveView {
     pub(super) fn new(max: usize) -> Self {
         Self { max, entries: BTreeMap::new() }
     }
@@ -75,7 +75,7 @@ impl Passive {
     }
 
     /// Adds a node that another node has named.
-    pub(super) fn learn(&mut self, turn: &mut Turn<'_>, record: NodeRecord) {
+    pub(super) fn learn(&mut self, cx: &mut OverlayContext<'_>, record: NodeRecord) {
         if let Some(entry) = self.entries.get_mut(&record.node) {
             // The node has signed newer addresses. That says nothing about whether it can be reached,
             // so the rest of the entry stays.
@@ -83,37 +83,42 @@ impl Passive {
             entry.record = Some(record);
             return;
         }
-        let entry = PassiveNode::new(record.addresses.clone(), Some(record), false, turn.now);
-        self.insert(turn, entry);
+        let entry = PassiveNode::new(record.addresses.clone(), Some(record), false, cx.now);
+        self.insert(cx, entry);
     }
 
     /// Adds a node that was reached.
-    pub(super) fn add_reached(&mut self, turn: &mut Turn<'_>, record: NodeRecord) {
+    pub(super) fn add_reached(&mut self, cx: &mut OverlayContext<'_>, record: NodeRecord) {
         if record.addresses.is_empty() {
             return;
         }
         // The wait after a refusal stays: a node that was reached may still have no place.
-        let ask = self.entries.remove(&record.node).map(|entry| entry.ask);
-        let mut entry = PassiveNode::new(record.addresses.clone(), Some(record), true, turn.now);
-        entry.ask = ask.unwrap_or_default();
-        self.insert(turn, entry);
+        let ask_at = self.entries.remove(&record.node).map(|entry| entry.ask_at);
+        let mut entry = PassiveNode::new(record.addresses.clone(), Some(record), true, cx.now);
+        entry.ask_at = ask_at.unwrap_or_default();
+        self.insert(cx, entry);
     }
 
     /// Adds a node that was met in an earlier run.
-    pub(super) fn add_known(&mut self, turn: &mut Turn<'_>, id: NodeId, addresses: Vec<Address>) {
+    pub(super) fn add_known(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        id: NodeId,
+        addresses: Vec<Address>,
+    ) {
         if !addresses.is_empty() && !self.entries.contains_key(&id) {
             let addresses = addresses.into_iter().map(|address| address.with_id(id)).collect();
-            self.insert(turn, PassiveNode::new(addresses, None, true, turn.now));
+            self.insert(cx, PassiveNode::new(addresses, None, true, cx.now));
         }
     }
 
     /// Notes that a node was not reached.
-    pub(super) fn failed(&mut self, now: Instant, id: NodeId) {
+    pub(super) fn note_failure(&mut self, now: Instant, id: NodeId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.failures += 1;
-        entry.at = now;
+        entry.changed_at = now;
         // The cap on `failures` only keeps the shift from overflowing.
-        entry.retry = now + (RETRY_MIN * (1 << entry.failures.min(8))).min(RETRY_MAX);
+        entry.retry_at = now + (RETRY_MIN * (1 << entry.failures.min(8))).min(RETRY_MAX);
         // A node that others have named gets one try, as anyone can make up nodes.
         if !entry.tested || entry.failures >= MAX_FAILURES {
             self.entries.remove(&id);
@@ -121,9 +126,9 @@ impl Passive {
     }
 
     /// Notes that a node has no place.
-    pub(super) fn refused(&mut self, now: Instant, id: NodeId) {
+    pub(super) fn note_refusal(&mut self, now: Instant, id: NodeId) {
         if let Some(entry) = self.entries.get_mut(&id) {
-            entry.ask = now + ASK_AGAIN;
+            entry.ask_at = now + ASK_AGAIN;
         }
     }
 
@@ -135,44 +140,48 @@ impl Passive {
 
     /// Draws a node to ask for a place, of those whose wait is over. Nodes that were reached at the
     /// last try come first.
-    pub(super) fn to_ask(
+    pub(super) fn draw_to_ask(
         &self,
-        turn: &mut Turn<'_>,
+        cx: &mut OverlayContext<'_>,
         fits: impl Fn(NodeId) -> bool,
     ) -> Option<NodeId> {
-        let now = turn.now;
-        let able = |entry: &PassiveNode| entry.retry <= now && entry.ask <= now;
+        let now = cx.now;
+        let able = |entry: &PassiveNode| entry.retry_at <= now && entry.ask_at <= now;
         let able = self.entries.iter().filter(|(id, entry)| able(entry) && fits(**id));
         let (well, rest): (Vec<_>, Vec<_>) = able.partition(|(_, entry)| entry.failures == 0);
         let ids = if well.is_empty() { rest } else { well };
-        turn.pick(ids).map(|(id, _)| *id)
+        cx.pick(ids).map(|(id, _)| *id)
     }
 
     /// Draws a node to probe, of those whose wait is over.
-    pub(super) fn to_try(
+    pub(super) fn draw_to_probe(
         &self,
-        turn: &mut Turn<'_>,
+        cx: &mut OverlayContext<'_>,
         fits: impl Fn(NodeId) -> bool,
     ) -> Option<NodeId> {
-        let now = turn.now;
-        let able = self.entries.iter().filter(|(id, entry)| entry.retry <= now && fits(**id));
+        let now = cx.now;
+        let able = self.entries.iter().filter(|(id, entry)| entry.retry_at <= now && fits(**id));
         let ids = able.map(|(id, _)| *id).collect();
-        turn.pick(ids)
+        cx.pick(ids)
     }
 
     /// Draws up to `count` records for other nodes. Only nodes that were reached are named, so that
     /// nodes do not pass on what they have not tested.
-    pub(super) fn sample(&self, turn: &mut Turn<'_>, count: usize) -> Vec<NodeRecord> {
+    pub(super) fn draw_records(
+        &self,
+        cx: &mut OverlayContext<'_>,
+        count: usize,
+    ) -> Vec<NodeRecord> {
         let well = self.entries.values().filter(|entry| entry.tested && entry.failures == 0);
         let mut records: Vec<_> = well.filter_map(|entry| entry.record.as_ref()).collect();
         let mut sample = Vec::new();
         while sample.len() < count && !records.is_empty() {
-            sample.push(records.swap_remove(turn.below(records.len())).clone());
+            sample.push(records.swap_remove(cx.below(records.len())).clone());
         }
         sample
     }
 
-    fn insert(&mut self, turn: &mut Turn<'_>, entry: PassiveNode) {
+    fn insert(&mut self, cx: &mut OverlayContext<'_>, entry: PassiveNode) {
         let Some(id) = entry.id() else { return };
         // Each part has places of its own. So records that an attacker makes up can't push out the nodes
         // that were reached (eclipse attack).
@@ -197,11 +206,13 @@ impl Passive {
             // longest time.
             candidates
                 .into_iter()
-                .max_by_key(|(id, other)| (other.failures, std::cmp::Reverse(other.at), **id))
+                .max_by_key(|(id, other)| {
+                    (other.failures, std::cmp::Reverse(other.changed_at), **id)
+                })
                 .map(|(id, _)| *id)
         } else {
             // A stranger who names many nodes can't foresee which of them stay.
-            turn.pick(candidates.into_iter().map(|(id, _)| *id).collect())
+            cx.pick(candidates.into_iter().map(|(id, _)| *id).collect())
         };
         if let Some(removed) = removed {
             self.entries.remove(&removed);
@@ -211,9 +222,14 @@ impl Passive {
 }
 
 impl PassiveNode {
-    fn new(addresses: Vec<Address>, record: Option<NodeRecord>, tested: bool, at: Instant) -> Self {
-        let (retry, ask) = (Instant::ZERO, Instant::ZERO);
-        Self { record, addresses, tested, at, failures: 0, retry, ask }
+    fn new(
+        addresses: Vec<Address>,
+        record: Option<NodeRecord>,
+        tested: bool,
+        changed_at: Instant,
+    ) -> Self {
+        let (retry_at, ask_at) = (Instant::ZERO, Instant::ZERO);
+        Self { record, addresses, tested, changed_at, failures: 0, retry_at, ask_at }
     }
 
     fn id(&self) -> Option<NodeId> {

@@ -4,9 +4,9 @@ use crate::frame::membership::{ForwardJoin, NeighbourRequest, Shuffle, ShuffleRe
 use crate::overlay::tests::bench::UNIX;
 use crate::peer::{Output, Purpose};
 
-type Bench = crate::overlay::tests::bench::Bench<Membership>;
+type TestBench = crate::overlay::tests::bench::TestBench<Membership>;
 
-impl Bench {
+impl TestBench {
     fn new() -> Self {
         Self::with(Config::default(), false)
     }
@@ -15,7 +15,7 @@ impl Bench {
         let (name, network) = ("n".into(), "net".into());
         let identity = Identity { key: key(100), name, network, epoch: UNIX, manual };
         let mut bench = Self::of(Membership::new(&identity, &config));
-        bench.turn(|membership, turn| membership.addresses(turn, &[address(100)]));
+        bench.act(|membership, cx| membership.set_addresses(cx, &[address(100)]));
         bench
     }
 
@@ -32,17 +32,17 @@ impl Bench {
 
     fn link(&mut self, n: u8, direction: Direction) {
         self.links.insert(id(n), Peer::new(id(n), String::new(), address(n), direction));
-        self.turn(|membership, turn| membership.link_up(turn, id(n)));
+        self.act(|membership, cx| membership.link_up(cx, id(n)));
     }
 
     fn unlink(&mut self, n: u8, reason: Reason) {
         self.links.remove(&id(n));
         let link_end = LinkEnd { reason, by_peer: true };
-        self.turn(|membership, turn| membership.link_down(turn, id(n), &link_end));
+        self.act(|membership, cx| membership.link_down(cx, id(n), &link_end));
     }
 
     fn receive(&mut self, from: u8, frame: Frame) {
-        self.turn(|membership, turn| membership.receive(turn, id(from), frame));
+        self.act(|membership, cx| membership.receive(cx, id(from), frame));
     }
 
     fn request(&mut self, from: u8, need: Need) {
@@ -50,19 +50,19 @@ impl Bench {
         self.receive(from, Frame::NeighbourRequest(request));
     }
 
-    fn reply(&mut self, from: u8, outcome: Outcome, records: Vec<NodeRecord>) {
+    fn reply(&mut self, from: u8, outcome: NeighbourOutcome, records: Vec<NodeRecord>) {
         let reply = NeighbourReply { outcome, record: record(from), records };
         self.receive(from, Frame::NeighbourReply(reply));
     }
 
     fn probed(&mut self, n: u8, answer: Option<Probe>) {
-        self.turn(|membership, turn| membership.probed(turn, id(n), answer));
+        self.act(|membership, cx| membership.probed(cx, id(n), answer));
     }
 
     /// Lets time pass up to the next thing to do.
     fn wait(&mut self) {
         self.now = self.part.poll_timeout().expect("something to wait for");
-        self.turn(|membership, turn| membership.handle_timeout(turn));
+        self.act(|membership, cx| membership.handle_timeout(cx));
     }
 
     /// Lets time pass until something like this comes out; what else does is lost.
@@ -108,7 +108,7 @@ impl Bench {
             Effect::Out(Output::Probe { id, probe, .. }) => {
                 format!("probe {} {}", number(id), probe.neighbour)
             }
-            Effect::HangUp(id, reason) => match reason {
+            Effect::CloseLink(id, reason) => match reason {
                 Reason::Fault(_) => format!("fault {}", number(id)),
                 reason => format!("hang up {} {reason:?}", number(id)),
             },
@@ -152,12 +152,12 @@ fn answer(n: u8, neighbour: bool, least: u8) -> Probe {
 
 #[test]
 fn a_node_joins_through_a_link() {
-    let mut node = Bench::new();
+    let mut node = TestBench::new();
     node.link(1, Direction::Outbound);
     assert_eq!(node.out(), [""; 0], "no member unless it is asked for");
-    node.turn(|membership, turn| membership.join(turn, id(1)));
+    node.act(|membership, cx| membership.join(cx, id(1)));
     assert_eq!(node.out(), ["ask 1 Join"]);
-    node.reply(1, Outcome::Accepted, vec![record(2), record(3)]);
+    node.reply(1, NeighbourOutcome::Accepted, vec![record(2), record(3)]);
     assert_eq!(node.out(), ["beacon 1 100", "joined 1"]);
     assert_eq!(node.active(), [id(1)]);
     // A node that was named is asked on a probe first, and dialled once a place is reserved.
@@ -170,9 +170,9 @@ fn a_node_joins_through_a_link() {
 
 #[test]
 fn a_manual_node_neither_joins_nor_accepts_neighbours() {
-    let mut node = Bench::with(Config::default(), true);
+    let mut node = TestBench::with(Config::default(), true);
     node.link(1, Direction::Inbound);
-    node.turn(|membership, turn| membership.join(turn, id(1)));
+    node.act(|membership, cx| membership.join(cx, id(1)));
     node.request(1, Need::High);
     assert_eq!(node.out(), ["no join 1 Manual", "reply 1 Manual"]);
     assert_eq!(node.part.poll_timeout(), None);
@@ -180,13 +180,13 @@ fn a_manual_node_neither_joins_nor_accepts_neighbours() {
 
 #[test]
 fn a_join_that_is_refused_or_not_answered_is_reported() {
-    let mut node = Bench::new();
+    let mut node = TestBench::new();
     for n in 1..=3 {
         node.link(n, Direction::Outbound);
-        node.turn(|membership, turn| membership.join(turn, id(n)));
+        node.act(|membership, cx| membership.join(cx, id(n)));
     }
     node.out();
-    node.reply(1, Outcome::Manual, Vec::new());
+    node.reply(1, NeighbourOutcome::Manual, Vec::new());
     assert_eq!(node.out(), ["hang up 1 NotNeeded", "no join 1 Manual"]);
     node.unlink(2, Reason::Stopping);
     assert_eq!(node.out(), ["no join 2 Full"]);
@@ -195,7 +195,7 @@ fn a_join_that_is_refused_or_not_answered_is_reported() {
 
 #[test]
 fn a_new_node_is_announced_and_the_evicted_neighbour_learns_of_it() {
-    let mut node = Bench::member(5);
+    let mut node = TestBench::member(5);
     node.link(6, Direction::Inbound);
     node.request(6, Need::Join);
     let out = node.out();
@@ -211,7 +211,7 @@ fn a_new_node_is_announced_and_the_evicted_neighbour_learns_of_it() {
 #[test]
 fn the_side_that_has_dialled_closes_the_link_unless_it_is_pinned() {
     for pinned in [false, true] {
-        let mut node = Bench::member(1);
+        let mut node = TestBench::member(1);
         node.link(2, Direction::Outbound);
         if pinned {
             node.part.pin(id(2));
@@ -230,15 +230,15 @@ fn the_side_that_has_dialled_closes_the_link_unless_it_is_pinned() {
 
 #[test]
 fn a_full_node_refuses_who_has_others_and_keeps_its_word() {
-    let mut node = Bench::member(5);
+    let mut node = TestBench::member(5);
     node.link(6, Direction::Inbound);
     node.request(6, Need::Low);
     assert_eq!(node.out(), ["reply 6 Full"]);
     // A place that was kept for a probe is not given to another.
-    let mut node = Bench::member(4);
+    let mut node = TestBench::member(4);
     let mut probe = answer(7, true, 7);
     probe.record = record(7);
-    let answer = node.turn(|membership, turn| membership.answer_probe(turn, id(7), probe.clone()));
+    let answer = node.act(|membership, cx| membership.answer_probe(cx, id(7), probe.clone()));
     assert!(answer.neighbour);
     for (n, expected) in [(6, "reply 6 Full"), (7, "reply 7 Accepted")] {
         node.link(n, Direction::Inbound);
@@ -246,9 +246,9 @@ fn a_full_node_refuses_who_has_others_and_keeps_its_word() {
         assert_eq!(node.out()[0], expected);
     }
     // And it is not kept for ever.
-    let mut node = Bench::member(4);
-    node.turn(|membership, turn| membership.answer_probe(turn, id(7), probe));
-    node.now = node.now + PATIENCE;
+    let mut node = TestBench::member(4);
+    node.act(|membership, cx| membership.answer_probe(cx, id(7), probe));
+    node.now = node.now + PLACE_TIMEOUT;
     node.link(6, Direction::Inbound);
     node.request(6, Need::Low);
     assert_eq!(node.out()[0], "reply 6 Accepted");
@@ -256,7 +256,7 @@ fn a_full_node_refuses_who_has_others_and_keeps_its_word() {
 
 #[test]
 fn a_node_named_as_replacement_is_asked_first() {
-    let mut node = Bench::member(5);
+    let mut node = TestBench::member(5);
     let link_end = Disconnect { instead: vec![record(9)], leaves: true };
     node.receive(1, Frame::Disconnect(link_end));
     node.wait();
@@ -266,8 +266,8 @@ fn a_node_named_as_replacement_is_asked_first() {
 
 #[test]
 fn a_lost_neighbour_is_replaced_at_once() {
-    let mut node = Bench::member(2);
-    node.turn(|membership, turn| membership.known(turn, vec![(id(8), vec![address(8)])]));
+    let mut node = TestBench::member(2);
+    node.act(|membership, cx| membership.add_known_nodes(cx, vec![(id(8), vec![address(8)])]));
     let now = node.now;
     node.unlink(1, Reason::Lost("reset".into()));
     node.wait();
@@ -275,7 +275,7 @@ fn a_lost_neighbour_is_replaced_at_once() {
     // Without any neighbour there is no time to ask politely.
     node.unlink(2, Reason::Lost("reset".into()));
     node.probed(8, None);
-    node.turn(|membership, turn| membership.known(turn, vec![(id(9), vec![address(9)])]));
+    node.act(|membership, cx| membership.add_known_nodes(cx, vec![(id(9), vec![address(9)])]));
     node.wait();
     assert_eq!(node.out(), ["dial 9"]);
     node.link(9, Direction::Outbound);
@@ -284,7 +284,7 @@ fn a_lost_neighbour_is_replaced_at_once() {
 
 #[test]
 fn a_link_that_another_takes_the_place_of_stays_a_neighbours() {
-    let mut node = Bench::member(1);
+    let mut node = TestBench::member(1);
     node.unlink(1, Reason::Duplicate);
     node.link(1, Direction::Outbound);
     assert_eq!(node.out(), ["ask 1 High"]);
@@ -292,9 +292,9 @@ fn a_link_that_another_takes_the_place_of_stays_a_neighbours() {
 
 #[test]
 fn a_dial_that_was_crossed_leaves_no_link_behind() {
-    let mut node = Bench::member(4);
+    let mut node = TestBench::member(4);
     let at = vec![address(8).with_id(id(8))];
-    node.turn(|membership, turn| membership.approach(turn, id(8), at, Need::Low, false));
+    node.act(|membership, cx| membership.ask_or_dial(cx, id(8), at, Need::Low, false));
     node.out();
     // The other side's own dial is faster; they are neighbours, and not for long.
     node.link(8, Direction::Inbound);
@@ -303,14 +303,14 @@ fn a_dial_that_was_crossed_leaves_no_link_behind() {
     node.unlink(8, Reason::NeighbourReplaced);
     node.out();
     node.link(8, Direction::Outbound);
-    node.turn(|membership, turn| membership.dialled(turn, id(8)));
+    node.act(|membership, cx| membership.dialled(cx, id(8)));
     assert_eq!(node.out(), ["hang up 8 NotNeeded"]);
 }
 
 #[test]
 fn leaving_hands_the_place_over_and_no_node_takes_it() {
-    let mut node = Bench::member(3);
-    node.turn(Membership::leave);
+    let mut node = TestBench::member(3);
+    node.act(Membership::leave);
     let out = node.out();
     assert_eq!(out.len(), 3);
     for said in out {
@@ -320,25 +320,25 @@ fn leaving_hands_the_place_over_and_no_node_takes_it() {
     node.request(1, Need::High);
     assert_eq!(node.out(), ["reply 1 Manual"]);
     // Until it joins again.
-    node.turn(|membership, turn| membership.join(turn, id(1)));
+    node.act(|membership, cx| membership.join(cx, id(1)));
     assert_eq!(node.out(), ["ask 1 Join"]);
 }
 
 #[test]
 fn a_walk_ends_where_there_is_room_or_at_its_last_step() {
     let walk = |steps| Frame::ForwardJoin(ForwardJoin { steps, record: record(9) });
-    let mut full = Bench::member(5);
+    let mut full = TestBench::member(5);
     full.receive(1, walk(6));
     let out = full.out();
     assert!(out.len() == 1 && out[0].starts_with("join") && out[0].ends_with("5 +9"), "{out:?}");
     assert!(!out[0].starts_with("join 1"), "not back");
     full.receive(1, walk(0));
     assert_eq!(full.out(), ["dial 9"]);
-    let mut roomy = Bench::member(3);
+    let mut roomy = TestBench::member(3);
     roomy.receive(1, walk(6));
     assert_eq!(roomy.out(), ["dial 9"]);
     // A stranger's is not believed.
-    let mut node = Bench::member(3);
+    let mut node = TestBench::member(3);
     node.link(8, Direction::Inbound);
     node.receive(8, walk(6));
     let forged = NodeRecord { time: UNIX + 1, ..record(9) };
@@ -348,7 +348,7 @@ fn a_walk_ends_where_there_is_room_or_at_its_last_step() {
 
 #[test]
 fn a_shuffle_goes_on_and_its_answer_comes_back() {
-    let mut node = Bench::member(2);
+    let mut node = TestBench::member(2);
     let shuffle = |id, steps| Frame::Shuffle(Shuffle { id, steps, records: vec![record(9)] });
     node.receive(1, shuffle(5, 6));
     assert_eq!(node.out(), ["shuffle 2 5"]);
@@ -364,40 +364,40 @@ fn a_shuffle_goes_on_and_its_answer_comes_back() {
 
 #[test]
 fn learnt_records_do_not_push_out_nodes_that_were_reached() {
-    let mut node = Bench::member(5);
+    let mut node = TestBench::member(5);
     for n in 10..30 {
-        node.turn(|membership, turn| membership.passive.add_reached(turn, record(n)));
+        node.act(|membership, cx| membership.passive.add_reached(cx, record(n)));
     }
     for n in 101..=240 {
-        node.turn(|membership, turn| membership.passive.learn(turn, record(n)));
+        node.act(|membership, cx| membership.passive.learn(cx, record(n)));
     }
     let known = node.part.views().passive.len();
     assert_eq!(known, 30);
     assert!((10..30).all(|n| node.knows(n)));
     // Even where they are gone for a while.
     for n in 10..30 {
-        node.turn(|membership, turn| membership.passive.failed(turn.now, id(n)));
+        node.act(|membership, cx| membership.passive.note_failure(cx.now, id(n)));
     }
     assert!((10..30).all(|n| node.knows(n)));
 }
 
 #[test]
 fn one_group_of_addresses_gets_a_fifth() {
-    let mut node = Bench::member(5);
+    let mut node = TestBench::member(5);
     let of_one = |n: u8| {
         let address = format!("198.51.{n}.1:7117").parse().unwrap();
         NodeRecord::sign(&key(n), "net", UNIX, &[address])
     };
     for n in 110..=240 {
-        node.turn(|membership, turn| membership.passive.learn(turn, of_one(n)));
-        node.turn(|membership, turn| membership.passive.add_reached(turn, of_one(n - 105)));
+        node.act(|membership, cx| membership.passive.learn(cx, of_one(n)));
+        node.act(|membership, cx| membership.passive.add_reached(cx, of_one(n - 105)));
     }
     assert_eq!(node.part.views().passive.len(), 2 + 4);
 }
 
 #[test]
 fn a_neighbour_tells_at_a_bounded_rate() {
-    let mut node = Bench::member(5);
+    let mut node = TestBench::member(5);
     let mut taken = 0;
     for round in 0..50u64 {
         // Later and later records of the same nodes: each of them is news.
@@ -405,7 +405,7 @@ fn a_neighbour_tells_at_a_bounded_rate() {
             (10..20).map(|n| NodeRecord::sign(&key(n), "net", UNIX + round, &[address(n)]));
         let before = node.part.budgets.take(node.now, id(2), 0);
         assert_eq!(before, 0);
-        node.turn(|membership, turn| membership.learn(turn, id(1), records.collect()));
+        node.act(|membership, cx| membership.learn(cx, id(1), records.collect()));
         taken += node.part.passive.ids().count();
     }
     assert!(taken > 0);
@@ -415,20 +415,20 @@ fn a_neighbour_tells_at_a_bounded_rate() {
 
 #[test]
 fn records_that_are_old_or_forged_are_not_learnt() {
-    let mut node = Bench::member(5);
+    let mut node = TestBench::member(5);
     let old = NodeRecord::sign(&key(9), "net", UNIX - MAX_RECORD_AGE - 1, &[address(9)]);
     let ahead = NodeRecord::sign(&key(10), "net", UNIX + 3_600_000, &[address(10)]);
     let elsewhere = NodeRecord::sign(&key(11), "other", UNIX, &[address(11)]);
     let mut forged = record(12);
     forged.addresses[0] = address(13);
     let records = vec![old, ahead, elsewhere, forged, record(14)];
-    node.turn(|membership, turn| membership.learn(turn, id(1), records));
+    node.act(|membership, cx| membership.learn(cx, id(1), records));
     assert_eq!(node.part.views().passive, [id(14)]);
 }
 
 #[test]
 fn a_record_of_another_node_is_a_fault() {
-    let mut node = Bench::new();
+    let mut node = TestBench::new();
     node.link(1, Direction::Inbound);
     let request = NeighbourRequest { need: Need::High, record: record(2) };
     node.receive(1, Frame::NeighbourRequest(request));
@@ -437,7 +437,7 @@ fn a_record_of_another_node_is_a_fault() {
 
 #[test]
 fn the_least_node_gives_signs_of_life_and_is_forgotten_without() {
-    let mut node = Bench::member(2);
+    let mut node = TestBench::member(2);
     let least = (1..=250).min_by_key(|n| id(*n)).unwrap();
     assert_ne!(least, 100);
     let beacon = |count| Frame::Beacon(Beacon { least: id(least), count });
@@ -456,32 +456,32 @@ fn the_least_node_gives_signs_of_life_and_is_forgotten_without() {
 
 #[test]
 fn parts_with_different_least_identities_are_joined() {
-    let mut node = Bench::member(5);
-    node.turn(|membership, turn| membership.known(turn, vec![(id(8), vec![address(8)])]));
+    let mut node = TestBench::member(5);
+    node.act(|membership, cx| membership.add_known_nodes(cx, vec![(id(8), vec![address(8)])]));
     node.now = node.now + Duration::from_secs(20);
-    node.turn(|membership, turn| membership.probe(turn, id(8), false));
+    node.act(|membership, cx| membership.probe(cx, id(8), false));
     node.out();
     node.probed(8, Some(answer(8, false, 8)));
     assert_eq!(node.out(), ["dial 8"]);
     node.link(8, Direction::Outbound);
     assert_eq!(node.out(), ["ask 8 High"]);
-    node.reply(8, Outcome::Accepted, Vec::new());
+    node.reply(8, NeighbourOutcome::Accepted, Vec::new());
     assert!(node.active().contains(&id(8)) && node.active().len() == 5);
 }
 
 #[test]
 fn all_that_was_asked_ends() {
-    let mut node = Bench::member(1);
-    node.turn(|membership, turn| membership.known(turn, vec![(id(8), vec![address(8)])]));
+    let mut node = TestBench::member(1);
+    node.act(|membership, cx| membership.add_known_nodes(cx, vec![(id(8), vec![address(8)])]));
     let address = node.part.passive.addresses(id(8));
-    node.turn(|membership, turn| {
-        membership.approach(turn, id(8), address.clone(), Need::Low, false);
+    node.act(|membership, cx| {
+        membership.ask_or_dial(cx, id(8), address.clone(), Need::Low, false);
     });
     assert_eq!(node.out(), ["dial 8"]);
-    node.turn(|membership, turn| membership.dial_failed(turn, &address[0]));
+    node.act(|membership, cx| membership.dial_failed(cx, &address[0]));
     assert!(node.part.dials.is_empty());
     node.link(9, Direction::Outbound);
-    node.turn(|membership, turn| membership.ask(turn, id(9), Need::Low, false));
+    node.act(|membership, cx| membership.ask_for_place(cx, id(9), Need::Low, false));
     assert_eq!(node.wait_for("hang up"), "hang up 9 NotNeeded");
     assert!(node.part.asked.is_empty());
 }

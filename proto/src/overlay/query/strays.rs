@@ -21,22 +21,22 @@ const FORGIVEN_EVERY: Duration = Duration::from_secs(1);
 
 /// Stray answers by link, and the queries that late answers may belong to.
 #[derive(Debug)]
-pub(super) struct Strays {
+pub(super) struct StrayAnswers {
     max: usize,
     count: u64,
     links: BTreeMap<NodeId, Bucket>,
-    forgotten: BTreeSet<QueryId>,
+    recent_queries: BTreeSet<QueryId>,
     order: VecDeque<(Instant, QueryId)>,
 }
 
-impl Strays {
+impl StrayAnswers {
     /// Remembers at most `max` queries.
     pub(super) fn new(max: usize) -> Self {
         Self {
             max,
             count: 0,
             links: BTreeMap::new(),
-            forgotten: BTreeSet::new(),
+            recent_queries: BTreeSet::new(),
             order: VecDeque::new(),
         }
     }
@@ -60,7 +60,7 @@ impl Strays {
 
     /// Remembers a query until `until`, so that late answers to it do not count.
     pub(super) fn remember(&mut self, until: Instant, query: QueryId) {
-        if self.forgotten.insert(query) {
+        if self.recent_queries.insert(query) {
             self.order.push_back((until, query));
         }
         while self.order.len() > self.max {
@@ -70,7 +70,7 @@ impl Strays {
 
     /// Returns whether there was such a query a short time ago.
     pub(super) fn remembers(&self, query: QueryId) -> bool {
-        self.forgotten.contains(&query)
+        self.recent_queries.contains(&query)
     }
 
     /// Forgets the queries whose time is over.
@@ -82,7 +82,7 @@ impl Strays {
 
     fn pop(&mut self) {
         if let Some((_, query)) = self.order.pop_front() {
-            self.forgotten.remove(&query);
+            self.recent_queries.remove(&query);
         }
     }
 }

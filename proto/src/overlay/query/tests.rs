@@ -43,7 +43,7 @@ fn answer(from: u8) -> QueryAnswer {
 }
 
 fn lookup() -> Effect {
-    Effect::Out(Output::Lookup { query: ID, what: QueryKind::Discover, asker: None })
+    Effect::Out(Output::LookUpAnswer { query: ID, what: QueryKind::Discover, asker: None })
 }
 
 fn ended(complete: bool) -> Effect {
@@ -51,8 +51,8 @@ fn ended(complete: bool) -> Effect {
 }
 
 /// Returns the effects of `act`, printed, as frames can't be compared.
-fn outputs(queries: &mut Queries, act: impl FnOnce(&mut Queries, &mut Out)) -> Vec<String> {
-    let mut out = Out::new();
+fn outputs(queries: &mut Queries, act: impl FnOnce(&mut Queries, &mut Effects)) -> Vec<String> {
+    let mut out = Effects::new();
     act(queries, &mut out);
     out.iter().map(|output| format!("{output:?}")).collect()
 }
@@ -154,7 +154,7 @@ fn a_liar_can_not_answer_without_end() {
     let long = QueryAnswer { body, ..answer(1) };
     let mut passed = 0;
     for _ in 0..2 * MAX_ANSWERED / 181 {
-        let mut out = Out::new();
+        let mut out = Effects::new();
         q.receive_answer(at(0), node(1), long.clone(), &mut out);
         passed += out.len();
     }
@@ -199,15 +199,15 @@ fn the_table_is_bounded_in_all_and_for_each_link() {
     let mut q = Queries::new(&Config { query_table: 16, ..Config::default() });
     let receive = |q: &mut Queries, from: u8, n: u8| {
         let query = Query { id: QueryId([n; 16]), ..query(0) };
-        let mut out = Out::new();
+        let mut out = Effects::new();
         q.receive(at(0), node(from), query, std::iter::empty(), |_| None, &mut out);
-        matches!(out[0], Effect::Out(Output::Lookup { .. }))
+        matches!(out[0], Effect::Out(Output::LookUpAnswer { .. }))
     };
     // One link fills its eighth and no more.
     assert_eq!((0..16).filter(|n| receive(&mut q, 1, *n)).count(), 2);
     let others = (2..32).filter(|n| receive(&mut q, *n, 100 + *n)).count();
     assert_eq!((others, q.table.len()), (14, 16));
-    let mut out = Out::new();
+    let mut out = Effects::new();
     q.handle_timeout(at(60), &mut out);
     assert!(receive(&mut q, 1, 200));
 }
@@ -266,8 +266,11 @@ fn a_nodes_own_query_goes_to_its_neighbours_only() {
             q.receive(at(0), node(from), query, [1, 2].map(node).into_iter(), |_| None, out);
         })
     };
-    let lookup =
-        Effect::Out(Output::Lookup { query: ID, what: QueryKind::Discover, asker: Some(node(1)) });
+    let lookup = Effect::Out(Output::LookUpAnswer {
+        query: ID,
+        what: QueryKind::Discover,
+        asker: Some(node(1)),
+    });
     same(&receive(&mut q, 1, own(UNLIMITED)), &[lookup]);
     same(&receive(&mut q, 2, query(UNLIMITED)), &[done(2, UNLIMITED, true)]);
     let out = outputs(&mut q, |q, out| q.answer(ID, vec![answer(9)], out));
@@ -290,7 +293,7 @@ fn look_ups_are_rated_for_each_link_and_over_all() {
         })
     };
     let search = || QueryKind::Search("x".into());
-    let is_looked_up = |out: &[String]| out[0].contains("Lookup");
+    let is_looked_up = |out: &[String]| out[0].contains("LookUpAnswer");
     for n in 0..30 {
         let what = if n % 2 == 0 { search() } else { QueryKind::HasFile(Hash::of(b"x")) };
         let out = receive(&mut q, at(1), 1, what);
@@ -333,9 +336,9 @@ fn answers_that_were_not_asked_for_are_counted_and_too_many_end_the_link() {
     same(&answered_at(&mut q, 0, 2), &[]);
     same(&answered_at(&mut q, 1, 1), &[]);
     let out = answered_at(&mut q, 1, 1);
-    assert!(out.len() == 1 && out[0].starts_with("HangUp"), "{out:?}");
+    assert!(out.len() == 1 && out[0].starts_with("CloseLink"), "{out:?}");
     assert!(out[0].contains("did not send"), "{out:?}");
-    let mut out = Out::new();
+    let mut out = Effects::new();
     q.link_down(node(1), &mut out);
     same(&answered_at(&mut q, 1, 1), &[]);
     assert_eq!(q.strays(), 104);

@@ -7,15 +7,15 @@ use rand_core::SeedableRng;
 
 use crate::event::Peer;
 use crate::id::NodeId;
-use crate::overlay::away::Away;
-use crate::overlay::{Effect, Turn};
+use crate::overlay::away::KeptAwayNodes;
+use crate::overlay::{Effect, OverlayContext};
 use crate::time::Instant;
 
 /// The wall clock at the start, in milliseconds since 1970.
 pub(crate) const UNIX: u64 = 1_700_000_000_000;
 
 /// A part and what it acts with.
-pub(in crate::overlay) struct Bench<P> {
+pub(in crate::overlay) struct TestBench<P> {
     pub(in crate::overlay) part: P,
     pub(in crate::overlay) links: BTreeMap<NodeId, Peer>,
     pub(in crate::overlay) now: Instant,
@@ -23,25 +23,25 @@ pub(in crate::overlay) struct Bench<P> {
     rng: ChaCha8Rng,
 }
 
-impl<P> Bench<P> {
+impl<P> TestBench<P> {
     pub(in crate::overlay) fn of(part: P) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(1);
         Self { part, links: BTreeMap::new(), now: Instant::ZERO, out: VecDeque::new(), rng }
     }
 
     /// Lets the part act.
-    pub(in crate::overlay) fn turn<T>(
+    pub(in crate::overlay) fn act<T>(
         &mut self,
-        act: impl FnOnce(&mut P, &mut Turn<'_>) -> T,
+        act: impl FnOnce(&mut P, &mut OverlayContext<'_>) -> T,
     ) -> T {
-        let mut turn = Turn {
+        let mut cx = OverlayContext {
             now: self.now,
             unix: UNIX + u64::try_from(self.now.since_origin().as_millis()).unwrap(),
             links: &self.links,
-            away: &Away::default(),
+            away: &KeptAwayNodes::default(),
             rng: &mut self.rng,
             out: &mut self.out,
         };
-        act(&mut self.part, &mut turn)
+        act(&mut self.part, &mut cx)
     }
 }

@@ -233,7 +233,7 @@ fn a_crowded_queue_on_the_route_is_reported() {
     net.receive(1, net.ids[0], frame);
     let frame = net.intercept(1, 2);
     let to = net.ids[2];
-    net.act(1, |node| node.passed_over(to, frame));
+    net.act(1, |node| node.frame_skipped(to, frame));
     net.settle();
     assert_eq!(net.directs, [(number, Err(RelayError::Busy))]);
 }
