@@ -33,7 +33,7 @@ use crate::links::LinkTable;
 use crate::listen::{self, Listen, PendingHandshakes};
 use crate::node::Node;
 use crate::own_addresses::{OwnAddresses, distinct};
-use crate::probe::{self, PROBE_PROTOCOL, PROBES};
+use crate::probe::{self, MAX_PROBES, PROBE_PROTOCOL};
 use crate::profile::Profile;
 use crate::rate::Rates;
 use crate::served::Served;
@@ -314,7 +314,7 @@ impl Builder {
             addresses: OwnAddresses::new(config.clone(), listening),
             links: LinkTable::default(),
             streams: Streams::new(&config),
-            probes: Arc::new(Semaphore::new(PROBES)),
+            probes: Arc::new(Semaphore::new(MAX_PROBES)),
             recipients: Recipients::default(),
             meter: Meter::default(),
             rates: Rates::new(&config),

@@ -1,4 +1,5 @@
-//! Parts of a message's path by themselves, for the benches. Not part of the public API.
+//! Parts of the path of a message, each without the rest of a node, for the benches. Not part of the public
+//! API.
 
 use std::io;
 use std::path::Path;
@@ -18,7 +19,7 @@ use crate::events::Events;
 use crate::outbox::{Outbox, WriteBatch, WriterStep};
 use crate::outgoing_message::OutgoingMessage;
 
-/// The outgoing queue of a link, without the link.
+/// The outbox of a link, without the link.
 #[derive(Debug)]
 pub struct OutboxBench {
     outbox: Outbox,
@@ -26,27 +27,28 @@ pub struct OutboxBench {
 }
 
 impl OutboxBench {
-    /// Creates an empty queue.
+    /// Creates an empty outbox.
     #[must_use]
     pub fn new(config: &Config) -> Self {
         Self { outbox: Outbox::new(config), batch: WriteBatch::default() }
     }
 
-    /// Adds a message as [`crate::Sender::send`] does. Returns false if that would have to wait.
+    /// Adds a message, as [`crate::Sender::send`] does. Returns false if the outbox is full, so that `send`
+    /// would wait.
     #[inline]
     pub fn put(&self, message: &[u8]) -> bool {
         let message = OutgoingMessage::from(message);
         self.outbox.try_push_ahead(&message.encode(&mut [0; MESSAGE_HEADER_LEN]))
     }
 
-    /// Takes everything, as a link's writer does if every write takes one slice. Returns the number of
-    /// messages.
+    /// Takes all messages out of the outbox, as a link's writer does if each write call writes one slice.
+    /// Returns the number of messages.
     pub fn take(&mut self) -> u64 {
-        let (mut messages, mut wrote) = (0, false);
+        let (mut messages, mut has_written) = (0, false);
         loop {
             match self.outbox.take(
                 &mut self.batch,
-                (std::mem::take(&mut wrote), true),
+                (std::mem::take(&mut has_written), true),
                 Waker::noop(),
             ) {
                 WriterStep::Write => {
@@ -55,9 +57,9 @@ impl OutboxBench {
                         let written = self.batch.chunk().len();
                         self.batch.advance(written);
                     }
-                    wrote = true;
+                    has_written = true;
                 }
-                // No other thread adds to it.
+                // No other thread adds to the block, so it does not grow.
                 WriterStep::LetGrow => {}
                 WriterStep::Sleep | WriterStep::AwaitCount | WriterStep::Close => return messages,
             }
@@ -65,7 +67,7 @@ impl OutboxBench {
     }
 }
 
-/// The delivery of events and messages to an application, without a node.
+/// The delivery of events and messages to the application, without a node.
 pub struct DispatchBench {
     dispatch: Dispatch,
     peer: Peer,
@@ -73,13 +75,13 @@ pub struct DispatchBench {
 }
 
 impl DispatchBench {
-    /// Creates the delivery of a node, with or without a handler.
+    /// Creates the delivery to an application, with or without a handler.
     #[must_use]
     pub fn new(handler: Option<impl Handler + 'static>, config: &Config) -> Self {
         let handler = handler.map(|handler| Box::new(handler) as _);
         let (dispatch, _notices) = Dispatch::new(handler, config);
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into();
-        let peer = Peer::new(Nowhere.id(), "peer".into(), address, Direction::Inbound);
+        let peer = Peer::new(IsolatedNode.id(), "peer".into(), address, Direction::Inbound);
         Self { dispatch, peer, _notices }
     }
 
@@ -89,9 +91,9 @@ impl DispatchBench {
         self.dispatch.subscribe()
     }
 
-    /// Delivers messages as a link's reader does.
+    /// Delivers messages, as a link's reader does.
     pub async fn messages(&self, messages: Messages) {
-        self.dispatch.deliver_received(&Nowhere, &self.peer, vec![Received::Plain(messages)]).await;
+        self.dispatch.deliver_received(&IsolatedNode, &self.peer, vec![Received::Plain(messages)]).await;
     }
 }
 
@@ -101,10 +103,10 @@ impl std::fmt::Debug for DispatchBench {
     }
 }
 
-/// A node that has no peers and carries out no action.
-struct Nowhere;
+/// A node that has no peers and ignores all actions of the handler.
+struct IsolatedNode;
 
-impl HandlerHost for Nowhere {
+impl HandlerHost for IsolatedNode {
     fn id(&self) -> NodeId {
         NodeId::from_bytes([1; 32])
     }
@@ -118,7 +120,7 @@ impl HandlerHost for Nowhere {
     }
 
     fn name(&self) -> &str {
-        "nowhere"
+        "isolated"
     }
 
     fn info(&self, _: NodeId, _: &str) -> Option<serde_json::Value> {
@@ -138,6 +140,6 @@ impl HandlerHost for Nowhere {
     }
 }
 
-impl ActionSink for Nowhere {
+impl ActionSink for IsolatedNode {
     fn act(&self, _: Action) {}
 }

@@ -18,22 +18,23 @@ use crate::error::Error;
 use crate::inner::Inner;
 use crate::own_addresses::distinct;
 
-/// Time in which a node that was reached has to find a place for this one. 10 s: as for a handshake.
-const PLACE: Duration = Duration::from_secs(10);
+/// Maximum time between the link to a node and the network's acceptance of this node as a member. 10 s, as
+/// for a handshake.
+const ACCEPTANCE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time for which a new member waits for the other nodes that it was to join through.
-const OTHERS: Duration = Duration::from_millis(500);
+/// Time for which a join still waits for reports about other nodes, once this node is a member.
+const OTHER_NODES_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Maximum number of known peers that are dialled at once. Some of them may be gone.
-const DIALS: usize = 8;
+/// Maximum number of known peers that a rejoin dials in one round. Some of them may be gone.
+const MAX_DIALS: usize = 8;
 
-/// A report about one of the nodes to join through.
+/// A report about the attempt to join through one node.
 enum JoinReport {
-    /// There is a link.
+    /// There is a link to the node.
     Reached(Peer),
     /// This node is a member.
     Joined,
-    /// There is no link, or no place.
+    /// The node was not reached, or it did not accept this node.
     Failed(Error),
 }
 
@@ -41,8 +42,8 @@ enum JoinReport {
 struct JoinOutcome {
     /// The nodes that were reached.
     peers: Result<Vec<Peer>, Error>,
-    /// Number of addresses that lead to this node itself.
-    itself: usize,
+    /// Number of attempts that reached this node itself.
+    own: usize,
 }
 
 impl Inner {
@@ -52,34 +53,42 @@ impl Inner {
         addresses: Vec<Address>,
     ) -> Result<Vec<Peer>, Error> {
         let nodes = distinct(addresses).into_iter().map(|address| vec![address]).collect();
-        self.join_any(nodes, Purpose::Join).await.peers
+        self.join_through_any(nodes, Purpose::Join).await.peers
     }
 
-    /// Joins through nodes, each with its addresses, all at once.
-    async fn join_any(self: &Arc<Self>, nodes: Vec<Vec<Address>>, purpose: Purpose) -> JoinOutcome {
-        // Each node makes two reports at most. With room for all of them, no task waits once this join
-        // has ended.
-        let (reports, tried) = mpsc::channel(2 * nodes.len().max(1));
-        // The tasks are aborted if the join is dropped, and go on if it is done.
-        let mut tries = JoinSet::new();
+    /// Joins through several nodes at the same time. Each node is given by its addresses.
+    async fn join_through_any(
+        self: &Arc<Self>,
+        nodes: Vec<Vec<Address>>,
+        purpose: Purpose,
+    ) -> JoinOutcome {
+        // There are at most two reports about each node. The channel has room for all of them, so no task
+        // waits for room after this join has ended.
+        let (sender, reports) = mpsc::channel(2 * nodes.len().max(1));
+        // If the caller drops this future, the attempts are aborted. If the join succeeds, the remaining
+        // attempts go on.
+        let mut attempts = JoinSet::new();
         for addresses in nodes {
-            let trying = Box::pin(self.clone().join_through(addresses, purpose, reports.clone()));
-            let trying = self.tasks.halt.clone().unless(trying);
-            tries.spawn(self.tasks.tracker.track_future(trying));
+            let attempt = Box::pin(self.clone().join_through(addresses, purpose, sender.clone()));
+            let attempt = self.tasks.halt.clone().run_until_halted(attempt);
+            attempts.spawn(self.tasks.tracker.track_future(attempt));
         }
-        drop(reports);
-        let joined = gather(tried).await;
-        tries.detach_all();
+        drop(sender);
+        let joined = gather(reports).await;
+        attempts.detach_all();
         joined
     }
 
-    /// Joins through the bootstrap nodes and the peers that were met before, several at once, until
-    /// `enough` are connected. The known peers come first, beginning with those seen last: they are many,
-    /// while all nodes ask the same bootstrap nodes. As long as there is one left, each round also tries one
-    /// bootstrap node. Nodes that are kept away are not tried.
+    /// Joins through bootstrap nodes and through peers of earlier runs, until `enough` of them are connected.
+    ///
+    /// Each round tries several nodes at the same time: one bootstrap node, and then known peers, beginning
+    /// with those seen last. Known peers are preferred because all nodes share the same few bootstrap nodes.
+    /// When the known peers are used up, rounds consist of bootstrap nodes. Nodes that are kept away are left
+    /// out.
     ///
     /// # Errors
-    /// If there is none, if all are this node itself, or if none was reached.
+    /// Fails if there is no node to try, if all addresses lead to this node itself, or if no node was
+    /// reached.
     pub(crate) async fn rejoin(self: &Arc<Self>, enough: usize) -> Result<Vec<Peer>, Error> {
         let away = self.kept_away().await?;
         let known = self.peers.all().await?;
@@ -96,17 +105,17 @@ impl Inner {
         let mut peers: Vec<Peer> = Vec::new();
         let (mut tried, mut failure, mut is_itself) = (0, None, false);
         while peers.len() < enough {
-            let at_once = (enough - peers.len()).min(DIALS);
+            let max = (enough - peers.len()).min(MAX_DIALS);
             let mut some: Vec<Vec<Address>> = bootstrap.by_ref().take(1).collect();
-            some.extend(known.by_ref().take(at_once.saturating_sub(some.len())));
-            some.extend(bootstrap.by_ref().take(at_once.saturating_sub(some.len())));
+            some.extend(known.by_ref().take(max.saturating_sub(some.len())));
+            some.extend(bootstrap.by_ref().take(max.saturating_sub(some.len())));
             if some.is_empty() {
                 break;
             }
             let count = some.len();
-            let joined = self.join_any(some, Purpose::Rejoin).await;
-            // A list of bootstrap nodes that all nodes share names this one as well.
-            tried += count - joined.itself.min(count);
+            let joined = self.join_through_any(some, Purpose::Rejoin).await;
+            // A list of bootstrap nodes that all nodes share contains this node too. It does not count.
+            tried += count - joined.own.min(count);
             match joined.peers {
                 Ok(reached) => {
                     let known = |peer: &Peer| peers.iter().any(|other| other.id() == peer.id());
@@ -115,7 +124,7 @@ impl Inner {
                 }
                 Err(Error::Stopped) => return Err(Error::Stopped),
                 Err(error) if is_this_node(&error) => is_itself = true,
-                // The errors of the others are left out, as their number says enough.
+                // The final error has the first failure and the number of attempts, which says enough.
                 Err(Error::NoneAnswered(mut errors)) if !errors.is_empty() => {
                     let _ = failure.get_or_insert(errors.swap_remove(0));
                 }
@@ -141,7 +150,7 @@ impl Inner {
         reports: mpsc::Sender<JoinReport>,
     ) {
         let (purpose, (joined, outcome)) = if self.profile.manual {
-            // There is nothing to wait for but the link.
+            // A node whose links are made by hand joins no network: the link is all.
             (Purpose::Application, (None, None))
         } else {
             let (joined, outcome) = oneshot::channel();
@@ -152,17 +161,18 @@ impl Inner {
             Err(error) => return drop(reports.send(JoinReport::Failed(error)).await),
         };
         let _ = reports.send(JoinReport::Reached(peer.clone())).await;
-        let tried = match outcome {
+        let report = match outcome {
             None => JoinReport::Joined,
-            Some(outcome) => match wait_for_place(&peer, outcome).await {
+            Some(outcome) => match wait_for_acceptance(&peer, outcome).await {
                 Ok(()) => JoinReport::Joined,
                 Err(error) => JoinReport::Failed(error),
             },
         };
-        let _ = reports.send(tried).await;
+        let _ = reports.send(report).await;
     }
 
-    /// Returns the nodes that the application has disconnected and that are to stay away.
+    /// Returns the nodes that the application has disconnected and that this node does not connect to for
+    /// now.
     async fn kept_away(&self) -> Result<Vec<NodeId>, Error> {
         let now = self.clock.now();
         self.actor
@@ -170,8 +180,8 @@ impl Inner {
             .await
     }
 
-    /// Links to a node at the first of its addresses that answers. `joined` gets the outcome of joining
-    /// through it.
+    /// Connects to a node at the first of its addresses that answers. If `joined` is given, the outcome of
+    /// joining through that node is sent there.
     async fn dial(
         &self,
         addresses: Vec<Address>,
@@ -185,7 +195,7 @@ impl Inner {
     /// See [`crate::Node::leave`].
     pub(crate) async fn leave(&self) -> Result<Vec<Peer>, Error> {
         let peers = self.actor.call(Actor::leave).await?;
-        // A link that is made from now on does not count.
+        // Links that are made from now on are not waited for.
         let last = self.links.next_connection();
         let closing =
             self.links.wait_until(|links| links.iter().all(|conn| conn.connection > last));
@@ -194,33 +204,36 @@ impl Inner {
     }
 }
 
-/// Waits for a place in the network of a node that there is a link with.
-async fn wait_for_place(
+/// Waits until the network of a linked node accepts this node as a member.
+async fn wait_for_acceptance(
     peer: &Peer,
     outcome: oneshot::Receiver<Result<(), JoinError>>,
 ) -> Result<(), Error> {
-    match tokio::time::timeout(PLACE, outcome).await {
+    match tokio::time::timeout(ACCEPTANCE_TIMEOUT, outcome).await {
         Ok(Ok(Ok(()))) => Ok(()),
         Ok(Ok(Err(JoinError::Refused { outcome: NeighbourOutcome::Manual, .. }))) => {
             Err(Error::LinksByHand(peer.clone()))
         }
         Ok(Ok(Err(_)) | Err(_)) => Err(Error::NoPlace(peer.clone())),
-        Err(_) => Err(Error::Timeout(PLACE)),
+        Err(_) => Err(Error::Timeout(ACCEPTANCE_TIMEOUT)),
     }
 }
 
-/// Returns the nodes that were reached, once this node is a member and the others had a moment more. If
-/// it is no member, returns the reason that a node has given, or the failures of all dials.
-async fn gather(mut tried: mpsc::Receiver<JoinReport>) -> JoinOutcome {
-    let mut itself = 0;
+/// Collects the reports of a join. Once this node is a member, waits for other reports at most
+/// [`OTHER_NODES_TIMEOUT`], and returns the nodes that were reached. If no attempt makes this node a member,
+/// returns the error of a node that was reached, or the failures of all dials.
+async fn gather(mut reports: mpsc::Receiver<JoinReport>) -> JoinOutcome {
+    let mut own = 0;
     let mut peers: Vec<Peer> = Vec::new();
     let mut joined: Option<Instant> = None;
-    let (mut answer, mut own) = (None, None);
+    let (mut refusal, mut own_error) = (None, None);
     let mut failures: Vec<Error> = Vec::new();
     loop {
         let report = match joined {
-            None => tried.recv().await,
-            Some(at) => tokio::time::timeout_at(at + OTHERS, tried.recv()).await.unwrap_or(None),
+            None => reports.recv().await,
+            Some(at) => tokio::time::timeout_at(at + OTHER_NODES_TIMEOUT, reports.recv())
+                .await
+                .unwrap_or(None),
         };
         match report {
             Some(JoinReport::Reached(peer)) => {
@@ -229,23 +242,25 @@ async fn gather(mut tried: mpsc::Receiver<JoinReport>) -> JoinOutcome {
                 }
             }
             Some(JoinReport::Joined) => drop(joined.get_or_insert_with(Instant::now)),
-            Some(JoinReport::Failed(error)) if is_answer(&error) => answer = Some(error),
+            Some(JoinReport::Failed(error)) if is_from_reached_node(&error) => {
+                refusal = Some(error)
+            }
             Some(JoinReport::Failed(error)) if is_this_node(&error) => {
-                itself += 1;
-                own = Some(error);
+                own += 1;
+                own_error = Some(error);
             }
             Some(JoinReport::Failed(error)) => {
-                // An address may be listed twice.
+                // An address may be listed twice. Its error is kept once.
                 let is_new = failures.iter().all(|known| known.to_string() != error.to_string());
                 failures.extend(is_new.then_some(error));
             }
             None => break,
         }
     }
-    // The reason that a node has given says more than the failed dials of others.
-    let failure = match (answer, failures.len()) {
+    // The error of a node that was reached says more than failed dials to other nodes.
+    let failure = match (refusal, failures.len()) {
         (Some(error), _) => Some(error),
-        (None, 0) => own,
+        (None, 0) => own_error,
         (None, 1) => failures.pop(),
         (None, _) => Some(Error::NoneAnswered(failures)),
     };
@@ -254,15 +269,15 @@ async fn gather(mut tried: mpsc::Receiver<JoinReport>) -> JoinOutcome {
         (None, None) => Err(Error::Stopped),
         (Some(_), _) => Ok(peers),
     };
-    JoinOutcome { peers, itself }
+    JoinOutcome { peers, own }
 }
 
-/// Returns whether the node that was dialled is this one.
+/// Returns whether the dial failed because the address leads to this node itself.
 fn is_this_node(error: &Error) -> bool {
     matches!(error, Error::Refused { reason: Reason::SelfConnection, .. } | Error::ThisNode)
 }
 
-/// Returns whether the error comes from a node that was reached.
-fn is_answer(error: &Error) -> bool {
+/// Returns whether the node was reached, and then did not accept this node.
+fn is_from_reached_node(error: &Error) -> bool {
     matches!(error, Error::LinksByHand(_) | Error::NoPlace(_) | Error::Timeout(_))
 }

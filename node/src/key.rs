@@ -1,4 +1,4 @@
-//! The key file: 64 hex digits and a newline, which only its owner may read.
+//! The key file. It consists of 64 hex digits and a newline, and only the user who owns it may read it.
 
 use std::fs;
 use std::io::{self, Read};
@@ -8,12 +8,12 @@ use peerkit_proto::id::{Hash, ID_LEN, Key, hex};
 
 use crate::disk::{private, sync_folder};
 
-/// The error of a key file.
+/// An error of a key file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// Other users of the machine can read the file. It was not read.
-    #[error("others can read the key file {path}: it was not used", path = .0.display())]
+    /// Other users of the machine can access the file. The key in it was not used.
+    #[error("other users can access the key file {path}: it was not used", path = .0.display())]
     Readable(PathBuf),
     /// The file does not hold 64 hex digits.
     #[error(
@@ -21,7 +21,7 @@ pub enum KeyError {
         path = .0.display()
     )]
     Malformed(PathBuf),
-    /// The file exists already. It was not overwritten.
+    /// The file exists already. It was left unchanged.
     #[error("{path} exists already: choose another name for the key file", path = .0.display())]
     Exists(PathBuf),
     /// The file can't be read or written.
@@ -32,32 +32,32 @@ pub enum KeyError {
         /// The system's error.
         error: io::Error,
     },
-    /// The system gives no random bytes.
+    /// The system's generator of random bytes failed.
     #[error("the system's generator of random bytes failed: {0}")]
     Random(getrandom::Error),
 }
 
-/// Creates a key pair with the system's random numbers.
+/// Creates a key pair from the system's random bytes.
 ///
 /// # Errors
-/// [`KeyError::Random`].
+/// Fails with [`KeyError::Random`].
 pub(crate) fn generate() -> Result<Key, KeyError> {
     random().map(|secret| Key::from_secret(&secret))
 }
 
-/// Loads the key in the file at `path`. If there is no file, creates a key and saves it there first.
+/// Loads the key in the file at `path`. If there is no such file, creates a key and saves it there.
 ///
-/// Two processes that start at once end up with the same key.
+/// If two processes call this at the same time, both get the same key.
 ///
 /// # Errors
-/// Any [`KeyError`] but [`Exists`](KeyError::Exists). An existing file is left as it was.
+/// Fails with any [`KeyError`] except [`Exists`](KeyError::Exists). An existing file is left unchanged.
 pub fn load_or_create(path: &Path) -> Result<Key, KeyError> {
     match load(path) {
         Err(KeyError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
         other => return other,
     }
     match create(path) {
-        // Another process was faster: both use its key.
+        // Another process has created the file in the meantime. Both processes use the key in it.
         Err(KeyError::Exists(_)) => load(path),
         other => other,
     }
@@ -66,7 +66,7 @@ pub fn load_or_create(path: &Path) -> Result<Key, KeyError> {
 /// Creates a key and saves it in a new file at `path`.
 ///
 /// # Errors
-/// If the file exists already or can't be written, or if the system gives no random bytes.
+/// Fails if the file exists already or can't be written, or if the system's generator of random bytes fails.
 pub fn create(path: &Path) -> Result<Key, KeyError> {
     let key = generate()?;
     save(path, &key)?;
@@ -76,7 +76,7 @@ pub fn create(path: &Path) -> Result<Key, KeyError> {
 /// Loads the key in the file at `path`.
 ///
 /// # Errors
-/// If it is missing, readable by other users (on Unix), or not a key file.
+/// Fails if the file is missing or not a key file, or (on Unix) if other users can access it.
 pub fn load(path: &Path) -> Result<Key, KeyError> {
     let mut file = private::open_to_read(path).map_err(io_error(path))?;
     let metadata = file.metadata().map_err(io_error(path))?;
@@ -86,31 +86,30 @@ pub fn load(path: &Path) -> Result<Key, KeyError> {
     if private::is_open_to_others(&metadata) {
         return Err(KeyError::Readable(path.to_owned()));
     }
-    // One byte more than a key file can have, so that a longer file is noticed.
+    // Reads one byte more than the longest key file has, so that a longer file is recognised as malformed.
     let mut text = Vec::with_capacity(2 * ID_LEN + 3);
     (&mut file).take(2 * ID_LEN as u64 + 3).read_to_end(&mut text).map_err(io_error(path))?;
     let secret = parse(&text).ok_or_else(|| KeyError::Malformed(path.to_owned()))?;
     Ok(Key::from_secret(&secret))
 }
 
-/// Saves `key` in a new file at `path` (mode 0600), and creates the folders above it (mode 0700) if they
-/// are missing. The file is on disk when this returns. It is written beside its place first, so that it
-/// is never there in part.
+/// Saves `key` in a new file at `path` (mode 0600), and creates missing folders above it (mode 0700). The
+/// file is on disk when this returns.
 ///
 /// # Errors
-/// [`KeyError::Exists`], or an error of the system. No file is left behind then.
+/// Fails with [`KeyError::Exists`], or with an error of the system. Then no new file is left.
 pub(crate) fn save(path: &Path, key: &Key) -> Result<(), KeyError> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
     private::create_folder(folder).map_err(io_error(path))?;
-    let beside = folder.join(format!(".key-{}.new", hex(&random()?[..8])));
+    let temporary = folder.join(format!(".key-{}.new", hex(&random()?[..8])));
     let text = format!("{}\n", hex(key.secret()));
-    // Written beside its place first: another process must never read half a key.
+    // The key is first written to a temporary file, so that another process never reads half a key at `path`.
     let written =
-        private::write_new(&beside, text.as_bytes()).and_then(|()| publish(&beside, path));
-    let _ = fs::remove_file(&beside);
+        private::write_new(&temporary, text.as_bytes()).and_then(|()| publish(&temporary, path));
+    let _ = fs::remove_file(&temporary);
     match written {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             return Err(KeyError::Exists(path.to_owned()));
@@ -120,17 +119,18 @@ pub(crate) fn save(path: &Path, key: &Key) -> Result<(), KeyError> {
     sync_folder(folder).map_err(io_error(path))
 }
 
-/// Gives the new file its name. A hard link, unlike a rename, does not replace an existing file. Some
-/// file systems have no links: there the file is renamed if the name is free.
-fn publish(beside: &Path, path: &Path) -> io::Result<()> {
-    match fs::hard_link(beside, path) {
+/// Gives the temporary file its final name by a hard link, which unlike a rename does not replace an existing
+/// file. On a file system without hard links, renames the file if there is none with that name.
+fn publish(temporary: &Path, path: &Path) -> io::Result<()> {
+    match fs::hard_link(temporary, path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists && !path.try_exists()? => {
-            fs::rename(beside, path)
+            fs::rename(temporary, path)
         }
         other => other,
     }
 }
 
+/// Returns the secret key in the text of a key file; `None` if the text is not that of a key file.
 fn parse(text: &[u8]) -> Option<[u8; ID_LEN]> {
     let text = std::str::from_utf8(text).ok()?;
     let digits = text.strip_suffix("\r\n").or(text.strip_suffix('\n')).unwrap_or(text);
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_key_after_a_restart() {
+    fn a_restarted_node_loads_the_same_key() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state/deep/key");
         let first = load_or_create(&path).unwrap();
@@ -163,8 +163,8 @@ mod tests {
         assert_eq!(first.id(), second.id());
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text, format!("{}\n", hex(first.secret())));
-        let beside = fs::read_dir(path.parent().unwrap()).unwrap().count();
-        assert_eq!(beside, 1, "no other file is left in the folder");
+        let files = fs::read_dir(path.parent().unwrap()).unwrap().count();
+        assert_eq!(files, 1, "no other file is left in the folder");
         assert_ne!(generate().unwrap().id(), first.id());
     }
 
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn many_that_start_at_once_are_one_node() {
+    fn callers_at_the_same_time_get_the_same_key() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         let ids = std::thread::scope(|scope| {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_key_is_left_alone() {
+    fn a_malformed_key_file_is_refused_and_left_unchanged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         for text in ["", "abc\n", &"g".repeat(64), &"a".repeat(66), &"é".repeat(32)] {
@@ -207,7 +207,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_key_that_others_can_read_is_refused() {
+    fn a_key_file_that_other_users_can_access_is_refused() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/key");

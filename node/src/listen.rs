@@ -24,7 +24,7 @@ use crate::inner::Inner;
 use crate::lock::lock;
 use crate::tls::{self, Channel, ChannelPurpose};
 
-/// Pause after `accept` fails, usually because the process has no file descriptor left.
+/// Pause after a failed `accept`. The usual cause is that the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Maximum number of connections that wait to be accepted. 1,024: tokio's default.
@@ -38,7 +38,7 @@ pub(crate) const NO_ZONE: &str =
 /// usually free for both.
 const MAX_PORT_TRIES: usize = 16;
 
-/// One address to listen on, or a port of all addresses.
+/// An address to listen on, or one port of all addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Listen {
     /// One address, `host:port`; port 0 picks a free one.
@@ -54,9 +54,9 @@ enum Resolved {
 }
 
 impl Resolved {
-    /// Returns the order in which sockets are bound. A socket of all addresses comes before those
-    /// of single addresses, which need no socket then. IPv4 comes before IPv6, because an IPv6
-    /// socket can leave out the IPv4 addresses, but not the other way round.
+    /// Returns the rank by which the order of binding is decided. A socket for all addresses is bound first,
+    /// as single addresses with the same port then need no socket. IPv4 is bound before IPv6: a later IPv6
+    /// socket can leave out the IPv4 addresses, but a later IPv4 socket fails if an IPv6 socket has them.
     fn rank(&self) -> u8 {
         match self {
             Self::Everywhere(_) => 0,
@@ -65,25 +65,25 @@ impl Resolved {
     }
 }
 
-/// Binds one or two sockets for each of `places`, in whichever order they are given. A place gets
-/// no socket of its own if the socket of another place receives its connections too.
-pub(crate) async fn bind(places: &[Listen]) -> Result<Vec<TcpListener>, Error> {
+/// Binds one or two sockets for each entry of `wanted`. The order of the entries does not matter. An entry
+/// gets no socket of its own if the socket of another entry receives its connections.
+pub(crate) async fn bind(wanted: &[Listen]) -> Result<Vec<TcpListener>, Error> {
     let mut resolved = Vec::new();
-    for (order, place) in places.iter().enumerate() {
-        // Port 0 picks another port each time, so the same place twice means two ports.
-        let is_repeated = places[..order].contains(place);
-        match place {
+    for (order, entry) in wanted.iter().enumerate() {
+        // Port 0 picks another port each time, so equal entries with port 0 mean two ports.
+        let is_repeated = wanted[..order].contains(entry);
+        match entry {
             Listen::Everywhere(port) if *port != 0 && is_repeated => {}
             Listen::Everywhere(port) => resolved.push((order, Resolved::Everywhere(*port))),
             Listen::At(address) => resolved.push((order, Resolved::At(resolve(address).await?))),
         }
     }
-    resolved.sort_by_key(|(order, place)| (place.rank(), *order));
+    resolved.sort_by_key(|(order, entry)| (entry.rank(), *order));
     let mut bound: Vec<(usize, TcpListener)> = Vec::new();
-    for (order, place) in resolved {
-        match place {
+    for (order, entry) in resolved {
+        match entry {
             Resolved::Everywhere(port) => {
-                bound.extend(bind_everywhere(port)?.into_iter().map(|one| (order, one)));
+                bound.extend(bind_everywhere(port)?.into_iter().map(|listener| (order, listener)));
             }
             Resolved::At(at) => {
                 if let Some(listener) = bind_address(at, &bound)? {
@@ -99,7 +99,7 @@ pub(crate) async fn bind(places: &[Listen]) -> Result<Vec<TcpListener>, Error> {
 async fn resolve(address: &str) -> Result<SocketAddr, Error> {
     let failed = |error: io::Error| Error::Listen { address: address.to_owned(), error };
     let invalid = |fault: &str| failed(io::Error::new(io::ErrorKind::InvalidInput, fault));
-    // The system's resolver understands `fe80::1%eth0`, which Rust's parser does not. It does not
+    // The system's resolver understands `fe80::1%eth0`, while Rust's parser does not. The resolver does not
     // understand brackets, so they are removed.
     let (host, port) = address.rsplit_once(':').ok_or_else(|| invalid("no port"))?;
     let port = port.parse().map_err(|_| invalid("no port"))?;
@@ -110,14 +110,14 @@ async fn resolve(address: &str) -> Result<SocketAddr, Error> {
     if needs_zone(&socket) {
         return Err(invalid(NO_ZONE));
     }
-    // `::ffff:127.0.0.1` is another form of `127.0.0.1`.
+    // `::ffff:127.0.0.1` is the same address as `127.0.0.1`.
     if socket.ip().to_canonical().is_ipv4() {
         socket.set_ip(socket.ip().to_canonical());
     }
     Ok(socket)
 }
 
-/// Binds one address. Returns `None` if a socket in `others` receives its connections already.
+/// Binds one address. Returns `None` if a socket in `others` already receives its connections.
 fn bind_address(
     socket: SocketAddr,
     others: &[(usize, TcpListener)],
@@ -130,8 +130,8 @@ fn bind_address(
     if same_port.any(includes) {
         return Ok(None);
     }
-    // The unspecified IPv6 address receives IPv4 connections too, unless an IPv4 listener has this
-    // port already.
+    // A socket of the unspecified IPv6 address also receives IPv4 connections, unless an IPv4 socket has the
+    // same port.
     let only_v6 = others().any(|at| at.is_ipv4() && at.port() == socket.port());
     bind_socket(socket, only_v6).map(Some).map_err(|error| not_bound(socket, error))
 }
@@ -150,7 +150,7 @@ fn bind_everywhere(port: u16) -> Result<Vec<TcpListener>, Error> {
             Err(error) => {
                 tracing::debug!(%error, "can't listen on IPv4");
                 let v6 = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-                // If neither works, the error for IPv4 is more useful.
+                // If neither works, reports the error for IPv4, which is more useful.
                 let ipv6 = bind_socket(v6, true).map_err(|_| not_bound(v4, error))?;
                 return Ok(vec![ipv6]);
             }
@@ -159,7 +159,7 @@ fn bind_everywhere(port: u16) -> Result<Vec<TcpListener>, Error> {
         let v6 = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), picked);
         match bind_socket(v6, true) {
             Ok(ipv6) => return Ok(vec![ipv4, ipv6]),
-            // The system picked a port that is free for IPv4 but not for IPv6. Try another one.
+            // The system picked a port that is free for IPv4 but not for IPv6. Tries another port.
             Err(error) if in_use(&error) && port == 0 && tries < MAX_PORT_TRIES => {}
             Err(error) if in_use(&error) => return Err(not_bound(v6, error)),
             Err(error) => {
@@ -176,8 +176,8 @@ fn bind_socket(at: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
         // The default differs between systems.
         socket.set_only_v6(only_v6)?;
     }
-    // A restarted node needs it: closed connections keep the port in TIME_WAIT. On Windows this option
-    // would let another program take over the port.
+    // Without this option a restarted node could not bind its port, because closed connections keep the port
+    // in TIME_WAIT. On Windows the option would let another program take over the port.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     socket.bind(&at.into())?;
@@ -186,7 +186,7 @@ fn bind_socket(at: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Returns whether this is a link-local IPv6 address without the interface that it belongs to.
+/// Returns whether this is a link-local IPv6 address without the name of its interface.
 pub(crate) fn needs_zone(socket: &SocketAddr) -> bool {
     match socket {
         SocketAddr::V6(at) => at.ip().is_unicast_link_local() && at.scope_id() == 0,
@@ -215,8 +215,8 @@ pub(crate) async fn accept(
         match accepted {
             Ok((stream, remote)) => {
                 tracing::debug!(target: "peerkit::link", %remote, "accepted a connection");
-                let place = pending.add(remote.ip());
-                conn::start(&inner, handle_inbound(inner.clone(), stream, remote, place));
+                let slot = pending.add(remote.ip());
+                conn::start(&inner, handle_inbound(inner.clone(), stream, remote, slot));
             }
             Err(error) => {
                 tracing::debug!(%error, "can't accept a connection now");
@@ -226,89 +226,96 @@ pub(crate) async fn accept(
     }
 }
 
-/// The handshakes under way. If there are too many, a new one evicts the oldest. An honest dialler
-/// finishes its handshake in a moment, so this does not hurt it. An attacker who holds handshakes
-/// open can't keep it out.
+/// The handshakes under way. If there are too many, a new handshake evicts the oldest one. An honest dialler
+/// finishes its handshake in a moment, so its handshake is hardly ever evicted. An attacker who holds many
+/// handshakes open can't keep honest diallers out.
 #[derive(Debug)]
 pub(crate) struct PendingHandshakes {
     max: usize,
     max_per_ip: usize,
-    places: Mutex<VecDeque<Arc<PlaceState>>>,
+    /// The oldest first.
+    slots: Mutex<VecDeque<Arc<SlotState>>>,
 }
 
 #[derive(Debug)]
-struct PlaceState {
+struct SlotState {
     ip: IpAddr,
-    /// Cancelled when the handshake has to give way to a newer one.
+    /// Cancelled when a newer handshake evicts this one.
     evicted: CancellationToken,
-    /// Set once the handshake is over.
-    done: AtomicBool,
+    /// True once the handshake is over.
+    is_over: AtomicBool,
 }
 
-/// The place of one handshake among the pending ones. Dropping it frees the place.
+/// The slot of one handshake in [`PendingHandshakes`]. Dropping it frees the slot.
 #[derive(Debug)]
-struct PendingPlace(Arc<PlaceState>);
+struct HandshakeSlot(Arc<PlaceState>);
 
 impl PendingHandshakes {
     pub(crate) fn new(max: usize, max_per_ip: usize) -> Arc<Self> {
-        Arc::new(Self { max, max_per_ip, places: Mutex::default() })
+        Arc::new(Self { max, max_per_ip, slots: Mutex::default() })
     }
 
     /// Adds a handshake with `ip`, and evicts the oldest one if there is no room.
-    fn add(&self, ip: IpAddr) -> PendingPlace {
-        // An IPv6 socket shows an IPv4 address as `::ffff:a.b.c.d`. It is one address, with one limit.
+    fn add(&self, ip: IpAddr) -> HandshakeSlot {
+        // An IPv6 socket reports an IPv4 address as `::ffff:a.b.c.d`. Both forms share one limit.
         let ip = ip.to_canonical();
-        let mut places = lock(&self.places);
-        places.retain(|place| !place.done.load(Ordering::Relaxed));
-        // All nodes of this machine, and all clients of a local proxy, have the loopback address.
-        if !ip.is_loopback() && places.iter().filter(|p| p.ip == ip).count() >= self.max_per_ip {
-            evict_first(&mut places, |place| place.ip == ip);
+        let mut slots = lock(&self.slots);
+        slots.retain(|slot| !slot.is_over.load(Ordering::Relaxed));
+        // Loopback addresses have no limit of their own: all nodes on this machine and all clients of a local
+        // proxy share them.
+        if !ip.is_loopback() && slots.iter().filter(|slot| slot.ip == ip).count() >= self.max_per_ip
+        {
+            evict_first(&mut slots, |slot| slot.ip == ip);
         }
-        if places.len() >= self.max {
-            evict_first(&mut places, |_| true);
+        if slots.len() >= self.max {
+            evict_first(&mut slots, |_| true);
         }
-        let state = Arc::new(PlaceState {
+        let state = Arc::new(SlotState {
             ip,
             evicted: CancellationToken::new(),
-            done: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
         });
-        places.push_back(state.clone());
-        PendingPlace(state)
+        slots.push_back(state.clone());
+        HandshakeSlot(state)
     }
 }
 
-fn evict_first(places: &mut VecDeque<Arc<PlaceState>>, which: impl Fn(&Arc<PlaceState>) -> bool) {
-    if let Some(at) = places.iter().position(which)
-        && let Some(place) = places.remove(at)
+/// Evicts the oldest handshake for which `is_candidate` returns true.
+fn evict_first(
+    slots: &mut VecDeque<Arc<SlotState>>,
+    is_candidate: impl Fn(&Arc<SlotState>) -> bool,
+) {
+    if let Some(at) = slots.iter().position(is_candidate)
+        && let Some(slot) = slots.remove(at)
     {
-        place.evicted.cancel();
+        slot.evicted.cancel();
     }
 }
 
-impl Drop for PendingPlace {
+impl Drop for HandshakeSlot {
     fn drop(&mut self) {
-        self.0.done.store(true, Ordering::Relaxed);
+        self.0.is_over.store(true, Ordering::Relaxed);
     }
 }
 
-/// Handles one inbound connection. Returns the link if the handshake made one. A stream is handled
-/// until it ends.
+/// Handles one inbound connection. Returns the link if the connection becomes one. If it is a stream, runs
+/// the stream's handler until it ends.
 async fn handle_inbound(
     inner: Arc<Inner>,
     tcp: TcpStream,
     remote: SocketAddr,
-    place: PendingPlace,
+    slot: HandshakeSlot,
 ) -> MadeLink {
-    let evicted = place.0.evicted.clone();
+    let evicted = slot.0.evicted.clone();
     let timeout = inner.config.handshake_timeout;
     let shaken = tokio::select! {
         shaken = tokio::time::timeout(timeout, shake_hands(&inner, tcp)) => {
             shaken.unwrap_or_else(|_| Err("the handshake took too long".into()))
         }
-        () = evicted.cancelled() => Err("gave way to a newer connection".into()),
+        () = evicted.cancelled() => Err("replaced by a newer connection attempt".into()),
     };
-    // Freed now: what follows is no handshake, and a stream may last for hours.
-    drop(place);
+    // The handshake is over, so its slot is freed. A stream may last for hours.
+    drop(slot);
     let outcome = match shaken {
         Ok(Handshake::Greeted(greeted)) => admit(&inner, *greeted, remote).await,
         Ok(Handshake::Stream(handler)) => {
@@ -320,8 +327,8 @@ async fn handle_inbound(
     };
     outcome.unwrap_or_else(|error| {
         let address = Address::from_socket(remote);
-        // Does not wait for room in the event queues. Otherwise an attacker's failing connections
-        // would fill the node with waiting tasks.
+        // Does not wait for room in the event queues. Otherwise the failing connections of an attacker would
+        // leave many waiting tasks.
         inner.dispatch.queue_notice(Event::InboundNodeConnectionError { address, error });
         None
     })
@@ -352,7 +359,7 @@ async fn shake_hands(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Handshake, St
     let _ = tcp.set_nodelay(true);
     let mut channel = match inner.tls.accept(tcp).await {
         Ok(channel) => channel,
-        // The dialler expected another node at this address. It closes without showing its own key.
+        // The dialler expected another node at this address, and closed without showing its own key.
         Err(error) if tls::is_refusal(&error) => {
             tracing::debug!(%error, "a dialler expected another node");
             return Ok(Handshake::Nothing);
@@ -368,7 +375,7 @@ async fn shake_hands(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Handshake, St
     let mut buffer = BytesMut::new();
     let hello = match dial::greet(&mut link, &mut channel, &mut buffer, inner).await {
         Ok(hello) => hello,
-        // The dialler has found that it already has a link to this node. It closes without a Hello.
+        // The dialler has noticed that it already has a link to this node, and closed without a Hello.
         Err(Reason::Lost(_)) => return Ok(Handshake::Nothing),
         Err(reason) => {
             let _ = channel.shutdown().await;
@@ -406,7 +413,8 @@ async fn admit(
             let refusal = dial::send_rest_and_close(&mut link, &mut channel);
             let _ = tokio::time::timeout(inner.config.handshake_timeout, refusal).await;
             match reason {
-                // The nodes have another link, usually as both dialled at once. That is no failure.
+                // The two nodes already have a link, usually because both dialled at the same time. That is
+                // not an error.
                 Reason::Duplicate => Ok(None),
                 reason => Err(reason.to_string()),
             }
@@ -428,7 +436,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everywhere_is_the_same_port_of_ipv4_and_ipv6() {
+    async fn listening_everywhere_binds_one_port_for_ipv4_and_ipv6() {
         let listeners = bind(&[Listen::Everywhere(0)]).await.unwrap();
         let port = listeners[0].local_addr().unwrap().port();
         assert!(listeners.iter().all(|l| l.local_addr().unwrap().port() == port));
@@ -456,27 +464,27 @@ mod tests {
         let ipv4 = bind(&[at("0.0.0.0:0")]).await.unwrap();
         let port = ipv4[0].local_addr().unwrap().port();
         drop(ipv4);
-        let places = [at(&format!("0.0.0.0:{port}")), at(&format!("[::]:{port}"))];
-        let two = bind(&places).await;
+        let wanted = [at(&format!("0.0.0.0:{port}")), at(&format!("[::]:{port}"))];
+        let two = bind(&wanted).await;
         assert!(
             two.is_ok() || matches!(two, Err(Error::PortInUse(_))),
             "another program took the port: {two:?}"
         );
     }
 
-    /// Binds `places`, in which `PORT` stands for a free port. Returns the IP addresses of the
-    /// sockets. Tries another port if a program has taken the first one meanwhile.
-    async fn bound(places: &[&str]) -> Vec<String> {
+    /// Binds `wanted`, in which `PORT` stands for a free port. Returns the IP addresses of the sockets. If
+    /// another program takes the port in the meantime, tries another one.
+    async fn bound_ips(wanted: &[&str]) -> Vec<String> {
         for _ in 0..100 {
             let free = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
             let port = free.local_addr().unwrap().port();
             drop(free);
-            let place = |text: &&str| match text.strip_suffix(":PORT") {
+            let entry = |text: &&str| match text.strip_suffix(":PORT") {
                 Some(host) => Listen::At(format!("{host}:{port}")),
                 None => Listen::Everywhere(port),
             };
-            let places: Vec<_> = places.iter().map(place).collect();
-            match bind(&places).await {
+            let entries: Vec<_> = wanted.iter().map(entry).collect();
+            match bind(&entries).await {
                 Err(Error::PortInUse(_)) => {}
                 listeners => {
                     let ips = listeners.unwrap().into_iter();
@@ -484,22 +492,25 @@ mod tests {
                 }
             }
         }
-        panic!("no port is free for {places:?}");
+        panic!("no port is free for {wanted:?}");
     }
 
     #[tokio::test]
-    async fn overlapping_places_share_a_socket_in_any_order() {
-        assert_eq!(bound(&["127.0.0.1:PORT", "127.0.0.1:PORT"]).await, ["127.0.0.1"]);
-        assert_eq!(bound(&["0.0.0.0:PORT", "127.0.0.1:PORT"]).await, ["0.0.0.0"]);
-        assert_eq!(bound(&["127.0.0.1:PORT", "0.0.0.0:PORT"]).await, ["0.0.0.0"]);
+    async fn overlapping_addresses_share_a_socket_in_any_order() {
+        assert_eq!(bound_ips(&["127.0.0.1:PORT", "127.0.0.1:PORT"]).await, ["127.0.0.1"]);
+        assert_eq!(bound_ips(&["0.0.0.0:PORT", "127.0.0.1:PORT"]).await, ["0.0.0.0"]);
+        assert_eq!(bound_ips(&["127.0.0.1:PORT", "0.0.0.0:PORT"]).await, ["0.0.0.0"]);
         if !has_ipv6() {
             return;
         }
-        assert_eq!(bound(&["[::ffff:127.0.0.1]:PORT", "127.0.0.1:PORT"]).await, ["127.0.0.1"]);
-        assert_eq!(bound(&["everywhere", "everywhere"]).await, ["0.0.0.0", "::"]);
-        assert_eq!(bound(&["127.0.0.1:PORT", "everywhere", "[::1]:PORT"]).await, ["0.0.0.0", "::"]);
-        assert_eq!(bound(&["[::]:PORT", "0.0.0.0:PORT"]).await, ["::", "0.0.0.0"]);
-        assert_eq!(bound(&["[::]:PORT", "127.0.0.1:PORT"]).await, ["::", "127.0.0.1"]);
+        assert_eq!(bound_ips(&["[::ffff:127.0.0.1]:PORT", "127.0.0.1:PORT"]).await, ["127.0.0.1"]);
+        assert_eq!(bound_ips(&["everywhere", "everywhere"]).await, ["0.0.0.0", "::"]);
+        assert_eq!(
+            bound_ips(&["127.0.0.1:PORT", "everywhere", "[::1]:PORT"]).await,
+            ["0.0.0.0", "::"]
+        );
+        assert_eq!(bound_ips(&["[::]:PORT", "0.0.0.0:PORT"]).await, ["::", "0.0.0.0"]);
+        assert_eq!(bound_ips(&["[::]:PORT", "127.0.0.1:PORT"]).await, ["::", "127.0.0.1"]);
         let two = bind(&[Listen::At("127.0.0.1:0".into()), Listen::At("127.0.0.1:0".into())]).await;
         assert_eq!(two.unwrap().len(), 2, "two free ports");
     }

@@ -1,10 +1,10 @@
 //! Locks that a panic does not poison.
 //!
-//! A panic while a lock is held does not leave the data half changed, because code that can panic under a
-//! lock runs before the first change. So the next caller can safely take the lock.
+//! Code that holds a lock does everything that can panic before it makes the first change. So a panic does
+//! not leave the data half changed, and the next caller can safely take the lock.
 //!
-//! These are the standard library's locks. `parking_lot`, which has no poisoning, would be one more
-//! crate in the program, for nothing else.
+//! These are the standard library's locks with their poisoning ignored. `parking_lot` has locks without
+//! poisoning, but would be one more crate in the program for that alone.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

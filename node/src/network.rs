@@ -1,4 +1,5 @@
-//! The network as a graph of nodes and links, its figures, and its pictures and file formats.
+//! The graph of a network: its nodes and links, the figures computed from it, and its output as pictures and
+//! files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -28,15 +29,15 @@ mod shapes;
 mod svg;
 mod text;
 
-/// Version of the JSON form. It changes only if readers of the present form would misread the new one. New
-/// fields do not change it.
-const MAP_VERSION: u32 = 1;
+/// Version of the JSON form. It changes only if programs that read the present form would misread the new
+/// one. New fields do not change it.
+const JSON_VERSION: u32 = 1;
 
-/// The nodes and links of a network, as a discovery has found them: see [`NetworkHandle::graph`].
+/// The nodes and links that a discovery has found in a network: see [`NetworkHandle::graph`].
 ///
-/// [`NetworkGraph::figures`] computes its figures. It can be written as SVG, DOT, GraphML, JSON or text. The
-/// JSON is the node-link form of NetworkX, with `from` and `to` for the ends of a link, and the `version` of
-/// the form in `graph`.
+/// [`NetworkGraph::figures`] computes figures such as the diameter. The graph can be written as SVG, DOT,
+/// GraphML, JSON or text. The JSON is the node-link form of NetworkX, with `from` and `to` for the ends of a
+/// link. Its object `graph` contains the `version` of the form.
 ///
 /// ```
 /// use peerkit::Node;
@@ -73,14 +74,15 @@ pub struct NetworkNode {
     pub name: String,
     /// An address at which the node may be dialled, if one is known.
     pub address: Option<String>,
-    /// True if the node answered the discovery. A node that did not is known only as the end of a link.
+    /// True if the node answered the discovery. A node that did not answer is known only from the link that
+    /// another node reported.
     pub answered: bool,
     /// True for the node that ran the discovery.
-    // Not named `self`, which NetworkX would take for an argument of its own.
+    // Not named `self`: NetworkX would pass such a field as an argument named `self` and fail.
     pub is_self: bool,
 }
 
-/// A link, from the node that dialled to the one that was dialled.
+/// A link, from the node that dialled to the node that it dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Edge {
     from: NodeId,
@@ -93,8 +95,8 @@ struct NodePair {
     /// The node that dialled.
     from: usize,
     to: usize,
-    /// True if each has dialled the other.
-    both: bool,
+    /// True if each of the two nodes has dialled the other.
+    both_dialled: bool,
 }
 
 impl NetworkGraph {
@@ -102,24 +104,26 @@ impl NetworkGraph {
     #[must_use]
     pub fn new(name: &str, discovery: &Discovery) -> Self {
         let Discovery { nodes, complete, elapsed } = discovery;
-        Self { complete: *complete, elapsed: *elapsed, ..Self::of(name, nodes) }
+        Self { complete: *complete, elapsed: *elapsed, ..Self::from_infos(name, nodes) }
     }
 
-    /// Builds the graph from the answers of nodes. The first is the node that ran the discovery.
-    fn of(name: &str, infos: &[NodeInfo]) -> Self {
+    /// Builds the graph from the answers of nodes. The first answer is that of the node that ran the
+    /// discovery.
+    fn from_infos(name: &str, infos: &[NodeInfo]) -> Self {
         let mut nodes = BTreeMap::new();
         let mut edges = BTreeSet::new();
-        let mut order = Vec::new();
+        let mut reported = Vec::new();
         for info in infos {
             let outbound = info.outbound.iter().map(|other| (other, info.id, other.id));
             let inbound = info.inbound.iter().map(|other| (other, other.id, info.id));
-            // A link of a node with itself is not a link, though a liar may announce one.
+            // A malicious node may report a link with itself. It is left out.
             let links = outbound.chain(inbound).filter(|(_, from, to)| from != to);
             for (other, from, to) in links {
                 edges.insert(Edge { from, to });
-                // Known from its neighbour alone for now. Its own answer replaces this below.
+                // Only its neighbour has reported this node so far. If the node answered too, the loop below
+                // replaces this entry.
                 nodes.entry(other.id).or_insert_with(|| {
-                    order.push(other.id);
+                    reported.push(other.id);
                     NetworkNode {
                         id: other.id,
                         name: String::new(),
@@ -144,10 +148,9 @@ impl NetworkGraph {
         let mut answered: Vec<&NodeInfo> = infos.iter().collect();
         answered.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
         let answered = answered.into_iter().map(|info| info.id);
-        let silent = order.into_iter();
         let mut seen = BTreeSet::new();
         let nodes = answered
-            .chain(silent)
+            .chain(reported)
             .filter(|id| seen.insert(*id))
             .filter_map(|id| nodes.remove(&id))
             .collect();
@@ -167,19 +170,19 @@ impl NetworkGraph {
         &self.nodes
     }
 
-    /// Returns the links, as pairs of the node that dialled and the one that was dialled. A pair that has
-    /// dialled each other is there twice.
+    /// Returns each link as a pair: the node that dialled, then the node that it dialled. If two nodes have
+    /// dialled each other, both pairs are returned.
     pub fn edges(&self) -> impl Iterator<Item = (NodeId, NodeId)> {
         self.edges.iter().map(|edge| (edge.from, edge.to))
     }
 
-    /// Returns the number of links. A pair that has dialled each other counts once.
+    /// Returns the number of links. Two nodes that have dialled each other count as one link.
     #[must_use]
     pub fn links(&self) -> usize {
         self.pairs().len()
     }
 
-    /// Returns whether every node that the discovery queried has answered.
+    /// Returns whether all nodes within the depth of the discovery have answered in time.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.complete
@@ -192,34 +195,34 @@ impl NetworkGraph {
     }
 
     /// Writes the network as JSON on one line, without a line end: the node-link form of NetworkX,
-    /// with `from` and `to` for the ends of a link. `serde` serializes it to the same form.
+    /// with `from` and `to` for the ends of a link. The implementation of `Serialize` gives the same form.
     #[must_use]
     pub fn to_json(&self) -> String {
         // Cannot fail: strings, booleans and lists of them always have a JSON form.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Writes the network as a list for people: each node with the links that it dialled. Control characters
-    /// in names are escaped.
+    /// Writes the network as a list for people to read: each node, followed by the nodes that it dialled.
+    /// Control characters in names are escaped.
     #[must_use]
     pub fn to_text(&self) -> String {
         let names: BTreeMap<NodeId, String> =
             self.nodes.iter().map(|node| (node.id, label(&node.id, &node.name))).collect();
-        let mut made: BTreeMap<NodeId, Vec<&String>> = BTreeMap::new();
+        let mut dialled: BTreeMap<NodeId, Vec<&String>> = BTreeMap::new();
         for edge in &self.edges {
-            made.entry(edge.from).or_default().extend(names.get(&edge.to));
+            dialled.entry(edge.from).or_default().extend(names.get(&edge.to));
         }
         let mut text = String::new();
         for node in &self.nodes {
             let name = &names[&node.id];
             let address = node.address.as_deref().unwrap_or("no address");
-            let who = if node.is_self { ", this node" } else { "" };
-            let silent = if node.answered { "" } else { ", no answer" };
-            let _ = writeln!(text, "{name}  {address}{who}{silent}");
-            let made = made.get(&node.id).map_or(&[][..], Vec::as_slice);
-            for (index, other) in made.iter().enumerate() {
-                let last = index + 1 == made.len();
-                let branch = if last { "└─▶" } else { "├─▶" };
+            let self_note = if node.is_self { ", this node" } else { "" };
+            let silent_note = if node.answered { "" } else { ", no answer" };
+            let _ = writeln!(text, "{name}  {address}{self_note}{silent_note}");
+            let dialled = dialled.get(&node.id).map_or(&[][..], Vec::as_slice);
+            for (index, other) in dialled.iter().enumerate() {
+                let is_last = index + 1 == dialled.len();
+                let branch = if is_last { "└─▶" } else { "├─▶" };
                 let _ = writeln!(text, "  {branch} {other}");
             }
         }
@@ -228,17 +231,21 @@ impl NetworkGraph {
 
     /// Returns every pair of linked nodes once.
     fn pairs(&self) -> Vec<NodePair> {
-        let places = self.nodes.iter().enumerate().map(|(place, node)| (node.id, place));
-        let places: BTreeMap<NodeId, usize> = places.collect();
+        let indices = self.nodes.iter().enumerate().map(|(index, node)| (node.id, index));
+        let indices: BTreeMap<NodeId, usize> = indices.collect();
         let edges = self.edges.iter().filter_map(|edge| {
             let back = Edge { from: edge.to, to: edge.from };
-            // The edges are sorted, as they come from a set.
-            let both = self.edges.binary_search(&back).is_ok();
-            // The pair was counted with the other direction.
-            if both && back < *edge {
+            // The binary search works because the edges come from a set, so they are sorted.
+            let both_dialled = self.edges.binary_search(&back).is_ok();
+            // The smaller of the two edges already stands for this pair.
+            if both_dialled && back < *edge {
                 return None;
             }
-            Some(NodePair { from: *places.get(&edge.from)?, to: *places.get(&edge.to)?, both })
+            Some(NodePair {
+                from: *indices.get(&edge.from)?,
+                to: *indices.get(&edge.to)?,
+                both_dialled,
+            })
         });
         edges.collect()
     }
@@ -248,9 +255,9 @@ impl NetworkGraph {
     }
 }
 
-/// The fields of the JSON form for the network as a whole.
+/// The object `graph` of the JSON form: what it says of the whole network.
 #[derive(Serialize)]
-struct Graph<'n> {
+struct GraphFields<'n> {
     network: &'n str,
     version: u32,
 }
@@ -260,7 +267,10 @@ impl Serialize for NetworkGraph {
         let mut network = serializer.serialize_struct("NetworkGraph", 5)?;
         network.serialize_field("directed", &true)?;
         network.serialize_field("multigraph", &false)?;
-        network.serialize_field("graph", &Graph { network: &self.name, version: MAP_VERSION })?;
+        network.serialize_field(
+            "graph",
+            &GraphFields { network: &self.name, version: JSON_VERSION },
+        )?;
         network.serialize_field("nodes", &self.nodes)?;
         network.serialize_field("edges", &self.edges)?;
         network.end()
@@ -279,10 +289,10 @@ pub(super) mod tests {
     }
 
     pub(super) fn network_of(infos: &[NodeInfo]) -> NetworkGraph {
-        NetworkGraph::of("", infos)
+        NetworkGraph::from_infos("", infos)
     }
 
-    /// Returns the answers of nodes 0 to `n`, with each link in the answers of both of its ends.
+    /// Returns the answers of `n` nodes. Both ends of each link report it.
     pub(super) fn infos(n: u16, links: &[(u16, u16)]) -> Vec<NodeInfo> {
         let end = |n: u16| Neighbour {
             id: id(n),
@@ -307,20 +317,22 @@ pub(super) mod tests {
     pub(super) fn hostile() -> NetworkGraph {
         let mut infos = infos(2, &[(0, 1)]);
         infos[0].name = "a\"; b \\\n\u{1b}[31m<x y='&amp;'>\u{202e}\u{ffff}]]>".into();
-        NetworkGraph::of("<net\u{0}>", &infos[..1])
+        NetworkGraph::from_infos("<net\u{0}>", &infos[..1])
     }
 
     #[test]
-    fn a_pair_that_both_dialled_is_one_link() {
+    fn two_nodes_that_dialled_each_other_have_one_link() {
         let network = network_of(&infos(3, &[(0, 1), (1, 0), (2, 1)]));
-        let expected =
-            [NodePair { from: 0, to: 1, both: true }, NodePair { from: 2, to: 1, both: false }];
+        let expected = [
+            NodePair { from: 0, to: 1, both_dialled: true },
+            NodePair { from: 2, to: 1, both_dialled: false },
+        ];
         assert_eq!(network.pairs(), expected);
         assert_eq!(network.links(), 2);
     }
 
     #[test]
-    fn a_link_with_oneself_is_none() {
+    fn a_link_of_a_node_with_itself_is_left_out() {
         let network = network_of(&infos(1, &[(0, 0)]));
         assert_eq!((network.nodes.len(), network.links()), (1, 0));
     }
@@ -335,7 +347,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_first_to_answer_is_this_node() {
+    fn the_first_answer_is_that_of_this_node() {
         let mut infos = infos(3, &[(0, 1), (1, 2)]);
         infos.rotate_left(1);
         let network = network_of(&infos);
@@ -345,14 +357,14 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn every_link_is_drawn() {
-        let drawing = network_of(&infos(3, &[(0, 1), (0, 2)])).to_text();
-        assert!(drawing.contains("├─▶ n1") && drawing.contains("└─▶ n2"), "{drawing}");
+    fn the_text_shows_every_link() {
+        let text = network_of(&infos(3, &[(0, 1), (0, 2)])).to_text();
+        assert!(text.contains("├─▶ n1") && text.contains("└─▶ n2"), "{text}");
     }
 
     #[test]
     fn json_has_the_node_link_form() {
-        let network = NetworkGraph::of("net", &infos(2, &[(1, 0)])[..1]);
+        let network = NetworkGraph::from_infos("net", &infos(2, &[(1, 0)])[..1]);
         let expected = serde_json::json!({
             "directed": true,
             "multigraph": false,

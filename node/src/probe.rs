@@ -1,4 +1,4 @@
-//! Probes: a message to a node without a link and its answer, on a stream of their own.
+//! Probes. A probe is a message to a node without a link. The probe and its answer use a stream of their own.
 
 use std::io;
 use std::sync::Arc;
@@ -16,18 +16,19 @@ use crate::inner::Inner;
 use crate::served::StreamHandler;
 use crate::stream::{Stream, read_block};
 
-/// Most probes under way at once, each a connection of its own. 8: a member starts one every few
-/// seconds.
-pub(crate) const PROBES: usize = 8;
+/// Maximum number of probes under way. Each has a connection of its own. 8 are enough: a member starts one
+/// probe every few seconds.
+pub(crate) const MAX_PROBES: usize = 8;
 
-/// The protocol of these streams: a probe in each direction, each behind its length in four bytes.
+/// The protocol of these streams. One probe is sent in each direction, preceded by its length in four bytes.
 pub(crate) const PROBE_PROTOCOL: &str = "peerkit-probe/1";
 
 impl Inner {
-    /// Sends a probe to a node in the background, without a link. The actor gets its outcome as an
-    /// order.
+    /// Sends a probe to a node in the background, over a stream. The outcome is handed to the actor as
+    /// [`Input::Probed`].
     ///
-    /// Returns false if [`PROBES`] are under way: then nothing was sent, and there is no order.
+    /// Returns false if [`MAX_PROBES`] are under way. Then the probe is not sent, and the actor gets no
+    /// input.
     #[must_use]
     pub(crate) fn probe(
         self: &Arc<Self>,
@@ -39,8 +40,8 @@ impl Inner {
         let inner = self.clone();
         self.tasks.spawn(async move {
             let timeout = inner.config.handshake_timeout;
-            let asking = ask(&inner, id, &addresses, &probe);
-            let answer = match tokio::time::timeout(timeout, asking).await {
+            let exchange = exchange(&inner, id, &addresses, &probe);
+            let answer = match tokio::time::timeout(timeout, exchange).await {
                 Ok(Ok(answer)) => Some(answer),
                 Ok(Err(why)) => {
                     tracing::debug!(peer = %id.short(), %why, "a probe failed");
@@ -55,8 +56,8 @@ impl Inner {
     }
 }
 
-/// Returns the server of the probe protocol. The actor answers each probe; one that takes longer than
-/// `timeout` is given up.
+/// Returns the handler of incoming probes. The actor answers each probe. A probe that takes longer than
+/// `timeout` gets no answer.
 pub(crate) fn serve(actor: Mailbox, timeout: Duration) -> StreamHandler {
     StreamHandler::new(move |stream| {
         let actor = actor.clone();
@@ -69,7 +70,8 @@ pub(crate) fn serve(actor: Mailbox, timeout: Duration) -> StreamHandler {
     })
 }
 
-async fn ask(
+/// Opens a stream to a node, sends the probe and returns the answer.
+async fn exchange(
     inner: &Arc<Inner>,
     id: NodeId,
     addresses: &[Address],
@@ -81,6 +83,7 @@ async fn ask(
     read(&mut stream).await
 }
 
+/// Answers the probe that arrives on a stream.
 async fn answer(actor: &Mailbox, mut stream: Stream) -> Result<(), String> {
     let probe = read(&mut stream).await?;
     let from = stream.peer();
@@ -120,21 +123,21 @@ mod tests {
     use crate::node::Node;
 
     #[tokio::test]
-    async fn a_probe_beyond_the_bound_is_no_task() {
+    async fn a_probe_beyond_the_maximum_starts_no_task() {
         let node = Node::builder().listen("127.0.0.1:0").spawn().await.unwrap();
         let inner = node.inner.clone();
-        // Takes connections, in its queue, and never answers.
+        // Never accepts: connections stay in the system's queue and get no answer.
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::from(silent.local_addr().unwrap());
         let key = Key::from_secret(&[1; 32]);
         let beacon = Beacon { least: key.id(), count: 0 };
         let record = NodeRecord::sign(&key, "peerkit", 0, std::slice::from_ref(&address));
         let probe = Probe { neighbour: false, record, beacon, records: Vec::new() };
-        // One thread and nothing awaited: no other task begins or ends meanwhile.
+        // The runtime has one thread and nothing here awaits, so no other task begins or ends meanwhile.
         let before = inner.tasks.tracker.len();
         let send = || inner.probe(key.id(), vec![address.clone()], probe.clone());
-        let sent = (0..3 * PROBES).filter(|_| send()).count();
-        assert_eq!((sent, inner.tasks.tracker.len() - before), (PROBES, PROBES));
+        let sent = (0..3 * MAX_PROBES).filter(|_| send()).count();
+        assert_eq!((sent, inner.tasks.tracker.len() - before), (MAX_PROBES, MAX_PROBES));
         node.shutdown().await;
     }
 }

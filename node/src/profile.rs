@@ -1,4 +1,4 @@
-//! The identity of this node, its names, and its network.
+//! The identity of this node and its network.
 
 use std::sync::Mutex;
 
@@ -15,20 +15,20 @@ pub(crate) struct Profile {
     pub(crate) id: NodeId,
     pub(crate) name: String,
     pub(crate) network: String,
-    /// True if links are made by hand only.
+    /// True if only the application makes links.
     pub(crate) manual: bool,
     /// The network's secret, if it has one.
     pub(crate) secret: Option<Vec<u8>>,
     /// The key of the network's owner, if this node holds it.
     pub(crate) owner_key: Option<Key>,
-    /// The network's owner, as far as this node knows.
+    /// The identity of the network's owner, if this node knows it.
     pub(crate) owner: Mutex<Option<NodeId>>,
-    /// A random number that is another one in each run.
+    /// A random number that differs in each run of the node.
     pub(crate) incarnation: u64,
 }
 
 impl Profile {
-    /// Returns this node's Hello for a connection, with the addresses that it announces there.
+    /// Returns this node's Hello for one connection. `addresses` are the addresses that it announces.
     pub(crate) fn hello(&self, binding: &[u8; 32], addresses: Vec<Address>) -> Hello {
         Hello {
             version_min: Versions::OURS.min,
@@ -44,25 +44,26 @@ impl Profile {
         }
     }
 
-    /// Returns the proof of knowing the network's secret that `sender` has to give; `None` without a
-    /// secret.
+    /// Returns the proof by which `sender` shows that it knows the network's secret; `None` if the network
+    /// has no secret.
     pub(crate) fn prove(&self, binding: &[u8; 32], sender: NodeId) -> Option<Proof> {
         self.secret.as_deref().map(|secret| prove(secret, binding, sender))
     }
 
-    /// Returns the network's owner, as far as this node knows.
+    /// Returns the identity of the network's owner, if this node knows it.
     pub(crate) fn owner(&self) -> Option<NodeId> {
         *lock(&self.owner)
     }
 
-    /// Takes `owner` for the network's owner if none is known yet. Returns whether it did. An identity
-    /// that no node can hold is not taken, as no other would be from then on.
+    /// Accepts `owner` as the network's owner if no owner is known. Returns whether it was accepted. An
+    /// identity that is not a valid public key is not accepted, because it would keep out the real owner for
+    /// good.
     pub(crate) fn learn_owner(&self, owner: NodeId) -> bool {
         let mut known = lock(&self.owner);
-        let is_taken = known.is_none() && owner.is_public_key();
-        if is_taken {
+        let is_accepted = known.is_none() && owner.is_public_key();
+        if is_accepted {
             *known = Some(owner);
         }
-        is_taken
+        is_accepted
     }
 }

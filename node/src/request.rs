@@ -1,5 +1,5 @@
-//! Requests with replies. On one side named functions or the application's handler answer them, on the
-//! other a task waits for the reply with a deadline.
+//! Requests with replies. At the requester, a task waits for the reply until a deadline. At the other end,
+//! the function registered for the request's name answers it, or else the application's handler.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +21,8 @@ use crate::inner::Inner;
 use crate::outbox::OwnedFrame;
 use crate::served::RequestHandler;
 
-/// Answers a request with a function, in a task of its own. The task is aborted if the requester no
-/// longer waits.
+/// Answers a request with a function, in a task of its own. Returns the handle with which the task is aborted
+/// if the requester cancels the request.
 pub(crate) fn answer(
     inner: &Arc<Inner>,
     conn: &Arc<Conn>,
@@ -30,14 +30,19 @@ pub(crate) fn answer(
     handler: RequestHandler,
     message: Message,
 ) -> AbortHandle {
-    reply(inner, conn, id, call(handler, conn.peer.clone(), message))
+    send_reply_of(inner, conn, id, call_function(handler, conn.peer.clone(), message))
 }
 
-/// Calls the function for a request, in a task of its own, so that its panic can be reported to the
+/// Calls the function for a request. Runs it in a task of its own, so that a panic can be reported to the
 /// requester.
-async fn call(handler: RequestHandler, peer: Peer, message: Message) -> Result<Message, Refusal> {
+async fn call_function(
+    handler: RequestHandler,
+    peer: Peer,
+    message: Message,
+) -> Result<Message, Refusal> {
     let answering = tokio::spawn(async move { handler.answer(peer, message).await });
-    // A request that is cancelled aborts the task around this one. The handler has to end with it.
+    // If the request is cancelled, the task that runs this code is aborted. That has to abort the function
+    // too.
     let answering = tokio_util::task::AbortOnDropHandle::new(answering);
     match answering.await {
         Ok(Ok(message)) => Ok(message),
@@ -51,7 +56,8 @@ async fn call(handler: RequestHandler, peer: Peer, message: Message) -> Result<M
     }
 }
 
-/// Answers a request that other nodes have relayed. The reply is sent as any message to that node is.
+/// Answers a request that other nodes have relayed. The reply takes the same way as any message to the
+/// requester.
 pub(crate) fn answer_relayed(
     inner: &Arc<Inner>,
     peer: Peer,
@@ -59,20 +65,21 @@ pub(crate) fn answer_relayed(
     name: String,
     message: Message,
 ) {
-    // Relayed requests come over no link of their own whose limit would hold, so all share one limit.
+    // A link limits the requests that arrive over it. Relayed requests have no such link, so all of them
+    // share one limit.
     let permit = inner.served.relayed.clone().try_acquire_owned();
     let (node, to) = (inner.clone(), peer.id());
     inner.tasks.spawn(async move {
         let outcome = match permit {
-            Ok(_held) => answer_by_name(&node, peer, name, message).await,
+            Ok(_permit) => answer_by_name(&node, peer, name, message).await,
             Err(_) => Err(Refusal::Busy),
         };
-        // An error is left out: the requester waits no longer than its own deadline.
+        // If the reply can't be sent, the requester gets a timeout at its own deadline.
         let _ = node.send_reply(to, id, outcome).await;
     });
 }
 
-/// Answers a request by the function for its name, or else by the application's handler.
+/// Answers a request with the function for its name, or else with the application's handler.
 async fn answer_by_name(
     inner: &Arc<Inner>,
     peer: Peer,
@@ -80,7 +87,7 @@ async fn answer_by_name(
     message: Message,
 ) -> Result<Message, Refusal> {
     if let Some(function) = inner.served.requests.get(&name) {
-        return call(function, peer, message).await;
+        return call_function(function, peer, message).await;
     }
     if !inner.dispatch.has_handler() {
         return Err(Refusal::NoHandler);
@@ -91,9 +98,9 @@ async fn answer_by_name(
     answered.await.unwrap_or_else(|_| Err(stopping()))
 }
 
-/// Makes a request ready for the application's handler. Returns the request, and the task that sends
-/// the handler's answer.
-pub(crate) fn ask_handler(
+/// Prepares a request for the application's handler, and starts the task that sends the handler's answer.
+/// Returns the prepared request, and the handle that aborts the task.
+pub(crate) fn prepare_for_handler(
     inner: &Arc<Inner>,
     conn: &Arc<Conn>,
     id: u64,
@@ -102,11 +109,11 @@ pub(crate) fn ask_handler(
 ) -> (HandlerRequest, AbortHandle) {
     let (answer, answered) = oneshot::channel();
     let answering = async { answered.await.unwrap_or_else(|_| Err(stopping())) };
-    (HandlerRequest { name, message, reply: answer }, reply(inner, conn, id, answering))
+    (HandlerRequest { name, message, reply: answer }, send_reply_of(inner, conn, id, answering))
 }
 
-/// Starts a task that sends the reply to a request once there is an answer.
-fn reply(
+/// Starts a task that waits for `answering` and then sends its outcome as the reply.
+fn send_reply_of(
     inner: &Arc<Inner>,
     conn: &Arc<Conn>,
     id: u64,
@@ -122,7 +129,7 @@ fn reply(
             Err(refusal) => Err(refusal),
         };
         match outcome {
-            // If the link has ended, the requester knows that by itself.
+            // If the link has ended, the requester has noticed it, so the error is ignored.
             Ok(packed) => {
                 let reply = OwnedFrame::reply(id, packed);
                 let _ = conn.outbox.push(&reply.as_encoded()).await;
@@ -138,8 +145,8 @@ fn stopping() -> Refusal {
 }
 
 impl Inner {
-    /// Sends a request to a node and waits for its reply. Dropping the future cancels the request,
-    /// unless it was relayed.
+    /// Sends a request to a node and waits for its reply. Dropping the future cancels the request, unless the
+    /// request was relayed.
     pub(crate) async fn request(
         &self,
         peer: NodeId,
@@ -158,13 +165,13 @@ impl Inner {
             };
             self.request_over(&conn, name, body).await
         };
-        // One deadline for all of it: finding the way, a dial, and the reply.
+        // One deadline covers everything: finding the node, dialling it, and waiting for the reply.
         let waited = tokio::time::timeout(timeout, asking).await;
         waited.unwrap_or(Err(Error::Timeout(timeout)))
     }
 
     async fn request_over(&self, conn: &Conn, name: &str, body: Message) -> Result<Message, Error> {
-        // Before the request is open, so that an error leaves nothing to cancel.
+        // Compresses before the request is open, so that an error leaves no open request.
         let body = compress::pack_async(body, self.config.max_message).await?;
         let (id, reply) = conn.open_request();
         let _cancel = CancelOnDrop { conn, id };
@@ -174,7 +181,7 @@ impl Inner {
         match reply.await {
             Ok(outcome) => outcome.map_err(Error::Request),
             Err(_) => {
-                // The link has ended, and its outbox knows why.
+                // The link has ended. Its outbox has the reason.
                 let ended = conn.outbox.closed();
                 Err(lost(ended.unwrap_or(Reason::Lost("the link ended".into()))))
             }
@@ -182,7 +189,7 @@ impl Inner {
     }
 }
 
-/// Forgets a request when it is dropped. Sends the peer a cancellation if it still works on the request.
+/// Closes a request when dropped. If there is no reply yet, sends the peer a cancellation.
 struct CancelOnDrop<'a> {
     conn: &'a Conn,
     id: u64,

@@ -1,7 +1,7 @@
-//! Shutdown: the tasks of a node, and the signals that end them.
+//! The tasks of a node, and the three signals of its shutdown.
 //!
-//! A node that is to stop says goodbye to its peers first, and its tasks end by themselves. The halt ends
-//! those that still run after that. The last signal says that everything has ended.
+//! At the signal `stop` the node says goodbye to its peers, and its tasks end by themselves. After that, the
+//! signal `halt` ends the tasks that still run. The signal `stopped` says that all tasks have ended.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -16,63 +16,64 @@ use tokio_util::task::TaskTracker;
 /// The tasks of a node.
 #[derive(Debug, Default)]
 pub(crate) struct Tasks {
-    /// All tasks, and work on blocking threads.
+    /// Counts all tasks, and the work on blocking threads.
     pub(crate) tracker: TaskTracker,
-    /// The tasks that run links. A stop waits until these have ended by themselves.
+    /// Counts the tasks that run links. A node that stops waits until these have ended by themselves.
     pub(crate) links: TaskTracker,
-    /// Cancelled when the node is to stop, in good order.
+    /// Cancelled when the node begins to stop.
     pub(crate) stop: CancellationToken,
     /// Ends every task that still runs.
     pub(crate) halt: Halt,
-    /// Cancelled once everything has ended.
+    /// Cancelled when all tasks have ended.
     pub(crate) stopped: CancellationToken,
 }
 
 impl Tasks {
-    /// Runs a task until it is done or the node halts.
+    /// Spawns a task that runs until it is done or the node halts.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
-        // Boxed, as the task's own state would have room for two of it.
-        self.tracker.spawn(self.halt.clone().unless(Box::pin(task)))
+        // The task is boxed: an async function keeps its argument twice, which would double the memory of a
+        // task.
+        self.tracker.spawn(self.halt.clone().run_until_halted(Box::pin(task)))
     }
 }
 
-/// The signal that ends every task. Clones are one signal.
+/// The signal that ends every task. All clones share one signal.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Halt(Arc<HaltState>);
 
 #[derive(Debug, Default)]
 struct HaltState {
     token: CancellationToken,
-    /// Says the same without the token's lock, which all tasks share.
-    called: AtomicBool,
+    /// True once the token is cancelled. Unlike the token, it has no lock that all tasks share.
+    is_signalled: AtomicBool,
 }
 
 impl Halt {
     /// Gives the signal.
-    pub(crate) fn call(&self) {
-        self.0.called.store(true, Ordering::Release);
+    pub(crate) fn signal(&self) {
+        self.0.is_signalled.store(true, Ordering::Release);
         self.0.token.cancel();
     }
 
     /// Waits for the signal.
-    pub(crate) async fn called(&self) {
+    pub(crate) async fn signalled(&self) {
         self.0.token.cancelled().await;
     }
 
-    /// Runs `work`, the whole of a task, until it is done or the signal is given.
-    pub(crate) async fn unless(self, mut work: Pin<Box<impl Future<Output = ()>>>) {
-        let mut called = pin!(self.called());
-        let mut waits = false;
+    /// Runs `work` until it is done or the signal is given. `work` must be all that the task does.
+    pub(crate) async fn run_until_halted(self, mut work: Pin<Box<impl Future<Output = ()>>>) {
+        let mut signalled = pin!(self.signalled());
+        let mut is_registered = false;
         poll_fn(|cx| {
-            // A task is always woken by the same waker, so registering it once with the token is enough.
-            // Later polls look at the flag, which takes no lock.
-            let over = if waits {
-                self.0.called.load(Ordering::Acquire)
+            // A task always has the same waker, so the first poll registers it with the token. Later polls
+            // only look at the flag, which takes no lock.
+            let is_halted = if is_registered {
+                self.0.is_signalled.load(Ordering::Acquire)
             } else {
-                called.as_mut().poll(cx).is_ready()
+                signalled.as_mut().poll(cx).is_ready()
             };
-            waits = true;
-            if over { Poll::Ready(()) } else { work.as_mut().poll(cx) }
+            is_registered = true;
+            if is_halted { Poll::Ready(()) } else { work.as_mut().poll(cx) }
         })
         .await;
     }
@@ -85,22 +86,22 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn ends_what_waits_and_what_comes_later_but_not_what_is_done() {
+    async fn the_halt_ends_tasks_that_wait_and_tasks_that_start_later() {
         let halt = Halt::default();
-        tokio::spawn(halt.clone().unless(Box::pin(async {}))).await.unwrap();
+        tokio::spawn(halt.clone().run_until_halted(Box::pin(async {}))).await.unwrap();
 
         let (wake, woken) = oneshot::channel::<()>();
         let waiting = Box::pin(async {
             let _ = woken.await;
             std::future::pending::<()>().await;
         });
-        let task = tokio::spawn(halt.clone().unless(waiting));
+        let task = tokio::spawn(halt.clone().run_until_halted(waiting));
         wake.send(()).unwrap();
         tokio::task::yield_now().await;
         assert!(!task.is_finished());
-        halt.call();
+        halt.signal();
         task.await.unwrap();
 
-        tokio::spawn(halt.unless(Box::pin(std::future::pending()))).await.unwrap();
+        tokio::spawn(halt.run_until_halted(Box::pin(std::future::pending()))).await.unwrap();
     }
 }

@@ -10,15 +10,16 @@ use tokio::sync::Notify;
 use crate::inner::Inner;
 use crate::lock::lock;
 
-/// The timers, and the wake-up of the task that waits for the next.
+/// The timers of the handler, and the signal that wakes [`Inner::run_timers`] when a timer is set.
 #[derive(Debug, Default)]
 pub(crate) struct HandlerTimers {
     timers: Mutex<Timers>,
+    /// Notified when a timer is set.
     changed: Notify,
 }
 
 impl Inner {
-    /// Sets a timer of the handler. If there are too many, the action fails.
+    /// Sets a timer of the handler. If too many timers are set, emits an event that the action has failed.
     pub(crate) fn set_timer(&self, timer: TimerId, after: Duration) {
         match lock(&self.handler.timers.timers).set(self.clock.now(), timer, after) {
             Ok(_) => self.handler.timers.changed.notify_one(),
@@ -29,13 +30,13 @@ impl Inner {
         }
     }
 
-    /// Cancels a timer of the handler. Timers expire in the handler's turn, in which this is called, so
-    /// the timer does not expire afterwards.
+    /// Cancels a timer of the handler, which does not expire after this returns: the handler's lock is held
+    /// both here and when a timer expires.
     pub(crate) fn cancel_timer(&self, timer: TimerId) {
         lock(&self.handler.timers.timers).cancel(timer);
     }
 
-    /// Calls the handler for each timer that expires, until the node is asked to stop.
+    /// Calls the handler for each timer that expires, until the node begins to stop.
     pub(crate) async fn run_timers(&self) {
         loop {
             let next = lock(&self.handler.timers.timers).poll_timeout();
@@ -45,8 +46,7 @@ impl Inner {
                 () = self.handler.timers.changed.notified() => continue,
                 () = self.clock.sleep_until(next) => {}
             }
-            // The timer is taken only once it is the handler's turn, as the handler may cancel it until
-            // then.
+            // Runs when the handler's lock is held. Until then, the handler may still cancel the timer.
             let expired = || {
                 let mut timers = lock(&self.handler.timers.timers);
                 timers.poll(self.clock.now()).filter(|_| !self.tasks.stop.is_cancelled())

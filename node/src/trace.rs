@@ -1,17 +1,18 @@
-//! The log of a node's actions: one target for each kind of thing, fields instead of sentences.
+//! The log of a node. Each kind of event has a target. A line has a short fixed text, and the details in
+//! fields.
 //!
-//! | target | info | debug |
+//! | target | level info | level debug |
 //! |---|---|---|
-//! | `peerkit::node` | start, stop, clocks that are far apart | a handler's actions that failed |
-//! | `peerkit::link` | links that are up, have ended, and why | dials, connections accepted, refused |
-//! | `peerkit::message` | those that failed | each, with its size and kind |
-//! | `peerkit::query` | | asked, received, passed on, dropped |
-//! | `peerkit::membership` | joined a network | neighbours asked, taken, let go; probes |
-//! | `peerkit::broadcast` | those that are lost | received, passed on, delivered, dropped and why |
-//! | `peerkit::transfer` | downloads that are done or failed, uploads that are done | downloads begun, requests served |
+//! | `peerkit::node` | start, stop, clocks that are far apart | failed actions of the handler |
+//! | `peerkit::link` | new links, ended links and the reason | dials, accepted connections, refused connections |
+//! | `peerkit::message` | failed messages | each message, with its size and kind |
+//! | `peerkit::query` | | queries that were started, received, passed on or dropped |
+//! | `peerkit::membership` | joining and leaving a network | frames about neighbours, probes |
+//! | `peerkit::broadcast` | lost broadcasts | broadcasts that were received, passed on, delivered or dropped |
+//! | `peerkit::transfer` | finished and failed downloads, finished uploads | started downloads, served requests |
 //!
-//! Nothing secret and no contents are logged: no message, title, search text, ticket or token. Names
-//! and texts of peers are logged as quoted strings, with control characters escaped.
+//! No secret and no content is logged: no message, title, search text, ticket or token. Names and texts that
+//! come from peers are logged as quoted strings, with control characters escaped.
 
 use peerkit_proto::event::{Event, LinkEnd, Peer};
 use peerkit_proto::frame::Frame;
@@ -23,8 +24,9 @@ use peerkit_proto::overlay::broadcast::BroadcastCounters;
 use peerkit_proto::peer::{Command, ConnectionId, Input, JoinError, Output};
 use tracing::{debug, info, warn};
 
-/// Returns whether frames of the overlay are logged. If not, the texts for such a line are not built.
-fn logs_frames() -> bool {
+/// Returns whether frames of the overlay are logged. If they are not, the texts for their lines are not
+/// built.
+fn frames_are_logged() -> bool {
     tracing::enabled!(target: "peerkit::query", tracing::Level::DEBUG)
         || tracing::enabled!(target: "peerkit::message", tracing::Level::DEBUG)
         || tracing::enabled!(target: "peerkit::membership", tracing::Level::DEBUG)
@@ -62,15 +64,15 @@ pub(crate) fn event(event: &Event) {
             "up"
         ),
         Event::OutboundNodeDisconnected { peer, link_end }
-        | Event::InboundNodeDisconnected { peer, link_end } => ended(peer, link_end),
+        | Event::InboundNodeDisconnected { peer, link_end } => log_link_end(peer, link_end),
         Event::OutboundNodeConnectionError { address, error } => {
             info!(target: "peerkit::link", %address, why = error.as_str(), "could not connect");
         }
         Event::InboundNodeConnectionError { address, error } => {
-            debug!(target: "peerkit::link", %address, why = error.as_str(), "not let in");
+            debug!(target: "peerkit::link", %address, why = error.as_str(), "inbound connection failed");
         }
         Event::NodeReconnectionError { address, tries, error } => {
-            debug!(target: "peerkit::link", %address, tries, why = error.as_str(), "not reached again");
+            debug!(target: "peerkit::link", %address, tries, why = error.as_str(), "reconnection failed");
         }
         Event::NodeMessageFailed { peer, failure } => info!(
             target: "peerkit::message",
@@ -113,7 +115,7 @@ pub(crate) fn event(event: &Event) {
             info!(target: "peerkit::transfer", %hash, "a share has changed on disk");
         }
         Event::NodeLagged { missed } => {
-            info!(target: "peerkit::node", missed, "the application is slow: events left out");
+            info!(target: "peerkit::node", missed, "the application is slow: events dropped");
         }
         Event::NodeClockSkew { peer, seconds } => {
             info!(target: "peerkit::node", peer = %peer.id().short(), seconds, "clocks far apart");
@@ -128,7 +130,7 @@ pub(crate) fn event(event: &Event) {
     }
 }
 
-fn ended(peer: &Peer, link_end: &LinkEnd) {
+fn log_link_end(peer: &Peer, link_end: &LinkEnd) {
     info!(
         target: "peerkit::link",
         peer = %peer.id().short(),
@@ -139,25 +141,25 @@ fn ended(peer: &Peer, link_end: &LinkEnd) {
     );
 }
 
-/// Logs an input of the machine. `peer` returns the node at the other end of a link.
+/// Logs an input of the state machine. `peer` returns the node at the other end of a connection.
 pub(crate) fn input(input: &Input, peer: impl Fn(ConnectionId) -> Option<NodeId>) {
     match input {
-        Input::Frame(connection, frame) if logs_frames() => {
+        Input::Frame(connection, frame) if frames_are_logged() => {
             if let Some(from) = peer(*connection) {
                 log_frame(from, frame, "received", "received");
             }
         }
-        Input::PostponeBroadcasts(connection, batch) if logs_frames() => {
+        Input::PostponeBroadcasts(connection, batch) if frames_are_logged() => {
             let peer = peer(*connection).map(|id| id.short()).unwrap_or_default();
             let count = batch.items.len();
-            debug!(target: "peerkit::broadcast", peer, count, "put off: application busy");
+            debug!(target: "peerkit::broadcast", peer, count, "not delivered: application busy");
         }
         Input::Probed { id, answer } => {
             let answered = answer.is_some();
             debug!(target: "peerkit::membership", node = %id.short(), answered, "probed");
         }
         Input::Query { operation, what, depth, .. } => {
-            debug!(target: "peerkit::query", query = operation.0, what = name(what), depth, "asked");
+            debug!(target: "peerkit::query", query = operation.0, what = query_kind(what), depth, "asked");
         }
         Input::Command(Command::Leave) | Input::Stop { hand_over: true } => {
             info!(target: "peerkit::membership", "leaving");
@@ -167,48 +169,50 @@ pub(crate) fn input(input: &Input, peer: impl Fn(ConnectionId) -> Option<NodeId>
 }
 
 /// Logs a frame that is not sent because its link is crowded.
-pub(crate) fn passed_over(to: NodeId, frame: &Frame) {
-    if logs_frames() {
+pub(crate) fn not_sent(to: NodeId, frame: &Frame) {
+    if frames_are_logged() {
         log_frame(to, frame, "dropped: link crowded", "dropped: link crowded");
     }
 }
 
-/// Logs a frame from a peer or to it, with the text `relayed` if such frames travel on from node to node, or
-/// else with `own`.
-fn log_frame(peer: NodeId, frame: &Frame, relayed: &'static str, own: &'static str) {
-    let (peer, kind) = (peer.short(), kind(frame));
+/// Logs a frame that `peer` has sent or gets. The text of the line is `forwarded` for a frame that nodes
+/// forward from one to the next, and `direct` for a frame between two neighbours.
+fn log_frame(peer: NodeId, frame: &Frame, forwarded: &'static str, direct: &'static str) {
+    let (peer, kind) = (peer.short(), frame_kind(frame));
     match frame {
         Frame::Query(query) => {
-            let (id, what, depth) = (short(query.id), name(&query.what), query.depth);
-            debug!(target: "peerkit::query", %id, %peer, what, depth, "{relayed}");
+            let (id, what, depth) =
+                (short_query_id(query.id), query_kind(&query.what), query.depth);
+            debug!(target: "peerkit::query", %id, %peer, what, depth, "{forwarded}");
         }
         Frame::Answer(answer) => {
-            let (id, node) = (short(answer.id), answer.node.short());
-            debug!(target: "peerkit::query", %id, %peer, kind, %node, "{relayed}");
+            let (id, node) = (short_query_id(answer.id), answer.node.short());
+            debug!(target: "peerkit::query", %id, %peer, kind, %node, "{forwarded}");
         }
         Frame::QueryDone(done) => {
-            let (id, complete) = (short(done.id), done.complete);
-            debug!(target: "peerkit::query", %id, %peer, kind, complete, "{own}");
+            let (id, complete) = (short_query_id(done.id), done.complete);
+            debug!(target: "peerkit::query", %id, %peer, kind, complete, "{direct}");
         }
         Frame::Broadcast(batch) => {
             let (author, first, count) = (batch.run.author.short(), batch.first, batch.items.len());
-            debug!(target: "peerkit::broadcast", %author, %peer, first, count, "{relayed}");
+            debug!(target: "peerkit::broadcast", %author, %peer, first, count, "{forwarded}");
         }
         Frame::Have(_) | Frame::Want(_) | Frame::Given(_) | Frame::Prune(_) | Frame::Clock(_) => {
-            debug!(target: "peerkit::broadcast", %peer, kind, "{own}");
+            debug!(target: "peerkit::broadcast", %peer, kind, "{direct}");
         }
         Frame::Forward(_) | Frame::Forwarded(_) => {
-            debug!(target: "peerkit::message", %peer, kind, "{relayed}");
+            debug!(target: "peerkit::message", %peer, kind, "{forwarded}");
         }
-        _ => debug!(target: "peerkit::membership", %peer, kind, "{own}"),
+        _ => debug!(target: "peerkit::membership", %peer, kind, "{direct}"),
     }
 }
 
-/// Logs an output of the machine. `peer` returns the node at the other end of a link.
+/// Logs an output of the state machine. `peer` returns the node at the other end of a connection.
 pub(crate) fn output(output: &Output, peer: impl Fn(ConnectionId) -> Option<NodeId>) {
-    let of = |connection: &ConnectionId| peer(*connection).map(|id| id.short()).unwrap_or_default();
+    let peer_of =
+        |connection: &ConnectionId| peer(*connection).map(|id| id.short()).unwrap_or_default();
     match output {
-        Output::Send { connection, frame } if logs_frames() => {
+        Output::Send { connection, frame } if frames_are_logged() => {
             if let Some(to) = peer(*connection) {
                 log_frame(to, frame, "passed on", "sent");
             }
@@ -225,12 +229,12 @@ pub(crate) fn output(output: &Output, peer: impl Fn(ConnectionId) -> Option<Node
         Output::JoinEnded { outcome: Err(JoinError::Refused { by, outcome }), .. } => {
             let why = match outcome {
                 NeighbourOutcome::Manual => "its links are made by hand",
-                _ => "no place",
+                _ => "it has no room for another neighbour",
             };
             info!(target: "peerkit::membership", by = %by.short(), why, "not joined");
         }
         Output::CloseLink(connection, reason) | Output::CloseReplacedLink(connection, reason) => {
-            let peer = of(connection);
+            let peer = peer_of(connection);
             debug!(target: "peerkit::link", peer, why = reason.to_string(), "ending");
         }
         Output::QueryEnded { operation, complete } => {
@@ -240,7 +244,8 @@ pub(crate) fn output(output: &Output, peer: impl Fn(ConnectionId) -> Option<Node
     }
 }
 
-/// Logs the broadcasts that the overlay has dropped, by its counters before and after a frame.
+/// Logs how many broadcasts the overlay has dropped for one frame, from its counters before and after the
+/// frame.
 pub(crate) fn broadcasts_dropped(
     from: NodeId,
     before: BroadcastCounters,
@@ -248,20 +253,20 @@ pub(crate) fn broadcasts_dropped(
 ) {
     let duplicates = after.duplicates.saturating_sub(before.duplicates);
     if duplicates > 0 {
-        debug!(target: "peerkit::broadcast", from = %from.short(), count = duplicates, "dropped: came before");
+        debug!(target: "peerkit::broadcast", from = %from.short(), count = duplicates, "dropped: duplicate");
     }
     let untimely = after.untimely.saturating_sub(before.untimely);
     if untimely > 0 {
-        debug!(target: "peerkit::broadcast", from = %from.short(), count = untimely, "dropped: of another time");
+        debug!(target: "peerkit::broadcast", from = %from.short(), count = untimely, "dropped: too old or from the future");
     }
 }
 
-fn short(query: QueryId) -> String {
+fn short_query_id(query: QueryId) -> String {
     hex(&query.0[..4])
 }
 
-/// Returns the kind of a query, without its text, which is the user's.
-fn name(what: &QueryKind) -> &'static str {
+/// Returns the kind of a query. The text of a query is the user's, so it is not logged.
+fn query_kind(what: &QueryKind) -> &'static str {
     match what {
         QueryKind::Discover => "discover",
         QueryKind::Search(_) => "search",
@@ -273,7 +278,7 @@ fn name(what: &QueryKind) -> &'static str {
     }
 }
 
-fn kind(frame: &Frame) -> &'static str {
+fn frame_kind(frame: &Frame) -> &'static str {
     match frame {
         Frame::Query(_) => "query",
         Frame::Answer(_) => "answer",

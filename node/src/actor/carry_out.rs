@@ -32,7 +32,7 @@ impl Actor {
             let is_crowded = |connection: ConnectionId, frame: &Frame| {
                 let conn = links.get(&connection).filter(|conn| conn.outbox.is_crowded());
                 if let Some(conn) = conn {
-                    trace::passed_over(conn.peer.id(), frame);
+                    trace::not_sent(conn.peer.id(), frame);
                 }
                 conn.is_some()
             };

@@ -48,7 +48,7 @@ impl Actor {
         let writing = tokio::spawn(blocking::run(move || kept.write()));
         let settling = async { tokio::join!(inner.dispatch.settle(), writing) };
         let _ = tokio::time::timeout(HALT, settling).await;
-        inner.tasks.halt.call();
+        inner.tasks.halt.signal();
         self.orders.close();
         self.link_reports.close();
         drop(self);

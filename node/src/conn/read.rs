@@ -389,7 +389,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         let same = self.requests.values().filter(|one| one.is_for_handler == is_for_handler);
         let is_busy = same.count() >= inner.config.max_requests_per_peer;
         if is_for_handler && !is_busy {
-            let (for_handler, task) = request::ask_handler(inner, conn, id, name, message);
+            let (for_handler, task) = request::prepare_for_handler(inner, conn, id, name, message);
             self.requests.insert(id, ActiveRequest { task, is_for_handler });
             return batch.add(Received::Request(Box::new(for_handler)));
         }
@@ -433,7 +433,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
                 tokio::select! {
                     biased;
                     () = &mut delivery => break,
-                    () = inner.tasks.halt.called() => break,
+                    () = inner.tasks.halt.signalled() => break,
                     () = self.conn.closing.notified(), if !leaving => {
                         leaving = true;
                         // The goodbye does not wait for the application. The event has to, as the

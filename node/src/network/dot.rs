@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 
 use super::NetworkGraph;
-use super::text::{allowed, label};
+use super::text::{escape_disallowed, label};
 
 impl NetworkGraph {
-    /// Writes the network in DOT, for Graphviz. Links go from the node that dialled.
+    /// Writes the network in DOT, for Graphviz. Each arrow starts at the node that dialled.
     #[must_use]
     pub fn to_dot(&self) -> String {
         let mut text = String::from("digraph network {\n  node [shape=box];\n");
@@ -27,10 +27,12 @@ impl NetworkGraph {
     }
 }
 
-/// Quotes a text for DOT. Graphviz reads `&lt;` and the like in a label as in HTML, and copies characters that
-/// XML does not allow into its pictures.
+/// Quotes and escapes a text for DOT. Graphviz decodes HTML entities such as `&lt;` in a label, so `&` is
+/// escaped. It copies all characters into its SVG pictures, so those that XML does not allow are escaped as
+/// well.
 fn quoted(text: &str) -> String {
-    let text = allowed(text).replace('\\', "\\\\").replace('"', "\\\"").replace('&', "&amp;");
+    let text =
+        escape_disallowed(text).replace('\\', "\\\\").replace('"', "\\\"").replace('&', "&amp;");
     format!("\"{text}\"")
 }
 
@@ -47,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn this_node_stands_out_and_links_go_from_the_dialler() {
+    fn this_node_is_filled_and_arrows_start_at_the_node_that_dialled() {
         let dot = network_of(&infos(3, &[(1, 0), (1, 2)])[..2]).to_dot();
         let line =
             |id| dot.lines().find(|line| line.starts_with(&format!("  \"{id}\" ["))).unwrap();

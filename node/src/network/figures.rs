@@ -8,50 +8,50 @@ use serde::Serialize;
 use super::NetworkGraph;
 use super::neighbours::{Neighbours, UNREACHED};
 
-/// Most nodes for which the exact diameter is computed. 10,000 nodes with 5 links each take a second, and
-/// twice as many take four times as long.
-const EXACT: usize = 10_000;
+/// Maximum number of nodes for which the exact diameter is computed. It takes one second for 10,000 nodes
+/// with 5 links each, and four times as long for twice as many nodes.
+const MAX_NODES_FOR_EXACT_DIAMETER: usize = 10_000;
 
-/// The figures of a network, with links counted in both directions.
+/// The figures of a network. A link counts in both directions, whichever node dialled.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Figures {
     /// Number of nodes, including the one that ran the discovery.
     pub nodes: usize,
-    /// Number of links between them.
+    /// Number of links. Two nodes that have dialled each other count as one link.
     pub links: usize,
-    /// Number of parts without a link between them; 1 if every node can reach every other.
+    /// Number of connected parts; 1 if every node can reach every other node over links.
     pub components: usize,
     /// Statistics of the number of links that each node has.
     pub degree: Degrees,
-    /// Most hops between any two nodes of one part.
+    /// The largest distance between two nodes of one connected part, in hops.
     pub diameter: usize,
     /// True if `diameter` is exact. With more than 10,000 nodes it is a lower bound.
     pub diameter_exact: bool,
-    /// The nodes whose failure would split a part, in the order of their identities.
+    /// The nodes whose failure would split a connected part, in the order of their identities.
     pub cut_nodes: Vec<NodeId>,
 }
 
 /// Statistics of the number of links that each node has.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Degrees {
-    /// Fewest links of a node.
+    /// Smallest number of links of a node.
     pub min: usize,
     /// Mean number of links, rounded to two decimals.
     pub avg: f64,
-    /// Most links of a node.
+    /// Largest number of links of a node.
     pub max: usize,
-    /// Number of nodes by number of links.
+    /// Maps each number of links to the number of nodes that have so many links.
     pub histogram: BTreeMap<usize, usize>,
 }
 
 impl NetworkGraph {
-    /// Computes the figures. The time grows with the square of the number of nodes, so run it on a blocking
-    /// thread for thousands of them.
+    /// Computes the figures. The time grows with the square of the number of nodes: with thousands of nodes,
+    /// call this on a blocking thread.
     #[must_use]
     pub fn figures(&self) -> Figures {
         let neighbours = self.neighbours();
         let components = neighbours.components();
-        let diameter_exact = neighbours.len() <= EXACT;
+        let diameter_exact = neighbours.len() <= MAX_NODES_FOR_EXACT_DIAMETER;
         let diameter = if diameter_exact {
             diameter(&neighbours)
         } else {
@@ -88,11 +88,11 @@ impl Degrees {
     }
 }
 
-/// Returns the most hops between two nodes of one part. Runs a breadth-first search from every node, 64 of
-/// them at once, each as a bit of a word (Then et al., "The more the merrier: efficient multi-source graph
-/// traversal", 2014).
+/// Returns the largest distance between two nodes of one part, in hops. Runs a breadth-first search from
+/// every node. 64 searches run at once, each as one bit of a word (Then et al., "The more the merrier:
+/// efficient multi-source graph traversal", 2014).
 fn diameter(neighbours: &Neighbours) -> usize {
-    let mut most = 0;
+    let mut max_hops = 0;
     let mut next = vec![0_u64; neighbours.len()];
     for first in (0..neighbours.len()).step_by(64) {
         let sources = first..neighbours.len().min(first + 64);
@@ -108,7 +108,7 @@ fn diameter(neighbours: &Neighbours) -> usize {
                 for other in neighbours.of(node) {
                     // The searches that reach this neighbour for the first time.
                     let new = searches & !seen[*other];
-                    // Listed once, however many nodes of the front reach it.
+                    // The neighbour is listed once, even if several nodes of the front reach it.
                     if new != 0 && next[*other] == 0 {
                         reached.push(*other);
                     }
@@ -116,28 +116,29 @@ fn diameter(neighbours: &Neighbours) -> usize {
                 }
             }
             if reached.is_empty() {
-                most = most.max(hops);
+                max_hops = max_hops.max(hops);
                 break;
             }
             front = reached.iter().map(|node| (*node, std::mem::take(&mut next[*node]))).collect();
         }
     }
-    most
+    max_hops
 }
 
-/// Returns a lower bound of the diameter: in each part, the distance of the farthest node from one that is
-/// itself farthest from some node.
+/// Returns a lower bound of the diameter. In each part, finds a node that is farthest from some first node,
+/// and measures the distance from there to the farthest node. The largest of these distances is the bound.
 fn double_sweep(neighbours: &Neighbours, components: &[Vec<usize>]) -> usize {
     let mut hops = vec![UNREACHED; neighbours.len()];
     let sweeps = components.iter().filter_map(|component| {
+        // The last node of a walk is farthest from its start.
         let last = *neighbours.walk(*component.last()?, &mut hops).last()?;
         Some(hops[last])
     });
     sweeps.max().unwrap_or_default()
 }
 
-/// Returns the nodes whose removal would split their part: Tarjan's algorithm with low points. It has a stack
-/// of its own, as recursion along a long chain would overflow the thread's.
+/// Returns the nodes whose removal would split their part, by Tarjan's algorithm with low points. Uses a
+/// stack on the heap, because recursion along a long chain of nodes would overflow the thread's stack.
 fn cut_nodes(neighbours: &Neighbours) -> BTreeSet<usize> {
     struct Visit<'a> {
         node: usize,
@@ -164,7 +165,7 @@ fn cut_nodes(neighbours: &Neighbours) -> BTreeSet<usize> {
         while let Some(top) = stack.last_mut() {
             let node = top.node;
             if let Some(next) = top.rest.next().copied() {
-                // The edge that the search came by.
+                // The search came along this edge.
                 if Some(next) == top.parent {
                     continue;
                 }
@@ -173,7 +174,7 @@ fn cut_nodes(neighbours: &Neighbours) -> BTreeSet<usize> {
                     enter(next, &mut entered, &mut low);
                     stack.push(visit(next, Some(node)));
                 } else {
-                    // A back edge: from here the search can return to an earlier node.
+                    // A back edge leads to a node that the search entered earlier.
                     low[node] = low[node].min(entered[next]);
                 }
                 continue;
@@ -181,14 +182,15 @@ fn cut_nodes(neighbours: &Neighbours) -> BTreeSet<usize> {
             let (parent, children) = (top.parent, top.children);
             stack.pop();
             match parent {
-                // The root is a cut node if its subtrees have no edge between them.
+                // The root is a cut node if it has several subtrees: there is no edge between them.
                 None if children > 1 => {
                     cut.insert(node);
                 }
                 None => {}
                 Some(parent) => {
                     low[parent] = low[parent].min(low[node]);
-                    // No node below has an edge above the parent, so the parent is the only way there.
+                    // No node of this subtree has an edge to a node above the parent, so without the parent
+                    // the subtree is cut off.
                     let parent_is_root = stack.last().is_some_and(|top| top.parent.is_none());
                     if !parent_is_root && low[node] >= entered[parent] {
                         cut.insert(parent);
@@ -206,7 +208,7 @@ mod tests {
     use crate::network::tests::{id, infos, network_of};
     use proptest::prelude::*;
 
-    /// Returns the hops between every two nodes by another algorithm (Floyd and Warshall).
+    /// Returns the number of hops between each two nodes, by another algorithm (Floyd and Warshall).
     fn distances(neighbours: &Neighbours) -> Vec<Vec<usize>> {
         let n = neighbours.len();
         let mut hops = vec![vec![UNREACHED; n]; n];
@@ -226,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_measured() {
+    fn a_line_of_three_nodes_has_these_figures() {
         let network = network_of(&infos(3, &[(0, 1), (1, 2)]));
         let expected = Figures {
             nodes: 3,
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_has_no_cut_node_and_two_parts_are_two() {
+    fn a_ring_has_no_cut_node_and_separate_parts_are_counted() {
         let ring = network_of(&infos(4, &[(0, 1), (1, 2), (2, 3), (3, 0)]));
         assert_eq!(ring.figures().cut_nodes, []);
         assert_eq!(ring.figures().diameter, 2);
@@ -252,26 +254,26 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_takes_no_stack_and_one_search_for_64_nodes() {
+    fn a_line_of_3000_nodes_does_not_overflow_the_stack() {
         let links: Vec<(u16, u16)> = (1..3000).map(|n| (n - 1, n)).collect();
         let figures = network_of(&infos(3000, &links)).figures();
         assert_eq!((figures.diameter, figures.cut_nodes.len()), (2999, 2998));
     }
 
     #[test]
-    fn a_network_too_large_for_exactness_says_so() {
+    fn the_diameter_of_a_large_network_is_marked_as_a_lower_bound() {
         let nodes = 10_002;
         let links: Vec<(u16, u16)> = (1..nodes).map(|n| (n / 2, n)).collect();
         let figures = network_of(&infos(nodes, &links)).figures();
         assert!(!figures.diameter_exact);
-        // In a tree the bound is the diameter: from node 1 down to the last row, which has begun on
-        // one side only, are 13 hops, and 12 on the other side.
+        // In a tree the lower bound equals the diameter. Node 1 is the root. The deepest leaf of one subtree
+        // is 13 hops below it, the deepest leaf of the other 12 hops.
         assert_eq!(figures.diameter, 25);
     }
 
     proptest! {
         #[test]
-        fn figures_are_those_of_the_plain_definitions(
+        fn figures_agree_with_their_definitions(
             links in prop::collection::vec((0u16..9, 0u16..9), 0..14)
         ) {
             let network = network_of(&infos(9, &links));

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::NetworkGraph;
-use super::text::escaped;
+use super::text::escape_xml;
 
 const HEAD: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 <graphml xmlns="http://graphml.graphdrawing.org/xmlns" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:schemaLocation="http://graphml.graphdrawing.org/xmlns http://graphml.graphdrawing.org/xmlns/1.0/graphml.xsd">
@@ -16,16 +16,17 @@ const HEAD: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 "#;
 
 impl NetworkGraph {
-    /// Writes the network as GraphML: nodes by their identities, links from the node that dialled.
+    /// Writes the network as GraphML. Identities are the ids of nodes. Each edge starts at the node that
+    /// dialled.
     #[must_use]
     pub fn to_graphml(&self) -> String {
         let mut text = String::from(HEAD);
-        let _ = writeln!(text, "    <data key=\"network\">{}</data>", escaped(&self.name));
+        let _ = writeln!(text, "    <data key=\"network\">{}</data>", escape_xml(&self.name));
         for node in &self.nodes {
             let _ = write!(text, "    <node id=\"{}\">", node.id);
-            let _ = write!(text, "<data key=\"name\">{}</data>", escaped(&node.name));
+            let _ = write!(text, "<data key=\"name\">{}</data>", escape_xml(&node.name));
             if let Some(address) = &node.address {
-                let _ = write!(text, "<data key=\"address\">{}</data>", escaped(address));
+                let _ = write!(text, "<data key=\"address\">{}</data>", escape_xml(address));
             }
             let _ = write!(text, "<data key=\"answered\">{}</data>", node.answered);
             let _ = writeln!(text, "<data key=\"is_self\">{}</data></node>", node.is_self);
@@ -52,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn this_node_is_marked_and_links_go_from_the_dialler() {
+    fn this_node_is_marked_and_edges_start_at_the_node_that_dialled() {
         let graphml = network_of(&infos(3, &[(1, 0), (1, 2)])[..2]).to_graphml();
         let line = |id| graphml.lines().find(|line| line.contains(&format!("node id=\"{id}\"")));
         let (first, last) = (line(id(0)).unwrap(), line(id(2)).unwrap());

@@ -1,4 +1,4 @@
-//! Labels beside nodes: their width, and positions where they cover as little as possible.
+//! Labels beside nodes: their estimated width, and positions at which they cover as little as possible.
 
 use super::shapes::{Point, Rect};
 
@@ -8,13 +8,13 @@ pub(super) struct TextLabel {
     pub(super) text: String,
     /// The font size in pixels.
     pub(super) size: f64,
-    /// The rectangle that it covers.
+    /// The rectangle that the text covers.
     pub(super) rect: Rect,
-    /// The end at which the text is fixed. A narrower font leaves room at the other end.
+    /// The point of the text that stays fixed if the viewer's font is narrower than assumed.
     pub(super) anchor: Anchor,
 }
 
-/// The point of a text that stays in place with any font.
+/// The point of a text that has the same position in any font.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Anchor {
     Start,
@@ -22,7 +22,7 @@ pub(super) enum Anchor {
     End,
 }
 
-/// The things that a label should not cover.
+/// The nodes and links that a label should not cover.
 #[derive(Debug, Default)]
 pub(super) struct Obstacles {
     pub(super) nodes: Vec<Rect>,
@@ -32,39 +32,42 @@ pub(super) struct Obstacles {
 impl TextLabel {
     /// Creates a label whose upper left corner is at `corner`.
     pub(super) fn new(text: String, size: f64, corner: Point) -> Self {
-        let most = corner + Point { x: width(&text, size), y: size * 1.3 };
-        Self { text, size, rect: Rect { least: corner, most }, anchor: Anchor::Start }
+        let bottom_right = corner + Point { x: width(&text, size), y: size * 1.3 };
+        Self { text, size, rect: Rect { top_left: corner, bottom_right }, anchor: Anchor::Start }
     }
 
-    /// Returns the anchor point, on the line of the letters.
+    /// Returns the anchor point, on the baseline of the letters.
     pub(super) fn baseline(&self) -> Point {
         let x = match self.anchor {
-            Anchor::Start => self.rect.least.x,
-            Anchor::Middle => f64::midpoint(self.rect.least.x, self.rect.most.x),
-            Anchor::End => self.rect.most.x,
+            Anchor::Start => self.rect.top_left.x,
+            Anchor::Middle => f64::midpoint(self.rect.top_left.x, self.rect.bottom_right.x),
+            Anchor::End => self.rect.bottom_right.x,
         };
-        Point { x, y: self.rect.least.y + self.size }
+        Point { x, y: self.rect.top_left.y + self.size }
     }
 }
 
-/// Places a label beside each node of one part of the picture, just outside of its circle's `radius`.
-pub(super) fn place(
+/// Returns a label for each node of one part, beside the node's circle of the given `radius`.
+pub(super) fn place_labels(
     texts: &[String],
     size: f64,
-    places: &[Point],
+    positions: &[Point],
     radius: f64,
     links: &[(usize, usize)],
 ) -> Vec<TextLabel> {
     let obstacles = Obstacles {
-        nodes: places.iter().map(|place| Rect::about(*place, 2.0 * radius, 2.0 * radius)).collect(),
-        links: links.iter().map(|(a, b)| (places[*a], places[*b])).collect(),
+        nodes: positions
+            .iter()
+            .map(|position| Rect::centred_at(*position, 2.0 * radius, 2.0 * radius))
+            .collect(),
+        links: links.iter().map(|(a, b)| (positions[*a], positions[*b])).collect(),
     };
     let mut labels: Vec<Option<TextLabel>> = vec![None; texts.len()];
-    // Two rounds: in the first, the positions of later labels are not known.
+    // In the first round the positions of later labels are not known, so a second round corrects the choices.
     for _ in 0..2 {
         for node in 0..texts.len() {
             let label = TextLabel::new(texts[node].clone(), size, Point::default());
-            let choices = choices(places[node], radius, label.rect);
+            let choices = choices(positions[node], radius, label.rect);
             let costs = choices.map(|(rect, _)| cost(rect, node, &obstacles, &labels));
             let best = (0..choices.len()).min_by(|a, b| costs[*a].total_cmp(&costs[*b]));
             let (rect, anchor) = choices[best.unwrap_or_default()];
@@ -74,13 +77,13 @@ pub(super) fn place(
     labels.into_iter().flatten().collect()
 }
 
-/// Returns the possible positions of a label of that size around a node, best first.
+/// Returns the possible positions of a label around a node, best first. Only the size of `label` matters.
 fn choices(node: Point, radius: f64, label: Rect) -> [(Rect, Anchor); 8] {
     let (width, height) = (label.width(), label.height());
     let (x, y) = (radius + 3.0 + width / 2.0, radius + 1.0 + height / 2.0);
     // On the diagonals the circle leaves more room.
     let (near_x, near_y) = (radius * 0.7 + width / 2.0, radius * 0.7 + height / 2.0);
-    let ways = [
+    let choices = [
         (0.0, y, Anchor::Middle),
         (0.0, -y, Anchor::Middle),
         (x, 0.0, Anchor::Start),
@@ -90,10 +93,10 @@ fn choices(node: Point, radius: f64, label: Rect) -> [(Rect, Anchor); 8] {
         (near_x, -near_y, Anchor::Start),
         (-near_x, -near_y, Anchor::End),
     ];
-    ways.map(|(x, y, anchor)| (Rect::about(node + Point { x, y }, width, height), anchor))
+    choices.map(|(x, y, anchor)| (Rect::centred_at(node + Point { x, y }, width, height), anchor))
 }
 
-/// Returns the cost of a position: about the number of pixels that would be illegible.
+/// Returns the cost of a position: roughly the number of pixels that would become illegible.
 fn cost(rect: Rect, node: usize, obstacles: &Obstacles, labels: &[Option<TextLabel>]) -> f64 {
     let nodes = obstacles.nodes.iter().enumerate().filter(|(other, _)| *other != node);
     // Covering a node or another label is worse than crossing a line.
@@ -105,19 +108,19 @@ fn cost(rect: Rect, node: usize, obstacles: &Obstacles, labels: &[Option<TextLab
     nodes + labels + 60.0 * crossed.count() as f64
 }
 
-/// Returns the width of a text in pixels, in the widest of the usual fonts.
+/// Returns the estimated width of a text in pixels, in the widest of the usual fonts.
 pub(super) fn width(text: &str, size: f64) -> f64 {
-    text.chars().map(letter).sum::<f64>() * size
+    text.chars().map(letter_width).sum::<f64>() * size
 }
 
-/// Returns whether a text may be wider than [`width`] says: some letters are many times as wide as they are
-/// high.
-pub(super) fn is_unsure(text: &str) -> bool {
+/// Returns whether a text may be wider than [`width`] estimates: some characters, such as certain ligatures,
+/// are many times as wide as they are high.
+pub(super) fn may_be_wider(text: &str) -> bool {
     text.chars().any(|c| !matches!(c, ..'\u{530}' | '…' | '\u{2e80}'..='\u{d7ff}'))
 }
 
 /// Returns an upper bound of a letter's width in DejaVu Sans, as a fraction of the font size.
-fn letter(c: char) -> f64 {
+fn letter_width(c: char) -> f64 {
     match c {
         'i' | 'j' | 'l' => 0.29,
         'f' | 'r' | 't' | 'I' | ' ' | '.' | ',' | ':' | ';' | '\'' | '(' | ')' | '-' | '/' => 0.42,
@@ -134,27 +137,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_keep_clear_of_nodes_links_and_each_other() {
-        let places = [(0.0, 0.0), (100.0, 0.0), (0.0, 40.0), (100.0, 40.0)];
-        let places = places.map(|(x, y)| Point { x, y });
+    fn labels_cover_no_node_no_link_and_no_other_label() {
+        let positions = [(0.0, 0.0), (100.0, 0.0), (0.0, 40.0), (100.0, 40.0)];
+        let positions = positions.map(|(x, y)| Point { x, y });
         let texts = ["left", "right", "lower left", "lower right"].map(str::to_owned);
         let links = [(0, 1), (0, 2), (1, 3), (2, 3)];
-        let labels = place(&texts, 12.0, &places, 8.0, &links);
+        let labels = place_labels(&texts, 12.0, &positions, 8.0, &links);
         for (index, label) in labels.iter().enumerate() {
             assert_eq!(label.text, texts[index]);
             assert!(labels[..index].iter().all(|other| other.rect.overlap(label.rect) == 0.0));
             let crossed =
-                links.iter().filter(|(a, b)| label.rect.is_crossed(places[*a], places[*b]));
+                links.iter().filter(|(a, b)| label.rect.is_crossed(positions[*a], positions[*b]));
             assert_eq!(crossed.count(), 0, "{label:?}");
-            let circles = places.iter().enumerate().filter(|(node, _)| *node != index);
-            let mut circles = circles.map(|(_, place)| Rect::about(*place, 16.0, 16.0));
+            let circles = positions.iter().enumerate().filter(|(node, _)| *node != index);
+            let mut circles = circles.map(|(_, position)| Rect::centred_at(*position, 16.0, 16.0));
             assert!(circles.all(|circle| circle.overlap(label.rect) == 0.0), "{label:?}");
         }
     }
 
     #[test]
-    fn labels_that_are_wide_in_some_fonts_are_fitted() {
+    fn widths_depend_on_letters_and_unusual_letters_may_be_wider() {
         assert!(width("WWW", 10.0) > 2.5 * width("iii", 10.0));
-        assert!(!is_unsure("Zoë, 数据, …") && is_unsure("\u{fdfd}") && is_unsure("🦀"));
+        assert!(!may_be_wider("Zoë, 数据, …") && may_be_wider("\u{fdfd}") && may_be_wider("🦀"));
     }
 }

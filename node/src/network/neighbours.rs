@@ -1,10 +1,10 @@
-//! The neighbours of each node, by their indices in the graph.
+//! The neighbours of each node. Nodes are referred to by their indices in the graph.
 
-/// The neighbours of each node. Does not depend on which of them dialled.
+/// The neighbours of each node, whichever of the two nodes of a link dialled.
 #[derive(Debug, Clone)]
 pub(super) struct Neighbours(Vec<Vec<usize>>);
 
-/// The hops to a node that has not been reached.
+/// The number of hops to a node that has not been reached.
 pub(super) const UNREACHED: usize = usize::MAX;
 
 impl Neighbours {
@@ -33,8 +33,8 @@ impl Neighbours {
         self.0.iter().map(Vec::len)
     }
 
-    /// Returns the nodes that can be reached from `from`, nearest first, beginning with itself. Writes their
-    /// distances to `hops`. Leaves out nodes that `hops` has as reached already.
+    /// Returns the nodes that can be reached from `from`, nearest first, beginning with `from` itself. Writes
+    /// their distances from `from` to `hops`. Leaves out each node that has a distance in `hops` already.
     pub(super) fn walk(&self, from: usize, hops: &mut [usize]) -> Vec<usize> {
         let mut reached = vec![from];
         hops[from] = 0;
@@ -51,7 +51,7 @@ impl Neighbours {
         reached
     }
 
-    /// Returns the connected parts, each as a walk through it.
+    /// Returns the nodes of each connected part, in the order of a [`walk`](Self::walk) from its first node.
     pub(super) fn components(&self) -> Vec<Vec<usize>> {
         let mut hops = vec![UNREACHED; self.len()];
         let mut components = Vec::new();
@@ -63,16 +63,15 @@ impl Neighbours {
         components
     }
 
-    /// Returns the graph of `nodes` and the links between them, numbered in the order of `nodes`.
+    /// Returns the graph of `nodes` and the links between them. The index of a node in it is its index in
+    /// `nodes`.
     pub(super) fn among(&self, nodes: &[usize]) -> Self {
-        let mut places = vec![UNREACHED; self.len()];
-        for (place, node) in nodes.iter().enumerate() {
-            places[*node] = place;
+        let mut new_indices = vec![None; self.len()];
+        for (index, node) in nodes.iter().enumerate() {
+            new_indices[*node] = Some(index);
         }
-        let of = |node: &usize| {
-            let others = self.of(*node).iter().map(|other| places[*other]);
-            others.filter(|place| *place != UNREACHED).collect()
-        };
+        let of =
+            |node: &usize| self.of(*node).iter().filter_map(|other| new_indices[*other]).collect();
         Self(nodes.iter().map(of).collect())
     }
 }
@@ -82,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_walk_goes_by_distance_and_stays_in_its_part() {
+    fn a_walk_lists_the_nodes_of_one_part_by_distance() {
         let neighbours = Neighbours::new(6, [(0, 1), (1, 2), (2, 3), (3, 0), (4, 5)]);
         let mut hops = vec![UNREACHED; 6];
         assert_eq!(neighbours.walk(0, &mut hops), [0, 1, 3, 2]);

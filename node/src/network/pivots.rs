@@ -1,55 +1,60 @@
-//! A rough first layout by distances in hops, which unfolds the graph as a whole. Pivot MDS (Brandes and
-//! Pich, "Eigensolver methods for progressive multidimensional scaling of large data", 2006).
+//! A rough first layout, made from the distances between nodes in hops. It unfolds the graph as a whole. The
+//! algorithm is Pivot MDS (Brandes and Pich, "Eigensolver methods for progressive multidimensional scaling of
+//! large data", 2006).
 
 use super::neighbours::{Neighbours, UNREACHED};
 use super::shapes::Point;
 
-/// Most nodes from which distances are measured. More than 32 make no visible difference.
-const PIVOTS: usize = 32;
+/// Maximum number of nodes from which distances are measured (the pivots). More than 32 make no visible
+/// difference.
+const MAX_PIVOTS: usize = 32;
 
-/// Rounds of the power iteration. 50: the first layout need not be exact.
+/// Number of rounds of the power iteration. 50 are enough, as the first layout need not be exact.
 const ROUNDS: usize = 50;
 
-/// Places the nodes of one part around the origin, in units of hops. Nodes with the same distances to all
-/// pivots get the same point.
-pub(super) fn place(neighbours: &Neighbours) -> Vec<Point> {
-    let centred = centred(distances(neighbours));
+/// Returns a position for each node of one part, around the origin. The unit is one hop. Nodes with the same
+/// distances to all pivots get the same position.
+pub(super) fn first_layout(neighbours: &Neighbours) -> Vec<Point> {
+    let centred = centred(squared_distances(neighbours));
     let products: Vec<Vec<f64>> =
         centred.iter().map(|a| centred.iter().map(|b| dot(a, b)).collect()).collect();
-    let (first, value) = main_direction(&products, None);
-    let (second, next) = main_direction(&products, Some((&first, value)));
-    // Pivots are a sample: among all nodes the matrix would stretch by so much more.
-    let sample = (neighbours.len() as f64 / centred.len().max(1) as f64).sqrt();
+    let (first, first_value) = main_direction(&products, None);
+    let (second, second_value) = main_direction(&products, Some((&first, first_value)));
+    // The pivots are a sample of the nodes. With all nodes as pivots the eigenvalues would be larger by this
+    // factor.
+    let sample_factor = (neighbours.len() as f64 / centred.len().max(1) as f64).sqrt();
     let along = |direction: &[f64], value: f64, node: usize| {
         let stretch = value.sqrt();
         let sum: f64 = centred.iter().zip(direction).map(|(row, part)| row[node] * part).sum();
-        if stretch > 0.0 { sum / stretch * (stretch * sample).sqrt() } else { 0.0 }
+        if stretch > 0.0 { sum / stretch * (stretch * sample_factor).sqrt() } else { 0.0 }
     };
-    let node = |node| Point { x: along(&first, value, node), y: along(&second, next, node) };
+    let node =
+        |node| Point { x: along(&first, first_value, node), y: along(&second, second_value, node) };
     (0..neighbours.len()).map(node).collect()
 }
 
-/// Returns the squares of the distances from each pivot to all nodes. Each pivot is the node farthest from
-/// those before it.
-fn distances(neighbours: &Neighbours) -> Vec<Vec<f64>> {
+/// Returns the squares of the distances from each pivot to all nodes. Each pivot is the node that is farthest
+/// from the pivots before it.
+fn squared_distances(neighbours: &Neighbours) -> Vec<Vec<f64>> {
     let mut nearest = vec![UNREACHED; neighbours.len()];
     let mut pivot = 0;
     let mut distances = Vec::new();
-    for _ in 0..PIVOTS.min(neighbours.len()) {
+    for _ in 0..MAX_PIVOTS.min(neighbours.len()) {
         let mut hops = vec![UNREACHED; neighbours.len()];
         neighbours.walk(pivot, &mut hops);
         for (nearest, hops) in nearest.iter_mut().zip(&hops) {
             *nearest = (*nearest).min(*hops);
         }
         distances.push(hops.into_iter().map(|hops| (hops as f64).powi(2)).collect());
-        // Pivots far from each other cover the graph best.
+        // Pivots that are far from each other cover the graph best.
         let farthest = (0..neighbours.len()).max_by_key(|node| nearest[*node]);
         pivot = farthest.unwrap_or_default();
     }
     distances
 }
 
-/// Subtracts the means of rows and columns. Afterwards products of columns are products of positions.
+/// Subtracts the means of rows and columns from the squared distances (double centring). After that, the
+/// matrix contains scalar products of positions.
 fn centred(mut squares: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
     let mean = |row: &[f64]| row.iter().sum::<f64>() / row.len().max(1) as f64;
     let rows: Vec<f64> = squares.iter().map(|row| mean(row)).collect();
@@ -66,23 +71,23 @@ fn centred(mut squares: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
     squares
 }
 
-/// Returns the main eigenvector of a symmetric matrix, and its eigenvalue. Leaves out an eigenvector that is
-/// already known.
+/// Returns the eigenvector of a symmetric matrix that has the largest eigenvalue, and that eigenvalue. If
+/// `known` is given, leaves out that eigenvector, so that the next one is found.
 fn main_direction(matrix: &[Vec<f64>], known: Option<(&[f64], f64)>) -> (Vec<f64>, f64) {
-    // Any start will do that is not orthogonal to the result.
+    // The iteration can start with any vector that is not orthogonal to the result.
     let mut direction: Vec<f64> = (0..matrix.len()).map(|n| 1.0 / (n as f64 + 1.0)).collect();
     let mut value = 0.0;
     for _ in 0..ROUNDS {
         let known = known.map(|(known, value)| (known, value * dot(known, &direction)));
         let mut next: Vec<f64> = matrix.iter().map(|row| dot(row, &direction)).collect();
-        // Removes the part along the known direction, so that the iteration finds the next one.
+        // Removes the component along the known eigenvector, so that the iteration finds the next one.
         if let Some((known, part)) = known {
             for (next, known) in next.iter_mut().zip(known) {
                 *next -= part * known;
             }
         }
         value = dot(&next, &next).sqrt();
-        // Nothing is left in this direction: all nodes lie on a line or a point.
+        // No other direction is left: all nodes lie on one line or on one point.
         if value < 1e-9 {
             return (direction, 0.0);
         }
@@ -102,7 +107,7 @@ mod tests {
     #[test]
     fn a_line_is_laid_out_straight_and_in_order() {
         let neighbours = Neighbours::new(6, (1..6).map(|node| (node - 1, node)));
-        let points = place(&neighbours);
+        let points = first_layout(&neighbours);
         let steps: Vec<f64> = points.windows(2).map(|pair| pair[1].x - pair[0].x).collect();
         assert!(steps.iter().all(|step| (step.abs() - 1.0).abs() < 0.01), "{steps:?}");
         assert!(steps.iter().all(|step| step.signum() == steps[0].signum()), "{steps:?}");
@@ -110,11 +115,11 @@ mod tests {
     }
 
     #[test]
-    fn few_nodes_and_equal_ones_are_no_fault() {
-        assert_eq!(place(&Neighbours::new(1, [])), [Point { x: 0.0, y: 0.0 }]);
+    fn layouts_of_few_nodes_and_of_equal_nodes_are_finite() {
+        assert_eq!(first_layout(&Neighbours::new(1, [])), [Point { x: 0.0, y: 0.0 }]);
         for n in 2..5 {
             let all = (0..n).flat_map(|a| (0..a).map(move |b| (a, b)));
-            let points = place(&Neighbours::new(n, all));
+            let points = first_layout(&Neighbours::new(n, all));
             assert!(points.iter().all(|point| point.x.is_finite() && point.y.is_finite()));
         }
     }

@@ -13,70 +13,81 @@ pub(super) struct Point {
 /// A rectangle, by its upper left and its lower right corner.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Rect {
-    pub(super) least: Point,
-    pub(super) most: Point,
+    pub(super) top_left: Point,
+    pub(super) bottom_right: Point,
 }
 
 impl Rect {
-    /// Returns the smallest rectangle around all these points.
-    pub(super) fn around(places: &[Point]) -> Self {
-        let first = places.first().copied().unwrap_or_default();
-        let start = Self { least: first, most: first };
-        places.iter().fold(start, |all, place| all.with(Self { least: *place, most: *place }))
+    /// Returns the smallest rectangle that contains all `points`.
+    pub(super) fn bounding(points: &[Point]) -> Self {
+        let first = points.first().copied().unwrap_or_default();
+        let start = Self { top_left: first, bottom_right: first };
+        points
+            .iter()
+            .fold(start, |all, point| all.union(Self { top_left: *point, bottom_right: *point }))
     }
 
-    /// Returns the rectangle of that width and height around `middle`.
-    pub(super) fn about(middle: Point, width: f64, height: f64) -> Self {
+    /// Returns the rectangle of this width and height whose centre is `centre`.
+    pub(super) fn centred_at(centre: Point, width: f64, height: f64) -> Self {
         let half = Point { x: width / 2.0, y: height / 2.0 };
-        Self { least: middle - half, most: middle + half }
+        Self { top_left: centre - half, bottom_right: centre + half }
     }
 
-    /// Returns the smallest rectangle around both.
-    pub(super) fn with(self, other: Self) -> Self {
-        let least =
-            Point { x: self.least.x.min(other.least.x), y: self.least.y.min(other.least.y) };
-        let most = Point { x: self.most.x.max(other.most.x), y: self.most.y.max(other.most.y) };
-        Self { least, most }
+    /// Returns the smallest rectangle that contains both rectangles.
+    pub(super) fn union(self, other: Self) -> Self {
+        let top_left = Point {
+            x: self.top_left.x.min(other.top_left.x),
+            y: self.top_left.y.min(other.top_left.y),
+        };
+        let bottom_right = Point {
+            x: self.bottom_right.x.max(other.bottom_right.x),
+            y: self.bottom_right.y.max(other.bottom_right.y),
+        };
+        Self { top_left, bottom_right }
     }
 
     /// Returns the rectangle moved by a vector.
-    pub(super) fn moved(self, way: Point) -> Self {
-        Self { least: self.least + way, most: self.most + way }
+    pub(super) fn moved(self, shift: Point) -> Self {
+        Self { top_left: self.top_left + shift, bottom_right: self.bottom_right + shift }
     }
 
     /// Returns the rectangle enlarged by `margin` on every side.
     pub(super) fn padded(self, margin: f64) -> Self {
         let margin = Point { x: margin, y: margin };
-        Self { least: self.least - margin, most: self.most + margin }
+        Self { top_left: self.top_left - margin, bottom_right: self.bottom_right + margin }
     }
 
     pub(super) fn width(self) -> f64 {
-        self.most.x - self.least.x
+        self.bottom_right.x - self.top_left.x
     }
 
     pub(super) fn height(self) -> f64 {
-        self.most.y - self.least.y
+        self.bottom_right.y - self.top_left.y
     }
 
-    /// Returns the area that both cover.
+    /// Returns the area of the overlap of both rectangles; 0 if they do not overlap.
     pub(super) fn overlap(self, other: Self) -> f64 {
-        let width = self.most.x.min(other.most.x) - self.least.x.max(other.least.x);
-        let height = self.most.y.min(other.most.y) - self.least.y.max(other.least.y);
+        let width =
+            self.bottom_right.x.min(other.bottom_right.x) - self.top_left.x.max(other.top_left.x);
+        let height =
+            self.bottom_right.y.min(other.bottom_right.y) - self.top_left.y.max(other.top_left.y);
         width.max(0.0) * height.max(0.0)
     }
 
     /// Returns whether the line between two points crosses the rectangle (Liang and Barsky's clipping).
     pub(super) fn is_crossed(self, from: Point, to: Point) -> bool {
-        let way = to - from;
+        // The line is `from + t * along` for `t` from 0 to 1. It is inside the rectangle between `enters` and
+        // `leaves`.
+        let along = to - from;
         let (mut enters, mut leaves) = (0.0_f64, 1.0_f64);
         let sides = [
-            (-way.x, from.x - self.least.x),
-            (way.x, self.most.x - from.x),
-            (-way.y, from.y - self.least.y),
-            (way.y, self.most.y - from.y),
+            (-along.x, from.x - self.top_left.x),
+            (along.x, self.bottom_right.x - from.x),
+            (-along.y, from.y - self.top_left.y),
+            (along.y, self.bottom_right.y - from.y),
         ];
         for (speed, distance) in sides {
-            // Parallel to this side, so the line is on one side of it all the way.
+            // The line is parallel to this side, so it is on one side of it over its whole length.
             if speed == 0.0 {
                 if distance < 0.0 {
                     return false;
@@ -96,6 +107,7 @@ impl Point {
         self.squared().sqrt()
     }
 
+    /// Returns the square of the length.
     pub(super) fn squared(self) -> f64 {
         self.x * self.x + self.y * self.y
     }
@@ -136,8 +148,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_cross_a_rectangle_or_miss_it() {
-        let rect = Rect::about(Point::default(), 4.0, 2.0);
+    fn a_line_crosses_a_rectangle_only_if_it_enters_it() {
+        let rect = Rect::centred_at(Point::default(), 4.0, 2.0);
         let crossed = |a: (f64, f64), b: (f64, f64)| {
             rect.is_crossed(Point { x: a.0, y: a.1 }, Point { x: b.0, y: b.1 })
         };
@@ -148,10 +160,10 @@ mod tests {
     }
 
     #[test]
-    fn rectangles_overlap_by_an_area() {
-        let rect = Rect::about(Point::default(), 4.0, 2.0);
+    fn overlap_and_union_have_these_sizes() {
+        let rect = Rect::centred_at(Point::default(), 4.0, 2.0);
         assert_eq!(rect.overlap(rect.moved(Point { x: 3.0, y: 1.0 })), 1.0);
         assert_eq!(rect.overlap(rect.moved(Point { x: 5.0, y: 0.0 })), 0.0);
-        assert_eq!(rect.padded(1.0).with(rect).width(), 6.0);
+        assert_eq!(rect.padded(1.0).union(rect).width(), 6.0);
     }
 }

@@ -1,11 +1,11 @@
-//! The graph as an SVG picture without scripts, fonts or styles from elsewhere.
+//! The graph as an SVG picture. It has no scripts, and uses no fonts or styles from other files.
 
 use std::fmt::Write as _;
 
 use super::labels::{self, Anchor, TextLabel};
 use super::picture::Picture;
 use super::shapes::{Point, Rect};
-use super::text::{allowed, count, escaped, label};
+use super::text::{count, escape_disallowed, escape_xml, label};
 use super::{NetworkGraph, NetworkNode};
 
 /// Width of the margin, in pixels.
@@ -21,33 +21,33 @@ const SELF: &str = "fill=\"#f2643d\" stroke=\"#8f2f12\"";
 const SILENT: &str = "fill=\"#fbfaf7\" stroke=\"#5f6f7c\" stroke-dasharray=\"3 2\"";
 
 impl NetworkGraph {
-    /// Writes the network as an SVG picture that needs no other files. An arrow points from the node that
-    /// dialled to the one that was dialled.
+    /// Writes the network as an SVG picture that needs no other files. Each arrow starts at the node that
+    /// dialled.
     #[must_use]
     pub fn to_svg(&self) -> String {
         let picture = Picture::of(self);
-        // A large picture is first seen scaled down, so its texts are larger.
+        // Viewers scale a large picture down to the window, so its heading and legend are larger.
         let zoom = (picture.rect.width().max(picture.rect.height()) / 1200.0).max(1.0);
         let heading = self.heading(picture.parts, zoom);
-        let head = heading.iter().fold(Rect::default(), |all, line| all.with(line.rect));
-        let below = head.most.y + 20.0 * zoom;
-        let drawing = picture.rect.moved(Point { x: 0.0, y: below } - picture.rect.least);
-        let legend = self.legend(drawing.most.y + 34.0 * zoom, zoom);
-        let all = legend.iter().fold(head.with(drawing), |all, (_, label)| all.with(label.rect));
+        let head = heading.iter().fold(Rect::default(), |all, line| all.union(line.rect));
+        let below = head.bottom_right.y + 20.0 * zoom;
+        let drawing = picture.rect.moved(Point { x: 0.0, y: below } - picture.rect.top_left);
+        let legend = self.legend(drawing.bottom_right.y + 34.0 * zoom, zoom);
+        let all = legend.iter().fold(head.union(drawing), |all, (_, label)| all.union(label.rect));
         let margin = MARGIN * zoom;
         let all = all.padded(margin);
         // A narrow drawing is centred below a wide heading.
-        let aside = (all.width() - 2.0 * margin - drawing.width()) / 2.0;
-        let way = Point { x: aside, y: below } - picture.rect.least;
+        let left = (all.width() - 2.0 * margin - drawing.width()) / 2.0;
+        let shift = Point { x: left, y: below } - picture.rect.top_left;
 
         let mut svg = String::new();
-        let (x, y, width, height) = (all.least.x, all.least.y, all.width(), all.height());
+        let (x, y, width, height) = (all.top_left.x, all.top_left.y, all.width(), all.height());
         let _ = writeln!(
             svg,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"{x:.0} {y:.0} {width:.0} {height:.0}\" \
              width=\"{width:.0}\" height=\"{height:.0}\" font-family=\"sans-serif\">"
         );
-        let title: Vec<String> = heading.iter().map(|line| escaped(&line.text)).collect();
+        let title: Vec<String> = heading.iter().map(|line| escape_xml(&line.text)).collect();
         let _ = writeln!(svg, "<title>{}</title>", title.join(": "));
         let _ = writeln!(
             svg,
@@ -58,9 +58,9 @@ impl NetworkGraph {
         {
             write_text(&mut svg, line, &style);
         }
-        write_links(&mut svg, &picture, way, zoom);
-        self.write_nodes(&mut svg, &picture, way);
-        write_labels(&mut svg, &picture, way);
+        write_links(&mut svg, &picture, shift, zoom);
+        self.write_nodes(&mut svg, &picture, shift);
+        write_labels(&mut svg, &picture, shift);
         for (sign, label) in &legend {
             svg.push_str(sign);
             write_text(&mut svg, label, &format!(" fill=\"{FAINT}\""));
@@ -69,11 +69,11 @@ impl NetworkGraph {
         svg
     }
 
-    /// Returns the network's name and its size.
+    /// Returns the two lines of the heading: the network's name, and its size.
     fn heading(&self, parts: usize, zoom: f64) -> [TextLabel; 2] {
         let name = match self.name.as_str() {
             "" => "network".to_owned(),
-            name => allowed(name),
+            name => escape_disallowed(name),
         };
         let mut size =
             format!("{}, {}", count(self.nodes.len(), "node"), count(self.links(), "link"));
@@ -91,7 +91,8 @@ impl NetworkGraph {
         ]
     }
 
-    /// Returns the legend in one row: each sign that the picture has, with its meaning.
+    /// Returns the legend as one row of pairs: the SVG element of a sign, and its meaning. Signs that do not
+    /// occur in the picture are left out.
     fn legend(&self, y: f64, zoom: f64) -> Vec<(String, TextLabel)> {
         let circle = |style: &'static str| {
             move |x: f64| {
@@ -116,10 +117,10 @@ impl NetworkGraph {
             let corner = Point { x: x + (width + 6.0) * zoom, y: y - 8.0 * zoom };
             let label = TextLabel::new(text.to_owned(), 12.0 * zoom, corner);
             let sign = sign(x);
-            x = label.rect.most.x + 18.0 * zoom;
+            x = label.rect.bottom_right.x + 18.0 * zoom;
             legend.push((sign, label));
         };
-        let has = |what: fn(&NetworkNode) -> bool| self.nodes.iter().any(what);
+        let has = |kind: fn(&NetworkNode) -> bool| self.nodes.iter().any(kind);
         if has(|node| node.is_self) {
             add(&circle(SELF), 12.0, "this node");
         }
@@ -135,10 +136,10 @@ impl NetworkGraph {
         legend
     }
 
-    fn write_nodes(&self, svg: &mut String, picture: &Picture, way: Point) {
+    fn write_nodes(&self, svg: &mut String, picture: &Picture, shift: Point) {
         let _ = writeln!(svg, "<g id=\"nodes\" {NODE}>");
-        for (node, place) in self.nodes.iter().zip(&picture.places) {
-            let place = *place + way;
+        for (node, position) in self.nodes.iter().zip(&picture.positions) {
+            let position = *position + shift;
             let (radius, style) = match (node.is_self, node.answered) {
                 (true, _) => (picture.self_radius, format!(" {SELF}")),
                 (false, true) => (picture.radius, String::new()),
@@ -147,9 +148,9 @@ impl NetworkGraph {
             let _ = writeln!(
                 svg,
                 "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"{radius}\"{style}><title>{}</title></circle>",
-                place.x,
-                place.y,
-                escaped(&tip(node))
+                position.x,
+                position.y,
+                escape_xml(&tooltip(node))
             );
         }
         svg.push_str("</g>\n");
@@ -157,30 +158,30 @@ impl NetworkGraph {
 }
 
 /// Returns the tooltip of a node.
-fn tip(node: &NetworkNode) -> String {
+fn tooltip(node: &NetworkNode) -> String {
     let address = node.address.as_deref().unwrap_or("no address");
-    let who = if node.is_self { ", this node" } else { "" };
-    let silent = if node.answered { "" } else { ", no answer" };
-    format!("{} {address}{who}{silent}", label(&node.id, &node.name))
+    let self_note = if node.is_self { ", this node" } else { "" };
+    let silent_note = if node.answered { "" } else { ", no answer" };
+    format!("{} {address}{self_note}{silent_note}", label(&node.id, &node.name))
 }
 
-fn write_links(svg: &mut String, picture: &Picture, way: Point, zoom: f64) {
-    // The more lines, the fainter each is: otherwise they would merge into one area.
-    let (width, tip, opacity) = match picture.links.len() {
+fn write_links(svg: &mut String, picture: &Picture, shift: Point, zoom: f64) {
+    // The more lines there are, the fainter each line is. Otherwise they would merge into one area.
+    let (width, arrow, opacity) = match picture.links.len() {
         0..=300 => (1.4, 8.0, 1.0),
         301..=1500 => (0.9, 6.0, 0.6),
         1501..=6000 => (0.7, 5.0, 0.3),
         _ => (0.5, 4.0, 0.15),
     };
-    let (width, half) = (width * zoom.sqrt(), tip / 2.0);
+    let (width, half) = (width * zoom.sqrt(), arrow / 2.0);
     for (name, at, points) in [
-        ("to", tip, format!("0,0 {tip},{half} 0,{tip}")),
-        ("from", 0.0, format!("{tip},0 0,{half} {tip},{tip}")),
+        ("to", arrow, format!("0,0 {arrow},{half} 0,{arrow}")),
+        ("from", 0.0, format!("{arrow},0 0,{half} {arrow},{arrow}")),
     ] {
         let _ = writeln!(
             svg,
             "<marker id=\"{name}\" markerUnits=\"userSpaceOnUse\" orient=\"auto\" \
-             markerWidth=\"{tip}\" markerHeight=\"{tip}\" refX=\"{at}\" refY=\"{half}\">\
+             markerWidth=\"{arrow}\" markerHeight=\"{arrow}\" refX=\"{at}\" refY=\"{half}\">\
              <polygon points=\"{points}\" fill=\"{LINE}\" fill-opacity=\"{opacity}\"/></marker>"
         );
     }
@@ -190,12 +191,12 @@ fn write_links(svg: &mut String, picture: &Picture, way: Point, zoom: f64) {
          marker-end=\"url(#to)\">"
     );
     for link in &picture.links {
-        let (from, to) = (picture.places[link.from] + way, picture.places[link.to] + way);
+        let (from, to) = (picture.positions[link.from] + shift, picture.positions[link.to] + shift);
         let length = (to - from).length();
-        // The line goes from circle to circle, not from centre to centre.
+        // The line connects the edges of the two circles, not their centres.
         let circle = (to - from) * ((picture.radius + 1.0) / length.max(1e-9)).min(0.45);
         let (from, to) = (from + circle, to - circle);
-        let back = if link.both { " marker-start=\"url(#from)\"" } else { "" };
+        let back = if link.both_dialled { " marker-start=\"url(#from)\"" } else { "" };
         let _ = writeln!(
             svg,
             "<path d=\"M{:.1} {:.1}L{:.1} {:.1}\"{back}/>",
@@ -205,18 +206,18 @@ fn write_links(svg: &mut String, picture: &Picture, way: Point, zoom: f64) {
     svg.push_str("</g>\n");
 }
 
-fn write_labels(svg: &mut String, picture: &Picture, way: Point) {
+fn write_labels(svg: &mut String, picture: &Picture, shift: Point) {
     let _ = writeln!(svg, "<g id=\"names\" fill=\"{INK}\">");
     for label in &picture.labels {
-        let label = TextLabel { rect: label.rect.moved(way), ..label.clone() };
+        let label = TextLabel { rect: label.rect.moved(shift), ..label.clone() };
         let rect = label.rect;
-        // A background, so that a line below does not strike the letters through.
+        // The background keeps a link behind the label from running through the letters.
         let _ = writeln!(
             svg,
             "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\" rx=\"3\" \
              fill=\"{PAPER}\" fill-opacity=\"0.7\"/>",
-            rect.least.x,
-            rect.least.y,
+            rect.top_left.x,
+            rect.top_left.y,
             rect.width(),
             rect.height()
         );
@@ -226,15 +227,15 @@ fn write_labels(svg: &mut String, picture: &Picture, way: Point) {
 }
 
 fn write_text(svg: &mut String, label: &TextLabel, style: &str) {
-    let place = label.baseline();
+    let position = label.baseline();
     let width = labels::width(&label.text, label.size);
-    // Letters of unknown width are fitted into the space that was reserved for them.
-    let fit = if labels::is_unsure(&label.text) {
+    // If letters may be wider than estimated, the viewer is asked to fit the text into the estimated width.
+    let fit = if labels::may_be_wider(&label.text) {
         format!(" textLength=\"{width:.1}\" lengthAdjust=\"spacingAndGlyphs\"")
     } else {
         String::new()
     };
-    // `start` is the default.
+    // SVG's default is `start`.
     let anchor = match label.anchor {
         Anchor::Start => "",
         Anchor::Middle => " text-anchor=\"middle\"",
@@ -243,10 +244,10 @@ fn write_text(svg: &mut String, label: &TextLabel, style: &str) {
     let _ = writeln!(
         svg,
         "<text x=\"{:.1}\" y=\"{:.1}\" font-size=\"{:.1}\"{anchor}{fit}{style}>{}</text>",
-        place.x,
-        place.y,
+        position.x,
+        position.y,
         label.size,
-        escaped(&label.text)
+        escape_xml(&label.text)
     );
 }
 
@@ -256,7 +257,7 @@ mod tests {
     use crate::network::tests::{hostile, infos, network_of};
     use proptest::prelude::*;
 
-    /// Returns the content of the group of that name.
+    /// Returns the content of the group with this id.
     fn group<'a>(svg: &'a str, id: &str) -> &'a str {
         let start = svg.find(&format!("<g id=\"{id}\"")).unwrap();
         let length = svg[start..].find("</g>").unwrap();
@@ -273,20 +274,21 @@ mod tests {
         attribute(element, name).unwrap_or_else(|| panic!("{name}: {element}")).parse().unwrap()
     }
 
-    /// Returns the elements of that name. Each is on a line of its own.
+    /// Returns the elements with this name. Each is on a line of its own.
     fn elements<'a>(svg: &'a str, name: &str) -> Vec<&'a str> {
         let start = format!("<{name} ");
         svg.lines().filter(|line| line.starts_with(&start)).collect()
     }
 
+    /// Returns the visible rectangle.
     fn view(svg: &str) -> Rect {
         let view = attribute(svg, "viewBox").unwrap().split(' ').map(|n| n.parse().unwrap());
         let [x, y, width, height]: [f64; 4] = view.collect::<Vec<_>>().try_into().unwrap();
-        let least = Point { x, y };
-        Rect { least, most: least + Point { x: width, y: height } }
+        let top_left = Point { x, y };
+        Rect { top_left, bottom_right: top_left + Point { x: width, y: height } }
     }
 
-    /// Returns the rectangle of a text, if its letters have the assumed width.
+    /// Returns the rectangle that a text covers if its letters have the estimated width.
     fn covered(text: &str) -> Rect {
         let (_, letters) = text.split_once('>').unwrap();
         let letters = letters.split_once("</text>").unwrap().0;
@@ -305,8 +307,8 @@ mod tests {
             Some(_) => x - width,
         };
         let y = number(text, "y");
-        let least = Point { x, y: y - size };
-        Rect { least, most: Point { x: x + width, y: y + size * 0.3 } }
+        let top_left = Point { x, y: y - size };
+        Rect { top_left, bottom_right: Point { x: x + width, y: y + size * 0.3 } }
     }
 
     #[test]
@@ -321,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn an_arrow_points_from_the_node_that_dialled() {
+    fn an_arrow_starts_at_the_node_that_dialled() {
         let network = network_of(&infos(2, &[(1, 0)]));
         let svg = network.to_svg();
         let nodes = elements(group(&svg, "nodes"), "circle");
@@ -356,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn many_nodes_have_their_names_in_tips_only() {
+    fn names_of_many_nodes_are_shown_only_as_tooltips() {
         let links: Vec<(u16, u16)> = (1..200).map(|n| (n, n / 3)).collect();
         let svg = network_of(&infos(200, &links)).to_svg();
         assert_eq!(elements(group(&svg, "nodes"), "circle").len(), 200);
@@ -367,7 +369,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn all_is_there_once_and_inside(
+        fn every_node_link_and_text_is_drawn_once_inside_the_view(
             links in prop::collection::vec((0u16..14, 0u16..14), 0..30),
             names in prop::collection::vec("\\PC{0,30}|[Wm]{0,64}|\\u{fdfd}{3}", 14),
             answered in 1usize..14,
@@ -386,13 +388,13 @@ mod tests {
                 prop_assert!(circle.contains(&node.id.short()), "{}", circle);
                 let middle = Point { x: number(circle, "cx"), y: number(circle, "cy") };
                 let size = 2.0 * number(circle, "r");
-                let circle = Rect::about(middle, size, size);
-                prop_assert_eq!(view.with(circle), view);
+                let circle = Rect::centred_at(middle, size, size);
+                prop_assert_eq!(view.union(circle), view);
             }
             let texts = elements(&svg, "text");
             prop_assert!(texts.len() >= network.nodes.len() + 2, "{}", svg);
             for text in texts {
-                prop_assert_eq!(view.with(covered(text)), view, "{}", text);
+                prop_assert_eq!(view.union(covered(text)), view, "{}", text);
             }
         }
     }

@@ -240,7 +240,7 @@ impl Node {
         self.inner.rates.broadcast(title.len() + message.body().len()).await;
         let patience = self.inner.config.event_patience;
         // So that a flood of broadcasts does not overrun a slow peer.
-        let _ = tokio::time::timeout(patience, self.inner.links.wait_for_calm()).await;
+        let _ = tokio::time::timeout(patience, self.inner.links.wait_while_crowded()).await;
         let publisher = |reply| Operation::Broadcast(Publisher::Caller(reply));
         let broadcast = |operation| Input::Broadcast { operation, title, message };
         self.inner.actor.outcome(publisher, broadcast).await?
