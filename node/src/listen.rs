@@ -248,7 +248,7 @@ struct SlotState {
 
 /// The slot of one handshake in [`PendingHandshakes`]. Dropping it frees the slot.
 #[derive(Debug)]
-struct HandshakeSlot(Arc<PlaceState>);
+struct HandshakeSlot(Arc<SlotState>);
 
 impl PendingHandshakes {
     pub(crate) fn new(max: usize, max_per_ip: usize) -> Arc<Self> {
