@@ -93,7 +93,9 @@ impl DispatchBench {
 
     /// Delivers messages, as a link's reader does.
     pub async fn messages(&self, messages: Messages) {
-        self.dispatch.deliver_received(&IsolatedNode, &self.peer, vec![Received::Plain(messages)]).await;
+        self.dispatch
+            .deliver_received(&IsolatedNode, &self.peer, vec![Received::Plain(messages)])
+            .await;
     }
 }
 

@@ -1,5 +1,5 @@
-//! Many nodes that fetch the same file and pass its pieces on to each other. A binary of its own,
-//! because it takes the whole machine.
+//! Many nodes fetch the same file and pass its pieces on to each other. This test has a binary of its own,
+//! because it needs the whole machine.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,7 +11,7 @@ use std::path::Path;
 use common::*;
 use peerkit::{Config, FetchRequest};
 
-/// A hundred nodes fetch from one at the same time. They fetch most pieces from each other.
+/// A hundred nodes fetch a file from one seed at the same time. They fetch most pieces from each other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seed_serves_a_hundred_nodes_for_little_more_than_one_copy() {
     const FETCHERS: usize = 100;
@@ -24,25 +24,24 @@ async fn a_seed_serves_a_hundred_nodes_for_little_more_than_one_copy() {
     let to = tempfile::tempdir().unwrap();
     let mut fetching = tokio::task::JoinSet::new();
     for n in 0..FETCHERS {
-        // On a busy machine a node may wait long for its turn.
-        let config = Config::default();
-        let node = builder("fetcher").config(config).manual(true).spawn().await.unwrap();
-        let get =
+        // Default deadlines, because on a busy machine a node may wait long until it runs.
+        let node = builder("fetcher").config(Config::default()).manual(true).spawn().await.unwrap();
+        let request =
             FetchRequest::new(hash).to(to.path().join(n.to_string())).from(at(&uploader).into());
-        fetching.spawn(async move { (n, node.fetch(get).await, node) });
+        fetching.spawn(async move { (n, node.fetch(request).await, node) });
     }
     let mut nodes = Vec::new();
     while let Some(done) = fetching.join_next().await {
         let (n, fetched, node) = done.unwrap();
         let path: &Path = &fetched.unwrap_or_else(|error| panic!("{n}: {error}")).path;
         assert!(std::fs::read(path).unwrap() == content, "{n}");
-        // The node keeps running, as others may still fetch from it.
+        // The node keeps running, because other nodes may still fetch from it.
         std::fs::remove_file(path).unwrap();
         nodes.push(node);
     }
     let sent = uploader.status().await.files.sent;
-    let times = sent as f64 / content.len() as f64;
-    println!("the uploader has sent {times:.2} times the file");
-    assert!(times < 3.0, "the uploader has sent {times:.2} times the file");
+    let copies = sent as f64 / content.len() as f64;
+    println!("the uploader has sent {copies:.2} times the size of the file");
+    assert!(copies < 3.0, "the uploader has sent {copies:.2} times the size of the file");
     shutdown(nodes.iter().chain([&uploader])).await;
 }

@@ -1,4 +1,4 @@
-//! Attacks on messages between nodes that are not neighbours.
+//! Attacks on messages that are relayed between nodes without a link.
 
 use peerkit::{Error, Key, RelayError};
 use peerkit_proto::frame::Frame;
@@ -6,7 +6,7 @@ use peerkit_proto::frame::direct::{Delivery, Forward, Forwarded, RelayLabel};
 use peerkit_proto::frame::query::{AnswerBody, Query, QueryAnswer, QueryDone, QueryId, QueryKind};
 use peerkit_proto::id::NodeId;
 
-use crate::attacker::{Attacker, LONG, Victim, encoded, text, within};
+use crate::attacker::{Attacker, STEP_TIMEOUT, Victim, encoded, text, within};
 
 /// Returns a node that does not exist.
 fn missing_node() -> NodeId {
@@ -18,10 +18,10 @@ fn forward(number: u64, to: NodeId, len: usize) -> Frame {
     Frame::Forward(Forward { label, sealed: vec![7; len].into() })
 }
 
-/// Invalid sealed messages to the victim and to others: each is answered, most of them with "busy", and
-/// they have no other effect.
+/// The attacker sends invalid sealed messages to the victim and to a node that does not exist. The victim
+/// answers each of them, most of them with "busy", and they have no other effect.
 #[tokio::test]
-async fn a_flood_of_forwards_is_refused_and_most_of_it_unread() {
+async fn a_flood_of_relayed_messages_is_refused_and_most_of_them_are_not_opened() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
     let outcome = |frame| match frame {
@@ -43,12 +43,13 @@ async fn a_flood_of_forwards_is_refused_and_most_of_it_unread() {
     assert!(refused >= 64 && no_way >= 64, "{refused} refused, {no_way} no way");
     assert!(refused + no_way < 6000, "{refused} refused, {no_way} no way");
     drop(attacker);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// Outcomes that no node waits for, and sealed messages of all lengths.
+/// The attacker sends outcomes that the victim does not wait for, and invalid sealed messages of many
+/// lengths.
 #[tokio::test]
-async fn stray_outcomes_and_short_seals_change_nothing() {
+async fn unexpected_outcomes_and_short_sealed_messages_have_no_effect() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
     for number in 0..1000 {
@@ -66,35 +67,36 @@ async fn stray_outcomes_and_short_seals_change_nothing() {
     attacker.send(&text("still here")).await;
     victim.message(attacker.id()).await;
     drop(attacker);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// An attacker that claims to have a link with a node gets the message to relay, but can neither read
-/// it nor claim that it was received.
+/// An attacker that claims to have a link with the recipient gets the message to relay. It can neither read
+/// the message nor make the sender believe that the recipient has received it.
 #[tokio::test]
-async fn a_lying_relay_can_neither_read_nor_confirm_a_message() {
+async fn a_malicious_relay_can_neither_read_nor_confirm_a_message() {
     let victim = Victim::new().await;
-    let mut liar = Attacker::link(victim.address()).await;
+    let mut relay = Attacker::link(victim.address()).await;
     let node = victim.node.clone();
     let sending = tokio::spawn(async move { node.send(missing_node(), "a secret").await });
-    let Some(Frame::Query(Query { id, depth, what, .. })) = liar.content().await else {
+    let Some(Frame::Query(Query { id, depth, what, .. })) = relay.content().await else {
         panic!("no query")
     };
     assert_eq!(what, QueryKind::FindNode(missing_node()));
     let body = AnswerBody::Here;
     let (name, addresses) = ("unknown".to_owned(), Vec::new());
-    liar.send(&Frame::Answer(QueryAnswer { id, node: missing_node(), name, addresses, body }))
+    relay
+        .send(&Frame::Answer(QueryAnswer { id, node: missing_node(), name, addresses, body }))
         .await;
-    liar.send(&Frame::QueryDone(QueryDone { id, depth, complete: true })).await;
-    let Some(Frame::Forward(Forward { label, sealed })) = liar.content().await else {
+    relay.send(&Frame::QueryDone(QueryDone { id, depth, complete: true })).await;
+    let Some(Frame::Forward(Forward { label, sealed })) = relay.content().await else {
         panic!("no message")
     };
     assert_eq!((label.query, label.to), (id, missing_node()));
     assert!(!sealed.windows(6).any(|part| part == b"secret"));
     let delivery = Delivery::Taken([0; 32]);
-    liar.send(&Frame::Forwarded(Forwarded { query: id, number: label.number, delivery })).await;
-    let sent = within(LONG, "the end", sending).await.unwrap();
+    relay.send(&Frame::Forwarded(Forwarded { query: id, number: label.number, delivery })).await;
+    let sent = within(STEP_TIMEOUT, "the outcome", sending).await.unwrap();
     assert!(matches!(sent, Err(Error::NotReached { reason: RelayError::Refused, .. })), "{sent:?}");
-    drop(liar);
-    victim.unharmed().await;
+    drop(relay);
+    victim.check_unharmed().await;
 }

@@ -1,4 +1,4 @@
-//! Attacks over a link, by a peer that has sent a valid Hello.
+//! Attacks over a link. The attacker has sent a valid Hello before.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -12,23 +12,23 @@ use peerkit_proto::message::PackedMessage;
 use tokio::io::AsyncWriteExt;
 
 use crate::attacker::{
-    Attacker, End, LONG, Victim, config, encoded, hello, raw_frame, text, until, within,
+    Attacker, End, STEP_TIMEOUT, Victim, config, encoded, hello, raw_frame, text, until, within,
 };
 
 fn request(id: u64, name: &str, body: &str) -> Frame {
     Frame::Request { id, name: name.into(), body: PackedMessage::uncompressed(Message::text(body)) }
 }
 
-/// A Hello that leaves room in the victim's first read.
+/// Returns a short Hello, so that the victim's first read also contains the frames that follow it.
 fn short_hello() -> Frame {
     Frame::Hello(Hello { name: String::new(), ..hello() })
 }
 
 /// A dialler may send frames before it has received the peer's Hello. None of them is lost.
 #[tokio::test]
-async fn frames_in_one_piece_with_hello_are_received() {
+async fn frames_in_the_same_read_as_hello_are_received() {
     let victim = Victim::new().await;
-    let mut attacker = Attacker::secure(victim.address()).await;
+    let mut attacker = Attacker::connect_tls(victim.address()).await;
     let frames = [short_hello(), Frame::Ping(5), text("first"), request(1, "echo", "second")];
     attacker.send_raw(&frames.each_ref().map(encoded).concat()).await;
     assert_eq!(victim.message(attacker.id()).await.as_text(), Some("first"));
@@ -36,12 +36,12 @@ async fn frames_in_one_piece_with_hello_are_received() {
     assert_eq!(attacker.content().await, Some(Frame::Pong(5)));
     assert!(matches!(attacker.content().await, Some(Frame::Reply { id: 1, outcome: Ok(_) })));
     drop(attacker);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// The node that was dialled may do so too, for example with a greeting from its handler.
+/// The dialled node, too, may send frames right after its Hello: for example a greeting from its handler.
 #[tokio::test]
-async fn frames_in_one_piece_with_the_hello_of_the_dialled_node_are_received() {
+async fn frames_in_the_same_read_as_the_hello_of_the_dialled_node_are_received() {
     let victim = Victim::new().await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
@@ -56,23 +56,23 @@ async fn frames_in_one_piece_with_the_hello_of_the_dialled_node_are_received() {
     dialling.await.unwrap().unwrap();
     assert_eq!(victim.message(attacker.id()).await.as_text(), Some("welcome"));
     drop((attacker, listener));
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// The link ends before it begins, and must not stay in the table of links.
+/// Such a link ends before it has begun. It must not stay in the table of links.
 #[tokio::test]
-async fn a_fault_or_goodbye_in_one_piece_with_hello_ends_the_link() {
+async fn a_fault_or_goodbye_in_the_same_read_as_hello_ends_the_link() {
     let victim = Victim::new().await;
     let goodbye = Frame::Goodbye { reason: Reason::Requested, received: 0 };
     let faulty = raw_frame(0x03, b"short");
     for second in [encoded(&short_hello()), vec![0xff; 64], faulty, encoded(&goodbye)] {
-        let mut attacker = Attacker::secure(victim.address()).await;
+        let mut attacker = Attacker::connect_tls(victim.address()).await;
         attacker.send_raw(&[encoded(&short_hello()), second].concat()).await;
         attacker.end().await;
         let none = || format!("{:?}", victim.node.peers());
         until("the link's end", || victim.node.peers().is_empty(), none).await;
     }
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
 #[tokio::test]
@@ -102,25 +102,25 @@ async fn frames_that_break_the_protocol_are_reported_and_end_the_link() {
         attacker.send_raw(&bytes).await;
         let reported = attacker.fault().await;
         assert!(reported.starts_with(fault), "{fault}: got {reported}");
-        let link_end = victim.parted(attacker.id()).await;
+        let link_end = victim.link_end(attacker.id()).await;
         assert!(matches!(link_end.reason, Reason::Fault(_)) && !link_end.by_peer, "{link_end}");
     }
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// The length alone must not make the victim take memory, and half a frame is no message.
+/// A large length must not make the victim allocate memory, and an incomplete frame is not delivered.
 #[tokio::test]
-async fn a_frame_that_never_ends_is_never_a_message() {
+async fn an_incomplete_frame_is_not_delivered() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
     attacker.send_raw(&[&((16_u32 << 20) + 2).to_le_bytes()[..], &[0x10, 0]].concat()).await;
     attacker.send_raw(&[b'x'; 1000]).await;
-    victim.talks().await;
+    victim.check_honest_node_is_served().await;
     attacker.stream.shutdown().await.unwrap();
-    let link_end = victim.parted(attacker.id()).await;
+    let link_end = victim.link_end(attacker.id()).await;
     assert!(matches!(link_end.reason, Reason::Lost(_)), "{link_end}");
     drop(attacker);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
 #[tokio::test]
@@ -134,26 +134,26 @@ async fn frames_of_unknown_kinds_are_skipped() {
     attacker.send(&text("still here")).await;
     assert_eq!(victim.message(attacker.id()).await.as_text(), Some("still here"));
     drop(attacker);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// p2pnetwork: 0x04 ends a message, and no message of a connection that begins with it is ever
-/// received.
+/// In p2pnetwork, the byte 0x04 ends a message. If the first byte of a connection is 0x04, none of its
+/// messages is received.
 #[tokio::test]
 async fn the_byte_0x04_neither_mutes_a_link_nor_splits_a_message() {
     let victim = Victim::new().await;
     let honest = Node::builder().spawn().await.unwrap();
     honest.connect(victim.address()).await.unwrap();
-    for said in ["\x04", "ab\x04cd", "after"] {
+    for content in ["\x04", "ab\x04cd", "after"] {
         victim.take_events();
-        honest.send(victim.id(), said).await.unwrap();
-        assert_eq!(victim.message(honest.id()).await.as_text(), Some(said));
+        honest.send(victim.id(), content).await.unwrap();
+        assert_eq!(victim.message(honest.id()).await.as_text(), Some(content));
     }
     honest.shutdown().await;
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// p2pnetwork: a compressed message is inflated without a limit.
+/// p2pnetwork decompresses a message without a limit.
 #[tokio::test]
 async fn a_compressed_message_that_inflates_to_200_mb_ends_the_link() {
     let victim = Victim::new().await;
@@ -169,52 +169,52 @@ async fn a_compressed_message_that_inflates_to_200_mb_ends_the_link() {
         payload: payload.into(),
     };
     let reply = Frame::Reply { id: 1, outcome: Ok(bomb.clone()) };
-    let asks = Frame::Request { id: 1, name: "echo".into(), body: bomb.clone() };
-    for frame in [Frame::Message(bomb), asks, reply] {
+    let request = Frame::Request { id: 1, name: "echo".into(), body: bomb.clone() };
+    for frame in [Frame::Message(bomb), request, reply] {
         let mut attacker = Attacker::link(victim.address()).await;
         attacker.send(&frame).await;
         let reported = attacker.fault().await;
         assert_eq!(reported, "the message is over the limit of 16777216 bytes once decompressed");
-        let link_end = victim.parted(attacker.id()).await;
+        let link_end = victim.link_end(attacker.id()).await;
         assert_eq!(link_end.reason, Reason::Fault(reported));
     }
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// p2pnetwork: a socket that the peer has closed stays in the list of nodes.
+/// In p2pnetwork, a peer that has closed its socket stays in the list of nodes.
 #[tokio::test]
-async fn a_closed_remote_is_noticed() {
+async fn a_closed_or_reset_connection_ends_the_link() {
     let victim = Victim::new().await;
     let mut closing = Attacker::link(victim.address()).await;
     closing.stream.get_mut().0.shutdown().await.unwrap();
-    let link_end = victim.parted(closing.id()).await;
+    let link_end = victim.link_end(closing.id()).await;
     assert!(matches!(link_end.reason, Reason::Lost(_)) && !link_end.by_peer, "{link_end}");
 
     let resetting = Attacker::link(victim.address()).await;
     let id = resetting.id();
     resetting.stream.get_ref().0.set_zero_linger().unwrap();
     drop(resetting);
-    let link_end = victim.parted(id).await;
+    let link_end = victim.link_end(id).await;
     assert!(matches!(link_end.reason, Reason::Lost(_)) && !link_end.by_peer, "{link_end}");
     assert!(victim.node.peers().is_empty());
     drop(closing);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// Neither bytes nor an end come, as if the peer's machine had lost its power.
+/// The peer sends nothing and does not close the connection, as if its machine had lost power.
 #[tokio::test]
-async fn a_silent_remote_is_noticed() {
+async fn a_silent_peer_is_disconnected() {
     let mut config = config();
     (config.ping_after, config.dead_after) = (Duration::from_millis(200), Duration::from_secs(4));
-    let victim = Victim::with(config).await;
+    let victim = Victim::with_config(config).await;
     let silent = Attacker::link(victim.address()).await;
-    let link_end = victim.parted(silent.id()).await;
+    let link_end = victim.link_end(silent.id()).await;
     assert_eq!(link_end.reason, Reason::Silent(Duration::from_secs(4)));
     drop(silent);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// p2pnetwork: a node can disconnect only the peers that it has connected to itself.
+/// In p2pnetwork, a node can only disconnect peers that it has dialled.
 #[tokio::test]
 async fn an_inbound_node_can_be_disconnected_even_if_it_ignores_the_goodbye() {
     let victim = Victim::new().await;
@@ -225,19 +225,19 @@ async fn an_inbound_node_can_be_disconnected_even_if_it_ignores_the_goodbye() {
 
     let stubborn = Attacker::link(victim.address()).await;
     victim.node.disconnect(stubborn.id()).await.unwrap();
-    assert_eq!(victim.parted(stubborn.id()).await.reason, Reason::Requested);
+    assert_eq!(victim.link_end(stubborn.id()).await.reason, Reason::Requested);
     assert!(victim.node.peer(stubborn.id()).is_none());
     drop(stubborn);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// p2pnetwork: a message that could not be sent is lost, and the sender does not learn of it.
+/// In p2pnetwork, a message that could not be sent is lost without a report.
 #[tokio::test]
 async fn a_failed_send_is_reported() {
     let victim = Victim::new().await;
     let gone = Attacker::link(victim.address()).await;
     let id = gone.id();
-    // More than the kernel's buffers take, so some of it stays in the queue, and some is on its way.
+    // More than the kernel's buffers hold: some messages stay in the queue, and some are on the way.
     for _ in 0..64 {
         victim.node.send(id, vec![7; 60_000]).await.unwrap();
     }
@@ -251,13 +251,13 @@ async fn a_failed_send_is_reported() {
         })
         .await;
     assert_eq!(failure.unsent + failure.unconfirmed, 64);
-    victim.parted(id).await;
+    victim.link_end(id).await;
     assert!(matches!(victim.node.send(id, "more").await, Err(Error::NotFound(_))));
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
 #[tokio::test]
-async fn replies_pongs_and_cancels_without_a_request_change_nothing() {
+async fn unexpected_replies_pongs_and_cancellations_have_no_effect() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
     for id in [0, 1, 7, u64::MAX] {
@@ -270,22 +270,22 @@ async fn replies_pongs_and_cancels_without_a_request_change_nothing() {
     }
     attacker.send(&request(9, "echo", "the only request")).await;
     assert!(matches!(attacker.content().await, Some(Frame::Reply { id: 9, .. })));
-    // A request of the victim gets its own reply, and no earlier one.
+    // A request of the victim gets its own reply, and none of the others.
     let asking = tokio::spawn({
         let (node, id) = (victim.node.clone(), attacker.id());
         async move { node.request(id, "what", "now").await }
     });
     let Some(Frame::Request { id, .. }) = attacker.content().await else { panic!("no request") };
-    for (id, said) in [(id ^ 1, "another"), (id, "right"), (id, "twice")] {
-        let outcome = Ok(PackedMessage::uncompressed(Message::text(said)));
+    for (id, content) in [(id ^ 1, "another"), (id, "right"), (id, "twice")] {
+        let outcome = Ok(PackedMessage::uncompressed(Message::text(content)));
         attacker.send(&Frame::Reply { id, outcome }).await;
     }
     assert_eq!(asking.await.unwrap().unwrap().as_text(), Some("right"));
     drop(attacker);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// Serves `slow` with handlers that wait for ever. Returns a count of those that run.
+/// Serves the request `slow` with a handler that never answers. Returns a counter of the running handlers.
 fn serve_slowly(victim: &Victim) -> Arc<AtomicUsize> {
     struct Running(Arc<AtomicUsize>);
     impl Drop for Running {
@@ -323,7 +323,7 @@ async fn requests_beyond_the_limit_get_busy() {
     let Some(Frame::Reply { id: 5000, outcome }) = attacker.content().await else { panic!() };
     assert_eq!(outcome, Err(Refusal::NoHandler));
     assert_eq!(running.load(Ordering::SeqCst), 100);
-    // A cancelled request makes room.
+    // A cancelled request makes room for another one.
     attacker.send(&Frame::Cancel(3)).await;
     attacker.send(&request(6000, "echo", "x")).await;
     let Some(Frame::Reply { id: 6000, outcome: Ok(_) }) = attacker.content().await else {
@@ -332,12 +332,12 @@ async fn requests_beyond_the_limit_get_busy() {
     drop(attacker);
     let left = || running.load(Ordering::SeqCst).to_string();
     until("no handler left", || running.load(Ordering::SeqCst) == 0, left).await;
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// The limit counts requests, not their numbers. An attacker can't evade it with one number for all.
+/// An attacker can't evade the limit of requests by giving all of them the same number.
 #[tokio::test]
-async fn requests_that_all_have_one_number_end_the_link() {
+async fn a_second_request_with_the_same_number_ends_the_link() {
     let victim = Victim::new().await;
     let running = serve_slowly(&victim);
     let mut attacker = Attacker::link(victim.address()).await;
@@ -349,36 +349,36 @@ async fn requests_that_all_have_one_number_end_the_link() {
     let left = || running.load(Ordering::SeqCst).to_string();
     until("no handler left", || running.load(Ordering::SeqCst) == 0, left).await;
     drop(attacker);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// The attacker sends pings and reads no pongs. Its control queue fills, and other peers are not
-/// affected.
+/// The attacker sends pings and does not read the pongs. The victim's control queue for it fills up, and
+/// other peers are not affected.
 #[tokio::test]
 async fn a_peer_that_sends_pings_and_never_reads_is_disconnected() {
     let mut config = config();
     config.control_queue = 64 << 10;
-    let victim = Victim::with(config).await;
+    let victim = Victim::with_config(config).await;
     let mut attacker = Attacker::link(victim.address()).await;
     let id = attacker.id();
     let flood = tokio::spawn(async move {
         let pings = encoded(&Frame::Ping(7)).repeat(1000);
-        // Ends once the victim no longer reads.
+        // Ends with an error when the victim has closed the connection.
         while attacker.stream.write_all(&pings).await.is_ok() {}
     });
-    let link_end = victim.parted(id).await;
+    let link_end = victim.link_end(id).await;
     assert_eq!(link_end.reason, Reason::Slow);
-    within(LONG, "the flood's end", flood).await.unwrap();
-    victim.unharmed().await;
+    within(STEP_TIMEOUT, "the flood's end", flood).await.unwrap();
+    victim.check_unharmed().await;
 }
 
-/// Tens of peers that read nothing: the messages that wait for them are bounded, and are reported in
-/// the end.
+/// Thirty peers do not read. The queue of messages for each of them is bounded, and the messages in it are
+/// reported as failed in the end.
 #[tokio::test]
-async fn peers_that_never_read_cost_their_queues_and_no_more() {
+async fn the_queues_for_peers_that_never_read_are_bounded() {
     let mut config = config();
     config.peer_queue = 256 << 10;
-    let victim = Victim::with(config).await;
+    let victim = Victim::with_config(config).await;
     let mut silent = Vec::new();
     for _ in 0..30 {
         silent.push(Attacker::link(victim.address()).await);
@@ -386,14 +386,14 @@ async fn peers_that_never_read_cost_their_queues_and_no_more() {
     let honest = Node::builder().spawn().await.unwrap();
     let mut honest_events = honest.events();
     honest.connect(victim.address()).await.unwrap();
-    let full = |peer: &Attacker| loop {
+    let fill_queue = |peer: &Attacker| loop {
         match victim.node.try_send(peer.id(), vec![7; 16 << 10]) {
             Ok(()) => {}
             Err(Error::Full(_)) => break,
             Err(error) => panic!("{error}"),
         }
     };
-    // The kernel's buffers take a few MB each. After that nothing is sent any more.
+    // The kernel's buffers hold a few MB for each peer. When they are full, nothing more is sent.
     let queued = async |peer: &Attacker| {
         let status = victim.node.status().await;
         status.peers.iter().find(|p| p.id == peer.id()).map_or(0, |p| p.queued_bytes)
@@ -401,7 +401,7 @@ async fn peers_that_never_read_cost_their_queues_and_no_more() {
     for peer in &silent {
         let mut before = u64::MAX;
         loop {
-            full(peer);
+            fill_queue(peer);
             tokio::time::sleep(Duration::from_millis(2)).await;
             let sent = victim.node.peer_counters(peer.id()).unwrap().messages_sent;
             if sent == before {
@@ -412,7 +412,8 @@ async fn peers_that_never_read_cost_their_queues_and_no_more() {
         let queued = queued(peer).await;
         assert!(queued <= (256 << 10) + 1024, "{queued} bytes");
     }
-    // To all peers at once: the honest one gets the message, and the report names the others.
+    // Sends to all peers: the honest peer gets the message, and the report lists the peers whose queues are
+    // full.
     let report = victim.node.send_to_nodes("to all", &[]).unwrap();
     assert!(report.sent.contains(&honest.id()) && report.failed.len() <= silent.len());
     let waiting = async {
@@ -423,19 +424,20 @@ async fn peers_that_never_read_cost_their_queues_and_no_more() {
             }
         }
     };
-    assert_eq!(within(LONG, "the message", waiting).await.as_text(), Some("to all"));
+    assert_eq!(within(STEP_TIMEOUT, "the message", waiting).await.as_text(), Some("to all"));
     honest.shutdown().await;
     let ids: Vec<_> = silent.iter().map(Attacker::id).collect();
     drop(silent);
     for id in ids {
-        victim.parted(id).await;
+        victim.link_end(id).await;
     }
     let events = victim.take_events();
     let failed: u64 = events.iter().map(failures).sum();
     assert!(failed > 0 && failed == victim.node.counters().messages_failed);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
+/// Returns the number of failed messages that the event reports.
 fn failures(event: &peerkit::Event) -> u64 {
     match event {
         peerkit::Event::NodeMessageFailed { failure, .. } => failure.unsent + failure.unconfirmed,
@@ -443,7 +445,7 @@ fn failures(event: &peerkit::Event) -> u64 {
     }
 }
 
-/// The attacker says goodbye and keeps the connection open, or goes on sending.
+/// The attacker sends a goodbye, keeps the connection open, and goes on sending.
 #[tokio::test]
 async fn a_link_ends_with_the_goodbye_even_if_the_connection_stays_open() {
     let victim = Victim::new().await;
@@ -457,15 +459,15 @@ async fn a_link_ends_with_the_goodbye_even_if_the_connection_stays_open() {
             tokio::task::yield_now().await;
         }
     });
-    let link_end = victim.parted(id).await;
+    let link_end = victim.link_end(id).await;
     assert_eq!((link_end.reason, link_end.by_peer), (Reason::Requested, true));
-    within(LONG, "the flood's end", flood).await.unwrap();
-    victim.unharmed().await;
+    within(STEP_TIMEOUT, "the flood's end", flood).await.unwrap();
+    victim.check_unharmed().await;
 }
 
-/// The same identity connects again and again. There is one link at a time, and no old one stays.
+/// The same identity connects several times. Each new link replaces the one before.
 #[tokio::test]
-async fn a_node_that_links_again_and_again_has_one_link() {
+async fn a_node_that_connects_several_times_has_one_link() {
     let victim = Victim::new().await;
     let key = crate::attacker::key();
     let mut links = Vec::new();
@@ -480,5 +482,5 @@ async fn a_node_that_links_again_and_again_has_one_link() {
     links[9].send(&text("the last one")).await;
     assert_eq!(victim.message(key.id()).await.as_text(), Some("the last one"));
     drop(links);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }

@@ -1,5 +1,5 @@
-//! Attacks on a node by peers that speak the protocol by hand. A binary of its own, because its
-//! tests count the process's tasks and open descriptors.
+//! Attacks on a node. The attackers send hand-made frames, many of which no node would send. These tests have
+//! a binary of their own, because they count the tasks and the open sockets of the process.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! Attacks on the overlay: queries, answers and broadcasts that no node would send.
+//! Attacks on the overlay, with queries, answers and broadcasts that no honest node would send.
 
 use std::collections::BTreeSet;
 
@@ -8,41 +8,41 @@ use peerkit_proto::frame::broadcast::{Batch, Item, RunId};
 use peerkit_proto::frame::query::{AnswerBody, Query, QueryAnswer, QueryDone, QueryId, QueryKind};
 use peerkit_proto::message::PackedMessage;
 
-use crate::attacker::{Attacker, LONG, Victim, encoded, key, raw_frame, text, within};
+use crate::attacker::{Attacker, STEP_TIMEOUT, Victim, encoded, key, raw_frame, text, within};
 
 fn query(n: u32, depth: u8, what: QueryKind) -> Query {
     let mut id = [0; 16];
     id[..4].copy_from_slice(&n.to_le_bytes());
-    Query { id: QueryId(id), depth, own: false, ttl: LONG, what }
+    Query { id: QueryId(id), depth, own: false, ttl: STEP_TIMEOUT, what }
 }
 
 fn has_file() -> QueryKind {
     QueryKind::HasFile(peerkit::Hash::from_bytes([7; 32]))
 }
 
-fn here(id: QueryId, node: NodeId) -> Frame {
+fn answer_of(id: QueryId, node: NodeId) -> Frame {
     let body = AnswerBody::Neighbours(Vec::new(), Vec::new());
     let name = "x".to_owned();
     Frame::Answer(QueryAnswer { id, node, name, addresses: Vec::new(), body })
 }
 
-/// More queries than the table holds: one link fills its share of it. Each query is answered all the
-/// same, and queries of other nodes still run.
+/// The attacker sends more queries than the table of queries holds. Its link can only fill its share of the
+/// table. Each query gets an answer anyway, and queries of other nodes still run.
 #[tokio::test]
 async fn a_flood_of_queries_fills_only_its_share_of_the_table() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
-    // Queries that need no look-up, as there may be more of these.
+    // These queries need no look-up, so no other limit applies.
     let what = QueryKind::FindNode(NodeId::from_bytes([7; 32]));
     let answers = flood(&mut attacker, 70_000, &what).await;
     let taken = answers.iter().filter(|complete| **complete).count();
     assert_eq!((answers.len(), taken), (70_000, 65_536 / 8));
-    victim.talks().await;
+    victim.check_honest_node_is_served().await;
     drop(attacker);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// The number of look-ups for one link is limited, and other nodes can still search.
+/// The number of look-ups for queries from one link is limited, and other nodes can still search.
 #[tokio::test]
 async fn a_flood_of_searches_causes_few_lookups() {
     let victim = Victim::new().await;
@@ -50,16 +50,16 @@ async fn a_flood_of_searches_causes_few_lookups() {
     let started = std::time::Instant::now();
     for what in [has_file(), QueryKind::Search("*a*".into())] {
         let answers = flood(&mut attacker, 4000, &what).await;
-        let looks = answers.iter().filter(|complete| **complete).count() as u64;
-        let earned = 1000 + 100 * (started.elapsed().as_secs() + 1);
-        assert!(answers.len() == 4000 && looks <= earned, "{looks} of {earned}");
+        let lookups = answers.iter().filter(|complete| **complete).count() as u64;
+        let allowed = 1000 + 100 * (started.elapsed().as_secs() + 1);
+        assert!(answers.len() == 4000 && lookups <= allowed, "{lookups} of {allowed}");
     }
-    victim.talks().await;
+    victim.check_honest_node_is_served().await;
     drop(attacker);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// Sends `count` new queries. Returns for each whether it was complete.
+/// Sends `count` new queries. Returns for each whether its answer was complete.
 async fn flood(attacker: &mut Attacker, count: u32, what: &QueryKind) -> Vec<bool> {
     let kind = u32::from(matches!(what, QueryKind::Search(_))) << 24;
     let query = |n| encoded(&Frame::Query(query(n | kind, 1, what.clone())));
@@ -69,14 +69,15 @@ async fn flood(attacker: &mut Attacker, count: u32, what: &QueryKind) -> Vec<boo
         _ => None,
     };
     let mut answers = Vec::new();
-    // In parts that fit the victim's control queue, as it need not take more at once.
+    // The flood is sent in parts whose answers fit the victim's control queue. With larger parts the victim
+    // would disconnect the attacker.
     for part in flood.chunks(flood.len() / 10) {
         answers.extend(attacker.exchange(part, done, count as usize / 10).await);
     }
     answers
 }
 
-/// A flood that is passed on does not end the link with a neighbour that reads slowly.
+/// The victim passes a flood of queries on to a neighbour that does not read. Their link does not end.
 #[tokio::test]
 async fn a_flood_of_queries_does_not_disconnect_other_peers() {
     let victim = Victim::new().await;
@@ -88,7 +89,7 @@ async fn a_flood_of_queries_does_not_disconnect_other_peers() {
     for n in 0..8000 {
         attacker.send_raw(&encoded(&Frame::Query(query(n, 1, what.clone())))).await;
     }
-    // A query that was seen before is answered at once, behind all earlier ones.
+    // The victim answers a repeated query immediately, after the answers to all earlier queries.
     let last = query(7999, 0, what);
     attacker.send_raw(&encoded(&Frame::Query(last.clone()))).await;
     loop {
@@ -99,10 +100,11 @@ async fn a_flood_of_queries_does_not_disconnect_other_peers() {
     }
     assert!(victim.node.peer(other.id()).is_some(), "the other peer has lost its link");
     drop((attacker, other));
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// Queries that were seen before, also with more depth each time, or changed.
+/// The attacker repeats a query, also with a greater depth each time and with another content. The victim
+/// passes it on a limited number of times.
 #[tokio::test]
 async fn a_query_that_runs_in_a_loop_ends() {
     let victim = Victim::new().await;
@@ -116,26 +118,26 @@ async fn a_query_that_runs_in_a_loop_ends() {
         .collect();
     attacker.send_raw(&rounds).await;
     let mut passed_on = 0;
-    let mut back = 0;
-    // The other node sends each query straight back. None is passed to it again.
+    let mut returned = 0;
+    // The other attacker sends each query back to the victim, which answers it.
     loop {
         let Some(Frame::Query(query)) = other.content().await else { panic!() };
         passed_on += 1;
         other.send(&Frame::Query(query.clone())).await;
         let Some(frame) = other.content().await else { panic!() };
         match frame {
-            Frame::QueryDone(_) => back += 1,
+            Frame::QueryDone(_) => returned += 1,
             Frame::Query(_) => passed_on += 1,
             other => panic!("{other:?}"),
         }
         if query.depth == 255 {
             break;
         }
-        assert!(passed_on + back < 1000, "no end");
+        assert!(passed_on + returned < 1000, "no end");
     }
     assert!(passed_on <= 256, "{passed_on} times");
     drop((attacker, other));
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
 #[tokio::test]
@@ -145,7 +147,7 @@ async fn answers_without_a_query_are_dropped() {
     let mut other = Attacker::link(victim.address()).await;
     let stray = QueryId([9; 16]);
     for attacker in [&mut asked, &mut other] {
-        attacker.send(&here(stray, NodeId::from_bytes([1; 32]))).await;
+        attacker.send(&answer_of(stray, NodeId::from_bytes([1; 32]))).await;
         let done = QueryDone { id: stray, depth: 0, complete: true };
         attacker.send(&Frame::QueryDone(done)).await;
     }
@@ -157,26 +159,26 @@ async fn answers_without_a_query_are_dropped() {
     let Some(Frame::Query(same)) = other.content().await else { panic!("no query") };
     assert_eq!(query.id, same.id);
     let done = |depth| Frame::QueryDone(QueryDone { id: query.id, depth, complete: true });
-    // In order: an answer to another query, one to the right query, an end with another depth, the end,
-    // and an answer behind the end.
-    asked.send(&here(stray, NodeId::from_bytes([2; 32]))).await;
-    asked.send(&here(query.id, asked.id())).await;
+    // Sends an answer to another query, an answer to the right query, a "done" with another depth, the right
+    // "done", and an answer after the "done".
+    asked.send(&answer_of(stray, NodeId::from_bytes([2; 32]))).await;
+    asked.send(&answer_of(query.id, asked.id())).await;
     asked.send(&done(query.depth + 1)).await;
     asked.send(&done(query.depth)).await;
-    asked.send(&here(query.id, NodeId::from_bytes([3; 32]))).await;
+    asked.send(&answer_of(query.id, NodeId::from_bytes([3; 32]))).await;
     asked.send(&text("after the answers")).await;
     victim.message(asked.id()).await;
     assert!(!discovering.is_finished());
-    other.send(&here(query.id, other.id())).await;
+    other.send(&answer_of(query.id, other.id())).await;
     other.send(&done(query.depth)).await;
-    let found = within(LONG, "the discovery", discovering).await.unwrap().unwrap();
+    let found = within(STEP_TIMEOUT, "the discovery", discovering).await.unwrap().unwrap();
     let found: BTreeSet<_> = found.nodes.iter().map(|node| node.id).collect();
     assert_eq!(found, BTreeSet::from([victim.id(), asked.id(), other.id()]));
     drop((asked, other));
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// pythonp2p and p2pnetwork's tutorial: a positive depth stops after one hop.
+/// In pythonp2p and in the tutorial of p2pnetwork, a discovery with a positive depth stops after one hop.
 #[tokio::test]
 async fn positive_discovery_depths_go_beyond_one_hop() {
     let mut chain: Vec<Node> = Vec::new();
@@ -188,7 +190,7 @@ async fn positive_discovery_depths_go_beyond_one_hop() {
         chain.push(node);
     }
     for (depth, others) in [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (9, 4), (-1, 4)] {
-        let found = within(LONG, "a discovery", chain[0].discover(depth)).await.unwrap();
+        let found = within(STEP_TIMEOUT, "a discovery", chain[0].discover(depth)).await.unwrap();
         let found: Vec<_> = found.nodes.iter().map(|node| node.id).collect();
         let expected: BTreeSet<_> = chain[..=others].iter().map(Node::id).collect();
         assert_eq!((found.len(), found.into_iter().collect()), (others + 1, expected), "{depth}");
@@ -198,7 +200,7 @@ async fn positive_discovery_depths_go_beyond_one_hop() {
     }
 }
 
-/// Returns a broadcast of an honest node, as a relay between it and the victim sees it.
+/// Returns a broadcast of an honest node, as it arrives at a neighbour.
 async fn broadcast(title: &str, message: &str) -> Batch {
     let author = Node::builder().listen("127.0.0.1:0").spawn().await.unwrap();
     let mut relay = Attacker::link(author.listening()[0]).await;
@@ -208,9 +210,9 @@ async fn broadcast(title: &str, message: &str) -> Batch {
     batch
 }
 
-/// The parts of a batch, which can be altered.
+/// The parts of a batch with one broadcast, so that a test can alter them.
 #[derive(Clone)]
-struct Parts {
+struct BatchParts {
     run: RunId,
     first: u64,
     floor: u64,
@@ -218,15 +220,15 @@ struct Parts {
     signature: [u8; 64],
 }
 
-impl Parts {
+impl BatchParts {
     fn of(batch: &Batch) -> Self {
         let Batch { run, first, floor, signature, .. } = *batch;
         Self { run, first, floor, item: batch.items[0].clone(), signature }
     }
 
     fn frame(self) -> Frame {
-        let places = (self.first, self.floor);
-        Frame::Broadcast(Batch::from_parts(self.run, places, vec![self.item], self.signature))
+        let positions = (self.first, self.floor);
+        Frame::Broadcast(Batch::from_parts(self.run, positions, vec![self.item], self.signature))
     }
 }
 
@@ -239,18 +241,18 @@ fn received_broadcasts(victim: &Victim) -> Vec<peerkit::Broadcast> {
     broadcasts.collect()
 }
 
-/// pythonp2p: signatures cover the data alone, but not its type, its time or its recipient. A message
-/// to one peer has no signature in peerkit, as it comes over the link of its sender.
+/// In pythonp2p, signatures cover the data, but not its type, its time or its recipient. In peerkit, a
+/// message to one peer needs no signature, as it arrives over the sender's link.
 #[tokio::test]
 async fn a_broadcast_that_a_relay_has_altered_is_not_delivered_and_ends_its_link() {
     let victim = Victim::new().await;
     let good = broadcast("title", "the text").await;
     let other = key();
-    type Alteration = Box<dyn Fn(&mut Parts)>;
+    type Alteration = Box<dyn Fn(&mut BatchParts)>;
     let alterations: [(&str, Alteration); 10] = [
         ("the author", Box::new(move |b| b.run.author = other.id())),
         ("the run", Box::new(|b| b.run.epoch += 1)),
-        ("the place", Box::new(|b| b.first += 1)),
+        ("the sequence number", Box::new(|b| b.first += 1)),
         ("the floor", Box::new(|b| (b.first, b.floor) = (b.first + 1, b.floor + 1))),
         ("the time", Box::new(|b| b.item.time += 1)),
         ("the title", Box::new(|b| b.item.title.push('!'))),
@@ -260,42 +262,42 @@ async fn a_broadcast_that_a_relay_has_altered_is_not_delivered_and_ends_its_link
             Box::new(|b| b.item.content = PackedMessage::uncompressed(Message::text("else"))),
         ),
         ("the signature", Box::new(|b| b.signature[63] ^= 1)),
-        ("text that is none", Box::new(|b| b.item.content.payload = vec![0xff].into())),
+        ("text that is not UTF-8", Box::new(|b| b.item.content.payload = vec![0xff].into())),
     ];
     for (what, alter) in alterations {
         let mut relay = Attacker::link(victim.address()).await;
-        let mut bad = Parts::of(&good);
+        let mut bad = BatchParts::of(&good);
         alter(&mut bad);
         relay.send(&bad.frame()).await;
         assert_eq!(relay.fault().await, "a broadcast wrongly signed, or too large", "{what}");
-        let link_end = victim.parted(relay.id()).await;
+        let link_end = victim.link_end(relay.id()).await;
         assert!(matches!(link_end.reason, Reason::Fault(_)), "{what}: {link_end}");
         assert!(received_broadcasts(&victim).is_empty(), "{what}: delivered");
     }
-    // Unaltered it is delivered, once, from any peer.
+    // The unaltered broadcast is delivered once, whichever peer sends it.
     for _ in 0..2 {
         let mut relay = Attacker::link(victim.address()).await;
         relay.send(&Frame::Broadcast(good.clone())).await;
         relay.send(&Frame::Broadcast(good.clone())).await;
-        relay.send(&text("that was it")).await;
+        relay.send(&text("the last message")).await;
         victim.message(relay.id()).await;
     }
-    victim.talks().await;
+    victim.check_honest_node_is_served().await;
     let received = received_broadcasts(&victim);
     assert_eq!(received.len(), 1);
     assert_eq!((received[0].author, received[0].title.as_str()), (good.run.author, "title"));
     assert_eq!(received[0].message.as_text(), Some("the text"));
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
 /// The signature covers the network's name, so a broadcast of one network is invalid in another.
 #[tokio::test]
-async fn a_broadcast_of_another_network_is_forged() {
+async fn a_broadcast_of_another_network_is_refused() {
     let victim = Victim::new().await;
     let author = Node::builder().network("other").listen("127.0.0.1:0").spawn().await.unwrap();
     let change = |hello: &mut peerkit_proto::hello::Hello| hello.network = "other".into();
     let mut relay = Attacker::link_as(author.listening()[0], key(), change).await;
-    author.broadcast("", "said elsewhere").await.unwrap();
+    author.broadcast("", "sent in another network").await.unwrap();
     let Some(frame @ Frame::Broadcast(_)) = relay.content().await else { panic!("no broadcast") };
     author.shutdown().await;
     drop(relay);
@@ -303,14 +305,14 @@ async fn a_broadcast_of_another_network_is_forged() {
     relay.send(&frame).await;
     assert_eq!(relay.fault().await, "a broadcast wrongly signed, or too large");
     drop(relay);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// The first forgery ends the link. The others cost nothing, and the application gets one event.
+/// The first forged broadcast ends the link. The others are not read, and the application gets one event.
 #[tokio::test]
-async fn a_flood_of_forged_broadcasts_is_one_fault() {
+async fn a_flood_of_forged_broadcasts_causes_one_disconnection() {
     let victim = Victim::new().await;
-    let mut forged = Parts::of(&broadcast("", "x").await);
+    let mut forged = BatchParts::of(&broadcast("", "x").await);
     let mut flood = Vec::new();
     for _ in 0..5000 {
         forged.first += 1;
@@ -319,15 +321,15 @@ async fn a_flood_of_forged_broadcasts_is_one_fault() {
     let mut attacker = Attacker::link(victim.address()).await;
     let id = attacker.id();
     attacker.send_raw(&flood).await;
-    victim.parted(id).await;
-    // Once this event has come, all earlier ones have.
-    victim.talks().await;
+    victim.link_end(id).await;
+    // When the messages of the honest node have arrived, all earlier events have arrived too.
+    victim.check_honest_node_is_served().await;
     let events = victim.take_events();
-    let about_to = |event: &&Event| matches!(event, Event::NodeDisconnectWithInboundNode { peer } if peer.id() == id);
-    assert_eq!(events.iter().filter(about_to).count(), 1);
+    let disconnects = |event: &&Event| matches!(event, Event::NodeDisconnectWithInboundNode { peer } if peer.id() == id);
+    assert_eq!(events.iter().filter(disconnects).count(), 1);
     assert!(!events.iter().any(|event| matches!(event, Event::NodeLagged { .. })));
     drop(attacker);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
 /// The content of a broadcast has its own limit, below that of its frame.
@@ -339,17 +341,18 @@ async fn a_broadcast_over_the_limit_ends_the_link() {
     let fault = attacker.fault().await;
     assert_eq!(fault, "a frame of kind 0x30 announces 66561 bytes; at most 66560 are allowed");
     drop(attacker);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// Answers without a query are counted, and the peer is disconnected if it goes on.
+/// The victim counts answers to queries that it did not send. A peer that sends too many of them is
+/// disconnected.
 #[tokio::test]
 async fn answers_to_queries_that_were_not_sent_end_the_link() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
-    let stray = |n| encoded(&here(query(n, 0, has_file()).id, key().id()));
+    let stray = |n| encoded(&answer_of(query(n, 0, has_file()).id, key().id()));
     attacker.send_raw(&(0..50).flat_map(stray).collect::<Vec<u8>>()).await;
-    // The answer to the last one comes once all earlier ones were handled.
+    // The victim answers this query after it has handled all frames before it.
     let last = query(1000, 0, has_file());
     attacker.send(&Frame::Query(last.clone())).await;
     loop {
@@ -362,9 +365,9 @@ async fn answers_to_queries_that_were_not_sent_end_the_link() {
     attacker.send_raw(&(50..2000).flat_map(stray).collect::<Vec<u8>>()).await;
     let fault = attacker.fault().await;
     assert!(fault.contains("did not send"), "{fault}");
-    victim.parted(attacker.id()).await;
+    victim.link_end(attacker.id()).await;
     drop(attacker);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
 fn unix_now() -> u64 {
@@ -372,6 +375,7 @@ fn unix_now() -> u64 {
     u64::try_from(now.as_millis()).unwrap()
 }
 
+/// Waits for the event that the clock of the node `of` is far off. Returns by how many seconds.
 async fn skew(victim: &Victim, of: NodeId) -> i64 {
     let skew = |event: &Event| match event {
         Event::NodeClockSkew { peer, seconds } if peer.id() == of => Some(*seconds),
@@ -380,7 +384,7 @@ async fn skew(victim: &Victim, of: NodeId) -> i64 {
     victim.event("clock skew", skew).await
 }
 
-/// A peer's Hello shows that the clocks are apart. Its time changes nothing else.
+/// The time in a peer's Hello shows that the two clocks are far apart. It has no other effect.
 #[tokio::test]
 async fn a_clock_that_is_far_off_is_reported() {
     let victim = Victim::new().await;
@@ -396,21 +400,21 @@ async fn a_clock_that_is_far_off_is_reported() {
         assert!(seconds.contains(&status.clock_skew_seconds), "{}", status.clock_skew_seconds);
         let id = attacker.id();
         drop(attacker);
-        victim.parted(id).await;
+        victim.link_end(id).await;
     }
     for time in [0, u64::MAX] {
         let attacker = Attacker::link_as(victim.address(), key(), |h| h.time = Some(time)).await;
         skew(&victim, attacker.id()).await;
         let id = attacker.id();
         drop(attacker);
-        victim.parted(id).await;
+        victim.link_end(id).await;
     }
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// A node that refuses a broadcast because of its time sends the peer its own time.
+/// A node that drops a broadcast because of its time sends its own time to the peer that sent the broadcast.
 #[tokio::test]
-async fn the_sender_of_a_broadcast_from_another_time_learns_the_time() {
+async fn the_sender_of_a_broadcast_from_the_future_is_sent_the_right_time() {
     let victim = Victim::new().await;
     let mut attacker = Attacker::link(victim.address()).await;
     for first in 1..4 {
@@ -427,10 +431,10 @@ async fn the_sender_of_a_broadcast_from_another_time_learns_the_time() {
         }
     };
     assert!(clock.abs_diff(unix_now()) < 60_000);
-    // The peer's next report of its clock is compared like the one in Hello.
+    // The victim compares the time in a Clock frame with its own, as it does with the time in Hello.
     attacker.send(&Frame::Clock(unix_now() + 3_600_000)).await;
     assert!(skew(&victim, attacker.id()).await > 3500);
     assert_eq!(victim.node.status().await.broadcasts.untimely, 3);
     drop(attacker);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }

@@ -1,5 +1,5 @@
-//! Records a conversation of two nodes of this version, for `tests/fixtures`. CONTRIBUTING.md explains
-//! how to make a fixture for a new version.
+//! Records the frames between two nodes of this version, for `tests/fixtures`. CONTRIBUTING.md explains how
+//! to make the fixture of a new version.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -15,17 +15,22 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::attacker::tls::{client, server, server_name};
-use crate::attacker::{LONG, until, within};
+use crate::attacker::{STEP_TIMEOUT, until, within};
 
-/// Bytes in each line of a recording.
-const LINE: usize = 64;
+/// Number of bytes in each line of a recording.
+const BYTES_PER_LINE: usize = 64;
 
-/// The text of a recording.
+/// The text of a recording. Both directions of all connections write to it.
 type Log = Arc<Mutex<String>>;
 
-/// Runs a relay between two nodes, which records their frames. The relay has the keys of both
-/// nodes, so each takes it for the other node.
-async fn tap(listener: TcpListener, to: SocketAddr, (dialler, acceptor): (Key, Key), log: Log) {
+/// Relays all connections between two nodes, and records their frames. The relay has the keys of both nodes,
+/// so that each of them takes it for the other node.
+async fn relay_and_record(
+    listener: TcpListener,
+    to: SocketAddr,
+    (dialler, acceptor): (Key, Key),
+    log: Log,
+) {
     let mut number = 0;
     loop {
         let (tcp, _) = listener.accept().await.unwrap();
@@ -33,8 +38,8 @@ async fn tap(listener: TcpListener, to: SocketAddr, (dialler, acceptor): (Key, K
         number += 1;
         tokio::spawn(async move {
             let Ok(near) = TlsAcceptor::from(server(&acceptor)).accept(tcp).await else { return };
-            // The recording tells links from streams by the ALPN protocol, and `to` has to get the
-            // same.
+            // The ALPN protocol says whether the connection is a link or a stream. It is recorded, and the
+            // relay uses the same one towards `to`.
             let alpn = near.get_ref().1.alpn_protocol().unwrap().to_vec();
             let tcp = TcpStream::connect(to).await.unwrap();
             let connector = TlsConnector::from(client(&dialler, &[&alpn]));
@@ -51,19 +56,19 @@ async fn tap(listener: TcpListener, to: SocketAddr, (dialler, acceptor): (Key, K
     }
 }
 
-/// Copies the bytes of one direction, and records them in lines that begin with `side`.
+/// Copies the bytes of one direction, and records them in lines that begin with `prefix`.
 async fn copy(
     mut from: ReadHalf<TlsStream<TcpStream>>,
     mut to: WriteHalf<TlsStream<TcpStream>>,
-    side: String,
+    prefix: String,
     log: Log,
 ) {
     let mut bytes = vec![0; 1 << 14];
     while let Ok(len @ 1..) = from.read(&mut bytes).await {
         {
             let mut log = log.lock().unwrap();
-            for line in bytes[..len].chunks(LINE) {
-                writeln!(log, "{side} {}", hex(line)).unwrap();
+            for line in bytes[..len].chunks(BYTES_PER_LINE) {
+                writeln!(log, "{prefix} {}", hex(line)).unwrap();
             }
         }
         if to.write_all(&bytes[..len]).await.is_err() || to.flush().await.is_err() {
@@ -73,22 +78,22 @@ async fn copy(
     let _ = to.shutdown().await;
 }
 
-/// Waits for the next event of this name, and skips all others.
+/// Waits for the next event with this name. Skips all other events.
 async fn wait_for(events: &mut Events, name: &str) {
     let waiting = async { while events.next().await.is_some_and(|event| event.name() != name) {} };
-    within(LONG, name, waiting).await;
+    within(STEP_TIMEOUT, name, waiting).await;
 }
 
-/// Ann joins through Bob, by way of the relay. Carl, which no node can dial, has a link with Bob
-/// alone. Then the nodes send every kind of frame at least once.
+/// Ann joins through Bob, over the recording relay. Carl does not listen, and has one link, with Bob. The
+/// nodes then send every kind of frame at least once.
 #[tokio::test]
 #[ignore = "writes the file that PEERKIT_RECORDING names"]
 async fn record_a_conversation() {
     let path = PathBuf::from(std::env::var_os("PEERKIT_RECORDING").expect("the file to write"));
-    // The tests that replay the fixtures know these keys.
+    // The tests that replay the fixtures use the same keys.
     let [ann_key, bob_key, carl_key] = [1, 2, 3].map(|n| Key::from_secret(&[n; 32]));
-    let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
-    let log = Log::new(Mutex::new(format!("time {began}\n")));
+    let start = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+    let log = Log::new(Mutex::new(format!("time {start}\n")));
     let builder = |name: &str, key: &Key| Node::builder().name(name).key(key.clone());
     let ann = builder("ann", &ann_key).listen("127.0.0.1:0").spawn().await.unwrap();
     let bob = builder("bob", &bob_key).listen("127.0.0.1:0").spawn().await.unwrap();
@@ -97,7 +102,12 @@ async fn record_a_conversation() {
     carl.connect(bob.listening()[0]).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = peerkit::Address::from_socket(listener.local_addr().unwrap()).with_id(bob.id());
-    let tap = tokio::spawn(tap(listener, bob.listening()[0], (ann_key, bob_key), log.clone()));
+    let relay = tokio::spawn(relay_and_record(
+        listener,
+        bob.listening()[0],
+        (ann_key, bob_key),
+        log.clone(),
+    ));
 
     ann.join(&[at]).await.unwrap();
     until("the link", || bob.peer(ann.id()).is_some(), String::new).await;
@@ -143,13 +153,13 @@ async fn record_a_conversation() {
     let mut word = String::new();
     stream.read_to_string(&mut word).await.unwrap();
     assert_eq!(word, "hello");
-    // Time for the nodes to shuffle their views, so that those frames are recorded too.
+    // Leaves time for a shuffle, so that its frames are recorded too.
     tokio::time::sleep(Duration::from_secs(1)).await;
     ann.shutdown().await;
     until("the end", || bob.peer(ann.id()).is_none(), String::new).await;
     bob.shutdown().await;
     carl.shutdown().await;
-    tap.abort();
+    relay.abort();
     let text = log.lock().unwrap().clone();
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, text).unwrap();

@@ -1,4 +1,4 @@
-//! Attacks that begin before there is a link: on the accept loop, TLS, and Hello.
+//! Attacks before there is a link: on the accept loop, on the TLS handshake, and with Hello.
 
 use std::time::{Duration, Instant};
 
@@ -11,98 +11,99 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::attacker::tls::{self, Shown};
+use crate::attacker::tls::{self, Credentials};
 use crate::attacker::{
-    Attacker, End, LONG, Victim, config, encoded, hello, key, raw_frame, within,
+    Attacker, End, STEP_TIMEOUT, Victim, config, encoded, hello, key, raw_frame, within,
 };
 
 const SECRET: &str = "a secret of many letters";
 
-/// Sends `bytes` on a bare connection, and reads until the victim ends it.
-async fn bare(victim: &Victim, bytes: &[u8]) {
+/// Sends `bytes` over a TCP connection without TLS, and reads until the victim closes it.
+async fn send_without_tls(victim: &Victim, bytes: &[u8]) {
     let mut tcp = TcpStream::connect(victim.address()).await.unwrap();
     tcp.write_all(bytes).await.unwrap();
     let mut answer = Vec::new();
-    // An end, or a reset if the victim had not read all.
-    let _ = within(LONG, "the connection's end", tcp.read_to_end(&mut answer)).await;
+    // An error is ignored: the system resets the connection if the victim has not read everything.
+    let _ = within(STEP_TIMEOUT, "the connection's end", tcp.read_to_end(&mut answer)).await;
 }
 
-/// p2pnetwork: the byte is not UTF-8, which ends the accept thread.
+/// In p2pnetwork, a first byte that is not UTF-8 ends the accept thread.
 #[tokio::test]
 async fn one_0xff_byte_does_not_kill_the_accept_loop() {
     let victim = Victim::new().await;
-    bare(&victim, &[0xff]).await;
-    victim.stranger().await;
-    victim.unharmed().await;
+    send_without_tls(&victim, &[0xff]).await;
+    victim.connection_error().await;
+    victim.check_unharmed().await;
 }
 
-/// p2pnetwork: it expects `id:port` and splits at every colon, which ends the accept thread.
+/// p2pnetwork expects `id:port` and splits at every colon. A second colon ends its accept thread.
 #[tokio::test]
 async fn the_handshake_a_b_c_does_not_kill_the_accept_loop() {
     let victim = Victim::new().await;
-    bare(&victim, b"a:b:c").await;
-    victim.stranger().await;
-    victim.unharmed().await;
+    send_without_tls(&victim, b"a:b:c").await;
+    victim.connection_error().await;
+    victim.check_unharmed().await;
 }
 
 #[tokio::test]
-async fn plain_http_and_other_noise_is_turned_away() {
+async fn connections_that_do_not_speak_tls_are_closed() {
     let victim = Victim::new().await;
     for noise in [
         &b"GET / HTTP/1.1\r\nHost: victim\r\n\r\n"[..],
         b"SSH-2.0-OpenSSH_9.9\r\n",
         &[0; 4096],
-        // The start of a TLS record of the greatest length, and bytes that are no TLS record.
+        // A TLS record header with the greatest length, and a TLS record without a handshake message in it.
         &[0x16, 3, 1, 0xff, 0xff, 1],
         &[0x16, 3, 1, 0, 5, 1, 0xff, 0xff, 0xff, 0],
         b"",
     ] {
-        bare(&victim, noise).await;
+        send_without_tls(&victim, noise).await;
     }
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// p2pnetwork: the accept thread waits for each client's first bytes in turn.
+/// In p2pnetwork, the accept thread waits for the first bytes of each client in turn.
 #[tokio::test]
 async fn silent_and_slow_clients_do_not_block_an_honest_node() {
     let mut config = config();
     config.handshake_timeout = Duration::from_secs(3600);
-    let victim = Victim::with(config).await;
+    let victim = Victim::with_config(config).await;
     let mut silent = Vec::new();
     for _ in 0..200 {
         silent.push(TcpStream::connect(victim.address()).await.unwrap());
     }
-    let mut dripping = TcpStream::connect(victim.address()).await.unwrap();
-    let dripping = tokio::spawn(async move {
+    let mut slow = TcpStream::connect(victim.address()).await.unwrap();
+    let slow = tokio::spawn(async move {
         for byte in [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3] {
-            let _ = dripping.write_all(&[byte]).await;
+            let _ = slow.write_all(&[byte]).await;
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     });
     let honest = Node::builder().spawn().await.unwrap();
     let connecting = honest.connect(victim.address());
-    within(LONG, "an honest node's link", connecting).await.unwrap();
+    within(STEP_TIMEOUT, "an honest node's link", connecting).await.unwrap();
     honest.shutdown().await;
-    dripping.abort();
-    let _ = dripping.await;
+    slow.abort();
+    let _ = slow.await;
     drop(silent);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// As many connections as may be pending, and more: the oldest are dropped, and no other is closed
-/// before its time.
+/// The attacker opens more connections than may be pending. The victim closes the oldest of them, and no
+/// other one before its deadline.
 #[tokio::test]
 async fn pending_handshakes_are_bounded() {
     let mut config = config();
     config.max_pending = 4;
     config.handshake_timeout = Duration::from_secs(60);
-    let victim = Victim::with(config).await;
+    let victim = Victim::with_config(config).await;
     let mut silent = Vec::new();
     for _ in 0..10 {
         silent.push(TcpStream::connect(victim.address()).await.unwrap());
     }
     for evicted in &mut silent[..6] {
-        let read = within(LONG, "the oldest give way", evicted.read_u8()).await;
+        let read =
+            within(STEP_TIMEOUT, "the oldest connections to be closed", evicted.read_u8()).await;
         assert!(read.is_err());
     }
     for pending in &mut silent[6..] {
@@ -111,7 +112,7 @@ async fn pending_handshakes_are_bounded() {
         assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
     }
     drop(silent);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
 #[tokio::test]
@@ -120,58 +121,59 @@ async fn an_unfinished_handshake_ends_at_its_deadline_at_any_stage() {
     let started = Instant::now();
     let mut in_tls = TcpStream::connect(victim.address()).await.unwrap();
     in_tls.write_all(&[0x16, 3, 1]).await.unwrap();
-    let mut before_hello = Attacker::secure(victim.address()).await;
-    let mut in_hello = Attacker::secure(victim.address()).await;
+    let mut before_hello = Attacker::connect_tls(victim.address()).await;
+    let mut in_hello = Attacker::connect_tls(victim.address()).await;
     let bytes = encoded(&Frame::Hello(hello()));
     in_hello.send_raw(&bytes[..bytes.len() - 1]).await;
-    let mut in_opening = Attacker::secure_as(victim.address(), key(), ALPN_STREAM).await;
+    let mut in_opening = Attacker::connect_tls_as(victim.address(), key(), ALPN_STREAM).await;
     in_opening.send_raw(&[200, 0, 0, 0, 1]).await;
 
-    assert!(within(LONG, "TLS", in_tls.read_u8()).await.is_err());
+    assert!(within(STEP_TIMEOUT, "TLS", in_tls.read_u8()).await.is_err());
     for attacker in [&mut before_hello, &mut in_hello, &mut in_opening] {
         attacker.end().await;
     }
     assert!(started.elapsed() >= config().handshake_timeout * 9 / 10, "ended before the deadline");
-    assert_eq!(victim.stranger().await, "the handshake took too long");
+    assert_eq!(victim.connection_error().await, "the handshake took too long");
     drop((in_tls, before_hello, in_hello, in_opening));
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
 #[tokio::test]
-async fn other_protocols_and_keys_do_not_get_through_tls() {
+async fn other_protocols_and_credentials_are_refused_by_tls() {
     let victim = Victim::new().await;
-    let raw = |key| Shown::Raw(tls::spki(key));
+    let raw = |key| Credentials::Raw(tls::spki(key));
     let (ours, other) = (key(), key());
-    // A key on another curve, P-256, and an Ed25519 key with a byte too many.
+    // A key on another curve (P-256), and an Ed25519 key that is one byte too long.
     let p256 = [&[0x30, 0x59, 0x30, 0x13, 6, 7, 0x2a, 0x86, 0x48, 0xce][..], &[0x3d; 81]].concat();
     let long = [tls::spki(&ours), vec![0]].concat();
     let clients = [
-        ("no ALPN", tls::odd_client(&ours, &[], raw(&ours))),
-        ("ALPN h2", tls::odd_client(&ours, &[b"h2", b"http/1.1"], raw(&ours))),
-        ("ALPN of a later version", tls::odd_client(&ours, &[b"peerkit/2"], raw(&ours))),
-        ("no key", tls::odd_client(&ours, &[ALPN_LINK], Shown::Nothing)),
-        ("X.509", tls::odd_client(&ours, &[ALPN_LINK], Shown::Certificate)),
+        ("no ALPN", tls::client_with(&ours, &[], raw(&ours))),
+        ("ALPN h2", tls::client_with(&ours, &[b"h2", b"http/1.1"], raw(&ours))),
+        ("ALPN of a later version", tls::client_with(&ours, &[b"peerkit/2"], raw(&ours))),
+        ("no key", tls::client_with(&ours, &[ALPN_LINK], Credentials::Nothing)),
+        ("X.509", tls::client_with(&ours, &[ALPN_LINK], Credentials::Certificate)),
         (
             "X.509 as a raw key",
-            tls::odd_client(&ours, &[ALPN_LINK], Shown::Raw(tls::certificate())),
+            tls::client_with(&ours, &[ALPN_LINK], Credentials::Raw(tls::certificate())),
         ),
-        ("another's key", tls::odd_client(&ours, &[ALPN_LINK], raw(&other))),
-        ("a P-256 key", tls::odd_client(&ours, &[ALPN_LINK], Shown::Raw(p256))),
-        ("a long key", tls::odd_client(&ours, &[ALPN_LINK], Shown::Raw(long))),
-        ("an empty key", tls::odd_client(&ours, &[ALPN_LINK], Shown::Raw(Vec::new()))),
+        ("the key of another node", tls::client_with(&ours, &[ALPN_LINK], raw(&other))),
+        ("a P-256 key", tls::client_with(&ours, &[ALPN_LINK], Credentials::Raw(p256))),
+        ("a long key", tls::client_with(&ours, &[ALPN_LINK], Credentials::Raw(long))),
+        ("an empty key", tls::client_with(&ours, &[ALPN_LINK], Credentials::Raw(Vec::new()))),
     ];
     for (what, client) in clients {
         let tcp = TcpStream::connect(victim.address()).await.unwrap();
         let connector = TlsConnector::from(client);
         let mut received = Vec::new();
-        // The client is done before the server has seen its key. The refusal comes after that.
+        // In TLS 1.3 the client's handshake succeeds before the server has checked the client's key. The
+        // server refuses after that.
         if let Ok(mut stream) = connector.connect(tls::server_name(), tcp).await {
             let _ = stream.write_all(&encoded(&Frame::Hello(hello()))).await;
-            let _ = within(LONG, what, stream.read_to_end(&mut received)).await;
+            let _ = within(STEP_TIMEOUT, what, stream.read_to_end(&mut received)).await;
         }
         assert!(received.is_empty(), "{what}: got through");
     }
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
 #[tokio::test]
@@ -189,19 +191,19 @@ async fn garbage_in_place_of_hello_is_reported_and_ends_the_connection() {
         (raw_frame(0x77, b"what later versions say"), "a frame before Hello"),
     ];
     for (bytes, fault) in cases {
-        let mut attacker = Attacker::secure(victim.address()).await;
+        let mut attacker = Attacker::connect_tls(victim.address()).await;
         attacker.send_raw(&bytes).await;
         let reported = attacker.fault().await;
         assert!(reported.starts_with(fault), "reported: {reported}");
     }
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
 #[tokio::test]
-async fn a_hello_that_does_not_fit_is_refused_with_the_reason() {
-    let victim = Victim::guarded(SECRET).await;
+async fn an_unsuitable_hello_is_refused_with_the_reason() {
+    let victim = Victim::with_secret(SECRET).await;
     let refused = async |change: fn(&mut peerkit_proto::hello::Hello)| {
-        let mut attacker = Attacker::secure(victim.address()).await;
+        let mut attacker = Attacker::connect_tls(victim.address()).await;
         let mut hello = hello();
         change(&mut hello);
         attacker.send(&Frame::Hello(hello)).await;
@@ -215,7 +217,7 @@ async fn a_hello_that_does_not_fit_is_refused_with_the_reason() {
     assert_eq!(refused(|_| {}).await, End::Goodbye(Reason::WrongSecret));
     let wrong = refused(|hello| hello.proof = Some([7; 32])).await;
     assert_eq!(wrong, End::Goodbye(Reason::WrongSecret));
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
 #[tokio::test]
@@ -238,14 +240,14 @@ async fn a_link_speaks_the_highest_common_version_and_reports_disabled_features(
             assert!(off.contains("clocks") && off.contains("version 1"), "{off}");
         }
     }
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// The proof is bound to the TLS session, so a stolen proof is worthless in another session.
+/// The proof is bound to the TLS session. In another session it is invalid.
 #[tokio::test]
 async fn a_proof_of_the_secret_cannot_be_replayed() {
-    let victim = Victim::guarded(SECRET).await;
-    // An honest node dials the attacker and shows its proof.
+    let victim = Victim::with_secret(SECRET).await;
+    // An honest node dials the attacker and sends its proof.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let honest = Node::builder().secret(SECRET).spawn().await.unwrap();
@@ -253,13 +255,13 @@ async fn a_proof_of_the_secret_cannot_be_replayed() {
         let honest = honest.clone();
         async move { honest.connect(at).await }
     });
-    let mut met = Attacker::accept(&listener, &key()).await;
-    let Some(Frame::Hello(seen)) = met.frame().await else { panic!("no Hello") };
-    let mut attacker = Attacker::secure(victim.address()).await;
+    let mut accepted = Attacker::accept(&listener, &key()).await;
+    let Some(Frame::Hello(seen)) = accepted.frame().await else { panic!("no Hello") };
+    let mut attacker = Attacker::connect_tls(victim.address()).await;
     attacker.send(&Frame::Hello(seen)).await;
     assert_eq!(attacker.end().await, End::Goodbye(Reason::WrongSecret));
-    drop((met, attacker, listener));
+    drop((accepted, attacker, listener));
     dialling.await.unwrap().unwrap_err();
     honest.shutdown().await;
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }

@@ -1,4 +1,4 @@
-//! Attacks on streams: their openings, their number, and the call-backs that open them.
+//! Attacks with streams: invalid openings, too many streams, and floods of call-backs.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::attacker::{Attacker, LONG, Victim, config, key, opening, until, within};
+use crate::attacker::{Attacker, STEP_TIMEOUT, Victim, config, key, opening, until, within};
 
-/// The bytes that answer an opening.
+/// The status bytes that answer an opening.
 const OPEN: u8 = 0;
 const OTHER_NETWORK: u8 = 1;
 const WRONG_SECRET: u8 = 2;
@@ -22,8 +22,8 @@ const NO_PROTOCOL: u8 = 3;
 const BUSY: u8 = 4;
 const NO_TOKEN: u8 = 5;
 
-/// Most call-backs of a node that are under way at once.
-const CALL_BACKS: usize = 16;
+/// Maximum number of call-backs that a node has under way.
+const MAX_CALL_BACKS: usize = 16;
 
 /// Serves the protocol `echo` on streams.
 fn serve_echo(victim: &Victim) {
@@ -34,7 +34,7 @@ fn serve_echo(victim: &Victim) {
 }
 
 #[tokio::test]
-async fn an_opening_that_does_not_fit_is_refused() {
+async fn an_unsuitable_opening_is_refused_with_the_reason() {
     let victim = Victim::new().await;
     serve_echo(&victim);
     let cases = [
@@ -48,29 +48,29 @@ async fn an_opening_that_does_not_fit_is_refused() {
         assert_eq!(answer, Some(status), "{open:?}");
         attacker.end().await;
     }
-    // The valid opening has the same form.
+    // A valid opening that is made in the same way is accepted.
     let (mut honest, answer) = Attacker::open(victim.address(), key(), &opening("echo")).await;
     assert_eq!(answer, Some(OPEN));
     honest.send_raw(b"x").await;
-    assert_eq!(within(LONG, "the echo", honest.stream.read_u8()).await.unwrap(), b'x');
+    assert_eq!(within(STEP_TIMEOUT, "the echo", honest.stream.read_u8()).await.unwrap(), b'x');
     drop(honest);
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
 #[tokio::test]
 async fn an_opening_with_a_wrong_or_no_secret_is_refused() {
-    let victim = Victim::guarded("a secret of many letters").await;
+    let victim = Victim::with_secret("a secret of many letters").await;
     serve_echo(&victim);
     for proof in [None, Some([7; 32])] {
         let open = StreamOpen { proof, ..opening("echo") };
         let (_, answer) = Attacker::open(victim.address(), key(), &open).await;
         assert_eq!(answer, Some(WRONG_SECRET));
     }
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
 #[tokio::test]
-async fn an_opening_of_garbage_ends_the_connection() {
+async fn a_malformed_opening_ends_the_connection() {
     let victim = Victim::new().await;
     let mut valid = Vec::new();
     opening("echo").encode(&mut valid);
@@ -79,20 +79,20 @@ async fn an_opening_of_garbage_ends_the_connection() {
     trailing.push(0);
     let oversized = [&257_u32.to_le_bytes()[..], &[0; 257]].concat();
     for bytes in [&[0xff; 300][..], &[0; 4], &[200; 204], &trailing, &oversized] {
-        let mut attacker = Attacker::secure_as(victim.address(), key(), ALPN_STREAM).await;
+        let mut attacker = Attacker::connect_tls_as(victim.address(), key(), ALPN_STREAM).await;
         attacker.send_raw(bytes).await;
         let mut answer = Vec::new();
-        let _ = within(LONG, "the end", attacker.stream.read_to_end(&mut answer)).await;
+        let _ = within(STEP_TIMEOUT, "the end", attacker.stream.read_to_end(&mut answer)).await;
         assert!(answer.is_empty(), "answered: {answer:?}");
     }
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
 #[tokio::test]
 async fn the_streams_of_one_peer_are_limited() {
     let mut config = config();
     config.max_streams_per_peer = 3;
-    let victim = Victim::with(config).await;
+    let victim = Victim::with_config(config).await;
     serve_echo(&victim);
     let key = key();
     let mut open = Vec::new();
@@ -102,7 +102,7 @@ async fn the_streams_of_one_peer_are_limited() {
         assert_eq!(answer, Some(if n < 3 { OPEN } else { BUSY }));
         open.push(stream);
     }
-    // Another peer has room, and so has this one once a stream has ended.
+    // Another peer can still open a stream. The same peer can do so after one of its streams has ended.
     let (other, answer) =
         Attacker::open(victim.address(), crate::attacker::key(), &opening("echo")).await;
     assert_eq!(answer, Some(OPEN));
@@ -111,7 +111,7 @@ async fn the_streams_of_one_peer_are_limited() {
     first.end().await;
     let mut again = None;
     while again != Some(OPEN) {
-        // The handler has ended. Its permit may be returned a moment later.
+        // The handler has ended, but its permit may be returned a moment later, so this tries several times.
         let (stream, answer) =
             Attacker::open(victim.address(), key.clone(), &opening("echo")).await;
         again = answer;
@@ -119,12 +119,12 @@ async fn the_streams_of_one_peer_are_limited() {
         assert!(open.len() < 100);
     }
     drop((open, first, other));
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// A handler of streams that panics harms its stream alone.
+/// If the handler of a stream panics, only that stream ends.
 #[tokio::test]
-async fn a_panic_of_a_stream_handler_ends_only_its_stream() {
+async fn a_panic_of_a_stream_handler_ends_no_other_stream() {
     let victim = Victim::new().await;
     victim.node.serve_stream("panics", |_| async { panic!("on purpose") });
     for _ in 0..3 {
@@ -133,10 +133,10 @@ async fn a_panic_of_a_stream_handler_ends_only_its_stream() {
         assert_eq!(answer, Some(OPEN));
         attacker.end().await;
     }
-    victim.unharmed().await;
+    victim.check_unharmed().await;
 }
 
-/// A call-back's token travels through the network. Nodes that have seen it must not be able to use it.
+/// The token of a call-back travels through the network. Other nodes that see it must not be able to use it.
 #[tokio::test]
 async fn the_token_of_a_call_back_is_useless_to_other_nodes() {
     let victim = Victim::new().await;
@@ -147,50 +147,51 @@ async fn the_token_of_a_call_back_is_useless_to_other_nodes() {
     });
     let Some(Frame::CallBack { token }) = peer.content().await else { panic!("no call-back") };
     let open = StreamOpen { token: Some(token), ..opening("") };
-    let (_, thief) = Attacker::open(victim.address(), key(), &open).await;
-    assert_eq!(thief, Some(NO_TOKEN));
+    let (_, thief_answer) = Attacker::open(victim.address(), key(), &open).await;
+    assert_eq!(thief_answer, Some(NO_TOKEN));
     let (mut stream, answer) = Attacker::open(victim.address(), peer.key.clone(), &open).await;
     assert_eq!(answer, Some(OPEN), "the node that was asked for the call-back");
-    // Now the victim names the protocol of the stream.
+    // The victim sends the protocol of the stream over the connection that the peer has opened.
     let len = stream.stream.read_u32_le().await.unwrap() as usize;
-    let mut said = vec![0; len];
-    stream.stream.read_exact(&mut said).await.unwrap();
-    assert_eq!(StreamOpen::decode(said.into()).unwrap().protocol, "echo");
+    let mut opening = vec![0; len];
+    stream.stream.read_exact(&mut opening).await.unwrap();
+    assert_eq!(StreamOpen::decode(opening.into()).unwrap().protocol, "echo");
     stream.send_raw(&[OPEN]).await;
-    let stream_there = opened.await.unwrap().unwrap();
-    assert_eq!(stream_there.peer(), peer.id());
-    let (_, twice) = Attacker::open(victim.address(), peer.key.clone(), &open).await;
-    assert_eq!(twice, Some(NO_TOKEN));
-    drop((stream, stream_there, peer));
-    victim.unharmed().await;
+    let victim_stream = opened.await.unwrap().unwrap();
+    assert_eq!(victim_stream.peer(), peer.id());
+    let (_, second_answer) = Attacker::open(victim.address(), peer.key.clone(), &open).await;
+    assert_eq!(second_answer, Some(NO_TOKEN));
+    drop((stream, victim_stream, peer));
+    victim.check_unharmed().await;
 }
 
-/// A port of the attacker that other nodes are made to dial. It counts the connections, and those open
-/// at once.
-struct Called {
+/// A listening port that the victim is made to dial. It counts the connections, and the largest number of
+/// them that were open at the same time.
+struct DialTarget {
     at: SocketAddr,
     calls: Arc<AtomicUsize>,
-    most: Arc<AtomicUsize>,
+    max_open: Arc<AtomicUsize>,
     _task: JoinSet<()>,
 }
 
-impl Called {
-    /// Answers each connection up to the step that `polite` names, and is silent after that.
-    async fn new(key: Key, polite: bool) -> Self {
+impl DialTarget {
+    /// Accepts connections and holds them open. If `accepts_streams` is true, also performs the TLS handshake
+    /// and accepts the stream. Sends nothing after that.
+    async fn new(key: Key, accepts_streams: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
-        let (calls, most) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+        let (calls, max_open) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
         let mut task = JoinSet::new();
-        let (counted, reached) = (calls.clone(), most.clone());
+        let (counted, max) = (calls.clone(), max_open.clone());
         task.spawn(async move {
             let mut held = JoinSet::new();
             loop {
                 let (mut tcp, _) = listener.accept().await.unwrap();
                 counted.fetch_add(1, Ordering::SeqCst);
-                reached.fetch_max(open_at(at), Ordering::SeqCst);
+                max.fetch_max(open_at(at), Ordering::SeqCst);
                 let key = key.clone();
                 held.spawn(async move {
-                    if polite {
+                    if accepts_streams {
                         let acceptor =
                             tokio_rustls::TlsAcceptor::from(crate::attacker::tls::server(&key));
                         if let Ok(mut tls) = acceptor.accept(tcp).await {
@@ -206,23 +207,23 @@ impl Called {
                 });
             }
         });
-        Self { at, calls, most, _task: task }
+        Self { at, calls, max_open, _task: task }
     }
 
-    /// Checks after the flood that there were connections, and never more than `bound` at once.
-    async fn check(self, victim: Victim, bound: usize) {
+    /// Checks after a flood that there were connections, and never more than `max` at the same time.
+    async fn check(self, victim: Victim, max: usize) {
         let calls = || format!("{} calls", self.calls.load(Ordering::SeqCst));
         until("a call", || self.calls.load(Ordering::SeqCst) > 0, calls).await;
-        let most = self.most.load(Ordering::SeqCst);
-        // A connection that ends may still be open when the next one comes.
-        assert!(most <= bound, "{most} at once");
+        let open = self.max_open.load(Ordering::SeqCst);
+        // A connection that is ending may still be open when the next one starts.
+        assert!(open <= max, "{open} at the same time");
         drop(self);
-        victim.unharmed().await;
+        victim.check_unharmed().await;
     }
 }
 
-/// Returns the number of connections to `at` that the dialler still holds open, from the system's
-/// tables. A busy attacker learns late of connections that have ended, and would count them too.
+/// Returns the number of connections to `at` that neither end has closed, from the system's tables. Counting
+/// in the attacker would be wrong: a busy attacker notices the end of a connection late.
 #[cfg(target_os = "linux")]
 fn open_at(at: SocketAddr) -> usize {
     /// The state of a connection that neither end has closed.
@@ -247,7 +248,7 @@ fn open_at(_: SocketAddr) -> usize {
 async fn a_flood_of_unanswered_call_backs_is_bounded() {
     let victim = Victim::new().await;
     let key = key();
-    let called = Called::new(key.clone(), false).await;
+    let called = DialTarget::new(key.clone(), false).await;
     let at = called.at;
     let mut attacker =
         Attacker::link_as(victim.address(), key, |hello| hello.addresses = vec![at.into()]).await;
@@ -256,21 +257,21 @@ async fn a_flood_of_unanswered_call_backs_is_bounded() {
         token[..4].copy_from_slice(&n.to_le_bytes());
         attacker.send(&Frame::CallBack { token }).await;
     }
-    victim.talks().await;
+    victim.check_honest_node_is_served().await;
     drop(attacker);
-    called.check(victim, 2 * CALL_BACKS).await;
+    called.check(victim, 2 * MAX_CALL_BACKS).await;
 }
 
-/// The dialled node accepts the stream, and then does not name a protocol.
+/// The dialled attacker accepts each stream, and then sends nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_unused_call_backs_is_bounded() {
     let victim = Victim::new().await;
     let key = key();
-    let called = Called::new(key.clone(), true).await;
+    let called = DialTarget::new(key.clone(), true).await;
     let at = called.at;
     let mut attacker =
         Attacker::link_as(victim.address(), key, |hello| hello.addresses = vec![at.into()]).await;
-    // Long enough for many more connections to come, if they may.
+    // Lasts long enough for many more connections, if the victim made them.
     for round in 0..200 {
         attacker.send_raw(&crate::attacker::encoded(&Frame::CallBack { token: [round; 16] })).await;
         let calls = called.calls.load(Ordering::SeqCst);
@@ -282,26 +283,26 @@ async fn a_flood_of_unused_call_backs_is_bounded() {
         let _ = waiting.await;
     }
     drop(attacker);
-    // The call-backs under way, the open streams, and some connections that are ending.
-    called.check(victim, 3 * CALL_BACKS).await;
+    // Counted are the call-backs under way, the open streams, and some connections that are ending.
+    called.check(victim, 3 * MAX_CALL_BACKS).await;
 }
 
-/// Call-backs through the network to the addresses of a third party: the victim must not become a
-/// weapon.
+/// The attacker asks for call-backs to the addresses of a third party. The victim must not flood that party
+/// with connections.
 #[tokio::test]
-async fn a_flood_of_call_back_queries_to_others_addresses_is_bounded() {
+async fn a_flood_of_call_back_queries_with_foreign_addresses_is_bounded() {
     let victim = Victim::new().await;
-    let called = Called::new(key(), false).await;
+    let called = DialTarget::new(key(), false).await;
     let mut attacker = Attacker::link(victim.address()).await;
     for n in 0..2000_u32 {
         let mut id = [0; 16];
         id[..4].copy_from_slice(&n.to_le_bytes());
         let addresses = vec![Address::from_socket(called.at); 32];
         let what = QueryKind::CallBack { target: victim.id(), token: id, addresses };
-        let query = Query { id: QueryId(id), depth: 1, own: false, ttl: LONG, what };
+        let query = Query { id: QueryId(id), depth: 1, own: false, ttl: STEP_TIMEOUT, what };
         attacker.send(&Frame::Query(query)).await;
     }
-    victim.talks().await;
+    victim.check_honest_node_is_served().await;
     drop(attacker);
-    called.check(victim, 2 * CALL_BACKS).await;
+    called.check(victim, 2 * MAX_CALL_BACKS).await;
 }

@@ -1,6 +1,6 @@
-//! A peer that speaks the protocol by hand, and the node that it attacks.
+//! An attacker, which sends hand-made frames, and the node that it attacks.
 
-#![allow(dead_code, unused_imports, unreachable_pub, clippy::unwrap_used)] // each test file uses its part
+#![allow(dead_code, unused_imports, unreachable_pub, clippy::unwrap_used)] // no test file uses everything
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -22,10 +22,10 @@ mod victim;
 
 pub use victim::{Victim, config};
 
-/// Longest time for each step without a limit of its own.
-pub const LONG: Duration = Duration::from_secs(60);
+/// Maximum duration of each step of a test that has no limit of its own.
+pub const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A connection to a victim whose TLS handshake is finished.
+/// An attacker's connection to a victim, after the TLS handshake.
 pub struct Attacker {
     pub key: Key,
     pub stream: TlsStream<TcpStream>,
@@ -33,16 +33,16 @@ pub struct Attacker {
     frames: Option<Frames>,
 }
 
-/// The end of a connection, as the attacker sees it.
+/// The way in which a connection has ended, as the attacker sees it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
-    /// With a goodbye.
+    /// The victim has sent a goodbye.
     Goodbye(Reason),
-    /// Closed or reset without a goodbye.
+    /// The victim has closed or reset the connection without a goodbye.
     Closed,
 }
 
-/// Returns a key that no other call returns.
+/// Returns a new key. Each call returns another one.
 pub fn key() -> Key {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let mut secret = [0xa7; 32];
@@ -50,43 +50,45 @@ pub fn key() -> Key {
     Key::from_secret(&secret)
 }
 
-/// Finishes `work` in time, or fails the test with `what`.
+/// Waits for `work`. If it takes longer than `limit`, fails the test with the text `what`.
 pub async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| panic!("too long: {what}"))
+    tokio::time::timeout(limit, work)
+        .await
+        .unwrap_or_else(|_| panic!("waited too long for: {what}"))
 }
 
 impl Attacker {
-    /// Connects and finishes the TLS handshake of a link. Sends nothing more.
-    pub async fn secure(to: SocketAddr) -> Self {
-        Self::secure_as(to, key(), ALPN_LINK).await
+    /// Connects and performs the TLS handshake of a link. Sends no frame.
+    pub async fn connect_tls(to: SocketAddr) -> Self {
+        Self::connect_tls_as(to, key(), ALPN_LINK).await
     }
 
-    /// Connects and finishes the TLS handshake. Sends nothing more.
-    pub async fn secure_as(to: SocketAddr, key: Key, alpn: &[u8]) -> Self {
+    /// Connects and performs the TLS handshake with this key and ALPN protocol. Sends no frame.
+    pub async fn connect_tls_as(to: SocketAddr, key: Key, alpn: &[u8]) -> Self {
         let connector = TlsConnector::from(tls::client(&key, &[alpn]));
         let tcp = TcpStream::connect(to).await.unwrap();
         let stream = connector.connect(tls::server_name(), tcp).await.unwrap();
         Self::new(key, stream.into())
     }
 
-    /// Makes a link: both ends have said Hello.
+    /// Connects, and exchanges Hellos.
     pub async fn link(to: SocketAddr) -> Self {
         Self::link_as(to, key(), |_| {}).await
     }
 
-    /// Makes a link with a Hello that `change` has altered.
+    /// Connects with this key, and exchanges Hellos. `change` alters the attacker's Hello.
     pub async fn link_as(to: SocketAddr, key: Key, change: impl FnOnce(&mut Hello)) -> Self {
-        let mut attacker = Self::secure_as(to, key, ALPN_LINK).await;
+        let mut attacker = Self::connect_tls_as(to, key, ALPN_LINK).await;
         let mut hello = hello();
         change(&mut hello);
         attacker.send(&Frame::Hello(hello)).await;
         match attacker.frame().await {
             Some(Frame::Hello(_)) => attacker,
-            other => panic!("no Hello but {other:?}"),
+            other => panic!("expected Hello, got {other:?}"),
         }
     }
 
-    /// Waits for a connection at `listener`, and accepts it as a node would.
+    /// Accepts one connection and performs the TLS handshake, as a node would.
     pub async fn accept(listener: &TcpListener, key: &Key) -> Self {
         let (tcp, _) = listener.accept().await.unwrap();
         let acceptor = TlsAcceptor::from(tls::server(key));
@@ -94,13 +96,15 @@ impl Attacker {
         Self::new(key.clone(), stream.into())
     }
 
-    /// Makes a stream with the opening `open`. Returns the byte of the answer, too.
+    /// Opens a stream with the opening `open`. Also returns the status byte that answers it; `None` if the
+    /// victim closes the connection instead.
     pub async fn open(to: SocketAddr, key: Key, open: &StreamOpen) -> (Self, Option<u8>) {
-        let mut attacker = Self::secure_as(to, key, ALPN_STREAM).await;
+        let mut attacker = Self::connect_tls_as(to, key, ALPN_STREAM).await;
         let mut out = Vec::new();
         open.encode(&mut out);
         attacker.send_raw(&out).await;
-        let status = within(LONG, "a stream's answer", attacker.stream.read_u8()).await.ok();
+        let status =
+            within(STEP_TIMEOUT, "a stream's answer", attacker.stream.read_u8()).await.ok();
         (attacker, status)
     }
 
@@ -113,22 +117,22 @@ impl Attacker {
         self.key.id()
     }
 
-    /// Sends one frame. An error because the victim has closed the link shows later.
+    /// Sends one frame. Ignores errors: if the victim has closed the connection, the next read shows it.
     pub async fn send(&mut self, frame: &Frame) {
         self.send_raw(&encoded(frame)).await;
     }
 
-    /// Sends bytes. An error because the victim has closed the link shows later.
+    /// Sends bytes. Ignores errors: if the victim has closed the connection, the next read shows it.
     pub async fn send_raw(&mut self, bytes: &[u8]) {
         let sending = async {
             let _ = self.stream.write_all(bytes).await;
             let _ = self.stream.flush().await;
         };
-        within(LONG, "the victim does not read", sending).await;
+        within(STEP_TIMEOUT, "the victim to read", sending).await;
     }
 
-    /// Sends `bytes` and reads at the same time, until `keep` has made `count` values of the received
-    /// frames, or the victim has closed the link.
+    /// Sends `bytes`, and reads frames at the same time. Returns the values that `keep` makes from the
+    /// frames. Ends when there are `count` values, or when the victim closes the link.
     pub async fn exchange<T>(
         &mut self,
         bytes: &[u8],
@@ -153,16 +157,16 @@ impl Attacker {
             }
         };
         let both = async { tokio::join!(sending, reading) };
-        within(LONG * 3, "an exchange", both).await;
+        within(STEP_TIMEOUT * 3, "an exchange", both).await;
         kept
     }
 
-    /// Returns the next frame, or `None` once the connection has ended.
+    /// Returns the next frame; `None` once the connection has ended.
     pub async fn frame(&mut self) -> Option<Frame> {
-        within(LONG, "no frame", self.next()).await
+        within(STEP_TIMEOUT, "a frame", self.next()).await
     }
 
-    /// Returns the next frame, without pings, pongs and acknowledgements.
+    /// Returns the next frame that is neither a ping nor an acknowledgement.
     pub async fn content(&mut self) -> Option<Frame> {
         loop {
             match self.frame().await? {
@@ -183,10 +187,10 @@ impl Attacker {
             }
             end
         };
-        within(LONG, "the victim does not hang up", reading).await
+        within(STEP_TIMEOUT, "the victim to hang up", reading).await
     }
 
-    /// Returns the fault in the victim's goodbye.
+    /// Returns the fault that the victim reports in its goodbye.
     pub async fn fault(&mut self) -> String {
         match self.end().await {
             End::Goodbye(Reason::Fault(text)) => text,
@@ -211,7 +215,7 @@ impl Attacker {
     }
 }
 
-/// Returns a Hello that every victim accepts.
+/// Returns a Hello that every victim without a secret accepts.
 pub fn hello() -> Hello {
     Hello {
         version_min: 1,
@@ -227,7 +231,7 @@ pub fn hello() -> Hello {
     }
 }
 
-/// Returns an opening for `protocol` that every victim accepts.
+/// Returns an opening for `protocol` that every victim without a secret accepts.
 pub fn opening(protocol: &str) -> StreamOpen {
     StreamOpen { network: "peerkit".into(), proof: None, protocol: protocol.into(), token: None }
 }
@@ -239,7 +243,7 @@ pub fn encoded(frame: &Frame) -> Vec<u8> {
     out
 }
 
-/// Returns the bytes of a frame of any kind and body, with the right length.
+/// Returns the bytes of a frame with this kind, this body and the right length.
 pub fn raw_frame(kind: u8, body: &[u8]) -> Vec<u8> {
     let len = u32::try_from(body.len() + 1).unwrap();
     [&len.to_le_bytes()[..], &[kind], body].concat()
@@ -250,9 +254,9 @@ pub fn text(text: &str) -> Frame {
     Frame::Message(PackedMessage::uncompressed(Message::text(text)))
 }
 
-/// Returns the number of TCP sockets that this process holds open. Other descriptors come and go with
-/// the runtimes of tests that wait for their turn.
-pub fn descriptors() -> usize {
+/// Returns the number of TCP sockets that this process holds open. Other file descriptors are not counted, as
+/// the runtimes of tests that wait for their turn open and close some.
+pub fn open_sockets() -> usize {
     let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
     let tables: String = tables.iter().filter_map(|t| std::fs::read_to_string(t).ok()).collect();
     let inodes: BTreeSet<_> =
@@ -271,20 +275,21 @@ pub fn tasks() -> usize {
     tokio::runtime::Handle::current().metrics().num_alive_tasks()
 }
 
-/// Waits until `done`. If that takes too long, fails the test with the text of `state`.
+/// Waits until `done` returns true. After [`STEP_TIMEOUT`], fails the test with `what` and the text of
+/// `state`.
 pub async fn until(what: &str, mut done: impl FnMut() -> bool, state: impl Fn() -> String) {
     let waiting = async {
         while !done() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    if tokio::time::timeout(LONG, waiting).await.is_err() {
-        panic!("never came: {what}; {}", state());
+    if tokio::time::timeout(STEP_TIMEOUT, waiting).await.is_err() {
+        panic!("waited too long for: {what}; {}", state());
     }
 }
 
-/// Makes tests run one at a time, as those that count the process's descriptors can't run in parallel.
-pub async fn alone() -> tokio::sync::OwnedMutexGuard<()> {
+/// Waits until no other test runs. Tests that count the sockets of the process can't run in parallel.
+pub async fn wait_for_turn() -> tokio::sync::OwnedMutexGuard<()> {
     static ONE: std::sync::LazyLock<Arc<tokio::sync::Mutex<()>>> =
         std::sync::LazyLock::new(Arc::default);
     ONE.clone().lock_owned().await

@@ -1,4 +1,4 @@
-//! TLS as nodes use it, and as no node does.
+//! TLS clients and servers: those of a node, and clients with credentials that no node has.
 
 use std::sync::Arc;
 
@@ -15,16 +15,16 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
 };
 
-/// An X.509 certificate of the key whose secret is 32 times 0x58, made with openssl.
+/// An X.509 certificate, made with openssl, for the key whose secret is 32 bytes of 0x58.
 const X509: &[u8] = include_bytes!("x509.der");
 
 /// The credentials of a client.
-pub enum Shown {
-    /// A raw public key, as nodes have.
+pub enum Credentials {
+    /// A raw public key, which nodes use.
     Raw(Vec<u8>),
     /// An X.509 certificate.
     Certificate,
-    /// Nothing.
+    /// No credentials.
     Nothing,
 }
 
@@ -32,50 +32,50 @@ pub fn server_name() -> ServerName<'static> {
     ServerName::try_from("peerkit.invalid").unwrap()
 }
 
-/// Returns a client like that of a node.
+/// Returns the TLS client of a node.
 pub fn client(key: &Key, alpn: &[&[u8]]) -> Arc<ClientConfig> {
-    odd_client(key, alpn, Shown::Raw(spki(key)))
+    client_with(key, alpn, Credentials::Raw(spki(key)))
 }
 
-/// Returns a client with the credentials `shown` that signs with `key`.
-pub fn odd_client(key: &Key, alpn: &[&[u8]], shown: Shown) -> Arc<ClientConfig> {
+/// Returns a TLS client that sends `credentials` and signs with `key`.
+pub fn client_with(key: &Key, alpn: &[&[u8]], credentials: Credentials) -> Arc<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .dangerous();
-    let raw = !matches!(shown, Shown::Certificate);
-    let builder = builder.with_custom_certificate_verifier(Arc::new(Anyone { raw }));
-    let mut config = match shown {
-        Shown::Raw(spki) => {
+    let raw = !matches!(credentials, Credentials::Certificate);
+    let builder = builder.with_custom_certificate_verifier(Arc::new(AcceptAll { raw }));
+    let mut config = match credentials {
+        Credentials::Raw(spki) => {
             let certified = Arc::new(certified(spki, key));
             builder.with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(
                 certified,
             )))
         }
-        Shown::Certificate => {
+        Credentials::Certificate => {
             let certified = certified(X509.to_vec(), &Key::from_secret(&[0x58; 32]));
             builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
         }
-        Shown::Nothing => builder.with_no_client_auth(),
+        Credentials::Nothing => builder.with_no_client_auth(),
     };
     config.alpn_protocols = alpn.iter().map(|alpn| alpn.to_vec()).collect();
     Arc::new(config)
 }
 
-/// Returns a server like that of a node.
+/// Returns the TLS server of a node.
 pub fn server(key: &Key) -> Arc<ServerConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let certified = Arc::new(certified(spki(key), key));
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
-        .with_client_cert_verifier(Arc::new(Anyone { raw: true }))
+        .with_client_cert_verifier(Arc::new(AcceptAll { raw: true }))
         .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(certified)));
     config.alpn_protocols = vec![ALPN_LINK.to_vec(), ALPN_STREAM.to_vec()];
     Arc::new(config)
 }
 
-/// Returns the certificate in place of a raw public key.
+/// Returns an X.509 certificate, to send in place of a raw public key.
 pub fn certificate() -> Vec<u8> {
     X509.to_vec()
 }
@@ -86,20 +86,21 @@ pub fn spki(key: &Key) -> Vec<u8> {
     [&prefix[..], key.id().as_bytes()].concat()
 }
 
-fn certified(shown: Vec<u8>, key: &Key) -> CertifiedKey {
+/// Returns credentials that consist of the bytes `sent` and the signing key `key`.
+fn certified(sent: Vec<u8>, key: &Key) -> CertifiedKey {
     let prefix = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
     let secret = PrivatePkcs8KeyDer::from([&prefix[..], key.secret()].concat());
     let signing = aws_lc_rs::sign::any_supported_type(&PrivateKeyDer::from(secret)).unwrap();
-    CertifiedKey::new(vec![CertificateDer::from(shown)], signing)
+    CertifiedKey::new(vec![CertificateDer::from(sent)], signing)
 }
 
 /// A verifier that accepts every peer.
 #[derive(Debug)]
-struct Anyone {
+struct AcceptAll {
     raw: bool,
 }
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for AcceptAll {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -138,7 +139,7 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
-impl ClientCertVerifier for Anyone {
+impl ClientCertVerifier for AcceptAll {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
