@@ -1,12 +1,15 @@
 //! Shared files: their names, their pieces, and the protocol to fetch them.
 //!
-//! A file's id is its BLAKE3 hash, what `b3sum` prints. A folder's id is the hash of its
-//! [`Manifest`], which is itself fetched as if it were a file. Either is cut into pieces of
-//! [`PIECE`] bytes whose values are inner nodes of the very tree that the hash is the root of
-//! ([`PieceList`]), so that the list is checked against the hash once and then each piece alone.
-//! Names from the network exist only as [`FileName`] and [`RelPath`], which can't lead out of the
-//! folder they are joined to, and [`disk`] decides what they become there. [`wire`] has the requests
-//! and answers, byte by byte.
+//! A file's id is its BLAKE3 hash, as `b3sum` prints it. A folder's id is the hash of its [`Manifest`], which
+//! is fetched in the same way as a file.
+//!
+//! A file or manifest is cut into pieces of [`PIECE`] bytes. The value of each piece is an inner node of the
+//! BLAKE3 tree whose root is the file's hash. The list of these values ([`PieceList`]) is checked against the
+//! hash once. Then each piece is checked against its value in the list.
+//!
+//! Names from the network are always held as [`FileName`] or [`RelPath`], which can't lead out of the folder
+//! that they are joined to. [`disk`] decides which names files get on this machine. [`wire`] describes the
+//! requests and answers, byte by byte.
 
 pub mod access;
 pub mod changes;
@@ -41,19 +44,20 @@ pub use pieces::{
 pub use ticket::{Ticket, TicketError};
 pub use wire::{Answer, Description, FILES_PROTOCOL, FileRefusal, Request, WireError};
 
-/// A shared file or folder as it is listed and found.
+/// A shared file or folder, as listings and search answers describe it.
 ///
 /// In a search answer: hash (32 bytes), kind (one byte, see [`FileKind`]), size (`u64`), name
 /// (`u16` length and UTF-8); numbers are little-endian.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SharedFile {
-    /// The id to fetch it by.
+    /// The id by which it is fetched.
     pub hash: Hash,
     /// Its own name, without the folders above it.
     pub name: FileName,
-    /// Size in bytes: of a folder the sum of the files in it. Until it is fetched, the sharer's word for it.
+    /// Size in bytes; of a folder, the total size of its files. The sharing node claims this size, and it is
+    /// not proven until the content is fetched.
     pub size: u64,
-    /// A file or a folder.
+    /// The kind: a file or a folder.
     pub kind: FileKind,
 }
 
@@ -77,7 +81,7 @@ pub struct FileSource {
     pub addresses: Vec<Address>,
 }
 
-/// The results of a search: what each node that has answered shares, by name.
+/// The results of a search: the files that the answering nodes share, merged by name and hash.
 #[derive(Debug, Default)]
 pub struct FoundFiles {
     /// By name and hash: the same content may have several names.
@@ -87,7 +91,7 @@ pub struct FoundFiles {
 }
 
 impl FoundFiles {
-    /// Adds what one node shares.
+    /// Adds the files that one node shares.
     pub fn add(&mut self, files: Vec<SharedFile>, source: &FileSource) {
         for file in files {
             let sources = self.sources.entry(file.hash).or_default();
@@ -95,7 +99,7 @@ impl FoundFiles {
             if !sources.contains(source) {
                 sources.push(source.clone());
             }
-            // Sharers may claim different sizes. None of them is proven, so the first one stays.
+            // Nodes may claim different sizes. No claim is proven, so the first one is kept.
             self.files.entry((file.name.clone(), file.hash)).or_insert(file);
         }
     }
@@ -115,10 +119,10 @@ impl FoundFiles {
 )]
 #[serde(rename_all = "lowercase")]
 pub enum FileKind {
-    /// The content itself.
+    /// A file: the hash is that of its bytes.
     #[default]
     File,
-    /// A [`Manifest`], and through it all that the folder holds.
+    /// A folder: the hash is that of its [`Manifest`], which lists its files and subfolders.
     Folder,
 }
 
@@ -132,9 +136,10 @@ impl SharedFile {
         out.put_str(self.name.as_str());
     }
 
-    /// Returns it in the form for a search answer: under a name that every system can have.
+    /// Returns a copy for a search answer, with a name that every system allows.
     ///
-    /// Older nodes hang up on an answer with any other name, and answers pass through nodes of any version.
+    /// Older nodes close the link if an answer has any other name, and an answer may pass through nodes of
+    /// any version.
     #[must_use]
     pub fn portable(&self) -> Self {
         Self { name: disk::portable(&self.name), ..self.clone() }
@@ -143,7 +148,7 @@ impl SharedFile {
     /// Reads the wire form.
     ///
     /// # Errors
-    /// If it is cut short, the kind is unknown, or [`FileName`] refuses the name.
+    /// If bytes are missing, the kind is unknown, or [`FileName`] refuses the name.
     #[doc(hidden)]
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         let hash = reader.hash("file hash")?;
@@ -188,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_file_travels() {
+    fn an_encoded_file_is_decoded_unchanged() {
         let mut out = Vec::new();
         shared("Ünï code.tar.gz").encode(&mut out);
         let mut reader = Reader::new(out.into());
@@ -197,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_leads_elsewhere_does_not_arrive() {
+    fn a_name_that_leads_out_of_the_folder_is_refused() {
         let mut out = Vec::new();
         shared("aa").encode(&mut out);
         let end = out.len();
@@ -209,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn its_json_is_what_the_program_prints() {
+    fn a_shared_file_in_json_has_its_name_kind_and_hash_as_text() {
         let json = serde_json::to_value(shared("a")).unwrap();
         assert_eq!(json["name"], "a");
         assert_eq!(json["kind"], "folder");
@@ -221,7 +226,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused(bytes in any::<Vec<u8>>()) {
+        fn any_bytes_are_decoded_or_refused(bytes in any::<Vec<u8>>()) {
             let mut reader = Reader::new(Bytes::from(bytes.clone()));
             if let Ok(file) = SharedFile::decode(&mut reader) {
                 let mut out = Vec::new();

@@ -46,10 +46,10 @@ impl FolderPlan {
         let mut refused = BTreeSet::new();
         for entry in self.manifest.entries() {
             let Some(name) = entry.path().components().next_back() else { continue };
-            let Some(nonportable_part) = nonportable_part(name) else { continue };
-            // One try for each nonportable_part: a million names may have the same one.
-            if tried.insert(nonportable_part.clone()) && is_refused(at, name) {
-                refused.insert(nonportable_part);
+            let Some(part) = nonportable_part(name) else { continue };
+            // One try for each part: a million names may have the same one.
+            if tried.insert(part.clone()) && is_refused(at, name) {
+                refused.insert(part);
             }
         }
         if !refused.is_empty() {

@@ -1,28 +1,28 @@
-//! One fetch: finds sources, decides what to ask each of them for, and when to give up.
+//! One fetch: finds sources, decides which pieces to request of each, and decides when to give up.
 //!
-//! The state machine never sees a byte of content. Its driver (a node, the simulator, a test) dials
+//! The state machine never sees a byte of content. Its driver (a node, the simulator or a test) dials
 //! sources, checks their proofs, reads and writes pieces, and reports the results:
 //!
-//! 1. Candidates come from the user, from searches of the network, and from other sources. Up to
-//!    [`MAX_SOURCES`] of them are worked on at once, of which [`MAX_STARTING`] are not ready yet.
-//! 2. A source is dialled, proves its identity, and describes the content. The first one is asked to prove
-//!    it, and what it proves is opened on the disk. If it takes long, others are asked for the proof as
-//!    well, and the first proof counts.
-//! 3. A source that describes the same is followed: it says which pieces it has, and [`schedule`]
-//!    decides which of them are requested. A source that describes something else has to prove it.
-//!    If it can, the first prover has lied, and the fetch starts over with what is proven now.
-//! 4. A source that fails is dialled again, later with each failure. A source that lies, or at which the
-//!    content has changed, is not. As long as the content is not known, a source is given up after its first
-//!    failure, unless the fetch is patient.
-//! 5. The fetch is given up when no source is left, or when nothing has come for the time of its
-//!    patience and nothing is owed.
+//! 1. Candidates come from the user, from searches of the network, and from other sources. At most
+//!    [`MAX_SOURCES`] sources are in use at once, and at most [`MAX_STARTING`] of these are not ready yet.
+//! 2. A source is dialled, proves its identity, and describes the content. The first source that describes
+//!    the content has to prove its description. The driver then opens the proven content on the disk. If a
+//!    proof takes longer than `PROOF_TIME`, other sources are asked for it too, and the first proof counts.
+//! 3. A source with the same description is followed: it reports which pieces it has, and [`schedule`]
+//!    decides which of them to request. A source with another description has to prove that one. If it
+//!    succeeds, the first prover has lied, and the fetch starts over with the newly proven content.
+//! 4. A source that fails is dialled again, after a delay that doubles with each failure. If it has lied, or
+//!    if its content has changed, it is never dialled again. While the content is unknown and the fetch is
+//!    not patient, a source gets one attempt, or a few if it was reached but hung up.
+//! 5. The fetch is given up when no source is left. It is also given up when its patience ends: no piece has
+//!    come for that time, and no requested piece is outstanding.
 //!
-//! It is driven like every state machine of this crate: *handle one input, poll until `None`, sleep until
-//! `poll_timeout`*, then hand in [`Input::Timeout`]. The driver answers each [`Output::Dial`],
-//! [`Output::Prove`], [`Output::Follow`] and [`Output::Request`] with the matching input or
-//! [`Input::Failed`], within time limits of its own, each [`Output::Search`] with [`Input::Searched`],
-//! and each [`Output::Open`] with [`Input::Opened`]. So the fetch never sleeps for ever: either an
-//! answer of the driver is due, or `poll_timeout` is set, or it is over.
+//! The fetch is driven like every state machine of this crate: *handle one input, poll until `None`, sleep
+//! until `poll_timeout`*, then pass [`Input::Timeout`]. The driver answers each [`Output::Dial`],
+//! [`Output::Prove`], [`Output::Follow`] and [`Output::Request`] with the matching input or with
+//! [`Input::Failed`], and has time limits of its own for that. It answers each [`Output::Search`] with
+//! [`Input::Searched`], and each [`Output::Open`] with [`Input::Opened`]. So the fetch never sleeps for ever:
+//! an answer of the driver is outstanding, or `poll_timeout` returns a time, or the fetch is over.
 
 pub mod schedule;
 
@@ -54,55 +54,57 @@ pub use output::{Ban, GiveUp, Output};
 pub use retry_delay::RetryDelay;
 pub use source::{SourceCandidate, SourceId};
 
-/// Most sources that are worked on at once. 16: more do not make a fetch faster, and each is a connection.
+/// Maximum number of sources in use at once. 16: more do not make a fetch faster, and each is a connection.
 pub const MAX_SOURCES: usize = 16;
 
-/// Sources that are dialled at once, and not ready yet. 4: if many nodes fetch the same content from each
-/// other, each would dial all others at once.
+/// Maximum number of sources that are being dialled or are not ready yet. 4: without this limit, many nodes
+/// that fetch the same content from each other would all dial each other at the same time.
 pub const MAX_STARTING: usize = 4;
 
-/// Most sources that are remembered. Further candidates are ignored.
+/// Maximum number of sources that are remembered. Further candidates are ignored.
 pub const MAX_KNOWN: usize = 256;
 
-/// Most sources whose failures [`GiveUp::NoneAnswered`] names. If more have failed, the last failure is the
-/// reason.
-const MAX_NAMED: usize = 16;
+/// Maximum number of sources that [`GiveUp::NoneAnswered`] lists. If more have failed, the last failure is
+/// reported instead.
+const MAX_LISTED: usize = 16;
 
-/// Time that a source has to prove what the content is before another one is asked for the proof too.
-const PROVING: Duration = Duration::from_secs(3);
+/// Time after which other sources are asked for the proof too, if the first one has not given it.
+const PROOF_TIME: Duration = Duration::from_secs(3);
 
-/// Added to the patience while a search or a dial is under way that may bring a source. Sources that
-/// are dialled again and again do not prolong it further.
-const PENDING: Duration = Duration::from_secs(30);
+/// Time that is added to the patience while the first search is under way, or while a source is dialled or
+/// not ready yet. It is added once, however often sources are dialled.
+const EXTRA_PATIENCE: Duration = Duration::from_secs(30);
 
 /// One fetch, from its first source to its last piece.
 #[derive(Debug)]
 pub struct Fetch {
-    own: NodeId,
+    own_id: NodeId,
     is_patient: bool,
     patience: Duration,
     sources: Vec<KnownSource>,
     search: SourceSearch,
     content: KnownContent,
-    /// The failure that is reported if the fetch is given up: the last one, or one that says more to the user.
+    /// The failure to report if the fetch is given up: the last one, or an earlier one that tells the user
+    /// more.
     failure: Option<(SourceId, Fault)>,
-    /// A source has answered.
-    is_answered: bool,
-    /// The time at which the last piece came, or the fetch began.
-    useful: Instant,
-    chance: ChaCha8Rng,
+    /// True once a source has proven its identity.
+    has_answer: bool,
+    /// The time at which the last piece came. Before the first piece, the time at which the content was
+    /// opened, the user resumed the fetch, or it began.
+    last_progress: Instant,
+    rng: ChaCha8Rng,
     is_over: bool,
     outbox: VecDeque<Output>,
 }
 
-/// The content, as far as it is known.
+/// What is known about the content.
 #[derive(Debug)]
 enum KnownContent {
     Unknown,
-    /// The driver opens what this source has proven.
+    /// This source has proven the claim, and the driver opens the content on the disk.
     Opening(SourceId, Claim),
     Settled {
-        /// The source that proved it.
+        /// The source that proved the claim.
         by: SourceId,
         claim: Claim,
         schedule: Box<Schedule>,
@@ -110,20 +112,20 @@ enum KnownContent {
 }
 
 impl Fetch {
-    /// Begins a fetch. All random decisions follow from `seed`.
+    /// Begins a fetch. The seed determines all random decisions.
     #[must_use]
     pub fn new(now: Instant, options: Options, seed: [u8; 32]) -> Self {
         let mut fetch = Self {
-            own: options.own,
+            own_id: options.own,
             is_patient: options.is_patient,
             patience: options.patience,
             sources: Vec::new(),
             search: SourceSearch::new(options.ask_network),
             content: KnownContent::Unknown,
             failure: None,
-            is_answered: false,
-            useful: now,
-            chance: ChaCha8Rng::from_seed(seed),
+            has_answer: false,
+            last_progress: now,
+            rng: ChaCha8Rng::from_seed(seed),
             is_over: false,
             outbox: VecDeque::new(),
         };
@@ -139,7 +141,7 @@ impl Fetch {
         }
         match input {
             Input::Timeout => {
-                // `advance` checks all other deadlines, after every input.
+                // `advance`, which runs after every input, checks all other deadlines.
                 if let KnownContent::Settled { schedule, .. } = &mut self.content {
                     schedule.handle_timeout(now);
                 }
@@ -148,10 +150,10 @@ impl Fetch {
             Input::Searched => self.search.ended(now),
             Input::Linked => self.search.linked(),
             Input::Resume => self.resume(now),
-            Input::Identified { source, id } => self.met(source, id),
+            Input::Identified { source, id } => self.identified(source, id),
             Input::Described { source, claim } => {
                 if let Some(known) = self.running(source)
-                    // Only the first description counts: a source can't change its claim while it proves it.
+                    // Only the first description counts: a source must not change the claim that it proves.
                     && known.stage == SourceStage::Dialling
                 {
                     known.stage = SourceStage::Described { since: now, claim };
@@ -160,11 +162,11 @@ impl Fetch {
             Input::Proven(source) => self.proven(now, source),
             Input::Opened { layout, held } => self.opened(now, layout, held),
             Input::Ready { source, is_whole } => self.ready(now, source, is_whole),
-            Input::Whole(source) => self.schedule(now, source, schedule::Input::Whole),
+            Input::Whole(source) => self.pass_to_schedule(now, source, schedule::Input::Whole),
             Input::Holds { source, first, bits } => {
-                self.schedule(now, source, |id| schedule::Input::Holds(id, first, bits));
+                self.pass_to_schedule(now, source, |id| schedule::Input::Holds(id, first, bits));
             }
-            Input::Stored { source, pieces } => self.kept(now, source, pieces),
+            Input::Stored { source, pieces } => self.stored(now, source, pieces),
             Input::Failed { source, fault } => self.failed(now, source, fault),
         }
         if !self.is_over {
@@ -172,34 +174,35 @@ impl Fetch {
         }
     }
 
-    /// Returns the next thing to do.
+    /// Returns the next action for the driver.
     pub fn poll(&mut self) -> Option<Output> {
         self.outbox.pop_front()
     }
 
-    /// Returns the time at which [`Input::Timeout`] is to be handed in.
+    /// Returns the time at which the driver passes [`Input::Timeout`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.is_over {
             return None;
         }
-        let is_settled = !matches!(self.content, KnownContent::Unknown);
-        // Without room, a source is dialled when another one has ended, not at a time.
-        let has_room = self.room() > 0;
+        let is_proven = !matches!(self.content, KnownContent::Unknown);
+        // At the limit, the next dial waits for another source to end, and not for a time.
+        let may_dial = self.free_dials() > 0;
         let sources = self.sources.iter().filter_map(|source| match source.stage {
-            SourceStage::Waiting(until) => has_room.then_some(until),
-            SourceStage::Described { since, .. } => (!is_settled).then_some(since + PROVING),
+            SourceStage::Waiting(until) => may_dial.then_some(until),
+            SourceStage::Described { since, .. } => (!is_proven).then_some(since + PROOF_TIME),
             _ => None,
         });
         let review = match &self.content {
             KnownContent::Settled { schedule, .. } => schedule.poll_timeout(),
             _ => None,
         };
-        let search = self.search.due(self.is_fed());
+        let search = self.search.due(self.has_ready_source());
         [review, search, self.end_of_patience()].into_iter().fold(sources.min(), earliest)
     }
 
-    /// Returns the pieces that are verified and written, or left out, once the content is known.
+    /// Returns the pieces that need not be fetched: those that are verified and written, and those that are
+    /// left out. Returns `None` while the content is not open.
     #[must_use]
     pub fn held(&self) -> Option<&PieceSet> {
         match &self.content {
@@ -208,26 +211,25 @@ impl Fetch {
         }
     }
 
-    /// Returns the number of sources that can be asked for pieces.
+    /// Returns the number of sources of which pieces can be requested.
     #[must_use]
     pub fn ready_sources(&self) -> usize {
         self.sources.iter().filter(|source| source.is_ready()).count()
     }
 
-    /// Returns whether any source is being worked on.
+    /// Returns whether any source is in use: dialled, asked for a proof, followed or ready.
     #[must_use]
     pub fn is_trying(&self) -> bool {
         self.sources.iter().any(KnownSource::is_running)
     }
 
-    /// Returns whether a new link would make the fetch search the network earlier: whether
-    /// [`Input::Linked`] is of use now.
+    /// Returns whether [`Input::Linked`] would make the next search of the network begin earlier.
     #[must_use]
     pub fn wants_link(&self) -> bool {
-        !self.is_over && !self.is_fed() && self.search.due(false).is_some()
+        !self.is_over && !self.has_ready_source() && self.search.due(false).is_some()
     }
 
-    /// Returns the identities of all sources that are known.
+    /// Returns the identities of all known sources, as far as they have proven one or it was given.
     pub fn source_ids(&self) -> impl Iterator<Item = NodeId> {
         self.sources.iter().filter_map(|source| source.candidate.id)
     }
@@ -238,38 +240,39 @@ impl Fetch {
         self.sources.get(source.index)?.candidate.id
     }
 
-    fn is_fed(&self) -> bool {
+    fn has_ready_source(&self) -> bool {
         self.sources.iter().any(KnownSource::is_ready)
     }
 
-    /// Returns whether the fetch waits for sources as long as its patience lasts.
-    fn waits(&self) -> bool {
+    /// Returns whether the fetch waits for sources until its patience ends. If not, it is given up as soon as
+    /// none is left.
+    fn waits_for_sources(&self) -> bool {
         self.is_patient || !matches!(self.content, KnownContent::Unknown)
     }
 
-    /// Returns the source of an attempt that is under way.
+    /// Returns the source of attempt `id`, or `None` if that attempt has ended.
     fn running(&mut self, id: SourceId) -> Option<&mut KnownSource> {
         let source = self.sources.get_mut(id.index)?;
         (source.id == id && source.is_running()).then_some(source)
     }
 
     fn found(&mut self, now: Instant, candidate: SourceCandidate) {
-        if candidate.id == Some(self.own) {
+        if candidate.id == Some(self.own_id) {
             return;
         }
         let same = self.sources.iter_mut().find(|source| candidate.is_same(&source.candidate));
         if let Some(source) = same {
-            // A node that was restarted may have a new address.
+            // The node may have a new address since it was restarted.
             source.add_addresses(candidate.addresses);
         } else if self.sources.len() < MAX_KNOWN {
-            // Sources name further ones, and a liar could name any number of them: hence the bound.
+            // Candidates also come from sources, and a malicious source could name any number of them.
             self.sources.push(KnownSource::new(now, self.sources.len(), candidate));
         }
     }
 
     fn resume(&mut self, now: Instant) {
         self.search.resume();
-        self.useful = now;
+        self.last_progress = now;
         for known in &mut self.sources {
             if let SourceStage::Waiting(until) = &mut known.stage {
                 *until = now.min(*until);
@@ -277,46 +280,48 @@ impl Fetch {
         }
     }
 
-    /// Handles that a source has proven its identity. Two sources that are the same node become one.
-    fn met(&mut self, source: SourceId, id: NodeId) {
-        // A source that is gone does not count: the node may have failed at another address than this one.
+    /// Handles that a source has proven its identity. Hangs up on it if it is this node itself, a banned
+    /// node, or a node that is another source already.
+    fn identified(&mut self, source: SourceId, id: NodeId) {
+        // A source that is gone and not banned may have failed only at another address than this one.
         let is_same = |known: &KnownSource| {
-            known.id != source && known.candidate.id == Some(id) && known.stage != SourceStage::Gone
+            let counts = known.stage != SourceStage::Gone || known.is_banned;
+            known.id != source && known.candidate.id == Some(id) && counts
         };
-        let is_known = id == self.own || self.sources.iter().any(is_same);
+        let is_refused = id == self.own_id || self.sources.iter().any(is_same);
         let Some(known) = self.running(source) else { return };
         if known.stage != SourceStage::Dialling {
-            // The schedule knows the source by its first identity.
+            // The identity must not change any more: the schedule knows the source by the first one.
             return;
         }
-        if is_known {
+        if is_refused {
             known.stage = SourceStage::Gone;
             self.outbox.push_back(Output::HangUp(source));
             return;
         }
         known.candidate.id = Some(id);
-        self.is_answered = true;
+        self.has_answer = true;
     }
 
     fn proven(&mut self, now: Instant, source: SourceId) {
         let Some(known) = self.running(source) else { return };
         let SourceStage::Proving { claim, with_size } = known.stage else { return };
-        // As a described source it is followed by `settle` once the content is open.
+        // Once the content is open, `follow_described` follows this source like any other.
         known.stage = SourceStage::Described { since: now, claim };
         match self.content {
             KnownContent::Unknown => {}
             KnownContent::Settled { by, .. } if with_size => self.start_over(now, by, source),
-            // Another source has proven the content before.
+            // Another source has proven the content already.
             _ => return,
         }
         self.content = KnownContent::Opening(source, claim);
         self.outbox.push_back(Output::Open(source));
     }
 
-    /// Starts over after `prover` has proven another size than `liar`. The pieces so far are not those of the
-    /// content, so all other sources begin anew.
+    /// Starts over after `prover` has proven another size than `liar`. The pieces that have come may not
+    /// belong to the content, so all other sources are dialled again.
     fn start_over(&mut self, now: Instant, liar: SourceId, prover: SourceId) {
-        // Even honest sources may be sending pieces by the layout of the wrong size.
+        // Honest sources are hung up on too: pieces of the wrong layout were requested of them.
         let others = self.sources.iter_mut().filter(|known| known.id != prover);
         for known in others.filter(|known| known.is_running()) {
             self.outbox.push_back(Output::HangUp(known.id));
@@ -326,10 +331,10 @@ impl Fetch {
         self.outbox.push_back(Output::Reset);
     }
 
-    /// Never asks a source again, and reports that.
+    /// Makes sure that a source is never dialled again, and reports that.
     fn ban(&mut self, source: SourceId, why: Ban) {
         let Some(known) = self.sources.get_mut(source.index) else { return };
-        known.stage = SourceStage::Gone;
+        (known.stage, known.is_banned) = (SourceStage::Gone, true);
         if let Some(id) = known.candidate.id {
             self.outbox.push_back(Output::ReportBan { source, id, why });
         }
@@ -338,11 +343,11 @@ impl Fetch {
     fn opened(&mut self, now: Instant, layout: Arc<Layout>, held: PieceSet) {
         let KnownContent::Opening(by, claim) = self.content else { return };
         let mut seed = [0; 32];
-        self.chance.fill_bytes(&mut seed);
+        self.rng.fill_bytes(&mut seed);
         let schedule = Box::new(Schedule::new(layout, held, seed));
         self.content = KnownContent::Settled { by, claim, schedule };
-        // The check of the disk may have taken longer than the patience.
-        self.useful = now;
+        // Opening may have taken longer than the patience, as it checks what is on the disk already.
+        self.last_progress = now;
     }
 
     fn ready(&mut self, now: Instant, source: SourceId, is_whole: bool) {
@@ -351,14 +356,14 @@ impl Fetch {
             return;
         }
         known.become_ready();
-        self.schedule(now, source, schedule::Input::Ready);
+        self.pass_to_schedule(now, source, schedule::Input::Ready);
         if is_whole {
-            self.schedule(now, source, schedule::Input::Whole);
+            self.pass_to_schedule(now, source, schedule::Input::Whole);
         }
     }
 
-    /// Hands an input of a ready source to the schedule.
-    fn schedule(
+    /// Passes an input from a source to the schedule, if the source is ready.
+    fn pass_to_schedule(
         &mut self,
         now: Instant,
         source: SourceId,
@@ -371,11 +376,11 @@ impl Fetch {
         }
     }
 
-    fn kept(&mut self, now: Instant, source: SourceId, pieces: Vec<u64>) {
+    fn stored(&mut self, now: Instant, source: SourceId, pieces: Vec<u64>) {
         let from = self.id_of(source);
-        // The pieces count even if the source is gone by now: they are on the disk.
+        // The pieces are on the disk, so they count even if the source is gone by now.
         if let (KnownContent::Settled { schedule, .. }, Some(from)) = (&mut self.content, from) {
-            self.useful = now;
+            self.last_progress = now;
             schedule.handle(now, schedule::Input::Arrived { from, pieces });
         }
     }
@@ -384,52 +389,52 @@ impl Fetch {
         if fault == Fault::Local {
             return self.end(GiveUp::Failed(source, fault));
         }
-        let waits = self.waits();
+        let waits = self.waits_for_sources();
         let Some(known) = self.sources.get_mut(source.index) else { return };
         let attempt = known.id;
         if known.stage == SourceStage::Gone || (source != attempt && fault != Fault::Lie) {
-            // The attempt has ended already. Only a lie still counts, as it says something about the source.
+            // The attempt has ended already. A lie still counts, because it is a reason to ban the source.
             return;
         }
         let is_running = known.is_running();
-        // The schedule knows ready sources only. `fail` changes the stage, so this comes before it.
+        // The schedule knows only ready sources. This has to be read before `fail` changes the stage.
         let id = known.candidate.id.filter(|_| known.is_ready());
         known.fail(now, fault, waits);
         if is_running {
             self.outbox.push_back(Output::HangUp(attempt));
         }
-        // Pieces that the source owes are requested of others at once.
+        // This requests the outstanding pieces of the source from others.
         if let (KnownContent::Settled { schedule, .. }, Some(id)) = (&mut self.content, id) {
             schedule.handle(now, schedule::Input::Gone(id));
         }
         if fault == Fault::Lie {
             self.ban(source, Ban::Lie);
         }
-        // That the content has changed says more to the user than any later failure.
-        let says_more = matches!(self.failure, Some((_, Fault::Changed)));
-        if fault == Fault::Changed || !says_more {
+        // `Changed` tells the user more than any later failure, so it is not overwritten.
+        let is_changed = matches!(self.failure, Some((_, Fault::Changed)));
+        if fault == Fault::Changed || !is_changed {
             self.failure = Some((source, fault));
         }
     }
 
     /// Makes all decisions that are due now.
     fn advance(&mut self, now: Instant) {
-        self.settle(now);
-        self.pass_on();
+        self.follow_described(now);
+        self.poll_schedule();
         if self.is_over {
             return;
         }
-        // Dials come before giving up, as a dial that is under way prolongs the patience.
+        // Dials come before the check of the patience, because a dial that is under way extends it.
         self.dial(now);
-        if self.search.begins(now, self.is_fed()) {
+        if self.search.begin_if_due(now, self.has_ready_source()) {
             self.outbox.push_back(Output::Search);
         }
-        self.give_up(now);
+        self.give_up_if_due(now);
     }
 
-    /// Follows the sources that describe the settled content, and asks those that describe something else for a
-    /// proof.
-    fn settle(&mut self, now: Instant) {
+    /// Follows the sources whose description matches the settled content, and asks the others to prove
+    /// theirs. While no content is proven, asks for the first proof.
+    fn follow_described(&mut self, now: Instant) {
         let settled = match &self.content {
             KnownContent::Unknown => return self.ask_for_proof(now),
             KnownContent::Opening(..) => return,
@@ -447,8 +452,8 @@ impl Fetch {
         }
     }
 
-    /// Asks the source that has waited longest for the proof. If another source was asked already, asks those
-    /// that have waited too long as well.
+    /// If no source is proving the content, asks the one that described it first. Also asks each source that
+    /// described it more than `PROOF_TIME` ago.
     fn ask_for_proof(&mut self, now: Instant) {
         let is_proving = |known: &KnownSource| matches!(known.stage, SourceStage::Proving { .. });
         let mut is_asked = self.sources.iter().any(is_proving);
@@ -459,8 +464,8 @@ impl Fetch {
         let mut described: Vec<_> = described.collect();
         described.sort_by_key(|(since, ..)| *since);
         for (since, claim, known) in described {
-            // A proof may be a list of 128 MiB, so not every source is asked for one at once.
-            if !is_asked || since + PROVING <= now {
+            // A proof may be a list of 128 MiB, so not every source is asked at once.
+            if !is_asked || since + PROOF_TIME <= now {
                 known.stage = SourceStage::Proving { claim, with_size: false };
                 self.outbox.push_back(Output::Prove { source: known.id, with_size: false });
                 is_asked = true;
@@ -468,8 +473,8 @@ impl Fetch {
         }
     }
 
-    /// Passes on the outputs of the schedule.
-    fn pass_on(&mut self) {
+    /// Turns the outputs of the schedule into outputs of the fetch.
+    fn poll_schedule(&mut self) {
         while let KnownContent::Settled { schedule, .. } = &mut self.content
             && let Some(output) = schedule.poll()
         {
@@ -478,7 +483,7 @@ impl Fetch {
                     self.ready_source(source).map(|source| Output::Request { source, first, count })
                 }
                 schedule::Output::Cancel(id) => self.ready_source(id).map(Output::Cancel),
-                schedule::Output::Done => return self.finish(),
+                schedule::Output::Done => return self.complete(),
             };
             self.outbox.extend(output);
         }
@@ -489,66 +494,68 @@ impl Fetch {
         Some(ready.find(|known| known.candidate.id == Some(id))?.id)
     }
 
-    /// Returns the number of further sources that may be dialled now.
-    fn room(&self) -> usize {
+    /// Returns how many more sources may be dialled now.
+    fn free_dials(&self) -> usize {
         let count =
             |is: fn(&KnownSource) -> bool| self.sources.iter().filter(|known| is(known)).count();
-        let sources = MAX_SOURCES.saturating_sub(count(KnownSource::is_running));
-        sources.min(MAX_STARTING.saturating_sub(count(KnownSource::is_starting)))
+        let free = MAX_SOURCES.saturating_sub(count(KnownSource::is_running));
+        free.min(MAX_STARTING.saturating_sub(count(KnownSource::is_starting)))
     }
 
     fn dial(&mut self, now: Instant) {
-        // Sources are dialled in the order in which they became known, so the user's own come first.
-        let room = self.room();
+        // Sources are dialled in the order in which they became known, so those from the user come first.
+        let free = self.free_dials();
         let is_due = |known: &KnownSource| matches!(known.stage, SourceStage::Waiting(until) if until <= now);
-        for known in self.sources.iter_mut().filter(|known| is_due(known)).take(room) {
+        for known in self.sources.iter_mut().filter(|known| is_due(known)).take(free) {
             known.dial();
             self.outbox.push_back(Output::Dial(known.id, known.candidate.clone()));
         }
     }
 
-    /// Gives up if no source is left that could bring more, and none can be expected.
-    fn give_up(&mut self, now: Instant) {
+    /// Gives up if no source is left and no further one can be expected, or if the patience has ended.
+    fn give_up_if_due(&mut self, now: Instant) {
         let is_gone = |known: &KnownSource| known.stage == SourceStage::Gone;
-        // `all` below is true of no sources at all, so a patient fetch needs this to wait for its first one.
-        let waits_for_first = self.waits() && self.sources.is_empty();
+        // Without any source, `all` below is true, but a patient fetch waits for its first source.
+        let waits_for_first = self.waits_for_sources() && self.sources.is_empty();
         let is_hopeless =
             self.search.is_done() && !waits_for_first && self.sources.iter().all(is_gone);
         if is_hopeless || self.end_of_patience().is_some_and(|end| end <= now) {
-            self.end(self.reason());
+            self.end(self.give_up_reason());
         }
     }
 
-    /// Returns the time at which the fetch is given up if nothing comes. Returns `None` if it does not
-    /// wait, or if pieces are owed: the driver has time limits for those.
+    /// Returns the time at which the fetch is given up if no piece comes until then. Returns `None` if it
+    /// does not wait for sources, or while requested pieces are outstanding: the driver has time limits for
+    /// those.
     fn end_of_patience(&self) -> Option<Instant> {
-        let is_owed = match &self.content {
+        let is_outstanding = match &self.content {
             KnownContent::Unknown => false,
-            // The driver checks what is on the disk already, which may take longer than any patience.
+            // The driver checks the content that is on the disk already, which may take longer than the
+            // patience.
             KnownContent::Opening(..) => true,
             KnownContent::Settled { schedule, .. } => schedule.is_waiting(),
         };
-        if is_owed || !self.waits() {
+        if is_outstanding || !self.waits_for_sources() {
             return None;
         }
-        let is_pending =
+        let may_find_source =
             !self.search.is_done() || self.sources.iter().any(KnownSource::is_starting);
         // A dial in a crowded network may take longer than the patience.
-        let more = if is_pending { PENDING } else { Duration::ZERO };
-        Some(self.useful + self.patience + more)
+        let extra = if may_find_source { EXTRA_PATIENCE } else { Duration::ZERO };
+        Some(self.last_progress + self.patience + extra)
     }
 
-    /// Returns the reason that says most to the user.
-    fn reason(&self) -> GiveUp {
+    /// Returns the reason to report if the fetch is given up now: the one that tells the user most.
+    fn give_up_reason(&self) -> GiveUp {
         let is_silent = |fault| matches!(fault, Fault::Unreachable | Fault::HungUp);
         let silent = self.sources.iter().filter(|known| known.fault.is_some_and(is_silent));
         let silent: Vec<SourceId> = silent.map(|known| known.id).collect();
         match self.failure {
             Some((_, fault))
                 if is_silent(fault)
-                    && !self.is_answered
-                    // One silent source alone is named with its own failure, which says more.
-                    && (2..=MAX_NAMED).contains(&silent.len()) =>
+                    && !self.has_answer
+                    // A single silent source is reported with its own failure, which says more.
+                    && (2..=MAX_LISTED).contains(&silent.len()) =>
             {
                 GiveUp::NoneAnswered(silent)
             }
@@ -558,7 +565,7 @@ impl Fetch {
         }
     }
 
-    fn finish(&mut self) {
+    fn complete(&mut self) {
         for known in self.sources.iter().filter(|known| known.is_running()) {
             self.outbox.push_back(match known.stage {
                 SourceStage::Following | SourceStage::Ready => Output::Complete(known.id),

@@ -1,7 +1,8 @@
 //! Checked names and paths of files from other machines. They can't lead out of a folder.
 //!
-//! A name is refused here only if no system allows it, or if it could lead out of its folder.
-//! [`disk`] decides what a name becomes on the disk of this machine.
+//! A name is refused here if no system allows it, if it could lead out of its folder, or if it contains a
+//! control character. Names that only some systems refuse are accepted: [`disk`] decides under which name
+//! such a file is written on this machine.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -10,100 +11,99 @@ use std::str::FromStr;
 
 use unicode_normalization::UnicodeNormalization as _;
 
-use super::disk::{self, Platform};
+use super::disk::{self, DiskRules, Platform};
 use crate::text::serde_as_text;
 
-/// Maximum length of the name of a file or folder, in bytes. 255: the limit of ext4, XFS, APFS and
-/// NTFS.
+/// Maximum length of the name of a file or folder, in bytes. 255: the limit of ext4 and XFS. APFS and NTFS
+/// allow at least as many.
 pub const MAX_NAME: usize = 255;
 
 /// Maximum length of a relative path, in bytes. 4096: Linux's `PATH_MAX`.
 pub const MAX_PATH: usize = 4096;
 
-/// Maximum number of components of a relative path. 64: deeper trees are accidents, or attacks on
+/// Maximum number of components of a relative path. 64: a deeper tree is an accident, or an attack on
 /// recursive code.
 pub const MAX_DEPTH: usize = 64;
 
 /// The name of one file or folder, without the folders above it.
 ///
-/// It is not empty, `.` or `..`, has no `/`, NUL or other control character, and has at most
-/// [`MAX_NAME`] bytes. Windows refuses some of these names ([`is_portable`](Self::is_portable)). So
-/// use [`DiskRules::top_name`](disk::DiskRules::top_name) or [`RelPath::join_to`] to join a name to a
-/// folder.
+/// It is not empty, `.` or `..`, has no `/`, NUL or other control character, and has at most [`MAX_NAME`]
+/// bytes. Windows refuses some of these names, so do not join a name to a folder as it is: use
+/// [`DiskRules::top_name`](disk::DiskRules::top_name) or [`RelPath::join_to`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileName(pub(super) Box<str>);
 
-/// The path of a file under some folder: one or more [`FileName`]s with `/` between them.
+/// The path of a file or folder inside another folder: one or more [`FileName`]s with `/` between them.
 ///
 /// It has at most [`MAX_PATH`] bytes and [`MAX_DEPTH`] components. Paths are ordered by component, so that
 /// a folder comes directly before its content.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RelPath(Box<str>);
 
-/// A name that was refused, and the reason.
+/// A refused name, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name:?} can't be a file's name: {fault}")]
 pub struct NameError {
     /// The refused name, or its beginning if it is very long.
     pub name: String,
-    /// The fault in it.
+    /// The reason why it was refused.
     pub fault: NameFault,
 }
 
-/// A fault in a name or path.
+/// The reason why a name or path was refused, or why a file got another name on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameFault {
-    /// The name is empty, or nothing stands between two `/`.
+    /// The name is empty, or a component of the path is.
     #[error("a part of it is empty")]
     Empty,
-    /// `.` or `..`.
+    /// The name is `.` or `..`.
     #[error("`.` and `..` are not names")]
     Dots,
-    /// A `/` in a single name.
+    /// A single name contains a `/`.
     #[error("it has a `/` in it")]
     Separator,
-    /// NUL or another control character.
+    /// The name contains NUL or another control character.
     #[error("it has a control character in it")]
     ControlCharacter,
-    /// A character that Windows does not allow in names, such as `\` or `:`.
+    /// The name contains a character that Windows does not allow, such as `\` or `:`.
     #[error("it has a character in it that Windows does not allow")]
     WindowsCharacter,
-    /// Ends with a dot or a space, which Windows drops.
+    /// The name ends with a dot or a space, which Windows drops.
     #[error("it ends with a dot or a space, which Windows drops")]
     TrailingDotOrSpace,
-    /// A device's name on Windows.
+    /// Windows has a device with this name, such as `CON`.
     #[error("it is the name of a device on Windows")]
     WindowsDevice,
-    /// Begins with a dot. Such files are hidden, and programs read some of them automatically.
+    /// The name begins with a dot. Such files are hidden, and programs read some of them automatically.
     #[error("it begins with a dot")]
     LeadingDot,
-    /// Begins with a dash. Commands take it for an option.
+    /// The name begins with a dash, so commands would take it for an option.
     #[error("it begins with a dash")]
     LeadingDash,
-    /// Has a character that changes the direction of text or breaks the line. The name could look
-    /// like another one.
+    /// The name contains a character that changes the direction of text or breaks the line, so it could look
+    /// like another name.
     #[error("it has a character in it that changes how text is shown")]
     MisleadingCharacter,
-    /// Another file has the name.
+    /// Another file or folder in the same folder has the name.
     #[error("another file has that name")]
     NameInUse,
-    /// More bytes than the disk allows in a name or path.
+    /// The name or path has more bytes than this disk allows.
     #[error("it is too long for this disk")]
     TooLongForDisk,
-    /// The file system refused it.
+    /// The file system refused the name.
     #[error("this disk does not allow it")]
     RefusedByDisk,
-    /// The folder that the file is in could not be created.
+    /// The folder that the file is in was not written, for a reason of its own.
     #[error("its folder could not be written")]
     ParentNotWritten,
-    /// More than [`MAX_NAME`] bytes in one component, or more than [`MAX_PATH`] in the whole path.
+    /// One component has more than [`MAX_NAME`] bytes, or the whole path more than [`MAX_PATH`].
     #[error("a name has at most {MAX_NAME} bytes, a path {MAX_PATH}")]
     TooLong,
-    /// More than [`MAX_DEPTH`] components.
+    /// The path has more than [`MAX_DEPTH`] components.
     #[error("a path has at most {MAX_DEPTH} parts")]
     TooDeep,
-    /// Not UTF-8. Such names exist on Unix only.
+    /// The name is not UTF-8. Only Unix has such names.
     #[error("it is not UTF-8")]
     NotUtf8,
 }
@@ -116,10 +116,10 @@ impl NameError {
 }
 
 impl FileName {
-    /// Creates a name from `name`, if that is valid.
+    /// Checks `name`.
     ///
     /// # Errors
-    /// The first fault that is found.
+    /// If the name is invalid, with the first fault that was found.
     pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
         let name = name.into();
         match fault_of(&name) {
@@ -128,17 +128,17 @@ impl FileName {
         }
     }
 
-    /// Returns the last component of a path of this machine.
+    /// Returns the last component of a path on this machine.
     ///
     /// # Errors
-    /// If there is none (`/`, `..`), if it is not UTF-8, or if it has a control character in it.
+    /// If the path has no last component (`/`, `..`), or if that component is not UTF-8 or not valid.
     pub fn of_path(path: &Path) -> Result<Self, NameError> {
-        let shown = || path.to_string_lossy();
+        let text = || path.to_string_lossy();
         let name = path
             .file_name()
-            .ok_or_else(|| NameError::new(&shown(), NameFault::Empty))?
+            .ok_or_else(|| NameError::new(&text(), NameFault::Empty))?
             .to_str()
-            .ok_or_else(|| NameError::new(&shown(), NameFault::NotUtf8))?;
+            .ok_or_else(|| NameError::new(&text(), NameFault::NotUtf8))?;
         Self::new(name)
     }
 
@@ -154,8 +154,8 @@ impl FileName {
         disk::is_portable(&self.0)
     }
 
-    /// Returns whether `text` is this name. Case matters. Whether accents are composed (NFC) or
-    /// decomposed (NFD) does not.
+    /// Returns whether `text` is this name. Upper and lower case differ. Composed (NFC) and decomposed (NFD)
+    /// accents do not.
     #[must_use]
     pub fn matches_name(&self, text: &str) -> bool {
         *self.0 == *text || self.0.nfc().eq(text.nfc())
@@ -163,10 +163,10 @@ impl FileName {
 }
 
 impl RelPath {
-    /// Creates a path from `path`, if that is valid.
+    /// Checks `path`.
     ///
     /// # Errors
-    /// The first fault that is found.
+    /// If the path is invalid, with the first fault that was found.
     pub fn new(path: impl Into<String>) -> Result<Self, NameError> {
         let path = path.into();
         // Length and depth come first, so that a very long path costs no further checks.
@@ -181,7 +181,7 @@ impl RelPath {
     /// Returns the path of `name` inside this folder.
     ///
     /// # Errors
-    /// If that becomes too long or too deep.
+    /// If the new path is too long or too deep.
     pub fn child(&self, name: &FileName) -> Result<Self, NameError> {
         Self::new(format!("{}/{}", self.0, name.0))
     }
@@ -197,7 +197,7 @@ impl RelPath {
         self.0.split('/')
     }
 
-    /// Returns the path of the folder that it is in, or `None` if it has only one component.
+    /// Returns the path without its last component, or `None` if it has only one component.
     #[must_use]
     pub fn parent(&self) -> Option<&str> {
         self.0.rsplit_once('/').map(|(parent, _)| parent)
@@ -210,15 +210,18 @@ impl RelPath {
         FileName(name.into())
     }
 
-    /// Returns the path joined to `base`, in the form of this machine. It is always inside `base`:
-    /// [`disk`] replaces names that have a special meaning on this system.
+    /// Joins the path to `base`, with this system's separators. The result is always inside `base`: on
+    /// Windows, components with a special meaning there are replaced as [`disk`] describes.
     #[must_use]
     pub fn join_to(&self, base: &Path) -> PathBuf {
         let mut path = base.to_owned();
         for name in self.components() {
             match Platform::HERE {
-                Platform::Windows => path.push(&*disk::without_faults(name, Platform::HERE)),
-                // Elsewhere only `/` and `..` mean something in a path, and no checked name has them.
+                Platform::Windows => {
+                    path.push(&*disk::without_faults(name, &DiskRules::new(Platform::HERE)))
+                }
+                // On Unix only `/`, `.` and `..` are special in a path, and no checked name contains `/` or
+                // is one of the others.
                 _ => path.push(name),
             }
         }
@@ -234,8 +237,7 @@ impl From<FileName> for RelPath {
 
 impl Ord for RelPath {
     fn cmp(&self, other: &Self) -> Ordering {
-        // Compared as text, `a-` and `a.txt` would come between the folder `a` and its content
-        // `a/b`.
+        // A comparison as text would put `a-` and `a.txt` between the folder `a` and its file `a/b`.
         self.components().cmp(other.components())
     }
 }
@@ -249,27 +251,27 @@ impl PartialOrd for RelPath {
 /// Returns `text` in the form in which a search compares names: in lower case, with composed
 /// accents (NFC).
 ///
-/// To a reader `é` is one letter, but some systems write it as two characters.
+/// Some systems write `é` as one character, others as two.
 #[must_use]
 pub fn folded(text: &str) -> String {
     if text.is_ascii() { text.to_ascii_lowercase() } else { text.to_lowercase().nfc().collect() }
 }
 
-/// Returns the first fault of a name, if it has one.
+/// Returns the first fault of a name, or `None` if the name is valid.
 fn fault_of(name: &str) -> Option<NameFault> {
     match name.as_bytes() {
         [] => Some(NameFault::Empty),
         b"." | b".." => Some(NameFault::Dots),
         bytes if bytes.len() > MAX_NAME => Some(NameFault::TooLong),
         bytes if bytes.contains(&b'/') => Some(NameFault::Separator),
-        // They would act on a terminal that shows the name.
-        _ if has_control(name) => Some(NameFault::ControlCharacter),
+        // A terminal that shows the name would carry out its control characters.
+        _ if has_control_character(name) => Some(NameFault::ControlCharacter),
         _ => None,
     }
 }
 
-fn has_control(name: &str) -> bool {
-    // Most names are ASCII, which is faster to check, and a folder may have a million of them.
+fn has_control_character(name: &str) -> bool {
+    // A folder may have a million names. Most are ASCII, which is faster to check.
     if name.is_ascii() {
         name.bytes().any(|byte| byte.is_ascii_control())
     } else {
@@ -316,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_names_are_accepted() {
+    fn names_that_unix_allows_are_accepted() {
         for name in [
             "a",
             ".hidden",
@@ -369,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn composed_and_decomposed_letters_are_the_same() {
+    fn composed_and_decomposed_accents_are_equal() {
         assert_eq!(folded("R\u{c9}SUM\u{c9}"), folded("re\u{301}sume\u{301}"));
         assert_eq!(folded("A-B.TXT"), "a-b.txt");
         let name = FileName::new("caf\u{e9}").unwrap();
@@ -377,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_shows_the_name() {
+    fn an_error_contains_the_name_or_its_beginning() {
         let error = FileName::new("../../x").unwrap_err();
         assert!(error.to_string().contains("../../x"), "{error}");
         let error = FileName::new("é".repeat(500)).unwrap_err();
@@ -396,7 +398,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_accepted_path_stays_under_its_base(path in "[a.:/\\\\ CON1\0é]{0,20}") {
+        fn an_accepted_path_stays_inside_its_base(path in "[a.:/\\\\ CON1\0é]{0,20}") {
             if let Ok(path) = RelPath::new(path) {
                 let base = Path::new("/some/base");
                 let joined = path.join_to(base);
@@ -409,7 +411,7 @@ mod tests {
         }
 
         #[test]
-        fn equal_order_is_equality(a in "[a/.b]{1,6}", b in "[a/.b]{1,6}") {
+        fn only_equal_paths_compare_as_equal(a in "[a/.b]{1,6}", b in "[a/.b]{1,6}") {
             if let (Ok(a), Ok(b)) = (RelPath::new(a), RelPath::new(b)) {
                 prop_assert_eq!(a.cmp(&b).is_eq(), a == b);
                 prop_assert_eq!(a.cmp(&b), b.cmp(&a).reverse());

@@ -18,7 +18,7 @@ fn manifest(paths: &[&str]) -> Manifest {
     Manifest::new(paths.iter().map(entry).collect()).unwrap()
 }
 
-/// The paths on the disk, in the order of the manifest; a dash for what is left out.
+/// Returns the paths on the disk, in the order of the manifest, with `-` for an entry that is left out.
 fn plan(paths: &[&str], rules: &DiskRules) -> (Manifest, DiskNames, Vec<String>) {
     let manifest = manifest(paths);
     let names = DiskNames::plan(&manifest, rules, &BTreeSet::new());
@@ -28,7 +28,7 @@ fn plan(paths: &[&str], rules: &DiskRules) -> (Manifest, DiskNames, Vec<String>)
 }
 
 #[test]
-fn windows_gets_names_that_it_can_have() {
+fn names_that_windows_refuses_are_changed() {
     let rules = DiskRules::new(Platform::Windows);
     let (manifest, names, planned) = plan(
         &["CON/", "CON/aux.txt", "CON/aux_.txt", "CON/b.", "CON/c", "a:b", "x\\y", "z"],
@@ -53,7 +53,7 @@ fn windows_gets_names_that_it_can_have() {
 }
 
 #[test]
-fn names_that_differ_in_case_alone_stay_apart() {
+fn names_that_differ_only_in_case_get_different_names() {
     let paths = ["A/", "A/x", "a/", "a/x", "b.txt", "B.TXT"];
     let (_, names, planned) = plan(&paths, &DiskRules::new(Platform::Mac));
     assert_eq!(planned, ["A", "A/x", "B.TXT", "a (1)", "a (1)/x", "b (1).txt"]);
@@ -63,17 +63,17 @@ fn names_that_differ_in_case_alone_stay_apart() {
 }
 
 #[test]
-fn unix_has_the_names_of_windows_as_they_are() {
+fn names_that_only_windows_refuses_are_kept_on_unix() {
     let paths = ["CON/", "CON/aux.txt", ".git/", ".git/-rf", "a\\b", "c:", "dot.", "nul"];
     let (_, names, _) = plan(&paths, &DiskRules::new(Platform::Unix));
-    assert_eq!(names, DiskNames::default(), "and what is hidden in a folder too");
+    assert_eq!(names, DiskNames::default(), "hidden names in a folder are kept too");
     let (_, names, planned) = plan(&["x\u{202e}gpj.exe"], &DiskRules::new(Platform::Unix));
     assert_eq!(planned, ["x_gpj.exe"]);
     assert_eq!(names.renamed().next().unwrap().2, F::MisleadingCharacter);
 }
 
 #[test]
-fn a_folder_with_a_long_name_is_left_out_with_its_content() {
+fn a_folder_with_too_long_a_name_is_left_out_with_its_content() {
     let rules = DiskRules { max_name: 5, max_path: 8, ..DiskRules::new(Platform::Unix) };
     let paths = ["abc/", "abc/de", "abc/fghij", "longer/", "longer/a", "z"];
     let (_, names, planned) = plan(&paths, &rules);
@@ -104,7 +104,27 @@ fn a_name_that_the_disk_refuses_is_left_out() {
 }
 
 #[test]
-fn a_name_among_the_users_own_is_harmless() {
+fn a_misleading_character_is_no_nonportable_part() {
+    assert_eq!(nonportable_part("a\u{202e}b"), None);
+    assert_eq!(nonportable_part("a\u{202e}:"), Some(":".to_owned()));
+}
+
+#[test]
+fn changed_names_keep_within_the_limit_of_the_disk() {
+    let rules = |platform, max_name| DiskRules { max_name, ..DiskRules::new(platform) };
+    let (_, _, planned) = plan(&["ABCDEFGH.t", "abcdefgh.t"], &rules(Platform::Mac, 10));
+    assert_eq!(planned, ["ABCDEFGH.t", "abcd (1).t"]);
+    let (_, names, planned) = plan(&["AB.t", "ab.t"], &rules(Platform::Mac, 5));
+    assert_eq!(planned, ["AB.t", "-"], "there is no room for a number");
+    assert_eq!(names.left_out().next(), Some((1, F::NameInUse)));
+    let (_, _, planned) = plan(&["AUX.txt", "CON"], &rules(Platform::Windows, 7));
+    assert_eq!(planned, ["AU_.txt", "CON_"]);
+    let short = rules(Platform::Windows, 6);
+    assert_eq!(short.top_name(&FileName::new("CON.ab").unwrap()).0.as_str(), "CO_.ab");
+}
+
+#[test]
+fn the_name_of_fetched_content_hides_nothing_and_is_no_option() {
     let name = |text: &str, platform| {
         let (name, fault) = DiskRules::new(platform).top_name(&FileName::new(text).unwrap());
         (name.to_string(), fault)
@@ -134,7 +154,7 @@ fn a_name_among_the_users_own_is_harmless() {
 }
 
 #[test]
-fn a_suffix_finds_room_in_the_stem() {
+fn the_stem_is_cut_to_make_room_for_a_suffix() {
     assert_eq!(with_suffix("a.txt", " (1)", true, 255), "a (1).txt");
     assert_eq!(with_suffix("v1.2", " (1)", false, 255), "v1.2 (1)");
     assert_eq!(with_suffix(".hidden", " (2)", true, 255), ".hidden (2)");
@@ -148,7 +168,7 @@ fn a_suffix_finds_room_in_the_stem() {
 }
 
 #[test]
-fn portable_names_are_those_that_every_system_has() {
+fn portable_names_are_those_that_every_system_allows() {
     for name in ["nul", "Con.tar.gz", "LPT¹.txt", "aux .txt", "a.", "a ", "...", "C:x", "a\\b"] {
         let name = FileName::new(name).unwrap();
         assert!(!name.is_portable(), "{name}");
@@ -162,7 +182,7 @@ fn portable_names_are_those_that_every_system_has() {
 
 proptest! {
     #[test]
-    fn every_name_becomes_one_that_its_platform_has(
+    fn every_name_becomes_one_that_its_platform_allows(
         name in "[a.:\\\\ \\-CON1é\u{202e}]{1,12}",
         max_name in 4usize..20,
     ) {
@@ -178,7 +198,7 @@ proptest! {
     }
 
     #[test]
-    fn no_two_entries_get_one_path(
+    fn no_two_entries_get_the_same_path(
         tree in proptest::collection::btree_set("[aA_:.]{1,3}(/[aA_:.]{1,2}){0,1}", 0..12),
     ) {
         let mut paths = tree.clone();

@@ -16,13 +16,13 @@ use crate::id::NodeId;
 pub enum Input {
     /// The time of [`Fetch::poll_timeout`](super::Fetch::poll_timeout) has come.
     Timeout,
-    /// A node may have the content.
+    /// A node was found that may have the content.
     Found(SourceCandidate),
-    /// The search has ended.
+    /// The search of the network has ended.
     Searched,
-    /// A link was made.
+    /// This node has a new link.
     Linked,
-    /// The user wants to continue now: everything that can be tried is tried at once.
+    /// The user wants to continue now: the next search and all waiting dials become due.
     Resume,
     /// A source has proven its identity.
     Identified {
@@ -40,40 +40,40 @@ pub enum Input {
     },
     /// A source has proven its description.
     Proven(SourceId),
-    /// The proven content is open on the disk.
+    /// The driver has opened the proven content on the disk.
     Opened {
         /// The numbering of its pieces.
         layout: Arc<Layout>,
-        /// The pieces that are not fetched: those that are there, and those that are left out.
+        /// The pieces that need not be fetched: those on the disk already, and those that are left out.
         held: PieceSet,
     },
-    /// A source can be asked for pieces.
+    /// Pieces can be requested of a source.
     Ready {
         /// The source.
         source: SourceId,
-        /// If true, the source has every piece. If not, it says which it has.
+        /// True if the source has every piece. If not, [`Input::Holds`] reports the pieces that it has.
         is_whole: bool,
     },
-    /// A source has every piece by now.
+    /// A source that had only some pieces now has all of them.
     Whole(SourceId),
-    /// A source has the pieces of these bits, as in [`Answer::Held`](crate::files::Answer::Held).
+    /// A source has the pieces whose bits are set, as in [`Answer::Held`](crate::files::Answer::Held).
     Holds {
         /// The source.
         source: SourceId,
-        /// The piece of the first bit.
+        /// The number of the piece that the first bit stands for.
         first: u64,
-        /// A bit for each piece.
+        /// One bit for each piece.
         bits: Bytes,
     },
-    /// Pieces of a source were verified and written.
+    /// Pieces from a source were verified and written to the disk.
     Stored {
-        /// The source, whether or not it is still there.
+        /// The source, which may have failed since.
         source: SourceId,
         /// The pieces, in the order in which they came.
         pieces: Vec<u64>,
     },
-    /// A source has failed: it could not be reached, the connection broke, it did not answer in time, or
-    /// what it sent was wrong.
+    /// A source has failed: for example, it could not be reached, did not answer in time, or sent something
+    /// wrong.
     Failed {
         /// The source.
         source: SourceId,
@@ -85,20 +85,20 @@ pub enum Input {
 /// The options of a fetch.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The node that fetches. It is never a source.
+    /// The identity of the node that fetches. It is never a source.
     pub own: NodeId,
     /// The sources known from the start.
     pub from: Vec<SourceCandidate>,
-    /// If true, the network is searched for sources.
+    /// True if the fetch searches the network for sources.
     pub ask_network: bool,
-    /// If true, the fetch waits for its first source as long as for any other. Otherwise it is given up as
-    /// soon as all nodes that could be asked have answered and no source is left.
+    /// True if the fetch waits for its first source until its patience ends. If false, and while the content
+    /// is unknown, the fetch is given up as soon as the first search has ended and no source is left.
     pub is_patient: bool,
-    /// Time for which the fetch continues although no piece comes.
+    /// The time after the last piece at which the fetch is given up.
     pub patience: Duration,
 }
 
-/// The part of a source's description that its proof leaves open.
+/// The part of a source's description that two sources could disagree on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
     /// The kind: a file or a folder.
@@ -110,18 +110,19 @@ pub struct Claim {
 /// The reason why a source has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// This node has failed, such as its disk. The fetch is given up.
+    /// The fetching node itself has failed, for example its disk. The fetch is given up.
     Local,
-    /// It broke the protocol, or sent something else than was requested.
+    /// The source broke the protocol, or sent wrong data. It is banned.
     Lie,
-    /// The content was changed or removed there.
+    /// The content was changed or removed at the source.
     Changed,
-    /// It was reached, and hung up before anything was requested. Too many nodes may be calling it.
+    /// The source was reached, and hung up before anything was requested. Too many nodes may be dialling it.
     HungUp,
-    /// It could not be reached.
+    /// The source could not be reached.
     Unreachable,
-    /// It does not serve this node.
+    /// The source refuses to serve this node.
     Refused,
-    /// The connection broke, it was silent for too long, or it does not have the content now.
+    /// The connection broke, the source was silent for too long, or it does not have the content at the
+    /// moment.
     Lost,
 }

@@ -1,4 +1,4 @@
-//! The outputs of the state machine: what its driver has to do.
+//! The outputs of a fetch: the actions that its driver has to carry out.
 
 use super::input::Fault;
 use super::source::{SourceCandidate, SourceId};
@@ -15,12 +15,12 @@ pub enum Output {
     Prove {
         /// The source.
         source: SourceId,
-        /// If true, it has to prove the size too, with the last piece.
+        /// True if the source also has to prove the size, with the last piece.
         with_size: bool,
     },
-    /// Open the content that this source has proven on the disk.
+    /// Open the content on the disk, with the description that this source has proven.
     Open(SourceId),
-    /// Ask a source which pieces it has, and to report further ones.
+    /// Ask a source which pieces it has, and to report pieces that it gets later.
     Follow(SourceId),
     /// Request pieces of a source, all of one run.
     Request {
@@ -33,43 +33,43 @@ pub enum Output {
     },
     /// Cancel all requests to a source.
     Cancel(SourceId),
-    /// Report to a source that the fetch has everything.
+    /// Tell a source that the fetch is complete.
     Complete(SourceId),
-    /// Hang up on a source. Requests to it are no longer wanted.
+    /// Close the connection to a source. Its answers are no longer wanted.
     HangUp(SourceId),
-    /// Report that a source is never asked again. It was hung up on before.
+    /// Report that a source is banned. The driver was told before to hang up on it.
     ReportBan {
         /// The source.
         source: SourceId,
         /// Its identity.
         id: NodeId,
-        /// The reason.
+        /// The reason for the ban.
         why: Ban,
     },
-    /// Forget what was opened: it is not the content. Something else is opened next.
+    /// Discard the opened content, because its size was a lie. [`Output::Open`] follows.
     Reset,
-    /// Every piece is there. Nothing follows.
+    /// Every piece was fetched. No output follows.
     Done,
-    /// The fetch has failed. Nothing follows.
+    /// The fetch has failed. No output follows.
     GiveUp(GiveUp),
 }
 
 /// The reason why a fetch is given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GiveUp {
-    /// No node that could be asked has the content.
+    /// No source was found.
     NoSource,
-    /// Sources were found, and none that can be reached has the pieces that are missing.
+    /// Sources were found, but none that can be reached has the missing pieces.
     NoMore,
-    /// None of these sources could be reached, and no other source was.
+    /// None of these sources answered, and no other source was reached.
     NoneAnswered(Vec<SourceId>),
-    /// This source has failed, and no other is left.
+    /// The failure of this source that tells the user most. No source is left, or none brings a piece.
     Failed(SourceId, Fault),
 }
 
 impl GiveUp {
-    /// Returns whether the fetch has failed only because no node that has the rest could be reached: it
-    /// may succeed later.
+    /// Returns whether the fetch may succeed later: it has failed only because no source with the missing
+    /// pieces could be reached.
     #[must_use]
     pub fn may_succeed_later(&self) -> bool {
         match self {
@@ -81,13 +81,13 @@ impl GiveUp {
     }
 }
 
-/// The reason why a source is never asked again.
+/// The reason why a source is banned. A banned source is never dialled again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Ban {
-    /// Its last failure was a [`Fault::Lie`].
+    /// The source's last failure was a [`Fault::Lie`].
     #[error("it has sent something else than was asked for")]
     Lie,
-    /// Another source has proven another size.
+    /// Another source has proven a different size.
     #[error("its size is not that of the file")]
     Size,
 }

@@ -2,39 +2,39 @@
 
 use std::time::Duration;
 
-/// First delay of a download of which no source is linked. 1 min: a source at a known address is dialled
-/// without a link, so it may come back without a new link that ends the delay.
+/// First delay if no source of the download is linked. 1 min: a source may be dialled at a known address
+/// without a link, so when it comes back there is no new link that would end the delay.
 const DELAY: Duration = Duration::from_secs(60);
 
-/// First delay of a download of which a source is linked already, so that no new link ends the delay. 5 s: as
-/// often as a running fetch searches.
+/// First delay if a source of the download is already linked, so that no new link will end the delay. 5 s:
+/// the first pause between two searches of a running fetch.
 const DELAY_LINKED: Duration = Duration::from_secs(5);
 
-/// Longest delay.
+/// Maximum delay.
 const DELAY_MAX: Duration = Duration::from_secs(15 * 60);
 
-/// The delay of a download that waits for a source, however long that takes. It doubles with each attempt
-/// in vain.
+/// The delay before the next attempt of a download that waits for a source. It doubles with each failed
+/// attempt.
 #[derive(Debug, Default)]
 pub struct RetryDelay {
-    /// Delays that have passed since a link was made.
+    /// The number of delays that have passed since the last reset.
     count: u32,
 }
 
 impl RetryDelay {
-    /// Returns the next delay. `is_linked` says whether a source is linked.
+    /// Returns the next delay. `is_linked` says whether this node has a link to a source.
     #[must_use]
     pub fn next(&self, is_linked: bool) -> Duration {
         let first = if is_linked { DELAY_LINKED } else { DELAY };
         first.saturating_mul(1_u32.checked_shl(self.count).unwrap_or(u32::MAX)).min(DELAY_MAX)
     }
 
-    /// Notes that a delay has passed. The next one is twice as long.
+    /// Notes that a delay has passed in full. The next one is twice as long.
     pub fn passed(&mut self) {
         self.count = self.count.saturating_add(1);
     }
 
-    /// Notes that a link, or the user, has ended a delay early. The next one is short again.
+    /// Notes that a new link or the user has ended a delay early. The next delay is the first one again.
     pub fn reset(&mut self) {
         self.count = 0;
     }
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_download_whose_source_is_linked_is_soon_tried_again() {
+    fn the_delay_doubles_up_to_its_maximum_and_is_shorter_if_a_source_is_linked() {
         let mut delay = RetryDelay::default();
         assert_eq!((delay.next(true), delay.next(false)), (DELAY_LINKED, DELAY));
         delay.passed();

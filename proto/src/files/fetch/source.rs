@@ -1,4 +1,4 @@
-//! One source of a fetch: its identity, its stage, and the time of its next dial.
+//! One source of a fetch: its identity, its stage, and the time at which it is dialled next.
 
 use std::time::Duration;
 
@@ -7,37 +7,37 @@ use crate::address::Address;
 use crate::id::NodeId;
 use crate::time::Instant;
 
-/// Most addresses that are remembered of one source.
+/// Maximum number of addresses that are remembered for one source.
 const MAX_ADDRESSES: usize = 8;
 
-/// Most dials of a source that hangs up during the handshake, until the content is known. 5: a node that
-/// many nodes call at the same time refuses some of them.
-const TRIES: u32 = 5;
+/// Number of failures after which a source that has hung up is not dialled again, if the fetch does not wait
+/// for sources. 5: a node that many nodes dial at the same time refuses some of them.
+const MAX_FAILURES: u32 = 5;
 
-/// Pause after a source has failed for the first time. It doubles with each failure.
+/// Pause before a source is dialled again after its first failure. The pause doubles with each failure.
 const BACK_OFF: Duration = Duration::from_millis(250);
 
-/// Longest pause between two dials of one source.
+/// Maximum pause before a source is dialled again.
 pub(super) const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 
 /// A node that may have the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceCandidate {
-    /// Its identity, or `None` for any node that answers at the addresses.
+    /// The node's identity, or `None` if any node that answers at the addresses will do.
     pub id: Option<NodeId>,
-    /// Addresses where it may be dialled, the best one first.
+    /// The addresses at which the node is dialled, the best one first.
     pub addresses: Vec<Address>,
 }
 
 /// One attempt to fetch from one source.
 ///
-/// Reports of an earlier attempt may still be under way when the source is dialled again. The number of the
-/// dial tells them apart, so that they are ignored.
+/// When a source is dialled again, reports of an earlier attempt may still arrive. They are recognised by the
+/// number of the dial, and ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SourceId {
-    /// The index of the source among those of the fetch.
+    /// The index of the source in the fetch's list of sources.
     pub(super) index: usize,
-    /// Number of dials, this one included.
+    /// The number of times that the source was dialled, including this attempt.
     pub(super) dials: u32,
 }
 
@@ -53,40 +53,51 @@ impl SourceId {
 /// A source of a fetch.
 #[derive(Debug)]
 pub(super) struct KnownSource {
-    /// Its present attempt, or its last one.
+    /// The attempt that is under way, or the last one.
     pub(super) id: SourceId,
     pub(super) candidate: SourceCandidate,
     pub(super) stage: SourceStage,
-    /// Failures since it was ready last.
+    /// The number of failures since the source was last ready.
     failures: u32,
     /// The last failure.
     pub(super) fault: Option<Fault>,
+    /// True if the source has lied. Then its node is not accepted at another address either.
+    pub(super) is_banned: bool,
 }
 
 /// The stage of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SourceStage {
-    /// It is dialled at that time.
+    /// The source is dialled at this time.
     Waiting(Instant),
-    /// It is being dialled, and asked to describe the content.
+    /// The source is being dialled and asked to describe the content.
     Dialling,
-    /// It has described the content. It waits until the content is settled, or until it is asked for a proof.
+    /// The source described the content at this time. It is followed once the content is settled, or asked
+    /// for a proof.
     Described { since: Instant, claim: Claim },
-    /// It was asked to prove its description; the size too if another source describes another one.
+    /// The source was asked to prove its description, and also the size if another source has proven another
+    /// description.
     Proving { claim: Claim, with_size: bool },
-    /// It was asked which pieces it has.
+    /// The source was asked which pieces it has.
     Following,
-    /// It can be asked for pieces.
+    /// Pieces can be requested of the source.
     Ready,
-    /// It is never dialled again.
+    /// The source is never dialled again.
     Gone,
 }
 
 impl KnownSource {
-    /// Returns the source at `index`, to be dialled at once.
+    /// Returns the source at `index`, which may be dialled from `now` on.
     pub(super) fn new(now: Instant, index: usize, candidate: SourceCandidate) -> Self {
         let id = SourceId { index, dials: 0 };
-        Self { id, candidate, stage: SourceStage::Waiting(now), failures: 0, fault: None }
+        Self {
+            id,
+            candidate,
+            stage: SourceStage::Waiting(now),
+            failures: 0,
+            fault: None,
+            is_banned: false,
+        }
     }
 
     /// Begins another attempt.
@@ -95,7 +106,7 @@ impl KnownSource {
         self.id.dials = self.id.dials.saturating_add(1);
     }
 
-    /// Adds addresses, the last of them as the best.
+    /// Adds new addresses in front of the known ones, the last one first.
     pub(super) fn add_addresses(&mut self, addresses: Vec<Address>) {
         for address in addresses {
             if !self.candidate.addresses.contains(&address) {
@@ -110,31 +121,31 @@ impl KnownSource {
         !matches!(self.stage, SourceStage::Waiting(_) | SourceStage::Gone)
     }
 
-    /// Returns whether it can be asked for pieces.
+    /// Returns whether pieces can be requested of the source.
     pub(super) fn is_ready(&self) -> bool {
         self.stage == SourceStage::Ready
     }
 
-    /// Returns whether an attempt is under way that is not ready yet.
+    /// Returns whether an attempt is under way and the source is not ready yet.
     pub(super) fn is_starting(&self) -> bool {
         self.is_running() && !self.is_ready()
     }
 
-    /// Makes it ready, and forgets its failures.
+    /// Makes the source ready, and resets the count of its failures.
     pub(super) fn become_ready(&mut self) {
         (self.stage, self.failures) = (SourceStage::Ready, 0);
     }
 
-    /// Decides whether and when it is dialled again after a failure. Fetches that are patient dial it again.
-    pub(super) fn fail(&mut self, now: Instant, fault: Fault, is_patient: bool) {
+    /// Notes a failure, and decides whether and when the source is dialled again. `waits` says whether the
+    /// fetch waits for sources. If it does, it dials again after every fault that may be temporary.
+    pub(super) fn fail(&mut self, now: Instant, fault: Fault, waits: bool) {
         self.failures = self.failures.saturating_add(1);
         self.fault = Some(fault);
         let is_over = match fault {
             // Another dial can't bring the content back.
             Fault::Lie | Fault::Changed => true,
-            Fault::HungUp => !is_patient && self.failures >= TRIES,
-            // These may pass, so a patient fetch dials again.
-            Fault::Local | Fault::Unreachable | Fault::Refused | Fault::Lost => !is_patient,
+            Fault::HungUp => !waits && self.failures >= MAX_FAILURES,
+            Fault::Local | Fault::Unreachable | Fault::Refused | Fault::Lost => !waits,
         };
         self.stage =
             if is_over { SourceStage::Gone } else { SourceStage::Waiting(now + self.back_off()) };
@@ -147,12 +158,12 @@ impl KnownSource {
 }
 
 impl SourceCandidate {
-    /// Returns whether both are the same node, as far as their identities are known.
+    /// Returns whether both candidates are known to be the same node.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         match (self.id, other.id) {
             (Some(a), Some(b)) => a == b,
             (None, None) => self.addresses == other.addresses,
-            // Only a dial shows which node answers at an address. `Fetch::met` finds the two to be one then.
+            // Only a dial shows which node answers at an address. `Fetch::identified` then finds duplicates.
             _ => false,
         }
     }

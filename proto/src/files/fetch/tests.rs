@@ -23,7 +23,7 @@ fn node(n: u8) -> SourceCandidate {
 }
 
 /// A candidate of which only the address is known.
-fn place(n: u8) -> SourceCandidate {
+fn at_address(n: u8) -> SourceCandidate {
     SourceCandidate { id: None, addresses: vec![at(n)] }
 }
 
@@ -31,7 +31,7 @@ fn source(index: usize, dials: u32) -> SourceId {
     SourceId { index, dials }
 }
 
-/// A fetch, its time, and what it wants done.
+/// A fetch that a test drives, and the current time.
 struct Driven {
     fetch: Fetch,
     now: Instant,
@@ -53,7 +53,7 @@ impl Driven {
         self.outputs()
     }
 
-    /// Sleeps until the fetch wants to be woken, and returns how long that took and what it does.
+    /// Sleeps until `poll_timeout`. Returns the time slept and the outputs.
     fn sleep(&mut self) -> (Duration, Vec<Output>) {
         let due = self.fetch.poll_timeout().expect("something is due");
         let slept = due.since(self.now);
@@ -61,7 +61,7 @@ impl Driven {
         (slept, self.handle(Input::Timeout))
     }
 
-    fn met(&mut self, source: SourceId, n: u8) -> Vec<Output> {
+    fn identified(&mut self, source: SourceId, n: u8) -> Vec<Output> {
         self.handle(Input::Identified { source, id: id(n) })
     }
 
@@ -79,15 +79,15 @@ impl Driven {
         self.handle(Input::Opened { layout, held })
     }
 
-    /// Brings a source that is being dialled so far that it is followed.
+    /// Takes a source that is being dialled to the stage in which it is followed.
     fn settle(&mut self, source: SourceId, n: u8) {
-        assert_eq!(self.met(source, n), []);
+        assert_eq!(self.identified(source, n), []);
         assert_eq!(self.described(source, FILE), [Output::Prove { source, with_size: false }]);
         assert_eq!(self.handle(Input::Proven(source)), [Output::Open(source)]);
         assert_eq!(self.opened(FILE), [Output::Follow(source)]);
     }
 
-    /// Makes a source ready that has every piece, and returns the pieces that it is asked for.
+    /// Makes a source ready that has every piece. Returns the pieces that are requested of it.
     fn ready(&mut self, source: SourceId) -> Vec<u64> {
         let asked = self.handle(Input::Ready { source, is_whole: true });
         let pieces = asked.into_iter().flat_map(|output| match output {
@@ -101,7 +101,7 @@ impl Driven {
 }
 
 #[test]
-fn one_source_sends_it_all() {
+fn a_single_source_sends_all_pieces() {
     let a = source(0, 1);
     let mut driven = Driven::new(vec![node(1)], true, false);
     assert_eq!(driven.outputs(), [Output::Dial(a, node(1)), Output::Search]);
@@ -128,37 +128,37 @@ fn one_source_sends_it_all() {
 }
 
 #[test]
-fn two_dead_addresses_are_both_named() {
+fn the_failure_lists_all_addresses_that_did_not_answer() {
     let (a, b) = (source(0, 1), source(1, 1));
-    let mut driven = Driven::new(vec![place(1), place(2)], false, false);
-    assert_eq!(driven.outputs(), [Output::Dial(a, place(1)), Output::Dial(b, place(2))]);
+    let mut driven = Driven::new(vec![at_address(1), at_address(2)], false, false);
+    assert_eq!(driven.outputs(), [Output::Dial(a, at_address(1)), Output::Dial(b, at_address(2))]);
     assert_eq!(driven.failed(b, Fault::Unreachable), [Output::HangUp(b)]);
     let why = GiveUp::NoneAnswered(vec![a, b]);
     assert_eq!(driven.failed(a, Fault::Unreachable), [Output::HangUp(a), Output::GiveUp(why)]);
 }
 
 #[test]
-fn one_dead_address_is_the_reason_itself() {
+fn a_single_address_that_does_not_answer_is_reported_with_its_fault() {
     let a = source(0, 1);
-    let mut driven = Driven::new(vec![place(1)], false, false);
+    let mut driven = Driven::new(vec![at_address(1)], false, false);
     driven.outputs();
     let why = GiveUp::Failed(a, Fault::Unreachable);
     assert_eq!(driven.failed(a, Fault::Unreachable), [Output::HangUp(a), Output::GiveUp(why)]);
 }
 
 #[test]
-fn a_source_that_answered_and_refused_is_the_reason_beside_a_dead_one() {
+fn a_refusal_is_reported_rather_than_an_address_that_did_not_answer() {
     let (a, b) = (source(0, 1), source(1, 1));
-    let mut driven = Driven::new(vec![place(1), place(2)], false, false);
+    let mut driven = Driven::new(vec![at_address(1), at_address(2)], false, false);
     driven.outputs();
     driven.failed(b, Fault::Unreachable);
-    driven.met(a, 1);
+    driven.identified(a, 1);
     let why = GiveUp::Failed(a, Fault::Refused);
     assert_eq!(driven.failed(a, Fault::Refused), [Output::HangUp(a), Output::GiveUp(why)]);
 }
 
 #[test]
-fn a_crowded_source_is_dialled_five_times_later_each_time() {
+fn a_source_that_hangs_up_is_dialled_five_times_with_growing_pauses() {
     let mut driven = Driven::new(vec![node(1)], false, false);
     driven.outputs();
     for (dials, pause) in [(1, 250), (2, 500), (3, 1000), (4, 2000)] {
@@ -173,14 +173,14 @@ fn a_crowded_source_is_dialled_five_times_later_each_time() {
 }
 
 #[test]
-fn the_first_to_describe_proves_and_the_second_after_three_seconds() {
+fn a_second_source_is_asked_for_the_proof_after_three_seconds() {
     let (a, b, c) = (source(0, 1), source(1, 1), source(2, 1));
     let mut driven = Driven::new(vec![node(1), node(2), node(3)], false, false);
     driven.outputs();
     assert_eq!(driven.described(b, FILE), [Output::Prove { source: b, with_size: false }]);
     driven.now = driven.now + SECOND;
     assert_eq!(driven.described(a, FILE), []);
-    assert_eq!(driven.sleep(), (PROVING, vec![Output::Prove { source: a, with_size: false }]));
+    assert_eq!(driven.sleep(), (PROOF_TIME, vec![Output::Prove { source: a, with_size: false }]));
     assert_eq!(driven.handle(Input::Proven(a)), [Output::Open(a)]);
     assert_eq!(driven.handle(Input::Proven(b)), [], "the first proof counts");
     assert_eq!(driven.described(c, FILE), []);
@@ -188,29 +188,29 @@ fn the_first_to_describe_proves_and_the_second_after_three_seconds() {
 }
 
 #[test]
-fn another_proves_at_once_if_the_prover_fails() {
+fn another_source_is_asked_for_the_proof_if_the_first_one_fails() {
     let (a, b) = (source(0, 1), source(1, 1));
     let mut driven = Driven::new(vec![node(1), node(2)], false, false);
     driven.outputs();
     driven.described(a, FILE);
     driven.described(b, FILE);
-    driven.met(a, 1);
+    driven.identified(a, 1);
     let prove = Output::Prove { source: b, with_size: false };
     assert_eq!(driven.failed(a, Fault::Lost), [Output::HangUp(a), prove]);
 }
 
 #[test]
-fn a_source_that_lied_about_the_size_is_dropped_and_all_begins_anew() {
+fn a_source_that_lied_about_the_size_is_banned_and_the_fetch_starts_over() {
     let (a, b, c) = (source(0, 1), source(1, 1), source(2, 1));
     let lie = Claim { size: FILE.size - 7, ..FILE };
     let mut driven = Driven::new(vec![node(1), node(2), node(3)], false, false);
     driven.outputs();
-    driven.met(a, 1);
+    driven.identified(a, 1);
     driven.described(a, lie);
     driven.handle(Input::Proven(a));
     assert_eq!(driven.opened(lie), [Output::Follow(a)]);
     driven.ready(a);
-    driven.met(b, 2);
+    driven.identified(b, 2);
     let prove = Output::Prove { source: b, with_size: true };
     assert_eq!(driven.described(b, FILE), [prove]);
     assert_eq!(
@@ -226,23 +226,23 @@ fn a_source_that_lied_about_the_size_is_dropped_and_all_begins_anew() {
     );
     assert_eq!(driven.fetch.held(), None);
     assert_eq!(driven.opened(FILE), [Output::Follow(b)]);
-    assert_eq!(driven.handle(Input::Found(node(1))), [], "it is never asked again");
+    assert_eq!(driven.handle(Input::Found(node(1))), [], "it is never dialled again");
 }
 
 #[test]
-fn after_a_bad_piece_another_source_is_asked_for_the_rest() {
+fn after_a_bad_piece_the_missing_pieces_are_requested_of_another_source() {
     let (a, b) = (source(0, 1), source(1, 1));
     let mut driven = Driven::new(vec![node(1), node(2)], false, false);
     driven.outputs();
     driven.settle(a, 1);
     let owed = driven.ready(a);
-    driven.met(b, 2);
+    driven.identified(b, 2);
     assert_eq!(driven.described(b, FILE), [Output::Follow(b)]);
     driven.ready(b);
     let mut outputs = driven.failed(a, Fault::Lie).into_iter();
     assert_eq!(outputs.next(), Some(Output::HangUp(a)));
     assert_eq!(outputs.next(), Some(Output::ReportBan { source: a, id: id(1), why: Ban::Lie }));
-    // It is asked once it has sent what it was asked for first.
+    // More is requested of the other source once it has sent what it owes.
     assert_eq!(outputs.next(), None);
     driven.now = driven.now + SECOND;
     let others: Vec<u64> = (0..3).filter(|piece| !owed.contains(piece)).collect();
@@ -258,7 +258,7 @@ fn after_a_bad_piece_another_source_is_asked_for_the_rest() {
 }
 
 #[test]
-fn a_lie_that_is_found_out_late_still_counts_and_nothing_else_does() {
+fn of_an_earlier_attempt_only_a_lie_counts() {
     let a = source(0, 1);
     let mut driven = Driven::new(vec![node(1)], false, true);
     driven.outputs();
@@ -280,18 +280,18 @@ fn a_lie_that_is_found_out_late_still_counts_and_nothing_else_does() {
 }
 
 #[test]
-fn a_changed_content_is_the_reason_whatever_fails_after_it() {
+fn changed_content_is_reported_whatever_fails_after_it() {
     let (a, b) = (source(0, 1), source(1, 1));
     let mut driven = Driven::new(vec![node(1), node(2)], false, false);
     driven.outputs();
-    driven.met(a, 1);
+    driven.identified(a, 1);
     assert_eq!(driven.failed(a, Fault::Changed), [Output::HangUp(a)]);
     let why = GiveUp::Failed(a, Fault::Changed);
     assert_eq!(driven.failed(b, Fault::Unreachable), [Output::HangUp(b), Output::GiveUp(why)]);
 }
 
 #[test]
-fn a_disk_that_fails_ends_the_fetch() {
+fn a_local_failure_ends_the_fetch() {
     let a = source(0, 1);
     let mut driven = Driven::new(vec![node(1)], true, false);
     driven.outputs();
@@ -301,7 +301,7 @@ fn a_disk_that_fails_ends_the_fetch() {
 }
 
 #[test]
-fn a_source_that_is_lost_is_dialled_until_patience_ends() {
+fn a_lost_source_is_dialled_until_the_patience_ends() {
     let mut a = source(0, 1);
     let mut driven = Driven::new(vec![node(1)], false, false);
     driven.outputs();
@@ -311,7 +311,7 @@ fn a_source_that_is_lost_is_dialled_until_patience_ends() {
     driven.handle(Input::Stored { source: a, pieces: vec![0] });
     driven.now = driven.now + SECOND;
     assert_eq!(driven.failed(a, Fault::Lost), [Output::HangUp(a)]);
-    let useful = Instant::ZERO + 10 * SECOND;
+    let last_progress = Instant::ZERO + 10 * SECOND;
     loop {
         let (_, outputs) = driven.sleep();
         a = source(0, a.dials + 1);
@@ -325,21 +325,21 @@ fn a_source_that_is_lost_is_dialled_until_patience_ends() {
         driven.now = driven.now + SECOND;
         driven.failed(a, Fault::Unreachable);
     }
-    assert_eq!(driven.now, useful + 60 * SECOND);
+    assert_eq!(driven.now, last_progress + 60 * SECOND);
     assert!((8..12).contains(&a.dials), "{a:?}");
 }
 
 #[test]
-fn a_dial_that_is_under_way_prolongs_the_patience_once() {
+fn a_dial_that_is_under_way_extends_the_patience_once() {
     let a = source(0, 1);
     let mut driven = Driven::new(vec![node(1)], false, true);
     assert_eq!(driven.outputs(), [Output::Dial(a, node(1))]);
     let ends = [Output::HangUp(a), Output::GiveUp(GiveUp::NoSource)];
-    assert_eq!(driven.sleep(), (60 * SECOND + PENDING, ends.to_vec()));
+    assert_eq!(driven.sleep(), (60 * SECOND + EXTRA_PATIENCE, ends.to_vec()));
 }
 
 #[test]
-fn no_node_has_the_content() {
+fn without_a_source_the_fetch_fails_when_the_search_ends() {
     let mut driven = Driven::new(vec![], true, false);
     assert_eq!(driven.outputs(), [Output::Search]);
     assert_eq!(driven.handle(Input::Searched), [Output::GiveUp(GiveUp::NoSource)]);
@@ -348,7 +348,7 @@ fn no_node_has_the_content() {
 }
 
 #[test]
-fn the_network_is_searched_again_later_each_time_and_soon_after_a_link() {
+fn searches_have_growing_pauses_and_a_new_link_ends_one() {
     let mut driven = Driven::new(vec![], true, true);
     driven.fetch.patience = 3600 * SECOND;
     assert_eq!(driven.outputs(), [Output::Search]);
@@ -377,7 +377,7 @@ fn the_network_is_searched_again_later_each_time_and_soon_after_a_link() {
 }
 
 #[test]
-fn a_resumed_fetch_tries_all_that_it_can_at_once() {
+fn a_resumed_fetch_dials_and_searches_immediately() {
     let mut driven = Driven::new(vec![node(1)], true, true);
     driven.outputs();
     driven.handle(Input::Searched);
@@ -392,19 +392,45 @@ fn a_resumed_fetch_tries_all_that_it_can_at_once() {
 }
 
 #[test]
-fn two_sources_that_are_one_node_are_one_and_the_own_node_is_none() {
+fn a_banned_node_is_not_accepted_at_another_address() {
+    let (a, b) = (source(0, 1), source(1, 1));
+    let mut driven = Driven::new(vec![node(1), at_address(2)], false, false);
+    driven.outputs();
+    driven.settle(a, 1);
+    driven.ready(a);
+    driven.failed(a, Fault::Lie);
+    let why = GiveUp::Failed(a, Fault::Lie);
+    assert_eq!(driven.identified(b, 1), [Output::HangUp(b), Output::GiveUp(why)]);
+}
+
+#[test]
+fn a_node_that_failed_at_one_address_is_accepted_at_another() {
+    let (a, b) = (source(0, 1), source(1, 1));
+    let mut driven = Driven::new(vec![node(1), at_address(2)], false, false);
+    driven.outputs();
+    assert_eq!(driven.failed(a, Fault::Unreachable), [Output::HangUp(a)]);
+    assert_eq!(driven.identified(b, 1), []);
+}
+
+#[test]
+fn a_node_is_one_source_at_all_its_addresses_and_the_fetching_node_is_none() {
     let (a, b, c) = (source(0, 1), source(1, 1), source(2, 1));
-    let mut driven = Driven::new(vec![place(1), place(2), place(3), node(0)], false, false);
-    let dials = [Output::Dial(a, place(1)), Output::Dial(b, place(2)), Output::Dial(c, place(3))];
+    let mut driven =
+        Driven::new(vec![at_address(1), at_address(2), at_address(3), node(0)], false, false);
+    let dials = [
+        Output::Dial(a, at_address(1)),
+        Output::Dial(b, at_address(2)),
+        Output::Dial(c, at_address(3)),
+    ];
     assert_eq!(driven.outputs(), dials);
-    assert_eq!(driven.met(a, 7), []);
-    assert_eq!(driven.met(b, 7), [Output::HangUp(b)]);
-    assert_eq!(driven.met(c, 0), [Output::HangUp(c)]);
+    assert_eq!(driven.identified(a, 7), []);
+    assert_eq!(driven.identified(b, 7), [Output::HangUp(b)]);
+    assert_eq!(driven.identified(c, 0), [Output::HangUp(c)]);
     assert_eq!(driven.handle(Input::Found(node(7))), [], "it is known");
 }
 
 #[test]
-fn the_sources_that_are_worked_on_and_remembered_are_bounded() {
+fn the_numbers_of_used_and_of_remembered_sources_are_limited() {
     let mut driven = Driven::new(vec![], true, true);
     driven.outputs();
     let many = |n: u16| {

@@ -117,7 +117,7 @@ impl World {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
         let given = ways.iter().enumerate().filter(|(_, ways)| !ways.is_listed);
-        let given: Vec<_> = given.map(|(n, _)| place(u8::try_from(n + 1).unwrap())).collect();
+        let given: Vec<_> = given.map(|(n, _)| at_address(u8::try_from(n + 1).unwrap())).collect();
         let options = Options {
             own: id(0),
             from: given,
