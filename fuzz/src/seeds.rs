@@ -140,7 +140,7 @@ fn messages() -> Vec<Seed> {
     let mut inputs = Vec::new();
     for kind in [MessageKind::Text, MessageKind::Json, MessageKind::Bytes] {
         for compression in Compression::ALL {
-            let mut input = vec![Message::head(kind, compression)];
+            let mut input = vec![Message::head_byte(kind, compression)];
             input.extend_from_slice(match kind {
                 MessageKind::Json => b"[\"a\",null,{\"b\":1e9}]",
                 MessageKind::Text => "h\u{e9}llo \u{1f980}".as_bytes(),

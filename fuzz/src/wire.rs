@@ -41,10 +41,10 @@ pub fn message(data: &[u8]) {
     let Ok(packed) = PackedMessage::decode(&mut Reader::new(Bytes::copy_from_slice(data))) else {
         return;
     };
-    assert_eq!(packed.head(), data[0]);
+    assert_eq!(packed.head_byte(), data[0]);
     assert_eq!(packed.payload, data[1..]);
     let (kind, compression) = (packed.kind, packed.compression);
-    assert_eq!(Message::head(kind, compression), data[0]);
+    assert_eq!(Message::head_byte(kind, compression), data[0]);
     if compression != Compression::None {
         return;
     }
@@ -151,7 +151,7 @@ pub fn hello(data: &[u8]) {
         assert_eq!(Hello::decode(again.into()).as_ref(), Ok(&hello));
         let _ = hello.check("peerkit", Some(&[7; 32]));
         let seen = "192.0.2.1:40000".parse().unwrap();
-        assert_eq!(hello.dialable(seen).is_some(), !hello.addresses.is_empty());
+        assert_eq!(hello.dial_address(seen).is_some(), !hello.addresses.is_empty());
     }
     if let Ok(open) = StreamOpen::decode(body) {
         let mut again = Vec::new();

@@ -396,7 +396,7 @@ async fn admit(
     let greeted = GreetedConnection {
         id: channel.session().id,
         agreed: link.agreed(),
-        dialable: hello.dialable(remote),
+        dialable: hello.dial_address(remote),
         hello,
         direction: Direction::Inbound,
         remote,

@@ -52,7 +52,8 @@ impl OutgoingMessage<'_> {
         space: &'f mut [u8; frame::MESSAGE_HEADER_LEN],
     ) -> EncodedFrame<'f> {
         let body = self.body();
-        *space = frame::message_header(Message::head(self.kind, Compression::None), body.len());
+        *space =
+            frame::message_header(Message::head_byte(self.kind, Compression::None), body.len());
         let shared = match &self.body {
             Body::Shared(bytes) => Some(bytes),
             _ => None,

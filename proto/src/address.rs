@@ -1,4 +1,4 @@
-//! Addresses to dial, as people write them: `host:port`, `ID@host:port`, `scheme://...`.
+//! Addresses to dial, as users write them: `host:port`, `ID@host:port`, `scheme://...`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,21 +10,22 @@ use crate::text::serde_as_text;
 /// The port that a node listens on by default.
 pub const DEFAULT_PORT: u16 = 7117;
 
-/// The word that stands for the local network in place of an address.
+/// The word that users write in place of an address for the local network.
 const LAN: &str = "lan";
 
-/// Longest host name that DNS allows (RFC 1035, section 2.3.4).
+/// Maximum length of a host name in bytes, as in DNS (RFC 1035, section 2.3.4).
 const MAX_HOST: usize = 253;
 
-/// Longest name of an interface behind a link-local IPv6 address (Linux: IFNAMSIZ).
+/// Maximum length in bytes of the interface's name after a link-local IPv6 address (Linux:
+/// IFNAMSIZ).
 const MAX_ZONE: usize = 15;
 
-/// Longest printed address: scheme, identity, host, port.
+/// Maximum length of a printed address in bytes: scheme, identity, host and port.
 pub const MAX_ADDRESS: usize = 400;
 
-/// An address to dial: the transport, a host and port, and the node that is expected to answer.
+/// An address to dial: the transport, a host, a port, and optionally the node that has to answer.
 ///
-/// `[::1]:7117` and `[fe80::1%eth0]:7117` are IPv6; the brackets are needed.
+/// An IPv6 address is written in brackets: `[::1]:7117`, `[fe80::1%eth0]:7117`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
     /// The transport.
@@ -37,7 +38,7 @@ pub struct Address {
     pub port: u16,
 }
 
-/// The transport that an address is dialled with.
+/// The transport for dialling an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[non_exhaustive]
 pub enum Scheme {
@@ -65,14 +66,14 @@ impl Address {
         Self { id: None, ..self }
     }
 
-    /// Returns the socket address if the host is an IP address and not a name.
+    /// Returns the socket address, or `None` if the host is a name.
     #[must_use]
     pub fn socket(&self) -> Option<SocketAddr> {
         let ip: IpAddr = self.host.parse().ok()?;
         Some(SocketAddr::new(ip, self.port))
     }
 
-    /// Returns `host:port`, which a resolver takes. IPv6 addresses have brackets.
+    /// Returns `host:port` for a resolver. An IPv6 address is in brackets.
     #[must_use]
     pub fn host_port(&self) -> String {
         if self.host.contains(':') {
@@ -83,7 +84,7 @@ impl Address {
     }
 }
 
-/// The reason why a text is not an address, with advice.
+/// The reason why a text is not a valid address, with advice.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseAddressError {
@@ -97,7 +98,7 @@ pub enum ParseAddressError {
     #[error("`{0}://` is not a transport that peerkit knows: leave it out or write tcp://")]
     Scheme(String),
     /// The text before the `@` is not an identity.
-    #[error("what stands before the @ has to be a node's identity: {0}")]
+    #[error("the text before the @ has to be a node's identity: {0}")]
     Id(ParseIdError),
     /// There is no host before the port.
     #[error("`{0}` has no host: write host:port, for example 127.0.0.1{0}")]
@@ -105,16 +106,16 @@ pub enum ParseAddressError {
     /// There is no port after the host, in an address on the wire.
     #[error("`{0}` has no port: write {0}:{DEFAULT_PORT}, or the port that the node listens on")]
     NoPort(String),
-    /// There is an identity without a host, in a place where the network can't be searched for it.
+    /// The text is an identity without a host, where the network can't be searched for the node.
     #[error("an identity alone does not say where the node is: write ID@host:port")]
     NoPlace,
-    /// It is the reserved word `lan`.
+    /// The text is the reserved word `lan`.
     #[error("`lan` stands for the local network: for a host of that name write lan:{DEFAULT_PORT}")]
     Lan,
     /// The port is not a number from 1 to 65535.
     #[error("`{0}` is not a port: it has to be a number from 1 to 65535")]
     Port(String),
-    /// It looks like an IPv6 address without brackets.
+    /// The text looks like an IPv6 address without brackets.
     #[error("`{0}` looks like IPv6: put the address in brackets, [::1]:{DEFAULT_PORT}")]
     Brackets(String),
     /// The host is neither a name nor an IP address.
@@ -125,12 +126,13 @@ pub enum ParseAddressError {
 impl FromStr for Address {
     type Err = ParseAddressError;
 
-    /// Reads an address as a person writes it. A missing port is [`DEFAULT_PORT`].
+    /// Reads an address as a user writes it. Without a port it gets [`DEFAULT_PORT`].
     fn from_str(text: &str) -> Result<Self, ParseAddressError> {
         if text.trim() == LAN {
             return Err(ParseAddressError::Lan);
         }
-        // No host is called like this: a label has at most 63 characters (RFC 1035), an identity 64.
+        // This can't be a host name: an identity has 64 characters, a label of a name at most 63
+        // (RFC 1035).
         if !text.contains([':', '@']) && text.parse::<NodeId>().is_ok() {
             return Err(ParseAddressError::NoPlace);
         }
@@ -139,7 +141,7 @@ impl FromStr for Address {
 }
 
 impl Address {
-    /// Reads an address from the wire, where the port may not be left out.
+    /// Reads an address from the wire, where the port is required.
     ///
     /// # Errors
     /// If it is not an address.
@@ -161,14 +163,15 @@ impl Address {
         };
         let (id, rest) = match rest.split_once('@') {
             None => (None, rest),
-            // An identity that people paste may have quotes around it. On the wire it is 64 digits.
+            // An identity that a user pasted may have quotes around it. On the wire it is exactly
+            // 64 digits.
             Some((id, _)) if default_port.is_none() && id.len() != 2 * ID_LEN => {
                 return Err(ParseAddressError::Id(ParseIdError::Length(id.len())));
             }
             Some((id, rest)) => (Some(id.parse().map_err(ParseAddressError::Id)?), rest),
         };
         let (host, port) = split_port(rest, default_port)?;
-        // Not checked on the wire, where one odd address must not end the link.
+        // This is not checked on the wire: one odd address must not end the link.
         if default_port.is_some() && is_broken_ipv4(&host) {
             return Err(ParseAddressError::Host(host));
         }
@@ -180,9 +183,10 @@ fn split_port(text: &str, default_port: Option<u16>) -> Result<(String, u16), Pa
     let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
         let (host, after) =
             bracketed.split_once(']').ok_or_else(|| ParseAddressError::Host(text.to_owned()))?;
-        // Only link-local addresses have a zone. "0" stands for a valid one here.
+        // Only link-local addresses have a zone. Without a zone, "0" passes the check below.
         let (ip, zone) = host.split_once('%').unwrap_or((host, "0"));
-        // A zone may come from the network and is printed, so it may have no control characters.
+        // A zone may come from the network and is printed, so control characters are not allowed in
+        // it.
         let is_zone = (1..=MAX_ZONE).contains(&zone.len()) && zone.bytes().all(is_host_byte);
         if ip.parse::<Ipv6Addr>().is_err() || !is_zone {
             return Err(ParseAddressError::Host(host.to_owned()));
@@ -192,7 +196,7 @@ fn split_port(text: &str, default_port: Option<u16>) -> Result<(String, u16), Pa
             port => (host, port),
         }
     } else {
-        // Without brackets the port of an IPv6 address could be a part of the address.
+        // Without brackets the port can't be told from the last part of an IPv6 address.
         if text.matches(':').count() > 1 {
             return Err(ParseAddressError::Brackets(text.to_owned()));
         }
@@ -207,7 +211,7 @@ fn split_port(text: &str, default_port: Option<u16>) -> Result<(String, u16), Pa
         if host.len() > MAX_HOST || !host.bytes().all(is_host_byte) {
             return Err(ParseAddressError::Host(host.to_owned()));
         }
-        // A host's name is never a number, so this is a port.
+        // A host name is never a number, so this is a port.
         if port.is_none() && host.bytes().all(|byte| byte.is_ascii_digit()) {
             let port = read_port(host)?;
             return Err(ParseAddressError::NoHost(format!(":{port}")));
@@ -222,29 +226,30 @@ fn split_port(text: &str, default_port: Option<u16>) -> Result<(String, u16), Pa
 }
 
 fn read_port(text: &str) -> Result<u16, ParseAddressError> {
-    // `parse` takes a sign before the number.
+    // `parse` would also accept a sign before the number.
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     let port = text.parse().ok().filter(|port| is_number && *port != 0);
     port.ok_or_else(|| ParseAddressError::Port(text.to_owned()))
 }
 
-/// Returns whether a host ends in a number, as IPv4 addresses do and names do not, and is no IPv4
-/// address. Resolvers take `192.168.1` for 192.168.0.1, which is another machine.
+/// Returns whether a host looks like an IPv4 address but is not a valid one: its last part is a
+/// number, as in no host name. Resolvers read `192.168.1` as 192.168.0.1, which is a different
+/// computer.
 fn is_broken_ipv4(host: &str) -> bool {
     let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     let is_number = !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit());
     is_number && !host.contains(':') && host.parse::<Ipv4Addr>().is_err()
 }
 
-/// Returns whether a host name may have this byte: letters, digits, `-` and `.` (RFC 1123), and `_`,
-/// which names in private networks have.
+/// Returns whether a host name may contain this byte: letters, digits, `-` and `.` (RFC 1123), and
+/// `_`, which occurs in private networks.
 fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The only scheme is the default one, so it is left out.
+        // The default scheme is left out, and there is no other one.
         match self.id {
             Some(id) => write!(f, "{id}@{}", self.host_port()),
             None => f.write_str(&self.host_port()),
@@ -276,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_every_form() {
+    fn every_form_of_an_address_is_read_and_printed() {
         let id = crate::id::Key::from_secret(&[1; 32]).id();
         for text in ["127.0.0.1:7117", "node.example.org:1", "[::1]:7117", "a_b:65535"] {
             assert_eq!(parse(text).unwrap().to_string(), text);
@@ -289,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_port_is_the_default_one() {
+    fn an_address_without_a_port_gets_the_default_port() {
         let id = crate::id::Key::from_secret(&[1; 32]).id();
         for host in ["127.0.0.1", "node.example.org", "localhost", "[::1]", "a", "lan.example"] {
             let expected = format!("{host}:7117");
@@ -303,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong() {
+    fn an_error_says_what_is_wrong_with_an_address() {
         use ParseAddressError as E;
         assert_eq!(parse("  "), Err(E::Empty));
         assert_eq!(Address::from_wire("127.0.0.1"), Err(E::NoPort("127.0.0.1".into())));
@@ -344,7 +349,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics_and_prints_what_it_parsed(text in ".{0,80}") {
+        fn a_parsed_address_prints_a_text_that_parses_to_the_same_address(text in ".{0,80}") {
             if let Ok(address) = parse(&text) {
                 prop_assert_eq!(parse(&address.to_string()).unwrap(), address);
             }

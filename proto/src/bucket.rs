@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use crate::time::Instant;
 
-/// A token bucket. It is full at first. It earns tokens as time passes, until it is full again.
+/// A token bucket. A new one is full. Tokens come back at a steady rate until it is full again.
 ///
-/// Only the moment at which the bucket will be full is stored (the generic cell rate algorithm,
-/// GCRA). So fractions of a token are not lost, and the rate may change at any time.
+/// The bucket stores only the moment at which it will be full (the generic cell rate algorithm,
+/// GCRA). So it loses no fraction of a token, and the rate may change at any time.
 ///
-/// An amount of tokens is given as the time in which the bucket earns it: see [`time_to_earn`]. `size`
-/// is the time in which an empty bucket becomes full.
+/// The methods take a number of tokens as the time in which the bucket earns them: see
+/// [`time_to_earn`]. `fill_time` is the time in which an empty bucket becomes full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Bucket {
     full_at: Instant,
@@ -19,8 +19,8 @@ pub struct Bucket {
 impl Bucket {
     /// Returns an empty bucket.
     #[must_use]
-    pub fn empty(now: Instant, size: Duration) -> Self {
-        Self { full_at: now + size }
+    pub fn empty(now: Instant, fill_time: Duration) -> Self {
+        Self { full_at: now + fill_time }
     }
 
     /// Returns when the bucket will be full.
@@ -29,42 +29,54 @@ impl Bucket {
         self.full_at
     }
 
-    /// Takes `cost` if the bucket has that much. Returns whether it did.
+    /// Takes `cost` if the bucket has that much, else takes nothing. Returns whether it took
+    /// `cost`.
     #[must_use]
-    pub fn take(&mut self, now: Instant, cost: Duration, size: Duration) -> bool {
-        // A bucket that was full at some time in the past has earned nothing since.
+    pub fn take(&mut self, now: Instant, cost: Duration, fill_time: Duration) -> bool {
+        // A bucket that became full in the past is still just full: it has earned nothing since.
         let full_at = self.full_at.max(now) + cost;
-        // A bucket that would be full only after `now + size` would be less than empty.
-        let enough = full_at <= now + size;
+        // An empty bucket is full at `now + fill_time`. A later time would mean less than empty.
+        let enough = full_at <= now + fill_time;
         if enough {
             self.full_at = full_at;
         }
         enough
     }
 
-    /// Takes as many tokens as the bucket has, up to `wanted`. Returns the number taken. `each` is
-    /// the time in which the bucket earns one token.
+    /// Takes as many tokens as the bucket has, up to `wanted`. Returns the number taken.
+    /// `token_time` is the time in which the bucket earns one token.
     #[must_use]
-    pub fn take_up_to(&mut self, wanted: u32, now: Instant, each: Duration, size: Duration) -> u32 {
+    pub fn take_up_to(
+        &mut self,
+        wanted: u32,
+        now: Instant,
+        token_time: Duration,
+        fill_time: Duration,
+    ) -> u32 {
         let full_at = self.full_at.max(now);
-        let left = (now + size).since(full_at).as_nanos() / each.as_nanos().max(1);
+        let left = (now + fill_time).since(full_at).as_nanos() / token_time.as_nanos().max(1);
         let taken = u32::try_from(left).unwrap_or(u32::MAX).min(wanted);
-        self.full_at = full_at + each.saturating_mul(taken);
+        self.full_at = full_at + token_time.saturating_mul(taken);
         taken
     }
 
-    /// Takes `cost`, even if the bucket has less. Returns the time in which the bucket earns the
-    /// tokens that it lacked.
+    /// Takes `cost`, even if the bucket has less and goes into debt. Returns the time in which the
+    /// bucket earns the debt back, or zero if there is none.
     #[must_use]
-    pub fn take_with_debt(&mut self, now: Instant, cost: Duration, size: Duration) -> Duration {
-        // A cost above the size is possible too. `take` would refuse it for ever.
+    pub fn take_with_debt(
+        &mut self,
+        now: Instant,
+        cost: Duration,
+        fill_time: Duration,
+    ) -> Duration {
+        // `cost` may exceed the size of the bucket. `take` would always refuse such a cost.
         self.full_at = self.full_at.max(now) + cost;
-        self.full_at.since(now + size)
+        self.full_at.since(now + fill_time)
     }
 }
 
-/// Returns the time in which a bucket earns `tokens` at the rate `per_second`. A rate of 0 counts
-/// as 1.
+/// Returns the time in which a bucket earns `tokens` at the rate of `per_second` tokens a second. A
+/// rate of 0 counts as 1.
 #[must_use]
 pub fn time_to_earn(tokens: u64, per_second: u64) -> Duration {
     let nanos = u128::from(tokens) * 1_000_000_000 / u128::from(per_second.max(1));
@@ -82,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_bucket_gives_its_size_and_then_what_it_earns() {
+    fn a_full_bucket_gives_all_its_tokens_and_then_those_it_earns() {
         let mut bucket = Bucket::default();
         let each = time_to_earn(1, 10);
         let taken = (0..20).filter(|_| bucket.take(at(0), each, SECOND)).count();
@@ -90,12 +102,9 @@ mod tests {
         assert!(!bucket.take(at(99), each, SECOND));
         assert!(bucket.take(at(100), each, SECOND));
         assert!(!bucket.take(at(150), each, SECOND));
-        assert!(
-            bucket.take(at(200), each, SECOND),
-            "the half token that it had earned is not lost"
-        );
+        assert!(bucket.take(at(200), each, SECOND), "the half token earned before is not lost");
         let taken = (0..20).filter(|_| bucket.take(at(9000), each, SECOND)).count();
-        assert_eq!(taken, 10, "it holds no more than its size");
+        assert_eq!(taken, 10, "a bucket never holds more than its size");
     }
 
     #[test]
@@ -110,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_debt_is_earned_before_more_is_taken() {
+    fn a_debt_is_earned_back_before_more_is_taken() {
         let mut bucket = Bucket::empty(at(0), SECOND);
         assert_eq!(
             bucket.take_with_debt(at(0), Duration::from_millis(300), SECOND),
@@ -123,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_amounts_and_the_lowest_rates_do_no_harm() {
+    fn the_largest_amounts_and_the_lowest_rates_do_not_overflow() {
         let mut bucket = Bucket::default();
         let cost = time_to_earn(u64::MAX, 0);
         assert_eq!(time_to_earn(5, 0), Duration::from_secs(5));

@@ -1,7 +1,7 @@
 //! The fields of frames: little-endian numbers and length-prefixed bytes.
 //!
-//! The reader never trusts a length. It checks it against the bytes that are there before it takes
-//! anything, and [`Reader::finish`] refuses bytes that are left over.
+//! The reader never trusts a length: it checks each length against the bytes that are left before
+//! it takes a byte. [`Reader::finish`] refuses bytes after the last field.
 
 use bytes::{Buf, Bytes};
 
@@ -12,9 +12,9 @@ use crate::id::{Hash, ID_LEN, NodeId};
 #[non_exhaustive]
 pub enum DecodeError {
     /// The bytes end within a field.
-    #[error("ends too early, in {0}")]
+    #[error("the bytes end too early, in {0}")]
     Short(&'static str),
-    /// Bytes are left over after the last field.
+    /// There are bytes after the last field.
     #[error("{0} bytes too many at the end")]
     Trailing(usize),
     /// A length or count is over its limit.
@@ -28,14 +28,14 @@ pub enum DecodeError {
         limit: usize,
     },
     /// A field has an invalid value.
-    #[error("{0} has a value without meaning")]
+    #[error("{0} has an invalid value")]
     Invalid(&'static str),
 }
 
-/// Takes fields off the front of a frame's body.
+/// A reader that takes the fields off the front of a frame's body, one by one.
 ///
-/// Each method gets the name of the field for its error. After an error the reader is of no use: the
-/// length of the field may have been taken already.
+/// Each method gets the name of the field for its error. Do not use a reader after an error: it may
+/// have taken the length of a field, but not the field.
 #[derive(Debug)]
 pub struct Reader {
     rest: Bytes,
@@ -48,7 +48,7 @@ impl Reader {
         Self { rest: body }
     }
 
-    /// Returns the number of bytes that are not taken yet.
+    /// Returns the number of bytes that are left.
     #[must_use]
     pub fn remaining(&self) -> usize {
         self.rest.len()
@@ -90,7 +90,8 @@ impl Reader {
         Ok(head)
     }
 
-    /// Takes a byte that is 0 or 1, named `flag`, and behind a 1 also `N` bytes.
+    /// Takes a byte that is 0 or 1, and after a 1 also `N` bytes. `flag` names the first byte,
+    /// `field` the other bytes.
     pub fn option<const N: usize>(
         &mut self,
         flag: &'static str,
@@ -109,7 +110,7 @@ impl Reader {
         self.array::<ID_LEN>(field).map(Hash::from_bytes)
     }
 
-    /// Takes `len` bytes, which are shared with the frame and not copied.
+    /// Takes `len` bytes. They are shared with the frame, not copied.
     pub fn take(&mut self, len: usize, field: &'static str) -> Result<Bytes, DecodeError> {
         if len > self.rest.len() {
             return Err(DecodeError::Short(field));
@@ -117,19 +118,19 @@ impl Reader {
         Ok(self.rest.split_to(len))
     }
 
-    /// Takes all bytes that are left. They are shared with the frame and not copied.
+    /// Takes all bytes that are left. They are shared with the frame, not copied.
     pub fn take_rest(&mut self) -> Bytes {
         std::mem::take(&mut self.rest)
     }
 
-    /// Takes a four-byte length of at most `limit`, then as many bytes.
+    /// Takes a four-byte length of at most `limit`, then that many bytes.
     pub fn bytes(&mut self, limit: usize, field: &'static str) -> Result<Bytes, DecodeError> {
         let len = self.u32(field)? as usize;
         check_len(len, limit, field)?;
         self.take(len, field)
     }
 
-    /// Takes a two-byte length of at most `limit`, then as many bytes of UTF-8.
+    /// Takes a two-byte length of at most `limit`, then that many bytes of UTF-8.
     pub fn str(&mut self, limit: usize, field: &'static str) -> Result<String, DecodeError> {
         let len = usize::from(self.u16(field)?);
         check_len(len, limit, field)?;
@@ -139,22 +140,23 @@ impl Reader {
         Ok(text)
     }
 
-    /// Takes a two-byte count of at most `limit`, then as many values, each read by `one`.
+    /// Takes a two-byte count of at most `limit`, then that many values. `read_value` reads each of
+    /// them.
     ///
-    /// Memory is taken as the values are read, never for the count alone.
+    /// Memory grows as the values are read. It is never reserved for the count alone.
     pub fn list<T>(
         &mut self,
         limit: usize,
         field: &'static str,
-        mut one: impl FnMut(&mut Self) -> Result<T, DecodeError>,
+        mut read_value: impl FnMut(&mut Self) -> Result<T, DecodeError>,
     ) -> Result<Vec<T>, DecodeError> {
         let count = usize::from(self.u16(field)?);
-        // `collect` reserves nothing for the count, as the iterator may end early with an error.
+        // `collect` reserves no memory for the count, as an iterator of results may end early.
         check_len(count, limit, field)?;
-        (0..count).map(|_| one(self)).collect()
+        (0..count).map(|_| read_value(self)).collect()
     }
 
-    /// Ends the reader. Bytes that are left over are an error.
+    /// Checks that no bytes are left.
     pub fn finish(self) -> Result<(), DecodeError> {
         match self.rest.len() {
             0 => Ok(()),
@@ -170,10 +172,10 @@ fn check_len(len: usize, limit: usize, field: &'static str) -> Result<(), Decode
     Ok(())
 }
 
-/// Appends fields to a buffer, in the forms that [`Reader`] takes.
+/// A buffer to which fields are appended in the form that [`Reader`] takes.
 ///
-/// A value that is too large for its field is cut. Callers check limits earlier, where they can report
-/// an error.
+/// A value that is too large for its field is cut off. Callers check the limits before, where they
+/// can report an error.
 pub trait Writer {
     /// Appends one byte.
     fn put_u8(&mut self, value: u8);
@@ -200,7 +202,7 @@ pub trait Writer {
         self.put_u8(u8::from(value));
     }
 
-    /// Appends 1 and the bytes, or 0 if there are none.
+    /// Appends 1 and the bytes, or 0 for `None`.
     fn put_option<const N: usize>(&mut self, bytes: Option<&[u8; N]>) {
         self.put_bool(bytes.is_some());
         self.put_raw(bytes.map_or(&[][..], |bytes| &bytes[..]));
@@ -213,20 +215,21 @@ pub trait Writer {
         self.put_raw(&bytes[..bytes.len().min(len as usize)]);
     }
 
-    /// Appends a two-byte length and the text. Over 65,535 bytes it is cut at the end of a character.
+    /// Appends a two-byte length and the text. A text over 65,535 bytes is cut off at the end of a
+    /// character.
     fn put_str(&mut self, text: &str) {
         let cut = text.floor_char_boundary(usize::from(u16::MAX));
         self.put_u16(u16::try_from(cut).unwrap_or(u16::MAX));
         self.put_raw(&text.as_bytes()[..cut]);
     }
 
-    /// Appends a two-byte count and the values, each written by `one`. There are at most 65,535 of
-    /// them.
-    fn put_list<T>(&mut self, values: &[T], mut one: impl FnMut(&mut Self, &T)) {
+    /// Appends a two-byte count and the values. `put_value` writes each of them. Values after the
+    /// first 65,535 are left out.
+    fn put_list<T>(&mut self, values: &[T], mut put_value: impl FnMut(&mut Self, &T)) {
         let count = u16::try_from(values.len()).unwrap_or(u16::MAX);
         self.put_u16(count);
         for value in &values[..usize::from(count)] {
-            one(self, value);
+            put_value(self, value);
         }
     }
 }
@@ -247,7 +250,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_length_is_checked_before_anything_is_taken() {
+    fn a_length_is_checked_before_the_bytes_are_taken() {
         let mut reader = Reader::new(Bytes::from_static(&[0xff, 0xff, 0xff, 0xff, 1, 2]));
         let over = reader.bytes(1024, "field").unwrap_err();
         assert_eq!(over, DecodeError::TooLong { field: "field", len: 0xffff_ffff, limit: 1024 });
@@ -256,14 +259,14 @@ mod tests {
     }
 
     #[test]
-    fn left_over_bytes_are_refused() {
+    fn bytes_after_the_last_field_are_refused() {
         let mut reader = Reader::new(Bytes::from_static(&[1, 0, 9]));
         assert_eq!(reader.u16("n"), Ok(1));
         assert_eq!(reader.finish(), Err(DecodeError::Trailing(1)));
     }
 
     #[test]
-    fn a_long_text_is_cut_at_a_character() {
+    fn a_text_that_is_too_long_is_cut_between_two_characters() {
         let mut out = Vec::new();
         out.put_str(&"é".repeat(40_000));
         let mut reader = Reader::new(out.into());
@@ -272,7 +275,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn written_values_are_read_again(n in any::<u64>(), text in ".{0,40}", raw in any::<Vec<u8>>(), list in proptest::collection::vec(any::<u16>(), 0..20)) {
+        fn values_that_were_written_are_read_back(n in any::<u64>(), text in ".{0,40}", raw in any::<Vec<u8>>(), list in proptest::collection::vec(any::<u16>(), 0..20)) {
             let mut out = Vec::new();
             out.put_u64(n);
             out.put_str(&text);

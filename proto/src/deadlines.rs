@@ -1,10 +1,10 @@
-//! Deadlines by key, in the order in which they come.
+//! Deadlines by key, ordered by time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::time::Instant;
 
-/// At most one deadline for each key.
+/// A set of deadlines, at most one for each key.
 #[derive(Debug)]
 pub(crate) struct Deadlines<K> {
     by_key: BTreeMap<K, Instant>,
@@ -18,12 +18,12 @@ impl<K> Default for Deadlines<K> {
 }
 
 impl<K: Copy + Ord> Deadlines<K> {
-    /// Sets the deadline of a key in place of the one that it has; `None` removes it.
+    /// Sets or replaces the deadline of a key. `None` removes the deadline.
     pub(crate) fn set(&mut self, key: K, due: Option<Instant>) {
         if let Some(before) = self.by_key.remove(&key) {
             self.by_time.remove(&(before, key));
             if self.by_key.is_empty() {
-                // An empty map keeps its first node, with room for eleven deadlines.
+                // An emptied map still keeps memory for eleven deadlines. A new one has none.
                 *self = Self::default();
             }
         }
@@ -33,12 +33,13 @@ impl<K: Copy + Ord> Deadlines<K> {
         }
     }
 
-    /// Returns the first deadline.
+    /// Returns the earliest deadline.
     pub(crate) fn first(&self) -> Option<Instant> {
         self.by_time.first().map(|(due, _)| *due)
     }
 
-    /// Removes the first deadline if it has passed at `now`, and returns its key.
+    /// Removes the earliest deadline if it is not after `now`, and returns its key. Otherwise
+    /// returns `None`.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<K> {
         let (_, key) = *self.by_time.first().filter(|(due, _)| *due <= now)?;
         self.set(key, None);
@@ -53,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_has_one_deadline_and_the_first_comes_first() {
+    fn each_key_has_one_deadline_and_the_earliest_is_popped_first() {
         let at = |seconds| Instant::from_origin(Duration::from_secs(seconds));
         let mut deadlines = Deadlines::default();
         for (key, due) in [('a', 3), ('b', 1), ('c', 2), ('b', 4), ('d', 1)] {

@@ -369,7 +369,7 @@ pub enum FrameError {
 pub struct Frames {
     block: Bytes,
     /// The messages at the front, if they are known.
-    front: LeadingMessages,
+    leading: LeadingMessages,
     max_message: usize,
     skips_added_fields: bool,
 }
@@ -381,14 +381,14 @@ impl Frames {
     /// # Errors
     /// If a frame announces more bytes than it may have, as soon as its header is there.
     pub fn split(buffer: &mut BytesMut, config: &Config) -> Result<Self, FrameError> {
-        let front = LeadingMessages::of(buffer, config.max_message);
+        let leading = LeadingMessages::find(buffer, config.max_message);
         // The messages at the front are within their limit, so their headers are not read twice.
-        let mut end = front.end;
+        let mut end = leading.end;
         while let Some(next) = frame_end(buffer, end, |kind| Frame::limit(kind, config))? {
             end = next;
         }
         let block = buffer.split_to(end).freeze();
-        Ok(Self { block, front, max_message: config.max_message, skips_added_fields: false })
+        Ok(Self { block, leading, max_message: config.max_message, skips_added_fields: false })
     }
 
     /// Splits the first frame off the front of `buffer` once it is there whole. It may be no longer
@@ -399,8 +399,8 @@ impl Frames {
     pub fn split_first(buffer: &mut BytesMut, config: &Config) -> Result<Self, FrameError> {
         let end = frame_end(buffer, 0, |_| config.max_control)?.unwrap_or_default();
         let block = buffer.split_to(end).freeze();
-        let front = LeadingMessages::default();
-        Ok(Self { block, front, max_message: config.max_message, skips_added_fields: false })
+        let leading = LeadingMessages::default();
+        Ok(Self { block, leading, max_message: config.max_message, skips_added_fields: false })
     }
 
     /// Makes [`Frames::next`] skip bytes behind the last field of a frame, which would be an error. So
@@ -415,12 +415,12 @@ impl Frames {
     ///
     /// It has the same result as [`Frames::next`] for each message, but is much faster.
     pub fn take_messages(&mut self) -> Messages {
-        let mut front = std::mem::take(&mut self.front);
+        let mut leading = std::mem::take(&mut self.leading);
         // `split` has found the front for the first call only.
-        if front.end == 0 {
-            front = LeadingMessages::of(&self.block, self.max_message);
+        if leading.end == 0 {
+            leading = LeadingMessages::find(&self.block, self.max_message);
         }
-        Messages::take(&mut self.block, front)
+        Messages::take(&mut self.block, leading)
     }
 
     /// Takes the next frame.
@@ -432,7 +432,7 @@ impl Frames {
         // `split` has checked every header in the block, so an error can only mean its end.
         let (kind, len) = read_header(&self.block).ok()??;
         // The front was found from the start of the block, which moves now.
-        self.front = LeadingMessages::default();
+        self.leading = LeadingMessages::default();
         self.block.advance(HEADER_LEN);
         let body = self.block.split_to(len.min(self.block.len()));
         let frame = if self.skips_added_fields {
@@ -483,7 +483,7 @@ fn put_number(out: &mut Vec<u8>, kind: u8, number: u64) {
 }
 
 pub(crate) fn put_message(out: &mut Vec<u8>, packed: &PackedMessage) {
-    out.put_u8(packed.head());
+    out.put_u8(packed.head_byte());
     out.put_raw(&packed.payload);
 }
 

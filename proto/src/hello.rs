@@ -160,7 +160,7 @@ impl Hello {
     /// Best is an address in the Hello with the IP address that we see. Else it is the IP address that
     /// we see, with the port of the first address in the Hello.
     #[must_use]
-    pub fn dialable(&self, seen: SocketAddr) -> Option<Address> {
+    pub fn dial_address(&self, seen: SocketAddr) -> Option<Address> {
         // An IPv4 address may be mapped into IPv6.
         let ip = seen.ip().to_canonical();
         let has_ip = |socket: SocketAddr| socket.ip().to_canonical() == ip;
@@ -426,12 +426,12 @@ mod tests {
 
     #[test]
     fn a_listening_node_is_dialable_where_it_is_seen() {
-        let seen = |text: &str| hello().dialable(text.parse().unwrap()).map(|a| a.to_string());
+        let seen = |text: &str| hello().dial_address(text.parse().unwrap()).map(|a| a.to_string());
         assert_eq!(seen("127.0.0.1:50000").unwrap(), "127.0.0.1:7117");
         assert_eq!(seen("192.0.2.1:50000").unwrap(), "192.0.2.1:7117");
         assert_eq!(seen("[::ffff:192.0.2.1]:50000").unwrap(), "192.0.2.1:7117");
         let silent = Hello { addresses: vec![], ..hello() };
-        assert_eq!(silent.dialable("192.0.2.1:1".parse().unwrap()), None);
+        assert_eq!(silent.dial_address("192.0.2.1:1".parse().unwrap()), None);
     }
 
     proptest! {

@@ -161,7 +161,7 @@ impl Message {
 
     /// Returns the head byte, which tells the receiver the kind and the compression of the content.
     #[must_use]
-    pub fn head(kind: MessageKind, compression: Compression) -> u8 {
+    pub fn head_byte(kind: MessageKind, compression: Compression) -> u8 {
         (compression as u8) << 4 | kind as u8
     }
 }
@@ -216,10 +216,10 @@ impl PackedMessage {
         Ok(Self { kind, compression, payload })
     }
 
-    /// Returns the head byte: see [`Message::head`].
+    /// Returns the head byte: see [`Message::head_byte`].
     #[must_use]
-    pub fn head(&self) -> u8 {
-        Message::head(self.kind, self.compression)
+    pub fn head_byte(&self) -> u8 {
+        Message::head_byte(self.kind, self.compression)
     }
 }
 
@@ -280,7 +280,7 @@ mod tests {
     fn the_head_byte_round_trips() {
         for kind in [MessageKind::Text, MessageKind::Json, MessageKind::Bytes] {
             for compression in Compression::ALL {
-                let bytes = vec![Message::head(kind, compression), 7];
+                let bytes = vec![Message::head_byte(kind, compression), 7];
                 let packed = PackedMessage::decode(&mut Reader::new(bytes.into())).unwrap();
                 assert_eq!((packed.kind, packed.compression), (kind, compression));
                 assert_eq!(&packed.payload[..], [7]);

@@ -1,18 +1,20 @@
 //! The size of a large network, estimated from a sample of its nodes.
 //!
-//! A node is in a sample of `bits` bits if the hash of the sample's salt and its identity begins with
-//! that many zero bits. That is one node in 2^bits, and other nodes for each salt. Each node is in it
-//! independently of the others, so their number is binomial, and for a few of many nodes Poisson (W.
-//! Feller: An Introduction to Probability Theory and Its Applications, vol. 1, ch. VI). Its standard
-//! deviation is the square root of its expectation.
+//! A node is in a sample of `bits` bits if the hash of the sample's salt and the node's identity
+//! begins with that many zero bits. So one node in 2^bits is in the sample, and each salt selects
+//! different nodes. Each node is in the sample independently of the others, so the number of nodes
+//! in it has a binomial distribution. For a small sample of many nodes that is nearly a Poisson
+//! distribution, whose standard deviation is the square root of its expectation (W. Feller: An
+//! Introduction to Probability Theory and Its Applications, vol. 1, ch. VI).
 
 use crate::id::{Hash, NodeId};
 
-/// Bits of the first sample. 8: of 10,000 nodes, for which discovery is made, about 40 answer.
-pub const FIRST_BITS: u8 = 8;
+/// Bits of the sample from which a node estimates the size of its network. 8: of 10,000 nodes, the
+/// largest network for which discovery is meant, about 40 answer.
+pub const SAMPLE_BITS: u8 = 8;
 
-/// Smallest sample for an estimate. A network with fewer nodes in its sample is small enough to be
-/// counted, and the error of an estimate would be large. 40: an error of one in six.
+/// Minimum number of nodes in a sample for an estimate. With fewer, the error of an estimate would
+/// be large, and the network is small enough to be counted instead. 40: an error of one in six.
 pub const MIN_SAMPLE: u64 = 40;
 
 /// An estimate of the number of nodes.
@@ -20,7 +22,8 @@ pub const MIN_SAMPLE: u64 = 40;
 pub struct Estimate {
     /// The most likely number.
     pub nodes: u64,
-    /// The standard error as a share of `nodes`. The true number is within it two times in three.
+    /// The standard error, as a fraction of `nodes`. In two of three estimates the true number
+    /// differs from `nodes` by no more than that.
     pub error: f64,
 }
 
@@ -33,7 +36,8 @@ pub fn contains(salt: &[u8; 8], bits: u8, node: NodeId) -> bool {
     8 * zeros + next as usize >= usize::from(bits)
 }
 
-/// Estimates the number of nodes from the `count` of those in a sample of `bits`.
+/// Estimates the number of nodes in the network from the number of nodes in a sample of `bits`
+/// bits, which is `count`.
 #[must_use]
 pub fn estimate(count: u64, bits: u8) -> Estimate {
     let nodes = count.saturating_mul(1_u64.checked_shl(u32::from(bits)).unwrap_or(u64::MAX));
@@ -55,21 +59,21 @@ mod tests {
         let (mut within, mut sum) = (0, 0);
         for salt in 0..100_u64 {
             let salt = salt.to_le_bytes();
-            let count = ids.iter().filter(|id| contains(&salt, FIRST_BITS, **id)).count();
-            let Estimate { nodes, error } = estimate(count as u64, FIRST_BITS);
+            let count = ids.iter().filter(|id| contains(&salt, SAMPLE_BITS, **id)).count();
+            let Estimate { nodes, error } = estimate(count as u64, SAMPLE_BITS);
             assert!(count as u64 >= MIN_SAMPLE, "{count} are in the sample");
             let off = nodes.abs_diff(NODES) as f64 / NODES as f64;
-            assert!(off < 5.0 * error, "{nodes} nodes, {error} off at most");
+            assert!(off < 5.0 * error, "{nodes} nodes, but the error is {error}");
             within += u64::from(off <= error);
             sum += nodes;
         }
-        // 68 are expected, give or take 5.
+        // 68 are expected, with a standard deviation of 5.
         assert!((50..=86).contains(&within), "{within} of 100 within the error");
         assert!((sum / 100).abs_diff(NODES) < NODES / 50, "{} on average", sum / 100);
     }
 
     #[test]
-    fn a_sample_of_no_bits_has_all_nodes_and_each_bit_halves_it() {
+    fn a_sample_of_zero_bits_has_all_nodes_and_each_bit_halves_the_sample() {
         let salt = [7; 8];
         let sampled = |bits| nodes(4096).filter(|id| contains(&salt, bits, *id)).count();
         assert_eq!(sampled(0), 4096);

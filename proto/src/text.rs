@@ -1,7 +1,8 @@
-//! Values as text: tickets, identities and hashes as people paste them, and the form that serde gives
-//! them.
+//! Values as text: the form that serde writes and reads, and the clean-up of tickets, identities
+//! and hashes that a user has pasted.
 
-/// Implements serde's traits for types that are serialized as the text that they print and parse.
+/// Implements serde's traits for types whose serialized form is their `Display` text, read back
+/// with `FromStr`.
 macro_rules! serde_as_text {
     ($($name:ty),+) => {$(
         impl serde::Serialize for $name {
@@ -21,17 +22,19 @@ macro_rules! serde_as_text {
 
 pub(crate) use serde_as_text;
 
-/// Returns the letters and digits of a pasted code, such as a ticket, without what copying and pasting
-/// adds: line breaks and blanks inside, the `>` of a quoted mail, invisible characters, and quotes,
+/// Returns a pasted code, such as a ticket, without the characters that copying and pasting adds:
+/// white space, the `>` of a quoted mail and invisible characters inside the code, and quotes,
 /// brackets or punctuation around it.
 pub(crate) fn clean_pasted_code(text: &str) -> String {
     let around = text.trim_matches(|c: char| !c.is_alphanumeric());
-    // Other characters inside stay, so that a mistyped code is refused and not read as another one.
+    // All other characters inside the code stay. So a mistyped code is refused, and is not read as
+    // a different valid code.
     around.chars().filter(|c| !is_paste_artifact(*c)).collect()
 }
 
-/// Returns whether `c` can end up inside a code that a program wrapped or marked up: white space, the
-/// mark of a quoted line, soft hyphens, zero-width characters, directional marks, byte order marks.
+/// Returns whether a program that wraps or formats text can have put `c` inside a code. These
+/// characters are white space, the `>` of a quoted line, soft hyphens, zero-width characters,
+/// directional marks and byte order marks.
 fn is_paste_artifact(c: char) -> bool {
     c.is_whitespace()
         || matches!(c, '>' | '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')

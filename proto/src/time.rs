@@ -1,4 +1,4 @@
-//! Time for the state machines, which get it with each input and never read a clock.
+//! Time as the state machines see it. They never read a clock: each input comes with the time.
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -6,8 +6,9 @@ use std::time::Duration;
 
 /// A moment, counted from an origin: the start of the node, or of the simulation.
 ///
-/// Unlike [`std::time::Instant`] it has no `now()`: the shell that drives a state machine passes the
-/// time. Arithmetic saturates, so that no deadline computed from a number of the network can overflow.
+/// Unlike [`std::time::Instant`] it has no `now()`: the shell that drives a state machine passes
+/// the time. Arithmetic saturates, so a deadline computed from a number in a received frame can't
+/// overflow.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Instant(Duration);
 
@@ -34,13 +35,14 @@ impl Instant {
     }
 }
 
-/// The present by two clocks, which the shell reads once for each input.
+/// The current time by two clocks. The shell reads both once for each input.
 ///
-/// Deadlines and intervals use the monotonic clock. The wall clock is for the times of broadcasts. It
-/// may be set, and may jump when a machine wakes up.
+/// Deadlines and intervals use the monotonic clock. Times that other nodes see, such as those of
+/// broadcasts, use the wall clock. The wall clock can jump: a user may set it, and a computer may
+/// wake from sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
-    /// The time by a clock that never goes back.
+    /// The time by the monotonic clock, which never goes back.
     pub monotonic: Instant,
     /// The wall clock, in milliseconds since 1970.
     pub unix: u64,
@@ -68,7 +70,7 @@ impl fmt::Debug for Instant {
     }
 }
 
-/// Returns the earlier of two deadlines, either of which may be absent.
+/// Returns the earlier of two deadlines. If only one is present, returns that one.
 #[must_use]
 pub fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     [a, b].into_iter().flatten().min()

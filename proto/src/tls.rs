@@ -1,53 +1,55 @@
-//! The record layer of TLS 1.3 (RFC 8446, section 5) without its encryption: the header of a record,
-//! the content of an opened one, and the messages that may follow a handshake.
+//! The record layer of TLS 1.3 (RFC 8446, section 5) without encryption: record headers, the
+//! content of decrypted records, alerts, and the messages that may follow a handshake.
 
-/// Length of a record's header: type, version and length.
+/// Bytes of a record's header: type, version and length.
 pub const HEADER_LEN: usize = 5;
 
-/// Most bytes of content in one record (section 5.1).
+/// Maximum number of bytes of content in one record (section 5.1).
 pub const MAX_CONTENT: usize = 1 << 14;
 
-/// Most bytes of a protected record behind its header (section 5.2).
+/// Maximum number of bytes after the header of an encrypted record (section 5.2).
 pub const MAX_PAYLOAD: usize = MAX_CONTENT + 256;
 
-/// Length of the authentication tag, the same for all cipher suites in use.
+/// Bytes of the authentication tag. They are the same for all cipher suites in use.
 pub const TAG_LEN: usize = 16;
 
-/// Length of what follows the content in a record without padding: the encrypted kind, and the tag.
+/// Bytes after the content in a record without padding: the content type, which is encrypted, and
+/// the tag.
 pub const TRAILER_LEN: usize = 1 + TAG_LEN;
 
-/// The version in every record's header, since TLS 1.2.
+/// The version in the header of every record: that of TLS 1.2, also in TLS 1.3.
 const VERSION: [u8; 2] = [3, 3];
 
-/// Shortest payload of a protected record: no content, its kind and the tag.
+/// Minimum number of bytes after the header of an encrypted record: a content type and the tag.
 const MIN_PAYLOAD: usize = TRAILER_LEN;
 
-/// The reason why bytes are not valid records of an established session. It is always the peer's fault.
+/// The reason why received bytes are not valid records. It is always the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
-    /// Its length is over the limit.
-    #[error("a TLS record of {0} bytes")]
+    /// The length of the record is over the limit.
+    #[error("a TLS record of {0} bytes, which is too long")]
     TooLong(usize),
-    /// Its length is below the minimum.
+    /// The length of the record is below the minimum.
     #[error("a TLS record of {0} bytes, which is too short")]
     TooShort(usize),
-    /// It is of a kind that may not come now.
-    #[error("a TLS record of type {0} where none may come")]
+    /// A record of this type may not come at this point.
+    #[error("a TLS record of type {0}, which may not come here")]
     Unexpected(u8),
-    /// It has only padding, and no content type.
+    /// The record has only padding, and no content type.
     #[error("a TLS record without a content type")]
     NoContentType,
-    /// Its content is malformed.
+    /// The content of the record is malformed.
     #[error("a malformed TLS record")]
     Malformed,
-    /// Its tag is wrong: it was changed on its way, or belongs to another session.
-    #[error("a TLS record that fails its check")]
+    /// The authentication tag is wrong: the record was changed on its way, or belongs to another
+    /// session.
+    #[error("a TLS record with a wrong authentication tag")]
     Forged,
 }
 
 impl RecordError {
-    /// Returns the number of the alert that reports it to the peer (section 6.2).
+    /// Returns the number of the alert that reports this error to the peer (section 6.2).
     #[must_use]
     pub fn alert(self) -> u8 {
         match self {
@@ -66,26 +68,26 @@ impl RecordError {
 /// The type of a record's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContentType {
-    /// An [`Alert`]: the end, or a failure.
+    /// An [`Alert`], which ends the session or reports an error.
     Alert = 21,
-    /// A message about the session itself, such as a [`key_update_message`].
+    /// A message of TLS itself, such as a [`key_update_message`].
     Handshake = 22,
     /// The application's bytes.
     Data = 23,
 }
 
 impl ContentType {
-    /// Returns its number in a record.
+    /// Returns the number of this type in a record.
     #[must_use]
     pub fn number(self) -> u8 {
         self as u8
     }
 }
 
-/// Returns the header of a protected record of `content` bytes without padding. It names data as the
-/// kind of every protected record.
+/// Returns the header of an encrypted record with `content` bytes of content and no padding. The
+/// type in the header of an encrypted record is always application data.
 ///
-/// `content` is at most [`MAX_CONTENT`]; more is counted as that.
+/// `content` may be at most [`MAX_CONTENT`]. For a larger one the header is that of a full record.
 #[must_use]
 pub fn record_header(content: usize) -> [u8; HEADER_LEN] {
     let payload = content.min(MAX_CONTENT) + TRAILER_LEN;
@@ -94,11 +96,11 @@ pub fn record_header(content: usize) -> [u8; HEADER_LEN] {
     [ContentType::Data.number(), VERSION[0], VERSION[1], high, low]
 }
 
-/// Returns the payload's length of the protected record that `bytes` begin with, or `None` if its
-/// header is incomplete.
+/// Returns the number of bytes after the header of the encrypted record that `bytes` begin with, or
+/// `None` if the header is incomplete.
 ///
 /// # Errors
-/// No protected record begins like this.
+/// If no encrypted record has this header.
 pub fn payload_len(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
     let Some(&[kind, _, _, high, low]) = bytes.first_chunk::<HEADER_LEN>() else {
         return Ok(None);
@@ -113,11 +115,11 @@ pub fn payload_len(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
     }
 }
 
-/// Returns the length, with its header, of the handshake's record that `bytes` begin with, protected or
-/// not, or `None` if its header is incomplete.
+/// Returns the length, header included, of the record that `bytes` begin with, or `None` if the
+/// header is incomplete. This is for records of the handshake, which may or may not be encrypted.
 ///
 /// # Errors
-/// The length is over the limit.
+/// If the length is over the limit.
 pub fn handshake_record_len(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
     let Some(&[.., high, low]) = bytes.first_chunk::<HEADER_LEN>() else {
         return Ok(None);
@@ -128,16 +130,17 @@ pub fn handshake_record_len(bytes: &[u8]) -> Result<Option<usize>, RecordError> 
     }
 }
 
-/// Returns the kind of an opened record, and the length of its content. The content comes first in
-/// `opened`, then the kind, then zeros as padding (section 5.4).
+/// Returns the type and the length of the content of a decrypted record. The record begins with the
+/// content. The content type follows, then zeros as padding (section 5.4).
 ///
 /// # Errors
-/// The kind is missing or may not follow a handshake, or the content is too long.
-pub fn content_type_and_len(opened: &[u8]) -> Result<(ContentType, usize), RecordError> {
-    // A record of zeros alone has no content type, which is an unexpected message (section 5.4).
-    let last = opened.iter().rposition(|byte| *byte != 0);
+/// If the content type is missing or may not follow a handshake, or the content is too long.
+pub fn content_type_and_len(decrypted: &[u8]) -> Result<(ContentType, usize), RecordError> {
+    // The content type is the last byte that is not zero. A record without one gets the alert
+    // unexpected_message (section 5.4).
+    let last = decrypted.iter().rposition(|byte| *byte != 0);
     let len = last.ok_or(RecordError::NoContentType)?;
-    let kind = match opened.get(len) {
+    let kind = match decrypted.get(len) {
         Some(21) => ContentType::Alert,
         Some(22) => ContentType::Handshake,
         Some(23) => ContentType::Data,
@@ -154,11 +157,11 @@ pub fn content_type_and_len(opened: &[u8]) -> Result<(ContentType, usize), Recor
 pub enum Alert {
     /// The peer sends no more data.
     CloseNotify,
-    /// The peer ends the session because of an error, which has this number.
+    /// The peer ends the session because of the error with this number.
     Failure(u8),
 }
 
-/// The content of the alert that ends a direction.
+/// The content of the alert after which the sender sends no more data.
 pub const CLOSE_NOTIFY: [u8; 2] = [1, 0];
 
 /// Returns the content of the alert that reports an error.
@@ -171,11 +174,12 @@ impl Alert {
     /// Reads an alert's content.
     ///
     /// # Errors
-    /// It is malformed.
+    /// If the content is malformed.
     pub fn decode(content: &[u8]) -> Result<Self, RecordError> {
-        // The level in the first byte is ignored: in TLS 1.3 it follows from the number (section 6).
+        // The first byte is the level. It is ignored: in TLS 1.3 the level follows from the number
+        // (section 6).
         match content {
-            // user_canceled (90) ends a session like close_notify does.
+            // user_canceled (90) ends the session in the same way as close_notify (0).
             [_, 0 | 90] => Ok(Self::CloseNotify),
             [_, number] => Ok(Self::Failure(*number)),
             _ => Err(RecordError::Malformed),
@@ -183,24 +187,25 @@ impl Alert {
     }
 }
 
-/// Handshake messages that may follow the handshake (section 4.6).
+/// The types of handshake messages that may follow the handshake (section 4.6).
 mod message {
     pub(super) const NEW_SESSION_TICKET: u8 = 4;
     pub(super) const KEY_UPDATE: u8 = 24;
 }
 
-/// Returns the content of the message that announces the next key for all further records. It may
-/// request that the peer updates its own key, too.
+/// Returns the content of the message after which the sender encrypts with its next key. If
+/// `is_requested` is true, the message also requests that the peer updates its own key.
 #[must_use]
 pub fn key_update_message(is_requested: bool) -> [u8; 5] {
     [message::KEY_UPDATE, 0, 0, 1, u8::from(is_requested)]
 }
 
-/// Reads a record of the handshake's kind. Returns `Some` if it announces the peer's next key, with
-/// true if it requests an update of ours. Tickets are ignored, as nodes do not resume sessions.
+/// Reads the content of a handshake record. Returns `Some` if the peer encrypts later records with
+/// its next key. The value is true if the peer also requests that this node updates its key.
+/// Tickets are ignored, as nodes do not resume sessions.
 ///
 /// # Errors
-/// It has another message, or one that does not end with the record.
+/// If the record has any other message, or a message that does not end with the record.
 pub fn read_key_update(content: &[u8]) -> Result<Option<bool>, RecordError> {
     let mut rest = content;
     if rest.is_empty() {
@@ -211,8 +216,9 @@ pub fn read_key_update(content: &[u8]) -> Result<Option<bool>, RecordError> {
         let (body, behind) = body.split_at_checked(len).ok_or(RecordError::Malformed)?;
         match (kind, body, behind) {
             (message::NEW_SESSION_TICKET, ..) => rest = behind,
-            // Nothing may follow in the same record: it would have the old key.
-            (message::KEY_UPDATE, &[asked @ (0 | 1)], []) => return Ok(Some(asked == 1)),
+            // Nothing may follow a key update in the same record: it would be encrypted with the
+            // old key.
+            (message::KEY_UPDATE, &[requested @ (0 | 1)], []) => return Ok(Some(requested == 1)),
             (message::KEY_UPDATE, ..) => return Err(RecordError::Malformed),
             _ => return Err(RecordError::Unexpected(ContentType::Handshake.number())),
         }
@@ -230,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_says_how_long_its_record_is() {
+    fn the_length_of_a_record_is_read_from_its_header() {
         assert_eq!(record_header(0x32), [0x17, 3, 3, 0, 0x43], "RFC 8448, section 3");
         assert_eq!(payload_len(&record_header(0)), Ok(Some(17)));
         assert_eq!(payload_len(&record_header(MAX_CONTENT)), Ok(Some(MAX_CONTENT + 17)));
@@ -245,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kind_is_behind_the_content_and_before_the_padding() {
+    fn the_content_type_is_between_the_content_and_the_padding() {
         assert_eq!(content_type_and_len(b"ab\x17"), Ok((ContentType::Data, 2)));
         assert_eq!(content_type_and_len(b"\0\0\x17\0\0\0"), Ok((ContentType::Data, 2)));
         assert_eq!(content_type_and_len(b"\x16"), Ok((ContentType::Handshake, 0)));
@@ -264,14 +270,14 @@ mod tests {
     }
 
     #[test]
-    fn alerts_end_or_fail() {
+    fn an_alert_ends_the_session_or_reports_an_error() {
         assert_eq!(Alert::decode(&CLOSE_NOTIFY), Ok(Alert::CloseNotify));
         assert_eq!(Alert::decode(&failure_alert(20)), Ok(Alert::Failure(20)));
         assert_eq!(Alert::decode(&[2]), Err(RecordError::Malformed));
     }
 
     #[test]
-    fn of_what_comes_after_a_handshake_only_key_updates_count() {
+    fn after_the_handshake_key_updates_are_read_and_tickets_are_ignored() {
         let ticket = [4, 0, 0, 2, 9, 9];
         assert_eq!(read_key_update(&key_update_message(false)), Ok(Some(false)));
         assert_eq!(read_key_update(&key_update_message(true)), Ok(Some(true)));
@@ -290,7 +296,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn content_comes_back_out(bytes: Vec<u8>, padding in 0_usize..300) {
+        fn the_length_of_the_content_is_found_with_any_padding(bytes: Vec<u8>, padding in 0_usize..300) {
             let opened = [&bytes[..], &[23], &vec![0; padding]].concat();
             prop_assert_eq!(content_type_and_len(&opened), Ok((ContentType::Data, bytes.len())));
         }

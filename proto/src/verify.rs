@@ -5,18 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::id::{Hash, NodeId, PublicKey, SIGNATURE_LEN};
 
-/// A verifier of signatures, optionally with a cache of the valid ones.
+/// A verifier of signatures, optionally with a cache of valid signatures.
 ///
 /// A real node verifies each signature once, so it uses no cache. In the simulator a thousand nodes
-/// verify the same signature. A cache that they share saves most of that time. It changes nothing
-/// else, because the outcome depends only on the bytes.
+/// verify the same signature, and a shared cache saves most of that time. The cache changes no
+/// outcome, because whether a signature is valid depends only on the bytes.
 #[derive(Debug, Clone, Default)]
 pub struct Verifier {
     cache: Option<Arc<Cache>>,
 }
 
-/// A cache of valid signatures. Each is stored as a hash of the signature, the node and the
-/// message.
+/// A cache of valid signatures. An entry is a hash over the signature, the node and the message.
 #[derive(Debug)]
 struct Cache {
     max: usize,
@@ -24,8 +23,8 @@ struct Cache {
 }
 
 impl Verifier {
-    /// Creates a verifier with a cache of up to `max` valid signatures, which its clones share.
-    /// When the cache is full, it is emptied.
+    /// Creates a verifier with a cache of up to `max` valid signatures. Its clones share the cache.
+    /// A full cache is emptied before the next signature is added.
     #[must_use]
     pub fn with_cache(max: usize) -> Self {
         Self { cache: Some(Arc::new(Cache { max, valid: Mutex::default() })) }
@@ -38,8 +37,8 @@ impl Verifier {
         self.verify_with(node, &mut None, message, signature)
     }
 
-    /// Verifies as [`Verifier::verify`] does. The key of `node` is decoded when it is first needed,
-    /// and is kept in `key` for the next call.
+    /// Does the same as [`Verifier::verify`], and keeps the decoded key of `node` in `key`. If
+    /// `key` is `None`, this decodes the key once it is needed, so that the next call need not.
     #[must_use]
     pub fn verify_with(
         &self,
@@ -57,12 +56,12 @@ impl Verifier {
         let Some(cache) = &self.cache else { return check() };
         // Identity and signature have fixed lengths, so no two checks hash the same bytes.
         let entry = Hash::of_parts(&[node.as_bytes(), signature, message]);
-        // A panic in another thread can't leave a wrong entry behind: each insert is whole or not there.
+        // A lock poisoned by a panic is fine: each insert is complete or was not made.
         let lock = || cache.valid.lock().unwrap_or_else(PoisonError::into_inner);
         if lock().contains(&entry) {
             return true;
         }
-        // The lock is not held during the check, which is slow.
+        // The check is slow, so the lock is not held during it.
         let is_valid = check();
         if is_valid {
             let mut valid = lock();
@@ -81,7 +80,7 @@ mod tests {
     use crate::id::Key;
 
     #[test]
-    fn a_cache_changes_no_outcome() {
+    fn a_verifier_with_a_cache_accepts_the_same_signatures() {
         let key = Key::from_secret(&[1; 32]);
         let verifier = Verifier::with_cache(1);
         let signature = key.sign(b"a");

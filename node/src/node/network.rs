@@ -172,13 +172,13 @@ impl<'a> NetworkHandle<'a> {
     /// # Errors
     /// [`Error::Stopped`], and [`Error::NoRandomNumbers`].
     pub async fn size(self) -> Result<NetworkSize, Error> {
-        let count = self.sample(sample::FIRST_BITS).await?;
+        let count = self.sample(sample::SAMPLE_BITS).await?;
         // A sample of a few nodes says little, and a network of that size is soon counted.
         if count < sample::MIN_SAMPLE {
             let Discovery { nodes, complete, .. } = self.node.discover(-1).await?;
             return Ok(NetworkSize { nodes: nodes.len() as u64, error: None, exact: complete });
         }
-        let Estimate { nodes, error } = sample::estimate(count, sample::FIRST_BITS);
+        let Estimate { nodes, error } = sample::estimate(count, sample::SAMPLE_BITS);
         Ok(NetworkSize { nodes, error: Some(error), exact: false })
     }
 

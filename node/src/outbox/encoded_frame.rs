@@ -31,7 +31,7 @@ pub(crate) struct OwnedFrame {
 impl OwnedFrame {
     /// Encodes a message, whose content may be compressed.
     pub(crate) fn message(packed: PackedMessage) -> Self {
-        let head = message_header(packed.head(), packed.payload.len()).to_vec();
+        let head = message_header(packed.head_byte(), packed.payload.len()).to_vec();
         Self { head, body: packed.payload }
     }
 

@@ -184,7 +184,7 @@ async fn garbage_in_place_of_hello_is_reported_and_ends_the_connection() {
         (vec![0xff; 64], "a frame of kind 0xff announces"),
         (vec![0; 64], "a frame without a kind"),
         (raw_frame(0x01, &[0xff; 300]), "a frame of kind 0x01: network name"),
-        (raw_frame(0x01, b""), "a frame of kind 0x01: ends too early"),
+        (raw_frame(0x01, b""), "a frame of kind 0x01: the bytes end too early"),
         (too_long, "a frame of kind 0x01 announces 65537 bytes"),
         (encoded(&Frame::Ping(1)), "a frame before Hello"),
         (encoded(&crate::attacker::text("hi")), "a frame before Hello"),

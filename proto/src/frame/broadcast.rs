@@ -200,7 +200,7 @@ impl Item {
     fn put_head(&self, out: &mut Vec<u8>) {
         out.put_u64(self.time);
         out.put_str(&self.title);
-        out.put_u8(self.content.head());
+        out.put_u8(self.content.head_byte());
         out.put_u32(u32::try_from(self.content.payload.len()).unwrap_or(u32::MAX));
     }
 

@@ -16,9 +16,9 @@ pub struct Messages {
 }
 
 impl Messages {
-    /// Takes the messages that `front` has found at the front of `block`.
-    pub(super) fn take(block: &mut Bytes, front: LeadingMessages) -> Self {
-        Self { block: block.split_to(front.end.min(block.len())), at: 0, count: front.count }
+    /// Takes the messages that `leading` has found at the front of `block`.
+    pub(super) fn take(block: &mut Bytes, leading: LeadingMessages) -> Self {
+        Self { block: block.split_to(leading.end.min(block.len())), at: 0, count: leading.count }
     }
 
     /// Returns the bytes of the contents of the remaining messages.
@@ -65,17 +65,17 @@ pub(super) struct LeadingMessages {
 
 impl LeadingMessages {
     /// Finds the messages at the front of `block`. None of them is over `limit` bytes.
-    pub(super) fn of(block: &[u8], limit: usize) -> Self {
-        let mut front = Self::default();
+    pub(super) fn find(block: &[u8], limit: usize) -> Self {
+        let mut leading = Self::default();
         // A message that fails a check ends the run. `Frames::next` goes on there and reports the fault.
-        while let Some((kind, content)) = block.get(front.end..).and_then(first_message)
+        while let Some((kind, content)) = block.get(leading.end..).and_then(first_message)
             && content.len() <= limit
             && kind.check(content).is_ok()
         {
-            front.end += MESSAGE_HEADER_LEN + content.len();
-            front.count += 1;
+            leading.end += MESSAGE_HEADER_LEN + content.len();
+            leading.count += 1;
         }
-        front
+        leading
     }
 }
 
