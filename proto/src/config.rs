@@ -1,4 +1,4 @@
-//! All limits and intervals, each with its default and the source of that.
+//! All limits and intervals, each with its default and the reason for the default.
 
 use std::time::Duration;
 
@@ -6,165 +6,197 @@ use crate::address::Address;
 use crate::frame::direct::RelayLabel;
 use crate::seal;
 
-/// The limits and intervals of a node. The defaults suit most nodes: change what you have measured.
+/// The limits and intervals of a node. The defaults suit most nodes. Measure before you change one.
 ///
-/// "Survey" in the docs below means the defaults of Bitcoin Core, libp2p, iroh, Syncthing and zenoh,
-/// read side by side.
+/// The number after each description is the default, followed by its reason. "Survey" means that
+/// the default was chosen from a comparison of those of Bitcoin Core, libp2p, iroh, Syncthing and
+/// zenoh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// Largest content of a message, in bytes, before and after decompression. 16 MiB: above the 10 MiB
-    /// responses of libp2p's request-response, far below Syncthing's 500 MB.
+    /// Maximum size of a message's content in bytes, both compressed and decompressed. 16 MiB: more
+    /// than the 10 MiB of a response in libp2p's request-response protocol, and far less than
+    /// Syncthing's 500 MB.
     pub max_message: usize,
-    /// Largest frame that is not an application's message, in bytes. 64 KiB: libp2p's gossip limit.
+    /// Maximum size in bytes of a control frame, which is any frame except messages, requests,
+    /// replies and broadcasts. 64 KiB: the limit of libp2p's gossip.
     pub max_control: usize,
-    /// Largest content of a broadcast, in bytes. 64 KiB: libp2p's gossip limit.
+    /// Maximum size of a broadcast's content in bytes. 64 KiB: the limit of libp2p's gossip.
     pub max_broadcast: usize,
-    /// Longest time from TCP's accept or connect to the end of Hello. 10 s: libp2p and zenoh.
+    /// Maximum time from the TCP connection to the peer's Hello. 10 s: as in libp2p and zenoh.
     pub handshake_timeout: Duration,
-    /// Longest time to resolve a name and connect to one of its addresses. 10 s: libp2p.
+    /// Maximum time to resolve a host name and connect to one of its IP addresses. 10 s: as in
+    /// libp2p.
     pub connect_timeout: Duration,
-    /// Most inbound handshakes under way at once. If there are more, the oldest is dropped. 64: croc's
-    /// relay.
+    /// Maximum number of inbound handshakes at the same time. One more drops the oldest. 64: as in
+    /// croc's relay.
     pub max_pending: usize,
-    /// Most inbound handshakes under way from one IP address, except loopback. 4: survey.
+    /// Maximum number of inbound handshakes at the same time from one IP address, except loopback.
+    /// 4: survey.
     pub max_pending_per_ip: usize,
-    /// Most inbound links at once. 128: Bitcoin Core has 125 peers, Syncthing and libp2p's relay 128.
+    /// Maximum number of inbound links. 128: Bitcoin Core has 125 peers, Syncthing and libp2p's
+    /// relay have 128.
     pub max_inbound: usize,
-    /// Most inbound links from one IP address, except loopback. 8: survey.
+    /// Maximum number of inbound links from one IP address, except loopback. 8: survey.
     pub max_inbound_per_ip: usize,
-    /// Most application messages queued for one peer, in bytes. An empty queue takes one larger
-    /// message. 4 MiB: Bitcoin Core buffers 1 to 5 MB for each peer.
+    /// Maximum number of bytes of application messages in the queue of one peer. An empty queue
+    /// also takes one message that is larger. 4 MiB: Bitcoin Core buffers 1 to 5 MB for each peer.
     pub peer_queue: usize,
-    /// Most control frames queued for one peer, in bytes. The link of a peer that lets more pile up is
-    /// closed. 1 MiB: the answers of about 5,000 nodes to one discovery.
+    /// Maximum number of bytes of control frames in the queue of one peer. If a peer reads so
+    /// slowly that its queue exceeds this, its link is closed. 1 MiB: the answers of about 5,000
+    /// nodes to one discovery.
     pub control_queue: usize,
-    /// Time without a sent byte after which a link sends a ping. 15 s: survey, below NAT time-outs.
+    /// Time after which a link that has sent nothing sends a ping. 15 s: survey, and shorter than
+    /// the time-outs of NATs.
     pub ping_after: Duration,
-    /// Time without a received byte after which a link is dead. 45 s: three pings.
+    /// Time after which a link that has received nothing is closed. 45 s: three intervals of
+    /// `ping_after`.
     pub dead_after: Duration,
-    /// Longest time before the sender of a message learns that it was received. 200 ms: TCP's delayed
+    /// Maximum delay before a received message is acknowledged. 200 ms: as TCP's delayed
     /// acknowledgement (RFC 1122 allows 500 ms).
     pub ack_delay: Duration,
-    /// Longest time to send queued frames when a link or the node is closed. 5 s: zenoh's and iroh's
-    /// close.
+    /// Maximum time for sending the queued frames when a link or the node is closed. 5 s: as in
+    /// zenoh and iroh.
     pub flush_timeout: Duration,
-    /// First delay before a lost link is dialled again. It doubles up to `reconnect_max`. 1 s:
-    /// hyperswarm.
+    /// Delay before a lost link is dialled for the first time. It doubles with each dial that
+    /// fails, up to `reconnect_max`. 1 s: as in hyperswarm.
     pub reconnect_min: Duration,
-    /// Longest delay before a lost link is dialled again. 60 s: hyperswarm's 600 s are too long for a
-    /// user who watches.
+    /// Maximum delay before a lost link is dialled again. 60 s: hyperswarm's 600 s are too long for
+    /// a user who waits for the link.
     pub reconnect_max: Duration,
-    /// Most queries that are remembered, so that none is handled twice. 65,536: 64 bytes each, so about
-    /// 4 MiB.
+    /// Maximum number of queries that a node remembers, so that it handles none twice. 65,536: with
+    /// 64 bytes each they need about 4 MiB.
     pub query_table: usize,
-    /// Time for which a query is remembered, and the longest that one may take. 60 s: libp2p gossip's
-    /// duplicate cache.
+    /// Time for which a node remembers a query, and also the maximum duration of a query. 60 s: as
+    /// the duplicate cache of libp2p's gossip.
     pub query_ttl: Duration,
-    /// Time for which a query waits for answers by default. 10 s: libp2p's request.
+    /// Time for which a query waits for answers if the application sets no time. 10 s: as for a
+    /// request in libp2p.
     pub query_timeout: Duration,
-    /// Searches by name and by hash that a node looks up for each link, a second. Twice as many over
-    /// all links, and ten seconds' worth at once. To more it answers that its answer is not complete.
-    /// 100: a search among 100,000 names mostly takes 1 to 3 ms, so other nodes can use half a core.
+    /// Maximum number of searches, by name or by hash, that a node looks up in a second for one
+    /// link. For all links together it looks up twice as many. A burst may have the number of ten
+    /// seconds. A search beyond that is passed on without a look-up, and its answer is marked as
+    /// incomplete. 100: a search among 100,000 names mostly takes 1 to 3 ms, so other nodes use at
+    /// most half a processor core.
     pub lookup_rate: usize,
-    /// Bytes of other nodes' messages that a node relays for each link, a second. 128 KiB: what
-    /// libp2p's relays pass on for one connection in all.
+    /// Maximum number of bytes of other nodes' messages that a node relays in a second for one
+    /// link. 128 KiB: the number of bytes that a relay of libp2p passes on for one connection in
+    /// total.
     pub forward_rate: usize,
-    /// Time without messages after which a link that was made only to send a message is closed. 60 s:
-    /// as long as a route through the network is remembered.
+    /// Time without messages after which a link that was made only to send a message is closed. 60
+    /// s: as long as a node remembers a route through the network.
     pub on_demand_idle: Duration,
-    /// Links to neighbours that a member finds and keeps by itself. 5: HyParView's (Leitão et al. 2007,
-    /// section 5.1), for 10,000 nodes.
+    /// Number of neighbours to which a member makes and keeps links by itself. 5: as in HyParView
+    /// for 10,000 nodes (Leitão et al. 2007, section 5.1).
     pub active_view: usize,
-    /// Nodes that a member knows beside its neighbours. 30: HyParView's.
+    /// Maximum number of nodes that a member remembers beside its neighbours. 30: as in HyParView.
     pub passive_view: usize,
-    /// Interval at which a member exchanges known nodes with others. 30 s: between iroh's 60 s and the
-    /// paper's cycles.
+    /// Interval at which a member exchanges records of known nodes with another member. 30 s:
+    /// between iroh's 60 s and the shorter cycles in the paper on HyParView.
     pub shuffle_every: Duration,
-    /// Interval at which a member probes whether a node that it knows answers, and belongs to the same
-    /// part of the network. 15 s: two probes within the 30 s that a network takes to heal.
+    /// Interval at which a member probes a known node: whether the node answers, and whether it is
+    /// in the same part of the network. 15 s: a network that was split then has two probes in the
+    /// 30 s in which it should heal.
     pub probe_every: Duration,
-    /// Interval between the beacons of the node with the least identity. Without one for three
-    /// intervals it counts as gone. 10 s: below a probe's.
+    /// Interval between the beacons of the node with the least identity. Other nodes regard it as
+    /// gone if no beacon comes for three intervals. 10 s: shorter than `probe_every`.
     pub beacon_every: Duration,
-    /// Time for which a neighbour that has announced a broadcast may take to send it, before it is
-    /// asked to. 400 ms: more than the difference between two paths through a network across the
-    /// internet.
+    /// Time for which a node waits for a broadcast that a neighbour has announced, before it
+    /// requests the broadcast from the neighbour. 400 ms: two paths through a network across the
+    /// internet mostly differ by less.
     pub graft_after: Duration,
-    /// Longest time before a broadcast that is not sent to a neighbour is announced to it, together
-    /// with others. 100 ms: a quarter of `graft_after`.
+    /// Maximum delay before a broadcast is announced to the neighbours to which it is not sent.
+    /// Several broadcasts share an announcement. 100 ms: a quarter of `graft_after`.
     pub have_delay: Duration,
-    /// Time for which broadcasts of this node gather under one signature. 5 ms: mostly less than the
-    /// way to the next node.
+    /// Time for which a node collects its own broadcasts, to sign and send them together. 5 ms:
+    /// mostly less than the latency to the next node.
     pub batch_delay: Duration,
-    /// Age up to which broadcasts are kept for nodes that missed them, by the author's clock. 10 min:
-    /// mostly longer than a restart or the loss of a network.
+    /// Maximum age, by the author's clock, of the broadcasts that a node keeps for nodes that
+    /// missed them. 10 min: mostly longer than a restart or an interruption of the network.
     pub log_age: Duration,
-    /// Largest difference between a node's clock and this node's, either way. 5 min: Kerberos' (RFC
-    /// 4120).
+    /// Maximum difference between the clocks of two nodes, in either direction. 5 min: as in
+    /// Kerberos (RFC 4120).
     pub clock_skew: Duration,
-    /// Most broadcasts that are kept for nodes that missed them. 16,384: 25 a second for `log_age`.
+    /// Maximum number of broadcasts that a node keeps for nodes that missed them. 16,384: 25 a
+    /// second for the time of `log_age`.
     pub log_count: usize,
-    /// Most bytes of broadcasts that are kept for nodes that missed them. 16 MiB: the size of one
-    /// message.
+    /// Maximum number of bytes of broadcasts that a node keeps for nodes that missed them. 16 MiB:
+    /// the same as `max_message`.
     pub log_bytes: usize,
-    /// Most runs of authors whose broadcasts a node keeps track of. 16,384: as many as the log may
-    /// hold.
+    /// Maximum number of authors' runs whose broadcasts a node counts. A run is the time from an
+    /// author's start to its stop. 16,384: the same as `log_count`.
     pub broadcast_runs: usize,
-    /// Bytes of files that this node sends, a second; 0 for no limit. No limit: a program that shares a
-    /// line with others sets it, as in aria2 and Transmission.
+    /// Maximum number of bytes of files that this node sends in a second. 0 means no limit, and is
+    /// the default, as in aria2 and Transmission: a program that shares an internet connection sets
+    /// one.
     pub upload_rate: u64,
-    /// Bytes of files that this node fetches, a second; 0 for no limit.
+    /// Maximum number of bytes of files that this node fetches in a second. 0, the default, means
+    /// no limit.
     pub download_rate: u64,
-    /// Bytes of files that this node sends to one node, a second; 0 for no limit.
+    /// Maximum number of bytes of files that this node sends to one node in a second. 0, the
+    /// default, means no limit.
     pub peer_upload_rate: u64,
-    /// Bytes of files that this node fetches from one node, a second; 0 for no limit.
+    /// Maximum number of bytes of files that this node fetches from one node in a second. 0, the
+    /// default, means no limit.
     pub peer_download_rate: u64,
-    /// Bytes of messages, requests and replies that this node sends over all links, a second; 0 for no
-    /// limit. More wait in the links' queues, and `send` waits for room there.
+    /// Maximum number of bytes of messages, requests and replies that this node sends in a second
+    /// over all links. Others wait in the queues of the links, and `send` waits for room there. 0,
+    /// the default, means no limit.
     pub message_rate: u64,
-    /// As `message_rate`, for each link; 0 for no limit.
+    /// Maximum number of bytes as in `message_rate`, but for each link. 0, the default, means no
+    /// limit.
     pub peer_message_rate: u64,
-    /// Bytes of its own broadcasts that this node sends, a second; 0 for no limit. `broadcast` waits.
+    /// Maximum number of bytes of its own broadcasts that this node sends in a second. Beyond that
+    /// `broadcast` waits. 0, the default, means no limit.
     pub broadcast_rate: u64,
-    /// Bytes that this node reads from each link, a second; 0 for no limit. More wait on the peer's
-    /// side. At least some 50 bytes a second are read, so that the link stays alive.
+    /// Maximum number of bytes that this node reads in a second from each link. Other bytes wait at
+    /// the peer. With a lower limit about 50 bytes a second are read, so that the link stays alive.
+    /// 0, the default, means no limit.
     pub peer_receive_rate: u64,
-    /// Most downloads at once; more wait for their turn. 5: aria2's and Transmission's.
+    /// Maximum number of downloads at the same time. Others wait for their turn. 5: as in aria2 and
+    /// Transmission.
     pub max_downloads: usize,
-    /// Time for which a download goes on without a source that has more of it. 60 s: most machines
-    /// restart within that.
+    /// Time after which a download is given up if no source has any of the missing pieces. 60 s:
+    /// most computers restart within that.
     pub download_patience: Duration,
-    /// Most files in one node's answer to a search. 100: a screen or two.
+    /// Maximum number of files in the answer of one node to a search. 100: they fill a screen or
+    /// two.
     pub max_search_results: usize,
-    /// Most addresses that this node announces. 32: Bitcoin Core sends 1,000, of a far larger network.
+    /// Maximum number of addresses that this node announces. 32: Bitcoin Core sends 1,000, but of a
+    /// far larger network.
     pub max_addresses: usize,
-    /// Addresses that the node announces before those that it finds by itself, best first: a router
-    /// that forwards a port to it, or a name that resolves to it. None by default.
+    /// Addresses that the node announces before those that it finds by itself, best first. Examples
+    /// are the address of a router that forwards a port to the node, and a host name of the node.
+    /// None by default.
     pub announce: Vec<Address>,
-    /// Announces the addresses of `announce` and no others. Ignored while `announce` is empty. Off by
-    /// default.
+    /// If true, the node announces only the addresses of `announce`. Ignored if `announce` is
+    /// empty. False by default.
     pub announce_only: bool,
-    /// Time for which a request waits for its reply by default. 10 s: libp2p.
+    /// Time for which a request waits for its reply if the application sets no time. 10 s: as in
+    /// libp2p.
     pub request_timeout: Duration,
-    /// Most requests of one peer that are handled at once; more are refused as busy. 100: libp2p.
+    /// Maximum number of requests of one peer that are handled at the same time. Others are refused
+    /// as busy. 100: as in libp2p.
     pub max_requests_per_peer: usize,
-    /// Most streams that one peer has open at once. 100: libp2p's and quinn's concurrent streams.
+    /// Maximum number of open streams of one peer. 100: as the concurrent streams of libp2p and
+    /// quinn.
     pub max_streams_per_peer: usize,
-    /// Most streams that all peers together have open. 512: four for each inbound link.
+    /// Maximum number of open streams of all peers together. 512: four for each inbound link.
     pub max_streams: usize,
-    /// Most unread events of one subscriber. It gets the number of those that it missed. 4,096:
-    /// libp2p's gossip queue holds 5,000.
+    /// Maximum number of unread events of one subscriber. A subscriber that misses events is
+    /// informed of their number. 4,096: the queue of libp2p's gossip holds 5,000.
     pub event_queue: usize,
-    /// Most bytes of unread messages of one subscriber. 16 MiB: one of the largest messages.
+    /// Maximum number of bytes of unread messages of one subscriber. 16 MiB: one message of the
+    /// maximum size.
     pub event_queue_bytes: usize,
-    /// Longest time for which a link waits for a subscriber without room, before the subscriber misses
-    /// the messages. 5 s: `flush_timeout`, the longest that anything here waits for the application.
+    /// Maximum time for which a link waits for room in the queue of a subscriber. After that the
+    /// subscriber misses the messages. 5 s: the same as `flush_timeout`.
     pub event_patience: Duration,
 }
 
 impl Config {
-    /// Returns the largest content of a relayed message, in bytes. Sealed it fits a control frame.
+    /// Returns the maximum size of a relayed message's content in bytes. A sealed message with more
+    /// would not fit into a control frame.
     #[must_use]
     pub fn max_direct(&self) -> usize {
         self.max_control.saturating_sub(RelayLabel::LEN + seal::OVERHEAD)

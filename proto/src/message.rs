@@ -1,4 +1,5 @@
-//! Messages between applications: text, JSON or bytes, each optionally compressed on the wire.
+//! Messages between applications. A message is text, JSON or bytes, and may be compressed on the
+//! wire.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -7,9 +8,9 @@ use strum::IntoStaticStr;
 
 use crate::codec::{DecodeError, Reader};
 
-/// A message: its content, and how the content is compressed on the wire.
+/// A message: its content, and the compression of the content on the wire.
 ///
-/// Cloning shares the content. JSON is kept as text and parsed when asked for.
+/// Clones share the content. JSON is kept as text, and [`Message::to_json`] parses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     kind: MessageKind,
@@ -18,9 +19,10 @@ pub struct Message {
 }
 
 /// The kind of a message's content.
-// `u64`, as for `Compression`, because both are fields of a message. On its way to a handler a
-// message is written field by field and then copied in words. If a field were shorter than a word,
-// the processor would have to wait whenever it reads a word of which it has just written a part.
+// `repr(u64)` is for speed, here and for `Compression`. On its way to a handler a message is
+// written field by field, and then copied word by word. If a field were shorter than a word, the
+// copy would read a word of which the processor has just written only a part, and would have to
+// wait for that write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u64)]
 #[non_exhaustive]
@@ -34,8 +36,8 @@ pub enum MessageKind {
 }
 
 impl MessageKind {
-    /// Returns the kind that the head byte of an uncompressed message names. Returns `None` if the
-    /// byte is any other.
+    /// Returns the kind in the head byte of an uncompressed message, or `None` if `head` is not
+    /// such a byte.
     #[inline]
     pub(crate) fn of_uncompressed(head: u8) -> Option<Self> {
         match head {
@@ -46,7 +48,7 @@ impl MessageKind {
         }
     }
 
-    /// Checks that text and JSON are UTF-8.
+    /// Checks that `body` is UTF-8 if this kind is text or JSON.
     #[inline]
     pub(crate) fn check(self, body: &[u8]) -> Result<(), DecodeError> {
         match self {
@@ -58,8 +60,8 @@ impl MessageKind {
     }
 }
 
-/// The compression of a message's content on the wire. The receiving application gets the content
-/// decompressed.
+/// The compression of a message's content on the wire. The application at the receiver gets the
+/// decompressed content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 #[repr(u64)]
@@ -68,15 +70,15 @@ pub enum Compression {
     /// Not compressed.
     #[default]
     None = 0,
-    /// zlib (RFC 1950), level 6, as in p2pnetwork.
+    /// zlib (RFC 1950) with level 6, as in p2pnetwork.
     Zlib = 1,
-    /// bzip2, level 9, as in p2pnetwork.
+    /// bzip2 with level 9, as in p2pnetwork.
     Bzip2 = 2,
     /// LZMA in the xz container, as in p2pnetwork.
     Lzma = 3,
-    /// Zstandard (RFC 8878), level 3: the best choice for most messages.
+    /// Zstandard (RFC 8878) with level 3: the best choice for most messages.
     Zstd = 4,
-    /// LZ4's frame format: the fastest.
+    /// The frame format of LZ4: the fastest compression.
     Lz4 = 5,
 }
 
@@ -87,7 +89,7 @@ impl Message {
         Self::new(MessageKind::Text, text.into().into())
     }
 
-    /// Creates a JSON message from any serializable value.
+    /// Creates a JSON message from a serializable value.
     ///
     /// # Errors
     /// If the value has no JSON form, for example a map whose keys are not text.
@@ -95,7 +97,7 @@ impl Message {
         Ok(Self::new(MessageKind::Json, serde_json::to_vec(value)?.into()))
     }
 
-    /// Creates a message of any bytes.
+    /// Creates a message of bytes.
     #[must_use]
     pub fn bytes(bytes: impl Into<Bytes>) -> Self {
         Self::new(MessageKind::Bytes, bytes.into())
@@ -103,14 +105,14 @@ impl Message {
 
     /// Creates a message of `kind` with the encoded content `body`.
     ///
-    /// Text and JSON have to be UTF-8. This function does not check that. The receiving node does,
-    /// and ends the link if they are not.
+    /// Text and JSON have to be UTF-8. This function does not check that. The receiving node checks
+    /// it, and ends the link if they are not.
     #[must_use]
     pub fn new(kind: MessageKind, body: Bytes) -> Self {
         Self { kind, compression: Compression::None, body }
     }
 
-    /// Sets how the message is compressed on the wire.
+    /// Sets the compression of the message on the wire.
     #[must_use]
     pub fn compressed(self, compression: Compression) -> Self {
         Self { compression, ..self }
@@ -122,27 +124,26 @@ impl Message {
         self.kind
     }
 
-    /// Returns the compression on the wire: the one to use if the message is to be sent, the one
-    /// that was used if it was received. A content that compression would not make smaller is sent
-    /// uncompressed.
+    /// Returns the compression of the message on the wire. A received message was compressed in
+    /// this way. A message to send will be, unless compression makes its content no smaller.
     #[must_use]
     pub fn compression(&self) -> Compression {
         self.compression
     }
 
-    /// Returns the bytes of the content, whatever its kind.
+    /// Returns the bytes of the content, for each kind.
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// Returns the bytes of the content, whatever its kind.
+    /// Returns the bytes of the content, for each kind.
     #[must_use]
     pub fn into_body(self) -> Bytes {
         self.body
     }
 
-    /// Returns the content as text if it is text or JSON, else `None`.
+    /// Returns the content if it is text or JSON, else `None`.
     #[must_use]
     pub fn as_text(&self) -> Option<&str> {
         match self.kind {
@@ -159,14 +160,15 @@ impl Message {
         serde_json::from_slice(&self.body)
     }
 
-    /// Returns the head byte, which tells the receiver the kind and the compression of the content.
+    /// Returns the head byte of a message on the wire, which has the kind and the compression of
+    /// its content.
     #[must_use]
     pub fn head_byte(kind: MessageKind, compression: Compression) -> u8 {
         (compression as u8) << 4 | kind as u8
     }
 }
 
-/// A message as a frame carries it. Its content may be compressed.
+/// A message as it is in a frame. Its content may be compressed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedMessage {
     /// The kind of the content.
@@ -178,15 +180,17 @@ pub struct PackedMessage {
 }
 
 impl PackedMessage {
-    /// Packs a message without compression.
+    /// Creates a packed message without compression.
     ///
-    /// The shell compresses messages, not this crate, because that takes time and C libraries.
+    /// The shell compresses messages. This crate does not, because compression takes time and needs
+    /// C libraries.
     #[must_use]
     pub fn uncompressed(message: Message) -> Self {
         Self { kind: message.kind, compression: Compression::None, payload: message.body }
     }
 
-    /// Returns the message. `body` is the payload, which the caller has decompressed.
+    /// Returns the message with the content `body`. The caller has made `body` by decompressing
+    /// `payload`.
     ///
     /// # Errors
     /// If text or JSON is not UTF-8.
@@ -195,7 +199,7 @@ impl PackedMessage {
         Ok(Message { kind: self.kind, compression: self.compression, body })
     }
 
-    /// Reads the head byte and takes the rest of the frame as the payload.
+    /// Reads the head byte. The rest of the frame is the payload.
     ///
     /// # Errors
     /// If the head byte is missing or invalid.
@@ -264,8 +268,8 @@ impl Compression {
     pub const ALL: [Self; 6] =
         [Self::None, Self::Zlib, Self::Bzip2, Self::Lzma, Self::Zstd, Self::Lz4];
 
-    /// Returns the name that users write. It is the name that p2pnetwork uses, if p2pnetwork has
-    /// this compression.
+    /// Returns the name that users write. If p2pnetwork has this compression too, the name is the
+    /// same there.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
