@@ -1,6 +1,7 @@
-//! The events of a node, which its application gets.
+//! The events that a node reports to its application.
 //!
-//! Their names are those of p2pnetwork, and new ones have the same form.
+//! The names of events are those of p2pnetwork. Events that p2pnetwork does not have are named in
+//! the same way.
 
 mod peer;
 
@@ -18,41 +19,41 @@ use crate::files::{Changes, FoundFile, SharedFile};
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
 
-/// An event. The events of one peer are delivered in order.
+/// An event of a node. The events of one peer are delivered in order.
 #[derive(Debug, Clone, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
-    /// This node has connected to another.
+    /// A link that this node dialled is up.
     OutboundNodeConnected {
-        /// The other node.
+        /// The peer.
         peer: Peer,
     },
-    /// Another node has connected to this one.
+    /// A link that the peer dialled is up.
     InboundNodeConnected {
-        /// The other node.
+        /// The peer.
         peer: Peer,
     },
-    /// A link that this node had dialled has ended.
+    /// A link that this node dialled has ended.
     OutboundNodeDisconnected {
         /// The peer.
         peer: Peer,
         /// The reason, and the side that ended it.
         link_end: LinkEnd,
     },
-    /// A link that the peer had dialled has ended.
+    /// A link that the peer dialled has ended.
     InboundNodeDisconnected {
         /// The peer.
         peer: Peer,
         /// The reason, and the side that ended it.
         link_end: LinkEnd,
     },
-    /// This node is about to close a link that it had dialled.
+    /// This node is about to close a link that it dialled.
     NodeDisconnectWithOutboundNode {
         /// The peer.
         peer: Peer,
     },
-    /// This node is about to close a link that the peer had dialled.
+    /// This node is about to close a link that the peer dialled.
     NodeDisconnectWithInboundNode {
         /// The peer.
         peer: Peer,
@@ -64,58 +65,59 @@ pub enum Event {
         /// The message.
         message: Message,
     },
-    /// Messages that were accepted for a peer did not get through, or may not have.
+    /// Messages that this node accepted for a peer were not delivered, or may not have been.
     NodeMessageFailed {
-        /// The peer that they were for.
+        /// The peer to which they were sent.
         peer: Peer,
-        /// Their number, and the reason.
+        /// The number of messages, and the reason.
         failure: MessageFailure,
     },
-    /// A broadcast has arrived. Each is delivered once.
+    /// A broadcast has arrived. Each broadcast is delivered once.
     ///
-    /// An author gets no event for its own broadcast. A node that joins gets the broadcasts of the last
-    /// ten minutes.
+    /// The author of a broadcast gets no event for it. A node that joins the network gets the
+    /// broadcasts of the last ten minutes.
     NodeBroadcast {
-        /// Its author and content.
+        /// The broadcast, with its author and content.
         broadcast: Broadcast,
     },
-    /// A broadcast that the handler asked for was not sent.
+    /// A broadcast of the handler was not sent.
     NodeBroadcastFailed {
-        /// Its title.
+        /// The title of the broadcast.
         title: String,
-        /// The failure.
+        /// The reason why it failed.
         error: String,
     },
-    /// Broadcasts of an author were missed for good: this node was cut off for too long, or too slow,
-    /// and no node that it knows has kept them.
+    /// This node has missed broadcasts of an author, and will not get them any more. It was cut off
+    /// for too long or was too slow, and no node that it knows still has the broadcasts.
     NodeBroadcastsMissed {
-        /// Their author.
+        /// The author of the broadcasts.
         author: NodeId,
-        /// Their number.
+        /// The number of broadcasts.
         count: u64,
     },
-    /// A discovery that this node has begun has found a node.
+    /// A discovery of this node has found a node.
     NodeDiscovered {
         /// The node and its neighbours.
         node: NodeInfo,
     },
-    /// This node is about to stop. What the application sends now still goes out.
+    /// This node is about to stop. Messages that the application sends during this event are still
+    /// sent.
     NodeRequestToStop,
-    /// The network's owner has ordered all nodes to stop, so this node is about to.
+    /// The network's owner has ordered all nodes to stop, so this node is about to stop.
     NodeShutdownOrdered {
         /// The owner.
         owner: NodeId,
     },
-    /// An order to stop was ignored, as it is not from the network's owner. Reported at most once a
-    /// second.
+    /// An order to stop was ignored, as it is not from the network's owner. This event is reported
+    /// at most once a second.
     NodeShutdownRefused {
-        /// The peer that passed it on.
+        /// The peer that passed the order on.
         peer: Peer,
-        /// The fault in it.
+        /// The reason why the order was ignored.
         why: String,
     },
-    /// A download has finished. It is verified and in its place, without the entries of a folder that
-    /// this disk can't have.
+    /// A download has finished. Its content is verified and stored at its path. Entries of a folder
+    /// that this disk can't store are missing.
     NodeDownloadFinished {
         /// The file or folder.
         hash: Hash,
@@ -123,96 +125,98 @@ pub enum Event {
         path: PathBuf,
         /// Its size in bytes.
         bytes: u64,
-        /// The entries that have other names here, and those that could not be written.
+        /// The entries that were renamed on this disk, and those that could not be written.
         changes: Changes,
     },
-    /// A download was given up. The pieces that came are kept for another try.
+    /// A download has failed. The pieces that have arrived are kept, so that it can be resumed.
     NodeDownloadFailed {
         /// The file or folder.
         hash: Hash,
-        /// The failure, and advice.
+        /// The reason why it failed, with advice.
         error: String,
     },
-    /// A source sent something else than it was asked for, and this download asks it no more.
+    /// A source of a download sent something that was not requested. The download does not use this
+    /// source any more.
     NodeSourceDropped {
         /// The file or folder.
         hash: Hash,
         /// The source.
         source: NodeId,
-        /// Its fault.
+        /// What the source did wrong.
         why: String,
     },
-    /// A peer has received all of a file or folder that it asked this node for.
+    /// A peer has received all of a file or folder that it requested from this node.
     NodeUploadCompleted {
-        /// The peer. It need not have a link with this node.
+        /// The peer. It may have no link with this node.
         peer: Peer,
-        /// The file or folder, and the bytes of it that this node has sent.
+        /// The file or folder, and the number of bytes that this node has sent of it.
         upload: Upload,
     },
-    /// A shared file was changed or removed, and a peer asked for it as it was: it can't be served
-    /// under that hash any more. Reported once for each hash. A folder is reported only if none of its
-    /// files was changed or removed, for example because files were added.
+    /// A shared file was changed or removed, so this node can't serve it under its hash any more.
+    /// The node notices that when a peer requests the file, and reports it once for each hash. If
+    /// files in a shared folder were changed or removed, they are reported, not the folder. The
+    /// folder itself is reported if it changed otherwise, for example because files were added.
     NodeShareChanged {
-        /// The hash that it was shared under: of a file in a shared folder, the file's own.
+        /// The hash of the file or folder. For a file in a shared folder this is the hash of the
+        /// file itself.
         hash: Hash,
-        /// Its name; of a file in a shared folder the path, from the folder's name on.
+        /// The name of the file or folder. For a file in a shared folder this is the path, which
+        /// begins with the folder's name.
         name: String,
     },
-    /// A link that is to be kept was lost, and another dial has failed.
+    /// A link that this node keeps was lost, and a dial to make it again has failed.
     NodeReconnectionError {
         /// The address that was dialled.
         address: Address,
         /// Number of dials since the link was lost.
         tries: u32,
-        /// The failure of this dial.
+        /// The reason why this dial failed.
         error: String,
     },
     /// This node could not connect to an address.
     OutboundNodeConnectionError {
         /// The address.
         address: Address,
-        /// The failure, and advice.
+        /// The reason why it failed, with advice.
         error: String,
     },
-    /// A connection came in but did not become a link.
+    /// An inbound connection did not become a link.
     InboundNodeConnectionError {
-        /// The address that it came from.
+        /// The address from which the connection came.
         address: Address,
-        /// The failure.
+        /// The reason why it failed.
         error: String,
     },
-    /// A discovery that the handler asked for has ended: see
+    /// A discovery of the handler has ended: see
     /// [`Context::discover`](crate::handler::Context::discover).
     NodeDiscoveryCompleted {
-        /// The action that it is the result of.
+        /// The action whose result this is.
         action: ActionId,
-        /// The nodes within the depth, this one first.
+        /// The nodes within the depth, this node first.
         nodes: Vec<NodeInfo>,
-        /// Set if all of them have answered.
+        /// True if all nodes within the depth have answered.
         complete: bool,
     },
-    /// A search that the handler asked for has ended: see
-    /// [`Context::search`](crate::handler::Context::search).
+    /// A search of the handler has ended: see [`Context::search`](crate::handler::Context::search).
     NodeSearchCompleted {
-        /// The action that it is the result of.
+        /// The action whose result this is.
         action: ActionId,
-        /// The files and folders that were found, by name.
+        /// The files and folders that were found, sorted by name.
         files: Vec<FoundFile>,
     },
-    /// A ping that the handler asked for was answered: see
-    /// [`Context::ping`](crate::handler::Context::ping).
+    /// A ping of the handler was answered: see [`Context::ping`](crate::handler::Context::ping).
     NodePingCompleted {
-        /// The action that it is the result of.
+        /// The action whose result this is.
         action: ActionId,
         /// The node that answered.
         node: NodeId,
         /// The round-trip time.
         rtt: Duration,
     },
-    /// A fetch that the handler asked for is whole, checked, and in its place: see
-    /// [`Context::fetch`](crate::handler::Context::fetch).
+    /// A fetch of the handler has finished. The content is complete, verified and stored at its
+    /// path: see [`Context::fetch`](crate::handler::Context::fetch).
     NodeFetchCompleted {
-        /// The action that it is the result of.
+        /// The action whose result this is.
         action: ActionId,
         /// The file or folder that was fetched.
         hash: Hash,
@@ -221,77 +225,78 @@ pub enum Event {
         /// Its size in bytes.
         bytes: u64,
     },
-    /// The path that the handler asked this node to share is shared: see
+    /// A file or folder of the handler is now shared: see
     /// [`Context::share`](crate::handler::Context::share).
     NodeShareCompleted {
-        /// The action that it is the result of.
+        /// The action whose result this is.
         action: ActionId,
-        /// The file or folder, with the hash to fetch it by.
+        /// The file or folder, with the hash by which other nodes fetch it.
         file: SharedFile,
         /// Number of entries of a folder that can't be shared, for example symbolic links.
         skipped: usize,
     },
-    /// A link that the handler asked for is up, or was already: see
+    /// A link that the handler requested is up. It may have been up before the request: see
     /// [`Context::connect`](crate::handler::Context::connect).
     NodeConnectCompleted {
-        /// The action that it is the result of.
+        /// The action whose result this is.
         action: ActionId,
         /// The peer.
         peer: Peer,
     },
-    /// This node has become a member of the network, as the handler asked for: see
+    /// This node has become a member of the network, as the handler requested: see
     /// [`Context::join`](crate::handler::Context::join).
     NodeJoinCompleted {
-        /// The action that it is the result of.
+        /// The action whose result this is.
         action: ActionId,
     },
-    /// The reply to a request that the handler asked for: see
+    /// The reply to a request of the handler has arrived: see
     /// [`Context::request`](crate::handler::Context::request).
     NodeRequestCompleted {
-        /// The action that it is the result of.
+        /// The action whose result this is.
         action: ActionId,
         /// The node that replied.
         node: NodeId,
         /// The reply.
         reply: Message,
     },
-    /// A timer that the handler has set has expired: see
+    /// A timer of the handler has expired: see
     /// [`Context::set_timer`](crate::handler::Context::set_timer).
     NodeTimer {
         /// The timer.
         timer: TimerId,
     },
-    /// An action that the handler asked for has failed.
+    /// An action of the handler has failed.
     NodeActionFailed {
         /// The action that failed.
         action: ActionId,
-        /// The failure.
+        /// The reason why it failed.
         error: String,
     },
     /// This subscriber was too slow, so events were dropped for it.
     NodeLagged {
-        /// Their number since the last event that it was given.
+        /// Number of events dropped since the last one that was delivered to it.
         missed: u64,
     },
-    /// The application's handler panicked. The node and the link go on.
+    /// The application's handler panicked. The node and its links keep running.
     NodeHandlerPanicked {
-        /// The event that it was handling.
+        /// The name of the event that it was handling.
         event: &'static str,
         /// The panic's message.
         panic: String,
     },
-    /// The clocks of this node and of a peer are far apart, so each may drop the other's broadcasts.
-    /// Reported once for each link, and again if the difference changes.
+    /// The clocks of this node and of a peer are far apart, so each may drop the other's
+    /// broadcasts. This is reported once for each link, and again if the difference changes much.
     NodeClockSkew {
         /// The peer.
         peer: Peer,
-        /// Seconds that its clock is ahead of this node's; negative if it is behind.
+        /// Number of seconds by which the peer's clock is ahead of this node's clock. Negative if
+        /// it is behind.
         seconds: i64,
     },
 }
 
 impl Event {
-    /// Returns the event that a link is up.
+    /// Returns the event for a link that is up.
     #[must_use]
     pub fn connected(peer: Peer) -> Self {
         match peer.direction() {
@@ -300,7 +305,7 @@ impl Event {
         }
     }
 
-    /// Returns the event that this node is about to close a link.
+    /// Returns the event for a link that this node is about to close.
     #[must_use]
     pub fn disconnecting(peer: Peer) -> Self {
         match peer.direction() {
@@ -309,7 +314,7 @@ impl Event {
         }
     }
 
-    /// Returns the event that a link has ended.
+    /// Returns the event for a link that has ended.
     #[must_use]
     pub fn disconnected(peer: Peer, link_end: LinkEnd) -> Self {
         match peer.direction() {
@@ -318,14 +323,14 @@ impl Event {
         }
     }
 
-    /// Returns the event's name, which is that of its variant in snake case: `node_message`,
+    /// Returns the event's name. It is the name of the variant in snake case: `node_message`,
     /// `inbound_node_connected`, ...
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.into()
     }
 
-    /// Returns the peer that the event is about, if any.
+    /// Returns the peer that the event is about, or `None` if it is about no peer.
     #[must_use]
     pub fn peer(&self) -> Option<&Peer> {
         match self {
@@ -345,39 +350,39 @@ impl Event {
     }
 }
 
-/// Names an action that a handler asked for. The event with its result carries the same number.
+/// The number of an action of a handler. The event with the action's result has the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ActionId(u64);
 
 impl ActionId {
-    /// Makes the name of the action with this number. Handlers get theirs from a
+    /// Creates the identifier of the action with this number. Handlers get identifiers from a
     /// [`Context`](crate::handler::Context).
     #[must_use]
     pub fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// Returns its number, which no other action of the same node has in this run.
+    /// Returns the number. It is unique among the actions of a node until the node restarts.
     #[must_use]
     pub fn number(self) -> u64 {
         self.0
     }
 }
 
-/// Names a timer that a handler has set.
+/// The identifier of a timer of a handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimerId(ActionId);
 
 impl TimerId {
-    /// Returns the timer that is set by this action. Handlers get theirs from a
+    /// Creates the identifier of the timer that this action sets. Handlers get identifiers from a
     /// [`Context`](crate::handler::Context).
     #[must_use]
     pub fn new(action: ActionId) -> Self {
         Self(action)
     }
 
-    /// Returns the action that sets it. If the timer can't be set, `node_action_failed` has this
-    /// number.
+    /// Returns the action that sets the timer. If the timer can't be set, `node_action_failed` is
+    /// called with this action.
     #[must_use]
     pub fn action(self) -> ActionId {
         self.0
@@ -390,30 +395,30 @@ impl fmt::Display for ActionId {
     }
 }
 
-/// Messages that were accepted for a peer and did not get through, or may not have.
+/// Messages that a node accepted for a peer and that were not delivered, or may not have been.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MessageFailure {
-    /// Number that never left this node, and so did not arrive.
+    /// Number of messages that never left this node, so they did not arrive.
     pub unsent: u64,
-    /// Number of the last messages that left this node but were not confirmed before the link ended.
-    /// Some of them may have arrived.
+    /// Number of messages that left this node but were not acknowledged before the link ended. Some
+    /// of them may have arrived.
     pub unconfirmed: u64,
     /// The reason.
     pub reason: Reason,
 }
 
-/// A file or folder that a peer has received, to the last byte, and verified.
+/// A file or folder that a peer has received completely and verified.
 ///
-/// The peer says so at the end of its fetch. It may have fetched from several nodes at once: each of
-/// them gets the event if it has sent a part, with the bytes that it has sent itself.
+/// The peer reports this to its sources at the end of its fetch. If it fetched from several nodes,
+/// each node that sent a part gets the event, with the number of bytes that this node itself sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upload {
     /// Its hash.
     pub hash: Hash,
-    /// Its name at this node.
+    /// Its name in the shares of this node.
     pub name: String,
-    /// Bytes of it that this node has sent to the peer: all of them unless the peer had other
-    /// sources, or had a part of it before.
+    /// Number of bytes of it that this node has sent to the peer. That is less than the size if the
+    /// peer had other sources, or already had a part.
     pub bytes: u64,
     /// Its size in bytes.
     pub size: u64,
@@ -422,38 +427,39 @@ pub struct Upload {
 /// A message to the whole network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broadcast {
-    /// The hash that names it.
+    /// The hash that identifies it.
     pub id: Hash,
     /// The node that wrote and signed it.
     pub author: NodeId,
-    /// Its time by the author's clock, in milliseconds since 1970.
+    /// The time at which it was written, by the author's clock, in milliseconds since 1970.
     pub time: u64,
-    /// A heading; may be empty.
+    /// Its title, which may be empty.
     pub title: String,
     /// Its content.
     pub message: Message,
 }
 
-/// A node of the network and its neighbours, as it describes itself in answer to a discovery.
+/// A node of the network and its neighbours, as the node described itself in answer to a discovery.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
     /// Its identity.
     pub id: NodeId,
     /// The name that it gives itself.
     pub name: String,
-    /// Its addresses, as far as it knows them.
+    /// The addresses at which it listens, as far as it knows them.
     pub addresses: Vec<Address>,
-    /// The nodes that it has dialled.
+    /// The nodes that it dialled.
     pub outbound: Vec<Neighbour>,
-    /// The nodes that have dialled it.
+    /// The nodes that dialled it.
     pub inbound: Vec<Neighbour>,
 }
 
-/// The other end of one of a node's links.
+/// A node at the other end of a link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Neighbour {
     /// Its identity.
     pub id: NodeId,
-    /// Its address if it is known, else the address that it connected from.
+    /// The address at which it can be dialled, if known. Otherwise the address from which it
+    /// connected.
     pub address: Address,
 }

@@ -1,7 +1,8 @@
-//! The frames of a link: their kinds, their limits and their bytes.
+//! The frames of a link: their kinds, their limits and their encoding.
 //!
-//! A frame is a four-byte little-endian length, one kind byte, and a body; the length counts the
-//! kind byte and the body. Frames of unknown kinds are skipped, so that the protocol can grow.
+//! A frame is a four-byte little-endian length, one byte for the kind, and a body. The length
+//! counts the kind and the body. Frames of unknown kinds are skipped, so that later versions can
+//! add kinds.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -30,46 +31,48 @@ pub use messages::Messages;
 use owner::ShutdownOrder;
 use query::{Query, QueryAnswer, QueryDone};
 
-/// Bytes of the length at the start of a frame.
+/// Bytes of the length field at the start of a frame.
 const LENGTH_FIELD_LEN: usize = 4;
 
-/// Bytes before a frame's body: its length and its kind.
+/// Bytes of a frame's header: the length field and the kind.
 pub const HEADER_LEN: usize = LENGTH_FIELD_LEN + 1;
 
-/// Most bytes of a frame beside its limited content: names, numbers and signatures.
+/// Maximum number of bytes in a frame's body besides its content: names, numbers and signatures.
 pub const OVERHEAD: usize = 1024;
 
-/// Longest text that explains a goodbye or a failed request, in bytes.
+/// Maximum length in bytes of the text in a goodbye or for a failed request.
 const MAX_TEXT: usize = 200;
 
 /// A frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Frame {
-    /// The first frame, in both directions.
+    /// The first frame of each side.
     Hello(Hello),
-    /// The last frame. The sender ends the link.
+    /// The last frame of a side, which ends the link.
     Goodbye {
         /// The reason.
         reason: Reason,
         /// Number of application messages that the sender has received over this link.
         received: u64,
     },
-    /// Asks for a pong with the same number.
+    /// A request for a pong with the same number.
     Ping(u64),
     /// The answer to a ping.
     Pong(u64),
-    /// Acknowledges messages: the number that the sender's application has received over this link.
+    /// An acknowledgement: the number of messages that the sender's application has received over
+    /// this link.
     Received(u64),
-    /// An application's message.
+    /// A message between applications.
     Message(PackedMessage),
-    /// A request that waits for a reply.
+    /// A request between applications.
     Request {
-        /// Its number, which the requester does not use for another open request on this link.
+        /// The number of the request. The requester has no other open request with this number on
+        /// this link.
         id: u64,
         /// The kind of request.
         name: String,
-        /// The request itself.
+        /// The content of the request.
         body: PackedMessage,
     },
     /// The reply to a request.
@@ -79,13 +82,13 @@ pub enum Frame {
         /// The answer, or the reason why there is none.
         outcome: Result<PackedMessage, Refusal>,
     },
-    /// The requester no longer waits for the reply.
+    /// The requester no longer waits for the reply to the request with this number.
     Cancel(u64),
     /// A query to the network.
     Query(Query),
     /// A node's answer to a query, on its way back.
     Answer(QueryAnswer),
-    /// The end of the answers from one branch of the network.
+    /// The end of the answers to a query from one branch of the network.
     QueryDone(QueryDone),
     /// A message that is relayed to a node without a link.
     Forward(Forward),
@@ -93,36 +96,39 @@ pub enum Frame {
     Forwarded(Forwarded),
     /// Broadcasts of one author.
     Broadcast(Batch),
-    /// Announces the broadcasts that the sender has.
+    /// An announcement of the broadcasts that the sender has.
     Have(Vec<Have>),
-    /// Asks for broadcasts.
+    /// A request for broadcasts.
     Want(Want),
-    /// Ends the answer to a [`Want`], with the place up to which the sender has broadcasts itself.
+    /// The end of the answer to a [`Want`]. It says up to which place of the run the sender has all
+    /// broadcasts.
     Given(Have),
-    /// Stops the receiver from passing on a run's broadcasts: the sender gets them from other nodes.
+    /// A request to pass on no more broadcasts of a run to the sender, which gets them from other
+    /// nodes.
     Prune(RunId),
-    /// Asks the receiver to become a neighbour.
+    /// A request to become neighbours.
     NeighbourRequest(NeighbourRequest),
     /// The answer to a neighbour request.
     NeighbourReply(NeighbourReply),
-    /// Announces a new node, on a random walk.
+    /// The announcement of a new node, on a random walk.
     ForwardJoin(ForwardJoin),
-    /// The two nodes are no longer neighbours.
+    /// The end of the relation as neighbours.
     Disconnect(Disconnect),
     /// Records of nodes that the sender knows, on a random walk.
     Shuffle(Shuffle),
     /// The answer to a shuffle, on its way back.
     ShuffleReply(ShuffleReply),
-    /// A sign of life of the node with the least identity.
+    /// A sign of life from the node with the least identity.
     Beacon(Beacon),
-    /// Asks the receiver to open a stream to the sender, which could not open one itself.
+    /// A request to open a stream to the sender, which can't dial the receiver.
     CallBack {
-        /// The stream's token, which tells it from others.
+        /// The token by which the sender recognizes the stream.
         token: [u8; 16],
     },
-    /// The network's owner orders all nodes to stop.
+    /// The order of the network's owner that all nodes stop.
     ShutdownOrder(ShutdownOrder),
-    /// The sender's clock, in milliseconds since 1970. It has refused a broadcast because of its time.
+    /// The time of the sender's clock, in milliseconds since 1970. A node sends it after it has
+    /// refused a broadcast because of the broadcast's time.
     Clock(u64),
     /// A frame of a kind that this version does not know.
     Unknown(u8),
@@ -132,13 +138,13 @@ pub enum Frame {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The peer has no handler of that name.
+    /// The peer has no handler for requests of that name.
     #[error("the other side has no handler of that name")]
     NoHandler,
-    /// The peer handles as many requests of this node as it accepts at once.
+    /// The peer already handles the maximum number of requests of this node.
     #[error("the other side is busy")]
     Busy,
-    /// The handler failed, with this error.
+    /// The handler of the peer failed with this error.
     #[error("the handler failed: {0}")]
     Failed(String),
 }
@@ -173,41 +179,42 @@ const BEACON: u8 = 0x56;
 const SHUTDOWN_ORDER: u8 = 0x60;
 const CLOCK: u8 = 0x61;
 
-/// Bytes before the content in a message's frame: the header and the head byte.
+/// Bytes before the content in the frame of a message: the header and the head byte.
 pub const MESSAGE_HEADER_LEN: usize = HEADER_LEN + 1;
 
-/// Returns the bytes before the content in a message's frame. `head` is the content's head byte, `len`
-/// its length.
+/// Returns the bytes before the content in the frame of a message. `head` is the head byte, and
+/// `len` the length of the content.
 #[must_use]
 pub fn message_header(head: u8, len: usize) -> [u8; MESSAGE_HEADER_LEN] {
-    // The length counts the kind and the head byte as well.
+    // The length also counts the kind and the head byte.
     let [a, b, c, d] = u32::try_from(len + 2).unwrap_or(u32::MAX).to_le_bytes();
     [a, b, c, d, MESSAGE, head]
 }
 
 impl Frame {
-    /// Returns the largest body of a frame of this kind, in bytes.
+    /// Returns the maximum length of the body of a frame of this kind, in bytes.
     #[must_use]
     pub fn limit(kind: u8, config: &Config) -> usize {
         match kind {
             MESSAGE | REQUEST | REPLY => config.max_message.saturating_add(OVERHEAD),
             BROADCAST => config.max_broadcast.saturating_add(OVERHEAD),
-            // Frames of unknown kinds too: they are received whole before they are skipped.
+            // Frames of unknown kinds are limited too, because they are received completely before
+            // they are skipped.
             _ => config.max_control,
         }
     }
 
-    /// Returns whether the frame is the application's. Such frames have a queue of their own and are
-    /// counted.
+    /// Returns whether this is a frame of the application: a message, a request or a reply. Such
+    /// frames have a separate queue, and are counted for acknowledgements.
     #[must_use]
     pub fn is_application(&self) -> bool {
         matches!(self, Self::Message(_) | Self::Request { .. } | Self::Reply { .. })
     }
 
-    /// Appends the whole frame, header and body, to `out`.
+    /// Appends the frame to `out`, both header and body.
     ///
-    /// Senders check contents against the limits before. The length of a frame over four GiB would be
-    /// wrong.
+    /// The caller has checked that the content is within its limit. The length field of a frame
+    /// over 4 GiB would be wrong.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let start = out.len();
         // The length is filled in at the end, once it is known.
@@ -268,8 +275,9 @@ impl Frame {
         out[start..start + LENGTH_FIELD_LEN].copy_from_slice(&len.to_le_bytes());
     }
 
-    /// Returns the bytes of a frame that has `content` as its own. The frame itself is encoded with an
-    /// empty one, so a large content need not be copied to be sent behind the head.
+    /// Returns the bytes of a frame before its content. This frame has an empty content, and
+    /// `content` is the one that the caller sends after these bytes. So a large content need not be
+    /// copied.
     #[must_use]
     pub fn encode_header(&self, content: &[u8]) -> Vec<u8> {
         let mut head = Vec::new();
@@ -279,10 +287,11 @@ impl Frame {
         head
     }
 
-    /// Reads a frame of kind `kind` from its body. Contents are shared with `body`, not copied.
+    /// Reads a frame of this kind from its body. Contents are shared with `body`, not copied.
     ///
     /// # Errors
-    /// [`DecodeError`] if a field is missing, too long or invalid, or bytes follow the last one.
+    /// [`DecodeError`] if a field is missing, too long or invalid, or if bytes follow the last
+    /// field.
     pub fn decode(kind: u8, body: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let frame = Self::read(kind, &mut reader)?;
@@ -312,7 +321,8 @@ impl Frame {
             QUERY_DONE => Self::QueryDone(QueryDone::decode(reader)?),
             FORWARD => Self::Forward(Forward::decode(reader)?),
             FORWARDED => Self::Forwarded(Forwarded::decode(reader)?),
-            // The batch keeps its bytes and is passed on as it came, so that its signature stays valid.
+            // The batch keeps its bytes and is passed on unchanged, so that its signature stays
+            // valid.
             BROADCAST => Self::Broadcast(Batch::decode(reader.take_rest())?),
             HAVE => Self::Have(reader.list(MAX_HAVES, "runs", Have::decode)?),
             WANT => Self::Want(Want::decode(reader)?),
@@ -329,7 +339,7 @@ impl Frame {
             SHUTDOWN_ORDER => Self::ShutdownOrder(ShutdownOrder::decode(reader)?),
             CLOCK => Self::Clock(reader.u64("clock")?),
             unknown => {
-                // Otherwise `finish` would find bytes left over.
+                // Otherwise `finish` would report bytes after the last field.
                 reader.take_rest();
                 Self::Unknown(unknown)
             }
@@ -337,21 +347,21 @@ impl Frame {
     }
 }
 
-/// The reason why the bytes of a link are not frames.
+/// The reason why received bytes are not valid frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// A frame announces more bytes than its kind may have. No memory was taken for it.
+    /// The length of a frame is over the limit of its kind. No memory was reserved for the frame.
     #[error("a frame of kind {kind:#04x} announces {len} bytes; at most {limit} are allowed")]
     TooLong {
         /// The frame's kind.
         kind: u8,
-        /// The announced length of its body.
+        /// The length of its body, according to the header.
         len: usize,
-        /// The largest allowed length.
+        /// The maximum length of the body.
         limit: usize,
     },
-    /// A frame has no kind byte.
+    /// A frame has the length zero, so it has no kind.
     #[error("a frame without a kind")]
     Empty,
     /// The body of a frame is invalid for its kind.
@@ -359,30 +369,31 @@ pub enum FrameError {
     Body {
         /// The frame's kind.
         kind: u8,
-        /// The fault in it.
+        /// The error in the body.
         error: DecodeError,
     },
 }
 
-/// Whole frames, split off the front of the bytes that a link has received.
+/// Complete frames, split off the front of the bytes that a link has received.
 #[derive(Debug)]
 pub struct Frames {
     block: Bytes,
-    /// The messages at the front, if they are known.
+    /// The messages at the front of `block`, if [`Frames::split`] has found them.
     leading: LeadingMessages,
     max_message: usize,
     skips_added_fields: bool,
 }
 
 impl Frames {
-    /// Splits all whole frames off the front of `buffer`, in one block that they share. Only the start
-    /// of a frame may be left.
+    /// Splits all complete frames off the front of `buffer`. They share one block of memory. At
+    /// most an incomplete frame is left in `buffer`.
     ///
     /// # Errors
-    /// If a frame announces more bytes than it may have, as soon as its header is there.
+    /// If a frame has no kind or is over its limit. That is known as soon as its header has
+    /// arrived.
     pub fn split(buffer: &mut BytesMut, config: &Config) -> Result<Self, FrameError> {
         let leading = LeadingMessages::find(buffer, config.max_message);
-        // The messages at the front are within their limit, so their headers are not read twice.
+        // `find` has checked the messages at the front, so their headers need not be read again.
         let mut end = leading.end;
         while let Some(next) = frame_end(buffer, end, |kind| Frame::limit(kind, config))? {
             end = next;
@@ -391,8 +402,8 @@ impl Frames {
         Ok(Self { block, leading, max_message: config.max_message, skips_added_fields: false })
     }
 
-    /// Splits the first frame off the front of `buffer` once it is there whole. It may be no longer
-    /// than a control frame, as the peer has not said Hello yet.
+    /// Splits the first frame off the front of `buffer` if it is complete. Its limit is that of a
+    /// control frame, as the peer has not sent its Hello yet.
     ///
     /// # Errors
     /// As for [`Frames::split`].
@@ -403,20 +414,20 @@ impl Frames {
         Ok(Self { block, leading, max_message: config.max_message, skips_added_fields: false })
     }
 
-    /// Makes [`Frames::next`] skip bytes behind the last field of a frame, which would be an error. So
-    /// later versions can add fields.
+    /// Makes [`Frames::next`] skip bytes after the last field of a frame. Otherwise they are an
+    /// error. So later versions can add fields.
     #[must_use]
     pub fn skip_added_fields(self) -> Self {
         Self { skips_added_fields: true, ..self }
     }
 
-    /// Takes the messages that come next, up to a frame of another kind or a message that needs more
-    /// work: a compressed one, or an invalid one.
+    /// Takes the messages that come next. They end before the first frame of another kind, and
+    /// before the first message that is compressed or invalid.
     ///
-    /// It has the same result as [`Frames::next`] for each message, but is much faster.
+    /// The messages are the same as those from [`Frames::next`], but this is much faster.
     pub fn take_messages(&mut self) -> Messages {
         let mut leading = std::mem::take(&mut self.leading);
-        // `split` has found the front for the first call only.
+        // `split` has found only the messages for the first call.
         if leading.end == 0 {
             leading = LeadingMessages::find(&self.block, self.max_message);
         }
@@ -426,12 +437,13 @@ impl Frames {
     /// Takes the next frame.
     ///
     /// # Errors
-    /// If its body is invalid for its kind. The frames behind it can still be read.
+    /// If the body of the frame is invalid. The frames after it can still be read.
     #[allow(clippy::should_implement_trait)] // `take_messages` is called in between
     pub fn next(&mut self) -> Option<Result<Frame, FrameError>> {
-        // `split` has checked every header in the block, so an error can only mean its end.
+        // `split` has checked every header in the block, so an error here means the end of the
+        // block.
         let (kind, len) = read_header(&self.block).ok()??;
-        // The front was found from the start of the block, which moves now.
+        // `leading` counts from the start of the block, and the start moves here.
         self.leading = LeadingMessages::default();
         self.block.advance(HEADER_LEN);
         let body = self.block.split_to(len.min(self.block.len()));
@@ -444,7 +456,7 @@ impl Frames {
     }
 }
 
-/// Returns the end of the frame that begins at `at`, if it is there whole.
+/// Returns the end of the frame that begins at `at`, or `None` if the frame is incomplete.
 fn frame_end(
     buffer: &[u8],
     at: usize,
@@ -460,8 +472,8 @@ fn frame_end(
     Ok(at.checked_add(HEADER_LEN + len).filter(|end| *end <= buffer.len()))
 }
 
-/// Returns the kind and the length of the body of the frame at the start of `bytes`, once they are
-/// there.
+/// Returns the kind of the frame at the start of `bytes` and the length of its body, or `None` if
+/// the header is incomplete.
 #[inline]
 pub fn read_header(bytes: &[u8]) -> Result<Option<(u8, usize)>, FrameError> {
     let Some(&[a, b, c, d, kind]) = bytes.first_chunk::<HEADER_LEN>() else {

@@ -1,4 +1,4 @@
-//! The application as a trait. The same code runs on a real node and in the simulator.
+//! The application as a trait. The same application runs on a real node and in the simulator.
 
 mod context;
 mod timers;
@@ -18,13 +18,14 @@ use crate::frame::Refusal;
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
 
-/// An application. Implement what you need: each method is empty by default.
+/// An application. Implement the methods that you need. The others do nothing by default.
 ///
-/// Methods are synchronous and act through the [`Context`]. They are called one at a time. While one
-/// runs, messages wait and their senders are slowed down, so long work belongs in a task or thread of
-/// its own.
+/// Methods are synchronous and act through the [`Context`]. They are called one at a time. While a
+/// method runs, arriving messages wait and their senders are slowed down. So do long work in a
+/// separate task or thread.
 ///
-/// Actions that take time are asked for through the context. The result comes as an event:
+/// The context also begins actions that take time. The result of such an action comes later, as an
+/// event:
 ///
 /// ```
 /// use peerkit_proto::event::{ActionId, Peer};
@@ -51,16 +52,17 @@ use crate::message::Message;
 /// ```
 #[allow(unused_variables)]
 pub trait Handler: Send {
-    /// Takes an event, and by default calls the method for it. Override it to get events as values.
-    /// Only messages come to [`node_message`](Self::node_message) directly, as there may be very many.
+    /// Handles an event. By default this calls the method for the event. Override it to get events
+    /// as values. Messages do not come here but to [`node_message`](Self::node_message), as there
+    /// may be very many.
     fn on_event(&mut self, cx: &mut Context<'_>, event: Event) {
         event.call_method(self, cx);
     }
-    /// This node has connected to another.
+    /// A link that this node dialled is up.
     fn outbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {}
-    /// Another node has connected to this one.
+    /// A link that the peer dialled is up.
     fn inbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {}
-    /// A link that this node had dialled has ended.
+    /// A link that this node dialled has ended.
     fn outbound_node_disconnected(
         &mut self,
         cx: &mut Context<'_>,
@@ -68,36 +70,37 @@ pub trait Handler: Send {
         link_end: &LinkEnd,
     ) {
     }
-    /// A link that the peer had dialled has ended.
+    /// A link that the peer dialled has ended.
     fn inbound_node_disconnected(&mut self, cx: &mut Context<'_>, peer: &Peer, link_end: &LinkEnd) {
     }
-    /// This node is about to close a link that it had dialled.
+    /// This node is about to close a link that it dialled.
     fn node_disconnect_with_outbound_node(&mut self, cx: &mut Context<'_>, peer: &Peer) {}
-    /// This node is about to close a link that the peer had dialled.
+    /// This node is about to close a link that the peer dialled.
     fn node_disconnect_with_inbound_node(&mut self, cx: &mut Context<'_>, peer: &Peer) {}
     /// A message has arrived.
     fn node_message(&mut self, cx: &mut Context<'_>, peer: &Peer, message: Message) {}
-    /// Messages that were accepted for `peer` did not get through, or may not have.
+    /// Messages that this node accepted for `peer` were not delivered, or may not have been.
     fn node_message_failed(&mut self, cx: &mut Context<'_>, peer: &Peer, failure: &MessageFailure) {
     }
-    /// A broadcast has arrived. Each is delivered once.
+    /// A broadcast has arrived. Each broadcast is delivered once.
     ///
-    /// An author gets no event for its own broadcast. A node that joins gets the broadcasts of the last
-    /// ten minutes.
+    /// The author of a broadcast gets no event for it. A node that joins the network gets the
+    /// broadcasts of the last ten minutes.
     fn node_broadcast(&mut self, cx: &mut Context<'_>, broadcast: Broadcast) {}
-    /// A broadcast asked for with [`Context::broadcast`] was not sent.
+    /// A broadcast made with [`Context::broadcast`] was not sent.
     fn node_broadcast_failed(&mut self, cx: &mut Context<'_>, title: &str, error: &str) {}
-    /// Broadcasts of `author` were missed for good: see [`Event::NodeBroadcastsMissed`].
+    /// This node has missed `count` broadcasts of `author`, and will not get them any more: see
+    /// [`Event::NodeBroadcastsMissed`].
     fn node_broadcasts_missed(&mut self, cx: &mut Context<'_>, author: NodeId, count: u64) {}
-    /// A discovery that this node has begun has found a node.
+    /// A discovery of this node has found a node.
     fn node_discovered(&mut self, cx: &mut Context<'_>, node: &NodeInfo) {}
-    /// This node is about to stop. What the handler sends now still goes out.
+    /// This node is about to stop. Messages that the handler sends in this method are still sent.
     fn node_request_to_stop(&mut self, cx: &mut Context<'_>) {}
-    /// The network's owner has ordered all nodes to stop, so this node is about to.
+    /// The network's owner has ordered all nodes to stop, so this node is about to stop.
     fn node_shutdown_ordered(&mut self, cx: &mut Context<'_>, owner: NodeId) {}
     /// An order to stop that `peer` passed on was ignored: see [`Event::NodeShutdownRefused`].
     fn node_shutdown_refused(&mut self, cx: &mut Context<'_>, peer: &Peer, why: &str) {}
-    /// A download is in its place: see [`Event::NodeDownloadFinished`].
+    /// A download has finished: see [`Event::NodeDownloadFinished`].
     fn node_download_finished(
         &mut self,
         cx: &mut Context<'_>,
@@ -107,19 +110,19 @@ pub trait Handler: Send {
         changes: &Changes,
     ) {
     }
-    /// A download was given up: see [`Event::NodeDownloadFailed`].
+    /// A download has failed: see [`Event::NodeDownloadFailed`].
     fn node_download_failed(&mut self, cx: &mut Context<'_>, hash: Hash, error: &str) {}
-    /// A source of a download broke the rules, and is not asked again: see
+    /// A source of a download sent something that was not requested, and is not used any more: see
     /// [`Event::NodeSourceDropped`].
     fn node_source_dropped(&mut self, cx: &mut Context<'_>, hash: Hash, source: NodeId, why: &str) {
     }
     /// A peer has received all of a file or folder: see [`Event::NodeUploadCompleted`].
     fn node_upload_completed(&mut self, cx: &mut Context<'_>, peer: &Peer, upload: &Upload) {}
-    /// A shared file was changed or removed, and is not served any more: see
+    /// A shared file was changed or removed, so this node can't serve it any more: see
     /// [`Event::NodeShareChanged`].
     fn node_share_changed(&mut self, cx: &mut Context<'_>, hash: Hash, name: &str) {}
-    /// A link that is to be kept was lost, and `tries` dials have failed so far. Return false to give
-    /// the link up.
+    /// A link that this node keeps was lost, and `tries` dials to make it again have failed. Return
+    /// false to give up the link.
     fn node_reconnection_error(
         &mut self,
         cx: &mut Context<'_>,
@@ -137,7 +140,7 @@ pub trait Handler: Send {
         error: &str,
     ) {
     }
-    /// A connection came in but did not become a link.
+    /// An inbound connection did not become a link.
     fn inbound_node_connection_error(
         &mut self,
         cx: &mut Context<'_>,
@@ -145,8 +148,8 @@ pub trait Handler: Send {
         error: &str,
     ) {
     }
-    /// A discovery asked for with [`Context::discover`] has ended. `nodes` are those within the
-    /// depth, this one first; `complete` says whether all of them have answered.
+    /// A discovery begun with [`Context::discover`] has ended. `nodes` has the nodes within the
+    /// depth, this node first. `complete` is true if all of them have answered.
     fn node_discovery_completed(
         &mut self,
         cx: &mut Context<'_>,
@@ -155,7 +158,7 @@ pub trait Handler: Send {
         complete: bool,
     ) {
     }
-    /// A search asked for with [`Context::search`] has ended.
+    /// A search begun with [`Context::search`] has ended.
     fn node_search_completed(
         &mut self,
         cx: &mut Context<'_>,
@@ -163,7 +166,7 @@ pub trait Handler: Send {
         files: &[FoundFile],
     ) {
     }
-    /// A ping asked for with [`Context::ping`] was answered.
+    /// A ping sent with [`Context::ping`] was answered.
     fn node_ping_completed(
         &mut self,
         cx: &mut Context<'_>,
@@ -172,7 +175,8 @@ pub trait Handler: Send {
         rtt: Duration,
     ) {
     }
-    /// A fetch asked for with [`Context::fetch`] is whole, checked, and in its place.
+    /// A fetch begun with [`Context::fetch`] has finished. The content is complete, verified and
+    /// stored at `path`.
     fn node_fetch_completed(
         &mut self,
         cx: &mut Context<'_>,
@@ -182,7 +186,8 @@ pub trait Handler: Send {
         bytes: u64,
     ) {
     }
-    /// The path given to [`Context::share`] is shared, but for `skipped` entries of a folder.
+    /// The file or folder given to [`Context::share`] is shared. `skipped` is the number of entries
+    /// of a folder that can't be shared.
     fn node_share_completed(
         &mut self,
         cx: &mut Context<'_>,
@@ -191,19 +196,22 @@ pub trait Handler: Send {
         skipped: usize,
     ) {
     }
-    /// The link asked for with [`Context::connect`] is up, or was already.
+    /// The link requested with [`Context::connect`] is up. It may have been up before the request.
     fn node_connect_completed(&mut self, cx: &mut Context<'_>, action: ActionId, peer: &Peer) {}
-    /// This node has become a member of the network, as [`Context::join`] asked for.
+    /// This node has become a member of the network, as requested with [`Context::join`].
     fn node_join_completed(&mut self, cx: &mut Context<'_>, action: ActionId) {}
-    /// Answers a request of a peer, or refuses it. `name` is the kind of request. The method returns
-    /// the answer at once. An answer that takes longer is sent later, as a message.
+    /// Answers a request of a peer, or refuses it. `name` is the kind of request. The method has to
+    /// return the reply without waiting. If the work takes longer, send its result later in a
+    /// message.
     ///
-    /// A request is no [`Event`]: a callback refuses all. On a real node a function given to
-    /// `Node::serve` for this name answers instead, and the handler does not see the request.
+    /// A request is not an [`Event`], so a [`Callback`] refuses all requests. On a real node,
+    /// `Node::serve` can register a function for a name. Requests with that name go to the function
+    /// and not to the handler.
     ///
     /// # Errors
-    /// [`Refusal::NoHandler`] for a name that this handler does not know, as by default, and
-    /// [`Refusal::Failed`] for a request that it can't answer. The peer gets it as the request's failure.
+    /// Return [`Refusal::NoHandler`] for a name that this handler does not know, as the default
+    /// method does for every name. Return [`Refusal::Failed`] for a request that this handler can't
+    /// answer. The peer's request fails with this error.
     fn node_request(
         &mut self,
         cx: &mut Context<'_>,
@@ -222,25 +230,26 @@ pub trait Handler: Send {
         reply: Message,
     ) {
     }
-    /// A timer set with [`Context::set_timer`] has expired. No timer expires once the node has been
-    /// asked to stop.
+    /// A timer set with [`Context::set_timer`] has expired. No timer expires once the node is
+    /// stopping.
     fn on_timer(&mut self, cx: &mut Context<'_>, timer: TimerId) {}
-    /// An action asked for through the context has failed: a connect, join, discovery, search, ping,
-    /// fetch, share or request, a timer, or one without a number of its own that was not begun because
-    /// too many waited.
+    /// An action of this handler has failed: a connect, join, discovery, search, ping, fetch, share
+    /// or request, or a timer that was not set. An action for which the context returns no
+    /// [`ActionId`] fails with this event only if too many actions waited for it to begin.
     fn node_action_failed(&mut self, cx: &mut Context<'_>, action: ActionId, error: &str) {}
-    /// This handler was too slow, so `missed` events other than messages were dropped.
+    /// This handler was too slow, so `missed` events were dropped for it. Messages are not among
+    /// them.
     fn node_lagged(&mut self, cx: &mut Context<'_>, missed: u64) {}
-    /// This handler panicked while it handled `event`. The node and the link go on.
+    /// This handler panicked while it handled `event`. The node and its links keep running.
     fn node_handler_panicked(&mut self, cx: &mut Context<'_>, event: &'static str, panic: &str) {}
     /// The clock of `peer` is `seconds` ahead of this node's: see [`Event::NodeClockSkew`].
     fn node_clock_skew(&mut self, cx: &mut Context<'_>, peer: &Peer, seconds: i64) {}
 }
 
-/// A callback as an application. Every event is a value.
+/// A callback as an application. It gets every event as a value.
 ///
-/// To give up a link after a [`NodeReconnectionError`](Event::NodeReconnectionError), call
-/// [`Context::stop_reconnecting`].
+/// To give up a link in a [`NodeReconnectionError`](Event::NodeReconnectionError), the callback
+/// calls [`Context::stop_reconnecting`].
 pub struct Callback<F>(pub F);
 
 impl<F: FnMut(&mut Context<'_>, Event) + Send> Handler for Callback<F> {
@@ -254,7 +263,7 @@ impl<F: FnMut(&mut Context<'_>, Event) + Send> Handler for Callback<F> {
 }
 
 impl Event {
-    /// Hands the event to a handler.
+    /// Passes the event to a handler.
     pub fn deliver(self, handler: &mut dyn Handler, cx: &mut Context<'_>) {
         match self {
             Self::NodeMessage { peer, message } => handler.node_message(cx, &peer, message),
@@ -262,7 +271,7 @@ impl Event {
         }
     }
 
-    /// Calls the handler's method for this event.
+    /// Calls the method of the handler for this event.
     fn call_method<H: Handler + ?Sized>(self, handler: &mut H, cx: &mut Context<'_>) {
         match self {
             Self::OutboundNodeConnected { peer } => handler.outbound_node_connected(cx, &peer),

@@ -1,4 +1,4 @@
-//! The first messages between two nodes: Hello on a link, and the opening of a stream.
+//! The first messages on a connection: Hello on a link, and the opening of a stream.
 
 use std::net::SocketAddr;
 
@@ -10,67 +10,70 @@ use crate::event::Reason;
 use crate::id::NodeId;
 use crate::versions::{Agreement, VersionGap, Versions};
 
-/// ALPN of a link.
+/// The ALPN protocol name of a link.
 pub const ALPN_LINK: &[u8] = b"peerkit/1";
 
-/// ALPN of a stream, on the same port.
+/// The ALPN protocol name of a stream. Links and streams use the same port.
 pub const ALPN_STREAM: &[u8] = b"peerkit-stream/1";
 
-/// The label for a TLS session's exporter (RFC 8446, section 7.5). The exported bytes bind a proof to
-/// the session.
+/// The label for the exporter of a TLS session (RFC 8446, section 7.5). The exported bytes bind a
+/// proof to the session.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-peerkit-hello";
 
-/// Longest network name and node name, in bytes.
+/// Maximum length in bytes of the name of a network, and of the name of a node.
 pub const MAX_NAME: usize = 64;
 
-/// Longest name of a stream's protocol or of a request, in bytes.
+/// Maximum length in bytes of the name of a stream's protocol, and of the name of a request.
 pub const MAX_PROTOCOL: usize = 64;
 
-/// Most addresses in one Hello.
+/// Maximum number of addresses in a Hello, and in other lists of a node's own addresses.
 pub const MAX_ADDRESSES: usize = 32;
 
 const MAX_EXTENSIONS: usize = 32;
 const MAX_EXTENSION: usize = 1024;
 
-/// The key of the extension with the network's owner: an identity.
+/// The key of the extension whose value is the identity of the network's owner.
 const OWNER: u16 = 1;
 
-/// The key of the extension with the sender's time: a `u64`, in milliseconds since 1970.
+/// The key of the extension whose value is the sender's clock: a `u64`, in milliseconds since 1970.
 const TIME: u16 = 2;
 
 /// The proof that a node knows the network's secret.
 pub type Proof = [u8; 32];
 
-/// The first frame of a link, in both directions.
+/// The first frame of each side on a link.
 ///
-/// The side that dialled sends its Hello first. The other side answers with its own, or refuses with a
-/// goodbye.
+/// The side that dialled sends its Hello first. The other side answers with its own Hello, or
+/// refuses the link with a goodbye.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
-    /// Lowest protocol version that the sender speaks.
+    /// The lowest protocol version that the sender speaks.
     pub version_min: u16,
-    /// Highest protocol version that the sender speaks.
+    /// The highest protocol version that the sender speaks.
     pub version_max: u16,
     /// The network that the sender belongs to.
     pub network: String,
     /// The name that the sender gives itself.
     pub name: String,
-    /// A random number of the sender's run, which tells a restarted node from the run before.
+    /// A random number that the sender draws when it starts. Another number shows that the node has
+    /// restarted.
     pub incarnation: u64,
-    /// Optional features, a bit each. Unknown ones are ignored, and none are defined yet.
+    /// The optional features of the sender, one bit each. Unknown bits are ignored, and no feature
+    /// is defined yet.
     pub features: u64,
     /// The addresses at which the sender listens, as far as it knows, best first.
     pub addresses: Vec<Address>,
-    /// Proves knowledge of the network's secret, if the network has one: see [`prove`].
+    /// The proof that the sender knows the network's secret, if the network has one: see [`prove`].
     pub proof: Option<Proof>,
-    /// The network's owner, if it has one that the sender knows.
+    /// The network's owner, if the sender knows one.
     pub owner: Option<NodeId>,
-    /// The sender's wall clock, in milliseconds since 1970. Nodes of version 1 do not send it.
+    /// The time of the sender's wall clock, in milliseconds since 1970. Nodes of version 1 do not
+    /// send it.
     pub time: Option<u64>,
 }
 
 impl Hello {
-    /// Appends the frame's body to `out`. Names over their limits are cut.
+    /// Appends the frame's body to `out`. Names over their limits are cut off.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u16(self.version_min);
         out.put_u16(self.version_max);
@@ -91,11 +94,11 @@ impl Hello {
         }
     }
 
-    /// Reads a frame's body. Skips unknown extensions, addresses of unknown schemes, and bytes behind
-    /// the last field.
+    /// Reads a frame's body. Unknown extensions, addresses of unknown schemes, and bytes after the
+    /// last field are skipped.
     ///
     /// # Errors
-    /// [`DecodeError`] if anything is missing, too long or invalid.
+    /// [`DecodeError`] if a field is missing, too long or invalid.
     pub fn decode(body: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let mut hello = Self {
@@ -113,7 +116,7 @@ impl Hello {
         reader.list(MAX_EXTENSIONS, "extensions", |reader| {
             let key = reader.u16("extension key")?;
             let value = reader.bytes(MAX_EXTENSION, "extension")?;
-            // Other keys are those of later versions.
+            // Extensions with other keys belong to later versions, and are skipped.
             if key == OWNER {
                 let owner = value[..].try_into().map_err(|_| DecodeError::Invalid("owner"))?;
                 hello.owner = Some(NodeId::from_bytes(owner));
@@ -133,11 +136,11 @@ impl Hello {
         Versions { min: self.version_min, max: self.version_max }
     }
 
-    /// Returns the version and the features that both ends support: the sender, and this node with the
-    /// Hello `ours`.
+    /// Returns the version and the features for a link between the sender of this Hello and this
+    /// node, whose own Hello is `ours`.
     ///
     /// # Errors
-    /// [`Reason::Version`] if there is no version that both speak.
+    /// [`Reason::Version`] if there is no version that both nodes speak.
     pub fn agree(&self, ours: &Self) -> Result<Agreement, Reason> {
         let gap = VersionGap { refusing: ours.versions(), refused: self.versions() };
         let common = gap.refusing.highest_common(gap.refused);
@@ -145,23 +148,22 @@ impl Hello {
         Ok(Agreement { version, features: self.features & ours.features })
     }
 
-    /// Checks that the sender belongs to `network`, and that its proof of the network's secret is the
-    /// expected one.
+    /// Checks that the sender belongs to `network`, and that its proof equals `expected`.
     ///
     /// # Errors
-    /// The reason to refuse the sender with.
+    /// The reason for refusing the sender.
     pub fn check(&self, network: &str, expected: Option<&Proof>) -> Result<(), Reason> {
         check_network(&self.network, self.proof.as_ref(), network, expected)
     }
 
-    /// Returns an address at which this node can dial the sender, which connected from or answered at
-    /// `seen`. `None` if the sender does not listen.
+    /// Returns an address at which this node can dial the sender, or `None` if the sender does not
+    /// listen. `seen` is the sender's address on the connection.
     ///
-    /// Best is an address in the Hello with the IP address that we see. Else it is the IP address that
-    /// we see, with the port of the first address in the Hello.
+    /// This is the first address in the Hello with the IP address of `seen`. If there is none, it
+    /// is the IP address of `seen` with the port of the first address in the Hello.
     #[must_use]
     pub fn dial_address(&self, seen: SocketAddr) -> Option<Address> {
-        // An IPv4 address may be mapped into IPv6.
+        // An IPv4 address may come in its IPv6-mapped form.
         let ip = seen.ip().to_canonical();
         let has_ip = |socket: SocketAddr| socket.ip().to_canonical() == ip;
         let first = self.addresses.first()?;
@@ -170,24 +172,25 @@ impl Hello {
     }
 }
 
-/// The first message on a stream, from the side that dialled, behind a length of four bytes.
+/// The first message on a stream, from the side that opens it. Its length comes before it, in four
+/// bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamOpen {
     /// The network that the sender belongs to.
     pub network: String,
-    /// Proves knowledge of the network's secret, if the network has one.
+    /// The proof that the sender knows the network's secret, if the network has one.
     pub proof: Option<Proof>,
     /// The protocol to speak on the stream.
     pub protocol: String,
-    /// The token of the call-back by which the receiver has asked for this stream, if it has.
+    /// The token of a call-back, if the receiver has requested this stream by a call-back.
     pub token: Option<[u8; 16]>,
 }
 
 impl StreamOpen {
-    /// Most bytes of an encoded message. It is checked before memory is taken.
+    /// Maximum length of an encoded message in bytes. It is checked before memory is reserved.
     pub const MAX_LEN: usize = 256;
 
-    /// Appends the message to `out`, behind its length.
+    /// Appends the length of the message and the message to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut body = Vec::new();
         put_name(&mut body, &self.network);
@@ -197,11 +200,12 @@ impl StreamOpen {
         out.put_bytes(&body);
     }
 
-    /// Reads a message without its length. The message has no version of its own: other fields would
-    /// need another [`ALPN_STREAM`].
+    /// Reads a message without its length. The message has no version number: a change to its
+    /// fields would need another [`ALPN_STREAM`].
     ///
     /// # Errors
-    /// [`DecodeError`] if anything is missing, too long, invalid or left over.
+    /// [`DecodeError`] if a field is missing, too long or invalid, or if bytes follow the last
+    /// field.
     pub fn decode(body: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let open = Self {
@@ -214,28 +218,28 @@ impl StreamOpen {
         Ok(open)
     }
 
-    /// Checks that the sender belongs to `network`, and that its proof of the network's secret is the
-    /// expected one.
+    /// Checks that the sender belongs to `network`, and that its proof equals `expected`.
     ///
     /// # Errors
-    /// The reason to refuse the stream with.
+    /// The reason for refusing the stream.
     pub fn check(&self, network: &str, expected: Option<&Proof>) -> Result<(), Reason> {
         check_network(&self.network, self.proof.as_ref(), network, expected)
     }
 }
 
-/// Returns the proof that `sender` knows `secret`. `binding` has the bytes of the TLS session's
-/// exporter, which bind the proof to that session.
+/// Returns the proof that `sender` knows `secret`. `binding` has the bytes from the exporter of the
+/// TLS session. They bind the proof to that session.
 ///
-/// It is a BLAKE3 hash of the binding and the sender's identity, with a key derived from the secret. So
-/// a proof is worthless in another session or from another node. A node that completes a handshake with
-/// a member can try to guess a weak secret from its proof, so use a long random one.
+/// The proof is a BLAKE3 hash over the binding and the sender's identity, with a key derived from
+/// the secret. So a proof is not valid in another session or from another node. A node that a
+/// member has dialled gets the member's proof, and can use it to guess a weak secret. So use a long
+/// random secret.
 #[must_use]
 pub fn prove(secret: &[u8], binding: &[u8; 32], sender: NodeId) -> Proof {
     let key = blake3::derive_key("peerkit 2026-11 network secret", secret);
     let mut hasher = blake3::Hasher::new_keyed(&key);
-    // Both ends of a session have the same binding. Without the identity, an acceptor that does not know
-    // the secret could send the dialler's own proof back.
+    // Both ends of a session have the same binding. Without the identity in the proof, an acceptor
+    // that does not know the secret could return the proof of the dialler as its own.
     hasher.update(binding);
     hasher.update(sender.as_bytes());
     *hasher.finalize().as_bytes()
@@ -247,13 +251,16 @@ fn check_network(
     network: &str,
     expected: Option<&Proof>,
 ) -> Result<(), Reason> {
-    // The name comes first: between two networks a wrong secret is expected, and would mislead as a reason.
+    // The name is checked first. Two networks mostly have different secrets, and a wrong secret
+    // would then be a misleading reason.
     if theirs != network {
         return Err(Reason::OtherNetwork);
     }
-    // This type is compared in constant time, so that the time tells nothing about the proof.
+    // `blake3::Hash` is compared in constant time, so that the duration reveals nothing about the
+    // proof.
     let hash = |proof: &Proof| blake3::Hash::from_bytes(*proof);
-    // A proof where none is expected is refused too: its sender has a secret, and would refuse this node.
+    // An unexpected proof is refused too: its sender's network has a secret, so the sender would
+    // refuse this node.
     if proof.map(hash) != expected.map(hash) {
         return Err(Reason::WrongSecret);
     }
@@ -272,19 +279,19 @@ pub(crate) fn put_addresses(out: &mut Vec<u8>, addresses: &[Address]) {
     out.put_list(&addresses[..addresses.len().min(MAX_ADDRESSES)], put_address);
 }
 
-/// Reads an address. The inner `Err` has the text of an address with an unknown scheme.
+/// Reads an address. The inner result is an error with the text if the scheme is unknown.
 pub(crate) fn read_address(reader: &mut Reader) -> Result<Result<Address, String>, DecodeError> {
     let text = reader.str(MAX_ADDRESS, "address")?;
     match Address::from_wire(&text) {
         Ok(address) => Ok(Ok(address)),
-        // A scheme of a later version is not the sender's fault. A text that is no address at all is.
+        // An address with the scheme of a later version is valid there. Any other text is a fault
+        // of the sender.
         Err(ParseAddressError::Scheme(_)) => Ok(Err(text)),
         Err(_) => Err(DecodeError::Invalid("address")),
     }
 }
 
-/// Reads a list of addresses, without those of unknown schemes. They count against the limit all the
-/// same.
+/// Reads a list of addresses. Those with unknown schemes are left out, but count against the limit.
 pub(crate) fn read_addresses(
     reader: &mut Reader,
     limit: usize,
@@ -321,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn round_trips() {
+    fn encoded_messages_are_read_back() {
         assert_eq!(Hello::decode(encoded(&hello())).unwrap(), hello());
         let owned = Hello { owner: Some(Key::from_secret(&[1; 32]).id()), ..hello() };
         assert_eq!(Hello::decode(encoded(&owned)).unwrap(), owned);
@@ -352,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_behind_the_last_field_and_addresses_of_unknown_schemes_are_skipped() {
+    fn bytes_after_the_last_field_and_addresses_of_unknown_schemes_are_skipped() {
         let mut bytes = encoded(&hello()).to_vec();
         bytes.extend_from_slice(b"a field of a later version");
         assert_eq!(Hello::decode(bytes.into()).unwrap(), hello());
@@ -362,7 +369,8 @@ mod tests {
         list.put_list(&texts, |out, text| out.put_str(text));
         let read = read_addresses(&mut Reader::new(list.clone().into()), MAX_ADDRESSES);
         assert_eq!(read, Ok(hello().addresses));
-        // They count against the limit. A text that is no address at all is the sender's fault.
+        // Addresses of unknown schemes count against the limit. A text that is not an address is an
+        // error.
         assert!(read_addresses(&mut Reader::new(list.into()), 3).is_err());
         let mut bad = Vec::new();
         bad.put_list(&["127.0.0.1"], |out, text| out.put_str(text));
@@ -371,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_is_an_error() {
+    fn a_hello_that_is_cut_off_is_an_error() {
         let bytes = encoded(&hello());
         for len in 0..bytes.len() {
             assert!(Hello::decode(bytes.slice(..len)).is_err(), "cut at {len}");
@@ -379,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_other_networks_versions_and_secrets() {
+    fn another_network_and_another_secret_are_refused() {
         let mut plain = hello();
         plain.proof = None;
         assert_eq!(plain.check("peerkit", None), Ok(()));
@@ -387,17 +395,18 @@ mod tests {
         assert_eq!(plain.check("peerkit", Some(&[9; 32])), Err(Reason::WrongSecret));
         assert_eq!(hello().check("peerkit", Some(&[9; 32])), Ok(()));
         assert_eq!(hello().check("peerkit", Some(&[8; 32])), Err(Reason::WrongSecret));
-        // A node with a secret would refuse us. Refusing it here avoids a link that comes and goes.
+        // A node with a secret would refuse this node. If this node refuses first, no link comes up
+        // and ends again.
         assert_eq!(hello().check("peerkit", None), Err(Reason::WrongSecret));
     }
 
     #[test]
-    fn the_highest_common_version_and_the_features_of_both_are_agreed_on() {
+    fn a_link_uses_the_highest_common_version_and_the_common_features() {
         let speaks =
             |min, max, features| Hello { version_min: min, version_max: max, features, ..hello() };
         let new = speaks(1, 2, 0b0110);
         for (peer, agreed) in [
-            // As old as the node's previous version, the same, and newer.
+            // The peer speaks only the version before, the same versions, and a newer version.
             (speaks(1, 1, 0), Agreement { version: 1, features: 0 }),
             (speaks(1, 2, 0b0011), Agreement { version: 2, features: 0b0010 }),
             (speaks(2, 3, u64::MAX), Agreement { version: 2, features: 0b0110 }),
@@ -405,7 +414,7 @@ mod tests {
             assert_eq!(peer.agree(&new), Ok(agreed));
             assert_eq!(new.agree(&peer), Ok(agreed), "the other end agrees");
         }
-        // Without a common version, and with a range that is none.
+        // The peer has no common version, or an empty range.
         for peer in [speaks(3, 9, 0), speaks(0, 0, 0), speaks(2, 1, 0)] {
             let Err(Reason::Version(Some(gap))) = peer.agree(&new) else { panic!("{peer:?}") };
             assert_eq!((gap.refusing, gap.refused), (new.versions(), peer.versions()));
@@ -415,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_holds_for_one_session_and_sender() {
+    fn a_proof_is_valid_for_one_session_and_one_sender() {
         let (ann, bob) = (Key::from_secret(&[1; 32]).id(), Key::from_secret(&[2; 32]).id());
         let proof = prove(b"secret", &[1; 32], ann);
         assert_eq!(proof, prove(b"secret", &[1; 32], ann));
@@ -425,18 +434,18 @@ mod tests {
     }
 
     #[test]
-    fn a_listening_node_is_dialable_where_it_is_seen() {
+    fn a_listening_node_is_dialled_at_the_ip_address_of_its_connection() {
         let seen = |text: &str| hello().dial_address(text.parse().unwrap()).map(|a| a.to_string());
         assert_eq!(seen("127.0.0.1:50000").unwrap(), "127.0.0.1:7117");
         assert_eq!(seen("192.0.2.1:50000").unwrap(), "192.0.2.1:7117");
         assert_eq!(seen("[::ffff:192.0.2.1]:50000").unwrap(), "192.0.2.1:7117");
-        let silent = Hello { addresses: vec![], ..hello() };
-        assert_eq!(silent.dial_address("192.0.2.1:1".parse().unwrap()), None);
+        let not_listening = Hello { addresses: vec![], ..hello() };
+        assert_eq!(not_listening.dial_address("192.0.2.1:1".parse().unwrap()), None);
     }
 
     proptest! {
         #[test]
-        fn additions_of_later_versions_change_nothing(
+        fn additions_of_later_versions_are_ignored(
             extensions in prop::collection::vec((3_u16.., prop::collection::vec(any::<u8>(), 0..40)), 0..20),
             schemes in prop::collection::vec("[a-su-z]{1,9}://.{0,40}", 0..20),
             features: u64,
@@ -464,7 +473,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_decode_or_err(bytes in any::<Vec<u8>>()) {
+        fn any_bytes_are_decoded_or_refused(bytes in any::<Vec<u8>>()) {
             let _ = Hello::decode(bytes.clone().into());
             let _ = StreamOpen::decode(bytes.into());
         }

@@ -1,4 +1,4 @@
-//! Identities of nodes, which are public keys, and hashes of contents.
+//! Identities of nodes, which are their public keys, and hashes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,16 +10,16 @@ use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey};
 
 use crate::text::{clean_pasted_code, serde_as_text};
 
-/// Bytes of a node's public key, of its secret key, and of every hash on the wire.
+/// Length in bytes of public keys, secret keys and hashes.
 pub const ID_LEN: usize = 32;
 
-/// Bytes of an Ed25519 signature.
+/// Length of an Ed25519 signature in bytes.
 pub const SIGNATURE_LEN: usize = 64;
 
-/// A node's identity: its Ed25519 public key. Printed as 64 hex digits.
+/// A node's identity: its Ed25519 public key. It is printed as 64 hex digits.
 ///
-/// Any 32 bytes make a value. The TLS handshake and [`NodeId::verify`] show whether they are a key
-/// that a node holds.
+/// A value can hold any 32 bytes. The TLS handshake and [`NodeId::verify`] prove that they are the
+/// key of a node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId([u8; ID_LEN]);
 
@@ -36,29 +36,32 @@ impl NodeId {
         &self.0
     }
 
-    /// Returns the first eight hex digits: enough to tell nodes apart, and too few to trust one.
+    /// Returns the first eight hex digits. They are enough to distinguish nodes, but too few to
+    /// trust a node by them.
     #[must_use]
     pub fn short(&self) -> String {
         hex(&self.0[..4])
     }
 
-    /// Returns whether this node's key has signed `message` with `signature` (RFC 8032, with the strict
-    /// checks of `ed25519-dalek`, so that all nodes agree on what is valid).
+    /// Returns whether `signature` is a valid signature of this node over `message` (RFC 8032). The
+    /// checks are the strict ones of `ed25519-dalek`, so that all nodes agree on which signatures
+    /// are valid.
     #[must_use]
     pub fn verify(&self, message: &[u8], signature: &[u8; SIGNATURE_LEN]) -> bool {
         self.key().is_some_and(|key| key.verify(message, signature))
     }
 
-    /// Returns the identity as a key, which checks many signatures faster; `None` if no node can hold
-    /// it.
+    /// Returns the key that this identity encodes, or `None` if no node can hold that key. The key
+    /// verifies several signatures faster than [`NodeId::verify`].
     #[must_use]
     pub fn key(&self) -> Option<PublicKey> {
         VerifyingKey::from_bytes(&self.0).ok().filter(|key| !key.is_weak()).map(PublicKey)
     }
 
-    /// Returns whether a node can prove to hold this key: the bytes are the canonical encoding of a
-    /// point of the group's large prime order. Every key pair has such a public key. For other
-    /// points a signature can be made without a secret, or one secret has several identities.
+    /// Returns whether the bytes are a valid public key: the canonical encoding of a point of the
+    /// group's large prime order. The public key of every key pair is such a point. With other
+    /// points, signatures could be made without a secret, or one secret would have several
+    /// identities.
     #[must_use]
     pub fn is_public_key(&self) -> bool {
         VerifyingKey::from_bytes(&self.0).is_ok_and(|key| {
@@ -67,7 +70,7 @@ impl NodeId {
         })
     }
 
-    /// Returns this identity if a node can have it.
+    /// Returns this identity if a node can have it, and an error otherwise.
     ///
     /// # Errors
     /// If it is not a [public key](Self::is_public_key).
@@ -75,8 +78,8 @@ impl NodeId {
         if self.is_public_key() { Ok(self) } else { Err(NotAKey(self)) }
     }
 
-    /// Returns the X25519 public key that belongs to this one (RFC 7748, section 4.1); `None` if the
-    /// bytes are no key.
+    /// Returns the X25519 public key that belongs to this Ed25519 key (RFC 7748, section 4.1), or
+    /// `None` if the bytes are not a key.
     #[must_use]
     pub fn to_x25519(self) -> Option<[u8; ID_LEN]> {
         let key = VerifyingKey::from_bytes(&self.0).ok()?;
@@ -85,63 +88,66 @@ impl NodeId {
     }
 }
 
-/// An identity that no node can have, usually because one of its digits is wrong.
+/// The error for an identity that no node can have, usually because one of its digits is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no node can have the identity {0}: it is no valid key, so one of its digits is wrong")]
 pub struct NotAKey(pub NodeId);
 
-/// A node's public key, worked out from its identity, which takes a tenth of the time of a check.
+/// A node's public key, decoded from its identity. Decoding takes a tenth of the time for verifying
+/// a signature.
 #[derive(Debug, Clone)]
 pub struct PublicKey(VerifyingKey);
 
 impl PublicKey {
-    /// Checks a signature as [`NodeId::verify`] does.
+    /// Verifies a signature in the same way as [`NodeId::verify`].
     #[must_use]
     pub fn verify(&self, message: &[u8], signature: &[u8; SIGNATURE_LEN]) -> bool {
-        // The same checks as `verify_strict` of ed25519-dalek, which decompresses the point to find out
-        // whether its order is small. Comparing its bytes is enough: they have to be canonical.
+        // These are the checks of `verify_strict` of ed25519-dalek, but faster. `verify_strict`
+        // decompresses the signature's point to see whether its order is small. Comparing the bytes
+        // of the point is enough, as only canonical encodings are accepted.
         let small = signature.first_chunk().is_some_and(|point| SMALL_ORDER.contains(point));
         !small && self.0.verify(message, &Signature::from_bytes(signature)).is_ok()
     }
 }
 
-/// The encodings of the points of small order. A signature with one of them could be valid for several
-/// messages.
+/// The encodings of the points of small order. A signature with such a point could be valid for
+/// several messages.
 static SMALL_ORDER: LazyLock<[[u8; ID_LEN]; 8]> =
     LazyLock::new(|| EIGHT_TORSION.map(|point| point.compress().to_bytes()));
 
-/// A node's key pair. A program that holds it is the node.
+/// A node's key pair. A program that holds it can act as the node.
 ///
-/// Its `Debug` form hides the secret, and it is wiped from memory when dropped.
+/// Its `Debug` form hides the secret. The secret is wiped from memory when the value is dropped.
 #[derive(Clone)]
 pub struct Key(SigningKey);
 
 impl Key {
-    /// Returns the key pair of 32 secret bytes, which must come from the system's generator.
+    /// Creates the key pair from 32 secret bytes, which must come from the system's random
+    /// generator.
     #[must_use]
     pub fn from_secret(secret: &[u8; ID_LEN]) -> Self {
         Self(SigningKey::from_bytes(secret))
     }
 
-    /// Returns the secret bytes. Keep them where only their owner can read them.
+    /// Returns the secret bytes. Store them where no other user can read them.
     #[must_use]
     pub fn secret(&self) -> &[u8; ID_LEN] {
         self.0.as_bytes()
     }
 
-    /// Returns the public half.
+    /// Returns the node's identity, which is the public key.
     #[must_use]
     pub fn id(&self) -> NodeId {
         NodeId(self.0.verifying_key().to_bytes())
     }
 
-    /// Signs `message` (RFC 8032: the same message always gives the same signature).
+    /// Signs `message` (RFC 8032). The same message always gets the same signature.
     #[must_use]
     pub fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_LEN] {
         self.0.sign(message).to_bytes()
     }
 
-    /// Returns the X25519 secret key that belongs to this one.
+    /// Returns the X25519 secret key that belongs to this key pair.
     pub(crate) fn to_x25519(&self) -> [u8; ID_LEN] {
         self.0.to_scalar_bytes()
     }
@@ -153,7 +159,8 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A BLAKE3 hash: names a file's content (what `b3sum` prints) or a folder's manifest.
+/// A BLAKE3 hash. That of a file's content identifies the file, and is the hash that `b3sum`
+/// prints. That of a manifest identifies a folder.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hash([u8; ID_LEN]);
 
@@ -191,10 +198,10 @@ impl Hash {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseIdError {
-    /// It does not have 64 characters.
-    #[error("{0} characters where 64 hex digits belong")]
+    /// The text does not have 64 characters.
+    #[error("{0} characters instead of 64 hex digits")]
     Length(usize),
-    /// It has a character that is not a hex digit.
+    /// The text has a character that is not a hex digit.
     #[error("`{0}` is not a hex digit")]
     Digit(char),
 }
@@ -216,8 +223,8 @@ macro_rules! printed_as_hex {
         impl FromStr for $name {
             type Err = ParseIdError;
 
-            /// Reads 64 hex digits of either case, also with what pasting adds: line breaks, blanks,
-            /// and quotes, brackets or punctuation around them.
+            /// Reads 64 hex digits, in upper or lower case. Line breaks and blanks between them are
+            /// skipped, and quotes, brackets or punctuation around them, as pasting adds these.
             fn from_str(text: &str) -> Result<Self, ParseIdError> {
                 unhex(text).map(Self)
             }
@@ -237,18 +244,19 @@ pub fn hex(bytes: &[u8]) -> String {
 
 fn unhex(text: &str) -> Result<[u8; ID_LEN], ParseIdError> {
     let pasted;
-    // Most texts are exactly as they were printed, and need no copy.
+    // Most texts are exactly 64 digits, and need no cleaned copy.
     let text = if text.len() == 2 * ID_LEN {
         text
     } else {
         pasted = clean_pasted_code(text);
         pasted.as_str()
     };
-    // Checked before the length: a wrong character shows that the text is something else, such as a name.
+    // This is checked before the length: a wrong character shows that the text is something else,
+    // such as a name.
     if let Some(other) = text.chars().find(|c| !c.is_ascii_hexdigit()) {
         return Err(ParseIdError::Digit(other));
     }
-    // All are hex digits, so only their number can be wrong.
+    // All characters are hex digits, so only the length can be wrong.
     let wrong_length = ParseIdError::Length(text.len());
     let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).unwrap_or_default();
     bytes.try_into().map_err(|_| wrong_length)
@@ -263,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn prints_and_parses() {
+    fn a_printed_identity_is_parsed_back() {
         let id = key(1).id();
         assert_eq!(id.to_string().len(), 64);
         assert_eq!(id.to_string().parse::<NodeId>().unwrap(), id);
@@ -272,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_added_by_pasting_do_no_harm() {
+    fn characters_added_by_pasting_are_ignored() {
         let id = key(1).id();
         let text = id.to_string();
         for pasted in [
@@ -286,14 +294,14 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_an_id() {
+    fn a_text_that_is_not_64_hex_digits_is_refused() {
         assert_eq!("abc".parse::<NodeId>(), Err(ParseIdError::Length(3)));
         assert_eq!("xyz".parse::<Hash>(), Err(ParseIdError::Digit('x')));
         assert_eq!("é".repeat(32).parse::<Hash>(), Err(ParseIdError::Digit('é')));
     }
 
     #[test]
-    fn a_signature_holds_for_its_message_and_signer_only() {
+    fn a_signature_is_valid_only_for_its_message_and_signer() {
         let signature = key(1).sign(b"hello");
         assert!(key(1).id().verify(b"hello", &signature));
         assert!(!key(1).id().verify(b"hellp", &signature));
@@ -302,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn points_of_small_order_are_those_of_the_curve() {
+    fn the_points_of_small_order_are_those_of_the_curve() {
         let mut points = *SMALL_ORDER;
         points.sort_unstable();
         let expected = [
@@ -320,7 +328,8 @@ mod tests {
 
     #[test]
     fn keys_of_small_order_are_refused() {
-        // With the identity as key and as point, and nothing else, every message is signed.
+        // With a key of small order, this signature (the neutral point and a zero) is valid for
+        // every message.
         let mut signature = [0; SIGNATURE_LEN];
         signature[0] = 1;
         let weak = NodeId::from_bytes(SMALL_ORDER[0]);
@@ -346,7 +355,7 @@ mod tests {
             point[31] ^= 0x80;
             assert!(!NodeId::from_bytes(point).is_public_key());
         }
-        // The same y coordinates plus the field's prime: encodings that are not canonical.
+        // The same y coordinates plus the field's prime are encodings that are not canonical.
         for y in 0xed..=0xff {
             for sign in [0x7f, 0xff] {
                 let mut bytes = [0xff; ID_LEN];
@@ -362,7 +371,7 @@ mod tests {
 
     #[test]
     fn points_of_small_order_are_refused_in_signatures() {
-        // A key with a part of small order, for which such a point can be made to fit.
+        // For a key with a component of small order, a signature with such a point can be forged.
         use curve25519_dalek::edwards::CompressedEdwardsY;
         let good = CompressedEdwardsY(*key(1).id().as_bytes()).decompress().unwrap();
         let mixed = NodeId::from_bytes((good + EIGHT_TORSION[1]).compress().to_bytes());
@@ -376,7 +385,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn valid_keys_are_those_of_the_strict_check(
+        fn valid_signatures_are_those_of_the_strict_check(
             seed: u8, message: Vec<u8>, at in 0usize..64, flip: u8
         ) {
             let key = key(seed);
@@ -390,13 +399,13 @@ mod tests {
     }
 
     #[test]
-    fn a_key_does_not_print_its_secret() {
+    fn the_debug_form_of_a_key_hides_its_secret() {
         assert!(!format!("{:?}", key(0xab)).contains("abab"));
     }
 
     #[test]
-    fn a_files_hash_is_what_b3sum_prints() {
-        // From the BLAKE3 specification's test vectors: the empty input.
+    fn a_hash_is_the_one_that_b3sum_prints() {
+        // This is the hash of the empty input, from the test vectors of BLAKE3.
         let empty = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
         assert_eq!(Hash::of(b"").to_string(), empty);
     }

@@ -1,8 +1,10 @@
-//! One link as a state machine: Hello, incoming frames, liveness, acknowledgements and goodbye.
+//! One end of a link as a state machine: Hello, received frames, liveness, acknowledgements and
+//! goodbye.
 //!
-//! TLS is below it. The shell has proven the peer's identity before the first byte comes here, and
-//! carries the bytes. Outgoing frames go through the queues of the shell. The shell reports when it has
-//! sent bytes, as a link sends pings only if nothing else was sent.
+//! The shell has the connection and its TLS. It has verified the peer's identity before it passes
+//! the first byte to a link. The frames that a link sends go into the queues of the shell. The
+//! shell also reports when it has sent bytes, because a link sends a ping only if nothing else was
+//! sent.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -20,20 +22,23 @@ use crate::versions::Agreement;
 #[cfg(test)]
 mod tests;
 
-/// Most open pings of ours. If there are more, the oldest is forgotten.
+/// Maximum number of our pings that wait for a pong. One more drops the oldest.
 const MAX_PINGS: usize = 64;
 
-/// Messages, and bytes of them, after which an acknowledgement does not wait for its delay. So fewer
-/// messages are unconfirmed if the link is lost. Each acknowledgement costs both ends a system call and
-/// more. 4 MiB: a few milliseconds on the fastest links.
+/// Number of unacknowledged messages at which an acknowledgement is sent without a delay. So fewer
+/// messages are unconfirmed if the link is lost. 65,536: each acknowledgement costs both ends a
+/// system call.
 const ACK_MESSAGES: u64 = 65_536;
+
+/// Number of bytes in unacknowledged messages at which an acknowledgement is sent without a delay.
+/// 4 MiB: a few milliseconds on the fastest links.
 const ACK_BYTES: usize = 4 << 20;
 
 /// One end of a link.
 #[derive(Debug)]
 pub struct Link {
     side: Side,
-    /// Kept until the link is up.
+    /// This node's Hello and the expected proof. `None` once the link is up.
     greeting: Option<Box<Greeting>>,
     agreed: Option<Agreement>,
     config: Arc<Config>,
@@ -41,38 +46,39 @@ pub struct Link {
     opened: Instant,
     last_received: Instant,
     last_sent: Instant,
-    /// Set while the shell does not read, because the application has no room. The silence is not the
-    /// peer's.
+    /// True while the shell does not read because the application has no room. Silence does not end
+    /// the link then.
     paused: bool,
     next_ping: u64,
     pings: BTreeMap<u64, Instant>,
     rtt: Option<Duration>,
-    /// Number of application messages received, and of those that are acknowledged.
+    /// Number of messages that the application has received.
     received: u64,
+    /// Number of those that this node has acknowledged.
     acknowledged: u64,
     unacknowledged_bytes: usize,
     /// The time of the next acknowledgement.
     ack_at: Option<Instant>,
-    /// Number of our messages that the peer has acknowledged.
+    /// Number of this node's messages that the peer has acknowledged.
     confirmed: u64,
     outputs: VecDeque<Output>,
 }
 
-/// An end of a link.
+/// The side that a node has on a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// This node has dialled. Its Hello goes first.
+    /// This node dialled. It sends its Hello first.
     Dialler,
-    /// This node was dialled. Its Hello goes out once the peer's is admitted.
+    /// The peer dialled. This node sends its Hello once the shell has admitted the peer's Hello.
     Acceptor,
 }
 
-/// This node's Hello, and what it expects of the peer's.
+/// This node's Hello, and the proof that it expects in the peer's Hello.
 #[derive(Debug, Clone)]
 pub struct Greeting {
-    /// Our Hello.
+    /// This node's Hello.
     pub hello: Hello,
-    /// The proof that the peer's Hello has to have, if the network has a secret.
+    /// The proof that has to be in the peer's Hello, if the network has a secret.
     pub expected: Option<Proof>,
 }
 
@@ -80,11 +86,11 @@ pub struct Greeting {
 enum LinkStage {
     /// The peer's Hello has not been received.
     AwaitingHello,
-    /// The peer's Hello is valid. The shell has yet to admit it.
+    /// The peer's Hello is valid. The shell has not admitted or refused it yet.
     AwaitingAdmission,
     /// The link is up.
     Open,
-    /// One end has said goodbye. Frames are still received.
+    /// One end has sent its goodbye. Frames are still received.
     Closing,
     /// The link is over.
     Closed,
@@ -93,23 +99,24 @@ enum LinkStage {
 /// An output of a link.
 #[derive(Debug, PartialEq)]
 pub enum Output {
-    /// Queue a control frame.
+    /// Put this control frame into the queue.
     Send(Frame),
     /// The peer's Hello is valid. Answer with [`Link::admit`] or [`Link::refuse`].
     Greeted(Hello),
     /// Messages for the application, in order. There is at least one.
     Messages(Messages),
-    /// Another frame for the overlay or the application. A message here has to be decompressed or
-    /// refused.
+    /// A frame of another kind, for the overlay or the application. If it is a message, it is
+    /// compressed or invalid: the shell has to decompress or refuse it.
     Frame(Frame),
-    /// The peer has said goodbye. Send the queued frames, say goodbye too, and close the connection.
+    /// The peer has sent its goodbye. Send the queued frames and a goodbye, and close the
+    /// connection.
     GoodbyeReceived(Reason),
     /// The link is over. Close the connection. This is the last output.
     Closed(Reason),
 }
 
 impl Link {
-    /// Creates a link on a connection that has just been secured.
+    /// Creates a link on a connection whose TLS handshake has just ended.
     #[must_use]
     pub fn new(now: Instant, side: Side, greeting: Greeting, config: &Arc<Config>) -> Self {
         let mut outputs = VecDeque::new();
@@ -138,9 +145,10 @@ impl Link {
         }
     }
 
-    /// Takes the whole frames off the front of `buffer`, to which the shell has added received bytes.
+    /// Takes all complete frames off the front of `buffer`, to which the shell has appended the
+    /// received bytes.
     ///
-    /// A frame that breaks the protocol closes the link. Nothing behind it is read.
+    /// A frame that violates the protocol closes the link, and no frame after it is read.
     pub fn receive(&mut self, now: Instant, buffer: &mut BytesMut) {
         self.last_received = now;
         if self.stage == LinkStage::Closed {
@@ -148,36 +156,37 @@ impl Link {
             return;
         }
         if self.stage == LinkStage::AwaitingHello {
-            // A stranger gets no memory but for its Hello.
+            // Before its Hello a peer gets memory for one control frame only.
             let first = Frames::split_first(buffer, &self.config);
             self.take_frames(now, first);
             if matches!(self.stage, LinkStage::AwaitingHello | LinkStage::Closed) {
                 return;
             }
         }
-        // The peer need not wait for the answer to its Hello: frames may come right behind it.
+        // The acceptor's frames may follow right after its Hello.
         let frames = Frames::split(buffer, &self.config);
         self.take_frames(now, frames);
     }
 
-    /// Admits the peer's Hello. The link is up then.
+    /// Admits the peer's Hello. This brings the link up.
     pub fn admit(&mut self, now: Instant) {
         if self.stage == LinkStage::AwaitingAdmission {
             self.stage = LinkStage::Open;
-            // The time until the shell has decided is not silence of the peer.
+            // The time in which the shell decided does not count as silence of the peer.
             (self.last_received, self.last_sent) = (now, now);
             if let Some(greeting) = self.greeting.take()
                 && self.side == Side::Acceptor
             {
-                // It goes before the answers to frames that came right behind the peer's Hello.
+                // The Hello goes before the answers to frames that followed the peer's Hello.
                 self.outputs.push_front(Output::Send(Frame::Hello(greeting.hello)));
             }
-            // Makes the round-trip time known from the start.
+            // The first ping measures the round-trip time right at the start.
             self.ping(now);
         }
     }
 
-    /// Closes the link because the peer is refused or has broken the protocol. A goodbye says why.
+    /// Closes the link because the peer is refused or has violated the protocol. The goodbye has
+    /// the reason.
     pub fn refuse(&mut self, reason: Reason) {
         if self.stage != LinkStage::Closed {
             let goodbye = Frame::Goodbye { reason: reason.clone(), received: self.received };
@@ -186,9 +195,9 @@ impl Link {
         }
     }
 
-    /// Begins to close the link. The queued frames may still go out.
+    /// Begins to close the link. The shell still sends the queued frames, and then the returned
+    /// goodbye. Frames are still received.
     ///
-    /// Returns the goodbye, which the shell sends last. Frames are still received.
     pub fn begin_close(&mut self, reason: Reason) -> Frame {
         if self.stage != LinkStage::Closed {
             self.stage = LinkStage::Closing;
@@ -198,11 +207,12 @@ impl Link {
 
     /// Notes that bytes were written to the connection at `now`.
     pub fn sent(&mut self, now: Instant) {
-        // A ping that was queued meanwhile may have set a later time.
+        // A ping that was queued after `now` has set a later time.
         self.last_sent = self.last_sent.max(now);
     }
 
-    /// Notes that the application has received `messages` of `bytes` in all. They are acknowledged.
+    /// Notes that the application has received this number of messages, with `bytes` bytes in
+    /// total. The link acknowledges them.
     pub fn delivered(&mut self, now: Instant, messages: u64, bytes: usize) {
         self.received = self.received.saturating_add(messages);
         self.unacknowledged_bytes = self.unacknowledged_bytes.saturating_add(bytes);
@@ -215,8 +225,8 @@ impl Link {
         }
     }
 
-    /// Notes that the shell does not read, as the application has no room. Until [`Link::resume`] the
-    /// peer's silence does not end the link.
+    /// Notes that the shell stops reading because the application has no room. Until
+    /// [`Link::resume`] is called, silence does not end the link.
     pub fn pause(&mut self) {
         self.paused = true;
     }
@@ -227,13 +237,14 @@ impl Link {
         self.last_received = now;
     }
 
-    /// Returns the version and the features that both ends speak; `None` before the peer's Hello.
+    /// Returns the version and the features of the link, or `None` before the peer's Hello.
     #[must_use]
     pub fn agreed(&self) -> Option<Agreement> {
         self.agreed
     }
 
-    /// Sends a ping and returns its number. [`Link::rtt`] has its result once the pong is received.
+    /// Sends a ping and returns its number. Once the pong is received, [`Link::rtt`] returns the
+    /// round-trip time.
     pub fn ping(&mut self, now: Instant) -> u64 {
         let nonce = self.next_ping;
         self.next_ping += 1;
@@ -246,19 +257,20 @@ impl Link {
         nonce
     }
 
-    /// Returns whether ping `nonce` still waits for its pong.
+    /// Returns whether the ping with this number still waits for its pong.
     #[must_use]
     pub fn awaits_pong(&self, nonce: u64) -> bool {
         self.pings.contains_key(&nonce)
     }
 
-    /// Returns the last round-trip time.
+    /// Returns the last measured round-trip time, or `None` before the first pong.
     #[must_use]
     pub fn rtt(&self) -> Option<Duration> {
         self.rtt
     }
 
-    /// Returns the number of our messages that the peer's application has received, as the peer says.
+    /// Returns the number of this node's messages that the peer's application has received, as
+    /// acknowledged by the peer.
     #[must_use]
     pub fn confirmed(&self) -> u64 {
         self.confirmed
@@ -269,7 +281,8 @@ impl Link {
         self.outputs.pop_front()
     }
 
-    /// Does what is due at `now`: sends pings and acknowledgements, or ends a silent link.
+    /// Does everything that is due at `now`: sends pings and acknowledgements, and closes a silent
+    /// link.
     pub fn handle_timeout(&mut self, now: Instant) {
         match self.stage {
             LinkStage::Closed => {}
@@ -279,14 +292,14 @@ impl Link {
                 }
             }
             LinkStage::Open | LinkStage::Closing => {
-                // While the shell does not read, it can't tell whether the peer is silent.
+                // While the shell does not read, it does not know whether the peer is silent.
                 if !self.paused && self.dead_at() <= now {
                     return self.close(Reason::Silent(self.config.dead_after));
                 }
                 if self.ack_at.is_some_and(|at| at <= now) {
                     self.acknowledge();
                 }
-                // A goodbye is the last frame, so a link that is closing sends no more pings.
+                // The goodbye is the last frame, so a closing link sends no more pings.
                 if self.stage == LinkStage::Open && self.ping_at() <= now {
                     self.ping(now);
                 }
@@ -294,7 +307,8 @@ impl Link {
         }
     }
 
-    /// Returns when [`Link::handle_timeout`] is due next.
+    /// Returns the time of the next call of [`Link::handle_timeout`], or `None` if the link is
+    /// closed.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.stage {
@@ -312,7 +326,7 @@ impl Link {
     pub fn shrink(&mut self) {
         self.outputs.shrink_to_fit();
         if self.pings.is_empty() {
-            // An emptied map keeps the memory of one of its nodes.
+            // An emptied map still keeps memory. A new map has none.
             self.pings = BTreeMap::new();
         }
     }
@@ -326,7 +340,7 @@ impl Link {
             Err(fault) => return self.refuse(Reason::Fault(fault.to_string())),
         };
         loop {
-            // Messages before Hello are a fault, which `on_frame` finds.
+            // Messages before Hello violate the protocol. `on_frame` reports that.
             if self.stage != LinkStage::AwaitingHello {
                 let messages = frames.take_messages();
                 if messages.len() != 0 {
@@ -338,7 +352,7 @@ impl Link {
                 Ok(frame) => self.on_frame(now, frame),
                 Err(fault) => self.refuse(Reason::Fault(fault.to_string())),
             }
-            // Nothing behind a fault is read.
+            // No frame after a fault is read.
             if self.stage == LinkStage::Closed {
                 return;
             }
@@ -373,7 +387,8 @@ impl Link {
             (_, Frame::Hello(_)) => self.refuse(Reason::Fault("a second Hello".into())),
             (_, Frame::Goodbye { reason, received }) => {
                 self.confirm(received);
-                // If we have said goodbye before, this is the answer, which gets no answer of its own.
+                // If this node has sent its goodbye before, this goodbye is the answer, and is not
+                // answered.
                 let answered = self.stage == LinkStage::Closing;
                 self.stage = LinkStage::Closing;
                 if !answered {
@@ -384,14 +399,13 @@ impl Link {
                 self.outputs.push_back(Output::Send(Frame::Pong(nonce)));
             }
             (_, Frame::Pong(nonce)) => {
-                // A pong that was not asked for, or comes twice, says nothing about the round-trip
-                // time.
+                // A pong without an open ping is ignored: it does not measure the round-trip time.
                 if let Some(sent) = self.pings.remove(&nonce) {
                     self.rtt = Some(now.since(sent));
                 }
             }
             (_, Frame::Received(messages)) => self.confirm(messages),
-            // Later versions may have more kinds of frames.
+            // A frame of a kind from a later version is skipped.
             (_, Frame::Unknown(_)) => {}
             (_, frame) => self.outputs.push_back(Output::Frame(frame)),
         }
@@ -416,7 +430,8 @@ impl Link {
 
     fn dead_at(&self) -> Instant {
         match self.stage {
-            // From the opening on, so that a peer that sends a byte now and then can't keep its place.
+            // The time counts from the opening, not from the last byte. So a peer can't stay for
+            // ever by sending a byte from time to time.
             LinkStage::AwaitingHello | LinkStage::AwaitingAdmission => {
                 self.opened + self.config.handshake_timeout
             }

@@ -1,43 +1,45 @@
-//! Node records: the addresses of a node, signed by the node itself. Nodes exchange records of other
-//! nodes.
+//! Node records: the addresses of a node, signed by that node. Nodes also pass on the records of
+//! other nodes.
 
 use crate::address::Address;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::hello::{put_address, read_address};
 use crate::id::{Key, NodeId, SIGNATURE_LEN};
 
-/// Most addresses in one record. 8: a machine with a handful of networks.
+/// Maximum number of addresses in a record. 8: enough for a computer in several networks.
 pub const MAX_RECORD_ADDRESSES: usize = 8;
 
-/// Sets these signatures apart from all others of a node's key.
+/// The prefix of the signed bytes. It separates signatures of records from all other signatures by
+/// a node's key.
 const CONTEXT: &[u8] = b"peerkit record 1";
 
-/// A signed record of a node's addresses. Nodes that pass it on can't change a byte of it.
+/// A signed record of a node's addresses. A node that passes it on can't change a byte of it.
 ///
-/// The signature proves which node names the addresses, not that it answers there.
-/// [`overlay`](crate::overlay) explains how records are tested.
+/// The signature proves that the node claims these addresses, not that it answers there.
+/// [`overlay`](crate::overlay) explains how nodes test records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeRecord {
     /// The node.
     pub node: NodeId,
-    /// The time of the signature by the node's clock, in milliseconds since 1970. The latest record
-    /// counts.
+    /// The time of the signature by the node's clock, in milliseconds since 1970. Of two records
+    /// the later one is valid.
     pub time: u64,
-    /// The addresses at which the node can be dialled, best first; none if it can't be dialled.
+    /// The addresses at which the node can be dialled, best first. Empty if it can't be dialled.
     pub addresses: Vec<Address>,
-    /// Addresses of unknown schemes as texts, each with its place among all addresses. The signature is
-    /// over them as well.
+    /// The addresses with unknown schemes, each with its index among all addresses. The signature
+    /// covers them too.
     pub(crate) unknown_addresses: Vec<(usize, String)>,
-    /// The node's signature over all fields above and the network's name.
+    /// The node's signature over all fields above and the name of the network.
     pub signature: [u8; SIGNATURE_LEN],
 }
 
 impl NodeRecord {
-    /// Signs a record of the node that has `key`. It has the first [`MAX_RECORD_ADDRESSES`] addresses.
+    /// Creates and signs the record of the node with `key`. Only the first [`MAX_RECORD_ADDRESSES`]
+    /// of `addresses` are in it.
     #[must_use]
     pub fn sign(key: &Key, network: &str, time: u64, addresses: &[Address]) -> Self {
         let first = addresses.iter().take(MAX_RECORD_ADDRESSES);
-        // The record names the node once for all of its addresses.
+        // The record has the identity once, so the addresses do not repeat it.
         let addresses = first.map(|address| address.clone().without_id()).collect();
         let signature = [0; SIGNATURE_LEN];
         let mut record =
@@ -46,13 +48,13 @@ impl NodeRecord {
         record
     }
 
-    /// Returns whether the node has signed exactly this, for this network.
+    /// Returns whether the signature is valid for this record in this network.
     #[must_use]
     pub fn verify(&self, network: &str) -> bool {
         self.node.verify(&self.signed(network), &self.signature)
     }
 
-    /// Returns the bytes that the signature is over.
+    /// Returns the bytes that are signed.
     #[must_use]
     pub fn signed(&self, network: &str) -> Vec<u8> {
         let mut out = Vec::with_capacity(256);
@@ -65,13 +67,14 @@ impl NodeRecord {
     fn put_fields(&self, out: &mut Vec<u8>) {
         out.put_raw(self.node.as_bytes());
         out.put_u64(self.time);
-        // Addresses of unknown schemes keep their places, or the signature would not be valid any more.
+        // Addresses with unknown schemes are written at their index. Otherwise the signature would
+        // be invalid.
         let count = self.addresses.len().saturating_add(self.unknown_addresses.len());
         out.put_u16(u16::try_from(count).unwrap_or(u16::MAX));
         let mut unknown = self.unknown_addresses.iter().peekable();
         let mut known = self.addresses.iter();
-        for place in 0..count {
-            match unknown.next_if(|(at, _)| *at == place) {
+        for index in 0..count {
+            match unknown.next_if(|(at, _)| *at == index) {
                 Some((_, text)) => out.put_str(text),
                 None => known.by_ref().take(1).for_each(|address| put_address(out, address)),
             }
@@ -84,21 +87,21 @@ impl NodeRecord {
         out.put_raw(&self.signature);
     }
 
-    /// Reads a record without checking its signature: see [`NodeRecord::verify`]. Addresses of unknown
-    /// schemes are passed on with the record, and are not among [`NodeRecord::addresses`].
+    /// Reads a record without verifying its signature: see [`NodeRecord::verify`]. Addresses with
+    /// unknown schemes are kept and encoded again, but are not in [`NodeRecord::addresses`].
     ///
     /// # Errors
-    /// [`DecodeError`] if anything is missing, too long or invalid.
+    /// [`DecodeError`] if a field is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         let node = reader.node_id("record's node")?;
         let time = reader.u64("record's time")?;
         let mut unknown_addresses = Vec::new();
         let mut addresses = Vec::new();
         let read = reader.list(MAX_RECORD_ADDRESSES, "record's addresses", read_address)?;
-        for (place, address) in read.into_iter().enumerate() {
+        for (index, address) in read.into_iter().enumerate() {
             match address {
                 Ok(address) => addresses.push(address),
-                Err(text) => unknown_addresses.push((place, text)),
+                Err(text) => unknown_addresses.push((index, text)),
             }
         }
         let signature = reader.array("record's signature")?;
@@ -117,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn round_trips_and_is_cut_nowhere() {
+    fn an_encoded_record_is_read_back_and_a_cut_one_is_an_error() {
         let mut out = Vec::new();
         record().encode(&mut out);
         let bytes = Bytes::from(out);
@@ -131,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_unknown_schemes_are_passed_on_and_stay_signed() {
+    fn addresses_of_unknown_schemes_are_passed_on_with_a_valid_signature() {
         let key = Key::from_secret(&[1; 32]);
         let texts = ["quic://a:1", "192.0.2.1:7117", "new://", "[2001:db8::1]:7117", "z://?"];
         let mut signed = Vec::new();

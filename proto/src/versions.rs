@@ -1,8 +1,9 @@
-//! Versions of the wire: the choice of one for a link, and the parts of the protocol that it lacks.
+//! Versions of the wire: the choice of a version for a link, and the parts of the protocol that an
+//! older version lacks.
 //!
-//! A node speaks its own version and the one before. Each Hello names the range of its sender. Both
-//! ends choose by the same rule: the highest version that is in both ranges. If there is none, the link
-//! is refused, with both ranges in the reason.
+//! A node speaks the newest version that it knows and the version before. Each Hello has the range
+//! of versions that its sender speaks. Both ends choose the highest version that is in both ranges.
+//! If there is none, the link is refused, and the reason has both ranges.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,22 +14,22 @@ pub const VERSION: u16 = 2;
 /// A range of versions of the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Versions {
-    /// The lowest version in it.
+    /// The lowest version in the range.
     pub min: u16,
-    /// The highest version in it. A range whose highest version is below its lowest is empty.
+    /// The highest version in the range. If it is below `min`, the range is empty.
     pub max: u16,
 }
 
 impl Versions {
-    /// The versions that this crate speaks: the highest one and the one before.
+    /// The versions that this crate speaks: [`VERSION`] and the version before.
     pub const OURS: Self = Self { min: VERSION - 1, max: VERSION };
 
-    /// Returns the highest version that is in both ranges.
+    /// Returns the highest version that is in both ranges, or `None` if there is none.
     #[must_use]
     pub fn highest_common(self, other: Self) -> Option<u16> {
         let min = self.min.max(other.min);
         let max = self.max.min(other.max);
-        // This is false for an empty range as well, whatever the other one is.
+        // If one of the ranges is empty, this condition is false, whatever the other range is.
         (min <= max).then_some(max)
     }
 }
@@ -49,42 +50,45 @@ impl FromStr for Versions {
     }
 }
 
-/// The versions of two nodes that have none in common, as the node that refused the link describes it.
+/// The version ranges of two nodes that have no version in common. The node that refused the link
+/// sends both ranges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the node that refused the link speaks versions {refusing}, the other one {refused}")]
+#[error("the node that refused the link speaks versions {refusing}, the other node {refused}")]
 pub struct VersionGap {
-    /// The versions of the node that has refused the link.
+    /// The versions of the node that refused the link.
     pub refusing: Versions,
     /// The versions of the other node.
     pub refused: Versions,
 }
 
 impl VersionGap {
-    /// Returns the text of a Goodbye.
+    /// Returns the ranges as the text of a Goodbye.
     pub(crate) fn to_wire(self) -> String {
         format!("{} {}", self.refusing, self.refused)
     }
 
-    /// Reads the text of a Goodbye. Nodes of version 1 send none.
+    /// Reads the ranges from the text of a Goodbye. Returns `None` if it does not contain them, as
+    /// from nodes of version 1.
     pub(crate) fn from_wire(text: &str) -> Option<Self> {
         let (refusing, refused) = text.split_once(' ')?;
         Some(Self { refusing: refusing.parse().ok()?, refused: refused.parse().ok()? })
     }
 }
 
-/// The wire version and features that two nodes have agreed on by their Hellos. Both ends compute the
-/// same.
+/// The wire version and the features that a link uses. Both ends compute them from the two Hellos,
+/// with the same result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agreement {
     /// The version of the wire that the link speaks.
     pub version: u16,
-    /// The optional features that both have, a bit each. None are defined yet.
+    /// The optional features that both nodes have, one bit each. No feature is defined yet.
     pub features: u64,
 }
 
-/// A part of the protocol that two linked nodes can't use with each other, as one of them is too old.
+/// A part of the protocol that two linked nodes can't use, because the link speaks an older
+/// version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{part}: off, as the link speaks version {version}, and this came with version {since}")]
+#[error("{part}: off, as the link speaks version {version}, and this part needs version {since}")]
 pub struct UnavailablePart {
     /// The name of the part, for users.
     pub part: &'static str,
@@ -94,7 +98,7 @@ pub struct UnavailablePart {
     pub since: u16,
 }
 
-/// Parts of the protocol that came after version 1, and the version that introduced each.
+/// Parts of the protocol that version 1 does not have, each with the version that introduced it.
 const PARTS: [(&str, u16); 4] = [
     ("comparing clocks", 2),
     ("reports of completed uploads", 2),
@@ -103,12 +107,12 @@ const PARTS: [(&str, u16); 4] = [
 ];
 
 impl Agreement {
-    /// Returns whether frames may have bytes behind the last field that this node knows.
+    /// Returns whether a frame may have bytes after the last field that this node knows.
     pub(crate) fn has_added_fields(self) -> bool {
         self.version >= 2
     }
 
-    /// Returns the parts of the protocol that the two nodes can't use with each other.
+    /// Returns the parts of the protocol that the two nodes can't use on this link.
     pub fn unavailable_parts(self) -> impl Iterator<Item = UnavailablePart> {
         let version = self.version;
         let newer = PARTS.into_iter().filter(move |(_, since)| *since > version);
@@ -126,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_version_that_both_speak_is_chosen() {
+    fn the_highest_common_version_is_chosen() {
         for (ours, theirs, common) in [
             ("1-1", "1-1", Some(1)),
             ("1-2", "1-1", Some(1)),
@@ -146,19 +150,19 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_is_newer_than_the_link_is_off_with_the_reason() {
+    fn a_part_that_is_newer_than_the_version_of_the_link_is_unavailable() {
         let agreed = |version| Agreement { version, features: 0 };
         assert_eq!(agreed(VERSION).unavailable_parts().count(), 0);
-        let off: Vec<_> = agreed(1).unavailable_parts().map(|off| off.to_string()).collect();
-        assert_eq!(off.len(), PARTS.len());
+        let texts: Vec<_> = agreed(1).unavailable_parts().map(|part| part.to_string()).collect();
+        assert_eq!(texts.len(), PARTS.len());
         let first =
-            "comparing clocks: off, as the link speaks version 1, and this came with version 2";
-        assert_eq!(off[0], first);
+            "comparing clocks: off, as the link speaks version 1, and this part needs version 2";
+        assert_eq!(texts[0], first);
     }
 
     proptest! {
         #[test]
-        fn both_ends_choose_the_same(a: (u16, u16), b: (u16, u16)) {
+        fn both_ends_choose_the_same_version(a: (u16, u16), b: (u16, u16)) {
             let [a, b] = [a, b].map(|(min, max)| Versions { min, max });
             let common = a.highest_common(b);
             prop_assert_eq!(common, b.highest_common(a));
@@ -174,7 +178,7 @@ mod tests {
         }
 
         #[test]
-        fn the_text_of_a_goodbye_is_read_again_or_not_at_all(text in ".{0,40}", a: (u16, u16)) {
+        fn any_text_of_a_goodbye_is_read_and_a_written_one_is_read_back(text in ".{0,40}", a: (u16, u16)) {
             let _ = VersionGap::from_wire(&text);
             let versions = Versions { min: a.0, max: a.1 };
             let gap = VersionGap { refusing: versions, refused: Versions::OURS };

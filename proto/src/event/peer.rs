@@ -1,4 +1,4 @@
-//! Peers, and how links with them end.
+//! Peers, and the reasons why links with them end.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -13,8 +13,8 @@ use crate::versions::VersionGap;
 
 /// The node at the other end of a link. Cloning is cheap.
 ///
-/// It describes the link as it was made. It stays valid after the end of the link, and a later link
-/// with the same node is another value.
+/// The value describes the link as it was when it was made, and stays valid after the link has
+/// ended. A later link with the same node has a value of its own.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Peer(Arc<PeerParts>);
 
@@ -27,21 +27,21 @@ struct PeerParts {
     linked: bool,
 }
 
-/// The same peer.
+/// Returns the same peer.
 impl From<&Self> for Peer {
     fn from(peer: &Self) -> Self {
         peer.clone()
     }
 }
 
-/// A node of which only the identity is known.
+/// Describes a node of which only the identity is known.
 impl From<NodeId> for Peer {
     fn from(id: NodeId) -> Self {
         Self::without_link(id, String::new())
     }
 }
 
-/// The peer's identity.
+/// Returns the peer's identity.
 impl From<&Peer> for NodeId {
     fn from(peer: &Peer) -> Self {
         peer.id()
@@ -49,14 +49,14 @@ impl From<&Peer> for NodeId {
 }
 
 impl Peer {
-    /// Describes a link.
+    /// Creates the description of a peer with a link.
     #[must_use]
     pub fn new(id: NodeId, name: String, address: Address, direction: Direction) -> Self {
         Self(Arc::new(PeerParts { id, name, address, direction, linked: true }))
     }
 
-    /// Describes a node without a link, whose message other nodes have relayed. Its address is not
-    /// known, so it is `0.0.0.0:0`.
+    /// Creates the description of a node without a link, such as one whose message was relayed by
+    /// other nodes. Its address is unknown, and is set to `0.0.0.0:0`.
     #[must_use]
     pub fn without_link(id: NodeId, name: String) -> Self {
         let address = Address::from_socket((Ipv4Addr::UNSPECIFIED, 0).into());
@@ -64,34 +64,35 @@ impl Peer {
         Self(Arc::new(PeerParts { id, name, address, direction, linked: false }))
     }
 
-    /// Returns whether this describes a link. Messages of a node without a link came through other
-    /// nodes, sealed and signed. A message to such a peer takes the same way back, or the peer is
-    /// dialled.
+    /// Returns whether this value describes a link. A node without a link sends its messages
+    /// through other nodes, sealed and signed. A message to that node is relayed along the same
+    /// route, or the node is dialled.
     #[must_use]
     pub fn is_linked(&self) -> bool {
         self.0.linked
     }
 
-    /// Returns its identity, proven by the handshake, or by its signature if there is no link.
+    /// Returns the peer's identity. The handshake of the link proved it, or the signature of the
+    /// message if there is no link.
     #[must_use]
     pub fn id(&self) -> NodeId {
         self.0.id
     }
 
-    /// Returns the name that it gives itself. Any node may give itself any name.
+    /// Returns the name that the peer gives itself. Any node may give itself any name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// Returns the address at which it can be dialled if that is known, else the address that it
-    /// connected from.
+    /// Returns the address at which the peer can be dialled, if known. Otherwise returns the
+    /// address from which it connected.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.0.address
     }
 
-    /// Returns which side dialled; inbound if there is no link.
+    /// Returns the direction of the link, or [`Direction::Inbound`] if there is no link.
     #[must_use]
     pub fn direction(&self) -> Direction {
         self.0.direction
@@ -114,7 +115,7 @@ impl fmt::Display for Peer {
     }
 }
 
-/// The side that dialled.
+/// The direction of a link: which of the two nodes dialled the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Direction {
@@ -137,21 +138,21 @@ impl Direction {
 pub struct LinkEnd {
     /// The reason.
     pub reason: Reason,
-    /// The peer has ended the link, with a goodbye.
+    /// True if the peer ended the link with a goodbye.
     pub by_peer: bool,
 }
 
 impl fmt::Display for LinkEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.by_peer {
-            write!(f, "the other side said: {}", self.reason)
+            write!(f, "closed by the peer: {}", self.reason)
         } else {
             write!(f, "{}", self.reason)
         }
     }
 }
 
-/// The reason why a link ended, or was not made.
+/// The reason why a link ended, or why it was not made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {
@@ -161,7 +162,7 @@ pub enum Reason {
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
-    /// There is another link between the two nodes.
+    /// The two nodes already have another link.
     #[error("the two nodes already have a link")]
     Duplicate,
     /// A newer link between the two nodes has taken its place.
@@ -170,33 +171,33 @@ pub enum Reason {
     /// The nodes belong to networks of different names.
     #[error("the nodes belong to different networks")]
     OtherNetwork,
-    /// The network has a secret, and the proof of knowing it was wrong or missing.
-    #[error("the proof of knowing the network's secret is wrong or missing")]
+    /// The proof that a node knows the network's secret was wrong, missing or unexpected.
+    #[error("the proof that the node knows the network's secret is wrong or missing")]
     WrongSecret,
-    /// There is no version of the wire that both nodes speak. Nodes of version 1 do not name their
-    /// versions.
+    /// There is no version of the protocol that both nodes speak. The value is `None` if the peer
+    /// did not name the versions, as nodes of version 1 do not.
     #[error("no common protocol version{}", .0.map(|gap| format!(": {gap}")).unwrap_or_default())]
     Version(Option<VersionGap>),
-    /// No room for another inbound link.
+    /// The node accepts no more inbound links.
     #[error("no room for another inbound link")]
     Full,
-    /// No room for another inbound link from this IP address.
+    /// The node accepts no more inbound links from this IP address.
     #[error("no room for another inbound link from this IP address")]
     FullForAddress,
     /// The other end is this node itself.
     #[error("a node does not connect to itself")]
     SelfConnection,
-    /// The peer does not read fast enough even for control frames.
+    /// The peer reads so slowly that too many control frames wait for it.
     #[error("too slow: control frames piled up")]
     Slow,
-    /// No byte was received for too long.
-    #[error("no byte came for {} s", .0.as_secs())]
+    /// No byte was received for this time, which is the limit.
+    #[error("no byte was received for {} s", .0.as_secs())]
     Silent(Duration),
     /// Hello was not received in time.
     #[error("the handshake took too long")]
     HandshakeTimeout,
-    /// Another node has the place among the neighbours.
-    #[error("another node has its place among the neighbours")]
+    /// The peer stopped being a neighbour, because another node became one in its place.
+    #[error("another node became a neighbour in its place")]
     NeighbourReplaced,
     /// The link is not needed any more.
     #[error("the link is not needed any more")]
@@ -204,16 +205,17 @@ pub enum Reason {
     /// The node has left the network.
     #[error("the node has left the network")]
     Left,
-    /// The peer's application has disconnected this node, and keeps it away for ten minutes.
-    #[error("disconnected by hand a while ago, and kept away for ten minutes in all")]
+    /// The peer's application has disconnected this node, and the peer refuses links with it for
+    /// ten minutes.
+    #[error("disconnected by hand, and refused for ten minutes since then")]
     KeptAway,
-    /// The peer has broken the protocol.
+    /// The peer has violated the protocol.
     #[error("broke the protocol: {0}")]
     Fault(String),
     /// The connection was lost without a goodbye.
     #[error("connection lost: {0}")]
     Lost(String),
-    /// A reason that this version does not know.
+    /// A reason with a code that this version does not know, and its text.
     #[error("{1} (code {0})")]
     Other(u16, String),
 }

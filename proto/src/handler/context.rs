@@ -1,4 +1,5 @@
-//! The context through which a handler acts, the node behind it, and the handler's actions.
+//! The context through which a handler acts, the interface to the node behind it, and the actions
+//! of a handler.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,65 +14,66 @@ use crate::id::{Hash, NodeId};
 use crate::message::Message;
 use crate::time::Instant;
 
-/// Most bytes of a file that a handler reads or writes. 16 MiB: the largest message by default. What is
-/// larger would keep the handler busy for too long.
+/// Maximum size in bytes of a file that a handler reads or writes. 16 MiB: the maximum size of a
+/// message by default. A larger file would block the handler for too long.
 pub const MAX_FILE_IN_MEMORY: usize = 16 << 20;
 
-/// The context that a handler acts through. Actions are carried out once the handler has returned.
+/// The context through which a handler acts. The node carries out the actions after the handler has
+/// returned.
 pub struct Context<'a> {
     host: &'a dyn HandlerHost,
     actions: &'a mut Vec<Action>,
 }
 
-/// The node as a handler sees it; the node or the simulator implements it.
+/// The node that a handler runs on. The real node and the simulator implement this trait.
 pub trait HandlerHost {
     /// Returns this node's identity.
     fn id(&self) -> NodeId;
-    /// Returns the time, as the state machines count it.
+    /// Returns the time that the state machines use.
     fn now(&self) -> Instant;
     /// Returns all connected peers.
     fn peers(&self) -> Vec<Peer>;
     /// Returns the name that this node gives itself.
     fn name(&self) -> &str;
-    /// Returns the application's note about a connected peer under this key.
+    /// Returns the value that the application has stored about a connected peer under this key.
     fn info(&self, peer: NodeId, key: &str) -> Option<Value>;
-    /// Returns the number of the next action.
+    /// Returns an identifier for a new action.
     fn next_action(&self) -> ActionId;
     /// Returns the content of a file.
     ///
     /// # Errors
-    /// As [`Context::read_file`].
+    /// The same as for [`Context::read_file`].
     fn read_file(&self, path: &Path) -> io::Result<Bytes>;
     /// Writes a file.
     ///
     /// # Errors
-    /// As [`Context::write_file`].
+    /// The same as for [`Context::write_file`].
     fn write_file(&self, path: &Path, content: Bytes) -> io::Result<()>;
 }
 
-/// An action that a handler asks for.
+/// An action of a handler, which the node carries out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
     /// Send a message to one peer.
     Send(Peer, Message),
-    /// Send a message to every peer but those listed.
+    /// Send a message to every peer except the listed ones.
     SendToNodes(Message, Vec<NodeId>),
     /// Send a title and a message to the whole network.
     Broadcast(String, Message),
-    /// Link to an address; if true, keep the link.
+    /// Make a link to an address. If the flag is true, make it again whenever it is lost.
     Connect(ActionId, Address, bool),
     /// Close the link with a peer.
     Disconnect(NodeId),
-    /// Give up keeping the link to an address.
+    /// Stop making the link to an address again when it is lost.
     StopReconnecting(Address),
     /// Become a member of the network of the nodes at these addresses.
     Join(ActionId, Vec<Address>),
-    /// Note something about a connected peer, under a key.
+    /// Store a value about a connected peer under a key.
     SetInfo(NodeId, String, Value),
-    /// Find the nodes within a depth; -1 is the whole network.
+    /// Find the nodes within a depth. -1 means the whole network.
     Discover(ActionId, i32),
-    /// Search the network's files for a text.
+    /// Search the files of the network by name.
     Search(ActionId, String),
     /// Measure the round-trip time to a node.
     Ping(ActionId, NodeId),
@@ -79,7 +81,7 @@ pub enum Action {
     Fetch(ActionId, Hash, PathBuf),
     /// Share a file or folder with everyone.
     Share(ActionId, PathBuf),
-    /// Send a named request to a peer.
+    /// Send a request with a name to a node.
     Request(ActionId, NodeId, String, Message),
     /// Set a timer that expires after this time.
     SetTimer(TimerId, Duration),
@@ -90,7 +92,7 @@ pub enum Action {
 }
 
 impl<'a> Context<'a> {
-    /// Returns a context that sees `host` and adds the handler's actions to `actions`.
+    /// Creates a context that reads from `host` and appends the handler's actions to `actions`.
     pub fn new(host: &'a dyn HandlerHost, actions: &'a mut Vec<Action>) -> Self {
         Self { host, actions }
     }
@@ -107,8 +109,8 @@ impl<'a> Context<'a> {
         self.host.name()
     }
 
-    /// Returns the time. A handler that uses it in place of the system's clock runs in the simulator's
-    /// time as well.
+    /// Returns the current time. A handler that uses this time, and not the system's clock, also
+    /// works in the virtual time of the simulator.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.host.now()
@@ -120,17 +122,18 @@ impl<'a> Context<'a> {
         self.host.peers()
     }
 
-    /// Returns the connected peer with this identity.
+    /// Returns the connected peer with this identity, or `None` if there is no link with it.
     #[must_use]
     pub fn peer(&self, id: NodeId) -> Option<Peer> {
         self.peers().into_iter().find(|peer| peer.id() == id)
     }
 
-    /// Returns the note about a connected peer under `key`. Notes are dropped with the link.
+    /// Returns the value that [`set_info`](Self::set_info) has stored about a connected peer under
+    /// `key`. The values are dropped when the link ends.
     #[must_use]
     pub fn info(&self, peer: impl Into<NodeId>, key: &str) -> Option<Value> {
         let peer = peer.into();
-        // Notes made in this very call are still among the actions.
+        // A value stored in this call of the handler is still among the actions.
         let noted = self.actions.iter().rev().find_map(|action| match action {
             Action::SetInfo(of, under, value) if *of == peer && under == key => Some(value.clone()),
             _ => None,
@@ -138,7 +141,7 @@ impl<'a> Context<'a> {
         noted.or_else(|| self.host.info(peer, key))
     }
 
-    /// Notes something about a connected peer under `key`. A peer without a link gets no note.
+    /// Stores a value about a connected peer under `key`. Does nothing for a peer without a link.
     pub fn set_info(
         &mut self,
         peer: impl Into<NodeId>,
@@ -148,29 +151,30 @@ impl<'a> Context<'a> {
         self.actions.push(Action::SetInfo(peer.into(), key.into(), value.into()));
     }
 
-    /// Sends a message to a peer, or to the node with an identity, such as the author of a broadcast. A
-    /// node without a link is dialled, or other nodes pass the message on. If the message can't be
-    /// sent, `node_message_failed` says so.
+    /// Sends a message to a peer, or to a node of which only the identity is known, such as the
+    /// author of a broadcast. A node without a link is dialled, or other nodes relay the message.
+    /// If the message can't be sent, `node_message_failed` is called.
     pub fn send(&mut self, to: impl Into<Peer>, message: impl Into<Message>) {
         self.actions.push(Action::Send(to.into(), message.into()));
     }
 
-    /// Sends a message to every peer but those in `exclude`. `node_message_failed` names each peer for
-    /// which it could not be queued.
+    /// Sends a message to every peer except those in `exclude`. For each peer for which the message
+    /// could not be queued, `node_message_failed` is called.
     pub fn send_to_nodes(&mut self, message: impl Into<Message>, exclude: &[NodeId]) {
         self.actions.push(Action::SendToNodes(message.into(), exclude.to_vec()));
     }
 
-    /// Sends a message to the whole network. If it can't be sent, `node_broadcast_failed` says why.
-    /// This node gets no event for its own broadcast.
+    /// Sends a message to the whole network. If it can't be sent, `node_broadcast_failed` is called
+    /// with the reason. This node gets no event for its own broadcast.
     pub fn broadcast(&mut self, title: impl Into<String>, message: impl Into<Message>) {
         self.actions.push(Action::Broadcast(title.into(), message.into()));
     }
 
-    /// Links to `address`; with `reconnect` the link is made again whenever it is lost. The result
-    /// comes in `node_connect_completed`, also if there is such a link already, or in
-    /// `node_action_failed`. A new link shows in `outbound_node_connected` as well, and a dial that
-    /// fails in `outbound_node_connection_error`.
+    /// Makes a link to `address`. If `reconnect` is true, the link is made again whenever it is
+    /// lost. When the link is up, or if it was up before, `node_connect_completed` is called. If
+    /// the dial fails, `node_action_failed` is called. A new link also causes
+    /// `outbound_node_connected`, and a dial that fails also causes
+    /// `outbound_node_connection_error`.
     pub fn connect(&mut self, address: Address, reconnect: bool) -> ActionId {
         self.begin(|id| Action::Connect(id, address, reconnect))
     }
@@ -180,76 +184,76 @@ impl<'a> Context<'a> {
         self.actions.push(Action::Disconnect(peer.into()));
     }
 
-    /// Gives up keeping the link to `address`.
+    /// Stops making the link to `address` again when it is lost.
     pub fn stop_reconnecting(&mut self, address: Address) {
         self.actions.push(Action::StopReconnecting(address));
     }
 
-    /// Becomes a member of the network that the nodes at `addresses` belong to. Without addresses the
-    /// bootstrap nodes and the peers of earlier runs are tried, which the simulator does not have.
-    /// The result comes in `node_join_completed` or `node_action_failed`. Each node that is reached
-    /// shows in `outbound_node_connected` as well, and each dial that fails in
+    /// Makes this node a member of the network of the nodes at `addresses`. If `addresses` is
+    /// empty, the node tries its bootstrap nodes and the peers of earlier runs. A simulated node
+    /// has neither. The result comes in `node_join_completed` or `node_action_failed`. Each node
+    /// that is reached also causes `outbound_node_connected`, and each dial that fails
     /// `outbound_node_connection_error`.
     pub fn join(&mut self, addresses: &[Address]) -> ActionId {
         self.begin(|id| Action::Join(id, addresses.to_vec()))
     }
 
-    /// Finds the nodes within `depth` links: 1 is the neighbours, -1 the whole network. Each node
-    /// that answers shows in `node_discovered`; all of them come in `node_discovery_completed`, or
-    /// `node_action_failed` says why not.
+    /// Finds the nodes within `depth` links. 1 means the nodes with a link to this node, -1 the
+    /// whole network. Each node that answers causes `node_discovered`. At the end all of them come
+    /// in `node_discovery_completed`, or `node_action_failed` is called with the reason.
     pub fn discover(&mut self, depth: i32) -> ActionId {
         self.begin(|id| Action::Discover(id, depth))
     }
 
-    /// Searches the files that other nodes share, by name. The result comes in `node_search_completed`
-    /// or `node_action_failed`. In the simulator the text is words, each of them a part of the name:
-    /// patterns are not known there.
+    /// Searches the files that other nodes share, by name. The result comes in
+    /// `node_search_completed` or `node_action_failed`. In the simulator each word of the text has
+    /// to be a part of the name, and there are no patterns.
     pub fn search(&mut self, text: impl Into<String>) -> ActionId {
         let text = text.into();
         self.begin(|id| Action::Search(id, text))
     }
 
-    /// Measures the round-trip time to a node: over its link, or through the network if there is
-    /// none. The result comes in `node_ping_completed` or `node_action_failed`.
+    /// Measures the round-trip time to a node, over the link with it or, without a link, through
+    /// other nodes. The result comes in `node_ping_completed` or `node_action_failed`.
     pub fn ping(&mut self, node: impl Into<NodeId>) -> ActionId {
         let node = node.into();
         self.begin(|id| Action::Ping(id, node))
     }
 
-    /// Fetches the file or folder of this hash to `to`: into it if it is a folder that exists, else
-    /// to exactly that path. Every piece is checked against the hash, and no existing file is
-    /// overwritten. The result comes in `node_fetch_completed` or `node_action_failed`. In the
-    /// simulator the path is one of the node's simulated disk.
+    /// Fetches the file or folder with this hash. If `to` is an existing folder, it is stored in
+    /// that folder, otherwise at exactly the path `to`. Every piece is verified against the hash,
+    /// and no existing file is overwritten. The result comes in `node_fetch_completed` or
+    /// `node_action_failed`. In the simulator `to` is a path on the node's simulated disk.
     pub fn fetch(&mut self, hash: Hash, to: impl Into<PathBuf>) -> ActionId {
         let to = to.into();
         self.begin(|id| Action::Fetch(id, hash, to))
     }
 
-    /// Shares a file or folder with everyone: it stays where it is, and others find and fetch it. The
-    /// result comes in `node_share_completed` or `node_action_failed`. In the simulator it is a file of
-    /// the node's simulated disk; folders can't be shared there.
+    /// Shares a file or folder with all nodes, so that they can find and fetch it. It stays where
+    /// it is on the disk. The result comes in `node_share_completed` or `node_action_failed`. In
+    /// the simulator `path` is a file on the node's simulated disk, and folders can't be shared.
     pub fn share(&mut self, path: impl Into<PathBuf>) -> ActionId {
         let path = path.into();
         self.begin(|id| Action::Share(id, path))
     }
 
     /// Returns the content of a file of at most [`MAX_FILE_IN_MEMORY`] bytes, such as one that
-    /// [`fetch`](Self::fetch) has brought. On a real node the handler waits for the disk; in the simulator
-    /// the file is on the node's simulated disk.
+    /// [`fetch`](Self::fetch) has stored. On a real node the handler waits for the disk. In the
+    /// simulator the file is on the node's simulated disk.
     ///
     /// # Errors
-    /// If there is no such file, it is larger, or it can't be read.
+    /// If the file does not exist, is too large, or can't be read.
     pub fn read_file(&self, path: impl AsRef<Path>) -> io::Result<Bytes> {
         self.host.read_file(path.as_ref())
     }
 
-    /// Writes a file at once, in place of one that is there, so that it can be shared in the same call.
-    /// On a real node the handler waits for the disk; in the simulator the file is on the node's
-    /// simulated disk.
+    /// Writes a file before it returns, and replaces an existing file. So the handler can share the
+    /// file in the same call. On a real node the handler waits for the disk. In the simulator the
+    /// file is on the node's simulated disk.
     ///
     /// # Errors
-    /// If the content is over [`MAX_FILE_IN_MEMORY`], or it can't be written: nothing, or a part of it,
-    /// may be on the disk then.
+    /// If the content is over [`MAX_FILE_IN_MEMORY`], or if the file can't be written. After a
+    /// failed write the disk may have a part of the content.
     pub fn write_file(
         &mut self,
         path: impl AsRef<Path>,
@@ -262,14 +266,14 @@ impl<'a> Context<'a> {
         self.host.write_file(path.as_ref(), content)
     }
 
-    /// Sends a request to a node. `name` is the kind of request, in at most
-    /// [`MAX_PROTOCOL`](crate::hello::MAX_PROTOCOL) bytes: the node's [`node_request`] answers it.
-    /// The reply comes in `node_request_completed`. A node without a link is dialled, or other nodes
-    /// relay the request and the reply. If the node can't be found, refuses, the link ends, or no reply
-    /// comes within [`request_timeout`](crate::config::Config::request_timeout), `node_action_failed`
-    /// says so.
+    /// Sends a request to a node. Its method [`node_request`] gets `name` and answers. `name` is
+    /// the kind of request, in at most [`MAX_PROTOCOL`](crate::hello::MAX_PROTOCOL) bytes. The
+    /// reply comes in `node_request_completed`. A node without a link is dialled, or other nodes
+    /// relay the request and the reply. `node_action_failed` is called if the node can't be found,
+    /// if it refuses the request, if the link ends, or if no reply comes within
+    /// [`request_timeout`](crate::config::Config::request_timeout).
     ///
-    /// A message that is sent in the same call may arrive before the request.
+    /// A message that the handler sends in the same call may arrive before the request.
     ///
     /// [`node_request`]: super::Handler::node_request
     ///
@@ -280,7 +284,7 @@ impl<'a> Context<'a> {
     /// use peerkit_proto::id::NodeId;
     /// use peerkit_proto::message::Message;
     ///
-    /// /// Learns the number of peers of each node that it connects to.
+    /// /// Asks each node that it connects to for its number of peers.
     /// struct Census;
     ///
     /// impl Handler for Census {
@@ -322,11 +326,12 @@ impl<'a> Context<'a> {
         self.begin(|id| Action::Request(id, peer, name, message))
     }
 
-    /// Sets a timer that expires once, `after` from now: `on_timer` is called then. In the simulator
-    /// that is virtual time. The shortest time is a millisecond.
+    /// Sets a timer. When the time `after` has passed, the timer expires and `on_timer` is called
+    /// once. In the simulator the time is virtual. The minimum is one millisecond.
     ///
-    /// A handler has at most [`MAX_TIMERS`](super::MAX_TIMERS) timers at once. One that is over that is
-    /// not set, and `node_action_failed` has its number, [`TimerId::action`].
+    /// A handler has at most [`MAX_TIMERS`](super::MAX_TIMERS) timers at the same time. If it has
+    /// that many, no other timer is set, and `node_action_failed` is called with the
+    /// [`TimerId::action`] of the new timer.
     ///
     /// ```
     /// use std::time::Duration;
@@ -353,12 +358,12 @@ impl<'a> Context<'a> {
         timer
     }
 
-    /// Cancels a timer: `on_timer` is not called for it any more. Does nothing if it has expired.
+    /// Cancels a timer, so that `on_timer` is not called for it. Does nothing if it has expired.
     pub fn cancel_timer(&mut self, timer: TimerId) {
         self.actions.push(Action::CancelTimer(timer));
     }
 
-    /// Stops this node, as its user would.
+    /// Stops this node in the same way as its user would.
     pub fn stop(&mut self) {
         self.actions.push(Action::Stop);
     }

@@ -6,32 +6,33 @@ use std::time::Duration;
 use crate::event::TimerId;
 use crate::time::Instant;
 
-/// Most timers that a handler may have at once. 1,024: more than one for each neighbour and each
-/// request under way.
+/// Maximum number of timers of a handler at the same time. 1,024: enough for several timers for
+/// each neighbour and each request under way.
 pub const MAX_TIMERS: usize = 1024;
 
-/// Shortest time after which a timer expires. 1 ms: the resolution of the runtime's clock. Without it,
-/// a handler that sets a timer of zero time whenever one expires would keep the simulator at one moment
-/// for ever.
+/// Minimum time after which a timer expires. 1 ms: the resolution of the runtime's clock. With a
+/// minimum of zero, a handler could set a new timer of zero whenever a timer expires. The virtual
+/// time of the simulator would then stop.
 const MIN_DELAY: Duration = Duration::from_millis(1);
 
-/// The timers that a handler has set and that have not expired. The node and the simulator drive them:
-/// set and cancel as the handler asks, then sleep until [`Timers::poll_timeout`].
+/// The timers that a handler has set and that have not expired. The real node and the simulator set
+/// and cancel timers as the handler requests, and sleep until [`Timers::poll_timeout`].
 #[derive(Debug, Default)]
 pub struct Timers {
     by_time: BTreeSet<(Instant, TimerId)>,
 }
 
-/// The error of a handler that has too many timers.
+/// The error if a handler already has [`MAX_TIMERS`] timers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a handler has at most {MAX_TIMERS} timers at once: this one was not set")]
+#[error("a handler has at most {MAX_TIMERS} timers at the same time: the timer was not set")]
 pub struct TooManyTimers;
 
 impl Timers {
-    /// Sets a timer that expires `after` from `now`. Returns when that is.
+    /// Sets a timer that expires when the time `after` has passed since `now`. Returns the time at
+    /// which it expires.
     ///
     /// # Errors
-    /// If there are [`MAX_TIMERS`] already. Nothing has changed then.
+    /// If there are already [`MAX_TIMERS`] timers. The new timer is then not set.
     pub fn set(
         &mut self,
         now: Instant,
@@ -49,12 +50,12 @@ impl Timers {
 
     /// Cancels a timer. Does nothing if it has expired or was cancelled before.
     pub fn cancel(&mut self, timer: TimerId) {
-        // A second index is not worth it for at most 1,024 timers.
+        // A second index by timer is not worth its cost for at most 1,024 timers.
         self.by_time.retain(|(_, set)| *set != timer);
     }
 
-    /// Takes a timer that has expired by `now`: the earliest, and of several at one time the one that
-    /// was set first.
+    /// Removes and returns a timer that has expired at `now`, or `None` if there is none. The
+    /// earliest comes first. Timers for the same time come in the order in which they were set.
     pub fn poll(&mut self, now: Instant) -> Option<TimerId> {
         self.poll_timeout().filter(|at| *at <= now)?;
         self.by_time.pop_first().map(|(_, timer)| timer)
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn timers_expire_in_order_and_cancelled_ones_never() {
+    fn timers_expire_in_order_and_cancelled_timers_never_expire() {
         let (mut timers, zero) = (Timers::default(), Instant::ZERO);
         for (number, after) in [(1, 3), (2, 1), (3, 2), (4, 1)] {
             timers.set(zero, timer(number), seconds(after)).unwrap();
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_so_many_at_most_and_none_without_time() {
+    fn the_number_of_timers_is_limited_and_no_timer_expires_at_once() {
         let (mut timers, zero) = (Timers::default(), Instant::ZERO);
         for number in 0..MAX_TIMERS as u64 {
             assert!(timers.set(zero, timer(number), Duration::ZERO).unwrap() > zero);

@@ -1,4 +1,4 @@
-//! A link alone with exact outputs, and two links in fake time.
+//! Tests of one link with its exact outputs, and of two connected links in virtual time.
 
 use bytes::BytesMut;
 
@@ -66,7 +66,7 @@ fn open(side: Side) -> Link {
 }
 
 #[test]
-fn the_dialler_speaks_first_and_the_acceptor_once_it_admits() {
+fn the_dialler_sends_its_hello_first_and_the_acceptor_when_it_admits() {
     let config = Arc::default();
     let mut dialler = Link::new(at(0.0), Side::Dialler, greeting("d"), &config);
     assert_eq!(outputs(&mut dialler), [Output::Send(Frame::Hello(hello("d")))]);
@@ -84,7 +84,7 @@ fn the_dialler_speaks_first_and_the_acceptor_once_it_admits() {
 }
 
 #[test]
-fn a_link_with_another_network_is_closed_with_the_reason() {
+fn a_hello_of_another_network_closes_the_link() {
     let mut link = Link::new(at(0.0), Side::Acceptor, greeting("a"), &Arc::default());
     let other = Hello { network: "other".into(), ..hello("d") };
     feed(&mut link, at(0.0), &[Frame::Hello(other), message("x")]);
@@ -102,8 +102,9 @@ fn speaks(name: &str, (min, max): (u16, u16)) -> Hello {
     Hello { version_min: min, version_max: max, ..hello(name) }
 }
 
-/// Has two ends of a link say Hello. Returns what each agreed on, or the reason that it ended with.
-fn meet(dialler: (u16, u16), acceptor: (u16, u16)) -> [Result<Agreement, Reason>; 2] {
+/// Lets two ends with these version ranges exchange Hellos. Returns the agreement of each end, or
+/// the reason why it ended the link.
+fn exchange_hellos(dialler: (u16, u16), acceptor: (u16, u16)) -> [Result<Agreement, Reason>; 2] {
     let config = Arc::default();
     let sides = [(Side::Dialler, "d", dialler), (Side::Acceptor, "a", acceptor)];
     let mut links = sides.map(|(side, name, versions)| {
@@ -130,30 +131,34 @@ fn meet(dialler: (u16, u16), acceptor: (u16, u16)) -> [Result<Agreement, Reason>
 }
 
 #[test]
-fn both_ends_speak_the_highest_version_that_they_have_in_common() {
+fn both_ends_use_the_highest_common_version() {
     for (dialler, acceptor, version) in [
         ((1, 2), (1, 2), 2),
-        // A newer node with an older one, either way.
+        // A newer node and an older node, in both directions.
         ((1, 2), (1, 1), 1),
         ((1, 1), (1, 2), 1),
-        // A node that is newer than this version.
+        // A node that also speaks a later version than this crate.
         ((1, 2), (2, 3), 2),
         ((2, 3), (1, 2), 2),
     ] {
         let agreed = Ok(Agreement { version, features: 0 });
-        assert_eq!(meet(dialler, acceptor), [agreed.clone(), agreed], "{dialler:?} {acceptor:?}");
+        assert_eq!(
+            exchange_hellos(dialler, acceptor),
+            [agreed.clone(), agreed],
+            "{dialler:?} {acceptor:?}"
+        );
     }
 }
 
 #[test]
-fn without_a_common_version_both_ends_learn_both_ranges() {
+fn without_a_common_version_the_reason_has_both_ranges() {
     let range = |(min, max)| Versions { min, max };
     for (dialler, acceptor) in
         [((3, 4), (1, 2)), ((1, 2), (3, 4)), ((2, 1), (1, 2)), ((0, 0), (1, 2))]
     {
         let gap = VersionGap { refusing: range(acceptor), refused: range(dialler) };
         let reason = Reason::Version(Some(gap));
-        assert_eq!(meet(dialler, acceptor), [Err(reason.clone()), Err(reason)]);
+        assert_eq!(exchange_hellos(dialler, acceptor), [Err(reason.clone()), Err(reason)]);
     }
 }
 
@@ -176,10 +181,10 @@ fn added_fields_are_skipped_from_version_2_on() {
 }
 
 #[test]
-fn a_refusal_for_the_version_need_not_name_any() {
+fn a_goodbye_because_of_the_version_may_lack_the_ranges() {
     let mut link = Link::new(at(0.0), Side::Dialler, greeting("d"), &Arc::default());
     outputs(&mut link);
-    // As a node of version 1 says it.
+    // This is the Goodbye of a node of version 1.
     let goodbye = [13, 0, 0, 0, 2, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     link.receive(at(0.0), &mut BytesMut::from(&goodbye[..]));
     assert_eq!(outputs(&mut link), [Output::GoodbyeReceived(Reason::Version(None))]);
@@ -187,15 +192,17 @@ fn a_refusal_for_the_version_need_not_name_any() {
 }
 
 #[test]
-fn a_stranger_gets_no_room_for_more_than_a_hello() {
+fn a_large_frame_before_hello_closes_the_link() {
     let mut link = Link::new(at(0.0), Side::Acceptor, greeting("a"), &Arc::default());
-    // The header of a message of 16 MiB, which a peer may send and a stranger may not.
+    // The header of a message of 16 MiB. It is allowed only after Hello.
     link.receive(at(0.0), &mut BytesMut::from(&[2, 0, 0, 1, 0x10][..]));
-    let Some(Output::Closed(Reason::Fault(_))) = outputs(&mut link).pop() else { panic!("waits") };
+    let Some(Output::Closed(Reason::Fault(_))) = outputs(&mut link).pop() else {
+        panic!("the link waits for more bytes")
+    };
 }
 
 #[test]
-fn frames_behind_the_hello_stay_in_the_buffer() {
+fn an_incomplete_frame_after_the_hello_stays_in_the_buffer() {
     let mut link = Link::new(at(0.0), Side::Dialler, greeting("d"), &Arc::default());
     outputs(&mut link);
     let mut bytes = Vec::new();
@@ -208,7 +215,7 @@ fn frames_behind_the_hello_stay_in_the_buffer() {
 }
 
 #[test]
-fn a_refused_dialler_learns_the_reason() {
+fn a_refused_dialler_reports_the_reason() {
     let mut link = Link::new(at(0.0), Side::Dialler, greeting("d"), &Arc::default());
     outputs(&mut link);
     feed(&mut link, at(0.0), &[Frame::Goodbye { reason: Reason::Full, received: 0 }]);
@@ -216,7 +223,7 @@ fn a_refused_dialler_learns_the_reason() {
 }
 
 #[test]
-fn silence_before_hello_ends_at_the_handshakes_deadline_however_it_drips() {
+fn a_hello_sent_byte_by_byte_does_not_extend_the_handshake_timeout() {
     let mut link = Link::new(at(0.0), Side::Acceptor, greeting("a"), &Arc::default());
     let mut bytes = Vec::new();
     Frame::Hello(hello("d")).encode(&mut bytes);
@@ -232,7 +239,7 @@ fn silence_before_hello_ends_at_the_handshakes_deadline_however_it_drips() {
 }
 
 #[test]
-fn faults_close_the_link_and_nothing_after_them_is_read() {
+fn a_fault_closes_the_link_and_no_later_frame_is_read() {
     let faults: [(&[Frame], &str); 2] = [
         (&[Frame::Hello(hello("again")), Frame::Ping(1)], "a second Hello"),
         (&[Frame::Ping(1), Frame::Hello(hello("again")), Frame::Ping(2)], "a second Hello"),
@@ -251,14 +258,14 @@ fn faults_close_the_link_and_nothing_after_them_is_read() {
 }
 
 #[test]
-fn an_idle_link_pings_and_a_silent_one_dies() {
+fn an_idle_link_sends_pings_and_closes_if_the_peer_is_silent() {
     let mut link = open(Side::Dialler);
     assert_eq!(link.poll_timeout(), Some(at(15.0)));
     link.handle_timeout(at(15.0));
     assert_eq!(outputs(&mut link), [Output::Send(Frame::Ping(1))]);
     feed(&mut link, at(15.25), &[Frame::Pong(1)]);
     assert_eq!(link.rtt(), Some(Duration::from_millis(250)));
-    // From here on nothing comes.
+    // From here on nothing is received.
     let mut now = at(15.25);
     while let Some(next) = link.poll_timeout() {
         now = next;
@@ -271,14 +278,14 @@ fn an_idle_link_pings_and_a_silent_one_dies() {
 }
 
 #[test]
-fn a_link_that_sends_does_not_ping() {
+fn a_link_that_has_sent_bytes_pings_later() {
     let mut link = open(Side::Dialler);
     link.sent(at(14.0));
     assert_eq!(link.poll_timeout(), Some(at(29.0)));
 }
 
 #[test]
-fn our_own_slowness_is_not_held_against_the_peer() {
+fn silence_does_not_end_a_paused_link() {
     let mut link = open(Side::Dialler);
     link.pause();
     link.handle_timeout(at(100.0));
@@ -291,7 +298,7 @@ fn our_own_slowness_is_not_held_against_the_peer() {
 }
 
 #[test]
-fn messages_are_acknowledged_in_time_or_by_number() {
+fn messages_are_acknowledged_after_a_delay_or_a_number_of_messages_or_bytes() {
     let mut link = open(Side::Acceptor);
     link.delivered(at(1.0), 3, 100);
     assert_eq!(link.poll_timeout(), Some(at(1.2)));
@@ -302,13 +309,13 @@ fn messages_are_acknowledged_in_time_or_by_number() {
     assert_eq!(outputs(&mut link), [Output::Send(Frame::Received(4 + ACK_MESSAGES))]);
     link.delivered(at(2.0), 1, ACK_BYTES);
     assert_eq!(outputs(&mut link), [Output::Send(Frame::Received(5 + ACK_MESSAGES))]);
-    // A count never goes back, whatever the other side says.
+    // The count never decreases, whatever the peer sends.
     feed(&mut link, at(3.0), &[Frame::Received(7), Frame::Received(2)]);
     assert_eq!(link.confirmed(), 7);
 }
 
 #[test]
-fn goodbye_is_said_once_by_each_and_carries_the_last_account() {
+fn each_end_sends_one_goodbye_with_its_last_acknowledgement() {
     let (mut a, mut b) = (open(Side::Dialler), open(Side::Acceptor));
     b.delivered(at(1.0), 2, 10);
     let goodbye = a.begin_close(Reason::Requested);
@@ -322,7 +329,7 @@ fn goodbye_is_said_once_by_each_and_carries_the_last_account() {
     assert_eq!(a.confirmed(), 3);
 }
 
-/// Two links, joined by lines that deliver after a while, in fake time.
+/// The two ends of a link in virtual time. `lines` delivers bytes with a latency.
 struct Pair {
     now: Instant,
     ends: [Link; 2],
@@ -373,7 +380,7 @@ impl Pair {
         }
     }
 
-    /// Runs until `end`, or until nothing is due.
+    /// Runs until the time `until`.
     fn run(&mut self, until: Instant) {
         loop {
             (0..2).for_each(|end| self.drain(end));
@@ -396,7 +403,7 @@ impl Pair {
 }
 
 #[test]
-fn two_links_stay_up_for_an_hour_of_silence() {
+fn an_idle_link_stays_up_for_an_hour() {
     let mut pair = Pair::new(Duration::from_millis(100));
     pair.run(at(3600.0));
     assert_eq!(pair.closed, [None, None]);
@@ -404,7 +411,7 @@ fn two_links_stay_up_for_an_hour_of_silence() {
 }
 
 #[test]
-fn two_links_carry_messages_and_know_that_they_came() {
+fn messages_arrive_in_order_and_are_acknowledged() {
     let mut pair = Pair::new(Duration::from_millis(10));
     pair.run(at(1.0));
     for n in 0..100 {
@@ -421,7 +428,7 @@ fn two_links_carry_messages_and_know_that_they_came() {
 }
 
 #[test]
-fn a_cut_line_is_noticed_by_both() {
+fn both_ends_close_the_link_after_silence() {
     let mut pair = Pair::new(Duration::from_millis(10));
     pair.run(at(1.0));
     pair.latency = Duration::from_secs(100_000);

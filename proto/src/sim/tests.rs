@@ -226,7 +226,7 @@ fn a_node_that_hangs_up_delivers_all_before_its_goodbye() {
     assert_eq!(sim.app(0).texts(), ["farewell"]);
     let (name, at, said) = sim.app(0).last();
     assert_eq!((name, at), ("inbound_node_disconnected", begun + LATENCY));
-    assert_eq!(said, "the other side said: disconnected on request");
+    assert_eq!(said, "closed by the peer: disconnected on request");
     let expected = ["node_disconnect_with_outbound_node", "outbound_node_disconnected"];
     assert_eq!(sim.app(1).names()[1..], expected);
     assert_eq!(sim.app(1).last().1, begun + LATENCY * 2);
@@ -248,7 +248,7 @@ fn a_crash_is_noticed_at_once_and_a_node_that_vanishes_is_not() {
     assert_eq!(sim.with(0, |_, cx| cx.peers().len()), 1);
     sim.run_for(Duration::from_secs(60));
     let (_, at, said) = sim.app(0).last();
-    assert!(said.contains("no byte came for 45 s"), "{said}");
+    assert!(said.contains("no byte was received for 45 s"), "{said}");
     let silent = at - Duration::from_secs(1);
     assert!(silent >= Duration::from_secs(30) && silent <= Duration::from_secs(45), "{silent:?}");
 }
