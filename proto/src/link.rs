@@ -54,7 +54,7 @@ pub struct Link {
     rtt: Option<Duration>,
     /// Number of messages that the application has received.
     received: u64,
-    /// Number of those that this node has acknowledged.
+    /// Number of received messages that this node has acknowledged.
     acknowledged: u64,
     unacknowledged_bytes: usize,
     /// The time of the next acknowledgement.
