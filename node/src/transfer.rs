@@ -16,12 +16,9 @@ pub use fetch::{
 };
 pub(crate) use fetch::{Downloads, is_part_name};
 pub(crate) use partial::Partials;
+pub(crate) use peerkit_proto::files::fetch::STALL;
 pub(crate) use serve::{FileServer, UploadNews, Uploads};
 pub use serve::{UploadStatus, UploadTotals};
-
-/// Time after which a stream on which nothing moves is given up. 30 s: half the time after which TCP gives
-/// up on a lost segment (RFC 1122).
-pub(crate) const STALL: Duration = Duration::from_secs(30);
 
 /// Longest time for one piece. 300 s: 3.5 kB/s, and a slower fetch would hardly end.
 pub(crate) const PIECE_TIME: Duration = Duration::from_secs(300);

@@ -463,12 +463,13 @@ impl<H: Handler> Sim<H> {
         // Work and most entries of the queue name their run, so those of the run before are void from
         // here on.
         node.run += 1;
+        let epoch = node.next_epoch(unix);
         let identity = Identity {
             key: node.key.clone(),
             name: node.name.clone(),
             network: NETWORK.to_owned(),
             // The node's own clock, so that one that is wrong is wrong in all that the node signs.
-            epoch: unix,
+            epoch,
             manual: node.options.manual,
         };
         let seed = derive_seed(self.seed, "overlay", [index as u64, u64::from(node.run)]);
@@ -480,7 +481,8 @@ impl<H: Handler> Sim<H> {
         node.running = Some(NodeRun {
             machine,
             started: self.now,
-            epoch: unix,
+            started_unix: unix,
+            epoch,
             handles: BTreeMap::new(),
             info: BTreeMap::new(),
             actions: Cell::new(0),

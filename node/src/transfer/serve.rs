@@ -18,6 +18,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use peerkit_proto::files::seeding::HOLD_BACK_STEP;
 use peerkit_proto::files::{Answer, FileKind, FileRefusal, Request};
 use peerkit_proto::id::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -44,9 +45,6 @@ pub use uploads::{UploadStatus, UploadTotals};
 /// Streams that write pieces at once. The others wait at most 100 ms for each stream before them. 8: a few
 /// streams fill any line, and more would all be slow together.
 const MAX_WRITERS: usize = 8;
-
-/// Interval at which a requester that is held back is looked at.
-const HOLD_BACK_STEP: Duration = Duration::from_millis(25);
 
 /// Interval at which a requester that is held back gets an answer, so that it does not take this node for gone.
 /// 10 s: a third of [`STALL`](super::STALL), after which it would hang up.

@@ -68,6 +68,13 @@ pub const MAX_KNOWN: usize = 256;
 /// reported instead.
 const MAX_LISTED: usize = 16;
 
+/// Time after which a stream on which nothing moves is given up. 30 s: half the time after which TCP gives up
+/// on a lost segment (RFC 1122).
+pub const STALL: Duration = Duration::from_secs(30);
+
+/// Time for which a finished fetch stays registered, so that its followers can still fetch from it.
+pub const LINGER: Duration = Duration::from_secs(60);
+
 /// Time after which other sources are asked for the proof too, if the first one has not given it.
 const PROOF_TIME: Duration = Duration::from_secs(3);
 

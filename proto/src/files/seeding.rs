@@ -24,6 +24,9 @@ use std::time::Duration;
 #[cfg(test)]
 mod tests;
 
+/// Interval at which a seed decides again whether it still holds a request back.
+pub const HOLD_BACK_STEP: Duration = Duration::from_millis(25);
+
 /// Pieces of one hash that are remembered as sent. 65,536 pieces of 1 MiB are 64 GiB.
 const MAX_SENT: usize = 65_536;
 

@@ -98,14 +98,27 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Notes that one of the addresses of a join has failed.
-    pub(super) fn join_try_failed(&mut self, node: usize, action: ActionId, error: &str) {
-        let Some(running) = &mut self.nodes[node].running else { return };
-        let Some(trying) = running.joins.get_mut(&action) else { return };
-        *trying = trying.saturating_sub(1);
-        if *trying == 0 {
+    /// Notes that joining through one node has failed. A join of the application (`action`) fails only with the
+    /// last of its addresses.
+    pub(super) fn join_attempt_failed(
+        &mut self,
+        node: usize,
+        action: Option<ActionId>,
+        error: &str,
+    ) {
+        if let Some(action) = action {
+            let Some(running) = &mut self.nodes[node].running else { return };
+            let Some(attempts) = running.joins.get_mut(&action) else { return };
+            *attempts = attempts.saturating_sub(1);
+            if *attempts > 0 {
+                return;
+            }
             running.joins.remove(&action);
             self.event(node, Event::NodeActionFailed { action, error: error.to_owned() });
+        }
+        let joining = &mut self.nodes[node].joining;
+        if *joining == Joining::Trying {
+            *joining = Joining::Failed(error.to_owned());
         }
     }
 

@@ -6,7 +6,6 @@ use super::Sim;
 use super::actions::LinkPurpose;
 use super::link::{ACCEPTOR, DIALLER, Endpoint, EndpointState, LinkContent, Outbox, SimulatedLink};
 use super::network::{address, node_at, public_ip};
-use super::node::Joining;
 use super::queue::{DialStep, SimEvent};
 use crate::address::Address;
 use crate::event::{Direction, Event, LinkEnd, Peer, Reason};
@@ -168,7 +167,7 @@ impl<H: Handler> Sim<H> {
             let event = SimEvent::Dial { dial: dial_key, step: DialStep::Lost };
             return self.queue.put(self.now + latency, event);
         };
-        // The time of a node's start serves as its incarnation, which has to change with each start.
+        // The epoch of a run serves as its incarnation: both change with each start.
         let endpoint = |node: usize, run, of: usize, direction, incarnation, shown| {
             let other = &self.nodes[of];
             let ip = public_ip(of).into();
@@ -300,10 +299,6 @@ impl<H: Handler> Sim<H> {
         self.stats.dials_failed += 1;
         self.trace_event("dial failed", [node, node], error.as_bytes());
         let wanted = dial.operation.and_then(|operation| self.link_purposes.remove(&operation));
-        let joining = &mut self.nodes[node].joining;
-        if matches!(wanted, Some(LinkPurpose::Join(_))) && *joining == Joining::Trying {
-            *joining = Joining::Failed(error.to_owned());
-        }
         if dial.purpose.is_reported() {
             let (address, error) = (dial.address, error.to_owned());
             self.event(node, Event::OutboundNodeConnectionError { address, error });
@@ -313,7 +308,7 @@ impl<H: Handler> Sim<H> {
                 let error = error.to_owned();
                 self.event(node, Event::NodeActionFailed { action, error });
             }
-            Some(LinkPurpose::Join(Some(action))) => self.join_try_failed(node, action, error),
+            Some(LinkPurpose::Join(action)) => self.join_attempt_failed(node, action, error),
             _ => {}
         }
     }
@@ -329,16 +324,7 @@ impl<H: Handler> Sim<H> {
         match (outcome, action) {
             (Ok(()), Some(action)) => self.joined(node, action),
             (Ok(()), None) => {}
-            (Err(error), action) => {
-                let joining = &mut self.nodes[node].joining;
-                let is_answer = matches!(error, JoinError::Refused { .. });
-                if is_answer && *joining == Joining::Trying {
-                    *joining = Joining::Failed(error.to_string());
-                }
-                if let Some(action) = action {
-                    self.join_try_failed(node, action, &error.to_string());
-                }
-            }
+            (Err(error), action) => self.join_attempt_failed(node, action, &error.to_string()),
         }
     }
 

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 #[cfg(test)]
 mod tests;
@@ -19,7 +18,7 @@ use super::queue::{SimEvent, StreamStep};
 use super::stream::{FETCHER, SimulatedStream, StreamItem};
 use crate::event::{ActionId, Event};
 use crate::files::fetch::{
-    Claim, Fault, Fetch, GiveUp, Input, Options, Output, SourceCandidate, SourceId,
+    Claim, Fault, Fetch, GiveUp, Input, LINGER, Options, Output, SourceCandidate, SourceId,
 };
 use crate::files::wire::MAX_PER_REQUEST;
 use crate::files::{
@@ -30,9 +29,6 @@ use crate::handler::Handler;
 use crate::id::Hash;
 use crate::peer::OperationId;
 use crate::time::Instant;
-
-/// Time for which a finished fetch is still served to others. 60 s, as on a real node.
-const LINGER: Duration = Duration::from_secs(60);
 
 /// A fetch that an application has asked for.
 #[derive(Debug)]

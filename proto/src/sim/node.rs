@@ -70,6 +70,8 @@ pub(super) struct SimulatedNode<H> {
     pub(super) app: H,
     /// Number of its starts.
     pub(super) run: u32,
+    /// Epoch of its last run; 0 before the first.
+    last_epoch: u64,
     pub(super) running: Option<NodeRun>,
     /// It was taken off the network: not even refusals come from its address.
     pub(super) vanished: bool,
@@ -94,6 +96,9 @@ pub(super) struct NodeRun {
     /// Time of its start.
     pub(super) started: Instant,
     /// Reading of its clock at its start, in milliseconds since 1970.
+    pub(super) started_unix: u64,
+    /// The epoch and incarnation of this run: `started_unix`, or more if the node was started before in the same
+    /// millisecond.
     pub(super) epoch: u64,
     pub(super) handles: BTreeMap<NodeId, LinkHandle>,
     /// The application's notes about its peers, by link.
@@ -116,7 +121,7 @@ impl NodeRun {
     /// Returns the time by the node's own clocks.
     pub(super) fn own_time(&self, now: Instant) -> Now {
         let since = u64::try_from(now.since(self.started).as_millis()).unwrap_or(u64::MAX);
-        Now { monotonic: now, unix: self.epoch.saturating_add(since) }
+        Now { monotonic: now, unix: self.started_unix.saturating_add(since) }
     }
 }
 
@@ -148,6 +153,7 @@ impl<H> SimulatedNode<H> {
             liar,
             app,
             run: 0,
+            last_epoch: 0,
             running: None,
             vanished: false,
             partition_group: 0,
@@ -169,6 +175,13 @@ impl<H> SimulatedNode<H> {
     /// Returns the time on its clock when the right time is `unix`.
     pub(super) fn wall_clock(&self, unix: u64) -> u64 {
         unix.saturating_add_signed(self.options.clock)
+    }
+
+    /// Returns the epoch of a run that starts when the node's clock shows `unix`. Epochs only increase, because
+    /// peers tell the runs of a node, and the broadcasts of each run, apart by them.
+    pub(super) fn next_epoch(&mut self, unix: u64) -> u64 {
+        self.last_epoch = unix.max(self.last_epoch.saturating_add(1));
+        self.last_epoch
     }
 
     /// Returns the present run if it has this number.

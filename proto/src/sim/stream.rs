@@ -5,16 +5,18 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
 
 use super::files::Servable;
 use super::liar::Lies;
-use super::node::SimulatedNode;
+use super::node::{SimulatedNode, derive_seed};
 use super::queue::{SimEvent, StreamStep};
 use super::{Sim, fetch::FetcherEnd};
 use crate::address::Address;
 use crate::event::{Event, Peer, Upload};
-use crate::files::fetch::{Fault, SourceId};
-use crate::files::seeding::Requester;
+use crate::files::fetch::{Fault, STALL, SourceId};
+use crate::files::seeding::{HOLD_BACK_STEP, Requester};
 use crate::files::wire::MAX_SOURCES;
 use crate::files::{AccessKind, Answer, Description, FileKind, FileRefusal, Request};
 use crate::handler::Handler;
@@ -25,12 +27,6 @@ use crate::time::Instant;
 pub(super) const FETCHER: usize = 0;
 /// The end of the source.
 pub(super) const SOURCE: usize = 1;
-
-/// Longest silence of a source that owes an answer. 30 s, as on a real node.
-const STALL: Duration = Duration::from_secs(30);
-
-/// Interval at which a source decides again about a request that it holds back. 25 ms, as on a real node.
-const TURN: Duration = Duration::from_millis(25);
 
 /// A connection for the pieces of one content.
 #[derive(Debug)]
@@ -324,19 +320,22 @@ impl<H: Handler> Sim<H> {
             }
             _ => Some(Answer::Whole),
         });
-        let me = (self.nodes[fetcher].id, addresses);
+        let fetcher_id = self.nodes[fetcher].id;
         let mut others = self.followers(node, hash);
         others.retain(|(other, ..)| *other != stream_id);
-        // As many as one answer may have.
-        let named: Vec<_> = others.iter().rev().take(MAX_SOURCES).collect();
-        let named = named.into_iter().map(|(_, id, addresses)| (*id, addresses.clone()));
+        let mut named: Vec<_> =
+            others.iter().map(|(_, id, addresses)| (*id, addresses.clone())).collect();
         // An earlier stream of the same node may still be there.
-        let named: Vec<_> = named.filter(|(id, _)| *id != me.0).collect();
+        named.retain(|(id, _)| *id != fetcher_id);
+        let seed = derive_seed(self.seed, "followers", [stream_id, 0]);
+        keep_random(&mut named, MAX_SOURCES, seed);
         if !named.is_empty() {
             self.answer(stream_id, |_| Some(Answer::Sources(named)));
         }
+        // A real node gathers newcomers, and names at most 16 of them to each follower once a second. Here each
+        // newcomer is named at once, so followers learn of each other a little sooner.
         for (other, ..) in others {
-            let sources = vec![me.clone()];
+            let sources = vec![(fetcher_id, addresses.clone())];
             self.answer(other, |_| Some(Answer::Sources(sources)));
         }
     }
@@ -426,7 +425,7 @@ impl<H: Handler> Sim<H> {
                 return;
             }
             if is_whole && self.is_held_back(stream_id, piece) {
-                let at = self.now + TURN;
+                let at = self.now + HOLD_BACK_STEP;
                 return self.schedule_send(stream_id, at);
             }
             let Some(bytes) = self.piece_to_send(node, &hash, piece) else {
@@ -507,7 +506,39 @@ impl<H: Handler> Sim<H> {
     }
 }
 
+/// Keeps `count` random items, or all if there are no more.
+fn keep_random<T>(items: &mut Vec<T>, count: usize, seed: [u8; 32]) {
+    let mut rng = ChaCha8Rng::from_seed(seed);
+    while items.len() > count {
+        let at = rng.next_u64() % items.len() as u64;
+        items.swap_remove(usize::try_from(at).unwrap_or_default());
+    }
+}
+
 /// Returns how long a line of `rate` bytes a second needs for `bytes`.
 fn transmission_time(bytes: usize, rate: u64) -> Duration {
     Duration::from_nanos((bytes as u64).saturating_mul(1_000_000_000) / rate.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_decides_which_followers_are_named() {
+        let named = |seed: u8| {
+            let mut followers: Vec<usize> = (0..40).collect();
+            keep_random(&mut followers, MAX_SOURCES, [seed; 32]);
+            followers
+        };
+        assert_eq!(named(1).len(), MAX_SOURCES);
+        assert_eq!(named(1), named(1));
+        assert_ne!(named(1), named(2));
+        // Neither the first nor the last to come are preferred.
+        let times = |follower| (0..=255).filter(|seed| named(*seed).contains(&follower)).count();
+        assert!((0..40).all(|follower| (60..=150).contains(&times(follower))));
+        let mut few = vec![1, 2];
+        keep_random(&mut few, MAX_SOURCES, [1; 32]);
+        assert_eq!(few, [1, 2]);
+    }
 }

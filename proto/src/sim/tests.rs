@@ -305,6 +305,25 @@ fn a_node_that_was_gone_comes_back_as_another_run() {
 }
 
 #[test]
+fn two_runs_that_start_in_one_millisecond_have_different_epochs() {
+    let network = Network { latency: Latency::Fixed(Duration::ZERO), ..Network::default() };
+    let mut sim = Sim::new(SimConfig { seed: 1, network, ..SimConfig::default() });
+    sim.add(Log::default());
+    sim.add(Log::default());
+    for run in 1..=2 {
+        sim.connect(1, 0);
+        sim.run_for(Duration::ZERO);
+        sim.broadcast(1, "", "hello").unwrap();
+        sim.run_for(Duration::ZERO);
+        // With the epoch of the first run, the broadcast of the second would count as a repetition.
+        assert_eq!(sim.stats().deliveries, run);
+        sim.crash(1);
+        sim.restart(1, Log::default());
+    }
+    assert_eq!(sim.now(), Instant::ZERO);
+}
+
+#[test]
 fn messages_that_can_not_go_are_reported() {
     let mut sim = pair();
     let stranger = Peer::new(
@@ -448,6 +467,29 @@ fn joining_and_discovery_work_and_same_seeds_give_same_traces() {
     };
     assert_eq!(trace(1), trace(1));
     assert_ne!(trace(1), trace(2));
+}
+
+#[test]
+fn a_join_fails_if_the_link_ends_before_the_answer() {
+    let mut sim = sim(2);
+    sim.join(1, 0);
+    sim.run_for(LATENCY * 6);
+    assert_eq!((sim.links().len(), sim.joining(1)), (1, &Joining::Trying));
+    sim.crash(0);
+    sim.run_for(Duration::from_secs(1));
+    assert_eq!(*sim.joining(1), Joining::Failed("the link has ended".to_owned()));
+}
+
+#[test]
+fn a_join_through_several_nodes_fails_with_the_last() {
+    let mut sim = sim(2);
+    sim.crash(0);
+    let (stopped, unused) = (sim.address(0), sim.address(500));
+    sim.with(1, |_, cx| cx.join(&[stopped, unused]));
+    sim.run_for(Duration::from_secs(5));
+    assert_eq!(*sim.joining(1), Joining::Trying);
+    sim.run_for(Duration::from_secs(6));
+    assert!(matches!(sim.joining(1), Joining::Failed(_)), "{:?}", sim.joining(1));
 }
 
 #[test]

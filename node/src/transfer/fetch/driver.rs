@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use peerkit_proto::event::Event;
 use peerkit_proto::files::fetch::{
-    Ban, Fault, Fetch, GiveUp, Input, Options, Output, SourceCandidate, SourceId,
+    Ban, Fault, Fetch, GiveUp, Input, LINGER, Options, Output, SourceCandidate, SourceId,
 };
 use peerkit_proto::files::{Access, AccessKind, Description, PieceSet};
 use peerkit_proto::frame::query::{AnswerBody, QueryAnswer, QueryKind};
@@ -48,9 +48,6 @@ const MAX_ORDERS: usize = 65_536;
 /// Longest time that the sources may take to end their streams once everything is here. 1 s: a source that
 /// sends slowly ends its stream after the piece that is on its way.
 const GOODBYE: Duration = Duration::from_secs(1);
-
-/// Time for which a finished download stays registered, so that its followers can still fetch from it.
-const LINGER: Duration = Duration::from_secs(60);
 
 /// Interval at which the shown rate is updated although nothing comes.
 const TICK: Duration = Duration::from_secs(1);

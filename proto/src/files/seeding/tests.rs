@@ -151,7 +151,6 @@ fn bit(piece: u64) -> Bytes {
 }
 
 const PIECES: u64 = 9;
-const TURN: Duration = Duration::from_millis(25);
 /// Time that the seed's line takes for a piece.
 const UPLOAD: Duration = Duration::from_millis(100);
 
@@ -361,8 +360,8 @@ impl World {
         let is_held_back = self.seeding.has_sent(piece..piece + 1)
             && !self.seeding.serves(&mut node.requester, node.waited, others);
         if is_held_back {
-            node.waited += TURN;
-            return self.at(TURN, Event::Turn(n));
+            node.waited += HOLD_BACK_STEP;
+            return self.at(HOLD_BACK_STEP, Event::Turn(n));
         }
         (node.is_waiting, node.is_served) = (false, true);
         self.seeding.sent(piece..piece + 1);
