@@ -3,6 +3,7 @@
 use super::*;
 use crate::event::{ActionId, Event, LinkEnd, Peer};
 use crate::handler::Callback;
+use crate::peer::JoinError;
 
 const LATENCY: Duration = Duration::from_millis(20);
 
@@ -475,8 +476,8 @@ fn a_join_fails_if_the_link_ends_before_the_answer() {
     sim.join(1, 0);
     sim.run_for(LATENCY * 6);
     assert_eq!((sim.links().len(), sim.joining(1)), (1, &Joining::Trying));
-    sim.crash(0);
-    sim.run_for(Duration::from_secs(1));
+    let operation = *sim.link_purposes.first_key_value().unwrap().0;
+    sim.join_ended(1, operation, Err(JoinError::LinkEnded));
     assert_eq!(*sim.joining(1), Joining::Failed("the link has ended".to_owned()));
 }
 
