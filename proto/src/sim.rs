@@ -1,10 +1,11 @@
-//! The simulator: an application on thousands of nodes, in virtual time, from a seed.
+//! The simulator, which runs an application on thousands of nodes in virtual time.
 //!
-//! Each node is a real [`Machine`] with the application's own [`Handler`]: the very code that runs on a
-//! real node. Only the network is a model: latencies, bandwidth, addresses, NATs, crashes, partitions,
-//! and the clock. An hour of virtual time takes as long as there is work to do in it.
+//! Each node is a real [`Machine`] with the application's own [`Handler`]: the same code that runs on a
+//! real node. Only the clock and the network are models: latencies, bandwidth, addresses, NATs, crashes and
+//! partitions. Virtual time skips from one event to the next, so a run takes only the time that its events
+//! need.
 //!
-//! The same seed gives the same run on every machine, to the last byte of every frame. Tests check that
+//! The same seed gives the same run on every computer, to the last byte of every frame. Tests check that
 //! with [`Sim::trace_hash`]. So a failed run can be repeated with its seed until it is understood.
 //!
 //! ```
@@ -14,17 +15,17 @@
 //! use peerkit_proto::sim::{Sim, SimConfig};
 //!
 //! #[derive(Default)]
-//! struct Ears(Vec<String>);
+//! struct Recorder(Vec<String>);
 //!
-//! impl Handler for Ears {
+//! impl Handler for Recorder {
 //!     fn node_broadcast(&mut self, _: &mut Context<'_>, broadcast: Broadcast) {
 //!         self.0.push(broadcast.message.as_text().unwrap_or_default().to_owned());
 //!     }
 //! }
 //!
 //! let mut sim = Sim::new(SimConfig { seed: 7, ..SimConfig::default() });
-//! let ann = sim.add(Ears::default());
-//! let bob = sim.add(Ears::default());
+//! let ann = sim.add(Recorder::default());
+//! let bob = sim.add(Recorder::default());
 //! sim.connect(bob, ann);
 //! assert!(sim.run_until(Duration::from_secs(5), |sim| sim.links().len() == 1));
 //! sim.broadcast(ann, "greeting", "hello").unwrap();
@@ -33,38 +34,36 @@
 //! ```
 //!
 //! # What is modelled
-//! - **Time** passes only between events. Nodes need no time to act: processors are not modelled, only
-//!   the network is.
-//! - **Addresses.** Each node has a public IPv4 address, the first 22,784 of them in a /16 of their
-//!   own, and listens on port 7117.
+//! - **Time** passes only between events. Nodes act in no time, because processors are not modelled.
+//! - **Addresses.** Each node has a public IPv4 address and listens on port 7117. Each of the first 22,784
+//!   nodes has a /16 of its own.
 //! - **A dial** takes two round trips (TCP, then TLS 1.3) and one more for the Hellos. It is refused
-//!   after one round trip if the node is not running. It fails after `connect_timeout` if there is no
-//!   answer: behind a NAT, across a partition, or from a node that has vanished.
-//! - **A link** delivers frames in order, each after the latency of the two nodes and the time that its
-//!   line needs for the frames before it. Queues that are crowded or full behave as on a real node.
-//! - **Ends of links.** A node that hangs up says goodbye behind what is queued. After a
-//!   [crash](Sim::crash), which is a killed process, the other ends break one latency later. A node
-//!   that [vanishes](Sim::vanish) or is cut off by a [partition](Sim::partition) says nothing. What is
-//!   on its way waits, and arrives if the line comes back in time. After `dead_after` of silence each
-//!   end gives up. The pings that detect silence are not sent as frames.
-//! - **Clocks** are right, except those of nodes with another [`NodeOptions::clock`]. A node learns of
-//!   the other's clock at the start of a link.
-//!
+//!   after one round trip if the node is not running. It fails after `connect_timeout` if the node is behind
+//!   a NAT, across a partition, or has vanished, because such nodes do not answer.
+//! - **A link** delivers frames in order. A frame first waits until its line, which models the bandwidth, has
+//!   sent the frames before it. Then it takes the latency of the two nodes. Queues that are crowded or full
+//!   behave as on a real node.
+//! - **The end of a link.** A node that hangs up sends its goodbye after everything that is queued. After a
+//!   [crash](Sim::crash), which is a killed process, the peers lose their links one latency later. A node
+//!   that [vanishes](Sim::vanish) or is cut off by a [partition](Sim::partition) sends nothing. Frames in
+//!   flight are held, and arrive if the nodes can reach each other again in time. After `dead_after` of
+//!   silence each endpoint gives the link up. The pings that detect silence are not sent as frames.
+//! - **Clocks** are right, except those of nodes with another [`NodeOptions::clock`]. A node learns the
+//!   peer's clock at the start of a link.
 //! - **Messages to nodes without a link** are sent as on a real node: over an on-demand link, or
-//!   relayed along the way of a query. Nodes with a state folder know where they have met other nodes.
-//!
-//! - **What applications ask for** through their contexts: a discovery and a search are queries of the real
-//!   overlay, and others pass on a ping of a node without a link. A ping over a link takes one round trip.
+//!   relayed along the way of a query. Nodes with a state folder remember the addresses of the nodes that they
+//!   were linked with.
+//! - **Actions of applications.** A discovery and a search are queries of the real overlay. A ping over a link
+//!   takes one round trip. A ping of a node without a link is relayed by other nodes.
 //! - **Timers** of applications expire in virtual time, to the nanosecond.
-//! - **Requests** and their replies go over the link as messages do, behind those that wait for the line,
-//!   and the application answers in no time at all. Refusals go with the overlay's frames. A requester that
-//!   gives up does not say so to the other side.
-//!
-//! - **Files.** Each node has a simulated disk, which outlives its runs, and shares files of it. A fetch is
-//!   decided by the same state machine as on a real node. Each source has a connection of its own, with the
-//!   latency of the two nodes and the bandwidth of a link, so a megabyte takes a second at a megabyte a
-//!   second. Every piece is checked against the hash. Hashing and the disk take no time, and all fetches
-//!   of a node run at once.
+//! - **Requests** and their replies go over the link like messages, after the messages that are already
+//!   queued. The application answers in no time. Refusals go with the overlay's frames. A requester that
+//!   gives up does not tell the peer.
+//! - **Files.** Each node has a simulated disk, which outlives its runs, and shares files from it. The same
+//!   state machine as on a real node decides a fetch. Each source has a connection of its own, with the
+//!   latency of the two nodes and the bandwidth of a link: at 1 MB/s, one megabyte takes one second. Every
+//!   piece is checked against the hash. Hashing and the disk take no time, and all fetches of a node run at
+//!   once.
 //!
 //! Folders can't be shared in the simulator, and a search matches words but no patterns. Tickets, rate
 //! limits and streams of applications are not simulated.
@@ -136,7 +135,7 @@ const NETWORK: &str = "sim";
 /// Start of simulations: the beginning of 2025, in milliseconds since 1970.
 const BEGIN: u64 = 1_735_689_600_000;
 
-/// Number of signatures that are remembered, so that each is checked once for all nodes.
+/// Maximum number of checked signatures that are remembered, so that each is checked once for all nodes.
 const SIGNATURES: usize = 1 << 17;
 
 /// A network of nodes that run the application `H`.
@@ -150,25 +149,28 @@ pub struct Sim<H> {
     now: Instant,
     nodes: Vec<SimulatedNode<H>>,
     by_id: BTreeMap<NodeId, usize>,
+    /// Links, and connections that may become links.
     links: BTreeMap<ConnectionId, SimulatedLink>,
     dials: BTreeMap<u64, SimulatedDial>,
     probes: BTreeMap<u64, SimulatedProbe>,
     discoveries: BTreeMap<OperationId, SimulatedDiscovery>,
-    /// Queries that applications have asked through their contexts.
+    /// Discoveries and searches that applications began through their contexts.
     app_queries: BTreeMap<OperationId, AppQuery>,
-    /// Dials that were asked for, with the purpose of each link.
+    /// For each dial that the application or the user of the simulation began: the purpose of its link.
     link_purposes: BTreeMap<OperationId, LinkPurpose>,
     /// Requests that wait for their replies.
     pending_requests: BTreeMap<u64, PendingRequest>,
     /// Pings over links that wait for their answers.
     pings: BTreeMap<u64, SimulatedPing>,
-    /// Messages and pings to nodes that there may be no link with.
+    /// Messages, pings and requests to nodes without a link, until they are sent or have failed.
     pending_sends: BTreeMap<OperationId, SimulatedSend>,
     transfers: Transfers,
     /// The outcome of the last broadcast, until it is read.
     broadcast_outcome: Option<Result<BroadcastReceipt, BroadcastError>>,
     queue: EventQueue,
+    /// Work of the present moment.
     work: VecDeque<Work>,
+    /// The last number that was given to a connection, an operation, a stream or the like.
     last_id: u64,
     rng: ChaCha8Rng,
     verifier: Verifier,
@@ -177,10 +179,10 @@ pub struct Sim<H> {
     scratch: Vec<u8>,
 }
 
-/// The settings of a simulation.
+/// The configuration of a simulation.
 #[derive(Debug, Clone, Default)]
 pub struct SimConfig {
-    /// The seed of all randomness: the nodes' keys and choices, and latencies.
+    /// The seed of all randomness: of latencies, and of the nodes' keys and random choices.
     pub seed: u64,
     /// The configuration of every node.
     pub config: Config,
@@ -191,9 +193,9 @@ pub struct SimConfig {
 /// The results of a discovery so far.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SimulatedDiscovery {
-    /// The nodes that have answered, by identity, without the one that asked.
+    /// The nodes that have answered, by identity. The node that asks is not among them.
     pub nodes: BTreeMap<NodeId, NodeInfo>,
-    /// Set once it has ended; true if all nodes within its depth have answered.
+    /// `None` until the discovery has ended; then whether all nodes within its depth have answered.
     pub complete: Option<bool>,
 }
 
@@ -236,8 +238,8 @@ impl<H: Handler> Sim<H> {
         self.add_with(NodeOptions::default(), app)
     }
 
-    /// Adds a node, and starts it. Returns its number. During a [partition](Sim::partition) it comes to
-    /// the first group.
+    /// Adds a node with these options, and starts it. Returns its number. During a
+    /// [partition](Sim::partition) the node belongs to the first group.
     pub fn add_with(&mut self, options: NodeOptions, app: H) -> usize {
         let node = self.nodes.len();
         let key = Key::from_secret(&derive_seed(self.seed, "key", [node as u64, 0]));
@@ -290,32 +292,32 @@ impl<H: Handler> Sim<H> {
         self.by_id.get(&id).copied()
     }
 
-    /// Returns the public address of a node, whether or not it can be dialled there.
+    /// Returns the public address of a node. A node behind a NAT can't be dialled there.
     #[must_use]
     pub fn address(&self, node: usize) -> Address {
         address(public_ip(node))
     }
 
-    /// Returns how long a byte takes from one node to another.
+    /// Returns the time that a byte takes from one node to another, without jitter.
     #[must_use]
     pub fn latency(&self, from: usize, to: usize) -> Duration {
         self.network.latency.between(self.seed, from, to)
     }
 
-    /// Returns a node's application; that of its last run if it is not running.
+    /// Returns a node's application. If the node is not running, it is the application of its last run.
     #[must_use]
     pub fn app(&self, node: usize) -> &H {
         &self.nodes[node].app
     }
 
-    /// Returns a node's application. [`Sim::with`] lets it act as well.
+    /// Returns a node's application, to change it. With [`Sim::with`] it can also act.
     #[must_use]
     pub fn app_mut(&mut self, node: usize) -> &mut H {
         &mut self.nodes[node].app
     }
 
-    /// Acts as a node's application: actions of the context are carried out as if one of the handler's
-    /// methods had asked for them.
+    /// Calls `act` with a node's application and a context. The actions that `act` begins with the context
+    /// are carried out like those of the handler's own methods.
     ///
     /// # Panics
     /// If the node is not running.
@@ -336,19 +338,20 @@ impl<H: Handler> Sim<H> {
         self.nodes[node].running.as_ref().map(|running| running.machine.overlay())
     }
 
-    /// Has a node dial another's public address. The link is pinned, like one that a user asked for.
+    /// Has node `from` dial the public address of node `to`. The link is pinned, like a link that a user
+    /// asked for.
     pub fn connect(&mut self, from: usize, to: usize) {
         self.connect_to(from, self.address(to), false);
     }
 
-    /// Has a node dial an address. If `keep` is set it is dialled again whenever the link is lost.
+    /// Has a node dial an address. If `keep` is set, the node dials it again whenever the link is lost.
     pub fn connect_to(&mut self, from: usize, address: Address, keep: bool) {
         self.link_to(from, vec![address], keep, LinkPurpose::Connect(None));
         self.settle();
     }
 
-    /// Has a node join the network of another: it dials that node, then asks it for a place.
-    /// [`Sim::joining`] has the outcome.
+    /// Has a node join the network of node `through`: it dials that node, then asks it for a place.
+    /// [`Sim::joining`] returns the outcome. A node that is not running does nothing.
     pub fn join(&mut self, node: usize, through: usize) {
         if self.is_running(node) {
             self.nodes[node].joining = Joining::Trying;
@@ -364,17 +367,17 @@ impl<H: Handler> Sim<H> {
         &self.nodes[node].joining
     }
 
-    /// Has a node close its link with another, as its user would.
+    /// Has a node close its link with node `from`, as if its user had asked for that.
     pub fn disconnect(&mut self, node: usize, from: usize) {
         let id = self.id(from);
         self.command(node, Command::Disconnect(id));
         self.settle();
     }
 
-    /// Has a node send a broadcast.
+    /// Has a node send a broadcast. Returns the broadcast's id.
     ///
     /// # Errors
-    /// If the title or the content is over its limit: nothing is sent.
+    /// If the title or the content is over its limit. Then nothing is sent.
     ///
     /// # Panics
     /// If the node is not running.
@@ -389,27 +392,27 @@ impl<H: Handler> Sim<H> {
         sent.map(|id| id.expect("only a node that runs can broadcast"))
     }
 
-    /// Has a node discover the network to a depth; -1 for all of it. [`Sim::discovery`] has the
-    /// results.
+    /// Has a node discover the network up to `depth` hops away; -1 for the whole network.
+    /// [`Sim::discovery`] returns the results.
     ///
     /// # Panics
     /// If the node is not running.
     pub fn discover(&mut self, node: usize, depth: i32) -> OperationId {
         let operation = self.ask(node, QueryKind::Discover, depth);
         let operation = operation.expect("only a node that runs can ask");
-        // Before the node acts, so that the first answer finds it.
+        // Before the node acts, so that the first answer finds this entry.
         self.discoveries.insert(operation, SimulatedDiscovery::default());
         self.settle();
         operation
     }
 
-    /// Returns the results of a discovery so far.
+    /// Returns the results of a discovery so far; `None` if there is no such discovery.
     #[must_use]
     pub fn discovery(&self, operation: OperationId) -> Option<&SimulatedDiscovery> {
         self.discoveries.get(&operation)
     }
 
-    /// Has a node leave its network. It goes on running alone.
+    /// Has a node leave its network. It continues to run, without links.
     pub fn leave(&mut self, node: usize) {
         self.command(node, Command::Leave);
         self.nodes[node].joining = Joining::No;
@@ -425,17 +428,17 @@ impl<H: Handler> Sim<H> {
         self.now = until;
     }
 
-    /// Lets time pass until `is_so` holds, for `limit` at most. Returns whether it holds.
+    /// Lets time pass until `condition` returns true, but at most `limit`. Returns whether it did.
     ///
-    /// It is checked at once, and whenever all events of one moment have happened.
-    pub fn run_until(&mut self, limit: Duration, mut is_so: impl FnMut(&Self) -> bool) -> bool {
+    /// `condition` is checked first before time passes, and then after all events of each moment.
+    pub fn run_until(&mut self, limit: Duration, mut condition: impl FnMut(&Self) -> bool) -> bool {
         let until = self.now + limit;
         loop {
-            if is_so(self) {
+            if condition(self) {
                 return true;
             }
             let Some(moment) = self.queue.next().filter(|next| *next <= until) else { break };
-            // Also the events that the first ones add for the same moment, which belong to it.
+            // Events may add more events for the same moment. The loop takes these too.
             while let Some((at, event)) = self.queue.take(moment) {
                 self.process_event(at, event);
             }
@@ -444,14 +447,14 @@ impl<H: Handler> Sim<H> {
         false
     }
 
-    /// Returns counters of all that has happened so far.
+    /// Returns the counters of everything that has happened so far.
     #[must_use]
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
 
-    /// Returns the hash of all that has happened so far, in order: every frame to the byte, every event
-    /// of an application, every dial. Equal seeds and equal calls give equal hashes.
+    /// Returns the hash of everything that has happened so far, in order: the bytes of every frame, every
+    /// event of an application, every dial. Equal seeds and equal calls give equal hashes.
     #[must_use]
     pub fn trace_hash(&self) -> Hash {
         Hash::from_bytes(*self.trace.finalize().as_bytes())
@@ -460,7 +463,7 @@ impl<H: Handler> Sim<H> {
     fn start(&mut self, index: usize) {
         let unix = self.nodes[index].wall_clock(self.unix());
         let node = &mut self.nodes[index];
-        // Work and most entries of the queue name their run, so those of the run before are void from
+        // Work and most events contain the number of their run, so those of earlier runs are ignored from
         // here on.
         node.run += 1;
         let epoch = node.next_epoch(unix);
@@ -468,15 +471,15 @@ impl<H: Handler> Sim<H> {
             key: node.key.clone(),
             name: node.name.clone(),
             network: NETWORK.to_owned(),
-            // The node's own clock, so that one that is wrong is wrong in all that the node signs.
+            // By the node's own clock. If that is wrong, it is wrong in everything that the node signs.
             epoch,
             manual: node.options.manual,
         };
         let seed = derive_seed(self.seed, "overlay", [index as u64, u64::from(node.run)]);
         let now = Now { monotonic: self.now, unix };
         let mut machine = Machine::new(now, identity, &self.config, seed);
-        // One memory for all nodes saves most of the time for signatures. It changes no outcome: that
-        // depends on the bytes alone.
+        // One cache for all nodes saves most of the time for signatures. It changes no outcome, because a
+        // signature's validity depends only on its bytes.
         machine.verify_with(self.verifier.clone());
         node.running = Some(NodeRun {
             machine,
@@ -542,7 +545,7 @@ impl<H: Handler> Sim<H> {
         self.input(node, Input::Command(command));
     }
 
-    /// Returns the wall clock.
+    /// Returns the right time, in milliseconds since 1970.
     fn unix(&self) -> u64 {
         let millis = self.now.since_origin().as_millis();
         BEGIN.saturating_add(u64::try_from(millis).unwrap_or(u64::MAX))
@@ -557,24 +560,24 @@ impl<H: Handler> Sim<H> {
         self.last_id
     }
 
-    /// Draws a time up to `most`.
-    fn random_duration(&mut self, most: Duration) -> Duration {
+    /// Returns a random duration from zero to `max`.
+    fn random_duration(&mut self, max: Duration) -> Duration {
         // Leaves room for the 1 that is added.
-        let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX - 1);
+        let micros = u64::try_from(max.as_micros()).unwrap_or(u64::MAX - 1);
         match micros {
             0 => Duration::ZERO,
             micros => Duration::from_micros(self.rng.next_u64() % (micros + 1)),
         }
     }
 
-    /// Returns whether nothing gets from one node to another.
+    /// Returns whether nothing gets from one node to the other, in either direction.
     fn is_cut(&self, a: usize, b: usize) -> bool {
         let (a, b) = (&self.nodes[a], &self.nodes[b]);
-        // Nodes are in part 0 as long as there is no partition.
+        // All nodes are in group 0 while there is no partition.
         a.partition_group != b.partition_group || a.vanished || b.vanished
     }
 
-    /// Adds something that has happened to the trace, with the nodes concerned and more bytes.
+    /// Adds an event to the trace: its name, the two nodes that it concerns, and more bytes.
     fn trace_event(&mut self, what: &str, nodes: [usize; 2], more: &[u8]) {
         let [a, b] = nodes.map(|node| (node as u64).to_le_bytes());
         // With the time, so that runs that differ only in their delays have different hashes.
