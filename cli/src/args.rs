@@ -20,57 +20,58 @@ mod hints;
 /// Shown below `peerkit --help`.
 const EXAMPLES: &str = "\
 Try it in one minute:
-  peerkit demo                        eight nodes on this machine show everything at work
+  peerkit demo                    starts eight nodes on this machine, and checks what they do
 
 Send a file:
-  peerkit share holiday.zip           on the first: prints the line to type on the second
-  peerkit get TICKET                  on the second: fetches and verifies it
+  peerkit share holiday.zip       on the first machine: prints the command for the second
+  peerkit get TICKET              on the second machine: fetches the file and verifies it
 
-A network:
-  peerkit run                         on the first: prints the line to type on the second
-  peerkit run 192.168.1.5:7117        on the second: joins the first
+Run a network:
+  peerkit run                     on the first machine: prints the command for the second
+  peerkit run 192.168.1.5:7117    on the second machine: joins the network of the first
 Then, at the prompt of either:
-  msg hello                           to every connected node
-  add ~/Pictures                      share a folder; `search` and `get` fetch from it
-  help                                all commands
+  msg hello                       sends a text to every connected node
+  add ~/Pictures                  shares a folder, which other nodes `search` and `get`
+  help                            lists all commands
 
-Exit status: 0 done, 1 a command or a fetch failed, 2 wrong usage, 130 one was stopped by Ctrl-C.";
+`peerkit help COMMAND` explains a command, with examples.
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C stopped a command or a fetch.";
 
 /// Shown below `peerkit run --help`.
 const RUN_EXAMPLES: &str = "\
 Examples:
-  peerkit run                               start, listen on port 7117, read commands
-  peerkit run 192.168.1.5:7117              start and join the network of that node
-  peerkit run --listen 127.0.0.1:0 --json   any free port; JSON lines for a program to read
+  peerkit run                               listens on port 7117, and reads commands
+  peerkit run 192.168.1.5:7117              also joins the network of the node at that address
+  peerkit run --listen 127.0.0.1:0 --json   takes a free port, and prints JSON lines for a program
   peerkit run --announce 203.0.113.7:7000   behind a router that forwards its port 7000 to this node
   peerkit run --bootstrap n1.example.org    joins through that node, and retries until it answers
-  peerkit run --headless --share ~/Public   a server: runs until SIGTERM or Ctrl-C
-  peerkit run --up 2M --down 10M            files at 2 MB/s up and 10 MB/s down at most
-  echo 'discover' | peerkit run HOST:7117   one command, then leave
-  PEERKIT_SECRET=... peerkit run            a network that only nodes with the secret can join
+  peerkit run --headless --share ~/Public   is a server: runs until SIGTERM or Ctrl-C
+  peerkit run --up 2M --down 10M            sends files at 2 MB/s at most, fetches them at 10 MB/s
+  echo 'discover' | peerkit run HOST:7117   carries out one command, then stops
+  PEERKIT_SECRET=... peerkit run            links only to nodes with the same secret
 
 Environment:
-  PEERKIT_SECRET  the secret of the network (no option: other users can read a command line)
-  PEERKIT_BOOTSTRAP
-                  bootstrap nodes, as with --bootstrap: addresses separated by commas or spaces
-  PEERKIT_LOG     the level of the log on standard error: `info`, `debug`, or a level for each kind:
-                  `warn,link=debug`. Kinds: node, link, message, query, membership, broadcast,
-                  transfer
+  PEERKIT_SECRET      the secret of the network. It has no option, as other users of this machine
+                      can read a command line
+  PEERKIT_BOOTSTRAP   more nodes as with --bootstrap: addresses separated by commas or spaces
+  PEERKIT_LOG         the level of the log on standard error: `info`, `debug`, or a level for each
+                      kind, as in `warn,link=debug`. The kinds are node, link, message, query,
+                      membership, broadcast and transfer
   PEERKIT_LOG_FORMAT  `text`, or `json` for one JSON object per line
-  NO_COLOR        no colours, even on a terminal
+  NO_COLOR            if it is set, no colours are used, even on a terminal
 
-At the prompt, and for commands piped in, `help` lists the commands.
-Exit status: 0 done, 1 a piped command failed, 2 wrong usage, 130 Ctrl-C stopped a command.
-A service or a container, whose standard input is empty, needs --headless.";
+Type `help` at the prompt for a list of the commands.
+If standard input is empty, as in a service or a container, the node needs --headless to keep running.
+Exit status: 0 done, 1 the start or a piped command failed, 2 wrong usage, 130 Ctrl-C stopped a command.";
 
 /// Shown below `peerkit sim --help`.
-pub(crate) const SIM_EXAMPLES: &str = r#"A scenario is a TOML file. This is a whole one:
+pub(crate) const SIM_EXAMPLES: &str = r#"A scenario is a TOML file. This is a complete one:
 
   name = "half of them"
   nodes = 200
   latency = "internet"              # or "20ms", or "10ms to 200ms"
 
-  [[step]]                          # the nodes start and join through the first one
+  [[step]]                          # all nodes start, and join through the first one
   join = { within = "30s" }
   wait = "60s"
   expect = { not_joined = 0, components = 1 }
@@ -84,31 +85,49 @@ pub(crate) const SIM_EXAMPLES: &str = r#"A scenario is a TOML file. This is a wh
   broadcast = { authors = 10, every = "100ms", for = "10s" }
   expect = { delivered_percent = 100, redundancy = 1.5 }
 
-Beside `name`, `nodes` and `latency` there are `about`, `jitter`, `bandwidth` (bytes a second),
-`nat_percent`, `liars_percent` and `limits = { real_time = "5m", memory_mib = 8192 }`.
-All actions of a step begin at once. A step ends when its last action ends:
-  join       within, through (number of nodes that are there at first: 1)
+Other keys of the file are `about`, `jitter`, `bandwidth` (bytes a second), `nat_percent`,
+`liars_percent` and `limits = { real_time = "5m", memory_mib = 8192 }`.
+All actions of a step begin at the same time, and the step ends with its last action. These are the
+actions, with their keys and the defaults in brackets:
+  join       within, through (1: number of nodes that start first, which the others join through)
   wait       a time
-  broadcast  every, for, authors (0: any), size (100), patience ("10s": time to reach all nodes)
+  broadcast  every, for, authors (0: all nodes), size (100), patience ("10s": time to reach all)
   crash      percent, silently (false)
   replace    percent_per_minute, for
   partition  for, parts (2)
   discover   depth (-1: all)
-A step can expect: not_joined, components, links_over_view, one_component_within,
+A step can expect bounds of these results: not_joined, components, links_over_view, one_component_within,
 delivered_percent, delivered_twice, delivered_within, altered, redundancy, last_node_over_best,
 worst_over_best, honest_components, honest_neighbours, discovery_errors, queries_over_links.
 
 Examples:
-  peerkit sim simulations/join.toml              one run, with seed 1
-  peerkit sim simulations/*.toml --seeds 20      each with the seeds 1 to 20
-  peerkit sim my.toml --seed 7 --nodes 100       repeats the run of a seed with fewer nodes
-  peerkit sim my.toml --json | jq .measures      a JSON line for each run
+  peerkit sim simulations/join.toml              runs it once, with seed 1
+  peerkit sim simulations/*.toml --seeds 20      runs each with the seeds 1 to 20
+  peerkit sim my.toml --seed 7 --nodes 100       repeats a run with fewer nodes
+  peerkit sim my.toml --json | jq .measures      prints a JSON line for each run
 
 The same file and seed give the same run on every machine. The trace is a hash of the run.
-Exit status: 0 all expectations held, 1 one did not, 2 a file is not a scenario."#;
+Exit status: 0 all expectations held, 1 an expectation did not hold, 2 a file is not a scenario."#;
 
-/// Nodes that connect directly, find each other, send messages and share files, all of it
-/// encrypted.
+/// Shown below `peerkit demo --help`.
+const DEMO_EXAMPLES: &str = "\
+The nodes join one network, send messages and broadcasts, and share, find and fetch files. They use
+real sockets on 127.0.0.1. Each step prints a line: ✓ if its result is right, ✗ and the reason if not.
+
+Examples:
+  peerkit demo                            eight nodes, and files that the demo makes
+  peerkit demo --nodes 20 --dir ~/Music   20 nodes, which also share and fetch a folder of yours
+  peerkit demo --picture network.svg      also draws the network
+
+Exit status: 0 every step worked, 1 a step failed, 2 wrong usage, 130 stopped by Ctrl-C.";
+
+/// Shown below `peerkit id --help`.
+const ID_EXAMPLES: &str = "\
+The identity of a node is its public key: 64 hex digits. Other users need it for `share --to ID`, and
+to write an address as ID@host:port, which only the node with this identity can answer.";
+
+/// Peer-to-peer nodes that find each other, send messages and share files, without a server. Every
+/// link is encrypted
 #[derive(Debug, Parser)]
 #[command(name = "peerkit", version, after_help = EXAMPLES, max_term_width = 100)]
 #[command(arg_required_else_help = true)]
@@ -122,7 +141,7 @@ pub(crate) struct Cli {
 pub(crate) enum SubcommandArgs {
     /// Start a node, join a network, and read commands
     Run(Box<RunArgs>),
-    /// Show everything at work: several nodes on this machine, real sockets, every result checked
+    /// Start several nodes on this machine, use every feature, and check every result
     Demo(DemoArgs),
     /// Share files and folders until Ctrl-C, and print the ticket that fetches them
     Share(ShareArgs),
@@ -130,7 +149,7 @@ pub(crate) enum SubcommandArgs {
     Get(GetArgs),
     /// Run a network of thousands of nodes in the simulator, and measure it
     Sim(SimArgs),
-    /// Print this node's identity; the first use makes its key
+    /// Print this node's identity. The first use makes its key
     Id(IdArgs),
     /// Print a completion script for a shell
     ///
@@ -155,7 +174,7 @@ pub(crate) enum SubcommandArgs {
 pub(crate) struct RunArgs {
     /// Nodes to join through: host:port, ID@host:port to check the identity of the node there, or
     /// the name or identity of a known node. The default port is 7117. One node that answers is
-    /// enough; if none does, all are tried again
+    /// enough. If none answers, all of them are tried again until one does
     #[arg(value_name = "ADDR", value_parser = place, value_hint = ValueHint::Hostname)]
     addresses: Vec<String>,
 
@@ -163,7 +182,7 @@ pub(crate) struct RunArgs {
     pub(crate) listening: ListenArgs,
 
     /// A node to join through if no ADDR is given. May be given several times. PEERKIT_BOOTSTRAP
-    /// and the file `bootstrap` in the state folder add more
+    /// and the file `bootstrap` in the state folder add further nodes
     #[arg(long, value_name = "ADDR", value_parser = command::parse_address, value_hint = ValueHint::Hostname)]
     pub(crate) bootstrap: Vec<Address>,
 
@@ -171,22 +190,22 @@ pub(crate) struct RunArgs {
     #[arg(long, value_parser = short_name)]
     pub(crate) name: Option<String>,
 
-    /// The name of the network: nodes of different networks refuse each other
+    /// The name of the network. Nodes of different networks refuse each other
     #[arg(long, default_value = "peerkit", value_parser = short_name)]
     pub(crate) network: String,
 
-    /// The key file of the network's owner, made if it does not exist. The node with this key can
-    /// stop all nodes of the network (`shutdown`)
+    /// The key file of the network's owner, which is made if it does not exist. The node with this
+    /// key can stop all nodes of the network with the command `shutdown`
     #[arg(long, value_name = "KEYFILE", value_hint = ValueHint::FilePath)]
     pub(crate) owner: Option<PathBuf>,
 
-    /// The identity of the network's owner, 64 hex digits [default: asked of the first node that is
-    /// joined through]
+    /// The identity of the network's owner, 64 hex digits [default: the owner that the first
+    /// node names through which this node joins]
     #[arg(long, value_name = "HEX", value_parser = command::parse_identity)]
     pub(crate) owner_id: Option<NodeId>,
 
     /// The folder for the key, known peers, shares and history [default: the XDG data folder,
-    /// ~/.local/share/peerkit; peerkit-2 and so on while other nodes run]
+    /// ~/.local/share/peerkit; if another node uses it, peerkit-2, and so on]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state: Option<PathBuf>,
 
@@ -236,11 +255,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) peer_receive: Option<u64>,
 
-    /// Maximum number of fetches at once; more wait for their turn [default: 5]
+    /// Maximum number of fetches at the same time; further ones wait [default: 5]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<usize>(1..=u64::MAX))]
     pub(crate) max_downloads: Option<usize>,
 
-    /// Maximum number of nodes that connect to this one; 0 refuses all [default: 128]
+    /// Maximum number of links that other nodes make to this one; 0 refuses all [default: 128]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<usize>(0..=u64::MAX))]
     pub(crate) max_inbound: Option<usize>,
 
@@ -248,18 +267,19 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Show no prompt, and run on when standard input ends, until SIGINT, SIGTERM or SIGHUP
+    /// Show no prompt, and keep running after the end of standard input, until SIGINT, SIGTERM or
+    /// SIGHUP
     #[arg(long)]
     pub(crate) headless: bool,
 
-    /// Make links by hand only: connect to each ADDR, and to other nodes only by command
+    /// Join no network: link only to each ADDR, and to the nodes that commands name
     #[arg(long)]
     pub(crate) manual: bool,
 }
 
 impl RunArgs {
-    /// Returns the nodes to join through. As for `join` at the prompt, a port may follow its host
-    /// as a separate word.
+    /// Returns the nodes to join through. As with `join` at the prompt, a port may follow its host as
+    /// a separate word.
     pub(crate) fn targets(&self) -> Result<Vec<String>, UsageError> {
         let targets = command::join_ports(self.addresses.clone());
         targets.iter().try_for_each(|place| command::check_address(place)).map_err(UsageError)?;
@@ -270,9 +290,9 @@ impl RunArgs {
 /// The addresses that a node listens on, and those that it announces.
 #[derive(Debug, Args)]
 pub(crate) struct ListenArgs {
-    /// Listen on host:port, or on a port of all addresses; port 0 picks a free port. May be given
-    /// several times [default: port 7117 of all addresses, IPv4 and IPv6; a free port if 7117 is in
-    /// use]
+    /// An address to listen on: host:port, or a port alone for all addresses of this machine. Port 0
+    /// takes a free port. May be given several times [default: port 7117 of all addresses, IPv4 and
+    /// IPv6; a free port if 7117 is in use]
     #[arg(long, value_name = "ADDR", value_parser = listen)]
     pub(crate) listen: Vec<ListenAddress>,
 
@@ -298,16 +318,17 @@ impl ListenArgs {
 
 /// `peerkit demo`
 #[derive(Debug, Args)]
+#[command(after_help = DEMO_EXAMPLES)]
 pub(crate) struct DemoArgs {
-    /// Number of nodes
+    /// Number of nodes, from 3 to 64
     #[arg(long, value_name = "N", default_value_t = 8, allow_negative_numbers = true, value_parser = number::<u8>(3..=64))]
     pub(crate) nodes: u8,
 
-    /// A folder of your own to share as well
+    /// A folder of your own, which the nodes also share and fetch
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) dir: Option<PathBuf>,
 
-    /// Keep the shared and the fetched files, so that you can look at them and run b3sum
+    /// Keep the shared and the fetched files, so that you can compare them and run b3sum
     #[arg(long)]
     pub(crate) keep: bool,
 
@@ -324,7 +345,7 @@ pub(crate) struct DemoArgs {
 #[derive(Debug, Args)]
 #[command(after_help = SIM_EXAMPLES)]
 pub(crate) struct SimArgs {
-    /// Scenario files: the events of a run, and the results that it has to have
+    /// Scenario files, with the steps of a run and the results that it has to have
     #[arg(value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
     pub(crate) files: Vec<PathBuf>,
 
@@ -336,7 +357,7 @@ pub(crate) struct SimArgs {
     #[arg(long, value_name = "N", conflicts_with = "seed", allow_negative_numbers = true, value_parser = number::<u64>(1..=u64::MAX))]
     pub(crate) seeds: Option<u64>,
 
-    /// Number of nodes, in place of that of the file
+    /// Number of nodes, in place of the number in the file
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::<usize>(2..=u64::MAX))]
     pub(crate) nodes: Option<usize>,
 
@@ -347,13 +368,14 @@ pub(crate) struct SimArgs {
 
 /// `peerkit id`
 #[derive(Debug, Args)]
+#[command(after_help = ID_EXAMPLES)]
 pub(crate) struct IdArgs {
     /// The folder with the key [default: the XDG data folder, ~/.local/share/peerkit]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state: Option<PathBuf>,
 }
 
-/// Maximum length of the name of a node or network, in bytes, as in a Hello.
+/// Maximum length of the name of a node or network, in bytes: the limit of a Hello frame.
 pub(crate) const MAX_NAME: usize = 64;
 
 /// Returns a reader of whole numbers in `range`.
@@ -374,12 +396,12 @@ fn short_name(text: &str) -> Result<String, String> {
     match text.len() {
         0 => Err("a name needs at least one letter".to_owned()),
         1..=MAX_NAME => Ok(text.to_owned()),
-        len => Err(format!("a name has at most {MAX_NAME} bytes, and this has {len}")),
+        len => Err(format!("a name has at most {MAX_NAME} bytes, and this one has {len}")),
     }
 }
 
-/// Checks the address of a node. A port alone and an IPv6 address without brackets may belong
-/// together as two words; [`RunArgs::targets`] joins them.
+/// Checks the address of a node. A port and an IPv6 address without brackets are accepted, since
+/// they may be two words of one address. [`RunArgs::targets`] joins and checks them.
 fn place(text: &str) -> Result<String, String> {
     if !command::looks_like_port(text) && text.parse::<Ipv6Addr>().is_err() {
         command::check_address(text)?;
@@ -400,7 +422,9 @@ fn listen(text: &str) -> Result<ListenAddress, String> {
     };
     let mut address: Address = dialled.parse().map_err(|error| format!("{error}"))?;
     if address.id.is_some() {
-        return Err("a node listens as itself: leave out the identity before the @".to_owned());
+        return Err(
+            "an address to listen on has no identity: leave out the identity and the @".to_owned()
+        );
     }
     if is_free {
         address.port = 0;
@@ -411,7 +435,7 @@ fn listen(text: &str) -> Result<ListenAddress, String> {
 fn announced_address(text: &str) -> Result<Address, String> {
     match text.parse::<Address>() {
         Ok(address) if address.id.is_none() => {
-            // The name of an interface means nothing on another machine.
+            // Without the interface: its name means nothing on another machine.
             let host = address.host.split('%').next().unwrap_or_default();
             let is_of_no_use = |ip: IpAddr| {
                 // An IPv4 address may be written as IPv6: ::ffff:0.0.0.0.
@@ -423,12 +447,16 @@ fn announced_address(text: &str) -> Result<Address, String> {
                 ip.is_unspecified() || ip.is_multicast() || is_of_no_machine
             };
             if host.parse().is_ok_and(is_of_no_use) {
-                return Err("no other machine can dial this address: announce one that leads here"
-                    .to_owned());
+                return Err(
+                    "no other machine can dial this address: announce one that leads to this node"
+                        .to_owned(),
+                );
             }
             Ok(address)
         }
-        Ok(_) => Err("a node announces itself: leave out the identity before the @".to_owned()),
+        Ok(_) => {
+            Err("a node announces its own address: leave out the identity and the @".to_owned())
+        }
         Err(error) => Err(error.to_string()),
     }
 }
@@ -536,12 +564,12 @@ mod tests {
             ("peerkit run lan", "local network"),
             ("peerkit run --listen :x", "not a port"),
             ("peerkit run --listen 99999", "port"),
-            ("peerkit run --announce 0.0.0.0:1", "leads here"),
-            ("peerkit run --announce [fe80::1]:7", "leads here"),
-            ("peerkit run --announce [fe80::1%eth0]:7", "leads here"),
-            ("peerkit run --announce [::ffff:0.0.0.0]:7", "leads here"),
-            ("peerkit run --announce [::ffff:224.0.0.1]:7", "leads here"),
-            ("peerkit run --announce 255.255.255.255:7", "leads here"),
+            ("peerkit run --announce 0.0.0.0:1", "leads to this node"),
+            ("peerkit run --announce [fe80::1]:7", "leads to this node"),
+            ("peerkit run --announce [fe80::1%eth0]:7", "leads to this node"),
+            ("peerkit run --announce [::ffff:0.0.0.0]:7", "leads to this node"),
+            ("peerkit run --announce [::ffff:224.0.0.1]:7", "leads to this node"),
+            ("peerkit run --announce 255.255.255.255:7", "leads to this node"),
             ("peerkit run --announce-only", "--announce"),
             ("peerkit run --max-inbound many", "whole number of 0 or more"),
             ("peerkit run --network=", "at least one letter"),

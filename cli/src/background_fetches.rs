@@ -169,7 +169,7 @@ fn advice(hash: Hash, is_changed: bool) -> String {
     if is_changed {
         return format!("the fetched part is kept until `cancel {digits}` removes it");
     }
-    format!("the fetched part is kept, and `resume {digits}` continues")
+    format!("the fetched part is kept, and `resume {digits}` continues the fetch")
 }
 
 /// Returns a line for the fetches that go on at the next start, and one for the failed fetches that
@@ -219,7 +219,9 @@ pub(crate) fn take_changes(fetched: &mut Fetched) -> Changes {
 /// Returns the error of a fetch that a command began, with what can be done about it.
 fn failure(error: Error) -> anyhow::Error {
     match error {
-        Error::Stopped => anyhow!("stopped before it was done: it continues at the next start"),
+        Error::Stopped => anyhow!(
+            "the node stopped before the fetch was done: the fetch continues at the next start"
+        ),
         Error::Fetch(error @ FetchError::NotAFile { kind, .. }) if kind.takes_bytes() => {
             anyhow!("{error}: `peerkit get TICKET - > PATH` writes it there")
         }

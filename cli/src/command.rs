@@ -234,7 +234,7 @@ mod tests {
         for line in ["files 'my music' --skip 1000", "files --skip 1000 my music"] {
             assert_eq!(parse(line), files(Some("my music"), 1000));
         }
-        assert!(error("files --skip 3").contains("name it"));
+        assert!(error("files --skip 3").contains("needs a SHARE"));
         assert!(error("files a --skip x").contains("a number"));
     }
 
@@ -360,7 +360,7 @@ mod tests {
         assert_eq!(NodeCommand::parse("  \t"), Ok(None));
         assert!(error("serach x").contains("search"));
         assert_eq!(NodeCommand::parse("frobnicate").unwrap_err().command, "frobnicate");
-        assert!(error("peers now").contains("nothing after"));
+        assert!(error("peers now").contains("no arguments"));
         assert!(error("debug maybe").contains("on or off"));
         assert_eq!(parse("debug"), NodeCommand::Debug { on: None });
         assert_eq!(parse("debug on"), NodeCommand::Debug { on: Some(true) });

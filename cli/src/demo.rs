@@ -234,7 +234,7 @@ async fn ping(network: &DemoNetwork) -> anyhow::Result<StepResult> {
     };
     let median = times[times.len() / 2];
     let text = format!(
-        "{} ends of links: {} at best, {} in the middle, {} at worst",
+        "{} round trips: {} at best, {} in the middle, {} at worst",
         times.len(),
         time(*best),
         time(median),
@@ -288,7 +288,7 @@ async fn leave(network: &DemoNetwork) -> anyhow::Result<StepResult> {
     let begun = Instant::now();
     network.stop().await?;
     let text = format!(
-        "{} goes and {expected} are left; then all stop in {}, every port free again",
+        "{} stops and {expected} nodes are left; then all stop in {}, and every port is free again",
         leaving.name(),
         time(begun.elapsed())
     );

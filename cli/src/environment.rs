@@ -47,7 +47,9 @@ pub(crate) fn secret() -> anyhow::Result<Option<String>> {
 pub(crate) fn bootstrap() -> anyhow::Result<Vec<Address>> {
     let Some(text) = env::var_os("PEERKIT_BOOTSTRAP") else { return Ok(Vec::new()) };
     let Some(text) = text.to_str() else {
-        return Err(usage("PEERKIT_BOOTSTRAP is not UTF-8"));
+        return Err(usage(
+            "PEERKIT_BOOTSTRAP is not UTF-8: give addresses separated by commas or spaces",
+        ));
     };
     addresses(text).map_err(|error| usage(format!("PEERKIT_BOOTSTRAP can't be used: {error}")))
 }

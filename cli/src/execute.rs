@@ -135,7 +135,7 @@ impl NodeSession {
                 let lines = all.iter().map(|download| downloads::line(paint, download));
                 let mut text = lines.collect::<Vec<_>>().join("\n");
                 if all.is_empty() {
-                    "nothing is being fetched: get HASH fetches a file or folder"
+                    "nothing is being fetched: `get HASH` fetches a file or folder"
                         .clone_into(&mut text);
                 }
                 Reply::new(text).with("downloads", &all)
@@ -150,7 +150,7 @@ impl NodeSession {
             }
             NodeCommand::Cancel { download } => {
                 let download = self.find_download(&download)?.cancel().await?;
-                let text = format!("given up: {}", downloads::named(paint, &download));
+                let text = format!("cancelled {}", downloads::named(paint, &download));
                 Reply::new(text).with("download", &download)
             }
             NodeCommand::Status => {
@@ -181,7 +181,11 @@ impl NodeSession {
             }
             NodeCommand::Debug { on } => {
                 let on = self.log.set_debug(on)?;
-                let text = if on { "logging the node's actions" } else { "logging warnings only" };
+                let text = if on {
+                    "logging the node's actions"
+                } else {
+                    "logging warnings, or what PEERKIT_LOG asks for"
+                };
                 Reply::new(text).with("debug", on)
             }
             NodeCommand::Help { topic } => {
@@ -236,7 +240,7 @@ impl NodeSession {
         let mut peers = self.views(&self.node.peers());
         let closed = self.node.leave().await?;
         peers.retain(|view| closed.iter().any(|peer| peer.id() == view.id));
-        let text = format!("left: {} closed", count(peers.len(), "link"));
+        let text = format!("left the network: {} closed", count(peers.len(), "link"));
         Ok(Reply::new(text).with("peers", &peers))
     }
 
@@ -270,7 +274,7 @@ impl NodeSession {
         let mut not_sent = Vec::new();
         for (id, error) in failed {
             let error = error.to_string();
-            let _ = write!(text, "\nnot to {}: {}", id.short(), plain(&error));
+            let _ = write!(text, "\nnot sent to {}: {}", id.short(), plain(&error));
             not_sent.push(Fields::default().with("id", id).with("error", error));
         }
         Ok(Reply::new(text).with("sent_to", sent_to).with_some("failed", not_sent))

@@ -98,8 +98,8 @@ pub(crate) fn shorten_word(word: &str) -> String {
 
 /// Error text for a ticket or hash in place of a path. A file of that name would reveal the
 /// ticket's secret, so it is refused.
-pub(crate) const SECOND_TICKET: &str = "this is a second ticket or hash where a PATH is expected: \
-                                        fetch one after the other";
+pub(crate) const SECOND_TICKET: &str = "there is a second ticket or hash in place of the PATH, so \
+                                        nothing was fetched: fetch one after the other";
 
 /// Returns whether `text` is a ticket or a hash.
 pub(crate) fn is_ticket_or_hash(text: &str) -> bool {
@@ -123,7 +123,7 @@ fn find_search_result(
     }
     // An open quote explains the failure better than an ambiguous name does.
     if words.iter().any(|word| word.open) {
-        return Err("get misses a closing quote: add it, or leave out the opening one".to_owned());
+        return Err("get needs a closing quote: add it, or leave out the opening quote".to_owned());
     }
     named?;
     let word = words.first().map_or("", |word| word.text.as_str());
@@ -161,7 +161,7 @@ fn find_by_name(
         if let Some(hash) = single_hash(
             matching.clone().map(|hit| hit.hash),
             name,
-            "files found have this name: give the hash",
+            "search results have this name: give the hash",
         )? {
             return Ok(Some((hash, common_name(matching), number)));
         }
@@ -202,7 +202,7 @@ fn single_hash(
     match hashes[..] {
         [] => Ok(None),
         [hash] => Ok(Some(hash)),
-        _ => Err(format!("`{text}` is ambiguous: {} {several}", hashes.len())),
+        _ => Err(format!("`{text}` is ambiguous, as {} {several}", hashes.len())),
     }
 }
 
@@ -232,7 +232,7 @@ pub(crate) fn name(rest: &str, what: &str) -> Result<Option<String>, String> {
     let rest = rest.trim();
     let words: Vec<ShellWord> = shell_words::words(rest).collect();
     if words.iter().any(|word| word.open) {
-        return Err("misses a closing quote".to_owned());
+        return Err("needs a closing quote".to_owned());
     }
     match &words[..] {
         [] => Ok(None),
@@ -350,12 +350,12 @@ mod tests {
         );
         let digits = &hash("3").to_string()[..10].to_uppercase();
         assert_eq!(get(&format!("{digits} here")), is(2, Some("here")));
-        assert!(get("same").unwrap_err().contains("2 files"));
+        assert!(get("same").unwrap_err().contains("2 search results"));
         assert!(get("other").unwrap_err().contains("`search`"));
         assert!(get("''").unwrap_err().starts_with("get needs a ticket"));
         for open in ["\"", "'other", "'a film.bin' \"to"] {
             let error = get(open).unwrap_err();
-            assert!(error.starts_with("get misses a closing quote"), "{open}: {error}");
+            assert!(error.starts_with("get needs a closing quote"), "{open}: {error}");
         }
         let mistyped = format!("x{}", ticket());
         let error = get(&mistyped).unwrap_err();

@@ -35,17 +35,16 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 const TEMPORARY_NAME: &str = "content";
 
 /// The error of a fetch that was stopped while the ticket was being read.
-const STOPPED_BEFORE_FETCH: &str = "stopped before it was begun";
+const STOPPED_BEFORE_FETCH: &str = "stopped before the fetch began";
 
 /// The error of a fetch to standard output whose reader did not take all of it in time.
-const STOPPED_BEFORE_WRITTEN: &str = "stopped before all of it was written to standard output";
+const STOPPED_BEFORE_WRITTEN: &str = "stopped before the whole file was written to standard output";
 
 /// Advice about a fetch that was stopped or has failed.
-const CONTINUES: &str = "the fetched part is kept, and the same command continues";
+const CONTINUES: &str = "the fetched part is kept, and the same command continues the fetch";
 
 /// Advice if the source has changed the file: a changed file has another hash.
-const CONTINUES_IF_RESTORED: &str =
-    "the fetched part is kept, but is of use only if the source has the old file again";
+const CONTINUES_IF_RESTORED: &str = "the fetched part is kept, but the fetch can continue only if the source has the old file again";
 
 /// Fetches a file or folder. Returns false if it failed or is incomplete, and that was reported.
 pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
@@ -99,8 +98,9 @@ fn build_request(
         // Nodes of different networks refuse each other, so a ticket names its network.
         FetchKey::Ticket(ticket) => (FetchRequest::ticket(ticket), ticket.network.clone()),
         FetchKey::Hash(_) if args.from.is_empty() => {
-            let error = "a hash does not say where to fetch it: give --from ADDR, or use a ticket \
-                         (or `get` at the prompt of `peerkit run`, which asks its network)";
+            let error = "a hash does not say which node has the file: add --from ADDR, use a ticket, \
+                         or type `get HASH` at the prompt of `peerkit run`, which searches its \
+                         network";
             return Err(usage(error));
         }
         FetchKey::Hash(hash) => (
@@ -131,7 +131,7 @@ impl FetchTarget {
             return Ok(Self::Disk(destination.context("there is no current folder")?));
         }
         if json {
-            let error = "standard output can't hold both the file and --json: choose one of them";
+            let error = "the file and the JSON line can't both go to standard output: leave out - or --json";
             return Err(usage(error));
         }
         let folder = tempfile::Builder::new().prefix("peerkit-get-").tempdir();
@@ -214,31 +214,31 @@ async fn fetch(
 fn advised(error: Error) -> anyhow::Error {
     let advice = match &error {
         Error::Connect { .. } | Error::Unreachable { .. } | Error::NoneAnswered(_) => {
-            "does `peerkit share` still run there, and can its port be reached from here?"
+            "check that `peerkit share` still runs there, and that this machine can reach its port"
         }
         Error::Fetch(fetch) if fetch.is_changed() => return background_fetches::advised(error),
         Error::Fetch(FetchError::Refused(_)) | Error::NoSource(_) => {
-            "ask the person who shares it: it may need its ticket, or be only for some nodes (`peerkit id` \
-             prints the identity of this one)"
+            "ask the person who shares it: it may need its ticket, or be shared only with some nodes \
+             (`peerkit id` prints this node's identity)"
         }
         Error::Fetch(FetchError::NotAFile { kind, .. }) if kind.takes_bytes() => {
-            "with - as its path the file goes to standard output, and the shell can send that there: \
-             `peerkit get TICKET - > PATH`"
+            "write the file to standard output, and have the shell send it there: `peerkit get TICKET - \
+             > PATH`"
         }
-        Error::Fetch(FetchError::NotAFile { .. }) => "remove it first, or give another path",
+        Error::Fetch(FetchError::NotAFile { .. }) => "remove it first, or give another PATH",
         _ => return error.into(),
     };
-    anyhow!("{}: {advice}", background_fetches::advised(error))
+    anyhow!("{}; {advice}", background_fetches::advised(error))
 }
 
 const FOLDER_TO_STANDARD: &str =
-    "this is a folder, which standard output can't hold: leave out the -, or give a PATH";
+    "this is a folder, and only a file can go to standard output: give a PATH in place of -";
 
 fn stopped(target: &FetchTarget, status: &DownloadStatus) -> anyhow::Error {
     if keeps_part(target, status) {
         return anyhow!("stopped: {CONTINUES}");
     }
-    anyhow!("stopped before it was done: nothing is kept")
+    anyhow!("stopped before the fetch was done: nothing is kept")
 }
 
 /// Returns whether a part is kept that the next fetch continues from.
@@ -256,7 +256,10 @@ fn print_result(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
     for Renamed { name, .. } in changes.renamed.extract_if(.., is_number) {
         let advice = if force { "" } else { ": --force replaces it" };
         let name = plain(name.as_str());
-        let _ = writeln!(io::stderr(), "{name} already exists and was not changed{advice}");
+        let _ = writeln!(
+            io::stderr(),
+            "{name} already exists and was not changed, so the new file has another name{advice}"
+        );
     }
     for line in human::files::changes(&changes) {
         let _ = writeln!(io::stderr(), "{line}");
@@ -278,7 +281,7 @@ async fn write_out(
     target: FetchTarget,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut file = File::open(path).context("could not read what was fetched")?;
+    let mut file = File::open(path).context("could not read the fetched file")?;
     // Windows does not remove open files, so the folder stays until the file is written.
     let kept = cfg!(windows).then_some(target);
     let written = tokio::task::spawn_blocking(move || {

@@ -17,8 +17,11 @@ const FOREIGN_WORDS: &[(&[&str], &str)] = &[
         &["share", "upload", "serve", "put", "offer", "publish"],
         "`add PATH` shares a file or folder",
     ),
-    (&["run", "start", "dial"], "this node runs already: `join ADDR` joins the network of another"),
-    (&["list", "ls", "nodes", "who", "users"], "`peers` lists nodes, `files` what is shared"),
+    (
+        &["run", "start", "dial"],
+        "this node already runs: `join ADDR` joins the network of another node",
+    ),
+    (&["list", "ls", "nodes", "who", "users"], "`peers` lists nodes, `files` lists shares"),
     (&["say", "chat", "tell", "write", "message"], "`msg TEXT` sends to every connected node"),
     (&["find", "locate"], "`search TEXT` finds files"),
     (&["kill", "close"], "`exit` stops this node, `disconnect PEER` closes a link"),
@@ -35,7 +38,7 @@ pub(crate) fn unknown_command(word: &str) -> String {
     }
     let is_ticket = word.to_ascii_lowercase().starts_with(TICKET_START);
     if is_ticket || word.parse::<peerkit::Hash>().is_ok() {
-        return "this is not a command: `get` before it fetches the file".to_owned();
+        return "this is not a command: type `get` before it to fetch the file".to_owned();
     }
     let lower = word.to_ascii_lowercase();
     if lower != word && find_command(&lower).is_some() {
@@ -82,7 +85,7 @@ fn overview() -> String {
         }
     }
     text.push_str(
-        "PEER is the name of a node, its identity, or the first digits of its identity. \
+        "PEER is the name of a node, its identity, or the first digits of its identity.\n\
          `help COMMAND` explains a command.",
     );
     text

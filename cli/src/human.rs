@@ -36,7 +36,7 @@ pub(crate) fn size(size: NetworkSize) -> String {
     match size.error {
         Some(error) => format!("about {nodes}, give or take {:.0} %", error * 100.0),
         None if size.exact => nodes,
-        None => format!("{nodes} or more: some did not answer in time"),
+        None => format!("{nodes} or more: some nodes did not answer in time"),
     }
 }
 

@@ -142,8 +142,8 @@ impl ExpectedFailures {
         };
         let unanswered = unanswered.into_iter().filter(|id| node.peer(*id).is_none()).count();
         if unanswered > 0 {
-            let unanswered = count(unanswered, "node");
-            output.warning(&format!("{unanswered} known from before did not answer")).await;
+            let unanswered = count(unanswered, "known node");
+            output.warning(&format!("{unanswered} did not answer")).await;
         }
     }
 }

@@ -91,7 +91,7 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
              before the update is beside it, as state.redb.before-...",
         ),
         peerkit::Error::Store(StoreError::NotMigrated { .. }) => {
-            Some("The state is copied before it is changed. Make room for the copy on the disk.")
+            Some("The state is copied before it is changed. Make room on the disk for the copy.")
         }
         _ => None,
     }
@@ -168,7 +168,7 @@ fn manual_page(command: Option<&str>) -> anyhow::Result<Vec<u8>> {
             named.ok_or_else(|| {
                 let names = program.get_subcommands().map(|command| command.get_name());
                 let names = names.collect::<Vec<_>>().join(", ");
-                usage(format!("there is no page for `{name}`: there are {names}"))
+                usage(format!("there is no manual page for `{name}`: the pages are {names}"))
             })?
         }
     };

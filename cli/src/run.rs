@@ -28,8 +28,8 @@ use crate::text::{count, plain};
 use crate::{environment, folders, human, join, shell_words, signals, start, usage};
 
 /// The error of a node that has nothing to do.
-const NOTHING_TO_DO: &str = "standard input is empty, so there is nothing to do: --headless keeps \
-     the node running without it, until SIGTERM, SIGHUP or Ctrl-C";
+const NOTHING_TO_DO: &str = "standard input is empty, and no ADDR or --share was given, so the node \
+     has stopped: --headless keeps a node running without input, until SIGTERM, SIGHUP or Ctrl-C";
 
 /// Maximum time for the last events after the node has stopped. 5 s: as long as for the output.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
@@ -249,10 +249,10 @@ impl RunSession {
         }
         let resuming = running.resuming();
         if resuming > 0 {
-            let _ = writeln!(text, "Continuing {} from before", count(resuming, "fetch"));
+            let _ = writeln!(text, "Continuing {} of earlier runs", count(resuming, "fetch"));
         }
         if CommandSource::of(&self.args) == CommandSource::Prompt {
-            let hint = paint.faint("`help` lists the commands, Ctrl-D leaves.");
+            let hint = paint.faint("`help` lists the commands, Ctrl-D stops the node.");
             let _ = writeln!(text, "{hint}");
         }
         output.text(text).await;
@@ -364,7 +364,7 @@ async fn run_commands(
             Ok(Some((name, command))) => {
                 let stops = matches!(command, NodeCommand::Exit | NodeCommand::Shutdown);
                 let Some(result) = carry_out(session, command, stop).await else {
-                    let stopped = Err(anyhow!("stopped before it was done"));
+                    let stopped = Err(anyhow!("stopped before the command was done"));
                     output.result(name, stopped).await;
                     done.ok &= session.at_prompt || !note_cut_short();
                     return done;
@@ -406,7 +406,7 @@ async fn carry_out(
         biased;
         // First, so that a command that is done is never reported as interrupted.
         result = session.execute(command) => Some(result),
-        () = interrupted => Some(Err(anyhow!("interrupted before it was done"))),
+        () = interrupted => Some(Err(anyhow!("interrupted before the command was done"))),
         () = stop.cancelled() => None,
     }
 }

@@ -20,7 +20,8 @@ use crate::{background_fetches, folders, human, json, signals};
 /// The subfolder, in the state folder, that holds the key and the hashes of files.
 const STATE_SUBFOLDER: &str = "share";
 
-/// Longest wait for the last events after the node has stopped.
+/// Maximum time to wait for the last events after the node has stopped. 5 s: as long as for the
+/// output.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
 /// Shares files until a signal stops it.
@@ -36,17 +37,17 @@ pub(crate) async fn share(args: ShareArgs) -> anyhow::Result<bool> {
     outcome
 }
 
-/// The node that shares.
+/// The node of `peerkit share`.
 struct SharingNode {
     node: Node,
-    /// True if another `peerkit share` uses the state folder, so that the key is for this run only.
+    /// True if another `peerkit share` uses the state folder, so this node made a key for this run.
     has_temporary_key: bool,
     /// Notes about choices that the node made by itself, a sentence each.
     notes: Vec<String>,
 }
 
-/// Starts a node that makes no link by itself. If another `peerkit share` uses the state folder, it
-/// gets a new key for this run. If the default port is in use, it takes a free one.
+/// Starts a node that makes no link by itself. If another `peerkit share` uses the state folder, the
+/// node gets a new key for this run. If the default port is in use, the node takes a free port.
 async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<SharingNode> {
     let mut config = args.listening.config();
     config.upload_rate = args.up.unwrap_or(config.upload_rate);
@@ -55,21 +56,24 @@ async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<SharingNod
         let builder = start::builder(args.name.as_deref(), config.clone())?.manual(true);
         Ok(if in_use == 0 { builder.state(state).repair(args.repair) } else { builder })
     };
-    // One more attempt is enough: without a state folder there is no lock to fail on.
+    // One more attempt is enough: without a state folder there is no lock that can be taken.
     let StartedNode { node, in_use, note } = start::spawn(&args.listening.listen, 1, build).await?;
     let has_temporary_key = in_use > 0;
     let mut notes = Vec::new();
     if has_temporary_key {
         notes.push(
-            "another `peerkit share` runs and uses the key, so this one has a key for this run \
-             only: its tickets are not valid after it has ended"
+            "another `peerkit share` uses the key in the state folder, so this one made a key for \
+             this run only: its tickets stop working when it ends (--state DIR selects another \
+             folder, with a key that is kept)"
                 .to_owned(),
         );
     }
     if let Some(note) = note {
-        let mut note = format!("{note}; firewalls and routers have to let that port through");
+        let mut note = format!("{note}; firewalls and routers have to let this port through");
         if !has_temporary_key {
-            note.push_str(", and the ticket is good after a restart on that port only");
+            note.push_str(
+                ", and after a restart the tickets work only if `share` listens on this port again",
+            );
         }
         notes.push(note);
     }
@@ -100,7 +104,7 @@ async fn serve(
             output.text(announcement(serving, &sharing.await?, &output)?).await;
         }
         if !output.is_json() {
-            output.text(closing(args, node, &output)).await;
+            output.text(closing_lines(args, node, &output)).await;
         }
         // Serves until one of the other branches ends it.
         std::future::pending::<anyhow::Result<()>>().await
@@ -112,10 +116,10 @@ async fn serve(
     };
     if let Some(showing) = showing {
         showing.abort();
-        // This removes its bars.
+        // The bars are removed when the aborted task has ended.
         let _ = showing.await;
     }
-    // The last events come while the node stops.
+    // The node emits its last events while it stops.
     node.shutdown().await;
     let _ = tokio::time::timeout(LAST_EVENTS, printing).await;
     if served.is_ok() {
@@ -125,7 +129,7 @@ async fn serve(
     served.map(|()| true)
 }
 
-/// Prints completed uploads, and shares that can't be fetched any more.
+/// Prints an event for each completed upload, and for each share that no node can fetch any more.
 async fn print_transfers(node: Node, mut events: Events, output: Printer) {
     while let Some(event) = events.next().await {
         if matches!(event, Event::NodeUploadCompleted { .. } | Event::NodeShareChanged { .. }) {
@@ -136,7 +140,7 @@ async fn print_transfers(node: Node, mut events: Events, output: Printer) {
 
 /// Returns the sharing of one path with the access that the arguments give.
 fn sharing(args: &ShareArgs, node: &Node, path: &Path) -> Sharing {
-    // The next `peerkit share` serves the paths that it is given, and not these as well.
+    // The next `peerkit share` serves only the paths of its own command line.
     let sharing = node.share(path).remember(false);
     match (args.ticket, args.to.is_empty()) {
         (true, _) => sharing.with_ticket(),
@@ -145,11 +149,13 @@ fn sharing(args: &ShareArgs, node: &Node, path: &Path) -> Sharing {
     }
 }
 
-/// Returns the text about a share, with the command that fetches it.
+/// Returns the text or JSON line about a share, with the command that fetches it.
 fn announcement(serving: &SharingNode, added: &Added, output: &Printer) -> anyhow::Result<String> {
     let node = &serving.node;
     let SharedFile { hash, name, size, .. } = &added.shared;
-    let ticket = node.files().ticket_for(&added.shared).context("it is no longer shared")?;
+    let ticket = node.files().ticket_for(&added.shared).with_context(|| {
+        format!("{name} changed while it was being shared, so it has no ticket: share it again")
+    })?;
     let line = format!("peerkit get {ticket}");
     if output.is_json() {
         let fields = json::event_fields("shared", node)
@@ -171,12 +177,14 @@ fn announcement(serving: &SharingNode, added: &Added, output: &Printer) -> anyho
         let _ = writeln!(text, "  {line}");
     }
     let place = match DialableFrom::of(&ticket.addresses) {
-        DialableFrom::AnyMachine => "On the other machine:",
+        DialableFrom::AnyMachine => "To fetch it, type on the other machine:",
         DialableFrom::ThisMachineOnly if ticket.addresses.is_empty() => {
-            "On no machine yet, as this one has no network and the ticket no address:"
+            "This machine has no network, so the ticket has no address, and no machine can fetch \
+             with it yet:"
         }
         DialableFrom::ThisMachineOnly => {
-            "On this machine, as no other can reach the address in the ticket:"
+            "To fetch it, type on this machine (no other machine can reach the address in the \
+             ticket):"
         }
     };
     let _ = writeln!(
@@ -189,15 +197,16 @@ fn announcement(serving: &SharingNode, added: &Added, output: &Printer) -> anyho
     Ok(text)
 }
 
-fn closing(args: &ShareArgs, node: &Node, output: &Printer) -> String {
+/// Returns the last lines of the start: which nodes can fetch, and where the node listens.
+fn closing_lines(args: &ShareArgs, node: &Node, output: &Printer) -> String {
     let access = match (args.ticket, args.to.len()) {
-        (true, _) => "Only those with the ticket can fetch it: treat it like a password.",
-        (_, 0) => "Anyone with the ticket or the hash can fetch it.",
-        (_, 1) => "Only the node of --to can fetch it.",
-        _ => "Only the nodes of --to can fetch it.",
+        (true, _) => "Only nodes that have the ticket can fetch: treat a ticket like a password.",
+        (_, 0) => "Every node that has the ticket or the hash can fetch.",
+        (_, 1) => "Only the node that --to names can fetch.",
+        _ => "Only the nodes that --to names can fetch.",
     };
     let serving = if node.addresses().is_empty() {
-        "No other machine can reach this node now. Ctrl-C ends it.".to_owned()
+        "This node has no address that another machine can reach. Ctrl-C stops it.".to_owned()
     } else {
         format!("Serving on {} until Ctrl-C.", start::addresses(node))
     };

@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn the_scenario_in_the_help_is_valid() {
-        let lines = SIM_EXAMPLES.lines().skip(1).take_while(|line| !line.starts_with("Beside"));
+        let lines = SIM_EXAMPLES.lines().skip(1).take_while(|line| !line.starts_with("Other keys"));
         let text: String = lines.map(|line| format!("{line}\n")).collect();
         let scenario: Scenario = toml::from_str(&text).unwrap();
         scenario.check().unwrap();

@@ -57,8 +57,8 @@ impl<'a> Ports<'a> {
         let port = node.listening().first().map(SocketAddr::port)?;
         self.uses_free_port.then(|| {
             format!(
-                "port {DEFAULT_PORT} is in use, so this node listens on port {port}; `--listen \
-                 PORT` chooses one"
+                "port {DEFAULT_PORT} is in use, so this node listens on port {port} (`--listen PORT` \
+                 selects a port)"
             )
         })
     }
@@ -175,7 +175,7 @@ fn advised(error: Error) -> anyhow::Error {
             )
         }
         Error::Store(StoreError::InUse(_)) => {
-            anyhow::anyhow!("{error}: stop it, or choose another with --state DIR")
+            anyhow::anyhow!("{error}: stop that node, or choose another folder with --state DIR")
         }
         _ => error.into(),
     }
@@ -227,7 +227,7 @@ pub(crate) fn addresses(node: &Node) -> String {
 fn describe_addresses(addresses: Vec<Address>, bound: Vec<SocketAddr>) -> String {
     if addresses.is_empty() && !bound.is_empty() {
         let all: Vec<_> = bound.iter().map(ToString::to_string).collect();
-        return format!("{}, which is not announced, as it is link-local", all.join(", "));
+        return format!("{} (link-local, so it is not announced)", all.join(", "));
     }
     if addresses.is_empty() {
         return "no address: this machine has no network, so no other node can dial this one"
@@ -244,7 +244,9 @@ mod tests {
     fn a_node_without_an_address_says_so() {
         assert!(describe_addresses(Vec::new(), Vec::new()).starts_with("no address"));
         let bound = "[fe80::1%2]:7".parse().unwrap();
-        assert!(describe_addresses(Vec::new(), vec![bound]).starts_with("[fe80::1%2]:7, which"));
+        assert!(
+            describe_addresses(Vec::new(), vec![bound]).starts_with("[fe80::1%2]:7 (link-local")
+        );
         let two = ["a:1", "[::1]:2"].map(|text| text.parse().unwrap());
         assert_eq!(describe_addresses(two.into(), Vec::new()), "a:1, [::1]:2");
     }

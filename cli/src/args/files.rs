@@ -12,60 +12,60 @@ use crate::{byte_rate, command};
 /// Shown below `peerkit share --help`.
 const SHARE_EXAMPLES: &str = "\
 Examples:
-  peerkit share holiday.zip               prints the line to type on the other machine
-  peerkit share ~/Pictures notes.txt      a folder and a file, a ticket for each
-  peerkit share --ticket secret.pdf       needs the ticket: treat it like a password
-  peerkit share --to ID secret.pdf        only for the node ID, which `peerkit id` prints there
-  peerkit share --up 2M film.mkv          at most 2 MB a second
-  peerkit share --json film.mkv           a JSON line for each, for a program to read
+  peerkit share holiday.zip               prints the command that fetches it on the other machine
+  peerkit share ~/Pictures notes.txt      shares a folder and a file, with a ticket for each
+  peerkit share --ticket secret.pdf       only for those who have the ticket, as with a password
+  peerkit share --to ID secret.pdf        only for the node ID: `peerkit id` prints it there
+  peerkit share --up 2M film.mkv          sends at most 2 MB a second
+  peerkit share --json film.mkv           prints a JSON line for each path, for a program to read
 
-Without --ticket and --to, anyone who knows the hash and reaches the port can fetch the file. A hash
-can't be guessed. Nothing is copied, no network is joined, and sharing ends with the program.
+Without --ticket and --to, every node that knows the hash and reaches the port can fetch the file. A
+hash can't be guessed. Nothing is copied, no network is joined, and sharing ends with the program.
 
 Environment:
-  PEERKIT_SECRET  the other side needs the same secret to connect at all
+  PEERKIT_SECRET  a secret: only nodes with the same secret can connect
 
-Exit status: 0 stopped by Ctrl-C, SIGTERM or SIGHUP, 1 something could not be shared, 2 wrong usage.";
+Exit status: 0 stopped by Ctrl-C, SIGTERM or SIGHUP, 1 a path could not be shared, 2 wrong usage.";
 
 /// Shown below `peerkit get --help`.
 const GET_EXAMPLES: &str = "\
 Examples:
-  peerkit get TICKET                          into the current folder, under its own name
-  peerkit get TICKET ~/Downloads              into a folder
-  peerkit get TICKET film.mkv --force         to exactly that file, replacing it
-  peerkit get TICKET - | tar x                one file, to standard output
-  peerkit get HASH --from 192.168.1.5:7117    without a ticket: from the node there
-  peerkit get HASH --from ID@host:7117        from the node ID there, and from no other
-  peerkit get TICKET --down 500k              at most 500 kB a second
-  peerkit get --ticket-file ticket.txt        the ticket is in a file; - is standard input
+  peerkit get TICKET                          writes into the current folder, under its own name
+  peerkit get TICKET ~/Downloads              writes into another folder
+  peerkit get TICKET film.mkv --force         writes exactly that file, and replaces an old one
+  peerkit get TICKET - | tar x                writes one file to standard output
+  peerkit get HASH --from 192.168.1.5:7117    needs no ticket: fetches from the node there
+  peerkit get HASH --from ID@host:7117        fetches from the node there if its identity is ID
+  peerkit get TICKET --down 500k              fetches at most 500 kB a second
+  peerkit get --ticket-file ticket.txt        reads the ticket from a file; - is standard input
   peerkit get                                 asks for the ticket
 
-`peerkit share` prints a TICKET, and so does `add` of a running node. Every byte is checked against
-the hash. A fetch that was stopped keeps its part of the file: the same command continues it.
+`peerkit share` prints a TICKET, and so does `add --ticket` of a running node. Every byte is checked
+against the hash. If a fetch is stopped, its part of the file is kept, and the same command continues.
 
 A ticket of `share --ticket` is a password, and other users of this machine can read a command line.
-Give it with --ticket-file or PEERKIT_TICKET, or type it when asked. It may be pasted with line
-breaks and quotes.
+Give such a ticket with --ticket-file or PEERKIT_TICKET, or type it when asked. A ticket may be
+pasted with line breaks and quotes.
 
 Environment:
   PEERKIT_TICKET  the ticket
-  PEERKIT_SECRET  the secret of the network that the other node is in, if it has one
+  PEERKIT_SECRET  the secret of the other node's network, if it has one
 
-Exit status: 0 the file is there, 1 it is not, 2 wrong usage, 130 stopped by Ctrl-C.";
+Exit status: 0 all of it was fetched, 1 it was not, 2 wrong usage, 130 stopped by Ctrl-C.";
 
 /// `peerkit share`
 #[derive(Debug, Args)]
 #[command(after_help = SHARE_EXAMPLES)]
 pub(crate) struct ShareArgs {
-    /// Files and folders
+    /// Files and folders to share
     #[arg(value_name = "PATH", required = true, value_hint = ValueHint::AnyPath)]
     pub(crate) paths: Vec<PathBuf>,
 
-    /// Only this node can fetch: its identity, 64 hex digits. May be given several times
+    /// Let only the node with this identity fetch: 64 hex digits. May be given several times
     #[arg(long, value_name = "NODE", conflicts_with = "ticket", value_parser = command::parse_identity)]
     pub(crate) to: Vec<NodeId>,
 
-    /// Only those with the ticket can fetch. The ticket stays the same while the content does
+    /// Let only nodes fetch that have the ticket. It stays the same as long as the content does
     #[arg(long)]
     pub(crate) ticket: bool,
 
@@ -76,12 +76,12 @@ pub(crate) struct ShareArgs {
     #[arg(long, value_parser = short_name)]
     pub(crate) name: Option<String>,
 
-    /// Maximum rate in bytes a second, for example 500k or 2MiB [default: no limit]
+    /// Maximum rate of sending, in bytes a second, for example 500k or 2MiB [default: no limit]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) up: Option<u64>,
 
-    /// The folder for the key, in its subfolder `share`. With the same key, tickets stay valid over
-    /// a restart [default: the XDG data folder, ~/.local/share/peerkit]
+    /// The folder whose subfolder `share` holds the key. As long as the key is the same, tickets work
+    /// after a restart [default: the XDG data folder, ~/.local/share/peerkit]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state: Option<PathBuf>,
 
@@ -99,13 +99,13 @@ pub(crate) struct ShareArgs {
 #[derive(Debug, Args)]
 #[command(after_help = GET_EXAMPLES)]
 pub(crate) struct GetArgs {
-    /// A ticket, or with --from the hash of a file or folder. Without it, the ticket comes from
-    /// --ticket-file, PEERKIT_TICKET or a question
+    /// A ticket, or with --from the hash of a file or folder. If it is left out, the ticket is read
+    /// from --ticket-file or PEERKIT_TICKET, or `get` asks for it
     #[arg(value_name = "TICKET|HASH")]
     what: Option<OsString>,
 
-    /// The folder to write to (made if it ends with /), the file to write, or - for standard output
-    /// [default: the current folder]
+    /// The folder to write into, the file to write, or - for standard output. A PATH that ends with /
+    /// is a folder, which is made if it is missing [default: the current folder]
     #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
     path: Option<OsString>,
 
@@ -113,25 +113,25 @@ pub(crate) struct GetArgs {
     #[arg(hide = true)]
     more: Vec<OsString>,
 
-    /// Read the ticket from this file, or from standard input if it is -. Other users of this
-    /// machine can read a command line
+    /// Read the ticket from this file, or from standard input if FILE is -. Then other users of this
+    /// machine can't read it on the command line
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) ticket_file: Option<PathBuf>,
 
-    /// Fetch from the node at this address: host:port, or ID@host:port to check its identity. Names
-    /// work only at the prompt of a running node. May be given several times
+    /// Fetch from the node at this address: host:port, or ID@host:port to check its identity. The
+    /// name of a node works only at the prompt of `peerkit run`. May be given several times
     #[arg(long, value_name = "ADDR", value_parser = command::parse_address, value_hint = ValueHint::Hostname)]
     pub(crate) from: Vec<Address>,
 
-    /// Replace an existing file; without this option the new file gets a number
+    /// Replace an existing file. Without this option the name of the new file gets a number
     #[arg(long)]
     pub(crate) force: bool,
 
-    /// Maximum rate in bytes a second, for example 500k or 2MiB [default: no limit]
+    /// Maximum rate of fetching, in bytes a second, for example 500k or 2MiB [default: no limit]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = byte_rate::parse)]
     pub(crate) down: Option<u64>,
 
-    /// With a HASH: the network of the node [default: peerkit]
+    /// With a HASH: the network of the node that has it [default: peerkit]
     #[arg(long, value_parser = short_name)]
     pub(crate) network: Option<String>,
 
@@ -146,8 +146,8 @@ pub(crate) struct GetArgs {
 }
 
 impl GetArgs {
-    /// Returns the arguments that are not options: a ticket or hash, maybe in several parts, and a
-    /// path.
+    /// Returns the arguments that are not options: a ticket or hash, which may be in several parts,
+    /// and a path.
     pub(crate) fn words(&self) -> impl Iterator<Item = &OsStr> {
         let words = self.what.iter().chain(&self.path).chain(&self.more);
         words.map(OsString::as_os_str)

@@ -21,13 +21,16 @@ const FOREIGN_WORDS: &[(&[&str], &str)] = &[
     ),
     (
         &["send", "upload", "serve", "put", "offer", "publish", "add"],
-        "`peerkit share PATH` shares a file or folder and prints the line to type on the other side",
+        "`peerkit share PATH` shares a file or folder, and prints the command that fetches it",
     ),
     (
         &["start", "node", "listen", "daemon", "server", "up", "chat", "console", "repl"],
         "`peerkit run` starts a node",
     ),
-    (&["join", "connect", "dial"], "`peerkit run ADDR` starts a node and joins the one at ADDR"),
+    (
+        &["join", "connect", "dial"],
+        "`peerkit run ADDR` starts a node, and joins the network of the node at ADDR",
+    ),
     (&["simulate", "simulator", "simulation"], "`peerkit sim FILE` runs a scenario"),
     (&["test", "example", "tutorial", "try"], "`peerkit demo` shows everything at work"),
     (&["whoami", "key", "identity"], "`peerkit id` prints this node's identity"),
@@ -85,16 +88,16 @@ fn for_word(word: &str) -> Option<String> {
                 "this is a ticket: `peerkit get TICKET` fetches its file".to_owned()
             }
             fetch_arguments::FetchKey::Hash(_) => {
-                "this is a hash or an identity: `peerkit get HASH --from \
-                                        ADDR` fetches a file from the node there"
+                "this is a hash or an identity: `peerkit get HASH --from ADDR` fetches the file with \
+                 this hash from the node at ADDR"
                     .to_owned()
             }
         });
     }
     if word.to_ascii_lowercase().starts_with(fetch_arguments::TICKET_START) {
         return Some(
-            "this looks like a ticket that was cut short: copy it again, whole, and put `get` \
-             before it"
+            "this looks like a ticket that was cut short: copy the whole ticket, and type `peerkit \
+             get TICKET`"
                 .to_owned(),
         );
     }
@@ -105,7 +108,7 @@ fn for_word(word: &str) -> Option<String> {
     if command::looks_like_port(word) {
         return Some(format!(
             "`{shown}` is not a subcommand: `peerkit run --listen PORT` starts a node on a port, \
-             and `peerkit run HOST PORT` joins the node there"
+             and `peerkit run HOST PORT` joins the network of the node there"
         ));
     }
     let is_listed = |(words, _): &&(&[&str], &str)| words.contains(&lower.as_str());
@@ -126,11 +129,11 @@ fn for_word(word: &str) -> Option<String> {
         ));
     }
     if word.contains(std::path::is_separator) || word.contains(['~', '\\']) {
-        return Some(format!("`{shown}` is neither a subcommand nor a file that is there"));
+        return Some(format!("`{shown}` is neither a subcommand nor an existing file"));
     }
     if word.contains([':', '@']) || lower == "localhost" || word.parse::<IpAddr>().is_ok() {
         return Some(format!(
-            "`{shown}` is not a subcommand: `peerkit run ADDR` joins the node at an address"
+            "`{shown}` is not a subcommand: `peerkit run ADDR` joins the network of the node at ADDR"
         ));
     }
     let is_file_name = word.contains(['.', ' ']);

@@ -27,7 +27,7 @@ impl ArgumentReader<'_> {
     /// Returns the next word. A word in quotes may contain spaces.
     pub(super) fn word(&mut self, what: &str) -> Result<String, String> {
         match shell_words::words(self.rest).next() {
-            Some(ShellWord { open: true, .. }) => Err(self.usage_error("misses a closing quote")),
+            Some(ShellWord { open: true, .. }) => Err(self.usage_error("needs a closing quote")),
             Some(word) if !word.text.is_empty() => {
                 let rest = self.rest.get(word.end..).unwrap_or_default();
                 self.rest = rest.strip_prefix(char::is_whitespace).unwrap_or(rest);
@@ -52,7 +52,7 @@ impl ArgumentReader<'_> {
         if self.rest.trim().is_empty() {
             return Ok(command);
         }
-        Err(self.usage_error("takes nothing after it"))
+        Err(self.usage_error("takes no arguments"))
     }
 
     pub(super) fn last_word_if_any(&mut self) -> Result<Option<String>, String> {

@@ -7,18 +7,19 @@ use crate::shell_words::{self, ShellWord};
 pub(crate) struct CommandOption {
     /// Its name, with the dashes.
     pub(crate) name: &'static str,
-    /// Its values.
+    /// The number of values that it takes.
     pub(crate) takes: ValueCount,
 }
 
-/// The number of values of an option. The texts describe a value in errors.
+/// The number of values that an option takes. The text describes a value in errors: `an address`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ValueCount {
     /// No value.
     None,
     /// One value.
     One(&'static str),
-    /// One value before the other arguments of the command; one or more after them.
+    /// One value, if the option comes before the other arguments of the command; one or more values
+    /// if it comes after them.
     OneOrMore(&'static str),
 }
 
@@ -28,7 +29,7 @@ impl CommandOption {
     }
 }
 
-/// The options of a line, with their values.
+/// The options that a line gives, with their values.
 #[derive(Debug, Default)]
 pub(super) struct GivenOptions(Vec<(&'static str, String)>);
 
@@ -44,10 +45,10 @@ impl GivenOptions {
     }
 }
 
-/// Takes the options out of a line. Returns the rest of the line and the options. The value of an
-/// option follows it, as the next word or after `=`.
+/// Takes the options out of a line. Returns the rest of the line, and the options. A value is the
+/// word after its option, or stands in the same word after `=`.
 ///
-/// A word in quotes is not an option, so any name can be given in quotes.
+/// A word in quotes is never an option, so a name that begins with `--` can be given in quotes.
 pub(super) fn take_options(
     line: &str,
     known: &[CommandOption],
@@ -69,14 +70,14 @@ pub(super) fn take_options(
         };
         let Some(option) = known.iter().find(|option| option.name == name) else {
             return Err(format!(
-                "has no option `{name}` (put a name that begins with -- in quotes)"
+                "has no option `{name}` (a name that begins with -- has to be in quotes)"
             ));
         };
         rest.push_str(&line[kept..word.start]);
         kept = word.end;
         let (min, max, what) = match option.takes {
             ValueCount::None => (0, 0, ""),
-            // `add --to ann my file`: before the path, only one word can be the value.
+            // In `add --to ann my file` only the next word is the value: the path follows it.
             ValueCount::OneOrMore(what) if has_argument => (1, usize::MAX, what),
             ValueCount::One(what) | ValueCount::OneOrMore(what) => (1, 1, what),
         };

@@ -8,17 +8,17 @@ use super::options::{CommandOption, ValueCount};
 /// The description of a command, and the function that reads its arguments.
 #[derive(Debug, Clone)]
 pub(crate) struct CommandSpec {
-    /// The command with its arguments. The first word is its name, as in results.
+    /// The command with its arguments. The first word is its name, which results also have.
     pub(crate) usage: &'static str,
-    /// Its effect, on one line.
+    /// One line that says what it does.
     pub(crate) summary: &'static str,
     /// Further explanation; may be empty.
     pub(crate) more: &'static str,
-    /// Other names for it.
+    /// Its other names.
     pub(crate) aliases: &'static [&'static str],
-    /// Its options. The line of a command without options is read unchanged, dashes and all.
+    /// Its options. If it has none, words that begin with `--` are ordinary arguments.
     pub(crate) options: &'static [CommandOption],
-    /// Reads the rest of its line.
+    /// Reads the arguments.
     pub(super) read: fn(&mut ArgumentReader<'_>) -> Result<NodeCommand, String>,
 }
 
@@ -43,12 +43,12 @@ impl CommandSpec {
         Self { more, ..self }
     }
 
-    /// Returns its name.
+    /// Returns the command's name.
     pub(crate) fn name(&self) -> &'static str {
         self.usage.split(' ').next().unwrap_or_default()
     }
 
-    /// Returns its name and its other names.
+    /// Returns the command's name and its aliases.
     pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
         std::iter::once(self.name()).chain(self.aliases.iter().copied())
     }
@@ -58,7 +58,7 @@ impl CommandSpec {
 pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::new(
         "connect ADDR [--reconnect]",
-        "connect to a node, without joining its network",
+        "link to a node, without joining its network",
         |args| {
             let mut words = join_ports(args.words());
             let (Some(address), true) = (words.pop(), words.is_empty()) else {
@@ -81,15 +81,16 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         Ok(NodeCommand::Join { addresses })
     })
     .more(
-        "Without ADDR, it joins through the bootstrap nodes (--bootstrap, PEERKIT_BOOTSTRAP,\n\
-         the file `bootstrap` in the state folder) and the known peers. One address that\n\
-         answers is enough; give several to be safe. A member finds and keeps neighbours by\n\
-         itself. With --manual, the node only connects to each ADDR.",
+        "Without ADDR, this node joins through the bootstrap nodes (--bootstrap,\n\
+         PEERKIT_BOOTSTRAP, the file `bootstrap` in the state folder) and the known peers.\n\
+         One address that answers is enough; give several to be safe. A member finds and\n\
+         keeps neighbours by itself. If the node was started with --manual, it joins no\n\
+         network and only links to each ADDR.",
     ),
     CommandSpec::new("disconnect PEER", "close the link to a peer, inbound or outbound", |args| {
         Ok(NodeCommand::Disconnect { peer: args.last_word("a peer")? })
     }),
-    CommandSpec::new("peers", "list connected nodes, and nodes known from before", |args| {
+    CommandSpec::new("peers", "list the connected nodes, and the other known nodes", |args| {
         args.end(NodeCommand::Peers)
     }),
     CommandSpec::new("msg TEXT", "send a text to every connected node", |args| {
@@ -100,8 +101,8 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     })
     .more(
         "Put a name with spaces in quotes: send \"bob smith\" hello. A node without a link is\n\
-         found through the network: a known node by its name or first digits, any other by\n\
-         its whole identity.",
+         reached through the network. If this node does not know it, give its whole\n\
+         identity.",
     ),
     CommandSpec::new(
         "broadcast [--title TITLE] TEXT",
@@ -138,9 +139,9 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     ])
     .more(
         "The file stays in its place: nothing is copied. The path may contain spaces. Without\n\
-         options, every member of the network can find and fetch it. With --to, only those\n\
-         nodes can. With --ticket, only those with the printed ticket can: treat it like a\n\
-         password. Other nodes can't see the file at all.",
+         options, every member of the network can find and fetch the file. With --to, only\n\
+         these nodes can. With --ticket, only nodes that have the printed ticket can: treat\n\
+         the ticket like a password. Other nodes can't see the file at all.",
     ),
     CommandSpec::new(
         "remove HASH",
@@ -153,10 +154,10 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     ),
     CommandSpec::new(
         "refresh",
-        "check the shared files for changes, and hash changed files",
+        "check the shared files for changes, and hash the changed ones",
         |args| args.end(NodeCommand::Refresh),
     )
-    .more("It lists the changes, and then all shares, as `files` does."),
+    .more("It prints the changes, and then all shares, as `files` does."),
     CommandSpec::new(
         "files [SHARE] [--skip N]",
         "list the shares of this node, with the files in folders",
@@ -165,16 +166,16 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
             let skip = skip.map_err(|_| args.usage_error("takes a number after `--skip`"))?;
             let share = args.name_if_any()?;
             if skip.is_some() && share.is_none() {
-                return Err(args.usage_error("skips files of one share: name it"));
+                return Err(args.usage_error("needs a SHARE with `--skip`"));
             }
             Ok(NodeCommand::Files { share, skip: skip.unwrap_or(0) })
         },
     )
     .options(&[CommandOption::new("--skip", ValueCount::One("a number"))])
     .more(
-        "Each file of a folder can be fetched alone by its hash. Of a large folder the first\n\
-         1,000 files are listed. With SHARE, a name, path or hash, 10,000 files are listed;\n\
-         --skip N leaves out the first N.",
+        "Each file in a folder can be fetched alone, by its hash. `files` lists at most 1,000\n\
+         files of each folder. With SHARE, the name, path or hash of one share, it lists at\n\
+         most 10,000 files; --skip N leaves out the first N.",
     ),
     CommandSpec::new("search TEXT", "find files by name, across the network", |args| {
         Ok(NodeCommand::Search { text: args.search_text()? })
@@ -197,15 +198,16 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     .aliases(&["req"])
     .more(
         "NAME is the name of a search result; the first digits of its HASH work too. Without\n\
-         PATH it goes to the downloads folder. A PATH that ends with / is a folder, and is\n\
-         made. The fetch runs in the background, and continues after a restart. --from ADDR\n\
-         also asks the node there, which need not be a member of the network. If a file of\n\
-         that name exists, the new file gets a number; --force replaces the old one.",
+         PATH the file goes to the downloads folder. A PATH that ends with / is a folder,\n\
+         which is made if it is missing. The fetch runs in the background, and continues\n\
+         after a restart. --from ADDR also asks the node there, which need not be a member\n\
+         of the network. If a file of the same name exists, the name of the new file gets a\n\
+         number; --force replaces the old file.",
     ),
     CommandSpec::new("downloads", "list the fetches, with their progress and speed", |args| {
         args.end(NodeCommand::Downloads)
     }),
-    CommandSpec::new("pause HASH", "pause a fetch; the part that was fetched is kept", |args| {
+    CommandSpec::new("pause HASH", "pause a fetch, and keep the part that was fetched", |args| {
         Ok(NodeCommand::Pause { download: args.name("a download")? })
     })
     .more("HASH may also be the first digits of the hash, or the name of the file."),
@@ -219,17 +221,21 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         |args| Ok(NodeCommand::Cancel { download: args.name("a download")? }),
     )
     .more("HASH may also be the first digits of the hash, or the name of the file."),
-    CommandSpec::new("status", "show this node: links, counters, uptime", |args| {
-        args.end(NodeCommand::Status)
-    }),
-    CommandSpec::new("network", "show the network: nodes, links, degrees, diameter", |args| {
-        args.end(NodeCommand::Network)
-    })
+    CommandSpec::new(
+        "status",
+        "show this node: its addresses, links, counters and uptime",
+        |args| args.end(NodeCommand::Status),
+    ),
+    CommandSpec::new(
+        "network",
+        "show figures of the network: nodes, links, degrees, diameter",
+        |args| args.end(NodeCommand::Network),
+    )
     .more(
         "The degree of a node is its number of links; the bars show how many nodes have each\n\
-         degree. The diameter is the largest distance between two nodes, in hops. Above\n\
-         10,000 nodes it is a lower bound. A cut node is a node whose loss would split the\n\
-         network.",
+         degree. The diameter is the largest distance between two nodes, in hops. In a\n\
+         network of more than 10,000 nodes it is a lower bound. A cut node is a node whose\n\
+         loss would split the network.",
     ),
     CommandSpec::new("size", "count the nodes of the network", |args| args.end(NodeCommand::Size))
         .more("Up to about 10,000 nodes are counted; larger networks are estimated from a sample."),
@@ -239,18 +245,18 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         |args| Ok(NodeCommand::Map { file: args.path()? }),
     )
     .more(
-        "The ending of FILE selects the form. Each link points from the node that dialled.\n\
+        "The ending of FILE selects the format. Each link points from the node that dialled.\n\
          .svg      a picture, for browsers and documents\n\
          .dot      for Graphviz: dot -Tpdf FILE.dot > FILE.pdf\n\
          .graphml  for Gephi, yEd, igraph, or networkx.read_graphml(\"FILE.graphml\")\n\
-         .json     as `map` prints it with --json; in NetworkX\n          \
+         .json     what `map` prints with --json; NetworkX reads it with\n          \
          node_link_graph(data, source=\"from\", target=\"to\", edges=\"edges\")",
     ),
     CommandSpec::new("save [FILE]", "write the known peers to a JSON file", |args| {
         Ok(NodeCommand::Save { file: args.path()? })
     })
     .more("The default FILE is peers.json in the state folder."),
-    CommandSpec::new("load [FILE]", "read peers from such a file, and connect to them", |args| {
+    CommandSpec::new("load [FILE]", "read peers from a JSON file, and connect to them", |args| {
         Ok(NodeCommand::Load { file: args.path()? })
     })
     .more("The default FILE is peers.json in the state folder."),
@@ -261,14 +267,15 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     )
     .more(
         "set downloads DIR       the folder for fetched files\n\
-         set up RATE             bytes a second of files sent, for example 500k; 0: no limit\n\
-         set down RATE           bytes a second of files fetched\n\
-         set peer-up RATE        as up, to each node\n\
-         set peer-down RATE      as down, from each node\n\
-         set messages RATE       bytes a second of messages sent; messages above it wait\n\
-         set peer-messages RATE  as messages, to each node\n\
-         set broadcasts RATE     bytes a second of own broadcasts sent\n\
-         set peer-receive RATE   bytes a second read from each node; a faster node has to wait",
+         set up RATE             maximum rate of files sent\n\
+         set down RATE           maximum rate of files fetched\n\
+         set peer-up RATE        maximum rate of files sent to each node\n\
+         set peer-down RATE      maximum rate of files fetched from each node\n\
+         set messages RATE       maximum rate of messages sent; messages above it wait\n\
+         set peer-messages RATE  maximum rate of messages sent to each node\n\
+         set broadcasts RATE     maximum rate of this node's own broadcasts\n\
+         set peer-receive RATE   maximum rate of bytes read from each node; a faster node waits\n\
+         RATE is bytes a second, for example 500k or 2MiB; 0 is no limit.",
     ),
     CommandSpec::new("debug [on|off]", "switch the log of the node's actions on or off", |args| {
         let on = match args.last_word_if_any()?.as_deref() {
@@ -280,9 +287,9 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
         Ok(NodeCommand::Debug { on })
     })
     .more(
-        "Without a word it toggles. The log goes to standard error. It has links, messages by\n\
-         size and kind, queries, neighbours, broadcasts and transfers, but never their\n\
-         contents.",
+        "Without `on` or `off` it toggles the log. The log goes to standard error. It has a\n\
+         line for each link, message (its size and kind), query, neighbour, broadcast and\n\
+         transfer, but never their contents.",
     ),
     CommandSpec::new("help [COMMAND]", "show this list, or explain one command", |args| {
         Ok(NodeCommand::Help { topic: args.last_word_if_any()? })
@@ -290,14 +297,14 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::new("leave", "leave the network; the node keeps running", |args| {
         args.end(NodeCommand::Leave)
     })
-    .more("All links are closed. `join` makes the node a member again."),
+    .more("All links are closed. `join` makes this node a member again."),
     CommandSpec::new("shutdown", "stop the whole network, as its owner", |args| {
         args.end(NodeCommand::Shutdown)
     })
     .more(
-        "A network has an owner if its first node was started with --owner KEYFILE. The node\n\
-         with that key can stop all nodes. Without an owner it is refused: `exit` stops this\n\
-         node.",
+        "A network has an owner if its first node was started with --owner KEYFILE. A node\n\
+         with this key can stop all nodes. In a network without an owner `shutdown` fails;\n\
+         `exit` stops this node only.",
     ),
     CommandSpec::new("exit", "say goodbye to all peers, and stop this node", |args| {
         args.end(NodeCommand::Exit)

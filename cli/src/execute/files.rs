@@ -57,7 +57,7 @@ impl NodeSession {
             removed.extend(self.node.files().unshare_path(&path).await?);
         }
         let paint = self.output.paint();
-        let line = |file| format!("no longer shared: {}", files::file_line(paint, file));
+        let line = |file| format!("stopped sharing {}", files::file_line(paint, file));
         let text = removed.iter().map(line).collect::<Vec<_>>().join("\n");
         Ok(Reply::new(text).with("files", &removed))
     }
@@ -138,13 +138,14 @@ impl NodeSession {
         // At the prompt `-` would mix the file with the output of the node.
         if path.as_deref() == Some(Path::new("-")) {
             bail!(
-                "the node itself writes to standard output: use `peerkit get TICKET -` in a shell"
+                "a file can't go to standard output here, where the node prints its own: use `peerkit get \
+                 TICKET -` in a shell"
             );
         }
         let request = match wanted {
             FetchKey::Ticket(ticket) if ticket.network != self.node.network().name() => bail!(
                 "this ticket is for the network `{}`, and this node is in another one: \
-                 `peerkit get TICKET` fetches it without a running node",
+                 `peerkit get TICKET` in a shell fetches from there",
                 ticket.network
             ),
             FetchKey::Ticket(ticket) => FetchRequest::ticket(&ticket),
@@ -185,7 +186,7 @@ impl NodeSession {
         let hash = find_by_digits(text, shares.iter().map(|(_, file)| file.hash).collect())?;
         shares.retain(|(_, file)| Some(file.hash) == hash);
         if shares.is_empty() {
-            bail!("`{text}` is not shared: `files` lists what is");
+            bail!("`{text}` is not shared: `files` lists the shares");
         }
         Ok(shares)
     }
@@ -196,7 +197,7 @@ impl NodeSession {
         let named = downloads.iter().map(|download| (download.hash, download.name.as_ref()));
         match find_by_name_or_digits(text, named)? {
             Some(hash) => Ok(self.node.files().download(hash)?),
-            None => bail!("`{text}` is not being fetched: `downloads` lists what is"),
+            None => bail!("`{text}` is not being fetched: `downloads` lists the fetches"),
         }
     }
 }

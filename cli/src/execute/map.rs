@@ -69,7 +69,7 @@ pub(crate) fn format_of(path: &Path) -> anyhow::Result<MapFormat> {
         Some("json") => Ok(crate::json::line),
         _ => {
             bail!(
-                "the file's ending selects the form of the map: use .svg, .dot, .graphml or .json"
+                "the ending of the file selects the format of the map: use .svg, .dot, .graphml or .json"
             )
         }
     }

@@ -102,7 +102,7 @@ fn path(words: &[&OsStr]) -> anyhow::Result<Option<PathBuf>> {
         [_, second, ..] => {
             let second = second.to_string_lossy();
             let second = fetch_arguments::shorten_word(&second);
-            Err(usage(format!("one PATH is enough, and `{second}` is a second one")))
+            Err(usage(format!("only one PATH can be given, and `{second}` is a second one")))
         }
     }
 }
@@ -143,7 +143,7 @@ fn ask() -> anyhow::Result<FetchKey> {
                 signals::note_interrupt();
                 anyhow::bail!(super::STOPPED_BEFORE_FETCH);
             }
-            Err(ReadlineError::Eof) => anyhow::bail!("no ticket was given"),
+            Err(ReadlineError::Eof) => anyhow::bail!("no ticket was given, so nothing was fetched"),
             Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
                 terminal::discard_input();
                 writeln!(io::stderr(), "this is not UTF-8, so it is not a ticket")?;

@@ -26,7 +26,7 @@ pub(crate) fn line(paint: Paint, download: &DownloadStatus) -> String {
     let state = figures.describe(paint, download.state, download.error.as_deref());
     let left_out = match download.left_out {
         0 => String::new(),
-        files => format!(", {files} not written"),
+        files => format!(", {} not written", count(files, "file")),
     };
     format!("{}  {state}{left_out}", named(paint, download))
 }

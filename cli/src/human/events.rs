@@ -18,7 +18,7 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
             format!("{up} connected to {} at {}", name(peer), address(peer))
         }
         Event::InboundNodeConnected { peer } => {
-            format!("{up} {} at {} connected to us", name(peer), address(peer))
+            format!("{up} {} at {} connected to this node", name(peer), address(peer))
         }
         // The user knows that this node stops or leaves.
         Event::OutboundNodeDisconnected { link_end, .. }
@@ -29,7 +29,7 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
         }
         Event::OutboundNodeDisconnected { peer, link_end }
         | Event::InboundNodeDisconnected { peer, link_end } => {
-            format!("{down} {} is gone: {}", name(peer), plain(&link_end.to_string()))
+            format!("{down} link to {} closed: {}", name(peer), plain(&link_end.to_string()))
         }
         Event::NodeMessage { peer, message } => {
             format!("{}: {}", name(peer), content(message))
@@ -94,25 +94,25 @@ pub(crate) fn failure(paint: Paint, event: &Event) -> Option<String> {
             plain(name)
         ),
         Event::NodeReconnectionError { address, tries, error } => format!(
-            "{} to reach {} again: {}",
-            count(tries, "try").replace("trys", "tries"),
+            "could not connect to {} again, after {}: {}",
             dialled(address),
+            count(tries, "try").replace("trys", "tries"),
             plain(error)
         ),
         Event::OutboundNodeConnectionError { address, error } => {
             format!("could not connect to {}: {}", dialled(address), plain(error))
         }
         Event::InboundNodeConnectionError { address, error } => {
-            format!("{address} tried to connect: {}", plain(error))
+            format!("the connection from {address} failed: {}", plain(error))
         }
         Event::NodeLagged { missed } => {
-            format!("{} left out: this output is too slow", count(missed, "event"))
+            format!("{} not shown: this output is read too slowly", count(missed, "event"))
         }
         Event::NodeHandlerPanicked { event, panic } => {
             format!("a handler panicked at {event}: {}", plain(panic))
         }
         Event::NodeClockSkew { peer, seconds } => format!(
-            "the clock of {} is {}: one of the two is wrong. Set it right, or broadcasts get lost",
+            "the clock of {} is {}: one of the two clocks is wrong. Correct it, or broadcasts get lost",
             name(peer),
             status::ahead(*seconds)
         ),
@@ -192,7 +192,7 @@ mod tests {
         assert!(ahead.starts_with("! the clock of bob\\u{202e}"), "{ahead}");
         assert!(ahead.contains("is 5 min 0 s ahead of this node's"), "{ahead}");
         assert!(behind.contains("is 15 min 0 s behind this node's"), "{behind}");
-        assert!(behind.ends_with("Set it right, or broadcasts get lost"), "{behind}");
+        assert!(behind.ends_with("Correct it, or broadcasts get lost"), "{behind}");
         node.shutdown().await;
     }
 

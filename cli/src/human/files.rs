@@ -14,19 +14,19 @@ use crate::views::ShareView;
 /// Returns the list of shares. If `restoring`, it may be incomplete.
 pub(crate) fn shared(paint: Paint, shares: &[ShareView], restoring: bool) -> String {
     if shares.is_empty() && !restoring {
-        return "nothing is shared: add PATH shares a file or folder".to_owned();
+        return "nothing is shared: `add PATH` shares a file or folder".to_owned();
     }
     let lines = shares.iter().flat_map(|share| {
         let with = match share.access {
-            "nodes" => format!("  with {} only", count(share.to.len(), "node")),
-            "ticket" => "  with the ticket only".to_owned(),
+            "nodes" => format!("  shared with {} only", count(share.to.len(), "node")),
+            "ticket" => "  shared with the ticket only".to_owned(),
             _ => String::new(),
         };
         let line = file_line(paint, &share.file);
         let line = format!("{line}  {}{with}", paint.faint(&shown(&share.path)));
         std::iter::once(line).chain(contents_lines(paint, share))
     });
-    let more = "still checking earlier shares: there may be more";
+    let more = "the shares of earlier runs are still being checked: there may be more";
     let lines = lines.chain(restoring.then(|| more.to_owned()));
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -42,9 +42,9 @@ pub(crate) fn added(
     if let Some(ticket) = ticket {
         let who = match DialableFrom::of(&ticket.addresses) {
             DialableFrom::ThisMachineOnly => {
-                "only this machine can reach the address in its ticket"
+                "to fetch it, type on this machine (no other can reach the address in the ticket):"
             }
-            DialableFrom::AnyMachine => "the other side fetches it with",
+            DialableFrom::AnyMachine => "to fetch it, type on the other machine:",
         };
         lines.push(paint.faint(who));
         lines.push(format!("  peerkit get {}", shell_words::quote(&ticket.to_string())));
@@ -57,7 +57,8 @@ pub(crate) fn added(
 pub(crate) fn refreshed(paint: Paint, refreshed: &Refreshed, shares: &[ShareView]) -> String {
     let changed = refreshed.changed.iter();
     let changed = changed.map(|(_, now)| format!("changed {}", file_line(paint, now)));
-    let gone = refreshed.removed.iter().map(|(path, _)| format!("gone {}", shown(path)));
+    let gone =
+        refreshed.removed.iter().map(|(path, _)| format!("no longer there: {}", shown(path)));
     let lines = changed.chain(gone).chain(skipped_lines(paint, &refreshed.skipped));
     let mut lines: Vec<String> = lines.collect();
     if lines.is_empty() {

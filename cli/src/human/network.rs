@@ -21,7 +21,7 @@ pub(crate) fn discovered(
         count(nodes.len(), "node"),
         count(links, "link"),
         text::time(time),
-        if complete { "" } else { ", some did not answer in time" },
+        if complete { "" } else { ", some nodes did not answer in time" },
     );
     for node in nodes {
         let _ = write!(
@@ -49,7 +49,8 @@ pub(crate) fn discovered(
 /// Returns the connected nodes, and those known from before.
 pub(crate) fn peers_and_known(paint: Paint, peers: &[PeerView], known: &[KnownView]) -> String {
     if peers.is_empty() && known.is_empty() {
-        return "no peers: connect ADDR or join ADDR finds some".to_owned();
+        return "no peers: `join ADDR` joins a network, `connect ADDR` links to one node"
+            .to_owned();
     }
     let mut text = format!("{} connected", count(peers.len(), "node"));
     for peer in peers {
@@ -73,7 +74,7 @@ pub(crate) fn peers_and_known(paint: Paint, peers: &[PeerView], known: &[KnownVi
     let others: Vec<_> =
         others.filter(|known| peers.iter().all(|peer| peer.id != known.id)).collect();
     if !others.is_empty() {
-        let _ = write!(text, "\n{} known from before", count(others.len(), "node"));
+        let _ = write!(text, "\n{} known from earlier links", count(others.len(), "node"));
     }
     for known in others {
         let _ = write!(
@@ -100,7 +101,7 @@ fn ago(unix_ms: u64) -> String {
 /// Returns a line for each round trip.
 pub(crate) fn pings(paint: Paint, pings: &[PingView]) -> String {
     if pings.is_empty() {
-        return "no node is connected: ping PEER reaches any node of the network".to_owned();
+        return "no node is connected: `ping PEER` reaches any node of the network".to_owned();
     }
     let lines = pings.iter().map(|ping| {
         let answer = match (ping.rtt_ms, &ping.error) {
@@ -131,7 +132,7 @@ pub(crate) fn figures(paint: Paint, network: &NetworkGraph, figures: &Figures) -
         count(figures.nodes, "node"),
         count(figures.links, "link"),
         text::time(network.elapsed()),
-        if network.is_complete() { "" } else { ", some did not answer in time" },
+        if network.is_complete() { "" } else { ", some nodes did not answer in time" },
     );
     let mut line = |key: &str, value: String| {
         let _ = write!(text, "\n  {}  {value}", paint.faint(&format!("{key:10}")));

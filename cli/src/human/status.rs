@@ -35,7 +35,7 @@ pub(crate) fn text(paint: Paint, status: &Status) -> String {
     line(
         "broadcasts",
         format!(
-            "{} sent, {} received, {} came twice, {} missed, {} out of time",
+            "{} sent, {} received, {} came twice, {} missed, {} too old or from the future",
             all.sent, all.received, all.duplicates, all.missed, all.untimely
         ),
     );
@@ -46,7 +46,7 @@ pub(crate) fn text(paint: Paint, status: &Status) -> String {
     line("queries", format!("{} in the last minute{strays}", status.queries));
     if status.clocks_apart > 0 {
         let (links, seconds) = (count(status.clocks_apart, "peer"), status.clock_skew_seconds);
-        line("clock", format!("far from that of {links}: one is {}", ahead(seconds)));
+        line("clock", format!("differs from that of {links}: one is {}", ahead(seconds)));
     }
     line("links", format!("{} in, {} out", status.inbound, status.outbound));
     for peer in &status.peers {
@@ -148,7 +148,9 @@ mod tests {
         (status.clocks_apart, status.clock_skew_seconds) = (2, -900);
         let text = text(Paint::none(), &status);
         let line = text.lines().find(|line| line.contains("clock")).unwrap();
-        assert!(line.ends_with("far from that of 2 peers: one is 15 min 0 s behind this node's"));
+        assert!(
+            line.ends_with("differs from that of 2 peers: one is 15 min 0 s behind this node's")
+        );
         node.shutdown().await;
     }
 

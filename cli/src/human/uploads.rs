@@ -19,22 +19,22 @@ pub(crate) fn line(paint: Paint, peer: &str, upload: &UploadStatus) -> String {
     text
 }
 
-/// Returns the name and size of a completed upload, and how much of it this node sent if that is
-/// less.
+/// Returns the name and size of a completed upload. If other sources sent a part of the file, also
+/// returns how many bytes this node sent.
 pub(crate) fn completed(paint: Paint, upload: &Upload) -> String {
     let size = text::size(upload.size);
-    let from_here = if upload.bytes < upload.size {
-        format!(", {} of it from here", text::size(upload.bytes))
+    let sent = if upload.bytes < upload.size {
+        format!(", of which this node sent {}", text::size(upload.bytes))
     } else {
         String::new()
     };
-    format!("{}, {}", plain(&upload.name), paint.faint(&format!("{size}{from_here}")))
+    format!("{}, {}", plain(&upload.name), paint.faint(&format!("{size}{sent}")))
 }
 
-/// Returns the total of all uploads, as a sentence.
+/// Returns a sentence with the totals of all uploads.
 pub(crate) fn total(totals: &UploadTotals) -> String {
     if totals.peers == 0 {
-        return "Nothing was fetched from here.".to_owned();
+        return "No node has fetched anything from this one.".to_owned();
     }
     let completed = match totals.completed {
         0 => "no fetch was".to_owned(),
@@ -56,9 +56,9 @@ mod tests {
         let upload = |bytes| Upload { hash: Hash::of(b""), name: "a\n".into(), bytes, size: 2048 };
         let described = |bytes| completed(Paint::none(), &upload(bytes));
         assert_eq!(described(2048), "a\\n, 2.0 KiB");
-        assert_eq!(described(1024), "a\\n, 2.0 KiB, 1.0 KiB of it from here");
+        assert_eq!(described(1024), "a\\n, 2.0 KiB, of which this node sent 1.0 KiB");
         let mut totals = UploadTotals::default();
-        assert_eq!(total(&totals), "Nothing was fetched from here.");
+        assert_eq!(total(&totals), "No node has fetched anything from this one.");
         (totals.bytes, totals.peers) = (2048, 2);
         assert_eq!(total(&totals), "Sent 2.0 KiB to 2 nodes; no fetch was completed.");
         (totals.peers, totals.completed) = (1, 1);

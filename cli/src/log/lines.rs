@@ -124,7 +124,7 @@ fn write(QueuedLine { mut text, left_out }: QueuedLine) {
 fn gap(left_out: u64) -> String {
     let mut time = String::new();
     let _ = SystemTime.format_time(&mut Writer::new(&mut time));
-    let message = "lines of the log were left out: they come faster than they are read";
+    let message = "lines of the log were left out: they were written faster than they were read";
     if JSON.load(Ordering::Relaxed) {
         let fields = json!({"message": message, "left_out": left_out});
         let target = "peerkit::log";

@@ -345,6 +345,6 @@ fn missing_files_and_changed_steps_are_detected() {
     let code = code_of("a.md", "`one` two `three\nfour`\n```sh\nfive\n```\n");
     let texts: Vec<&str> = code.iter().map(|piece| piece.text.as_str()).collect();
     assert_eq!(texts, ["five", "one", "three four"]);
-    let line = "✓ ping       36 ends of links: 13 µs at best [6.0 ms]";
-    assert_eq!(steps(line), ["✓ ping # ends of links: # at best"]);
+    let line = "✓ ping       36 round trips: 13 µs at best [6.0 ms]";
+    assert_eq!(steps(line), ["✓ ping # round trips: # at best"]);
 }

@@ -465,7 +465,7 @@ fn an_invalid_argument_is_not_treated_as_a_missing_one() {
     for line in ["files \"abc", "files --skip 1 \"abc", "add \"abc", "save \"abc", "get \"abc"] {
         let error = node.fail(line);
         let command = line.split(' ').next().unwrap();
-        assert!(error.starts_with(&format!("{command} misses a closing quote")), "{line}: {error}");
+        assert!(error.starts_with(&format!("{command} needs a closing quote")), "{line}: {error}");
     }
     for line in ["map \"\"", "save ''", "load \"\"", "add ''", "set downloads ''"] {
         let error = node.fail(line);

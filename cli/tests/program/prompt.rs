@@ -220,7 +220,7 @@ fn the_progress_of_a_fetch_is_shown_above_the_prompt() {
     alice.sees("Continuing 1 fetch");
     alice.sees("% of 16.0 MiB");
     alice.press("cancel film.bin\r");
-    alice.sees("given up: film.bin");
+    alice.sees("cancelled film.bin");
     alice.sees("alice> ");
     alice.press("downloads\r");
     alice.sees("nothing is being fetched");
@@ -267,7 +267,7 @@ fn a_terminal_has_colours_unless_they_are_not_wanted() {
 fn a_dumb_terminal_gets_plain_lines() {
     let home = tempfile::tempdir().unwrap();
     let mut alice = Prompt::start(home.path(), &[("TERM", "dumb")], &[]);
-    alice.sees("Ctrl-D leaves");
+    alice.sees("Ctrl-D stops the node");
     alice.press("peers\r");
     alice.sees("no peers");
     alice.press("\u{4}");
@@ -496,7 +496,7 @@ fn a_signal_at_the_question_for_a_ticket_leaves_the_terminal_as_it_was() {
     for (signal, status) in stopping_signals().into_iter().cycle().take(24) {
         let mut asked = Prompt::that_asks(home.path());
         send_signal(&asked.child, signal);
-        asked.sees("stopped before it was begun");
+        asked.sees("stopped before the fetch began");
         assert_eq!(asked.status(), Some(status), "{signal:?}");
         assert!(asked.echoes(), "{signal:?} leaves a terminal without echo");
     }
@@ -515,7 +515,7 @@ fn a_resized_window_keeps_the_text_typed_at_the_question_for_a_ticket() {
     asked.sees("neither a ticket");
     asked.sees("Ticket");
     asked.press("\u{3}");
-    asked.sees("stopped before it was begun");
+    asked.sees("stopped before the fetch began");
     assert_eq!(asked.status(), Some(130));
 }
 

@@ -162,7 +162,7 @@ fn a_shortened_ticket_is_reported_as_cut_short() {
     let got = get(home.path(), &[&ticket]);
     assert_eq!(got.status.code(), Some(1), "no node is there any more");
     let error = text(&got.stderr);
-    assert!(error.starts_with("error: ") && error.contains("still run there"), "{error}");
+    assert!(error.starts_with("error: ") && error.contains("still runs there"), "{error}");
     assert_eq!(fs::read_dir(home.path().join("other")).unwrap().count(), 0);
 }
 
@@ -384,7 +384,7 @@ fn a_reader_that_does_not_read_does_not_keep_a_get_from_stopping() {
     assert_eq!(status.code(), Some(130));
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert!(said.contains("stopped before all of it was written"), "{said}");
+    assert!(said.contains("stopped before the whole file was written"), "{said}");
     assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "nothing is left");
     drop(stdout);
 }
