@@ -61,8 +61,9 @@ Environment:
   NO_COLOR            if it is set, no colours are used, even on a terminal
 
 Type `help` at the prompt for a list of the commands.
-If standard input is empty, as in a service or a container, the node needs --headless to keep running.
-Exit status: 0 done, 1 the start or a piped command failed, 2 wrong usage, 130 Ctrl-C stopped a command.";
+A service or a container, whose standard input is empty, needs --headless to keep running.
+Exit status: 0 done, 1 the start or a piped command failed, 2 wrong usage, 130 Ctrl-C stopped a
+command.";
 
 /// Shown below `peerkit sim --help`.
 pub(crate) const SIM_EXAMPLES: &str = r#"A scenario is a TOML file. This is a complete one:
@@ -91,14 +92,15 @@ All actions of a step begin at the same time, and the step ends with its last ac
 actions, with their keys and the defaults in brackets:
   join       within, through (1: number of nodes that start first, which the others join through)
   wait       a time
-  broadcast  every, for, authors (0: all nodes), size (100), patience ("10s": time to reach all)
+  broadcast  every, for, authors (0: a random node each time), size (100), patience ("10s")
   crash      percent, silently (false)
   replace    percent_per_minute, for
   partition  for, parts (2)
   discover   depth (-1: all)
-A step can expect bounds of these results: not_joined, components, links_over_view, one_component_within,
-delivered_percent, delivered_twice, delivered_within, altered, redundancy, last_node_over_best,
-worst_over_best, honest_components, honest_neighbours, discovery_errors, queries_over_links.
+A step can expect bounds of these results: not_joined, components, links_over_view,
+one_component_within, delivered_percent, delivered_twice, delivered_within, altered, redundancy,
+last_node_over_best, worst_over_best, honest_components, honest_neighbours, discovery_errors,
+queries_over_links.
 
 Examples:
   peerkit sim simulations/join.toml              runs it once, with seed 1
@@ -112,7 +114,7 @@ Exit status: 0 all expectations held, 1 an expectation did not hold, 2 a file is
 /// Shown below `peerkit demo --help`.
 const DEMO_EXAMPLES: &str = "\
 The nodes join one network, send messages and broadcasts, and share, find and fetch files. They use
-real sockets on 127.0.0.1. Each step prints a line: ✓ if its result is right, ✗ and the reason if not.
+real sockets on 127.0.0.1. The line of a step begins with ✓ if its result is right, else with ✗.
 
 Examples:
   peerkit demo                            eight nodes, and files that the demo makes
@@ -123,11 +125,10 @@ Exit status: 0 every step worked, 1 a step failed, 2 wrong usage, 130 stopped by
 
 /// Shown below `peerkit id --help`.
 const ID_EXAMPLES: &str = "\
-The identity of a node is its public key: 64 hex digits. Other users need it for `share --to ID`, and
-to write an address as ID@host:port, which only the node with this identity can answer.";
+The identity of a node is its public key, as 64 hex digits. Other users need it for `share --to ID`.
+They can also write the address of this node as ID@host:port: then no other node can answer there.";
 
-/// Peer-to-peer nodes that find each other, send messages and share files, without a server. Every
-/// link is encrypted
+/// Peer-to-peer nodes that find each other, send messages and share files over encrypted links
 #[derive(Debug, Parser)]
 #[command(name = "peerkit", version, after_help = EXAMPLES, max_term_width = 100)]
 #[command(arg_required_else_help = true)]

@@ -1,13 +1,14 @@
-//! The source of the commands: the prompt of a terminal, or lines of standard input.
+//! Reading commands: at the prompt of a terminal, or as lines of standard input.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, BufRead, Read};
 use std::path::{MAIN_SEPARATOR, Path};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use peerkit::Node;
+use peerkit::{Node, SharedFile};
 use rustyline::completion::{Completer, Pair, longest_common_prefix};
 use rustyline::config::ColorMode;
 use rustyline::error::ReadlineError;
@@ -29,11 +30,11 @@ use crate::{folders, help, settings, terminal};
 /// Maximum number of lines in the history.
 const MAX_HISTORY_LINES: usize = 1000;
 
-/// Maximum number of lines read ahead of the running command.
+/// Maximum number of lines that are read from standard input while a command runs.
 const MAX_LINES_AHEAD: usize = 64;
 
 /// Maximum number of candidates that Tab lists. 10,000: the editor can't count more than 65,535,
-/// and no user reads so many.
+/// and no user reads as many.
 const MAX_CANDIDATES: usize = 10_000;
 
 /// Maximum length of a line, in bytes. 64 MiB: four times the largest message, so that the node
@@ -43,14 +44,14 @@ const MAX_LINE: u64 = 64 << 20;
 /// A line to carry out.
 pub(crate) struct InputLine {
     pub(crate) line: ReadLine,
-    /// Dropped when the command is done, which the prompt waits for.
+    /// Dropped when the command is done. The prompt waits for that. `None` without a prompt.
     done: Option<oneshot::Sender<()>>,
 }
 
 /// A line that was typed or piped in, or the reason why it can't be carried out.
 type ReadLine = Result<String, ParseError>;
 
-/// Reads the bytes of a line, with or without its newline.
+/// Decodes the bytes of a line, with or without its newline.
 fn decode_line(bytes: &[u8]) -> ReadLine {
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     // Windows ends lines with both characters.
@@ -63,7 +64,7 @@ fn decode_line(bytes: &[u8]) -> ReadLine {
     })
 }
 
-/// Returns the error of a line that is not UTF-8 after `before`.
+/// Returns the error of a line that is UTF-8 only up to the end of `before`.
 fn not_utf8(before: &str) -> ParseError {
     let place = match before.trim() {
         "" => "its start".to_owned(),
@@ -110,7 +111,7 @@ fn last_characters_of(text: &str) -> String {
 }
 
 impl InputLine {
-    /// Returns whether a prompt comes back once the command is done.
+    /// Returns whether the line was typed at a prompt, which waits until its command is done.
     pub(crate) fn is_from_prompt(&self) -> bool {
         self.done.is_some()
     }
@@ -135,8 +136,8 @@ struct DrawnLine {
 }
 
 impl Prompt {
-    /// Opens the terminal. Also returns the printer for text above the line that is being edited.
-    /// The history is kept in the file `history`.
+    /// Opens the prompt of the terminal, with the history in the file `history`. Also returns the
+    /// printer that prints text above the line that is being edited.
     ///
     /// # Errors
     /// If the terminal has no line editing.
@@ -151,8 +152,8 @@ impl Prompt {
             // As in many shells, a space before a command keeps it out of the history.
             .history_ignore_space(true)
             .completion_type(CompletionType::List)
-            // The prompt has its own colours. Even without them, `highlight_prompt` has to be
-            // called.
+            // Forced even if there are no colours: only then does the editor call
+            // `highlight_prompt`, which has to see a search of the history.
             .color_mode(ColorMode::Forced)
             .build();
         let mut editor = Editor::with_config(config)?;
@@ -163,7 +164,7 @@ impl Prompt {
             // The node starts even if the history can't be read.
             let _ = editor.load_history(history);
         }
-        // Text that is printed past this printer would overwrite the line that is being edited.
+        // All output has to go through this printer, or it would overwrite the edited line.
         let printer = editor.create_external_printer()?;
         Ok((Self { editor, edited }, Box::new(printer)))
     }
@@ -182,7 +183,7 @@ impl Prompt {
         thread::spawn(move || {
             while let Some(line) = self.line(&(bare.as_str(), styled.as_str())) {
                 if let Ok(line) = &line
-                    // A file that other programs read must not get the secret of a ticket.
+                    // Other programs can read the history file, so it must not have a secret.
                     && !has_secret_ticket(line)
                     && self.editor.add_history_entry(line.as_str()).unwrap_or(false)
                 {
@@ -198,8 +199,8 @@ impl Prompt {
                     if requests.blocking_send(request).is_err() {
                         return;
                     }
-                    // The next prompt comes after the output of this command.
-                    // It always ends with an error, as `done` is dropped and nothing is sent.
+                    // Waits until `done` is dropped, so that the next prompt comes below the output
+                    // of this command. Nothing is ever sent, so the result is always an error.
                     let _ = wait.blocking_recv();
                 }
             }
@@ -216,12 +217,12 @@ impl Prompt {
             let edited = lock(&self.edited).clone();
             match read {
                 Ok(line) => return Some(Ok(line)),
-                // As in a shell, Ctrl-C gives up the line or the search.
+                // As in a shell, Ctrl-C clears the line or ends the search.
                 Err(ReadlineError::Interrupted) if edited.is_search || !edited.line.is_empty() => {
                     typed.clear();
                 }
-                // A signal, as of a resized window, ends the read. The typed text is edited
-                // further.
+                // A signal, such as that of a resized window, ends the read. The next read starts
+                // with the text that was typed.
                 Err(ReadlineError::Signal(_)) => typed = edited.line,
                 Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
                     // The rest of the pasted text belongs to this line. It must not run as a
@@ -235,8 +236,8 @@ impl Prompt {
     }
 }
 
-/// Returns whether a line has a ticket with a secret, or a ticket that can't be read. Such a line
-/// is not written to the history file.
+/// Returns whether a line contains a ticket with a secret, or a ticket that can't be read, which may
+/// have one. Such a line is not written to the history file.
 fn has_secret_ticket(line: &str) -> bool {
     let lower = line.to_ascii_lowercase();
     let mut starts = lower.match_indices(TICKET_START).map(|(start, _)| start);
@@ -286,7 +287,7 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<ReadLine>> {
     if bytes.ends_with(b"\n") || (bytes.len() as u64) < MAX_LINE {
         return Ok(Some(decode_line(&bytes)));
     }
-    // The end of the line is found without keeping the line in memory.
+    // The rest of the line is read in parts and discarded, so that it takes no memory.
     let mut rest = Vec::new();
     while input.by_ref().take(MAX_LINE).read_until(b'\n', &mut rest)? > 0 && !rest.ends_with(b"\n")
     {
@@ -304,7 +305,7 @@ struct Completion {
     edited: EditedLine,
 }
 
-/// Gives no hints. The editor calls it for each line that it draws, which is how we know the line.
+/// Gives no hints. The editor asks for one whenever it draws the line: so we learn the line.
 impl Hinter for Completion {
     type Hint = String;
 
@@ -315,8 +316,8 @@ impl Hinter for Completion {
     }
 }
 
-/// Adds no colours. The editor calls it for each prompt that it draws, which is how we know whether
-/// the history is being searched.
+/// Adds no colours. The editor calls it whenever it draws the prompt: so we learn whether the
+/// history is being searched.
 impl Highlighter for Completion {
     fn highlight_prompt<'b, 's: 'b, 'p: 'b>(
         &'s self,
@@ -367,7 +368,7 @@ impl Completion {
                 let shares = self.node.files().shares().into_iter();
                 shares.map(|file| file.hash.to_string()).collect()
             }
-            ("get", 1) if !typed.starts_with("--") => self.search_results(typed),
+            ("get", 1) if !typed.starts_with("--") => result_candidates(&lock(&self.found), typed),
             ("pause" | "resume" | "cancel", 1) => {
                 let downloads = self.node.files().downloads().into_iter();
                 downloads.map(|download| download.hash.to_string()).collect()
@@ -398,7 +399,7 @@ fn command_names() -> impl Iterator<Item = String> {
     COMMANDS.iter().map(|entry| entry.name().to_owned())
 }
 
-/// Returns the candidates if they are few enough to be listed, otherwise their common start.
+/// Returns the candidates if there are at most [`MAX_CANDIDATES`], otherwise only their common start.
 fn limit_candidates(candidates: Vec<Pair>) -> Vec<Pair> {
     if candidates.len() <= MAX_CANDIDATES {
         return candidates;
@@ -418,7 +419,7 @@ fn paths(typed: &str, is_quoted: bool) -> Vec<Pair> {
         "" => Path::new(".").to_owned(),
         folder => folders::expand_home(folder),
     };
-    // Escaped like other characters, the `~` would no longer be the home folder.
+    // The `~` of the home folder is kept as it is: escaped, it would be an ordinary character.
     let home = if folder.starts_with("~/") && !is_quoted { "~/" } else { "" };
     let Ok(entries) = fs::read_dir(looked_at) else { return Vec::new() };
     let mut paths: Vec<Pair> = entries
@@ -434,7 +435,7 @@ fn paths(typed: &str, is_quoted: bool) -> Vec<Pair> {
             let path = if is_folder { format!("{path}{MAIN_SEPARATOR}") } else { path.to_owned() };
             let written =
                 if is_quoted { shell_words::quoted(&path) } else { shell_words::escaped(&path) };
-            // No space after a folder, whose path continues.
+            // No space after a folder: its path continues.
             let end = if is_folder { "" } else { " " };
             let pair = Pair { display: plain(&name), replacement: format!("{home}{written}{end}") };
             wanted.then_some(pair)
@@ -445,7 +446,8 @@ fn paths(typed: &str, is_quoted: bool) -> Vec<Pair> {
 }
 
 impl Completion {
-    /// Returns the names of peers that begin with `start`; if there are none, all identities.
+    /// Returns the names of peers that begin with `start`. If there are none, returns the identities
+    /// of all peers.
     fn peer_names(&self, start: &str) -> Vec<String> {
         let peers = self.node.peers();
         let names = peers.iter().map(peerkit::Peer::name);
@@ -457,19 +459,8 @@ impl Completion {
         peers.iter().map(|peer| peer.id().to_string()).collect()
     }
 
-    /// Returns the names of search results that begin with `start`; if there are none, all hashes.
-    fn search_results(&self, start: &str) -> Vec<String> {
-        let found = lock(&self.found);
-        let names = found.iter().map(|hit| hit.name.to_string());
-        let names: Vec<String> = names.filter(|name| name.starts_with(start)).collect();
-        if !names.is_empty() && !start.is_empty() {
-            return names;
-        }
-        found.iter().map(|hit| hit.hash.to_string()).collect()
-    }
-
     fn addresses(&self) -> Vec<String> {
-        // The prompt has a thread of its own, so no task waits for this.
+        // Blocks only the thread of the prompt, and no task.
         let known = self.runtime.block_on(self.node.network().known_peers());
         let known = known.unwrap_or_default().into_iter();
         known
@@ -479,13 +470,24 @@ impl Completion {
     }
 }
 
-/// Returns the candidates that begin with `start`, quoted for the prompt.
+/// Returns the names of search results that begin with `start`. If there are none, returns the
+/// hashes of all results.
+fn result_candidates(found: &[SharedFile], start: &str) -> Vec<String> {
+    let names = found.iter().map(|hit| hit.name.to_string());
+    let names: Vec<String> = names.filter(|name| name.starts_with(start)).collect();
+    if !names.is_empty() {
+        return names;
+    }
+    found.iter().map(|hit| hit.hash.to_string()).collect()
+}
+
+/// Returns the candidates that begin with `start`, each once, quoted for the prompt.
 fn matching(start: &str, candidates: impl IntoIterator<Item = String>) -> Vec<Pair> {
-    let mut candidates: Vec<String> =
-        candidates.into_iter().filter(|candidate| candidate.starts_with(start)).collect();
-    candidates.dedup();
-    let pairs = candidates.into_iter();
-    pairs
+    let mut seen = HashSet::new();
+    let candidates = candidates.into_iter().filter(|candidate| candidate.starts_with(start));
+    // Equal candidates need not be neighbours: two nodes may have the same address.
+    candidates
+        .filter(|candidate| seen.insert(candidate.clone()))
         .map(|candidate| Pair {
             replacement: format!("{} ", shell_words::escaped(&candidate)),
             display: plain(&candidate),
@@ -498,12 +500,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn candidates_begin_with_the_typed_text() {
-        let names = ["send", "search", "size"].map(str::to_owned);
+    fn each_candidate_begins_with_the_typed_text_and_is_offered_once() {
+        let names = ["send", "search", "size", "send"].map(str::to_owned);
         let pairs = matching("se", names);
         let found: Vec<&str> = pairs.iter().map(|pair| pair.display.as_str()).collect();
         assert_eq!(found, ["send", "search"]);
         assert_eq!(pairs[0].replacement, "send ");
+    }
+
+    #[test]
+    fn an_empty_word_is_completed_to_the_names_of_search_results() {
+        let (hash, kind) = (peerkit::Hash::of(b"content"), peerkit::FileKind::File);
+        let found = [SharedFile { hash, name: "film".parse().unwrap(), size: 1, kind }];
+        assert_eq!(result_candidates(&found, ""), ["film"]);
+        assert_eq!(result_candidates(&found, &hash.to_string()[..4]), [hash.to_string()]);
     }
 
     #[cfg(not(windows))]

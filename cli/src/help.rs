@@ -1,16 +1,16 @@
-//! The `help` command, and suggestions for unknown commands.
+//! The text of the `help` command, and suggestions for unknown commands.
 
 use std::fmt::Write as _;
 
 use crate::command::{COMMANDS, CommandSpec};
 use crate::fetch_arguments::TICKET_START;
 
-/// Returns the command with this name or other name.
+/// Returns the command with this name or alias.
 pub(crate) fn find_command(name: &str) -> Option<&'static CommandSpec> {
     COMMANDS.iter().find(|entry| entry.names().any(|known| known == name))
 }
 
-/// Words of other programs, and hints to the commands with the same effect.
+/// Words of other programs, each group with a hint to the command that does the same.
 const FOREIGN_WORDS: &[(&[&str], &str)] = &[
     (&["receive", "recv", "download", "fetch", "pull"], "`get TICKET` fetches a file or folder"),
     (
@@ -30,7 +30,7 @@ const FOREIGN_WORDS: &[(&[&str], &str)] = &[
     (&["clear", "cls"], "Ctrl-L clears the screen"),
 ];
 
-/// Returns the error for a word that is not a command.
+/// Returns the error for a word that is not a command, with a suggestion.
 pub(crate) fn unknown_command(word: &str) -> String {
     let is_listed = |(words, _): &&(&[&str], &str)| words.contains(&word);
     if let Some((_, hint)) = FOREIGN_WORDS.iter().find(is_listed) {
@@ -47,7 +47,7 @@ pub(crate) fn unknown_command(word: &str) -> String {
     let names = COMMANDS.iter().flat_map(CommandSpec::names);
     // Damerau's distance counts two swapped letters as one error.
     match names.map(|name| (strsim::damerau_levenshtein(word, name), name)).min() {
-        // One typing error, and one more for each four letters.
+        // A typing error is likely: one, and one more for every four letters of the name.
         Some((distance, name)) if distance <= 1 + name.len() / 4 => {
             format!("`{word}` is not a command: did you mean `{name}`?")
         }
@@ -71,7 +71,8 @@ pub(crate) fn help_text(topic: Option<&str>) -> Result<String, String> {
     Ok(text)
 }
 
-/// Width of the column with the commands. The summary of a longer command is on the next line.
+/// Width of the column with the commands, in characters. If a command is longer, its summary is on
+/// the next line.
 const USAGE_WIDTH: usize = 27;
 
 fn overview() -> String {

@@ -41,7 +41,7 @@ Examples:
   peerkit get                                 asks for the ticket
 
 `peerkit share` prints a TICKET, and so does `add --ticket` of a running node. Every byte is checked
-against the hash. If a fetch is stopped, its part of the file is kept, and the same command continues.
+against the hash. If a fetch is stopped, the fetched part is kept, and the same command continues.
 
 A ticket of `share --ticket` is a password, and other users of this machine can read a command line.
 Give such a ticket with --ticket-file or PEERKIT_TICKET, or type it when asked. A ticket may be
@@ -123,7 +123,7 @@ pub(crate) struct GetArgs {
     #[arg(long, value_name = "ADDR", value_parser = command::parse_address, value_hint = ValueHint::Hostname)]
     pub(crate) from: Vec<Address>,
 
-    /// Replace an existing file. Without this option the name of the new file gets a number
+    /// Replace an existing file. Without this option, a number is added to the name of the new file
     #[arg(long)]
     pub(crate) force: bool,
 

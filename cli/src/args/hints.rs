@@ -1,5 +1,5 @@
-//! Suggestions for a first word that is not a subcommand: a word of another program, a command of
-//! the prompt, a file or a ticket.
+//! Suggestions for a first word that is not a subcommand, such as a word of another program, a
+//! command of the prompt, a file or a ticket.
 
 use std::io::{self, Write as _};
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use super::Cli;
 use crate::text::{Paint, plain};
 use crate::{FAILED, USAGE, command, fetch_arguments, help, shell_words};
 
-/// Words of other programs, and hints to the subcommands with the same effect.
+/// Words of other programs, each group with a hint to the subcommand that does the same.
 const FOREIGN_WORDS: &[(&[&str], &str)] = &[
     (
         &["receive", "recv", "download", "fetch", "pull", "req"],
@@ -43,8 +43,8 @@ pub(crate) fn parse() -> Cli {
     match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // An argument may be the name of a foreign file, as with `peerkit share *`.
-            // clap prints arguments unchanged, also those that control a terminal.
+            // clap prints arguments unchanged. In `peerkit share *` they may be names of files from
+            // other users, with characters that control a terminal. So they are escaped first.
             let shown = std::env::args_os().map(|argument| plain(&argument.to_string_lossy()));
             let error = Cli::try_parse_from(shown).err().unwrap_or(error);
             if let Some(hint) = hint(&error) {
@@ -53,7 +53,7 @@ pub(crate) fn parse() -> Cli {
                 let _ = writeln!(io::stderr(), "{error} {hint}\n\n{usage}\n\n{MORE}");
                 process::exit(USAGE);
             }
-            // clap ignores that help or the version could not be written.
+            // clap would ignore an error in writing help or the version.
             match error.print() {
                 Err(why) if why.kind() != io::ErrorKind::BrokenPipe => {
                     let error = Paint::on(&io::stderr()).bad("error:");
@@ -73,15 +73,16 @@ fn hint(error: &clap::Error) -> Option<String> {
         return None;
     }
     match error.get(ContextKind::InvalidSubcommand)? {
-        ContextValue::String(word) => for_word(word),
+        ContextValue::String(word) => hint_for(word),
         _ => None,
     }
 }
 
-/// Returns the probable meaning of a first word; `None` if a similar subcommand is the best guess.
-fn for_word(word: &str) -> Option<String> {
+/// Returns a hint for a first word. Returns `None` if there is none: then clap suggests a subcommand
+/// that is spelled similarly.
+fn hint_for(word: &str) -> Option<String> {
     let shown = plain(word);
-    // First, since the other hints repeat the word, and a ticket may hold a secret.
+    // Checked first: the other hints repeat the word, and a ticket may contain a secret.
     if let Ok(Some((wanted, _))) = fetch_arguments::recognise(&[word]) {
         return Some(match wanted {
             fetch_arguments::FetchKey::Ticket(_) => {
@@ -161,16 +162,16 @@ mod tests {
             ("Send", "`peerkit share PATH`"),
             ("PEERS", "prompt of `peerkit run`"),
             ("no-such-file.zip", "nor a file"),
-            ("/no/such/file", "nor a file"),
+            ("/no/such/file", "nor an existing file"),
             ("Cargo.toml", "`peerkit share Cargo.toml`"),
             ("peerkit1abc", "cut short"),
         ] {
-            let said = for_word(word).unwrap();
-            assert!(said.contains(hint), "{word}: {said}");
+            let given = hint_for(word).unwrap();
+            assert!(given.contains(hint), "{word}: {given}");
         }
-        assert_eq!(for_word("dmeo"), None, "it is spelled nearly as a subcommand");
+        assert_eq!(hint_for("dmeo"), None, "clap suggests the similar subcommand");
         let hash = "0a".repeat(32);
-        assert!(for_word(&hash).unwrap().contains("peerkit get HASH"));
+        assert!(hint_for(&hash).unwrap().contains("peerkit get HASH"));
         let names: Vec<String> =
             Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
         for word in FOREIGN_WORDS.iter().flat_map(|(words, _)| *words) {
