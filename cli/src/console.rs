@@ -310,8 +310,7 @@ impl Hinter for Completion {
     type Hint = String;
 
     fn hint(&self, line: &str, _pos: usize, _context: &Context<'_>) -> Option<String> {
-        let mut edited = lock(&self.edited);
-        line.clone_into(&mut edited.line);
+        line.clone_into(&mut lock(&self.edited).line);
         None
     }
 }
@@ -324,8 +323,7 @@ impl Highlighter for Completion {
         prompt: &'p str,
         default: bool,
     ) -> Cow<'b, str> {
-        let mut edited = lock(&self.edited);
-        edited.is_search = !default;
+        lock(&self.edited).is_search = !default;
         Cow::Borrowed(prompt)
     }
 }
