@@ -142,7 +142,7 @@ pub enum Event {
         hash: Hash,
         /// The source.
         source: NodeId,
-        /// What the source did wrong.
+        /// The fault of the source.
         why: String,
     },
     /// A peer has received all of a file or folder that it requested from this node.

@@ -1,17 +1,19 @@
 //! The protocol of peerkit as pure state machines.
 //!
-//! Nothing here reads a clock, opens a socket, starts a task, touches a file or takes random numbers
-//! from the system. Time, bytes and a seed are passed in. So the same inputs give the same outputs on a
-//! real node, in a test and in the simulator.
+//! Nothing in this crate reads a clock, opens a socket, starts a task, touches a file or takes
+//! random numbers from the system. The caller passes in the time, received bytes and a seed. So the
+//! same inputs give the same outputs on a real node, in a test and in the simulator.
 //!
 //! # The contract
-//! A shell drives each state machine in the same way:
-//! 1. *Mutate*: pass it one input, with the time.
-//! 2. *Drain*: take its outputs until there is none, and carry them out.
-//! 3. *Sleep* until its deadline or the next input. At the deadline, pass it the time.
+//! A shell is the code that drives a state machine: the real node, the simulator or a test. It
+//! drives each state machine in the same way:
+//! 1. *Mutate*: pass one input to the machine, with the current time.
+//! 2. *Drain*: take the outputs of the machine until there is none, and carry them out.
+//! 3. *Sleep* until the deadline of the machine or the next input. At the deadline, pass the
+//!    current time to the machine.
 //!
-//! A machine never does anything between two calls, and its outputs depend on nothing but its inputs.
-//! This is the loop of a shell, here with a node that discovers an empty network:
+//! A machine does nothing between two calls, and its outputs depend only on its inputs. This is the
+//! loop of a shell, here for a node that discovers an empty network:
 //!
 //! ```
 //! use peerkit_proto::config::Config;
@@ -42,7 +44,7 @@
 //!     while let Some(output) = machine.poll(|_, _| false) {
 //!         match output {
 //!             Output::QueryEnded { complete, .. } => ended = Some(complete),
-//!             // A real shell sends frames, dials, and delivers events to the application.
+//!             // A real shell also sends frames, dials, and delivers events to the application.
 //!             _ => {}
 //!         }
 //!     }
@@ -57,13 +59,13 @@
 //! | module | contents |
 //! |---|---|
 //! | [`id`], [`address`], [`message`], [`event`] | the types that all layers share |
-//! | [`handler`] | the application, as a trait |
-//! | [`codec`], [`hello`], [`versions`], [`frame`], [`node_record`], [`seal`], [`tls`] | the wire |
-//! | [`link`] | one link: Hello, frames, liveness, acknowledgements |
-//! | [`peer`] | one peer: its links, dials and messages; drives the overlay |
+//! | [`handler`] | the trait for applications |
+//! | [`codec`], [`hello`], [`versions`], [`frame`], [`node_record`], [`seal`], [`tls`] | the wire protocol |
+//! | [`link`] | one end of a link: Hello, frames, liveness, acknowledgements |
+//! | [`peer`] | one node: its links, dials and messages; drives the overlay |
 //! | [`overlay`] | the network around a node: membership, queries, broadcasts, reconnecting |
 //! | [`files`] | file pieces, manifests, and names that can't lead out of a folder |
-//! | [`config`] | all limits, with their sources |
+//! | [`config`] | all limits and intervals, with the reasons for them |
 //! | [`bucket`], [`sample`], [`time`], [`verify`] | rate limits, estimated sizes, time, signatures |
 //! | [`sim`] | thousands of nodes in virtual time |
 

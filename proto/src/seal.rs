@@ -1,17 +1,19 @@
-//! Sealed messages: only the node with one key can open them, and they prove their sender to it.
+//! Sealed messages. Only the recipient can open a sealed message, and the message proves its sender
+//! to the recipient.
 //!
-//! HPKE (RFC 9180) in its base mode, with DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and
-//! ChaCha20-Poly1305. The X25519 keys are derived from the nodes' Ed25519 keys by the birational map of
-//! RFC 7748, section 4.1. E. Thormarker shows that one key pair may serve for both: "On using the same
-//! key pair for Ed25519 and an X25519 based KEM" (2021).
+//! Messages are encrypted by HPKE (RFC 9180) in its base mode, with DHKEM(X25519, HKDF-SHA256),
+//! HKDF-SHA256 and ChaCha20-Poly1305. The X25519 keys are derived from the nodes' Ed25519 keys by
+//! the birational map of RFC 7748, section 4.1. E. Thormarker shows that one key pair may be used
+//! for both purposes: "On using the same key pair for Ed25519 and an X25519 based KEM" (2021).
 //!
-//! A sealed message contains the sender's signature over all of it and over the recipient. HPKE's
-//! authenticated mode would need no signature. But a thief of the recipient's key could then forge
-//! messages of any sender to it (RFC 9180, section 9.1.1). A key that is stolen later opens messages
-//! that were recorded before. If that matters, use a link, which has new keys each time.
+//! A sealed message contains the sender's signature over its content and its recipient. HPKE's
+//! authenticated mode would need no signature. But then an attacker with the recipient's key could
+//! forge messages from any sender to that recipient (RFC 9180, section 9.1.1). There is no forward
+//! secrecy: an attacker who steals the recipient's key can open messages that were recorded
+//! earlier. If that matters, use a link, which has new keys for each connection.
 //!
-//! The receipt is a secret that only the two ends can compute (HPKE's exporter). So no node on the way
-//! can claim that a message was received if it was not.
+//! The receipt is a secret that only the sender and the recipient can compute (with HPKE's
+//! exporter). So a relaying node can't claim that a message was received when it was not.
 
 use bytes::Bytes;
 use hpke::aead::ChaCha20Poly1305;
@@ -27,52 +29,55 @@ use crate::hello::{MAX_NAME, MAX_PROTOCOL};
 use crate::id::{ID_LEN, Key, NodeId, SIGNATURE_LEN};
 use crate::message::{Message, PackedMessage};
 
-/// Most bytes by which a sealed message is longer than its content: the encapsulated key, the tag, the
-/// sender with its name, the time, the signature and the head byte.
+/// Maximum number of bytes by which a sealed message is longer than its content. They are the
+/// encapsulated key, the tag, the sender's identity and name, the time, the signature and the head
+/// byte.
 pub const OVERHEAD: usize = ENCAPSULATED + TAG + ID_LEN + 8 + 2 + MAX_NAME + SIGNATURE_LEN + 1;
 
-/// Bytes of an encapsulated X25519 key (RFC 9180, section 7.1).
+/// Length of an encapsulated X25519 key in bytes (RFC 9180, section 7.1).
 const ENCAPSULATED: usize = 32;
 
-/// Bytes of Poly1305's tag.
+/// Length of the tag of Poly1305 in bytes.
 const TAG: usize = 16;
 
-/// Sets these seals and signatures apart from all other uses of a node's key.
+/// The prefix of the signed bytes and of HPKE's info. It separates sealed messages from all other
+/// uses of a node's key.
 const CONTEXT: &[u8] = b"peerkit direct 1";
 
-/// The label from which the receipt is derived.
+/// The label for exporting the receipt.
 const RECEIPT: &[u8] = b"receipt";
 
 type Suite = X25519HkdfSha256;
 
-/// The content of a sealed message: a message and its sender.
+/// The content of a sealed message, with its sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Letter {
     /// The node that wrote and signed it.
     pub sender: NodeId,
     /// The name that the sender gives itself.
     pub name: String,
-    /// Its time by the sender's clock, in milliseconds since 1970.
+    /// The time at which it was sealed, by the sender's clock, in milliseconds since 1970.
     pub time: u64,
-    /// The content.
+    /// The message, request or reply.
     pub content: LetterContent,
 }
 
-/// The content of a letter.
+/// The message, request or reply in a letter.
 ///
-/// On the wire it begins with the head byte of a message, or with `0e` for a request and `0f` for a
-/// reply. No message begins with these. The fields of a frame of that kind follow.
+/// On the wire the first byte is `0e` for a request, `0f` for a reply, and otherwise the head byte
+/// of a message. `0e` and `0f` are not valid head bytes. The fields follow as in a frame of that
+/// kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LetterContent {
     /// A message.
     Message(PackedMessage),
     /// A request.
     Request {
-        /// The number of the request, which its reply has too.
+        /// The number of the request. The reply has the same number.
         id: u64,
         /// The kind of request.
         name: String,
-        /// The request itself.
+        /// The content of the request.
         body: PackedMessage,
     },
     /// The reply to a request.
@@ -84,14 +89,14 @@ pub enum LetterContent {
     },
 }
 
-/// First byte of a request.
+/// The first byte of a request.
 const REQUEST: u8 = 0x0e;
 
-/// First byte of a reply.
+/// The first byte of a reply.
 const REPLY: u8 = 0x0f;
 
 impl LetterContent {
-    /// Appends the wire form.
+    /// Appends the encoded content to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Message(packed) => put_message(out, packed),
@@ -139,7 +144,7 @@ impl From<Message> for LetterContent {
 pub struct Sealed {
     /// The bytes to send.
     pub bytes: Bytes,
-    /// The bytes by which the recipient proves that it has opened the message.
+    /// The secret by which the recipient can prove that it has opened the message.
     pub receipt: Receipt,
 }
 
@@ -150,20 +155,22 @@ pub enum SealError {
     /// The recipient's identity is not a public key.
     #[error("the recipient's identity is not a public key")]
     NoKey,
-    /// The message is sealed to another key, for another network or with another label, or was changed.
+    /// The message was sealed to another node, for another network or with another label, or it was
+    /// changed on its way.
     #[error("it is not sealed to this node in this network, or was changed on its way")]
     Broken,
-    /// The opened message is invalid.
+    /// The decrypted bytes are not a valid letter.
     #[error(transparent)]
     Content(#[from] DecodeError),
-    /// The message is not signed by the node that it names as its sender.
+    /// The signature is not from the sender that the message names.
     #[error("it is not signed by the node that it names as its sender")]
     Forged,
 }
 
-/// Seals a message of the node that has `key` to `label.to`.
+/// Seals a letter from the node with `key` to the node `label.to`.
 ///
-/// `rng` has to be secret and seeded from the system's generator, as its numbers open the message.
+/// `rng` has to be seeded from the system's random generator, and its numbers have to stay secret:
+/// they can open the message.
 ///
 /// # Errors
 /// If `label.to` is not a public key.
@@ -177,10 +184,10 @@ pub fn seal(
     let no_key = |_: HpkeError| SealError::NoKey;
     let key_bytes = label.to.to_x25519().ok_or(SealError::NoKey)?;
     let public = <Suite as Kem>::PublicKey::from_bytes(&key_bytes).map_err(no_key)?;
-    // The signature covers the label too, so a recipient can't pass the message on as one to another
-    // node.
+    // The signature also covers the label, so the recipient can't pass the message on as a message
+    // to another node.
     let signature = key.sign(&signed(network, label, letter));
-    // Sender and signature are encrypted too, so relays do not learn who writes.
+    // The sender and the signature are encrypted too, so relaying nodes do not learn the sender.
     let mut plain = Vec::with_capacity(OVERHEAD);
     plain.put_raw(letter.sender.as_bytes());
     plain.put_u64(letter.time);
@@ -199,13 +206,13 @@ pub fn seal(
     Ok(Sealed { bytes, receipt })
 }
 
-/// Opens a message that was sealed to the node that has `key`, and checks its sender. The receipt is
-/// for the sender alone.
+/// Opens a message that was sealed to the node with `key`, and verifies its sender. Send the
+/// receipt only to the sender.
 ///
-/// It does not check how old the message is, or whether it was received before.
+/// This does not check the age of the message, or whether it was received before.
 ///
 /// # Errors
-/// If [`seal`] has not made it for this node, network and label.
+/// If [`seal`] did not make the message for this node, network and label, or if it was changed.
 pub fn open(
     key: &Key,
     network: &str,
@@ -219,7 +226,7 @@ pub fn open(
     let setup = hpke::setup_receiver::<ChaCha20Poly1305, HkdfSha256, Suite>;
     let opened = setup(&OpModeR::Base, &secret, &encapsulated, &key_info(network));
     let mut context = opened.map_err(broken)?;
-    // Opening fails if the label was changed on the way.
+    // This fails if the label was changed on the way.
     let plain = context.open(sealed, &associated_data(label)).map_err(broken)?;
     let mut receipt = [0; 32];
     context.export(RECEIPT, &mut receipt).map_err(broken)?;
@@ -232,7 +239,8 @@ pub fn open(
     let content = LetterContent::decode(&mut reader)?;
     reader.finish()?;
     let letter = Letter { sender, name, time, content };
-    // HPKE's base mode proves no sender: anyone who knows the recipient's identity can seal to it.
+    // HPKE's base mode does not prove the sender: any node that knows the recipient's identity can
+    // seal a message to it.
     if !sender.verify(&signed(network, label, &letter), &signature) {
         return Err(SealError::Forged);
     }
@@ -253,7 +261,7 @@ fn signed(network: &str, label: &RelayLabel, letter: &Letter) -> Vec<u8> {
 }
 
 fn key_info(network: &str) -> Vec<u8> {
-    // It goes into the key, so a message to the same node in another network does not open.
+    // The keys depend on these bytes, so a message for another network can't be opened.
     let mut out = Vec::new();
     out.put_bytes(CONTEXT);
     out.put_str(network);
@@ -261,7 +269,7 @@ fn key_info(network: &str) -> Vec<u8> {
 }
 
 fn associated_data(label: &RelayLabel) -> Vec<u8> {
-    // Relays have to read the label, so it is authenticated but not encrypted.
+    // Relaying nodes have to read the label, so it is authenticated but not encrypted.
     let mut out = Vec::new();
     label.encode(&mut out);
     out
@@ -302,12 +310,15 @@ mod tests {
         let Sealed { bytes, receipt } = sealed("hello");
         assert_eq!(open(&bob(), "net", &label(), &bytes), Ok((letter("hello"), receipt)));
         assert!(bytes.len() <= OVERHEAD + 5);
-        assert!(!bytes.windows(5).any(|part| part == b"hello"), "it can't be read on its way");
+        assert!(
+            !bytes.windows(5).any(|part| part == b"hello"),
+            "relaying nodes can't read the content"
+        );
         assert!(!bytes.windows(32).any(|part| part == ann().id().as_bytes()));
     }
 
     #[test]
-    fn with_the_longest_name_it_is_as_long_as_said() {
+    fn with_the_longest_name_a_sealed_letter_is_longer_by_the_overhead() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let letter = Letter { name: "n".repeat(MAX_NAME), ..letter("12345") };
         let sealed = seal(&mut rng, &ann(), "net", &label(), &letter).unwrap();
@@ -315,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_and_replies_are_sealed_as_well() {
+    fn sealed_requests_and_replies_can_be_opened() {
         let body = PackedMessage::uncompressed(Message::text("2 + 2"));
         for content in [
             LetterContent::Request { id: 7, name: "sum".into(), body: body.clone() },
@@ -332,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_recipient_opens_it_and_only_in_its_network() {
+    fn a_letter_opens_only_for_its_recipient_network_and_label() {
         let sealed = sealed("hello").bytes;
         let broken = Err(SealError::Broken);
         assert_eq!(open(&ann(), "net", &label(), &sealed), broken);
@@ -348,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_changed_anywhere_or_missing_breaks_it() {
+    fn a_letter_with_a_changed_or_missing_byte_does_not_open() {
         let sealed = sealed("hello").bytes;
         for at in 0..sealed.len() {
             let mut changed = sealed.to_vec();
@@ -359,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_with_another_sender_is_forged() {
+    fn a_letter_that_is_not_signed_by_its_sender_is_forged() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mallory = Key::from_secret(&[3; 32]);
         let sealed = seal(&mut rng, &mallory, "net", &label(), &letter("hello")).unwrap();
@@ -368,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn each_seal_is_another() {
+    fn sealing_twice_gives_different_keys_and_receipts() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mut seal = || seal(&mut rng, &ann(), "net", &label(), &letter("hello")).unwrap();
         let (one, other) = (seal(), seal());
@@ -377,11 +388,11 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_that_is_no_key_can_not_be_sealed_to() {
+    fn a_letter_to_an_identity_that_is_not_a_key_is_not_sealed() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mut small = [0; 32];
         small[0] = 1;
-        // Not a point of the curve, and one of small order.
+        // These bytes are not a point of the curve, and a point of small order.
         for no_key in [[2; 32], small] {
             let label = RelayLabel { to: NodeId::from_bytes(no_key), ..label() };
             let sealed = seal(&mut rng, &ann(), "net", &label, &letter("hello"));
@@ -396,7 +407,7 @@ mod tests {
         }
 
         #[test]
-        fn any_content_comes_through(text in ".{0,100}", seed: u64, number: u64) {
+        fn any_sealed_content_opens_to_the_same_content(text in ".{0,100}", seed: u64, number: u64) {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             let label = RelayLabel { number, ..label() };
             let sealed = seal(&mut rng, &ann(), "net", &label, &letter(&text)).unwrap();

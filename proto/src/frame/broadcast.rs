@@ -1,4 +1,4 @@
-//! The frames of broadcasts: signed batches, announcements of them, and requests for them.
+//! The frames of broadcasts: signed batches, announcements, and requests.
 
 use std::sync::Arc;
 
@@ -8,79 +8,86 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{Hash, Key, NodeId, SIGNATURE_LEN};
 use crate::message::{Compression, PackedMessage};
 
-/// Longest title, in bytes.
+/// Maximum length of a title in bytes.
 pub const MAX_TITLE: usize = 256;
 
-/// Most broadcasts under one signature.
+/// Maximum number of broadcasts in a batch, which has one signature.
 pub const MAX_BATCH: usize = 1024;
 
-/// Most runs that one frame announces. More go in further frames.
+/// Maximum number of runs that one frame announces. Other runs are announced in further frames.
 pub const MAX_HAVES: usize = 1024;
 
-/// Prefixes of the bytes that a broadcast's id is the hash of, and that are signed. They set these
-/// apart from all other hashes and signatures.
+/// The prefix of the bytes whose hash is the id of a broadcast. It separates ids from all other
+/// hashes.
 const ID_CONTEXT: &[u8] = b"peerkit broadcast 2";
+
+/// The prefix of the signed bytes of a batch. It separates signatures of batches from all other
+/// signatures.
 const BATCH_CONTEXT: &[u8] = b"peerkit broadcasts 2";
 
-/// The name of one run of an author's node, which its broadcasts belong to.
+/// The identifier of a run: the time from a start of the author's node to its stop. Each broadcast
+/// belongs to a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunId {
     /// The node that writes and signs the broadcasts.
     pub author: NodeId,
-    /// The start of the author's node, in milliseconds since 1970.
+    /// The time at which the author's node started, in milliseconds since 1970.
     pub epoch: u64,
 }
 
-/// Consecutive broadcasts of one author under one signature. Nodes that pass them on can't change a
-/// byte.
+/// Consecutive broadcasts of one author with one signature. A node that passes them on can't change
+/// a byte of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// The run of the author that they belong to.
+    /// The run of the author to which the broadcasts belong.
     pub run: RunId,
     /// The place of the first broadcast in the run, counted from 1.
     pub first: u64,
-    /// The place of the first broadcast of the run that nodes still keep. Those before it are too old.
+    /// The place of the first broadcast of the run that nodes still keep. Earlier broadcasts are
+    /// too old.
     pub floor: u64,
-    /// The broadcasts, at least one.
+    /// The broadcasts. There is at least one.
     pub items: Arc<[Item]>,
-    /// The author's signature over all fields above and the network's name.
+    /// The author's signature over all fields above and the name of the network.
     pub signature: [u8; SIGNATURE_LEN],
-    /// The frame's body, as it was received or is to be sent.
+    /// The encoded frame body, as it was received or will be sent.
     body: Bytes,
 }
 
 /// A broadcast of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
-    /// Its time by the author's clock, in milliseconds since 1970.
+    /// The time at which it was written, by the author's clock, in milliseconds since 1970.
     pub time: u64,
-    /// A heading; may be empty.
+    /// Its title, which may be empty.
     pub title: String,
     /// The content, which is never compressed.
     pub content: PackedMessage,
 }
 
-/// Announces how much of a run the sender has: all broadcasts that are still kept, up to a place.
+/// The announcement that the sender has all broadcasts of a run up to a place, except those that
+/// are too old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Have {
     /// The run.
     pub run: RunId,
-    /// The last place up to which nothing is missing; 0 if it has none.
+    /// The last place up to which no broadcast is missing. 0 if the sender has none.
     pub upto: u64,
 }
 
-/// Asks for the broadcasts of a run behind a place, and for later ones as they come.
+/// A request for the broadcasts of a run after a place, and for new broadcasts of the run from then
+/// on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Want {
     /// The run.
     pub run: RunId,
-    /// The last place that the sender has.
+    /// The place of the last broadcast that the sender has. 0 if it has none.
     pub after: u64,
 }
 
 impl Batch {
-    /// Signs broadcasts of the node that has `key`. The first of them has the place `first` in its run,
-    /// of which nodes still keep those from `floor` on.
+    /// Creates and signs a batch of the node with `key`. `first` is the place of the first
+    /// broadcast, and `floor` the place of the first broadcast of the run that nodes still keep.
     #[must_use]
     pub fn sign(
         key: &Key,
@@ -90,13 +97,14 @@ impl Batch {
         items: Vec<Item>,
     ) -> Self {
         let run = RunId { author: key.id(), epoch };
-        // The ids, which the signature is over, do not depend on the signature.
+        // The signature covers the ids. They do not depend on the signature, so an unsigned batch
+        // has the same ids.
         let unsigned = Self::from_parts(run, (first, floor), items, [0; SIGNATURE_LEN]);
         let signature = key.sign(&unsigned.signed(network, &unsigned.ids(network)));
         Self::from_parts(run, (first, floor), unsigned.items.to_vec(), signature)
     }
 
-    /// Creates a batch. The signature need not be valid.
+    /// Creates a batch with this signature, which is not verified.
     #[must_use]
     pub fn from_parts(
         run: RunId,
@@ -119,8 +127,8 @@ impl Batch {
         self.first.saturating_add(self.items.len() as u64).saturating_sub(1)
     }
 
-    /// Returns the ids of the broadcasts, in order. Each is the hash of the broadcast with its author
-    /// and its place, so equal texts are different broadcasts.
+    /// Returns the ids of the broadcasts, in order. An id is a hash over the broadcast, its run and
+    /// its place. So two broadcasts with equal texts have different ids.
     #[must_use]
     pub fn ids(&self, network: &str) -> Vec<Hash> {
         let places = self.first..;
@@ -130,14 +138,15 @@ impl Batch {
             .collect()
     }
 
-    /// Returns whether the author has signed exactly this, for this network. `ids` are those of
-    /// [`Batch::ids`].
+    /// Returns whether the author's signature is valid for this batch in this network. `ids` is the
+    /// result of [`Batch::ids`].
     #[must_use]
     pub fn verify(&self, network: &str, ids: &[Hash]) -> bool {
         self.run.author.verify(&self.signed(network, ids), &self.signature)
     }
 
-    /// Returns the bytes that the signature is over. The ids stand for the contents of the broadcasts.
+    /// Returns the bytes that are signed. They have the ids of the broadcasts in place of the
+    /// contents.
     #[must_use]
     pub fn signed(&self, network: &str, ids: &[Hash]) -> Vec<u8> {
         let mut out = Vec::with_capacity(256 + 32 * ids.len());
@@ -161,10 +170,10 @@ impl Batch {
         out.put_raw(&self.body);
     }
 
-    /// Reads a frame's body, without checking the signature: see [`Batch::verify`].
+    /// Reads a frame's body. Does not verify the signature: see [`Batch::verify`].
     ///
     /// # Errors
-    /// If anything is missing, too long, invalid or left over.
+    /// If a field is missing, too long or invalid, or if bytes follow the last field.
     pub fn decode(body: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body.clone());
         let run = RunId::decode(&mut reader)?;
@@ -173,7 +182,8 @@ impl Batch {
         let items = reader.list(MAX_BATCH, "broadcasts", Item::decode)?;
         let signature = reader.array("signature")?;
         reader.finish()?;
-        // Places are counted from 1. The last one must not overflow, as others are computed from it.
+        // Places are counted from 1. The place after the last one must not overflow, as it is
+        // computed later.
         if items.is_empty() || first == 0 || first.checked_add(items.len() as u64).is_none() {
             return Err(DecodeError::Invalid("place"));
         }
@@ -213,7 +223,7 @@ impl Item {
         let time = reader.u64("time")?;
         let title = reader.str(MAX_TITLE, "title")?;
         let head = reader.u8("content head")?;
-        // `Frame::limit` has bounded the whole frame before it was received.
+        // No limit is needed here: `Frame::limit` has limited the frame as a whole.
         let content = PackedMessage::new(head, reader.bytes(usize::MAX, "content")?)?;
         if content.compression != Compression::None {
             return Err(DecodeError::Invalid("content compression"));
@@ -223,16 +233,16 @@ impl Item {
 }
 
 impl RunId {
-    /// Appends the name of the run to `out`.
+    /// Appends the identifier to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_raw(self.author.as_bytes());
         out.put_u64(self.epoch);
     }
 
-    /// Reads the name of a run.
+    /// Reads the identifier of a run.
     ///
     /// # Errors
-    /// If anything is missing.
+    /// If a field is missing.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self { author: reader.node_id("author")?, epoch: reader.u64("epoch")? })
     }
@@ -248,7 +258,7 @@ impl Have {
     /// Reads an announcement.
     ///
     /// # Errors
-    /// If anything is missing.
+    /// If a field is missing.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self { run: RunId::decode(reader)?, upto: reader.u64("place")? })
     }
@@ -264,7 +274,7 @@ impl Want {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// If anything is missing.
+    /// If a field is missing.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self { run: RunId::decode(reader)?, after: reader.u64("place")? })
     }

@@ -1,4 +1,5 @@
-//! The frames of messages that other nodes relay, as sender and recipient have no link.
+//! The frames of messages that other nodes relay, because the sender and the recipient have no
+//! link.
 
 use bytes::Bytes;
 
@@ -6,12 +7,12 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::frame::query::QueryId;
 use crate::id::NodeId;
 
-/// The address of a relayed message, which all nodes on its way can read.
+/// The label of a relayed message, which all nodes on the route can read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelayLabel {
-    /// The query that found the recipient. The message takes the way of its answer, in reverse.
+    /// The query that found the recipient. The message takes the route of the answer in reverse.
     pub query: QueryId,
-    /// A number that the sender does not use for another message.
+    /// The number of the message, which the sender uses only once.
     pub number: u64,
     /// The recipient.
     pub to: NodeId,
@@ -20,42 +21,43 @@ pub struct RelayLabel {
 /// A relayed message on its way to its recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forward {
-    /// Its address.
+    /// Its label.
     pub label: RelayLabel,
     /// The message, sealed by [`seal`](crate::seal).
     pub sealed: Bytes,
 }
 
-/// The outcome of a [`Forward`], on its way back.
+/// The outcome of a [`Forward`], on its way back to the sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Forwarded {
-    /// The query of its label.
+    /// The query in the label of the message.
     pub query: QueryId,
-    /// The number of its label.
+    /// The number in the label of the message.
     pub number: u64,
     /// The outcome.
     pub delivery: Delivery,
 }
 
-/// The proof that a message was opened by the node that it was sealed to.
+/// The proof that the recipient of a sealed message has opened it.
 pub type Receipt = [u8; 32];
 
 /// The outcome of a relayed message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Delivery {
-    /// The recipient has the message, as its receipt proves.
+    /// The recipient has accepted the message. The receipt proves that.
     Taken(Receipt),
-    /// A node on the way does not know the next node, or has no link with it.
+    /// A node on the route does not know the next node, or has no link with it.
     NoRoute,
-    /// A node on the way, or the recipient, accepts no more messages just now.
+    /// A node on the route, or the recipient, accepts no more messages at the moment.
     Busy,
-    /// The recipient has refused the message: it could not open it, had it before, or found it too old.
+    /// The recipient has refused the message, because it could not open it, had received it before,
+    /// or found it too old.
     Refused,
 }
 
 impl RelayLabel {
-    /// Bytes of an encoded label.
+    /// Length of an encoded label in bytes.
     pub const LEN: usize = 56;
 
     /// Appends the label to `out`.
@@ -68,7 +70,7 @@ impl RelayLabel {
     /// Reads a label.
     ///
     /// # Errors
-    /// If anything is missing.
+    /// If a field is missing.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self {
             query: QueryId(reader.array("message's query")?),
@@ -88,7 +90,7 @@ impl Forward {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// If anything is missing.
+    /// If a field is missing.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self { label: RelayLabel::decode(reader)?, sealed: reader.take_rest() })
     }
@@ -113,7 +115,7 @@ impl Forwarded {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// If anything is missing or invalid.
+    /// If a field is missing or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self {
             query: QueryId(reader.array("message's query")?),

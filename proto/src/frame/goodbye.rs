@@ -1,4 +1,4 @@
-//! The reason in a goodbye, as a code and a text.
+//! The encoding of the reason in a goodbye: a code and a text.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::versions::VersionGap;
 
 use super::{MAX_TEXT, put_text};
 
-/// The reasons without a text. The code of each is its position, counted from 1.
+/// The reasons that need no text. The code of a reason is its position here, counted from 1.
 pub(super) const REASONS_WITHOUT_TEXT: [Reason; 16] = [
     Reason::Requested,
     Reason::Stopping,
@@ -42,10 +42,10 @@ pub(super) fn put_reason(out: &mut Vec<u8>, reason: &Reason) {
         Reason::Silent(after) => (SILENT, after.as_secs().to_string().into()),
         Reason::Version(Some(gap)) => (VERSION, gap.to_wire().into()),
         Reason::Other(code, text) => (*code, text.into()),
-        // Versions that do not know this code show the text.
+        // Nodes of version 1 do not know this code, and show the text.
         Reason::KeptAway => (KEPT_AWAY, "disconnected by hand".into()),
         plain => {
-            // `REASONS_WITHOUT_TEXT` has every reason that has no arm above.
+            // `REASONS_WITHOUT_TEXT` has every reason without an arm above.
             let at =
                 REASONS_WITHOUT_TEXT.iter().position(|known| known == plain).unwrap_or_default();
             (u16::try_from(at).unwrap_or_default() + 1, "".into())

@@ -1,29 +1,30 @@
-//! The frames by which nodes find and keep their neighbours.
+//! The frames with which nodes find and keep their neighbours.
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::NodeId;
 use crate::node_record::NodeRecord;
 
-/// Most records in one frame.
+/// Maximum number of records in one frame.
 pub const MAX_RECORDS: usize = 16;
 
-/// Asks the peer to become a neighbour.
+/// A request to become neighbours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NeighbourRequest {
-    /// The sender's need of a neighbour.
+    /// The urgency of the request.
     pub need: Need,
-    /// The sender's record.
+    /// The record of the sender.
     pub record: NodeRecord,
 }
 
-/// A node's need of a neighbour.
+/// The urgency with which a node asks for a neighbour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
-    /// It has other neighbours. A full node may refuse.
+    /// The node has other neighbours. A full node may refuse it.
     Low = 0,
-    /// It has no other neighbour. A full node makes room.
+    /// The node has no other neighbour. A full node drops one of its own neighbours to make room.
     High = 1,
-    /// It is new in the network. A full node makes room, and announces the new node to others.
+    /// The node is new in the network. A full node makes room, and announces the new node to other
+    /// nodes.
     Join = 2,
 }
 
@@ -32,56 +33,58 @@ pub enum Need {
 pub struct NeighbourReply {
     /// The answer to the request.
     pub outcome: NeighbourOutcome,
-    /// The sender's record.
+    /// The record of the sender.
     pub record: NodeRecord,
-    /// Records of other nodes that may be asked.
+    /// Records of other nodes that the receiver can ask.
     pub records: Vec<NodeRecord>,
 }
 
-/// The answer to a node that asks to become a neighbour.
+/// The outcome of a [`NeighbourRequest`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NeighbourOutcome {
     /// The two nodes are neighbours.
     Accepted = 0,
-    /// The node has as many neighbours as it wants.
+    /// The node has its maximum number of neighbours.
     Full = 1,
-    /// The node's links are made by hand, so it never has neighbours.
+    /// The application of the node makes all links by hand, so the node has no neighbours.
     Manual = 2,
 }
 
-/// Announces a new node, on a random walk.
+/// The announcement of a new node, on a random walk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForwardJoin {
-    /// Steps of the walk that are left.
+    /// Number of steps that are left of the walk.
     pub steps: u8,
-    /// The new node's record.
+    /// The record of the new node.
     pub record: NodeRecord,
 }
 
-/// Ends that two nodes are neighbours. The one that dialled closes the link, unless it is needed for
-/// something else.
+/// The end of the relation as neighbours. The node that dialled then closes the link, unless the
+/// link is needed for something else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disconnect {
-    /// Nodes that may be asked instead: the other neighbours of a sender that leaves, else the node
-    /// that the receiver had to make room for.
+    /// Records of nodes that the receiver can ask to become its neighbours instead. If the sender
+    /// leaves the network, these are its other neighbours. Otherwise it is the node that takes the
+    /// receiver's place.
     pub instead: Vec<NodeRecord>,
-    /// Set if the sender leaves the network, so that it must not be asked again.
+    /// True if the sender leaves the network. It must not be asked again then.
     pub leaves: bool,
 }
 
-/// Records on a random walk, which are exchanged with the node at its end. The answer takes the same
-/// way back.
+/// Records of nodes, on a random walk. The node at the end of the walk sends records in return,
+/// along the same path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shuffle {
-    /// A random number of the node that starts the walk, by which the answer finds its way back.
+    /// A random number that the start of the walk has drawn. The nodes on the walk use it to return
+    /// the answer.
     pub id: u64,
-    /// Steps of the walk that are left.
+    /// Number of steps that are left of the walk.
     pub steps: u8,
     /// The records.
     pub records: Vec<NodeRecord>,
 }
 
-/// The records from the node at the end of a [`Shuffle`].
+/// The answer to a [`Shuffle`], with the records from the node at the end of the walk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShuffleReply {
     /// The number of the shuffle.
@@ -90,24 +93,24 @@ pub struct ShuffleReply {
     pub records: Vec<NodeRecord>,
 }
 
-/// A sign of life of the node with the least identity in a part of the network. Two nodes that receive
-/// the beacons of different nodes are in parts that are not connected.
+/// A sign of life from the node with the least identity in a part of the network. If two nodes
+/// receive the beacons of different nodes, they are in parts that are not connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Beacon {
     /// The least identity in this part of the network.
     pub least: NodeId,
-    /// The number of the beacon, which grows with each.
+    /// The number of the beacon. Each beacon of the node has a greater number than the one before.
     pub count: u64,
 }
 
-/// A message that two nodes without a link send each other on a stream, once each. It shows whether
-/// they are reachable and in the same part of the network, and has records of nodes that they know.
+/// A message on a stream between two nodes without a link. Each node sends one. The exchange shows
+/// whether the nodes are reachable and in the same part of the network. It also exchanges records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
-    /// In the first probe: whether the sender wants to become a neighbour. In the answer: whether it
-    /// may. A place is kept for it for a few seconds.
+    /// In the first probe: true if the sender wants to become a neighbour. In the answer: true if
+    /// it may, and the answering node then reserves a place for it for a few seconds.
     pub neighbour: bool,
-    /// The sender's record.
+    /// The record of the sender.
     pub record: NodeRecord,
     /// The last beacon that the sender has received.
     pub beacon: Beacon,
@@ -133,7 +136,7 @@ impl NeighbourRequest {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// If anything is missing, too long or invalid.
+    /// If a field is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         let need = match reader.u8("need")? {
             0 => Need::Low,
@@ -156,7 +159,7 @@ impl NeighbourReply {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// If anything is missing, too long or invalid.
+    /// If a field is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         let outcome = match reader.u8("outcome")? {
             0 => NeighbourOutcome::Accepted,
@@ -178,7 +181,7 @@ impl ForwardJoin {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// If anything is missing, too long or invalid.
+    /// If a field is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self { steps: reader.u8("steps")?, record: NodeRecord::decode(reader)? })
     }
@@ -194,7 +197,7 @@ impl Disconnect {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// If anything is missing, too long or invalid.
+    /// If a field is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self { leaves: reader.bool("leaves")?, instead: read_records(reader)? })
     }
@@ -211,7 +214,7 @@ impl Shuffle {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// If anything is missing, too long or invalid.
+    /// If a field is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self {
             id: reader.u64("shuffle")?,
@@ -231,7 +234,7 @@ impl ShuffleReply {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// If anything is missing, too long or invalid.
+    /// If a field is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self { id: reader.u64("shuffle")?, records: read_records(reader)? })
     }
@@ -247,15 +250,15 @@ impl Beacon {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// If anything is missing.
+    /// If a field is missing.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self { least: reader.node_id("least identity")?, count: reader.u64("beacon")? })
     }
 }
 
 impl Probe {
-    /// Most bytes of an encoded probe. It is checked before memory is taken. 64 KiB: as for a control
-    /// frame.
+    /// Maximum length of an encoded probe in bytes. It is checked before memory is reserved. 64
+    /// KiB: as for a control frame.
     pub const MAX_LEN: usize = 64 << 10;
 
     /// Appends the probe to `out`.
@@ -269,7 +272,7 @@ impl Probe {
     /// Reads a probe.
     ///
     /// # Errors
-    /// If anything is missing, too long, invalid or left over.
+    /// If a field is missing, too long or invalid, or if bytes follow the last field.
     pub fn decode(mut reader: Reader) -> Result<Self, DecodeError> {
         let probe = Self {
             neighbour: reader.bool("neighbour")?,

@@ -1,12 +1,13 @@
-//! Messages in a block of bytes, one behind the other. Each is cut out when it is taken.
+//! Consecutive messages in one block of bytes. Each message is cut out of the block when it is
+//! taken.
 
 use bytes::Bytes;
 
 use super::{LENGTH_FIELD_LEN, MESSAGE, MESSAGE_HEADER_LEN};
 use crate::message::{Message, MessageKind};
 
-/// An iterator over consecutive messages that need no more work: none is compressed or over the limit,
-/// and text is valid. They share the block that they were read in.
+/// An iterator over consecutive messages that are ready for the application: none is compressed or
+/// over the limit, and all text is valid UTF-8. The messages share the memory of the block.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Messages {
     block: Bytes,
@@ -16,12 +17,12 @@ pub struct Messages {
 }
 
 impl Messages {
-    /// Takes the messages that `leading` has found at the front of `block`.
+    /// Splits the messages that `leading` describes off the front of `block`.
     pub(super) fn take(block: &mut Bytes, leading: LeadingMessages) -> Self {
         Self { block: block.split_to(leading.end.min(block.len())), at: 0, count: leading.count }
     }
 
-    /// Returns the bytes of the contents of the remaining messages.
+    /// Returns the number of bytes in the contents of the remaining messages.
     #[must_use]
     pub fn content_len(&self) -> usize {
         (self.block.len() - self.at).saturating_sub(self.count * MESSAGE_HEADER_LEN)
@@ -43,7 +44,7 @@ impl Iterator for Messages {
     #[inline]
     fn next(&mut self) -> Option<Message> {
         let message = self.cut();
-        // The count is exact unless the block is damaged, which ends the iterator.
+        // `find` has checked every message, so the count is exact, and `cut` fails only at the end.
         self.count = if message.is_some() { self.count.saturating_sub(1) } else { 0 };
         message
     }
@@ -55,19 +56,21 @@ impl Iterator for Messages {
 
 impl ExactSizeIterator for Messages {}
 
-/// The messages at the front of a block.
+/// The position and number of the messages at the front of a block.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct LeadingMessages {
-    /// End of the last of them.
+    /// The end of the last of these messages.
     pub(super) end: usize,
     count: usize,
 }
 
 impl LeadingMessages {
-    /// Finds the messages at the front of `block`. None of them is over `limit` bytes.
+    /// Finds the messages at the front of `block`, up to the first one that is compressed, invalid,
+    /// or has a content over `limit` bytes.
     pub(super) fn find(block: &[u8], limit: usize) -> Self {
         let mut leading = Self::default();
-        // A message that fails a check ends the run. `Frames::next` goes on there and reports the fault.
+        // The loop ends at a message that fails a check. `Frames::next` then reads that message and
+        // reports the fault.
         while let Some((kind, content)) = block.get(leading.end..).and_then(first_message)
             && content.len() <= limit
             && kind.check(content).is_ok()
@@ -79,8 +82,8 @@ impl LeadingMessages {
     }
 }
 
-/// Returns the kind and content of the message at the front of `bytes`, if it is there whole and not
-/// compressed.
+/// Returns the kind and the content of the message at the front of `bytes`, or `None` if there is
+/// no complete message or it is compressed.
 #[inline]
 fn first_message(bytes: &[u8]) -> Option<(MessageKind, &[u8])> {
     let &[a, b, c, d, MESSAGE, head] = bytes.first_chunk::<MESSAGE_HEADER_LEN>()? else {

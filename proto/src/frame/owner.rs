@@ -1,26 +1,28 @@
-//! The order of a network's owner that all its nodes stop.
+//! The order of a network's owner that all nodes of the network stop.
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{Key, NodeId, SIGNATURE_LEN};
 
-/// Sets these signatures apart from all others of an owner's key.
+/// The prefix of the signed bytes. It separates signatures of orders from all other signatures by
+/// an owner's key.
 const CONTEXT: &[u8] = b"peerkit order 1";
 
-/// The owner's order that every node stops. Nodes that pass it on can't change a byte of it.
+/// The order of a network's owner that every node stops. A node that passes it on can't change a
+/// byte of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShutdownOrder {
     /// The network's owner.
     pub owner: NodeId,
     /// The time of the order by the owner's clock, in milliseconds since 1970.
     pub time: u64,
-    /// A random number, which tells two orders of the same time apart.
+    /// A random number, by which two orders with the same time differ.
     pub nonce: [u8; 16],
-    /// The owner's signature over all fields above and the network's name.
+    /// The owner's signature over all fields above and the name of the network.
     pub signature: [u8; SIGNATURE_LEN],
 }
 
 impl ShutdownOrder {
-    /// Signs an order to all nodes of `network`.
+    /// Creates and signs an order to all nodes of `network`.
     #[must_use]
     pub fn sign(key: &Key, network: &str, time: u64, nonce: [u8; 16]) -> Self {
         let mut order = Self { owner: key.id(), time, nonce, signature: [0; SIGNATURE_LEN] };
@@ -28,7 +30,7 @@ impl ShutdownOrder {
         order
     }
 
-    /// Returns the bytes that the signature is over.
+    /// Returns the bytes that are signed.
     #[must_use]
     pub fn signed(&self, network: &str) -> Vec<u8> {
         let mut out = Vec::with_capacity(192);
@@ -50,10 +52,10 @@ impl ShutdownOrder {
         out.put_raw(&self.signature);
     }
 
-    /// Reads a frame's body, without checking the signature.
+    /// Reads a frame's body. Does not verify the signature.
     ///
     /// # Errors
-    /// If anything is missing.
+    /// If a field is missing.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self {
             owner: reader.node_id("owner")?,

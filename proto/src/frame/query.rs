@@ -1,4 +1,4 @@
-//! The frames of queries.
+//! The frames of queries to the network and of the answers.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,20 +12,21 @@ use crate::hello::{
 };
 use crate::id::{Hash, NodeId, hex};
 
-/// The depth of a query to the whole network.
+/// The depth that means the whole network.
 pub const UNLIMITED: u8 = u8::MAX;
 
-/// Longest text of a search, in bytes.
+/// Maximum length of the text of a search in bytes.
 pub const MAX_SEARCH: usize = 256;
 
-/// Most neighbours of each direction in one answer. A node with more sends several answers. With the
-/// longest host names, and the most addresses of the node itself, an answer fits a control frame.
+/// Maximum number of inbound neighbours, and of outbound neighbours, in one answer. A node with
+/// more sends several answers. With 90 an answer always fits into a control frame, even if all host
+/// names are as long as possible.
 pub const MAX_NEIGHBOURS: usize = 90;
 
-/// Most files in one answer. A node with more sends several answers.
+/// Maximum number of files in one answer. A node with more sends several answers.
 pub const MAX_FILES: usize = 100;
 
-/// The name of a query: a random number of the node that asks.
+/// The identifier of a query: a random number that the asking node draws.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueryId(pub [u8; 16]);
 
@@ -38,14 +39,14 @@ impl fmt::Debug for QueryId {
 /// A query on its way through the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// Its name.
+    /// Its identifier.
     pub id: QueryId,
-    /// Most hops beyond the receiver; [`UNLIMITED`] for all.
+    /// Maximum number of hops beyond the receiver. [`UNLIMITED`] means no limit.
     pub depth: u8,
-    /// Set if the sender asks for itself. The answer may contain files that only the sender may see.
-    /// Such a query is never passed on, whatever its depth.
+    /// True if the sender itself asks, so the query is not relayed. The answer may then have files
+    /// that are shared with the sender alone. Such a query is never passed on, whatever its depth.
     pub own: bool,
-    /// Time for which the sender still waits.
+    /// The time for which the sender will still wait for answers.
     pub ttl: Duration,
     /// The question.
     pub what: QueryKind,
@@ -57,26 +58,27 @@ pub struct Query {
 pub enum QueryKind {
     /// Asks every node for its identity and its neighbours.
     Discover,
-    /// Asks for files whose names or paths match all words of a text.
+    /// Asks for files whose names or paths match all words of this text.
     Search(String),
-    /// Asks for nodes that have the file or folder of a hash.
+    /// Asks for nodes that have the file or folder with this hash.
     HasFile(Hash),
-    /// Asks for the addresses of a node. The node answers, or the nodes that have a link with it.
+    /// Asks for the addresses of this node. The node itself answers, and so do the nodes that have
+    /// a link with it.
     FindNode(NodeId),
-    /// Asks one node to open a stream to the asking node, which can't dial it.
+    /// Asks a node to open a stream to the asking node, which can't dial that node.
     CallBack {
-        /// The node that has to call back.
+        /// The node that should open the stream.
         target: NodeId,
-        /// The stream's token, which tells it from others.
+        /// The token by which the asking node recognizes the stream.
         token: [u8; 16],
         /// The addresses at which the asking node listens.
         addresses: Vec<Address>,
     },
     /// Asks for the nodes in a sample of the network: see [`sample`](crate::sample).
     Sample {
-        /// A random number of the asking node. Another salt gives another sample.
+        /// A random number that the asking node draws. Each salt gives a different sample.
         salt: [u8; 8],
-        /// One node in 2^bits is in it.
+        /// One node in 2^bits is in the sample.
         bits: u8,
     },
 }
@@ -84,15 +86,15 @@ pub enum QueryKind {
 /// A node's answer to a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueryAnswer {
-    /// The query.
+    /// The query that is answered.
     pub id: QueryId,
-    /// The node that answers. That is not proven, as the answer came through other nodes.
+    /// The node that answers. Nothing proves that, as the answer came through other nodes.
     pub node: NodeId,
-    /// The name that it gives itself.
+    /// The name that the node gives itself.
     pub name: String,
-    /// Its addresses, as far as it knows them.
+    /// The addresses at which the node listens, as far as it knows them.
     pub addresses: Vec<Address>,
-    /// The answer itself.
+    /// The content of the answer.
     pub body: AnswerBody,
 }
 
@@ -100,24 +102,26 @@ pub struct QueryAnswer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AnswerBody {
-    /// To a discovery: the nodes that it has dialled, then those that have dialled it. If there are
-    /// many, several answers have parts of them.
+    /// The answer to a discovery: the nodes that the answering node has dialled, then the nodes
+    /// that have dialled it. If there are many, each of several answers has a part.
     Neighbours(Vec<Neighbour>, Vec<Neighbour>),
-    /// To a search, or to [`QueryKind::HasFile`]: files that match.
+    /// The answer to [`QueryKind::Search`] or [`QueryKind::HasFile`]: the matching files.
     Files(Vec<SharedFile>),
-    /// To the search for a node: it has the `addresses` of the answer. To a call-back: it is under way.
-    /// To a sample: `node` is in it.
+    /// The answer to [`QueryKind::FindNode`]: the wanted node listens at the `addresses` of the
+    /// answer. To [`QueryKind::CallBack`]: `node` is opening the stream. To [`QueryKind::Sample`]:
+    /// `node` is in the sample.
     Here,
 }
 
 /// The end of the answers from one branch of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueryDone {
-    /// The query.
+    /// The query that is answered.
     pub id: QueryId,
-    /// The depth of the query on this link. It tells this copy of the query from others.
+    /// The depth of the query when it was sent over this link. It shows which copy of the query is
+    /// meant.
     pub depth: u8,
-    /// Set if all nodes of the branch have answered.
+    /// True if all nodes of the branch have answered.
     pub complete: bool,
 }
 
@@ -159,13 +163,13 @@ impl Query {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// If anything is missing, too long or invalid.
+    /// If a field is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self {
             id: QueryId(reader.array("query id")?),
             depth: reader.u8("query depth")?,
             own: reader.bool("query flags")?,
-            // Not limited here: the overlay shortens it to its own limit.
+            // There is no limit here: the overlay shortens the time to its own limit.
             ttl: Duration::from_millis(u64::from(reader.u32("query time")?)),
             what: match reader.u8("query kind")? {
                 0 => QueryKind::Discover,
@@ -208,7 +212,7 @@ impl QueryAnswer {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// If anything is missing, too long or invalid.
+    /// If a field is missing, too long or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self {
             id: QueryId(reader.array("query id")?),
@@ -228,10 +232,12 @@ impl QueryAnswer {
     }
 }
 
-/// Reads a file of an answer. Its name has to be valid on every system.
+/// Reads a file of an answer. Its name has to be portable, which means valid on every operating
+/// system.
 fn read_found_file(reader: &mut Reader) -> Result<SharedFile, DecodeError> {
     let file = SharedFile::decode(reader)?;
-    // Nodes of earlier versions end the link over any other name, so none may be passed on to them.
+    // A name that is not portable must not be passed on: nodes of earlier versions end the link
+    // over it.
     if file.name.is_portable() { Ok(file) } else { Err(DecodeError::Invalid("file name")) }
 }
 
@@ -246,7 +252,7 @@ impl QueryDone {
     /// Reads a frame's body.
     ///
     /// # Errors
-    /// If anything is missing or invalid.
+    /// If a field is missing or invalid.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self {
             id: QueryId(reader.array("query id")?),
@@ -261,7 +267,7 @@ fn put_neighbour(out: &mut Vec<u8>, neighbour: &Neighbour) {
     put_address(out, &neighbour.address);
 }
 
-/// Reads a list of neighbours, without those that have an address of an unknown scheme.
+/// Reads a list of neighbours. Those whose address has an unknown scheme are left out.
 fn read_neighbours(reader: &mut Reader, what: &'static str) -> Result<Vec<Neighbour>, DecodeError> {
     let read = reader.list(MAX_NEIGHBOURS, what, |reader| {
         let id = reader.node_id("neighbour")?;
@@ -277,7 +283,7 @@ mod tests {
     use crate::id::{Hash, Key};
 
     #[test]
-    fn an_answer_has_names_that_earlier_nodes_take() {
+    fn an_answer_has_only_portable_file_names() {
         let file = |name: &str| SharedFile {
             hash: Hash::of(b""),
             name: FileName::new(name).unwrap(),

@@ -1,4 +1,4 @@
-//! Frames: exact bytes, limits, and anything that a peer may send.
+//! Tests of frames: exact bytes, limits, and arbitrary bytes from a peer.
 
 use std::time::Duration;
 
@@ -51,12 +51,12 @@ fn samples() -> Vec<Frame> {
         Frame::ShutdownOrder(ShutdownOrder::sign(&Key::from_secret(&[5; 32]), "net", 6, [7; 16])),
     ]);
     frames.extend(crate::overlay::query::tests::samples());
-    frames.extend(of_broadcasts());
-    frames.extend(of_membership());
+    frames.extend(broadcast_frames());
+    frames.extend(membership_frames());
     frames
 }
 
-fn of_broadcasts() -> Vec<Frame> {
+fn broadcast_frames() -> Vec<Frame> {
     let batch = crate::overlay::broadcast::tests::batch(3, &["text", ""]);
     let run = batch.run;
     let have = Have { run, upto: 4 };
@@ -69,7 +69,7 @@ fn of_broadcasts() -> Vec<Frame> {
     ]
 }
 
-fn of_membership() -> Vec<Frame> {
+fn membership_frames() -> Vec<Frame> {
     let addresses = ["192.0.2.7:7117".parse().unwrap()];
     let record = NodeRecord::sign(&Key::from_secret(&[3; 32]), "net", 8, &addresses);
     let records =
@@ -106,7 +106,7 @@ fn read_all(buffer: &mut BytesMut) -> Vec<Result<Frame, FrameError>> {
     std::iter::from_fn(|| frames.next()).collect()
 }
 
-/// Bytes that are frames, mostly messages, or nearly so.
+/// Generates bytes of frames, most of them messages, some with a wrong length.
 fn frames_like() -> impl Strategy<Value = Vec<u8>> {
     let kind = prop_oneof![4 => Just(MESSAGE), 1 => any::<u8>()];
     let body = (0_u8..4, "[a-zä]{0,30}");
@@ -120,14 +120,14 @@ fn frames_like() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn exact_bytes() {
+fn frames_have_exact_bytes() {
     let frames = [Frame::Ping(0x0102), Frame::Message(packed("hi"))];
     let expected = [9, 0, 0, 0, 0x03, 2, 1, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0x10, 0x00, b'h', b'i'];
     assert_eq!(&bytes_of(&frames)[..], expected);
 }
 
 #[test]
-fn every_kind_round_trips_in_one_block_and_byte_by_byte() {
+fn every_kind_is_read_back_from_one_block_and_byte_by_byte() {
     let frames = samples();
     let whole = bytes_of(&frames);
     let read: Vec<_> = read_all(&mut whole.clone()).into_iter().map(Result::unwrap).collect();
@@ -149,14 +149,15 @@ fn an_unknown_kind_is_skipped() {
     assert_eq!(read_all(&mut bytes), [Ok(Frame::Unknown(0xee)), Ok(Frame::Ping(1))]);
 }
 
-/// Kinds of frames whose last field is the rest of the body, or that are signed as a whole.
-const CLOSED: [u8; 4] = [MESSAGE, REQUEST, REPLY, BROADCAST];
+/// Kinds of frames after whose last field no bytes can be skipped. The last field is the rest of
+/// the body, or the whole frame is signed.
+const WITHOUT_ADDED_FIELDS: [u8; 4] = [MESSAGE, REQUEST, REPLY, BROADCAST];
 
 #[test]
 fn fields_after_the_last_one_are_skipped_if_the_version_allows_it() {
     for frame in samples() {
         let mut bytes = bytes_of(std::slice::from_ref(&frame)).to_vec();
-        if CLOSED.contains(&bytes[4]) {
+        if WITHOUT_ADDED_FIELDS.contains(&bytes[4]) {
             continue;
         }
         bytes.extend_from_slice(b"a field of a later version");
@@ -171,7 +172,7 @@ fn fields_after_the_last_one_are_skipped_if_the_version_allows_it() {
 }
 
 #[test]
-fn a_length_over_the_limit_is_refused_by_its_header() {
+fn a_length_over_the_limit_is_refused_as_soon_as_the_header_is_read() {
     let config = Config::default();
     let over = |kind: u8, len: u32| {
         let mut buffer = BytesMut::new();
@@ -199,7 +200,7 @@ fn a_frame_without_a_kind_is_refused() {
 }
 
 #[test]
-fn a_bad_body_names_its_kind_and_does_not_hide_the_next() {
+fn an_invalid_body_is_reported_with_its_kind_and_the_next_frame_is_read() {
     let mut buffer = BytesMut::from(&[2, 0, 0, 0, PING, 9][..]);
     buffer.extend_from_slice(&bytes_of(&[Frame::Ping(1)]));
     let bad = FrameError::Body { kind: PING, error: DecodeError::Short("ping") };
@@ -207,15 +208,15 @@ fn a_bad_body_names_its_kind_and_does_not_hide_the_next() {
 }
 
 #[test]
-fn messages_come_in_runs_that_end_where_one_needs_work() {
+fn take_messages_ends_before_a_message_that_is_compressed_or_invalid() {
     let config = Config { max_message: 8, ..Config::default() };
     let text = |text: &str| Frame::Message(packed(text));
-    let squeezed = PackedMessage { compression: Compression::Zlib, ..packed("squeezed") };
-    let squeezed = Frame::Message(squeezed);
-    let no_text = Frame::Message(PackedMessage { payload: vec![0xff].into(), ..packed("") });
-    let frames = [text("a"), text(""), text("over long"), text("b"), Frame::Ping(1), no_text];
+    let compressed = PackedMessage { compression: Compression::Zlib, ..packed("compressed") };
+    let compressed = Frame::Message(compressed);
+    let not_utf8 = Frame::Message(PackedMessage { payload: vec![0xff].into(), ..packed("") });
+    let frames = [text("a"), text(""), text("over long"), text("b"), Frame::Ping(1), not_utf8];
     let mut bytes = bytes_of(&frames);
-    bytes.extend_from_slice(&bytes_of(&[squeezed.clone(), text("c"), text("d")]));
+    bytes.extend_from_slice(&bytes_of(&[compressed.clone(), text("c"), text("d")]));
     let mut block = Frames::split(&mut bytes, &config).unwrap();
     let mut runs = Vec::new();
     let mut others = Vec::new();
@@ -229,12 +230,12 @@ fn messages_come_in_runs_that_end_where_one_needs_work() {
         others.push(other.unwrap());
     }
     assert_eq!(runs, [vec!["a", ""], vec!["b"], vec![], vec![], vec!["c", "d"]]);
-    assert_eq!(others, [frames[2].clone(), frames[4].clone(), frames[5].clone(), squeezed]);
+    assert_eq!(others, [frames[2].clone(), frames[4].clone(), frames[5].clone(), compressed]);
 }
 
 proptest! {
     #[test]
-    fn frames_and_fields_of_later_versions_hide_nothing(
+    fn frames_and_fields_of_later_versions_are_skipped(
         kinds in prop::collection::vec(0x70_u8.., 0..4),
         body in prop::collection::vec(any::<u8>(), 0..50),
         later in prop::collection::vec(any::<u8>(), 0..50),
@@ -257,7 +258,7 @@ proptest! {
     }
 
     #[test]
-    fn messages_in_runs_are_those_one_by_one(bytes in frames_like(), max_message in 0_usize..40) {
+    fn take_messages_and_next_return_the_same_messages(bytes in frames_like(), max_message in 0_usize..40) {
         let config = Config { max_message, ..Config::default() };
         let (mut one, mut runs) = (BytesMut::from(&bytes[..]), BytesMut::from(&bytes[..]));
         let (one, runs) = (Frames::split(&mut one, &config), Frames::split(&mut runs, &config));
@@ -273,7 +274,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_frames_or_an_error(bytes in any::<Vec<u8>>()) {
+    fn any_bytes_are_split_into_frames_or_refused(bytes in any::<Vec<u8>>()) {
         let mut buffer = BytesMut::from(&bytes[..]);
         if let Ok(mut frames) = Frames::split(&mut buffer, &Config::default()) {
             while let Some(frame) = frames.next() {
@@ -283,7 +284,7 @@ proptest! {
     }
 
     #[test]
-    fn any_body_of_any_kind_decodes_or_errs(kind in any::<u8>(), body in any::<Vec<u8>>()) {
+    fn any_body_of_any_kind_is_decoded_or_refused(kind in any::<u8>(), body in any::<Vec<u8>>()) {
         let _ = Frame::decode(kind, body.into());
     }
 
