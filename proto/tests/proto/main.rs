@@ -1,4 +1,4 @@
-//! The wire against its document, and whole networks in simulation.
+//! Tests of the wire protocol against PROTOCOL.md and recordings, and of whole simulated networks.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,8 +1,9 @@
-//! Conversations of nodes of each version, from `tests/fixtures/wire-N/conversation.txt`, replayed to
-//! the decoders and state machines of this version.
+//! Recorded conversations of nodes of each version, from `tests/fixtures/wire-N/conversation.txt`.
+//! They are replayed to the decoders and state machines of this version.
 //!
-//! Ann has dialled bob, and carl has a link with bob alone. Their keys are 32 times 1, 2 and 3. A
-//! recording has the time of its start, and the bytes of both ends of each connection, in order.
+//! There are three nodes. Ann has dialled bob, and carl has a link only with bob. Their secret keys
+//! are 32 bytes 1, 32 bytes 2 and 32 bytes 3. A recording has the time of its start and, for each
+//! connection, the bytes that both ends sent, in order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -27,7 +28,7 @@ use peerkit_proto::time::{Instant, Now};
 use peerkit_proto::versions::Versions;
 
 struct Recording {
-    /// The version of the wire, from the name of its folder.
+    /// The version of the wire, from the name of the fixture's folder.
     version: u16,
     /// The start of the recording, in milliseconds since 1970.
     time: u64,
@@ -37,13 +38,13 @@ struct Recording {
 #[derive(Default)]
 struct Connection {
     alpn: String,
-    /// The bytes of each turn: those of the dialler if true.
-    said: Vec<(bool, Vec<u8>)>,
+    /// The bytes that the ends sent, in order. True means that the dialler sent them.
+    sent: Vec<(bool, Vec<u8>)>,
 }
 
 impl Connection {
-    fn by(&self, dialler: bool) -> Vec<u8> {
-        self.said.iter().filter(|(by, _)| *by == dialler).flat_map(|(_, b)| b.clone()).collect()
+    fn bytes_of(&self, dialler: bool) -> Vec<u8> {
+        self.sent.iter().filter(|(by, _)| *by == dialler).flat_map(|(_, b)| b.clone()).collect()
     }
 }
 
@@ -60,12 +61,12 @@ fn read(folder: &Path, version: u16) -> Recording {
         match words[..] {
             ["time", time] => recording.time = time.parse().unwrap(),
             ["connection", number, alpn] => {
-                let connection = Connection { alpn: alpn.to_owned(), said: Vec::new() };
+                let connection = Connection { alpn: alpn.to_owned(), sent: Vec::new() };
                 recording.connections.insert(number.parse().unwrap(), connection);
             }
             [number, side @ (">" | "<"), digits] => {
                 let connection = recording.connections.get_mut(&number.parse().unwrap()).unwrap();
-                connection.said.push((side == ">", unhex(digits)));
+                connection.sent.push((side == ">", unhex(digits)));
             }
             _ => panic!("{line}"),
         }
@@ -88,7 +89,7 @@ fn frames(bytes: &[u8]) -> Vec<Frame> {
     let mut buffer = BytesMut::from(bytes);
     let mut frames = Frames::split(&mut buffer, &Config::default()).unwrap();
     let read = std::iter::from_fn(|| frames.next()).map(Result::unwrap).collect();
-    assert!(buffer.is_empty(), "the recording ends in the midst of a frame");
+    assert!(buffer.is_empty(), "the recording ends in the middle of a frame");
     read
 }
 
@@ -99,11 +100,11 @@ fn kind(frame: &Frame) -> u8 {
 }
 
 #[test]
-fn every_recorded_frame_is_read_and_written_as_it_was() {
+fn every_recorded_frame_is_read_and_encoded_to_the_same_bytes() {
     for recording in recordings() {
         let mut kinds = BTreeSet::new();
-        for by in [true, false] {
-            let bytes = link_of(&recording).by(by);
+        for by_dialler in [true, false] {
+            let bytes = link_of(&recording).bytes_of(by_dialler);
             let mut again = Vec::new();
             for frame in frames(&bytes) {
                 kinds.insert(kind(&frame));
@@ -124,21 +125,22 @@ fn key(n: u8) -> Key {
     Key::from_secret(&[n; 32])
 }
 
-/// The outputs of a link of this version, in the place of one of the two.
-struct Taken {
+/// The outputs of a link of this version that took the place of one recorded end.
+struct LinkOutputs {
     hello: Hello,
     texts: Vec<String>,
     frames: Vec<Frame>,
     end: Reason,
 }
 
-/// Replays the bytes of the end `by` to a link of this version at the other end.
-fn replay_link(recording: &Recording, by: bool) -> Taken {
-    let theirs = match &frames(&link_of(recording).by(by))[0] {
+/// Replays the bytes of one end to a link of this version at the other end. `by_dialler` says
+/// whether they are the bytes of the dialler.
+fn replay_link(recording: &Recording, by_dialler: bool) -> LinkOutputs {
+    let theirs = match &frames(&link_of(recording).bytes_of(by_dialler))[0] {
         Frame::Hello(hello) => hello.clone(),
         other => panic!("no Hello but {other:?}"),
     };
-    let side = if by { Side::Acceptor } else { Side::Dialler };
+    let side = if by_dialler { Side::Acceptor } else { Side::Dialler };
     let hello = Hello {
         version_min: Versions::OURS.min,
         version_max: Versions::OURS.max,
@@ -150,7 +152,7 @@ fn replay_link(recording: &Recording, by: bool) -> Taken {
     let (mut now, mut buffer) = (Instant::ZERO, BytesMut::new());
     let (mut hello, mut end) = (None, None);
     let (mut texts, mut others) = (Vec::new(), Vec::new());
-    for (_, bytes) in link_of(recording).said.iter().filter(|(side, _)| *side == by) {
+    for (_, bytes) in link_of(recording).sent.iter().filter(|(side, _)| *side == by_dialler) {
         buffer.extend_from_slice(bytes);
         now = now + Duration::from_millis(10);
         link.receive(now, &mut buffer);
@@ -172,11 +174,11 @@ fn replay_link(recording: &Recording, by: bool) -> Taken {
         }
     }
     assert_eq!(link.agreed().unwrap().version, recording.version);
-    Taken { hello: hello.unwrap(), texts, frames: others, end: end.unwrap() }
+    LinkOutputs { hello: hello.unwrap(), texts, frames: others, end: end.unwrap() }
 }
 
 #[test]
-fn a_link_of_this_version_takes_the_recorded_side() {
+fn a_link_of_this_version_reads_each_recorded_end() {
     for recording in recordings() {
         let ann = replay_link(&recording, true);
         assert_eq!((ann.hello.name.as_str(), ann.hello.network.as_str()), ("ann", "peerkit"));
@@ -192,19 +194,20 @@ fn a_link_of_this_version_takes_the_recorded_side() {
     }
 }
 
-/// The outputs of an overlay of this version, in the place of one of the two.
+/// The outputs of a machine of this version that took the place of one recorded node.
 #[derive(Default)]
-struct Done {
+struct MachineOutputs {
     events: Vec<Event>,
     lookups: Vec<QueryKind>,
-    /// The kinds of the frames that it sends.
+    /// The kinds of the frames that the machine sends.
     sent: BTreeSet<u8>,
 }
 
-/// Replays the bytes of the end `by` to an overlay of the node with `key` at the other end.
-fn replay_overlay(recording: &Recording, by: bool, key: Key) -> Done {
-    let taken = replay_link(recording, by);
-    let (their_key, direction) = match by {
+/// Replays the bytes of one end to the machine of the node with `key` at the other end.
+/// `by_dialler` says whether they are the bytes of the dialler.
+fn replay_machine(recording: &Recording, by_dialler: bool, key: Key) -> MachineOutputs {
+    let taken = replay_link(recording, by_dialler);
+    let (their_key, direction) = match by_dialler {
         true => (self::key(1), Direction::Inbound),
         false => (self::key(2), Direction::Outbound),
     };
@@ -214,7 +217,7 @@ fn replay_overlay(recording: &Recording, by: bool, key: Key) -> Done {
         Identity { key, name: "today".into(), network, epoch: recording.time, manual: false };
     let mut now = Now { monotonic: Instant::ZERO, unix: recording.time };
     let mut machine = Machine::new(now, identity, &Config::default(), [7; 32]);
-    let mut done = Done::default();
+    let mut done = MachineOutputs::default();
     let mut handle = |now, input| {
         machine.handle(now, input);
         while let Some(output) = machine.poll(|_, _| false) {
@@ -222,7 +225,7 @@ fn replay_overlay(recording: &Recording, by: bool, key: Key) -> Done {
                 Output::Send { frame, .. } => done.sent.extend([kind(&frame)]),
                 Output::Event(event) => done.events.push(event),
                 Output::LookUpAnswer { what, .. } => done.lookups.push(what),
-                Output::CloseLink(_, reason) => panic!("hangs up: {reason}"),
+                Output::CloseLink(_, reason) => panic!("closes the link: {reason}"),
                 _ => {}
             }
         }
@@ -252,23 +255,23 @@ fn broadcasts(events: &[Event]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn an_overlay_of_this_version_takes_the_recorded_side() {
+fn a_machine_of_this_version_handles_each_recorded_end() {
     for recording in recordings() {
-        let bob = replay_overlay(&recording, true, key(2));
+        let bob = replay_machine(&recording, true, key(2));
         assert_eq!(broadcasts(&bob.events), [("of ann".to_owned(), "to all".to_owned())]);
         let is_search =
             |what: &QueryKind| matches!(what, QueryKind::Search(text) if text == "fixture*");
         assert!(bob.lookups.iter().any(is_search), "{:?}", bob.lookups);
-        // Answers to ann's query, and to its neighbour request.
+        // Bob answers ann's query and ann's neighbour request.
         for kind in [0x21, 0x51] {
             assert!(bob.sent.contains(&kind), "{:02x?}", bob.sent);
         }
 
-        let ann = replay_overlay(&recording, false, key(1));
+        let ann = replay_machine(&recording, false, key(1));
         assert_eq!(broadcasts(&ann.events), [("of bob".to_owned(), "to all".to_owned())]);
 
-        // Ann's message went through bob, sealed to carl.
-        let carl = replay_overlay(&recording, true, key(3));
+        // Ann sealed a message to carl, and bob relayed it.
+        let carl = replay_machine(&recording, true, key(3));
         let from_ann = carl.events.iter().find_map(|event| match event {
             Event::NodeMessage { peer, message } => Some((peer.id(), message.as_text())),
             _ => None,
@@ -277,8 +280,8 @@ fn an_overlay_of_this_version_takes_the_recorded_side() {
     }
 }
 
-/// Splits the first message with a four-byte length off the front.
-fn part(bytes: &mut Bytes) -> Option<Bytes> {
+/// Splits the first message off the front of `bytes`. The message has a four-byte length.
+fn split_message(bytes: &mut Bytes) -> Option<Bytes> {
     let len = u32::from_le_bytes(*bytes.first_chunk()?) as usize;
     let mut message = bytes.split_to(4 + len);
     Some(message.split_off(4))
@@ -291,10 +294,10 @@ fn recorded_streams_are_read_by_this_version() {
             recording.connections.values().filter(|c| c.alpn == "peerkit-stream/1").collect();
         let mut protocols = Vec::new();
         for stream in streams {
-            let mut asked = Bytes::from(stream.by(true));
-            let open = StreamOpen::decode(part(&mut asked).unwrap()).unwrap();
+            let mut asked = Bytes::from(stream.bytes_of(true));
+            let open = StreamOpen::decode(split_message(&mut asked).unwrap()).unwrap();
             assert_eq!(open.network, "peerkit");
-            let mut answered = Bytes::from(stream.by(false));
+            let mut answered = Bytes::from(stream.bytes_of(false));
             assert_eq!(answered.split_to(1)[0], 0, "taken");
             if open.protocol == "peerkit-files/1" {
                 check_fetch(recording.version, &mut asked, &mut answered);
@@ -305,13 +308,13 @@ fn recorded_streams_are_read_by_this_version() {
     }
 }
 
-/// The fetch of `fixture.bin`, which is 3,000 times 5.
+/// Checks the fetch of `fixture.bin`, whose content is 3,000 bytes 5.
 fn check_fetch(version: u16, asked: &mut Bytes, answered: &mut Bytes) {
     let content = vec![5; 3000];
     let hash = Hash::of(&content);
     assert_eq!(PieceList::of(&content).root(), hash);
     let mut requests = Vec::new();
-    while let Some(body) = part(asked) {
+    while let Some(body) = split_message(asked) {
         let request = Request::decode(body.clone()).unwrap();
         assert_eq!(request.encode()[wire::PREFIX..], body);
         requests.push(request);
@@ -322,7 +325,7 @@ fn check_fetch(version: u16, asked: &mut Bytes, answered: &mut Bytes) {
     let completed = Request::Complete { hash, name: "ann".into(), called: None };
     assert_eq!(requests.contains(&completed), version >= 2, "{requests:?}");
     let mut came = Vec::new();
-    while let Some(body) = part(answered) {
+    while let Some(body) = split_message(answered) {
         let answer = Answer::decode(body.clone()).unwrap();
         assert_eq!(answer.encode()[wire::PREFIX..], body);
         match answer {

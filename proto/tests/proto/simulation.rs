@@ -1,11 +1,12 @@
-//! The scenarios of `simulations/` with few nodes: the expectations for a thousand nodes hold for
-//! eighty, too. A failure prints the seed that repeats it.
+//! The scenarios of `simulations/`, run with fewer nodes: the expectations for a thousand nodes
+//! also hold for eighty. A failure prints the seed with which it can be repeated.
 
 use std::time::Duration;
 
 use peerkit_proto::sim::scenario::{Report, Scenario, Span, run};
 
-/// Returns a scenario of the folder with this many nodes and less traffic, as the build may be slow.
+/// Reads a scenario, and changes it to `nodes` nodes and less traffic, because a debug build is
+/// slow.
 fn scenario(text: &str, nodes: usize) -> Scenario {
     let mut scenario: Scenario = toml::from_str(text).unwrap();
     for broadcast in scenario.steps.iter_mut().filter_map(|step| step.broadcast.as_mut()) {
@@ -15,8 +16,8 @@ fn scenario(text: &str, nodes: usize) -> Scenario {
     Scenario { nodes, ..scenario }
 }
 
-/// Checks that all expectations hold, with each of the seeds.
-fn holds(scenario: &Scenario, seeds: impl IntoIterator<Item = u64>) -> Vec<Report> {
+/// Runs the scenario with each of the seeds, and checks that all expectations hold.
+fn check_expectations(scenario: &Scenario, seeds: impl IntoIterator<Item = u64>) -> Vec<Report> {
     let run = |seed| {
         let report = run(scenario, seed, |_| {}).unwrap();
         let missed: Vec<_> = report.measures.iter().filter(|measure| !measure.held).collect();
@@ -28,64 +29,65 @@ fn holds(scenario: &Scenario, seeds: impl IntoIterator<Item = u64>) -> Vec<Repor
 }
 
 #[test]
-fn nodes_join() {
-    holds(&scenario(include_str!("../../../simulations/join.toml"), 100), 1..=3);
+fn nodes_join_the_network() {
+    check_expectations(&scenario(include_str!("../../../simulations/join.toml"), 100), 1..=3);
 }
 
 #[test]
-fn broadcasts_reach_all_once_and_soon() {
+fn broadcasts_reach_every_node_once_and_in_time() {
     let mut scenario = scenario(include_str!("../../../simulations/broadcast.toml"), 80);
     for step in &mut scenario.steps[1..] {
-        // In a small network the best path is short, and a node that has just changed has a long one.
+        // In a small network the best path is short. A node that has just got new neighbours has a
+        // longer one.
         step.expect.worst_over_best = None;
     }
-    holds(&scenario, 1..=2);
+    check_expectations(&scenario, 1..=2);
 }
 
 #[test]
-fn nodes_come_and_go() {
+fn a_network_survives_nodes_that_come_and_go() {
     let mut scenario = scenario(include_str!("../../../simulations/churn.toml"), 60);
     let step = &mut scenario.steps[1];
     let two_minutes = Span(Duration::from_secs(120));
     step.replace.as_mut().unwrap().time = two_minutes;
     let broadcast = step.broadcast.as_mut().unwrap();
     broadcast.time = two_minutes;
-    holds(&scenario, 1..=2);
+    check_expectations(&scenario, 1..=2);
 }
 
 #[test]
-fn nodes_are_lost() {
+fn a_network_survives_the_loss_of_many_nodes() {
     for text in [
         include_str!("../../../simulations/loss_30.toml"),
         include_str!("../../../simulations/loss_50.toml"),
         include_str!("../../../simulations/loss_70.toml"),
     ] {
-        holds(&scenario(text, 80), 1..=2);
+        check_expectations(&scenario(text, 80), 1..=2);
     }
 }
 
 #[test]
 fn a_split_network_heals() {
-    holds(&scenario(include_str!("../../../simulations/partition.toml"), 80), 1..=2);
+    check_expectations(&scenario(include_str!("../../../simulations/partition.toml"), 80), 1..=2);
 }
 
 #[test]
-fn nodes_that_cannot_be_dialled_are_reached() {
-    holds(&scenario(include_str!("../../../simulations/nat.toml"), 80), 1..=2);
+fn nodes_behind_nat_are_reached() {
+    check_expectations(&scenario(include_str!("../../../simulations/nat.toml"), 80), 1..=2);
 }
 
 #[test]
-fn liars_do_not_split_the_honest_nodes() {
-    holds(&scenario(include_str!("../../../simulations/liars.toml"), 80), 1..=2);
+fn lying_nodes_do_not_split_the_honest_nodes() {
+    check_expectations(&scenario(include_str!("../../../simulations/liars.toml"), 80), 1..=2);
 }
 
 #[test]
-fn a_discovery_finds_exactly_what_there_is() {
-    holds(&scenario(include_str!("../../../simulations/discovery.toml"), 100), 1..=2);
+fn a_discovery_finds_exactly_the_nodes_of_the_network() {
+    check_expectations(&scenario(include_str!("../../../simulations/discovery.toml"), 100), 1..=2);
 }
 
 #[test]
-fn a_seed_repeats_its_run() {
+fn a_run_with_the_same_seed_is_the_same() {
     let mut scenario = scenario(include_str!("../../../simulations/liars.toml"), 60);
     scenario.nat_percent = 30;
     scenario.jitter = Span(Duration::from_millis(5));
@@ -101,7 +103,7 @@ fn a_seed_repeats_its_run() {
 #[test]
 fn failed_expectations_are_reported() {
     let mut scenario = scenario(include_str!("../../../simulations/join.toml"), 20);
-    // No node can be in the network without a link, or have joined before it started.
+    // Neither expectation can hold: the network has one component, and no node joins in zero time.
     scenario.steps[0].expect.components = Some(3);
     scenario.steps[0].expect.one_component_within = Some(Span(Duration::ZERO));
     let report = run(&scenario, 1, |_| {}).unwrap();

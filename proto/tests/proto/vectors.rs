@@ -1,5 +1,5 @@
-//! The bytes of the wire, as PROTOCOL.md prints them. Each vector is written, read back, and searched
-//! in the document. So neither the code nor the document changes alone.
+//! The bytes of the wire, as PROTOCOL.md prints them. Each test vector is encoded, read back, and
+//! searched for in the document. So neither the code nor the document can change alone.
 
 use bytes::{Bytes, BytesMut};
 use peerkit_proto::codec::Writer;
@@ -30,20 +30,21 @@ mod files;
 
 const PROTOCOL: &str = include_str!("../../../PROTOCOL.md");
 
-/// Checks that the document has these digits, with any spaces and lines between them.
-fn printed(name: &str, digits: &str) {
+/// Checks that PROTOCOL.md has these digits, with any spaces and line breaks between them.
+fn assert_printed(name: &str, digits: &str) {
     let squeeze = |text: &str| text.split_whitespace().collect::<String>();
     let digits = squeeze(digits);
     assert!(squeeze(PROTOCOL).contains(&digits), "PROTOCOL.md does not print `{name}`: {digits}");
 }
 
-/// Checks that `bytes` are these digits, and that the document prints them.
+/// Checks that `bytes` are these digits, and that PROTOCOL.md prints them.
 fn vector(name: &str, bytes: &[u8], digits: &str) {
     assert_eq!(hex(bytes), digits.split_whitespace().collect::<String>(), "{name}");
-    printed(name, digits);
+    assert_printed(name, digits);
 }
 
-/// Checks that a frame has these digits, and is read back from them.
+/// Checks that a frame is encoded as these digits and read back from them, and that PROTOCOL.md
+/// prints them.
 fn frame(name: &str, frame: &Frame, digits: &str) {
     let mut out = Vec::new();
     frame.encode(&mut out);
@@ -87,7 +88,7 @@ fn shared() -> SharedFile {
 }
 
 #[test]
-fn identity() {
+fn identities_and_signatures() {
     let id = ann().id();
     vector("id of ann", id.as_bytes(), ID_ANN);
     vector("id of bob", bob().as_bytes(), ID_BOB);
@@ -97,7 +98,7 @@ fn identity() {
 }
 
 #[test]
-fn hello_and_the_secret() {
+fn hellos() {
     frame("hello", &Frame::Hello(hello()), HELLO);
     let proof = prove(b"correct horse battery staple", &[0x42; 32], ann().id());
     vector("proof", &proof, PROOF);
@@ -116,7 +117,7 @@ fn hello_and_the_secret() {
 }
 
 #[test]
-fn orders() {
+fn an_order_to_stop() {
     let order = ShutdownOrder::sign(&ann(), "peerkit", 1_700_000_000_000, [0x0c; 16]);
     let mut signed = Vec::new();
     signed.put_bytes(b"peerkit order 1");
@@ -125,7 +126,7 @@ fn orders() {
     signed.put_u64(1_700_000_000_000);
     signed.put_raw(&[0x0c; 16]);
     assert_eq!(order.signature, ann().sign(&signed));
-    vector("what an order's signature is over", &signed, ORDER_SIGNED);
+    vector("the signed bytes of an order", &signed, ORDER_SIGNED);
     frame("order", &Frame::ShutdownOrder(order), ORDER);
 }
 
@@ -133,7 +134,7 @@ fn orders() {
 fn a_sample() {
     let salt = [0x0d; 8];
     let hash = Hash::of_parts(&[&salt, ann().id().as_bytes()]);
-    vector("what decides on a sample", hash.as_bytes(), SAMPLE_HASH);
+    vector("the hash that decides whether a node is in a sample", hash.as_bytes(), SAMPLE_HASH);
     let zeros = hash.as_bytes()[0].leading_zeros() as u8;
     assert!(sample::contains(&salt, zeros, ann().id()));
     assert!(!sample::contains(&salt, zeros + 1, ann().id()));
@@ -208,9 +209,9 @@ fn queries() {
 }
 
 #[test]
-fn a_direct_message() {
+fn direct_messages() {
     vector("bob's X25519 key", &bob().to_x25519().unwrap(), X25519_BOB);
-    // The signed bytes, written again from the document and not from the code.
+    // The signed bytes are built here from the document, not by the code under test.
     let label = RelayLabel { query: QueryId([0x0b; 16]), number: 1, to: bob() };
     let time = 1_700_000_001_234u64;
     let mut signed = Vec::new();
@@ -224,15 +225,15 @@ fn a_direct_message() {
     signed.put_str("ann");
     signed.put_u8(0);
     signed.put_raw(b"hi");
-    vector("what is signed", &signed, DIRECT_SIGNED);
+    vector("the signed bytes of a direct message", &signed, DIRECT_SIGNED);
     vector("its signature", &ann().sign(&signed), DIRECT_SIGNATURE);
 
     let content = PackedMessage::uncompressed(Message::text("hi"));
     let content = content.into();
     let letter = Letter { sender: ann().id(), name: "ann".into(), time, content };
-    let mut chance = ChaCha8Rng::from_seed([9; 32]);
+    let mut rng = ChaCha8Rng::from_seed([9; 32]);
     let Sealed { bytes, receipt } =
-        seal::seal(&mut chance, &ann(), "peerkit", &label, &letter).unwrap();
+        seal::seal(&mut rng, &ann(), "peerkit", &label, &letter).unwrap();
     let key = Key::from_secret(&[2; 32]);
     assert_eq!(seal::open(&key, "peerkit", &label, &bytes).unwrap(), (letter, receipt));
     frame("forward", &Frame::Forward(Forward { label, sealed: bytes }), FORWARD);
@@ -255,13 +256,13 @@ fn the_contents_of_a_sealed_request_and_its_reply() {
     ] {
         let mut bytes = Vec::new();
         content.encode(&mut bytes);
-        vector("what a letter holds", &bytes, expected);
+        vector("the content of a letter", &bytes, expected);
     }
 }
 
 #[test]
-fn a_broadcast() {
-    // The signed bytes, written again from the document and not from the code.
+fn broadcasts() {
+    // The signed bytes are built here from the document, not by the code under test.
     let (epoch, place, floor, time) = (1_700_000_000_000u64, 2u64, 1u64, 1_700_000_001_234u64);
     let mut run = Vec::new();
     run.put_raw(ann().id().as_bytes());
@@ -271,13 +272,13 @@ fn a_broadcast() {
     content.put_str("news");
     content.put_u8(0);
     content.put_bytes(b"hi");
-    let mut named = Vec::new();
-    named.put_bytes(b"peerkit broadcast 2");
-    named.put_str("peerkit");
-    named.put_raw(&run);
-    named.put_u64(place);
-    named.put_raw(&content);
-    let id = Hash::of(&named);
+    let mut hashed = Vec::new();
+    hashed.put_bytes(b"peerkit broadcast 2");
+    hashed.put_str("peerkit");
+    hashed.put_raw(&run);
+    hashed.put_u64(place);
+    hashed.put_raw(&content);
+    let id = Hash::of(&hashed);
     let mut signed = Vec::new();
     signed.put_bytes(b"peerkit broadcasts 2");
     signed.put_str("peerkit");
@@ -295,9 +296,9 @@ fn a_broadcast() {
     let batch = Batch::sign(&ann(), "peerkit", epoch, (place, floor), vec![item]);
     assert_eq!(batch.signature, ann().sign(&signed));
     assert_eq!(batch.ids("peerkit"), [id]);
-    vector("what a broadcast's name is the hash of", &named, BROADCAST_NAMED);
+    vector("the hashed bytes of a broadcast's id", &hashed, BROADCAST_HASHED);
     vector("broadcast's id", id.as_bytes(), BROADCAST_ID);
-    vector("what a broadcast's signature is over", &signed, BROADCAST_SIGNED);
+    vector("the signed bytes of a broadcast", &signed, BROADCAST_SIGNED);
     frame("broadcast", &Frame::Broadcast(batch.clone()), BROADCAST);
     let have = Have { run: batch.run, upto: 2 };
     frame("have", &Frame::Have(vec![have]), HAVE);
@@ -307,7 +308,7 @@ fn a_broadcast() {
 }
 
 #[test]
-fn membership() {
+fn membership_frames() {
     let addresses = ["192.0.2.7:7117".parse().unwrap()];
     let record = NodeRecord::sign(&ann(), "peerkit", 1_700_000_000_000, &addresses);
     let mut signed = Vec::new();
@@ -318,7 +319,7 @@ fn membership() {
     signed.put_u16(1);
     signed.put_str("192.0.2.7:7117");
     assert_eq!(record.signature, ann().sign(&signed));
-    vector("what a record's signature is over", &signed, RECORD_SIGNED);
+    vector("the signed bytes of a record", &signed, RECORD_SIGNED);
     let request = NeighbourRequest { need: Need::Join, record: record.clone() };
     frame("neighbour request", &Frame::NeighbourRequest(request), NEIGHBOUR_REQUEST);
     let (outcome, records) = (NeighbourOutcome::Full, Vec::new());
@@ -326,8 +327,8 @@ fn membership() {
     frame("neighbour reply", &Frame::NeighbourReply(reply), NEIGHBOUR_REPLY);
     let join = ForwardJoin { steps: 6, record: record.clone() };
     frame("forward join", &Frame::ForwardJoin(join), FORWARD_JOIN);
-    let link_end = Disconnect { instead: vec![record.clone()], leaves: true };
-    frame("disconnect", &Frame::Disconnect(link_end), DISCONNECT);
+    let disconnect = Disconnect { instead: vec![record.clone()], leaves: true };
+    frame("disconnect", &Frame::Disconnect(disconnect), DISCONNECT);
     let shuffle = Shuffle { id: 7, steps: 6, records: vec![record.clone()] };
     frame("shuffle", &Frame::Shuffle(shuffle), SHUFFLE);
     let shuffled = ShuffleReply { id: 7, records: Vec::new() };
@@ -410,7 +411,7 @@ const ANSWER_HERE: &str = "\
     49000000210b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b8a88e3dd7409f195fd52db2d3cba5d72ca6709 \
     bf1d94121bf3748801b40f6f5c0300616e6e01000e003139322e302e322e373a3731313702";
 const QUERY_DONE: &str = "13000000220b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff01";
-const BROADCAST_NAMED: &str = "\
+const BROADCAST_HASHED: &str = "\
     13000000706565726b69742062726f61646361737420320700706565726b69748a88e3dd7409f195 \
     fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5cf8b0100000200000000000000 \
     d26ce5cf8b01000004006e65777300020000006869";

@@ -1,4 +1,4 @@
-//! The negotiation of versions: its bytes as PROTOCOL.md prints them.
+//! The bytes of the negotiation of versions, as PROTOCOL.md prints them.
 
 use bytes::BytesMut;
 use peerkit_proto::config::Config;
@@ -14,7 +14,8 @@ fn squeeze(text: &str) -> String {
     text.split_whitespace().collect()
 }
 
-/// Checks that `frame` has these bytes, that they are read again, and that the document prints them.
+/// Checks that `frame` is encoded as these digits, that it is read back from them, and that
+/// PROTOCOL.md prints them.
 fn vector(frame: &Frame, digits: &str) {
     let mut out = Vec::new();
     frame.encode(&mut out);
@@ -26,7 +27,7 @@ fn vector(frame: &Frame, digits: &str) {
 }
 
 #[test]
-fn the_negotiation_is_as_the_document_prints_it() {
+fn the_negotiation_of_versions_has_the_bytes_in_the_document() {
     let hello = Hello {
         version_min: Versions::OURS.min,
         version_max: Versions::OURS.max,

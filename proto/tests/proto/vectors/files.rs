@@ -1,4 +1,4 @@
-//! The bytes of the files protocol, of tickets, of manifests and of piece lists.
+//! The bytes of the files protocol, tickets, manifests and piece lists, as PROTOCOL.md prints them.
 
 use std::fmt::Debug;
 
@@ -11,9 +11,10 @@ use peerkit_proto::files::{
 };
 use peerkit_proto::id::Hash;
 
-use super::{ann, bob, printed, shared, vector};
+use super::{ann, assert_printed, bob, shared, vector};
 
-/// Checks that a message of the files protocol has these digits, and is read back from them.
+/// Checks that a message of the files protocol is encoded as these digits and read back from them,
+/// and that PROTOCOL.md prints them.
 fn files_message<T: PartialEq + Debug, E: Debug>(
     name: &str,
     message: &T,
@@ -25,7 +26,7 @@ fn files_message<T: PartialEq + Debug, E: Debug>(
     assert_eq!(decode(Bytes::from(encoded).slice(PREFIX..)).unwrap(), *message, "{name}");
 }
 
-/// The bytes 0, 1, ... 250, 0, 1, ...: the pattern of BLAKE3's own test vectors.
+/// Returns the bytes 0, 1, ... 250, 0, 1, ... as in the test vectors of BLAKE3.
 fn pattern(len: usize) -> Vec<u8> {
     (0..=250).cycle().take(len).collect()
 }
@@ -88,11 +89,11 @@ fn a_ticket() {
         name: Some(FileName::new("hi.txt").unwrap()),
     };
     assert_eq!(ticket.to_string(), TICKET);
-    printed("ticket", TICKET);
+    assert_printed("ticket", TICKET);
     assert_eq!(TICKET.parse(), Ok(ticket.clone()));
     let nameless = Ticket { name: None, ..ticket };
     assert_eq!(nameless.to_string(), NAMELESS_TICKET);
-    printed("nameless ticket", NAMELESS_TICKET);
+    assert_printed("nameless ticket", NAMELESS_TICKET);
     assert_eq!(NAMELESS_TICKET.parse(), Ok(nameless));
 }
 
