@@ -15,7 +15,7 @@ use peerkit::{Config, FetchRequest};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seed_serves_a_hundred_nodes_for_little_more_than_one_copy() {
     const FETCHERS: usize = 100;
-    let content = Chance(1).bytes((8 << 20) + 77);
+    let content = SeededRandom(1).bytes((8 << 20) + 77);
     let from = tempfile::tempdir().unwrap();
     let path = from.path().join("file");
     std::fs::write(&path, &content).unwrap();
@@ -26,8 +26,9 @@ async fn a_seed_serves_a_hundred_nodes_for_little_more_than_one_copy() {
     for n in 0..FETCHERS {
         // Default deadlines, because on a busy machine a node may wait long until it runs.
         let node = builder("fetcher").config(Config::default()).manual(true).spawn().await.unwrap();
-        let request =
-            FetchRequest::new(hash).to(to.path().join(n.to_string())).from(at(&uploader).into());
+        let request = FetchRequest::new(hash)
+            .to(to.path().join(n.to_string()))
+            .from(address_of(&uploader).into());
         fetching.spawn(async move { (n, node.fetch(request).await, node) });
     }
     let mut nodes = Vec::new();

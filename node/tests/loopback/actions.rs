@@ -1,4 +1,4 @@
-//! Actions that a handler starts through its context, and the events that report their outcomes.
+//! Actions that a handler starts through its `Context`, and the events that report their outcomes.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -22,12 +22,12 @@ enum Outcome {
     Failed(ActionId, String),
 }
 
-/// The node of the tutorial: once it has a link, it runs a discovery, pings two nodes, searches, and
-/// fetches.
+/// The handler of the tutorial. When the node has a link, it runs a discovery. Then it pings two nodes and
+/// searches, and fetches the file that it has found.
 struct Tutorial {
-    got: mpsc::UnboundedSender<Outcome>,
+    outcomes: mpsc::UnboundedSender<Outcome>,
     folder: PathBuf,
-    /// The node that is not a neighbour.
+    /// A node without a link.
     far: NodeId,
 }
 
@@ -37,7 +37,7 @@ impl Handler for Tutorial {
         assert_eq!(cx.info(peer.id(), "seen"), None);
         cx.set_info(peer.id(), "seen", 1);
         assert_eq!(cx.info(peer.id(), "seen"), Some(1.into()), "in the same call");
-        self.got.send(Outcome::Connected(peer.id())).unwrap();
+        self.outcomes.send(Outcome::Connected(peer.id())).unwrap();
         cx.discover(-1);
     }
 
@@ -51,7 +51,7 @@ impl Handler for Tutorial {
         let neighbour = cx.peers()[0].id();
         assert_eq!(cx.info(neighbour, "seen"), Some(1.into()), "in a later call");
         let names = nodes.iter().map(|node| node.name.clone()).collect();
-        self.got.send(Outcome::Discovered(action, names, complete)).unwrap();
+        self.outcomes.send(Outcome::Discovered(action, names, complete)).unwrap();
         cx.ping(neighbour);
         cx.ping(self.far);
         cx.search("song");
@@ -64,7 +64,7 @@ impl Handler for Tutorial {
         node: NodeId,
         rtt: Duration,
     ) {
-        self.got.send(Outcome::Pinged(action, node, rtt)).unwrap();
+        self.outcomes.send(Outcome::Pinged(action, node, rtt)).unwrap();
     }
 
     fn node_search_completed(
@@ -73,7 +73,7 @@ impl Handler for Tutorial {
         action: ActionId,
         files: &[FoundFile],
     ) {
-        self.got.send(Outcome::Found(action, files.to_vec())).unwrap();
+        self.outcomes.send(Outcome::Found(action, files.to_vec())).unwrap();
         cx.fetch(files[0].file.hash, &self.folder);
     }
 
@@ -85,19 +85,19 @@ impl Handler for Tutorial {
         path: &std::path::Path,
         bytes: u64,
     ) {
-        self.got.send(Outcome::Fetched(action, hash, path.to_owned(), bytes)).unwrap();
+        self.outcomes.send(Outcome::Fetched(action, hash, path.to_owned(), bytes)).unwrap();
     }
 
     fn node_action_failed(&mut self, _: &mut Context<'_>, action: ActionId, error: &str) {
-        self.got.send(Outcome::Failed(action, error.to_owned())).unwrap();
+        self.outcomes.send(Outcome::Failed(action, error.to_owned())).unwrap();
     }
 }
 
 #[tokio::test]
-async fn the_tutorials_node_is_a_handler() {
+async fn a_handler_runs_the_actions_of_the_tutorial() {
     let folder = tempfile::tempdir().unwrap();
-    let (sender, mut got) = mpsc::unbounded_channel();
-    // It does not listen, so it is pinged through the others.
+    let (sender, mut outcomes) = mpsc::unbounded_channel();
+    // This node does not listen, so pings to it are relayed.
     let cid = Node::builder().name("cid").spawn().await.unwrap();
     let bob = node("bob").await;
     link(&cid, &bob).await;
@@ -105,11 +105,11 @@ async fn the_tutorials_node_is_a_handler() {
     std::fs::write(&song, "la la la").unwrap();
     let song = cid.share(song).await.unwrap().shared;
     let target = tempfile::tempdir().unwrap();
-    let handler = Tutorial { got: sender, folder: target.path().to_owned(), far: cid.id() };
+    let handler = Tutorial { outcomes: sender, folder: target.path().to_owned(), far: cid.id() };
     let ann = builder("ann").handler(handler).spawn().await.unwrap();
-    ann.connect(at(&bob)).await.unwrap();
+    ann.connect(address_of(&bob)).await.unwrap();
 
-    let mut next = async || within("an event", got.recv()).await.unwrap();
+    let mut next = async || within("an event", outcomes.recv()).await.unwrap();
     assert_eq!(next().await, Outcome::Connected(bob.id()));
     let Outcome::Discovered(first, mut names, complete) = next().await else {
         panic!("no discovery")
@@ -144,13 +144,13 @@ async fn the_tutorials_node_is_a_handler() {
     assert_eq!(fetched, Some((song.hash, path, 8)));
     actions.sort();
     actions.dedup();
-    assert_eq!(actions.len(), 5, "each action has a number of its own");
+    assert_eq!(actions.len(), 5, "each action has its own number");
     shutdown([&ann, &bob, &cid]).await;
 }
 
 #[tokio::test]
-async fn a_callback_learns_of_failed_actions() {
-    let (sender, mut got) = mpsc::unbounded_channel();
+async fn a_callback_gets_an_event_for_each_failed_action() {
+    let (sender, mut outcomes) = mpsc::unbounded_channel();
     let unknown = Key::from_secret(&[9; 32]).id();
     let mut expected = Vec::new();
     let ann = builder("ann").callback(move |cx, event| match event {
@@ -170,17 +170,17 @@ async fn a_callback_learns_of_failed_actions() {
     });
     let ann = ann.spawn().await.unwrap();
     let bob = node("bob").await;
-    ann.connect(at(&bob)).await.unwrap();
+    ann.connect(address_of(&bob)).await.unwrap();
     let mut errors = Vec::new();
     for left in [2, 1, 0] {
-        let (count, error) = within("a failure", got.recv()).await.unwrap();
+        let (count, error) = within("a failure", outcomes.recv()).await.unwrap();
         assert_eq!(count, left);
         errors.push(error);
     }
     let has = |text: &str| errors.iter().any(|error| error.contains(text));
     assert!(has(&unknown.to_string()), "{errors:?}");
     assert!(has("a search has at most"), "{errors:?}");
-    within("its own end", ann.stopped()).await;
+    within("the stop", ann.stopped()).await;
     shutdown([&bob]).await;
 }
 
@@ -190,29 +190,29 @@ async fn a_handler_shares_a_folder() {
     let songs = folder.path().join("songs");
     std::fs::create_dir(&songs).unwrap();
     std::fs::write(songs.join("a song.txt"), "la la la").unwrap();
-    let (sender, mut got) = mpsc::unbounded_channel();
+    let (sender, mut outcomes) = mpsc::unbounded_channel();
     let missing = folder.path().join("missing");
-    let mut asked = Vec::new();
+    let mut actions = Vec::new();
     let ann = builder("ann").callback(move |cx, event| match event {
         Event::InboundNodeConnected { .. } => {
-            asked = vec![cx.share(&songs), cx.share(&missing)];
+            actions = vec![cx.share(&songs), cx.share(&missing)];
         }
         Event::NodeShareCompleted { action, file, skipped } => {
-            assert_eq!((action, skipped), (asked[0], 0));
+            assert_eq!((action, skipped), (actions[0], 0));
             sender.send(Ok(file)).unwrap();
         }
         Event::NodeActionFailed { action, error } => {
-            assert_eq!(action, asked[1]);
+            assert_eq!(action, actions[1]);
             sender.send(Err(error)).unwrap();
         }
         _ => {}
     });
     let ann = ann.spawn().await.unwrap();
     let bob = node("bob").await;
-    bob.connect(at(&ann)).await.unwrap();
+    bob.connect(address_of(&ann)).await.unwrap();
     let (mut shared, mut failed) = (None, None);
     while shared.is_none() || failed.is_none() {
-        match within("the results", got.recv()).await.unwrap() {
+        match within("the results", outcomes.recv()).await.unwrap() {
             Ok(file) => shared = Some(file),
             Err(error) => failed = Some(error),
         }
@@ -228,38 +228,39 @@ async fn a_handler_shares_a_folder() {
 
 #[tokio::test]
 async fn each_broadcast_of_a_handler_is_sent_or_reported() {
-    const ALL: usize = 1500;
+    const COUNT: usize = 1500;
     let (sender, mut failed) = mpsc::unbounded_channel();
-    // One byte a second: all but the first have to wait, and the queue has no room for all of them.
+    // At one byte a second, all broadcasts except the first have to wait, and the queue has no room for all
+    // of them.
     let mut config = Config::default();
     config.broadcast_rate = 1;
     let large = "x".repeat(config.max_broadcast + 1);
     let ann = builder("ann").config(config).callback(move |cx, event| match event {
         Event::InboundNodeConnected { .. } => {
-            (0..ALL).for_each(|number| cx.broadcast(number.to_string(), "hello"));
+            (0..COUNT).for_each(|number| cx.broadcast(number.to_string(), "hello"));
         }
         Event::NodeMessage { .. } => cx.broadcast("large", large.as_str()),
         Event::NodeBroadcastFailed { title, error } => sender.send((title, error)).unwrap(),
         _ => {}
     });
     let ann = ann.spawn().await.unwrap();
-    let (sender, mut got) = mpsc::unbounded_channel();
+    let (sender, mut outcomes) = mpsc::unbounded_channel();
     let bob = builder("bob").callback(move |_, event| {
         if let Event::NodeBroadcast { broadcast } = event {
             sender.send(broadcast.title).unwrap();
         }
     });
     let bob = bob.spawn().await.unwrap();
-    bob.connect(at(&ann)).await.unwrap();
+    bob.connect(address_of(&ann)).await.unwrap();
     let (title, error) = within("a failure", failed.recv()).await.unwrap();
     assert!(error.contains("1024"), "{error}");
     ann.set_rates(RateLimits { broadcasts: 0, ..ann.rates() });
     let mut titles = HashSet::from([title]);
-    while titles.len() < ALL {
+    while titles.len() < COUNT {
         titles.insert(
-            within("the others", async {
+            within("the other broadcasts", async {
                 tokio::select! {
-                    title = got.recv() => title.unwrap(),
+                    title = outcomes.recv() => title.unwrap(),
                     failure = failed.recv() => failure.unwrap().0,
                 }
             })
@@ -274,9 +275,9 @@ async fn each_broadcast_of_a_handler_is_sent_or_reported() {
 }
 
 #[tokio::test]
-async fn a_handler_learns_that_its_join_was_refused() {
+async fn a_refused_join_of_a_handler_is_reported() {
     let bob = builder("bob").manual(true).spawn().await.unwrap();
-    let address: Address = at(&bob).into();
+    let address: Address = address_of(&bob).into();
     let (sender, mut failed) = mpsc::unbounded_channel();
     let ann = builder("ann").callback(move |cx, event| match event {
         Event::InboundNodeConnected { .. } => {
@@ -289,10 +290,10 @@ async fn a_handler_learns_that_its_join_was_refused() {
     });
     let ann = ann.spawn().await.unwrap();
     let cid = node("cid").await;
-    cid.connect(at(&ann)).await.unwrap();
-    let (asked, _) = within("the join", failed.recv()).await.unwrap();
+    cid.connect(address_of(&ann)).await.unwrap();
+    let (expected, _) = within("the join", failed.recv()).await.unwrap();
     let (action, error) = within("a refusal", failed.recv()).await.unwrap();
-    assert_eq!(action, asked);
+    assert_eq!(action, expected);
     let error = error.unwrap();
     assert!(error.contains("made by hand"), "{error}");
     shutdown([&ann, &bob, &cid]).await;
@@ -302,70 +303,71 @@ async fn a_handler_learns_that_its_join_was_refused() {
 async fn a_handler_joins_a_network() {
     let bob = node("bob").await;
     let cid = node("cid").await;
-    cid.join(&[at(&bob).into()]).await.unwrap();
-    let address = at(&bob).into();
-    let mut asked = None;
+    cid.join(&[address_of(&bob).into()]).await.unwrap();
+    let address = address_of(&bob).into();
+    let mut join = None;
     let (sender, mut joined) = mpsc::unbounded_channel();
     let ann = builder("ann").callback(move |cx, event| match event {
-        Event::OutboundNodeConnected { .. } if asked.is_none() => {
-            asked = Some(cx.join(std::slice::from_ref(&address)));
+        Event::OutboundNodeConnected { .. } if join.is_none() => {
+            join = Some(cx.join(std::slice::from_ref(&address)));
         }
-        Event::NodeJoinCompleted { action } => sender.send(asked == Some(action)).unwrap(),
+        Event::NodeJoinCompleted { action } => sender.send(join == Some(action)).unwrap(),
         Event::NodeActionFailed { error, .. } => panic!("{error}"),
         _ => {}
     });
     let ann = ann.spawn().await.unwrap();
-    ann.connect(at(&cid)).await.unwrap();
-    assert_eq!(within("it has joined", joined.recv()).await, Some(true));
+    ann.connect(address_of(&cid)).await.unwrap();
+    assert_eq!(within("the join", joined.recv()).await, Some(true));
     assert!(ann.status().await.member);
     shutdown([&ann, &bob, &cid]).await;
 }
 
 #[tokio::test]
-async fn a_handler_learns_the_outcome_of_its_connects() {
+async fn a_handler_gets_the_outcome_of_each_connect() {
     let bob = node("bob").await;
-    let (there, id) = (Address::from(at(&bob)), bob.id());
+    let (there, id) = (Address::from(address_of(&bob)), bob.id());
     let unknown: Address = "127.0.0.1:1".parse().unwrap();
-    let (sender, mut got) = mpsc::unbounded_channel();
-    let mut asked = Vec::new();
+    let (sender, mut outcomes) = mpsc::unbounded_channel();
+    let mut actions = Vec::new();
     let ann = builder("ann").callback(move |cx, event| match event {
         Event::InboundNodeConnected { .. } => {
-            asked.push(cx.connect(there.clone(), false));
-            asked.push(cx.connect(unknown.clone(), false));
-            // Without addresses, a join tries the known peers, of which there is one.
-            asked.push(cx.join(&[]));
+            actions.push(cx.connect(there.clone(), false));
+            actions.push(cx.connect(unknown.clone(), false));
+            // Without addresses, a join tries the known peers. There is one.
+            actions.push(cx.join(&[]));
         }
         Event::NodeConnectCompleted { action, peer } => {
-            assert_eq!((peer.id(), asked.contains(&action)), (id, true));
-            sender.send(asked.iter().position(|asked| *asked == action)).unwrap();
-            if asked.len() == 3 {
-                // The link exists already, so this one completes too.
-                asked.push(cx.connect(there.clone(), false));
+            assert_eq!((peer.id(), actions.contains(&action)), (id, true));
+            sender.send(actions.iter().position(|other| *other == action)).unwrap();
+            if actions.len() == 3 {
+                // The link exists already, so this connect completes too.
+                actions.push(cx.connect(there.clone(), false));
             }
         }
         Event::NodeActionFailed { action, .. } => {
-            assert_eq!(action, asked[1]);
+            assert_eq!(action, actions[1]);
             sender.send(Some(1)).unwrap();
         }
         Event::NodeJoinCompleted { action } => {
-            assert_eq!(action, asked[2]);
+            assert_eq!(action, actions[2]);
             sender.send(Some(2)).unwrap();
         }
         _ => {}
     });
     let ann = ann.spawn().await.unwrap();
-    bob.connect(at(&ann)).await.unwrap();
+    bob.connect(address_of(&ann)).await.unwrap();
     let mut all = Vec::new();
     while all.len() < 4 {
-        all.push(within("a result", got.recv()).await.unwrap());
+        all.push(within("a result", outcomes.recv()).await.unwrap());
     }
     all.sort();
     assert_eq!(all, [0, 1, 2, 3].map(Some));
     shutdown([&ann, &bob]).await;
 }
 
-/// Returns a node that broadcasts `count` numbers in one call of its handler.
-fn announcer(count: usize, sender: mpsc::UnboundedSender<(usize, bool)>) -> peerkit::Builder {
+/// Returns a builder for a node that sends `count` broadcasts in one call of its handler. `sender` gets the
+/// number of each failed broadcast with `false`, and the number of missed events with `true`.
+fn broadcaster(count: usize, sender: mpsc::UnboundedSender<(usize, bool)>) -> peerkit::Builder {
     builder("ann").callback(move |cx, event| match event {
         Event::NodeMessage { .. } => {
             for number in 0..count {
@@ -383,11 +385,11 @@ fn announcer(count: usize, sender: mpsc::UnboundedSender<(usize, bool)>) -> peer
     })
 }
 
-// Several threads: broadcasts that are not queued in sequence are likely to overtake each other.
+// With several threads, broadcasts that are not queued in sequence would probably overtake each other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn broadcasts_of_one_call_keep_their_order() {
+async fn broadcasts_of_one_handler_call_keep_their_order() {
     let (sender, _failed) = mpsc::unbounded_channel();
-    let ann = announcer(3000, sender).spawn().await.unwrap();
+    let ann = broadcaster(3000, sender).spawn().await.unwrap();
     let (sender, mut titles) = mpsc::unbounded_channel();
     let bob = builder("bob").callback(move |_, event| {
         if let Event::NodeBroadcast { broadcast } = event {
@@ -395,7 +397,7 @@ async fn broadcasts_of_one_call_keep_their_order() {
         }
     });
     let bob = bob.spawn().await.unwrap();
-    bob.join(&[at(&ann).into()]).await.unwrap();
+    bob.join(&[address_of(&ann).into()]).await.unwrap();
     bob.send(ann.id(), "go").await.unwrap();
     for number in 0..3000 {
         let title = within("a broadcast", titles.recv()).await.unwrap();
@@ -424,7 +426,7 @@ async fn broadcasts_keep_their_order_when_the_rate_limit_is_lifted() {
         }
     });
     let bob = bob.spawn().await.unwrap();
-    bob.join(&[at(&ann).into()]).await.unwrap();
+    bob.join(&[address_of(&ann).into()]).await.unwrap();
     bob.send(ann.id(), "0").await.unwrap();
     let first = within("a broadcast", titles.recv()).await.unwrap();
     assert_eq!(first, "0");
@@ -437,16 +439,17 @@ async fn broadcasts_keep_their_order_when_the_rate_limit_is_lifted() {
     shutdown([&ann, &bob]).await;
 }
 
-// One thread: the actor takes no command while the handler runs, so its mailbox fills up.
+// With one thread, the actor takes no order while the handler runs, so its mailbox fills up.
 #[tokio::test(flavor = "current_thread")]
-async fn a_handler_learns_which_broadcasts_of_one_call_were_too_many() {
+async fn broadcasts_beyond_the_queue_of_actions_are_reported() {
     let count = 12_000;
     let (sender, mut failed) = mpsc::unbounded_channel();
-    let ann = announcer(count, sender).spawn().await.unwrap();
+    let ann = broadcaster(count, sender).spawn().await.unwrap();
     let bob = node("bob").await;
-    bob.connect(at(&ann)).await.unwrap();
+    bob.connect(address_of(&ann)).await.unwrap();
     bob.send(ann.id(), "go").await.unwrap();
-    // Room for 1,024 commands and 8,192 waiting broadcasts, less those that waited already.
+    // There is room for 1,024 orders in the mailbox and for 8,192 broadcasts that wait behind it. Other
+    // orders may take some of the room.
     let (mut first, mut reported) = (count, 0);
     while first == count || reported < count - first {
         match within("a failure", failed.recv()).await.unwrap() {

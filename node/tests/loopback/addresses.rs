@@ -1,4 +1,4 @@
-//! The addresses that a node listens on, announces and dials.
+//! The addresses on which a node listens, which it announces, and which it dials.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
@@ -9,19 +9,20 @@ use peerkit::{
 };
 use serde_json::json;
 
-/// A time-out longer than any test waits. A node that tries one dead address at a time fails the test.
-const FOR_EVER: Duration = Duration::from_secs(3600);
+/// A time-out that is longer than any test waits. If a node waits for one dead address before it tries the
+/// next, the test fails.
+const VERY_LONG: Duration = Duration::from_secs(3600);
 
-/// Returns a builder of a node that practically never times out on a silent address.
+/// Returns a builder for a node that practically never times out on a silent address.
 fn very_patient(name: &str) -> Builder {
     let mut config = Config::default();
-    config.connect_timeout = FOR_EVER;
-    config.handshake_timeout = FOR_EVER;
+    config.connect_timeout = VERY_LONG;
+    config.handshake_timeout = VERY_LONG;
     builder(name).config(config)
 }
 
 /// Returns addresses that accept connections and send nothing.
-fn silent(count: usize) -> (Vec<TcpListener>, Vec<Address>) {
+fn silent_listeners(count: usize) -> (Vec<TcpListener>, Vec<Address>) {
     let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let addresses = listeners.iter().map(|listener| listener.local_addr().unwrap().into());
     let addresses = addresses.collect();
@@ -29,20 +30,20 @@ fn silent(count: usize) -> (Vec<TcpListener>, Vec<Address>) {
 }
 
 /// Returns an address that refuses connections.
-fn refusing() -> Address {
+fn refusing_address() -> Address {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().into()
 }
 
 #[tokio::test]
-async fn addresses_that_do_not_answer_do_not_hold_up_a_join_or_a_fetch() {
+async fn addresses_that_do_not_answer_do_not_delay_a_join_or_a_fetch() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("notes.txt");
     std::fs::write(&file, "notes").unwrap();
     let a = node("a").await;
     let hash = a.share(&file).await.unwrap().shared.hash;
-    let (listeners, mut addresses) = silent(6);
-    addresses.extend([refusing(), at(&a).into()]);
+    let (listeners, mut addresses) = silent_listeners(6);
+    addresses.extend([refusing_address(), address_of(&a).into()]);
 
     let b = very_patient("b").spawn().await.unwrap();
     let ticket: Ticket = a.files().ticket(&hash).unwrap();
@@ -58,16 +59,20 @@ async fn addresses_that_do_not_answer_do_not_hold_up_a_join_or_a_fetch() {
     b.network().load_peers(&peers).await.unwrap();
     let joined = within("the join", b.network().rejoin(1)).await.unwrap();
     assert_eq!(joined[0].id(), a.id());
-    assert_eq!(*joined[0].address(), Address::from(at(&a)), "the one that answered");
+    assert_eq!(
+        *joined[0].address(),
+        Address::from(address_of(&a)),
+        "the peer's address must be the one that answered"
+    );
     drop(listeners);
     shutdown([&a, &b]).await;
 }
 
 #[tokio::test]
-async fn a_ticket_with_only_dead_addresses_is_an_error() {
+async fn a_fetch_by_a_ticket_with_only_dead_addresses_fails() {
     let b = node("b").await;
     let hash = peerkit::Hash::of(b"x");
-    let addresses = vec![refusing(), refusing()];
+    let addresses = vec![refusing_address(), refusing_address()];
     let ticket = Ticket {
         hash,
         node: Key::from_secret(&[7; 32]).id(),
@@ -84,12 +89,17 @@ async fn a_ticket_with_only_dead_addresses_is_an_error() {
 #[tokio::test]
 async fn a_join_without_addresses_uses_the_bootstrap_nodes() {
     let a = node("a").await;
-    let address = Address::from(at(&a));
-    let b = builder("b").bootstrap(refusing()).bootstrap(address.clone()).spawn().await.unwrap();
+    let address = Address::from(address_of(&a));
+    let b = builder("b")
+        .bootstrap(refusing_address())
+        .bootstrap(address.clone())
+        .spawn()
+        .await
+        .unwrap();
     let joined = within("a join", b.join(&[])).await.unwrap();
     assert_eq!(joined.iter().map(|peer| peer.id()).collect::<Vec<_>>(), [a.id()]);
 
-    // The bootstrap list may be a file in the state folder.
+    // The list of bootstrap nodes may be a file in the state folder.
     let folder = tempfile::tempdir().unwrap();
     let list = folder.path().join("bootstrap");
     std::fs::write(&list, format!("# ours\n{address} # a\n")).unwrap();
@@ -107,8 +117,8 @@ async fn a_join_without_addresses_uses_the_bootstrap_nodes() {
     let another = |n: u16| Address::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 1 + n)));
     let too_many = (0..65).fold(builder("d"), |builder, n| builder.bootstrap(another(n)));
     assert!(matches!(too_many.spawn().await, Err(Error::Bootstrap(_))));
-    let again = (0..65).fold(builder("d"), |builder, _| builder.bootstrap(address.clone()));
-    let d = again.spawn().await.unwrap();
+    let repeated = (0..65).fold(builder("d"), |builder, _| builder.bootstrap(address.clone()));
+    let d = repeated.spawn().await.unwrap();
     assert_eq!(d.network().bootstrap_nodes(), [address]);
     shutdown([&a, &b, &d]).await;
 }
@@ -118,7 +128,7 @@ async fn a_join_without_nodes_fails_with_the_reason() {
     let a = node("a").await;
     let nothing = a.network().join_with_retries(&[], |error, _| panic!("{error}"));
     assert!(matches!(within("the end", nothing).await, Err(Error::NoBootstrap)));
-    let dead = refusing();
+    let dead = refusing_address();
     let b = builder("b").bootstrap(dead.clone()).spawn().await.unwrap();
     match within("the end", b.join(&[])).await {
         Err(Error::NoneReached { tried: 1, first }) => {
@@ -129,17 +139,18 @@ async fn a_join_without_nodes_fails_with_the_reason() {
     shutdown([&a, &b]).await;
 }
 
-/// All nodes of a network may have the same bootstrap list, including the nodes that are on it.
+/// All nodes of a network may share one list of bootstrap nodes, so a bootstrap node may find itself on the
+/// list.
 #[tokio::test]
-async fn a_bootstrap_list_may_name_the_node_itself() {
-    let own = refusing();
+async fn a_list_of_bootstrap_nodes_may_contain_the_node_itself() {
+    let own = refusing_address();
     let listening = || Node::builder().listen(own.to_string()).bootstrap(own.clone());
     let a = listening().name("a").spawn().await.unwrap();
     let alone = a.network().join_with_retries(&[], |error, _| panic!("{error}"));
     assert!(matches!(within("the end", alone).await, Err(Error::OnlyThisNode)));
     a.shutdown().await;
 
-    let dead = refusing();
+    let dead = refusing_address();
     let a = listening().name("a").bootstrap(dead.clone()).spawn().await.unwrap();
     match within("the end", a.join(&[])).await {
         Err(Error::NoneReached { tried: 1, first }) => {
@@ -150,20 +161,20 @@ async fn a_bootstrap_list_may_name_the_node_itself() {
     a.shutdown().await;
 
     let b = node("b").await;
-    let a = listening().name("a").bootstrap(at(&b).into()).spawn().await.unwrap();
+    let a = listening().name("a").bootstrap(address_of(&b).into()).spawn().await.unwrap();
     let joined = within("a join", a.join(&[])).await.unwrap();
     assert_eq!(joined.iter().map(|peer| peer.id()).collect::<Vec<_>>(), [b.id()]);
     shutdown([&a, &b]).await;
 }
 
-/// A restarted node also finds its bootstrap node among its known peers. It must not dial it twice.
+/// For a restarted node, a bootstrap node may also be a known peer. It must not get two links.
 #[tokio::test]
 async fn a_known_bootstrap_node_is_linked_once() {
     let a = node("a").await;
     let folder = tempfile::tempdir().unwrap();
     for start in 0..4 {
         let mut events = a.events();
-        let b = builder("b").state(folder.path()).bootstrap(at(&a).into());
+        let b = builder("b").state(folder.path()).bootstrap(address_of(&a).into());
         let b = b.spawn().await.unwrap();
         within("a join", b.join(&[])).await.unwrap();
         b.shutdown().await;
@@ -172,7 +183,7 @@ async fn a_known_bootstrap_node_is_linked_once() {
         let first =
             if first.name() == "node_started" { events.next().await.unwrap() } else { first };
         assert_eq!(first.name(), "inbound_node_connected", "start {start}");
-        match expect(&mut events, "inbound_node_disconnected").await {
+        match expect_event(&mut events, "inbound_node_disconnected").await {
             Event::InboundNodeDisconnected { link_end, .. } => {
                 assert_eq!(link_end.reason, Reason::Stopping, "start {start}");
             }
@@ -183,10 +194,10 @@ async fn a_known_bootstrap_node_is_linked_once() {
 }
 
 #[tokio::test]
-async fn other_nodes_find_the_announced_addresses() {
+async fn a_discovery_finds_the_announced_addresses() {
     let given: Address = "ann.example.org:7000".parse().unwrap();
     let a = builder("a").announce(given.clone()).spawn().await.unwrap();
-    let own = Address::from(at(&a));
+    let own = Address::from(address_of(&a));
     assert_eq!(
         a.addresses(),
         std::slice::from_ref(&given),
@@ -203,8 +214,8 @@ async fn other_nodes_find_the_announced_addresses() {
     let found = within("a discovery", c.discover(1)).await.unwrap();
     let of_a = found.nodes.iter().find(|node| node.id == a.id()).unwrap();
     assert_eq!(of_a.addresses.first(), Some(&given));
-    // A peer with a link over loopback can still dial it there.
-    let (_, known) = within("it is remembered", async {
+    // A peer whose link goes over the loopback interface still gets the loopback address.
+    let (_, known) = within("a to be a known peer", async {
         loop {
             if let Some(known) = c.network().known_peers().await.unwrap().pop() {
                 return known;
@@ -218,9 +229,9 @@ async fn other_nodes_find_the_announced_addresses() {
 }
 
 #[tokio::test]
-async fn listening_everywhere_covers_ipv4_and_ipv6_without_announcing_a_wildcard() {
+async fn a_node_that_listens_everywhere_accepts_ipv4_and_ipv6_and_announces_no_wildcard() {
     let a = Node::builder().name("a").listen_everywhere(0).spawn().await.unwrap();
-    let port = at(&a).port();
+    let port = address_of(&a).port();
     for address in a.addresses() {
         let socket = address.socket().unwrap();
         assert!(!socket.ip().is_unspecified() && socket.port() == port, "{address}");
@@ -237,10 +248,10 @@ async fn listening_everywhere_covers_ipv4_and_ipv6_without_announcing_a_wildcard
     a.shutdown().await;
 }
 
-/// Tries a point of small order, bytes that are no point, and an encoding that is not canonical. A
-/// typing error in an identity mostly gives one of these.
+/// Tries a point of small order, bytes that are not a point of the curve, and an encoding that is not
+/// canonical. Many typing errors in an identity give bytes that are not a point.
 #[tokio::test]
-async fn an_identity_that_is_no_valid_key_is_reported_and_not_dialled() {
+async fn an_identity_that_is_not_a_valid_key_is_an_error_and_not_dialled() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("notes.txt");
     std::fs::write(&file, "notes").unwrap();
@@ -248,23 +259,23 @@ async fn an_identity_that_is_no_valid_key_is_reported_and_not_dialled() {
     listener.set_nonblocking(true).unwrap();
     let mut small = [0; 32];
     small[0] = 1;
-    let mut no_point = [0; 32];
-    no_point[0] = 2;
+    let mut not_a_point = [0; 32];
+    not_a_point[0] = 2;
     let mut not_canonical = [0xff; 32];
     (not_canonical[0], not_canonical[31]) = (0xee, 0x7f);
-    for bytes in [small, no_point, not_canonical] {
+    for bytes in [small, not_a_point, not_canonical] {
         let id = peerkit::NodeId::from_bytes(bytes);
-        let is_named = |error: &Error| matches!(error, Error::NotAKey(named) if *named == id);
-        let there = Address::from(listener.local_addr().unwrap()).with_id(id);
-        let error = within("the error", a.connect(&there)).await.unwrap_err();
-        assert!(is_named(&error), "{error:?}");
-        let error = within("the error", a.join(&[there])).await.unwrap_err();
+        let is_not_a_key = |error: &Error| matches!(error, Error::NotAKey(bytes) if *bytes == id);
+        let address = Address::from(listener.local_addr().unwrap()).with_id(id);
+        let error = within("the error", a.connect(&address)).await.unwrap_err();
+        assert!(is_not_a_key(&error), "{error:?}");
+        let error = within("the error", a.join(&[address])).await.unwrap_err();
         assert!(error.to_string().contains("no valid key"), "{error}");
         let error = within("the error", a.connect(id)).await.unwrap_err();
-        assert!(is_named(&error), "{error:?}");
+        assert!(is_not_a_key(&error), "{error:?}");
         let sharing = a.share(&file).to_nodes([a.id(), id]);
         let error = within("the error", sharing).await.unwrap_err();
-        assert!(is_named(&error), "{error:?}");
+        assert!(is_not_a_key(&error), "{error:?}");
     }
     assert!(a.files().shared_paths().is_empty());
     let dialled = listener.accept().map(drop).map_err(|error| error.kind());

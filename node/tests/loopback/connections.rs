@@ -1,4 +1,4 @@
-//! Connections: dialling, refusals, one link for each pair of nodes, and disconnects.
+//! Connections: dialling, refusals, disconnects, and that two nodes have only one link.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,8 +16,9 @@ fn key(n: u8) -> Key {
     Key::from_secret(&[n; 32])
 }
 
+/// Waits for the event `name` of a link that has ended. Returns how it ended.
 async fn link_end(events: &mut Events, name: &str) -> LinkEnd {
-    match expect(events, name).await {
+    match expect_event(events, name).await {
         Event::OutboundNodeDisconnected { link_end, .. }
         | Event::InboundNodeDisconnected { link_end, .. } => link_end,
         other => panic!("{other:?}"),
@@ -33,9 +34,9 @@ fn by_us(reason: Reason) -> LinkEnd {
 }
 
 #[tokio::test]
-async fn an_address_has_many_forms() {
+async fn addresses_can_be_written_in_several_forms() {
     let b = node("b").await;
-    let port = at(&b).port();
+    let port = address_of(&b).port();
     let addresses = [
         format!("127.0.0.1:{port}"),
         format!("localhost:{port}"),
@@ -65,7 +66,7 @@ async fn a_node_is_dialled_over_ipv6() {
         return;
     };
     let a = node("a").await;
-    let address = format!("{}@[::1]:{}", six.id(), at(&six).port());
+    let address = format!("{}@[::1]:{}", six.id(), address_of(&six).port());
     assert_eq!(a.connect(address).await.unwrap().id(), six.id());
     shutdown([&a, &six]).await;
 }
@@ -73,7 +74,7 @@ async fn a_node_is_dialled_over_ipv6() {
 #[tokio::test]
 async fn a_node_does_not_link_to_itself() {
     let a = node("a").await;
-    let refused = a.connect(at(&a)).await;
+    let refused = a.connect(address_of(&a)).await;
     assert!(
         matches!(refused, Err(Error::Refused { reason: Reason::SelfConnection, .. })),
         "{refused:?}"
@@ -90,13 +91,13 @@ async fn a_node_does_not_link_to_itself() {
 }
 
 #[tokio::test]
-async fn dialling_something_other_than_a_node_is_an_error() {
+async fn dialling_an_address_without_a_node_is_an_error() {
     let a = node("a").await;
     let mut events = a.events();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
 
-    // A server that does not speak TLS.
+    // The server does not speak TLS.
     let talking = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
@@ -105,12 +106,12 @@ async fn dialling_something_other_than_a_node_is_an_error() {
     });
     let failed = a.connect(address).await;
     assert!(matches!(failed, Err(Error::Handshake { .. })), "{failed:?}");
-    let event = expect(&mut events, "outbound_node_connection_error").await;
+    let event = expect_event(&mut events, "outbound_node_connection_error").await;
     let Event::OutboundNodeConnectionError { address: dialled, error } = event else { panic!() };
     assert_eq!(dialled, Address::from_socket(address));
     assert!(error.contains("is not a peerkit node"), "{error}");
 
-    // A server that sends nothing.
+    // The server sends nothing.
     let listener = within("the other server", talking).await.unwrap();
     let mut config = Config::default();
     config.handshake_timeout = Duration::from_millis(200);
@@ -118,7 +119,7 @@ async fn dialling_something_other_than_a_node_is_an_error() {
     let (failed, _held) = tokio::join!(hasty.connect(address), listener.accept());
     assert!(matches!(failed, Err(Error::Handshake { .. })), "{failed:?}");
 
-    // A port without a listener.
+    // The port has no listener.
     drop(listener);
     let Err(failed @ Error::Connect { .. }) = a.connect(address).await else { panic!() };
     assert!(failed.to_string().contains(&address.to_string()), "{failed}");
@@ -126,7 +127,7 @@ async fn dialling_something_other_than_a_node_is_an_error() {
 }
 
 #[tokio::test]
-async fn networks_and_secrets_keep_others_out() {
+async fn nodes_of_another_network_or_with_another_secret_are_refused() {
     let guarded = || builder("guarded").network("ours").secret("long and random");
     let guarded = guarded().spawn().await.unwrap();
     let mut events = guarded.events();
@@ -137,17 +138,17 @@ async fn networks_and_secrets_keep_others_out() {
     ];
     for (other, expected) in others {
         let other = other.spawn().await.unwrap();
-        let refused = other.connect(at(&guarded)).await;
+        let refused = other.connect(address_of(&guarded)).await;
         let Err(Error::Refused { reason, .. }) = refused else { panic!("{refused:?}") };
         assert_eq!(reason, expected);
-        let event = expect(&mut events, "inbound_node_connection_error").await;
+        let event = expect_event(&mut events, "inbound_node_connection_error").await;
         let Event::InboundNodeConnectionError { error, .. } = event else { panic!() };
         assert_eq!(error, expected.to_string());
         // A dial in the other direction is refused as well.
-        let refused = guarded.connect(at(&other)).await;
+        let refused = guarded.connect(address_of(&other)).await;
         assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
         assert!(guarded.peers().is_empty());
-        until("the other side has given up", || other.peers().is_empty()).await;
+        wait_until("the other side has given up", || other.peers().is_empty()).await;
         shutdown([&other]).await;
     }
     let friend = builder("").network("ours").secret("long and random").spawn().await.unwrap();
@@ -161,18 +162,18 @@ async fn a_full_node_refuses_inbound_links_with_a_reason() {
     let mut events = full.events();
     let (first, second) = (node("first").await, node("second").await);
     link(&first, &full).await;
-    let refused = second.connect(at(&full)).await;
+    let refused = second.connect(address_of(&full)).await;
     assert!(matches!(refused, Err(Error::Refused { reason: Reason::Full, .. })), "{refused:?}");
-    let event = expect(&mut events, "inbound_node_connection_error").await;
+    let event = expect_event(&mut events, "inbound_node_connection_error").await;
     let Event::InboundNodeConnectionError { error, .. } = event else { panic!() };
     assert_eq!(error, Reason::Full.to_string());
-    // The limit is for inbound links: the full node may still dial.
-    let peer = full.connect(at(&second)).await.unwrap();
+    // The limit applies to inbound links, so the full node can still dial.
+    let peer = full.connect(address_of(&second)).await.unwrap();
     assert_eq!(peer.id(), second.id());
-    // A place that becomes free can be taken.
+    // When the inbound link has ended, another one is accepted.
     full.disconnect(first.id()).await.unwrap();
     full.disconnect(second.id()).await.unwrap();
-    until("both are gone", || full.peers().is_empty() && second.peers().is_empty()).await;
+    wait_until("both links to end", || full.peers().is_empty() && second.peers().is_empty()).await;
     link(&second, &full).await;
     shutdown([&full, &first, &second]).await;
 }
@@ -181,23 +182,23 @@ async fn a_full_node_refuses_inbound_links_with_a_reason() {
 async fn a_simultaneous_open_leaves_one_link() {
     for round in 0..50 {
         let (a, b) = (node("a").await, node("b").await);
-        let (to_a, to_b) = (at(&a), at(&b));
+        let (address_of_a, address_of_b) = (address_of(&a), address_of(&b));
         let dial = |node: Node, to| tokio::spawn(async move { node.connect(to).await });
-        let (from_a, from_b) = (dial(a.clone(), to_b), dial(b.clone(), to_a));
+        let (from_a, from_b) = (dial(a.clone(), address_of_b), dial(b.clone(), address_of_a));
         let from_a = within("a's dial", from_a).await.unwrap().unwrap();
         let from_b = within("b's dial", from_b).await.unwrap().unwrap();
         assert_eq!((from_a.id(), from_b.id()), (b.id(), a.id()));
-        // The link that the greater identity has dialled, seen from both sides.
+        // Both nodes must have the same link, whichever of them has dialled it.
         let (great, small) = if a.id() > b.id() { (&a, &b) } else { (&b, &a) };
-        let side = |node: &Node, of: &Node| node.peer(of.id()).map(|peer| peer.direction());
-        let one = || {
-            let sides = (side(great, small), side(small, great));
-            sides == (Some(Direction::Outbound), Some(Direction::Inbound))
-                || sides == (Some(Direction::Inbound), Some(Direction::Outbound))
+        let direction = |node: &Node, of: &Node| node.peer(of.id()).map(|peer| peer.direction());
+        let have_one_link = || {
+            let directions = (direction(great, small), direction(small, great));
+            directions == (Some(Direction::Outbound), Some(Direction::Inbound))
+                || directions == (Some(Direction::Inbound), Some(Direction::Outbound))
         };
-        until("both have the same link", one).await;
+        wait_until("both nodes to have the same link", have_one_link).await;
         assert!(a.ping(b.id()).await.is_ok() && b.ping(a.id()).await.is_ok(), "round {round}");
-        assert!(one(), "round {round}");
+        assert!(have_one_link(), "round {round}");
         assert_eq!((a.peers().len(), b.peers().len()), (1, 1));
         tokio::join!(a.shutdown(), b.shutdown());
     }
@@ -210,9 +211,9 @@ async fn connecting_twice_gives_the_same_link() {
     let first = link(&a, &b).await;
     a.set_info(b.id(), "mark", 1).unwrap();
     for _ in 0..3 {
-        assert_eq!(a.connect(at(&b)).await.unwrap(), first);
+        assert_eq!(a.connect(address_of(&b)).await.unwrap(), first);
     }
-    assert_eq!(b.connect(at(&a)).await.unwrap().direction(), Direction::Inbound);
+    assert_eq!(b.connect(address_of(&a)).await.unwrap().direction(), Direction::Inbound);
     assert_eq!(a.info(b.id(), "mark"), Some(json!(1)));
     shutdown([&a, &b]).await;
     let mut connected = 0;
@@ -223,21 +224,23 @@ async fn connecting_twice_gives_the_same_link() {
     assert_eq!(connected, 1);
 }
 
-/// This happens with a bootstrap node that is also a known peer, and with an address given twice.
+/// A node dials an address several times at once if a bootstrap node is also a known peer, or if an address
+/// is given twice.
 #[tokio::test]
-async fn dials_to_one_node_at_once_make_one_link() {
+async fn concurrent_dials_to_one_node_make_one_link() {
     let (a, b) = (node("a").await, node("b").await);
     let (mut from_a, mut from_b) = (a.events(), b.events());
     let dials: Vec<_> = (0..8)
         .map(|_| {
-            let (a, to) = (a.clone(), at(&b));
+            let (a, to) = (a.clone(), address_of(&b));
             tokio::spawn(async move { a.connect(to).await })
         })
         .collect();
     for dial in dials {
         assert_eq!(within("a dial", dial).await.unwrap().unwrap().id(), b.id());
     }
-    let joined = within("a join", a.join(&[at(&b).into(), at(&b).into()])).await.unwrap();
+    let joined =
+        within("a join", a.join(&[address_of(&b).into(), address_of(&b).into()])).await.unwrap();
     assert_eq!(joined.len(), 1);
     a.shutdown().await;
     b.shutdown().await;
@@ -256,14 +259,14 @@ async fn dials_to_one_node_at_once_make_one_link() {
     }
 }
 
-/// A dial that waits for the Hello of another dial continues when the other one fails.
+/// A dial that waits for another dial to the same address continues when the other dial fails.
 #[tokio::test]
-async fn a_dial_that_waits_for_another_continues_when_that_fails() {
+async fn a_dial_that_waits_for_another_dial_continues_when_that_fails() {
     let a = node("a").await;
     let b = builder("b").max_inbound(0).spawn().await.unwrap();
     let dials: Vec<_> = (0..4)
         .map(|_| {
-            let (a, to) = (a.clone(), at(&b));
+            let (a, to) = (a.clone(), address_of(&b));
             tokio::spawn(async move { a.connect(to).await })
         })
         .collect();
@@ -275,33 +278,33 @@ async fn a_dial_that_waits_for_another_continues_when_that_fails() {
 }
 
 #[tokio::test]
-async fn each_side_can_end_a_link_and_both_learn_the_reason() {
+async fn either_node_can_end_a_link_and_both_get_the_reason() {
     let (a, b) = (node("a").await, node("b").await);
-    let (mut to_a, mut to_b) = (a.events(), b.events());
+    let (mut events_of_a, mut events_of_b) = (a.events(), b.events());
     for _ in 0..50 {
         // The node that dialled ends the link.
         link(&a, &b).await;
         a.disconnect(b.id()).await.unwrap();
-        expect(&mut to_a, "node_disconnect_with_outbound_node").await;
+        expect_event(&mut events_of_a, "node_disconnect_with_outbound_node").await;
         assert_eq!(
-            link_end(&mut to_a, "outbound_node_disconnected").await,
+            link_end(&mut events_of_a, "outbound_node_disconnected").await,
             by_us(Reason::Requested)
         );
         assert_eq!(
-            link_end(&mut to_b, "inbound_node_disconnected").await,
+            link_end(&mut events_of_b, "inbound_node_disconnected").await,
             by_peer(Reason::Requested)
         );
         assert!(matches!(a.disconnect(b.id()).await, Err(Error::NotConnected(_))));
         // The node that was dialled ends the link.
         link(&a, &b).await;
         b.disconnect(a.id()).await.unwrap();
-        expect(&mut to_b, "node_disconnect_with_inbound_node").await;
+        expect_event(&mut events_of_b, "node_disconnect_with_inbound_node").await;
         assert_eq!(
-            link_end(&mut to_b, "inbound_node_disconnected").await,
+            link_end(&mut events_of_b, "inbound_node_disconnected").await,
             by_us(Reason::Requested)
         );
         assert_eq!(
-            link_end(&mut to_a, "outbound_node_disconnected").await,
+            link_end(&mut events_of_a, "outbound_node_disconnected").await,
             by_peer(Reason::Requested)
         );
     }
@@ -309,32 +312,33 @@ async fn each_side_can_end_a_link_and_both_learn_the_reason() {
 }
 
 #[tokio::test]
-async fn either_side_can_reconnect_at_once() {
+async fn either_node_can_reconnect_immediately_after_a_disconnect() {
     let patient = |name| builder(name).config(without_deadlines()).spawn();
     let (a, b) = (patient("a").await.unwrap(), patient("b").await.unwrap());
-    let (mut to_a, mut to_b) = (a.events(), b.events());
+    let (mut events_of_a, mut events_of_b) = (a.events(), b.events());
     for round in 0..20 {
         link(&a, &b).await;
         a.disconnect(b.id()).await.unwrap();
         let again = async {
             if round % 2 == 0 {
-                expect(&mut to_a, "outbound_node_disconnected").await;
-                a.connect(at(&b)).await
+                expect_event(&mut events_of_a, "outbound_node_disconnected").await;
+                a.connect(address_of(&b)).await
             } else {
-                expect(&mut to_b, "inbound_node_disconnected").await;
-                b.connect(at(&a)).await
+                expect_event(&mut events_of_b, "inbound_node_disconnected").await;
+                b.connect(address_of(&a)).await
             }
         };
-        within("a link that waits for no deadline", again).await.unwrap();
-        until("both have it", || a.peers().len() == 1 && b.peers().len() == 1).await;
+        within("a link before any deadline", again).await.unwrap();
+        wait_until("both nodes to have the link", || a.peers().len() == 1 && b.peers().len() == 1)
+            .await;
         a.disconnect(b.id()).await.unwrap();
-        until("it is gone", || a.peers().is_empty() && b.peers().is_empty()).await;
+        wait_until("the link to end", || a.peers().is_empty() && b.peers().is_empty()).await;
     }
     shutdown([&a, &b]).await;
 }
 
 #[tokio::test]
-async fn peer_info_and_round_trip_times() {
+async fn peer_info_and_round_trip_times_belong_to_the_link() {
     let (a, b) = (node("a").await, node("b").await);
     let stranger = key(1).id();
     link(&a, &b).await;
@@ -348,7 +352,7 @@ async fn peer_info_and_round_trip_times() {
 
     for (from, to) in [(&a, &b), (&b, &a)] {
         let rtt = from.ping(to.id()).await.unwrap();
-        assert!(rtt > Duration::ZERO && rtt < PATIENCE);
+        assert!(rtt > Duration::ZERO && rtt < WAIT_TIMEOUT);
         assert_eq!(from.rtt(to.id()).unwrap().as_micros(), rtt.as_micros());
     }
     let many = (0..100).map(|_| {
@@ -365,13 +369,14 @@ async fn peer_info_and_round_trip_times() {
     assert!(matches!(a.network().find_peer("unknown"), Err(Error::UnknownPeer(_))));
 
     a.disconnect(b.id()).await.unwrap();
-    until("the link is gone", || a.peers().is_empty() && b.peers().is_empty()).await;
+    wait_until("the link to end", || a.peers().is_empty() && b.peers().is_empty()).await;
     link(&a, &b).await;
     assert_eq!(a.info(b.id(), "colour"), None, "peer info ends with its link");
     shutdown([&a, &b]).await;
 }
 
-fn quick() -> Config {
+/// Returns a configuration that reconnects quickly.
+fn quick_reconnects() -> Config {
     let mut config = Config::default();
     config.reconnect_min = Duration::from_millis(5);
     config.reconnect_max = Duration::from_millis(20);
@@ -380,14 +385,14 @@ fn quick() -> Config {
 
 #[tokio::test]
 async fn a_link_with_reconnect_is_restored_when_the_node_is_back() {
-    let a = builder("a").config(quick()).spawn().await.unwrap();
+    let a = builder("a").config(quick_reconnects()).spawn().await.unwrap();
     let mut events = a.events();
-    let elsewhere = Elsewhere::new();
-    let b = elsewhere.run(builder("b").key(key(2)).spawn()).await.unwrap();
-    let address = at(&b);
+    let other_runtime = OtherRuntime::new();
+    let b = other_runtime.run(builder("b").key(key(2)).spawn()).await.unwrap();
+    let address = address_of(&b);
     a.connect_with(address, ConnectOptions::reconnect()).await.unwrap();
-    expect(&mut events, "outbound_node_connected").await;
-    elsewhere.crash();
+    expect_event(&mut events, "outbound_node_connected").await;
+    other_runtime.crash();
     let LinkEnd { reason, by_peer: false } =
         link_end(&mut events, "outbound_node_disconnected").await
     else {
@@ -396,7 +401,7 @@ async fn a_link_with_reconnect_is_restored_when_the_node_is_back() {
     assert!(matches!(reason, Reason::Lost(_)), "{reason:?}");
     for expected in 1..=3 {
         let Event::NodeReconnectionError { address: dialled, tries, error } =
-            expect(&mut events, "node_reconnection_error").await
+            expect_event(&mut events, "node_reconnection_error").await
         else {
             panic!()
         };
@@ -406,18 +411,18 @@ async fn a_link_with_reconnect_is_restored_when_the_node_is_back() {
     let again = || Node::builder().name("again").key(key(2)).listen(address);
     let b = again().spawn().await.unwrap();
     let Event::OutboundNodeConnected { peer } =
-        expect(&mut events, "outbound_node_connected").await
+        expect_event(&mut events, "outbound_node_connected").await
     else {
         panic!()
     };
     assert_eq!((peer.id(), peer.name()), (b.id(), "again"));
-    // An orderly stop of the peer does not end the reconnecting either.
+    // After an orderly stop of the peer, the node also reconnects.
     b.shutdown().await;
     let b = again().spawn().await.unwrap();
-    expect(&mut events, "outbound_node_connected").await;
-    // Disconnecting by hand ends the reconnecting.
+    expect_event(&mut events, "outbound_node_connected").await;
+    // After a disconnect by hand, the node does not reconnect.
     a.disconnect(b.id()).await.unwrap();
-    expect(&mut events, "outbound_node_disconnected").await;
+    expect_event(&mut events, "outbound_node_disconnected").await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(a.peers().is_empty());
     shutdown([&a, &b]).await;
@@ -427,7 +432,7 @@ async fn a_link_with_reconnect_is_restored_when_the_node_is_back() {
 async fn the_application_can_stop_reconnecting() {
     let tries = Arc::new(Mutex::new(Vec::new()));
     let writing = tries.clone();
-    let a = builder("a").config(quick()).callback(move |cx, event| {
+    let a = builder("a").config(quick_reconnects()).callback(move |cx, event| {
         if let Event::NodeReconnectionError { address, tries, .. } = event {
             writing.lock().unwrap().push(tries);
             if tries == 4 {
@@ -437,10 +442,10 @@ async fn the_application_can_stop_reconnecting() {
     });
     let a = a.spawn().await.unwrap();
     let b = node("b").await;
-    a.connect_with(at(&b), ConnectOptions::reconnect()).await.unwrap();
+    a.connect_with(address_of(&b), ConnectOptions::reconnect()).await.unwrap();
     b.shutdown().await;
-    until("four tries", || tries.lock().unwrap().len() >= 4).await;
-    // Ten times the longest wait between two tries.
+    wait_until("four attempts", || tries.lock().unwrap().len() >= 4).await;
+    // Ten times the longest delay between two attempts.
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(*tries.lock().unwrap(), [1, 2, 3, 4]);
     shutdown([&a]).await;
@@ -452,27 +457,28 @@ async fn a_link_from_a_restarted_node_replaces_its_stale_link() {
     config.flush_timeout = Duration::from_millis(100);
     let a = builder("a").config(config).spawn().await.unwrap();
     let mut events = a.events();
-    let proxy = Proxy::new(at(&a)).await;
-    let elsewhere = Elsewhere::new();
-    let before = elsewhere.run(builder("before").key(key(3)).spawn()).await.unwrap();
+    let proxy = Proxy::new(address_of(&a)).await;
+    let other_runtime = OtherRuntime::new();
+    let before = other_runtime.run(builder("before").key(key(3)).spawn()).await.unwrap();
     let (dialling, through) = (before.clone(), proxy.address);
-    elsewhere.run(async move { dialling.connect(through).await }).await.unwrap();
-    expect(&mut events, "inbound_node_connected").await;
-    proxy.fall_silent();
-    elsewhere.crash();
-    // This node has not noticed the crash yet.
+    other_runtime.run(async move { dialling.connect(through).await }).await.unwrap();
+    expect_event(&mut events, "inbound_node_connected").await;
+    proxy.stop_forwarding();
+    other_runtime.crash();
+    // Node a has not noticed the crash yet.
     assert_eq!(a.peer(before.id()).unwrap().name(), "before");
     let after = builder("after").key(key(3)).spawn().await.unwrap();
-    after.connect(at(&a)).await.unwrap();
+    after.connect(address_of(&a)).await.unwrap();
     assert_eq!(link_end(&mut events, "inbound_node_disconnected").await, by_us(Reason::Replaced));
-    let Event::InboundNodeConnected { peer } = expect(&mut events, "inbound_node_connected").await
+    let Event::InboundNodeConnected { peer } =
+        expect_event(&mut events, "inbound_node_connected").await
     else {
         panic!()
     };
     assert_eq!((peer.id(), peer.name()), (after.id(), "after"));
     assert_eq!(a.peers(), [peer]);
     after.send(a.id(), "here again").await.unwrap();
-    assert_eq!(text(&mut events).await, "here again");
+    assert_eq!(next_text(&mut events).await, "here again");
     shutdown([&a, &after]).await;
 }
 
@@ -484,27 +490,27 @@ async fn both_sides_drop_a_link_that_falls_silent() {
     let dead_after = config.dead_after;
     let a = builder("a").config(config.clone()).spawn().await.unwrap();
     let b = builder("b").config(config).spawn().await.unwrap();
-    let (mut to_a, mut to_b) = (a.events(), b.events());
-    let proxy = Proxy::new(at(&b)).await;
+    let (mut events_of_a, mut events_of_b) = (a.events(), b.events());
+    let proxy = Proxy::new(address_of(&b)).await;
     a.connect(proxy.address).await.unwrap();
-    expect(&mut to_b, "inbound_node_connected").await;
-    // Idle for longer than the deadline: the pings keep the link alive.
+    expect_event(&mut events_of_b, "inbound_node_connected").await;
+    // The link is idle for longer than the deadline. The pings keep it alive.
     tokio::time::sleep(dead_after + dead_after / 4).await;
     assert!(a.rtt(b.id()).is_some() && a.peers().len() == 1 && b.peers().len() == 1);
-    proxy.fall_silent();
+    proxy.stop_forwarding();
     let silent = LinkEnd { reason: Reason::Silent(dead_after), by_peer: false };
-    assert_eq!(link_end(&mut to_a, "outbound_node_disconnected").await, silent);
-    assert_eq!(link_end(&mut to_b, "inbound_node_disconnected").await, silent);
+    assert_eq!(link_end(&mut events_of_a, "outbound_node_disconnected").await, silent);
+    assert_eq!(link_end(&mut events_of_b, "inbound_node_disconnected").await, silent);
     shutdown([&a, &b]).await;
 }
 
 #[tokio::test]
-async fn connecting_while_the_old_link_ends_makes_a_new_one() {
+async fn a_connect_while_the_old_link_ends_makes_a_new_link() {
     let (a, b) = (node("a").await, node("b").await);
     for _ in 0..20 {
-        let old = a.connect(at(&b)).await.unwrap();
+        let old = a.connect(address_of(&b)).await.unwrap();
         a.disconnect(old.id()).await.unwrap();
-        let new = a.connect(at(&b)).await.unwrap();
+        let new = a.connect(address_of(&b)).await.unwrap();
         assert_eq!(new.id(), b.id());
         // The new link works, so it is not the one that was ending.
         a.send(b.id(), "still there").await.unwrap();
@@ -514,21 +520,24 @@ async fn connecting_while_the_old_link_ends_makes_a_new_one() {
 
 #[tokio::test]
 async fn a_node_is_dialled_by_its_name_or_identity() {
-    let names = |name: &str| Node::builder().name(name).listen("127.0.0.1:0").manual(true);
-    let carol = names("carol").spawn().await.unwrap();
-    let bob = names("bob").spawn().await.unwrap();
-    let ann = names("ann").spawn().await.unwrap();
+    let manual = |name: &str| Node::builder().name(name).listen("127.0.0.1:0").manual(true);
+    let carol = manual("carol").spawn().await.unwrap();
+    let bob = manual("bob").spawn().await.unwrap();
+    let ann = manual("ann").spawn().await.unwrap();
     bob.connect(carol.listening()[0]).await.unwrap();
-    let bobs = bob.listening()[0];
-    let peer = ann.connect((bobs.ip().to_string().as_str(), bobs.port())).await.unwrap();
+    let address_of_bob = bob.listening()[0];
+    let peer = ann
+        .connect((address_of_bob.ip().to_string().as_str(), address_of_bob.port()))
+        .await
+        .unwrap();
     assert_eq!(peer.id(), bob.id());
     for text in ["bob".to_owned(), bob.id().to_string()[..6].to_owned()] {
         assert_eq!(ann.connect(&text).await.unwrap().id(), bob.id(), "{text}");
         let addresses = ann.network().find_addresses(&text).await.unwrap();
-        let expected = Address::from_socket(bobs).with_id(bob.id());
+        let expected = Address::from_socket(address_of_bob).with_id(bob.id());
         assert_eq!(addresses, [expected], "{text}");
     }
-    // A lookup in the network finds a node that this one has never met.
+    // Ann has never had a link with Carol, so this looks her up in the network.
     let peer = ann.connect(carol.id()).await.unwrap();
     assert_eq!(peer.id(), carol.id());
     let unknown = Key::from_secret(&[9; 32]).id();

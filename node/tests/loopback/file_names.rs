@@ -34,14 +34,17 @@ async fn a_file_by_ticket_arrives_under_the_name_in_the_ticket() {
         let shared = ann.share(from.path().join(name)).await.unwrap().shared;
         tickets.push(ann.files().ticket_for(&shared).unwrap());
     }
-    // A file in a shared folder has a ticket of its own, and so has a folder of equal content.
+    // There are also tickets for a file in a shared folder, and for a second folder with the same content.
     let real = fs::canonicalize(from.path()).unwrap();
     let inside = ann.files().shared_files(&real.join("top"), 0, 9).unwrap().files.remove(0).file;
     tickets.push(ann.files().ticket_for(&inside).unwrap());
     write(&from, "same as top/c.txt", b"the same");
     let again = ann.share(from.path().join("same as top")).with_ticket().await.unwrap();
     tickets.push(ann.files().ticket_for(&again.shared).unwrap());
-    assert!(tickets[4].secret.is_some(), "although the same content is open under another name");
+    assert!(
+        tickets[4].secret.is_some(),
+        "although all nodes may fetch the same content under another name"
+    );
     for (ticket, name) in tickets.iter().zip(["a.txt", "b.txt", "top", "c.txt", "same as top"]) {
         assert_eq!(ticket.name.as_ref().unwrap().as_str(), name);
         let ticket: Ticket = ticket.to_string().parse().unwrap();
@@ -59,7 +62,7 @@ async fn a_file_by_ticket_arrives_under_the_name_in_the_ticket() {
 }
 
 #[tokio::test]
-async fn a_search_finds_own_files_and_every_name() {
+async fn a_search_finds_the_nodes_own_files_and_all_names_of_a_content() {
     let (ann, bob) = (node("ann").await, node("bob").await);
     link(&ann, &bob).await;
     let from = folder();
@@ -92,12 +95,12 @@ async fn a_search_finds_own_files_and_every_name() {
     assert_eq!(
         found(&bob, "txt").await,
         expected,
-        "a node finds its own files, even those hidden from others"
+        "a node finds its own files, even those that other nodes can't find"
     );
     assert_eq!(found(&ann, "txt").await, expected[..3]);
     for text in ["caf\u{e9}", "CAFE\u{301}"] {
-        let of_bob = [("cafe\u{301}.txt".to_owned(), vec![bob.id()])];
-        assert_eq!(found(&ann, text).await, of_bob, "ann has the content under other names");
+        let expected = [("cafe\u{301}.txt".to_owned(), vec![bob.id()])];
+        assert_eq!(found(&ann, text).await, expected, "ann has the content under other names");
     }
     shutdown([&ann, &bob]).await;
 }
@@ -115,7 +118,7 @@ async fn a_hidden_name_from_the_network_is_replaced() {
     assert_eq!((renamed.name.as_str(), renamed.why), (".bash_profile", NameFault::LeadingDot));
     assert_eq!(renamed.path, fetched.path);
     assert!(!to.path().join(".bash_profile").exists());
-    // The file is there already, so nothing is fetched. The new name is reported again.
+    // The file exists already, so no piece is fetched. The new name is reported again.
     let again = fetch(&bob, get.clone().to(to.path())).await;
     assert_eq!((again.sources.len(), &again.renamed), (0, &fetched.renamed));
     // A hidden name that the user has chosen is kept.
@@ -127,7 +130,7 @@ async fn a_hidden_name_from_the_network_is_replaced() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_folder_keeps_all_names_but_misleading_ones() {
+async fn a_fetched_folder_keeps_all_names_except_misleading_ones() {
     let (ann, bob) = (node("ann").await, node("bob").await);
     let (from, to) = (folder(), folder());
     let long = "x".repeat(255);
@@ -149,14 +152,14 @@ async fn a_folder_keeps_all_names_but_misleading_ones() {
     );
     assert_eq!(fs::read(fetched.path.join("fdp_gpj.exe")).unwrap(), b"misleading");
     assert_eq!(renamed.path, fetched.path.join("fdp_gpj.exe"));
-    // The fetched files have their names on the disk there.
+    // The next fetch compares names with those on this disk, and finds all files.
     let again = fetch(&bob, get).await;
     assert_eq!((again.path, again.sources.len()), (fetched.path, 0));
     shutdown([&ann, &bob]).await;
 }
 
-/// Makes a folder whose path has `len` bytes, nearly as many as the system allows.
-fn deep(base: &Path, len: usize) -> PathBuf {
+/// Creates a folder whose path has `len` bytes.
+fn create_deep_folder(base: &Path, len: usize) -> PathBuf {
     let mut path = base.to_owned();
     while path.as_os_str().len() + 102 < len {
         path.push("d".repeat(100));
@@ -169,7 +172,7 @@ fn deep(base: &Path, len: usize) -> PathBuf {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn files_that_this_disk_cannot_hold_are_reported_and_the_rest_arrives() {
+async fn files_that_this_disk_cannot_hold_are_reported_and_the_others_arrive() {
     let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
     let bob = builder("bob").callback(move |_, event| {
         if let Event::NodeDownloadFinished { path, changes, .. } = event {
@@ -178,27 +181,27 @@ async fn files_that_this_disk_cannot_hold_are_reported_and_the_rest_arrives() {
     });
     let (ann, bob) = (node("ann").await, bob.spawn().await.unwrap());
     let (from, to) = (folder(), folder());
-    let content = Chance(3).bytes(3 << 20);
+    let content = SeededRandom(3).bytes(3 << 20);
     write(&from, "top/short", &content);
     write(&from, "top/empty", b"");
     write(&from, &format!("top/{}/file", "f".repeat(200)), &content[1..]);
     write(&from, &format!("top/{}", "g".repeat(240)), b"long");
     let shared = ann.share(from.path().join("top")).await.unwrap().shared;
-    let to = deep(to.path(), 3950);
+    let to = create_deep_folder(to.path(), 3950);
     let get = FetchRequest::ticket(&ann.files().ticket_for(&shared).unwrap()).into_folder(&to);
     let fetched = fetch(&bob, get.clone()).await;
     assert_eq!(fetched.path, to.join("top"));
     assert_eq!(fs::read(fetched.path.join("short")).unwrap(), content);
     assert_eq!(fs::read(fetched.path.join("empty")).unwrap(), b"");
     assert_eq!(fetched.bytes, content.len() as u64);
-    let left: Vec<_> =
+    let left_out: Vec<_> =
         fetched.left_out.iter().map(|left| (left.path.as_str().len(), left.why)).collect();
     let (long, above) = (NameFault::TooLongForDisk, NameFault::ParentNotWritten);
-    assert_eq!(left, [(200, long), (205, above), (240, long)]);
+    assert_eq!(left_out, [(200, long), (205, above), (240, long)]);
     let (path, changes) = within("the event", events.recv()).await.unwrap();
     let expected = Changes::new(&fetched.renamed, &fetched.left_out);
     assert_eq!((path, changes), (fetched.path.clone(), expected));
-    assert_eq!(fs::read_dir(&to).unwrap().count(), 1, "nothing else is left");
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 1, "other files are left");
     // The next fetch finds all files that fit, and fetches nothing.
     assert_eq!(fetch(&bob, get).await.sources, []);
     shutdown([&ann, &bob]).await;
@@ -213,12 +216,12 @@ async fn a_long_name_is_cut_to_fit_a_number_and_the_part_suffix() {
     let file = write(&from, &name, b"one");
     let top = "x".repeat(255);
     write(&from, &format!("{top}/file"), b"file");
-    let long = deep(to.path(), 4095 - 40);
+    let long = create_deep_folder(to.path(), 4095 - 40);
     for at in [to.path(), &long] {
-        let is_short = *at == *long;
+        let is_deep = *at == *long;
         let folder = (from.path().join(&top), &top);
-        // A folder also needs room for the names in it.
-        let folder = Some(folder).filter(|_| !is_short);
+        // In the deep folder there is no room for a folder with a file in it.
+        let folder = Some(folder).filter(|_| !is_deep);
         for (path, wanted) in folder.into_iter().chain([(file.clone(), &name)]) {
             let shared = ann.share(&path).await.unwrap().shared;
             let get =
@@ -234,9 +237,9 @@ async fn a_long_name_is_cut_to_fit_a_number_and_the_part_suffix() {
             let name = second.path.file_name().unwrap().to_str().unwrap();
             assert!(name.contains(" (1)"), "{name}");
             assert!(name.ends_with(".txt") || second.path.is_dir(), "{name}");
-            assert_eq!(first.path.ends_with(wanted), !is_short, "the name is cut to fit");
+            assert_eq!(first.path.ends_with(wanted), !is_deep, "the name is cut to fit");
             let why: Vec<_> = second.renamed.iter().map(|renamed| renamed.why).collect();
-            let expected = if is_short { NameFault::TooLongForDisk } else { NameFault::NameInUse };
+            let expected = if is_deep { NameFault::TooLongForDisk } else { NameFault::NameInUse };
             assert_eq!(why, [expected]);
         }
     }
@@ -245,7 +248,7 @@ async fn a_long_name_is_cut_to_fit_a_number_and_the_part_suffix() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_folder_replaces_regular_files_only() {
+async fn a_fetched_folder_replaces_only_regular_files() {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     let (ann, bob) = (node("ann").await, node("bob").await);
     let (from, to) = (folder(), folder());
@@ -262,8 +265,8 @@ async fn a_folder_replaces_regular_files_only() {
         panic!("{refused:?}")
     };
     assert_eq!(path, to.path().join("top/b"));
-    assert_eq!(fs::read(to.path().join("top/a")).unwrap(), b"old", "nothing was replaced");
-    assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1, "nothing is left");
+    assert_eq!(fs::read(to.path().join("top/a")).unwrap(), b"old", "no file may be replaced");
+    assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1, "partial files are left");
     fs::remove_file(&path).unwrap();
     fetch(&bob, get).await;
     assert_eq!(fs::read(to.path().join("top/a")).unwrap(), b"new");

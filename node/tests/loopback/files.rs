@@ -1,4 +1,4 @@
-//! Files: shared, found, fetched and verified, whichever of the two nodes can dial the other.
+//! Sharing, finding, fetching and verifying files, whichever of the two nodes can dial the other.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,9 +14,9 @@ use peerkit_proto::files::{
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Returns content of four pieces, the last one shorter.
+/// Returns content of four pieces, the last of which is shorter.
 fn content() -> Vec<u8> {
-    Chance(5).bytes(3 * usize::try_from(PIECE).unwrap() + 12_345)
+    SeededRandom(5).bytes(3 * usize::try_from(PIECE).unwrap() + 12_345)
 }
 
 fn write(folder: &TempDir, name: &str, content: &[u8]) -> PathBuf {
@@ -26,7 +26,7 @@ fn write(folder: &TempDir, name: &str, content: &[u8]) -> PathBuf {
     path
 }
 
-/// Returns all files and folders under a folder, with their contents.
+/// Returns the paths of all files and folders under a folder, and the contents of the files.
 fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -49,8 +49,8 @@ fn is_empty(folder: &TempDir) -> bool {
     tree(folder.path()).is_empty()
 }
 
-/// Returns the number of files, which all have to be unfinished fetches.
-fn parts(folder: &TempDir) -> usize {
+/// Returns the number of partial files. Checks that the folder has no other files.
+fn count_parts(folder: &TempDir) -> usize {
     let tree = tree(folder.path());
     assert!(tree.keys().all(|path| path.extension() == Some("part".as_ref())), "{tree:?}");
     tree.len()
@@ -85,11 +85,11 @@ async fn a_file_is_found_and_fetched_from_a_node_without_a_link() {
     assert_eq!((fetched.bytes, &fetched.sources[..]), (content.len() as u64, &[cid.id()][..]));
     assert_eq!(tree(to.path()), BTreeMap::from([("a song.bin".into(), content.clone())]));
     assert!(steps.windows(2).all(|pair| pair[0].0 <= pair[1].0), "{steps:?}");
-    let whole = (content.len() as u64, content.len() as u64);
-    assert_eq!(steps.last(), Some(&whole));
+    let complete = (content.len() as u64, content.len() as u64);
+    assert_eq!(steps.last(), Some(&complete));
     assert!(ann.peer(cid.id()).is_none(), "a fetch makes no link");
 
-    // Fetch to an exact path, and into a folder that is made for the file.
+    // Fetches to an exact path, and into a folder that does not exist yet.
     let exact = to.path().join("renamed");
     assert_eq!(ann.fetch(FetchRequest::new(shared.hash).to(&exact)).await.unwrap().path, exact);
     assert!(std::fs::read(exact).unwrap() == content);
@@ -106,7 +106,7 @@ async fn a_file_is_found_and_fetched_from_a_node_without_a_link() {
 }
 
 #[tokio::test]
-async fn a_folder_is_fetched_whole() {
+async fn a_fetched_folder_has_all_files_and_folders() {
     let (ann, bob) = (node("ann").await, node("bob").await);
     link(&ann, &bob).await;
     let (from, to) = (folder(), folder());
@@ -114,7 +114,7 @@ async fn a_folder_is_fetched_whole() {
     write(&from, "album/cover/small.txt", b"small");
     write(&from, "album/cover/empty", b"");
     for n in 0..50 {
-        write(&from, &format!("album/many/{n}"), &Chance(n).bytes(n as usize * 100));
+        write(&from, &format!("album/many/{n}"), &SeededRandom(n).bytes(n as usize * 100));
     }
     std::fs::create_dir(from.path().join("album/nothing")).unwrap();
     let added = bob.share(from.path().join("album")).await.unwrap();
@@ -142,10 +142,10 @@ async fn a_folder_that_exists_is_not_fetched_again() {
         fetched.sources.len()
     };
     assert_eq!(fetch("album").await, 1);
-    assert_eq!(fetch("album").await, 0, "no source sent any of it");
-    assert_eq!(tree(to.path()), tree(from.path()), "nothing else is left");
+    assert_eq!(fetch("album").await, 0, "no source has sent a piece");
+    assert_eq!(tree(to.path()), tree(from.path()), "other files are left");
 
-    // Other content of the same name and size is a difference, and so is an added file.
+    // If a file has other content of the same size, or if there is another file, the folder is fetched again.
     write(&to, "album/in/2.txt", b"zwo");
     assert_eq!(fetch("album (1)").await, 1);
     assert_eq!(fetch("album (1)").await, 0);
@@ -175,8 +175,8 @@ async fn a_node_that_does_not_listen_calls_back() {
         std::fs::remove_file(fetched.path).unwrap();
         sharing.files().unshare(hash).await.unwrap();
     }
-    // Neither of the two nodes listens, so the fetch fails. The content is new, as ann may still serve
-    // pieces of the first.
+    // Neither of the two nodes listens, so the fetch fails. The content is new, because Ann may still serve
+    // pieces of the first content.
     let path = write(&from, "other", &content()[1..]);
     let hash = unlinked.share(&path).await.unwrap().shared.hash;
     let failed = within("the error", linked.fetch(FetchRequest::new(hash).to(to.path()))).await;
@@ -185,7 +185,7 @@ async fn a_node_that_does_not_listen_calls_back() {
 }
 
 #[tokio::test]
-async fn two_nodes_fetch_at_once_and_one_fetches_twice() {
+async fn concurrent_fetches_do_not_disturb_each_other() {
     let (ann, bob, cid) = (node("ann").await, node("bob").await, node("cid").await);
     link(&ann, &cid).await;
     link(&bob, &cid).await;
@@ -200,7 +200,7 @@ async fn two_nodes_fetch_at_once_and_one_fetches_twice() {
     for (fetched, expected) in [(a, &content()[..]), (b, &content()[..]), (c, &content()[1..])] {
         assert!(std::fs::read(fetched.unwrap().path).unwrap() == expected);
     }
-    // Nothing is overwritten: if the name is taken by other content, a number is added.
+    // A fetch overwrites no file: if another file has the name, a number is added.
     std::fs::write(to_b.path().join("file"), "mine").unwrap();
     let fetched = bob.fetch(FetchRequest::new(hash).to(to_b.path())).await.unwrap();
     assert_eq!(fetched.path, to_b.path().join("file (1)"));
@@ -209,7 +209,7 @@ async fn two_nodes_fetch_at_once_and_one_fetches_twice() {
 }
 
 #[tokio::test]
-async fn without_a_source_nothing_is_left_behind() {
+async fn a_fetch_without_a_source_leaves_no_file() {
     let (ann, bob) = (node("ann").await, node("bob").await);
     link(&ann, &bob).await;
     let to = folder();
@@ -222,46 +222,45 @@ async fn without_a_source_nothing_is_left_behind() {
         alone.fetch(FetchRequest::new(hash).to(to.path())).await,
         Err(Error::NoSource(_))
     ));
-    // A file that was changed since it was shared is not served under its old hash.
+    // A file that has changed since it was shared is not served under its old hash.
     let from = folder();
     let path = write(&from, "file", &content());
     let hash = bob.share(&path).await.unwrap().shared.hash;
     std::fs::write(&path, "another content").unwrap();
     let failed = ann.fetch(FetchRequest::new(hash).to(to.path())).await;
-    let named =
+    let is_right =
         |error: &FetchError| matches!(error, FetchError::Changed { name } if name == "file");
-    assert!(matches!(&failed, Err(Error::Fetch(error)) if named(error)), "{failed:?}");
+    assert!(matches!(&failed, Err(Error::Fetch(error)) if is_right(error)), "{failed:?}");
     assert!(is_empty(&to));
     shutdown([&ann, &bob, &alone]).await;
 }
 
-/// The answer of a hand-written source to a request: bytes, and whether it goes on.
-type Answerer = dyn Fn(Request) -> (Vec<u8>, bool) + Send + Sync;
+/// The answers of a simulated source: the bytes that answer a request, and whether the stream stays open.
+type Answers = dyn Fn(Request) -> (Vec<u8>, bool) + Send + Sync;
 
-/// Answers streams of the files protocol with `answers` in place of the node. Returns a counter of
-/// the streams.
+/// Makes `answers` answer all requests for files in place of the node. Returns a counter of the streams.
 fn answer_with(
     node: &Node,
     answers: impl Fn(Request) -> (Vec<u8>, bool) + Send + Sync + 'static,
 ) -> Arc<AtomicUsize> {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let (answers, counting): (Arc<Answerer>, _) = (Arc::new(answers), asked.clone());
+    let streams = Arc::new(AtomicUsize::new(0));
+    let (answers, counting): (Arc<Answers>, _) = (Arc::new(answers), streams.clone());
     node.serve_stream(FILES_PROTOCOL, move |stream| {
         counting.fetch_add(1, Ordering::SeqCst);
-        serve_by_hand(stream, answers.clone())
+        serve_simulated(stream, answers.clone())
     });
-    asked
+    streams
 }
 
-async fn serve_by_hand(mut stream: Stream, answers: Arc<Answerer>) {
+async fn serve_simulated(mut stream: Stream, answers: Arc<Answers>) {
     let mut prefix = [0; PREFIX];
     while stream.read_exact(&mut prefix).await.is_ok() {
         let mut body = vec![0; body_len(prefix, MAX_REQUEST).unwrap()];
         stream.read_exact(&mut body).await.unwrap();
-        let (bytes, goes_on) = answers(Request::decode(body.into()).unwrap());
+        let (bytes, stays_open) = answers(Request::decode(body.into()).unwrap());
         let _ = stream.write_all(&bytes).await;
         let _ = stream.flush().await;
-        if !goes_on {
+        if !stays_open {
             return;
         }
     }
@@ -273,7 +272,7 @@ fn description(name: &str, size: usize) -> Vec<u8> {
     Answer::Description(Description { kind, access, whole, size, stored: size, name }).encode()
 }
 
-/// Returns the answers of an honest source, until it has sent `pieces`.
+/// Returns the answers of an honest source. It closes the stream after it has sent `pieces` pieces.
 fn honest(content: &[u8], pieces: usize) -> impl Fn(Request) -> (Vec<u8>, bool) + use<> {
     let (content, sent) = (content.to_vec(), AtomicUsize::new(0));
     let list = PieceList::of(&content);
@@ -303,33 +302,38 @@ fn honest(content: &[u8], pieces: usize) -> impl Fn(Request) -> (Vec<u8>, bool) 
 }
 
 #[tokio::test]
-async fn a_source_that_dies_midway_is_replaced_or_reported() {
+async fn a_source_that_stops_midway_is_replaced_or_reported() {
     let content = content();
     let (from, to) = (folder(), folder());
     let path = write(&from, "file", &content);
     let (ann, dying) = (node("ann").await, node("dying").await);
     link(&ann, &dying).await;
     let hash = dying.share(&path).await.unwrap().shared.hash;
-    let asked = answer_with(&dying, honest(&content, 2));
+    let streams = answer_with(&dying, honest(&content, 2));
     let failed = within("the error", ann.fetch(FetchRequest::new(hash).to(to.path()))).await;
     assert!(matches!(failed, Err(Error::Fetch(FetchError::Stream(_)))), "{failed:?}");
-    assert!(asked.load(Ordering::SeqCst) > 1, "the source was asked again");
-    assert_eq!(parts(&to), 1, "the pieces that it sent are kept: {:?}", tree(to.path()).keys());
+    assert!(streams.load(Ordering::SeqCst) > 1, "the source was not asked again");
+    assert_eq!(
+        count_parts(&to),
+        1,
+        "the pieces that it sent are kept: {:?}",
+        tree(to.path()).keys()
+    );
 
-    // A second source is further away, so it mostly answers later.
+    // The second source is further away, so it usually answers later.
     let (between, whole) = (node("between").await, node("whole").await);
     link(&dying, &between).await;
     link(&between, &whole).await;
     whole.share(&path).await.unwrap();
     let mut sources = Vec::new();
     for n in 0..10 {
-        let asked = answer_with(&dying, honest(&content, 2));
+        let streams = answer_with(&dying, honest(&content, 2));
         let exact = to.path().join(n.to_string());
         let fetched =
             within("the fetch", ann.fetch(FetchRequest::new(hash).to(&exact))).await.unwrap();
         assert!(std::fs::read(exact).unwrap() == content);
         sources = fetched.sources;
-        if asked.load(Ordering::SeqCst) == 1 {
+        if streams.load(Ordering::SeqCst) == 1 {
             break;
         }
     }
@@ -341,24 +345,25 @@ async fn a_source_that_dies_midway_is_replaced_or_reported() {
 }
 
 #[tokio::test]
-async fn a_crash_of_the_source_is_an_error() {
-    let elsewhere = Elsewhere::new();
-    let (ann, sharing) = (node("ann").await, elsewhere.run(builder("b").spawn()).await.unwrap());
+async fn a_fetch_fails_when_its_only_source_crashes() {
+    let other_runtime = OtherRuntime::new();
+    let (ann, sharing) =
+        (node("ann").await, other_runtime.run(builder("b").spawn()).await.unwrap());
     link(&ann, &sharing).await;
     let (from, to) = (folder(), folder());
     let path = write(&from, "file", &vec![6; 64 << 20]);
     let hash = sharing.share(&path).await.unwrap().shared.hash;
     let download = ann.fetch(FetchRequest::new(hash).to(to.path()));
-    until("some of it", || download.status().done > 4 << 20).await;
-    elsewhere.crash();
+    wait_until("some pieces", || download.status().done > 4 << 20).await;
+    other_runtime.crash();
     let failed = within("the error", download).await;
     assert!(matches!(failed, Err(Error::Fetch(FetchError::Stream(_)) | Error::Unreachable { .. })));
-    assert_eq!(parts(&to), 1, "{:?}", tree(to.path()).keys());
+    assert_eq!(count_parts(&to), 1, "{:?}", tree(to.path()).keys());
     shutdown([&ann]).await;
 }
 
 #[tokio::test]
-async fn lies_are_detected_and_leave_nothing_behind() {
+async fn false_answers_are_detected_and_leave_no_file() {
     let content = content();
     let (from, to) = (folder(), folder());
     let inside = to.path().join("downloads");
@@ -370,7 +375,8 @@ async fn lies_are_detected_and_leave_nothing_behind() {
         within("the error", ann.fetch(FetchRequest::new(hash).to(&inside))).await.unwrap_err()
     };
 
-    // Names that lead elsewhere. They are encoded by hand, as the types refuse them.
+    // Names that lead out of the folder, or that are invalid. They are encoded by hand, as the types refuse
+    // them.
     for name in ["../evil", "..", "/evil", "a/b", "a\0b", "", ".", "evil\n"] {
         let mut body = vec![1, 0, 0];
         body.extend((content.len() as u64).to_le_bytes());
@@ -384,7 +390,7 @@ async fn lies_are_detected_and_leave_nothing_behind() {
         assert!(matches!(error, Error::Fetch(FetchError::Protocol(_))), "{name:?}: {error:?}");
     }
 
-    // Other content, first with its own piece list, then with the right one.
+    // Other content, first with its own piece list, then with the right piece list.
     let mut other = content.clone();
     other[PIECE as usize + 7] ^= 1;
     answer_with(&lying, honest(&other, usize::MAX));
@@ -396,12 +402,12 @@ async fn lies_are_detected_and_leave_nothing_behind() {
     });
     assert!(matches!(fetch().await, Error::Fetch(FetchError::Lie(_))));
 
-    // Wrong sizes: some nearly right, some absurd.
+    // Wrong sizes: some of them nearly right, some of them absurd.
     for size in [content.len() - 1, content.len() + 1, 0, 1, usize::MAX] {
         let right = honest(&content, usize::MAX);
         answer_with(&lying, move |request| match request {
             Request::Describe { .. } => (description("file", size), true),
-            // With a wrong size the requested list may be longer than the real one.
+            // With a wrong size, the requested piece list may be longer than the real one.
             Request::Pieces { first, count, .. } => {
                 let list = PieceList::of(&content_of(size));
                 let values = list.part(first, usize::from(count)).to_vec();
@@ -414,7 +420,7 @@ async fn lies_are_detected_and_leave_nothing_behind() {
         assert!(error.is_lie(), "{size}: {error:?}");
     }
 
-    // Bytes that are not the protocol, and an empty stream.
+    // Bytes that are not an answer, and a stream that ends without an answer.
     answer_with(&lying, |_| (vec![0xff; 100], true));
     assert!(matches!(fetch().await, Error::Fetch(FetchError::Protocol(_))));
     answer_with(&lying, |_| (Vec::new(), false));
@@ -424,10 +430,10 @@ async fn lies_are_detected_and_leave_nothing_behind() {
     assert!(matches!(fetch().await, Error::Fetch(FetchError::Unexpected(_))));
 
     let part = format!("downloads/.file.{}.part", &hash.to_string()[..8]);
-    let fits = |path: &PathBuf| path == Path::new("downloads/") || path == Path::new(&part);
+    let is_expected = |path: &PathBuf| path == Path::new("downloads/") || path == Path::new(&part);
     let left = tree(to.path());
-    assert!(left.keys().all(fits), "only verified pieces are left: {:?}", left.keys());
-    // An honest answer completes the fetch.
+    assert!(left.keys().all(is_expected), "only verified pieces are left: {:?}", left.keys());
+    // With honest answers the fetch completes.
     answer_with(&lying, honest(&content, usize::MAX));
     let fetched = ann.fetch(FetchRequest::new(hash).to(&inside)).await.unwrap();
     assert!(std::fs::read(fetched.path).unwrap() == content);
@@ -435,7 +441,7 @@ async fn lies_are_detected_and_leave_nothing_behind() {
     shutdown([&ann, &lying]).await;
 }
 
-/// Returns the content for a liar's piece list: as long as claimed, up to 8 MiB.
+/// Returns the content for a false piece list. It has the claimed size, but at most 8 MiB.
 fn content_of(size: usize) -> Vec<u8> {
     let mut content = content();
     content.resize(size.min(8 << 20), 0);
@@ -490,7 +496,7 @@ async fn a_manifest_cannot_name_files_outside_its_folder() {
 }
 
 #[tokio::test]
-async fn a_dropped_fetch_is_continued_by_the_next() {
+async fn the_next_fetch_continues_a_dropped_one() {
     let (ann, hanging) = (node("ann").await, node("hanging").await);
     link(&ann, &hanging).await;
     let (from, to) = (folder(), folder());
@@ -500,17 +506,20 @@ async fn a_dropped_fetch_is_continued_by_the_next() {
     answer_with(&hanging, move |request| (right(request).0, true));
     let download = ann.fetch(FetchRequest::new(hash).to(to.path()).foreground());
     let mut progress = download.progress();
-    let begun = async { while progress.next().await.unwrap().done <= PIECE {} };
+    let one_piece = async { while progress.next().await.unwrap().done <= PIECE {} };
     tokio::select! {
         fetched = download => panic!("{fetched:?}"),
-        () = begun => {}
+        () = one_piece => {}
     }
-    assert!(ann.files().downloads().is_empty(), "a foreground fetch ends with its handle");
-    assert_eq!(parts(&to), 1, "received pieces are kept");
-    // The next fetch continues it, and does not request the pieces that are there.
+    assert!(
+        ann.files().downloads().is_empty(),
+        "a foreground fetch must end when its handle is dropped"
+    );
+    assert_eq!(count_parts(&to), 1, "received pieces must be kept");
+    // The next fetch continues, and does not request the pieces that are there.
     let right = honest(&content, usize::MAX);
-    let (asked, pieces) = (Arc::new(AtomicUsize::new(0)), PieceList::of(&content).count());
-    let counting = asked.clone();
+    let (requested, pieces) = (Arc::new(AtomicUsize::new(0)), PieceList::of(&content).count());
+    let counting = requested.clone();
     answer_with(&hanging, move |request| {
         if let Request::Data { count, .. } = request {
             counting.fetch_add(usize::from(count), Ordering::SeqCst);
@@ -520,9 +529,9 @@ async fn a_dropped_fetch_is_continued_by_the_next() {
     let fetched =
         within("the fetch", ann.fetch(FetchRequest::new(hash).to(to.path()))).await.unwrap();
     assert!(std::fs::read(&fetched.path).unwrap() == content);
-    // Only the last piece may be requested again, as it proves the size.
-    assert!((asked.load(Ordering::SeqCst) as u64) < pieces, "{asked:?} of {pieces}");
-    assert_eq!(tree(to.path()).len(), 1, "nothing else is left");
+    // Only the last piece may be requested again, because it proves the size.
+    assert!((requested.load(Ordering::SeqCst) as u64) < pieces, "{streams:?} of {pieces}");
+    assert_eq!(tree(to.path()).len(), 1, "other files are left");
     shutdown([&ann, &hanging]).await;
 }
 

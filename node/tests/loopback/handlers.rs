@@ -1,4 +1,4 @@
-//! Handlers: their timers, requests and replies, and calls into them from outside.
+//! Handlers: their timers, their requests and replies, and calls to them by `Node::with`.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,17 +12,17 @@ use tokio::sync::mpsc;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A handler that reports the timers that expire.
-struct Clock {
+/// A handler that reports each timer that expires, and each failed action.
+struct TimerReporter {
     expired: mpsc::UnboundedSender<TimerId>,
     failed: mpsc::UnboundedSender<ActionId>,
     /// The timer to cancel when the first one expires.
-    cancels: Option<TimerId>,
+    to_cancel: Option<TimerId>,
 }
 
-impl Handler for Clock {
+impl Handler for TimerReporter {
     fn on_timer(&mut self, cx: &mut Context<'_>, timer: TimerId) {
-        if let Some(other) = self.cancels.take() {
+        if let Some(other) = self.to_cancel.take() {
             cx.cancel_timer(other);
         }
         self.expired.send(timer).unwrap();
@@ -34,22 +34,24 @@ impl Handler for Clock {
     }
 }
 
-async fn clock() -> (Node, mpsc::UnboundedReceiver<TimerId>, mpsc::UnboundedReceiver<ActionId>) {
+/// Starts a node with a [`TimerReporter`]. Returns also the expired timers and the failed actions.
+async fn start_with_timers()
+-> (Node, mpsc::UnboundedReceiver<TimerId>, mpsc::UnboundedReceiver<ActionId>) {
     let (expired, timers) = mpsc::unbounded_channel();
     let (failed, failures) = mpsc::unbounded_channel();
-    let clock = Clock { expired, failed, cancels: None };
-    let node = builder("ann").handler(clock).spawn().await.unwrap();
+    let handler = TimerReporter { expired, failed, to_cancel: None };
+    let node = builder("ann").handler(handler).spawn().await.unwrap();
     (node, timers, failures)
 }
 
 #[tokio::test]
-async fn timers_expire_in_order_once_and_cancelled_ones_never() {
-    let (node, mut expired, _) = clock().await;
-    let act = |clock: &mut Clock, cx: &mut Context<'_>| {
+async fn timers_expire_once_and_in_order_and_cancelled_timers_do_not() {
+    let (node, mut expired, _) = start_with_timers().await;
+    let act = |handler: &mut TimerReporter, cx: &mut Context<'_>| {
         let late = cx.set_timer(Duration::from_millis(60));
         let early = cx.set_timer(Duration::from_millis(1));
-        // Due at the same moment, and cancelled by the one before it.
-        clock.cancels = Some(cx.set_timer(Duration::from_millis(1)));
+        // This timer is due at the same moment as `early`, which cancels it.
+        handler.to_cancel = Some(cx.set_timer(Duration::from_millis(1)));
         let never = cx.set_timer(Duration::from_millis(30));
         cx.cancel_timer(never);
         (early, late)
@@ -62,24 +64,24 @@ async fn timers_expire_in_order_once_and_cancelled_ones_never() {
 }
 
 #[tokio::test]
-async fn timers_over_the_limit_fail() {
-    let (node, _expired, mut failed) = clock().await;
-    let act = |_: &mut Clock, cx: &mut Context<'_>| {
-        let set: Vec<_> = (0..=MAX_TIMERS).map(|_| cx.set_timer(HOUR)).collect();
-        cx.cancel_timer(set[0]);
+async fn a_timer_beyond_the_maximum_fails() {
+    let (node, _expired, mut failed) = start_with_timers().await;
+    let act = |_: &mut TimerReporter, cx: &mut Context<'_>| {
+        let timers: Vec<_> = (0..=MAX_TIMERS).map(|_| cx.set_timer(HOUR)).collect();
+        cx.cancel_timer(timers[0]);
         cx.set_timer(HOUR);
-        set[MAX_TIMERS]
+        timers[MAX_TIMERS]
     };
-    let over = node.with(act).await.unwrap();
-    assert_eq!(within("the failure", failed.recv()).await, Some(over.action()));
+    let failing = node.with(act).await.unwrap();
+    assert_eq!(within("the failure", failed.recv()).await, Some(failing.action()));
     node.shutdown().await;
     assert_eq!(failed.recv().await, None);
 }
 
-/// A handler that sets a timer whenever one expires, and logs its calls.
-struct Restless(Arc<Mutex<Vec<&'static str>>>);
+/// A handler that sets a new timer whenever a timer expires, and records its calls.
+struct TimerLoop(Arc<Mutex<Vec<&'static str>>>);
 
-impl Handler for Restless {
+impl Handler for TimerLoop {
     fn on_timer(&mut self, cx: &mut Context<'_>, _: TimerId) {
         self.0.lock().unwrap().push("timer");
         cx.set_timer(Duration::ZERO);
@@ -92,13 +94,13 @@ impl Handler for Restless {
 }
 
 #[tokio::test]
-async fn no_timer_expires_once_a_node_stops() {
+async fn no_timer_expires_after_the_node_began_to_stop() {
     let log = Arc::new(Mutex::new(Vec::new()));
-    let node = builder("ann").handler(Restless(log.clone())).spawn().await.unwrap();
+    let node = builder("ann").handler(TimerLoop(log.clone())).spawn().await.unwrap();
     let mut events = node.events();
-    node.with(|_: &mut Restless, cx| cx.set_timer(Duration::ZERO)).await.unwrap();
-    assert!(matches!(expect(&mut events, "node_timer").await, Event::NodeTimer { .. }));
-    until("several have expired", || log.lock().unwrap().len() > 3).await;
+    node.with(|_: &mut TimerLoop, cx| cx.set_timer(Duration::ZERO)).await.unwrap();
+    assert!(matches!(expect_event(&mut events, "node_timer").await, Event::NodeTimer { .. }));
+    wait_until("several timers to expire", || log.lock().unwrap().len() > 3).await;
     node.shutdown().await;
     let log = log.lock().unwrap();
     assert_eq!(log.iter().position(|called| *called == "stop"), Some(log.len() - 1), "{log:?}");
@@ -115,7 +117,7 @@ impl Handler for BroadcastCounter {
 }
 
 #[tokio::test]
-async fn a_handler_is_called_from_outside() {
+async fn the_application_can_call_its_handler() {
     let ann = builder("ann").handler(BroadcastCounter::default()).spawn().await.unwrap();
     let bob = builder("bob").handler(BroadcastCounter::default()).spawn().await.unwrap();
     link(&bob, &ann).await;
@@ -125,13 +127,13 @@ async fn a_handler_is_called_from_outside() {
         cx.name().to_owned()
     });
     assert_eq!(name.await.unwrap(), "bob");
-    expect(&mut events, "node_broadcast").await;
+    expect_event(&mut events, "node_broadcast").await;
     assert_eq!(ann.with(|counter: &mut BroadcastCounter, _| counter.0).await.unwrap(), 1);
 
-    let other = ann.with(|_: &mut Restless, _| ()).await.unwrap_err();
-    assert!(matches!(other, Error::OtherHandler { .. }));
-    let text = other.to_string();
-    assert!(text.contains("Restless") && text.contains("BroadcastCounter"), "{text}");
+    let error = ann.with(|_: &mut TimerLoop, _| ()).await.unwrap_err();
+    assert!(matches!(error, Error::OtherHandler { .. }));
+    let text = error.to_string();
+    assert!(text.contains("TimerLoop") && text.contains("BroadcastCounter"), "{text}");
     ann.shutdown().await;
     let stopped = ann.with(|counter: &mut BroadcastCounter, _| counter.0).await;
     assert!(matches!(stopped, Err(Error::Stopped)));
@@ -196,7 +198,7 @@ async fn answering(name: &str, config: Config) -> (Node, Outcomes) {
 }
 
 #[tokio::test]
-async fn a_handler_answers_requests_in_their_order_among_messages() {
+async fn a_handler_gets_requests_and_messages_in_order() {
     let (ann, _) = answering("ann", Config::default()).await;
     ann.serve("function", |_, _| async { Ok::<_, Error>("the function".into()) });
     let bob = node("bob").await;
@@ -215,7 +217,7 @@ async fn a_handler_answers_requests_in_their_order_among_messages() {
     let mut events = ann.events();
     let refused = bob.request(&peer, "panic", "").await.unwrap_err().to_string();
     assert!(refused.contains("panicked"), "{refused}");
-    let event = expect(&mut events, "node_handler_panicked").await;
+    let event = expect_event(&mut events, "node_handler_panicked").await;
     assert!(matches!(event, Event::NodeHandlerPanicked { event: "node_request", .. }));
     let reply = bob.request(&peer, "peers", "").await.unwrap();
     assert_eq!(reply.as_text(), Some("1"), "the handler still works after the panic");
@@ -224,7 +226,7 @@ async fn a_handler_answers_requests_in_their_order_among_messages() {
 }
 
 #[tokio::test]
-async fn a_handler_gets_replies_and_failures_of_its_requests() {
+async fn a_handler_gets_the_reply_or_the_failure_of_each_request() {
     let mut config = Config::default();
     config.request_timeout = Duration::from_millis(50);
     let (hasty, mut too_late) = answering("hasty", config).await;
@@ -240,19 +242,20 @@ async fn a_handler_gets_replies_and_failures_of_its_requests() {
     assert_eq!((action, outcome), (late, Err("no answer within 50 ms".into())));
     hasty.shutdown().await;
 
-    let asked = ann.with(|_: &mut Answers, cx| cx.request(id, "messages", "hello")).await.unwrap();
+    let request =
+        ann.with(|_: &mut Answers, cx| cx.request(id, "messages", "hello")).await.unwrap();
     let (action, outcome) = within("the reply", outcomes.recv()).await.unwrap();
-    assert_eq!((action, outcome), (asked, Ok("hello ann ".into())));
-    let asked = ann.with(|_: &mut Answers, cx| cx.request(id, "fail", "")).await.unwrap();
+    assert_eq!((action, outcome), (request, Ok("hello ann ".into())));
+    let request = ann.with(|_: &mut Answers, cx| cx.request(id, "fail", "")).await.unwrap();
     let (action, outcome) = within("the refusal", outcomes.recv()).await.unwrap();
-    assert!(action == asked && outcome.unwrap_err().contains("not today"));
+    assert!(action == request && outcome.unwrap_err().contains("not today"));
 
     ann.with(|_: &mut Answers, cx| cx.request(id, "never", "")).await.unwrap();
     bob.shutdown().await;
     let (_, outcome) = within("the end of the link", outcomes.recv()).await.unwrap();
     let error = outcome.unwrap_err();
     assert!(error.contains("ended") || error.contains("no node that"), "{error}");
-    until("the link is gone", || ann.peers().is_empty()).await;
+    wait_until("the link is gone", || ann.peers().is_empty()).await;
     ann.with(|_: &mut Answers, cx| cx.request(id, "messages", "")).await.unwrap();
     let (_, outcome) = within("the failure", outcomes.recv()).await.unwrap();
     let error = outcome.unwrap_err();

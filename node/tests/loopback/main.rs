@@ -1,10 +1,10 @@
-//! Tests of nodes that talk over real sockets on loopback.
+//! Tests of nodes that are connected by real sockets on the loopback interface.
 
 #![allow(clippy::unwrap_used)]
 
 mod actions;
 mod addresses;
-// The tests of the network's owner forge frames with the attacker of the `hostile` tests.
+// The tests about the network's owner use the attacker of the `hostile` tests to forge frames.
 #[path = "../hostile/attacker/mod.rs"]
 mod attacker;
 mod changed;

@@ -1,4 +1,4 @@
-//! Messages arrive once and in order, or the sender gets an error.
+//! Messages. Each arrives once and in order, or the sender gets an error.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -16,7 +16,7 @@ struct Point {
 }
 
 #[tokio::test]
-async fn every_kind_in_every_compression_arrives_as_it_was() {
+async fn messages_of_every_kind_and_compression_arrive_unchanged() {
     let (a, b) = (node("a").await, node("b").await);
     link(&a, &b).await;
     let mut events = b.events();
@@ -27,7 +27,7 @@ async fn every_kind_in_every_compression_arrives_as_it_was() {
         Message::json(&point).unwrap(),
         Message::json(&serde_json::Value::Null).unwrap(),
         Message::bytes(Vec::new()),
-        Message::bytes(Chance(1).bytes(100_000)),
+        Message::bytes(SeededRandom(1).bytes(100_000)),
         Message::bytes(vec![0xff; 100_000]),
     ];
     for content in contents {
@@ -36,10 +36,10 @@ async fn every_kind_in_every_compression_arrives_as_it_was() {
             a.send(b.id(), sent.clone()).await.unwrap();
             a.try_send(b.id(), sent.clone()).unwrap();
             for _ in 0..2 {
-                let received = message(&mut events).await;
+                let received = next_message(&mut events).await;
                 assert_eq!((received.kind(), received.body()), (sent.kind(), sent.body()));
-                // A message that compression would not make smaller is sent uncompressed. This one
-                // is sure to become smaller.
+                // A message that compression does not make smaller is sent uncompressed. Messages of equal
+                // bytes are certain to become smaller.
                 if sent.body().iter().all(|byte| *byte == 0xff) && sent.body().len() > 1000 {
                     assert_eq!(received.compression(), compression);
                 }
@@ -47,19 +47,19 @@ async fn every_kind_in_every_compression_arrives_as_it_was() {
         }
     }
     a.send(b.id(), Message::json(&point).unwrap()).await.unwrap();
-    assert_eq!(message(&mut events).await.to_json::<Point>().unwrap(), point);
+    assert_eq!(next_message(&mut events).await.to_json::<Point>().unwrap(), point);
     shutdown([&a, &b]).await;
 }
 
 #[tokio::test]
-async fn sixteen_mebibytes_arrive_and_one_more_byte_fails_at_the_sender() {
+async fn a_message_of_16_mib_arrives_and_a_larger_one_fails_at_the_sender() {
     let (a, b) = (node("a").await, node("b").await);
     let peer = link(&a, &b).await;
     let mut events = b.events();
     let limit = 16 << 20;
-    let largest = Bytes::from(Chance(2).bytes(limit));
+    let largest = Bytes::from(SeededRandom(2).bytes(limit));
     a.send(b.id(), largest.clone()).await.unwrap();
-    assert!(message(&mut events).await.into_body() == largest);
+    assert!(next_message(&mut events).await.into_body() == largest);
 
     let too_large = Bytes::from(vec![0; limit + 1]);
     for compression in [Compression::None, Compression::Zstd] {
@@ -75,34 +75,33 @@ async fn sixteen_mebibytes_arrive_and_one_more_byte_fails_at_the_sender() {
             assert_eq!((len, max), (limit + 1, limit));
         }
     }
-    a.send(b.id(), "still there").await.unwrap();
-    assert_eq!(text(&mut events).await, "still there");
+    a.send(b.id(), "still linked").await.unwrap();
+    assert_eq!(next_text(&mut events).await, "still linked");
     assert_eq!(a.peer(b.id()), Some(peer));
     assert_eq!(a.peer_counters(b.id()).unwrap().messages_sent, 2);
     shutdown([&a, &b]).await;
 }
 
 #[tokio::test]
-async fn ten_thousand_messages_of_any_bytes_arrive_equal_and_in_order() {
+async fn messages_of_random_bytes_arrive_unchanged_and_in_order() {
     let (a, b) = (node("a").await, node("b").await);
     link(&a, &b).await;
     let mut events = b.events();
-    let mut chance = Chance(3);
+    let mut random = SeededRandom(3);
     let mut sent: Vec<Bytes> =
         [&b""[..], b"\x04", b"\xff", b"\x04\xff\x04", b"ab\x04cd", b"a:b:c", b"\0"]
             .map(Bytes::from_static)
             .into();
     while sent.len() < 10_000 {
-        let len = match chance.next() % 100 {
+        let len = match random.next() % 100 {
             0..10 => 0,
             10..20 => 1,
-            99 => chance.next() as usize % 20_000,
-            _ => chance.next() as usize % 300,
+            99 => random.next() as usize % 20_000,
+            _ => random.next() as usize % 300,
         };
-        let mut bytes = chance.bytes(len);
-        // One in four begins and ends with bytes that p2pnetwork would take for the end of a
-        // message.
-        if let (1, [first, .., last]) = (chance.next() % 4, &mut bytes[..]) {
+        let mut bytes = random.bytes(len);
+        // One message in four begins and ends with bytes that p2pnetwork takes for the end of a message.
+        if let (1, [first, .., last]) = (random.next() % 4, &mut bytes[..]) {
             (*first, *last) = (0x04, 0xff);
         }
         sent.push(bytes.into());
@@ -114,7 +113,7 @@ async fn ten_thousand_messages_of_any_bytes_arrive_equal_and_in_order() {
         }
     });
     for (n, sent) in sent.iter().enumerate() {
-        assert_eq!(message(&mut events).await.body(), sent, "message {n}");
+        assert_eq!(next_message(&mut events).await.body(), sent, "message {n}");
     }
     sending.await.unwrap();
     assert_eq!(b.counters().messages_received, 10_000);
@@ -122,7 +121,7 @@ async fn ten_thousand_messages_of_any_bytes_arrive_equal_and_in_order() {
 }
 
 #[tokio::test]
-async fn send_to_nodes_reaches_all_peers_but_the_excluded() {
+async fn send_to_nodes_reaches_all_peers_except_the_excluded() {
     let hub = node("hub").await;
     let peers = [node("0").await, node("1").await, node("2").await];
     let mut streams = Vec::new();
@@ -137,14 +136,14 @@ async fn send_to_nodes_reaches_all_peers_but_the_excluded() {
     assert_eq!(report.sent.len(), 3);
     for (n, events) in streams.iter_mut().enumerate() {
         if n != 1 {
-            assert_eq!(text(events).await, "to two");
+            assert_eq!(next_text(events).await, "to two");
         }
-        assert_eq!(text(events).await, "to three");
+        assert_eq!(next_text(events).await, "to three");
     }
     shutdown(peers.iter().chain([&hub])).await;
 }
 
-/// A gate that blocks a node's handler until the test opens it.
+/// Blocks a node's handler until the test opens the gate.
 #[derive(Default)]
 struct Gate(Mutex<bool>, Condvar);
 
@@ -167,10 +166,10 @@ impl Drop for Gate {
     }
 }
 
-/// Starts a node on the runtime `elsewhere`. Its handler blocks until the gate is open, and then
-/// forwards each message to the returned channel.
+/// Starts a node on another runtime. Its handler blocks until the gate is open, and then forwards each
+/// message to the returned channel.
 async fn spawn_blocked(
-    elsewhere: &Elsewhere,
+    other_runtime: &OtherRuntime,
     gate: &Arc<Gate>,
 ) -> (Node, tokio::sync::mpsc::UnboundedReceiver<Message>) {
     let (sender, messages) = tokio::sync::mpsc::unbounded_channel();
@@ -181,7 +180,7 @@ async fn spawn_blocked(
             let _ = sender.send(message);
         }
     });
-    (elsewhere.run(node.spawn()).await.unwrap(), messages)
+    (other_runtime.run(node.spawn()).await.unwrap(), messages)
 }
 
 /// Returns a message of `len` bytes that begins with its number.
@@ -195,9 +194,8 @@ fn number(message: &Message) -> u64 {
     u64::from_le_bytes(message.body()[..8].try_into().unwrap())
 }
 
-/// Sends messages until the queue has been full for about a second. Returns the number of messages
-/// sent.
-async fn fill(from: &Node, to: &Node, len: usize) -> u64 {
+/// Sends messages until the queue has been full for about a second. Returns the number of accepted messages.
+async fn fill_queue(from: &Node, to: &Node, len: usize) -> u64 {
     let (mut accepted, mut full) = (0, 0);
     while full < 500 {
         match from.try_send(to.id(), numbered(accepted, len)) {
@@ -214,29 +212,28 @@ async fn fill(from: &Node, to: &Node, len: usize) -> u64 {
 }
 
 #[tokio::test]
-async fn a_reader_that_blocks_slows_its_sender_and_nothing_is_lost() {
+async fn a_blocked_reader_makes_the_sender_wait_and_loses_nothing() {
     const LEN: usize = 64 << 10;
-    let (elsewhere, gate) = (Elsewhere::new(), Arc::new(Gate::default()));
-    let (b, mut messages) = spawn_blocked(&elsewhere, &gate).await;
+    let (other_runtime, gate) = (OtherRuntime::new(), Arc::new(Gate::default()));
+    let (b, mut messages) = spawn_blocked(&other_runtime, &gate).await;
     let (a, other) = (node("a").await, node("other").await);
     link(&a, &b).await;
     link(&a, &other).await;
 
-    let accepted = fill(&a, &b, LEN).await;
-    // The accepted messages are in the queue, in the sockets' buffers (at most 6 + 4 MiB on Linux)
-    // and in one read buffer.
+    let accepted = fill_queue(&a, &b, LEN).await;
+    // The accepted messages are in the sender's queue, in the buffers of the sockets (at most 6 + 4 MiB on
+    // Linux) and in one read buffer.
     assert!(accepted * (LEN as u64) < 32 << 20, "{accepted} messages were accepted");
     let queued = a.status().await.peers.iter().find(|peer| peer.id == b.id()).unwrap().queued_bytes;
-    let most = Config::default().peer_queue + LEN;
-    assert!(queued > most / 2 && queued < most, "{queued} bytes are queued");
+    let max = Config::default().peer_queue + LEN;
+    assert!(queued > max / 2 && queued < max, "{queued} bytes are queued");
 
-    // A message to all peers is reported as failed for the peer whose queue is full. The other one
-    // gets the message.
+    // A message to all peers fails for the peer whose queue is full. The other peer gets it.
     let mut events = other.events();
     let report = a.send_to_nodes(numbered(u64::MAX, LEN), &[]).unwrap();
     assert_eq!(report.sent, [other.id()]);
     assert!(matches!(report.failed[..], [(id, Error::Full(to))] if id == b.id() && to == id));
-    assert_eq!(number(&message(&mut events).await), u64::MAX);
+    assert_eq!(number(&next_message(&mut events).await), u64::MAX);
 
     let (sender, to) = (a.clone(), b.id());
     let mut sending = tokio::spawn(async move {
@@ -245,7 +242,7 @@ async fn a_reader_that_blocks_slows_its_sender_and_nothing_is_lost() {
         }
     });
     let finished = tokio::time::timeout(Duration::from_millis(100), &mut sending).await;
-    assert!(finished.is_err(), "send has to wait while the queue is full");
+    assert!(finished.is_err(), "`send` has to wait while the queue is full");
 
     gate.open();
     for n in 0..accepted + 100 {
@@ -255,13 +252,13 @@ async fn a_reader_that_blocks_slows_its_sender_and_nothing_is_lost() {
     within("the sender", sending).await.unwrap();
     assert_eq!(a.peer_counters(b.id()).unwrap().messages_failed, 0);
     within("shutdown", a.shutdown()).await;
-    elsewhere.run(async move { b.shutdown().await }).await;
-    assert!(messages.recv().await.is_none(), "no message arrives twice");
+    other_runtime.run(async move { b.shutdown().await }).await;
+    assert!(messages.recv().await.is_none(), "a message has arrived twice");
     shutdown([&other]).await;
 }
 
 #[tokio::test]
-async fn counters_of_links_and_of_the_node_are_right() {
+async fn counters_of_links_and_of_the_node_count_messages_and_bytes() {
     let (a, b, c) = (node("a").await, node("b").await, node("c").await);
     link(&a, &b).await;
     link(&a, &c).await;
@@ -272,12 +269,12 @@ async fn counters_of_links_and_of_the_node_are_right() {
         a.send(c.id(), vec![0; 1000]).await.unwrap();
         c.send(a.id(), "x").await.unwrap();
     }
-    until("all messages have arrived", || {
+    wait_until("all messages to arrive", || {
         let received = [&a, &b, &c].map(|node| node.counters().messages_received);
         received == [5, 10, 5]
     })
     .await;
-    until("all messages are counted", || a.counters().messages_sent == 15).await;
+    wait_until("all messages to be counted", || a.counters().messages_sent == 15).await;
     let (to_b, to_c) = (a.peer_counters(b.id()).unwrap(), a.peer_counters(c.id()).unwrap());
     assert_eq!((to_b.messages_sent, to_b.messages_received), (10, 0));
     assert_eq!((to_c.messages_sent, to_c.messages_received), (5, 5));
@@ -291,7 +288,7 @@ async fn counters_of_links_and_of_the_node_are_right() {
 
 #[tokio::test]
 async fn each_message_to_a_crashed_peer_is_received_or_counted_as_failed() {
-    let elsewhere = Elsewhere::new();
+    let other_runtime = OtherRuntime::new();
     let received = Arc::new(AtomicU64::new(0));
     let counting = received.clone();
     let b = builder("b").callback(move |_, event| {
@@ -299,7 +296,7 @@ async fn each_message_to_a_crashed_peer_is_received_or_counted_as_failed() {
             counting.fetch_add(1, Ordering::SeqCst);
         }
     });
-    let b = elsewhere.run(b.spawn()).await.unwrap();
+    let b = other_runtime.run(b.spawn()).await.unwrap();
     let a = node("a").await;
     let mut events = a.events();
     link(&a, &b).await;
@@ -314,25 +311,26 @@ async fn each_message_to_a_crashed_peer_is_received_or_counted_as_failed() {
             }
         }
     });
-    until("messages are arriving", || received.load(Ordering::SeqCst) > 2000).await;
-    elsewhere.crash();
+    wait_until("messages to arrive", || received.load(Ordering::SeqCst) > 2000).await;
+    other_runtime.crash();
     let accepted: u64 = within("the sender", sending).await.unwrap();
-    let Event::NodeMessageFailed { failure, .. } = expect(&mut events, "node_message_failed").await
+    let Event::NodeMessageFailed { failure, .. } =
+        expect_event(&mut events, "node_message_failed").await
     else {
         panic!()
     };
-    expect(&mut events, "outbound_node_disconnected").await;
+    expect_event(&mut events, "outbound_node_disconnected").await;
     let (received, failed) =
         (received.load(Ordering::SeqCst), failure.unsent + failure.unconfirmed);
-    // A message may count twice: it was received, but the crash came before its acknowledgement.
+    // A message may count twice: it was received, but the node crashed before it acknowledged the message.
     assert!(received + failed >= accepted, "{received} + {failure:?} of {accepted}");
     assert!(failed <= accepted, "{failure:?} of {accepted}");
     assert_eq!(a.counters().messages_failed, failed);
     shutdown([&a]).await;
 }
 
-/// The side that disconnects keeps reading until the other side's goodbye. So it acknowledges
-/// everything that was sent before the goodbye, and no message counts as failed.
+/// A node that disconnects reads until the other node's goodbye. So it acknowledges all messages that were
+/// sent before the goodbye, and none of them counts as failed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_is_answered_with_a_disconnect_has_not_failed() {
     let b = builder("b").callback(|cx, event| {
@@ -344,9 +342,9 @@ async fn a_message_that_is_answered_with_a_disconnect_has_not_failed() {
     let mut events = a.events();
     for _ in 0..20 {
         link(&a, &b).await;
-        a.send(b.id(), "the last word").await.unwrap();
+        a.send(b.id(), "the last message").await.unwrap();
         loop {
-            match next(&mut events).await {
+            match next_event(&mut events).await {
                 Event::NodeMessageFailed { failure, .. } => panic!("{failure:?}"),
                 Event::OutboundNodeDisconnected { .. } => break,
                 _ => {}
@@ -359,7 +357,7 @@ async fn a_message_that_is_answered_with_a_disconnect_has_not_failed() {
 /// The tested rate limit, in bytes per second.
 const LIMIT: u64 = 200_000;
 
-/// Sends 320 KB, and returns the time until all of it has arrived.
+/// Sends 20 messages of 16 KB, and returns the time until all of them have arrived.
 async fn time_to_deliver(from: &Node, to: &Node) -> Duration {
     let mut events = to.events();
     let started = std::time::Instant::now();
@@ -367,26 +365,27 @@ async fn time_to_deliver(from: &Node, to: &Node) -> Duration {
         within("room", from.send(to.id(), numbered(n, 16_000))).await.unwrap();
     }
     for n in 0..20 {
-        assert_eq!(number(&message(&mut events).await), n);
+        assert_eq!(number(&next_message(&mut events).await), n);
     }
     started.elapsed()
 }
 
-/// Lower bound of the time that 320 KB take at [`LIMIT`]. 64 KiB and the bytes of 50 ms pass at
-/// once. The rest takes more than a second, however fast the machine is.
+/// Lower bound of the time that 320 KB take at [`LIMIT`]. 64 KiB and the bytes of 50 ms pass without waiting.
+/// The rest takes more than a second, however fast the machine is.
 const MIN_TIME: Duration = Duration::from_secs(1);
 
 #[tokio::test]
-async fn messages_keep_to_their_rate_limits_and_none_is_lost() {
-    for is_limit_of_link in [false, true] {
+async fn messages_obey_rate_limits_and_none_is_lost() {
+    for is_link_limit in [false, true] {
         let mut config = Config::default();
         let rate =
-            if is_limit_of_link { &mut config.peer_message_rate } else { &mut config.message_rate };
+            if is_link_limit { &mut config.peer_message_rate } else { &mut config.message_rate };
         *rate = LIMIT;
         let (a, b) = (builder("a").config(config).spawn().await.unwrap(), node("b").await);
         link(&a, &b).await;
         assert!(time_to_deliver(&a, &b).await >= MIN_TIME);
-        // A link answers pings while its messages wait. A changed limit applies to waiting messages.
+        // While messages wait for the rate limit, the link still answers pings. A changed limit also applies
+        // to waiting messages.
         let mut limits = a.rates();
         (limits.messages, limits.peer_messages) = (1, 1);
         a.set_rates(limits);
@@ -397,14 +396,14 @@ async fn messages_keep_to_their_rate_limits_and_none_is_lost() {
         within("a ping", a.ping(b.id())).await.unwrap();
         a.set_rates(peerkit::RateLimits::default());
         for n in 0..3 {
-            assert_eq!(number(&message(&mut events).await), n);
+            assert_eq!(number(&next_message(&mut events).await), n);
         }
         shutdown([&a, &b]).await;
     }
 }
 
 #[tokio::test]
-async fn the_receive_limit_slows_the_sender_down() {
+async fn the_limit_for_receiving_slows_the_sender_down() {
     let mut config = Config::default();
     config.peer_receive_rate = LIMIT;
     let (a, b) = (node("a").await, builder("b").config(config).spawn().await.unwrap());
@@ -414,7 +413,7 @@ async fn the_receive_limit_slows_the_sender_down() {
 }
 
 #[tokio::test]
-async fn own_broadcasts_keep_to_their_rate_limit_and_stay_in_order() {
+async fn own_broadcasts_obey_their_rate_limit_and_stay_in_order() {
     let mut config = Config::default();
     config.broadcast_rate = LIMIT;
     let a = builder("a").config(config).callback(|cx, event| {
@@ -430,7 +429,7 @@ async fn own_broadcasts_keep_to_their_rate_limit_and_stay_in_order() {
     let started = std::time::Instant::now();
     b.send(a.id(), "go").await.unwrap();
     for n in 0..20 {
-        match expect(&mut events, "node_broadcast").await {
+        match expect_event(&mut events, "node_broadcast").await {
             Event::NodeBroadcast { broadcast } => {
                 assert_eq!(number(&broadcast.message), n);
             }

@@ -1,7 +1,8 @@
-//! Types that appear in public signatures and can be named from `peerkit` alone.
+//! Imports every type that appears in a public signature, so that a type which `peerkit` does not export is
+//! an error.
 //!
-//! The lint `unnameable_types` finds those of one crate that can't be named at all. It does not see
-//! that a type of `peerkit-proto` is missing here, so they are listed.
+//! The lint `unnameable_types` finds types that no other crate can import at all. It does not notice that
+//! `peerkit` does not export a type of `peerkit-proto`, so these types are listed here.
 
 #[allow(unused_imports)]
 use peerkit::sim::{

@@ -1,4 +1,4 @@
-//! A TCP proxy that can fall silent without closing its connections, like a pulled cable.
+//! A TCP proxy. It can stop forwarding without closing its connections, as if a cable were pulled.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,49 +9,50 @@ use tokio::sync::watch;
 
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
-    silent: watch::Sender<bool>,
+    stopped: watch::Sender<bool>,
 }
 
 impl Proxy {
-    /// Forwards all connections to `to`.
+    /// Starts a proxy that forwards all connections to `to`.
     pub(crate) async fn new(to: SocketAddr) -> Self {
-        Self::late(to, Duration::ZERO).await
+        Self::with_delay(to, Duration::ZERO).await
     }
 
-    /// Forwards connections to `to`, each only after a `delay`.
-    pub(crate) async fn late(to: SocketAddr, delay: Duration) -> Self {
+    /// Starts a proxy that accepts a connection every `delay`, and forwards each of them to `to` after that
+    /// time.
+    pub(crate) async fn with_delay(to: SocketAddr, delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (silent, watching) = watch::channel(false);
+        let (stopped, stop) = watch::channel(false);
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
                 tokio::time::sleep(delay).await;
                 let far = TcpStream::connect(to).await.unwrap();
                 let ((from_near, to_near), (from_far, to_far)) =
                     (near.into_split(), far.into_split());
-                tokio::spawn(forward(from_near, to_far, watching.clone()));
-                tokio::spawn(forward(from_far, to_near, watching.clone()));
+                tokio::spawn(forward(from_near, to_far, stop.clone()));
+                tokio::spawn(forward(from_far, to_near, stop.clone()));
             }
         });
-        Self { address, silent }
+        Self { address, stopped }
     }
 
-    /// Lets nothing through from now on, without an error at either end.
-    pub(crate) fn fall_silent(&self) {
-        self.silent.send_replace(true);
+    /// Stops forwarding. Neither end gets an error.
+    pub(crate) fn stop_forwarding(&self) {
+        self.stopped.send_replace(true);
     }
 }
 
 async fn forward(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
-    mut silent: watch::Receiver<bool>,
+    mut stopped: watch::Receiver<bool>,
 ) {
     let mut buffer = vec![0; 64 << 10];
     loop {
         let read = tokio::select! {
             biased;
-            () = fallen(&mut silent) => None,
+            () = wait_until_stopped(&mut stopped) => None,
             read = from.read(&mut buffer) => Some(read.unwrap_or(0)),
         };
         let Some(read) = read else { return std::future::pending().await };
@@ -61,6 +62,6 @@ async fn forward(
     }
 }
 
-async fn fallen(silent: &mut watch::Receiver<bool>) {
-    let _ = silent.wait_for(|silent| *silent).await;
+async fn wait_until_stopped(stopped: &mut watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stopped| *stopped).await;
 }

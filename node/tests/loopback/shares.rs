@@ -1,4 +1,4 @@
-//! Access to shares, as seen by other nodes.
+//! Access to shares: which other nodes can find and fetch them.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ async fn found(node: &Node, text: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_share_for_named_nodes_is_found_and_fetched_by_them() {
+async fn only_the_listed_nodes_find_and_fetch_a_restricted_share() {
     let (ann, bob, cid) = (node("ann").await, node("bob").await, node("cid").await);
     link(&ann, &bob).await;
     link(&bob, &cid).await;
@@ -43,14 +43,14 @@ async fn a_share_for_named_nodes_is_found_and_fetched_by_them() {
         within("the refusal", cid.fetch(FetchRequest::new(album.shared.hash).to(to.path()))).await;
     assert!(matches!(refused, Err(Error::NoSource(hash)) if hash == album.shared.hash));
 
-    // Sharing it again without names opens it to everyone.
+    // Sharing the folder again without a list of nodes opens it to all nodes.
     bob.share(from.path().join("album")).await.unwrap();
     assert_eq!(found(&cid, "txt").await, ["open.txt", "song.txt"]);
     shutdown([&ann, &bob, &cid]).await;
 }
 
 #[tokio::test]
-async fn a_ticket_has_all_that_a_fetch_needs() {
+async fn a_ticket_contains_everything_that_a_fetch_needs() {
     let (ann, bob) = (node("ann").await, node("bob").await);
     link(&ann, &bob).await;
     let from = tempfile::tempdir().unwrap();
@@ -60,7 +60,7 @@ async fn a_ticket_has_all_that_a_fetch_needs() {
     let ticket = bob.files().ticket(&added.shared.hash).unwrap();
     assert_eq!((ticket.hash, ticket.node), (added.shared.hash, bob.id()));
     assert_eq!((ticket.secret, &*ticket.network), (Some(secret), bob.network().name()));
-    assert_eq!(ticket.addresses, [at(&bob).into()]);
+    assert_eq!(ticket.addresses, [address_of(&bob).into()]);
     assert_eq!(bob.files().ticket(&peerkit::Hash::of(b"?")), None);
     assert!(found(&ann, "secret").await.is_empty());
     let open = bob.share(&path).await.unwrap().shared.hash;

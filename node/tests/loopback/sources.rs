@@ -1,4 +1,4 @@
-//! One fetch from many sources: honest ones, and ones that have a part, lie, stall or vanish.
+//! Fetches from several sources. Some sources are honest. Others have only a part, lie, stall or disappear.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -17,40 +17,41 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// The behaviour of a hand-written source. The default is honest and has everything.
+/// The behaviour of a simulated source. By default the source is honest and has all pieces.
 #[derive(Debug, Clone, Default)]
 struct Behaviour {
-    /// The pieces that it has; `None` for all.
-    holds: Option<BTreeSet<u64>>,
-    /// The piece that it alters.
-    bad: Option<u64>,
-    /// The number of pieces after which it closes its streams.
-    dies_after: Option<usize>,
-    /// It sends no pieces, and no reason.
-    silent: bool,
-    /// The number of bytes that it adds to the true size.
-    claims: u64,
+    /// The pieces that the source has; `None` for all.
+    pieces: Option<BTreeSet<u64>>,
+    /// The piece that the source alters.
+    altered: Option<u64>,
+    /// The number of pieces after which the source closes its streams.
+    closes_after: Option<usize>,
+    /// True if the source sends neither pieces nor a reason.
+    is_silent: bool,
+    /// The number of bytes that the source adds to the true size.
+    extra_size: u64,
 }
 
-/// A node that shares one file and answers fetches of it by a [`Script`].
+/// A node that shares one file. A [`Script`] answers the requests for the file.
 struct Source {
     node: Node,
-    /// The pieces that it has sent, in order.
+    /// The indices of the pieces that the node has sent, in order.
     sent: Sent,
     _folder: TempDir,
 }
 
+/// The content of a source, and its behaviour.
 struct Script {
     content: Vec<u8>,
     list: PieceList,
-    ways: Behaviour,
+    behaviour: Behaviour,
     sent: Sent,
 }
 
 type Sent = Arc<Mutex<Vec<u64>>>;
 
 impl Source {
-    async fn new(name: &str, content: &[u8], ways: Behaviour) -> Self {
+    async fn new(name: &str, content: &[u8], behaviour: Behaviour) -> Self {
         let (node, folder) = (node(name).await, tempfile::tempdir().unwrap());
         let path = folder.path().join("file");
         std::fs::write(&path, content).unwrap();
@@ -58,16 +59,18 @@ impl Source {
         node.share(path).await.unwrap();
         let (sent, list) = (Sent::default(), PieceList::of(content));
         let content = content.to_vec();
-        let script = Arc::new(Script { content, list, ways, sent: sent.clone() });
+        let script = Arc::new(Script { content, list, behaviour, sent: sent.clone() });
         node.serve_stream(FILES_PROTOCOL, move |stream| serve(stream, script.clone()));
         Self { node, sent, _folder: folder }
     }
 
+    /// Returns the number of pieces that the source has sent.
     fn sent(&self) -> usize {
         self.sent.lock().unwrap().len()
     }
 
-    /// Returns the number of different pieces that it has sent after the first `before`.
+    /// Returns the number of different pieces among those that the source has sent after the first `before`
+    /// pieces.
     fn different_since(&self, before: usize) -> u64 {
         let sent = self.sent.lock().unwrap();
         sent[before..].iter().collect::<BTreeSet<_>>().len() as u64
@@ -93,9 +96,9 @@ impl Script {
         Some(match request {
             Request::Describe { .. } => {
                 let (kind, access) = (FileKind::File, AccessKind::Open);
-                let size = self.content.len() as u64 + self.ways.claims;
+                let size = self.content.len() as u64 + self.behaviour.extra_size;
                 let name = "file".parse().unwrap();
-                let whole = self.ways.holds.is_none();
+                let whole = self.behaviour.pieces.is_none();
                 Answer::Description(Description { kind, access, whole, size, stored: size, name })
                     .encode()
             }
@@ -103,28 +106,30 @@ impl Script {
                 let values = self.list.part(first, usize::from(count)).to_vec();
                 Answer::Pieces { first, values }.encode()
             }
-            Request::Follow { .. } => match &self.ways.holds {
+            Request::Follow { .. } => match &self.behaviour.pieces {
                 None => Answer::Whole.encode(),
                 Some(holds) => {
                     let mut bits = vec![0u8; self.list.count().div_ceil(8) as usize];
-                    holds.iter().for_each(|piece| bits[*piece as usize / 8] |= 1 << (piece % 8));
+                    pieces.iter().for_each(|piece| bits[*piece as usize / 8] |= 1 << (piece % 8));
                     Answer::Held { first: 0, bits: bits.into() }.encode()
                 }
             },
             Request::Data { first, count, .. } => {
                 let mut out = Vec::new();
                 for index in first..first + u64::from(count) {
-                    if !self.ways.holds.as_ref().is_none_or(|holds| holds.contains(&index)) {
+                    if !self.behaviour.pieces.as_ref().is_none_or(|pieces| pieces.contains(&index))
+                    {
                         out.extend(Answer::Refused(FileRefusal::NotFound).encode());
                         break;
                     }
-                    // The last piece proves the size. Silent sources send it, else they would be dropped.
+                    // The last piece proves the size. A source that does not send it would be dropped, so
+                    // silent sources do.
                     let is_proof = count == 1 && index == self.list.count() - 1;
-                    if self.ways.silent && !is_proof {
+                    if self.behaviour.is_silent && !is_proof {
                         break;
                     }
                     let mut sent = self.sent.lock().unwrap();
-                    if self.ways.dies_after.is_some_and(|most| sent.len() >= most) {
+                    if self.behaviour.closes_after.is_some_and(|max| sent.len() >= max) {
                         return None;
                     }
                     sent.push(index);
@@ -141,7 +146,7 @@ impl Script {
     fn piece(&self, index: u64) -> Vec<u8> {
         let range = self.list.range(index).unwrap();
         let mut bytes = self.content[range.start as usize..range.end as usize].to_vec();
-        if self.ways.bad == Some(index)
+        if self.behaviour.altered == Some(index)
             && let Some(byte) = bytes.first_mut()
         {
             *byte ^= 1;
@@ -152,13 +157,14 @@ impl Script {
     }
 }
 
+/// Returns content of `pieces` pieces and `over` bytes more.
 fn content(pieces: u64, over: usize) -> Vec<u8> {
-    Chance(pieces).bytes((pieces * PIECE) as usize + over)
+    SeededRandom(pieces).bytes((pieces * PIECE) as usize + over)
 }
 
 /// Starts a node that is linked to all of `sources`.
 async fn fetcher(sources: &[Source]) -> Node {
-    // Short patience is enough, as all sources are linked before the fetch begins.
+    // All sources are linked before the fetch begins, so it need not wait long for a source.
     let mut config = Config::default();
     config.download_patience = Duration::from_secs(1);
     let ann = builder("ann").config(config).spawn().await.unwrap();
@@ -174,35 +180,35 @@ async fn end(ann: Node, sources: Vec<Source>) {
 }
 
 #[tokio::test]
-async fn all_sources_send_a_part() {
+async fn a_fetch_uses_all_sources() {
     let content = content(24, 5);
     let mut sources = Vec::new();
     for name in ["a", "b", "c"] {
         sources.push(Source::new(name, &content, Behaviour::default()).await);
     }
     let ann = fetcher(&sources).await;
-    // Slow enough that no source has sent all before the others begin.
+    // The limit makes sure that no source has sent everything before the others begin.
     ann.set_rates(RateLimits { peer_download: 512 << 10, ..RateLimits::default() });
     let to = tempfile::tempdir().unwrap();
-    let all_send = async {
-        until("all send", || sources.iter().all(|source| source.sent() > 0)).await;
+    let raise_limit = async {
+        wait_until("all sources to send", || sources.iter().all(|source| source.sent() > 0)).await;
         ann.set_rates(RateLimits { peer_download: 8 << 20, ..RateLimits::default() });
     };
     let fetching = ann.fetch(FetchRequest::new(Hash::of(&content)).to(to.path()));
-    let (fetched, ()) = within("the fetch", async { tokio::join!(fetching, all_send) }).await;
+    let (fetched, ()) = within("the fetch", async { tokio::join!(fetching, raise_limit) }).await;
     let fetched = fetched.unwrap();
     assert!(std::fs::read(&fetched.path).unwrap() == content);
     assert_eq!(fetched.sources.len(), 3);
     let sent: Vec<usize> = sources.iter().map(Source::sent).collect();
     assert!(sent.iter().all(|sent| (1..=24).contains(sent)), "{sent:?}");
-    assert!(sent.iter().sum::<usize>() <= 48, "most pieces are sent once: {sent:?}");
+    assert!(sent.iter().sum::<usize>() <= 48, "too many pieces were sent twice: {sent:?}");
     end(ann, sources).await;
 }
 
 #[tokio::test]
 async fn silent_sources_do_not_delay_a_fetch() {
     let content = content(6, 5);
-    let silent = Behaviour { silent: true, ..Behaviour::default() };
+    let silent = Behaviour { is_silent: true, ..Behaviour::default() };
     let sources = vec![
         Source::new("silent", &content, silent.clone()).await,
         Source::new("honest", &content, Behaviour::default()).await,
@@ -212,17 +218,19 @@ async fn silent_sources_do_not_delay_a_fetch() {
     let to = tempfile::tempdir().unwrap();
     let fetching = ann.fetch(FetchRequest::new(Hash::of(&content)).to(to.path()));
     let fetched = tokio::time::timeout(Duration::from_secs(25), fetching).await;
-    let fetched = fetched.expect("the fetch ends long before a silent source is given up").unwrap();
+    let fetched =
+        fetched.expect("the fetch must end long before it gives up a silent source").unwrap();
     assert!(std::fs::read(&fetched.path).unwrap() == content);
     end(ann, sources).await;
 }
 
 #[tokio::test]
-async fn a_source_of_a_bad_piece_is_dropped_and_named() {
+async fn a_source_that_sends_a_bad_piece_is_dropped_and_reported() {
     let content = content(8, 5);
-    let bad = Behaviour { bad: Some(3), holds: Some((0..4).collect()), ..Behaviour::default() };
+    let bad =
+        Behaviour { altered: Some(3), pieces: Some((0..4).collect()), ..Behaviour::default() };
     let most = Behaviour {
-        holds: Some((0..9).filter(|piece| *piece != 3).collect()),
+        pieces: Some((0..9).filter(|piece| *piece != 3).collect()),
         ..Behaviour::default()
     };
     let mut sources =
@@ -231,14 +239,14 @@ async fn a_source_of_a_bad_piece_is_dropped_and_named() {
     let mut events = ann.events();
     let to = tempfile::tempdir().unwrap();
     let hash = Hash::of(&content);
-    // Only the liar has piece 3.
+    // Only the malicious source has piece 3.
     let error =
         within("the error", ann.fetch(FetchRequest::new(hash).to(to.path()))).await.unwrap_err();
     assert!(matches!(&error, Error::Fetch(error) if error.is_lie()), "{error:?}");
-    let event = expect(&mut events, "node_source_dropped").await;
+    let event = expect_event(&mut events, "node_source_dropped").await;
     let peerkit::Event::NodeSourceDropped { source, .. } = event else { panic!() };
     assert_eq!(source, sources[0].node.id());
-    // With a third source the fetch completes, and its result names the liar.
+    // With a third source the fetch completes, and its result lists the malicious source.
     sources.push(Source::new("whole", &content, Behaviour::default()).await);
     link(&ann, &sources[2].node).await;
     let fetched =
@@ -249,15 +257,15 @@ async fn a_source_of_a_bad_piece_is_dropped_and_named() {
 }
 
 #[tokio::test]
-async fn a_lie_about_the_size_is_found_out_by_an_honest_source() {
+async fn an_honest_source_reveals_a_false_size() {
     let content = content(5, 7);
-    let liar = Behaviour { claims: 3, ..Behaviour::default() };
+    let liar = Behaviour { extra_size: 3, ..Behaviour::default() };
     let sources = vec![
         Source::new("liar", &content, liar).await,
         Source::new("honest", &content, Behaviour::default()).await,
     ];
     let ann = fetcher(&sources).await;
-    // Either source may be asked first, so repeat.
+    // Either source may be asked first, so this is repeated.
     for n in 0..6 {
         let to = tempfile::tempdir().unwrap();
         let fetched =
@@ -271,19 +279,19 @@ async fn a_lie_about_the_size_is_found_out_by_an_honest_source() {
 }
 
 #[tokio::test]
-async fn a_partial_holder_serves_what_it_has() {
+async fn a_node_serves_pieces_of_an_unfinished_download() {
     let content = content(12, 5);
     let hash = Hash::of(&content);
-    // The only source of the second half vanishes after half of it was fetched by bob; ann gets
-    // it from bob, which does not have all of it.
-    let first = Behaviour { holds: Some((0..6).collect()), ..Behaviour::default() };
-    let second = Behaviour { holds: Some((6..13).collect()), ..Behaviour::default() };
+    // Bob fetches the second half, and then its only source stops. Ann fetches the second half from Bob,
+    // which does not have the first half.
+    let first = Behaviour { pieces: Some((0..6).collect()), ..Behaviour::default() };
+    let second = Behaviour { pieces: Some((6..13).collect()), ..Behaviour::default() };
     let mut sources = vec![Source::new("second", &content, second).await];
     let (bob, to_bob) = (node("bob").await, tempfile::tempdir().unwrap());
     link(&bob, &sources[0].node).await;
-    let get = FetchRequest::new(hash).into_folder(to_bob.path());
-    let download = bob.fetch(get);
-    until("bob has the second half", || download.status().done > 6 * PIECE).await;
+    let request = FetchRequest::new(hash).into_folder(to_bob.path());
+    let download = bob.fetch(request);
+    wait_until("bob has the second half", || download.status().done > 6 * PIECE).await;
     sources[0].node.shutdown().await;
 
     sources.push(Source::new("first", &content, first).await);
@@ -299,7 +307,7 @@ async fn a_partial_holder_serves_what_it_has() {
     end(ann, sources).await;
 }
 
-/// A follower of a fetch may still be served from the finished file, but not once that is changed.
+/// A node may still serve a finished download to other nodes, but not after the file has changed.
 #[tokio::test]
 async fn a_fetched_file_that_was_changed_is_not_served_under_its_old_hash() {
     let content = content(4, 5);
@@ -311,7 +319,8 @@ async fn a_fetched_file_that_was_changed_is_not_served_under_its_old_hash() {
         within("the fetch", bob.fetch(FetchRequest::new(hash).to(to.path()))).await.unwrap();
     shutdown([&sources[0].node]).await;
     let (ann, to_ann) = (node("ann").await, tempfile::tempdir().unwrap());
-    let get = FetchRequest::new(hash).to(to_ann.path()).from(at(&bob).into()).ask_network(false);
+    let get =
+        FetchRequest::new(hash).to(to_ann.path()).from(address_of(&bob).into()).ask_network(false);
     let again = within("the fetch", ann.fetch(get.clone())).await.unwrap();
     assert!(std::fs::read(&again.path).unwrap() == content);
     std::fs::remove_file(again.path).unwrap();
@@ -333,7 +342,7 @@ async fn a_download_is_paused_resumed_and_cancelled() {
     let to = tempfile::tempdir().unwrap();
     let get = FetchRequest::new(hash).into_folder(to.path());
     let download = ann.fetch(get.clone());
-    until("some of it", || download.status().done > 2 * PIECE).await;
+    wait_until("some pieces", || download.status().done > 2 * PIECE).await;
     assert_eq!(download.pause().await.unwrap().state, DownloadState::Paused);
     let paused = ann.files().downloads();
     assert_eq!((paused.len(), paused[0].state), (1, DownloadState::Paused));
@@ -355,7 +364,7 @@ async fn a_download_is_paused_resumed_and_cancelled() {
     ann.set_rates(RateLimits { download: 4 << 20, ..RateLimits::default() });
     std::fs::remove_file(&fetched.path).unwrap();
     let download = ann.fetch(get);
-    until("some of it", || download.status().done > PIECE).await;
+    wait_until("some pieces", || download.status().done > PIECE).await;
     ann.files().download(hash).unwrap().cancel().await.unwrap();
     let cancelled = within("the end", download.clone()).await;
     assert!(matches!(cancelled, Err(Error::Fetch(FetchError::Cancelled))), "{cancelled:?}");
@@ -378,21 +387,22 @@ async fn a_file_that_exists_is_not_fetched_again() {
     let first = fetch(&get).await.unwrap().path;
     let sent = sources[0].sent();
 
-    // The file is found under its own name, and under the numbered one that it gets if that is taken.
-    for there in [first.clone(), first.with_file_name("file (1)")] {
-        std::fs::rename(&first, &there).unwrap();
-        if there != first {
+    // The file is found under its own name, and under the numbered name that it gets if its own name is
+    // taken.
+    for existing in [first.clone(), first.with_file_name("file (1)")] {
+        std::fs::rename(&first, &existing).unwrap();
+        if existing != first {
             let mut other = content.clone();
             other[PIECE as usize] ^= 1;
             std::fs::write(&first, other).unwrap();
         }
         let fetched = fetch(&get).await.unwrap();
-        assert_eq!((fetched.path, fetched.bytes), (there, content.len() as u64));
-        assert!(fetched.sources.is_empty(), "no source sent any of it");
+        assert_eq!((fetched.path, fetched.bytes), (existing, content.len() as u64));
+        assert!(fetched.sources.is_empty(), "no source has sent a piece");
         assert_eq!(sources[0].sent(), sent);
     }
 
-    // The file to replace is checked too, and no other.
+    // With `overwrite`, only the file that would be replaced is checked.
     let fetched = fetch(&get.clone().overwrite(true)).await.unwrap();
     assert_eq!(fetched.path, first);
     assert!(std::fs::read(&first).unwrap() == content);
@@ -401,7 +411,7 @@ async fn a_file_that_exists_is_not_fetched_again() {
     fetch(&get.overwrite(true)).await.unwrap();
     assert_eq!(sources[0].sent(), sent);
     let left = std::fs::read_dir(to.path()).unwrap().count();
-    assert_eq!(left, 2, "no part is left");
+    assert_eq!(left, 2, "no partial file is left");
     end(ann, sources).await;
 }
 
@@ -413,10 +423,10 @@ async fn a_download_continues_after_a_restart() {
     let (state, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let ann = builder("ann").state(state.path()).spawn().await.unwrap();
     ann.set_rates(RateLimits { download: 8 << 20, ..RateLimits::default() });
-    let get = FetchRequest::new(hash).into_folder(to.path()).from(at(&source.node).into());
+    let get = FetchRequest::new(hash).into_folder(to.path()).from(address_of(&source.node).into());
     let download = ann.fetch(get);
-    until("some of it", || download.status().done > 4 * PIECE).await;
-    // A paused download stays paused over a restart, and keeps its name.
+    wait_until("some pieces", || download.status().done > 4 * PIECE).await;
+    // A paused download is still paused after a restart, and has its name.
     let at_pause = (download.pause().await.unwrap().done, source.sent());
     shutdown([&ann]).await;
     drop((ann, download));
@@ -425,27 +435,27 @@ async fn a_download_continues_after_a_restart() {
     assert_eq!(paused.state, DownloadState::Paused);
     assert_eq!(paused.name.unwrap().as_str(), "file");
     ann.set_rates(RateLimits { download: 8 << 20, ..RateLimits::default() });
-    let begun = ann.files().download(hash).unwrap().resume().await.unwrap();
-    assert!(begun.state.is_under_way());
-    until("it goes on", || ann.files().downloads()[0].done >= at_pause.0).await;
+    let resumed = ann.files().download(hash).unwrap().resume().await.unwrap();
+    assert!(resumed.state.is_under_way());
+    wait_until("the download to continue", || ann.files().downloads()[0].done >= at_pause.0).await;
     let at_end = (ann.files().downloads()[0].done, source.sent());
     shutdown([&ann]).await;
     drop(ann);
     let ann = builder("ann").state(state.path()).spawn().await.unwrap();
     let mut events = ann.events();
-    let event = expect(&mut events, "node_download_finished").await;
+    let event = expect_event(&mut events, "node_download_finished").await;
     let peerkit::Event::NodeDownloadFinished { path, .. } = event else { panic!() };
     assert!(std::fs::read(path).unwrap() == content);
-    // Pieces that were here are not fetched again. Those that were under way may be.
+    // Pieces that had arrived are not fetched again. Pieces that were under way may be fetched again.
     for (done, before) in [at_pause, at_end] {
         let since = source.different_since(before);
-        assert!(since <= 17 - done / PIECE, "{since} pieces, of which {done} bytes were here");
+        assert!(since <= 17 - done / PIECE, "{since} pieces, although {done} bytes had arrived");
     }
     end(ann, vec![source]).await;
 }
 
 #[tokio::test]
-async fn downloads_over_the_limit_wait_for_their_turn() {
+async fn downloads_beyond_the_limit_wait_for_their_turn() {
     let (one, two) = (content(4, 1), content(5, 2));
     let sources = vec![
         Source::new("a", &one, Behaviour::default()).await,
@@ -461,7 +471,7 @@ async fn downloads_over_the_limit_wait_for_their_turn() {
     let to = tempfile::tempdir().unwrap();
     let get = |content: &[u8]| FetchRequest::new(Hash::of(content)).into_folder(to.path());
     let first = ann.fetch(get(&one));
-    until("the first is at work", || first.status().done > 0).await;
+    wait_until("the first download to run", || first.status().done > 0).await;
     let second = ann.fetch(get(&two));
     assert_eq!(second.status().state, DownloadState::Queued);
     assert_eq!(ann.files().downloads().len(), 2);
@@ -474,18 +484,18 @@ async fn downloads_over_the_limit_wait_for_their_turn() {
 
 fn behaviours(count: u64) -> impl Strategy<Value = Behaviour> {
     let pieces = proptest::collection::btree_set(0..count, 0..count as usize + 1);
-    let holds = prop_oneof![1 => Just(None), 2 => pieces.prop_map(Some)];
+    let pieces = prop_oneof![1 => Just(None), 2 => pieces.prop_map(Some)];
     let bad = prop_oneof![3 => Just(None), 1 => (0..count).prop_map(Some)];
-    let dies_after = prop_oneof![3 => Just(None), 1 => (0usize..8).prop_map(Some)];
-    (holds, bad, dies_after).prop_map(|(holds, bad, dies_after)| Behaviour {
-        holds,
+    let closes_after = prop_oneof![3 => Just(None), 1 => (0usize..8).prop_map(Some)];
+    (pieces, bad, closes_after).prop_map(|(pieces, bad, closes_after)| Behaviour {
+        pieces,
         bad,
-        dies_after,
+        closes_after,
         ..Behaviour::default()
     })
 }
 
-/// Returns a strategy of file sizes, each with the behaviour of some sources.
+/// Returns a strategy that makes a file size and the behaviour of some sources.
 fn cases() -> impl Strategy<Value = (usize, Vec<Behaviour>)> {
     let p = PIECE as usize;
     let sizes = prop::sample::select(vec![0, 1, p - 1, p, p + 1, 2 * p, 5 * p + 123]);
@@ -498,29 +508,29 @@ fn cases() -> impl Strategy<Value = (usize, Vec<Behaviour>)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// Whatever the sources have, send and do, the fetched file is equal or the fetch fails. It may
-    /// fail only if honest sources lack a piece.
+    /// Whatever the sources have, send and do, a fetched file has the right content, or the fetch fails. It
+    /// may fail only if the honest sources lack a piece.
     #[test]
-    fn the_file_is_equal_or_there_is_an_error((size, ways) in cases()) {
+    fn a_fetched_file_is_right_or_the_fetch_fails((size, behaviour) in cases()) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
-            let content = Chance(size as u64).bytes(size);
+            let content = SeededRandom(size as u64).bytes(size);
             let mut sources = Vec::new();
-            for ways in &ways {
-                sources.push(Source::new("source", &content, ways.clone()).await);
+            for behaviour in &behaviour {
+                sources.push(Source::new("source", &content, behaviour.clone()).await);
             }
             let ann = fetcher(&sources).await;
             let to = tempfile::tempdir().unwrap();
             let fetched = within("the fetch", ann.fetch(FetchRequest::new(Hash::of(&content)).to(to.path()))).await;
             let count = (size as u64).div_ceil(PIECE);
-            let honest = |ways: &&Behaviour| ways.bad.is_none() && ways.dies_after.is_none();
-            let has = |ways: &Behaviour, piece: u64| ways.holds.as_ref().is_none_or(|h| h.contains(&piece));
-            let reachable = (0..count).all(|piece| ways.iter().filter(honest).any(|w| has(w, piece)));
+            let honest = |behaviour: &&Behaviour| behaviour.altered.is_none() && behaviour.closes_after.is_none();
+            let has = |behaviour: &Behaviour, piece: u64| behaviour.pieces.as_ref().is_none_or(|h| h.contains(&piece));
+            let reachable = (0..count).all(|piece| behaviour.iter().filter(honest).any(|w| has(w, piece)));
             // A source with the last piece can prove the size.
-            let provable = ways.iter().filter(honest).any(|w| has(w, count.max(1) - 1));
+            let provable = behaviour.iter().filter(honest).any(|w| has(w, count.max(1) - 1));
             match fetched {
                 Ok(fetched) => assert!(std::fs::read(fetched.path).unwrap() == content),
-                Err(error) => assert!(!(reachable && provable), "{error:?} with {ways:?}"),
+                Err(error) => assert!(!(reachable && provable), "{error:?} with {behaviour:?}"),
             }
             end(ann, sources).await;
         });
@@ -528,7 +538,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn a_handle_of_a_paused_download_ends_with_the_node() {
+async fn a_handle_of_a_paused_download_ends_when_the_node_stops() {
     let content = content(8, 5);
     let sources = vec![Source::new("a", &content, Behaviour::default()).await];
     let ann = fetcher(&sources).await;
@@ -537,7 +547,7 @@ async fn a_handle_of_a_paused_download_ends_with_the_node() {
     let download = ann.fetch(FetchRequest::new(Hash::of(&content)).into_folder(to.path()));
     let mut progress = download.progress();
     let mut states = Vec::new();
-    until("some of it", || download.status().done > PIECE).await;
+    wait_until("some pieces", || download.status().done > PIECE).await;
     assert_eq!(download.pause().await.unwrap().state, DownloadState::Paused);
     let (waiting, stopping) = (download.clone(), ann.clone());
     let stop = tokio::spawn(async move { stopping.shutdown().await });

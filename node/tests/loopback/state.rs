@@ -1,4 +1,4 @@
-//! The state that outlives a run, and the obstacles to a start.
+//! The state that a node keeps over a restart, and the errors of a start.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ fn folder() -> TempDir {
 }
 
 #[tokio::test]
-async fn a_node_is_the_same_after_a_restart() {
+async fn a_node_has_the_same_identity_after_a_restart() {
     let folder = folder();
     let first = with_state("a", &folder).spawn().await.unwrap();
     let id = first.id();
@@ -39,12 +39,12 @@ async fn a_node_is_the_same_after_a_restart() {
     }
     second.shutdown().await;
     drop(second);
-    // A key that the user gives takes precedence over the one in the folder.
+    // A key that the user gives takes precedence over the key in the folder.
     let key = Key::from_secret(&[7; 32]);
     let third = with_state("a", &folder).key(key.clone()).spawn().await.unwrap();
     assert_eq!(third.id(), key.id());
     third.shutdown().await;
-    // Without a folder each run has another identity.
+    // Without a folder, each run has a new identity.
     let (one, other) = (node("a").await, node("a").await);
     assert_ne!(one.id(), other.id());
     shutdown([&one, &other]).await;
@@ -67,23 +67,25 @@ async fn shares_are_restored_after_a_restart() {
     drop(first);
 
     let second = with_state("a", &folder).spawn().await.unwrap();
-    until("they are shared again", || second.files().shares().len() == 2).await;
-    let mut again = second.files().shares();
+    wait_until("both shares to be restored", || second.files().shares().len() == 2).await;
+    let mut restored = second.files().shares();
     shares.sort();
-    again.sort();
-    assert_eq!(again, shares);
+    restored.sort();
+    assert_eq!(restored, shares);
     let other = node("other").await;
     link(&other, &second).await;
-    let fetched =
-        other.fetch(FetchRequest::new(again[0].hash).to(folder.path().join("got"))).await.unwrap();
+    let fetched = other
+        .fetch(FetchRequest::new(restored[0].hash).to(folder.path().join("got")))
+        .await
+        .unwrap();
     assert_eq!(fetched.sources, [second.id()]);
-    second.files().unshare(again[0].hash).await.unwrap();
+    second.files().unshare(restored[0].hash).await.unwrap();
     second.shutdown().await;
     drop(second);
 
     let third = with_state("a", &folder).spawn().await.unwrap();
-    until("one is shared again", || !third.files().shares().is_empty()).await;
-    assert_eq!(third.files().shares(), again[1..]);
+    wait_until("one share to be restored", || !third.files().shares().is_empty()).await;
+    assert_eq!(third.files().shares(), restored[1..]);
     shutdown([&other, &third]).await;
 }
 
@@ -97,17 +99,17 @@ async fn a_restarted_node_rejoins_through_known_peers() {
     first.shutdown().await;
     let known = first.network().known_peers().await.unwrap();
     drop(first);
-    let mut met: Vec<NodeId> = known.iter().map(|(id, _)| *id).collect();
-    met.sort();
+    let mut known_ids: Vec<NodeId> = known.iter().map(|(id, _)| *id).collect();
+    known_ids.sort();
     let mut expected = [b.id(), c.id()];
     expected.sort();
-    assert_eq!(met, expected);
-    let (_, of_b) = known.iter().find(|(id, _)| *id == b.id()).unwrap();
-    assert_eq!((&*of_b.name, &of_b.addresses[..]), ("b", &[at(&b).into()][..]));
-    assert!(of_b.last_seen > 1_700_000_000_000);
+    assert_eq!(known_ids, expected);
+    let (_, known_b) = known.iter().find(|(id, _)| *id == b.id()).unwrap();
+    assert_eq!((&*known_b.name, &known_b.addresses[..]), ("b", &[address_of(&b).into()][..]));
+    assert!(known_b.last_seen > 1_700_000_000_000);
 
     let again = with_state("a", &folder).spawn().await.unwrap();
-    assert!(again.peers().is_empty(), "a start makes no link by itself");
+    assert!(again.peers().is_empty(), "a start makes no link");
     let peers = again.network().rejoin(1).await.unwrap();
     assert_eq!((peers.len(), again.peers().len()), (1, 1));
     let peers = again.network().rejoin(10).await.unwrap();
@@ -115,7 +117,7 @@ async fn a_restarted_node_rejoins_through_known_peers() {
     again.shutdown().await;
     drop(again);
 
-    // One of the known peers is down. The other one is enough.
+    // One of the known peers has stopped. The node joins through the other.
     b.shutdown().await;
     let again = with_state("a", &folder).spawn().await.unwrap();
     let peers = again.network().rejoin(10).await.unwrap();
@@ -129,8 +131,7 @@ async fn known_peers_are_saved_and_loaded_as_json() {
     let file = folder.path().join("peers.json");
     let (a, b) = (node("a").await, node("b").await);
     link(&a, &b).await;
-    until("it is remembered", || true).await;
-    within("b is remembered", async {
+    within("b to be a known peer", async {
         while a.network().known_peers().await.unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
@@ -139,16 +140,16 @@ async fn known_peers_are_saved_and_loaded_as_json() {
     assert_eq!(a.network().save_peers(&file).await.unwrap(), 1);
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     assert_eq!(json[0]["id"], b.id().to_string());
-    assert_eq!(json[0]["addresses"][0], at(&b).to_string());
+    assert_eq!(json[0]["addresses"][0], address_of(&b).to_string());
 
     let c = node("c").await;
     let loaded = c.network().load_peers(&file).await.unwrap();
     assert_eq!(loaded, a.network().known_peers().await.unwrap());
     assert_eq!(c.network().known_peers().await.unwrap(), loaded);
     let d = node("d").await;
-    let reached = within("it connects", d.network().connect_to_known(&loaded)).await;
+    let reached = within("the connection", d.network().connect_to_known(&loaded)).await;
     assert_eq!(reached.iter().map(peerkit::Peer::id).collect::<Vec<_>>(), [b.id()]);
-    assert_eq!(d.network().connect_to_known(&loaded).await, [], "it is connected already");
+    assert_eq!(d.network().connect_to_known(&loaded).await, [], "d is connected to b already");
     shutdown([&d]).await;
     assert_eq!(c.network().rejoin(5).await.unwrap()[0].id(), b.id());
 
@@ -162,7 +163,7 @@ async fn known_peers_are_saved_and_loaded_as_json() {
     assert!(matches!(missing, Err(Error::PeersFile { .. })));
     let nowhere = c.network().save_peers(folder.path().join("no/such/folder")).await;
     assert!(matches!(nowhere, Err(Error::PeersFile { .. })));
-    assert_eq!(c.network().known_peers().await.unwrap().len(), 1, "a bad file changes nothing");
+    assert_eq!(c.network().known_peers().await.unwrap().len(), 1, "a bad file has no effect");
     shutdown([&a, &b, &c]).await;
 }
 
@@ -182,9 +183,9 @@ async fn a_second_node_on_the_same_folder_fails_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_named() {
+async fn a_start_fails_with_the_reason() {
     let first = node("first").await;
-    let address = at(&first);
+    let address = address_of(&first);
     let failed = Node::builder().listen(address).spawn().await.unwrap_err();
     assert!(matches!(failed, Error::PortInUse(socket) if socket == address));
     let expected = format!("port {} of 127.0.0.1 is in use", address.port());
@@ -197,7 +198,7 @@ async fn a_port_in_use_is_named() {
     assert!(matches!(long, Err(Error::NameTooLong { .. })));
     let long = Node::builder().network("n".repeat(65)).spawn().await;
     assert!(matches!(long, Err(Error::NameTooLong { .. })));
-    // The failed start has left nothing running, so its folder is free.
+    // A failed start leaves nothing running, so the folder can be used.
     let folder = folder();
     let failed = with_state("a", &folder).listen(address).spawn().await;
     assert!(matches!(failed, Err(Error::PortInUse(_))));
@@ -206,19 +207,22 @@ async fn a_port_in_use_is_named() {
 }
 
 #[tokio::test]
-async fn a_stopped_node_frees_its_folder_although_handles_remain() {
+async fn the_folder_of_a_stopped_node_can_be_used_while_handles_remain() {
     let folder = folder();
     let first = with_state("a", &folder).spawn().await.unwrap();
     first.shutdown().await;
-    let mark = folder.path().join("state/state.redb.closed");
-    assert!(mark.exists(), "without the mark the next start would check the whole file");
+    let closed_mark = folder.path().join("state/state.redb.closed");
+    assert!(
+        closed_mark.exists(),
+        "without this file the next start would check the whole database"
+    );
     // The handle `first` still exists.
     let second = with_state("a", &folder).spawn().await.unwrap();
     assert_eq!(second.id(), first.id());
-    assert!(!mark.exists());
+    assert!(!closed_mark.exists());
     second.shutdown().await;
     drop((first, second));
-    assert!(mark.exists());
+    assert!(closed_mark.exists());
 }
 
 #[tokio::test]
@@ -227,7 +231,7 @@ async fn a_peers_file_is_merged_and_checked() {
     let (a, b) = (node("a").await, node("b").await);
     let mut events = b.events();
     let file = folder.path().join("peers.json");
-    let address = at(&b).to_string();
+    let address = address_of(&b).to_string();
     let one = serde_json::json!({
         "id": b.id(), "addresses": vec![address.clone(); 40], "last_seen": u64::MAX
     });
@@ -238,8 +242,8 @@ async fn a_peers_file_is_merged_and_checked() {
     assert!(known.last_seen < u64::MAX);
     assert_eq!(a.network().connect_to_known(&loaded).await.len(), 1);
     a.shutdown().await;
-    expect(&mut events, "inbound_node_connected").await;
-    expect(&mut events, "inbound_node_disconnected").await;
+    expect_event(&mut events, "inbound_node_connected").await;
+    expect_event(&mut events, "inbound_node_disconnected").await;
     b.shutdown().await;
     while let Some(event) = events.next().await {
         assert_ne!(event.name(), "inbound_node_connected");
@@ -256,8 +260,8 @@ async fn a_peers_file_is_merged_and_checked() {
     c.shutdown().await;
 }
 
-/// Runs on the state folders in `tests/fixtures`, which the program of each version has made with
-/// `tests/fixtures/record-state`.
+/// Starts nodes from the state folders in `tests/fixtures`. `tests/fixtures/record-state` has made one with
+/// the program of each version.
 #[tokio::test]
 async fn a_node_starts_from_the_state_of_every_version() {
     let ids = [1, 2].map(|n| Key::from_secret(&[n; 32]).id());

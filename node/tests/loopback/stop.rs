@@ -1,4 +1,4 @@
-//! Stopping a node: peers get a goodbye, no message is lost, and nothing is left behind.
+//! Stopping a node. Its peers get a goodbye, no message is lost, and no task, file or memory is left.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::common::*;
 use peerkit::{Config, Error, Event, Events, LinkEnd, Message, Node, Reason};
 
-fn stopping(event: Event) {
+/// Checks that a link has ended because the peer stops.
+fn check_peer_stopped(event: Event) {
     let (Event::InboundNodeDisconnected { link_end, .. }
     | Event::OutboundNodeDisconnected { link_end, .. }) = event
     else {
@@ -17,8 +18,8 @@ fn stopping(event: Event) {
     assert_eq!(link_end, LinkEnd { reason: Reason::Stopping, by_peer: true });
 }
 
-/// Reads the events to their end, which comes when the node has stopped. Returns their names.
-async fn to_the_end(events: &mut Events) -> Vec<&'static str> {
+/// Reads all events until the node has stopped. Returns their names.
+async fn remaining_names(events: &mut Events) -> Vec<&'static str> {
     let mut names = Vec::new();
     while let Some(event) = within("the end of the events", events.next()).await {
         names.push(event.name());
@@ -32,12 +33,12 @@ async fn peers_get_a_goodbye_and_a_stopped_node_refuses_all_calls() {
     let (b, c) = (node("b").await, node("c").await);
     link(&a, &b).await;
     link(&c, &a).await;
-    let (mut to_a, mut to_b, mut to_c) = (a.events(), b.events(), c.events());
-    let address = at(&a);
-    within("a shutdown with nothing to wait for", a.shutdown()).await;
-    stopping(expect(&mut to_b, "inbound_node_disconnected").await);
-    stopping(expect(&mut to_c, "outbound_node_disconnected").await);
-    let names = to_the_end(&mut to_a).await;
+    let (mut events_of_a, mut events_of_b, mut events_of_c) = (a.events(), b.events(), c.events());
+    let address = address_of(&a);
+    within("a shutdown that needs no deadline", a.shutdown()).await;
+    check_peer_stopped(expect_event(&mut events_of_b, "inbound_node_disconnected").await);
+    check_peer_stopped(expect_event(&mut events_of_c, "outbound_node_disconnected").await);
+    let names = remaining_names(&mut events_of_a).await;
     let count = |name: &str| names.iter().filter(|found| **found == name).count();
     assert_eq!(count("node_request_to_stop"), 1);
     assert_eq!(count("node_disconnect_with_inbound_node"), 1);
@@ -45,15 +46,15 @@ async fn peers_get_a_goodbye_and_a_stopped_node_refuses_all_calls() {
     assert_eq!(count("inbound_node_disconnected"), 1);
     assert_eq!(count("outbound_node_disconnected"), 1);
 
-    // The port is free at once.
+    // The port is free when `shutdown` returns.
     drop(std::net::TcpListener::bind(address).unwrap());
     let again = Node::builder().listen(address).spawn().await.unwrap();
     link(&b, &again).await;
 
-    // Every call on a stopped node fails at once, and none hangs.
+    // Every call on a stopped node fails immediately.
     a.stopped().await;
     assert!(a.peers().is_empty());
-    assert!(matches!(a.connect(at(&b)).await, Err(Error::Stopped)));
+    assert!(matches!(a.connect(address_of(&b)).await, Err(Error::Stopped)));
     assert!(matches!(a.send(b.id(), "x").await, Err(Error::Stopped)));
     assert!(matches!(a.discover(1).await, Err(Error::Stopped)));
     assert!(matches!(a.search("x").await, Err(Error::Stopped)));
@@ -77,9 +78,9 @@ async fn queued_messages_still_arrive() {
             _ => drop(a.disconnect(b.id()).await.unwrap()),
         }
         for n in 0..1000 {
-            assert_eq!(text(&mut events).await, n.to_string());
+            assert_eq!(next_text(&mut events).await, n.to_string());
         }
-        expect(&mut events, "inbound_node_disconnected").await;
+        expect_event(&mut events, "inbound_node_disconnected").await;
         shutdown([&b]).await;
     }
 }
@@ -99,24 +100,24 @@ async fn shutdown_may_be_called_repeatedly_and_concurrently() {
 }
 
 #[tokio::test]
-async fn the_last_handle_stops_the_node() {
+async fn a_node_stops_when_its_last_handle_is_dropped() {
     let (a, b) = (node("a").await, node("b").await);
     link(&a, &b).await;
-    let (mut to_a, mut to_b) = (a.events(), b.events());
-    let address = at(&a);
+    let (mut events_of_a, mut events_of_b) = (a.events(), b.events());
+    let address = address_of(&a);
     let clone = a.clone();
     drop(a);
-    assert!(clone.ping(b.id()).await.is_ok(), "a clone keeps the node running");
+    assert!(clone.ping(b.id()).await.is_ok(), "a clone must keep the node running");
     drop(clone);
-    stopping(expect(&mut to_b, "inbound_node_disconnected").await);
-    assert!(to_the_end(&mut to_a).await.contains(&"node_request_to_stop"));
+    check_peer_stopped(expect_event(&mut events_of_b, "inbound_node_disconnected").await);
+    assert!(remaining_names(&mut events_of_a).await.contains(&"node_request_to_stop"));
     drop(std::net::TcpListener::bind(address).unwrap());
     shutdown([&b]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_may_be_stopped_from_within() {
-    // The handler of a request stops its node.
+async fn handlers_can_stop_their_own_node() {
+    // A function that answers a request stops its node.
     let (a, b) = (node("a").await, node("b").await);
     link(&a, &b).await;
     let stopping = b.clone();
@@ -131,7 +132,7 @@ async fn a_node_may_be_stopped_from_within() {
     assert!(matches!(asked, Err(Error::LinkLost { .. } | Error::Request(_))), "{asked:?}");
     within("the stop", b.stopped()).await;
 
-    // The handler of events stops its node from a task, as a handler can't await.
+    // A handler stops its node from a new task, because a handler can't await.
     let cell = Arc::new(OnceLock::<Node>::new());
     let own = cell.clone();
     let b = builder("b").callback(move |_, event| {
@@ -149,7 +150,7 @@ async fn a_node_may_be_stopped_from_within() {
 }
 
 #[tokio::test]
-async fn messages_of_a_handler_on_stop_arrive() {
+async fn messages_that_a_handler_sends_on_a_stop_arrive() {
     let a = builder("a").callback(|cx, event| {
         if matches!(event, Event::NodeRequestToStop) {
             cx.send_to_nodes("farewell", &[]);
@@ -159,33 +160,33 @@ async fn messages_of_a_handler_on_stop_arrive() {
     let (b, c) = (node("b").await, node("c").await);
     link(&b, &a).await;
     link(&a, &c).await;
-    let (mut to_b, mut to_c) = (b.events(), c.events());
+    let (mut events_of_b, mut events_of_c) = (b.events(), c.events());
     a.shutdown().await;
-    for events in [&mut to_b, &mut to_c] {
-        assert_eq!(text(events).await, "farewell");
+    for events in [&mut events_of_b, &mut events_of_c] {
+        assert_eq!(next_text(events).await, "farewell");
     }
-    stopping(expect(&mut to_b, "outbound_node_disconnected").await);
-    stopping(expect(&mut to_c, "inbound_node_disconnected").await);
+    check_peer_stopped(expect_event(&mut events_of_b, "outbound_node_disconnected").await);
+    check_peer_stopped(expect_event(&mut events_of_c, "inbound_node_disconnected").await);
     shutdown([&b, &c]).await;
 }
 
-/// Returns the titles of the next `count` broadcasts. The end of the link may show before the last of
-/// them.
-async fn titles(events: &mut Events, count: usize) -> Vec<String> {
+/// Returns the titles of the next `count` broadcasts. Skips other events: the link may end before the last
+/// broadcast is delivered.
+async fn next_titles(events: &mut Events, count: usize) -> Vec<String> {
     let mut titles = Vec::new();
     while titles.len() < count {
-        if let Event::NodeBroadcast { broadcast } = expect(events, "node_broadcast").await {
+        if let Event::NodeBroadcast { broadcast } = expect_event(events, "node_broadcast").await {
             titles.push(broadcast.title);
         }
     }
     titles
 }
 
-/// One call of a handler starts more actions than the mailbox of the actor holds, and stops the node.
-// One thread: the actor takes none of them before the handler stops the node.
+/// One call of a handler starts more actions than the mailbox of the actor holds, and then stops the node.
+// With one thread, the actor takes no action before the handler has stopped the node.
 #[tokio::test]
 async fn actions_of_a_handler_before_a_stop_are_carried_out() {
-    // 1,024 commands fit into the actor's mailbox. The rest waits behind it.
+    // 1,024 orders fit into the actor's mailbox. The other actions wait for room in it.
     const COUNT: usize = 1_200;
     let a = builder("a").callback(|cx, event| {
         if let Event::NodeMessage { .. } = event {
@@ -197,13 +198,13 @@ async fn actions_of_a_handler_before_a_stop_are_carried_out() {
     link(&b, &a).await;
     let mut events = b.events();
     b.send(a.id(), "go").await.unwrap();
-    let titles = titles(&mut events, COUNT).await;
+    let titles = next_titles(&mut events, COUNT).await;
     assert!(titles.iter().enumerate().all(|(number, title)| *title == number.to_string()));
     shutdown([&b]).await;
     a.stopped().await;
 }
 
-/// At one byte a second, all broadcasts but the first would take a day.
+/// At one byte a second, all broadcasts except the first would take a day.
 #[tokio::test]
 async fn broadcasts_delayed_by_the_rate_limit_are_sent_before_a_stop() {
     let mut config = Config::default();
@@ -218,24 +219,24 @@ async fn broadcasts_delayed_by_the_rate_limit_are_sent_before_a_stop() {
     link(&b, &a).await;
     let mut events = b.events();
     b.send(a.id(), "go").await.unwrap();
-    let first = expect(&mut events, "node_broadcast").await;
+    let first = expect_event(&mut events, "node_broadcast").await;
     assert!(matches!(first, Event::NodeBroadcast { broadcast } if broadcast.title == "0"));
     a.shutdown().await;
-    let titles = titles(&mut events, 99).await;
+    let titles = next_titles(&mut events, 99).await;
     assert!(titles.iter().enumerate().all(|(number, title)| *title == (number + 1).to_string()));
     shutdown([&b]).await;
 }
 
 #[tokio::test]
 async fn a_peer_that_does_not_answer_does_not_block_a_stop() {
-    let elsewhere = Elsewhere::new();
+    let other_runtime = OtherRuntime::new();
     let (block, blocked) = std::sync::mpsc::channel::<()>();
     let blocking = builder("blocking").callback(move |_, event| {
         if let Event::NodeMessage { .. } = event {
             let _ = blocked.recv();
         }
     });
-    let blocking = elsewhere.run(blocking.spawn()).await.unwrap();
+    let blocking = other_runtime.run(blocking.spawn()).await.unwrap();
     let mut config = Config::default();
     config.flush_timeout = Duration::from_millis(200);
     let a = builder("a").config(config).spawn().await.unwrap();
@@ -243,13 +244,13 @@ async fn a_peer_that_does_not_answer_does_not_block_a_stop() {
     let mut events = a.events();
     while a.try_send(blocking.id(), vec![0; 100_000]).is_ok() {}
     within("shutdown", a.shutdown()).await;
-    // Messages that were not delivered are reported even now.
-    let names = to_the_end(&mut events).await;
+    // Messages that were not delivered are reported even while the node stops.
+    let names = remaining_names(&mut events).await;
     assert!(names.contains(&"node_message_failed"), "{names:?}");
     drop(block);
 }
 
-/// A stopped node that is dropped frees its handlers, although they hold the node.
+/// When a stopped node is dropped, its handlers are dropped too, although they hold handles of the node.
 #[tokio::test]
 async fn a_stopped_node_is_freed_with_its_handlers() {
     let (a, b) = (node("a").await, node("b").await);
@@ -272,25 +273,25 @@ async fn a_stopped_node_is_freed_with_its_handlers() {
     assert_eq!(held.load(Ordering::SeqCst), 1);
     shutdown([&a, &b]).await;
     drop(a);
-    until("the handlers are freed", || Arc::strong_count(&held) == 1).await;
+    wait_until("the handlers to be dropped", || Arc::strong_count(&held) == 1).await;
 }
 
 #[cfg(target_os = "linux")]
-fn descriptors() -> usize {
+fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 /// Returns the resident memory of this process in bytes.
 #[cfg(target_os = "linux")]
-fn resident() -> usize {
+fn resident_memory() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
-/// Runs in a process of its own, so that other tests do not count: see below.
+/// Runs in its own process, so that other tests do not affect the numbers: see the next test.
 #[cfg(target_os = "linux")]
 #[test]
-#[ignore = "run by a_thousand_rounds_leave_nothing"]
+#[ignore = "run by a_thousand_starts_and_stops_leave_no_memory_or_descriptors"]
 fn a_thousand_rounds() {
     const ROUNDS: usize = 1000;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -299,33 +300,33 @@ fn a_thousand_rounds() {
     let round = || async {
         let (a, b) = (node("a").await, node("b").await);
         let mut events = b.events();
-        a.connect(at(&b)).await.unwrap();
+        a.connect(address_of(&b)).await.unwrap();
         a.send(b.id(), Message::text("hello")).await.unwrap();
-        assert_eq!(text(&mut events).await, "hello");
+        assert_eq!(next_text(&mut events).await, "hello");
         tokio::join!(a.shutdown(), b.shutdown());
     };
     let rounds = |count| {
         for _ in 0..count {
             runtime.block_on(round());
         }
-        runtime.block_on(until("all tasks have ended", || alive() == 0));
+        runtime.block_on(wait_until("all tasks to end", || alive() == 0));
     };
     rounds(ROUNDS / 10);
-    let (open, memory) = (descriptors(), resident());
+    let (open, memory) = (open_descriptors(), resident_memory());
     rounds(ROUNDS);
-    assert_eq!(descriptors(), open);
-    let grown = resident().saturating_sub(memory);
-    // Without a leak memory hardly grows. One leaked node each round would take a GiB.
-    assert!(grown < ROUNDS * (4 << 10), "{grown} bytes more after {ROUNDS} rounds");
+    assert_eq!(open_descriptors(), open);
+    let growth = resident_memory().saturating_sub(memory);
+    // Without a leak, the memory hardly grows. If each round leaked one node, it would grow by a GiB.
+    assert!(growth < ROUNDS * (4 << 10), "{growth} bytes more after {ROUNDS} rounds");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_thousand_rounds_leave_nothing() {
-    let this = std::env::current_exe().unwrap();
-    let mut command = std::process::Command::new(this);
-    // The C library gives every thread that waits for the disk an arena of its own, and their
-    // number grows with the load: one for all shows what the node itself needs.
+fn a_thousand_starts_and_stops_leave_no_memory_or_descriptors() {
+    let own_program = std::env::current_exe().unwrap();
+    let mut command = std::process::Command::new(own_program);
+    // The C library gives each thread an arena of its own, and the number of threads that wait for the disk
+    // grows with the load. With one arena for all threads, the memory shows what the node itself needs.
     command.env("MALLOC_ARENA_MAX", "1");
     let run =
         command.args(["--exact", "stop::a_thousand_rounds", "--ignored", "--nocapture"]).output();

@@ -1,4 +1,4 @@
-//! Events in three styles: a `Handler`, a callback and a stream report the same.
+//! The three ways to get events: a `Handler`, a callback and a stream. All of them report the same events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use peerkit::{
 };
 use tokio::io::AsyncWriteExt;
 
-/// A log of events, one line each: the name of the event and its contents.
+/// A log of events. Each line has the name of an event and its content.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -28,18 +28,20 @@ impl Log {
         self.lines().iter().filter(|line| line.starts_with(start)).count()
     }
 
+    /// Waits for a line that begins with `line`.
     async fn until(&self, line: &str) {
         self.until_count(line, 1).await;
     }
 
+    /// Waits for `count` lines that begin with `line`.
     async fn until_count(&self, line: &str, count: usize) {
         let waiting = async {
             while self.count(line) < count {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
-            panic!("{line} did not come {count} times: {:#?}", self.lines());
+        if tokio::time::timeout(WAIT_TIMEOUT, waiting).await.is_err() {
+            panic!("waited too long for {count} lines {line}: {:#?}", self.lines());
         }
     }
 }
@@ -52,10 +54,10 @@ fn end_text(peer: &Peer, link_end: &LinkEnd) -> String {
     format!("{}, {:?}, by_peer {}", peer_text(peer), link_end.reason, link_end.by_peer)
 }
 
-/// A handler that implements every method, none of them through `handle`.
-struct Methods(Log);
+/// A handler with a method for each kind of event.
+struct MethodHandler(Log);
 
-impl Handler for Methods {
+impl Handler for MethodHandler {
     fn outbound_node_connected(&mut self, _: &mut Context<'_>, peer: &Peer) {
         self.0.add("outbound_node_connected", peer_text(peer));
     }
@@ -117,6 +119,7 @@ impl Handler for Methods {
     }
 }
 
+/// Adds an event to the log, in the same words as [`MethodHandler`].
 fn record(log: &Log, event: &Event) {
     let name = event.name();
     match event {
@@ -146,17 +149,18 @@ fn record(log: &Log, event: &Event) {
     }
 }
 
-/// Lets a node report every event but `node_lagged` and `node_handler_panicked`; returns the log.
-async fn scenario(observed: Builder, log: &Log, watch: impl FnOnce(&Node)) -> Vec<String> {
+/// Makes a node report every event except `node_lagged` and `node_handler_panicked`. Returns the lines of the
+/// log.
+async fn run_scenario(observed: Builder, log: &Log, watch: impl FnOnce(&Node)) -> Vec<String> {
     let mut config = Config::default();
-    // One try while the test runs.
-    (config.reconnect_min, config.reconnect_max) = (PATIENCE, PATIENCE);
+    // Only one attempt to reconnect is made while the test runs.
+    (config.reconnect_min, config.reconnect_max) = (WAIT_TIMEOUT, WAIT_TIMEOUT);
     let node = observed.name("observed").config(config).spawn().await.unwrap();
     watch(&node);
     let other = Node::builder().name("other").listen("127.0.0.1:0").spawn().await.unwrap();
 
     // The other node connects, sends and disconnects.
-    other.connect(at(&node)).await.unwrap();
+    other.connect(address_of(&node)).await.unwrap();
     other.send(node.id(), "hello").await.unwrap();
     log.until("node_message: other inbound, hello").await;
     other.broadcast("news", "of the day").await.unwrap();
@@ -167,45 +171,45 @@ async fn scenario(observed: Builder, log: &Log, watch: impl FnOnce(&Node)) -> Ve
     log.until("inbound_node_disconnected").await;
 
     // The observed node connects and disconnects.
-    node.connect(at(&other)).await.unwrap();
+    node.connect(address_of(&other)).await.unwrap();
     other.send(node.id(), "you again").await.unwrap();
     log.until("node_message: other outbound, you again").await;
     node.disconnect(other.id()).await.unwrap();
     log.until("outbound_node_disconnected").await;
 
     // The other node connects, and the observed node disconnects it.
-    until("the link is gone", || other.peers().is_empty()).await;
-    other.connect(at(&node)).await.unwrap();
+    wait_until("the link to end", || other.peers().is_empty()).await;
+    other.connect(address_of(&node)).await.unwrap();
     log.until_count("inbound_node_connected", 2).await;
     node.disconnect(other.id()).await.unwrap();
     log.until_count("inbound_node_disconnected", 2).await;
 
-    // A client that is not a node.
-    let mut stranger = tokio::net::TcpStream::connect(at(&node)).await.unwrap();
+    // A client that is not a node connects.
+    let mut stranger = tokio::net::TcpStream::connect(address_of(&node)).await.unwrap();
     stranger.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
     log.until("inbound_node_connection_error").await;
 
-    // A node that crashes before it has confirmed what it was sent.
-    let elsewhere = Elsewhere::new();
+    // A node crashes before it has acknowledged a message.
+    let other_runtime = OtherRuntime::new();
     let mut config = Config::default();
     config.ack_delay = Duration::from_secs(40);
     let crashing = builder("crashing").config(config);
-    let crashing = elsewhere.run(crashing.spawn()).await.unwrap();
-    node.connect(at(&crashing)).await.unwrap();
+    let crashing = other_runtime.run(crashing.spawn()).await.unwrap();
+    node.connect(address_of(&crashing)).await.unwrap();
     node.send(crashing.id(), "lost").await.unwrap();
-    until("it is sent", || node.counters().messages_sent == 1).await;
-    let crashed_address = at(&crashing);
-    elsewhere.crash();
+    wait_until("the message to be sent", || node.counters().messages_sent == 1).await;
+    let crashed_address = address_of(&crashing);
+    other_runtime.crash();
     log.until_count("outbound_node_disconnected", 2).await;
 
-    // Its address has no listener any more.
+    // The address of the crashed node has no listener.
     let failed = node.connect_with(crashed_address, ConnectOptions::reconnect()).await;
     failed.unwrap_err();
     log.until("outbound_node_connection_error").await;
     log.until("node_reconnection_error").await;
 
-    // The end.
-    node.connect(at(&other)).await.unwrap();
+    // The observed node stops.
+    node.connect(address_of(&other)).await.unwrap();
     log.until_count("outbound_node_connected", 3).await;
     shutdown([&node, &other]).await;
     log.until_count("outbound_node_disconnected", 3).await;
@@ -213,17 +217,17 @@ async fn scenario(observed: Builder, log: &Log, watch: impl FnOnce(&Node)) -> Ve
 }
 
 #[tokio::test]
-async fn the_three_styles_report_the_same() {
+async fn the_three_ways_to_get_events_report_the_same() {
     let log = Log::default();
-    let handler = scenario(builder("").handler(Methods(log.clone())), &log, |_| {}).await;
+    let handler = run_scenario(builder("").handler(MethodHandler(log.clone())), &log, |_| {}).await;
 
     let log = Log::default();
     let writing = log.clone();
     let observed = builder("").callback(move |_, event| record(&writing, &event));
-    let callback = scenario(observed, &log, |_| {}).await;
+    let callback = run_scenario(observed, &log, |_| {}).await;
 
     let log = Log::default();
-    let stream = scenario(builder(""), &log, |node| {
+    let stream = run_scenario(builder(""), &log, |node| {
         let (mut events, log) = (node.events(), log.clone());
         tokio::spawn(async move {
             while let Some(event) = events.next().await {
@@ -233,7 +237,8 @@ async fn the_three_styles_report_the_same() {
     })
     .await;
 
-    // The errors of a dial and of its reconnecting come from two tasks, so their order may vary.
+    // The errors of a dial and of the first attempt to reconnect come from two tasks, so their order may
+    // vary.
     let expected = [
         "inbound_node_connected: other inbound",
         "node_message: other inbound, hello",
@@ -270,45 +275,45 @@ async fn the_three_styles_report_the_same() {
         assert_eq!(lines, expected);
     }
     let names: BTreeSet<_> = expected.iter().map(|line| line.split(':').next().unwrap()).collect();
-    // All sixteen but `node_lagged` and `node_handler_panicked`, which have tests of their own below.
+    // All sixteen events except `node_lagged` and `node_handler_panicked`, which the next two tests cover.
     assert_eq!(names.len(), 14);
 }
 
 #[tokio::test]
-async fn a_slow_reader_learns_how_many_events_it_missed() {
+async fn a_slow_reader_gets_the_number_of_missed_events() {
     let mut config = Config::default();
     (config.event_queue, config.event_patience) = (5, Duration::from_millis(10));
     let slow = builder("slow").config(config).spawn().await.unwrap();
     let sender = node("sender").await;
     link(&sender, &slow).await;
     let mut events = slow.events();
-    expect(&mut events, "inbound_node_connected").await;
+    expect_event(&mut events, "inbound_node_connected").await;
     for n in 0..100 {
         sender.send(slow.id(), n.to_string()).await.unwrap();
     }
-    until("all have come", || slow.counters().messages_received == 100).await;
+    wait_until("all messages to arrive", || slow.counters().messages_received == 100).await;
     let (mut read, mut missed) = (Vec::new(), 0);
     while let Some(event) = events.try_next() {
         match event {
-            // The missed events lie exactly in the gap between two messages.
+            // The number of missed events is exactly the gap between two messages.
             Event::NodeMessage { message, .. } => {
                 let number: u64 = message.as_text().unwrap().parse().unwrap();
                 assert_eq!(number, read.len() as u64 + missed);
                 read.push(number);
             }
-            Event::NodeLagged { missed: more } => missed += more,
+            Event::NodeLagged { missed: count } => missed += count,
             other => panic!("{other:?}"),
         }
     }
     assert_eq!(read.len() as u64 + missed, 100);
     assert!(missed > 0 && read.len() >= 5, "{read:?}");
     sender.send(slow.id(), "after").await.unwrap();
-    assert_eq!(text(&mut events).await, "after");
+    assert_eq!(next_text(&mut events).await, "after");
     shutdown([&slow, &sender]).await;
 }
 
 #[tokio::test]
-async fn a_handler_that_panics_takes_nothing_down() {
+async fn a_panic_of_a_handler_ends_neither_the_node_nor_the_link() {
     let log = Log::default();
     let writing = log.clone();
     let node = builder("panicking").callback(move |cx, event| match event {
@@ -328,7 +333,7 @@ async fn a_handler_that_panics_takes_nothing_down() {
         other.send(node.id(), word).await.unwrap();
     }
     for word in ["before", "after", "at last"] {
-        assert_eq!(text(&mut events).await, word);
+        assert_eq!(next_text(&mut events).await, word);
     }
     log.until_count("node_handler_panicked: node_message, on boom", 2).await;
     assert_eq!(other.peer(node.id()), Some(peer));
@@ -336,8 +341,8 @@ async fn a_handler_that_panics_takes_nothing_down() {
     shutdown([&node, &other]).await;
 }
 
-/// Carries out the command in a message.
-fn obey(cx: &mut Context<'_>, event: Event) {
+/// Starts the action that the text of a message names.
+fn run_command(cx: &mut Context<'_>, event: Event) {
     let Event::NodeMessage { peer, message } = event else { return };
     let text = message.as_text().unwrap();
     match text.split_once(' ').unwrap_or((text, "")) {
@@ -354,56 +359,58 @@ fn obey(cx: &mut Context<'_>, event: Event) {
 }
 
 #[tokio::test]
-async fn handlers_act() {
-    let obedient = builder("obedient").callback(obey).spawn().await.unwrap();
+async fn a_handler_starts_actions() {
+    let commanded = builder("commanded").callback(run_command).spawn().await.unwrap();
     let (a, b, c) = (node("a").await, node("b").await, node("c").await);
-    link(&a, &obedient).await;
-    link(&b, &obedient).await;
-    let (mut to_a, mut to_b, mut to_c) = (a.events(), b.events(), c.events());
-    let command = async |words: &str| a.send(obedient.id(), words).await.unwrap();
+    link(&a, &commanded).await;
+    link(&b, &commanded).await;
+    let (mut events_of_a, mut events_of_b, mut events_of_c) = (a.events(), b.events(), c.events());
+    let command = async |words: &str| a.send(commanded.id(), words).await.unwrap();
     command("echo back to me").await;
-    assert_eq!(text(&mut to_a).await, "back to me");
+    assert_eq!(next_text(&mut events_of_a).await, "back to me");
     command("relay to the others").await;
-    assert_eq!(text(&mut to_b).await, "to the others");
-    command(&format!("connect {}", at(&c))).await;
-    let Event::InboundNodeConnected { peer } = expect(&mut to_c, "inbound_node_connected").await
+    assert_eq!(next_text(&mut events_of_b).await, "to the others");
+    command(&format!("connect {}", address_of(&c))).await;
+    let Event::InboundNodeConnected { peer } =
+        expect_event(&mut events_of_c, "inbound_node_connected").await
     else {
         panic!()
     };
-    assert_eq!(peer.name(), "obedient");
+    assert_eq!(peer.name(), "commanded");
     command("count").await;
-    assert_eq!(text(&mut to_a).await, "3");
+    assert_eq!(next_text(&mut events_of_a).await, "3");
     command("announce to all").await;
-    for events in [&mut to_a, &mut to_b, &mut to_c] {
-        let Event::NodeBroadcast { broadcast } = expect(events, "node_broadcast").await else {
+    for events in [&mut events_of_a, &mut events_of_b, &mut events_of_c] {
+        let Event::NodeBroadcast { broadcast } = expect_event(events, "node_broadcast").await
+        else {
             panic!()
         };
-        assert_eq!((broadcast.author, &*broadcast.title), (obedient.id(), "announced"));
+        assert_eq!((broadcast.author, &*broadcast.title), (commanded.id(), "announced"));
         assert_eq!(broadcast.message.as_text(), Some("to all"));
     }
     command("leave").await;
-    expect(&mut to_a, "outbound_node_disconnected").await;
-    shutdown([&obedient, &a, &b, &c]).await;
+    expect_event(&mut events_of_a, "outbound_node_disconnected").await;
+    shutdown([&commanded, &a, &b, &c]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_handler_sees_the_events_of_each_link_in_order() {
+async fn a_handler_gets_the_events_of_each_link_in_order() {
     const LINKS: usize = 50;
     let seen = Arc::new(Mutex::new(BTreeMap::<String, Vec<String>>::new()));
     let recording = seen.clone();
     let hub = builder("hub").callback(move |cx, event| {
         let Some(peer) = event.peer() else { return };
-        let what = match &event {
+        let line = match &event {
             Event::NodeMessage { message, .. } => message.as_text().unwrap().to_owned(),
             other => other.name().to_owned(),
         };
         if event.name() == "inbound_node_connected" {
             cx.send(peer, "welcome");
         }
-        recording.lock().unwrap().entry(peer.name().to_owned()).or_default().push(what);
+        recording.lock().unwrap().entry(peer.name().to_owned()).or_default().push(line);
     });
     let hub = hub.spawn().await.unwrap();
-    let (address, id) = (at(&hub), hub.id());
+    let (address, id) = (address_of(&hub), hub.id());
     let clients = (0..LINKS).map(|n| {
         tokio::spawn(async move {
             let client = Node::builder().name(n.to_string()).spawn().await.unwrap();
@@ -412,7 +419,7 @@ async fn a_handler_sees_the_events_of_each_link_in_order() {
             for word in ["one", "two", "three"] {
                 client.send(id, word).await.unwrap();
             }
-            let first_two = [next(&mut events).await, next(&mut events).await];
+            let first_two = [next_event(&mut events).await, next_event(&mut events).await];
             assert_eq!(
                 first_two.map(|event| event.name()),
                 ["outbound_node_connected", "node_message"]
@@ -423,7 +430,7 @@ async fn a_handler_sees_the_events_of_each_link_in_order() {
     for client in clients.collect::<Vec<_>>() {
         client.await.unwrap();
     }
-    until("all links are gone", || hub.peers().is_empty()).await;
+    wait_until("all links to end", || hub.peers().is_empty()).await;
     within("shutdown", hub.shutdown()).await;
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), LINKS);

@@ -1,18 +1,19 @@
-//! Events about uploads, at the node that shares.
+//! Events about uploads, at the node that shares the files.
 
 use crate::common::*;
 use peerkit::{Event, Events, FetchRequest, Hash, Node, Peer, RateLimits, Upload, UploadTotals};
 use peerkit_proto::files::PIECE;
 use tempfile::TempDir;
 
-async fn completed(events: &mut Events) -> (Peer, Upload) {
-    match expect(events, "node_upload_completed").await {
+/// Waits for the next event about a completed upload.
+async fn next_upload(events: &mut Events) -> (Peer, Upload) {
+    match expect_event(events, "node_upload_completed").await {
         Event::NodeUploadCompleted { peer, upload } => (peer, upload),
         other => panic!("{other:?}"),
     }
 }
 
-/// Stops a node and checks that no upload is among its last events.
+/// Stops a node, and checks that no upload is among its remaining events.
 async fn end(node: &Node, mut events: Events) {
     shutdown([node]).await;
     while let Some(event) = events.next().await {
@@ -21,9 +22,10 @@ async fn end(node: &Node, mut events: Events) {
 }
 
 fn content(pieces: u64) -> Vec<u8> {
-    Chance(pieces).bytes(usize::try_from(pieces * PIECE).unwrap() + 77)
+    SeededRandom(pieces).bytes(usize::try_from(pieces * PIECE).unwrap() + 77)
 }
 
+/// Writes a file and shares it, or the folder that its name begins with.
 async fn share(node: &Node, folder: &TempDir, name: &str, content: &[u8]) -> Hash {
     let path = folder.path().join(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -32,12 +34,12 @@ async fn share(node: &Node, folder: &TempDir, name: &str, content: &[u8]) -> Has
     node.share(top).await.unwrap().shared.hash
 }
 
-fn get(hash: Hash, to: &TempDir, from: &Node) -> FetchRequest {
+fn request(hash: Hash, to: &TempDir, from: &Node) -> FetchRequest {
     FetchRequest::new(hash).into_folder(to.path()).from(at(from).into()).ask_network(false)
 }
 
 #[tokio::test]
-async fn a_node_knows_the_peers_that_have_fetched_its_files() {
+async fn each_completed_upload_is_reported_with_its_peer() {
     let (ann, bob, cid) = (node("ann").await, node("bob").await, node("cid").await);
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     link(&cid, &ann).await;
@@ -50,18 +52,18 @@ async fn a_node_knows_the_peers_that_have_fetched_its_files() {
     let album_size = content(2).len() as u64;
     let sizes = [(file, film.len() as u64), (album, album_size), (empty, 0)];
     for (hash, size) in sizes {
-        within("a fetch", bob.fetch(get(hash, &to, &ann))).await.unwrap();
-        let (peer, upload) = completed(&mut events).await;
+        within("a fetch", bob.fetch(request(hash, &to, &ann))).await.unwrap();
+        let (peer, upload) = next_upload(&mut events).await;
         assert_eq!((peer.id(), peer.name(), peer.is_linked()), (bob.id(), "bob", false));
         assert_eq!((upload.hash, upload.bytes, upload.size), (hash, size, size));
     }
     assert!(ann.files().uploads().is_empty());
-    // Pieces that are there already are not sent again, and are no upload.
-    within("a fetch", bob.fetch(get(file, &to, &ann))).await.unwrap();
-    // If the peer has a link, the event has its name.
+    // Pieces that the peer already has are not sent again, and do not count as an upload.
+    within("a fetch", bob.fetch(request(file, &to, &ann))).await.unwrap();
+    // If the peer has a link, the event says so.
     let to = tempfile::tempdir().unwrap();
     within("a fetch", cid.fetch(FetchRequest::new(file).to(to.path()))).await.unwrap();
-    let (peer, upload) = completed(&mut events).await;
+    let (peer, upload) = next_upload(&mut events).await;
     assert_eq!((peer.id(), peer.is_linked(), &*upload.name), (cid.id(), true, "film.bin"));
     let bytes = 2 * film.len() as u64 + album_size;
     let UploadTotals { bytes: sent, peers, completed, .. } = ann.files().upload_totals();
@@ -70,7 +72,7 @@ async fn a_node_knows_the_peers_that_have_fetched_its_files() {
     shutdown([&bob, &cid]).await;
 }
 
-/// Shares one content under several names. The upload has the name by which it was fetched.
+/// The same content is shared under several names. An upload has the name under which it was requested.
 #[tokio::test]
 async fn an_upload_has_the_requested_name() {
     let (ann, bob) = (node("ann").await, node("bob").await);
@@ -92,22 +94,22 @@ async fn an_upload_has_the_requested_name() {
     }
     for (ticket, hash, name) in &names {
         let to = tempfile::tempdir().unwrap();
-        let get = FetchRequest::ticket(ticket).into_folder(to.path());
-        let fetched = within("a fetch", bob.fetch(get)).await.unwrap();
+        let request = FetchRequest::ticket(ticket).into_folder(to.path());
+        let fetched = within("a fetch", bob.fetch(request)).await.unwrap();
         assert!(fetched.path.ends_with(name), "{fetched:?}");
-        let upload = completed(&mut events).await.1;
+        let upload = next_upload(&mut events).await.1;
         assert_eq!((upload.hash, &upload.name), (*hash, name));
     }
-    // A fetch by an unknown name, or by the hash alone, counts under the first name.
+    // A fetch with an unknown name, or with the hash alone, is reported under the first name.
     let hash = names[0].1;
     for wanted in [Some("other.bin"), None] {
         let to = tempfile::tempdir().unwrap();
-        let mut get = get(hash, &to, &ann);
+        let mut request = request(hash, &to, &ann);
         if let Some(name) = wanted {
-            get = get.named(name.parse().unwrap());
+            request = request.named(name.parse().unwrap());
         }
-        within("a fetch", bob.fetch(get)).await.unwrap();
-        assert_eq!(completed(&mut events).await.1.name, "a.bin");
+        within("a fetch", bob.fetch(request)).await.unwrap();
+        assert_eq!(next_upload(&mut events).await.1.name, "a.bin");
     }
     end(&ann, events).await;
     shutdown([&bob]).await;
@@ -121,8 +123,8 @@ async fn a_paused_upload_is_complete_only_when_the_rest_is_sent() {
     let film = content(12);
     let hash = share(&ann, &from, "film.bin", &film).await;
     ann.set_rates(RateLimits { upload: 8 << 20, ..RateLimits::default() });
-    let download = bob.fetch(get(hash, &to, &ann));
-    until("it is under way", || {
+    let download = bob.fetch(request(hash, &to, &ann));
+    wait_until("the upload to begin", || {
         let uploads = ann.files().uploads();
         download.status().done > PIECE && uploads.first().is_some_and(|one| one.sent > PIECE)
     })
@@ -131,13 +133,13 @@ async fn a_paused_upload_is_complete_only_when_the_rest_is_sent() {
     assert_eq!((upload.peer, upload.file.hash), (bob.id(), hash));
     assert_eq!((upload.file.name.as_str(), upload.file.size), ("film.bin", film.len() as u64));
     bob.files().download(hash).unwrap().pause().await.unwrap();
-    until("it has broken off", || ann.files().uploads().is_empty()).await;
+    wait_until("the upload to end", || ann.files().uploads().is_empty()).await;
     assert_eq!(ann.files().upload_totals().completed, 0);
     ann.set_rates(RateLimits::default());
     bob.files().download(hash).unwrap().resume().await.unwrap();
     within("the fetch", download).await.unwrap();
-    let (peer, upload) = completed(&mut events).await;
-    // Pieces on their way at the pause are sent twice, but counted once.
+    let (peer, upload) = next_upload(&mut events).await;
+    // Pieces that were under way at the pause are sent twice, but count once.
     assert_eq!((peer.id(), upload.bytes), (bob.id(), film.len() as u64));
     end(&ann, events).await;
     shutdown([&bob]).await;
@@ -150,25 +152,25 @@ async fn each_of_several_sources_reports_its_upload() {
     let mut events = [ann.events(), cid.events()];
     let film = content(16);
     let hash = share(&ann, &from, "film.bin", &film).await;
-    // A copy of its own: writing the shared file again would change it.
+    // Cid shares its own copy, because writing Ann's file again would change it.
     let copy = tempfile::tempdir().unwrap();
     share(&cid, &copy, "film.bin", &film).await;
     for source in [&ann, &cid] {
         source.set_rates(RateLimits { upload: 16 << 20, ..RateLimits::default() });
     }
-    let get = get(hash, &to, &ann).from(at(&cid).into());
-    let fetched = within("the fetch", bob.fetch(get)).await.unwrap();
+    let request = request(hash, &to, &ann).from(address_of(&cid).into());
+    let fetched = within("the fetch", bob.fetch(request)).await.unwrap();
     assert_eq!(fetched.sources.len(), 2);
     let mut sum = 0;
     for events in &mut events {
-        let (peer, upload) = completed(events).await;
+        let (peer, upload) = next_upload(events).await;
         assert_eq!((peer.id(), upload.size), (bob.id(), film.len() as u64));
         assert!(upload.bytes > 0);
         sum += upload.bytes;
     }
     assert!(sum >= film.len() as u64, "{sum}");
-    let [of_ann, of_cid] = events;
-    end(&ann, of_ann).await;
-    end(&cid, of_cid).await;
+    let [events_of_ann, events_of_cid] = events;
+    end(&ann, events_of_ann).await;
+    end(&cid, events_of_cid).await;
     shutdown([&bob]).await;
 }

@@ -1,4 +1,4 @@
-//! Helpers of the tests: nodes on loopback, and waits with a time-out.
+//! Helpers for the tests: nodes on the loopback interface, and waits with a time-out.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -7,20 +7,20 @@ use std::time::Duration;
 
 use peerkit::{Builder, Config, Event, Events, Node, Peer};
 
-/// Time-out of every wait. It is long enough for the slowest machine, so a longer wait is a
-/// failure.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// The time-out of every wait. It is long enough for the slowest machine, so a test that reaches it has
+/// failed.
+pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Returns a builder of a node that listens on loopback.
+/// Returns a builder for a node that listens on the loopback interface.
 pub(crate) fn builder(name: &str) -> Builder {
     let mut config = Config::default();
-    // A test whose download has no source should not wait for the usual minute.
+    // Without this, a download without a source would fail only after a minute.
     config.download_patience = Duration::from_secs(5);
     Node::builder().name(name).listen("127.0.0.1:0").config(config)
 }
 
-/// Returns settings whose deadlines are longer than [`PATIENCE`], so that a test fails if anything in
-/// it waits for one of them.
+/// Returns a configuration whose deadlines are longer than [`WAIT_TIMEOUT`]. A test that has to wait for one
+/// of them fails.
 pub(crate) fn without_deadlines() -> Config {
     const NEVER: Duration = Duration::from_secs(3600);
     let mut config = Config::default();
@@ -35,27 +35,27 @@ pub(crate) async fn node(name: &str) -> Node {
 }
 
 /// Returns the address at which a node listens.
-pub(crate) fn at(node: &Node) -> SocketAddr {
+pub(crate) fn address_of(node: &Node) -> SocketAddr {
     node.listening()[0]
 }
 
-/// Links two nodes, and waits until both have the link.
+/// Connects `from` to `to`, and waits until both nodes have the link.
 pub(crate) async fn link(from: &Node, to: &Node) -> Peer {
     let peer = from.connect(at(to)).await.unwrap();
-    until("the link is there on both sides", || to.peer(from.id()).is_some()).await;
+    wait_until("both nodes to have the link", || to.peer(from.id()).is_some()).await;
     peer
 }
 
-/// Returns the result of `future`. Panics if it takes longer than [`PATIENCE`].
+/// Returns the result of `future`. Panics if it takes longer than [`WAIT_TIMEOUT`].
 pub(crate) async fn within<T>(what: &str, future: impl IntoFuture<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
+    match tokio::time::timeout(WAIT_TIMEOUT, future).await {
         Ok(done) => done,
-        Err(_) => panic!("waited too long: {what}"),
+        Err(_) => panic!("waited too long for: {what}"),
     }
 }
 
 /// Waits until `condition` returns true.
-pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     within(what, async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -64,12 +64,12 @@ pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     .await;
 }
 
-pub(crate) async fn next(events: &mut Events) -> Event {
+pub(crate) async fn next_event(events: &mut Events) -> Event {
     within("an event", events.next()).await.expect("the events have ended")
 }
 
-/// Returns the next event of that name, and skips all others.
-pub(crate) async fn expect(events: &mut Events, name: &str) -> Event {
+/// Returns the next event with this name. Skips all other events.
+pub(crate) async fn expect_event(events: &mut Events, name: &str) -> Event {
     within(name, async {
         while let Some(event) = events.next().await {
             if event.name() == name {
@@ -81,16 +81,16 @@ pub(crate) async fn expect(events: &mut Events, name: &str) -> Event {
     .await
 }
 
-/// Returns the content of the next message.
-pub(crate) async fn message(events: &mut Events) -> peerkit::Message {
-    match expect(events, "node_message").await {
+/// Returns the next message, without its sender.
+pub(crate) async fn next_message(events: &mut Events) -> peerkit::Message {
+    match expect_event(events, "node_message").await {
         Event::NodeMessage { message, .. } => message,
         other => panic!("{other:?}"),
     }
 }
 
-pub(crate) async fn text(events: &mut Events) -> String {
-    message(events).await.as_text().unwrap().to_owned()
+pub(crate) async fn next_text(events: &mut Events) -> String {
+    next_message(events).await.as_text().unwrap().to_owned()
 }
 
 pub(crate) async fn shutdown<'n>(nodes: impl IntoIterator<Item = &'n Node>) {
@@ -100,9 +100,9 @@ pub(crate) async fn shutdown<'n>(nodes: impl IntoIterator<Item = &'n Node>) {
 }
 
 /// A separate tokio runtime, for nodes that block its threads or crash.
-pub(crate) struct Elsewhere(Option<tokio::runtime::Runtime>);
+pub(crate) struct OtherRuntime(Option<tokio::runtime::Runtime>);
 
-impl Elsewhere {
+impl OtherRuntime {
     pub(crate) fn new() -> Self {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         Self(Some(builder.worker_threads(2).enable_all().build().unwrap()))
@@ -116,13 +116,13 @@ impl Elsewhere {
         self.0.as_ref().unwrap().spawn(task).await.unwrap()
     }
 
-    /// Ends all tasks of this runtime at once, as a crash would: sockets are closed without a goodbye.
+    /// Ends all tasks of this runtime, as a crash would. Sockets are closed without a goodbye.
     pub(crate) fn crash(mut self) {
         self.0.take().unwrap().shutdown_background();
     }
 }
 
-impl Drop for Elsewhere {
+impl Drop for OtherRuntime {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
@@ -130,11 +130,11 @@ impl Drop for Elsewhere {
     }
 }
 
-/// A generator of random numbers that are the same in every run: splitmix64.
-pub(crate) struct Chance(pub(crate) u64);
+/// A random number generator (splitmix64) that gives the same numbers in every run.
+pub(crate) struct SeededRandom(pub(crate) u64);
 
-impl Chance {
-    pub(crate) fn next(&mut self) -> u64 {
+impl SeededRandom {
+    pub(crate) fn next_event(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
