@@ -41,7 +41,7 @@ pub(crate) fn address_of(node: &Node) -> SocketAddr {
 
 /// Connects `from` to `to`, and waits until both nodes have the link.
 pub(crate) async fn link(from: &Node, to: &Node) -> Peer {
-    let peer = from.connect(at(to)).await.unwrap();
+    let peer = from.connect(address_of(to)).await.unwrap();
     wait_until("both nodes to have the link", || to.peer(from.id()).is_some()).await;
     peer
 }
@@ -134,7 +134,7 @@ impl Drop for OtherRuntime {
 pub(crate) struct SeededRandom(pub(crate) u64);
 
 impl SeededRandom {
-    pub(crate) fn next_event(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
