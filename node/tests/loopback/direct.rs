@@ -255,7 +255,7 @@ async fn members_reach_all_others_and_keep_their_neighbours() {
     for n in 0..8 {
         let node = builder(&n.to_string()).config(config.clone()).spawn().await.unwrap();
         if let Some(first) = nodes.first() {
-            within("joining", node.join(&[at(first).into()])).await.unwrap();
+            within("joining", node.join(&[address_of(first).into()])).await.unwrap();
         }
         nodes.push(node);
     }

@@ -530,7 +530,7 @@ async fn the_next_fetch_continues_a_dropped_one() {
         within("the fetch", ann.fetch(FetchRequest::new(hash).to(to.path()))).await.unwrap();
     assert!(std::fs::read(&fetched.path).unwrap() == content);
     // Only the last piece may be requested again, because it proves the size.
-    assert!((requested.load(Ordering::SeqCst) as u64) < pieces, "{streams:?} of {pieces}");
+    assert!((requested.load(Ordering::SeqCst) as u64) < pieces, "{requested:?} of {pieces}");
     assert_eq!(tree(to.path()).len(), 1, "other files are left");
     shutdown([&ann, &hanging]).await;
 }

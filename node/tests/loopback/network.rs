@@ -16,7 +16,7 @@ async fn manual(name: &str) -> Node {
 }
 
 async fn join(node: &Node, through: &Node) {
-    within("a join", node.join(&[at(through).into()])).await.unwrap();
+    within("a join", node.join(&[address_of(through).into()])).await.unwrap();
 }
 
 /// Waits until a discovery by `node` finds exactly the `expected` nodes.
@@ -250,7 +250,7 @@ async fn a_link_that_the_application_made_is_pinned() {
     // Connecting to a neighbour reuses the link, and pins it.
     let neighbour = a.status().await.neighbours[0];
     let neighbour = others.iter().find(|node| node.id() == neighbour).unwrap();
-    a.connect(at(neighbour)).await.unwrap();
+    a.connect(address_of(neighbour)).await.unwrap();
     assert!(a.status().await.pinned.contains(&neighbour.id()));
     shutdown(others.iter().chain([&a, &b])).await;
 }
@@ -386,7 +386,7 @@ async fn a_member_that_was_disconnected_by_hand_is_kept_away() {
         a.peer(b.id()).is_none() && b.peer(a.id()).is_none()
     })
     .await;
-    let refused = within("a dial", b.connect(at(a))).await.unwrap_err();
+    let refused = within("a dial", b.connect(address_of(a))).await.unwrap_err();
     assert!(matches!(&refused, Error::Refused { reason: Reason::KeptAway, .. }), "{refused}");
     assert!(refused.to_string().contains("disconnected by hand"), "{refused}");
     // The network is still connected.
@@ -405,10 +405,10 @@ async fn a_member_that_was_disconnected_by_hand_is_kept_away() {
         false
     };
     assert!(within("the message", received).await);
-    within("a dial", a.connect(at(b))).await.unwrap();
+    within("a dial", a.connect(address_of(b))).await.unwrap();
     assert!(a.status().await.pinned.contains(&b.id()));
     a.disconnect(b.id()).await.unwrap();
-    within("a join by hand", a.join(&[at(b).into()])).await.unwrap();
+    within("a join by hand", a.join(&[address_of(b).into()])).await.unwrap();
     shutdown(nodes.each_ref()).await;
 }
 

@@ -108,7 +108,7 @@ impl Script {
             }
             Request::Follow { .. } => match &self.behaviour.pieces {
                 None => Answer::Whole.encode(),
-                Some(holds) => {
+                Some(pieces) => {
                     let mut bits = vec![0u8; self.list.count().div_ceil(8) as usize];
                     pieces.iter().for_each(|piece| bits[*piece as usize / 8] |= 1 << (piece % 8));
                     Answer::Held { first: 0, bits: bits.into() }.encode()
@@ -483,13 +483,13 @@ async fn downloads_beyond_the_limit_wait_for_their_turn() {
 }
 
 fn behaviours(count: u64) -> impl Strategy<Value = Behaviour> {
-    let pieces = proptest::collection::btree_set(0..count, 0..count as usize + 1);
-    let pieces = prop_oneof![1 => Just(None), 2 => pieces.prop_map(Some)];
-    let bad = prop_oneof![3 => Just(None), 1 => (0..count).prop_map(Some)];
+    let some = proptest::collection::btree_set(0..count, 0..count as usize + 1);
+    let pieces = prop_oneof![1 => Just(None), 2 => some.prop_map(Some)];
+    let altered = prop_oneof![3 => Just(None), 1 => (0..count).prop_map(Some)];
     let closes_after = prop_oneof![3 => Just(None), 1 => (0usize..8).prop_map(Some)];
-    (pieces, bad, closes_after).prop_map(|(pieces, bad, closes_after)| Behaviour {
+    (pieces, altered, closes_after).prop_map(|(pieces, altered, closes_after)| Behaviour {
         pieces,
-        bad,
+        altered,
         closes_after,
         ..Behaviour::default()
     })
@@ -511,12 +511,12 @@ proptest! {
     /// Whatever the sources have, send and do, a fetched file has the right content, or the fetch fails. It
     /// may fail only if the honest sources lack a piece.
     #[test]
-    fn a_fetched_file_is_right_or_the_fetch_fails((size, behaviour) in cases()) {
+    fn a_fetched_file_is_right_or_the_fetch_fails((size, behaviours) in cases()) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let content = SeededRandom(size as u64).bytes(size);
             let mut sources = Vec::new();
-            for behaviour in &behaviour {
+            for behaviour in &behaviours {
                 sources.push(Source::new("source", &content, behaviour.clone()).await);
             }
             let ann = fetcher(&sources).await;
@@ -524,13 +524,13 @@ proptest! {
             let fetched = within("the fetch", ann.fetch(FetchRequest::new(Hash::of(&content)).to(to.path()))).await;
             let count = (size as u64).div_ceil(PIECE);
             let honest = |behaviour: &&Behaviour| behaviour.altered.is_none() && behaviour.closes_after.is_none();
-            let has = |behaviour: &Behaviour, piece: u64| behaviour.pieces.as_ref().is_none_or(|h| h.contains(&piece));
-            let reachable = (0..count).all(|piece| behaviour.iter().filter(honest).any(|w| has(w, piece)));
+            let has = |behaviour: &Behaviour, piece: u64| behaviour.pieces.as_ref().is_none_or(|pieces| pieces.contains(&piece));
+            let reachable = (0..count).all(|piece| behaviours.iter().filter(honest).any(|b| has(b, piece)));
             // A source with the last piece can prove the size.
-            let provable = behaviour.iter().filter(honest).any(|w| has(w, count.max(1) - 1));
+            let provable = behaviours.iter().filter(honest).any(|b| has(b, count.max(1) - 1));
             match fetched {
                 Ok(fetched) => assert!(std::fs::read(fetched.path).unwrap() == content),
-                Err(error) => assert!(!(reachable && provable), "{error:?} with {behaviour:?}"),
+                Err(error) => assert!(!(reachable && provable), "{error:?} with {behaviours:?}"),
             }
             end(ann, sources).await;
         });

@@ -35,7 +35,7 @@ async fn share(node: &Node, folder: &TempDir, name: &str, content: &[u8]) -> Has
 }
 
 fn request(hash: Hash, to: &TempDir, from: &Node) -> FetchRequest {
-    FetchRequest::new(hash).into_folder(to.path()).from(at(from).into()).ask_network(false)
+    FetchRequest::new(hash).into_folder(to.path()).from(address_of(from).into()).ask_network(false)
 }
 
 #[tokio::test]
