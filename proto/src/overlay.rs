@@ -1,7 +1,8 @@
-//! The overlay: a node's part in the network around it.
+//! The overlay: everything that a node does as part of a network, beyond its single links.
 //!
-//! It forwards between the parts below it, which never call each other. It belongs to a
-//! [`Machine`](crate::peer::Machine), which calls its methods and acts on their effects.
+//! The [`Overlay`] owns one state machine for each task, its *parts*. It hands each input to the parts
+//! concerned. The parts never call each other. The overlay belongs to a [`Machine`](crate::peer::Machine),
+//! which calls its methods and carries out the effects that they put out.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -65,7 +66,7 @@ pub struct Overlay {
     out: VecDeque<Effect>,
 }
 
-/// The parts that act in a [`OverlayContext`].
+/// The parts of the overlay. A method of a part that has effects takes an [`OverlayContext`].
 #[derive(Debug)]
 struct Parts {
     membership: Membership,
@@ -77,27 +78,27 @@ struct Parts {
     clocks: Clocks,
 }
 
-/// The identity of a node, for its overlay.
+/// The data of a node that its overlay starts with.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// Its key pair.
+    /// The node's key pair.
     pub key: Key,
-    /// The name that it gives itself.
+    /// The node's name, which its user has chosen.
     pub name: String,
-    /// The network that it belongs to.
+    /// The network that the node belongs to.
     pub network: String,
-    /// The time of its start, in milliseconds since 1970.
+    /// The time at which the node started, in milliseconds since 1970.
     pub epoch: u64,
-    /// Its links are made by hand only: it is never a member, and the overlay makes no link by itself.
+    /// The application makes all links by hand: the node is never a member, and its overlay dials no node.
     pub manual: bool,
 }
 
 impl Overlay {
-    /// Returns the overlay of a node without links. `seed` is its only source of randomness. Outside of
-    /// tests it has to be secret and from the system's generator, as messages are sealed with it.
+    /// Returns the overlay of a node without links. `seed` is its only source of randomness. Outside of tests
+    /// the seed has to be secret and from the system's generator, as messages are sealed with it.
     pub(crate) fn new(identity: Identity, config: &Config, seed: [u8; 32]) -> Self {
         let id = identity.key.id();
-        // Peers take a frame with a longer name for a fault.
+        // A peer ends the link if a frame has a longer name.
         let name = identity.name[..identity.name.floor_char_boundary(MAX_NAME)].to_owned();
         Self {
             description: SelfDescription { id, name, addresses: Vec::new() },
@@ -126,19 +127,20 @@ impl Overlay {
         self.description.id
     }
 
-    /// Describes this node as a discovery shows it.
+    /// Returns the description of this node that a discovery shows.
     #[must_use]
     pub fn info(&self) -> NodeInfo {
         self.description.info(&self.links)
     }
 
-    /// Returns the nodes that the application has disconnected and that are to stay away.
-    /// With each comes what is left of its time.
+    /// Returns the nodes that are kept away because the application has disconnected them, each with the time
+    /// that is left.
     pub fn kept_away(&self, now: Instant) -> impl Iterator<Item = (NodeId, Duration)> {
         self.away.remaining(now)
     }
 
-    /// Returns how often [`Overlay::kept_away`] has changed, but for time that has passed.
+    /// Returns how many times a node was added to or removed from [`Overlay::kept_away`]. Nodes whose time
+    /// has run out do not count.
     #[must_use]
     pub fn away_changes(&self) -> u64 {
         self.away.changes()
@@ -154,7 +156,8 @@ impl Overlay {
     #[must_use]
     pub fn views(&self) -> Views {
         let mut views = self.parts.membership.views();
-        // A pin outlives its link, so that the link is pinned again when it comes back.
+        // A pin stays when its link ends, so that a new link with the node is pinned too. Views show only
+        // pinned links that exist.
         views.pinned.retain(|id| self.links.contains_key(id));
         views
     }
@@ -165,27 +168,27 @@ impl Overlay {
         self.parts.queries.len()
     }
 
-    /// Returns the number of answers that came to queries which this node had not sent.
+    /// Returns the number of answers from peers that this node had not sent the query to.
     #[must_use]
     pub fn stray_answers(&self) -> u64 {
         self.parts.queries.strays()
     }
 
-    /// Returns how this node's clock compares to its peers'.
+    /// Compares this node's clock with those of its peers.
     #[must_use]
     pub fn clock_status(&self) -> ClockStatus {
         self.parts.clocks.status()
     }
 
-    /// Checks signatures with `verifier` from now on.
+    /// Sets the verifier that checks all further signatures.
     pub(crate) fn verify_with(&mut self, verifier: Verifier) {
         self.parts.membership.verify_with(verifier.clone());
         self.parts.orders.verify_with(verifier.clone());
         self.parts.broadcasts.verify_with(verifier);
     }
 
-    /// Sets the clocks, before anything else is done at that time. If the wall clock has jumped, it is
-    /// compared with those of all peers.
+    /// Sets the time for the inputs that follow. If the wall clock has jumped, compares it with the clocks of
+    /// all peers.
     pub(crate) fn set_clocks(&mut self, now: Now) {
         // The monotonic clock can't be set, so it shows how far the wall clock should have moved.
         let passed = now.monotonic.since(self.now.monotonic).as_millis();
@@ -196,7 +199,7 @@ impl Overlay {
         }
     }
 
-    /// Returns the next effect; `None` if there is no more.
+    /// Returns the next effect, or `None` if there are no more.
     pub(crate) fn poll(&mut self) -> Option<Effect> {
         self.out.pop_front()
     }
@@ -209,7 +212,7 @@ impl Overlay {
         earliest(earliest(due, broadcasts.poll_timeout()), relayed.poll_timeout())
     }
 
-    /// Does what is due.
+    /// Carries out everything that is due.
     pub(crate) fn handle_timeout(&mut self) {
         self.with_parts(|parts, cx| {
             parts.queries.handle_timeout(cx.now, cx.out);
@@ -220,12 +223,11 @@ impl Overlay {
         });
     }
 
-    /// Decides whether a dial that has reached `id` may say Hello. A dial that the application asked
-    /// for ends the time that the node was to stay away.
+    /// Decides whether a dial that has reached `id` may send its Hello. If the application asked for the
+    /// dial, the node is no longer kept away.
     ///
-    /// # Errors
-    /// If the node is this one or is kept away. [`Reason::Duplicate`] if there is a link with it
-    /// already, or another dial has said Hello to it: ask again once either has ended.
+    /// # Errors If the node is this one or is kept away. [`Reason::Duplicate`] if there is a link with it
+    /// already, or another dial has sent it a Hello: call again once that link or that dial has ended.
     pub(crate) fn begin_hello(&mut self, id: NodeId, purpose: Purpose) -> Result<(), Reason> {
         match purpose {
             // The application wants this link, so its earlier disconnect no longer holds.
@@ -233,19 +235,19 @@ impl Overlay {
             Purpose::Rejoin | Purpose::Overlay if self.away.contains(self.now.monotonic, id) => {
                 return Err(Reason::KeptAway);
             }
-            // A message still goes to a node that is kept away: see `away`.
+            // Messages are still sent to a node that is kept away: see `away`.
             Purpose::Rejoin | Purpose::Overlay | Purpose::Message => {}
         }
         self.admissions.begin_hello(id)
     }
 
-    /// Notes that a dial that was allowed to say Hello has its answer, or has failed.
+    /// Notes that a dial which was allowed to send its Hello has received the answer, or has failed.
     pub(crate) fn end_hello(&mut self, id: NodeId) {
         self.admissions.end_hello(id);
     }
 
-    /// Decides what becomes of a connection that has said Hello. A node that is kept away may not
-    /// dial this one.
+    /// Decides whether a connection on which both ends have said Hello becomes a link. Refuses connections
+    /// that were dialled by a node that is kept away.
     pub(crate) fn admit(&self, candidate: &Candidate) -> Admission {
         let is_inbound = candidate.direction == Direction::Inbound;
         if is_inbound && self.away.contains(self.now.monotonic, candidate.id) {
@@ -254,7 +256,7 @@ impl Overlay {
         self.admissions.admit(candidate)
     }
 
-    /// Notes a new link. `unix` is the clock at its other end, from its Hello.
+    /// Notes a new link. `unix` is the peer's wall clock, from its Hello.
     pub(crate) fn link_up(&mut self, peer: Peer, candidate: Candidate, unix: Option<u64>) {
         self.admissions.link_up(candidate);
         self.links.insert(peer.id(), peer.clone());
@@ -273,7 +275,8 @@ impl Overlay {
         self.links.remove(&id);
         self.with_parts(|parts, cx| {
             parts.clocks.link_down(id);
-            // The peer's user closed the link by hand. Asking for a place would undo that.
+            // The peer's user closed the link by hand. If this node asked the peer for a place, that would
+            // undo it.
             if link_end.by_peer && link_end.reason == Reason::Requested {
                 parts.membership.avoid(cx.now, id);
             }
@@ -285,7 +288,7 @@ impl Overlay {
         });
     }
 
-    /// Notes that a dial of an address has reached a node that there is a link with.
+    /// Notes that a dial of an address has reached the node `id`, and that there is a link with it.
     pub(crate) fn dialled(&mut self, address: &Address, id: NodeId) {
         self.with_parts(|parts, cx| {
             parts.reconnects.dialled(address, id);
@@ -301,21 +304,22 @@ impl Overlay {
         });
     }
 
-    /// Takes a frame of a peer.
+    /// Handles a frame from a peer.
     pub(crate) fn receive(&mut self, from: NodeId, frame: Frame) {
-        // A query needs `description` for its answers, which the parts do not have.
+        // The answers to a query need `description`, which the parts can't reach.
         if let Frame::Query(query) = frame {
             return self.receive_query(from, query);
         }
         self.with_parts(|parts, cx| parts.receive(cx, from, frame));
     }
 
-    /// Notes that a frame was not sent because its link is crowded. It is a query, a broadcast or a
-    /// message between other nodes.
+    /// Notes that a frame was not sent because too much waits for its link. The frame is a query, a broadcast
+    /// or a relayed message.
     pub(crate) fn frame_skipped(&mut self, to: NodeId, frame: Frame) {
         self.with_parts(|parts, cx| match frame {
-            // The peer counts as done, but not complete. If the query were queued anyway, a peer that floods
-            // this node with queries could overfill the queues of others, whose links would be closed.
+            // The recipient counts as done, but not complete. If the query were queued anyway, a peer that
+            // floods this node with queries could overfill the queues of other links, which would then be
+            // closed.
             Frame::Query(Query { id, depth, .. }) => {
                 let done = QueryDone { id, depth, complete: false };
                 parts.queries.receive_done(cx.now, to, done, cx.out);
@@ -326,25 +330,26 @@ impl Overlay {
         });
     }
 
-    /// Asks for broadcasts again later, as the application has no time for them now.
+    /// Treats broadcasts as not received, as the application has no room for them. They are requested again
+    /// later.
     pub(crate) fn postpone(&mut self, from: NodeId, batch: &Batch) {
         self.with_parts(|parts, cx| parts.broadcasts.postpone(cx, from, batch));
     }
 
-    /// Takes the outcome of a probe: what the node answered, if it did.
+    /// Handles the outcome of a probe: the node's answer, or `None` if it did not answer.
     pub(crate) fn probed(&mut self, id: NodeId, answer: Option<Probe>) {
         self.with_parts(|parts, cx| parts.membership.probed(cx, id, answer));
     }
 
-    /// Returns the answer to a probe of the node `from`, which its TLS key has proven.
+    /// Returns the answer to a probe from the node `from`, whose identity the TLS handshake has proven.
     pub(crate) fn answer_probe(&mut self, from: NodeId, probe: Probe) -> Probe {
         self.with_parts(|parts, cx| parts.membership.answer_probe(cx, from, probe))
     }
 
-    /// Signs a broadcast and sends it. Returns its id and the number of links.
+    /// Queues a broadcast, which is signed and sent at once or a few milliseconds later together with others.
+    /// Returns its id and the number of links.
     ///
-    /// # Errors
-    /// If the title or content is over its limit: nothing is sent.
+    /// # Errors If the title or the content is over its limit. Nothing is sent then.
     pub(crate) fn broadcast(
         &mut self,
         title: String,
@@ -354,13 +359,13 @@ impl Overlay {
         Ok((id, self.links.len()))
     }
 
-    /// Sends the broadcasts now that wait to be sent with later ones.
+    /// Sends the broadcasts that wait for later ones to be sent together with them.
     pub(crate) fn flush(&mut self) {
         self.with_parts(|parts, cx| parts.broadcasts.flush(cx));
     }
 
-    /// Asks the network, and returns the name of the query. [`Effect::QueryEnded`] follows. See
-    /// [`Input::Query`](crate::peer::Input::Query) for the parameters.
+    /// Sends a query into the network, and returns its id. [`Effect::Answered`] follows for each answer, and
+    /// [`Effect::QueryEnded`] at the end. See [`Input::Query`](crate::peer::Input::Query) for the parameters.
     pub(crate) fn ask(
         &mut self,
         what: QueryKind,
@@ -368,15 +373,15 @@ impl Overlay {
         own: bool,
         timeout: Option<Duration>,
     ) -> QueryId {
-        // On the wire 255 means no end. A large number of hops must not turn into it.
+        // On the wire, 255 means "no limit". A large number of hops is capped below that.
         let depth = match u8::try_from(depth) {
             Ok(depth) => depth.min(UNLIMITED - 1),
             Err(_) if depth < 0 => UNLIMITED,
             Err(_) => UNLIMITED - 1,
         };
         let mut id = QueryId([0; 16]);
-        // Random: a node ignores a query whose id it knows already, so ids must be unique and hard to
-        // guess.
+        // The id is random, because it must be unique and hard to guess: a node ignores a query whose id it
+        // knows already.
         self.rng.fill_bytes(&mut id.0);
         let timeout = timeout.unwrap_or(self.query_timeout);
         let question = Question { what, depth, own };
@@ -387,12 +392,12 @@ impl Overlay {
         id
     }
 
-    /// Seals a payload to a node that a query of this node has found, and sends it along the way that the
-    /// answer came; without a query, over the link with the node. Returns its number; [`Effect::Relayed`]
-    /// has the outcome. A request has the number `id` for its reply.
+    /// Seals a payload to a node. With a query of this node that has found the recipient, the payload is sent
+    /// along the route by which the answer came; without a query, over the link with the recipient. Returns
+    /// the number of the message, which [`Effect::Relayed`] names with the outcome. If the payload is a
+    /// request, its reply names `id`.
     ///
-    /// # Errors
-    /// If the content is over its limit, or no node can have that identity: nothing is sent.
+    /// # Errors If the content is over its limit, or no node can have that identity. Nothing is sent then.
     pub(crate) fn relay(
         &mut self,
         query: Option<QueryId>,
@@ -403,9 +408,9 @@ impl Overlay {
             let (query, next) = match query {
                 Some(query) => (query, parts.next(cx, query, None, to)),
                 None => {
-                    // The peer at the other end does not look the query up. The id is random because
-                    // numbers start again with each run, and the recipient refuses a label that it has
-                    // had.
+                    // The recipient does not look this query up, so any id would do. It is random because the
+                    // numbers of messages start at 1 in each run of the node, and the recipient refuses a
+                    // query and number that it has seen before.
                     let mut query = [0; 16];
                     cx.rng.fill_bytes(&mut query);
                     (QueryId(query), cx.links.contains_key(&to).then_some(to))
@@ -415,30 +420,32 @@ impl Overlay {
         })
     }
 
-    /// Keeps a link to an address from now on. It is being dialled already.
+    /// Keeps a link to an address: it is dialled again whenever the link is lost. The first dial is already
+    /// under way.
     pub(crate) fn keep(&mut self, address: Address) {
         self.parts.reconnects.keep(address);
     }
 
-    /// Becomes a member of the network of a node that there is a link with. Ends with [`Effect::Joined`]
-    /// or [`Effect::JoinRefused`].
+    /// Asks the peer `through` for a place, which makes this node a member of the peer's network. Ends with
+    /// [`Effect::Joined`] or [`Effect::JoinRefused`].
     pub(crate) fn join(&mut self, through: NodeId) {
         self.stop_keeping_away(through);
         self.with_parts(|parts, cx| parts.membership.join(cx, through));
     }
 
-    /// Notes that the application asked for the link with a node: it is never traded, and stays until it is
-    /// closed.
+    /// Notes that the application asked for the link with a node. The overlay does not close such a link to
+    /// make room for another neighbour.
     pub(crate) fn pin(&mut self, id: NodeId) {
         self.stop_keeping_away(id);
         self.parts.membership.pin(id);
     }
 
-    /// Leaves the network: hands this node's place over and closes all links.
+    /// Leaves the network: tells the neighbours about each other, so that they can link to each other
+    /// instead, and closes all links.
     pub(crate) fn leave(&mut self) {
         self.with_parts(|parts, cx| {
-            // The goodbyes come last, as nothing can follow them. Kept links are given up before they
-            // end, or they would be dialled again.
+            // The links are closed last, as nothing can be sent after a goodbye. `reconnects` stops before
+            // that, or it would dial the lost links again.
             parts.broadcasts.flush(cx);
             parts.membership.leave(cx);
             parts.reconnects.stop_all();
@@ -481,7 +488,7 @@ impl Overlay {
     fn disconnect(&mut self, id: NodeId) {
         self.parts.reconnects.stop_peer(id);
         self.parts.membership.unpin(id);
-        // Only a member makes links by itself, which would undo the disconnect.
+        // Only a member's overlay dials nodes by itself, which would undo the disconnect.
         if self.parts.membership.is_member() {
             self.away.add(self.now.monotonic, id);
         }
@@ -490,7 +497,7 @@ impl Overlay {
         }
     }
 
-    /// Lets a node come back that the application had disconnected.
+    /// Stops keeping away a node that the application had disconnected.
     fn stop_keeping_away(&mut self, id: NodeId) {
         self.away.remove(id);
         self.parts.membership.stop_avoiding(id);
@@ -503,7 +510,7 @@ impl Overlay {
         parts.queries.receive(now.monotonic, from, query, neighbours, known, out);
     }
 
-    /// Lets the parts act.
+    /// Calls `act` with the parts and their context.
     fn with_parts<T>(&mut self, act: impl FnOnce(&mut Parts, &mut OverlayContext<'_>) -> T) -> T {
         let Self { now, links, away, rng, parts, out, .. } = self;
         act(
@@ -524,8 +531,8 @@ impl Parts {
             }
             Frame::Forwarded(forwarded) => self.relayed.receive_forwarded(cx, from, forwarded),
             Frame::Broadcast(batch) => {
-                // A batch that is refused for its time shows that a clock was set since Hello. The peer
-                // gets this node's time, so that it can compare its own.
+                // If a batch is refused for its time, a clock was set after the Hellos. This node sends its
+                // time to the peer, which then compares its own clock.
                 let refused = self.broadcasts.counters().untimely;
                 self.broadcasts.receive(cx, from, batch);
                 if self.broadcasts.counters().untimely > refused {
@@ -549,13 +556,15 @@ impl Parts {
             | Frame::ShuffleReply(_)
             | Frame::Beacon(_) => self.membership.receive(cx, from, frame),
             Frame::ShutdownOrder(order) => self.orders.receive(cx, from, &order),
-            // The link's own frames and the application's never come here.
+            // The remaining frames belong to the link itself or to the application, and are never handed to
+            // the overlay.
             _ => {}
         }
     }
 
-    /// Returns the link for a message to the node that a query asked for: the link to it, or the one
-    /// that the answer came by. `asking` is the peer that the query came from; `None` if it is ours.
+    /// Returns the next hop for a message to `to`, the node that a query asked for: `to` itself if there is a
+    /// link with it, otherwise the peer that the answer came from. `asking` is the peer that the query came
+    /// from, or `None` if this node sent it.
     fn next(
         &self,
         cx: &OverlayContext<'_>,
@@ -563,10 +572,10 @@ impl Parts {
         asking: Option<NodeId>,
         to: NodeId,
     ) -> Option<NodeId> {
-        // Checked even if there is a link with the node: a peer may only use the way of a query that it
-        // has asked, so that this node does not relay for strangers.
-        let way = self.queries.way(query, asking, to)?;
-        let next = if cx.links.contains_key(&to) { Some(to) } else { way };
+        // Checked even if there is a link with `to`. A peer may use a route only if it sent the query, so
+        // that this node does not relay for strangers.
+        let route = self.queries.route(query, asking, to)?;
+        let next = if cx.links.contains_key(&to) { Some(to) } else { route };
         next.filter(|next| cx.links.contains_key(next))
     }
 }

@@ -1,4 +1,5 @@
-//! Admission of links: one for each pair of nodes, and a limited number of inbound links.
+//! Admission of links: decides which connections become links. A pair of nodes has one link, and the number
+//! of inbound links is limited.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,42 +9,42 @@ use crate::config::Config;
 use crate::event::{Direction, Reason};
 use crate::id::NodeId;
 
-/// A connection that has said Hello and would be a link.
+/// A connection on which both ends have said Hello, and which may become a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// The node at the other end, proven by the handshake.
+    /// The node at the other end, whose identity the handshake has proven.
     pub id: NodeId,
-    /// The side that dialled.
+    /// The direction: outbound if this node has dialled.
     pub direction: Direction,
-    /// A number from the other side's Hello, which changes when the node restarts.
+    /// A number from the other node's Hello, which changes when that node restarts.
     pub incarnation: u64,
-    /// The other side's IP address.
+    /// The other node's IP address.
     pub ip: IpAddr,
 }
 
 /// The decision about a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
-    /// It becomes a link.
+    /// The connection becomes a link.
     Accept,
-    /// It becomes a link once the present link with that node has ended. That is to be ended for this
-    /// reason.
+    /// The connection becomes a link once the present link with that node has ended. The present link is
+    /// closed for this reason.
     Replace(Reason),
-    /// It is refused for this reason.
+    /// The connection is refused for this reason.
     Refuse(Reason),
 }
 
-/// The links, and the dials that have reached a node.
+/// The links, and the nodes that were dialled and have not answered this node's Hello.
 #[derive(Debug)]
 pub(super) struct Admissions {
     me: NodeId,
     max_inbound: usize,
     max_inbound_per_ip: usize,
     links: BTreeMap<NodeId, Candidate>,
-    /// Number of inbound links, in all and by address.
+    /// Number of inbound links, in total and by IP address.
     inbound: usize,
     inbound_by_ip: BTreeMap<IpAddr, usize>,
-    /// Nodes that this node has dialled and sent its Hello to, and that have not answered yet.
+    /// Nodes that this node has dialled, and that have not answered its Hello yet.
     awaiting_hello: BTreeSet<NodeId>,
 }
 
@@ -60,9 +61,9 @@ impl Admissions {
         }
     }
 
-    /// Decides whether a dial that has reached `id` may say Hello. It may not if the node is this one,
-    /// if there is a link with it, or if another dial has said Hello to it and waits for the answer. In
-    /// the last case the node would take the second link for a replacement of the first.
+    /// Decides whether a dial that has reached `id` may send its Hello. It may not if `id` is this node, if
+    /// there is a link with `id`, or if another dial has sent a Hello to `id` and waits for the answer. In
+    /// the last case `id` would treat the second connection as a replacement of the first.
     pub(super) fn begin_hello(&mut self, id: NodeId) -> Result<(), Reason> {
         if id == self.me {
             return Err(Reason::SelfConnection);
@@ -73,27 +74,28 @@ impl Admissions {
         Ok(())
     }
 
-    /// Notes that a dial which was allowed to say Hello has its answer, or has failed.
+    /// Notes that a dial which was allowed to send its Hello has received the answer, or has failed.
     pub(super) fn end_hello(&mut self, id: NodeId) {
         self.awaiting_hello.remove(&id);
     }
 
-    /// Decides about a candidate.
+    /// Decides whether a candidate becomes a link.
     ///
-    /// If two nodes dial each other at the same time, both keep the link that was dialled by the node
-    /// with the greater identity. A link of an earlier run of the other node, or one that it has
-    /// replaced because it lost the first, gives way to the new one.
+    /// If two nodes dial each other at the same time, both keep the link that was dialled by the node with
+    /// the greater identity. A new connection replaces a link that the other node has lost, or that belongs
+    /// to an earlier run of that node.
     pub(super) fn admit(&self, candidate: &Candidate) -> Admission {
         if candidate.id == self.me {
             return Admission::Refuse(Reason::SelfConnection);
         }
-        // Simultaneous open: both sides have to choose the same link without another message. So they
-        // compare what both know: the two identities, and which side has dialled.
+        // Simultaneous open: both nodes have to choose the same connection without another message. So they
+        // compare what both know: the two identities, and which node has dialled.
         let theirs_wins = candidate.id > self.me;
         let inbound = candidate.direction == Direction::Inbound;
         if let Some(link) = self.links.get(&candidate.id) {
-            // The side that has dialled a link dials again only after it lost the link, and a node
-            // changes its incarnation only when it restarts. This node has not noticed either yet.
+            // A node dials a second time only after it has lost the link that it dialled first, and its
+            // incarnation changes only when it restarts. In both cases the link is dead, and this node has
+            // not noticed that yet.
             let stale =
                 link.incarnation != candidate.incarnation || link.direction == candidate.direction;
             return if stale {
@@ -104,13 +106,12 @@ impl Admissions {
                 Admission::Refuse(Reason::Duplicate)
             };
         }
-        // The limits protect this node from strangers, and here it has dialled itself.
+        // The limits below protect this node from strangers. This connection was dialled by the node itself.
         if !inbound {
             return Admission::Accept;
         }
         if self.awaiting_hello.contains(&candidate.id) {
-            // This node wants a link with that node, whichever side dials. The limits are for other
-            // nodes.
+            // This node has dialled the other node too, so it wants the link, and the limits do not apply.
             return if theirs_wins {
                 Admission::Accept
             } else {
@@ -120,10 +121,10 @@ impl Admissions {
         if self.inbound >= self.max_inbound {
             return Admission::Refuse(Reason::Full);
         }
-        // One host may arrive as IPv4 and as IPv4 mapped into IPv6.
+        // One host may connect over IPv4, and also appear as an IPv4 address mapped into IPv6.
         let ip = candidate.ip.to_canonical();
         let of_ip = self.inbound_by_ip.get(&ip).copied().unwrap_or_default();
-        // All nodes of this machine share the loopback address.
+        // All nodes on this computer share the loopback address.
         if !ip.is_loopback() && of_ip >= self.max_inbound_per_ip {
             return Admission::Refuse(Reason::FullForAddress);
         }
@@ -132,7 +133,7 @@ impl Admissions {
 
     pub(super) fn link_up(&mut self, candidate: Candidate) {
         self.awaiting_hello.remove(&candidate.id);
-        // The end of the link that this one replaces may not have been noted: it must not count twice.
+        // The end of the link that this one replaces may not have been reported. It must not count twice.
         self.link_down(candidate.id);
         self.links.insert(candidate.id, candidate);
         if candidate.direction == Direction::Inbound {
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn oneself_is_refused_on_both_sides() {
+    fn a_connection_to_this_node_itself_is_refused() {
         let mut node = node(1);
         assert_eq!(node.begin_hello(id(1)), Err(Reason::SelfConnection));
         assert_eq!(
@@ -182,24 +183,24 @@ mod tests {
         );
     }
 
-    /// Both nodes dial at once. In whatever order the two Hellos arrive, the link that the greater
-    /// identity has dialled stays.
+    /// Both nodes dial at the same time. Whichever Hello arrives first, they keep the link that the node with
+    /// the greater identity has dialled.
     #[test]
-    fn both_sides_keep_the_same_link() {
+    fn nodes_that_dial_each_other_keep_the_same_link() {
         let (mut small, mut great) = (node(1), node(2));
         small.begin_hello(id(2)).unwrap();
         great.begin_hello(id(1)).unwrap();
-        // The smaller node's Hello reaches the greater node, and the other way round.
+        // Each node's Hello reaches the other node.
         assert_eq!(great.admit(&candidate(1, Inbound, 1)), Admission::Refuse(Reason::Duplicate));
         assert_eq!(small.admit(&candidate(2, Inbound, 1)), Admission::Accept);
         small.link_up(candidate(2, Inbound, 1));
-        // The smaller node's own dial is answered after all. It loses.
+        // The smaller node's own dial is answered later. It is refused.
         assert_eq!(small.admit(&candidate(2, Outbound, 1)), Admission::Refuse(Reason::Duplicate));
         assert_eq!(great.admit(&candidate(1, Outbound, 1)), Admission::Accept);
     }
 
     #[test]
-    fn a_link_that_came_first_gives_way_to_the_winner() {
+    fn the_link_that_the_greater_identity_has_dialled_replaces_the_other() {
         let mut great = node(2);
         great.link_up(candidate(1, Inbound, 1));
         assert_eq!(great.admit(&candidate(1, Outbound, 1)), Admission::Replace(Reason::Duplicate));
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_linked_node_is_not_greeted_again() {
+    fn no_hello_is_sent_to_a_linked_node() {
         let mut node = node(2);
         node.link_up(candidate(1, Inbound, 1));
         assert_eq!(node.begin_hello(id(1)), Err(Reason::Duplicate));
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn one_dial_at_a_time_greets_a_node() {
+    fn one_dial_at_a_time_sends_a_hello_to_a_node() {
         let mut node = node(2);
         assert_eq!(node.begin_hello(id(1)), Ok(()));
         assert_eq!(node.begin_hello(id(1)), Err(Reason::Duplicate));
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn inbound_links_are_limited_in_all_and_by_address() {
+    fn inbound_links_are_limited_in_total_and_by_address() {
         let config = Config { max_inbound: 3, max_inbound_per_ip: 2, ..Config::default() };
         let mut node = Admissions::new(id(100), &config);
         node.link_up(candidate(1, Inbound, 1));
@@ -250,7 +251,7 @@ mod tests {
         assert_eq!(node.admit(&local(3)), Admission::Accept);
         node.link_up(local(3));
         assert_eq!(node.admit(&local(4)), Admission::Refuse(Reason::Full));
-        // A link that has ended makes room. A second end of it does not count.
+        // A link that has ended makes room. If its end is reported twice, it counts once.
         node.link_up(local(3));
         node.link_down(id(3));
         assert_eq!(node.admit(&local(4)), Admission::Accept);
@@ -260,7 +261,7 @@ mod tests {
         node.link_up(local(3));
         node.link_up(local(1));
         assert_eq!(node.admit(&local(4)), Admission::Refuse(Reason::Full));
-        // The limits do not hold for a node that this one dials itself.
+        // The limits do not apply to a node that this one has dialled.
         node.begin_hello(id(200)).unwrap();
         assert_eq!(node.admit(&local(200)), Admission::Accept);
     }

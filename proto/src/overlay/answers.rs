@@ -1,4 +1,4 @@
-//! Answers to queries that the overlay gives by itself.
+//! The answers that the overlay can give to queries without the shell.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,17 @@ use crate::frame::query::{AnswerBody, MAX_NEIGHBOURS, Query, QueryAnswer, QueryI
 use crate::id::NodeId;
 use crate::sample;
 
-/// This node, as it describes itself to others.
+/// The data of this node that others see.
 #[derive(Debug)]
 pub(super) struct SelfDescription {
     pub(super) id: NodeId,
     pub(super) name: String,
-    /// Its addresses, best first.
+    /// The node's addresses, best first.
     pub(super) addresses: Vec<Address>,
 }
 
 impl SelfDescription {
-    /// Describes this node, with its links, as a discovery shows it.
+    /// Returns the description of this node and its links that a discovery shows.
     pub(super) fn info(&self, links: &BTreeMap<NodeId, Peer>) -> NodeInfo {
         let side = |direction| {
             let links = links.values().filter(move |peer| peer.direction() == direction);
@@ -34,7 +34,7 @@ impl SelfDescription {
         }
     }
 
-    /// Returns the answers to a query; `None` if only the shell knows them.
+    /// Returns the answers to a query, or `None` if the shell has to look them up.
     pub(super) fn answers(
         &self,
         links: &BTreeMap<NodeId, Peer>,
@@ -63,7 +63,7 @@ impl SelfDescription {
         }
     }
 
-    /// Returns one answer of this node for each of `bodies`.
+    /// Returns an answer of this node for each of `bodies`.
     pub(super) fn answer(
         &self,
         id: QueryId,
@@ -80,7 +80,7 @@ impl SelfDescription {
     }
 }
 
-/// Splits neighbours into as many answers as are needed, at least one.
+/// Splits lists of neighbours into answers that are within the limit of a frame. Returns at least one.
 pub(super) fn neighbour_parts(
     outbound: Vec<Neighbour>,
     inbound: Vec<Neighbour>,
@@ -90,7 +90,7 @@ pub(super) fn neighbour_parts(
     let mut parts = Vec::new();
     loop {
         match (outbound.next(), inbound.next()) {
-            // A node without neighbours answers too: a discovery finds nodes by their answers.
+            // A node without neighbours also gives an answer, as a discovery finds nodes by their answers.
             (None, None) if !parts.is_empty() => return parts,
             (out, inn) => {
                 parts

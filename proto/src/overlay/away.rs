@@ -1,13 +1,13 @@
-//! Nodes that the application has disconnected, and that are to stay away for a while.
+//! Nodes that the application has disconnected, and that are kept away for a while.
 //!
-//! A member finds its own neighbours. Without this list it would link to a node again within seconds of
-//! its disconnection, as the node is known and has room. So the node is neither taken as a neighbour
-//! nor admitted until [`KEEP_AWAY_TIME`] has passed or the application links to it again. The other node learns
-//! from the goodbye that it was disconnected on request, and does not ask this node for a place
-//! meanwhile.
+//! A member finds its own neighbours. Without this list it would link to a disconnected node again within
+//! seconds, as the node is known and has room. So this node does not accept the other node as a neighbour and
+//! refuses its connections, until [`KEEP_AWAY_TIME`] has passed or the application links to the node again.
+//! The other node learns from the goodbye that it was disconnected on request, and does not ask this node for
+//! a place during that time.
 //!
-//! Messages to such a node still go out. The application wants them to, and an on-demand link closes by
-//! itself.
+//! Messages to such a node are still sent, because the application asks for each of them, and an on-demand
+//! link closes by itself.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,28 +15,29 @@ use std::time::Duration;
 use crate::id::NodeId;
 use crate::time::Instant;
 
-/// Time for which a disconnected node stays away. Ten minutes: long enough to have an effect, and short
+/// Time for which a disconnected node is kept away. Ten minutes: long enough to have an effect, and short
 /// enough that users need not remember to undo it.
 pub const KEEP_AWAY_TIME: Duration = Duration::from_secs(600);
 
-/// Most nodes that are kept away. For one more, the node whose time ends first is removed.
+/// Maximum number of nodes that are kept away. If one more is added, the node whose time ends first is
+/// removed.
 const MAX_KEPT_AWAY: usize = 1024;
 
-/// The nodes that are kept away, with the end of their time.
+/// The nodes that are kept away, and until when.
 #[derive(Debug, Default)]
 pub(super) struct KeptAwayNodes {
     until: BTreeMap<NodeId, Instant>,
-    /// Number of changes so far.
+    /// Number of nodes that were added or removed so far.
     changes: u64,
 }
 
 impl KeptAwayNodes {
-    /// Keeps a node away from `now` on.
+    /// Keeps a node away for [`KEEP_AWAY_TIME`].
     pub(super) fn add(&mut self, now: Instant, id: NodeId) {
         self.add_for(now, id, KEEP_AWAY_TIME);
     }
 
-    /// Keeps a node away for the rest of its time, at most for [`KEEP_AWAY_TIME`].
+    /// Keeps a node away for the time `left`, at most for [`KEEP_AWAY_TIME`].
     pub(super) fn add_for(&mut self, now: Instant, id: NodeId, left: Duration) {
         self.changes += 1;
         self.until.retain(|_, until| *until > now);
@@ -49,12 +50,12 @@ impl KeptAwayNodes {
         self.until.insert(id, now + left.min(KEEP_AWAY_TIME));
     }
 
-    /// Lets a node come back.
+    /// Stops keeping a node away.
     pub(super) fn remove(&mut self, id: NodeId) {
         self.changes += u64::from(self.until.remove(&id).is_some());
     }
 
-    /// Returns the nodes that are kept away, each with what is left of its time.
+    /// Returns the nodes that are kept away, each with the time that is left.
     pub(super) fn remaining(&self, now: Instant) -> impl Iterator<Item = (NodeId, Duration)> {
         let left = move |until: &Instant| until.since(now);
         let all = self.until.iter().map(move |(id, until)| (*id, left(until)));
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_stays_away_until_its_time_is_over_or_it_is_wanted() {
+    fn a_node_is_kept_away_until_its_time_is_over_or_it_is_removed() {
         let mut away = KeptAwayNodes::default();
         away.add(at(5), id(1));
         away.add(at(5), id(2));
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_are_kept_away() {
+    fn the_number_of_nodes_that_are_kept_away_is_limited() {
         let mut away = KeptAwayNodes::default();
         for n in 0..=1024 {
             away.add(at(u64::from(n) / 10), id(n));

@@ -1,14 +1,13 @@
-//! Clocks that are far apart. They are found when two nodes link, and when a broadcast is refused for
-//! its time.
+//! Detection of clocks that are far apart: when two nodes link, and when a broadcast is refused for its time.
 //!
-//! A broadcast is refused if its author's clock is [`Config::clock_skew`] ahead of the receiver's, or
-//! too far behind it. Neither user would notice: the author sees that its links took the broadcast, and
-//! the receiver sees nothing. So nodes exchange the time in Hello. If their clocks differ by more than
-//! half of the tolerance, both report it before a broadcast is lost.
+//! A node refuses a broadcast if the author's clock is more than [`Config::clock_skew`] ahead of its own, or
+//! too far behind. Neither user would notice: for the author the broadcast was sent over its links, and the
+//! receiver shows nothing. So nodes exchange the time in Hello. If their clocks differ by half of the
+//! tolerance or more, both report it before a broadcast is lost.
 //!
-//! A clock may also be set while a link is up. If it is this node's own, it is compared with those of
-//! all peers again. If it is a peer's, that peer refuses broadcasts for their time, and then sends its
-//! own time to the peer that it got them from.
+//! A clock may also be set while a link is up. If this node's own clock is set, it is compared with those of
+//! all peers again. If a peer's clock is set, that peer refuses broadcasts for their time, and then sends its
+//! time to the node that it received them from.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,20 +19,21 @@ use crate::id::NodeId;
 use crate::overlay::OverlayContext;
 use crate::time::Instant;
 
-/// Shortest interval between two frames with the time to a peer. A minute: a wrong clock stays wrong
-/// for longer.
+/// Minimum interval between two frames that send a peer the time. One minute: a wrong clock usually stays
+/// wrong for longer.
 const SEND_EVERY: Duration = Duration::from_secs(60);
 
-/// The peers' clocks, as far as they are known.
+/// The known clocks of peers.
 #[derive(Debug)]
 pub(super) struct Clocks {
-    /// Difference of two clocks that is reported, in milliseconds.
+    /// Difference of two clocks from which on it is reported, in milliseconds.
     reported_from: u64,
-    /// Reading of each peer's clock at the origin of this node's time.
+    /// Reading of each peer's wall clock at the moment when this node's monotonic clock was at zero, in
+    /// milliseconds since 1970.
     peers: BTreeMap<NodeId, i64>,
-    /// Peers that were reported, with how far their clock is ahead, in milliseconds.
+    /// Peers whose clocks were reported, with how far each is ahead of this node's, in milliseconds.
     apart: BTreeMap<NodeId, i64>,
-    /// Time at which each peer was last sent the time.
+    /// When each peer was last sent the time.
     sent_at: BTreeMap<NodeId, Instant>,
 }
 
@@ -42,7 +42,8 @@ pub(super) struct Clocks {
 pub struct ClockStatus {
     /// Number of peers whose clock is far from this node's.
     pub apart: usize,
-    /// The largest difference of those, in milliseconds; positive if the peer's clock is ahead.
+    /// The largest difference between such a clock and this node's, in milliseconds. Positive if the peer's
+    /// clock is ahead.
     pub farthest: i64,
 }
 
@@ -50,7 +51,7 @@ impl Clocks {
     pub(super) fn new(config: &Config) -> Self {
         let tolerated = u64::try_from(config.clock_skew.as_millis()).unwrap_or(u64::MAX);
         Self {
-            // At least a second, as a Hello takes part of a second to arrive.
+            // At least a second, as a Hello may take most of a second to arrive.
             reported_from: (tolerated / 2).max(1000),
             peers: BTreeMap::new(),
             apart: BTreeMap::new(),
@@ -63,23 +64,23 @@ impl Clocks {
         ClockStatus { apart: self.apart.len(), farthest: farthest.unwrap_or_default() }
     }
 
-    /// Compares this node's clock with the clock of a peer that shows `unix`. Reports a large
-    /// difference, and again only when it has changed much.
+    /// Compares this node's clock with the clock of a peer, which shows `unix`. Reports a large difference
+    /// once, and again only after it has changed by as much.
     pub(super) fn compare(&mut self, cx: &mut OverlayContext<'_>, peer: &Peer, unix: u64) {
-        // Stored as a reading at the origin of this node's time, which stays true while both clocks
-        // run. So `own_clock_set` can compare again without a new frame.
+        // Stored as what the peer's clock showed when this node's monotonic clock was at zero. That stays
+        // right while both clocks run, so `own_clock_set` can compare again without a new frame.
         self.peers.insert(peer.id(), signed(unix).saturating_sub(since_origin(cx.now)));
         self.report_if_apart(cx, peer);
     }
 
-    /// Compares this node's clock, which was set, with those of all peers.
+    /// Compares this node's clock with those of all peers, after it was set.
     pub(super) fn own_clock_set(&mut self, cx: &mut OverlayContext<'_>) {
         for peer in cx.links.values() {
             self.report_if_apart(cx, peer);
         }
     }
 
-    /// Returns whether a clock that shows `unix` and should show `expected` was set by an amount that
+    /// Returns whether a clock that shows `unix` but should show `expected` was set by an amount that
     /// matters.
     pub(super) fn is_jump(&self, expected: u64, unix: u64) -> bool {
         expected.abs_diff(unix) >= self.reported_from / 2
@@ -100,7 +101,8 @@ impl Clocks {
         }
     }
 
-    /// Notes that a broadcast of a peer was refused for its time, and sends the peer this node's time.
+    /// Sends this node's time to a peer after a broadcast from it was refused for its time, at most once
+    /// every [`SEND_EVERY`].
     pub(super) fn broadcast_refused(&mut self, cx: &mut OverlayContext<'_>, from: NodeId) {
         let is_due = self.sent_at.get(&from).is_none_or(|at| cx.now.since(*at) >= SEND_EVERY);
         if is_due && cx.links.contains_key(&from) {

@@ -1,17 +1,17 @@
 //! Queries to the network: discovery, file search, and finding a node.
 //!
-//! A query floods the network to a depth, and each node answers along the path that the query came by.
-//! A node tells its parent, the peer that it got the query from, when its branch is done: when it has
-//! answered itself and all peers that it passed the query to are done. So the asking node knows when
-//! all have answered (the echo algorithm: E. J. H. Chang, 1982). A node that has seen a query before
-//! says "done" at once. Only if the query arrives with more depth left, it is passed on again, so that
-//! the depth counts the shortest path and not the fastest.
+//! A query floods the network to a given depth. Answers go back along the path by which the query came. The
+//! *parent* of a node is the peer from which it first received the query. A node sends its parent "done" once
+//! it has answered itself and all peers that it passed the query to are done. So the asking node knows when
+//! all nodes have answered (the echo algorithm: E. J. H. Chang, 1982). A node that receives a query a second
+//! time answers "done" immediately. It passes the query on again only if the second copy has more depth left
+//! than the first, so that the depth counts the shortest path and not the fastest.
 //!
-//! A node can also ask its neighbours *for itself*. Such a query goes no further, and its answers
-//! include what only that node may know.
+//! A node can also ask its neighbours *for itself* (`own`). The neighbours do not pass such a query on, and
+//! their answers include files that only the asking node has access to.
 //!
-//! The table of queries is bounded in all and for each link, and so is the time that a query stays in
-//! it. If there is no room, a node answers "done, but not complete".
+//! The number of queries in the table is bounded, in total and for each link, and so is the time that a query
+//! stays in it. If there is no room for a query, the node answers "done, but not complete".
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -35,22 +35,22 @@ pub(crate) mod tests;
 use lookup_budget::LookupBudget;
 use strays::StrayAnswers;
 
-/// Divisor for the part of the table that the queries of one link may fill: an eighth.
+/// Divisor that gives the part of the table that the queries of one link may fill: an eighth.
 const LINK_SHARE: usize = 8;
 
-/// Maximum size of the answers to one query: nodes, neighbours and files count one each. Enough for
-/// 10,000 nodes with 25 links; at most about 70 MB at the node that asked.
+/// Maximum total size of the answers to one query. Each node, neighbour and file in them counts one. Enough
+/// for 10,000 nodes with 25 links; at most about 70 MB of memory at the node that asked.
 const MAX_ANSWERED: usize = 262_144;
 
-/// The queries that a node has asked, passed on, or remembers.
+/// The queries that a node has sent or received, until it forgets them.
 #[derive(Debug)]
 pub(super) struct Queries {
     max: usize,
     ttl: Duration,
     table: BTreeMap<QueryId, KnownQuery>,
-    /// Queries in the order in which they are forgotten, which is that of their arrival.
+    /// Queries and the times at which they are forgotten, in the order of arrival.
     order: VecDeque<(Instant, QueryId)>,
-    /// Deadlines of queries that have open branches.
+    /// Deadlines of the queries that have open branches.
     deadlines: BTreeSet<(Instant, QueryId)>,
     /// Number of queries in the table that came over each link.
     by_link: BTreeMap<NodeId, usize>,
@@ -61,19 +61,19 @@ pub(super) struct Queries {
 #[derive(Debug)]
 struct KnownQuery {
     what: QueryKind,
-    /// The peer that the query came from first, which gets the answers; `None` if this node asked.
+    /// The peer that the query came from first, to which the answers are sent. `None` if this node asked.
     parent: Option<NodeId>,
-    /// The asking node asks for itself: the query goes no further.
+    /// The asking node asks for itself, so the query is not passed on.
     own: bool,
-    /// The link to the wanted node: the first over which an answer from there came.
-    way: Option<NodeId>,
-    /// The greatest depth that it came with.
+    /// The first peer from which an answer about the wanted node came, in a query for a node.
+    route: Option<NodeId>,
+    /// The greatest depth that the query has come with.
     depth: u8,
     deadline: Instant,
-    /// This node's own answer is still missing; the first branch waits for it.
+    /// This node's own answer is still being looked up. No branch ends before that.
     awaits_own_answer: bool,
     branches: Vec<Branch>,
-    /// Peers that had not said "done" by the deadline: answers that still come from them are late.
+    /// Peers that had not said "done" by the deadline. Their answers are late, but no fault.
     overdue: BTreeSet<NodeId>,
     answered_size: usize,
 }
@@ -90,7 +90,7 @@ impl KnownQuery {
             what,
             parent,
             own,
-            way: None,
+            route: None,
             depth,
             deadline,
             awaits_own_answer: false,
@@ -101,7 +101,7 @@ impl KnownQuery {
     }
 }
 
-/// One passing-on of a query. It is done when all peers that got the query are done.
+/// One copy of a query that this node has passed on. The branch is done once all peers in `waiting` are done.
 #[derive(Debug)]
 struct Branch {
     parent: Option<NodeId>,
@@ -110,13 +110,13 @@ struct Branch {
     complete: bool,
 }
 
-/// A question, and the nodes to ask.
+/// A question of this node, and how far it spreads.
 #[derive(Debug)]
 pub(super) struct Question {
     pub(super) what: QueryKind,
     /// Number of hops, or [`UNLIMITED`].
     pub(super) depth: u8,
-    /// Ask only the neighbours, for this node itself, whatever the depth.
+    /// Ask only the neighbours, on behalf of this node itself. `depth` has no effect then.
     pub(super) own: bool,
 }
 
@@ -136,7 +136,7 @@ impl Queries {
         }
     }
 
-    /// Asks the network. A query with 0 hops asks no node and ends at once.
+    /// Sends a query of this node. A query with 0 hops asks no node and ends immediately.
     pub(super) fn ask(
         &mut self,
         now: Instant,
@@ -153,8 +153,8 @@ impl Queries {
         self.end_done_branches(id, out);
     }
 
-    /// Takes a query of a peer. `known` gives the answers to it that the overlay itself has; `None` if
-    /// the shell has to look them up.
+    /// Handles a query from a peer. `known` returns the answers that the overlay can give without the shell,
+    /// or `None` if the shell has to look them up.
     pub(super) fn receive(
         &mut self,
         now: Instant,
@@ -169,8 +169,8 @@ impl Queries {
         let done =
             |complete| Effect::Send(from, Frame::QueryDone(QueryDone { id, depth, complete }));
         if let Some(entry) = self.table.get_mut(&id) {
-            // Only more depth makes it worth to ask again. A copy with another question is a forgery that
-            // would redirect the answers to the first.
+            // Only a copy with more depth can reach further nodes. A copy with another question is a forgery:
+            // the answers would go to the parent of the first query.
             let again = entry.depth < depth && !entry.own && !own;
             if !again || entry.deadline <= now || entry.what != query.what {
                 out.push_back(done(true));
@@ -183,7 +183,8 @@ impl Queries {
                 out.push_back(done(false));
                 return;
             }
-            // Beyond the budget the query is still passed on, so that other nodes can answer it.
+            // If the budget for look-ups is spent, the query is still passed on, so that other nodes can
+            // answer it.
             looked_up = !needs_lookup(&query.what) || self.lookups.take(now, from);
             let known = if looked_up { known(&query) } else { Some(Vec::new()) };
             let what = query.what;
@@ -203,10 +204,10 @@ impl Queries {
         self.end_done_branches(id, out);
     }
 
-    /// Answers a query that [`Output::LookUpAnswer`] asked about, with none, one or several answers.
+    /// Handles the result of [`Output::LookUpAnswer`]: any number of answers to a query.
     pub(super) fn answer(&mut self, id: QueryId, answers: Vec<QueryAnswer>, out: &mut Effects) {
         let Some(entry) = self.table.get_mut(&id) else { return };
-        // A second answer, or one after the deadline.
+        // A second result for the query, or one that came after the deadline.
         if !std::mem::take(&mut entry.awaits_own_answer) {
             return;
         }
@@ -216,10 +217,10 @@ impl Queries {
         self.end_done_branches(id, out);
     }
 
-    /// Takes an answer and passes it back, unless this node asked.
+    /// Handles an answer: passes it to the parent, or reports it if this node asked.
     ///
-    /// Only peers that were asked and have not said "done" may answer. Other answers are dropped. They
-    /// are counted as well, unless they are merely late.
+    /// Only peers that this node has passed the query to, and that have not said "done", may answer. Other
+    /// answers are dropped. They are also counted as stray, unless they came after the deadline.
     pub(super) fn receive_answer(
         &mut self,
         now: Instant,
@@ -230,7 +231,7 @@ impl Queries {
         let Some(entry) = self.table.get_mut(&answer.id) else {
             return self.receive_unknown(now, from, answer.id, out);
         };
-        // Else any peer that knows the id could put forged answers into the query of another node.
+        // Otherwise any peer that knows the id could send forged answers to the query of another node.
         if !entry.branches.iter().any(|branch| branch.waiting.contains(&from)) {
             if !entry.overdue.contains(&from) {
                 self.count_stray(now, from, out);
@@ -239,14 +240,14 @@ impl Queries {
         }
         let weight = weight(&answer.body);
         if entry.answered_size.saturating_add(weight) > MAX_ANSWERED {
-            // One node can invent answers without end, which would use up the links on the way back.
-            // The asking node learns that its result is cut short.
+            // Without this limit, a node that invents answers could fill all links on the path back. The
+            // asking node learns that its result is incomplete.
             entry.branches.iter_mut().for_each(|branch| branch.complete = false);
             return;
         }
         entry.answered_size += weight;
         if answer.body == AnswerBody::Here && entry.what == QueryKind::FindNode(answer.node) {
-            entry.way.get_or_insert(from);
+            entry.route.get_or_insert(from);
         }
         out.push_back(match entry.parent {
             Some(parent) => answer_to(parent, answer),
@@ -254,7 +255,7 @@ impl Queries {
         });
     }
 
-    /// Notes that a peer is done with a query.
+    /// Handles a "done": a peer has sent all its answers to a query.
     pub(super) fn receive_done(
         &mut self,
         now: Instant,
@@ -266,7 +267,7 @@ impl Queries {
             return self.receive_unknown(now, from, done.id, out);
         };
         for branch in &mut entry.branches {
-            // The depth shows which query is done, if the peer got it twice with different depths.
+            // If the peer received the query twice, the depth shows which copy is done.
             if onward(branch.depth) == Some(done.depth) && branch.waiting.remove(&from) {
                 branch.complete &= done.complete;
             }
@@ -274,14 +275,14 @@ impl Queries {
         self.end_done_branches(done.id, out);
     }
 
-    /// Handles an answer to a query that is not in the table.
+    /// Handles an answer or a "done" for a query that is not in the table.
     fn receive_unknown(&mut self, now: Instant, from: NodeId, query: QueryId, out: &mut Effects) {
         if !self.strays.remembers(query) {
             self.count_stray(now, from, out);
         }
     }
 
-    /// Counts an answer to a query that was not sent to `from`.
+    /// Counts an answer to a query that was not sent to `from`. If there are too many, closes the link.
     fn count_stray(&mut self, now: Instant, from: NodeId, out: &mut Effects) {
         if self.strays.add(now, from) {
             let fault = "it keeps answering queries that this node did not send".to_owned();
@@ -289,28 +290,28 @@ impl Queries {
         }
     }
 
-    /// Returns the number of such answers since the node started.
+    /// Returns the number of stray answers since the node started.
     pub(super) fn strays(&self) -> u64 {
         self.strays.count()
     }
 
-    /// Returns the link to the node that a query asked for, if the query came from `asking` (`None`:
-    /// from this node). The outer `None` means that there is no such query.
-    pub(super) fn way(
+    /// Returns the peer from which the answer about the wanted node came, or `Some(None)` if there is no
+    /// answer yet. Returns `None` if `asking` (`None`: this node) did not send such a query for `wanted`.
+    pub(super) fn route(
         &self,
         id: QueryId,
         asking: Option<NodeId>,
         wanted: NodeId,
     ) -> Option<Option<NodeId>> {
         let entry = self.table.get(&id)?;
-        (entry.parent == asking && entry.what == QueryKind::FindNode(wanted)).then_some(entry.way)
+        (entry.parent == asking && entry.what == QueryKind::FindNode(wanted)).then_some(entry.route)
     }
 
-    /// Forgets a link that has ended: no answers come from there, and none are sent there.
+    /// Notes that a link has ended: queries no longer wait for answers of that peer, and none are sent to it.
     pub(super) fn link_down(&mut self, peer: NodeId, out: &mut Effects) {
         self.lookups.forget(peer);
         self.strays.forget_link(peer);
-        // Queries that have ended have no deadline, and nothing in them has to change.
+        // Queries that have ended have no deadline, and their entries need no change.
         let active: Vec<_> = self.deadlines.iter().map(|(_, id)| *id).collect();
         for id in active {
             let Some(entry) = self.table.get_mut(&id) else { continue };
@@ -324,14 +325,14 @@ impl Queries {
         }
     }
 
-    /// Ends queries that are overdue, and forgets old ones.
+    /// Ends the queries whose deadline has passed, and forgets old ones.
     pub(super) fn handle_timeout(&mut self, now: Instant, out: &mut Effects) {
         while let Some((deadline, id)) = self.deadlines.first().copied() {
             if deadline > now {
                 break;
             }
             if let Some(entry) = self.table.get_mut(&id) {
-                // The shell's answer would be late now, and `end_done_branches` would wait for it.
+                // The shell's answer would be late, so `end_done_branches` must not wait for it.
                 entry.awaits_own_answer = false;
                 for branch in &mut entry.branches {
                     branch.complete &= branch.waiting.is_empty();
@@ -406,7 +407,7 @@ impl Queries {
         entry.branches.push(Branch { parent, depth, waiting, complete });
     }
 
-    /// Closes the branches that are done, and tells the peers that wait for them.
+    /// Ends the branches that are done, and sends "done" to the peers that wait for them.
     fn end_done_branches(&mut self, id: QueryId, out: &mut Effects) {
         let Some(entry) = self.table.get_mut(&id) else { return };
         if entry.awaits_own_answer {
@@ -443,12 +444,12 @@ fn weight(body: &AnswerBody) -> usize {
     }
 }
 
-/// Returns whether the shared files have to be searched for an answer.
+/// Returns whether an answer needs a search through the shared files.
 fn needs_lookup(what: &QueryKind) -> bool {
     matches!(what, QueryKind::Search(_) | QueryKind::HasFile(_))
 }
 
-/// Returns the depth that a query is passed on with; `None` if it goes no further.
+/// Returns the depth with which a query is passed on, or `None` if it is not.
 fn onward(depth: u8) -> Option<u8> {
     match depth {
         UNLIMITED => Some(UNLIMITED),

@@ -1,4 +1,4 @@
-//! Links that are kept: a lost link is dialled again, with growing waits.
+//! Reconnection: a kept link that is lost is dialled again, after waits that grow.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::overlay::{Effect, OverlayContext};
 use crate::peer::Purpose;
 use crate::time::Instant;
 
-/// The addresses that links are kept to.
+/// The addresses to which links are kept.
 #[derive(Debug)]
 pub(super) struct Reconnects {
     min: Duration,
@@ -23,11 +23,11 @@ pub(super) struct Reconnects {
 
 #[derive(Debug)]
 struct KeptAddress {
-    /// The node that answered there last.
+    /// The node that the last successful dial of the address has reached.
     peer: Option<NodeId>,
-    /// Failures since the link was lost.
+    /// Number of failed dials since the link was lost.
     failures: u32,
-    /// Time of the next dial; `None` while there is a link or a dial is under way.
+    /// Time of the next dial, or `None` while there is a link or a dial is under way.
     dial_at: Option<Instant>,
 }
 
@@ -36,9 +36,9 @@ impl Reconnects {
         Self { min: config.reconnect_min, max: config.reconnect_max, kept: BTreeMap::new() }
     }
 
-    /// Keeps a link to `address` from now on. It is being dialled already.
+    /// Keeps a link to `address`. The first dial is already under way.
     pub(super) fn keep(&mut self, address: Address) {
-        // An address that is kept already keeps its peer, which `link_down` needs to find it.
+        // If the address is kept already, its entry stays: `link_down` finds it by the peer in it.
         self.kept.entry(address).or_insert(KeptAddress { peer: None, failures: 0, dial_at: None });
     }
 
@@ -51,7 +51,7 @@ impl Reconnects {
         self.kept.retain(|_, kept| kept.peer != Some(peer));
     }
 
-    /// Stops keeping links.
+    /// Stops keeping links to any address.
     pub(super) fn stop_all(&mut self) {
         self.kept.clear();
     }
@@ -63,8 +63,8 @@ impl Reconnects {
         }
     }
 
-    /// Notes that a dial of `address` has failed. The application gets an event, and the address is
-    /// tried again later.
+    /// Notes that a dial of `address` has failed. If a link to the address is kept, sends the application an
+    /// event and dials again later.
     pub(super) fn dial_failed(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -79,7 +79,7 @@ impl Reconnects {
         cx.event(Event::NodeReconnectionError { address, tries, error });
     }
 
-    /// Notes that a link was lost. The kept addresses that it was made to are dialled again.
+    /// Notes that a link has ended. Dials the kept addresses of that peer again later.
     pub(super) fn link_down(&mut self, cx: &mut OverlayContext<'_>, peer: NodeId) {
         let next = cx.now + draw_wait(cx, self.min, self.max, 0);
         for kept in self.kept.values_mut().filter(|kept| kept.peer == Some(peer)) {
@@ -102,11 +102,13 @@ impl Reconnects {
     }
 }
 
-/// Draws the time before the next try. The full time doubles with each try from `min` up to `max`. Half
-/// to all of it is drawn, so that nodes that lost the same peer do not dial it at the same moment.
-fn draw_wait(cx: &mut OverlayContext<'_>, min: Duration, max: Duration, tries: u32) -> Duration {
-    // The cap on `tries` keeps the shift from overflowing. Any sensible `max` is reached long before.
-    let full = min.saturating_mul(1 << tries.min(20)).min(max);
+/// Draws the wait before the next dial. The full wait doubles with each failure, from `min` up to `max`. The
+/// result is between half of it and all of it, so that nodes which have lost the same peer do not all dial it
+/// at the same moment.
+fn draw_wait(cx: &mut OverlayContext<'_>, min: Duration, max: Duration, failures: u32) -> Duration {
+    // The cap on `failures` keeps the shift from overflowing. The wait reaches any sensible `max` long
+    // before.
+    let full = min.saturating_mul(1 << failures.min(20)).min(max);
     let share = 50 + cx.rng.next_u32() % 51;
     full * share / 100
 }
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_the_user_gave_up_is_not_dialled_again() {
+    fn a_link_is_not_dialled_again_once_it_is_no_longer_kept() {
         let mut bench = TestBench::of(Reconnects::new(&Config::default()));
         let peer = NodeId::from_bytes([1; 32]);
         bench.part.keep(address());

@@ -1,10 +1,10 @@
-//! Messages to nodes without a link: sealed to the recipient, and relayed along the way by which the
-//! answer to a query came.
+//! Messages to nodes without a link. They are sealed for the recipient, and relayed along the route by which
+//! the answer to a query came.
 //!
-//! Each node on the way remembers with the query over which link the answer came. The outcome of a
-//! message goes back by the same way, and the recipient proves with it that it has the message. A relay
-//! remembers only which link waits for the outcome, and limits the bytes per second that it relays for
-//! each link.
+//! Each node on the route has noted, with the query, the link over which the answer came. The outcome of a
+//! message goes back along the same route. It contains the recipient's proof that it has received the
+//! message. A relay remembers no more of a message than the link that waits for its outcome, and it limits
+//! the bytes per second that it relays for each link.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -25,37 +25,37 @@ use crate::peer::{Output, Payload};
 use crate::seal::{self, Letter, LetterContent, SealError};
 use crate::time::Instant;
 
-/// Maximum number of relayed messages that wait for their outcome. 4,096: 64 of each of 64 links.
+/// Maximum number of relayed messages that wait for their outcome. 4,096: 64 for each of 64 links.
 const MAX_WAITING: usize = 4096;
 
-/// Maximum number of accepted messages that are remembered, so that none is accepted twice. 16,384: 27
-/// a second for as long as the clocks of two nodes may differ.
+/// Maximum number of accepted messages that are remembered, so that none is accepted twice. 16,384: 27 a
+/// second for twice the time by which two clocks may differ.
 const MAX_ACCEPTED: usize = 16_384;
 
-/// Divisor for the part of each table that one link may fill: an eighth.
+/// Divisor that gives the part of each table that one link may fill: an eighth.
 const LINK_SHARE: usize = 8;
 
 /// Minimum number of bytes charged for a message: decrypting or routing one costs about as much as
 /// copying 1 KiB.
 const MIN_COST: usize = 1024;
 
-/// Time in a ping, in place of its sender's clock. A node that does not know pings refuses it for its
-/// age.
+/// The sender's time in a ping, which has no real time. A node of a version that does not know pings refuses
+/// the ping as too old.
 const PING: u64 = 0;
 
-/// The reason why a message was not sent.
+/// The reason why a message was not handed to other nodes to relay.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DirectError {
     /// The content is over the limit.
     #[error("a message of {len} bytes is over the limit of {limit} for relayed messages")]
     TooLarge {
-        /// Bytes of the content.
+        /// Size of the content, in bytes.
         len: usize,
         /// The limit in bytes.
         limit: usize,
     },
-    /// It could not be sealed.
+    /// The message could not be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
 }
@@ -64,18 +64,18 @@ pub enum DirectError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RelayError {
-    /// The way has broken off. The message was not delivered.
-    #[error("the way to the node has broken off")]
+    /// A link on the route has ended, or there was no route. The message was not delivered.
+    #[error("there is no route to the node any more")]
     NoRoute,
-    /// A node on the way, or the recipient, accepts no more messages at the moment. It was not
+    /// The recipient or another node on the route accepts no more messages at the moment. The message was not
     /// delivered.
-    #[error("a node on the way accepts no more messages at the moment")]
+    #[error("a node on the route accepts no more messages at the moment")]
     Busy,
-    /// The recipient has refused it, or another node says so.
-    #[error("it was refused: the clocks of the two nodes may be too far apart")]
+    /// The recipient has refused the message, or a node on the route claims so.
+    #[error("the message was refused: the clocks of the two nodes may be too far apart")]
     Refused,
-    /// No outcome came back in time. It may have been delivered.
-    #[error("nothing came back within {} ms: it may have arrived", .0.as_millis())]
+    /// No outcome came back in time. The message may have been delivered.
+    #[error("no receipt came back within {} ms: the message may have arrived", .0.as_millis())]
     Silent(Duration),
 }
 
@@ -86,12 +86,12 @@ pub(super) struct RelayedMessages {
     network: String,
     name: String,
     timeout: Duration,
-    /// In milliseconds.
+    /// Tolerated difference between two clocks, in milliseconds.
     skew: u64,
     limit: usize,
-    /// Bytes per second that are relayed for one link.
+    /// Maximum number of bytes per second that are relayed for one link.
     rate: u64,
-    /// Bytes that are relayed for one link at once.
+    /// Maximum number of bytes that are relayed for one link in a burst.
     burst: u64,
     last_number: u64,
     waiting: BTreeMap<PendingId, PendingMessage>,
@@ -100,22 +100,22 @@ pub(super) struct RelayedMessages {
     accepted: AcceptedMessages,
 }
 
-/// The query and the number of a label.
+/// The key of a message that waits: the query and the number in its label.
 type PendingId = (QueryId, u64);
 
-/// A message that waits for its outcome.
+/// A message that was sent to the next node and waits for its outcome.
 #[derive(Debug)]
 struct PendingMessage {
     next: NodeId,
     receiver: OutcomeReceiver,
 }
 
-/// The receiver of an outcome.
+/// The receiver of a message's outcome.
 #[derive(Debug, Clone, Copy)]
 enum OutcomeReceiver {
-    /// This node, which knows the right receipt.
+    /// This node, which sent the message. It knows the receipt that only the recipient can make.
     Us(Receipt),
-    /// A peer that the message came from.
+    /// The peer that the message came from.
     Link(NodeId),
 }
 
@@ -129,7 +129,7 @@ impl RelayedMessages {
             skew: u64::try_from(config.clock_skew.as_millis()).unwrap_or(u64::MAX),
             limit: config.max_direct(),
             rate: config.forward_rate as u64,
-            // The largest message always fits.
+            // A burst holds at least one message of the largest size.
             burst: config.forward_rate.max(config.max_control) as u64,
             last_number: 0,
             waiting: BTreeMap::new(),
@@ -139,10 +139,10 @@ impl RelayedMessages {
         }
     }
 
-    /// Seals a payload for `to` and sends it to `next`, the first node on the way that `query`
-    /// has found. Returns its number; [`Effect::Relayed`] has the outcome. A ping goes as a message does,
-    /// and its recipient proves that it has it, but no application sees it. A request has the number `id` for its
-    /// reply.
+    /// Seals a payload for `to` and sends it to `next`, the first node on the route that `query` has found.
+    /// Returns the number of the message, which [`Effect::Relayed`] names with the outcome. A ping is sent
+    /// like a message, and its recipient returns a receipt, but no application sees it. If the payload is a
+    /// request, its reply names `id`.
     pub(super) fn send(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -156,7 +156,7 @@ impl RelayedMessages {
         }
         let time = match payload {
             Payload::Ping => PING,
-            // A clock that stands at 1970 must not turn a message into a ping.
+            // A clock that shows the start of 1970 must not turn a message into a ping.
             _ => cx.unix.max(PING + 1),
         };
         let number = self.last_number + 1;
@@ -182,7 +182,8 @@ impl RelayedMessages {
         Ok(number)
     }
 
-    /// Takes a message of a peer: for this node, or for another to which `next` is on the way.
+    /// Handles a message from a peer. If it is for another node, relays it to `next`, the next node on the
+    /// route.
     pub(super) fn receive(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -193,14 +194,14 @@ impl RelayedMessages {
         let RelayLabel { query, number, to } = forward.label;
         let id = (query, number);
         let for_us = to == self.key.id();
-        // Charged before it is opened: a message that is refused costs the same work.
+        // Charged before the message is opened, as a message that is then refused costs the same work.
         let delivery = if !self.charge(cx.now, from, forward.sealed.len()) {
             Delivery::Busy
         } else if for_us {
             self.accept(cx, from, &forward)
         } else {
-            // Never back to where it came from, nor twice under one label: else a forged message could
-            // travel in a circle.
+            // A message is never sent back to the peer that it came from, nor relayed twice under one label.
+            // Otherwise a forged message could travel in a circle.
             match next.filter(|next| *next != from && !self.waiting.contains_key(&id)) {
                 None => Delivery::NoRoute,
                 Some(_) if !self.has_room(from) => Delivery::Busy,
@@ -213,7 +214,8 @@ impl RelayedMessages {
         cx.send(from, Frame::Forwarded(Forwarded { query, number, delivery }));
     }
 
-    /// Takes the outcome of a message that was sent to `from`, and passes it back.
+    /// Handles the outcome of a message that was sent to `from`: reports it to the sender, which is a peer or
+    /// this node.
     pub(super) fn receive_forwarded(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -221,19 +223,20 @@ impl RelayedMessages {
         forwarded: Forwarded,
     ) {
         let id = (forwarded.query, forwarded.number);
-        // Only the node that got the message may report its outcome. Other nodes may know the label
+        // Only the node that the message was sent to may report its outcome. Other nodes may know the label
         // too.
         if self.waiting.get(&id).is_some_and(|waiting| waiting.next == from) {
             self.finish(cx, id, forwarded.delivery);
         }
     }
 
-    /// Ends a message that was not sent because the link is crowded.
+    /// Reports that a message was not sent because too much waits for its link.
     pub(super) fn message_skipped(&mut self, cx: &mut OverlayContext<'_>, label: RelayLabel) {
         self.finish(cx, (label.query, label.number), Delivery::Busy);
     }
 
-    /// Forgets a link that has ended, and ends the messages that were sent over it.
+    /// Forgets a link that has ended, and the messages that came or were sent over it. Reports the latter as
+    /// failed.
     pub(super) fn link_down(&mut self, cx: &mut OverlayContext<'_>, peer: NodeId) {
         self.budgets.remove(&peer);
         let touched = self.waiting.iter().filter(|(_, waiting)| {
@@ -246,10 +249,10 @@ impl RelayedMessages {
         }
     }
 
-    /// Gives up messages without an outcome in time.
+    /// Gives up messages whose outcome has not come in time.
     pub(super) fn handle_timeout(&mut self, cx: &mut OverlayContext<'_>) {
         while let Some(id) = self.deadlines.pop(cx.now) {
-            // The nodes before this one on the way have deadlines of their own.
+            // The sender and the relays before this one have deadlines of their own.
             if let Some(PendingMessage { receiver: OutcomeReceiver::Us(_), .. }) =
                 self.waiting.remove(&id)
             {
@@ -286,7 +289,8 @@ impl RelayedMessages {
             OutcomeReceiver::Us(receipt) => {
                 let sent = match delivery {
                     Delivery::Taken(proof) if proof == receipt => Ok(()),
-                    // A node that does not have the message claims that it was delivered.
+                    // A wrong receipt: a node that is not the recipient claims that the message was
+                    // delivered.
                     Delivery::Taken(_) | Delivery::Refused => Err(RelayError::Refused),
                     Delivery::NoRoute => Err(RelayError::NoRoute),
                     Delivery::Busy => Err(RelayError::Busy),
@@ -296,7 +300,7 @@ impl RelayedMessages {
         }
     }
 
-    /// Returns whether one more message of a link may wait.
+    /// Returns whether one more message that came over a link may wait.
     fn has_room(&self, from: NodeId) -> bool {
         let of_link = |waiting: &&PendingMessage| matches!(waiting.receiver, OutcomeReceiver::Link(f) if f == from);
         self.waiting.len() < MAX_WAITING
@@ -305,31 +309,31 @@ impl RelayedMessages {
 
     /// Charges a link for a message of `len` bytes. Returns whether its budget allows it.
     fn charge(&mut self, now: Instant, from: NodeId, len: usize) -> bool {
-        // At most a full bucket, as what costs more could never pass.
+        // Capped at a full bucket, as a message that costs more could never pass.
         let cost = (len.max(MIN_COST) as u64).min(self.burst);
         let size = time_to_earn(self.burst, self.rate);
         self.budgets.entry(from).or_default().take(now, time_to_earn(cost, self.rate), size)
     }
 
-    /// Opens a message for this node.
+    /// Opens a message for this node. Returns the outcome, with the receipt if the message is accepted.
     fn accept(&mut self, cx: &mut OverlayContext<'_>, from: NodeId, forward: &Forward) -> Delivery {
         let RelayLabel { query, number, .. } = forward.label;
         let opened = seal::open(&self.key, &self.network, &forward.label, &forward.sealed);
         let Ok((Letter { sender, name, time, content }, receipt)) = opened else {
             return Delivery::Refused;
         };
-        // A ping has no effect here, so it need not be remembered.
+        // A ping has no effect on this node, so a replay does no harm, and pings need not be remembered.
         if time == PING && sender != self.key.id() {
             return Delivery::Taken(receipt);
         }
-        // No node writes to itself. Beyond the tolerance a message may be a replay, as `accepted` forgets
-        // messages at that age.
+        // A node sends no message to itself. A message that is older than the tolerance may be a replay, as
+        // `accepted` forgets messages at that age.
         if sender == self.key.id() || cx.unix.abs_diff(time) > self.skew {
             return Delivery::Refused;
         }
         let linked = cx.links.get(&sender).cloned();
         let peer = linked.unwrap_or_else(|| Peer::without_link(sender, name));
-        // Unpacked before it is remembered: unreadable content takes no room in the table.
+        // Unpacked before the message is remembered, so that unreadable content takes no room in the table.
         let Ok(effect) = effect(peer, content) else { return Delivery::Refused };
         let expires = time.saturating_add(self.skew);
         match self.accepted.add(cx.unix, from, (sender, query, number), expires) {
@@ -342,7 +346,7 @@ impl RelayedMessages {
     }
 }
 
-/// Returns the effect of a letter that `peer` has written.
+/// Returns the effect of a letter whose sender is `peer`.
 fn effect(peer: Peer, content: LetterContent) -> Result<Effect, DecodeError> {
     let unpack = |packed: PackedMessage| {
         let body = packed.payload.clone();
@@ -366,17 +370,17 @@ fn effect(peer: Peer, content: LetterContent) -> Result<Effect, DecodeError> {
     })
 }
 
-/// Accepted messages, until they would be refused for their age.
+/// The accepted messages. Each is remembered until it would be refused for its age.
 #[derive(Debug, Default)]
 struct AcceptedMessages {
     ids: BTreeMap<(NodeId, QueryId, u64), NodeId>,
-    /// Times at which they are forgotten, in milliseconds since 1970.
+    /// Times at which the messages are forgotten, in milliseconds since 1970.
     expiry: BTreeSet<(u64, (NodeId, QueryId, u64))>,
     by_link: BTreeMap<NodeId, usize>,
 }
 
 impl AcceptedMessages {
-    /// Adds a message that came from a peer. Returns false if it was accepted before, and `None` if
+    /// Adds a message that came from a peer. Returns `Some(false)` if it was accepted before, and `None` if
     /// there is no room.
     fn add(
         &mut self,
@@ -390,7 +394,7 @@ impl AcceptedMessages {
             return Some(false);
         }
         let of_link = self.by_link.entry(from).or_default();
-        // No older message is forgotten to make room, as it could be replayed then.
+        // No older message is forgotten to make room, as that message could then be replayed.
         if self.ids.len() >= MAX_ACCEPTED || *of_link >= MAX_ACCEPTED / LINK_SHARE {
             return None;
         }
@@ -402,7 +406,7 @@ impl AcceptedMessages {
 
     fn forget(&mut self, unix: u64) {
         while let Some((expires, id)) = self.expiry.first().copied() {
-            // At `expires` itself a replay would still pass the check of its age.
+            // At the time `expires` itself, a replay would still pass the check of its age.
             if expires >= unix {
                 break;
             }

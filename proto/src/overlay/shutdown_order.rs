@@ -1,10 +1,9 @@
-//! The order to stop, which the owner of a network gives and every node passes on.
+//! The shutdown order: the owner of a network signs it, and every node that obeys passes it on.
 //!
-//! A network may have an owner: a key pair that does not belong to a node. Nodes know the owner's
-//! identity and obey what it has signed. An order is obeyed once, and not again after a restart: one
-//! that is older than the node's start, or far from its wall clock, is ignored. So a node whose clock
-//! is behind the owner's by more than its uptime ignores orders, and the owner's clock must not be
-//! behind either.
+//! A network may have an owner: a key pair that does not belong to a node. Nodes that know the owner's
+//! identity obey the orders that it has signed. A node obeys an order once, and not again after a restart: it
+//! ignores an order that is older than its own start, or whose time is far from its wall clock. The price: if
+//! the owner's clock is behind that of a node that has just started, the node ignores the order.
 
 use std::time::Duration;
 
@@ -18,21 +17,21 @@ use crate::peer::Output;
 use crate::time::Instant;
 use crate::verify::Verifier;
 
-/// Shortest interval between two events about refused orders.
+/// Minimum interval between two events about refused orders.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
-/// The owner of the network, and the orders that were obeyed.
+/// The owner of the network, and whether its order was obeyed.
 #[derive(Debug)]
 pub(super) struct OwnerOrders {
     network: String,
     epoch: u64,
-    /// In milliseconds.
+    /// Tolerated difference between an order's time and this node's clock, in milliseconds.
     max_skew: u64,
     owner: Option<NodeId>,
     verifier: Verifier,
-    /// An order was obeyed: the node is about to stop.
+    /// An order was obeyed, so the node is about to stop.
     obeyed: bool,
-    /// Time from which an event about a refused order may follow.
+    /// Time from which on a refused order causes an event again.
     report_at: Instant,
 }
 
@@ -57,7 +56,7 @@ impl OwnerOrders {
         self.owner = Some(owner);
     }
 
-    /// Orders all nodes to stop, including this one.
+    /// Signs an order to stop with the owner's key, sends it to all peers, and obeys it.
     pub(super) fn issue(&mut self, cx: &mut OverlayContext<'_>, key: &Key) {
         let mut nonce = [0; 16];
         for half in nonce.chunks_mut(8) {
@@ -67,7 +66,7 @@ impl OwnerOrders {
         self.obey(cx, &order, None);
     }
 
-    /// Takes an order of a peer.
+    /// Handles an order from a peer: obeys, refuses or ignores it.
     pub(super) fn receive(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -83,8 +82,8 @@ impl OwnerOrders {
         if order.owner != owner {
             return self.refuse(cx, from, "it is not signed by the owner of this network");
         }
-        // It was recorded and replayed, or the clocks are far apart. An order from before the start was for
-        // an earlier run: obeying it would stop this node again after each restart.
+        // A replayed order, or clocks that are far apart. An order from before this node's start was for an
+        // earlier run. If it were obeyed, a peer could stop this node after each restart by replaying it.
         let skew = order.time.abs_diff(cx.unix);
         if order.time <= self.epoch || skew > self.max_skew {
             return;
@@ -98,7 +97,7 @@ impl OwnerOrders {
     fn obey(&mut self, cx: &mut OverlayContext<'_>, order: &ShutdownOrder, from: Option<NodeId>) {
         self.obeyed = true;
         let links = cx.links;
-        // Before `StopOrdered`: once this node stops, it can't pass the order on.
+        // This comes before `StopOrdered`, because a node that stops can't pass the order on.
         for link in links.keys().filter(|link| Some(**link) != from) {
             cx.send(*link, Frame::ShutdownOrder(order.clone()));
         }
@@ -107,7 +106,7 @@ impl OwnerOrders {
     }
 
     fn refuse(&mut self, cx: &mut OverlayContext<'_>, from: NodeId, why: &'static str) {
-        // Any peer can send wrong orders, so an event for each would let it flood the application.
+        // Any peer can send wrong orders. With an event for each, it could flood the application.
         if cx.now < self.report_at {
             return;
         }
@@ -193,7 +192,7 @@ mod tests {
             let [Effect::Out(Output::Event(Event::NodeShutdownRefused { peer, why }))] =
                 &Vec::from(out)[..]
             else {
-                panic!("it is not refused, or passed on");
+                panic!("the order was not refused");
             };
             assert_eq!(peer.id(), key(1).id());
             why.clone()
@@ -219,18 +218,18 @@ mod tests {
         let out = node.receive(&order);
         let mut others = vec![key(2).id(), key(3).id()];
         others.sort_unstable();
-        assert_eq!(sent(&out), others, "not back to where it came from");
+        assert_eq!(sent(&out), others, "not back to the peer that it came from");
         assert!(matches!(out.back(), Some(Effect::Out(Output::StopOrdered))));
         let is_reported = |effect: &Effect| {
             matches!(effect, Effect::Out(Output::Event(Event::NodeShutdownOrdered { owner: by }))
                 if *by == owner().id())
         };
         assert_eq!(out.iter().filter(|output| is_reported(output)).count(), 1);
-        assert!(node.receive(&order).is_empty(), "had already");
+        assert!(node.receive(&order).is_empty(), "obeyed already");
     }
 
     #[test]
-    fn a_node_that_gives_an_order_stops_as_well() {
+    fn a_node_that_signs_an_order_also_obeys_it() {
         let mut node = Node::new(Some(owner().id()));
         let out = node.act(|orders, cx| orders.issue(cx, &owner()));
         assert_eq!(sent(&out).len(), 3);
@@ -243,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn orders_of_others_are_refused_and_not_passed_on() {
+    fn orders_that_the_owner_has_not_signed_are_refused_and_not_passed_on() {
         let mut node = Node::new(Some(owner().id()));
         let time = node.unix;
         assert!(node.refuses(&order(&key(5), "net", time)).contains("not signed by the owner"));
@@ -268,7 +267,7 @@ mod tests {
     #[test]
     fn an_old_order_is_ignored() {
         let mut node = Node::new(Some(owner().id()));
-        // Replayed after a restart.
+        // Orders from before the start, as a peer would replay them after a restart.
         assert!(node.receive(&order(&owner(), "net", START - 1)).is_empty());
         assert!(node.receive(&order(&owner(), "net", START)).is_empty());
         let skew = node.orders.max_skew;

@@ -1,5 +1,5 @@
-//! The context of the overlay's parts. It gives them the time, random numbers and the links, and
-//! collects the effects of their decisions.
+//! The context that the overlay's parts work in: the time, random numbers, the links, and the list of
+//! effects.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -27,23 +27,23 @@ pub(crate) enum Effect {
     Out(Output),
     /// Sends a frame over the link with a node.
     Send(NodeId, Frame),
-    /// Dials a node at the first of `addresses` that answers. The overlay learns the outcome under
-    /// the first address, whichever one answered.
+    /// Dials a node at its addresses, and uses the first that answers. The outcome is reported to the overlay
+    /// with the first of `addresses`, whichever one answered.
     Dial { addresses: Vec<Address>, purpose: Purpose },
     /// This node has become a member. The given node is its first neighbour.
     Joined(NodeId),
     /// The node through which this one tried to join has refused it.
     JoinRefused(NodeId, NeighbourOutcome),
-    /// Ends a link.
+    /// Closes the link with a node.
     CloseLink(NodeId, Reason),
     /// An answer to a query of this node.
     Answered(QueryAnswer),
-    /// The outcome of a message that other nodes were to relay. `number` is the number of the
+    /// The outcome of a message that was handed to other nodes to relay. `number` is the number of the
     /// message.
     Relayed { number: u64, sent: Result<(), RelayError> },
     /// The reply to a request that other nodes have relayed.
     Replied { from: NodeId, id: u64, outcome: Result<Message, Refusal> },
-    /// A query of this node has ended. It is complete if all nodes within its depth have answered.
+    /// A query of this node has ended. `complete` is set if all nodes within the query's depth have answered.
     QueryEnded { query: QueryId, complete: bool },
 }
 
@@ -53,15 +53,15 @@ pub(crate) struct OverlayContext<'a> {
     /// The wall clock, in milliseconds since 1970.
     pub(crate) unix: u64,
     pub(crate) links: &'a BTreeMap<NodeId, Peer>,
-    /// The nodes that the application has disconnected.
+    /// The nodes that are kept away.
     pub(super) away: &'a KeptAwayNodes,
     pub(crate) rng: &'a mut ChaCha8Rng,
-    /// The effects so far, in the order in which they are carried out.
+    /// The list to which effects are added. They are carried out in this order.
     pub(crate) out: &'a mut VecDeque<Effect>,
 }
 
 impl OverlayContext<'_> {
-    /// Adds an effect.
+    /// Adds an effect to the list.
     pub(crate) fn put(&mut self, effect: Effect) {
         self.out.push_back(effect);
     }
@@ -84,11 +84,11 @@ impl OverlayContext<'_> {
     /// Returns a random number below `bound`, or 0 if `bound` is 0.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         let bound = u64::try_from(bound).unwrap_or(u64::MAX).max(1);
-        // The modulo prefers small numbers, but with bounds far below 2^64 that does not matter.
+        // The remainder favours small numbers slightly. With bounds far below 2^64 that does not matter.
         usize::try_from(self.rng.next_u64() % bound).unwrap_or_default()
     }
 
-    /// Returns a random one of the values, or `None` if there is none.
+    /// Returns a random element of `from`, or `None` if it is empty.
     pub(crate) fn pick<T>(&mut self, mut from: Vec<T>) -> Option<T> {
         (!from.is_empty()).then(|| from.swap_remove(self.below(from.len())))
     }

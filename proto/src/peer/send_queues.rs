@@ -34,7 +34,7 @@ const BUSY_WAIT: Duration = Duration::from_millis(500);
 
 /// Maximum number of ways that are remembered. 256: five new recipients a second, for as long as a way
 /// can be used.
-const MAX_WAYS: usize = 256;
+const MAX_ROUTES: usize = 256;
 
 /// Maximum number of nodes without a link that messages wait for. 4,096: each costs at most a search
 /// and an on-demand link.
@@ -60,7 +60,7 @@ pub(super) struct SendQueues {
     /// Messages that are being relayed, by the overlay's numbers.
     relayed: BTreeMap<u64, NodeId>,
     /// Ways that queries have found, and until when all nodes on them remember the query.
-    ways: BTreeMap<NodeId, (QueryId, Instant)>,
+    routes: BTreeMap<NodeId, (QueryId, Instant)>,
     limits: QueueLimits,
 }
 
@@ -72,7 +72,7 @@ struct QueueLimits {
     relayed: usize,
     query_timeout: Duration,
     /// Time for which all nodes on a way remember the query, from when it is asked.
-    way: Duration,
+    route: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -114,7 +114,7 @@ struct Search {
     /// End of the wait for dials, once the node is found.
     dials_until: Option<Instant>,
     /// Time until which the way can be used.
-    way_until: Instant,
+    route_until: Instant,
 }
 
 impl SendStage {
@@ -135,14 +135,14 @@ impl SendQueues {
             searches: BTreeMap::new(),
             requests: BTreeMap::new(),
             relayed: BTreeMap::new(),
-            ways: BTreeMap::new(),
+            routes: BTreeMap::new(),
             limits: QueueLimits {
                 queue: config.peer_queue,
                 relayed: config.max_direct(),
                 query_timeout: config.query_timeout,
                 // A message on its way may take as long as a query. All nodes have to remember the way
                 // until then.
-                way: config.query_ttl.saturating_sub(config.query_timeout),
+                route: config.query_ttl.saturating_sub(config.query_timeout),
             },
         }
     }
@@ -244,17 +244,17 @@ impl SendQueues {
         self.requests.retain(|_, (waiting, _)| *waiting != operation);
     }
 
-    fn way(&self, id: NodeId, now: Instant) -> Option<QueryId> {
-        self.ways.get(&id).filter(|(_, until)| *until > now).map(|(query, _)| *query)
+    fn route(&self, id: NodeId, now: Instant) -> Option<QueryId> {
+        self.routes.get(&id).filter(|(_, until)| *until > now).map(|(query, _)| *query)
     }
 
-    fn remember_way(&mut self, id: NodeId, query: QueryId, until: Instant, now: Instant) {
+    fn remember_route(&mut self, id: NodeId, query: QueryId, until: Instant, now: Instant) {
         // A way that finds no room costs only another query, so none that is still valid is dropped.
-        if self.ways.len() >= MAX_WAYS {
-            self.ways.retain(|_, (_, until)| *until > now);
+        if self.routes.len() >= MAX_ROUTES {
+            self.routes.retain(|_, (_, until)| *until > now);
         }
-        if self.ways.len() < MAX_WAYS {
-            self.ways.insert(id, (query, until));
+        if self.routes.len() < MAX_ROUTES {
+            self.routes.insert(id, (query, until));
         }
     }
 }
@@ -363,7 +363,7 @@ impl Machine {
             }
             // A relay is gone. There may be another way.
             Err(RelayError::NoRoute) if remembered => {
-                self.send_queues.ways.remove(&to);
+                self.send_queues.routes.remove(&to);
                 self.find_recipient(to);
             }
             outcome => {
@@ -378,7 +378,7 @@ impl Machine {
         let now = self.now.monotonic;
         while let Some(id) = self.send_queues.timers.pop(now) {
             match self.send_queues.stage(id) {
-                Some(SendStage::Busy { deadline, .. }) => match self.send_queues.way(id, now) {
+                Some(SendStage::Busy { deadline, .. }) => match self.send_queues.route(id, now) {
                     Some(query) if !self.links.can_send_to(id) => {
                         self.relay_first(id, Some(query), deadline, false);
                     }
@@ -422,7 +422,7 @@ impl Machine {
             self.outputs.push_back(Output::Deliver { operation, connection, payload });
             return;
         }
-        match self.send_queues.way(to, now).filter(|_| self.first_can_be_relayed(to)) {
+        match self.send_queues.route(to, now).filter(|_| self.first_can_be_relayed(to)) {
             Some(query) => self.relay_first(to, Some(query), deadline, true),
             None => self.find_recipient(to),
         }
@@ -502,8 +502,8 @@ impl Machine {
     }
 
     fn search_recipient(&mut self, id: NodeId) {
-        let way_until = self.now.monotonic + self.send_queues.limits.way;
-        let search = Search { found: None, ended: false, dials_until: None, way_until };
+        let route_until = self.now.monotonic + self.send_queues.limits.route;
+        let search = Search { found: None, ended: false, dials_until: None, route_until };
         self.send_queues.set_stage(id, SendStage::Searching(search));
         let query = self.overlay.ask(QueryKind::FindNode(id), -1, false, None);
         // Noted before the effects are carried out: without links the query has ended already.
@@ -538,7 +538,7 @@ impl Machine {
                 self.end_first(id, Err(SendError::TooLarge { len, limit }));
             }
             Some(query) => {
-                self.send_queues.remember_way(id, query, search.way_until, now);
+                self.send_queues.remember_route(id, query, search.route_until, now);
                 let deadline = now + self.send_queues.limits.query_timeout;
                 self.relay_first(id, Some(query), deadline, false);
             }

@@ -7,10 +7,11 @@ use crate::bucket::{Bucket, time_to_earn};
 use crate::id::NodeId;
 use crate::time::Instant;
 
-/// Time in which a bucket fills. People search several times in a row, then not for a while.
+/// Time in which an empty bucket fills up. Ten seconds' worth: people search several times in a row, then not
+/// for a while.
 const SIZE: Duration = Duration::from_secs(10);
 
-/// Rate over all links, as a multiple of the rate of one link.
+/// Rate for all links together, as a multiple of the rate of one link.
 const ALL: u64 = 2;
 
 /// A bucket for each link that has asked, and one for all links together.
@@ -26,7 +27,7 @@ impl LookupBudget {
         Self { rate: rate as u64, all: Bucket::default(), of: BTreeMap::new() }
     }
 
-    /// Charges `from` for one search. Returns whether its budget and that of all links allow it.
+    /// Charges `from` for one search. Returns whether its own budget and that of all links together allow it.
     pub(super) fn take(&mut self, now: Instant, from: NodeId) -> bool {
         // `time_to_earn` takes a rate of 0 for one a second.
         if self.rate == 0 {
@@ -46,7 +47,8 @@ impl LookupBudget {
 
     /// Forgets a link that has ended.
     pub(super) fn forget(&mut self, peer: NodeId) {
-        // A new link gets a full bucket. The bucket of all links bounds how often that pays.
+        // A new link starts with a full bucket, so a peer could gain searches by linking again. The bucket of
+        // all links bounds that.
         self.of.remove(&peer);
     }
 }

@@ -1,8 +1,9 @@
-//! Answers to queries that a peer was not asked. They are counted, and beyond a bound they are a fault.
+//! Stray answers: answers from a peer to which the query was not sent. They are counted, and too many of them
+//! are a fault of the peer.
 //!
-//! Honest peers send a few: an answer was on its way when its query ended, or while the link was
-//! replaced. So the ids of queries are remembered for a while after the queries were forgotten. Other
-//! stray answers are counted with a token bucket for each link.
+//! Honest peers send a few, because an answer can be under way when its query ends or its link is replaced.
+//! So the ids of queries are remembered for a while after the queries were removed from the table, and
+//! answers to them do not count. All other stray answers are counted with a token bucket for each link.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -12,14 +13,14 @@ use crate::frame::query::QueryId;
 use crate::id::NodeId;
 use crate::time::Instant;
 
-/// Stray answers of one link that are tolerated at once. 100: as many as a node with 10,000 shares
-/// sends in answer to one search, so that one misunderstanding does not end a link.
+/// Maximum number of stray answers in a burst that are tolerated from one link. 100: as many as a node with
+/// 10,000 shares sends in answer to one search, so that a single mix-up does not end a link.
 const TOLERATED: u32 = 100;
 
-/// Time in which a link may send one more stray answer.
+/// Time after which a link may send one more stray answer.
 const FORGIVEN_EVERY: Duration = Duration::from_secs(1);
 
-/// Stray answers by link, and the queries that late answers may belong to.
+/// The count of stray answers by link, and the recent queries whose late answers do not count.
 #[derive(Debug)]
 pub(super) struct StrayAnswers {
     max: usize,
@@ -30,7 +31,7 @@ pub(super) struct StrayAnswers {
 }
 
 impl StrayAnswers {
-    /// Remembers at most `max` queries.
+    /// Returns an empty count that remembers at most `max` recent queries.
     pub(super) fn new(max: usize) -> Self {
         Self {
             max,
@@ -68,7 +69,7 @@ impl StrayAnswers {
         }
     }
 
-    /// Returns whether there was such a query a short time ago.
+    /// Returns whether the query was in the table a short time ago.
     pub(super) fn remembers(&self, query: QueryId) -> bool {
         self.recent_queries.contains(&query)
     }

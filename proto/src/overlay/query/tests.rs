@@ -1,4 +1,4 @@
-//! Queries alone, with exact outputs.
+//! The queries part alone, compared by its exact effects.
 
 use super::*;
 use crate::event::Neighbour;
@@ -50,7 +50,7 @@ fn ended(complete: bool) -> Effect {
     Effect::QueryEnded { query: ID, complete }
 }
 
-/// Returns the effects of `act`, printed, as frames can't be compared.
+/// Returns the effects of `act` as debug text, as frames can't be compared.
 fn outputs(queries: &mut Queries, act: impl FnOnce(&mut Queries, &mut Effects)) -> Vec<String> {
     let mut out = Effects::new();
     act(queries, &mut out);
@@ -80,19 +80,19 @@ fn new() -> Queries {
 }
 
 #[test]
-fn depth_zero_and_no_neighbours_end_at_once() {
+fn a_query_without_depth_or_neighbours_ends_at_once() {
     same(&ask(&mut new(), 0, &[1, 2]), &[ended(true)]);
     same(&ask(&mut new(), 3, &[]), &[ended(true)]);
 }
 
 #[test]
-fn an_asked_query_ends_when_all_are_done() {
+fn a_query_of_this_node_ends_when_all_peers_are_done() {
     let mut q = new();
     same(&ask(&mut q, 1, &[1, 2]), &[sent(1, 0), sent(2, 0)]);
     let out = outputs(&mut q, |q, out| q.receive_answer(at(0), node(1), answer(1), out));
     same(&out, &[Effect::Answered(answer(1))]);
     same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), query_done(0, true), out)), &[]);
-    // Twice from the same one does not stand for the other.
+    // Two from the same peer do not count for the other peer.
     same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), query_done(0, true), out)), &[]);
     same(
         &outputs(&mut q, |q, out| q.receive_done(at(0), node(2), query_done(0, true), out)),
@@ -102,7 +102,7 @@ fn an_asked_query_ends_when_all_are_done() {
 }
 
 #[test]
-fn a_query_is_passed_on_answered_and_done_after_its_branch() {
+fn a_query_is_done_after_its_answer_and_its_branch() {
     let mut q = new();
     same(&receive(&mut q, 1, UNLIMITED, &[1, 2]), &[lookup(), sent(2, UNLIMITED)]);
     let out = outputs(&mut q, |q, out| q.receive_answer(at(0), node(2), answer(2), out));
@@ -112,7 +112,7 @@ fn a_query_is_passed_on_answered_and_done_after_its_branch() {
     same(&out, &[]);
     let out = outputs(&mut q, |q, out| q.answer(ID, vec![answer(9)], out));
     same(&out, &[Effect::Send(node(1), Frame::Answer(answer(9))), done(1, UNLIMITED, true)]);
-    // A second own answer is not sent.
+    // A second result of the look-up is not sent.
     same(&outputs(&mut q, |q, out| q.answer(ID, vec![answer(9)], out)), &[]);
 }
 
@@ -136,7 +136,7 @@ fn a_query_that_comes_again_with_more_depth_is_passed_on_again() {
 }
 
 #[test]
-fn strangers_and_those_who_are_done_may_not_answer() {
+fn answers_of_peers_that_were_not_asked_or_are_done_are_dropped() {
     let mut q = new();
     ask(&mut q, 1, &[1]);
     same(&outputs(&mut q, |q, out| q.receive_answer(at(0), node(5), answer(5), out)), &[]);
@@ -145,7 +145,7 @@ fn strangers_and_those_who_are_done_may_not_answer() {
 }
 
 #[test]
-fn a_liar_can_not_answer_without_end() {
+fn the_size_of_all_answers_to_a_query_is_limited() {
     let mut q = new();
     ask(&mut q, 1, &[1]);
     let address: crate::address::Address = "127.0.0.1:1".parse().unwrap();
@@ -164,7 +164,7 @@ fn a_liar_can_not_answer_without_end() {
 }
 
 #[test]
-fn the_deadline_ends_what_is_open_and_says_that_it_is_not_complete() {
+fn the_deadline_ends_open_branches_as_incomplete() {
     let mut q = new();
     ask(&mut q, 1, &[1]);
     assert_eq!(q.poll_timeout(), Some(at(10)));
@@ -174,14 +174,14 @@ fn the_deadline_ends_what_is_open_and_says_that_it_is_not_complete() {
     let mut q = new();
     receive(&mut q, 1, 5, &[1, 2]);
     same(&outputs(&mut q, |q, out| q.handle_timeout(at(10), out)), &[done(1, 5, false)]);
-    // Remembered still, then forgotten.
+    // The query is still remembered, and later forgotten.
     same(&receive(&mut q, 2, 9, &[1, 2]), &[sent(1, 8)]);
     outputs(&mut q, |q, out| q.handle_timeout(at(60), out));
     assert_eq!((q.table.len(), q.by_link.len(), q.poll_timeout()), (0, 0, None));
 }
 
 #[test]
-fn a_lost_link_is_not_waited_for_and_owed_nothing() {
+fn a_query_neither_waits_for_a_lost_link_nor_answers_over_it() {
     let mut q = new();
     ask(&mut q, 1, &[1, 2]);
     same(&outputs(&mut q, |q, out| q.link_down(node(1), out)), &[]);
@@ -195,7 +195,7 @@ fn a_lost_link_is_not_waited_for_and_owed_nothing() {
 }
 
 #[test]
-fn the_table_is_bounded_in_all_and_for_each_link() {
+fn the_table_is_bounded_in_total_and_for_each_link() {
     let mut q = Queries::new(&Config { query_table: 16, ..Config::default() });
     let receive = |q: &mut Queries, from: u8, n: u8| {
         let query = Query { id: QueryId([n; 16]), ..query(0) };
@@ -203,7 +203,7 @@ fn the_table_is_bounded_in_all_and_for_each_link() {
         q.receive(at(0), node(from), query, std::iter::empty(), |_| None, &mut out);
         matches!(out[0], Effect::Out(Output::LookUpAnswer { .. }))
     };
-    // One link fills its eighth and no more.
+    // One link can fill an eighth of the table.
     assert_eq!((0..16).filter(|n| receive(&mut q, 1, *n)).count(), 2);
     let others = (2..32).filter(|n| receive(&mut q, *n, 100 + *n)).count();
     assert_eq!((others, q.table.len()), (14, 16));
@@ -244,7 +244,7 @@ pub(crate) fn samples() -> Vec<Frame> {
 }
 
 #[test]
-fn a_nodes_own_query_goes_to_its_neighbours_only() {
+fn a_query_that_a_node_asks_for_itself_reaches_only_its_neighbours() {
     let own = |depth| Query { own: true, ..query(depth) };
     let mut q = new();
     let out = outputs(&mut q, |q, out| {
@@ -259,7 +259,7 @@ fn a_nodes_own_query_goes_to_its_neighbours_only() {
         &[ended(true)],
     );
 
-    // Whatever depth a peer gives it, also where the id is known by now.
+    // Whatever depth the peer gives, and also if the id is known already.
     let mut q = new();
     let receive = |q: &mut Queries, from, query| {
         outputs(q, |q, out| {
@@ -282,7 +282,7 @@ fn a_nodes_own_query_goes_to_its_neighbours_only() {
 }
 
 #[test]
-fn look_ups_are_rated_for_each_link_and_over_all() {
+fn look_ups_are_limited_for_each_link_and_for_all_together() {
     let mut q = Queries::new(&Config { lookup_rate: 2, ..Config::default() });
     let mut asked = 0u8;
     let mut receive = |q: &mut Queries, at: Instant, from: u8, what: QueryKind| {
@@ -298,7 +298,7 @@ fn look_ups_are_rated_for_each_link_and_over_all() {
         let what = if n % 2 == 0 { search() } else { QueryKind::HasFile(Hash::of(b"x")) };
         let out = receive(&mut q, at(1), 1, what);
         assert_eq!(is_looked_up(&out), n < 20, "{n}");
-        // It is passed on all the same, and done once that is: not complete.
+        // The query is passed on in any case. It ends as incomplete once the other peer is done.
         assert!(out.iter().any(|line| line.starts_with("Send") && line.contains("Query(")));
     }
     let id = QueryId([30; 16]);
@@ -306,17 +306,20 @@ fn look_ups_are_rated_for_each_link_and_over_all() {
     let out = outputs(&mut q, |q, out| q.receive_done(at(0), node(9), query_done, out));
     let done = QueryDone { id, depth: 1, complete: false };
     same(&out, &[Effect::Send(node(1), Frame::QueryDone(done))]);
-    // Others have their own, until that of all is used up.
+    // Other links have budgets of their own, until the budget of all links is spent.
     for n in 0..30 {
         assert_eq!(is_looked_up(&receive(&mut q, at(1), 2, search())), n < 20, "{n}");
     }
     assert!(!is_looked_up(&receive(&mut q, at(1), 3, search())));
-    assert!(is_looked_up(&receive(&mut q, at(1), 3, QueryKind::Discover)), "that takes no look");
+    assert!(
+        is_looked_up(&receive(&mut q, at(1), 3, QueryKind::Discover)),
+        "a discovery needs no look-up"
+    );
     let later = at(1) + Duration::from_millis(500);
     assert!(is_looked_up(&receive(&mut q, later, 1, search())));
     assert!(!is_looked_up(&receive(&mut q, later, 1, search())));
     assert!(is_looked_up(&receive(&mut q, later, 3, search())));
-    assert!(!is_looked_up(&receive(&mut q, later, 3, search())), "over all there were two");
+    assert!(!is_looked_up(&receive(&mut q, later, 3, search())), "two look-ups for all links");
     outputs(&mut q, |q, out| q.link_down(node(1), out));
     assert!(!format!("{:?}", q.lookups).contains(&format!("{:?}", node(1))));
 }
@@ -326,13 +329,13 @@ fn answered_at(q: &mut Queries, seconds: u64, from: u8) -> Vec<String> {
 }
 
 #[test]
-fn answers_that_were_not_asked_for_are_counted_and_too_many_end_the_link() {
+fn stray_answers_are_counted_and_too_many_end_the_link() {
     let mut q = new();
     for n in 1..=100 {
         same(&answered_at(&mut q, 0, 1), &[]);
         assert_eq!(q.strays(), n);
     }
-    // Each link has its own account, and is forgiven with time.
+    // Each link has a count of its own, which decreases with time.
     same(&answered_at(&mut q, 0, 2), &[]);
     same(&answered_at(&mut q, 1, 1), &[]);
     let out = answered_at(&mut q, 1, 1);
@@ -350,14 +353,14 @@ fn an_answer_over_another_link_is_ignored() {
     ask(&mut q, 1, &[1]);
     same(&answered_at(&mut q, 1, 2), &[]);
     assert_eq!(q.strays(), 1);
-    // Done is done.
+    // After "done", no answer is expected.
     same(
         &outputs(&mut q, |q, out| q.receive_done(at(1), node(1), query_done(0, true), out)),
         &[ended(true)],
     );
     same(&answered_at(&mut q, 1, 1), &[]);
     assert_eq!(q.strays(), 2);
-    // The peer that a query came from has not been asked either.
+    // The peer that a query came from was not asked, so it may not answer.
     let mut q = new();
     receive(&mut q, 1, UNLIMITED, &[2]);
     same(&answered_at(&mut q, 1, 1), &[]);
@@ -374,7 +377,7 @@ fn a_late_answer_is_no_fault() {
             same(&answered_at(&mut q, seconds, 1), &[]);
         }
     }
-    // Out of the table, and remembered for as long again.
+    // Removed from the table, the id is remembered for the same time once more.
     outputs(&mut q, |q, out| q.handle_timeout(at(60), out));
     assert_eq!(q.len(), 0);
     same(&answered_at(&mut q, 100, 2), &[]);
