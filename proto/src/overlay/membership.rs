@@ -1,21 +1,24 @@
-//! The neighbours of a member, and the other nodes that it knows.
+//! Membership: how a node joins a network, finds neighbours, and keeps them.
 //!
-//! After HyParView (J. Leitão, J. Pereira, L. Rodrigues: HyParView: a membership protocol for reliable
-//! gossip-based broadcast, 2007). A member keeps a few links, its *active view*, which is symmetric. It
-//! also knows some more nodes, its *passive view*. A new node asks a member for a place, and the member
-//! announces the new node on random walks. A node that loses a neighbour asks nodes of its passive
-//! view. *Shuffles*, random walks that exchange records, mix the passive views.
+//! The protocol is based on HyParView (J. Leitão, J. Pereira, L. Rodrigues: HyParView: a membership protocol
+//! for reliable gossip-based broadcast, 2007). A member has links with a few nodes, its *neighbours* or
+//! *active view*. If A is a neighbour of B, B is a neighbour of A. A member also knows the addresses of some
+//! more nodes, its *passive view*. A new node asks a member for a *place*, which is to become its neighbour,
+//! and the member announces the new node on random walks. A node that loses a neighbour asks nodes of its
+//! passive view for a place. *Shuffles* are random walks on which nodes exchange records, so that the passive
+//! views are mixed.
 //!
 //! Additions to the paper:
-//! - A full node that makes room for a new node names it to the neighbour that has to go, which then
-//!   links to it. The new node is spliced into an existing edge, so no node's degree drops.
-//! - A node is asked on a short connection of its own, a *probe*, before a link is made. So the
-//!   application sees no link that comes to nothing.
-//! - From time to time a member probes a node of its passive view, which tests addresses before they
-//!   are needed. Both sides name the least identity that they have a beacon of (see `partition`), so
-//!   that parts of a network that have come apart find each other again.
-//! - Records are signed by their node, accepted at a bounded rate, and spread over groups of addresses
-//!   (see `passive`).
+//! - A full node that makes room for a new node drops a neighbour, and names the new node to it. The dropped
+//!   neighbour then links to the new node. So the new node is spliced into an existing edge, and no node's
+//!   degree drops.
+//! - Before a node dials a link, it asks for the place with a *probe*, on a short connection that no
+//!   application sees. So no application sees a link that ends at once because there was no place.
+//! - From time to time a member probes a node of its passive view. This tests addresses before they are
+//!   needed. The two nodes also exchange their latest beacons (see `partition`), so that separated parts of a
+//!   network find each other again.
+//! - Each node record is signed by its node. Records are accepted at a bounded rate, and those of one group
+//!   of addresses fill only a share of the passive view (see `passive`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -48,47 +51,52 @@ use neighbours::is_outbound_link;
 use partition::PartitionCheck;
 use passive::PassiveView;
 
-/// Steps of the random walk that announces a new node: the paper's ARWL.
+/// Number of steps of the random walk that announces a new node: ARWL in the paper.
 const JOIN_STEPS: u8 = 6;
-/// Step of that walk at which nodes add the new node to their passive view: the paper's PRWL.
+/// Number of steps that are left when the node on that walk adds the new node to its passive view: PRWL in
+/// the paper.
 const PASSIVE_STEPS: u8 = 3;
-/// Steps of a shuffle: as many as of a join.
+/// Number of steps of a shuffle: the same as for a new node.
 const SHUFFLE_STEPS: u8 = 6;
-/// Numbers of neighbours and of other nodes whose records go into a shuffle: the paper's ka and kp.
+/// Maximum numbers of neighbours and of nodes of the passive view whose records are sent in a shuffle: ka and
+/// kp in the paper.
 const SHUFFLE_ACTIVE: usize = 3;
 const SHUFFLE_PASSIVE: usize = 4;
-/// Shuffles whose way back is remembered, and for how long.
+/// Maximum number of shuffles whose way back is remembered, and the time for which each is.
 const MAX_SHUFFLES: usize = 64;
 const SHUFFLE_TIME: Duration = Duration::from_secs(30);
 
-/// Time for an answer, and for which a place is reserved: as long as a handshake may take.
+/// Time to wait for the answer of a node that was asked for a place. Also the time for which a place is
+/// reserved. As long as a handshake may take.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time for a dial that a dial of the other node has overtaken: to connect, and the handshake.
+/// Time after which a dial has certainly ended that was slower than the other node's dial: connecting, and
+/// the handshake.
 const OVERTAKEN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Nodes asked for a place at once by a node with few neighbours.
+/// Maximum number of requests for a place that a node with few neighbours has under way.
 const MAX_REQUESTS: usize = 3;
 
-/// Number of neighbours below which a node looks for more without a pause.
+/// Number of neighbours below which a node counts as having few, and looks for more without a pause.
 const FEW_NEIGHBOURS: usize = 3;
 
-/// Interval at which a node with a few neighbours looks for more.
+/// Interval at which a node with some free places looks for neighbours.
 const SEEK_EVERY: Duration = Duration::from_secs(10);
-/// Interval at which a node with too few neighbours looks for a node to ask.
+/// Interval at which a node looks for neighbours if it has few, or if other nodes were suggested to it.
 const SEEK_SOON: Duration = Duration::from_secs(1);
 
-/// Wait before a place that is not free is asked for again. It doubles up to the longest.
+/// Minimum and maximum wait before a node asks again for a place that is not free (see `may_splice`). The
+/// wait doubles each time.
 const SPLICE_MIN: Duration = Duration::from_secs(10);
 const SPLICE_MAX: Duration = Duration::from_secs(600);
 
-/// Most suggested nodes that wait to be asked.
+/// Maximum number of suggested nodes that wait to be asked.
 const MAX_SUGGESTED: usize = 16;
 
-/// Shortest interval between links that are made to repair a partition.
+/// Minimum interval between two links that are made to repair a partition.
 const REPAIR_EVERY: Duration = Duration::from_secs(5);
 
-/// Age up to which a record is valid, in milliseconds.
+/// Maximum age of a valid record, in milliseconds.
 const MAX_RECORD_AGE: u64 = 24 * 60 * 60 * 1000;
 /// Age at which this node signs its own record again, in milliseconds.
 const RESIGN_RECORD_AGE: u64 = 60 * 60 * 1000;
@@ -96,17 +104,17 @@ const RESIGN_RECORD_AGE: u64 = 60 * 60 * 1000;
 /// The nodes that a node knows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Views {
-    /// The node is a member: it finds and keeps its own neighbours.
+    /// The node is a member: it finds its own neighbours.
     pub member: bool,
     /// The neighbours.
     pub active: Vec<NodeId>,
-    /// Other nodes that it knows an address of.
+    /// Other nodes whose addresses are known.
     pub passive: Vec<NodeId>,
-    /// Links that the application asked for.
+    /// Nodes whose links the application asked for.
     pub pinned: Vec<NodeId>,
 }
 
-/// The membership state: idle until the node joins.
+/// The state of a node's membership. Nothing happens until the node joins a network.
 #[derive(Debug)]
 pub(super) struct Membership {
     key: Key,
@@ -118,7 +126,7 @@ pub(super) struct Membership {
     shuffle_every: Duration,
     probe_every: Duration,
     beacon_every: Duration,
-    /// The node may become a member: its links are not made by hand, and it has not left.
+    /// The node may become a member: its links are not made by hand, and it has not left the network.
     may_join: bool,
     manual: bool,
     member: bool,
@@ -127,20 +135,21 @@ pub(super) struct Membership {
     active: BTreeMap<NodeId, NodeRecord>,
     pinned: BTreeSet<NodeId>,
     passive: PassiveView,
-    /// Nodes that were asked for a place over their link.
+    /// Nodes that were asked for a place over a link, and have not answered.
     asked: BTreeMap<NodeId, PlaceRequest>,
     dials: BTreeMap<NodeId, NeighbourDial>,
-    /// Nodes that are being probed; true if the probe asks for a place.
+    /// Nodes that are being probed. True if the probe was sent to get a place, false if it tests the
+    /// addresses.
     probes: BTreeMap<NodeId, bool>,
-    /// Places that are reserved for nodes that have probed this one.
+    /// Nodes that have probed this one and for which a place is reserved, until this time.
     reserved: BTreeMap<NodeId, Instant>,
-    /// Nodes that dialled this one while it dialled them. The outcome of its own dial is no longer
-    /// needed.
+    /// Nodes that are linked by their own dial, while this node's dial of them is still under way. If that
+    /// makes a link, it is not needed.
     overtaken: BTreeMap<NodeId, Instant>,
-    /// Neighbours whose link is being replaced by another.
+    /// Neighbours whose link is being replaced by a new connection.
     being_replaced: BTreeMap<NodeId, Instant>,
     suggested: VecDeque<NodeRecord>,
-    /// Nodes whose application has disconnected this one. They are not asked for a place.
+    /// Nodes whose application has closed the link with this node. They are not asked for a place.
     avoided: KeptAwayNodes,
     shuffles: VecDeque<(Instant, u64, Option<NodeId>)>,
     partition: PartitionCheck,
@@ -157,7 +166,7 @@ pub(super) struct Membership {
 #[derive(Debug, Clone, Copy)]
 struct PlaceRequest {
     need: Need,
-    /// This node drops a neighbour for it if it has no room.
+    /// If the place is granted and this node has become full, it drops another neighbour.
     makes_room: bool,
     until: Instant,
 }
@@ -166,7 +175,7 @@ struct PlaceRequest {
 struct NeighbourDial {
     need: Need,
     makes_room: bool,
-    /// The first of the dialled addresses.
+    /// The first of the dialled addresses, by which the outcome is reported.
     address: Address,
 }
 
@@ -225,7 +234,7 @@ impl Membership {
         }
     }
 
-    /// Joins the network through the node at the other end of a link.
+    /// Joins the network through a peer, which is asked for a place.
     pub(super) fn join(&mut self, cx: &mut OverlayContext<'_>, through: NodeId) {
         if self.manual || !cx.links.contains_key(&through) {
             let outcome =
@@ -242,7 +251,7 @@ impl Membership {
         }
     }
 
-    /// Leaves the network. The neighbours learn of each other, so that they can link up.
+    /// Leaves the network. Sends the neighbours each other's records, so that they can link to each other.
     pub(super) fn leave(&mut self, cx: &mut OverlayContext<'_>) {
         let active = std::mem::take(&mut self.active);
         for id in active.keys() {
@@ -250,7 +259,8 @@ impl Membership {
             let instead: Vec<_> = others.take(MAX_RECORDS).cloned().collect();
             cx.send(*id, Frame::Disconnect(Disconnect { instead, leaves: true }));
         }
-        // `probes` stays: the outcomes still come, and a node that is no member only learns from them.
+        // `probes` is not cleared: the outcomes are still reported, and a node that is not a member only
+        // learns addresses from them.
         (self.may_join, self.member) = (false, false);
         self.pinned.clear();
         self.asked.clear();
@@ -276,13 +286,13 @@ impl Membership {
         self.member
     }
 
-    /// Notes that a node's application has disconnected this one. It is not asked for a place for a
-    /// while, but may take one.
+    /// Notes that a node's application has closed the link with this node. For a while the node is not asked
+    /// for a place, but it may ask this node for one.
     pub(super) fn avoid(&mut self, now: Instant, id: NodeId) {
         self.avoided.add(now, id);
     }
 
-    /// Lets a node be asked again.
+    /// Stops avoiding a node, so that it may be asked for a place again.
     pub(super) fn stop_avoiding(&mut self, id: NodeId) {
         self.avoided.remove(id);
     }
@@ -304,15 +314,15 @@ impl Membership {
     pub(super) fn link_up(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
         if let Some(NeighbourDial { need, makes_room, .. }) = self.dials.remove(&id) {
             if !is_outbound_link(cx, id) {
-                // Simultaneous open: the other node's dial has made the link. The outcome of this
-                // node's dial still comes: see `dialled`.
+                // Simultaneous open: the other node's dial has made the link. The outcome of this node's dial
+                // comes later: see `dialled`.
                 self.overtaken.retain(|_, until| *until > cx.now);
                 self.overtaken.insert(id, cx.now + OVERTAKEN_TIMEOUT);
             }
             self.ask_for_place(cx, id, need, makes_room);
         } else if self.being_replaced.remove(&id).is_some_and(|until| until > cx.now) {
-            // It was a neighbour until its link was replaced, so it gets its place back even if the
-            // places are taken by now.
+            // The node was a neighbour until its link was replaced. It gets its place back even if this node
+            // is full by now.
             self.ask_for_place(cx, id, Need::High, true);
         }
     }
@@ -333,7 +343,8 @@ impl Membership {
                 self.being_replaced.insert(id, cx.now + PLACE_TIMEOUT);
             }
             Reason::Left | Reason::Fault(_) | Reason::Requested => self.passive.remove(id),
-            // It may be back in a moment, or have lost its network as this node has.
+            // The node may be back soon, or the connection between the two nodes may have failed. So it stays
+            // known, but is not asked immediately.
             _ => {
                 self.passive.add_reached(cx, record);
                 self.passive.note_refusal(cx.now, id);
@@ -343,14 +354,15 @@ impl Membership {
     }
 
     pub(super) fn dialled(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
-        // There was a link already, or the link has only now come up.
+        // The dial has found a link that existed already. If it had made the link, `link_up` would have asked
+        // for the place.
         if cx.links.contains_key(&id)
             && let Some(NeighbourDial { need, makes_room, .. }) = self.dials.remove(&id)
         {
             self.ask_for_place(cx, id, need, makes_room);
         }
-        // The other node's dial was faster, and that link has already ended: neither side needs this
-        // one.
+        // The other node's dial was faster, and the link that it made has ended since then. Neither node
+        // needs the link of this dial.
         if self.overtaken.remove(&id).is_some()
             && !self.active.contains_key(&id)
             && !self.asked.contains_key(&id)
@@ -361,7 +373,7 @@ impl Membership {
 
     pub(super) fn dial_failed(&mut self, cx: &mut OverlayContext<'_>, address: &Address) {
         let Some(id) = address.id else { return };
-        // The failed dial may be another one of that node, such as one for a message.
+        // The failed dial may be another dial of that node, such as one for a message.
         if self.dials.get(&id).is_none_or(|dial| dial.address != *address) {
             return;
         }
@@ -370,9 +382,9 @@ impl Membership {
         self.seek(cx.now);
     }
 
-    /// Takes a frame of membership.
+    /// Handles a membership frame.
     pub(super) fn receive(&mut self, cx: &mut OverlayContext<'_>, from: NodeId, frame: Frame) {
-        // Also taken by a node that is no member yet: the request makes it one.
+        // Handled even if this node is not a member yet: the request makes it one.
         if let Frame::NeighbourRequest(request) = frame {
             self.receive_request(cx, from, request);
             return;
@@ -395,14 +407,14 @@ impl Membership {
         }
     }
 
-    /// Returns the answer to a probe of the node `from`, which its TLS key has proven.
+    /// Returns the answer to a probe from the node `from`, whose identity the TLS handshake has proven.
     pub(super) fn answer_probe(
         &mut self,
         cx: &mut OverlayContext<'_>,
         from: NodeId,
         probe: Probe,
     ) -> Probe {
-        // `has_room` counts reserved places, so the last place is promised to one prober only.
+        // `has_room` counts reserved places, so the last place is promised to a single node.
         let room = self.member && self.may_join && self.has_room(cx.now);
         let neighbour =
             probe.neighbour && room && probe.record.node == from && !cx.away.contains(cx.now, from);
@@ -463,7 +475,7 @@ impl Membership {
         earliest(soon, earliest(regular, self.beacon_at))
     }
 
-    /// Becomes a member, unless the node is one.
+    /// Makes this node a member, unless it is one.
     fn become_member(&mut self, cx: &mut OverlayContext<'_>) {
         if self.member {
             return;
@@ -489,9 +501,9 @@ impl Membership {
         cx.send(to, Frame::NeighbourReply(NeighbourReply { outcome, record, records }));
     }
 
-    fn send_beacon(&mut self, cx: &mut OverlayContext<'_>, but: Option<NodeId>) {
+    fn send_beacon(&mut self, cx: &mut OverlayContext<'_>, except: Option<NodeId>) {
         let beacon: Beacon = self.partition.beacon();
-        for id in self.active.keys().filter(|id| Some(**id) != but) {
+        for id in self.active.keys().filter(|id| Some(**id) != except) {
             cx.send(*id, Frame::Beacon(beacon));
         }
     }

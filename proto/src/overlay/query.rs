@@ -75,6 +75,7 @@ struct KnownQuery {
     branches: Vec<Branch>,
     /// Peers that had not said "done" by the deadline. Their answers are late, but no fault.
     overdue: BTreeSet<NodeId>,
+    /// Total size of the answers so far, see [`MAX_ANSWERED`].
     answered_size: usize,
 }
 
@@ -101,12 +102,15 @@ impl KnownQuery {
     }
 }
 
-/// One copy of a query that this node has passed on. The branch is done once all peers in `waiting` are done.
+/// The handling of one copy of a query: the peers that it was passed on to, until all of them are done.
 #[derive(Debug)]
 struct Branch {
+    /// The peer that this copy came from and that waits for "done"; `None` if this node asked.
     parent: Option<NodeId>,
     depth: u8,
+    /// Peers that have not said "done" yet.
     waiting: BTreeSet<NodeId>,
+    /// False once an answer is known to be missing.
     complete: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The budget of records that a node accepts from each other node.
+//! The budget that limits how many records a node accepts from each other node.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,14 +7,15 @@ use crate::bucket::Bucket;
 use crate::id::NodeId;
 use crate::time::Instant;
 
-/// Records that a full bucket allows: four shuffles.
+/// Number of records that a full bucket allows: four shuffles.
 const MAX: u32 = 64;
 
-/// Time in which a bucket earns one record. 500 ms: Bitcoin Core accepts 0.1 a second from each of its
-/// peers, in a network where each sends a thousand at once.
+/// Time in which a bucket gains one record. 500 ms: Bitcoin Core accepts 0.1 addresses a second from each of
+/// its peers, in a network where each sends a thousand at once.
 const EARN: Duration = Duration::from_millis(500);
 
-/// Most buckets: of links and of nodes that probe. The fullest is removed for a new one.
+/// Maximum number of buckets, for peers and for nodes that send probes. The fullest is removed to make room
+/// for a new one.
 const MAX_BUCKETS: usize = 256;
 
 /// A bucket for each node that has sent records.
@@ -22,11 +23,11 @@ const MAX_BUCKETS: usize = 256;
 pub(super) struct RecordBudgets(BTreeMap<NodeId, Bucket>);
 
 impl RecordBudgets {
-    /// Takes up to `wanted` records from the budget of `id`, and returns their number.
+    /// Charges the budget of `id` for up to `wanted` records. Returns the number of records that it allows.
     pub(super) fn take(&mut self, now: Instant, id: NodeId, wanted: usize) -> usize {
         if self.0.len() >= MAX_BUCKETS && !self.0.contains_key(&id) {
-            // A new bucket is full. So forgetting the fullest one forgives least, and a node can't
-            // refill its own bucket by adding others.
+            // A node whose bucket is removed starts again with a full one, so removing the fullest gives away
+            // least. A node can't refill its own bucket by sending under other identities.
             let fullest =
                 self.0.iter().min_by_key(|(_, bucket)| bucket.full_at()).map(|(id, _)| *id);
             fullest.map(|id| self.0.remove(&id));

@@ -1,4 +1,4 @@
-//! The exchange of records between members, on shuffles and with other frames.
+//! The exchange of node records between members, in shuffles and other frames.
 
 use crate::event::Reason;
 use crate::frame::Frame;
@@ -14,11 +14,13 @@ use super::{
 };
 
 impl Membership {
+    /// Starts a shuffle over the link with a random neighbour.
     pub(super) fn shuffle(&mut self, cx: &mut OverlayContext<'_>) {
         let Some(to) = cx.pick(self.active.keys().copied().collect()) else { return };
         let mut records = self.draw_records(cx, to);
         if !self.record.addresses.is_empty() {
-            // In front, so that it counts even if the receiver's budget does not cover all records.
+            // This node's own record comes first, so that it is accepted even if the receiver's budget does
+            // not cover all records.
             records.insert(0, self.record.clone());
         }
         let id = cx.rng_u64();
@@ -33,7 +35,7 @@ impl Membership {
         shuffle: Shuffle,
     ) {
         let Shuffle { id, steps, records } = shuffle;
-        // Each walk is charged, as it causes a frame on every step.
+        // Each walk is charged to the neighbour's budget, as it causes a frame at every step.
         if !self.active.contains_key(&from) || self.budgets.take(cx.now, from, 1) == 0 {
             return;
         }
@@ -46,7 +48,8 @@ impl Membership {
                 cx.send(onward, Frame::Shuffle(Shuffle { id, steps, records }));
             }
             _ => {
-                // As many as came, as in the paper. So asking gets no more than it gives.
+                // At most as many records as came, as in the paper. So a node can't ask for more records than
+                // it gives.
                 let count = records.len().min(MAX_RECORDS);
                 let reply = ShuffleReply { id, records: self.passive.draw_records(cx, count) };
                 cx.send(from, Frame::ShuffleReply(reply));
@@ -65,7 +68,7 @@ impl Membership {
         let Some((_, _, back)) = found.and_then(|at| self.shuffles.remove(at)) else { return };
         match back {
             Some(back) => cx.send(back, Frame::ShuffleReply(reply)),
-            // Charged to the neighbour that the reply came over, as the end of the walk is not known.
+            // Charged to the neighbour that sent the reply, as the node at the end of the walk is not known.
             None => self.learn(cx, from, reply.records),
         }
     }
@@ -79,7 +82,8 @@ impl Membership {
         self.shuffles.push_back((now + SHUFFLE_TIME, id, back));
     }
 
-    /// Draws records for a node: of some neighbours, and of some other nodes that were reached.
+    /// Draws records to send to a node: of some neighbours, and of some nodes of the passive view that were
+    /// reached.
     pub(super) fn draw_records(
         &self,
         cx: &mut OverlayContext<'_>,
@@ -99,7 +103,7 @@ impl Membership {
         records
     }
 
-    /// Learns from records of other nodes, at a bounded rate for each sender.
+    /// Adds the nodes of records to the passive view, at a bounded rate for each sender.
     pub(super) fn learn(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -111,10 +115,10 @@ impl Membership {
                 && !self.active.contains_key(&record.node)
                 && self.passive.is_news(record)
         };
-        // Neighbours name the same nodes again and again. Known records cost no budget, so that it
-        // lasts for new ones.
+        // Neighbours send the same records again and again. Known records are not charged, so that the budget
+        // is spent on new ones.
         let records: Vec<_> = records.into_iter().filter(news).collect();
-        // Charged before signatures are checked, as checking is the costly part.
+        // Charged before signatures are checked, as checking them is the costly part.
         let taken = self.budgets.take(cx.now, from, records.len());
         let lacked = self.active.len() < FEW_NEIGHBOURS;
         for record in records.into_iter().take(taken) {
@@ -127,26 +131,28 @@ impl Membership {
         }
     }
 
-    /// Returns whether a record is signed by its node and of the right time.
+    /// Returns whether a record is signed by its node, and neither too old nor from the future.
     pub(super) fn is_valid(&self, cx: &OverlayContext<'_>, record: &NodeRecord) -> bool {
         record.time.saturating_add(MAX_RECORD_AGE) >= cx.unix
             && record.time <= cx.unix.saturating_add(self.max_skew)
             && self.verifier.verify(record.node, &record.signed(&self.network), &record.signature)
     }
 
-    /// Returns whether a record is that of the peer that sent it. If it is not, the link ends.
+    /// Returns whether a record is the sender's own and rightly signed. If not, closes the link with the
+    /// sender.
     pub(super) fn is_senders_own(
         &self,
         cx: &mut OverlayContext<'_>,
         from: NodeId,
         record: &NodeRecord,
     ) -> bool {
-        // Its time is not checked: a wrong clock is no fault, and only keeps others from using the
-        // record.
+        // The record's time is not checked: a wrong clock is no fault. It only keeps other nodes from using
+        // the record.
         let own = record.node == from
             && self.verifier.verify(from, &record.signed(&self.network), &record.signature);
         if !own {
-            let reason = Reason::Fault("a record that is not its own, or wrongly signed".into());
+            let reason =
+                Reason::Fault("it sent a record that is not its own, or wrongly signed".into());
             cx.put(Effect::CloseLink(from, reason));
         }
         own

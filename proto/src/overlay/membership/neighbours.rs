@@ -1,4 +1,4 @@
-//! The neighbours: how nodes ask for a place, get one, and lose one.
+//! Places: how nodes get a neighbour's place and lose it.
 
 use crate::event::{Direction, Reason};
 use crate::frame::Frame;
@@ -15,7 +15,7 @@ use super::{
 };
 
 impl Membership {
-    /// Answers a node that asks for a place.
+    /// Handles a request for a place, and answers it.
     pub(super) fn receive_request(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -30,20 +30,21 @@ impl Membership {
             self.reply(cx, from, NeighbourOutcome::Manual, Vec::new());
             return;
         }
-        // The first node of a network joins through no other: the first request makes it a member.
+        // The first node of a network has no node to join through. The first request for a place makes it a
+        // member.
         self.become_member(cx);
         if cx.away.contains(cx.now, from) {
-            // The link with it is for a message only.
+            // This node is kept away, so the link was made only for a message.
             self.reply(cx, from, NeighbourOutcome::Full, Vec::new());
             return;
         }
-        // It had disconnected this node, and wants the link again.
+        // The other node may have disconnected this one earlier. By now it wants the link.
         self.avoided.remove(from);
-        // Removed before `has_room` counts, so that the place that it has reserved is not held against
-        // it.
-        let kept = self.reserved.remove(&from).is_some_and(|until| until > cx.now);
+        // Removed before `has_room` is called, which would otherwise count the place reserved for this very
+        // node as taken.
+        let is_reserved = self.reserved.remove(&from).is_some_and(|until| until > cx.now);
         let known = self.active.contains_key(&from);
-        if !known && need == Need::Low && !kept && !self.has_room(cx.now) {
+        if !known && need == Need::Low && !is_reserved && !self.has_room(cx.now) {
             let records = self.passive.draw_records(cx, SHUFFLE_PASSIVE);
             self.reply(cx, from, NeighbourOutcome::Full, records);
             return;
@@ -51,10 +52,10 @@ impl Membership {
         if !known && self.active.len() >= self.max_active {
             self.make_room(cx, &record);
         }
-        // Drawn before the node is a neighbour, so that it is not named to itself.
+        // Drawn before the node becomes a neighbour, so that its own record is not sent to it.
         let records = self.draw_records(cx, from);
         self.reply(cx, from, NeighbourOutcome::Accepted, records);
-        // The node at the end of a walk dials the new node, which takes an address.
+        // The node at the end of a walk dials the new node, so there must be an address.
         if need == Need::Join && !known && !record.addresses.is_empty() {
             for other in self.active.keys() {
                 let join = ForwardJoin { steps: JOIN_STEPS, record: record.clone() };
@@ -64,7 +65,7 @@ impl Membership {
         self.add_neighbour(cx, from, record);
     }
 
-    /// Takes the answer of a node that was asked for a place.
+    /// Handles the answer of a node that was asked for a place.
     pub(super) fn receive_reply(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -80,7 +81,7 @@ impl Membership {
             NeighbourOutcome::Accepted => {
                 let known = self.active.contains_key(&from);
                 if !known && self.active.len() >= self.max_active {
-                    // The last place was taken while this request was under way.
+                    // Another node took the last place while this request was under way.
                     if !makes_room {
                         self.drop_neighbour(cx, from, Vec::new());
                         self.passive.add_reached(cx, record);
@@ -110,7 +111,7 @@ impl Membership {
         self.learn(cx, from, records);
     }
 
-    /// Ends the walk that announces a new node, or passes it on.
+    /// Handles a walk that announces a new node: ends it here, or passes it on.
     pub(super) fn receive_join(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -119,8 +120,8 @@ impl Membership {
     ) {
         let ForwardJoin { steps, record } = join;
         let id = record.node;
-        // Each walk is charged to the budget for records, so that a neighbour can't flood the network
-        // with new nodes.
+        // Each walk is charged to the neighbour's budget for records, so that it can't flood the network with
+        // new nodes.
         let neighbour = self.active.contains_key(&from);
         if !neighbour || id == self.me || self.budgets.take(cx.now, from, 1) == 0 {
             return;
@@ -129,7 +130,8 @@ impl Membership {
         let others = self.active.keys().filter(|other| **other != from && **other != id);
         let onward = cx.pick(others.copied().collect());
         match onward {
-            // Nodes on the way do not check the record's signature. The nodes that use the record do.
+            // A node that only passes the record on does not check its signature. Nodes that use the record
+            // do.
             Some(onward) if steps > 0 && !self.has_room(cx.now) => {
                 if steps == PASSIVE_STEPS {
                     self.learn(cx, from, vec![record.clone()]);
@@ -145,7 +147,7 @@ impl Membership {
         }
     }
 
-    /// Notes that a neighbour gives up its place.
+    /// Handles a neighbour's notice that the two nodes are no longer neighbours.
     pub(super) fn receive_disconnect(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -155,7 +157,7 @@ impl Membership {
         let Disconnect { instead, leaves } = disconnect;
         let Some(record) = self.active.remove(&from) else { return };
         if leaves {
-            // It closes the link itself, together with all others.
+            // The leaving node closes this link itself, together with its other links.
             self.passive.remove(from);
         } else {
             self.passive.add_reached(cx, record);
@@ -173,7 +175,7 @@ impl Membership {
         self.seek(cx.now);
     }
 
-    /// Adds a node to the neighbours.
+    /// Makes a node a neighbour.
     pub(super) fn add_neighbour(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -181,7 +183,8 @@ impl Membership {
         record: NodeRecord,
     ) {
         self.passive.remove(id);
-        // An old beacon would count as new there, and keep a least node known that may be gone.
+        // The new neighbour would treat an old beacon as new, and so keep a least node known that may be
+        // gone.
         if self.active.insert(id, record).is_none() && self.partition.is_fresh(cx.now) {
             cx.send(id, Frame::Beacon(self.partition.beacon()));
         }
@@ -192,7 +195,7 @@ impl Membership {
         }
     }
 
-    /// Drops one of the neighbours to make room for `newcomer`, and names the newcomer to it.
+    /// Drops a random neighbour to make room for `newcomer`, and sends it the newcomer's record.
     pub(super) fn make_room(&mut self, cx: &mut OverlayContext<'_>, newcomer: &NodeRecord) {
         let others = self.active.keys().filter(|id| **id != newcomer.node);
         let Some(id) = cx.pick(others.copied().collect()) else { return };
@@ -204,6 +207,7 @@ impl Membership {
         }
     }
 
+    /// Tells a node that it is no longer a neighbour, and names nodes that it may ask instead.
     pub(super) fn drop_neighbour(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -214,8 +218,8 @@ impl Membership {
         self.close(cx, id, Reason::NeighbourReplaced);
     }
 
-    /// Ends a link that this node has dialled and that nothing else needs. The side that was dialled
-    /// leaves that decision to the dialler, which may need the link for something else.
+    /// Closes the link with a node, if this node has dialled it and the application has not asked for it. A
+    /// link that the other node has dialled is left to that node, which may need it for something else.
     pub(super) fn close(&self, cx: &mut OverlayContext<'_>, id: NodeId, reason: Reason) {
         if is_outbound_link(cx, id) && !self.pinned.contains(&id) {
             cx.put(Effect::CloseLink(id, reason));
@@ -229,7 +233,7 @@ impl Membership {
     }
 }
 
-/// Returns whether there is a link that this node has dialled.
+/// Returns whether there is a link with a node that this node has dialled.
 pub(super) fn is_outbound_link(cx: &OverlayContext<'_>, id: NodeId) -> bool {
     cx.links.get(&id).is_some_and(|peer| peer.direction() == Direction::Outbound)
 }

@@ -1,8 +1,8 @@
-//! Partition repair: how parts of a network that lost each other are noticed, and meet again.
+//! Detection of partitions: two parts of a network that have no link with each other.
 //!
-//! The member with the least identity floods a beacon from time to time. Two nodes that know different
-//! least identities are in different parts. Members look for such nodes with probes, and join the other part
-//! through the first that they find: see `seek.rs`.
+//! The member with the least identity floods a beacon through its part from time to time. Two nodes with
+//! beacons of different nodes are in different parts. Members find such nodes with probes, and make a link to
+//! the first that they find: see `seek.rs`.
 
 use std::time::Duration;
 
@@ -12,17 +12,18 @@ use crate::id::NodeId;
 use crate::overlay::OverlayContext;
 use crate::time::Instant;
 
-/// Beacons that may be missing before the least node counts as gone.
+/// Number of missing beacons after which the least node counts as gone.
 const MISSED_BEACONS: u32 = 3;
 
-/// The least identity that this node has a beacon of.
+/// The latest beacon of the node with the least identity.
 #[derive(Debug)]
 pub(super) struct PartitionCheck {
     me: NodeId,
     every: Duration,
     beacon: Beacon,
+    /// Time at which the latest beacon was received or sent.
     received_at: Instant,
-    /// Time since which it is the same node.
+    /// Time since which the same node is the least.
     least_since: Instant,
 }
 
@@ -33,9 +34,10 @@ impl PartitionCheck {
         Self { me, every: config.beacon_every, beacon, received_at, least_since }
     }
 
-    /// Starts again with this node as the only one.
+    /// Starts afresh: this node is the only one in its part.
     pub(super) fn reset(&mut self, now: Instant) {
-        // The count goes on, as others ignore a beacon that does not exceed the last one.
+        // The count is not reset, as other nodes ignore a beacon whose count is not greater than that of the
+        // last one.
         self.set(now, Beacon { least: self.me, count: self.beacon.count });
         self.least_since = now;
     }
@@ -44,43 +46,43 @@ impl PartitionCheck {
         self.beacon
     }
 
-    /// Takes a beacon. Returns whether it is news, which is to be passed on.
+    /// Handles a beacon. Returns whether it is new, so that it has to be passed on.
     pub(super) fn receive(&mut self, now: Instant, beacon: Beacon) -> bool {
         let Beacon { least, count } = beacon;
         let same = least == self.beacon.least && count > self.beacon.count;
-        // A beacon in this node's name is one of its own that comes back, or forged.
-        let news = least != self.me && (least < self.beacon.least || same);
-        if news {
+        // A beacon in this node's name is its own beacon that comes back, or a forged one.
+        let is_new = least != self.me && (least < self.beacon.least || same);
+        if is_new {
             self.set(now, beacon);
         }
-        news
+        is_new
     }
 
-    /// Starts a new beacon of this node if it is the least node known, or if the beacons of the least node
-    /// have stopped. Returns whether it did.
+    /// Makes a new beacon of this node, if this node is the least one known or the beacons of the least node
+    /// have stopped. Returns whether it made one.
     pub(super) fn start_beacon(&mut self, now: Instant, unix: u64) -> bool {
         if self.beacon.least != self.me && now.since(self.received_at) < self.every * MISSED_BEACONS
         {
             return false;
         }
-        // All nodes that miss the least node's beacons start one. The least of these replaces the
-        // others as it spreads.
+        // All nodes that miss the least node's beacons send beacons of their own. The one with the least
+        // identity replaces the others as it spreads.
         let before = if self.beacon.least == self.me { self.beacon.count } else { 0 };
-        // Taken from the wall clock, so that a restarted node counts on from above its earlier beacons.
+        // Taken from the wall clock, so that after a restart the count is greater than in earlier beacons.
         let count = unix.max(before.saturating_add(1));
         self.set(now, Beacon { least: self.me, count });
         true
     }
 
-    /// Returns whether the beacon is recent enough for a new neighbour.
+    /// Returns whether the beacon is recent enough to be sent to a new neighbour.
     pub(super) fn is_fresh(&self, now: Instant) -> bool {
-        // Beacons are at most five quarters of the interval apart (`OverlayContext::around`). The rest is for
-        // their way.
+        // Two beacons are at most five quarters of the interval apart (`OverlayContext::around`). The rest is
+        // time for the beacon to spread.
         now.since(self.received_at) < self.every * 3 / 2
     }
 
-    /// Returns whether a node with the beacon `theirs` is in another part of the network. A least node
-    /// that has changed a moment ago proves nothing: its beacon is still spreading.
+    /// Returns whether a node with the beacon `theirs` is in another part of the network. If the least node
+    /// has changed only a moment ago, the answer is no, as its beacon may still be spreading.
     pub(super) fn is_partitioned(&self, cx: &OverlayContext<'_>, theirs: Beacon) -> bool {
         theirs.least != self.beacon.least && cx.now.since(self.least_since) > self.every * 3 / 2
     }

@@ -1,8 +1,9 @@
-//! The passive view: the nodes that a member knows beside its neighbours.
+//! The passive view: the nodes that a member knows in addition to its neighbours.
 //!
-//! As in Bitcoin's address manager there are two parts: nodes that were reached (*tested*), and nodes
-//! that are known from records of others. The latter never push out the former. Only a share of the
-//! places goes to one group of addresses, as one owner may have many addresses of a group.
+//! As in Bitcoin's address manager there are two parts: nodes that were reached (*tested*), and nodes that
+//! are known only because other nodes have sent their records (*learned*). Learned nodes never push out
+//! tested ones. Nodes whose addresses are in one group fill only a share of the places, as one owner may have
+//! many addresses of a group.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,24 +15,24 @@ use crate::node_record::NodeRecord;
 use crate::overlay::OverlayContext;
 use crate::time::Instant;
 
-/// Divisor for the places of nodes that are known from records only: a third.
+/// Divisor that gives the number of places for learned nodes: a third of all.
 const LEARNED_SHARE: usize = 3;
 
-/// Divisor for the places that one group of addresses may take of each part: a fifth.
+/// Divisor that gives the number of places of each part that one group of addresses may fill: a fifth.
 const GROUP_SHARE: usize = 5;
 
-/// Wait before a node that was not reached is tried again. It doubles up to the longest.
-const RETRY_MIN: Duration = Duration::from_secs(15);
-/// The longest: the time after which a network that was split should notice that it is whole again.
-const RETRY_MAX: Duration = Duration::from_secs(60);
+/// Wait after the first failure to reach a node, before it is tried again. It doubles with each failure.
+pub(super) const RETRY_MIN: Duration = Duration::from_secs(30);
+/// Maximum wait: the time in which nodes should notice that a split of the network is over.
+pub(super) const RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// Failures after which a tested node is forgotten: about half an hour.
+/// Number of failures in a row after which a tested node is removed: about half an hour.
 const MAX_FAILURES: u32 = 30;
 
-/// Wait before a node that had no place is asked for one again.
+/// Wait before a node that had no free place is asked for one again.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 
-/// The known nodes.
+/// The nodes of the passive view.
 #[derive(Debug)]
 pub(super) struct PassiveView {
     max: usize,
@@ -40,17 +41,18 @@ pub(super) struct PassiveView {
 
 #[derive(Debug, Clone)]
 struct PassiveNode {
-    /// `None` for a node that was met in an earlier run: it can be dialled, but not named to others.
+    /// `None` for a node that is known from an earlier run of this node. It can be dialled, but no record of
+    /// it can be sent to others.
     record: Option<NodeRecord>,
     addresses: Vec<Address>,
-    /// The node was reached.
+    /// The node was reached at least once.
     tested: bool,
-    /// Time of the last try, or of the record.
+    /// Time of the last failure, or of the entry's creation.
     changed_at: Instant,
     failures: u32,
-    /// Time before which it is not tried.
+    /// Time before which the node is neither probed nor asked for a place.
     retry_at: Instant,
-    /// Time before which it is not asked for a place.
+    /// Time before which the node is not asked for a place.
     ask_at: Instant,
 }
 
@@ -67,18 +69,18 @@ impl PassiveView {
         self.entries.remove(&id);
     }
 
-    /// Returns whether a record is newer than what is known. Only then its signature needs to be
-    /// checked.
+    /// Returns whether a record is newer than the known one and has addresses. Otherwise its signature need
+    /// not be checked.
     pub(super) fn is_news(&self, record: &NodeRecord) -> bool {
         let known = self.entries.get(&record.node).and_then(|entry| entry.record.as_ref());
         !record.addresses.is_empty() && known.is_none_or(|known| known.time < record.time)
     }
 
-    /// Adds a node that another node has named.
+    /// Adds or updates a node from a record that another node has sent.
     pub(super) fn learn(&mut self, cx: &mut OverlayContext<'_>, record: NodeRecord) {
         if let Some(entry) = self.entries.get_mut(&record.node) {
-            // The node has signed newer addresses. That says nothing about whether it can be reached,
-            // so the rest of the entry stays.
+            // The node has signed newer addresses. Whether it can be reached is still unknown, so the rest of
+            // the entry stays.
             entry.addresses.clone_from(&record.addresses);
             entry.record = Some(record);
             return;
@@ -87,19 +89,19 @@ impl PassiveView {
         self.insert(cx, entry);
     }
 
-    /// Adds a node that was reached.
+    /// Adds a node that was reached. An earlier failure no longer counts.
     pub(super) fn add_reached(&mut self, cx: &mut OverlayContext<'_>, record: NodeRecord) {
         if record.addresses.is_empty() {
             return;
         }
-        // The wait after a refusal stays: a node that was reached may still have no place.
+        // The wait after a refusal stays: a node that was reached may still have no free place.
         let ask_at = self.entries.remove(&record.node).map(|entry| entry.ask_at);
         let mut entry = PassiveNode::new(record.addresses.clone(), Some(record), true, cx.now);
         entry.ask_at = ask_at.unwrap_or_default();
         self.insert(cx, entry);
     }
 
-    /// Adds a node that was met in an earlier run.
+    /// Adds a node that is known from an earlier run of this node.
     pub(super) fn add_known(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -112,20 +114,22 @@ impl PassiveView {
         }
     }
 
-    /// Notes that a node was not reached.
+    /// Notes that a node was not reached. It is tried again later, or removed.
     pub(super) fn note_failure(&mut self, now: Instant, id: NodeId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.failures += 1;
         entry.changed_at = now;
         // The cap on `failures` only keeps the shift from overflowing.
-        entry.retry_at = now + (RETRY_MIN * (1 << entry.failures.min(8))).min(RETRY_MAX);
-        // A node that others have named gets one try, as anyone can make up nodes.
+        let doubled = entry.failures.min(8) - 1;
+        entry.retry_at = now + (RETRY_MIN * (1 << doubled)).min(RETRY_MAX);
+        // A learned node is removed after one failure, as any node can send records of nodes that do not
+        // exist.
         if !entry.tested || entry.failures >= MAX_FAILURES {
             self.entries.remove(&id);
         }
     }
 
-    /// Notes that a node has no place.
+    /// Notes that a node has no free place.
     pub(super) fn note_refusal(&mut self, now: Instant, id: NodeId) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.ask_at = now + ASK_AGAIN;
@@ -138,42 +142,42 @@ impl PassiveView {
         addresses.into_iter().flatten().map(|address| address.clone().with_id(id)).collect()
     }
 
-    /// Draws a node to ask for a place, of those whose wait is over. Nodes that were reached at the
-    /// last try come first.
+    /// Draws a node to ask for a place: one that `fits` and whose waits are over. Nodes that did not fail at
+    /// the last try are preferred.
     pub(super) fn draw_to_ask(
         &self,
         cx: &mut OverlayContext<'_>,
         fits: impl Fn(NodeId) -> bool,
     ) -> Option<NodeId> {
         let now = cx.now;
-        let able = |entry: &PassiveNode| entry.retry_at <= now && entry.ask_at <= now;
-        let able = self.entries.iter().filter(|(id, entry)| able(entry) && fits(**id));
-        let (well, rest): (Vec<_>, Vec<_>) = able.partition(|(_, entry)| entry.failures == 0);
-        let ids = if well.is_empty() { rest } else { well };
+        let is_due = |entry: &PassiveNode| entry.retry_at <= now && entry.ask_at <= now;
+        let due = self.entries.iter().filter(|(id, entry)| is_due(entry) && fits(**id));
+        let (reachable, rest): (Vec<_>, Vec<_>) = due.partition(|(_, entry)| entry.failures == 0);
+        let ids = if reachable.is_empty() { rest } else { reachable };
         cx.pick(ids).map(|(id, _)| *id)
     }
 
-    /// Draws a node to probe, of those whose wait is over.
+    /// Draws a node to probe: one that `fits` and whose wait after a failure is over.
     pub(super) fn draw_to_probe(
         &self,
         cx: &mut OverlayContext<'_>,
         fits: impl Fn(NodeId) -> bool,
     ) -> Option<NodeId> {
         let now = cx.now;
-        let able = self.entries.iter().filter(|(id, entry)| entry.retry_at <= now && fits(**id));
-        let ids = able.map(|(id, _)| *id).collect();
+        let due = self.entries.iter().filter(|(id, entry)| entry.retry_at <= now && fits(**id));
+        let ids = due.map(|(id, _)| *id).collect();
         cx.pick(ids)
     }
 
-    /// Draws up to `count` records for other nodes. Only nodes that were reached are named, so that
-    /// nodes do not pass on what they have not tested.
+    /// Draws up to `count` records to send to another node. They are records of nodes that were reached at
+    /// the last try, so that no node passes on addresses that it has not tested.
     pub(super) fn draw_records(
         &self,
         cx: &mut OverlayContext<'_>,
         count: usize,
     ) -> Vec<NodeRecord> {
-        let well = self.entries.values().filter(|entry| entry.tested && entry.failures == 0);
-        let mut records: Vec<_> = well.filter_map(|entry| entry.record.as_ref()).collect();
+        let reachable = self.entries.values().filter(|entry| entry.tested && entry.failures == 0);
+        let mut records: Vec<_> = reachable.filter_map(|entry| entry.record.as_ref()).collect();
         let mut sample = Vec::new();
         while sample.len() < count && !records.is_empty() {
             sample.push(records.swap_remove(cx.below(records.len())).clone());
@@ -183,18 +187,19 @@ impl PassiveView {
 
     fn insert(&mut self, cx: &mut OverlayContext<'_>, entry: PassiveNode) {
         let Some(id) = entry.id() else { return };
-        // Each part has places of its own. So records that an attacker makes up can't push out the nodes
-        // that were reached (eclipse attack).
+        // Each part has places of its own. So an attacker can't push out the tested nodes with invented
+        // records (eclipse attack).
         let learned = (self.max / LEARNED_SHARE).max(1);
         let places = if entry.tested { self.max.saturating_sub(learned).max(1) } else { learned };
         let part = || self.entries.iter().filter(|(_, other)| other.tested == entry.tested);
         let groups = entry.groups();
-        let alike = |other: &PassiveNode| other.groups().iter().any(|group| groups.contains(group));
-        let of_group: Vec<_> = part().filter(|(_, other)| alike(other)).collect();
-        // In a crowded group the new node replaces one of the same group, so an owner of many addresses
-        // only competes with itself.
-        let crowded = of_group.len() >= (places / GROUP_SHARE).max(1);
-        let candidates: Vec<_> = if crowded {
+        let shares_group =
+            |other: &PassiveNode| other.groups().iter().any(|group| groups.contains(group));
+        let of_group: Vec<_> = part().filter(|(_, other)| shares_group(other)).collect();
+        // If the group has its full share, the new node replaces one of the same group. So the owner of many
+        // addresses competes only with itself.
+        let group_is_full = of_group.len() >= (places / GROUP_SHARE).max(1);
+        let candidates: Vec<_> = if group_is_full {
             of_group
         } else if part().count() >= places {
             part().collect()
@@ -202,8 +207,8 @@ impl PassiveView {
             Vec::new()
         };
         let removed = if entry.tested {
-            // The node with the most failures is removed; of several, the one that was not seen for the
-            // longest time.
+            // The node with the most failures is removed. If several have as many, it is the one whose entry
+            // is the oldest.
             candidates
                 .into_iter()
                 .max_by_key(|(id, other)| {
@@ -211,7 +216,7 @@ impl PassiveView {
                 })
                 .map(|(id, _)| *id)
         } else {
-            // A stranger who names many nodes can't foresee which of them stay.
+            // Chosen at random, so that a node that sends many records can't foresee which of them stay.
             cx.pick(candidates.into_iter().map(|(id, _)| *id).collect())
         };
         if let Some(removed) = removed {
@@ -242,9 +247,9 @@ impl PassiveNode {
     }
 }
 
-/// Returns what the addresses that one owner may have many of have in common: the first 16 bits of an
-/// IPv4 address, the first 32 of an IPv6 address (as in Bitcoin's address manager). Private addresses
-/// have no group, as one owner has all of them, and names have none either.
+/// Returns the group of an address, as in Bitcoin's address manager: the first 16 bits of an IPv4 address, or
+/// the first 32 bits of an IPv6 address. One owner often has many addresses of one group. Private addresses
+/// have no group, as one owner has all of them, and host names have none either.
 fn group(address: &Address) -> Option<IpAddr> {
     match address.socket()?.ip().to_canonical() {
         IpAddr::V4(ip) if ip.is_loopback() || ip.is_private() || ip.is_link_local() => None,

@@ -1,4 +1,4 @@
-//! The search of a member for neighbours.
+//! The search for neighbours: a member with free places asks other nodes for one.
 
 use crate::address::Address;
 use crate::event::{Direction, Peer};
@@ -16,14 +16,14 @@ use super::{
 };
 
 impl Membership {
-    /// Looks for neighbours now.
+    /// Starts a search for neighbours, if there is a free place.
     pub(super) fn seek(&mut self, now: Instant) {
         if self.member && self.active.len() < self.max_active {
             self.seek_at = Some(now);
         }
     }
 
-    /// Looks for neighbours soon; now if there are few.
+    /// Schedules a search for neighbours in [`SEEK_EVERY`]. With few neighbours, starts it immediately.
     pub(super) fn seek_later(&mut self, cx: &mut OverlayContext<'_>) {
         if self.active.len() < FEW_NEIGHBOURS {
             self.seek(cx.now);
@@ -34,14 +34,14 @@ impl Membership {
 
     pub(super) fn find_neighbours(&mut self, cx: &mut OverlayContext<'_>) {
         let (now, away) = (cx.now, cx.away);
-        // Requests under way count as places, or more nodes could accept than there is room for.
+        // Requests under way count as taken places. Otherwise more nodes could accept than there is room for.
         let asking = self.probes.values().filter(|for_place| **for_place).count();
         let open = self.asked.len() + self.dials.len() + asking;
         let lacking = self.max_active.saturating_sub(self.active.len() + open);
         let at_once = if self.active.len() < FEW_NEIGHBOURS { MAX_REQUESTS } else { 1 };
         for _ in 0..lacking.min(at_once.saturating_sub(open)) {
             let need = if self.active.is_empty() { Need::High } else { Need::Low };
-            // A suggested node lacks a neighbour as well, so it is dialled without a probe.
+            // A suggested node also has a free place, so it is dialled without a probe.
             if let Some(record) = self.suggested.pop_front() {
                 let id = record.node;
                 if self.is_candidate(now, away, id) {
@@ -52,8 +52,8 @@ impl Membership {
             }
             let candidate = self.passive.draw_to_ask(cx, |id| self.is_candidate(now, away, id));
             let Some(id) = candidate else { break };
-            // The probe avoids links that come to nothing. With a link there is nothing to avoid, and
-            // without any neighbour the answer does not matter: the other node makes room.
+            // The probe avoids a link that the other node would refuse. It is not needed if there is a link
+            // already, nor if this node has no neighbour: then the other node makes room in any case.
             match need {
                 Need::Low if !cx.links.contains_key(&id) => {
                     self.probe(cx, id, true);
@@ -75,8 +75,8 @@ impl Membership {
         }
     }
 
-    /// Returns whether a node may be asked for a place: it is no neighbour, is not being asked, and is
-    /// not to stay away.
+    /// Returns whether a node may be asked for a place: it is not a neighbour, is not being asked, and is
+    /// neither kept away nor avoided.
     pub(super) fn is_candidate(&self, now: Instant, away: &KeptAwayNodes, id: NodeId) -> bool {
         id != self.me
             && !away.contains(now, id)
@@ -87,10 +87,11 @@ impl Membership {
             && !self.probes.contains_key(&id)
     }
 
+    /// Sends a probe to a node, to get a place (`for_place`) or to test the node's addresses.
     pub(super) fn probe(&mut self, cx: &mut OverlayContext<'_>, id: NodeId, for_place: bool) {
         let addresses = self.passive.addresses(id);
-        // A probe that only tests an address also asks for a place while one is free here, which saves
-        // a second probe.
+        // While this node has a free place, a probe that tests addresses asks for a place too. That saves a
+        // second probe.
         let neighbour = for_place || self.active.len() < self.max_active;
         let (record, beacon) = (self.record.clone(), self.partition.beacon());
         let records = self.draw_records(cx, id);
@@ -99,7 +100,7 @@ impl Membership {
         cx.put(Effect::Out(Output::Probe { addresses, id, probe }));
     }
 
-    /// Takes the outcome of a probe: what the node answered, if it did.
+    /// Handles the outcome of a probe: the node's answer, or `None` if it did not answer.
     pub(in crate::overlay) fn probed(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -123,9 +124,9 @@ impl Membership {
         if !self.member || !self.is_candidate(cx.now, cx.away, id) {
             return;
         }
-        // Partition repair: one link is enough to join two parts, so the node gets a place even if both
-        // sides are full. The pause lets the beacon cross the new link before the next probe is judged
-        // by it.
+        // Partition repair: one link is enough to join two parts, so both nodes make room for it if they are
+        // full. The pause gives the beacon time to cross the new link. Until then, further probes would also
+        // report a partition.
         let apart = self.partition.is_partitioned(cx, beacon);
         if apart && self.repair_at <= cx.now {
             self.repair_at = cx.now + REPAIR_EVERY;
@@ -140,26 +141,26 @@ impl Membership {
         }
     }
 
-    /// Returns whether to ask for a place that is not free, to be spliced into an edge. The neighbour
-    /// that has to go learns of this node and dials it, so no node's degree drops. That works only if
-    /// others can dial this node, so it needs an inbound link first. It is done rarely, as it moves
-    /// links of others.
+    /// Returns whether to ask a full node for a place, so that this node is spliced into an edge. The full
+    /// node drops a neighbour and names this node to it. The dropped neighbour dials this node, so no node's
+    /// degree drops. That works only if others can dial this node, so it needs to have an inbound link
+    /// already. It is done rarely, as it moves links of other nodes.
     fn may_splice(&mut self, cx: &OverlayContext<'_>) -> bool {
         let lacking = self.max_active.saturating_sub(self.active.len());
         let inbound = |peer: &Peer| peer.direction() == Direction::Inbound;
-        // Splicing fills two places: with the node that makes room, and with the neighbour that it
-        // drops. With one free place, the dropped neighbour would find none here.
+        // Splicing takes two places of this node: for the node that makes room, and for the neighbour that it
+        // drops. With a single free place, the dropped neighbour would find none.
         if lacking < 2 || self.splice_at > cx.now || !cx.links.values().any(inbound) {
             return false;
         }
-        // The wait doubles, so that a node which does not find enough neighbours stops moving the links
-        // of others.
+        // The wait doubles, so that a node which never finds enough neighbours hardly moves the links of
+        // others.
         self.splice_at = cx.now + self.splice_wait;
         self.splice_wait = (self.splice_wait * 2).min(SPLICE_MAX);
         true
     }
 
-    /// Asks a node for a place over the link with it, or dials it first.
+    /// Asks a node for a place over the link with it. If there is none, dials the node first.
     pub(super) fn ask_or_dial(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -177,6 +178,7 @@ impl Membership {
         self.dials.insert(id, NeighbourDial { need, makes_room, address });
     }
 
+    /// Sends a peer a request for a place.
     pub(super) fn ask_for_place(
         &mut self,
         cx: &mut OverlayContext<'_>,

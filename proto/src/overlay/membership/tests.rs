@@ -3,6 +3,7 @@ use crate::event::{Direction, Peer};
 use crate::frame::membership::{ForwardJoin, NeighbourRequest, Shuffle, ShuffleReply};
 use crate::overlay::tests::bench::UNIX;
 use crate::peer::{Output, Purpose};
+use passive::{RETRY_MAX, RETRY_MIN};
 
 type TestBench = crate::overlay::tests::bench::TestBench<Membership>;
 
@@ -19,7 +20,7 @@ impl TestBench {
         bench
     }
 
-    /// One with neighbours 1 to `count`, which asked for it.
+    /// Returns a member whose neighbours are the nodes 1 to `count`, which have asked for their places.
     fn member(count: u8) -> Self {
         let mut bench = Self::new();
         for n in 1..=count {
@@ -59,25 +60,25 @@ impl TestBench {
         self.act(|membership, cx| membership.probed(cx, id(n), answer));
     }
 
-    /// Lets time pass up to the next thing to do.
+    /// Lets time pass until the next deadline, and handles it.
     fn wait(&mut self) {
-        self.now = self.part.poll_timeout().expect("something to wait for");
+        self.now = self.part.poll_timeout().expect("there is a deadline");
         self.act(|membership, cx| membership.handle_timeout(cx));
     }
 
-    /// Lets time pass until something like this comes out; what else does is lost.
-    fn wait_for(&mut self, what: &str) -> String {
+    /// Lets time pass until there is an effect whose text starts with `start`. Drops all other effects.
+    fn wait_for(&mut self, start: &str) -> String {
         let end = self.now + Duration::from_secs(120);
         while self.now < end {
-            if let Some(said) = self.out().into_iter().find(|said| said.starts_with(what)) {
+            if let Some(said) = self.out().into_iter().find(|said| said.starts_with(start)) {
                 return said;
             }
             self.wait();
         }
-        panic!("no `{what}`");
+        panic!("no `{start}`");
     }
 
-    /// Returns the effects in words.
+    /// Returns the effects in words: `ask 1 Low` is a request for a place that is sent to node 1.
     fn out(&mut self) -> Vec<String> {
         let number = |id: NodeId| (1..=250).find(|n| self::id(*n) == id).unwrap();
         let names = |records: &[NodeRecord]| {
@@ -136,7 +137,7 @@ fn id(n: u8) -> NodeId {
     key(n).id()
 }
 
-/// Each node in a group of addresses of its own.
+/// Returns the address of a node. Each node is in a group of addresses of its own.
 fn address(n: u8) -> Address {
     format!("{n}.1.2.3:7117").parse().unwrap()
 }
@@ -154,13 +155,13 @@ fn answer(n: u8, neighbour: bool, least: u8) -> Probe {
 fn a_node_joins_through_a_link() {
     let mut node = TestBench::new();
     node.link(1, Direction::Outbound);
-    assert_eq!(node.out(), [""; 0], "no member unless it is asked for");
+    assert_eq!(node.out(), [""; 0], "a link alone makes no member");
     node.act(|membership, cx| membership.join(cx, id(1)));
     assert_eq!(node.out(), ["ask 1 Join"]);
     node.reply(1, NeighbourOutcome::Accepted, vec![record(2), record(3)]);
     assert_eq!(node.out(), ["beacon 1 100", "joined 1"]);
     assert_eq!(node.active(), [id(1)]);
-    // A node that was named is asked on a probe first, and dialled once a place is reserved.
+    // A node from a record is probed first, and dialled once it has reserved a place.
     let probed: u8 = node.wait_for("probe")[6..7].parse().unwrap();
     node.probed(probed, Some(answer(probed, true, 100)));
     assert!(node.out().contains(&format!("dial {probed}")));
@@ -229,12 +230,12 @@ fn the_side_that_has_dialled_closes_the_link_unless_it_is_pinned() {
 }
 
 #[test]
-fn a_full_node_refuses_who_has_others_and_keeps_its_word() {
+fn a_full_node_refuses_a_node_that_has_neighbours_and_keeps_reserved_places() {
     let mut node = TestBench::member(5);
     node.link(6, Direction::Inbound);
     node.request(6, Need::Low);
     assert_eq!(node.out(), ["reply 6 Full"]);
-    // A place that was kept for a probe is not given to another.
+    // A place that is reserved for a node is not given to another.
     let mut node = TestBench::member(4);
     let mut probe = answer(7, true, 7);
     probe.record = record(7);
@@ -245,7 +246,7 @@ fn a_full_node_refuses_who_has_others_and_keeps_its_word() {
         node.request(n, Need::Low);
         assert_eq!(node.out()[0], expected);
     }
-    // And it is not kept for ever.
+    // The reservation ends.
     let mut node = TestBench::member(4);
     node.act(|membership, cx| membership.answer_probe(cx, id(7), probe));
     node.now = node.now + PLACE_TIMEOUT;
@@ -272,7 +273,7 @@ fn a_lost_neighbour_is_replaced_at_once() {
     node.unlink(1, Reason::Lost("reset".into()));
     node.wait();
     assert_eq!((node.now, node.out()), (now, vec!["probe 8 true".to_owned()]));
-    // Without any neighbour there is no time to ask politely.
+    // A node without any neighbour dials without a probe.
     node.unlink(2, Reason::Lost("reset".into()));
     node.probed(8, None);
     node.act(|membership, cx| membership.add_known_nodes(cx, vec![(id(9), vec![address(9)])]));
@@ -283,7 +284,7 @@ fn a_lost_neighbour_is_replaced_at_once() {
 }
 
 #[test]
-fn a_link_that_another_takes_the_place_of_stays_a_neighbours() {
+fn a_neighbour_keeps_its_place_when_its_link_is_replaced() {
     let mut node = TestBench::member(1);
     node.unlink(1, Reason::Duplicate);
     node.link(1, Direction::Outbound);
@@ -291,12 +292,12 @@ fn a_link_that_another_takes_the_place_of_stays_a_neighbours() {
 }
 
 #[test]
-fn a_dial_that_was_crossed_leaves_no_link_behind() {
+fn the_slower_dial_of_a_simultaneous_open_leaves_no_link() {
     let mut node = TestBench::member(4);
     let at = vec![address(8).with_id(id(8))];
     node.act(|membership, cx| membership.ask_or_dial(cx, id(8), at, Need::Low, false));
     node.out();
-    // The other side's own dial is faster; they are neighbours, and not for long.
+    // The other node's own dial is faster. The two become neighbours, but only for a short time.
     node.link(8, Direction::Inbound);
     node.request(8, Need::Low);
     node.receive(8, Frame::Disconnect(Disconnect { instead: Vec::new(), leaves: false }));
@@ -308,7 +309,7 @@ fn a_dial_that_was_crossed_leaves_no_link_behind() {
 }
 
 #[test]
-fn leaving_hands_the_place_over_and_no_node_takes_it() {
+fn a_node_that_leaves_names_its_neighbours_to_each_other_and_accepts_none() {
     let mut node = TestBench::member(3);
     node.act(Membership::leave);
     let out = node.out();
@@ -319,7 +320,7 @@ fn leaving_hands_the_place_over_and_no_node_takes_it() {
     assert_eq!(node.part.poll_timeout(), None);
     node.request(1, Need::High);
     assert_eq!(node.out(), ["reply 1 Manual"]);
-    // Until it joins again.
+    // It accepts neighbours again once it joins a network.
     node.act(|membership, cx| membership.join(cx, id(1)));
     assert_eq!(node.out(), ["ask 1 Join"]);
 }
@@ -331,13 +332,13 @@ fn a_walk_ends_where_there_is_room_or_at_its_last_step() {
     full.receive(1, walk(6));
     let out = full.out();
     assert!(out.len() == 1 && out[0].starts_with("join") && out[0].ends_with("5 +9"), "{out:?}");
-    assert!(!out[0].starts_with("join 1"), "not back");
+    assert!(!out[0].starts_with("join 1"), "not back to the node that it came from");
     full.receive(1, walk(0));
     assert_eq!(full.out(), ["dial 9"]);
     let mut roomy = TestBench::member(3);
     roomy.receive(1, walk(6));
     assert_eq!(roomy.out(), ["dial 9"]);
-    // A stranger's is not believed.
+    // A walk from a node that is not a neighbour is ignored, and so is a forged record.
     let mut node = TestBench::member(3);
     node.link(8, Direction::Inbound);
     node.receive(8, walk(6));
@@ -356,14 +357,14 @@ fn a_shuffle_goes_on_and_its_answer_comes_back() {
     node.receive(2, answer.clone());
     node.receive(2, answer);
     assert_eq!(node.out(), ["shuffled 1 5"], "once");
-    assert!(!node.knows(9) && !node.knows(10), "they are for others");
+    assert!(!node.knows(9) && !node.knows(10), "the records are for the other nodes on the walk");
     node.receive(1, shuffle(6, 0));
     assert_eq!(node.out(), ["shuffled 1 6"]);
     assert!(node.knows(9));
 }
 
 #[test]
-fn learnt_records_do_not_push_out_nodes_that_were_reached() {
+fn learned_nodes_do_not_push_out_tested_nodes() {
     let mut node = TestBench::member(5);
     for n in 10..30 {
         node.act(|membership, cx| membership.passive.add_reached(cx, record(n)));
@@ -374,7 +375,7 @@ fn learnt_records_do_not_push_out_nodes_that_were_reached() {
     let known = node.part.views().passive.len();
     assert_eq!(known, 30);
     assert!((10..30).all(|n| node.knows(n)));
-    // Even where they are gone for a while.
+    // They stay even if they can't be reached for a while.
     for n in 10..30 {
         node.act(|membership, cx| membership.passive.note_failure(cx.now, id(n)));
     }
@@ -382,7 +383,7 @@ fn learnt_records_do_not_push_out_nodes_that_were_reached() {
 }
 
 #[test]
-fn one_group_of_addresses_gets_a_fifth() {
+fn one_group_of_addresses_fills_at_most_a_fifth_of_the_passive_view() {
     let mut node = TestBench::member(5);
     let of_one = |n: u8| {
         let address = format!("198.51.{n}.1:7117").parse().unwrap();
@@ -396,11 +397,11 @@ fn one_group_of_addresses_gets_a_fifth() {
 }
 
 #[test]
-fn a_neighbour_tells_at_a_bounded_rate() {
+fn records_of_a_neighbour_are_accepted_at_a_bounded_rate() {
     let mut node = TestBench::member(5);
     let mut taken = 0;
     for round in 0..50u64 {
-        // Later and later records of the same nodes: each of them is news.
+        // Each round has later records of the same nodes, so that each record is new.
         let records =
             (10..20).map(|n| NodeRecord::sign(&key(n), "net", UNIX + round, &[address(n)]));
         let before = node.part.budgets.take(node.now, id(2), 0);
@@ -409,12 +410,12 @@ fn a_neighbour_tells_at_a_bounded_rate() {
         taken += node.part.passive.ids().count();
     }
     assert!(taken > 0);
-    assert_eq!(node.part.budgets.take(node.now, id(1), 1), 0, "all is spent");
+    assert_eq!(node.part.budgets.take(node.now, id(1), 1), 0, "the budget is spent");
     assert_eq!(node.part.budgets.take(node.now + Duration::from_secs(5), id(1), 99), 10);
 }
 
 #[test]
-fn records_that_are_old_or_forged_are_not_learnt() {
+fn records_that_are_old_or_forged_are_not_learned() {
     let mut node = TestBench::member(5);
     let old = NodeRecord::sign(&key(9), "net", UNIX - MAX_RECORD_AGE - 1, &[address(9)]);
     let ahead = NodeRecord::sign(&key(10), "net", UNIX + 3_600_000, &[address(10)]);
@@ -427,7 +428,7 @@ fn records_that_are_old_or_forged_are_not_learnt() {
 }
 
 #[test]
-fn a_record_of_another_node_is_a_fault() {
+fn a_request_with_the_record_of_another_node_is_a_fault() {
     let mut node = TestBench::new();
     node.link(1, Direction::Inbound);
     let request = NeighbourRequest { need: Need::High, record: record(2) };
@@ -436,7 +437,7 @@ fn a_record_of_another_node_is_a_fault() {
 }
 
 #[test]
-fn the_least_node_gives_signs_of_life_and_is_forgotten_without() {
+fn the_least_node_counts_as_gone_once_its_beacons_stop() {
     let mut node = TestBench::member(2);
     let least = (1..=250).min_by_key(|n| id(*n)).unwrap();
     assert_ne!(least, 100);
@@ -445,7 +446,7 @@ fn the_least_node_gives_signs_of_life_and_is_forgotten_without() {
     assert_eq!(node.out(), [format!("beacon 2 {least}")]);
     node.receive(2, beacon(7));
     node.receive(2, beacon(6));
-    assert_eq!(node.out(), [""; 0], "no news");
+    assert_eq!(node.out(), [""; 0], "not new");
     node.receive(2, beacon(8));
     assert_eq!(node.out(), [format!("beacon 1 {least}")]);
     let last = node.now;
@@ -470,7 +471,7 @@ fn parts_with_different_least_identities_are_joined() {
 }
 
 #[test]
-fn all_that_was_asked_ends() {
+fn dials_and_requests_without_an_answer_end() {
     let mut node = TestBench::member(1);
     node.act(|membership, cx| membership.add_known_nodes(cx, vec![(id(8), vec![address(8)])]));
     let address = node.part.passive.addresses(id(8));
@@ -484,4 +485,19 @@ fn all_that_was_asked_ends() {
     node.act(|membership, cx| membership.ask_for_place(cx, id(9), Need::Low, false));
     assert_eq!(node.wait_for("hang up"), "hang up 9 NotNeeded");
     assert!(node.part.asked.is_empty());
+}
+
+#[test]
+fn the_wait_after_a_failure_doubles_up_to_a_minute() {
+    let mut node = TestBench::member(5);
+    node.act(|membership, cx| membership.add_known_nodes(cx, vec![(id(8), vec![address(8)])]));
+    for expected in [RETRY_MIN, RETRY_MAX, RETRY_MAX] {
+        let failed_at = node.now;
+        node.part.passive.note_failure(failed_at, id(8));
+        while node.act(|membership, cx| membership.passive.draw_to_probe(cx, |_| true)).is_none() {
+            node.now = node.now + Duration::from_secs(1);
+        }
+        assert_eq!(node.now.since(failed_at), expected);
+    }
+    assert_eq!(RETRY_MAX, 2 * RETRY_MIN);
 }
