@@ -1,18 +1,19 @@
-//! Messages to the whole network. Each is signed by its author, delivered once by every node and in the
-//! author's order, passed on along a tree, and kept for nodes that missed it.
+//! Broadcasts: messages to the whole network. Each is signed by its author and passed on along a tree. Every
+//! node delivers it once, in the author's order, and keeps it for nodes that missed it.
 //!
-//! After Plumtree (J. Leitão, J. Pereira, L. Rodrigues: Epidemic Broadcast Trees, 2007), with a tree
-//! for each author, as the fastest way from one author is not that from another. A node sends a new
-//! broadcast over each link at once (*eager push*), except over links whose other end gets the author's
-//! broadcasts from another node and has said so (*prune*). Those links get a short summary of how far
-//! this node is, a little later and for several broadcasts at once (*lazy push*). A node that learns of
-//! a broadcast which does not arrive asks for it (*graft*), and gets the following ones over that link
-//! as well.
+//! The protocol is based on Plumtree (J. Leitão, J. Pereira, L. Rodrigues: Epidemic Broadcast Trees, 2007).
+//! Each author has a tree of its own, as the fastest routes differ from author to author. A node sends a new
+//! broadcast over each link immediately (*eager push*). The exceptions are links whose other end has said
+//! that it receives the author's broadcasts from another node (*prune*). Over those links the node sends a
+//! short summary a little later, for several broadcasts together: the number of the author's latest broadcast
+//! that it has (*lazy push*). A node that learns of a broadcast which does not arrive asks for it (*graft*),
+//! and then also receives the following ones over that link.
 //!
-//! An author numbers its broadcasts. So the progress of a node is one number for each run of an author.
-//! The same number is announced, asked for, and exchanged when a link comes up, so that catching up is
-//! the same as grafting. Nodes pass broadcasts on in order only. So there are gaps only if a node
-//! changes the link that it gets them over, or was cut off.
+//! An author numbers its broadcasts. The numbers start at 1 in each *run* of the author, which is the time
+//! from a start of its node to the stop. So one number for each run, the *progress*, says which broadcasts a
+//! node has: all up to that number. Summaries and requests contain this number, and two nodes exchange it
+//! when a link comes up. So catching up works in the same way as grafting. Nodes pass broadcasts on only in
+//! order. So a gap appears only if a node starts to receive them over another link, or was cut off.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -42,36 +43,38 @@ use author::UnsentBroadcasts;
 use log::Log;
 use run::RunState;
 
-/// Maximum number of bytes in answer to one [`Want`](crate::frame::broadcast::Want): a quarter of a link's
-/// queue of control frames, so that catching up does not overfill it. A node that lacks more asks again.
+/// Maximum number of bytes in answer to one [`Want`](crate::frame::broadcast::Want). 256 KiB: a quarter of a
+/// link's queue of control frames, so that catching up does not overfill the queue. A node that lacks more
+/// asks again.
 const MAX_GIVEN: usize = 256 << 10;
 
 /// Maximum number of bytes of batches that wait for earlier ones, over all runs.
 const MAX_PENDING: usize = 8 << 20;
 
-/// Maximum number of broadcasts in them: the application's queue has room for such a burst.
+/// Maximum number of broadcasts in batches that wait, over all runs. The application's queue has room for
+/// such a burst.
 const MAX_PENDING_COUNT: usize = 2048;
 
-/// Maximum number of runs that are known only from summaries of other nodes. Others are announced again
-/// later.
+/// Maximum number of runs that are known only from summaries of other nodes. Summaries of more runs are
+/// ignored. They are sent again later.
 const MAX_UNVERIFIED: usize = 4096;
 
-/// Time for which a link is new. What is announced on it then was missed while there was no link, and
-/// is asked for at once.
+/// Time for which a link is new. Broadcasts that are announced on a new link were missed while there was no
+/// link. They are requested immediately.
 const NEW_LINK: Duration = Duration::from_secs(2);
 
-/// Time to wait for the answer of a node before the next one is asked. It grows with each try. 1 s: a
-/// round trip around the world, and the time to send the answer.
+/// Time to wait for the answer to the first request before another node is asked. The wait grows with each
+/// request. 1 s: a round trip around the world, and the time to send the answer.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// Time for which batches wait for earlier ones that no neighbour has: a new neighbour may have them.
-/// 30 s: the time in which a network that was split should be whole again.
+/// Time for which batches wait for earlier ones that no peer has, as a new peer may have them. 30 s: the time
+/// in which a network that was split should be whole again.
 const GAP_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Number of requests in a row without a result after which a broadcast is given up.
+/// Number of requests in a row without a result after which missing broadcasts are given up.
 const MAX_TRIES: usize = 8;
 
-/// Interval at which old runs and broadcasts are forgotten.
+/// Interval at which old runs and broadcasts are removed.
 const SWEEP: Duration = Duration::from_secs(60);
 
 /// The reason why a broadcast was not sent.
@@ -81,7 +84,7 @@ pub enum BroadcastError {
     /// The content is over the limit.
     #[error("a broadcast of {len} bytes is over the limit of {limit}: share a file instead")]
     TooLarge {
-        /// Bytes of the content.
+        /// Size of the content, in bytes.
         len: usize,
         /// The limit in bytes.
         limit: usize,
@@ -101,14 +104,14 @@ pub struct BroadcastCounters {
     pub received: u64,
     /// Broadcasts that arrived again after the first time.
     pub duplicates: u64,
-    /// Broadcasts that no neighbour has any more.
+    /// Broadcasts that could not be had from any peer, so that later ones were delivered without them.
     pub missed: u64,
-    /// Broadcasts that were dropped because they are too old or from the future: they were replayed, or
-    /// the clocks of this node and of their author are far apart.
+    /// Broadcasts that were dropped as too old or from the future. They were replayed, or the clocks of this
+    /// node and of their author are far apart.
     pub untimely: u64,
 }
 
-/// The state of all broadcasts that a node knows.
+/// The broadcasts that a node knows, and the state of each author's run.
 #[derive(Debug)]
 pub(super) struct Broadcasts {
     me: NodeId,
@@ -119,22 +122,22 @@ pub(super) struct Broadcasts {
     max_runs: usize,
     graft_after: Duration,
     have_delay: Duration,
-    /// Maximum age of a broadcast, and how far it may be in the future, in milliseconds.
+    /// Maximum age of a broadcast, and maximum time by which it may be in the future, in milliseconds.
     max_age: u64,
     max_ahead: u64,
-    /// Time after the last broadcast of a run for which the run is remembered. Nothing of it can be
-    /// replayed after that.
+    /// Time for which a run is remembered after its last broadcast. After that, all its broadcasts are too
+    /// old to be accepted, so none can be replayed.
     memory: Duration,
     own: RunId,
     unsent: UnsentBroadcasts,
     log: Log,
     runs: BTreeMap<RunId, RunState>,
-    /// Times at which missing broadcasts are asked for.
+    /// Times at which missing broadcasts are requested.
     requests_due: Deadlines<RunId>,
-    /// Links that get a summary later, of these runs.
+    /// Peers to which a summary of these runs is sent at the time `summaries_at`.
     summaries_due: BTreeMap<NodeId, BTreeSet<RunId>>,
     summaries_at: Option<Instant>,
-    /// Links that have just come up, and until when they are new.
+    /// Links that are new, and until when.
     new_links: VecDeque<(Instant, NodeId)>,
     pending: Pending,
     unverified: usize,
@@ -142,7 +145,7 @@ pub(super) struct Broadcasts {
     counters: BroadcastCounters,
 }
 
-/// Size of the batches that wait for earlier ones, over all runs.
+/// Total size of the batches that wait for earlier ones, over all runs.
 #[derive(Debug, Default)]
 struct Pending {
     bytes: usize,
@@ -150,7 +153,7 @@ struct Pending {
 }
 
 impl Pending {
-    /// Counts a batch. Returns whether there is room for it.
+    /// Counts a batch if there is room for it. Returns whether there was.
     fn add(&mut self, batch: &Batch) -> bool {
         let (bytes, count) = (self.bytes + batch.body().len(), self.count + batch.items.len());
         let room = bytes <= MAX_PENDING && count <= MAX_PENDING_COUNT;
@@ -179,10 +182,10 @@ impl Broadcasts {
             max_runs: config.broadcast_runs,
             graft_after: config.graft_after,
             have_delay: config.have_delay,
-            // The oldest broadcast that other nodes keep, of an author whose clock is behind.
+            // Other nodes keep a broadcast for `log_age`, and its author's clock may be behind.
             max_age: millis(config.log_age).saturating_add(millis(config.clock_skew)),
             max_ahead: millis(config.clock_skew),
-            // A broadcast that is dated as far ahead as is tolerated passes for young this long.
+            // A broadcast whose time is as far in the future as is tolerated can be accepted for this long.
             memory: config.log_age + 2 * config.clock_skew,
             own: RunId { author: me, epoch: identity.epoch },
             unsent: UnsentBroadcasts::new(config),
@@ -207,7 +210,8 @@ impl Broadcasts {
         self.counters
     }
 
-    /// Adds a broadcast of this node. It is sent at once, or in a moment together with others.
+    /// Adds a broadcast of this node. It is sent immediately, or a few milliseconds later together with
+    /// others.
     pub(super) fn publish(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -235,7 +239,7 @@ impl Broadcasts {
     /// Signs the broadcasts that wait, and sends them.
     pub(super) fn flush(&mut self, cx: &mut OverlayContext<'_>) {
         let Some((first, items)) = self.unsent.take(cx.now) else { return };
-        // Other nodes need not wait for broadcasts that the author itself has forgotten.
+        // Other nodes do not wait for broadcasts that the author itself no longer keeps.
         let floor = self.log.first_of(self.own).unwrap_or(first);
         let batch = Batch::sign(&self.key, &self.network, self.own.epoch, (first, floor), items);
         let run = self.runs.entry(self.own).or_insert_with(|| RunState::new(1, cx.now));
@@ -250,7 +254,7 @@ impl Broadcasts {
         }
     }
 
-    /// Sends a summary of what this node has over a new link.
+    /// Notes a new link, and sends a summary of the kept runs over it.
     pub(super) fn link_up(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
         self.new_links.push_back((cx.now + NEW_LINK, id));
         let summary = self.summary();
@@ -269,23 +273,23 @@ impl Broadcasts {
                 lost.push(*name);
             }
         }
-        // The answer is lost with the link, so another peer is asked at once.
+        // The answer is lost with the link, so another peer is asked immediately.
         for name in lost {
             self.set_missing(name, cx.now, None);
         }
     }
 
-    /// Returns the progress of all runs of which this node keeps broadcasts.
+    /// Returns this node's progress in all runs of which it keeps broadcasts.
     pub(super) fn summary(&self) -> Vec<Have> {
         let have = |run| self.runs.get(&run).map(|known| Have { run, upto: known.upto() });
         self.log.runs().filter_map(have).collect()
     }
 
-    /// Takes a batch of broadcasts.
+    /// Handles a batch of broadcasts from a peer.
     pub(super) fn receive(&mut self, cx: &mut OverlayContext<'_>, from: NodeId, batch: Batch) {
         let name = batch.run;
         if name.author == self.me {
-            // A link over which this node's own broadcasts come back is not needed for them.
+            // This node's own broadcasts come back over the link, so the link is not part of the tree.
             self.counters.duplicates += batch.items.len() as u64;
             self.prune(cx, from, name);
             return;
@@ -294,8 +298,8 @@ impl Broadcasts {
             run.note_progress(from, batch.last());
             if run.holds(&batch) {
                 self.counters.duplicates += batch.items.len() as u64;
-                // A second copy shows that the tree has a link too many, which is pruned. But a peer that
-                // was asked sends what it has from some number on, with copies among it.
+                // A second copy shows that this link is not needed in the tree, so it is pruned. But a peer
+                // that was asked sends all that it has after some number, which may include known broadcasts.
                 let asked = run.missing.and_then(|missing| missing.asked);
                 if asked.is_none_or(|(of, _)| of != from) {
                     self.prune(cx, from, name);
@@ -303,7 +307,7 @@ impl Broadcasts {
                 return;
             }
         }
-        // Only new broadcasts are judged by their time. A late copy of a known one is no sign of a
+        // Only new broadcasts are checked for their time. A late copy of a known broadcast is no sign of a
         // wrong clock.
         if self.is_untimely(&batch, cx.unix) {
             self.counters.untimely += batch.items.len() as u64;
@@ -312,12 +316,12 @@ impl Broadcasts {
         let ids = batch.ids(&self.network);
         let mut key = self.runs.get_mut(&name).and_then(|run| run.key.take());
         if !self.is_valid(&batch, &ids, &mut key) {
-            // Honest nodes verify before they pass on, so the peer that sent this is not honest.
+            // Honest nodes verify a batch before they pass it on, so this peer is not honest.
             let reason = Reason::Fault("a broadcast wrongly signed, or too large".into());
             cx.put(Effect::CloseLink(from, reason));
             return;
         }
-        // Dropped rather than remembered: a peer announces the run again later.
+        // Without room for the run, the batch is dropped. A peer announces the run again later.
         if !self.runs.contains_key(&name) && !self.make_room(cx.now) {
             return;
         }
@@ -325,16 +329,18 @@ impl Broadcasts {
         run.key = key;
         if !run.verified {
             run.verified = true;
-            // It was known from summaries, and counted as such. A run that this batch has made was not.
+            // A run that was known from summaries was counted as unverified. A run that this batch has
+            // created was not.
             if run.next == 0 && !run.has.is_empty() {
                 self.unverified = self.unverified.saturating_sub(1);
             }
         }
         run.active_at = cx.now;
         run.note_progress(from, batch.last());
-        // The author has forgotten what comes before the floor, so waiting for it would be in vain.
+        // The author no longer keeps the broadcasts before the floor, so it would be useless to wait for
+        // them.
         if batch.floor > run.next {
-            // Of a new run nothing was awaited, so nothing was missed.
+            // No broadcast of a new run was expected, so none was missed.
             let missed = if run.next == 0 { 0 } else { batch.floor - run.next };
             run.next = batch.floor;
             self.report_missed(cx, name, missed);
@@ -343,25 +349,25 @@ impl Broadcasts {
         self.look_for_more(cx, name);
     }
 
-    /// Notes that a peer gets a run's broadcasts from another node.
+    /// Notes that a peer receives the broadcasts of a run from another node.
     pub(super) fn receive_prune(&mut self, from: NodeId, run: RunId) {
         if let Some(run) = self.runs.get_mut(&run) {
             run.lazy.insert(from);
         }
     }
 
-    /// Notes that a batch was not sent because the link is crowded. The peer asks for it when it has
-    /// time.
+    /// Notes that a batch was not sent because too much waits for the link. A summary is sent to the peer,
+    /// which then asks for the batch.
     pub(super) fn batch_skipped(&mut self, cx: &mut OverlayContext<'_>, to: NodeId, batch: &Batch) {
         let Some(run) = self.runs.get_mut(&batch.run) else { return };
         run.lazy.insert(to);
         let before = batch.first.saturating_sub(1);
-        // `push` has counted the batch as delivered. Taken back, so that the summary is sent.
+        // `push` has noted that the peer has the batch. That is undone, so that the summary is sent.
         run.has.entry(to).and_modify(|has| *has = (*has).min(before));
         self.summarize_later(cx.now, to, batch.run);
     }
 
-    /// Restores broadcasts of an earlier run of this node. They are not delivered again.
+    /// Restores broadcasts that an earlier run of this node has kept. They are not delivered again.
     pub(super) fn restore(&mut self, cx: &mut OverlayContext<'_>, batches: Vec<Batch>) {
         for batch in batches {
             let run = self.runs.entry(batch.run).or_insert_with(|| RunState::new(0, cx.now));
@@ -390,7 +396,8 @@ impl Broadcasts {
         earliest(due, earliest(self.summaries_at, self.sweep_at))
     }
 
-    /// Delivers a batch and those that waited for it, or has it wait for earlier ones.
+    /// Delivers a batch and those that waited for it. If earlier broadcasts are missing, keeps it waiting and
+    /// asks for them.
     fn accept_or_hold(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -402,13 +409,13 @@ impl Broadcasts {
         let Some(run) = self.runs.get_mut(&name) else { return };
         if batch.first > run.next {
             run.gap_since.get_or_insert(cx.now);
-            // Without room the batch is dropped. It is asked for again once the earlier ones are there.
+            // Without room the batch is dropped. It is requested again once the earlier ones have arrived.
             if self.pending.add(&batch)
                 && let Some((old, _)) = run.pending.insert(batch.first, (batch, ids))
             {
                 self.pending.remove(&old);
             }
-            // The peer that sent this batch has the earlier ones as well.
+            // The peer that sent this batch also has the earlier ones.
             let (now, missing) = (cx.now, run.missing);
             if missing.is_none_or(|missing| missing.asked.is_none()) {
                 self.set_missing(name, now, None);
@@ -429,14 +436,14 @@ impl Broadcasts {
             };
             let (batch, ids) = entry.remove();
             self.pending.remove(&batch);
-            // A longer batch with the same start may have been delivered meanwhile.
+            // A longer batch that begins with the same number may have been delivered since then.
             if batch.last() >= next {
                 self.accept(cx, None, batch, &ids);
             }
         }
     }
 
-    /// Delivers a batch, passes it on, and keeps it.
+    /// Passes a batch on, delivers it, and keeps it.
     fn accept(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -448,7 +455,7 @@ impl Broadcasts {
         let author = batch.run.author;
         let mut events = Vec::new();
         for ((place, item), id) in (batch.first..).zip(batch.items.iter()).zip(ids) {
-            // Delivered with another batch of the author that overlaps with this one.
+            // This broadcast was delivered already, with another batch of the author that overlaps this one.
             if place < run.next {
                 continue;
             }
@@ -461,29 +468,29 @@ impl Broadcasts {
         }
         run.next = batch.last().saturating_add(1);
         self.counters.received += events.len() as u64;
-        // Passed on before it is delivered here: it still has a way to go.
+        // Passed on before it is delivered, as other nodes still wait for it.
         self.push(cx, from, &batch);
         events.into_iter().for_each(|event| cx.event(event));
         self.keep_in_log(cx, batch);
     }
 
-    /// Sends a batch over the links whose other end is not known to have it. Links that get the run
-    /// from elsewhere get a summary later.
+    /// Sends a batch to all peers that are not known to have it. Peers that receive the run from another node
+    /// get a summary later instead.
     fn push(&mut self, cx: &mut OverlayContext<'_>, from: Option<NodeId>, batch: &Batch) {
         let Some(run) = self.runs.get_mut(&batch.run) else { return };
         let mut lazy = Vec::new();
         for link in cx.links.keys().filter(|link| Some(**link) != from) {
-            // The peer has it already, for example because it sent it meanwhile.
+            // The peer has the batch already, for example because it has also sent it to this node.
             if run.has.get(link).is_some_and(|upto| *upto >= batch.last()) {
                 continue;
             }
             if run.lazy.contains(link) {
-                // Lazy push: the peer gets the batch from elsewhere. The summary only makes sure that it
-                // notices if it does not.
+                // Lazy push: the peer receives the batch from another node. If not, the summary shows that it
+                // is missing.
                 lazy.push(*link);
             } else {
-                // Eager push. It counts as delivered: links are reliable, and if this one ends its entry
-                // is forgotten.
+                // Eager push. The peer is noted as having the batch: links are reliable, and when this one
+                // ends, the note is removed.
                 run.note_progress(*link, batch.last());
                 cx.send(*link, Frame::Broadcast(batch.clone()));
             }
@@ -499,7 +506,7 @@ impl Broadcasts {
         self.sweep_at.get_or_insert(cx.now + SWEEP);
     }
 
-    /// Prunes a link: neither side sends the run's broadcasts over it from now on.
+    /// Prunes a link: neither end pushes the run's broadcasts over it any more.
     fn prune(&mut self, cx: &mut OverlayContext<'_>, from: NodeId, name: RunId) {
         if let Some(run) = self.runs.get_mut(&name) {
             run.lazy.insert(from);
@@ -512,14 +519,14 @@ impl Broadcasts {
         self.summaries_at.get_or_insert(now + self.have_delay);
     }
 
-    /// Sends summaries to the links that get runs from elsewhere.
+    /// Sends the summaries that are due.
     fn send_summaries(&mut self, cx: &mut OverlayContext<'_>) {
         self.summaries_at = None;
         for (link, names) in std::mem::take(&mut self.summaries_due) {
             let have = |name: RunId| {
                 let run = self.runs.get(&name)?;
-                let news = run.has.get(&link).is_none_or(|upto| *upto < run.upto());
-                news.then(|| Have { run: name, upto: run.upto() })
+                let is_behind = run.has.get(&link).is_none_or(|upto| *upto < run.upto());
+                is_behind.then(|| Have { run: name, upto: run.upto() })
             };
             let haves: Vec<_> = names.into_iter().filter_map(have).collect();
             for haves in haves.chunks(MAX_HAVES) {
@@ -528,15 +535,15 @@ impl Broadcasts {
         }
     }
 
-    /// Returns whether a batch is too old or from the future.
+    /// Returns whether a batch is too old or from the future, by its newest broadcast.
     fn is_untimely(&self, batch: &Batch, unix: u64) -> bool {
-        let youngest = batch.items.iter().map(|item| item.time).max();
-        youngest.is_none_or(|time| {
+        let newest = batch.items.iter().map(|item| item.time).max();
+        newest.is_none_or(|time| {
             time.saturating_add(self.max_age) < unix || time > unix.saturating_add(self.max_ahead)
         })
     }
 
-    /// Returns whether a batch is within the limits and signed by its author.
+    /// Returns whether a batch is within the limits, readable, and signed by its author.
     fn is_valid(&self, batch: &Batch, ids: &[Hash], key: &mut Option<PublicKey>) -> bool {
         let content = |item: &Item| item.content.payload.len();
         let bytes: usize = batch.items.iter().map(content).sum();
@@ -551,8 +558,8 @@ impl Broadcasts {
             )
     }
 
-    /// Returns whether there is room for another run, after those that are no longer needed were
-    /// forgotten.
+    /// Returns whether there is room for another run. If not, first removes the runs that are no longer
+    /// needed.
     fn make_room(&mut self, now: Instant) -> bool {
         if self.runs.len() >= self.max_runs {
             self.forget_old_runs(now);
@@ -564,7 +571,8 @@ impl Broadcasts {
         let (log, memory, own) = (&self.log, self.memory, self.own);
         let mut forgotten = Vec::new();
         self.runs.retain(|name, run| {
-            // A run that is forgotten too early is delivered again if it is replayed.
+            // If a run were removed too early, its broadcasts would be delivered again when a peer replays
+            // them.
             let keep = *name == own
                 || log.has(*name)
                 || run.missing.is_some()

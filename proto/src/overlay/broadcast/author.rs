@@ -1,7 +1,7 @@
-//! This node's own broadcasts until they are signed.
+//! This node's own broadcasts, from the call of the application until they are signed.
 //!
-//! The first is sent at once. Those that follow within a few milliseconds are collected and sent under
-//! one signature, as every node on the way has to check each signature.
+//! The first broadcast is sent immediately. Those that follow within a few milliseconds are collected and
+//! sent under one signature, because every node that receives them has to check each signature.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use crate::config::Config;
 use crate::frame::broadcast::{Item, MAX_BATCH};
 use crate::time::Instant;
 
-/// Number of bytes of an item beside its title and content: 8 for the time, 2 and 4 for the lengths of
-/// title and content, and 1 for the kind of the content.
+/// Size of an item without its title and content, in bytes: 8 for the time, 2 and 4 for the lengths of title
+/// and content, and 1 for the kind of the content.
 const ITEM_OVERHEAD: usize = 15;
 
-/// The broadcasts of this node.
+/// The broadcasts of this node that are not sent yet.
 #[derive(Debug)]
 pub(super) struct UnsentBroadcasts {
     delay: Duration,
     max_bytes: usize,
-    /// Number of broadcasts so far, including those that wait.
+    /// Number of broadcasts in this run of the node, including those that wait.
     count: u64,
     waiting: Vec<Item>,
     bytes: usize,
-    /// Time from which the next broadcast is sent at once.
+    /// Time from which on a broadcast is sent immediately. Earlier ones wait until then.
     send_at: Instant,
 }
 
@@ -38,8 +38,8 @@ impl UnsentBroadcasts {
         }
     }
 
-    /// Returns whether the waiting broadcasts have to be sent before `item` can wait, as they do not
-    /// fit together.
+    /// Returns whether `item` does not fit into one batch with the waiting broadcasts, which then have to be
+    /// sent first.
     pub(super) fn is_full_for(&self, item: &Item) -> bool {
         !self.waiting.is_empty()
             && (self.bytes + size(item) > self.max_bytes || self.waiting.len() >= MAX_BATCH)
@@ -57,12 +57,12 @@ impl UnsentBroadcasts {
         self.waiting.push(item);
     }
 
-    /// Returns when the waiting broadcasts are due.
+    /// Returns when the waiting broadcasts have to be sent.
     pub(super) fn due(&self) -> Option<Instant> {
         (!self.waiting.is_empty()).then_some(self.send_at)
     }
 
-    /// Takes the waiting broadcasts, with the number of the first; `None` if there are none.
+    /// Takes the waiting broadcasts and the number of the first, or returns `None` if there are none.
     pub(super) fn take(&mut self, now: Instant) -> Option<(u64, Vec<Item>)> {
         if self.waiting.is_empty() {
             return None;

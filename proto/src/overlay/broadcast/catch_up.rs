@@ -1,4 +1,4 @@
-//! Recovery of missing broadcasts: grafting and catching up.
+//! Recovery of missing broadcasts, which a node requests from peers that have them.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::run::{Missing, RunState};
 use super::{ANSWER, Broadcasts, GAP_PATIENCE, MAX_GIVEN, MAX_TRIES, MAX_UNVERIFIED};
 
 impl Broadcasts {
-    /// Takes summaries of what a peer has.
+    /// Handles summaries from a peer: its progress in some runs.
     pub(in crate::overlay) fn receive_haves(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -29,6 +29,8 @@ impl Broadcasts {
         }
     }
 
+    /// Notes a peer's progress in one run. If the peer has more than this node, requests it, but on an old link
+    /// only if it has not arrived after a while.
     pub(super) fn receive_have(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -44,7 +46,7 @@ impl Broadcasts {
             return;
         }
         if !self.runs.contains_key(&name) {
-            // A summary is not signed, so a peer can make up any number of runs.
+            // A summary is not signed, so a peer can invent any number of runs.
             if upto == 0 || self.unverified >= MAX_UNVERIFIED || !self.make_room(cx.now) {
                 return;
             }
@@ -57,13 +59,14 @@ impl Broadcasts {
         if upto >= run.next.max(1) && open {
             let wait = if is_new_link { Duration::ZERO } else { self.graft_after };
             let due = cx.now + wait;
-            // The earlier time holds, or frequent announcements would put off the request for ever.
+            // The earlier of two times is kept. Otherwise frequent summaries would delay the request for
+            // ever.
             let due = run.missing.map_or(due, |missing| missing.due.min(due));
             self.set_missing(name, due, None);
         }
     }
 
-    /// Treats a batch that the application has no time for as if it had only been announced.
+    /// Treats a batch for which the application has no room as if it had only been announced.
     pub(in crate::overlay) fn postpone(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -72,13 +75,13 @@ impl Broadcasts {
     ) {
         let have = Have { run: batch.run, upto: batch.last() };
         if let Some(run) = self.runs.get_mut(&batch.run) {
-            // That the peer sent it does not count as its answer, so that it is asked again.
+            // The batch does not count as the peer's answer, so that the peer is asked again.
             run.missing = run.missing.map(|missing| Missing { asked: None, ..missing });
         }
         self.receive_have(cx, from, have, false);
     }
 
-    /// Answers a peer that asks for broadcasts.
+    /// Answers a peer's request for broadcasts.
     pub(in crate::overlay) fn receive_want(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -87,19 +90,19 @@ impl Broadcasts {
     ) {
         let Want { run: name, after } = want;
         let Some(run) = self.runs.get_mut(&name) else {
-            // Answered all the same, so that the peer asks another node without waiting.
+            // Answered although there are none, so that the peer asks another node without waiting.
             cx.send(from, Frame::Given(Have { run: name, upto: 0 }));
             return;
         };
-        // The peer's own word replaces what was noted, which may be too high: a batch that was sent may
-        // have been dropped there.
+        // The peer's own statement replaces the noted progress. That may be too high, as the peer may have
+        // dropped a batch that was sent to it.
         run.has.insert(from, after);
         run.lazy.remove(&from);
         let mut given = 0;
         for batch in self.log.after(name, after) {
             if given > 0 && given + batch.body().len() > MAX_GIVEN {
-                // The peer asks again. Until then nothing new is pushed to it, as that would arrive
-                // before what it lacks.
+                // The peer asks again. Until then no new batch is pushed to it, as that would arrive before
+                // the missing ones.
                 run.lazy.insert(from);
                 break;
             }
@@ -110,7 +113,7 @@ impl Broadcasts {
         cx.send(from, Frame::Given(Have { run: name, upto: run.upto() }));
     }
 
-    /// Takes a peer's word that it has sent all that it has of what was asked for.
+    /// Handles a peer's notice that it has answered a request as far as it can.
     pub(in crate::overlay) fn receive_given(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -122,13 +125,13 @@ impl Broadcasts {
         if asked != from {
             return;
         }
-        let better = run.upto() > had;
-        if !better {
-            // It has announced broadcasts that it does not have any more.
+        let has_progressed = run.upto() > had;
+        if !has_progressed {
+            // The peer has announced broadcasts that it no longer has.
             run.has.remove(&from);
         }
         if run.is_behind() {
-            let tries = if better { 0 } else { tries };
+            let tries = if has_progressed { 0 } else { tries };
             self.set_missing_tries(given.run, cx.now, None, tries);
             self.ask_next(cx, given.run);
         } else {
@@ -136,11 +139,11 @@ impl Broadcasts {
         }
     }
 
-    /// Decides whether more has to be asked for after a batch has arrived.
+    /// After a batch has arrived, schedules a request if a peer has more, or ends the search.
     pub(super) fn look_for_more(&mut self, cx: &mut OverlayContext<'_>, name: RunId) {
         let Some(run) = self.runs.get(&name) else { return };
         match run.missing {
-            // The rest is on its way from the node that was asked.
+            // The peer that was asked is still sending the rest.
             Some(Missing { asked: Some(_), .. }) if run.is_behind() => {}
             Some(_) if !run.is_behind() => self.clear_missing(name),
             _ if run.is_behind() => self.set_missing(name, cx.now + self.graft_after, None),
@@ -148,7 +151,8 @@ impl Broadcasts {
         }
     }
 
-    /// Asks the next of the peers that have what is missing.
+    /// Asks the next peer that has the missing broadcasts. Gives them up if there is none, or after
+    /// [`MAX_TRIES`].
     pub(super) fn ask_next(&mut self, cx: &mut OverlayContext<'_>, name: RunId) {
         let Some(run) = self.runs.get(&name) else { return };
         let tries = run.missing.map_or(0, |missing| missing.tries);
@@ -158,29 +162,32 @@ impl Broadcasts {
         }
     }
 
+    /// Asks a peer for all broadcasts of a run that this node lacks.
     pub(super) fn ask_peer(&mut self, cx: &mut OverlayContext<'_>, name: RunId, of: NodeId) {
         let Some(run) = self.runs.get_mut(&name) else { return };
         let after = run.upto();
         let tries = run.missing.map_or(0, |missing| missing.tries) + 1;
-        // Grafted: the link is eager in both directions. That costs nothing, as what the peer sends is not
-        // pushed back to it.
+        // Graft: new broadcasts are pushed over this link in both directions from here on. No broadcast is
+        // pushed back to the peer that sent it.
         run.lazy.remove(&of);
         cx.send(of, Frame::Want(Want { run: name, after }));
-        // Each try waits longer, so that a slow but only source can answer in the end.
+        // Each wait is longer than the last. So even if the only peer that has them is slow, it can answer in
+        // the end.
         let wait = ANSWER * u32::try_from(tries).unwrap_or(u32::MAX);
         self.set_missing_tries(name, cx.now + wait, Some((of, after)), tries);
     }
 
-    /// Gives up broadcasts that no neighbour has. After a while those that wait for them are delivered
-    /// without them.
+    /// Gives up missing broadcasts that no peer has. Batches that wait for them are delivered without them,
+    /// after [`GAP_PATIENCE`].
     pub(super) fn give_up(&mut self, cx: &mut OverlayContext<'_>, name: RunId) {
         self.clear_missing(name);
         let Some(run) = self.runs.get_mut(&name) else { return };
-        // The peers that claim to have more have not given it, so their claims no longer count.
+        // The peers that claim to have more have not sent it, so their claims are forgotten.
         run.has.retain(|_, upto| *upto < run.next.max(1));
         let until = run.gap_since.filter(|_| !run.pending.is_empty()).map(|at| at + GAP_PATIENCE);
         if let Some(until) = until.filter(|until| *until > cx.now) {
-            // By then a new neighbour may have announced it. If not, this is called again.
+            // By then a new peer may have announced the missing broadcasts. If not, this function is called
+            // again.
             self.set_missing(name, until, None);
         } else if let Some(first) = run.pending.keys().next().copied() {
             let missed = first.saturating_sub(run.next);

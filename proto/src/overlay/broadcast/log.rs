@@ -1,5 +1,5 @@
-//! The log of broadcasts, which a node keeps for nodes that missed them. Their number, size and age
-//! are limited.
+//! The log: the broadcasts that a node keeps for other nodes that missed them. Their number, total size and
+//! age are limited.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -12,9 +12,9 @@ use crate::frame::broadcast::{Batch, RunId};
 pub(super) struct Log {
     max_count: usize,
     max_bytes: usize,
-    /// In milliseconds.
+    /// Maximum age of a broadcast, in milliseconds.
     max_age: u64,
-    /// The batches of each author's run, by the number of their first broadcast.
+    /// The batches of each run, by the number of their first broadcast.
     runs: BTreeMap<RunId, BTreeMap<u64, Batch>>,
     /// The run and the first number of each batch, in the order of arrival.
     order: VecDeque<(RunId, u64)>,
@@ -35,15 +35,15 @@ impl Log {
         }
     }
 
-    /// Adds a batch. If there are too many or too large ones, drops the oldest. `unix` is the time,
-    /// in milliseconds since 1970.
+    /// Adds a batch. Drops the oldest ones while the number or the size of all broadcasts is over its limit.
+    /// `unix` is the time, in milliseconds since 1970.
     pub(super) fn insert(&mut self, batch: Batch, unix: u64) {
         let (run, first) = (batch.run, batch.first);
         self.count += batch.items.len();
         self.bytes += batch.body().len();
         match self.runs.entry(run).or_default().insert(first, batch) {
-            // The author may have signed a second batch that begins with the same number and is
-            // longer. It takes the place of the first, in `order` too.
+            // The author may have signed a second, longer batch that begins with the same number. It replaces
+            // the first, and stands at the first one's position in `order`.
             Some(old) => {
                 self.count -= old.items.len();
                 self.bytes -= old.body().len();
@@ -58,7 +58,8 @@ impl Log {
 
     /// Drops batches that are too old.
     pub(super) fn expire(&mut self, unix: u64) {
-        // In the order of arrival, so an old batch stays as long as a younger one came before it.
+        // The batches are checked in the order of arrival. So an old batch stays while there is a younger one
+        // that arrived before it.
         while let Some((run, first)) = self.order.front() {
             let batch = self.runs.get(run).and_then(|run| run.get(first));
             if batch.is_some_and(|batch| !self.is_old(batch, unix)) {
@@ -68,8 +69,8 @@ impl Log {
         }
     }
 
-    /// Returns whether all broadcasts of a batch are too old to be kept, by the clock of their
-    /// author. The last one is the newest.
+    /// Returns whether a batch is too old to be kept, by the time that the author has given its last and
+    /// newest broadcast.
     fn is_old(&self, batch: &Batch, unix: u64) -> bool {
         batch.items.last().is_none_or(|item| item.time.saturating_add(self.max_age) < unix)
     }
@@ -94,20 +95,20 @@ impl Log {
         self.runs.contains_key(&run)
     }
 
-    /// Returns the runs that have kept broadcasts.
+    /// Returns the runs of which broadcasts are kept.
     pub(super) fn runs(&self) -> impl Iterator<Item = RunId> {
         self.runs.keys().copied()
     }
 
-    /// Returns the number of the first broadcast of a run that is kept.
+    /// Returns the number of the first kept broadcast of a run.
     pub(super) fn first_of(&self, run: RunId) -> Option<u64> {
         self.runs.get(&run).and_then(|batches| batches.keys().next().copied())
     }
 
     /// Returns the batches of a run that contain broadcasts after `number`, in order.
     pub(super) fn after(&self, run: RunId, number: u64) -> impl Iterator<Item = &Batch> {
-        // The last batch that begins at or before `number` may contain later broadcasts, so start
-        // there.
+        // The last batch that begins at or before `number` may also contain later broadcasts, so the search
+        // starts with it.
         let batches = self.runs.get(&run);
         let from = batches
             .and_then(|batches| batches.range(..=number).next_back())

@@ -1,5 +1,5 @@
-//! The state of one run of an author: its progress, the links that it is passed on over, and the peers
-//! that have more.
+//! The state of one run of an author: this node's progress, the links that are pruned, and the progress of
+//! its peers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,24 +10,23 @@ use crate::time::Instant;
 /// The state of one run of an author.
 #[derive(Debug)]
 pub(super) struct RunState {
-    /// The first number that was not delivered; 0 while that is not known.
+    /// The number of the next broadcast to deliver; 0 while that is not known.
     pub(super) next: u64,
-    /// The author's key, decoded for the first signature.
+    /// The author's key, decoded when its first signature was checked.
     pub(super) key: Option<PublicKey>,
-    /// A signature of the author was seen. If not, the run is only known from summaries.
+    /// A signature of the author was checked. If false, the run is known only from summaries.
     pub(super) verified: bool,
-    /// Time of the last batch.
+    /// Time at which the last batch arrived.
     pub(super) active_at: Instant,
-    /// Batches that arrived before earlier ones, by their first number, with the ids of their
-    /// broadcasts.
+    /// Batches that wait for earlier ones, by their first number, with the ids of their broadcasts.
     pub(super) pending: BTreeMap<u64, (Batch, Vec<Hash>)>,
-    /// Time since which there are batches in `pending`.
+    /// Time since which batches wait in `pending`.
     pub(super) gap_since: Option<Instant>,
-    /// Links whose other end gets the run from another node. They get summaries only.
+    /// Pruned links: the peers that receive the run from another node. Only summaries are sent to them.
     pub(super) lazy: BTreeSet<NodeId>,
-    /// Progress of the peers, as far as it is known.
+    /// Known progress of the peers.
     pub(super) has: BTreeMap<NodeId, u64>,
-    /// Set while a peer has more than this node.
+    /// The search for missing broadcasts, while a peer has more than this node.
     pub(super) missing: Option<Missing>,
 }
 
@@ -57,12 +56,12 @@ impl RunState {
         }
     }
 
-    /// Returns the number up to which nothing is missing.
+    /// Returns this node's progress: the number up to which no broadcast is missing.
     pub(super) fn upto(&self) -> u64 {
         self.next.saturating_sub(1)
     }
 
-    /// Notes that a peer has everything up to a number.
+    /// Notes that a peer has all broadcasts up to a number.
     pub(super) fn note_progress(&mut self, link: NodeId, upto: u64) {
         let has = self.has.entry(link).or_default();
         *has = (*has).max(upto);
@@ -73,17 +72,17 @@ impl RunState {
         self.has.values().any(|upto| *upto >= self.next.max(1))
     }
 
-    /// Returns the peer to ask for what is missing: of those that have it, the next after the one asked
-    /// last.
+    /// Returns the peer to ask for the missing broadcasts. The peers that have them take turns.
     pub(super) fn next_source(&self) -> Option<NodeId> {
-        // Places count from 1, and 0 stands for a run of which nothing has arrived.
+        // The numbers start at 1. `next` is 0 for a run of which no batch has arrived.
         let wanted = self.next.max(1);
-        let able = || self.has.iter().filter(move |(_, upto)| **upto >= wanted).map(|(id, _)| *id);
+        let sources =
+            || self.has.iter().filter(move |(_, upto)| **upto >= wanted).map(|(id, _)| *id);
         let last = self.missing.and_then(|missing| missing.asked).map(|(id, _)| id);
-        able().find(|id| Some(*id) > last).or_else(|| able().next())
+        sources().find(|id| Some(*id) > last).or_else(|| sources().next())
     }
 
-    /// Returns whether a batch was delivered, or waits to be.
+    /// Returns whether all broadcasts of a batch were delivered, or wait to be.
     pub(super) fn holds(&self, batch: &Batch) -> bool {
         batch.last() < self.next
             || self.pending.get(&batch.first).is_some_and(|(held, _)| held.last() >= batch.last())

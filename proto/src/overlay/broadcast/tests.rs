@@ -29,7 +29,7 @@ impl TestBench {
         for n in 1..=links {
             bench.link(n);
         }
-        // So that they are not new any more.
+        // The links are no longer new.
         bench.now = bench.now + NEW_LINK;
         bench
     }
@@ -54,9 +54,9 @@ impl TestBench {
         self.act(|broadcasts, cx| broadcasts.publish(cx, String::new(), text.into()).unwrap());
     }
 
-    /// Lets time pass up to the next thing to do.
+    /// Lets time pass until the next deadline, and handles it.
     fn wait(&mut self) {
-        self.now = self.part.poll_timeout().expect("something to wait for");
+        self.now = self.part.poll_timeout().expect("there is a deadline");
         self.act(Broadcasts::handle_timeout);
     }
 
@@ -104,13 +104,13 @@ fn texts(batch: &Batch) -> String {
 }
 
 #[test]
-fn a_new_broadcast_is_delivered_and_passed_on_and_an_old_one_refused() {
+fn a_new_broadcast_is_delivered_and_passed_on_and_a_copy_prunes_its_link() {
     let mut node = TestBench::new(3);
     node.receive(1, batch(1, &["a"]));
     assert_eq!(node.out(), ["push 2 a", "push 3 a", "delivered a"]);
     node.receive(2, batch(1, &["a"]));
     assert_eq!(node.out(), ["prune 2"]);
-    // From now on 2 gets summaries only.
+    // From now on, only summaries are sent to node 2.
     node.receive(1, batch(2, &["b"]));
     assert_eq!(node.out(), ["push 3 b", "delivered b"]);
     node.wait();
@@ -146,11 +146,11 @@ fn an_announced_broadcast_that_does_not_come_is_requested_from_one_peer_after_an
     node.wait();
     assert_eq!(node.now.since(begun), Config::default().graft_after);
     assert_eq!(node.out(), ["want 2 0"]);
-    // 2 says nothing: 3 is asked.
+    // Node 2 does not answer, so node 3 is asked.
     node.wait();
     assert_eq!(node.out(), ["want 3 0"]);
     node.receive(3, batch(1, &["a"]));
-    assert_eq!(node.out(), ["push 1 a", "delivered a"], "2 has it");
+    assert_eq!(node.out(), ["push 1 a", "delivered a"], "2 has announced it");
     assert!(node.part.requests_due.first().is_none());
 }
 
@@ -165,7 +165,7 @@ fn a_new_link_that_has_more_is_asked_at_once() {
 }
 
 #[test]
-fn a_gap_waits_for_what_stands_before_it() {
+fn a_broadcast_after_a_gap_waits_for_the_missing_one() {
     let mut node = TestBench::new(2);
     node.receive(1, batch(1, &["a"]));
     node.out();
@@ -183,7 +183,7 @@ fn a_gap_that_no_peer_can_fill_is_reported() {
     assert_eq!(node.out(), ["delivered a", "want 1 1"]);
     let given = Have { run: run(), upto: 4 };
     node.act(|broadcasts, cx| broadcasts.receive_given(cx, link(1), given));
-    // A node that has it may still come.
+    // A node that has the missing broadcasts may still link to this one.
     assert_eq!(node.out(), [""; 0]);
     let begun = node.now;
     while node.out.is_empty() {
@@ -195,7 +195,7 @@ fn a_gap_that_no_peer_can_fill_is_reported() {
 }
 
 #[test]
-fn a_gap_is_filled_by_who_comes_later() {
+fn a_gap_can_be_filled_by_a_node_that_links_later() {
     let mut node = TestBench::new(2);
     node.receive(1, batch(1, &["a"]));
     node.receive(1, batch(3, &["c"]));
@@ -213,7 +213,7 @@ fn a_gap_is_filled_by_who_comes_later() {
 }
 
 #[test]
-fn broadcasts_older_than_any_log_are_not_awaited() {
+fn broadcasts_before_the_floor_are_not_awaited() {
     let mut node = TestBench::new(1);
     let late = Batch::sign(&author(), "net", 5, (40, 40), vec![item("x")]);
     node.receive(1, late);
@@ -221,7 +221,7 @@ fn broadcasts_older_than_any_log_are_not_awaited() {
 }
 
 #[test]
-fn a_peer_that_claims_what_it_does_not_have_is_given_up() {
+fn broadcasts_that_a_peer_announces_but_never_sends_are_given_up() {
     let mut node = TestBench::new(1);
     node.announce(1, u64::MAX);
     for _ in 0..MAX_TRIES {
@@ -235,7 +235,7 @@ fn a_peer_that_claims_what_it_does_not_have_is_given_up() {
 }
 
 #[test]
-fn broadcasts_soon_after_each_other_go_out_under_one_signature() {
+fn broadcasts_in_quick_succession_are_sent_under_one_signature() {
     let mut node = TestBench::with(author(), 1, &Config::default());
     node.say("a");
     assert_eq!(node.out(), ["push 1 a"]);
@@ -253,7 +253,7 @@ fn broadcasts_soon_after_each_other_go_out_under_one_signature() {
 }
 
 #[test]
-fn broadcasts_that_exceed_one_frame_go_out_in_several() {
+fn broadcasts_that_exceed_one_batch_are_sent_in_several() {
     let mut node = TestBench::with(author(), 1, &Config::default());
     let large = "x".repeat(40 << 10);
     for _ in 0..3 {
@@ -272,7 +272,7 @@ fn the_same_text_twice_is_two_broadcasts() {
 }
 
 #[test]
-fn the_id_that_the_author_gets_is_the_one_that_others_hear() {
+fn the_author_and_the_receivers_get_the_same_id() {
     let mut node = TestBench::with(author(), 1, &Config::default());
     let id = node.act(|b, cx| b.publish(cx, "t".into(), "x".into()).unwrap());
     let Some(Effect::Send(_, Frame::Broadcast(batch))) = node.out.pop_front() else { panic!() };
@@ -280,7 +280,7 @@ fn the_id_that_the_author_gets_is_the_one_that_others_hear() {
 }
 
 #[test]
-fn a_crowded_link_gets_announcements_and_requests_later() {
+fn a_batch_that_a_crowded_link_skips_is_announced_later() {
     let mut node = TestBench::new(2);
     let pushed = batch(1, &["a"]);
     node.receive(1, pushed.clone());
@@ -293,7 +293,7 @@ fn a_crowded_link_gets_announcements_and_requests_later() {
 }
 
 #[test]
-fn a_broadcast_without_a_ready_application_is_requested_again() {
+fn a_broadcast_that_the_application_has_no_room_for_is_requested_again() {
     let mut node = TestBench::new(2);
     node.receive(1, batch(1, &["a"]));
     node.out();
@@ -386,7 +386,7 @@ fn the_signature_covers_every_field_and_the_network() {
 }
 
 #[test]
-fn limits_hold_before_anything_is_sent_and_where_it_comes_in() {
+fn limits_are_checked_when_a_broadcast_is_sent_and_when_it_arrives() {
     let config = Config::default();
     let mut node = TestBench::with(author(), 1, &config);
     let limit = config.max_broadcast;
@@ -424,7 +424,7 @@ fn broadcasts_too_old_or_from_the_future_are_dropped() {
 }
 
 #[test]
-fn a_replay_is_nothing_new_for_as_long_as_it_could_pass_for_young() {
+fn a_replayed_broadcast_is_not_delivered_again_while_its_time_is_valid() {
     let config = Config::default();
     let mut node = TestBench::new(1);
     node.receive(1, batch(1, &["a"]));
@@ -436,7 +436,7 @@ fn a_replay_is_nothing_new_for_as_long_as_it_could_pass_for_young() {
         node.now = node.now + Duration::from_secs(20);
         node.act(Broadcasts::handle_timeout);
     }
-    // By then it is kept no more, and nothing is remembered in the end.
+    // By then the broadcast is no longer kept, and in the end the run is forgotten too.
     while node.part.poll_timeout().is_some() {
         node.wait();
     }
@@ -460,11 +460,11 @@ fn the_log_is_bounded_in_number_and_bytes() {
 }
 
 #[test]
-fn a_batch_that_reaches_further_than_one_at_its_place_is_counted_once() {
+fn a_longer_batch_replaces_the_one_with_the_same_first_number() {
     let config = Config { log_count: 4, ..Config::default() };
     let mut node = TestBench::with(Key::from_secret(&[100; 32]), 1, &config);
     node.receive(1, batch(1, &["a"]));
-    // Signed by the author, and so no fault of the node that passes it on.
+    // The author has signed both batches, so passing on the second is no fault.
     node.receive(1, batch(1, &["a", "b", "c"]));
     assert_eq!(node.out(), ["delivered a", "delivered b", "delivered c"]);
     for first in 4..=20 {
@@ -486,7 +486,7 @@ fn broadcasts_of_an_earlier_run_are_served_and_not_delivered_again() {
 }
 
 #[test]
-fn a_link_that_ends_leaves_nothing_behind() {
+fn a_link_that_ends_is_forgotten_and_another_peer_is_asked() {
     let mut node = TestBench::new(2);
     node.announce(1, 5);
     node.announce(2, 5);
