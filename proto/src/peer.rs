@@ -1,24 +1,24 @@
-//! One peer as a state machine: everything that a node decides about its network.
+//! The state machine of one node: all its decisions about links, messages and the overlay.
 //!
 //! A [`Machine`] owns the overlay, the table of links, the dials under way and the queries of the
-//! application. A shell drives it: the actor of a real node, or the simulator. The shell has the
-//! sockets (or models of them), the clocks and the application, and decides nothing.
+//! application. A *shell* drives it: the actor of a real node, or the simulator. The shell has the sockets
+//! (or models of them), the clocks and the application. It makes no decisions about the network.
 //!
 //! # Life of a link
-//! 1. [`Output::Dial`] names the addresses of a node. The shell connects to the first that answers,
-//!    secures the connection, and reports [`Input::DialSecured`] with the identity that the handshake
-//!    has proven.
-//! 2. The machine allows one Hello at a time to a node: [`Output::Greet`]. A dial that finds a link, or
-//!    another dial to the same node, waits for it instead.
-//! 3. Each end reports the other's Hello as [`Input::Greeted`]. The machine admits the connection, or
-//!    refuses it with a reason. If both nodes dial each other at once, both machines keep the same
-//!    connection.
-//! 4. Frames of the overlay go in as [`Input::Frame`] and come out as [`Output::Send`]. Messages of the
-//!    application never pass through the machine.
-//! 5. The link ends because the machine says so ([`Output::CloseLink`], [`Output::CloseReplacedLink`]) or because of the
-//!    other side. The shell reports [`Input::LinkClosing`] once nothing more can be sent,
-//!    [`Input::LinkDown`] once the connection is over, and [`Input::LinkReported`] once the application
-//!    knows. Only then a connection that was to replace the link becomes one.
+//! 1. [`Output::Dial`] has the addresses of a node. The shell connects to the first that answers, secures the
+//!    connection, and hands in [`Input::DialSecured`] with the identity that the handshake has proven.
+//! 2. With [`Output::Greet`] the machine lets the shell send Hello. It allows one dial at a time to send
+//!    Hello to a node. If there is a link with the node already, the dial uses that link. If another dial has
+//!    sent a Hello to the node, this dial waits for its outcome.
+//! 3. When the other node's Hello has arrived, the shell hands in [`Input::Greeted`]. The machine admits the
+//!    connection, or refuses it with a reason. If two nodes dial each other at the same time, both machines
+//!    keep the same connection.
+//! 4. Frames of the overlay that arrive are handed in as [`Input::Frame`], and frames to send come out as
+//!    [`Output::Send`]. The application's messages over a link do not pass through the machine.
+//! 5. The link ends because the machine closes it ([`Output::CloseLink`], [`Output::CloseReplacedLink`]), the
+//!    other node closes it, or it is lost. The shell hands in [`Input::LinkClosing`] once nothing more can be
+//!    sent, [`Input::LinkDown`] once the connection has ended, and [`Input::LinkReported`] once the
+//!    application has the event. A connection that replaces the link becomes a link only after that.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -48,42 +48,42 @@ pub use seam::{
 pub use send_queues::MAX_RECIPIENTS;
 use send_queues::SendQueues;
 
-/// Most queries of the application that are under way at once. 1,024: as many actions as a handler may have
-/// under way. One more ends at once.
+/// Maximum number of the application's queries under way. 1,024: as many actions as a handler may have under
+/// way. A further query ends immediately, incomplete.
 pub const MAX_QUERIES: usize = 1024;
 
-/// The state of one peer.
+/// The state machine of one node.
 ///
-/// Driven like every state machine here: hand it one [`Input`], take outputs until [`Machine::poll`]
-/// returns `None`, then sleep until [`Machine::poll_timeout`].
+/// It is driven like every state machine of this crate: hand in one [`Input`], take outputs until
+/// [`Machine::poll`] returns `None`, then sleep until [`Machine::poll_timeout`].
 #[derive(Debug)]
 pub struct Machine {
     overlay: Overlay,
     links: Links,
     dials: Dials,
-    /// Queries of the application that have not ended.
+    /// The application's queries that have not ended.
     queries: BTreeMap<QueryId, OperationId>,
     send_queues: SendQueues,
     /// The application makes all links by hand.
     manual: bool,
-    /// Time for a Hello and its answer.
+    /// Maximum time for the exchange of the two Hellos.
     handshake_timeout: Duration,
-    /// Time for a link that is ending to flush its queue.
+    /// Maximum time for a link that is closing to flush its queue.
     flush_timeout: Duration,
     now: Now,
     stopping: bool,
     outputs: VecDeque<Output>,
-    /// An effect of the overlay is being acted on.
+    /// `carry_out_effects` is running, so a nested call returns and leaves the effects to it.
     carrying_out: bool,
-    /// Frames that were not sent because their link is crowded. The overlay has to learn of each.
+    /// Frames that were not sent because their link is crowded. Each has to be reported to the overlay.
     skipped: Vec<(NodeId, Frame)>,
     skipped_count: u64,
 }
 
 impl Machine {
-    /// Returns the machine of a node without links, which starts at `now`.
+    /// Returns the machine of a node that starts at `now`, without links.
     ///
-    /// `seed` is its only source of randomness. Outside of tests it has to be secret and from the
+    /// `seed` is its only source of randomness. Outside of tests the seed has to be secret and from the
     /// system's generator, as messages are sealed with it.
     #[must_use]
     pub fn new(now: Now, identity: Identity, config: &Config, seed: [u8; 32]) -> Self {
@@ -108,7 +108,7 @@ impl Machine {
         }
     }
 
-    /// Checks signatures with `verifier` from now on.
+    /// Sets the verifier that checks all further signatures.
     pub fn verify_with(&mut self, verifier: Verifier) {
         self.overlay.verify_with(verifier);
     }
@@ -125,13 +125,14 @@ impl Machine {
         self.links.connection(id)
     }
 
-    /// Returns whether the node is stopping: it makes no link any more.
+    /// Returns whether the node is stopping. It makes no more links then.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.stopping
     }
 
-    /// Returns whether messages wait for a node without a link. Later ones have to queue behind them.
+    /// Returns whether the send queue of a node is in use. Then later messages to the node have to be queued
+    /// too, so that they stay in order.
     #[must_use]
     pub fn has_messages_for(&self, id: NodeId) -> bool {
         self.send_queues.waits_for(id)
@@ -143,14 +144,15 @@ impl Machine {
         self.skipped_count
     }
 
-    /// Takes one input. Poll the outputs before the next.
+    /// Handles one input. All outputs have to be polled before the next.
     pub fn handle(&mut self, now: Now, input: Input) {
         debug_assert!(self.outputs.is_empty(), "poll until None before the next input");
         self.set_now(now);
         match input {
             Input::Dial { operation, addresses, keep, purpose } => {
                 if let Some(first) = addresses.first().filter(|_| keep) {
-                    // Kept from now on: the outcome of this dial decides when it is tried again.
+                    // Kept before the dial begins, as the outcome of the dial decides when the address is
+                    // dialled again.
                     self.overlay.keep(first.clone());
                 }
                 self.dial(Some(operation), addresses, purpose);
@@ -188,7 +190,8 @@ impl Machine {
                     return self.outputs.push_back(ended);
                 }
                 let id = self.overlay.ask(what, depth, own, timeout);
-                // Noted before the effects are carried out: a query without neighbours ends at once.
+                // Noted before the effects are carried out, because a query without neighbours ends
+                // immediately.
                 self.queries.insert(id, operation);
                 self.carry_out_effects();
             }
@@ -205,14 +208,14 @@ impl Machine {
             Input::Command(command) => self.with_overlay(|overlay| overlay.command(command)),
             Input::Stopping => {
                 self.stopping = true;
-                // What waits for a link would wait in vain, as none is made any more.
+                // Messages that wait for a link fail now, as no more links are made.
                 self.end_sends();
             }
             Input::Stop { hand_over } => self.stop(hand_over),
         }
     }
 
-    /// Does what is due at `now`.
+    /// Carries out everything that is due at `now`.
     pub fn handle_timeout(&mut self, now: Now) {
         self.set_now(now);
         if self.overlay.poll_timeout().is_some_and(|due| due <= now.monotonic) {
@@ -223,10 +226,11 @@ impl Machine {
         self.check_on_demand();
     }
 
-    /// Returns the next output; `None` if there is no more until the next input or deadline.
+    /// Returns the next output, or `None` if there are no more until the next input or deadline.
     ///
-    /// `is_crowded` says whether so much waits for a link that a frame which can be asked for again
-    /// should not be queued behind it. The machine asks at the moment when it would send such a frame.
+    /// `is_crowded` returns whether too much waits for a link to queue a frame that can be requested again.
+    /// It is called for each such frame. If it returns true, the frame is not sent, which is reported to the
+    /// overlay.
     pub fn poll(
         &mut self,
         mut is_crowded: impl FnMut(ConnectionId, &Frame) -> bool,
@@ -242,8 +246,8 @@ impl Machine {
                 }
                 Some(output) => return Some(output),
                 None => {
-                    // Gives the memory back: a peer is idle most of the time, and its room for outputs would take
-                    // more than the rest of a link.
+                    // Frees the memory: a node is idle most of the time, and an empty queue of outputs would
+                    // take more memory than the rest of a link.
                     self.outputs = VecDeque::new();
                     let (id, frame) = self.skipped.pop()?;
                     self.with_overlay(|overlay| overlay.frame_skipped(id, frame));
@@ -272,19 +276,19 @@ impl Machine {
         self.outputs.push_back(Output::Broadcast { operation, outcome });
         self.carry_out_effects();
         if self.stopping {
-            // There is no time to gather more.
+            // The node is stopping, so there is no time to collect more broadcasts.
             self.with_overlay(Overlay::flush);
         }
     }
 
-    /// Lets the overlay act, and acts on its effects.
+    /// Calls `act` with the overlay, and carries out the effects.
     fn with_overlay(&mut self, act: impl FnOnce(&mut Overlay)) {
         act(&mut self.overlay);
         self.carry_out_effects();
     }
 
-    /// Acts on the overlay's effects, one after the other. The overlay may be called meanwhile: its new
-    /// effects come behind those that were there before.
+    /// Carries out the overlay's effects one after the other. That may call the overlay again. The new
+    /// effects are carried out after those that are in its list already.
     fn carry_out_effects(&mut self) {
         if std::mem::replace(&mut self.carrying_out, true) {
             return;
@@ -299,7 +303,7 @@ impl Machine {
         match effect {
             Effect::Out(output) => self.outputs.push_back(output),
             Effect::Send(to, frame) => {
-                // The link may have ended since the overlay decided.
+                // The link may have ended since the overlay put out the effect.
                 if let Some(connection) = self.links.connection(to) {
                     self.outputs.push_back(Output::Send { connection, frame });
                 }
@@ -337,8 +341,8 @@ impl Machine {
     }
 }
 
-/// Returns whether a frame need not be sent over a crowded link, as its content can be asked for again
-/// or found elsewhere.
+/// Returns whether a frame may be dropped if its link is crowded: its content can be requested again or found
+/// at another node, or its sender learns that it was not sent.
 fn can_be_spared(frame: &Frame) -> bool {
     matches!(frame, Frame::Query(_) | Frame::Broadcast(_) | Frame::Forward(_))
 }

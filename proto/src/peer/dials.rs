@@ -1,4 +1,4 @@
-//! The dials of a peer, from the request for a link to its success or failure.
+//! The dials of a node, from the request for a link to success or failure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,11 +14,11 @@ use crate::time::Instant;
 pub(super) struct Dials {
     last: u64,
     dials: BTreeMap<DialId, Dial>,
-    /// Dials that wait for a link with a node, or for its end, by the node.
+    /// Dials that wait for another link or dial of the node that they have reached, sorted by node.
     waiting: BTreeSet<(NodeId, DialId)>,
-    /// The times at which dials are given up that have reached a node.
+    /// Times at which dials that have reached a node are given up.
     deadlines: Deadlines<DialId>,
-    /// Operations that wait for this node to be a member, by the node that it is to join through.
+    /// Operations that wait until this node is a member, by the node that it joins through.
     joining: BTreeMap<NodeId, Vec<OperationId>>,
 }
 
@@ -26,10 +26,10 @@ pub(super) struct Dials {
 #[derive(Debug)]
 pub(super) struct Dial {
     operation: Option<OperationId>,
-    /// The address that the overlay knows the dial by.
+    /// The first of the dialled addresses, by which the overlay knows the dial.
     address: Address,
     purpose: Purpose,
-    /// The node that was reached.
+    /// The node that was reached, if any.
     id: Option<NodeId>,
     stage: DialStage,
 }
@@ -37,13 +37,14 @@ pub(super) struct Dial {
 /// A stage in the life of a dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DialStage {
-    /// The shell connects.
+    /// The shell is connecting.
     Connecting,
     /// The Hellos are being exchanged.
     Greeting,
-    /// The link with the node is about to end, or another dial has sent its Hello to the node.
+    /// The dial waits until a link with the node has ended, or another dial to it has.
     AwaitingEnd,
-    /// There is, or will be in a moment, another link with the node, which wins.
+    /// The dial waits for another connection with the node to become a link, as one of the two nodes has
+    /// refused this one.
     AwaitingLink,
 }
 
@@ -52,7 +53,7 @@ impl Dial {
         self.purpose == Purpose::Message
     }
 
-    /// Returns the node whose link the dial waits for.
+    /// Returns the node whose other link or dial this dial waits for.
     fn waits_for(&self) -> Option<NodeId> {
         self.id.filter(|_| matches!(self.stage, DialStage::AwaitingEnd | DialStage::AwaitingLink))
     }
@@ -63,27 +64,27 @@ impl Dials {
         self.deadlines.first()
     }
 
-    /// Returns whether a dial is under way.
+    /// Returns whether any dial is under way.
     #[cfg(test)]
     pub(super) fn is_any(&self) -> bool {
         !self.dials.is_empty()
     }
 
-    /// Returns whether the shell is still connecting for a dial.
+    /// Returns whether a dial is at the stage where the shell connects.
     pub(super) fn is_connecting(&self, dial: DialId) -> bool {
         self.stage(dial) == Some(DialStage::Connecting)
     }
 
-    /// Returns the dials that wait for a link with a node.
+    /// Returns the dials that wait for another link or dial of a node.
     pub(super) fn waiting_for_link(&self, id: NodeId) -> Vec<DialId> {
         let of_node = (id, DialId(0))..=(id, DialId(u64::MAX));
         self.waiting.range(of_node).map(|(_, dial)| *dial).collect()
     }
 
-    /// Returns the dials that wait for the end of a link with a node, or of another dial to it.
+    /// Returns the dials that wait until a link with a node, or another dial to it, has ended.
     fn waiting_for_end(&self, id: NodeId) -> Vec<DialId> {
-        let is_meant = |dial: &DialId| self.stage(*dial) == Some(DialStage::AwaitingEnd);
-        self.waiting_for_link(id).into_iter().filter(is_meant).collect()
+        let awaits_end = |dial: &DialId| self.stage(*dial) == Some(DialStage::AwaitingEnd);
+        self.waiting_for_link(id).into_iter().filter(awaits_end).collect()
     }
 
     fn stage(&self, dial: DialId) -> Option<DialStage> {
@@ -101,7 +102,8 @@ impl Dials {
     fn remove(&mut self, number: DialId) -> Option<Dial> {
         let dial = self.dials.remove(&number)?;
         if self.dials.is_empty() {
-            // An empty map keeps a node with room for eleven dials, 1.6 KiB, for as long as the peer lives.
+            // An empty `BTreeMap` that had entries keeps memory for eleven dials, 1.6 KiB. A new map has
+            // none.
             self.dials = BTreeMap::new();
         }
         self.deadlines.set(number, None);
@@ -128,14 +130,15 @@ impl Machine {
         };
         let stage = DialStage::Connecting;
         self.dials.dials.insert(dial, Dial { operation, address, purpose, id: None, stage });
-        // Entered first, so that it fails like any other dial and the overlay learns of it.
+        // Inserted before it fails, so that the failure is reported to the overlay like that of any other
+        // dial.
         if self.stopping {
             return self.fail_dial(dial, &DialError::Unwanted(Reason::Stopping));
         }
         self.outputs.push_back(Output::Dial { dial, operation, addresses, purpose });
     }
 
-    /// Notes that a dial has reached a node, and decides whether it may say Hello.
+    /// Notes that a dial has reached a node, and decides whether it may send its Hello.
     pub(super) fn dial_secured(&mut self, number: DialId, id: NodeId) {
         let Some(dial) = self.dials.dials.get_mut(&number) else { return };
         dial.id = Some(id);
@@ -153,8 +156,8 @@ impl Machine {
             }
             Err(Reason::Duplicate) if self.links.can_send_to(id) => self.dial_reached(number, id),
             Err(Reason::Duplicate) => {
-                // As long as a Hello may take, and as the link that is ending may take to flush its
-                // queue.
+                // Long enough for another dial to exchange Hellos, and for a link that is closing to flush
+                // its queue.
                 let deadline = now + self.handshake_timeout + self.flush_timeout;
                 self.dials.set_stage(number, DialStage::AwaitingEnd, deadline);
             }
@@ -162,8 +165,8 @@ impl Machine {
         }
     }
 
-    /// Fails a dial whose connection one of the two nodes refused. If that is for another link between
-    /// them, the dial waits for it.
+    /// Fails a dial whose connection one of the two nodes has refused. If it was refused because of another
+    /// connection between them, the dial waits for that one to become a link.
     pub(super) fn dial_refused(&mut self, number: DialId, error: &DialError) {
         match error {
             DialError::Refused(Reason::Duplicate) | DialError::Unwanted(Reason::Duplicate) => {
@@ -173,14 +176,14 @@ impl Machine {
         }
     }
 
-    /// Lets dials continue that waited for the end of a link, or of another dial.
+    /// Continues the dials that waited until a link with a node, or another dial to it, had ended.
     pub(super) fn resume_dials(&mut self, id: NodeId) {
         for dial in self.dials.waiting_for_end(id) {
             self.dial_secured(dial, id);
         }
     }
 
-    /// Ends the dials that have taken too long.
+    /// Fails the dials that have taken too long.
     pub(super) fn dials_overdue(&mut self) {
         while let Some(number) = self.dials.deadlines.pop(self.now.monotonic) {
             let error = match self.dials.stage(number) {
@@ -193,7 +196,7 @@ impl Machine {
         }
     }
 
-    /// Ends a dial with success. Returns it.
+    /// Reports the success of a dial, removes it, and returns it.
     pub(super) fn end_dial(&mut self, number: DialId, id: NodeId) -> Option<Dial> {
         let dial = self.dials.remove(number)?;
         let operation = dial.operation;
@@ -201,7 +204,7 @@ impl Machine {
         Some(dial)
     }
 
-    /// Uses a link as the dial that made it was meant to.
+    /// Uses a link for the purpose of a dial that has made or found it.
     pub(super) fn dial_linked(&mut self, dial: Dial, id: NodeId) {
         let recipient = dial.address.id;
         self.with_overlay(|overlay| overlay.dialled(&dial.address, id));
@@ -211,7 +214,7 @@ impl Machine {
         match dial.purpose {
             Purpose::Application | Purpose::Reconnect => self.overlay.pin(id),
             Purpose::Join | Purpose::Rejoin => {
-                // Noted before the overlay joins, which may be refused at once.
+                // Noted before the overlay joins, because it may be refused immediately.
                 if let Some(operation) = dial.operation {
                     self.dials.joining.entry(id).or_default().push(operation);
                 }
@@ -226,14 +229,14 @@ impl Machine {
         }
     }
 
-    /// Ends the joins with success: this node is a member.
+    /// Reports success to all joins: this node is a member.
     pub(super) fn joined(&mut self) {
         for operation in std::mem::take(&mut self.dials.joining).into_values().flatten() {
             self.outputs.push_back(Output::JoinEnded { operation, outcome: Ok(()) });
         }
     }
 
-    /// Ends the joins through a node with a failure.
+    /// Reports a failure to the joins through a node.
     pub(super) fn join_failed(&mut self, through: NodeId, error: &JoinError) {
         for operation in self.dials.joining.remove(&through).unwrap_or_default() {
             self.outputs.push_back(Output::JoinEnded { operation, outcome: Err(error.clone()) });
@@ -246,11 +249,10 @@ impl Machine {
         }
     }
 
-    /// Has a dial wait for another link with the node that it has reached, or share the one that there
-    /// is.
+    /// Lets a dial use the link that exists with the node that it has reached, or wait for one.
     fn await_link(&mut self, number: DialId) {
         let Some(id) = self.dials.dials.get(&number).and_then(|dial| dial.id) else { return };
-        // The stage shows whether this dial has said Hello, so this comes before the stage changes.
+        // Called before the stage changes, because the stage shows whether this dial has sent its Hello.
         self.end_hello(number);
         if self.links.connection(id).is_some() {
             return self.dial_reached(number, id);
@@ -259,7 +261,7 @@ impl Machine {
         self.dials.set_stage(number, DialStage::AwaitingLink, deadline);
     }
 
-    /// Lets other dials of the node say Hello, if this dial was the one that did.
+    /// Allows other dials to send Hello to the node, if this dial has sent one.
     fn end_hello(&mut self, number: DialId) {
         if let Some(Dial { id: Some(id), stage: DialStage::Greeting, .. }) =
             self.dials.dials.get(&number)
@@ -273,7 +275,7 @@ impl Machine {
         let Some(dial) = self.dials.remove(number) else { return };
         let (operation, outcome) = (dial.operation, Err(error.clone()));
         self.outputs.push_back(Output::DialEnded { dial: number, operation, outcome });
-        // Its connection was to replace a link that has not ended in time.
+        // The connection of this dial was to replace a link that has not ended in time.
         if let Some(connection) = self.links.drop_successor(number) {
             self.outputs.push_back(Output::Refused(connection, Reason::HandshakeTimeout));
         }
@@ -283,7 +285,7 @@ impl Machine {
             self.recipient_dialled(recipient, false);
         }
         if let Some(id) = dial.id {
-            // Dials that waited for this one's Hello may say theirs.
+            // Dials that waited for this one may send their Hello.
             self.resume_dials(id);
         }
     }

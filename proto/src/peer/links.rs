@@ -1,4 +1,4 @@
-//! The links of a peer: how connections become links, and how links end.
+//! The links of a node: how connections become links, and how links end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,45 +11,45 @@ use crate::overlay::Overlay;
 use crate::overlay::admission::Admission;
 use crate::time::Instant;
 
-/// The table of links: one for each node.
+/// The table of links. There is at most one with each node.
 #[derive(Debug)]
 pub(super) struct Links {
-    /// Interval at which the use of links that were made for a message is measured.
+    /// Interval at which the use of each on-demand link is measured.
     check: Duration,
     by_id: BTreeMap<NodeId, LinkEntry>,
     by_connection: BTreeMap<ConnectionId, NodeId>,
-    /// Connections that become the link with a node once the present one has ended.
+    /// Connections that become the link with a node once the present link has ended.
     successors: BTreeMap<NodeId, Greeted>,
-    /// Links that were made for a message, and that the application has not asked for otherwise.
+    /// On-demand links: they were made for a message, and nothing else needs them so far.
     on_demand: BTreeMap<ConnectionId, OnDemand>,
-    /// The next measurements of their use.
+    /// Times of the next measurement of each on-demand link.
     checks: Deadlines<ConnectionId>,
 }
 
 #[derive(Debug)]
 struct LinkEntry {
     connection: ConnectionId,
-    /// Frames and messages can still be sent over it.
+    /// Frames and messages can still be sent over the link.
     can_send: bool,
-    /// This node is closing it: frames that still arrive are dropped.
+    /// This node is closing the link, so frames that still arrive are dropped.
     drops_frames: bool,
 }
 
-/// The use of a link that was made for a message.
+/// The use of an on-demand link.
 #[derive(Debug, Default)]
 struct OnDemand {
-    /// Result of the last measurement.
+    /// Number of messages at the last measurement.
     count: u64,
-    /// Number of measurements in a row without anything sent.
+    /// Number of measurements in a row that found no use.
     idle: u32,
 }
 
-/// Measurements in a row that find a link idle before it is closed. 4: it closes at most a quarter of the
-/// configured time too late.
+/// Number of measurements in a row without use after which an on-demand link is closed. 4: a link is closed
+/// at most a quarter of the configured time too late.
 const IDLE_CHECKS: u32 = 4;
 
 impl Links {
-    /// Returns an empty table. A link that was made for a message is idle after `idle` without use.
+    /// Returns an empty table. An on-demand link is closed after the time `idle` without use.
     pub(super) fn new(idle: Duration) -> Self {
         Self {
             check: idle / IDLE_CHECKS,
@@ -75,13 +75,13 @@ impl Links {
         self.by_connection.get(&connection).copied()
     }
 
-    /// Returns the node at the other end of a link, unless this node is closing it.
+    /// Returns the node at the other end of a link, or `None` if this node is closing the link.
     pub(super) fn accepts_from(&self, connection: ConnectionId) -> Option<NodeId> {
         let id = self.id(connection)?;
         self.by_id.get(&id).filter(|link| !link.drops_frames).map(|_| id)
     }
 
-    /// Returns whether there is a link with a node that is not about to end.
+    /// Returns whether there is a link with a node over which frames can be sent.
     pub(super) fn can_send_to(&self, id: NodeId) -> bool {
         self.by_id.get(&id).is_some_and(|link| link.can_send)
     }
@@ -93,7 +93,7 @@ impl Links {
         }
     }
 
-    /// Notes that the link with a node was made for a message.
+    /// Notes that the link with a node is an on-demand link.
     pub(super) fn set_on_demand(&mut self, id: NodeId, now: Instant) {
         if let Some(connection) = self.connection(id) {
             self.on_demand.insert(connection, OnDemand::default());
@@ -101,7 +101,7 @@ impl Links {
         }
     }
 
-    /// Notes that the application has asked for the link with a node.
+    /// Notes that the application wants the link with a node, so it is no longer on demand.
     pub(super) fn set_wanted(&mut self, id: NodeId) {
         if let Some(connection) = self.connection(id) {
             self.forget_on_demand(connection);
@@ -140,7 +140,7 @@ impl Links {
 }
 
 impl Machine {
-    /// Decides about a connection on which both ends have said Hello.
+    /// Admits or refuses a connection on which both ends have said Hello.
     pub(super) fn greeted(&mut self, greeted: Greeted) {
         let id = greeted.candidate.id;
         let admission = if self.stopping {
@@ -151,7 +151,8 @@ impl Machine {
         match admission {
             Admission::Accept => self.link_up(greeted),
             Admission::Refuse(reason) => {
-                // Refusing a connection of the other node's does not answer this node's own Hello.
+                // If the other node has dialled this connection, a Hello of this node on another connection
+                // still waits for its answer.
                 if greeted.dial.is_some() {
                     self.overlay.end_hello(id);
                 }
@@ -161,8 +162,8 @@ impl Machine {
                 let Some(old) = self.links.by_id.get_mut(&id) else {
                     return self.link_up(greeted);
                 };
-                // The old link first delivers what is queued on it, and the application has to learn of
-                // its end, before the new connection becomes a link. So messages keep their order.
+                // Messages have to keep their order. So the new connection becomes a link only after the old
+                // link has delivered what is queued, and the application has the event of its end.
                 old.can_send = false;
                 let old = old.connection;
                 let replaced = self.links.successors.insert(id, greeted);
@@ -174,7 +175,8 @@ impl Machine {
         }
     }
 
-    /// Refuses a connection. A dial that made it fails, or waits for the link that wins.
+    /// Refuses a connection. If this node has dialled it, the dial fails, or waits for the link that is kept
+    /// instead.
     fn refuse(&mut self, greeted: &Greeted, reason: Reason) {
         self.outputs.push_back(Output::Refused(greeted.connection, reason.clone()));
         if let Some(dial) = greeted.dial {
@@ -187,7 +189,7 @@ impl Machine {
         let id = candidate.id;
         self.links.insert(id, connection);
         self.outputs.push_back(Output::Admitted(connection));
-        // The outcomes of dials come before the events about the link.
+        // The outcomes of dials are put out before the effects of the link.
         let made = dial.and_then(|dial| self.end_dial(dial, id));
         if made.as_ref().is_some_and(Dial::is_for_message) {
             self.links.set_on_demand(id, self.now.monotonic);
@@ -203,15 +205,15 @@ impl Machine {
         self.recipient_linked(id);
     }
 
-    /// Takes the end of a connection. If it was a link, that has ended.
+    /// Handles the end of a connection, which may have been a link.
     pub(super) fn link_down(&mut self, connection: ConnectionId, link_end: LinkEnd) {
         if let Some(id) = self.links.remove(connection) {
             self.with_overlay(|overlay| overlay.link_down(id, &link_end));
         }
     }
 
-    /// Goes on after the application knows of a link's end: a connection that was to replace it becomes
-    /// a link, and dials that waited for the end continue.
+    /// Continues after the application has the event about a link's end: a connection that was to replace the
+    /// link becomes one, and dials that waited for the end go on.
     pub(super) fn link_reported(&mut self, id: NodeId) {
         if let Some(successor) = self.links.successors.remove(&id) {
             self.link_up(successor);
@@ -220,7 +222,7 @@ impl Machine {
         self.resume_dials(id);
     }
 
-    /// Asks the shell for the use of on-demand links.
+    /// Asks the shell to measure the on-demand links that are due.
     pub(super) fn check_on_demand(&mut self) {
         let now = self.now.monotonic;
         let due: Vec<_> = std::iter::from_fn(|| self.links.checks.pop(now)).collect();
@@ -230,7 +232,8 @@ impl Machine {
         }
     }
 
-    /// Closes an on-demand link that is idle, unless the overlay needs it meanwhile.
+    /// Handles a measurement of an on-demand link. Closes the link if it was idle for long enough, unless the
+    /// overlay or the application needs it.
     pub(super) fn link_used(&mut self, connection: ConnectionId, count: u64, busy: bool) {
         let Some(link) = self.links.on_demand.get_mut(&connection) else { return };
         let idle = if busy || count != link.count { 0 } else { link.idle + 1 };
@@ -238,8 +241,8 @@ impl Machine {
         if idle < IDLE_CHECKS {
             return;
         }
-        // A link that the overlay or the application needs now is theirs from here on, and is measured
-        // no more.
+        // Whether the link is closed or needed by the overlay or the application: it is not measured any
+        // more.
         self.links.forget_on_demand(connection);
         let Some(id) = self.links.id(connection) else { return };
         let views = self.overlay.views();
@@ -248,7 +251,7 @@ impl Machine {
         }
     }
 
-    /// Leaves the link with a node, once.
+    /// Closes the link with a node, unless it is being closed already.
     pub(super) fn close_link(&mut self, id: NodeId, reason: Reason) {
         let Some(link) = self.links.by_id.get_mut(&id) else { return };
         link.can_send = false;
@@ -258,10 +261,10 @@ impl Machine {
         }
     }
 
-    /// Leaves all links; from now on there are no new ones.
+    /// Stops the node: closes all links, and makes no new ones.
     pub(super) fn stop(&mut self, hand_over: bool) {
         self.stopping = true;
-        // A member's neighbours learn which nodes may take its place before they get its goodbye.
+        // The overlay sends its last frames before the links are closed, as nothing can follow a goodbye.
         self.with_overlay(if hand_over { Overlay::leave } else { Overlay::flush });
         for (_, greeted) in std::mem::take(&mut self.links.successors) {
             self.refuse(&greeted, Reason::Stopping);

@@ -1,4 +1,4 @@
-//! The inputs and outputs of a peer's machine: the whole interface to a shell.
+//! The interface between a node's machine and its shell: all inputs and outputs.
 
 use std::time::Duration;
 
@@ -16,74 +16,74 @@ use crate::overlay::broadcast::BroadcastError;
 use crate::overlay::relay::{DirectError, RelayError};
 use crate::seal::LetterContent;
 
-/// The number of a connection, given by the shell in the order in which they are made.
+/// The number of a connection. The shell numbers connections in the order in which they are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
 
-/// The number of a dial, given by the machine.
+/// The number of a dial. The machine numbers dials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DialId(pub(super) u64);
 
-/// The number of something that the application has asked for and that has an outcome, given by the
-/// shell.
+/// The number of an operation: a request of the application that has an outcome. The shell numbers
+/// operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OperationId(pub u64);
 
-/// An input of the machine: something that has happened, or that the application wants.
+/// An input of the machine: something that has happened, or a request of the application.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Input {
     /// Dials a node for the application. Ends with [`Output::DialEnded`].
     Dial {
-        /// Names the dial in its outcome.
+        /// The operation of which the outcome is reported.
         operation: OperationId,
-        /// The addresses of the node, best first. The overlay and events name the dial by the first.
+        /// The addresses of the node, best first. The overlay and events refer to the dial by the first.
         addresses: Vec<Address>,
-        /// Keep the link to the first address: dial again whenever it is lost.
+        /// Whether to keep a link to the first address: it is dialled again whenever the link is lost.
         keep: bool,
         /// The purpose of the link.
         purpose: Purpose,
     },
-    /// A dial has a secured connection. The handshake has proven the identity at the other end.
+    /// The connection of a dial is secured. The handshake has proven the identity at the other end.
     DialSecured {
         /// The dial.
         dial: DialId,
-        /// The node that answered.
+        /// The node at the other end.
         id: NodeId,
     },
-    /// The node that a dial has reached refused the connection in its answer to Hello.
+    /// The node that a dial has reached has refused the connection, in its answer to Hello.
     DialRefused {
         /// The dial.
         dial: DialId,
-        /// The reason that it gave.
+        /// The reason that the node has given.
         reason: Reason,
     },
-    /// A dial has failed before there was a link, for a reason that the shell knows.
+    /// A dial has failed before there was a link, and not because the other node refused it.
     DialFailed {
         /// The dial.
         dial: DialId,
         /// The reason, in words.
         error: String,
     },
-    /// The Hello of the other end has arrived, so the connection can be a link. Answered with
-    /// [`Output::Admitted`] or [`Output::Refused`]. The answer may come later, if the connection
-    /// replaces a link that has to end first.
+    /// The other node's Hello has arrived, so the connection can become a link. Answered with
+    /// [`Output::Admitted`] or [`Output::Refused`]. If the connection replaces a link, the answer comes after
+    /// that link has ended.
     Greeted(Greeted),
-    /// A frame came in over a connection.
+    /// A frame has arrived over a connection.
     Frame(ConnectionId, Frame),
-    /// Broadcasts came in over a connection while the application has no time for more. They are asked
-    /// for again later.
+    /// Broadcasts have arrived over a connection, but the application has no room for more events. They are
+    /// dropped, and requested again later.
     PostponeBroadcasts(ConnectionId, Batch),
-    /// Nothing more can be sent over a connection: it is about to end.
+    /// Nothing more can be sent over a connection, which is about to end.
     LinkClosing(ConnectionId),
-    /// A connection is over.
+    /// A connection has ended.
     LinkDown {
         /// The connection.
         connection: ConnectionId,
-        /// The reason, and which side ended it.
+        /// The reason, and the side that has ended it.
         link_end: LinkEnd,
     },
-    /// The application knows that a link with this node has ended.
+    /// The application has the event that a link with a node has ended.
     LinkReported {
         /// The node.
         id: NodeId,
@@ -92,43 +92,44 @@ pub enum Input {
     LinkUse {
         /// The link.
         connection: ConnectionId,
-        /// A number that grows with each message sent or received.
+        /// A number that grows with each message that is sent or received.
         count: u64,
-        /// Something waits to be sent, or a reply is awaited.
+        /// Whether messages wait to be sent, or a reply is awaited.
         busy: bool,
     },
     /// Sends a broadcast. Answered with [`Output::Broadcast`].
     Broadcast {
-        /// Names it in the outcome.
+        /// The operation of which the outcome is reported.
         operation: OperationId,
-        /// Its title.
+        /// The title of the broadcast.
         title: String,
-        /// Its content.
+        /// The content of the broadcast.
         message: Message,
     },
-    /// Asks the network. Answers come as [`Output::Answered`], then [`Output::QueryEnded`]. A query beyond
-    /// [`MAX_QUERIES`](super::MAX_QUERIES) ends at once, incomplete.
+    /// Sends a query into the network. Each answer is an [`Output::Answered`], and [`Output::QueryEnded`]
+    /// comes last. If [`MAX_QUERIES`](super::MAX_QUERIES) are under way, the query ends immediately,
+    /// incomplete.
     Query {
-        /// Names the query in its answers.
+        /// The operation that the answers refer to.
         operation: OperationId,
         /// The question.
         what: QueryKind,
-        /// Number of hops; -1 for the whole network, 0 for no node.
+        /// Number of hops: -1 for the whole network, 0 for no node.
         depth: i32,
-        /// Ask only the neighbours, on behalf of this node itself and whatever the depth:
-        /// their answers include what only this node may know.
+        /// Whether to ask only the neighbours, on behalf of this node itself. Their answers include files
+        /// that only this node has access to. `depth` has no effect then.
         own: bool,
-        /// Time to wait; `None` for the configured time.
+        /// Time to wait for answers; `None` for the configured time.
         timeout: Option<Duration>,
     },
-    /// Sends a message or ping to a node that there may be no link with. Answered with
-    /// [`Output::Deliver`] or [`Output::Sent`].
+    /// Sends a message, ping, request or reply to a node, whether there is a link with it or not. Answered
+    /// with [`Output::Deliver`] or [`Output::Sent`].
     Send {
-        /// Names it in the outcome.
+        /// The operation of which the outcome is reported.
         operation: OperationId,
         /// The recipient.
         to: NodeId,
-        /// The message or ping.
+        /// The message, ping, request or reply.
         payload: Payload,
     },
     /// The application no longer waits for the reply to a relayed request.
@@ -136,7 +137,7 @@ pub enum Input {
         /// The operation of the request.
         operation: OperationId,
     },
-    /// The shell has carried out [`Output::Deliver`], with or without success. The next message may
+    /// The shell has carried out [`Output::Deliver`], with or without success, so the next message may
     /// follow.
     Delivered {
         /// The recipient.
@@ -148,37 +149,38 @@ pub enum Input {
     AddressesLookedUp {
         /// The node.
         id: NodeId,
-        /// Addresses where this node has met it; may be empty.
+        /// The addresses at which this node was linked with it before. May be empty.
         addresses: Vec<Address>,
     },
-    /// A node without a link sent a probe. Answered with [`Output::ProbeAnswer`].
+    /// A node has sent a probe, on a connection that is not a link. Answered with [`Output::ProbeAnswer`].
     ProbeReceived {
-        /// Names it in the answer.
+        /// The operation of which the answer is part.
         operation: OperationId,
-        /// The node, which its handshake has proven.
+        /// The node that sent it, whose identity the handshake has proven.
         from: NodeId,
         /// The probe.
         probe: Probe,
     },
-    /// The outcome of [`Output::Probe`]: what the node answered, if it did.
+    /// The outcome of [`Output::Probe`].
     Probed {
         /// The node that was probed.
         id: NodeId,
-        /// Its answer.
+        /// The node's answer, or `None` if it did not answer.
         answer: Option<Probe>,
     },
     /// A command of the application.
     Command(Command),
-    /// The node is about to stop: it makes no more links, and broadcasts go out at once.
+    /// The node is about to stop: it makes no more links, and sends broadcasts immediately.
     Stopping,
-    /// The node stops: it closes all links.
+    /// The node stops, and closes all links.
     Stop {
-        /// Hand this node's place over to its neighbours first.
+        /// Whether the node also leaves the network: it names its neighbours to each other first, so that
+        /// they can link to each other.
         hand_over: bool,
     },
 }
 
-/// A command of the application, or of the shell for it, that has no outcome of its own.
+/// A command of the application or the shell that has no outcome.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Command {
@@ -188,29 +190,31 @@ pub enum Command {
         query: QueryId,
         /// The files that were found.
         files: Vec<SharedFile>,
-        /// QueryAnswer "here" as well: a call-back is under way.
+        /// Whether to add an answer that this node is the wanted one, because it is calling back.
         here: bool,
     },
-    /// Stops keeping the link to an address; the link itself stays.
+    /// Stops keeping the link to an address: if the link ends, it is not dialled again.
     StopReconnecting(Address),
-    /// Closes the link with a node, which is not dialled again.
+    /// Closes the link with a node, which is not dialled again. If this node is a member, the other node is
+    /// kept away for a while.
     Disconnect(NodeId),
     /// Sets this node's addresses, best first.
     Addresses(Vec<Address>),
-    /// Keeps nodes away that an earlier run kept away, each for the rest of its time: see
-    /// [`Overlay::kept_away`](crate::overlay::Overlay::kept_away). Comes before [`Command::Known`].
+    /// Keeps nodes away that an earlier run has kept away, each for the time that is left: see
+    /// [`Overlay::kept_away`](crate::overlay::Overlay::kept_away). Has to come before [`Command::Known`].
     KeepAway(Vec<(NodeId, Duration)>),
-    /// Names nodes that were met in earlier runs, with their addresses. They are asked for a place when
-    /// no other neighbour can be had.
+    /// Adds nodes that earlier runs were linked with, and their addresses. A member asks them for a place
+    /// like the other nodes that it knows.
     Known(Vec<(NodeId, Vec<Address>)>),
-    /// Leaves the network: hands this node's place over and closes all links. It is a lone node then.
+    /// Leaves the network: names the neighbours to each other, so that they can link to each other, and
+    /// closes all links.
     Leave,
-    /// Restores broadcasts of an earlier run that [`Output::Keep`] was put out for. They are passed on, and
-    /// not delivered again.
+    /// Restores broadcasts that came as [`Output::Keep`] in an earlier run. They are sent to nodes that ask
+    /// for them, and not delivered again.
     Restore(Vec<Batch>),
-    /// Sets the owner of the network: what is signed with this key is obeyed.
+    /// Sets the owner of the network. Orders that are signed with this key are obeyed.
     Owner(NodeId),
-    /// Orders all nodes of the network to stop, signed with its owner's key.
+    /// Orders all nodes of the network to stop, signed with the owner's key.
     Shutdown(Key),
 }
 
@@ -219,43 +223,43 @@ pub enum Command {
 pub struct Greeted {
     /// The connection.
     pub connection: ConnectionId,
-    /// The dial that made it; `None` if the other end dialled.
+    /// The dial that made the connection; `None` if the other node has dialled.
     pub dial: Option<DialId>,
-    /// The other end, as the application sees it.
+    /// The other node, as the application sees it.
     pub peer: Peer,
-    /// The other end, as admission sees it.
+    /// The other node, as admission sees it.
     pub candidate: Candidate,
-    /// The other end's clock in milliseconds since 1970, from its Hello.
+    /// The other node's wall clock in milliseconds since 1970, from its Hello.
     pub unix: Option<u64>,
 }
 
-/// The purpose of a link, which decides about its life.
+/// The purpose of a link, which decides how long it is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// The application asked for the link: it is never traded for another.
+    /// The application asked for the link. The overlay never closes it to make room for another neighbour.
     Application,
     /// The application joins the network through the node.
     Join,
-    /// The application joins the network, and did not name this node. It is not dialled if it is kept
-    /// away.
+    /// The application joins the network through a node that it did not choose itself. There is no link if
+    /// the node is kept away.
     Rejoin,
-    /// The overlay dials again for a link that the application wants to keep.
+    /// The overlay dials again, because the application keeps a link to the address and the link was lost.
     Reconnect,
-    /// The overlay wants the link. A failure is no event.
+    /// The overlay wants the link. A failure causes no event.
     Overlay,
-    /// A message is to be sent over the link, which closes once it is idle. A failure is no event.
+    /// A message is to be sent over the link, which is closed once it is idle. A failure causes no event.
     Message,
 }
 
 impl Purpose {
-    /// Returns whether the application gets an event about a failure.
+    /// Returns whether a failure causes an event for the application.
     #[must_use]
     pub fn is_reported(self) -> bool {
         !matches!(self, Self::Overlay | Self::Message)
     }
 }
 
-/// An output of the machine: something for the shell to do.
+/// An output of the machine: a task for the shell, or a result.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Output {
@@ -264,37 +268,37 @@ pub enum Output {
     Dial {
         /// The dial.
         dial: DialId,
-        /// The operation that asked for it; `None` if the overlay did.
+        /// The operation that asked for the dial; `None` if the machine did.
         operation: Option<OperationId>,
         /// The addresses, best first; at least one.
         addresses: Vec<Address>,
         /// The purpose of the link.
         purpose: Purpose,
     },
-    /// Say Hello on the connection of a dial. Answered with [`Input::Greeted`], [`Input::DialRefused`] or
+    /// Send Hello on the connection of a dial. Answered with [`Input::Greeted`], [`Input::DialRefused`] or
     /// [`Input::DialFailed`].
     Greet(DialId),
-    /// A dial has ended, or was not even begun because the node is stopping. A connection of it that was
-    /// not admitted is to be closed.
+    /// A dial has ended, or has not begun because the node is stopping. If the dial has a connection that was
+    /// not admitted, close it.
     DialEnded {
         /// The dial.
         dial: DialId,
-        /// The operation that asked for it; `None` if the overlay did.
+        /// The operation that asked for the dial; `None` if the machine did.
         operation: Option<OperationId>,
-        /// The node that there is a link with, or the reason why there is none.
+        /// The node with which there is a link, or the reason why there is none.
         outcome: Result<NodeId, DialError>,
     },
-    /// A connection is a link. Send the application its event.
+    /// A connection has become a link. Send the application the event.
     Admitted(ConnectionId),
-    /// A connection is refused. Send the other end the reason, and close it.
+    /// A connection is refused. Send the other node the reason, and close the connection.
     Refused(ConnectionId, Reason),
-    /// This node is a member: this is its first neighbour.
+    /// This node has become a member. The given node is its first neighbour.
     Joined(NodeId),
-    /// A node through which this one was to join has decided, or the link with it has ended.
+    /// A join has ended: the node that was asked has answered, or the link with it has ended.
     JoinEnded {
         /// The operation of the dial.
         operation: OperationId,
-        /// Success if this node is a member now.
+        /// Success if this node is a member, or the reason why it is not.
         outcome: Result<(), JoinError>,
     },
     /// Send a frame over a link, ahead of the application's messages.
@@ -304,13 +308,15 @@ pub enum Output {
         /// The frame.
         frame: Frame,
     },
-    /// Close a link with a goodbye, after the application had an event about it.
+    /// Close a link with a goodbye. Send the application the event first. Frames that still arrive are
+    /// ignored.
     CloseLink(ConnectionId, Reason),
-    /// Close a link with a goodbye, after what is queued. Frames that still arrive are to be handed in.
+    /// Close a link that a new connection replaces: flush what is queued, then send a goodbye. Hand in frames
+    /// that still arrive.
     CloseReplacedLink(ConnectionId, Reason),
     /// Send the application an event.
     Event(Event),
-    /// The outcome of [`Input::Broadcast`]. On an error nothing was sent.
+    /// The outcome of [`Input::Broadcast`]. On an error, nothing was sent.
     Broadcast {
         /// The operation.
         operation: OperationId,
@@ -328,33 +334,33 @@ pub enum Output {
     QueryEnded {
         /// The operation.
         operation: OperationId,
-        /// All nodes within its depth have answered.
+        /// Whether all nodes within the query's depth have answered.
         complete: bool,
     },
-    /// Queue a message behind those of a link, or ping over the link. The shell reports the outcome.
-    /// Answered with [`Input::Delivered`].
+    /// Send a message, ping or request over a link, behind the messages that are queued there. The shell
+    /// reports the outcome to the application, and answers with [`Input::Delivered`].
     Deliver {
         /// The operation.
         operation: OperationId,
         /// The link.
         connection: ConnectionId,
-        /// The message or ping.
+        /// The message, ping, request or reply.
         payload: Payload,
     },
-    /// The outcome of [`Input::Send`], if the message or ping did not go over a link.
+    /// The outcome of [`Input::Send`], if it was not handed out as [`Output::Deliver`].
     Sent {
         /// The operation.
         operation: OperationId,
-        /// The time from sending it to the receipt of the recipient.
+        /// The time between sending and the recipient's receipt, or the reason for the failure.
         outcome: Result<Duration, SendError>,
     },
-    /// QueryAnswer a request that other nodes have relayed, with [`Input::Send`] and [`Payload::Reply`].
+    /// A request that other nodes have relayed. Answer it with [`Input::Send`] and [`Payload::Reply`].
     Request {
-        /// The node that asks.
+        /// The node that sent the request.
         peer: Peer,
-        /// Names the request in its reply.
+        /// The number of the request, which its reply has to name.
         id: u64,
-        /// The handler that is to answer.
+        /// The name of the handler that answers.
         name: String,
         /// The question.
         message: Message,
@@ -366,7 +372,8 @@ pub enum Output {
         /// The answer, or the reason why there is none.
         outcome: Result<Message, Refusal>,
     },
-    /// Look up the addresses at which this node has met another. Answered with [`Input::AddressesLookedUp`].
+    /// Look up the addresses at which this node was linked with another node before. Answered with
+    /// [`Input::AddressesLookedUp`].
     LookUpAddresses(NodeId),
     /// Measure the use of an on-demand link. Answered with [`Input::LinkUse`].
     MeasureUse(ConnectionId),
@@ -377,9 +384,10 @@ pub enum Output {
         /// The answer.
         answer: Probe,
     },
-    /// Send a probe to a node on a stream of its own, without a link. Answered with [`Input::Probed`].
+    /// Send a probe to a node, on a connection of its own that is not a link. Answered with
+    /// [`Input::Probed`].
     Probe {
-        /// Addresses of the node, best first, each with its identity.
+        /// Addresses of the node, best first. Each contains the node's identity.
         addresses: Vec<Address>,
         /// The node.
         id: NodeId,
@@ -390,14 +398,14 @@ pub enum Output {
     LookUpAnswer {
         /// The query.
         query: QueryId,
-        /// The question: a search, a file, or a call-back to this node.
+        /// The question: a search, a file, or a request to this node to call back.
         what: QueryKind,
-        /// The neighbour that asks, if it asks for itself. Else the asking node is not known.
+        /// The peer that asks, if it asks for itself. `None` if the asking node is not known.
         asker: Option<NodeId>,
     },
-    /// Keep broadcasts where they outlive the node, for [`Command::Restore`].
+    /// Store broadcasts on disk, for [`Command::Restore`] in the next run.
     Keep(Batch),
-    /// The network's owner has ordered this node to stop. Earlier outputs are to be carried out first.
+    /// The network's owner has ordered this node to stop. Carry out all earlier outputs first.
     StopOrdered,
 }
 
@@ -406,23 +414,23 @@ pub enum Output {
 pub struct BroadcastReceipt {
     /// The broadcast's id.
     pub id: Hash,
-    /// Its time, in milliseconds since 1970.
+    /// The broadcast's time, in milliseconds since 1970.
     pub time: u64,
     /// The number of links that it was sent over.
     pub links: usize,
 }
 
-/// The reason why a dial made no link.
+/// The reason why a dial has led to no link.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DialError {
-    /// The shell has failed, for this reason.
+    /// The shell could not connect, for this reason.
     #[error("{0}")]
     Failed(String),
-    /// This node does not want the link.
+    /// This node has refused the link.
     #[error("{0}")]
     Unwanted(Reason),
-    /// The other node refused the connection.
+    /// The other node has refused the connection.
     #[error("refused: {0}")]
     Refused(Reason),
     /// The handshake has taken too long.
@@ -433,16 +441,16 @@ pub enum DialError {
     NoAddress,
 }
 
-/// The reason why joining through a node that was reached has failed.
+/// The reason why a join through a node with a link has failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
-    /// The node has no place for this one.
-    #[error("{} says: {outcome:?}", by.short())]
+    /// The node did not grant this node a place.
+    #[error("{} {}", by.short(), refusal(*outcome))]
     Refused {
         /// The node.
         by: NodeId,
-        /// Its answer.
+        /// The node's answer.
         outcome: NeighbourOutcome,
     },
     /// The link ended before the node had answered.
@@ -450,23 +458,30 @@ pub enum JoinError {
     LinkEnded,
 }
 
-/// A message, ping, request or reply for a node that there may be no link with.
+fn refusal(outcome: NeighbourOutcome) -> &'static str {
+    match outcome {
+        NeighbourOutcome::Manual => "accepts no neighbours, as its links are made by hand",
+        NeighbourOutcome::Full | NeighbourOutcome::Accepted => "has no free place",
+    }
+}
+
+/// Something to send to a node, whether there is a link with it or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Payload {
     /// A message of the application.
     Message(Message),
     /// A ping, which no application sees.
     Ping,
-    /// A request. Over a link it is the shell's to ask, and to wait for the reply; the reply to one that is
-    /// relayed comes as [`Output::Replied`].
+    /// A request. Over a link, the shell sends it and waits for the reply. If it is relayed, the reply comes
+    /// as [`Output::Replied`].
     Request {
-        /// The handler that is to answer.
+        /// The name of the handler that answers.
         name: String,
         /// The question.
         message: Message,
     },
-    /// The reply to a request that has come as [`Output::Request`]. It is sealed and relayed, or sent over
-    /// a link if there is one, but never handed to the shell for delivery.
+    /// The reply to a request that came as [`Output::Request`]. It is always sealed: sent over the link with
+    /// the node if there is one, or otherwise relayed. It never comes out as [`Output::Deliver`].
     Reply {
         /// The request's number.
         id: u64,
@@ -475,12 +490,12 @@ pub enum Payload {
     },
 }
 
-/// Bytes of a sealed request before its content, without the name: 1 for the kind, 8 for the number, 2 for
-/// the length of the name. A reply has one less.
+/// Size of a sealed request without its name and content, in bytes: 1 for the kind, 8 for the number, 2 for
+/// the length of the name. A reply needs one byte less.
 const REQUEST_HEAD: usize = 11;
 
 impl Payload {
-    /// Returns the number of bytes that are sealed: of a message those of its content.
+    /// Returns the number of bytes that count against the limit for relayed messages.
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Ping => 0,
@@ -491,14 +506,14 @@ impl Payload {
         }
     }
 
-    /// Returns the payload that is sent if at most `limit` bytes can be: a reply that is larger becomes a
-    /// refusal, so that the node which waits for it learns why there is none.
+    /// Returns the payload, but replaces a reply of more than `limit` bytes by a refusal. So the node that
+    /// waits for the reply learns why there is none.
     pub(super) fn limited_to(self, limit: usize) -> Self {
         match self {
             Self::Reply { id, outcome: Ok(reply) } if REQUEST_HEAD + reply.body().len() > limit => {
                 let len = reply.body().len();
                 let why = format!(
-                    "a reply of {len} bytes is over the limit of {limit} for what other nodes relay"
+                    "a reply of {len} bytes is over the limit of {limit} for relayed replies"
                 );
                 Self::Reply { id, outcome: Err(Refusal::Failed(why)) }
             }
@@ -506,7 +521,7 @@ impl Payload {
         }
     }
 
-    /// Returns the content of a letter; that of a request has this number for its reply.
+    /// Returns the content of the letter that is sealed. If it is a request, its reply has to name `id`.
     pub(crate) fn letter_content(&self, id: u64) -> LetterContent {
         match self {
             Self::Ping => Message::bytes(Vec::new()).into(),
@@ -523,37 +538,38 @@ impl Payload {
     }
 }
 
-/// The reason why a message or ping to a node without a link did not arrive, or may not have.
+/// The reason why a payload did not reach a node without a link, or may not have reached it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// This node is stopping. It was not sent.
+    /// This node is stopping. The payload was not sent.
     #[error("the node is stopping")]
     Stopping,
-    /// The recipient is this node. It was not sent.
+    /// The recipient is this node. The payload was not sent.
     #[error("the recipient is this node itself")]
     Myself,
-    /// Too much waits for the recipient. It was not sent.
+    /// The queue for the recipient is full. The payload was not sent.
     #[error("too many messages wait for that node")]
     Full,
-    /// Messages wait for [`MAX_RECIPIENTS`](super::MAX_RECIPIENTS) other nodes: it was not sent.
+    /// Messages wait for [`MAX_RECIPIENTS`](super::MAX_RECIPIENTS) other nodes. The payload was not sent.
     #[error("messages wait for too many nodes")]
     TooManyRecipients,
-    /// No node of the network knows the recipient. It was not sent.
+    /// No node of the network has a link with the recipient, and no known address leads to it. The payload
+    /// was not sent.
     #[error("no node of the network knows where that node is")]
     NotFound,
-    /// The recipient can't be dialled, and the message is too large to be relayed: it was not sent.
-    #[error("a message of {len} bytes is over the limit of {limit} for what other nodes relay")]
+    /// The recipient can't be dialled, and the payload is too large to be relayed. It was not sent.
+    #[error("a message of {len} bytes is over the limit of {limit} for relayed messages")]
     TooLarge {
-        /// Bytes of the content.
+        /// Size of the payload, in bytes.
         len: usize,
-        /// The limit.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// It could not be sealed. It was not sent.
+    /// The payload could not be sealed. It was not sent.
     #[error(transparent)]
     Refused(DirectError),
-    /// It was lost on its way, or its receipt was.
+    /// The payload was relayed, but no valid receipt came back.
     #[error(transparent)]
     Relay(RelayError),
 }

@@ -1,15 +1,16 @@
 //! Messages, pings and requests to nodes without a link.
 //!
-//! Each recipient has a queue of its own, so that its messages stay in order and many of them cost one
-//! search. For the first in the queue the machine tries, in this order:
+//! Each recipient has a queue of its own, so that its messages stay in order and need only one search. For
+//! the first payload in the queue the machine tries, in this order:
 //! 1. the link with the recipient, if there is one by now;
-//! 2. the way that an earlier query has found, if all nodes on it still remember it;
-//! 3. the addresses where the node was met, which it dials;
-//! 4. the addresses that the network knows (a query for the node), which it dials as well;
-//! 5. the way by which the answer to that query came: the message is sealed and relayed along it.
+//! 2. the route that an earlier query has found, if all nodes on it still remember that query;
+//! 3. the addresses at which this node was linked with the recipient before, which it dials;
+//! 4. the addresses that other nodes know, which it asks for with a query, and dials too;
+//! 5. the route by which the answer to that query came, along which the payload is sealed and relayed.
 //!
-//! The order is that of cost: a link carries any message, a dial costs three round trips, and a relay
-//! has to carry bytes that are not its own. A link that was made for a message closes once it is idle.
+//! The order mostly follows the cost: a link carries any message, a dial costs three round trips, and
+//! relaying costs other nodes bandwidth. A remembered route comes before a dial, because it needs no round
+//! trip first. A link that was made for a message is closed once it is idle.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -24,54 +25,54 @@ use crate::node_record::MAX_RECORD_ADDRESSES;
 use crate::overlay::relay::RelayError;
 use crate::time::Instant;
 
-/// Time to wait for a dial before the next way is tried beside it. 2 s: a dial takes three round trips,
-/// and the longest across the internet take about 300 ms each.
+/// Time to wait for a dial before the next of these is tried in addition. 2 s: a dial takes three round
+/// trips, and the longest across the internet take about 300 ms each.
 const DIAL_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Time before a message is sent again for which a relay had no room. In this time the relay's budget
-/// for a link fills by half.
+/// Time before a payload is sent again after a node on the route had no room for it. In this time, half of a
+/// relay's budget for a link is filled again.
 const BUSY_WAIT: Duration = Duration::from_millis(500);
 
-/// Maximum number of ways that are remembered. 256: five new recipients a second, for as long as a way
-/// can be used.
+/// Maximum number of remembered routes. 256: five new recipients a second, for as long as a route can be
+/// used.
 const MAX_ROUTES: usize = 256;
 
-/// Maximum number of nodes without a link that messages wait for. 4,096: each costs at most a search
-/// and an on-demand link.
+/// Maximum number of nodes without a link for which messages wait. 4,096: each costs at most a search and an
+/// on-demand link.
 pub const MAX_RECIPIENTS: usize = 4096;
 
-/// Maximum number of relayed requests that wait for their replies. 1,024: as many as a handler's
-/// actions.
+/// Maximum number of relayed requests that wait for their replies. 1,024: as many as a handler's actions
+/// under way.
 const MAX_REQUESTS: usize = 1024;
 
-/// Minimum number of bytes charged for a message that waits: about the size of its entry.
+/// Minimum number of bytes that a waiting payload counts: about the size of its entry.
 const MIN_COST: usize = 64;
 
-/// The queues of messages for nodes without a link.
+/// The queues of payloads for nodes without a link.
 #[derive(Debug)]
 pub(super) struct SendQueues {
     recipients: BTreeMap<NodeId, Recipient>,
-    /// Deadlines of the recipients that have one.
+    /// Deadlines of the recipients whose stage has one.
     timers: Deadlines<NodeId>,
     /// Queries for recipients that have not ended.
     searches: BTreeMap<QueryId, NodeId>,
-    /// Requests that were relayed and whose replies are awaited, by the numbers that the replies have.
+    /// Relayed requests whose replies are awaited, by the numbers that the replies name.
     requests: BTreeMap<u64, (OperationId, NodeId)>,
-    /// Messages that are being relayed, by the overlay's numbers.
+    /// Recipients of the payloads that are being relayed, by the overlay's number of the message.
     relayed: BTreeMap<u64, NodeId>,
-    /// Ways that queries have found, and until when all nodes on them remember the query.
+    /// Routes that queries have found, and until when all nodes on them remember the query.
     routes: BTreeMap<NodeId, (QueryId, Instant)>,
     limits: QueueLimits,
 }
 
 #[derive(Debug)]
 struct QueueLimits {
-    /// Bytes that wait for one recipient; an empty queue takes one message of any size.
+    /// Maximum number of bytes that wait for one recipient. An empty queue takes one payload of any size.
     queue: usize,
-    /// Bytes of a message that other nodes relay.
+    /// Maximum size of a relayed payload, in bytes.
     relayed: usize,
     query_timeout: Duration,
-    /// Time for which all nodes on a way remember the query, from when it is asked.
+    /// Time for which all nodes on a route remember its query, counted from the start of the query.
     route: Duration,
 }
 
@@ -80,40 +81,41 @@ struct Recipient {
     queue: VecDeque<(OperationId, Payload)>,
     bytes: usize,
     stage: SendStage,
-    /// Addresses that were dialled for the first in the queue.
+    /// Addresses that were dialled in the present attempt to reach the node.
     dialled: Vec<Address>,
-    /// Number of those dials that have not ended.
+    /// Number of dials that have not ended.
     dialling: usize,
 }
 
-/// The thing that the first message in the queue of a recipient waits for.
+/// The stage of delivering the first payload in a recipient's queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum SendStage {
-    /// Nothing.
+    /// Nothing is under way.
     #[default]
     Idle,
-    /// The queue of a link.
+    /// The shell puts it into the queue of a link.
     Delivering(OperationId),
-    /// The outcome of relaying it; the attempts end at `deadline`.
+    /// It is being relayed, since `since`. After `deadline` it is not relayed again. `remembered` is set if
+    /// the route was found by an earlier query.
     Relaying { since: Instant, deadline: Instant, remembered: bool },
-    /// The time at which it is relayed again.
+    /// A node on the route had no room. It is relayed again at the time `again`.
     Busy { again: Instant, deadline: Instant },
-    /// The addresses where the shell has met the node.
+    /// The shell looks up the addresses at which this node was linked with the recipient.
     LookingUp,
-    /// Dials of those addresses, until then.
+    /// Those addresses are being dialled. At this time, a query is sent too.
     Dialling(Instant),
-    /// A query for the node, and dials of the addresses in its answers.
+    /// A query for the node is under way, and the addresses in its answers are dialled.
     Searching(Search),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Search {
-    /// The query, once it has found the node.
+    /// The query, once it has found the node; `None` before.
     found: Option<QueryId>,
     ended: bool,
-    /// End of the wait for dials, once the node is found.
+    /// End of the wait for dials, once the node was found.
     dials_until: Option<Instant>,
-    /// Time until which the way can be used.
+    /// Time until which the route can be used.
     route_until: Instant,
 }
 
@@ -140,19 +142,20 @@ impl SendQueues {
                 queue: config.peer_queue,
                 relayed: config.max_direct(),
                 query_timeout: config.query_timeout,
-                // A message on its way may take as long as a query. All nodes have to remember the way
-                // until then.
+                // A message may be under way for as long as a query. All nodes on the route have to remember
+                // the query until then.
                 route: config.query_ttl.saturating_sub(config.query_timeout),
             },
         }
     }
 
-    /// Returns whether messages wait for a recipient. Later ones have to queue behind them.
+    /// Returns whether the queue of a recipient is in use. Then later payloads have to be queued too, so that
+    /// they stay in order.
     pub(super) fn waits_for(&self, id: NodeId) -> bool {
         self.recipients.contains_key(&id)
     }
 
-    /// Returns whether something waits for any recipient.
+    /// Returns whether the queue of any recipient is in use.
     #[cfg(test)]
     pub(super) fn is_any(&self) -> bool {
         !self.recipients.is_empty()
@@ -185,7 +188,7 @@ impl SendQueues {
         }
         let recipient = self.recipients.entry(to).or_default();
         let bytes = recipient.bytes.saturating_add(cost(&payload));
-        // An empty queue takes any message, or one over the limit could never be sent.
+        // An empty queue takes a payload of any size. Otherwise one over the limit could never be sent.
         if !recipient.queue.is_empty() && bytes > self.limits.queue {
             return Err(SendError::Full);
         }
@@ -195,7 +198,7 @@ impl SendQueues {
     }
 
     fn remove(&mut self, id: NodeId) -> Option<Recipient> {
-        // Clears the timer.
+        // This clears the timer.
         self.set_stage(id, SendStage::Idle);
         self.searches.retain(|_, recipient| *recipient != id);
         self.recipients.remove(&id)
@@ -205,7 +208,7 @@ impl SendQueues {
         self.recipients.get(&id)?.queue.front().map(|(_, payload)| payload)
     }
 
-    /// Takes the first off the queue of a recipient.
+    /// Removes the first payload from the queue of a recipient.
     fn take_first(&mut self, id: NodeId) -> Option<(OperationId, Payload)> {
         let recipient = self.recipients.get_mut(&id)?;
         let first = recipient.queue.pop_front()?;
@@ -213,19 +216,19 @@ impl SendQueues {
         Some(first)
     }
 
-    /// Notes a request whose reply will be awaited. Returns the number that the reply will have, which
-    /// also differs from those of earlier runs of this node; `None` if there is no room.
+    /// Notes a request whose reply will be awaited. Returns the number that the reply will name, or `None` if
+    /// there is no room. The number also differs from those of earlier runs of this node.
     fn note_request(&mut self, operation: OperationId, to: NodeId, unix: u64) -> Option<u64> {
         let noted = self.requests.iter().find(|(_, (other, _))| *other == operation);
         if let Some((id, _)) = noted {
-            // Sent again, because a node on the way had no room for it.
+            // The request is sent again, because a node on the route had no room for it.
             return Some(*id);
         }
         if self.requests.len() >= MAX_REQUESTS {
             return None;
         }
-        // The clock in the upper bits tells apart the runs of this node, the operation below the
-        // requests of one run.
+        // The clock in the upper bits differs between runs of this node. The operation in the lower bits
+        // differs between requests of one run.
         let id = unix.rotate_left(20) ^ operation.0;
         self.requests.insert(id, (operation, to));
         Some(id)
@@ -233,7 +236,7 @@ impl SendQueues {
 
     /// Returns the request that a reply answers, and forgets it.
     pub(super) fn take_request(&mut self, from: NodeId, id: u64) -> Option<OperationId> {
-        // Numbers can be guessed, so only the node that was asked may reply.
+        // The numbers can be guessed, so a reply is accepted only from the node that was asked.
         let (operation, _) = *self.requests.get(&id).filter(|(_, to)| *to == from)?;
         self.requests.remove(&id);
         Some(operation)
@@ -249,7 +252,8 @@ impl SendQueues {
     }
 
     fn remember_route(&mut self, id: NodeId, query: QueryId, until: Instant, now: Instant) {
-        // A way that finds no room costs only another query, so none that is still valid is dropped.
+        // If there is no room, the route is not remembered. That costs only another query, so no valid route
+        // is dropped instead.
         if self.routes.len() >= MAX_ROUTES {
             self.routes.retain(|_, (_, until)| *until > now);
         }
@@ -259,13 +263,13 @@ impl SendQueues {
     }
 }
 
-/// Bytes that a message or ping counts against the limit of its queue.
+/// Returns the number of bytes that a payload counts against the limit of its queue.
 fn cost(payload: &Payload) -> usize {
     payload.len().max(MIN_COST)
 }
 
 impl Machine {
-    /// Queues a message or ping for a node.
+    /// Queues a payload for a node.
     pub(super) fn send(&mut self, operation: OperationId, to: NodeId, payload: Payload) {
         let queued = if self.stopping {
             Err(SendError::Stopping)
@@ -281,14 +285,14 @@ impl Machine {
         }
     }
 
-    /// Goes on after the shell has handed a message to the queue of its link, or could not.
+    /// Continues with the next payload after the shell has put one into the queue of its link, or could not.
     pub(super) fn delivered(&mut self, to: NodeId, operation: OperationId) {
         if self.send_queues.stage(to) == Some(SendStage::Delivering(operation)) {
             self.send_next(to);
         }
     }
 
-    /// Dials the addresses at which the shell has met a recipient.
+    /// Handles the shell's answer to [`Output::LookUpAddresses`]: dials a recipient at these addresses.
     pub(super) fn recipient_addresses(&mut self, id: NodeId, addresses: Vec<Address>) {
         if self.send_queues.stage(id) != Some(SendStage::LookingUp) {
             return;
@@ -298,17 +302,17 @@ impl Machine {
         self.advance_search(id);
     }
 
-    /// Sends what waits for a node over the link that there is now.
+    /// Sends the payloads that wait for a node over a link that has come up.
     pub(super) fn recipient_linked(&mut self, id: NodeId) {
         let stage = self.send_queues.stage(id);
-        // A message that is being relayed does not go over the link as well, as it would arrive twice.
+        // A payload that is being relayed is not also sent over the link, as it would arrive twice.
         if let Some(SendStage::LookingUp | SendStage::Dialling(_) | SendStage::Searching(_)) = stage
         {
             self.send_first(id);
         }
     }
 
-    /// Notes that a dial of a recipient has ended, with or without a link.
+    /// Handles the end of a dial of a recipient, with or without a link.
     pub(super) fn recipient_dialled(&mut self, id: NodeId, is_linked: bool) {
         if let Some(recipient) = self.send_queues.recipients.get_mut(&id) {
             recipient.dialling = recipient.dialling.saturating_sub(1);
@@ -320,7 +324,7 @@ impl Machine {
         }
     }
 
-    /// Takes an answer to a query for a recipient.
+    /// Handles an answer to a query for a recipient.
     pub(super) fn recipient_found(&mut self, answer: &QueryAnswer) {
         let Some(id) = self.send_queues.searches.get(&answer.id).copied() else { return };
         if let Some(SendStage::Searching(mut search)) = self.send_queues.stage(id)
@@ -337,7 +341,7 @@ impl Machine {
         }
     }
 
-    /// Notes that the query for a recipient has ended.
+    /// Handles the end of a query for a recipient.
     pub(super) fn recipient_search_ended(&mut self, query: QueryId) {
         let Some(id) = self.send_queues.searches.remove(&query) else { return };
         if let Some(SendStage::Searching(mut search)) = self.send_queues.stage(id) {
@@ -347,7 +351,7 @@ impl Machine {
         }
     }
 
-    /// Takes the outcome of a message or ping that other nodes were to relay.
+    /// Handles the outcome of a payload that was relayed.
     pub(super) fn relayed(&mut self, number: u64, outcome: Result<(), RelayError>) {
         let Some(to) = self.send_queues.relayed.remove(&number) else { return };
         let Some(SendStage::Relaying { since, deadline, remembered }) = self.send_queues.stage(to)
@@ -356,12 +360,12 @@ impl Machine {
         };
         let again = self.now.monotonic + BUSY_WAIT;
         match outcome {
-            // By the relay's word it was not delivered. After silence it may have been, so only this is
-            // repeated.
+            // A node on the route says that the payload was not delivered, so it can be sent again. Without
+            // any answer it may have been delivered, so it is not.
             Err(RelayError::Busy) if again < deadline => {
                 self.send_queues.set_stage(to, SendStage::Busy { again, deadline });
             }
-            // A relay is gone. There may be another way.
+            // A node on the remembered route is gone. There may be another route.
             Err(RelayError::NoRoute) if remembered => {
                 self.send_queues.routes.remove(&to);
                 self.find_recipient(to);
@@ -373,7 +377,7 @@ impl Machine {
         }
     }
 
-    /// Goes on with the recipients whose deadline has passed.
+    /// Continues with the recipients whose deadline has passed.
     pub(super) fn sends_overdue(&mut self) {
         let now = self.now.monotonic;
         while let Some(id) = self.send_queues.timers.pop(now) {
@@ -386,8 +390,7 @@ impl Machine {
                 },
                 Some(SendStage::Dialling(_)) => self.search_recipient(id),
                 Some(SendStage::Searching(mut search)) => {
-                    // There is no timer from now on: a message that can't be relayed waits for the
-                    // dials.
+                    // This clears the timer. A payload that can't be relayed waits for the dials.
                     search.dials_until = None;
                     self.send_queues.set_stage(id, SendStage::Searching(search));
                     if self.first_can_be_relayed(id) {
@@ -399,7 +402,7 @@ impl Machine {
         }
     }
 
-    /// Fails all messages that wait, as this node stops.
+    /// Fails all payloads that wait, as this node stops.
     pub(super) fn end_sends(&mut self) {
         let recipients: Vec<_> = self.send_queues.recipients.keys().copied().collect();
         for id in recipients {
@@ -407,13 +410,13 @@ impl Machine {
         }
     }
 
-    /// Begins with the first in the queue of a recipient.
+    /// Begins to deliver the first payload in the queue of a recipient.
     fn send_first(&mut self, to: NodeId) {
         let open = self.links.connection(to).filter(|_| self.links.can_send_to(to));
         let now = self.now.monotonic;
         let deadline = now + self.send_queues.limits.query_timeout;
         if open.is_some() && matches!(self.send_queues.first(to), Some(Payload::Reply { .. })) {
-            // A link carries replies to its own requests only, so this one goes sealed.
+            // A link carries only replies to requests that came over it, so this reply is sealed.
             return self.relay_first(to, None, deadline, false);
         }
         if let Some(connection) = open {
@@ -428,7 +431,7 @@ impl Machine {
         }
     }
 
-    /// Goes on with the next in the queue of a recipient; forgets the recipient if there is none.
+    /// Continues with the next payload in the queue of a recipient. Forgets the recipient if there is none.
     fn send_next(&mut self, to: NodeId) {
         self.send_queues.set_stage(to, SendStage::Idle);
         match self.send_queues.recipients.get(&to) {
@@ -437,8 +440,8 @@ impl Machine {
         }
     }
 
-    /// Seals the first in the queue of a recipient, and sends it along the way that a query has found; or,
-    /// without a query, over the link with the recipient.
+    /// Seals the first payload in the queue of a recipient. Sends it along the route that a query has found
+    /// or, without a query, over the link with the recipient.
     fn relay_first(
         &mut self,
         to: NodeId,
@@ -463,11 +466,11 @@ impl Machine {
             Ok(number) => {
                 self.send_queues
                     .set_stage(to, SendStage::Relaying { since: now, deadline, remembered });
-                // Noted before the effects are carried out: the message may have failed already.
+                // Noted before the effects are carried out, because the message may have failed already.
                 self.send_queues.relayed.insert(number, to);
                 self.carry_out_effects();
             }
-            // No message to this recipient can be sealed, as no node can have that identity.
+            // No payload for this recipient can be sealed, as no node can have that identity.
             Err(error) => self.fail_recipient(to, &SendError::Refused(error)),
         }
     }
@@ -480,8 +483,8 @@ impl Machine {
         self.outputs.push_back(Output::LookUpAddresses(id));
     }
 
-    /// Dials addresses of a recipient, except those that were dialled before. A node whose links are made
-    /// by hand dials none.
+    /// Dials addresses of a recipient, except those that were dialled before. Dials none if the application
+    /// makes all links by hand.
     fn dial_recipient(&mut self, id: NodeId, addresses: Vec<Address>) {
         if self.manual {
             return;
@@ -489,8 +492,8 @@ impl Machine {
         for address in addresses {
             let address = address.with_id(id);
             let Some(recipient) = self.send_queues.recipients.get_mut(&id) else { return };
-            // Answers are not signed. Without the bound they could have this node dial any number of
-            // addresses.
+            // Answers to queries are not signed. Without the limit, other nodes could make this node dial any
+            // number of addresses.
             if !recipient.dialled.contains(&address)
                 && recipient.dialled.len() < MAX_RECORD_ADDRESSES
             {
@@ -506,19 +509,20 @@ impl Machine {
         let search = Search { found: None, ended: false, dials_until: None, route_until };
         self.send_queues.set_stage(id, SendStage::Searching(search));
         let query = self.overlay.ask(QueryKind::FindNode(id), -1, false, None);
-        // Noted before the effects are carried out: without links the query has ended already.
+        // Noted before the effects are carried out, because a query without links has ended already.
         self.send_queues.searches.insert(query, id);
         self.carry_out_effects();
     }
 
-    /// Asks the network, or ends the search for a recipient, if there is nothing else to wait for.
+    /// If no dial of a recipient is left to wait for, sends a query for it, or ends the search when the query
+    /// has ended.
     fn advance_search(&mut self, id: NodeId) {
         let Some(recipient) = self.send_queues.recipients.get(&id) else { return };
         match recipient.stage {
             SendStage::Dialling(_) if recipient.dialling == 0 => self.search_recipient(id),
             SendStage::Searching(search)
                 if (search.ended && recipient.dialling == 0)
-                    // Without dials there is nothing more to wait for once the way is found.
+                    // A node that dials none has nothing more to wait for once the route is found.
                     || (self.manual && search.found.is_some()) =>
             {
                 self.end_search(id, search);
@@ -527,10 +531,11 @@ impl Machine {
         }
     }
 
+    /// Relays the first payload for a recipient along the route that was found. Without one, fails all payloads.
     fn end_search(&mut self, id: NodeId, search: Search) {
         let now = self.now.monotonic;
         match search.found {
-            // The search was for all messages that wait.
+            // The search was for all payloads that wait, so all fail.
             None => self.fail_recipient(id, &SendError::NotFound),
             Some(_) if !self.first_can_be_relayed(id) => {
                 let limit = self.send_queues.limits.relayed;

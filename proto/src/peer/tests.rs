@@ -1,4 +1,4 @@
-//! Decisions of the machine, output by output.
+//! Decisions of the machine, checked by their outputs.
 
 use proptest::prelude::*;
 
@@ -9,7 +9,7 @@ use crate::frame::query::{Query, QueryDone, QueryKind};
 use crate::id::Key;
 use crate::overlay::admission::Candidate;
 
-/// A machine whose time passes by hand.
+/// A machine with the time that a test sets.
 struct Driven {
     machine: Machine,
     now: Now,
@@ -32,7 +32,7 @@ impl Driven {
         Self { machine, now, last: 0, crowded: false }
     }
 
-    /// Returns what an input leads to.
+    /// Hands in an input, and returns the outputs.
     fn input(&mut self, input: Input) -> Vec<Output> {
         self.machine.handle(self.now, input);
         self.drain()
@@ -70,7 +70,7 @@ impl Driven {
         (operation, dial)
     }
 
-    /// Both ends of a connection with a node have said Hello.
+    /// Reports that both ends of a connection with a node have said Hello.
     fn greeted(&mut self, n: u8, connection: u64, dial: Option<DialId>) -> Vec<Output> {
         let direction = if dial.is_some() { Direction::Outbound } else { Direction::Inbound };
         self.greeted_as(n, connection, dial, direction, 1)
@@ -91,7 +91,7 @@ impl Driven {
         self.input(Input::Greeted(Greeted { connection, dial, peer, candidate, unix: None }))
     }
 
-    /// Makes a link that the other node has dialled.
+    /// Makes a link with a node, which that node has dialled.
     fn link(&mut self, n: u8, connection: u64) {
         let outputs = self.greeted(n, connection, None);
         assert!(matches!(outputs[0], Output::Admitted(_)), "{outputs:?}");
@@ -120,7 +120,8 @@ fn address(n: u8) -> Address {
     Address::from_socket(([192, 0, 2, n], 7117).into())
 }
 
-/// Returns which of two nodes wins where both dial: the one with the greater identity.
+/// Returns two nodes, first the one whose dial wins if both dial each other: the one with the greater
+/// identity.
 fn winner_and_loser() -> (u8, u8) {
     if id(1) > id(2) { (1, 2) } else { (2, 1) }
 }
@@ -135,7 +136,7 @@ fn ended(outputs: &[Output]) -> Vec<(DialId, Result<NodeId, DialError>)> {
 }
 
 #[test]
-fn a_dial_says_hello_and_becomes_a_link() {
+fn a_dial_sends_hello_and_becomes_a_link() {
     let mut node = Driven::new(1);
     let (_, dial) = node.dial(2);
     let outputs = node.input(Input::DialSecured { dial, id: id(2) });
@@ -144,7 +145,7 @@ fn a_dial_says_hello_and_becomes_a_link() {
     assert!(matches!(outputs[0], Output::Admitted(ConnectionId(7))), "{outputs:?}");
     assert_eq!(ended(&outputs), [(dial, Ok(id(2)))]);
     assert_eq!(node.machine.link(id(2)), Some(ConnectionId(7)));
-    // It was asked for by hand.
+    // The application asked for the link, so it is pinned.
     assert_eq!(node.machine.overlay().views().pinned, [id(2)]);
 }
 
@@ -156,7 +157,7 @@ fn a_second_dial_of_a_node_waits_for_the_first_and_shares_its_link() {
     assert!(node.input(Input::DialSecured { dial: second, id: id(2) }).is_empty());
     let outputs = node.greeted(2, 7, Some(first));
     assert_eq!(ended(&outputs), [(first, Ok(id(2))), (second, Ok(id(2)))]);
-    // A third finds the link.
+    // A third dial finds the link.
     let third = node.dial(2).1;
     assert_eq!(
         ended(&node.input(Input::DialSecured { dial: third, id: id(2) })),
@@ -165,7 +166,7 @@ fn a_second_dial_of_a_node_waits_for_the_first_and_shares_its_link() {
 }
 
 #[test]
-fn a_second_dial_goes_on_if_the_first_fails() {
+fn a_second_dial_sends_hello_if_the_first_fails() {
     let mut node = Driven::new(1);
     let (first, second) = (node.dial(2).1, node.dial(2).1);
     node.input(Input::DialSecured { dial: first, id: id(2) });
@@ -182,14 +183,14 @@ fn nodes_that_dial_each_other_keep_the_same_connection() {
     let (of_great, of_small) = (great.dial(loser).1, small.dial(winner).1);
     great.input(Input::DialSecured { dial: of_great, id: id(loser) });
     small.input(Input::DialSecured { dial: of_small, id: id(winner) });
-    // Connection 1 was dialled by the winner, connection 2 by the loser.
+    // The winner has dialled connection 1, the loser connection 2.
     let outputs = great.greeted(loser, 2, None);
     let [Output::Refused(ConnectionId(2), Reason::Duplicate)] = outputs[..] else {
         panic!("{outputs:?}");
     };
     let outputs = small.greeted(winner, 1, None);
     assert!(matches!(outputs[0], Output::Admitted(ConnectionId(1))), "{outputs:?}");
-    assert!(ended(&outputs).is_empty(), "the refusal is still on its way");
+    assert!(ended(&outputs).is_empty(), "the refusal has not arrived yet");
     let refusal = Input::DialRefused { dial: of_small, reason: Reason::Duplicate };
     assert_eq!(ended(&small.input(refusal)), [(of_small, Ok(id(winner)))]);
     let outputs = great.greeted(loser, 1, Some(of_great));
@@ -197,14 +198,14 @@ fn nodes_that_dial_each_other_keep_the_same_connection() {
 }
 
 #[test]
-fn a_refused_connection_of_the_other_node_lets_no_second_dial_say_hello() {
+fn refusing_the_other_nodes_connection_lets_no_second_dial_send_hello() {
     let (winner, loser) = winner_and_loser();
     let mut node = Driven::new(winner);
     let (first, second) = (node.dial(loser).1, node.dial(loser).1);
     node.input(Input::DialSecured { dial: first, id: id(loser) });
     let outputs = node.greeted(loser, 2, None);
     assert!(matches!(outputs[..], [Output::Refused(_, Reason::Duplicate)]), "{outputs:?}");
-    // The first still waits for its answer.
+    // The first dial still waits for the answer to its Hello.
     assert!(node.input(Input::DialSecured { dial: second, id: id(loser) }).is_empty());
     let outputs = node.greeted(loser, 1, Some(first));
     let loser = id(loser);
@@ -218,7 +219,7 @@ fn a_refused_duplicate_waits_for_the_link_that_wins() {
     node.input(Input::DialSecured { dial, id: id(2) });
     assert!(node.input(Input::DialRefused { dial, reason: Reason::Duplicate }).is_empty());
     assert_eq!(ended(&node.greeted(2, 3, None)), [(dial, Ok(id(2)))]);
-    // If it does not come, the dial has failed.
+    // If that link does not come up, the dial fails.
     let dial = node.dial(3).1;
     node.input(Input::DialSecured { dial, id: id(3) });
     node.input(Input::DialRefused { dial, reason: Reason::Duplicate });
@@ -234,13 +235,13 @@ fn a_connection_that_replaces_a_link_waits_until_its_end_was_reported() {
     let [Output::CloseReplacedLink(ConnectionId(1), Reason::Replaced)] = outputs[..] else {
         panic!("{outputs:?}");
     };
-    // What the old one still brings is wanted.
+    // Frames that still arrive over the old link are accepted.
     assert!(node.machine.links.accepts_from(ConnectionId(1)).is_some());
     let outputs = node.link_down(1);
     assert!(!outputs.iter().any(|output| matches!(output, Output::Admitted(_))), "{outputs:?}");
     let outputs = node.input(Input::LinkReported { id: id(2) });
     assert!(matches!(outputs[0], Output::Admitted(ConnectionId(2))), "{outputs:?}");
-    // A third in the meantime takes the place of the second.
+    // If a third connection comes before the end of the old link, it replaces the second.
     node.greeted_as(2, 3, None, Direction::Inbound, 10);
     let outputs = node.greeted_as(2, 4, None, Direction::Inbound, 11);
     assert!(
@@ -266,7 +267,7 @@ fn a_dial_that_finds_a_closing_link_waits_for_its_end() {
 }
 
 #[test]
-fn frames_of_a_link_that_is_left_are_void() {
+fn frames_of_a_link_that_this_node_is_closing_are_dropped() {
     let mut node = Driven::new(1);
     node.link(2, 1);
     let outputs = node.input(Input::Command(Command::Disconnect(id(2))));
@@ -277,7 +278,7 @@ fn frames_of_a_link_that_is_left_are_void() {
     let query =
         Query { id: QueryId([1; 16]), depth: 1, own: false, ttl, what: QueryKind::Discover };
     assert!(node.input(Input::Frame(ConnectionId(1), Frame::Query(query))).is_empty());
-    assert!(node.input(Input::Command(Command::Disconnect(id(2)))).is_empty(), "it is left once");
+    assert!(node.input(Input::Command(Command::Disconnect(id(2)))).is_empty(), "it is closed once");
 }
 
 #[test]
@@ -295,7 +296,7 @@ fn a_query_that_finds_its_link_crowded_is_incomplete() {
 }
 
 #[test]
-fn a_node_that_stops_makes_no_links_and_leaves_those_it_has() {
+fn a_node_that_stops_makes_no_links_and_closes_those_it_has() {
     let mut node = Driven::new(1);
     node.link(2, 1);
     let dial = node.dial(3).1;
@@ -349,7 +350,7 @@ fn a_message_goes_over_a_link_that_is_made_for_it_and_closes_once_idle() {
     assert_eq!(delivered(&outputs), [second]);
     node.input(Input::Delivered { to: id(2), operation: second });
     assert!(!node.machine.has_messages_for(id(2)));
-    // Used once more, then idle.
+    // The link is used once more, then idle.
     let (mut measured, connection) = (0, ConnectionId(7));
     for (count, busy) in [(2, false), (3, false), (3, true), (3, false), (3, false), (3, false)] {
         let outputs = node.pass(Config::default().on_demand_idle / 4);
@@ -383,11 +384,11 @@ fn a_message_to_an_unknown_node_fails_once_all_have_answered() {
             _ => None,
         })
         .collect();
-    assert_eq!(failed, [first, second], "one search is enough for both");
+    assert_eq!(failed, [first, second], "one search for both");
 }
 
 #[test]
-fn only_so_much_waits_for_one_node() {
+fn the_bytes_that_wait_for_one_node_are_limited() {
     let mut node = Driven::new(1);
     let large = "x".repeat(Config::default().peer_queue);
     assert!(matches!(node.send(2, &large).1[..], [Output::LookUpAddresses(_)]));
@@ -397,7 +398,7 @@ fn only_so_much_waits_for_one_node() {
 }
 
 #[test]
-fn messages_wait_for_so_many_nodes_and_no_more() {
+fn the_number_of_nodes_that_messages_wait_for_is_limited() {
     let mut node = Driven::new(1);
     let to = |n: usize| {
         let mut id = [0; 32];
@@ -416,11 +417,11 @@ fn messages_wait_for_so_many_nodes_and_no_more() {
         matches!(refused[..], [Output::Sent { outcome: Err(SendError::TooManyRecipients), .. }]),
         "{refused:?}"
     );
-    assert!(send(0).is_empty(), "another to a node that messages wait for");
+    assert!(send(0).is_empty(), "a second message for the first node");
 }
 
 #[test]
-fn a_query_too_many_ends_at_once() {
+fn a_query_over_the_limit_ends_at_once() {
     let mut node = Driven::new(1);
     node.link(2, 1);
     let mut ask = || {
@@ -435,7 +436,7 @@ fn a_query_too_many_ends_at_once() {
     assert!(matches!(ended[..], [Output::QueryEnded { complete: false, .. }]), "{ended:?}");
 }
 
-/// Something that happens to a machine: which, and to which node, dial or connection.
+/// An event for a machine in the test below: the kind, and the node, dial or connection.
 #[derive(Debug, Clone)]
 enum Step {
     Dial(u8),
@@ -471,8 +472,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// In whatever order a shell reports what happens, each dial and each message has one outcome, no
-    /// node has two links, and the machine does not wait for ever.
+    /// In whatever order the shell hands in inputs, each dial and each message has exactly one outcome, and
+    /// the machine does not wait for ever.
     #[test]
     fn each_operation_ends_once(steps in proptest::collection::vec(step(), 1..80)) {
         let mut node = Driven::new(1);
@@ -541,7 +542,7 @@ proptest! {
             }));
             outputs.extend(said);
         }
-        // The shell gives up all that is left: connections, dials, look-ups, deliveries.
+        // The shell then ends everything that is still open: connections, dials, look-ups and deliveries.
         for connection in 0..=connections {
             outputs.extend(node.input(lost(ConnectionId(connection))));
         }
