@@ -17,12 +17,12 @@ use crate::shares::ShareOptions;
 use crate::timers::HandlerTimers;
 use crate::transfer::FetchRequest;
 
-/// Most actions of the handler under way. 1,024: one for each order that may wait for the actor.
+/// Maximum number of the handler's actions under way. 1,024: as many as orders that may wait for the actor.
 pub(crate) const MAX_ACTIONS: usize = 1024;
 
 /// The actions and timers of the handler.
 pub(crate) struct HandlerState {
-    /// A permit for each action that is under way.
+    /// Permits for actions. Each action holds one while it is under way.
     permits: Arc<Semaphore>,
     /// The number of the last action.
     pub(crate) last_action: AtomicU64,
@@ -43,7 +43,7 @@ impl Default for HandlerState {
 }
 
 impl Inner {
-    /// Starts an action. Its result comes as an event.
+    /// Starts an action. Its result is reported as an event.
     pub(crate) fn start_action(self: &Arc<Self>, action: Action) {
         let Some((id, permit)) = self.take_permit(&action) else { return };
         let inner = self.clone();
@@ -53,7 +53,8 @@ impl Inner {
         });
     }
 
-    /// Returns the sender for the result of a connect, which is then reported as an event.
+    /// Returns a sender for the result of a connect. A task reports that result as an event. If too many
+    /// actions are under way, reports that and returns `None`.
     pub(crate) fn reply_for_connect(
         self: &Arc<Self>,
         action: &Action,
@@ -69,13 +70,14 @@ impl Inner {
         Some(reply)
     }
 
-    /// Returns the number of an action and a permit for it. If there is no permit, the action fails.
+    /// Returns the number of an action and a permit for it. If there is no permit, reports that the action
+    /// has failed and returns `None`.
     fn take_permit(self: &Arc<Self>, action: &Action) -> Option<(ActionId, OwnedSemaphorePermit)> {
         let id = action_id(action)?;
         if let Ok(permit) = self.handler.permits.clone().try_acquire_owned() {
             return Some((id, permit));
         }
-        // In a task: the caller is the actor, which must not wait for room among the notices.
+        // A task waits for room among the notices, because the caller is the actor, which must not wait.
         let (inner, event) = (self.clone(), action_failed(id, &Error::TooManyActions(MAX_ACTIONS)));
         self.tasks.spawn(async move { inner.dispatch.queue_notice_when_room(event).await });
         None
@@ -89,11 +91,11 @@ impl Inner {
     ) {
         let event = result.unwrap_or_else(|error| action_failed(id, &error));
         self.dispatch.queue_notice_when_room(event).await;
-        // Held until now, so that a slow handler can't have more results waiting than permits.
+        // The permit is held until the event is queued. So results that wait for a slow handler are bounded.
         drop(permit);
     }
 
-    /// Reports that an action of the handler was dropped, because too many wait before it.
+    /// Reports that an action of the handler was dropped, because too many actions wait before it.
     pub(crate) fn report_dropped(&self, action: Action) {
         let error = Error::TooManyActions(MAX_WAITING_ACTIONS);
         let event = match action {
@@ -168,7 +170,7 @@ fn action_failed(action: ActionId, error: &Error) -> Event {
     Event::NodeActionFailed { action, error: error.to_string() }
 }
 
-/// Returns the number of an action, if it has a result.
+/// Returns the number of an action whose result is reported. Other actions have no number.
 fn action_id(action: &Action) -> Option<ActionId> {
     match action {
         Action::Connect(id, ..)

@@ -1,8 +1,8 @@
-//! The actor: the one task that owns the node's state machine. It hands the machine its inputs, and
+//! The actor: the one task that owns the node's state machine. The actor hands the machine its inputs, and
 //! carries out its outputs.
 //!
-//! It never waits for a peer or for the application. Frames go into a link's queue or end the link,
-//! events go into a bounded queue, dials and look-ups are tasks of their own.
+//! The actor never waits for a peer or for the application. A frame goes into a link's queue, or ends the
+//! link if that queue is full. Events go into a bounded queue. Dials and look-ups are tasks of their own.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -38,7 +38,7 @@ mod shutdown;
 
 use mailbox::{LinkReport, MAX_LINK_REPORTS, MAX_OPERATIONS, Operation, Order};
 
-/// Interval between warnings that broadcasts are dropped for their time.
+/// Minimum interval between two warnings that a broadcast was dropped because of its time stamp.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
 pub(crate) struct Actor {
@@ -50,18 +50,18 @@ pub(crate) struct Actor {
     links: HashMap<ConnectionId, Arc<Conn>>,
     /// Connections that have said Hello and wait to be admitted.
     admitting: HashMap<ConnectionId, Admitting>,
-    /// The tasks of dials.
+    /// The dials under way.
     dials: HashMap<DialId, DialTask>,
     /// Operations under way, with the destinations of their outcomes.
     operations: HashMap<OperationId, Operation>,
     last_operation: u64,
-    /// Inputs that follow from outputs. It is empty between two inputs.
+    /// Inputs that result from the outputs of the current input. Empty between two inputs.
     follow_ups: Vec<Input>,
-    /// Number of changes of the kept-away nodes that were written.
+    /// The number of changes of the list of kept-away nodes, as of the last write of that list.
     saved_away_changes: u64,
-    /// Broadcasts of the handler that wait for their limit, oldest first.
+    /// Broadcasts of the handler that wait for the rate limit, oldest first.
     rate_limited: VecDeque<(String, Message)>,
-    /// Time of the last warning that a broadcast was dropped for its time.
+    /// Time of the last warning that a broadcast was dropped because of its time stamp.
     warned_at: Option<Instant>,
     /// The network's owner has ordered all nodes to stop.
     shutdown_ordered: bool,
@@ -69,19 +69,19 @@ pub(crate) struct Actor {
 
 type Admitting = (Arc<Conn>, oneshot::Sender<Result<(), Reason>>);
 
-/// The task of a dial, from the actor's side.
+/// The actor's side of a dial, which has a task of its own.
 struct DialTask {
     purpose: Purpose,
-    /// Lets the task say Hello, once.
+    /// Allows the task to send its Hello. `None` once that is allowed.
     allow_hello: Option<oneshot::Sender<()>>,
     ended: oneshot::Sender<DialOutcome>,
 }
 
-/// The state that earlier runs have left.
+/// The state of earlier runs.
 pub(crate) struct RestoredState {
-    /// Nodes that are to stay away, with the rest of their time.
+    /// Nodes that the application has disconnected, with the time for which they are still kept away.
     pub(crate) away: Vec<(NodeId, Duration)>,
-    /// Nodes that were met, with their addresses.
+    /// Known peers, with their addresses.
     pub(crate) known: Vec<(NodeId, Vec<Address>)>,
     /// Broadcasts that are still kept for other nodes.
     pub(crate) broadcasts: Vec<Batch>,
@@ -112,7 +112,7 @@ impl Actor {
         }
     }
 
-    /// Runs until the node is to stop, then stops it.
+    /// Runs until the node is asked to stop, then stops it.
     pub(crate) async fn run(mut self: Box<Self>, earlier: RestoredState) {
         if let Some(owner) = self.inner.profile.owner() {
             self.command(Command::Owner(owner));
@@ -171,7 +171,8 @@ impl Actor {
             Action::StopReconnecting(address) => self.command(Command::StopReconnecting(address)),
             Action::Connect(..) => {
                 let Some(reply) = self.inner.reply_for_connect(&action) else { return };
-                // Begun here and not in a task, as the handler's next action may be about this link.
+                // The dial begins here and not in a task, because the handler's next action may be about the
+                // same link.
                 if let Action::Connect(_, address, keep) = action {
                     let (addresses, purpose) = (vec![address], Purpose::Application);
                     let input = |operation| Input::Dial { operation, addresses, keep, purpose };
@@ -182,7 +183,7 @@ impl Actor {
         }
     }
 
-    /// Returns the overlay, for its state.
+    /// Returns the overlay, whose state can be read.
     pub(crate) fn overlay(&self) -> &Overlay {
         self.machine.overlay()
     }
@@ -197,17 +198,17 @@ impl Actor {
         found
     }
 
-    /// Leaves the network, and returns the peers that there were links with.
+    /// Leaves the network, and returns the peers that were connected.
     pub(crate) fn leave(&mut self) -> Vec<Peer> {
         let peers = self.inner.links.all().iter().map(|conn| conn.peer.clone()).collect();
         self.command(Command::Leave);
         peers
     }
 
-    /// Handles what links have reported before an order was given. So an order about a link that its
-    /// sender knows to be gone finds it gone.
+    /// Handles the reports that links have sent by now. The actor does so before each order: if the sender of
+    /// the order knows that a link has ended, the actor has to know it too.
     fn handle_link_reports(&mut self) {
-        // Bounded, as links may report on and on while this runs.
+        // Bounded, because links may send new reports as fast as this loop handles them.
         for _ in 0..MAX_LINK_REPORTS {
             let Ok(report) = self.link_reports.try_recv() else { break };
             self.on_link_report(report);
@@ -220,8 +221,8 @@ impl Actor {
                 let connection = conn.connection;
                 for frame in frames {
                     self.input(match frame {
-                        // The application is behind. The broadcasts are asked for again later, and do
-                        // not pile up here.
+                        // The application is behind with its events. Broadcasts are dropped here, and the
+                        // machine requests them again later.
                         Frame::Broadcast(batch)
                             if !self.inner.dispatch.has_room_for_broadcasts(batch.items.len()) =>
                         {
@@ -265,8 +266,8 @@ impl Actor {
         self.begin(Operation::Send(sending), |operation| Input::Send { operation, to, payload });
     }
 
-    /// Tells the machine if the link with a node can send no more. The link's own task reports that a
-    /// little later, when it has ended.
+    /// Tells the machine if the link with a node accepts no more frames. The link's own task reports the end
+    /// later, when the link is closed.
     fn note_closing(&mut self, id: NodeId) {
         if let Ok(conn) = self.inner.links.get(id)
             && conn.outbox.closed().is_some()
@@ -275,7 +276,7 @@ impl Actor {
         }
     }
 
-    /// Writes the nodes that are kept away, if they have changed.
+    /// Writes the list of kept-away nodes to the store, if the list has changed.
     fn save_away(&mut self) {
         let changes = self.machine.overlay().away_changes();
         if self.saved_away_changes == changes {
@@ -349,7 +350,7 @@ impl Actor {
         self.links.get(&connection).map(|conn| conn.peer.id())
     }
 
-    /// Warns that a broadcast was dropped for its time, but not for each.
+    /// Warns that a broadcast was dropped because of its time stamp, at most once in [`WARN_EVERY`].
     fn warn_of_untimely(&mut self, now: Instant, from: NodeId) {
         if self.warned_at.is_none_or(|at| now.since(at) >= WARN_EVERY) {
             self.warned_at = Some(now);
@@ -363,7 +364,7 @@ impl Actor {
     }
 }
 
-/// Reads the clocks.
+/// Reads the monotonic clock and the wall clock.
 pub(crate) fn now(inner: &Inner) -> Now {
     Now { monotonic: inner.clock.now(), unix: unix_millis() }
 }

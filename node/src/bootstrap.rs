@@ -1,4 +1,4 @@
-//! Bootstrap nodes, which a node joins through if its application names none.
+//! Bootstrap nodes: the nodes to join through if the application gives no address.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -10,10 +10,11 @@ use crate::disk::private;
 /// Name of the file in the state folder that lists bootstrap nodes.
 pub(crate) const BOOTSTRAP_FILE: &str = "bootstrap";
 
-/// Most bootstrap nodes. 64: some of them answer, and dialling all is cheap.
+/// Maximum number of bootstrap nodes. 64: some of them answer, and dialling all of them is cheap.
 pub(crate) const MAX_BOOTSTRAP: usize = 64;
 
-/// Largest file of bootstrap nodes, in bytes: 64 lines with the longest address, and comments.
+/// Maximum size of the file of bootstrap nodes, in bytes. It has room for 64 lines with the longest address,
+/// and for comments.
 const MAX_FILE: u64 = 64 << 10;
 
 /// The error of a list of bootstrap nodes.
@@ -41,15 +42,15 @@ pub enum BootstrapError {
         source: ParseAddressError,
     },
     /// There are more than 64.
-    #[error("{0} bootstrap nodes are given, and {MAX_BOOTSTRAP} is the most")]
+    #[error("{0} bootstrap nodes are given, and the maximum is {MAX_BOOTSTRAP}")]
     TooMany(usize),
     /// The file is larger than 64 KiB.
     #[error("{} has more than {MAX_FILE} bytes, so it is not a list of bootstrap nodes", .0.display())]
     TooLarge(PathBuf),
 }
 
-/// Reads the list of a state folder: one address a line; `#` begins a comment. A missing file is an
-/// empty list.
+/// Reads the list of bootstrap nodes in a state folder: one address on a line, and `#` begins a comment. A
+/// missing file is an empty list.
 ///
 /// # Errors
 /// If the file can't be read, is too large, or has a line that is not an address.
@@ -57,7 +58,8 @@ pub(crate) fn read(folder: &Path) -> Result<Vec<Address>, BootstrapError> {
     let path = folder.join(BOOTSTRAP_FILE);
     let mut text = String::new();
     let reading = private::open_to_read(&path)
-        // The one byte more shows that a file is too large, also one without an end such as `/dev/zero`.
+        // One byte more than the limit is read: it shows that the file is too large. A file without an end,
+        // such as `/dev/zero`, is too large as well.
         .and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
     match reading {
         Ok(_) if text.len() as u64 > MAX_FILE => return Err(BootstrapError::TooLarge(path)),

@@ -46,11 +46,11 @@ use crate::tls::Tls;
 /// Name of the key file in the state folder.
 const KEY_FILE: &str = "key";
 
-/// Name of the network of nodes whose application names none.
+/// Default name of the network.
 const DEFAULT_NETWORK: &str = "peerkit";
 
-/// Most peers of earlier runs that the overlay starts with. 64: some of those met last still answer,
-/// and more are not needed to find the network again.
+/// Maximum number of peers of earlier runs that the overlay starts with. 64: some of the most recently seen
+/// peers still answer, and one of them is enough to find the network again.
 const MAX_KNOWN: usize = 64;
 
 /// The settings of a new node, which [`Builder::spawn`] starts. Every setting has a default.
@@ -93,37 +93,38 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Listens on an address, `host:port`; port 0 picks a free one. Call it again for more addresses.
-    /// Without any the node does not listen: it dials, and no other node can dial it.
+    /// Makes the node listen on an address, `host:port`. For port 0 the system picks a free port. Call this
+    /// again for more addresses. A node that listens on no address can dial other nodes, but no node can dial
+    /// it.
     ///
-    /// `[::]` takes connections over IPv4 too, unless the node listens on that port of IPv4 as well.
+    /// `[::]` also accepts connections over IPv4, unless the node listens on the same port of IPv4 itself.
     pub fn listen(mut self, address: impl ToString) -> Self {
         self.listen.push(Listen::At(address.to_string()));
         self
     }
 
-    /// Listens on a port of every address of this machine, IPv4 and IPv6; port 0 picks a free one.
-    /// It is no error if the machine has only one of the two.
+    /// Makes the node listen on a port of every address of this machine, IPv4 and IPv6. For port 0 the system
+    /// picks a free port. A machine with only one of IPv4 and IPv6 is not an error.
     pub fn listen_everywhere(mut self, port: u16) -> Self {
         self.listen.push(Listen::Everywhere(port));
         self
     }
 
-    /// Announces an address at which others can dial this node, before those that it finds by
-    /// itself: where a router forwards a port to it, say. Call it again for more addresses. The node
-    /// does not check that the address leads here.
+    /// Adds an address at which other nodes can dial this one, for example that of a router that forwards a
+    /// port to it. The node announces it before the addresses that it finds by itself, and does not check
+    /// that the address leads to this node. Call this again for more addresses, up to 32.
     ///
-    /// To announce these addresses alone, set [`Config::announce_only`]. There can be 32 at most.
+    /// To announce no other addresses, set [`Config::announce_only`].
     pub fn announce(mut self, address: Address) -> Self {
         self.config.announce.push(address);
         self
     }
 
-    /// Adds a bootstrap node. [`Node::join`] without addresses tries the bootstrap nodes beside the peers
-    /// that were met before. Call it again for more; there can be 64 at most.
+    /// Adds a bootstrap node. [`Node::join`] without addresses tries the bootstrap nodes and the peers that
+    /// the node has met before. Call this again for more bootstrap nodes, up to 64.
     ///
-    /// With a state folder, the addresses in its file `bootstrap` are added: one on a line, and `#` begins
-    /// a comment. An address that is named twice counts once.
+    /// The addresses in the file `bootstrap` of the state folder are added to them. That file has one address
+    /// on a line, and `#` begins a comment. An address that is given twice counts once.
     pub fn bootstrap(mut self, address: Address) -> Self {
         self.bootstrap.push(address);
         self
@@ -143,8 +144,8 @@ impl Builder {
         self
     }
 
-    /// Sets the network's secret: only nodes that know it are let in. Make it long and random. Every node
-    /// that this one connects to can try guesses offline.
+    /// Sets the network's secret. Nodes that do not know it are refused. Make it long and random: every node
+    /// that this one connects to can test guesses of it offline.
     pub fn secret(mut self, secret: impl Into<Vec<u8>>) -> Self {
         self.secret = Some(secret.into());
         self
@@ -164,7 +165,7 @@ impl Builder {
         self
     }
 
-    /// Sets the identity of the network's owner. The node obeys orders that are signed with that key.
+    /// Sets the identity of the network's owner. The node obeys orders that are signed with the owner's key.
     ///
     /// Without it the node learns the owner from the first node that the application connects to or joins
     /// through, if that node knows one. With a state folder it remembers the owner after a restart.
@@ -190,8 +191,8 @@ impl Builder {
         self
     }
 
-    /// Sets the folder for fetches that name no destination; the current folder by default. It is made
-    /// when something is fetched into it. See
+    /// Sets the folder for fetches that name no destination; the current folder by default. The folder is
+    /// created by the first fetch into it. See
     /// [`FilesHandle::set_download_folder`](crate::FilesHandle::set_download_folder).
     pub fn download_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.download_folder = Some(folder.into());
@@ -206,33 +207,33 @@ impl Builder {
         self
     }
 
-    /// Sets whether the node watches its shares on disk; off by default. It then shares changed files as
-    /// they are now, and files that were gone again when they are back. Without it, or if the system can't
-    /// watch files, [`FilesHandle::refresh`](crate::FilesHandle::refresh) does the same on request. Either
-    /// way, a changed file is never served under its old hash.
+    /// Sets whether the node watches its shares on disk; off by default. A node that watches hashes a changed
+    /// file again and shares its new content. It also shares a missing file again once the file is back.
+    /// [`FilesHandle::refresh`](crate::FilesHandle::refresh) does the same on request, and on systems that
+    /// can't watch files. In any case a changed file is never served under its old hash.
     pub fn watch(mut self, watch: bool) -> Self {
         self.watch = watch;
         self
     }
 
-    /// Sets all limits and intervals. Replaces what [`Builder::announce`] and [`Builder::max_inbound`] set
-    /// before.
+    /// Sets all limits and intervals. This replaces the settings of earlier calls of [`Builder::announce`]
+    /// and [`Builder::max_inbound`].
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
     }
 
-    /// Sets how many inbound links there may be at once; 128 by default. 0 refuses every node that
-    /// connects to this one: it does not mean "no limit".
+    /// Sets the maximum number of inbound links; 128 by default. With 0 every node that connects to this one
+    /// is refused: it does not mean "no limit".
     pub fn max_inbound(mut self, links: usize) -> Self {
         self.config.max_inbound = links;
         self
     }
 
-    /// Sets the handler, which receives every event, one at a time. [`Node::with`] reaches it from outside.
+    /// Sets the handler, which receives every event, one at a time. [`Node::with`] calls it between events.
     ///
-    /// It runs on the runtime's own threads. A handler that blocks delays the events of all links and other
-    /// tasks on that thread, so long work belongs in a task or thread of its own.
+    /// The handler runs on the runtime's own threads. If it blocks, it delays the events of all links and the
+    /// other tasks on that thread. So long work belongs in a task or thread of its own.
     pub fn handler(mut self, handler: impl Handler + 'static) -> Self {
         self.handler = Some(Box::new(handler));
         self
@@ -245,11 +246,11 @@ impl Builder {
 
     /// Starts the node on the current tokio runtime.
     ///
-    /// Shares and downloads of the last run continue in the background, if there is a state folder.
+    /// If there is a state folder, shares and downloads of the last run continue in the background.
     ///
     /// # Errors
-    /// If an address can't be listened on, the state folder or key can't be used, or a setting
-    /// is not possible. Nothing is left running then.
+    /// If the node can't listen on an address, the state folder or key can't be used, or a setting is
+    /// invalid. After an error nothing is left running.
     pub async fn spawn(self) -> Result<Node, Error> {
         // The state folder comes first: its lock keeps a second node from using the same identity.
         let folder = self.state.clone();
@@ -267,7 +268,7 @@ impl Builder {
         Error::check_name(NameKind::Network, &network, MAX_NAME)?;
         let owner = network_owner(self.owner_key.as_ref(), self.owner, &store, &network).await?;
         let tls = Tls::new(&key).map_err(|error| Error::Tls(error.into()))?;
-        // Bound before anything runs: a port in use is an error of the start, and nothing has to be undone.
+        // The ports are bound before any task runs, so nothing has to be undone if a port is in use.
         let listeners = listen::bind(&self.listen).await?;
         let listening = listeners.iter().filter_map(|listener| listener.local_addr().ok());
         let listening = listening.collect();
@@ -330,10 +331,10 @@ impl Builder {
             profile,
             config,
         });
-        // Nothing runs yet: an error up to here drops the node without a trace.
+        // No task runs yet, so nothing has to be undone after an error up to here.
         let earlier = earlier_runs(&inner).await?;
 
-        // All functions are in place before the first connection is accepted.
+        // The functions that serve streams are registered before the first connection is accepted.
         files::start(&inner, upload_news).await;
         if !inner.profile.manual {
             let serve_probes = probe::serve(inner.actor.clone(), inner.config.handshake_timeout);
@@ -358,15 +359,15 @@ impl Builder {
             manual = inner.profile.manual,
             "started"
         );
-        // Not one of `inner.tasks`: the actor stops these, and runs until they have ended.
+        // The actor is not one of `inner.tasks`: it stops those tasks, and runs until they have ended.
         let actor = Actor::new(inner.clone(), machine, order_receiver, report_receiver);
-        // In a box, as the task would have room for the actor twice: as its argument and as its variable.
+        // Boxed, because the task would hold the actor twice: as its argument and as its local variable.
         tokio::spawn(Box::new(actor).run(earlier));
         Ok(Node::new(inner))
     }
 }
 
-/// Adds the bootstrap nodes of the state folder's file to those that were given.
+/// Returns the given bootstrap nodes and those of the file in the state folder, each once.
 async fn bootstrap_nodes(
     mut nodes: Vec<Address>,
     state: Option<&Path>,
@@ -381,7 +382,7 @@ async fn bootstrap_nodes(
     Ok(nodes)
 }
 
-/// Returns the key that was given, or that of the state folder, or a new one.
+/// Returns the given key, or else the key of the state folder, or else a new key.
 async fn node_key(given: Option<Key>, state: Option<&Path>) -> Result<Key, Error> {
     match (given, state) {
         (Some(key), _) => Ok(key),
@@ -393,7 +394,7 @@ async fn node_key(given: Option<Key>, state: Option<&Path>) -> Result<Key, Error
     }
 }
 
-/// Returns the network's owner: the one that was given, which is remembered, or the remembered one.
+/// Returns the network's owner: the given one, which is then stored, or else the stored one.
 async fn network_owner(
     key: Option<&Key>,
     given: Option<NodeId>,
@@ -418,7 +419,7 @@ async fn network_owner(
     .await
 }
 
-/// Loads what the overlay takes over from earlier runs.
+/// Loads the state of earlier runs with which the overlay starts.
 async fn earlier_runs(inner: &Arc<Inner>) -> Result<RestoredState, Error> {
     let peers = inner.peers.all().await?.into_iter().take(MAX_KNOWN);
     let known = peers.map(|(id, known)| (id, known.addresses)).collect();

@@ -39,7 +39,7 @@ pub(crate) struct Conn {
     pub(crate) candidate: Candidate,
     /// The address at which the peer can be dialled, if it listens.
     pub(crate) dialable: Option<Address>,
-    /// The network's owner, as the peer says.
+    /// The network's owner, according to the peer.
     pub(crate) owner: Option<NodeId>,
     /// The peer's clock at its Hello, in milliseconds since 1970.
     pub(crate) time: Option<u64>,
@@ -55,11 +55,11 @@ pub(crate) struct Conn {
     wrote: AtomicU64,
     /// The time of the last read, in microseconds from the node's origin.
     read: AtomicU64,
-    /// The tasks that wait for the result of a ping that is yet to be sent. One ping serves them all.
+    /// The tasks that wait for the result of the next ping. One ping serves them all.
     pings: Mutex<Vec<oneshot::Sender<Duration>>>,
-    /// Wakes the reading half once there is such a task.
+    /// Wakes the reading half once `pings` has a task.
     pinging: Notify,
-    /// The reason for which this node wants to close the link, until the link's task acts on it.
+    /// The reason for which this node wants to close the link, until the link's task takes it.
     leaving: Mutex<Option<Reason>>,
     /// Wakes the reading half once the link is to be closed.
     closing: Notify,
@@ -100,8 +100,7 @@ impl Conn {
             info: Mutex::default(),
             rtt: AtomicU64::new(0),
             wrote: AtomicU64::new(0),
-            // The Hello has just been read. With 0 here the peer would seem to have been silent since the
-            // node's start.
+            // The Hello has just been read. With 0 the peer would seem silent since the node's start.
             read: AtomicU64::new(inner.clock.micros()),
             pings: Mutex::default(),
             pinging: Notify::new(),
@@ -113,8 +112,8 @@ impl Conn {
         }
     }
 
-    /// Has the link's task tell the application that the link is about to be closed, and close it. The
-    /// first reason counts.
+    /// Asks the link's task to close the link, after an event about that to the application. The reason of
+    /// the first call counts.
     pub(crate) fn leave(&self, reason: Reason) {
         lock(&self.leaving).get_or_insert(reason);
         self.closing.notify_one();
@@ -137,15 +136,15 @@ impl Conn {
         self.closing.notify_one();
     }
 
-    /// Queues a control frame. Closes the link if the peer has let the queue fill up.
+    /// Queues a control frame. Closes the link if the queue is full: the peer reads too slowly.
     pub(crate) fn send_control(&self, frame: &Frame) {
         if self.outbox.push_control(frame) == Err(NotAccepted::Full) {
             self.hang_up(Reason::Slow);
         }
     }
 
-    /// Answers a request with a refusal. It goes with the control frames, as it is small and the
-    /// requester waits for it. Neither side counts it as a message.
+    /// Answers a request with a refusal. The refusal is queued with the control frames, because it is small
+    /// and the requester waits for it. Neither side counts it as a message.
     pub(crate) fn refuse(&self, id: u64, refusal: Refusal) {
         self.send_control(&Frame::Reply { id, outcome: Err(refusal) });
     }
@@ -182,7 +181,7 @@ impl Conn {
         Instant::from_origin(Duration::from_micros(self.wrote.load(Ordering::Relaxed)))
     }
 
-    /// Returns the time of the last read; at first, the time when the link was made.
+    /// Returns the time of the last read, or that of the link's start if nothing was read since.
     pub(crate) fn last_read(&self) -> Instant {
         Instant::from_origin(Duration::from_micros(self.read.load(Ordering::Relaxed)))
     }
@@ -201,14 +200,14 @@ impl Conn {
     }
 
     fn reply(&self, id: u64, outcome: Result<Message, Refusal>) {
-        // A request that was given up is not there any more: its reply crossed the cancellation.
+        // The request is gone if it was cancelled while the reply was on its way.
         if let Some(waiting) = lock(&self.requests).remove(&id) {
             let _ = waiting.send(outcome);
         }
     }
 
     fn set_rtt(&self, rtt: Duration) {
-        // At least 1, as 0 stands for a time that is not known.
+        // At least 1, because 0 means that the time is unknown.
         let micros = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1);
         self.rtt.store(micros, Ordering::Relaxed);
     }

@@ -21,7 +21,7 @@ use crate::shares::ShareError;
 use crate::store::StoreError;
 use crate::transfer::FetchError;
 
-/// The error of a call. Unless a variant says otherwise, nothing has changed.
+/// The error of a call of this library. Unless the variant says otherwise, the call has changed nothing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -39,7 +39,7 @@ pub enum Error {
         /// The resolver's error.
         error: io::Error,
     },
-    /// No connection can be made to that address.
+    /// No connection to that address can be made.
     #[error("can't connect to {address}: {error}")]
     Connect {
         /// The address.
@@ -47,19 +47,19 @@ pub enum Error {
         /// The system's error. If several socket addresses were tried, its text has the error of each.
         error: io::Error,
     },
-    /// None of the addresses of a node, or of those to join through, has answered.
+    /// No address has answered, of several that were dialled. This has the error of each.
     #[error("{}", joined(.0))]
     NoneAnswered(Vec<Self>),
     /// The server at that address does not speak TLS with raw public keys, as nodes do.
-    #[error("what answers at {address} is not a peerkit node: {error}")]
+    #[error("the server at {address} is not a peerkit node: {error}")]
     Handshake {
         /// The address.
         address: Address,
         /// The error of TLS, or of the connection.
         error: io::Error,
     },
-    /// The identity is not a public key that a node can hold: a digit of it is wrong. Nothing was dialled
-    /// or shared.
+    /// The identity is not a public key that a node can hold: one of its digits is wrong. Nothing was
+    /// dialled or shared.
     #[error("{}", NotAKey(*.0))]
     NotAKey(NodeId),
     /// Another node than the expected one answers at that address.
@@ -78,10 +78,10 @@ pub enum Error {
         /// The reason.
         reason: Reason,
     },
-    /// The links of the node that was to be joined through are made by hand: it is never a member.
+    /// The node that this one was to join through makes its links by hand, so it is never a member.
     #[error("links of {0} are made by hand: connect to it instead")]
     LinksByHand(Peer),
-    /// The node that was to be joined through found no neighbours for this one.
+    /// The node that this one was to join through has found no neighbours for it.
     #[error("{0} found no place for this node: try again, or through another one")]
     NoPlace(Peer),
     /// Only the network's owner can do that, and this node does not have the owner's key.
@@ -93,17 +93,17 @@ pub enum Error {
     /// There is no link with that node.
     #[error("not connected to {0}")]
     NotConnected(NodeId),
-    /// The handler has too many actions under way, too many of its broadcasts wait for their limit,
-    /// or it asked for too much in one call; or the node has too many operations under way.
-    #[error("{0} actions are under way, and no more can be")]
+    /// Too much is under way: actions of the handler, broadcasts of the handler that wait for their rate
+    /// limit, actions that the handler has requested in one call, or operations of the node.
+    #[error("{0} actions are under way, which is the maximum")]
     TooManyActions(usize),
-    /// The node has no handler to act as: it has a stream of events only.
+    /// The node has no handler: its application reads streams of events.
     #[error("the node has no handler")]
     NoHandler,
     /// The node's handler is of another type.
     #[error("the node's handler is not a {wanted}: it is a {found}")]
     OtherHandler {
-        /// The type that was asked for.
+        /// The type that the caller expects.
         wanted: &'static str,
         /// The type of the handler.
         found: &'static str,
@@ -111,14 +111,15 @@ pub enum Error {
     /// The identity is this node's own: nothing was dialled or sent.
     #[error("that is this node itself")]
     ThisNode,
-    /// There is no link with that node, and no node that answers knows it.
-    #[error("no node that this one can ask knows {0}: connect to it, or to one that does")]
+    /// There is no link with that node, and no node that answers the query knows it.
+    #[error(
+        "no node that this one can ask knows {0}: connect to that node, or to one that knows it"
+    )]
     NotFound(NodeId),
-    /// The node is in the network, and has no address at which it can be dialled.
+    /// The node is in the network, but has no address at which it can be dialled.
     #[error("that node has no address at which it can be dialled: no link was made")]
     NoAddress,
-    /// A message to a node that can't be dialled, which other nodes were to pass on, did not arrive or may
-    /// not have arrived.
+    /// A relayed message did not arrive, or may not have arrived. The recipient can't be dialled.
     #[error("the message to {peer} was not delivered: {reason}")]
     NotReached {
         /// The recipient.
@@ -126,10 +127,10 @@ pub enum Error {
         /// The reason.
         reason: RelayError,
     },
-    /// The content is over the limit of messages that other nodes pass on: nothing was sent.
+    /// The content is over the limit of messages that other nodes relay: nothing was sent.
     #[error(
-        "{peer} can't be dialled, and others pass on at most {limit} bytes, not {len}: share a \
-         file, or have it connect to this node"
+        "{peer} can't be dialled, and other nodes relay at most {limit} bytes, not {len}: share a \
+         file, or let that node connect to this one"
     )]
     TooLargeToPass {
         /// The recipient.
@@ -142,15 +143,13 @@ pub enum Error {
     /// A message could not be sealed: nothing was sent.
     #[error(transparent)]
     Direct(#[from] DirectError),
-    /// No connected node has that name, or an identity that begins so.
+    /// No connected node has that name, or an identity that begins with it.
     #[error("no connected node is called `{0}`")]
     UnknownPeer(String),
-    /// No node that is connected or was met has that name, or an identity that begins so.
-    #[error(
-        "no node that was met is called `{0}`: for others the whole identity of 64 digits is needed"
-    )]
+    /// No connected node or known peer has that name, or an identity that begins with it.
+    #[error("no known node is called `{0}`: any other node needs its whole identity of 64 digits")]
     UnknownNode(String),
-    /// Several nodes have that name, or identities that begin so.
+    /// Several nodes have that name, or identities that begin with it.
     #[error("`{0}` could be several nodes: write more of the identity")]
     AmbiguousPeer(String),
     /// The content is over the limit: nothing was sent.
@@ -161,7 +160,7 @@ pub enum Error {
         /// The limit in bytes.
         limit: usize,
     },
-    /// The peer's queue has no room now, or messages wait for too many nodes without a link: nothing was
+    /// The peer's queue has no room, or messages already wait for too many nodes without a link: nothing was
     /// sent.
     #[error("the queue for {0} is full: nothing was sent")]
     Full(NodeId),
@@ -198,7 +197,7 @@ pub enum Error {
         /// The system's error.
         error: io::Error,
     },
-    /// A stream could not be opened in either direction.
+    /// Neither node could dial the other one to open a stream.
     #[error("can't reach {peer}: {why}")]
     Unreachable {
         /// The peer.
@@ -206,17 +205,17 @@ pub enum Error {
         /// The failure of each attempt.
         why: String,
     },
-    /// No node that can be reached has that file.
+    /// No node that can be reached shares that content.
     #[error("no node that can be reached shares {0}")]
     NoSource(Hash),
-    /// There is no download of that hash, or it is done.
+    /// There is no download of that hash.
     #[error("there is no download of {0} under way")]
     NoDownload(Hash),
     /// A download failed, and its error was returned to another caller that waited for it.
     /// [`DownloadStatus::error`](crate::DownloadStatus::error) has its text.
     #[error("the fetch of {0} failed, as was reported before")]
     AlreadyReported(Hash),
-    /// The text of a search is too long: nothing was asked.
+    /// The text of a search is too long: no query was sent.
     #[error("a search has at most {limit} bytes")]
     SearchTooLong {
         /// Length of the text in bytes.
@@ -256,14 +255,14 @@ pub enum Error {
         "there is no node to join through: no bootstrap node is set and no peer was met before"
     )]
     NoBootstrap,
-    /// No address was given to join through, and the application has disconnected every node that
-    /// this one could try. Such nodes are left alone for ten minutes.
+    /// No address was given to join through, and the application has disconnected every node that this one
+    /// could try. A node is not dialled for ten minutes after that.
     #[error(
         "every node to join through was disconnected by hand in the last ten minutes: name one to \
          join through it again"
     )]
     AllDisconnected,
-    /// No address was given to join through, and every bootstrap node is this node itself. Others can
+    /// No address was given to join through, and every bootstrap node is this node itself. Other nodes can
     /// join through it.
     #[error("the only node to join through is this node itself")]
     OnlyThisNode,
@@ -272,7 +271,7 @@ pub enum Error {
     NoneReached {
         /// Number of attempts.
         tried: usize,
-        /// The error of the first of them.
+        /// The error of the first attempt.
         first: Box<Self>,
     },
     /// A file of peers can't be read or written.
@@ -305,17 +304,17 @@ pub enum Error {
         /// The limit in bytes.
         limit: usize,
     },
-    /// More addresses are to be announced than a node may announce: it was not started.
-    #[error("{count} addresses are to be announced, {limit} can be")]
+    /// More addresses are given to be announced than a node may announce: the node was not started.
+    #[error("{count} addresses to announce are given, and the maximum is {limit}")]
     TooManyAddresses {
         /// The number of addresses.
         count: usize,
-        /// The most that there may be.
+        /// The maximum number of addresses.
         limit: usize,
     },
-    /// The network's owner was given by a key and by an identity that do not belong together: the node
-    /// was not started.
-    #[error("the owner's key is not that of the owner's identity that is given")]
+    /// The given key of the network's owner does not belong to the given identity of the owner: the node was
+    /// not started.
+    #[error("the owner's key does not belong to the owner's identity that is given")]
     OwnerMismatch {
         /// The identity of the key.
         key: NodeId,
@@ -325,16 +324,16 @@ pub enum Error {
     /// No node can have the identity that was given for the network's owner: the node was not started.
     #[error("no node can have the identity that is given for the network's owner")]
     OwnerNotAKey(NodeId),
-    /// TLS can't be set up with the node's key: it was not started.
+    /// TLS can't be set up with the node's key: the node was not started.
     #[error(transparent)]
     Tls(Box<dyn std::error::Error + Send + Sync>),
-    /// A message could not be compressed, which happens if memory is short: it was not sent.
+    /// A message could not be compressed, for example because memory is short: the message was not sent.
     #[error("could not compress with {}", .0.name())]
     Compress(Compression, #[source] io::Error),
-    /// There is no current folder that a relative path could start from.
+    /// There is no current folder to which a relative path could refer.
     #[error("there is no current folder: {0}")]
     NoCurrentFolder(io::Error),
-    /// A handler asked for an action that this node does not know.
+    /// A handler has requested an action that this node does not know.
     #[error("this node does not know that action")]
     UnknownAction,
 }
@@ -385,14 +384,14 @@ impl Error {
         if len > limit { Err(Self::TooLarge { len, limit }) } else { Ok(()) }
     }
 
-    /// Returns the text of a failed dial, for a sentence or an event that names the address already.
+    /// Returns the text of a failed dial, for a sentence or an event that already names the address.
     pub(crate) fn without_address(&self) -> String {
         match self {
             Self::Resolve { error, .. } => format!("can't find the host: {error}"),
             // The system's error says what failed: "connection refused".
             Self::Connect { error, .. } => error.to_string(),
             Self::Handshake { error, .. } => {
-                format!("what answers there is not a peerkit node: {error}")
+                format!("the server there is not a peerkit node: {error}")
             }
             Self::NotAKey(_) => "no node can have that identity: it is no valid key".to_owned(),
             Self::WrongNode { found, .. } => format!("another node answers there: {found}"),
@@ -419,7 +418,7 @@ fn joined(errors: &[Error]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// Returns the text for a join through `tried` nodes, none of which answered.
+/// Returns the text for a join through `tried` nodes if none of them answered.
 fn none_reached(tried: usize) -> String {
     match tried {
         1 => "the only bootstrap node or known peer did not answer".to_owned(),

@@ -1,5 +1,5 @@
-//! Events as an async stream. Each subscriber has a bounded queue, and learns how many events it
-//! missed.
+//! Events as an async stream. Each subscriber has a bounded queue, and gets the number of events
+//! that it has missed.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -16,10 +16,10 @@ use crate::lock::lock;
 
 /// A stream of a node's events, from the moment of the subscription.
 ///
-/// While the queue is full, the node holds messages back, which slows their senders down. If the reader
-/// makes no room for `Config::event_patience`, it misses messages. It misses other events only
-/// once the queue has twice as many events as its limit. [`Event::NodeLagged`] has the number of
-/// missed events. Dropping the stream unsubscribes.
+/// While the stream's queue is full, the node holds messages back, which slows their senders down. If there
+/// is still no room after `Config::event_patience`, the stream misses messages. It misses other events only
+/// if its queue has twice as many events as the limit. [`Event::NodeLagged`] has the number of missed
+/// events. Dropping the stream unsubscribes.
 #[derive(Debug)]
 pub struct Events {
     queue: Arc<EventQueue>,
@@ -63,7 +63,7 @@ impl Drop for Events {
         let mut state = lock(&self.queue.state);
         state.dropped = true;
         state.events.clear();
-        // Senders that wait for room see that the reader is gone.
+        // Tasks that wait for room have to see that the reader is gone.
         self.queue.room.notify_waiters();
     }
 }
@@ -76,7 +76,7 @@ pub(crate) struct EventQueue {
     room: Notify,
     max_events: usize,
     max_bytes: usize,
-    /// Time that messages wait for room before they count as missed.
+    /// Time for which messages wait for room before they count as missed.
     patience: Duration,
 }
 
@@ -85,7 +85,7 @@ struct QueueState {
     events: VecDeque<Event>,
     /// Bytes of the messages in `events`.
     bytes: usize,
-    /// Number of missed events that the reader has not learned of yet.
+    /// Number of missed events that have not been reported to the reader yet.
     missed: u64,
     reader: Option<Waker>,
     /// True once the application has taken the stream. Until then messages do not wait for room.
@@ -123,11 +123,10 @@ impl EventQueue {
         lock(&self.state).dropped
     }
 
-    /// Adds an event without waiting. If there is no room, it counts as missed.
+    /// Adds an event without waiting. If there is no room, the event counts as missed.
     pub(crate) fn push(&self, event: Event) {
         let mut state = lock(&self.state);
-        // Events about the node itself get twice the room, so that a flood of messages does not
-        // hide them.
+        // All other events may fill twice the room, so that a flood of messages does not hide them.
         let has_room = match event {
             Event::NodeMessage { .. } | Event::NodeBroadcast { .. } => self.has_room(&state),
             _ => state.events.len() < 2 * self.max_events,
@@ -140,8 +139,8 @@ impl EventQueue {
     pub(crate) async fn push_messages(&self, messages: impl Iterator<Item = Event>) {
         let mut messages = messages.peekable();
         loop {
-            // Registers for the notification before it checks the queue. Otherwise the reader could
-            // make room in between, and the notification would be lost.
+            // This task registers for the notification before it checks the queue. Otherwise the reader
+            // could make room in between, and the notification would be lost.
             let mut room_made = std::pin::pin!(self.room.notified());
             room_made.as_mut().enable();
             {
@@ -157,8 +156,8 @@ impl EventQueue {
                     return;
                 }
             }
-            // The patience begins anew whenever there is room: a slow reader holds the senders back, and
-            // only one that has stopped reading misses messages.
+            // The wait begins anew whenever the reader makes room. So a slow reader only holds the senders
+            // back, and a reader that has stopped misses messages.
             if tokio::time::timeout(self.patience, room_made).await.is_err() {
                 messages.by_ref().for_each(|event| self.push(event));
                 return;
@@ -166,7 +165,7 @@ impl EventQueue {
         }
     }
 
-    /// Ends the stream, which returns the events that are left and then `None`.
+    /// Ends the stream: it returns the queued events, then `None`.
     pub(crate) fn end(&self) {
         let mut state = lock(&self.state);
         state.ended = true;
@@ -178,7 +177,7 @@ impl EventQueue {
             return;
         }
         if has_room {
-            // The reader learns of missed events before it gets later ones.
+            // The report of missed events comes before later events.
             Self::report_missed(state);
             state.bytes += bytes(&event);
             state.events.push_back(event);
@@ -197,7 +196,7 @@ impl EventQueue {
     }
 
     fn pop(&self, state: &mut QueueState) -> Option<Event> {
-        // Events were missed and none came after them, so the report is not queued yet.
+        // Without a later event, the report of missed events is not queued yet.
         if state.events.is_empty() {
             Self::report_missed(state);
         }
@@ -210,7 +209,7 @@ impl EventQueue {
     }
 
     fn has_room(&self, state: &QueueState) -> bool {
-        // A queue without message bytes takes one message of any size.
+        // A queue without messages takes one message of any size.
         state.events.len() < self.max_events && (state.bytes < self.max_bytes || state.bytes == 0)
     }
 }
@@ -259,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn messages_wait_for_a_slow_reader_which_then_learns_how_many_it_missed() {
+    async fn messages_wait_for_a_slow_reader_and_the_missed_ones_are_reported() {
         let queue = queue(2);
         let mut events = queue.claim();
         queue.push_messages((0..5).map(message)).await;
@@ -287,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unclaimed_and_dropped_streams_wait_for_nothing() {
+    async fn messages_do_not_wait_for_unclaimed_and_dropped_streams() {
         let unclaimed = queue(2);
         unclaimed.push_messages((0..5).map(message)).await;
         let mut events = unclaimed.claim();
@@ -299,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn other_events_have_room_beyond_the_messages() {
+    fn other_events_have_twice_the_room_of_messages() {
         let queue = queue(2);
         let mut events = queue.claim();
         (0..2).for_each(|n| queue.push(message(n)));

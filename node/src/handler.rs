@@ -1,7 +1,8 @@
-//! The node as the application's handler sees it, and the actions that the handler asks for.
+//! The node as the application's handler sees it, and the actions that the handler requests.
 //!
-//! A handler must not wait for the actor. If the actor's queue is full, the handler's orders go into a
-//! second, bounded queue. They keep their order, and a stop carries all of them out.
+//! A handler must not wait for the actor. If the actor's queue is full, the handler's actions go into a
+//! second, bounded queue. All actions are carried out in the order in which they were requested. Those that
+//! still wait when the node stops are carried out then.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -52,8 +53,8 @@ impl HandlerHost for Inner {
     }
 
     fn read_file(&self, path: &Path) -> io::Result<Bytes> {
-        // One byte over the limit is read, so that a file that is too large shows, whatever its
-        // metadata say.
+        // One byte more than the limit is read: it shows that the file is too large, even if its metadata
+        // name a smaller size.
         let mut content = Vec::new();
         let limit = MAX_FILE_IN_MEMORY as u64 + 1;
         File::open(path)?.take(limit).read_to_end(&mut content)?;
@@ -96,7 +97,7 @@ impl ActionSink for Inner {
                 }
             }
             Action::SetInfo(peer, key, value) => {
-                // A peer whose link has ended meanwhile gets no note.
+                // A note about a peer whose link has ended meanwhile is dropped.
                 if let Ok(conn) = self.links.get(peer) {
                     lock(&conn.info).insert(key, value);
                 }
@@ -110,14 +111,14 @@ impl ActionSink for Inner {
 }
 
 impl Inner {
-    /// Gives the actor an action of the handler, or reports that there is no room for it.
+    /// Hands the actor an action of the handler, or reports that there is no room for it.
     fn order_or_report(&self, action: Action) {
         if let Some(action) = self.try_order(action) {
             self.report_dropped(action);
         }
     }
 
-    /// Takes the orders that were given so far, in sequence. The actor carries them out when the node
+    /// Takes all orders that still wait for the actor, oldest first. The actor carries them out when the node
     /// stops.
     pub(crate) fn take_all_orders(&self, orders: &mut mpsc::Receiver<Order>) -> Vec<Order> {
         let mut waiting = lock(&self.handler.waiting_actions);
@@ -127,8 +128,8 @@ impl Inner {
         all
     }
 
-    /// Gives the actor an action of the handler, or queues it behind those that wait for room. Returns
-    /// the action if that queue is full.
+    /// Hands the actor an action of the handler. If there is no room, or earlier actions wait for room, queues
+    /// the action behind them. Returns the action if that queue is full too.
     fn try_order(&self, action: Action) -> Option<Action> {
         let mut waiting = lock(&self.handler.waiting_actions);
         if waiting.is_empty() {
@@ -151,7 +152,7 @@ impl Inner {
                 (self.actor.orders.clone(), self.handler.waiting_actions.clone());
             self.tasks.spawn(async move {
                 while let Ok(room) = orders.reserve().await {
-                    // Taken out and sent under one lock, so that no other order gets in between.
+                    // The lock is held until the action is sent, so that no later action overtakes it.
                     let mut waiting = lock(&waiting);
                     if let Some(action) = waiting.pop_front() {
                         room.send(Order::Act(action));

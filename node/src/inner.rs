@@ -27,7 +27,7 @@ use crate::stream::Streams;
 use crate::tasks::Tasks;
 use crate::tls::Tls;
 
-/// A node, as its tasks see it.
+/// The shared state of one node.
 pub(crate) struct Inner {
     pub(crate) profile: Profile,
     pub(crate) config: Arc<Config>,
@@ -38,11 +38,11 @@ pub(crate) struct Inner {
     pub(crate) addresses: OwnAddresses,
     pub(crate) links: LinkTable,
     pub(crate) streams: Streams,
-    /// A permit for each probe that is under way.
+    /// Permits for probes. Each probe holds one while it is under way.
     pub(crate) probes: Arc<Semaphore>,
-    /// The recipients of messages to nodes without a link.
+    /// The nodes without a link to which messages are being sent.
     pub(crate) recipients: Recipients,
-    /// The counts of all links together.
+    /// The counters of all links together.
     pub(crate) meter: Meter,
     pub(crate) rates: Rates,
 
@@ -62,12 +62,12 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    /// Delivers an event to the application, after those before it.
+    /// Delivers an event to the handler and to all subscribers. Waits for the handler's turn.
     pub(crate) async fn deliver_event(&self, event: Event) {
         self.dispatch.deliver_event(self, event).await;
     }
 
-    /// Counts a message of the handler that was not sent, and reports it.
+    /// Counts a message of the handler that could not be sent, and reports it with an event.
     pub(crate) fn report_unsent(&self, peer: Peer, error: &Error) {
         let reason = match error {
             Error::Full(_) => Reason::Slow,
@@ -80,7 +80,8 @@ impl Inner {
         self.dispatch.queue_notice(Event::NodeMessageFailed { peer, failure });
     }
 
-    /// Drops the application's functions. They may hold the node itself, which would never be freed.
+    /// Drops the handler, the application's other functions, and the links and downloads. The application's
+    /// functions may own handles to this node, which would then never be freed.
     pub(crate) fn release_application(&self) {
         self.dispatch.end();
         self.links.change(HashMap::clear);

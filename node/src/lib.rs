@@ -1,6 +1,6 @@
 //! peerkit: peer-to-peer nodes for applications.
 //!
-//! A [`Node`] connects to other nodes by `host:port`. From then on the two are equal: either can send
+//! A [`Node`] connects to another node at `host:port`. Once connected, both nodes can do the same: send
 //! messages, make requests, open streams and share files. Links are encrypted, and each node proves its
 //! identity, an Ed25519 key.
 //!
@@ -28,21 +28,21 @@
 //! | to | use |
 //! |---|---|
 //! | start a node | [`Node::builder`], which returns a [`Builder`] |
-//! | link to one node, or join a network | [`Node::connect`], [`Node::join`] |
+//! | connect to one node, or join a network | [`Node::connect`], [`Node::join`] |
 //! | send to one node, or to all | [`Node::send`], [`Node::broadcast`] |
-//! | ask a node and wait for its reply | [`Node::request`], and [`Node::serve`] on its side |
-//! | move bulk data | [`Node::open_stream`], and [`Node::serve_stream`] on the other side |
+//! | send a request and wait for the reply | [`Node::request`], and [`Node::serve`] on the other node |
+//! | move bulk data | [`Node::open_stream`], and [`Node::serve_stream`] on the other node |
 //! | share, find and fetch files | [`Node::share`], [`Node::search`], [`Node::fetch`] |
 //! | see the network | [`Node::discover`], [`Node::network`] |
 //! | receive events | [`Handler`], [`Builder::callback`], or [`Node::events`] |
 //! | test an application on thousands of nodes | [`sim`] |
 //!
 //! # Features
-//! None is on by default.
+//! No feature is on by default.
 //!
-//! - `reference-tls`: links and streams are protected by tokio-rustls in place of this library's own
-//!   record layer. It costs throughput, and changes nothing on the wire. It is the reference that the
-//!   record layer is tested against, and the way out if a fault is found in it.
+//! - `reference-tls`: tokio-rustls protects links and streams, in place of this library's own record
+//!   layer. The throughput is lower; the protocol on the wire stays the same. The record layer is tested
+//!   against tokio-rustls, which can replace it if a fault is found in it.
 
 mod actions;
 mod actor;

@@ -37,22 +37,23 @@ pub use queries::Discovery;
 
 /// A handle to a node, which is cheap to clone. All clones are handles to the same node.
 ///
-/// [`Node::builder`] starts a node. [`Node::shutdown`] stops it; so does dropping the last handle, in the
-/// background.
+/// [`Node::builder`] starts a node. [`Node::shutdown`] stops it. When the last handle is dropped, the node
+/// stops in the background.
 ///
-/// [`Node::files`] has the operations on files, [`Node::network`] those on the network as a whole.
+/// [`Node::files`] has the operations on files, and [`Node::network`] has those on the network as a whole.
 #[derive(Clone)]
 pub struct Node {
     pub(crate) inner: Arc<Inner>,
-    _last: Arc<DropGuard>,
+    /// Stops the node when the last handle is dropped.
+    _stop_guard: Arc<DropGuard>,
 }
 
 /// Options of [`Node::connect_with`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ConnectOptions {
-    /// True to keep the link: if it is lost, the node dials again after growing waits, until
-    /// [`Node::disconnect`].
+    /// True to keep the link: whenever it is lost, the node dials the peer again, until
+    /// [`Node::disconnect`] is called. The wait between two dials grows.
     pub reconnect: bool,
 }
 
@@ -66,8 +67,8 @@ impl ConnectOptions {
 
 impl Node {
     pub(crate) fn new(inner: Arc<Inner>) -> Self {
-        let last = Arc::new(inner.tasks.stop.clone().drop_guard());
-        Self { inner, _last: last }
+        let stop_guard = Arc::new(inner.tasks.stop.clone().drop_guard());
+        Self { inner, _stop_guard: stop_guard }
     }
 
     /// Returns the node's identity.
@@ -76,19 +77,20 @@ impl Node {
         self.inner.profile.id
     }
 
-    /// Returns the name that the node gives itself.
+    /// Returns the node's name, which peers see.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.inner.profile.name
     }
 
-    /// Returns the sockets that the node listens on, with the ports that the system has picked.
+    /// Returns the socket addresses that the node listens on. In place of port 0 they have the port that the
+    /// system has picked.
     #[must_use]
     pub fn listening(&self) -> Vec<SocketAddr> {
         self.inner.addresses.listening.clone()
     }
 
-    /// Returns the addresses at which others can dial this node, as far as it knows, best first.
+    /// Returns the addresses at which other nodes can dial this one, as far as this node knows, best first.
     #[must_use]
     pub fn addresses(&self) -> Vec<Address> {
         self.inner.addresses.announced(None)
@@ -118,12 +120,12 @@ impl Node {
         self.inner.dispatch.subscribe()
     }
 
-    /// Connects to the node at `address`, and returns it as a peer. If there is a link with that node
-    /// already, its peer is returned.
+    /// Connects to the node at `address`, and returns the peer. If this node already has a link with that
+    /// node, returns the peer of that link.
     ///
     /// A text is read as [`NetworkHandle::find_addresses`] reads it, so it may also be the name or identity
-    /// of a known node. This makes one link and nothing else; [`Node::join`] makes the node a member of the
-    /// network.
+    /// of a known node. Connecting makes one link and nothing else. [`Node::join`] makes this node a member
+    /// of the network.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
@@ -136,9 +138,9 @@ impl Node {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Resolve`], [`Error::Connect`] and [`Error::Handshake`] if no node answers there,
-    /// [`Error::WrongNode`] if another node than the expected one does, [`Error::Refused`], and
-    /// [`Error::Stopped`].
+    /// [`Error::Resolve`], [`Error::Connect`] and [`Error::Handshake`] if no node answers at the address,
+    /// [`Error::WrongNode`] if another node than the expected one answers, [`Error::Refused`] if one of the
+    /// two nodes refuses the link, and [`Error::Stopped`].
     pub async fn connect<A>(&self, address: A) -> Result<Peer, Error>
     where
         A: IntoAddress,
@@ -149,7 +151,7 @@ impl Node {
     /// Connects as [`Node::connect`] does, with options.
     ///
     /// # Errors
-    /// As [`Node::connect`]. With [`reconnect`](ConnectOptions::reconnect) the node goes on dialling after
+    /// As [`Node::connect`]. With [`reconnect`](ConnectOptions::reconnect) the node continues to dial after
     /// an error.
     pub async fn connect_with<A>(&self, address: A, options: ConnectOptions) -> Result<Peer, Error>
     where
@@ -158,11 +160,12 @@ impl Node {
         self.dial(address.into_place()?, options).await
     }
 
-    /// Closes the link with a peer, inbound or outbound, once its queue is sent. Returns when that has begun.
-    /// The event `outbound_node_disconnected` or `inbound_node_disconnected` follows when it is done.
+    /// Closes the link with a peer, inbound or outbound, once all queued messages are sent. Returns before
+    /// that. The event `outbound_node_disconnected` or `inbound_node_disconnected` follows when the link is
+    /// closed.
     ///
     /// # Errors
-    /// [`Error::NotConnected`], and [`Error::Stopped`].
+    /// [`Error::NotConnected`] if there is no link with that node, and [`Error::Stopped`].
     pub async fn disconnect(&self, peer: impl Into<NodeId>) -> Result<Peer, Error> {
         let id = peer.into();
         self.inner.actor.call(move |actor| actor.disconnect(id)).await?
@@ -180,25 +183,25 @@ impl Node {
         self.inner.links.get(id).ok().map(|conn| conn.peer.clone())
     }
 
-    /// Returns the last round-trip time to a connected peer.
+    /// Returns the last round-trip time to a connected peer, or `None` if it has not been measured yet.
     #[must_use]
     pub fn rtt(&self, peer: impl Into<NodeId>) -> Option<Duration> {
         self.inner.links.get(peer.into()).ok()?.rtt()
     }
 
-    /// Returns the time since the last bytes came from a connected peer. A peer that has nothing else to
-    /// send answers a ping every 15 s.
+    /// Returns the time since the last bytes arrived from a connected peer. A peer that has nothing else to
+    /// send still answers a ping every 15 s.
     #[must_use]
     pub fn idle_time(&self, peer: impl Into<NodeId>) -> Option<Duration> {
         let conn = self.inner.links.get(peer.into()).ok()?;
         Some(self.inner.clock.now().since(conn.last_read()))
     }
 
-    /// Measures the round-trip time to a node of the network now.
+    /// Measures the round-trip time to a node of the network.
     ///
     /// A connected peer is pinged over its link. A node without a link is dialled first, as [`Node::send`]
-    /// dials it. If it can't be dialled, other nodes pass the ping on, sealed to its key. Only the node
-    /// itself can answer, and no application sees the ping.
+    /// dials it. If it can't be dialled, other nodes relay the ping, sealed to the node's key. Only the
+    /// pinged node can answer, and no application sees the ping.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
@@ -211,13 +214,14 @@ impl Node {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NotFound`] if no node of the network knows it, [`Error::Timeout`] if it does not answer
-    /// within the configured time, and [`Error::ThisNode`] if it is this one.
+    /// [`Error::NotFound`] if no node of the network knows the pinged node, [`Error::Timeout`] if the pinged
+    /// node does not answer within the configured time, and [`Error::ThisNode`] if it is this node itself.
     pub async fn ping(&self, node: impl Into<NodeId>) -> Result<Duration, Error> {
         self.inner.ping(node.into()).await
     }
 
-    /// Returns the application's note about a connected peer under `key`. Notes last as long as the link.
+    /// Returns the application's note about a connected peer under `key`. All notes about a peer are dropped
+    /// when its link ends.
     #[must_use]
     pub fn info(&self, peer: impl Into<NodeId>, key: &str) -> Option<serde_json::Value> {
         HandlerHost::info(&*self.inner, peer.into(), key)
@@ -257,7 +261,7 @@ impl Node {
         self.inner.rates.limits()
     }
 
-    /// Sets the limits on what the node sends and receives in a second. They also hold for transfers that
+    /// Sets the limits on what the node sends and receives in a second. They also apply to transfers that
     /// are under way.
     pub fn set_rates(&self, limits: RateLimits) {
         self.inner.rates.set(limits);
@@ -275,16 +279,17 @@ impl Node {
     /// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
     /// ```
     pub async fn status(&self) -> Status {
-        // A node that has stopped is not part of a network any more.
+        // Without an answer the node has stopped, and is no longer part of a network.
         let overlay = self.inner.actor.call(|actor| OverlayStatus::of(actor.overlay())).await;
         self.inner.status(overlay.unwrap_or_default())
     }
 
-    /// Answers requests named `name` with `handler` from now on, before [`Handler::node_request`] would. If
-    /// it returns an error or panics, the requester receives the text.
+    /// Answers requests named `name` with `handler` from now on. Such requests no longer reach
+    /// [`Handler::node_request`]. If `handler` returns an error or panics, the requester receives the text of
+    /// the error or panic.
     ///
-    /// A function that holds a handle to this node keeps the node alive: such a node stops by
-    /// [`Node::shutdown`] only, and not when the other handles are dropped.
+    /// If `handler` owns a handle to this node, the node does not stop when all other handles are dropped.
+    /// It then has to be stopped with [`Node::shutdown`].
     ///
     /// [`Node::request`] has an example.
     pub fn serve<F, A, E>(&self, name: &str, handler: F)
@@ -296,11 +301,13 @@ impl Node {
         self.inner.served.requests.insert(name, RequestHandler::new(handler));
     }
 
-    /// Calls `act` with the node's handler and a context, between two events. Its actions are carried out
-    /// like those of the handler's own methods. The simulator has [`Sim::with`](crate::sim::Sim::with).
+    /// Calls `act` with the node's handler and a context, between two events. Actions that `act` requests
+    /// through the context are carried out like those of the handler's own methods. In a simulation,
+    /// [`Sim::with`](crate::sim::Sim::with) does the same.
     ///
-    /// `act` runs on the task that awaits this, and events wait meanwhile. So it should not block, and a
-    /// handler can't await this itself. A panic in `act` unwinds into the caller.
+    /// `act` runs in the task that awaits the returned future, and events wait until `act` returns. So `act`
+    /// should not block, and a handler must not wait for this future. A panic in `act` unwinds into the
+    /// caller.
     ///
     /// ```
     /// use peerkit::{Broadcast, Context, Handler, Node};
@@ -328,7 +335,7 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::NoHandler`] or [`Error::OtherHandler`] if the node has no handler of this type, and
-    /// [`Error::Stopped`] if the node has stopped. `act` was not called then.
+    /// [`Error::Stopped`] if the node has stopped. After an error `act` was not called.
     pub async fn with<H: Handler + 'static, R>(
         &self,
         act: impl FnOnce(&mut H, &mut Context<'_>) -> R,
@@ -336,8 +343,8 @@ impl Node {
         self.inner.dispatch.with(&*self.inner, act).await
     }
 
-    /// Stops the node, and returns once it has stopped. The node says goodbye to all peers, sends what is
-    /// queued for up to five seconds, ends every task, and frees its ports and its state folder. Calling
+    /// Stops the node, and returns once it has stopped. The node says goodbye to all peers, sends queued
+    /// messages for up to five seconds, ends every task, and frees its ports and its state folder. Calling
     /// this again is harmless.
     pub async fn shutdown(&self) {
         self.inner.tasks.stop.cancel();

@@ -2,7 +2,7 @@
 //!
 //! Control frames (those of the overlay and of the link itself) go first. They never wait for room: if
 //! their queue is full, the peer is too slow and the link is closed. Application frames wait for room
-//! in their own queue. They lie encoded one behind the other in blocks, so that many go out with one
+//! in their own queue. That queue holds encoded frames in blocks, so that many frames go out with one
 //! TLS record and one system call. The content of a large frame is shared with its sender, not copied.
 
 use std::collections::VecDeque;
@@ -30,17 +30,17 @@ const BLOCK_SIZE: usize = 64 << 10;
 /// Capacity of a new block: enough for one frame with a content of [`BLOCK_SIZE`] bytes.
 const BLOCK_CAPACITY: usize = BLOCK_SIZE + 64;
 
-/// Size from which on no more blocks join a write. A control frame waits for at most one write.
+/// Size of a write from which no further blocks are added to it. A control frame waits for at most one write.
 const WRITE_SIZE: usize = 64 << 10;
 
-/// Smallest content that is shared with the sender instead of copied.
+/// Minimum size of a content that is shared with the sender instead of copied, in bytes.
 const MIN_SHARED: usize = 16 << 10;
 
-/// Bytes that senders which can wait queue ahead of the writer, even if the queue's bound is larger.
-/// Bytes that are written soon are still in the processor's cache then.
+/// Maximum number of bytes that senders queue ahead of the writer if they can wait for room, even if the
+/// queue's bound is larger. Bytes that are written soon after that are still in the processor's cache.
 const MAX_AHEAD: usize = 512 << 10;
 
-/// Number of written blocks whose memory is kept for the next ones.
+/// Maximum number of written blocks whose memory is kept for new blocks.
 const MAX_SPARE: usize = MAX_AHEAD / BLOCK_SIZE;
 
 /// The outgoing queues of one link.
@@ -65,11 +65,11 @@ struct Queues {
     queued: usize,
     /// Application bytes that the writer has taken and not yet written.
     writing: usize,
-    /// Application messages accepted in all, and those that the writer has taken. A message that the
-    /// writer has taken may have arrived even if writing it failed.
+    /// Number of application messages accepted since the link's start.
     accepted: u64,
+    /// Number of these messages that the writer has taken. They may have arrived even if a write failed.
     taken: u64,
-    /// Application messages that the link has received. The goodbye says how many.
+    /// Number of application messages that the link has received. The goodbye has this number.
     received: u64,
     /// Messages are being received, so `received` is about to change. The goodbye waits until then.
     receiving: bool,
@@ -79,7 +79,7 @@ struct Queues {
     sender_waits: bool,
     /// A task waits for the control queue to shrink.
     control_waits: bool,
-    /// Set once no more frames are accepted. The goodbye goes out last.
+    /// Set once no more frames are accepted.
     closing: Option<Closing>,
 }
 
@@ -95,11 +95,11 @@ struct Block {
 #[derive(Debug)]
 struct Closing {
     reason: Reason,
-    /// The goodbye has yet to be sent.
+    /// A goodbye is still to be sent, after all queued frames.
     goodbye: bool,
 }
 
-/// The reason why a frame was not accepted. Nothing has changed.
+/// The reason why a frame was not accepted. The queues are unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NotAccepted {
     /// The queue is full.
@@ -115,8 +115,8 @@ impl Block {
 }
 
 impl Queues {
-    /// Returns whether there is nothing to write but one block that is not full, to which its senders
-    /// may still add frames.
+    /// Returns whether there is nothing to write except one block that is not full, and senders may still add
+    /// frames to that block.
     fn is_growing(&self) -> bool {
         let open = self.open.bytes.len();
         open != 0
@@ -161,7 +161,7 @@ impl Queues {
         }
     }
 
-    /// Ends the open block. The next one has the memory of a written block, or else this capacity.
+    /// Ends the open block and begins a new one, in the memory of a written block or else with this capacity.
     #[cold]
     fn begin_block(&mut self, capacity: usize) {
         let bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(capacity));
@@ -169,7 +169,7 @@ impl Queues {
         self.full.push_back(full);
     }
 
-    /// Returns what the writer does while nothing is queued. The goodbye is put into `out`.
+    /// Returns the writer's next step if nothing is queued. If that is the goodbye, encodes it into `out`.
     fn when_empty(&mut self, out: &mut Vec<u8>) -> WriterStep {
         let (received, receiving) = (self.received, self.receiving);
         match &mut self.closing {
@@ -218,7 +218,8 @@ impl Outbox {
     /// Queues an application frame once there is room.
     pub(crate) async fn push(&self, frame: &EncodedFrame<'_>) -> Result<(), Reason> {
         loop {
-            // Registered before the queue is looked at, so that room made in between is not missed.
+            // This task registers before it checks the queue, so that it does not miss room that is made in
+            // between.
             let mut room = std::pin::pin!(self.room.notified());
             room.as_mut().enable();
             match self.put(frame, self.ahead_limit(), true) {
@@ -226,9 +227,9 @@ impl Outbox {
                 Err(NotAccepted::Closed(reason)) => return Err(reason),
                 Err(NotAccepted::Full) => {
                     room.await;
-                    // The writer has woken this task, which is about to wake the writer. If the two
-                    // wake each other many times in a row, tokio moves one of them to another thread,
-                    // and each then waits for the other's thread. Yielding ends the row.
+                    // The writer has woken this task, which is about to wake the writer. If the two tasks
+                    // wake each other many times in a row, tokio moves one of them to another thread, and
+                    // each then waits for the other's thread. Yielding interrupts that.
                     tokio::task::yield_now().await;
                 }
             }
@@ -254,7 +255,7 @@ impl Outbox {
         if let Some(closing) = &queues.closing {
             return Err(NotAccepted::Closed(closing.reason.clone()));
         }
-        // Bytes that the writer holds count too: else a slow peer would have two queues' worth.
+        // Bytes that the writer has taken still count. Otherwise twice the limit could wait for a slow peer.
         let queued = queues.queued + queues.writing;
         if queued != 0 && queued.saturating_add(frame.len()) > limit {
             queues.sender_waits |= wait;
@@ -274,7 +275,7 @@ impl Outbox {
         self.wake_all(queues);
     }
 
-    /// As [`close`](Self::close), but drops the queued application frames.
+    /// Does the same as [`close`](Self::close), and drops the queued application frames.
     pub(crate) fn abort(&self, reason: Reason, goodbye: bool) {
         let mut queues = lock(&self.queues);
         queues.close(reason, goodbye);
@@ -310,8 +311,8 @@ impl Outbox {
         lock(&self.queues).closing.as_ref().map(|closing| closing.reason.clone())
     }
 
-    /// Returns the number of application messages accepted in all, and of those that the writer has
-    /// taken.
+    /// Returns the number of application messages accepted since the link's start, and the number of those
+    /// that the writer has taken.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let queues = lock(&self.queues);
         (queues.accepted, queues.taken)
@@ -328,14 +329,14 @@ impl Outbox {
         lock(&self.queues).control.len()
     }
 
-    /// Moves what is to be written next into `batch`: all control frames, then blocks of application
-    /// frames. What the batch held before counts as written.
+    /// Moves the next frames to write into `batch`: all control frames, then blocks of application frames.
+    /// The frames that were in `batch` before count as written.
     ///
-    /// With `patience` a block that is not full is left to grow. If there is nothing to write, `writer`
-    /// is woken once there may be.
+    /// With `patience` a block that is not full is left to grow. If there is nothing to write, `writer` is
+    /// woken as soon as a frame is queued or the link is closing.
     ///
-    /// Without `application` only control frames are taken, unless the link is closing: queued frames
-    /// still go out then.
+    /// Without `application` only control frames are taken, except if the link is closing: all queued frames
+    /// are sent then.
     pub(crate) fn take(
         &self,
         batch: &mut WriteBatch,
@@ -344,7 +345,7 @@ impl Outbox {
     ) -> WriterStep {
         let mut queues = lock(&self.queues);
         let application = application || queues.closing.is_some();
-        // The batch before this one is written.
+        // The previous batch is written.
         queues.writing = 0;
         batch.recycle(&mut queues.spare);
         if patience && application && queues.is_growing() {
@@ -367,8 +368,8 @@ impl Outbox {
             batch.push(block);
         }
         queues.queued -= queues.writing;
-        // Senders are woken when half of the queue is free and not for every block, so that each of
-        // them fills many blocks at once.
+        // Senders are woken when half of the queue is free, and not after every block, so that each of them
+        // can fill many blocks.
         let has_room =
             queues.queued <= self.ahead_limit() / 2 && std::mem::take(&mut queues.sender_waits);
         let wake = has_room | std::mem::take(&mut queues.control_waits);
@@ -385,23 +386,23 @@ impl Outbox {
         step
     }
 
-    /// Marks that the link's task is about to receive messages. A goodbye waits for
-    /// [`end_receiving`](Self::end_receiving), so that it counts them.
+    /// Marks that the link's task is about to receive messages. A goodbye is held back until
+    /// [`end_receiving`](Self::end_receiving), so that it counts these messages.
     pub(crate) fn begin_receiving(&self) {
         let mut queues = lock(&self.queues);
         queues.receiving = true;
-        // Answers to these messages need not wake the writer: it runs next, in the same task.
+        // Answers to these messages need not wake the writer, which runs next, in the same task.
         queues.writer = None;
     }
 
-    /// Returns whether messages are being received. If so, `writer` is woken once they are counted.
+    /// Returns whether messages are being received. If so, `writer` is woken once these messages are counted.
     pub(crate) fn is_receiving(&self, writer: &Waker) -> bool {
         let mut queues = lock(&self.queues);
         queues.writer = queues.receiving.then(|| writer.clone());
         queues.receiving
     }
 
-    /// Sets the number of messages that the link has received in all.
+    /// Sets the number of messages that the link has received since its start.
     pub(crate) fn end_receiving(&self, received: u64) {
         let mut queues = lock(&self.queues);
         (queues.received, queues.receiving) = (received, false);
@@ -425,7 +426,7 @@ impl Outbox {
     #[inline]
     fn wake_writer(&self, mut queues: MutexGuard<'_, Queues>) {
         if let Some(writer) = queues.writer.take() {
-            // Unlocked first, as the woken writer locks the queues at once.
+            // The lock is released first, because the woken writer needs it.
             drop(queues);
             writer.wake();
         }

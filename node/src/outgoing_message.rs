@@ -45,7 +45,7 @@ impl OutgoingMessage<'_> {
         Message::new(self.kind, body).compressed(self.compression)
     }
 
-    /// Encodes the message without compression. `space` is for the frame's head.
+    /// Encodes the message without compression. The frame's head is written into `space`.
     #[inline(always)]
     pub(crate) fn encode<'f>(
         &'f self,
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_made_in_parts_are_those_made_whole() {
+    fn a_frame_in_two_parts_has_the_bytes_of_the_whole_frame() {
         let mut space = [0; frame::MESSAGE_HEADER_LEN];
         let outgoing = OutgoingMessage::from("hello");
         assert_eq!(read(&outgoing.encode(&mut space)), Frame::Message(packed("hello")));
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_can_be_sent_keeps_its_kind() {
+    fn each_type_that_can_be_sent_has_its_kind_of_message() {
         let kinds = [
             OutgoingMessage::from("a").into_message(),
             OutgoingMessage::from(String::from("a")).into_message(),

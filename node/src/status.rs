@@ -22,13 +22,13 @@ pub struct Status {
     pub name: String,
     /// The name of the network.
     pub network: String,
-    /// Addresses at which others can dial the node, as far as it knows, best first.
+    /// Addresses at which other nodes can dial this one, as far as it knows, best first.
     pub addresses: Vec<Address>,
     /// Milliseconds since the node started.
     pub uptime_ms: u64,
-    /// Number of links that other nodes dialled.
+    /// Number of links that other nodes have dialled.
     pub inbound: usize,
-    /// Number of links that this node dialled.
+    /// Number of links that this node has dialled.
     pub outbound: usize,
     /// True if links are made by hand only.
     pub manual: bool,
@@ -36,13 +36,13 @@ pub struct Status {
     pub member: bool,
     /// The member's neighbours (its active view).
     pub neighbours: Vec<NodeId>,
-    /// The links that the application asked for.
+    /// The peers of the links that the application has asked for.
     pub pinned: Vec<NodeId>,
     /// Number of other nodes that the member knows and could make neighbours (its passive view).
     pub passive: usize,
     /// Counters of broadcasts.
     pub broadcasts: BroadcastCounters,
-    /// Number of queries of the last minute that the node remembers.
+    /// Number of queries that the node remembers from the last minute.
     pub queries: usize,
     /// Number of received answers to queries that this node never sent. A peer that keeps sending
     /// such answers is disconnected.
@@ -71,7 +71,7 @@ pub struct PeerStatus {
     pub id: NodeId,
     /// The name of the peer.
     pub name: String,
-    /// The address at which the peer can be dialled, or else the one that it connected from.
+    /// The address at which the peer can be dialled, or else the address that it connected from.
     pub address: Address,
     /// `inbound` or `outbound`.
     pub direction: &'static str,

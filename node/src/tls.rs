@@ -28,8 +28,6 @@ use rustls::{
 mod records;
 #[cfg(feature = "reference-tls")]
 mod reference;
-#[cfg(test)]
-mod tests;
 
 use channels::Transport;
 pub(crate) use channels::{Channel, ExpectedBytes};
@@ -47,7 +45,7 @@ pub(crate) enum ChannelPurpose {
     Stream,
 }
 
-/// This node's side of every handshake.
+/// The TLS configurations with which this node dials and accepts.
 #[derive(Debug, Clone)]
 pub(crate) struct Tls {
     server: ServerConfig,
@@ -57,7 +55,7 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// Makes the configurations for `key`.
+    /// Creates the configurations for a node with this key.
     pub(crate) fn new(key: &Key) -> Result<Self, rustls::Error> {
         let provider = Arc::new(provider());
         let verifier = Arc::new(KeyVerifier { provider: provider.clone(), expected: None });
@@ -82,7 +80,7 @@ impl Tls {
                 )));
             client.alpn_protocols = vec![alpn.to_vec()];
             client.resumption = rustls::client::Resumption::disabled();
-            // The name that a dialler would send means nothing: see `server_name`.
+            // A node's key identifies it, so no server name is sent: see `server_name`.
             client.enable_sni = false;
             Ok(client)
         };
@@ -112,7 +110,7 @@ impl Tls {
             ChannelPurpose::Link => self.link.clone(),
             ChannelPurpose::Stream => self.stream.clone(),
         };
-        // The check belongs to the handshake: our key is sent only once it has passed.
+        // The check is part of the handshake, so our key is sent only after the check has passed.
         let verifier = KeyVerifier { provider: self.provider.clone(), expected };
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
         channels::dial(config, transport).await.map_err(|error| match wrong_node(&error) {
@@ -125,7 +123,7 @@ impl Tls {
 /// The reason why a dialled connection was not secured.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsDialError {
-    /// This node proved its key, and another was expected. It has not seen the dialler's key.
+    /// Another node than the expected one has proved its key. It has not received the dialler's key.
     #[error(transparent)]
     WrongNode(#[from] WrongNode),
     /// The connection or TLS failed.
@@ -139,12 +137,12 @@ pub(crate) fn is_refusal(error: &io::Error) -> bool {
     matches!(cause, Some(rustls::Error::AlertReceived(AlertDescription::HandshakeFailure)))
 }
 
-/// Another node answered than the one that was dialled.
+/// The identity of the node that answered in place of the expected one.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("node {} answered instead", .0.short())]
 pub(crate) struct WrongNode(pub(crate) NodeId);
 
-/// Returns the node that answered in place of the expected one, if that is why `error` occurred.
+/// Returns the node that answered in place of the expected one, if that is the cause of `error`.
 fn wrong_node(error: &io::Error) -> Option<WrongNode> {
     match error.get_ref()?.downcast_ref::<rustls::Error>()? {
         rustls::Error::Other(OtherError(cause)) => cause.downcast_ref::<WrongNode>().copied(),
@@ -152,7 +150,7 @@ fn wrong_node(error: &io::Error) -> Option<WrongNode> {
     }
 }
 
-/// The name to hand to TLS when dialling: it is not sent, and nothing depends on it.
+/// Returns a server name, which rustls requires for each dial. It is not sent, and nothing depends on it.
 fn server_name() -> ServerName<'static> {
     ServerName::try_from("peerkit.invalid").expect("a valid DNS name")
 }
@@ -173,7 +171,7 @@ pub(crate) struct Session {
 struct NotANode;
 
 impl Session {
-    /// Reads it from a connection whose handshake is finished.
+    /// Reads the session's facts from a connection whose handshake is finished.
     fn of<Data>(connection: &ConnectionCommon<Data>) -> Result<Self, NotANode> {
         let spki = connection.peer_certificates().and_then(|keys| keys.first()).ok_or(NotANode)?;
         let id = spki.as_ref().strip_prefix(&SPKI_PREFIX).ok_or(NotANode)?;
@@ -218,7 +216,7 @@ fn certified(key: &Key) -> Result<CertifiedKey, rustls::Error> {
     Ok(CertifiedKey::new(vec![CertificateDer::from(spki)], signing))
 }
 
-/// Accepts any node that proves its key, or only the one that is expected.
+/// A verifier that accepts any node that proves its key, or only the expected node.
 #[derive(Debug)]
 struct KeyVerifier {
     provider: Arc<CryptoProvider>,
@@ -236,8 +234,8 @@ impl KeyVerifier {
         let spki = SubjectPublicKeyInfoDer::from(key.as_ref());
         let algorithms = &self.provider.signature_verification_algorithms;
         let valid = verify_tls13_signature_with_raw_key(message, &spki, signature, algorithms)?;
-        // A client sends its own key only after this. The check comes after the signature, so that the
-        // node that is reported has proven that it answered.
+        // A client sends its own key only after this check. The signature is checked first, so that the
+        // error names a node that has proven its identity.
         let found = node_key(key, &[])?;
         match self.expected {
             Some(expected) if expected != found => {
@@ -248,7 +246,7 @@ impl KeyVerifier {
     }
 }
 
-/// Reads the peer's identity. A raw public key has to be a valid Ed25519 key and come alone.
+/// Reads the peer's identity. The peer has to send exactly one raw public key, a valid Ed25519 key.
 fn node_key(
     key: &CertificateDer<'_>,
     others: &[CertificateDer<'_>],
@@ -321,3 +319,7 @@ impl ClientCertVerifier for KeyVerifier {
 
     signature_methods!();
 }
+
+// Last, so that the tests can use the macro.
+#[cfg(test)]
+mod tests;

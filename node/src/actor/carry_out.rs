@@ -174,12 +174,12 @@ impl Actor {
         if let (Err(_), Some(operation)) = (&outcome, operation)
             && let Some(Operation::Dial { reply, .. }) = self.operations.remove(&operation)
         {
-            // It was not begun.
+            // The dial was refused before it began.
             let is_stopping = self.machine.is_stopping();
             let _ = reply.send(Err(if is_stopping { Error::Stopped } else { Error::NoAddress }));
         }
-        // `_allow_hello` lives until the outcome is sent: a task that saw it closed before would take the node
-        // for stopped.
+        // `_allow_hello` is dropped after the outcome is sent. If the dial's task saw the channel closed
+        // first, it would conclude that the node has stopped.
         let Some(DialTask { purpose, ended, allow_hello: _allow_hello }) = self.dials.remove(&dial)
         else {
             return;
@@ -203,7 +203,7 @@ impl Actor {
             self.inner.links.change(|conns| drop(conns.remove(&id)));
             let reason = Reason::Lost("the connection was given up".into());
             let link_end = LinkEnd { reason, by_peer: false };
-            // They are taken in reverse.
+            // The last follow-up is handled first.
             self.follow_ups.push(Input::LinkReported { id });
             self.follow_ups.push(Input::LinkDown { connection, link_end });
             return;
@@ -230,7 +230,7 @@ impl Actor {
     }
 
     /// Hands the reply to a relayed request to the task that waits for it. The receipt for the request may
-    /// come only after it.
+    /// arrive after the reply.
     fn replied(&mut self, operation: OperationId, outcome: Result<Message, Refusal>) {
         let reply = match self.operations.remove(&operation) {
             Some(Operation::Reply(reply)) => reply,
@@ -244,7 +244,7 @@ impl Actor {
         let _ = reply.send(Ok(RequestRoute::Relayed(outcome)));
     }
 
-    /// Forgets the relayed requests whose callers do not wait for the reply any more.
+    /// Forgets the relayed requests whose callers no longer wait for the reply.
     pub(super) fn forget_abandoned_requests(&mut self) {
         let is_over = |operation: &Operation| match operation {
             Operation::Reply(reply) => reply.is_closed(),
@@ -266,19 +266,19 @@ impl Actor {
         });
     }
 
-    /// Measures the use of a link that was made for a message.
+    /// Measures how much an on-demand link is used.
     fn measure_use(&mut self, connection: ConnectionId) {
         let Some(conn) = self.links.get(&connection) else { return };
         let seen = conn.meter.read();
-        // A large message that has not arrived completely only shows in the bytes.
+        // A large message that is still arriving shows in the number of bytes only.
         let coming = seen.bytes_received / (self.inner.config.max_control as u64).max(1);
         let count = seen.messages_sent + seen.messages_received + coming;
         let busy = conn.outbox.queued() > 0 || conn.has_requests();
         self.follow_ups.push(Input::LinkUse { connection, count, busy });
     }
 
-    /// Learns the network's owner from a node that the application has named. The first one to know it
-    /// is believed.
+    /// Learns the network's owner from a node that the application has connected to or joined through. The
+    /// first such node that knows an owner decides.
     fn learn_owner(&mut self, from: NodeId) {
         let Some(owner) = self.inner.links.get(from).ok().and_then(|conn| conn.owner) else {
             return;
@@ -295,7 +295,7 @@ impl Actor {
         });
     }
 
-    /// Keeps broadcasts for the next run, if there is a state folder.
+    /// Stores broadcasts for the next run, if there is a state folder.
     fn store_broadcasts(&self, batch: Batch) {
         let kept = self.inner.broadcasts.clone();
         if kept.add(batch) {
@@ -312,7 +312,7 @@ impl Actor {
         }
     }
 
-    /// Looks up the answer to a query that only the shell knows.
+    /// Answers a query about files or for a call-back, which the machine can't answer by itself.
     fn answer_query(&self, query: QueryId, what: QueryKind, asker: Option<NodeId>) {
         let inner = self.inner.clone();
         self.inner.tasks.spawn(async move {

@@ -1,4 +1,4 @@
-//! The mailbox of the actor: what the node's tasks and its links hand it.
+//! The mailbox of the actor: the orders of the node's tasks, and the reports of its links.
 
 use std::sync::Arc;
 
@@ -19,21 +19,22 @@ use crate::direct::{PendingSend, RequestRoute};
 use crate::error::Error;
 use crate::inner::Inner;
 
-/// Orders waiting for the actor.
+/// Maximum number of orders that wait for the actor.
 pub(crate) const MAX_ORDERS: usize = 1024;
 
-/// Longest queue of the handler's actions that wait for room among [`MAX_ORDERS`]. 8,192: one call of the
-/// handler may well make that many, and small ones take a few MiB. What is over that fails, each with
-/// its event.
+/// Maximum number of the handler's actions that wait for room among the orders. 8,192: one call of the
+/// handler may request that many, and small ones take a few MiB. Each further action fails, with an event.
 pub(crate) const MAX_WAITING_ACTIONS: usize = 8192;
 
-/// Most inputs of links that wait for the actor. A link that finds no room stops reading.
+/// Maximum number of link reports that wait for the actor. A link that finds no room stops reading.
 pub(crate) const MAX_LINK_REPORTS: usize = 1024;
 
-/// Most answers that wait for the task that asked. A network has no more nodes.
+/// Maximum number of answers that wait for the task that sent the query. 65,536: more than a network has
+/// nodes.
 pub(crate) const MAX_ANSWERS: usize = 65_536;
 
-/// Most operations under way. 65,536: more than tasks that wait for one, in any sane application.
+/// Maximum number of operations under way. 65,536: no sensible application has that many tasks that wait for
+/// one.
 pub(super) const MAX_OPERATIONS: usize = 65_536;
 
 /// An order for the actor.
@@ -51,17 +52,17 @@ pub(crate) enum Order {
     },
     /// An action of the handler. Its result comes as an event.
     Act(Action),
-    /// The first of the handler's broadcasts that wait for their limit may go out.
+    /// The rate limit allows the first of the handler's broadcasts that wait for it.
     BroadcastAllowed,
     /// A function that the actor runs.
     Call(Box<dyn FnOnce(&mut Actor) + Send>),
 }
 
-/// An operation under way: where its outcome goes.
+/// An operation under way, with the receiver of its outcome.
 pub(crate) enum Operation {
     Dial {
         reply: oneshot::Sender<Result<Peer, Error>>,
-        /// Gets the outcome of joining through the node, if that is the purpose.
+        /// Gets the outcome of the join, if the dial is for a join through the node.
         joined: Option<oneshot::Sender<Result<(), JoinError>>>,
     },
     Join(oneshot::Sender<Result<(), JoinError>>),
@@ -73,28 +74,27 @@ pub(crate) enum Operation {
     Broadcast(Publisher),
 }
 
-/// The destination of a broadcast's outcome.
+/// The publisher of a broadcast, which gets the outcome.
 pub(crate) enum Publisher {
-    /// The task that waits for it.
+    /// A task that waits for the outcome.
     Caller(oneshot::Sender<Result<BroadcastReceipt, Error>>),
-    /// The handler, which gets an event with this title if it failed.
+    /// The handler. If the broadcast fails, the handler gets an event with this title.
     Handler(String),
 }
 
-/// The destination of the answers to a query, and of its end.
+/// The receivers of the answers to a query and of its end.
 pub(crate) struct QueryReply {
     pub(crate) answers: mpsc::Sender<QueryAnswer>,
     /// Gets whether all nodes have answered.
     pub(crate) ended: oneshot::Sender<bool>,
-    /// An answer found no room: then not all have come, whatever the network says.
+    /// An answer found no room in the channel, so the answers are not complete.
     pub(crate) lost: bool,
 }
 
-/// A way to hand the actor orders, and what links have for it. The actor is gone only once the node has
-/// stopped.
+/// The senders of the actor's two queues. The actor closes the queues only when the node stops.
 #[derive(Clone)]
 pub(crate) struct Mailbox {
-    // Two queues, so that links that have filled theirs leave room for orders.
+    // Two queues, so that there is room for orders even if the links have filled their queue.
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) link_reports: mpsc::Sender<LinkReport>,
 }
@@ -155,16 +155,16 @@ impl Mailbox {
 }
 
 impl Mailbox {
-    /// Passes on what a link has for the actor, once there is room for it.
+    /// Sends a link's report to the actor, once there is room for it.
     pub(crate) async fn report(&self, report: LinkReport) {
         let _ = self.link_reports.send(report).await;
     }
 
-    /// Reports the end of a link. Returns once it is no longer among the links.
+    /// Reports the end of a link. Returns once the actor has removed the link.
     pub(crate) async fn link_down(&self, conn: &Arc<Conn>, link_end: LinkEnd) {
         let (done, removed) = oneshot::channel();
         self.report(LinkReport::Ended(conn.clone(), link_end, done)).await;
-        // An error means that the actor is gone, and all links with it.
+        // After an error the actor is gone, and all links with it.
         let _ = removed.await;
     }
 }
@@ -178,7 +178,7 @@ impl Operation {
             Self::Dial { reply, .. } => drop(reply.send(Err(error))),
             Self::Send(sending) => sending.end(inner, Err(error)),
             Self::Broadcast(publisher) => publisher.report(inner, Err(error)),
-            // Their senders are dropped here, which ends the wait for them.
+            // Dropping their senders ends the wait for the outcome.
             Self::Join(_) | Self::Query(_) | Self::Reply(_) | Self::Probe(_) => {}
         }
     }
@@ -189,9 +189,9 @@ impl Operation {
 pub(crate) struct OverlayStatus {
     pub(crate) views: Views,
     pub(crate) broadcasts: BroadcastCounters,
-    /// Number of queries that it remembers.
+    /// Number of queries that the overlay remembers.
     pub(crate) queries: usize,
-    /// Number of answers that came to queries which this node had not sent.
+    /// Number of received answers to queries that this node never sent.
     pub(crate) stray_answers: u64,
     pub(crate) clock: ClockStatus,
 }
@@ -208,13 +208,13 @@ impl OverlayStatus {
     }
 }
 
-/// Something that a link hands the actor.
+/// A report of a link to the actor.
 #[derive(Debug)]
 pub(crate) enum LinkReport {
     /// Frames for the overlay.
     Frames(Arc<Conn>, Vec<Frame>),
-    /// The end of the link. The sender is notified once it is off the list.
+    /// The link has ended. The actor answers once it has removed the link.
     Ended(Arc<Conn>, LinkEnd, oneshot::Sender<()>),
-    /// The application knows of its end.
+    /// The application has received the event about the end of the link.
     EndReported(Arc<Conn>),
 }

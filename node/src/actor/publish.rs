@@ -1,4 +1,4 @@
-//! Broadcasts of the handler, which keep their order also while a rate limit holds them back.
+//! Broadcasts of the handler, which stay in sequence even while the rate limit holds them back.
 
 use peerkit_proto::event::Event;
 use peerkit_proto::message::Message;
@@ -25,10 +25,11 @@ impl Publisher {
 }
 
 impl Actor {
-    /// Publishes a broadcast of the handler, behind those before it, once its limit allows it.
+    /// Publishes a broadcast of the handler, after all earlier ones, once the rate limit allows it.
     pub(super) fn publish_in_turn(&mut self, title: String, message: Message) {
         if self.inner.tasks.stop.is_cancelled() {
-            // Broadcasts from the handler's last event still go out, behind those that wait.
+            // The node is stopping: broadcasts that the handler requests now go out without a limit, after
+            // those that wait.
             self.publish_all_waiting();
         }
         let limited =
@@ -41,13 +42,13 @@ impl Actor {
             return self.inner.dispatch.queue_notice(Event::NodeBroadcastFailed { title, error });
         }
         self.rate_limited.push_back((title, message));
-        // Otherwise the task for the first one waits already, and goes on with the rest.
+        // If there are several, a task already waits for the first one, and later for the others.
         if self.rate_limited.len() == 1 {
             self.await_limit();
         }
     }
 
-    /// Publishes the first broadcast that waits, as the limit allows it now.
+    /// Publishes the first broadcast that waits: the rate limit allows it.
     pub(super) fn broadcast_allowed(&mut self) {
         if let Some((title, message)) = self.rate_limited.pop_front() {
             self.publish_own(title, message);
@@ -55,7 +56,7 @@ impl Actor {
         }
     }
 
-    /// Publishes all broadcasts that wait for their limit.
+    /// Publishes all broadcasts that wait for the rate limit.
     pub(super) fn publish_all_waiting(&mut self) {
         while let Some((title, message)) = self.rate_limited.pop_front() {
             self.publish_own(title, message);
@@ -69,8 +70,8 @@ impl Actor {
         self.begin(Operation::Broadcast(publisher), input);
     }
 
-    /// Waits in the background until the first broadcast may go out. It stays in the queue
-    /// meanwhile, so that there is one such task and no later broadcast overtakes it.
+    /// Starts a task that waits until the rate limit allows the first broadcast. The broadcast stays in the
+    /// queue meanwhile, so that there is only one such task and no later broadcast overtakes the first.
     fn await_limit(&self) {
         let Some((title, message)) = self.rate_limited.front() else { return };
         let bytes = title.len() + message.body().len();

@@ -8,7 +8,7 @@ use peerkit_proto::peer::Input;
 use super::Actor;
 use crate::blocking;
 
-/// Time for the rest of a stop, after the links' time to flush.
+/// Maximum time for each step of a stop, apart from the time in which links send their queues.
 const HALT: Duration = Duration::from_secs(2);
 
 impl Actor {
@@ -18,10 +18,10 @@ impl Actor {
         let flush = inner.config.flush_timeout;
         tracing::info!(target: "peerkit::node", id = %inner.profile.id.short(), "stopping");
         if self.shutdown_ordered {
-            // The application gets the event with the reason before the event of the stop.
+            // The event that names the owner's order is delivered before the event of the stop.
             let _ = tokio::time::timeout(HALT, inner.dispatch.settle()).await;
         }
-        // Messages that the application sends now still go out.
+        // Messages that the application sends in answer to this event still go out.
         let _ = tokio::time::timeout(flush, inner.deliver_event(Event::NodeRequestToStop)).await;
         self.input(Input::Stopping);
         for order in inner.take_all_orders(&mut self.orders) {
@@ -57,10 +57,11 @@ impl Actor {
             async { tokio::join!(inner.tasks.tracker.wait(), inner.files.shares.wait_for_work()) };
         let _ = tokio::time::timeout(HALT, ended).await;
         inner.release_application();
-        // Closed here, as the application may keep its handle for long, or end the process with it.
+        // The store is closed here, because the application may keep its handle to the node until the
+        // process ends.
         let store = inner.store.clone();
         let _ = tokio::spawn(blocking::run(move || store.finish())).await;
-        // Nothing of the node is held here when others learn that it has stopped.
+        // This task drops the node's state before it signals the stop, so that it keeps nothing alive.
         let stopped = inner.tasks.stopped.clone();
         tracing::info!(target: "peerkit::node", id = %inner.profile.id.short(), "stopped");
         drop(inner);

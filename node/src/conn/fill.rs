@@ -1,4 +1,4 @@
-//! Reading all bytes that have arrived, at once.
+//! Reads all bytes that have arrived with one call.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -7,14 +7,14 @@ use std::task::{Poll, ready};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
-/// Size of the first read into a buffer without memory. Its bytes go over the stack, so that an idle
-/// link needs no memory to wait for them.
+/// Size of the first read into a buffer without memory. The bytes are read to the stack first, so that an
+/// idle link needs no buffer while it waits.
 const FIRST_READ: usize = 512;
 
-/// Reads the bytes that have arrived into the free room of `buffer`, from as many TLS records as there
-/// are. Waits only if there are none. Returns zero at the end of the stream.
+/// Reads the bytes that have arrived into the free room of `buffer`, from all TLS records that are there.
+/// Waits only if no bytes have arrived. Returns zero at the end of the stream.
 ///
-/// An error that follows bytes is kept in `broken` for the next call.
+/// An error that follows bytes is kept in `broken`, and the next call returns it.
 pub(super) async fn fill(
     from: &mut (impl AsyncRead + Unpin),
     buffer: &mut BytesMut,
@@ -38,7 +38,7 @@ pub(super) async fn fill(
             let polled = pin!(from.read_buf(buffer)).poll(cx);
             let read = buffer.len() - before;
             match polled {
-                // One read returns the bytes of one TLS record at most. The next record may have come too.
+                // One read returns the bytes of at most one TLS record. The next record may be there too.
                 Poll::Ready(Ok(1..)) if buffer.len() < buffer.capacity() => {}
                 Poll::Ready(Ok(_)) => return Poll::Ready(Ok(read)),
                 Poll::Ready(Err(error)) if read > 0 => {
@@ -64,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    /// The results of reads, one after the other, then the end.
+    /// A reader with these results, one for each read, then the end of the stream.
     struct Script(VecDeque<io::Result<&'static [u8]>>);
 
     impl AsyncRead for Script {
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn takes_the_bytes_then_the_error_then_the_end() {
+    async fn bytes_are_returned_before_the_error_that_follows_them() {
         let reset = io::Error::from(io::ErrorKind::ConnectionReset);
         let mut from = Script([Ok(&b"ab"[..]), Ok(b"c"), Err(reset)].into());
         let (mut buffer, mut broken) = (BytesMut::with_capacity(64), None);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stops_when_the_buffer_is_full() {
+    async fn a_full_buffer_ends_the_read() {
         let mut from = Script([Ok(&b"abcd"[..]), Ok(b"efgh"), Ok(b"i")].into());
         let (mut buffer, mut broken) = (BytesMut::with_capacity(8), None);
         assert_eq!(fill(&mut from, &mut buffer, &mut broken).await.unwrap(), 8);

@@ -29,30 +29,32 @@ use crate::lock::lock;
 use crate::rate::{Pause, Throttle};
 use crate::request;
 
-/// Size of one read: small on an idle link, and up to the largest on a busy one.
+/// Size of a read on an idle link, in bytes.
 const READ_MIN: usize = 512;
+
+/// Maximum size of a read, in bytes. Reads grow up to this size while each of them fills its room.
 const READ_MAX: usize = 256 << 10;
 
-/// Bytes read before other tasks get their turn. 1 MiB: half a millisecond on the fastest links.
+/// Number of bytes after which this task lets others run. 1 MiB: half a millisecond on the fastest links.
 const BYTES_PER_TURN: usize = 1 << 20;
 
-/// Reads since the link last rested from which on its buffers are kept between reads.
+/// Number of reads since the link was last idle from which its buffers are kept between reads.
 const READS_TO_KEEP_BUFFERS: usize = 4;
 
 /// Time without a write after which the outgoing buffers are freed.
 const IDLE_TIME: Duration = Duration::from_secs(1);
 
-/// Most pings open at once for tasks that wait for their results; more tasks share the next ping. 32:
-/// half of what a [`Link`] keeps track of.
+/// Maximum number of unanswered pings that tasks wait for. Further tasks share the next ping. 32: half of
+/// the pings that a [`Link`] keeps track of.
 const MAX_OPEN_PINGS: usize = 32;
 
-/// Longest time for which a link is not read because of its rate limit. 10 s: below `ping_after`.
+/// Maximum time for which a link is not read because of its rate limit. 10 s: less than `ping_after`.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// A request of the peer that is being answered.
 struct ActiveRequest {
     task: AbortHandle,
-    /// The application's handler answers it, not a function.
+    /// The application's handler answers the request, not a function for its name.
     is_for_handler: bool,
 }
 
@@ -65,9 +67,9 @@ pub(super) struct LinkReader<R> {
     buffer: BytesMut,
     /// Size of the next read.
     read_size: usize,
-    /// Reads since the link last rested, up to [`READS_TO_KEEP_BUFFERS`].
+    /// Number of reads since the link was last idle, up to [`READS_TO_KEEP_BUFFERS`].
     reads: usize,
-    /// Bytes read since other tasks last had their turn.
+    /// Bytes read since this task last let others run.
     read_this_turn: usize,
     /// The tasks that wait for the results of open pings.
     pings: BTreeMap<u64, Vec<oneshot::Sender<Duration>>>,
@@ -82,7 +84,7 @@ pub(super) struct LinkReader<R> {
     broken: Option<io::Error>,
     /// The end of the link, once it is known.
     end: Option<LinkEnd>,
-    /// The end of the wait for the peer's goodbye.
+    /// The time at which the wait for the peer's goodbye ends.
     close_at: Option<Instant>,
 }
 
@@ -117,8 +119,8 @@ impl ReadBatch {
 }
 
 impl<R: AsyncRead + Unpin> LinkReader<R> {
-    /// Creates it with the bytes that were read behind the peer's Hello, and the outputs of the link
-    /// from that time.
+    /// Creates the reading half. `buffer` has the bytes that were read behind the peer's Hello, and
+    /// `deferred` the outputs of the link from that time.
     pub(super) fn new(
         inner: Arc<Inner>,
         conn: Arc<Conn>,
@@ -158,13 +160,13 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
                 self.link.receive(self.inner.clock.now(), &mut self.buffer);
             }
             if self.drain().await {
-                // The goodbye, which says why, goes out before the connection is closed.
+                // The goodbye has the reason, so it goes out before the connection is closed.
                 flush = self.inner.config.flush_timeout;
                 break;
             }
             if self.read_this_turn >= BYTES_PER_TURN {
-                // Else a fast peer would keep this task busy: answers would not go out, and the tasks
-                // that its messages have woken would not run.
+                // Otherwise a fast peer would keep this task busy: answers would not go out, and tasks that
+                // its messages have woken would not run.
                 self.read_this_turn = 0;
                 tokio::task::yield_now().await;
             }
@@ -179,14 +181,15 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         self.requests.values().for_each(|request| request.task.abort());
         let lost = || LinkEnd { reason: Reason::Lost("closed".into()), by_peer: false };
         let link_end = self.end.take().unwrap_or_else(lost);
-        // A silent peer does not read either.
+        // A silent peer does not read either, so no frames are sent to it.
         if matches!(link_end.reason, Reason::Silent(_)) {
             flush = Duration::ZERO;
         }
         EndedLink { link_end, confirmed: self.link.confirmed(), flush }
     }
 
-    /// Waits for one thing to happen. Returns whether bytes came; an error ends the link.
+    /// Waits for bytes, a deadline, a ping to send or the order to close the link. Returns whether bytes were
+    /// read. An error ends the link.
     async fn wait(&mut self) -> Result<bool, Reason> {
         self.link.sent(self.conn.wrote());
         self.pings.retain(|nonce, waiting| {
@@ -225,7 +228,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
                     self.count(bytes);
                     Ok(true)
                 }
-                // A peer that was killed sends no end of TLS either.
+                // A peer that was killed sends neither a goodbye nor the end of TLS.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(closed_without_goodbye()),
                 Err(error) => Err(Reason::Lost(error.to_string())),
             },
@@ -241,7 +244,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         }
     }
 
-    /// Frees the memory of buffers while little happens.
+    /// Frees the buffers if the link is idle.
     fn free_buffers(&mut self) {
         if self.buffer.is_empty() {
             (self.read_size, self.reads) = (READ_MIN, 0);
@@ -258,7 +261,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         self.inner.meter.received_bytes(bytes);
         self.read_this_turn += bytes;
         self.reads = READS_TO_KEEP_BUFFERS.min(self.reads + 1);
-        // There is more than one read takes, so the next one takes more.
+        // More bytes wait than one read takes, so the next read is larger.
         if bytes >= self.read_size {
             self.read_size = (self.read_size * 4).min(READ_MAX);
         }
@@ -291,11 +294,10 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
                 }
                 Output::Send(frame) => self.conn.send_control(&frame),
                 Output::Messages(messages) => batch.add(Received::Plain(messages)),
-                // Boxed: its future is large, and links without such frames should not have room for
-                // it.
+                // Boxed, so that the task of a link without such frames has no room for this large future.
                 Output::Frame(frame) => Box::pin(self.on_frame(frame, &mut batch)).await,
                 Output::GoodbyeReceived(reason) => {
-                    // If we have said goodbye before, this is the answer.
+                    // If this node has said goodbye before, the peer's goodbye is the answer to it.
                     match self.conn.outbox.closed() {
                         None | Some(Reason::Lost(_)) => self.end(reason.clone(), true),
                         Some(ours) => self.end(ours, false),
@@ -373,8 +375,8 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         unpacked.map_err(|fault| self.link.refuse(Reason::Fault(fault))).ok()
     }
 
-    /// Has a request answered, in its order among the messages: by the function for its name, or else
-    /// by the application's handler.
+    /// Has a request answered, in sequence with the messages: by the function for its name, or else by the
+    /// application's handler.
     async fn serve(&mut self, id: u64, name: String, message: Message, batch: &mut ReadBatch) {
         self.requests.retain(|_, request| !request.task.is_finished());
         if self.requests.contains_key(&id) {
@@ -385,7 +387,8 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         let function = self.inner.served.requests.get(&name);
         let (inner, conn) = (&self.inner, &self.conn);
         let is_for_handler = function.is_none() && inner.dispatch.has_handler();
-        // Counted apart, so that functions that take long do not use up the handler's share.
+        // Requests for the handler and for functions are counted separately, so that slow functions do not
+        // use up the handler's share.
         let same = self.requests.values().filter(|one| one.is_for_handler == is_for_handler);
         let is_busy = same.count() >= inner.config.max_requests_per_peer;
         if is_for_handler && !is_busy {
@@ -407,16 +410,16 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         self.conn.refuse(id, refusal);
     }
 
-    /// Hands a batch to the application and the overlay. Meanwhile the link's timers run, and the
-    /// peer's silence is not held against it.
+    /// Hands a batch to the application and the overlay. The link's timers run meanwhile, but silence of the
+    /// peer does not end the link.
     async fn deliver(&mut self, batch: &mut ReadBatch) {
         let ReadBatch { received, messages, bytes, overlay } = std::mem::take(batch);
         if messages == 0 && overlay.is_empty() {
             return;
         }
-        // The link is not read meanwhile, so it can't tell whether the peer is silent.
+        // The link is not read meanwhile, so it can't know whether the peer is silent.
         self.link.pause();
-        // Set once this node wants to close the link, and once the application knows that.
+        // Set once this node wants to close the link, and once the application has the event about that.
         let (mut leaving, mut announced) = (false, false);
         {
             let (inner, conn) = (self.inner.clone(), self.conn.clone());
@@ -436,8 +439,8 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
                     () = inner.tasks.halt.signalled() => break,
                     () = self.conn.closing.notified(), if !leaving => {
                         leaving = true;
-                        // The goodbye does not wait for the application. The event has to, as the
-                        // handler may be the one that we wait for.
+                        // The goodbye does not wait for the application. The event has to wait, because
+                        // the handler may still be busy with this batch.
                         if let Some(reason) = self.conn.take_leaving() {
                             self.conn.hang_up(reason);
                         } else {
@@ -465,7 +468,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
             if !announced {
                 self.announce_leaving().await;
             }
-            // `wait` has yet to close the link, and this wake-up was meant for it.
+            // `wait` still has to close the link, and needs the wake-up that was used here.
             self.conn.closing.notify_one();
         }
     }
@@ -473,7 +476,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
     /// Tells the application that this node is about to close the link.
     async fn announce_leaving(&self) {
         let event = Event::disconnecting(self.conn.peer.clone());
-        // Boxed: its future is large, and links that stay should not have room for it.
+        // Boxed, so that the task of an open link has no room for this large future.
         Box::pin(self.inner.deliver_event(event)).await;
     }
 
@@ -484,11 +487,11 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         self.link.delivered(self.inner.clock.now(), messages, bytes);
     }
 
-    /// Begins to close the link, if this node closes it or has lost it while writing.
+    /// Begins to close the link, if this node closes it or could not write to it.
     fn close(&mut self) {
         let Some(reason) = self.conn.outbox.closed() else { return };
         self.end(reason.clone(), false);
-        // The goodbye itself is in the outbox already, behind the frames that were queued before.
+        // The outbox sends the goodbye itself, after the frames that were queued before.
         let _ = self.link.begin_close(reason);
         let until = self.inner.clock.now() + self.inner.config.flush_timeout;
         self.close_at.get_or_insert(until);
@@ -500,8 +503,8 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
     }
 }
 
-/// One timer for a link's deadlines, which mostly move on before they are reached. A deadline that has
-/// moved on costs nothing until the timer goes off at its old time.
+/// One timer for all deadlines of a link. Most deadlines are postponed before they are reached. Postponing
+/// costs nothing: the timer goes off at the old time, and is then set to the new one.
 #[derive(Debug, Default)]
 struct LinkTimer {
     timer: Option<Pin<Box<Sleep>>>,

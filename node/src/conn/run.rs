@@ -25,14 +25,14 @@ pub(crate) struct Established<S> {
     pub(crate) buffer: BytesMut,
 }
 
-/// Starts a task that makes a link with `making` and then runs it, from its first event to its last.
+/// Starts a task that makes a link with `making` and then runs that link, from its first event to its last.
 pub(crate) fn start<S>(
     inner: &Arc<Inner>,
     making: impl Future<Output = Option<Box<Established<S>>>> + Send + 'static,
 ) where
     S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
 {
-    // An idle link's memory is mostly this task, so futures that are needed only for a moment are
+    // This task is most of the memory of an idle link. So futures that are needed only for a moment are
     // boxed.
     let making = Box::pin(making);
     let node = inner.clone();
@@ -73,9 +73,9 @@ where
         }
         Err(error) => EndedLink::lost(&error),
     };
-    // No goodbye: either it was sent, or the connection is lost.
+    // Without a goodbye: it was sent before, or the connection is lost.
     conn.outbox.close(ended.link_end.reason.clone(), false);
-    // Queued frames may still go out if the peer takes them.
+    // Queued frames may still go out, if the peer reads them.
     if !written {
         let _ = tokio::time::timeout(ended.flush, writing).await;
     }
@@ -89,7 +89,7 @@ fn unboxed<T>(boxed: Box<T>) -> T {
     *boxed
 }
 
-/// Tells the application of the link, and writes the link's first frames. Returns the link's other
+/// Delivers the event about the new link, and writes the link's first frames. Returns the link's other
 /// outputs.
 async fn begin<S>(inner: &Inner, established: &mut Established<S>) -> io::Result<VecDeque<Output>>
 where
@@ -97,17 +97,17 @@ where
 {
     let Established { conn, link, stream, .. } = established;
     inner.deliver_event(Event::connected(conn.peer.clone())).await;
-    // Our Hello, if it is yet to be sent, goes before all frames in the outbox.
+    // If our Hello has not been sent yet, it goes out before all frames in the outbox.
     let timeout = inner.config.handshake_timeout;
     let said = tokio::time::timeout(timeout, write_hello(link, stream)).await;
     said.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Reports lost messages, and takes the link off the list.
+/// Reports lost messages and the end of the link, and removes the link from the node's links.
 async fn finish(inner: &Inner, conn: &Arc<Conn>, ended: EndedLink) {
     let EndedLink { link_end, confirmed, .. } = ended;
     let peer = conn.peer.clone();
-    // Dropping their senders ends the tasks that wait for replies and pongs.
+    // Dropping the senders ends the wait of tasks for replies and pongs.
     lock(&conn.requests).clear();
     lock(&conn.pings).clear();
     let (accepted, taken) = conn.outbox.counts();
@@ -121,14 +121,14 @@ async fn finish(inner: &Inner, conn: &Arc<Conn>, ended: EndedLink) {
         inner.meter.failed(failure.unsent + failure.unconfirmed);
         inner.deliver_event(Event::NodeMessageFailed { peer: peer.clone(), failure }).await;
     }
-    // Before the event, so that an application that handles it finds the link gone.
+    // The link is removed before the event, so that the application no longer finds it.
     inner.actor.link_down(conn, link_end.clone()).await;
     inner.deliver_event(Event::disconnected(peer, link_end)).await;
     inner.actor.report(LinkReport::EndReported(conn.clone())).await;
 }
 
-/// Writes the link's first frames. Returns its other outputs: those of frames that came right behind
-/// the peer's Hello.
+/// Writes the link's first frames. Returns the link's other outputs, which come from frames right behind the
+/// peer's Hello.
 async fn write_hello(
     link: &mut Link,
     stream: &mut (impl AsyncWrite + Unpin),

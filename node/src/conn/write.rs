@@ -1,5 +1,5 @@
-//! The writing half of a link's task: takes the frames that wait in the outbox, as many at once as
-//! there are.
+//! The writing half of a link's task: takes the frames that wait in the outbox, and writes as many as
+//! possible with one call.
 
 use std::future::poll_fn;
 use std::io;
@@ -18,7 +18,7 @@ use crate::rate::{Pause, Throttle};
 pub(super) async fn write(inner: &Inner, conn: &Conn, mut to: impl AsyncWrite + Unpin) {
     if let Err(error) = write_all(inner, conn, &mut to).await {
         conn.outbox.abort(Reason::Lost(error.to_string()), false);
-        // The reading half ends the link: it may have a goodbye of the peer that says why.
+        // The reading half ends the link, because it may have received a goodbye with the peer's reason.
         conn.closing.notify_one();
     }
 }
@@ -29,7 +29,7 @@ async fn write_all(
     to: &mut (impl AsyncWrite + Unpin),
 ) -> io::Result<()> {
     let mut batch = WriteBatch::default();
-    // Set after a write, for one step.
+    // True for the step after a write: a block that is not full may then grow once more.
     let mut wrote = false;
     // Set while application frames wait because of the rate limits. Control frames do not wait.
     let mut pause = None;
@@ -38,7 +38,8 @@ async fn write_all(
         match next_step(conn, &mut batch, std::mem::take(&mut wrote), &mut pause).await {
             WriterStep::Write => {
                 let (messages, bytes) = (batch.messages(), batch.len());
-                // Charged before the write and paid for after it, so that a batch is never split.
+                // The batch is charged to the limits before the write, and the pause comes after the write.
+                // So no batch is split.
                 let limited = inner.rates.messages_sent(&throttle, batch.application_len());
                 to.write_all_buf(&mut batch).await?;
                 to.flush().await?;
@@ -50,14 +51,15 @@ async fn write_all(
                     pause = limited;
                 }
             }
-            // A sender on another thread went on during the write. If this task slept now, the sender's
-            // next message would wake it, and it would run there once the sender pauses or finds no
-            // room, with many messages in the block. If no sender runs, this task goes on at once.
+            // A sender on another thread may still be adding messages to the block. While this task yields,
+            // the block grows, and one write then sends more of them. If no other task runs, the yield ends
+            // at once.
             WriterStep::LetGrow => tokio::task::yield_now().await,
             WriterStep::AwaitCount => {
                 let flush_timeout = inner.config.flush_timeout;
                 if tokio::time::timeout(flush_timeout, received_all(conn)).await.is_err() {
-                    // The application takes too long, so the goodbye does not count its messages.
+                    // The application takes too long. The goodbye then does not count the messages that
+                    // are being delivered.
                     conn.outbox.end_receiving(conn.meter.messages_received());
                 }
             }
@@ -67,8 +69,8 @@ async fn write_all(
     }
 }
 
-/// Takes the next batch, and sleeps while there is nothing to write. Looks into the outbox whenever the
-/// link's task runs, as the reading half may have added to it.
+/// Takes the next batch, and sleeps while there is nothing to write. Checks the outbox whenever the link's
+/// task runs, because the reading half of that task may have added frames.
 async fn next_step(
     conn: &Conn,
     batch: &mut WriteBatch,

@@ -1,4 +1,4 @@
-//! The texts of errors: a chain says nothing twice, and names no options of the program.
+//! Tests of the texts of errors: a chain of errors repeats no text, and names no option of the program.
 
 use std::error::Error as StdError;
 
@@ -10,7 +10,7 @@ use super::*;
 use crate::transfer::InTheWay;
 
 fn io(text: &str) -> io::Error {
-    // The system's own errors have no source, those of programs may.
+    // An error with a source, as other crates make it. The system's own errors have none.
     io::Error::other(io::Error::other(text.to_owned()))
 }
 
@@ -26,7 +26,7 @@ fn address() -> Address {
     "host.example:7117".parse().unwrap()
 }
 
-/// Errors of the library, as many as are made easily.
+/// Returns an error of each kind that is easy to construct.
 fn errors() -> Vec<Error> {
     let hash = Hash::of(b"content");
     let (id, other) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
@@ -138,21 +138,20 @@ fn errors() -> Vec<Error> {
     errors
 }
 
-/// Returns the texts of an error and of its sources, one behind the other, and checks that none is
-/// repeated.
+/// Returns the text of an error, followed by those of its sources. Panics if a text is repeated.
 fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
         let more = error.to_string();
-        assert!(!text.contains(&more), "`{more}` is said twice: {text}");
+        assert!(!text.contains(&more), "`{more}` is repeated: {text}");
         (text, source) = (format!("{text}: {more}"), error.source());
     }
     text
 }
 
 #[test]
-fn a_chain_of_errors_says_nothing_twice_and_names_no_option() {
+fn a_chain_of_errors_repeats_no_text_and_names_no_option() {
     for error in errors() {
         let text = chain(&error);
         assert!(!text.is_empty() && !text.contains("--"), "{text}");
@@ -160,7 +159,7 @@ fn a_chain_of_errors_says_nothing_twice_and_names_no_option() {
 }
 
 #[test]
-fn a_cause_that_has_a_type_is_part_of_the_chain_or_of_the_text() {
+fn the_text_of_every_cause_is_part_of_the_chain() {
     for error in errors() {
         let (text, debug) = (chain(&error), format!("{error:?}"));
         for cause in ["refused", "no TLS", "no such host", "broken", "the disk is gone", "full"] {

@@ -15,11 +15,11 @@ use crate::transfer::{Download, DownloadStatus, FetchRequest, UploadStatus, Uplo
 
 impl Node {
     /// Shares a file or folder with other nodes once the returned [`Sharing`] is awaited. The file stays
-    /// where it is. Others find it by its name and fetch it by its hash. The result lists the entries of a
-    /// folder that could not be shared.
+    /// where it is. Other nodes find it by its name and fetch it by its hash. The result lists the entries of
+    /// a folder that could not be shared.
     ///
-    /// [`Sharing`] has the settings: for which nodes, whether it is shared again after a restart, and a
-    /// callback for the progress.
+    /// [`Sharing`] has the settings: which nodes may fetch the file, whether the file is shared again after a
+    /// restart, and a callback for the progress.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,8 +37,8 @@ impl Node {
     /// ```
     ///
     /// # Errors
-    /// When awaited: [`Error::Share`] if the path itself can't be shared, and [`Error::NotAKey`] if it
-    /// is for an identity that no node can have. Nothing is shared then.
+    /// When awaited: [`Error::Share`] if the path itself can't be shared, and [`Error::NotAKey`] if one of
+    /// the given identities is one that no node can have. After an error nothing is shared.
     pub fn share(&self, path: impl Into<PathBuf>) -> Sharing {
         Sharing::new(self.inner.files.shares.clone(), path.into())
     }
@@ -47,8 +47,8 @@ impl Node {
     ///
     /// The pieces come from all nodes that have the content, in parallel, and each is checked against the
     /// hash. A request that names no destination uses the [download
-    /// folder](FilesHandle::download_folder). An existing file is not overwritten unless the request
-    /// [says so](FetchRequest::overwrite): the name of the new one gets a number.
+    /// folder](FilesHandle::download_folder). If a file of that name exists, the new file gets a number in
+    /// its name, unless the request [overwrites](FetchRequest::overwrite) the existing one.
     ///
     /// The fetch runs in the background. It continues if the handle is dropped and, with a state folder,
     /// after a restart of the node, until it is done or [cancelled](Download::cancel). A request in the
@@ -75,8 +75,8 @@ impl Node {
     /// - a store error if the state can't be written
     /// - [`Error::Stopped`] if the node stops
     ///
-    /// Pieces that were verified by then stay beside the target, in `.NAME.HASH.part`. The next
-    /// fetch of the same content to the same place continues from them.
+    /// After an error, the pieces that are already verified stay beside the destination, in
+    /// `.NAME.HASH.part`. The next fetch of the same content to the same destination continues from them.
     pub fn fetch(&self, request: impl Into<FetchRequest>) -> Download {
         self.inner.fetch(request.into())
     }
@@ -86,9 +86,9 @@ impl Node {
     ///
     /// A file is found if it matches every word of `text`. Neither case nor the encoding of accents
     /// matters. A word matches if it is part of the file's name, or of its path in the shared
-    /// folder. A word with `*`, `?` or `[a-z]` in it is a pattern for the whole name. If it also
-    /// has a `/`, it is a pattern for the whole path, and `**` matches any folders. The same
-    /// content under two names is found under both.
+    /// folder. A word with `*`, `?` or `[a-z]` in it is a pattern for the whole name. If such a word also
+    /// has a `/`, it is a pattern for the whole path, and `**` matches any folders. Content that is shared
+    /// under two names is found under both.
     ///
     /// Only the named nodes find a share [for named nodes](Sharing::to_nodes), and only while they
     /// are connected to the node that shares it.
@@ -119,9 +119,9 @@ impl Node {
 /// let added = ann.share(folder.path().join("song.txt")).with_ticket().await?;
 /// let ticket = ann.files().ticket(&added.shared.hash).ok_or("it is not shared")?;
 ///
-/// // The ticket alone, which may have come by mail, lets another node fetch.
+/// // Another node needs nothing but the ticket, which may have come by mail.
 /// bob.fetch(&ticket);
-/// // Later on, and elsewhere in the program:
+/// // Later, in another part of the program:
 /// let download = bob.files().download(ticket.hash)?;
 /// assert_eq!(download.await?.bytes, 8);
 ///
@@ -140,8 +140,8 @@ impl FilesHandle<'_> {
     /// share [with tickets](Sharing::with_ticket). Only the named nodes can use a ticket for a
     /// share [for named nodes](Sharing::to_nodes).
     ///
-    /// Returns `None` if the hash is not shared. If it is shared under several names, see
-    /// [`ticket_for`](Self::ticket_for).
+    /// Returns `None` if the content is not shared. If it is shared under several names,
+    /// [`ticket_for`](Self::ticket_for) picks one of them.
     #[must_use]
     pub fn ticket(self, hash: &Hash) -> Option<Ticket> {
         self.ticket_of(hash, None)
@@ -162,7 +162,7 @@ impl FilesHandle<'_> {
             _ => None,
         };
         let mut addresses = self.inner.addresses.announced(None);
-        // Nodes refuse a list of more. The best addresses come first.
+        // Nodes refuse a ticket with more addresses. The best come first, so the others are dropped.
         addresses.truncate(MAX_ADDRESSES);
         let (node, network) = (self.inner.profile.id, self.inner.profile.network.clone());
         Some(Ticket { hash: *hash, node, secret, network, addresses, name: Some(name) })
@@ -173,8 +173,8 @@ impl FilesHandle<'_> {
     /// removed shares.
     ///
     /// # Errors
-    /// [`Error::Share`] if the state can't be written. The content is no longer shared all the
-    /// same, but may be shared again after a restart.
+    /// [`Error::Share`] if the state can't be written. The node stops sharing the content nevertheless, but
+    /// may share it again after a restart.
     pub async fn unshare(self, hash: Hash) -> Result<Vec<SharedFile>, Error> {
         Ok(self.inner.files.shares.remove(&hash).await?)
     }
@@ -201,9 +201,8 @@ impl FilesHandle<'_> {
         Ok(self.inner.files.shares.refresh(progress).await?)
     }
 
-    /// Waits until this node shares the files of its last run again, as far as they still exist.
-    /// Until then [`shares`](Self::shares) does not list all of them. Without a state folder,
-    /// returns at once.
+    /// Waits until this node shares those files of its last run again that still exist. Until then
+    /// [`shares`](Self::shares) does not list all of them. Returns at once without a state folder.
     pub async fn restored(self) {
         tokio::select! {
             () = self.inner.files.restored.cancelled() => {}
@@ -217,8 +216,8 @@ impl FilesHandle<'_> {
         self.inner.files.shares.list()
     }
 
-    /// Returns which nodes may fetch the content with this hash. If it is shared more than once,
-    /// returns the widest access. Returns `None` if it is not shared.
+    /// Returns which nodes may fetch the content with this hash. If the content is shared more than once,
+    /// returns the widest access. Returns `None` if the content is not shared.
     #[must_use]
     pub fn access(self, hash: Hash) -> Option<Access> {
         self.inner.files.shares.access(&hash)
@@ -251,8 +250,8 @@ impl FilesHandle<'_> {
         self.inner.files.set_download_folder(folder.into());
     }
 
-    /// Returns a handle to the download of this hash. There may be several, with different
-    /// destinations. Then it is the last one that is not done, or the last one if all are done.
+    /// Returns a handle to the download of this hash. If there are several, with different destinations,
+    /// returns the last one that has not completed, or the last one if all have completed.
     ///
     /// # Errors
     /// [`Error::NoDownload`] if there is none.

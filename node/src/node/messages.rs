@@ -22,12 +22,12 @@ use crate::served::StreamHandler;
 use crate::stream::Stream;
 use crate::trace;
 
-/// The result of a message to several peers.
+/// The result of sending a message to several peers.
 #[derive(Debug, Default)]
 pub struct SendReport {
-    /// The peers to which it was queued.
+    /// The peers for which the message was queued.
     pub sent: Vec<NodeId>,
-    /// The peers to which it could not be queued, each with the reason.
+    /// The peers for which the message could not be queued, each with the reason.
     pub failed: Vec<(NodeId, Error)>,
 }
 
@@ -52,7 +52,8 @@ impl Sender {
     /// Sends a message as [`Node::send`] does.
     ///
     /// # Errors
-    /// As [`Node::send`]; [`Error::LinkLost`] once this link has ended, even if there is another.
+    /// As [`Node::send`], and [`Error::LinkLost`] once this link has ended, even if there is another link
+    /// with the peer.
     pub async fn send<'a>(&self, message: impl Into<OutgoingMessage<'a>>) -> Result<(), Error> {
         let message = message.into();
         trace::sent(&self.conn.peer, message.body().len());
@@ -62,11 +63,12 @@ impl Sender {
         self.send_waiting(message).await
     }
 
-    /// Queues a message that is not compressed if there is room, and returns whether it did: the usual case.
+    /// Queues a message if it needs no compression and there is room, which is the usual case. Returns
+    /// whether the message was queued.
     ///
-    /// It has a stack frame of its own. Inlined into `send`, the head of the frame would share memory with
-    /// the result, and to copy the result the processor would wait for the head's writes: a tenth of the
-    /// time of a small message.
+    /// Not inlined into `send`: there the encoded head would share stack memory with the result. To copy the
+    /// result, the processor would have to wait until the head is written, a tenth of the time that a small
+    /// message takes.
     #[inline(never)]
     fn push_at_once(&self, message: &OutgoingMessage<'_>) -> bool {
         !message.is_compressed()
@@ -74,7 +76,7 @@ impl Sender {
             && self.conn.outbox.try_push_ahead(&message.encode(&mut [0; MESSAGE_HEADER_LEN]))
     }
 
-    /// Sends a message that has to be compressed, or to wait for room.
+    /// Sends a message that has to be compressed or has to wait for room.
     async fn send_waiting(&self, message: OutgoingMessage<'_>) -> Result<(), Error> {
         let max = self.inner.config.max_message;
         let queued = if message.is_compressed() {
@@ -105,14 +107,15 @@ impl std::fmt::Debug for Sender {
 impl Node {
     /// Sends a message to a node of the network: text, JSON or bytes.
     ///
-    /// To a connected peer this waits for room in the peer's queue, and returns when the message is queued.
-    /// Messages arrive in order. If one is lost, the event `node_message_failed` says so.
+    /// For a connected peer, this waits for room in the peer's queue and returns when the message is queued.
+    /// Messages arrive in order. If messages are lost, the event `node_message_failed` reports it.
     ///
-    /// A node without a link is dialled at the addresses where it was met, or else at those that the network
-    /// knows. That link is closed again after a minute without use. If the node can't be dialled, or this
-    /// node's links are made [by hand](crate::Builder::manual), other nodes pass the message on, sealed to
-    /// the recipient's key, up to some 64 KiB ([`Config::max_direct`](crate::Config::max_direct)). In that
-    /// case the message has arrived when this returns.
+    /// A recipient without a link is dialled at the addresses at which this node met it, or else at those
+    /// that other nodes know. The new link is closed after a minute without use.
+    ///
+    /// If the recipient can't be dialled, or this node's links are made [by hand](crate::Builder::manual),
+    /// other nodes relay the message, sealed to the recipient's key. A relayed message has at most
+    /// [`Config::max_direct`](crate::Config::max_direct) bytes, some 64 KiB. It has arrived when this returns.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
@@ -138,14 +141,15 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::TooLarge`], [`Error::TooLargeToPass`], [`Error::NotFound`] and [`Error::LinkLost`]: the
-    /// message was not sent. With [`Error::NotReached`] it may have arrived, as the reason says.
+    /// message was not sent. With [`Error::NotReached`] its reason says whether the message may have arrived.
     pub async fn send<'a>(
         &self,
         peer: impl Into<NodeId>,
         message: impl Into<OutgoingMessage<'a>>,
     ) -> Result<(), Error> {
         let peer = peer.into();
-        // A message to a node that others already wait for goes behind them, even if there is a link by now.
+        // If earlier messages to this node still wait for a link, this one queues behind them, even if there
+        // is a link by now.
         match self.inner.linked(peer) {
             Some(conn) => Sender::new(conn, self.inner.clone()).send(message).await,
             None => self.inner.send_directly(peer, message.into().into_message()).await,
@@ -165,7 +169,7 @@ impl Node {
         self.sender(peer)?.try_send(message)
     }
 
-    /// Returns a sender to a connected peer. It saves the look-up of the peer for each message.
+    /// Returns a sender of messages to a connected peer. It looks up the peer once, not for each message.
     ///
     /// # Errors
     /// [`Error::NotConnected`].
@@ -174,7 +178,7 @@ impl Node {
     }
 
     /// Sends a message to every connected peer except those in `exclude`, without waiting. The report lists
-    /// the peers to which it could not be queued.
+    /// the peers for which it was queued, and those for which it could not be queued.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
@@ -187,7 +191,7 @@ impl Node {
     /// ```
     ///
     /// # Errors
-    /// [`Error::TooLarge`]: it was sent to no peer.
+    /// [`Error::TooLarge`]: the message was sent to no peer.
     pub fn send_to_nodes<'a>(
         &self,
         message: impl Into<OutgoingMessage<'a>>,
@@ -208,8 +212,8 @@ impl Node {
     /// The author itself receives no event for its own broadcast. Nodes that join, or were cut off, receive
     /// the broadcasts of the last ten minutes.
     ///
-    /// If the queues of links are crowded, this first waits for them for up to 5 s. Then it waits until
-    /// [`Config::broadcast_rate`](crate::Config::broadcast_rate) allows it, if that is set.
+    /// If [`Config::broadcast_rate`](crate::Config::broadcast_rate) is set, this first waits until it allows
+    /// the broadcast. Then it waits for up to 5 s while the queue of a link is more than half full.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
@@ -239,7 +243,7 @@ impl Node {
         let (title, message) = (title.into(), message.into());
         self.inner.rates.broadcast(title.len() + message.body().len()).await;
         let patience = self.inner.config.event_patience;
-        // So that a flood of broadcasts does not overrun a slow peer.
+        // A full queue would end the link, so a flood of broadcasts waits for a slow peer.
         let _ = tokio::time::timeout(patience, self.inner.links.wait_while_crowded()).await;
         let publisher = |reply| Operation::Broadcast(Publisher::Caller(reply));
         let broadcast = |operation| Input::Broadcast { operation, title, message };
@@ -247,8 +251,8 @@ impl Node {
     }
 
     /// Sends a request to a node, and waits for the reply for the configured time (10 s). A node without a
-    /// link is dialled. If no dial reaches it, other nodes relay the request and the reply, sealed as messages
-    /// are.
+    /// link is dialled. If no dial reaches the node, other nodes relay the request and the reply. Both are
+    /// sealed, like relayed messages.
     ///
     /// The node answers with the function that its application gave to [`Node::serve`] under `name`, or else
     /// with its [`Handler::node_request`](crate::Handler::node_request). Dropping the future cancels the
@@ -271,10 +275,12 @@ impl Node {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NotFound`] if no node knows the way, [`Error::Request`] if the node has no such handler, is
-    /// busy or fails, [`Error::Timeout`], [`Error::LinkLost`], [`Error::NotReached`] if a relayed request got
-    /// lost, and [`Error::TooLargeToPass`] if it is over [`Config::max_direct`](crate::Config::max_direct) and
-    /// has to be relayed. A relayed reply that is over that limit is an [`Error::Request`].
+    /// - [`Error::NotFound`] if no node that answers knows the recipient
+    /// - [`Error::Request`] if the recipient has no such handler or is busy, if its handler fails, or if its
+    ///   reply has to be relayed and is over [`Config::max_direct`](crate::Config::max_direct)
+    /// - [`Error::TooLargeToPass`] if the request has to be relayed and is over that limit
+    /// - [`Error::NotReached`] if a relayed request was lost
+    /// - [`Error::Timeout`] and [`Error::LinkLost`]
     pub async fn request(
         &self,
         peer: impl Into<NodeId>,
@@ -298,9 +304,9 @@ impl Node {
         self.inner.request(peer.into(), name, body.into(), timeout).await
     }
 
-    /// Opens a byte stream to a node of the network, for the application's protocol of that name. Each stream
-    /// is a connection of its own and needs no link. If this node can't dial the other one, it asks it to
-    /// dial back.
+    /// Opens a byte stream to a node of the network. The other node serves it with the function that its
+    /// application gave to [`Node::serve_stream`] for `protocol`. Each stream is a connection of its own and
+    /// needs no link. If this node can't dial the other node, it asks the other node to call back.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -321,9 +327,9 @@ impl Node {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Unreachable`] if neither node can reach the other, [`Error::StreamRefused`] if the other
-    /// does not serve the protocol, [`Error::StreamBroken`], [`Error::Timeout`], and
-    /// [`Error::NameTooLong`].
+    /// [`Error::Unreachable`] if neither node can dial the other, [`Error::StreamRefused`] if the other node
+    /// does not serve the protocol or has no room for the stream, [`Error::StreamBroken`],
+    /// [`Error::Timeout`], and [`Error::NameTooLong`].
     pub async fn open_stream(
         &self,
         peer: impl Into<NodeId>,
@@ -345,7 +351,7 @@ impl Node {
     }
 }
 
-/// Queues a message of at most `max` bytes for one peer if there is room. Compresses on the spot.
+/// Queues a message of at most `max` bytes for one peer if there is room. Compresses it on this thread.
 pub(crate) fn try_send(conn: &Conn, message: OutgoingMessage<'_>, max: usize) -> Result<(), Error> {
     trace::sent(&conn.peer, message.body().len());
     let queued = if message.is_compressed() {
@@ -358,8 +364,8 @@ pub(crate) fn try_send(conn: &Conn, message: OutgoingMessage<'_>, max: usize) ->
     queued.map_err(|reason| not_accepted(conn, reason))
 }
 
-/// Queues a message of at most `max` bytes for every peer but those in `exclude`, if there is room, and
-/// calls `sent` with the outcome for each. Compresses on the spot.
+/// Queues a message of at most `max` bytes for every peer except those in `exclude`, if there is room, and
+/// calls `sent` with the outcome for each. Compresses the message on this thread.
 ///
 /// # Errors
 /// If the message can't be sent to any peer, for example because it is too large.

@@ -20,27 +20,28 @@ use crate::network::NetworkGraph;
 use crate::profile::Profile;
 use crate::store::KnownPeer;
 
-/// Number of peers of earlier runs that a join without addresses connects to. 8: enough that some are up,
-/// few enough for a network whose nodes all restart at once.
+/// Number of connected peers with which a join without addresses is content. 8: some of them stay up, and
+/// the dials are few enough if all nodes of a network restart at the same time.
 pub(crate) const REJOIN_PEERS: usize = 8;
 
-/// Most known peers that are dialled at once. 16: a file of peers may name thousands, and most may be gone.
+/// Maximum number of known peers that are dialled at the same time. 16: a file of peers may list thousands,
+/// most of them gone.
 const MAX_DIALS: usize = 16;
 
 /// The number of nodes in a network, counted or estimated.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NetworkSize {
-    /// The number, or its most likely value.
+    /// The number of nodes, or the estimate of it.
     pub nodes: u64,
-    /// The standard error of an estimate, as a fraction of `nodes`. The true number is within it two times
-    /// in three.
+    /// The standard error of an estimate, as a fraction of `nodes`. In two of three cases the true number
+    /// differs from `nodes` by less than this.
     pub error: Option<f64>,
     /// True if all nodes were counted. If `exact` is false and `error` is `None`, `nodes` is a lower bound:
     /// some nodes have not answered.
     pub exact: bool,
 }
 
-/// The network around a node: see [`Node::network`].
+/// The operations on the network as a whole, and on known peers: see [`Node::network`].
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
@@ -62,14 +63,14 @@ pub struct NetworkHandle<'a> {
 impl Node {
     /// Joins a network: this node becomes a member, which finds and keeps its own neighbours.
     ///
-    /// It joins through the nodes at `places`: an address or anything else that [`Node::connect`] takes,
-    /// or a list of addresses. Returns the nodes that were reached once this node has a first neighbour. The
-    /// others are still tried, and events report them.
+    /// `places` names the nodes to join through: an address or anything else that [`Node::connect`] takes,
+    /// or a list of addresses. As soon as this node has its first neighbour, this returns the nodes that were
+    /// reached by then. The other places are still tried, and events report the results.
     ///
-    /// With an empty list it joins through the bootstrap nodes and the peers that were met before, as
-    /// [`NetworkHandle::rejoin`] does. The first node of a network needs no join: it is a member as soon as
-    /// another has joined through it. A node whose links are [made by hand](crate::Builder::manual) only
-    /// connects to each address.
+    /// If the list is empty, this node joins through the bootstrap nodes and the peers that it has met
+    /// before, as with [`NetworkHandle::rejoin`]. The first node of a network need not join: it becomes a
+    /// member when another node joins through it. A node whose links are made
+    /// [by hand](crate::Builder::manual) connects to each address and does not become a member.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
@@ -82,7 +83,8 @@ impl Node {
     /// ```
     ///
     /// # Errors
-    /// The first failure if no node was reached, or else the reason why none has a place for this node.
+    /// The first failure if no node was reached. If nodes were reached and none of them found neighbours for
+    /// this node, the reason of that.
     pub async fn join(&self, places: impl IntoPlaces) -> Result<Vec<Peer>, Error> {
         self.join_places(&places.into_places()?).await
     }
@@ -101,9 +103,9 @@ impl Node {
         }
     }
 
-    /// Leaves the network: hands this node's place over to its neighbours and closes all links, also those
-    /// that were to be kept. Returns the peers once their links are closed, or after the configured time
-    /// (5 s). The node keeps running alone, and may join again.
+    /// Leaves the network: tells the neighbours of each other, so that they can link in place of this node,
+    /// and closes all links, including those that are kept. Returns the peers once their links are closed,
+    /// or after the configured time (5 s). The node keeps running alone, and may join again.
     ///
     /// # Errors
     /// [`Error::Stopped`].
@@ -112,7 +114,8 @@ impl Node {
     }
 
     /// Discovers the nodes of the network. `depth` is the number of links that the query may travel: 1 finds
-    /// the neighbours, -1 the whole network, and 0 queries no node. Returns early once all have answered.
+    /// the neighbours, -1 the whole network, and 0 queries no node. Returns as soon as all nodes have
+    /// answered, and at the latest when the query times out.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {
@@ -152,8 +155,8 @@ impl<'a> NetworkHandle<'a> {
         self.node.inner.profile.manual
     }
 
-    /// Returns the [bootstrap nodes](crate::Builder::bootstrap), those of the state folder's file
-    /// included.
+    /// Returns the [bootstrap nodes](crate::Builder::bootstrap), including those of the file in the state
+    /// folder.
     #[must_use]
     pub fn bootstrap_nodes(self) -> Vec<Address> {
         self.node.inner.peers.bootstrap.clone()
@@ -173,7 +176,7 @@ impl<'a> NetworkHandle<'a> {
     /// [`Error::Stopped`], and [`Error::NoRandomNumbers`].
     pub async fn size(self) -> Result<NetworkSize, Error> {
         let count = self.sample(sample::SAMPLE_BITS).await?;
-        // A sample of a few nodes says little, and a network of that size is soon counted.
+        // A small sample gives a poor estimate, and the network is then small enough to be counted.
         if count < sample::MIN_SAMPLE {
             let Discovery { nodes, complete, .. } = self.node.discover(-1).await?;
             return Ok(NetworkSize { nodes: nodes.len() as u64, error: None, exact: complete });
@@ -185,7 +188,8 @@ impl<'a> NetworkHandle<'a> {
     /// Draws a sample of the network, and returns how many nodes are in it.
     async fn sample(self, bits: u8) -> Result<u64, Error> {
         let mut salt = [0; 8];
-        // The salt decides who is in the sample. A node can't choose its identity to be in every one.
+        // The salt decides which nodes are in the sample. No node can choose its identity so that it is in
+        // every sample.
         getrandom::fill(&mut salt)?;
         let mut query =
             self.node.inner.send_query(QueryKind::Sample { salt, bits }, -1, None).await?;
@@ -193,14 +197,14 @@ impl<'a> NetworkHandle<'a> {
         while let Some(answer) = query.answers.recv().await {
             found.insert(answer.node);
         }
-        // Each answer is checked, as a node may lie about being in the sample.
+        // Each node is checked, because a node that is not in the sample may answer nevertheless.
         let found = found.into_iter().filter(|id| sample::contains(&salt, bits, *id));
         Ok(found.count() as u64)
     }
 
-    /// Joins as [`Node::join`] does, and tries again until it succeeds: nodes that are started together come
-    /// up in any order. `failed` is called with every failure and the wait before the next try, which grows
-    /// from `reconnect_min` to `reconnect_max`. Dropping the future gives up.
+    /// Joins as [`Node::join`] does, and tries again until the join succeeds. So nodes that are started
+    /// together can come up in any order. `failed` is called with every failure and the wait before the next
+    /// try, which grows from `reconnect_min` to `reconnect_max`. Dropping the future ends the attempts.
     ///
     /// # Errors
     /// If another try would not help: [`Error::LinksByHand`], [`Error::NoBootstrap`],
@@ -233,14 +237,16 @@ impl<'a> NetworkHandle<'a> {
         }
     }
 
-    /// Joins through the [bootstrap nodes](crate::Builder::bootstrap) and the peers that were met before,
-    /// several at once, those seen last first, until `enough` are connected. Nodes that were
-    /// [disconnected](Node::disconnect) less than ten minutes ago are left alone.
+    /// Joins through the [bootstrap nodes](crate::Builder::bootstrap) and the known peers, until `enough` of
+    /// them are connected. Dials several at the same time, and the most recently seen peers first. Does not
+    /// dial nodes that were [disconnected](Node::disconnect) less than ten minutes ago.
     ///
     /// # Errors
-    /// [`Error::NoBootstrap`] if there are none, [`Error::AllDisconnected`] if all of them are left alone,
-    /// [`Error::OnlyThisNode`] if all of them are this node itself, [`Error::NoneReached`] if none has
-    /// answered, and a store error if the state can't be read.
+    /// - [`Error::NoBootstrap`] if there is no bootstrap node and no known peer
+    /// - [`Error::AllDisconnected`] if all of them were disconnected less than ten minutes ago
+    /// - [`Error::OnlyThisNode`] if all of them are this node itself
+    /// - [`Error::NoneReached`] if none has answered
+    /// - a store error if the state can't be read
     pub async fn rejoin(self, enough: usize) -> Result<Vec<Peer>, Error> {
         self.node.inner.rejoin(enough).await
     }
@@ -251,8 +257,8 @@ impl<'a> NetworkHandle<'a> {
         self.node.inner.actor.input(Input::Command(command)).await;
     }
 
-    /// Returns the peers that this node has met in this run and, with a state folder, in earlier ones: those
-    /// seen last first.
+    /// Returns the known peers, the most recently seen first: those that this node has met in this run and,
+    /// with a state folder, in earlier runs.
     ///
     /// # Errors
     /// A store error if the state can't be read.
@@ -268,11 +274,11 @@ impl<'a> NetworkHandle<'a> {
         self.node.inner.peers.write_file(path.as_ref()).await
     }
 
-    /// Adds the peers of a file that [`save_peers`](Self::save_peers) has written to the known ones, and
+    /// Reads a file that [`save_peers`](Self::save_peers) has written, adds its peers to the known ones, and
     /// returns them. Makes no links: [`connect_to_known`](Self::connect_to_known) does.
     ///
     /// # Errors
-    /// [`Error::PeersFile`] if the file can't be read or is not of that form: nothing has changed.
+    /// [`Error::PeersFile`] if the file can't be read or has another form. No peer is added then.
     pub async fn load_peers(
         self,
         path: impl AsRef<Path>,
@@ -280,16 +286,16 @@ impl<'a> NetworkHandle<'a> {
         self.node.inner.peers.read_file(path.as_ref()).await
     }
 
-    /// Connects to known peers, sixteen at once, each at the first of its addresses that answers.
-    /// [`load_peers`](Self::load_peers) and [`known_peers`](Self::known_peers) return such peers. Those that
-    /// are connected already are left out. Returns the peers that were reached. The event
-    /// `outbound_node_connection_error` reports the others.
+    /// Connects to known peers, such as those that [`load_peers`](Self::load_peers) and
+    /// [`known_peers`](Self::known_peers) return. Dials sixteen peers at the same time, each at the first of
+    /// its addresses that answers. Skips peers that are already connected. Returns the peers that were
+    /// reached. The event `outbound_node_connection_error` reports the others.
     pub async fn connect_to_known(self, known: &[(NodeId, KnownPeer)]) -> Vec<Peer> {
         let is_linked = |id: &NodeId| *id == self.node.id() || self.node.peer(*id).is_some();
         let mut dials = JoinSet::new();
         let mut reached = Vec::new();
         for (id, known) in known.iter().filter(|(id, _)| !is_linked(id)) {
-            // A new dial starts when one of the earlier has ended.
+            // A new dial starts when one of the earlier dials has ended.
             if dials.len() >= MAX_DIALS {
                 reached.extend(dials.join_next().await.and_then(Result::ok).flatten());
             }
@@ -335,7 +341,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_sample_is_drawn_of_all_nodes() {
+    async fn a_sample_has_the_expected_part_of_the_nodes() {
         let mut nodes: Vec<Node> = Vec::new();
         for _ in 0..24 {
             let node = Node::builder().listen("127.0.0.1:0").spawn().await.unwrap();
@@ -348,7 +354,8 @@ mod tests {
         assert_eq!(nodes[11].network().size().await.unwrap(), counted);
         assert_eq!(nodes[11].network().sample(0).await.unwrap(), 24);
         assert_eq!(nodes[11].network().sample(255).await.unwrap(), 0);
-        // Twelve each time: the chance that the sum of ten is so far off is below one in a million.
+        // A sample has twelve nodes on average. The chance that the sum of ten samples is out of this range
+        // is below one in a million.
         let mut sum = 0;
         for _ in 0..10 {
             sum += nodes[11].network().sample(1).await.unwrap();

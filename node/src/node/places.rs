@@ -13,11 +13,12 @@ use super::{ConnectOptions, Node};
 use crate::actor::mailbox::Operation;
 use crate::error::Error;
 
-/// Fewest hex digits that are read as the start of an identity where a host could be meant. 4: host names
-/// of fewer hex digits are common.
+/// Minimum number of hex digits that are read as the start of an identity, where they could also be the name
+/// of a host. 4: host names of fewer hex digits are common.
 const MIN_ID_PREFIX: usize = 4;
 
-/// Most addresses that are tried of a node that is named without an address. 8: as for a message to it.
+/// Maximum number of addresses that are dialled for one connect. 8: as many as for a message to a node
+/// without a link.
 const MAX_ADDRESSES: usize = 8;
 
 /// A place to dial.
@@ -30,7 +31,7 @@ pub enum Place {
     Text(String),
 }
 
-/// A value that names a place to dial: an address, its text, a socket, a host with a port, or the
+/// A value that names a place to dial: an address, its text, a socket address, a host with a port, or the
 /// identity or name of a node.
 pub trait IntoAddress {
     /// Returns the place.
@@ -103,7 +104,7 @@ impl IntoAddress for String {
     }
 }
 
-/// A value that names places to join through: a value with [`IntoAddress`], or a list of addresses.
+/// A value that names places to join through: a single place, as for [`IntoAddress`], or a list of addresses.
 pub trait IntoPlaces {
     /// Returns the places.
     ///
@@ -151,8 +152,9 @@ impl NetworkHandle<'_> {
         find_by_text(&self.node.peers(), text)
     }
 
-    /// Finds a node to send messages to. A connected peer, or one that was met before, is found by its name,
-    /// its identity, or the first digits of its identity; any other node by its whole identity.
+    /// Finds the node that a text names, for example to send messages to it. Connected and known peers are
+    /// found by their name, their identity, or the first digits of their identity. Any other node is found by
+    /// its whole identity.
     ///
     /// # Errors
     /// [`Error::UnknownNode`], [`Error::AmbiguousPeer`], [`Error::ThisNode`], and a store error if the
@@ -177,15 +179,17 @@ impl NetworkHandle<'_> {
         }
     }
 
-    /// Returns the addresses of the node that a text names. The text is read in this order: `lan` is
-    /// reserved; 64 hex digits are an identity; then the name of a known node, or at least four digits with
-    /// which only its identity begins; then a host. A host without a port has
-    /// [`DEFAULT_PORT`](crate::DEFAULT_PORT). A text with a `:` or an `@` in it is always an address.
+    /// Returns the addresses of the node that a text names. The first of these rules that fits decides:
     ///
-    /// If no address of the node is known, the network is queried.
+    /// 1. A text with a `:`, `@`, `/` or `[` in it is an address. The text `lan` is reserved.
+    /// 2. The name of a connected or known peer means that peer.
+    /// 3. 64 hex digits are an identity. At least four digits mean the peer whose identity begins with them.
+    /// 4. Any other text is a host, with the port [`DEFAULT_PORT`](crate::DEFAULT_PORT).
+    ///
+    /// If this node knows no address of the named node, it queries the network.
     ///
     /// # Errors
-    /// If the text is none of these, several nodes match it, or no node knows that identity.
+    /// If no rule fits, several peers match the text, or no node that answers knows the identity.
     pub async fn find_addresses(self, text: &str) -> Result<Vec<Address>, Error> {
         match self.node.resolve_text(text).await? {
             NamedPlace::Address(address) => Ok(vec![address]),
@@ -196,12 +200,12 @@ impl NetworkHandle<'_> {
         }
     }
 
-    /// Returns the addresses at which the node that a text names was met. The text is read as
+    /// Returns the addresses at which this node met the node that a text names. The text is read as
     /// [`find_addresses`](Self::find_addresses) reads it, but the network is not queried. The list is empty
-    /// if this node has not met that one.
+    /// if this node has not met the named node.
     ///
     /// # Errors
-    /// If the text is none of these, or several nodes match it.
+    /// If no rule fits, or several peers match the text.
     pub async fn known_addresses(self, text: &str) -> Result<Vec<Address>, Error> {
         match self.node.resolve_text(text).await? {
             NamedPlace::Address(address) => Ok(vec![address]),
@@ -222,7 +226,8 @@ impl Node {
             NamedPlace::Node(id) => id,
         };
         let known = self.addresses_of(id).await;
-        // A peer that has connected to this node may have no address at which it can be dialled.
+        // A peer that has connected to this node may have no address at which it can be dialled. Its link is
+        // enough.
         if let (Some(peer), []) = (self.peer(id), &known[..]) {
             return Ok(peer);
         }
@@ -230,12 +235,12 @@ impl Node {
             Err(error) if !matches!(error, Error::Stopped) => error,
             done => return done,
         };
-        // The node may have new addresses.
+        // The node may have new addresses, which other nodes know.
         let mut found = match self.query_addresses(id).await {
             Ok(found) => found,
             Err(error) => return Err(if known.is_empty() { error } else { failure }),
         };
-        // Those that have just failed are not dialled again.
+        // Addresses that have just failed are not dialled again.
         found.retain(|address| !known.contains(address));
         if found.is_empty() { Err(failure) } else { self.dial_first(found, options).await }
     }
@@ -258,7 +263,7 @@ impl Node {
 
     async fn resolve_text(&self, text: &str) -> Result<NamedPlace, Error> {
         let text = text.trim();
-        // No name of a node is an address: these characters decide before any look-up.
+        // A text with one of these characters is an address, even if a node has it as its name.
         let is_address = text.contains([':', '@', '/', '[']) || text.eq_ignore_ascii_case("lan");
         if !is_address && !text.is_empty() {
             let is_short =
@@ -268,7 +273,8 @@ impl Node {
                     return Ok(NamedPlace::Node(peer.id()));
                 }
                 Err(error @ Error::AmbiguousPeer(_)) if !is_short => return Err(error),
-                // A node often has the name of its host, where another node may listen.
+                // A node often has the name of its host, and another node may listen on that host. So this
+                // node's own name is read as a host.
                 Err(error @ Error::ThisNode) if text != self.name() => return Err(error),
                 Ok(_)
                 | Err(
@@ -307,7 +313,7 @@ impl Node {
     }
 }
 
-/// Returns the one of `peers` that a text names.
+/// Returns the peer that a text names: by its name, or by the first digits of its identity.
 fn find_by_text(peers: &[Peer], text: &str) -> Result<Peer, Error> {
     let one = |fits: &dyn Fn(&Peer) -> bool| {
         let mut fitting = peers.iter().filter(|peer| fits(peer));
@@ -319,7 +325,7 @@ fn find_by_text(peers: &[Peer], text: &str) -> Result<Peer, Error> {
     };
     // Pasted digits may be in brackets or quotes, as the program prints them.
     let digits = text.trim_matches(|c: char| !c.is_alphanumeric()).to_ascii_lowercase();
-    // A name comes first: a node may be called `cafe`, which is also the start of identities.
+    // Names come first: a node may be called `cafe`, which identities may also begin with.
     match one(&|peer| peer.name() == text) {
         Err(Error::UnknownPeer(_)) if !digits.is_empty() => {
             one(&|peer| peer.id().to_string().starts_with(&digits))

@@ -16,9 +16,9 @@ use crate::inner::Inner;
 /// The result of a discovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discovery {
-    /// The nodes within the depth, this one first.
+    /// This node, then the nodes within the depth that have answered.
     pub nodes: Vec<NodeInfo>,
-    /// True if all of them have answered in time.
+    /// True if all nodes within the depth have answered in time.
     pub complete: bool,
     /// The time that the discovery took.
     pub elapsed: Duration,
@@ -32,8 +32,8 @@ impl Discovery {
         Some(&node.name)
     }
 
-    /// Returns the links of the nodes, each once, as pairs of the node that dialled and the one that was
-    /// dialled. Links to nodes beyond the depth are among them.
+    /// Returns the links of the nodes, each link once: the node that dialled, then the node that was dialled.
+    /// Links to nodes beyond the depth are included.
     #[must_use]
     pub fn links(&self) -> Vec<(NodeId, NodeId)> {
         let mut links: Vec<_> = self
@@ -53,6 +53,7 @@ impl Discovery {
 /// A query under way.
 pub(crate) struct RunningQuery {
     pub(crate) answers: mpsc::Receiver<QueryAnswer>,
+    /// Gets true if all nodes have answered, or else false, when the query ends.
     pub(crate) ended: oneshot::Receiver<bool>,
 }
 
@@ -98,7 +99,7 @@ impl Inner {
             }
         }
         let complete = query.ended.await.unwrap_or(false);
-        // This node is known first-hand, whatever an answer claims.
+        // Another node may have answered in this node's name. `me` is right in any case.
         nodes.remove(&me.id);
         for node in nodes.values() {
             self.dispatch.queue_notice(Event::NodeDiscovered { node: node.clone() });
@@ -107,9 +108,9 @@ impl Inner {
         Ok(Discovery { nodes, complete, elapsed: started.elapsed() })
     }
 
-    /// Sends two queries about files: one to the network, and one to the neighbours alone, whose answers
-    /// also have the files that are shared with this node by name. A node may answer both. The answers end
-    /// when both queries have ended.
+    /// Sends two queries about files: one through the network, and one to the connected peers alone. The
+    /// answers to the second one include files that a peer shares with this node only. A node may answer
+    /// both. The answers end when both queries have ended.
     pub(crate) async fn query_files(
         &self,
         what: QueryKind,
@@ -117,7 +118,7 @@ impl Inner {
         let (answers, receiver) = mpsc::channel(MAX_ANSWERS);
         for own in [true, false] {
             let (what, answers) = (what.clone(), answers.clone());
-            // The end of both queries is seen when both senders of answers are gone.
+            // Not needed: the channel of answers closes when both queries have dropped their senders.
             let ended = oneshot::channel().0;
             let asked = Operation::Query(QueryReply { answers, ended, lost: false });
             let (depth, timeout) = (-1, None);

@@ -1,4 +1,5 @@
-//! Encoded application frames, in two parts: the head is built anew, the body is the message's content.
+//! Encoded application frames, in two parts: the head, which is built for each frame, and the body, which is
+//! the message's content.
 
 use bytes::Bytes;
 use peerkit_proto::frame::{Frame, message_header};
@@ -10,7 +11,7 @@ pub(crate) struct EncodedFrame<'a> {
     pub(crate) head: &'a [u8],
     /// The content.
     pub(crate) body: &'a [u8],
-    /// The same content, if it can be shared.
+    /// The same content as shared memory, if the sender has it in that form.
     pub(crate) shared: Option<&'a Bytes>,
 }
 

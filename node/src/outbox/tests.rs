@@ -1,4 +1,4 @@
-//! The queues alone.
+//! Tests of the outbox without a link.
 
 use bytes::Buf;
 use peerkit_proto::frame::{HEADER_LEN, read_header};
@@ -23,7 +23,7 @@ fn put(outbox: &Outbox, len: usize) -> Result<(), NotAccepted> {
     outbox.try_push(&EncodedFrame { head: &head, body: &body, shared: Some(&body) })
 }
 
-/// Takes the next batch as one piece, with its number of messages. The batch before it is written.
+/// Returns the bytes of the next batch, and its number of messages. The previous batch counts as written.
 fn take(outbox: &Outbox, batch: &mut WriteBatch) -> Option<(Vec<u8>, u64)> {
     match outbox.take(batch, (false, true), Waker::noop()) {
         WriterStep::Write => {
@@ -64,7 +64,7 @@ fn control_goes_first_and_goodbye_last() {
 }
 
 #[test]
-fn an_empty_queue_takes_one_larger_frame_and_what_is_being_written_still_counts() {
+fn an_empty_queue_takes_one_larger_frame_and_frames_being_written_still_count() {
     let outbox = outbox(100, 1000);
     let mut batch = WriteBatch::default();
     put(&outbox, 5000).unwrap();
@@ -78,7 +78,7 @@ fn an_empty_queue_takes_one_larger_frame_and_what_is_being_written_still_counts(
 }
 
 #[test]
-fn a_full_control_queue_says_so() {
+fn a_full_control_queue_refuses_a_frame() {
     let outbox = outbox(100, 20);
     outbox.push_control(&Frame::Ping(1)).unwrap();
     outbox.push_control(&Frame::Ping(2)).unwrap();
@@ -103,7 +103,7 @@ fn a_long_queue_is_taken_in_blocks_of_whole_frames_in_order() {
 }
 
 #[test]
-fn a_control_frame_goes_between_the_blocks() {
+fn a_control_frame_goes_before_the_blocks_that_still_wait() {
     let outbox = outbox(1 << 30, 1000);
     for _ in 0..20 {
         put(&outbox, 10_000).unwrap();
@@ -151,7 +151,7 @@ async fn a_waiting_sender_gets_the_room_or_the_reason() {
 }
 
 #[tokio::test]
-async fn a_task_that_waits_while_crowded_goes_on_once_the_control_frames_are_taken() {
+async fn a_wait_while_crowded_ends_once_the_control_frames_are_taken_or_the_link_closes() {
     let outbox = outbox(1000, 1000);
     let mut batch = WriteBatch::default();
     outbox.wait_while_crowded().await;

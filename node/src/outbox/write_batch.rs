@@ -1,4 +1,4 @@
-//! The bytes that the writer has taken out of the outbox and writes next.
+//! The frames that the writer has taken out of the outbox and writes next.
 
 use std::io::IoSlice;
 
@@ -6,7 +6,7 @@ use bytes::Buf;
 
 use super::{Block, MAX_SPARE};
 
-/// Most memory that is kept for control frames, in bytes. 4 KiB: more than the link's own frames need.
+/// Maximum memory that is kept for control frames, in bytes. 4 KiB: more than the link's own frames need.
 const KEPT_FOR_CONTROL: usize = 4 << 10;
 
 /// The writer's next step.
@@ -16,7 +16,7 @@ pub(crate) enum WriterStep {
     Write,
     /// Sleep until there is something to write.
     Sleep,
-    /// Let the senders add to a block that is not full. Write it after that, grown or not.
+    /// Let other tasks run, so that senders can add to a block that is not full. Then write the block.
     LetGrow,
     /// Wait for [`super::Outbox::end_receiving`]: only the goodbye is left, and it has to count the
     /// messages that are being received.
@@ -25,7 +25,8 @@ pub(crate) enum WriterStep {
     Close,
 }
 
-/// The bytes of one write: control frames, then blocks. As a [`Buf`] it holds what is not written yet.
+/// The bytes of one write: control frames, then blocks. As a [`Buf`], it has the bytes that are not written
+/// yet.
 #[derive(Debug, Default)]
 pub(crate) struct WriteBatch {
     pub(super) control: Vec<u8>,
@@ -54,7 +55,8 @@ impl WriteBatch {
         self.blocks.push(block);
     }
 
-    /// Empties the batch, which has been written. The blocks' memory goes to `spare`, up to its bound.
+    /// Empties the batch, which has been written. Moves the blocks' memory to `spare`, up to
+    /// [`MAX_SPARE`] blocks.
     pub(super) fn recycle(&mut self, spare: &mut Vec<Vec<u8>>) {
         self.control.clear();
         self.control.shrink_to(KEPT_FOR_CONTROL);
@@ -75,7 +77,7 @@ impl WriteBatch {
         std::iter::once(&self.control[..]).chain(self.blocks.iter().flat_map(of_block))
     }
 
-    /// Returns the parts of pieces that are not written yet, none of them empty.
+    /// Returns the rests of the pieces that are not written yet. None of them is empty.
     fn left(&self) -> impl Iterator<Item = &[u8]> {
         let mut written = self.written;
         self.pieces().filter_map(move |piece| {

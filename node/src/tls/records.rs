@@ -1,8 +1,8 @@
 //! Channels with a record layer of our own (RFC 8446, section 5), after a handshake by rustls.
 //!
-//! It saves four copies of all data. Records are sealed from the writer's buffer directly into the
-//! buffer that the system sends, and opened from the buffer that the system has filled directly into
-//! the reader's.
+//! The record layer saves four copies of all data. It seals records from the writer's buffer directly into
+//! the buffer that the system sends, and opens them from the buffer that the system has filled directly into
+//! the reader's buffer.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -32,14 +32,14 @@ pub(crate) use low_watermark::ExpectedBytes;
 use outgoing::OutgoingRecords;
 pub(crate) use transport::Transport;
 
-/// A connection secured by TLS 1.3. It holds buffers only while much data passes.
+/// A connection secured by TLS 1.3. It has buffers only while much data passes.
 pub(crate) struct Channel<T: Transport = TcpStream> {
     transport: T,
     session: Session,
     incoming: IncomingRecords,
     outgoing: OutgoingRecords,
-    /// The end of our handshake has not been sent. It goes out with the first data, and at the latest
-    /// before a read or a drop.
+    /// The end of our handshake has not been sent. It goes out with the first data, or before a read or a
+    /// drop.
     holds_handshake_end: bool,
 }
 
@@ -88,13 +88,13 @@ impl<T: Transport> Channel<T> {
         Ok(Self { transport, session, incoming, outgoing, holds_handshake_end })
     }
 
-    /// Returns what the handshake has proven.
+    /// Returns the facts that the handshake has proven.
     pub(crate) fn session(&self) -> Session {
         self.session
     }
 
-    /// Makes reads larger, which takes more memory. A reader that knows how many bytes will arrive sets
-    /// their number in the result.
+    /// Makes reads larger, which takes more memory. A reader that knows how many bytes will arrive sets that
+    /// number in the returned value.
     pub(crate) fn expect_bulk(&mut self) -> ExpectedBytes {
         self.incoming.expect_bulk()
     }
@@ -105,7 +105,7 @@ impl<T: Transport> Channel<T> {
         self.outgoing.update_before_next();
     }
 
-    /// Lets one key seal so many records.
+    /// Limits the number of records that one key seals.
     #[cfg(test)]
     pub(super) fn limit_records(&mut self, records: u64) {
         self.outgoing.limit_records(records);
@@ -124,7 +124,7 @@ impl<T: Transport> Channel<T> {
         Poll::Ready(Ok(()))
     }
 
-    /// Sends sealed records as far as that is possible at once.
+    /// Sends as many sealed records as the transport takes without waiting.
     fn try_send(&mut self) {
         while !self.outgoing.unsent().is_empty() {
             match self.transport.try_write(self.outgoing.unsent()) {
@@ -143,13 +143,14 @@ impl<T: Transport> AsyncRead for Channel<T> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.outgoing.check()?;
-        // The peer sends nothing before it has the end of our handshake, so a reader would wait for
-        // ever.
+        // The peer sends nothing before it has the end of our handshake. Without that, this read would wait
+        // for ever.
         if this.holds_handshake_end {
             ready!(this.poll_send(cx))?;
         }
         let polled = this.incoming.poll_read(&mut this.transport, cx, out);
-        // The alert goes out if the transport takes it at once. The read reports the error in any case.
+        // The alert goes out only if the transport takes it without waiting. The read reports the error in
+        // any case.
         if let Some(alert) = this.incoming.alert() {
             this.outgoing.close(failure_alert(alert))?;
             this.try_send();
@@ -179,8 +180,8 @@ impl<T: Transport> AsyncWrite for Channel<T> {
             ready!(self.poll_send(cx))?;
         }
         let taken = self.outgoing.seal(slices)?;
-        // The bytes are sealed, so the write has to return their number even if the transport takes
-        // none of them now. The next write or flush sends them.
+        // The bytes are sealed, so the write has to return their number even if the transport takes none of
+        // them yet. The next write or flush sends them.
         match self.poll_send(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             _ => Poll::Ready(Ok(taken)),
@@ -210,7 +211,7 @@ impl<T: Transport> fmt::Debug for Channel<T> {
 }
 
 impl<T: Transport> Drop for Channel<T> {
-    /// Ends our handshake, so that the peer learns of a session that is closed without any data.
+    /// Sends the end of our handshake, so that the peer sees a session that is closed without any data.
     fn drop(&mut self) {
         if self.holds_handshake_end {
             self.try_send();

@@ -1,5 +1,5 @@
-//! Channels of tokio-rustls: the reference for our own record layer, and its replacement if that should
-//! ever be needed. They have the same interface and pass the same tests.
+//! Channels of tokio-rustls: the reference for our own record layer, and its replacement if a fault is found
+//! in it. They have the same interface and pass the same tests.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -25,7 +25,7 @@ pub(crate) struct Channel<T: Transport = TcpStream> {
     session: Session,
 }
 
-/// The number of bytes that the peer will send without another request. It changes nothing here.
+/// The number of bytes that the peer will send without another request. tokio-rustls can't use it.
 #[derive(Debug, Clone)]
 pub(crate) struct ExpectedBytes;
 

@@ -68,7 +68,7 @@ async fn accepted_rustls() -> (Channel, TlsStream<TcpStream>) {
     })
 }
 
-/// Makes rustls update its key and ask the other end to update its own.
+/// Makes rustls update its key, and request that the other end updates its own key.
 pub(super) fn refresh<T>(stream: &mut TlsStream<T>) {
     match stream {
         TlsStream::Client(end) => end.get_mut().1.refresh_traffic_keys().unwrap(),
@@ -81,7 +81,7 @@ fn some_bytes(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at.wrapping_mul(2_654_435_761) >> 7) as u8).collect()
 }
 
-pub(super) async fn say(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
+pub(super) async fn write_flushed(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
     to.write_all(bytes).await.unwrap();
     to.flush().await.unwrap();
 }
@@ -109,6 +109,17 @@ struct CountingVerifier {
     seen: AtomicUsize,
 }
 
+impl CountingVerifier {
+    fn verify(
+        &self,
+        message: &[u8],
+        key: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify(message, key, signature)
+    }
+}
+
 impl ClientCertVerifier for CountingVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
@@ -124,31 +135,7 @@ impl ClientCertVerifier for CountingVerifier {
         self.verifier.verify_client_cert(key, others, now)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.3 only".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        key: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier.verify(message, key, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-
-    fn requires_raw_public_keys(&self) -> bool {
-        true
-    }
+    signature_methods!();
 }
 
 /// Returns a verifier that accepts every node.
@@ -293,29 +280,29 @@ async fn everything_arrives_with_channels_at_both_ends() {
     let (mut ours, mut theirs) = channels().await;
     for len in [1, 2, MAX_CONTENT - 1, MAX_CONTENT, MAX_CONTENT + 1, 3_000_000] {
         let bytes = some_bytes(len);
-        tokio::join!(say(&mut ours, &bytes), expect_bytes(&mut theirs, &bytes));
-        tokio::join!(say(&mut theirs, &bytes), expect_bytes(&mut ours, &bytes));
+        tokio::join!(write_flushed(&mut ours, &bytes), expect_bytes(&mut theirs, &bytes));
+        tokio::join!(write_flushed(&mut theirs, &bytes), expect_bytes(&mut ours, &bytes));
     }
     ours.shutdown().await.unwrap();
     let mut rest = Vec::new();
     assert_eq!(theirs.read_to_end(&mut rest).await.unwrap(), 0);
     assert_eq!(ours.write(b"x").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
-    say(&mut theirs, b"the other direction goes on").await;
-    expect_bytes(&mut ours, b"the other direction goes on").await;
+    write_flushed(&mut theirs, b"the other direction is still open").await;
+    expect_bytes(&mut ours, b"the other direction is still open").await;
 }
 
 #[tokio::test]
 async fn everything_arrives_with_rustls_at_the_other_end() {
     for (mut ours, mut theirs) in [dialled_rustls().await, accepted_rustls().await] {
-        // Our channel updates its key after 5 records, in the middle of the data, without being
-        // asked.
+        // Our channel updates its key after 5 records, in the middle of the data, although rustls has not
+        // requested that.
         #[cfg(not(feature = "reference-tls"))]
         ours.limit_records(5);
         for len in [1, MAX_CONTENT - 1, MAX_CONTENT, MAX_CONTENT + 1, 1_000_000] {
             let bytes = some_bytes(len);
-            tokio::join!(say(&mut ours, &bytes), expect_bytes(&mut theirs, &bytes));
-            tokio::join!(say(&mut theirs, &bytes), expect_bytes(&mut ours, &bytes));
-            // rustls updates its key, and asks our channel to update its own.
+            tokio::join!(write_flushed(&mut ours, &bytes), expect_bytes(&mut theirs, &bytes));
+            tokio::join!(write_flushed(&mut theirs, &bytes), expect_bytes(&mut ours, &bytes));
+            // rustls updates its key, and requests that our channel updates its own.
             refresh(&mut theirs);
         }
         theirs.shutdown().await.unwrap();
@@ -329,7 +316,7 @@ async fn everything_arrives_with_rustls_at_the_other_end() {
 async fn everything_arrives_through_a_small_read_buffer() {
     let (mut ours, mut theirs) = channels().await;
     let bytes = some_bytes(100_000);
-    let (_, received) = tokio::join!(say(&mut ours, &bytes), async {
+    let (_, received) = tokio::join!(write_flushed(&mut ours, &bytes), async {
         let mut received = Vec::new();
         while received.len() < bytes.len() {
             let mut some = [0; 700];
@@ -373,14 +360,14 @@ async fn a_dialler_that_closes_at_once_still_finishes_its_handshake() {
 }
 
 #[tokio::test]
-async fn fewer_bytes_than_announced_are_read_all_the_same() {
+async fn fewer_bytes_than_expected_are_still_read() {
     let (mut ours, mut theirs) = channels().await;
     let expected = ours.expect_bulk();
     // The first number is more than the system's socket buffers hold.
     for (announced, len) in [(10_000_000, 10_000_000), (1_000_000, 100_000), (200_000, 0)] {
         expected.set(announced);
         let bytes = some_bytes(len);
-        tokio::join!(say(&mut theirs, &bytes), expect_bytes(&mut ours, &bytes));
+        tokio::join!(write_flushed(&mut theirs, &bytes), expect_bytes(&mut ours, &bytes));
     }
     theirs.shutdown().await.unwrap();
     assert_eq!(ours.read(&mut [0; 9]).await.unwrap(), 0);

@@ -1,5 +1,5 @@
-//! The handshake, which rustls performs. It is given one record at a time, so that it does not read
-//! on into the session's first data.
+//! The TLS handshake, which rustls performs. rustls gets one record at a time, so that it does not read the
+//! session's first data.
 
 use std::fmt;
 use std::io;
@@ -21,19 +21,18 @@ const READ_CAPACITY: usize = 4 << 10;
 pub(super) struct Finished {
     pub(super) session: Session,
     pub(super) ours: RecordProtection,
-    /// The end of our handshake, which is not sent yet. The dialler sends its Finished together
-    /// with its first data.
+    /// The end of our handshake, which has not been sent yet: the dialler sends its Finished together with
+    /// its first data.
     pub(super) unsent: Vec<u8>,
     pub(super) theirs: RecordProtection,
-    /// Bytes behind the handshake that were read already.
+    /// Bytes behind the handshake that have been read.
     pub(super) read: Vec<u8>,
 }
 
 /// Performs the handshake of `connection`, whose key log is `secrets`, over `transport`.
 ///
 /// # Errors
-/// An error of TLS, after the peer was sent an alert about it. An error of `transport`. A
-/// [`TakeOverError`].
+/// An error of TLS, about which the peer gets an alert, an error of `transport`, or a [`TakeOverError`].
 pub(super) async fn shake_hands(
     transport: &mut impl Transport,
     mut connection: Connection,
@@ -41,8 +40,8 @@ pub(super) async fn shake_hands(
 ) -> io::Result<Finished> {
     let mut read = Vec::with_capacity(READ_CAPACITY);
     let mut unsent = Vec::new();
-    // rustls gets one record at a time. If it read on into the session's first data, it would decrypt
-    // that data. The record numbers of our own layer could not begin at 0 then.
+    // rustls gets one record at a time. Otherwise it could read and decrypt the session's first data, and the
+    // record numbers of our own layer could not begin at 0.
     loop {
         while connection.wants_write() {
             connection.write_tls(&mut unsent)?;
@@ -56,7 +55,7 @@ pub(super) async fn shake_hands(
         }
         let record = next_record(transport, &mut read).await?;
         if let Err(error) = feed(&mut connection, &record) {
-            // Sends the alert that tells the peer the reason.
+            // Sends the peer the alert with the reason.
             while connection.wants_write() {
                 connection.write_tls(&mut unsent)?;
             }
@@ -137,7 +136,7 @@ pub(super) struct Secrets {
 }
 
 impl Secrets {
-    /// Returns where the secret with this label of the key log is kept.
+    /// Returns the slot for the secret with this label of the key log.
     fn slot(&self, label: &str) -> Option<&Mutex<Option<TrafficSecret>>> {
         match label {
             "CLIENT_TRAFFIC_SECRET_0" => Some(&self.client),

@@ -15,37 +15,38 @@ use super::low_watermark::{ExpectedBytes, LowWatermark};
 use super::protection::RecordProtection;
 use super::transport::Transport;
 
-/// Most bytes read ahead of messages: four records.
+/// Maximum number of bytes that are read ahead of the reader. 64 KiB: four records.
 const MAX_AHEAD: usize = 64 << 10;
 
-/// Most bytes read ahead of bulk data, which arrive while the previous ones are handled.
+/// Maximum number of bytes that are read ahead of a reader of bulk data. They arrive while the reader handles
+/// the bytes before them.
 const MAX_AHEAD_OF_BULK: usize = 256 << 10;
 
-/// Most bytes of a read while little arrives. It needs no buffer on the heap.
+/// Maximum size of a read while little arrives, in bytes. Such a read needs no buffer on the heap.
 const SMALL_READ: usize = 4 << 10;
 
-/// A read of at least this size is likely to be followed by more.
+/// Minimum size of a read after which more reads are likely to follow, in bytes.
 const LARGE_READ: usize = 8 << 10;
 
-/// Most records without data in a row: they take longer to open than to make.
+/// Maximum number of records without data in a row. They take longer to open than to make.
 const MAX_EMPTY_RECORDS: u32 = 32;
 
 /// The records that have arrived.
 pub(super) struct IncomingRecords {
     keys: RecordProtection,
-    /// Bytes read. Those before `taken` have been opened.
+    /// Bytes that have been read. The records before `taken` have been opened.
     ahead: Vec<u8>,
     taken: usize,
-    /// Most bytes in `ahead`.
+    /// Maximum number of bytes in `ahead`.
     room: usize,
     /// The last read was large, so the buffers are kept.
     busy: bool,
     low_watermark: Option<Box<LowWatermark>>,
-    /// The content of a record that did not fit the reader's buffer, of which the bytes before `given`
-    /// have been read.
+    /// The content of a record that did not fit into the reader's buffer. The reader has received the bytes
+    /// before `given`.
     opened: Vec<u8>,
     given: usize,
-    /// Records without data in a row.
+    /// Number of records without data in a row.
     empty: u32,
     end: Option<SessionEnd>,
     update_requested: bool,
@@ -61,7 +62,7 @@ enum SessionEnd {
 }
 
 impl SessionEnd {
-    /// Returns what a read at the end gives: `Ok`, which means end of file, or an error.
+    /// Returns the result of a read at the end: `Ok`, which means end of file, or an error.
     fn result(self) -> io::Result<()> {
         match self {
             Self::Alert(Alert::CloseNotify) => Ok(()),
@@ -75,7 +76,7 @@ impl SessionEnd {
 }
 
 impl IncomingRecords {
-    /// Creates it with bytes that were `read` already.
+    /// Creates the state of a new session. `read` has the bytes that were read behind the handshake.
     pub(super) fn new(keys: RecordProtection, read: Vec<u8>) -> Self {
         Self {
             keys,
@@ -111,7 +112,7 @@ impl IncomingRecords {
         std::mem::take(&mut self.update_requested)
     }
 
-    /// Opens records into `out`, and reads from `transport` until there are some.
+    /// Opens records into `out`. Reads from `transport` until at least one record has data.
     pub(super) fn poll_read(
         &mut self,
         transport: &mut impl Transport,
@@ -122,7 +123,7 @@ impl IncomingRecords {
         loop {
             self.open_all(out);
             let opened = out.filled().len() - before;
-            // Data comes first. The error or the end behind it is what the next read gives.
+            // Data comes first. The next read returns the error or the end behind it.
             if opened > 0 || out.remaining() == 0 {
                 if let Some(low_watermark) = &mut self.low_watermark {
                     low_watermark.expected.subtract(opened);
@@ -159,7 +160,7 @@ impl IncomingRecords {
                     return;
                 }
                 self.given = 0;
-                // Freed while little arrives, so that an idle connection holds no buffer.
+                // The buffer is freed while little arrives, so that an idle connection has none.
                 if self.busy {
                     self.opened.clear();
                 } else {
@@ -173,7 +174,7 @@ impl IncomingRecords {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
-                    // Nothing of a record that failed its check may be read.
+                    // A reader must not receive bytes of a record that failed its check.
                     self.opened.clear();
                     self.end = Some(SessionEnd::Invalid(error));
                 }
@@ -205,14 +206,14 @@ impl IncomingRecords {
             ContentType::Data => data = len,
             ContentType::Alert => self.end = Some(SessionEnd::Alert(Alert::decode(content)?)),
             ContentType::Handshake => {
-                // All records behind this one have the next key.
+                // All records behind this one are sealed with the next key.
                 if let Some(is_requested) = read_key_update(content)? {
                     self.keys.update().map_err(|_| RecordError::Malformed)?;
                     self.update_requested |= is_requested;
                 }
             }
         }
-        // Only now is it known how much of `opened` is data.
+        // The number of bytes of data in `opened` is known only after the record is opened.
         if is_direct {
             out.advance(data);
         } else {
@@ -233,7 +234,7 @@ impl IncomingRecords {
         }
     }
 
-    /// Reads what there is behind `ahead`. Returns the number of bytes; zero is the end.
+    /// Reads available bytes and appends them to `ahead`. Returns their number; zero is the end of the stream.
     fn read_ahead(
         &mut self,
         transport: &mut impl Transport,
@@ -244,7 +245,7 @@ impl IncomingRecords {
             self.taken = 0;
         }
         if !self.busy {
-            // An idle connection waits here, and holds no buffer.
+            // An idle connection waits here, without a buffer.
             let mut small = [MaybeUninit::uninit(); SMALL_READ];
             let mut small = ReadBuf::uninit(&mut small);
             if self.ahead.is_empty() {
@@ -262,7 +263,7 @@ impl IncomingRecords {
         let read = pin!(transport.take(room as u64).read_buf(&mut self.ahead)).poll(cx);
         self.busy = read.is_pending() || self.ahead.len() - before >= LARGE_READ;
         if self.ahead.is_empty() {
-            // It is unknown how long the wait will be.
+            // The wait may be long, so the connection keeps no buffer.
             self.ahead = Vec::new();
         }
         read

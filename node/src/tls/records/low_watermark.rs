@@ -1,8 +1,8 @@
 //! Fewer wake-ups while a large response is pending: raises `SO_RCVLOWAT`, so that the system does not
 //! wake the reader for the first few packets.
 //!
-//! Without it the reader is woken for every few packets while another thread still works on those
-//! before. On two processors a fetch then took a fifth longer, and a fifth more processor time.
+//! Without it the system wakes the reader for every few packets, while another thread still works on the
+//! previous ones. On two processors a fetch then took a fifth longer, and a fifth more processor time.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::transport::Transport;
 
-/// Largest low watermark: one piece.
+/// Maximum low watermark, in bytes. 1 MiB: one piece.
 const MAX_WATERMARK: u64 = 1 << 20;
 
-/// Smallest low watermark: the system call is not worth it for less.
+/// Minimum low watermark, in bytes. For less, the system call costs more than it saves.
 const MIN_WATERMARK: u64 = 64 << 10;
 
-/// Longest wait for a low watermark. A slower peer is read as its bytes arrive.
+/// Maximum wait for a low watermark. The bytes of a slower peer are read as they arrive.
 const MAX_WAIT: Duration = Duration::from_millis(20);
 
-/// Time for which a slower peer is then read as its bytes arrive.
+/// Time for which the bytes of a slower peer are then read as they arrive.
 const TIME_WITHOUT_WATERMARK: Duration = Duration::from_secs(1);
 
 /// The number of bytes that the peer will send without another request. The reader sets it from its
@@ -37,7 +37,7 @@ impl ExpectedBytes {
         self.0.store(bytes, Ordering::Relaxed);
     }
 
-    /// Counts `bytes` that were read. Only the reader calls `set` and this, so no update is lost.
+    /// Subtracts `bytes` that were read. Only the reader calls this and `set`, so no update is lost.
     pub(super) fn subtract(&self, bytes: usize) {
         self.set(self.get().saturating_sub(bytes as u64));
     }
@@ -47,10 +47,10 @@ impl ExpectedBytes {
     }
 }
 
-/// The low watermark of one connection, adapted to what is expected.
+/// The low watermark of one connection, which follows the number of expected bytes.
 pub(super) struct LowWatermark {
     pub(super) expected: ExpectedBytes,
-    /// The watermark that the system has now.
+    /// The watermark that is set in the system.
     current: u64,
     /// Ends the wait for a watermark after [`MAX_WAIT`].
     patience: Pin<Box<Sleep>>,
@@ -69,8 +69,8 @@ impl LowWatermark {
         }
     }
 
-    /// Sets the watermark before a wait for `transport`. `begun` of the expected bytes have been read
-    /// from it already.
+    /// Sets the watermark before a wait for `transport`. `begun` of the expected bytes have already been read
+    /// from it.
     pub(super) fn wait(&mut self, transport: &impl Transport, begun: usize, cx: &mut Context<'_>) {
         if self.waiting && self.patience.as_mut().poll(cx).is_ready() {
             self.waiting = false;
@@ -89,7 +89,7 @@ impl LowWatermark {
         } else if !self.waiting {
             self.waiting = true;
             self.patience.as_mut().reset(Instant::now() + MAX_WAIT);
-            // The timer has just been set. Polling it registers the task to be woken by it.
+            // Polling the timer registers the task, so that the timer wakes it.
             let _ = self.patience.as_mut().poll(cx);
         }
     }

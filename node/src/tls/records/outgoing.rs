@@ -1,4 +1,4 @@
-//! Outgoing records: seals the bytes of the writer, and keeps the records until the transport takes
+//! Outgoing records: the bytes of the writer are sealed, and the records are kept until the transport takes
 //! them.
 
 use std::io::{self, IoSlice};
@@ -8,31 +8,31 @@ use peerkit_proto::tls::{ContentType, HEADER_LEN, MAX_CONTENT, TRAILER_LEN, key_
 
 use super::protection::RecordProtection;
 
-/// Most bytes sealed by one write, and then sent at once: one system call and one wake-up of the
-/// reader for a block of 256 KiB and its header.
+/// Maximum number of bytes that one write seals and sends together. A block of 256 KiB and its header fit, so
+/// they take one system call and wake the reader once.
 const MAX_SEALED: usize = 17 * MAX_CONTENT;
 
-/// Unsent bytes from which on no more are sealed: one record's worth.
+/// Number of unsent bytes from which no more bytes are sealed. 16 KiB: the content of one record.
 const MAX_UNSENT: usize = MAX_CONTENT;
 
-/// Smallest buffer that is kept once it is sent. Smaller writes are rarely followed by more.
+/// Minimum size of a buffer that is kept after it is sent, in bytes. Few writes follow a smaller one.
 const MIN_KEPT_BUFFER: usize = 8 << 10;
 
 /// The records that have not been sent, and the keys for further ones.
 pub(super) struct OutgoingRecords {
     keys: RecordProtection,
-    /// Records up to `filled`, of which the bytes before `sent` are sent; free space behind them.
+    /// Records up to `filled`, and free space behind them. The bytes before `sent` are sent.
     bytes: Vec<u8>,
     filled: usize,
     sent: usize,
-    /// The peer asks for a key update before the next data.
+    /// The key has to be updated before the next data.
     update: bool,
     closed: bool,
     poisoned: bool,
 }
 
-/// A record could not be sealed. The channel is unusable from then on: its keys or record numbers are
-/// not known to be good any more, and a record number must never be used twice.
+/// A record could not be sealed. The channel is unusable from then on: its keys or record numbers may be
+/// wrong, and a record number must never be used twice.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("a TLS record could not be sealed; nothing more is sent")]
 pub(super) struct RecordSealError;
@@ -44,7 +44,7 @@ impl From<RecordSealError> for io::Error {
 }
 
 impl OutgoingRecords {
-    /// Creates the queue with `first` in front: bytes of the handshake.
+    /// Creates the queue. `first` has the unsent bytes of the handshake.
     pub(super) fn new(keys: RecordProtection, first: Vec<u8>) -> Self {
         Self {
             keys,
@@ -70,7 +70,7 @@ impl OutgoingRecords {
     pub(super) fn sent(&mut self, len: usize) {
         self.sent += len;
         if self.sent >= self.filled {
-            // An idle connection holds no buffer.
+            // An idle connection has no buffer.
             if self.filled < MIN_KEPT_BUFFER {
                 self.bytes = Vec::new();
             }
@@ -92,7 +92,7 @@ impl OutgoingRecords {
         self.keys.limit_records(records);
     }
 
-    /// Seals bytes of `slices`, from the first on, and returns how many.
+    /// Seals the first bytes of `slices`, and returns the number of sealed bytes.
     ///
     /// # Errors
     /// `BrokenPipe` after [`close`](Self::close), or [`RecordSealError`].
@@ -105,7 +105,7 @@ impl OutgoingRecords {
         Ok(self.poison_on_error(sealed)?)
     }
 
-    /// Seals `alert`, once: no data may follow.
+    /// Seals `alert` on the first call. No data may follow.
     ///
     /// # Errors
     /// [`RecordSealError`].
@@ -123,13 +123,14 @@ impl OutgoingRecords {
         let taken = len.min(MAX_SEALED);
         let mut slices = Slices { slices, taken: 0 };
         let mut left = taken;
-        // For all records at once: a buffer that grows record by record would be copied each time.
+        // Room for all records is reserved at once: a buffer that grows by one record would be copied for
+        // each record.
         self.reserve(left + left.div_ceil(MAX_CONTENT) * (HEADER_LEN + TRAILER_LEN));
         while left > 0 {
             self.refresh()?;
             let len = left.min(MAX_CONTENT);
-            // Bytes of one slice are sealed from where they are. Only a record over several slices is
-            // copied.
+            // Bytes of one slice are sealed in their place. Only a record with bytes of several slices is
+            // copied first.
             let whole = slices.take(len);
             let (keys, record) = self.room(HEADER_LEN + len + TRAILER_LEN);
             match whole {
@@ -145,7 +146,7 @@ impl OutgoingRecords {
         Ok(taken)
     }
 
-    /// Drops all records if sealing failed: the last of them may still be plain text.
+    /// Drops all records if sealing has failed: the last record may still be plain text.
     fn poison_on_error<T>(&mut self, sealed: Result<T, Unspecified>) -> Result<T, RecordSealError> {
         sealed.map_err(|Unspecified| {
             self.poisoned = true;
@@ -155,7 +156,7 @@ impl OutgoingRecords {
         })
     }
 
-    /// Updates the key if that is due.
+    /// Updates the key if the peer has requested that, or if the key reaches its limit.
     fn refresh(&mut self) -> Result<(), Unspecified> {
         if self.update || self.keys.needs_update() {
             self.update = false;
@@ -171,14 +172,14 @@ impl OutgoingRecords {
         keys.seal(kind, content, record)
     }
 
-    /// Makes room for `len` more bytes, which are about to be used.
+    /// Makes room for `len` more bytes.
     fn reserve(&mut self, len: usize) {
         let end = self.filled + len;
         if self.bytes.len() >= end {
             return;
         }
         if self.filled == 0 {
-            // A fresh zeroed buffer is cheaper than one that is filled with zeros.
+            // A new zeroed buffer is cheaper than an existing one that has to be filled with zeros.
             self.bytes = vec![0; end];
         } else {
             self.bytes.reserve_exact(end - self.bytes.len());
@@ -198,12 +199,12 @@ impl OutgoingRecords {
 /// A cursor over slices.
 struct Slices<'a> {
     slices: &'a [IoSlice<'a>],
-    /// Bytes taken of the first slice.
+    /// Number of bytes that are taken from the first slice.
     taken: usize,
 }
 
 impl<'a> Slices<'a> {
-    /// Takes the next `len` bytes if they are in one slice.
+    /// Takes the next `len` bytes if they are in one slice. Returns `None` otherwise.
     fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         while let Some((first, rest)) = self.slices.split_first()
             && first.len() == self.taken
@@ -216,7 +217,7 @@ impl<'a> Slices<'a> {
         Some(whole)
     }
 
-    /// Fills `out` with the next bytes, of which there have to be enough.
+    /// Fills `out` with the next bytes. The slices must have enough bytes.
     fn copy_to(&mut self, mut out: &mut [u8]) {
         while !out.is_empty()
             && let Some((first, rest)) = self.slices.split_first()

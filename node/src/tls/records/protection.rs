@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 /// A traffic secret. Its length is that of SHA-256, the hash of all cipher suites that nodes offer.
 pub(super) type TrafficSecret = Zeroizing<[u8; 32]>;
 
-/// Most records sealed with one key: AES-GCM allows 2^24.5 (section 5.5).
+/// Maximum number of records that one key seals: AES-GCM allows 2^24.5 (section 5.5).
 const MAX_RECORDS: u64 = 1 << 24;
 
 /// The AEAD of a cipher suite.
@@ -42,7 +42,7 @@ pub(super) struct RecordProtection {
     iv: [u8; NONCE_LEN],
     /// The number of the next record under this key.
     next: u64,
-    /// Most records under one key.
+    /// Maximum number of records under one key.
     limit: u64,
 }
 
@@ -58,7 +58,7 @@ impl RecordProtection {
     /// Derives key and IV from `secret`, and checks that they are `key` and `iv`.
     ///
     /// # Errors
-    /// They are others, or as for [`Self::new`].
+    /// The derived ones differ, or as for [`Self::new`].
     pub(super) fn matching(
         cipher: Cipher,
         secret: TrafficSecret,
@@ -76,7 +76,7 @@ impl RecordProtection {
         secret: TrafficSecret,
         check: impl FnOnce(&[u8], &[u8]) -> Result<(), Unspecified>,
     ) -> Result<Self, Unspecified> {
-        // The largest key of all cipher suites. It is wiped when it is dropped.
+        // Room for the largest key of all cipher suites. It is wiped when it is dropped.
         let mut key = Zeroizing::new([0; 32]);
         let key = key.get_mut(..cipher.algorithm().key_len()).ok_or(Unspecified)?;
         expand(&secret, b"key", key)?;
@@ -88,7 +88,7 @@ impl RecordProtection {
         Ok(Self { cipher, secret, key, iv, next: 0, limit: MAX_RECORDS })
     }
 
-    /// Changes to the next key. The peer has to do so at the same record.
+    /// Changes to the next key. The peer has to change its key at the same record.
     pub(super) fn update(&mut self) -> Result<(), Unspecified> {
         let mut secret = TrafficSecret::default();
         expand(&self.secret, b"traffic upd", &mut secret[..])?;
@@ -96,7 +96,7 @@ impl RecordProtection {
         Ok(())
     }
 
-    /// Returns whether this key may seal one more record at most: the one that announces the next key.
+    /// Returns whether this key may seal at most one more record, which then has to announce the next key.
     pub(super) fn needs_update(&self) -> bool {
         self.next >= self.limit.saturating_sub(1)
     }
@@ -109,8 +109,8 @@ impl RecordProtection {
     /// Seals `content` into `record`, which is longer by [`HEADER_LEN`] and [`TRAILER_LEN`].
     ///
     /// # Errors
-    /// The key has sealed all records that it may, the lengths do not fit, or the cryptographic
-    /// library fails. `record` must not be sent then.
+    /// The key has sealed its maximum number of records, the lengths do not fit, or the cryptographic library
+    /// fails. After an error `record` must not be sent.
     pub(super) fn seal(
         &mut self,
         kind: ContentType,
@@ -123,7 +123,7 @@ impl RecordProtection {
         self.key.seal_out_of_place_scatter(nonce, aad, content, sealed, &[kind.number()], tail)
     }
 
-    /// Seals the content that is in `record` already, between the room for the header and the tail.
+    /// Seals the content that is already in `record`, between the room for the header and for the trailer.
     ///
     /// # Errors
     /// As for [`Self::seal`].
@@ -141,8 +141,8 @@ impl RecordProtection {
     /// Opens the protected `record` into `opened`, which is shorter by [`HEADER_LEN`] and [`TAG_LEN`].
     ///
     /// # Errors
-    /// It is none of this session at this place. `opened` has no meaning then, and the session is
-    /// over.
+    /// `record` is not the next record of this session. The session is over then, and the bytes in `opened`
+    /// have no meaning.
     pub(super) fn open(&mut self, record: &[u8], opened: &mut [u8]) -> Result<(), RecordError> {
         let (head, payload) =
             record.split_first_chunk::<HEADER_LEN>().ok_or(RecordError::TooShort(record.len()))?;
@@ -151,13 +151,13 @@ impl RecordProtection {
         let opening =
             self.key.open_separate_gather(self.nonce(), Aad::from(head), sealed, tag, opened);
         opening.map_err(|Unspecified| RecordError::Forged)?;
-        // Not counted after an error: the session is over then, and no other record may be tried in its
-        // place.
+        // The record is not counted after an error: the session is over then, and no other record may be
+        // tried in its place.
         self.next += 1;
         Ok(())
     }
 
-    /// Takes the nonce of the next record to seal. Its number counts as used even if sealing fails.
+    /// Takes the nonce of the next record to seal. The record's number counts as used even if sealing fails.
     fn sealing_nonce(&mut self) -> Result<Nonce, Unspecified> {
         if self.next >= self.limit {
             return Err(Unspecified);
@@ -167,7 +167,7 @@ impl RecordProtection {
         Ok(nonce)
     }
 
-    /// Returns the nonce of the next record: its number, over the end of the IV (section 5.3).
+    /// Returns the nonce of the next record: the IV, with the record's number XORed into its end (section 5.3).
     fn nonce(&self) -> Nonce {
         let mut nonce = self.iv;
         let number = self.next.to_be_bytes();
@@ -223,7 +223,7 @@ mod tests {
 
     /// The client's first record of application data in RFC 8448, section 3.
     #[test]
-    fn a_record_is_that_of_the_rfc() {
+    fn a_record_equals_the_example_of_the_rfc() {
         let secret = hex("9e 40 64 6c e7 9a 7f 9d c0 5a f8 88 9b ce 65 52
              87 5a fa 0b 06 df 00 87 f7 92 eb b7 c1 75 04 a5");
         let record: [u8; 72] = hex("17 03 03 00 43 a2 3f 70 54 b6 2c 94 d0 af fa fe
@@ -258,7 +258,7 @@ mod tests {
             }
             let mut next = keys();
             next.open(&record, &mut [0; 4]).unwrap();
-            assert_eq!(next.open(&record, &mut [0; 4]), Err(RecordError::Forged), "said again");
+            assert_eq!(next.open(&record, &mut [0; 4]), Err(RecordError::Forged), "replayed");
             let mut updated = keys();
             updated.update().unwrap();
             assert_eq!(updated.open(&record, &mut [0; 4]), Err(RecordError::Forged), "next key");
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_seals_no_more_records_than_it_may() {
+    fn a_key_seals_no_more_records_than_its_limit() {
         let mut keys =
             RecordProtection::new(Cipher::Aes128Gcm, TrafficSecret::new([7; 32])).unwrap();
         keys.limit_records(2);

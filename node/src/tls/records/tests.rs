@@ -1,4 +1,4 @@
-//! Tests that hold for our own records only.
+//! Tests of our own record layer that do not apply to tokio-rustls.
 
 use peerkit_proto::tls::record_header;
 use rustls::AlertDescription;
@@ -9,10 +9,10 @@ use super::handshake::TakeOverError;
 use super::outgoing::RecordSealError;
 use super::*;
 use crate::tls::ChannelPurpose;
-use crate::tls::tests::{channels, dialled_rustls, expect_bytes, pair, say, tls};
+use crate::tls::tests::{channels, dialled_rustls, expect_bytes, pair, tls, write_flushed};
 
 #[tokio::test]
-async fn the_end_of_the_handshake_goes_out_with_the_first_word() {
+async fn the_end_of_the_handshake_goes_out_with_the_first_data() {
     let (dialled, accepted) = pair().await;
     let (ours, theirs) = (tls(1), tls(2));
     let mut accepting = Box::pin(theirs.accept(accepted));
@@ -20,7 +20,7 @@ async fn the_end_of_the_handshake_goes_out_with_the_first_word() {
         ours = ours.dial(dialled, ChannelPurpose::Link, None) => ours.unwrap(),
         _ = &mut accepting => unreachable!("the dialling side has not finished"),
     };
-    // Nothing is on its way, so this does not end.
+    // The end of the handshake has not been sent, so the other side can't finish.
     let moment = std::time::Duration::from_millis(50);
     assert!(tokio::time::timeout(moment, &mut accepting).await.is_err(), "held");
     ours.write_all(b"ab").await.unwrap();
@@ -31,19 +31,19 @@ async fn the_end_of_the_handshake_goes_out_with_the_first_word() {
 #[tokio::test]
 async fn a_sealing_error_poisons_the_channel() {
     let (mut ours, mut theirs) = channels().await;
-    say(&mut ours, b"abc").await;
+    write_flushed(&mut ours, b"abc").await;
     // The key may seal no more records, and so not even the one that announces the next key.
     ours.limit_records(0);
     let why = |error: io::Error| {
         assert!(error.get_ref().is_some_and(|error| error.is::<RecordSealError>()), "{error}");
     };
     why(ours.write(b"def").await.unwrap_err());
-    // Not even with a good key.
+    // A good key does not help either.
     ours.limit_records(1000);
     why(ours.write(b"def").await.unwrap_err());
     why(ours.flush().await.unwrap_err());
     why(ours.shutdown().await.unwrap_err());
-    say(&mut theirs, b"abc").await;
+    write_flushed(&mut theirs, b"abc").await;
     why(ours.read(&mut [0; 9]).await.unwrap_err());
     drop(ours);
     expect_bytes(&mut theirs, b"abc").await;
@@ -103,7 +103,7 @@ async fn bytes_before_a_forged_record_are_read_first() {
 }
 
 #[tokio::test]
-async fn nothing_of_a_forged_record_is_read_where_there_is_little_room() {
+async fn no_byte_of_a_forged_record_is_read_into_a_small_buffer() {
     let (mut ours, mut theirs) = dialled_rustls().await;
     let forged = [&record_header(300)[..], &[7; 317]].concat();
     theirs.get_mut().0.write_all(&forged).await.unwrap();

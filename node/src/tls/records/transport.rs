@@ -7,10 +7,11 @@ use tokio::net::TcpStream;
 
 /// A byte stream that records are sent over: TCP, or memory in tests.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin {
-    /// Writes what can be written at once. No task is woken when more can be.
+    /// Writes as many bytes as possible without waiting. No task is woken when more can be written.
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Asks to be readable only from `bytes` bytes on. Returns false if the transport cannot do that.
+    /// Sets the number of bytes that have to arrive before the transport is readable. Returns false if the
+    /// transport can't do that.
     fn set_low_watermark(&self, bytes: u64) -> bool;
 }
 
@@ -19,7 +20,7 @@ impl Transport for TcpStream {
         Self::try_write(self, bytes)
     }
 
-    /// Sets `SO_RCVLOWAT` (socket(7)). A socket that has as many bytes already is readable at once.
+    /// Sets `SO_RCVLOWAT` (socket(7)). A socket that already has that many bytes is readable at once.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     #[expect(
         unsafe_code,

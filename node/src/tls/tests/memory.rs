@@ -1,5 +1,5 @@
-//! A byte stream in memory. As a seed decides, it splits up reads and writes, and lets them wait
-//! although they could go on. It can end or change the bytes on their way.
+//! A byte stream in memory. It splits reads and writes at random, from a seed, and lets them wait at random
+//! although they could proceed. It can also cut off or change the bytes on their way.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::lock::lock;
 
-/// Most bytes on their way in one direction: more than one record, less than a large write.
+/// Maximum number of bytes on their way in one direction: more than one record, less than a large write.
 const CAPACITY: usize = 40_000;
 
 /// One end of a stream.
@@ -21,10 +21,10 @@ pub(crate) struct Memory {
     outgoing: Arc<Mutex<Direction>>,
 }
 
-/// The fate of the bytes of one direction.
+/// A fault in one direction of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Only so many bytes arrive, then the stream ends.
+    /// Only this number of bytes arrives, then the stream ends.
     CutAfter(usize),
     /// A bit of the byte with this number is flipped.
     ChangedAt(usize),
@@ -33,7 +33,7 @@ pub(crate) enum Fault {
 #[derive(Debug, Default)]
 struct Direction {
     bytes: VecDeque<u8>,
-    /// Bytes that were written.
+    /// Number of bytes that were written.
     written: usize,
     fault: Option<Fault>,
     ended: bool,
@@ -53,13 +53,13 @@ impl Memory {
         )
     }
 
-    /// Lets `fault` happen to the bytes that this end writes.
+    /// Applies `fault` to the bytes that this end writes.
     pub(crate) fn with(self, fault: Fault) -> Self {
         lock(&self.outgoing).fault = Some(fault);
         self
     }
 
-    /// Returns a count of the bytes that this end has written.
+    /// Returns a function that returns the number of bytes that this end has written.
     pub(crate) fn written(&self) -> impl Fn() -> usize + use<> {
         let outgoing = self.outgoing.clone();
         move || lock(&outgoing).written
@@ -76,7 +76,7 @@ impl Direction {
         ((drawn ^ (drawn >> 31)) % limit as u64) as usize
     }
 
-    /// Draws how many of `len` bytes pass; `None` if none for now.
+    /// Draws the number of bytes out of `len` that pass. Returns `None` if none of them passes yet.
     fn portion(&mut self, len: usize) -> Option<usize> {
         let most = [0, 1, 7, 300, 20_000, usize::MAX][self.below(6)];
         let most = most.min(len);
@@ -119,7 +119,7 @@ impl Direction {
     }
 }
 
-/// Has a task woken later; at once where it does not have to wait for the other end.
+/// Arranges that a waiting task is woken: at once if it could have proceeded, or else by the other end.
 fn wait(waker: &mut Option<Waker>, cx: &mut Context<'_>, could_go_on: bool) {
     if could_go_on {
         cx.waker().wake_by_ref();

@@ -1,5 +1,5 @@
-//! Pairs of ends against plain byte queues: everything that one end writes is read by the other, in
-//! order, or an error says that it is not all.
+//! Sessions compared with a model of two byte queues: the bytes that one end writes are read by the other
+//! end, in order. If bytes are missing, the reader gets an error.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -63,12 +63,12 @@ impl Pair {
     }
 }
 
-/// A call at one end. It is polled once, and given up if it is not ready.
+/// A call at one end. It is polled once, and dropped if it is not ready.
 #[derive(Debug, Clone)]
 enum Call {
     /// Writes slices of these sizes.
     Write(Vec<usize>),
-    /// Reads so many bytes at most.
+    /// Reads at most this number of bytes.
     Read(usize),
     Flush,
     UpdateKey,
@@ -91,7 +91,7 @@ fn call() -> impl Strategy<Value = Call> {
     ]
 }
 
-/// Calls at both ends; each end may close its direction at any time.
+/// Generates calls at both ends. Each end may close its direction at any time.
 fn calls() -> impl Strategy<Value = Vec<(usize, Call)>> {
     let calls = prop::collection::vec((0..2_usize, call()), 0..120);
     (calls, prop::collection::vec((any::<prop::sample::Index>(), 0..2_usize), 0..2)).prop_map(
@@ -104,20 +104,20 @@ fn calls() -> impl Strategy<Value = Vec<(usize, Call)>> {
     )
 }
 
-/// One end, and the model of what it has written.
+/// One end, and the model of its output.
 struct Side {
     end: Box<dyn End>,
     /// Bytes that this end has written and the other has not read.
     unread: VecDeque<u8>,
     written: usize,
-    /// Key updates since it wrote data.
+    /// Number of key updates since this end last wrote data.
     updates: u32,
     is_shut_down: bool,
-    /// It has read the end.
+    /// This end has read the end of the stream.
     has_ended: bool,
 }
 
-/// Most key updates in a row without data: a receiver takes no more than 32.
+/// Maximum number of key updates in a row without data. 12: a receiver accepts at most 32.
 const MAX_UPDATES: u32 = 12;
 
 struct Model([Side; 2]);
@@ -214,7 +214,7 @@ impl Model {
         poll(|cx| Pin::new(&mut self.0[at].end).poll_shutdown(cx)).map(Result::unwrap)
     }
 
-    /// Closes both directions, and reads everything to the end.
+    /// Closes both directions, and reads all bytes up to the end.
     fn finish(mut self) {
         let mut is_shut_down = [false; 2];
         for _ in 0..1_000_000 {
@@ -255,7 +255,7 @@ proptest! {
 }
 
 #[test]
-fn keys_are_updated_by_both_ends_again_and_again() {
+fn both_ends_can_update_their_keys_many_times() {
     for (seed, pair) in (1..).zip([Pair::Channels, Pair::Dialled, Pair::Accepted]) {
         let mut model = Model::new(block_on(pair.connect(seed)));
         for round in 0..400 {
@@ -273,8 +273,8 @@ fn keys_are_updated_by_both_ends_again_and_again() {
 /// The writes of one end of a session, while the other end reads.
 const WRITTEN: [&[u8]; 3] = [b"first", b"second", b"third"];
 
-/// Runs a session with a `fault` in the direction to the reader, which has dialled or not. Returns
-/// what it has read, why it could not read on, and how many bytes were sent to it.
+/// Runs a session with a `fault` in the direction to the reader. `reader_dials` says which end dials. Returns
+/// the bytes that the reader has read, the error that ended its reads, and the number of bytes sent to it.
 fn session(reader_dials: bool, fault: Option<Fault>) -> (Vec<u8>, io::Result<()>, usize) {
     let (reader, writer) = Memory::pair(7);
     let writer = match fault {
@@ -301,7 +301,7 @@ fn session(reader_dials: bool, fault: Option<Fault>) -> (Vec<u8>, io::Result<()>
             channel.update_key();
         }
         channel.shutdown().await?;
-        // Until the reader has gone, as its transport ends then.
+        // Waits until the reader is gone: its transport ends then.
         channel.read(&mut [0; 9]).await
     };
     let mut read = Vec::new();
@@ -312,7 +312,8 @@ fn session(reader_dials: bool, fault: Option<Fault>) -> (Vec<u8>, io::Result<()>
         Ok(())
     };
     let ended = block_on(async {
-        // A changed length has one side wait for ever, which ends here at once: time is paused.
+        // If a length was changed, one side waits for ever. Time is paused, so the timeout ends that wait at
+        // once.
         let hour = Duration::from_secs(3600);
         let (_, ended) = tokio::join!(timeout(hour, write), timeout(hour, reading));
         ended.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
@@ -336,7 +337,7 @@ fn a_stream_that_is_cut_at_any_byte_ends_with_an_error() {
 }
 
 #[test]
-fn a_byte_that_is_changed_is_never_read() {
+fn a_changed_byte_is_never_read() {
     for reader_dials in [true, false] {
         let (.., sent) = session(reader_dials, None);
         let mut unnoticed = Vec::new();
@@ -348,7 +349,8 @@ fn a_byte_that_is_changed_is_never_read() {
                 unnoticed.push(at);
             }
         }
-        // The version of plain records means nothing. tokio-rustls ignores that of others, too.
+        // The version field of unprotected records has no meaning. tokio-rustls also ignores that of
+        // protected ones.
         if cfg!(not(feature = "reference-tls")) {
             assert!(unnoticed.len() <= 4, "{unnoticed:?}");
         }
