@@ -20,7 +20,7 @@ mod watching;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use peerkit_proto::files::{
     Access, Asker, Description, FileName, FileRefusal, PieceList, SharedFile, TicketKey,
@@ -143,7 +143,7 @@ impl Shares {
         self.blocking(move |shares, stop| {
             // The paths are added at once, so that a share can be removed while others are still scanned.
             let paths: Vec<PathBuf> = {
-                let _path_lock = lock(&shares.path_lock);
+                let _changing = lock(&shares.path_lock);
                 let known = shares.store.shares()?;
                 let mut index = write(&shares.index);
                 let paths = known.iter().map(|(path, _)| path.clone()).collect();
@@ -168,11 +168,15 @@ impl Shares {
         self.blocking(move |shares, stop| {
             let paths: Vec<PathBuf> = read(&shares.index).paths().cloned().collect();
             let mut report = shares.rescan(paths, &mut progress, stop)?;
-            // A share that was not there at the start either may come back.
+            // A share that was already missing before this scan may come back, so it is kept.
             report.removed.retain(|(_, before)| before.is_some());
+            let changing = lock(&shares.path_lock);
+            // A share that was added again since its scan is kept as well.
+            report.removed.retain(|(path, _)| read(&shares.index).share(path).is_none());
             for (path, _) in &report.removed {
-                shares.forget(path)?;
+                shares.forget(path, &changing)?;
             }
+            drop(changing);
             shares.prune()?;
             Ok(report)
         })
@@ -186,16 +190,19 @@ impl Shares {
     /// If the node's state can't be written. It is no longer shared in this run.
     pub(crate) async fn remove(&self, hash: &Hash) -> Result<Vec<SharedFile>, ShareError> {
         let hash = *hash;
-        self.blocking(move |shares, _| {
-            let paths = read(&shares.index).paths_with(&hash);
-            let mut gone = Vec::new();
-            for path in &paths {
-                gone.extend(shares.forget(path)?);
-            }
-            shares.prune()?;
-            Ok(gone)
-        })
-        .await
+        self.blocking(move |shares, _| Ok(shares.remove_now(&hash)?)).await
+    }
+
+    fn remove_now(&self, hash: &Hash) -> Result<Vec<SharedFile>, StoreError> {
+        let changing = lock(&self.path_lock);
+        // Listed under the lock: a path that has got other content meanwhile is not removed.
+        let paths = read(&self.index).paths_with(hash);
+        // All of them leave the index, even if the store fails for one.
+        let forgotten: Vec<_> = paths.iter().map(|path| self.forget(path, &changing)).collect();
+        drop(changing);
+        let gone = forgotten.into_iter().filter_map(Result::transpose).collect::<Result<_, _>>()?;
+        self.prune()?;
+        Ok(gone)
     }
 
     /// Removes the share that was added at `path`, and returns it.
@@ -205,7 +212,7 @@ impl Shares {
     pub(crate) async fn remove_path(&self, path: &Path) -> Result<Option<SharedFile>, ShareError> {
         let path = path.to_owned();
         self.blocking(move |shares, _| {
-            let gone = shares.forget(&path)?;
+            let gone = shares.forget(&path, &lock(&shares.path_lock))?;
             shares.prune()?;
             Ok(gone)
         })
@@ -393,11 +400,21 @@ impl Shares {
         let real = resolve(path)?;
         // Watched before the scan: a change during the scan is then noticed, and leads to another scan.
         self.start_watching(&real);
-        let scanned = Scanner { store: &self.store, progress, stop }.scan(real.clone());
-        let scanned = scanned.inspect_err(|_| self.stop_watching(&real))?;
+        let added = self.scan_and_insert(&real, options, progress, stop);
+        added.inspect_err(|_| self.stop_watching(&real))
+    }
+
+    fn scan_and_insert(
+        &self,
+        path: &Path,
+        options: ShareOptions,
+        progress: &mut dyn FnMut(HashProgress),
+        stop: &CancellationToken,
+    ) -> Result<Added, ShareError> {
+        let scanned = Scanner { store: &self.store, progress, stop }.scan(path.to_owned())?;
         let mut share = scanned.share;
         // Taken only now: the scan may take minutes, and other shares can be changed meanwhile.
-        let _path_lock = lock(&self.path_lock);
+        let _changing = lock(&self.path_lock);
         let before = read(&self.index).terms(&share.path).map(|terms| terms.access.clone());
         let again = self.tickets.as_ref().map(|tickets| tickets.secret_of(&share.shared.hash));
         let Terms { access, remember } = options.terms(before.as_ref(), again)?;
@@ -424,19 +441,27 @@ impl Shares {
     ) -> Result<Refreshed, ShareError> {
         let mut report = Refreshed::default();
         for path in paths {
+            let before = read(&self.index).share(&path).cloned();
             match self.rescan_path(&path, &mut report, progress, stop) {
                 Ok(()) => {}
                 // These say nothing about the path, so it stays shared.
                 Err(error @ (ShareError::Store(_) | ShareError::Stopped)) => return Err(error),
                 Err(error) => {
-                    tracing::debug!(%error, "no longer shared");
-                    let share = read(&self.index).share(&path).cloned();
-                    let before = share.as_ref().map(|share| share.shared.clone());
+                    let _changing = lock(&self.path_lock);
                     let mut index = write(&self.index);
+                    let now = index.share(&path);
+                    // The path was removed or added again during the scan, which says nothing about it then.
+                    if index.terms(&path).is_none()
+                        || now.map(Arc::as_ptr) != before.as_ref().map(Arc::as_ptr)
+                    {
+                        drop(index);
+                        self.stop_watching(&path);
+                        continue;
+                    }
+                    tracing::debug!(%error, "no longer shared");
                     index.withdraw(&path);
-                    share.iter().for_each(|share| index.retire(share));
-                    drop(index);
-                    report.removed.push((path, before));
+                    before.iter().for_each(|share| index.retire(share));
+                    report.removed.push((path, before.map(|share| share.shared.clone())));
                 }
             }
         }
@@ -460,7 +485,7 @@ impl Shares {
         }
         let scanned = Scanner { store: &self.store, progress, stop }.scan(real)?;
         let mut share = scanned.share;
-        let _path_lock = lock(&self.path_lock);
+        let _changing = lock(&self.path_lock);
         let Some(terms) = read(&self.index).terms(path).cloned() else {
             // The path was removed meanwhile.
             self.stop_watching(path);
@@ -503,9 +528,13 @@ impl Shares {
         }
     }
 
-    /// Removes the share at `path` from the index and the store, and returns it.
-    fn forget(&self, path: &Path) -> Result<Option<SharedFile>, StoreError> {
-        let _path_lock = lock(&self.path_lock);
+    /// Removes the share at `path` from the index and the store, and returns it. The caller holds
+    /// `path_lock`.
+    fn forget(
+        &self,
+        path: &Path,
+        _changing: &MutexGuard<'_, ()>,
+    ) -> Result<Option<SharedFile>, StoreError> {
         // The index comes first: the files must not be served any more even if the store can't be written.
         let gone = write(&self.index).remove(path);
         self.stop_watching(path);

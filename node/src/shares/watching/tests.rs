@@ -8,7 +8,7 @@ use peerkit_proto::id::{Hash, NodeId};
 use tempfile::TempDir;
 
 use crate::lock::{lock, read};
-use crate::shares::{Audience, ShareOptions};
+use crate::shares::{Audience, ShareError, ShareOptions};
 use crate::store::Store;
 
 fn anyone() -> Asker<'static> {
@@ -159,6 +159,28 @@ async fn a_removed_file_is_not_served_until_it_is_back() {
     write(&away, b"renamed over");
     fs::rename(&away, &file).unwrap();
     until("what took the file's place", || serves(&shares, b"renamed over")).await;
+}
+
+#[tokio::test]
+async fn a_share_that_the_store_refuses_is_not_watched() {
+    let ((_dir, folder), (_state, state)) = (folder(), folder());
+    let store = Store::open(Some(&state)).unwrap();
+    let shares = Shares::new(store.clone()).watched();
+    let path = folder.join("file");
+    write(&path, b"file");
+    let an_hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+    fs::File::options().write(true).open(&path).unwrap().set_modified(an_hour_ago).unwrap();
+    shares.add(&folder, |_| ()).await.unwrap();
+    // The hash of the file is known by now, so the scan of the file alone reads the store only before it
+    // reports progress. Without its file the store refuses every call.
+    let end_store = move |_| {
+        store.finish();
+        let _ = fs::remove_file(state.join("state.redb"));
+    };
+    let refused = shares.add(&path, end_store).await.unwrap_err();
+    assert!(matches!(refused, ShareError::Store(_)), "{refused:?}");
+    let watching = Arc::clone(shares.watching.as_ref().unwrap());
+    assert_eq!(lock(&watching.changes.noted).shares, BTreeSet::from([folder]));
 }
 
 #[tokio::test]

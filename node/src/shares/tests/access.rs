@@ -1,0 +1,108 @@
+//! Each node finds and fetches only what it may have.
+
+use super::*;
+
+/// The secret that a hash takes, if any; the outer `None` if it is not shared.
+fn secret_of(shares: &Shares, hash: &Hash) -> Option<Option<Secret>> {
+    Some(match shares.access(hash)? {
+        Access::Ticket(secret) => Some(secret),
+        _ => None,
+    })
+}
+
+/// Checks that every look-up of a hash by `asker` gives the same result, and returns it.
+fn sees(shares: &Shares, hash: &Hash, asker: &Asker<'_>) -> Option<AccessKind> {
+    let described = shares.describe(hash, asker);
+    assert_eq!(shares.contains(hash, asker), described.is_some());
+    match shares.open(hash, asker) {
+        Ok(_) => assert!(described.is_some()),
+        Err(refusal) => assert_eq!((refusal, described.clone()), (FileRefusal::NotFound, None)),
+    }
+    described.map(|described| described.access)
+}
+
+#[tokio::test]
+async fn each_sees_what_it_may_have() {
+    let (dir, shares) = (folder(), shares());
+    let path = dir.path().join("top/private.txt");
+    write(&path, b"private");
+    let hash = Hash::of(b"private");
+    let to_two = for_nodes(vec![node(2)]);
+    let share = |options: ShareOptions| shares.add_with(dir.path().join("top"), options, |_| ());
+    let added = share(to_two.clone()).await.unwrap();
+    assert_eq!(added.access, Access::Nodes(vec![node(2)]));
+    for hash in [hash, added.shared.hash] {
+        assert_eq!(sees(&shares, &hash, &asker(2)), Some(AccessKind::Nodes));
+        assert_eq!(sees(&shares, &hash, &asker(3)), None);
+        assert_eq!(shares.describe_for_query(&hash, None), None);
+    }
+    assert_eq!(names(&shares.search("", 9, Some(&asker(2)))), ["top", "private.txt"]);
+    assert!(shares.search("", 9, Some(&asker(3))).is_empty());
+    assert!(shares.search("", 9, None).is_empty());
+    assert_eq!(secret_of(&shares, &hash), Some(None));
+
+    // Others from now on, without anything but that having changed.
+    let added = share(with_ticket()).await.unwrap();
+    let Access::Ticket(secret) = added.access else { panic!("{:?}", added.access) };
+    assert_eq!(secret_of(&shares, &hash), Some(Some(secret)));
+    assert_eq!(sees(&shares, &hash, &asker(2)), None);
+    let proof = secret.prove(&[7; 32], node(5));
+    let shown = Asker { proof: Some(&proof), ..asker(5) };
+    assert_eq!(sees(&shares, &hash, &shown), Some(AccessKind::Ticket));
+    assert_eq!(sees(&shares, &hash, &Asker { id: node(6), ..shown }), None);
+    assert!(shares.search("", 9, Some(&asker(5))).is_empty());
+    let again = share(with_ticket()).await.unwrap();
+    assert_eq!(again.access, Access::Ticket(secret), "tickets that were given out stay good");
+
+    // The same content is also shared openly: nodes without access to the one copy get the other.
+    write(&dir.path().join("open.txt"), b"private");
+    let open = add(&shares, &dir.path().join("open.txt")).await;
+    assert_eq!(sees(&shares, &hash, &anyone()), Some(AccessKind::Open));
+    assert_eq!(sees(&shares, &hash, &shown), Some(AccessKind::Open));
+    assert_eq!(shares.describe(&hash, &shown).unwrap().name.as_str(), "open.txt");
+    assert_eq!(secret_of(&shares, &hash), Some(None));
+    assert_eq!(sees(&shares, &added.shared.hash, &anyone()), None);
+    shares.remove(&open.shared.hash).await.unwrap();
+    assert_eq!(sees(&shares, &hash, &anyone()), None);
+
+    // OpenContent that only others may have is no reason to say that the open copy was changed.
+    share(ShareOptions::default()).await.unwrap();
+    assert_eq!(sees(&shares, &hash, &anyone()), Some(AccessKind::Open));
+    let fresh = share(with_ticket()).await.unwrap();
+    assert_ne!(fresh.access, Access::Ticket(secret), "earlier tickets are void");
+}
+
+#[tokio::test]
+async fn the_access_list_outlives_a_restart_and_a_change() {
+    let (dir, state) = (folder(), folder());
+    let paths = ["named", "ticket", "forgotten", "open"].map(|name| dir.path().join(name));
+    for path in &paths {
+        write(path, path.to_str().unwrap().as_bytes());
+    }
+    let options = [for_nodes(vec![node(2)]), with_ticket(), forgotten(), ShareOptions::default()];
+    let mut shared = Vec::new();
+    {
+        let shares = Shares::new(Store::open(Some(state.path())).unwrap());
+        for (path, options) in paths.iter().zip(options) {
+            shared.push(shares.add_with(path, options, |_| ()).await.unwrap());
+        }
+        write(&paths[0], b"changed");
+        let report = shares.refresh(|_| ()).await.unwrap();
+        assert_eq!(report.changed.len(), 1);
+        assert_eq!(sees(&shares, &Hash::of(b"changed"), &anyone()), None);
+        assert_eq!(sees(&shares, &Hash::of(b"changed"), &asker(2)), Some(AccessKind::Nodes));
+        // No longer remembered from here on.
+        let options = forgotten();
+        shares.add_with(&paths[3], options, |_| ()).await.unwrap();
+        assert_eq!(shares.list().len(), 4);
+        let _ = shares.remove(&Hash::of(b"none")).await.unwrap();
+        assert_eq!(sees(&shares, &shared[2].shared.hash, &anyone()), Some(AccessKind::Open));
+    }
+    let shares = Shares::new(Store::open(Some(state.path())).unwrap());
+    shares.restore(|_| ()).await.unwrap();
+    assert_eq!(names(&shares.list()), ["named", "ticket"]);
+    assert_eq!(sees(&shares, &Hash::of(b"changed"), &anyone()), None);
+    assert_eq!(sees(&shares, &Hash::of(b"changed"), &asker(2)), Some(AccessKind::Nodes));
+    let Access::Ticket(secret) = shared[1].access else { panic!() };
+    assert_eq!(secret_of(&shares, &shared[1].shared.hash), Some(Some(secret)));
+}
