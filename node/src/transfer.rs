@@ -1,5 +1,5 @@
-//! Transfers of files and folders: [`fetch`] gets content from other nodes, [`serve`] sends what this node
-//! shares, and what it is still fetching ([`partial`]). Both speak the protocol of
+//! Transfers of files and folders: [`fetch`] gets content from other nodes, [`serve`] sends this node's
+//! shares, and the pieces that its downloads have so far ([`partial`]). Both speak the protocol of
 //! [`peerkit_proto::files::wire`].
 
 mod fetch;
@@ -20,8 +20,8 @@ pub(crate) use peerkit_proto::files::fetch::STALL;
 pub(crate) use serve::{FileServer, UploadNews, Uploads};
 pub use serve::{UploadStatus, UploadTotals};
 
-/// Longest time for one piece. 300 s: 3.5 kB/s, and a slower fetch would hardly end.
+/// Maximum time for receiving one piece. 300 s: a source that needs longer sends less than 3.5 kB/s.
 pub(crate) const PIECE_TIME: Duration = Duration::from_secs(300);
 
-/// Longest time that a stream stays open without a request. 120 s: four times [`STALL`].
+/// Maximum time for which a stream stays open without a request. 120 s: four times [`STALL`].
 pub(crate) const IDLE: Duration = Duration::from_secs(120);

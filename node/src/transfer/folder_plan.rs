@@ -13,19 +13,19 @@ use peerkit_proto::files::{
 };
 use peerkit_proto::id::Hash;
 
-/// A folder's manifest, the piece lists of the larger files in it, and the path of each entry on the disk.
-/// Clones share them.
+/// A folder's manifest, the piece lists of its files with several pieces, and the path of each entry on the
+/// disk. Clones share them.
 #[derive(Debug, Clone)]
 pub(super) struct FolderPlan {
     manifest: Arc<Manifest>,
     names: Arc<DiskNames>,
-    /// The places of the files among the entries, and the lists of those with several pieces.
+    /// For each file its index among the entries, and its piece list if it has several pieces.
     files: Arc<[(usize, Option<Arc<PieceList>>)]>,
 }
 
 impl FolderPlan {
-    /// Plans to write a folder under `rules`. `lists` has one list for each file, in order, or `None` if the
-    /// file has at most one piece.
+    /// Plans a folder whose names on the disk follow `rules`. `lists` has one item for each file, in order:
+    /// its piece list, or `None` if the file has at most one piece.
     pub(super) fn new(
         manifest: Manifest,
         lists: Vec<Option<Arc<PieceList>>>,
@@ -38,9 +38,9 @@ impl FolderPlan {
         Self { manifest: Arc::new(manifest), names, files }
     }
 
-    /// Leaves out the entries whose names the disk with the folder `at` refuses. That is found out by trying to
-    /// create them in `at`: which names a disk refuses depends on its file system, and no system call
-    /// returns that.
+    /// Leaves out the entries whose names the disk refuses. This depends on its file system, and no system
+    /// call returns it. So such names are tried: folders with these names are created in `at`, and removed
+    /// again.
     pub(super) fn try_names(&mut self, at: &Path, rules: &DiskRules) {
         let mut tried = BTreeSet::new();
         let mut refused = BTreeSet::new();
@@ -94,7 +94,7 @@ impl FolderPlan {
         Some((self.names.path(&self.manifest, *at)?, entry.mode()))
     }
 
-    /// Returns the lists of its larger files, by their hashes.
+    /// Returns the piece lists of the files with several pieces, each with the hash of its file.
     pub(super) fn lists(&self) -> impl Iterator<Item = (Hash, Arc<PieceList>)> {
         self.files.iter().filter_map(|(at, list)| match self.manifest.entries().get(*at) {
             Some(ManifestEntry::File { hash, .. }) => Some((*hash, list.clone()?)),
@@ -105,7 +105,7 @@ impl FolderPlan {
     /// Checks a piece against the list of its file.
     ///
     /// # Errors
-    /// If these are not its bytes, or there is no such piece.
+    /// If the bytes are not those of the piece, or there is no such piece.
     pub(super) fn verify(&self, place: &PiecePosition, bytes: &[u8]) -> Result<(), PieceError> {
         let file = self.files.get(place.file);
         let entry = file.and_then(|(at, _)| self.manifest.entries().get(*at));
@@ -118,27 +118,35 @@ impl FolderPlan {
         }
     }
 
-    /// Returns whether the folder at `path` has the same names and sizes, and nothing else in it.
+    /// Returns whether the folder at `path` has exactly the planned entries, with the same names, kinds and
+    /// sizes. The content of the files is not compared.
     pub(super) fn is_like(&self, path: &Path) -> io::Result<bool> {
         let mut found = 0;
-        Ok(self.fits(path, None, &mut found)? && found == self.entries().count())
+        Ok(self.has_only_planned(path, None, &mut found)? && found == self.entries().count())
     }
 
-    fn fits(&self, at: &Path, within: Option<&RelPath>, found: &mut usize) -> io::Result<bool> {
+    /// Returns whether every entry of the folder at `at` is planned, and adds the number of entries to `found`.
+    /// `within` is the path of `at` in the fetched folder.
+    fn has_only_planned(
+        &self,
+        at: &Path,
+        within: Option<&RelPath>,
+        found: &mut usize,
+    ) -> io::Result<bool> {
         for there in fs::read_dir(at)? {
             let there = there?;
             let path = there.path();
-            // A symbolic link fits nothing: the metadata of a directory entry is that of the link itself.
-            let fits = match (self.find(&path, within), there.metadata()?) {
+            // A symbolic link never matches: the metadata of a directory entry is that of the link itself.
+            let is_planned = match (self.find(&path, within), there.metadata()?) {
                 (Some((ManifestEntry::Folder { .. }, rel)), is) if is.is_dir() => {
-                    self.fits(&path, Some(&rel), found)?
+                    self.has_only_planned(&path, Some(&rel), found)?
                 }
                 (Some((ManifestEntry::File { size, .. }, _)), is) => {
                     is.is_file() && is.len() == *size
                 }
                 _ => false,
             };
-            if !fits {
+            if !is_planned {
                 return Ok(false);
             }
             *found += 1;
@@ -146,8 +154,8 @@ impl FolderPlan {
         Ok(true)
     }
 
-    /// Removes from the folder at `at` everything that is not in the plan. `within` is its path in the fetched
-    /// folder, or `None` for the fetched folder itself.
+    /// Removes from the folder at `at` everything that is not in the plan. `within` is the path of `at` in
+    /// the fetched folder, or `None` for the fetched folder itself.
     pub(super) fn sweep(&self, at: &Path, within: Option<&RelPath>) -> io::Result<()> {
         for found in fs::read_dir(at)? {
             let found = found?;
@@ -166,7 +174,8 @@ impl FolderPlan {
         Ok(())
     }
 
-    /// Finds the entry that is at `path`, in the folder `within`, and its path in the fetched folder.
+    /// Returns the entry that is planned at `path` in the folder `within`, and its path in the fetched
+    /// folder.
     fn find(&self, path: &Path, within: Option<&RelPath>) -> Option<(&ManifestEntry, RelPath)> {
         let name = FileName::of_path(path).ok()?;
         let rel = match within {
@@ -228,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_like_it_with_all_of_it_and_nothing_else() {
+    fn a_folder_matches_its_plan_only_with_the_same_names_and_sizes() {
         let path = |text: &str| RelPath::new(text).unwrap();
         let file = |text: &str| {
             let (path, hash) = (path(text), Hash::of(b"abc"));
@@ -243,14 +252,14 @@ mod tests {
         let is_like = || plan.is_like(folder.path()).unwrap();
         fs::create_dir(at("in")).unwrap();
         fs::write(at("b"), "abc").unwrap();
-        assert!(!is_like(), "something is missing");
+        assert!(!is_like(), "a file is missing");
         fs::write(at("in/a"), "xyz").unwrap();
-        assert!(is_like(), "what is in the files is not looked at");
+        assert!(is_like(), "the content of files is not compared");
         fs::write(at("in/a"), "longer").unwrap();
-        assert!(!is_like(), "another size");
+        assert!(!is_like(), "a file has another size");
         fs::write(at("in/a"), "abc").unwrap();
         fs::write(at("in/more"), "").unwrap();
-        assert!(!is_like(), "something else");
+        assert!(!is_like(), "an entry that is not planned");
         plan.sweep(folder.path(), None).unwrap();
         assert!(is_like());
         fs::remove_file(at("b")).unwrap();

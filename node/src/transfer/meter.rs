@@ -5,7 +5,7 @@ use std::time::Duration;
 use peerkit_proto::files::PIECE;
 use tokio::time::Instant;
 
-/// Shortest time over which the rate is measured.
+/// Minimum time over which the rate is measured.
 const WINDOW: Duration = Duration::from_millis(500);
 
 /// Counts the bytes of a transfer, and measures their rate.
@@ -29,7 +29,7 @@ impl TransferMeter {
         self.done
     }
 
-    /// Returns the number of bytes in all.
+    /// Returns the total number of bytes of the transfer.
     pub(super) fn total(&self) -> u64 {
         self.total
     }
@@ -51,7 +51,7 @@ impl TransferMeter {
         self.measure();
     }
 
-    /// Lowers the rate if nothing has come for a while.
+    /// Updates the rate between two calls of [`add`](Self::add): it falls while no bytes come.
     pub(super) fn fade(&mut self) {
         if self.counted > 0 {
             self.measure();
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_rate_fades_if_nothing_comes() {
+    async fn the_rate_falls_while_no_bytes_come() {
         let mut meter = TransferMeter::new();
         meter.start(0, 100 * PIECE);
         let pass = |millis| tokio::time::advance(Duration::from_millis(millis));
@@ -94,7 +94,7 @@ mod tests {
             meter.fade();
         }
         assert_eq!(meter.rate, 4 * PIECE);
-        // A piece takes ten seconds. The rate does not fall below that.
+        // Now each piece takes ten seconds. The rate does not fall below that speed.
         for _ in 0..8 {
             for _ in 0..10 {
                 pass(1000).await;

@@ -1,8 +1,8 @@
-//! Content that is being fetched, and is served to others as far as it is there.
+//! Downloads under way, whose pieces are served to other nodes as soon as they are written.
 //!
 //! A download enters a [`Partial`] in [`Partials`], [adds](Partial::add) the pieces that it has written, and
-//! serves it until the [`PartialGuard`] is dropped. If the finished content is to be shared, it should be
-//! shared before that: then followers learn that all of it is there.
+//! keeps it served until the [`PartialGuard`] is dropped. If the finished content is to be shared, it should
+//! be shared before the guard is dropped. Followers then learn that this node has all of it.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -23,7 +23,7 @@ use super::folder_plan::FolderPlan;
 use crate::disk::read_exact_at;
 use crate::lock::lock;
 
-/// The downloads of a node that others are served from. Clones share them.
+/// The downloads of a node whose pieces are served to other nodes. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Partials(Arc<Mutex<HashMap<Hash, Vec<Arc<Partial>>>>>);
 
@@ -34,7 +34,7 @@ pub(crate) struct PartialGuard {
     partial: Arc<Partial>,
 }
 
-/// Content that is being fetched.
+/// A download whose pieces are served to other nodes.
 #[derive(Debug)]
 pub(crate) struct Partial {
     pub(crate) hash: Hash,
@@ -46,13 +46,13 @@ pub(crate) struct Partial {
     pub(crate) layout: Arc<Layout>,
     held: Mutex<HeldPieces>,
     content: PartialContent,
-    /// The content's own list, and those of the larger files in a folder.
+    /// The piece list of the content, and those of a folder's files with several pieces, by their hashes.
     lists: HashMap<Hash, Arc<PieceList>>,
-    /// Changes whenever pieces are added, and at the end.
+    /// Notified whenever pieces are added, and when the download is no longer served.
     changes: watch::Sender<()>,
-    /// Users may change the files by now, so pieces are verified when they are read.
-    is_verified: AtomicBool,
-    /// It is no longer served.
+    /// If true, users may have changed the files, so each piece is verified when it is read.
+    verifies_reads: AtomicBool,
+    /// If true, it is no longer served.
     has_ended: AtomicBool,
 }
 
@@ -92,8 +92,8 @@ impl Partials {
         fetches.find(|partial| partial.access.allows(asker)).cloned()
     }
 
-    /// Returns a download of `hash` that has pieces, as a query finds it. If the asker is not known, the
-    /// download has to be open to all nodes.
+    /// Returns a download of `hash` that has pieces, as the result of a query. Without an asker, only
+    /// downloads that are open to all nodes count.
     pub(crate) fn found(&self, hash: &Hash, asker: Option<&Asker<'_>>) -> Option<SharedFile> {
         let may_have = |partial: &Partial| match asker {
             Some(asker) => partial.access.allows(asker),
@@ -102,15 +102,15 @@ impl Partials {
         let partials = lock(&self.0);
         let mut fetches = partials.get(hash)?.iter().filter(|partial| may_have(partial));
         let found = fetches.find(|partial| !lock(&partial.held).pieces.is_empty()).cloned()?;
-        // Summing up the sizes of a million files would hold up every other stream.
+        // Adding up the sizes of a million files under the lock would hold up every other stream.
         drop(partials);
         let Description { kind, name, .. } = found.description.clone();
         let sizes = (0..found.layout.files()).filter_map(|file| found.layout.size(file));
         Some(SharedFile { hash: *hash, name, size: sizes.sum(), kind })
     }
 
-    /// Returns the piece list of `hash`, which is a download or a file in a folder that is downloaded, if
-    /// `asker` may fetch it.
+    /// Returns the piece list of `hash` if `asker` may fetch it. `hash` is that of a download, or of a file
+    /// in a folder that is being downloaded.
     pub(crate) fn list(&self, hash: &Hash, asker: &Asker<'_>) -> Option<Arc<PieceList>> {
         let partials = lock(&self.0);
         // All downloads are searched, as the hash may be that of a file inside a folder.
@@ -136,21 +136,23 @@ impl Drop for PartialGuard {
             }
         }
         drop(partials);
-        // After it is out of the table: a follower that wakes now finds the share in its place, if any.
+        // Notified once it is out of the table: a follower that wakes then finds the share of the finished
+        // content, if there is one.
         self.partial.has_ended.store(true, Ordering::Release);
         self.partial.changes.send_replace(());
     }
 }
 
 impl PartialContent {
-    /// Serves the files of a folder at `path`. Encodes and hashes the manifest, which takes long for a
-    /// large one.
+    /// Returns the content of a folder whose files are at `path`. Encodes the manifest, which takes long for
+    /// a large folder.
     pub(super) fn folder(path: PathBuf, plan: FolderPlan) -> Self {
         let manifest = Bytes::from(plan.manifest().encode());
         Self::Folder { path: Mutex::new(path), plan, manifest }
     }
 
-    /// Returns the list of the content itself, which has this hash, and those of the larger files in a folder.
+    /// Returns the piece list of the content, which has this hash, and those of a folder's files with several
+    /// pieces. Hashes a folder's manifest.
     fn lists(&self, hash: Hash) -> HashMap<Hash, Arc<PieceList>> {
         match self {
             Self::File(_, list) => HashMap::from([(hash, Arc::clone(list))]),
@@ -163,8 +165,8 @@ impl PartialContent {
 }
 
 impl Partial {
-    /// Returns a download that has no pieces yet. The size in `description` is that of the bytes that `hash`
-    /// is the hash of: of a folder, its manifest.
+    /// Returns a download that has no pieces yet. For a folder, `hash` and the size in `description` are
+    /// those of its manifest.
     ///
     /// # Errors
     /// If it has more pieces than a [`PieceSet`] can hold.
@@ -178,7 +180,7 @@ impl Partial {
         let pieces = PieceSet::of_count(layout.count())?;
         Ok(Self {
             hash,
-            // The source that described it may have had all of it.
+            // The source that described it may have all of it, which this node has not.
             description: Description { whole: false, ..description },
             access,
             layout,
@@ -186,12 +188,12 @@ impl Partial {
             lists: content.lists(hash),
             content,
             changes: watch::Sender::new(()),
-            is_verified: AtomicBool::new(false),
+            verifies_reads: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
         })
     }
 
-    /// Reads the files of the folder at `path` from now on.
+    /// Notes that a folder was moved to `path`. Its files are read from there afterwards.
     pub(super) fn moved(&self, path: PathBuf) {
         if let PartialContent::Folder { path: at, .. } = &self.content {
             *lock(at) = path;
@@ -212,10 +214,10 @@ impl Partial {
         }
     }
 
-    /// Verifies each piece before it is served from now on. The content has its name by now, so users may
-    /// change it.
+    /// Has each piece verified before it is served. Called once the content has its final name, because users
+    /// may change it then.
     pub(super) fn verify_from_now_on(&self) {
-        self.is_verified.store(true, Ordering::Release);
+        self.verifies_reads.store(true, Ordering::Release);
     }
 
     /// Returns whether these are the bytes of the piece at `place`.
@@ -226,20 +228,22 @@ impl Partial {
         }
     }
 
-    /// Returns the pieces that are there, and the position in [`added`](Self::added) of the next ones.
+    /// Returns the pieces that are held, and the position from which on [`added`](Self::added) has later
+    /// ones.
     pub(super) fn held(&self) -> (PieceSet, usize) {
         let held = lock(&self.held);
         (held.pieces.clone(), held.added.len())
     }
 
-    /// Returns the pieces that were added since position `from`, in the order in which they came, and the
-    /// position of the next ones.
+    /// Returns the pieces that were added since position `from`, in the order in which they were added, and
+    /// the position from which on there will be later ones.
     pub(super) fn added(&self, from: usize) -> (Vec<Range<u64>>, usize) {
         let held = lock(&self.held);
         (held.added.get(from..).unwrap_or_default().to_vec(), held.added.len())
     }
 
-    /// Returns a receiver that changes whenever pieces are added, and at the end.
+    /// Returns a receiver that is notified whenever pieces are added, and when the download is no longer
+    /// served.
     pub(super) fn updates(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
@@ -268,7 +272,7 @@ impl Partial {
 #[derive(Debug)]
 pub(super) struct OpenPartial {
     partial: Arc<Partial>,
-    /// The file of the folder that was read last. Most often it is read next too.
+    /// The file of a folder that was read last, which is usually read next.
     last: Option<(usize, Arc<File>)>,
 }
 
@@ -298,8 +302,8 @@ impl OpenPartial {
             tracing::debug!(hash = %self.partial.hash, piece, %error, "a held piece can't be read");
             FileRefusal::NotFound
         })?;
-        let is_verified = self.partial.is_verified.load(Ordering::Acquire);
-        if is_verified && !self.partial.is_good(&place, out) {
+        let verifies_reads = self.partial.verifies_reads.load(Ordering::Acquire);
+        if verifies_reads && !self.partial.is_good(&place, out) {
             return Err(FileRefusal::Changed);
         }
         Ok(())

@@ -1,9 +1,10 @@
 //! The server of the files protocol: answers the requests on a stream.
 //!
-//! Each stream has one task. While it waits for the disk, its turn or the peer, it reads further requests
-//! ([`request_stream`]), which wait in a queue ([`request_queue`]). Each is answered from shares or downloads
-//! under way ([`piece_reader`]), in batches of a large piece or many small ones. The next batch is read while
-//! one is written. Between batches the follower gets updates ([`following`]).
+//! Each stream has one task. While the task waits for the disk, for a permit to write or for the peer, it
+//! reads further requests ([`request_stream`]) into a queue ([`request_queue`]). It answers them from shares
+//! or from downloads under way ([`piece_reader`]), in batches of one large piece or many small ones. The next
+//! batch is read while one is written. A peer that follows the content gets updates between two batches
+//! ([`following`]).
 
 mod followers;
 mod following;
@@ -42,12 +43,12 @@ use crate::tls::Session;
 pub(crate) use uploads::{UploadNews, Uploads};
 pub use uploads::{UploadStatus, UploadTotals};
 
-/// Streams that write pieces at once. The others wait at most 100 ms for each stream before them. 8: a few
-/// streams fill any line, and more would all be slow together.
+/// Maximum number of streams that write pieces at the same time. Other streams wait at most 100 ms for each
+/// stream ahead of them. 8: a few streams fill any line, and more would only slow each other down.
 const MAX_WRITERS: usize = 8;
 
-/// Interval at which a requester that is held back gets an answer, so that it does not take this node for gone.
-/// 10 s: a third of [`STALL`](super::STALL), after which it would hang up.
+/// Interval at which a requester that is held back gets an answer without a piece, so that it does not hang
+/// up. 10 s: a third of [`STALL`](super::STALL), the time after which it would.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
 /// The server of a node's files. Clones share it.
@@ -89,7 +90,7 @@ impl FileServer {
 /// Answers the requests that `id` makes on `stream`, in the TLS session of `binding`, until the peer ends the
 /// stream.
 ///
-/// Two batches are in memory at once: one on its way, the next being read from disk.
+/// Two batches are in memory at the same time: one is being sent, and the next is being read from disk.
 ///
 /// # Errors
 /// If the stream breaks; if nothing is requested and no updates are sent for [`IDLE`](super::IDLE); if the peer
@@ -129,27 +130,28 @@ struct StreamServer<S> {
     rates: Arc<PeerRates>,
     /// `None` while it reads on a blocking thread.
     reader: Option<PieceReader>,
-    /// Pieces that were requested and have not been read.
+    /// The request for pieces that is being answered, if some have not been read.
     run: Option<PieceRun>,
     following: Following,
-    /// Buffers that are used again.
+    /// Free buffers for later answers.
     spare_buffers: Vec<AnswerBuffer>,
-    /// The beginning of a piece was sent. Nothing else may be sent before the rest of it.
+    /// If true, only the beginning of a piece was sent. The rest of it has to come next.
     is_mid_piece: bool,
     /// The content that is being sent.
     upload: Option<UploadGuard>,
-    /// The requester has said that it has received everything.
+    /// If true, the requester has said that it has received everything.
     is_complete: bool,
 }
 
 /// The next answer.
 enum NextAnswer {
-    /// Answered when its turn comes.
+    /// A request that is answered without the disk.
     Request(Request),
     Refused(FileRefusal),
-    /// A part of a piece that was in memory.
+    /// A part of a piece, which was in memory and is read.
     Read(PieceRun, AnswerBuffer),
-    /// An answer that is being read from disk, with the rest of its run if it has pieces.
+    /// An answer that is being read from disk. If it has pieces, it comes with those that are left of their
+    /// run.
     Reading(JoinHandle<(PieceReader, Option<PieceRun>, AnswerBuffer)>),
 }
 
@@ -159,7 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
         self.stream.read_requests().await;
         self.note_completion().await;
         match served {
-            // The requester had no reason to read any further.
+            // A requester that has everything may close the stream without reading the rest.
             Err(_) if self.is_complete => Ok(()),
             served => served,
         }
@@ -215,7 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
         }
     }
 
-    /// Counts the upload of content that the requester says it has received.
+    /// Counts an upload as complete if the requester has said that it has received everything.
     async fn note_completion(&mut self) {
         let Some(Completed { hash, requester, called }) = self.stream.requests.take_complete()
         else {
@@ -227,7 +229,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
         }
     }
 
-    /// Begins the upload that the pieces of `run` are part of. A folder's manifest is no upload.
+    /// Begins the upload that the pieces of `run` are part of, unless it has begun. Sending a folder's
+    /// manifest is no upload.
     fn begin_upload(&mut self, run: &PieceRun) {
         if self.upload.as_ref().is_some_and(|upload| upload.hash() == run.hash) {
             return;
@@ -239,6 +242,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
         }
     }
 
+    /// Reads the next pieces of `run`: from memory if they are there, or else on a blocking thread.
     fn read_pieces(&mut self, mut run: PieceRun) -> NextAnswer {
         let mut buffer = self.empty_buffer();
         if let Some(reader) = &mut self.reader {
@@ -276,7 +280,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
         }))
     }
 
-    /// Writes one answer, or some pieces of it, and begins the next one meanwhile.
+    /// Writes one answer, or some pieces of it. Returns the next answer if it was begun meanwhile.
     async fn answer(&mut self, next: NextAnswer) -> io::Result<Option<NextAnswer>> {
         let reading = match next {
             NextAnswer::Refused(refusal) => {
@@ -307,8 +311,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
         Ok(next)
     }
 
-    /// Writes the pieces that were read. With `ahead`, which is set if reading takes long, it begins the
-    /// next answer meanwhile.
+    /// Writes the pieces that were read. If `ahead` is true, begins the next answer before that, because
+    /// reading takes long.
     async fn answer_pieces(
         &mut self,
         run: PieceRun,
@@ -337,14 +341,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
         Ok(next)
     }
 
-    /// Makes the requester wait for pieces that were sent to other followers already, so that it fetches
-    /// them from those ([`peerkit_proto::files::seeding`] decides for how long). Returns whether it has
+    /// Holds back pieces that were already sent to other followers, so that the requester fetches them from
+    /// those. [`peerkit_proto::files::seeding`] decides for how long. Returns whether the requester has
     /// cancelled the request meanwhile.
     async fn hold_back(&mut self, run: &PieceRun) -> io::Result<bool> {
-        // This counts turns instead of time. On a busy machine each turn takes longer, and so do the other
-        // followers.
+        // Counts steps instead of measuring time: on a busy machine each step takes longer, and so do the
+        // other followers.
         let mut waited = Duration::ZERO;
-        let mut shown = Instant::now();
+        let mut last_answer = Instant::now();
         while let Some(requester) = self.following.follower_to_hold_back(run) {
             if requester.is_wait_over(waited) {
                 break;
@@ -352,10 +356,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
             self.stream.during(tokio::time::sleep(HOLD_BACK_STEP)).await?;
             waited = waited.saturating_add(HOLD_BACK_STEP);
             if self.send_updates().await? {
-                shown = Instant::now();
-            } else if shown.elapsed() >= SIGN_OF_LIFE {
+                last_answer = Instant::now();
+            } else if last_answer.elapsed() >= SIGN_OF_LIFE {
                 self.write(&Answer::Whole.encode()).await?;
-                shown = Instant::now();
+                last_answer = Instant::now();
             }
             self.stream.flush().await?;
             if self.stream.requests.is_cancelled(run.number) {
@@ -388,7 +392,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
         }
     }
 
-    /// Writes pieces when this stream has a permit, no faster than the upload limits allow.
+    /// Waits for a permit to write, and writes pieces no faster than the upload limits allow.
     async fn write_pieces(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         let permit = self.stream.during(Arc::clone(&self.server.writers).acquire_owned()).await?;
         let mut permit = WritePermit::new(permit.map_err(io::Error::other)?);
@@ -407,18 +411,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
         self.stream.write(bytes, None).await
     }
 
-    /// Sends updates to a follower. Returns whether there were any.
+    /// Sends the updates that are due if the peer follows a hash. Returns whether there were any.
     async fn send_updates(&mut self) -> io::Result<bool> {
         let updates = self.following.updates(&self.server, &self.caller);
         self.write(&updates).await?;
         Ok(!updates.is_empty())
     }
 
-    /// Waits for the next request while nothing is to be answered, and sends updates. Returns false at the
-    /// end of the stream.
+    /// Waits for the next request, and sends updates meanwhile. Returns false at the end of the stream.
     async fn wait_for_request(&mut self) -> io::Result<bool> {
         self.stream.flush().await?;
-        // A stream without requests keeps no memory.
+        // A stream that waits for requests keeps no buffers.
         self.spare_buffers.clear();
         let mut since = Instant::now();
         loop {

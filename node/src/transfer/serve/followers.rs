@@ -1,4 +1,4 @@
-//! The followers of each hash, which are named to each other so that they fetch from each other.
+//! The followers of each hash. They are announced to each other, so that they fetch from each other.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,10 +13,11 @@ use tokio::sync::watch;
 
 use crate::lock::lock;
 
-/// Most followers of one hash that are named to others.
+/// Maximum number of followers of one hash that are announced.
 const MAX_OF_HASH: usize = 256;
 
-/// Most followers of all hashes that are named to others. 4096: 13 MiB if each has the longest addresses.
+/// Maximum number of followers of all hashes that are announced. 4096: 13 MiB if each has the longest
+/// addresses.
 const MAX_FOLLOWERS: usize = 4096;
 
 /// The followers of a node. Clones share them.
@@ -26,22 +27,23 @@ pub(super) struct Followers(Arc<Mutex<FollowerTable>>);
 #[derive(Debug, Default)]
 struct FollowerTable {
     swarms: HashMap<Hash, Swarm>,
-    /// Followers in all swarms that are named to others.
+    /// Number of announced followers in all swarms.
     count: usize,
-    /// The number of the follower that came last.
+    /// The number of the follower that was announced last.
     last: u64,
 }
 
 /// The followers of one hash. It exists as long as there is a [`Follower`] of the hash.
 #[derive(Debug, Default)]
 struct Swarm {
-    /// The followers that are named to others.
+    /// The followers that are announced to others.
     announced: Vec<AnnouncedFollower>,
-    /// Changes whenever a follower is added to them.
+    /// Notified whenever a follower is added to `announced`.
     changes: watch::Sender<()>,
     /// Number of [`Follower`]s.
     handles: usize,
-    /// A full seed's observations of them.
+    /// A full seed's record of the pieces that it has sent, and of how long followers take to find them
+    /// elsewhere.
     seeding: Seeding,
 }
 
@@ -52,25 +54,25 @@ struct AnnouncedFollower {
     addresses: Vec<Address>,
 }
 
-/// A stream that follows a hash. It is named to others until this is dropped.
+/// A stream that follows a hash. Its node is announced to other followers until this is dropped.
 #[derive(Debug)]
 pub(super) struct Follower {
     followers: Followers,
     hash: Hash,
     id: NodeId,
-    /// Its number, if it is named to others: it gave addresses, and there was room.
+    /// Its number if it is announced. It is not if it gave no addresses, or there was no room.
     number: Option<u64>,
-    /// Followers up to this number were named to it.
+    /// Followers up to this number were announced to it.
     announced_up_to: u64,
-    /// A full seed's observations of how it fetches from the others.
+    /// A full seed's record of the requests of this follower that were held back.
     requester: Requester,
 }
 
 impl Followers {
-    /// Adds a stream of `id` that follows `hash`. It is named to other followers, with `addresses`. The
-    /// receiver changes whenever there may be others to name to it.
+    /// Adds a stream of `id` that follows `hash`. Announces the node to other followers, with `addresses`.
+    /// The receiver is notified whenever there may be others to announce to it.
     ///
-    /// A node is named once for each hash, with its last addresses.
+    /// A node is announced once for each hash, with its latest addresses.
     pub(super) fn add(
         &self,
         hash: Hash,
@@ -82,12 +84,12 @@ impl Followers {
         let swarm = swarms.entry(hash).or_default();
         swarm.handles += 1;
         let before = swarm.announced.len();
-        // A node that follows on another stream too is named with its latest addresses only.
+        // If the node also follows on another stream, the latest addresses replace the earlier ones.
         swarm.announced.retain(|known| known.id != id);
         *count -= before - swarm.announced.len();
         let mut changes = swarm.changes.subscribe();
         if !swarm.announced.is_empty() {
-            // There are others to name at once.
+            // There are others that can be announced immediately.
             changes.mark_changed();
         }
         let addresses = dialable(addresses);
@@ -108,8 +110,8 @@ impl Followers {
 }
 
 impl Follower {
-    /// Returns the other followers that were not named to it before: at most [`MAX_SOURCES`], at random if
-    /// there are more.
+    /// Returns the other followers that were added since the last call. If there are more than
+    /// [`MAX_SOURCES`], returns that many, drawn at random, and never the rest.
     pub(super) fn new_others(&mut self) -> Vec<(NodeId, Vec<Address>)> {
         let table = lock(&self.followers.0);
         let before = std::mem::replace(&mut self.announced_up_to, table.last);
@@ -120,7 +122,7 @@ impl Follower {
         new.into_iter().take(MAX_SOURCES).map(|new| (new.id, new.addresses.clone())).collect()
     }
 
-    /// Notes that these pieces were sent to it, so that others can fetch them from it.
+    /// Notes that these pieces were sent to this follower. If it is announced, others can fetch them from it.
     pub(super) fn sent(&self, pieces: Range<u64>) {
         let mut table = lock(&self.followers.0);
         let swarm = table.swarms.get_mut(&self.hash).filter(|_| self.number.is_some());
@@ -129,13 +131,14 @@ impl Follower {
         }
     }
 
-    /// Returns whether all of these pieces were sent to followers that are named to others.
+    /// Returns whether all of these pieces were sent to announced followers.
     pub(super) fn were_sent_to_followers(&self, pieces: Range<u64>) -> bool {
         let table = lock(&self.followers.0);
         table.swarms.get(&self.hash).is_some_and(|swarm| swarm.seeding.has_sent(pieces))
     }
 
-    /// Returns whether to serve it now, after it has waited this long for pieces that other followers have.
+    /// Returns whether this follower has waited long enough for pieces that other followers have, so that it
+    /// is served.
     pub(super) fn is_wait_over(&mut self, waited: Duration) -> bool {
         let mut table = lock(&self.followers.0);
         let Some(swarm) = table.swarms.get_mut(&self.hash) else { return true };
@@ -143,7 +146,7 @@ impl Follower {
         swarm.seeding.serves(&mut self.requester, waited, others)
     }
 
-    /// Notes that it has found with other followers what it waited for.
+    /// Notes that this follower has got the pieces elsewhere, after it was held back for this long.
     pub(super) fn found_elsewhere(&mut self, waited: Duration) {
         let mut table = lock(&self.followers.0);
         if let Some(swarm) = table.swarms.get_mut(&self.hash) {
@@ -158,7 +161,7 @@ impl Drop for Follower {
         let FollowerTable { swarms, count, .. } = &mut *table;
         let Some(swarm) = swarms.get_mut(&self.hash) else { return };
         let before = swarm.announced.len();
-        // If another stream of the node has taken its place, that one stays named.
+        // If another stream of the node has replaced it, that stream stays announced.
         swarm.announced.retain(|known| Some(known.number) != self.number);
         *count -= before - swarm.announced.len();
         swarm.handles -= 1;
@@ -169,7 +172,7 @@ impl Drop for Follower {
     }
 }
 
-/// Returns the addresses that can be dialled, without identities: those could be another node's.
+/// Returns the addresses that can be dialled. Removes the identities in them, which could be another node's.
 fn dialable(addresses: Vec<Address>) -> Vec<Address> {
     let is_dialable = |address: &Address| {
         address.port != 0
@@ -179,8 +182,8 @@ fn dialable(addresses: Vec<Address>) -> Vec<Address> {
     addresses.into_iter().filter(is_dialable).map(Address::without_id).collect()
 }
 
-/// Moves as many items to the front, at random, as are named at once. They stay in order if the system has no
-/// random numbers.
+/// Moves [`MAX_SOURCES`] items, drawn at random, to the front. Without random numbers from the system, the
+/// order stays.
 fn shuffle<T>(items: &mut [T]) {
     let mut chance = [0; 8 * MAX_SOURCES];
     if getrandom::fill(&mut chance).is_err() {
@@ -223,11 +226,11 @@ mod tests {
         assert_eq!(bob.new_others(), [(node(1), at("192.0.2.1:1"))]);
         assert_eq!(ann.new_others(), [(node(2), at("192.0.2.2:2"))]);
         assert_eq!((ann.new_others().len(), bob.new_others().len()), (0, 0));
-        // Another stream of a node, from elsewhere, takes the place of the first.
+        // A second stream of a node, with another address, replaces the first.
         let (again, _) = followers.add(hash, node(1), at("192.0.2.9:9"));
         drop(ann);
         assert_eq!(bob.new_others(), [(node(1), at("192.0.2.9:9"))]);
-        // Followers of another hash are not named.
+        // Followers of another hash are not announced.
         let (mut eve, _) = followers.add(Hash::of(b"y"), node(3), at("192.0.2.3:3"));
         assert!(eve.new_others().is_empty() && bob.new_others().is_empty());
         drop((again, bob, eve));
@@ -235,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_lead_nowhere_are_left_out() {
+    fn addresses_that_cannot_be_dialled_are_left_out() {
         let followers = Followers::default();
         let hash = Hash::of(b"x");
         let given = vec!["0.0.0.0:1".parse().unwrap(), "[::]:1".parse().unwrap()];
@@ -249,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_bounds() {
+    fn the_number_of_announced_followers_is_limited() {
         let followers = Followers::default();
         let hash = |n: u16| Hash::of(&(n / 300).to_le_bytes());
         let mut held: Vec<_> =

@@ -19,17 +19,18 @@ use super::followers::Follower;
 use super::piece_reader::{Caller, PieceRun};
 use crate::transfer::partial::Partial;
 
-/// Interval at which added pieces are reported. 20 ms: a follower that waits for a piece hardly notices it.
+/// Minimum time between two reports of added pieces. 20 ms: a follower that waits for a piece hardly notices
+/// it.
 const PIECES_EVERY: Duration = Duration::from_millis(20);
 
-/// Interval at which other followers are named.
+/// Minimum time between two answers that announce other followers.
 const SOURCES_EVERY: Duration = Duration::from_secs(1);
 
-/// Bytes of bits in one answer: 262,144 pieces.
-const MAX_BITS: usize = 32 << 10;
+/// Maximum number of bytes in the bitfield of one answer: 262,144 pieces.
+const MAX_BITFIELD: usize = 32 << 10;
 
-/// Most pieces between two that are reported in one answer. 64: eight bytes of zeros are fewer than another
-/// head.
+/// Maximum distance between two pieces that are reported in one answer. 64: the eight bytes of zeros between
+/// them are fewer than the head of another answer.
 const MAX_GAP: u64 = 64;
 
 /// The hash that a stream follows, if any.
@@ -41,8 +42,10 @@ struct Followed {
     hash: Hash,
     /// If true, the followed pieces are those of a folder's files.
     is_tree: bool,
-    /// The content, as long as this node has not all of it.
+    /// The download of the content, as long as it is not finished.
     growing: Option<GrowingContent>,
+    /// The entry among the followers of the hash, with the updates on the others. `None` if the followers must
+    /// not learn of each other.
     others: Option<(Debounced, Follower)>,
 }
 
@@ -50,7 +53,7 @@ struct Followed {
 struct GrowingContent {
     updates: Debounced,
     partial: Arc<Partial>,
-    /// The position in its [`added`](Partial::added) of the pieces that were not reported yet.
+    /// The position in [`added`](Partial::added) of the first piece that was not reported yet.
     reported: usize,
 }
 
@@ -59,13 +62,13 @@ struct GrowingContent {
 struct Debounced {
     changes: watch::Receiver<()>,
     has_changed: bool,
-    /// The earliest time of the next ones.
+    /// The earliest time at which the next update may be sent.
     next: Instant,
     interval: Duration,
 }
 
 impl Following {
-    /// Follows `hash` in place of what was followed before. Returns the answer.
+    /// Follows `hash` in place of the hash that was followed before. Returns the encoded answer.
     pub(super) fn follow(
         &mut self,
         server: &FileServer,
@@ -73,7 +76,7 @@ impl Following {
         hash: Hash,
         addresses: Vec<Address>,
     ) -> Vec<u8> {
-        // The old registration ends first, so that it does not take the place of the new one.
+        // The old registration ends first, as the table may have no room for both.
         self.0 = None;
         let Some(description) = server.describe(&hash, caller) else {
             return Answer::Refused(server.missing(&hash, caller)).encode();
@@ -87,7 +90,7 @@ impl Following {
                 (Some(GrowingContent { updates, partial, reported }), encode_held(&pieces))
             }
         };
-        // The nodes that it is shared with are not named to each other.
+        // Nodes that content is shared with by name do not learn of each other.
         let others = (description.access != AccessKind::Nodes).then(|| {
             let (follower, updates) = server.followers.add(hash, caller.id, addresses);
             (Debounced::new(updates, SOURCES_EVERY), follower)
@@ -97,22 +100,24 @@ impl Following {
         answer
     }
 
-    /// Notes that the pieces that `run` has just read are sent.
+    /// Notes that the pieces that `run` has just read are sent to this follower.
     pub(super) fn sent(&mut self, run: &PieceRun) {
         if let Some(follower) = self.follower_of(run) {
             follower.sent(run.batch.clone());
         }
     }
 
-    /// Returns the follower if it should wait for the pieces that `run` has just read, because they were
-    /// sent to other followers already. Only a node that has everything holds pieces back: followers turn
-    /// to the nodes that have a part, so those serve them at once.
+    /// Returns this follower if the pieces that `run` has just read should be held back, because they were
+    /// already sent to other followers. Only a node that has all of the content holds pieces back. The
+    /// followers then request these pieces from nodes that are still fetching, so those serve them without a
+    /// delay.
     pub(super) fn follower_to_hold_back(&mut self, run: &PieceRun) -> Option<&mut Follower> {
         let is_whole = self.0.as_ref().is_some_and(|followed| followed.growing.is_none());
         let follower = self.follower_of(run).filter(|_| is_whole)?;
         follower.were_sent_to_followers(run.batch.clone()).then_some(follower)
     }
 
+    /// Returns this follower if the pieces of `run` are those that it follows.
     fn follower_of(&mut self, run: &PieceRun) -> Option<&mut Follower> {
         let followed = self.0.as_mut()?;
         let is_followed = (followed.hash, followed.is_tree) == (run.hash, run.is_tree);
@@ -138,12 +143,12 @@ impl Following {
             && growing.updates.is_due()
         {
             growing.updates.sent();
-            // Read before the pieces, so that none is missed that was added before the end.
+            // Read before the pieces, so that a piece that is added just before the end is not missed.
             let ended = growing.partial.has_ended();
             growing.encode_added(&mut out);
             if ended {
                 followed.growing = None;
-                // The finished download is shared now.
+                // The finished download may be shared by now.
                 if server.shares(&followed.hash, caller) {
                     out.extend(Answer::Whole.encode());
                 }
@@ -199,7 +204,7 @@ impl Debounced {
         self.next = Instant::now() + self.interval;
     }
 
-    /// Drops all updates until now, and lets the next be sent at once.
+    /// Drops all updates until now. The next one may be sent without a delay.
     fn clear(&mut self) {
         self.changes.mark_unchanged();
         self.has_changed = false;
@@ -207,7 +212,8 @@ impl Debounced {
 }
 
 impl GrowingContent {
-    /// Tells the pieces that were added since the last time. One answer has those that are near each other.
+    /// Encodes the pieces that were added since the last call. Pieces that are near each other share an
+    /// answer.
     fn encode_added(&mut self, out: &mut Vec<u8>) {
         let (mut added, reported) = self.partial.added(self.reported);
         self.reported = reported;
@@ -218,7 +224,7 @@ impl GrowingContent {
             let mut bits = vec![1 << (piece % 8)];
             let mut last = piece;
             let near = |next: &u64, last: u64| {
-                let reach = first..first.saturating_add(8 * MAX_BITS as u64);
+                let reach = first..first.saturating_add(8 * MAX_BITFIELD as u64);
                 reach.contains(next) && *next <= last.saturating_add(MAX_GAP)
             };
             while let Some(next) = rest.next_if(|next| near(next, last)) {
@@ -236,11 +242,11 @@ impl GrowingContent {
     }
 }
 
-/// Encodes all pieces that are there, in one answer at least.
+/// Encodes all pieces that are held. Without any, there is still one answer.
 fn encode_held(pieces: &PieceSet) -> Vec<u8> {
     let mut out = Vec::new();
-    for first in (0..pieces.count()).step_by(8 * MAX_BITS) {
-        let bits = pieces.bits(first, MAX_BITS);
+    for first in (0..pieces.count()).step_by(8 * MAX_BITFIELD) {
+        let bits = pieces.bits(first, MAX_BITFIELD);
         if bits.iter().any(|byte| *byte != 0) {
             out.extend(Answer::Held { first, bits: Bytes::from(bits) }.encode());
         }

@@ -1,4 +1,4 @@
-//! Reads what a stream requests: from shares, or else from downloads that are under way.
+//! Reads the pieces and piece lists that a stream requests: from shares, or else from downloads under way.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -15,14 +15,15 @@ use crate::lock::lock;
 use crate::shares::{ChangedShare, OpenShare, OpenTree, values_of};
 use crate::transfer::partial::{OpenPartial, Partial};
 
-/// Bytes of pieces that are read, and written, together: one large piece or many small ones.
+/// Maximum number of bytes of pieces that are read and written together: one large piece or many small ones.
 const BATCH: usize = PIECE as usize;
 
-/// Most pieces that are read together. 256: a disk that seeks for each of them takes 10 ms each.
-const MAX_BATCH: usize = 256;
+/// Maximum number of pieces that are read together. 256: if the disk has to seek for each of them, they take
+/// some 2.5 s.
+const MAX_BATCH_PIECES: usize = 256;
 
-/// Bytes that are read together if they are in memory already. 256 KiB: together with their encrypted form
-/// they stay in a processor's second cache until they are sent.
+/// Maximum number of bytes that are read together if they are in memory already. 256 KiB: the bytes and their
+/// encrypted form stay in a processor's second-level cache until they are sent.
 const CACHED_PART: usize = 256 << 10;
 
 /// The node that requests, and the proof that it has presented.
@@ -34,21 +35,23 @@ pub(super) struct Caller {
     pub(super) proof: Option<Proof>,
 }
 
-/// Pieces that were requested and have not been read yet.
+/// The pieces of one request that have not been read yet.
 #[derive(Debug)]
 pub(super) struct PieceRun {
     /// The number of the request.
     pub(super) number: u64,
     pub(super) hash: Hash,
-    /// If true, they are those of a folder's files.
+    /// If true, they are pieces of a folder's files.
     pub(super) is_tree: bool,
+    /// The next piece to read.
     pub(super) next: u64,
+    /// Number of pieces that are left.
     pub(super) count: u16,
-    /// Bytes of the next piece that were read already. The rest of it goes out before anything else.
+    /// Number of bytes of the next piece that were read already. The rest of it is sent before anything else.
     pub(super) read: usize,
     /// The pieces that were read or begun last.
     pub(super) batch: Range<u64>,
-    /// The bytes that were read last are the rest of a piece whose beginning was sent before.
+    /// If true, the bytes that were read last belong to a piece whose beginning was sent before.
     pub(super) is_rest: bool,
 }
 
@@ -59,12 +62,12 @@ impl PieceRun {
         Self { number, hash, is_tree, next: first, count, read: 0, batch, is_rest: false }
     }
 
-    /// Returns whether it has ended within a piece, because the file was changed.
+    /// Returns whether the run has ended in the middle of a piece, because the file was changed.
     pub(super) fn is_broken(&self) -> bool {
         self.count == 0 && self.read > 0
     }
 
-    /// Notes that this many bytes of the next piece, which has `len`, were read.
+    /// Notes that `bytes` more bytes of the next piece, which has `len` in total, were read.
     fn advance(&mut self, bytes: usize, len: usize) {
         self.read += bytes;
         if self.read >= len {
@@ -75,16 +78,18 @@ impl PieceRun {
     }
 }
 
-/// Reads from the disk for one stream. It moves to a blocking thread for each read that may wait, and back.
+/// Reads from the disk for one stream. It is moved to a blocking thread for each read that may wait for the
+/// disk, and back.
 #[derive(Debug)]
 pub(super) struct PieceReader {
     server: FileServer,
     pub(super) caller: Caller,
-    /// The file or manifest that was read last. Most often the next request is for it too.
+    /// The file or manifest that was read last, which is usually requested next.
     file: Option<(Hash, OpenContent)>,
-    /// The folder that was read last. Its pieces are requested between the lists of its files.
+    /// The folder that was read last. It is kept beside `file`, because requests for its pieces alternate
+    /// with requests for the lists of its files.
     tree: Option<(Hash, OpenContent)>,
-    /// The content that could not be read last because it was changed.
+    /// The last content that was refused because it was changed.
     pub(super) changed: Option<ChangedShare>,
 }
 
@@ -96,7 +101,7 @@ enum OpenContent {
     Partial(OpenPartial),
 }
 
-/// The layouts of the folders that are being served, one for all streams. Clones share them.
+/// The layouts of the folders that are being served. All streams use the same ones. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Layouts(Arc<Mutex<HashMap<Hash, Weak<Layout>>>>);
 
@@ -112,7 +117,7 @@ impl FileServer {
         self.shares.contains(hash, &caller.asker())
     }
 
-    /// Describes what is served to `caller` under `hash`.
+    /// Describes the content that is served to `caller` under `hash`.
     pub(super) fn describe(&self, hash: &Hash, caller: &Caller) -> Option<Description> {
         self.shares
             .describe(hash, &caller.asker())
@@ -124,8 +129,7 @@ impl FileServer {
         self.partials.get(hash, &caller.asker())
     }
 
-    /// Returns the content that `caller` fetches under `hash`, by the name `called` if it is shared
-    /// with `caller` under that.
+    /// Returns the content that `caller` fetches under `hash`. Prefers a share with the name `called`.
     pub(super) fn file(
         &self,
         hash: &Hash,
@@ -145,8 +149,8 @@ impl FileServer {
         }
     }
 
-    /// Returns the content that is not served to `caller` under `hash` because it was changed: in a folder, the
-    /// `file` with this number.
+    /// Returns the content that is not served to `caller` under `hash` because it was changed. If that is a
+    /// folder, `file` is the number of the changed file in it.
     pub(super) fn changed(
         &self,
         hash: &Hash,
@@ -216,7 +220,7 @@ impl OpenContent {
         }
     }
 
-    /// Returns whether it has the pieces that are left of `run`.
+    /// Returns whether it has all pieces that are left of `run`.
     fn has(&self, run: &PieceRun) -> bool {
         let last = run.next.checked_add(u64::from(run.count).saturating_sub(1));
         last.and_then(|last| self.len(last)).is_some()
@@ -269,8 +273,8 @@ impl PieceReader {
         values_of(&list, first, count).map(<[_]>::to_vec)
     }
 
-    /// Reads the next pieces of `run` into `batch`, in the form in which they are sent. If they can't be
-    /// served it puts the refusal there and ends the run.
+    /// Reads the next pieces of `run` into `batch`, in the form in which they are sent. If one can't be
+    /// served, puts the refusal there and ends the run.
     pub(super) fn read(&mut self, run: &mut PieceRun, batch: &mut AnswerBuffer) {
         let first = run.next;
         run.is_rest = run.read > 0;
@@ -303,7 +307,7 @@ impl PieceReader {
         if !source.has(run) {
             return Err(FileRefusal::BadRequest);
         }
-        for _ in 0..MAX_BATCH.min(usize::from(run.count)) {
+        for _ in 0..MAX_BATCH_PIECES.min(usize::from(run.count)) {
             let len = source.len(run.next).ok_or(FileRefusal::BadRequest)?;
             let left = len.checked_sub(run.read).ok_or(FileRefusal::Changed)?;
             // The first piece is always read, whatever its length.
@@ -318,9 +322,9 @@ impl PieceReader {
         Ok(())
     }
 
-    /// Reads a part of the next piece of `run` into `batch` if it is in memory, without waiting for the
-    /// disk. Returns whether it did. If not, [`read`](Self::read) has to read it, and to find out whether
-    /// it is to be refused.
+    /// Reads a part of the next piece of `run` into `batch` if it is in memory, without waiting for the disk.
+    /// Returns whether it did. If it returns false, call [`read`](Self::read), which also finds the reason
+    /// for a refusal.
     pub(super) fn read_cached(&mut self, run: &mut PieceRun, batch: &mut AnswerBuffer) -> bool {
         let Some((hash, source)) = &self.file else { return false };
         let OpenContent::Share(share) = source else { return false };
@@ -338,7 +342,8 @@ impl PieceReader {
         true
     }
 
-    /// Opens the content with this hash. It stays open as long as it is served.
+    /// Returns the content with this hash, open for reading. It stays open for later requests as long as it
+    /// is served.
     fn opened(&mut self, hash: Hash, is_tree: bool) -> Result<&mut OpenContent, FileRefusal> {
         let source = match self.slot(is_tree).take() {
             Some((open, source)) if open == hash && self.serves(&hash, &source) => source,
@@ -359,13 +364,13 @@ impl PieceReader {
     }
 }
 
-/// Answers in the form in which they are sent. Its memory is used again.
+/// A buffer for encoded answers, whose memory is used again.
 #[derive(Debug, Default)]
 pub(super) struct AnswerBuffer {
     /// Never shrinks: the bytes after `len` are left over from earlier answers.
     bytes: Vec<u8>,
     len: usize,
-    /// Bytes of pieces in it.
+    /// Number of bytes of pieces in it.
     pub(super) content: usize,
 }
 
@@ -385,8 +390,8 @@ impl AnswerBuffer {
         self.len = self.bytes.len();
     }
 
-    /// Adds up to `part` bytes of the next piece of `run`, which has `len`. `read` returns how many bytes
-    /// it has read. Adds nothing if that fails.
+    /// Adds up to `part` bytes of the next piece of `run`, which has `len` in total. `read` reads them and
+    /// returns their number. If it fails, adds nothing.
     fn put_part<E>(
         &mut self,
         run: &PieceRun,

@@ -1,4 +1,4 @@
-//! The requests that have come in on a stream and wait to be answered.
+//! The requests that have arrived on a stream and wait to be answered.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,18 +13,18 @@ use peerkit_proto::id::Hash;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
-/// Most requests that wait. No more are read until one is answered. 64: a round trip of them, each of up to
-/// 1 GiB.
+/// Maximum number of requests that wait. The stream is not read while so many wait. 64: enough for the round
+/// trip of any link, as each request can be for 1 GiB.
 pub(super) const MAX_WAITING: usize = 64;
 
-/// A request with its number. Requests are numbered in the order in which they come in.
+/// A request with its number. Requests are numbered in the order in which they arrive.
 pub(super) type Numbered = (u64, Result<Request, DecodeError>);
 
-/// The requests that have come in. `Cancel` and `Complete` take effect as soon as they are read, all others in
-/// their turn.
+/// The requests that have arrived. `Cancel` and `Complete` take effect as soon as they are read, all others
+/// in their turn.
 #[derive(Debug)]
 pub(super) struct RequestQueue {
-    /// Begins with the bytes of a request that is not whole yet.
+    /// Its first `filled` bytes are the beginning of a request that has not arrived in full.
     buffer: Box<[u8]>,
     filled: usize,
     waiting: VecDeque<Numbered>,
@@ -32,9 +32,9 @@ pub(super) struct RequestQueue {
     /// Requests before this number are cancelled.
     cancelled: u64,
     complete: Option<Completed>,
-    /// The time at which the request in the buffer began to come in.
+    /// The time at which the request in the buffer began to arrive.
     begun: Option<Instant>,
-    /// The reason why nothing more is read.
+    /// The reason why nothing more is read: no error if the requester has ended the stream.
     end: Option<io::Result<()>>,
 }
 
@@ -63,7 +63,8 @@ impl RequestQueue {
         }
     }
 
-    /// Reads the requests that have come, as far as there is room for them. Wakes the task when more come.
+    /// Reads the requests that have arrived, as far as there is room for them. Wakes the task when more
+    /// arrive.
     pub(super) fn poll<S: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, stream: &mut S) {
         loop {
             if let Err(error) = self.split() {
@@ -106,18 +107,18 @@ impl RequestQueue {
         number < self.cancelled
     }
 
-    /// Returns the time at which the request that is not whole yet began to come in.
+    /// Returns the time at which a request began to arrive that has not arrived in full.
     pub(super) fn begun(&self) -> Option<Instant> {
         self.begun
     }
 
-    /// Takes the reason why nothing more comes: no error if the requester has ended the stream between two
+    /// Takes the reason why nothing more is read: no error if the requester has ended the stream between two
     /// requests.
     pub(super) fn take_end(&mut self) -> Option<io::Result<()>> {
         self.end.take()
     }
 
-    /// Moves whole requests out of the buffer, as far as there is room for them.
+    /// Moves complete requests from the buffer to the queue, as far as there is room for them.
     fn split(&mut self) -> io::Result<()> {
         let mut taken = 0;
         while self.waiting.len() < MAX_WAITING {

@@ -1,4 +1,4 @@
-//! A stream on which requests are read while anything else is waited for.
+//! A stream that reads requests while its task waits for something else.
 
 use std::future::poll_fn;
 use std::io;
@@ -13,21 +13,21 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::request_queue::RequestQueue;
 use crate::transfer::{IDLE, STALL};
 
-/// Longest time that a stream keeps its permit while it writes one batch. 100 ms: a slower reader does not
-/// hold up other streams.
+/// Maximum time for which a stream keeps its permit while it writes one batch. 100 ms: a slow reader does not
+/// hold up other streams for longer.
 const PERMIT_TIME: Duration = Duration::from_millis(100);
 
-/// A stream on which requests are read while anything else is waited for.
+/// A stream that reads requests while its task waits for something else.
 #[derive(Debug)]
 pub(super) struct RequestStream<S> {
     stream: S,
     pub(super) requests: RequestQueue,
-    /// Bytes were written since the last flush.
+    /// If true, bytes were written since the last flush.
     is_unflushed: bool,
     timer: DeadlineTimer,
 }
 
-/// The permit to write pieces, which is given back once it was held too long.
+/// A permit to write pieces, which is given back after [`PERMIT_TIME`].
 #[derive(Debug)]
 pub(super) struct WritePermit {
     permit: Option<OwnedSemaphorePermit>,
@@ -39,7 +39,7 @@ impl WritePermit {
         Self { permit: Some(permit), until: Instant::now() + PERMIT_TIME }
     }
 
-    /// Waits for `work`. Gives the permit back if that takes too long.
+    /// Waits for `work`. Gives the permit back when its time is over.
     pub(super) async fn during(&mut self, work: impl Future<Output = ()>) {
         let mut work = pin!(work);
         if self.permit.is_some() {
@@ -62,7 +62,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestStream<S> {
         }
     }
 
-    /// Reads the requests that have come in until now.
+    /// Reads the requests that have arrived.
     pub(super) async fn read_requests(&mut self) {
         poll_fn(|cx| {
             self.requests.poll(cx, &mut self.stream);
@@ -71,11 +71,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestStream<S> {
         .await;
     }
 
-    /// Waits for `work`. Meanwhile it flushes what was written, and reads requests.
+    /// Waits for `work`. Meanwhile flushes the stream, and reads requests.
     pub(super) async fn during<T>(&mut self, work: impl Future<Output = T>) -> io::Result<T> {
         let mut work = pin!(work);
         poll_fn(|cx| {
-            // Often the work is done already, and nothing else needs a look.
+            // Often the work is done already. Then the rest is not needed.
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(Ok(done));
             }
@@ -88,11 +88,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestStream<S> {
         .await
     }
 
-    /// Waits until a request has come in. Returns false at the end of the stream.
+    /// Waits until a request has arrived. Returns false at the end of the stream.
     ///
     /// # Errors
-    /// If the stream breaks, if nothing has moved on it for [`IDLE`] after `since`, or if half a request
-    /// has come and no more for [`STALL`].
+    /// If the stream breaks; if no request has begun to arrive [`IDLE`] after `since`; or if a request is
+    /// incomplete [`STALL`] after it began to arrive.
     pub(super) async fn next_request(&mut self, since: Instant) -> io::Result<bool> {
         poll_fn(|cx| {
             self.requests.poll(cx, &mut self.stream);
@@ -112,9 +112,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestStream<S> {
         .await
     }
 
-    /// Writes all of `bytes`. Gives `permit` back if that takes too long.
+    /// Writes all of `bytes`. Gives `permit` back when its time is over.
     ///
-    /// There is no deadline for all of them: a slow reader is served as long as it reads.
+    /// There is no deadline for the whole write: a slow reader is served as long as it reads.
     ///
     /// # Errors
     /// If the stream breaks, or the peer reads nothing for [`STALL`].
@@ -147,7 +147,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestStream<S> {
         .await
     }
 
-    /// Flushes what was written.
+    /// Flushes the stream.
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -167,8 +167,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestStream<S> {
         .await
     }
 
-    /// Waits while nothing can be written: gives `permit` back when its time is over, and is ready with an
-    /// error after [`STALL`].
+    /// Checks the time limits of a write that makes no progress. Gives `permit` back when its time is over.
+    /// Is ready with an error [`STALL`] after the first call, whose time is kept in `since`.
     fn poll_stall(
         &mut self,
         cx: &mut Context<'_>,
@@ -177,7 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestStream<S> {
     ) -> Poll<io::Error> {
         let limit = *since.get_or_insert_with(Instant::now) + STALL;
         loop {
-            // The permit ends first, and then the time limit.
+            // The timer goes off for the permit first, and then for the time limit.
             let held = permit.as_deref_mut().filter(|held| held.permit.is_some());
             let until = held.as_ref().map(|held| held.until);
             ready!(self.timer.poll(cx, until.map_or(limit, |until| until.min(limit))));
@@ -189,8 +189,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestStream<S> {
     }
 }
 
-/// One timer for all deadlines of a stream. Most deadlines move on before they are reached, so the timer is
-/// set anew only when it goes off too early.
+/// One timer for all deadlines of a stream. Most deadlines move on before they are reached. So the timer is
+/// not set again at each change, but only if it goes off too early or would go off too late.
 #[derive(Debug, Default)]
 struct DeadlineTimer(Option<Pin<Box<Sleep>>>);
 
@@ -199,7 +199,7 @@ impl DeadlineTimer {
     fn poll(&mut self, cx: &mut Context<'_>, due: Instant) -> Poll<()> {
         let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(due)));
         loop {
-            // It went off for a deadline that has moved on, or is set to a later one.
+            // It has gone off, perhaps for an earlier deadline, or it is set to a later one.
             if timer.is_elapsed() || timer.deadline() > due {
                 if Instant::now() >= due {
                     return Poll::Ready(());

@@ -59,7 +59,7 @@ struct TestClient {
     task: JoinHandle<io::Result<()>>,
 }
 
-/// `id` asks a node that answers with `serving`.
+/// Opens a stream from `id` to `server`, and serves it.
 fn connect(server: &FileServer, id: NodeId) -> TestClient {
     let (stream, theirs) = duplex(64 << 10);
     let task = tokio::spawn(serve(server.clone(), id, BINDING, theirs));
@@ -71,7 +71,7 @@ impl TestClient {
         self.stream.write_all(&request.encode()).await.unwrap();
     }
 
-    /// The next answer, and the bytes after it.
+    /// Reads the next answer, and the bytes of a piece after it.
     async fn answer(&mut self) -> (Answer, Vec<u8>) {
         let mut prefix = [0; PREFIX];
         self.stream.read_exact(&mut prefix).await.unwrap();
@@ -91,14 +91,14 @@ impl TestClient {
         self.answer().await.0
     }
 
-    /// Nothing comes any more for a while.
+    /// Returns whether nothing arrives for 200 ms.
     async fn is_silent(&mut self) -> bool {
         let mut byte = [0];
         let wait = Duration::from_millis(200);
         tokio::time::timeout(wait, self.stream.read(&mut byte)).await.is_err()
     }
 
-    /// The pieces that come for a request, until as many as were asked for are there.
+    /// Sends a request for pieces, and returns the bytes of all of them.
     async fn pieces(&mut self, request: &Request) -> Vec<u8> {
         let (Request::Data { first, count, .. } | Request::Tree { first, count, .. }) = request
         else {
@@ -119,7 +119,8 @@ fn refused(refusal: FileRefusal) -> Answer {
     Answer::Refused(refusal)
 }
 
-/// Shares a folder of small, large and empty files; its hash, and what all files hold, in order.
+/// Shares a folder of small, large and empty files. Returns the folder, its hash, and the content of all
+/// files in order.
 async fn share_tree(server: &FileServer) -> (TempDir, Hash, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let mut files = vec![("a/empty".to_owned(), Vec::new())];
@@ -136,7 +137,7 @@ async fn share_tree(server: &FileServer) -> (TempDir, Hash, Vec<u8>) {
     (dir, added.shared.hash, all)
 }
 
-/// A fetch of a file, of which nothing is there yet.
+/// Serves a download of a file that has no pieces yet.
 fn serve_partial(server: &FileServer, bytes: &[u8], access: Access) -> (PartialGuard, Hash) {
     let list = PieceList::of(bytes);
     let hash = list.root();
@@ -157,14 +158,14 @@ fn serve_partial(server: &FileServer, bytes: &[u8], access: Access) -> (PartialG
 }
 
 #[tokio::test]
-async fn the_pieces_of_a_folder_are_its_files() {
+async fn the_pieces_of_a_folder_are_those_of_its_files() {
     let server = server();
     let (_dir, hash, all) = share_tree(&server).await;
-    // 699 of one piece each; then 4, 1 and 1.
+    // There are 699 small files with one piece each, and then files with 4, 1 and 1.
     let count = 705;
     let mut client = connect(&server, node(1));
     assert!(client.pieces(&Request::Tree { hash, first: 0, count }).await == all);
-    // In parts that end anywhere, several asked for at once.
+    // In parts of 90 pieces, which are all requested before the first answer is read.
     let mut got = Vec::new();
     for first in (0..count).step_by(90) {
         let part = Request::Tree { hash, first: first.into(), count: 90.min(count - first) };
@@ -181,7 +182,7 @@ async fn the_pieces_of_a_folder_are_its_files() {
 }
 
 #[tokio::test]
-async fn only_a_folder_has_a_tree() {
+async fn only_a_folder_has_pieces_of_files() {
     let server = server();
     let (_dir, hash, _) = share_tree(&server).await;
     let mut client = connect(&server, node(1));
@@ -204,13 +205,13 @@ async fn only_a_folder_has_a_tree() {
 async fn a_changed_file_of_a_folder_is_not_served() {
     let server = server();
     let (dir, hash, _) = share_tree(&server).await;
-    // It has the same length. Only its times and its content differ.
+    // The file keeps its length. Only its times and its content change.
     write(&dir.path().join("b/002"), &content(26, 9));
     let mut client = connect(&server, node(1));
     let request = Request::Tree { hash, first: 0, count: 10 };
     assert_eq!(client.request(&request).await, Answer::Piece { index: 0, len: 13 });
     assert_eq!(client.answer().await.0, refused(FileRefusal::Changed));
-    // The others are.
+    // The other files are served.
     let after = client.pieces(&Request::Tree { hash, first: 2, count: 1 }).await;
     assert_eq!(after, content(39, 1));
 }
@@ -238,17 +239,17 @@ async fn a_cancelled_request_ends_and_later_ones_are_answered() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(cancelled, 3, "each has its end");
-    assert!(pieces <= 1, "the one that was on its way: {pieces}");
+    assert_eq!(cancelled, 3, "each request is answered");
+    assert!(pieces <= 1, "only the piece that was being sent: {pieces}");
     let (answer, bytes) = client.answer().await;
     assert_eq!((answer, bytes.len()), (Answer::Piece { index: 3, len: 5 }, 5));
-    // With nothing to give up it says nothing.
+    // Without a request to cancel, there is no answer.
     client.send(&Request::Cancel).await;
     assert!(client.is_silent().await);
 }
 
 #[tokio::test]
-async fn only_a_node_that_proves_the_tickets_secret_is_served() {
+async fn only_a_node_that_proves_the_secret_of_the_ticket_is_served() {
     let server = server();
     let secret = Secret::from_bytes([8; 16]);
     let bytes = content(P + 1, 1);
@@ -294,13 +295,13 @@ async fn only_a_node_that_proves_the_tickets_secret_is_served() {
     assert_eq!(client.request(&requests[3]).await, refused(FileRefusal::BadRequest));
     let held = Answer::Held { first: 0, bits: Bytes::from_static(&[3]) };
     assert_eq!(client.request(&requests[4]).await, held);
-    // From the next wrong proof on it is a stranger again.
+    // A wrong proof replaces the right one.
     client.send(&Request::Present { proof: [0; 32] }).await;
     assert_eq!(client.request(&requests[2]).await, refused(FileRefusal::NotFound));
 }
 
 #[tokio::test]
-async fn a_folder_on_its_way_is_served_as_far_as_it_is() {
+async fn the_pieces_that_a_download_of_a_folder_has_are_served() {
     let (shared, server) = (server(), server());
     let (dir, hash, all) = share_tree(&shared).await;
     let manifest = {
@@ -340,7 +341,7 @@ async fn a_folder_on_its_way_is_served_as_far_as_it_is() {
     assert!(first == all[..first.len()]);
     assert!(client.pieces(&tree(701, 1)).await == large[2 * P..3 * P]);
     assert_eq!(client.request(&tree(700, 1)).await, refused(FileRefusal::NotFound));
-    // A list of a file in it, and nothing else of that.
+    // The piece list of a file in it is served, but not its pieces under the hash of the file.
     let values = Request::Pieces { hash: list.root(), first: 1, count: 3 };
     let expected = Answer::Pieces { first: 1, values: list.values()[1..].to_vec() };
     assert_eq!(client.request(&values).await, expected);
@@ -363,9 +364,9 @@ async fn a_node_limits_its_upload_rate() {
     node.shutdown().await;
 }
 
-/// A peer that has all it wants ends the stream in order, whatever was still on its way.
+/// A peer that has everything may end the stream while an answer is being sent: that is no error.
 #[tokio::test]
-async fn a_peer_that_has_all_ends_the_stream_in_order() {
+async fn a_peer_that_has_everything_ends_the_stream_without_an_error() {
     let (uploads, mut news) = Uploads::new();
     let server = FileServer { uploads, ..server() };
     let dir = tempfile::tempdir().unwrap();
@@ -374,12 +375,12 @@ async fn a_peer_that_has_all_ends_the_stream_in_order() {
     write(&path, &bytes);
     let hash = server.shares.add(path, |_| ()).await.unwrap().shared.hash;
     let name = || "bob".to_owned();
-    // In order, and with an answer on its way that is read no more.
-    for asked_for_more in [false, true] {
+    // Without and with an answer that is being sent and is not read.
+    for requests_more in [false, true] {
         let mut client = connect(&server, node(1));
         client.pieces(&Request::Data { hash, first: 0, count: 4 }).await;
         assert_eq!(server.uploads.list()[0].sent, 4 * PIECE);
-        if asked_for_more {
+        if requests_more {
             client.send(&Request::Data { hash, first: 0, count: 4 }).await;
         }
         client.send(&Request::Complete { hash, name: name(), called: None }).await;
@@ -393,7 +394,8 @@ async fn a_peer_that_has_all_ends_the_stream_in_order() {
         client.task.await.unwrap().unwrap();
         assert!(server.uploads.list().is_empty());
     }
-    // The name that it asked for counts where the content is shared with it under that name.
+    // The upload has the name that the peer requested, if the content is shared with the peer under that
+    // name.
     let (open, closed) = (dir.path().join("open.bin"), dir.path().join("closed.bin"));
     [&open, &closed].into_iter().for_each(|path| write(path, &bytes));
     server.shares.add(open, |_| ()).await.unwrap();
@@ -411,7 +413,7 @@ async fn a_peer_that_has_all_ends_the_stream_in_order() {
         drop(client.stream);
         client.task.await.unwrap().unwrap();
     }
-    // Who goes away without a word has broken off.
+    // A peer that closes the stream without `Complete` has broken off.
     let mut client = connect(&server, node(1));
     client.send(&Request::Data { hash, first: 0, count: 4 }).await;
     client.answer().await;

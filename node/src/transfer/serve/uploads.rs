@@ -13,16 +13,17 @@ use crate::lock::lock;
 use crate::shares::ChangedShare;
 use crate::transfer::meter::TransferMeter;
 
-/// Most uploads that are remembered: those of open streams, and those that may be taken up again.
+/// Maximum number of remembered uploads: those under way, and those that a peer may continue.
 const MAX_UPLOADS: usize = 4096;
 
-/// Most peers that are counted in the totals. Further peers are not counted.
+/// Maximum number of peers that the totals count. Further peers are not counted.
 const MAX_PEERS: usize = 65_536;
 
-/// Most hashes that are remembered as reported, with those of their folders. Further changes are not reported.
+/// Maximum number of hashes that are remembered as reported: those of changed files, and of their folders.
+/// Further changes are not reported.
 const MAX_CHANGED: usize = 1024;
 
-/// Most news that wait to be delivered. A stream with further news waits.
+/// Maximum number of news that wait to be delivered. A stream that has more news waits.
 const NEWS: usize = 64;
 
 /// An upload under way: a peer that fetches a file or folder and has not yet said that it has received all of
@@ -70,8 +71,8 @@ pub(crate) struct Uploads {
 #[derive(Debug, Default)]
 struct UploadTable {
     all: BTreeMap<(NodeId, Hash), KnownUpload>,
-    /// The number of the upload that was used last.
-    last: u64,
+    /// Number of uses of uploads, counted in [`begin`](Uploads::begin).
+    uses: u64,
     peers: BTreeSet<NodeId>,
     totals: UploadTotals,
     changed: BTreeSet<Hash>,
@@ -86,11 +87,11 @@ struct KnownUpload {
     streams: usize,
     /// If true, the peer has said that it has received all of it, and nothing was sent since.
     is_complete: bool,
-    /// The number of its last use, by the table's count.
+    /// The number of its last use.
     used: u64,
 }
 
-/// One stream's part in an upload. The upload is under way until this is dropped.
+/// One stream's part in an upload. The upload is under way until its last guard is dropped.
 #[derive(Debug)]
 pub(super) struct UploadGuard {
     uploads: Uploads,
@@ -98,7 +99,7 @@ pub(super) struct UploadGuard {
 }
 
 impl UploadNews {
-    /// Returns the event. `linked` finds the link with a node, if there is one.
+    /// Returns the event for the application. `linked` returns the peer if there is a link with it.
     pub(crate) fn into_event(self, linked: impl FnOnce(NodeId) -> Option<Peer>) -> Event {
         match self {
             Self::Completed { peer, name, upload } => {
@@ -145,8 +146,8 @@ impl Uploads {
     pub(super) fn begin(&self, peer: NodeId, file: SharedFile) -> UploadGuard {
         let key = (peer, file.hash);
         let mut table = lock(&self.table);
-        table.last += 1;
-        let used = table.last;
+        table.uses += 1;
+        let used = table.uses;
         if !table.all.contains_key(&key) && table.all.len() >= MAX_UPLOADS {
             table.forget_oldest();
         }
@@ -176,8 +177,8 @@ impl Uploads {
                 }
                 None => 0,
             };
-            // Content that it has only from other nodes is no upload of this one. An empty file has nothing to
-            // send.
+            // Content that the peer has only from other nodes is no upload of this node. An empty file always
+            // counts, as nothing is sent for it.
             if bytes == 0 && file.size > 0 {
                 return;
             }

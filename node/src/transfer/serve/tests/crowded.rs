@@ -1,9 +1,9 @@
-//! Those who share a node: slow ones, greedy ones, ones that say anything.
+//! Many requesters of one node: slow ones, greedy ones, and ones that send anything.
 
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_requester_that_does_not_read_is_bounded_and_disconnected() {
+async fn a_requester_that_does_not_read_is_disconnected_and_takes_little_memory() {
     let server = server();
     let bytes = content(3 * P, 1);
     let (guard, hash) = serve_partial(&server, &bytes, Access::Open);
@@ -25,7 +25,8 @@ async fn a_requester_that_does_not_read_is_bounded_and_disconnected() {
         while let Ok(n) = write.write(&flood[sent % message.len()..]).await {
             sent += n;
         }
-        // The pipe's 64 KiB, the queue, and what was answered into the pipe.
+        // The pipe takes 64 KiB, the queue its requests, and further requests are answered until the pipe
+        // back is full.
         assert!(sent < 1 << 20, "{sent} bytes of {request:?} were taken");
         let error = task.await.unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{request:?}");
@@ -47,7 +48,7 @@ async fn a_requester_that_does_not_finish_a_request_is_disconnected() {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(begin.elapsed() < STALL + Duration::from_secs(1));
     }
-    // A byte now and then does not help.
+    // Sending a byte every nine seconds does not help.
     let mut client = connect(&server, node(1));
     let begin = Instant::now();
     for byte in &message {
@@ -58,7 +59,7 @@ async fn a_requester_that_does_not_finish_a_request_is_disconnected() {
     }
     assert!(client.task.await.unwrap().is_err());
     assert!(begin.elapsed() < STALL * 2);
-    // A stream without requests may stay longer, and one that gets updates even longer.
+    // A stream without requests may stay open longer, and one that gets updates even longer.
     let (guard, hash) = serve_partial(&server, &content(P + 9, 1), Access::Open);
     let mut client = connect(&server, node(1));
     client.request(&Request::Follow { hash, addresses: Vec::new() }).await;
@@ -72,7 +73,7 @@ async fn a_requester_that_does_not_finish_a_request_is_disconnected() {
     assert!(begin.elapsed() > IDLE * 2 && begin.elapsed() < IDLE * 3 + STALL);
 }
 
-/// Reads pieces of `hash` for as long as they come; how many bytes that were.
+/// Requests pieces of `hash`, reads them for `time`, and returns the number of bytes.
 async fn fetch_for(server: FileServer, id: NodeId, hash: Hash, time: Duration) -> usize {
     let mut client = connect(&server, id);
     let end = Instant::now() + time;
@@ -88,7 +89,7 @@ async fn fetch_for(server: FileServer, id: NodeId, hash: Hash, time: Duration) -
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_fetch_at_half_the_rate_each() {
+async fn two_requesters_share_the_upload_rate_evenly() {
     let server = server();
     let (guard, hash) = serve_partial(&server, &content(10 * P, 1), Access::Open);
     guard.partial().add(0..10);
@@ -100,7 +101,7 @@ async fn two_fetch_at_half_the_rate_each() {
     );
     assert!((38_000_000..42_000_000).contains(&(a + b)), "{a} and {b}");
     assert!(a.abs_diff(b) < 1_000_000, "{a} and {b}");
-    // Two streams of one node, which is limited, and another's.
+    // Two streams of one node share the limit of that node. A stream of another node has its own.
     server.rates.set(RateLimits {
         upload: 10_000_000,
         peer_upload: 2_000_000,
@@ -138,7 +139,7 @@ async fn slow_readers_do_not_hold_up_others() {
     assert_eq!(server.writers.available_permits(), MAX_WRITERS);
 }
 
-/// Any requests, of what there is and what there is not.
+/// Any requests, for content that is served and for content that is not.
 fn requests(known: Vec<Hash>) -> impl Strategy<Value = Vec<u8>> {
     let hash = prop_oneof![
         4 => proptest::sample::select(known),
@@ -167,7 +168,7 @@ fn requests(known: Vec<Hash>) -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn any_requests_are_answered_in_the_form_of_answers() {
+fn any_request_gets_a_valid_answer() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let server = server();
     let dir = tempfile::tempdir().unwrap();

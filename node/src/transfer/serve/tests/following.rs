@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_follower_learns_of_pieces_as_they_come() {
+async fn a_follower_learns_of_pieces_as_they_are_added() {
     let server = server();
     let bytes = content(20 * P, 1);
     let (guard, hash) = serve_partial(&server, &bytes, Access::Open);
@@ -21,10 +21,10 @@ async fn a_follower_learns_of_pieces_as_they_come() {
         guard.partial().add(piece..piece + 1);
     }
     assert_eq!(client.answer().await.0, held(8, &[6, 8]));
-    // Another follower learns of all pieces at once.
+    // A second follower learns of all pieces in one answer.
     let mut second = connect(&server, node(2));
     assert_eq!(second.request(&follow).await, held(0, &[8, 6, 8]));
-    // Updates also come between pieces.
+    // Updates are also sent between pieces.
     client.send(&data(9, 2)).await;
     guard.partial().add(0..3);
     let (mut pieces, mut announced) = (0, 0);
@@ -37,7 +37,8 @@ async fn a_follower_learns_of_pieces_as_they_come() {
             }
         }
     }
-    // A request for five pieces gets those that are there, in order, and a refusal at the first missing one.
+    // A request for five pieces is answered with those that are held, in order, and with a refusal at the
+    // first missing one.
     client.send(&data(1, 5)).await;
     for index in 1..4 {
         assert_eq!(client.answer().await.0, Answer::Piece { index, len: P as u32 });
@@ -61,16 +62,16 @@ async fn followers_learn_of_each_other() {
     let server = server();
     let bytes = content(3, 1);
     let (open, hash) = serve_partial(&server, &bytes, Access::Open);
-    let place = |n: u8| -> Vec<Address> { vec![format!("192.0.2.{n}:7").parse().unwrap()] };
-    let follow = |hash, n| Request::Follow { hash, addresses: place(n) };
+    let addresses = |n: u8| -> Vec<Address> { vec![format!("192.0.2.{n}:7").parse().unwrap()] };
+    let follow = |hash, n| Request::Follow { hash, addresses: addresses(n) };
     let mut ann = connect(&server, node(1));
     let mut bob = connect(&server, node(2));
     assert!(matches!(ann.request(&follow(hash, 1)).await, Answer::Held { .. }));
-    assert!(ann.is_silent().await, "it is alone");
+    assert!(ann.is_silent().await, "there is no other follower");
     assert!(matches!(bob.request(&follow(hash, 2)).await, Answer::Held { .. }));
-    assert_eq!(bob.answer().await.0, Answer::Sources(vec![(node(1), place(1))]));
-    assert_eq!(ann.answer().await.0, Answer::Sources(vec![(node(2), place(2))]));
-    // Followers that come after that are named together, a second later.
+    assert_eq!(bob.answer().await.0, Answer::Sources(vec![(node(1), addresses(1))]));
+    assert_eq!(ann.answer().await.0, Answer::Sources(vec![(node(2), addresses(2))]));
+    // Followers that are added after that are announced together, a second later.
     let mut others: Vec<_> = (3..6).map(|n| connect(&server, node(n))).collect();
     let begin = Instant::now();
     for (other, n) in others.iter_mut().zip(3..) {
@@ -79,11 +80,11 @@ async fn followers_learn_of_each_other() {
     let Answer::Sources(mut announced) = ann.answer().await.0 else { panic!("no sources") };
     assert!(begin.elapsed() >= Duration::from_millis(500), "{:?}", begin.elapsed());
     announced.sort();
-    assert_eq!(announced, (3..6).map(|n| (node(n), place(n))).collect::<Vec<_>>());
+    assert_eq!(announced, (3..6).map(|n| (node(n), addresses(n))).collect::<Vec<_>>());
     assert!(ann.is_silent().await);
     drop(open);
 
-    // Followers of content for named nodes are not named to each other.
+    // Followers of content for named nodes do not learn of each other.
     let bytes = content(4, 1);
     let access = Access::Nodes(vec![node(1), node(2)]);
     let (_named, hash) = serve_partial(&server, &bytes, access);
@@ -147,7 +148,7 @@ fn many_pieces_are_reported_in_several_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_seed_holds_back_pieces_that_another_node_has() {
+async fn a_full_seed_holds_back_pieces_that_it_has_sent_to_another_follower() {
     let server = server();
     let dir = tempfile::tempdir().unwrap();
     let bytes = content(2 * P, 1);
@@ -161,35 +162,39 @@ async fn a_full_seed_holds_back_pieces_that_another_node_has() {
         assert_eq!(follower.request(&Request::Follow { hash, addresses }).await, Answer::Whole);
         followers.push(follower);
     }
-    let [first, lucky, lonely] = &mut followers[..3] else { panic!("there are 40") };
+    let [first, served_elsewhere, served_by_seed] = &mut followers[..3] else {
+        panic!("there are 40")
+    };
     first.send(&data(0)).await;
     while !matches!(first.answer().await.0, Answer::Piece { index: 0, .. }) {}
 
-    // A requester that finds the piece with another cancels, and gets a new one at once.
-    lucky.send(&data(0)).await;
+    // A requester that has got the piece from another node cancels. Its request for a new piece is answered
+    // immediately.
+    served_elsewhere.send(&data(0)).await;
     tokio::time::sleep(Duration::from_secs(9)).await;
-    lucky.send(&Request::Cancel).await;
-    while lucky.answer().await.0 != refused(FileRefusal::Cancelled) {}
+    served_elsewhere.send(&Request::Cancel).await;
+    while served_elsewhere.answer().await.0 != refused(FileRefusal::Cancelled) {}
     let begin = Instant::now();
-    lucky.send(&data(1)).await;
-    while !matches!(lucky.answer().await.0, Answer::Piece { index: 1, .. }) {}
+    served_elsewhere.send(&data(1)).await;
+    while !matches!(served_elsewhere.answer().await.0, Answer::Piece { index: 1, .. }) {}
     assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
 
-    // One that finds it nowhere has four times as long, sees that the seed lives, and is served.
+    // A requester that finds the piece nowhere waits four times as long, gets answers without a piece
+    // meanwhile, and then the piece.
     let begin = Instant::now();
-    lonely.send(&data(0)).await;
-    let mut signs = 0;
+    served_by_seed.send(&data(0)).await;
+    let mut empty_answers = 0;
     loop {
-        match lonely.answer().await {
+        match served_by_seed.answer().await {
             (Answer::Piece { .. }, piece) => {
                 assert!(piece == bytes[..P]);
                 break;
             }
-            (Answer::Whole, _) => signs += 1,
+            (Answer::Whole, _) => empty_answers += 1,
             (answer, _) => assert!(matches!(answer, Answer::Sources(_)), "{answer:?}"),
         }
     }
     let took = begin.elapsed();
     assert!(took >= Duration::from_secs(36) && took < Duration::from_secs(40), "{took:?}");
-    assert!(signs >= 3, "{signs} signs of life");
+    assert!(empty_answers >= 3, "{empty_answers} answers without a piece");
 }

@@ -1,10 +1,10 @@
-//! Pieces that go out part by part, as they are read without waiting.
+//! Pieces in memory are read and sent part by part.
 
 use std::time::SystemTime;
 
 use super::*;
 
-/// Shares a file that has looked so for a while.
+/// Shares a file that was last changed a minute ago, so that its fingerprint is certain.
 async fn share_old(server: &FileServer, len: usize) -> (TempDir, File, Hash, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let (path, bytes) = (dir.path().join("a"), content(len, 1));
@@ -15,8 +15,8 @@ async fn share_old(server: &FileServer, len: usize) -> (TempDir, File, Hash, Vec
     (dir, file, added.shared.hash, bytes)
 }
 
-/// Asks for the first piece of `hash`, twice, and takes the first: the file is open then. Of the
-/// second it takes `begin` bytes, which are returned.
+/// Requests the first piece of `hash` twice. Reads the first answer, after which the file is open, and
+/// returns the first `begin` bytes of the second.
 async fn begin(client: &mut TestClient, hash: Hash, bytes: &[u8], begin: usize) -> Vec<u8> {
     let data = Request::Data { hash, first: 0, count: 1 };
     assert_eq!(client.pieces(&data).await, bytes[..P]);
@@ -28,7 +28,7 @@ async fn begin(client: &mut TestClient, hash: Hash, bytes: &[u8], begin: usize) 
     got.split_off(head.len())
 }
 
-/// The whole piece of which `got` was taken.
+/// Reads the rest of the piece that begins with `got`, and returns the whole piece.
 async fn rest(client: &mut TestClient, mut got: Vec<u8>) -> Vec<u8> {
     let mut rest = vec![0; P - got.len()];
     client.stream.read_exact(&mut rest).await.unwrap();
@@ -37,7 +37,7 @@ async fn rest(client: &mut TestClient, mut got: Vec<u8>) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_file_that_changes_while_a_piece_is_sent_is_not_sent() {
+async fn the_stream_ends_if_a_file_changes_while_a_piece_is_sent() {
     let server = server();
     let (_dir, file, hash, bytes) = share_old(&server, 2 * P).await;
     let mut client = connect(&server, node(1));
@@ -46,24 +46,24 @@ async fn a_file_that_changes_while_a_piece_is_sent_is_not_sent() {
     file.set_len(2 * P as u64).unwrap();
     let ended = client.stream.read_to_end(&mut got).await;
     ended.unwrap();
-    assert!(bytes.starts_with(&got), "nothing that is not the file's");
+    assert!(bytes.starts_with(&got), "only bytes of the file are sent");
     match cfg!(target_os = "linux") {
         true => {
             assert!(got.len() < P, "{}", got.len());
             assert!(client.task.await.unwrap().is_err());
         }
-        // There a piece is read as a whole.
+        // Other systems read a piece as a whole.
         false => assert_eq!(got.len(), P),
     }
 }
 
 #[tokio::test]
-async fn a_doubt_while_a_piece_is_sent_is_looked_into() {
+async fn a_piece_of_a_file_that_may_have_changed_is_verified() {
     let server = server();
     let (_dir, file, hash, bytes) = share_old(&server, 2 * P).await;
     let mut client = connect(&server, node(1));
     let got = begin(&mut client, hash, &bytes, 1000).await;
-    // Its times are as before, but for that of the change of its times.
+    // The time of modification stays the same, but the system notes the change of the times.
     file.set_modified(file.metadata().unwrap().modified().unwrap()).unwrap();
     assert!(rest(&mut client, got).await == bytes[..P]);
     let next = Request::Data { hash, first: 1, count: 1 };
