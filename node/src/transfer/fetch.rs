@@ -1,10 +1,11 @@
 //! Fetching content from other nodes.
 //!
-//! [`downloads`] keeps the list of downloads, and [`resume`] continues them after a restart. Each has a task.
-//! Its [`driver`] carries out the decisions of the state machine [`peerkit_proto::files::fetch`], and starts
-//! one more task for each source ([`source`]), which speaks to the source as a [`client`]. Pieces are verified
-//! and written ([`writer`]) to a part beside the target ([`target`], [`part`]). What an earlier download has
-//! left is checked before ([`disk_check`]). Once everything is there, the part gets its name ([`place`]).
+//! [`downloads`] keeps the list of downloads, and [`resume`] continues them after a restart. Each download
+//! has a task. The [`driver`] in it carries out the decisions of the state machine
+//! [`peerkit_proto::files::fetch`], and starts one more task for each source ([`source`]), which speaks to
+//! the source as a [`client`]. Pieces are verified and written ([`writer`]) to a part beside the target
+//! ([`target`], [`part`]). Pieces that an earlier download has left are checked before that ([`disk_check`]).
+//! Once every piece is written, the part gets its final name ([`place`]).
 
 mod client;
 mod disk_check;

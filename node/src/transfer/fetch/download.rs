@@ -122,7 +122,7 @@ impl Download {
         Self { _foreground: Some(Arc::new(AbandonOnDrop { entry, inner })), ..self }
     }
 
-    /// Returns the hash of what is fetched.
+    /// Returns the hash of the content.
     #[must_use]
     pub fn hash(&self) -> Hash {
         self.entry.request.hash
@@ -145,15 +145,18 @@ impl Download {
     }
 
     /// Pauses the download until it is [resumed](Self::resume). Bytes that were verified stay on disk.
+    /// Nothing is kept about the sources: the resumed download also tries those again that could not be
+    /// reached or sent wrong data.
     ///
     /// # Errors
-    /// [`Error::NoDownload`] if it is done, and a store error if the state can't be written: then it is
-    /// paused for this run.
+    /// [`Error::NoDownload`] if it is done. A store error if the state can't be written: the download is
+    /// paused, but not after a restart.
     pub async fn pause(&self) -> Result<DownloadStatus, Error> {
         self.inner.pause(&self.entry).await
     }
 
-    /// Continues a download that was paused or has failed. Does nothing to any other.
+    /// Continues a download that was paused or has failed. One that waits for a source tries again
+    /// immediately. Does nothing to any other.
     ///
     /// # Errors
     /// A store error if the state can't be written: the download is queued and not begun then.
@@ -172,7 +175,7 @@ impl Download {
 
     /// Waits for the result.
     async fn result(self) -> Result<Fetched, Error> {
-        // Subscribed before the first look, so that no change goes unnoticed in between.
+        // Subscribed before the first look at the result, so that no change is missed.
         let mut status = self.entry.status.watch();
         loop {
             if let Some(result) = self.entry.result() {
@@ -255,7 +258,7 @@ impl StatusWatch {
 #[derive(Debug)]
 pub(super) struct DownloadEntry {
     pub(super) request: FetchRequest,
-    /// It was begun by an earlier run of the node. It waits for a source, however long that takes.
+    /// If true, an earlier run of the node began it. It waits for a source without a time limit.
     pub(super) is_restored: bool,
     pub(super) status: SharedStatus,
     control: Mutex<Control>,
@@ -274,7 +277,7 @@ pub(super) struct Control {
     /// If true, the user paused it. The status does not say that: a node that stops shows all its downloads as
     /// paused, and those are to continue at the next start.
     pub(super) is_paused: bool,
-    /// If true, the store has it, or is about to.
+    /// If true, it is in the store, or is about to be written there.
     pub(super) is_stored: bool,
 }
 

@@ -1,7 +1,7 @@
 //! The downloads of a node: those at work, those that wait, and those that are over.
 //!
 //! Each download has a task of its own, so that it continues without its handles. At most
-//! [`max_downloads`](peerkit_proto::config::Config::max_downloads) are at work at once, and the others
+//! [`max_downloads`](peerkit_proto::config::Config::max_downloads) are at work at the same time. The others
 //! wait in the order in which they were begun. [`resume`](super::resume) stores those that are to continue
 //! after a restart.
 
@@ -28,10 +28,10 @@ use crate::error::Error;
 use crate::inner::Inner;
 use crate::lock::lock;
 
-/// Most files of a folder that the log names as left out.
+/// Maximum number of files of a folder that the log names as left out.
 const MAX_LOGGED: usize = 100;
 
-/// Number of listed downloads from which on each new one takes the place of the oldest finished one.
+/// Number of listed downloads from which on each new one replaces the oldest finished one.
 const MAX_LISTED: usize = 100;
 
 /// The downloads of a node.
@@ -69,7 +69,8 @@ impl Downloads {
         self.all().iter().map(|entry| entry.status.get()).collect()
     }
 
-    /// Finds the download of `hash`. Of several it is the last that is not done, or else the last.
+    /// Finds the download of `hash`. If there are several, returns the last that is not done, or the last if
+    /// all are done.
     fn find(&self, hash: &Hash) -> Result<Arc<DownloadEntry>, Error> {
         let all = self.all();
         let mut same = all.iter().filter(|entry| entry.request.hash == *hash).rev();
@@ -81,8 +82,8 @@ impl Downloads {
         self.all().retain(|other| !Arc::ptr_eq(other, entry));
     }
 
-    /// Enters a download. It replaces a failed download of the same content to the same place, and
-    /// continues its progress.
+    /// Adds a download to the list. It replaces a failed download of the same content to the same
+    /// destination, and takes over its progress.
     pub(super) fn enter(&self, entry: &Arc<DownloadEntry>) {
         let mut all = self.all();
         let is_earlier = |other: &Arc<DownloadEntry>| {
@@ -151,6 +152,11 @@ impl Inner {
         self.files.downloads.forget(entry);
     }
 
+    /// Stops the task of a download until it is resumed.
+    ///
+    /// The [`Fetch`](peerkit_proto::files::fetch::Fetch) of the task ends with it, by design: what it knew of its
+    /// sources, such as bans and back-off times, may be out of date when the user resumes. The resumed download
+    /// tries all sources again, as after a restart, and bans a source again that sends wrong data.
     pub(super) async fn pause(&self, entry: &DownloadEntry) -> Result<DownloadStatus, Error> {
         if entry.status.get().state == DownloadState::Done {
             return Err(Error::NoDownload(entry.request.hash));
@@ -196,7 +202,7 @@ impl Inner {
         Ok(DownloadStatus { error: None, ..entry.status.get() })
     }
 
-    /// Starts the task of a download. One that `is_new` is written to the store first.
+    /// Starts the task of a download. If `is_new` is true, the task first writes the download to the store.
     pub(super) fn start_task(self: &Arc<Self>, entry: &Arc<DownloadEntry>, is_new: bool) {
         let stop = self.tasks.stop.child_token();
         {
@@ -207,8 +213,8 @@ impl Inner {
         entry.status.show_state(DownloadState::Queued);
         let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
         let permit_wait = self.files.downloads.queue_for_permit();
-        // The task ends by its own stop, after it has written what it is writing. If it were dropped before
-        // that, the next run would find its part locked, and begin another one.
+        // The task is not aborted. It ends when `stop` is cancelled, after the writes that are under way. If
+        // it were dropped before that, the next run would find its part locked, and begin another one.
         let working = async move {
             let _alone = entry.running.lock().await;
             let hash = entry.request.hash;
@@ -263,7 +269,7 @@ impl Inner {
         let placed = result.as_ref().map(|fetched| (fetched.path.clone(), fetched.left_out.len()));
         let placed = placed.map_err(ToString::to_string);
         {
-            // Handles look for the result when the shown state changes.
+            // Set before the shown state changes, because handles look for the result then.
             let mut control = entry.control();
             control.stop = None;
             control.result = Some(result);
@@ -276,8 +282,8 @@ impl Inner {
     }
 }
 
-/// Fetches. A restored download that finds no source gives its permit to other downloads. It is tried again
-/// when a link is made, when the user resumes it, or after a [`RetryDelay`].
+/// Fetches the content. A restored download that finds no source gives its permit to other downloads, and
+/// tries again when a link is made, when the user resumes it, or after a [`RetryDelay`].
 async fn fetch(
     inner: &Arc<Inner>,
     entry: &DownloadEntry,
@@ -328,13 +334,13 @@ async fn fetch_once(
         over.cancel();
         outcome
     };
-    // The progress is not dropped while it is written to the store: that must not come after the final state.
+    // Joined, so that the progress is never written to the store after the final state.
     let (outcome, ()) = tokio::join!(fetching, inner.save_progress(entry, &over));
     outcome
 }
 
-/// Shows a part that an earlier download of the same content has left. It is kept even if this download fails
-/// before it has opened the part.
+/// Shows a part that an earlier download of the same content has left. The part is kept even if this download
+/// fails before it opens it.
 async fn note_left_part(entry: &DownloadEntry) {
     let FetchRequest { to, name, hash, .. } = entry.request.clone();
     let looking = blocking::run(move || match to.target(name.as_ref()) {
@@ -346,7 +352,8 @@ async fn note_left_part(entry: &DownloadEntry) {
     }
 }
 
-/// Shows that the part is gone if its folder was removed. The next download begins anew then.
+/// Shows that there is no part if it is gone from disk, perhaps with its folder. The next download begins
+/// anew then.
 async fn note_lost_part(entry: &DownloadEntry) {
     let (status, hash) = (entry.status.get(), entry.request.hash);
     let Some(path) = status.path.filter(|_| status.kept) else { return };
@@ -361,7 +368,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn places_are_given_in_the_order_in_which_they_were_asked_for() {
+    async fn permits_are_given_in_the_order_in_which_they_were_requested() {
         let downloads = Downloads::new(1);
         let (one, mut two) = (downloads.queue_for_permit(), downloads.queue_for_permit());
         let first = two.as_mut().poll(&mut Context::from_waker(Waker::noop()));

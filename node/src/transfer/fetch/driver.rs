@@ -1,4 +1,4 @@
-//! Drives the state machine of one fetch, and gives the content its place.
+//! Drives the state machine of one fetch, and moves the finished content to its path.
 //!
 //! [`Fetch`] decides which sources are dialled, what is requested of each, and when the fetch is given up. Each
 //! source has a [`SourceTask`], which gets its orders through one channel. All source tasks and the
@@ -38,18 +38,18 @@ use crate::inner::Inner;
 use crate::transfer::meter::TransferMeter;
 use crate::transfer::partial::{Partial, PartialGuard};
 
-/// Reports that wait for the driver. Each is about a piece or two that were written.
+/// Maximum number of reports that wait for the driver. Most are about one or two pieces that were written.
 const MAX_REPORTS: usize = 64;
 
-/// Orders that wait for a source's task. 65,536: twice the pieces that all sources can owe at once, each
-/// requested on its own. A task with more of them is stuck.
+/// Maximum number of orders that wait for a source's task. 65,536: twice the number of pieces that all
+/// sources together can owe, if each piece is requested on its own. A task with more orders is stuck.
 const MAX_ORDERS: usize = 65_536;
 
-/// Longest time that the sources may take to end their streams once everything is here. 1 s: a source that
-/// sends slowly ends its stream after the piece that is on its way.
+/// Maximum time for which a complete fetch waits until its sources have ended their streams. 1 s: a slow
+/// source ends its stream only after the piece that it is sending.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Interval at which the shown rate is updated although nothing comes.
+/// Interval at which the shown rate is updated while no pieces come.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Drives one fetch from its beginning to its end.
@@ -65,9 +65,9 @@ pub(super) struct FetchDriver<'a> {
     sources: BTreeMap<SourceId, SourceHandle>,
     /// The answers to the search that is under way.
     answers: Option<mpsc::Receiver<QueryAnswer>>,
-    /// The links when the last search began.
+    /// The links when the last search began, or when the fetch last learned of a new link.
     links: BTreeSet<ConnectionId>,
-    /// The proof that a source has just given.
+    /// The description that a source has just proven.
     proven: Option<Box<Proven>>,
     opened: Option<OpenedContent>,
     meter: TransferMeter,
@@ -84,16 +84,17 @@ struct SourceHandle {
     abort: AbortHandle,
 }
 
-/// The content on the disk, served to others meanwhile.
+/// The content on the disk. Its pieces are served to other nodes.
 struct OpenedContent {
     target: Arc<DownloadTarget>,
     served: PartialGuard,
 }
 
-/// The end of a fetch that did not get everything.
+/// The reason why a fetch has ended without the content.
 #[derive(Debug)]
 pub(super) enum Unfinished {
-    /// No node that has the rest could be reached. These nodes were taken for sources.
+    /// No node that has the missing pieces could be reached. Contains the error and the identities of the
+    /// known sources.
     NoSource(Error, Vec<NodeId>),
     /// It has failed, or was stopped.
     Failed(Error),
@@ -106,8 +107,8 @@ impl<E: Into<Error>> From<E> for Unfinished {
 }
 
 impl<'a> FetchDriver<'a> {
-    /// Prepares a fetch. One that `is_patient` waits for its first source as long as for any other;
-    /// else it fails as soon as all nodes that could be asked have answered.
+    /// Prepares a fetch. If `is_patient` is true, the fetch waits for its first source as long as for later
+    /// ones. Otherwise it fails as soon as all nodes that could be asked have answered without a source.
     ///
     /// # Errors
     /// If the system has no random numbers.
@@ -150,8 +151,8 @@ impl<'a> FetchDriver<'a> {
         })
     }
 
-    /// Fetches everything. Retries at once whenever `resumed` is notified. Ends when `stop` is cancelled;
-    /// pieces that were verified by then stay on disk.
+    /// Fetches the content and moves it to its path. Tries again without a delay whenever `resumed` is
+    /// notified. Ends when `stop` is cancelled; pieces that were verified by then stay on disk.
     pub(super) async fn run(
         mut self,
         stop: &CancellationToken,
@@ -167,13 +168,14 @@ impl<'a> FetchDriver<'a> {
         self.checking.stop();
         let mut placed = Err(FetchError::Unfinished);
         if let (Ok(()), Some(OpenedContent { target, served })) = (&outcome, &self.opened) {
-            // Everything is written. Naming it and ending the streams do not wait for each other.
+            // Everything is written. Moving it to its path and ending the streams do not wait for each other.
             let overwrite = self.context.request.overwrite;
             let placing = place(Arc::clone(target), Arc::clone(served.partial()), overwrite);
             ((), placed) = tokio::join!(self.say_goodbye(), placing);
         }
         self.tasks.shutdown().await;
-        // A batch that is being written is finished, whichever source has sent it.
+        // Batches that are being written are finished before the part is closed. Their threads must not wait
+        // for reports to be read.
         self.reports.close();
         while self.reports.try_recv().is_ok() {}
         self.context.writer.finished().await;
@@ -182,7 +184,8 @@ impl<'a> FetchDriver<'a> {
         Ok(self.finish(placed?, opened, started))
     }
 
-    /// Waits a moment until the sources, which know that everything is here, have ended their streams.
+    /// Waits at most [`GOODBYE`] until the sources have ended their streams. They know that the fetch is
+    /// complete.
     async fn say_goodbye(&mut self) {
         let mut late = std::pin::pin!(tokio::time::sleep(GOODBYE));
         loop {
@@ -193,7 +196,7 @@ impl<'a> FetchDriver<'a> {
                     Some(_) => {}
                     None => return,
                 },
-                // No task waits for its report to be read.
+                // Reports are read, so that no task waits to send one.
                 Some(_) = self.reports.recv() => {}
             }
         }
@@ -202,7 +205,7 @@ impl<'a> FetchDriver<'a> {
     fn finish(self, path: PathBuf, opened: OpenedContent, started: std::time::Instant) -> Fetched {
         let OpenedContent { target, served } = opened;
         let (renamed, left_out) = target.changes(&path);
-        // From now on the user may change it.
+        // From now on users may change the content.
         served.partial().verify_from_now_on();
         // Followers may still want pieces that only this node has.
         self.inner.tasks.spawn(async move {
@@ -229,7 +232,7 @@ impl<'a> FetchDriver<'a> {
             let tick = Instant::now() + TICK;
             tokio::select! {
                 biased;
-                // Reports come first: pieces that a source has sent count before its end.
+                // Reports come first, so that the pieces of a source count before its end.
                 report = self.reports.recv() => match report {
                     Some(report) => self.handle_report(report),
                     None => return Err(FetchError::Stopped.into()),
@@ -270,7 +273,7 @@ impl<'a> FetchDriver<'a> {
         self.fetch.handle(self.inner.clock.now(), input);
     }
 
-    /// Carries out what the fetch has decided. Returns whether every piece is written.
+    /// Carries out the decisions of the fetch. Returns whether every piece is written.
     async fn carry_out(&mut self) -> Result<bool, Unfinished> {
         while let Some(output) = self.fetch.poll() {
             match output {
@@ -305,7 +308,7 @@ impl<'a> FetchDriver<'a> {
                 Output::GiveUp(why) => return Err(self.unfinished(why)),
             }
         }
-        // A proof that was not opened came too late.
+        // A proof that the fetch did not want opened came too late.
         self.proven = None;
         Ok(false)
     }
@@ -392,7 +395,7 @@ impl<'a> FetchDriver<'a> {
         self.input(Input::Failed { source, fault });
     }
 
-    /// Opens the content that a source has proven on the disk, and checks which pieces are there.
+    /// Opens the proven content on the disk, and checks which pieces are there.
     async fn open(&mut self, source: SourceId) -> Result<(), Unfinished> {
         let proven = self.proven.take().ok_or(FetchError::Unfinished)?;
         tracing::debug!(source = ?self.fetch.id_of(source), "a source has proven what it has");
@@ -405,7 +408,8 @@ impl<'a> FetchDriver<'a> {
         let opening = blocking::run(move || {
             let (target, held) = DownloadTarget::open(&context.request, *proven, &checking)?;
             let partial = target.partial(access, &held)?;
-            // The permit goes last: if nothing waits for this any more, the part is closed before that.
+            // The permit is last in the tuple: if the driver is gone, the part is closed before the permit is
+            // given back.
             Ok::<_, FetchError>((Arc::new(target), held, partial, permit))
         });
         let (target, held, partial, _) = opening.await.ok_or(FetchError::Stopped)??;
@@ -418,19 +422,19 @@ impl<'a> FetchDriver<'a> {
         match (kind, self.context.request.secret) {
             (AccessKind::Open, _) => Access::Open,
             (AccessKind::Ticket, Some(secret)) => Access::Ticket(secret),
-            // The other nodes that it is for are not known.
+            // Only the source knows the other nodes that the content is for.
             (AccessKind::Nodes | AccessKind::Ticket, _) => Access::Nodes(Vec::new()),
         }
     }
 
-    /// Begins to fetch pieces: the content is known, and which of its pieces are here already.
+    /// Begins to fetch pieces, once the content is open and the pieces on the disk are known.
     fn begin_pieces(&mut self, target: Arc<DownloadTarget>, held: PieceSet, partial: Partial) {
         let layout = Arc::clone(&target.layout);
         let len = |piece| layout.position(piece).map_or(0, |place| place.len());
         let here = held.pieces().map(len).fold(0, u64::saturating_add);
         self.meter.start(here, target.total);
         self.status.show_fetch(&target.path, &self.meter);
-        // Pieces that are not to be written are not requested.
+        // Pieces of files that are left out count as held, so that they are not requested.
         let mut settled = held;
         target.left_out().for_each(|piece| _ = settled.insert(piece));
         self.opened =
@@ -438,10 +442,11 @@ impl<'a> FetchDriver<'a> {
         self.input(Input::Opened { layout, held: settled });
     }
 
-    /// Closes the target, once all pieces that have come are written.
+    /// Closes the target, once all pieces that have arrived are written.
     async fn reset(&mut self) {
         let context = Arc::clone(&self.context);
-        // Batches of sources that were hung up on may still be written, and wait to report that.
+        // Batches of sources that are gone may still be written, and their threads wait until their reports
+        // are read.
         let mut written = std::pin::pin!(context.writer.finished());
         loop {
             tokio::select! {
@@ -492,7 +497,7 @@ async fn next_answer(answers: &mut Option<mpsc::Receiver<QueryAnswer>>) -> Optio
     }
 }
 
-/// Gives the finished download its name.
+/// Moves the finished download to its path.
 async fn place(
     target: Arc<DownloadTarget>,
     partial: Arc<Partial>,
@@ -507,7 +512,7 @@ fn fault(error: &Error) -> Fault {
     match error {
         Error::Fetch(error) => error.fault(),
         Error::StreamRefused { .. } => Fault::Lost,
-        // A node that many call at the same time hangs up on some of them.
+        // A node that many nodes dial at the same time closes some of the connections.
         Error::Handshake { .. } | Error::StreamBroken { .. } | Error::Timeout(_) => Fault::HungUp,
         Error::Resolve { .. }
         | Error::Connect { .. }

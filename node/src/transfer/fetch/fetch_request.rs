@@ -20,7 +20,7 @@ use peerkit_proto::id::Hash;
 pub struct FetchRequest {
     pub(crate) hash: Hash,
     pub(crate) secret: Option<Secret>,
-    /// The name under which it arrives, if the caller has chosen one.
+    /// The name that the content gets, if the caller has chosen one.
     pub(crate) name: Option<FileName>,
     pub(crate) to: FetchDestination,
     /// If false, the caller has not chosen `to`, and the node's download folder is used.
@@ -28,23 +28,24 @@ pub struct FetchRequest {
     pub(crate) from: Vec<SourceCandidate>,
     pub(crate) overwrite: bool,
     pub(crate) ask_network: bool,
-    /// If true, the fetch ends with its handle.
+    /// If true, the fetch ends when its last handle is dropped.
     pub(crate) is_foreground: bool,
 }
 
 /// The destination of a fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FetchDestination {
-    /// This path. If it is an existing folder, into it, under the name that the content has at its source. The
-    /// parent folder must exist.
+    /// This path, whose parent folder must exist. If the path is an existing folder, the content gets a path
+    /// in it, with the name that it has at its source.
     Path(PathBuf),
-    /// Into this folder, which is created if it is missing, under the name at the source.
+    /// A path in this folder, with the name that the content has at its source. The folder is created if it
+    /// is missing.
     Folder(PathBuf),
 }
 
 impl FetchRequest {
-    /// Requests the file or folder of this hash, from the nodes of the network that have it, into
-    /// the [download folder](crate::FilesHandle::download_folder) of the node that fetches it.
+    /// Requests the file or folder with this hash, from the nodes of the network that have it, into the
+    /// [download folder](crate::FilesHandle::download_folder) of the node that fetches it.
     pub fn new(hash: Hash) -> Self {
         Self {
             hash,
@@ -59,8 +60,8 @@ impl FetchRequest {
         }
     }
 
-    /// Requests the content of a ticket, under the name in the ticket: from the node that it names, and from
-    /// other nodes that have it.
+    /// Requests the content of a ticket, under the name in the ticket: from the node that the ticket names,
+    /// and from other nodes that have the content.
     pub fn ticket(ticket: &Ticket) -> Self {
         let sharer = SourceCandidate { id: Some(ticket.node), addresses: ticket.addresses.clone() };
         Self {
@@ -94,14 +95,14 @@ impl FetchRequest {
         self
     }
 
-    /// Adds the node at this address to the sources. Call it again for more.
+    /// Adds the node at this address to the sources. Can be called several times.
     pub fn from(mut self, address: Address) -> Self {
         self.from.push(SourceCandidate { id: address.id, addresses: vec![address] });
         self
     }
 
-    /// Sets whether an existing file or folder of that name is replaced. By default the new one gets a
-    /// number. Other files in a replaced folder stay in it.
+    /// Sets whether an existing file or folder with the name of the content is replaced. By default the new
+    /// one gets a number. Other files in a replaced folder stay in it.
     pub fn overwrite(mut self, overwrite: bool) -> Self {
         self.overwrite = overwrite;
         self
@@ -113,10 +114,10 @@ impl FetchRequest {
         self
     }
 
-    /// Ends the fetch with its handle. When the last clone of the [`Download`](crate::Download) is
-    /// dropped, and so when the future that awaits it is, the fetch stops and is no longer listed. It
-    /// is not continued after a restart either. Pieces that were verified stay on disk, and the next
-    /// fetch of the same content to the same place continues from them.
+    /// Ties the fetch to its handle. When the last clone of the [`Download`](crate::Download) is dropped, or
+    /// the future that awaits it, the fetch stops and is no longer listed. It is not continued after a
+    /// restart. Pieces that were verified stay on disk, and the next fetch of the same content to the same
+    /// place continues from them.
     ///
     /// Without this a fetch runs in the background: it continues after the handle is dropped and, if the
     /// node has a state folder, after a restart.

@@ -1,4 +1,4 @@
-//! Gives a finished download its name, and never replaces anything unless the user wants that.
+//! Moves a finished download to its path. Nothing is replaced unless the user wants that.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -17,23 +17,24 @@ use super::part::{DownloadPart, absolute_len, longest_name};
 use crate::disk::{space, sync_all, sync_folder};
 use crate::transfer::folder_plan::FolderPlan;
 
-/// Numbered names that are tried: `name (1)` to `name (9999)`.
+/// Maximum number in a numbered name: `name (1)` to `name (9999)` are tried.
 const MAX_NUMBER: u32 = 9999;
 
-/// Entries of a folder from which on the whole file system is synced with one call.
+/// Number of entries of a folder above which the whole file system is synced with one call.
 const SYNC_ALL_FROM: usize = 64;
 
-/// The destination of a fetch.
+/// The path that the content of a fetch gets.
 #[derive(Debug, Clone)]
 pub(super) struct TargetPath {
     pub(super) path: PathBuf,
-    /// The reason why it has another name there than at its source.
+    /// The reason why the content has another name there than at its source.
     pub(super) fault: Option<NameFault>,
 }
 
 impl FetchDestination {
-    /// Decides where something called `name` at its source goes. Creates the folder for it if the user wants
-    /// that. A path that the user chose is taken as it is; a name from the network is made harmless.
+    /// Returns the path for content that is called `name` at its source. Creates the folder of a
+    /// [`Folder`](Self::Folder). A path that the user chose is used as it is; a name from the network is made
+    /// harmless.
     ///
     /// # Errors
     /// If the download would replace, or be written beside, something that is not a file; or if the disk
@@ -66,8 +67,8 @@ impl FetchDestination {
         Ok(goal)
     }
 
-    /// Returns the path that something called `name` goes to, if that is known beforehand. Blocks on the
-    /// disk.
+    /// Returns the path for content that is called `name`. Returns `None` if the path needs a name and there
+    /// is none. Blocks on the disk.
     pub(super) fn target(&self, name: Option<&FileName>) -> Option<PathBuf> {
         match self {
             Self::Path(path) if !path.is_dir() => Some(path.clone()),
@@ -184,9 +185,9 @@ fn kind_of(found: &Metadata) -> Option<InTheWay> {
     (!kind.is_file()).then_some(InTheWay::Link)
 }
 
-/// Moves a whole file to `target`, or to a numbered name beside it if something else is there. If the same
-/// content is there already, that stays, and its path is returned. With `overwrite` the file replaces
-/// the one that is there.
+/// Moves a whole file to `target`, or to a numbered name beside it if something else is there. If a file with
+/// the same content is there already, that file stays, and its path is returned. With `overwrite` the file
+/// replaces the one that is there.
 pub(super) fn place_file(
     (part, file): (&DownloadPart, &File),
     target: &Path,
@@ -201,7 +202,10 @@ pub(super) fn place_file(
         return Ok(target.to_owned());
     }
     let place_at = |path: &Path| match move_file(part.path(), path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && holds(path, file, hash) => {
+        Err(error)
+            if error.kind() == io::ErrorKind::AlreadyExists
+                && has_same_content(path, file, hash) =>
+        {
             part.discard();
             Ok(())
         }
@@ -227,7 +231,7 @@ pub(super) fn place_folder(
     } else {
         place_beside(target, FileKind::Folder, |path| move_folder(&files, path)).map_err(disk)?
     };
-    // Nothing but the lock is left in it.
+    // Nothing but the lock file is left in the part.
     part.discard();
     Ok(placed)
 }
@@ -299,8 +303,8 @@ fn move_into(files: &Path, target: &Path, plan: &FolderPlan) -> Result<(), Fetch
     sync_folder(target).map_err(|error| FetchError::Disk { path: target.to_owned(), error })
 }
 
-/// Checks that the files of a folder would replace nothing but files in the folder at `target`. If they would,
-/// none of them is moved: the target would be half of the one and half of the other.
+/// Checks that the files of a folder would replace only files in the folder at `target`. This is checked
+/// before the first file is moved, so that the target never becomes a mixture of both.
 pub(super) fn check_merge(target: &Path, plan: &FolderPlan) -> Result<(), FetchError> {
     for (entry, path) in plan.entries() {
         let is_folder = matches!(entry, ManifestEntry::Folder { .. });
@@ -311,17 +315,17 @@ pub(super) fn check_merge(target: &Path, plan: &FolderPlan) -> Result<(), FetchE
 
 /// Moves a file to a name that is free.
 fn move_file(from: &Path, to: &Path) -> io::Result<()> {
-    // A hard link, unlike a rename, does not replace what is there. Windows does not take the old name from
-    // an open file afterwards.
+    // A hard link, unlike a rename, does not replace what is there. On Windows the old name of an open file
+    // can't be removed afterwards.
     if !cfg!(windows) {
         match fs::hard_link(from, to) {
             Ok(()) => return fs::remove_file(from),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
-            // The file system has no links.
+            // The file system has no hard links.
             Err(_) => {}
         }
     }
-    // An empty file holds the name.
+    // An empty file reserves the name.
     OpenOptions::new().write(true).create_new(true).open(to)?;
     fs::rename(from, to).inspect_err(|_| {
         // The empty file must not be taken for the real one.
@@ -331,7 +335,7 @@ fn move_file(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Moves a folder to a name that is free.
 fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
-    // An empty folder holds the name, and on Unix a rename replaces it.
+    // An empty folder reserves the name, and on Unix a rename replaces it.
     fs::create_dir(to)?;
     if cfg!(windows) {
         fs::remove_dir(to)?;
@@ -342,7 +346,7 @@ fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// Returns whether the file at `path` has the same content as `file`, which has this hash.
-fn holds(path: &Path, file: &File, hash: &Hash) -> bool {
+fn has_same_content(path: &Path, file: &File, hash: &Hash) -> bool {
     let sizes = (fs::symlink_metadata(path), file.metadata());
     let (Ok(there), Ok(ours)) = sizes else { return false };
     there.is_file() && there.len() == ours.len() && hash_of(path).is_ok_and(|there| there == *hash)
@@ -364,8 +368,8 @@ pub(super) fn candidates(
     numbered(target, kind).take(tried)
 }
 
-/// Returns `a.txt`, `a (1).txt`, `a (2).txt`, ...; a folder's name has no extension. A long name is cut for
-/// the number.
+/// Returns `a.txt`, `a (1).txt`, `a (2).txt`, ...; a folder's name has no extension. A long name is cut to
+/// make room for the number.
 fn numbered(target: &Path, kind: FileKind) -> impl Iterator<Item = PathBuf> {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     let longest = longest_name(parent(target));
@@ -390,7 +394,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_go_before_the_ending() {
+    fn a_number_goes_before_the_extension() {
         let second = |path, kind| numbered(Path::new(path), kind).nth(2).unwrap();
         let name = |path: &'static str| second(path, FileKind::File);
         assert_eq!(name("/d/a.txt"), Path::new("/d/a (2).txt"));
@@ -402,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_fits_a_name_of_the_longest() {
+    fn the_longest_names_can_get_a_number() {
         let folder = tempfile::tempdir().unwrap();
         for (name, kind) in
             [("é".repeat(127), FileKind::Folder), ("x".repeat(251) + ".txt", FileKind::File)]
