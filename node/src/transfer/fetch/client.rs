@@ -1,4 +1,4 @@
-//! The client of the files protocol: sends requests and reads answers, with a limit to every wait.
+//! The client of the files protocol: sends requests and reads answers, with a time limit for every wait.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,11 +20,11 @@ use crate::rate::PeerRates;
 use crate::stream::Stream;
 use crate::transfer::{PIECE_TIME, STALL};
 
-/// Interval at which a silent source is checked for an answer that it owes. 3 s: a source is given up at
+/// Interval at which the client checks whether a silent source owes an answer. 3 s: a source is given up at
 /// most this long after [`STALL`].
 const CHECK_EVERY: Duration = Duration::from_secs(3);
 
-/// Bytes that are read at once from a stream whose content is no longer wanted.
+/// Size of the buffer for the rest of a stream that is read and dropped.
 const DRAIN_BUFFER: usize = 64 << 10;
 
 /// A stream to a source.
@@ -55,7 +55,7 @@ impl Client {
         Self { requests: RequestWriter { stream: write }, answers }
     }
 
-    /// Asks the source to describe `hash`. With `also_values` it asks for the first values of the piece
+    /// Asks the source to describe `hash`. If `also_values` is true, asks for the first values of the piece
     /// list in the same round trip. Returns as many values as one answer has, or none if the source refuses
     /// them.
     pub(super) async fn describe(
@@ -137,7 +137,7 @@ impl AnswerReader {
     /// Reads the bytes of a piece, as many as `bytes` has.
     pub(super) async fn content(&mut self, bytes: &mut [u8]) -> Result<(), FetchError> {
         let len = bytes.len();
-        // Most of many small pieces have come already, and a timer for each would cost too much.
+        // If pieces are small, most of them have arrived already, and a timer for each would cost too much.
         let read = self.read_arrived(bytes).await?;
         let rest = bytes.get_mut(read..).unwrap_or_default();
         if !rest.is_empty() {
@@ -159,8 +159,8 @@ impl AnswerReader {
         Ok(())
     }
 
-    /// Reads what has come already, without waiting. Returns the number of bytes, which is 0 if the
-    /// download rate is limited.
+    /// Reads the bytes that have arrived already, without waiting. Returns the number of bytes, which is 0 if
+    /// the download rate is limited.
     async fn read_arrived(&mut self, bytes: &mut [u8]) -> Result<usize, FetchError> {
         if self.rates.download_part().is_some() {
             return Ok(0);
@@ -194,7 +194,7 @@ impl AnswerReader {
         loop {
             match timeout(CHECK_EVERY, self.stream.read(part)).await {
                 Err(_) if !self.is_owed.load(Ordering::Relaxed) => since = Instant::now(),
-                // It may have owed nothing until just after the last look.
+                // The source may have owed nothing until just after the last check.
                 Err(_) if since.elapsed() < STALL + CHECK_EVERY => {}
                 Err(_) => return Err(FetchError::Stalled),
                 Ok(Err(error)) => return Err(FetchError::Stream(error)),

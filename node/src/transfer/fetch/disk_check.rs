@@ -1,4 +1,4 @@
-//! The check of what is on the disk already, on all cores.
+//! Checks on all cores which pieces are on the disk already.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::error::FetchError;
 use super::status::SharedStatus;
 use crate::blocking::cores;
 
-/// Most threads of one check.
+/// Maximum number of threads of one check.
 const MAX_THREADS: usize = 8;
 
 /// The check of one download. Its progress is shown, and it can be stopped. Clones share it.
@@ -29,20 +29,20 @@ impl DiskCheck {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// Shows that something of `total` bytes is checked from now on.
+    /// Shows that a check of `total` bytes begins.
     pub(super) fn begin(&self, total: u64) {
         self.status.show_check(total);
     }
 
-    /// Returns those of `pieces` that are good. `look` returns the length of a piece if it is, and may read
-    /// it to the buffer.
+    /// Returns the good ones among `pieces`. `check_piece` returns the length of a piece if it is good, and
+    /// may use the buffer.
     ///
     /// # Errors
     /// If it was stopped.
     pub(super) fn good_pieces(
         &self,
         pieces: Range<u64>,
-        look: impl Fn(u64, &mut Vec<u8>) -> Option<u64> + Sync,
+        check_piece: impl Fn(u64, &mut Vec<u8>) -> Option<u64> + Sync,
     ) -> Result<Vec<u64>, FetchError> {
         let next = AtomicU64::new(pieces.start);
         let work = || {
@@ -54,7 +54,7 @@ impl DiskCheck {
                 if piece >= pieces.end || self.stopped.load(Ordering::Relaxed) {
                     return good;
                 }
-                if let Some(bytes) = look(piece, &mut buffer) {
+                if let Some(bytes) = check_piece(piece, &mut buffer) {
                     self.status.add_checked(bytes);
                     good.push(piece);
                 }
@@ -77,25 +77,25 @@ impl DiskCheck {
         }
     }
 
-    /// Returns whether all of `count` pieces are good. Ends at the first that is not.
+    /// Returns whether all of `count` pieces are good. Ends at the first piece that is not good.
     ///
     /// # Errors
     /// If it was stopped.
     pub(super) fn all_good(
         &self,
         count: u64,
-        look: impl Fn(u64, &mut Vec<u8>) -> Option<u64> + Sync,
+        check_piece: impl Fn(u64, &mut Vec<u8>) -> Option<u64> + Sync,
     ) -> Result<bool, FetchError> {
-        let is_other = AtomicBool::new(false);
-        let look = |piece, buffer: &mut Vec<u8>| {
-            if is_other.load(Ordering::Relaxed) {
+        let has_bad = AtomicBool::new(false);
+        let check_piece = |piece, buffer: &mut Vec<u8>| {
+            if has_bad.load(Ordering::Relaxed) {
                 return None;
             }
-            let len = look(piece, buffer);
-            is_other.fetch_or(len.is_none(), Ordering::Relaxed);
+            let len = check_piece(piece, buffer);
+            has_bad.fetch_or(len.is_none(), Ordering::Relaxed);
             len
         };
-        Ok(self.good_pieces(0..count, look)?.len() as u64 == count)
+        Ok(self.good_pieces(0..count, check_piece)?.len() as u64 == count)
     }
 }
 
@@ -106,27 +106,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_shows_how_far_it_is_and_can_be_stopped() {
+    fn a_check_shows_its_progress_and_can_be_stopped() {
         let status = SharedStatus::new(Hash::of(b""), None);
         let checking = DiskCheck::new(status.clone());
         checking.begin(100);
-        let look = |piece: u64, _: &mut Vec<u8>| piece.is_multiple_of(2).then_some(10);
-        let mut good = checking.good_pieces(0..10, look).unwrap();
+        let check_piece = |piece: u64, _: &mut Vec<u8>| piece.is_multiple_of(2).then_some(10);
+        let mut good = checking.good_pieces(0..10, check_piece).unwrap();
         good.sort_unstable();
         assert_eq!(good, [0, 2, 4, 6, 8]);
         assert_eq!((status.get().done, status.get().total), (50, Some(100)));
 
-        let looked = AtomicU64::new(0);
+        let checked = AtomicU64::new(0);
         let stopping = |_: u64, _: &mut Vec<u8>| {
-            looked.fetch_add(1, Ordering::Relaxed);
+            checked.fetch_add(1, Ordering::Relaxed);
             checking.stop();
             Some(10)
         };
         let stopped = checking.good_pieces(0..1_000_000, stopping);
         assert!(matches!(stopped, Err(FetchError::Stopped)), "{stopped:?}");
         assert!(
-            looked.into_inner() <= MAX_THREADS as u64,
-            "each thread ends after the piece it is at"
+            checked.into_inner() <= MAX_THREADS as u64,
+            "each thread ends after the piece that it is checking"
         );
     }
 }

@@ -385,7 +385,7 @@ impl<'a> FetchDriver<'a> {
     fn source_failed(&mut self, source: SourceId, error: Error) {
         let error = match (error, &self.opened) {
             (Error::Fetch(error), Some(opened)) => {
-                error.of_changed(|| opened.target.description.name.to_string()).into()
+                error.with_name_if_changed(|| opened.target.description.name.to_string()).into()
             }
             (error, _) => error,
         };

@@ -17,7 +17,7 @@ pub enum FetchError {
     /// The file was changed or removed at the source after it was shared.
     #[error("{name} was changed or removed at its source after it was shared")]
     Changed {
-        /// Its name at the source; of a file in a folder the path, from the folder's name on.
+        /// The name at the source. For a file in a folder it is a path that begins with the folder's name.
         name: String,
     },
     /// The source sent a piece or a list that does not belong to the file.
@@ -67,7 +67,7 @@ pub enum FetchError {
     NotAFile {
         /// The path.
         path: PathBuf,
-        /// The kind of what is there.
+        /// The kind of thing that is at the path.
         kind: InTheWay,
     },
     /// The disk has too little room. Nothing was begun, or the unfinished part is kept.
@@ -98,8 +98,8 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// Returns whether the source broke the protocol, or sent something else than was requested. It is not
-    /// asked again, and the application gets an event.
+    /// Returns whether the source broke the protocol, or sent something else than was requested. The fetch
+    /// requests nothing more from such a source, and the application gets an event.
     #[must_use]
     pub fn is_lie(&self) -> bool {
         self.fault() == Fault::Lie
@@ -138,15 +138,16 @@ impl FetchError {
         }
     }
 
-    /// Adds the name of the file to the error that it was changed. Returns any other error as it is.
-    pub(super) fn of_changed(self, name: impl FnOnce() -> String) -> Self {
+    /// Adds the name of the content to the error that it was changed. Returns any other error as it is.
+    pub(super) fn with_name_if_changed(self, name: impl FnOnce() -> String) -> Self {
         match self {
             Self::Refused(FileRefusal::Changed) => Self::Changed { name: name() },
             error => error,
         }
     }
 
-    /// Returns the error of a disk on which `needed` bytes were to be written at `path`.
+    /// Returns a function that converts an error of the disk on which `needed` bytes were to be written at
+    /// `path`.
     pub(super) fn no_space(path: &Path, needed: u64) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |error| match error.kind() {

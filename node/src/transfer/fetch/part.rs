@@ -18,16 +18,16 @@ use crate::disk::fingerprint::Fingerprint;
 use crate::disk::folder::new_file;
 use crate::disk::space;
 
-/// Bytes that a name keeps at least when it is cut for a number or a suffix.
+/// Minimum length in bytes that a name keeps when it is cut for a number or a suffix.
 const MIN_NAME: usize = 32;
 
-/// Downloads of one hash to one place at the same time.
+/// Maximum number of parts of one hash beside one target.
 const MAX_PARTS: u32 = 1000;
 
-/// The file inside a part folder that is locked.
+/// The name of the file in a part folder that is locked.
 const LOCK: &str = "lock";
 
-/// The folder inside a part folder that becomes the target.
+/// The name of the folder in a part folder that becomes the target.
 const FILES: &str = "files";
 
 /// An unfinished file or folder. It stays on disk when this is dropped, unless it is
@@ -166,7 +166,7 @@ impl Drop for DownloadPart {
     fn drop(&mut self) {
         if *self.is_discarded.get_mut() {
             match (self.kind, &self.file) {
-                // A file that has got its own name may have left the part's name to another download.
+                // A file that has got its final name may have left the part's name to another download.
                 (FileKind::File, Some(file)) if is_at(file, &self.path) => {
                     let _ = fs::remove_file(&self.path);
                 }
@@ -229,7 +229,8 @@ fn reopen(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(path)
 }
 
-/// Locks a file. Returns whether the lock was free, which it counts as on file systems without locks.
+/// Locks a file. Returns false if another open file holds the lock. On file systems without locks, it always
+/// counts as free.
 fn lock(file: &File) -> io::Result<bool> {
     match file.try_lock() {
         Ok(()) => Ok(true),
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn part_names_are_known() {
+    fn names_of_parts_are_recognised() {
         for name in [".a.txt.0123abcd.part", ".a.0123abcd.7.part", "..0123abcd.part"] {
             assert!(is_part_name(name), "{name}");
         }
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn two_downloads_do_not_meet_and_a_left_one_is_taken_over() {
+    fn two_downloads_never_share_a_part_and_a_left_part_is_continued() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("x".repeat(255));
         let hash = Hash::of(b"");
@@ -293,7 +294,11 @@ mod tests {
         let served = Arc::clone(again.file().unwrap());
         drop(again);
         let again = file(&target, &hash).unwrap();
-        assert_eq!(again.path(), path, "who is served of it does not keep it from being taken up");
+        assert_eq!(
+            again.path(),
+            path,
+            "a stream that serves the part does not hold up the next download"
+        );
         again.discard();
         drop((again, served));
 
@@ -305,7 +310,7 @@ mod tests {
         fs::create_dir_all(path.join("files/old")).unwrap();
         let again = folder_of(&target, &hash).unwrap();
         assert_eq!(again.path, path);
-        assert!(again.files().join("old").exists(), "whether it is wanted the fetch knows");
+        assert!(again.files().join("old").exists(), "the fetch decides what to keep");
     }
 
     #[cfg(unix)]

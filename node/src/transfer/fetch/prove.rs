@@ -1,10 +1,11 @@
-//! The proof of what a source describes.
+//! Proofs that the description of a source is right.
 //!
-//! The first source that proves its description settles what is fetched. The piece list of a file is checked
-//! against the hash. Of a folder the whole manifest is fetched, and the lists of the larger files in it.
+//! The first source that proves its description decides what is fetched. Of a file, the piece list is fetched
+//! and checked against the hash. Of a folder, the whole manifest is fetched and checked, and the piece lists
+//! of its files with several pieces.
 //!
-//! The list of a file proves its size only up to the number of pieces. The size is believed until another
-//! source describes another one. That source has to prove its size with the last piece.
+//! The list of a file proves its size only up to the number of pieces. The size counts as right until another
+//! source describes another size. That source then has to prove its size with the last piece.
 
 use std::sync::Arc;
 
@@ -19,8 +20,8 @@ use peerkit_proto::id::Hash;
 use super::client::Client;
 use super::error::FetchError;
 
-/// Piece lists of a folder's files that are requested ahead, so that not each of them costs a round trip. 32
-/// requests of 47 bytes fit the buffer of any socket.
+/// Maximum number of piece lists of a folder's files that are requested before the first is received, so that
+/// not each of them costs a round trip. 32 requests of 47 bytes fit the buffer of any socket.
 const LISTS_AHEAD: usize = 32;
 
 /// Content whose description is proven.
@@ -43,8 +44,8 @@ pub(super) enum ProvenContent {
     },
 }
 
-/// Fetches everything that has to be known before pieces are fetched. `values` are the first values of the
-/// piece list that the source has sent already.
+/// Fetches and checks everything that has to be known before pieces are fetched. `values` are the first
+/// values of the piece list, which the source has sent already.
 ///
 /// # Errors
 /// If the source does not answer, or its description is wrong.
@@ -109,7 +110,7 @@ async fn folder(
             ManifestEntry::Folder { .. } => None,
         })
         .collect();
-    // No piece will come of an empty file that could show that its hash is wrong.
+    // An empty file has no piece that could show later that its hash is wrong.
     let empty = Hash::of(b"");
     if let Some((wrong, _)) = files.iter().find(|(hash, size)| *size == 0 && *hash != empty) {
         tracing::debug!(%wrong, "an empty file with the hash of another");
@@ -124,7 +125,7 @@ async fn folder(
     Ok(ProvenContent::Folder { manifest, lists })
 }
 
-/// Fetches the lists of the files that have several pieces.
+/// Fetches the piece lists of the files that have several pieces.
 async fn lists(
     client: &mut Client,
     files: &[(Hash, u64)],
@@ -146,13 +147,13 @@ async fn lists(
             let (hash, size) = files[at];
             let mut incoming = IncomingList::new(size)?;
             let taken = take_values(client, &mut incoming).await;
-            taken.map_err(|error| error.of_changed(|| name_of(at)))?;
+            taken.map_err(|error| error.with_name_if_changed(|| name_of(at)))?;
             lists[at] = Some(Arc::new(incoming.finish(&hash)?));
         }
         for at in long {
             let (hash, size) = files[at];
             let list = list(client, hash, size, &[]).await;
-            let list = list.map_err(|error| error.of_changed(|| name_of(at)))?;
+            let list = list.map_err(|error| error.with_name_if_changed(|| name_of(at)))?;
             lists[at] = Some(Arc::new(list));
         }
     }
@@ -160,7 +161,7 @@ async fn lists(
 }
 
 /// Fetches the piece list of `hash`, which is described as `size` bytes, and checks it against the hash.
-/// `values` are its first values. Memory is taken for the values that have come, not for those that the
+/// `values` are its first values. Memory is taken for the values that have arrived, not for those that the
 /// size announces.
 async fn list(
     client: &mut Client,

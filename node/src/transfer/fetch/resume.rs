@@ -2,8 +2,8 @@
 //!
 //! The store has a row for each hash that is being downloaded. The row has the request of each download of
 //! the hash, and its progress. It does not say which pieces are on disk: after a crash such a list could be
-//! ahead of the data or behind it. When a resumed download is at work, it checks its whole unfinished file or
-//! folder ([`part`]), and fetches the missing pieces.
+//! ahead of the data or behind it. A resumed download checks its whole unfinished file or folder ([`part`]),
+//! and then fetches the missing pieces.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,10 +29,10 @@ use crate::store::StoreError;
 /// the part is checked is at most this old.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
-/// A download in the store, with the others of the same hash.
+/// A download in the store. The first row of a hash contains the others.
 #[derive(Debug, Serialize, Deserialize)]
 struct DownloadRow {
-    /// Downloads of the same content to other places.
+    /// Downloads of the same content to other destinations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     more: Vec<Self>,
     #[serde(default)]
@@ -53,12 +53,12 @@ struct DownloadRow {
     /// The name under which it was requested.
     #[serde(default)]
     called: Option<FileName>,
-    /// Its name and kind, if they were known.
+    /// The name and kind of the content, if they were known.
     #[serde(default)]
     name: Option<FileName>,
     #[serde(default)]
     kind: Option<FileKind>,
-    /// Bytes that were verified and on disk when this was written, and bytes of it all.
+    /// Number of bytes that were verified and on disk when this was written, and the total if it was known.
     #[serde(default)]
     done: u64,
     #[serde(default)]
@@ -70,8 +70,8 @@ fn yes() -> bool {
 }
 
 impl DownloadRow {
-    /// Reads the downloads of a row. Returns none if it can't be read. Downloads whose part is gone have no
-    /// bytes on disk. Blocks on the disk.
+    /// Decodes the downloads of a row. Returns none if the row is not valid. For a download whose part is
+    /// gone, sets the number of bytes on disk to 0. Blocks on the disk.
     fn read(hash: &Hash, row: &[u8]) -> Vec<Self> {
         let Ok(mut first) = serde_json::from_slice::<Self>(row) else { return Vec::new() };
         let mut rows = std::mem::take(&mut first.more);
@@ -84,7 +84,7 @@ impl DownloadRow {
         rows
     }
 
-    /// Returns the row of a download as it is now.
+    /// Returns the row for the present state of a download.
     ///
     /// # Errors
     /// If its destination is relative, and there is no current folder.
@@ -160,7 +160,8 @@ impl Inner {
             }
             entries.extend(rows.into_iter().map(|row| Arc::new(row.into_entry(hash))));
         }
-        // All are entered before the first is at work: each writes a row for all of its hash.
+        // All are added to the list before the first begins, because each writes a row for all downloads of
+        // its hash.
         entries.iter().for_each(|entry| self.files.downloads.enter(entry));
         for entry in entries.iter().filter(|entry| !entry.control().is_paused) {
             self.start_task(entry, false);
@@ -214,7 +215,8 @@ impl Inner {
         Ok(rows.next().map(|first| DownloadRow { more: rows.collect(), ..first }))
     }
 
-    /// Stores the progress of a download now and then, until `over` is cancelled.
+    /// Stores the progress of a download whenever it has changed, at most once in [`SAVE_EVERY`], until
+    /// `over` is cancelled.
     pub(super) async fn save_progress(&self, entry: &DownloadEntry, over: &CancellationToken) {
         let mut saved = (None, 0);
         let mut watch = entry.status.watch();

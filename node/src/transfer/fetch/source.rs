@@ -1,4 +1,4 @@
-//! The task of one source: sends it what the fetch wants, and receives its pieces.
+//! The task of one source: sends it the requests of the fetch, and receives its pieces.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -25,7 +25,7 @@ use crate::inner::Inner;
 use crate::lock::lock;
 use crate::tls::ExpectedBytes;
 
-/// Longest time that small pieces are gathered before they are verified and written.
+/// Maximum time for which small pieces are gathered before they are verified and written.
 const GATHER: Duration = Duration::from_millis(50);
 
 /// The context that all source tasks of one fetch share.
@@ -38,18 +38,18 @@ pub(super) struct FetchContext {
 /// A report of a source's task, or of the threads that write its pieces.
 #[derive(Debug)]
 pub(super) enum SourceReport {
-    /// The state machine is to know this.
+    /// An input for the state machine.
     Input(Input),
     /// The source has proven its description.
     Proven(SourceId, Box<Proven>),
-    /// The source has failed, or the disk.
+    /// The source or the disk has failed.
     Failed(SourceId, Error),
 }
 
 /// An order to a source's task.
 #[derive(Debug)]
 pub(super) enum SourceOrder {
-    /// Have the source prove its description; its size too if `with_size`.
+    /// Have the source prove its description, and the size in it too if `with_size` is true.
     Prove { with_size: bool },
     /// Ask which pieces the source has, and receive pieces for this target from now on.
     Follow(Arc<DownloadTarget>),
@@ -70,8 +70,8 @@ pub(super) struct SourceTask {
 }
 
 impl SourceTask {
-    /// Works on the source until the fetch is over or the source fails, which is reported. `is_new` says that
-    /// the content is not known yet.
+    /// Dials the source, and fetches from it until the fetch is over or the source fails. Reports a failure.
+    /// If `is_new` is true, no source has proven the content yet.
     pub(super) async fn run(mut self, candidate: SourceCandidate, is_new: bool) {
         if let Err(error) = self.work(&candidate, is_new).await {
             // A fetch that is over needs no report.
@@ -122,14 +122,14 @@ impl SourceTask {
                     let values = std::mem::take(&mut values);
                     let proving = prove(client, hash, description.clone(), values).await;
                     let name = || description.name.to_string();
-                    let proven = proving.map_err(|error| error.of_changed(name))?;
+                    let proven = proving.map_err(|error| error.with_name_if_changed(name))?;
                     if with_size {
                         prove_size(client, hash, &proven).await?;
                     }
                     self.report(SourceReport::Proven(self.source, Box::new(proven))).await?;
                 }
                 Some(SourceOrder::Follow(target)) => return Ok(Some(target)),
-                // Nothing was requested yet.
+                // No pieces are requested before `Follow`.
                 Some(SourceOrder::Ask { .. } | SourceOrder::Cancel) => {}
                 Some(SourceOrder::Finish) | None => return Ok(None),
             }
@@ -148,7 +148,8 @@ impl SourceTask {
         let mut addresses = self.inner.addresses.announced(None);
         addresses.truncate(MAX_ADDRESSES);
         client.requests.send(&Request::Follow { hash: *hash, addresses }).await?;
-        // A source that has everything says so in its answer too, but that is a round trip later.
+        // A source that has everything also says so in its answer to `Follow`, but that is a round trip
+        // later.
         let ready = Input::Ready { source: self.source, is_whole: description.whole };
         self.report(SourceReport::Input(ready)).await?;
         let Client { requests, answers } = client;
@@ -164,9 +165,10 @@ impl SourceTask {
             batch: PieceBatch::default(),
             begun: Instant::now(),
         };
-        // Sent only if the names differ, because older sources refuse a request that has it.
+        // Sent only if the names differ, because older sources refuse a request that has this name.
         let called = name.clone().filter(|name| *name != description.name);
-        // A download that leaves out files of a folder has not all of it.
+        // A download that leaves out files of a folder never has all of the content, so it must not say
+        // `Complete`.
         let is_complete = target.left_out().next().is_none();
         let complete = is_complete.then(|| Request::Complete {
             hash: *hash,
@@ -197,12 +199,13 @@ impl FetchContext {
     }
 }
 
-/// The runs that were requested of the source and have not come, in the order in which it sends them.
+/// The runs of pieces that were requested of the source and have not arrived in full, in the order of the
+/// requests. The source sends them in this order.
 struct OwedRuns {
     runs: Mutex<VecDeque<RequestedRun>>,
-    /// Set while there are any.
+    /// True while any run is owed.
     is_any: Arc<AtomicBool>,
-    /// Tells the connection how many bytes the source is sure to send.
+    /// The number of bytes that the source is sure to send, for the connection to read them in larger blocks.
     expected: ExpectedBytes,
 }
 
@@ -220,16 +223,16 @@ impl OwedRuns {
         lock(&self.runs)
     }
 
-    /// Tells the connection how much is sure to come, now that a piece of `len` bytes begins.
+    /// Updates `expected`, as a piece of `len` bytes begins to arrive.
     fn expect(&self, len: u64, runs: &VecDeque<RequestedRun>) {
         let wanted = runs.iter().take_while(|run| !run.is_cancelled).map(|run| run.bytes);
         self.expected.set(wanted.fold(len, u64::saturating_add));
     }
 
-    /// Notes whether anything is still owed.
+    /// Clears `is_any` if no run is owed any more.
     fn note_if_none_owed(&self) {
         let runs = self.runs();
-        // The lock is held, so that this does not hide a request that is sent meanwhile.
+        // The lock is held, so that a run that is added meanwhile is not overlooked.
         if runs.is_empty() {
             self.is_any.store(false, Ordering::Relaxed);
         }
@@ -272,7 +275,7 @@ async fn send_requests(
                 owed.expected.set(0);
                 return requests.finish(complete.as_ref()).await;
             }
-            // That was done before.
+            // These orders come only before the first request.
             SourceOrder::Prove { .. } | SourceOrder::Follow(_) => continue,
         };
         requests.send(&request).await?;
@@ -287,21 +290,21 @@ struct PieceReceiver<'a> {
     target: &'a Arc<DownloadTarget>,
     answers: AnswerReader,
     owed: &'a OwedRuns,
-    /// Pieces that have come and are not being verified yet.
+    /// Pieces that have arrived and are not being verified yet.
     batch: PieceBatch,
-    /// The time at which the first of them came.
+    /// The time at which the first piece of the batch arrived.
     begun: Instant,
 }
 
 impl PieceReceiver<'_> {
-    /// Receives answers until the source fails. The next pieces come in while a batch is verified and written.
+    /// Receives answers until the source fails. The next pieces arrive while a batch is verified and written.
     async fn run(&mut self) -> Error {
         let error = loop {
             if let Err(error) = self.receive().await {
                 break error;
             }
         };
-        // Pieces that have come are not lost with the source.
+        // Pieces that have arrived are written, although the source has failed.
         self.flush().await.err().unwrap_or(error)
     }
 
@@ -337,7 +340,7 @@ impl PieceReceiver<'_> {
         Ok(self.context.report(SourceReport::Input(input)).await?)
     }
 
-    /// Waits for the next answer. If it takes long, the pieces that have come are written meanwhile.
+    /// Waits for the next answer. If it takes long, the pieces that have arrived are written meanwhile.
     async fn next_answer(&mut self) -> Result<Answer, Error> {
         if self.batch.is_empty() {
             return Ok(self.answers.next().await?);
@@ -353,8 +356,9 @@ impl PieceReceiver<'_> {
         }
     }
 
-    /// Returns whether the batch is to be written. Each batch wakes other threads, so a batch of a fast
-    /// file has two pieces. A batch of a folder has half a mebibyte, as several threads write its files.
+    /// Returns whether the batch is to be written. Each batch wakes other threads, so a batch of a file that
+    /// arrives fast has two pieces. A batch of a folder has half a mebibyte, as several threads write its
+    /// files.
     fn is_full(&self) -> bool {
         let len = self.batch.len() as u64;
         match self.target.description.kind {
@@ -403,7 +407,7 @@ impl PieceReceiver<'_> {
         }
     }
 
-    /// Has the batch verified and written, while the next one comes in.
+    /// Has the batch verified and written, while the next one arrives.
     async fn flush(&mut self) -> Result<(), Error> {
         if self.batch.is_empty() {
             return Ok(());

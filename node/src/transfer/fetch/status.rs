@@ -15,7 +15,7 @@ use crate::transfer::meter::TransferMeter;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct DownloadStatus {
-    /// The hash of what is fetched.
+    /// The hash of the content.
     pub hash: Hash,
     /// Its name in the ticket or at its source, once that is known.
     pub name: Option<FileName>,
@@ -34,8 +34,7 @@ pub struct DownloadStatus {
     pub rate: u64,
     /// Number of sources that pieces can be requested from now.
     pub sources: usize,
-    /// The path of the content, or its path once it is done. Before that is known, the destination
-    /// folder.
+    /// The path of the content once it is done. Before this path is known, the destination of the request.
     #[serde(serialize_with = "lossy")]
     pub path: Option<PathBuf>,
     /// The error of a download that failed.
@@ -73,7 +72,7 @@ pub enum DownloadState {
     Waiting,
     /// It was paused, and waits to be resumed.
     Paused,
-    /// It is in its place.
+    /// The content is complete and at its path.
     Done,
     /// It has failed. Pieces that were verified stay on disk.
     Failed,
@@ -88,11 +87,12 @@ impl DownloadState {
     }
 }
 
-/// The status of a download, whose changes its handles see. Clones share it.
+/// The status of a download. Its handles see each change. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct SharedStatus {
     status: watch::Sender<DownloadStatus>,
-    /// Bytes that are on disk, as far as is known. While they are checked, `done` counts up from 0 again.
+    /// Number of bytes on disk, as far as it is known. It differs from `done` during a check, which counts
+    /// `done` up from 0.
     on_disk: Arc<AtomicU64>,
 }
 

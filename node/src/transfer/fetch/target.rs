@@ -30,8 +30,7 @@ use crate::lock::lock;
 use crate::transfer::folder_plan::FolderPlan;
 use crate::transfer::partial::{Partial, PartialContent};
 
-/// The content of a download on the disk. As long as it is unfinished it has the name of its
-/// [part](DownloadPart).
+/// The content of a download on the disk. Until it is complete, it has the name of its [part](DownloadPart).
 ///
 /// Every method blocks on the disk.
 #[derive(Debug)]
@@ -39,19 +38,19 @@ pub(super) struct DownloadTarget {
     pub(super) hash: Hash,
     pub(super) description: Description,
     pub(super) layout: Arc<Layout>,
-    /// Its path once it is whole.
+    /// Its path once it is complete.
     pub(super) path: PathBuf,
     /// Its name in the ticket, or at its source.
     name: FileName,
     /// The reason why its path has another name, if the user chose none.
     fault: Option<NameFault>,
-    /// Number of bytes that are written in all.
+    /// Total number of bytes to be written.
     pub(super) total: u64,
     content: TargetContent,
     storage: Storage,
     /// The pieces that are written, or being written. No piece is written twice.
     written: Mutex<PieceSet>,
-    /// The part was checked, so `written` is complete.
+    /// If true, the part was checked, so `written` has all pieces that are on the disk.
     is_checked: AtomicBool,
     /// Dropped after the content and its part.
     _created: CreatedFolders,
@@ -64,7 +63,7 @@ enum TargetContent {
     Folder(Folder),
 }
 
-/// The place of the content until it is whole.
+/// The place of the content on the disk while it is fetched.
 #[derive(Debug)]
 enum Storage {
     Part(DownloadPart),
@@ -86,7 +85,8 @@ impl Drop for DownloadTarget {
 
 impl DownloadTarget {
     /// Opens the files for proven content, and checks what an earlier download has left of them. Returns the
-    /// pieces that are there. If the same content is there already, that is the target, whatever its number.
+    /// pieces that are there. If the complete content is found at one of the paths that the download may get,
+    /// that is the target.
     ///
     /// # Errors
     /// If the disk fails or has too little room, or if `checking` was stopped.
@@ -132,8 +132,8 @@ impl DownloadTarget {
         self.plan().into_iter().flat_map(|plan| plan.left_out(&self.layout))
     }
 
-    /// Returns the entries that have another name on the disk than at the source, now that all is at
-    /// `path`, and those that could not be written.
+    /// Returns the entries that have another name on the disk than at the source, and those that could not be
+    /// written. `path` is the final path of the content.
     pub(super) fn changes(&self, path: &Path) -> (Vec<Renamed>, Vec<LeftOut>) {
         let mut renamed = Vec::new();
         // If a number was added, it was added to the name that the user chose, if any.
@@ -163,8 +163,8 @@ impl DownloadTarget {
     pub(super) fn verify_and_write(&self, batch: &PieceBatch) -> Result<(), FetchError> {
         for (piece, bytes) in batch.iter() {
             let place = self.layout.position(piece).ok_or(FetchError::Unfinished)?;
-            self.content.verify(&place, bytes).map_err(|error| self.within(&place, error))?;
-            // Noted before it is written, as two sources may send the same piece at once.
+            self.content.verify(&place, bytes).map_err(|error| self.in_folder(&place, error))?;
+            // Noted before it is written, as two sources may send the same piece at the same time.
             if !self.written().insert(piece) {
                 continue;
             }
@@ -176,7 +176,8 @@ impl DownloadTarget {
         Ok(())
     }
 
-    /// Returns the content to serve to others while the download goes on, at first with the pieces `held`.
+    /// Returns the download in the form in which it is served to other nodes, with the pieces `held` to begin
+    /// with.
     ///
     /// # Errors
     /// If it has too many pieces.
@@ -196,7 +197,8 @@ impl DownloadTarget {
         Ok(partial)
     }
 
-    /// Returns the error of a source at which the content was changed: in a folder, the file with this piece.
+    /// Returns the error for content that was changed at its source. If it is a folder, `piece` tells which
+    /// file was changed.
     pub(super) fn changed(&self, piece: Option<u64>) -> FetchError {
         let name = &self.description.name;
         let place = piece.and_then(|piece| self.layout.position(piece));
@@ -208,7 +210,7 @@ impl DownloadTarget {
         FetchError::Changed { name }
     }
 
-    /// Syncs a whole download to the disk and moves it to its place. Returns that path, and notes it in
+    /// Syncs the complete content to the disk and moves it to its path. Returns this path, and passes it to
     /// `partial`.
     pub(super) fn place(&self, overwrite: bool, partial: &Partial) -> Result<PathBuf, FetchError> {
         let part = match &self.storage {
@@ -241,12 +243,12 @@ impl DownloadTarget {
         }
     }
 
-    /// Finds the pieces that are there.
+    /// Returns the pieces that are on the disk.
     fn find_held(&self, checking: &DiskCheck) -> Result<PieceSet, FetchError> {
         let mut held = PieceSet::of_count(self.layout.count())?;
         match (self.part(), &self.content) {
             (None, _) => {
-                // All of it was checked when it was found.
+                // All pieces were checked when the content was found.
                 let left_out: BTreeSet<u64> = self.left_out().collect();
                 let there = (0..held.count()).filter(|piece| !left_out.contains(piece));
                 there.for_each(|piece| _ = held.insert(piece));
@@ -287,8 +289,8 @@ impl DownloadTarget {
         made.map_err(FetchError::no_space(part.path(), needed))
     }
 
-    /// Checks the files that an earlier download has left in a folder. Removes wrong ones, and creates empty
-    /// ones.
+    /// Checks the files that an earlier download has left in a folder. Removes those without a right piece,
+    /// and creates those that have no bytes.
     fn check_folder_files(
         &self,
         folder: &Folder,
@@ -323,7 +325,8 @@ impl DownloadTarget {
                         folder.note_created(file);
                         continue;
                     }
-                    // Nothing in it is right. It may be the file of another name, where case does not matter.
+                    // No piece in it is right. On a disk that ignores case, it may be the file of another
+                    // name.
                     fs::remove_file(&at).map_err(disk(&at))?;
                 }
                 Ok(_) => {
@@ -359,7 +362,7 @@ impl DownloadTarget {
     }
 
     fn write(&self, place: &PiecePosition, bytes: &[u8]) -> Result<(), FetchError> {
-        // If all of it is there already, no piece is asked for.
+        // If the complete content was found, no piece is requested.
         let part = self.part().ok_or(FetchError::Unfinished)?;
         match &self.content {
             // A new file has zeros wherever it was not written.
@@ -373,8 +376,8 @@ impl DownloadTarget {
         }
     }
 
-    /// Names the file of a folder in an error.
-    fn within(&self, place: &PiecePosition, error: impl Into<FetchError>) -> FetchError {
+    /// Adds the path of the file to an error, if the content is a folder.
+    fn in_folder(&self, place: &PiecePosition, error: impl Into<FetchError>) -> FetchError {
         match self.plan().and_then(|plan| plan.file(place.file)) {
             Some((path, _)) => {
                 FetchError::InFolder { path: path.clone(), error: Box::new(error.into()) }
@@ -389,7 +392,7 @@ impl DownloadTarget {
 }
 
 impl TargetContent {
-    /// Returns the number of bytes that are written in all.
+    /// Returns the total number of bytes to be written.
     fn total(&self) -> u64 {
         match self {
             Self::File { list, .. } => list.size(),
@@ -471,7 +474,8 @@ fn open_content(
     }
 }
 
-/// Finds the whole content at one of `paths`. `open` opens a path at which it may be.
+/// Finds the complete content at one of `paths`. Stops at the first path at which there is nothing. `open`
+/// opens a path at which the content may be.
 fn find_whole(
     paths: impl Iterator<Item = PathBuf>,
     layout: &Layout,
@@ -489,8 +493,8 @@ fn find_whole(
     Ok(None)
 }
 
-/// Gives a part file its size, and reserves its room, so that the disk is not found full at the end. A file
-/// that takes less room at its source, `stored`, has holes there, and gets them here too.
+/// Sets the size of a part file, and reserves its room, so that a full disk is noticed at the beginning. A
+/// file that takes only `stored` bytes at its source has holes there, and gets them here too.
 ///
 /// # Errors
 /// [`io::ErrorKind::StorageFull`] if there is not enough room.
@@ -581,7 +585,7 @@ mod tests {
         drop(open(proven(vec![file("a", 5)]), &to).unwrap());
         assert_eq!(fs::read_dir(folder.path().join("old")).unwrap().count(), 0);
         assert!(folder.path().join("old").exists());
-        // A part that may hold something is kept if it was not looked at to the end.
+        // A part whose check was stopped is kept, as it may hold pieces.
         let (target, _) = open(proven(vec![file("a", 5)]), &to).unwrap();
         let TargetContent::Folder(part) = &target.content else { panic!() };
         let inside = part.files.path().join("a");

@@ -14,19 +14,20 @@ use super::target::DownloadTarget;
 use crate::blocking::cores;
 use crate::lock::lock;
 
-/// Batches of one fetch that are being written, or wait for it. Each has about two pieces.
+/// Maximum number of batches of one fetch that are being written or wait to be written. Each has about two
+/// pieces.
 const MAX_BATCHES: usize = 8;
 
-/// Most threads that write the files of one folder.
+/// Maximum number of threads that write the files of one folder.
 const MAX_THREADS: usize = 8;
 
 /// Writes the batches of one fetch, from all its sources.
 #[derive(Debug)]
 pub(super) struct PieceWriter {
     queue: Mutex<WriteQueue>,
-    /// A permit for each batch that is not written yet.
+    /// Each batch has a permit until it is written.
     permits: Arc<Semaphore>,
-    /// Threads that write the files of a folder.
+    /// Number of threads that may write the files of a folder at the same time.
     threads: usize,
     /// Batches that were written, whose memory is used again.
     spare: Mutex<Vec<PieceBatch>>,
@@ -36,7 +37,7 @@ pub(super) struct PieceWriter {
 #[derive(Debug, Default)]
 struct WriteQueue {
     waiting: VecDeque<QueuedBatch>,
-    /// Threads at work on them.
+    /// Number of threads that take batches from the queue.
     threads: usize,
 }
 
@@ -78,12 +79,12 @@ impl PieceWriter {
         batch
     }
 
-    /// Keeps [`finished`](Self::finished) waiting until the permit is dropped.
+    /// Waits for a permit. As long as it is held, [`finished`](Self::finished) does not return.
     pub(super) async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.permits).acquire_owned().await.ok()
     }
 
-    /// Waits until everything is written.
+    /// Waits until all permits have been given back: everything is written then.
     pub(super) async fn finished(&self) {
         let _ = self.permits.acquire_many(MAX_BATCHES as u32).await;
     }
@@ -131,9 +132,10 @@ impl PieceWriter {
             }
             Err(error) => SourceReport::Failed(source, error.into()),
         };
-        // New memory would have to be cleared for each batch.
+        // Its memory is used again, because new memory would have to be cleared for each batch.
         lock(&self.spare).push(batch);
-        // Sent before the permit is dropped, so that a fetch that finds nothing left to write has it.
+        // Sent before the permit is dropped: once [`finished`](Self::finished) returns, every report was
+        // sent.
         let _ = self.reports.blocking_send(report);
     }
 

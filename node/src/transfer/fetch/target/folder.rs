@@ -1,4 +1,4 @@
-//! Folders on the disk: the one that is being fetched, and those that were made for a target.
+//! Folders on the disk: the one that is being fetched, and those that were created for a target.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -16,19 +16,19 @@ use crate::disk::write_all_at;
 use crate::lock::lock;
 use crate::transfer::folder_plan::FolderPlan;
 
-/// Most files of a folder that are kept open because they have several pieces.
+/// Maximum number of files with several pieces that are kept open.
 const MAX_OPEN: usize = 8;
 
-/// A folder that is being fetched, or was found whole.
+/// A folder that is being fetched, or was found complete.
 #[derive(Debug)]
 pub(super) struct Folder {
     /// The folder that its entries are in.
     pub(super) files: OpenFolder,
     pub(super) plan: FolderPlan,
-    /// The larger files that are being written, the last used at the end.
+    /// The files with several pieces that are being written. The one that was used last is at the end.
     open: Mutex<Vec<(usize, Arc<File>)>>,
-    /// Files of several pieces that this fetch has made. If a file is there that it has not made, that is the
-    /// file of another name, on a disk for which `A` and `a` are one name.
+    /// The files with several pieces that this fetch has created. If there is a file that it has not created,
+    /// that file belongs to another name, on a disk for which `A` and `a` are the same.
     created: Mutex<HashSet<usize>>,
 }
 
@@ -63,8 +63,8 @@ impl Folder {
         bytes: &[u8],
     ) -> Result<(), FetchError> {
         let (path, mode) = self.plan.file(place.file).ok_or(FetchError::Unfinished)?;
-        // Most files of a folder have one piece. They are closed at once, and take no place among the open
-        // ones.
+        // Most files of a folder have one piece. They are closed after the write, and take no place among the
+        // open files.
         let written = if size == place.len() {
             let file = self.files.create(path, mode);
             file.and_then(|file| write_all_at(&file, bytes, 0))
@@ -75,7 +75,7 @@ impl Folder {
         written.map_err(|error| disk(&path.join_to(self.files.path()))(error))
     }
 
-    /// Notes that this fetch has made a file, or has found it as it should be.
+    /// Notes that this fetch has created a file, or has found one that it can continue.
     pub(super) fn note_created(&self, file: usize) {
         lock(&self.created).insert(file);
     }
@@ -116,13 +116,13 @@ impl Folder {
     }
 }
 
-/// Folders that were made for a target. When this is dropped, those that are empty are removed.
+/// Folders that were created for a target. When this is dropped, those that are empty are removed.
 #[derive(Debug)]
 pub(super) struct CreatedFolders(Vec<PathBuf>);
 
 impl CreatedFolders {
-    /// Notes the folders that a fetch to `to` will make: of its folder and those above it, the ones
-    /// that are not there yet.
+    /// Notes the folders that a fetch to `to` will create: those that are missing, of its folder and the
+    /// folders above.
     pub(super) fn before(to: &FetchDestination) -> Self {
         let FetchDestination::Folder(folder) = to else { return Self(Vec::new()) };
         let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
@@ -133,7 +133,7 @@ impl CreatedFolders {
 impl Drop for CreatedFolders {
     fn drop(&mut self) {
         for folder in &self.0 {
-            // Mostly it is not empty, and then those above it are not either.
+            // Usually it is not empty, and then the folders above it are not empty either.
             if fs::remove_dir(folder).is_err() {
                 return;
             }
