@@ -246,7 +246,7 @@ impl<H: Handler> Sim<H> {
         }
         link.outboxes[side].queue_last(LinkContent::Goodbye(reason.clone(), 0));
         self.transmit(connection, side);
-        self.end(connection, side, LinkEnd { reason, by_peer: false }, None);
+        self.end_side(connection, side, LinkEnd { reason, by_peer: false }, None);
     }
 
     /// Ends a dial that has a link, or has failed.

@@ -1,4 +1,4 @@
-//! Links between simulated nodes: how they come up, carry messages, and end.
+//! Links between simulated nodes: their start, what arrives over them, and their end.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::handler::Handler;
 use crate::peer::{ConnectionId, Input};
 
 impl<H: Handler> Sim<H> {
-    /// Turns a connection into a link at the end of `node`, whose state machine has admitted it.
+    /// Turns a connection into a link at the endpoint of `node`, whose machine has admitted it.
     pub(super) fn link_up(&mut self, node: usize, connection: ConnectionId) {
         let lost =
             LinkEnd { reason: Reason::Lost("the connection is gone".into()), by_peer: false };
@@ -35,18 +35,18 @@ impl<H: Handler> Sim<H> {
         if side == DIALLER {
             self.stats.links += 1;
         } else {
-            // The dialler has to receive Hello before any other frame of this end.
-            self.send_urgent(connection, side, LinkContent::Hello);
+            // The dialler has to receive Hello before any other frame of this endpoint.
+            self.send_link_frame(connection, side, LinkContent::Hello);
         }
         self.event(node, Event::connected(peer));
-        // Frames that came while this end waited for the end of the old link were held back.
-        self.resume(connection, other(side), Duration::ZERO);
+        // Frames that arrived while this endpoint waited for the end of the old link were held.
+        self.resume_side(connection, other(side), Duration::ZERO);
         self.fetches_linked(node);
     }
 
-    /// Begins to close a link, because the node's state machine asks for it. The application gets
-    /// its event before the goodbye is sent.
-    pub(super) fn leave_link(&mut self, node: usize, connection: ConnectionId, reason: Reason) {
+    /// Begins to close a link, because the node's machine asks for that. The application gets its event before
+    /// the goodbye is sent.
+    pub(super) fn begin_to_close(&mut self, node: usize, connection: ConnectionId, reason: Reason) {
         let Some(link) = self.links.get_mut(&connection) else { return };
         let Some(side) = link.side_of(node) else { return };
         let endpoint = &mut link.endpoints[side];
@@ -56,7 +56,7 @@ impl<H: Handler> Sim<H> {
         endpoint.state = EndpointState::Leaving(reason.clone());
         let peer = endpoint.peer.clone();
         self.event(node, Event::disconnecting(peer));
-        // Behind the event: what the application sends in answer to it goes out before the goodbye.
+        // After the event: messages that the application sends in its handler go out before the goodbye.
         self.work.push_back(Work::Close { connection, side, reason });
     }
 
@@ -65,11 +65,12 @@ impl<H: Handler> Sim<H> {
         let Some(link) = self.links.get_mut(&connection) else { return };
         if matches!(link.endpoints[side].state, EndpointState::Leaving(_)) {
             link.endpoints[side].state = EndpointState::Closing(reason.clone());
-            self.say_goodbye(connection, side, reason);
+            self.send_goodbye(connection, side, reason);
         }
     }
 
-    /// Closes a link once everything in its queue is sent. Frames that still arrive are delivered.
+    /// Closes a link once everything in its queues is sent. If the reason is [`Reason::Slow`], the queues are
+    /// dropped instead. Frames that still arrive are delivered.
     pub(super) fn hang_up(&mut self, connection: ConnectionId, side: usize, reason: Reason) {
         let Some(link) = self.links.get_mut(&connection) else { return };
         let endpoint = &mut link.endpoints[side];
@@ -79,38 +80,39 @@ impl<H: Handler> Sim<H> {
         endpoint.state = EndpointState::Closing(reason.clone());
         let node = endpoint.node;
         if reason == Reason::Slow {
-            // A peer that does not read would not read the rest either, so drop it.
+            // A peer that does not read would not read the rest either.
             link.outboxes[side].clear_queues();
         }
         self.input(node, Input::LinkClosing(connection));
-        self.say_goodbye(connection, side, reason);
+        self.send_goodbye(connection, side, reason);
     }
 
-    /// Ends one end of a link at once, without a goodbye. The other end gets a reset of the
-    /// connection.
+    /// Ends a link at one endpoint at once, without a goodbye. The other endpoint receives a reset.
     pub(super) fn end_abruptly(&mut self, connection: ConnectionId, side: usize, reason: Reason) {
         let Some(link) = self.links.get_mut(&connection) else { return };
         let reason = match &link.endpoints[side].state {
             EndpointState::Gone => return,
-            // The reason of the end that began to close it stays, however the connection breaks then.
+            // This endpoint was closing the link already. It reports the reason for that, however the
+            // connection breaks.
             EndpointState::Closing(reason) | EndpointState::Leaving(reason) => reason.clone(),
             EndpointState::Up | EndpointState::Waiting => reason,
         };
         link.outboxes[side].clear_queues();
-        // Across a cut it waits, as everything does: the other end finds out when the line is back.
+        // If the nodes are cut off from each other, the reset waits like everything else. The other endpoint
+        // receives it once they are connected again.
         link.outboxes[side].queue_last(LinkContent::Reset);
         self.transmit(connection, side);
-        self.end(connection, side, LinkEnd { reason, by_peer: false }, None);
+        self.end_side(connection, side, LinkEnd { reason, by_peer: false }, None);
     }
 
-    /// Delivers to the other end what `side` has sent, as far as it has arrived by now.
+    /// Delivers to the other endpoint everything that `side` has sent and that has arrived by now.
     pub(super) fn arrive(&mut self, connection: ConnectionId, side: usize) {
         loop {
-            // Looked up anew for each item: the one before may have ended the link.
+            // Looked up again for each item, because the item before may have ended the link.
             let Some(link) = self.links.get(&connection) else { return };
             let [from, to] = [link.endpoints[side].node, link.endpoints[other(side)].node];
-            // The entries in the queue for what comes behind are spent while it is held. `resume` makes
-            // a new one.
+            // The `Arrive` events of later items also find the outbox held, and end here. `resume_side` adds a
+            // new event.
             if self.is_cut(from, to) || link.endpoints[other(side)].is_on_hold() {
                 if let Some(link) = self.links.get_mut(&connection) {
                     link.outboxes[side].is_held = true;
@@ -129,7 +131,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Sends what waits for the line of a link, which is free now.
+    /// Sends what waits for the line of `side`, which is free now.
     pub(super) fn line_free(&mut self, connection: ConnectionId, side: usize) {
         if let Some(link) = self.links.get_mut(&connection) {
             link.outboxes[side].is_departure_scheduled = false;
@@ -137,8 +139,8 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Sends what waits on `side`, until its line is busy. Nothing is sent while the nodes are cut
-    /// off from each other.
+    /// Sends what is queued on `side`, until its line is busy. Nothing is sent while the nodes are cut off
+    /// from each other.
     pub(super) fn transmit(&mut self, connection: ConnectionId, side: usize) {
         let Some(link) = self.links.get(&connection) else { return };
         let (latency, [a, b]) = (link.latency, [link.endpoints[0].node, link.endpoints[1].node]);
@@ -146,10 +148,10 @@ impl<H: Handler> Sim<H> {
             return;
         }
         loop {
-            let late = self.random_duration(self.network.jitter);
+            let jitter = self.random_duration(self.network.jitter);
             let (now, bandwidth) = (self.now, self.network.bandwidth);
             let Some(link) = self.links.get_mut(&connection) else { return };
-            let departed = link.outboxes[side].depart(now, latency + late, bandwidth);
+            let departed = link.outboxes[side].depart(now, latency + jitter, bandwidth);
             let (arrives, free) = match departed {
                 Some((arrives, free)) => (Some(arrives), free),
                 None => (None, link.outboxes[side].schedule_departure(now)),
@@ -166,9 +168,9 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Releases what `side` had sent and was held back. It arrives after `time` at the earliest.
-    pub(super) fn resume(&mut self, connection: ConnectionId, side: usize, time: Duration) {
-        let at = self.now + time;
+    /// Releases everything that `side` has sent and that is held. It arrives after `delay` at the earliest.
+    pub(super) fn resume_side(&mut self, connection: ConnectionId, side: usize, delay: Duration) {
+        let at = self.now + delay;
         let Some(link) = self.links.get_mut(&connection) else { return };
         if link.outboxes[side].is_held
             && let Some(first) = link.outboxes[side].release(at)
@@ -178,14 +180,14 @@ impl<H: Handler> Sim<H> {
         self.transmit(connection, side);
     }
 
-    /// Starts the timers of links between nodes that are cut off from each other. Each end gives up
-    /// after `dead_after` of silence. The simulator sends no pings, so the time of the last ping
-    /// before the cut is drawn at random.
+    /// Notes which links connect nodes that are now cut off from each other, and schedules their ends: each
+    /// endpoint gives up after `dead_after` of silence. The simulator sends no pings, so the time of the last
+    /// ping before the cut is random.
     pub(super) fn cut_links(&mut self) {
         let connections: Vec<_> = self.links.keys().copied().collect();
         for connection in connections {
             let Some(link) = self.links.get(&connection) else { continue };
-            // A link that was cut before has its timers already.
+            // A link that was cut off before has its events already.
             if link.cuts % 2 == 1 || !self.is_cut(link.endpoints[0].node, link.endpoints[1].node) {
                 continue;
             }
@@ -195,9 +197,9 @@ impl<H: Handler> Sim<H> {
             ];
             let Some(link) = self.links.get_mut(&connection) else { continue };
             link.cuts += 1;
-            for (side, ago) in pinged.into_iter().enumerate() {
-                // On a real node the ping and its answer would have been the last to arrive.
-                let last_arrival = link.endpoints[side].last_arrival.max(self.now - ago);
+            for (side, ping_age) in pinged.into_iter().enumerate() {
+                // On a real node that ping, or its answer, would have been the last arrival.
+                let last_arrival = link.endpoints[side].last_arrival.max(self.now - ping_age);
                 let event = SimEvent::LinkSilent { connection, side, cuts: link.cuts };
                 self.queue.put(last_arrival + self.config.dead_after, event);
             }
@@ -205,7 +207,7 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Resumes the links and streams between nodes that are no longer cut off from each other.
-    pub(super) fn mend_links(&mut self) {
+    pub(super) fn resume_links(&mut self) {
         let is_mended = |link: &SimulatedLink| {
             link.cuts % 2 == 1 && !self.is_cut(link.endpoints[0].node, link.endpoints[1].node)
         };
@@ -216,16 +218,16 @@ impl<H: Handler> Sim<H> {
                 link.cuts += 1;
             }
             for side in [0, 1] {
-                self.resume(connection, side, latency);
+                self.resume_side(connection, side, latency);
             }
         }
-        self.mend_streams();
+        self.resume_streams();
     }
 
-    /// Schedules the moments at which the peers of a restarted node notice that their links with it
-    /// are gone: with their next ping at the latest.
-    pub(super) fn find_ends_gone(&mut self, node: usize) {
-        self.mend_links();
+    /// Schedules the moments at which the peers of a restarted node notice that their links with the node's
+    /// earlier run are gone: with their next ping at the latest.
+    pub(super) fn schedule_link_losses(&mut self, node: usize) {
+        self.resume_links();
         let side_of_node =
             |link: &SimulatedLink| link.endpoints.iter().position(|endpoint| endpoint.node == node);
         let links: Vec<_> = self
@@ -235,8 +237,8 @@ impl<H: Handler> Sim<H> {
             .collect();
         for (connection, side, latency) in links {
             let ping = self.random_duration(self.config.ping_after);
-            // The ping takes a latency. So does the reset from a machine that does not know the
-            // connection.
+            // The ping takes one latency. The reset from a host that does not know the connection takes
+            // another one.
             self.queue.put(
                 self.now + latency * 2 + ping,
                 SimEvent::LinkLost { connection, side: other(side) },
@@ -244,15 +246,15 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Ends a link that has been silent for too long. `cuts` tells whether it is still cut off by
-    /// the same partition.
+    /// Ends a link at one endpoint after too long a silence, unless the nodes were connected again since
+    /// the event was scheduled. `cuts` shows whether they were.
     pub(super) fn link_silent(&mut self, connection: ConnectionId, side: usize, cuts: u32) {
         if self.links.get(&connection).is_some_and(|link| link.cuts == cuts) {
             self.end_abruptly(connection, side, Reason::Silent(self.config.dead_after));
         }
     }
 
-    /// Ends a link whose other side has not sent its goodbye in time.
+    /// Ends a link at one endpoint, if the peer has not sent its goodbye in time.
     pub(super) fn goodbye_timed_out(&mut self, connection: ConnectionId, side: usize) {
         let state = self.links.get(&connection).map(|link| &link.endpoints[side].state);
         if matches!(state, Some(EndpointState::Closing(_))) {
@@ -260,8 +262,8 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Ends the run of a node. If `closes` is set, the computer closes the node's connections, as
-    /// after a crash of the process. Otherwise the computer itself is gone from the network.
+    /// Ends the run of a node. If `closes` is set, the host closes the node's connections, as after a crash of
+    /// the process. Otherwise the host itself is gone from the network.
     pub(super) fn end_run(&mut self, node: usize, closes: bool) {
         let Some(running) = self.nodes[node].running.take() else { return };
         self.end_transfers(node, closes);
@@ -271,8 +273,8 @@ impl<H: Handler> Sim<H> {
         };
         let mut connections: Vec<_> =
             running.handles.values().map(|handle| handle.connection).collect();
-        // `handles` has the links only. Connections that are not links yet end as well, but they
-        // are so few that they have no index.
+        // `handles` contains only links. Connections that are not links yet end too. There are so few of
+        // them that they have no index.
         connections.extend(self.links.iter().filter_map(|link| {
             end_of_node(link)
                 .filter(|(_, side)| link.1.endpoints[*side].state == EndpointState::Waiting)
@@ -285,18 +287,17 @@ impl<H: Handler> Sim<H> {
             let side = usize::from(link.endpoints[0].node != node);
             link.outboxes[side].clear_queues();
             link.endpoints[side].state = EndpointState::Gone;
-            // The kernel closes the connections of a process that ends. A machine that is off sends
-            // nothing.
+            // The kernel closes the connections of a process that ends. A host that is off sends nothing.
             if closes {
                 link.outboxes[side].queue_last(LinkContent::Reset);
                 self.transmit(connection, side);
             }
-            self.forget_if_over(connection);
+            self.remove_if_over(connection);
         }
     }
 
-    /// Stops a node gracefully.
-    pub(super) fn begin_to_stop(&mut self, node: usize) {
+    /// Stops a node gracefully: its application gets the event, then its links are closed with goodbyes.
+    pub(super) fn stop_gracefully(&mut self, node: usize) {
         let run = self.nodes[node].run;
         let Some(running) = &mut self.nodes[node].running else { return };
         if std::mem::replace(&mut running.stopping, true) {
@@ -304,7 +305,7 @@ impl<H: Handler> Sim<H> {
         }
         self.handle(node, Input::Stopping);
         self.event(node, Event::NodeRequestToStop);
-        // Messages that the application sends now still go out.
+        // Messages that the application sends in its handler still go out.
         self.settle();
         self.handle(node, Input::Stop { hand_over: false });
         self.settle();
@@ -313,9 +314,9 @@ impl<H: Handler> Sim<H> {
         self.stop_if_no_links_left(node);
     }
 
-    /// Handles content that has arrived at the end `side`.
+    /// Handles content that has arrived at the endpoint `side`.
     fn receive(&mut self, connection: ConnectionId, side: usize, content: LinkContent) {
-        let (now, ack_time) = (self.now, self.longest_ack_time(connection));
+        let (now, ack_time) = (self.now, self.max_ack_time(connection));
         let Some(link) = self.links.get_mut(&connection) else { return };
         let endpoint = &link.endpoints[side];
         let (node, from) = (endpoint.node, endpoint.peer.clone());
@@ -345,22 +346,27 @@ impl<H: Handler> Sim<H> {
                 self.replied(request, outcome);
             }
             LinkContent::Goodbye(reason, received) => match &endpoint.state {
-                // The answer to the goodbye of this end.
+                // The answer to the goodbye of this endpoint.
                 EndpointState::Closing(reason) | EndpointState::Leaving(reason) => {
                     let link_end = LinkEnd { reason: reason.clone(), by_peer: false };
-                    self.end(connection, side, link_end, Some(received));
+                    self.end_side(connection, side, link_end, Some(received));
                 }
-                // The connection is not a link at this end yet, and now never will be.
+                // The connection is not a link at this endpoint yet, and will not become one.
                 EndpointState::Waiting => self.end_abruptly(connection, side, reason),
-                // The other side wants to close. Answer with a goodbye.
+                // The peer closes the link. This endpoint answers with a goodbye.
                 EndpointState::Up | EndpointState::Gone => {
-                    // The answer says how much has arrived, so that the other end knows which messages
-                    // are lost.
+                    // The answer contains the number of messages that have arrived here, so that the peer knows
+                    // which messages are lost.
                     let received_here = link.outboxes[other(side)].delivered;
                     link.outboxes[side]
                         .queue_last(LinkContent::Goodbye(reason.clone(), received_here));
                     self.transmit(connection, side);
-                    self.end(connection, side, LinkEnd { reason, by_peer: true }, Some(received));
+                    self.end_side(
+                        connection,
+                        side,
+                        LinkEnd { reason, by_peer: true },
+                        Some(received),
+                    );
                 }
             },
             LinkContent::Reset => {
@@ -379,23 +385,23 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Returns the longest time for which a sender may not know that a message was delivered.
-    fn longest_ack_time(&self, connection: ConnectionId) -> Duration {
-        // Acknowledgements are not simulated. On a real node one leaves within `ack_delay`.
+    /// Returns the longest time from a delivery until the sender knows of it.
+    fn max_ack_time(&self, connection: ConnectionId) -> Duration {
+        // Acknowledgements are not simulated. A real node sends them within `ack_delay`.
         let latency = self.links.get(&connection).map(|link| link.latency).unwrap_or_default();
         latency + self.config.ack_delay
     }
 
-    /// Sends a frame of the link itself before the waiting application messages.
-    fn send_urgent(&mut self, connection: ConnectionId, side: usize, content: LinkContent) {
+    /// Sends a frame of the link itself, before the queued application messages.
+    fn send_link_frame(&mut self, connection: ConnectionId, side: usize, content: LinkContent) {
         if let Some(link) = self.links.get_mut(&connection) {
             link.outboxes[side].queue_unlimited(LinkItem { bytes: 0, content });
             self.transmit(connection, side);
         }
     }
 
-    /// Sends the goodbye after everything that waits, and starts the timer for the other side's.
-    fn say_goodbye(&mut self, connection: ConnectionId, side: usize, reason: Reason) {
+    /// Sends the goodbye after everything that is queued, and schedules the time limit for the peer's goodbye.
+    fn send_goodbye(&mut self, connection: ConnectionId, side: usize, reason: Reason) {
         let Some(link) = self.links.get_mut(&connection) else { return };
         let received = link.outboxes[other(side)].delivered;
         link.outboxes[side].queue_last(LinkContent::Goodbye(reason, received));
@@ -406,17 +412,17 @@ impl<H: Handler> Sim<H> {
         );
     }
 
-    /// Ends one end of a link. The application first gets the event about lost messages. Then the
-    /// state machine and the application learn of the end. `confirmed` is the number of messages
-    /// that the other side has received, if its goodbye has told it.
-    pub(super) fn end(
+    /// Ends a link at one endpoint. The application first gets an event about lost messages, if there are any.
+    /// Then the machine and the application learn of the end. `confirmed` is the number of messages that the
+    /// peer has received; `None` if no goodbye has reported it.
+    pub(super) fn end_side(
         &mut self,
         connection: ConnectionId,
         side: usize,
         link_end: LinkEnd,
         confirmed: Option<u64>,
     ) {
-        let (now, ack_time) = (self.now, self.longest_ack_time(connection));
+        let (now, ack_time) = (self.now, self.max_ack_time(connection));
         let Some(link) = self.links.get_mut(&connection) else { return };
         let endpoint = &mut link.endpoints[side];
         let was_there = endpoint.is_link();
@@ -426,9 +432,9 @@ impl<H: Handler> Sim<H> {
         let confirmed = confirmed.unwrap_or_else(|| outbox.confirmed_deliveries(now, ack_time));
         let unsent = outbox.unsent_messages();
         let unconfirmed = outbox.accepted.saturating_sub(confirmed).saturating_sub(unsent);
-        self.forget_if_over(connection);
-        // A connection that never was a link is unknown to the application, and a later run knows no
-        // old link.
+        self.remove_if_over(connection);
+        // The application does not know a connection that never was a link, and a later run does not know
+        // the links of an earlier one.
         if !was_there || self.nodes[node].in_run(run).is_none() {
             return;
         }
@@ -441,24 +447,24 @@ impl<H: Handler> Sim<H> {
         let id = peer.id();
         self.input(node, Input::LinkDown { connection, link_end: link_end.clone() });
         self.event(node, Event::disconnected(peer, link_end));
-        // Behind the event: only then may another link with the same peer come up, so the application
-        // never has two.
+        // After the event: another link with the same peer may come up only then, so the application never
+        // has two.
         self.work.push_back(Work::LinkReported(node, run, id));
         self.stop_if_no_links_left(node);
     }
 
-    /// Ends a stopping node that has no links left.
+    /// Schedules the end of a node that is stopping, if it has no links left.
     fn stop_if_no_links_left(&mut self, node: usize) {
         let run = self.nodes[node].run;
         let running = self.nodes[node].running.as_ref();
         if running.is_some_and(|running| running.stopping && running.handles.is_empty()) {
-            // Not at once: the events of the last link are still to be delivered, and only a run gets
-            // events.
+            // Scheduled instead of done here: the events of the last link are not delivered yet, and only a
+            // node that runs gets events.
             self.queue.put(self.now, SimEvent::EndRun { node, run });
         }
     }
 
-    /// Removes the node's handle to a link, unless a newer link with the same peer has replaced it.
+    /// Removes a node's handle for a link, unless it already belongs to a newer link with the same peer.
     fn drop_handle(&mut self, node: usize, connection: ConnectionId, peer: &Peer) {
         let Some(running) = &mut self.nodes[node].running else { return };
         if running.handles.get(&peer.id()).is_some_and(|handle| handle.connection == connection) {
@@ -467,8 +473,8 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Removes a link that is gone at both ends.
-    fn forget_if_over(&mut self, connection: ConnectionId) {
+    /// Removes a link that has ended at both endpoints.
+    fn remove_if_over(&mut self, connection: ConnectionId) {
         if self.links.get(&connection).is_some_and(SimulatedLink::is_over) {
             self.links.remove(&connection);
         }

@@ -9,7 +9,7 @@ impl<H: Handler> Sim<H> {
     /// Stops a node as its user would. Its application gets the event, the node says goodbye, and it is
     /// gone once its links have ended.
     pub fn stop(&mut self, node: usize) {
-        self.begin_to_stop(node);
+        self.stop_gracefully(node);
         self.settle();
     }
 
@@ -37,7 +37,7 @@ impl<H: Handler> Sim<H> {
         self.nodes[node].vanished = false;
         self.nodes[node].joining = Joining::No;
         self.start(node);
-        self.find_ends_gone(node);
+        self.schedule_link_losses(node);
         self.settle();
     }
 
@@ -54,7 +54,7 @@ impl<H: Handler> Sim<H> {
         }
         // A new partition may put nodes into one group that an earlier one had separated.
         self.cut_links();
-        self.mend_links();
+        self.resume_links();
         self.settle();
     }
 
@@ -63,7 +63,7 @@ impl<H: Handler> Sim<H> {
         for node in &mut self.nodes {
             node.partition_group = 0;
         }
-        self.mend_links();
+        self.resume_links();
         self.settle();
     }
 

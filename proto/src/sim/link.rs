@@ -1,4 +1,4 @@
-//! A link between two nodes: its queues, its line, and its ends.
+//! A link between two nodes: its two endpoints, and what each of them sends.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,100 +10,102 @@ use crate::message::Message;
 use crate::overlay::admission::Candidate;
 use crate::time::Instant;
 
-/// The end of the node that dialled.
+/// The side of the node that dialled.
 pub(super) const DIALLER: usize = 0;
-/// The end of the node that was dialled.
+/// The side of the node that was dialled.
 pub(super) const ACCEPTOR: usize = 1;
 
-/// Returns the other end.
+/// Returns the other side.
 pub(super) fn other(side: usize) -> usize {
     1 - side
 }
 
-/// A link, or a connection that is about to be one.
+/// A link, or a connection that may become one.
 #[derive(Debug)]
 pub(super) struct SimulatedLink {
     pub(super) latency: Duration,
-    /// The dial that made it.
+    /// The dial that made it, as a key of `Sim::dials`.
     pub(super) dial_key: u64,
-    /// The ends, by side.
+    /// The endpoints, by side.
     pub(super) endpoints: [Endpoint; 2],
-    /// The queues and the line of each side.
+    /// What each side sends.
     pub(super) outboxes: [Outbox; 2],
-    /// Number of times that it was cut off and that it came back: odd while it is cut off.
+    /// Number of times that the nodes were cut off from each other, plus the number of times that they were
+    /// connected again. It is odd while they are cut off.
     pub(super) cuts: u32,
 }
 
-/// One end of a link.
+/// A node's endpoint of a link.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     pub(super) node: usize,
-    /// The run of the node that this end belongs to.
+    /// The run of the node that this endpoint belongs to.
     pub(super) run: u32,
-    /// The node at the other end, as this one sees it.
+    /// The node at the other endpoint, as this node sees it.
     pub(super) peer: Peer,
     pub(super) candidate: Candidate,
     pub(super) state: EndpointState,
-    /// The machine has the other end's Hello. If the state is `Waiting` nevertheless, the connection
-    /// waits for the end of the link that it replaces, and all that arrives waits with it.
+    /// This node's machine has the peer's Hello. If the state is still `Waiting`, the connection waits until the
+    /// link that it replaces has ended, and everything that arrives is held until then.
     pub(super) greeted: bool,
     /// Time of the last arrival.
     pub(super) last_arrival: Instant,
 }
 
-/// The state of an end of a link.
+/// The state of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum EndpointState {
-    /// Not a link yet: Hello has not come, or the link that it replaces has not ended.
+    /// Not a link yet: Hello has not arrived, or the link that it replaces has not ended.
     Waiting,
     /// A link.
     Up,
-    /// To be closed for this reason, once the application has its event.
+    /// A link that is closed for this reason once the application has got its event.
     Leaving(Reason),
-    /// Goodbye is said and not answered yet. Nothing more can be sent.
+    /// A link whose goodbye is sent but not answered yet. Nothing more can be sent.
     Closing(Reason),
     /// Ended.
     Gone,
 }
 
-/// The queues of one side of a link, and what is on the line.
+/// What one side of a link sends: its queues, and the items in flight. The line models the bandwidth: it
+/// sends one item at a time.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    /// Frames of the overlay that wait for the line, and their bytes.
+    /// Frames of the overlay that wait for the line. They are sent before messages.
     control: VecDeque<LinkItem>,
     control_bytes: usize,
-    /// Application messages that wait for the line, and their bytes.
+    /// Messages, requests and replies of the application that wait for the line.
     application: VecDeque<LinkItem>,
     application_bytes: usize,
-    /// Frames on their way, with the time of their arrival.
+    /// Items in flight, each with the time of its arrival.
     in_flight: VecDeque<(Instant, LinkItem)>,
     /// Time from which the line is free.
     free_at: Instant,
-    /// Time of the last arrival of what is on its way.
+    /// Time at which the last item in flight arrives.
     last_arrival: Instant,
     /// The event queue has a `LineFree` event for the time when the line is free.
     pub(super) is_departure_scheduled: bool,
-    /// Something has arrived and waits.
+    /// Something has arrived, and is held because the nodes are cut off or the receiving endpoint waits.
     pub(super) is_held: bool,
-    /// Number of application messages that were accepted.
+    /// Number of application messages that were queued.
     pub(super) accepted: u64,
     /// Number of application messages that were delivered at the other side.
     pub(super) delivered: u64,
-    /// Times of the last deliveries that the sender may not know of.
+    /// Times of the last deliveries, of which the sender may not know yet.
     recent_deliveries: VecDeque<Instant>,
 }
 
-/// Something that one side sends.
+/// Something that one side sends, with its size on the line.
 #[derive(Debug)]
 pub(super) struct LinkItem {
     pub(super) bytes: usize,
     pub(super) content: LinkContent,
 }
 
-/// The content of an item.
+/// The content of a [`LinkItem`].
 #[derive(Debug)]
 pub(super) enum LinkContent {
-    /// The acceptor's Hello: it has admitted the dialler.
+    /// The acceptor's Hello. It shows that the acceptor has admitted the dialler.
     Hello,
     /// A frame of the overlay.
     Frame(Frame),
@@ -113,51 +115,52 @@ pub(super) enum LinkContent {
     Request { request: u64, name: String, message: Message },
     /// The reply to a request.
     Reply { request: u64, outcome: Result<Message, Refusal> },
-    /// The end of the link, with the number of messages that the sender has received.
+    /// The sender closes the link, and has received this many messages.
     Goodbye(Reason, u64),
-    /// The sender's end was closed without a goodbye.
+    /// The sender's endpoint was closed without a goodbye.
     Reset,
 }
 
-/// The error of a queue without room.
+/// The error when a queue has no room.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
 impl SimulatedLink {
-    /// Returns the side of a node; `None` if it has none.
+    /// Returns the side of a node; `None` if the link is not one of its links.
     pub(super) fn side_of(&self, node: usize) -> Option<usize> {
         self.endpoints.iter().position(|endpoint| endpoint.node == node)
     }
 
-    /// Returns whether both ends are up.
+    /// Returns whether the link is up at both endpoints.
     pub(super) fn is_up(&self) -> bool {
         self.endpoints.iter().all(|endpoint| endpoint.state == EndpointState::Up)
     }
 
+    /// Returns whether the link has ended at both endpoints.
     pub(super) fn is_over(&self) -> bool {
         self.endpoints.iter().all(|endpoint| endpoint.state == EndpointState::Gone)
     }
 }
 
 impl Endpoint {
-    /// Returns whether what arrives has to wait.
+    /// Returns whether everything that arrives is held until the link is up.
     pub(super) fn is_on_hold(&self) -> bool {
         self.greeted && self.state == EndpointState::Waiting
     }
 
-    /// Returns whether the node has this link: it was up, and has not ended.
+    /// Returns whether the link came up here and has not ended.
     pub(super) fn is_link(&self) -> bool {
         !matches!(self.state, EndpointState::Waiting | EndpointState::Gone)
     }
 }
 
 impl Outbox {
-    /// Returns whether frames that can be spared should not be queued.
+    /// Returns whether frames that the overlay can do without should not be queued.
     pub(super) fn is_crowded(&self, config: &Config) -> bool {
         self.control_bytes > config.control_queue / 2
     }
 
-    /// Returns whether messages of the application wait.
+    /// Returns whether messages of the application are queued.
     pub(super) fn has_messages(&self) -> bool {
         !self.application.is_empty()
     }
@@ -190,7 +193,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Queues the reply to a request. On a real node it waits for room, so it is never refused here.
+    /// Queues the reply to a request. A real node waits until there is room for it, so here it is never refused.
     pub(super) fn queue_reply(&mut self, item: LinkItem) {
         self.application_bytes += item.bytes;
         self.accepted += 1;
@@ -203,10 +206,10 @@ impl Outbox {
         self.application.iter().filter(is_reply).count()
     }
 
-    /// Queues the last content, behind all that waits.
+    /// Queues the last content, after everything that is queued.
     pub(super) fn queue_last(&mut self, content: LinkContent) {
         let item = LinkItem { bytes: 0, content };
-        // Control frames go first, so among them it would overtake the messages that still wait.
+        // Control frames are sent first, so as one of them it would overtake the queued messages.
         if self.application.is_empty() {
             self.queue_unlimited(item);
         } else {
@@ -214,15 +217,15 @@ impl Outbox {
         }
     }
 
-    /// Drops all that waits.
+    /// Drops everything that is queued. What is in flight still arrives.
     pub(super) fn clear_queues(&mut self) {
         self.control.clear();
         self.application.clear();
         (self.control_bytes, self.application_bytes) = (0, 0);
     }
 
-    /// Puts the next frame on the line, if that is free. Returns when the frame arrives, and when the
-    /// line is free for the one behind it, if there is one.
+    /// Puts the next item on the line, if the line is free. Returns the time at which the item arrives, and the
+    /// result of [`schedule_departure`](Self::schedule_departure) for the item after it.
     pub(super) fn depart(
         &mut self,
         now: Instant,
@@ -244,25 +247,25 @@ impl Outbox {
             let nanos = (item.bytes as u64).saturating_mul(1_000_000_000) / bandwidth.max(1);
             self.free_at = now + Duration::from_nanos(nanos);
         }
-        // Jitter may not reorder frames: on a real node they are on one TCP connection.
+        // Jitter may not reorder items, because on a real node they are on one TCP connection.
         let at = (self.free_at.max(now) + latency).max(self.last_arrival);
         self.last_arrival = at;
         self.in_flight.push_back((at, item));
         Some((at, self.schedule_departure(now)))
     }
 
-    /// Returns when the line is free for the next frame; `None` if none waits for that, or if the queue has
-    /// an entry for it already.
+    /// Returns the time for which the caller has to add a `LineFree` event. Returns `None` if nothing waits
+    /// for the line, or if the event queue already has the event.
     pub(super) fn schedule_departure(&mut self, now: Instant) -> Option<Instant> {
         let is_waiting = !self.control.is_empty() || !self.application.is_empty();
         if self.free_at <= now || !is_waiting {
             return None;
         }
-        // One entry in the queue for all that waits: each frame would add another one otherwise.
+        // One event serves all queued items. Without this check each item would add another event.
         (!std::mem::replace(&mut self.is_departure_scheduled, true)).then_some(self.free_at)
     }
 
-    /// Returns what has arrived by `now`, one at a time.
+    /// Takes the next item that has arrived by `now`, unless it is held.
     pub(super) fn take_arrived(&mut self, now: Instant) -> Option<LinkContent> {
         if self.is_held || self.in_flight.front()?.0 > now {
             return None;
@@ -270,32 +273,32 @@ impl Outbox {
         self.in_flight.pop_front().map(|(_, item)| item.content)
     }
 
-    /// Releases what was held back. It arrives at `at` at the earliest. Returns the time of the
-    /// first arrival.
+    /// Releases everything that is held. It arrives at `at` at the earliest. Returns the time of the first
+    /// arrival.
     pub(super) fn release(&mut self, at: Instant) -> Option<Instant> {
         self.is_held = false;
         for (arrival, _) in &mut self.in_flight {
             *arrival = at.max(*arrival);
         }
-        // Later frames may not overtake it.
+        // Items that are sent later may not overtake them.
         self.last_arrival = self.last_arrival.max(at);
         self.in_flight.front().map(|(arrival, _)| *arrival)
     }
 
-    /// Notes that an application message was delivered. `unknown` is the longest time for which the
-    /// sender may not know it.
-    pub(super) fn record_delivery(&mut self, now: Instant, unknown: Duration) {
+    /// Notes that an application message was delivered. `ack_time` is the longest time until the sender
+    /// knows of a delivery.
+    pub(super) fn record_delivery(&mut self, now: Instant, ack_time: Duration) {
         self.delivered += 1;
-        // The sender knows of older ones, so they need not be remembered.
-        while self.recent_deliveries.front().is_some_and(|at| *at + unknown < now) {
+        // The sender knows of older deliveries, so their times are not needed any more.
+        while self.recent_deliveries.front().is_some_and(|at| *at + ack_time < now) {
             self.recent_deliveries.pop_front();
         }
         self.recent_deliveries.push_back(now);
     }
 
-    /// Returns the number of messages that the sender knows to be delivered.
-    pub(super) fn confirmed_deliveries(&self, now: Instant, unknown: Duration) -> u64 {
-        let unknown = self.recent_deliveries.iter().filter(|at| **at + unknown >= now).count();
+    /// Returns the number of deliveries that the sender knows of.
+    pub(super) fn confirmed_deliveries(&self, now: Instant, ack_time: Duration) -> u64 {
+        let unknown = self.recent_deliveries.iter().filter(|at| **at + ack_time >= now).count();
         self.delivered.saturating_sub(unknown as u64)
     }
 
@@ -334,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_keep_their_order_whatever_their_latencies() {
+    fn frames_with_different_latencies_keep_their_order() {
         let (mut outbox, config) = (Outbox::default(), Config::default());
         for (n, latency) in [(1, 50), (2, 10), (3, 30)] {
             outbox.queue_control(ping(n, 10), &config).unwrap();
@@ -346,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_carries_so_much_and_control_frames_go_first() {
+    fn the_bandwidth_delays_items_and_control_frames_are_sent_first() {
         let (mut outbox, config) = (Outbox::default(), Config::default());
         let latency = Duration::from_millis(10);
         outbox.queue_message(ping(1, 1000), &config).unwrap();
@@ -367,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn lanes_are_crowded_at_half_and_full_at_their_bound() {
+    fn a_queue_is_crowded_at_half_its_limit_and_full_at_its_limit() {
         let config = Config { control_queue: 1000, peer_queue: 1000, ..Config::default() };
         let mut outbox = Outbox::default();
         outbox.queue_control(ping(1, 500), &config).unwrap();
@@ -382,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn held_frames_arrive_later_and_whole() {
+    fn held_frames_arrive_after_their_release_in_order() {
         let (mut outbox, config) = (Outbox::default(), Config::default());
         for n in [1, 2] {
             outbox.queue_control(ping(n, 10), &config).unwrap();

@@ -1,4 +1,4 @@
-//! The queue of future events, in the order of their times.
+//! The queue of future events, ordered by time.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -7,27 +7,29 @@ use crate::files::fetch::SourceId;
 use crate::peer::ConnectionId;
 use crate::time::Instant;
 
-/// Future events by time; those of the same time in the order in which they were added.
+/// Future events, ordered by time. Events of the same time are in the order in which they were added.
 #[derive(Debug, Default)]
 pub(super) struct EventQueue {
     heap: BinaryHeap<Reverse<QueuedEvent>>,
-    sequence: u64,
+    /// Number of events that were ever added.
+    added: u64,
 }
 
 /// A future event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SimEvent {
-    /// The deadline of a node's machine, unless that has changed since.
+    /// The deadline of a node's machine. It is ignored if the machine's deadline has changed since.
     WakeNode { node: usize },
-    /// The arrival of what one side of a link has sent.
+    /// Something that `side` of a link has sent arrives.
     Arrive { connection: ConnectionId, side: usize },
-    /// The line of one side of a link is free for the next frame.
+    /// The line of one side of a link is free for the next item.
     LineFree { connection: ConnectionId, side: usize },
-    /// One end of a link has been silent for too long, if it is still cut off as it was.
+    /// One endpoint of a link has received nothing for too long. It is ignored if the nodes are no longer cut
+    /// off by the same fault (`cuts`).
     LinkSilent { connection: ConnectionId, side: usize, cuts: u32 },
-    /// One end of a link has waited long enough for the other's goodbye.
+    /// One endpoint of a link no longer waits for the peer's goodbye.
     GoodbyeTimeout { connection: ConnectionId, side: usize },
-    /// One end of a link finds out that the other is gone.
+    /// One endpoint of a link notices that the other endpoint is gone.
     LinkLost { connection: ConnectionId, side: usize },
     /// The next step of a dial.
     Dial { dial: u64, step: DialStep },
@@ -37,15 +39,15 @@ pub(super) enum SimEvent {
     Pong { ping: u64 },
     /// The deadline of a request.
     RequestTimeout { request: u64 },
-    /// A stream of a fetch goes on.
+    /// The next step of a stream of a fetch.
     Stream { stream: u64, step: StreamStep },
-    /// A fetch has something to do, or is not served any more.
+    /// The deadline of a fetch, or the time at which a finished fetch is forgotten.
     WakeFetch { fetch: u64 },
-    /// No node has answered at the addresses of a source.
+    /// No node answers at the addresses of a source.
     SourceUnreachable { fetch: u64, source: SourceId },
-    /// A timer of a node's application expires, unless it was cancelled.
+    /// A timer of a node's application expires. It is ignored if the timer was cancelled.
     Timer { node: usize, run: u32 },
-    /// The deadline of a node that is stopping, for its links to end.
+    /// A node that is stopping ends: it has no links left, or they did not end in time.
     EndRun { node: usize, run: u32 },
 }
 
@@ -54,15 +56,15 @@ pub(super) enum SimEvent {
 pub(super) enum DialStep {
     /// A refusal has arrived: the node there is not running.
     NotListening,
-    /// There was no answer in time.
+    /// No answer has arrived in time.
     NoAnswer,
-    /// The connection is secured.
+    /// The TLS handshake is complete.
     Secured,
     /// The dialler's Hello has arrived.
     Hello,
-    /// The other side's refusal has arrived.
+    /// The acceptor's refusal has arrived.
     Refused,
-    /// The other side has closed the connection instead of saying Hello.
+    /// The acceptor has closed the connection instead of sending Hello.
     Lost,
     /// The handshake has taken too long.
     Overdue,
@@ -73,22 +75,22 @@ pub(super) enum DialStep {
 pub(super) enum ProbeStep {
     /// The next address is tried.
     Next,
-    /// The probe has arrived.
+    /// The probe has arrived at the node that is asked.
     Asked,
-    /// Its answer has arrived.
+    /// The answer has arrived at the node that asks.
     Answered,
 }
 
-/// The next step of a stream.
+/// A step of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StreamStep {
-    /// The connection is there.
+    /// The connection is open.
     Opened,
-    /// The arrival of what this end has sent.
+    /// Something that this end has sent arrives.
     Arrive(usize),
     /// The source may send its next piece.
     Send,
-    /// The source may have been silent for too long.
+    /// The fetcher checks whether the source has been silent for too long.
     Check,
 }
 
@@ -101,9 +103,9 @@ struct QueuedEvent {
 
 impl EventQueue {
     pub(super) fn put(&mut self, at: Instant, event: SimEvent) {
-        // The heap alone keeps no order among events of the same time, and each run has to be the same.
-        self.sequence += 1;
-        self.heap.push(Reverse(QueuedEvent { at, sequence: self.sequence, event }));
+        // A heap does not order events of the same time, and every run of a seed has to be the same.
+        self.added += 1;
+        self.heap.push(Reverse(QueuedEvent { at, sequence: self.added, event }));
     }
 
     /// Returns the time of the next event.
@@ -111,7 +113,7 @@ impl EventQueue {
         self.heap.peek().map(|Reverse(entry)| entry.at)
     }
 
-    /// Takes the next event up to `until`.
+    /// Takes the next event, if its time is not after `until`.
     pub(super) fn take(&mut self, until: Instant) -> Option<(Instant, SimEvent)> {
         if self.next()? > until {
             return None;

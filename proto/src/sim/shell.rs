@@ -62,7 +62,7 @@ impl<H: Handler> Sim<H> {
                 Work::Close { connection, side, reason } => self.close(connection, side, reason),
                 Work::Stop(node, run) => {
                     if self.nodes[node].in_run(run).is_some() {
-                        self.begin_to_stop(node);
+                        self.stop_gracefully(node);
                     }
                 }
                 Work::LinkReported(node, run, id) => {
@@ -234,7 +234,7 @@ impl<H: Handler> Sim<H> {
             Output::Refused(connection, reason) => self.refuse(node, connection, reason),
             Output::Joined(_) => self.nodes[node].joining = Joining::Joined,
             Output::JoinEnded { operation, outcome } => self.join_ended(node, operation, outcome),
-            Output::CloseLink(connection, reason) => self.leave_link(node, connection, reason),
+            Output::CloseLink(connection, reason) => self.begin_to_close(node, connection, reason),
             Output::CloseReplacedLink(connection, reason) => {
                 let side = self.links.get(&connection).and_then(|link| link.side_of(node));
                 if let Some(side) = side {

@@ -232,7 +232,7 @@ impl<H: Handler> Sim<H> {
 
     /// Resumes the streams of nodes that are connected again. A source that was restarted meanwhile does not
     /// know its streams, and closes them.
-    pub(super) fn mend_streams(&mut self) {
+    pub(super) fn resume_streams(&mut self) {
         let now = self.now;
         let stream_ids: Vec<_> = self.transfers.streams.keys().copied().collect();
         for stream_id in stream_ids {
