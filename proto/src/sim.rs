@@ -387,7 +387,7 @@ impl<H: Handler> Sim<H> {
         title: impl Into<String>,
         message: impl Into<Message>,
     ) -> Result<Hash, BroadcastError> {
-        let sent = self.publish(node, title.into(), message.into());
+        let sent = self.send_broadcast_of(node, title.into(), message.into());
         self.settle();
         sent.map(|id| id.expect("only a node that runs can broadcast"))
     }
@@ -398,7 +398,7 @@ impl<H: Handler> Sim<H> {
     /// # Panics
     /// If the node is not running.
     pub fn discover(&mut self, node: usize, depth: i32) -> OperationId {
-        let operation = self.ask(node, QueryKind::Discover, depth);
+        let operation = self.begin_query(node, QueryKind::Discover, depth);
         let operation = operation.expect("only a node that runs can ask");
         // Before the node acts, so that the first answer finds this entry.
         self.discoveries.insert(operation, SimulatedDiscovery::default());
@@ -488,7 +488,7 @@ impl<H: Handler> Sim<H> {
             epoch,
             handles: BTreeMap::new(),
             info: BTreeMap::new(),
-            actions: Cell::new(0),
+            last_action: Cell::new(0),
             timers: Timers::default(),
             joins: BTreeMap::new(),
             dials: BTreeMap::new(),

@@ -70,12 +70,7 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Dials the addresses, and asks each node that answers for a place.
-    pub(super) fn join_addresses(
-        &mut self,
-        node: usize,
-        action: ActionId,
-        addresses: Vec<Address>,
-    ) {
+    pub(super) fn begin_join(&mut self, node: usize, action: ActionId, addresses: Vec<Address>) {
         let Some(running) = &mut self.nodes[node].running else { return };
         if addresses.is_empty() {
             let error = "there is no node to join through".to_owned();
@@ -122,15 +117,15 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    pub(super) fn ask_discovery(&mut self, node: usize, action: ActionId, depth: i32) {
+    pub(super) fn begin_discovery(&mut self, node: usize, action: ActionId, depth: i32) {
         if let Some(operation) =
-            self.ask_for(node, action, AppQueryKind::Discovery, QueryKind::Discover, depth)
+            self.begin_app_query(node, action, AppQueryKind::Discovery, QueryKind::Discover, depth)
         {
             self.discoveries.insert(operation, SimulatedDiscovery::default());
         }
     }
 
-    pub(super) fn ask_search(&mut self, node: usize, action: ActionId, text: String) {
+    pub(super) fn begin_search(&mut self, node: usize, action: ActionId, text: String) {
         if text.len() > MAX_SEARCH {
             let error = format!("a search has at most {MAX_SEARCH} bytes");
             return self.event(node, Event::NodeActionFailed { action, error });
@@ -141,11 +136,21 @@ impl<H: Handler> Sim<H> {
         let source = FileSource { id: me.id, name: me.name, addresses: me.addresses };
         // The overlay asks other nodes only, and the node's own files belong to the results.
         found.add(self.search_shares(node, &text), &source);
-        self.ask_for(node, action, AppQueryKind::Search(found), QueryKind::Search(text), -1);
+        self.begin_app_query(
+            node,
+            action,
+            AppQueryKind::Search(found),
+            QueryKind::Search(text),
+            -1,
+        );
     }
 
     /// Takes an answer to an application's search. Returns whether it is one.
-    pub(super) fn file_found(&mut self, operation: OperationId, answer: &QueryAnswer) -> bool {
+    pub(super) fn take_search_answer(
+        &mut self,
+        operation: OperationId,
+        answer: &QueryAnswer,
+    ) -> bool {
         let Some(AppQuery { kind: AppQueryKind::Search(found), .. }) =
             self.app_queries.get_mut(&operation)
         else {
@@ -158,7 +163,7 @@ impl<H: Handler> Sim<H> {
         true
     }
 
-    pub(super) fn ask_ping(&mut self, node: usize, action: ActionId, to: NodeId) {
+    pub(super) fn begin_ping(&mut self, node: usize, action: ActionId, to: NodeId) {
         let Some(running) = &self.nodes[node].running else { return };
         let connection = running.handles.get(&to).map(|handle| handle.connection);
         if to == self.nodes[node].id {
@@ -166,7 +171,7 @@ impl<H: Handler> Sim<H> {
             return self.event(node, Event::NodeActionFailed { action, error });
         }
         let (Some(connection), Some(other)) = (connection, self.node_of(to)) else {
-            return self.ping_directly(node, action, to);
+            return self.ping_without_link(node, action, to);
         };
         let (ping, run, sent) = (self.next_id(), self.nodes[node].run, self.now);
         self.pings.insert(ping, SimulatedPing { from: node, run, to, connection, action, sent });
@@ -175,7 +180,7 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Asks a query for an action of a node's application.
-    fn ask_for(
+    fn begin_app_query(
         &mut self,
         node: usize,
         action: ActionId,
@@ -183,14 +188,19 @@ impl<H: Handler> Sim<H> {
         what: QueryKind,
         depth: i32,
     ) -> Option<OperationId> {
-        let operation = self.ask(node, what, depth)?;
+        let operation = self.begin_query(node, what, depth)?;
         let run = self.nodes[node].run;
         self.app_queries.insert(operation, AppQuery { node, run, action, kind });
         Some(operation)
     }
 
     /// Has a node ask the network. Returns `None` if it is not running.
-    pub(super) fn ask(&mut self, node: usize, what: QueryKind, depth: i32) -> Option<OperationId> {
+    pub(super) fn begin_query(
+        &mut self,
+        node: usize,
+        what: QueryKind,
+        depth: i32,
+    ) -> Option<OperationId> {
         self.nodes[node].running.as_ref()?;
         let operation = self.next_operation();
         self.input(node, Input::Query { operation, what, depth, own: false, timeout: None });
@@ -231,7 +241,7 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Reports that a query of an application has ended.
-    pub(super) fn action_ended(&mut self, operation: OperationId, complete: bool) {
+    pub(super) fn app_query_ended(&mut self, operation: OperationId, complete: bool) {
         let Some(AppQuery { node, run, action, kind }) = self.app_queries.remove(&operation) else {
             return;
         };

@@ -23,21 +23,21 @@ pub(super) enum SimulatedSend {
 
 impl<H: Handler> Sim<H> {
     /// Sends a message to a node that there is no link with, or for which other messages wait.
-    pub(super) fn send_directly(&mut self, from: usize, to: Peer, message: Message) {
+    pub(super) fn send_without_link(&mut self, from: usize, to: Peer, message: Message) {
         let (operation, id) = (self.next_operation(), to.id());
         self.pending_sends.insert(operation, SimulatedSend::Message(to));
         self.input(from, Input::Send { operation, to: id, payload: Payload::Message(message) });
     }
 
     /// Pings a node that there is no link with.
-    pub(super) fn ping_directly(&mut self, from: usize, action: ActionId, to: NodeId) {
+    pub(super) fn ping_without_link(&mut self, from: usize, action: ActionId, to: NodeId) {
         let operation = self.next_operation();
         self.pending_sends.insert(operation, SimulatedSend::Ping(action, to));
         self.input(from, Input::Send { operation, to, payload: Payload::Ping });
     }
 
     /// Sends a request to a node that there is no link with.
-    pub(super) fn request_directly(
+    pub(super) fn request_without_link(
         &mut self,
         from: usize,
         operation: OperationId,
@@ -52,7 +52,7 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Sends the reply to a request that was relayed.
-    pub(super) fn reply_directly(
+    pub(super) fn reply_without_link(
         &mut self,
         from: usize,
         to: NodeId,
@@ -85,7 +85,7 @@ impl<H: Handler> Sim<H> {
                 to.id()
             }
             (SimulatedSend::Ping(action, to), _) => {
-                self.ask_ping(from, action, to);
+                self.begin_ping(from, action, to);
                 to
             }
             (SimulatedSend::Request(to), Payload::Request { name, message }) => {

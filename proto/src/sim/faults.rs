@@ -1,4 +1,4 @@
-//! Ends and faults of nodes, machines and lines.
+//! Stops and faults: of nodes, their hosts, the network and single links.
 
 use super::node::Joining;
 use super::{Sim, link};
@@ -6,20 +6,20 @@ use crate::event::Reason;
 use crate::handler::Handler;
 
 impl<H: Handler> Sim<H> {
-    /// Stops a node as its user would. Its application gets the event, the node says goodbye, and it is
-    /// gone once its links have ended.
+    /// Stops a node, as if its user had asked for that. Its application gets the event, the node closes its
+    /// links with goodbyes, and stops running once they have ended.
     pub fn stop(&mut self, node: usize) {
         self.stop_gracefully(node);
         self.settle();
     }
 
-    /// Kills a node's process. The node says no goodbye, but its machine closes its connections.
+    /// Kills a node's process. The node sends no goodbye, but its host closes its connections.
     pub fn crash(&mut self, node: usize) {
         self.end_run(node, true);
         self.settle();
     }
 
-    /// Takes a node's machine off the network. It sends nothing any more, and answers nothing.
+    /// Takes a node's host off the network. From then on the host neither sends nor answers anything.
     pub fn vanish(&mut self, node: usize) {
         self.nodes[node].vanished = true;
         self.cut_links();
@@ -27,13 +27,13 @@ impl<H: Handler> Sim<H> {
         self.settle();
     }
 
-    /// Starts a node that is not running, under its old identity and address.
+    /// Starts a node again, with its old identity and address. Does nothing if the node is running.
     pub fn restart(&mut self, node: usize, app: H) {
         if self.is_running(node) {
             return;
         }
         self.nodes[node].app = app;
-        // Before the start, as a node that has vanished reaches no other node.
+        // Set before the start, because a node that has vanished reaches no other node.
         self.nodes[node].vanished = false;
         self.nodes[node].joining = Joining::No;
         self.start(node);
@@ -41,8 +41,8 @@ impl<H: Handler> Sim<H> {
         self.settle();
     }
 
-    /// Splits the network: from now on nothing gets from one group to another. The nodes that are in
-    /// no group form one more. A node that is added later comes to the first group.
+    /// Splits the network: from now on nothing gets from one group to another. The nodes that are in none of
+    /// `groups` form another group. Nodes that are added later belong to the first group.
     pub fn partition(&mut self, groups: &[&[usize]]) {
         for node in &mut self.nodes {
             node.partition_group = groups.len();
@@ -52,7 +52,7 @@ impl<H: Handler> Sim<H> {
                 self.nodes[*node].partition_group = number;
             }
         }
-        // A new partition may put nodes into one group that an earlier one had separated.
+        // Nodes that an earlier partition has separated may be in one group now.
         self.cut_links();
         self.resume_links();
         self.settle();
@@ -67,7 +67,7 @@ impl<H: Handler> Sim<H> {
         self.settle();
     }
 
-    /// Breaks the link between two nodes, at both ends at once and without a goodbye.
+    /// Breaks the link between two nodes, at both endpoints at the same time and without a goodbye.
     pub fn break_link(&mut self, a: usize, b: usize) {
         let id = self.id(b);
         let running = self.nodes[a].running.as_ref();

@@ -160,7 +160,11 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Takes an answer to a search for sources. Returns whether it is one.
-    pub(super) fn source_found(&mut self, operation: OperationId, answer: &QueryAnswer) -> bool {
+    pub(super) fn take_source_answer(
+        &mut self,
+        operation: OperationId,
+        answer: &QueryAnswer,
+    ) -> bool {
         let Some(fetch_id) = self.transfers.searches.get(&operation).copied() else { return false };
         if let AnswerBody::Files(_) = answer.body {
             let (id, addresses) = (Some(answer.node), answer.addresses.clone());
@@ -194,7 +198,7 @@ impl<H: Handler> Sim<H> {
             let stream_of = |source| fetch.streams.get(&source).copied();
             match output {
                 Output::Search => {
-                    if let Some(operation) = self.ask(node, QueryKind::HasFile(hash), -1) {
+                    if let Some(operation) = self.begin_query(node, QueryKind::HasFile(hash), -1) {
                         self.transfers.searches.insert(operation, fetch_id);
                     }
                 }

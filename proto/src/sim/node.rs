@@ -1,4 +1,4 @@
-//! A node of a simulation: the state that outlives its runs, and the state of a run.
+//! A simulated node: the state that outlives its runs, and the state of one run.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -20,36 +20,36 @@ use crate::id::{Hash, Key, NodeId};
 use crate::peer::{ConnectionId, DialId, Machine};
 use crate::time::{Instant, Now};
 
-/// Options of a node to add.
+/// Options of a simulated node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeOptions {
-    /// Its name; `None` for `n` and its number.
+    /// The node's name. `None` gives it the name `n` followed by its number.
     pub name: Option<String>,
-    /// Others can dial it. A node that can't be dialled is behind a NAT: dials and probes of it get no
-    /// answer, but it can dial others.
+    /// Other nodes can dial the node. If false, the node is behind a NAT: it gets no dials and probes of other
+    /// nodes, but can dial them.
     pub dialable: bool,
-    /// Its links are made by hand only: it is never a member.
+    /// All links are made by hand, and the node is never a member of a network.
     pub manual: bool,
-    /// The way in which it lies, if it does.
+    /// The way in which the node lies; `None` for an honest node.
     pub lies: Option<Lies>,
-    /// It has a state folder: after a restart it knows the peers that it was linked with, and has its
-    /// broadcasts.
+    /// The node has a state folder. After a restart it still knows the peers that it was linked with, and
+    /// still has the broadcasts of its earlier runs.
     pub state: bool,
-    /// Milliseconds by which its clock is ahead of the right time; negative if it is behind.
+    /// Number of milliseconds by which the node's clock is ahead of the right time; negative if it is behind.
     pub clock: i64,
 }
 
 /// The state of a node's join.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Joining {
-    /// It was not asked to join.
+    /// The node was not asked to join since it was started.
     #[default]
     No,
-    /// It is under way.
+    /// The join is under way.
     Trying,
-    /// It is a member.
+    /// The node is a member.
     Joined,
-    /// It has failed, for this reason.
+    /// The join has failed, for this reason.
     Failed(String),
 }
 
@@ -73,20 +73,21 @@ pub(super) struct SimulatedNode<H> {
     /// Epoch of its last run; 0 before the first.
     last_epoch: u64,
     pub(super) running: Option<NodeRun>,
-    /// It was taken off the network: not even refusals come from its address.
+    /// The node was taken off the network: its address sends not even refusals.
     pub(super) vanished: bool,
-    /// Its group in a partition.
+    /// Group of the node in a partition; 0 without a partition.
     pub(super) partition_group: usize,
     pub(super) joining: Joining,
-    /// The content of its state folder.
+    /// Addresses of peers, from the state folder.
     pub(super) known_addresses: BTreeMap<NodeId, Address>,
+    /// Broadcasts from the state folder.
     pub(super) stored_broadcasts: Vec<Batch>,
     /// Number of queries that have arrived.
     pub(super) queries: u64,
-    /// In a cell: a context only borrows the node, and yet the application may write files through it.
+    /// In a cell, because the application writes files through a context that borrows the node immutably.
     pub(super) disk: RefCell<SimulatedDisk>,
     pub(super) shares: BTreeMap<Hash, SimulatedShare>,
-    /// Bytes of pieces that it has sent.
+    /// Number of bytes of pieces that the node has sent.
     pub(super) uploaded: u64,
 }
 
@@ -103,29 +104,28 @@ pub(super) struct NodeRun {
     pub(super) handles: BTreeMap<NodeId, LinkHandle>,
     /// The application's notes about its peers, by link.
     pub(super) info: BTreeMap<ConnectionId, BTreeMap<String, Value>>,
-    /// The number of the last action that the application asked for.
-    pub(super) actions: Cell<u64>,
+    /// The number of the last action that the application began.
+    pub(super) last_action: Cell<u64>,
     /// The application's timers.
     pub(super) timers: Timers,
-    /// Joins of the application that are under way, with the number of addresses that are still being
-    /// tried.
+    /// Joins of the application that are under way, each with the number of addresses that are still tried.
     pub(super) joins: BTreeMap<ActionId, usize>,
-    /// Numbers of the dials under way, by their numbers in the machine.
+    /// For each dial of the machine that is under way, its key in `Sim::dials`.
     pub(super) dials: BTreeMap<DialId, u64>,
-    /// Time at which the queue wakes the machine.
+    /// Time of the event that wakes the machine.
     pub(super) wake: Option<Instant>,
     pub(super) stopping: bool,
 }
 
 impl NodeRun {
-    /// Returns the time by the node's own clocks.
+    /// Returns the time that the node's machine sees: the virtual time, and the reading of the node's clock.
     pub(super) fn own_time(&self, now: Instant) -> Now {
         let since = u64::try_from(now.since(self.started).as_millis()).unwrap_or(u64::MAX);
         Now { monotonic: now, unix: self.started_unix.saturating_add(since) }
     }
 }
 
-/// A node's end of a link.
+/// A node's reference to one of its links.
 #[derive(Debug, Clone)]
 pub(super) struct LinkHandle {
     pub(super) connection: ConnectionId,
@@ -167,12 +167,12 @@ impl<H> SimulatedNode<H> {
         }
     }
 
-    /// Returns the IP address that it announces.
+    /// Returns the IP address that the node announces: behind a NAT, a private one.
     pub(super) fn announced_ip(&self, index: usize) -> Ipv4Addr {
         if self.options.dialable { public_ip(index) } else { private_ip(index) }
     }
 
-    /// Returns the time on its clock when the right time is `unix`.
+    /// Returns the reading of the node's clock when the right time is `unix`.
     pub(super) fn wall_clock(&self, unix: u64) -> u64 {
         unix.saturating_add_signed(self.options.clock)
     }
@@ -184,19 +184,19 @@ impl<H> SimulatedNode<H> {
         self.last_epoch
     }
 
-    /// Returns the present run if it has this number.
+    /// Returns the state of run number `run`, if the node is still in that run.
     pub(super) fn in_run(&mut self, run: u32) -> Option<&mut NodeRun> {
         self.running.as_mut().filter(|_| self.run == run)
     }
 
-    /// Remembers a peer, if the node has a state folder.
+    /// Adds a peer to the state folder, if the node has one.
     pub(super) fn remember(&mut self, peer: &Peer) {
         if self.options.state && self.known_addresses.len() < MAX_KNOWN {
             self.known_addresses.insert(peer.id(), peer.address().clone());
         }
     }
 
-    /// Keeps broadcasts, if the node has a state folder.
+    /// Adds broadcasts to the state folder, if the node has one.
     pub(super) fn store_broadcast(&mut self, batch: Batch) {
         if self.options.state {
             self.stored_broadcasts.push(batch);
@@ -204,7 +204,7 @@ impl<H> SimulatedNode<H> {
     }
 }
 
-/// The view of a node's application.
+/// The simulated node as its application sees it through a context.
 pub(super) struct SimulatedHandlerHost<'a> {
     pub(super) id: NodeId,
     pub(super) name: &'a str,
@@ -224,7 +224,7 @@ impl HandlerHost for SimulatedHandlerHost<'_> {
 
     fn peers(&self) -> Vec<Peer> {
         let mut handles: Vec<_> = self.running.handles.values().collect();
-        // As on a real node, in the order in which the links were made.
+        // In the order in which the links were made, as on a real node.
         handles.sort_by_key(|handle| handle.connection);
         handles.into_iter().map(|handle| handle.peer.clone()).collect()
     }
@@ -239,9 +239,9 @@ impl HandlerHost for SimulatedHandlerHost<'_> {
     }
 
     fn next_action(&self) -> ActionId {
-        let actions = &self.running.actions;
-        actions.set(actions.get() + 1);
-        ActionId::new(actions.get())
+        let last = &self.running.last_action;
+        last.set(last.get() + 1);
+        ActionId::new(last.get())
     }
 
     fn read_file(&self, path: &Path) -> io::Result<Bytes> {
@@ -254,10 +254,10 @@ impl HandlerHost for SimulatedHandlerHost<'_> {
     }
 }
 
-/// Draws bytes from a seed for one purpose.
+/// Derives the seed of a random generator for one purpose from the seed of the simulation.
 pub(super) fn derive_seed(seed: u64, purpose: &str, numbers: [u64; 2]) -> [u8; 32] {
-    // With the purpose, each part of the code has numbers of its own: if one draws more, the others
-    // draw the same.
+    // Each purpose has its own generator. If one part of the code draws more numbers, the other parts still
+    // draw the same ones.
     let [a, b] = numbers.map(u64::to_le_bytes);
     *Hash::of_parts(&[b"peerkit sim", &seed.to_le_bytes(), &a, &b, purpose.as_bytes()]).as_bytes()
 }

@@ -86,7 +86,7 @@ impl<H: Handler> Sim<H> {
             .put(self.now + self.config.request_timeout, SimEvent::RequestTimeout { request });
         match handle {
             Some(handle) => self.request_over(node, request, handle.connection, name, message),
-            None => self.request_directly(node, OperationId(request), to, (name, message)),
+            None => self.request_without_link(node, OperationId(request), to, (name, message)),
         }
         Ok(())
     }
@@ -159,7 +159,7 @@ impl<H: Handler> Sim<H> {
             RequestPath::Link { connection, side, request } => {
                 self.send_reply(connection, side, request, outcome);
             }
-            RequestPath::Others { id } => self.reply_directly(node, peer.id(), id, outcome),
+            RequestPath::Others { id } => self.reply_without_link(node, peer.id(), id, outcome),
         }
         // Behind the reply, so that messages which the application has sent meanwhile arrive after it.
         self.perform(node, actions);

@@ -1,5 +1,5 @@
-//! The shell of a simulated node: it drives the machine and the application, as the actor of a real
-//! node does.
+//! The shell of simulated nodes. It drives their machines and applications, as the actor of a real node
+//! does.
 
 use super::actions::LinkPurpose;
 use super::link::{EndpointState, LinkContent, LinkItem};
@@ -17,30 +17,31 @@ use crate::message::Message;
 use crate::overlay::broadcast::BroadcastError;
 use crate::peer::{Command, ConnectionId, Input, OperationId, Output};
 
-/// Work to be done at this moment, in its order.
+/// Work that is done at the present moment, in the order in which it was queued. The first two fields of most
+/// variants are a node and its run.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// An input for the machine of a node, in this run.
+    /// Hands the node's machine an input.
     Input(usize, u32, Box<Input>),
-    /// An event for its application.
+    /// Delivers an event to the node's application.
     Event(usize, u32, Event),
-    /// A broadcast of its application.
+    /// Sends a broadcast of the node's application.
     Broadcast(usize, u32, String, Message),
-    /// A request for its application.
+    /// Has the node's application answer a request.
     Request(usize, u32, IncomingRequest),
-    /// The goodbye of one end of a link, once the application has its event.
+    /// Sends the goodbye of one endpoint of a link.
     Close { connection: ConnectionId, side: usize, reason: Reason },
-    /// A node is to stop.
+    /// Stops the node.
     Stop(usize, u32),
-    /// A link of a node with this one has ended, and the application knows.
+    /// Reports to the node's machine that the application knows of the end of the link with this peer.
     LinkReported(usize, u32, NodeId),
 }
 
 impl<H: Handler> Sim<H> {
-    /// Does the work of this moment, and what follows from it.
+    /// Does the queued work of this moment, and the work that follows from it.
     pub(super) fn settle(&mut self) {
-        // An output of a machine often leads to an input of the same machine. That waits in this queue
-        // until all outputs so far are carried out, so no machine is entered while it is being drained.
+        // An output of a machine often leads to an input of the same machine. The input waits in this queue
+        // until all outputs are carried out, so that no machine gets an input while its outputs are polled.
         while let Some(work) = self.work.pop_front() {
             match work {
                 Work::Input(node, run, input) => {
@@ -51,8 +52,8 @@ impl<H: Handler> Sim<H> {
                 Work::Event(node, run, event) => self.deliver(node, run, event),
                 Work::Broadcast(node, run, title, message) => {
                     if self.nodes[node].in_run(run).is_some() {
-                        // An event, as on a real node.
-                        if let Err(error) = self.publish(node, title.clone(), message) {
+                        // A failure is an event, as on a real node.
+                        if let Err(error) = self.send_broadcast_of(node, title.clone(), message) {
                             let error = error.to_string();
                             self.event(node, Event::NodeBroadcastFailed { title, error });
                         }
@@ -74,22 +75,21 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Hands the machine of a node an input, after the work that is queued.
+    /// Queues an input for the machine of a node.
     pub(super) fn input(&mut self, node: usize, input: Input) {
         self.work.push_back(Work::Input(node, self.nodes[node].run, Box::new(input)));
     }
 
-    /// Delivers an event to the application of a node, after the work that is queued.
+    /// Queues an event for the application of a node.
     pub(super) fn event(&mut self, node: usize, event: Event) {
         self.work.push_back(Work::Event(node, self.nodes[node].run, event));
     }
 
-    /// Lets the machine of a node do what is due, if this is still its deadline.
+    /// Hands the machine of a node its timeout, if a `WakeNode` event is still valid.
     pub(super) fn wake_node(&mut self, node: usize) {
         let now = self.now;
         let Some(running) = &mut self.nodes[node].running else { return };
-        // Nothing is ever taken out of the queue early. An entry that a sooner one has replaced ends
-        // here.
+        // Events are never removed from the queue early. An event that an earlier one has replaced ends here.
         if running.wake != Some(now) {
             return;
         }
@@ -104,14 +104,14 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Sends a broadcast of a node. Returns `None` if it is not running.
-    pub(super) fn publish(
+    pub(super) fn send_broadcast_of(
         &mut self,
         node: usize,
         title: String,
         message: Message,
     ) -> Result<Option<Hash>, BroadcastError> {
         let operation = self.next_operation();
-        // At once instead of in its turn, because the caller wants the outcome.
+        // Handled at once instead of queued, because the caller needs the outcome.
         self.handle(node, Input::Broadcast { operation, title, message });
         let outcome = self.broadcast_outcome.take().transpose()?;
         Ok(outcome.map(|receipt| receipt.id))
@@ -123,19 +123,19 @@ impl<H: Handler> Sim<H> {
             match action {
                 Action::Send(peer, message) => {
                     let Some(running) = &self.nodes[node].running else { continue };
-                    // Messages may still wait for an on-demand link that is up by now. This one has to
-                    // stay behind them.
+                    // Earlier messages may still be queued for an on-demand link that has just come up. This
+                    // message has to stay behind them.
                     let waits = running.machine.has_messages_for(peer.id());
                     match running.handles.get(&peer.id()).filter(|_| !waits).cloned() {
                         Some(handle) => self.send_message(node, &handle, message),
-                        None => self.send_directly(node, peer, message),
+                        None => self.send_without_link(node, peer, message),
                     }
                 }
                 Action::SendToNodes(message, exclude) => {
                     let Some(running) = &self.nodes[node].running else { continue };
                     let wanted = |handle: &&LinkHandle| !exclude.contains(&handle.peer.id());
                     let mut to: Vec<_> = running.handles.values().filter(wanted).cloned().collect();
-                    // As on a real node, in the order in which the links were made.
+                    // In the order in which the links were made, as on a real node.
                     to.sort_by_key(|handle| handle.connection);
                     for handle in to {
                         self.send_message(node, &handle, message.clone());
@@ -152,7 +152,7 @@ impl<H: Handler> Sim<H> {
                 Action::StopReconnecting(address) => {
                     self.command(node, Command::StopReconnecting(address));
                 }
-                Action::Join(action, addresses) => self.join_addresses(node, action, addresses),
+                Action::Join(action, addresses) => self.begin_join(node, action, addresses),
                 Action::SetInfo(peer, key, value) => {
                     let Some(running) = &mut self.nodes[node].running else { continue };
                     let handle = running.handles.get(&peer);
@@ -160,9 +160,9 @@ impl<H: Handler> Sim<H> {
                         running.info.entry(connection).or_default().insert(key, value);
                     }
                 }
-                Action::Discover(action, depth) => self.ask_discovery(node, action, depth),
-                Action::Search(action, text) => self.ask_search(node, action, text),
-                Action::Ping(action, id) => self.ask_ping(node, action, id),
+                Action::Discover(action, depth) => self.begin_discovery(node, action, depth),
+                Action::Search(action, text) => self.begin_search(node, action, text),
+                Action::Ping(action, id) => self.begin_ping(node, action, id),
                 Action::Fetch(action, hash, to) => self.begin_fetch(node, action, hash, to),
                 Action::Share(action, path) => self.share_file(node, action, &path),
                 Action::Request(action, to, name, message) => {
@@ -179,7 +179,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Hands the machine of a node an input at once, and carries out its outputs.
+    /// Hands the machine of a node an input at once, and carries out the outputs.
     pub(super) fn handle(&mut self, node: usize, input: Input) {
         let Some(running) = &mut self.nodes[node].running else { return };
         let now = running.own_time(self.now);
@@ -188,13 +188,13 @@ impl<H: Handler> Sim<H> {
         self.schedule_wake(node);
     }
 
-    /// Puts the machine's deadline into the queue, if it is earlier than the one there.
+    /// Adds an event for the machine's deadline, if it is earlier than that of the event that is queued.
     pub(super) fn schedule_wake(&mut self, node: usize) {
         let now = self.now;
         let Some(running) = &mut self.nodes[node].running else { return };
         let Some(due) = running.machine.poll_timeout() else { return };
         if running.wake.is_none_or(|wake| wake > due) {
-            // An overdue deadline waits for its turn too, behind the other events of this moment.
+            // An overdue deadline is handled after the other events of this moment.
             let due = due.max(now);
             running.wake = Some(due);
             self.queue.put(due, SimEvent::WakeNode { node });
@@ -206,7 +206,7 @@ impl<H: Handler> Sim<H> {
         loop {
             let (links, config) = (&self.links, &self.config);
             let Some(running) = &mut self.nodes[node].running else { return };
-            // The machine counts since its start, the statistics over all runs and nodes.
+            // A machine counts from its own start. The statistics cover all runs and nodes.
             let before = running.machine.skipped_frames();
             let is_crowded = |connection: ConnectionId, _: &Frame| {
                 let link = links.get(&connection);
@@ -242,9 +242,9 @@ impl<H: Handler> Sim<H> {
                 }
             }
             Output::Event(event) => self.event(node, event),
-            // `publish`, which has made this machine act, takes it.
+            // `send_broadcast_of`, which has handed the machine the broadcast, takes the outcome.
             Output::Broadcast { outcome, .. } => self.broadcast_outcome = Some(outcome),
-            Output::Answered { operation, answer } => self.answered(operation, answer),
+            Output::Answered { operation, answer } => self.take_answer_of_query(operation, answer),
             Output::QueryEnded { operation, complete } => {
                 if let Some(discovery) = self.discoveries.get_mut(&operation) {
                     discovery.complete = Some(complete);
@@ -254,7 +254,7 @@ impl<H: Handler> Sim<H> {
                     }
                 }
                 self.source_search_ended(operation);
-                self.action_ended(operation, complete);
+                self.app_query_ended(operation, complete);
             }
             Output::Deliver { operation, connection, payload } => {
                 self.deliver_over(node, operation, connection, payload);
@@ -281,7 +281,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Queues a frame ahead of the messages of a link. A liar queues others in its place.
+    /// Queues a frame of the overlay on a link. A node that lies may queue other frames instead.
     fn send(&mut self, node: usize, connection: ConnectionId, frame: Frame) {
         let Some(side) = self.links.get(&connection).and_then(|link| link.side_of(node)) else {
             return;
@@ -298,7 +298,7 @@ impl<H: Handler> Sim<H> {
 
     fn put_frame(&mut self, connection: ConnectionId, side: usize, frame: Frame) {
         let Some(link) = self.links.get_mut(&connection) else { return };
-        // The machine learns a moment later that a link is closing, and may send over it until then.
+        // The machine learns with delay that a link is closing, and may send over it until then.
         if !matches!(link.endpoints[side].state, EndpointState::Up | EndpointState::Leaving(_)) {
             return;
         }
@@ -315,13 +315,14 @@ impl<H: Handler> Sim<H> {
                 self.trace_event("frame", nodes, &scratch);
                 self.transmit(connection, side);
             }
-            // Frames that can be spared were left out once the queue was half full, so this peer is too
-            // slow.
+            // Frames that the overlay can do without are left out once the queue is half full. A queue that is
+            // full nevertheless means that the peer is too slow.
             Err(_) => self.hang_up(connection, side, Reason::Slow),
         }
         self.scratch = scratch;
     }
 
+    /// Sends a message over a link.
     pub(super) fn send_message(&mut self, node: usize, handle: &LinkHandle, message: Message) {
         let LinkHandle { connection, side, peer } = handle;
         let Some(link) = self.links.get_mut(connection) else {
@@ -360,7 +361,7 @@ impl<H: Handler> Sim<H> {
         self.event(node, Event::NodeMessageFailed { peer, failure });
     }
 
-    /// Delivers an event to an application, and carries out its actions.
+    /// Delivers an event to an application, and carries out the actions that the application begins.
     fn deliver(&mut self, node: usize, run: u32, event: Event) {
         if self.nodes[node].in_run(run).is_none() {
             return;
@@ -375,7 +376,8 @@ impl<H: Handler> Sim<H> {
             other => self.trace_event(other.name(), [node, node], &[]),
         }
         let mut actions = Vec::new();
-        // The actions are carried out after the handler returns: until then the context borrows the node.
+        // The actions are carried out after the handler has returned, because the context borrows the node
+        // until then.
         let SimulatedNode { id, name, app, running, disk, .. } = &mut self.nodes[node];
         let Some(running) = running else { return };
         let host = SimulatedHandlerHost { id: *id, name, now: self.now, running, disk };
@@ -383,8 +385,11 @@ impl<H: Handler> Sim<H> {
         self.perform(node, actions);
     }
 
-    fn answered(&mut self, operation: OperationId, answer: QueryAnswer) {
-        if self.source_found(operation, &answer) || self.file_found(operation, &answer) {
+    /// Takes an answer to a query.
+    fn take_answer_of_query(&mut self, operation: OperationId, answer: QueryAnswer) {
+        if self.take_source_answer(operation, &answer)
+            || self.take_search_answer(operation, &answer)
+        {
             return;
         }
         let Some(discovery) = self.discoveries.get_mut(&operation) else { return };
@@ -396,7 +401,7 @@ impl<H: Handler> Sim<H> {
             outbound: Vec::new(),
             inbound: Vec::new(),
         });
-        // A node with many links sends several answers, as each has to fit into a frame.
+        // A node with many links sends several answers, because each answer has to fit into a frame.
         info.outbound.extend(outbound);
         info.inbound.extend(inbound);
     }
