@@ -1,4 +1,5 @@
-//! The connections of dials, up to the link or the failure. The machine decides what becomes of them.
+//! Dials of simulated nodes, up to the link or the failure. The machine decides what becomes of each
+//! connection.
 
 use std::collections::VecDeque;
 
@@ -21,22 +22,23 @@ use crate::peer::{
 pub(super) struct SimulatedDial {
     from: usize,
     run: u32,
-    /// The number of the dial in the machine of the dialling node.
+    /// The id of the dial in the machine of the dialling node. Dials of different nodes may have equal ids, so
+    /// `Sim::dials` has keys of its own (`dial_key`).
     dial_id: DialId,
     operation: Option<OperationId>,
     purpose: Purpose,
     /// The address that events name.
     address: Address,
-    /// Addresses to try if this try reaches no node, best first.
+    /// Addresses that are tried next if this one reaches no node, best first.
     other_addresses: VecDeque<Address>,
     /// The node that was reached, and its run.
     to: Option<(usize, u32)>,
-    /// The refusal of the other node, while it is on its way.
+    /// The refusal of the acceptor, while it is in flight.
     refusal: Option<Reason>,
 }
 
 impl<H: Handler> Sim<H> {
-    /// Dials a node at the first of its addresses that answers.
+    /// Dials the addresses one after the other, until one answers.
     pub(super) fn dial(
         &mut self,
         from: usize,
@@ -73,14 +75,16 @@ impl<H: Handler> Sim<H> {
         self.stats.dials += 1;
         let to = self.reachable(from, at);
         let (wait, step) = match to {
-            Reach::NoAnswer => (self.config.connect_timeout, DialStep::NoAnswer),
+            Reachability::NoAnswer => (self.config.connect_timeout, DialStep::NoAnswer),
             // One round trip: the SYN and the RST.
-            Reach::NotRunning(node) => (self.latency(from, node) * 2, DialStep::NotListening),
-            // A round trip for TCP's handshake and one for TLS 1.3's.
-            Reach::Node(node) => (self.latency(from, node) * 4, DialStep::Secured),
+            Reachability::NotRunning(node) => {
+                (self.latency(from, node) * 2, DialStep::NotListening)
+            }
+            // One round trip for the handshake of TCP, and one for that of TLS 1.3.
+            Reachability::Node(node) => (self.latency(from, node) * 4, DialStep::Secured),
         };
         let to = match to {
-            Reach::Node(node) => Some((node, self.nodes[node].run)),
+            Reachability::Node(node) => Some((node, self.nodes[node].run)),
             _ => None,
         };
         if let Some(dial) = self.dials.get_mut(&dial_key) {
@@ -109,7 +113,7 @@ impl<H: Handler> Sim<H> {
                 self.handle(from, failed(&error));
             }
             DialStep::Secured => self.dial_secured(dial_key),
-            DialStep::Hello => self.hello(dial_key),
+            DialStep::Hello => self.hello_arrived(dial_key),
             DialStep::Refused => {
                 if let Some(reason) = dial.refusal.take() {
                     self.handle(from, Input::DialRefused { dial: dial_id, reason });
@@ -120,20 +124,20 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Reports that the connection is secured, unless the nodes were cut off or the other one has
-    /// stopped.
+    /// Reports to the machine that the TLS handshake is complete, unless the nodes are cut off from each other
+    /// by now, or the acceptor is not the expected node or has stopped.
     fn dial_secured(&mut self, dial_key: u64) {
         let Some(dial) = self.dials.get(&dial_key) else { return };
         let Some((to, run)) = dial.to else { return };
         let (from, dial_id, expected) = (dial.from, dial.dial_id, dial.address.id);
         if self.is_cut(from, to) {
-            // TCP goes on trying across a cut, so only the dialler's own deadline ends the handshake.
+            // TCP repeats its segments, so only the dialler's own deadline ends the handshake.
             let event = SimEvent::Dial { dial: dial_key, step: DialStep::Overdue };
             return self.queue.put(self.now + self.config.handshake_timeout, event);
         }
         let id = self.nodes[to].id;
         let failed = |error: String| Input::DialFailed { dial: dial_id, error };
-        // A node that was restarted meanwhile does not know the connection either.
+        // A node that has restarted since does not know the connection.
         let input = if self.nodes[to].in_run(run).is_none() {
             failed("closed before Hello".into())
         } else if expected.is_some_and(|expected| expected != id) {
@@ -145,15 +149,16 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Sends the Hello of the dialler.
-    pub(super) fn say_hello(&mut self, from: usize, dial_id: DialId) {
-        let Some(dial_key) = self.dial_of(from, dial_id) else { return };
+    pub(super) fn send_hello(&mut self, from: usize, dial_id: DialId) {
+        let Some(dial_key) = self.dial_key_of(from, dial_id) else { return };
         let Some((to, _)) = self.dials.get(&dial_key).and_then(|dial| dial.to) else { return };
         let arrives = self.now + self.latency(from, to);
         self.queue.put(arrives, SimEvent::Dial { dial: dial_key, step: DialStep::Hello });
     }
 
-    /// Takes the dialler's Hello at the acceptor, which decides about the connection.
-    fn hello(&mut self, dial_key: u64) {
+    /// Hands the dialler's Hello, which has arrived, to the acceptor's machine. The connection gets its id and
+    /// both endpoints here.
+    fn hello_arrived(&mut self, dial_key: u64) {
         let Some(dial) = self.dials.get(&dial_key) else { return };
         let (from, from_run, called) = (dial.from, dial.run, dial.address.clone());
         let Some((to, to_run)) = dial.to else { return };
@@ -191,11 +196,11 @@ impl<H: Handler> Sim<H> {
         let connection = ConnectionId(self.next_id());
         self.links
             .insert(connection, SimulatedLink { latency, dial_key, endpoints, outboxes, cuts: 0 });
-        self.greet(connection, ACCEPTOR);
+        self.hand_over_hello(connection, ACCEPTOR);
     }
 
-    /// Hands the other end's Hello to the machine of an end, which decides.
-    pub(super) fn greet(&mut self, connection: ConnectionId, side: usize) {
+    /// Hands the peer's Hello to the machine of the endpoint `side`, which admits or refuses the connection.
+    pub(super) fn hand_over_hello(&mut self, connection: ConnectionId, side: usize) {
         let Some(SimulatedLink { dial_key, endpoints, .. }) = self.links.get_mut(&connection)
         else {
             return;
@@ -206,7 +211,7 @@ impl<H: Handler> Sim<H> {
         let dial = match side {
             DIALLER => match self.dials.get(dial_key) {
                 Some(dial) => Some(dial.dial_id),
-                // The dial was given up.
+                // The dialler has given the dial up.
                 None => return,
             },
             _ => None,
@@ -216,7 +221,7 @@ impl<H: Handler> Sim<H> {
         self.handle(node, Input::Greeted(Greeted { connection, dial, peer, candidate, unix }));
     }
 
-    /// Refuses a connection at one end, and tells the other end the reason.
+    /// Refuses a connection at the endpoint of `node`, and sends the peer the reason.
     pub(super) fn refuse(&mut self, node: usize, connection: ConnectionId, reason: Reason) {
         let Some(link) = self.links.get_mut(&connection) else { return };
         let waits =
@@ -227,8 +232,8 @@ impl<H: Handler> Sim<H> {
             let (dial_key, latency) = (link.dial_key, link.latency);
             let address = link.endpoints[ACCEPTOR].peer.address().clone();
             self.links.remove(&connection);
-            // If both dialled each other at once, the other connection becomes the link: that is no
-            // error.
+            // If both nodes have dialled each other at the same time, the other connection becomes the
+            // link, so this is no error.
             if reason != Reason::Duplicate {
                 let error = reason.to_string();
                 self.event(node, Event::InboundNodeConnectionError { address, error });
@@ -239,8 +244,7 @@ impl<H: Handler> Sim<H> {
             let event = SimEvent::Dial { dial: dial_key, step: DialStep::Refused };
             return self.queue.put(self.now + latency, event);
         }
-        // Without a goodbye, as on a real node: the link that has won stays, so there is nothing to
-        // explain.
+        // Without a goodbye, as on a real node: the other link stays, so there is nothing to explain.
         if reason == Reason::Duplicate {
             return self.end_abruptly(connection, DIALLER, Reason::Duplicate);
         }
@@ -249,14 +253,14 @@ impl<H: Handler> Sim<H> {
         self.end_side(connection, side, LinkEnd { reason, by_peer: false }, None);
     }
 
-    /// Ends a dial that has a link, or has failed.
+    /// Ends a dial that has led to a link or has failed.
     pub(super) fn dial_ended(
         &mut self,
         node: usize,
         dial_id: DialId,
         outcome: Result<NodeId, DialError>,
     ) {
-        let Some(dial_key) = self.dial_of(node, dial_id) else { return };
+        let Some(dial_key) = self.dial_key_of(node, dial_id) else { return };
         if let Some(running) = &mut self.nodes[node].running {
             running.dials.remove(&dial_id);
         }
@@ -266,8 +270,7 @@ impl<H: Handler> Sim<H> {
             Err(error) => {
                 self.dial_failed(node, dial, &error.to_string());
                 if error == DialError::Timeout {
-                    // The other node may have a link by now, so it has to learn that the dial has
-                    // failed.
+                    // The acceptor may have a link by now, so it has to learn that the dial has failed.
                     let of = |(at, link): (&ConnectionId, &SimulatedLink)| {
                         (link.dial_key == dial_key).then_some(*at)
                     };
@@ -282,7 +285,7 @@ impl<H: Handler> Sim<H> {
     fn dial_reached(&mut self, node: usize, dial: &SimulatedDial, id: NodeId) {
         self.trace_event("dialled", [node, node], id.as_bytes());
         let Some(operation) = dial.operation else { return };
-        // A join is not done yet: it stays until the node there has decided, see `join_ended`.
+        // A join stays until the node that was dialled has answered, see `join_ended`.
         if let Some(LinkPurpose::Connect(action)) = self.link_purposes.get(&operation) {
             let action = *action;
             self.link_purposes.remove(&operation);
@@ -313,7 +316,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Takes the outcome of joining through a node.
+    /// Handles the outcome of joining through one node.
     pub(super) fn join_ended(
         &mut self,
         node: usize,
@@ -328,32 +331,32 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    fn dial_of(&self, node: usize, dial_id: DialId) -> Option<u64> {
+    fn dial_key_of(&self, node: usize, dial_id: DialId) -> Option<u64> {
         self.nodes[node].running.as_ref()?.dials.get(&dial_id).copied()
     }
 
-    /// Returns what answers at an address, seen from a node.
-    pub(super) fn reachable(&self, from: usize, address: &Address) -> Reach {
+    /// Returns what a dial of `address` by node `from` reaches.
+    pub(super) fn reachable(&self, from: usize, address: &Address) -> Reachability {
         match node_at(address) {
             // Liars announce addresses that belong to no node.
-            Some(to) if to >= self.nodes.len() => Reach::NoAnswer,
+            Some(to) if to >= self.nodes.len() => Reachability::NoAnswer,
             Some(to) if !self.nodes[to].options.dialable || self.is_cut(from, to) => {
-                Reach::NoAnswer
+                Reachability::NoAnswer
             }
-            Some(to) if self.nodes[to].running.is_none() => Reach::NotRunning(to),
-            Some(to) => Reach::Node(to),
-            None => Reach::NoAnswer,
+            Some(to) if self.nodes[to].running.is_none() => Reachability::NotRunning(to),
+            Some(to) => Reachability::Node(to),
+            None => Reachability::NoAnswer,
         }
     }
 }
 
-/// The answer at an address.
+/// What a dial of an address reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reach {
-    /// No answer.
+pub(super) enum Reachability {
+    /// Nothing, so the dial gets no answer.
     NoAnswer,
-    /// A refusal: the node there is not running.
+    /// The host of this node, which refuses because the node is not running.
     NotRunning(usize),
-    /// The node there.
+    /// This node.
     Node(usize),
 }

@@ -1,4 +1,4 @@
-//! Messages, pings and requests to nodes without a link: what the machine asks of the shell.
+//! Messages, pings and requests to nodes without a link.
 
 use super::Sim;
 use super::link::Outbox;
@@ -10,33 +10,33 @@ use crate::id::NodeId;
 use crate::message::Message;
 use crate::peer::{ConnectionId, Input, OperationId, Payload, SendError};
 
-/// Something sent to a node that there may be no link with.
+/// Something for a node without a link. By the time it is sent, there may be a link.
 #[derive(Debug)]
 pub(super) enum SimulatedSend {
     /// A message to this node.
     Message(Peer),
     /// A ping of this node.
     Ping(ActionId, NodeId),
-    /// A request to this node. It waits for its reply under the number of its operation.
+    /// A request to this node. The id of its operation is also its key in `Sim::pending_requests`.
     Request(NodeId),
 }
 
 impl<H: Handler> Sim<H> {
-    /// Sends a message to a node that there is no link with, or for which other messages wait.
+    /// Sends a message to a node without a link, or to a node for which earlier messages are queued.
     pub(super) fn send_without_link(&mut self, from: usize, to: Peer, message: Message) {
         let (operation, id) = (self.next_operation(), to.id());
         self.pending_sends.insert(operation, SimulatedSend::Message(to));
         self.input(from, Input::Send { operation, to: id, payload: Payload::Message(message) });
     }
 
-    /// Pings a node that there is no link with.
+    /// Pings a node without a link.
     pub(super) fn ping_without_link(&mut self, from: usize, action: ActionId, to: NodeId) {
         let operation = self.next_operation();
         self.pending_sends.insert(operation, SimulatedSend::Ping(action, to));
         self.input(from, Input::Send { operation, to, payload: Payload::Ping });
     }
 
-    /// Sends a request to a node that there is no link with.
+    /// Sends a request to a node without a link, or to a node for which earlier messages are queued.
     pub(super) fn request_without_link(
         &mut self,
         from: usize,
@@ -51,7 +51,7 @@ impl<H: Handler> Sim<H> {
         );
     }
 
-    /// Sends the reply to a request that was relayed.
+    /// Sends the reply to a request that was relayed by other nodes.
     pub(super) fn reply_without_link(
         &mut self,
         from: usize,
@@ -95,11 +95,11 @@ impl<H: Handler> Sim<H> {
             (SimulatedSend::Message(to), _) => to.id(),
             (SimulatedSend::Request(to), _) => to,
         };
-        // After a failure as well: the machine holds the next message for the node back until this.
+        // Also after a failure, because the machine keeps the next message for the node until this input.
         self.input(from, Input::Delivered { to: id, operation });
     }
 
-    /// Reports the outcome of a message or ping that did not go over a link.
+    /// Reports the outcome of a message, ping or request that was relayed by other nodes or not sent.
     pub(super) fn sent(
         &mut self,
         from: usize,
@@ -120,19 +120,20 @@ impl<H: Handler> Sim<H> {
             (Some(SimulatedSend::Request(_)), Err(error)) => {
                 self.request_not_sent(operation.0, error.to_string());
             }
-            // A message reports failures only, as over a link. The reply to a request comes by itself.
+            // A message reports only failures, as over a link. The reply to a request arrives as another
+            // output.
             (Some(SimulatedSend::Message(_) | SimulatedSend::Request(_)), Ok(_)) | (None, _) => {}
         }
     }
 
-    /// Answers where a node has met another, from its state folder if it has one.
+    /// Tells the machine the address of a peer in the node's state folder, if it has one.
     pub(super) fn look_up_addresses(&mut self, node: usize, id: NodeId) {
         let addresses: Vec<Address> =
             self.nodes[node].known_addresses.get(&id).cloned().into_iter().collect();
         self.input(node, Input::AddressesLookedUp { id, addresses });
     }
 
-    /// Answers how much a link is used.
+    /// Tells the machine how much a link is used.
     pub(super) fn measure_use(&mut self, node: usize, connection: ConnectionId) {
         let Some(link) = self.links.get(&connection) else { return };
         let count = link.outboxes.iter().map(|outbox| outbox.accepted).sum();

@@ -321,7 +321,7 @@ impl<H: Handler> Sim<H> {
         let endpoint = &link.endpoints[side];
         let (node, from) = (endpoint.node, endpoint.peer.clone());
         match content {
-            LinkContent::Hello => self.greet(connection, side),
+            LinkContent::Hello => self.hand_over_hello(connection, side),
             LinkContent::Frame(frame) => {
                 if endpoint.is_link() {
                     self.count(node, &frame);

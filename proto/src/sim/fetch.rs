@@ -11,7 +11,7 @@ use std::sync::Arc;
 mod tests;
 
 use super::Sim;
-use super::dial::Reach;
+use super::dial::Reachability;
 use super::files::Servable;
 use super::network::address;
 use super::queue::{SimEvent, StreamStep};
@@ -277,21 +277,21 @@ impl<H: Handler> Sim<H> {
             candidate.addresses.iter().map(|at| self.reachable(node, at)).collect();
         let reached = reaches.iter().find_map(|reach| match reach {
             // Two round trips: TCP and TLS.
-            Reach::Node(to) => Some((*to, self.latency(node, *to) * 4)),
+            Reachability::Node(to) => Some((*to, self.latency(node, *to) * 4)),
             _ => None,
         });
         let called_back = candidate.id.and_then(|id| {
             let linked = self.nodes[node].running.as_ref()?.handles.contains_key(&id);
             let to = self.node_of(id).filter(|_| linked)?;
             let back = address(self.nodes[node].announced_ip(node));
-            let reaches = self.reachable(to, &back) == Reach::Node(node);
+            let reaches = self.reachable(to, &back) == Reachability::Node(node);
             // The way of the query that asks for it, then the two round trips of the dial back.
             reaches.then(|| (to, self.latency(node, to) * 5))
         });
         let Some((to, wait)) = reached.or(called_back) else {
             let refused = reaches.iter().find_map(|reach| match reach {
                 // One round trip: the SYN and the RST.
-                Reach::NotRunning(to) => Some(self.latency(node, *to) * 2),
+                Reachability::NotRunning(to) => Some(self.latency(node, *to) * 2),
                 _ => None,
             });
             let at = self.now + refused.unwrap_or(self.config.connect_timeout);

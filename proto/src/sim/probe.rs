@@ -1,9 +1,10 @@
-//! Probes: a request and an answer on a stream of their own, without a link.
+//! Probes of simulated nodes. A probe is a request with one answer, on a stream of its own and without a
+//! link.
 
 use std::collections::VecDeque;
 
 use super::Sim;
-use super::dial::Reach;
+use super::dial::Reachability;
 use super::queue::{ProbeStep, SimEvent};
 use super::stats::PROBE;
 use crate::address::Address;
@@ -17,17 +18,18 @@ use crate::peer::{Input, OperationId};
 pub(super) struct SimulatedProbe {
     from: usize,
     run: u32,
+    /// The identity of the node that is asked.
     id: NodeId,
-    /// Addresses that are still to be tried.
+    /// Addresses that are not tried yet.
     addresses: VecDeque<Address>,
     probe: Probe,
-    /// The node that is being asked.
+    /// The number of the node that is asked, once an address has answered.
     to: usize,
     answer: Option<Probe>,
 }
 
 impl<H: Handler> Sim<H> {
-    /// Sends a probe to a node, at the first of its addresses where it answers.
+    /// Sends a probe to a node, at the first of the addresses at which that node answers.
     pub(super) fn probe(
         &mut self,
         from: usize,
@@ -75,19 +77,18 @@ impl<H: Handler> Sim<H> {
         };
         let expected = address.id.unwrap_or(id);
         let (wait, step) = match self.reachable(from, &address) {
-            Reach::NoAnswer => (self.config.connect_timeout, ProbeStep::Next),
+            Reachability::NoAnswer => (self.config.connect_timeout, ProbeStep::Next),
             // One round trip: the SYN and the RST.
-            Reach::NotRunning(to) => (self.latency(from, to) * 2, ProbeStep::Next),
-            Reach::Node(to) if self.nodes[to].id != expected || to == from => {
-                // The certificate in TLS's handshake, the second round trip, shows that it is another
-                // node.
+            Reachability::NotRunning(to) => (self.latency(from, to) * 2, ProbeStep::Next),
+            Reachability::Node(to) if self.nodes[to].id != expected || to == from => {
+                // The key in the TLS handshake, the second round trip, shows that it is another node.
                 (self.latency(from, to) * 4, ProbeStep::Next)
             }
-            Reach::Node(to) => {
+            Reachability::Node(to) => {
                 if let Some(probing) = self.probes.get_mut(&probe_id) {
                     probing.to = to;
                 }
-                // Two round trips for TCP and TLS, and the way of the probe.
+                // Two round trips for TCP and TLS, and one latency for the probe.
                 (self.latency(from, to) * 5, ProbeStep::Asked)
             }
         };
@@ -100,7 +101,7 @@ impl<H: Handler> Sim<H> {
         let (now, asker) = (self.now, self.nodes[from].id);
         let latency = self.latency(from, to);
         let next = SimEvent::Probe { probe: probe_id, step: ProbeStep::Next };
-        // No reset comes across a cut, so only the deadline ends the try.
+        // No reset arrives while the nodes are cut off from each other, so only the deadline ends the attempt.
         if self.is_cut(from, to) {
             return self.queue.put(now + self.config.handshake_timeout, next);
         }

@@ -228,7 +228,7 @@ impl<H: Handler> Sim<H> {
             Output::Dial { dial, operation, addresses, purpose } => {
                 self.dial(node, dial, operation, addresses, purpose);
             }
-            Output::Greet(dial) => self.say_hello(node, dial),
+            Output::Greet(dial) => self.send_hello(node, dial),
             Output::DialEnded { dial, outcome, .. } => self.dial_ended(node, dial, outcome),
             Output::Admitted(connection) => self.link_up(node, connection),
             Output::Refused(connection, reason) => self.refuse(node, connection, reason),

@@ -1,4 +1,4 @@
-//! The counters of a simulation.
+//! Counters of a simulation.
 
 use std::collections::BTreeMap;
 
@@ -9,32 +9,33 @@ use crate::frame::Frame;
 #[non_exhaustive]
 pub struct Stats {
     sent: BTreeMap<&'static str, Count>,
-    /// Broadcasts that arrived over links, each as often as it arrived.
+    /// Number of broadcasts that arrived over links. A broadcast that arrives at ten nodes, or ten times at one
+    /// node, counts ten times.
     pub payloads: u64,
-    /// Broadcasts that were delivered to applications.
+    /// Number of broadcasts that were delivered to applications.
     pub deliveries: u64,
-    /// Messages that were delivered to applications.
+    /// Number of messages that were delivered to applications.
     pub messages: u64,
-    /// Dials that were begun.
+    /// Number of addresses that were dialled.
     pub dials: u64,
-    /// Dials that failed.
+    /// Number of dials that failed at all their addresses.
     pub dials_failed: u64,
-    /// Links that came up.
+    /// Number of links that came up.
     pub links: u64,
-    /// Probes that were begun.
+    /// Number of probes that were begun.
     pub probes: u64,
-    /// Frames that were not sent because their link was crowded.
+    /// Number of frames that were not sent because their link was crowded.
     pub passed_over: u64,
-    /// Times that a machine was woken.
+    /// Number of deadlines of machines that were handled.
     pub wakes: u64,
 }
 
-/// A number of frames, and their bytes.
+/// A number of frames and their bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Count {
-    /// The number.
+    /// Number of frames.
     pub frames: u64,
-    /// Their bytes, including headers.
+    /// Number of bytes of these frames, including headers.
     pub bytes: u64,
 }
 
@@ -46,9 +47,9 @@ pub(super) const MESSAGE: &str = "message";
 pub(super) const PROBE: &str = "probe";
 
 impl Stats {
-    /// Returns what was sent, by kind: frames of overlays by their names, `message` for messages,
-    /// requests and replies of applications, `probe` for probes and their answers. Hello, goodbyes and
-    /// pings are not counted.
+    /// Returns the number of sent frames of each kind. Frames of overlays have their own names. Messages,
+    /// requests and replies of applications are `message`, probes and their answers `probe`. Hellos, goodbyes
+    /// and pings are not counted.
     pub fn sent(&self) -> impl Iterator<Item = (&'static str, Count)> {
         self.sent.iter().map(|(kind, count)| (*kind, *count))
     }
@@ -63,13 +64,13 @@ impl Stats {
         self.sent.values().fold(Count::default(), add)
     }
 
-    /// Returns the number of broadcasts that arrived over a link after the first time.
+    /// Returns the number of broadcasts that arrived at a node which already had them.
     #[must_use]
     pub fn duplicates(&self) -> u64 {
         self.payloads.saturating_sub(self.deliveries)
     }
 
-    /// Returns the number of frames with broadcasts.
+    /// Returns the number and bytes of sent frames that contain broadcasts.
     #[must_use]
     pub fn broadcasts(&self) -> Count {
         self.sent.get(BROADCAST).copied().unwrap_or_default()

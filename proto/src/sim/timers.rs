@@ -8,7 +8,7 @@ use crate::event::{Event, TimerId};
 use crate::handler::Handler;
 
 impl<H: Handler> Sim<H> {
-    /// Sets a timer of a node's application. One too many is a failed action.
+    /// Sets a timer of a node's application. A timer over the limit is a failed action.
     pub(super) fn set_timer(&mut self, node: usize, timer: TimerId, after: Duration) {
         let (now, run) = (self.now, self.nodes[node].run);
         let Some(running) = &mut self.nodes[node].running else { return };
@@ -24,13 +24,13 @@ impl<H: Handler> Sim<H> {
     /// Delivers the timers of a node's application that have expired.
     pub(super) fn timers_expired(&mut self, node: usize, run: u32) {
         let now = self.now;
-        // A timer that was cancelled leaves its entry in the queue. Then there is none to deliver here.
+        // The event of a cancelled timer stays in the queue. Here it finds no timer.
         while let Some(running) = self.nodes[node].in_run(run)
             && !running.stopping
             && let Some(timer) = running.timers.poll(now)
         {
             self.event(node, Event::NodeTimer { timer });
-            // The application may cancel the next one.
+            // Delivered before the next timer is taken, because the application may cancel that timer.
             self.settle();
         }
     }
@@ -44,18 +44,18 @@ mod tests {
     use crate::sim::SimConfig;
     use crate::time::Instant;
 
-    /// Records which of its timers expired, and when.
+    /// Records when each of its timers expired.
     #[derive(Default)]
-    struct Clock {
+    struct TimerLog {
         expired: Vec<(Duration, TimerId)>,
         failed: Vec<ActionId>,
-        /// Cancelled when the first timer expires.
+        /// The timer that is cancelled when the first timer expires.
         cancels: Option<TimerId>,
-        /// The time for another timer that is set whenever one expires.
+        /// If set, each timer that expires sets another one with this delay.
         again: Option<Duration>,
     }
 
-    impl Handler for Clock {
+    impl Handler for TimerLog {
         fn on_timer(&mut self, cx: &mut Context<'_>, timer: TimerId) {
             self.expired.push((cx.now().since(Instant::ZERO), timer));
             if let Some(other) = self.cancels.take() {
@@ -72,21 +72,21 @@ mod tests {
         }
     }
 
-    fn sim() -> Sim<Clock> {
+    fn sim() -> Sim<TimerLog> {
         let mut sim = Sim::new(SimConfig { seed: 5, ..SimConfig::default() });
-        sim.add(Clock::default());
+        sim.add(TimerLog::default());
         sim
     }
 
     #[test]
-    fn timers_expire_at_their_time_in_order_and_cancelled_ones_never() {
+    fn timers_expire_in_order_at_their_times_unless_they_are_cancelled() {
         let millis = Duration::from_millis;
         let mut sim = sim();
         sim.run_for(millis(100));
-        let [late, early, same] = sim.with(0, |clock, cx| {
+        let [late, early, same] = sim.with(0, |log, cx| {
             let set = [30, 10, 10, 10, 20].map(|after| cx.set_timer(millis(after)));
             let [late, early, cancelled, same, never] = set;
-            clock.cancels = Some(cancelled);
+            log.cancels = Some(cancelled);
             cx.cancel_timer(never);
             [late, early, same]
         });
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_without_time_does_not_stop_time() {
+    fn a_handler_that_sets_timers_of_zero_does_not_stop_the_virtual_time() {
         let mut sim = sim();
         sim.app_mut(0).again = Some(Duration::ZERO);
         sim.with(0, |_, cx| cx.set_timer(Duration::ZERO));
@@ -120,7 +120,7 @@ mod tests {
         sim.with(0, |_, cx| cx.set_timer(Duration::from_secs(20)));
         sim.crash(0);
         sim.run_for(Duration::from_secs(1));
-        sim.restart(0, Clock::default());
+        sim.restart(0, TimerLog::default());
         sim.with(0, |_, cx| cx.set_timer(Duration::from_secs(20)));
         sim.with(0, |_, cx| cx.stop());
         sim.run_for(Duration::from_secs(60));
