@@ -1,4 +1,4 @@
-//! The differences between fetched content and its source, if this disk can't hold all of it.
+//! The entries of fetched content that have another name on this disk than at the source, or are missing.
 
 use std::path::PathBuf;
 
@@ -7,44 +7,44 @@ use super::{NameFault, RelPath};
 /// A file or folder that was written under another name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Renamed {
-    /// Its name, or its path in the fetched folder.
+    /// Its name at the source; inside a fetched folder, its path there.
     pub name: RelPath,
-    /// Its path.
+    /// Its path on this disk.
     pub path: PathBuf,
-    /// The reason why it could not have its name.
+    /// The reason why its name was changed.
     pub why: NameFault,
 }
 
-/// A file or folder in a fetched folder that could not be written to this disk.
+/// A file or subfolder of a fetched folder that could not be written to this disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftOut {
     /// Its path in the fetched folder.
     pub path: RelPath,
-    /// The reason why it is left out.
+    /// The reason why it was left out.
     pub why: NameFault,
 }
 
-/// The entries that a fetch wrote under other names, and those that it could not write, as an event
-/// lists them: the first [`MAX`](Self::MAX) of each kind by name, and the number of the others.
+/// The entries that a fetch has renamed, and those that it could not write. An event carries the first
+/// [`MAX`](Self::MAX) of each, and the number of the others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Changes {
-    /// Entries that have another name here than at their source.
+    /// Entries that have another name on this disk than at the source.
     pub renamed: Vec<Renamed>,
-    /// Number of further entries that have another name.
+    /// The number of further renamed entries.
     pub more_renamed: usize,
-    /// Entries of a folder that could not be written.
+    /// Entries of a fetched folder that could not be written.
     pub left_out: Vec<LeftOut>,
-    /// Number of further entries that could not be written.
+    /// The number of further entries that could not be written.
     pub more_left_out: usize,
 }
 
 impl Changes {
-    /// Entries of each kind that are listed by name. 100: a folder may have a million entries, and
-    /// each event that waits for the application would hold all of their names.
+    /// Maximum number of renamed entries, and of left-out entries, in one event. 100: a folder may have a
+    /// million entries, and each event that waits for the application would hold all of their names.
     pub const MAX: usize = 100;
 
-    /// Lists entries that have other names and entries that could not be written.
+    /// Keeps the first [`MAX`](Self::MAX) entries of each list, and counts the others.
     #[must_use]
     pub fn new(renamed: &[Renamed], left_out: &[LeftOut]) -> Self {
         Self {
@@ -55,7 +55,7 @@ impl Changes {
         }
     }
 
-    /// Returns whether all of it was written.
+    /// Returns whether every entry was written, under whatever name.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.left_out.is_empty()

@@ -1,4 +1,4 @@
-//! One fetch: finds sources, decides which pieces to request of each, and decides when to give up.
+//! One fetch: finds sources, decides which pieces to request from each, and decides when to give up.
 //!
 //! The state machine never sees a byte of content. Its driver (a node, the simulator or a test) dials
 //! sources, checks their proofs, reads and writes pieces, and reports the results:
@@ -218,7 +218,7 @@ impl Fetch {
         }
     }
 
-    /// Returns the number of sources of which pieces can be requested.
+    /// Returns the number of sources from which pieces can be requested.
     #[must_use]
     pub fn ready_sources(&self) -> usize {
         self.sources.iter().filter(|source| source.is_ready()).count()
@@ -328,7 +328,7 @@ impl Fetch {
     /// Starts over after `prover` has proven another size than `liar`. The pieces that have come may not
     /// belong to the content, so all other sources are dialled again.
     fn start_over(&mut self, now: Instant, liar: SourceId, prover: SourceId) {
-        // Honest sources are hung up on too: pieces of the wrong layout were requested of them.
+        // Honest sources are hung up on too: pieces of the wrong layout were requested from them.
         let others = self.sources.iter_mut().filter(|known| known.id != prover);
         for known in others.filter(|known| known.is_running()) {
             self.outbox.push_back(Output::HangUp(known.id));

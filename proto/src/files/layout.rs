@@ -1,28 +1,28 @@
-//! The numbering of the pieces of a file, or of all files of a folder one after the other.
+//! The numbering of the pieces of one fetch: those of a file, or those of all files of a folder.
 
 use std::ops::Range;
 
 use super::manifest::{Manifest, ManifestEntry};
 use super::pieces::{MAX_FILE, PIECE, PieceError};
 
-/// The numbering of the pieces of one fetch: those of the first file, then those of the next. An empty file has
-/// none.
+/// The numbering of the pieces of one fetch.
 ///
-/// A file alone has the numbers of its own pieces. In a folder the files are in the order of the
-/// manifest.
+/// Numbers continue from file to file. The files of a folder are in the order of the manifest. An empty file
+/// has no pieces here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    /// The number of each file's first piece, and its size.
+    /// The number of the first piece and the size in bytes of each file.
     files: Vec<(u64, u64)>,
+    /// The number of pieces.
     count: u64,
 }
 
 /// The position of a piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PiecePosition {
-    /// The index of the file among the files. Folders are not counted.
+    /// The index of the file. Subfolders are not counted.
     pub file: usize,
-    /// The number of the piece in the file.
+    /// The index of the piece in the file.
     pub index: u64,
     /// The range of its bytes in the file.
     pub range: Range<u64>,
@@ -35,7 +35,7 @@ impl PiecePosition {
         self.range.end.saturating_sub(self.range.start)
     }
 
-    /// Returns false: an empty file has no pieces.
+    /// Returns whether the piece is empty. No piece of a [`Layout`] is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -46,7 +46,7 @@ impl Layout {
     /// Numbers the pieces of one file of `size` bytes.
     ///
     /// # Errors
-    /// If that is over [`MAX_FILE`].
+    /// If `size` is over [`MAX_FILE`].
     pub fn file(size: u64) -> Result<Self, PieceError> {
         Self::new([size])
     }
@@ -58,7 +58,7 @@ impl Layout {
             ManifestEntry::File { size, .. } => Some(*size),
             ManifestEntry::Folder { .. } => None,
         });
-        // A manifest has no file over the limit.
+        // No file of a manifest is over the limit, so nothing is cut and nothing fails here.
         Self::new(sizes.map(|size| size.min(MAX_FILE))).unwrap_or_else(|_| Self::empty())
     }
 
@@ -78,7 +78,7 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Returns the number of pieces: 0 if all files are empty.
+    /// Returns the number of pieces, which is 0 if all files are empty.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
@@ -96,14 +96,14 @@ impl Layout {
         self.files.get(file).map(|(_, size)| *size)
     }
 
-    /// Returns the numbers of a file's pieces. They are empty if there is no such file.
+    /// Returns the range of the numbers of a file's pieces. It is empty if there is no such file.
     #[must_use]
     pub fn pieces(&self, file: usize) -> Range<u64> {
         let Some((first, size)) = self.files.get(file) else { return 0..0 };
         *first..first.saturating_add(size.div_ceil(PIECE))
     }
 
-    /// Returns the position of a piece, or `None` if there is no such piece.
+    /// Returns the position of the piece with this number, or `None` if there is no such piece.
     #[must_use]
     pub fn position(&self, piece: u64) -> Option<PiecePosition> {
         if piece >= self.count {
@@ -117,12 +117,13 @@ impl Layout {
     }
 
     fn file_of(&self, piece: u64) -> Option<usize> {
-        // If every file has one piece, as most have, both numbers are the same.
+        // Most files of a folder have one piece. If all have, the number of the piece is the index of the
+        // file.
         let same = usize::try_from(piece).ok()?;
         if self.files.get(same).is_some_and(|(first, size)| *first == piece && *size > 0) {
             return Some(same);
         }
-        // Of files with the same first piece all but the last are empty.
+        // If several files have the same first piece, all but the last are empty, so the last is right.
         self.files.partition_point(|(first, _)| *first <= piece).checked_sub(1)
     }
 
@@ -137,16 +138,16 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn pieces_are_numbered_through_the_files() {
+    fn piece_numbers_continue_from_file_to_file() {
         let layout = Layout::new([0, 1, 0, 0, PIECE, PIECE + 1, 0]).unwrap();
         assert_eq!(layout.count(), 4);
-        let places: Vec<_> = (0..5).map(|piece| layout.position(piece)).collect();
-        let place = |file, index, range| Some(PiecePosition { file, index, range });
-        assert_eq!(places[0], place(1, 0, 0..1));
-        assert_eq!(places[1], place(4, 0, 0..PIECE));
-        assert_eq!(places[2], place(5, 0, 0..PIECE));
-        assert_eq!(places[3], place(5, 1, PIECE..PIECE + 1));
-        assert_eq!(places[4], None);
+        let positions: Vec<_> = (0..5).map(|piece| layout.position(piece)).collect();
+        let at = |file, index, range| Some(PiecePosition { file, index, range });
+        assert_eq!(positions[0], at(1, 0, 0..1));
+        assert_eq!(positions[1], at(4, 0, 0..PIECE));
+        assert_eq!(positions[2], at(5, 0, 0..PIECE));
+        assert_eq!(positions[3], at(5, 1, PIECE..PIECE + 1));
+        assert_eq!(positions[4], None);
         assert_eq!(layout.pieces(5), 2..4);
         assert_eq!(layout.pieces(6), 4..4);
         assert_eq!(layout.pieces(7), 0..0);
@@ -160,11 +161,11 @@ mod tests {
             let layout = Layout::new(sizes.iter().copied()).unwrap();
             let mut seen = vec![0; sizes.len()];
             for piece in 0..layout.count() {
-                let place = layout.position(piece).unwrap();
-                prop_assert_eq!(place.range.start, seen[place.file]);
-                prop_assert!(!place.is_empty() && place.len() <= PIECE);
-                prop_assert!(layout.pieces(place.file).contains(&piece));
-                seen[place.file] = place.range.end;
+                let position = layout.position(piece).unwrap();
+                prop_assert_eq!(position.range.start, seen[position.file]);
+                prop_assert!(!position.is_empty() && position.len() <= PIECE);
+                prop_assert!(layout.pieces(position.file).contains(&piece));
+                seen[position.file] = position.range.end;
             }
             prop_assert_eq!(seen, sizes);
         }

@@ -1,21 +1,22 @@
-//! The patience of a full seed: the time for which it makes a requester wait for pieces that other
-//! requesters have.
+//! The delay with which a full seed serves a piece that other requesters already have.
 //!
-//! A node that has everything names its requesters to each other. A piece that it sends a second time could
-//! have come from one of them, and a slow seed of a hundred requesters would upload a hundred copies. So it
-//! holds back the pieces that it has already sent to a requester that others can reach. A requester that
-//! finds such a piece with another node cancels its request. A requester that does not, because it can
-//! reach no other node, is served once the seed's patience is over, and after `STRIKES` such waits without
-//! delay.
+//! A full seed has all pieces of a content, and tells each requester the addresses of the others. If the seed
+//! sent every piece to every requester, a slow seed with a hundred requesters would upload a hundred copies.
+//! So it delays requests for pieces that it has already sent to a requester that others can reach:
 //!
-//! The right patience cannot be a constant: a busy machine or a slow network may take a minute to
-//! dial a few nodes. It follows what the seed observes instead:
+//! - A requester that gets such a piece from another node cancels its request. This is a success.
+//! - A requester that can reach no other node is served when the delay is over. It has waited in vain. After
+//!   `MAX_VAIN_WAITS` such waits it is served without delay.
 //!
-//! - Until the first success, each wave of requesters waits one step longer than the one before. A success is a
-//!   requester that finds a piece with another one. The first wave is one requester, then two, four, eight. If all can reach each other soon, little is sent twice. If none can, the seed
-//!   soon serves all of them at once (`OPEN_AFTER`).
-//! - From then on it is at least `MARGIN` times what the slowest successful requester took, and grows with each
-//!   wave that waits in vain.
+//! No constant delay would be right: on a busy machine or a slow network, dialling a few nodes may take a
+//! minute. So the delay follows the seed's observations:
+//!
+//! - Until the first success, the requesters that wait at the same time are served in waves: one requester
+//!   after one delay, two more after two delays, then four, then eight. If the requesters can reach each
+//!   other, the first success comes soon and little is sent twice. If none can, the seed soon serves all of
+//!   them without delay (`SERVE_ALL_AFTER`).
+//! - After a success, the delay is at least `MARGIN` times the longest wait before a success. It grows while
+//!   requesters wait in vain.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -24,52 +25,53 @@ use std::time::Duration;
 #[cfg(test)]
 mod tests;
 
-/// Interval at which a seed decides again whether it still holds a request back.
-pub const HOLD_BACK_STEP: Duration = Duration::from_millis(25);
+/// Interval at which a seed checks whether a requester still has to wait.
+pub const CHECK_INTERVAL: Duration = Duration::from_millis(25);
 
-/// Pieces of one hash that are remembered as sent. 65,536 pieces of 1 MiB are 64 GiB.
+/// Maximum number of pieces of one hash that are remembered as sent. 65,536 pieces of 1 MiB are 64 GiB.
 const MAX_SENT: usize = 65_536;
 
-/// Patience for each other requester that has pieces. 300 ms: the time to name, dial and ask it.
-const PER_REQUESTER: Duration = Duration::from_millis(300);
+/// Delay for each other node that may have the piece. 300 ms: the time to learn of a node, dial it and ask
+/// it.
+const DELAY_PER_NODE: Duration = Duration::from_millis(300);
 
-/// Longest patience of the first wave, before any requester was successful.
-const UNINFORMED_MAX: Duration = Duration::from_secs(10);
+/// Maximum delay for all other nodes together, in the first wave.
+const MAX_NODES_DELAY: Duration = Duration::from_secs(10);
 
-/// Longest patience of all. It bounds the harm of a requester that pretends to be slow.
-const PATIENCE_MAX: Duration = Duration::from_secs(60);
+/// Maximum delay. It limits the harm that a requester can do by pretending to be slow.
+const MAX_DELAY: Duration = Duration::from_secs(60);
 
-/// Patience, as a multiple of the time of the slowest successful requester.
+/// Ratio of the delay to the longest wait before a success.
 const MARGIN: u32 = 4;
 
-/// Waits in vain after which a requester is served without delay: it cannot reach the others.
-const STRIKES: u32 = 3;
+/// Number of waits in vain after which a requester is served without delay: it can't reach the others.
+const MAX_VAIN_WAITS: u32 = 3;
 
-/// Waits in vain of all requesters, with no success among them, after which all are served without delay.
-/// 16: at most 16 MiB are sent twice until then.
-const OPEN_AFTER: u32 = 16;
+/// Number of waits in vain, of all requesters together and without any success, after which all are served
+/// without delay. 16: at most 16 MiB are sent twice until then.
+const SERVE_ALL_AFTER: u32 = 16;
 
 /// A full seed's observations of the requesters of one hash.
 #[derive(Debug, Default)]
 pub struct Seeding {
     /// Pieces that were sent to a requester that others can ask.
     sent: BTreeSet<u64>,
-    /// The longest time that a requester waited before it found a piece with another one.
-    slowest: Option<Duration>,
-    /// Waits in vain since the last success.
-    vain: u32,
+    /// The longest wait before a success.
+    longest_wait: Option<Duration>,
+    /// The number of waits in vain since the last success.
+    vain_waits: u32,
 }
 
 /// A full seed's observations of one requester.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Requester {
-    /// Waits in vain since its last success.
-    vain: u32,
+    /// The number of its waits in vain since its last success.
+    vain_waits: u32,
 }
 
 impl Seeding {
-    /// Notes pieces that were sent to a requester that others can ask. At most `MAX_SENT` pieces are
-    /// remembered. The others may be sent twice.
+    /// Notes that pieces were sent to a requester that others can ask. Beyond `MAX_SENT` pieces, further ones
+    /// are not remembered and may be sent twice.
     pub fn sent(&mut self, pieces: Range<u64>) {
         let room = MAX_SENT.saturating_sub(self.sent.len());
         self.sent.extend(pieces.take(room));
@@ -81,36 +83,42 @@ impl Seeding {
         pieces.all(|piece| self.sent.contains(&piece))
     }
 
-    /// Returns whether to serve a requester now. It has waited for `waited`, and could ask `others` other
-    /// nodes for the same pieces. A requester that is served after it has waited has waited in vain.
-    pub fn serves(&mut self, requester: &mut Requester, waited: Duration, others: usize) -> bool {
-        // After `OPEN_AFTER` waits without a success, the requesters evidently can't reach each other.
-        let is_open = self.slowest.is_none() && self.vain >= OPEN_AFTER;
-        if others == 0 || is_open || requester.vain >= STRIKES {
+    /// Returns whether to serve a requester now. It has waited for `waited`, and could ask `other_nodes` for
+    /// the same pieces. If its delay is over, notes that it has waited in vain.
+    pub fn may_serve(
+        &mut self,
+        requester: &mut Requester,
+        waited: Duration,
+        other_nodes: usize,
+    ) -> bool {
+        // After so many waits without a success, the requesters evidently can't reach each other.
+        let serves_all = self.longest_wait.is_none() && self.vain_waits >= SERVE_ALL_AFTER;
+        if other_nodes == 0 || serves_all || requester.vain_waits >= MAX_VAIN_WAITS {
             return true;
         }
-        if waited < self.patience(others) {
+        if waited < self.delay(other_nodes) {
             return false;
         }
-        requester.vain = requester.vain.saturating_add(1);
-        self.vain = self.vain.saturating_add(1);
+        requester.vain_waits = requester.vain_waits.saturating_add(1);
+        self.vain_waits = self.vain_waits.saturating_add(1);
         true
     }
 
-    /// Notes that a requester found with another one what it has waited for.
-    pub fn found(&mut self, requester: &mut Requester, waited: Duration) {
-        // The maximum never shrinks: serving too late costs one requester a delay, serving too early costs
-        // the seed a second copy.
-        self.slowest = self.slowest.max(Some(waited));
-        (requester.vain, self.vain) = (0, 0);
+    /// Notes a success: after this wait, a requester got the pieces from another node.
+    pub fn got_elsewhere(&mut self, requester: &mut Requester, waited: Duration) {
+        // The longest wait never shrinks: serving too late costs one requester a delay, but serving too early
+        // costs the seed a second copy.
+        self.longest_wait = self.longest_wait.max(Some(waited));
+        (requester.vain_waits, self.vain_waits) = (0, 0);
     }
 
-    fn patience(&self, others: usize) -> Duration {
-        let others = u32::try_from(others).unwrap_or(u32::MAX);
-        let least = PER_REQUESTER.saturating_mul(others).min(UNINFORMED_MAX);
-        let slowest = self.slowest.unwrap_or_default().saturating_mul(MARGIN);
-        // Requesters that wait together are served at 1, 2, 3, 4 times the patience: one, two, four, eight.
-        let turn = self.vain.saturating_add(1).ilog2() + 1;
-        least.max(slowest).saturating_mul(turn).min(PATIENCE_MAX)
+    fn delay(&self, other_nodes: usize) -> Duration {
+        let nodes = u32::try_from(other_nodes).unwrap_or(u32::MAX);
+        let min = DELAY_PER_NODE.saturating_mul(nodes).min(MAX_NODES_DELAY);
+        let observed = self.longest_wait.unwrap_or_default().saturating_mul(MARGIN);
+        // Of requesters that wait together, one is served after one delay, two more after two delays, then
+        // four, then eight.
+        let wave = self.vain_waits.saturating_add(1).ilog2() + 1;
+        min.max(observed).saturating_mul(wave).min(MAX_DELAY)
     }
 }

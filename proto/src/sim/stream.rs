@@ -16,7 +16,7 @@ use super::{Sim, fetch::FetcherEnd};
 use crate::address::Address;
 use crate::event::{Event, Peer, Upload};
 use crate::files::fetch::{Fault, STALL, SourceId};
-use crate::files::seeding::{HOLD_BACK_STEP, Requester};
+use crate::files::seeding::{CHECK_INTERVAL, Requester};
 use crate::files::wire::MAX_SOURCES;
 use crate::files::{AccessKind, Answer, Description, FileKind, FileRefusal, Request};
 use crate::handler::Handler;
@@ -371,7 +371,7 @@ impl<H: Handler> Sim<H> {
         if let (Some(since), Some(seeding)) =
             (serving.held_back.take(), self.transfers.seeding.get_mut(&key))
         {
-            seeding.found(&mut serving.requester, now.since(since));
+            seeding.got_elsewhere(&mut serving.requester, now.since(since));
         }
         for _ in cancelled {
             self.refuse_request(stream_id, FileRefusal::Cancelled);
@@ -425,7 +425,7 @@ impl<H: Handler> Sim<H> {
                 return;
             }
             if is_whole && self.is_held_back(stream_id, piece) {
-                let at = self.now + HOLD_BACK_STEP;
+                let at = self.now + CHECK_INTERVAL;
                 return self.schedule_send(stream_id, at);
             }
             let Some(bytes) = self.piece_to_send(node, &hash, piece) else {
@@ -484,7 +484,7 @@ impl<H: Handler> Sim<H> {
             return false;
         }
         let waited = now.since(*serving.held_back.get_or_insert(now));
-        let is_served = seeding.serves(&mut serving.requester, waited, others);
+        let is_served = seeding.may_serve(&mut serving.requester, waited, others);
         if is_served {
             serving.held_back = None;
         }

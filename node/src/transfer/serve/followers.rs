@@ -143,14 +143,14 @@ impl Follower {
         let mut table = lock(&self.followers.0);
         let Some(swarm) = table.swarms.get_mut(&self.hash) else { return true };
         let others = swarm.announced.iter().filter(|known| known.id != self.id).count();
-        swarm.seeding.serves(&mut self.requester, waited, others)
+        swarm.seeding.may_serve(&mut self.requester, waited, others)
     }
 
     /// Notes that this follower has got the pieces elsewhere, after it was held back for this long.
     pub(super) fn found_elsewhere(&mut self, waited: Duration) {
         let mut table = lock(&self.followers.0);
         if let Some(swarm) = table.swarms.get_mut(&self.hash) {
-            swarm.seeding.found(&mut self.requester, waited);
+            swarm.seeding.got_elsewhere(&mut self.requester, waited);
         }
     }
 }

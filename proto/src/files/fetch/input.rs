@@ -47,7 +47,7 @@ pub enum Input {
         /// The pieces that need not be fetched: those on the disk already, and those that are left out.
         held: PieceSet,
     },
-    /// Pieces can be requested of a source.
+    /// Pieces can be requested from a source.
     Ready {
         /// The source.
         source: SourceId,

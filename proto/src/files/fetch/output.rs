@@ -22,7 +22,7 @@ pub enum Output {
     Open(SourceId),
     /// Ask a source which pieces it has, and to report pieces that it gets later.
     Follow(SourceId),
-    /// Request pieces of a source, all of one run.
+    /// Request one run of pieces from a source.
     Request {
         /// The source.
         source: SourceId,

@@ -80,7 +80,7 @@ pub(super) enum SourceStage {
     Proving { claim: Claim, with_size: bool },
     /// The source was asked which pieces it has.
     Following,
-    /// Pieces can be requested of the source.
+    /// Pieces can be requested from the source.
     Ready,
     /// The source is never dialled again.
     Gone,
@@ -121,7 +121,7 @@ impl KnownSource {
         !matches!(self.stage, SourceStage::Waiting(_) | SourceStage::Gone)
     }
 
-    /// Returns whether pieces can be requested of the source.
+    /// Returns whether pieces can be requested from the source.
     pub(super) fn is_ready(&self) -> bool {
         self.stage == SourceStage::Ready
     }

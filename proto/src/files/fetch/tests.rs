@@ -87,7 +87,7 @@ impl Driven {
         assert_eq!(self.opened(FILE), [Output::Follow(source)]);
     }
 
-    /// Makes a source ready that has every piece. Returns the pieces that are requested of it.
+    /// Makes a source ready that has every piece. Returns the pieces that are requested from it.
     fn ready(&mut self, source: SourceId) -> Vec<u64> {
         let asked = self.handle(Input::Ready { source, is_whole: true });
         let pieces = asked.into_iter().flat_map(|output| match output {
@@ -230,7 +230,7 @@ fn a_source_that_lied_about_the_size_is_banned_and_the_fetch_starts_over() {
 }
 
 #[test]
-fn after_a_bad_piece_the_missing_pieces_are_requested_of_another_source() {
+fn after_a_bad_piece_the_missing_pieces_are_requested_from_another_source() {
     let (a, b) = (source(0, 1), source(1, 1));
     let mut driven = Driven::new(vec![node(1), node(2)], false, false);
     driven.outputs();
@@ -242,7 +242,7 @@ fn after_a_bad_piece_the_missing_pieces_are_requested_of_another_source() {
     let mut outputs = driven.failed(a, Fault::Lie).into_iter();
     assert_eq!(outputs.next(), Some(Output::HangUp(a)));
     assert_eq!(outputs.next(), Some(Output::ReportBan { source: a, id: id(1), why: Ban::Lie }));
-    // More is requested of the other source once it has sent what it owes.
+    // More is requested from the other source once it has sent what it owes.
     assert_eq!(outputs.next(), None);
     driven.now = driven.now + SECOND;
     let others: Vec<u64> = (0..3).filter(|piece| !owed.contains(piece)).collect();

@@ -14,18 +14,18 @@ use crate::time::Instant;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn only_pieces_that_others_have_are_held_back() {
+fn only_pieces_that_were_sent_and_that_others_can_send_are_delayed() {
     let mut seeding = Seeding::default();
     assert!(!seeding.has_sent(0..1));
     seeding.sent(2..5);
     assert!(seeding.has_sent(2..5) && !seeding.has_sent(1..3) && !seeding.has_sent(4..6));
     let mut requester = Requester::default();
-    assert!(seeding.serves(&mut requester, Duration::ZERO, 0));
-    assert!(!seeding.serves(&mut requester, Duration::ZERO, 1));
+    assert!(seeding.may_serve(&mut requester, Duration::ZERO, 0));
+    assert!(!seeding.may_serve(&mut requester, Duration::ZERO, 1));
 }
 
 #[test]
-fn the_pieces_that_are_remembered_are_bounded() {
+fn the_number_of_remembered_pieces_is_limited() {
     let mut seeding = Seeding::default();
     seeding.sent(0..u64::MAX);
     assert_eq!(seeding.sent.len(), MAX_SENT);
@@ -34,24 +34,24 @@ fn the_pieces_that_are_remembered_are_bounded() {
 }
 
 #[test]
-fn a_requester_that_reaches_no_other_waits_three_times() {
+fn a_requester_that_reaches_no_other_node_waits_three_times() {
     let mut seeding = Seeding::default();
-    let (mut lonely, mut lucky) = (Requester::default(), Requester::default());
-    seeding.found(&mut lucky, Duration::from_millis(10));
-    for strike in 0..STRIKES {
-        assert!(!seeding.serves(&mut lonely, Duration::ZERO, 2), "{strike}");
-        assert!(seeding.serves(&mut lonely, 2 * SECOND, 2), "{strike}");
-        seeding.found(&mut lucky, Duration::from_millis(10));
+    let (mut isolated, mut lucky) = (Requester::default(), Requester::default());
+    seeding.got_elsewhere(&mut lucky, Duration::from_millis(10));
+    for wait in 0..MAX_VAIN_WAITS {
+        assert!(!seeding.may_serve(&mut isolated, Duration::ZERO, 2), "{wait}");
+        assert!(seeding.may_serve(&mut isolated, 2 * SECOND, 2), "{wait}");
+        seeding.got_elsewhere(&mut lucky, Duration::from_millis(10));
     }
-    assert!(seeding.serves(&mut lonely, Duration::ZERO, 2));
-    assert!(!seeding.serves(&mut lucky, Duration::ZERO, 2), "the others still wait");
-    // One success, and it may wait again.
-    seeding.found(&mut lonely, SECOND);
-    assert!(!seeding.serves(&mut lonely, Duration::ZERO, 2));
+    assert!(seeding.may_serve(&mut isolated, Duration::ZERO, 2));
+    assert!(!seeding.may_serve(&mut lucky, Duration::ZERO, 2), "the others still wait");
+    // After a success it has to wait again.
+    seeding.got_elsewhere(&mut isolated, SECOND);
+    assert!(!seeding.may_serve(&mut isolated, Duration::ZERO, 2));
 }
 
 #[test]
-fn where_no_requester_reaches_another_all_are_soon_served() {
+fn if_no_requester_reaches_another_all_are_soon_served() {
     let mut seeding = Seeding::default();
     let mut requesters = [Requester::default(); 100];
     let mut served = Vec::new();
@@ -59,7 +59,7 @@ fn where_no_requester_reaches_another_all_are_soon_served() {
         let waited = SECOND * waited;
         let mut now = 0;
         for requester in &mut requesters {
-            now += usize::from(seeding.serves(requester, waited, 99));
+            now += usize::from(seeding.may_serve(requester, waited, 99));
         }
         served.push(now);
     }
@@ -70,74 +70,79 @@ fn where_no_requester_reaches_another_all_are_soon_served() {
 }
 
 #[test]
-fn patience_follows_the_slowest_success() {
+fn the_delay_follows_the_longest_wait_before_a_success() {
     let mut seeding = Seeding::default();
     let (mut slow, mut other) = (Requester::default(), Requester::default());
-    assert!(seeding.serves(&mut other, 10 * SECOND, 99));
-    seeding.found(&mut slow, 9 * SECOND);
-    seeding.found(&mut slow, SECOND);
-    assert!(!seeding.serves(&mut other, 35 * SECOND, 99));
-    assert!(seeding.serves(&mut other, 36 * SECOND, 99));
-    // Not even one that claims to be very slow keeps the others waiting for ever.
-    seeding.found(&mut slow, 600 * SECOND);
-    assert!(seeding.serves(&mut other, PATIENCE_MAX, 99));
+    assert!(seeding.may_serve(&mut other, 10 * SECOND, 99));
+    seeding.got_elsewhere(&mut slow, 9 * SECOND);
+    seeding.got_elsewhere(&mut slow, SECOND);
+    assert!(!seeding.may_serve(&mut other, 35 * SECOND, 99));
+    assert!(seeding.may_serve(&mut other, 36 * SECOND, 99));
+    // A requester that pretends to be very slow can't make the others wait for ever.
+    seeding.got_elsewhere(&mut slow, 600 * SECOND);
+    assert!(seeding.may_serve(&mut other, MAX_DELAY, 99));
 }
 
-/// A network of one full seed and many who fetch from it, in virtual time. What the machines do takes
-/// `slowness` times as long as on an idle one.
+/// A network of one full seed and many fetching nodes, in virtual time. All work takes `slowness` times as
+/// long as on an idle computer.
 struct World {
     now: Instant,
     slowness: u32,
-    chance: ChaCha8Rng,
+    rng: ChaCha8Rng,
     events: BTreeMap<(Instant, u64), Event>,
     last: u64,
     nodes: Vec<Fetcher>,
     seeding: Seeding,
-    /// When the seed's line is free.
-    line: Instant,
-    /// Pieces that the seed has sent.
+    /// The time at which the seed has sent everything that it has begun to send.
+    upload_free: Instant,
+    /// The number of pieces that the seed has sent.
     sent: usize,
 }
 
 struct Fetcher {
     fetch: Schedule,
     is_done: bool,
-    /// Whether the others can reach it, and it them.
+    /// True if this node and the others can reach each other.
     is_reachable: bool,
-    /// The nodes that it knows of and does not fetch from yet, and how many of them it is dialling.
+    /// The nodes that it knows and has not dialled.
     known: VecDeque<usize>,
+    /// The number of nodes that it is dialling.
     dialling: usize,
-    /// All nodes that were ever named to it.
-    met: BTreeSet<usize>,
-    /// The nodes that get its updates.
+    /// All nodes that the seed has ever named to it.
+    named: BTreeSet<usize>,
+    /// The nodes that learn which pieces it gets.
     followers: Vec<usize>,
-    /// Requests for it, by requester.
+    /// The pieces that other nodes have requested from it, each with the requester.
     queue: VecDeque<(usize, u64)>,
     is_sending: bool,
-    /// The pieces that it asked the seed for, and since when it waits for the first of it.
-    owed: VecDeque<u64>,
+    /// The pieces that it has requested from the seed and that have not come.
+    outstanding: VecDeque<u64>,
+    /// The time for which the seed has delayed the first of them.
     waited: Duration,
+    /// True while the seed delays that piece.
     is_waiting: bool,
+    /// True while the seed sends that piece.
     is_served: bool,
     requester: Requester,
 }
 
 #[derive(Debug)]
 enum Event {
-    /// The seed is linked, and names others from then on.
+    /// A node has connected to the seed, which names other nodes to it from then on.
     Begun(usize),
     Named(usize),
     Dialled(usize, usize),
     Announced(usize, usize, u64),
-    /// The seed looks whether a requester still has to wait.
-    Turn(usize),
-    /// A piece has come, from the seed or from another node.
+    /// The seed checks whether a requester still has to wait.
+    CheckDelay(usize),
+    /// A piece has come from the seed.
     FromSeed(usize, u64),
-    From(usize, usize, u64),
+    /// The first node has sent a piece to the second one.
+    FromNode(usize, usize, u64),
     Review(usize),
 }
 
-/// The seed's own id.
+/// The identity of the seed.
 fn seed() -> NodeId {
     NodeId::from_bytes([255; 32])
 }
@@ -151,7 +156,7 @@ fn bit(piece: u64) -> Bytes {
 }
 
 const PIECES: u64 = 9;
-/// Time that the seed's line takes for a piece.
+/// The time that the seed needs to send a piece.
 const UPLOAD: Duration = Duration::from_millis(100);
 
 impl World {
@@ -165,11 +170,11 @@ impl World {
                 is_reachable: n < reachable,
                 known: VecDeque::new(),
                 dialling: 0,
-                met: BTreeSet::new(),
+                named: BTreeSet::new(),
                 followers: Vec::new(),
                 queue: VecDeque::new(),
                 is_sending: false,
-                owed: VecDeque::new(),
+                outstanding: VecDeque::new(),
                 waited: Duration::ZERO,
                 is_waiting: false,
                 is_served: false,
@@ -179,12 +184,12 @@ impl World {
         let mut world = Self {
             now: Instant::ZERO,
             slowness,
-            chance: ChaCha8Rng::from_seed([slowness as u8; 32]),
+            rng: ChaCha8Rng::from_seed([slowness as u8; 32]),
             events: BTreeMap::new(),
             last: 0,
             nodes: nodes.collect(),
             seeding: Seeding::default(),
-            line: Instant::ZERO,
+            upload_free: Instant::ZERO,
             sent: 0,
         };
         for n in 0..fetchers {
@@ -199,13 +204,13 @@ impl World {
         self.events.insert((self.now + after, self.last), event);
     }
 
-    /// Half of so many milliseconds to twice as many, on an idle machine.
+    /// Draws the duration of some work: on an idle computer, half of `millis` to twice as long.
     fn work(&mut self, millis: u64) -> Duration {
-        let millis = millis / 2 + self.chance.next_u64() % (millis * 3 / 2);
+        let millis = millis / 2 + self.rng.next_u64() % (millis * 3 / 2);
         Duration::from_millis(millis) * self.slowness
     }
 
-    /// Runs until all have all; how many copies the seed has sent.
+    /// Runs until all nodes have all pieces. Returns the number of copies that the seed has sent.
     fn run(&mut self) -> f64 {
         while let Some(((now, _), event)) = self.events.pop_first() {
             assert!(now < Instant::ZERO + 3600 * SECOND, "it never ends");
@@ -226,8 +231,8 @@ impl World {
             Event::Named(n) => {
                 let others: Vec<usize> = (0..self.nodes.len()).filter(|o| *o != n).collect();
                 for _ in 0..16 {
-                    let drawn = self.chance.next_u64() as usize % others.len();
-                    if self.nodes[n].met.insert(others[drawn]) {
+                    let drawn = self.rng.next_u64() as usize % others.len();
+                    if self.nodes[n].named.insert(others[drawn]) {
                         self.nodes[n].known.push_back(others[drawn]);
                     }
                 }
@@ -249,14 +254,14 @@ impl World {
             Event::Announced(n, other, piece) => {
                 self.input(n, Input::Holds(id(other), piece - piece % 8, bit(piece)));
             }
-            Event::Turn(n) => self.turn(n),
+            Event::CheckDelay(n) => self.check_delay(n),
             Event::FromSeed(n, piece) => {
-                self.nodes[n].owed.pop_front();
+                self.nodes[n].outstanding.pop_front();
                 self.nodes[n].is_served = false;
                 self.arrived(n, seed(), piece);
-                self.look(n);
+                self.serve_next(n);
             }
-            Event::From(other, n, piece) => {
+            Event::FromNode(other, n, piece) => {
                 self.nodes[other].is_sending = false;
                 self.arrived(n, id(other), piece);
                 self.send(other);
@@ -264,15 +269,15 @@ impl World {
             Event::Review(n) => {
                 let now = self.now;
                 self.nodes[n].fetch.handle_timeout(now);
-                self.obey(n);
+                self.carry_out_outputs(n);
             }
         }
     }
 
-    /// Four at a time, sixteen sources at most.
+    /// Dials known nodes: four at a time, and sixteen in all.
     fn dial(&mut self, n: usize) {
         while self.nodes[n].dialling < 4
-            && self.nodes[n].met.len() - self.nodes[n].known.len() < 16
+            && self.nodes[n].named.len() - self.nodes[n].known.len() < 16
             && let Some(other) = self.nodes[n].known.pop_front()
         {
             self.nodes[n].dialling += 1;
@@ -284,7 +289,7 @@ impl World {
     fn input(&mut self, n: usize, input: Input) {
         let now = self.now;
         self.nodes[n].fetch.handle(now, input);
-        self.obey(n);
+        self.carry_out_outputs(n);
     }
 
     fn arrived(&mut self, n: usize, from: NodeId, piece: u64) {
@@ -296,15 +301,15 @@ impl World {
         }
     }
 
-    fn obey(&mut self, n: usize) {
+    fn carry_out_outputs(&mut self, n: usize) {
         while let Some(output) = self.nodes[n].fetch.poll() {
             match output {
                 Output::Done => self.nodes[n].is_done = true,
                 Output::Request { source, first, count } => {
                     let pieces = first..first + u64::from(count);
                     if source == seed() {
-                        self.nodes[n].owed.extend(pieces);
-                        self.look(n);
+                        self.nodes[n].outstanding.extend(pieces);
+                        self.serve_next(n);
                     } else {
                         let other = usize::from(source.as_bytes()[0]);
                         self.nodes[other].queue.extend(pieces.map(|piece| (n, piece)));
@@ -314,12 +319,12 @@ impl World {
                 Output::Cancel(source) if source == seed() => {
                     let node = &mut self.nodes[n];
                     if node.is_served {
-                        // What is on its way comes.
-                        node.owed.truncate(1);
+                        // The piece that is being sent still comes.
+                        node.outstanding.truncate(1);
                     } else if node.is_waiting {
-                        self.seeding.found(&mut node.requester, node.waited);
+                        self.seeding.got_elsewhere(&mut node.requester, node.waited);
                         node.is_waiting = false;
-                        node.owed.clear();
+                        node.outstanding.clear();
                     }
                 }
                 Output::Cancel(source) => {
@@ -333,7 +338,7 @@ impl World {
         }
     }
 
-    /// Another node sends what it was asked for, one piece after the other.
+    /// Begins to send the next requested piece of a node, unless it is already sending one.
     fn send(&mut self, other: usize) {
         if self.nodes[other].is_sending {
             return;
@@ -341,39 +346,41 @@ impl World {
         let Some((n, piece)) = self.nodes[other].queue.pop_front() else { return };
         self.nodes[other].is_sending = true;
         let after = self.work(20);
-        self.at(after, Event::From(other, n, piece));
+        self.at(after, Event::FromNode(other, n, piece));
     }
 
-    /// The seed begins with what a requester is owed next, if it has not.
-    fn look(&mut self, n: usize) {
+    /// Begins with the next outstanding piece of a requester, unless the seed already delays or sends one.
+    fn serve_next(&mut self, n: usize) {
         let node = &mut self.nodes[n];
-        if !node.is_waiting && !node.is_served && !node.owed.is_empty() {
+        if !node.is_waiting && !node.is_served && !node.outstanding.is_empty() {
             (node.is_waiting, node.waited) = (true, Duration::ZERO);
-            self.at(Duration::ZERO, Event::Turn(n));
+            self.at(Duration::ZERO, Event::CheckDelay(n));
         }
     }
 
-    fn turn(&mut self, n: usize) {
+    fn check_delay(&mut self, n: usize) {
         let others = self.nodes.len() - 1;
         let node = &mut self.nodes[n];
-        let Some(piece) = node.owed.front().copied().filter(|_| node.is_waiting) else { return };
+        let Some(piece) = node.outstanding.front().copied().filter(|_| node.is_waiting) else {
+            return;
+        };
         let is_held_back = self.seeding.has_sent(piece..piece + 1)
-            && !self.seeding.serves(&mut node.requester, node.waited, others);
+            && !self.seeding.may_serve(&mut node.requester, node.waited, others);
         if is_held_back {
-            node.waited += HOLD_BACK_STEP;
-            return self.at(HOLD_BACK_STEP, Event::Turn(n));
+            node.waited += CHECK_INTERVAL;
+            return self.at(CHECK_INTERVAL, Event::CheckDelay(n));
         }
         (node.is_waiting, node.is_served) = (false, true);
         self.seeding.sent(piece..piece + 1);
         self.sent += 1;
-        self.line = self.line.max(self.now) + UPLOAD;
-        let after = self.line.since(self.now);
+        self.upload_free = self.upload_free.max(self.now) + UPLOAD;
+        let after = self.upload_free.since(self.now);
         self.at(after, Event::FromSeed(n, piece));
     }
 }
 
 #[test]
-fn a_hundred_fetchers_cost_a_seed_little_more_than_one_copy_on_any_machine() {
+fn a_seed_sends_a_hundred_fetchers_little_more_than_one_copy_at_any_speed() {
     for slowness in [1, 3, 10, 30, 100] {
         let copies = World::new(100, 100, slowness).run();
         println!("{slowness} times slower: {copies:.2} copies");
@@ -382,7 +389,7 @@ fn a_hundred_fetchers_cost_a_seed_little_more_than_one_copy_on_any_machine() {
 }
 
 #[test]
-fn fetchers_that_reach_no_other_get_all_from_the_seed() {
+fn fetchers_that_reach_no_other_node_get_all_pieces_from_the_seed() {
     for reachable in [0, 1, 60] {
         let copies = World::new(80, reachable, 1).run();
         println!("{reachable} of 80: {copies:.2} copies");

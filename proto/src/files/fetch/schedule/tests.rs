@@ -9,14 +9,14 @@ use crate::id::Key;
 /// A simulated source.
 #[derive(Debug, Clone)]
 struct Sender {
-    /// `None`: everything.
+    /// The pieces that it has; `None` for all.
     holds: Option<BTreeSet<u64>>,
-    /// Milliseconds that it takes for a piece.
+    /// The time to send one piece, in milliseconds.
     pace: u64,
-    /// After this many pieces it is gone.
-    dies_after: Option<usize>,
+    /// The number of pieces after which it vanishes.
+    vanishes_after: Option<usize>,
     queue: VecDeque<u64>,
-    /// When the first of the queue is there.
+    /// The time at which the first piece in the queue arrives.
     next: Instant,
     sent: usize,
 }
@@ -24,7 +24,7 @@ struct Sender {
 impl Sender {
     fn new(holds: Option<BTreeSet<u64>>, pace: u64) -> Self {
         let (queue, next) = (VecDeque::new(), Instant::ZERO);
-        Self { holds, pace, dies_after: None, queue, next, sent: 0 }
+        Self { holds, pace, vanishes_after: None, queue, next, sent: 0 }
     }
 }
 
@@ -67,11 +67,11 @@ impl World {
         world
     }
 
-    /// Runs until nothing happens any more, a minute at the most.
+    /// Runs until the fetch is done or nothing more happens, at most for a minute.
     fn run(&mut self) {
         let end = self.now + Duration::from_secs(60);
         while self.now < end {
-            self.obey();
+            self.carry_out_outputs();
             if self.done {
                 return;
             }
@@ -91,7 +91,7 @@ impl World {
         }
     }
 
-    fn obey(&mut self) {
+    fn carry_out_outputs(&mut self) {
         while let Some(output) = self.fetch.poll() {
             match output {
                 Output::Done => self.done = true,
@@ -106,7 +106,7 @@ impl World {
                     }
                     for piece in first..first + u64::from(count) {
                         let has = sender.holds.as_ref().is_none_or(|holds| holds.contains(&piece));
-                        assert!(has, "{piece} was requested of a source without it");
+                        assert!(has, "{piece} was requested from a source without it");
                         sender.queue.push_back(piece);
                     }
                 }
@@ -116,7 +116,7 @@ impl World {
 
     fn deliver(&mut self, from: NodeId) {
         let sender = self.senders.get_mut(&from).unwrap();
-        if sender.dies_after.is_some_and(|pieces| sender.sent >= pieces) {
+        if sender.vanishes_after.is_some_and(|pieces| sender.sent >= pieces) {
             self.senders.remove(&from);
             self.fetch.handle(self.now, Input::Gone(from));
             return;
@@ -133,7 +133,7 @@ impl World {
 }
 
 #[test]
-fn nothing_to_fetch_is_done_at_once() {
+fn a_fetch_of_no_pieces_is_done_immediately() {
     let mut world = World::new(0, vec![Sender::new(None, 1)]);
     world.run();
     assert!(world.done);
@@ -150,7 +150,7 @@ fn four_sources_are_four_times_as_fast() {
 }
 
 #[test]
-fn a_fast_source_of_small_pieces_is_asked_for_many_as_soon_as_the_first_have_come() {
+fn once_small_pieces_have_come_fast_many_are_requested() {
     let layout = Arc::new(Layout::new((0..10_000).map(|_| 10 << 10)).unwrap());
     let mut fetch = Schedule::new(layout, PieceSet::of_count(10_000).unwrap(), [7; 32]);
     let asked = |fetch: &mut Schedule| {
@@ -164,8 +164,8 @@ fn a_fast_source_of_small_pieces_is_asked_for_many_as_soon_as_the_first_have_com
     fetch.handle(Instant::ZERO, Input::Ready(id(0)));
     fetch.handle(Instant::ZERO, Input::Whole(id(0)));
     let first = asked(&mut fetch);
-    assert_eq!(first.len(), 1, "nothing is known of its speed");
-    // 200 MB/s: a quarter of a second of that is half of it all.
+    assert_eq!(first.len(), 1, "its speed is unknown");
+    // 200 MB/s: in 250 ms that is half of the content.
     let now = Instant::ZERO + Duration::from_millis(5);
     let pieces = first.into_iter().flatten().collect();
     fetch.handle(now, Input::Arrived { from: id(0), pieces });
@@ -174,16 +174,16 @@ fn a_fast_source_of_small_pieces_is_asked_for_many_as_soon_as_the_first_have_com
 }
 
 #[test]
-fn a_slow_source_does_not_hold_the_end_up() {
+fn a_slow_source_does_not_delay_the_end() {
     let mut world = World::new(200, vec![Sender::new(None, 5), Sender::new(None, 5_000)]);
     world.run();
     assert!(world.done);
     assert!(world.now.since_origin() < Duration::from_millis(1300), "{:?}", world.now);
-    assert!(world.cancelled > 0, "what it owed was given up");
+    assert!(world.cancelled > 0, "the requests to the slow source were cancelled");
 }
 
 #[test]
-fn a_silent_source_does_not_either() {
+fn a_silent_source_does_not_delay_the_end() {
     let mut world = World::new(64, vec![Sender::new(None, 5), Sender::new(None, 1_000_000)]);
     world.run();
     assert!(world.done);
@@ -191,7 +191,7 @@ fn a_silent_source_does_not_either() {
 }
 
 #[test]
-fn a_source_with_a_part_sends_it_and_the_other_one_the_rest() {
+fn a_source_with_everything_sends_only_the_pieces_that_the_other_lacks() {
     let part: BTreeSet<u64> = (0..50).collect();
     let world = &mut World::new(100, vec![Sender::new(None, 10), Sender::new(Some(part), 10)]);
     world.run();
@@ -201,16 +201,16 @@ fn a_source_with_a_part_sends_it_and_the_other_one_the_rest() {
 }
 
 #[test]
-fn the_rarest_come_first() {
+fn the_rarest_pieces_are_requested_first() {
     let all: BTreeSet<u64> = (0..64).collect();
     let most: BTreeSet<u64> = (0..60).collect();
     let senders = vec![Sender::new(Some(most.clone()), 10), Sender::new(Some(most), 10)];
     let mut world = World::new(64, senders);
-    world.obey();
+    world.carry_out_outputs();
     let late = id(9);
     world.fetch.handle(world.now, Input::Ready(late));
     world.fetch.handle(world.now, Input::Holds(late, 0, bits(&all, 64)));
-    // It has all pieces, so it counts as whole. Pieces that no other source has are requested first.
+    // It has all pieces, so it is treated as whole. Pieces that no other source has are requested first.
     let Some(Output::Request { source, first, .. }) = world.fetch.poll() else { panic!() };
     assert_eq!(source, late);
     assert!((60..64).contains(&first), "{first}");
@@ -231,7 +231,7 @@ fn a_piece_without_a_source_is_requested_once_a_source_has_it() {
 }
 
 #[test]
-fn bits_beyond_the_end_and_strangers_mean_nothing() {
+fn bits_beyond_the_end_and_unknown_sources_are_ignored() {
     let mut world = World::new(3, vec![Sender::new(Some(BTreeSet::new()), 1)]);
     let (known, stranger) = (id(0), id(8));
     let noise = Bytes::from_static(&[0xff; 64]);
@@ -250,10 +250,9 @@ fn senders() -> impl Strategy<Value = (u64, Vec<Sender>)> {
         let part = proptest::collection::btree_set(0..count.max(1), 0..100);
         let part = part.prop_map(move |part| part.into_iter().filter(|p| *p < count).collect());
         let holds = prop_oneof![Just(None), part.prop_map(Some)];
-        let dies = prop_oneof![3 => Just(None), 1 => (0usize..60).prop_map(Some)];
-        let sender = (holds, 1u64..200, dies).prop_map(|(holds, pace, dies_after)| Sender {
-            dies_after,
-            ..Sender::new(holds, pace)
+        let vanishes = prop_oneof![3 => Just(None), 1 => (0usize..60).prop_map(Some)];
+        let sender = (holds, 1u64..200, vanishes).prop_map(|(holds, pace, vanishes_after)| {
+            Sender { vanishes_after, ..Sender::new(holds, pace) }
         });
         (Just(count), proptest::collection::vec(sender, 0..6))
     })
@@ -273,12 +272,12 @@ proptest! {
             prop_assert!(world.fetch.held().contains(piece), "{} is missing", piece);
         }
         prop_assert_eq!(world.done, world.fetch.held().is_full());
-        // Each piece once, and what was asked twice near the end.
+        // Each piece once, and near the end some of them twice.
         prop_assert!(world.sent() as u64 <= count + 40, "{} for {}", world.sent(), count);
     }
 
     #[test]
-    fn sets_know_their_gaps(pieces in proptest::collection::btree_set(0u64..300, 0..300), of in proptest::collection::btree_set(0u64..300, 0..300), from in 0u64..400) {
+    fn the_missing_pieces_of_a_set_are_those_that_are_not_in_it(pieces in proptest::collection::btree_set(0u64..300, 0..300), of in proptest::collection::btree_set(0u64..300, 0..300), from in 0u64..400) {
         let set = |pieces: &BTreeSet<u64>| {
             let mut set = PieceSet::of_count(300).unwrap();
             for piece in pieces {
