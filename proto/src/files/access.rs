@@ -1,8 +1,7 @@
 //! Access to a share: the nodes that may find and fetch it.
 //!
-//! A share is open to the network, to nodes that are named, or to every node that knows the secret of its
-//! ticket. To all other nodes it does not exist: they get the same answers as about content that was never
-//! shared.
+//! A share is open to all nodes of the network, to the nodes on a list, or to the nodes that know the secret
+//! of its ticket. All other nodes get the same answers as about content that was never shared.
 
 use std::fmt;
 
@@ -20,37 +19,37 @@ pub enum Access {
     /// All nodes of the network.
     #[default]
     Open,
-    /// These nodes.
+    /// The nodes with these identities.
     Nodes(Vec<NodeId>),
     /// Nodes that prove that they know this secret.
     Ticket(Secret),
 }
 
-/// The kind of a share's [`Access`], from which a node with access learns whether it may pass the share on.
-/// On the wire 0 is open, 1 named nodes, 2 ticket.
+/// The kind of a share's [`Access`]. It tells a node with access whether it may pass the share on. On the
+/// wire 0 is open, 1 is named nodes, and 2 is ticket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AccessKind {
-    /// It may be passed on to all nodes.
+    /// The share may be passed on to all nodes.
     #[default]
     Open,
-    /// It may not be passed on. The other nodes that it is for are not named.
+    /// The share may not be passed on. A node on the list does not learn the other nodes on it.
     Nodes,
-    /// It may be passed on to nodes that know the ticket's secret.
+    /// The share may be passed on to nodes that know the ticket's secret.
     Ticket,
 }
 
-/// The secret of a ticket: 16 bytes that can't be guessed.
+/// The secret of a ticket: 16 random bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Secret([u8; SECRET_LEN]);
 
-/// The identity and the proof of a requesting node.
+/// A node that asks for content: its identity, and its proof if it has presented one.
 #[derive(Debug, Clone, Copy)]
 pub struct Asker<'a> {
-    /// Its identity, proven by the handshake.
+    /// The node's identity, proven by the handshake.
     pub id: NodeId,
-    /// The binding of its TLS session.
+    /// The exported bytes of the TLS session with the node, to which a proof is bound.
     pub binding: &'a [u8; 32],
-    /// The proof that it has presented, if any.
+    /// The proof that the node has presented, if any.
     pub proof: Option<&'a Proof>,
 }
 
@@ -62,14 +61,14 @@ impl Access {
             Self::Open => true,
             Self::Nodes(nodes) => nodes.contains(&asker.id),
             Self::Ticket(secret) => asker.proof.is_some_and(|proof| {
-                // Hashes of this type compare in constant time.
+                // `blake3::Hash` compares in constant time.
                 let expected = secret.prove(asker.binding, asker.id);
                 blake3::Hash::from_bytes(*proof) == blake3::Hash::from_bytes(expected)
             }),
         }
     }
 
-    /// Returns the kind that nodes with access learn.
+    /// Returns the kind of access, which nodes with access learn.
     #[must_use]
     pub fn kind(&self) -> AccessKind {
         match self {
@@ -100,7 +99,7 @@ impl AccessKind {
 }
 
 impl Secret {
-    /// Returns the secret of these bytes, which must be random.
+    /// Makes a secret from `bytes`, which must be random.
     #[must_use]
     pub fn from_bytes(bytes: [u8; SECRET_LEN]) -> Self {
         Self(bytes)
@@ -112,36 +111,37 @@ impl Secret {
         &self.0
     }
 
-    /// Returns the proof that `asker` knows the secret, bound to one TLS session by its exporter's bytes.
+    /// Returns the proof that `asker` knows the secret. It is valid only in the TLS session with these
+    /// exported bytes (`binding`).
     ///
-    /// The proof is BLAKE3, keyed with a key derived from the secret, over the binding and the asker's
-    /// identity. It reveals nothing to a node that does not know the secret, and is not valid in any other
-    /// session. So it can be presented to sources that may not know the secret themselves.
+    /// The proof is a keyed BLAKE3 hash of the binding and the asker's identity. The key is derived from the
+    /// secret. The proof reveals nothing to a node that does not know the secret, so it can be presented to
+    /// any source.
     #[must_use]
     pub fn prove(&self, binding: &[u8; 32], asker: NodeId) -> Proof {
         let key = blake3::derive_key("peerkit 2026-11 ticket secret", &self.0);
         let mut hasher = blake3::Hasher::new_keyed(&key);
-        // Both ends of a session have the same binding. The identity keeps a source from presenting
-        // the proof that it was shown as its own.
+        // Both ends of a session have the same binding. Without the identity, a source could present the
+        // proof that it has received as its own.
         hasher.update(binding);
         hasher.update(asker.as_bytes());
         *hasher.finalize().as_bytes()
     }
 }
 
-/// The key that a node derives the secrets of tickets from, so that they need not be stored.
+/// The key from which a node derives the secrets of its tickets, so that they need not be stored.
 #[derive(Clone)]
 pub struct TicketKey([u8; 32]);
 
 impl TicketKey {
-    /// Derives it from the key of a node. It reveals nothing about that key.
+    /// Derives the key from the private key of a node, and reveals nothing about that one.
     #[must_use]
     pub fn of(key: &Key) -> Self {
         Self(blake3::derive_key("peerkit 2026-11 tickets of a node", key.secret()))
     }
 
-    /// Returns the secret of the ticket for `content`. It is always the same, and looks random to a node
-    /// that has tickets for other content.
+    /// Returns the secret of the ticket for `content`, which is the same at each call. Secrets for other
+    /// content reveal nothing about it.
     #[must_use]
     pub fn secret_of(&self, content: &Hash) -> Secret {
         let hash = blake3::keyed_hash(&self.0, content.as_bytes());
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_lets_the_right_nodes_in() {
+    fn each_kind_of_access_allows_only_its_nodes() {
         let (ann, bob) = (Key::from_secret(&[1; 32]).id(), Key::from_secret(&[2; 32]).id());
         let binding = [7; 32];
         let secret = Secret::from_bytes([3; 16]);

@@ -35,7 +35,7 @@ impl PiecePosition {
         self.range.end.saturating_sub(self.range.start)
     }
 
-    /// Returns whether the piece is empty. No piece of a [`Layout`] is.
+    /// Returns whether the piece is empty. It never is, because an empty file has no pieces here.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! magic    "peerkit folder 1\n"                      17 bytes
-//! count    u32                                       entries, at most 1,000,000
+//! count    u32                                       number of entries, at most 1,000,000
 //! entries  kind u8      0 folder, 1 file
 //!          path u16 length and UTF-8                 see RelPath
 //!          mode u16                                  permission bits, at most 0o777
@@ -12,10 +12,10 @@
 //!          hash 32 B    /
 //! ```
 //!
-//! Entries are sorted by path, component by component. Each path is there once, and every folder comes before
-//! its content. So a folder has exactly one manifest and one hash, and a file can't be used as a folder. The
-//! folder's own name is not in it. The id of the folder is the BLAKE3 hash of these bytes, which are at most
-//! 64 MiB.
+//! Entries are sorted by path, component by component. Each path occurs once, and every subfolder comes
+//! before its content. So equal folders have the same manifest and the same hash, and no entry is inside a
+//! file. The manifest does not contain the folder's own name. The id of the folder is the BLAKE3 hash of
+//! these bytes. They are at most 64 MiB.
 
 use bytes::Bytes;
 
@@ -24,25 +24,25 @@ use super::pieces::MAX_FILE;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::Hash;
 
-/// Most entries of a manifest.
+/// Maximum number of entries of a manifest.
 pub const MAX_ENTRIES: usize = 1_000_000;
 
-/// Largest manifest, in bytes.
+/// Maximum size of a manifest, in bytes.
 pub const MAX_MANIFEST: usize = 64 << 20;
 
 const MAGIC: &[u8; 17] = b"peerkit folder 1\n";
 
-/// The entries of a folder, in the only order that they can have.
+/// The list of a folder's entries, in canonical order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Manifest {
     entries: Vec<ManifestEntry>,
     total: u64,
 }
 
-/// One file or folder in a folder.
+/// One file or subfolder of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ManifestEntry {
-    /// A folder; it may be empty.
+    /// A subfolder, which may be empty.
     Folder {
         /// Its path in the folder.
         path: RelPath,
@@ -55,39 +55,39 @@ pub enum ManifestEntry {
         path: RelPath,
         /// Size in bytes.
         size: u64,
-        /// The id to fetch it by.
+        /// The hash of its content, by which it is fetched.
         hash: Hash,
         /// Permission bits (`0o777`).
         mode: u32,
     },
 }
 
-/// The reason why a folder has no manifest, or bytes are not a manifest.
+/// The reason why entries or bytes do not make a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ManifestError {
-    /// Not in the form of a manifest.
+    /// The bytes do not have the form of a manifest.
     #[error("the folder's list can't be read: {0}")]
     Decode(DecodeError),
-    /// A path that leads out of the folder, or that no system can have.
+    /// A path leads out of the folder, or no system allows it.
     #[error("a name in the folder's list is refused: {0}")]
     Name(NameError),
-    /// Entries out of order, or one path twice.
+    /// The entries are not sorted, or a path occurs twice.
     #[error("the folder's list has {0} out of order or twice")]
     Order(RelPath),
-    /// An entry whose folder is not in the list, or is a file.
+    /// The parent folder of an entry is not in the list, or is a file.
     #[error("the folder's list has {0}, but not the folder that it is in")]
     NoFolder(RelPath),
-    /// Bits other than the permissions.
+    /// A mode has bits other than the permission bits.
     #[error("the folder's list gives {0} a mode other than permission bits")]
     Mode(RelPath),
-    /// A file over the limit, or a total over 2^64.
+    /// A file is over [`MAX_FILE`], or the total size does not fit into 64 bits.
     #[error("the folder's list gives {0} a size over the limit")]
     Size(RelPath),
-    /// Too many entries.
+    /// There are more than [`MAX_ENTRIES`] entries.
     #[error("a folder of {0} entries is over the limit of {MAX_ENTRIES}: share its parts")]
     TooMany(usize),
-    /// Too many bytes.
+    /// The manifest has more than [`MAX_MANIFEST`] bytes.
     #[error("a folder's list of {0} bytes is over the limit of {MAX_MANIFEST}: share its parts")]
     TooLong(usize),
 }
@@ -105,10 +105,10 @@ impl From<NameError> for ManifestError {
 }
 
 impl Manifest {
-    /// Makes the manifest of these entries, in any order.
+    /// Makes the manifest of these entries, which may be in any order.
     ///
     /// # Errors
-    /// If they are not the entries of a folder, or are over a limit.
+    /// If the entries do not make a folder, or are over a limit.
     pub fn new(mut entries: Vec<ManifestEntry>) -> Result<Self, ManifestError> {
         entries.sort_by(|a, b| a.path().cmp(b.path()));
         let manifest = Self::from_sorted(entries)?;
@@ -119,7 +119,7 @@ impl Manifest {
         }
     }
 
-    /// Returns the entries: sorted, each folder before its content.
+    /// Returns the entries, sorted. Each subfolder comes before its content.
     #[must_use]
     pub fn entries(&self) -> &[ManifestEntry] {
         &self.entries
@@ -131,7 +131,7 @@ impl Manifest {
         self.total
     }
 
-    /// Returns the canonical bytes. Their hash is the folder's id.
+    /// Returns the canonical bytes, whose hash is the folder's id.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.encoded_len());
@@ -146,7 +146,7 @@ impl Manifest {
     /// Reads canonical bytes.
     ///
     /// # Errors
-    /// If they are not exactly the bytes that [`encode`](Self::encode) would write.
+    /// If [`encode`](Self::encode) would not write exactly these bytes.
     pub fn decode(bytes: Bytes) -> Result<Self, ManifestError> {
         if bytes.len() > MAX_MANIFEST {
             return Err(ManifestError::TooLong(bytes.len()));
@@ -174,23 +174,23 @@ impl Manifest {
         }
         let mut total = 0u64;
         let mut last: Option<&RelPath> = None;
-        // The folders that the previous entry is in, and the entry itself if it is a folder.
-        let mut open: Vec<&str> = Vec::new();
+        // The folders above the previous entry, outermost first, and the entry itself if it is a folder.
+        let mut folders: Vec<&str> = Vec::new();
         for entry in &entries {
             let path = entry.path();
-            // Equal paths fail this too, so no path is there twice.
+            // Equal paths are refused too, so no path occurs twice.
             if last.is_some_and(|last| last >= path) {
                 return Err(ManifestError::Order(path.clone()));
             }
             let parent = path.parent();
-            // Only folders are in `open`, so an entry below a file finds no parent there.
-            while open.last().copied() != parent {
-                if open.pop().is_none() {
+            // An entry inside a file finds no parent here.
+            while folders.last().copied() != parent {
+                if folders.pop().is_none() {
                     return Err(ManifestError::NoFolder(path.clone()));
                 }
             }
             match entry {
-                ManifestEntry::Folder { .. } => open.push(path.as_str()),
+                ManifestEntry::Folder { .. } => folders.push(path.as_str()),
                 ManifestEntry::File { size, .. } => {
                     total = Some(*size)
                         .filter(|size| *size <= MAX_FILE)
@@ -198,7 +198,7 @@ impl Manifest {
                         .ok_or_else(|| ManifestError::Size(path.clone()))?;
                 }
             }
-            // A manifest from the network must not make a file set-user-ID or set-group-ID.
+            // A manifest from the network must not set the set-user-ID or set-group-ID bit of a file.
             if entry.mode() & !0o777 != 0 {
                 return Err(ManifestError::Mode(path.clone()));
             }
@@ -286,7 +286,7 @@ mod tests {
         ManifestEntry::File { path: path(text), size, hash: Hash::of(text.as_bytes()), mode: 0o644 }
     }
 
-    /// Bytes as only someone with bad intentions writes them.
+    /// Returns the bytes of a manifest with these paths, sizes and modes, which need not be valid.
     fn raw(entries: &[(&[u8], u64, u16)]) -> Bytes {
         let mut out = MAGIC.to_vec();
         out.put_u32(entries.len() as u32);
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_not_a_folder() {
+    fn an_entry_needs_a_parent_that_is_a_folder() {
         let used = Manifest::new(vec![file("a", 1), file("a/b", 1)]);
         assert_eq!(used, Err(ManifestError::NoFolder(path("a/b"))));
         let missing = Manifest::new(vec![folder("a"), folder("b"), file("b/c/d", 1)]);
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn evil_bytes_are_refused_and_the_name_shown() {
+    fn a_dangerous_manifest_is_refused_with_the_path_at_fault() {
         for evil in [&b"../../x"[..], b"/etc/x", b"a\0x", b"a/./b"] {
             match Manifest::decode(raw(&[(evil, 1, 0)])) {
                 Err(ManifestError::Name(error)) => {
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_takes_no_memory() {
+    fn no_memory_is_reserved_for_a_false_count() {
         let mut out = MAGIC.to_vec();
         out.put_u32(u32::MAX);
         assert_eq!(
@@ -372,7 +372,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bytes_that_are_read_are_written_again(bytes in any::<Vec<u8>>(), tree in proptest::collection::btree_set("[ab]{1,2}(/[ab]{1,2}){0,2}", 0..12)) {
+        fn what_is_decoded_is_encoded_to_the_same_bytes(bytes in any::<Vec<u8>>(), tree in proptest::collection::btree_set("[ab]{1,2}(/[ab]{1,2}){0,2}", 0..12)) {
             let mut with_magic = MAGIC.to_vec();
             with_magic.extend(bytes);
             if let Ok(manifest) = Manifest::decode(with_magic.clone().into()) {
@@ -388,7 +388,7 @@ mod tests {
         }
 
         #[test]
-        fn a_flipped_bit_is_another_manifest_or_none(at in any::<prop::sample::Index>(), bit in 0u8..8) {
+        fn a_flipped_bit_gives_another_manifest_or_an_error(at in any::<prop::sample::Index>(), bit in 0u8..8) {
             let manifest = Manifest::new(vec![folder("a"), file("a/x", 3), file("b", 4)]).unwrap();
             let mut bytes = manifest.encode();
             let at = at.index(bytes.len());

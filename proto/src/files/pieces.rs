@@ -1,13 +1,13 @@
-//! Pieces: aligned subtrees of a file's BLAKE3 tree, each checked on its own.
+//! Pieces: aligned parts of a file that can be checked one by one.
 //!
-//! BLAKE3 hashes a file as a binary tree (section 2.1 of its paper). Every [`PIECE`] bytes, aligned,
-//! are one subtree of it. The value of that subtree (its *chaining value*) depends only on the piece and
-//! its position. The values of all pieces combine to the root, which is the file's hash. So a list of values
-//! is checked against the hash alone, and a piece against its value alone, whatever node sent it.
+//! BLAKE3 hashes a file as a binary tree (section 2.1 of its paper). Each aligned part of [`PIECE`] bytes is
+//! a subtree of it. The value of that subtree (its *chaining value*) depends only on the piece and its
+//! position. The values of all pieces combine to the root, which is the file's hash. So a list of values can
+//! be checked with nothing but the hash, and a piece with nothing but its value, whichever node sent them.
 //!
-//! A file of at most one piece has one value: the hash itself. An empty file is one empty piece.
+//! A file of at most one piece has one value, which is its hash. An empty file has one empty piece.
 //!
-//! The list does not prove the file's size beyond the number of pieces; the last piece does, since
+//! A list proves the number of pieces, but not the size of the file. The last piece proves the size, because
 //! its length is hashed with it.
 
 use std::ops::Range;
@@ -19,15 +19,16 @@ use bytes::Bytes;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{Hash, ID_LEN};
 
-/// Length of a piece, in bytes. Only the last piece of a file is shorter. 1 MiB: a list of 32 bytes for
-/// each MiB is 1/32,768 of the file, and one bad piece costs one MiB.
+/// Length of a piece, in bytes. The last piece of a file may be shorter. 1 MiB: the list, with 32 bytes for
+/// each piece, is 1/32,768 of the file, and a bad piece costs 1 MiB.
 pub const PIECE: u64 = 1 << 20;
 
-/// Largest file, in bytes. 4 TiB: its list is 128 MiB, the most memory that a source can make a fetch take.
+/// Maximum size of a file, in bytes. 4 TiB: its list takes 128 MiB, and no source can make a fetch use more
+/// memory for a list.
 pub const MAX_FILE: u64 = 4 << 40;
 
-/// Most pieces of one [`PieceSet`]: 64 TiB of them, in 8 MiB of bits. A folder of more is fetched
-/// file by file.
+/// Maximum number of pieces in one [`PieceSet`]. 2^26: 64 TiB, in a set of 8 MiB. A larger folder can be
+/// fetched only file by file.
 pub const MAX_PIECES: u64 = 1 << 26;
 
 /// The value of one piece: the chaining value of its subtree, or the file's hash if it is the only piece.
@@ -40,28 +41,28 @@ pub struct PieceList {
     values: Vec<PieceValue>,
 }
 
-/// The reason why a list or a piece does not belong to a file.
+/// The reason why a size, a list or a piece is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PieceError {
-    /// Larger than [`MAX_FILE`].
+    /// The file is larger than [`MAX_FILE`].
     #[error("a file of {0} bytes is over the limit of {MAX_FILE}")]
     TooLarge(u64),
-    /// Not as many values as the size needs.
+    /// The number of values does not fit the size of the file.
     #[error("{given} values where the file's size needs {needed}")]
     Count {
-        /// Number of values.
+        /// The number of values in the list.
         given: u64,
-        /// Number of values that the size needs.
+        /// The number of values that the size needs.
         needed: u64,
     },
     /// The values do not combine to the file's hash.
     #[error("the list of pieces is not that of the file")]
     BadList,
-    /// There is no such piece.
+    /// The file has no piece with this number.
     #[error("the file has no piece {0}")]
     NoPiece(u64),
-    /// More pieces than [`MAX_PIECES`].
+    /// There are more pieces than [`MAX_PIECES`].
     #[error("{0} pieces are over the limit of {MAX_PIECES}")]
     TooMany(u64),
     /// The piece's bytes are not those of the file.
@@ -91,7 +92,8 @@ impl PieceList {
         Ok(Self { size, values })
     }
 
-    /// Returns the list of a file of at most one piece, which is its hash, or `None` for a larger file.
+    /// Returns the list of a file of at most one piece, whose only value is the hash. Returns `None` for a
+    /// larger file.
     #[must_use]
     pub fn single(hash: &Hash, size: u64) -> Option<Self> {
         (size <= PIECE).then(|| Self { size, values: vec![*hash.as_bytes()] })
@@ -123,7 +125,7 @@ impl PieceList {
         &rest[..rest.len().min(count)]
     }
 
-    /// Returns the hash that the values combine to, which is the file's.
+    /// Returns the hash to which the values combine. It is the file's hash if the list is right.
     #[must_use]
     pub fn root(&self) -> Hash {
         root(&self.values)
@@ -170,10 +172,10 @@ impl PieceList {
         out
     }
 
-    /// Reads the stored form. It is not checked against a hash: [`check`](Self::check) does that.
+    /// Reads the stored form. Does not check the list against a hash: [`check`](Self::check) does that.
     ///
     /// # Errors
-    /// If it is cut short, or the number of values does not fit the size.
+    /// If bytes are missing, or the number of values does not fit the size.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let size = reader.u64("piece list size")?;
@@ -207,8 +209,8 @@ pub fn piece_range(size: u64, index: u64) -> Option<Range<u64>> {
     Some(start..size.min(start.checked_add(PIECE)?))
 }
 
-/// Computes the value of piece `index`, which is `bytes`, of a file of `size` bytes. Returns `None` if the
-/// file has no such piece, or if it has another length.
+/// Computes the value of piece `index` of a file of `size` bytes, from the `bytes` of the piece. Returns
+/// `None` if the file has no such piece, or if the piece has another length.
 #[must_use]
 pub fn piece_value(size: u64, index: u64, bytes: &[u8]) -> Option<PieceValue> {
     let range = piece_range(size, index)?;
@@ -226,8 +228,11 @@ pub fn piece_value(size: u64, index: u64, bytes: &[u8]) -> Option<PieceValue> {
 /// Computes a file's hash and piece list in one pass over its bytes.
 #[derive(Debug, Clone)]
 pub struct PieceHasher {
+    /// Length of a piece, in bytes.
     piece: u64,
+    /// Number of bytes hashed so far.
     size: u64,
+    /// Number of these bytes in the current piece.
     filled: u64,
     hasher: Hasher,
     values: Vec<PieceValue>,
@@ -240,17 +245,17 @@ impl PieceHasher {
         Self::with_piece(PIECE)
     }
 
-    /// Starts with another length of pieces, for tests.
+    /// Starts with pieces of another length, for tests.
     fn with_piece(piece: u64) -> Self {
         Self { piece, size: 0, filled: 0, hasher: Hasher::new(), values: Vec::new() }
     }
 
-    /// Hashes the next bytes of the file. It is fastest with a whole piece at a time.
+    /// Hashes the next bytes of the file. Whole pieces are hashed fastest.
     pub fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.filled == self.piece {
-                // Only now is it known that this piece is not the only one. The value of an only piece is the
-                // root, which is hashed in another way.
+                // More bytes follow, so this is not the only piece of the file. The value of an only piece is
+                // the root, which is hashed in another way.
                 self.values.push(self.hasher.finalize_non_root());
                 // `reset` would keep the old offset (blake3 1.8).
                 self.hasher = Hasher::new();
@@ -266,7 +271,7 @@ impl PieceHasher {
         }
     }
 
-    /// Returns the list. Its [`root`](PieceList::root) is the file's hash.
+    /// Returns the list of the bytes hashed so far. Its [`root`](PieceList::root) is the file's hash.
     #[must_use]
     pub fn finish(mut self) -> PieceList {
         let last = if self.values.is_empty() {
@@ -285,8 +290,8 @@ impl Default for PieceHasher {
     }
 }
 
-/// A list that is being received, part by part. Memory is taken for the values that have come, not for
-/// those that the size announces.
+/// A list that is being received in parts. It takes memory for the values that have come, not for the number
+/// that the described size implies.
 #[derive(Debug)]
 pub struct IncomingList {
     size: u64,
@@ -298,15 +303,15 @@ impl IncomingList {
     /// Starts the list of a file that is described as `size` bytes.
     ///
     /// # Errors
-    /// If that is over [`MAX_FILE`].
+    /// If `size` is over [`MAX_FILE`].
     pub fn new(size: u64) -> Result<Self, PieceError> {
         Ok(Self { size, needed: piece_count(size)?, values: Vec::new() })
     }
 
-    /// Returns the first missing value, and the number of values to request, at most `limit`. Returns
-    /// `None` if all are there.
+    /// Returns the values to request next: the index of the first one, and their number, at most `limit`.
+    /// Returns `None` if no value is missing.
     #[must_use]
-    pub fn wanted(&self, limit: u16) -> Option<(u64, u16)> {
+    pub fn next_request(&self, limit: u16) -> Option<(u64, u16)> {
         let first = self.values.len() as u64;
         let missing = self.needed.saturating_sub(first).min(u64::from(limit));
         let count = u16::try_from(missing).unwrap_or(limit);
@@ -316,10 +321,10 @@ impl IncomingList {
     /// Adds the next values.
     ///
     /// # Errors
-    /// If these are more than the size needs. None are added then.
+    /// If there are more values than the size needs. Then none is added.
     pub fn push(&mut self, values: &[PieceValue]) -> Result<(), PieceError> {
         let given = (self.values.len() as u64).saturating_add(values.len() as u64);
-        // Otherwise a source that sends more than it was asked for could fill the memory.
+        // Without this check, a source that sends too many values could fill the memory.
         if given > self.needed {
             let needed = self.needed;
             return Err(PieceError::Count { given, needed });
@@ -328,10 +333,10 @@ impl IncomingList {
         Ok(())
     }
 
-    /// Checks the list against the file's hash, and returns it.
+    /// Checks the list against the file's hash, and returns the list.
     ///
     /// # Errors
-    /// If values are missing, or they do not combine to the hash.
+    /// If values are missing, or do not combine to the hash.
     pub fn finish(self, hash: &Hash) -> Result<PieceList, PieceError> {
         let list = PieceList::from_values(self.size, self.values)?;
         list.check(hash)?;
@@ -339,16 +344,19 @@ impl IncomingList {
     }
 }
 
-/// A set of pieces of one file, or of all files of a folder numbered through, a bit for each.
+/// A set of pieces of one fetch, numbered as in a [`Layout`](super::Layout). It takes one bit for each piece.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PieceSet {
+    /// The bit of piece `i` is bit `i % 64` of word `i / 64`.
     bits: Vec<u64>,
+    /// The number of pieces that could be in the set.
     count: u64,
+    /// The number of pieces in the set.
     held: u64,
 }
 
 impl PieceSet {
-    /// Returns an empty set for `count` pieces.
+    /// Returns an empty set for the pieces with the numbers below `count`.
     ///
     /// # Errors
     /// [`PieceError::TooMany`].
@@ -360,7 +368,7 @@ impl PieceSet {
 
     /// Returns an empty set for the same pieces.
     #[must_use]
-    pub fn emptied(&self) -> Self {
+    pub fn empty_copy(&self) -> Self {
         Self { bits: vec![0; self.bits.len()], count: self.count, held: 0 }
     }
 
@@ -381,24 +389,26 @@ impl PieceSet {
         self.ones(0, |_, word| word)
     }
 
-    /// Returns the pieces from `from` on that are in `of`, or all if that is `None`, but not in the set, in
-    /// order.
-    pub fn missing_of(&self, of: Option<&Self>, from: u64) -> impl Iterator<Item = u64> {
+    /// Returns the pieces from `from` on that are not in the set, in order. If `among` is given, returns only
+    /// those that are in that set.
+    pub fn missing(&self, among: Option<&Self>, from: u64) -> impl Iterator<Item = u64> {
         let wanted = move |at: usize, word: u64| {
-            let of = of.map_or(u64::MAX, |of| of.bits.get(at).copied().unwrap_or_default());
-            of & !word
+            let among =
+                among.map_or(u64::MAX, |among| among.bits.get(at).copied().unwrap_or_default());
+            among & !word
         };
-        // Bits behind the last piece are not set either, but are not missing pieces.
+        // The unused bits behind the last piece are no missing pieces.
         self.ones(from, wanted).take_while(|index| *index < self.count)
     }
 
-    /// Returns the pieces from `from` on whose bits are set after `turn` was applied to the words.
-    fn ones(&self, from: u64, turn: impl Fn(usize, u64) -> u64) -> impl Iterator<Item = u64> {
+    /// Applies `map` to each word, with its index, and returns the pieces from `from` on whose bits are then
+    /// set.
+    fn ones(&self, from: u64, map: impl Fn(usize, u64) -> u64) -> impl Iterator<Item = u64> {
         let start = word_of(from).unwrap_or(usize::MAX).min(self.bits.len());
         let words = (start..).zip(self.bits.get(start..).unwrap_or_default());
         words.flat_map(move |(at, word)| {
             let before = if at == start { (1 << (from % 64)) - 1 } else { 0 };
-            let mut word = turn(at, *word) & !before;
+            let mut word = map(at, *word) & !before;
             std::iter::from_fn(move || {
                 let bit = u64::from(word.trailing_zeros());
                 // Clears the lowest bit.
@@ -408,7 +418,7 @@ impl PieceSet {
         })
     }
 
-    /// Adds a piece. Returns false if it was in the set already, or if there is no such piece.
+    /// Adds a piece. Returns false if the piece was in the set already, or if there is no such piece.
     pub fn insert(&mut self, index: u64) -> bool {
         if index >= self.count || self.contains(index) {
             return false;
@@ -428,11 +438,12 @@ impl PieceSet {
             .is_some_and(|word| word >> (index % 64) & 1 == 1)
     }
 
-    /// Adds the pieces whose bits are set: bit i of byte b is piece `first` + 8 b + i. Returns the number
-    /// of new ones.
+    /// Adds the pieces whose bits are set: bit i of byte b is piece `first` + 8 b + i. Returns the number of
+    /// pieces that were not in the set before.
     ///
     /// # Errors
-    /// [`PieceError::NoPiece`] if a bit is set for which there is no piece. The pieces before it are added.
+    /// [`PieceError::NoPiece`] if a bit is set for which there is no piece. The pieces before that bit are
+    /// added.
     pub fn insert_bits(&mut self, first: u64, bits: &[u8]) -> Result<u64, PieceError> {
         let before = self.held;
         for piece in set_bits(first, bits) {
@@ -444,8 +455,8 @@ impl PieceSet {
         Ok(self.held - before)
     }
 
-    /// Returns the bits from piece `first` on, which must be a multiple of 8, in the form of
-    /// [`insert_bits`](Self::insert_bits): at most `limit` bytes, and fewer at the end.
+    /// Returns the bits from piece `first` on, in the form of [`insert_bits`](Self::insert_bits). `first`
+    /// must be a multiple of 8. Returns at most `limit` bytes, and fewer at the end of the set.
     #[must_use]
     pub fn bits(&self, first: u64, limit: usize) -> Vec<u8> {
         let start = usize::try_from(first / 8).unwrap_or(usize::MAX);
@@ -494,8 +505,8 @@ fn word_of(index: u64) -> Option<usize> {
     usize::try_from(index / 64).ok()
 }
 
-/// Splits the values of a tree into those of its two subtrees. By BLAKE3's rule the left one has the
-/// largest power of two of pieces that leaves at least one to the right.
+/// Splits the values of a tree into those of its two subtrees. By BLAKE3's rule, the number of pieces on the
+/// left is the largest power of two that leaves at least one piece on the right.
 fn split(values: &[PieceValue]) -> (&[PieceValue], &[PieceValue]) {
     values.split_at(values.len().div_ceil(2).next_power_of_two())
 }
@@ -504,8 +515,8 @@ fn root(values: &[PieceValue]) -> Hash {
     match values {
         [only] => Hash::from_bytes(*only),
         _ => {
-            // Never empty: even an empty file has one value. The recursion is at most 22 deep, for the 2^22
-            // pieces of `MAX_FILE`.
+            // `values` is never empty, because even an empty file has one value. The recursion is at most 22
+            // deep, as a file has at most 2^22 pieces (`MAX_FILE`).
             let (left, right) = split(values);
             let hash = merge_subtrees_root(&subtree(left), &subtree(right), Mode::Hash);
             Hash::from_bytes(*hash.as_bytes())

@@ -1,20 +1,20 @@
-//! Tickets: everything that is needed to fetch one share, in one word that can be pasted.
+//! Tickets: all that is needed to fetch one share, as one word that can be copied and pasted.
 //!
 //! ```text
 //! text     "peerkit1" and the base32 (RFC 4648, lower case, no padding) of
 //! version  u8 = 2
 //! hash     32 B
 //! node     32 B                                   the node that shares it
-//! secret   u8 = 0, or u8 = 1 and 16 B             if it takes one
+//! secret   u8 = 0, or u8 = 1 and 16 B             0 if the share needs no secret
 //! network  u16 length and UTF-8                   at most 64 bytes
-//! places   u16 count, each u16 length and UTF-8   addresses of the node: at most 8
+//! addrs    u16 count, each u16 length and UTF-8   addresses of the node: at most 8
 //! name     u16 length and UTF-8                   the share's name; empty if there is none
 //! ...                                             fields of later versions, which are ignored
-//! check    4 B                                    the first of the BLAKE3 hash of all before
+//! check    4 B                                    the first bytes of the BLAKE3 hash of all fields
 //! ```
 //!
-//! A ticket of version 1 has no name and nothing after the places. It is still read, and a ticket
-//! without a name is still written so.
+//! A ticket of version 1 has no name, and no other fields between the addresses and the checksum. Such
+//! tickets are still read, and tickets without a name are still written in this form.
 //!
 //! A ticket with a secret is like a password: it lets anyone fetch the share.
 
@@ -35,47 +35,47 @@ use crate::id::{Hash, NodeId};
 /// Prefix of every ticket.
 pub const PREFIX: &str = "peerkit1";
 
-/// Longest ticket, in characters: above the longest that can be made.
+/// Maximum length of a ticket, in characters: more than the longest valid one has.
 pub const MAX_TICKET: usize = 8192;
 
 /// The version of a ticket without a name.
-const NAMELESS: u8 = 1;
-/// The version of a ticket with one.
-const NAMED: u8 = 2;
-/// Bytes of the checksum. 4: one mistyped ticket in four billion is not noticed.
-const CHECK: usize = 4;
+const VERSION_WITHOUT_NAME: u8 = 1;
+/// The version of a ticket with a name.
+const VERSION_WITH_NAME: u8 = 2;
+/// Length of the checksum, in bytes. 4: one mistyped ticket in four billion is not noticed.
+const CHECKSUM_LEN: usize = 4;
 
-/// Everything that is needed to fetch one share.
+/// All that is needed to fetch one share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ticket {
     /// The hash of the content.
     pub hash: Hash,
     /// The node that shares it.
     pub node: NodeId,
-    /// The secret that a fetching node has to prove, if any.
+    /// The secret that a fetching node has to know, if any.
     pub secret: Option<Secret>,
     /// The network that the node belongs to.
     pub network: String,
-    /// Addresses where the node can be dialled. At most [`MAX_ADDRESSES`](super::wire::MAX_ADDRESSES).
+    /// The addresses at which the node can be dialled, at most [`MAX_ADDRESSES`](super::wire::MAX_ADDRESSES).
     pub addresses: Vec<Address>,
     /// The name of the share. The same content may be shared under several names.
     pub name: Option<FileName>,
 }
 
-/// The reason why a text is not a ticket.
+/// The reason why a text can't be read as a ticket.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TicketError {
-    /// It is something else.
+    /// The text does not begin like a ticket.
     #[error("a ticket begins with {PREFIX}")]
     NotATicket,
-    /// It was cut short, or a letter is wrong.
+    /// The ticket was cut short, or a letter is wrong.
     #[error("this ticket was cut short or mistyped: copy it again, whole")]
     Damaged,
-    /// It is of a later version.
+    /// The ticket is of a later version.
     #[error("this ticket is of version {0}, which this program does not know: a newer one will")]
     Version(u8),
-    /// It is whole, and yet not in the form of a ticket.
+    /// The checksum is right, but the bytes do not have the form of a ticket.
     #[error("this ticket can't be read: {0}")]
     Decode(DecodeError),
 }
@@ -88,8 +88,9 @@ impl From<DecodeError> for TicketError {
 
 impl fmt::Display for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Older programs read only tickets of the first version, so it is used if there is no name.
-        let mut out = vec![if self.name.is_some() { NAMED } else { NAMELESS }];
+        // Older programs read only version 1, so a ticket without a name is written in that version.
+        let mut out =
+            vec![if self.name.is_some() { VERSION_WITH_NAME } else { VERSION_WITHOUT_NAME }];
         out.put_raw(self.hash.as_bytes());
         out.put_raw(self.node.as_bytes());
         out.put_bool(self.secret.is_some());
@@ -102,7 +103,7 @@ impl fmt::Display for Ticket {
             out.put_str(name.as_str());
         }
         let check = blake3::hash(&out);
-        out.put_raw(&check.as_bytes()[..CHECK]);
+        out.put_raw(&check.as_bytes()[..CHECKSUM_LEN]);
         write!(f, "{PREFIX}{}", BASE32_NOPAD.encode(&out).to_ascii_lowercase())
     }
 }
@@ -110,25 +111,25 @@ impl fmt::Display for Ticket {
 impl FromStr for Ticket {
     type Err = TicketError;
 
-    /// Reads a ticket in upper or lower case. Accepts what pasting adds: line breaks and blanks inside, quotes,
-    /// brackets or punctuation around it.
+    /// Reads a ticket in upper or lower case. Ignores what copying may add: line breaks and blanks inside the
+    /// ticket, and quotes, brackets or punctuation around it.
     fn from_str(text: &str) -> Result<Self, TicketError> {
         let text = crate::text::clean_pasted_code(text).to_ascii_lowercase();
         let code = text.strip_prefix(PREFIX).ok_or(TicketError::NotATicket)?;
-        // Bounds the work for a long text that only begins like a ticket.
+        // Limits the work for a long text that begins like a ticket.
         if code.len() > MAX_TICKET {
             return Err(TicketError::Damaged);
         }
         let bytes = BASE32_NOPAD.decode(code.to_ascii_uppercase().as_bytes());
         let bytes = bytes.map_err(|_| TicketError::Damaged)?;
-        let (body, check) = bytes.split_last_chunk::<CHECK>().ok_or(TicketError::Damaged)?;
-        if blake3::hash(body).as_bytes()[..CHECK] != check[..] {
+        let (body, check) = bytes.split_last_chunk::<CHECKSUM_LEN>().ok_or(TicketError::Damaged)?;
+        if blake3::hash(body).as_bytes()[..CHECKSUM_LEN] != check[..] {
             return Err(TicketError::Damaged);
         }
         let mut reader = Reader::new(Bytes::copy_from_slice(body));
         let version = reader.u8("ticket version")?;
-        // After the checksum, so that a mistyped letter is not taken for a later version.
-        if !matches!(version, NAMELESS | NAMED) {
+        // This comes after the checksum, so that a mistyped letter is not taken for a later version.
+        if !matches!(version, VERSION_WITHOUT_NAME | VERSION_WITH_NAME) {
             return Err(TicketError::Version(version));
         }
         let mut ticket = Self {
@@ -143,12 +144,12 @@ impl FromStr for Ticket {
             addresses: take_addresses(&mut reader)?,
             name: None,
         };
-        if version == NAMELESS {
+        if version == VERSION_WITHOUT_NAME {
             reader.finish()?;
             return Ok(ticket);
         }
         let name = reader.str(MAX_FILE_NAME, "ticket name")?;
-        // `finish` is not called here: fields of later versions may follow.
+        // `finish` is not called here, because fields of later versions may follow.
         if !name.is_empty() {
             let name = FileName::new(name).map_err(|_| DecodeError::Invalid("ticket name"))?;
             ticket.name = Some(name);
@@ -177,19 +178,19 @@ mod tests {
 
     fn text_of(mut body: Vec<u8>) -> String {
         let check = blake3::hash(&body);
-        body.put_raw(&check.as_bytes()[..CHECK]);
+        body.put_raw(&check.as_bytes()[..CHECKSUM_LEN]);
         format!("{PREFIX}{}", BASE32_NOPAD.encode(&body).to_ascii_lowercase())
     }
 
     fn body_of(ticket: &Ticket) -> Vec<u8> {
         let text = ticket.to_string().to_ascii_uppercase();
         let mut bytes = BASE32_NOPAD.decode(&text.as_bytes()[PREFIX.len()..]).unwrap();
-        bytes.truncate(bytes.len() - CHECK);
+        bytes.truncate(bytes.len() - CHECKSUM_LEN);
         bytes
     }
 
     #[test]
-    fn a_ticket_is_one_word_and_read_again() {
+    fn a_ticket_is_one_word_that_can_be_pasted() {
         let text = ticket().to_string();
         assert!(text.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit()), "{text}");
         assert_eq!(text.parse(), Ok(ticket()));
@@ -203,16 +204,16 @@ mod tests {
         }
         let open = Ticket { secret: None, addresses: Vec::new(), ..ticket() };
         assert_eq!(open.to_string().parse(), Ok(open));
-        let places = vec!["[2001:db8::1]:65535".parse().unwrap(); MAX_ADDRESSES];
+        let addresses = vec!["[2001:db8::1]:65535".parse().unwrap(); MAX_ADDRESSES];
         let name = Some(FileName::new("é".repeat(MAX_FILE_NAME / 2)).unwrap());
-        let long = Ticket { network: "n".repeat(MAX_NAME), addresses: places, name, ..ticket() };
+        let long = Ticket { network: "n".repeat(MAX_NAME), addresses, name, ..ticket() };
         assert_eq!(long.to_string().parse(), Ok(long));
     }
 
     #[test]
-    fn tickets_of_other_versions_are_read_as_far_as_they_are_known() {
+    fn tickets_of_version_1_and_unknown_fields_are_accepted() {
         let old = Ticket { name: None, ..ticket() };
-        assert_eq!(body_of(&old)[0], 1, "as it always was");
+        assert_eq!(body_of(&old)[0], 1, "the first version");
         assert_eq!(old.to_string().parse(), Ok(old.clone()));
         let mut longer = body_of(&old);
         longer.push(0);
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_ticket_is_refused_as_such() {
+    fn a_damaged_ticket_is_reported_as_damaged() {
         let text = ticket().to_string();
         assert_eq!("hello".parse::<Ticket>(), Err(TicketError::NotATicket));
         assert_eq!(PREFIX.parse::<Ticket>(), Err(TicketError::Damaged));
@@ -242,7 +243,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn one_wrong_letter_is_seen(at in any::<prop::sample::Index>(), letter in "[a-z2-7]") {
+        fn one_wrong_letter_is_detected(at in any::<prop::sample::Index>(), letter in "[a-z2-7]") {
             let text = ticket().to_string();
             let at = PREFIX.len() + at.index(text.len() - PREFIX.len());
             let mut other = text.clone();
@@ -253,7 +254,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in "(peerkit1)?[a-z2-7]{0,300}") {
+        fn any_text_is_parsed_or_refused(text in "(peerkit1)?[a-z2-7]{0,300}") {
             let _ = text.parse::<Ticket>();
         }
     }

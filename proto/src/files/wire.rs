@@ -1,10 +1,10 @@
 //! The messages of the files protocol, [`FILES_PROTOCOL`].
 //!
-//! The requester has opened the stream and sends requests. The server answers them in their order. Several
-//! requests may be sent before the first is answered. Every message is a *head*: its length (`u32`) and
-//! that many bytes of body. All numbers are little-endian.
+//! The requester opens a stream and sends requests. The server answers them in order. The requester may send
+//! further requests before the first one is answered. Every message consists of the length of its body
+//! (`u32`) and the body. All numbers are little-endian.
 //!
-//! Requests, at most [`MAX_REQUEST`] bytes of body:
+//! Requests, with a body of at most [`MAX_REQUEST`] bytes:
 //!
 //! ```text
 //! 0 Describe   kind u8 = 0, hash 32 B
@@ -14,51 +14,57 @@
 //! 4 Follow     kind u8 = 4, hash 32 B, count u16, addresses (u16 length, UTF-8): at most 8
 //! 5 Cancel     kind u8 = 5
 //! 6 Present    kind u8 = 6, proof 32 B
-//! 7 Complete   kind u8 = 7, hash 32 B, name (u16 length, UTF-8, at most 64 bytes), and, where the
-//!              body goes on, called (u16 length, UTF-8, at most 255 bytes)
+//! 7 Complete   kind u8 = 7, hash 32 B, name (u16 length, UTF-8, at most 64 bytes); optional:
+//!              called (u16 length, UTF-8, at most 255 bytes)
 //! ```
 //!
-//! Answers, at most [`MAX_ANSWER`] bytes of body:
+//! Answers, with a body of at most [`MAX_ANSWER`] bytes:
 //!
 //! ```text
 //! 0 Refused      tag u8 = 0, code u8         1 not found, 2 changed, 3 busy, 4 bad request,
 //!                                            5 cancelled
 //! 1 Description  tag u8 = 1, kind u8 (0 file, 1 folder), access u8 (0 open, 1 named, 2 ticket),
-//!                whole u8 (1: all of it is there), size u64, stored u64, name (u16 length, UTF-8)
+//!                whole u8 (1: the source has all of it), size u64, stored u64,
+//!                name (u16 length, UTF-8)
 //! 2 Pieces       tag u8 = 2, first u64, values 32 B each, to the end of the body
-//! 3 Piece        tag u8 = 3, index u64, len u32; after the head come len raw bytes
+//! 3 Piece        tag u8 = 3, index u64, len u32; after the body come len raw bytes
 //! 4 Held         tag u8 = 4, first u64, bits to the end of the body: bit i of byte b is piece
 //!                first + 8 b + i
 //! 5 Whole        tag u8 = 5
 //! 6 Sources      tag u8 = 6, count u16, at most 16 of: node 32 B, count u16, addresses: at most 8
 //! ```
 //!
-//! `Describe` is answered by one Description. `Pieces` is answered by one Pieces, with those of the values
+//! `Describe` is answered by one Description. `Pieces` is answered by one Pieces, with the requested values
 //! that the list has; if it has none of them, the request is bad. `Data` is answered by one Piece for each
-//! piece, in order. So is `Tree`: its pieces are those of a folder's files, numbered through (see
-//! [`Layout`](super::Layout)). Any request can be answered by Refused instead. Among the pieces of a `Data`
-//! or `Tree`, Refused ends them. A body that can't be read, or of an unknown kind, is a bad request. The
-//! stream continues after it, so that new kinds can be added. A length over the limit ends the stream.
+//! requested piece, in order. `Tree` is answered in the same way, with the pieces of a folder's files as
+//! [`Layout`](super::Layout) numbers them. Any request can be answered by Refused instead. After some pieces
+//! of a `Data` or `Tree`, Refused ends its answer.
 //!
-//! `Follow` is answered by Whole, or by Held once or more: the pieces that are there (of a folder, those that
-//! `Tree` numbers). From then on the server sends Held between other answers as pieces are added. It sends
-//! Sources to name other followers, with the addresses that they gave. A stream follows one hash, the last.
+//! A body that can't be read, or whose kind is unknown, is a bad request. The stream continues after it, so
+//! that later versions can add kinds. A length over the limit ends the stream.
 //!
-//! `Cancel` cancels every `Data` and `Tree` before it. Each of them ends with Refused (cancelled), unless
-//! it was answered already. `Cancel` has no answer of its own. `Present` has none either: the proof that
-//! the requester knows the secret of a ticket, see [`Secret`](super::Secret), counts for all later
-//! requests.
+//! `Follow` is answered by Whole if the server has all pieces, and otherwise by one or more Held with the
+//! pieces that it has (of a folder, as `Tree` numbers them). From then on, the server sends Held between
+//! other answers whenever it gets more pieces. It also sends Sources, which names other followers and the
+//! addresses that they gave. A stream follows only one hash: that of the last `Follow`.
 //!
-//! `Complete` says that the requester, which calls itself `name`, has received and verified all of `hash`.
-//! It cancels all requests before it, and has no answer. It is the last message on a stream: the requester
-//! then ends the stream in order and reads it to its end. A server that does not know it refuses it as a
-//! bad request, which the requester no longer reads. `called` is the name by which the requester wanted the
-//! content, if the Description had another: the same content may be shared under several names. A server
-//! uses it only if it shares the content with the requester under that name.
+//! `Cancel` cancels every `Data` and `Tree` before it. The answer to each of them ends with Refused
+//! (cancelled), unless it is complete already. `Cancel` itself has no answer.
 //!
-//! The size of a Description is that of the bytes served under the hash: of a folder, those of its manifest.
-//! No message is trusted: the list is checked against the hash, the pieces against the list, and the size with
-//! the last piece.
+//! `Present` has no answer either. It proves that the requester knows the secret of a ticket, see
+//! [`Secret`](super::Secret). The proof is valid for all later requests.
+//!
+//! `Complete` says that the requester has received and verified all of `hash`. `name` is the name that the
+//! requester gave itself. `Complete` cancels all requests before it, and has no answer. It is the last
+//! message on a stream: the requester then closes its side, and reads until the server closes the other. A
+//! server that does not know `Complete` refuses it as a bad request, which the requester ignores. `called` is
+//! the name under which the requester asked for the content, if the Description gave another one: the same
+//! content may be shared under several names. A server uses `called` only if it shares the content with the
+//! requester under that name.
+//!
+//! The size in a Description is the number of bytes served under the hash; for a folder, the size of its
+//! manifest. No message is trusted: the list is checked against the hash, each piece against the list, and
+//! the size with the last piece.
 
 use bytes::Bytes;
 
@@ -74,25 +80,27 @@ use crate::id::{Hash, ID_LEN, NodeId};
 #[cfg(test)]
 mod tests;
 
-/// The name of the protocol, with its version. Streams are opened with it.
+/// The name of the protocol, with its version. A stream is opened with this name.
 pub const FILES_PROTOCOL: &str = "peerkit-files/1";
 
-/// Most values of a piece list, or pieces, in one request. 1024: 32 KiB of values, or 1 GiB of data.
+/// Maximum number of pieces, or of values of a piece list, in one request. 1024: 1 GiB of data, or 32 KiB of
+/// values.
 pub const MAX_PER_REQUEST: u16 = 1024;
 
-/// Most addresses of one node in a message.
+/// Maximum number of addresses of one node in a message.
 pub const MAX_ADDRESSES: usize = 8;
 
-/// Most nodes in one [`Answer::Sources`].
+/// Maximum number of nodes in one [`Answer::Sources`].
 pub const MAX_SOURCES: usize = 16;
 
-/// Longest body of a request, in bytes: above [`MAX_ADDRESSES`] of the longest addresses.
+/// Maximum length of the body of a request, in bytes. 4096: more than [`MAX_ADDRESSES`] of the longest
+/// addresses take.
 pub const MAX_REQUEST: usize = 4096;
 
-/// Longest body of an answer, in bytes: above the 32 KiB of [`MAX_PER_REQUEST`] values.
+/// Maximum length of the body of an answer, in bytes. 64 KiB: [`MAX_PER_REQUEST`] values take 32 KiB.
 pub const MAX_ANSWER: usize = 64 << 10;
 
-/// Bytes of the length in front of a body.
+/// Length of the number in front of a body, in bytes.
 pub const PREFIX: usize = 4;
 
 /// A request.
@@ -104,16 +112,16 @@ pub enum Request {
         /// The content.
         hash: Hash,
     },
-    /// Asks for values of a piece list.
+    /// Requests values of a piece list.
     Pieces {
         /// The content.
         hash: Hash,
-        /// The first value.
+        /// The index of the first value.
         first: u64,
         /// Number of values: 1 to [`MAX_PER_REQUEST`].
         count: u16,
     },
-    /// Asks for pieces.
+    /// Requests pieces.
     Data {
         /// The content.
         hash: Hash,
@@ -122,7 +130,7 @@ pub enum Request {
         /// Number of pieces: 1 to [`MAX_PER_REQUEST`].
         count: u16,
     },
-    /// Asks for pieces of a folder's files, numbered through.
+    /// Requests pieces of a folder's files, numbered as in [`Layout`](super::Layout).
     Tree {
         /// The folder.
         hash: Hash,
@@ -131,34 +139,35 @@ pub enum Request {
         /// Number of pieces: 1 to [`MAX_PER_REQUEST`].
         count: u16,
     },
-    /// Asks which pieces are there, now and as more come.
+    /// Asks which pieces the source has, and asks it to report further ones.
     Follow {
         /// The content.
         hash: Hash,
-        /// Addresses where other followers can fetch from the requester. At most [`MAX_ADDRESSES`].
+        /// The addresses at which other followers can fetch from the requester, at most [`MAX_ADDRESSES`].
         addresses: Vec<Address>,
     },
-    /// Cancels all requests for pieces.
+    /// Cancels all earlier requests for pieces.
     Cancel,
     /// Proves that the requester knows the secret of a ticket.
     Present {
         /// The proof, see [`Secret::prove`](super::Secret::prove).
         proof: Proof,
     },
-    /// Says that all of it was received and verified, and nothing more is wanted.
+    /// Says that the requester has received and verified the whole content, and wants nothing more.
     Complete {
         /// The content.
         hash: Hash,
-        /// The requester's name.
+        /// The name that the requester gave itself.
         name: String,
-        /// The name by which the content was requested, if the source describes it by another one.
+        /// The name under which the requester asked for the content, if the source's description has another
+        /// one.
         called: Option<FileName>,
     },
-    /// A kind that this build does not know. It is answered as a bad request.
+    /// A request of a kind that this version does not know. It is answered as a bad request.
     Unknown(u8),
 }
 
-/// An answer, or the head of one.
+/// An answer. After [`Answer::Piece`], the bytes of the piece follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Answer {
@@ -173,41 +182,42 @@ pub enum Answer {
         /// The values.
         values: Vec<PieceValue>,
     },
-    /// The head of one piece. Its bytes follow.
+    /// The number and length of a piece. Its bytes follow.
     Piece {
-        /// The piece.
+        /// The number of the piece.
         index: u64,
-        /// Number of bytes: at most [`PIECE`].
+        /// Number of bytes, at most [`PIECE`].
         len: u32,
     },
-    /// Pieces that are there.
+    /// Pieces that the source has.
     Held {
-        /// The piece of the first bit.
+        /// The number of the piece that the first bit stands for.
         first: u64,
-        /// A bit for each piece, the lowest of a byte first.
+        /// One bit for each piece, from the lowest bit of each byte to the highest.
         bits: Bytes,
     },
-    /// All pieces are there.
+    /// The source has all pieces.
     Whole,
-    /// Other nodes that may have the content, and their addresses. At most [`MAX_SOURCES`].
+    /// Other nodes that may have the content, at most [`MAX_SOURCES`], and their addresses.
     Sources(Vec<(NodeId, Vec<Address>)>),
 }
 
 /// A source's description of the content of a hash. It is not trusted: see the [module](self).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
-    /// A file or a folder.
+    /// The kind: a file or a folder.
     pub kind: FileKind,
-    /// The kind of access, and so whether the requester may pass it on.
+    /// The kind of access, which says whether the requester may pass the content on.
     pub access: AccessKind,
-    /// If true, the source has all of it. If not, the answers to [`Follow`](Request::Follow) say what it has.
+    /// True if the source has all of the content. If not, the answers to [`Follow`](Request::Follow) say
+    /// which pieces it has.
     pub whole: bool,
-    /// Number of bytes served under the hash: of a folder, those of its manifest.
+    /// Number of bytes served under the hash; for a folder, the size of its manifest.
     pub size: u64,
-    /// Number of bytes that it takes on the source's disk, which is less than its size if it has holes. It
-    /// is only a hint of how much room it may need.
+    /// Number of bytes that the content takes on the source's disk. A file with holes takes less than its
+    /// size. This is only a hint of the space that it may need.
     pub stored: u64,
-    /// Its name at the source.
+    /// The name of the content at the source.
     pub name: FileName,
 }
 
@@ -215,22 +225,22 @@ pub struct Description {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileRefusal {
-    /// Nothing with this hash is shared here.
+    /// The server shares nothing with this hash, or not with the requester.
     #[error("not shared there")]
     NotFound,
-    /// The file was changed or removed on disk after it was hashed.
+    /// The file was changed or removed after it was hashed.
     #[error("changed or removed there after it was shared")]
     Changed,
-    /// The server has too much to do. The requester may try later, or another source.
+    /// The server is overloaded. The requester may try again later, or try another source.
     #[error("too busy now")]
     Busy,
-    /// The request makes no sense to the server.
+    /// The server does not understand the request, or it asks for something that does not exist.
     #[error("the request was not understood")]
     BadRequest,
-    /// The requester has cancelled it.
+    /// The requester has cancelled the request.
     #[error("no longer wanted")]
     Cancelled,
-    /// A reason that this build does not know.
+    /// A reason that this version does not know.
     #[error("refused with code {0}")]
     Other(u8),
 }
@@ -239,26 +249,26 @@ pub enum FileRefusal {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// It does not have the form of a message.
+    /// The bytes do not have the form of a message.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// It has a name that is refused.
+    /// The message contains a name that [`FileName`] refuses.
     #[error(transparent)]
     Name(#[from] NameError),
 }
 
 impl Request {
-    /// Returns the whole message, length first.
+    /// Returns the message: the length of the body, and the body.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        head(|out| match self {
+        with_length(|out| match self {
             Self::Describe { hash } => {
                 out.put_u8(0);
                 out.put_raw(hash.as_bytes());
             }
-            Self::Pieces { hash, first, count } => put_part(out, 1, hash, *first, *count),
-            Self::Data { hash, first, count } => put_part(out, 2, hash, *first, *count),
-            Self::Tree { hash, first, count } => put_part(out, 3, hash, *first, *count),
+            Self::Pieces { hash, first, count } => put_range(out, 1, hash, *first, *count),
+            Self::Data { hash, first, count } => put_range(out, 2, hash, *first, *count),
+            Self::Tree { hash, first, count } => put_range(out, 3, hash, *first, *count),
             Self::Follow { hash, addresses } => {
                 out.put_u8(4);
                 out.put_raw(hash.as_bytes());
@@ -273,7 +283,8 @@ impl Request {
                 out.put_u8(7);
                 out.put_raw(hash.as_bytes());
                 out.put_str(&name[..name.floor_char_boundary(MAX_NODE_NAME)]);
-                // Nodes of earlier versions refuse a body that goes on, so it ends here whenever it can.
+                // Nodes of earlier versions refuse a body with more fields, so this one is written only if
+                // needed.
                 if let Some(called) = called {
                     out.put_str(called.as_str());
                 }
@@ -285,13 +296,13 @@ impl Request {
     /// Reads a body.
     ///
     /// # Errors
-    /// If it is cut short, has bytes left over, or requests nothing or too much at once.
+    /// If bytes are missing or left over, or if the request is for nothing or for too much.
     pub fn decode(body: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let request = match reader.u8("request kind")? {
             0 => Self::Describe { hash: reader.hash("request hash")? },
             kind @ 1..=3 => {
-                let (hash, first, count) = take_part(&mut reader)?;
+                let (hash, first, count) = take_range(&mut reader)?;
                 match kind {
                     1 => Self::Pieces { hash, first, count },
                     2 => Self::Data { hash, first, count },
@@ -307,7 +318,7 @@ impl Request {
             7 => {
                 let hash = reader.hash("request hash")?;
                 let name = reader.str(MAX_NODE_NAME, "node name")?;
-                // Nodes that only know one name for a content end the body here.
+                // The body may end here: nodes of earlier versions do not send `called`.
                 let called = match reader.remaining() {
                     0 => None,
                     _ => Some(reader.str(MAX_NAME, "file name")?),
@@ -316,7 +327,7 @@ impl Request {
                 let called = called.map_err(|_| DecodeError::Invalid("file name"))?;
                 Self::Complete { hash, name, called }
             }
-            // `finish` would refuse the fields of a later version, which this version can't read.
+            // `finish` is skipped, because it would refuse the fields of an unknown kind.
             kind => return Ok(Self::Unknown(kind)),
         };
         reader.finish()?;
@@ -325,10 +336,11 @@ impl Request {
 }
 
 impl Answer {
-    /// Returns the whole message, length first. After a [`Piece`](Self::Piece) its bytes must follow.
+    /// Returns the message: the length of the body, and the body. The caller sends the bytes of a
+    /// [`Piece`](Self::Piece) after it.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        head(|out| match self {
+        with_length(|out| match self {
             Self::Refused(refusal) => {
                 out.put_u8(0);
                 out.put_u8(refusal.code());
@@ -360,7 +372,7 @@ impl Answer {
             Self::Whole => out.put_u8(5),
             Self::Sources(sources) => {
                 out.put_u8(6);
-                // The receiver would refuse the whole answer for one node more.
+                // The receiver would refuse an answer with more nodes.
                 out.put_list(&sources[..sources.len().min(MAX_SOURCES)], |out, source| {
                     out.put_raw(source.0.as_bytes());
                     put_addresses(out, &source.1);
@@ -372,8 +384,8 @@ impl Answer {
     /// Reads a body.
     ///
     /// # Errors
-    /// If it is cut short, has bytes left over, an unknown tag, a piece longer than
-    /// [`PIECE`], too many values, or a name that [`FileName`] refuses.
+    /// If bytes are missing or left over, or if the answer has an unknown tag, a piece longer than [`PIECE`],
+    /// too many values, or a name that [`FileName`] refuses.
     pub fn decode(body: Bytes) -> Result<Self, WireError> {
         let mut reader = Reader::new(body);
         let answer = match reader.u8("answer tag")? {
@@ -410,7 +422,7 @@ impl Answer {
             6 => Self::Sources(reader.list(MAX_SOURCES, "sources", |reader| {
                 Ok((reader.node_id("source")?, take_addresses(reader)?))
             })?),
-            // Only requests that this node has sent are answered, so a kind that it does not know is a fault.
+            // The answers to this node's requests are all known, so an unknown tag is a fault of the server.
             _ => return Err(DecodeError::Invalid("answer tag").into()),
         };
         reader.finish()?;
@@ -442,10 +454,10 @@ impl FileRefusal {
     }
 }
 
-/// Returns the length of the body that follows its prefix.
+/// Reads the length of a body from the bytes in front of it.
 ///
 /// # Errors
-/// If it is over `limit`: [`MAX_REQUEST`] or [`MAX_ANSWER`].
+/// If the length is over `limit`, which is [`MAX_REQUEST`] or [`MAX_ANSWER`].
 pub fn body_len(prefix: [u8; PREFIX], limit: usize) -> Result<usize, DecodeError> {
     let len = u32::from_le_bytes(prefix) as usize;
     if len > limit {
@@ -455,7 +467,8 @@ pub fn body_len(prefix: [u8; PREFIX], limit: usize) -> Result<usize, DecodeError
     Ok(len)
 }
 
-fn head(body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+/// Writes a body with `body`, and returns it behind its length.
+fn with_length(body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = vec![0; PREFIX];
     body(&mut out);
     let len = u32::try_from(out.len() - PREFIX).unwrap_or(u32::MAX);
@@ -463,14 +476,14 @@ fn head(body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     out
 }
 
-fn put_part(out: &mut Vec<u8>, kind: u8, hash: &Hash, first: u64, count: u16) {
+fn put_range(out: &mut Vec<u8>, kind: u8, hash: &Hash, first: u64, count: u16) {
     out.put_u8(kind);
     out.put_raw(hash.as_bytes());
     out.put_u64(first);
     out.put_u16(count);
 }
 
-fn take_part(reader: &mut Reader) -> Result<(Hash, u64, u16), DecodeError> {
+fn take_range(reader: &mut Reader) -> Result<(Hash, u64, u16), DecodeError> {
     let hash = reader.hash("request hash")?;
     let first = reader.u64("request first")?;
     let count = reader.u16("request count")?;
@@ -490,8 +503,8 @@ fn check_count(count: usize) -> Result<(), DecodeError> {
     let what = "part";
     let limit = usize::from(MAX_PER_REQUEST);
     match count {
-        // A request for no pieces would have no answer, and an answer without values would be asked for again
-        // for ever.
+        // A request for no pieces would get no answer. An answer without values would make the requester
+        // repeat its request for ever.
         0 => Err(DecodeError::Invalid(what)),
         len if len > limit => Err(DecodeError::TooLong { field: what, len, limit }),
         _ => Ok(()),

@@ -367,7 +367,7 @@ impl<H: Handler> Sim<H> {
         else {
             return;
         };
-        if let Some((first, count)) = list.wanted(MAX_PER_REQUEST) {
+        if let Some((first, count)) = list.next_request(MAX_PER_REQUEST) {
             stream.fetcher.stage = FetcherStage::Proving { list, with_size };
             let request = Request::Pieces { hash, first, count };
             return self.send_item(stream_id, FETCHER, StreamItem::Request(request));

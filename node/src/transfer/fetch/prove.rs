@@ -174,7 +174,7 @@ async fn list(
     }
     let mut incoming = IncomingList::new(size)?;
     incoming.push(values)?;
-    while let Some((first, count)) = incoming.wanted(MAX_PER_REQUEST) {
+    while let Some((first, count)) = incoming.next_request(MAX_PER_REQUEST) {
         client.requests.send(&Request::Pieces { hash, first, count }).await?;
         take_values(client, &mut incoming).await?;
     }
@@ -183,7 +183,7 @@ async fn list(
 
 /// Receives the next values of a list.
 async fn take_values(client: &mut Client, incoming: &mut IncomingList) -> Result<(), FetchError> {
-    let wanted = incoming.wanted(MAX_PER_REQUEST);
+    let wanted = incoming.next_request(MAX_PER_REQUEST);
     match client.answers.next().await? {
         Answer::Pieces { first, values }
             if wanted == u16::try_from(values.len()).ok().map(|count| (first, count)) =>

@@ -279,7 +279,7 @@ impl DownloadTarget {
             }
             TargetContent::Folder(folder) => {
                 let missing: u64 = held
-                    .missing_of(None, 0)
+                    .missing(None, 0)
                     .filter_map(|piece| self.layout.position(piece))
                     .filter(|place| folder.plan.file(place.file).is_some())
                     .fold(0, |sum, place| sum.saturating_add(place.len()));

@@ -157,7 +157,9 @@ impl Schedule {
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
             Input::Ready(id) => {
-                self.sources.entry(id).or_insert_with(|| Supplier::new(now, self.held.emptied()));
+                self.sources
+                    .entry(id)
+                    .or_insert_with(|| Supplier::new(now, self.held.empty_copy()));
             }
             Input::Whole(id) => self.whole(id),
             Input::Holds(id, first, bits) => self.holds(now, id, first, &bits),
@@ -388,8 +390,8 @@ impl Schedule {
         // The second part repeats the pieces from `from` on, which does not change the result.
         let round = self
             .held_or_requested
-            .missing_of(holds, from)
-            .chain(self.held_or_requested.missing_of(holds, 0));
+            .missing(holds, from)
+            .chain(self.held_or_requested.missing(holds, 0));
         for piece in round.take(MAX_EXAMINED) {
             let rarity = self.rarity_of(piece);
             if best.is_none_or(|(rarest, _)| rarity < rarest) {

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 const P: usize = PIECE as usize;
 
-/// Content in which no two pieces are alike.
+/// Returns content in which all pieces differ.
 fn content(len: usize, seed: u8) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let mut reader = Hasher::new_keyed(&[seed; 32]).finalize_xof();
@@ -19,7 +19,7 @@ fn pieces(bytes: &[u8]) -> Vec<&[u8]> {
 }
 
 #[test]
-fn the_root_is_the_files_hash_at_every_edge() {
+fn the_root_is_the_files_hash_for_sizes_around_every_boundary() {
     for len in [
         0,
         1,
@@ -50,7 +50,7 @@ fn the_root_is_the_files_hash_at_every_edge() {
 }
 
 #[test]
-fn a_file_of_one_piece_is_its_own_list() {
+fn the_list_of_a_file_of_one_piece_is_its_hash() {
     for len in [0, 1, P] {
         let bytes = content(len, 2);
         let hash = Hash::of(&bytes);
@@ -66,13 +66,13 @@ fn a_piece_does_not_pass_for_another() {
     let list = PieceList::of(&bytes);
     assert_eq!(list.verify_piece(0, &bytes[P..]), Err(PieceError::BadPiece(0)));
     assert_eq!(list.verify_piece(1, &bytes[..P]), Err(PieceError::BadPiece(1)));
-    // Even where two pieces hold the same bytes their values differ: the place is hashed too.
+    // Two pieces with the same bytes have different values, because the position is hashed too.
     let same = PieceList::of(&vec![7; 2 * P]);
     assert_ne!(same.values()[0], same.values()[1]);
 }
 
 #[test]
-fn a_set_has_its_limit() {
+fn the_size_of_a_set_is_limited() {
     assert_eq!(PieceSet::of_count(MAX_PIECES + 1), Err(PieceError::TooMany(MAX_PIECES + 1)));
     assert_eq!(PieceSet::of_count(u64::MAX), Err(PieceError::TooMany(u64::MAX)));
     let set = PieceSet::of_count(0).unwrap();
@@ -94,7 +94,7 @@ fn a_wrong_size_shows_in_the_last_piece() {
 }
 
 #[test]
-fn sizes_are_checked_before_memory_is_taken() {
+fn a_size_is_checked_before_memory_is_taken_for_it() {
     assert_eq!(piece_count(0), Ok(1));
     assert_eq!(piece_count(MAX_FILE), Ok(MAX_FILE / PIECE));
     assert_eq!(piece_count(MAX_FILE + 1), Err(PieceError::TooLarge(MAX_FILE + 1)));
@@ -104,7 +104,7 @@ fn sizes_are_checked_before_memory_is_taken() {
     assert_eq!(piece_range(PIECE, 1), None);
     let large = IncomingList::new(MAX_FILE).unwrap();
     assert_eq!(large.values.capacity(), 0);
-    assert_eq!(large.wanted(1024), Some((0, 1024)));
+    assert_eq!(large.next_request(1024), Some((0, 1024)));
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn a_list_arrives_in_parts() {
     let bytes = content(5 * P + 1, 5);
     let list = PieceList::of(&bytes);
     let mut incoming = IncomingList::new(list.size()).unwrap();
-    while let Some((first, count)) = incoming.wanted(4) {
+    while let Some((first, count)) = incoming.next_request(4) {
         incoming.push(list.part(first, usize::from(count))).unwrap();
     }
     assert_eq!(incoming.push(&[[0; 32]]), Err(PieceError::Count { given: 7, needed: 6 }));
@@ -128,7 +128,7 @@ fn a_list_arrives_in_parts() {
 proptest! {
     #[test]
     fn any_tree_shape_has_the_files_hash(len in 0usize..200_000, step in 1usize..5000) {
-        // Pieces of one and of four chunks show the shapes of up to 200 pieces.
+        // With pieces of one chunk and of four chunks, the trees have up to 200 pieces.
         let bytes = content(len, 6);
         for piece in [1024, 4096] {
             let mut hasher = PieceHasher::with_piece(piece);
@@ -153,7 +153,7 @@ proptest! {
     }
 
     #[test]
-    fn a_stored_list_is_read_back(count in 1usize..50, cut in any::<prop::sample::Index>()) {
+    fn an_encoded_list_is_decoded_unchanged(count in 1usize..50, cut in any::<prop::sample::Index>()) {
         let values: Vec<_> = (0..count).map(|i| *Hash::of(&i.to_le_bytes()).as_bytes()).collect();
         let list = PieceList::from_values(count as u64 * PIECE, values).unwrap();
         let bytes = list.encode();
@@ -174,7 +174,7 @@ proptest! {
     }
 
     #[test]
-    fn a_sets_bits_are_taken_in_again(count in 0u64..3000, held in proptest::collection::btree_set(0u64..3000, 0..99), part in 1usize..40) {
+    fn the_bits_of_a_set_make_an_equal_set(count in 0u64..3000, held in proptest::collection::btree_set(0u64..3000, 0..99), part in 1usize..40) {
         let mut set = PieceSet::of_count(count).unwrap();
         held.iter().for_each(|index| { set.insert(*index); });
         let (mut again, mut first, mut new) = (PieceSet::of_count(count).unwrap(), 0, 0);
@@ -197,7 +197,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bits_are_taken_or_refused(count in 0u64..100, first in any::<u64>(), bits in any::<Vec<u8>>()) {
+    fn bits_are_refused_if_and_only_if_one_is_beyond_the_last_piece(count in 0u64..100, first in any::<u64>(), bits in any::<Vec<u8>>()) {
         let mut set = PieceSet::of_count(count).unwrap();
         for first in [first, first % 128] {
             let fits = bits.iter().zip(0u64..).all(|(byte, at)| {

@@ -8,7 +8,7 @@ fn body(message: Vec<u8>) -> Bytes {
     Bytes::copy_from_slice(body)
 }
 
-fn places() -> impl Strategy<Value = Vec<Address>> {
+fn address_lists() -> impl Strategy<Value = Vec<Address>> {
     let address = (any::<[u8; 4]>(), 1..=u16::MAX)
         .prop_map(|(ip, port)| Address::from_socket((ip, port).into()));
     proptest::collection::vec(address, 0..=MAX_ADDRESSES)
@@ -16,7 +16,8 @@ fn places() -> impl Strategy<Value = Vec<Address>> {
 
 fn requests() -> impl Strategy<Value = Request> {
     let hash = any::<[u8; 32]>().prop_map(Hash::from_bytes);
-    let part = (hash, 0..8u8, any::<u64>(), 1..=MAX_PER_REQUEST, any::<[u8; 32]>(), places());
+    let part =
+        (hash, 0..8u8, any::<u64>(), 1..=MAX_PER_REQUEST, any::<[u8; 32]>(), address_lists());
     part.prop_map(|(hash, kind, first, count, proof, addresses)| match kind {
         0 => Request::Describe { hash },
         1 => Request::Pieces { hash, first, count },
@@ -25,7 +26,7 @@ fn requests() -> impl Strategy<Value = Request> {
         4 => Request::Follow { hash, addresses },
         5 => Request::Cancel,
         6 => Request::Present { proof },
-        // Names of up to 64 bytes, also of several bytes a character.
+        // Names of up to 64 bytes, with two bytes for each character.
         _ => Request::Complete {
             hash,
             name: "é".repeat(usize::from(proof[0] % 33)),
@@ -42,7 +43,7 @@ fn complete(name: &str, called: Option<&str>) -> Request {
 fn answers() -> impl Strategy<Value = Answer> {
     let access =
         proptest::sample::select(vec![AccessKind::Open, AccessKind::Nodes, AccessKind::Ticket]);
-    let source = (any::<[u8; 32]>().prop_map(NodeId::from_bytes), places());
+    let source = (any::<[u8; 32]>().prop_map(NodeId::from_bytes), address_lists());
     prop_oneof![
         any::<u8>().prop_map(|code| Answer::Refused(FileRefusal::from_code(code))),
         (any::<bool>(), access, any::<u64>(), "[a-z]{1,30}").prop_map(
@@ -70,7 +71,7 @@ fn answers() -> impl Strategy<Value = Answer> {
 }
 
 #[test]
-fn the_bytes_are_as_written_down() {
+fn messages_have_the_documented_bytes() {
     let hash = Hash::from_bytes([9; 32]);
     let mut expected = vec![43, 0, 0, 0, 2];
     expected.extend([9; 32]);
@@ -101,7 +102,7 @@ fn the_bytes_are_as_written_down() {
         expected.extend([3, 0, b'b', b'o', b'b']);
         expected
     });
-    // A name that is asked for comes last, and only a name.
+    // `called` is the last field, and has to be a valid name.
     let mut called = complete("bob", None).encode();
     called.extend([1, 0, b'a']);
     let decode = |bytes: &[u8]| Request::decode(Bytes::copy_from_slice(&bytes[PREFIX..]));
@@ -120,20 +121,20 @@ fn the_bytes_are_as_written_down() {
         expected
     });
     let addresses = vec!["1.2.3.4:5".parse().unwrap()];
-    let place = [1, 0, 9, 0, b'1', b'.', b'2', b'.', b'3', b'.', b'4', b':', b'5'];
+    let encoded = [1, 0, 9, 0, b'1', b'.', b'2', b'.', b'3', b'.', b'4', b':', b'5'];
     let follow = Request::Follow { hash, addresses: addresses.clone() }.encode();
     assert_eq!(follow[..5], [46, 0, 0, 0, 4]);
-    assert_eq!((&follow[5..37], &follow[37..]), (&[9; 32][..], &place[..]));
+    assert_eq!((&follow[5..37], &follow[37..]), (&[9; 32][..], &encoded[..]));
     let held = Answer::Held { first: 8, bits: Bytes::from_static(&[6, 8]) };
     assert_eq!(held.encode(), [11, 0, 0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 6, 8]);
     assert_eq!(Answer::Whole.encode(), [1, 0, 0, 0, 5]);
     let sources = Answer::Sources(vec![(NodeId::from_bytes([2; 32]), addresses)]).encode();
     assert_eq!(sources[..7], [48, 0, 0, 0, 6, 1, 0]);
-    assert_eq!((&sources[7..39], &sources[39..]), (&[2; 32][..], &place[..]));
+    assert_eq!((&sources[7..39], &sources[39..]), (&[2; 32][..], &encoded[..]));
 }
 
 #[test]
-fn limits_hold() {
+fn messages_over_a_limit_are_refused() {
     assert!(body_len([0xff; 4], MAX_ANSWER).is_err());
     let hash = Hash::from_bytes([0; 32]);
     for count in [0, MAX_PER_REQUEST + 1] {
@@ -148,9 +149,9 @@ fn limits_hold() {
     let sources = Answer::Sources(vec![(NodeId::from_bytes([2; 32]), addresses); MAX_SOURCES]);
     assert!(sources.encode().len() <= PREFIX + MAX_ANSWER);
     assert_eq!(Answer::decode(body(sources.encode())), Ok(sources));
-    let mut crowd = vec![6];
-    crowd.put_u16(MAX_SOURCES as u16 + 1);
-    assert!(Answer::decode(crowd.into()).is_err());
+    let mut too_many = vec![6];
+    too_many.put_u16(MAX_SOURCES as u16 + 1);
+    assert!(Answer::decode(too_many.into()).is_err());
     let values = vec![[0; 32]; usize::from(MAX_PER_REQUEST)];
     let full = Answer::Pieces { first: 0, values };
     assert!(full.encode().len() <= MAX_ANSWER);
@@ -159,7 +160,7 @@ fn limits_hold() {
 }
 
 #[test]
-fn an_evil_name_is_shown() {
+fn an_error_contains_a_refused_name() {
     let mut out = vec![1, 0, 0, 1];
     out.put_u64(1);
     out.put_u64(1);
@@ -173,13 +174,13 @@ fn an_evil_name_is_shown() {
 }
 
 #[test]
-fn an_unknown_request_is_not_an_error() {
+fn a_request_of_an_unknown_kind_is_not_an_error() {
     assert_eq!(Request::decode(Bytes::from_static(&[200, 1, 2])), Ok(Request::Unknown(200)));
 }
 
 proptest! {
     #[test]
-    fn messages_round_trip(request in requests(), answer in answers()) {
+    fn encoded_messages_are_decoded_unchanged(request in requests(), answer in answers()) {
         prop_assert_eq!(Request::decode(body(request.encode())), Ok(request));
         prop_assert_eq!(Answer::decode(body(answer.encode())), Ok(answer.clone()));
         let cut = body(answer.encode());
@@ -191,7 +192,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(bytes in any::<Vec<u8>>()) {
+    fn any_bytes_are_decoded_or_refused(bytes in any::<Vec<u8>>()) {
         let bytes = Bytes::from(bytes);
         if let Ok(answer) = Answer::decode(bytes.clone()) {
             prop_assert_eq!(&answer.encode()[PREFIX..], &bytes[..]);

@@ -287,10 +287,10 @@ proptest! {
         };
         let held = set(&pieces);
         prop_assert!(held.pieces().eq(pieces.iter().copied()));
-        let missing: Vec<u64> = held.missing_of(None, from).collect();
+        let missing: Vec<u64> = held.missing(None, from).collect();
         let expected: Vec<u64> = (from..300).filter(|p| !pieces.contains(p)).collect();
         prop_assert_eq!(missing, expected);
-        let wanted: Vec<u64> = held.missing_of(Some(&set(&of)), from).collect();
+        let wanted: Vec<u64> = held.missing(Some(&set(&of)), from).collect();
         let expected: Vec<u64> = (from..300).filter(|p| !pieces.contains(p) && of.contains(p)).collect();
         prop_assert_eq!(wanted, expected);
         let mut less = held.clone();
