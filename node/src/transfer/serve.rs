@@ -19,7 +19,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerkit_proto::files::seeding::CHECK_INTERVAL;
+use peerkit_proto::files::seeding::DELAY_CHECK_INTERVAL;
 use peerkit_proto::files::{Answer, FileKind, FileRefusal, Request};
 use peerkit_proto::id::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -353,8 +353,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
             if requester.is_wait_over(waited) {
                 break;
             }
-            self.stream.during(tokio::time::sleep(CHECK_INTERVAL)).await?;
-            waited = waited.saturating_add(CHECK_INTERVAL);
+            self.stream.during(tokio::time::sleep(DELAY_CHECK_INTERVAL)).await?;
+            waited = waited.saturating_add(DELAY_CHECK_INTERVAL);
             if self.send_updates().await? {
                 last_answer = Instant::now();
             } else if last_answer.elapsed() >= SIGN_OF_LIFE {

@@ -26,7 +26,7 @@ use std::time::Duration;
 mod tests;
 
 /// Interval at which a seed checks whether a requester still has to wait.
-pub const CHECK_INTERVAL: Duration = Duration::from_millis(25);
+pub const DELAY_CHECK_INTERVAL: Duration = Duration::from_millis(25);
 
 /// Maximum number of pieces of one hash that are remembered as sent. 65,536 pieces of 1 MiB are 64 GiB.
 const MAX_SENT: usize = 65_536;

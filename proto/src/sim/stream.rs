@@ -16,7 +16,7 @@ use super::{Sim, fetch::FetcherEnd};
 use crate::address::Address;
 use crate::event::{Event, Peer, Upload};
 use crate::files::fetch::{Fault, STALL, SourceId};
-use crate::files::seeding::{CHECK_INTERVAL, Requester};
+use crate::files::seeding::{DELAY_CHECK_INTERVAL, Requester};
 use crate::files::wire::MAX_SOURCES;
 use crate::files::{AccessKind, Answer, Description, FileKind, FileRefusal, Request};
 use crate::handler::Handler;
@@ -425,7 +425,7 @@ impl<H: Handler> Sim<H> {
                 return;
             }
             if is_whole && self.is_held_back(stream_id, piece) {
-                let at = self.now + CHECK_INTERVAL;
+                let at = self.now + DELAY_CHECK_INTERVAL;
                 return self.schedule_send(stream_id, at);
             }
             let Some(bytes) = self.piece_to_send(node, &hash, piece) else {

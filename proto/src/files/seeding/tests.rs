@@ -367,8 +367,8 @@ impl World {
         let is_held_back = self.seeding.has_sent(piece..piece + 1)
             && !self.seeding.may_serve(&mut node.requester, node.waited, others);
         if is_held_back {
-            node.waited += CHECK_INTERVAL;
-            return self.at(CHECK_INTERVAL, Event::CheckDelay(n));
+            node.waited += DELAY_CHECK_INTERVAL;
+            return self.at(DELAY_CHECK_INTERVAL, Event::CheckDelay(n));
         }
         (node.is_waiting, node.is_served) = (false, true);
         self.seeding.sent(piece..piece + 1);
