@@ -22,7 +22,7 @@ use crate::{human, terminal};
 /// Interval between updates of the progress. 500 ms: slow enough to read.
 const SHOW_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Maximum number of lines above the prompt.
+/// Maximum number of progress lines above the prompt.
 const MAX_LINES: usize = 8;
 
 /// The fetches that commands have begun. Cloning is cheap.
@@ -35,7 +35,7 @@ pub(crate) struct Fetches {
 struct FetchList {
     /// Fetches whose result has not been printed.
     under_way: Mutex<Vec<Download>>,
-    /// Fetches whose end a result reports. The event of the end is not printed for them.
+    /// Fetches whose end is reported by the result of `get`. The event about their end is not printed.
     reported: Mutex<BTreeSet<Hash>>,
     ended: Notify,
     failed: AtomicBool,
@@ -43,11 +43,11 @@ struct FetchList {
 
 impl Fetches {
     /// Prints the result of a fetch when it has ended. If `quiet`, nothing is printed for a fetch
-    /// that was stopped or cancelled, as the user at the prompt did that.
+    /// that was stopped or cancelled, because the user at the prompt did that.
     pub(crate) fn report_when_done(&self, download: Download, output: Printer, quiet: bool) {
         let hash = download.hash();
         lock(&self.inner.under_way).push(download.clone());
-        // Before the task runs, so that the event of a fetch that ends at once is not printed.
+        // Inserted before the task runs, so that the event of a very short fetch is not printed.
         lock(&self.inner.reported).insert(hash);
         let inner = self.inner.clone();
         tokio::spawn(async move {
@@ -65,7 +65,7 @@ impl Fetches {
                 let is_changed = matches!(&result, Err(Error::Fetch(error)) if error.is_changed());
                 let result = result.map(|fetched| reply(output.paint(), fetched));
                 let result = result.map_err(|error| {
-                    let error = failure(error);
+                    let error = advised_at_node(error);
                     if !is_kept {
                         return error;
                     }
@@ -73,9 +73,10 @@ impl Fetches {
                 });
                 output.result("get", result).await;
             }
-            // Last: the program may end once the list is empty, and the result must be queued then.
+            // Removed last: once the list is empty, the program may end, and only queued results are
+            // printed.
             let mut under_way = lock(&inner.under_way);
-            // Only one entry: the same hash may be fetched a second time to another place.
+            // Only one entry: the same hash may be fetched a second time, to another path.
             if let Some(at) = under_way.iter().position(|other| other.hash() == hash) {
                 under_way.swap_remove(at);
             }
@@ -84,7 +85,7 @@ impl Fetches {
         });
     }
 
-    /// Returns whether a result reports what this event does.
+    /// Returns whether this event is about a fetch whose end a result reports.
     pub(crate) fn reports(&self, event: &Event) -> bool {
         match event {
             Event::NodeDownloadFinished { hash, .. } | Event::NodeDownloadFailed { hash, .. } => {
@@ -109,7 +110,7 @@ impl Fetches {
             let Some(active) = active else { return };
             tokio::select! {
                 () = ended => {}
-                () = paused(&active) => {}
+                () = wait_until_paused(&active) => {}
             }
         }
     }
@@ -130,8 +131,8 @@ fn is_paused(download: &Download) -> bool {
     download.status().state == DownloadState::Paused
 }
 
-/// Waits until a download is paused; waits for ever if it has ended.
-async fn paused(download: &Download) {
+/// Waits until a download is paused. If the download ends, waits for ever.
+async fn wait_until_paused(download: &Download) {
     let mut progress = download.progress();
     while let Some(status) = progress.next().await {
         if status.state == DownloadState::Paused {
@@ -141,8 +142,8 @@ async fn paused(download: &Download) {
     std::future::pending::<()>().await;
 }
 
-/// Shows the progress of downloads and uploads until it is dropped: above the prompt, or as bars on
-/// standard error.
+/// Shows the progress of downloads and uploads, above the prompt or as bars on standard error, until
+/// the future is dropped.
 pub(crate) async fn show(node: Node, output: Printer, bars: Bars, at_prompt: bool) {
     let mut shown = bars.transfers();
     let mut look = tokio::time::interval(SHOW_INTERVAL);
@@ -161,8 +162,7 @@ pub(crate) async fn show(node: Node, output: Printer, bars: Bars, at_prompt: boo
     }
 }
 
-/// Returns what the user can do about a fetch that has failed. If the source has changed the file,
-/// the fetch can't go on: a changed file has another hash.
+/// Returns advice about a failed fetch whose fetched part is kept.
 fn advice(hash: Hash, is_changed: bool) -> String {
     let digits = human::digits(hash);
     // A changed file has another hash, so this download can never continue.
@@ -172,8 +172,8 @@ fn advice(hash: Hash, is_changed: bool) -> String {
     format!("the fetched part is kept, and `resume {digits}` continues the fetch")
 }
 
-/// Returns a line for the fetches that go on at the next start, and one for the failed fetches that
-/// are tried again then. A failed fetch is tried again if a part of it is kept.
+/// Returns a line for the fetches that continue at the next start, and a line for the failed fetches
+/// that are tried again then. A failed fetch is tried again if a part of it is kept.
 pub(crate) fn at_next_start(downloads: &[DownloadStatus]) -> String {
     let is_failed =
         |download: &&DownloadStatus| download.state == DownloadState::Failed && download.done > 0;
@@ -194,7 +194,7 @@ fn next_start(unfinished: usize, failed: usize) -> String {
     text
 }
 
-/// Returns the result of a fetch that is done.
+/// Returns the result of a successful fetch.
 pub(crate) fn reply(paint: Paint, mut fetched: Fetched) -> Reply {
     let changes = take_changes(&mut fetched);
     let text = human::files::fetched(paint, &fetched, &changes);
@@ -216,8 +216,8 @@ pub(crate) fn take_changes(fetched: &mut Fetched) -> Changes {
     changes
 }
 
-/// Returns the error of a fetch that a command began, with what can be done about it.
-fn failure(error: Error) -> anyhow::Error {
+/// Returns the error of a fetch that a command of a running node began, with advice.
+fn advised_at_node(error: Error) -> anyhow::Error {
     match error {
         Error::Stopped => anyhow!(
             "the node stopped before the fetch was done: the fetch continues at the next start"
@@ -229,7 +229,7 @@ fn failure(error: Error) -> anyhow::Error {
     }
 }
 
-/// Returns the error of a fetch with advice that holds for the prompt and for `peerkit get`.
+/// Returns the error of a fetch with advice that holds for a running node and for `peerkit get`.
 pub(crate) fn advised(error: Error) -> anyhow::Error {
     match &error {
         Error::Fetch(fetch) if fetch.is_changed() => {

@@ -1,9 +1,9 @@
 //! Rates on the command line, in bytes a second.
 
-/// The valid forms, for errors.
+/// The valid forms of a rate, for errors.
 const FORMS: &str = "a rate is bytes a second: 500000, 500k, 1.5M, 64KiB, 2MiB; 0 for no limit";
 
-/// Units: powers of 1000, as for network links, and powers of 1024, as for files.
+/// Units with their sizes in bytes: powers of 1000, as for network links, and of 1024, as for files.
 const UNITS: &[(&str, f64)] = &[
     ("", 1.0),
     ("b", 1.0),
@@ -18,7 +18,7 @@ const UNITS: &[(&str, f64)] = &[
     ("gib", 1_073_741_824.0),
 ];
 
-/// Reads a rate: a number, which may have a fraction, and a unit in any case.
+/// Reads a rate: a number, which may have a fraction, and a unit in upper or lower case.
 ///
 /// # Errors
 /// If the text has another form, or is neither 0 nor at least one byte a second.

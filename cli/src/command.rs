@@ -17,13 +17,13 @@ mod arguments;
 mod options;
 mod table;
 
-/// Maximum number of characters that an error repeats of an unknown command. 80: enough to
-/// recognise a ticket by its start, and more than any name has.
+/// Maximum number of characters of an unknown command that an error repeats. 80: enough to recognise
+/// the start of a ticket, and more than any command has.
 const MAX_WORD_IN_ERROR: usize = 80;
 
-/// A command for the node. The node reads addresses, as they may be names of known nodes. The
-/// arguments of `get` depend on search results: see [`crate::fetch_arguments::read`]. `set` without
-/// a setting lists all settings.
+/// A command for the node. Addresses are kept as text, since they may be names that only the node
+/// knows. The arguments of `get` are kept as text, since they may be names of search results:
+/// [`crate::fetch_arguments::read`] reads them. `set` without a setting lists all settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NodeCommand {
     Connect { address: String, reconnect: bool },
@@ -64,15 +64,15 @@ pub(crate) enum NodeCommand {
 pub(crate) struct ParseError {
     /// The command's name, or the word in its place.
     pub(crate) command: String,
-    /// The error, with the correct form.
+    /// The error, with the usage of the command or a suggestion.
     pub(crate) message: String,
 }
 
 impl NodeCommand {
-    /// Reads one line without its newline. Returns the command and the name for its result, which
-    /// for `req` is `get`; `None` if the line is empty.
+    /// Reads one line without its newline. Returns the command and the name that its result has,
+    /// which for the alias `req` is `get`; `None` if the line is empty.
     ///
-    /// A line for the shell, as the program prints it, works too: `peerkit get T` is `get T`.
+    /// A line that the program prints for a shell works too: `peerkit get T` is read as `get T`.
     pub(crate) fn parse(line: &str) -> Result<Option<(&'static str, Self)>, ParseError> {
         let line = line.trim_start();
         let (mut word, mut rest) = split_word(line);
@@ -101,7 +101,7 @@ impl NodeCommand {
 fn read(entry: &CommandSpec, rest: &str) -> Result<NodeCommand, String> {
     let (rest, options) = match entry.options {
         [] => (rest.to_owned(), GivenOptions::default()),
-        // Its text may contain anything, so it reads its only option itself.
+        // `broadcast` reads its only option itself, since its text may contain words with dashes.
         _ if entry.name() == "broadcast" => (rest.to_owned(), GivenOptions::default()),
         known => options::take_options(rest, known)
             .map_err(|error| format!("{} {error}: {}", entry.name(), entry.usage))?,

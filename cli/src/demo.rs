@@ -38,7 +38,7 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<bool> {
     let stop = signals::watch()?;
     LogSwitch::start();
     if let Some(path) = &args.picture {
-        // Before the first step, as a wrong ending is wrong usage.
+        // Checked before the first step, since a wrong ending is wrong usage.
         map::format_of(path).map_err(|error| usage(error.to_string()))?;
     }
     let folder = tempfile::Builder::new().prefix("peerkit-demo-").tempdir()?;
@@ -46,7 +46,7 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<bool> {
     report.title(usize::from(args.nodes))?;
     let begun = Instant::now();
     let end = tokio::select! {
-        taken = run_steps(&args, folder.path(), &report) => match taken {
+        result = run_steps(&args, folder.path(), &report) => match result {
             Err(error) if !error.is::<StepFailed>() => return Err(error),
             Ok(()) => DemoOutcome::Worked,
             Err(_) => DemoOutcome::Failed,
@@ -64,17 +64,18 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<bool> {
     Ok(end == DemoOutcome::Worked)
 }
 
-/// Takes all steps, in order, until one fails.
+/// Runs all steps, in order, until one fails.
 async fn run_steps(args: &DemoArgs, folder: &Path, report: &StepPrinter) -> anyhow::Result<()> {
     let network = report.step("start", start(usize::from(args.nodes))).await?;
-    let used = use_network(args, &network, folder, report).await;
-    if used.is_err() {
+    let result = use_network(args, &network, folder, report).await;
+    if result.is_err() {
         network.stop().await?;
-        return used;
+        return result;
     }
     report.check("leave", leave(&network)).await
 }
 
+/// Runs the steps between the start of the nodes and their end.
 async fn use_network(
     args: &DemoArgs,
     network: &DemoNetwork,
@@ -86,9 +87,11 @@ async fn use_network(
     report.check("broadcast", broadcast(network)).await?;
     report.check("message", message(network)).await?;
     report.check("ping", ping(network)).await?;
-    let offers = report.step("share", share(network, folder, args.dir.as_ref())).await?;
-    let seeker = report.step("search", search(network, &offers)).await?;
-    report.check("fetch", fetch(seeker, &offers, &folder.join("fetched"), args.keep)).await?;
+    let shared_folders = report.step("share", share(network, folder, args.dir.as_ref())).await?;
+    let seeker = report.step("search", search(network, &shared_folders)).await?;
+    report
+        .check("fetch", fetch(seeker, &shared_folders, &folder.join("fetched"), args.keep))
+        .await?;
     report.check("map", draw(network, args.picture.as_deref())).await
 }
 
@@ -157,7 +160,7 @@ async fn message(network: &DemoNetwork) -> anyhow::Result<StepResult> {
     let (from, to) = (network.first(), network.neighbour_of_first()?);
     // Before the first message is sent, so that none is missed.
     let mut events = to.events();
-    // Larger than a queue of a peer, so that it also waits for room.
+    // Larger than the queue of a link, so that `send` also has to wait for room.
     let large = Message::bytes(files::content("message", LARGE_MESSAGE));
     let begun = Instant::now();
     let sending = async {

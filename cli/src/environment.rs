@@ -12,7 +12,7 @@ use crate::{command, usage};
 pub(crate) fn name() -> String {
     let name = host_name().unwrap_or_default();
     let mut name = name.split('.').next().unwrap_or_default().trim().to_owned();
-    // Characters are removed, not bytes, so that the name stays UTF-8.
+    // Whole characters are removed, so that the name stays UTF-8.
     while name.len() > MAX_NAME {
         name.pop();
     }
@@ -30,8 +30,8 @@ fn host_name() -> Option<String> {
     env::var("COMPUTERNAME").ok()
 }
 
-/// Returns the secret of the network. It is not an option, since other users can read a command
-/// line.
+/// Returns the secret of the network from PEERKIT_SECRET. There is no option for it, since other users
+/// can read a command line.
 pub(crate) fn secret() -> anyhow::Result<Option<String>> {
     // `PEERKIT_SECRET= peerkit run` means no secret, and not an empty one.
     match env::var_os("PEERKIT_SECRET").filter(|secret| !secret.is_empty()) {
@@ -43,7 +43,7 @@ pub(crate) fn secret() -> anyhow::Result<Option<String>> {
     }
 }
 
-/// Returns the bootstrap nodes of the environment: addresses separated by commas or whitespace.
+/// Returns the bootstrap nodes in PEERKIT_BOOTSTRAP: addresses separated by commas or whitespace.
 pub(crate) fn bootstrap() -> anyhow::Result<Vec<Address>> {
     let Some(text) = env::var_os("PEERKIT_BOOTSTRAP") else { return Ok(Vec::new()) };
     let Some(text) = text.to_str() else {

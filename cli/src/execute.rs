@@ -33,8 +33,8 @@ pub(crate) mod map;
 const LINK_ONLY: &str = "this is only a link: `join ADDR` makes this node a member of the network of the \
                          node at ADDR";
 
-/// Maximum time that `msg` waits for a peer whose queue is full. 10 s: as long as a request for its
-/// reply.
+/// Maximum time that `msg` waits for a peer whose queue is full. 10 s: as long as a request waits for
+/// its reply.
 const FULL_QUEUE_WAIT: Duration = Duration::from_secs(10);
 
 /// A running node, with everything that commands need.
@@ -42,7 +42,7 @@ pub(crate) struct NodeSession {
     pub(crate) node: Node,
     /// The state folder.
     pub(crate) state: PathBuf,
-    /// The results of the last search, for completion and for `get` by name or first digits.
+    /// The results of the last successful search, which completion and `get` use.
     pub(crate) found: SearchResults,
     pub(crate) log: LogSwitch,
     pub(crate) bars: Bars,
@@ -53,7 +53,7 @@ pub(crate) struct NodeSession {
     pub(crate) expected: ExpectedFailures,
     /// The fetches that `get` has begun.
     pub(crate) fetches: Fetches,
-    /// The attempt to join of the start, which continues in the background.
+    /// The attempt to join that `run` began, which continues in the background.
     pub(crate) joining: Option<AbortHandle>,
 }
 
@@ -69,14 +69,14 @@ impl NodeSession {
         }
     }
 
-    /// Carries out a command. Without a prompt, `get` has no reply: the result of the fetch is
-    /// printed when it is done.
+    /// Carries out a command. Without a prompt, returns `None` for `get`: the result of the fetch is
+    /// printed when the fetch has ended.
     pub(crate) async fn execute(&self, command: NodeCommand) -> anyhow::Result<Option<Reply>> {
-        // Before the wait for the fetches, which may take hours.
+        // Checked before the wait for the fetches, which may take hours.
         if matches!(command, NodeCommand::Shutdown) && self.node.network().owner().is_none() {
             bail!("this network has no owner, so no node can stop it: `exit` stops this node");
         }
-        // A script that ends with `exit` wants its fetches to end first.
+        // In a script, a command that ends the links waits until the fetches have ended.
         if matches!(command, NodeCommand::Exit | NodeCommand::Shutdown | NodeCommand::Leave) {
             self.wait_for_fetches().await;
         }
@@ -85,7 +85,7 @@ impl NodeSession {
             NodeCommand::Connect { address, reconnect } => self.connect(address, reconnect).await?,
             NodeCommand::Join { addresses } => self.join(&addresses).await?,
             NodeCommand::Disconnect { peer } => {
-                // The view is made first: it has figures of the link, which ends.
+                // Made before the link ends, since the view has figures of the link.
                 let peer = self.view(&node.network().find_peer(&peer)?);
                 node.disconnect(peer.id).await?;
                 Reply::new(format!("disconnected from {}", peer.label())).with("peer", &peer)
@@ -233,10 +233,10 @@ impl NodeSession {
 
     async fn leave(&self) -> anyhow::Result<Reply> {
         if let Some(joining) = &self.joining {
-            // The attempt would go on otherwise, and join the network again.
+            // Otherwise the attempt would continue, and join the network again.
             joining.abort();
         }
-        // Views of the links before they are closed: their round-trip times go with them.
+        // Made before the links are closed, since closed links have no round-trip times.
         let mut peers = self.views(&self.node.peers());
         let closed = self.node.leave().await?;
         peers.retain(|view| closed.iter().any(|peer| peer.id() == view.id));
@@ -260,7 +260,7 @@ impl NodeSession {
             let (node, text) = (self.node.clone(), text.clone());
             waiting.spawn(async move {
                 let sent = tokio::time::timeout(FULL_QUEUE_WAIT, node.send(id, text)).await;
-                // After a timeout, the first error says that the queue is full.
+                // If the time is over, the first error stays: the queue is full.
                 (id, sent.unwrap_or(Err(error)))
             });
         }
@@ -352,7 +352,7 @@ impl NodeSession {
             });
         }
         let mut answers = pings.join_all().await;
-        // Replies come in any order; the output has the order of `peers`.
+        // Replies come in any order. The output has the order of `peers`.
         answers.sort_by_key(|(index, ..)| *index);
         let ping = |(_, peer, rtt): (usize, Peer, Result<Duration, Error>)| PingView {
             peer: self.view(&peer),
@@ -362,7 +362,8 @@ impl NodeSession {
         answers.into_iter().map(ping).collect()
     }
 
-    /// Resolves addresses; for names and identities, returns the known addresses.
+    /// Returns the addresses that texts stand for. A text is an address, or the name or identity of a
+    /// known node.
     async fn addresses(&self, texts: &[String]) -> anyhow::Result<Vec<Address>> {
         let mut addresses = Vec::new();
         for text in texts {
@@ -379,7 +380,7 @@ impl NodeSession {
         PeerView::new(&self.node, peer)
     }
 
-    /// Returns the view of a peer, with the link that the command may have made.
+    /// Returns the view of a peer as it is now, since the command may have made a link to it.
     fn view_now(&self, peer: Peer) -> PeerView {
         self.view(&self.node.peer(peer.id()).unwrap_or(peer))
     }

@@ -11,15 +11,15 @@ use crate::shell_words::{self, ShellWord};
 /// Prefix of every ticket.
 pub(crate) const TICKET_START: &str = "peerkit1";
 
-/// Maximum number of words that a wrapped ticket may have. 256: a ticket has some 250 characters.
+/// Maximum number of words into which a ticket may be wrapped. 256: a ticket has some 250 characters.
 const MAX_TICKET_WORDS: usize = 256;
 
 /// The content to fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FetchKey {
-    /// The content of a ticket.
+    /// The content that a ticket describes.
     Ticket(Box<Ticket>),
-    /// The content of this hash.
+    /// The content with this hash.
     Hash(Hash),
 }
 
@@ -44,8 +44,8 @@ pub(crate) fn recognise<W: AsRef<str>>(
                 Err(_) => continue,
             },
             Err(fault) => {
-                // The next words may be the other parts of the ticket, or a path. So the error
-                // that counts is the first one.
+                // The next words may be the other parts of the ticket, so the loop continues. If they
+                // are a path instead, the first error is the right one.
                 error.get_or_insert(fault);
             }
         }
@@ -169,7 +169,7 @@ fn find_by_name(
     Ok(None)
 }
 
-/// Returns the name of `hits`, if all of them have the same.
+/// Returns the name of `hits`, if all of them have the same name.
 fn common_name<'a>(mut hits: impl Iterator<Item = &'a SharedFile>) -> Option<FileName> {
     let first = hits.next()?;
     hits.all(|hit| hit.name == first.name).then(|| first.name.clone())
@@ -188,8 +188,8 @@ pub(crate) fn find_by_digits(
     single_hash(matching, text, "hashes begin with it: give more digits")
 }
 
-/// Returns the hash of `hashes`, or `None` if there is none. If there are different ones, `several`
-/// ends the error message.
+/// Returns the only hash in `hashes`, or `None` if there is none. If there are different hashes, the
+/// error message ends with `several`.
 fn single_hash(
     hashes: impl Iterator<Item = Hash>,
     text: &str,
@@ -223,8 +223,8 @@ pub(crate) fn path(rest: &str) -> Result<Option<PathBuf>, String> {
     }
 }
 
-/// Reads the rest of a line as one name. The name may contain spaces, in quotes or not. `what` says
-/// in errors what is named.
+/// Reads the rest of a line as one name. The name may contain spaces, in quotes or not. Errors call
+/// it `what`.
 ///
 /// # Errors
 /// If there is more than one name, or a quote is not closed.
@@ -277,8 +277,8 @@ impl SaveLocation {
     }
 }
 
-/// Returns whether a word can only be a destination: it ends with a separator, is an existing
-/// folder, or is `-` for standard output.
+/// Returns whether a word is surely a destination: it ends with a separator, is an existing folder,
+/// or is `-` for standard output.
 pub(crate) fn is_destination(word: &str) -> bool {
     word == "-" || word.ends_with(['/', MAIN_SEPARATOR]) || Path::new(word).is_dir()
 }

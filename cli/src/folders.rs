@@ -16,8 +16,8 @@ pub(crate) fn state(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(base.data_dir().join("peerkit"))
 }
 
-/// Returns the state folder for another node beside the one that uses `usual`: the same name with
-/// `-number` behind it.
+/// Returns the state folder for another node beside the one that uses `usual`: `usual` with
+/// `-number` added to its name.
 pub(crate) fn sibling(usual: &Path, number: usize) -> PathBuf {
     let mut name = usual.file_name().unwrap_or_default().to_owned();
     name.push(format!("-{number}"));
@@ -50,7 +50,7 @@ fn user_downloads() -> Option<PathBuf> {
         .ok()
         .and_then(|text| configured_downloads(&text, base.home_dir()));
     configured.or_else(|| {
-        // It is not created: a home folder without it has its downloads elsewhere.
+        // Not created: if it is missing, the user keeps downloads elsewhere.
         let usual = base.home_dir().join("Downloads");
         usual.is_dir().then_some(usual)
     })
@@ -66,7 +66,7 @@ fn configured_downloads(text: &str, home: &Path) -> Option<PathBuf> {
         .trim_matches('"');
     match value.strip_prefix("$HOME") {
         Some(rest) => Some(home.join(rest.trim_start_matches('/'))),
-        // The specification allows no relative path.
+        // The specification does not allow relative paths.
         None => Path::new(value).is_absolute().then(|| value.into()),
     }
 }
@@ -86,10 +86,13 @@ pub(crate) fn expand_home(text: &str) -> PathBuf {
     }
 }
 
-/// Returns the absolute path of something to share, which has to exist.
+/// Returns the absolute path of a file or folder to share.
+///
+/// # Errors
+/// If it does not exist.
 pub(crate) fn existing(path: &Path) -> anyhow::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
-    // Checked before the node starts, so that a mistyped path does not start a node.
+    // Checked here, before a node starts: a mistyped path must not start one.
     if let Err(error) = absolute.metadata() {
         bail!("can't share {}: {error}", path.display());
     }

@@ -28,28 +28,31 @@ mod ticket;
 /// The default network of the node that a HASH is fetched from.
 const DEFAULT_NETWORK: &str = "peerkit";
 
-/// Interval of the progress lines on a standard error that is not a terminal.
+/// Interval between progress lines on standard error, if it is not a terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The name of the temporary file for standard output.
+/// Name of the temporary file whose content goes to standard output.
 const TEMPORARY_NAME: &str = "content";
 
 /// The error of a fetch that was stopped while the ticket was being read.
 const STOPPED_BEFORE_FETCH: &str = "stopped before the fetch began";
 
-/// The error of a fetch to standard output whose reader did not take all of it in time.
+/// The error of a fetch to standard output that a signal stopped before the reader had read it all.
 const STOPPED_BEFORE_WRITTEN: &str = "stopped before the whole file was written to standard output";
 
 /// Advice about a fetch that was stopped or has failed.
 const CONTINUES: &str = "the fetched part is kept, and the same command continues the fetch";
 
 /// Advice if the source has changed the file: a changed file has another hash.
-const CONTINUES_IF_RESTORED: &str = "the fetched part is kept, but the fetch can continue only if the source has the old file again";
+const CONTINUES_IF_RESTORED: &str = "the fetched part is kept, but the fetch can continue only \
+                                     if the source has the old file again";
 
-/// Fetches a file or folder. Returns false if it failed or is incomplete, and that was reported.
+/// Fetches a file or folder. Returns false if the fetch failed or is incomplete, and this has already
+/// been printed.
 pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     let stop = signals::watch()?;
-    // Reading may wait at a terminal with changed settings. Only the end of the program ends that.
+    // Reading the ticket may block at a terminal whose settings are changed. Only the end of the
+    // program can end that.
     let stopped_early = stop.clone();
     let leaving = tokio::spawn(async move {
         stopped_early.cancelled().await;
@@ -120,7 +123,7 @@ fn build_request(
 enum FetchTarget {
     /// To the disk.
     Disk(SaveLocation),
-    /// To standard output, by way of a file in this folder.
+    /// To standard output, from a temporary file in this folder.
     StandardOutput(TempDir),
 }
 
@@ -148,8 +151,8 @@ impl FetchTarget {
     }
 }
 
-/// Starts a node that does not listen, with the user's own key. If the source has the same key, as
-/// a node of this user has, it takes a new key: a node can't connect to itself.
+/// Starts a node that does not listen, with the user's own key. If a source has the same key, because
+/// it is a node of this user, the new node gets another key: a node can't connect to itself.
 async fn start_node(args: &GetArgs, network: &str, sources: &[NodeId]) -> anyhow::Result<Node> {
     // Only the key is read and no state folder is locked, so this works beside a running node.
     let key = folders::state(args.state.as_deref())?.join("key");
@@ -176,7 +179,7 @@ async fn fetch(
     let mut shown = FetchProgress::new();
     loop {
         tokio::select! {
-            // Reports of a fast fetch must not delay the stop.
+            // The first branch is checked first: reports of a fast fetch must not delay the stop.
             biased;
             () = stop.cancelled() => {
                 signals::note_cut_short();
@@ -210,7 +213,7 @@ async fn fetch(
     }
 }
 
-/// Returns an error with advice.
+/// Returns the error of a fetch with advice.
 fn advised(error: Error) -> anyhow::Error {
     let advice = match &error {
         Error::Connect { .. } | Error::Unreachable { .. } | Error::NoneAnswered(_) => {
@@ -241,13 +244,13 @@ fn stopped(target: &FetchTarget, status: &DownloadStatus) -> anyhow::Error {
     anyhow!("stopped before the fetch was done: nothing is kept")
 }
 
-/// Returns whether a part is kept that the next fetch continues from.
+/// Returns whether a part of the content is kept, with which the next fetch continues.
 fn keeps_part(target: &FetchTarget, status: &DownloadStatus) -> bool {
     !matches!(target, FetchTarget::StandardOutput(_)) && status.kept
 }
 
-/// Prints the path of the result, relative to the current folder if it is in it. Differences from
-/// the source go to standard error.
+/// Prints the path of the result, relative to the current folder if it is inside that folder. Prints
+/// differences from the source to standard error.
 fn print_result(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
     let mut changes = background_fetches::take_changes(&mut fetched);
     let is_number =
@@ -275,7 +278,7 @@ fn print_result(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
 }
 
 /// Writes a file to standard output. Where the system allows it, the open file is removed first, so
-/// that nothing is left however this ends.
+/// that no temporary file is left, however the program ends.
 async fn write_out(
     path: PathBuf,
     target: FetchTarget,
@@ -321,7 +324,7 @@ impl FetchProgress {
         }
     }
 
-    /// Waits until a line is due. With a bar it waits for ever.
+    /// Waits until the next line is due. With bars, waits for ever.
     async fn due(&mut self) {
         match self {
             Self::Bars(_) => std::future::pending().await,

@@ -1,4 +1,4 @@
-//! Results and events as a person reads them.
+//! Results and events as text for people.
 
 use peerkit::{Hash, NetworkSize};
 
@@ -20,12 +20,12 @@ pub(crate) fn error(paint: Paint, error: &anyhow::Error) -> String {
     format!("{} {}", paint.bad("error:"), plain(&text::error(error)))
 }
 
-/// Returns the start of a hash, which is enough to name it.
+/// Returns the first eight digits of a hash, which are enough to name it.
 pub(crate) fn digits(hash: Hash) -> String {
     hash.to_string()[..8].to_owned()
 }
 
-/// Returns peers by their names, on one line.
+/// Returns the labels of peers, on one line.
 pub(crate) fn labels(peers: &[PeerView]) -> String {
     peers.iter().map(PeerView::label).collect::<Vec<_>>().join(", ")
 }
@@ -40,7 +40,7 @@ pub(crate) fn size(size: NetworkSize) -> String {
     }
 }
 
-/// Returns the settings that can change while the node runs.
+/// Returns the settings, one on each line.
 pub(crate) fn settings(paint: Paint, config: &[SettingView]) -> String {
     let lines = config.iter().map(|setting| {
         let value = match (&setting.value, setting.value.as_u64()) {

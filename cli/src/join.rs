@@ -13,21 +13,22 @@ use crate::lock::lock;
 use crate::output::Printer;
 use crate::text::count;
 
-/// Maximum time until the report about nodes that did not answer. 12 s: by then a dial has failed.
+/// Maximum time until the number of peers that did not answer is printed. 12 s: by then a dial has
+/// failed.
 const REPORT_WAIT: Duration = Duration::from_secs(12);
 
-/// Time after a failed command in which events of its dials may still come. 10 s: they come at once
-/// unless the machine is overloaded.
+/// Time after a failed command in which events of its dials are still expected. 10 s: they come at
+/// once unless this machine is overloaded.
 const LATE_EVENTS: Duration = Duration::from_secs(10);
 
-/// Wait before the network is asked again for the address of a node. It doubles each time, up to
-/// [`MAX_LOOKUP_WAIT`], as between dials.
+/// Wait before the second search for the address of a node. The wait doubles after each search, up to
+/// [`MAX_LOOKUP_WAIT`], as the wait between dials does.
 const FIRST_LOOKUP_WAIT: Duration = Duration::from_secs(1);
-/// Longest wait between two questions to the network.
+/// Maximum wait between two searches for the address of a node.
 const MAX_LOOKUP_WAIT: Duration = Duration::from_secs(60);
 
-/// Dials whose failures are not reported by events, but by a result or by one line for all of them.
-/// Clones share their state.
+/// Dials whose failures are not printed as events: the result of a command, or one line for all of
+/// them, reports them. Clones share their state.
 #[derive(Clone, Default)]
 pub(crate) struct ExpectedFailures(Arc<DialTracker>);
 
@@ -43,15 +44,15 @@ struct ExpectedDials {
     known: BTreeMap<Address, NodeId>,
     /// The peers of earlier runs that did not answer.
     unanswered: BTreeSet<NodeId>,
-    /// Addresses whose failures the messages about joining report.
+    /// Addresses whose failures are reported by the messages `not joined`.
     join_dials: BTreeSet<Address>,
-    /// Addresses that a command dials, with the time of its failure. The result of the command
-    /// reports the failure, and the event may come after the result.
+    /// Addresses that a command dials, with the time at which the command failed. The result of the
+    /// command reports the failure. The events of the dials may come after the result.
     commanded: BTreeMap<Address, Option<Instant>>,
 }
 
 impl ExpectedFailures {
-    /// Returns whether something else reports the failure of this event.
+    /// Returns whether this event is a failed dial that is reported in another way.
     pub(crate) fn reports(&self, event: &Event) -> bool {
         let Event::OutboundNodeConnectionError { address, .. } = event else { return false };
         let mut dials = lock(&self.0.dials);
@@ -74,7 +75,7 @@ impl ExpectedFailures {
             _ => Vec::new(),
         };
         let mut dials = lock(&self.0.dials);
-        // Events that did not come in time will not come any more.
+        // Events that have not come by now will not come any more.
         dials
             .commanded
             .retain(|_, failed| failed.is_some_and(|failed| failed.elapsed() < LATE_EVENTS));
@@ -106,7 +107,7 @@ impl ExpectedFailures {
         });
     }
 
-    /// Expects the dials of peers of earlier runs, and of bootstrap nodes.
+    /// Notes that peers of earlier runs and bootstrap nodes will be dialled.
     async fn expect_dials(&self, node: &Node) {
         let known = node.network().known_peers().await.unwrap_or_default();
         let mut dials = lock(&self.0.dials);
@@ -123,7 +124,7 @@ impl ExpectedFailures {
     async fn report_unanswered(&self, node: &Node, output: &Printer) {
         let until = Instant::now() + REPORT_WAIT;
         loop {
-            // Before the check, so that a failure in between is not missed.
+            // Created before the check, so that a failure in between is not missed.
             let failed = self.0.failed.notified();
             let pending = {
                 let dials = lock(&self.0.dials);
@@ -136,7 +137,7 @@ impl ExpectedFailures {
         }
         let unanswered = {
             let mut dials = lock(&self.0.dials);
-            // From now on these peers are dialled like any others.
+            // From now on failed dials of these peers are reported by events, like all others.
             dials.known.clear();
             std::mem::take(&mut dials.unanswered)
         };
@@ -148,8 +149,8 @@ impl ExpectedFailures {
     }
 }
 
-/// Returns the error of a join. If several nodes did not answer, it names their number only, as
-/// events have reported each of them.
+/// Returns the error of a join. If several nodes did not answer, the error gives only their number,
+/// since events have reported each of them.
 pub(crate) fn advised(error: Error) -> anyhow::Error {
     match &error {
         Error::NoneAnswered(errors) => {
@@ -159,8 +160,8 @@ pub(crate) fn advised(error: Error) -> anyhow::Error {
     }
 }
 
-/// Makes the first links of the node, and waits for the first attempt. Returns the attempt that
-/// continues in the background.
+/// Makes the first links of the node. If there are targets, waits until the first attempt has ended.
+/// Returns a handle of the task that continues to join in the background, if there is one.
 pub(crate) async fn begin(
     node: &Node,
     targets: &[String],
@@ -184,7 +185,7 @@ pub(crate) async fn begin(
     Some(joining.abort_handle())
 }
 
-/// Connects to all targets at once. Events report failures.
+/// Connects to all targets at the same time. Events report failed dials.
 async fn connect(node: &Node, targets: &[String]) {
     let mut dials = JoinSet::new();
     for target in targets {
@@ -207,8 +208,8 @@ fn is_unknown_node(error: &Error) -> bool {
 }
 
 /// Joins through the targets of the command line, which may not be up yet: retries until one of them
-/// answers. After the first attempt, `tried` is dropped, and bootstrap nodes and known peers are
-/// tried as well.
+/// answers. Drops `tried` after the first attempt. If that has failed, also tries bootstrap nodes and
+/// known peers.
 async fn join(
     node: &Node,
     targets: &[String],
@@ -230,7 +231,7 @@ async fn join(
             output.not_joined(&error, Some(wait)).await;
             if tried.take().is_some() {
                 expected.expect_dials(node).await;
-                // The line that `report_unanswered` prints counts the peers that did not answer.
+                // The error is ignored: `report_unanswered` prints how many peers did not answer.
                 let _ = node.join(&[]).await;
                 expected.report_unanswered(node, output).await;
             }
@@ -252,9 +253,9 @@ async fn join(
     }
 }
 
-/// Resolves targets to addresses, and waits until that has worked for one of them. Names are
-/// resolved by the network, which this node may not have joined yet. Calls `report_failure` after
-/// each failed attempt.
+/// Returns the addresses of targets. If none of them is known, asks again until one is: nodes that
+/// this node does not know are looked up in the network, which it may not have joined yet. Calls
+/// `report_failure` after each failed attempt.
 async fn resolve(
     node: &Node,
     targets: &[String],
@@ -289,9 +290,10 @@ async fn rejoin(node: &Node, expected: &ExpectedFailures, output: &Printer) {
     expected.expect_dials(node).await;
     if node.network().bootstrap_nodes().is_empty() {
         match node.join(&[]).await {
-            // A new node has no peers to join through. `report_unanswered` counts those that do not answer.
+            // A new node has no peers to join through. `report_unanswered` prints the number of peers
+            // that do not answer.
             Ok(_) | Err(Error::NoBootstrap | Error::NoneReached { .. } | Error::Stopped) => {}
-            // The user has asked for that.
+            // The user has disconnected all of them by hand.
             Err(Error::AllDisconnected) => {}
             Err(error) => tracing::warn!(%error, "could not rejoin"),
         }
@@ -301,17 +303,17 @@ async fn rejoin(node: &Node, expected: &ExpectedFailures, output: &Printer) {
     let (failures, mut failed) = mpsc::unbounded_channel();
     let report_failure = move |error: &Error, wait| drop(failures.send((error.to_string(), wait)));
     let reporting = async {
-        // Only once, as this may go on for days.
+        // Printed only once, since the attempts may continue for days.
         if let Some((error, wait)) = failed.recv().await {
             output.not_joined(&error, Some(wait)).await;
         }
         expected.report_unanswered(node, output).await;
-        // The channel has no bound, so the failures are taken out of it.
+        // The channel is unbounded, so later failures are taken out of it and dropped.
         while failed.recv().await.is_some() {}
     };
     let (joined, ()) =
         tokio::join!(node.network().join_with_retries(&[], report_failure), reporting);
-    // The first node of a network waits for others, which is no failure.
+    // Not a failure: the first node of a network waits until others join it.
     if let Err(error) = joined
         && !matches!(error, Error::Stopped | Error::OnlyThisNode)
     {

@@ -1,4 +1,5 @@
-//! The JSON lines of `--json`: a contract. Fields may be added, never renamed or removed.
+//! The JSON lines of `--json`. Programs depend on them: fields may be added, but never renamed or
+//! removed.
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -45,7 +46,7 @@ impl Fields {
         self.with("hash", hash).with("name", name).with("size", size).with("kind", kind)
     }
 
-    /// Adds the entries of a folder that are not shared, if there are any.
+    /// Adds the entries of a folder that are not shared. Adds nothing if there are none.
     pub(crate) fn with_skipped(self, skipped: &[Skipped]) -> Self {
         let entry = |skipped: &Skipped| {
             Self::default().with_path(&skipped.path).with("why", skipped.why.to_string())
@@ -81,7 +82,7 @@ pub(crate) fn event_fields(name: &str, node: &Node) -> Fields {
     Fields::default().with("event", name).with("time", unix_millis()).with("node", node.id())
 }
 
-/// Returns the first line of a run, with the shares of the command line.
+/// Returns the first line of `peerkit run`, with the shares of its command line.
 pub(crate) fn started(running: &RunningNode, files: &[SharedFile], skipped: &[Skipped]) -> String {
     let RunningNode { node, state, notes } = running;
     let listening = node.listening().iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -98,14 +99,14 @@ pub(crate) fn started(running: &RunningNode, files: &[SharedFile], skipped: &[Sk
     line(&fields.with("peer", ()).with("data", ()))
 }
 
-/// Returns the line of any other event.
+/// Returns the line of an event of the library.
 pub(crate) fn event(node: &Node, event: &Event) -> String {
     let fields = event_fields(event.name(), node);
     let fields = fields.with("peer", event.peer().map(|peer| PeerView::new(node, peer)));
     line(&fields.with("data", data(node, event)))
 }
 
-/// Returns the last line of a run, with the totals of the uploads.
+/// Returns the last line of `run` or `share`, with the totals of the uploads.
 pub(crate) fn stopped(node: &Node) -> String {
     let data = Fields::default().with("uploads", node.files().upload_totals());
     line(&event_fields("node_stopped", node).with("peer", ()).with("data", data))
@@ -186,7 +187,7 @@ fn content(message: &Message) -> Box<RawValue> {
         (MessageKind::Json, Some(text)) => one_line(text),
         _ => None,
     };
-    // Also for JSON that is invalid: a peer can send anything.
+    // A message may also claim to be JSON and be invalid: a peer can send any bytes.
     let bytes = || Fields::default().with("bytes", STANDARD.encode(message.body()));
     json.unwrap_or_else(|| raw(&bytes()))
 }
@@ -194,7 +195,7 @@ fn content(message: &Message) -> Box<RawValue> {
 /// Returns a JSON value unchanged, but on one line. In valid JSON a newline can only be whitespace
 /// between tokens. Returns `None` if the text is not JSON.
 fn one_line(text: &str) -> Option<Box<RawValue>> {
-    // Not parsed into a value, in which large numbers would lose digits.
+    // Not parsed into a `Value`, in which large numbers would lose digits.
     RawValue::from_string(text.trim().replace(['\n', '\r'], " ")).ok()
 }
 

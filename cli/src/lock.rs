@@ -8,7 +8,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits for `news`, and releases the lock of `guard` meanwhile.
+/// Waits until `news` is notified. The lock of `guard` is released during the wait.
 pub(crate) fn wait<'a, T>(news: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     news.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }

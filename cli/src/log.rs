@@ -1,5 +1,5 @@
-//! The log: warnings on standard error, more with `debug on` or PEERKIT_LOG, as text or JSON
-//! (PEERKIT_LOG_FORMAT).
+//! The log on standard error, as text or JSON (PEERKIT_LOG_FORMAT). It has warnings by default, and
+//! more lines after `debug on` or with PEERKIT_LOG.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -23,8 +23,8 @@ pub(crate) use lines::finish;
 /// The filter of `debug on`.
 const DEBUG: &str = "warn,notify=error,peerkit=debug,peerkit_proto=debug";
 
-/// The default filter. `notify` warns of every watched folder that was removed, which the node
-/// reports by itself.
+/// The default filter. Warnings of `notify` are left out: it warns of every watched folder that was
+/// removed, which the node reports itself.
 const DEFAULT_FILTER: &str = "warn,notify=error";
 
 /// The switch of the log.
@@ -37,7 +37,7 @@ pub(crate) struct LogSwitch {
 /// Levels of the log, most important first, as PEERKIT_LOG names them.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// Kinds of lines, which PEERKIT_LOG may name without their crate.
+/// Kinds of log lines, which PEERKIT_LOG may name without their crate.
 const KINDS: [&str; 7] =
     ["node", "link", "message", "query", "membership", "broadcast", "transfer"];
 
@@ -46,7 +46,7 @@ impl LogSwitch {
     pub(crate) fn start() -> Self {
         let (filter, fault) = configured_filter();
         let (filter, handle) = reload::Layer::new(filter);
-        // A field may contain a name from the network, which must not start a new line.
+        // A field may contain a name from the network. Escaped, it can't begin a new line.
         let fields = debug_fn(|line, field, value| match field.name() {
             "message" => write!(line, "{}", plain(&format!("{value:?}"))),
             name => write!(line, "{name}={}", plain(&format!("{value:?}"))),
@@ -61,7 +61,7 @@ impl LogSwitch {
                 .with_ansi(Paint::on(&io::stderr()).is_on())
                 .boxed(),
         };
-        // Only tests start it twice. The first log stays.
+        // Only tests start the log twice. Then the first one stays.
         let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
         if let Some(fault) = fault {
             tracing::warn!("PEERKIT_LOG is invalid, so only warnings are logged: {fault}");
@@ -88,8 +88,8 @@ impl LogSwitch {
     }
 }
 
-/// Leaves out the messages of the folder watcher. If the log is a file in a watched folder, each
-/// line would cause another line.
+/// Leaves out the messages of the folder watcher. If the log were a file in a watched folder, each
+/// line would cause another one.
 fn without_notify(filter: EnvFilter) -> EnvFilter {
     match "notify=error".parse() {
         Ok(quiet) => filter.add_directive(quiet),
@@ -102,14 +102,14 @@ fn configured_filter() -> (EnvFilter, Option<String>) {
     let builder = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into());
     let wanted = std::env::var_os("PEERKIT_LOG").filter(|wanted| !wanted.is_empty());
     let wanted = wanted.unwrap_or_else(|| DEFAULT_FILTER.into());
-    // A wrong filter must not hide warnings, so it is replaced as a whole.
+    // An invalid filter is replaced as a whole, so that no part of it hides warnings.
     let parsed = match wanted.to_str() {
         Some(wanted) => with_kinds(wanted)
             .and_then(|wanted| builder.parse(wanted).map_err(|error| error.to_string())),
         None => Err("it is not UTF-8".to_owned()),
     };
     match parsed {
-        // The user asks for the messages of the folder watcher.
+        // The user has asked for messages of the folder watcher.
         Ok(filter) if wanted.to_string_lossy().contains("notify") => (filter, None),
         Ok(filter) => (without_notify(filter), None),
         Err(fault) => (EnvFilter::new(DEFAULT_FILTER), Some(fault)),
@@ -119,7 +119,7 @@ fn configured_filter() -> (EnvFilter, Option<String>) {
 /// Writes kinds in full: `link=debug` becomes `peerkit::link=debug`.
 ///
 /// # Errors
-/// If a word is neither a level nor a kind and has no level, since it would log nothing.
+/// If a word is neither a level nor a kind, and no level follows it: such a filter would log nothing.
 fn with_kinds(wanted: &str) -> Result<String, String> {
     let mut all = Vec::new();
     for one in wanted.split(',').map(str::trim).filter(|one| !one.is_empty()) {
@@ -142,7 +142,7 @@ fn with_kinds(wanted: &str) -> Result<String, String> {
     Ok(all.join(","))
 }
 
-/// A writer for one line of the log, which is written at once.
+/// A writer that gets each line of the log in one call, and queues it.
 struct LogLine {
     json: bool,
 }

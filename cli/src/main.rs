@@ -47,13 +47,13 @@ const FAILED: i32 = 1;
 const USAGE: i32 = 2;
 
 fn main() {
-    leave_out_database_panics();
+    hide_database_panics();
     let result = act(args::parse().action);
     let status = status(&result);
     if let Err(error) = &result
         && status != 0
     {
-        // The error is printed after the log.
+        // The lines of the log are written before the error.
         log::finish();
         let paint = Paint::on(&io::stderr());
         let _ = writeln!(io::stderr(), "{}", human::error(paint, error));
@@ -62,7 +62,7 @@ fn main() {
         }
     }
     log::finish();
-    // Not a return: a thread may wait for standard input, and nothing can end that read.
+    // Ends the process, since nothing else can end a thread that waits for standard input.
     process::exit(status);
 }
 
@@ -70,7 +70,7 @@ fn main() {
 fn status(result: &anyhow::Result<bool>) -> i32 {
     match result {
         Ok(true) => 0,
-        // The reader of the output has gone away, as `head` does.
+        // The reader has closed the output, as `head` does.
         Err(error) if is_broken_pipe(error) => 0,
         Err(error) if error.is::<UsageError>() => USAGE,
         _ if signals::was_cut_short() => signals::INTERRUPTED,
@@ -99,11 +99,11 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
 
 /// Hides panics of the database on a damaged file. The library catches them and returns an error,
 /// which is printed instead.
-fn leave_out_database_panics() {
+fn hide_database_panics() {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         let file = info.location().map_or("", |location| location.file());
-        // The sources of the crate have this in their path on every machine.
+        // On every machine the path of the crate's sources contains this.
         if file.contains("/redb-") || file.contains("\\redb-") {
             tracing::debug!("the database gave up: {info}");
         } else {
@@ -117,12 +117,12 @@ fn leave_out_database_panics() {
 #[error("{0}")]
 struct UsageError(String);
 
-/// Returns the error of a wrong usage.
+/// Returns an error of wrong usage.
 fn usage(error: impl Into<String>) -> anyhow::Error {
     UsageError(error.into()).into()
 }
 
-/// Carries out a subcommand. Returns false if a part of it failed and that was reported.
+/// Carries out a subcommand. Returns false if a part of it failed and this has already been printed.
 fn act(action: SubcommandArgs) -> anyhow::Result<bool> {
     match action {
         SubcommandArgs::Run(args) => complete(run::run(args)),
@@ -147,8 +147,8 @@ fn act(action: SubcommandArgs) -> anyhow::Result<bool> {
     }
 }
 
-/// Runs `action` to its end. Threads that still wait for a disk or a pipe do not delay the end of
-/// the program.
+/// Runs `action` to its end. Threads that still wait for a disk or a pipe after that do not delay the
+/// end of the program.
 fn complete(action: impl Future<Output = anyhow::Result<bool>>) -> anyhow::Result<bool> {
     let runtime = Runtime::new().context("could not start the threads of the node")?;
     let result = runtime.block_on(action);
@@ -157,6 +157,7 @@ fn complete(action: impl Future<Output = anyhow::Result<bool>>) -> anyhow::Resul
     result
 }
 
+/// Returns the manual page of the program, or of a subcommand.
 fn manual_page(command: Option<&str>) -> anyhow::Result<Vec<u8>> {
     let mut program = Cli::command();
     // Without this the subcommands do not know their full names, such as `peerkit run`.
@@ -178,7 +179,7 @@ fn manual_page(command: Option<&str>) -> anyhow::Result<Vec<u8>> {
 }
 
 fn print(bytes: &[u8]) -> anyhow::Result<bool> {
-    // `print!` would panic if the reader has gone away.
+    // `print!` would panic if the reader has closed the pipe.
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
     written.context("could not write to standard output").map(|()| true)

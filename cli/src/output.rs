@@ -21,7 +21,8 @@ use crate::text::{self, Paint, plain};
 /// Maximum number of lines that wait for the writing thread. 256: a few screens.
 const QUEUE: usize = 256;
 
-/// Maximum time for the reader to read the last lines. 5 s: as long as the node flushes its links.
+/// Maximum time that the program waits at its end until the last lines are read. 5 s: as long as the
+/// node flushes its links.
 const FLUSH_WAIT: Duration = Duration::from_secs(5);
 
 /// The result of a command that worked.
@@ -43,7 +44,7 @@ impl Reply {
         Self { fields: self.fields.with(name, value), ..self }
     }
 
-    /// Adds a field to the JSON line; leaves it out as [`Fields::with_some`] does.
+    /// Adds a field to the JSON line, unless its value is one that [`Fields::with_some`] leaves out.
     pub(crate) fn with_some(self, name: &'static str, value: impl Serialize) -> Self {
         Self { fields: self.fields.with_some(name, value), ..self }
     }
@@ -56,7 +57,7 @@ pub(crate) struct Printer {
     json: bool,
     paint: Paint,
     errors: Paint,
-    /// Cancelled when a reader that does not read has had its time. Nothing waits for it then.
+    /// Cancelled [`FLUSH_WAIT`] after the node was asked to stop. Then nothing waits for the reader.
     reader_given_up: CancellationToken,
 }
 
@@ -71,9 +72,9 @@ pub(crate) struct PrinterThread {
 
 /// The destination of the lines.
 pub(crate) enum Sink {
-    /// Standard output, and standard error for errors.
+    /// To standard output, errors to standard error.
     Streams,
-    /// The prompt of a terminal, which moves down.
+    /// Above the prompt of a terminal.
     Prompt(Box<dyn rustyline::ExternalPrinter + Send>),
 }
 
@@ -82,7 +83,7 @@ enum PrintJob {
     Err(String),
     /// New text for the lines right above the prompt.
     Above(String),
-    /// The user typed a line. The lines above it stay where they are.
+    /// The user typed a line. The lines above the prompt stay where they are.
     Typed,
     /// Dropped once all lines before it are written.
     Mark(oneshot::Sender<()>),
@@ -102,7 +103,7 @@ impl Printer {
         let (end, ended) = std_mpsc::channel();
         let broken = CancellationToken::new();
         let token = broken.clone();
-        // A thread and not a task: a write may block for as long as the reader likes.
+        // A thread and not a task, since a write blocks until the reader reads.
         thread::spawn(move || {
             let result = write_lines(queue, sink, &bars);
             if result.is_err() {
@@ -114,8 +115,7 @@ impl Printer {
         let (stop, given_up) = (stop.clone(), reader_given_up.clone());
         tokio::spawn(async move {
             stop.cancelled().await;
-            // A reader that still reads gets the last lines. One that does not is given up after
-            // this.
+            // A slow reader has this time to read the last lines.
             tokio::time::sleep(FLUSH_WAIT).await;
             given_up.cancel();
         });
@@ -164,8 +164,8 @@ impl Printer {
         }
     }
 
-    /// Prints that the node has not joined its network, and when it tries again. JSON output has
-    /// the events of the failed links instead.
+    /// Prints that the node has not joined its network, and when it tries again. JSON output has the
+    /// events of the failed dials instead.
     pub(crate) async fn not_joined(&self, error: &str, again: Option<Duration>) {
         if !self.json {
             let again = again.map_or_else(String::new, |wait| {
@@ -186,8 +186,8 @@ impl Printer {
         self.put(PrintJob::Err(format!("{} {text}\n", self.errors.bad("!")))).await;
     }
 
-    /// Prints how much of its files a node has sent, after it has stopped. If it has sent nothing,
-    /// it is printed only if `always`.
+    /// Prints the totals of the uploads, after the node has stopped. As text, totals of a node that has
+    /// sent nothing are printed only if `always`.
     pub(crate) async fn stopped(&self, node: &Node, always: bool) {
         let totals = node.files().upload_totals();
         let line = if self.json {
@@ -197,7 +197,7 @@ impl Printer {
         } else {
             return;
         };
-        // A reader that has stopped reading must not keep the program from ending.
+        // A reader that does not read must not keep the program from ending.
         let _ = tokio::time::timeout(FLUSH_WAIT, self.put(PrintJob::Out(line))).await;
     }
 
@@ -206,13 +206,13 @@ impl Printer {
         self.put(PrintJob::Out(text)).await;
     }
 
-    /// Shows lines right above the prompt, in place of the previous ones. Each line has to fit the
-    /// terminal's width. Without a prompt nothing is shown.
+    /// Shows lines right above the prompt, in place of the lines of the previous call. Each line has
+    /// to fit the width of the terminal. Without a prompt nothing is shown.
     pub(crate) async fn above_prompt(&self, lines: String) {
         self.put(PrintJob::Above(lines)).await;
     }
 
-    /// Notes that the user typed a line, so the prompt has moved down.
+    /// Notes that the user typed a line, so that the next prompt is further down.
     pub(crate) async fn typed(&self) {
         self.put(PrintJob::Typed).await;
     }
@@ -224,10 +224,10 @@ impl Printer {
         let _ = self.reader_given_up.run_until_cancelled(written).await;
     }
 
-    /// Prints a line of the log; waits for room in the queue. Returns the line if the output has
-    /// ended.
+    /// Prints a line of the log. Blocks until the queue has room. Returns the line if the writing
+    /// thread has ended.
     pub(crate) fn log(&self, text: String) -> Option<String> {
-        // This would panic in a task. Only the thread of the log calls it.
+        // This would panic in a task. Only the thread of the log calls this function.
         match self.lines.blocking_send(PrintJob::Err(text)) {
             Err(mpsc::error::SendError(PrintJob::Err(text))) => Some(text),
             _ => None,
@@ -241,12 +241,13 @@ impl Printer {
 }
 
 impl PrinterThread {
-    /// Returns a token that is cancelled when writing fails, as when the reader has gone away.
+    /// Returns a token that is cancelled when writing fails, for example because the reader has
+    /// closed the output.
     pub(crate) fn broken(&self) -> CancellationToken {
         self.broken.clone()
     }
 
-    /// Waits until all lines are written. It is no error if the reader has gone away or the
+    /// Waits until all lines are written. It is no error if the reader has closed the output or the
     /// terminal was closed.
     pub(crate) async fn finish(self) -> io::Result<()> {
         let end = self.lines.send(PrintJob::End);
@@ -281,8 +282,7 @@ fn write_lines(mut queue: mpsc::Receiver<PrintJob>, mut sink: Sink, bars: &Bars)
             }),
             (Sink::Streams, PrintJob::Above(_) | PrintJob::Typed) => {}
             (Sink::Prompt(printer), PrintJob::Out(text) | PrintJob::Err(text)) => {
-                // The lines above the prompt are erased and not moved: the next update writes them
-                // below.
+                // This erases the lines above the prompt. The next update writes them below the text.
                 let text = above.print_over(&text);
                 bars.while_hidden(|| printer.print(text)).map_err(io::Error::other)?;
             }
@@ -301,12 +301,13 @@ fn write_lines(mut queue: mpsc::Receiver<PrintJob>, mut sink: Sink, bars: &Bars)
 #[derive(Default)]
 struct LinesAbovePrompt {
     lines: String,
-    /// Number of these lines that are right above the prompt now.
+    /// Number of these lines that are on the screen, right above the prompt.
     shown: usize,
 }
 
 impl LinesAbovePrompt {
-    /// Returns the text that puts `lines` above the prompt; `None` if they are there already.
+    /// Returns the text to print so that `lines` are above the prompt; `None` if they are already
+    /// there.
     fn set(&mut self, lines: String) -> Option<String> {
         // After `print_over` or `leave_in_place` equal lines have to be written again.
         let same = self.lines == lines && self.shown == lines.lines().count();
@@ -315,7 +316,7 @@ impl LinesAbovePrompt {
         }
         let mut text = format!("{}{lines}", self.erase());
         if lines.is_empty() && self.shown > 0 {
-            // rustyline adds a newline to what it prints, so move up one line more.
+            // rustyline adds a newline to printed text, so the cursor moves up one more line.
             text.push_str("\u{1b}[A\n");
         }
         self.shown = lines.lines().count();
@@ -323,19 +324,20 @@ impl LinesAbovePrompt {
         Some(text).filter(|text| !text.is_empty())
     }
 
-    /// Returns the text that prints `text` in place of the lines. They go below it when they are
-    /// set again.
+    /// Returns the text to print so that `text` stands in place of the lines. The next [`Self::set`]
+    /// writes the lines below it.
     fn print_over(&mut self, text: &str) -> String {
         let text = format!("{}{text}", self.erase());
         self.shown = 0;
         text
     }
 
-    /// Leaves the lines where they are; the next ones go below.
+    /// Leaves the lines where they are. The next [`Self::set`] writes lines below them.
     fn leave_in_place(&mut self) {
         self.shown = 0;
     }
 
+    /// Returns the text to print so that the lines are erased.
     fn erase(&self) -> String {
         match self.shown {
             0 => String::new(),

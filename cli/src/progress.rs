@@ -13,7 +13,7 @@ use crate::text::{self, Paint};
 /// fast that the bar would only flash.
 const MIN_SIZE_FOR_BAR: u64 = 4 << 20;
 
-/// Template of the text behind the bar of a file that is being hashed.
+/// Template of the text after the bar of a file that is being hashed.
 const HASHING_TEMPLATE: &str = "{percent:>3}%  {bytes}/{total_bytes}  {bytes_per_sec}  {eta}";
 
 /// The bars on the screen. Cloning is cheap.
@@ -30,8 +30,8 @@ impl Bars {
         Self { bars: MultiProgress::with_draw_target(target), paint: Paint::on(&std::io::stderr()) }
     }
 
-    /// Returns a function that shows progress on a bar. The bar appears once the total is known to
-    /// be large, and disappears when the function is dropped.
+    /// Returns a function that shows progress on a bar. The bar appears once the total is at least
+    /// [`MIN_SIZE_FOR_BAR`], and disappears when the function is dropped.
     pub(crate) fn bar(&self, what: &'static str) -> impl FnMut(HashProgress) + Send + 'static {
         let bars = self.clone();
         let mut shown: Option<VisibleBar> = None;
@@ -49,7 +49,7 @@ impl Bars {
         }
     }
 
-    /// Runs `print` while the bars are hidden, so that its output does not mix with them.
+    /// Runs `print` while the bars are hidden, so that the printed text does not mix with them.
     pub(crate) fn while_hidden<R>(&self, print: impl FnOnce() -> R) -> R {
         self.bars.suspend(print)
     }
@@ -102,11 +102,11 @@ impl TransferBars {
 
 /// A download or upload under way.
 pub(crate) struct Transfer {
-    /// The receiver (`None` for a download), and the hash of the content.
+    /// The peer that an upload goes to, or `None` for a download, and the hash of the content.
     key: (Option<NodeId>, Hash),
     done: u64,
     total: u64,
-    /// The text behind the bar.
+    /// The text of the bar.
     pub(crate) line: String,
 }
 

@@ -34,7 +34,7 @@ const NOTHING_TO_DO: &str = "standard input is empty, and no ADDR or --share was
 /// Maximum time for the last events after the node has stopped. 5 s: as long as for the output.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
-/// Runs a node until a command or a signal stops it. Returns false if a command failed that was not
+/// Runs a node until a command or a signal stops it. Returns false if a command failed, unless it was
 /// typed at a prompt.
 pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
     // First, so that a signal also ends a start that is stuck.
@@ -53,18 +53,18 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
     let running =
         start::start(args.state.as_deref(), &args.listening.listen, || builder(&args)).await?;
     let run = RunSession { args, running, targets, bars: Bars::new(), stop };
-    // Before the shares are hashed, which may take minutes: no event of that time is lost.
+    // Subscribed before the shares are hashed, which may take minutes, so that no event is missed.
     let events = run.running.node.events();
     let served = match run.share(&shares).await {
         Ok(shared) => run.serve(&shared, events, log).await,
         Err(error) => Err(error),
     };
-    // An error may have ended `serve` before the node was stopped.
+    // If an error has ended `serve`, the node has not been stopped.
     run.running.node.shutdown().await;
     served
 }
 
-/// A node, with the arguments that it was started with.
+/// A running node, with the arguments of the command line.
 struct RunSession {
     args: Box<RunArgs>,
     running: RunningNode,
@@ -140,7 +140,7 @@ impl RunSession {
             CommandSource::Lines | CommandSource::Nothing => (None, Sink::Streams),
         };
         let has_prompt = prompt.is_some();
-        // Dropped at the end, so that every way out restores the terminal.
+        // Its drop restores the terminal, on every way out of this function.
         let _terminal = has_prompt.then(Terminal::save);
         let (output, writer) = Printer::start(args.json, sink, bars.clone(), stop);
         if has_prompt {
@@ -156,7 +156,7 @@ impl RunSession {
         if has_prompt || (input != CommandSource::Prompt && io::stderr().is_terminal()) {
             let showing =
                 background_fetches::show(node.clone(), output.clone(), bars.clone(), has_prompt);
-            // Its lines and bars would be in the way of the last events.
+            // Ends with the node, since the lines and bars would disturb the last events.
             tokio::spawn(stop.clone().run_until_cancelled_owned(showing));
         }
         let expected = ExpectedFailures::default();
@@ -189,7 +189,7 @@ impl RunSession {
             joining,
         };
         let done = run_commands(&session, requests, stop).await;
-        // The input has ended, but nothing has asked the node to stop.
+        // A headless node continues after the end of its input, until it is asked to stop.
         if args.headless && done.last.is_none() {
             stop.cancelled().await;
         }
@@ -197,14 +197,14 @@ impl RunSession {
         let is_idle = is_idle && done.no_input && input == CommandSource::Lines;
         let is_idle = is_idle && !stop.is_cancelled();
         let ok = done.ok && !session.fetches.any_failed();
-        // Dropping it would bring the prompt back, which changes the settings of the terminal while
-        // they are restored.
+        // Not dropped: the thread of the prompt would continue, and change the settings of the terminal
+        // while they are restored.
         std::mem::forget(done.last);
         end(session, printing, writer).await?;
         if is_idle {
             return Err(usage(NOTHING_TO_DO));
         }
-        // A user at a prompt has seen the errors, and a clean exit is a success.
+        // At a prompt, failed commands do not count: the user has seen their errors.
         Ok(ok || at_prompt)
     }
 
@@ -270,7 +270,7 @@ async fn end(
         output.text(background_fetches::at_next_start(&node.files().downloads())).await;
     }
     node.shutdown().await;
-    // Both end by themselves once the node has stopped, unless the reader of the output is slow.
+    // Both end soon after the node has stopped, unless the reader of the output is slow.
     let last = async { tokio::join!(printing, fetches.wait_until_reported()) };
     let _ = tokio::time::timeout(LAST_EVENTS, last).await;
     output.stopped(&node, false).await;
@@ -309,17 +309,18 @@ impl CommandSource {
     }
 }
 
-/// The outcome of all commands.
+/// The outcome of all commands of a run.
 struct CommandsDone {
     /// True if none of them has failed.
     ok: bool,
     /// The command that stops the node.
     last: Option<InputLine>,
-    /// True if the input had no line at all.
+    /// True if the input ended before the first line.
     no_input: bool,
 }
 
-/// Notes that the signal to stop has ended a command or a fetch. Returns whether it was SIGINT.
+/// Notes that the signal to stop has ended a command or a fetch. Returns whether the signal was
+/// SIGINT.
 fn note_cut_short() -> bool {
     signals::note_cut_short();
     signals::was_cut_short()
@@ -338,8 +339,8 @@ async fn run_commands(
             biased;
             // Checked before the next line: a script must not go on after the signal.
             () = stop.cancelled() => {
-                // The status is that of an interrupt only if the signal has ended a fetch.
-                // A timeout of zero polls once, which tells whether a fetch is under way.
+                // The exit status is that of an interrupt only if the signal has ended a fetch.
+                // A timeout of zero polls once, and so finds out whether a fetch is under way.
                 let settled = tokio::time::timeout(Duration::ZERO, session.wait_for_fetches()).await;
                 done.ok &= settled.is_ok() || !note_cut_short();
                 return done;
@@ -388,7 +389,7 @@ async fn run_commands(
     }
 }
 
-/// Carries out a command, which SIGINT ends at a prompt. Returns `None` if the node is to stop
+/// Carries out a command. At a prompt, SIGINT ends the command. Returns `None` if the node has to stop
 /// before the command is done.
 async fn carry_out(
     session: &NodeSession,
@@ -411,7 +412,7 @@ async fn carry_out(
     }
 }
 
-/// Prints events. As text, events that something else reports are left out.
+/// Prints events. The text output leaves out events that are reported in another way.
 async fn print(
     node: Node,
     mut events: Events,
@@ -426,8 +427,8 @@ async fn print(
     }
 }
 
-/// Returns the command with which another node joins this one, or connects to it if links are made
-/// by hand. Returns `None` if no node may connect.
+/// Returns the command with which another node joins this one, or links to it if `--manual` is given.
+/// Returns `None` if no node may connect.
 fn join_command(args: &RunArgs, node: &Node) -> Option<String> {
     if args.max_inbound == Some(0) {
         return None;
@@ -445,6 +446,7 @@ fn join_command(args: &RunArgs, node: &Node) -> Option<String> {
     Some(line)
 }
 
+/// Cancels `then` when `first` has ended.
 fn stop_when(first: impl Future<Output = ()> + Send + 'static, then: CancellationToken) {
     tokio::spawn(async move {
         first.await;

@@ -15,7 +15,7 @@ pub(crate) const DOWNLOADS: &str = "downloads";
 /// A setting and its new value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Setting {
-    /// The folder for fetches that name no destination.
+    /// The folder for fetches without a PATH.
     Downloads(PathBuf),
     /// A rate in bytes a second, by its index in [`RATES`].
     Rate(usize, u64),
@@ -82,7 +82,7 @@ pub(crate) fn set(node: &Node, setting: Setting) -> anyhow::Result<SettingView> 
     match setting {
         Setting::Downloads(folder) => {
             let folder = std::path::absolute(&folder).context("there is no current folder")?;
-            // A file in its place would make every later fetch fail.
+            // If the path were a file, every later fetch would fail.
             folders::check_folder(&folder)?;
             node.files().set_download_folder(folder);
             Ok(downloads(node))

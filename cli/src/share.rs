@@ -42,7 +42,7 @@ struct SharingNode {
     node: Node,
     /// True if another `peerkit share` uses the state folder, so this node made a key for this run.
     has_temporary_key: bool,
-    /// Notes about choices that the node made by itself, a sentence each.
+    /// Notes about the choices of the program, such as another port; one sentence each.
     notes: Vec<String>,
 }
 

@@ -1,7 +1,8 @@
 //! Words as a POSIX shell reads and writes them. Commands that the program prints can be pasted
 //! into a shell or at the prompt, which reads its lines by the same rules.
 
-/// True if a backslash escapes the character after it. On Windows it separates the parts of a path.
+/// True if a backslash escapes the character after it. On Windows a backslash separates the parts of a
+/// path.
 const ESCAPES: bool = cfg!(not(windows));
 
 /// A word of a line.
@@ -52,7 +53,8 @@ fn word(line: &str, from: usize) -> Option<ShellWord> {
             word.text.push_str(&text);
             word.end += len;
             word.quoted = true;
-        // Inside a word it is an apostrophe, as in `don't`.
+        // An unclosed quote at the start of a word takes the rest of the line. Inside a word it is an
+        // ordinary character, as in `don't`.
         } else if word.end == start && matches!(c, '\'' | '"') {
             word.text.push_str(left.get(1..).unwrap_or_default());
             word.end = line.len();
@@ -80,7 +82,7 @@ fn quotation(text: &str) -> Option<(String, usize)> {
     }
     let mut after = text.strip_prefix('\\').filter(|_| ESCAPES)?.chars();
     match after.next()? {
-        // A backslash at its end continues a line.
+        // A backslash at the end of a line continues the line.
         '\n' => Some((String::new(), 2)),
         c => Some((c.to_string(), 1 + c.len_utf8())),
     }
@@ -182,7 +184,7 @@ pub(crate) fn quote(text: &str) -> String {
 
 /// Returns `text` in quotes, even if it needs none.
 pub(crate) fn quoted(text: &str) -> String {
-    // The command line of Windows knows only double quotes.
+    // On Windows only double quotes quote an argument.
     if !ESCAPES && !text.contains('"') {
         return format!("\"{text}\"");
     }
@@ -205,8 +207,8 @@ pub(crate) fn path(path: &str) -> String {
     if path.starts_with('-') { quote(&format!("./{path}")) } else { quote(path) }
 }
 
-/// Returns `text` with a backslash before each special character, so that candidates of a
-/// completion have a common start. If that is not possible, returns it as [`quote`] does.
+/// Returns `text` with a backslash before each special character, so that the candidates of a
+/// completion have a common start. If it can't be written so, returns it in quotes, as [`quote`] does.
 pub(crate) fn escaped(text: &str) -> String {
     if text.is_empty() || !ESCAPES || !text.chars().all(is_shown) {
         return quote(text);

@@ -22,7 +22,7 @@ static INTERRUPT: AtomicBool = AtomicBool::new(false);
 /// True if SIGINT has ended a command or a fetch.
 static CUT_SHORT: AtomicBool = AtomicBool::new(false);
 
-/// The command that runs at a prompt. SIGINT cancels it and does not stop the program.
+/// Token of the command that runs at a prompt. SIGINT cancels the token and does not stop the program.
 static COMMAND: Mutex<Option<CancellationToken>> = Mutex::new(None);
 
 /// True once the node has started, so that a signal stops it cleanly.
@@ -51,7 +51,8 @@ fn end_stuck_start() {
     });
 }
 
-/// A guard: while it exists, SIGINT ends the command and not the program.
+/// A guard of the command that runs at a prompt. While it exists, SIGINT ends the command and not the
+/// program.
 pub(crate) struct Interruptible(CancellationToken);
 
 impl Interruptible {
@@ -74,15 +75,15 @@ impl Drop for Interruptible {
     }
 }
 
-/// Notes that a command or a fetch was given up because the program stops. If SIGINT stops it, the
-/// exit status will be [`INTERRUPTED`].
+/// Notes that a command or a fetch was ended because the program stops. If SIGINT stops the program,
+/// the exit status will be [`INTERRUPTED`].
 pub(crate) fn note_cut_short() {
-    // SIGTERM and SIGHUP end a command, too, but not with the status of an interrupt.
+    // SIGTERM and SIGHUP also end a command, but not with the status of an interrupt.
     CUT_SHORT.fetch_or(INTERRUPT.load(Ordering::Relaxed), Ordering::Relaxed);
 }
 
-/// Notes that Ctrl-C has ended a command or a fetch while the terminal did not turn it into a
-/// signal.
+/// Notes that Ctrl-C has ended a command or a fetch. For a Ctrl-C that was read as a character, since
+/// the terminal did not turn it into a signal.
 pub(crate) fn note_interrupt() {
     INTERRUPT.store(true, Ordering::Relaxed);
     note_cut_short();
@@ -100,7 +101,7 @@ pub(crate) fn watch() -> io::Result<CancellationToken> {
 
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    // A handler of ours would undo `nohup`, which starts the program with SIGHUP ignored.
+    // Not handled if SIGHUP is ignored: `nohup` starts the program so, and a handler would undo that.
     let mut hangup = if is_hangup_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
     let token = CancellationToken::new();
     let stop = token.clone();
@@ -129,8 +130,8 @@ pub(crate) fn watch() -> io::Result<CancellationToken> {
     Ok(token)
 }
 
-/// Returns whether the process was started with SIGHUP ignored, as `nohup` does. Only Linux can
-/// tell.
+/// Returns whether the process was started with SIGHUP ignored, as `nohup` does. Always false except
+/// on Linux.
 #[cfg(unix)]
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -161,10 +162,10 @@ pub(crate) fn watch() -> io::Result<CancellationToken> {
     Ok(token)
 }
 
-/// Ends the command that runs at a prompt. If there is none, returns true so that the program
-/// stops; the second time ends it at once.
+/// Handles a SIGINT. If a command runs at a prompt, ends it and returns false. Otherwise returns true,
+/// so that the program stops. The second SIGINT without a command ends the program at once.
 fn handle_interrupt() -> bool {
-    // Taken out: the second SIGINT during a command stops the program.
+    // The command is taken out, so that a second SIGINT during it stops the program.
     if let Some(command) = lock(&COMMAND).take() {
         command.cancel();
         return false;

@@ -12,7 +12,7 @@ use crate::args::SimArgs;
 use crate::text::{Paint, count, plain, time};
 use crate::{UsageError, print};
 
-/// Time after which a run shows its progress.
+/// Time after which a run begins to show its progress.
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
 
 /// Interval between updates of the progress.
@@ -64,7 +64,8 @@ fn read(file: &Path, nodes: Option<usize>) -> anyhow::Result<Scenario> {
     Ok(scenario)
 }
 
-/// Runs a scenario. Adds the time and memory that it took, if the scenario limits them.
+/// Runs a scenario. Adds measures of the time and memory that the run took, if the scenario limits
+/// them.
 fn run(scenario: &Scenario, seed: u64) -> anyhow::Result<(Report, Duration)> {
     let begun = Instant::now();
     let mut shown = ProgressLine::default();
@@ -79,7 +80,7 @@ fn run(scenario: &Scenario, seed: u64) -> anyhow::Result<(Report, Duration)> {
         report.measures.push(machine("real time", Figure::Time(took), Figure::Time(most.0)));
     }
     if let Some(most) = scenario.limits.memory_mib {
-        // The peak of the whole process, so earlier and larger runs count as well.
+        // The peak of the whole process, so it may be that of an earlier, larger run.
         let used = memory().map_or(Figure::Never, Figure::Count);
         report.measures.push(machine("memory, MiB", used, Figure::Count(most)));
     }
@@ -126,6 +127,7 @@ impl ProgressLine {
     }
 }
 
+/// Returns the measures of a run as a table.
 fn table(report: &Report, took: Duration, paint: Paint) -> String {
     let mut text = format!(
         "{}, seed {}: {}\n",
@@ -154,6 +156,7 @@ fn table(report: &Report, took: Duration, paint: Paint) -> String {
     text + &format!("    {}\n\n", paint.faint(&rest))
 }
 
+/// Returns the JSON line of a run.
 fn line(report: &Report, took: Duration) -> Value {
     let mut line = serde_json::to_value(report).expect("a report has a JSON form");
     line["held"] = json!(report.held());

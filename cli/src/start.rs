@@ -9,7 +9,7 @@ use crate::text::{Paint, plain};
 use crate::views::without_ids;
 use crate::{environment, folders, shell_words, signals};
 
-/// Maximum number of state folders of one user. 64: more nodes than a user starts by hand.
+/// Maximum number of state folders of one user. 64: more than the nodes that a user starts by hand.
 const SIBLINGS: usize = 64;
 
 /// An address that a node listens on.
@@ -21,10 +21,10 @@ pub(crate) enum ListenAddress {
     AllAddresses(u16),
 }
 
-/// The ports of a node. The default port gives way to a free one if another node uses it.
+/// The ports that a node listens on. If the default port is in use, a free port replaces it.
 struct Ports<'a> {
     given: &'a [ListenAddress],
-    /// True if the default port is in use.
+    /// True once the default port was found in use, so that the node takes a free one.
     uses_free_port: bool,
 }
 
@@ -33,7 +33,8 @@ impl<'a> Ports<'a> {
         Self { given, uses_free_port: false }
     }
 
-    /// Adds the addresses to a builder: the given ones, else the default port or a free port.
+    /// Adds the addresses to a builder: the given ones, else all addresses with the default port or a
+    /// free one.
     fn on(&self, builder: Builder) -> Builder {
         match (self.given, self.uses_free_port) {
             ([], false) => builder.listen_everywhere(DEFAULT_PORT),
@@ -45,7 +46,8 @@ impl<'a> Ports<'a> {
         }
     }
 
-    /// Takes a free port after the default one was in use. Returns false if the ports were given.
+    /// Makes [`Self::on`] take a free port. Returns false if ports were given, or if a free port was
+    /// already in use.
     fn use_free_port(&mut self) -> bool {
         let may = self.given.is_empty() && !self.uses_free_port;
         self.uses_free_port |= may;
@@ -68,7 +70,7 @@ impl<'a> Ports<'a> {
 pub(crate) struct RunningNode {
     pub(crate) node: Node,
     pub(crate) state: PathBuf,
-    /// Notes about choices that the node made by itself, a sentence each.
+    /// Notes about the choices of the program, such as another port; one sentence each.
     pub(crate) notes: Vec<String>,
 }
 
@@ -93,8 +95,8 @@ pub(crate) fn builder(name: Option<&str>, config: Config) -> anyhow::Result<Buil
     })
 }
 
-/// Starts a node with its state in `given`. By default it is the usual folder, or a folder beside
-/// it if another node uses the usual one.
+/// Starts a node with its state in the folder `given`. Without it the node uses the default folder, or
+/// a folder beside it if another node uses the default one.
 ///
 /// # Errors
 /// If `build` fails, or the node can't start.
@@ -103,11 +105,11 @@ pub(crate) async fn start(
     listen: &[ListenAddress],
     build: impl Fn() -> anyhow::Result<Builder>,
 ) -> anyhow::Result<RunningNode> {
-    let usual = folders::state(given)?;
+    let default_folder = folders::state(given)?;
     let folder = |in_use| match in_use {
-        0 => usual.clone(),
-        // The first node has the usual folder, so the numbers begin with 2.
-        others => folders::sibling(&usual, others + 1),
+        0 => default_folder.clone(),
+        // The first node has the default folder, so the numbers begin with 2.
+        others => folders::sibling(&default_folder, others + 1),
     };
     let others = if given.is_none() { SIBLINGS - 1 } else { 0 };
     let StartedNode { node, in_use, note } =
@@ -116,7 +118,7 @@ pub(crate) async fn start(
     let moved = (in_use > 0).then(|| {
         format!(
             "another node uses {}, so this one keeps its state in {} and has an identity of its own",
-            usual.display(),
+            default_folder.display(),
             state.display()
         )
     });
@@ -126,15 +128,15 @@ pub(crate) async fn start(
 /// A node that has been started.
 pub(crate) struct StartedNode {
     pub(crate) node: Node,
-    /// Number of state folders that are in use by other nodes.
+    /// Number of state folders that were found in use by other nodes.
     pub(crate) in_use: usize,
     /// A note about the port, if it is not the default one.
     pub(crate) note: Option<String>,
 }
 
-/// Starts the node that `build` describes. `build` gets the number of state folders found in use,
-/// and chooses another folder; it is called at most `others` times more. If the default port is in
-/// use, the node takes a free one.
+/// Starts the node that `build` describes. `build` gets the number of state folders that were found in
+/// use, and chooses the next one. At most `others` folders are tried after the first. If the default
+/// port is in use, the node takes a free one.
 ///
 /// # Errors
 /// If `build` fails, or the node can't start.
@@ -147,14 +149,14 @@ pub(crate) async fn spawn(
     let mut in_use = 0;
     let node = loop {
         match ports.on(build(in_use)?).spawn().await {
-            // The lock of the state folder tells whether a node uses it, also after a crash.
+            // The state folder is locked as long as a node uses it. A crash also ends the lock.
             Err(Error::Store(StoreError::InUse(_))) if in_use < others => in_use += 1,
             Err(Error::PortInUse(_)) if ports.use_free_port() => {}
             Err(error) => return Err(advised(error)),
             Ok(node) => break node,
         }
     };
-    // From now on a signal stops the node cleanly and does not end a stuck start.
+    // From now on a signal stops the node cleanly. Before, it would have ended a stuck start.
     signals::note_started();
     let note = ports.note(&node);
     Ok(StartedNode { node, in_use, note })
@@ -181,7 +183,7 @@ fn advised(error: Error) -> anyhow::Error {
     }
 }
 
-/// Returns a line for each note on what a node decided by itself.
+/// Returns a line for each note.
 pub(crate) fn note_lines(paint: Paint, notes: &[String]) -> String {
     let notes = notes.iter();
     notes.map(|note| format!("{} {}\n", paint.strong("note:"), plain(note))).collect()
@@ -223,7 +225,7 @@ pub(crate) fn addresses(node: &Node) -> String {
     describe_addresses(node.addresses(), bound.collect())
 }
 
-/// Lists the announced addresses; if there are none, the bound ones, which are link-local then.
+/// Lists the announced addresses. If there are none, lists the bound ones, which are link-local then.
 fn describe_addresses(addresses: Vec<Address>, bound: Vec<SocketAddr>) -> String {
     if addresses.is_empty() && !bound.is_empty() {
         let all: Vec<_> = bound.iter().map(ToString::to_string).collect();

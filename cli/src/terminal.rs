@@ -1,5 +1,5 @@
-//! The settings of the terminal. If the program ends while a line is being edited, they have to be
-//! restored, or the shell would have no echo.
+//! The settings of the terminal. If the program ends while a line is being edited, it has to restore
+//! them, or the shell would have no echo.
 
 use std::io;
 #[cfg(unix)]
@@ -7,7 +7,8 @@ use std::io::Write as _;
 #[cfg(unix)]
 use std::sync::OnceLock;
 
-/// Control codes that end bracketed paste, which line editing turns on, and the line being edited.
+/// Control codes that switch off bracketed paste, which line editing switches on, and that end the line
+/// being edited.
 #[cfg(unix)]
 const END_LINE: &[u8] = b"\x1b[?2004l\r\n";
 
@@ -34,8 +35,8 @@ impl Drop for Terminal {
     }
 }
 
-/// Pause in the input that ends a paste. 250 ms: a paste arrives in pieces, and over a slow
-/// connection they come late.
+/// Length of a pause in the input that ends a paste. 250 ms: a paste arrives in pieces, with pauses
+/// between them over a slow connection.
 #[cfg(unix)]
 const END_OF_PASTE: std::time::Duration = std::time::Duration::from_millis(250);
 
@@ -54,8 +55,8 @@ pub(crate) fn discard_input() {
 
         let stdin = io::stdin();
         let Ok(before) = tcgetattr(&stdin) else { return };
-        // Without canonical mode, as it would wait for whole lines. Without echo and signals, so
-        // that the discarded input is not shown and a Ctrl-C in it does nothing.
+        // Canonical mode is switched off, since it would wait for whole lines. Echo and signals are
+        // switched off, so that discarded input is not shown and a Ctrl-C in it has no effect.
         let mut bare = before.clone();
         bare.local_modes -= LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG;
         let _ = tcsetattr(&stdin, OptionalActions::Flush, &bare);
@@ -69,7 +70,7 @@ pub(crate) fn discard_input() {
                 _ => break,
             }
         }
-        // Flush: this also discards input that came after the last poll.
+        // `Flush` also discards input that came after the last poll.
         let _ = tcsetattr(&stdin, OptionalActions::Flush, &before);
     }
 }
@@ -88,13 +89,13 @@ pub(crate) fn restore() {
         let Some(before) = SAVED.get() else {
             return;
         };
-        // Line editing turns the echo and canonical mode off, which are local modes.
+        // Line editing switches echo and canonical mode off, which are local modes.
         let now = tcgetattr(io::stdin());
-        // Nothing was being edited, so there is no line to end.
+        // They are equal if no line was being edited.
         if now.is_ok_and(|now| now.local_modes == before.local_modes) {
             return;
         }
-        // Not Flush: what the user has typed ahead is for the shell.
+        // `Now` does not discard input: what the user has typed ahead is for the shell.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
         let mut stdout = io::stdout().lock();
         let _ = stdout.write_all(END_LINE).and_then(|()| stdout.flush());

@@ -12,9 +12,9 @@ use peerkit::{KeyError, NodeId};
 
 use crate::shell_words;
 
-/// Returns a line of JSON with the characters that control a terminal escaped, as in `\u202e`. The
-/// values stay the same. All printed text that comes from outside this program goes through here or
-/// through [`plain`].
+/// Returns a line of JSON in which the characters that control a terminal are escaped, as in `\u202e`.
+/// Its values stay the same. All text from outside this program goes through here or through [`plain`]
+/// before it is printed.
 pub(crate) fn json_line(json: &str) -> String {
     if !json.contains(acts_on_terminal) {
         return json.to_owned();
@@ -40,31 +40,31 @@ fn acts_on_terminal(c: char) -> bool {
     c.is_control() || peerkit::is_misleading(c)
 }
 
-/// Maximum length of an error, in characters. 4,096: the length of the longest path. A longer error
-/// repeats a text that was pasted by mistake.
+/// Maximum length of an error, in characters. 4,096: the length of the longest path. An error can only
+/// be longer if it repeats a text that was pasted by mistake.
 const MAX_ERROR: usize = 4096;
 
 /// The last moment of the year 9999, in milliseconds since 1970.
 const MAX_UNIX_MS: u64 = 253_402_300_799_999;
 
-/// Returns `text`; if it has more than `most` characters, without its middle.
-pub(crate) fn shortened(text: &str, most: usize) -> String {
-    if text.char_indices().nth(most).is_none() {
+/// Shortens a text of more than `max` characters: leaves out its middle.
+pub(crate) fn shortened(text: &str, max: usize) -> String {
+    if text.char_indices().nth(max).is_none() {
         return text.to_owned();
     }
-    let half = most / 2;
+    let half = max / 2;
     let start: String = text.chars().take(half).collect();
     let end: Vec<char> = text.chars().rev().take(half).collect();
     format!("{start}…{}", end.into_iter().rev().collect::<String>())
 }
 
-/// Returns an error with its causes, each of them once, and with the command that helps.
+/// Returns an error with its causes, each of them once, and with advice if there is some.
 pub(crate) fn error(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if text.is_empty() {
             text = cause;
-        // Some errors print their cause themselves.
+        // The text of some errors already ends with their cause.
         } else if !text.ends_with(&cause) {
             let _ = write!(text, ": {cause}");
         }
@@ -79,7 +79,7 @@ pub(crate) fn error(error: &anyhow::Error) -> String {
     text
 }
 
-/// Returns the command that helps with an error of the library.
+/// Returns advice about an error of the library: a command that helps.
 fn advice(error: &peerkit::Error) -> Option<&'static str> {
     match error {
         peerkit::Error::UnknownPeer(_) => Some("`peers` lists connected nodes"),
@@ -89,7 +89,7 @@ fn advice(error: &peerkit::Error) -> Option<&'static str> {
     }
 }
 
-/// Returns the path of a key file that other users can read, if that is the error.
+/// Returns the path of the key file, if the error is that other users can read it.
 fn readable_key(error: &anyhow::Error) -> Option<&Path> {
     let key = match error.downcast_ref::<peerkit::Error>() {
         Some(peerkit::Error::Key(error)) => Some(error),
@@ -101,7 +101,7 @@ fn readable_key(error: &anyhow::Error) -> Option<&Path> {
     }
 }
 
-/// Returns a number of bytes in a fitting unit, with one decimal: `1.5 MiB`.
+/// Returns a number of bytes in a suitable unit, with one decimal: `1.5 MiB`.
 pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {
@@ -132,7 +132,7 @@ pub(crate) fn cut_to_width(line: &str, columns: usize) -> &str {
     over.and_then(|(end, _)| line.get(..end)).unwrap_or(line)
 }
 
-/// Returns a time in a fitting unit: `340 µs`, `1.2 ms`, `3.40 s`.
+/// Returns a time in a suitable unit: `340 µs`, `1.2 ms`, `3.40 s`.
 pub(crate) fn time(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     // The bounds are where rounding would print `1000 µs` and `1000.0 ms`.
@@ -148,9 +148,9 @@ pub(crate) fn time(time: Duration) -> String {
     }
 }
 
-/// Returns the date of a moment, given in milliseconds since 1970: `2026-11-29 00:41:13 UTC`.
+/// Returns the date and time of a moment, given in milliseconds since 1970: `2026-11-29 00:41:13 UTC`.
 pub(crate) fn moment(unix_ms: u64) -> String {
-    // The time may come from a peer. humantime can't format a later one, and would panic.
+    // A peer may have sent any time. humantime panics on a time after the year 9999.
     let time = UNIX_EPOCH + Duration::from_millis(unix_ms.min(MAX_UNIX_MS));
     let text = humantime::format_rfc3339_seconds(time).to_string();
     text.replace('T', " ").replace('Z', " UTC")
@@ -161,7 +161,7 @@ pub(crate) fn time_ms(millis: f64) -> String {
     time(Duration::from_secs_f64(millis / 1e3))
 }
 
-/// Returns a time in milliseconds, rounded to a thousandth, as results have it.
+/// Returns a time in milliseconds, rounded to a thousandth, for results in JSON.
 pub(crate) fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }

@@ -1,4 +1,4 @@
-//! Peers, nodes and shares as results and events show them.
+//! Peers, nodes and shares in the form that results and events have.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use crate::text;
 pub(crate) struct PeerView {
     pub(crate) id: NodeId,
     pub(crate) name: String,
-    /// `None` if there is no link; so is the direction.
+    /// `None` if there is no link. Then the direction is `None` as well.
     pub(crate) address: Option<String>,
     pub(crate) direction: Option<&'static str>,
     /// `None` until it was measured.
@@ -40,24 +40,24 @@ impl PeerView {
         }
     }
 
-    /// Adds when the last bytes came from the peer.
+    /// Adds the time at which the last bytes came from the peer.
     pub(crate) fn with_last_seen(self, node: &Node) -> Self {
         let last_seen = node.idle_time(self.id).map(text::unix_millis_ago);
         Self { last_seen, ..self }
     }
 
-    /// Returns its name and first digits, fit for a terminal.
+    /// Returns the name and the first digits of the peer, made safe for a terminal.
     pub(crate) fn label(&self) -> String {
         text::label(&self.id, &self.name)
     }
 
-    /// Returns its address, or that it has none.
+    /// Returns the address of the peer, or a text that it has none.
     pub(crate) fn address_or_none(&self) -> &str {
         self.address.as_deref().unwrap_or(text::NO_ADDRESS)
     }
 }
 
-/// A node that was connected once.
+/// A known node.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct KnownView {
     pub(crate) id: NodeId,
@@ -82,7 +82,7 @@ pub(crate) fn without_ids(addresses: impl IntoIterator<Item = Address>) -> Vec<S
     addresses.into_iter().map(|address| address.without_id().to_string()).collect()
 }
 
-/// A round trip.
+/// The result of a ping.
 #[derive(Debug, Serialize)]
 pub(crate) struct PingView {
     pub(crate) peer: PeerView,
@@ -108,13 +108,14 @@ pub(crate) struct NodeView {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct NeighbourView {
     pub(crate) id: NodeId,
-    /// Empty if this node does not know it.
+    /// Empty if this node does not know the name.
     pub(crate) name: String,
     pub(crate) address: String,
 }
 
 impl NodeView {
-    /// Returns all nodes of a discovery, their neighbours by the names that they gave themselves.
+    /// Returns all nodes of a discovery. The names of neighbours are those that the discovery found,
+    /// else those that this node knows.
     pub(crate) fn all(node: &Node, discovery: &Discovery) -> Vec<Self> {
         let names: HashMap<NodeId, &str> =
             discovery.nodes.iter().map(|info| (info.id, info.name.as_str())).collect();
@@ -122,8 +123,7 @@ impl NodeView {
         discovery.nodes.iter().map(|info| Self::new(info, &name)).collect()
     }
 
-    /// Returns one node of a discovery, its neighbours by their names as far as they are known
-    /// here.
+    /// Returns one node of a discovery. The names of its neighbours are those that this node knows.
     pub(crate) fn one(node: &Node, info: &NodeInfo) -> Self {
         Self::new(info, &|id| name_of(node, id))
     }
@@ -150,7 +150,7 @@ impl NodeView {
     }
 }
 
-/// Returns the name of this node or of one that it is linked with.
+/// Returns the name of this node, or of a node that it has a link with.
 fn name_of(node: &Node, id: NodeId) -> Option<String> {
     if id == node.id() {
         return Some(node.name().to_owned());
@@ -158,10 +158,10 @@ fn name_of(node: &Node, id: NodeId) -> Option<String> {
     node.peer(id).map(|peer| peer.name().to_owned())
 }
 
-/// Files of a folder that are listed among other shares.
+/// Maximum number of files of one folder in a list of all shares.
 const MAX_FILES_OF_SHARE: usize = 1_000;
 
-/// Files in folders that are listed with all shares, or of the one that was asked for.
+/// Maximum number of files in a list of all shares, or of the one share that the user named.
 const MAX_FILES_LISTED: usize = 10_000;
 
 /// A file or folder that is shared here, with its path and its access.
@@ -175,18 +175,18 @@ pub(crate) struct ShareView {
     pub(crate) skipped: usize,
     /// `open`, `nodes` or `ticket`.
     pub(crate) access: &'static str,
-    /// The nodes.
+    /// The nodes that can fetch it, if `access` is `nodes`.
     pub(crate) to: Vec<NodeId>,
 }
 
 impl ShareView {
-    /// Returns everything that is shared; of large folders the first files.
+    /// Returns all shares. Of large folders only the first files are listed.
     pub(crate) fn all(node: &Node) -> Vec<Self> {
         let mut left = MAX_FILES_LISTED;
         let view = |(path, file): (PathBuf, SharedFile)| {
             let share = Self::part(node, path, file, 0, MAX_FILES_OF_SHARE.min(left));
-            // The bound holds for all shares together: a thousand folders must not print millions
-            // of lines.
+            // The bound is for all shares together, so that a thousand folders do not print millions of
+            // lines.
             left = left.saturating_sub(share.files().len());
             share
         };
@@ -203,19 +203,19 @@ impl ShareView {
             None | Some(Access::Open) => ("open", Vec::new()),
             Some(Access::Nodes(nodes)) => ("nodes", nodes),
             Some(Access::Ticket(_)) => ("ticket", Vec::new()),
-            // The library may get further kinds of access.
+            // Later versions of the library may add kinds of access.
             Some(_) => ("other", Vec::new()),
         };
         let contents = node.files().shared_files(&path, skipped, limit);
         Self { file, path, contents, skipped, access, to }
     }
 
-    /// Returns the files in it that are listed: none unless it is a folder.
+    /// Returns the listed files of a folder. Returns none for a file.
     pub(crate) fn files(&self) -> &[FolderFile] {
         self.contents.as_ref().map_or(&[], |part| &part.files)
     }
 
-    /// Returns its fields in JSON.
+    /// Returns the JSON fields of the share.
     pub(crate) fn fields(&self) -> Fields {
         let fields = Fields::default().with_file(&self.file).with_path(&self.path);
         self.with_contents(fields).with("access", self.access).with_some("to", &self.to)

@@ -1,4 +1,4 @@
-//! Checks of addresses and identities, before the node reads them.
+//! Checks of addresses and identities that users type, before a node uses them.
 
 use std::net::Ipv6Addr;
 
@@ -15,14 +15,15 @@ fn with_advice(error: NotAKey) -> String {
     format!("{error}; `peerkit id` prints a node's own")
 }
 
-/// Reads the address of a node. Names of nodes, which only a running node knows, are errors.
+/// Reads the address of a node. The name of a node is an error here: only a running node knows names.
 pub(crate) fn parse_address(text: &str) -> Result<Address, String> {
     let address: Address = text.parse().map_err(|error| format!("{error}"))?;
     address.id.map(NodeId::checked).transpose().map_err(with_advice)?;
     Ok(address)
 }
 
-/// Checks a word that can only be an address. Other words may be names, which the node knows.
+/// Checks a word that stands for a node. A word that can only be an address or an identity has to be
+/// valid. Any other word is accepted, since it may be a name, which only the node can look up.
 pub(crate) fn check_address(text: &str) -> Result<(), String> {
     if text.parse::<u16>().is_ok() {
         return Err(format!("`{text}` is a port without a host: an address is host:port"));
@@ -40,8 +41,8 @@ pub(crate) fn check_address(text: &str) -> Result<(), String> {
     }
 }
 
-/// Returns whether a word can only be a port. More digits than a port has may be the start of an
-/// identity.
+/// Returns whether a word has one to five digits and nothing else, so that it can only be a port. A
+/// longer number may be the start of an identity.
 pub(crate) fn looks_like_port(word: &str) -> bool {
     (1..=5).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_digit())
 }
@@ -49,23 +50,24 @@ pub(crate) fn looks_like_port(word: &str) -> bool {
 /// Joins each host with the port that follows it as a separate word: `HOST PORT`.
 pub(crate) fn join_ports(words: Vec<String>) -> Vec<String> {
     let mut addresses: Vec<String> = Vec::new();
-    let mut may_take = false;
+    let mut takes_port = false;
     for word in words {
-        // A number out of range is reported as a wrong port.
+        // A number out of range also counts: it is reported later as a wrong port.
         let is_port = looks_like_port(&word);
         match addresses.last_mut() {
-            Some(host) if may_take && is_port => {
+            Some(host) if takes_port && is_port => {
                 *host = match host.parse::<Ipv6Addr>() {
                     Ok(ip) => format!("[{ip}]:{word}"),
                     Err(_) => format!("{host}:{word}"),
                 };
-                may_take = false;
+                takes_port = false;
             }
             _ => {
                 let bare = word.rsplit_once('@').map_or(word.as_str(), |(_, host)| host);
                 let bare = bare.strip_prefix("tcp://").unwrap_or(bare);
                 let is_bracketed = bare.starts_with('[') && bare.ends_with(']');
-                may_take = is_bracketed || !bare.contains(':') || bare.parse::<Ipv6Addr>().is_ok();
+                takes_port =
+                    is_bracketed || !bare.contains(':') || bare.parse::<Ipv6Addr>().is_ok();
                 addresses.push(word);
             }
         }

@@ -24,7 +24,7 @@ impl ArgumentReader<'_> {
         words
     }
 
-    /// Returns the next word. A word in quotes may contain spaces.
+    /// Returns the next word, which `what` names in errors. A word in quotes may contain spaces.
     pub(super) fn word(&mut self, what: &str) -> Result<String, String> {
         match shell_words::words(self.rest).next() {
             Some(ShellWord { open: true, .. }) => Err(self.usage_error("needs a closing quote")),
@@ -55,6 +55,7 @@ impl ArgumentReader<'_> {
         Err(self.usage_error("takes no arguments"))
     }
 
+    /// Returns the next word, which has to be the last; `None` if there is none.
     pub(super) fn last_word_if_any(&mut self) -> Result<Option<String>, String> {
         if self.rest.trim().is_empty() {
             return Ok(None);
@@ -83,7 +84,7 @@ impl ArgumentReader<'_> {
         self.rest_of_line("a text")
     }
 
-    /// Returns the rest of the line unchanged.
+    /// Returns the rest of the line unchanged. `what` names it in the error if it is empty.
     pub(super) fn rest_of_line(&mut self, what: &str) -> Result<String, String> {
         if self.rest.trim().is_empty() {
             return Err(self.usage_error(&format!("needs {what}")));
@@ -91,7 +92,7 @@ impl ArgumentReader<'_> {
         Ok(std::mem::take(&mut self.rest).to_owned())
     }
 
-    /// Returns the rest of the line as a search text, without quotes around all of it.
+    /// Returns the rest of the line as a search text. Quotes around the whole text are removed.
     pub(super) fn search_text(&mut self) -> Result<String, String> {
         let text = self.text()?;
         let text = text.trim();
@@ -103,7 +104,7 @@ impl ArgumentReader<'_> {
         })
     }
 
-    /// Returns the title at the start of a broadcast, which is empty if there is none.
+    /// Takes the title from the start of a broadcast. Returns an empty title if there is none.
     pub(super) fn title(&mut self) -> Result<String, String> {
         let Some(first) = shell_words::words(self.rest).next() else { return Ok(String::new()) };
         if first.text == "--title" && !first.quoted {
@@ -127,8 +128,8 @@ impl ArgumentReader<'_> {
         }
     }
 
-    /// Returns the rest of the line as a path. It may contain spaces, with or without quotes, and
-    /// `~/`.
+    /// Returns the rest of the line as a path. It may contain spaces, with or without quotes, and may
+    /// begin with `~/`.
     pub(super) fn path(&mut self) -> Result<Option<PathBuf>, String> {
         let rest = std::mem::take(&mut self.rest);
         fetch_arguments::path(rest).map_err(|error| self.usage_error(&error))
@@ -150,6 +151,7 @@ impl ArgumentReader<'_> {
         Setting::rate(&name, &value).map(Some).map_err(|error| self.usage_error(&error))
     }
 
+    /// Returns the depth of a discovery; -1 for the whole network.
     pub(super) fn depth(&mut self) -> Result<i32, String> {
         let Some(word) = self.last_word_if_any()? else {
             return Ok(-1);
@@ -162,6 +164,7 @@ impl ArgumentReader<'_> {
         })
     }
 
+    /// Returns an error about the command, which ends with its usage.
     pub(super) fn usage_error(&self, what: &str) -> String {
         format!("{} {what}: {}", self.entry.name(), self.entry.usage)
     }

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_with_several_values_takes_one_before_and_all_after_the_argument() {
+    fn an_option_with_several_values_takes_one_before_the_argument_and_all_after_it() {
         let (rest, options) = read("--to ann my file --to bob 'carol c' --force");
         assert_eq!(rest.trim(), "my file");
         let expected = [("--to", "ann"), ("--to", "bob"), ("--to", "carol c"), ("--force", "")];

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use peerkit::{Hash, Skipped};
 
-/// The name of the folder.
+/// Name of the folder that the demo makes.
 pub(super) const FOLDER: &str = "holiday";
 
-/// The name of the largest file in it.
+/// Name of the largest file in it.
 pub(super) const LARGEST: &str = "film.bin";
 
-/// The files: an empty one, and sizes around those of BLAKE3's chunks and of the 1 MiB pieces.
+/// The names and sizes of the files. The sizes are 0, and around 1 KiB (a chunk of BLAKE3) and 1 MiB
+/// (a piece).
 const FILES: [(&str, usize); 8] = [
     ("empty.txt", 0),
     ("letter.txt", 1),
@@ -53,7 +54,7 @@ pub(super) fn hash(path: &Path) -> anyhow::Result<Hash> {
     Ok(Hash::from_bytes(*hasher.finalize().as_bytes()))
 }
 
-/// The files of a folder, by their paths in it.
+/// The files of a folder, under their paths in it.
 pub(super) struct FileTree {
     root: PathBuf,
     /// The length and the hash of each file.
@@ -61,7 +62,7 @@ pub(super) struct FileTree {
 }
 
 impl FileTree {
-    /// Reads and hashes the files in a folder, except those `skipped` and links.
+    /// Reads and hashes the files in a folder, except symbolic links and the `skipped` entries.
     pub(super) fn read(root: &Path, skipped: &[Skipped]) -> anyhow::Result<Self> {
         let mut files = BTreeMap::new();
         let mut folders = vec![root.to_owned()];
@@ -70,7 +71,7 @@ impl FileTree {
             for entry in entries.with_context(|| format!("could not read {}", folder.display()))? {
                 let entry = entry?;
                 let (path, kind) = (entry.path(), entry.file_type()?);
-                // The node does not share these, so they can't be fetched either.
+                // The node does not share skipped entries, so they can't be fetched either.
                 if skipped.iter().any(|skipped| skipped.path == path) {
                     continue;
                 }
@@ -101,7 +102,7 @@ impl FileTree {
                 bail!("{} was not fetched", name.display());
             };
             ensure!(file == other, "the hash of {} differs", name.display());
-            // Equal hashes say as much, but this check does not rely on BLAKE3.
+            // Equal hashes imply equal bytes, but this check does not rely on BLAKE3.
             let equal = same_bytes(&self.root.join(name), &copy.root.join(name))?;
             ensure!(equal, "the bytes of {} differ", name.display());
         }
@@ -111,7 +112,7 @@ impl FileTree {
         Ok(())
     }
 
-    /// Returns hashes and paths, without the folder `above`.
+    /// Returns the hash and the path of each file. Paths are relative to `above`, if it contains them.
     pub(super) fn hash_lines(&self, above: &Path) -> impl Iterator<Item = (Hash, String)> {
         let root = self.root.strip_prefix(above).unwrap_or(&self.root);
         let files = self.files.iter();

@@ -30,7 +30,7 @@ const NAMES: [&str; 24] = [
 pub(super) struct DemoNetwork {
     pub(super) nodes: Vec<Node>,
     listening: Vec<SocketAddr>,
-    /// For each node, the number of times that each broadcast came.
+    /// For each node, how often it received each broadcast.
     received: Vec<Arc<Mutex<BTreeMap<Hash, usize>>>>,
 }
 
@@ -55,8 +55,8 @@ impl DemoNetwork {
         Ok(network)
     }
 
-    /// Joins all nodes to the network of the first, one after the other, and waits until they have
-    /// settled.
+    /// Joins the other nodes to the network of the first, one after the other, and waits until the
+    /// network has settled.
     pub(super) async fn join(&self) -> anyhow::Result<()> {
         let (Some(genesis), Some((_, others))) = (self.listening.first(), self.nodes.split_first())
         else {
@@ -70,7 +70,7 @@ impl DemoNetwork {
     }
 
     /// Waits until both ends of every link know of it, `nodes` nodes are connected, and no link was
-    /// made or closed for a while.
+    /// made or closed for [`SETTLED_AFTER`].
     pub(super) async fn wait_until_settled(&self, nodes: usize) -> anyhow::Result<()> {
         let begun = Instant::now();
         let (mut before, mut since) = (BTreeSet::new(), begun);
@@ -88,7 +88,7 @@ impl DemoNetwork {
         }
     }
 
-    /// Returns the number of nodes that the first can reach over links, including itself.
+    /// Returns the number of nodes that the first one can reach over links, including itself.
     fn reachable(&self, ends: &BTreeSet<(NodeId, NodeId)>) -> usize {
         let mut reached = BTreeSet::from([self.first().id()]);
         let mut next = vec![self.first().id()];
@@ -128,8 +128,8 @@ impl DemoNetwork {
         self.nodes.iter().find(linked).context("the first node has no link")
     }
 
-    /// Returns a node without a link to `other`, and a phrase that says so. If every node has a
-    /// link, returns the first one.
+    /// Returns a node without a link to `other`, and a phrase that says so. If every node has a link
+    /// to `other`, returns the first node.
     pub(super) fn far_from(&self, other: &Node) -> (&Node, &'static str) {
         let far = self
             .nodes
@@ -165,7 +165,7 @@ impl DemoNetwork {
 
     /// Waits until no node has a link to `gone`.
     pub(super) async fn wait_until_disconnected(&self, gone: NodeId) -> anyhow::Result<()> {
-        wait_until("all have noticed that a node is gone", || {
+        wait_until("all nodes have noticed that a node has stopped", || {
             self.nodes.iter().all(|node| node.peer(gone).is_none())
         })
         .await

@@ -24,7 +24,7 @@ pub(super) struct StepResult {
     fields: Value,
 }
 
-/// The error of a failed step. The step's line has already reported why it failed.
+/// The error of a failed step. The line of the step has already said why it failed.
 #[derive(Debug, thiserror::Error)]
 #[error("a step failed")]
 pub(super) struct StepFailed;
@@ -57,7 +57,7 @@ impl StepPrinter {
         ))
     }
 
-    /// Runs a step and prints its result. Returns the value that the next steps need.
+    /// Runs a step and prints its result. Returns the value that the next steps use.
     ///
     /// # Errors
     /// [`StepFailed`] if the step fails, after its error has been printed. Any other error if
@@ -81,7 +81,7 @@ impl StepPrinter {
         Ok(value?)
     }
 
-    /// Runs a step that has no value for the next steps.
+    /// Runs a step that returns no value for the next steps.
     pub(super) async fn check(
         &self,
         name: &str,

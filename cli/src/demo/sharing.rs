@@ -15,26 +15,27 @@ use crate::text::{count, millis, size, time};
 /// Maximum number of fetched files that are listed with their hashes.
 const MAX_LINES: usize = 12;
 
-/// A folder that is shared.
+/// A shared folder, with the files that it contains.
 pub(super) struct SharedFolder {
     shared: SharedFile,
     tree: FileTree,
 }
 
-/// Shares a folder that it makes in `place`, and the user's own folder.
+/// Makes a folder in `parent` and shares it, and also shares the user's own folder.
 pub(super) async fn share(
     network: &DemoNetwork,
-    place: &Path,
+    parent: &Path,
     own: Option<&PathBuf>,
 ) -> anyhow::Result<(StepResult, Vec<SharedFolder>)> {
     let sharer = network.last();
-    let made = place.join(files::FOLDER);
+    let made = parent.join(files::FOLDER);
     files::make(&made)?;
     let mut folders = vec![made.clone()];
-    // The node names the files that it skips by this path. If it fails, sharing reports the error.
+    // The canonical path, which the paths of skipped files also begin with. If it can't be found,
+    // sharing the folder reports the error.
     folders.extend(own.map(|own| own.canonicalize().unwrap_or_else(|_| own.clone())));
     let begun = Instant::now();
-    let mut offers = Vec::new();
+    let mut shared_folders = Vec::new();
     for folder in folders {
         let added = sharer.share(&folder).await?;
         let tree = FileTree::read(&folder, &added.skipped)?;
@@ -47,36 +48,37 @@ pub(super) async fn share(
             tree.len(),
             tree.bytes()
         );
-        offers.push(SharedFolder { shared: added.shared, tree });
+        shared_folders.push(SharedFolder { shared: added.shared, tree });
     }
     let elapsed = begun.elapsed();
     let single = sharer.share(made.join(files::LARGEST)).await?;
     let expected = files::hash(&made.join(files::LARGEST))?;
     ensure!(single.shared.hash == expected, "a shared file's hash is not BLAKE3's");
     let shares = network.nodes.iter().map(|node| node.files().shares().len());
-    ensure!(shares.sum::<usize>() == offers.len() + 1, "the list of shares is wrong");
-    let number: usize = offers.iter().map(|offer| offer.tree.len()).sum();
-    let bytes: u64 = offers.iter().map(|offer| offer.tree.bytes()).sum();
+    ensure!(shares.sum::<usize>() == shared_folders.len() + 1, "the list of shares is wrong");
+    let number: usize = shared_folders.iter().map(|folder| folder.tree.len()).sum();
+    let bytes: u64 = shared_folders.iter().map(|folder| folder.tree.bytes()).sum();
     let text = format!(
         "{} shares {} in {}, {}",
         sharer.name(),
         count(number, "file"),
-        count(offers.len(), "folder"),
+        count(shared_folders.len(), "folder"),
         size(bytes),
     );
     let fields = json!({ "files": number, "bytes": bytes, "sharing_ms": millis(elapsed) });
-    Ok((StepResult::new(text, fields), offers))
+    Ok((StepResult::new(text, fields), shared_folders))
 }
 
-/// Finds the folders by their names, from a node without a link to their sharer. Returns that node.
+/// Finds the folders by their names, from a node without a link to their sharer if there is one.
+/// Returns that node.
 pub(super) async fn search<'a>(
     network: &'a DemoNetwork,
-    offers: &[SharedFolder],
+    shared_folders: &[SharedFolder],
 ) -> anyhow::Result<(StepResult, &'a Node)> {
     let sharer = network.last();
     let (seeker, how) = network.far_from(sharer);
     let begun = Instant::now();
-    for SharedFolder { shared, .. } in offers {
+    for SharedFolder { shared, .. } in shared_folders {
         let found = seeker.search(shared.name.as_str()).await?;
         let hit = found.iter().find(|found| found.file.hash == shared.hash);
         let hit = hit.with_context(|| format!("`{}` was not found", shared.name))?;
@@ -99,18 +101,18 @@ pub(super) async fn search<'a>(
     Ok((StepResult::new(text, fields), seeker))
 }
 
-/// Fetches the folders into `target` and compares every byte. If the files are kept, their whole
-/// paths are printed, so that b3sum finds them.
+/// Fetches the folders into `target` and compares every byte. If the files are kept, prints their
+/// absolute paths, so that b3sum finds them.
 pub(super) async fn fetch(
     seeker: &Node,
-    offers: &[SharedFolder],
+    shared_folders: &[SharedFolder],
     target: &Path,
     kept: bool,
 ) -> anyhow::Result<StepResult> {
     let mut bytes = 0;
     let mut elapsed = Duration::ZERO;
     let mut lines = Vec::new();
-    for SharedFolder { shared, tree } in offers {
+    for SharedFolder { shared, tree } in shared_folders {
         let begun = Instant::now();
         let fetched = seeker.fetch(FetchRequest::new(shared.hash).into_folder(target)).await?;
         elapsed += begun.elapsed();

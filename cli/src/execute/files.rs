@@ -15,8 +15,8 @@ use crate::output::Reply;
 use crate::views::ShareView;
 use crate::{command, folders};
 
-/// Maximum time that a command waits for the shares of earlier runs. 5 s: a hundred thousand
-/// unchanged files take 1 s.
+/// Maximum time that a command waits until the shares of earlier runs are restored. 5 s: checking
+/// 100,000 unchanged files takes 1 s.
 const RESTORE_WAIT: Duration = Duration::from_secs(5);
 
 impl NodeSession {
@@ -52,7 +52,7 @@ impl NodeSession {
 
     pub(super) async fn remove(&self, hash: &str) -> anyhow::Result<Reply> {
         let mut removed = Vec::new();
-        // Copies of a file have one hash, and each of them is a share.
+        // Copies of a file have the same hash, but each copy is a share of its own.
         for (path, _) in self.find_shares(hash).await? {
             removed.extend(self.node.files().unshare_path(&path).await?);
         }
@@ -100,7 +100,7 @@ impl NodeSession {
 
     pub(super) async fn search(&self, text: &str) -> anyhow::Result<Reply> {
         let found = self.node.search(text).await?;
-        // A search without results keeps the names of the last one.
+        // If nothing was found, the results of the last successful search are kept.
         if !found.is_empty() {
             *lock(&self.found) = found.iter().map(|found| found.file.clone()).collect();
         }
@@ -115,7 +115,8 @@ impl NodeSession {
         Ok(Reply::new(text).with("files", fields.collect::<Vec<_>>()))
     }
 
-    /// Returns the identity of a node, given as the whole identity or as the name of a known node.
+    /// Returns the identity of a node, given as its whole identity, or as the name or first digits of a
+    /// known node.
     async fn resolve_node(&self, text: &str) -> anyhow::Result<NodeId> {
         match text.parse::<NodeId>() {
             Ok(_) => command::parse_identity(text).map_err(|error| anyhow!(error)),
@@ -123,7 +124,7 @@ impl NodeSession {
         }
     }
 
-    /// Returns the request of a `get` command.
+    /// Returns the fetch that a `get` command asks for.
     pub(super) async fn fetch_request(
         &self,
         line: &str,
@@ -161,12 +162,13 @@ impl NodeSession {
         Ok(destination.context("there is no current folder")?.apply_to(request))
     }
 
-    /// Waits until the shares of earlier runs are restored. Returns false if that takes too long.
+    /// Waits until the shares of earlier runs are restored. Returns false if this takes longer than
+    /// [`RESTORE_WAIT`].
     async fn wait_for_shares(&self) -> bool {
         tokio::time::timeout(RESTORE_WAIT, self.node.files().restored()).await.is_ok()
     }
 
-    /// Finds a share by its path or name, or all shares by their hash or its first digits.
+    /// Finds the share with this path or name, or all shares whose hash begins with `text`.
     async fn find_shares(&self, text: &str) -> anyhow::Result<Vec<(PathBuf, SharedFile)>> {
         self.wait_for_shares().await;
         let mut shares = self.node.files().shared_paths();
@@ -191,7 +193,7 @@ impl NodeSession {
         Ok(shares)
     }
 
-    /// Finds a download by its name, or by its hash or its first digits.
+    /// Finds the download with this name, or the one whose hash begins with `text`.
     pub(super) fn find_download(&self, text: &str) -> anyhow::Result<Download> {
         let downloads = self.node.files().downloads();
         let named = downloads.iter().map(|download| (download.hash, download.name.as_ref()));
@@ -243,7 +245,7 @@ mod tests {
         let find_named = |text: &str| find_by_name_or_digits(text, named.into_iter());
         assert_eq!(find_named("a b").unwrap(), Some(hashes[0]));
         assert_eq!(find_named(&text[..6]).unwrap(), Some(hashes[0]));
-        assert_eq!(find_named("c").unwrap(), None, "two are called so");
+        assert_eq!(find_named("c").unwrap(), None, "two downloads have this name");
         let other = Hash::of(b"other");
         assert_eq!(find(&other.to_string()).unwrap(), Some(other));
     }

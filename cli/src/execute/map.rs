@@ -1,4 +1,4 @@
-//! The map of the network, in the form that the ending of its file selects.
+//! The `map` command. The ending of the file selects the format of the map.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -13,7 +13,7 @@ use crate::text::path as shown;
 
 impl NodeSession {
     pub(super) async fn map(&self, file: Option<PathBuf>) -> anyhow::Result<Reply> {
-        // A wrong ending fails here, before the whole network is asked.
+        // A wrong ending fails here, before the network is discovered.
         let write = file.as_deref().map(format_of).transpose()?;
         let map = self.node.network().graph().await?;
         let (Some(path), Some(write)) = (file, write) else {
@@ -25,10 +25,10 @@ impl NodeSession {
     }
 }
 
-/// A function that writes a map in one form.
+/// A function that returns a map in one format.
 pub(crate) type MapFormat = fn(&NetworkGraph) -> String;
 
-/// Writes a map in a thread of its own, since a picture of a large network takes long.
+/// Writes a map in a thread of its own, since drawing a large network takes long.
 pub(crate) async fn write_map(
     map: NetworkGraph,
     path: &Path,
@@ -49,7 +49,7 @@ fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mut builder = tempfile::Builder::new();
     builder.prefix(".peerkit-map-");
-    // Other users may read a map, as far as the umask allows it.
+    // A temporary file is private by default. Other users may read a map, if the umask allows it.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut beside = builder.tempfile_in(folder.unwrap_or(Path::new(".")))?;
@@ -59,7 +59,7 @@ fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the form for the ending of a file.
+/// Returns the format that the ending of a file selects.
 pub(crate) fn format_of(path: &Path) -> anyhow::Result<MapFormat> {
     let ending = path.extension().and_then(|ending| ending.to_str());
     match ending.map(str::to_ascii_lowercase).as_deref() {

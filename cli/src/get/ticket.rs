@@ -69,7 +69,7 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(FetchKey, Option<PathBuf>)
     Ok((ask()?, path(&words)?))
 }
 
-/// Returns the number of words before the ticket in a line of `peerkit share`.
+/// Returns the number of words before the ticket in the command that `peerkit share` prints.
 fn count_command_words(words: &[&str]) -> usize {
     match words {
         ["peerkit", "get", ..] => 2,
@@ -78,7 +78,8 @@ fn count_command_words(words: &[&str]) -> usize {
     }
 }
 
-/// Reads a text that is only a ticket or a hash, or the line that fetches it.
+/// Reads a text that is only a ticket or a hash, or the command that fetches it. Errors call the
+/// text `from`.
 fn parse_whole(text: &str, from: &str) -> anyhow::Result<FetchKey> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let words = words.get(count_command_words(&words)..).unwrap_or_default();
@@ -90,7 +91,7 @@ fn parse_whole(text: &str, from: &str) -> anyhow::Result<FetchKey> {
     }
 }
 
-/// Returns the path among the remaining words, of which there may be one.
+/// Returns the path that the remaining words are: none or one.
 fn path(words: &[&OsStr]) -> anyhow::Result<Option<PathBuf>> {
     match words {
         [] => Ok(None),
@@ -107,7 +108,7 @@ fn path(words: &[&OsStr]) -> anyhow::Result<Option<PathBuf>> {
     }
 }
 
-/// Returns the name of a ticket file, for errors.
+/// Returns how errors call a ticket file.
 fn describe_file(path: &Path) -> String {
     if path == Path::new("-") {
         return "standard input".to_owned();
@@ -116,7 +117,7 @@ fn describe_file(path: &Path) -> String {
 }
 
 fn read_file(path: &Path) -> anyhow::Result<String> {
-    // The option may name a huge file by mistake.
+    // Reads at most `MAX_FILE` bytes, since the option may name a huge file by mistake.
     let mut bytes = Vec::new();
     let read = if path == Path::new("-") {
         io::stdin().lock().take(MAX_FILE).read_to_end(&mut bytes)

@@ -32,9 +32,9 @@ pub(crate) fn line(paint: Paint, download: &DownloadStatus) -> String {
 }
 
 /// Text for a download without a source.
-const WAITS: &str = "waits for a source";
+const NO_SOURCE: &str = "waits for a source";
 
-/// The progress of a download.
+/// The figures that describe the progress of a download.
 #[derive(Clone, Copy)]
 struct TransferFigures {
     done: u64,
@@ -44,13 +44,14 @@ struct TransferFigures {
 }
 
 impl TransferFigures {
+    /// Returns the state and the progress, in words.
     fn describe(self, paint: Paint, state: DownloadState, error: Option<&str>) -> String {
         match state {
             DownloadState::Queued => "waits for its turn".to_owned(),
             DownloadState::Finding => "looking for sources".to_owned(),
             DownloadState::Checking => format!("checking the kept part: {}", self.amount()),
-            DownloadState::Waiting if self.total.is_none() => WAITS.to_owned(),
-            DownloadState::Waiting => format!("{}  {WAITS}", self.amount()),
+            DownloadState::Waiting if self.total.is_none() => NO_SOURCE.to_owned(),
+            DownloadState::Waiting => format!("{}  {NO_SOURCE}", self.amount()),
             DownloadState::Paused => format!("paused at {}", self.amount()),
             DownloadState::Done => format!("done, {}", text::size(self.done)),
             DownloadState::Failed => {
@@ -65,18 +66,19 @@ impl TransferFigures {
     fn progress(self) -> String {
         let mut text = self.amount();
         if self.sources == 0 {
-            return format!("{text}  {WAITS}");
+            return format!("{text}  {NO_SOURCE}");
         }
         if self.rate > 0 {
             text.push_str(&format!("  {}/s", text::size(self.rate)));
             if let Some(total) = self.total {
                 let left = total.saturating_sub(self.done) / self.rate;
-                text.push_str(&format!("  {} left", whole(Duration::from_secs(left))));
+                text.push_str(&format!("  {} left", whole_seconds(Duration::from_secs(left))));
             }
         }
         format!("{text}  {}", count(self.sources, "source"))
     }
 
+    /// Returns the fetched part: percent of the total, or bytes if the total is unknown.
     fn amount(self) -> String {
         match self.total {
             Some(total) => {
@@ -88,8 +90,8 @@ impl TransferFigures {
     }
 }
 
-/// Returns a time to the second.
-fn whole(time: Duration) -> String {
+/// Returns a time without fractions of a second.
+fn whole_seconds(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
         0..120 => format!("{seconds} s"),
@@ -129,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_time_is_printed_to_the_second() {
-        assert_eq!(whole(Duration::from_secs(7)), "7 s");
-        assert_eq!(whole(Duration::from_secs(7325)), "2 h 02 min");
+        assert_eq!(whole_seconds(Duration::from_secs(7)), "7 s");
+        assert_eq!(whole_seconds(Duration::from_secs(7325)), "2 h 02 min");
     }
 }

@@ -1,4 +1,4 @@
-//! Events as a person reads them.
+//! Events as text for people.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use super::files::changes;
 use super::{digits, status, uploads};
 use crate::text::{self, Paint, count, label, path as shown, plain};
 
-/// Returns an event as text. `None` for failures, and for events that tell a person nothing new.
+/// Returns the text of an event. Returns `None` for failures, and for events that are not printed.
 pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> {
     let name = |peer: &Peer| named(paint, peer);
     let up = paint.good("+");
@@ -20,10 +20,10 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
         Event::InboundNodeConnected { peer } => {
             format!("{up} {} at {} connected to this node", name(peer), address(peer))
         }
-        // The user knows that this node stops or leaves.
+        // Not printed: the user knows that this node stops or leaves.
         Event::OutboundNodeDisconnected { link_end, .. }
         | Event::InboundNodeDisconnected { link_end, .. }
-            if is_own_end(link_end) =>
+            if is_ended_by_this_node(link_end) =>
         {
             return None;
         }
@@ -64,7 +64,7 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
     })
 }
 
-/// Returns an event that reports a failure, on one line; `None` for all others.
+/// Returns the text of an event that reports a failure, on one line. Returns `None` for all others.
 pub(crate) fn failure(paint: Paint, event: &Event) -> Option<String> {
     let name = |peer: &Peer| named(paint, peer);
     let text = match event {
@@ -114,7 +114,7 @@ pub(crate) fn failure(paint: Paint, event: &Event) -> Option<String> {
         Event::NodeClockSkew { peer, seconds } => format!(
             "the clock of {} is {}: one of the two clocks is wrong. Correct it, or broadcasts get lost",
             name(peer),
-            status::ahead(*seconds)
+            status::clock_difference(*seconds)
         ),
         _ => return None,
     };
@@ -126,11 +126,12 @@ fn named(paint: Paint, peer: &Peer) -> String {
 }
 
 /// Returns whether a link ended because this node stops, or leaves its network.
-fn is_own_end(link_end: &LinkEnd) -> bool {
+fn is_ended_by_this_node(link_end: &LinkEnd) -> bool {
     !link_end.by_peer && matches!(link_end.reason, Reason::Stopping | Reason::Left)
 }
 
-/// Returns an address that was dialled, with the start of the identity that was expected there.
+/// Returns an address that was dialled, after the first digits of the expected identity if there is
+/// one.
 fn dialled(address: &Address) -> String {
     let at = address.clone().without_id();
     address.id.map_or_else(|| at.to_string(), |id| format!("{} at {at}", id.short()))
@@ -140,6 +141,7 @@ fn address(peer: &Peer) -> String {
     peer.address().clone().without_id().to_string()
 }
 
+/// Returns the text of a message, or the size of a message that is not text.
 fn content(message: &Message) -> String {
     match message.as_text() {
         Some(text) => plain(text),
@@ -150,7 +152,7 @@ fn content(message: &Message) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::human::files::NAMED;
+    use crate::human::files::MAX_NAMED;
     use peerkit::{Changes, Hash, LeftOut, NameFault, NodeId};
 
     #[tokio::test]
@@ -170,7 +172,7 @@ mod tests {
             Some("not written: in/song: it is too long for this disk")
         );
         let described = text(&vec![left; Changes::MAX + 5]);
-        let others = format!("and {} more were not written", Changes::MAX + 5 - NAMED);
+        let others = format!("and {} more were not written", Changes::MAX + 5 - MAX_NAMED);
         assert_eq!(described.lines().last(), Some(&*others));
     }
 
@@ -199,9 +201,9 @@ mod tests {
     #[test]
     fn closed_links_of_a_stopping_node_are_not_reported() {
         let link_end = |reason, by_peer| LinkEnd { reason, by_peer };
-        assert!(is_own_end(&link_end(Reason::Stopping, false)));
-        assert!(is_own_end(&link_end(Reason::Left, false)));
-        assert!(!is_own_end(&link_end(Reason::Stopping, true)), "the peer stops");
-        assert!(!is_own_end(&link_end(Reason::Requested, false)));
+        assert!(is_ended_by_this_node(&link_end(Reason::Stopping, false)));
+        assert!(is_ended_by_this_node(&link_end(Reason::Left, false)));
+        assert!(!is_ended_by_this_node(&link_end(Reason::Stopping, true)), "the peer stops");
+        assert!(!is_ended_by_this_node(&link_end(Reason::Requested, false)));
     }
 }

@@ -1,4 +1,4 @@
-//! Files as a person reads them.
+//! Files as text for people.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::start::DialableFrom;
 use crate::text::{self, Paint, count, path as shown, plain};
 use crate::views::ShareView;
 
-/// Returns the list of shares. If `restoring`, it may be incomplete.
+/// Returns the list of shares. If `restoring`, says that the list may be incomplete.
 pub(crate) fn shared(paint: Paint, shares: &[ShareView], restoring: bool) -> String {
     if shares.is_empty() && !restoring {
         return "nothing is shared: `add PATH` shares a file or folder".to_owned();
@@ -31,7 +31,7 @@ pub(crate) fn shared(paint: Paint, shares: &[ShareView], restoring: bool) -> Str
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Returns a new share, with the command that fetches it.
+/// Returns the text about a new share. If it has a ticket, includes the command that fetches it.
 pub(crate) fn added(
     paint: Paint,
     file: &SharedFile,
@@ -71,12 +71,12 @@ pub(crate) fn refreshed(paint: Paint, refreshed: &Refreshed, shares: &[ShareView
     lines.join("\n")
 }
 
-/// Returns a finished fetch, with the entries that differ from the source.
+/// Returns the text about a finished fetch, with the entries that differ from the source.
 pub(crate) fn fetched(paint: Paint, fetched: &Fetched, changes: &Changes) -> String {
     let Fetched { path, bytes, seconds, sources, dropped, .. } = fetched;
     let size = paint.faint(&text::size(*bytes));
     let how = match sources.len() {
-        // An empty file needs no source either, but was not here before.
+        // An empty file has no source either, although it was not here before.
         0 if *bytes > 0 => "was here already".to_owned(),
         nodes => format!(
             "in {}{} from {}",
@@ -96,7 +96,7 @@ pub(crate) fn fetched(paint: Paint, fetched: &Fetched, changes: &Changes) -> Str
     text
 }
 
-/// Returns the speed, as in ` (310.0 MiB/s)`; nothing if the time is 0.
+/// Returns the speed, as in ` (310.0 MiB/s)`; an empty text if the time is 0.
 fn speed(bytes: u64, seconds: f64) -> String {
     if seconds <= 0.0 {
         return String::new();
@@ -104,15 +104,16 @@ fn speed(bytes: u64, seconds: f64) -> String {
     format!(" ({}/s)", text::size((bytes as f64 / seconds) as u64))
 }
 
-/// Maximum number of files that a text names; the others are counted.
-pub(super) const NAMED: usize = 20;
+/// Maximum number of renamed files, and of files not written, that a text names. Only the number of
+/// the others is printed.
+pub(super) const MAX_NAMED: usize = 20;
 
 /// Returns a line for each file that has another name here than at its source, and for each file
 /// that could not be written.
 pub(crate) fn changes(changes: &Changes) -> Vec<String> {
-    let others = |listed: usize, more: usize| listed.saturating_sub(NAMED).saturating_add(more);
+    let others = |listed: usize, more: usize| listed.saturating_sub(MAX_NAMED).saturating_add(more);
     let mut lines = Vec::new();
-    lines.extend(changes.renamed.iter().take(NAMED).map(|renamed| {
+    lines.extend(changes.renamed.iter().take(MAX_NAMED).map(|renamed| {
         let name = plain(renamed.name.as_str());
         let path = renamed.path.file_name().unwrap_or_default().to_string_lossy();
         format!("{name} is called {} here: {}", plain(&path), renamed.why)
@@ -122,7 +123,7 @@ pub(crate) fn changes(changes: &Changes) -> Vec<String> {
         lines.push(format!("and {others_renamed} more have other names"));
     }
     lines.extend(
-        (changes.left_out.iter().take(NAMED))
+        (changes.left_out.iter().take(MAX_NAMED))
             .map(|left| format!("not written: {}: {}", plain(left.path.as_str()), left.why)),
     );
     let others_left_out = others(changes.left_out.len(), changes.more_left_out);
@@ -146,7 +147,7 @@ pub(crate) fn file_line(paint: Paint, file: &SharedFile) -> String {
     format!("{}  {}  {}", file.hash, plain(file.name.as_str()), paint.faint(&text::size(file.size)))
 }
 
-/// Returns a line for each file in a shared folder, with its hash.
+/// Returns a line with the hash of each listed file in a shared folder.
 fn contents_lines(paint: Paint, share: &ShareView) -> Vec<String> {
     let files = share.files().iter();
     let mut lines: Vec<String> = files
@@ -164,7 +165,7 @@ fn contents_lines(paint: Paint, share: &ShareView) -> Vec<String> {
     lines
 }
 
-/// Returns the results of a search; `here` is this node.
+/// Returns the results of a search. `here` is the identity of this node.
 pub(crate) fn found(paint: Paint, files: &[FoundFile], here: NodeId) -> String {
     if files.is_empty() {
         return "nothing found".to_owned();
@@ -252,14 +253,14 @@ mod tests {
         let why = NameFault::TooLongForDisk;
         let left = |n: usize| LeftOut { path: format!("l{n}").parse().unwrap(), why };
         let mut all = Changes::default();
-        all.renamed = (0..NAMED + 2).map(renamed).collect();
-        all.left_out = (0..NAMED + 3).map(left).collect();
+        all.renamed = (0..MAX_NAMED + 2).map(renamed).collect();
+        all.left_out = (0..MAX_NAMED + 3).map(left).collect();
         all.more_left_out = 40;
         let lines = changes(&all);
-        assert_eq!(lines.len(), 2 * (NAMED + 1));
+        assert_eq!(lines.len(), 2 * (MAX_NAMED + 1));
         assert_eq!(lines[0], "a0\\u{202e} is called a0_ here: another file has that name");
-        assert_eq!(lines[NAMED], "and 2 more have other names");
-        assert_eq!(lines[NAMED + 1], "not written: l0: it is too long for this disk");
+        assert_eq!(lines[MAX_NAMED], "and 2 more have other names");
+        assert_eq!(lines[MAX_NAMED + 1], "not written: l0: it is too long for this disk");
         assert_eq!(lines.last().unwrap(), "and 43 more were not written");
     }
 

@@ -1,4 +1,4 @@
-//! Nodes and the network as a person reads them.
+//! Nodes and the network as text for people.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -46,7 +46,7 @@ pub(crate) fn discovered(
     text
 }
 
-/// Returns the connected nodes, and those known from before.
+/// Returns the connected nodes, and the other known nodes.
 pub(crate) fn peers_and_known(paint: Paint, peers: &[PeerView], known: &[KnownView]) -> String {
     if peers.is_empty() && known.is_empty() {
         return "no peers: `join ADDR` joins a network, `connect ADDR` links to one node"
@@ -88,6 +88,7 @@ pub(crate) fn peers_and_known(paint: Paint, peers: &[PeerView], known: &[KnownVi
     text
 }
 
+/// Returns how long ago a moment was, in words. The moment is in milliseconds since 1970.
 fn ago(unix_ms: u64) -> String {
     let past = since(unix_ms).as_secs();
     match past {
@@ -98,7 +99,7 @@ fn ago(unix_ms: u64) -> String {
     }
 }
 
-/// Returns a line for each round trip.
+/// Returns a line for each pinged peer, with its round trip or the error.
 pub(crate) fn pings(paint: Paint, pings: &[PingView]) -> String {
     if pings.is_empty() {
         return "no node is connected: `ping PEER` reaches any node of the network".to_owned();
@@ -117,11 +118,11 @@ pub(crate) fn pings(paint: Paint, pings: &[PingView]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Length of the longest bar, in characters.
-const BAR: usize = 40;
+/// Maximum length of a bar, in characters.
+const MAX_BAR: usize = 40;
 
-/// Maximum number of cut nodes that are named; the others are counted.
-const CUT_NODES: usize = 8;
+/// Maximum number of cut nodes that are named. Only the number of the others is printed.
+const MAX_CUT_NODES: usize = 8;
 
 /// Returns the figures of a network.
 pub(crate) fn figures(paint: Paint, network: &NetworkGraph, figures: &Figures) -> String {
@@ -140,19 +141,20 @@ pub(crate) fn figures(paint: Paint, network: &NetworkGraph, figures: &Figures) -
     line("components", figures.components.to_string());
     let bound = if figures.diameter_exact { "" } else { "at least " };
     line("diameter", format!("{bound}{}", count(figures.diameter, "hop")));
-    let cut = figures.cut_nodes.iter().take(CUT_NODES).map(|id| id.short());
+    let cut = figures.cut_nodes.iter().take(MAX_CUT_NODES).map(|id| id.short());
     let mut cut: Vec<String> = cut.collect();
     match figures.cut_nodes.len() {
         0 => cut.push("none".to_owned()),
-        all if all > CUT_NODES => cut.push(format!("and {} more", all - CUT_NODES)),
+        all if all > MAX_CUT_NODES => cut.push(format!("and {} more", all - MAX_CUT_NODES)),
         _ => {}
     }
     line("cut nodes", cut.join(" "));
     line("degree", format!("{} to {}, {} on average", degree.min, degree.max, degree.avg));
     let most = degree.histogram.values().max().copied().unwrap_or_default();
     for (links, nodes) in &degree.histogram {
-        // Up to `BAR` nodes, a character is one node. Rounded up, so that each degree has a bar.
-        let bar = "▇".repeat((nodes * BAR).div_ceil(most.max(BAR)));
+        // If no degree has more than `MAX_BAR` nodes, a character stands for one node. Otherwise bars
+        // are scaled down, and rounded up so that each degree has one.
+        let bar = "▇".repeat((nodes * MAX_BAR).div_ceil(most.max(MAX_BAR)));
         let links = format!("{links:>6}");
         line(&links, format!("{bar} {}", paint.faint(&count(*nodes, "node"))));
     }

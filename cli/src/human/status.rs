@@ -1,4 +1,4 @@
-//! The status of a node as a person reads it.
+//! The status of a node as text for people.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -46,7 +46,10 @@ pub(crate) fn text(paint: Paint, status: &Status) -> String {
     line("queries", format!("{} in the last minute{strays}", status.queries));
     if status.clocks_apart > 0 {
         let (links, seconds) = (count(status.clocks_apart, "peer"), status.clock_skew_seconds);
-        line("clock", format!("differs from that of {links}: one is {}", ahead(seconds)));
+        line(
+            "clock",
+            format!("differs from that of {links}: one is {}", clock_difference(seconds)),
+        );
     }
     line("links", format!("{} in, {} out", status.inbound, status.outbound));
     for peer in &status.peers {
@@ -109,8 +112,8 @@ fn link(paint: Paint, status: &Status, peer: &PeerStatus) -> String {
     text
 }
 
-/// Returns the difference of a clock from this node's, in words.
-pub(super) fn ahead(seconds: i64) -> String {
+/// Returns how far a clock is ahead of this node's, in words. If `seconds` is negative, it is behind.
+pub(super) fn clock_difference(seconds: i64) -> String {
     let by = long(Duration::from_secs(seconds.unsigned_abs()));
     let way = if seconds < 0 { "behind" } else { "ahead of" };
     format!("{by} {way} this node's")

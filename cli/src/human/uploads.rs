@@ -1,4 +1,4 @@
-//! Uploads as a person reads them.
+//! Uploads as text for people.
 
 use peerkit::{Upload, UploadStatus, UploadTotals};
 

@@ -16,11 +16,11 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use crate::lock::{lock, wait};
 use crate::output::Printer;
 
-/// Maximum number of lines that wait for the writing thread. 1,024: some 100 KiB, a burst of `debug
-/// on`.
+/// Maximum number of lines that wait for the writing thread. 1,024: some 100 KiB, enough for a burst
+/// after `debug on`.
 const QUEUE: usize = 1024;
 
-/// Time that the program waits at its end for the last lines to be read.
+/// Maximum time that the program waits at its end until the last lines are written.
 const FLUSH_WAIT: Duration = Duration::from_secs(1);
 
 static QUEUED: Mutex<LogQueue> = Mutex::new(LogQueue { lines: VecDeque::new(), is_writing: false });
@@ -31,7 +31,8 @@ static NEWS: Condvar = Condvar::new();
 /// Wakes the threads that wait until all lines are written.
 static WRITTEN: Condvar = Condvar::new();
 
-/// The output of the prompt, if there is one. Written past it, the log would overwrite the prompt.
+/// The printer of the prompt, if there is a prompt. A line that did not go through it would overwrite
+/// the prompt.
 static PROMPT: OnceLock<Printer> = OnceLock::new();
 
 /// True if each line is a JSON object.
@@ -47,7 +48,7 @@ struct LogQueue {
 /// A line, with its newline.
 struct QueuedLine {
     text: String,
-    /// Number of lines after it that were dropped.
+    /// Number of lines that came after this one and were dropped.
     left_out: u64,
 }
 
@@ -79,9 +80,9 @@ pub(super) fn put(text: String) {
     NEWS.notify_one();
 }
 
-/// Waits until the lines are written, at most [`FLUSH_WAIT`].
+/// Waits until all lines are written, at most [`FLUSH_WAIT`].
 pub(crate) fn finish() {
-    // The time is limited: the thread may be blocked by a reader that does not read.
+    // The wait is limited, since a reader that does not read may block the thread.
     let waits = |queue: &mut LogQueue| queue.is_writing || !queue.lines.is_empty();
     let _ = WRITTEN.wait_timeout_while(queued(), FLUSH_WAIT, waits);
 }
@@ -109,18 +110,18 @@ fn write(QueuedLine { mut text, left_out }: QueuedLine) {
         // In one write with the line before it, so that no other output comes between.
         text.push_str(&gap(left_out));
     }
-    // The prompt's thread may have ended. Then the line goes to standard error.
+    // If the thread of the prompt has ended, the line goes to standard error.
     let unwritten = match PROMPT.get() {
         Some(prompt) => prompt.log(text),
         None => Some(text),
     };
     if let Some(text) = unwritten {
-        // If the reader has gone away, there is nowhere to report it.
+        // If standard error is closed, there is nowhere to report it.
         let _ = io::stderr().lock().write_all(text.as_bytes());
     }
 }
 
-/// Returns the line in place of the dropped ones.
+/// Returns the line that stands in place of the dropped lines.
 fn gap(left_out: u64) -> String {
     let mut time = String::new();
     let _ = SystemTime.format_time(&mut Writer::new(&mut time));
