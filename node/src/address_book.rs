@@ -1,4 +1,4 @@
-//! The address book: the peers that this node has met, and where they can be dialled.
+//! The address book: the peers that this node has met, and the addresses at which they can be dialled.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -17,7 +17,7 @@ use crate::disk::whole;
 use crate::error::Error;
 use crate::store::{KnownPeer, Store};
 
-/// The most bytes of a file of peers. 100,000 peers fit.
+/// Maximum size of a file of peers, in bytes. 64 MiB: 100,000 peers fit.
 const MAX_PEERS_FILE: u64 = 64 << 20;
 
 /// Known peers with their identities.
@@ -34,8 +34,8 @@ struct SavedPeer {
 /// The peers that this node has met, in the store, and the bootstrap nodes.
 pub(crate) struct AddressBook {
     store: Store,
-    /// Peers that were met and are not in the store yet: those that come while others are written go in
-    /// together.
+    /// Peers that were met and are not in the store yet. Those that are met during a write are written
+    /// together after it.
     unwritten: watch::Sender<UnwrittenPeers>,
     /// Nodes to join through when the application names none.
     pub(crate) bootstrap: Vec<Address>,
@@ -43,9 +43,9 @@ pub(crate) struct AddressBook {
 
 #[derive(Debug, Default)]
 struct UnwrittenPeers {
-    /// The last entry of each node.
+    /// The newest entry of each node.
     peers: BTreeMap<NodeId, KnownPeer>,
-    /// A thread is writing, and takes what is added meanwhile.
+    /// A thread is writing, and will also write the entries that are added meanwhile.
     writing: bool,
 }
 
@@ -63,7 +63,7 @@ impl AddressBook {
             last_seen: unix_millis(),
             reconnect: false,
         };
-        // Without a disk there is nothing to wait for.
+        // A store in memory does not block.
         if self.store.is_in_memory() {
             return save(&self.store, &[(id, known)]);
         }
@@ -82,7 +82,7 @@ impl AddressBook {
                 let mut peers = BTreeMap::new();
                 unwritten.send_modify(|unwritten| {
                     peers = std::mem::take(&mut unwritten.peers);
-                    // In the same step, so that no peer is added between the last look and the end.
+                    // Set in the same step, so that no peer is added after the last look at the list.
                     unwritten.writing = !peers.is_empty();
                 });
                 if peers.is_empty() {
@@ -95,7 +95,7 @@ impl AddressBook {
 
     /// Waits until all peers that were met so far are in the store.
     async fn written(&self) {
-        // The sender is ours, so it is not gone.
+        // There is no error: that would mean that the sender is gone, and `self` owns it.
         let _ = self.unwritten.subscribe().wait_for(|unwritten| !unwritten.writing).await;
     }
 
@@ -110,7 +110,7 @@ impl AddressBook {
         known.map(|known| known.addresses).unwrap_or_default()
     }
 
-    /// Returns all peers that this node has met, those seen last first.
+    /// Returns all peers that this node has met, the most recently seen first.
     pub(crate) async fn all(&self) -> Result<KnownPeers, Error> {
         self.written().await;
         let store = self.store.clone();
@@ -161,8 +161,8 @@ fn parse_file(path: &Path) -> io::Result<KnownPeers> {
     merged(saved).map_err(|error| invalid(error.to_string()))
 }
 
-/// Merges the entries of one node, in the order of the first ones. Each address stays once, and as many
-/// as a peer can announce.
+/// Merges the entries of the same node. Nodes stay in the order of their first entries. Each address is kept
+/// once, up to the number of addresses that a peer can announce.
 ///
 /// # Errors
 /// [`NotAKey`].
@@ -171,7 +171,7 @@ fn merged(saved: Vec<SavedPeer>) -> Result<KnownPeers, NotAKey> {
     let mut index: HashMap<NodeId, usize> = HashMap::new();
     for SavedPeer { id, mut known } in saved {
         id.checked()?;
-        // A time in the future would put a peer before all others for ever.
+        // A time in the future would keep the peer before all others.
         known.last_seen = known.last_seen.min(unix_millis());
         let addresses = std::mem::take(&mut known.addresses);
         let at = *index.entry(id).or_insert(peers.len());

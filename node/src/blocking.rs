@@ -1,6 +1,6 @@
 //! Work that waits for the disk or keeps a core busy, on the runtime's blocking threads.
 //!
-//! Its callers bound it, by their number or a semaphore: one search, eight streams that read, one write of a
+//! The callers bound the number of threads: one search at a time, eight streams that read, one write of each
 //! download. A panic in the work is a bug, and continues in the task that waits for the work.
 
 use std::num::NonZero;
@@ -10,7 +10,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::error::Error;
 
-/// Runs `work`. Returns `None`, without having run it, if the runtime is shutting down.
+/// Runs `work`. If the runtime is shutting down, returns `None` and does not run it.
 pub(crate) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     finish(spawn_blocking(work)).await
 }
@@ -18,7 +18,7 @@ pub(crate) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
 /// Runs `work` that can fail.
 ///
 /// # Errors
-/// That of the work, or [`Error::Stopped`] if the runtime is shutting down.
+/// The error of `work`, or [`Error::Stopped`] if the runtime is shutting down.
 pub(crate) async fn try_run<T, E>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, Error>
@@ -29,7 +29,7 @@ where
     run(work).await.ok_or(Error::Stopped)?.map_err(Into::into)
 }
 
-/// Waits for work that is spawned already. Returns `None` if the runtime is shutting down.
+/// Waits for work that has been spawned. Returns `None` if the runtime is shutting down.
 pub(crate) async fn finish<T>(work: JoinHandle<T>) -> Option<T> {
     match work.await {
         Ok(done) => Some(done),
@@ -40,10 +40,10 @@ pub(crate) async fn finish<T>(work: JoinHandle<T>) -> Option<T> {
     }
 }
 
-/// Returns the number of threads that can run at the same time, at most `most`: more would wait for the
-/// disk or for memory. Returns 1 if the system does not say.
-pub(crate) fn cores(most: usize) -> usize {
-    available_parallelism().map_or(1, NonZero::get).min(most)
+/// Returns the number of threads that can run at the same time, but at most `max`, because more threads would
+/// wait for the disk or for memory. Returns 1 if the system does not report the number.
+pub(crate) fn cores(max: usize) -> usize {
+    available_parallelism().map_or(1, NonZero::get).min(max)
 }
 
 #[cfg(test)]
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_goes_on_in_the_task_that_waits() {
+    async fn a_panic_continues_in_the_task_that_waits() {
         assert_eq!(run(|| 5).await, Some(5));
         let failed = try_run(|| Err::<(), _>(Error::NoOwner)).await;
         assert!(matches!(failed, Err(Error::NoOwner)), "{failed:?}");
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn work_that_a_stopping_runtime_does_not_begin_is_reported() {
+    fn work_that_a_stopping_runtime_does_not_begin_returns_none() {
         let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
         let handle = runtime.handle().clone();
         runtime.shutdown_background();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant as SystemInstant, SystemTime, UNIX_EPOCH};
 
 use peerkit_proto::time::Instant;
 
-/// The monotonic clock of a node, which starts with it.
+/// The monotonic clock of a node. It starts when the node starts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NodeClock {
     origin: SystemInstant,
@@ -16,7 +16,7 @@ impl NodeClock {
         Self { origin: SystemInstant::now() }
     }
 
-    /// Returns the time, as the state machines count it.
+    /// Returns the time since the node's start, in the form that the state machines use.
     pub(crate) fn now(&self) -> Instant {
         Instant::from_origin(self.origin.elapsed())
     }
@@ -26,10 +26,10 @@ impl NodeClock {
         u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Returns the moment `at` by the runtime's clock.
+    /// Converts `at` to a time of the runtime's clock.
     pub(crate) fn at(&self, at: Instant) -> tokio::time::Instant {
         let at = self.origin.checked_add(at.since_origin());
-        // Beyond what the system's clock can express. 68 years are for ever, for a timer.
+        // The system's clock can't express a time so far ahead. A timer of 68 years has the same effect.
         at.unwrap_or_else(|| self.origin + Duration::from_secs(1 << 31)).into()
     }
 

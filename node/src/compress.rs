@@ -1,9 +1,8 @@
 //! Compresses messages on their way out and decompresses them on their way in.
 //!
-//! Payloads come from other nodes, and a few bytes can claim to be gigabytes. So a content is
-//! decompressed in steps, into a buffer that never grows past the limit. Each decoder has a memory
-//! bound of its own. A payload that goes on after the end of its compressed stream, or stops short of
-//! it, is refused.
+//! Payloads come from other nodes, and a few bytes can decompress to gigabytes. So a content is decompressed
+//! in steps, into a buffer that never grows past the limit. Each decoder has a memory bound of its own. A
+//! payload is refused if its compressed stream is not complete, or if bytes follow the end of that stream.
 
 use std::io::{self, BufRead, Read, Write};
 
@@ -16,49 +15,49 @@ use zstd::zstd_safe::{self, DCtx, DParameter, InBuffer, OutBuffer};
 use crate::blocking;
 use crate::error::Error;
 
-/// The largest content, in bytes, that is compressed or decompressed in the task that needs it. Larger
-/// ones go to the runtime's blocking threads, so that other tasks do not wait for them.
+/// Maximum size of a content, in bytes, that is compressed or decompressed in the task that needs it. Larger
+/// contents go to the runtime's blocking threads, so that other tasks do not wait for them.
 ///
-/// 16 KiB: on a machine of 2025 compressing that takes 0.1 ms with zstd and lz4, 0.6 ms with zlib, 1 ms
+/// 16 KiB: on a computer of 2025, compressing that takes 0.1 ms with zstd and lz4, 0.6 ms with zlib, 1 ms
 /// with bzip2 and 3 ms with lzma. Decompressing takes at most half a millisecond.
 pub(crate) const MAX_INLINE: usize = 16 << 10;
 
-/// Most memory of the xz decoder, in bytes. 10 MiB: the encoder's preset 6 has a dictionary of 8 MiB,
-/// for which the decoder needs 9 MiB (xz's manual); a header may claim 4 GiB.
+/// Maximum memory of the xz decoder, in bytes. 10 MiB: the encoder's preset 6 has a dictionary of 8 MiB,
+/// for which the decoder needs 9 MiB (xz's manual). A header may ask for 4 GiB.
 const XZ_MEMORY: u64 = 10 << 20;
 
-/// The zstd decoder's largest window, as a power of two. 8 MiB: what RFC 8878 recommends that
-/// decoders support and encoders stay within; a header may claim 2 GiB.
+/// Maximum window of the zstd decoder, as a power of two. 8 MiB: the size that RFC 8878 recommends as the
+/// maximum for encoders and the minimum for decoders. A header may ask for 2 GiB.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
-/// Size of the blocks that lz4 contents are cut into, compressed each on its own. 64 KiB: the
-/// default of the lz4 library, and little to set up for a short message.
+/// Size of the blocks into which a content is cut for lz4, which compresses each block separately. 64 KiB:
+/// the default of the lz4 library, and little memory to set up for a short message.
 ///
-/// The decoder holds two blocks, and three if the peer links them. The format allows blocks of at most
-/// 4 MiB, so that is about 12 MiB.
+/// The decoder has two blocks in memory, and three if the peer's blocks depend on each other. The format
+/// allows blocks of at most 4 MiB, so the decoder needs at most about 12 MiB.
 const LZ4_BLOCK: lz4_flex::frame::BlockSize = lz4_flex::frame::BlockSize::Max64KB;
 
 /// The start of an lz4 frame. Legacy and skippable frames start differently and are refused.
 const LZ4_MAGIC: [u8; 4] = 0x184d_2204_u32.to_le_bytes();
 
-/// Length of the shortest header of an lz4 frame, in bytes.
+/// Minimum length of the header of an lz4 frame, in bytes.
 const LZ4_HEADER: usize = 7;
 
-/// Smallest first buffer for a decompressed content, in bytes.
+/// Minimum size of the first buffer for a decompressed content, in bytes.
 const FIRST_ROOM: usize = 4 << 10;
 
-/// The reason why a payload was not decompressed. It is the sender's fault, except for
-/// [`DecompressError::Stopping`].
+/// The reason why a payload was not decompressed. All reasons except [`DecompressError::Stopping`] are the
+/// sender's fault.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum DecompressError {
-    /// The content is over the limit. No more than that was held in memory.
+    /// The content is over the limit. It never took more memory than the limit allows.
     #[error("the message is over the limit of {limit} bytes once decompressed")]
     TooLarge {
         /// Bytes allowed.
         limit: usize,
     },
-    /// The payload asks for a dictionary or window that is over the decoder's bound.
+    /// The payload needs a dictionary or window that is over the decoder's memory bound.
     #[error("the {} payload needs more memory to decompress than it may have", .0.name())]
     TooMuchMemory(Compression),
     /// The payload stops before the compressed stream's end.
@@ -72,7 +71,7 @@ pub(crate) enum DecompressError {
         /// Bytes that follow.
         len: usize,
     },
-    /// The payload is not of the kind that its head byte names, or was damaged.
+    /// The payload is damaged, or is not compressed as its head byte says.
     #[error("the {} payload is damaged: {reason}", .compression.name())]
     Corrupt {
         /// The payload's compression.
@@ -80,7 +79,7 @@ pub(crate) enum DecompressError {
         /// The decoder's reason.
         reason: String,
     },
-    /// The content is not of the kind that its head byte names.
+    /// The decompressed content is not of the kind that its head byte says.
     #[error(transparent)]
     Content(#[from] DecodeError),
     /// The runtime is shutting down.
@@ -88,10 +87,10 @@ pub(crate) enum DecompressError {
     Stopping,
 }
 
-/// Makes `message` ready for a frame, with the compression that it asks for.
+/// Returns the payload of `message` for a frame, with the compression that the message has set.
 ///
-/// A message that compression would not make smaller stays uncompressed, so the payload is never over
-/// `limit` bytes either. 16 MiB take a second with zlib, and up to twenty with lzma: see
+/// A message that compression would not make smaller stays uncompressed, so the payload too has at most
+/// `limit` bytes. Compressing 16 MiB takes a second with zlib, and up to twenty seconds with lzma: see
 /// [`pack_async`].
 ///
 /// # Errors
@@ -106,7 +105,7 @@ pub(crate) fn pack(message: Message, limit: usize) -> Result<PackedMessage, Erro
     }
     let payload = compress(message.body(), compression)
         .map_err(|error| Error::Compress(compression, error))?;
-    // A payload that has grown would cost the receiver time for nothing.
+    // Decompressing a payload that is no smaller than its content would cost the receiver time for nothing.
     if payload.len() >= len {
         return Ok(PackedMessage::uncompressed(message));
     }
@@ -115,12 +114,12 @@ pub(crate) fn pack(message: Message, limit: usize) -> Result<PackedMessage, Erro
 
 /// Decompresses the message in `packed`. Its content may have at most `limit` bytes.
 ///
-/// Needs memory for `limit` + 1 bytes of content, half of that again while the buffer grows, and at
-/// most 12 MiB for the decoder (lz4's). 16 MiB take up to 0.4 s, however short the payload: see
-/// [`unpack_async`].
+/// Needs memory for `limit` + 1 bytes of content, for half as many more while the buffer grows, and at most
+/// 12 MiB for the decoder (that of lz4). A content of 16 MiB takes up to 0.4 s, however short the payload
+/// is: see [`unpack_async`].
 ///
 /// # Errors
-/// If the content is over `limit`, if the payload is anything but one whole compressed stream, or if a
+/// If the content is over `limit`, if the payload is not exactly one complete compressed stream, or if a
 /// text is not UTF-8.
 pub(crate) fn unpack(packed: PackedMessage, limit: usize) -> Result<Message, DecompressError> {
     let body = match packed.compression {
@@ -133,7 +132,7 @@ pub(crate) fn unpack(packed: PackedMessage, limit: usize) -> Result<Message, Dec
     Ok(packed.unpack(body)?)
 }
 
-/// As [`pack`], for an async task: large contents are compressed on a blocking thread.
+/// Does the same as [`pack`] for an async task: compresses large contents on a blocking thread.
 ///
 /// # Errors
 /// As for [`pack`], or if the runtime is shutting down.
@@ -145,10 +144,10 @@ pub(crate) async fn pack_async(message: Message, limit: usize) -> Result<PackedM
     blocking::run(move || pack(message, limit)).await.unwrap_or(Err(Error::Stopped))
 }
 
-/// As [`unpack`], for an async task: large contents are decompressed on a blocking thread.
+/// Does the same as [`unpack`] for an async task: decompresses large contents on a blocking thread.
 ///
-/// A short payload may hold a large content. So it is decompressed here up to [`MAX_INLINE`] bytes of
-/// content, and from the start on a blocking thread if there is more.
+/// A short payload may have a large content. So a short payload is first decompressed in this task, up to
+/// [`MAX_INLINE`] bytes of content. If there is more, a blocking thread decompresses it from the start.
 ///
 /// # Errors
 /// As for [`unpack`], or if the runtime is shutting down.
@@ -200,8 +199,8 @@ fn compress(body: &[u8], compression: Compression) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Returns an encoder with xz's preset 6 and a CRC-64, as Python's `lzma.compress` has. Only the
-/// dictionary is smaller: one longer than the content gains nothing, and takes memory on both sides.
+/// Returns an encoder with xz's preset 6 and a CRC-64, as in Python's `lzma.compress`. Only the dictionary is
+/// smaller: a dictionary that is longer than the content has no use, and takes memory on both sides.
 fn xz_encoder(len: usize) -> io::Result<Stream> {
     let dictionary = len.clamp(4 << 10, 8 << 20) as u32;
     let mut options = LzmaOptions::new_preset(6)?;
@@ -225,7 +224,7 @@ fn decompress(
         Compression::Lz4 => content.fill_lz4(payload),
         other => Err(corrupt(other, "no decoder for it")),
     }?;
-    // The message may be kept for long, and would keep all the room.
+    // The message may be kept for a long time, and would keep the unused room too.
     content.bytes.shrink_to_fit();
     Ok(content.bytes.into())
 }
@@ -237,14 +236,14 @@ struct Decompressed {
 }
 
 impl Decompressed {
-    /// Allocates little at first: four times the payload, a common ratio, and at most the limit.
+    /// Creates a small buffer: four times the size of the payload, a common ratio, and at most the limit.
     fn new(payload: usize, limit: usize) -> Self {
         let room = payload.saturating_mul(4).max(FIRST_ROOM);
         Self { bytes: Vec::with_capacity(room.min(limit.saturating_add(1))), limit }
     }
 
-    /// Makes room if there is none: doubles it, to at most one byte over the limit. A content that
-    /// fills that byte is over the limit.
+    /// If the buffer is full, doubles it, to at most one byte over the limit. A content that fills that byte
+    /// is over the limit.
     fn make_room(&mut self) -> Result<(), DecompressError> {
         if self.bytes.len() > self.limit {
             return Err(DecompressError::TooLarge { limit: self.limit });
@@ -261,8 +260,8 @@ impl Decompressed {
         self.bytes.reserve_exact(room - self.bytes.len());
     }
 
-    /// Decompresses the whole of `payload` with `step`. That decodes a part of its input into the room
-    /// that the output has, without growing it.
+    /// Decompresses the whole of `payload` with `step`, which decodes a part of its input into the free room
+    /// of its output, and must not grow the output.
     fn fill(
         &mut self,
         compression: Compression,
@@ -279,7 +278,7 @@ impl Decompressed {
             if ended {
                 break;
             }
-            // With room and input a decoder that does nothing has come to the end of the input.
+            // There was room, so a decoder without progress needs more input than there is.
             if (rest.len(), self.bytes.len()) == before {
                 return Err(DecompressError::Truncated(compression));
             }
@@ -301,7 +300,8 @@ impl Decompressed {
     }
 
     fn fill_bzip2(&mut self, payload: &[u8]) -> Result<(), DecompressError> {
-        // Not the mode that saves memory, which takes twice the time: a block needs less than 4 MiB anyway.
+        // False turns off the mode that saves memory. That mode takes twice the time, and a block needs less
+        // than 4 MiB even without it.
         let mut decoder = bzip2::Decompress::new(false);
         self.fill(Compression::Bzip2, payload, |input, output| {
             let status = decoder.decompress_vec(input, output);
@@ -336,7 +336,7 @@ impl Decompressed {
         })
     }
 
-    /// Decompresses with a decoder that reads by itself.
+    /// Decompresses with lz4's decoder, which reads the payload by itself.
     fn fill_lz4(&mut self, payload: &[u8]) -> Result<(), DecompressError> {
         let compression = Compression::Lz4;
         if payload.len() < LZ4_HEADER {
@@ -372,10 +372,10 @@ impl Decompressed {
             self.bytes.extend_from_slice(block);
             decoder.consume(len);
         }
-        // Bytes behind the frame could be another one, which no sender makes.
+        // Bytes behind the frame may be another frame. No node sends one.
         trailing(compression, decoder.get_ref().rest.len())?;
-        // The decoder reports the end both at the end of the frame and if the input ends between two
-        // blocks. Only in the first case does another call look for a new frame.
+        // The decoder reports the end at the end of the frame, and also if the input ends between two blocks.
+        // Only in the first case another call looks for a new frame.
         let _ = decoder.fill_buf();
         if decoder.get_ref().asked_for_frame {
             Ok(())
@@ -387,7 +387,7 @@ impl Decompressed {
 
 /// The outcome of one step of a decoder.
 struct Decoded {
-    /// Bytes of the payload that are consumed by now.
+    /// Number of bytes of the payload that are consumed by now.
     consumed: u64,
     /// The compressed stream is at its end.
     ended: bool,
@@ -409,12 +409,12 @@ fn zstd_error(code: zstd_safe::ErrorCode) -> DecompressError {
     corrupt(Compression::Zstd, zstd_safe::get_error_name(code))
 }
 
-/// A payload that records how it was read past its end, which the lz4 decoder does not report.
+/// A payload that notes whether the lz4 decoder has read past its end, which the decoder does not report.
 struct Lz4Payload<'a> {
     rest: &'a [u8],
-    /// The decoder needed more bytes than there were.
+    /// The decoder has requested more bytes than the payload has.
     short: bool,
-    /// The decoder looked for a new frame at the payload's end.
+    /// The decoder has looked for a new frame at the payload's end.
     asked_for_frame: bool,
 }
 
@@ -425,7 +425,7 @@ impl<'a> Lz4Payload<'a> {
 }
 
 impl Read for Lz4Payload<'_> {
-    /// Called for a frame's first bytes only. The decoder needs all later parts whole.
+    /// Called for a frame's first bytes only. The decoder reads all later parts with `read_exact`.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.asked_for_frame |= self.rest.is_empty();
         self.rest.read(buffer)

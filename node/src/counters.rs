@@ -1,26 +1,26 @@
-//! Counts of what a link, or a node, has sent and received.
+//! Counters of the messages and bytes that a link or a node has sent and received.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
 
-/// Counts of a link, or of a node. Messages are those of the application: messages, requests and
-/// replies.
+/// Counters of a link, or of a node. They count the application's messages, requests and replies as
+/// messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Counters {
     /// Messages written to the connection.
     pub messages_sent: u64,
     /// Messages handed to the application.
     pub messages_received: u64,
-    /// Messages that were accepted but not delivered, or perhaps not.
+    /// Messages that were accepted to be sent, and that were not delivered or may not have been.
     pub messages_failed: u64,
-    /// Bytes written to the connection, frames of all kinds with their headers.
+    /// Bytes written to the connection: frames of all kinds, with their headers.
     pub bytes_sent: u64,
-    /// Bytes read from the connection, frames of all kinds with their headers.
+    /// Bytes read from the connection: frames of all kinds, with their headers.
     pub bytes_received: u64,
 }
 
-/// Bytes of file pieces sent and received, with their heads.
+/// Bytes of file pieces sent and received, with the heads of the pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct FileCounters {
     /// Bytes sent to other nodes.
@@ -29,7 +29,7 @@ pub struct FileCounters {
     pub received: u64,
 }
 
-/// The live form of [`Counters`].
+/// Counters that several tasks update. [`Counters`] is their state at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     messages_sent: AtomicU64,
@@ -62,7 +62,7 @@ impl Meter {
     }
 
     pub(crate) fn read(&self) -> Counters {
-        // The counters are read one after the other, so one may be a few messages ahead of another.
+        // The counters are read one after another, so one may be a few messages ahead of another.
         Counters {
             messages_sent: self.messages_sent.load(Relaxed),
             messages_received: self.messages_received.load(Relaxed),

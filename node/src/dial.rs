@@ -1,4 +1,5 @@
-//! Dials: resolving names, trying addresses, TLS, and the Hellos of a link.
+//! Dials: a name is resolved, its addresses are tried, TLS secures the connection, and for a link both ends
+//! exchange Hellos.
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,15 +29,14 @@ mod staggered;
 
 pub(crate) use staggered::first_success;
 
-/// Maximum number of addresses that are dialled for one node: as many as a ticket or a node record has.
+/// Maximum number of addresses that are dialled for one node: as many as a ticket or a node record may have.
 pub(crate) const MAX_DIALLED: usize = MAX_RECORD_ADDRESSES;
 
 /// Maximum number of socket addresses that are dialled for one host name. 32: no node's host has more,
 /// and a name that resolves to thousands must not make this node dial them all.
 const MAX_RESOLVED: usize = 32;
 
-/// A secured connection on which nothing was sent yet. The end of the handshake is sent with the first
-/// bytes.
+/// A secured connection on which no data was sent yet. The end of the handshake is sent with the first data.
 pub(crate) struct Secured {
     pub(crate) channel: Channel,
     pub(crate) remote: SocketAddr,
@@ -50,7 +50,7 @@ pub(crate) async fn connect(
     address: &Address,
     purpose: tls::ChannelPurpose,
 ) -> Result<Secured, Error> {
-    // No node with such an identity could pass the handshake.
+    // Not dialled if no node can have that identity.
     address.id.map(NodeId::checked).transpose()?;
     let timeout = inner.config.connect_timeout;
     let connecting = tokio::time::timeout(timeout, connect_any(address));
@@ -59,7 +59,7 @@ pub(crate) async fn connect(
         Err(Error::Connect { address: address.clone(), error })
     })?;
     let failed = |error: io::Error| Error::Handshake { address: address.clone(), error };
-    // Small messages are collected before they come here, so the kernel need not wait for more.
+    // Small messages are collected before they are written, so the kernel need not wait for more of them.
     let _ = tcp.set_nodelay(true);
     let local = tcp.local_addr().map_err(failed)?;
     let timeout = inner.config.handshake_timeout;
@@ -78,10 +78,10 @@ fn timed_out(text: String) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, text)
 }
 
-/// Connects to a node at the first of its addresses that answers. Returns that address as well.
+/// Connects to a node at the first of its addresses that answers. Returns that address and the connection.
 ///
 /// # Errors
-/// The failures of all addresses, or the error of a single one as it is.
+/// As for [`combined_error`].
 async fn connect_first(
     inner: &Arc<Inner>,
     addresses: &[Address],
@@ -101,7 +101,7 @@ async fn connect_first(
     connected.await.map_err(combined_error)
 }
 
-/// Returns the error of a dial of several addresses; that of the first if it is the only one.
+/// Returns one error for the failures of several addresses. A single failure is returned as it is.
 pub(crate) fn combined_error(mut errors: Vec<Error>) -> Error {
     if errors.len() <= 1 {
         return errors.pop().unwrap_or(Error::Stopped);
@@ -109,7 +109,7 @@ pub(crate) fn combined_error(mut errors: Vec<Error>) -> Error {
     Error::NoneAnswered(errors)
 }
 
-/// A link that was made and does not run yet, if there is one.
+/// A new link, which does not run yet; `None` if no link was made.
 pub(crate) type MadeLink = Option<Box<Established<Channel>>>;
 
 /// The outcome of a dial in the machine.
@@ -121,15 +121,15 @@ pub(crate) struct Dialling {
     /// The addresses, best first. The overlay and events name the dial by the first.
     pub(crate) addresses: Vec<Address>,
     pub(crate) purpose: Purpose,
-    /// The machine lets the dial say Hello.
+    /// Receives a value when the machine allows the dial to send its Hello.
     pub(crate) hello_allowed: oneshot::Receiver<()>,
-    /// The node that there is a link with, or the reason why there is none.
+    /// Receives the node with which there is a link now, or the reason why there is none.
     pub(crate) ended: oneshot::Receiver<DialOutcome>,
 }
 
 /// Makes a link to a node at the first of its addresses that answers, for [`crate::conn::start`].
-/// `reply` gets the peer, or the reason why there is none. The application gets an event either way,
-/// except for the failure of a link that it does not know of.
+/// `reply` gets the peer, or the reason why there is no link. The application gets an event about the new
+/// link, and about a failure if the application or a join has caused the dial.
 pub(crate) async fn make_link(
     inner: Arc<Inner>,
     mut dialling: Dialling,
@@ -166,7 +166,7 @@ enum Dialled {
 
 async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialled, Error> {
     let dial = dialling.dial;
-    // Boxed: many dials may be under way, and each of these parts needs its memory only for a moment.
+    // Boxed, because many dials may be under way, and each of these parts needs memory only for a moment.
     let connecting = Box::pin(connect_first(inner, &dialling.addresses, tls::ChannelPurpose::Link));
     let connected = connecting.await;
     let (address, secured) = match connected {
@@ -192,7 +192,7 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
     let greeting = Box::pin(greet(&mut link, &mut channel, &mut buffer, inner));
     let greeted = tokio::select! {
         greeted = greeting => greeted,
-        // The machine has given the dial up.
+        // The machine has ended the dial.
         _ = &mut dialling.ended => Err(Reason::HandshakeTimeout),
     };
     let admitted = match greeted {
@@ -219,7 +219,7 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
             inner.announce_local_address(local).await;
             Ok(Dialled::New(Box::new(Established { conn, link, stream: channel, buffer })))
         }
-        // The other side has, or is about to have, a link with this node that wins.
+        // The other node prefers another link with this one, which exists or is being made.
         Err(Reason::Duplicate) => {
             let outcome = (&mut dialling.ended).await.map_err(|_| Error::Stopped)?;
             outcome_without_link(inner, outcome, refused)
@@ -256,7 +256,7 @@ pub(crate) fn new_link(inner: &Inner, side: Side, session: &Session, local: Sock
     Link::new(inner.clock.now(), side, greeting, &inner.config)
 }
 
-/// Exchanges Hellos. Returns that of the peer, which the machine has to admit next.
+/// Exchanges Hellos. Returns the peer's Hello, with which the machine decides whether to admit the peer.
 pub(crate) async fn greet(
     link: &mut Link,
     channel: &mut Channel,
@@ -267,7 +267,7 @@ pub(crate) async fn greet(
     loop {
         let mut out = Vec::new();
         let mut greeted = None;
-        // Frames behind Hello stay in the link until it is admitted.
+        // Frames behind the peer's Hello stay in the link until the peer is admitted.
         while greeted.is_none() {
             match link.poll() {
                 Some(Output::Send(frame)) => frame.encode(&mut out),
@@ -304,7 +304,7 @@ pub(crate) async fn send_rest_and_close(link: &mut Link, channel: &mut Channel) 
     channel.shutdown().await
 }
 
-/// Asks the actor to admit a connection; it is a link from then on. `dial` is the dial that made it.
+/// Asks the actor to admit a connection as a link. `dial` is the dial that made the connection.
 pub(crate) async fn admit(
     inner: &Inner,
     greeted: GreetedConnection,
@@ -324,8 +324,8 @@ pub(crate) async fn admit(
 async fn connect_any(address: &Address) -> Result<(SocketAddr, TcpStream), Error> {
     let resolve = |error: io::Error| Error::Resolve { address: address.clone(), error };
     let failed = |error: io::Error| Error::Connect { address: address.clone(), error };
-    // Without brackets: a resolver knows the names of interfaces in link-local addresses, but no
-    // brackets.
+    // The host has no brackets here: the resolver understands a link-local address with the name of an
+    // interface, but not in brackets.
     let resolved = tokio::net::lookup_host((address.host.as_str(), address.port)).await;
     let sockets: Vec<_> = resolved.map_err(resolve)?.collect();
     if sockets.is_empty() {
@@ -346,7 +346,7 @@ async fn connect_any(address: &Address) -> Result<(SocketAddr, TcpStream), Error
     connected.await.map_err(|errors| failed(combined_io_error(&errors)))
 }
 
-/// Returns one error of the kind of the first, with the texts of all.
+/// Returns one error with the kind of the first error and the texts of all.
 fn combined_io_error(errors: &[(SocketAddr, io::Error)]) -> io::Error {
     let kind = errors.first().map_or(io::ErrorKind::Other, |(_, error)| error.kind());
     let texts = errors.iter().map(|(socket, error)| format!("{socket}: {error}"));

@@ -1,4 +1,4 @@
-//! Messages, pings and requests to nodes without a link. The machine decides how they are sent.
+//! Messages, pings and requests to nodes without a link. The state machine decides how they are sent.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,20 +19,20 @@ use crate::inner::Inner;
 use crate::lock::lock;
 use crate::node::Sender;
 
-/// The recipients that messages wait for in the machine.
+/// The nodes without a link for which messages wait in the state machine.
 #[derive(Debug, Default)]
 pub(crate) struct Recipients {
-    /// Number of messages by recipient.
+    /// Number of messages for each recipient.
     waiting: Mutex<HashMap<NodeId, usize>>,
-    /// Number of recipients. It is mostly zero, which is seen without the lock.
+    /// Number of recipients in `waiting`. It is usually zero, and can be read without the lock.
     busy: AtomicUsize,
 }
 
 impl Recipients {
-    /// Returns whether messages wait for a recipient. Later ones have to queue behind them.
+    /// Returns whether messages for this recipient wait. Later messages have to queue behind them.
     #[inline]
     pub(crate) fn wait_for(&self, id: NodeId) -> bool {
-        // Relaxed is enough: only the messages of one task have an order, and a task sees its own counts.
+        // Relaxed is enough: messages are in sequence only within a task, and a task sees its own updates.
         self.busy.load(Ordering::Relaxed) != 0 && lock(&self.waiting).contains_key(&id)
     }
 
@@ -43,7 +43,7 @@ impl Recipients {
         self.busy.store(waiting.len(), Ordering::Relaxed);
     }
 
-    /// Forgets a message whose outcome was reported.
+    /// Removes a message whose outcome was reported.
     pub(crate) fn remove(&self, id: NodeId) {
         let mut waiting = lock(&self.waiting);
         if let Some(count) = waiting.get_mut(&id) {
@@ -56,39 +56,39 @@ impl Recipients {
     }
 }
 
-/// A message, ping or request to a node without a link, with the destination of its outcome. The recipient is
-/// counted in [`Recipients`] until the outcome is reported.
+/// A message, ping or request to a node without a link, with the receiver of its outcome. [`Recipients`]
+/// counts the message until the outcome is reported.
 #[derive(Debug)]
 pub(crate) struct PendingSend {
     pub(crate) to: NodeId,
     pub(crate) sender: SentBy,
 }
 
-/// The destination of an outcome.
+/// The sender of a message, ping, request or reply, which gets the outcome.
 #[derive(Debug)]
 pub(crate) enum SentBy {
     Caller(oneshot::Sender<Result<(), Error>>),
-    /// The application's handler, which gets an event if it failed.
+    /// The application's handler, which gets an event if the message was not sent.
     Handler(Peer),
     Ping(oneshot::Sender<Result<Duration, Error>>),
     Request(oneshot::Sender<Result<RequestRoute, Error>>),
-    /// None: a reply that cannot be sent is dropped, and its requester times out.
+    /// The outcome is not reported. A reply that can't be sent is dropped, and its requester times out.
     Unreported,
 }
 
-/// The way that a request to a node without a link went.
+/// The route of a request to a node without a link.
 #[derive(Debug)]
 pub(crate) enum RequestRoute {
-    /// There is a link by now. The request is yet to be sent over it.
+    /// There is a link by now. The request still has to be sent over it.
     Link(Arc<Conn>, Message),
-    /// Other nodes have relayed it, and the reply has come.
+    /// Other nodes have relayed the request and the reply.
     Relayed(Result<Message, Refusal>),
 }
 
 impl PendingSend {
     /// Reports the outcome.
     pub(crate) fn end(self, inner: &Inner, outcome: Result<Duration, Error>) {
-        // From here on the next message may use the link.
+        // From here on the next message may use a link, if there is one.
         inner.recipients.remove(self.to);
         match (self.sender, outcome) {
             (SentBy::Caller(reply), outcome) => drop(reply.send(outcome.map(|_| ()))),
@@ -99,8 +99,8 @@ impl PendingSend {
         }
     }
 
-    /// Reports the outcome of a message that went over no link. If it is a request that has arrived, returns
-    /// the destination of its reply instead.
+    /// Reports the outcome of a message that was sent without a link. For a request that has arrived, returns
+    /// the receiver of its reply instead.
     pub(crate) fn end_relayed(
         self,
         inner: &Inner,
@@ -108,7 +108,8 @@ impl PendingSend {
     ) -> Option<oneshot::Sender<Result<RequestRoute, Error>>> {
         let peer = self.to;
         if outcome.is_ok() && !matches!(self.sender, SentBy::Ping(_)) {
-            // The links count the bytes: here they are part of overlay frames. A ping is no message.
+            // Only the message is counted here. Its bytes are in overlay frames, which the links count. A ping
+            // does not count as a message.
             inner.meter.sent(1, 0);
         }
         let outcome = outcome.map_err(|error| match error {
@@ -132,8 +133,8 @@ impl PendingSend {
         }
     }
 
-    /// Sends it over a link that has been made meanwhile, and reports the outcome. A request goes back to its
-    /// caller, which sends it.
+    /// Sends a message or ping over a link that has been made meanwhile, and reports the outcome. A request
+    /// goes back to its caller, which sends it.
     pub(crate) async fn deliver(self, inner: &Arc<Inner>, conn: Arc<Conn>, payload: Payload) {
         let outcome = match payload {
             Payload::Message(message) => {
@@ -146,7 +147,7 @@ impl PendingSend {
                 }
                 return;
             }
-            // Replies are never handed over.
+            // The machine never hands over a reply.
             Payload::Ping | Payload::Reply { .. } => inner.ping_link(&conn).await,
         };
         self.end(inner, outcome);
@@ -154,18 +155,19 @@ impl PendingSend {
 }
 
 impl Inner {
-    /// Returns the link for a message to `id`; `None` if the message has to find its way first.
+    /// Returns the link over which a message to `id` can be sent. Returns `None` if the machine has to send
+    /// the message: there is no link, or earlier messages to that node still wait.
     #[inline]
     pub(crate) fn linked(&self, id: NodeId) -> Option<Arc<Conn>> {
         let conn = self.links.get(id).ok()?;
-        // An on-demand link closes when it is idle. A message must not fail for that: the machine dials
-        // again. On any other link the sender gets the reason why it has ended.
+        // An on-demand link closes when it is idle. A message must not fail because of that, so the machine
+        // dials again. On any other link the sender gets the reason why the link has ended.
         let over = conn.on_demand && conn.outbox.closed().is_some();
         (!over && !self.recipients.wait_for(id)).then_some(conn)
     }
 
-    /// Sends a message to a node without a link. Returns once the recipient has it, or a link has
-    /// queued it.
+    /// Sends a message to a node without a link. Returns once the recipient has the message, or once it is
+    /// queued on a new link.
     pub(crate) async fn send_directly(
         self: &Arc<Self>,
         id: NodeId,
@@ -175,8 +177,8 @@ impl Inner {
         self.send_by(id, SentBy::Caller, Payload::Message(message)).await
     }
 
-    /// Finds a way for a request to a node without a link. If a link was made, the caller has to send the
-    /// request over it. If other nodes have relayed it, the result is the reply.
+    /// Sends a request to a node without a link. If a link was made, the caller still has to send the request
+    /// over that link. If other nodes have relayed the request, returns the reply.
     pub(crate) async fn route_request(
         &self,
         to: NodeId,

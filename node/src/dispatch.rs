@@ -17,14 +17,15 @@ use crate::events::{EventQueue, Events};
 use crate::lock::{read, write};
 use crate::trace;
 
-/// Most events from outside the links' own tasks that wait to be delivered.
+/// Maximum number of notices: events that wait to be delivered, apart from those that the links' own tasks
+/// deliver.
 const MAX_NOTICES: usize = 4096;
 
-/// Part of [`MAX_NOTICES`] that broadcasts leave free: for other events, and for broadcasts that waited for
-/// those before them, of which an overlay holds at most 2,048.
+/// Number of notices for which new broadcasts leave room. The room is for other events, and for broadcasts
+/// that wait in the overlay for earlier ones, at most 2,048.
 const RESERVED_NOTICES: usize = 2560;
 
-/// Messages of one link that the handler gets before it may be another link's turn.
+/// Number of messages of one link after which the handler may get those of another link.
 const MESSAGES_PER_TURN: usize = 256;
 
 /// Messages or a request that a link has received.
@@ -43,7 +44,7 @@ pub(crate) enum Received {
 pub(crate) struct HandlerRequest {
     pub(crate) name: String,
     pub(crate) message: Message,
-    /// Closed once the requester no longer waits.
+    /// Closed if the requester no longer waits.
     pub(crate) reply: oneshot::Sender<Result<Message, Refusal>>,
 }
 
@@ -60,7 +61,7 @@ impl Received {
 
 /// The application's handler and its subscribers.
 pub(crate) struct Dispatch {
-    /// Locked while the handler runs. Links wait for the lock in turn.
+    /// Locked while the handler runs. Tasks get the lock in the order in which they have asked for it.
     handler: Option<Mutex<Box<dyn Application>>>,
     subscribers: RwLock<Vec<Arc<EventQueue>>>,
     config: Config,
@@ -68,9 +69,9 @@ pub(crate) struct Dispatch {
     missed: AtomicU64,
 }
 
-/// A handler whose type can be recovered.
+/// A handler that can be cast back to its type.
 pub(crate) trait Application: Handler + Any {
-    /// Returns the name of its type.
+    /// Returns the name of the handler's type.
     fn type_name(&self) -> &'static str {
         std::any::type_name::<Self>()
     }
@@ -85,14 +86,13 @@ pub(crate) trait ActionSink: HandlerHost + Send + Sync {
 }
 
 impl Dispatch {
-    /// Creates it, and the receiver for [`deliver_notices`].
+    /// Returns the dispatch, and the receiver of notices for [`deliver_notices`].
     pub(crate) fn new(
         handler: Option<Box<dyn Application>>,
         config: &Config,
     ) -> (Self, mpsc::Receiver<Event>) {
         let (notices, receiver) = mpsc::channel(MAX_NOTICES);
-        // Events before the first subscription are kept for it, within the bounds. A handler gets them
-        // at once.
+        // Without a handler, a queue keeps events for the first subscriber, within the bounds of a queue.
         let first = handler.is_none().then(|| EventQueue::new(config));
         let dispatch = Self {
             handler: handler.map(Mutex::new),
@@ -121,7 +121,7 @@ impl Dispatch {
         queue.claim()
     }
 
-    /// Queues an event for the application without waiting. If there is no room, it counts as missed.
+    /// Queues an event for the application without waiting. If there is no room, the event counts as missed.
     pub(crate) fn queue_notice(&self, event: Event) {
         if self.notices.try_send(event).is_err() {
             self.missed.fetch_add(1, Ordering::Relaxed);
@@ -130,18 +130,18 @@ impl Dispatch {
 
     /// Queues an event for the application once there is room.
     pub(crate) async fn queue_notice_when_room(&self, event: Event) {
-        // It is closed only once the node has stopped.
+        // The channel is closed only when the node has stopped.
         let _ = self.notices.send(event).await;
     }
 
-    /// Returns whether there is room for so many broadcasts. If not, the node asks the network for them
-    /// again later, so that a slow application does not lose them.
+    /// Returns whether there is room for this number of broadcasts. If not, the node drops the broadcasts and
+    /// requests them from the network later, so that a slow application does not lose them.
     pub(crate) fn has_room_for_broadcasts(&self, broadcasts: usize) -> bool {
         self.notices.capacity() >= broadcasts.saturating_add(RESERVED_NOTICES)
     }
 
-    /// Delivers one event, after those before it. A broadcast waits for subscribers without room, as
-    /// messages do.
+    /// Delivers one event to the handler, then to the subscribers. Waits for the handler's turn. A broadcast
+    /// also waits for subscribers whose queue is full, as messages do.
     pub(crate) async fn deliver_event(&self, node: &dyn ActionSink, event: Event) {
         trace::event(&event);
         let queues = self.queues();
@@ -160,7 +160,8 @@ impl Dispatch {
         }
     }
 
-    /// Delivers an expired timer, if `expired` still returns one when it is the handler's turn.
+    /// Delivers the timer that `expired` returns when it is the handler's turn. The handler may have cancelled
+    /// it before.
     pub(crate) async fn deliver_timer(
         &self,
         node: &dyn ActionSink,
@@ -176,15 +177,15 @@ impl Dispatch {
         self.queues().iter().for_each(|queue| queue.push(event.clone()));
     }
 
-    /// Calls `act` with the handler, in turn with its events. Its actions are carried out before the
-    /// next turn.
+    /// Calls `act` with the handler, between two events. The actions of `act` are carried out before the next
+    /// event.
     pub(crate) async fn with<H: Handler + 'static, R>(
         &self,
         node: &dyn ActionSink,
         act: impl FnOnce(&mut H, &mut Context<'_>) -> R,
     ) -> Result<R, Error> {
         let mut handler = self.handler.as_ref().ok_or(Error::NoHandler)?.lock().await;
-        // Both names are for the error if the types differ.
+        // The error needs the names of both types if they differ.
         let found = (**handler).type_name();
         let any: &mut dyn Any = &mut **handler;
         if any.is::<StoppedHandler>() {
@@ -198,7 +199,8 @@ impl Dispatch {
         Ok(result)
     }
 
-    /// Delivers messages and requests of `peer`, in order. Waits for the handler and for subscribers.
+    /// Delivers messages and requests of `peer`, in order. Waits for the handler, and for subscribers whose
+    /// queue is full.
     pub(crate) async fn deliver_received(
         &self,
         node: &dyn ActionSink,
@@ -211,7 +213,7 @@ impl Dispatch {
                 Received::Unpacked(message) => {
                     self.deliver_messages(node, peer, std::iter::once(message)).await;
                 }
-                // Boxed: its future is large, and links without requests should not have room for it.
+                // Boxed, so that the task of a link without requests has no room for this large future.
                 Received::Request(request) => Box::pin(self.ask(node, peer, *request)).await,
             }
         }
@@ -226,7 +228,7 @@ impl Dispatch {
         if reply.is_closed() {
             return;
         }
-        // The reply if the handler panics.
+        // This stays the reply if the handler panics.
         let mut outcome = Err(Refusal::Failed("the handler panicked".into()));
         self.handle(node, REQUEST, std::iter::once(message), |message, cx| {
             outcome = handler.node_request(cx, peer, &name, message);
@@ -247,8 +249,8 @@ impl Dispatch {
         if let Some(handler) = &self.handler {
             let mut left = messages.clone();
             while left.len() != 0 {
-                // Unlocked after each turn, so that another link's message does not wait for all of
-                // these.
+                // The lock is released after each turn, so that a message of another link does not wait for
+                // all of these.
                 let mut handler = handler.lock().await;
                 self.handle(node, MESSAGE, left.by_ref().take(MESSAGES_PER_TURN), |message, cx| {
                     handler.node_message(cx, peer, message);
@@ -261,10 +263,10 @@ impl Dispatch {
         }
     }
 
-    /// Waits until all notices so far have been delivered.
+    /// Waits until all notices that are queued by now have been delivered.
     pub(crate) async fn settle(&self) {
-        // The channel has all its room once no notice waits, and the handler's lock is free once the
-        // last one is handled.
+        // All room of the channel is free when no notice waits. The handler's lock is free when the last
+        // notice has been handled.
         let _all = self.notices.reserve_many(MAX_NOTICES).await;
         if let Some(handler) = &self.handler {
             let _ = handler.lock().await;
@@ -279,7 +281,7 @@ impl Dispatch {
             && let Ok(mut handler) = handler.try_lock()
         {
             let ended = std::mem::replace(&mut *handler, Box::new(StoppedHandler));
-            // Unlocked first, as the handler may own anything, even this node.
+            // The lock is released first: the handler may own anything, even this node, and is dropped here.
             drop(handler);
             drop(ended);
         }
@@ -289,8 +291,9 @@ impl Dispatch {
         read(&self.subscribers).clone()
     }
 
-    /// Calls the handler for events of one name. A panic loses only its own event, and is reported.
-    // Not inlined: within the link's large future the loop took two and a half times as long.
+    /// Calls the handler for events of one name. If the handler panics, that event is lost, the panic is
+    /// reported, and the next event follows.
+    // Not inlined: in the large future of a link the loop takes two and a half times as long.
     #[inline(never)]
     fn handle<T>(
         &self,
@@ -310,12 +313,11 @@ impl Dispatch {
                 }
             }));
             let Err(panic) = handled else { return };
-            // Actions that the handler asked for before it panicked are still carried out, as after any
-            // event.
+            // Actions that the handler has requested before it panicked are still carried out.
             actions.drain(..).for_each(|action| node.act(action));
             let panic = panic_text(&*panic);
             tracing::error!(event = name, %panic, "the application's handler panicked");
-            // A handler that panics over this very event must not get it again and again.
+            // A handler that panics on the event about a panic would get that event for ever.
             if name != PANICKED {
                 self.queue_notice(Event::NodeHandlerPanicked { event: name, panic });
             }
@@ -323,7 +325,7 @@ impl Dispatch {
     }
 }
 
-/// Takes the place of the application's handler once the node has stopped.
+/// The handler that replaces the application's handler when the node has stopped.
 struct StoppedHandler;
 
 impl Handler for StoppedHandler {}
@@ -351,5 +353,5 @@ pub(crate) async fn deliver_notices(
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "a panic without words".to_owned())
+    text.unwrap_or_else(|| "a panic without a message".to_owned())
 }

@@ -1,9 +1,14 @@
-//! The addresses that a node announces: those of this machine's interfaces, those that links were made
-//! on, and those that the application gives.
+//! The addresses that a node announces: those of this machine's interfaces, the local addresses of its
+//! links, and those that the application gives.
 //!
-//! Peers try the addresses in the order in which they are announced, and other parts of the protocol
-//! carry only the first eight. So the addresses that most peers can reach come first, and those of
-//! bridges to containers on this machine come last.
+//! Observed addresses: a node does not announce the address at which a peer sees it. Instead, the peer
+//! combines the IP address that it observes with the announced ports, in
+//! [`Hello::dialable`](peerkit_proto::hello::Hello::dialable). The local address of each new link is added
+//! here, in case the system does not list it among the interfaces.
+//!
+//! Peers try the addresses in the order in which they are announced, and tickets and node records have only
+//! the first eight. So the addresses that most peers can reach come first, and those of bridges to
+//! containers on this machine come last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -18,14 +23,14 @@ use crate::blocking;
 use crate::inner::Inner;
 use crate::lock::lock;
 
-/// Interval at which the interfaces are read again: a VPN may come up, or a laptop move.
+/// Interval at which the interfaces are read again: a VPN may come up, or a laptop may change its network.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Most addresses kept of one IPv6 prefix. Two: the permanent one and the temporary one in use. Older
-/// temporary addresses (RFC 8981) are still listed for a week, and are about to vanish.
+/// Maximum number of addresses with the same IPv6 prefix. 2: the permanent address and the temporary one in
+/// use. The system lists older temporary addresses (RFC 8981) for up to a week, then removes them.
 const MAX_PER_PREFIX: usize = 2;
 
-/// Most IP addresses kept of this machine.
+/// Maximum number of IP addresses of this machine.
 const MAX_LOCAL: usize = 32;
 
 /// Prefixes of the names of interfaces that lead only to containers and virtual machines on this
@@ -45,13 +50,13 @@ const BRIDGE_PREFIXES: [&str; 12] = [
     "vEthernet",
 ];
 
-/// An IP address and its interface.
+/// An IP address, with the name of its interface.
 struct InterfaceAddress {
     interface: String,
     ip: IpAddr,
 }
 
-/// The addresses of a node: the sockets that it listens on, and the IP addresses of this machine.
+/// The addresses of a node: those of its listening sockets, and the IP addresses of this machine.
 pub(crate) struct OwnAddresses {
     config: Arc<Config>,
     pub(crate) listening: Vec<SocketAddr>,
@@ -69,8 +74,8 @@ impl OwnAddresses {
         }
     }
 
-    /// Returns the addresses at which others can dial this node, as far as it knows, best first. `first`
-    /// is the IP address of this machine that the reader of the list already reaches.
+    /// Returns the addresses at which other nodes can dial this one, as far as this node knows, best first.
+    /// `first` is the IP address of this machine that the recipient of the list already reaches.
     pub(crate) fn announced(&self, first: Option<IpAddr>) -> Vec<Address> {
         announced(&self.config, &self.listening, &lock(&self.local), first)
     }
@@ -84,8 +89,8 @@ impl OwnAddresses {
         has_changed
     }
 
-    /// Adds an address that a link was made on, in case the system did not list it. Returns whether
-    /// it is new.
+    /// Adds the local address of a link, in case the system does not list it. Returns whether the address is
+    /// new.
     fn add(&self, ip: IpAddr) -> bool {
         let mut known = lock(&self.local);
         let is_new = is_usable(ip) && known.len() < MAX_LOCAL && !known.contains(&ip);
@@ -96,7 +101,7 @@ impl OwnAddresses {
     }
 }
 
-/// Returns the IP addresses of all interfaces that are up; none if the system does not say.
+/// Returns the IP addresses of all interfaces that are up, or none if the system can't list its interfaces.
 fn interfaces() -> Vec<InterfaceAddress> {
     match if_addrs::get_if_addrs() {
         Ok(all) => {
@@ -146,7 +151,7 @@ fn ranked(interfaces: &[InterfaceAddress], routed: &[IpAddr]) -> Vec<IpAddr> {
         if !is_usable(ip) || ranked.contains(&ip) || ranked.len() >= MAX_LOCAL {
             continue;
         }
-        // A host may have a dozen temporary addresses with one prefix, and all lead to the same interface.
+        // A host may have a dozen temporary addresses with the same prefix, all of the same interface.
         if let IpAddr::V6(v6) = ip {
             let [prefix @ .., _, _, _, _, _, _, _, _] = v6.octets();
             let count = of_prefix.entry(prefix).or_default();
@@ -160,8 +165,8 @@ fn ranked(interfaces: &[InterfaceAddress], routed: &[IpAddr]) -> Vec<IpAddr> {
     ranked
 }
 
-/// Returns whether another node may be able to dial this address. A link-local IPv6 address is of
-/// no use: the dialler would have to add the name of its own interface.
+/// Returns whether another node may be able to dial this address. It can't dial a link-local IPv6 address,
+/// because the dialler would have to add the name of its own interface.
 fn is_usable(ip: IpAddr) -> bool {
     let link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
     !(ip.is_unspecified() || ip.is_multicast() || link_local)
@@ -221,9 +226,9 @@ fn announced(
     addresses
 }
 
-/// Returns whether a listener on `listening` takes connections to `ip`. One on every IPv6 address
-/// takes IPv4 too, unless another listener has that port there, and then both lead to the same
-/// address.
+/// Returns whether a listener on `listening` accepts connections to `ip`. A listener on all IPv6 addresses
+/// also accepts IPv4, unless another listener has the same port of IPv4. In that case both yield the same
+/// announced address.
 fn accepts(listening: IpAddr, ip: IpAddr) -> bool {
     match listening {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => ip.is_ipv4(),
@@ -233,15 +238,15 @@ fn accepts(listening: IpAddr, ip: IpAddr) -> bool {
 }
 
 impl Inner {
-    /// Announces the address of this machine that a link was made on, unless that is done already.
+    /// Announces the local address of a new link, unless it is already announced.
     pub(crate) async fn announce_local_address(&self, local: SocketAddr) {
         if self.addresses.add(local.ip().to_canonical()) {
             let _ = self.actor.call(Actor::addresses_changed).await;
         }
     }
 
-    /// Follows the changes of this machine's interfaces until the node stops. Returns at once if
-    /// the node listens on single addresses only.
+    /// Announces changes of this machine's interfaces until the node stops. Returns at once if the node
+    /// listens on specific addresses only, because these do not change.
     pub(crate) async fn follow_interfaces(self: Arc<Self>) {
         if !self.addresses.listening.iter().any(|socket| socket.ip().is_unspecified()) {
             return;
@@ -281,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn every_usable_address_counts_and_the_best_come_first() {
+    fn every_usable_address_is_ranked_and_the_best_come_first() {
         let interfaces = [
             of("lo", "127.0.0.1"),
             of("lo", "::1"),
@@ -322,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_announced_only_on_loopback_or_alone() {
+    fn loopback_is_announced_to_a_loopback_peer_or_if_there_is_no_other_address() {
         let config = Config::default();
         let local = ["192.168.1.5", "127.0.0.1"];
         let listening = ["0.0.0.0:7117"];
@@ -371,6 +376,6 @@ mod tests {
         let own = OwnAddresses::new(Arc::default(), Vec::new());
         assert!(!lock(&own.local).is_empty());
         assert!(!own.refresh(), "nothing has changed");
-        assert!(!own.add("fe80::1".parse().unwrap()), "of no use without a scope");
+        assert!(!own.add("fe80::1".parse().unwrap()), "can't be dialled without a scope");
     }
 }

@@ -1,5 +1,5 @@
-//! Streams for bulk data: async byte streams, each on a TLS connection of its own. So the kernel does
-//! the flow control, and bulk data never delays messages.
+//! Streams for bulk data: async byte streams, each on a TLS connection of its own. So the kernel controls the
+//! flow of each stream, and bulk data never delays messages.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,16 +19,16 @@ use crate::tls::{Channel, ExpectedBytes};
 mod call_back;
 mod open;
 
-/// Most call-backs under way at once. Each makes us dial addresses that another node names.
+/// Maximum number of call-backs under way. In each, this node dials addresses that another node has chosen.
 const MAX_CALL_BACKS: usize = 16;
 
 /// An async byte stream to or from another node, encrypted and authenticated.
 #[derive(Debug)]
 pub struct Stream {
     pub(crate) channel: Channel,
-    /// The number of bytes that the peer is sure to send, which the record layer uses.
+    /// The number of bytes that the peer is sure to send. The record layer uses it.
     pub(crate) expected: ExpectedBytes,
-    /// Counts the stream among those that the peer has opened.
+    /// Counts this stream as one that the peer has opened.
     _permit: Option<StreamPermit>,
 }
 
@@ -85,7 +85,8 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// Reads a block behind its length of four bytes. A length over `max` is an error that names `what`.
+/// Reads a length of four bytes, then a block of that length. A length over `max` is an error, whose text
+/// calls the block `what`.
 pub(crate) async fn read_block(
     channel: &mut Channel,
     max: usize,
@@ -102,9 +103,9 @@ pub(crate) async fn read_block(
     Ok(block.into())
 }
 
-/// The streams that peers have opened, and those that we wait for.
+/// The streams that peers have opened, and those that this node waits for.
 pub(crate) struct Streams {
-    /// The streams that we wait for peers to open, by their tokens.
+    /// The streams that tasks of this node wait for, by the tokens of their call-backs.
     pub(crate) awaited: Mutex<HashMap<[u8; 16], AwaitedStream>>,
     open: Arc<Mutex<HashMap<NodeId, usize>>>,
     max_per_peer: usize,
@@ -113,7 +114,7 @@ pub(crate) struct Streams {
     pub(crate) call_backs: Arc<Semaphore>,
 }
 
-/// A stream that a task waits for `from` to open.
+/// A stream that a task waits for. The node `from` has to open it.
 pub(crate) struct AwaitedStream {
     pub(crate) from: NodeId,
     pub(crate) reply: oneshot::Sender<Stream>,
@@ -153,7 +154,7 @@ impl Streams {
     pub(crate) fn permit(&self, peer: NodeId) -> Option<StreamPermit> {
         let mut open = lock(&self.open);
         let of_peer = open.get(&peer).copied().unwrap_or_default();
-        // Both limits: one peer must not use up the streams of all others.
+        // The limit for one peer keeps it from using up the streams of all others.
         if of_peer >= self.max_per_peer || open.values().sum::<usize>() >= self.max {
             return None;
         }
@@ -161,8 +162,8 @@ impl Streams {
         Some(StreamPermit { open: self.open.clone(), peer })
     }
 
-    /// Takes the stream with `token` out of those that we wait for, if `peer` is to open it. Other
-    /// nodes may have seen the token, and must not be able to use it.
+    /// Removes and returns the awaited stream with `token`, if it is awaited from `peer`. Other nodes may have
+    /// seen the token, and must not be able to use it.
     pub(crate) fn take_awaited(&self, token: &[u8; 16], peer: NodeId) -> Option<AwaitedStream> {
         let mut awaited = lock(&self.awaited);
         match awaited.get(token) {

@@ -1,3 +1,5 @@
+//! Tests of compression: limits, damaged payloads, and payloads of other encoders.
+
 use peerkit_proto::message::MessageKind;
 use proptest::prelude::*;
 
@@ -17,7 +19,7 @@ const PYTHON_LZMA: &str = "fd377a585a000004e6d6b4460200210116000000742fe5a3e0007
     96ce46dc1b41dcade6fab0000000000db8725fa194969c200012a80010000007a25386cb1c467fb020000000004595a";
 
 #[test]
-fn exactly_the_limit_passes_and_a_byte_more_does_not() {
+fn a_content_of_the_limit_passes_and_one_byte_more_is_refused() {
     for compression in ALGORITHMS {
         for len in [1, 100, 4095, 4096, 4097, 65_536, 300_000, MIB] {
             let packed = packed(compression, &vec![7; len]);
@@ -48,7 +50,7 @@ fn exactly_the_limit_passes_and_a_byte_more_does_not() {
 }
 
 #[test]
-fn nothing_at_all_round_trips() {
+fn an_empty_content_round_trips() {
     for compression in ALGORITHMS {
         assert!(unpack(packed(compression, b""), 0).unwrap().body().is_empty());
     }
@@ -131,9 +133,9 @@ fn bytes_behind_the_stream_are_refused() {
 }
 
 #[test]
-fn a_header_that_asks_for_a_great_dictionary_is_refused() {
-    // By hand, as an encoder with such a dictionary takes gigabytes: the stream's header, then that
-    // of a block with one filter, LZMA2, and the start of an uncompressed chunk.
+fn a_header_that_asks_for_a_large_dictionary_is_refused() {
+    // Made by hand, because an encoder with such a dictionary takes gigabytes: the header of the stream, the
+    // header of a block with one filter, LZMA2, and the start of an uncompressed chunk.
     let mut payload = hex("fd377a585a0000 04e6d6b446 02002101");
     let properties = 40; // 4 GiB - 1, in the format's notation
     payload.extend_from_slice(&[properties, 0, 0, 0]);
@@ -151,14 +153,14 @@ fn a_header_that_asks_for_a_great_dictionary_is_refused() {
         unpack(of(Compression::Zstd, payload), MIB),
         Err(DecompressError::TooMuchMemory(Compression::Zstd))
     ));
-    // The same with the largest window that is allowed.
+    // The same frame with the maximum window that is allowed.
     let payload = hex("28b52ffd 00 68 090000 78");
     let message = unpack(of(Compression::Zstd, payload), MIB).unwrap();
     assert_eq!(&message.body()[..], b"x");
 }
 
 #[test]
-fn pythons_compressors_are_understood() {
+fn payloads_of_pythons_compressors_are_decompressed() {
     let content = b"peerkit ".repeat(16);
     for (compression, payload) in [
         (Compression::Zlib, PYTHON_ZLIB),
@@ -171,7 +173,7 @@ fn pythons_compressors_are_understood() {
 }
 
 #[test]
-fn incompressible_messages_travel_as_they_are() {
+fn incompressible_messages_stay_uncompressed() {
     let noise: Vec<u8> =
         (0..1000_u32).flat_map(|n| *blake3::hash(&n.to_le_bytes()).as_bytes()).collect();
     for compression in ALGORITHMS {
@@ -183,7 +185,7 @@ fn incompressible_messages_travel_as_they_are() {
 }
 
 #[test]
-fn text_that_is_not_text_is_refused_once_decompressed() {
+fn a_text_that_is_not_utf8_is_refused_after_it_is_decompressed() {
     for compression in ALGORITHMS {
         let mut packed = packed(compression, &[0xff; 100]);
         packed.kind = MessageKind::Text;
@@ -192,7 +194,7 @@ fn text_that_is_not_text_is_refused_once_decompressed() {
 }
 
 #[tokio::test]
-async fn tasks_get_the_same_as_threads() {
+async fn the_async_functions_have_the_results_of_the_blocking_ones() {
     for compression in ALGORITHMS {
         for len in [0, 1, 100, MAX_INLINE, MAX_INLINE + 1, MIB] {
             let message = Message::bytes(vec![9; len]).compressed(compression);
@@ -261,7 +263,7 @@ proptest! {
     }
 }
 
-/// Bytes that compress to some degree, and some that do not.
+/// Generates runs of equal bytes, which compress to some degree or not at all.
 fn runs() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec((any::<u8>(), 1..3000_usize), 0..40).prop_map(|runs| {
         runs.into_iter().flat_map(|(byte, len)| std::iter::repeat_n(byte, len)).collect()
@@ -272,12 +274,12 @@ fn of(compression: Compression, payload: Vec<u8>) -> PackedMessage {
     PackedMessage { kind: MessageKind::Bytes, compression, payload: payload.into() }
 }
 
-/// Compressed even where that makes it longer.
+/// Compresses `content`, even if that makes it longer.
 fn packed(compression: Compression, content: &[u8]) -> PackedMessage {
     of(compression, compress(content, compression).unwrap())
 }
 
-/// So many zeros, never held as a whole.
+/// Compresses `len` zeros, which are never in memory as a whole.
 fn bomb(compression: Compression, len: usize) -> PackedMessage {
     fn pour(mut encoder: impl Write, len: usize) {
         let zeros = vec![0; MIB];

@@ -1,24 +1,25 @@
-//! Staggered attempts: several ways to the same node are tried in order and partly side by side ("happy
-//! eyeballs", RFC 8305). One address that does not answer costs a quarter of a second, not a time-out.
+//! Staggered attempts: several ways to the same node are tried in sequence, and a slow one does not hold up
+//! the next ("happy eyeballs", RFC 8305). An address that does not answer costs a quarter of a second, not a
+//! time-out.
 
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-/// Wait before the next way is tried beside those without an answer: the "connection attempt delay" of
-/// RFC 8305, section 8.
+/// Time after which the next way is tried although the earlier attempts still run: the "connection attempt
+/// delay" of RFC 8305, section 8.
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// Tries each of `ways` until one succeeds, but at most `most` of them. The next one is tried as soon
-/// as one fails, or after a quarter of a second. The other attempts are cancelled at the end. A way
-/// that is listed again does not count: a list from the network must neither multiply the dials of one
-/// address nor keep another from being tried.
+/// Tries at most `max` of `ways` until one succeeds. The next way is tried as soon as an attempt fails, or
+/// after a quarter of a second. Attempts that still run after a success are cancelled. Copies of a way are
+/// skipped and not counted: a list from the network must not make this node dial an address several times,
+/// or keep it from trying another one.
 ///
 /// # Errors
-/// The failures of all attempts, in the order in which they came; none if there are no ways.
+/// The failures of all attempts, in the order in which they occurred. The list is empty if `ways` is.
 pub(crate) async fn first_success<W, T, E, F>(
     ways: impl IntoIterator<Item = W>,
-    most: usize,
+    max: usize,
     attempt: impl Fn(W) -> F,
 ) -> Result<T, Vec<E>>
 where
@@ -29,7 +30,7 @@ where
 {
     let mut distinct: Vec<W> = Vec::new();
     for way in ways {
-        if distinct.len() == most {
+        if distinct.len() == max {
             break;
         }
         if !distinct.contains(&way) {
@@ -47,7 +48,7 @@ where
             None => attempts.join_next().await,
             Some(_) => {
                 let joined = tokio::time::timeout(STAGGER, attempts.join_next()).await;
-                // It is slow: the next way is tried beside it.
+                // The attempts are slow, so the next way is tried beside them.
                 let Ok(joined) = joined else { continue };
                 joined
             }
@@ -87,7 +88,7 @@ mod tests {
         let seven_dead = [dead(1), dead(2), dead(3), dead(4), dead(5), dead(6), dead(7), (5, true)];
         assert_eq!(first(&seven_dead).await, (Ok(5), 7 * 250 + 5));
         assert_eq!(first(&[(1, false), (2, false), (5, true)]).await, (Ok(5), 8));
-        // A slow attempt goes on when the next begins.
+        // A slow attempt continues when the next one begins.
         assert_eq!(first(&[(400, true), DEAD]).await, (Ok(400), 400));
         assert_eq!(first(&[(1, false), (2, false)]).await, (Err(vec![1, 2]), 3));
         assert_eq!(first(&[]).await, (Err(vec![]), 0));

@@ -1,7 +1,8 @@
-//! Call-backs, for nodes that can't be dialled: the node that can't dial asks the other to dial it.
+//! Call-backs, for nodes that can't be dialled: a node that can't dial another one asks that node to dial.
 //!
-//! The request has a random token and goes over the link, or through the network if there is no link. The
-//! node that calls back opens a connection and names the token, which tells it apart from any other stream.
+//! The request for a call-back has a random token. It goes over the link, or through the network if there is
+//! no link. The node that calls back opens a connection and sends the token on it, which shows what the
+//! connection is for.
 
 use std::sync::Arc;
 
@@ -41,11 +42,11 @@ impl Inner {
         if let Some(conn) = conn {
             conn.send_control(&Frame::CallBack { token });
         } else {
-            // With the identity, as another node may be found at the addresses.
+            // The addresses carry this node's identity, because another node may answer at them.
             let addresses = self.addresses.announced(None).into_iter();
             let addresses = addresses.map(|address| address.with_id(self.profile.id)).collect();
             let what = QueryKind::CallBack { target: peer, token, addresses };
-            // Its answers are not waited for: the stream itself is the answer.
+            // The answers to the query are dropped: the stream itself is the answer.
             let asked = self.send_query(what, -1, Some(timeout)).await;
             asked.map_err(|error| error.to_string())?;
         }
@@ -61,9 +62,8 @@ impl Inner {
         self.answer_call_back(addresses, token);
     }
 
-    /// Opens a connection to the node that waits for `token` at one of `addresses`, and serves it as a
-    /// stream that this node has opened. Returns false, with nothing done, if too many call-backs are
-    /// under way.
+    /// Connects to the node that waits for `token` at one of `addresses`, and serves the stream that this node
+    /// then opens on the connection. Does nothing and returns false if too many call-backs are under way.
     pub(crate) fn answer_call_back(
         self: &Arc<Self>,
         addresses: Vec<Address>,
@@ -74,8 +74,8 @@ impl Inner {
         };
         let inner = self.clone();
         self.tasks.spawn(async move {
-            // The stream is opened as well: an address without an identity may lead to another node,
-            // which does not wait for the token.
+            // An attempt succeeds only if the node accepts the token. An address without an identity may lead
+            // to another node, which does not wait for the token.
             let opening =
                 first_success(addresses.iter().cloned(), MAX_CALL_BACK_ADDRESSES, |address| {
                     inner.clone().open_at(address, "", Some(token))
@@ -84,7 +84,7 @@ impl Inner {
                 let timeout = inner.config.handshake_timeout;
                 let accepting = inner.accept_stream(channel);
                 let accepted = tokio::time::timeout(timeout, accepting).await;
-                // From here on the stream counts among those of that peer.
+                // From here on the stream has one of the peer's permits.
                 drop(permit);
                 if let Ok(Ok(running)) = accepted {
                     running.await;
@@ -97,7 +97,7 @@ impl Inner {
     }
 }
 
-/// Forgets a token once its call-back has come, or is no longer awaited.
+/// Removes a token when it is dropped: the call-back has come, or is no longer awaited.
 struct TokenGuard<'a> {
     streams: &'a Streams,
     token: [u8; 16],

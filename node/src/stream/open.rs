@@ -1,7 +1,7 @@
-//! Streams: opening them, and accepting those that other nodes open.
+//! Streams: how this node opens them, and how it accepts those that other nodes open.
 //!
-//! The node that can dial the other dials. If this node can't, it asks the other to call back: with a
-//! token over the link, or through the network if there is no link.
+//! A node dials the node to which it opens a stream. If it can't, it asks that node for a call-back: over the
+//! link, or through the network if there is no link.
 
 use std::io;
 use std::sync::Arc;
@@ -37,7 +37,8 @@ impl Inner {
     pub(crate) async fn accept_stream(&self, mut channel: Channel) -> Result<StreamFuture, String> {
         let session = channel.session();
         let open = read_open(&mut channel).await?;
-        // The network and its secret come first: a stranger learns nothing of tokens and protocols.
+        // The network and its secret are checked first, so that a stranger learns nothing about tokens and
+        // protocols.
         let expected = self.profile.prove(&session.binding, session.id);
         let checked = open.check(&self.profile.network, expected.as_ref());
         let refusal = match checked {
@@ -53,11 +54,11 @@ impl Inner {
         if let Some(token) = open.token {
             let Some(awaited) = self.streams.take_awaited(&token, peer) else {
                 answer(&mut channel, status::NO_TOKEN).await?;
-                return Err("a stream came that was not asked for".into());
+                return Err("a call-back came that this node does not wait for".into());
             };
             answer(&mut channel, status::OPEN).await?;
-            // This node has asked for the stream, so it takes none of the peer's permits. If the caller is
-            // gone, the stream closes.
+            // This node has requested the stream, so the stream needs none of the peer's permits. If the task
+            // that waited for it is gone, the stream closes.
             let _ = awaited.reply.send(Stream::new(channel, None));
             return Ok(Box::pin(std::future::ready(())));
         }
@@ -73,7 +74,8 @@ impl Inner {
         Ok(handler.run(Stream::new(channel, Some(permit))))
     }
 
-    /// Opens a stream to `peer`, which is dialled at the address of its link and at `addresses`.
+    /// Opens a stream to `peer`. Dials the address of its link and `addresses`. If no dial succeeds, asks
+    /// `peer` for a call-back.
     pub(crate) async fn open_stream(
         self: &Arc<Self>,
         peer: NodeId,
@@ -124,7 +126,7 @@ impl Inner {
         self.open_on(channel, protocol, token).await
     }
 
-    /// Opens a stream to `peer` at one of `addresses`. No call-back is asked for.
+    /// Opens a stream to `peer` at one of `addresses`, without a call-back.
     pub(crate) async fn open_stream_at(
         self: &Arc<Self>,
         peer: NodeId,
@@ -140,7 +142,7 @@ impl Inner {
     /// Connects to `peer` for a stream, at the first of `addresses` where it answers.
     ///
     /// # Errors
-    /// The failure of each address. The texts do not name the peer, as the error around them does.
+    /// The failure of each address. The texts do not name the peer, because the error around them does.
     async fn dial_stream(
         self: &Arc<Self>,
         peer: NodeId,
@@ -208,7 +210,7 @@ async fn answer(channel: &mut Channel, status: u8) -> Result<(), String> {
     channel.write_all(&[status]).await.map_err(broken)?;
     channel.flush().await.map_err(broken)?;
     if status != status::OPEN {
-        // Shut down properly, so that the answer is read before the connection is gone.
+        // A proper shutdown, so that the peer can still read the answer.
         channel.shutdown().await.map_err(broken)?;
     }
     Ok(())
