@@ -29,9 +29,9 @@ pub(crate) struct Files {
     pub(crate) uploads: Uploads,
     /// The folder for requests that name no destination.
     download_folder: Mutex<PathBuf>,
-    /// A permit for the one search of another node that may run.
+    /// The permit for searches of other nodes, which run one at a time.
     searching: Arc<Semaphore>,
-    /// Cancelled once the shares of the last run are shared again.
+    /// Cancelled once the shares of the last run have been restored.
     pub(crate) restored: CancellationToken,
 }
 
@@ -88,14 +88,14 @@ pub(crate) async fn start(inner: &Arc<Inner>, mut upload_news: mpsc::Receiver<Up
             reporting.dispatch.queue_notice(news.into_event(linked));
         }
     });
-    // Ends with the stop, and not with the halt: a scan must not begin while the node stops.
+    // Ends as soon as the node begins to stop: no scan may begin after that.
     let (watched, stop) = (shares.clone(), inner.tasks.stop.clone());
     inner.tasks.spawn(async move {
         let _ = stop.run_until_cancelled_owned(watched.watch()).await;
     });
     inner.tasks.spawn(restore_shares(inner.clone()));
     if let Err(error) = inner.resume_downloads().await {
-        tracing::warn!(%error, "can't go on with the downloads of earlier runs");
+        tracing::warn!(%error, "can't continue the downloads of earlier runs");
     }
 }
 
@@ -106,11 +106,11 @@ async fn restore_shares(inner: Arc<Inner>) {
             for (path, _) in report.removed {
                 tracing::warn!(
                     path = %path.display(),
-                    "what was shared before can't be read now, so it is not shared"
+                    "a share of an earlier run can't be read now, so it is not shared"
                 );
             }
         }
-        Err(error) => tracing::warn!(%error, "can't share again what was shared before"),
+        Err(error) => tracing::warn!(%error, "can't restore the shares of earlier runs"),
     }
     inner.files.restored.cancel();
 }

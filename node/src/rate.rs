@@ -20,14 +20,14 @@ use tokio::time::{Instant, sleep_until};
 use crate::counters::FileCounters;
 use crate::lock::lock;
 
-/// Burst that an unused limit lets through, as the time in which it is earned. 50 ms: longer than
+/// Maximum burst that an unused limit lets through, as the time in which it is earned. 50 ms: longer than
 /// timers are late, and too short to be noticed on a line.
 const BURST: Duration = Duration::from_millis(50);
 
-/// Most bytes of a part. 64 KiB: four TLS records.
+/// Maximum number of bytes of a part. 64 KiB: four TLS records.
 const MAX_PER_REQUEST: u64 = 64 << 10;
 
-/// Fewest bytes of a part, however low the limit. 1 KiB: most of a packet.
+/// Minimum number of bytes of a part, even if the limit is low. 1 KiB: most of a packet.
 const MIN_PART: u64 = 1 << 10;
 
 /// Limits on the rates of files, messages and broadcasts, in bytes a second; 0 is no limit.
@@ -109,7 +109,7 @@ pub(crate) struct Rate {
 }
 
 impl Rate {
-    /// Creates a limit of so many bytes a second; 0 is no limit.
+    /// Creates a limit of `per_second` bytes a second; 0 is no limit.
     pub(crate) fn new(per_second: u64) -> Self {
         Self {
             per_second: AtomicU64::new(per_second),
@@ -193,7 +193,7 @@ struct NodeRates {
     received: AtomicU64,
 }
 
-/// The rate limits of one peer, which also apply the limits of the node.
+/// The rate limits of one peer. Its methods apply the limits of the node too.
 #[derive(Debug)]
 pub(crate) struct PeerRates {
     peer: NodeId,
@@ -303,7 +303,7 @@ impl Rates {
         self.0.broadcasts.get()
     }
 
-    /// Waits until a broadcast of so many bytes may be sent.
+    /// Waits until a broadcast of `bytes` bytes may be sent.
     pub(crate) async fn broadcast(&self, bytes: usize) {
         self.0.broadcasts.take(bytes).await;
     }
@@ -329,12 +329,12 @@ impl Rates {
 impl PeerRates {
     /// Returns the size of the parts in which files are sent; `None` if there is no limit.
     pub(crate) fn upload_part(&self) -> Option<usize> {
-        part(self.upload.get(), self.node.upload.get())
+        part_size(self.upload.get(), self.node.upload.get())
     }
 
     /// Returns the size of the parts in which files are fetched; `None` if there is no limit.
     pub(crate) fn download_part(&self) -> Option<usize> {
-        part(self.download.get(), self.node.download.get())
+        part_size(self.download.get(), self.node.download.get())
     }
 
     /// Counts bytes of pieces that go to this peer.
@@ -364,14 +364,15 @@ impl PeerRates {
 impl Drop for PeerRates {
     fn drop(&mut self) {
         let mut peers = lock(&self.node.peers);
-        // The peer may have new limits since.
+        // The peer may have got new limits since then, with a new stream.
         if peers.get(&self.peer).is_some_and(|known| known.strong_count() == 0) {
             peers.remove(&self.peer);
         }
     }
 }
 
-fn part(peer: u64, all: u64) -> Option<usize> {
+/// Returns the size of parts that take 50 ms at the lower of two limits. `None` if neither is a limit.
+fn part_size(peer: u64, all: u64) -> Option<usize> {
     let lowest = [peer, all].into_iter().filter(|rate| *rate > 0).min()?;
     let bytes = (lowest / 20).clamp(MIN_PART, MAX_PER_REQUEST);
     usize::try_from(bytes).ok()
@@ -405,12 +406,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_limit_is_kept_and_little_passes_at_once() {
+    async fn a_limit_is_kept_after_a_small_burst() {
         let rate = Rate::new(1_000_000);
         tokio::time::advance(Duration::from_secs(10)).await;
         let begin = Instant::now();
         rate.take(50_000).await;
-        assert_eq!(begin.elapsed(), Duration::ZERO, "50 ms of it pass at once");
+        assert_eq!(begin.elapsed(), Duration::ZERO, "a burst of 50 ms passes");
         rate.take(1).await;
         assert!(begin.elapsed() > Duration::ZERO, "and no more");
         for _ in 0..1000 {
@@ -421,7 +422,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_limit_costs_no_time_and_a_change_reaches_waiting_tasks() {
+    async fn without_a_limit_no_task_waits_and_a_new_limit_reaches_waiting_tasks() {
         let rate = Arc::new(Rate::new(0));
         let begin = Instant::now();
         for _ in 0..1000 {
@@ -443,7 +444,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_gives_up_takes_nothing() {
+    async fn a_task_that_gives_up_is_charged_nothing() {
         let rate = Rate::new(1000);
         let begin = Instant::now();
         let given_up = tokio::time::timeout(Duration::from_secs(1), rate.take(1_000_000)).await;
@@ -461,7 +462,7 @@ mod tests {
         assert!(a.abs_diff(b) <= 200_000, "{a} and {b}");
         assert!((99_000_000..102_000_000).contains(&(a + b)), "{a} and {b}");
 
-        // One of two that is limited to less leaves the rest to the other.
+        // If one of two peers has a lower limit of its own, the other gets the rest.
         let rates = self::rates(limits);
         let slow = rates.of(peer(1));
         slow.upload.set(1_000_000);
@@ -472,7 +473,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_streams_of_a_peer_share_and_leave_nothing() {
+    async fn the_streams_of_a_peer_share_its_limits_and_the_last_one_removes_them() {
         let rates = rates(RateLimits { peer_upload: 5, ..RateLimits::default() });
         let (first, second) = (rates.of(peer(1)), rates.of(peer(1)));
         assert!(Arc::ptr_eq(&first, &second));

@@ -1,4 +1,4 @@
-//! The functions of the application that answer requests and streams, by name.
+//! The handlers that answer requests and streams, by name.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -11,15 +11,15 @@ use tokio::sync::Semaphore;
 use crate::lock::{read, write};
 use crate::stream::Stream;
 
-/// Most relayed requests that are answered at once. 100: as many as of one linked peer. More are refused as
-/// busy.
+/// Maximum number of relayed requests that are answered at the same time. More are refused as busy. 100: the
+/// limit for the requests of one linked peer.
 const RELAYED_REQUESTS: usize = 100;
 
-/// The application's functions, and those of the node itself, that answer requests and streams.
+/// The handlers of the application and of the node itself.
 pub(crate) struct Served {
     pub(crate) requests: ByName<RequestHandler>,
     pub(crate) streams: ByName<StreamHandler>,
-    /// A permit for each request that other nodes have relayed and that is being answered.
+    /// A request that other nodes have relayed has a permit while it is answered.
     pub(crate) relayed: Arc<Semaphore>,
 }
 
@@ -30,7 +30,7 @@ impl Default for Served {
     }
 }
 
-/// Handlers by name; the last one given for a name counts.
+/// Handlers by name. A new handler replaces the earlier one of the same name.
 pub(crate) struct ByName<H>(RwLock<HashMap<String, H>>);
 
 impl<H> Default for ByName<H> {

@@ -1,9 +1,9 @@
 //! The shares of this node: files and folders that stay where they are, found by hash and by name.
 //!
 //! Nothing is copied into a store. A share is hashed when it is added, and the
-//! [`Fingerprint`](crate::disk::fingerprint::Fingerprint) of each file is kept. So a file that was changed since is
-//! never served under its old hash, and a file that was not is not hashed again after a restart. Every
-//! look-up is made for the node that asks: content that it may not have does not exist for it.
+//! [`Fingerprint`](crate::disk::fingerprint::Fingerprint) of each file is kept. So a file that has changed
+//! since is never served under its old hash, and an unchanged file is not hashed again after a restart. Every
+//! look-up is made for one asking node, and finds only content that this node may have.
 
 mod hashing;
 mod index;
@@ -48,18 +48,18 @@ use scan::Scanner;
 use search::SearchQuery;
 use watching::ShareWatcher;
 
-/// The files and folders that a node shares. Clones have the same ones.
+/// The files and folders that a node shares. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Shares {
     store: Store,
     index: Arc<RwLock<Index>>,
     /// Held while the added paths change, in the index and in the store.
     path_lock: Arc<Mutex<()>>,
-    /// Held for reading while a share is added: the hashes that were stored for it must not be pruned
-    /// before the index has it.
+    /// Held for reading while a path is scanned: the hashes that the scan stores must not be pruned before
+    /// the index has the share.
     prune_lock: Arc<RwLock<()>>,
     watching: Option<Arc<ShareWatcher>>,
-    /// Key from which the ticket secrets of shares that are not remembered are derived.
+    /// Key from which the ticket secrets of temporary shares are derived.
     tickets: Option<TicketKey>,
     /// Work on blocking threads, which uses the store.
     work: TaskTracker,
@@ -80,22 +80,22 @@ impl Shares {
         }
     }
 
-    /// Watches what is shared from now on, if the system can: see [`watch`](Self::watch).
+    /// Has shares watched that are added from now on, if the system can: see [`watch`](Self::watch).
     #[must_use]
     pub(crate) fn watched(mut self) -> Self {
         self.watching = ShareWatcher::new().map(Arc::new);
         self
     }
 
-    /// Derives the ticket secrets of shares that are not remembered from the node's key. The same content
-    /// then has the same ticket each time.
+    /// Derives the ticket secrets of temporary shares from the node's key. The same content then has the same
+    /// ticket each time.
     #[must_use]
     pub(crate) fn with_tickets_of(mut self, key: &Key) -> Self {
         self.tickets = Some(TicketKey::of(key));
         self
     }
 
-    /// Waits for work whose callers are gone. Such work stops early.
+    /// Waits until the work on blocking threads has ended. Work stops early if its caller is gone.
     pub(crate) async fn wait_for_work(&self) {
         self.work.close();
         self.work.wait().await;
@@ -131,8 +131,8 @@ impl Shares {
         self.blocking(move |shares, stop| shares.add_now(&path, options, &mut progress, stop)).await
     }
 
-    /// Shares again what was shared before the restart. [`Refreshed::removed`] has the paths that are missing
-    /// now. They are remembered, and tried again after the next restart.
+    /// Shares again what was shared before the restart. [`Refreshed::removed`] has the paths that can't be
+    /// shared now. They stay in the store, and are tried again after the next restart.
     ///
     /// # Errors
     /// If the node's state can't be read or written.
@@ -141,7 +141,8 @@ impl Shares {
         mut progress: impl FnMut(HashProgress) + Send + 'static,
     ) -> Result<Refreshed, ShareError> {
         self.blocking(move |shares, stop| {
-            // The paths are added at once, so that a share can be removed while others are still scanned.
+            // All paths are added before the first is scanned, so that a share can be removed during the
+            // scans.
             let paths: Vec<PathBuf> = {
                 let _changing = lock(&shares.path_lock);
                 let known = shares.store.shares()?;
@@ -184,10 +185,11 @@ impl Shares {
     }
 
     /// Removes the shares with this hash, and returns them. The files stay on disk. A file in a shared folder
-    /// is not a share of its own, so none is removed for its hash.
+    /// is not a share of its own, so its hash removes nothing.
     ///
     /// # Errors
-    /// If the node's state can't be written. It is no longer shared in this run.
+    /// If the node's state can't be written. The content is no longer shared, but may be shared again after a
+    /// restart.
     pub(crate) async fn remove(&self, hash: &Hash) -> Result<Vec<SharedFile>, ShareError> {
         let hash = *hash;
         self.blocking(move |shares, _| Ok(shares.remove_now(&hash)?)).await
@@ -237,8 +239,8 @@ impl Shares {
         read(&self.index).access(hash).cloned()
     }
 
-    /// Returns the name under which `hash` is shared, and its access. If `name` is given, it has to be that
-    /// name.
+    /// Returns the name under which `hash` is shared, and the access of that share. If `name` is given, only
+    /// a share with that name counts.
     #[must_use]
     pub(crate) fn named(&self, hash: &Hash, name: Option<&FileName>) -> Option<(FileName, Access)> {
         read(&self.index).named(hash, name).map(|(name, access)| (name, access.clone()))
@@ -284,7 +286,7 @@ impl Shares {
             index.shares().filter(|share| is_visible(share)).cloned().collect()
         };
         let shares =
-            visible.iter().filter(|share| share.fits(&query)).map(|share| share.shared.clone());
+            visible.iter().filter(|share| share.matches(&query)).map(|share| share.shared.clone());
         let inside = visible.iter().flat_map(|share| share.files(&query));
         let mut found: Vec<SharedFile> = Vec::new();
         // The same content may be shared at several paths under one name.
@@ -306,7 +308,8 @@ impl Shares {
         read(&self.index).allows(hash, Some(asker))
     }
 
-    /// Describes the content that is served to `asker` under `hash`, mostly without access to the disk.
+    /// Describes the content that is served to `asker` under `hash`, and reads from the disk only for a large
+    /// file.
     #[must_use]
     pub(crate) fn describe(&self, hash: &Hash, asker: &Asker<'_>) -> Option<Description> {
         self.describe_for_query(hash, Some(asker))
@@ -324,7 +327,7 @@ impl Shares {
     }
 
     /// Returns the content that is served to `asker` under `hash`: a share, or a file in a shared folder.
-    /// Prefers the one with this name.
+    /// Prefers content that is called `name`.
     #[must_use]
     pub(crate) fn file(
         &self,
@@ -337,8 +340,8 @@ impl Shares {
         called.or_else(|| index.find(hash, Some(asker)).first()?.file())
     }
 
-    /// Returns the content that is served to `asker` under `hash`, as content that was found changed on disk.
-    /// If it is a folder, `file` is the number of the changed file in it.
+    /// Returns the content that is served to `asker` under `hash`, in the form that reports it as changed on
+    /// disk. If it is a folder, `file` is the number of the changed file in it.
     #[must_use]
     pub(crate) fn as_changed(
         &self,
@@ -416,8 +419,8 @@ impl Shares {
         // Taken only now: the scan may take minutes, and other shares can be changed meanwhile.
         let _changing = lock(&self.path_lock);
         let before = read(&self.index).terms(&share.path).map(|terms| terms.access.clone());
-        let again = self.tickets.as_ref().map(|tickets| tickets.secret_of(&share.shared.hash));
-        let Terms { access, remember } = options.terms(before.as_ref(), again)?;
+        let derived = self.tickets.as_ref().map(|tickets| tickets.secret_of(&share.shared.hash));
+        let Terms { access, remember } = options.terms(before.as_ref(), derived)?;
         // The store comes before the index: if it can't be written, nothing has changed, as the caller is
         // promised.
         if remember {
@@ -444,7 +447,7 @@ impl Shares {
             let before = read(&self.index).share(&path).cloned();
             match self.rescan_path(&path, &mut report, progress, stop) {
                 Ok(()) => {}
-                // These say nothing about the path, so it stays shared.
+                // These errors say nothing about the path, so it stays shared.
                 Err(error @ (ShareError::Store(_) | ShareError::Stopped)) => return Err(error),
                 Err(error) => {
                     let _changing = lock(&self.path_lock);
@@ -480,7 +483,7 @@ impl Shares {
         self.start_watching(path);
         let real = resolve(path)?;
         if real != path {
-            // A symbolic link has replaced it, or a folder above it. It could lead anywhere.
+            // A symbolic link has replaced the share, or a folder above it. The link could lead anywhere.
             return Err(ShareError::Special(path.to_owned()));
         }
         let scanned = Scanner { store: &self.store, progress, stop }.scan(real)?;

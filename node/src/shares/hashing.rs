@@ -19,7 +19,7 @@ use crate::store::KnownFile;
 /// Size from which on the pieces of one file are spread over the cores.
 const LARGE: u64 = 16 * PIECE;
 
-/// Most threads.
+/// Maximum number of threads.
 const MAX_THREADS: usize = 16;
 
 /// A file to hash.
@@ -33,7 +33,7 @@ pub(super) struct HashJob {
 #[derive(Debug)]
 pub(super) struct Hashed {
     pub(super) file: KnownFile,
-    /// The piece list of a file of several pieces; that of any other is its hash.
+    /// The piece list, if the file has several pieces. Other files need none besides their hash.
     pub(super) list: Option<PieceList>,
 }
 
@@ -41,7 +41,7 @@ pub(super) struct Hashed {
 #[derive(Debug)]
 pub(super) enum HashFailure {
     Io(io::Error),
-    /// It was written to meanwhile.
+    /// It was written to while it was hashed.
     Changing,
     /// Something else, such as a pipe, has replaced it.
     NotAFile,
@@ -84,7 +84,7 @@ pub(super) fn hash_all(
             }
         }
     };
-    // First the small files, each read by one thread. A seek between files costs less than one within.
+    // First the small files, each read by one thread: seeks between files cost less than seeks within them.
     thread::scope(|scope| {
         // Bounded, so that a slow `progress` slows the reading down and reports do not pile up in memory.
         let (report, reports) = sync_channel(64);
@@ -92,7 +92,7 @@ pub(super) fn hash_all(
             let report = report.clone();
             scope.spawn(|| hash_small(jobs, &next, report, stop));
         }
-        // The threads have the other senders, so the reports end with the last thread.
+        // The threads hold the other senders, so the reports end with the last thread.
         drop(report);
         collect(reports);
     });
@@ -172,7 +172,7 @@ fn hash_large(
         joined.collect::<Result<Vec<_>, _>>()
     })?;
     let mut values: Vec<(u64, PieceValue)> = parts.into_iter().flatten().collect();
-    // The threads took the pieces in turn.
+    // Each thread has hashed some of the pieces.
     values.sort_unstable_by_key(|(index, _)| *index);
     let values = values.into_iter().map(|(_, value)| value).collect();
     let list = PieceList::from_values(before.size, values).map_err(io::Error::other)?;
@@ -199,7 +199,7 @@ fn hash_pieces(
         };
         let len = range.end - range.start;
         buffer.resize(usize::try_from(len).map_err(io::Error::other)?, 0);
-        // The file is shorter than it was, so it is being written to.
+        // A file that has become shorter is being written to.
         read_exact_at(file, &mut buffer, range.start).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => HashFailure::Changing,
             _ => HashFailure::Io(error),

@@ -20,26 +20,29 @@ use super::sharing::Terms;
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::space;
 
-/// Size from which on the holes of a file count. 64 MiB.
+/// Size from which on the space of a file on disk is looked up, because it may have holes. 64 MiB.
 const LARGE: u64 = 64 << 20;
 
-/// Most copies of the same content that are tried before it is reported as changed.
+/// Maximum number of copies of the same content that are tried before it is reported as changed.
 const MAX_COPIES: usize = 16;
 
-/// Most hashes of changed or removed files that are remembered, the last ones. Nodes that request them
-/// learn that the content was changed.
+/// Maximum number of hashes of changed or removed files that are remembered. The oldest is dropped first.
+/// Nodes that request them learn that the content was changed.
 const MAX_RETIRED: usize = 1024;
 
-/// Most changed files remembered of a changed folder. One of them is reported in place of the folder.
+/// Maximum number of changed files that are remembered of a changed folder. One of them is reported in place
+/// of the folder.
 const MAX_CAUSES: usize = 16;
 
 /// The paths that the user has added, and the shares found there.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     added: BTreeMap<PathBuf, AddedPath>,
+    /// The shares that were found, by their numbers.
     served: HashMap<u32, Arc<Share>>,
-    /// The places of each content, of most of it one.
+    /// The positions of each content. Most content has one.
     by_hash: HashMap<Hash, SmallVec<[Position; 1]>>,
+    /// The number from which on the next share looks for an unused one.
     next: u32,
     retired: VecDeque<RetiredShare>,
 }
@@ -58,7 +61,7 @@ struct RetiredShare {
 pub(crate) struct ChangedShare {
     /// The hash of the file or folder itself.
     pub(crate) hash: Hash,
-    /// The name. Of a file in a shared folder it is the path, from the folder's name on.
+    /// The name. For a file in a shared folder it is a path that begins with the folder's name.
     pub(crate) name: String,
     /// The hash of the shared folder, if it is a file in one.
     pub(crate) folder: Option<Hash>,
@@ -90,14 +93,15 @@ pub(super) struct Share {
     pub(super) lower: NameList,
 }
 
-/// A file of a share. Its names are stored elsewhere to save memory: shares of 100,000 files are common.
+/// A file of a share. Its path is in the [`NameList`]s of the share, which saves memory: shares of 100,000
+/// files are common.
 #[derive(Debug)]
 pub(super) struct ShareFile {
     pub(super) hash: Hash,
     pub(super) fingerprint: Fingerprint,
 }
 
-/// A place where a content is: a file of a share, or its manifest (`None`).
+/// A position at which a content is: a file of a share, or the manifest if `item` is `None`.
 #[derive(Debug, Clone, Copy)]
 struct Position {
     served: u32,
@@ -158,10 +162,10 @@ impl Index {
         self.added.entry(path).or_insert(AddedPath { shared, terms, served: None });
     }
 
-    /// Adds a share, in place of an earlier one with the same path. It keeps the number of that one: of
+    /// Adds a share, in place of an earlier one with the same path. It keeps the number of that share: of
     /// shares with equal content, the one with the smallest number gives the name.
     pub(super) fn insert(&mut self, share: Share, remember: bool) {
-        // Nodes that fetch under a name keep getting that one: the number decides which name is first.
+        // With the same number, nodes that fetch the content keep getting the same name for it.
         let before = self.withdraw(&share.path);
         let served = before.unwrap_or_else(|| self.unused_number());
         // One allocation for a folder of a million files, and not one for each doubling.
@@ -189,7 +193,7 @@ impl Index {
         self.served.insert(served, Arc::new(share));
     }
 
-    /// Removes the share at `path` until the next scan. Returns the number that it had.
+    /// Stops serving the share at `path` until the next scan. Returns the number that it had.
     pub(super) fn withdraw(&mut self, path: &Path) -> Option<u32> {
         let served = self.added.get_mut(path)?.served.take()?;
         let share = self.served.remove(&served)?;
@@ -217,12 +221,13 @@ impl Index {
         if let (Some(whole), true) = (share.changed(None), share.manifest.is_some())
             && is_gone(&whole.hash)
         {
-            // A file that another share has now may be found changed later.
-            let is_elsewhere =
+            // Files that this share no longer has, even if another share has them now: it may lose them
+            // later.
+            let has_left =
                 |hash: &Hash| !self.places(hash).any(|(other, _)| other.path == share.path);
-            let files = items().filter(|file| is_elsewhere(&file.hash)).take(MAX_CAUSES).collect();
+            let files = items().filter(|file| has_left(&file.hash)).take(MAX_CAUSES).collect();
             self.remember_retired(whole, files, &share.access);
-            // The folder itself needs a place too.
+            // The folder itself needs an entry too.
             gone.truncate(MAX_RETIRED - 1);
         }
         for changed in gone {
@@ -352,8 +357,8 @@ pub(super) fn may_have(access: &Access, asker: Option<&Asker<'_>>) -> bool {
 
 impl Share {
     /// Returns whether the name of the share itself matches.
-    pub(super) fn fits(&self, query: &SearchQuery) -> bool {
-        query.fits(&folded(self.shared.name.as_str()))
+    pub(super) fn matches(&self, query: &SearchQuery) -> bool {
+        query.matches(&folded(self.shared.name.as_str()))
     }
 
     /// Returns some of the files of a folder; `None` if the share is a file.
@@ -372,7 +377,7 @@ impl Share {
     ) -> impl Iterator<Item = SharedFile> + 'a {
         self.lower
             .containing(query.required())
-            .filter(|at| self.lower.get(*at).is_some_and(|path| query.fits(path)))
+            .filter(|at| self.lower.get(*at).is_some_and(|path| query.matches(path)))
             .filter_map(|at| self.file(at))
     }
 
@@ -435,7 +440,7 @@ impl Location {
         Some(Description { kind, access, whole: true, size, stored, name })
     }
 
-    /// Returns the bytes that a file takes on disk. Only large files are looked up.
+    /// Returns the bytes that a file takes on disk. Only large files are looked up on the disk.
     fn stored(&self, at: usize, size: u64) -> u64 {
         if size < LARGE {
             return size;

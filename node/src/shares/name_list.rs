@@ -2,8 +2,8 @@
 
 use memchr::memmem;
 
-/// Texts without line ends, stored one behind the other: they take no allocation each, and one scan
-/// searches all of them.
+/// Texts without line ends, stored in one string: none needs an allocation of its own, and one scan searches
+/// all of them.
 #[derive(Debug, Default)]
 pub(super) struct NameList {
     /// The texts, each followed by a line end.
@@ -15,7 +15,7 @@ pub(super) struct NameList {
 impl NameList {
     pub(super) fn push(&mut self, name: &str) {
         self.text.push_str(name);
-        // The paths of a folder are bounded by its manifest: 64 MiB.
+        // The paths of a folder fit into its manifest of at most 64 MiB, so their length fits into 32 bits.
         self.ends.push(u32::try_from(self.text.len()).unwrap_or(u32::MAX));
         self.text.push('\n');
     }

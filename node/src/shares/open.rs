@@ -39,8 +39,9 @@ pub(crate) struct OpenTree {
 }
 
 impl OpenShare {
-    /// Opens the content at `location`. Returns `None` if it can't be opened. Does not check whether it was
-    /// changed: reading it does, and [`is_unchanged`](Self::is_unchanged). Blocks on the disk.
+    /// Opens the content at `location`. Returns `None` if it can't be opened. Does not check whether the
+    /// content was changed: [`read`](Self::read) and [`is_unchanged`](Self::is_unchanged) do that. Blocks on
+    /// the disk.
     pub(super) fn at(location: &Location, list: PieceList) -> Option<Self> {
         let share = &location.share;
         let Some(at) = location.item else {
@@ -59,7 +60,7 @@ impl OpenShare {
         Self { list, content: ShareContent::File { file, fingerprint, cached: OnceLock::new() } }
     }
 
-    /// Returns whether its fingerprint is not that of a changed file.
+    /// Returns whether the fingerprint does not show a change. It may leave a doubt.
     pub(super) fn is_unchanged(&self) -> bool {
         let ShareContent::File { file, fingerprint, .. } = &self.content else { return true };
         let now = file.metadata().map(|now| fingerprint.compare(&Fingerprint::of(&now)));
@@ -84,7 +85,7 @@ impl OpenShare {
     /// against its hash.
     ///
     /// # Errors
-    /// [`FileRefusal::BadRequest`] if there is no such piece or its length is another,
+    /// [`FileRefusal::BadRequest`] if there is no such piece or `out` has another length,
     /// [`FileRefusal::Changed`] if the file was changed or can't be read. The content of `out` must not be
     /// used then.
     pub(crate) fn read(&self, index: u64, skip: usize, out: &mut [u8]) -> Result<(), FileRefusal> {
@@ -180,7 +181,7 @@ impl Shares {
 impl OpenTree {
     /// Returns the sizes of the files, in the order of the manifest.
     pub(crate) fn sizes(&self) -> impl Iterator<Item = u64> {
-        // All copies have the same manifest, so each of them has the sizes.
+        // All copies have the same manifest, so the first one has the sizes of all.
         self.copies
             .first()
             .into_iter()
@@ -202,7 +203,7 @@ impl OpenTree {
         {
             return Ok(());
         }
-        // The open copy fails: look for another, from the first on.
+        // The open copy has failed. All copies are tried, from the first on.
         self.last = None;
         let copies = self.copies.iter();
         let read = copies.filter_map(|share| self.open(share, place.file)).find_map(|open| {

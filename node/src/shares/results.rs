@@ -10,7 +10,7 @@ use crate::store::StoreError;
 /// The progress of hashing, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HashProgress {
-    /// Bytes that were hashed, or did not need it.
+    /// Bytes that were hashed, or whose hash was known already.
     pub done: u64,
     /// Bytes of all files.
     pub total: u64,
@@ -85,7 +85,7 @@ pub enum SkipReason {
 pub struct Refreshed {
     /// Shares whose content has changed: the earlier one and the present one.
     pub changed: Vec<(SharedFile, SharedFile)>,
-    /// Paths at which nothing can be shared any more, with the earlier share.
+    /// Paths at which nothing can be shared any more, with the share before the scan if there was one.
     pub removed: Vec<(PathBuf, Option<SharedFile>)>,
     /// The entries of folders that are not shared.
     pub skipped: Vec<Skipped>,

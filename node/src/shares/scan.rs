@@ -29,7 +29,7 @@ pub(super) struct Scanned {
     pub(super) skipped: Vec<Skipped>,
 }
 
-/// Scans paths, and hashes what has changed since its last scan.
+/// Scans paths, and hashes the files that have changed since the last scan.
 pub(super) struct Scanner<'s> {
     pub(super) store: &'s Store,
     pub(super) progress: &'s mut dyn FnMut(HashProgress),
@@ -84,7 +84,7 @@ impl Scanner<'_> {
 
     fn scan_folder(&mut self, path: PathBuf, name: FileName) -> Result<Scanned, ShareError> {
         let mut walk = FolderWalk::new(&path)?;
-        // The order of the manifest, which does not depend on that of the file system.
+        // Sorted as in the manifest: the order must not depend on the file system.
         walk.files.sort_unstable_by(|a, b| a.rel.cmp(&b.rel));
         let hashed = self.hash_files(&path, &walk.files)?;
         let mut items = Vec::with_capacity(hashed.len());
@@ -107,7 +107,7 @@ impl Scanner<'_> {
             };
             walk.skipped.push(Skipped { path: rel.join_to(&path), why });
         }
-        // These stay in memory as long as the folder is shared.
+        // Both lists stay in memory as long as the folder is shared.
         paths.shrink();
         lower.shrink();
         let manifest = Manifest::new(walk.entries)
@@ -255,6 +255,7 @@ impl FolderWalk {
         Ok(walk)
     }
 
+    /// Adds an entry of `folder`, or the reason why it is skipped. Adds a subfolder to `open`, to be walked later.
     fn visit(
         &mut self,
         entry: &DirEntry,

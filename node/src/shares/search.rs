@@ -6,18 +6,18 @@
 use peerkit_proto::files::folded;
 use regex::{Regex, RegexBuilder};
 
-/// Most patterns in one search. Further ones are taken as plain words.
+/// Maximum number of patterns in one search. Further ones are taken as plain words.
 const MAX_GLOBS: usize = 8;
 
-/// Most bytes of a compiled pattern, and of the memory that it uses as it matches. 256 bytes of `?`
-/// compile to some 100 KiB.
+/// Maximum number of bytes of a compiled pattern, and of the memory that it uses as it matches. 256 bytes of
+/// `?` compile to some 100 KiB.
 const MAX_GLOB_BYTES: usize = 1 << 20;
 
 /// A search. A name matches if all words match.
 #[derive(Debug)]
 pub(super) struct SearchQuery {
     words: Vec<Word>,
-    /// The longest text that every matching path contains: the longest is the rarest.
+    /// A text that every matching path contains. The longest such text is used, as it is the rarest.
     required: String,
 }
 
@@ -65,7 +65,7 @@ impl SearchQuery {
     }
 
     /// Returns whether the query matches the file or share of this path, [folded].
-    pub(super) fn fits(&self, path: &str) -> bool {
+    pub(super) fn matches(&self, path: &str) -> bool {
         let name = path.rsplit('/').next().unwrap_or_default();
         self.words.iter().all(|word| match word {
             Word::Part(part) => path.contains(part.as_str()),
@@ -144,78 +144,78 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn fits(text: &str, path: &str) -> bool {
+    fn matches(text: &str, path: &str) -> bool {
         let query = SearchQuery::new(text);
         let path = folded(path);
-        let fits = query.fits(&path);
-        assert!(!fits || path.contains(query.required()), "{text} in {path}");
-        fits
+        let matches = query.matches(&path);
+        assert!(!matches || path.contains(query.required()), "{text} in {path}");
+        matches
     }
 
     #[test]
     fn words_are_parts_of_the_path() {
-        assert!(fits("BLUE live", "Live 1999/Blue Song.mp3"));
-        assert!(fits("1999/blue", "Live 1999/Blue Song.mp3"));
-        assert!(!fits("blue green", "Live 1999/Blue Song.mp3"));
-        assert!(fits("", "anything"));
-        assert!(fits("ÜBER", "über.txt"));
+        assert!(matches("BLUE live", "Live 1999/Blue Song.mp3"));
+        assert!(matches("1999/blue", "Live 1999/Blue Song.mp3"));
+        assert!(!matches("blue green", "Live 1999/Blue Song.mp3"));
+        assert!(matches("", "anything"));
+        assert!(matches("ÜBER", "über.txt"));
     }
 
     #[test]
     fn a_composed_letter_is_the_same_as_a_decomposed_one() {
         let (composed, decomposed) = ("caf\u{e9}.txt", "cafe\u{301}.txt");
         for (text, path) in [(composed, decomposed), (decomposed, composed)] {
-            assert!(fits(text, path) && fits(&text.to_uppercase(), path));
-            assert!(fits("caf?.txt", path) && fits("caf[\u{e8}-\u{ea}].txt", path));
+            assert!(matches(text, path) && matches(&text.to_uppercase(), path));
+            assert!(matches("caf?.txt", path) && matches("caf[\u{e8}-\u{ea}].txt", path));
         }
-        assert!(!fits("cafe.txt", composed) && !fits("cafe.txt", decomposed));
-        assert!(fits("\u{e9}", "e\u{301}") && fits("e\u{301}*", "\u{c9}t\u{c9}"));
+        assert!(!matches("cafe.txt", composed) && !matches("cafe.txt", decomposed));
+        assert!(matches("\u{e9}", "e\u{301}") && matches("e\u{301}*", "\u{c9}t\u{c9}"));
     }
 
     #[test]
     fn a_glob_is_the_whole_name_or_the_whole_path() {
-        assert!(fits("*.MP3", "Live/Blue.mp3"));
-        assert!(!fits("*.mp", "Live/Blue.mp3"));
-        assert!(!fits("blue*.ogg", "Live/Blue.mp3"));
-        assert!(fits("bl?e.mp3 live", "Live/Blue.mp3"));
-        assert!(fits("live/*.mp3", "Live/Blue.mp3"));
-        assert!(!fits("*/*.mp3", "a/b/Blue.mp3"), "a star is within one folder");
-        assert!(fits("**/*.mp3", "a/b/Blue.mp3"));
-        assert!(fits("stra?e", "Straße"), "a letter, and not a byte");
-        assert!(fits("[a-cß]?.txt", "ßé.txt"));
-        assert!(fits("[!a-c]x", "dx") && !fits("[^a-c]x", "ax"));
-        assert!(fits("[]x]", "]") && fits("[a-]", "-"));
-        assert!(fits("a.b*", "a.bc") && !fits("a.b*", "axbc"), "a dot is a dot");
+        assert!(matches("*.MP3", "Live/Blue.mp3"));
+        assert!(!matches("*.mp", "Live/Blue.mp3"));
+        assert!(!matches("blue*.ogg", "Live/Blue.mp3"));
+        assert!(matches("bl?e.mp3 live", "Live/Blue.mp3"));
+        assert!(matches("live/*.mp3", "Live/Blue.mp3"));
+        assert!(!matches("*/*.mp3", "a/b/Blue.mp3"), "a star does not match a slash");
+        assert!(matches("**/*.mp3", "a/b/Blue.mp3"));
+        assert!(matches("stra?e", "Straße"), "a question mark matches a letter, not a byte");
+        assert!(matches("[a-cß]?.txt", "ßé.txt"));
+        assert!(matches("[!a-c]x", "dx") && !matches("[^a-c]x", "ax"));
+        assert!(matches("[]x]", "]") && matches("[a-]", "-"));
+        assert!(matches("a.b*", "a.bc") && !matches("a.b*", "axbc"), "a dot is a dot");
     }
 
     #[test]
     fn an_invalid_glob_is_taken_literally() {
-        assert!(fits("song[live", "my song[live.mp3"));
-        assert!(fits("x[z-a]", "x[z-a]"), "a class without anything in it");
+        assert!(matches("song[live", "my song[live.mp3"));
+        assert!(matches("x[z-a]", "x[z-a]"), "an empty class");
         let nine = "? ".repeat(MAX_GLOBS + 1);
-        assert!(!fits(&nine, "a") && fits(&nine, "?"));
+        assert!(!matches(&nine, "a") && matches(&nine, "?"));
     }
 
     #[test]
     fn the_longest_pattern_compiles_and_is_linear() {
-        // With an engine that tries one way after the other the first of these would never end.
+        // A backtracking engine would never finish the first of these.
         let name = "a".repeat(255);
-        assert!(!fits(&format!("{}b", "*a".repeat(127)), &name));
-        assert!(!fits(&"?".repeat(256), &name) && fits(&"?".repeat(255), &name));
+        assert!(!matches(&format!("{}b", "*a".repeat(127)), &name));
+        assert!(!matches(&"?".repeat(256), &name) && matches(&"?".repeat(255), &name));
         let classes = "[a-y]".repeat(51);
-        assert!(fits(&classes, &name[..51]));
+        assert!(matches(&classes, &name[..51]));
     }
 
     proptest! {
         #[test]
-        fn any_text_is_a_question(text in "\\PC{0,40}", path in "\\PC{0,40}") {
-            fits(&text, &path);
+        fn any_text_can_be_searched_for(text in "\\PC{0,40}", path in "\\PC{0,40}") {
+            matches(&text, &path);
         }
 
         #[test]
-        fn a_glob_fits_what_a_plain_matcher_says(glob in "[ab*?]{1,8}", name in "[ab]{0,8}") {
+        fn a_glob_matches_the_same_names_as_a_simple_matcher(glob in "[ab*?]{1,8}", name in "[ab]{0,8}") {
             if glob.contains(['*', '?']) {
-                prop_assert_eq!(fits(&glob, &name), plain(glob.as_bytes(), name.as_bytes()));
+                prop_assert_eq!(matches(&glob, &name), plain(glob.as_bytes(), name.as_bytes()));
             }
         }
     }

@@ -36,9 +36,9 @@ impl Sharing {
     }
 
     /// Shares with every node that has a [ticket](crate::FilesHandle::ticket). The secret in the ticket stays
-    /// the same as long as this path is shared so, also over a restart. Sharing it openly in between makes
-    /// earlier tickets void. A share that is not [remembered](Self::remember) has the same secret whenever a
-    /// node with the same key shares the same content.
+    /// the same as long as this path is shared with tickets, even after a restart. Sharing it openly in
+    /// between makes earlier tickets void. A share that is not [remembered](Self::remember) has the same
+    /// secret whenever a node with the same key shares the same content.
     pub fn with_ticket(mut self) -> Self {
         self.options.audience = Audience::TicketHolders;
         self
@@ -82,7 +82,7 @@ impl std::fmt::Debug for Sharing {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct ShareOptions {
     pub(crate) audience: Audience,
-    /// True if it is not shared again after a restart.
+    /// If true, it is not shared again after a restart.
     pub(crate) is_temporary: bool,
 }
 
@@ -103,23 +103,23 @@ pub(super) struct Terms {
 }
 
 impl ShareOptions {
-    /// Returns the terms of a share. `before` is its earlier access, if the path is shared already. `stable`
-    /// is the secret that it gets each time if it is not remembered.
+    /// Returns the terms of a share. `before` is its earlier access, if the path is shared already. `derived`
+    /// is the secret that a temporary share gets each time.
     ///
     /// # Errors
     /// If a secret has to be drawn and the system has no random numbers.
     pub(super) fn terms(
         self,
         before: Option<&Access>,
-        stable: Option<Secret>,
+        derived: Option<Secret>,
     ) -> Result<Terms, ShareError> {
         let access = match (self.audience, before) {
             (Audience::Everyone, _) => Access::Open,
             (Audience::Nodes(nodes), _) => Access::Nodes(nodes),
             // Tickets that were given out before stay valid.
             (Audience::TicketHolders, Some(Access::Ticket(secret))) => Access::Ticket(*secret),
-            // A remembered share has its secret in the store. Only one that is forgotten needs a derived one.
-            (Audience::TicketHolders, _) => match stable.filter(|_| self.is_temporary) {
+            // A remembered share has its secret in the store. Only a temporary share needs the derived one.
+            (Audience::TicketHolders, _) => match derived.filter(|_| self.is_temporary) {
                 Some(secret) => Access::Ticket(secret),
                 None => {
                     let mut bytes = [0; SECRET_LEN];

@@ -158,7 +158,7 @@ async fn equal_content_keeps_each_of_its_names() {
     let found = shares.search_own("txt", 9);
     let found: Vec<_> = found.iter().map(|file| file.name.as_str()).collect();
     assert_eq!(found, ["a.txt", "b.txt", "c.txt"]);
-    assert_eq!(shares.search("txt", 9, None).len(), 2, "others see what is open");
+    assert_eq!(shares.search("txt", 9, None).len(), 2, "other nodes find only open shares");
 
     let path = fs::canonicalize(dir.path()).unwrap().join("b.txt");
     assert_eq!(shares.remove_path(&path).await.unwrap(), Some(b.shared));
@@ -168,7 +168,7 @@ async fn equal_content_keeps_each_of_its_names() {
 }
 
 #[tokio::test]
-async fn a_shared_folders_files_are_listed_in_parts() {
+async fn the_files_of_a_shared_folder_are_listed_in_parts() {
     let (dir, shares) = (folder(), shares());
     for n in 0..7 {
         write(&dir.path().join(format!("top/in/{n}")), n.to_string().as_bytes());
@@ -259,7 +259,7 @@ async fn a_folder_is_a_manifest_and_its_files() {
 }
 
 #[tokio::test]
-async fn search_wants_every_word_and_shows_shares_first() {
+async fn a_search_needs_every_word_and_lists_shares_first() {
     let (dir, shares) = (folder(), shares());
     write(&dir.path().join("Music/Live 1999/Blue Song.mp3"), b"1");
     write(&dir.path().join("Music/Live 1999/Red Song.mp3"), b"2");
@@ -313,14 +313,14 @@ async fn a_changed_file_is_not_served_under_its_old_hash() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn not_even_where_its_times_were_put_back() {
+async fn a_changed_file_is_not_served_even_if_its_times_are_put_back() {
     let (dir, shares) = (folder(), shares());
     let path = dir.path().join("a");
     write(&path, b"before");
     let times = fs::metadata(&path).unwrap().modified().unwrap();
     let hash = add(&shares, &path).await.shared.hash;
     let open = shares.open(&hash, &anyone()).unwrap();
-    // Same size, same inode, same time of change.
+    // The size, the inode and the time of modification stay the same.
     fs::write(&path, b"beFore").unwrap();
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_modified(times).unwrap();
@@ -335,7 +335,7 @@ async fn not_even_where_its_times_were_put_back() {
 }
 
 #[tokio::test]
-async fn a_file_just_written_is_checked_as_it_is_read() {
+async fn a_file_that_was_just_written_is_verified_when_it_is_read() {
     let (dir, shares) = (folder(), shares());
     let path = dir.path().join("a");
     fs::write(&path, b"before").unwrap();
@@ -375,7 +375,7 @@ async fn content_in_two_places_is_served_from_the_one_that_is_left() {
 }
 
 #[tokio::test]
-async fn a_share_that_is_looked_at_again_keeps_its_place_among_equal_ones() {
+async fn a_share_that_is_scanned_again_still_gives_equal_content_its_name() {
     let (dir, shares) = (folder(), shares());
     let (first, second) = (dir.path().join("zoe"), dir.path().join("ann"));
     write(&first, b"same");
@@ -386,13 +386,13 @@ async fn a_share_that_is_looked_at_again_keeps_its_place_among_equal_ones() {
     assert_eq!(name(), "zoe");
     add(&shares, &first).await;
     assert_eq!(name(), "zoe");
-    // All are looked at again, in the order of their paths.
+    // All shares are scanned again, in the order of their paths.
     shares.refresh(|_| ()).await.unwrap();
     assert_eq!(name(), "zoe");
 }
 
 #[tokio::test]
-async fn after_a_restart_all_is_shared_again_and_nothing_hashed_again() {
+async fn after_a_restart_everything_is_shared_again_without_being_hashed_again() {
     let (dir, state) = (folder(), folder());
     let (tree, file) = (dir.path().join("tree"), dir.path().join("file"));
     write(&tree.join("large"), &vec![5; 2 * P + 1]);
@@ -428,7 +428,7 @@ async fn after_a_restart_all_is_shared_again_and_nothing_hashed_again() {
 }
 
 #[tokio::test]
-async fn files_that_cannot_be_shared_are_named() {
+async fn an_error_names_the_path_that_cannot_be_shared() {
     let (dir, shares) = (folder(), shares());
     let missing = shares.add(dir.path().join("none"), |_| ()).await.unwrap_err();
     assert!(missing.to_string().contains("none"), "{missing}");
@@ -441,7 +441,7 @@ async fn files_that_cannot_be_shared_are_named() {
 }
 
 #[tokio::test]
-async fn many_files_are_hashed_beside_each_other() {
+async fn many_files_are_hashed_in_parallel() {
     let (dir, shares) = (folder(), shares());
     for n in 0..500 {
         write(&dir.path().join(format!("many/{}/{n}", n % 7)), format!("{n}").as_bytes());
@@ -473,7 +473,7 @@ async fn a_missing_file_can_be_unshared() {
 }
 
 #[tokio::test]
-async fn very_many_copies_of_the_same_are_shared_and_unshared() {
+async fn thousands_of_copies_of_one_content_are_shared_and_unshared() {
     let (dir, shares) = (folder(), shares());
     for n in 0..3000 {
         write(&dir.path().join(format!("a/{n}")), b"");
@@ -493,7 +493,7 @@ async fn very_many_copies_of_the_same_are_shared_and_unshared() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_folders_modes_are_in_its_manifest() {
+async fn the_modes_of_a_folder_are_in_its_manifest() {
     use std::os::unix::fs::PermissionsExt;
     let (dir, shares) = (folder(), shares());
     let top = dir.path().join("top");

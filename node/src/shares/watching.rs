@@ -20,17 +20,17 @@ use crate::lock::{lock, read};
 /// Time without a change in a share after which it is scanned again.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Longest time from a change to the scan, if changes go on.
+/// Maximum time from the first change to the scan, if changes go on.
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
 /// Pause after a scan, as a multiple of the time that the scan took. With 9, a share of a million files
 /// that changes all the time takes a tenth of a core.
 const REST_FACTOR: u32 = 9;
 
-/// Longest pause after a scan, which may have taken long because of one large file.
+/// Maximum pause after a scan, which may have taken long because of one large file.
 const MAX_REST: Duration = Duration::from_secs(60);
 
-/// Interval at which shares that are gone from disk are looked for.
+/// Interval at which the node checks whether shares that are gone from disk are back.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// The watches and the changes that they have reported.
@@ -46,7 +46,8 @@ struct Watches {
     folders: BTreeMap<PathBuf, FolderWatch>,
 }
 
-/// The numbers of shares that need a folder watched: with everything in it, or alone.
+/// The number of shares that need a watch of a folder with everything in it (`whole`), and of those that need
+/// a watch of the folder alone.
 #[derive(Default)]
 struct FolderWatch {
     whole: usize,
@@ -74,7 +75,7 @@ struct NotedChanges {
 struct PendingChange {
     first: Instant,
     last: Instant,
-    /// The share itself was moved, removed or created, so that its watch may be on another file.
+    /// If true, the share itself was moved, removed or created, so that its watch may be on another file.
     replaced: bool,
 }
 
@@ -127,12 +128,12 @@ impl Shares {
                     tracing::debug!(path = %path.display(), "a share is gone, for now");
                 }
             }
-            Err(error) => tracing::warn!(%error, "can't look at a share again"),
+            Err(error) => tracing::warn!(%error, "can't scan a share again"),
         }
     }
 
-    /// Returns the shares that were gone at the last call and are there again. `gone` keeps those that are
-    /// gone.
+    /// Returns the shares that were gone at the last call and are back now. Between the calls, `gone` holds
+    /// those that are gone.
     async fn find_returned(&self, gone: &mut HashSet<PathBuf>) -> Vec<PathBuf> {
         let missing: Vec<PathBuf> = read(&self.index).missing().cloned().collect();
         gone.retain(|path| missing.contains(path));
@@ -189,7 +190,7 @@ impl ShareWatcher {
         }
         let mut watches = lock(&self.watches);
         let outcome = match path.parent() {
-            // The parent too: only it reports that the share itself was replaced.
+            // The parent folder is watched too: only its watch reports that the share itself was replaced.
             Some(parent) => watches.add(parent, RecursiveMode::NonRecursive),
             None => Ok(()),
         };
@@ -269,7 +270,7 @@ impl Watches {
             .collect();
         for (other, mode) in touched {
             if let Err(error) = self.watcher.watch(&other, mode) {
-                tracing::debug!(%error, "not watched any more");
+                tracing::debug!(%error, "a folder can't be watched any more");
             }
         }
     }
@@ -291,7 +292,7 @@ impl FolderWatch {
 impl ShareChanges {
     /// Notes the shares that an event concerns. Never waits for a watch to be added.
     fn note_event(&self, event: &notify::Event, now: Instant) {
-        // Reading, which this node does itself, is reported too.
+        // Reads, which this node does itself, are reported too, and change nothing.
         if let EventKind::Access(kind) = event.kind
             && kind != AccessKind::Close(AccessMode::Write)
         {
@@ -323,7 +324,7 @@ impl ShareChanges {
                 noted.note(share, now, replaced);
             }
         }
-        // Later changes of a noted share only move its time, which the task finds by itself.
+        // Further changes of a share only move the time of its scan, which the task looks up when it wakes.
         if noted.changed.len() > before {
             self.changed.notify_one();
         }

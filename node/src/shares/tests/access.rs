@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// The secret that a hash takes, if any; the outer `None` if it is not shared.
+/// Returns the ticket secret of a hash: `None` if the hash is not shared, and `Some(None)` if it needs no
+/// secret.
 fn secret_of(shares: &Shares, hash: &Hash) -> Option<Option<Secret>> {
     Some(match shares.access(hash)? {
         Access::Ticket(secret) => Some(secret),
@@ -22,7 +23,7 @@ fn sees(shares: &Shares, hash: &Hash, asker: &Asker<'_>) -> Option<AccessKind> {
 }
 
 #[tokio::test]
-async fn each_sees_what_it_may_have() {
+async fn a_node_sees_only_what_it_may_have() {
     let (dir, shares) = (folder(), shares());
     let path = dir.path().join("top/private.txt");
     write(&path, b"private");
@@ -41,7 +42,7 @@ async fn each_sees_what_it_may_have() {
     assert!(shares.search("", 9, None).is_empty());
     assert_eq!(secret_of(&shares, &hash), Some(None));
 
-    // Others from now on, without anything but that having changed.
+    // Only the access changes: from now on the share is for holders of tickets.
     let added = share(with_ticket()).await.unwrap();
     let Access::Ticket(secret) = added.access else { panic!("{:?}", added.access) };
     assert_eq!(secret_of(&shares, &hash), Some(Some(secret)));
@@ -52,7 +53,7 @@ async fn each_sees_what_it_may_have() {
     assert_eq!(sees(&shares, &hash, &Asker { id: node(6), ..shown }), None);
     assert!(shares.search("", 9, Some(&asker(5))).is_empty());
     let again = share(with_ticket()).await.unwrap();
-    assert_eq!(again.access, Access::Ticket(secret), "tickets that were given out stay good");
+    assert_eq!(again.access, Access::Ticket(secret), "earlier tickets stay valid");
 
     // The same content is also shared openly: nodes without access to the one copy get the other.
     write(&dir.path().join("open.txt"), b"private");
@@ -65,7 +66,7 @@ async fn each_sees_what_it_may_have() {
     shares.remove(&open.shared.hash).await.unwrap();
     assert_eq!(sees(&shares, &hash, &anyone()), None);
 
-    // OpenContent that only others may have is no reason to say that the open copy was changed.
+    // The folder is shared openly, and then with tickets again.
     share(ShareOptions::default()).await.unwrap();
     assert_eq!(sees(&shares, &hash, &anyone()), Some(AccessKind::Open));
     let fresh = share(with_ticket()).await.unwrap();
@@ -73,7 +74,7 @@ async fn each_sees_what_it_may_have() {
 }
 
 #[tokio::test]
-async fn the_access_list_outlives_a_restart_and_a_change() {
+async fn the_access_of_a_share_outlives_a_restart_and_a_change() {
     let (dir, state) = (folder(), folder());
     let paths = ["named", "ticket", "forgotten", "open"].map(|name| dir.path().join(name));
     for path in &paths {
@@ -91,7 +92,7 @@ async fn the_access_list_outlives_a_restart_and_a_change() {
         assert_eq!(report.changed.len(), 1);
         assert_eq!(sees(&shares, &Hash::of(b"changed"), &anyone()), None);
         assert_eq!(sees(&shares, &Hash::of(b"changed"), &asker(2)), Some(AccessKind::Nodes));
-        // No longer remembered from here on.
+        // From here on the last share is not remembered.
         let options = forgotten();
         shares.add_with(&paths[3], options, |_| ()).await.unwrap();
         assert_eq!(shares.list().len(), 4);

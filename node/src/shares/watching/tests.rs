@@ -32,9 +32,9 @@ fn watched() -> Shares {
     shares
 }
 
-async fn until(what: &str, mut so: impl FnMut() -> bool) {
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let waiting = async {
-        while !so() {
+        while !is_so() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
@@ -53,7 +53,7 @@ fn change(kind: EventKind, path: &Path) -> Event {
 const DATA: EventKind = EventKind::Modify(ModifyKind::Data(DataChange::Any));
 
 #[test]
-fn a_share_is_due_when_it_is_quiet_and_not_too_late_without() {
+fn a_changed_share_is_scanned_once_it_is_quiet_or_after_the_maximum_delay() {
     let changes = ShareChanges::default();
     let (one, two) = (Path::new("/a/one"), Path::new("/a/two"));
     lock(&changes.noted).shares.extend([one.to_owned(), two.to_owned()]);
@@ -69,11 +69,11 @@ fn a_share_is_due_when_it_is_quiet_and_not_too_late_without() {
     assert_eq!(lock(&changes.noted).due(), Some(after(1000)));
     assert!(lock(&changes.noted).take(after(999)).is_empty());
     assert_eq!(lock(&changes.noted).take(after(1000)).keys().collect::<Vec<_>>(), [two]);
-    assert_eq!(lock(&changes.noted).due(), Some(after(5000)), "there is no quiet");
+    assert_eq!(lock(&changes.noted).due(), Some(after(5000)), "the changes go on");
     assert_eq!(lock(&changes.noted).take(after(5000)).keys().collect::<Vec<_>>(), [one]);
     assert_eq!(lock(&changes.noted).due(), None);
 
-    // The longer a look took the longer it is until the next.
+    // The longer a scan took, the longer is the pause after it.
     changes.note_event(&change(DATA, one), after(5000));
     lock(&changes.noted).rest(one.to_owned(), after(5000), after(6000));
     assert_eq!(lock(&changes.noted).due(), Some(after(15_000)));
@@ -96,14 +96,14 @@ fn a_share_is_due_when_it_is_quiet_and_not_too_late_without() {
     changes.note_event(&Event::new(EventKind::Other).set_flag(Flag::Rescan), start);
     assert_eq!(lock(&changes.noted).changed.len(), 2);
     lock(&changes.noted).changed.clear();
-    // The folder that shares lie in.
+    // The folder that both shares are in was created anew, so both may have been replaced.
     changes.note_event(&change(EventKind::Create(CreateKind::Folder), Path::new("/a")), start);
     assert!(lock(&changes.noted).changed.values().all(|change| change.replaced));
     assert_eq!(lock(&changes.noted).changed.len(), 2);
 }
 
 #[tokio::test]
-async fn a_changed_file_is_shared_anew_and_no_other_is_read() {
+async fn a_changed_file_is_shared_again_and_no_other_share_is_scanned() {
     let ((_one, folder), (_two, other)) = (folder(), folder());
     let shares = watched();
     write(&folder.join("a.txt"), b"before");
@@ -145,20 +145,20 @@ async fn a_removed_file_is_not_served_until_it_is_back() {
         assert_eq!(
             shares.describe_for_query(&Hash::of(content), None),
             None,
-            "for the nodes it was shared with"
+            "it is still only for the named node"
         );
     }
-    // It is watched as before; also where another took its place at once.
+    // A share that is back is watched as before, even if another folder has replaced it immediately.
     write(&tree.join("more"), b"more");
     until("a file in it", || serves(&shares, b"more")).await;
     fs::remove_dir_all(&tree).unwrap();
     write(&tree.join("another"), b"another");
     until("the other folder", || serves(&shares, b"another")).await;
     write(&tree.join("another"), b"changed");
-    until("a change in that", || serves(&shares, b"changed")).await;
+    until("a change in the other folder", || serves(&shares, b"changed")).await;
     write(&away, b"renamed over");
     fs::rename(&away, &file).unwrap();
-    until("what took the file's place", || serves(&shares, b"renamed over")).await;
+    until("the file that replaced it", || serves(&shares, b"renamed over")).await;
 }
 
 #[tokio::test]
@@ -195,7 +195,7 @@ async fn an_unshared_folder_is_not_watched() {
     shares.remove(&outer_hash).await.unwrap();
     let watching = Arc::clone(shares.watching.as_ref().unwrap());
     assert_eq!(lock(&watching.changes.noted).shares, BTreeSet::from([inner.clone()]));
-    // What lies in it is shared by itself, and still watched.
+    // The folder inside it is a share of its own, and is still watched.
     write(&inner.join("deep/file"), b"second");
     until("a change", || serves(&shares, b"second")).await;
     write(&inner.join("deep/file"), b"third");
