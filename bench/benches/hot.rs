@@ -1,4 +1,4 @@
-//! Times the hot steps of a message's path, each alone: `cargo bench -p peerkit-bench --bench hot`.
+//! Measures the time of each hot step on the path of a message: `cargo bench -p peerkit-bench --bench hot`.
 
 use std::time::{Duration, Instant};
 
@@ -11,23 +11,23 @@ fn main() {
         .measurement_time(Duration::from_secs(3));
     let mut criterion = criterion.configure_from_args();
     let mut group = criterion.benchmark_group("hot");
-    for piece in HotStep::ALL {
-        let (mut work, mut input) = (piece.start(), Input::default());
-        group.throughput(Throughput::Elements(work.messages()));
-        group.bench_function(piece.name, |bencher| {
-            bencher.iter_custom(|times| (0..times).map(|_| time(&mut work, &mut input)).sum());
+    for step in HotStep::ALL {
+        let (mut run, mut input) = (step.start(), Input::default());
+        group.throughput(Throughput::Elements(run.messages()));
+        group.bench_function(step.name, |bencher| {
+            bencher.iter_custom(|times| (0..times).map(|_| time(&mut run, &mut input)).sum());
         });
     }
     group.finish();
     criterion.final_summary();
 }
 
-/// Returns the time of one run, without the time to fill its input.
-fn time(work: &mut HotRun, input: &mut Input) -> Duration {
-    work.fill(input);
+/// Returns the time of one run. The time to fill its input does not count.
+fn time(run: &mut HotRun, input: &mut Input) -> Duration {
+    run.fill(input);
     let started = Instant::now();
-    let done = work.run(input);
+    let result = run.run(input);
     let elapsed = started.elapsed();
-    done.expect("every message is handled");
+    result.expect("every message is handled");
     elapsed
 }

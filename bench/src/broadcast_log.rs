@@ -1,5 +1,5 @@
-//! Logs of the broadcasts that each node of a network received, and the check against those that
-//! were sent.
+//! Logs of the broadcasts that each node of a network has received. They are checked against the broadcasts
+//! that were sent.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 
 use crate::messages::number;
 
-/// Broadcasts received by one node. Shared between the node and the measurement.
+/// The broadcasts that one node has received. The node and the measurement share the log.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct BroadcastLog(Arc<Mutex<Vec<Delivery>>>);
 
@@ -20,25 +20,24 @@ struct Delivery {
 }
 
 impl BroadcastLog {
-    /// Records that a broadcast has just been received.
+    /// Records the broadcast that has just been received.
     pub(crate) fn record(&self, message: &[u8]) {
-        // A message without a number was never broadcast. Nor was number `u64::MAX`, so the check
-        // fails.
+        // A message without a number was never broadcast. It is recorded with a number that is never used, so
+        // that the check fails.
         let delivery = Delivery { number: number(message).unwrap_or(u64::MAX), at: Instant::now() };
         self.lock().push(delivery);
     }
 
-    /// Returns how many broadcasts have been received.
+    /// Returns the number of received broadcasts.
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
     }
 
-    /// Empties the log and checks that each broadcast arrived at most once, and in order if
-    /// `ordered` is set. The broadcasts are numbered from `first`, and `sent` has the time at which
-    /// each was made.
+    /// Empties the log, and checks that each broadcast arrived at most once, and in order if `ordered` is
+    /// true. The broadcasts are numbered from `first`, and `sent` has the time at which each was sent.
     ///
-    /// `latest` has one entry per broadcast: the number of nodes that received it, and the longest
-    /// delay so far. Adds this node's deliveries to it.
+    /// `latest` has one entry for each broadcast: the number of nodes that have received it, and the longest
+    /// delay so far. Adds the deliveries of this node to `latest`.
     fn check(
         &self,
         first: u64,
@@ -48,7 +47,7 @@ impl BroadcastLog {
     ) -> Result<()> {
         let mut deliveries = std::mem::take(&mut *self.lock());
         if !ordered {
-            // Sorted by number, duplicates are neighbours, so the checks below still find them.
+            // Sorting puts duplicates next to each other, so the checks below still find them.
             deliveries.sort_by_key(|delivery| delivery.number);
         }
         let mut previous = None;
@@ -72,13 +71,13 @@ impl BroadcastLog {
     }
 }
 
-/// Empties the `logs`. Returns for each broadcast the delay until the last node received it,
-/// shortest first, or `None` if a node did not receive every broadcast. The broadcasts are numbered
-/// from `first`, and `sent` has the time at which each was made.
+/// Empties the `logs`. Returns the delay of each broadcast until the last node has received it, shortest
+/// first. Returns `None` if a node has not received every broadcast. The broadcasts are numbered from
+/// `first`, and `sent` has the time at which each was sent.
 ///
 /// # Errors
-/// Fails if a node received a broadcast twice, or one that was never made. Fails also if `ordered`
-/// is set and a node received a broadcast out of order.
+/// Fails if a node has received a broadcast twice, or a broadcast that was never sent. If `ordered` is true,
+/// also fails if a node has received a broadcast out of order.
 pub(crate) fn times_to_last_node(
     logs: &[BroadcastLog],
     first: u64,
@@ -95,12 +94,12 @@ pub(crate) fn times_to_last_node(
     Ok(complete.then_some(times))
 }
 
-/// Totals of all nodes of a network. A total that the system does not report is `None`.
+/// Totals over all nodes of a network. A total that the system does not report is `None`.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct NetworkTotals {
-    /// Received copies of broadcasts, duplicates included.
+    /// Number of received copies of broadcasts, including duplicates.
     pub copies: Option<u64>,
-    /// Received bytes of all kinds.
+    /// Number of all received bytes.
     pub bytes: Option<u64>,
 }
 
@@ -133,7 +132,7 @@ mod tests {
         let sent = [Instant::now()];
         let early = log(&[0]);
         std::thread::sleep(Duration::from_millis(5));
-        // The other node receives the broadcast only now.
+        // The other node receives the broadcast after 5 ms.
         let times = times_to_last_node(&[log(&[0]), early], 0, &sent, true).unwrap().unwrap();
         assert!(times[0] >= Duration::from_millis(5));
     }

@@ -1,4 +1,4 @@
-//! Byte streams of any system, and bulk data on them.
+//! A byte stream of any system, and the sending of bulk data on it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinSet;
 
-/// Bytes per write and read of bulk data.
+/// Number of bytes of each write and read of bulk data.
 const CHUNK: usize = 64 << 10;
 
 /// A byte stream.
@@ -18,25 +18,26 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 /// A byte stream of any system.
 pub(crate) type Stream = Box<dyn Duplex>;
 
-/// A transfer of bulk data. Ends when dropped.
+/// A transfer of bulk data. It ends when this value is dropped.
 pub(crate) struct BulkTransfer {
-    began: Instant,
-    /// Bytes sent so far.
+    start: Instant,
+    /// Number of bytes sent so far.
     pub(crate) sent: Arc<AtomicU64>,
-    /// False once the transfer is to end.
-    pub(crate) going: Arc<AtomicBool>,
+    /// Set to false when the transfer has to end.
+    pub(crate) is_running: Arc<AtomicBool>,
     sending: JoinSet<()>,
 }
 
 impl BulkTransfer {
-    /// Starts a transfer whose data the caller sends: while `going` is true, adding to `sent`.
+    /// Creates a transfer whose data the caller sends. The caller has to stop when `is_running` is false, and
+    /// to add to `sent`.
     pub(crate) fn new() -> Self {
-        let (sent, going) = (Arc::default(), Arc::new(AtomicBool::new(true)));
-        Self { began: Instant::now(), sent, going, sending: JoinSet::new() }
+        let (sent, is_running) = (Arc::default(), Arc::new(AtomicBool::new(true)));
+        Self { start: Instant::now(), sent, is_running, sending: JoinSet::new() }
     }
 
-    /// Sends as much as possible on `stream`.
-    pub(crate) fn pump(mut stream: Stream) -> Self {
+    /// Starts to send as much as possible on `stream`.
+    pub(crate) fn send_on(mut stream: Stream) -> Self {
         let mut bulk = Self::new();
         let sent = bulk.sent.clone();
         bulk.sending.spawn(async move {
@@ -50,14 +51,15 @@ impl BulkTransfer {
 
     /// Returns the average rate so far, in MB/s.
     pub(crate) fn mb_per_s(&self) -> f64 {
-        self.sent.load(Ordering::Relaxed) as f64 / 1e6 / self.began.elapsed().as_secs_f64()
+        self.sent.load(Ordering::Relaxed) as f64 / 1e6 / self.start.elapsed().as_secs_f64()
     }
 }
 
 impl Drop for BulkTransfer {
     fn drop(&mut self) {
-        // Dropping the `JoinSet` ends a task, but not the thread that sends for zenoh.
-        self.going.store(false, Ordering::Relaxed);
+        // Dropping the `JoinSet` ends the sending task. The thread that sends for zenoh is no task, and looks
+        // at this.
+        self.is_running.store(false, Ordering::Relaxed);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The files to send, and the temporary folder for them.
+//! The files that are sent, and the temporary folder for them.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -9,52 +9,55 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Folder on Linux whose files are kept in memory.
-const MEMORY: &str = "/dev/shm";
+/// The folder on Linux whose files are kept in memory.
+const MEMORY_FOLDER: &str = "/dev/shm";
 
-/// Bytes that `all` needs there: a source of 1 GiB, the sources of the other workloads, and the
-/// copies of twenty fetchers.
-const NEEDED: u64 = 6 << 30;
+/// Number of bytes that `all` needs in [`MEMORY_FOLDER`]: for a source of 1 GiB, the sources of the other
+/// workloads, and the copies of twenty fetchers.
+const NEEDED_IN_MEMORY: u64 = 6 << 30;
 
-/// Age at which peerkit no longer takes a file for one that is still being written. It waits 2 s; a
-/// younger file would be hashed again when it is sent.
-const SETTLED: Duration = Duration::from_millis(2500);
+/// Age at which peerkit is sure that a file is no longer being written. peerkit's own limit is 2 s. It hashes
+/// a younger file again when it sends the file.
+const SETTLED_AGE: Duration = Duration::from_millis(2500);
 
-/// Bytes per write.
+/// Number of bytes of each write.
 const BLOCK: usize = 1 << 20;
 
 /// Distance between the blocks of data in a sparse file, in bytes.
-const MARKS: u64 = 1 << 30;
+const DATA_DISTANCE: u64 = 1 << 30;
 
-/// A temporary folder for files. Dropping it removes it.
+/// A temporary folder for files. Dropping this value removes the folder.
 pub(crate) struct TempFolder(PathBuf);
 
 impl TempFolder {
-    /// Creates it in `folder`, or in memory if `folder` is `None` and there is room.
+    /// Creates a temporary folder in `folder`. If `folder` is `None`, creates it in memory if there is enough
+    /// room, and otherwise in the target folder.
     pub(crate) fn in_memory(folder: Option<&Path>) -> Result<Self> {
-        let memory = Path::new(MEMORY);
-        let has_room =
-            || FreeSpace::of(memory).is_ok_and(|space| space.in_memory && space.free > NEEDED);
+        let memory = Path::new(MEMORY_FOLDER);
+        let has_room = || {
+            FreeSpace::of(memory)
+                .is_ok_and(|space| space.in_memory && space.free > NEEDED_IN_MEMORY)
+        };
         match folder {
-            None if has_room() => Self::make(memory),
+            None if has_room() => Self::create_in(memory),
             folder => Self::on_disk(folder),
         }
     }
 
-    /// Creates it in `folder`, or in the target folder if `folder` is `None`.
+    /// Creates a temporary folder in `folder`, or in the target folder if `folder` is `None`.
     pub(crate) fn on_disk(folder: Option<&Path>) -> Result<Self> {
         // This program is in target/PROFILE.
         let program = std::env::current_exe()?;
-        let target = program.ancestors().nth(2).context("the program is in no folder")?;
-        Self::make(folder.unwrap_or(target))
+        let target = program.ancestors().nth(2).context("the program has no target folder")?;
+        Self::create_in(folder.unwrap_or(target))
     }
 
-    fn make(folder: &Path) -> Result<Self> {
-        static MADE: AtomicUsize = AtomicUsize::new(0);
-        let (process, made) = (std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+    fn create_in(folder: &Path) -> Result<Self> {
+        static CREATED: AtomicUsize = AtomicUsize::new(0);
+        let (process, number) = (std::process::id(), CREATED.fetch_add(1, Ordering::Relaxed));
         let folder =
             folder.canonicalize().with_context(|| format!("cannot open the folder {folder:?}"))?;
-        let folder = folder.join(format!("peerkit-bench-{process}-{made}"));
+        let folder = folder.join(format!("peerkit-bench-{process}-{number}"));
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {folder:?}"))?;
         Ok(Self(folder))
     }
@@ -70,61 +73,61 @@ impl Drop for TempFolder {
     }
 }
 
-/// Free space of a file system, as `df` reports it.
+/// The free space of a file system, as `df` reports it.
 pub(crate) struct FreeSpace {
-    /// Free bytes.
+    /// Number of free bytes.
     pub free: u64,
-    /// True if files there take memory.
+    /// True if the files of this file system are in memory.
     pub in_memory: bool,
 }
 
 impl FreeSpace {
     pub(crate) fn of(folder: &Path) -> Result<Self> {
-        // std has no function for the free space.
+        // The standard library has no function for this.
         let mut df = Command::new("df");
         let output = df.args(["-B1", "--output=fstype,avail"]).arg(folder).output();
         let output = output.context("cannot run `df`")?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        let line = said.lines().nth(1).context("`df` printed no result")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().nth(1).context("`df` printed no result")?;
         let (kind, free) =
             line.trim().split_once(' ').context("`df` printed no file system type")?;
         Ok(Self { free: free.trim().parse()?, in_memory: kind == "tmpfs" })
     }
 }
 
-/// A file or folder to send, unmodified for long enough.
+/// A file or folder to send. It has not been changed for [`SETTLED_AGE`].
 #[derive(Debug, Clone)]
 pub(crate) struct Original {
     pub path: PathBuf,
-    /// Bytes in all.
+    /// Size of all files together, in bytes.
     pub bytes: u64,
-    /// Number of files: 1, or those in the folder.
+    /// Number of files: 1, or the number of files in the folder.
     pub files: usize,
 }
 
 impl Original {
-    /// Returns a file of `bytes` incompressible bytes, writing it if it is missing.
-    pub(crate) async fn file(place: &Path, bytes: u64) -> Result<Self> {
-        let path = place.join(format!("file-{bytes}"));
-        Self::made(path, bytes, 1, move |path| {
+    /// Returns a file of `bytes` incompressible bytes. Writes the file if it is missing.
+    pub(crate) async fn file(folder: &Path, bytes: u64) -> Result<Self> {
+        let path = folder.join(format!("file-{bytes}"));
+        Self::write_once(path, bytes, 1, move |path| {
             let mut file = BufWriter::with_capacity(BLOCK, File::create_new(path)?);
-            let content = RandomBytes::of(bytes);
+            let content = RandomBytes::with_seed(bytes);
             std::io::copy(&mut content.take(bytes), &mut file)?;
             Ok(file.flush()?)
         })
         .await
     }
 
-    /// Returns a file of `bytes` zero bytes, except for 1 MiB of data in each GiB.
-    pub(crate) async fn sparse(place: &Path, bytes: u64) -> Result<Self> {
-        let path = place.join(format!("sparse-{bytes}"));
-        Self::made(path, bytes, 1, move |path| {
+    /// Returns a sparse file of `bytes` bytes. All bytes are zero, except for 1 MiB of data in each GiB.
+    pub(crate) async fn sparse(folder: &Path, bytes: u64) -> Result<Self> {
+        let path = folder.join(format!("sparse-{bytes}"));
+        Self::write_once(path, bytes, 1, move |path| {
             let mut file = File::create_new(path)?;
             file.set_len(bytes)?;
             let mut block = vec![0; BLOCK];
-            for at in (0..bytes).step_by(MARKS as usize) {
-                // Different bytes in each GiB, so that the check finds data in the wrong place.
-                RandomBytes::of(at).read_exact(&mut block)?;
+            for at in (0..bytes).step_by(DATA_DISTANCE as usize) {
+                // Each GiB has different bytes, so that the check finds data at a wrong position.
+                RandomBytes::with_seed(at).read_exact(&mut block)?;
                 file.seek(SeekFrom::Start(at))?;
                 file.write_all(&block[..block.len().min((bytes - at) as usize)])?;
             }
@@ -133,14 +136,14 @@ impl Original {
         .await
     }
 
-    /// Returns a folder of `files` files of `bytes` bytes each, a hundred to a subfolder.
-    pub(crate) async fn folder(place: &Path, files: usize, bytes: u64) -> Result<Self> {
-        let path = place.join(format!("folder-{files}-{bytes}"));
-        Self::made(path, files as u64 * bytes, files, move |path| {
+    /// Returns a folder of `files` files of `bytes` bytes each. Each subfolder has a hundred files.
+    pub(crate) async fn folder(folder: &Path, files: usize, bytes: u64) -> Result<Self> {
+        let path = folder.join(format!("folder-{files}-{bytes}"));
+        Self::write_once(path, files as u64 * bytes, files, move |path| {
             for file in 0..files {
                 let folder = path.join(format!("{:03}", file / 100));
                 fs::create_dir_all(&folder)?;
-                let mut content = RandomBytes::of(file as u64).take(bytes);
+                let mut content = RandomBytes::with_seed(file as u64).take(bytes);
                 let mut file = File::create_new(folder.join(format!("{file:05}.bin")))?;
                 std::io::copy(&mut content, &mut file)?;
             }
@@ -149,25 +152,26 @@ impl Original {
         .await
     }
 
-    async fn made(
+    /// Returns the file or folder at `path`. If it is missing, writes it and waits until it is old enough.
+    async fn write_once(
         path: PathBuf,
         bytes: u64,
         files: usize,
         write: impl FnOnce(&Path) -> Result<()> + Send + 'static,
     ) -> Result<Self> {
         let original = Self { path: path.clone(), bytes, files };
-        // Rounds and workloads of a run share their files.
+        // All rounds and workloads of a run share their files.
         if !path.exists() {
             tokio::task::spawn_blocking(move || {
                 write(&path).with_context(|| format!("cannot write {path:?}"))
             })
             .await??;
-            tokio::time::sleep(SETTLED).await;
+            tokio::time::sleep(SETTLED_AGE).await;
         }
         Ok(original)
     }
 
-    /// Returns its name without the folder.
+    /// Returns the name, without the folder.
     pub(crate) fn name(&self) -> Result<&str> {
         self.path.file_name().and_then(|name| name.to_str()).context("the path has no name")
     }
@@ -175,7 +179,7 @@ impl Original {
     /// Checks that each of the `copies` equals the original.
     ///
     /// # Errors
-    /// Fails if one differs or is missing.
+    /// Fails if a copy differs or is missing.
     pub(crate) async fn check(&self, copies: Vec<PathBuf>) -> Result<()> {
         let original = self.clone();
         tokio::task::spawn_blocking(move || original.check_now(&copies)).await?
@@ -184,7 +188,7 @@ impl Original {
     fn check_now(&self, copies: &[PathBuf]) -> Result<()> {
         if self.path.is_dir() {
             for copy in copies {
-                let files = same_folders(&self.path, copy)?;
+                let files = compare_folders(&self.path, copy)?;
                 ensure!(
                     files == self.files,
                     "{copy:?} has {files} files instead of {}",
@@ -207,8 +211,8 @@ impl Original {
 struct RandomBytes(blake3::OutputReader);
 
 impl RandomBytes {
-    /// Starts a sequence, a different one for each `seed`.
-    fn of(seed: u64) -> Self {
+    /// Starts a sequence. It differs for each `seed`.
+    fn with_seed(seed: u64) -> Self {
         Self(blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof())
     }
 }
@@ -232,11 +236,11 @@ pub(crate) fn hash_of(path: &Path) -> Result<blake3::Hash> {
     }
 }
 
-/// Compares two folders and returns how many files each has.
+/// Compares two folders. Returns the number of files in each of them.
 ///
 /// # Errors
-/// Fails if they differ.
-fn same_folders(one: &Path, other: &Path) -> Result<usize> {
+/// Fails if the folders differ.
+fn compare_folders(one: &Path, other: &Path) -> Result<usize> {
     let names = |folder: &Path| -> Result<Vec<_>> {
         let entries = fs::read_dir(folder).with_context(|| format!("cannot read {folder:?}"))?;
         let mut names = entries.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
@@ -249,7 +253,7 @@ fn same_folders(one: &Path, other: &Path) -> Result<usize> {
     for name in found {
         let (one, other) = (one.join(&name), other.join(&name));
         match (one.is_dir(), other.is_dir()) {
-            (true, true) => files += same_folders(&one, &other)?,
+            (true, true) => files += compare_folders(&one, &other)?,
             (false, false) => {
                 ensure!(
                     fs::read(&one)? == fs::read(&other)?,
@@ -269,9 +273,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_copy_that_differs_is_found() {
-        let place = TempFolder::on_disk(Some(&std::env::temp_dir())).unwrap();
-        let original = Original::file(place.path(), 3 << 20).await.unwrap();
-        let copy = place.path().join("copy");
+        let folder = TempFolder::on_disk(Some(&std::env::temp_dir())).unwrap();
+        let original = Original::file(folder.path(), 3 << 20).await.unwrap();
+        let copy = folder.path().join("copy");
         fs::copy(&original.path, &copy).unwrap();
         original.check(vec![copy.clone()]).await.unwrap();
         let mut bytes = fs::read(&copy).unwrap();
@@ -286,13 +290,13 @@ mod tests {
 
     #[tokio::test]
     async fn folders_are_compared_file_by_file() {
-        let place = TempFolder::on_disk(Some(&std::env::temp_dir())).unwrap();
-        let here = place.path().join("here");
-        let there = place.path().join("there");
-        fs::create_dir_all(&here).unwrap();
-        fs::create_dir_all(&there).unwrap();
-        let original = Original::folder(&here, 150, 10).await.unwrap();
-        let copy = Original::folder(&there, 150, 10).await.unwrap().path;
+        let folder = TempFolder::on_disk(Some(&std::env::temp_dir())).unwrap();
+        let first = folder.path().join("first");
+        let second = folder.path().join("second");
+        fs::create_dir_all(&first).unwrap();
+        fs::create_dir_all(&second).unwrap();
+        let original = Original::folder(&first, 150, 10).await.unwrap();
+        let copy = Original::folder(&second, 150, 10).await.unwrap().path;
         original.check(vec![copy.clone()]).await.unwrap();
         fs::write(copy.join("001/00149.bin"), "another").unwrap();
         assert!(original.check(vec![copy.clone()]).await.is_err());

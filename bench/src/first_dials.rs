@@ -1,15 +1,15 @@
-//! The choice of the nodes that a new node of a network dials first.
+//! Chooses the nodes that a new node of a network dials first.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Picks `wanted` of the nodes before `node`, or all of them if there are fewer. Picks the same
-/// nodes in every run.
-pub(crate) fn earlier_nodes(node: usize, wanted: usize) -> BTreeSet<usize> {
+/// Picks `count` of the nodes before `node`, or all of them if there are fewer. Picks the same nodes in every
+/// run.
+pub(crate) fn earlier_nodes(node: usize, count: usize) -> BTreeSet<usize> {
     let mut picked = BTreeSet::new();
     let mut draw = 0_u64;
-    while picked.len() < wanted.min(node) {
-        // Unlike that of a `HashMap`, this hasher has fixed keys.
+    while picked.len() < count.min(node) {
+        // Unlike the hasher of a `HashMap`, this one has fixed keys.
         let mut hasher = DefaultHasher::new();
         (node, draw).hash(&mut hasher);
         picked.insert((hasher.finish() % node as u64) as usize);

@@ -1,5 +1,5 @@
-//! Length-prefixed messages on a byte stream, gathered into batches of 64 KiB. This is the fastest
-//! way to use a byte stream: neither end allocates per message.
+//! Messages with a length prefix on a byte stream, written in batches of 64 KiB. This is the fastest way to
+//! send messages on a byte stream: neither end allocates memory for each message.
 
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::messages::{Numbering, ReceiveCounter, ReceiveTotals, Rounds};
 
-/// Bytes gathered for one write.
+/// Number of bytes that are gathered for one write.
 pub(crate) const BATCH: usize = 64 << 10;
 
-/// Frames of at least this size are written directly: gathering would only copy them.
-const LARGE: usize = 16 << 10;
+/// Minimum size of frames that are written directly, in bytes. Gathering such frames would only cost copies.
+const MIN_DIRECT: usize = 16 << 10;
 
-/// Initial size of the read buffer.
+/// Initial size of the read buffer, in bytes.
 const READ_BUFFER: usize = 256 << 10;
 
-/// Bytes of the length prefix.
-const HEAD: usize = 4;
+/// Number of bytes of the length prefix.
+const PREFIX: usize = 4;
 
-/// Sends numbered messages of `size` bytes for `length`, and then the last one. Returns how many
-/// came before the last.
+/// Sends numbered messages of `size` bytes for `length`, and then the last one. Returns the number of
+/// messages before the last one.
 pub(crate) async fn send(
     stream: &mut (impl AsyncWrite + Unpin),
     size: usize,
@@ -31,8 +31,8 @@ pub(crate) async fn send(
     append(&mut frame, &vec![0; size])?;
     let mut batch = Vec::with_capacity(BATCH + frame.len());
     let mut numbers = Numbering::new(length);
-    while numbers.number(&mut frame[HEAD..]) {
-        if frame.len() >= LARGE {
+    while numbers.number(&mut frame[PREFIX..]) {
+        if frame.len() >= MIN_DIRECT {
             stream.write_all(&frame).await?;
             continue;
         }
@@ -42,7 +42,7 @@ pub(crate) async fn send(
             batch.clear();
         }
     }
-    let count = numbers.last(&mut frame[HEAD..]);
+    let count = numbers.last(&mut frame[PREFIX..]);
     batch.extend_from_slice(&frame);
     stream.write_all(&batch).await?;
     stream.flush().await?;
@@ -68,7 +68,7 @@ pub(crate) async fn receive(
     }
 }
 
-/// Sends a message back and forth until the rounds have run long enough.
+/// Sends a message and waits for it to come back, until the rounds have lasted long enough.
 pub(crate) async fn ping(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     mut rounds: Rounds,
@@ -91,7 +91,7 @@ pub(crate) async fn ping(
     }
 }
 
-/// Sends every message back until the other side closes the stream.
+/// Sends every message back, until the other end closes the stream.
 pub(crate) async fn echo(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<()> {
     let mut frames = FrameReader::new(0);
     let mut out = Vec::new();
@@ -108,18 +108,18 @@ pub(crate) async fn echo(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> 
     Ok(())
 }
 
-/// Reads frames and splits them in place, in the read buffer.
+/// Reads frames, and splits them in the read buffer without copying.
 pub(crate) struct FrameReader {
     buffer: Vec<u8>,
-    /// Start and end of the bytes in the buffer that are not yet taken.
+    /// The bytes from `begin` to `end` have been read, but not returned.
     begin: usize,
     end: usize,
 }
 
 impl FrameReader {
-    /// Creates a reader for messages of `size` bytes; 0 if the size is unknown.
+    /// Creates a reader for messages of `size` bytes. `size` is 0 if the size is not known.
     pub(crate) fn new(size: usize) -> Self {
-        // Two messages fit, so that the buffer does not grow while it is measured.
+        // The buffer has room for two messages, so that it does not grow during the measurement.
         Self { buffer: vec![0; READ_BUFFER.max(2 * size)], begin: 0, end: 0 }
     }
 
@@ -127,25 +127,25 @@ impl FrameReader {
     pub(crate) fn next(&mut self) -> Option<&[u8]> {
         let rest = &self.buffer[self.begin..self.end];
         let size = u32::from_le_bytes(*rest.first_chunk()?) as usize;
-        let begin = self.begin + HEAD;
-        if rest.len() < HEAD + size {
+        let begin = self.begin + PREFIX;
+        if rest.len() < PREFIX + size {
             return None;
         }
         self.begin = begin + size;
         Some(&self.buffer[begin..self.begin])
     }
 
-    /// Reads more bytes; call it once no complete message is left. Returns false at the end of the
-    /// stream.
+    /// Reads more bytes. Has to be called when the buffer has no complete message. Returns false at the end
+    /// of the stream.
     pub(crate) async fn read(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<bool> {
         if self.begin == self.end {
             (self.begin, self.end) = (0, 0);
-        // Not sooner, or the start of a message would be moved at each read.
+        // The bytes are moved only when half of the buffer is used up. Otherwise each read would move them.
         } else if self.buffer.len() - self.end < self.buffer.len() / 2 {
             self.buffer.copy_within(self.begin..self.end, 0);
             (self.begin, self.end) = (0, self.end - self.begin);
         }
-        // The message is larger than the buffer.
+        // The buffer is full, so the message does not fit into it.
         if self.end == self.buffer.len() {
             self.buffer.resize(2 * self.end, 0);
         }
@@ -170,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn messages_arrive_complete_and_in_order() {
         for size in [8, 64, 5_000, 70_000, 2_000_000] {
-            // An odd buffer size, so that frames are cut at arbitrary places.
+            // With an odd buffer size, frames are cut at arbitrary positions.
             let (mut here, mut there) = tokio::io::duplex(10_007);
             let length = Duration::from_millis(20);
             let sending = tokio::spawn(async move { send(&mut here, size, length).await.unwrap() });

@@ -1,4 +1,4 @@
-//! A minimal HTTP/1.1 server for the programs that are measured: one response per connection.
+//! A minimal HTTP/1.1 server for the measured programs. It sends one response for each connection.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -7,25 +7,26 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-/// Read timeout: connections are served one after the other, so an idle one delays the rest.
+/// Maximum time of a read. Connections are served one after the other, so an idle connection delays all
+/// others.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Body of a response.
+/// The body of a response.
 pub(crate) enum Body {
     Bytes(Vec<u8>),
-    /// Sent by the kernel from its page cache (sendfile, on Linux).
+    /// A file. On Linux the kernel sends it from its page cache (sendfile).
     File(File),
 }
 
-/// Serves connections one after the other, with the body that `answer` returns for the requested
-/// path. Returns only when accepting fails.
+/// Serves connections one after the other. Each gets the body that `answer` returns for the requested path.
+/// Returns only if `accept` fails.
 pub(crate) fn serve(
     listener: &TcpListener,
     mut answer: impl FnMut(&str) -> Result<Body>,
 ) -> Result<()> {
     loop {
         let (stream, _) = listener.accept()?;
-        // A connection without a request is no error: it may only check that the server listens.
+        // A connection without a request is not an error: it may just check that the server listens.
         if let Err(error) = answer_one(&stream, &mut answer) {
             eprintln!("bench: HTTP server: {error:#}");
         }
@@ -67,14 +68,14 @@ mod tests {
     #[test]
     fn a_request_is_answered() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let at = listener.local_addr().unwrap();
+        let address = listener.local_addr().unwrap();
         std::thread::spawn(move || serve(&listener, |path| Ok(Body::Bytes(path.into()))));
-        drop(TcpStream::connect(at).unwrap());
-        let mut stream = TcpStream::connect(at).unwrap();
+        drop(TcpStream::connect(address).unwrap());
+        let mut stream = TcpStream::connect(address).unwrap();
         stream.write_all(b"GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-        let mut said = String::new();
-        stream.read_to_string(&mut said).unwrap();
-        assert!(said.starts_with("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n"), "{said}");
-        assert!(said.ends_with("\r\n\r\n/a?b=c"), "{said}");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n"), "{response}");
+        assert!(response.ends_with("\r\n\r\n/a?b=c"), "{response}");
     }
 }

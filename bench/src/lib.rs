@@ -1,3 +1,3 @@
-//! Code shared by the Criterion bench `hot` and the program `pieces`.
+//! Code that the Criterion bench `hot` and the program `pieces` share.
 
 pub mod pieces;

@@ -1,5 +1,5 @@
-//! One end of a link that carries messages, for each measured system. A system that has byte
-//! streams but no messages uses [`framing`](mod@crate::framing).
+//! The ends of a link that carries messages, for each measured system. A system that has byte streams but no
+//! messages uses [`framing`](mod@crate::framing).
 
 use std::time::Duration;
 
@@ -61,8 +61,7 @@ impl Listener {
         }
     }
 
-    /// Waits for the other end to connect. Bulk data that arrives on the link is read and
-    /// discarded.
+    /// Waits for the other end to connect. Bulk data that arrives on the link is read and discarded.
     pub(crate) async fn accept(self) -> Result<Link> {
         Ok(match self {
             Self::Framed(listener, on_message) => {
@@ -76,7 +75,7 @@ impl Listener {
 }
 
 impl Link {
-    /// Links to the listener at `address`.
+    /// Connects to the listener at `address`.
     pub(crate) async fn connect(
         system: System,
         address: &str,
@@ -92,9 +91,9 @@ impl Link {
         })
     }
 
-    /// Sends numbered messages of `size` bytes for `length`, and then one that is marked as the
-    /// last. Returns the number of messages before it. Some may still be in flight, so keep the
-    /// link until the other end has received them.
+    /// Sends numbered messages of `size` bytes for `length`, and then a message that is marked as the last.
+    /// Returns the number of messages before the last one. Messages may still be in flight, so the caller has
+    /// to keep the link until the other end has received them.
     pub(crate) async fn send(&mut self, size: usize, length: Duration) -> Result<u64> {
         match self {
             Self::Framed(link) => framing::send(&mut link.stream, size, length).await,
@@ -104,14 +103,13 @@ impl Link {
         }
     }
 
-    /// Receives messages of `size` bytes until the one that is marked as the last. Needs
-    /// [`OnMessage::Count`].
-    pub(crate) async fn arrived(&mut self, size: usize) -> Result<ReceiveTotals> {
+    /// Receives messages of `size` bytes until the last one. Needs [`OnMessage::Count`].
+    pub(crate) async fn receive_all(&mut self, size: usize) -> Result<ReceiveTotals> {
         match self {
             Self::Framed(link) => framing::receive(&mut link.stream, size).await,
-            Self::Peerkit(link) => link.arrived().await,
+            Self::Peerkit(link) => link.receive_all().await,
             #[cfg(feature = "systems")]
-            Self::Zenoh(link) => link.arrived().await,
+            Self::Zenoh(link) => link.receive_all().await,
         }
     }
 
@@ -129,20 +127,19 @@ impl Link {
         }
     }
 
-    /// Sends messages back until the other end closes or this future is dropped. Needs
+    /// Sends messages back until the other end closes the link or this future is dropped. Needs
     /// [`OnMessage::Echo`].
     pub(crate) async fn echo(&mut self) -> Result<()> {
         match self {
             Self::Framed(link) => framing::echo(&mut link.stream).await,
-            // The callback sends the messages back. This future only has to stay alive.
+            // The handler sends the messages back, so this future has nothing to do.
             Self::Peerkit(_) => std::future::pending().await,
             #[cfg(feature = "systems")]
             Self::Zenoh(_) => std::future::pending().await,
         }
     }
 
-    /// Sends a message back and forth until the rounds have run long enough. Needs
-    /// [`OnMessage::Ping`].
+    /// Sends a message back and forth until the rounds have lasted long enough. Needs [`OnMessage::Ping`].
     pub(crate) async fn rounds(&mut self) -> Result<Rounds> {
         match self {
             Self::Framed(link) => link.rounds().await,
@@ -152,8 +149,8 @@ impl Link {
         }
     }
 
-    /// Starts to send bulk data beside the messages, in the way that the system offers for it.
-    /// Stops when the returned value is dropped. Only the end that connected can send bulk data.
+    /// Starts to send bulk data beside the messages, in the way that the system offers for this. Stops when
+    /// the returned value is dropped. Only the end that has connected can do this.
     pub(crate) async fn start_bulk(&mut self) -> Result<BulkTransfer> {
         match self {
             Self::Framed(link) => link.start_bulk().await,
@@ -182,7 +179,7 @@ pub(crate) struct Framed {
     stream: Stream,
     on_message: OnMessage,
     dialler: Option<Dialler>,
-    /// The task that accepts streams of bulk data and discards the data. It stops when dropped.
+    /// The task that accepts streams of bulk data and discards the data. It ends when this is dropped.
     _discarding: JoinSet<()>,
 }
 
@@ -200,15 +197,15 @@ impl Framed {
             while let Ok((_, stream)) = listener.accept().await {
                 tokio::spawn(discard(stream));
             }
-            // Dropping the listener would close the connection: keep it as long as the link.
+            // Dropping the listener would close the connection, so this task keeps it.
             std::future::pending::<()>().await;
         });
         Ok(Self { stream, on_message, dialler: None, _discarding: discarding })
     }
 
     async fn exchange(&mut self, size: usize, length: Duration) -> Result<(u64, ReceiveTotals)> {
-        // The sending task has to own its half, so an empty stream takes the place of the whole one
-        // until the halves are joined again.
+        // The sending task has to own its half of the stream. So an empty stream replaces the stream until
+        // the two halves are joined again.
         let stream = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
         let (mut reading, mut writing) = tokio::io::split(stream);
         let sending = tokio::spawn(async move {
@@ -223,7 +220,7 @@ impl Framed {
 
     async fn rounds(&mut self) -> Result<Rounds> {
         let OnMessage::Ping { size, length } = self.on_message else {
-            anyhow::bail!("this end does not ping");
+            anyhow::bail!("this end does not measure rounds");
         };
         framing::ping(&mut self.stream, Rounds::new(size, length)).await
     }
@@ -232,6 +229,6 @@ impl Framed {
         let Some(dialler) = &mut self.dialler else {
             anyhow::bail!("only the end that connected can send bulk data");
         };
-        Ok(BulkTransfer::pump(dialler.open(BULK).await?))
+        Ok(BulkTransfer::send_on(dialler.open(BULK).await?))
     }
 }

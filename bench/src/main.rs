@@ -1,9 +1,9 @@
-//! Measures peerkit beside other systems, in separate processes on loopback.
+//! Measures peerkit and other systems, in separate processes that are connected over the loopback interface.
 //!
-//! Run `bench all`, or `bench` with the names of workloads. It prints one JSON line per
-//! measurement, then a table of medians for each workload. Systems take turns within a round, so
-//! that a slow phase of the machine affects all of them alike. A run fails if a receiver does not
-//! get every message in order.
+//! Run `bench all`, or `bench` with the names of workloads. The program prints one line of JSON for each
+//! measurement, and then a table of medians for each workload. Systems take turns within a round, so that a
+//! slow phase of the machine affects all systems. A run fails if a receiver does not get every message in
+//! order.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,8 +41,8 @@ use process::ROLE;
 use system::System;
 use workload::{CaseOptions, Job, Workload};
 
-/// Below this `--seconds`, workloads that have a size instead of a duration use a smaller size.
-const SHORT: Duration = Duration::from_secs(2);
+/// If `--seconds` is less than this, workloads that have a size instead of a duration use a smaller size.
+const SHORT_RUN: Duration = Duration::from_secs(2);
 
 /// Measures peerkit beside other systems.
 #[derive(Parser)]
@@ -52,23 +52,23 @@ struct Arguments {
     /// folder, hashing and file-huge. `all` leaves out file-huge.
     #[arg(required = true, value_name = "WORKLOAD")]
     workloads: Vec<String>,
-    /// Number of rounds; the tables show medians over the rounds.
+    /// Number of rounds. The tables show the medians of all rounds.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Seconds that each measurement runs, if it has a duration.
+    /// Duration of each measurement in seconds, for workloads that have a duration.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
-    /// System to measure, instead of all. May be given more than once.
+    /// System to measure, instead of all systems. Can be given several times.
     #[arg(long, value_name = "NAME", value_parser = System::named)]
     system: Vec<System>,
-    /// Bytes of a message or file, instead of each workload's default.
+    /// Size of a message or file in bytes, instead of the workload's default.
     #[arg(long)]
     bytes: Option<usize>,
-    /// Adds the largest cases, which need time, memory and open files.
+    /// Adds the largest cases. They need more time, memory and open files.
     #[arg(long)]
     large: bool,
-    /// Folder for the files that are sent. Default: /dev/shm if it has room, else the target
-    /// folder; file-huge always uses the target folder.
+    /// Folder for the files that are sent. The default is /dev/shm if there is enough room, or else the
+    /// target folder. For file-huge the default is always the target folder.
     #[arg(long, value_name = "FOLDER")]
     dir: Option<PathBuf>,
 }
@@ -85,31 +85,32 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let runtime = Runtime::new()?;
-    let mut words = std::env::args().skip(1);
-    let result = if words.next().is_some_and(|word| word == ROLE) {
-        let (job, rest) = Job::from_args(words)?;
+    let mut arguments = std::env::args().skip(1);
+    let result = if arguments.next().is_some_and(|argument| argument == ROLE) {
+        let (job, rest) = Job::from_args(arguments)?;
         on_worker(&runtime, async move { job.workload.run_child(&job, &rest).await })
     } else {
         measure(&runtime, &Arguments::parse())
     };
-    // A read of standard input may still be pending; it cannot be cancelled, so do not wait for it.
+    // Does not wait for a read of standard input that is still pending, because such a read can't be
+    // cancelled.
     runtime.shutdown_background();
     result
 }
 
 fn measure(runtime: &Runtime, arguments: &Arguments) -> Result<()> {
     let workloads = Workload::listed(&arguments.workloads)?;
-    // Each message holds its number.
+    // Each message must have room for its number.
     let bytes = arguments.bytes.map(|bytes| bytes.max(MIN_SIZE));
     let length = Duration::from_secs(arguments.seconds);
-    let wanted = CaseOptions { bytes, large: arguments.large, short: length < SHORT };
-    let used = |system| {
-        let does = |case: &_, workload: &Workload| workload.supports(system, case);
+    let options = CaseOptions { bytes, large: arguments.large, short: length < SHORT_RUN };
+    let is_needed = |system| {
+        let supports = |case: &_, workload: &Workload| workload.supports(system, case);
         workloads
             .iter()
-            .any(|workload| workload.cases(wanted).iter().any(|case| does(case, workload)))
+            .any(|workload| workload.cases(options).iter().any(|case| supports(case, workload)))
     };
-    let systems = systems::available(&arguments.system, used);
+    let systems = systems::available(&arguments.system, is_needed);
     let dir = arguments.dir.as_deref();
     let (memory, disk) = (TempFolder::in_memory(dir)?, TempFolder::on_disk(dir)?);
     let mut rounds = Vec::new();
@@ -117,15 +118,15 @@ fn measure(runtime: &Runtime, arguments: &Arguments) -> Result<()> {
     for _ in 0..arguments.rounds {
         let mut round = Vec::new();
         for workload in &workloads {
-            for case in workload.cases(wanted) {
+            for case in workload.cases(options) {
                 for system in systems.iter().filter(|system| workload.supports(**system, &case)) {
                     let case = case.clone();
                     let is_huge = *workload == Workload::FileHuge;
                     let folder = if is_huge { &disk } else { &memory }.path().to_owned();
                     let job = Job { workload: *workload, system: *system, case, length, folder };
                     match on_worker(runtime, measure_one(job.clone())) {
-                        Ok(measured) => round.extend(measured),
-                        // Measure the others all the same; the run fails at the end.
+                        Ok(measurements) => round.extend(measurements),
+                        // Goes on with the other measurements. The run fails at the end.
                         Err(error) => {
                             eprintln!("bench: {job}: {error:#}");
                             failed += 1;
@@ -145,18 +146,18 @@ fn measure(runtime: &Runtime, arguments: &Arguments) -> Result<()> {
 
 async fn measure_one(job: Job) -> Result<Vec<report::Measurement>> {
     let limit = job.workload.time_limit() + job.workload.max_lengths() * job.length;
-    let Ok(measured) = tokio::time::timeout(limit, job.workload.measure(&job)).await else {
+    let Ok(measurements) = tokio::time::timeout(limit, job.workload.measure(&job)).await else {
         bail!("not finished after {} s", limit.as_secs());
     };
-    let measured = measured?;
-    for measurement in &measured {
+    let measurements = measurements?;
+    for measurement in &measurements {
         println!("{}", serde_json::to_string(measurement)?);
     }
-    Ok(measured)
+    Ok(measurements)
 }
 
-/// Runs `work` on a worker thread, where a node's tasks run too. On the main thread every wake-up
-/// would have to cross over from a worker, which would make everything measured there look slow.
+/// Runs `work` on a worker thread of the runtime, as the tasks of a node do. On the main thread each wake-up
+/// would have to come from another thread, so everything that is measured there would seem slower.
 fn on_worker<T: Send + 'static>(
     runtime: &Runtime,
     work: impl Future<Output = Result<T>> + Send + 'static,

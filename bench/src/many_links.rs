@@ -1,17 +1,17 @@
-//! Many idle links between two processes: the hub that listens, and the spokes that dial it.
+//! Many idle links between two processes: the hub listens, and the spokes dial it.
 
 use anyhow::{Result, bail};
 
 use crate::system::System;
 use crate::systems::{peerkit, raw};
 
-/// The end that listens. It echoes each message.
+/// The end that listens. It sends each message back.
 pub(crate) enum Hub {
     RawTls(raw::many_links::Hub),
     Peerkit(peerkit::many_links::Hub),
 }
 
-/// The ends that dial, each with an identity of its own if the system has identities.
+/// The ends that dial. Each has its own identity, if the system has identities.
 pub(crate) enum Spokes {
     RawTls(raw::many_links::Spokes),
     Peerkit(peerkit::many_links::Spokes),
@@ -41,10 +41,10 @@ impl Hub {
     }
 
     /// Waits until `links` links are fully established.
-    pub(crate) async fn linked(&mut self, links: usize) -> Result<()> {
+    pub(crate) async fn wait_for_links(&mut self, links: usize) -> Result<()> {
         match self {
-            Self::RawTls(hub) => hub.linked(links).await,
-            Self::Peerkit(hub) => hub.linked(links).await,
+            Self::RawTls(hub) => hub.wait_for_links(links).await,
+            Self::Peerkit(hub) => hub.wait_for_links(links).await,
         }
     }
 
@@ -58,7 +58,7 @@ impl Hub {
 }
 
 impl Spokes {
-    /// Creates `count` ends that have not dialled yet.
+    /// Creates `count` ends, which do not dial yet.
     pub(crate) async fn new(system: System, count: usize) -> Result<Self> {
         Ok(match system {
             System::RawTls => Self::RawTls(raw::many_links::Spokes::new(count)),

@@ -1,33 +1,33 @@
-//! Messages between two ends: numbered messages one way, or one message back and forth.
+//! The messages between two ends: numbered messages one way, or one message back and forth.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-/// Number that marks the last message.
+/// The number that marks the last message.
 const LAST: u64 = u64::MAX;
 
-/// Ping-pong rounds before those that count.
-const WARM_UP: usize = 2_000;
+/// Number of rounds before those that count.
+const WARM_UP_ROUNDS: usize = 2_000;
 
-/// Bytes of the smallest message, which holds only its number.
+/// Minimum size of a message, in bytes. Such a message contains only its number.
 pub(crate) const MIN_SIZE: usize = 8;
 
-/// Messages between two reads of the clock: reading it for each message would cost a good part of
-/// sending one.
-const CLOCK: u64 = 64;
+/// Number of messages between two reads of the clock. Reading the clock for each message would add much to
+/// the cost of sending it.
+const MESSAGES_PER_CLOCK_READ: u64 = 64;
 
-/// Reaction of an end to each message that it receives.
+/// What an end does with each received message.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum OnMessage {
     /// Counts messages until the last one.
     Count,
     /// Sends the message back.
     Echo,
-    /// Sends the next message, until the rounds have run long enough.
+    /// Starts the next round, until the rounds have lasted long enough.
     Ping {
-        /// Bytes of the message.
+        /// Size of the message, in bytes.
         size: usize,
         /// Duration of the rounds after the warm-up.
         length: Duration,
@@ -43,14 +43,16 @@ pub(crate) struct Numbering {
 }
 
 impl Numbering {
-    /// Starts numbering, for `length` from now on.
+    /// Starts numbering. It ends after `length`.
     pub(crate) fn new(length: Duration) -> Self {
         Self { next: 0, started: Instant::now(), length }
     }
 
-    /// Writes the next number into `message`. Returns false once the time is over.
+    /// Writes the next number into `message`. Returns false when the time is over.
     pub(crate) fn number(&mut self, message: &mut [u8]) -> bool {
-        if self.next.is_multiple_of(CLOCK) && self.started.elapsed() >= self.length {
+        if self.next.is_multiple_of(MESSAGES_PER_CLOCK_READ)
+            && self.started.elapsed() >= self.length
+        {
             return false;
         }
         put(message, self.next);
@@ -58,7 +60,7 @@ impl Numbering {
         true
     }
 
-    /// Turns `message` into the last one. Returns how many messages were numbered before it.
+    /// Marks `message` as the last one. Returns the number of messages before it.
     pub(crate) fn last(&self, message: &mut [u8]) -> u64 {
         put(message, LAST);
         self.next
@@ -86,9 +88,9 @@ pub(crate) struct ReceiveCounter {
 /// Totals of the received messages.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ReceiveTotals {
-    /// Messages.
+    /// Number of messages.
     pub messages: u64,
-    /// Messages whose number did not follow the previous one.
+    /// Number of messages that did not follow their predecessor.
     pub disordered: u64,
     /// Time from the first message to the last.
     pub elapsed: Duration,
@@ -111,7 +113,7 @@ impl ReceiveTotals {
 }
 
 impl ReceiveCounter {
-    /// Counts one message. Returns the totals after the last one.
+    /// Counts one message. After the last message, returns the totals.
     pub(crate) fn take(&mut self, message: &[u8]) -> Option<ReceiveTotals> {
         let first = *self.first.get_or_insert_with(Instant::now);
         let number = number(message).unwrap_or_default();
@@ -127,14 +129,14 @@ impl ReceiveCounter {
     }
 }
 
-/// Times rounds of ping-pong for a given duration.
+/// Measures the times of rounds, in which a message is sent back and forth, for a given duration.
 #[derive(Debug)]
 pub(crate) struct Rounds {
     message: Vec<u8>,
     length: Duration,
     sent: Instant,
     /// Start of the rounds that count, after the warm-up.
-    began: Option<Instant>,
+    start: Option<Instant>,
     warm_up: usize,
     times: Vec<Duration>,
 }
@@ -146,30 +148,30 @@ impl Rounds {
             message: vec![0; size],
             length,
             sent: Instant::now(),
-            began: None,
-            warm_up: WARM_UP,
-            // To grow, it would copy megabytes in the middle of a round.
+            start: None,
+            warm_up: WARM_UP_ROUNDS,
+            // A vector that grows would copy megabytes in the middle of a round.
             times: Vec::with_capacity(1 << 20),
         }
     }
 
-    /// Starts a round now and returns its message.
+    /// Starts a round, and returns its message.
     pub(crate) fn start(&mut self) -> &[u8] {
         self.sent = Instant::now();
         &self.message
     }
 
-    /// Ends the round. Returns true once the rounds have run long enough.
+    /// Ends the round. Returns true if the rounds have lasted long enough.
     pub(crate) fn finish(&mut self) -> bool {
-        // First, so that the steps below are no part of the round.
+        // Reads the clock first, so that the steps below do not count.
         let now = Instant::now();
         if self.warm_up > 0 {
             self.warm_up -= 1;
             return false;
         }
-        let began = *self.began.get_or_insert(now);
+        let start = *self.start.get_or_insert(now);
         self.times.push(now - self.sent);
-        now - began >= self.length
+        now - start >= self.length
     }
 
     /// Returns the round-trip times, shortest first.
@@ -179,7 +181,7 @@ impl Rounds {
     }
 }
 
-/// Result of one end whose system calls it for each message.
+/// The result of an end whose system calls a handler for each message.
 #[derive(Debug)]
 pub(crate) enum EndResult {
     Received(ReceiveTotals),
@@ -190,22 +192,22 @@ impl EndResult {
     /// Returns the totals of the received messages.
     ///
     /// # Errors
-    /// Fails if this end did not count.
-    pub(crate) fn arrived(self) -> Result<ReceiveTotals> {
+    /// Fails if this end did not count messages.
+    pub(crate) fn receive_totals(self) -> Result<ReceiveTotals> {
         match self {
-            Self::Received(arrived) => Ok(arrived),
-            Self::Rounds(_) => bail!("this end does not count"),
+            Self::Received(totals) => Ok(totals),
+            Self::Rounds(_) => bail!("this end does not count messages"),
         }
     }
 
     /// Returns the rounds of this end.
     ///
     /// # Errors
-    /// Fails if this end did not ping.
+    /// Fails if this end did not measure rounds.
     pub(crate) fn rounds(self) -> Result<Rounds> {
         match self {
             Self::Rounds(rounds) => Ok(rounds),
-            Self::Received(_) => bail!("this end does not ping"),
+            Self::Received(_) => bail!("this end does not measure rounds"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A network of nodes in this process, one of which broadcasts to all others.
+//! A network of nodes that are all in this process. One of them broadcasts to the others.
 
 use anyhow::{Result, bail};
 
@@ -20,11 +20,11 @@ pub(crate) enum Network {
 impl Network {
     /// Returns whether `system` can form a network.
     pub(crate) fn supports(system: System) -> bool {
-        system == System::Peerkit || system.only_broadcasts()
+        system == System::Peerkit || system.is_only_for_broadcasts()
     }
 
-    /// Starts one node per log, which records the broadcasts that the node receives. Returns once
-    /// the network has settled.
+    /// Starts one node for each log. The node records received broadcasts in its log. Returns when the
+    /// network has settled.
     pub(crate) async fn form(system: System, logs: &[BroadcastLog]) -> Result<Self> {
         Ok(match system {
             System::Peerkit => Self::Peerkit(peerkit::network::Network::form(logs).await?),
@@ -36,8 +36,8 @@ impl Network {
         })
     }
 
-    /// Broadcasts from the node `author`. Waits until the node has accepted the message; returns
-    /// false if its queue has no room.
+    /// Broadcasts a message from the node `author`. Waits until the node has accepted the message. Returns
+    /// false if the node's queue is full.
     pub(crate) async fn broadcast(&self, author: usize, message: &[u8]) -> Result<bool> {
         match self {
             Self::Peerkit(network) => network.broadcast(author, message).await,
@@ -48,7 +48,7 @@ impl Network {
         }
     }
 
-    /// Returns the totals that all nodes have received so far.
+    /// Returns the totals of what all nodes have received so far.
     pub(crate) async fn totals(&self) -> NetworkTotals {
         match self {
             Self::Peerkit(network) => network.totals().await,

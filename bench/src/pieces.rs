@@ -1,4 +1,4 @@
-//! The hot steps of a message's path, each alone, on one thread and without a socket. The bench
+//! The hot steps on the path of a message. Each runs alone, on one thread and without a socket. The bench
 //! `hot` measures their time, and `bench/instructions` counts their instructions.
 
 use std::hint::black_box;
@@ -18,7 +18,7 @@ use peerkit_proto::message::PackedMessage;
 use peerkit_proto::time::Instant;
 use peerkit_proto::versions::Versions;
 
-/// Bytes of the frames of one run: the most that a busy link reads at once.
+/// Number of bytes of the frames of one run. A busy link reads at most this number at a time.
 const RUN_BYTES: usize = 256 << 10;
 
 /// One hot step, with messages of one size.
@@ -26,16 +26,16 @@ const RUN_BYTES: usize = 256 << 10;
 pub struct HotStep {
     /// Name of the step.
     pub name: &'static str,
-    /// Bytes of a message.
+    /// Size of a message, in bytes.
     size: usize,
     start: fn(&MessageBlock) -> StepFn,
 }
 
-/// Handles an input and returns the number of messages in it.
+/// Handles an input, and returns the number of messages that it has handled.
 type StepFn = Box<dyn FnMut(&mut Input) -> u64>;
 
 impl HotStep {
-    /// Every step, in the order of a message's path.
+    /// All steps, in the order in which a message passes through them.
     pub const ALL: [Self; 9] = [
         Self { name: "encode-64", size: 64, start: encode },
         Self { name: "encode-1k", size: 1024, start: encode },
@@ -51,13 +51,13 @@ impl HotStep {
     /// Returns the step with this name.
     ///
     /// # Errors
-    /// Fails if there is none.
+    /// Fails if there is no such step.
     pub fn named(name: &str) -> Result<Self> {
-        let named = Self::ALL.into_iter().find(|piece| piece.name == name);
-        named.with_context(|| format!("unknown step {name:?}"))
+        let found = Self::ALL.into_iter().find(|step| step.name == name);
+        found.with_context(|| format!("unknown step {name:?}"))
     }
 
-    /// Prepares the step for repeated runs.
+    /// Prepares the step so that it can run repeatedly.
     #[must_use]
     pub fn start(&self) -> HotRun {
         let block = MessageBlock::new(self.size);
@@ -78,7 +78,7 @@ impl HotRun {
         self.block.0.len() as u64
     }
 
-    /// Fills the input that one run consumes. Not part of what is measured.
+    /// Fills the input that one run consumes. This is not measured.
     pub fn fill(&self, input: &mut Input) {
         input.bytes.clear();
         input.bytes.extend_from_slice(&self.block.encoded());
@@ -88,28 +88,28 @@ impl HotRun {
     /// Runs the step once.
     ///
     /// # Errors
-    /// Fails if it did not handle all messages.
+    /// Fails if the step did not handle all messages.
     pub fn run(&mut self, input: &mut Input) -> Result<()> {
         let handled = (self.run)(input);
-        let wanted = self.messages();
-        ensure!(handled == wanted, "{handled} of {wanted} messages");
+        let expected = self.messages();
+        ensure!(handled == expected, "{handled} of {expected} messages were handled");
         Ok(())
     }
 }
 
-/// Input that one run consumes, as bytes and as messages. It can be filled again.
+/// The input that one run consumes, both as bytes and as messages. It can be filled again.
 #[derive(Debug, Default)]
 pub struct Input {
     bytes: BytesMut,
     messages: Messages,
 }
 
-/// Messages of one run.
+/// The messages of one run.
 struct MessageBlock(Vec<Message>);
 
 impl MessageBlock {
     fn new(size: usize) -> Self {
-        // They share one allocation, as the messages of one read do.
+        // The bodies share one allocation, as those of messages from one read do.
         let body = Bytes::from(vec![7; size]);
         Self(vec![Message::bytes(body); RUN_BYTES / (MESSAGE_HEADER_LEN + size)])
     }
@@ -122,7 +122,7 @@ impl MessageBlock {
             .collect()
     }
 
-    /// Returns the messages as a link would have received them.
+    /// Returns the messages in the form in which a link receives them.
     fn received(&self) -> Messages {
         let mut bytes = BytesMut::from(&self.encoded()[..]);
         let frames = Frames::split(&mut bytes, &Config::default());
@@ -142,22 +142,22 @@ fn encode(block: &MessageBlock) -> StepFn {
     Box::new(move |_| {
         out.clear();
         frames.iter().for_each(|frame| frame.encode(&mut out));
-        // The compiler could leave out work whose result is not used.
+        // Keeps the compiler from leaving out the encoding, as its result is not used otherwise.
         black_box(&out);
         frames.len() as u64
     })
 }
 
-/// Puts messages into a link's queue one by one and takes them out in blocks.
+/// Puts messages into a link's outbox one by one, and takes them out in blocks.
 fn queue(block: &MessageBlock) -> StepFn {
-    let (messages, mut queue) = (block.0.clone(), OutboxBench::new(&Config::default()));
+    let (messages, mut outbox) = (block.0.clone(), OutboxBench::new(&Config::default()));
     Box::new(move |_| {
         for message in &messages {
-            if !queue.put(message.body()) {
+            if !outbox.put(message.body()) {
                 break;
             }
         }
-        queue.take()
+        outbox.take()
     })
 }
 
@@ -174,7 +174,7 @@ fn count(messages: impl Iterator<Item = Message>) -> u64 {
     messages.map(black_box).count() as u64
 }
 
-/// Feeds received bytes to a link and takes its messages.
+/// Feeds received bytes to a link, and takes the messages out of it.
 fn link(_: &MessageBlock) -> StepFn {
     let mut link = open_link();
     Box::new(move |input| {
@@ -208,7 +208,7 @@ fn open_link() -> Link {
     let mut link = Link::new(Instant::ZERO, Side::Acceptor, greeting, &Arc::default());
     link.receive(Instant::ZERO, &mut BytesMut::from(&theirs[..]));
     link.admit(Instant::ZERO);
-    // The output of the handshake is not part of what is measured.
+    // Takes the outputs of the handshake, which are not measured.
     while link.poll().is_some() {}
     link
 }
@@ -250,7 +250,7 @@ fn subscriber(_: &MessageBlock) -> StepFn {
 fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(ready) => Some(ready),
-        // `HotRun::run` would report the messages that are missing then.
+        // In this case messages are missing, which `HotRun::run` reports.
         Poll::Pending => None,
     }
 }

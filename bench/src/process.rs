@@ -1,7 +1,7 @@
-//! Child processes: this program again, in a role. Parent and child exchange JSON lines.
+//! Child processes. A child is this program again, in a role. Parent and child exchange lines of JSON.
 //!
-//! A child sends one line when it is ready and one report at its end. Then it stays until its input
-//! ends, because what it has sent may still be in flight. So it also exits when its parent does.
+//! A child sends one line when it is ready, and one report at its end. It then waits until its input ends,
+//! because data that it has sent may still be in flight. So it also exits when its parent exits.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -14,10 +14,10 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Stdin, stdin};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
-/// First argument when this program starts itself.
+/// The first argument when this program starts itself.
 pub(crate) const ROLE: &str = "role";
 
-/// A process started by this one. Dropping it kills it.
+/// A process that this one has started. Dropping this value kills the process.
 pub(crate) struct Child {
     process: tokio::process::Child,
     input: ChildStdin,
@@ -25,23 +25,25 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts this program again, with `words` as the arguments of
+    /// Starts this program again, with the given arguments for
     /// [`Workload::run_child`](crate::workload::Workload::run_child).
-    pub(crate) fn start<W: AsRef<OsStr>>(words: impl IntoIterator<Item = W>) -> Result<Self> {
+    pub(crate) fn start<W: AsRef<OsStr>>(arguments: impl IntoIterator<Item = W>) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg(ROLE).args(words);
+        command.arg(ROLE).args(arguments);
         Self::run(command)
     }
 
     /// Like [`Child::start`], at the lowest priority.
-    pub(crate) fn start_low<W: AsRef<OsStr>>(words: impl IntoIterator<Item = W>) -> Result<Self> {
-        // `nice` replaces itself by the program, so the process ID is that of the program.
+    pub(crate) fn start_low<W: AsRef<OsStr>>(
+        arguments: impl IntoIterator<Item = W>,
+    ) -> Result<Self> {
+        // `nice` replaces itself with the program, so the process id is that of the program.
         let mut command = Command::new("nice");
-        command.args(["-n", "19"]).arg(std::env::current_exe()?).arg(ROLE).args(words);
+        command.args(["-n", "19"]).arg(std::env::current_exe()?).arg(ROLE).args(arguments);
         Self::run(command)
     }
 
-    /// Starts another program that exchanges lines in the same way.
+    /// Starts another program, which exchanges lines in the same way.
     pub(crate) fn run(mut command: Command) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().context("cannot start the child process")?;
@@ -73,8 +75,8 @@ impl Child {
         Ok(self.input.flush().await?)
     }
 
-    /// Closes the child's input, so that it exits, and waits for its end. Call it after receiving
-    /// the report.
+    /// Closes the child's input, so that the child exits, and waits for its exit. Has to be called after the
+    /// report was received.
     ///
     /// # Errors
     /// Fails if the child exits with an error.
@@ -85,13 +87,13 @@ impl Child {
         Ok(())
     }
 
-    /// Returns the process ID.
+    /// Returns the process id.
     pub(crate) fn id(&self) -> Result<u32> {
         self.process.id().context("the child process has ended")
     }
 
-    /// Suspends the child: its connections stay open, but nothing reads from them. Dropping it
-    /// still kills it.
+    /// Suspends the child. Its connections stay open, but it reads nothing from them. Dropping this value
+    /// still kills the child.
     pub(crate) async fn pause(&self) -> Result<()> {
         self.signal("-STOP").await
     }
@@ -103,24 +105,24 @@ impl Child {
 
     async fn signal(&self, signal: &str) -> Result<()> {
         let process = self.id()?.to_string();
-        // std can send no signal but SIGKILL.
+        // The standard library can send no signal except SIGKILL.
         let status = Command::new("kill").args([signal, &process]).status().await;
         let status = status.context("cannot run `kill`")?;
         ensure!(status.success(), "`kill {signal}` failed: {status}");
         Ok(())
     }
 
-    /// Returns its processor time so far, see [`cpu_seconds`].
+    /// Returns the processor time of the child so far: see [`cpu_seconds`].
     pub(crate) fn cpu_seconds(&self) -> f64 {
         self.process.id().map_or(0.0, cpu_seconds)
     }
 
-    /// Returns its peak memory, see [`peak_bytes`].
+    /// Returns the peak memory of the child: see [`peak_bytes`].
     pub(crate) fn peak_bytes(&self) -> u64 {
         self.process.id().map_or(0, peak_bytes)
     }
 
-    /// Returns its current memory, see [`resident_bytes`].
+    /// Returns the current memory of the child: see [`resident_bytes`].
     pub(crate) fn resident_bytes(&self) -> u64 {
         self.process.id().map_or(0, resident_bytes)
     }
@@ -139,12 +141,12 @@ impl Parent {
 
     /// Sends a line to the parent.
     pub(crate) fn send(&self, line: &impl Serialize) -> Result<()> {
-        // Standard output writes each line at once, even to a pipe.
+        // Standard output is flushed after each line, even if it is a pipe.
         println!("{}", serde_json::to_string(line)?);
         Ok(())
     }
 
-    /// Receives the next line from the parent, or `None` once the parent has closed this process's
+    /// Receives the next line from the parent. Returns `None` when the parent has closed this process's
     /// input.
     pub(crate) async fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
         let mut line = String::new();
@@ -153,46 +155,47 @@ impl Parent {
     }
 
     /// Waits until the parent closes this process's input.
-    pub(crate) async fn released(&mut self) -> Result<()> {
+    pub(crate) async fn wait_for_end(&mut self) -> Result<()> {
         while self.receive::<serde_json::Value>().await?.is_some() {}
         Ok(())
     }
 }
 
-/// Returns the processor time of all threads of a process so far, in seconds, to 10 ms. Returns 0
-/// on systems without `/proc`.
+/// Returns the processor time of all threads of a process so far, in seconds, with a resolution of 10 ms.
+/// Returns 0 on systems without `/proc`.
 pub(crate) fn cpu_seconds(process: u32) -> f64 {
-    stat_seconds(process, OWN)
+    stat_seconds(process, OWN_TIME)
 }
 
-/// Returns the processor time of the ended children of `process`, in seconds, see [`cpu_seconds`].
+/// Returns the processor time of the ended children of `process`, in seconds: see [`cpu_seconds`].
 pub(crate) fn ended_cpu_seconds(process: u32) -> f64 {
-    stat_seconds(process, ENDED)
+    stat_seconds(process, ENDED_TIME)
 }
 
-/// User and system time are fields 14 and 15 of a process's stat, counted from 1; fields 16 and 17
-/// are those of its ended children and their children (proc(5)).
-const OWN: usize = 14;
-const ENDED: usize = 16;
+/// Number of the first of two fields in `/proc/PID/stat`: user time and system time. The fields are counted
+/// from 1. The two fields after them are the times of ended children and their children (proc(5)).
+const OWN_TIME: usize = 14;
+const ENDED_TIME: usize = 16;
 
 fn stat_seconds(process: u32, first: usize) -> f64 {
-    /// Ticks a second in /proc: fixed, whatever the kernel's own timer is (proc(5)).
-    const TICKS: f64 = 100.0;
+    /// Number of ticks per second in `/proc`. It does not depend on the kernel's own timer (proc(5)).
+    const TICKS_PER_SECOND: f64 = 100.0;
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The name, in brackets, may contain anything, brackets too; field 3 follows the last one.
+    // The name of the process is in brackets and may itself contain brackets. Field 3 follows the last
+    // bracket.
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks: f64 =
         rest.split_whitespace().skip(first - 3).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
-    ticks / TICKS
+    ticks / TICKS_PER_SECOND
 }
 
-/// Processor time per thread of a process, in nanoseconds: far finer than [`cpu_seconds`]. Empty on
-/// systems without `/proc`.
+/// The processor time of each thread of a process, in nanoseconds. The resolution is much finer than that of
+/// [`cpu_seconds`]. Empty on systems without `/proc`.
 #[derive(Debug)]
 pub(crate) struct ThreadTimes(BTreeMap<OsString, u64>);
 
 impl ThreadTimes {
-    /// Reads the times so far.
+    /// Reads the times of the threads so far.
     pub(crate) fn of(process: u32) -> Self {
         let threads = std::fs::read_dir(format!("/proc/{process}/task"));
         let time = |thread: DirEntry| {
@@ -202,8 +205,8 @@ impl ThreadTimes {
         Self(threads.into_iter().flatten().flatten().filter_map(time).collect())
     }
 
-    /// Returns the seconds of all threads since `before`. The time of threads that have ended since
-    /// then is lost.
+    /// Returns the processor time of all threads since `before`, in seconds. Leaves out threads that have
+    /// ended since then.
     pub(crate) fn seconds_since(&self, before: &Self) -> f64 {
         let since = |(thread, now): (_, &u64)| {
             now.saturating_sub(before.0.get(thread).copied().unwrap_or_default())
@@ -251,14 +254,14 @@ mod tests {
     fn time_and_memory_of_a_process_are_read() {
         let own = std::process::id();
         let (before, threads_before) = (cpu_seconds(own), ThreadTimes::of(own));
-        let began = std::time::Instant::now();
+        let start = std::time::Instant::now();
         let mut sum = 0_u64;
-        while began.elapsed().as_millis() < 100 {
+        while start.elapsed().as_millis() < 100 {
             sum = std::hint::black_box(sum.wrapping_add(1));
         }
         assert!(cpu_seconds(own) > before);
-        let had = ThreadTimes::of(own).seconds_since(&threads_before);
-        assert!(had > 0.02, "{had}");
+        let seconds = ThreadTimes::of(own).seconds_since(&threads_before);
+        assert!(seconds > 0.02, "{seconds}");
         assert!(resident_bytes(own) > 1 << 20);
         assert!(peak_bytes(own) >= resident_bytes(own));
         assert_eq!(resident_bytes(u32::MAX), 0);

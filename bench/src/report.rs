@@ -1,4 +1,5 @@
-//! Measurements, and the tables of their medians with each system's ratio to the reference.
+//! Measurements, and tables of their medians. The tables also have the ratio of each system to a reference
+//! system.
 
 use std::fmt::Write;
 
@@ -6,46 +7,46 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::workload::Job;
 
-/// One measurement. Serialized as a flat JSON object.
+/// One measurement. It is serialized as a flat JSON object.
 #[derive(Debug, Clone)]
 pub(crate) struct Measurement {
-    /// Name of the workload.
+    /// The name of the workload.
     pub workload: &'static str,
-    /// Name of the system.
+    /// The name of the system.
     pub system: &'static str,
-    /// Name of the system it is compared with.
+    /// The name of the system with which this system is compared.
     pub reference: &'static str,
-    /// Name of the case: `64 B`, `32 peers`.
+    /// The name of the case, such as `64 B` or `32 peers`.
     pub case: String,
-    /// Measured figures.
+    /// The measured figures.
     pub figures: Vec<Figure>,
 }
 
 /// One figure of a measurement.
 #[derive(Debug, Clone)]
 pub(crate) struct Figure {
-    /// Its name, with the unit last: `messages_per_s`.
+    /// The name of the figure, with its unit at the end, such as `messages_per_s`.
     pub name: &'static str,
-    /// Its value.
+    /// The value of the figure.
     pub value: f64,
-    /// Direction in which it is better.
+    /// The direction in which the figure gets better.
     pub better: Better,
 }
 
-/// Direction in which a figure is better.
+/// The direction in which a figure gets better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Better {
     /// Larger is better.
     Higher,
     /// Smaller is better.
     Lower,
-    /// For information only: no ratio is printed.
+    /// The figure is for information. No ratio is printed.
     Neither,
 }
 
 impl Measurement {
     /// Creates the measurement of `job`.
-    pub(crate) fn of(job: &Job, figures: Vec<Figure>) -> Self {
+    pub(crate) fn new(job: &Job, figures: Vec<Figure>) -> Self {
         let (workload, system) = (job.workload.name(), job.system.name());
         let reference = job.workload.reference().name();
         Self { workload, system, reference, case: job.case.name.clone(), figures }
@@ -57,17 +58,17 @@ impl Measurement {
 }
 
 impl Figure {
-    /// Creates a figure of which larger is better.
+    /// Creates a figure for which a larger value is better.
     pub(crate) fn higher(name: &'static str, value: f64) -> Self {
         Self { name, value, better: Better::Higher }
     }
 
-    /// Creates a figure of which smaller is better.
+    /// Creates a figure for which a smaller value is better.
     pub(crate) fn lower(name: &'static str, value: f64) -> Self {
         Self { name, value, better: Better::Lower }
     }
 
-    /// Creates a figure for information only.
+    /// Creates a figure for information, without a ratio.
     pub(crate) fn info(name: &'static str, value: f64) -> Self {
         Self { name, value, better: Better::Neither }
     }
@@ -86,8 +87,8 @@ impl Serialize for Measurement {
     }
 }
 
-/// Formats one table per workload, with a row per case and system in the order in which they were
-/// first measured. `rounds` holds the measurements of each round.
+/// Formats one table for each workload. It has one row for each case and system, in the order in which they
+/// were first measured. `rounds` has the measurements of each round.
 pub(crate) fn tables(rounds: &[Vec<Measurement>]) -> String {
     let mut out = String::new();
     for workload in distinct(rounds, |measurement| Some(measurement.workload)) {
@@ -96,21 +97,21 @@ pub(crate) fn tables(rounds: &[Vec<Measurement>]) -> String {
     if !out.is_empty() {
         let _ = writeln!(
             out,
-            "\nMedians; in brackets the ratio to what is named above in the same round, its median. \
-             + more is better, - less is."
+            "\nThe values are medians. In brackets is the median of the ratios to the system named above, in the same round. \
+             +: more is better, -: less is better."
         );
     }
     out
 }
 
 fn table(out: &mut String, rounds: &[Vec<Measurement>], workload: &str) {
-    let of = |m: &Measurement| m.workload == workload;
-    let cases = distinct(rounds, |m| of(m).then_some(m.case.as_str()));
-    let systems = distinct(rounds, |m| of(m).then_some(m.system));
-    // One name, as all systems of a workload have the same reference.
-    let reference = distinct(rounds, |m| of(m).then_some(m.reference)).concat();
+    let is_of_workload = |m: &Measurement| m.workload == workload;
+    let cases = distinct(rounds, |m| is_of_workload(m).then_some(m.case.as_str()));
+    let systems = distinct(rounds, |m| is_of_workload(m).then_some(m.system));
+    // All systems of a workload have the same reference, so this is one name.
+    let reference = distinct(rounds, |m| is_of_workload(m).then_some(m.reference)).concat();
     let mut columns: Vec<(&str, Better)> = Vec::new();
-    for figure in rounds.iter().flatten().filter(|m| of(m)).flat_map(|m| &m.figures) {
+    for figure in rounds.iter().flatten().filter(|m| is_of_workload(m)).flat_map(|m| &m.figures) {
         if columns.iter().all(|(name, _)| *name != figure.name) {
             columns.push((figure.name, figure.better));
         }
@@ -131,8 +132,8 @@ fn table(out: &mut String, rounds: &[Vec<Measurement>], workload: &str) {
             }
         }
     }
-    let compared = systems.contains(&reference.as_str());
-    let ratios = if compared { format!(", ratios to {reference}") } else { String::new() };
+    let has_reference = systems.contains(&reference.as_str());
+    let ratios = if has_reference { format!(", ratios to {reference}") } else { String::new() };
     let _ = writeln!(out, "\n{workload}{ratios}");
     write_aligned(out, &lines);
 }
@@ -147,6 +148,7 @@ struct TableRow<'a> {
 }
 
 impl TableRow<'_> {
+    /// Returns the measurements of this row, one for each round.
     fn all(&self) -> impl Iterator<Item = &Measurement> {
         self.rounds.iter().filter_map(|round| self.of(round, self.system))
     }
@@ -163,7 +165,7 @@ impl TableRow<'_> {
             let reference = self.of(round, self.reference)?.figure(name)?.value;
             Some(self.of(round, self.system)?.figure(name)?.value / reference)
         });
-        // The value of the reference may be 0: processor times are, without `/proc`.
+        // The value of the reference may be 0, as processor times are on systems without `/proc`.
         match median(ratios.filter(|ratio| ratio.is_finite()).collect()) {
             Some(ratio) if better != Better::Neither => format!("{} ({ratio:.2})", rounded(value)),
             _ => rounded(value),
@@ -171,14 +173,14 @@ impl TableRow<'_> {
     }
 }
 
-/// Returns the median; of an even number of values the mean of the middle two.
+/// Returns the median. For an even number of values, this is the mean of the two values in the middle.
 fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let (below, above) = (values.len().checked_sub(1)? / 2, values.len() / 2);
     Some((values[below] + values[above]) / 2.0)
 }
 
-/// Formats a number with as many decimal places as are significant.
+/// Formats a number. The larger it is, the fewer decimal places it gets.
 fn rounded(value: f64) -> String {
     match value.abs() {
         size if size >= 1_000.0 => format!("{value:.0}"),
@@ -187,6 +189,8 @@ fn rounded(value: f64) -> String {
     }
 }
 
+/// Returns the different values that `of` returns for the measurements, in the order of their first
+/// occurrence.
 fn distinct<'a, T: PartialEq>(
     rounds: &'a [Vec<Measurement>],
     of: impl Fn(&'a Measurement) -> Option<T>,
@@ -200,7 +204,7 @@ fn distinct<'a, T: PartialEq>(
     found
 }
 
-/// Writes the table with the first two columns aligned left and the others right.
+/// Writes the table. The first two columns are aligned left, the others right.
 fn write_aligned(out: &mut String, lines: &[Vec<String>]) {
     let columns = lines.first().map_or(0, Vec::len);
     let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
@@ -237,7 +241,7 @@ mod tests {
 
     #[test]
     fn ratios_are_taken_round_by_round() {
-        // The machine was twice as fast in the second round; the third has no reference.
+        // The machine was twice as fast in the second round. The third round has no reference.
         let rounds = [
             vec![measured("raw-tls", 100.0, 1.0), measured("peerkit", 50.0, 1.0)],
             vec![measured("raw-tls", 200.0, 1.0), measured("peerkit", 100.0, 1.0)],
@@ -252,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn the_median_is_the_middle() {
+    fn the_median_is_the_value_in_the_middle() {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(vec![4.0, 1.0]), Some(2.5));
         assert_eq!(median(Vec::new()), None);

@@ -1,6 +1,6 @@
-//! Byte streams between two ends, of any system. Each starts with a byte that states its purpose.
-//! That byte also makes the stream visible to the other end at once, and lets it accept several
-//! streams in any order.
+//! Byte streams of any system between two ends. Each stream starts with a byte that says what the stream is
+//! for. This byte also makes the stream visible to the other end immediately, and lets the other end accept
+//! several streams in any order.
 
 use anyhow::{Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,13 +11,13 @@ use crate::system::System;
 use crate::systems::{iroh, libp2p};
 use crate::systems::{peerkit, raw};
 
-/// First byte of a stream.
+/// The first byte of a stream, which says what the stream is for.
 pub(crate) type Purpose = u8;
 
-/// Purpose of a stream for messages.
+/// The stream is for messages.
 pub(crate) const MESSAGES: Purpose = b'm';
 
-/// Purpose of a stream for bulk data.
+/// The stream is for bulk data.
 pub(crate) const BULK: Purpose = b'b';
 
 /// The end that accepts streams.
@@ -94,7 +94,7 @@ impl Listener {
     pub(crate) async fn accept_messages(&mut self) -> Result<Stream> {
         match self.accept().await? {
             (MESSAGES, stream) => Ok(stream),
-            (other, _) => bail!("a stream of purpose {other} came first"),
+            (other, _) => bail!("the first stream has the purpose {other}"),
         }
     }
 }

@@ -5,25 +5,25 @@ use anyhow::{Context, Result};
 /// A system that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum System {
-    /// TCP with a length before each message, in batches of 64 KiB.
+    /// TCP connections, with a length before each message and batches of 64 KiB.
     RawTcp,
-    /// The same within TLS, by tokio-rustls: the upper bound for this machine.
+    /// The same over TLS, with tokio-rustls. Its rate is about the upper bound for this machine.
     RawTls,
     /// A peerkit node with a handler.
     Peerkit,
-    /// Publisher and subscriber on a TCP link. Not encrypted.
+    /// zenoh publisher and subscriber on a TCP link. Not encrypted.
     #[cfg(feature = "systems")]
     ZenohTcp,
-    /// Publisher and subscriber on a TLS link.
+    /// zenoh publisher and subscriber on a TLS link.
     #[cfg(feature = "systems")]
     ZenohTls,
-    /// A yamux stream within noise, with messages as on raw TLS.
+    /// A yamux stream of libp2p over noise, with messages as in `RawTls`.
     #[cfg(feature = "systems")]
     Libp2pNoise,
-    /// A yamux stream within TLS, with messages as on raw TLS.
+    /// A yamux stream of libp2p over TLS, with messages as in `RawTls`.
     #[cfg(feature = "systems")]
     Libp2pTls,
-    /// A QUIC stream, with messages as on raw TLS.
+    /// A QUIC stream of iroh, with messages as in `RawTls`.
     #[cfg(feature = "systems")]
     Iroh,
     /// A network of libp2p swarms that broadcast by gossipsub.
@@ -38,7 +38,7 @@ pub(crate) enum System {
     /// iroh endpoints with a blob store on disk.
     #[cfg(feature = "systems")]
     IrohBlobs,
-    /// The program curl and our own HTTP server. Neither encrypted nor verified.
+    /// The program curl and the HTTP server of this bench. Neither encrypted nor verified.
     Curl,
     /// The program aria2 over BitTorrent. Not encrypted.
     Aria2,
@@ -49,7 +49,7 @@ pub(crate) enum System {
 }
 
 impl System {
-    /// Every system that this program was built with.
+    /// All systems that this program was built with.
     pub(crate) const ALL: &[Self] = &[
         Self::RawTcp,
         Self::RawTls,
@@ -116,9 +116,9 @@ impl System {
         found.with_context(|| format!("unknown system `{name}`; known are {names}"))
     }
 
-    /// Returns whether this system is measured for its broadcasts alone. Such systems exist only as
-    /// a [`Network`](crate::network::Network).
-    pub(crate) fn only_broadcasts(self) -> bool {
+    /// Returns whether only broadcasts of this system are measured. Such a system is implemented only as a
+    /// [`Network`](crate::network::Network).
+    pub(crate) fn is_only_for_broadcasts(self) -> bool {
         match self {
             #[cfg(feature = "systems")]
             Self::Gossipsub | Self::IrohGossip => true,
@@ -126,8 +126,8 @@ impl System {
         }
     }
 
-    /// Returns whether this system is measured for files alone.
-    pub(crate) fn only_files(self) -> bool {
+    /// Returns whether only files are measured with this system.
+    pub(crate) fn is_only_for_files(self) -> bool {
         match self {
             Self::Curl | Self::Aria2 | Self::Rsync | Self::B3sum => true,
             #[cfg(feature = "systems")]
@@ -146,21 +146,20 @@ impl System {
         }
     }
 
-    /// Returns whether this program can be one end of the system's links, see
-    /// [`Link`](crate::link::Link).
+    /// Returns whether this system is implemented as a [`Link`](crate::link::Link).
     pub(crate) fn has_links(self) -> bool {
         match self {
             #[cfg(feature = "systems")]
             Self::P2pnetwork => false,
-            _ => !self.only_broadcasts() && !self.only_files(),
+            _ => !self.is_only_for_broadcasts() && !self.is_only_for_files(),
         }
     }
 
     /// Returns whether one link of this system can carry bulk traffic both ways at once.
-    pub(crate) fn goes_both_ways(self) -> bool {
+    pub(crate) fn supports_both_ways(self) -> bool {
         match self {
-            // zenoh 1.10.2 deadlocks over TLS within a second: both ends wait for ever although
-            // nothing is in flight.
+            // Over TLS, zenoh 1.10.2 deadlocks within a second: both ends wait for ever although no data is
+            // in flight.
             #[cfg(feature = "systems")]
             Self::ZenohTls => false,
             _ => self.has_links(),
@@ -172,7 +171,7 @@ impl System {
         match self {
             #[cfg(feature = "systems")]
             Self::ZenohTcp | Self::ZenohTls | Self::P2pnetwork => false,
-            _ => !self.only_broadcasts() && !self.only_files(),
+            _ => !self.is_only_for_broadcasts() && !self.is_only_for_files(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Each system's implementation of links, streams, networks and files.
+//! The implementations of links, streams, networks and files for each system.
 
 use anyhow::Result;
 
@@ -20,19 +20,19 @@ pub(crate) mod rsync;
 #[cfg(feature = "systems")]
 pub(crate) mod zenoh;
 
-/// Returns the systems of `wanted` (all if it is empty) that are `used` and available here. Prints
-/// the ones that are not available.
-pub(crate) fn available(wanted: &[System], used: impl Fn(System) -> bool) -> Vec<System> {
+/// Returns the systems that are listed in `wanted` (all systems if `wanted` is empty), that a workload needs,
+/// and that are available on this machine. Prints those that are not available.
+pub(crate) fn available(wanted: &[System], is_needed: impl Fn(System) -> bool) -> Vec<System> {
     let is_wanted =
-        |system: &&System| (wanted.is_empty() || wanted.contains(system)) && used(**system);
-    let is_there = |system: &System| match prepare(*system) {
+        |system: &&System| (wanted.is_empty() || wanted.contains(system)) && is_needed(**system);
+    let is_available = |system: &System| match prepare(*system) {
         Ok(()) => true,
         Err(error) => {
             eprintln!("bench: {} is left out: {error:#}", system.name());
             false
         }
     };
-    System::ALL.iter().filter(is_wanted).copied().filter(is_there).collect()
+    System::ALL.iter().filter(is_wanted).copied().filter(is_available).collect()
 }
 
 fn prepare(system: System) -> Result<()> {

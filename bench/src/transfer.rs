@@ -1,4 +1,4 @@
-//! File transfers between two processes: one with all sources, one with all fetchers.
+//! File transfers between two processes: one has all sources, the other has all fetchers.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,71 +16,71 @@ use crate::systems::iroh;
 use crate::systems::{peerkit, raw};
 use crate::workload::Job;
 
-/// Roles of the two processes.
+/// The roles of the two processes.
 const SHARE: &str = "share";
 const FETCH: &str = "fetch";
 
-/// Plan of a transfer.
+/// The plan of a transfer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct TransferPlan {
-    /// File or folder to share.
+    /// The file or folder to share.
     pub from: PathBuf,
-    /// Folder that contains one folder per fetcher.
+    /// The folder that contains one folder for each fetcher.
     pub to: PathBuf,
     /// Number of sources.
     pub sources: usize,
-    /// Upload limit of each source, in bytes/s; 0 for none.
+    /// Upload limit of each source, in bytes per second; 0 for no limit.
     pub upload_rate: u64,
     /// Number of fetchers.
     pub fetchers: usize,
 }
 
-/// Offer of the sources to the fetchers.
+/// What the fetchers need to know of the sources.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct TransferOffer {
-    /// Addresses of the sources.
+    /// The addresses of the sources.
     pub addresses: Vec<String>,
-    /// Name by which the fetchers request it: a hash, with some systems also a file name.
+    /// The name by which the fetchers request the file: a hash, a file name or both, depending on the system.
     pub hash: String,
 }
 
-/// Resources used by a process.
+/// The resources that a process has used.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct ResourceUsage {
     /// Processor time, in seconds.
     pub cpu_s: f64,
-    /// Peak memory so far.
+    /// Peak memory so far, in bytes.
     pub peak_bytes: u64,
 }
 
-/// Cost of hashing the shared file or folder.
+/// The cost of sharing a file or folder, which includes hashing it.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct ShareResult {
-    /// Time until the first source has shared it.
+    /// Time until the first source has shared the file or folder.
     pub elapsed: Duration,
-    /// Usage of all sources together.
+    /// Resources used by all sources together.
     pub usage: ResourceUsage,
 }
 
-/// Result of one fetch.
+/// The result of one fetch.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct FetchResult {
-    /// Time from the call to its end.
+    /// Duration of the fetch.
     pub elapsed: Duration,
-    /// Number of sources that sent some of it.
+    /// Number of sources that have sent a part of the file.
     pub sources: usize,
 }
 
-/// Result of a transfer.
+/// The result of a transfer.
 #[derive(Debug, Clone)]
 pub(crate) struct TransferResult {
-    /// Cost of sharing; `None` if the system hashes nothing beforehand.
+    /// The cost of sharing; `None` if the system does not hash the file before the transfer.
     pub shared: Option<ShareResult>,
-    /// One result per fetcher.
+    /// One result for each fetcher.
     pub fetches: Vec<FetchResult>,
-    /// Usage of the sources during the fetches.
+    /// Resources used by the sources during the fetches.
     pub sources: ResourceUsage,
-    /// Usage of the fetchers.
+    /// Resources used by the fetchers.
     pub fetchers: ResourceUsage,
 }
 
@@ -96,12 +96,12 @@ impl TransferPlan {
         self.to.join(fetcher.to_string())
     }
 
-    /// Runs the transfer in two processes of this program and checks the copies.
+    /// Runs the transfer in two processes of this program, and checks the copies.
     pub(crate) async fn run(self, job: &Job, original: &Original) -> Result<TransferResult> {
-        let copies = Copies::of(&self, original)?;
-        let moved = self.run_unchecked(job).await?;
+        let copies = Copies::new(&self, original)?;
+        let transfer = self.run_unchecked(job).await?;
         copies.check().await?;
-        Ok(moved)
+        Ok(transfer)
     }
 
     async fn run_unchecked(&self, job: &Job) -> Result<TransferResult> {
@@ -111,16 +111,16 @@ impl TransferPlan {
         let mut fetching = Child::start(job.args_with_role(&[FETCH]))?;
         fetching.send(&(self, offer)).await?;
         fetching.receive::<()>().await?;
-        // Both are ready now, so that hashing and the start are not counted.
+        // Both processes are ready, so hashing and the start of the processes do not count.
         let before = (sharing.cpu_seconds(), fetching.cpu_seconds());
         fetching.send(&()).await?;
         let fetches: Vec<FetchResult> = fetching.receive().await?;
-        let used = |child: &Child, before: f64| ResourceUsage {
+        let usage = |child: &Child, before: f64| ResourceUsage {
             cpu_s: child.cpu_seconds() - before,
             peak_bytes: child.peak_bytes(),
         };
-        let sources = used(&sharing, before.0);
-        let fetchers = used(&fetching, before.1);
+        let sources = usage(&sharing, before.0);
+        let fetchers = usage(&fetching, before.1);
         fetching.end().await?;
         sharing.end().await?;
         Ok(TransferResult { shared: Some(shared), fetches, sources, fetchers })
@@ -143,19 +143,19 @@ impl TransferResult {
         Self { shared: None, fetches, sources: source, fetchers: fetcher }
     }
 
-    /// Returns the seconds until the last fetcher had finished.
+    /// Returns the time until the last fetcher has finished, in seconds.
     pub(crate) fn last_s(&self) -> f64 {
         self.fetches.iter().map(|fetch| fetch.elapsed.as_secs_f64()).fold(0.0, f64::max)
     }
 
-    /// Returns the number of sources per fetcher, on average.
+    /// Returns the mean number of sources of a fetcher.
     pub(crate) fn sources_each(&self) -> f64 {
         let sources: usize = self.fetches.iter().map(|fetch| fetch.sources).sum();
         sources as f64 / self.fetches.len() as f64
     }
 }
 
-/// Expected copies. Dropping it removes them.
+/// The expected copies. Dropping this value removes them.
 pub(crate) struct Copies {
     original: Original,
     folder: PathBuf,
@@ -164,7 +164,7 @@ pub(crate) struct Copies {
 
 impl Copies {
     /// Creates the fetchers' folders.
-    pub(crate) fn of(plan: &TransferPlan, original: &Original) -> Result<Self> {
+    pub(crate) fn new(plan: &TransferPlan, original: &Original) -> Result<Self> {
         let name = original.name()?;
         let paths = (0..plan.fetchers).map(|fetcher| plan.folder(fetcher).join(name)).collect();
         for fetcher in 0..plan.fetchers {
@@ -186,7 +186,7 @@ impl Copies {
 
 impl Drop for Copies {
     fn drop(&mut self) {
-        // The folder around it is removed at the end of the run in any case.
+        // An error does not matter, because the temporary folder is removed at the end of the run.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
@@ -194,30 +194,30 @@ impl Drop for Copies {
 /// Runs one of the two processes.
 pub(crate) async fn run_child(job: &Job, rest: &[String]) -> Result<()> {
     match rest {
-        [role] if role == SHARE => share(job.system).await,
-        [role] if role == FETCH => fetch(job.system).await,
+        [role] if role == SHARE => run_sources(job.system).await,
+        [role] if role == FETCH => run_fetchers(job.system).await,
         _ => bail!("{job} has no role {rest:?}"),
     }
 }
 
-async fn share(system: System) -> Result<()> {
+async fn run_sources(system: System) -> Result<()> {
     let mut parent = Parent::new();
     let plan: TransferPlan = parent.receive().await?.context("no plan was received")?;
     let mut sources = Sources::start(system, &plan).await?;
     let own = std::process::id();
-    let (before, began) = (cpu_seconds(own), Instant::now());
+    let (before, start) = (cpu_seconds(own), Instant::now());
     let hash = sources.share(0, &plan.from).await?;
-    let elapsed = began.elapsed();
+    let elapsed = start.elapsed();
     for source in 1..plan.sources {
         sources.share(source, &plan.from).await?;
     }
     let usage = ResourceUsage { cpu_s: cpu_seconds(own) - before, peak_bytes: peak_bytes(own) };
     let offer = TransferOffer { addresses: sources.addresses(), hash };
     parent.send(&(offer, ShareResult { elapsed, usage }))?;
-    parent.released().await
+    parent.wait_for_end().await
 }
 
-async fn fetch(system: System) -> Result<()> {
+async fn run_fetchers(system: System) -> Result<()> {
     let mut parent = Parent::new();
     let request = parent.receive().await?;
     let (plan, offer): (TransferPlan, TransferOffer) = request.context("no plan was received")?;
@@ -233,16 +233,16 @@ async fn fetch(system: System) -> Result<()> {
     let mut fetches = JoinSet::new();
     for fetcher in fetchers {
         fetches.spawn(async move {
-            let began = Instant::now();
+            let start = Instant::now();
             let sources = fetcher.fetch().await?;
-            let result = FetchResult { elapsed: began.elapsed(), sources };
-            // Keep the fetcher: others may still be fetching from it.
+            let result = FetchResult { elapsed: start.elapsed(), sources };
+            // The fetcher is kept, because other fetchers may still fetch from it.
             Ok((result, fetcher))
         });
     }
     let (results, _fetchers): (Vec<_>, Vec<_>) = join_all(fetches).await?.into_iter().unzip();
     parent.send(&results)?;
-    parent.released().await
+    parent.wait_for_end().await
 }
 
 /// The sources of one system.
@@ -264,22 +264,22 @@ impl Sources {
         })
     }
 
-    /// Shares the file or folder. Returns the name to request it by.
+    /// Shares the file or folder. Returns the name by which it can be requested.
     async fn share(&mut self, source: usize, path: &Path) -> Result<String> {
         match self {
-            Self::RawTls(one) => one.share(path),
+            Self::RawTls(only) => only.share(path),
             Self::Peerkit(sources) => sources.share(source, path).await,
             #[cfg(feature = "systems")]
-            Self::IrohBlobs(one) => one.share(path).await,
+            Self::IrohBlobs(only) => only.share(path).await,
         }
     }
 
     fn addresses(&self) -> Vec<String> {
         match self {
-            Self::RawTls(one) => vec![one.address()],
+            Self::RawTls(only) => vec![only.address()],
             Self::Peerkit(sources) => sources.addresses(),
             #[cfg(feature = "systems")]
-            Self::IrohBlobs(one) => vec![one.address()],
+            Self::IrohBlobs(only) => vec![only.address()],
         }
     }
 }
@@ -303,7 +303,7 @@ impl Fetcher {
         })
     }
 
-    /// Fetches the file. Returns the number of sources that sent some of it.
+    /// Fetches the file or folder. Returns the number of sources that have sent a part of it.
     async fn fetch(&self) -> Result<usize> {
         match self {
             Self::RawTls(fetcher) => fetcher.fetch().await,

@@ -1,4 +1,4 @@
-//! The workloads by name, their cases, and the job that is handed to a child process.
+//! The names of the workloads, their cases, and the job that a child process gets.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,77 +8,77 @@ use anyhow::{Context, Result};
 
 use crate::system::System;
 
-/// A workload: a module in [`workloads`](crate::workloads).
+/// A workload. Each has a module in [`workloads`](crate::workloads).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Workload {
-    /// As many messages as possible, one way.
+    /// Sends as many messages as possible, one way.
     Throughput,
-    /// As many messages as possible, both ways at once.
+    /// Sends as many messages as possible, both ways at the same time.
     BothWays,
-    /// One message back and forth.
+    /// Sends one message back and forth.
     Latency,
-    /// Bulk data on byte streams.
+    /// Sends bulk data on byte streams.
     Streams,
-    /// Time until a new process has sent its first message.
+    /// Measures the time until a new process has sent its first message.
     Start,
-    /// Each message to many peers at once.
+    /// Sends each message to many peers.
     FanOut,
-    /// Many links, made as fast as possible.
+    /// Makes many links as fast as possible.
     Connections,
-    /// Links that are idle.
+    /// Keeps many idle links.
     Idle,
-    /// One message back and forth, while another process floods the same node.
+    /// Sends one message back and forth while another process floods the same node.
     Fairness,
-    /// Many peers that do not read.
+    /// Sends to many peers that do not read.
     Unread,
-    /// Broadcasts through a network of many nodes.
+    /// Sends broadcasts through a network of many nodes.
     Network,
-    /// A file from one source to another process's disk.
+    /// Fetches a file from one source to the disk of another process.
     File,
-    /// A file from several sources with a limited upload rate.
+    /// Fetches a file from several sources with a limited upload rate.
     FileSources,
-    /// A file from one source with a limited upload rate to many fetchers.
+    /// Many nodes fetch a file from one source with a limited upload rate.
     FileSwarm,
-    /// A folder of small files.
+    /// Fetches a folder of small files.
     Folder,
-    /// Hashing a file before it is shared.
+    /// Hashes a file before it is shared.
     Hashing,
-    /// A file that is larger than memory.
+    /// Fetches a file that is larger than memory.
     FileHuge,
 }
 
 /// One case of a workload.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
-    /// Its name in tables: `64 B`, `32 peers`.
+    /// The name in tables, such as `64 B` or `32 peers`.
     pub name: String,
-    /// The number in the name: bytes, peers.
+    /// The number in the name, such as bytes or peers.
     pub amount: usize,
 }
 
 /// One measurement to make.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
-    /// Workload to measure.
+    /// The workload to measure.
     pub workload: Workload,
-    /// System to measure.
+    /// The system to measure.
     pub system: System,
-    /// Case of the workload.
+    /// The case of the workload.
     pub case: Case,
-    /// Duration of the measurement, if it has one.
+    /// The duration of the measurement, if the workload has a duration.
     pub length: Duration,
-    /// Folder for files.
+    /// The folder for files.
     pub folder: PathBuf,
 }
 
-/// Options that select and change a workload's cases.
+/// Options that select and change the cases of a workload.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct CaseOptions {
-    /// Bytes of a message or file, instead of each workload's default.
+    /// Size of a message or file in bytes, instead of the workload's default.
     pub bytes: Option<usize>,
     /// Adds the largest cases.
     pub large: bool,
-    /// Uses smaller sizes: such a run only checks that everything arrives.
+    /// Uses smaller sizes. Such a run only checks that everything arrives.
     pub short: bool,
 }
 
@@ -161,17 +161,18 @@ impl Workload {
 }
 
 impl CaseOptions {
-    /// Returns the size to use: the given one, or else `short` or `usual`.
+    /// Returns the size given by the user. If there is none, returns `short` for a short run, and `usual`
+    /// otherwise.
     pub(crate) fn size(self, usual: usize, short: usize) -> usize {
         self.bytes.unwrap_or(if self.short { short } else { usual })
     }
 }
 
 impl Case {
-    /// Creates a case named after an amount of things.
-    pub(crate) fn count(amount: usize, thing: &str) -> Self {
+    /// Creates a case whose name consists of an amount and a noun, such as `32 peers`.
+    pub(crate) fn count(amount: usize, noun: &str) -> Self {
         let plural = if amount == 1 { "" } else { "s" };
-        Self { name: format!("{amount} {thing}{plural}"), amount }
+        Self { name: format!("{amount} {noun}{plural}"), amount }
     }
 
     /// Creates a case of messages or files of `size` bytes.
@@ -202,23 +203,23 @@ impl Job {
         [workload.into(), system.into(), self.case.name.clone(), amount, length, folder]
     }
 
-    /// Returns the arguments for a child process with a role of its own; `rest` follows those of
-    /// the job.
+    /// Returns the arguments of this job, followed by `rest`, for a child process with a role.
     pub(crate) fn args_with_role(&self, rest: &[&str]) -> Vec<String> {
         self.to_args().into_iter().chain(rest.iter().map(|word| (*word).to_owned())).collect()
     }
 
-    /// Parses the job that this process was started for. Returns the remaining arguments too.
+    /// Parses the job that this process was started for. Also returns the remaining arguments.
     pub(crate) fn from_args(
-        mut words: impl Iterator<Item = String>,
+        mut arguments: impl Iterator<Item = String>,
     ) -> Result<(Self, Vec<String>)> {
-        let mut next = || words.next().context("this command line is only for the program itself");
+        let mut next =
+            || arguments.next().context("only this program itself may use the argument `role`");
         let workload = Workload::named(&next()?)?;
         let system = System::named(&next()?)?;
         let case = Case { name: next()?, amount: next()?.parse()? };
         let length = Duration::from_millis(next()?.parse()?);
         let folder = next()?.into();
-        Ok((Self { workload, system, case, length, folder }, words.collect()))
+        Ok((Self { workload, system, case, length, folder }, arguments.collect()))
     }
 }
 

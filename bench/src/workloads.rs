@@ -1,5 +1,5 @@
-//! The workloads: each is a module with `cases`, `measure`, and `run_child` for the processes that
-//! it starts.
+//! The workloads. Each is a module with the functions `cases` and `measure`, and `run_child` for the
+//! processes that it starts.
 
 use anyhow::Result;
 
@@ -30,8 +30,8 @@ mod unread;
 
 impl Workload {
     /// Returns the cases that are measured for each system.
-    pub(crate) fn cases(self, wanted: CaseOptions) -> Vec<Case> {
-        let CaseOptions { bytes, large, .. } = wanted;
+    pub(crate) fn cases(self, options: CaseOptions) -> Vec<Case> {
+        let CaseOptions { bytes, large, .. } = options;
         match self {
             Self::Throughput | Self::BothWays => throughput::cases(bytes),
             Self::Latency => latency::cases(bytes),
@@ -43,26 +43,27 @@ impl Workload {
             Self::Fairness => fairness::cases(),
             Self::Unread => unread::cases(),
             Self::Network => network::cases(),
-            Self::File => file::cases(wanted),
-            Self::FileSources => file_sources::cases(wanted),
-            Self::FileSwarm => file_swarm::cases(wanted),
-            Self::Folder => folder::cases(wanted),
-            Self::Hashing => hashing::cases(wanted),
-            Self::FileHuge => file_huge::cases(wanted),
+            Self::File => file::cases(options),
+            Self::FileSources => file_sources::cases(options),
+            Self::FileSwarm => file_swarm::cases(options),
+            Self::Folder => folder::cases(options),
+            Self::Hashing => hashing::cases(options),
+            Self::FileHuge => file_huge::cases(options),
         }
     }
 
     /// Returns whether `system` supports `case` of this workload.
     pub(crate) fn supports(self, system: System, case: &Case) -> bool {
-        if system.only_broadcasts() {
+        if system.is_only_for_broadcasts() {
             return self == Self::Network;
         }
         match self {
-            // Two Python processes run these two workloads; larger messages would take minutes.
-            Self::Throughput if system.only_files() => false,
+            // A system without links here is a pair of Python processes, for which larger messages would take
+            // minutes.
+            Self::Throughput if system.is_only_for_files() => false,
             Self::Throughput => system.has_links() || case.amount <= 64,
-            Self::Latency => system.goes_both_ways() || !latency::is_beside_bulk(case),
-            Self::BothWays => system.goes_both_ways(),
+            Self::Latency => system.supports_both_ways() || !latency::is_beside_bulk(case),
+            Self::BothWays => system.supports_both_ways(),
             Self::Start => system.has_links(),
             Self::Streams => system.has_streams(),
             Self::FanOut => fan_out::supports(system),
@@ -78,7 +79,7 @@ impl Workload {
         }
     }
 
-    /// Returns the longest run of one measurement, as a multiple of the chosen duration.
+    /// Returns the maximum duration of one measurement, as a multiple of the chosen duration.
     pub(crate) fn max_lengths(self) -> u32 {
         match self {
             Self::Network => network::max_lengths(),

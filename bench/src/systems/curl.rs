@@ -1,4 +1,4 @@
-//! curl, fetching from our own HTTP server in another process.
+//! curl, which fetches from the HTTP server of this bench in another process.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -14,23 +14,22 @@ use crate::workload::Job;
 
 /// Measures a fetch of the file.
 pub(crate) async fn fetch(job: &Job, original: &Original) -> Result<TransferResult> {
-    let copies = Copies::of(&TransferPlan::one(job, original), original)?;
-    let from = original.path.to_str().context("no path")?;
+    let copies = Copies::new(&TransferPlan::one(job, original), original)?;
+    let from = original.path.to_str().context("the path is not UTF-8")?;
     let mut server = Child::start(job.args_with_role(&[from]))?;
     let address: String = server.receive().await?;
     let before = server.cpu_seconds();
     let mut command = external::command("curl")?;
-    // Ignore the user's curl settings, and use no proxy.
-    // `-q` counts only as the first option.
+    // `-q` makes curl ignore the user's settings. It must be the first option. No proxy is used.
     command.args(["-q", "--silent", "--show-error", "--fail", "--noproxy", "*", "--output"]);
     command.arg(copies.path()?).arg(format!("http://{address}/"));
-    let ran = external::run(command).await?;
+    let program = external::run(command).await?;
     let cpu_s = server.cpu_seconds() - before;
     let source = ResourceUsage { cpu_s, peak_bytes: server.peak_bytes() };
-    // The server never exits by itself.
+    // The server does not exit by itself, so it is killed.
     drop(server);
     copies.check().await?;
-    Ok(TransferResult::one(ran.elapsed, source, ran.usage))
+    Ok(TransferResult::one(program.elapsed, source, program.usage))
 }
 
 /// Runs the server process.

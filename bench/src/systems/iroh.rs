@@ -1,4 +1,5 @@
-//! iroh: streams on a QUIC connection, or iroh-gossip. No relay, no discovery, no port mapping.
+//! iroh: streams on a QUIC connection, and the base of iroh-gossip and iroh-blobs. There is no relay, no
+//! discovery and no port mapping.
 
 use std::net::SocketAddr;
 
@@ -38,11 +39,11 @@ impl Listener {
                 self.connection.insert(incoming.await?)
             }
         };
-        Ok(both(connection.accept_bi().await?))
+        Ok(joined(connection.accept_bi().await?))
     }
 }
 
-/// An endpoint with a connection to another, on which it opens streams.
+/// An endpoint that has a connection to another endpoint, and opens streams on it.
 pub(crate) struct Dialler {
     _endpoint: Endpoint,
     connection: Connection,
@@ -50,7 +51,7 @@ pub(crate) struct Dialler {
 
 impl Dialler {
     pub(crate) async fn connect(address: &str) -> Result<Self> {
-        let (id, at) = address.split_once(' ').context("not an address")?;
+        let (id, at) = address.split_once(' ').context("the address has no id")?;
         let to =
             EndpointAddr::new(id.parse::<EndpointId>()?).with_ip_addr(at.parse::<SocketAddr>()?);
         let endpoint = endpoint().await?;
@@ -59,7 +60,7 @@ impl Dialler {
     }
 
     pub(crate) async fn open(&self) -> Result<Stream> {
-        Ok(both(self.connection.open_bi().await?))
+        Ok(joined(self.connection.open_bi().await?))
     }
 }
 
@@ -75,6 +76,7 @@ fn builder() -> Result<Builder> {
         .bind_addr("127.0.0.1:0")?)
 }
 
-fn both((sending, receiving): (SendStream, RecvStream)) -> Stream {
+/// Joins both directions of a stream.
+fn joined((sending, receiving): (SendStream, RecvStream)) -> Stream {
     Box::new(tokio::io::join(receiving, sending))
 }

@@ -1,4 +1,4 @@
-//! libp2p: TCP, noise or TLS, and yamux. The only behaviour is streams or gossipsub.
+//! libp2p over TCP, with noise or TLS, and yamux. The only behaviour of a swarm is streams or gossipsub.
 
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ pub(crate) mod network;
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/bench");
 
-/// Result type that the swarm builder expects of a behaviour.
-type Made<B> = Result<B, Box<dyn std::error::Error + Send + Sync>>;
+/// The type in which the swarm builder expects a behaviour.
+type BehaviourResult<B> = Result<B, Box<dyn std::error::Error + Send + Sync>>;
 
 /// A swarm that accepts streams.
 pub(crate) struct Listener {
@@ -47,7 +47,7 @@ impl Listener {
     }
 }
 
-/// A swarm with a connection to another, on which it opens streams.
+/// A swarm that has a connection to another swarm, and opens streams on it.
 pub(crate) struct Dialler {
     control: Control,
     peer: PeerId,
@@ -80,7 +80,7 @@ impl Dialler {
     }
 }
 
-/// Listens on a free port of 127.0.0.1. Returns the address to dial.
+/// Listens on a free port of 127.0.0.1. Returns the address at which the swarm can be dialled.
 async fn listen<B: NetworkBehaviour>(swarm: &mut Swarm<B>) -> Result<Multiaddr> {
     swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse()?)?;
     loop {
@@ -92,36 +92,37 @@ async fn listen<B: NetworkBehaviour>(swarm: &mut Swarm<B>) -> Result<Multiaddr> 
 
 fn swarm<B: NetworkBehaviour>(
     system: System,
-    behaviour: impl FnOnce(&Keypair) -> Made<B>,
+    behaviour: impl FnOnce(&Keypair) -> BehaviourResult<B>,
 ) -> Result<Swarm<B>> {
     let builder = SwarmBuilder::with_new_identity().with_tokio();
-    // As nodes do: otherwise Nagle's algorithm could delay small messages.
+    // Without this, Nagle's algorithm could delay small messages. Nodes of peerkit do the same.
     let tcp = tcp::Config::default().nodelay(true);
     let yamux = yamux::Config::default;
-    // Keep idle connections open.
-    let patient = |config: libp2p::swarm::Config| {
+    // Keeps idle connections open.
+    let with_long_timeout = |config: libp2p::swarm::Config| {
         config.with_idle_connection_timeout(Duration::from_secs(3_600))
     };
     ensure!(
         matches!(system, System::Libp2pNoise | System::Libp2pTls | System::Gossipsub),
-        "not a libp2p"
+        "{} is not a system of libp2p",
+        system.name()
     );
-    // Each step of the builder has its own type, so the steps cannot be shared.
+    // Each step of the builder has another type, so the two branches can't share steps.
     Ok(match system {
         System::Libp2pTls => builder
             .with_tcp(tcp, tls::Config::new, yamux)?
             .with_behaviour(behaviour)?
-            .with_swarm_config(patient)
+            .with_swarm_config(with_long_timeout)
             .build(),
         _ => builder
             .with_tcp(tcp, noise::Config::new, yamux)?
             .with_behaviour(behaviour)?
-            .with_swarm_config(patient)
+            .with_swarm_config(with_long_timeout)
             .build(),
     })
 }
 
-/// Polls the swarm for ever: it makes progress only while its events are awaited.
+/// Polls the swarm for ever, because a swarm makes progress only while its events are awaited.
 fn drive(mut swarm: Swarm<Behaviour>) -> JoinSet<()> {
     let mut driving = JoinSet::new();
     driving.spawn(async move {

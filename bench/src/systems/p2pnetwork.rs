@@ -1,4 +1,4 @@
-//! p2pnetwork, the Python package: both ends are Python processes, run by `p2pnetwork.py`.
+//! The Python package p2pnetwork. Both ends are Python processes that run `p2pnetwork.py`.
 
 use std::path::PathBuf;
 use std::process::Command as Program;
@@ -22,21 +22,21 @@ pub(crate) struct PythonEnds {
 }
 
 impl PythonEnds {
-    /// Starts both; the dialling one begins at once.
+    /// Starts both processes. The dialling process begins to send immediately.
     pub(crate) async fn start(job: &Job) -> Result<Self> {
-        let mut listener = end(job, "listen", &[])?;
+        let mut listener = start_end(job, "listen", &[])?;
         let port: u16 = listener.receive().await?;
         let (size, seconds) = (job.case.amount, job.length.as_secs_f64());
-        let words = [port.to_string(), size.to_string(), seconds.to_string()];
-        Ok(Self { listener, dialler: end(job, "dial", &words)? })
+        let arguments = [port.to_string(), size.to_string(), seconds.to_string()];
+        Ok(Self { listener, dialler: start_end(job, "dial", &arguments)? })
     }
 
-    /// Returns the number of sent messages and the totals at the receiver. For throughput.
-    pub(crate) async fn arrived(&mut self) -> Result<(u64, ReceiveTotals)> {
+    /// Returns the number of sent messages and the totals of the receiver, for the workload `throughput`.
+    pub(crate) async fn receive_all(&mut self) -> Result<(u64, ReceiveTotals)> {
         Ok((self.dialler.receive().await?, self.listener.receive().await?))
     }
 
-    /// Returns the times of the rounds, shortest first. For latency.
+    /// Returns the round-trip times, shortest first, for the workload `latency`.
     pub(crate) async fn times(&mut self) -> Result<Vec<Duration>> {
         let nanoseconds: Vec<u64> = self.dialler.receive().await?;
         let mut times: Vec<_> = nanoseconds.into_iter().map(Duration::from_nanos).collect();
@@ -50,18 +50,18 @@ impl PythonEnds {
     }
 }
 
-/// Creates a virtual environment with the package below the target folder, unless it exists.
+/// Creates a virtual environment with the package in the target folder, unless there is one.
 ///
 /// # Errors
 /// Fails if there is no Python, or the package cannot be installed.
 pub(crate) fn prepare() -> Result<()> {
     let python = python()?;
-    // An interrupted installation leaves the folder without the package.
-    let has_it = |python: &PathBuf| {
-        let asked = Program::new(python).args(["-c", "import p2pnetwork"]).output();
-        asked.is_ok_and(|output| output.status.success())
+    // The folder may exist without the package, if an installation was interrupted.
+    let has_package = |python: &PathBuf| {
+        let output = Program::new(python).args(["-c", "import p2pnetwork"]).output();
+        output.is_ok_and(|output| output.status.success())
     };
-    if has_it(&python) {
+    if has_package(&python) {
         return Ok(());
     }
     let folder = folder()?;
@@ -70,16 +70,17 @@ pub(crate) fn prepare() -> Result<()> {
 }
 
 fn run(program: &mut Program) -> Result<()> {
-    let output = program.output().with_context(|| format!("can't run {program:?}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program:?} failed: {}", said.trim());
+    let output = program.output().with_context(|| format!("cannot run {program:?}"))?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program:?} failed: {}", stderr.trim());
     Ok(())
 }
 
-/// This program is in target/PROFILE.
+/// Returns the folder of the virtual environment.
 fn folder() -> Result<PathBuf> {
+    // This program is in target/PROFILE.
     let program = std::env::current_exe()?;
-    let target = program.ancestors().nth(2).context("the program is in no folder")?;
+    let target = program.ancestors().nth(2).context("the program has no target folder")?;
     Ok(target.join("bench-p2pnetwork"))
 }
 
@@ -87,8 +88,9 @@ fn python() -> Result<PathBuf> {
     Ok(folder()?.join("bin").join("python"))
 }
 
-fn end(job: &Job, role: &str, words: &[String]) -> Result<Child> {
+/// Starts one of the two processes.
+fn start_end(job: &Job, role: &str, arguments: &[String]) -> Result<Child> {
     let mut command = Command::new(python()?);
-    command.args(["-c", SCRIPT, role, job.workload.name()]).args(words);
+    command.args(["-c", SCRIPT, role, job.workload.name()]).args(arguments);
     Child::run(command)
 }

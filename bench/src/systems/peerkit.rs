@@ -1,4 +1,4 @@
-//! peerkit nodes: messages through a handler, and streams.
+//! peerkit nodes: messages that a handler receives, and streams.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,10 +14,10 @@ pub(crate) mod files;
 pub(crate) mod many_links;
 pub(crate) mod network;
 
-/// Protocol name of the streams.
+/// The protocol name of the streams.
 const PROTOCOL: &str = "bench";
 
-/// A node that waits for another.
+/// A node that waits for a link.
 pub(crate) struct Listener {
     node: Node,
     linked: oneshot::Receiver<Peer>,
@@ -43,7 +43,7 @@ impl Listener {
     }
 }
 
-/// A node and its link to another.
+/// A node, and its link to another node.
 pub(crate) struct Link {
     node: Node,
     sender: Sender,
@@ -70,8 +70,8 @@ impl Link {
         Ok(count)
     }
 
-    pub(crate) async fn arrived(&mut self) -> Result<ReceiveTotals> {
-        (&mut self.result).await.context("the node has ended")?.arrived()
+    pub(crate) async fn receive_all(&mut self) -> Result<ReceiveTotals> {
+        (&mut self.result).await.context("the node has ended")?.receive_totals()
     }
 
     pub(crate) async fn exchange(
@@ -80,19 +80,19 @@ impl Link {
         length: Duration,
     ) -> Result<(u64, ReceiveTotals)> {
         let sent = self.send(size, length).await?;
-        // The handler has been counting in the meantime.
-        Ok((sent, self.arrived().await?))
+        // The handler has counted messages in the meantime.
+        Ok((sent, self.receive_all().await?))
     }
 
     pub(crate) async fn rounds(&mut self) -> Result<Rounds> {
-        // The handler sends every message but this first one, which is not counted.
+        // The first message, which does not count. The handler sends all others.
         self.sender.send("go").await?;
         (&mut self.result).await.context("the node has ended")?.rounds()
     }
 
     pub(crate) async fn start_bulk(&self) -> Result<BulkTransfer> {
         let stream = self.node.open_stream(self.sender.peer().id(), PROTOCOL).await?;
-        Ok(BulkTransfer::pump(Box::new(stream)))
+        Ok(BulkTransfer::send_on(Box::new(stream)))
     }
 
     pub(crate) async fn close(self) {
@@ -100,14 +100,14 @@ impl Link {
     }
 }
 
-/// Handler that counts, echoes or pings.
+/// The handler of one end. It counts messages, sends them back, or measures rounds.
 struct EndHandler {
     state: EndState,
     linked: Option<oneshot::Sender<Peer>>,
     done: Option<oneshot::Sender<EndResult>>,
 }
 
-/// A [`OnMessage`] with its state.
+/// An [`OnMessage`] and the state that it needs.
 enum EndState {
     Count(ReceiveCounter),
     Echo,
@@ -125,7 +125,7 @@ impl EndHandler {
         (Self { state, linked: Some(linked), done: Some(done) }, peer, result)
     }
 
-    fn done(&mut self, result: EndResult) {
+    fn finish(&mut self, result: EndResult) {
         if let Some(done) = self.done.take() {
             let _ = done.send(result);
         }
@@ -141,9 +141,9 @@ impl Handler for EndHandler {
 
     fn node_message(&mut self, cx: &mut Context<'_>, peer: &Peer, message: Message) {
         match &mut self.state {
-            EndState::Count(arrivals) => {
-                if let Some(arrived) = arrivals.take(message.body()) {
-                    self.done(EndResult::Received(arrived));
+            EndState::Count(counter) => {
+                if let Some(totals) = counter.take(message.body()) {
+                    self.finish(EndResult::Received(totals));
                 }
             }
             EndState::Echo => cx.send(peer, message),
@@ -152,7 +152,7 @@ impl Handler for EndHandler {
                 if !under_way.finish() {
                     cx.send(peer, under_way.start());
                 } else if let Some(rounds) = rounds.take() {
-                    self.done(EndResult::Rounds(rounds));
+                    self.finish(EndResult::Rounds(rounds));
                 }
             }
         }
@@ -167,12 +167,12 @@ pub(crate) struct StreamListener {
 
 impl StreamListener {
     pub(crate) async fn bind() -> Result<Self> {
-        let (taken, streams) = mpsc::channel(16);
+        let (accepted, streams) = mpsc::channel(16);
         let node = Node::builder().listen("127.0.0.1:0").spawn().await?;
         node.serve_stream(PROTOCOL, move |stream| {
-            let taken = taken.clone();
+            let accepted = accepted.clone();
             async move {
-                let _ = taken.send(Box::new(stream) as Stream).await;
+                let _ = accepted.send(Box::new(stream) as Stream).await;
             }
         });
         Ok(Self { node, streams })
@@ -187,7 +187,7 @@ impl StreamListener {
     }
 }
 
-/// A node that opens streams to another.
+/// A node that opens streams to another node.
 pub(crate) struct StreamDialler {
     node: Node,
     peer: NodeId,

@@ -1,4 +1,4 @@
-//! Plain connections: TCP, and TLS with a node's settings, the reference.
+//! Connections without a framework: TCP, and TLS with the settings of a node, which is the reference.
 
 use std::net::SocketAddr;
 
@@ -15,20 +15,20 @@ mod tls;
 /// Accepts connections.
 pub(crate) struct Listener {
     socket: TcpListener,
-    at: SocketAddr,
+    local: SocketAddr,
     tls: Option<TlsAcceptor>,
 }
 
 impl Listener {
     pub(crate) async fn bind(tls: bool) -> Result<Self> {
         let socket = TcpListener::bind("127.0.0.1:0").await?;
-        let at = socket.local_addr()?;
+        let local = socket.local_addr()?;
         let tls = if tls { Some(tls::server()?.into()) } else { None };
-        Ok(Self { socket, at, tls })
+        Ok(Self { socket, local, tls })
     }
 
     pub(crate) fn address(&self) -> String {
-        self.at.to_string()
+        self.local.to_string()
     }
 
     pub(crate) async fn accept(&self) -> Result<Stream> {

@@ -1,5 +1,5 @@
-//! zenoh: peers that publish and subscribe, over TCP or TLS. Publishers block under congestion, so
-//! that nothing is dropped. Multicast scouting is off.
+//! zenoh: peers that publish and subscribe, over TCP or TLS. Publishers block under congestion, so that no
+//! message is dropped. Multicast scouting is off.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -21,29 +21,29 @@ use crate::bulk::BulkTransfer;
 use crate::messages::{EndResult, Numbering, OnMessage, ReceiveCounter, ReceiveTotals, Rounds};
 use crate::system::System;
 
-/// Key of the messages from the connecting end to the listening one.
+/// The key of the messages from the connecting end to the listening end.
 const TO_LISTENER: &str = "bench/there";
 
-/// Key of the messages from the listening end to the connecting one.
+/// The key of the messages from the listening end to the connecting end.
 const TO_DIALLER: &str = "bench/back";
 
-/// Key of bulk data, which the connecting end sends.
+/// The key of bulk data, which the connecting end sends.
 const BULK: &str = "bench/bulk";
 
-/// Bytes of each message of bulk data.
+/// Size of each message of bulk data, in bytes.
 const CHUNK: usize = 64 << 10;
 
 /// A session that listens.
 pub(crate) struct Listener {
     link: Link,
-    /// The endpoint and, after a space, the certificate authority that the connecting end needs to
-    /// trust. The authority is empty without TLS.
+    /// The endpoint and, after a space, the certificate authority that the connecting end has to trust.
+    /// Without TLS the authority is empty.
     address: String,
 }
 
 impl Listener {
     pub(crate) async fn bind(system: System, on_message: OnMessage) -> Result<Self> {
-        // zenoh does not report the port that it was given, so choose one that was free a moment
+        // zenoh does not report the port that the system picks, so this chooses a port that was free a moment
         // ago.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut config = config()?;
@@ -52,12 +52,12 @@ impl Listener {
             set(&mut config, "transport/link/tls/root_ca_certificate_base64", &tls.authority)?;
             set(&mut config, "transport/link/tls/listen_certificate_base64", &tls.certificate)?;
             set(&mut config, "transport/link/tls/listen_private_key_base64", &tls.key)?;
-            // The other process needs the certificate of the authority to connect.
+            // The other process needs the authority's certificate to connect.
             format!("tls/127.0.0.1:{port} {}", tls.authority)
         } else {
             format!("tcp/127.0.0.1:{port} ")
         };
-        let endpoint = address.split(' ').next().context("not an address")?;
+        let endpoint = address.split(' ').next().context("the address has no endpoint")?;
         set(&mut config, "listen/endpoints", &[endpoint])?;
         let session = zenoh::open(config).await.map_err(Error::from_boxed)?;
         let mut link = Link::new(session, on_message, TO_DIALLER, TO_LISTENER).await?;
@@ -75,19 +75,21 @@ impl Listener {
     }
 }
 
-/// A session, with a publisher for messages to the other end and a subscriber to messages from it.
+/// A session. It has a publisher for messages to the other end, and a subscriber to messages from the other
+/// end.
 pub(crate) struct Link {
     session: Session,
     out: Arc<Publisher<'static>>,
     subscribers: Vec<Subscriber<()>>,
     result: oneshot::Receiver<EndResult>,
-    /// Bytes of the first ping. The callback sends all later ones.
+    /// Size of the first ping, in bytes. The callback sends all later pings.
     first_ping: Option<usize>,
 }
 
 impl Link {
     pub(crate) async fn connect(address: &str, on_message: OnMessage) -> Result<Self> {
-        let (endpoint, authority) = address.split_once(' ').context("not an address")?;
+        let (endpoint, authority) =
+            address.split_once(' ').context("the address has no endpoint")?;
         let mut config = config()?;
         if !authority.is_empty() {
             set(&mut config, "transport/link/tls/root_ca_certificate_base64", &authority)?;
@@ -105,8 +107,8 @@ impl Link {
         out: &'static str,
         back: &'static str,
     ) -> Result<Self> {
-        // "Express" messages are not batched. Replies and pings need it: they would wait for more
-        // messages to fill a batch.
+        // Messages that are not "express" wait for more messages to fill a batch. Pings and replies must not
+        // wait.
         let express = !matches!(on_message, OnMessage::Count);
         let out = publisher(&session, out, express, Priority::DEFAULT).await?;
         let (done, result) = oneshot::channel();
@@ -124,11 +126,11 @@ impl Link {
     pub(crate) async fn send(&self, size: usize, length: Duration) -> Result<u64> {
         wait_for_subscriber(&self.out).await?;
         let out = self.out.clone();
-        // `wait` blocks while the link is congested, which a task must not do.
+        // `wait` blocks its thread while the link is congested, so it must not run in a task.
         let sending = tokio::task::spawn_blocking(move || {
             let mut numbers = Numbering::new(length);
             loop {
-                // zenoh takes ownership of the message, so each needs fresh memory.
+                // zenoh takes ownership of a message, so each message needs new memory.
                 let mut message = vec![0; size];
                 if !numbers.number(&mut message) {
                     let count = numbers.last(&mut message);
@@ -141,8 +143,8 @@ impl Link {
         sending.await?.map_err(Error::from_boxed)
     }
 
-    pub(crate) async fn arrived(&mut self) -> Result<ReceiveTotals> {
-        (&mut self.result).await.context("the session has ended")?.arrived()
+    pub(crate) async fn receive_all(&mut self) -> Result<ReceiveTotals> {
+        (&mut self.result).await.context("the session has ended")?.receive_totals()
     }
 
     pub(crate) async fn exchange(
@@ -150,28 +152,28 @@ impl Link {
         size: usize,
         length: Duration,
     ) -> Result<(u64, ReceiveTotals)> {
-        // The callback counts what arrives meanwhile, on a thread of zenoh.
+        // In the meantime, the callback counts received messages on a thread of zenoh.
         let sent = self.send(size, length).await?;
-        Ok((sent, self.arrived().await?))
+        Ok((sent, self.receive_all().await?))
     }
 
     pub(crate) async fn rounds(&mut self) -> Result<Rounds> {
-        let Some(size) = self.first_ping else { bail!("this end does not ping") };
+        let Some(size) = self.first_ping else { bail!("this end does not measure rounds") };
         wait_for_subscriber(&self.out).await?;
         self.out.put(vec![0; size]).await.map_err(Error::from_boxed)?;
         (&mut self.result).await.context("the session has ended")?.rounds()
     }
 
-    /// Starts to send bulk data. Its priority is lower than that of the messages, because zenoh
-    /// offers priorities for this purpose.
+    /// Starts to send bulk data. It has a lower priority than the messages, because zenoh has priorities for
+    /// this purpose.
     pub(crate) async fn start_bulk(&self) -> Result<BulkTransfer> {
         let out = publisher(&self.session, BULK, false, Priority::DataLow).await?;
         wait_for_subscriber(&out).await?;
         let bulk = BulkTransfer::new();
-        let (sent, going) = (bulk.sent.clone(), bulk.going.clone());
+        let (sent, is_running) = (bulk.sent.clone(), bulk.is_running.clone());
         tokio::task::spawn_blocking(move || {
             let chunk = ZBytes::from(vec![0x5a; CHUNK]);
-            while going.load(Ordering::Relaxed) && out.put(chunk.clone()).wait().is_ok() {
+            while is_running.load(Ordering::Relaxed) && out.put(chunk.clone()).wait().is_ok() {
                 sent.fetch_add(CHUNK as u64, Ordering::Relaxed);
             }
         });
@@ -184,7 +186,7 @@ impl Link {
     }
 }
 
-/// The callback for received messages, which counts them, echoes them or pings.
+/// The callback for received messages. It counts messages, sends them back, or measures rounds.
 struct SampleHandler {
     state: EndState,
     out: Arc<Publisher<'static>>,
@@ -215,28 +217,28 @@ impl SampleHandler {
     fn handle(&mut self, sample: &Sample) {
         match &mut self.state {
             EndState::Count(counter) => {
-                // A payload may consist of several slices. The message's number is in the first.
+                // A payload may consist of several slices. The first slice has the number of the message.
                 let slice = sample.payload().slices().next().unwrap_or_default();
                 if let Some(totals) = counter.take(slice) {
-                    self.done(EndResult::Received(totals));
+                    self.finish(EndResult::Received(totals));
                 }
             }
             EndState::Echo => {
                 let _ = self.out.put(sample.payload().clone()).wait();
             }
             EndState::Ping(rounds) => {
-                // The rounds are taken out when they end. Later messages are ignored.
+                // There are no rounds after they have ended. Later messages are ignored.
                 let Some(under_way) = rounds else { return };
                 if !under_way.finish() {
                     let _ = self.out.put(under_way.start().to_vec()).wait();
                 } else if let Some(rounds) = rounds.take() {
-                    self.done(EndResult::Rounds(rounds));
+                    self.finish(EndResult::Rounds(rounds));
                 }
             }
         }
     }
 
-    fn done(&mut self, result: EndResult) {
+    fn finish(&mut self, result: EndResult) {
         if let Some(done) = self.done.take() {
             let _ = done.send(result);
         }
@@ -257,9 +259,9 @@ async fn publisher(
     Ok(Arc::new(publisher.await.map_err(Error::from_boxed)?))
 }
 
-/// Waits for a subscriber: messages published before would be lost.
+/// Waits for a subscriber, because earlier messages would be lost.
 async fn wait_for_subscriber(publisher: &Publisher<'_>) -> Result<()> {
-    // Before the status is read, so that no change in between is missed.
+    // The listener is declared before the status is read, so that no change between the two is missed.
     let changes = publisher.matching_listener().await.map_err(Error::from_boxed)?;
     while !publisher.matching_status().await.map_err(Error::from_boxed)?.matching() {
         changes.recv_async().await.map_err(Error::from_boxed)?;
@@ -279,8 +281,8 @@ fn set(config: &mut Config, key: &str, value: &impl serde::Serialize) -> Result<
     config.insert_json5(key, &value).map_err(|error| anyhow::anyhow!("{key}: {error}"))
 }
 
-/// A certificate authority, a certificate that it issued, and the key of that certificate. Each is
-/// PEM, encoded in base64.
+/// A certificate authority, a certificate that it has issued, and the key of that certificate. Each is PEM
+/// text, encoded in base64.
 struct Certificates {
     authority: String,
     certificate: String,

@@ -1,7 +1,7 @@
-//! Many links from one process to another. They are made as fast as possible and are then idle.
-//! Measured are the memory and processor time of each link, the time until all links have answered
-//! a ping, and the time that the listener takes to stop. Each measurement starts two new processes,
-//! so that memory of earlier measurements does not count.
+//! Many links from one process to another. They are made as fast as possible, and are then idle. Measures the
+//! memory and the processor time of each link, the time until all links have answered a ping, and the time
+//! that the listener takes to stop. Each measurement starts two new processes, so that the memory of earlier
+//! measurements does not count.
 
 use std::time::{Duration, Instant};
 
@@ -18,18 +18,18 @@ const LINKS: usize = 1_000;
 /// Number of links in the large case.
 const MANY_LINKS: usize = 10_000;
 
-/// Allowance for open files of a process besides its links.
+/// Number of files that a process may have open in addition to its links.
 const OTHER_FILES: usize = 100;
 
-/// Pause after the last link is made. Temporary buffers are freed in it, before the memory is
-/// measured.
+/// Pause between the last link and the measurement of the memory. Temporary buffers are freed in the
+/// meantime.
 const SETTLING: Duration = Duration::from_secs(3);
 
-/// Roles of the child processes.
+/// The roles of the child processes.
 pub(super) const LISTEN: &str = "listen";
 pub(super) const DIAL: &str = "dial";
 
-/// Returns one case per number of links.
+/// Returns one case for each number of links.
 pub(crate) fn cases(large: bool) -> Vec<Case> {
     let mut cases = vec![Case::count(LINKS, "link")];
     if large {
@@ -44,9 +44,9 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let mut pair = ProcessPair::start(job).await?;
     let listener = UsageSince::new(&pair.listening)?;
     let dialler = UsageSince::new(&pair.dialling)?;
-    let began = Instant::now();
+    let start = Instant::now();
     pair.link().await?;
-    let linking = began.elapsed();
+    let linking = start.elapsed();
     let (listener_s, dialler_s) = (listener.cpu_seconds(), dialler.cpu_seconds());
     tokio::time::sleep(SETTLING).await;
     let (listener_bytes, dialler_bytes) = (listener.bytes(), dialler.bytes());
@@ -70,10 +70,10 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
         Figure::lower("ping_all_ms", pinging.as_secs_f64() * 1e3),
         Figure::lower("stop_ms", stopping.as_secs_f64() * 1e3),
     ];
-    Ok(vec![Measurement::of(job, figures)])
+    Ok(vec![Measurement::new(job, figures)])
 }
 
-/// The listening and the dialling process. End the dialling one first.
+/// The listening and the dialling process. The dialling process has to be ended first.
 pub(super) struct ProcessPair {
     pub(super) listening: Child,
     pub(super) dialling: Child,
@@ -90,7 +90,7 @@ impl ProcessPair {
         Ok(Self { listening, dialling })
     }
 
-    /// Has the dialling process make the links. Waits until both processes have all of them.
+    /// Makes the dialling process dial. Waits until both processes have all links.
     pub(super) async fn link(&mut self) -> Result<()> {
         self.dialling.send(&()).await?;
         self.dialling.receive::<()>().await?;
@@ -129,23 +129,23 @@ pub(crate) async fn run_child(job: &Job, rest: &[String]) -> Result<()> {
     }
 }
 
-/// Runs the listening process: waits for the links, and stops the hub when the parent asks for it
-/// or closes the input.
+/// Runs the listening process. It waits for the links, and stops the hub when the parent sends a line or
+/// closes the input.
 async fn listen(job: &Job) -> Result<()> {
     let mut parent = Parent::new();
     let mut hub = Hub::bind(job.system).await?;
     parent.send(&hub.address())?;
-    hub.linked(job.case.amount).await?;
+    hub.wait_for_links(job.case.amount).await?;
     parent.send(&())?;
     parent.receive::<()>().await?;
-    let began = Instant::now();
+    let start = Instant::now();
     hub.stop().await?;
-    parent.send(&began.elapsed())?;
-    parent.released().await
+    parent.send(&start.elapsed())?;
+    parent.wait_for_end().await
 }
 
-/// Runs the dialling process: dials when the parent asks for it, and pings when the parent asks
-/// again.
+/// Runs the dialling process. It dials when the parent sends a line, and pings when the parent sends another
+/// line.
 pub(super) async fn dial(job: &Job, address: &str) -> Result<()> {
     let mut parent = Parent::new();
     let mut spokes = Spokes::new(job.system, job.case.amount).await?;
@@ -153,13 +153,13 @@ pub(super) async fn dial(job: &Job, address: &str) -> Result<()> {
     parent.receive::<()>().await?;
     spokes.dial(address).await?;
     parent.send(&())?;
-    // The workloads `idle` and `unread` also run this process. They need only the links, so they close its
-    // standard input and ask for no ping.
+    // The workloads `idle` and `unread` also use this process. They need only the links, so they close its
+    // standard input and request no ping.
     if parent.receive::<()>().await?.is_none() {
         return Ok(());
     }
-    let began = Instant::now();
+    let start = Instant::now();
     spokes.ping().await?;
-    parent.send(&began.elapsed())?;
-    parent.released().await
+    parent.send(&start.elapsed())?;
+    parent.wait_for_end().await
 }

@@ -1,9 +1,9 @@
-//! One message back and forth with a server: first alone, then while another process floods the
-//! server with as many messages as possible.
+//! The round trip of one message to a server: first alone, then while another process floods the server with
+//! as many messages as possible.
 //!
-//! If the three processes keep more threads busy than there are processors, messages also wait for
-//! the kernel's scheduler, which lets a thread of the flood finish its time slice. A second case
-//! gives the flood the lowest priority, which leaves only the delay that the server itself causes.
+//! If the three processes keep more threads busy than there are processors, a message also waits until the
+//! kernel's scheduler has let a thread of the flood finish its time slice. In a second case the flood has the
+//! lowest priority, so that only the delay remains that the server itself causes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 use peerkit::{Context, Handler, Message, Node, Peer};
 use tokio::task::JoinSet;
 
-use super::latency::share_us;
+use super::latency::percentile_us;
 use crate::bulk::Stream;
 use crate::framing::{self, FrameReader};
 use crate::link::Link;
@@ -25,61 +25,59 @@ use crate::streams::{Dialler, Listener, Purpose};
 use crate::system::System;
 use crate::workload::{Case, Job};
 
-/// Bytes of every message.
+/// Size of each message, in bytes.
 const SIZE: usize = 64;
 
-/// Roles of the child processes.
+/// The roles of the child processes.
 const SERVE: &str = "serve";
 const FLOOD: &str = "flood";
 
-/// Purpose of a stream for messages that are not answered.
-const FLOODED: Purpose = b'f';
+/// The purpose of a stream whose messages are not answered.
+const FLOOD_STREAM: Purpose = b'f';
 
-/// Suffix of the case's name if the flood has the lowest priority.
-const LOW: &str = ", low priority";
+/// Suffix of the name of the case in which the flood has the lowest priority.
+const LOW_PRIORITY: &str = ", low priority";
 
-/// Returns two cases: a flood of normal priority, and one of the lowest, which only gets the
-/// processor time that the others leave.
+/// Returns two cases: a flood with normal priority, and a flood with the lowest priority, which gets only
+/// processor time that no other process needs.
 pub(crate) fn cases() -> Vec<Case> {
-    let alike = Case::bytes(SIZE);
-    let low = Case { name: format!("{}{LOW}", alike.name), amount: alike.amount };
-    vec![alike, low]
+    let normal = Case::bytes(SIZE);
+    let low = Case { name: format!("{}{LOW_PRIORITY}", normal.name), amount: normal.amount };
+    vec![normal, low]
 }
 
-/// Measures round trips without the flood and beside it.
+/// Measures round trips without the flood, and then beside it.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let mut server = Child::start(job.args_with_role(&[SERVE]))?;
     let address: String = server.receive().await?;
     let alone = rounds(job, &address).await?;
 
     let flood = job.args_with_role(&[FLOOD, &address]);
-    let mut flood = match job.case.name.ends_with(LOW) {
-        true => Child::start_low(flood)?,
-        false => Child::start(flood)?,
-    };
+    let has_low_priority = job.case.name.ends_with(LOW_PRIORITY);
+    let mut flood = if has_low_priority { Child::start_low(flood)? } else { Child::start(flood)? };
     flood.receive::<()>().await?;
-    let began = (Instant::now(), count(&mut server).await?);
-    let beside = rounds(job, &address).await?;
-    let flooded = count(&mut server).await? - began.1;
-    let flood_per_s = flooded as f64 / began.0.elapsed().as_secs_f64();
+    let (start, count_before) = (Instant::now(), count(&mut server).await?);
+    let flooded_times = rounds(job, &address).await?;
+    let flooded = count(&mut server).await? - count_before;
+    let flood_per_s = flooded as f64 / start.elapsed().as_secs_f64();
     flood.end().await?;
     server.end().await?;
 
-    let (p99, p99_beside) = (share_us(&alone, 0.99), share_us(&beside, 0.99));
+    let (p99, flooded_p99) = (percentile_us(&alone, 0.99), percentile_us(&flooded_times, 0.99));
     let figures = vec![
         Figure::lower("p99_us", p99),
-        Figure::lower("flooded_p50_us", share_us(&beside, 0.5)),
-        Figure::lower("flooded_p99_us", p99_beside),
-        Figure::lower("p99_growth", p99_beside / p99),
+        Figure::lower("flooded_p50_us", percentile_us(&flooded_times, 0.5)),
+        Figure::lower("flooded_p99_us", flooded_p99),
+        Figure::lower("p99_growth", flooded_p99 / p99),
         Figure::info("flood_per_s", flood_per_s),
     ];
-    Ok(vec![Measurement::of(job, figures)])
+    Ok(vec![Measurement::new(job, figures)])
 }
 
-/// Returns the times of the rounds, shortest first.
+/// Returns the round-trip times, shortest first.
 async fn rounds(job: &Job, address: &str) -> Result<Vec<Duration>> {
-    let part = OnMessage::Ping { size: SIZE, length: job.length };
-    let mut link = Link::connect(job.system, address, part).await?;
+    let on_message = OnMessage::Ping { size: SIZE, length: job.length };
+    let mut link = Link::connect(job.system, address, on_message).await?;
     let times = link.rounds().await?.into_times();
     link.close().await;
     Ok(times)
@@ -130,7 +128,7 @@ async fn serve(system: System) -> Result<()> {
     Ok(())
 }
 
-/// Handler of the server's node: answers every peer except the flooding one.
+/// The handler of the server's node. It answers every peer except the one that floods.
 struct FloodCounter {
     flooded: Arc<AtomicU64>,
 }
@@ -145,7 +143,7 @@ impl Handler for FloodCounter {
 }
 
 async fn serve_stream(purpose: Purpose, mut stream: Stream, flooded: Arc<AtomicU64>) -> Result<()> {
-    if purpose != FLOODED {
+    if purpose != FLOOD_STREAM {
         return framing::echo(&mut stream).await;
     }
     let mut frames = FrameReader::new(SIZE);
@@ -157,7 +155,7 @@ async fn serve_stream(purpose: Purpose, mut stream: Stream, flooded: Arc<AtomicU
     Ok(())
 }
 
-/// Sends until the parent closes the input.
+/// Sends until the parent closes the input of this process.
 async fn flood(system: System, address: &str) -> Result<()> {
     let mut parent = Parent::new();
     if system == System::Peerkit {
@@ -165,21 +163,22 @@ async fn flood(system: System, address: &str) -> Result<()> {
         let peer = node.connect(address.parse::<SocketAddr>()?).await?;
         let sender = node.sender(peer.id())?;
         parent.send(&())?;
-        // A task of its own: a send that never waits would not let anything else run beside it.
+        // The messages are sent in a separate task, because a loop of sends that never wait would let nothing
+        // else run.
         let sending = tokio::spawn(async move {
             let message = [0; SIZE];
             while sender.send(&message[..]).await.is_ok() {}
         });
-        parent.released().await?;
+        parent.wait_for_end().await?;
         sending.abort();
-        // Do not shut down cleanly: the messages that are still queued do not matter.
+        // The node is not shut down cleanly: the messages that are still queued do not matter.
         return Ok(());
     }
-    let mut stream = Dialler::connect(system, address).await?.open(FLOODED).await?;
+    let mut stream = Dialler::connect(system, address).await?.open(FLOOD_STREAM).await?;
     parent.send(&())?;
     let sending =
         tokio::spawn(async move { framing::send(&mut stream, SIZE, Duration::MAX).await });
-    parent.released().await?;
+    parent.wait_for_end().await?;
     sending.abort();
     Ok(())
 }

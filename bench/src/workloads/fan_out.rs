@@ -1,5 +1,5 @@
-//! Each message to many receivers. One process sends, and up to four others share the receivers:
-//! two processors have many more tasks than they can run at once.
+//! Each message goes to many receivers. One process sends. Up to four other processes have the receivers, so
+//! that two processors have many more tasks than they can run at the same time.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -25,25 +25,25 @@ use crate::system::System;
 use crate::systems::peerkit::many_links::Hub;
 use crate::workload::{Case, Job};
 
-/// Numbers of receivers.
+/// The numbers of receivers.
 const PEERS: [usize; 4] = [1, 8, 32, 128];
 
-/// Bytes of a message.
+/// Size of a message, in bytes.
 const SIZE: usize = 1 << 10;
 
-/// Processes that share the receivers.
+/// Maximum number of processes with receivers.
 const PROCESSES: usize = 4;
 
-/// Batches that may wait for one connection. Each system that can be configured gets this limit per
-/// peer.
+/// Maximum number of batches that wait for one connection. Each system whose queues can be configured gets
+/// this limit for each peer.
 const MAX_BATCHES: usize = 2;
 
-/// Pause between the last subscription and the first message: zenoh's publisher does not report
-/// that it knows all subscribers.
+/// Pause between the last subscription and the first message. It is needed because zenoh's publisher does not
+/// report that it knows all subscribers.
 #[cfg(feature = "systems")]
 const SETTLING: Duration = Duration::from_secs(1);
 
-/// Returns one case per number of receivers.
+/// Returns one case for each number of receivers.
 pub(crate) fn cases() -> Vec<Case> {
     PEERS.map(|peers| Case::count(peers, "peer")).to_vec()
 }
@@ -58,7 +58,7 @@ pub(crate) fn supports(system: System) -> bool {
     }
 }
 
-/// Measures the sending, from this process.
+/// Measures the sending from this process.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let peers = job.case.amount;
     let listener = Listener::bind(job.system).await?;
@@ -103,7 +103,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
         Figure::info("cpu_s", cpu_s),
         Figure::lower("cpu_us_per_delivery", cpu_s * 1e6 / deliveries),
     ];
-    Ok(vec![Measurement::of(job, figures)])
+    Ok(vec![Measurement::new(job, figures)])
 }
 
 /// Runs a process with some of the receivers.
@@ -117,11 +117,11 @@ pub(crate) async fn run_child(job: &Job, rest: &[String]) -> Result<()> {
     parent.send(&())?;
     let mut receiving = JoinSet::new();
     for mut link in links {
-        receiving.spawn(async move { anyhow::Ok((link.arrived(SIZE).await?, link)) });
+        receiving.spawn(async move { anyhow::Ok((link.receive_all(SIZE).await?, link)) });
     }
     let (arrived, links): (Vec<_>, Vec<_>) = join_all(receiving).await?.into_iter().unzip();
     parent.send(&arrived)?;
-    parent.released().await?;
+    parent.wait_for_end().await?;
     for link in links {
         link.close().await;
     }
@@ -149,9 +149,10 @@ impl Listener {
         Ok(match system {
             System::Peerkit => {
                 let mut config = Config::default();
-                // As in `send_framed`: the batches that wait, and the one that is being filled.
+                // As in `send_framed`, there is room for the batches that wait and for the batch that is
+                // being filled.
                 config.peer_queue = BATCH * (MAX_BATCHES + 1);
-                Self::Peerkit(Hub::with(config).await?)
+                Self::Peerkit(Hub::with_config(config).await?)
             }
             #[cfg(feature = "systems")]
             System::ZenohTcp | System::ZenohTls => {
@@ -180,7 +181,7 @@ impl Listener {
                 Source::Framed(streams)
             }
             Self::Peerkit(mut hub) => {
-                hub.linked(peers).await?;
+                hub.wait_for_links(peers).await?;
                 Source::Peerkit(hub)
             }
             #[cfg(feature = "systems")]
@@ -190,7 +191,7 @@ impl Listener {
 }
 
 impl Source {
-    /// Waits until the sender knows all receivers. They have already reported that they are
+    /// Waits until the sender knows all receivers. The receivers have already reported that they are
     /// connected.
     async fn settle(&mut self) {
         #[cfg(feature = "systems")]
@@ -199,8 +200,8 @@ impl Source {
         }
     }
 
-    /// Sends numbered messages to all for `length`, and then the last one. Returns how many came
-    /// before the last.
+    /// Sends numbered messages to all receivers for `length`, and then the last one. Returns the number of
+    /// messages before the last one.
     async fn send(&mut self, length: Duration) -> Result<u64> {
         match self {
             Self::Framed(streams) => {
@@ -225,8 +226,8 @@ impl Source {
     }
 }
 
-/// Sends by `send_to_nodes`, which does not wait. If a peer's queue is full, sends the message to
-/// that peer again and waits for room.
+/// Sends with `send_to_nodes`, which does not wait. If the queue of a peer is full, sends the message to that
+/// peer with `send`, which waits for room.
 async fn send_from_node(hub: &Hub, length: Duration) -> Result<u64> {
     let node = hub.node();
     let mut senders: HashMap<NodeId, Sender> = HashMap::new();
@@ -249,8 +250,8 @@ async fn send_from_node(hub: &Hub, length: Duration) -> Result<u64> {
     Ok(count)
 }
 
-/// Sends in the simplest way that is fast: each message is appended to the batch of each
-/// connection, and one task per connection writes its batches.
+/// Sends in the simplest way that is fast. Each message is appended to the current batch of each connection.
+/// For each connection, a task writes the batches.
 async fn send_framed(streams: Vec<Stream>, length: Duration) -> Result<(u64, Vec<Stream>)> {
     let mut writing = JoinSet::new();
     let mut outs = Vec::new();
@@ -261,20 +262,20 @@ async fn send_framed(streams: Vec<Stream>, length: Duration) -> Result<(u64, Vec
     }
     let mut message = [0; SIZE];
     let mut numbers = Numbering::new(length);
-    let gone = || anyhow::anyhow!("a receiver has closed its connection");
+    let closed = || anyhow::anyhow!("a receiver has closed its connection");
     while numbers.number(&mut message) {
         for (batch, batches) in &mut outs {
             framing::append(batch, &message)?;
             if batch.len() + SIZE >= BATCH {
                 let full = std::mem::replace(batch, Vec::with_capacity(BATCH));
-                batches.send(full).await.map_err(|_| gone())?;
+                batches.send(full).await.map_err(|_| closed())?;
             }
         }
     }
     let count = numbers.last(&mut message);
     for (mut batch, batches) in outs {
         framing::append(&mut batch, &message)?;
-        batches.send(batch).await.map_err(|_| gone())?;
+        batches.send(batch).await.map_err(|_| closed())?;
     }
     Ok((count, join_all(writing).await?))
 }

@@ -1,5 +1,5 @@
-//! A file larger than memory, from one source to another process's disk: the memory that both ends
-//! take. The source is sparse; the copy takes its full size on the disk.
+//! A fetch of a file that is larger than memory, from one source to the disk of another process. Measures the
+//! memory of both ends. The source's file is sparse, but the copy takes its full size on the disk.
 
 use anyhow::{Result, ensure};
 
@@ -9,22 +9,22 @@ use crate::report::Measurement;
 use crate::transfer::TransferPlan;
 use crate::workload::{Case, CaseOptions, Job};
 
-/// Bytes of the file.
+/// Size of the file in bytes, in a normal and in a short run.
 const SIZE: usize = 64 << 30;
 const SHORT: usize = 1 << 30;
 
-/// Bytes that must be free in addition to the copy's.
+/// Number of bytes that must be free in addition to the size of the copy.
 const SPARE: u64 = 1 << 30;
 
 /// Returns the only case.
-pub(crate) fn cases(wanted: CaseOptions) -> Vec<Case> {
-    vec![Case::bytes(wanted.size(SIZE, SHORT))]
+pub(crate) fn cases(options: CaseOptions) -> Vec<Case> {
+    vec![Case::bytes(options.size(SIZE, SHORT))]
 }
 
 /// Measures one fetch.
 ///
 /// # Errors
-/// Fails also if there is no room for the copy.
+/// Also fails if there is no room for the copy.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let (bytes, folder) = (job.case.amount as u64, job.folder.display());
     let space = FreeSpace::of(&job.folder)?;
@@ -36,6 +36,6 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
         space.free
     );
     let original = Original::sparse(&job.folder, bytes).await?;
-    let moved = TransferPlan::one(job, &original).run(job, &original).await?;
-    Ok(vec![Measurement::of(job, figures(&moved, bytes))])
+    let transfer = TransferPlan::one(job, &original).run(job, &original).await?;
+    Ok(vec![Measurement::new(job, figures(&transfer, bytes))])
 }

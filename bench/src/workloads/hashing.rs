@@ -1,4 +1,4 @@
-//! Hashing a file before it is shared.
+//! The time to hash a file before it is shared.
 
 use anyhow::{Result, bail, ensure};
 
@@ -9,28 +9,32 @@ use crate::systems::b3sum;
 use crate::transfer::TransferPlan;
 use crate::workload::{Case, CaseOptions, Job};
 
-/// Bytes of the file.
+/// Size of the file in bytes, in a normal and in a short run.
 const SIZE: usize = 1 << 30;
 const SHORT: usize = 64 << 20;
 
 /// Returns the only case.
-pub(crate) fn cases(wanted: CaseOptions) -> Vec<Case> {
-    vec![Case::bytes(wanted.size(SIZE, SHORT))]
+pub(crate) fn cases(options: CaseOptions) -> Vec<Case> {
+    vec![Case::bytes(options.size(SIZE, SHORT))]
 }
 
-/// Measures hashing by all processors.
+/// Measures the hashing, which uses all processors.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let original = Original::file(&job.folder, job.case.amount as u64).await?;
     let (elapsed, usage) = match job.system {
         System::Peerkit => {
             let (offer, shared) = TransferPlan::one(job, &original).share(job).await?;
-            let wanted = hash_of(&original.path)?.to_string();
-            ensure!(offer.hash == wanted, "it is shared as {} instead of {wanted}", offer.hash);
+            let expected = hash_of(&original.path)?.to_string();
+            ensure!(
+                offer.hash == expected,
+                "the file was shared as {} instead of {expected}",
+                offer.hash
+            );
             (shared.elapsed, shared.usage)
         }
         System::B3sum => {
-            let ran = b3sum::hash(&original).await?;
-            (ran.elapsed, ran.usage)
+            let program = b3sum::hash(&original).await?;
+            (program.elapsed, program.usage)
         }
         _ => bail!("{} is not measured hashing files", job.system.name()),
     };
@@ -39,5 +43,5 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
         Figure::lower("cpu_s", usage.cpu_s),
         Figure::lower("peak_mb", usage.peak_bytes as f64 / 1e6),
     ];
-    Ok(vec![Measurement::of(job, figures)])
+    Ok(vec![Measurement::new(job, figures)])
 }

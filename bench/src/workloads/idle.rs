@@ -1,4 +1,4 @@
-//! Processor time of a process with many idle links.
+//! The processor time of a process with many idle links.
 
 use anyhow::{Result, ensure};
 
@@ -10,34 +10,34 @@ use crate::workload::{Case, Job};
 
 const LINKS: usize = 100;
 
-/// Largest share of one processor that a node may take, in percent.
-const LIMIT: f64 = 0.1;
+/// Maximum share of one processor that an idle node may take, in percent.
+const MAX_PERCENT: f64 = 0.1;
 
 /// Returns the only case.
 pub(crate) fn cases() -> Vec<Case> {
     vec![Case::count(LINKS, "link")]
 }
 
-/// Measures the processor time. Because little happens, it does so for four times the duration,
-/// after waiting for twice the duration: with the default duration this covers the pings, which
-/// come after 15 s.
+/// Measures the processor time. Because little happens, waits for twice the chosen duration and then measures
+/// for four times that duration. With the default duration, this includes the pings, which links send after
+/// 15 s.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
-    let mut ends = ProcessPair::start(job).await?;
-    ends.link().await?;
+    let mut pair = ProcessPair::start(job).await?;
+    pair.link().await?;
     tokio::time::sleep(2 * job.length).await;
-    let process = ends.listening.id()?;
+    let process = pair.listening.id()?;
     let before = ThreadTimes::of(process);
     let length = 4 * job.length;
     tokio::time::sleep(length).await;
     let seconds = ThreadTimes::of(process).seconds_since(&before);
-    ends.dialling.end().await?;
-    ends.listening.end().await?;
+    pair.dialling.end().await?;
+    pair.listening.end().await?;
     let percent = 100.0 * seconds / length.as_secs_f64();
     ensure!(
-        job.system != System::Peerkit || percent < LIMIT,
-        "an idle node takes {percent} % of a processor; the limit is {LIMIT} %"
+        job.system != System::Peerkit || percent < MAX_PERCENT,
+        "an idle node takes {percent} % of a processor; the limit is {MAX_PERCENT} %"
     );
-    Ok(vec![Measurement::of(job, vec![Figure::lower("cpu_percent", percent)])])
+    Ok(vec![Measurement::new(job, vec![Figure::lower("cpu_percent", percent)])])
 }
 
 /// Runs the listening or the dialling process.

@@ -1,4 +1,4 @@
-//! One message back and forth: on an idle link, and beside bulk data between the same two ends.
+//! The round trip of one message: on an idle link, and beside bulk data between the same two processes.
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ use crate::process::{Child, Parent};
 use crate::report::{Figure, Measurement};
 use crate::workload::{Case, Job};
 
-/// Bytes of the message.
+/// Size of the message, in bytes.
 const SIZE: usize = 64;
 
-/// Suffix of the case's name with bulk data beside.
+/// Suffix of the name of the case with bulk data.
 const BESIDE_BULK: &str = ", beside bulk";
 
-/// Returns two cases: alone, and beside bulk data.
+/// Returns two cases: the message alone, and beside bulk data.
 pub(crate) fn cases(bytes: Option<usize>) -> Vec<Case> {
     let alone = Case::bytes(bytes.unwrap_or(SIZE));
     let beside = Case { name: format!("{}{BESIDE_BULK}", alone.name), amount: alone.amount };
     vec![alone, beside]
 }
 
-/// Returns whether the case has bulk data beside.
+/// Returns whether the case has bulk data.
 pub(crate) fn is_beside_bulk(case: &Case) -> bool {
     case.name.ends_with(BESIDE_BULK)
 }
@@ -32,10 +32,10 @@ pub(crate) fn is_beside_bulk(case: &Case) -> bool {
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     #[cfg(feature = "systems")]
     if job.system == crate::system::System::P2pnetwork {
-        let mut ends = crate::systems::p2pnetwork::PythonEnds::start(job).await?;
-        let times = ends.times().await?;
-        ends.end().await?;
-        return Ok(vec![Measurement::of(job, figures(&times)?)]);
+        let mut processes = crate::systems::p2pnetwork::PythonEnds::start(job).await?;
+        let times = processes.times().await?;
+        processes.end().await?;
+        return Ok(vec![Measurement::new(job, figures(&times)?)]);
     }
     let (size, length) = (job.case.amount, job.length);
     let mut child = Child::start(job.to_args())?;
@@ -48,7 +48,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     child.end().await?;
     let mut figures = figures(&times)?;
     figures.extend(bulk_mb_per_s.map(|value| Figure::higher("bulk_mb_per_s", value)));
-    Ok(vec![Measurement::of(job, figures)])
+    Ok(vec![Measurement::new(job, figures)])
 }
 
 /// Runs the process that sends messages back.
@@ -58,31 +58,31 @@ pub(crate) async fn run_child(job: &Job) -> Result<()> {
     parent.send(&listener.address())?;
     let mut link = listener.accept().await?;
     tokio::select! {
-        // The echo ends if the other side closes first.
+        // `echo` ends if the other end closes the link first.
         echoed = link.echo() => {
             echoed?;
-            parent.released().await?;
+            parent.wait_for_end().await?;
         }
-        gone = parent.released() => gone?,
+        ended = parent.wait_for_end() => ended?,
     }
     link.close().await;
     Ok(())
 }
 
-/// Returns the percentiles of the rounds' times, which are sorted, shortest first.
+/// Returns the percentiles of the round-trip times. `times` are sorted, shortest first.
 fn figures(times: &[Duration]) -> Result<Vec<Figure>> {
     ensure!(!times.is_empty(), "no rounds");
-    let at = |share| share_us(times, share);
+    let percentile = |share| percentile_us(times, share);
     Ok(vec![
-        Figure::lower("p50_us", at(0.5)),
-        Figure::lower("p99_us", at(0.99)),
-        Figure::lower("p999_us", at(0.999)),
+        Figure::lower("p50_us", percentile(0.5)),
+        Figure::lower("p99_us", percentile(0.99)),
+        Figure::lower("p999_us", percentile(0.999)),
     ])
 }
 
-/// Returns the microseconds within which `share` of the rounds ended. `times` are sorted, shortest
-/// first.
-pub(super) fn share_us(times: &[Duration], share: f64) -> f64 {
+/// Returns the time within which the fraction `share` of the rounds ended, in microseconds. `times` are
+/// sorted, shortest first.
+pub(super) fn percentile_us(times: &[Duration], share: f64) -> f64 {
     let index = (times.len() as f64 * share) as usize;
     let time = times.get(index).or(times.last());
     time.map_or(0.0, |time| time.as_secs_f64() * 1e6)

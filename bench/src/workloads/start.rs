@@ -1,4 +1,5 @@
-//! Time from the start of a process to its first message: it makes a node, connects, and sends.
+//! The time from the start of a process until its first message has arrived. The process starts a node,
+//! connects, and sends the message.
 
 use std::time::{Duration, Instant};
 
@@ -23,9 +24,9 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let started = Instant::now();
     let mut child = Child::start(job.to_args().into_iter().chain([listener.address()]))?;
     let mut link = listener.accept().await?;
-    link.arrived(job.case.amount).await?;
+    link.receive_all(job.case.amount).await?;
     let elapsed = started.elapsed();
-    // The memory is read after this: by now the child has done all its work.
+    // After this line the child has nothing more to do, so its memory can be read.
     child.receive::<()>().await?;
     let resident = child.resident_bytes();
     child.end().await?;
@@ -37,23 +38,23 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     if let (System::Peerkit, Some(bytes)) = (job.system, program_bytes()) {
         figures.push(Figure::info("program_mb", bytes as f64 / 1e6));
     }
-    Ok(vec![Measurement::of(job, figures)])
+    Ok(vec![Measurement::new(job, figures)])
 }
 
 /// Runs the process that sends.
 pub(crate) async fn run_child(job: &Job, rest: &[String]) -> Result<()> {
     let address = rest.first().context("no address")?;
     let mut link = Link::connect(job.system, address, OnMessage::Count).await?;
-    // With no duration, the last message is the only one.
+    // As the duration is zero, only the last message is sent.
     link.send(job.case.amount, Duration::ZERO).await?;
     let mut parent = Parent::new();
     parent.send(&())?;
-    parent.released().await?;
+    parent.wait_for_end().await?;
     link.close().await;
     Ok(())
 }
 
-/// Returns the size of the program `peerkit` in bytes, if it was built beside this one.
+/// Returns the size of the program `peerkit` in bytes, if it is in the same folder as this program.
 fn program_bytes() -> Option<u64> {
     let own = std::env::current_exe().ok()?;
     let name = format!("peerkit{}", std::env::consts::EXE_SUFFIX);

@@ -1,4 +1,4 @@
-//! 1 GiB over byte streams between two ends: over one stream, and shared by four.
+//! 1 GiB over byte streams between two ends: over one stream, and over four streams that share it.
 
 use std::time::{Duration, Instant};
 
@@ -16,26 +16,26 @@ use crate::workload::{Case, Job};
 
 const GIB: u64 = 1 << 30;
 
-/// Bytes of all streams together.
+/// Number of bytes of all streams together.
 const TOTAL: u64 = GIB;
 
-/// Bytes per write and read.
+/// Number of bytes of each write and read.
 const CHUNK: usize = 256 << 10;
 
-/// Distance between marks: bytes that identify their place in the stream.
-const MARK: usize = 4 << 10;
+/// Distance between two marks, in bytes. A mark is a byte that identifies its position in the stream.
+const MARK_DISTANCE: usize = 4 << 10;
 
-/// Report of the listening process.
+/// The report of the listening process.
 #[derive(Debug, Serialize, Deserialize)]
 struct ListenerReport {
     bytes: u64,
-    /// Marks that differed from the expected one.
+    /// Number of marks that differ from the expected mark.
     misplaced: u64,
     /// Time from the first byte to the last.
     elapsed: Duration,
 }
 
-/// Returns two cases: one stream, and four.
+/// Returns two cases: one stream, and four streams.
 pub(crate) fn cases() -> Vec<Case> {
     let case = |(name, amount): (&str, usize)| Case { name: name.into(), amount };
     [("1 stream", 1), ("4 streams", 4)].map(case).to_vec()
@@ -56,7 +56,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     for stream in streams {
         sending.spawn(send(stream, TOTAL / job.case.amount as u64));
     }
-    // Data may still be in flight: keep the streams until the report has arrived.
+    // Data may still be in flight, so the streams are kept until the report has arrived.
     let sent = join_all(sending).await?;
     let report: ListenerReport = child.receive().await?;
     let cpu_s = cpu_seconds(own) + child.cpu_seconds() - before;
@@ -72,7 +72,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
         Figure::higher("mb_per_s", TOTAL as f64 / 1e6 / report.elapsed.as_secs_f64()),
         Figure::lower("cpu_s_per_gib", cpu_s * GIB as f64 / TOTAL as f64),
     ];
-    Ok(vec![Measurement::of(job, figures)])
+    Ok(vec![Measurement::new(job, figures)])
 }
 
 /// Runs the listening process.
@@ -93,27 +93,27 @@ pub(crate) async fn run_child(job: &Job) -> Result<()> {
         misplaced: received.iter().map(|part| part.misplaced).sum(),
         elapsed: last - first,
     })?;
-    parent.released().await
+    parent.wait_for_end().await
 }
 
 async fn send(mut stream: Stream, bytes: u64) -> Result<Stream> {
     let mut chunk = vec![0; CHUNK];
     let mut at = 0;
     while at < bytes {
-        for (index, mark) in chunk.chunks_mut(MARK).enumerate() {
-            mark[0] = mark_at(at + (index * MARK) as u64);
+        for (index, mark) in chunk.chunks_mut(MARK_DISTANCE).enumerate() {
+            mark[0] = mark_at(at + (index * MARK_DISTANCE) as u64);
         }
-        let some = (bytes - at).min(CHUNK as u64);
-        stream.write_all(&chunk[..some as usize]).await?;
-        at += some;
+        let len = (bytes - at).min(CHUNK as u64);
+        stream.write_all(&chunk[..len as usize]).await?;
+        at += len;
     }
     stream.shutdown().await?;
     Ok(stream)
 }
 
-/// Bytes received on one stream.
+/// What was received on one stream.
 struct ReceivedStream {
-    /// Kept because the other end may still wait for its end of stream to be acknowledged.
+    /// The stream is kept because the other end may still wait for the acknowledgement of its end of stream.
     _stream: Stream,
     bytes: u64,
     misplaced: u64,
@@ -133,19 +133,19 @@ async fn receive(mut stream: Stream) -> Result<ReceivedStream> {
             return Ok(ReceivedStream { _stream: stream, bytes, misplaced, first, last });
         }
         times = Some((times.map_or(now, |(first, _)| first), now));
-        // Reads end anywhere, so the next mark may be at any place of the buffer.
-        let to_next = (MARK - bytes as usize % MARK) % MARK;
-        for at in (to_next..read).step_by(MARK) {
+        // A read can end anywhere, so the next mark may be at any position in the buffer.
+        let to_next = (MARK_DISTANCE - bytes as usize % MARK_DISTANCE) % MARK_DISTANCE;
+        for at in (to_next..read).step_by(MARK_DISTANCE) {
             misplaced += u64::from(buffer[at] != mark_at(bytes + at as u64));
         }
         bytes += read as u64;
     }
 }
 
-/// Returns the mark at a place that is a multiple of [`MARK`].
-fn mark_at(place: u64) -> u8 {
-    // The period is a prime, so that marks do not repeat at chunk boundaries of any size.
-    (place / MARK as u64 % 251) as u8
+/// Returns the mark at a position, which is a multiple of [`MARK_DISTANCE`].
+fn mark_at(position: u64) -> u8 {
+    // The period is a prime number, so that a lost chunk of any size changes the marks.
+    (position / MARK_DISTANCE as u64 % 251) as u8
 }
 
 #[cfg(test)]
@@ -161,7 +161,7 @@ mod tests {
         there.read_to_end(&mut sent).await.unwrap();
         sending.await.unwrap().unwrap();
 
-        for (cut, misplaced) in [(0, false), (MARK, true), (1, true)] {
+        for (cut, misplaced) in [(0, false), (MARK_DISTANCE, true), (1, true)] {
             let (mut here, there) = tokio::io::duplex(10_007);
             let receiving = tokio::spawn(receive(Box::new(there)));
             here.write_all(&sent[cut..]).await.unwrap();

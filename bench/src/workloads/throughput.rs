@@ -1,4 +1,4 @@
-//! As many messages as possible over one link, one way or both ways at once.
+//! As many messages as possible over one link, one way or both ways at the same time.
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -10,18 +10,18 @@ use crate::messages::ReceiveTotals;
 use crate::process::{Child, Parent, cpu_seconds, resident_bytes};
 use crate::report::{Figure, Measurement};
 
-/// Sizes of the messages, in bytes.
+/// The sizes of messages, in bytes.
 const SIZES: [usize; 3] = [64, 1 << 10, 64 << 10];
 
-/// Report of the listening process.
+/// The report of the listening process.
 #[derive(Debug, Serialize, Deserialize)]
 struct ListenerReport {
     arrived: ReceiveTotals,
-    /// Messages sent by the listening process.
+    /// Number of messages that the listening process has sent.
     sent: u64,
 }
 
-/// Returns one case per size.
+/// Returns one case for each size.
 pub(crate) fn cases(bytes: Option<usize>) -> Vec<Case> {
     match bytes {
         Some(bytes) => vec![Case::bytes(bytes)],
@@ -29,7 +29,7 @@ pub(crate) fn cases(bytes: Option<usize>) -> Vec<Case> {
     }
 }
 
-/// Measures the sending to a process that listens, and, both ways, what that process sends.
+/// Sends to a process that listens. In the workload `both-ways`, also receives what that process sends.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     #[cfg(feature = "systems")]
     if job.system == crate::system::System::P2pnetwork {
@@ -49,24 +49,24 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
         _ => (link.send(size, length).await?, None),
     };
     let report: ListenerReport = child.receive().await?;
-    // Read while the child still runs: `/proc` has nothing about ended processes.
+    // These are read while the child still runs, because `/proc` has no data about ended processes.
     let cpu_s = cpu_seconds(own) + child.cpu_seconds() - before;
     let resident = resident_bytes(own) + child.resident_bytes();
     link.close().await;
     child.end().await?;
     let mut flows = vec![(sent, report.arrived)];
     flows.extend(arrived.map(|arrived| (report.sent, arrived)));
-    Ok(vec![Measurement::of(job, figures(&flows, size, cpu_s, resident)?)])
+    Ok(vec![Measurement::new(job, figures(&flows, size, cpu_s, resident)?)])
 }
 
 #[cfg(feature = "systems")]
 async fn measure_p2pnetwork(job: &Job) -> Result<Vec<Measurement>> {
-    let mut ends = crate::systems::p2pnetwork::PythonEnds::start(job).await?;
-    let flow = ends.arrived().await?;
-    let cpu_s = ends.listener.cpu_seconds() + ends.dialler.cpu_seconds();
-    let resident = ends.listener.resident_bytes() + ends.dialler.resident_bytes();
-    ends.end().await?;
-    Ok(vec![Measurement::of(job, figures(&[flow], job.case.amount, cpu_s, resident)?)])
+    let mut processes = crate::systems::p2pnetwork::PythonEnds::start(job).await?;
+    let flow = processes.receive_all().await?;
+    let cpu_s = processes.listener.cpu_seconds() + processes.dialler.cpu_seconds();
+    let resident = processes.listener.resident_bytes() + processes.dialler.resident_bytes();
+    processes.end().await?;
+    Ok(vec![Measurement::new(job, figures(&[flow], job.case.amount, cpu_s, resident)?)])
 }
 
 /// Runs the listening process.
@@ -78,15 +78,15 @@ pub(crate) async fn run_child(job: &Job) -> Result<()> {
     let mut link = listener.accept().await?;
     let (sent, arrived) = match job.workload {
         Workload::BothWays => link.exchange(size, length).await?,
-        _ => (0, link.arrived(size).await?),
+        _ => (0, link.receive_all(size).await?),
     };
     parent.send(&ListenerReport { arrived, sent })?;
-    parent.released().await?;
+    parent.wait_for_end().await?;
     link.close().await;
     Ok(())
 }
 
-/// Returns the figures of one or two flows: each is the number of sent messages and the totals at
+/// Returns the figures of one or two flows. A flow consists of the number of sent messages and the totals of
 /// the receiver.
 ///
 /// # Errors

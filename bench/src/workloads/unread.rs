@@ -1,6 +1,6 @@
-//! Many peers that link to a node correctly and then read nothing, while the node sends to all
-//! until its queues are full: the node's memory, and how soon it answers another peer. One process
-//! runs the node, one holds the peers that do not read and is suspended, and this one pings.
+//! Many peers that have a link to a node and do not read. The node sends to all of them until its queues are
+//! full. Measures the memory of the node, and how fast it answers another peer. One process runs the node. A
+//! second one has the peers and is suspended. This process sends the pings.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -17,34 +17,37 @@ use crate::workload::{Case, Job};
 
 const LINKS: usize = 1_000;
 
-/// Queue of the node for each peer, in bytes. The default, 4 MiB, would need 4 GiB here.
+/// Size of the node's queue for each peer, in bytes. With the default of 4 MiB, all queues would take 4 GiB.
 const QUEUE: usize = 64 << 10;
 
-/// Additional memory allowed for each peer: the link itself, sealed data that the kernel has not
-/// accepted (at most 64 KiB), and blocks that are larger than their content.
+/// Additional memory that the node may use for each peer, in bytes: for the link itself, encrypted data that
+/// the kernel has not accepted (at most 64 KiB), and blocks that are larger than their content.
 const ALLOWANCE: usize = 160 << 10;
 
-/// Bytes of a message.
+/// Size of a message, in bytes.
 const SIZE: usize = 1 << 10;
 
-/// The queues count as full after this many attempts in a row without room, with this pause between
-/// them.
-const TRIES: u32 = 5;
-const WAIT: Duration = Duration::from_millis(100);
+/// Number of attempts in a row without room after which the queues count as full.
+const FULL_ATTEMPTS: u32 = 5;
 
-/// Longest time that an answer may take.
-const ANSWER: Duration = Duration::from_secs(1);
+/// Pause between two attempts to fill the queues.
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Pings after the queues are full, and the pause between them.
+/// Maximum time of an answer.
+const MAX_ANSWER_TIME: Duration = Duration::from_secs(1);
+
+/// Number of pings after the queues are full.
 const PINGS: u32 = 20;
-const BETWEEN: Duration = Duration::from_millis(20);
 
-/// Report of the node once its queues are full.
+/// Pause after each ping.
+const PING_PAUSE: Duration = Duration::from_millis(20);
+
+/// The report of the node when its queues are full.
 #[derive(Debug, Serialize, Deserialize)]
 struct FillReport {
-    /// Bytes accepted for all peers.
+    /// Number of bytes in the messages that were accepted for all peers.
     accepted: u64,
-    /// Links that are still open.
+    /// Number of links that are still open.
     links: usize,
 }
 
@@ -56,20 +59,21 @@ pub(crate) fn cases() -> Vec<Case> {
 /// Measures a node that sends to peers that do not read.
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let links = job.case.amount;
-    let mut ends = ProcessPair::start(job).await?;
-    ends.link().await?;
+    let mut pair = ProcessPair::start(job).await?;
+    pair.link().await?;
     let pinger = Node::builder().spawn().await?;
-    let address: SocketAddr = ends.listening.receive().await?;
+    let address: SocketAddr = pair.listening.receive().await?;
     let node = pinger.connect(address).await?.id();
-    ends.dialling.pause().await?;
+    pair.dialling.pause().await?;
 
-    let process = ends.listening.id()?;
+    let process = pair.listening.id()?;
     let before = resident_bytes(process);
-    ends.listening.send(&pinger.id()).await?;
+    pair.listening.send(&pinger.id()).await?;
     let mut longest = Duration::ZERO;
     let report: FillReport = {
-        // One future across all pings: dropping it could lose the part of a line that it has read.
-        let mut filling = std::pin::pin!(ends.listening.receive());
+        // The same future is polled beside all pings. Dropping it could lose the part of a line that it has
+        // read.
+        let mut filling = std::pin::pin!(pair.listening.receive());
         loop {
             tokio::select! {
                 report = &mut filling => break report?,
@@ -82,10 +86,10 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     }
     let growth = resident_bytes(process).saturating_sub(before);
     pinger.shutdown().await;
-    // While suspended, it would not notice that its input has ended.
-    ends.dialling.resume().await?;
-    ends.dialling.end().await?;
-    ends.listening.end().await?;
+    // A suspended process would not notice that its input has ended.
+    pair.dialling.resume().await?;
+    pair.dialling.end().await?;
+    pair.listening.end().await?;
 
     let limit = links * (QUEUE + ALLOWANCE);
     ensure!(report.links == links, "only {} of {links} links are left", report.links);
@@ -96,9 +100,9 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     );
     ensure!(
         growth <= limit as u64,
-        "the node has grown by {growth} bytes; queues and allowance are {limit}"
+        "the memory of the node has grown by {growth} bytes; the limit is {limit}"
     );
-    ensure!(longest <= ANSWER, "an answer took {longest:?}");
+    ensure!(longest <= MAX_ANSWER_TIME, "an answer took {longest:?}");
     let figures = vec![
         Figure::lower("growth_mb", growth as f64 / 1e6),
         Figure::lower("kib_a_peer", growth as f64 / 1024.0 / links as f64),
@@ -106,15 +110,15 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
         Figure::info("accepted_mb", report.accepted as f64 / 1e6),
         Figure::lower("longest_ping_ms", longest.as_secs_f64() * 1e3),
     ];
-    Ok(vec![Measurement::of(job, figures)])
+    Ok(vec![Measurement::new(job, figures)])
 }
 
 async fn ping(pinger: &Node, node: NodeId) -> Result<Duration> {
-    let began = Instant::now();
+    let start = Instant::now();
     pinger.ping(node).await?;
-    let took = began.elapsed();
-    tokio::time::sleep(BETWEEN).await;
-    Ok(took)
+    let elapsed = start.elapsed();
+    tokio::time::sleep(PING_PAUSE).await;
+    Ok(elapsed)
 }
 
 /// Runs the node, or the peers that do not read.
@@ -126,49 +130,50 @@ pub(crate) async fn run_child(job: &Job, rest: &[String]) -> Result<()> {
     }
 }
 
-/// Sends to all peers but the pinging one, until no queue has room.
+/// Sends to all peers except the one that pings, until no queue has room.
 async fn fill(job: &Job) -> Result<()> {
     let mut parent = Parent::new();
     let mut config = Config::default();
     config.peer_queue = QUEUE;
-    let mut hub = Hub::with(config).await?;
+    let mut hub = Hub::with_config(config).await?;
     parent.send(&hub.address())?;
-    hub.linked(job.case.amount).await?;
+    hub.wait_for_links(job.case.amount).await?;
     parent.send(&())?;
-    // Once more, for the pinging node. `ProcessPair` has received the first one.
+    // The address is sent again, for the node that pings. `ProcessPair` has received the first one.
     parent.send(&hub.address())?;
-    let pinger: NodeId = parent.receive().await?.context("no pinging node was named")?;
+    let pinger: NodeId =
+        parent.receive().await?.context("the parent did not send the id of the node that pings")?;
     let node = hub.node();
     let peers = node.peers().into_iter().map(|peer| peer.id()).filter(|id| *id != pinger);
     let senders = peers.map(|id| node.sender(id)).collect::<Result<Vec<_>, _>>()?;
     let mut messages = 0;
-    let mut tries = 0;
-    while tries < TRIES {
-        let mut found = 0;
+    let mut full_attempts = 0;
+    while full_attempts < FULL_ATTEMPTS {
+        let mut accepted = 0;
         for sender in &senders {
-            found += fill_one(sender)?;
-            // Let the node's own tasks run first.
+            accepted += fill_one(sender)?;
+            // Lets the tasks of the node run before the next queue is filled.
             tokio::task::yield_now().await;
         }
-        tries = if found == 0 { tries + 1 } else { 0 };
-        messages += found;
-        tokio::time::sleep(WAIT).await;
+        full_attempts = if accepted == 0 { full_attempts + 1 } else { 0 };
+        messages += accepted;
+        tokio::time::sleep(ATTEMPT_PAUSE).await;
     }
-    // Not counting the link of the pinging node.
+    // The link of the node that pings does not count.
     let links = node.peers().len().saturating_sub(1);
     parent.send(&FillReport { accepted: messages * SIZE as u64, links })?;
-    parent.released().await?;
+    parent.wait_for_end().await?;
     hub.stop().await
 }
 
 /// Fills the queue of one peer. Returns the number of accepted messages.
 fn fill_one(sender: &Sender) -> Result<u64> {
     let message = [0; SIZE];
-    let mut found = 0;
+    let mut accepted = 0;
     loop {
         match sender.try_send(&message[..]) {
-            Ok(()) => found += 1,
-            Err(Error::Full(_)) => return Ok(found),
+            Ok(()) => accepted += 1,
+            Err(Error::Full(_)) => return Ok(accepted),
             Err(error) => return Err(error.into()),
         }
     }

@@ -1,5 +1,5 @@
-//! iroh-blobs: stores on disk. Neither end makes an extra copy: the source is referred to in place,
-//! and the fetched file is moved out of the store.
+//! iroh-blobs, with stores on disk. Neither end makes another copy: the source's store refers to the original
+//! file, and the fetched file is moved out of the store.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,6 @@ use iroh_blobs::store::fs::FsStore;
 use iroh_blobs::{BlobFormat, BlobsProtocol, Hash};
 
 use crate::transfer::{TransferOffer, TransferPlan};
-
-/// Tag of the fetched content, which arrives without a name.
-const NAME: &str = "name";
 
 /// An endpoint that shares the file.
 pub(crate) struct Source {
@@ -29,7 +26,8 @@ impl Source {
         let endpoint = super::builder()?.bind().await?;
         let blobs = BlobsProtocol::new(&store, None);
         let router = Router::builder(endpoint).accept(iroh_blobs::ALPN, blobs).spawn();
-        let name = plan.from.file_name().context(NAME)?.to_string_lossy().into_owned();
+        let name =
+            plan.from.file_name().context("the file has no name")?.to_string_lossy().into_owned();
         Ok(Self { store, router, name })
     }
 
@@ -70,10 +68,10 @@ impl Fetcher {
         let store = FsStore::load(into.join("store")).await.map_err(any)?;
         let endpoint = super::builder()?.bind().await?;
         let address = offer.addresses.first().context("no source was offered")?;
-        let (id, at) = address.split_once(' ').context("not an address")?;
+        let (id, at) = address.split_once(' ').context("the address has no id")?;
         let from =
             EndpointAddr::new(id.parse::<EndpointId>()?).with_ip_addr(at.parse::<SocketAddr>()?);
-        let (hash, name) = offer.hash.split_once(' ').context("no name")?;
+        let (hash, name) = offer.hash.split_once(' ').context("the offer has no name")?;
         Ok(Self { store, endpoint, from, hash: hash.parse().map_err(any)?, to: into.join(name) })
     }
 
@@ -94,6 +92,7 @@ impl Fetcher {
     }
 }
 
+/// Converts any error, as those of iroh-blobs have many types.
 fn any(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow::anyhow!("{error}")
 }

@@ -1,5 +1,5 @@
-//! iroh-gossip: endpoints in one process, each of which joins through some of the earlier ones.
-//! They look up addresses in a table in memory that all of them share. Broadcasts are not signed.
+//! iroh-gossip: endpoints in one process, each of which joins through some of the endpoints before it. They
+//! look up addresses in a table in memory that all of them share. Broadcasts are not signed.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ const SETTLING: Duration = Duration::from_secs(8);
 
 const TOPIC: TopicId = TopicId::from_bytes([1; 32]);
 
-/// The endpoints, and a task for each that records the broadcasts that it receives.
+/// The endpoints. For each, a task records the broadcasts that it receives.
 pub(crate) struct Network {
     nodes: Vec<Member>,
     _listening: JoinSet<()>,
@@ -54,7 +54,7 @@ impl Network {
             let known =
                 earlier_nodes(node, JOIN_THROUGH).into_iter().map(|other| ids[other]).collect();
             let (sender, mut receiver) = gossip.subscribe(TOPIC, known).await?.split();
-            // The first node has no other to join through, and would wait for ever.
+            // The first node has no node to join through, so it would wait for ever.
             if node > 0 {
                 receiver.joined().await?;
             }

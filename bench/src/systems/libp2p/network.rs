@@ -1,5 +1,5 @@
-//! gossipsub: swarms that dial some of the earlier ones. Signed and strictly validated; everything
-//! else is the default.
+//! gossipsub: swarms, each of which dials some of the swarms before it. Broadcasts are signed and strictly
+//! validated. Everything else is the default.
 
 use std::io;
 use std::sync::Arc;
@@ -22,18 +22,18 @@ use crate::first_dials::earlier_nodes;
 use crate::system::System;
 
 /// Number of earlier nodes that each node dials.
-const DIALLED: usize = 5;
+const EARLIER_DIALS: usize = 5;
 
-/// Pause between the last dial and the first broadcast. Heartbeats, one a second, form the meshes;
-/// the first comes after five seconds.
+/// Pause between the last dial and the first broadcast. The heartbeats, one each second, form the meshes. The
+/// first heartbeat is after five seconds.
 const SETTLING: Duration = Duration::from_secs(12);
 
-/// Broadcasts that may wait for a swarm.
-const WAITING: usize = 16;
+/// Maximum number of broadcasts that wait for a swarm.
+const MAX_WAITING: usize = 16;
 
 type Gossip = Behaviour<CopyCounter, AllowAllSubscriptionFilter>;
 
-/// The swarms, each driven by its own task.
+/// The swarms. Each is driven by its own task.
 pub(crate) struct Network {
     requests: Vec<mpsc::Sender<PublishRequest>>,
     copies: CopyCounter,
@@ -61,11 +61,11 @@ impl Network {
             })?;
             swarm.behaviour_mut().subscribe(&topic)?;
             let address = super::listen(&mut swarm).await?;
-            for other in earlier_nodes(node, DIALLED) {
+            for other in earlier_nodes(node, EARLIER_DIALS) {
                 swarm.dial(addresses[other].clone())?;
             }
             addresses.push(address);
-            let (request, waiting) = mpsc::channel(WAITING);
+            let (request, waiting) = mpsc::channel(MAX_WAITING);
             requests.push(request);
             driving.spawn(drive(swarm, topic.clone(), waiting, log.clone()));
         }
@@ -88,7 +88,7 @@ impl Network {
     }
 }
 
-/// Publishes the requested broadcasts and records the received ones.
+/// Publishes the requested broadcasts, and records the received ones.
 async fn drive(
     mut swarm: Swarm<Gossip>,
     topic: IdentTopic,

@@ -8,7 +8,7 @@ use peerkit::{Config, FetchRequest, Hash, Node};
 
 use crate::transfer::{TransferOffer, TransferPlan};
 
-/// The nodes that share it.
+/// The nodes that share the file or folder.
 pub(crate) struct Sources {
     nodes: Vec<Node>,
 }
@@ -24,7 +24,7 @@ impl Sources {
 
     /// Shares the file or folder. Returns its hash.
     pub(crate) async fn share(&self, source: usize, path: &Path) -> Result<String> {
-        let node = self.nodes.get(source).context("no such node")?;
+        let node = self.nodes.get(source).context("there is no such source")?;
         let added = node.share(path).await?;
         anyhow::ensure!(added.skipped.is_empty(), "not shared: {:?}", added.skipped);
         Ok(added.shared.hash.to_string())
@@ -35,7 +35,7 @@ impl Sources {
     }
 }
 
-/// A node that fetches.
+/// A node that fetches the file or folder.
 pub(crate) struct Fetcher {
     node: Node,
     hash: Hash,
@@ -52,7 +52,7 @@ impl Fetcher {
         Ok(Self { node, hash: offer.hash.parse()?, into })
     }
 
-    /// Fetches it. Returns the number of sources that sent some of it.
+    /// Fetches the file or folder. Returns the number of sources that have sent a part of it.
     pub(crate) async fn fetch(&self) -> Result<usize> {
         let request = FetchRequest::new(self.hash).into_folder(&self.into);
         Ok(self.node.fetch(request).await?.sources.len())
@@ -62,7 +62,7 @@ impl Fetcher {
 async fn node(upload_rate: u64) -> Result<Node> {
     let mut config = Config::default();
     config.upload_rate = upload_rate;
-    // All links come from one machine, and at once.
+    // All links come from one machine at the same time.
     config.max_inbound_per_ip = usize::MAX;
     config.max_pending_per_ip = usize::MAX;
     Ok(Node::builder().listen("127.0.0.1:0").manual(true).config(config).spawn().await?)

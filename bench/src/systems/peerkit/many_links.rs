@@ -1,4 +1,4 @@
-//! A node that many other nodes link to.
+//! A node with links to many other nodes.
 
 use std::net::SocketAddr;
 
@@ -16,15 +16,15 @@ pub(crate) struct Hub {
 
 impl Hub {
     pub(crate) async fn bind() -> Result<Self> {
-        Self::with(Config::default()).await
+        Self::with_config(Config::default()).await
     }
 
-    /// Starts the listening node with these limits, except for the limits on inbound links.
-    pub(crate) async fn with(mut config: Config) -> Result<Self> {
-        // All links come from one machine, and at once.
+    /// Starts the listening node with this configuration, except for the limits on inbound links.
+    pub(crate) async fn with_config(mut config: Config) -> Result<Self> {
+        // All links come from one machine at the same time.
         config.max_inbound = usize::MAX;
         config.max_inbound_per_ip = usize::MAX;
-        // `run_concurrently` dials 64 at once, so this limit is never reached.
+        // `run_concurrently` makes 64 dials at the same time, so this limit is never reached.
         config.max_pending = 1024;
         config.max_pending_per_ip = 1024;
         let (count, linked) = watch::channel(0);
@@ -45,7 +45,7 @@ impl Hub {
         super::address(&self.node)
     }
 
-    pub(crate) async fn linked(&mut self, links: usize) -> Result<()> {
+    pub(crate) async fn wait_for_links(&mut self, links: usize) -> Result<()> {
         self.linked.wait_for(|linked| *linked >= links).await.context("the node has ended")?;
         Ok(())
     }
@@ -56,7 +56,7 @@ impl Hub {
     }
 }
 
-/// Handler that counts the links.
+/// A handler that counts the links.
 struct LinkCounter {
     linked: watch::Sender<usize>,
 }
@@ -71,7 +71,7 @@ impl Handler for LinkCounter {
     }
 }
 
-/// The nodes that dial. Each link needs a node of its own: two nodes have at most one link.
+/// The nodes that dial. Each link needs its own node, because two nodes have at most one link.
 pub(crate) struct Spokes {
     nodes: Vec<Node>,
     hub: Option<NodeId>,

@@ -1,4 +1,4 @@
-//! Nodes that join through the first one.
+//! A network of nodes that have joined through the first one.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use peerkit::{Broadcast, Context, Handler, Node};
 
 use crate::broadcast_log::{BroadcastLog, NetworkTotals};
 
-/// Interval of the checks whether all nodes are reachable.
+/// Interval at which [`Network::settle`] checks whether all nodes can be reached.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The nodes.
@@ -22,7 +22,8 @@ impl Network {
             let recorder = BroadcastRecorder { log: log.clone() };
             let node = Node::builder().listen("127.0.0.1:0").handler(recorder).spawn().await?;
             if let Some(first) = nodes.first() {
-                let address = *first.listening().first().context("the first does not listen")?;
+                let address =
+                    *first.listening().first().context("the first node does not listen")?;
                 node.join(&[address.into()]).await?;
             }
             nodes.push(node);
@@ -32,7 +33,8 @@ impl Network {
         Ok(network)
     }
 
-    /// Waits until every node reaches all others. Links go both ways, so asking one node is enough.
+    /// Waits until every node can reach all others. Links go both ways, so a discovery by one node shows
+    /// this.
     async fn settle(&self) -> Result<()> {
         let first = self.nodes.first().context("no nodes")?;
         loop {
@@ -60,7 +62,7 @@ impl Network {
     }
 }
 
-/// Handler that records the received broadcasts.
+/// A handler that records the received broadcasts.
 struct BroadcastRecorder {
     log: BroadcastLog,
 }

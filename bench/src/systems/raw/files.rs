@@ -1,7 +1,7 @@
-//! A file over plain TLS and nothing else: the least work possible with this TLS and this hash.
+//! A file over raw TLS, with the least possible work for this TLS library and this hash.
 //!
-//! The source reads and encrypts. At the other end one thread decrypts, and another hashes each
-//! mebibyte and writes it. There are no requests, no checks and no resumption.
+//! The source reads and encrypts the file. At the other end one thread decrypts it, and another thread hashes
+//! each mebibyte and writes it. There are no requests, no checks and no resumption.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -16,15 +16,15 @@ use rustls::{ClientConnection, ServerConnection, StreamOwned};
 use super::tls;
 use crate::transfer::{TransferOffer, TransferPlan};
 
-/// Bytes read and encrypted together, and bytes received together: small enough to stay in the
-/// processor's cache.
+/// Number of bytes that are read and encrypted together, and that are received together. They fit into the
+/// cache of the processor.
 const PART: usize = 256 << 10;
 
-/// Bytes hashed and written together, like a node's pieces.
+/// Number of bytes that are hashed and written together. Pieces of a node have the same size.
 const PIECE: usize = 1 << 20;
 
-/// Pieces that may wait to be hashed and written.
-const WAITING: usize = 8;
+/// Maximum number of pieces that wait to be hashed and written.
+const MAX_WAITING: usize = 8;
 
 /// The source of the file.
 pub(crate) struct Source {
@@ -36,7 +36,7 @@ impl Source {
     pub(crate) fn start(plan: &TransferPlan) -> Result<Self> {
         ensure!(
             plan.sources == 1 && plan.upload_rate == 0,
-            "raw TLS supports one source without a limit only"
+            "raw TLS supports only one source, without a limit"
         );
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let at = listener.local_addr()?;
@@ -65,7 +65,7 @@ impl Source {
 fn send(tcp: TcpStream, from: &Path) -> Result<()> {
     tcp.set_nodelay(true)?;
     let mut session = ServerConnection::new(tls::server()?)?;
-    // By default rustls takes 64 KiB at a time, which would split each part.
+    // By default rustls accepts 64 KiB at a time, which would split each part.
     session.set_buffer_limit(Some(PART));
     let mut stream = StreamOwned::new(session, tcp);
     let mut file = File::open(from)?;
@@ -106,8 +106,8 @@ fn receive(at: SocketAddr, to: &Path) -> Result<()> {
     let session = ClientConnection::new(tls::client()?, tls::server_name()?)?;
     let mut stream = StreamOwned::new(session, ReadAhead::new(tcp));
     let file = File::create_new(to)?;
-    let (full, pieces) = mpsc::sync_channel::<Vec<u8>>(WAITING);
-    // Buffers come back empty, so that a piece needs no fresh memory.
+    let (full, pieces) = mpsc::sync_channel::<Vec<u8>>(MAX_WAITING);
+    // The writing thread returns buffers, so that a piece needs no new memory.
     let (empty, spare) = mpsc::channel();
     let writing = thread::spawn(move || hash_and_write(file, &pieces, &empty));
     loop {
@@ -129,7 +129,7 @@ fn hash_and_write(
     empty: &mpsc::Sender<Vec<u8>>,
 ) -> io::Result<()> {
     for piece in pieces {
-        // Only the cost of the hash matters: there is nothing to compare it with.
+        // The hash is compared with nothing, as only its cost matters.
         std::hint::black_box(blake3::hash(&piece));
         file.write_all(&piece)?;
         let _ = empty.send(piece);
@@ -137,7 +137,7 @@ fn hash_and_write(
     file.sync_all()
 }
 
-/// A connection with read-ahead: TLS reads only a few KiB at a time.
+/// A connection that reads ahead. Without it, TLS would read only a few KiB at a time.
 struct ReadAhead {
     tcp: TcpStream,
     buffer: Vec<u8>,

@@ -1,4 +1,4 @@
-//! A TLS server for many connections: one task per connection and nothing else.
+//! A TLS server for many connections. It has one task for each connection.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use super::{Dialler, tls};
 use crate::bulk::Stream;
 use crate::concurrent::run_concurrently;
 
-/// Bytes of a ping.
+/// Size of a ping, in bytes.
 const PING: usize = 8;
 
-/// The server. It echoes each ping.
+/// The server. It sends each ping back.
 pub(crate) struct Hub {
     at: SocketAddr,
     linked: watch::Receiver<usize>,
@@ -39,7 +39,7 @@ impl Hub {
         self.at.to_string()
     }
 
-    pub(crate) async fn linked(&mut self, links: usize) -> Result<()> {
+    pub(crate) async fn wait_for_links(&mut self, links: usize) -> Result<()> {
         self.linked.wait_for(|linked| *linked >= links).await.context("the server has ended")?;
         Ok(())
     }
@@ -67,14 +67,14 @@ async fn accept(
         };
         links.spawn(serve(tcp, tls.clone(), linked.clone(), for_links.clone()));
     }
-    // As with a node, stopping takes until every link is closed.
+    // As with a node, the stop is complete when all links are closed.
     while let Some(ended) = links.join_next().await {
         ended??;
     }
     Ok(())
 }
 
-/// Serves one connection until the other side or the server ends it.
+/// Serves one connection until the other end closes it or the server stops.
 async fn serve(
     tcp: TcpStream,
     tls: TlsAcceptor,
@@ -92,18 +92,18 @@ async fn serve(
             _ = &mut stop => break,
         };
         if read.is_err() {
-            // The other side may close without a close notification.
+            // The other end may close the connection without a close notification.
             return Ok(());
         }
         stream.write_all(&buffer).await?;
         stream.flush().await?;
     }
-    // The other side may already be gone; an error here does not matter.
+    // The other end may have closed the connection already, so an error does not matter.
     let _ = stream.shutdown().await;
     Ok(())
 }
 
-/// Connections to the server.
+/// The connections to the server.
 pub(crate) struct Spokes {
     count: usize,
     streams: Vec<Stream>,

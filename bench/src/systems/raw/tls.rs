@@ -1,5 +1,5 @@
-//! TLS 1.3 with the cipher and key type of nodes. Both sides prove possession of their keys; the
-//! keys themselves are not checked.
+//! TLS 1.3 with the cipher and the key type of nodes. Both ends prove that they have the secret of their key.
+//! Any key is accepted.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
 };
 
-/// Prefix of an Ed25519 key in SubjectPublicKeyInfo, and of a secret in PKCS #8 (RFC 8410).
+/// The bytes before an Ed25519 public key in SubjectPublicKeyInfo, and before a secret in PKCS #8 (RFC 8410).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0];
 const PKCS8_PREFIX: [u8; 16] =
     [0x30, 0x2e, 2, 1, 0, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
@@ -32,8 +32,8 @@ pub(super) fn server() -> Result<Arc<ServerConfig>> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(AcceptAnyKey::new())
-        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(pair(0xbe)?)));
-    // Nodes do not resume sessions either.
+        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(key_pair(0xbe)?)));
+    // Sessions are not resumed, as with nodes.
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
@@ -43,13 +43,15 @@ pub(super) fn client() -> Result<Arc<ClientConfig>> {
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(AcceptAnyKey::new())
-        .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(pair(0xc1)?)));
+        .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(key_pair(
+            0xc1,
+        )?)));
     config.resumption = rustls::client::Resumption::disabled();
     Ok(Arc::new(config))
 }
 
-/// Returns the key pair whose secret consists of the byte `secret`.
-fn pair(secret: u8) -> Result<Arc<CertifiedKey>> {
+/// Returns the key pair whose secret consists of 32 times the byte `secret`.
+fn key_pair(secret: u8) -> Result<Arc<CertifiedKey>> {
     let key = peerkit::Key::from_secret(&[secret; 32]);
     let spki = [&SPKI_PREFIX[..], key.id().as_bytes()].concat();
     let secret = PrivatePkcs8KeyDer::from([&PKCS8_PREFIX[..], key.secret()].concat());
@@ -65,8 +67,8 @@ fn provider() -> Arc<CryptoProvider> {
     })
 }
 
-/// Accepts every peer that holds the key it presents. One process has started the other, so there
-/// is no other peer.
+/// Accepts every peer that has the secret of the key that it presents. There is only one peer, because one
+/// process has started the other.
 #[derive(Debug)]
 struct AcceptAnyKey(Arc<CryptoProvider>);
 
@@ -87,7 +89,7 @@ impl AcceptAnyKey {
     }
 }
 
-/// Rejects TLS 1.2. Never called: both sides allow 1.3 only.
+/// Rejects TLS 1.2. This is never called, because both ends allow only TLS 1.3.
 fn tls12() -> Result<HandshakeSignatureValid, Error> {
     Err(Error::General("TLS 1.3 only".into()))
 }
