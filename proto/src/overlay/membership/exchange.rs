@@ -151,8 +151,7 @@ impl Membership {
         let own = record.node == from
             && self.verifier.verify(from, &record.signed(&self.network), &record.signature);
         if !own {
-            let reason =
-                Reason::Fault("it sent a record that is not its own, or wrongly signed".into());
+            let reason = Reason::Fault("a record that is not its own, or wrongly signed".into());
             cx.put(Effect::CloseLink(from, reason));
         }
         own
