@@ -23,7 +23,8 @@ pub struct Config {
     pub max_control: usize,
     /// Maximum size of a broadcast's content in bytes. 64 KiB: the limit of libp2p's gossip.
     pub max_broadcast: usize,
-    /// Maximum time from the TCP connection to the peer's Hello. 10 s: as in libp2p and zenoh.
+    /// Maximum time of a handshake: TLS, and then Hello. A node that was dialled allows this time
+    /// for both together, a node that dials allows it for each. 10 s: as in libp2p and zenoh.
     pub handshake_timeout: Duration,
     /// Maximum time to resolve a host name and connect to one of its IP addresses. 10 s: as in
     /// libp2p.
