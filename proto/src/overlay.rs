@@ -1,4 +1,4 @@
-//! The overlay: everything that a node does as part of a network, beyond its single links.
+//! The overlay: everything that a node does as part of a network, beyond its individual links.
 //!
 //! The [`Overlay`] owns one state machine for each task, its *parts*. It hands each input to the parts
 //! concerned. The parts never call each other. The overlay belongs to a [`Machine`](crate::peer::Machine),
@@ -226,8 +226,9 @@ impl Overlay {
     /// Decides whether a dial that has reached `id` may send its Hello. If the application asked for the
     /// dial, the node is no longer kept away.
     ///
-    /// # Errors If the node is this one or is kept away. [`Reason::Duplicate`] if there is a link with it
-    /// already, or another dial has sent it a Hello: call again once that link or that dial has ended.
+    /// # Errors
+    /// If the node is this one or is kept away. [`Reason::Duplicate`] if there is a link with it already, or
+    /// another dial has sent it a Hello: call again once that link or that dial has ended.
     pub(crate) fn begin_hello(&mut self, id: NodeId, purpose: Purpose) -> Result<(), Reason> {
         match purpose {
             // The application wants this link, so its earlier disconnect no longer holds.
@@ -349,7 +350,8 @@ impl Overlay {
     /// Queues a broadcast, which is signed and sent at once or a few milliseconds later together with others.
     /// Returns its id and the number of links.
     ///
-    /// # Errors If the title or the content is over its limit. Nothing is sent then.
+    /// # Errors
+    /// If the title or the content is over its limit. Nothing is sent then.
     pub(crate) fn broadcast(
         &mut self,
         title: String,
@@ -397,7 +399,8 @@ impl Overlay {
     /// the number of the message, which [`Effect::Relayed`] names with the outcome. If the payload is a
     /// request, its reply names `id`.
     ///
-    /// # Errors If the content is over its limit, or no node can have that identity. Nothing is sent then.
+    /// # Errors
+    /// If the content is over its limit, or no node can have that identity. Nothing is sent then.
     pub(crate) fn relay(
         &mut self,
         query: Option<QueryId>,
