@@ -14,7 +14,7 @@ use peerkit_proto::frame::{Frame, Frames};
 use peerkit_proto::hello::Hello;
 use peerkit_proto::id::{Hash, Key, NodeId};
 use peerkit_proto::link::{self, Greeting, Link, Side};
-use peerkit_proto::overlay::Identity;
+use peerkit_proto::overlay::NodeSetup;
 use peerkit_proto::overlay::admission::Candidate;
 use peerkit_proto::peer::{
     Command, ConnectionId, Greeted, Input, Machine, OperationId, Output, Payload,
@@ -118,9 +118,9 @@ impl Shell {
     /// on `seed`.
     fn new(n: u8, name: &str, seed: u8, neighbours: &[u8]) -> Self {
         let (name, network) = (name.to_owned(), NETWORK.to_owned());
-        let identity = Identity { key: key(n), name, network, epoch: 1, manual: false };
+        let setup = NodeSetup { key: key(n), name, network, epoch: 1, manual: false };
         let now = Now { monotonic: Instant::ZERO, unix: 1 };
-        let machine = Machine::new(now, identity, &Config::default(), [seed; 32]);
+        let machine = Machine::new(now, setup, &Config::default(), [seed; 32]);
         let mut shell = Self { machine, now, links: Vec::new(), last: 0 };
         for neighbour in neighbours {
             shell.link(*neighbour);

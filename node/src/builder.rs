@@ -10,7 +10,7 @@ use peerkit_proto::event::Event;
 use peerkit_proto::handler::{Callback, Context, Handler};
 use peerkit_proto::hello::{MAX_ADDRESSES, MAX_NAME};
 use peerkit_proto::id::{Key, NodeId};
-use peerkit_proto::overlay::Identity;
+use peerkit_proto::overlay::NodeSetup;
 use peerkit_proto::peer::Machine;
 use peerkit_proto::time::{Instant, Now};
 use tokio::sync::{Semaphore, mpsc};
@@ -278,15 +278,15 @@ impl Builder {
         let mut incarnation = [0; 8];
         getrandom::fill(&mut seed)?;
         getrandom::fill(&mut incarnation)?;
-        let identity = Identity {
+        let setup = NodeSetup {
             key: key.clone(),
             name: name.clone(),
             network: network.clone(),
             epoch: unix_millis(),
             manual: self.manual,
         };
-        let started = Now { monotonic: Instant::ZERO, unix: identity.epoch };
-        let machine = Machine::new(started, identity, &self.config, seed);
+        let started = Now { monotonic: Instant::ZERO, unix: setup.epoch };
+        let machine = Machine::new(started, setup, &self.config, seed);
         let (dispatch, mut notices) = Dispatch::new(self.handler, &self.config);
         let (orders, order_receiver) = mpsc::channel(MAX_ORDERS);
         let (link_reports, report_receiver) = mpsc::channel(MAX_LINK_REPORTS);

@@ -19,19 +19,19 @@
 //! use peerkit_proto::config::Config;
 //! use peerkit_proto::frame::query::QueryKind;
 //! use peerkit_proto::id::Key;
-//! use peerkit_proto::overlay::Identity;
+//! use peerkit_proto::overlay::NodeSetup;
 //! use peerkit_proto::peer::{Input, Machine, OperationId, Output};
 //! use peerkit_proto::time::{Instant, Now};
 //!
 //! let mut now = Now { monotonic: Instant::ZERO, unix: 1_735_689_600_000 };
-//! let identity = Identity {
+//! let setup = NodeSetup {
 //!     key: Key::from_secret(&[7; 32]),
 //!     name: "ann".into(),
 //!     network: "peerkit".into(),
 //!     epoch: now.unix,
 //!     manual: false,
 //! };
-//! let mut machine = Machine::new(now, identity, &Config::default(), [1; 32]);
+//! let mut machine = Machine::new(now, setup, &Config::default(), [1; 32]);
 //! let operation = OperationId(1);
 //! let what = QueryKind::Discover;
 //! let mut next = Some(Input::Query { operation, what, depth: -1, own: false, timeout: None });

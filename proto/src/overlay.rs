@@ -80,7 +80,7 @@ struct Parts {
 
 /// The data of a node that its overlay starts with.
 #[derive(Debug, Clone)]
-pub struct Identity {
+pub struct NodeSetup {
     /// The node's key pair.
     pub key: Key,
     /// The node's name, which its user has chosen.
@@ -96,25 +96,25 @@ pub struct Identity {
 impl Overlay {
     /// Returns the overlay of a node without links. `seed` is its only source of randomness. Outside of tests
     /// the seed has to be secret and from the system's generator, as messages are sealed with it.
-    pub(crate) fn new(identity: Identity, config: &Config, seed: [u8; 32]) -> Self {
-        let id = identity.key.id();
+    pub(crate) fn new(setup: NodeSetup, config: &Config, seed: [u8; 32]) -> Self {
+        let id = setup.key.id();
         // A peer ends the link if a frame has a longer name.
-        let name = identity.name[..identity.name.floor_char_boundary(MAX_NAME)].to_owned();
+        let name = setup.name[..setup.name.floor_char_boundary(MAX_NAME)].to_owned();
         Self {
             description: SelfDescription { id, name, addresses: Vec::new() },
             query_timeout: config.query_timeout,
-            now: Now { monotonic: Instant::ZERO, unix: identity.epoch },
+            now: Now { monotonic: Instant::ZERO, unix: setup.epoch },
             rng: ChaCha8Rng::from_seed(seed),
             links: BTreeMap::new(),
             admissions: Admissions::new(id, config),
             away: KeptAwayNodes::default(),
             parts: Parts {
-                membership: Membership::new(&identity, config),
+                membership: Membership::new(&setup, config),
                 queries: Queries::new(config),
-                broadcasts: Broadcasts::new(&identity, config),
-                relayed: RelayedMessages::new(&identity, config),
+                broadcasts: Broadcasts::new(&setup, config),
+                relayed: RelayedMessages::new(&setup, config),
                 reconnects: Reconnects::new(config),
-                orders: OwnerOrders::new(&identity, config),
+                orders: OwnerOrders::new(&setup, config),
                 clocks: Clocks::new(config),
             },
             out: VecDeque::new(),

@@ -28,7 +28,7 @@ use crate::frame::Frame;
 use crate::frame::query::QueryId;
 use crate::id::NodeId;
 use crate::message::Message;
-use crate::overlay::{Effect, Identity, Overlay};
+use crate::overlay::{Effect, NodeSetup, Overlay};
 use crate::time::{Instant, Now, earliest};
 use crate::verify::Verifier;
 
@@ -86,9 +86,9 @@ impl Machine {
     /// `seed` is its only source of randomness. Outside of tests the seed has to be secret and from the
     /// system's generator, as messages are sealed with it.
     #[must_use]
-    pub fn new(now: Now, identity: Identity, config: &Config, seed: [u8; 32]) -> Self {
-        let manual = identity.manual;
-        let mut overlay = Overlay::new(identity, config, seed);
+    pub fn new(now: Now, setup: NodeSetup, config: &Config, seed: [u8; 32]) -> Self {
+        let manual = setup.manual;
+        let mut overlay = Overlay::new(setup, config, seed);
         overlay.set_clocks(now);
         Self {
             overlay,

@@ -84,7 +84,7 @@ use crate::handler::{Context, Handler, Timers};
 use crate::id::{Hash, Key, NodeId};
 use crate::message::Message;
 use crate::overlay::broadcast::BroadcastError;
-use crate::overlay::{Identity, Overlay};
+use crate::overlay::{NodeSetup, Overlay};
 use crate::peer::{BroadcastReceipt, Command, ConnectionId, Input, Machine, OperationId};
 use crate::time::{Instant, Now};
 use crate::verify::Verifier;
@@ -467,7 +467,7 @@ impl<H: Handler> Sim<H> {
         // here on.
         node.run += 1;
         let epoch = node.next_epoch(unix);
-        let identity = Identity {
+        let setup = NodeSetup {
             key: node.key.clone(),
             name: node.name.clone(),
             network: NETWORK.to_owned(),
@@ -477,7 +477,7 @@ impl<H: Handler> Sim<H> {
         };
         let seed = derive_seed(self.seed, "overlay", [index as u64, u64::from(node.run)]);
         let now = Now { monotonic: self.now, unix };
-        let mut machine = Machine::new(now, identity, &self.config, seed);
+        let mut machine = Machine::new(now, setup, &self.config, seed);
         // One cache for all nodes saves most of the time for signatures. It changes no outcome, because a
         // signature's validity depends only on its bytes.
         machine.verify_with(self.verifier.clone());

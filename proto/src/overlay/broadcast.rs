@@ -27,7 +27,7 @@ use crate::frame::Frame;
 use crate::frame::broadcast::{Batch, Have, Item, MAX_HAVES, MAX_TITLE, RunId};
 use crate::id::{Hash, Key, NodeId, PublicKey};
 use crate::message::{Message, PackedMessage};
-use crate::overlay::{Effect, Identity, OverlayContext};
+use crate::overlay::{Effect, NodeSetup, OverlayContext};
 use crate::peer::Output;
 use crate::time::{Instant, earliest};
 use crate::verify::Verifier;
@@ -170,13 +170,13 @@ impl Pending {
 }
 
 impl Broadcasts {
-    pub(super) fn new(identity: &Identity, config: &Config) -> Self {
+    pub(super) fn new(setup: &NodeSetup, config: &Config) -> Self {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let me = identity.key.id();
+        let me = setup.key.id();
         Self {
             me,
-            key: identity.key.clone(),
-            network: identity.network.clone(),
+            key: setup.key.clone(),
+            network: setup.network.clone(),
             verifier: Verifier::default(),
             max_content: config.max_broadcast,
             max_runs: config.broadcast_runs,
@@ -187,7 +187,7 @@ impl Broadcasts {
             max_ahead: millis(config.clock_skew),
             // A broadcast whose time is as far in the future as is tolerated can be accepted for this long.
             memory: config.log_age + 2 * config.clock_skew,
-            own: RunId { author: me, epoch: identity.epoch },
+            own: RunId { author: me, epoch: setup.epoch },
             unsent: UnsentBroadcasts::new(config),
             log: Log::new(config),
             runs: BTreeMap::new(),

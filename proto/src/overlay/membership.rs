@@ -33,7 +33,7 @@ use crate::frame::membership::{
 use crate::id::{Key, NodeId};
 use crate::node_record::NodeRecord;
 use crate::overlay::away::KeptAwayNodes;
-use crate::overlay::{Effect, Identity, OverlayContext};
+use crate::overlay::{Effect, NodeSetup, OverlayContext};
 use crate::time::{Instant, earliest};
 use crate::verify::Verifier;
 
@@ -180,22 +180,22 @@ struct NeighbourDial {
 }
 
 impl Membership {
-    pub(super) fn new(identity: &Identity, config: &Config) -> Self {
-        let key = identity.key.clone();
+    pub(super) fn new(setup: &NodeSetup, config: &Config) -> Self {
+        let key = setup.key.clone();
         let me = key.id();
         Self {
             me,
-            network: identity.network.clone(),
+            network: setup.network.clone(),
             verifier: Verifier::default(),
             max_active: config.active_view.max(1),
             max_skew: u64::try_from(config.clock_skew.as_millis()).unwrap_or(u64::MAX),
             shuffle_every: config.shuffle_every,
             probe_every: config.probe_every,
             beacon_every: config.beacon_every,
-            may_join: !identity.manual,
-            manual: identity.manual,
+            may_join: !setup.manual,
+            manual: setup.manual,
             member: false,
-            record: NodeRecord::sign(&key, &identity.network, identity.epoch, &[]),
+            record: NodeRecord::sign(&key, &setup.network, setup.epoch, &[]),
             active: BTreeMap::new(),
             pinned: BTreeSet::new(),
             passive: PassiveView::new(config.passive_view),

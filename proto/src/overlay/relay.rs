@@ -20,7 +20,7 @@ use crate::frame::query::QueryId;
 use crate::hello::MAX_NAME;
 use crate::id::{Key, NodeId};
 use crate::message::PackedMessage;
-use crate::overlay::{Effect, Identity, OverlayContext};
+use crate::overlay::{Effect, NodeSetup, OverlayContext};
 use crate::peer::{Output, Payload};
 use crate::seal::{self, Letter, LetterContent, SealError};
 use crate::time::Instant;
@@ -120,11 +120,11 @@ enum OutcomeReceiver {
 }
 
 impl RelayedMessages {
-    pub(super) fn new(identity: &Identity, config: &Config) -> Self {
+    pub(super) fn new(setup: &NodeSetup, config: &Config) -> Self {
         Self {
-            key: identity.key.clone(),
-            network: identity.network.clone(),
-            name: identity.name[..identity.name.floor_char_boundary(MAX_NAME)].to_owned(),
+            key: setup.key.clone(),
+            network: setup.network.clone(),
+            name: setup.name[..setup.name.floor_char_boundary(MAX_NAME)].to_owned(),
             timeout: config.query_timeout,
             skew: u64::try_from(config.clock_skew.as_millis()).unwrap_or(u64::MAX),
             limit: config.max_direct(),

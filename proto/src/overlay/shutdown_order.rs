@@ -12,7 +12,7 @@ use crate::event::Event;
 use crate::frame::Frame;
 use crate::frame::owner::ShutdownOrder;
 use crate::id::{Key, NodeId};
-use crate::overlay::{Effect, Identity, OverlayContext};
+use crate::overlay::{Effect, NodeSetup, OverlayContext};
 use crate::peer::Output;
 use crate::time::Instant;
 use crate::verify::Verifier;
@@ -36,10 +36,10 @@ pub(super) struct OwnerOrders {
 }
 
 impl OwnerOrders {
-    pub(super) fn new(identity: &Identity, config: &Config) -> Self {
+    pub(super) fn new(setup: &NodeSetup, config: &Config) -> Self {
         Self {
-            network: identity.network.clone(),
-            epoch: identity.epoch,
+            network: setup.network.clone(),
+            epoch: setup.epoch,
             max_skew: u64::try_from(config.clock_skew.as_millis()).unwrap_or(u64::MAX),
             owner: None,
             verifier: Verifier::default(),
@@ -149,14 +149,14 @@ mod tests {
     impl Node {
         /// Returns a node with links to nodes 1 to 3 that was started a second ago.
         fn new(owner: Option<NodeId>) -> Self {
-            let identity = Identity {
+            let setup = NodeSetup {
                 key: key(100),
                 name: String::new(),
                 network: "net".into(),
                 epoch: START,
                 manual: false,
             };
-            let mut orders = OwnerOrders::new(&identity, &Config::default());
+            let mut orders = OwnerOrders::new(&setup, &Config::default());
             if let Some(owner) = owner {
                 orders.set_owner(owner);
             }

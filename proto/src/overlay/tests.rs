@@ -34,16 +34,16 @@ impl Net {
         let keys: Vec<_> =
             (0..len).map(|n| Key::from_secret(&[u8::try_from(n + 1).unwrap(); 32])).collect();
         let ids: Vec<_> = keys.iter().map(Key::id).collect();
-        let identity = |(n, key)| {
+        let setup = |(n, key)| {
             let (name, network) = (format!("n{n}"), "net".into());
-            Identity { key, name, network, epoch: 1, manual: true }
+            NodeSetup { key, name, network, epoch: 1, manual: true }
         };
-        let nodes = keys.into_iter().enumerate().map(identity);
+        let nodes = keys.into_iter().enumerate().map(setup);
         let nodes = nodes
-            .map(|identity| {
+            .map(|setup| {
                 // Nodes that drew alike would draw the same query ids.
-                let seed = *identity.key.id().as_bytes();
-                Overlay::new(identity, &config, seed)
+                let seed = *setup.key.id().as_bytes();
+                Overlay::new(setup, &config, seed)
             })
             .collect();
         let mut net = Self {
@@ -337,14 +337,14 @@ fn a_node_of_many_links_answers_in_parts() {
 
 #[test]
 fn a_clock_that_is_set_is_compared_to_all_peers_again() {
-    let identity = Identity {
+    let setup = NodeSetup {
         key: Key::from_secret(&[1; 32]),
         name: "n".into(),
         network: "net".into(),
         epoch: 1_700_000_000_000,
         manual: true,
     };
-    let mut node = Overlay::new(identity, &Config::default(), [1; 32]);
+    let mut node = Overlay::new(setup, &Config::default(), [1; 32]);
     let at = |seconds| Instant::from_origin(Duration::from_secs(seconds));
     let unix = |seconds: u64| 1_700_000_000_000 + seconds * 1000;
     node.set_clocks(Now { monotonic: at(0), unix: unix(0) });

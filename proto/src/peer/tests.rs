@@ -21,14 +21,14 @@ impl Driven {
     /// Returns the machine of the node `me`.
     fn new(me: u8) -> Self {
         let now = Now { monotonic: Instant::ZERO, unix: 1_700_000_000_000 };
-        let identity = Identity {
+        let setup = NodeSetup {
             key: key(me),
             name: format!("n{me}"),
             network: "net".into(),
             epoch: now.unix,
             manual: false,
         };
-        let machine = Machine::new(now, identity, &Config::default(), [me; 32]);
+        let machine = Machine::new(now, setup, &Config::default(), [me; 32]);
         Self { machine, now, last: 0, crowded: false }
     }
 

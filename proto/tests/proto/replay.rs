@@ -21,7 +21,7 @@ use peerkit_proto::hello::{Hello, StreamOpen};
 use peerkit_proto::id::{Hash, Key};
 use peerkit_proto::link::{self, Greeting, Link, Side};
 use peerkit_proto::message::Message;
-use peerkit_proto::overlay::Identity;
+use peerkit_proto::overlay::NodeSetup;
 use peerkit_proto::overlay::admission::Candidate;
 use peerkit_proto::peer::{ConnectionId, Greeted, Input, Machine, Output};
 use peerkit_proto::time::{Instant, Now};
@@ -213,10 +213,10 @@ fn replay_machine(recording: &Recording, by_dialler: bool, key: Key) -> MachineO
     };
     let id = their_key.id();
     let network = taken.hello.network.clone();
-    let identity =
-        Identity { key, name: "today".into(), network, epoch: recording.time, manual: false };
+    let setup =
+        NodeSetup { key, name: "today".into(), network, epoch: recording.time, manual: false };
     let mut now = Now { monotonic: Instant::ZERO, unix: recording.time };
-    let mut machine = Machine::new(now, identity, &Config::default(), [7; 32]);
+    let mut machine = Machine::new(now, setup, &Config::default(), [7; 32]);
     let mut done = MachineOutputs::default();
     let mut handle = |now, input| {
         machine.handle(now, input);

@@ -23,9 +23,9 @@ impl TestBench {
     }
 
     fn with(key: Key, links: u8, config: &Config) -> Self {
-        let identity =
-            Identity { key, name: "n".into(), network: "net".into(), epoch: 9, manual: false };
-        let mut bench = Self::of(Broadcasts::new(&identity, config));
+        let setup =
+            NodeSetup { key, name: "n".into(), network: "net".into(), epoch: 9, manual: false };
+        let mut bench = Self::of(Broadcasts::new(&setup, config));
         for n in 1..=links {
             bench.link(n);
         }

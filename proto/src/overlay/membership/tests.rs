@@ -14,8 +14,8 @@ impl TestBench {
 
     fn with(config: Config, manual: bool) -> Self {
         let (name, network) = ("n".into(), "net".into());
-        let identity = Identity { key: key(100), name, network, epoch: UNIX, manual };
-        let mut bench = Self::of(Membership::new(&identity, &config));
+        let setup = NodeSetup { key: key(100), name, network, epoch: UNIX, manual };
+        let mut bench = Self::of(Membership::new(&setup, &config));
         bench.act(|membership, cx| membership.set_addresses(cx, &[address(100)]));
         bench
     }
