@@ -196,9 +196,9 @@ mod tests {
                 tracing::warn!(target: "notify::inotify", "a folder is gone");
                 tracing::warn!(target: "another::crate", "its disk is full");
             });
-            let mut said = String::new();
-            log.as_file().read_to_string(&mut said).unwrap();
-            assert!(!said.contains("a folder") && said.contains("its disk"), "{said}");
+            let mut logged = String::new();
+            log.as_file().read_to_string(&mut logged).unwrap();
+            assert!(!logged.contains("a folder") && logged.contains("its disk"), "{logged}");
         }
     }
 }

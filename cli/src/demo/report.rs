@@ -24,7 +24,7 @@ pub(super) struct StepResult {
     fields: Value,
 }
 
-/// The error of a failed step. The line of the step has already said why it failed.
+/// The error of a failed step. The line of the step has already given the reason.
 #[derive(Debug, thiserror::Error)]
 #[error("a step failed")]
 pub(super) struct StepFailed;

@@ -1,4 +1,4 @@
-//! The demo: its steps, its files, its picture, and what a signal does to it.
+//! `peerkit demo`: its steps, its files, its picture, and its end by a signal.
 
 use std::fs;
 use std::path::Path;
@@ -110,7 +110,7 @@ fn a_missing_folder_fails_the_demo() {
 #[test]
 fn a_stopped_demo_reports_no_failed_step() {
     let home = tempfile::tempdir().unwrap();
-    // The demo may end before the signal comes. Then it runs once more.
+    // A demo may end before the signal comes. Then the next one is tried.
     for _ in 0..20 {
         let mut command = peerkit(home.path());
         command.args(["demo", "--json", "--nodes", "64"]).stdout(std::process::Stdio::piped());

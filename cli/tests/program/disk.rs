@@ -25,12 +25,12 @@ fn non_utf8_folder(home: &Path, name: &[u8]) -> PathBuf {
     path
 }
 
-/// Makes each write of a process to a file fail, or work again.
+/// Limits the size of the files that a process writes, so that writes fail. `None` lifts the limit.
 fn limit_files(pid: Pid, bytes: Option<u64>) {
     prlimit(Some(pid), Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
 }
 
-/// Returns a program that gets an error and no signal when it writes too much to a file.
+/// Returns the program, started so that a write beyond the limit is an error and not a signal.
 fn without_write_signal(home: &Path) -> Command {
     let program = peerkit(home);
     let mut command = Command::new("sh");
@@ -68,7 +68,7 @@ fn a_full_state_disk_is_used_again_once_it_has_room() {
         assert!(error.contains("File too large"), "{error}");
     }
     let now = ["net.svg", "peers.json"].map(|name| fs::read(at(name)).unwrap());
-    assert!(now == kept, "what was there stays");
+    assert!(now == kept, "the old files stay");
     let names = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name());
     let hidden: Vec<_> = names.filter(|name| name.as_bytes().starts_with(b".")).collect();
     assert!(hidden.is_empty(), "{hidden:?}");
@@ -116,7 +116,7 @@ fn paths_that_are_not_utf8_are_printed_and_written_to() {
     assert!(got["path"].as_str().unwrap().ends_with("to\u{fffd}/shared"), "{got}");
 }
 
-/// Waits until something that is not zeros is in the second piece of a part in `folder`.
+/// Waits until one of the first seven pieces of a part file in `folder` was written.
 fn wait_until_begun(folder: &Path) {
     let begun = Instant::now();
     loop {
@@ -128,7 +128,7 @@ fn wait_until_begun(folder: &Path) {
         if parts.into_iter().any(has_piece) {
             return;
         }
-        assert!(begun.elapsed() < PATIENCE, "the fetch has begun");
+        assert!(begun.elapsed() < PATIENCE, "the fetch does not begin");
         thread::sleep(Duration::from_millis(10));
     }
 }
@@ -178,12 +178,12 @@ fn a_start_that_hangs_is_ended_by_a_signal() {
         let pipe = state.join("bootstrap");
         let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).unwrap();
-        // While this is open, the node waits for the end of the pipe.
+        // While the test holds the pipe open, the node waits for its end.
         let writer = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
         let mut command = peerkit(home.path());
         command.args(["run", "--headless", "--listen", "127.0.0.1:0", "--state"]).arg(&state);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // Once it has opened the pipe, it watches for signals.
+        // Once the program has opened the pipe, it also watches for signals.
         let fds = format!("/proc/{}/fd", child.id());
         let started = Instant::now();
         let is_open = || {
@@ -191,7 +191,7 @@ fn a_start_that_hangs_is_ended_by_a_signal() {
             links.filter_map(|link| fs::read_link(link.path()).ok()).any(|to| to == pipe)
         };
         while !is_open() {
-            assert!(started.elapsed() < PATIENCE, "it reads the pipe");
+            assert!(started.elapsed() < PATIENCE, "the node does not open the pipe");
             thread::sleep(Duration::from_millis(10));
         }
         send_signal(&child, signal);

@@ -1,5 +1,5 @@
-//! Documents name nothing that is not there: no file, command, option or type. The steps of the
-//! demo that README shows are those that it prints.
+//! The files, commands, options and types that documents name exist. The steps of the demo that
+//! documents show are those that the demo prints.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::harness::{peerkit, run, text};
 
-/// Names in documents that are those of other systems, or of examples.
+/// Names in documents that belong to other systems or to examples.
 const FOREIGN: &[&str] = &[
     "App",
     "ConnectToNodes",
@@ -28,7 +28,7 @@ const FOREIGN_FILES: &[&str] =
 /// Options of rsync.
 const FOREIGN_OPTIONS: &[&str] = &["--inplace", "--recursive", "--whole-file"];
 
-/// Folders that are made by building, testing and measuring.
+/// Folders that are not part of the sources.
 const MADE: &[&str] = &["target", ".git"];
 
 /// A piece of code in a document: a word or line in backquotes, or a line of a block.
@@ -42,8 +42,8 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Adds the files and folders below `folder`, by their paths from the root with `/` between their
-/// parts.
+/// Adds the paths of the files and folders below `folder`, relative to the root, with `/` between
+/// their parts.
 fn walk(folder: &Path, above: &str, entries: &mut Vec<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
@@ -100,18 +100,19 @@ fn code_of(document: &str, text: &str) -> Vec<Code> {
     pieces
 }
 
-/// Returns the words of a text: what stands between characters that are none of a word.
+/// Returns the words of a text. A word consists of ASCII letters, digits, `_` and the characters
+/// `others`.
 fn words<'a>(text: &'a str, others: &'a [char]) -> impl Iterator<Item = &'a str> {
     let is_part = move |c: char| c.is_ascii_alphanumeric() || c == '_' || others.contains(&c);
     text.split(move |c: char| !is_part(c)).filter(|word| !word.is_empty())
 }
 
-fn report(what: &str, unknown: BTreeSet<String>) {
+fn assert_none(what: &str, unknown: BTreeSet<String>) {
     let unknown: Vec<String> = unknown.into_iter().collect();
-    assert!(unknown.is_empty(), "{what} that there are not:\n{}", unknown.join("\n"));
+    assert!(unknown.is_empty(), "documents name {what} that do not exist:\n{}", unknown.join("\n"));
 }
 
-/// Returns whether a word names a file or folder of the tree, and not of another place.
+/// Returns whether a word looks like the path of a file or folder of the tree.
 fn is_path(word: &str, tree: &[String]) -> bool {
     let is_source = word.ends_with(".rs") || word.ends_with(".md") || word.ends_with(".py");
     let first = word.split('/').next().unwrap_or_default();
@@ -121,24 +122,24 @@ fn is_path(word: &str, tree: &[String]) -> bool {
         || word.starts_with(".ci/")
 }
 
-/// Returns whether a path of the tree ends with `path`, in which `*` and a part in capitals such as
-/// `N` stand for anything.
-fn is_there(path: &str, tree: &[String]) -> bool {
+/// Returns whether the tree has a path that ends with `path`. In `path`, `*` and a last word in
+/// capitals, such as the `N` of `state-N`, stand for any text.
+fn exists(path: &str, tree: &[String]) -> bool {
     let parts: Vec<&str> = path.trim_end_matches('/').split('/').collect();
     tree.iter().any(|entry| {
         let entry: Vec<&str> = entry.split('/').collect();
         let Some(start) = entry.len().checked_sub(parts.len()) else { return false };
-        entry[start..].iter().zip(&parts).all(|(there, part)| fits(there, part))
+        entry[start..].iter().zip(&parts).all(|(name, part)| fits(name, part))
     })
 }
 
-fn fits(there: &str, part: &str) -> bool {
+fn fits(name: &str, part: &str) -> bool {
     let end = part.rsplit(['-', '_']).next().unwrap_or_default();
     let is_any = end.chars().all(|c| c.is_ascii_uppercase()) && !end.is_empty();
     match part.split_once('*') {
-        Some((before, after)) => there.starts_with(before) && there.ends_with(after),
-        None if is_any => there.starts_with(part.strip_suffix(end).unwrap_or_default()),
-        None => there == part,
+        Some((before, after)) => name.starts_with(before) && name.ends_with(after),
+        None if is_any => name.starts_with(part.strip_suffix(end).unwrap_or_default()),
+        None => name == part,
     }
 }
 
@@ -150,15 +151,15 @@ fn files_named_in_documents_exist() {
         for word in words(&piece.text, &['.', '/', '-', '*']) {
             let word = word.trim_end_matches('.');
             let is_foreign = FOREIGN_FILES.contains(&word) || !is_path(word, &tree);
-            if !is_foreign && !is_there(word, &tree) {
+            if !is_foreign && !exists(word, &tree) {
                 unknown.insert(format!("{}: {word}", piece.document));
             }
         }
     }
-    report("files", unknown);
+    assert_none("files", unknown);
 }
 
-/// Returns what `peerkit ARGUMENTS` prints.
+/// Returns the standard output of `peerkit` with these arguments.
 fn output(arguments: &[&str], input: &str) -> String {
     let home = tempfile::tempdir().unwrap();
     let mut command = peerkit(home.path());
@@ -175,7 +176,8 @@ fn subcommands() -> Vec<String> {
     names.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }
 
-/// Returns the names of the commands of a running node: the first words of what `help` lists.
+/// Returns the names of the commands of a running node: the first words of the lines that `help`
+/// prints.
 fn commands() -> Vec<String> {
     let help = output(&["run", "--listen", "127.0.0.1:0", "--manual"], "help\n");
     let lines = help.lines().skip_while(|line| !line.starts_with("  connect"));
@@ -214,7 +216,7 @@ fn commands_named_in_documents_exist() {
             unknown.insert(format!("{}: {line}", piece.document));
         }
     }
-    report("commands", unknown);
+    assert_none("commands", unknown);
 }
 
 #[test]
@@ -241,7 +243,7 @@ fn options_named_in_documents_exist() {
     }
     let help: String = commands().iter().map(|name| format!("help {name}\n")).collect();
     known.push_str(&output(&["run", "--listen", "127.0.0.1:0", "--manual"], &help));
-    // What CI calls is there, or CI fails.
+    // Options in the script of CI exist, since CI would fail otherwise.
     known.push_str(&read(".ci/run"));
     let bench = tree.iter().filter(|path| path.starts_with("bench/") && !path.ends_with(".md"));
     let bench: String = bench.filter(|path| path.ends_with(".rs")).map(|path| read(path)).collect();
@@ -259,7 +261,7 @@ fn options_named_in_documents_exist() {
             }
         }
     }
-    report("options", unknown);
+    assert_none("options", unknown);
 }
 
 #[test]
@@ -278,7 +280,8 @@ fn types_named_in_documents_exist() {
     };
     let mut unknown = BTreeSet::new();
     for piece in code(&tree).into_iter().filter(|piece| piece.is_inline) {
-        // All of a path such as `Node::fetch`, else what is written as a type.
+        // Every part of a path such as `Node::fetch` has to exist, otherwise only words that are
+        // written like types.
         for path in words(&piece.text, &[':']) {
             for word in words(path, &[]) {
                 let is_name = path.contains("::") || is_type(word);
@@ -288,16 +291,16 @@ fn types_named_in_documents_exist() {
             }
         }
     }
-    report("types", unknown);
+    assert_none("types", unknown);
 }
 
-/// Returns the steps of a demo, each with its text without what differs from run to run.
+/// Returns the steps of a demo, without the parts that differ from run to run.
 fn steps(printed: &str) -> Vec<String> {
     let lines = printed.lines().filter(|line| line.starts_with('✓'));
     lines.map(|line| without_figures(line.split(" [").next().unwrap_or_default())).collect()
 }
 
-/// Puts `#` in place of each number with its unit, and of what depends on which nodes are linked.
+/// Puts `#` in place of each number with its unit, each name of a node, and the words about a link.
 fn without_figures(line: &str) -> String {
     const UNITS: [&str; 8] = ["µs", "ms", "s", "B", "KiB", "MiB", "GiB", "MiB/s"];
     const NODES: [&str; 8] = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"];
@@ -323,7 +326,7 @@ fn steps_of_the_demo_in_documents_are_those_it_prints() {
     assert_eq!(printed.len(), 11, "{printed:#?}");
     let mut is_shown = false;
     for document in tree().iter().filter(|path| path.ends_with(".md")) {
-        // Some of the steps may be left out, but none is another, or at another place.
+        // A document may leave out steps. The others have to be the same, in the same order.
         let mut left = printed.iter();
         for step in steps(&read(document)) {
             assert!(left.any(|printed| *printed == step), "{document}: {step}\n{printed:#?}");
@@ -338,9 +341,9 @@ fn missing_files_and_changed_steps_are_detected() {
     let tree: Vec<String> = ["docs", "docs/guide.md", "cli/src/run.rs", "tests/fixtures/state-1"]
         .map(str::to_owned)
         .into();
-    assert!(is_there("docs/guide.md", &tree) && is_there("src/run.rs", &tree));
-    assert!(is_there("tests/fixtures/state-N", &tree) && is_there("docs/*.md", &tree));
-    assert!(!is_there("docs/gone.md", &tree) && is_path("docs/gone.md", &tree));
+    assert!(exists("docs/guide.md", &tree) && exists("src/run.rs", &tree));
+    assert!(exists("tests/fixtures/state-N", &tree) && exists("docs/*.md", &tree));
+    assert!(!exists("docs/gone.md", &tree) && is_path("docs/gone.md", &tree));
     assert!(!is_path("MB/s", &tree) && is_path("gone.rs", &tree));
     let code = code_of("a.md", "`one` two `three\nfour`\n```sh\nfive\n```\n");
     let texts: Vec<&str> = code.iter().map(|piece| piece.text.as_str()).collect();

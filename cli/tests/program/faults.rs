@@ -26,7 +26,7 @@ fn bytes_in(folder: &Path) -> u64 {
 #[test]
 fn a_source_killed_during_a_fetch_leaves_the_other_nodes_running() {
     let home = tempfile::tempdir().unwrap();
-    // A sparse file: large, but quickly made.
+    // A sparse file: it is large, but takes no time to make.
     let large = home.path().join("large.bin");
     File::create(&large).unwrap().set_len(2 << 30).unwrap();
     let mut chain = start_chain(home.path(), &["--share", large.to_str().unwrap()]);
@@ -36,12 +36,12 @@ fn a_source_killed_during_a_fetch_leaves_the_other_nodes_running() {
     let begun = Instant::now();
     let downloads = chain.a.downloads.clone();
     while bytes_in(&downloads) == 0 {
-        assert!(begun.elapsed() < PATIENCE, "the fetch has begun");
+        assert!(begun.elapsed() < PATIENCE, "the fetch does not begin");
         thread::sleep(Duration::from_millis(1));
     }
     chain.c.kill();
 
-    // It waits for its source for a while. An incomplete file does not have the final name.
+    // The fetch waits for its source for a while. An incomplete file does not have the final name.
     assert_eq!(chain.a.run("downloads")["downloads"][0]["name"], "large.bin");
     assert!(!downloads.join("large.bin").exists());
     chain.a.write("cancel large.bin");
@@ -49,7 +49,7 @@ fn a_source_killed_during_a_fetch_leaves_the_other_nodes_running() {
     let result = |name: &str| results.iter().find(|result| result["result"] == name).unwrap();
     assert_eq!(result("cancel")["ok"], true, "{results:?}");
     assert_eq!(result("get")["error"], "cancelled", "{results:?}");
-    assert_eq!(bytes_in(&downloads), 0, "nothing of it is left");
+    assert_eq!(bytes_in(&downloads), 0, "no part of the file is left");
     let event = chain.b.event("outbound_node_disconnected");
     assert_eq!(event["peer"]["name"], "carol");
     assert_eq!(event["data"]["by_peer"], false);
@@ -70,7 +70,7 @@ fn a_sender_killed_during_its_flood_leaves_the_other_nodes_running() {
     let mut stdin = chain.a.take_stdin();
     let flood = thread::spawn(move || {
         let text = "y".repeat(500);
-        // Until the process has wait_or_kill, which breaks the pipe.
+        // Ends when the process is killed, which breaks the pipe.
         while writeln!(stdin, "msg {text}").is_ok() {}
     });
     for _ in 0..500 {

@@ -16,10 +16,12 @@ pub(crate) use share::{Share, address, get, get_command, ticket};
 mod person;
 mod share;
 
-/// Maximum time of every wait. 180 s: far more than anything takes, even on a loaded machine.
+/// Maximum time of every wait. 180 s: far more than any step of a test takes, even on a loaded
+/// machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Returns the program, without the settings of this machine.
+/// Returns a command that runs the program with its folders in `home`, and without the settings of
+/// the user who runs the tests.
 pub(crate) fn peerkit(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_peerkit"));
     command
@@ -52,7 +54,7 @@ pub(crate) fn send_signal(child: &Child, signal: rustix::process::Signal) {
     rustix::process::kill_process(pid, signal).unwrap();
 }
 
-/// Waits for the end of a program, and kills it if that does not come.
+/// Waits until a program ends. Kills it if it still runs after [`PATIENCE`].
 pub(crate) fn wait_or_kill(child: &mut Child) -> ExitStatus {
     let begun = Instant::now();
     loop {
@@ -66,9 +68,9 @@ pub(crate) fn wait_or_kill(child: &mut Child) -> ExitStatus {
     }
 }
 
-/// Returns the signals that stop a program, each with the status of a `get` or `demo` that it
-/// stops. SIGHUP is not among them if the tests run with it ignored, as `nohup` has it: the program
-/// ignores it then, too.
+/// Returns the signals that stop a program, each with the exit status of a `get` or `demo` that it
+/// stops. Leaves out SIGHUP if the tests run with SIGHUP ignored, as under `nohup`: the program
+/// ignores it then as well.
 #[cfg(unix)]
 pub(crate) fn stopping_signals() -> Vec<(rustix::process::Signal, i32)> {
     use rustix::process::Signal;
@@ -123,7 +125,7 @@ pub(crate) struct Program {
     pub(crate) id: String,
     /// The address that it listens on.
     pub(crate) address: String,
-    /// The first line.
+    /// The first line of the output.
     pub(crate) started: Value,
     pub(crate) downloads: PathBuf,
 }
@@ -168,7 +170,7 @@ impl Program {
             started: Value::Null,
             downloads,
         };
-        let first = program.line().expect("a first line");
+        let first = program.first_line().expect("a first line");
         assert_eq!(first["event"], "node_started", "{first}");
         assert!(first["time"].is_u64(), "{first}");
         program.id = first["node"].as_str().unwrap().to_owned();
@@ -183,13 +185,13 @@ impl Program {
         rustix::process::Pid::from_child(&self.child)
     }
 
-    /// Writes a command and does not wait for it.
+    /// Writes a command and does not wait for its result.
     pub(crate) fn write(&mut self, command: &str) {
         let stdin = self.stdin.as_mut().expect("standard input is open");
         writeln!(stdin, "{command}").unwrap();
     }
 
-    /// Takes standard input out, so that the test can write to it or close it.
+    /// Takes standard input from the program, so that the test can write to it or close it.
     pub(crate) fn take_stdin(&mut self) -> ChildStdin {
         self.stdin.take().expect("standard input is open")
     }
@@ -208,29 +210,29 @@ impl Program {
         result["error"].as_str().expect("an error's text").to_owned()
     }
 
-    /// Carries out a command.
+    /// Carries out a command. Returns its result.
     pub(crate) fn attempt(&mut self, command: &str) -> Value {
         self.write(command);
         self.result()
     }
 
-    /// Returns the next result.
+    /// Waits for the next result.
     pub(crate) fn result(&mut self) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(result) = self.results.pop_front() {
                 return result;
             }
-            self.read(deadline, "a result");
+            self.read_line(deadline, "a result");
         }
     }
 
-    /// Returns the first event of that name that was not returned yet.
+    /// Waits for the first event of this name that was not returned yet.
     pub(crate) fn event(&mut self, name: &str) -> Value {
         self.event_where(name, |_| true)
     }
 
-    /// Returns the first event of that name that fits and was not returned yet.
+    /// Waits for the first event of this name that `fits` and was not returned yet.
     pub(crate) fn event_where(&mut self, name: &str, fits: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -239,28 +241,28 @@ impl Program {
             if let Some(event) = found.and_then(|index| self.events.remove(index)) {
                 return event;
             }
-            self.read(deadline, name);
+            self.read_line(deadline, name);
         }
     }
 
-    /// Returns the events that have come and were not returned yet.
+    /// Returns the events of this name that have come and were not returned yet.
     pub(crate) fn unread_events(&self, name: &str) -> Vec<&Value> {
         let events = self.events.iter();
         events.filter(|event| event["event"] == name).collect()
     }
 
-    fn read(&mut self, deadline: Instant, what: &str) {
+    fn read_line(&mut self, deadline: Instant, what: &str) {
         let left = deadline.saturating_duration_since(Instant::now());
         match self.lines.recv_timeout(left) {
-            Ok(line) => drop(self.sort(&line)),
+            Ok(line) => drop(self.store_line(&line)),
             Err(error) => {
                 panic!("{}: no {what}: {error}; events so far: {:#?}", self.name, self.events)
             }
         }
     }
 
-    /// Reads a line of standard output, which has to be JSON.
-    fn sort(&mut self, line: &str) -> Value {
+    /// Checks that a line of standard output is a result or an event, and stores it.
+    fn store_line(&mut self, line: &str) -> Value {
         let value: Value =
             serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"));
         assert!(value.is_object(), "{line}");
@@ -277,7 +279,7 @@ impl Program {
         value
     }
 
-    fn line(&mut self) -> Option<Value> {
+    fn first_line(&mut self) -> Option<Value> {
         match self.lines.recv_timeout(PATIENCE) {
             Ok(line) => Some(serde_json::from_str(&line).expect("JSON")),
             Err(_) => None,
@@ -301,13 +303,14 @@ impl Program {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Reads the rest of the output, and waits for the end. Returns the status and standard error.
+    /// Reads the rest of the output, and waits until the process ends. Returns the exit status and
+    /// standard error.
     pub(crate) fn wait(&mut self) -> (ExitStatus, String) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
-                Ok(line) => drop(self.sort(&line)),
+                Ok(line) => drop(self.store_line(&line)),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => panic!("{} does not end", self.name),
             }
@@ -317,13 +320,13 @@ impl Program {
         (status, stderr.unwrap_or_default())
     }
 
-    /// Stops the node by a command. Returns the status and standard error.
+    /// Stops the node with `exit`. Returns the exit status and standard error.
     pub(crate) fn stop(&mut self) -> (ExitStatus, String) {
         self.run("exit");
         self.wait()
     }
 
-    /// Stops the node by a command. Its status has to be 0 and its standard error empty.
+    /// Stops the node with `exit`. Its exit status has to be 0 and its standard error empty.
     pub(crate) fn exit(mut self) {
         let (status, stderr) = self.stop();
         assert_eq!((status.code(), stderr.as_str()), (Some(0), ""), "{}", self.name);
@@ -337,14 +340,14 @@ impl Drop for Program {
     }
 }
 
-/// Three nodes in a line: `a` has dialled `b`, and `b` has dialled `c`.
+/// A chain of three nodes: `a` has dialled `b`, and `b` has dialled `c`.
 pub(crate) struct Chain {
     pub(crate) a: Program,
     pub(crate) b: Program,
     pub(crate) c: Program,
 }
 
-/// Starts three nodes in a line, `c` with additional arguments.
+/// Starts a chain of three nodes, `c` with additional arguments.
 pub(crate) fn start_chain(home: &Path, args: &[&str]) -> Chain {
     let mut c = Program::start(home, "carol", args);
     let mut b = Program::start(home, "bob", &[&c.address]);

@@ -1,4 +1,4 @@
-//! Three nodes in a line, and every command.
+//! Every command, with three nodes in a chain.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -101,7 +101,11 @@ fn a_file_is_found_and_fetched_without_a_link() {
     assert_eq!(chain.a.run("search nothing-of-the-kind")["files"], json!([]));
     let to = home.path().join("by name/");
     let got = chain.a.run(&format!("get a film.bin {}", to.display()));
-    assert_eq!(got["path"], json!(to.join("a film.bin")), "an empty search forgets nothing");
+    assert_eq!(
+        got["path"],
+        json!(to.join("a film.bin")),
+        "a search without results keeps the earlier results"
+    );
     let to = home.path().join("fetched.bin");
     let got = chain.a.run(&format!("get {hash} {}", to.display()));
     assert_eq!(got["path"], json!(to));
@@ -198,7 +202,7 @@ fn send_reaches_a_node_without_a_link_by_its_whole_identity() {
     let peer = json!({
         "id": c.id, "name": "", "address": nothing, "direction": nothing, "rtt_ms": nothing,
     });
-    assert_eq!(sent["peer"], peer, "others passed it on");
+    assert_eq!(sent["peer"], peer, "the message was relayed, without a link");
     let event = c.event("node_message");
     assert_eq!(event["data"], "hello");
     assert_eq!((&event["peer"]["id"], &event["peer"]["name"]), (&json!(a.id), &json!("alice")));
@@ -278,7 +282,7 @@ fn peers_ping_and_status_show_the_links() {
     assert_eq!(directions("inbound"), ["alice"]);
     assert_eq!(directions("outbound"), ["carol"]);
     for peer in peers["peers"].as_array().unwrap() {
-        assert!(peer["rtt_ms"].is_number(), "measured by ping: {peer}");
+        assert!(peer["rtt_ms"].is_number(), "`ping` has measured it: {peer}");
     }
     assert!(ids(&peers["known"]).contains(&chain.c.id));
 
@@ -387,9 +391,9 @@ fn the_map_is_drawn() {
     chain.a.run(&format!("map \"{}\"", file.display()));
     let read: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     assert_eq!(read, map);
-    let selves =
+    let own_nodes =
         map["nodes"].as_array().unwrap().iter().filter(|node| node["is_self"] == json!(true));
-    assert_eq!(selves.map(|node| &node["id"]).collect::<Vec<_>>(), [&json!(chain.a.id)]);
+    assert_eq!(own_nodes.map(|node| &node["id"]).collect::<Vec<_>>(), [&json!(chain.a.id)]);
     for (name, start) in [("map.svg", "<svg "), ("map.graphml", "<?xml ")] {
         let file = home.path().join(name);
         chain.b.run(&format!("map {}", file.display()));
@@ -409,7 +413,7 @@ fn peers_are_saved_and_loaded() {
     // The known peers are written to disk in the background.
     let begun = Instant::now();
     while !ids(&chain.b.run("peers")["known"]).contains(&chain.c.id) {
-        assert!(begun.elapsed() < PATIENCE, "a peer becomes known");
+        assert!(begun.elapsed() < PATIENCE, "the peer does not become known");
     }
     let file = home.path().join("peers.json");
     let saved = chain.b.run(&format!("save {}", file.display()));
@@ -505,7 +509,7 @@ fn discover_names_the_neighbours_of_each_node() {
     assert_eq!(node(&chain.b.id)["outbound_nodes"], one(&chain.c));
     assert_eq!(node(&chain.a.id)["outbound_nodes"], one(&chain.b));
     assert_eq!(node(&chain.c.id)["inbound_nodes"][0]["name"], "bob");
-    assert_eq!(node(&chain.b.id)["outbound"], json!([chain.c.id]), "the ids stay");
+    assert_eq!(node(&chain.b.id)["outbound"], json!([chain.c.id]), "the list of identities stays");
     chain.exit();
 }
 

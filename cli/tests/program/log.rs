@@ -1,4 +1,4 @@
-//! The log: every kind of event, and no contents of messages.
+//! The log: it has every kind of event, and no contents of messages.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -8,10 +8,11 @@ use serde_json::Value;
 
 use crate::harness::{PATIENCE, Program, peerkit, piped, read_lines, run};
 
-/// Texts that must never be logged.
+/// A text that must never be logged.
 const CONTENT: &str = "the-treasure-is-under-the-oak";
 
-/// Runs a node that connects to another and uses every feature once. Returns its log.
+/// Runs a node that connects to another node, and carries out `first` and a command of each kind.
+/// Returns its log.
 fn logged(home: &std::path::Path, env: &[(&str, &str)], first: &str) -> String {
     let other = Program::start(home, "bo\nFAKE line", &[]);
     let mut command = peerkit(home);
@@ -36,7 +37,7 @@ fn logged(home: &std::path::Path, env: &[(&str, &str)], first: &str) -> String {
 #[test]
 fn debug_logs_every_kind_of_event_without_contents() {
     let home = tempfile::tempdir().unwrap();
-    // Without a word it toggles, so it is on now.
+    // `debug` without `on` or `off` toggles the log, so this switches it on.
     let log = logged(home.path(), &[], "debug");
     for part in [
         "peerkit::link: dialling",
@@ -59,18 +60,18 @@ fn info_logs_links_and_the_start_and_stop_as_json() {
     let env = [("PEERKIT_LOG", "info"), ("PEERKIT_LOG_FORMAT", "json")];
     let log = logged(home.path(), &env, "leave");
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let said = |target: &str, message: &str| {
+    let logged_line = |target: &str, message: &str| {
         let is_it =
             |line: &&Value| line["target"] == target && line["fields"]["message"] == message;
         lines.iter().find(is_it).unwrap_or_else(|| panic!("no {target} {message} in\n{log}"))
     };
-    said("peerkit::node", "started");
-    assert_eq!(said("peerkit::link", "up")["fields"]["direction"], "outbound");
+    logged_line("peerkit::node", "started");
+    assert_eq!(logged_line("peerkit::link", "up")["fields"]["direction"], "outbound");
     // The name is not in additional quotes.
-    assert_eq!(said("peerkit::link", "up")["fields"]["name"], "bo\nFAKE line");
-    assert_eq!(said("peerkit::link", "ended")["fields"]["name"], "bo\nFAKE line");
-    said("peerkit::membership", "leaving");
-    said("peerkit::node", "stopped");
+    assert_eq!(logged_line("peerkit::link", "up")["fields"]["name"], "bo\nFAKE line");
+    assert_eq!(logged_line("peerkit::link", "ended")["fields"]["name"], "bo\nFAKE line");
+    logged_line("peerkit::membership", "leaving");
+    logged_line("peerkit::node", "stopped");
     assert!(lines.iter().all(|line| line["level"] != "DEBUG"), "{log}");
     assert!(lines.iter().all(|line| line["timestamp"].is_string()), "{log}");
 }
@@ -91,7 +92,8 @@ fn an_invalid_log_variable_is_reported() {
     }
 }
 
-/// A log without a reader blocks nothing, and says at the end how many lines are missing.
+/// A log that is not read does not block the node. Once it is read, it says how many lines are
+/// missing.
 #[test]
 fn a_log_that_is_not_read_blocks_nothing_and_counts_its_missing_lines() {
     for format in ["text", "json"] {
@@ -103,7 +105,7 @@ fn a_log_that_is_not_read_blocks_nothing_and_counts_its_missing_lines() {
         let mut ann = piped(&mut command);
         let mut input = ann.stdin.take().unwrap();
         let results = read_lines(ann.stdout.take().unwrap());
-        // More than its pipe and its queue can hold.
+        // More lines than the pipe and the queue of the log can hold.
         for _ in 0..4000 {
             input.write_all(b"discover\n").unwrap();
             let result = || results.recv_timeout(PATIENCE).expect("the node answers");
@@ -141,7 +143,7 @@ fn file_events_of_a_watched_folder_are_not_logged() {
     let shared = |ann: &mut Program| ann.run("files")["files"][0]["hash"].clone();
     let before = shared(&mut ann);
     let begun = Instant::now();
-    // The watch may begin after `add` has wait_or_kill, so change it once more.
+    // The watch may begin after `add` has ended, so the file is changed until a change is noticed.
     for round in 0.. {
         fs::write(folder.join("notes.txt"), format!("after {round}")).unwrap();
         let again = Instant::now();

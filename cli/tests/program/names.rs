@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::harness::{Program, Share, get, peerkit, run, text, ticket};
 
 /// A control character that reverses the direction of the text after it.
-const TURN: &str = "\u{202e}";
+const REVERSE: &str = "\u{202e}";
 
 fn result(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
@@ -111,10 +111,11 @@ fn the_files_of_a_folder_are_listed_and_found_by_their_hashes() {
 
     let mut command = peerkit(home.path());
     command.args(["run", "--manual", "--listen", "127.0.0.1:0", "--share"]).arg(&folder);
-    let said = run(command, "files\nsearch song\nrefresh\n");
-    let (said, line) = (text(&said.stdout), format!("  {}  live/song.mp3  5 B", hash("la la")));
-    assert_eq!(said.matches(&line).count(), 2, "{said}");
-    assert!(said.contains(&format!("{}  song.mp3  5 B  here", hash("la la"))), "{said}");
+    let printed = run(command, "files\nsearch song\nrefresh\n");
+    let (printed, line) =
+        (text(&printed.stdout), format!("  {}  live/song.mp3  5 B", hash("la la")));
+    assert_eq!(printed.matches(&line).count(), 2, "{printed}");
+    assert!(printed.contains(&format!("{}  song.mp3  5 B  here", hash("la la"))), "{printed}");
 }
 
 #[cfg(unix)]
@@ -122,21 +123,21 @@ fn the_files_of_a_folder_are_listed_and_found_by_their_hashes() {
 fn control_characters_in_a_name_are_printed_escaped() {
     let home = tempfile::tempdir().unwrap();
     let forged = "x\nerror: forged\u{1b}[2J";
-    let turned = format!("{TURN}fdp.exe");
-    let top = home.path().join(format!("top {TURN}"));
+    let turned = format!("{REVERSE}fdp.exe");
+    let top = home.path().join(format!("top {REVERSE}"));
     fs::create_dir(&top).unwrap();
     fs::write(top.join(forged), "skipped for its newline").unwrap();
     fs::write(top.join(&turned), "shared").unwrap();
     std::os::unix::fs::symlink("nowhere", top.join(format!("{forged} link"))).unwrap();
     let is_plain = |what: &str, output: &[u8]| {
         let text = text(output);
-        assert!(!text.contains("\nerror: forged") && !text.contains(TURN), "{what}: {text:?}");
+        assert!(!text.contains("\nerror: forged") && !text.contains(REVERSE), "{what}: {text:?}");
         assert!(!text.contains('\u{1b}') && !text.starts_with("error: forged"), "{what}: {text:?}");
         text.to_owned()
     };
     let commands = format!(
-        "add {0}\nfiles\nrefresh\nsearch exe\nremove {TURN}\nremove a\u{2066}\nadd {0}/none\n\
-         get {TURN}\npause {TURN}\nload {0}/none\nmap {0}/none/x.svg\nsave {0}/none/x\ndownloads\n",
+        "add {0}\nfiles\nrefresh\nsearch exe\nremove {REVERSE}\nremove a\u{2066}\nadd {0}/none\n\
+         get {REVERSE}\npause {REVERSE}\nload {0}/none\nmap {0}/none/x.svg\nsave {0}/none/x\ndownloads\n",
         top.display()
     );
     for json in [false, true] {
@@ -146,10 +147,10 @@ fn control_characters_in_a_name_are_printed_escaped() {
         if json {
             command.arg("--json").env("PEERKIT_LOG_FORMAT", "json");
         }
-        let said = run(command, &commands);
-        let out = is_plain("out", &said.stdout);
-        is_plain("err", &said.stderr);
-        assert!(out.contains("x\\nerror: forged"), "what is not shared is named: {out}");
+        let printed = run(command, &commands);
+        let out = is_plain("out", &printed.stdout);
+        is_plain("err", &printed.stderr);
+        assert!(out.contains("x\\nerror: forged"), "the skipped file is named: {out}");
         let written = if json { "\\u202efdp.exe" } else { "\\u{202e}fdp.exe" };
         assert!(out.contains(written), "{out}");
         if json {
@@ -161,9 +162,9 @@ fn control_characters_in_a_name_are_printed_escaped() {
     for args in [&["share"][..], &["share", "--json"], &["sim"]] {
         let mut command = peerkit(home.path());
         command.args(args).arg(top.join("none"));
-        let said = run(command, "");
-        is_plain("out", &said.stdout);
-        is_plain("err", &said.stderr);
+        let printed = run(command, "");
+        is_plain("out", &printed.stdout);
+        is_plain("err", &printed.stderr);
     }
     let share = Share::start(home.path(), &[top.to_str().unwrap()]);
     let got = get(home.path(), &[&ticket(&share.shared())]);
@@ -198,7 +199,7 @@ fn a_hidden_name_is_not_written_unless_it_was_chosen() {
     let got = get(home.path(), &[&profile, ".bash_profile"]);
     assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""));
     assert!(other.join(".bash_profile").exists());
-    // The same at the prompt.
+    // The same for a fetch of a running node.
     let mut node = Program::start(home.path(), "bob", &[]);
     let got = node.run(&format!("get {profile}"));
     assert_eq!(got["path"], json!(node.downloads.join("_bash_profile")));
@@ -254,7 +255,7 @@ fn names_that_the_disk_refuses_are_reported_and_fail_the_fetch() {
     fs::create_dir_all(&deep).unwrap();
     let to = |name: &str| format!("{}/{name}/", deep.display());
     let got = get(home.path(), &[&ticket, &to("text")]);
-    assert_eq!(got.status.code(), Some(1), "not all of it is there");
+    assert_eq!(got.status.code(), Some(1), "a file is missing");
     let message = format!("not written: {long}: it is too long for this disk\n");
     assert_eq!(text(&got.stderr), message);
     assert_eq!(fs::read(Path::new(&to("text")).join("top/short")).unwrap(), b"short");
@@ -262,7 +263,7 @@ fn names_that_the_disk_refuses_are_reported_and_fail_the_fetch() {
     assert_eq!(got.status.code(), Some(1));
     let left = json!([{"path": long, "why": "it is too long for this disk"}]);
     assert_eq!((&result(&got)["ok"], &result(&got)["left_out"]), (&json!(true), &left));
-    // The same in the background, and in the list of downloads.
+    // The same for a fetch of a running node, and in its list of downloads.
     let mut node = Program::start(home.path(), "bob", &[]);
     assert_eq!(node.run(&format!("get {ticket} '{}'", to("prompt")))["left_out"], left);
     assert_eq!(node.event("node_download_finished")["data"]["left_out"], left);

@@ -18,7 +18,7 @@ fn wait_for_size(node: &mut Program, nodes: usize) {
             assert_eq!(network["components"], 1);
             return;
         }
-        assert!(begun.elapsed() < PATIENCE, "waited too long for {nodes} nodes: {network}");
+        assert!(begun.elapsed() < PATIENCE, "the network does not have {nodes} nodes: {network}");
         thread::sleep(Duration::from_millis(50));
     }
 }

@@ -19,7 +19,7 @@ use crate::harness::{
     wait_or_kill,
 };
 
-/// Opens a pseudo-terminal: the end of the test and the end of the program.
+/// Opens a pseudo-terminal. Returns the end of the test and the end of the program.
 fn open_terminal() -> (File, File) {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let ours = openpt(flags).unwrap();
@@ -39,8 +39,9 @@ struct Prompt {
     /// The program's end, held open to check its settings.
     terminal: File,
     screen: Receiver<Vec<u8>>,
-    seen: String,
-    /// All output so far.
+    /// The output that `sees` has not discarded.
+    unseen: String,
+    /// All output since the start.
     all: String,
 }
 
@@ -53,11 +54,11 @@ impl Prompt {
             .arg(home.join("alice"))
             .args(args)
             .envs(env.iter().copied());
-        Self::of(command)
+        Self::start_command(command)
     }
 
     /// Starts a program on its own terminal.
-    fn of(mut command: Command) -> Self {
+    fn start_command(mut command: Command) -> Self {
         let (keys, terminal) = open_terminal();
         let end = || Stdio::from(terminal.try_clone().unwrap());
         let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
@@ -71,19 +72,19 @@ impl Prompt {
                 }
             }
         });
-        Self { child, keys, terminal, screen, seen: String::new(), all: String::new() }
+        Self { child, keys, terminal, screen, unseen: String::new(), all: String::new() }
     }
 
-    /// Starts `get` without a ticket, and waits until it edits the answer to its question.
-    fn that_asks(home: &Path) -> Self {
+    /// Starts `get` without a ticket, and waits until the answer to its question can be typed.
+    fn start_at_question(home: &Path) -> Self {
         let mut command = peerkit(home);
         command.arg("get").arg("--state").arg(home.join("get"));
-        let mut asked = Self::of(command);
+        let mut asked = Self::start_command(command);
         asked.sees("Ticket");
         let begun = Instant::now();
         while asked.echoes() {
             asked.read(Duration::from_millis(5));
-            assert!(begun.elapsed() < PATIENCE, "it does not edit a line");
+            assert!(begun.elapsed() < PATIENCE, "no line is being edited");
         }
         asked
     }
@@ -100,8 +101,8 @@ impl Prompt {
     fn sees(&mut self, text: &str) {
         let begun = Instant::now();
         loop {
-            if let Some(at) = self.seen.find(text) {
-                self.seen.drain(..at + text.len());
+            if let Some(at) = self.unseen.find(text) {
+                self.unseen.drain(..at + text.len());
                 return;
             }
             self.read(Duration::from_millis(100));
@@ -109,13 +110,13 @@ impl Prompt {
         }
     }
 
-    /// Returns whether the terminal has echo, as a shell needs it.
+    /// Returns whether the terminal has echo and canonical mode, as a shell needs them.
     fn echoes(&self) -> bool {
         let modes = tcgetattr(&self.terminal).unwrap().local_modes;
         modes.contains(LocalModes::ECHO | LocalModes::ICANON)
     }
 
-    /// Waits for the end.
+    /// Waits until the program ends. Returns its exit status.
     fn status(&mut self) -> Option<i32> {
         let begun = Instant::now();
         loop {
@@ -123,15 +124,15 @@ impl Prompt {
                 return status.code();
             }
             self.read(Duration::from_millis(5));
-            assert!(begun.elapsed() < PATIENCE, "it does not end: {:?}", self.all);
+            assert!(begun.elapsed() < PATIENCE, "the program does not end: {:?}", self.all);
         }
     }
 
-    /// Reads the output that comes within a time, if any.
+    /// Reads output, if some comes within `time`.
     fn read(&mut self, time: Duration) {
         if let Ok(bytes) = self.screen.recv_timeout(time) {
             let text = String::from_utf8_lossy(&bytes);
-            self.seen.push_str(&text);
+            self.unseen.push_str(&text);
             self.all.push_str(&text);
         }
     }
@@ -299,7 +300,7 @@ fn a_paste_that_is_not_utf8_is_discarded_to_its_end() {
     let home = tempfile::tempdir().unwrap();
     let mut alice = Prompt::start(home.path(), &[("NO_COLOR", "1")], &[]);
     alice.sees("alice> ");
-    // More than a terminal can hold.
+    // More text than the buffer of a terminal can hold.
     let paste =
         [b"\x1b[200~msg caf\xe9\n", b"exit\n".repeat(8_000).as_slice(), b"\x1b[201~"].concat();
     alice.press_bytes(&paste);
@@ -330,7 +331,7 @@ fn an_interrupt_ends_a_search_in_the_history() {
             alice.sees("> ");
             alice.press("size\r");
             alice.sees("1 node\r\n");
-            // Until the prompt is back, the terminal itself handles Ctrl-R.
+            // Only once the prompt is back does the program handle Ctrl-R, and not the terminal.
             alice.sees("> ");
         }
     }
@@ -348,7 +349,7 @@ fn an_interrupt_clears_the_line_and_stops_the_node_on_an_empty_one() {
     alice.press("size\r");
     alice.sees("1 node\r\n");
     alice.sees("alice> ");
-    // A line from the history or from completion is like a typed one.
+    // Ctrl-C also clears a line that came from the history.
     alice.press("\u{1b}[A");
     alice.sees("size");
     alice.press("\u{3}");
@@ -446,7 +447,7 @@ fn a_ticket_typed_at_the_question_is_not_stored() {
     let share = Share::start(home.path(), &["--ticket", notes.to_str().unwrap()]);
     let shared = share.shared();
     let (start, end) = shared["ticket"].as_str().unwrap().split_at(80);
-    let mut get = Prompt::of(get_command(home.path(), &["new/"]));
+    let mut get = Prompt::start_command(get_command(home.path(), &["new/"]));
     get.sees("Ticket");
     get.press("peerkit1abc\r");
     get.sees("cut short");
@@ -463,7 +464,7 @@ fn a_ticket_typed_at_the_question_is_not_stored() {
     let state = home.path().join("other-data/peerkit");
     assert_eq!(fs::read_dir(state).unwrap().count(), 1, "the key and nothing else");
 
-    let mut get = Prompt::of(get_command(home.path(), &[]));
+    let mut get = Prompt::start_command(get_command(home.path(), &[]));
     get.sees("Ticket");
     get.press("\u{3}");
     assert_eq!(get.status(), Some(130));
@@ -491,10 +492,9 @@ fn pasted_lines_are_commands_or_one_text() {
 #[test]
 fn a_signal_at_the_question_for_a_ticket_leaves_the_terminal_as_it_was() {
     let home = tempfile::tempdir().unwrap();
-    // Many times, as soon as the line is edited: a signal just before the first key was read was
-    // once lost.
+    // Repeated, right after line editing has begun: a signal just before the first key was once lost.
     for (signal, status) in stopping_signals().into_iter().cycle().take(24) {
-        let mut asked = Prompt::that_asks(home.path());
+        let mut asked = Prompt::start_at_question(home.path());
         send_signal(&asked.child, signal);
         asked.sees("stopped before the fetch began");
         assert_eq!(asked.status(), Some(status), "{signal:?}");
@@ -505,7 +505,7 @@ fn a_signal_at_the_question_for_a_ticket_leaves_the_terminal_as_it_was() {
 #[test]
 fn a_resized_window_keeps_the_text_typed_at_the_question_for_a_ticket() {
     let home = tempfile::tempdir().unwrap();
-    let mut asked = Prompt::that_asks(home.path());
+    let mut asked = Prompt::start_at_question(home.path());
     for _ in 0..3 {
         send_signal(&asked.child, Signal::WINCH);
         asked.press("x");

@@ -14,8 +14,8 @@ const KILLS: u32 = 50;
 /// unfinished piece of each batch.
 const COST: u64 = 12 << 20;
 
-/// Kills a fetch with SIGKILL at random moments. The file is correct in the end, and only data in
-/// flight is fetched again.
+/// Kills a fetch with SIGKILL at random moments. The file is correct in the end, and at most `COST`
+/// bytes are fetched a second time after each kill.
 #[test]
 fn a_fetch_killed_at_random_moments_is_completed() {
     let home = tempfile::tempdir().unwrap();
@@ -44,8 +44,8 @@ fn a_fetch_killed_at_random_moments_is_completed() {
                 getting.kill().unwrap();
                 getting.wait().unwrap();
                 kills += 1;
-                // An incomplete file does not have the final name. The fetch may have ended by
-                // then.
+                // The fetch may have been completed before the kill. An incomplete file never has
+                // the final name.
                 if target.exists() {
                     assert!(fs::read(&target).unwrap() == bytes);
                     fs::remove_file(&target).unwrap();
@@ -53,24 +53,24 @@ fn a_fetch_killed_at_random_moments_is_completed() {
                 }
             }
             Some(status) => {
-                assert!(status, "a fetch that was not killed");
+                assert!(status, "the fetch was not killed, so it has to work");
                 assert!(fs::read(&target).unwrap() == bytes);
                 fs::remove_file(&target).unwrap();
                 whole += 1;
             }
         }
     }
-    assert_eq!(ends_within(&mut start(), PATIENCE), Some(true), "the last goes through");
+    assert_eq!(ends_within(&mut start(), PATIENCE), Some(true), "the last fetch is completed");
     assert!(fs::read(&target).unwrap() == bytes);
     let left = fs::read_dir(target.parent().unwrap()).unwrap().count();
-    assert_eq!(left, 1, "nothing else is left");
+    assert_eq!(left, 1, "no part file is left");
     let sent = sharing.run("status")["status"]["files"]["sent"].as_u64().unwrap();
     let most = (whole + 1) * bytes.len() as u64 + u64::from(KILLS) * COST;
     assert!(sent <= most, "{sent} bytes were sent for {} fetches", whole + 1);
     sharing.exit();
 }
 
-/// Returns whether it ended with status 0; `None` if it still runs after `time`.
+/// Returns whether a program ended with status 0; `None` if it still runs after `time`.
 fn ends_within(child: &mut Child, time: Duration) -> Option<bool> {
     let until = Instant::now() + time;
     loop {
@@ -97,7 +97,7 @@ fn a_killed_node_continues_its_downloads() {
     bob.write(&format!("get {hash} --from {}", sharing.address));
     let begun = Instant::now();
     while bob.run("downloads")["downloads"][0]["done"].as_u64().unwrap() < 4 << 20 {
-        assert!(begun.elapsed() < PATIENCE, "it comes in");
+        assert!(begun.elapsed() < PATIENCE, "nothing comes in");
         thread::sleep(Duration::from_millis(10));
     }
     bob.kill();
@@ -131,16 +131,16 @@ fn a_fetch_by_hash_waits_for_its_source_after_the_start() {
     bob.write(&format!("get {hash}"));
     let begun = Instant::now();
     while done(&mut bob) < 2 << 20 {
-        assert!(begun.elapsed() < PATIENCE, "it comes in");
+        assert!(begun.elapsed() < PATIENCE, "nothing comes in");
     }
     bob.kill();
     let mut bob = Program::start(home.path(), "bob", &[]);
     while download(&mut bob)["state"] != "waiting" {
-        assert!(begun.elapsed() < PATIENCE, "it waits for a source");
+        assert!(begun.elapsed() < PATIENCE, "the fetch does not wait for a source");
     }
     bob.run(&format!("connect {}", ann.address));
     while done(&mut bob) < 6 << 20 {
-        assert!(begun.elapsed() < PATIENCE, "it goes on");
+        assert!(begun.elapsed() < PATIENCE, "the fetch does not continue");
     }
     bob.signal(rustix::process::Signal::TERM);
     assert_eq!(bob.wait().0.code(), Some(0));

@@ -32,9 +32,9 @@ fn a_share_is_fetched_by_its_ticket() {
     assert_eq!(shared["command"], format!("peerkit get {}", ticket(&shared)));
 
     let got = get(home.path(), &[&ticket(&shared)]);
-    let said = text(&got.stdout);
-    assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""), "{said}");
-    assert!(said.starts_with("a film.bin ") && said.contains("every byte verified"), "{said}");
+    let out = text(&got.stdout);
+    assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""), "{out}");
+    assert!(out.starts_with("a film.bin ") && out.contains("every byte verified"), "{out}");
     assert_eq!(fs::read(home.path().join("other/a film.bin")).unwrap(), bytes);
 
     let pictures = share.shared();
@@ -97,7 +97,7 @@ fn one_file_goes_to_standard_output() {
     let file = ticket(&share.shared());
     let got = to_standard(&file, &[]);
     assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""));
-    assert!(got.stdout == bytes, "every byte, and nothing else");
+    assert!(got.stdout == bytes, "standard output has the file and nothing else");
     let got = to_standard(&ticket(&share.shared()), &[]);
     assert_eq!(got.status.code(), Some(1));
     assert!(text(&got.stderr).contains("this is a folder"), "{}", text(&got.stderr));
@@ -127,8 +127,8 @@ fn a_hash_alone_needs_an_address() {
         assert_eq!((got.status.code(), text(&got.stderr)), (Some(0), ""), "{from}");
         assert_eq!(fs::read_to_string(home.path().join("other/notes.txt")).unwrap(), "by hash");
     }
-    let somebody_else = format!("{}@{address}", "06".repeat(32));
-    let got = get(home.path(), &[hash, "--from", &somebody_else]);
+    let other_node = format!("{}@{address}", "06".repeat(32));
+    let got = get(home.path(), &[hash, "--from", &other_node]);
     assert_eq!(got.status.code(), Some(1));
     assert!(text(&got.stderr).contains("another node answers"), "{}", text(&got.stderr));
 }
@@ -136,7 +136,7 @@ fn a_hash_alone_needs_an_address() {
 #[test]
 fn each_unanswered_address_is_named() {
     let home = tempfile::tempdir().unwrap();
-    // These ports have no listener once they are closed.
+    // The listeners are dropped, so that the ports have none.
     let ports = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
     let [one, two] = ports.map(|port| port.local_addr().unwrap().to_string());
     let got = get(home.path(), &["0a".repeat(32).as_str(), "--from", &one, "--from", &two]);
@@ -160,7 +160,7 @@ fn a_shortened_ticket_is_reported_as_cut_short() {
     assert!(text(&got.stderr).contains("cut short or mistyped"), "{}", text(&got.stderr));
     drop(share);
     let got = get(home.path(), &[&ticket]);
-    assert_eq!(got.status.code(), Some(1), "no node is there any more");
+    assert_eq!(got.status.code(), Some(1), "the sharing node has stopped");
     let error = text(&got.stderr);
     assert!(error.starts_with("error: ") && error.contains("still runs there"), "{error}");
     assert_eq!(fs::read_dir(home.path().join("other")).unwrap().count(), 0);
@@ -177,7 +177,7 @@ fn a_ticket_is_good_after_a_restart_and_two_can_share_at_once() {
     let first: Ticket = ticket(&share.shared()).parse().unwrap();
     let second = Share::start(home.path(), &args);
     let other: Ticket = ticket(&second.shared()).parse().unwrap();
-    assert_ne!(first.node, other.node, "a passing node");
+    assert_ne!(first.node, other.node, "the second share has another key");
     assert_ne!(first.secret, other.secret);
     assert_eq!(get(home.path(), &[&other.to_string()]).status.code(), Some(0));
     assert_eq!(share.interrupt(), Some(0));
@@ -203,7 +203,7 @@ fn a_running_node_serves_tickets_too() {
     let fetched = home.path().join("other/my notes.txt");
     assert_eq!(fs::read_to_string(fetched).unwrap(), "from a running node");
 
-    // With the key of the node that shares. A node can't connect to a node with its own key.
+    // `get` with the key of the sharing node: a node can't connect to a node with its own key.
     let mut same = get_command(home.path(), &[&ticket, "--force", "--state"]);
     same.arg(home.path().join("alice"));
     let got = run(same, "");
@@ -213,7 +213,7 @@ fn a_running_node_serves_tickets_too() {
     let got = bob.run(&format!("get {ticket}"));
     assert_eq!(got["sources"], serde_json::json!([node.id]));
     let open = node.run(&format!("add {}", home.path().join("other").display()));
-    assert_eq!(open.get("ticket"), None, "what is open needs none");
+    assert_eq!(open.get("ticket"), None, "an open share has no ticket");
     node.exit();
     bob.exit();
 }
@@ -250,29 +250,29 @@ fn piped_commands_end_after_their_fetches() {
     assert!(text(&got.stderr).contains("error: "), "{}", text(&got.stderr));
 }
 
-/// Fetches 8 MiB until two pieces have come, and stops the fetch with Ctrl-C.
+/// Fetches 8 MiB until two pieces have come, then stops the fetch with Ctrl-C.
 #[cfg(unix)]
 fn stopped_get(home: &Path, ticket: &str) -> Output {
     let mut command = get_command(home, &[ticket]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // The number of pieces that have come, without the last one, which comes with the piece list.
+    // Counts the pieces that have come among the first seven.
     let pieces = |part: &Path| {
         let bytes = fs::read(part).unwrap();
         let pieces = bytes.chunks(1 << 20).take(7);
         pieces.filter(|piece| piece.iter().any(|byte| *byte != 0)).count()
     };
     let begun = Instant::now();
-    while part(home).is_none_or(|part| pieces(&part) < 2) {
-        assert!(begun.elapsed() < PATIENCE, "the fetch has begun");
+    while part_file(home).is_none_or(|part| pieces(&part) < 2) {
+        assert!(begun.elapsed() < PATIENCE, "the fetch does not begin");
         thread::sleep(Duration::from_millis(10));
     }
     send_signal(&child, rustix::process::Signal::INT);
     child.wait_with_output().unwrap()
 }
 
-/// Returns the names of the files in the folder of `get`.
+/// Returns the path of the file in the folder of `get`, if there is one.
 #[cfg(unix)]
-fn part(home: &Path) -> Option<PathBuf> {
+fn part_file(home: &Path) -> Option<PathBuf> {
     fs::read_dir(home.join("other")).unwrap().next().map(|entry| entry.unwrap().path())
 }
 
@@ -293,7 +293,7 @@ fn an_interrupted_fetch_continues_where_it_was() {
         "{}",
         text(&stopped.stderr)
     );
-    assert!(part(home.path()).is_some() && !other.join("film.bin").exists());
+    assert!(part_file(home.path()).is_some() && !other.join("film.bin").exists());
 
     let again = get(home.path(), &[&ticket]);
     assert_eq!((again.status.code(), text(&again.stderr)), (Some(0), ""));
@@ -301,7 +301,7 @@ fn an_interrupted_fetch_continues_where_it_was() {
     assert_eq!(fs::read_dir(&other).unwrap().count(), 1, "nothing else is left");
 }
 
-/// A `get` that fails before it reads the kept part of an earlier `get` leaves that part.
+/// A `get` that fails before it reads the kept part of an earlier `get` does not remove that part.
 #[cfg(unix)]
 #[test]
 fn a_failed_fetch_keeps_the_part_of_an_interrupted_one() {
@@ -311,25 +311,24 @@ fn a_failed_fetch_keeps_the_part_of_an_interrupted_one() {
     let share = Share::start(home.path(), &["--up", "2MiB", film.to_str().unwrap()]);
     let ticket = ticket(&share.shared());
     assert_eq!(stopped_get(home.path(), &ticket).status.code(), Some(130));
-    let left = part(home.path()).unwrap();
+    let left = part_file(home.path()).unwrap();
 
     fs::write(&film, "another film").unwrap();
     let changed = get(home.path(), &[&ticket]);
     assert_eq!(changed.status.code(), Some(1));
-    let said = text(&changed.stderr);
-    assert!(said.contains("was changed") && said.contains("the fetched part is kept"), "{said}");
+    let error = text(&changed.stderr);
+    assert!(error.contains("was changed") && error.contains("the fetched part is kept"), "{error}");
     drop(share);
     let gone = get(home.path(), &[&ticket]);
     assert_eq!(gone.status.code(), Some(1));
-    let said = text(&gone.stderr);
-    assert!(said.contains("the fetched part is kept"), "{said}");
-    assert_eq!(part(home.path()), Some(left));
+    let error = text(&gone.stderr);
+    assert!(error.contains("the fetched part is kept"), "{error}");
+    assert_eq!(part_file(home.path()), Some(left));
 
     let nothing = get(home.path(), &[&ticket, "elsewhere/"]);
     assert!(!text(&nothing.stderr).contains("kept"), "{}", text(&nothing.stderr));
 }
 
-/// Signals that end a program, and the status that `get` ends with.
 #[cfg(unix)]
 #[test]
 fn a_stopped_get_leaves_nothing_in_the_temporary_folder() {
@@ -350,7 +349,7 @@ fn a_stopped_get_leaves_nothing_in_the_temporary_folder() {
             folders.flat_map(|folder| fs::read_dir(folder.path()).unwrap()).next().is_some()
         };
         while !has_part() {
-            assert!(begun.elapsed() < PATIENCE, "the fetch has begun");
+            assert!(begun.elapsed() < PATIENCE, "the fetch does not begin");
             thread::sleep(Duration::from_millis(10));
         }
         send_signal(&child, signal);
@@ -375,16 +374,16 @@ fn a_reader_that_does_not_read_does_not_keep_a_get_from_stopping() {
     let mut command = get_command(home.path(), &[&ticket(&share.shared()), "-"]);
     command.env("TMPDIR", &temporary).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // The first byte has come. The pipe can't hold the whole file.
+    // Once the first byte has come, the program waits: the pipe can't hold the whole file.
     let mut stdout = child.stdout.take().unwrap();
     let mut first = [0];
     stdout.read_exact(&mut first).unwrap();
     send_signal(&child, Signal::INT);
     let status = wait_or_kill(&mut child);
     assert_eq!(status.code(), Some(130));
-    let mut said = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert!(said.contains("stopped before the whole file was written"), "{said}");
+    let mut error = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+    assert!(error.contains("stopped before the whole file was written"), "{error}");
     assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "nothing is left");
     drop(stdout);
 }
@@ -440,13 +439,13 @@ fn share_prints_the_hash_the_ticket_and_the_command() {
     fs::write(&notes, "abc").unwrap();
     let mut command = peerkit(home.path());
     command.args(["share", "--listen", "127.0.0.1:0", notes.to_str().unwrap()]);
-    let said = TextProgram::start(command).until("until Ctrl-C");
-    assert_eq!(said[0], "notes.txt  3 B");
-    assert_eq!(said[1].split_whitespace().last(), Some(&*blake3::hash(b"abc").to_hex()));
-    let ticket = said[2].strip_prefix("  ticket ").expect("a ticket");
+    let out = TextProgram::start(command).until("until Ctrl-C");
+    assert_eq!(out[0], "notes.txt  3 B");
+    assert_eq!(out[1].split_whitespace().last(), Some(&*blake3::hash(b"abc").to_hex()));
+    let ticket = out[2].strip_prefix("  ticket ").expect("a ticket");
     assert!(ticket.parse::<Ticket>().is_ok(), "{ticket}");
-    assert!(said.contains(&format!("  peerkit get {ticket}")), "{said:?}");
-    assert!(!said.concat().contains('\u{1b}'), "{said:?}");
+    assert!(out.contains(&format!("  peerkit get {ticket}")), "{out:?}");
+    assert!(!out.concat().contains('\u{1b}'), "{out:?}");
 }
 
 #[test]
@@ -461,7 +460,7 @@ fn a_fetch_is_paused_resumed_and_cancelled() {
     let download = |node: &mut Program| node.run("downloads")["downloads"][0].clone();
     let begun = Instant::now();
     while download(&mut node)["sources"] != 1 {
-        assert!(begun.elapsed() < PATIENCE, "the fetch has begun");
+        assert!(begun.elapsed() < PATIENCE, "the fetch does not begin");
     }
     let now = download(&mut node);
     assert_eq!((&now["name"], &now["total"]), (&"a film.bin".into(), &(16 << 20).into()), "{now}");
@@ -503,7 +502,7 @@ fn a_killed_node_continues_a_fetch_by_ticket_after_a_restart() {
     node.write(&format!("get {ticket}"));
     let begun = Instant::now();
     while node.run("downloads")["downloads"][0]["state"] != "fetching" {
-        assert!(begun.elapsed() < PATIENCE, "the fetch has begun");
+        assert!(begun.elapsed() < PATIENCE, "the fetch does not begin");
     }
     node.kill();
     let mut node = Program::start(home.path(), "alice", &[]);
@@ -514,7 +513,7 @@ fn a_killed_node_continues_a_fetch_by_ticket_after_a_restart() {
     node.exit();
 }
 
-/// `share` prints completed fetches, and files that can't be fetched.
+/// `share` prints completed uploads, and files that can't be fetched any more.
 #[cfg(unix)]
 #[test]
 fn a_sharing_user_sees_each_finished_upload() {
@@ -537,7 +536,7 @@ fn a_sharing_user_sees_each_finished_upload() {
 
     fs::write(&notes, "other").unwrap();
     for _ in 0..2 {
-        // It must not wait for a source, which takes a minute.
+        // The fetch fails at once, and does not wait a minute for another source.
         let got = get(home.path(), &[&tickets[1], "new/"]);
         assert_eq!(got.status.code(), Some(1));
         let expected = "error: notes.txt was changed or removed at its source after it was shared: \
@@ -558,7 +557,6 @@ fn a_sharing_user_sees_each_finished_upload() {
     assert_eq!(share.child.wait().unwrap().code(), Some(0));
 }
 
-/// A running node prints the same as text.
 #[test]
 fn a_running_node_prints_uploads_and_their_total() {
     let home = tempfile::tempdir().unwrap();
@@ -572,13 +570,13 @@ fn a_running_node_prints_uploads_and_their_total() {
     assert_eq!(get(home.path(), &[hash.as_str(), "--from", address]).status.code(), Some(0));
     let line = node.until("has fetched").pop().unwrap();
     assert!(line.ends_with(" has fetched notes.txt, 3 B"), "{line}");
-    let (said, errors) = node.end();
+    let (out, errors) = node.end();
     let total = "Sent 3 B to 1 node; 1 fetch was completed.";
-    assert!(said.iter().any(|line| line == total), "{said:?}");
+    assert!(out.iter().any(|line| line == total), "{out:?}");
     assert!(errors.is_empty(), "{errors:?}");
 }
 
-/// Nothing is left in the temporary folder, even if the reader of the output stops reading.
+/// Nothing is left in the temporary folder, also while the reader of the output does not read.
 #[cfg(unix)]
 #[test]
 fn a_get_to_standard_output_leaves_no_temporary_file() {
@@ -593,7 +591,7 @@ fn a_get_to_standard_output_leaves_no_temporary_file() {
     let mut child = command.spawn().unwrap();
     let mut stdout = child.stdout.take().unwrap();
     Read::read_exact(&mut stdout, &mut [0]).unwrap();
-    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "as soon as it is written out");
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "the open file is removed");
     send_signal(&child, rustix::process::Signal::INT);
     assert_eq!(child.wait().unwrap().code(), Some(130));
 }

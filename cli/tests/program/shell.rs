@@ -191,9 +191,9 @@ fn piped_commands_are_carried_out_before_the_node_stops() {
     assert_eq!(output.status.code(), Some(0));
     assert!(text(&output.stderr).is_empty(), "{}", text(&output.stderr));
     assert_eq!(bob.event("node_message")["data"], "from a pipe");
-    let said = text(&output.stdout);
-    assert!(said.contains("sent to 1 node\n") && said.contains("2 nodes"), "{said}");
-    assert!(!said.contains('\u{1b}'), "no escape codes in a pipe: {said:?}");
+    let printed = text(&output.stdout);
+    assert!(printed.contains("sent to 1 node\n") && printed.contains("2 nodes"), "{printed}");
+    assert!(!printed.contains('\u{1b}'), "no escape codes in a pipe: {printed:?}");
     bob.event("inbound_node_disconnected");
     bob.exit();
 }
@@ -248,7 +248,7 @@ fn a_closed_standard_output_is_no_error() {
     drop(child.stdout.take());
     let (done, wait) = std::sync::mpsc::channel();
     thread::spawn(move || done.send(child.wait_with_output()));
-    let output = wait.recv_timeout(PATIENCE).expect("it ends").unwrap();
+    let output = wait.recv_timeout(PATIENCE).expect("the node stops").unwrap();
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
 }
 
@@ -267,7 +267,7 @@ fn a_missing_path_to_share_fails_the_start() {
 #[test]
 fn a_path_without_a_name_can_not_be_shared() {
     let home = tempfile::tempdir().unwrap();
-    // A pipe, like the `<(command)` of a shell.
+    // Standard input is a pipe, as with `<(command)` in a shell.
     let mut command = peerkit(home.path());
     command.args(["share", "--listen", "127.0.0.1:0", "/dev/stdin"]);
     let output = run(command, "text");
@@ -327,12 +327,12 @@ fn a_connection_that_fails_is_reported_once() {
         }
         let output = run(command, &format!("{verb} {address}\n"));
         assert_eq!(output.status.code(), Some(1));
-        let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
-        assert_eq!(said.matches(&address).count(), 1, "{verb}: {said}");
+        let printed = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        assert_eq!(printed.matches(&address).count(), 1, "{verb}: {printed}");
     }
 }
 
-/// The program at the address is not a node, or another node.
+/// The program at the address is no node, or it is another node than the expected one.
 #[test]
 fn a_failed_handshake_is_reported_once() {
     let home = tempfile::tempdir().unwrap();
@@ -351,9 +351,9 @@ fn a_failed_handshake_is_reported_once() {
             command.args(["--announce", "192.0.2.1:1"]);
             let output = run(command, &format!("{verb} {place}\n"));
             assert_eq!(output.status.code(), Some(1));
-            let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
-            assert_eq!(said.matches(&place).count(), 1, "{verb}: {said}");
-            assert!(!said.contains("could not connect"), "{verb}: {said}");
+            let printed = format!("{}{}", text(&output.stdout), text(&output.stderr));
+            assert_eq!(printed.matches(&place).count(), 1, "{verb}: {printed}");
+            assert!(!printed.contains("could not connect"), "{verb}: {printed}");
         }
     }
 }
@@ -386,6 +386,10 @@ fn a_source_that_can_not_be_reached_is_named_once() {
     command.args(["get", &"0a".repeat(32), "--from", &format!("{id}@{address}")]);
     let output = run(command, "");
     assert_eq!(output.status.code(), Some(1));
-    let said = text(&output.stderr);
-    assert_eq!((said.matches(&id).count(), said.matches(&address).count()), (1, 1), "{said}");
+    let printed = text(&output.stderr);
+    assert_eq!(
+        (printed.matches(&id).count(), printed.matches(&address).count()),
+        (1, 1),
+        "{printed}"
+    );
 }

@@ -1,4 +1,4 @@
-//! The start of nodes: several of one user, through bootstrap nodes, and their output.
+//! The start of nodes: several nodes of one user, joins through bootstrap nodes, and the output.
 
 use std::fs;
 use std::io::Write as _;
@@ -40,26 +40,29 @@ fn the_printed_command_joins_from_this_machine() {
     }
     shell.env("PATH", std::env::join_paths(folders).unwrap()).args(["-c", &line]);
     let mut second = TextProgram::start(shell);
-    let said = second.until("connected to");
-    let note = said.iter().find(|line| line.contains("so this one keeps its state")).unwrap();
+    let printed = second.until("connected to");
+    let note = printed.iter().find(|line| line.contains("so this one keeps its state")).unwrap();
     assert!(note.contains("data/peerkit,") && note.contains("data/peerkit-2 "), "{note}");
-    let listens = said.iter().find(|line| line.contains("listens")).unwrap();
+    let listens = printed.iter().find(|line| line.contains("listens")).unwrap();
     assert!(!listens.contains("0.0.0.0:") && !listens.contains("[::]:"), "{listens}");
     second.write("size");
     second.until("2 nodes");
 
-    // A third node takes the next folder. After a restart the first has the first folder again.
+    // A third node takes the third folder. After a restart the first node has the first folder again.
     let third = TextProgram::run(home.path(), &["--listen", "127.0.0.1:0"]);
-    let said = third.until("To join");
-    assert!(said.iter().any(|line| line.contains("peerkit-3")), "{said:?}");
+    let printed = third.until("To join");
+    assert!(printed.iter().any(|line| line.contains("peerkit-3")), "{printed:?}");
     third.exit();
     second.exit();
     let (_, errors) = first.exit();
     assert!(errors.is_empty(), "{errors:?}");
     let again = TextProgram::run(home.path(), &["--listen", "127.0.0.1:0"]);
-    let said = again.until("To join");
-    assert!(!said.iter().any(|line| line.contains("note:")), "{said:?}");
-    assert!(greeting[1].starts_with("  id") && said.contains(&greeting[1]), "the same identity");
+    let printed = again.until("To join");
+    assert!(!printed.iter().any(|line| line.contains("note:")), "{printed:?}");
+    assert!(
+        greeting[1].starts_with("  id") && printed.contains(&greeting[1]),
+        "the identity is the same"
+    );
     again.exit();
 }
 
@@ -72,8 +75,8 @@ fn an_ipv6_address_is_quoted_in_the_line_that_is_printed() {
     }
     let home = tempfile::tempdir().unwrap();
     let node = TextProgram::run(home.path(), &["--listen", "[::1]:0"]);
-    let said = node.until("To join");
-    assert!(said.last().unwrap().contains(": peerkit run '[::1]:"), "{said:?}");
+    let printed = node.until("To join");
+    assert!(printed.last().unwrap().contains(": peerkit run '[::1]:"), "{printed:?}");
     node.exit();
 }
 
@@ -86,9 +89,9 @@ fn a_given_state_folder_or_port_is_not_replaced_by_a_free_one() {
     same.args(["run", "--listen", "127.0.0.1:0", "--state"]).arg(&state);
     let output = run(same, "size\n");
     assert_eq!(output.status.code(), Some(1));
-    let said = text(&output.stderr);
-    assert!(said.contains("another node uses the state folder"), "{said}");
-    assert!(said.contains("choose another folder with --state DIR"), "{said}");
+    let printed = text(&output.stderr);
+    assert!(printed.contains("another node uses the state folder"), "{printed}");
+    assert!(printed.contains("choose another folder with --state DIR"), "{printed}");
     let mut same = peerkit(home.path());
     same.args(["run", "--listen", &first.address]);
     let output = run(same, "size\n");
@@ -132,7 +135,7 @@ fn run_takes_a_name_an_identity_or_a_host_and_port() {
     let id = bob.id.clone();
     let words: [&[&str]; 4] = [&[host, port], &["bob"], &[&id], &[&id[..8]]];
     for words in words {
-        // Without --manual it would find bob among the known peers by itself.
+        // With `--manual`: without it, ann would also join through bob as a known peer.
         let mut ann = Program::start(home.path(), "ann", words);
         let event = ann.event("outbound_node_connected");
         assert_eq!(event["peer"]["id"], json!(id), "{words:?}");
@@ -158,7 +161,7 @@ fn run_looks_up_an_unknown_node_until_it_is_found() {
     let mut ann = TextProgram::run(home.path(), &["--listen", "127.0.0.1:0", &bob.id]);
     let line = ann.until_error("trying again").pop().unwrap();
     assert!(line.contains(&bob.id), "{line}");
-    // From now on the network knows it.
+    // Once bob has a link to ann, the next look-up finds bob.
     let line = ann.until("To join from this machine: ").pop().unwrap();
     bob.run(&format!("connect {}", line.rsplit(' ').next().unwrap()));
     let deadline = Instant::now() + PATIENCE;
@@ -176,9 +179,9 @@ fn a_node_that_refuses_everyone_prints_no_line_to_join_it() {
     let mut node =
         TextProgram::run(home.path(), &["--listen", "127.0.0.1:0", "--max-inbound", "0"]);
     node.write("size");
-    let (said, errors) = node.exit();
-    assert!(said[0].contains("is up"), "{said:?}");
-    assert!(!said.iter().any(|line| line.contains("To join")), "{said:?}");
+    let (printed, errors) = node.exit();
+    assert!(printed[0].contains("is up"), "{printed:?}");
+    assert!(!printed.iter().any(|line| line.contains("To join")), "{printed:?}");
     assert!(errors.iter().any(|line| line.contains("refuses every node")), "{errors:?}");
 }
 
@@ -192,9 +195,9 @@ fn connect_mentions_join_only_if_the_node_is_no_member() {
     ann.write(&format!("join {}", bob.address));
     ann.until("joined through bob");
     ann.write(&format!("connect {}", bob.address));
-    let (said, _) = ann.exit();
-    assert!(said.iter().any(|line| line.contains("connected to bob")), "{said:?}");
-    assert!(!said.iter().any(|line| line.contains("no more")), "{said:?}");
+    let (printed, _) = ann.exit();
+    assert!(printed.iter().any(|line| line.contains("connected to bob")), "{printed:?}");
+    assert!(!printed.iter().any(|line| line.contains("no more")), "{printed:?}");
     let mut cid = TextProgram::run(home.path(), &["--listen", "127.0.0.1:0", "--manual"]);
     cid.write(&format!("join {}", bob.address));
     cid.until("linked to bob");
@@ -225,14 +228,17 @@ fn a_second_share_says_that_its_tickets_are_temporary() {
         TextProgram::start(command)
     };
     let (third, fourth) = (share(), share());
-    let said = [third.until("until Ctrl-C"), fourth.until("until Ctrl-C")];
-    for said in &said {
-        assert!(said[0].starts_with("note: another `peerkit share` uses the key"), "{said:?}");
-        let serving = said.last().unwrap();
+    let printed = [third.until("until Ctrl-C"), fourth.until("until Ctrl-C")];
+    for said in &printed {
+        assert!(
+            printed[0].starts_with("note: another `peerkit share` uses the key"),
+            "{printed:?}"
+        );
+        let serving = printed.last().unwrap();
         assert!(!serving.contains("0.0.0.0") && !serving.contains("[::]"), "{serving}");
     }
-    let gave_way = |said: &Vec<String>| said[1].contains("port 7117 is in use, so this node");
-    assert!(said.iter().any(gave_way), "{said:?}");
+    let gave_way = |printed: &Vec<String>| printed[1].contains("port 7117 is in use, so this node");
+    assert!(printed.iter().any(gave_way), "{printed:?}");
 }
 
 #[test]
@@ -245,19 +251,22 @@ fn a_ticket_for_this_machine_is_not_offered_to_another() {
         command.args(["share", "--listen", "127.0.0.1:0"]).args(args).arg(&notes);
         TextProgram::start(command).until("until Ctrl-C")
     };
-    let said = share(&[]);
+    let printed = share(&[]);
     assert!(
-        said.iter().any(|line| line.starts_with("To fetch it, type on this machine")),
-        "{said:?}"
+        printed.iter().any(|line| line.starts_with("To fetch it, type on this machine")),
+        "{printed:?}"
     );
     assert!(
-        !said.iter().any(|line| line.starts_with("To fetch it, type on the other machine")),
-        "{said:?}"
+        !printed.iter().any(|line| line.starts_with("To fetch it, type on the other machine")),
+        "{printed:?}"
     );
 
-    let said = share(&["--announce", "192.0.2.7:7000"]);
-    assert!(said.iter().any(|line| line == "To fetch it, type on the other machine:"), "{said:?}");
-    let ticket = said.iter().find_map(|line| line.strip_prefix("  ticket ")).unwrap();
+    let printed = share(&["--announce", "192.0.2.7:7000"]);
+    assert!(
+        printed.iter().any(|line| line == "To fetch it, type on the other machine:"),
+        "{printed:?}"
+    );
+    let ticket = printed.iter().find_map(|line| line.strip_prefix("  ticket ")).unwrap();
     let ticket: Ticket = ticket.parse().unwrap();
     assert_eq!(ticket.addresses, ["192.0.2.7:7000".parse().unwrap()]);
 }
@@ -268,8 +277,8 @@ fn the_printed_command_has_an_address_that_another_machine_can_dial() {
     let announced = ["--announce", "127.0.0.1:7000", "--announce", "192.0.2.7:7000"];
     let args = [&["--listen", "127.0.0.1:0", "--announce-only"], &announced[..]].concat();
     let person = TextProgram::run(home.path(), &args);
-    let said = person.until("To join");
-    let line = said.last().unwrap();
+    let printed = person.until("To join");
+    let line = printed.last().unwrap();
     assert_eq!(line, "To join from another machine: peerkit run 192.0.2.7:7000");
     person.exit();
 }
@@ -293,14 +302,14 @@ fn skipped_files_are_in_json_and_in_text() {
     assert_eq!(share.shared()["skipped"], expected);
 
     let node = TextProgram::run(home.path(), &["--listen", "127.0.0.1:0", "--share", path]);
-    let said = node.until("To join");
-    assert!(said.iter().any(|line| line.contains("not shared: ") && line.contains("link.txt")));
+    let printed = node.until("To join");
+    assert!(printed.iter().any(|line| line.contains("not shared: ") && line.contains("link.txt")));
     let (_, errors) = node.exit();
     assert!(errors.is_empty(), "{errors:?}");
     let mut command = peerkit(home.path());
     command.args(["share", "--listen", "127.0.0.1:0", path]);
-    let said = TextProgram::start(command).until("until Ctrl-C");
-    assert!(said.iter().any(|line| line.contains("not shared: ") && line.contains("link.txt")));
+    let printed = TextProgram::start(command).until("until Ctrl-C");
+    assert!(printed.iter().any(|line| line.contains("not shared: ") && line.contains("link.txt")));
 }
 
 #[test]
@@ -345,8 +354,8 @@ fn unanswered_dials_of_known_peers_are_reported_on_one_line() {
     };
     load(&dead);
     let node = TextProgram::run(home.path(), &args);
-    let said = node.until_error("did not answer");
-    assert_eq!(said, ["! 3 known nodes did not answer"]);
+    let printed = node.until_error("did not answer");
+    assert_eq!(printed, ["! 3 known nodes did not answer"]);
     let (_, errors) = node.exit();
     assert!(errors.is_empty(), "{errors:?}");
 
@@ -355,9 +364,9 @@ fn unanswered_dials_of_known_peers_are_reported_on_one_line() {
     let node = TextProgram::run(home.path(), &args);
     node.until("connected to alive");
     assert_eq!(node.until_error("did not answer").len(), 1);
-    // A node that stops does not report that its peers are gone.
-    let (said, _) = node.exit();
-    assert!(!said.iter().any(|line| line.contains("closed")), "{said:?}");
+    // A stopping node does not report the links that it closes.
+    let (printed, _) = node.exit();
+    assert!(!printed.iter().any(|line| line.contains("closed")), "{printed:?}");
     alive.exit();
 }
 
@@ -383,8 +392,8 @@ fn a_failed_connect_or_join_is_reported_once() {
     ];
     for (address, command) in commands {
         node.write(&command);
-        let said = node.until_error(address);
-        assert_eq!(said.len(), 1, "{said:?}");
+        let printed = node.until_error(address);
+        assert_eq!(printed.len(), 1, "{printed:?}");
     }
     node.write("exit");
     answering.join().unwrap();
@@ -395,9 +404,9 @@ fn a_failed_join_names_the_address_once() {
     let home = tempfile::tempdir().unwrap();
     let dead = dead_address();
     let node = TextProgram::run(home.path(), &["--listen", "127.0.0.1:0", &dead]);
-    let said = node.until_error("not joined");
-    assert_eq!(said.len(), 1, "{said:?}");
-    assert_eq!(said[0].matches(&dead).count(), 1, "{said:?}");
+    let printed = node.until_error("not joined");
+    assert_eq!(printed.len(), 1, "{printed:?}");
+    assert_eq!(printed[0].matches(&dead).count(), 1, "{printed:?}");
 }
 
 #[test]
@@ -491,8 +500,8 @@ fn a_bootstrap_node_that_starts_later_is_joined_when_it_is_up() {
     later.exit();
     let alice =
         TextProgram::run(home.path(), &["--listen", "127.0.0.1:0", "--bootstrap", &address]);
-    let said = alice.until_error("not joined");
-    assert_eq!(said.len(), 1, "{said:?}");
+    let printed = alice.until_error("not joined");
+    assert_eq!(printed.len(), 1, "{printed:?}");
     let bob = Program::start_with(home.path(), "bob", &["--listen", &address]);
     alice.until("connected to bob");
     alice.exit();

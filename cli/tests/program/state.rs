@@ -25,7 +25,11 @@ fn a_damaged_state_file_is_an_error_and_repair_moves_it_aside() {
         assert!(error.contains(part), "no `{part}` in: {error}");
     }
     assert!(!error.contains("panicked"), "{error}");
-    assert_eq!(fs::read(&file).unwrap().len(), len, "it was changed unasked");
+    assert_eq!(
+        fs::read(&file).unwrap().len(),
+        len,
+        "the damaged file was changed without --repair"
+    );
 
     let mut command = peerkit(home.path());
     command.args(["run", "--json", "--repair", "--listen", "127.0.0.1:0", "--state"]);
@@ -65,7 +69,7 @@ fn only_the_user_can_read_the_state_folder() {
         }
     };
     check();
-    // With the permissions of an earlier version.
+    // Permissions that an earlier version gave are corrected.
     fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(state.join("state.redb"), fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(state.join("history"), "#V2\nmsg hello\n").unwrap();

@@ -50,7 +50,8 @@ fn a_reader_that_does_not_read_does_not_keep_a_node_from_stopping() {
             .spawn()
             .unwrap();
         other.event("inbound_node_connected");
-        // More than the pipe and the queue can hold. The last command is carried out nevertheless.
+        // More output than the pipe and the queue can hold. The `save` after it is carried out
+        // nevertheless.
         let mut stdin = node.stdin.take().unwrap();
         stdin.write_all("help\n".repeat(250).as_bytes()).unwrap();
         let saved = home.path().join("saved.json");
@@ -66,7 +67,7 @@ fn a_reader_that_does_not_read_does_not_keep_a_node_from_stopping() {
         fs::remove_file(saved).unwrap();
         send_signal(&node, Signal::TERM);
         let event = other.event("inbound_node_disconnected");
-        assert_eq!(event["data"]["by_peer"], true, "it says goodbye: {event}");
+        assert_eq!(event["data"]["by_peer"], true, "the node says goodbye: {event}");
         let begun = Instant::now();
         let status = loop {
             if let Some(status) = node.try_wait().unwrap() {
@@ -83,12 +84,12 @@ fn a_reader_that_does_not_read_does_not_keep_a_node_from_stopping() {
     other.exit();
 }
 
-/// An interrupt that ends a command gives status 130, also for a command in the background such as
-/// `get`.
+/// An interrupt that ends a command gives status 130, also if the command runs in the background, as
+/// `get` does.
 #[test]
 fn a_signal_ends_a_command_under_way() {
     let home = tempfile::tempdir().unwrap();
-    // Accepts connections into its queue, and never answers.
+    // The system accepts connections to this listener, but nothing answers on them.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
     let fetch = format!("get {} --from {address}", "0a".repeat(32));
@@ -182,7 +183,7 @@ fn a_second_interrupt_ends_the_program_at_once() {
     let bob = Program::start(home.path(), "bob", &[]);
     let mut alice = Program::start(home.path(), "alice", &[&bob.address]);
     alice.event("outbound_node_connected");
-    // A peer that does not read, and more data for it than the buffers of the system can hold.
+    // Bob does not read, and gets more data than the buffers of the system can hold.
     bob.signal(Signal::STOP);
     alice.run(&format!("msg {}", "x".repeat(16 << 20)));
     alice.signal(Signal::INT);
@@ -207,15 +208,15 @@ fn a_node_is_the_same_after_a_restart() {
     let mut alice = Program::start_with(home.path(), "alice", &[]);
     assert_eq!(alice.id, id);
     let event = alice.event("outbound_node_connected");
-    assert_eq!(event["peer"]["id"], json!(bob.id), "it rejoins through a known peer");
+    assert_eq!(event["peer"]["id"], json!(bob.id), "alice rejoins through a known peer");
     let files = alice.run("files")["files"].clone();
     assert_eq!(files[0]["name"], "book.txt");
     alice.exit();
 
     let mut alice = Program::start(home.path(), "alice", &[]);
-    assert_eq!(alice.run("files")["files"], files, "the first command finds it too");
+    assert_eq!(alice.run("files")["files"], files, "the share is there at the first command");
     let peers = alice.run("peers");
-    assert_eq!(peers["peers"], json!([]), "with --manual it makes no link by itself");
+    assert_eq!(peers["peers"], json!([]), "with --manual alice makes no link by itself");
     assert_eq!(peers["known"][0]["id"], json!(bob.id));
     alice.exit();
     bob.exit();

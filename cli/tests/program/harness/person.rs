@@ -34,30 +34,30 @@ impl TextProgram {
         Self::start(command)
     }
 
-    /// Returns the lines of standard output up to the one that contains `part`.
+    /// Waits for a line of standard output that contains `part`. Returns the lines up to this line.
     pub(crate) fn until(&self, part: &str) -> Vec<String> {
         until(&self.out, part)
     }
 
-    /// Returns the lines of standard error up to the one that contains `part`.
+    /// Waits for a line of standard error that contains `part`. Returns the lines up to this line.
     pub(crate) fn until_error(&self, part: &str) -> Vec<String> {
         until(&self.err, part)
     }
 
-    /// Types a line.
+    /// Writes a line to standard input.
     pub(crate) fn write(&mut self, line: &str) {
         writeln!(self.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
 
-    /// Types `exit` and waits for the end. Returns the rest of standard output, and of standard
-    /// error.
+    /// Writes `exit`, and waits until the program ends, which has to be with status 0. Returns the rest
+    /// of standard output and of standard error.
     pub(crate) fn exit(mut self) -> (Vec<String>, Vec<String>) {
         self.write("exit");
         self.end()
     }
 
-    /// Closes standard input and waits for the end, which has to have status 0. Returns the rest of
-    /// standard output and of standard error.
+    /// Closes standard input, and waits until the program ends, which has to be with status 0. Returns
+    /// the rest of standard output and of standard error.
     pub(crate) fn end(mut self) -> (Vec<String>, Vec<String>) {
         drop(self.stdin.take());
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
@@ -73,12 +73,12 @@ impl Drop for TextProgram {
 }
 
 fn until(lines: &Receiver<String>, part: &str) -> Vec<String> {
-    let mut said: Vec<String> = Vec::new();
-    while !said.last().is_some_and(|line| line.contains(part)) {
+    let mut printed: Vec<String> = Vec::new();
+    while !printed.last().is_some_and(|line| line.contains(part)) {
         match lines.recv_timeout(PATIENCE) {
-            Ok(line) => said.push(line),
-            Err(error) => panic!("no `{part}`: {error}; so far {said:#?}"),
+            Ok(line) => printed.push(line),
+            Err(error) => panic!("no `{part}`: {error}; so far {printed:#?}"),
         }
     }
-    said
+    printed
 }

@@ -1,4 +1,4 @@
-//! `peerkit share` on one side, and `peerkit get` on the other.
+//! A running `peerkit share`, and calls of `peerkit get`.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,7 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// Starts it with these arguments.
+    /// Starts `peerkit share` with these arguments.
     pub(crate) fn start(home: &Path, args: &[&str]) -> Self {
         let mut child = peerkit(home)
             .args(["share", "--json", "--listen", "127.0.0.1:0"])
@@ -32,13 +32,13 @@ impl Share {
         Self { child, lines }
     }
 
-    /// Returns the next line.
+    /// Waits for the next line.
     pub(crate) fn line(&self) -> Value {
         let line = self.lines.recv_timeout(PATIENCE).expect("another line");
         serde_json::from_str(&line).unwrap()
     }
 
-    /// Returns the line about the next path. Lines about uploads of earlier paths may come first.
+    /// Waits for the line about the next path. Lines about uploads of earlier paths are skipped.
     pub(crate) fn shared(&self) -> Value {
         loop {
             let line = self.line();
@@ -49,13 +49,13 @@ impl Share {
         }
     }
 
-    /// Stops it with Ctrl-C. Returns the status.
+    /// Stops it with Ctrl-C. Returns the exit status.
     #[cfg(unix)]
     pub(crate) fn interrupt(self) -> Option<i32> {
         self.signal(rustix::process::Signal::INT)
     }
 
-    /// Stops it by a signal. Returns the status.
+    /// Stops it with a signal. Returns the exit status.
     #[cfg(unix)]
     pub(crate) fn signal(mut self, signal: rustix::process::Signal) -> Option<i32> {
         send_signal(&self.child, signal);
