@@ -68,12 +68,12 @@ fn a_missed_bound_is_marked_and_gives_status_1() {
 #[test]
 fn an_invalid_scenario_file_is_an_error() {
     let home = tempfile::tempdir().unwrap();
-    let fails = |scenario: &str, printed: &[&str]| {
+    let fails = |scenario: &str, parts: &[&str]| {
         let output = sim(home.path(), scenario, &[]);
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{error}");
-        for said in printed {
-            assert!(error.contains(printed), "{printed}: {error}");
+        for part in parts {
+            assert!(error.contains(part), "no `{part}` in {error}");
         }
         assert!(output.stdout.is_empty());
     };

@@ -229,16 +229,13 @@ fn a_second_share_says_that_its_tickets_are_temporary() {
     };
     let (third, fourth) = (share(), share());
     let printed = [third.until("until Ctrl-C"), fourth.until("until Ctrl-C")];
-    for said in &printed {
-        assert!(
-            printed[0].starts_with("note: another `peerkit share` uses the key"),
-            "{printed:?}"
-        );
-        let serving = printed.last().unwrap();
+    for lines in &printed {
+        assert!(lines[0].starts_with("note: another `peerkit share` uses the key"), "{lines:?}");
+        let serving = lines.last().unwrap();
         assert!(!serving.contains("0.0.0.0") && !serving.contains("[::]"), "{serving}");
     }
-    let gave_way = |printed: &Vec<String>| printed[1].contains("port 7117 is in use, so this node");
-    assert!(printed.iter().any(gave_way), "{printed:?}");
+    let names_port = |lines: &Vec<String>| lines[1].contains("port 7117 is in use, so this node");
+    assert!(printed.iter().any(names_port), "{printed:?}");
 }
 
 #[test]
