@@ -196,7 +196,7 @@ fn split_port(text: &str, default_port: Option<u16>) -> Result<(String, u16), Pa
             port => (host, port),
         }
     } else {
-        // Without brackets the port can't be told from the last part of an IPv6 address.
+        // Without brackets the port can't be distinguished from the last part of an IPv6 address.
         if text.matches(':').count() > 1 {
             return Err(ParseAddressError::Brackets(text.to_owned()));
         }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::time::Instant;
 
-/// A token bucket. A new one is full. Tokens come back at a steady rate until it is full again.
+/// A token bucket. The default bucket is full. A bucket that is not full earns tokens at a steady
+/// rate.
 ///
 /// The bucket stores only the moment at which it will be full (the generic cell rate algorithm,
 /// GCRA). So it loses no fraction of a token, and the rate may change at any time.
@@ -29,7 +30,7 @@ impl Bucket {
         self.full_at
     }
 
-    /// Takes `cost` if the bucket has that much, else takes nothing. Returns whether it took
+    /// Takes `cost` if the bucket has that much, otherwise takes nothing. Returns whether it took
     /// `cost`.
     #[must_use]
     pub fn take(&mut self, now: Instant, cost: Duration, fill_time: Duration) -> bool {
@@ -75,8 +76,8 @@ impl Bucket {
     }
 }
 
-/// Returns the time in which a bucket earns `tokens` at the rate of `per_second` tokens a second. A
-/// rate of 0 counts as 1.
+/// Returns the time in which a bucket earns `tokens` tokens at `per_second` tokens a second. A rate
+/// of 0 counts as 1.
 #[must_use]
 pub fn time_to_earn(tokens: u64, per_second: u64) -> Duration {
     let nanos = u128::from(tokens) * 1_000_000_000 / u128::from(per_second.max(1));

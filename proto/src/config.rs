@@ -75,10 +75,10 @@ pub struct Config {
     /// request in libp2p.
     pub query_timeout: Duration,
     /// Maximum number of searches, by name or by hash, that a node looks up in a second for one
-    /// link. For all links together it looks up twice as many. A burst may have the number of ten
-    /// seconds. A search beyond that is passed on without a look-up, and its answer is marked as
-    /// incomplete. 100: a search among 100,000 names mostly takes 1 to 3 ms, so other nodes use at
-    /// most half a processor core.
+    /// link. For all links together it looks up twice as many. A burst may be ten times as large. A
+    /// search above these limits is passed on without a look-up, and its result is marked as
+    /// incomplete. 100: a search among 100,000 names mostly takes 1 to 3 ms, so other nodes use
+    /// about half a processor core.
     pub lookup_rate: usize,
     /// Maximum number of bytes of other nodes' messages that a node relays in a second for one
     /// link. 128 KiB: the number of bytes that a relay of libp2p passes on for one connection in
@@ -124,8 +124,8 @@ pub struct Config {
     /// Maximum number of bytes of broadcasts that a node keeps for nodes that missed them. 16 MiB:
     /// the same as `max_message`.
     pub log_bytes: usize,
-    /// Maximum number of authors' runs whose broadcasts a node counts. A run is the time from an
-    /// author's start to its stop. 16,384: the same as `log_count`.
+    /// Maximum number of runs for which a node remembers the state of the broadcasts. A run is the
+    /// time from an author's start to its stop. 16,384: the same as `log_count`.
     pub broadcast_runs: usize,
     /// Maximum number of bytes of files that this node sends in a second. 0 means no limit, and is
     /// the default, as in aria2 and Transmission: a program that shares an internet connection sets
@@ -144,15 +144,14 @@ pub struct Config {
     /// over all links. Others wait in the queues of the links, and `send` waits for room there. 0,
     /// the default, means no limit.
     pub message_rate: u64,
-    /// Maximum number of bytes as in `message_rate`, but for each link. 0, the default, means no
-    /// limit.
+    /// The same limit as `message_rate`, but for each link. 0, the default, means no limit.
     pub peer_message_rate: u64,
     /// Maximum number of bytes of its own broadcasts that this node sends in a second. Beyond that
     /// `broadcast` waits. 0, the default, means no limit.
     pub broadcast_rate: u64,
     /// Maximum number of bytes that this node reads in a second from each link. Other bytes wait at
-    /// the peer. With a lower limit about 50 bytes a second are read, so that the link stays alive.
-    /// 0, the default, means no limit.
+    /// the peer. About 50 bytes a second are read even with a lower limit, so that the link stays
+    /// alive. 0, the default, means no limit.
     pub peer_receive_rate: u64,
     /// Maximum number of downloads at the same time. Others wait for their turn. 5: as in aria2 and
     /// Transmission.

@@ -121,9 +121,9 @@ pub enum Event {
     NodeDownloadFinished {
         /// The file or folder.
         hash: Hash,
-        /// Its path.
+        /// The path at which it is stored.
         path: PathBuf,
-        /// Its size in bytes.
+        /// The size in bytes.
         bytes: u64,
         /// The entries that were renamed on this disk, and those that could not be written.
         changes: Changes,
@@ -220,9 +220,9 @@ pub enum Event {
         action: ActionId,
         /// The file or folder that was fetched.
         hash: Hash,
-        /// Its path.
+        /// The path at which it is stored.
         path: PathBuf,
-        /// Its size in bytes.
+        /// The size in bytes.
         bytes: u64,
     },
     /// A file or folder of the handler is now shared: see

@@ -163,7 +163,7 @@ impl Link {
                 return;
             }
         }
-        // The acceptor's frames may follow right after its Hello.
+        // Frames may follow right after the peer's Hello, before this node has admitted it.
         let frames = Frames::split(buffer, &self.config);
         self.take_frames(now, frames);
     }
@@ -197,7 +197,6 @@ impl Link {
 
     /// Begins to close the link. The shell still sends the queued frames, and then the returned
     /// goodbye. Frames are still received.
-    ///
     pub fn begin_close(&mut self, reason: Reason) -> Frame {
         if self.stage != LinkStage::Closed {
             self.stage = LinkStage::Closing;

@@ -281,7 +281,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_head_byte_round_trips() {
+    fn a_head_byte_is_read_back() {
         for kind in [MessageKind::Text, MessageKind::Json, MessageKind::Bytes] {
             for compression in Compression::ALL {
                 let bytes = vec![Message::head_byte(kind, compression), 7];
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_any_serializable_value() {
+    fn any_serializable_value_can_be_a_json_message() {
         let message = Message::json(&("a", 1)).unwrap();
         assert_eq!(message.as_text(), Some("[\"a\",1]"));
         assert_eq!(message.to_json::<(String, u8)>().unwrap(), ("a".to_owned(), 1));

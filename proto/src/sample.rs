@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_from_the_network_do_not_overflow() {
+    fn an_estimate_from_any_numbers_does_not_overflow() {
         assert_eq!(estimate(3, 0).nodes, 3);
         assert_eq!(estimate(0, 8).nodes, 0);
         assert_eq!(estimate(2, 255).nodes, u64::MAX);

@@ -392,7 +392,7 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mut small = [0; 32];
         small[0] = 1;
-        // These bytes are not a point of the curve, and a point of small order.
+        // The first is not a point of the curve. The second is a point of small order.
         for no_key in [[2; 32], small] {
             let label = RelayLabel { to: NodeId::from_bytes(no_key), ..label() };
             let sealed = seal(&mut rng, &ann(), "net", &label, &letter("hello"));
@@ -402,7 +402,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn arbitrary_bytes_do_not_open(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             prop_assert!(open(&bob(), "net", &label(), &bytes).is_err());
         }
 

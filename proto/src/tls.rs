@@ -213,9 +213,9 @@ pub fn read_key_update(content: &[u8]) -> Result<Option<bool>, RecordError> {
     }
     while let Some((&[kind, a, b, c], body)) = rest.split_first_chunk::<4>() {
         let len = u32::from_be_bytes([0, a, b, c]) as usize;
-        let (body, behind) = body.split_at_checked(len).ok_or(RecordError::Malformed)?;
-        match (kind, body, behind) {
-            (message::NEW_SESSION_TICKET, ..) => rest = behind,
+        let (body, after) = body.split_at_checked(len).ok_or(RecordError::Malformed)?;
+        match (kind, body, after) {
+            (message::NEW_SESSION_TICKET, ..) => rest = after,
             // Nothing may follow a key update in the same record: it would be encrypted with the
             // old key.
             (message::KEY_UPDATE, &[requested @ (0 | 1)], []) => return Ok(Some(requested == 1)),
@@ -286,8 +286,8 @@ mod tests {
             read_key_update(&[&ticket[..], &key_update_message(true)].concat()),
             Ok(Some(true))
         );
-        let behind = [&key_update_message(true)[..], &ticket].concat();
-        assert_eq!(read_key_update(&behind), Err(RecordError::Malformed));
+        let followed = [&key_update_message(true)[..], &ticket].concat();
+        assert_eq!(read_key_update(&followed), Err(RecordError::Malformed));
         assert_eq!(read_key_update(&[24, 0, 0, 1, 2]), Err(RecordError::Malformed));
         assert_eq!(read_key_update(&[24, 0, 0, 1]), Err(RecordError::Malformed));
         assert_eq!(read_key_update(&[]), Err(RecordError::Malformed));

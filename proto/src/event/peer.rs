@@ -156,7 +156,7 @@ impl fmt::Display for LinkEnd {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {
-    /// The application asked for it.
+    /// The application requested it.
     #[error("disconnected on request")]
     Requested,
     /// The node is stopping.

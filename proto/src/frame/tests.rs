@@ -154,7 +154,7 @@ fn an_unknown_kind_is_skipped() {
 const WITHOUT_ADDED_FIELDS: [u8; 4] = [MESSAGE, REQUEST, REPLY, BROADCAST];
 
 #[test]
-fn fields_after_the_last_one_are_skipped_if_the_version_allows_it() {
+fn bytes_after_the_last_field_are_skipped_if_added_fields_are_allowed() {
     for frame in samples() {
         let mut bytes = bytes_of(std::slice::from_ref(&frame)).to_vec();
         if WITHOUT_ADDED_FIELDS.contains(&bytes[4]) {

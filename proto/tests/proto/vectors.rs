@@ -88,7 +88,7 @@ fn shared() -> SharedFile {
 }
 
 #[test]
-fn identities_and_signatures() {
+fn identities_and_signatures_have_the_documented_bytes() {
     let id = ann().id();
     vector("id of ann", id.as_bytes(), ID_ANN);
     vector("id of bob", bob().as_bytes(), ID_BOB);
@@ -98,7 +98,7 @@ fn identities_and_signatures() {
 }
 
 #[test]
-fn hellos() {
+fn hellos_have_the_documented_bytes() {
     frame("hello", &Frame::Hello(hello()), HELLO);
     let proof = prove(b"correct horse battery staple", &[0x42; 32], ann().id());
     vector("proof", &proof, PROOF);
@@ -117,7 +117,7 @@ fn hellos() {
 }
 
 #[test]
-fn an_order_to_stop() {
+fn an_order_to_stop_has_the_documented_bytes() {
     let order = ShutdownOrder::sign(&ann(), "peerkit", 1_700_000_000_000, [0x0c; 16]);
     let mut signed = Vec::new();
     signed.put_bytes(b"peerkit order 1");
@@ -131,7 +131,7 @@ fn an_order_to_stop() {
 }
 
 #[test]
-fn a_sample() {
+fn a_sample_has_the_documented_bytes() {
     let salt = [0x0d; 8];
     let hash = Hash::of_parts(&[&salt, ann().id().as_bytes()]);
     vector("the hash that decides whether a node is in a sample", hash.as_bytes(), SAMPLE_HASH);
@@ -141,7 +141,7 @@ fn a_sample() {
 }
 
 #[test]
-fn link_frames() {
+fn link_frames_have_the_documented_bytes() {
     frame("ping", &Frame::Ping(42), PING);
     frame("pong", &Frame::Pong(42), PONG);
     frame("received", &Frame::Received(3), RECEIVED);
@@ -152,7 +152,7 @@ fn link_frames() {
 }
 
 #[test]
-fn messages_and_requests() {
+fn messages_and_requests_have_the_documented_bytes() {
     let json = |text: &str| {
         PackedMessage::uncompressed(serde_json::from_str::<serde_json::Value>(text).unwrap().into())
     };
@@ -168,7 +168,7 @@ fn messages_and_requests() {
 }
 
 #[test]
-fn queries() {
+fn queries_have_the_documented_bytes() {
     let id = QueryId([0x0b; 16]);
     let ttl = std::time::Duration::from_secs(10);
     let query = |depth, what| Frame::Query(Query { id, depth, own: false, ttl, what });
@@ -209,7 +209,7 @@ fn queries() {
 }
 
 #[test]
-fn direct_messages() {
+fn direct_messages_have_the_documented_bytes() {
     vector("bob's X25519 key", &bob().to_x25519().unwrap(), X25519_BOB);
     // The signed bytes are built here from the document, not by the code under test.
     let label = RelayLabel { query: QueryId([0x0b; 16]), number: 1, to: bob() };
@@ -244,7 +244,7 @@ fn direct_messages() {
 }
 
 #[test]
-fn the_contents_of_a_sealed_request_and_its_reply() {
+fn contents_of_a_sealed_request_and_its_reply_have_the_documented_bytes() {
     let packed = |value| PackedMessage::uncompressed(Message::json(&value).unwrap());
     let request = LetterContent::Request { id: 1, name: "sum".into(), body: packed(vec![1, 2]) };
     let answered = LetterContent::Reply { id: 1, outcome: Ok(packed(vec![3])) };
@@ -261,7 +261,7 @@ fn the_contents_of_a_sealed_request_and_its_reply() {
 }
 
 #[test]
-fn broadcasts() {
+fn broadcasts_have_the_documented_bytes() {
     // The signed bytes are built here from the document, not by the code under test.
     let (epoch, place, floor, time) = (1_700_000_000_000u64, 2u64, 1u64, 1_700_000_001_234u64);
     let mut run = Vec::new();
@@ -308,7 +308,7 @@ fn broadcasts() {
 }
 
 #[test]
-fn membership_frames() {
+fn membership_frames_have_the_documented_bytes() {
     let addresses = ["192.0.2.7:7117".parse().unwrap()];
     let record = NodeRecord::sign(&ann(), "peerkit", 1_700_000_000_000, &addresses);
     let mut signed = Vec::new();
@@ -342,7 +342,7 @@ fn membership_frames() {
 }
 
 #[test]
-fn a_streams_opening() {
+fn a_streams_opening_has_the_documented_bytes() {
     let open = |protocol: &str, token| StreamOpen {
         network: "peerkit".into(),
         proof: None,

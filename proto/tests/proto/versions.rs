@@ -27,7 +27,7 @@ fn vector(frame: &Frame, digits: &str) {
 }
 
 #[test]
-fn the_negotiation_of_versions_has_the_bytes_in_the_document() {
+fn the_negotiation_of_versions_has_the_documented_bytes() {
     let hello = Hello {
         version_min: Versions::OURS.min,
         version_max: Versions::OURS.max,

@@ -32,7 +32,7 @@ fn pattern(len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn files_protocol() {
+fn files_protocol_has_the_documented_bytes() {
     let hash = Hash::of(b"hi");
     let request = |name: &str, request: Request, digits: &str| {
         files_message(name, &request, request.encode(), Request::decode, digits);
@@ -79,7 +79,7 @@ fn files_protocol() {
 }
 
 #[test]
-fn a_ticket() {
+fn a_ticket_has_the_documented_bytes() {
     let ticket = Ticket {
         hash: Hash::of(b"hi"),
         node: ann().id(),
@@ -98,7 +98,7 @@ fn a_ticket() {
 }
 
 #[test]
-fn a_manifest() {
+fn a_manifest_has_the_documented_bytes() {
     let path = |path: &str| path.parse().unwrap();
     let manifest = Manifest::new(vec![
         ManifestEntry::File {
@@ -116,7 +116,7 @@ fn a_manifest() {
 }
 
 #[test]
-fn a_piece_list() {
+fn a_piece_list_has_the_documented_bytes() {
     let content = pattern(5 << 19);
     let list = PieceList::of(&content);
     assert_eq!(list.count(), 3);
