@@ -65,7 +65,7 @@ pub enum Action {
     Connect(ActionId, Address, bool),
     /// Close the link with a peer.
     Disconnect(NodeId),
-    /// Stop making the link to an address again when it is lost.
+    /// Stop reconnecting to an address.
     StopReconnecting(Address),
     /// Become a member of the network of the nodes at these addresses.
     Join(ActionId, Vec<Address>),
@@ -79,7 +79,7 @@ pub enum Action {
     Ping(ActionId, NodeId),
     /// Fetch a file or folder to a path.
     Fetch(ActionId, Hash, PathBuf),
-    /// Share a file or folder with everyone.
+    /// Share a file or folder with all nodes.
     Share(ActionId, PathBuf),
     /// Send a request with a name to a node.
     Request(ActionId, NodeId, String, Message),
@@ -184,7 +184,7 @@ impl<'a> Context<'a> {
         self.actions.push(Action::Disconnect(peer.into()));
     }
 
-    /// Stops making the link to `address` again when it is lost.
+    /// Stops reconnecting to `address`: when the link to it is lost, it is not made again.
     pub fn stop_reconnecting(&mut self, address: Address) {
         self.actions.push(Action::StopReconnecting(address));
     }
