@@ -204,7 +204,7 @@ fn open_link() -> Link {
     };
     let mut theirs = Vec::new();
     Frame::Hello(hello.clone()).encode(&mut theirs);
-    let greeting = Greeting { hello, expected: None };
+    let greeting = Greeting { hello, expected_proof: None };
     let mut link = Link::new(Instant::ZERO, Side::Acceptor, greeting, &Arc::default());
     link.receive(Instant::ZERO, &mut BytesMut::from(&theirs[..]));
     link.admit(Instant::ZERO);

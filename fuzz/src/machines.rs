@@ -37,7 +37,7 @@ pub fn link(data: &[u8]) {
         return;
     };
     let side = if how & 1 == 0 { Side::Acceptor } else { Side::Dialler };
-    let greeting = Greeting { hello: greeting(), expected: None };
+    let greeting = Greeting { hello: greeting(), expected_proof: None };
     let mut now = Instant::ZERO;
     let mut link = Link::new(now, side, greeting, &Arc::default());
     let mut buffer = BytesMut::new();

@@ -251,7 +251,7 @@ fn outcome_without_link(
 pub(crate) fn new_link(inner: &Inner, side: Side, session: &Session, local: SocketAddr) -> Link {
     let greeting = Greeting {
         hello: inner.profile.hello(&session.binding, inner.addresses.announced(Some(local.ip()))),
-        expected: inner.profile.prove(&session.binding, session.id),
+        expected_proof: inner.profile.prove(&session.binding, session.id),
     };
     Link::new(inner.clock.now(), side, greeting, &inner.config)
 }

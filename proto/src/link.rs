@@ -79,7 +79,7 @@ pub struct Greeting {
     /// This node's Hello.
     pub hello: Hello,
     /// The proof that has to be in the peer's Hello, if the network has a secret.
-    pub expected: Option<Proof>,
+    pub expected_proof: Option<Proof>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -363,7 +363,7 @@ impl Link {
             (LinkStage::AwaitingHello, Frame::Hello(hello)) => {
                 let Some(greeting) = &self.greeting else { return };
                 let agreed = hello.agree(&greeting.hello).and_then(|agreed| {
-                    hello.check(&greeting.hello.network, greeting.expected.as_ref())?;
+                    hello.check(&greeting.hello.network, greeting.expected_proof.as_ref())?;
                     Ok(agreed)
                 });
                 match agreed {

@@ -99,7 +99,7 @@ pub struct UnavailablePart {
 }
 
 /// Parts of the protocol that version 1 does not have, each with the version that introduced it.
-const PARTS: [(&str, u16); 4] = [
+const LATER_PARTS: [(&str, u16); 4] = [
     ("comparing clocks", 2),
     ("reports of completed uploads", 2),
     ("pings through other nodes", 2),
@@ -115,7 +115,7 @@ impl Agreement {
     /// Returns the parts of the protocol that the two nodes can't use on this link.
     pub fn unavailable_parts(self) -> impl Iterator<Item = UnavailablePart> {
         let version = self.version;
-        let newer = PARTS.into_iter().filter(move |(_, since)| *since > version);
+        let newer = LATER_PARTS.into_iter().filter(move |(_, since)| *since > version);
         newer.map(move |(part, since)| UnavailablePart { part, version, since })
     }
 }
@@ -154,7 +154,7 @@ mod tests {
         let agreed = |version| Agreement { version, features: 0 };
         assert_eq!(agreed(VERSION).unavailable_parts().count(), 0);
         let texts: Vec<_> = agreed(1).unavailable_parts().map(|part| part.to_string()).collect();
-        assert_eq!(texts.len(), PARTS.len());
+        assert_eq!(texts.len(), LATER_PARTS.len());
         let first =
             "comparing clocks: off, as the link speaks version 1, and this part needs version 2";
         assert_eq!(texts[0], first);

@@ -22,7 +22,7 @@ fn hello(name: &str) -> Hello {
 }
 
 fn greeting(name: &str) -> Greeting {
-    Greeting { hello: hello(name), expected: None }
+    Greeting { hello: hello(name), expected_proof: None }
 }
 
 fn at(seconds: f64) -> Instant {
@@ -108,7 +108,7 @@ fn exchange_hellos(dialler: (u16, u16), acceptor: (u16, u16)) -> [Result<Agreeme
     let config = Arc::default();
     let sides = [(Side::Dialler, "d", dialler), (Side::Acceptor, "a", acceptor)];
     let mut links = sides.map(|(side, name, versions)| {
-        let greeting = Greeting { hello: speaks(name, versions), expected: None };
+        let greeting = Greeting { hello: speaks(name, versions), expected_proof: None };
         Link::new(at(0.0), side, greeting, &config)
     });
     let mut ends = [None, None];
@@ -165,7 +165,7 @@ fn without_a_common_version_the_reason_has_both_ranges() {
 #[test]
 fn added_fields_are_skipped_from_version_2_on() {
     for (version, ended) in [(1, true), (2, false)] {
-        let greeting = Greeting { hello: speaks("a", (1, 2)), expected: None };
+        let greeting = Greeting { hello: speaks("a", (1, 2)), expected_proof: None };
         let mut link = Link::new(at(0.0), Side::Acceptor, greeting, &Arc::default());
         feed(&mut link, at(0.0), &[Frame::Hello(speaks("d", (1, version)))]);
         link.admit(at(0.0));

@@ -147,7 +147,7 @@ fn replay_link(recording: &Recording, by_dialler: bool) -> LinkOutputs {
         name: "today".into(),
         ..theirs
     };
-    let greeting = Greeting { hello, expected: None };
+    let greeting = Greeting { hello, expected_proof: None };
     let mut link = Link::new(Instant::ZERO, side, greeting, &Arc::default());
     let (mut now, mut buffer) = (Instant::ZERO, BytesMut::new());
     let (mut hello, mut end) = (None, None);
