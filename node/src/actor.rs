@@ -48,16 +48,16 @@ pub(crate) struct Actor {
     link_reports: mpsc::Receiver<LinkReport>,
     /// The connections that are links.
     links: HashMap<ConnectionId, Arc<Conn>>,
-    /// Connections that have said Hello and wait to be admitted.
+    /// Connections on which both ends have sent their Hello, and which wait to be admitted.
     admitting: HashMap<ConnectionId, Admitting>,
     /// The dials under way.
     dials: HashMap<DialId, DialTask>,
-    /// Operations under way, with the destinations of their outcomes.
+    /// Operations under way, with the receivers of their outcomes.
     operations: HashMap<OperationId, Operation>,
     last_operation: u64,
     /// Inputs that result from the outputs of the current input. Empty between two inputs.
     follow_ups: Vec<Input>,
-    /// The number of changes of the list of kept-away nodes, as of the last write of that list.
+    /// The number of changes of the list of kept-away nodes that are written to the store.
     saved_away_changes: u64,
     /// Broadcasts of the handler that wait for the rate limit, oldest first.
     rate_limited: VecDeque<(String, Message)>,
@@ -191,7 +191,7 @@ impl Actor {
     /// Closes the link with a node, and returns the peer.
     ///
     /// # Errors
-    /// [`Error::NotConnected`]: a dial of the node is given up nevertheless.
+    /// [`Error::NotConnected`] if there is no link. Even so, a dial of the node that is under way is ended.
     pub(crate) fn disconnect(&mut self, id: NodeId) -> Result<Peer, Error> {
         let found = self.inner.links.get(id).map(|conn| conn.peer.clone());
         self.command(Command::Disconnect(id));

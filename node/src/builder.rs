@@ -104,7 +104,7 @@ impl Builder {
     }
 
     /// Makes the node listen on a port of every address of this machine, IPv4 and IPv6. For port 0 the system
-    /// picks a free port. A machine with only one of IPv4 and IPv6 is not an error.
+    /// picks a free port. It is not an error if the machine has only one of IPv4 and IPv6.
     pub fn listen_everywhere(mut self, port: u16) -> Self {
         self.listen.push(Listen::Everywhere(port));
         self
@@ -174,16 +174,16 @@ impl Builder {
         self
     }
 
-    /// Sets the state folder. It holds what outlives a run: the key, the peers that were met, the shares,
-    /// unfinished downloads, recent broadcasts, and the identity of the network's owner. Without it nothing
-    /// outlives the run. Only one node at a time can use a folder.
+    /// Sets the state folder. It has the state that is kept between runs: the key, the known peers, the
+    /// shares, unfinished downloads, recent broadcasts, and the identity of the network's owner. Without a
+    /// state folder nothing is kept. Only one node at a time can use a folder.
     pub fn state(mut self, folder: impl Into<PathBuf>) -> Self {
         self.state = Some(folder.into());
         self
     }
 
     /// Sets whether a damaged database in the state folder is moved aside, so that the node starts with a
-    /// new one; off by default. The node then forgets its shares, known peers, unfinished downloads and
+    /// new one; off by default. The node then loses its shares, known peers, unfinished downloads and
     /// stored broadcasts. It keeps its identity, which has a file of its own. Nothing is deleted, and a
     /// file that is not damaged stays.
     pub fn repair(mut self, repair: bool) -> Self {
@@ -256,17 +256,17 @@ impl Builder {
         let folder = self.state.clone();
         let open = if self.repair { Store::open_or_repair } else { Store::open };
         let store = blocking::try_run(move || open(folder.as_deref())).await?;
-        let bootstrap = bootstrap_nodes(self.bootstrap, self.state.as_deref()).await?;
+        let bootstrap = read_bootstrap_nodes(self.bootstrap, self.state.as_deref()).await?;
         let count = self.config.announce.len();
         if count > MAX_ADDRESSES {
             return Err(Error::TooManyAddresses { count, limit: MAX_ADDRESSES });
         }
-        let key = node_key(self.key, self.state.as_deref()).await?;
+        let key = choose_key(self.key, self.state.as_deref()).await?;
         let name = self.name.unwrap_or_else(|| key.id().short());
         Error::check_name(NameKind::Node, &name, MAX_NAME)?;
         let network = self.network.unwrap_or_else(|| DEFAULT_NETWORK.to_owned());
         Error::check_name(NameKind::Network, &network, MAX_NAME)?;
-        let owner = network_owner(self.owner_key.as_ref(), self.owner, &store, &network).await?;
+        let owner = choose_owner(self.owner_key.as_ref(), self.owner, &store, &network).await?;
         let tls = Tls::new(&key).map_err(|error| Error::Tls(error.into()))?;
         // The ports are bound before any task runs, so nothing has to be undone if a port is in use.
         let listeners = listen::bind(&self.listen).await?;
@@ -332,7 +332,7 @@ impl Builder {
             config,
         });
         // No task runs yet, so nothing has to be undone after an error up to here.
-        let earlier = earlier_runs(&inner).await?;
+        let earlier = load_earlier_state(&inner).await?;
 
         // The functions that serve streams are registered before the first connection is accepted.
         files::start(&inner, upload_news).await;
@@ -368,7 +368,7 @@ impl Builder {
 }
 
 /// Returns the given bootstrap nodes and those of the file in the state folder, each once.
-async fn bootstrap_nodes(
+async fn read_bootstrap_nodes(
     mut nodes: Vec<Address>,
     state: Option<&Path>,
 ) -> Result<Vec<Address>, Error> {
@@ -383,7 +383,7 @@ async fn bootstrap_nodes(
 }
 
 /// Returns the given key, or else the key of the state folder, or else a new key.
-async fn node_key(given: Option<Key>, state: Option<&Path>) -> Result<Key, Error> {
+async fn choose_key(given: Option<Key>, state: Option<&Path>) -> Result<Key, Error> {
     match (given, state) {
         (Some(key), _) => Ok(key),
         (None, Some(folder)) => {
@@ -395,7 +395,7 @@ async fn node_key(given: Option<Key>, state: Option<&Path>) -> Result<Key, Error
 }
 
 /// Returns the network's owner: the given one, which is then stored, or else the stored one.
-async fn network_owner(
+async fn choose_owner(
     key: Option<&Key>,
     given: Option<NodeId>,
     store: &Store,
@@ -420,7 +420,7 @@ async fn network_owner(
 }
 
 /// Loads the state of earlier runs with which the overlay starts.
-async fn earlier_runs(inner: &Arc<Inner>) -> Result<RestoredState, Error> {
+async fn load_earlier_state(inner: &Arc<Inner>) -> Result<RestoredState, Error> {
     let peers = inner.peers.all().await?.into_iter().take(MAX_KNOWN);
     let known = peers.map(|(id, known)| (id, known.addresses)).collect();
     let (store, broadcasts) = (inner.store.clone(), inner.broadcasts.clone());

@@ -63,7 +63,7 @@ pub(crate) enum DecompressError {
     /// The payload stops before the compressed stream's end.
     #[error("the {} payload ends too early", .0.name())]
     Truncated(Compression),
-    /// The payload goes on after the compressed stream's end.
+    /// Bytes follow the end of the compressed stream.
     #[error("{len} bytes follow the end of the {} payload", .compression.name())]
     Trailing {
         /// The payload's compression.
@@ -372,7 +372,7 @@ impl Decompressed {
             self.bytes.extend_from_slice(block);
             decoder.consume(len);
         }
-        // Bytes behind the frame may be another frame. No node sends one.
+        // Bytes behind the frame are refused, even if they are another frame. No node sends two.
         trailing(compression, decoder.get_ref().rest.len())?;
         // The decoder reports the end at the end of the frame, and also if the input ends between two blocks.
         // Only in the first case another call looks for a new frame.

@@ -112,15 +112,15 @@ impl Conn {
         }
     }
 
-    /// Asks the link's task to close the link, after an event about that to the application. The reason of
-    /// the first call counts.
+    /// Asks the link's task to close the link. The task first delivers the event that the link is about to be
+    /// closed. The reason of the first call counts.
     pub(crate) fn leave(&self, reason: Reason) {
         lock(&self.leaving).get_or_insert(reason);
         self.closing.notify_one();
     }
 
-    /// Takes the reason that [`leave`](Self::leave) was given. Returns `None` if the link is ending
-    /// already.
+    /// Takes the reason of [`leave`](Self::leave). Returns `None` if there is none, or if the link is already
+    /// ending.
     fn take_leaving(&self) -> Option<Reason> {
         let taken = lock(&self.leaving).take();
         taken.filter(|_| self.outbox.closed().is_none())

@@ -164,6 +164,8 @@ enum Dialled {
     Linked(Peer),
 }
 
+/// Carries out a dial up to the admission of its link. The machine may end the dial before, for example because
+/// there is another link with that node.
 async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialled, Error> {
     let dial = dialling.dial;
     // Boxed, because many dials may be under way, and each of these parts needs memory only for a moment.
@@ -234,7 +236,7 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
     }
 }
 
-/// Returns the outcome of a dial that made no link of its own.
+/// Returns the outcome of a dial that did not make a link. There may be another link with the node.
 fn outcome_without_link(
     inner: &Inner,
     outcome: DialOutcome,

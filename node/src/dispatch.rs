@@ -17,8 +17,8 @@ use crate::events::{EventQueue, Events};
 use crate::lock::{read, write};
 use crate::trace;
 
-/// Maximum number of notices: events that wait to be delivered, apart from those that the links' own tasks
-/// deliver.
+/// Maximum number of notices, which are events that wait to be delivered. The links' own tasks deliver their
+/// events without notices.
 const MAX_NOTICES: usize = 4096;
 
 /// Number of notices for which new broadcasts leave room. The room is for other events, and for broadcasts
@@ -160,8 +160,8 @@ impl Dispatch {
         }
     }
 
-    /// Delivers the timer that `expired` returns when it is the handler's turn. The handler may have cancelled
-    /// it before.
+    /// Delivers an expired timer. `expired` is called when it is the handler's turn, and returns `None` if the
+    /// handler has cancelled the timer meanwhile.
     pub(crate) async fn deliver_timer(
         &self,
         node: &dyn ActionSink,

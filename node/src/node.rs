@@ -1,4 +1,4 @@
-//! The handle to a node that applications hold.
+//! The handle with which an application uses a node.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -23,8 +23,8 @@ mod write_batch;
 pub(crate) use encoded_frame::{EncodedFrame, OwnedFrame};
 pub(crate) use write_batch::{WriteBatch, WriterStep};
 
-/// Size at which a block is full, unless it is a single larger frame. 64 KiB: four full TLS records
-/// (RFC 8446, section 5.1).
+/// Size at which a block is full, in bytes. A larger frame has a block of its own. 64 KiB: four full TLS
+/// records (RFC 8446, section 5.1).
 const BLOCK_SIZE: usize = 64 << 10;
 
 /// Capacity of a new block: enough for one frame with a content of [`BLOCK_SIZE`] bytes.
@@ -139,8 +139,8 @@ impl Queues {
     fn append(&mut self, frame: &EncodedFrame<'_>) {
         let len = frame.len();
         if self.open.bytes.len() + len > BLOCK_SIZE && !self.open.bytes.is_empty() {
-            // A block that follows a full one is likely to become full too, so it gets all its memory
-            // now.
+            // A block that follows a full one is likely to become full too, so all its memory is allocated at
+            // once.
             self.begin_block(BLOCK_CAPACITY);
         }
         self.open.messages += 1;

@@ -41,7 +41,7 @@ use reference as channels;
 pub(crate) enum ChannelPurpose {
     /// Frames between two nodes.
     Link,
-    /// Bulk data of one kind.
+    /// The bytes of one stream.
     Stream,
 }
 
@@ -123,7 +123,7 @@ impl Tls {
 /// The reason why a dialled connection was not secured.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsDialError {
-    /// Another node than the expected one has proved its key. It has not received the dialler's key.
+    /// Another node than the expected one has proved its key. This node has not sent that node its own key.
     #[error(transparent)]
     WrongNode(#[from] WrongNode),
     /// The connection or TLS failed.
@@ -188,8 +188,8 @@ impl Session {
     }
 }
 
-/// Returns the cryptography of all handshakes. AES-128-GCM comes first, as it is the fastest on
-/// processors with AES. ChaCha20 is for the others.
+/// Returns the cryptography of all handshakes. AES-128-GCM comes first, because it is the fastest on
+/// processors with AES instructions. ChaCha20 is for other processors.
 fn provider() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: vec![

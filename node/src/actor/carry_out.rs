@@ -214,8 +214,7 @@ impl Actor {
         }
     }
 
-    /// Hands a message or ping to a link in the background, as its queue may have no room at the
-    /// moment.
+    /// Hands a message or ping to a link, in a task of its own, because the link's queue may be full.
     fn deliver(&mut self, operation: OperationId, connection: ConnectionId, payload: Payload) {
         let Some(Operation::Send(sending)) = self.operations.remove(&operation) else { return };
         let (to, conn) = (sending.to, self.links.get(&connection).cloned());

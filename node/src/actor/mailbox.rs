@@ -170,8 +170,8 @@ impl Mailbox {
 }
 
 impl Operation {
-    /// Reports that the operation was not begun, because there are too many. A query or a probe without
-    /// an outcome counts as one that no node has answered.
+    /// Reports that the operation was not begun, because too many operations are under way. A query or probe
+    /// without an outcome counts as one that no node has answered.
     pub(super) fn refuse(self, inner: &Inner) {
         let error = Error::TooManyActions(MAX_OPERATIONS);
         match self {

@@ -32,7 +32,7 @@ use crate::request;
 /// Size of a read on an idle link, in bytes.
 const READ_MIN: usize = 512;
 
-/// Maximum size of a read, in bytes. Reads grow up to this size while each of them fills its room.
+/// Maximum size of a read, in bytes. Reads grow up to this size as long as each read is full.
 const READ_MAX: usize = 256 << 10;
 
 /// Number of bytes after which this task lets others run. 1 MiB: half a millisecond on the fastest links.
@@ -276,7 +276,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         let per_read = usize::try_from(limit / 20).unwrap_or(usize::MAX);
         self.read_size = self.read_size.min(per_read.max(READ_MIN));
         if let Some(due) = self.throttle.debit(bytes, limit) {
-            // A link from which nothing is read for too long would be taken for dead.
+            // A link that is not read for too long would seem dead.
             let latest = tokio::time::Instant::now() + MAX_PAUSE.min(self.inner.config.ping_after);
             self.pause = Some(self.inner.rates.pause(due.min(latest)));
         }
@@ -363,7 +363,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         }
     }
 
-    /// Decompresses a message. An invalid one is the peer's fault and ends the link.
+    /// Decompresses a message. An invalid message is the peer's fault, and ends the link.
     async fn unpack(&mut self, packed: PackedMessage) -> Option<Message> {
         let (len, limit) = (packed.payload.len(), self.inner.config.max_message);
         let unpacked = match packed.compression {

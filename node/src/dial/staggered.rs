@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_way_that_is_listed_again_is_tried_once() {
+    async fn copies_of_a_way_are_tried_once() {
         const DEAD: (u64, bool) = (10_000, false);
         assert_eq!(first(&[DEAD; 32]).await, (Err(vec![10_000]), 10_000));
         assert_eq!(first(&[(1, false), DEAD, (1, false), (5, true)]).await, (Ok(5), 1 + 250 + 5));

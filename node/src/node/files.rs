@@ -141,7 +141,7 @@ impl FilesHandle<'_> {
     /// share [for named nodes](Sharing::to_nodes).
     ///
     /// Returns `None` if the content is not shared. If it is shared under several names,
-    /// [`ticket_for`](Self::ticket_for) picks one of them.
+    /// [`ticket_for`](Self::ticket_for) returns the ticket for one of them.
     #[must_use]
     pub fn ticket(self, hash: &Hash) -> Option<Ticket> {
         self.ticket_of(hash, None)

@@ -20,8 +20,8 @@ use crate::network::NetworkGraph;
 use crate::profile::Profile;
 use crate::store::KnownPeer;
 
-/// Number of connected peers with which a join without addresses is content. 8: some of them stay up, and
-/// the dials are few enough if all nodes of a network restart at the same time.
+/// Number of connected peers at which a join without addresses ends. 8: some of them stay up, and the dials
+/// are few enough if all nodes of a network restart at the same time.
 pub(crate) const REJOIN_PEERS: usize = 8;
 
 /// Maximum number of known peers that are dialled at the same time. 16: a file of peers may list thousands,
@@ -103,9 +103,9 @@ impl Node {
         }
     }
 
-    /// Leaves the network: tells the neighbours of each other, so that they can link in place of this node,
-    /// and closes all links, including those that are kept. Returns the peers once their links are closed,
-    /// or after the configured time (5 s). The node keeps running alone, and may join again.
+    /// Leaves the network: sends each neighbour the addresses of the others, so that they can link to each
+    /// other, and closes all links, including those that are kept. Returns the peers once their links are
+    /// closed, or after the configured time (5 s). The node keeps running alone, and may join again.
     ///
     /// # Errors
     /// [`Error::Stopped`].

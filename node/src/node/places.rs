@@ -339,7 +339,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_and_a_port_are_an_address() {
+    fn a_pair_of_host_and_port_is_an_address() {
         let place = |host: &str, port| match (host, port).into_place() {
             Ok(Place::Address(address)) => address.to_string(),
             other => panic!("{other:?}"),

@@ -53,7 +53,7 @@ impl Discovery {
 /// A query under way.
 pub(crate) struct RunningQuery {
     pub(crate) answers: mpsc::Receiver<QueryAnswer>,
-    /// Gets true if all nodes have answered, or else false, when the query ends.
+    /// Receives whether all nodes have answered, when the query ends.
     pub(crate) ended: oneshot::Receiver<bool>,
 }
 

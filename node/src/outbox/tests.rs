@@ -128,7 +128,7 @@ fn after_an_abort_only_the_goodbye_is_left() {
 }
 
 #[tokio::test]
-async fn a_waiting_sender_gets_the_room_or_the_reason() {
+async fn a_waiting_sender_gets_room_or_the_reason_why_the_link_closes() {
     let outbox = std::sync::Arc::new(outbox(100, 1000));
     put(&outbox, 90).unwrap();
     let waiting = |outbox: std::sync::Arc<Outbox>| {

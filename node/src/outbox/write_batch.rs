@@ -77,7 +77,7 @@ impl WriteBatch {
         std::iter::once(&self.control[..]).chain(self.blocks.iter().flat_map(of_block))
     }
 
-    /// Returns the rests of the pieces that are not written yet. None of them is empty.
+    /// Returns the parts of the pieces that are not written yet. None of them is empty.
     fn left(&self) -> impl Iterator<Item = &[u8]> {
         let mut written = self.written;
         self.pieces().filter_map(move |piece| {

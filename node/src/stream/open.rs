@@ -102,7 +102,7 @@ impl Inner {
         }
     }
 
-    /// Opens a stream to the node that is the first to answer at one of `addresses`.
+    /// Opens a stream to the first node that answers at one of `addresses`.
     pub(crate) async fn open_stream_to(
         self: &Arc<Self>,
         addresses: &[Address],

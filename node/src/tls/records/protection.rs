@@ -58,7 +58,7 @@ impl RecordProtection {
     /// Derives key and IV from `secret`, and checks that they are `key` and `iv`.
     ///
     /// # Errors
-    /// The derived ones differ, or as for [`Self::new`].
+    /// The derived key or IV differs, or as for [`Self::new`].
     pub(super) fn matching(
         cipher: Cipher,
         secret: TrafficSecret,

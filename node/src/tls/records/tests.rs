@@ -29,7 +29,7 @@ async fn the_end_of_the_handshake_goes_out_with_the_first_data() {
 }
 
 #[tokio::test]
-async fn a_sealing_error_poisons_the_channel() {
+async fn a_channel_is_unusable_after_a_sealing_error() {
     let (mut ours, mut theirs) = channels().await;
     write_flushed(&mut ours, b"abc").await;
     // The key may seal no more records, and so not even the one that announces the next key.
