@@ -290,7 +290,7 @@ impl Actor {
         let kept: Vec<_> = kept.map(|(id, left)| (id, until(left))).collect();
         let store = self.inner.store.clone();
         self.inner.tasks.spawn(async move {
-            let written = blocking::run(move || store.save_away(changes, &kept)).await;
+            let written = blocking::run(move || store.save_kept_away(changes, &kept)).await;
             if let Some(Err(error)) = written {
                 tracing::warn!(%error, "a node that was disconnected may come back after a restart");
             }

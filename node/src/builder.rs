@@ -427,7 +427,7 @@ async fn load_earlier_state(inner: &Arc<Inner>) -> Result<RestoredState, Error> 
     blocking::try_run(move || {
         let now = unix_millis();
         let left = |until: u64| Duration::from_millis(until.saturating_sub(now));
-        let away = store.away()?.into_iter().map(|(id, until)| (id, left(until)));
+        let away = store.kept_away()?.into_iter().map(|(id, until)| (id, left(until)));
         let away = away.filter(|(_, left)| !left.is_zero()).collect();
         Ok::<_, StoreError>(RestoredState { away, known, broadcasts: broadcasts.load()? })
     })

@@ -1,5 +1,6 @@
-//! Access to files and folders: where operating systems differ, and where a symbolic link must not be
-//! followed, a pipe must not block, or other users must not read a file.
+//! Access to files and folders, for cases that the standard library does not cover: operating systems that
+//! differ, symbolic links that must not be followed, pipes that must not block, and files that other users
+//! must not read.
 
 use std::fs::File;
 use std::io;
@@ -13,18 +14,18 @@ pub(crate) mod private;
 pub(crate) mod space;
 pub(crate) mod whole;
 
-/// Reads bytes from `offset` on until `buffer` is full. Other threads may read the file at the same time.
+/// Reads bytes from `offset` on until `buffer` is full. Several threads may read the same file at once.
 #[cfg(unix)]
 pub(crate) fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
 }
 
-/// Reads bytes from `offset` on until `buffer` is full. Other threads may read the file at the same time.
+/// Reads bytes from `offset` on until `buffer` is full. Several threads may read the same file at once.
 #[cfg(windows)]
 pub(crate) fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
     use std::os::windows::fs::FileExt;
-    // Windows reads at an offset too, but may return fewer bytes than asked for, and moves the file's
-    // position, which is not used here.
+    // `seek_read` may return fewer bytes than requested. It also moves the file's position, which nothing
+    // here uses.
     while !buffer.is_empty() {
         match file.seek_read(buffer, offset)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -37,13 +38,13 @@ pub(crate) fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64)
     Ok(())
 }
 
-/// Writes all of `bytes` from `offset` on. Other threads may write to the file at the same time.
+/// Writes all of `bytes` from `offset` on. Several threads may write to the same file at once.
 #[cfg(unix)]
 pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
 }
 
-/// Writes all of `bytes` from `offset` on. Other threads may write to the file at the same time.
+/// Writes all of `bytes` from `offset` on. Several threads may write to the same file at once.
 #[cfg(windows)]
 pub(crate) fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
     use std::os::windows::fs::FileExt;
@@ -59,16 +60,18 @@ pub(crate) fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io
     Ok(())
 }
 
-/// Makes a rename or a new file in `folder` survive a power cut, on systems that can sync folders.
+/// Makes new and renamed files in `folder` survive a power cut. Does nothing on systems that can't sync a
+/// folder.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    // Windows does not open folders as files.
+    // Windows can't open a folder as a file.
     if cfg!(unix) {
         File::open(folder)?.sync_all()?;
     }
     Ok(())
 }
 
-/// Writes all cached data of the disk that holds `folder`. Returns `false` if the system can't.
+/// Writes all cached data of the file system that holds `folder` to its disk. Returns `false` if the
+/// operating system has no call for that, so that nothing was written.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn sync_all(folder: &Path) -> io::Result<bool> {
     rustix::fs::syncfs(File::open(folder)?)?;

@@ -1,8 +1,8 @@
-//! The state of a node that outlives a run: known peers, shares, the hashes of files, broadcasts,
+//! The state of a node that survives a restart: known peers, shares, the hashes of files, broadcasts and
 //! downloads.
 //!
-//! It is one redb database, `state.redb` in the state folder. A node without a folder has the same tables in
-//! memory. Every method is short and blocks on the disk, so async callers go through `blocking`. Changes are
+//! The state is one redb database, `state.redb` in the state folder. A node without a state folder has the
+//! same tables in memory. Methods wait for the disk, so async code calls them through `blocking`. A change is
 //! on disk when the method returns.
 
 use std::io;
@@ -29,35 +29,38 @@ mod tables;
 pub(crate) use broadcasts::{StoredBroadcasts, WRITE_DELAY};
 use disk::{Disk, SCHEMA};
 pub(crate) use tables::MemoryTables;
-use tables::{AWAY, BROADCASTS, DOWNLOADS, FILES, LISTS, OWNERS, PEERS, Row, SHARES, Transaction};
+use tables::{
+    BROADCASTS, DOWNLOADS, FILES, KEPT_AWAY, LISTS, OWNERS, PEERS, Row, SHARES, Transaction,
+};
 
-/// The state of a node. Clones share it; the folder is free again when the last is dropped.
+/// The state of a node. Clones use the same state. When the last one is dropped, another node may use the
+/// folder.
 #[derive(Debug, Clone)]
 pub(crate) enum Store {
     Disk(Arc<Disk>),
     Memory(Arc<Mutex<MemoryTables>>),
 }
 
-/// A peer that this node has met. The form in the database, and in a file of peers.
+/// A peer that this node knows, as the database and files of peers store it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownPeer {
     /// The name that the peer gave itself.
     #[serde(default)]
     pub name: String,
-    /// The addresses at which it answered, or said that it does.
+    /// The addresses at which the peer has answered, and those that it has announced.
     #[serde(default, deserialize_with = "of_known_schemes")]
     pub addresses: Vec<Address>,
-    /// The time of the last link with it, in Unix milliseconds; 0 for never.
+    /// The time of the last link to the peer, in Unix milliseconds, or 0 if there was none.
     #[serde(default)]
     pub last_seen: u64,
-    /// True if the link to it is kept up.
+    /// True if this node reconnects to the peer whenever the link is lost.
     #[serde(default)]
     pub reconnect: bool,
 }
 
-/// Reads addresses. Leaves out those with a scheme that this version does not know.
+/// Reads addresses, without those that have a scheme unknown to this version.
 fn of_known_schemes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Address>, D::Error> {
-    // A newer version may have written the row or the file, and its other addresses are still of use.
+    // A newer version may have written the row or the file. Its other addresses are still useful.
     let texts = Vec::<String>::deserialize(from)?;
     let read = texts.iter().filter_map(|text| match text.parse::<Address>() {
         Err(ParseAddressError::Scheme(_)) => None,
@@ -69,22 +72,22 @@ fn of_known_schemes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Address>, 
 /// A share, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KnownShare {
-    /// The file or folder, as it was when it was last scanned.
+    /// The description of the file or folder, as of the last scan.
     pub shared: SharedFile,
-    /// The nodes that may have it.
+    /// The nodes that may find and fetch it.
     pub access: Access,
 }
 
 /// The hash of a file on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KnownFile {
-    /// The file's fingerprint when it was hashed.
+    /// The fingerprint of the file when it was hashed.
     pub fingerprint: Fingerprint,
     /// The hash of its content.
     pub hash: Hash,
 }
 
-/// A file's path, its hash, and its piece list if it has several pieces.
+/// The path of a file, its hash, and its piece list if it has several pieces.
 pub(crate) type FileRow<'f> = (&'f Path, &'f KnownFile, Option<&'f PieceList>);
 
 /// The error of a state folder or its database.
@@ -102,17 +105,16 @@ pub enum StoreError {
         /// The error of the system or the database.
         error: Box<redb::Error>,
     },
-    /// The file is damaged, by a disk error or another program. It was left where it is. It holds the
-    /// node's shares and known peers, but not its identity. See
-    /// [`Builder::repair`](crate::Builder::repair).
+    /// The state file is damaged, by a disk error or another program. It was not moved. It holds the node's
+    /// shares and known peers, but not its identity. See [`Builder::repair`](crate::Builder::repair).
     #[error("the state file {file} is damaged", file = .file.display())]
     Damaged {
         /// The damaged file.
         file: PathBuf,
-        /// The database's error, unless it panicked.
+        /// The error of the database, or `None` if the database panicked.
         source: Option<Box<redb::Error>>,
     },
-    /// A newer version of this library has written the file. It was not opened, and nothing in it was changed.
+    /// A newer version of this library has written the state file. The file was not opened and not changed.
     #[error(
         "the state file {file} is of a newer version (schema {schema}; this version has {}): it was not \
          opened, and nothing in it was changed",
@@ -125,7 +127,7 @@ pub enum StoreError {
         /// The number of its schema.
         schema: u64,
     },
-    /// The file is of an earlier version, and could not be brought up to date. Its content has not changed.
+    /// The state file is of an earlier version and could not be migrated. Its content was not changed.
     #[error(
         "the state file {file} is of an earlier version and was not brought up to date: its content is as \
          it was",
@@ -134,20 +136,20 @@ pub enum StoreError {
     NotMigrated {
         /// The file.
         file: PathBuf,
-        /// The error of copying or changing the file.
+        /// The error that occurred while the file was copied or migrated.
         source: Box<redb::Error>,
     },
-    /// Reading or writing failed. Nothing was written.
+    /// Reading or writing the state failed. Nothing was written.
     #[error("can't read or write the node's state: {0}")]
     Database(Box<redb::Error>),
 }
 
 impl Store {
-    /// Opens the state in `folder`, which is made (for the owner alone) if it is missing; without a
-    /// folder, an empty state in memory.
+    /// Opens the state in `folder`. Creates the folder, private to the owner, if it is missing. Without a
+    /// folder, returns an empty state in memory.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] if another process has it; [`StoreError::NewerSchema`],
+    /// [`StoreError::InUse`] if another process uses the folder; [`StoreError::NewerSchema`],
     /// [`StoreError::NotMigrated`], [`StoreError::Damaged`] or [`StoreError::Open`].
     pub(crate) fn open(folder: Option<&Path>) -> Result<Self, StoreError> {
         Ok(match folder {
@@ -156,19 +158,19 @@ impl Store {
         })
     }
 
-    /// Opens the state as [`Store::open`] does, but checks the file in any case. A damaged one is moved
-    /// aside, and a new one begun.
+    /// Opens the state as [`Store::open`] does, but always checks the whole file. If the file is damaged,
+    /// renames it and begins with an empty state.
     ///
     /// # Errors
-    /// Those of [`Store::open`], and [`StoreError::Open`] if the file can't be moved.
+    /// Those of [`Store::open`], and [`StoreError::Open`] if the file can't be renamed.
     pub(crate) fn open_or_repair(folder: Option<&Path>) -> Result<Self, StoreError> {
-        // Damage that no earlier check has found is looked for as well.
-        folder.into_iter().for_each(Disk::doubt);
+        // This finds damage that did not show when the file was used.
+        folder.into_iter().for_each(Disk::require_check);
         match (Self::open(folder), folder) {
             (Err(StoreError::Damaged { .. }), Some(folder)) => {
                 let moved = Disk::move_aside(folder)?;
                 tracing::warn!(
-                    "the state file was damaged: it is now {}, and shares and known peers are forgotten",
+                    "the state file was damaged and is now {}: shares and known peers are forgotten",
                     moved.display()
                 );
                 Self::open(Some(folder))
@@ -177,14 +179,15 @@ impl Store {
         }
     }
 
-    /// Closes the file, so that another node may use the folder. A later call opens it again.
-    pub(crate) fn finish(&self) {
+    /// Closes the state file, so that another node may use the folder. The next call of another method opens
+    /// it again.
+    pub(crate) fn close(&self) {
         if let Self::Disk(disk) = self {
-            disk.finish();
+            disk.close();
         }
     }
 
-    /// Returns whether no method ever waits for a disk.
+    /// Returns whether the state is only in memory, so that no method waits for a disk.
     pub(crate) fn is_in_memory(&self) -> bool {
         matches!(self, Self::Memory(_))
     }
@@ -200,7 +203,7 @@ impl Store {
         }
     }
 
-    /// Returns the values of some keys of a table, in the same order.
+    /// Returns the value of each key, in the order of `keys`, or `None` if the table does not have the key.
     fn values<'k, K: Key + 'static, V: Value + 'static>(
         &self,
         table: TableDefinition<'_, K, V>,
@@ -215,7 +218,7 @@ impl Store {
         }
     }
 
-    /// Returns the value of one key.
+    /// Returns the value of one key, or `None` if the table does not have it.
     fn value<K: Key + 'static, V: Value + 'static>(
         &self,
         table: TableDefinition<'_, K, V>,
@@ -224,7 +227,7 @@ impl Store {
         Ok(self.values(table, [key])?.pop().flatten())
     }
 
-    /// Makes changes, all or none.
+    /// Runs `work` in one transaction: either all of its changes are made, or none.
     fn change<T>(
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, redb::Error>,
@@ -232,8 +235,8 @@ impl Store {
         match self {
             Self::Disk(disk) => disk.write(|db| work(&mut Transaction::Disk(db))),
             Self::Memory(tables) => {
-                // There is nothing to roll back: in memory only the caller's own encoding can fail, and it
-                // does so before its first change.
+                // Nothing has to be rolled back: in memory only the encoding in `work` can fail, and that
+                // comes before its first change.
                 let changed = work(&mut Transaction::Memory(&mut lock(tables)));
                 changed.map_err(|error| StoreError::Database(Box::new(error)))
             }
@@ -241,13 +244,13 @@ impl Store {
     }
 }
 
-/// Each method fails with [`StoreError::Database`] or [`StoreError::Damaged`]. Nothing was written then.
+/// Each method fails with [`StoreError::Database`] or [`StoreError::Damaged`]. Then it has written nothing.
 impl Store {
-    /// Returns every known peer, in the order of identities.
+    /// Returns all known peers, in the order of their identities.
     pub(crate) fn peers(&self) -> Result<Vec<(NodeId, KnownPeer)>, StoreError> {
         let peers = self.rows(PEERS)?.into_iter().filter_map(|(id, json)| {
             let id = NodeId::from_bytes(id.try_into().ok()?);
-            // A row that can't be read costs one peer. An error here would cost all of them.
+            // Only this peer is lost. If an error were returned here, all peers would be.
             let peer = serde_json::from_slice(&json).inspect_err(|error| {
                 tracing::warn!(%id, %error, "a known peer can't be read: left out");
             });
@@ -256,13 +259,13 @@ impl Store {
         Ok(peers.collect())
     }
 
-    /// Returns what is known of one peer.
+    /// Returns one known peer, or `None` if this node does not know it or its row can't be read.
     pub(crate) fn peer(&self, id: &NodeId) -> Result<Option<KnownPeer>, StoreError> {
         let json = self.value(PEERS, id.as_bytes())?;
         Ok(json.and_then(|json| serde_json::from_slice(&json).ok()))
     }
 
-    /// Adds or replaces peers, all or none.
+    /// Adds or replaces peers: either all of them, or none.
     pub(crate) fn save_peers(&self, peers: &[(NodeId, KnownPeer)]) -> Result<(), StoreError> {
         let row =
             |(id, peer): &(NodeId, KnownPeer)| Ok((*id.as_bytes(), serde_json::to_vec(peer)?));
@@ -270,7 +273,7 @@ impl Store {
         self.change(|changes| changes.put(PEERS, rows.map_err(io::Error::from)?))
     }
 
-    /// Returns the shares with the paths at which they were added.
+    /// Returns all shares, with the paths under which they were added.
     pub(crate) fn shares(&self) -> Result<Vec<(PathBuf, KnownShare)>, StoreError> {
         let shares = self.rows(SHARES)?.into_iter().filter_map(|(path, share)| {
             let path = path_of(&path);
@@ -292,7 +295,7 @@ impl Store {
         self.change(|changes| changes.remove(SHARES, bytes_of(path)))
     }
 
-    /// Returns the hashes of the files at these paths, as far as they are known, in the same order.
+    /// Returns the known hash of each file, in the order of `paths`, or `None` if it is not known.
     pub(crate) fn files<'p>(
         &self,
         paths: impl IntoIterator<Item = &'p Path>,
@@ -301,12 +304,13 @@ impl Store {
         Ok(rows.map(|row| KnownFile::decode(row?).ok()).collect())
     }
 
-    /// Remembers the hashes of files, all or none, with the piece lists of those of several pieces.
+    /// Saves the hashes of files, and the piece lists of files with several pieces: either all of them, or
+    /// none.
     pub(crate) fn save_files<'f>(
         &self,
         files: impl IntoIterator<Item = FileRow<'f>>,
     ) -> Result<(), StoreError> {
-        // Two tables are filled from it. One transaction: a hash without its piece list is of no use.
+        // One transaction fills both tables, because a hash without its piece list is useless.
         let files: Vec<_> = files.into_iter().collect();
         self.change(|changes| {
             changes
@@ -318,13 +322,13 @@ impl Store {
         })
     }
 
-    /// Returns the piece list of a file or manifest of several pieces.
+    /// Returns the piece list of a file or manifest, if it is known and can be read.
     pub(crate) fn piece_list(&self, hash: &Hash) -> Result<Option<PieceList>, StoreError> {
         let list = self.value(LISTS, hash.as_bytes())?;
         Ok(list.and_then(|list| PieceList::decode(Bytes::from(list)).ok()))
     }
 
-    /// Returns whether the piece list of `hash` is there.
+    /// Returns whether the piece list of `hash` is stored.
     pub(crate) fn has_piece_list(&self, hash: &Hash) -> Result<bool, StoreError> {
         Ok(self.value(LISTS, hash.as_bytes())?.is_some())
     }
@@ -334,8 +338,8 @@ impl Store {
         self.change(|changes| changes.put(LISTS, [(hash.as_bytes(), list.encode())]))
     }
 
-    /// Removes the hashes of files for which `keep_file` returns false, and the piece lists for which
-    /// `keep_list` does.
+    /// Removes the hashes of all files for which `keep_file` returns false, and all piece lists for which
+    /// `keep_list` returns false.
     pub(crate) fn prune(
         &self,
         mut keep_file: impl FnMut(&Path) -> bool,
@@ -349,12 +353,12 @@ impl Store {
         })
     }
 
-    /// Returns the stored broadcasts, in the order of their keys.
+    /// Returns the rows of the stored broadcasts, in the order of their keys.
     pub(crate) fn broadcasts(&self) -> Result<Vec<Row>, StoreError> {
         self.rows(BROADCASTS)
     }
 
-    /// Adds rows of broadcasts and removes others, all or none.
+    /// Adds rows of broadcasts and removes others, in one transaction.
     pub(crate) fn change_broadcasts(
         &self,
         add: &[(&[u8], &[u8])],
@@ -369,7 +373,7 @@ impl Store {
         })
     }
 
-    /// Returns the downloads to continue, as they were saved.
+    /// Returns the rows of the downloads that are to continue, by the hash of the content.
     pub(crate) fn downloads(&self) -> Result<Vec<(Hash, Vec<u8>)>, StoreError> {
         let rows = self.rows(DOWNLOADS)?.into_iter();
         let rows =
@@ -377,12 +381,12 @@ impl Store {
         Ok(rows.collect())
     }
 
-    /// Adds or replaces a download.
+    /// Adds or replaces the row of a download.
     pub(crate) fn save_download(&self, hash: &Hash, row: &[u8]) -> Result<(), StoreError> {
         self.change(|changes| changes.put(DOWNLOADS, [(hash.as_bytes(), row)]))
     }
 
-    /// Removes a download.
+    /// Removes the row of a download.
     pub(crate) fn remove_download(&self, hash: &Hash) -> Result<(), StoreError> {
         self.change(|changes| changes.remove(DOWNLOADS, hash.as_bytes())).map(drop)
     }
@@ -393,33 +397,43 @@ impl Store {
         Ok(id.and_then(|id| Some(NodeId::from_bytes(id.try_into().ok()?))))
     }
 
-    /// Remembers the owner of a network.
+    /// Saves the identity of a network's owner.
     pub(crate) fn save_owner(&self, network: &str, owner: NodeId) -> Result<(), StoreError> {
         self.change(|changes| changes.put(OWNERS, [(network, owner.as_bytes())]))
     }
 
-    /// Returns the nodes that are to be left alone, and until when, in Unix milliseconds.
-    pub(crate) fn away(&self) -> Result<Vec<(NodeId, u64)>, StoreError> {
-        let nodes = self.rows(AWAY)?.into_iter().filter_map(|(id, until)| {
+    /// Returns the nodes that the user has disconnected and that are still kept away. For each, returns the
+    /// time when that ends, in Unix milliseconds.
+    pub(crate) fn kept_away(&self) -> Result<Vec<(NodeId, u64)>, StoreError> {
+        let nodes = self.rows(KEPT_AWAY)?.into_iter().filter_map(|(id, until)| {
             let until = u64::from_le_bytes(until.try_into().ok()?);
             Some((NodeId::from_bytes(id.try_into().ok()?), until))
         });
         Ok(nodes.collect())
     }
 
-    /// Replaces the nodes that are to be left alone, if there is a folder. Calls may overtake each other:
-    /// one with a smaller `number` than an earlier one does nothing.
-    pub(crate) fn save_away(&self, number: u64, nodes: &[(NodeId, u64)]) -> Result<(), StoreError> {
+    /// Replaces the list of nodes that are kept away. Does nothing without a state folder.
+    ///
+    /// Lists are numbered, because several calls may run at once and finish in any order. A list with a
+    /// smaller `number` than one that was saved before is ignored.
+    pub(crate) fn save_kept_away(
+        &self,
+        number: u64,
+        nodes: &[(NodeId, u64)],
+    ) -> Result<(), StoreError> {
         let Self::Disk(disk) = self else { return Ok(()) };
-        // Held until the list is written, so that an older list can't follow a newer one.
-        let mut newest = lock(&disk.newest_away);
+        // The lock is held until the list is written, so that an older list can't overwrite a newer one.
+        let mut newest = lock(&disk.newest_kept_away);
         if number < *newest {
             return Ok(());
         }
         *newest = number;
         self.change(|changes| {
-            changes.retain(AWAY, |_| false)?;
-            changes.put(AWAY, nodes.iter().map(|(id, until)| (id.as_bytes(), until.to_le_bytes())))
+            changes.retain(KEPT_AWAY, |_| false)?;
+            changes.put(
+                KEPT_AWAY,
+                nodes.iter().map(|(id, until)| (id.as_bytes(), until.to_le_bytes())),
+            )
         })
     }
 }

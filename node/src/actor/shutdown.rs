@@ -60,7 +60,7 @@ impl Actor {
         // The store is closed here, because the application may keep its handle to the node until the
         // process ends.
         let store = inner.store.clone();
-        let _ = tokio::spawn(blocking::run(move || store.finish())).await;
+        let _ = tokio::spawn(blocking::run(move || store.close())).await;
         // This task drops the node's state before it signals the stop, so that it keeps nothing alive.
         let stopped = inner.tasks.stopped.clone();
         tracing::info!(target: "peerkit::node", id = %inner.profile.id.short(), "stopped");

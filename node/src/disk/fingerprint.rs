@@ -1,12 +1,12 @@
-//! File fingerprints, which show that a file was changed without reading it.
+//! File fingerprints. They show whether a file was changed, without reading its content.
 
 use std::fs::Metadata;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use peerkit_proto::codec::{DecodeError, Reader, Writer};
 
-/// Age under which a file's times prove nothing. A file that was changed so shortly before it was hashed may
-/// change again within the same tick of the file system's clock: 10 ms, on FAT 2 s.
+/// Age of a change under which the file's times prove nothing. The file may be changed again within the same
+/// tick of the file system's clock, which is 10 ms, or 2 s on FAT. Then its times stay the same.
 const FRESH: Duration = Duration::from_secs(2);
 
 /// The size, times and inode of a file when it was hashed.
@@ -21,27 +21,27 @@ pub(crate) struct Fingerprint {
     pub changed: i64,
     /// Inode number; 0 if the system has no such number.
     pub inode: u64,
-    /// True if it was changed so shortly before that its times prove nothing.
+    /// True if the file had been changed less than `FRESH` before. Then its times prove nothing.
     pub fresh: bool,
 }
 
-/// The result of comparing a file with the one that was hashed.
+/// The result of comparing a file with its fingerprint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Comparison {
     /// The file has not changed.
     Same,
-    /// The file may have changed: its content has to be checked.
+    /// The file may have changed, so its content has to be checked.
     Doubtful,
     /// The file has changed.
     Different,
 }
 
 impl Fingerprint {
-    /// Takes the fingerprint of a file as it is now.
+    /// Makes the fingerprint of a file from its metadata.
     #[must_use]
     pub(crate) fn of(metadata: &Metadata) -> Self {
         let now = SystemTime::now();
-        // Without a time the file counts as just changed, so that its content is checked.
+        // If the system has no such time, the file counts as just changed, so that its content is checked.
         let modified = metadata.modified().unwrap_or(now);
         let (changed, inode) = unix_only(metadata);
         Self {
@@ -53,12 +53,12 @@ impl Fingerprint {
         }
     }
 
-    /// Compares a file's fingerprint of now with this one.
+    /// Compares this fingerprint with `now`, the current one of the same file.
     #[must_use]
     pub(crate) fn compare(&self, now: &Self) -> Comparison {
         if (self.size, self.modified, self.inode) != (now.size, now.modified, now.inode) {
             Comparison::Different
-        // A backup or a change of permissions also changes ctime, so this alone is only a doubt.
+        // A backup or a change of permissions also changes ctime, so another ctime alone proves nothing.
         } else if self.fresh || self.changed != now.changed {
             Comparison::Doubtful
         } else {

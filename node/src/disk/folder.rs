@@ -1,4 +1,4 @@
-//! Folders that stay open, and opening files without following links or blocking.
+//! Opens and creates files in a folder that stays open. Does not follow links, and does not block on pipes.
 
 use std::fs::File;
 use std::io;
@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use peerkit_proto::files::RelPath;
 
-/// A folder that stays open while its files are opened.
+/// A folder that stays open, so that its files can be opened relative to it.
 ///
-/// Resolving the path of each file from the root is a good part of the cost of opening many small files.
-/// If the folder can't be opened, or the system can't open files relative to a folder, each file is opened
-/// by its path.
+/// Otherwise the system resolves the path of each file from the root, which is a large part of the cost of
+/// opening many small files. If the folder can't be opened, or the system can't open files relative to a
+/// folder, each file is opened by its full path.
 #[derive(Debug)]
 pub(crate) struct OpenFolder {
     path: PathBuf,
@@ -19,7 +19,8 @@ pub(crate) struct OpenFolder {
 }
 
 impl OpenFolder {
-    /// Opens the folder at `path`. If it does not exist, opening the first file fails.
+    /// Opens the folder at `path`. Does not fail: if the folder can't be opened, its files are opened by
+    /// their full paths.
     pub(crate) fn new(path: PathBuf) -> Self {
         #[cfg(unix)]
         let handle = unix::folder(&path).ok();
@@ -34,7 +35,7 @@ impl OpenFolder {
         &self.path
     }
 
-    /// Opens a file in it as [`open_no_follow`] does. `path` has the form of a [`RelPath`].
+    /// Opens a file in the folder, as [`open_no_follow`] does. `path` has the form of a [`RelPath`].
     pub(crate) fn open(&self, path: &str) -> io::Result<File> {
         #[cfg(unix)]
         if let Some(handle) = &self.handle {
@@ -43,7 +44,7 @@ impl OpenFolder {
         open_no_follow(&self.full(path))
     }
 
-    /// Creates a file in it as [`new_file`] does. The folder of the file has to exist.
+    /// Creates a file in the folder, as [`new_file`] does. The subfolder that the file is in has to exist.
     pub(crate) fn create(&self, path: &RelPath, mode: u32) -> io::Result<File> {
         #[cfg(unix)]
         if let Some(handle) = &self.handle {
@@ -59,8 +60,8 @@ impl OpenFolder {
     }
 }
 
-/// Opens a file for reading. Does not follow a symbolic link, and does not wait for a writer if a pipe has
-/// replaced the file.
+/// Opens a file for reading. Fails if the path is a symbolic link. If a pipe has replaced the file, does not
+/// wait for a writer.
 pub(crate) fn open_no_follow(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     return unix::open(rustix::fs::CWD, path);
@@ -72,8 +73,9 @@ pub(crate) fn open_no_follow(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Creates a file. The umask decides which users may read and write it, `mode` which may execute it. An
-/// existing file is never replaced: on a file system that ignores case, two names may be the same file.
+/// Creates a file for reading and writing. Fails if the file exists: on a file system that ignores case, two
+/// names may be the same file. The umask decides which users may read and write the file, and `mode` decides
+/// which may execute it.
 pub(crate) fn new_file(path: &Path, mode: u32) -> io::Result<File> {
     #[cfg(unix)]
     return unix::create(rustix::fs::CWD, path, mode);
@@ -95,23 +97,24 @@ pub(super) mod unix {
     use rustix::io::retry_on_intr;
 
     pub(super) fn folder(path: &Path) -> io::Result<OwnedFd> {
-        opened(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY, 0)
+        open_at(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY, 0)
     }
 
     pub(super) fn open(folder: impl AsFd, path: &Path) -> io::Result<File> {
-        // NOCTTY: a terminal in the file's place must not become the one that controls this process.
+        // NOCTTY: if a terminal has replaced the file, it must not become the terminal that controls this
+        // process.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        opened(folder, path, flags, 0).map(File::from)
+        open_at(folder, path, flags, 0).map(File::from)
     }
 
     pub(super) fn create(folder: impl AsFd, path: &Path, mode: u32) -> io::Result<File> {
-        // With EXCL a symbolic link at the path is an error too, even if it leads nowhere (POSIX).
+        // With EXCL, a symbolic link at the path is an error too, even if its target does not exist (POSIX).
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        opened(folder, path, flags, 0o666 | (mode & 0o111)).map(File::from)
+        open_at(folder, path, flags, 0o666 | (mode & 0o111)).map(File::from)
     }
 
-    /// Opens a path below a folder. Programs that this one starts do not inherit the file.
-    pub(in crate::disk) fn opened(
+    /// Opens a path relative to a folder. Programs that this process starts do not inherit the file.
+    pub(in crate::disk) fn open_at(
         folder: impl AsFd,
         path: &Path,
         flags: OFlags,
@@ -129,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_made_once_and_opened_where_it_is() {
+    fn a_file_is_created_once_and_opened_by_its_path_in_the_folder() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("in")).unwrap();
         let open = OpenFolder::new(folder.path().to_owned());
@@ -143,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_can_not_be_opened_is_used_by_its_path() {
+    fn a_folder_that_did_not_exist_is_used_by_its_full_path() {
         let folder = tempfile::tempdir().unwrap();
         let open = OpenFolder::new(folder.path().join("later"));
         assert_eq!(open.open("a").unwrap_err().kind(), io::ErrorKind::NotFound);
@@ -154,7 +157,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_file_has_of_its_mode_what_lets_it_be_run() {
+    fn a_new_file_gets_only_the_execute_bits_of_its_mode() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let open = OpenFolder::new(folder.path().to_owned());
@@ -168,7 +171,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_link_is_not_followed() {
+    fn a_symbolic_link_is_not_followed() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("secret"), "text").unwrap();
         std::os::unix::fs::symlink("secret", folder.path().join("link")).unwrap();

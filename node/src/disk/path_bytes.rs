@@ -1,4 +1,4 @@
-//! Paths as bytes. On Unix every path is preserved, also one that is not UTF-8.
+//! Converts paths to bytes and back. On Unix this preserves every path, even if it is not UTF-8.
 
 use std::path::{Path, PathBuf};
 
@@ -15,8 +15,8 @@ pub(crate) fn path_of(bytes: &[u8]) -> PathBuf {
     text.into()
 }
 
-/// Returns a path as bytes. On other systems nearly all paths are Unicode; others are not found after a
-/// restart.
+/// Returns a path as bytes. On these systems nearly all paths are Unicode. A path that is not can't be found
+/// after a restart.
 #[cfg(not(unix))]
 pub(crate) fn bytes_of(path: &Path) -> &[u8] {
     path.as_os_str().as_encoded_bytes()
@@ -27,7 +27,7 @@ pub(crate) fn path_of(bytes: &[u8]) -> PathBuf {
     String::from_utf8_lossy(bytes).into_owned().into()
 }
 
-/// A path in JSON: a text, or bytes if it is not UTF-8, which serde would refuse.
+/// A path in JSON: text, or a list of bytes if it is not UTF-8. Serde itself refuses such paths.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum InJson {
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn every_path_is_the_same_after_json() {
+    fn every_path_survives_json() {
         for bytes in [&b"/a/h\xc3\xa9"[..], b"/a/\xff\xfe", b""] {
             let row = Row { path: path_of(bytes) };
             let json = serde_json::to_string(&row).unwrap();

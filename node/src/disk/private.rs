@@ -1,7 +1,7 @@
-//! Permissions: files and folders that only their owner may read, with modes 0600 and 0700 on Unix.
+//! Private files and folders, which only their owner may use. On Unix they have the modes 0600 and 0700.
 //!
-//! Each is created with that mode, whatever the process's umask is: a mode that is set afterwards comes
-//! too late. On Windows the folder's access list decides.
+//! They are created with these modes, whatever the umask of the process is. If the mode were set after the
+//! creation, other users could open the file before. On Windows the access list of the folder decides.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -10,15 +10,16 @@ use std::path::Path;
 #[cfg(unix)]
 use super::folder::unix;
 
-/// Prefixes of the names of all files that a node or the program puts into a state folder, except the key.
-/// A key that others could read is refused, and not quietly made private.
-const OURS: [&str; 7] =
+/// Prefixes of the names of all files in a state folder that a node or the program writes, except the key.
+/// The key is not listed, because a key that other users could read has to be refused, and not made private
+/// silently.
+const STATE_FILES: [&str; 7] =
     ["state.redb", "history", "api.json", "bootstrap", "peers.json", ".peers.json", ".key-"];
 
-/// Name of the key file.
+/// Name of the file with the node's key.
 const KEY: &str = "key";
 
-/// Creates `folder` and those above it, for the owner alone. Does not change existing ones.
+/// Creates `folder` and the missing folders above it, private to the owner. Does not change existing folders.
 pub(crate) fn create_folder(folder: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
@@ -27,22 +28,24 @@ pub(crate) fn create_folder(folder: &Path) -> io::Result<()> {
     builder.create(folder)
 }
 
-/// Opens the file at `path` for reading and writing. Creates it, for the owner alone, if it is missing.
+/// Opens the file at `path` for reading and writing. If the file is missing, creates it, private to the
+/// owner.
 pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
-    private(&mut options).open(path)
+    set_private(&mut options).open(path)
 }
 
-/// Opens the file at `path` for reading. A pipe without a writer reads as empty: waiting for a writer would
-/// block the start of a node for ever.
+/// Opens the file at `path` for reading. A pipe without a writer is read as empty, because a wait for a
+/// writer could block the start of a node for ever.
 pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     {
         use rustix::fs::{CWD, OFlags, fcntl_setfl};
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = unix::opened(CWD, path, flags, 0)?;
-        // Reads from a pipe with a writer, such as the shell's `<(command)`, wait for its data.
+        let file = unix::open_at(CWD, path, flags, 0)?;
+        // From here on, reads block: a pipe with a writer, such as the shell's `<(command)`, is read to its
+        // end.
         fcntl_setfl(&file, OFlags::empty())?;
         Ok(file.into())
     }
@@ -50,14 +53,14 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     File::open(path)
 }
 
-/// Opens a pipe, a device or a link at `path` for writing. A pipe without a reader is an error: waiting for
-/// a reader would block for ever.
+/// Opens a pipe, a device or a link at `path` for writing. Fails for a pipe without a reader, because a wait
+/// for a reader could block for ever.
 pub(crate) fn open_to_write(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     {
         use rustix::fs::{CWD, OFlags, fcntl_setfl};
         let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::CREATE;
-        let file = unix::opened(CWD, path, flags | OFlags::NONBLOCK | OFlags::NOCTTY, 0o600)?;
+        let file = unix::open_at(CWD, path, flags | OFlags::NONBLOCK | OFlags::NOCTTY, 0o600)?;
         fcntl_setfl(&file, OFlags::empty())?;
         Ok(file.into())
     }
@@ -65,59 +68,61 @@ pub(crate) fn open_to_write(path: &Path) -> io::Result<File> {
     File::create(path)
 }
 
-/// Writes a new file at `path`, for the owner alone. Replaces an existing file. The data is on disk when
-/// this returns.
+/// Writes a new file at `path`, private to the owner. Replaces an existing file. Returns when the data is on
+/// disk.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = create_new(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
-/// Creates a file at `path`, for the owner alone. Replaces an existing file.
+/// Creates a file at `path`, private to the owner. Replaces an existing file.
 pub(crate) fn create_new(path: &Path) -> io::Result<File> {
-    // Not reused: other users may be able to read a file that an earlier crash has left.
+    // An existing file, such as one that a crash has left, is not reused: other users may have access to it.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
-    private(&mut options).open(path)
+    set_private(&mut options).open(path)
 }
 
 /// Makes files that are created with `options` private to the owner.
-pub(crate) fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+fn set_private(options: &mut OpenOptions) -> &mut OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
     options
 }
 
-/// Removes the access of other users to the files of a node in a state folder.
+/// Removes the access of other users to the state files in a state folder.
 ///
-/// The folder itself is made private only if it holds nothing else, so that a state folder `.` does not lock
-/// other users out of a folder with other files. A folder with the sticky bit, such as `/tmp`, is for all
-/// users and stays so. Files of another user can't be changed and are left as they are.
-pub(crate) fn tighten(folder: &Path) -> io::Result<()> {
-    let mut is_ours_alone = true;
+/// Also makes the folder itself private, but only if it holds nothing but state files and state folders.
+/// Otherwise a state folder `.` would lock other users out of a folder with other files. A folder with the
+/// sticky bit, such as `/tmp`, is meant for all users and not changed. Files of another user can't be
+/// changed.
+pub(crate) fn make_state_private(folder: &Path) -> io::Result<()> {
+    let mut has_only_state = true;
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if OURS.iter().any(|ours| name.starts_with(ours)) && entry.file_type()?.is_file() {
+        if STATE_FILES.iter().any(|prefix| name.starts_with(prefix)) && entry.file_type()?.is_file()
+        {
             make_private(&entry.path());
-        // A folder with a state file in it is the state folder of another node of the same owner.
+        // A subfolder with a state file is the state folder of another node of this user.
         } else if name != KEY && !entry.path().join("state.redb").exists() {
-            is_ours_alone = false;
+            has_only_state = false;
         }
     }
-    if is_ours_alone && !is_for_everyone(folder)? {
+    if has_only_state && !is_for_all_users(folder)? {
         make_private(folder);
     }
     Ok(())
 }
 
-/// Returns whether a folder has the sticky bit, so that all users keep files in it.
-fn is_for_everyone(folder: &Path) -> io::Result<bool> {
+/// Returns whether a folder has the sticky bit, which means that all users may keep files in it.
+fn is_for_all_users(folder: &Path) -> io::Result<bool> {
     let metadata = fs::metadata(folder)?;
     #[cfg(unix)]
     return Ok(std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o1000 != 0);
@@ -128,7 +133,8 @@ fn is_for_everyone(folder: &Path) -> io::Result<bool> {
     }
 }
 
-/// Removes the access of other users to `path`, or to its target if it is a link.
+/// Removes the access of other users to `path`, or to its target if it is a link. If that fails, logs a
+/// warning.
 #[cfg(unix)]
 pub(crate) fn make_private(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
@@ -137,19 +143,19 @@ pub(crate) fn make_private(path: &Path) {
         if mode & 0o077 == 0 {
             return Ok(());
         }
-        tracing::info!(path = %path.display(), "others could use this: from now on they can't");
+        tracing::info!(path = %path.display(), "other users had access to this, and it was removed");
         fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7700))
     });
     if let Err(error) = changed {
-        tracing::warn!(path = %path.display(), %error, "others may be able to read this");
+        tracing::warn!(path = %path.display(), %error, "other users may have access to this, and it can't be removed");
     }
 }
 
 #[cfg(not(unix))]
 pub(crate) fn make_private(_: &Path) {}
 
-/// Returns whether other users may do anything with a file. On Windows the access list of the folder decides,
-/// so this is false.
+/// Returns whether other users have any access to a file. Returns false on Windows, where the access list of
+/// the folder decides.
 pub(crate) fn is_open_to_others(metadata: &fs::Metadata) -> bool {
     #[cfg(unix)]
     return std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o077 != 0;
@@ -160,8 +166,8 @@ pub(crate) fn is_open_to_others(metadata: &fs::Metadata) -> bool {
     }
 }
 
-/// Returns the permissions of a file or folder as Unix has them. On other systems these are the usual ones of
-/// a file that everyone may read.
+/// Returns the Unix permission bits of a file or folder. On other systems, returns the usual bits of a file
+/// or folder that all users may read.
 pub(crate) fn mode_of(metadata: &fs::Metadata) -> u32 {
     #[cfg(unix)]
     return std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777;
@@ -186,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn new_files_are_private_from_the_start_and_existing_ones_are_left() {
+    fn new_files_are_private_and_existing_files_are_not_changed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b/file");
         create_folder(path.parent().unwrap()).unwrap();
@@ -201,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_by_one_of_the_owners_alone() {
+    fn a_file_is_replaced_by_a_private_one() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(".peers.json.part");
         make(&path, 0o644);
@@ -210,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loose_state_folder_is_tightened() {
+    fn a_state_folder_and_its_files_are_made_private() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -221,29 +227,29 @@ mod tests {
         make(&at("key"), 0o644);
         fs::create_dir(at("share")).unwrap();
         make(&at("share/state.redb"), 0o644);
-        tighten(folder.path()).unwrap();
+        make_state_private(folder.path()).unwrap();
         for name in files {
             assert_eq!(mode(&at(name)), 0o600, "{name}");
         }
-        assert_eq!(mode(&at("key")), 0o644, "refused later, and not closed quietly");
+        assert_eq!(mode(&at("key")), 0o644, "a key that others can read is refused later");
         assert_eq!(mode(folder.path()), 0o700);
     }
 
     #[test]
-    fn a_folder_of_all_users_stays_theirs_and_other_bits_stay() {
+    fn a_folder_for_all_users_is_not_made_private() {
         let folder = tempfile::tempdir().unwrap();
         let bits = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         for (before, after) in [(0o1777, 0o1777), (0o2775, 0o2700), (0o755, 0o700)] {
             fs::set_permissions(folder.path(), fs::Permissions::from_mode(before)).unwrap();
             make(&folder.path().join("state.redb"), 0o644);
-            tighten(folder.path()).unwrap();
+            make_state_private(folder.path()).unwrap();
             assert_eq!(bits(folder.path()), after, "{before:o}");
             assert_eq!(mode(&folder.path().join("state.redb")), 0o600);
         }
     }
 
     #[test]
-    fn a_pipe_without_a_writer_is_empty() {
+    fn a_pipe_without_a_writer_is_read_as_empty() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         rustix::fs::mknodat(
@@ -262,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_holds_more_than_the_state_stays_open() {
+    fn a_folder_with_other_files_is_not_made_private() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -270,7 +276,7 @@ mod tests {
         make(&at("thesis.txt"), 0o644);
         make(&at("elsewhere"), 0o644);
         std::os::unix::fs::symlink(at("elsewhere"), at("history")).unwrap();
-        tighten(folder.path()).unwrap();
+        make_state_private(folder.path()).unwrap();
         assert_eq!(mode(&at("state.redb")), 0o600);
         assert_eq!(mode(&at("thesis.txt")), 0o644);
         assert_eq!(mode(&at("elsewhere")), 0o644, "links are not followed");

@@ -1,4 +1,4 @@
-//! Free disk space: checks whether there is enough, and reserves it.
+//! Disk space and limits: finds and reserves free space, and finds the maximum length of names.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -6,10 +6,11 @@ use std::path::Path;
 
 use peerkit_proto::files::MAX_NAME;
 
-/// Checks whether the disk that `path` is on has room for `bytes` more.
+/// Checks whether the disk that holds `path` has room for `bytes` more. Succeeds if the system does not
+/// report the free space.
 ///
 /// # Errors
-/// [`io::ErrorKind::StorageFull`] if it has not. Passes if the system does not say.
+/// [`io::ErrorKind::StorageFull`] if there is not enough room.
 pub(crate) fn check(path: &Path, bytes: u64) -> io::Result<()> {
     match free(path) {
         Some(free) if free < bytes => Err(io::ErrorKind::StorageFull.into()),
@@ -17,12 +18,14 @@ pub(crate) fn check(path: &Path, bytes: u64) -> io::Result<()> {
     }
 }
 
-/// Returns the free bytes on the disk that `path`, or else its folder, is on.
+/// Returns the number of free bytes on the disk that holds `path`, or its parent folder if `path` does not
+/// exist.
 #[cfg(unix)]
 pub(crate) fn free(path: &Path) -> Option<u64> {
     let found =
         rustix::fs::statvfs(path).ok().or_else(|| rustix::fs::statvfs(path.parent()?).ok())?;
-    // The blocks for ordinary users. `f_bfree` counts those that are reserved for root as well.
+    // `f_bavail` counts the blocks for ordinary users. `f_bfree` also counts those that are reserved for
+    // root.
     Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
@@ -31,7 +34,7 @@ pub(crate) fn free(_: &Path) -> Option<u64> {
     None
 }
 
-/// Returns the longest name, in bytes, that the disk with the folder `folder` allows.
+/// Returns the maximum length of a name, in bytes, on the disk that holds `folder`.
 #[cfg(unix)]
 pub(crate) fn max_name(folder: &Path) -> usize {
     let found = rustix::fs::statvfs(folder).ok().map(|found| found.f_namemax);
@@ -44,7 +47,7 @@ pub(crate) fn max_name(_: &Path) -> usize {
     MAX_NAME
 }
 
-/// Returns the bytes that a file takes on its disk.
+/// Returns the number of bytes that a file takes on its disk.
 #[cfg(unix)]
 pub(crate) fn bytes_on_disk(metadata: &Metadata) -> u64 {
     std::os::unix::fs::MetadataExt::blocks(metadata).saturating_mul(512)
@@ -58,23 +61,23 @@ pub(crate) fn bytes_on_disk(metadata: &Metadata) -> u64 {
 /// Returns whether the file is on a tmpfs.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn is_memory(file: &File) -> bool {
-    // The number of tmpfs among Linux's file systems.
+    // The number that Linux has given to tmpfs.
     const TMPFS: u64 = 0x0102_1994;
     rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type as u64 == TMPFS)
 }
 
-/// Reserves the space for `size` bytes of `file` on its disk, if the file system can.
+/// Reserves space for `size` bytes of `file` on its disk. Does nothing if the file system can't.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn reserve(file: &File, size: u64) -> io::Result<()> {
     use rustix::fs::FallocateFlags;
     use rustix::io::Errno;
-    // On a tmpfs nothing is gained, and it takes time.
+    // On a tmpfs this gains nothing and takes time.
     if size == 0 || is_memory(file) {
         return Ok(());
     }
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
         Err(Errno::NOSPC | Errno::DQUOT) => Err(io::ErrorKind::StorageFull.into()),
-        // Not every file system can.
+        // Other errors are ignored, because not every file system can reserve space.
         _ => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! Reading and replacing small files as a whole.
+//! Reads and replaces small files as a whole.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -8,31 +8,32 @@ use peerkit_proto::files::MAX_NAME;
 
 use super::private;
 
-/// Reads a file of at most `max` bytes. Returns `None` if it is larger, also if it has no end, such as
-/// `/dev/zero`. A pipe without a writer reads as empty.
+/// Reads a file of at most `max` bytes. Returns `None` if the file is larger, or has no end like `/dev/zero`.
+/// A pipe without a writer is read as empty.
 pub(crate) fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     private::open_to_read(path)?.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= max).then_some(bytes))
 }
 
-/// Replaces a file: writes a new one beside it, private to the owner, and renames it. A crash or a full disk
-/// leaves the old file or the new one. A pipe, a device or a link is written to, and not replaced.
+/// Replaces a file: writes a new file beside it, which only the owner may read, and renames the new file.
+/// After a crash or on a full disk, there is the old file or the new one. A pipe, a device or a link is not
+/// replaced but written to.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
         return private::open_to_write(path)?.write_all(bytes);
     }
     let beside = beside(path);
     let written = private::write_new(&beside, bytes).and_then(|()| fs::rename(&beside, path));
-    // The error counts, whether the unfinished file can be removed or not.
+    // The error is returned whether or not the unfinished file can be removed.
     written.inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
-/// Returns the path `.NAME.part` beside a file. A long name is cut.
+/// Returns the path `.NAME.part` in the folder of a file. Cuts a long name.
 fn beside(path: &Path) -> PathBuf {
-    const AROUND: usize = "..part".len();
+    const ADDED: usize = "..part".len();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let cut = name.floor_char_boundary(MAX_NAME - AROUND);
+    let cut = name.floor_char_boundary(MAX_NAME - ADDED);
     path.with_file_name(format!(".{}.part", name.get(..cut).unwrap_or_default()))
 }
 
@@ -41,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_written_whole_whatever_is_there() {
+    fn a_file_is_created_or_replaced_and_nothing_is_left_beside_it() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["peers.json".to_owned(), "é".repeat(127), "x".repeat(255)] {
             let path = folder.path().join(&name);
@@ -51,14 +52,14 @@ mod tests {
             }
             fs::remove_file(&path).unwrap();
         }
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left beside");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "an unfinished file is left");
         fs::create_dir(folder.path().join("folder")).unwrap();
         assert!(write(&folder.path().join("folder"), b"x").is_err());
     }
 
     #[cfg(unix)]
     #[test]
-    fn a_target_that_is_no_regular_file_is_written_to_and_stays() {
+    fn a_target_that_is_not_a_regular_file_is_written_to_and_not_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let (file, link) = (folder.path().join("file"), folder.path().join("link"));
         fs::write(&file, b"old").unwrap();
@@ -72,7 +73,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_pipe_that_nothing_is_at_the_other_end_of_and_what_has_no_end_hold_nothing_up() {
+    fn a_pipe_without_another_end_and_an_endless_file_do_not_block() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);

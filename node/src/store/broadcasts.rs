@@ -1,5 +1,5 @@
-//! Stored broadcasts: those that other nodes may still want after a restart of this one. They are
-//! written to the state folder in the background.
+//! Stores broadcasts in the state folder, because other nodes may still request them after a restart of this
+//! node. They are written in the background.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
@@ -14,28 +14,29 @@ use super::{Store, StoreError};
 use crate::clock::unix_millis;
 use crate::lock::lock;
 
-/// Time that a broadcast waits to be written together with others. 100 ms: a crash loses the broadcasts
-/// of that time, and a disk takes a few milliseconds for each write.
+/// Time that a broadcast waits to be written together with others. 100 ms: a disk takes a few milliseconds
+/// for each write, and a crash loses the broadcasts that still wait.
 pub(crate) const WRITE_DELAY: Duration = Duration::from_millis(100);
 
-/// Most bytes of broadcasts that wait to be written. 8 MiB: some seconds of a busy network's, for a slow
-/// disk. Beyond that the oldest are not stored.
-const MAX_WAITING: usize = 8 << 20;
+/// Maximum number of bytes of broadcasts that wait to be written. 8 MiB: in a busy network, the broadcasts of
+/// some seconds, in case the disk is slow. Beyond that, the oldest are not stored.
+const MAX_UNWRITTEN_BYTES: usize = 8 << 20;
 
-/// The key of a row: the network, the time of the last broadcast in it, their author and numbers.
+/// The key of a row: the network, the time of the last broadcast in the batch, the author, the author's epoch
+/// and the number of the first broadcast.
 type RowKey = Vec<u8>;
 
-/// The broadcasts of a network that are on disk, or are about to be.
+/// The broadcasts of one network that are on disk, and those that wait to be written.
 #[derive(Debug)]
 pub(crate) struct StoredBroadcasts {
     store: Store,
     network: Hash,
     max_count: usize,
     max_bytes: usize,
-    /// The limit on their age, in milliseconds.
+    /// The maximum age of a stored broadcast, in milliseconds.
     max_age: u64,
-    waiting: Mutex<UnwrittenBroadcasts>,
-    /// The rows on disk. Locked while they are written.
+    unwritten: Mutex<UnwrittenBroadcasts>,
+    /// The rows on disk. Locked while the disk is written to.
     rows: Mutex<Rows>,
 }
 
@@ -44,13 +45,14 @@ pub(crate) struct StoredBroadcasts {
 struct UnwrittenBroadcasts {
     batches: VecDeque<Batch>,
     bytes: usize,
-    /// A caller of [`StoredBroadcasts::add`] has been asked to write them.
-    is_writer_on_its_way: bool,
+    /// True if [`StoredBroadcasts::add`] has asked a caller to write them, and that has not happened.
+    is_write_due: bool,
 }
 
+/// The keys and sizes of the rows on disk, and their totals.
 #[derive(Debug, Default)]
 struct Rows {
-    /// The number of broadcasts and of bytes in each row, the oldest row first.
+    /// The number of broadcasts and of bytes in each row of this network, the oldest row first.
     sizes: BTreeMap<RowKey, (usize, usize)>,
     count: usize,
     bytes: usize,
@@ -64,21 +66,21 @@ impl StoredBroadcasts {
             max_count: config.log_count,
             max_bytes: config.log_bytes,
             max_age: u64::try_from(config.log_age.as_millis()).unwrap_or(u64::MAX),
-            waiting: Mutex::default(),
+            unwritten: Mutex::default(),
             rows: Mutex::default(),
         }
     }
 
-    /// Returns the broadcasts of earlier runs, the oldest first. Removes those of any network
-    /// that are too old. Blocks on the disk.
+    /// Returns the broadcasts of this network that earlier runs have stored, the oldest first. Removes the
+    /// broadcasts of all networks that are too old. Waits for the disk.
     pub(crate) fn load(&self) -> Result<Vec<Batch>, StoreError> {
         let mut rows = lock(&self.rows);
         let oldest = self.oldest_time();
         let mut batches = Vec::new();
-        let mut void = Vec::new();
+        let mut removed = Vec::new();
         for (key, body) in self.store.broadcasts()? {
             if time_of(&key).is_none_or(|time| time < oldest) {
-                void.push(key);
+                removed.push(key);
             } else if key.starts_with(self.network.as_bytes()) {
                 match Batch::decode(Bytes::from(body)) {
                     Ok(batch) => {
@@ -87,50 +89,50 @@ impl StoredBroadcasts {
                     }
                     Err(error) => {
                         tracing::warn!(%error, "a stored broadcast can't be read: left out");
-                        void.push(key);
+                        removed.push(key);
                     }
                 }
             }
         }
-        if !void.is_empty() {
-            self.store.change_broadcasts(&[], &void)?;
+        if !removed.is_empty() {
+            self.store.change_broadcasts(&[], &removed)?;
         }
         Ok(batches)
     }
 
-    /// Adds a broadcast. Returns whether the caller has to call [`write`](Self::write), after
+    /// Adds a batch of broadcasts. If this returns true, the caller has to call [`write`](Self::write) after
     /// [`WRITE_DELAY`].
     pub(crate) fn add(&self, batch: Batch) -> bool {
-        // Without a folder nothing outlives the run, so a copy would be of no use.
+        // Without a state folder nothing survives a restart, so storing it would be useless.
         if self.store.is_in_memory() {
             return false;
         }
-        let mut waiting = lock(&self.waiting);
-        waiting.bytes += batch.body().len();
-        waiting.batches.push_back(batch);
-        // Dropping the oldest is the least harm: other nodes have had them longest.
-        while waiting.bytes > MAX_WAITING {
-            let Some(oldest) = waiting.batches.pop_front() else { break };
-            waiting.bytes -= oldest.body().len();
-            tracing::debug!(author = %oldest.run.author.short(), "too much to store: left out");
+        let mut unwritten = lock(&self.unwritten);
+        unwritten.bytes += batch.body().len();
+        unwritten.batches.push_back(batch);
+        // The oldest are dropped, because most other nodes have received them by now.
+        while unwritten.bytes > MAX_UNWRITTEN_BYTES {
+            let Some(oldest) = unwritten.batches.pop_front() else { break };
+            unwritten.bytes -= oldest.body().len();
+            tracing::debug!(author = %oldest.run.author.short(), "too many broadcasts wait for the disk: this one is not stored");
         }
-        !std::mem::replace(&mut waiting.is_writer_on_its_way, true)
+        !std::mem::replace(&mut unwritten.is_write_due, true)
     }
 
-    /// Writes the broadcasts that wait. Blocks on the disk.
+    /// Writes all waiting broadcasts. Waits for the disk.
     pub(crate) fn write(&self) {
-        // Until none are left: `add` asks for no other writer while this one is at work.
+        // Runs until none are left, because `add` asks for no further write until then.
         loop {
-            // Locked first, so that two writers keep the order of their batches.
+            // `rows` is locked first, so that two writers can't exchange the order of their batches.
             let mut rows = lock(&self.rows);
             let batches = {
-                let mut waiting = lock(&self.waiting);
-                if waiting.batches.is_empty() {
-                    waiting.is_writer_on_its_way = false;
+                let mut unwritten = lock(&self.unwritten);
+                if unwritten.batches.is_empty() {
+                    unwritten.is_write_due = false;
                     return;
                 }
-                waiting.bytes = 0;
-                std::mem::take(&mut waiting.batches)
+                unwritten.bytes = 0;
+                std::mem::take(&mut unwritten.batches)
             };
             let mut new = BTreeMap::new();
             for batch in batches {
@@ -138,35 +140,36 @@ impl StoredBroadcasts {
                 rows.insert(key.clone(), &batch);
                 new.insert(key, batch);
             }
-            let void = self.remove_outgrown(&mut rows);
-            // A new row may be outgrown already, and was never on disk.
-            for key in &void {
+            let removed = self.remove_excess(&mut rows);
+            // A new row may be over the limits too. It is not written at all.
+            for key in &removed {
                 new.remove(key);
             }
             let new: Vec<_> =
                 new.iter().map(|(key, batch)| (&key[..], &batch.body()[..])).collect();
-            // An error costs these broadcasts after a restart, and nothing in this run.
-            if let Err(error) = self.store.change_broadcasts(&new, &void) {
+            // After an error these broadcasts are missing after a restart. Nothing is lost in this run.
+            if let Err(error) = self.store.change_broadcasts(&new, &removed) {
                 tracing::warn!(%error, "can't store broadcasts");
             }
         }
     }
 
-    /// Removes the rows that are too old or beyond the limits from `rows`, and returns their keys.
-    fn remove_outgrown(&self, rows: &mut Rows) -> Vec<RowKey> {
+    /// Removes from `rows` the rows that are too old, and the oldest ones beyond the limits. Returns their
+    /// keys.
+    fn remove_excess(&self, rows: &mut Rows) -> Vec<RowKey> {
         let oldest = self.oldest_time();
-        let mut void = Vec::new();
+        let mut removed = Vec::new();
         while let Some((key, _)) = rows.sizes.first_key_value() {
             let fits = rows.count <= self.max_count && rows.bytes <= self.max_bytes;
             if fits && time_of(key).is_some_and(|time| time >= oldest) {
                 break;
             }
-            void.extend(rows.pop());
+            removed.extend(rows.pop_oldest());
         }
-        void
+        removed
     }
 
-    /// Returns the time of the oldest broadcasts that are kept.
+    /// Returns the time before which broadcasts are too old, in Unix milliseconds.
     fn oldest_time(&self) -> u64 {
         unix_millis().saturating_sub(self.max_age)
     }
@@ -174,7 +177,7 @@ impl StoredBroadcasts {
     fn key_of(&self, batch: &Batch) -> RowKey {
         let time = batch.items.last().map_or(0, |item| item.time);
         let mut key = self.network.as_bytes().to_vec();
-        // Big-endian, so that the keys of a network are in the order of time.
+        // Big-endian numbers sort the keys of a network by time.
         key.extend(time.to_be_bytes());
         key.extend(batch.run.author.as_bytes());
         key.extend(batch.run.epoch.to_be_bytes());
@@ -194,7 +197,7 @@ impl Rows {
         }
     }
 
-    fn pop(&mut self) -> Option<RowKey> {
+    fn pop_oldest(&mut self) -> Option<RowKey> {
         let (key, (count, bytes)) = self.sizes.pop_first()?;
         self.count -= count;
         self.bytes -= bytes;
@@ -202,7 +205,7 @@ impl Rows {
     }
 }
 
-/// Returns the time in a row's key.
+/// Returns the time in a row's key, or `None` if the key is too short.
 fn time_of(key: &[u8]) -> Option<u64> {
     let time = key.get(32..40)?;
     Some(u64::from_be_bytes(time.try_into().ok()?))
@@ -229,12 +232,12 @@ mod tests {
         kept.write();
     }
 
-    fn places(kept: &StoredBroadcasts) -> Vec<u64> {
+    fn stored(kept: &StoredBroadcasts) -> Vec<u64> {
         kept.load().unwrap().iter().map(|batch| batch.first).collect()
     }
 
     #[test]
-    fn stored_broadcasts_are_restored_within_their_bounds() {
+    fn stored_broadcasts_are_loaded_again_within_the_limits() {
         let folder = tempfile::tempdir().unwrap();
         let open = |network, config: &Config| {
             StoredBroadcasts::new(Store::open(Some(folder.path())).unwrap(), network, config)
@@ -243,52 +246,58 @@ mod tests {
         let mut config = Config::default();
         config.log_count = 3;
         let kept = open("net", &config);
-        assert!(places(&kept).is_empty());
+        assert!(stored(&kept).is_empty());
         assert!(kept.add(batch(1, now, 10)), "the caller has to write it");
-        assert!(!kept.add(batch(2, now + 1, 10)), "the first caller is going to");
+        assert!(!kept.add(batch(2, now + 1, 10)), "the first caller is asked to write it");
         kept.write();
         assert!(kept.add(batch(3, now + 2, 10)));
         keep(&kept, [batch(4, now + 3, 10)]);
         drop(kept);
 
         let kept = open("other", &config);
-        assert!(places(&kept).is_empty(), "of another network");
+        assert!(stored(&kept).is_empty(), "of another network");
         drop(kept);
         let kept = open("net", &config);
-        assert_eq!(places(&kept), [2, 3, 4], "the oldest had to give way");
+        assert_eq!(stored(&kept), [2, 3, 4], "the oldest was removed");
         config.log_bytes = 1000;
         drop(kept);
         let kept = open("net", &config);
-        assert_eq!(places(&kept), [2, 3, 4]);
+        assert_eq!(stored(&kept), [2, 3, 4]);
         keep(&kept, [batch(5, now + 4, 800)]);
         drop(kept);
         let kept = open("net", &config);
-        assert_eq!(places(&kept), [5]);
+        assert_eq!(stored(&kept), [5]);
         drop(kept);
 
         config.log_age = Duration::from_millis(1);
         std::thread::sleep(Duration::from_millis(20));
         let kept = open("other", &config);
-        assert!(places(&kept).is_empty());
-        assert!(kept.store.broadcasts().unwrap().is_empty(), "too old, of whatever network");
+        assert!(stored(&kept).is_empty());
+        assert!(
+            kept.store.broadcasts().unwrap().is_empty(),
+            "those of other networks are removed too"
+        );
     }
 
     #[test]
-    fn a_disk_that_is_too_slow_costs_the_oldest() {
+    fn if_too_many_broadcasts_wait_the_oldest_are_not_stored() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(Some(folder.path())).unwrap();
         let kept = StoredBroadcasts::new(store, "net", &Config::default());
         let now = unix_millis();
         let len = 60 << 10;
-        let many = MAX_WAITING / len + 10;
+        let many = MAX_UNWRITTEN_BYTES / len + 10;
         keep(&kept, (1..=many as u64).map(|first| batch(first, now + first, len)));
-        let places = places(&kept);
-        assert_eq!(places.last(), Some(&(many as u64)));
-        assert!(places.len() <= MAX_WAITING / len && places.len() + 2 > MAX_WAITING / len);
+        let numbers = stored(&kept);
+        assert_eq!(numbers.last(), Some(&(many as u64)));
+        assert!(
+            numbers.len() <= MAX_UNWRITTEN_BYTES / len
+                && numbers.len() + 2 > MAX_UNWRITTEN_BYTES / len
+        );
     }
 
     #[test]
-    fn one_that_takes_the_row_of_another_is_counted_once() {
+    fn a_replaced_row_is_counted_once() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(Some(folder.path())).unwrap();
         let kept = StoredBroadcasts::new(store, "net", &Config::default());
@@ -302,10 +311,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_in_memory() {
+    fn without_a_state_folder_nothing_is_stored() {
         let kept = StoredBroadcasts::new(Store::open(None).unwrap(), "net", &Config::default());
         assert!(!kept.add(batch(1, unix_millis(), 1)));
         kept.write();
-        assert!(places(&kept).is_empty());
+        assert!(stored(&kept).is_empty());
     }
 }

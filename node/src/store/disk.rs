@@ -1,4 +1,4 @@
-//! The database on disk: one transaction for each call, and the handling of damage.
+//! The database on disk. Runs each call in a transaction, and handles damage and errors of the system.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -23,65 +23,68 @@ mod view;
 
 pub(super) use mark::{CLOSED_FILE, leave_mark};
 use mark::{mark, read_mark};
-use schema::Refused;
+use schema::NotOpened;
 #[cfg(test)]
-pub(super) use schema::{GUARD, KEY, META, OLD_SHARES};
+pub(super) use schema::{BLOCKING_TABLE, META, OLD_SHARES, SCHEMA_KEY};
 pub(super) use schema::{SCHEMA, migrate, schema_of};
 
 /// The database's file in the state folder.
 pub(super) const STATE_FILE: &str = "state.redb";
 
-/// Memory for cached pages, in bytes. redb's default of 1 GiB is meant for servers.
+/// Memory for cached pages, in bytes. redb's default of 1 GiB is too much for a node.
 const CACHE: usize = 16 << 20;
 
-/// Length of redb's magic number, at the start of its files.
+/// Length of the magic number at the start of redb's files, in bytes.
 const MAGIC: usize = 9;
 
-/// Length of the block that redb writes first.
+/// Length of the block that redb writes first, in bytes.
 const HEAD: usize = 4096;
 
-/// Largest size of a database that redb has just created, which has 1 MiB and a block.
+/// Size up to which a file may be a database whose creation was cut short, in bytes. redb creates a file of 1
+/// MiB and a block.
 const UNFINISHED: u64 = 4 << 20;
 
-/// Prefix of the names to which damaged databases are moved.
+/// Name of the first damaged database that is moved aside. The next ones get a number behind it.
 const DAMAGED_FILE: &str = "state.redb.damaged";
 
-/// Most damaged databases that are kept.
+/// Maximum number of damaged databases that are kept.
 const MAX_DAMAGED: u32 = 1000;
 
 /// The redb database of a state folder.
 ///
-/// redb panics on some damaged files when it opens, reads, writes or closes them. So each such call is made
-/// by [`catch`]. After a panic the file is not used any more: redb's memory may no longer agree with it.
+/// redb panics on some damaged files when it opens, reads, writes or closes them. So all of these calls run
+/// inside [`catch`]. After a panic the file is not used any more, because redb's memory may not agree with
+/// it.
 ///
-/// After an error of the system, such as a full disk, redb refuses every call until the file is opened
-/// again. So the file is closed then, and the next call opens it.
+/// After an error of the system, such as a full disk, redb refuses every call until the file is opened again.
+/// So after such an error the file is closed, and the next call opens it.
 #[derive(Debug)]
 pub(crate) struct Disk {
     folder: PathBuf,
     file: PathBuf,
-    /// `None` after an error of the system, and once the node has stopped.
+    /// The open database; `None` after an error of the system, and after [`Disk::close`].
     database: RwLock<Option<Database>>,
-    /// The number of the newest list of nodes that are to be left alone.
-    pub(super) newest_away: Mutex<u64>,
-    /// Set after a panic in redb: the file is not used any more.
+    /// The number of the newest saved list of nodes that are kept away.
+    pub(super) newest_kept_away: Mutex<u64>,
+    /// True after a panic in redb. Then the file is not used any more.
     is_damaged: AtomicBool,
-    /// Set once damage was found: the next start has to check the file.
-    is_doubtful: AtomicBool,
+    /// True once damage was found. Then closing leaves no mark, so that the next start checks the file.
+    needs_check: AtomicBool,
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        self.finish();
+        self.close();
     }
 }
 
-/// Empties a database whose creation was cut short, because a node was killed or the disk was full. redb
-/// writes its magic number last, and would report such a file as damaged for ever. Only the first block of
-/// such a file has been written.
-fn empty_an_unfinished(path: &Path) -> io::Result<()> {
+/// Empties a database whose creation was cut short, because the node was killed or the disk was full.
+///
+/// redb writes its magic number last, so it would report such a file as damaged for ever. In such a file, all
+/// bytes after the first block are zero.
+fn empty_if_unfinished(path: &Path) -> io::Result<()> {
     let file = File::options().read(true).write(true).open(path)?;
-    // Another node that is creating the file has locked it.
+    // If another node is creating the file right now, it has locked the file.
     if file.try_lock().is_err() {
         return Ok(());
     }
@@ -97,7 +100,7 @@ fn empty_an_unfinished(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs `work`, which calls redb, and turns a panic into an error.
+/// Runs `work`, which calls redb. Turns a panic into an error.
 fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|_| Panicked)
 }
@@ -106,7 +109,7 @@ fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
 #[derive(Debug)]
 struct Panicked;
 
-/// Returns whether `error` says that the file is damaged. Other errors are the system's.
+/// Returns whether `error` means that the file is damaged. All other errors come from the system.
 fn is_damage(error: &redb::Error) -> bool {
     match error {
         redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_) => true,
@@ -119,13 +122,13 @@ fn is_damage(error: &redb::Error) -> bool {
 }
 
 impl Disk {
-    /// Makes the next start check the file in `folder`.
-    pub(super) fn doubt(folder: &Path) {
-        // If it can't be removed, the folder can't be written, and opening the database fails as well.
+    /// Removes the mark in `folder`, so that the next start checks the file.
+    pub(super) fn require_check(folder: &Path) {
+        // An error is ignored: if the mark can't be removed, opening the database fails too.
         let _ = fs::remove_file(folder.join(CLOSED_FILE));
     }
 
-    /// Moves the file in `folder` aside and returns where it is now. Nothing is deleted.
+    /// Renames the damaged file in `folder`, and returns its new path. Replaces no other file.
     pub(super) fn move_aside(folder: &Path) -> Result<PathBuf, StoreError> {
         let file = folder.join(STATE_FILE);
         let names = (2..=MAX_DAMAGED).map(|n| folder.join(format!("{DAMAGED_FILE}-{n}")));
@@ -145,19 +148,19 @@ impl Disk {
             file,
             database: RwLock::new(Some(database)),
             is_damaged: false.into(),
-            newest_away: Mutex::new(0),
-            is_doubtful: false.into(),
+            newest_kept_away: Mutex::new(0),
+            needs_check: false.into(),
         };
-        disk.bring_up_to_date().map(|()| disk)
+        disk.migrate_if_older().map(|()| disk)
     }
 
-    /// Creates the tables of a new database, and migrates one of an older schema.
-    fn bring_up_to_date(&self) -> Result<(), StoreError> {
-        let found = self.guard(schema_of)?;
+    /// Creates the tables of a new database, or migrates a database of an older schema.
+    fn migrate_if_older(&self) -> Result<(), StoreError> {
+        let found = self.run(schema_of)?;
         let migrated = match found {
             Some(SCHEMA) => return Ok(()),
             Some(newer) if newer > SCHEMA => {
-                return Err(refusal(&self.folder, &self.file, Refused::Newer(newer)));
+                return Err(store_error(&self.folder, &self.file, NotOpened::Newer(newer)));
             }
             found => self.write(|db| migrate(found, db)),
         };
@@ -174,14 +177,14 @@ impl Disk {
 
     fn open_file(folder: &Path, file: &Path) -> Result<Database, StoreError> {
         match catch(|| Self::try_to_open(folder, file)) {
-            Ok(opened) => opened.map_err(|refused| refusal(folder, file, refused)),
+            Ok(opened) => opened.map_err(|reason| store_error(folder, file, reason)),
             Err(Panicked) => Err(StoreError::Damaged { file: file.to_owned(), source: None }),
         }
     }
 
-    fn try_to_open(folder: &Path, file: &Path) -> Result<Database, Refused> {
+    fn try_to_open(folder: &Path, file: &Path) -> Result<Database, NotOpened> {
         private::create_folder(folder)?;
-        private::tighten(folder)?;
+        private::make_state_private(folder)?;
         let was_there = file.exists();
         let handle = private::open_or_create(file)?;
         let metadata = handle.metadata()?;
@@ -192,34 +195,35 @@ impl Disk {
         let closed = folder.join(CLOSED_FILE);
         let left = read_mark(&closed);
         if left.is_err() {
-            empty_an_unfinished(file)?;
+            empty_if_unfinished(file)?;
         }
         let metadata = handle.metadata()?;
         if was_there && metadata.len() == 0 {
-            // A node that is killed while it creates the file leaves it empty, and leaves no mark.
+            // With a mark, a node has closed the file, and then it is never empty. Without a mark, a node may
+            // have been killed while it created the file.
             if left.is_ok() {
                 return Err(StorageError::Corrupted("the file is empty".to_owned()).into());
             }
             tracing::warn!(
                 file = %file.display(),
-                "the state file was empty: no shares and no peers are known"
+                "the state file was empty, so no shares and no peers are known"
             );
         }
         if metadata.len() > 0 {
-            schema::look(folder, &handle)?;
+            schema::check(folder, &handle)?;
         }
-        let is_as_left = left.is_ok_and(|left| left == mark(&metadata));
+        let is_unchanged = left.is_ok_and(|left| left == mark(&metadata));
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE);
         let mut database = builder.create_file(handle)?;
-        // The file may be a link to a file in another folder, which `tighten` has not seen.
+        // `make_state_private` does not follow links, but the state file may be one.
         private::make_private(file);
-        // Removed only now that the file is locked: before, it may have been another node's.
+        // The mark is removed after the file is locked. Before, it could have been the mark of another node.
         let _ = fs::remove_file(closed);
-        // redb does not compare checksums when it reads, so without this check damage would show much later,
-        // as a panic or as wrong rows. The check takes half a second for 100,000 files. It is left out if
-        // the file is as the last node has left it.
-        if metadata.len() > 0 && !is_as_left && !database.check_integrity()? {
+        // redb does not compare checksums when it reads. Without this check, damage would show much later, as
+        // a panic or as wrong rows. The check takes half a second for 100,000 shared files. It is skipped if
+        // the file has not changed since it was closed.
+        if metadata.len() > 0 && !is_unchanged && !database.check_integrity()? {
             tracing::info!(folder = %folder.display(), "the state file was repaired");
         }
         Ok(database)
@@ -241,7 +245,7 @@ impl Disk {
         })
     }
 
-    /// Returns the values of some keys of a table, in the same order.
+    /// Returns the value of each key, in the order of `keys`, or `None` if the table does not have the key.
     pub(super) fn values<'k, K: Key + 'static, V: Value + 'static>(
         &self,
         table: TableDefinition<'_, K, V>,
@@ -262,24 +266,25 @@ impl Disk {
         &self,
         work: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        self.guard(|database| work(&database.begin_read()?))
+        self.run(|database| work(&database.begin_read()?))
     }
 
     pub(super) fn write<T>(
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        self.guard(|database| {
+        self.run(|database| {
             let transaction = database.begin_write()?;
-            tables::make(&transaction)?;
+            tables::create_missing(&transaction)?;
             let result = work(&transaction)?;
             transaction.commit()?;
             Ok(result)
         })
     }
 
-    /// Runs a transaction, unless the file is known to be damaged.
-    fn guard<T>(
+    /// Runs `work` on the open database. Handles its errors and panics, and refuses a file that is known to
+    /// be damaged.
+    fn run<T>(
         &self,
         work: impl FnOnce(&Database) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
@@ -287,25 +292,25 @@ impl Disk {
         if self.is_damaged.load(Ordering::Acquire) {
             return Err(damaged(None));
         }
-        let open = self.opened()?;
+        let open = self.open_database()?;
         let Some(database) = &*open else {
             return Err(StoreError::Database(Box::new(redb::Error::PreviousIo)));
         };
         match catch(|| work(database)) {
             Ok(Ok(result)) => Ok(result),
-            Ok(Err(error)) if !is_damage(&error) && has_ended_use(&error) => {
-                // The read lock would block `close`, which takes the lock for writing.
+            Ok(Err(error)) if !is_damage(&error) && must_reopen(&error) => {
+                // `close_after_error` takes the lock for writing, so the read lock has to be released.
                 drop(open);
-                self.close();
+                self.close_after_error();
                 Err(StoreError::Database(Box::new(error)))
             }
             Ok(Err(error)) if is_damage(&error) => {
-                self.is_doubtful.store(true, Ordering::Release);
+                self.needs_check.store(true, Ordering::Release);
                 Err(damaged(Some(Box::new(error))))
             }
             Ok(Err(error)) => Err(StoreError::Database(Box::new(error))),
             Err(Panicked) => {
-                self.is_doubtful.store(true, Ordering::Release);
+                self.needs_check.store(true, Ordering::Release);
                 self.is_damaged.store(true, Ordering::Release);
                 Err(damaged(None))
             }
@@ -314,8 +319,8 @@ impl Disk {
 }
 
 impl Disk {
-    /// Returns the database, opened again if it was closed after an error.
-    fn opened(&self) -> Result<RwLockReadGuard<'_, Option<Database>>, StoreError> {
+    /// Returns the database. Opens it first if it was closed.
+    fn open_database(&self) -> Result<RwLockReadGuard<'_, Option<Database>>, StoreError> {
         let open = read(&self.database);
         if open.is_some() {
             return Ok(open);
@@ -324,9 +329,9 @@ impl Disk {
         let mut closed = write(&self.database);
         // Another thread may have opened the file while this one waited for the lock.
         if closed.is_none() {
-            // If the disk is gone, a new database must not be created in its place.
-            let there = fs::metadata(&self.file);
-            there.map_err(|error| StoreError::Database(Box::new(error.into())))?;
+            // If the disk was removed, a new database must not be created in place of the file.
+            let found = fs::metadata(&self.file);
+            found.map_err(|error| StoreError::Database(Box::new(error.into())))?;
             let opened = Self::open_file(&self.folder, &self.file);
             *closed = Some(opened.map_err(|error| match error {
                 StoreError::Open { error, .. } => StoreError::Database(error),
@@ -342,26 +347,28 @@ impl Disk {
         Ok(read(&self.database))
     }
 
-    /// Closes the file, and leaves a mark that saves the next start the check. A later call opens it again.
-    pub(super) fn finish(&self) {
+    /// Closes the file, and leaves a mark so that the next start need not check the file. The next call of
+    /// another method opens the file again.
+    pub(super) fn close(&self) {
         let mut open = write(&self.database);
         let Some(database) = open.take() else {
-            // It is closed already, or was closed after an error: then the next start has to check it.
+            // The file is closed already. After an error there is no mark, so the next start checks the file.
             return;
         };
-        // The lock is held until the mark is written, as opening the file removes the mark.
+        // The lock is held until the mark is written. Otherwise another thread could open the file, which
+        // removes the mark, before the mark is written.
         if catch(|| drop(database)).is_err() {
             tracing::warn!(file = %self.file.display(), "the state file turned out to be damaged");
-        } else if !self.is_doubtful.load(Ordering::Acquire)
+        } else if !self.needs_check.load(Ordering::Acquire)
             && let Err(error) = leave_mark(&self.file)
         {
             tracing::debug!(%error, "the next start has to check the state file");
         }
     }
 
-    /// Closes the file after an error of the system.
-    fn close(&self) {
-        // Dropping the database may panic as well, if the file is damaged.
+    /// Closes the file after an error of the system. Leaves no mark.
+    fn close_after_error(&self) {
+        // If the file is damaged, dropping the database may panic.
         let database = write(&self.database).take();
         if catch(|| drop(database)).is_err() {
             tracing::debug!(file = %self.file.display(), "the state file was not closed cleanly");
@@ -369,16 +376,18 @@ impl Disk {
     }
 }
 
-/// Returns the error for a database at `file` in `folder` that is not opened.
-fn refusal(folder: &Path, file: &Path, refused: Refused) -> StoreError {
+/// Turns the reason why a database was not opened into the error for the caller.
+fn store_error(folder: &Path, file: &Path, reason: NotOpened) -> StoreError {
     let file = file.to_owned();
-    match refused {
-        Refused::Newer(schema) => StoreError::NewerSchema { file, schema },
-        Refused::NotCopied(error) => {
+    match reason {
+        NotOpened::Newer(schema) => StoreError::NewerSchema { file, schema },
+        NotOpened::NotCopied(error) => {
             StoreError::NotMigrated { file, source: Box::new(error.into()) }
         }
-        Refused::Database(redb::Error::DatabaseAlreadyOpen) => StoreError::InUse(folder.to_owned()),
-        Refused::Database(error) => {
+        NotOpened::Database(redb::Error::DatabaseAlreadyOpen) => {
+            StoreError::InUse(folder.to_owned())
+        }
+        NotOpened::Database(error) => {
             let source = Box::new(error);
             if is_damage(&source) {
                 StoreError::Damaged { file, source: Some(source) }
@@ -389,7 +398,7 @@ fn refusal(folder: &Path, file: &Path, refused: Refused) -> StoreError {
     }
 }
 
-/// Returns whether redb refuses every call after `error`, until the file is opened again.
-fn has_ended_use(error: &redb::Error) -> bool {
+/// Returns whether redb refuses every call after `error` until the file is opened again.
+fn must_reopen(error: &redb::Error) -> bool {
     matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo)
 }

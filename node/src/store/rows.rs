@@ -1,4 +1,4 @@
-//! The encoding of shares and files in rows.
+//! The encoding of shares and of hashed files in the rows of their tables.
 
 use bytes::Bytes;
 use peerkit_proto::codec::{DecodeError, Reader, Writer};
@@ -21,7 +21,7 @@ impl KnownShare {
                 out.put_u8(2);
                 out.put_raw(secret.as_bytes());
             }
-            // A kind that this version does not know must not be read as open.
+            // An access that is added to the enum later must not be written as open by mistake.
             access => out.put_u8(if *access == Access::Open { 0 } else { u8::MAX }),
         }
         out

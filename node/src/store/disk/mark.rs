@@ -1,4 +1,4 @@
-//! The mark beside a closed database, which saves the next start a check of the whole file.
+//! The mark beside a closed database. It saves the next start the check of the whole file.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -7,29 +7,28 @@ use std::path::Path;
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::private;
 
-/// The file beside the database with the database's fingerprint when it was closed. The next start checks a
-/// database that has another fingerprint.
+/// The file with the fingerprint that the database had when it was closed. If the database has another
+/// fingerprint at the next start, it is checked.
 pub(in crate::store) const CLOSED_FILE: &str = "state.redb.closed";
 
-/// Most bytes that are read of the mark, which is shorter.
+/// Maximum number of bytes that are read of the mark. A valid mark is shorter.
 const MAX_MARK: u64 = 64;
 
-/// Writes the fingerprint of the database at `file`, which is closed, beside it.
+/// Writes the mark of the closed database at `file`.
 pub(in crate::store) fn leave_mark(file: &Path) -> io::Result<()> {
     private::write_new(&file.with_file_name(CLOSED_FILE), &mark(&fs::metadata(file)?))
 }
 
-/// Returns a database's fingerprint: bytes that are equal only if it was not changed.
+/// Returns the content of a mark: the fingerprint of a database with this metadata.
 pub(super) fn mark(metadata: &fs::Metadata) -> Vec<u8> {
-    // `fresh` depends on the time of this call, so it is left out.
+    // `fresh` depends on the time of the call, so it is always written as false.
     let fingerprint = Fingerprint { fresh: false, ..Fingerprint::of(metadata) };
     let mut bytes = Vec::new();
     fingerprint.encode(&mut bytes);
     bytes
 }
 
-/// Reads the fingerprint that the last node left at `closed`. Of another file in its place it reads
-/// no more than [`MAX_MARK`] bytes.
+/// Reads the mark at `closed`. If another file is in its place, reads at most [`MAX_MARK`] bytes of that.
 pub(super) fn read_mark(closed: &Path) -> io::Result<Vec<u8>> {
     let file = private::open_to_read(closed)?;
     if !file.metadata()?.is_file() {

@@ -1,8 +1,9 @@
 //! The schema number of the database, and the migration of older databases.
 //!
-//! Before a database is opened, its schema number is read without changing the file. A newer database is
-//! refused. Of an older one a copy is kept beside it, byte by byte. Then one transaction makes all changes
-//! and writes the new number, so that a node that is killed leaves the old database or the new one.
+//! Before a database is opened, its schema number is read without changing the file. A database of a newer
+//! schema is refused. A database of an older schema is copied to another file, byte by byte. Then one
+//! transaction makes all changes and writes the new number. So if the node is killed, the old or the new
+//! database is left.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
@@ -24,67 +25,67 @@ use crate::disk::{private, sync_folder};
 use crate::store::KnownShare;
 use crate::store::tables::SHARES;
 
-/// The schema that this version writes, and the only one that it works with.
+/// The schema of this version. Older databases are migrated to it.
 pub(in crate::store) const SCHEMA: u64 = 2;
 
 /// The schema of a database without a number.
 const UNNUMBERED: u64 = 1;
 
-/// Numbers by their names. [`KEY`] is the name of the schema number.
+/// The table of named numbers. The schema number is under [`SCHEMA_KEY`].
 pub(in crate::store) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-pub(in crate::store) const KEY: &str = "schema";
+pub(in crate::store) const SCHEMA_KEY: &str = "schema";
 
-/// The table of shares in schema 1, which had paths and hashes only. All shares were open.
+/// The table of shares in schema 1. It has only paths and hashes, because all shares were open to all nodes.
 pub(in crate::store) const OLD_SHARES: TableDefinition<'_, &[u8], &[u8; 32]> =
     TableDefinition::new("shares");
 
-/// A table with the name of [`OLD_SHARES`] and another type. Programs of schema 1 do not check the schema
-/// number, but they open that table first when they start. With this table in its place redb refuses, so
-/// they do not start, and change nothing.
-pub(in crate::store) const GUARD: TableDefinition<'_, &str, u64> = TableDefinition::new("shares");
+/// A table with the name of [`OLD_SHARES`] and another type. It keeps programs of schema 1 from using the
+/// database: they do not check the schema number, but they open the old table first. redb refuses that
+/// because of the type, so they do not start, and change nothing.
+pub(in crate::store) const BLOCKING_TABLE: TableDefinition<'_, &str, u64> =
+    TableDefinition::new("shares");
 
-/// A step that turns a database into the next schema.
+/// A step that migrates a database to the next schema.
 type Migration = fn(&WriteTransaction) -> Result<(), redb::Error>;
 
-/// The step for each older schema. New tables need no step: every transaction creates those that are
-/// missing.
-const MIGRATIONS: [(u64, Migration); 1] = [(1, take_over_old_shares)];
+/// The step for each older schema. New tables need no step, because every transaction creates missing tables.
+const MIGRATIONS: [(u64, Migration); 1] = [(1, migrate_old_shares)];
 
-/// Most copies that are kept.
+/// Maximum number of copies that are kept.
 const MAX_COPIES: u32 = 1000;
 
 /// The reason why a database is not opened.
 #[derive(Debug)]
-pub(super) enum Refused {
-    /// The database has this newer schema.
+pub(super) enum NotOpened {
+    /// The database has this schema, which is newer than that of this version.
     Newer(u64),
-    /// The database has an older schema, and it can't be copied.
+    /// The database has an older schema and could not be copied.
     NotCopied(io::Error),
     Database(redb::Error),
 }
 
-impl<E: Into<redb::Error>> From<E> for Refused {
+impl<E: Into<redb::Error>> From<E> for NotOpened {
     fn from(error: E) -> Self {
         Self::Database(error.into())
     }
 }
 
-/// Reads the schema of the database in `file` without changing it. Keeps a copy in `folder` if the schema is
-/// older.
-pub(super) fn look(folder: &Path, file: &File) -> Result<(), Refused> {
+/// Checks the schema of the database in `file` without changing the file. If the schema is older, keeps a
+/// copy of the file in `folder`.
+pub(super) fn check(folder: &Path, file: &File) -> Result<(), NotOpened> {
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE);
-    // A clone shares the lock, which is released with the backend.
+    // The clone and the original share one lock, which is released when the backend is dropped.
     let file = Arc::new(FileBackend::new(file.try_clone()?)?);
     // The lock is held until the copy is made, so that no other node changes the file in between.
     let database = builder.create_with_backend(ReadOnlyView::new(Arc::clone(&file))?)?;
     match schema_of(&database)? {
-        Some(newer) if newer > SCHEMA => Err(Refused::Newer(newer)),
+        Some(newer) if newer > SCHEMA => Err(NotOpened::Newer(newer)),
         Some(older) if older < SCHEMA => {
-            let copy = keep_copy(folder, &file).map_err(Refused::NotCopied)?;
+            let copy = keep_copy(folder, &file).map_err(NotOpened::NotCopied)?;
             tracing::info!(
                 copy = %copy.display(),
-                "the state is of an earlier version (schema {older}) and becomes schema {SCHEMA}"
+                "the state is of an earlier version (schema {older}) and is migrated to schema {SCHEMA}"
             );
             Ok(())
         }
@@ -92,13 +93,13 @@ pub(super) fn look(folder: &Path, file: &File) -> Result<(), Refused> {
     }
 }
 
-/// Returns the schema of a database; `None` if it is empty.
+/// Returns the schema of a database, or `None` if the database has no tables.
 pub(in crate::store) fn schema_of(
     database: &impl ReadableDatabase,
 ) -> Result<Option<u64>, redb::Error> {
     let transaction = database.begin_read()?;
     match transaction.open_table(META) {
-        Ok(meta) => Ok(Some(meta.get(KEY)?.map_or(UNNUMBERED, |number| number.value()))),
+        Ok(meta) => Ok(Some(meta.get(SCHEMA_KEY)?.map_or(UNNUMBERED, |number| number.value()))),
         Err(TableError::TableDoesNotExist(_)) => {
             Ok(transaction.list_tables()?.next().map(|_| UNNUMBERED))
         }
@@ -106,7 +107,7 @@ pub(in crate::store) fn schema_of(
     }
 }
 
-/// Migrates a database of schema `found`.
+/// Migrates a database from schema `found` to [`SCHEMA`], or begins a new database if `found` is `None`.
 pub(in crate::store) fn migrate(
     found: Option<u64>,
     db: &WriteTransaction,
@@ -115,13 +116,12 @@ pub(in crate::store) fn migrate(
     for (_, migration) in steps {
         migration(db)?;
     }
-    db.open_table(GUARD)?;
-    db.open_table(META)?.insert(KEY, SCHEMA)?;
+    db.open_table(BLOCKING_TABLE)?;
+    db.open_table(META)?.insert(SCHEMA_KEY, SCHEMA)?;
     Ok(())
 }
 
-/// Copies `file` to an unused name in `folder`, and returns the path. An existing equal copy is used
-/// instead.
+/// Copies `file` to an unused name in `folder`, unless an equal copy exists. Returns the path of the copy.
 fn keep_copy(folder: &Path, file: &FileBackend) -> io::Result<PathBuf> {
     let part = folder.join(format!("{STATE_FILE}.part"));
     for number in 1..=MAX_COPIES {
@@ -135,7 +135,7 @@ fn keep_copy(folder: &Path, file: &FileBackend) -> io::Result<PathBuf> {
         }
         let copied = private::create_new(&part).and_then(|mut to| {
             io::copy(&mut LockedContent { file, at: 0 }, &mut to)?;
-            // On disk before it has its name: a file with the name is a whole copy.
+            // The data is on disk before the copy gets its name, so a file with that name is complete.
             to.sync_all()?;
             fs::rename(&part, &copy)?;
             sync_folder(folder)
@@ -145,7 +145,7 @@ fn keep_copy(folder: &Path, file: &FileBackend) -> io::Result<PathBuf> {
     Err(io::Error::other("too many copies of earlier states"))
 }
 
-/// Returns whether the file at `path` is a regular one with the content of `file`.
+/// Returns whether there is a regular file at `path` with the same content as `file`.
 fn is_same(file: &FileBackend, path: &Path) -> io::Result<bool> {
     let other = private::open_to_read(path)?;
     let found = other.metadata()?;
@@ -161,7 +161,8 @@ fn is_same(file: &FileBackend, path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// The bytes of a locked file from `at` on. Read through the locking handle, as no other can on Windows.
+/// The bytes of a locked file from `at` on. They are read through the handle that holds the lock, because on
+/// Windows no other handle can read them.
 struct LockedContent<'f> {
     file: &'f FileBackend,
     at: u64,
@@ -177,13 +178,13 @@ impl Read for LockedContent<'_> {
     }
 }
 
-/// Migrates schema 1: moves the rows of the old table of shares into the new one. The next scan of each path
-/// fills in what they lack.
-fn take_over_old_shares(db: &WriteTransaction) -> Result<(), redb::Error> {
+/// Migrates schema 1: moves the rows of the old table of shares into the new one. Sizes and kinds are not
+/// known, so the next scan of each path fills them in.
+fn migrate_old_shares(db: &WriteTransaction) -> Result<(), redb::Error> {
     let mut shares = db.open_table(SHARES)?;
     for row in db.open_table(OLD_SHARES)?.iter()? {
         let (path, hash) = row?;
-        // A name that is not possible today can't be shared any more.
+        // Names that are invalid today can't be shared any more.
         let Ok(name) = FileName::of_path(&path_of(path.value())) else { continue };
         let hash = Hash::from_bytes(*hash.value());
         let shared = SharedFile { hash, name, size: 0, kind: FileKind::File };

@@ -1,4 +1,4 @@
-//! A view of a database that does not change its file.
+//! A view of a database file that can be opened and written to without changing the file.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,57 +10,62 @@ use redb::{BackendError, StorageBackend};
 
 use crate::lock::lock;
 
-/// Size of the blocks in which writes are kept: that of redb's pages.
+/// Size of the blocks in which writes are kept, in bytes. 4096: the size of redb's pages.
 const BLOCK: u64 = 4096;
 
-/// A backend for redb that reads a file and keeps all writes in memory. Without it even opening a database
-/// would write to the file, and repair one that was not closed. Holds the lock of the file.
+/// A backend for redb that reads from a file and keeps all writes in memory.
+///
+/// With redb's own backend, even opening a database writes to the file, and repairs a database that was not
+/// closed. The view holds the lock of the file.
 #[derive(Debug)]
 pub(super) struct ReadOnlyView {
     file: Arc<FileBackend>,
     changes: Mutex<WrittenBlocks>,
 }
 
+/// The changes to the file.
 #[derive(Debug)]
 struct WrittenBlocks {
+    /// Current length, in bytes.
     len: u64,
-    /// Length of the part of the file that still counts. The rest reads as zeros.
-    kept: u64,
-    /// Blocks that were written, by their number.
+    /// Length of the part that is still read from the file, in bytes. Unwritten bytes behind it read as
+    /// zeros.
+    unchanged_len: u64,
+    /// The blocks that were written to, by their number.
     blocks: BTreeMap<u64, Box<[u8]>>,
 }
 
 impl ReadOnlyView {
     pub(super) fn new(file: Arc<FileBackend>) -> io::Result<Self> {
         let len = file.len()?;
-        let changes = WrittenBlocks { len, kept: len, blocks: BTreeMap::new() };
+        let changes = WrittenBlocks { len, unchanged_len: len, blocks: BTreeMap::new() };
         Ok(Self { file, changes: Mutex::new(changes) })
     }
 }
 
 impl WrittenBlocks {
-    /// Reads bytes that lie in one block.
+    /// Reads bytes that are all in the same block.
     fn read(&self, file: &FileBackend, offset: u64, out: &mut [u8]) -> io::Result<()> {
         if let Some(block) = self.blocks.get(&(offset / BLOCK)) {
-            let start = within(offset);
+            let start = offset_in_block(offset);
             let bytes = block.get(start..).and_then(|rest| rest.get(..out.len()));
             out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
             return Ok(());
         }
-        let there = self.kept.saturating_sub(offset).min(out.len() as u64);
-        let (there, empty) = out.split_at_mut(usize::try_from(there).unwrap_or(usize::MAX));
-        empty.fill(0);
-        file.read(offset, there)
+        let in_file = self.unchanged_len.saturating_sub(offset).min(out.len() as u64);
+        let (in_file, zeros) = out.split_at_mut(usize::try_from(in_file).unwrap_or(usize::MAX));
+        zeros.fill(0);
+        file.read(offset, in_file)
     }
 }
 
 /// Returns the position of `offset` in its block.
-fn within(offset: u64) -> usize {
+fn offset_in_block(offset: u64) -> usize {
     usize::try_from(offset % BLOCK).unwrap_or_default()
 }
 
-/// Returns the number of bytes from `offset` to the end of its block, at most `len`.
-fn step(offset: u64, len: usize) -> usize {
+/// Returns the number of bytes from `offset` to the end of its block, but at most `len`.
+fn len_in_block(offset: u64, len: usize) -> usize {
     len.min(usize::try_from(BLOCK - offset % BLOCK).unwrap_or(usize::MAX))
 }
 
@@ -75,7 +80,7 @@ impl StorageBackend for ReadOnlyView {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         while !out.is_empty() {
-            let (part, rest) = out.split_at_mut(step(offset, out.len()));
+            let (part, rest) = out.split_at_mut(len_in_block(offset, out.len()));
             changes.read(&self.file, offset, part)?;
             offset += part.len() as u64;
             out = rest;
@@ -89,16 +94,16 @@ impl StorageBackend for ReadOnlyView {
             return Ok(());
         }
         while !data.is_empty() {
-            let (part, rest) = data.split_at(step(offset, data.len()));
+            let (part, rest) = data.split_at(len_in_block(offset, data.len()));
             let number = offset / BLOCK;
-            // Only a part of the block may be written. The rest of it has to read as the file does.
+            // The write may change only a part of the block, so the block begins as a copy of the file's.
             if !changes.blocks.contains_key(&number) {
-                let mut block = vec![0; step(0, usize::MAX)];
+                let mut block = vec![0; len_in_block(0, usize::MAX)];
                 changes.read(&self.file, number * BLOCK, &mut block)?;
                 changes.blocks.insert(number, block.into());
             }
             let block = changes.blocks.get_mut(&number).and_then(|block| {
-                let start = within(offset);
+                let start = offset_in_block(offset);
                 block.get_mut(start..start + part.len())
             });
             block.ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(part);
@@ -112,17 +117,17 @@ impl StorageBackend for ReadOnlyView {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut changes = lock(&self.changes);
         changes.len = len;
-        // If the length grows again, the bytes that were cut off here read as zeros, as they do in a file.
-        changes.kept = changes.kept.min(len);
+        // If the length grows again, the bytes that are cut off here read as zeros, as in a real file.
+        changes.unchanged_len = changes.unchanged_len.min(len);
         changes.blocks.retain(|number, _| number * BLOCK < len);
         if let Some(block) = changes.blocks.get_mut(&(len / BLOCK)) {
-            block.get_mut(within(len)..).unwrap_or_default().fill(0);
+            block.get_mut(offset_in_block(len)..).unwrap_or_default().fill(0);
         }
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        // Nothing is on its way to a disk: the changes go away with the view.
+        // The changes are never written to a disk, so nothing has to be synced.
         Ok(())
     }
 
@@ -170,7 +175,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_reads_as_the_file_would_and_leaves_the_file(
+        fn a_view_reads_like_a_written_file_and_does_not_change_the_file(
             bytes in prop::collection::vec(any::<u8>(), 0..15_000),
             steps in steps(),
         ) {

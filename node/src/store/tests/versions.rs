@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use peerkit_proto::frame::broadcast::Batch;
 use redb::StorageBackend;
 
-use super::super::disk::{GUARD, KEY, META, migrate, schema_of};
+use super::super::disk::{BLOCKING_TABLE, META, SCHEMA_KEY, migrate, schema_of};
 use super::*;
 
 const COPY: &str = "state.redb.before-2";
@@ -17,7 +17,7 @@ fn make_old(folder: &Path) -> Vec<u8> {
     fill(&store);
     change(&store, |db| {
         db.delete_table(META)?;
-        db.delete_table(GUARD)?;
+        db.delete_table(BLOCKING_TABLE)?;
         db.open_table(OLD_SHARES)?.insert(&b"/a/old"[..], Hash::of(b"old").as_bytes())?;
         Ok(())
     });
@@ -139,7 +139,7 @@ fn a_newer_state_is_refused_and_nothing_in_it_changed() {
     let store = Store::open(Some(folder.path())).unwrap();
     fill(&store);
     change(&store, |db| {
-        db.open_table(META)?.insert(KEY, SCHEMA + 1)?;
+        db.open_table(META)?.insert(SCHEMA_KEY, SCHEMA + 1)?;
         Ok(())
     });
     let file = folder.path().join(STATE_FILE);
@@ -342,7 +342,7 @@ fn the_states_of_all_versions_are_read_and_every_value_is_as_it_was() {
         }
 
         assert_eq!(store.owner("peerkit").unwrap(), Some(owner));
-        assert!(store.away().unwrap().is_empty());
+        assert!(store.kept_away().unwrap().is_empty());
 
         let batches = store.broadcasts().unwrap().into_iter();
         let batches = batches.map(|(_, body)| Batch::decode(body.into()).unwrap());
