@@ -68,7 +68,7 @@ fn check(store: &Store) {
 }
 
 #[test]
-fn remembers_after_a_restart() {
+fn the_state_survives_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("new/state");
     fill(&Store::open(Some(&state)).unwrap());
@@ -83,7 +83,7 @@ fn remembers_after_a_restart() {
 }
 
 #[test]
-fn in_memory_is_the_same_but_for_the_restart() {
+fn a_state_in_memory_works_alike_but_is_lost_with_the_store() {
     let store = Store::open(None).unwrap();
     fill(&store);
     check(&store.clone());
@@ -98,7 +98,7 @@ fn both() -> (tempfile::TempDir, [Store; 2]) {
 }
 
 #[test]
-fn forgets() {
+fn removed_shares_and_pruned_files_are_gone() {
     let (_folder, stores) = both();
     for store in stores {
         fill(&store);
@@ -129,7 +129,7 @@ fn a_saved_value_replaces_the_earlier_one() {
 }
 
 #[test]
-fn a_second_node_learns_which_process_has_the_folder() {
+fn a_second_node_is_refused_with_the_path_of_the_folder() {
     let folder = tempfile::tempdir().unwrap();
     let first = Store::open(Some(folder.path())).unwrap();
     let error = Store::open(Some(folder.path())).unwrap_err();
@@ -142,7 +142,7 @@ fn a_second_node_learns_which_process_has_the_folder() {
 }
 
 #[test]
-fn a_file_that_is_no_database_is_left_alone() {
+fn a_file_that_is_not_a_database_is_refused_and_not_changed() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join(STATE_FILE);
     std::fs::write(&file, b"something else entirely").unwrap();
@@ -154,7 +154,7 @@ fn a_file_that_is_no_database_is_left_alone() {
 }
 
 #[test]
-fn a_peer_that_cannot_be_read_does_not_hide_the_others() {
+fn a_peer_that_cannot_be_read_is_left_out() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(Some(folder.path())).unwrap();
     fill(&store);
@@ -180,7 +180,7 @@ fn a_peers_addresses_of_unknown_schemes_are_left_out() {
 
 #[cfg(unix)]
 #[test]
-fn paths_are_bytes() {
+fn a_path_that_is_not_utf8_is_preserved() {
     use std::os::unix::ffi::OsStrExt;
     let odd = Path::new(std::ffi::OsStr::from_bytes(b"/tmp/\xff\xfe"));
     let (_folder, stores) = both();
@@ -205,7 +205,7 @@ fn a_share_keeps_its_access_list() {
 }
 
 #[test]
-fn shares_of_an_older_version_are_for_everyone() {
+fn shares_of_schema_1_become_open_shares() {
     let folder = tempfile::tempdir().unwrap();
     {
         let database = redb::Database::create(folder.path().join(STATE_FILE)).unwrap();
@@ -225,8 +225,8 @@ fn shares_of_an_older_version_are_for_everyone() {
     }
 }
 
-/// A folder with a state file as a node leaves it after a while, and the file's bytes.
-fn used() -> (tempfile::TempDir, Vec<u8>) {
+/// Makes a state folder with some content, and closes it. Returns the folder and the bytes of the state file.
+fn used_folder() -> (tempfile::TempDir, Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(Some(folder.path())).unwrap();
     fill(&store);
@@ -242,8 +242,8 @@ fn used() -> (tempfile::TempDir, Vec<u8>) {
     (folder, bytes)
 }
 
-/// Reads and writes everything that a store has; the first error, if there is one.
-fn use_all(folder: &Path) -> Result<(), StoreError> {
+/// Reads and writes all tables. Returns the first error.
+fn use_all_tables(folder: &Path) -> Result<(), StoreError> {
     let store = Store::open(Some(folder))?;
     store.peers()?;
     store.peer(&id(1))?;
@@ -263,8 +263,8 @@ fn is_damaged(error: &StoreError) -> bool {
 }
 
 #[test]
-fn a_damaged_file_works_or_is_named_and_never_panics() {
-    let (folder, good) = used();
+fn a_damaged_file_works_or_gives_an_error_and_never_panics() {
+    let (folder, good) = used_folder();
     let file = folder.path().join(STATE_FILE);
     let mut chance = 0x9e37_79b9_7f4a_7c15_u64;
     let mut draw = |below: usize| {
@@ -273,13 +273,13 @@ fn a_damaged_file_works_or_is_named_and_never_panics() {
         chance ^= chance << 17;
         usize::try_from(chance % below as u64).unwrap()
     };
-    let mut named = 0;
+    let mut reported = 0;
     for round in 0..150 {
         let mut bytes = good.clone();
         match round % 3 {
             0 => bytes.truncate(draw(good.len())),
             1 => (0..8).for_each(|_| bytes[draw(good.len())] ^= 1 << draw(8)),
-            // Most of the file is empty: where the rows are, every bit counts.
+            // Most of the file is empty, so only bytes in use are damaged here.
             _ => (0..8).for_each(|_| {
                 let used = bytes.iter().enumerate().filter(|(_, byte)| **byte != 0);
                 let used: Vec<_> = used.map(|(at, _)| at).collect();
@@ -287,30 +287,34 @@ fn a_damaged_file_works_or_is_named_and_never_panics() {
             }),
         }
         std::fs::write(&file, &bytes).unwrap();
-        if let Err(error) = use_all(folder.path()) {
+        if let Err(error) = use_all_tables(folder.path()) {
             assert!(is_damaged(&error), "round {round}: {error:?}");
             assert!(error.to_string().contains(STATE_FILE), "{error}");
-            named += 1;
+            reported += 1;
         }
     }
-    assert!(named > 20, "hardly any damage was found: {named}");
+    assert!(reported > 20, "hardly any damage was found: {reported}");
 }
 
 #[test]
-fn a_damaged_file_is_moved_aside_on_request_and_never_deleted() {
-    let (folder, _) = used();
+fn a_damaged_file_is_renamed_on_request_and_never_deleted() {
+    let (folder, _) = used_folder();
     let file = folder.path().join(STATE_FILE);
     for aside in ["state.redb.damaged", "state.redb.damaged-2"] {
         std::fs::write(&file, aside).unwrap();
         assert!(is_damaged(&Store::open(Some(folder.path())).unwrap_err()));
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), aside, "nothing is changed unasked");
+        assert_eq!(
+            std::fs::read_to_string(&file).unwrap(),
+            aside,
+            "without a request nothing is changed"
+        );
         let store = Store::open_or_repair(Some(folder.path())).unwrap();
         assert!(store.peers().unwrap().is_empty());
         fill(&store);
         drop(store);
         assert_eq!(std::fs::read_to_string(folder.path().join(aside)).unwrap(), aside);
     }
-    // One that is not damaged stays, and so does one that another node uses.
+    // A file that is not damaged, or that another node uses, is not renamed.
     let store = Store::open_or_repair(Some(folder.path())).unwrap();
     check(&store);
     let second = Store::open_or_repair(Some(folder.path())).unwrap_err();
@@ -320,7 +324,7 @@ fn a_damaged_file_is_moved_aside_on_request_and_never_deleted() {
 
 #[cfg(unix)]
 #[test]
-fn the_state_file_is_its_owners_alone() {
+fn the_state_file_and_its_folder_are_private() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let set = |path: &Path, mode| {
@@ -331,7 +335,7 @@ fn the_state_file_is_its_owners_alone() {
     set(folder.path(), 0o755);
     drop(Store::open(Some(folder.path())).unwrap());
     assert_eq!((mode(folder.path()), mode(&file)), (0o700, 0o600));
-    // As an earlier version left it.
+    // An earlier version has left these modes.
     set(folder.path(), 0o755);
     set(&file, 0o644);
     drop(Store::open(Some(folder.path())).unwrap());
@@ -340,16 +344,16 @@ fn the_state_file_is_its_owners_alone() {
 
 /// The check of a large file takes long, so an unchanged file is not checked.
 #[test]
-fn only_a_file_that_is_not_as_it_was_left_is_checked() {
-    let (folder, mut bytes) = used();
+fn a_file_is_checked_if_it_has_changed_since_it_was_closed() {
+    let (folder, mut bytes) = used_folder();
     let at = |name: &str| folder.path().join(name);
     let (file, mark) = (at(STATE_FILE), at(CLOSED_FILE));
     assert!(mark.exists());
     let store = Store::open(Some(folder.path())).unwrap();
-    assert!(!mark.exists(), "a node that is killed leaves none");
+    assert!(!mark.exists(), "a node that is killed leaves no mark");
     drop(store);
     assert!(mark.exists());
-    // In the middle of a broadcast: nothing but a checksum shows it.
+    // This changes the middle of a broadcast, which only a checksum shows.
     let row = bytes.windows(1000).position(|part| part == [33; 1000]).unwrap();
     bytes[row + 500] = 34;
     std::fs::write(&file, &bytes).unwrap();
@@ -359,27 +363,27 @@ fn only_a_file_that_is_not_as_it_was_left_is_checked() {
     std::fs::write(&file, &bytes).unwrap();
     disk::leave_mark(&file).unwrap();
     drop(Store::open(Some(folder.path())).unwrap());
-    // On request it is checked all the same.
+    // The mark is right again, so only a request makes the store check the file.
     assert!(mark.exists());
     assert!(Store::open_or_repair(Some(folder.path())).unwrap().broadcasts().unwrap().is_empty());
     assert!(at("state.redb.damaged").exists());
 }
 
-/// The mark is read before the file is locked, so it must hold up nothing, whatever it is.
+/// The mark is read before the file is locked. So reading it must not block, whatever kind of file is there.
 #[test]
-fn a_mark_that_is_none_has_the_file_checked() {
-    let (folder, _) = used();
+fn with_an_invalid_mark_the_file_is_checked() {
+    let (folder, _) = used_folder();
     let mark = folder.path().join(CLOSED_FILE);
     let opens_and_marks = || {
         assert!(!Store::open(Some(folder.path())).unwrap().broadcasts().unwrap().is_empty());
         assert_eq!(std::fs::metadata(&mark).unwrap().len(), 33);
     };
-    for none in [&b""[..], b"x", &[0; 33], &[7; 70_000]] {
-        std::fs::write(&mark, none).unwrap();
+    for invalid in [&b""[..], b"x", &[0; 33], &[7; 70_000]] {
+        std::fs::write(&mark, invalid).unwrap();
         opens_and_marks();
     }
-    // The mark of another folder's file.
-    let (other, _) = used();
+    // This is the mark of another state file.
+    let (other, _) = used_folder();
     std::fs::copy(other.path().join(CLOSED_FILE), &mark).unwrap();
     opens_and_marks();
     #[cfg(unix)]
@@ -395,23 +399,23 @@ fn a_mark_that_is_none_has_the_file_checked() {
 }
 
 #[test]
-fn a_file_that_was_emptied_is_damaged_and_one_that_never_was_written_is_not() {
-    let (folder, _) = used();
+fn an_empty_file_is_damaged_only_if_a_node_has_closed_it() {
+    let (folder, _) = used_folder();
     let file = folder.path().join(STATE_FILE);
     std::fs::write(&file, "").unwrap();
     let error = Store::open(Some(folder.path())).unwrap_err();
-    assert!(is_damaged(&error), "it must not be taken for a new node's: {error:?}");
+    assert!(is_damaged(&error), "an emptied file was taken for a new one: {error:?}");
     assert!(is_damaged(&Store::open(Some(folder.path())).unwrap_err()), "again");
     assert!(Store::open_or_repair(Some(folder.path())).unwrap().peers().unwrap().is_empty());
-    // As a node leaves it that is killed while it makes the file.
+    // A node that is killed while it creates the file leaves these.
     std::fs::remove_file(folder.path().join(CLOSED_FILE)).unwrap();
     std::fs::write(&file, "").unwrap();
     assert!(Store::open(Some(folder.path())).unwrap().peers().unwrap().is_empty());
 }
 
 #[test]
-fn a_file_that_was_never_finished_is_made_anew_and_nothing_else_is() {
-    let (folder, good) = used();
+fn a_database_whose_creation_was_cut_short_is_created_again() {
+    let (folder, good) = used_folder();
     let file = folder.path().join(STATE_FILE);
     // redb writes its magic number last.
     let mut bare = good[..4096].to_vec();
@@ -419,13 +423,13 @@ fn a_file_that_was_never_finished_is_made_anew_and_nothing_else_is() {
     bare.resize(1_056_768, 0);
     std::fs::write(&file, &bare).unwrap();
     let error = Store::open(Some(folder.path())).unwrap_err();
-    assert!(is_damaged(&error), "a node has closed it: {error:?}");
+    assert!(is_damaged(&error), "the mark says that a node has closed the file: {error:?}");
     std::fs::remove_file(folder.path().join(CLOSED_FILE)).unwrap();
     let mut used = bare.clone();
     used[500_000] = 1;
     std::fs::write(&file, &used).unwrap();
     let error = Store::open(Some(folder.path())).unwrap_err();
-    assert!(is_damaged(&error), "there is something in it: {error:?}");
+    assert!(is_damaged(&error), "the file is not empty: {error:?}");
     assert_eq!(std::fs::read(&file).unwrap(), used);
     std::fs::write(&file, &bare).unwrap();
     assert!(Store::open(Some(folder.path())).unwrap().peers().unwrap().is_empty());
@@ -437,9 +441,9 @@ fn a_file_that_was_never_finished_is_made_anew_and_nothing_else_is() {
 
 #[cfg(unix)]
 #[test]
-fn a_state_file_that_is_a_link_is_closed_and_what_is_no_file_is_named() {
+fn the_target_of_a_linked_state_file_is_made_private_and_a_pipe_is_refused() {
     use std::os::unix::fs::PermissionsExt;
-    let (folder, good) = used();
+    let (folder, good) = used_folder();
     let file = folder.path().join(STATE_FILE);
     let elsewhere = tempfile::tempdir().unwrap();
     let target = elsewhere.path().join("state");

@@ -84,7 +84,7 @@ async fn all_copies_are_unshared_even_if_the_store_fails() {
         add(&shares, &dir.path().join(name)).await;
     }
     // Without its file the store refuses every call.
-    store.finish();
+    store.close();
     fs::remove_file(state.path().join("state.redb")).unwrap();
     shares.remove(&Hash::of(b"same")).await.unwrap_err();
     assert_eq!(shares.list(), []);

@@ -174,7 +174,7 @@ async fn a_share_that_the_store_refuses_is_not_watched() {
     // The hash of the file is known by now, so the scan of the file alone reads the store only before it
     // reports progress. Without its file the store refuses every call.
     let end_store = move |_| {
-        store.finish();
+        store.close();
         let _ = fs::remove_file(state.join("state.redb"));
     };
     let refused = shares.add(&path, end_store).await.unwrap_err();

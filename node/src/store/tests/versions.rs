@@ -11,7 +11,7 @@ use super::*;
 
 const COPY: &str = "state.redb.before-2";
 
-/// Makes `folder` hold the state of schema 1 as a node that was closed leaves it. Returns its bytes.
+/// Writes a closed state of schema 1 into `folder`. Returns the bytes of the state file.
 fn make_old(folder: &Path) -> Vec<u8> {
     let store = Store::open(Some(folder)).unwrap();
     fill(&store);
@@ -35,7 +35,7 @@ fn schema(folder: &Path) -> Option<u64> {
     schema_of(&database).unwrap()
 }
 
-/// Everything that was in the old state is there, and what was in the old table.
+/// Checks that the state has everything that was in the old one, including the rows of the old table.
 fn check_migrated(folder: &Path) {
     let store = Store::open(Some(folder)).unwrap();
     assert_eq!(store.peers().unwrap(), [(id(1), peer("a")), (id(2), peer("b"))]);
@@ -61,7 +61,7 @@ fn a_new_state_has_the_schema_of_this_version() {
     fill(&Store::open(Some(folder.path())).unwrap());
     assert_eq!(schema(folder.path()), Some(SCHEMA));
     assert_eq!(names(folder.path()), [STATE_FILE, CLOSED_FILE]);
-    // One that was made and has nothing in it yet.
+    // The same holds for a database that was created and has no tables yet.
     std::fs::remove_file(folder.path().join(STATE_FILE)).unwrap();
     drop(redb::Database::create(folder.path().join(STATE_FILE)).unwrap());
     assert_eq!(schema(folder.path()), None);
@@ -71,7 +71,7 @@ fn a_new_state_has_the_schema_of_this_version() {
 }
 
 #[test]
-fn an_older_state_is_migrated_and_a_copy_of_it_kept() {
+fn an_older_state_is_migrated_and_a_copy_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     make_old(folder.path());
     assert_eq!(schema(folder.path()), Some(1));
@@ -87,22 +87,22 @@ fn an_older_state_is_migrated_and_a_copy_of_it_kept() {
         let mode = std::fs::metadata(folder.path().join(COPY)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
-    // The copy is the way back.
+    // The copy can be put back.
     std::fs::copy(folder.path().join(COPY), folder.path().join(STATE_FILE)).unwrap();
     assert_eq!(schema(folder.path()), Some(1));
 }
 
 #[test]
-fn a_copy_is_not_made_twice_and_replaces_nothing() {
+fn an_equal_copy_is_not_made_again_and_no_file_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let old = make_old(folder.path());
     let at = |name: &str| folder.path().join(name);
-    // A node was killed in the midst of the copy, another right after it.
+    // One node was killed while it wrote the copy, and another one right after that.
     std::fs::write(at("state.redb.part"), &old[..old.len() / 2]).unwrap();
     std::fs::write(at(COPY), &old).unwrap();
     check_migrated(folder.path());
     assert!(!names(folder.path()).contains(&"state.redb.before-2-2".to_owned()));
-    // Another old state takes the place of the migrated one.
+    // Another old state replaces the migrated one, and the name of the copy is in use.
     let changed = [&old[..], &[0; 4096]].concat();
     for (file, bytes) in [(COPY, &b"something else"[..]), (STATE_FILE, &changed)] {
         std::fs::write(at(file), bytes).unwrap();
@@ -113,12 +113,12 @@ fn a_copy_is_not_made_twice_and_replaces_nothing() {
 }
 
 #[test]
-fn without_a_copy_an_older_state_stays_as_it_is() {
+fn an_older_state_that_cannot_be_copied_is_not_migrated() {
     let folder = tempfile::tempdir().unwrap();
     let old = make_old(folder.path());
-    // Something that is no file is where the copy is written.
-    let taken = folder.path().join("state.redb.part");
-    std::fs::create_dir(&taken).unwrap();
+    // A folder is at the path where the copy is written.
+    let in_the_way = folder.path().join("state.redb.part");
+    std::fs::create_dir(&in_the_way).unwrap();
     let before = names(folder.path());
     for _ in 0..2 {
         let error = Store::open(Some(folder.path())).unwrap_err();
@@ -129,12 +129,12 @@ fn without_a_copy_an_older_state_stays_as_it_is() {
     }
     let repaired = Store::open_or_repair(Some(folder.path()));
     assert!(matches!(repaired, Err(StoreError::NotMigrated { .. })), "it is not damaged");
-    std::fs::remove_dir(taken).unwrap();
+    std::fs::remove_dir(in_the_way).unwrap();
     check_migrated(folder.path());
 }
 
 #[test]
-fn a_newer_state_is_refused_and_nothing_in_it_changed() {
+fn a_newer_state_is_refused_and_not_changed() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(Some(folder.path())).unwrap();
     fill(&store);
@@ -159,7 +159,7 @@ fn a_newer_state_is_refused_and_nothing_in_it_changed() {
     let killed = std::fs::read(&file).unwrap();
     drop(store);
     let closed = is_refused();
-    // As a node leaves it that is killed.
+    // A node that was killed has left this file.
     assert!(killed != closed);
     std::fs::write(&file, killed).unwrap();
     is_refused();
@@ -170,7 +170,7 @@ fn a_newer_state_is_refused_and_nothing_in_it_changed() {
 
 /// A program of schema 1 opens the old table in its first transaction.
 #[test]
-fn a_program_that_knows_no_schemas_refuses_the_state() {
+fn a_program_of_schema_1_refuses_the_state() {
     let (new, migrated) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fill(&Store::open(Some(new.path())).unwrap());
     make_old(migrated.path());
@@ -190,7 +190,7 @@ enum Step {
     Resize(u64),
 }
 
-/// A file in memory that notes every change.
+/// A file in memory that records every change.
 #[derive(Debug, Default)]
 struct Recorder {
     now: Mutex<Vec<u8>>,
@@ -208,7 +208,7 @@ fn apply(bytes: &mut Vec<u8>, step: &Step) {
 }
 
 impl Recorder {
-    fn note(&self, step: Step) {
+    fn record(&self, step: Step) {
         apply(&mut self.now.lock().unwrap(), &step);
         self.steps.lock().unwrap().push(step);
     }
@@ -226,7 +226,7 @@ impl StorageBackend for Recorder {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.note(Step::Resize(len));
+        self.record(Step::Resize(len));
         Ok(())
     }
 
@@ -235,15 +235,15 @@ impl StorageBackend for Recorder {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.note(Step::Write(offset, data.to_vec()));
+        self.record(Step::Write(offset, data.to_vec()));
         Ok(())
     }
 }
 
-/// A node is killed after any of the writes of a migration: the next start has the old state, and
-/// migrates it, or the new one.
+/// If a node is killed after any of the writes of a migration, the next start finds the old state and
+/// migrates it, or finds the new state.
 #[test]
-fn a_migration_that_is_cut_short_leaves_the_old_state_or_the_new_one() {
+fn a_migration_that_is_cut_short_leaves_the_old_or_the_new_state() {
     let folder = tempfile::tempdir().unwrap();
     let old = make_old(folder.path());
     let recorder = Recorder { now: Mutex::new(old.clone()), steps: Default::default() };
@@ -274,8 +274,8 @@ fn a_migration_that_is_cut_short_leaves_the_old_state_or_the_new_one() {
     assert_eq!((found.first(), found.last()), (Some(&1), Some(&2)));
 }
 
-/// A copy of the state folder that a node of schema `schema` has left: see `tests/fixtures/record-state`.
-fn recorded(schema: u64) -> tempfile::TempDir {
+/// Copies the state folder that a node of this schema has left (see `tests/fixtures/record-state`).
+fn recorded_state(schema: u64) -> tempfile::TempDir {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
     let folder = tempfile::tempdir().unwrap();
     for name in ["key", STATE_FILE] {
@@ -290,12 +290,12 @@ fn hash(hex: &str) -> Hash {
 }
 
 #[test]
-fn the_states_of_all_versions_are_read_and_every_value_is_as_it_was() {
+fn every_value_in_the_states_of_all_schemas_is_read() {
     let ids = [1, 2, 5].map(|n| peerkit_proto::id::Key::from_secret(&[n; 32]).id());
     let [ann, bob, owner] = ids;
     let base = Path::new("/tmp/peerkit-fixture");
     for version in 1..=SCHEMA {
-        let folder = recorded(version);
+        let folder = recorded_state(version);
         let store = Store::open(Some(folder.path())).unwrap();
         assert_eq!(folder.path().join(COPY).exists(), version < SCHEMA);
 
@@ -364,5 +364,5 @@ fn the_states_of_all_versions_are_read_and_every_value_is_as_it_was() {
     }
 }
 
-/// The manifest of a folder that has `one.txt` and `two.txt`, both of mode 644.
+/// The hash of a folder with the files `one.txt` and `two.txt`, both of mode 644.
 const ALBUM: &str = "acd656121228a21e902d9dd2ad384f873f66c5fda274a083d096dc58a6544c9c";
