@@ -1,5 +1,5 @@
-//! Actions that applications ask for through their contexts: discoveries, searches and pings. Their
-//! results are events.
+//! Actions that applications begin through their contexts: links, joins, discoveries, searches and pings.
+//! Their results are events.
 
 use super::queue::SimEvent;
 use super::{Joining, Sim, SimulatedDiscovery};
@@ -12,16 +12,17 @@ use crate::id::NodeId;
 use crate::peer::{ConnectionId, Input, OperationId, Purpose};
 use crate::time::Instant;
 
-/// The purpose of a link that an application, or the user of the simulation, asked for.
+/// The purpose of a dial that an application or the user of the simulation began. The id is that of the
+/// application's action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LinkPurpose {
-    /// The link itself.
+    /// Only the link.
     Connect(Option<ActionId>),
-    /// To join the network through the node.
+    /// Joining the network through the node.
     Join(Option<ActionId>),
 }
 
-/// A query that an application has asked.
+/// A discovery or search that an application has begun.
 #[derive(Debug)]
 pub(super) struct AppQuery {
     node: usize,
@@ -33,6 +34,7 @@ pub(super) struct AppQuery {
 #[derive(Debug)]
 enum AppQueryKind {
     Discovery,
+    /// A search, with the files found so far.
     Search(FoundFiles),
 }
 
@@ -48,8 +50,8 @@ pub(super) struct SimulatedPing {
 }
 
 impl<H: Handler> Sim<H> {
-    /// Links a node to another at the first of its addresses that answers. If `keep` is set, the first
-    /// address is dialled again whenever the link is lost.
+    /// Has a node dial addresses of one other node, until one answers. If `keep` is set, the first address is
+    /// dialled again whenever the link is lost.
     pub(super) fn link_to(
         &mut self,
         node: usize,
@@ -69,7 +71,7 @@ impl<H: Handler> Sim<H> {
         self.input(node, Input::Dial { operation, addresses, keep, purpose });
     }
 
-    /// Dials the addresses, and asks each node that answers for a place.
+    /// Has a node dial all addresses, and ask each node that answers for a place.
     pub(super) fn begin_join(&mut self, node: usize, action: ActionId, addresses: Vec<Address>) {
         let Some(running) = &mut self.nodes[node].running else { return };
         if addresses.is_empty() {
@@ -78,16 +80,16 @@ impl<H: Handler> Sim<H> {
         }
         running.joins.insert(action, addresses.len());
         self.nodes[node].joining = Joining::Trying;
-        // One dial for each, unlike for `link_to` with several addresses: these are different nodes.
+        // One dial for each address, because the addresses belong to different nodes.
         for address in addresses {
             self.link_to(node, vec![address], false, LinkPurpose::Join(Some(action)));
         }
     }
 
-    /// Ends a join with success: the node is a member.
+    /// Ends a join of the application with success: the node is a member.
     pub(super) fn joined(&mut self, node: usize, action: ActionId) {
         let Some(running) = &mut self.nodes[node].running else { return };
-        // Several addresses may succeed. The first one ends the join.
+        // Joining may succeed through several addresses. The first success ends the join.
         if running.joins.remove(&action).is_some() {
             self.event(node, Event::NodeJoinCompleted { action });
         }
@@ -134,7 +136,7 @@ impl<H: Handler> Sim<H> {
         let Some(running) = &self.nodes[node].running else { return };
         let me = running.machine.overlay().info();
         let source = FileSource { id: me.id, name: me.name, addresses: me.addresses };
-        // The overlay asks other nodes only, and the node's own files belong to the results.
+        // The overlay asks only other nodes, and the results include the node's own files.
         found.add(self.search_shares(node, &text), &source);
         self.begin_app_query(
             node,
@@ -145,7 +147,7 @@ impl<H: Handler> Sim<H> {
         );
     }
 
-    /// Takes an answer to an application's search. Returns whether it is one.
+    /// Takes an answer to an application's search. Returns false if the query is not such a search.
     pub(super) fn take_search_answer(
         &mut self,
         operation: OperationId,
@@ -179,7 +181,7 @@ impl<H: Handler> Sim<H> {
         self.queue.put(sent + round_trip, SimEvent::Pong { ping });
     }
 
-    /// Asks a query for an action of a node's application.
+    /// Begins a query for an action of a node's application.
     fn begin_app_query(
         &mut self,
         node: usize,
@@ -194,7 +196,7 @@ impl<H: Handler> Sim<H> {
         Some(operation)
     }
 
-    /// Has a node ask the network. Returns `None` if it is not running.
+    /// Has a node send a query to the network. Returns `None` if the node is not running.
     pub(super) fn begin_query(
         &mut self,
         node: usize,
@@ -207,7 +209,8 @@ impl<H: Handler> Sim<H> {
         Some(operation)
     }
 
-    /// Delivers the answer to a ping, unless the link has ended or is cut off.
+    /// Reports the outcome of a ping over a link: a success, or a failure if the link has ended or the nodes
+    /// are cut off from each other for too long.
     pub(super) fn pong(&mut self, ping: u64) {
         let Some(SimulatedPing { from, run, to, connection, action, sent }) =
             self.pings.remove(&ping)
@@ -218,7 +221,8 @@ impl<H: Handler> Sim<H> {
         let linked = running.handles.get(&to).is_some_and(|handle| handle.connection == connection);
         let cut = self.node_of(to).is_none_or(|other| self.is_cut(from, other));
         let overdue = sent + self.config.request_timeout;
-        // A cut holds the answer back. The ping succeeds late if the line comes back by its deadline.
+        // While the nodes are cut off from each other, the answer waits until the deadline. If they are
+        // connected again by then, the ping succeeds, with a long round trip.
         if linked && cut && self.now < overdue {
             self.pings.insert(ping, SimulatedPing { from, run, to, connection, action, sent });
             return self.queue.put(overdue, SimEvent::Pong { ping });
@@ -248,7 +252,7 @@ impl<H: Handler> Sim<H> {
         let Some(running) = self.nodes[node].in_run(run) else { return };
         let event = match kind {
             AppQueryKind::Discovery => {
-                // Own links come from the node itself, as it does not answer its own query.
+                // A node does not answer its own query, so its own links are added here.
                 let me = running.machine.overlay().info();
                 let found = self.discoveries.remove(&operation).unwrap_or_default().nodes;
                 let others = found.into_values().filter(|info| info.id != me.id);
@@ -278,7 +282,7 @@ mod tests {
 
     type Log = Vec<(Duration, Event)>;
 
-    /// Keeps the results of its actions.
+    /// Records the results of its actions.
     #[derive(Default)]
     struct Results(Log);
 
@@ -330,14 +334,14 @@ mod tests {
         }
     }
 
-    /// Returns three nodes in a line.
+    /// Returns a simulation of three nodes in a line, the last of them behind a NAT.
     fn line() -> Sim<Results> {
         let network = Network { latency: Latency::Fixed(LATENCY), ..Network::default() };
         let mut sim = Sim::new(SimConfig { seed: 3, network, ..SimConfig::default() });
         for _ in 0..2 {
             sim.add(Results::default());
         }
-        // No dial reaches it, so messages to it are relayed.
+        // No dial reaches this node, so messages to it are relayed.
         let hidden = NodeOptions { dialable: false, ..NodeOptions::default() };
         sim.add_with(hidden, Results::default());
         sim.connect(0, 1);
@@ -346,7 +350,7 @@ mod tests {
         sim
     }
 
-    /// Acts as node 0, and waits for the result.
+    /// Begins an action as node 0, and waits for its result.
     fn result(
         sim: &mut Sim<Results>,
         act: impl FnOnce(&mut Context<'_>) -> ActionId,
@@ -358,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn discoveries_searches_and_pings_come_back_as_events() {
+    fn the_results_of_discoveries_searches_and_pings_are_events() {
         let mut sim = line();
         let (near, far) = (sim.id(1), sim.id(2));
         let (asked, event) = result(&mut sim, |cx| cx.discover(-1));
@@ -374,7 +378,7 @@ mod tests {
         assert_eq!((action, node, rtt), (asked, near, 2 * LATENCY));
         let (_, event) = result(&mut sim, |cx| cx.ping(far));
         let Event::NodePingCompleted { node, rtt, .. } = event else { panic!("{event:?}") };
-        assert_eq!((node, rtt), (far, 4 * LATENCY), "through the one between");
+        assert_eq!((node, rtt), (far, 4 * LATENCY), "relayed by the node between them");
 
         let (asked, event) = result(&mut sim, |cx| cx.search("song"));
         let Event::NodeSearchCompleted { action, files } = event else { panic!("{event:?}") };
@@ -382,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn an_impossible_action_is_an_event_too() {
+    fn the_failure_of_an_action_is_an_event() {
         let mut sim = line();
         let (me, near) = (sim.id(0), sim.id(1));
         let unused = Key::from_secret(&[9; 32]).id();
@@ -407,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broadcast_that_is_too_large_is_an_event() {
+    fn the_failure_of_a_broadcast_that_is_too_large_is_an_event() {
         let mut sim = line();
         let limit = sim.config.max_broadcast;
         sim.with(0, |_, cx| cx.broadcast("fits", "x"));
@@ -421,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn notes_last_as_long_as_the_link() {
+    fn notes_about_a_peer_end_with_the_link() {
         let mut sim = line();
         let near = sim.id(1);
         sim.with(0, |_, cx| cx.set_info(near, "score", 7));
@@ -433,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handler_connects_joins_and_stops_itself() {
+    fn a_handler_can_connect_join_and_stop_its_node() {
         let mut sim = Sim::new(SimConfig { seed: 1, ..SimConfig::default() });
         let got = Arc::new(Mutex::new(Vec::new()));
         for _ in 0..3 {
@@ -462,7 +466,7 @@ mod tests {
         assert!(sim.run_until(Duration::from_secs(20), |sim| !sim.is_running(1)));
     }
 
-    /// Returns the result of a connect or join, and whether it is a success.
+    /// Returns the action of a connect or join that has ended, and whether it has succeeded.
     fn outcome(event: &Event) -> Option<(ActionId, bool)> {
         match event {
             Event::NodeConnectCompleted { action, .. } | Event::NodeJoinCompleted { action } => {

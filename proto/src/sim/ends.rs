@@ -335,7 +335,7 @@ impl<H: Handler> Sim<H> {
             LinkContent::Request { request, name, message } => {
                 link.outboxes[other(side)].record_delivery(now, ack_time);
                 let path = RequestPath::Link { connection, side, request };
-                let incoming = IncomingRequest { from: path, peer: from, name, message };
+                let incoming = IncomingRequest { path, peer: from, name, message };
                 self.work.push_back(Work::Request(node, self.nodes[node].run, incoming));
             }
             LinkContent::Reply { request, outcome } => {

@@ -1,4 +1,4 @@
-//! The links as a graph.
+//! The links of a simulation as a graph.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -8,15 +8,16 @@ use super::Sim;
 use crate::handler::Handler;
 
 impl<H: Handler> Sim<H> {
-    /// Returns the links that are up at both ends, each once: from the node that dialled to the other.
+    /// Returns the links that are up at both endpoints, each as the node that dialled and the node that was
+    /// dialled.
     #[must_use]
     pub fn links(&self) -> Vec<(usize, usize)> {
         let up = self.links.values().filter(|link| link.is_up());
         up.map(|link| (link.endpoints[0].node, link.endpoints[1].node)).collect()
     }
 
-    /// Returns the connected components of the nodes that run and are `wanted`, the largest first, each
-    /// with its nodes in order.
+    /// Returns the connected components of the graph of all nodes that run and for which `wanted` returns
+    /// true. The largest component comes first. The nodes of each component are in ascending order.
     #[must_use]
     pub fn components(&self, wanted: impl Fn(usize) -> bool) -> Vec<Vec<usize>> {
         let is_there: Vec<_> =
@@ -31,7 +32,7 @@ impl<H: Handler> Sim<H> {
             let (mut component, mut open) = (Vec::new(), vec![first]);
             while let Some(node) = open.pop() {
                 component.push(node);
-                // Each node is visited once, so its neighbours are not needed again.
+                // Each node is visited only once, so its neighbours can be taken.
                 for (next, _) in std::mem::take(&mut neighbours[node]) {
                     if is_there[next] && !std::mem::replace(&mut seen[next], true) {
                         open.push(next);
@@ -45,8 +46,8 @@ impl<H: Handler> Sim<H> {
         components
     }
 
-    /// Returns the shortest time in which each node can be reached from one, if all nodes pass messages
-    /// on at once; `None` for nodes that can't be reached.
+    /// Returns for each node the shortest time in which a message from node `from` can reach it, if all nodes
+    /// forward messages without delay; `None` for nodes that can't be reached.
     #[must_use]
     pub fn distances(&self, from: usize) -> Vec<Option<Duration>> {
         let neighbours = self.neighbours();
@@ -67,7 +68,7 @@ impl<H: Handler> Sim<H> {
         distances
     }
 
-    /// Returns for each node its neighbours and their latencies.
+    /// Returns for each node its neighbours, each with the latency of the link.
     fn neighbours(&self) -> Vec<Vec<(usize, Duration)>> {
         let mut neighbours = vec![Vec::new(); self.len()];
         for link in self.links.values().filter(|link| link.is_up()) {

@@ -1,4 +1,4 @@
-//! Nodes that lie: what they send in place of what their overlay says.
+//! Nodes that lie. They send other frames than their overlay wants to send.
 
 use std::collections::VecDeque;
 
@@ -14,24 +14,24 @@ use crate::frame::membership::Probe;
 use crate::id::{Key, SIGNATURE_LEN};
 use crate::node_record::NodeRecord;
 
-/// Number of old broadcasts that are kept to be sent again.
+/// Maximum number of old broadcasts that a node keeps to send them again.
 const OLD: usize = 64;
 
-/// First number of made-up nodes. No node has their addresses.
+/// First number of the made-up nodes, whose addresses belong to no node.
 const FIRST_MADE_UP: usize = 1 << 20;
 
 /// The way in which a node lies.
 ///
-/// All liars make up nodes: with made-up identities, properly signed, at addresses that belong to no
-/// node or to the liar.
+/// All nodes that lie also make up nodes. Their records have made-up identities and valid signatures. Their
+/// addresses belong to no node or to the node that lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Lies {
-    /// Passes no broadcast on, but claims to have them. Sends no piece of the files that it shares.
+    /// Claims to have broadcasts, but does not pass them on. Sends no piece of the files that it shares.
     Drops,
-    /// Changes broadcasts, and the pieces of files that it sends.
+    /// Changes the broadcasts and the pieces of files that it sends.
     Alters,
-    /// Sends an old broadcast with each that it passes on.
+    /// Sends an old broadcast after each broadcast that it passes on.
     Replays,
 }
 
@@ -49,12 +49,12 @@ impl Liar {
         Self { how, here, rng: ChaCha8Rng::from_seed(seed), old: VecDeque::new() }
     }
 
-    /// Returns the frames that are sent in place of one.
+    /// Returns the frames that are sent instead of `frame`.
     pub(super) fn lie(&mut self, unix: u64, frame: Frame) -> Vec<Frame> {
         match frame {
             Frame::Broadcast(batch) => self.pass_on(batch),
-            // `Have` stays as it is: a node that drops broadcasts still claims to have them, so others
-            // wait for them.
+            // `Have` is not changed: a node that drops broadcasts claims to have them, so other nodes wait for
+            // them.
             mut frame => {
                 match &mut frame {
                     Frame::NeighbourReply(reply) => self.invent(unix, &mut reply.records),
@@ -69,7 +69,7 @@ impl Liar {
         }
     }
 
-    /// Changes a probe or its answer.
+    /// Replaces the records in a probe or its answer by made-up ones.
     pub(super) fn change_probe(&mut self, unix: u64, probe: &mut Probe) {
         self.invent(unix, &mut probe.records);
     }
@@ -79,7 +79,7 @@ impl Liar {
             Lies::Drops => Vec::new(),
             Lies::Alters => altered(&batch).map(Frame::Broadcast).into_iter().collect(),
             Lies::Replays => {
-                // Drawn before this one is kept, so that it is never its own repetition.
+                // Chosen before `batch` is added, so that `batch` is not its own repetition.
                 let at = self.below(self.old.len().max(1));
                 let old = self.old.get(at).cloned();
                 if self.old.len() == OLD {
@@ -91,14 +91,15 @@ impl Liar {
         }
     }
 
+    /// Replaces records by those of made-up nodes.
     fn invent(&mut self, unix: u64, records: &mut [NodeRecord]) {
         for record in records {
             *record = self.made_up(unix);
         }
     }
 
-    /// Returns the record of a made-up node. Half of them have an address of no node, half that of the
-    /// liar.
+    /// Returns the record of a made-up node. One half of these records have an address that belongs to no node,
+    /// the other half that of the node that lies.
     fn made_up(&mut self, unix: u64) -> NodeRecord {
         let mut secret = [0; 32];
         self.rng.fill_bytes(&mut secret);
@@ -106,8 +107,8 @@ impl Liar {
             0 => address(public_ip(FIRST_MADE_UP + self.below(FIRST_MADE_UP))),
             _ => self.here.clone(),
         };
-        // A record is signed by the node that it describes, so no check of the record finds the lie. A
-        // dial does.
+        // The made-up node signs its record itself, so the record is valid. Only a dial shows that the node
+        // does not exist.
         NodeRecord::sign(&Key::from_secret(&secret), NETWORK, unix, &[at])
     }
 
@@ -117,10 +118,11 @@ impl Liar {
     }
 }
 
-/// Returns a batch whose last broadcast is changed, under the old signature.
+/// Returns the batch with a change in its last broadcast, under the old signature; `None` if the change makes
+/// it unreadable.
 fn altered(batch: &Batch) -> Option<Batch> {
     let mut body = batch.body().to_vec();
-    // The last byte of the last content comes right before the signature.
+    // The byte before the signature is the last byte of the last content.
     let at = body.len().checked_sub(SIGNATURE_LEN + 1)?;
     *body.get_mut(at)? ^= 1;
     Batch::decode(body.into()).ok().filter(|altered| altered.items != batch.items)
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn an_altered_broadcast_reads_well_and_is_not_what_was_signed() {
+    fn an_altered_broadcast_can_be_decoded_but_its_signature_is_invalid() {
         let frames = liar(Lies::Alters).lie(1, Frame::Broadcast(batch("abc")));
         let [Frame::Broadcast(altered)] = &frames[..] else { panic!("{frames:?}") };
         assert_eq!(&altered.items[0].content.payload[..], b"abb");
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn broadcasts_are_dropped_or_followed_by_old_ones() {
+    fn nodes_drop_broadcasts_or_send_old_ones_after_them() {
         assert_eq!(liar(Lies::Drops).lie(1, Frame::Broadcast(batch("a"))), []);
         let mut replays = liar(Lies::Replays);
         assert_eq!(replays.lie(1, Frame::Broadcast(batch("a"))).len(), 1);
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_of_others_and_well_signed() {
+    fn made_up_records_have_other_identities_and_valid_signatures() {
         let honest = NodeRecord::sign(&Key::from_secret(&[1; 32]), NETWORK, 1, &[]);
         let shuffle = Shuffle { id: 1, steps: 3, records: vec![honest.clone(); 8] };
         let frames = liar(Lies::Drops).lie(5, Frame::Shuffle(shuffle));

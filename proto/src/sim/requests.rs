@@ -1,4 +1,4 @@
-//! Requests of applications, and the replies to them: over simulated links, or relayed by other nodes.
+//! Requests of applications and the replies to them, over simulated links or relayed by other nodes.
 
 use super::Sim;
 use super::link::{EndpointState, LinkContent, LinkItem, other};
@@ -20,31 +20,31 @@ pub(super) struct PendingRequest {
     run: u32,
     action: ActionId,
     to: NodeId,
-    /// The link that it went over; `None` if other nodes relay it.
+    /// The link over which it was sent; `None` if other nodes relay it, or it is not sent yet.
     connection: Option<ConnectionId>,
 }
 
-/// A request that has arrived and is to be answered.
+/// A request that has arrived and has no answer yet.
 #[derive(Debug)]
 pub(super) struct IncomingRequest {
-    pub(super) from: RequestPath,
+    pub(super) path: RequestPath,
     pub(super) peer: Peer,
     pub(super) name: String,
     pub(super) message: Message,
 }
 
-/// The way that a request has come, and its reply goes.
+/// The way on which a request has arrived. It decides how the reply is sent.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum RequestPath {
     /// A link.
     Link { connection: ConnectionId, side: usize, request: u64 },
-    /// Other nodes; the machine knows the request by this number.
+    /// Other nodes. The machine knows the request by this id.
     Others { id: u64 },
 }
 
 impl<H: Handler> Sim<H> {
-    /// Sends a request of a node's application: over the link with the peer, or as a message to a node
-    /// without a link.
+    /// Sends a request of a node's application, over the link with the peer if there is one. A request that
+    /// can't be sent fails with an event.
     pub(super) fn send_request(
         &mut self,
         node: usize,
@@ -67,8 +67,8 @@ impl<H: Handler> Sim<H> {
         message: Message,
     ) -> Result<(), String> {
         let Some(running) = &self.nodes[node].running else { return Ok(()) };
-        // Messages may still wait for an on-demand link that is up by now. The request has to stay
-        // behind them.
+        // Earlier messages may still be queued for an on-demand link that has just come up. The request has to
+        // stay behind them.
         let waits = running.machine.has_messages_for(to);
         let handle = running.handles.get(&to).filter(|_| !waits).cloned();
         let (len, limit) = (message.body().len(), self.config.max_message);
@@ -91,7 +91,7 @@ impl<H: Handler> Sim<H> {
         Ok(())
     }
 
-    /// Sends a request over a link, unless it has been given up.
+    /// Sends a request over a link, unless the request has ended.
     pub(super) fn request_over(
         &mut self,
         node: usize,
@@ -102,7 +102,7 @@ impl<H: Handler> Sim<H> {
     ) {
         let side = self.links.get(&connection).and_then(|link| link.side_of(node));
         let Some(waiting) = self.pending_requests.get_mut(&request) else { return };
-        // From now on the end of the link is the end of the request.
+        // From now on the request fails if the link ends.
         waiting.connection = Some(connection);
         let to = waiting.to;
         let (len, body) = (message.body().len(), message.body().to_vec());
@@ -122,20 +122,19 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Has the application answer a request, and sends the reply.
+    /// Has a node's application answer a request, and sends the reply.
     pub(super) fn answer_request(&mut self, node: usize, run: u32, incoming: IncomingRequest) {
-        let IncomingRequest { from, peer, name, message } = incoming;
+        let IncomingRequest { path, peer, name, message } = incoming;
         if self.nodes[node].in_run(run).is_none() {
             return;
         }
-        let most = self.config.max_requests_per_peer;
-        // An application answers in no time here, so a request counts as open until its reply is on the
-        // line.
-        let busy = match from {
+        let max = self.config.max_requests_per_peer;
+        // Applications answer in no time here, so a request counts as open until the line sends its reply.
+        let busy = match path {
             RequestPath::Link { connection, side, .. } => self
                 .links
                 .get(&connection)
-                .is_some_and(|link| link.outboxes[side].queued_replies() >= most),
+                .is_some_and(|link| link.outboxes[side].queued_replies() >= max),
             RequestPath::Others { .. } => false,
         };
         let mut actions = Vec::new();
@@ -155,17 +154,17 @@ impl<H: Handler> Sim<H> {
             }
             _ => Ok(reply),
         });
-        match from {
+        match path {
             RequestPath::Link { connection, side, request } => {
                 self.send_reply(connection, side, request, outcome);
             }
             RequestPath::Others { id } => self.reply_without_link(node, peer.id(), id, outcome),
         }
-        // Behind the reply, so that messages which the application has sent meanwhile arrive after it.
+        // After the reply, so that messages which the handler has sent arrive after the reply.
         self.perform(node, actions);
     }
 
-    /// Sends a reply. One that is a refusal is small, and goes with the overlay's frames.
+    /// Sends a reply over a link. A refusal is small, and goes with the overlay's frames.
     fn send_reply(
         &mut self,
         connection: ConnectionId,
@@ -174,7 +173,7 @@ impl<H: Handler> Sim<H> {
         outcome: Result<Message, Refusal>,
     ) {
         let Some(link) = self.links.get_mut(&connection) else { return };
-        // The request fails at the other end with the link.
+        // The requester learns of the end of the link, which ends its request.
         if !matches!(link.endpoints[side].state, EndpointState::Up | EndpointState::Leaving(_)) {
             return;
         }
@@ -191,17 +190,17 @@ impl<H: Handler> Sim<H> {
         self.sent_on(connection, side, "reply", &body);
     }
 
-    /// Takes a reply, and ignores it if the request has been given up.
+    /// Ends a request with its reply. The reply is ignored if the request has already ended.
     pub(super) fn replied(&mut self, request: u64, outcome: Result<Message, Refusal>) {
         let Some(waiting) = self.pending_requests.remove(&request) else { return };
         self.request_ended(waiting, outcome.map_err(|refusal| refusal.to_string()));
     }
 
-    /// Ends a request whose reply has not come in time.
+    /// Ends a request whose reply has not arrived in time.
     pub(super) fn request_timed_out(&mut self, request: u64) {
-        // The deadline stays in the queue when a reply comes, and finds no request then.
+        // The event stays in the queue when a reply arrives. Then it finds no request here.
         let Some(waiting) = self.pending_requests.remove(&request) else { return };
-        // The machine remembers a relayed request until its reply comes, which may be never.
+        // The machine remembers a relayed request until it gets the reply, or until this input.
         if waiting.connection.is_none() && self.nodes[waiting.node].in_run(waiting.run).is_some() {
             let operation = OperationId(request);
             self.input(waiting.node, Input::RequestEnded { operation });
@@ -217,7 +216,7 @@ impl<H: Handler> Sim<H> {
             .any(|waiting| (waiting.node, waiting.connection) == (node, Some(connection)))
     }
 
-    /// Fails the requests that a node has sent over a link, as the link has ended.
+    /// Fails the requests that a node has sent over a link which has ended.
     pub(super) fn fail_requests(&mut self, node: usize, connection: ConnectionId, reason: &Reason) {
         let is_over = |waiting: &PendingRequest| {
             (waiting.node, waiting.connection) == (node, Some(connection))
@@ -243,8 +242,8 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Queues a request among a link's messages, with `len` bytes of content. Returns false if there is no
-    /// room or the link is ending.
+    /// Queues a request, whose content has `len` bytes, among the messages of a link. Returns false if there is
+    /// no room or the link is being closed.
     fn queue_request(
         &mut self,
         connection: ConnectionId,
@@ -264,7 +263,7 @@ impl<H: Handler> Sim<H> {
         true
     }
 
-    /// Adds a queued request or reply to the trace, and sends what the line can take.
+    /// Adds a queued request or reply to the trace, and sends as much of the queue as the line can take.
     fn sent_on(&mut self, connection: ConnectionId, side: usize, what: &str, body: &[u8]) {
         if let Some(link) = self.links.get(&connection) {
             let nodes = [link.endpoints[side].node, link.endpoints[other(side)].node];
@@ -285,7 +284,7 @@ mod tests {
 
     const LATENCY: Duration = Duration::from_millis(20);
 
-    /// Answers with what it was asked, and keeps what comes of its own requests and when.
+    /// Answers requests, and records the outcomes of its own requests with their times.
     #[derive(Default)]
     struct Echo(Vec<(Duration, Result<String, String>)>);
 
@@ -334,7 +333,7 @@ mod tests {
         }
     }
 
-    /// Two nodes with a link.
+    /// Returns a simulation of two nodes with a link.
     fn pair(bandwidth: Option<u64>) -> Sim<Echo> {
         let network = Network { latency: Latency::Fixed(LATENCY), bandwidth, ..Network::default() };
         let mut sim = Sim::new(SimConfig { seed: 3, network, ..SimConfig::default() });
@@ -351,17 +350,18 @@ mod tests {
         sim.with(0, |_, cx| cx.request(to, name, text));
     }
 
-    /// Returns what has arrived at node 0 from `since` on, and how long after that.
-    fn outcomes(sim: &mut Sim<Echo>, wait: u64) -> Vec<(Duration, Result<String, String>)> {
+    /// Lets `seconds` pass. Returns the messages and outcomes that arrive at node 0 in that time, each with the
+    /// time since the beginning.
+    fn outcomes(sim: &mut Sim<Echo>, seconds: u64) -> Vec<(Duration, Result<String, String>)> {
         let since = sim.now().since_origin();
         sim.app_mut(0).0.clear();
-        sim.run_for(Duration::from_secs(wait));
+        sim.run_for(Duration::from_secs(seconds));
         let took = |(at, outcome): &(Duration, _)| (*at - since, Clone::clone(outcome));
         sim.app(0).0.iter().map(took).collect()
     }
 
     #[test]
-    fn a_request_takes_a_round_trip_and_comes_back_in_order() {
+    fn a_request_takes_one_round_trip_and_replies_keep_their_order() {
         let mut sim = pair(None);
         ask(&mut sim, "echo", "one");
         ask(&mut sim, "after", "");
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_line_delays_request_and_reply() {
+    fn the_bandwidth_delays_a_request_and_its_reply() {
         let mut sim = pair(Some(1_000_000));
         ask(&mut sim, "echo", &"x".repeat(500_000));
         let (took, _) = outcomes(&mut sim, 5)[0].clone();
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_times_out_where_the_network_is_split_and_its_late_reply_is_ignored() {
+    fn a_request_across_a_partition_times_out_and_its_late_reply_is_ignored() {
         let mut sim = pair(None);
         sim.partition(&[&[0]]);
         ask(&mut sim, "echo", "lost");
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_fails_with_its_link_and_without_one() {
+    fn a_request_fails_if_its_link_ends_or_no_node_knows_the_recipient() {
         let mut sim = pair(None);
         ask(&mut sim, "echo", "lost");
         sim.crash(1);
@@ -416,12 +416,12 @@ mod tests {
         assert!(sim.pending_requests.is_empty() && sim.pending_sends.is_empty());
     }
 
-    /// Three nodes in a line: 0, then 2, then 1. `is_dialable` is for node 1, and for node 0.
+    /// Returns three nodes in a line: 0, then 2, then 1. `is_dialable` is for nodes 0 and 1.
     fn line(is_dialable: [bool; 2]) -> Sim<Echo> {
         let latency = Latency::Fixed(LATENCY);
         let network = Network { latency, ..Network::default() };
         let mut sim = Sim::new(SimConfig { seed: 3, network, ..SimConfig::default() });
-        for dialable in [is_dialable[1], is_dialable[0], true] {
+        for dialable in [is_dialable[0], is_dialable[1], true] {
             sim.add_with(NodeOptions { dialable, ..NodeOptions::default() }, Echo::default());
         }
         sim.connect(0, 2);
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_without_a_link_is_dialled_and_asked() {
+    fn a_request_to_a_node_without_a_link_makes_a_link_on_demand() {
         let mut sim = line([true, true]);
         ask(&mut sim, "echo", "hello");
         ask(&mut sim, "unknown", "");
@@ -448,19 +448,19 @@ mod tests {
     }
 
     #[test]
-    fn a_node_behind_a_nat_is_asked_through_others_and_dials_for_its_reply() {
-        let mut sim = line([false, true]);
+    fn a_request_to_a_node_behind_a_nat_is_relayed_and_that_node_dials_to_reply() {
+        let mut sim = line([true, false]);
         ask(&mut sim, "echo", "hello");
         let got = outcomes(&mut sim, 9);
         assert_eq!(got.len(), 1, "{got:?}");
         assert_eq!(got[0].1, Ok("hello".to_owned()));
-        assert_eq!(sim.links().len(), 3, "it has dialled the node that asked");
+        assert_eq!(sim.links().len(), 3, "the node behind the NAT has dialled the requester");
         ask(&mut sim, "echo", "again");
         assert_eq!(outcomes(&mut sim, 5), [(2 * LATENCY, Ok("again".to_owned()))]);
     }
 
     #[test]
-    fn two_nodes_behind_nats_ask_each_other_through_others() {
+    fn requests_and_replies_between_two_nodes_behind_nats_are_relayed() {
         let mut sim = line([false, false]);
         for (name, wanted) in [("echo", Ok("hello")), ("unknown", Err("no handler of that name"))] {
             ask(&mut sim, name, "hello");
@@ -472,7 +472,7 @@ mod tests {
             }
         }
         assert_eq!(sim.links().len(), 2, "no link can be made");
-        // Its reply is too large for other nodes to relay, which it says.
+        // The reply is too large for other nodes to relay, and the refusal says so.
         ask(&mut sim, "large", "");
         let got = outcomes(&mut sim, 9);
         assert!(got[0].1.clone().unwrap_err().contains("over the limit"), "{got:?}");
@@ -482,7 +482,7 @@ mod tests {
     fn a_request_to_a_node_without_a_link_times_out() {
         let mut sim = line([false, false]);
         let to = sim.id(1);
-        // It is relayed, and its reply finds no way back.
+        // The request is relayed, and then the network is split, so that no reply can come back.
         sim.with(0, |_, cx| cx.request(to, "echo", "lost"));
         sim.run_for(Duration::from_millis(3500));
         sim.partition(&[&[0]]);

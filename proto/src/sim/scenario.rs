@@ -1,7 +1,7 @@
-//! Scenarios: a network, what happens to it, and the expected results, as data.
+//! Scenarios: files that describe a network, what happens to it, and the expected results.
 //!
-//! A scenario has nodes, a network between them, and steps, which run one after the other. Everything
-//! in a step begins at once, and the step ends with the last of it. Then its expectations are measured.
+//! A scenario has nodes, a network between them, and steps, which run one after the other. All actions of a
+//! step begin at the same time, and the step ends with its last action. Then its expectations are checked.
 //! The nodes run an application that records the broadcasts that arrive.
 //!
 //! `peerkit sim --help` shows the format.
@@ -25,9 +25,9 @@ pub use run::{Progress, run};
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
-    /// Its name.
+    /// The scenario's name.
     pub name: String,
-    /// Its purpose.
+    /// The scenario's purpose.
     #[serde(default)]
     pub about: String,
     /// Number of nodes.
@@ -35,10 +35,10 @@ pub struct Scenario {
     /// Latency between nodes: `"internet"`, `"20ms"` or `"10ms to 200ms"`.
     #[serde(default = "internet", deserialize_with = "latency")]
     pub latency: Latency,
-    /// The longest additional time of a frame.
+    /// Maximum random delay of a frame, in addition to the latency.
     #[serde(default)]
     pub jitter: Span,
-    /// Bytes per second that a link carries in each direction; 0 for no limit.
+    /// Number of bytes per second that a link carries in each direction; 0 for no limit.
     #[serde(default)]
     pub bandwidth: u64,
     /// Percentage of nodes that can't be dialled.
@@ -47,7 +47,7 @@ pub struct Scenario {
     /// Percentage of nodes that lie.
     #[serde(default)]
     pub liars_percent: u8,
-    /// Limits for the machine that runs it. The program that runs it measures them.
+    /// Limits of the program that runs the scenario. [`run`] does not check them: the program has to.
     #[serde(default)]
     pub limits: Limits,
     /// The steps, one after the other.
@@ -55,48 +55,48 @@ pub struct Scenario {
     pub steps: Vec<Step>,
 }
 
-/// Limits for the machine that runs a scenario.
+/// Limits of the program that runs a scenario.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Wall-clock time.
+    /// Maximum wall-clock time of a run.
     pub real_time: Option<Span>,
-    /// Memory, in MiB.
+    /// Maximum peak memory of the whole process, in MiB. Earlier runs in the same process count too.
     pub memory_mib: Option<u64>,
 }
 
-/// One step. Everything in it begins at once.
+/// One step. All its actions begin at the same time.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Step {
-    /// Its title; if empty, a name is made from what it does.
+    /// The step's title. If it is empty, [`Step::name`] makes a name from the actions.
     pub title: String,
     /// Nodes join.
     pub join: Option<Join>,
     /// Nodes broadcast.
     pub broadcast: Option<BroadcastPlan>,
-    /// Nodes crash at one moment.
+    /// Nodes crash at the same moment.
     pub crash: Option<Crash>,
-    /// Nodes crash one by one, and new ones join.
+    /// Nodes crash one by one, and new nodes join.
     pub replace: Option<Replace>,
-    /// The network is split, and heals.
+    /// The network is split for some time.
     pub partition: Option<Partition>,
     /// A node discovers the network.
     pub discover: Option<Discover>,
-    /// The least time that it takes.
+    /// Minimum duration of the step.
     pub wait: Span,
     /// The expected results.
     pub expect: Expect,
 }
 
-/// Nodes join, at even intervals. A node whose join fails tries again every five seconds.
+/// Nodes join, at even intervals. A node that could not join tries again every five seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Join {
-    /// Number of nodes that start first, which the others join through.
+    /// Number of nodes that start first. The other nodes join through them.
     #[serde(default = "one")]
     pub through: usize,
-    /// Time in which the others start.
+    /// Time in which the other nodes start.
     pub within: Span,
 }
 
@@ -104,47 +104,47 @@ pub struct Join {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BroadcastPlan {
-    /// Number of nodes that take turns, the same in all steps; with 0 the author is drawn for each
-    /// broadcast.
+    /// Number of nodes that take turns as authors, the same nodes in all steps. With 0 each broadcast has a
+    /// random author.
     #[serde(default)]
     pub authors: usize,
-    /// The time between two broadcasts of the network.
+    /// Time between two broadcasts in the network.
     pub every: Span,
-    /// Time for which they go on.
+    /// Time during which nodes broadcast.
     #[serde(rename = "for")]
     pub time: Span,
-    /// Bytes of each broadcast.
+    /// Number of bytes of each broadcast.
     #[serde(default = "hundred")]
     pub size: usize,
-    /// Time in which each has to reach all nodes, from when it was sent or the network was whole again.
-    /// It has to reach all nodes that run for all of that time.
+    /// Time in which each broadcast has to reach all nodes that run during that time. The time begins when the
+    /// broadcast is sent or, if the network is split then, when it heals.
     #[serde(default = "patience")]
     pub patience: Span,
 }
 
-/// Nodes crash at one moment.
+/// Nodes crash at the same moment.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Crash {
-    /// Percentage of nodes.
+    /// Percentage of the running nodes that crash.
     pub percent: u8,
-    /// They vanish instead: the others get no sign of it.
+    /// The nodes vanish instead of crashing: their connections are not closed.
     #[serde(default)]
     pub silently: bool,
 }
 
-/// Nodes crash one by one. For each a new one joins through a node that runs.
+/// Nodes crash one by one. For each of them a new node joins.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Replace {
-    /// Percentage of nodes per minute.
+    /// Percentage of the scenario's nodes that are replaced per minute.
     pub percent_per_minute: u8,
-    /// Time for which it goes on.
+    /// Time during which nodes are replaced.
     #[serde(rename = "for")]
     pub time: Span,
 }
 
-/// The network is split, and heals.
+/// The network is split for some time.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Partition {
@@ -156,7 +156,7 @@ pub struct Partition {
     pub time: Span,
 }
 
-/// A node, which is drawn, discovers the network. The step goes on until that is done.
+/// A random node discovers the network. The step lasts until the discovery has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Discover {
@@ -165,57 +165,58 @@ pub struct Discover {
     pub depth: i32,
 }
 
-/// The expected results of a step. Each that has a bound is measured at the end of the step.
+/// The expected results of a step. Each result that has a bound is measured at the end of the step.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Expect {
-    /// Running nodes that are no members, at most.
+    /// Maximum number of running nodes that are not members.
     pub not_joined: Option<u64>,
-    /// Connected components of the network, exactly.
+    /// Exact number of connected components of the network.
     pub components: Option<u64>,
-    /// Links of a node beyond its view and its pinned links, at most. Links that are just being
-    /// replaced do not count.
+    /// Maximum number of links of one node beyond its active view and its pinned links. Links that are just
+    /// being replaced do not count.
     pub links_over_view: Option<u64>,
-    /// Time from the last disturbance until the network was one component for good, at most.
+    /// Maximum time from the last disturbance until the network was one component and remained so.
     pub one_component_within: Option<Span>,
-    /// Percentage of deliveries that took place, at least.
+    /// Minimum percentage of the expected deliveries that took place.
     pub delivered_percent: Option<u64>,
-    /// Broadcasts that were delivered to an application more than once, at most.
+    /// Maximum number of repeated deliveries of a broadcast to the same application.
     pub delivered_twice: Option<u64>,
-    /// Broadcasts that were delivered and no node has sent, at most.
+    /// Maximum number of delivered broadcasts that no node has sent.
     pub altered: Option<u64>,
-    /// Time of the last delivery of a broadcast, from when it was sent or the network was whole again,
-    /// at most.
+    /// Maximum time until the last delivery of a broadcast. The time begins when the broadcast is sent or, if
+    /// the network is split then, when it heals.
     pub delivered_within: Option<Span>,
-    /// Broadcasts that arrived for each that was new, at most.
+    /// Maximum number of broadcasts that arrived, divided by the number that were delivered.
     pub redundancy: Option<Ratio>,
-    /// Time of the last delivery over the best possible time, at most: of the median broadcast.
+    /// Maximum time until the last delivery of a broadcast, divided by the shortest possible time. It applies
+    /// to the median of the broadcasts.
     pub last_node_over_best: Option<Ratio>,
-    /// The same of the broadcast with the greatest ratio.
+    /// The same ratio, but for the broadcast with the greatest one.
     pub worst_over_best: Option<Ratio>,
-    /// Connected components of the honest nodes alone, exactly.
+    /// Exact number of connected components of the honest nodes alone.
     pub honest_components: Option<u64>,
-    /// Honest neighbours of the honest node with the fewest, at least.
+    /// Minimum number of honest neighbours of each honest node.
     pub honest_neighbours: Option<u64>,
-    /// Nodes and links that the discovery missed or made up, at most.
+    /// Maximum number of nodes and links that the discovery missed or made up.
     pub discovery_errors: Option<u64>,
-    /// Queries that arrived at a node beyond one for each of its links, at most.
+    /// Maximum number of queries that arrived at one node beyond one for each of its links.
     pub queries_over_links: Option<u64>,
 }
 
-/// A time, written `"500ms"`, `"30s"`, `"2m"` or `"1h"`.
+/// A duration, written as `"500ms"`, `"30s"`, `"2m"` or `"1h"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Span(pub Duration);
 
-/// A ratio, in thousandths; written as a number.
+/// A ratio in thousandths, written as a decimal number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ratio(pub u64);
 
 impl Scenario {
-    /// Checks what the format alone does not.
+    /// Checks the rules that the file format does not enforce.
     ///
     /// # Errors
-    /// The first fault, with its key and what is allowed.
+    /// The first violation, with the name of the setting and the allowed values.
     pub fn check(&self) -> Result<(), String> {
         let percent = |what: &str, percent: u8| match percent {
             0..=100 => Ok(()),
@@ -259,7 +260,8 @@ impl Step {
             if broadcast.every.0 < Duration::from_millis(1) {
                 return Err("`broadcast.every` has to be at least 1ms".into());
             }
-            // From the number and the author, 20 bytes at most, up to what fits into a broadcast.
+            // At least the number and the author, which have at most 20 bytes. At most what fits into a
+            // broadcast.
             if !(32..=60_000).contains(&broadcast.size) {
                 return Err(format!("`broadcast.size` is {}: 32 to 60000", broadcast.size));
             }
@@ -291,7 +293,7 @@ impl Step {
         Ok(())
     }
 
-    /// Returns its title, or a name made from what it does.
+    /// Returns the step's title. Without a title, returns a name made from its actions.
     #[must_use]
     pub fn name(&self) -> String {
         if !self.title.is_empty() {
@@ -323,7 +325,7 @@ impl std::str::FromStr for Span {
             "h" => 3_600_000,
             _ => return Err(format!("`{text}` is no time: write 500ms, 30s, 2m or 1h")),
         };
-        // The bound keeps the product below from overflowing: a billion hours in milliseconds are 3.6e15.
+        // The bound prevents an overflow of the product: a billion hours are 3.6e15 milliseconds.
         let number: Option<u64> = number.parse().ok().filter(|number| *number < 1_000_000_000);
         let number =
             number.ok_or_else(|| format!("`{text}` is no time: write 500ms, 30s or 2m"))?;
@@ -397,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn times_read_as_they_are_written() {
+    fn only_whole_numbers_with_a_unit_are_times() {
         for (text, millis) in [("0s", 0), ("500ms", 500), ("30s", 30_000), ("2m", 120_000)] {
             assert_eq!(text.parse(), Ok(Span(Duration::from_millis(millis))));
         }
@@ -407,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_wrong_setting() {
+    fn an_error_contains_the_wrong_setting_and_the_allowed_values() {
         let scenario = |rest: &str, steps: &str| {
             read(&format!(r#"{{"name": "x", "nodes": 10, {rest} "step": [{steps}]}}"#))
         };

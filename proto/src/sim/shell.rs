@@ -261,9 +261,9 @@ impl<H: Handler> Sim<H> {
             }
             Output::Sent { operation, outcome } => self.sent(node, operation, outcome),
             Output::Request { peer, id, name, message } => {
-                let from = RequestPath::Others { id };
+                let path = RequestPath::Others { id };
                 let run = self.nodes[node].run;
-                let asked = IncomingRequest { from, peer, name, message };
+                let asked = IncomingRequest { path, peer, name, message };
                 self.work.push_back(Work::Request(node, run, asked));
             }
             Output::Replied { operation, outcome } => self.replied(operation.0, outcome),

@@ -1,4 +1,4 @@
-//! The measurements of a step.
+//! Measures the results of a step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,22 +12,26 @@ use crate::peer::OperationId;
 
 /// The results of a step's broadcasts.
 struct BroadcastResults {
-    wanted: u64,
-    got: u64,
-    twice: u64,
+    /// Number of expected deliveries.
+    expected: u64,
+    /// Number of expected deliveries that took place in time.
+    delivered: u64,
+    /// Number of repeated deliveries.
+    repeated: u64,
     slowest: Duration,
-    /// Time of the last delivery over the best possible time, in thousandths, for each broadcast in
-    /// ascending order.
+    /// For each broadcast the time of its last delivery, divided by the shortest possible time, in
+    /// thousandths. In ascending order.
     over_best: Vec<u64>,
 }
 
-/// Number of further looks at links beyond a view, and the time between them. A second: several times the
-/// latency between two nodes.
+/// Number of times that nodes with too many links are checked again.
 const LINK_RECHECKS: usize = 2;
+
+/// Time before each of these checks. One second: several times the latency between two nodes.
 const LINK_RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl ScenarioRun<'_> {
-    /// Measures what the step expects.
+    /// Measures the results for which the step has a bound.
     pub(super) fn measure(&mut self, state: &StepState) {
         let expect = &state.step.expect;
         let over_view = expect.links_over_view.map_or(0, |_| self.links_over_view());
@@ -47,7 +51,7 @@ impl ScenarioRun<'_> {
         self.check(state, "components of honest nodes", honest, bound);
         let repaired = match (components, state.last_apart) {
             (1, None) => Figure::Time(Duration::ZERO),
-            // It was whole at the next look, so this is the longest that the repair can have taken.
+            // At the next check the network was one component, so the repair took at most this long.
             (1, Some(last)) => {
                 Figure::Time((last + COMPONENTS_CHECK_INTERVAL).since(state.disturbed))
             }
@@ -66,14 +70,15 @@ impl ScenarioRun<'_> {
         if state.step.broadcast.is_none() && expect.delivered_twice.is_none() {
             return;
         }
-        let reached = self.reached(state.first_sent);
-        let BroadcastResults { wanted, got, twice, slowest, over_best } = reached;
-        let percent = (got * 100_000).checked_div(wanted).map_or(Figure::Never, Figure::Percent);
+        let results = self.broadcast_results(state.first_sent);
+        let BroadcastResults { expected, delivered, repeated, slowest, over_best } = results;
+        let percent =
+            (delivered * 100_000).checked_div(expected).map_or(Figure::Never, Figure::Percent);
         let least = expect.delivered_percent.map(|least| Figure::Percent(least * 1000));
         self.check(state, "delivered", percent, least.map(Bound::AtLeast));
         let most = expect.delivered_twice.map(at_most);
-        self.check(state, "delivered more than once", Figure::Count(twice), most);
-        let all = wanted > 0 && got == wanted;
+        self.check(state, "delivered more than once", Figure::Count(repeated), most);
+        let all = expected > 0 && delivered == expected;
         let within = if all { Figure::Time(slowest) } else { Figure::Never };
         let most = expect.delivered_within.map(time_at_most);
         self.check(state, "last node reached after", within, most);
@@ -87,23 +92,23 @@ impl ScenarioRun<'_> {
             (expect.worst_over_best, "last node over best, worst", over_best.last()),
         ];
         for (bound, what, value) in ratios {
-            // If a node was not reached, there is no last delivery that could be compared.
+            // If a node was not reached, there is no last delivery to compare.
             let value = value.filter(|_| all).map_or(Figure::Never, |ratio| Figure::Ratio(*ratio));
             self.check(state, what, value, bound.map(ratio_at_most));
         }
     }
 
     /// Returns the results of the broadcasts from number `first` on.
-    fn reached(&self, first: usize) -> BroadcastResults {
+    fn broadcast_results(&self, first: usize) -> BroadcastResults {
         let sent = &self.sent[first..];
-        let mut reached = BroadcastResults {
-            wanted: 0,
-            got: 0,
-            twice: 0,
+        let mut results = BroadcastResults {
+            expected: 0,
+            delivered: 0,
+            repeated: 0,
             slowest: Duration::ZERO,
             over_best: Vec::new(),
         };
-        // For each broadcast: the time of the last delivery, and the best possible time.
+        // For each broadcast: the time until the last delivery, and the shortest possible time.
         let mut last = vec![(Duration::ZERO, Duration::ZERO); sent.len()];
         for node in (0..self.sim.len()).filter(|node| self.is_honest(*node)) {
             let mut times = vec![None; sent.len()];
@@ -112,27 +117,27 @@ impl ScenarioRun<'_> {
                 if let Some(time) = time
                     && time.replace(*at).is_some()
                 {
-                    reached.twice += 1;
+                    results.repeated += 1;
                 }
             }
-            let (came, went) = self.lifetimes[node];
+            let (started, ended) = self.lifetimes[node];
             for (number, broadcast) in sent.iter().enumerate() {
                 let stays = |node: usize, until| self.lifetimes[node].1.is_none_or(|at| at > until);
-                // A node counts if it runs all the time. An author that stops at once may take the
-                // broadcast with it.
+                // A node counts if it runs from the broadcast until the deadline. A broadcast does not count if
+                // its author stops so early that the broadcast may be lost.
                 let counts = node != broadcast.author
-                    && came <= broadcast.at
-                    && went.is_none_or(|went| went > broadcast.deadline)
+                    && started <= broadcast.at
+                    && ended.is_none_or(|ended| ended > broadcast.deadline)
                     && stays(broadcast.author, broadcast.at + MIN_AUTHOR_UPTIME);
                 if !counts {
                     continue;
                 }
-                reached.wanted += 1;
+                results.expected += 1;
                 let Some(at) = times[number].filter(|at| *at <= broadcast.deadline) else {
                     continue;
                 };
-                reached.got += 1;
-                reached.slowest = reached.slowest.max(at.since(broadcast.reachable_from));
+                results.delivered += 1;
+                results.slowest = results.slowest.max(at.since(broadcast.reachable_from));
                 let best = broadcast.best.get(node).copied().flatten().unwrap_or_default();
                 last[number].0 = last[number].0.max(at.since(broadcast.at));
                 last[number].1 = last[number].1.max(best);
@@ -141,9 +146,9 @@ impl ScenarioRun<'_> {
         let ratio = |(took, best): &(Duration, Duration)| {
             (took.as_micros() * 1000 / best.as_micros().max(1)) as u64
         };
-        reached.over_best = last.iter().map(ratio).collect();
-        reached.over_best.sort_unstable();
-        reached
+        results.over_best = last.iter().map(ratio).collect();
+        results.over_best.sort_unstable();
+        results
     }
 
     fn measure_discovery(&mut self, state: &StepState, expect: &Expect) {
@@ -156,7 +161,7 @@ impl ScenarioRun<'_> {
         };
         self.check(state, "missed or made up", errors, expect.discovery_errors.map(at_most));
         let mut links = vec![0_u64; self.sim.len()];
-        // A query may have come over a link that was there only at the beginning, or only at the end.
+        // A query may have arrived over a link that existed only at the beginning, or only at the end.
         for (a, b) in state.links.iter().chain(&self.sim.links()).collect::<BTreeSet<_>>() {
             links[*a] += 1;
             links[*b] += 1;
@@ -170,8 +175,8 @@ impl ScenarioRun<'_> {
         self.check(state, "queries over links, most", Figure::Count(over), most);
     }
 
-    /// Returns the number of nodes and links that a discovery missed or made up. Links that came up or
-    /// ended meanwhile may be found or not.
+    /// Returns the number of nodes and links that a discovery missed or made up. Links that came up or ended
+    /// during the discovery may be in the result or not.
     fn discovery_errors(&self, state: &StepState, asking: usize, query: OperationId) -> u64 {
         let Some(found) = self.sim.discovery(query) else { return 0 };
         let own = self.sim.overlay(asking).map(|overlay| overlay.info());
@@ -199,9 +204,9 @@ impl ScenarioRun<'_> {
         running.filter(|node| !self.is_member(*node)).count() as u64
     }
 
-    /// Returns the greatest number of links that a node has beyond its view and its pinned links. When
-    /// neighbours are exchanged, one link ends a moment after another has come up, so nodes with too
-    /// many are looked at again.
+    /// Returns the greatest number of links that a node has beyond its active view and its pinned links. When a
+    /// node replaces a neighbour, the old link ends a moment after the new one has come up. So nodes with too
+    /// many links are checked again.
     fn links_over_view(&mut self) -> u64 {
         let mut most: BTreeMap<usize, u64> =
             (0..self.sim.len()).map(|node| (node, self.links_beyond(node))).collect();
@@ -212,7 +217,7 @@ impl ScenarioRun<'_> {
             }
             self.sim.run_for(LINK_RECHECK_INTERVAL);
             for (node, links) in &mut most {
-                // Links beyond the view count if they stay: the fewest of all looks.
+                // Only links that remain count, so the result is the minimum of all checks.
                 *links = self.links_beyond(*node).min(*links);
             }
         }
@@ -243,7 +248,7 @@ impl ScenarioRun<'_> {
         fewest.unwrap_or_default()
     }
 
-    /// Adds a measure of the step, if there is a bound for it.
+    /// Adds a measurement of the step, if the step has a bound for it.
     fn check(
         &mut self,
         state: &StepState,

@@ -1,4 +1,4 @@
-//! The results of a scenario: figures and their bounds.
+//! The results of a scenario: measurements and their bounds.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,13 +16,13 @@ pub struct Report {
     pub seed: u64,
     /// Number of nodes.
     pub nodes: usize,
-    /// The measurements, in their order.
+    /// The measurements, in the order of the steps.
     pub measures: Vec<Measure>,
     /// Virtual time that has passed, in milliseconds.
     pub virtual_ms: u64,
-    /// Frames that were sent.
+    /// Number of frames that were sent.
     pub frames: u64,
-    /// Their bytes.
+    /// Number of bytes of these frames.
     pub bytes: u64,
     /// The hash of everything that has happened.
     pub trace: Hash,
@@ -31,19 +31,19 @@ pub struct Report {
 /// A measurement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Measure {
-    /// The step.
+    /// The name of the step.
     pub step: String,
-    /// Its name.
+    /// The name of the measurement.
     pub what: &'static str,
-    /// Its value.
+    /// The measured value.
     pub value: Figure,
-    /// The bound for it.
+    /// The bound of the value.
     pub bound: Bound,
-    /// It is within the bound.
+    /// The value is within the bound.
     pub held: bool,
 }
 
-/// A figure. As JSON it is a number, with times in seconds, and null for `Never`.
+/// A measured value. As JSON it is a number, with times in seconds, or null for `Never`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Figure {
     /// A count.
@@ -54,11 +54,11 @@ pub enum Figure {
     Percent(u64),
     /// A time.
     Time(Duration),
-    /// Something that has not happened.
+    /// The time or ratio of something that has not happened.
     Never,
 }
 
-/// The bound for a figure.
+/// The bound of a figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
@@ -79,11 +79,12 @@ impl Report {
 }
 
 impl Measure {
-    /// Returns a measurement and compares it with its bound.
+    /// Creates a measurement, and compares its value with the bound.
     #[must_use]
     pub fn new(step: String, what: &'static str, value: Figure, bound: Bound) -> Self {
         let held = match bound {
-            // First, because `Never` is greater than all other figures, and so at least anything.
+            // This arm is the first, because `Never` is greater than all other figures, so it would pass as
+            // `AtLeast`.
             _ if value == Figure::Never => false,
             Bound::AtMost(most) => value <= most,
             Bound::AtLeast(least) => value >= least,
@@ -98,7 +99,7 @@ impl fmt::Display for Figure {
         match self {
             Self::Count(count) => write!(f, "{count}"),
             Self::Ratio(ratio) => write!(f, "{}.{:02}", ratio / 1000, ratio % 1000 / 10),
-            // Rounded down, so that 99.9999 % does not show as 100 %.
+            // Rounded down, so that 99.9999 % is not printed as 100 %.
             Self::Percent(percent) => match (percent / 1000, percent % 1000) {
                 (whole, 0) => write!(f, "{whole} %"),
                 (whole, rest) => write!(f, "{whole}.{rest:03} %"),
@@ -142,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_within_their_bounds_or_not() {
+    fn figures_are_compared_with_their_bounds_and_printed() {
         let measure = |value, bound| Measure::new("s".into(), "w", value, bound);
         assert!(measure(Figure::Count(5), Bound::AtMost(Figure::Count(5))).held);
         assert!(!measure(Figure::Count(6), Bound::AtMost(Figure::Count(5))).held);

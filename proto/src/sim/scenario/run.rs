@@ -1,4 +1,4 @@
-//! The course of a scenario.
+//! Runs a scenario, step by step.
 
 use std::time::Duration;
 
@@ -14,34 +14,35 @@ use crate::sim::node::derive_seed;
 use crate::sim::{Joining, Lies, NodeOptions, Sim, SimConfig};
 use crate::time::Instant;
 
-/// Interval at which nodes that could not join try again.
+/// Interval at which nodes try again that could not join.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Interval at which the components of the network are counted, if the time of a repair is measured.
+/// Interval at which the components of the network are counted, if the step measures the time of a repair.
 pub(super) const COMPONENTS_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A broadcast whose author stops within this time may be lost with it.
+/// Time for which an author has to run after it has sent a broadcast. If it stops earlier, the broadcast may be
+/// lost, and does not count.
 pub(super) const MIN_AUTHOR_UPTIME: Duration = Duration::from_secs(1);
 
 /// The progress of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
-    /// The step, counted from 1.
+    /// The number of the step, counted from 1.
     pub step: usize,
     /// Number of steps.
     pub steps: usize,
-    /// Its title.
+    /// The title of the step.
     pub title: String,
-    /// Its progress, in percent.
+    /// The progress of the step, in percent.
     pub percent: u64,
     /// The virtual time.
     pub time: Duration,
 }
 
-/// Runs a scenario, and calls `progressed` with its progress from time to time.
+/// Runs a scenario with a seed. Calls `progressed` whenever a step has progressed by a percent.
 ///
 /// # Errors
-/// The text of [`Scenario::check`].
+/// The error of [`Scenario::check`].
 pub fn run(
     scenario: &Scenario,
     seed: u64,
@@ -66,33 +67,33 @@ pub fn run(
     Ok(run.report())
 }
 
-/// The state of a run.
+/// A scenario that is being run.
 pub(super) struct ScenarioRun<'a> {
     pub(super) scenario: &'a Scenario,
     pub(super) seed: u64,
     pub(super) sim: Sim<BroadcastRecorder>,
     pub(super) rng: ChaCha8Rng,
-    /// For each node the time of its start and, if it is gone, of its end.
+    /// For each node the time of its start and, if it has ended, the time of its end.
     pub(super) lifetimes: Vec<(Instant, Option<Instant>)>,
     pub(super) sent: Vec<SentBroadcast>,
-    /// The nodes that take turns in broadcasting.
+    /// The nodes that take turns as authors.
     pub(super) authors: Vec<usize>,
     pub(super) measures: Vec<Measure>,
 }
 
-/// A broadcast.
+/// A broadcast that was sent.
 pub(super) struct SentBroadcast {
     pub(super) author: usize,
     pub(super) at: Instant,
-    /// Time from which it can reach all nodes.
+    /// Time from which the broadcast can reach all nodes.
     pub(super) reachable_from: Instant,
-    /// Time by which it has to have reached them.
+    /// Time by which the broadcast has to have reached all nodes.
     pub(super) deadline: Instant,
-    /// Best possible time of delivery for each node, if that is compared.
+    /// Shortest possible time of delivery to each node. Empty if the step does not compare it.
     pub(super) best: Vec<Option<Duration>>,
 }
 
-/// Something that happens in a step.
+/// An action of a step.
 #[derive(Debug, Clone, Copy)]
 enum StepAction {
     AddNode { through: usize },
@@ -105,7 +106,7 @@ enum StepAction {
     End,
 }
 
-/// The state of a step.
+/// A step that is being run.
 pub(super) struct StepState {
     pub(super) step: Step,
     /// Time of the last disturbance of the network.
@@ -174,14 +175,14 @@ impl<'a> ScenarioRun<'a> {
             let ended = |sim: &Sim<BroadcastRecorder>| {
                 sim.discovery(query).is_none_or(|found| found.complete.is_some())
             };
-            // The machine ends each query after `query_timeout`. This limit only guards the run.
+            // The machine ends each query after `query_timeout`. This limit only makes sure that the run ends.
             self.sim.run_until(Config::default().query_timeout * 2, ended);
         }
         self.measure(&state);
     }
 
-    /// Returns what happens in a step, with its time from the beginning. The end of the step is the
-    /// last.
+    /// Returns the actions of a step, each with its time since the beginning of the step. The last action is
+    /// the end of the step.
     fn timetable(&mut self, state: &StepState) -> Vec<(Duration, StepAction)> {
         let step = &state.step;
         let mut actions = Vec::new();
@@ -189,7 +190,7 @@ impl<'a> ScenarioRun<'a> {
         if let Some(join) = &step.join {
             let others = self.scenario.nodes.saturating_sub(join.through);
             for n in 0..self.scenario.nodes {
-                // The first `through` nodes come at once, so that the others find all of them.
+                // The first `through` nodes start at once, so that the other nodes find all of them.
                 let late = (n + 1).saturating_sub(join.through);
                 let at = join.within.0 * to_u32(late) / to_u32(others.max(1));
                 actions.push((at, StepAction::AddNode { through: join.through }));
@@ -198,9 +199,9 @@ impl<'a> ScenarioRun<'a> {
         }
         if let Some(replace) = &step.replace {
             let percent = usize::from(replace.percent_per_minute);
-            let minutes = replace.time.0.as_secs();
-            // 6000 is a hundred for the percentage times sixty for the minute.
-            let count = self.scenario.nodes * percent * minutes as usize / 6000;
+            let seconds = replace.time.0.as_secs();
+            // 6000 is 100 for the percentage, times 60 for the seconds of a minute.
+            let count = self.scenario.nodes * percent * seconds as usize / 6000;
             for n in 0..count {
                 actions.push((replace.time.0 * to_u32(n) / to_u32(count), StepAction::Replace));
             }
@@ -218,7 +219,7 @@ impl<'a> ScenarioRun<'a> {
                 at += broadcast.every.0;
             }
             end = end.max(broadcast.time.0);
-            // A broadcast during a partition can reach the other parts only after it.
+            // A broadcast that is sent during a partition reaches the other parts only after the partition.
             let last = at.max(step.partition.as_ref().map_or(at, |split| split.time.0));
             end = end.max(last + broadcast.patience.0);
         }
@@ -234,7 +235,7 @@ impl<'a> ScenarioRun<'a> {
             every(Duration::ZERO, COMPONENTS_CHECK_INTERVAL, StepAction::CheckComponents);
         }
         actions.push((end, StepAction::End));
-        // The sort is stable: at equal times the order above holds, and the end comes last.
+        // The sort is stable: actions of the same time remain in the order above, and the end is the last.
         actions.sort_by_key(|(at, _)| *at);
         actions
     }
@@ -244,7 +245,7 @@ impl<'a> ScenarioRun<'a> {
             StepAction::AddNode { through } => {
                 let node = self.add(through);
                 if node > 0 {
-                    // The first nodes join through node 0, and share the later ones evenly.
+                    // The first `through` nodes join through node 0. The other nodes are spread evenly over them.
                     self.sim.join(node, if node < through { 0 } else { node % through });
                 }
             }
@@ -276,15 +277,15 @@ impl<'a> ScenarioRun<'a> {
                 }
             }
             StepAction::End => {
-                // Time has passed up to this moment.
+                // There is nothing to do. This action only lets time pass until the end of the step.
             }
         }
     }
 
-    /// Adds a node. The first few can be dialled, and are honest.
+    /// Adds a node. If its number is less than `honest`, it can be dialled and does not lie.
     fn add(&mut self, honest: usize) -> usize {
         let number = self.sim.len();
-        // Both are drawn for each node, so that another percentage leaves the later draws as they are.
+        // Both numbers are drawn for each node, so that other percentages do not change later draws.
         let drawn = [(); 2].map(|()| self.random_below(100));
         let first = number < honest;
         let dialable = first || drawn[0] >= usize::from(self.scenario.nat_percent);
@@ -295,10 +296,10 @@ impl<'a> ScenarioRun<'a> {
         self.sim.add_with(options, BroadcastRecorder::default())
     }
 
-    /// Has the nodes try again that could not join.
+    /// Has the nodes that could not join try again.
     fn retry(&mut self) {
         for node in 1..self.sim.len() {
-            // A new node is in `No` if there was no member to join through.
+            // A new node has the state `No` if there was no member to join through.
             let failed = matches!(self.sim.joining(node), Joining::Failed(_) | Joining::No);
             if failed && self.sim.is_running(node) {
                 self.join_somewhere(node);
@@ -350,12 +351,12 @@ impl<'a> ScenarioRun<'a> {
         let at = self.sim.now();
         let expect = &state.step.expect;
         let is_compared = expect.last_node_over_best.or(expect.worst_over_best).is_some();
-        // The shortest ways over all links, for each broadcast: too slow unless a bound asks for it.
+        // Computing the shortest paths for each broadcast is slow, so it is done only if a bound needs them.
         let best = if is_compared { self.sim.distances(author) } else { Vec::new() };
         let number = u32::try_from(self.sent.len()).unwrap_or(u32::MAX);
         let text = content(number, self.sim.id(author), broadcast.size);
         if self.sim.broadcast(author, number.to_string(), text).is_ok() {
-            // Nothing gets across the partition before it heals, so that time does not count.
+            // Nothing crosses a partition before the network heals, so that time does not count.
             let from = state.healed.map_or(at, |healed| healed.max(at));
             self.sent.push(SentBroadcast {
                 author,
@@ -381,7 +382,8 @@ impl<'a> ScenarioRun<'a> {
         self.sim.options(node).lies.is_none()
     }
 
-    /// Returns whether a node runs and is a member. The first node is one from the start.
+    /// Returns whether a node runs and is a member. Node 0, which joins through no other node, is a member from
+    /// its start.
     pub(super) fn is_member(&self, node: usize) -> bool {
         let joined = node == 0 || *self.sim.joining(node) == Joining::Joined;
         joined && self.sim.is_running(node)
