@@ -1,7 +1,7 @@
-//! Fetches of simulated nodes. They drive the same [`Fetch`] as a real node.
+//! Fetches of simulated nodes. Each of them drives the same [`Fetch`] as a download of a real node.
 //!
-//! Each source has a stream of its own (see [`stream`](super::stream)). Everything on it is checked as on a
-//! real node: the piece list against the hash, each piece against the list.
+//! Each source has a stream of its own (see [`stream`](super::stream)). The fetcher checks what arrives as a
+//! real node does: the piece list against the hash, and each piece against the list.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ use crate::id::Hash;
 use crate::peer::OperationId;
 use crate::time::Instant;
 
-/// A fetch that an application has asked for.
+/// A fetch that an application has begun.
 #[derive(Debug)]
 pub(super) struct SimulatedFetch {
     pub(super) node: usize,
@@ -39,13 +39,13 @@ pub(super) struct SimulatedFetch {
     hash: Hash,
     to: PathBuf,
     fetch: Fetch,
-    /// Time at which the queue wakes it.
+    /// Time of the event that wakes the fetch.
     wake: Option<Instant>,
-    /// The streams to its sources, by attempt.
+    /// The streams to the sources.
     streams: BTreeMap<SourceId, u64>,
-    /// The description and piece list that the first source has proven.
+    /// The description and piece list that a source has proven first.
     proven: Option<(Description, PieceList)>,
-    /// Time at which it was done. From then on it is only served.
+    /// Time at which the fetch was done. From then on the content is only served.
     done: Option<Instant>,
 }
 
@@ -54,32 +54,33 @@ pub(super) struct SimulatedFetch {
 pub(super) struct FetcherEnd {
     stage: FetcherStage,
     description: Option<Description>,
-    /// Runs of pieces that the source owes, in the order in which it sends them.
-    owed: VecDeque<OwedRun>,
+    /// Requested runs of pieces that have not arrived completely, in the order in which the source sends them.
+    requested: VecDeque<RequestedRun>,
 }
 
-/// The answer that the fetcher waits for.
+/// What the fetcher waits for.
 #[derive(Debug, Default)]
 enum FetcherStage {
-    /// None yet: the stream is being opened.
+    /// The opening of the stream.
     #[default]
     Opening,
-    /// The description, and then the first values of the list if they were requested.
+    /// The description; after it, if they were requested too, the first values of the list.
     Describing { also_values: bool },
-    /// None: the fetch decides what to request next. These values of the list have come.
+    /// The decision of the fetch what to request next. The list has the values that have arrived.
     Described(IncomingList),
-    /// Values of the list; then the last piece, if the size is to be proven too.
+    /// More values of the list; after them, with `with_size`, the last piece.
     Proving { list: IncomingList, with_size: bool },
-    /// The last piece.
+    /// The last piece, which proves the size.
     ProvingSize(PieceList),
-    /// None: this list is proven.
+    /// The decision of the fetch what to do with this list, which is proven.
     Proven(PieceList),
-    /// Pieces, if any are owed.
+    /// Pieces, if any are requested.
     Fetching,
 }
 
 #[derive(Debug)]
-struct OwedRun {
+struct RequestedRun {
+    /// The piece that arrives next.
     next: u64,
     end: u64,
     is_cancelled: bool,
@@ -87,18 +88,18 @@ struct OwedRun {
 
 impl FetcherEnd {
     /// Returns whether the source owes an answer.
-    pub(super) fn is_owed(&self) -> bool {
+    pub(super) fn awaits_answer(&self) -> bool {
         match &self.stage {
             FetcherStage::Described(_) | FetcherStage::Proven(_) => false,
-            FetcherStage::Fetching => !self.owed.is_empty(),
+            FetcherStage::Fetching => !self.requested.is_empty(),
             _ => true,
         }
     }
 }
 
 impl SimulatedFetch {
-    /// Returns the pieces that a node can serve because of this fetch.
-    pub(super) fn served(&self, node: usize, run: u32, hash: &Hash) -> Option<Servable<'_>> {
+    /// Returns what a run of a node can serve of a content because of this fetch.
+    pub(super) fn servable(&self, node: usize, run: u32, hash: &Hash) -> Option<Servable<'_>> {
         if (self.node, self.run, &self.hash) != (node, run, hash) {
             return None;
         }
@@ -106,7 +107,7 @@ impl SimulatedFetch {
         Some(Servable::Part(self.fetch.held()?, &description.name))
     }
 
-    /// Forgets the stream of a source, unless another has taken its place.
+    /// Forgets a stream of a source, unless the source has a newer stream.
     pub(super) fn forget_stream(&mut self, source: SourceId, fetch_id: u64) {
         if self.streams.get(&source) == Some(&fetch_id) {
             self.streams.remove(&source);
@@ -115,7 +116,7 @@ impl SimulatedFetch {
 }
 
 impl<H: Handler> Sim<H> {
-    /// Begins a fetch of a node's application.
+    /// Begins a fetch for a node's application.
     pub(super) fn begin_fetch(&mut self, node: usize, action: ActionId, hash: Hash, to: PathBuf) {
         let options = Options {
             own: self.nodes[node].id,
@@ -137,7 +138,7 @@ impl<H: Handler> Sim<H> {
         self.carry_out_fetch(fetch_id);
     }
 
-    /// Wakes a fetch at its deadline, or forgets it when it is not served any more.
+    /// Wakes a fetch at its deadline. Removes it once it has been served for long enough.
     pub(super) fn wake_fetch(&mut self, fetch_id: u64) {
         let now = self.now;
         let Some(fetch) = self.transfers.fetches.get_mut(&fetch_id) else { return };
@@ -149,7 +150,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Lets the fetches of a node search the network again, as it has a new link.
+    /// Reports a new link of a node to the fetches that wait for one.
     pub(super) fn fetches_linked(&mut self, node: usize) {
         let fetches = self.transfers.fetches.iter();
         let wanting = fetches.filter(|(_, fetch)| fetch.node == node && fetch.fetch.wants_link());
@@ -159,7 +160,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Takes an answer to a search for sources. Returns whether it is one.
+    /// Takes an answer to a search for sources. Returns false if the query is not such a search.
     pub(super) fn take_source_answer(
         &mut self,
         operation: OperationId,
@@ -173,7 +174,7 @@ impl<H: Handler> Sim<H> {
         true
     }
 
-    /// Notes the end of a search for sources.
+    /// Reports the end of a search for sources to its fetch.
     pub(super) fn source_search_ended(&mut self, operation: OperationId) {
         if let Some(fetch_id) = self.transfers.searches.remove(&operation) {
             self.fetch_input(fetch_id, Input::Searched);
@@ -190,7 +191,7 @@ impl<H: Handler> Sim<H> {
 
     /// Carries out the outputs of a fetch.
     fn carry_out_fetch(&mut self, fetch_id: u64) {
-        // Looked up anew each time: an output may have ended the fetch, or led to more inputs.
+        // Looked up again each time, because an output may have ended the fetch or led to more inputs.
         while let Some(fetch) = self.transfers.fetches.get_mut(&fetch_id)
             && let Some(output) = fetch.fetch.poll()
         {
@@ -210,7 +211,7 @@ impl<H: Handler> Sim<H> {
                 }
                 Output::Open(source) => {
                     if let Some(stream_id) = stream_of(source) {
-                        self.open_proven(fetch_id, stream_id);
+                        self.open_target(fetch_id, stream_id);
                     }
                 }
                 Output::Follow(source) => {
@@ -220,7 +221,7 @@ impl<H: Handler> Sim<H> {
                 }
                 Output::Request { source, first, count } => {
                     if let Some(stream_id) = stream_of(source) {
-                        self.ask_pieces(stream_id, first, count);
+                        self.request_pieces(stream_id, first, count);
                     }
                 }
                 Output::Cancel(source) => {
@@ -231,7 +232,7 @@ impl<H: Handler> Sim<H> {
                 Output::Complete(source) => {
                     if let Some(stream_id) = fetch.streams.remove(&source) {
                         let name = self.nodes[node].name.clone();
-                        // The source closes the stream when this arrives. The fetch forgets it now.
+                        // The source closes the stream when this request arrives.
                         let request = Request::Complete { hash, name, called: None };
                         self.send_item(stream_id, FETCHER, StreamItem::Request(request));
                     }
@@ -246,7 +247,7 @@ impl<H: Handler> Sim<H> {
                     self.event(node, Event::NodeSourceDropped { hash, source, why });
                 }
                 Output::Reset => {
-                    // The pieces belong to a content of another size, so none of them is of use.
+                    // The pieces belong to a content of another size, so they are useless.
                     fetch.proven = None;
                     self.nodes[node].disk.get_mut().parts.remove(&hash);
                 }
@@ -257,7 +258,7 @@ impl<H: Handler> Sim<H> {
         self.schedule_fetch_wake(fetch_id);
     }
 
-    /// Puts the fetch's next deadline into the queue, if that is sooner than the one there.
+    /// Adds an event for the fetch's deadline, if it is earlier than that of the event that is queued.
     fn schedule_fetch_wake(&mut self, fetch_id: u64) {
         let now = self.now;
         let Some(fetch) = self.transfers.fetches.get_mut(&fetch_id) else { return };
@@ -269,7 +270,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Dials a source. A linked one that can't be dialled calls back.
+    /// Dials a source. If no address can be dialled but there is a link with the source, the source calls back.
     fn dial_source(&mut self, fetch_id: u64, source: SourceId, candidate: &SourceCandidate) {
         let Some(fetch) = self.transfers.fetches.get(&fetch_id) else { return };
         let (node, hash) = (fetch.node, fetch.hash);
@@ -285,7 +286,7 @@ impl<H: Handler> Sim<H> {
             let to = self.node_of(id).filter(|_| linked)?;
             let back = address(self.nodes[node].announced_ip(node));
             let reaches = self.reachable(to, &back) == Reachability::Node(node);
-            // The way of the query that asks for it, then the two round trips of the dial back.
+            // One latency for the query that asks for the call-back, then the two round trips of the dial.
             reaches.then(|| (to, self.latency(node, to) * 5))
         });
         let Some((to, wait)) = reached.or(called_back) else {
@@ -315,7 +316,7 @@ impl<H: Handler> Sim<H> {
         self.fetch_input(fetch_id, Input::Failed { source, fault: Fault::Unreachable });
     }
 
-    /// Closes the stream of a source that has failed.
+    /// Closes the stream of a source that has failed, and reports the fault to the fetch.
     pub(super) fn source_failed(&mut self, stream_id: u64, fault: Fault) {
         let Some(stream) = self.transfers.streams.get(&stream_id) else { return };
         let (fetch_id, source) = (stream.fetch, stream.source);
@@ -323,7 +324,7 @@ impl<H: Handler> Sim<H> {
         self.fetch_input(fetch_id, Input::Failed { source, fault });
     }
 
-    /// Begins with a source whose connection is there, unless the source or the network failed meanwhile.
+    /// Requests the description from a source, unless it has stopped, is cut off, or is not the expected node.
     pub(super) fn stream_opened(&mut self, stream_id: u64) {
         let Some(stream) = self.transfers.streams.get(&stream_id) else { return };
         let (fetch_id, source, hash) = (stream.fetch, stream.source, stream.hash);
@@ -335,17 +336,16 @@ impl<H: Handler> Sim<H> {
         }
         self.fetch_input(fetch_id, Input::Identified { source, id });
         let is_new = self.transfers.fetches.get(&fetch_id).is_some_and(|f| f.proven.is_none());
-        // It may be a node that the fetch knows already, which was hung up on.
+        // The fetch may know the node from another address, and may have closed this stream.
         let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         stream.fetcher.stage = FetcherStage::Describing { also_values: is_new };
         self.send_item(stream_id, FETCHER, StreamItem::Request(Request::Describe { hash }));
-        // Together with the description, which saves a round trip. Once the content is proven, the list
-        // is known.
+        // Requested with the description, which saves a round trip. Once proven, the list is known.
         if is_new {
             let request = Request::Pieces { hash, first: 0, count: MAX_PER_REQUEST };
             self.send_item(stream_id, FETCHER, StreamItem::Request(request));
         }
-        // From now on there is a deadline in the queue for as long as the stream exists.
+        // From now on the event queue has a check of this stream as long as the stream exists.
         self.check_stream(stream_id);
     }
 
@@ -356,11 +356,11 @@ impl<H: Handler> Sim<H> {
             return;
         };
         stream.fetcher.stage = FetcherStage::Proving { list, with_size };
-        self.go_on_proving(stream_id);
+        self.continue_proof(stream_id);
     }
 
     /// Requests the next values of the list, or checks the list if it is complete.
-    fn go_on_proving(&mut self, stream_id: u64) {
+    fn continue_proof(&mut self, stream_id: u64) {
         let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         let hash = stream.hash;
         let FetcherStage::Proving { list, with_size } = std::mem::take(&mut stream.fetcher.stage)
@@ -375,25 +375,25 @@ impl<H: Handler> Sim<H> {
         let Ok(list) = list.finish(&hash) else {
             return self.source_failed(stream_id, Fault::Lie);
         };
-        // An empty file has no piece that could show later that the size is wrong.
+        // An empty file has no further pieces that could show later that the size is wrong.
         if with_size || list.size() == 0 {
             let first = list.count().saturating_sub(1);
             stream.fetcher.stage = FetcherStage::ProvingSize(list);
             let request = Request::Data { hash, first, count: 1 };
             return self.send_item(stream_id, FETCHER, StreamItem::Request(request));
         }
-        self.proven(stream_id, list);
+        self.report_proof(stream_id, list);
     }
 
-    fn proven(&mut self, stream_id: u64, list: PieceList) {
+    fn report_proof(&mut self, stream_id: u64, list: PieceList) {
         let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         stream.fetcher.stage = FetcherStage::Proven(list);
         let (fetch_id, source) = (stream.fetch, stream.source);
         self.fetch_input(fetch_id, Input::Proven(source));
     }
 
-    /// Opens what a source has proven on the node's disk.
-    fn open_proven(&mut self, fetch_id: u64, stream_id: u64) {
+    /// Opens the content that a source has proven on the node's disk, with the pieces that are there.
+    fn open_target(&mut self, fetch_id: u64, stream_id: u64) {
         let now = self.now;
         let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         let FetcherStage::Proven(list) = std::mem::take(&mut stream.fetcher.stage) else { return };
@@ -401,19 +401,18 @@ impl<H: Handler> Sim<H> {
         let Some(fetch) = self.transfers.fetches.get_mut(&fetch_id) else { return };
         let Ok(layout) = Layout::file(list.size()) else { return };
         let parts = &mut self.nodes[fetch.node].disk.get_mut().parts;
-        // Pieces that an earlier fetch has left are used again, unless it believed in another number of
-        // pieces.
+        // Pieces of an earlier fetch are used again, unless that fetch had another number of pieces.
         let here = parts.get(&fetch.hash).filter(|held| held.count() == layout.count()).cloned();
         let Ok(empty) = PieceSet::of_count(layout.count()) else { return };
-        // The prover is asked to follow once the content is settled, as any other source.
+        // The source that has given the proof is followed later, like any other source.
         stream.fetcher.stage = FetcherStage::Fetching;
         fetch.proven = Some((description, list));
         let (layout, held) = (Arc::new(layout), here.unwrap_or(empty));
-        // Not with `fetch_input`: the loop of `carry_out_fetch`, which has called this, polls what follows.
+        // The loop of `carry_out_fetch`, which has called this, polls the outputs.
         fetch.fetch.handle(now, Input::Opened { layout, held });
     }
 
-    /// Asks a source which pieces it has, and makes it ready for requests.
+    /// Follows a source, which answers with the pieces that it has, and reports it to the fetch as ready.
     fn follow_source(&mut self, fetch_id: u64, stream_id: u64) {
         let now = self.now;
         let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
@@ -427,27 +426,27 @@ impl<H: Handler> Sim<H> {
             StreamItem::Request(Request::Follow { hash, addresses }),
         );
         if let Some(fetch) = self.transfers.fetches.get_mut(&fetch_id) {
-            // The loop of `carry_out_fetch` polls what follows.
+            // The loop of `carry_out_fetch` polls the outputs.
             fetch.fetch.handle(now, Input::Ready { source, is_whole });
         }
     }
 
-    fn ask_pieces(&mut self, stream_id: u64, first: u64, count: u16) {
+    fn request_pieces(&mut self, stream_id: u64, first: u64, count: u16) {
         let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         let end = first.saturating_add(count.into());
-        stream.fetcher.owed.push_back(OwedRun { next: first, end, is_cancelled: false });
+        stream.fetcher.requested.push_back(RequestedRun { next: first, end, is_cancelled: false });
         let request = Request::Data { hash: stream.hash, first, count };
         self.send_item(stream_id, FETCHER, StreamItem::Request(request));
     }
 
     fn cancel_pieces(&mut self, stream_id: u64) {
         let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
-        // They stay owed: pieces on their way still count, and the source refuses the rest run by run.
-        stream.fetcher.owed.iter_mut().for_each(|run| run.is_cancelled = true);
+        // The runs stay in the list: pieces in flight still count, and the source refuses the rest of each run.
+        stream.fetcher.requested.iter_mut().for_each(|run| run.is_cancelled = true);
         self.send_item(stream_id, FETCHER, StreamItem::Request(Request::Cancel));
     }
 
-    /// Takes an answer of a source.
+    /// Handles an answer of a source.
     pub(super) fn take_answer(&mut self, stream_id: u64, answer: Answer, bytes: &[u8]) {
         let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         let (fetch_id, source) = (stream.fetch, stream.source);
@@ -474,7 +473,7 @@ impl<H: Handler> Sim<H> {
                 }
                 match stream.fetcher.stage {
                     FetcherStage::Described(_) => self.report_description(stream_id),
-                    _ => self.go_on_proving(stream_id),
+                    _ => self.continue_proof(stream_id),
                 }
             }
             Answer::Piece { index, .. } => self.take_piece(stream_id, index, bytes),
@@ -503,7 +502,7 @@ impl<H: Handler> Sim<H> {
         self.fetch_input(fetch_id, Input::Described { source, claim });
     }
 
-    /// Takes a piece, checks it, and keeps it.
+    /// Checks a piece, and writes it to the disk.
     fn take_piece(&mut self, stream_id: u64, index: u64, bytes: &[u8]) {
         let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         let (fetch_id, source, hash) = (stream.fetch, stream.source, stream.hash);
@@ -511,18 +510,18 @@ impl<H: Handler> Sim<H> {
             return match list.verify_piece(index, bytes) {
                 Ok(()) => {
                     let list = list.clone();
-                    self.proven(stream_id, list);
+                    self.report_proof(stream_id, list);
                 }
                 Err(_) => self.source_failed(stream_id, Fault::Lie),
             };
         }
-        let Some(run) = stream.fetcher.owed.front_mut().filter(|run| run.next == index) else {
-            // Pieces come in the order in which they were asked for, so any other one was not asked for.
+        let Some(run) = stream.fetcher.requested.front_mut().filter(|run| run.next == index) else {
+            // Pieces arrive in the order in which they were requested, so this one was not requested.
             return self.source_failed(stream_id, Fault::Lie);
         };
         run.next += 1;
         if run.next == run.end {
-            stream.fetcher.owed.pop_front();
+            stream.fetcher.requested.pop_front();
         }
         let Some(fetch) = self.transfers.fetches.get(&fetch_id) else { return };
         let Some((_, list)) = &fetch.proven else { return };
@@ -532,7 +531,7 @@ impl<H: Handler> Sim<H> {
         let (node, count) = (fetch.node, list.count());
         let parts = &mut self.nodes[node].disk.get_mut().parts;
         let empty = || PieceSet::of_count(count).unwrap_or_default();
-        // Near the end two sources may have been asked for the same piece.
+        // Near the end two sources may send the same piece.
         let is_new = parts.entry(hash).or_insert_with(empty).insert(index);
         self.fetch_input(fetch_id, Input::Stored { source, pieces: vec![index] });
         if is_new {
@@ -542,7 +541,7 @@ impl<H: Handler> Sim<H> {
 
     fn refused(&mut self, stream_id: u64, refusal: FileRefusal) {
         let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
-        let run = stream.fetcher.owed.pop_front();
+        let run = stream.fetcher.requested.pop_front();
         let is_cancelled = run.is_some_and(|run| run.is_cancelled);
         match refusal {
             FileRefusal::Cancelled if is_cancelled => {}
@@ -552,12 +551,12 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Puts a complete content in its place on the disk, and reports it.
+    /// Puts a complete content in its place on the disk, and reports the end of the fetch.
     fn fetch_done(&mut self, fetch_id: u64) {
         let now = self.now;
         let Some(fetch) = self.transfers.fetches.get_mut(&fetch_id) else { return };
         let (node, action, hash) = (fetch.node, fetch.action, fetch.hash);
-        // Followers may still want pieces that only this node has.
+        // Followers may still need pieces that only this node has.
         fetch.done = Some(now);
         self.queue.put(now + LINGER, SimEvent::WakeFetch { fetch: fetch_id });
         let Some(content) = self.transfers.contents.get(&hash) else { return };

@@ -1,4 +1,4 @@
-//! The files of simulated nodes: their disks, their shares, and searches for them.
+//! Files of simulated nodes: disks, shares and searches.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,21 +17,21 @@ use crate::handler::{Handler, MAX_FILE_IN_MEMORY};
 use crate::id::Hash;
 use crate::peer::{Command, OperationId};
 
-/// The fetches of a simulation, their streams, and the shared contents.
+/// The fetches of a simulation, their streams, and the contents that are shared.
 #[derive(Debug, Default)]
 pub(super) struct Transfers {
-    /// Contents that were ever shared. A node that fetches one refers to it once it has checked every
-    /// piece, so the copies of a thousand nodes take no memory.
+    /// All contents that were ever shared. A node that has fetched and checked a content refers to these bytes,
+    /// so the copies of a thousand nodes take no memory.
     pub(super) contents: BTreeMap<Hash, SharedContent>,
     pub(super) fetches: BTreeMap<u64, SimulatedFetch>,
-    /// The fetch that each search for sources is for.
+    /// For each search for sources, the fetch that has begun it.
     pub(super) searches: BTreeMap<OperationId, u64>,
     pub(super) streams: BTreeMap<u64, SimulatedStream>,
-    /// A full source's observations of the nodes that fetch a content from it.
+    /// For each source and content, the source's observations of the nodes that fetch the content from it.
     pub(super) seeding: BTreeMap<(usize, Hash), Seeding>,
 }
 
-/// A content that is shared, and the values of its pieces.
+/// A content that is shared, and the list of its pieces.
 #[derive(Debug, Clone)]
 pub(super) struct SharedContent {
     pub(super) bytes: Bytes,
@@ -42,7 +42,7 @@ pub(super) struct SharedContent {
 #[derive(Debug, Default)]
 pub(super) struct SimulatedDisk {
     files: BTreeMap<PathBuf, Bytes>,
-    /// The pieces that unfinished fetches have written, by hash.
+    /// The pieces that unfinished fetches have written, by the hash of the content.
     pub(super) parts: BTreeMap<Hash, PieceSet>,
 }
 
@@ -58,12 +58,12 @@ pub(super) struct SimulatedShare {
 pub(super) enum Servable<'a> {
     /// The whole content, under this name.
     Whole(&'a FileName),
-    /// These pieces, under this name: the node is fetching the content, or has just fetched it.
+    /// These pieces, under this name. The node is fetching the content, or has fetched it recently.
     Part(&'a PieceSet, &'a FileName),
 }
 
 impl SimulatedDisk {
-    /// Reads a file as an application does.
+    /// Reads a file for an application, which gets an error if the file is too large.
     pub(super) fn read(&self, path: &Path) -> io::Result<Bytes> {
         let bytes = self.files.get(path).ok_or(io::ErrorKind::NotFound)?;
         if bytes.len() > MAX_FILE_IN_MEMORY {
@@ -80,16 +80,16 @@ impl SimulatedDisk {
         self.files.insert(path.to_owned(), bytes);
     }
 
-    /// Puts a fetched content in its place, as a real node does: into `to` if that is a folder, and
-    /// beside a file that is there. Returns the path.
+    /// Writes a fetched content to its place, as a real node does: into `to` if that is a folder, and under
+    /// another name if there is another file of that name. Returns the path.
     pub(super) fn place(&mut self, to: &Path, name: &FileName, bytes: Bytes) -> PathBuf {
-        // The disk keeps no folders: a path is one if a file lies below it.
+        // The simulated disk has only files. A path is a folder if there is a file below it.
         let is_folder = self.files.keys().any(|path| path != to && path.starts_with(to));
         let target = if is_folder { to.join(name.as_str()) } else { to.to_owned() };
         let mut path = target.clone();
         for number in 1_u64.. {
             match self.files.get(&path) {
-                // A file with the same content is already what the fetch wants to have there.
+                // A file with the same content is what the fetch would write.
                 Some(there) if *there != bytes => path = numbered(&target, number),
                 _ => break,
             }
@@ -99,7 +99,7 @@ impl SimulatedDisk {
     }
 }
 
-/// Returns the name with a number that a file gets if its own is taken.
+/// Returns a path with a number in the name, for a file whose own name is taken.
 fn numbered(path: &Path, number: u64) -> PathBuf {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let numbered = format!("{stem} ({number})");
@@ -109,19 +109,19 @@ fn numbered(path: &Path, number: u64) -> PathBuf {
     })
 }
 
-/// Returns whether a search asks for a file: each word is a part of its name.
-fn is_wanted(text: &str, name: &FileName) -> bool {
+/// Returns whether a search finds a file: each word of the search is part of the file's name.
+fn matches_search(text: &str, name: &FileName) -> bool {
     let name = folded(name.as_str());
     folded(text).split_whitespace().all(|word| name.contains(word))
 }
 
 impl<H: Handler> Sim<H> {
-    /// Writes a file to a node's disk, in place of one that is there. The disk outlives the node's runs.
+    /// Writes a file to a node's disk, and replaces an existing file. The disk outlives the node's runs.
     pub fn write_file(&mut self, node: usize, path: impl AsRef<Path>, content: impl Into<Bytes>) {
         self.nodes[node].disk.get_mut().write(path.as_ref(), content.into());
     }
 
-    /// Returns the content of a file on a node's disk, of any size.
+    /// Returns the content of a file on a node's disk, whatever its size; `None` if there is no such file.
     #[must_use]
     pub fn read_file(&self, node: usize, path: impl AsRef<Path>) -> Option<Bytes> {
         self.nodes[node].disk.borrow().get(path.as_ref()).cloned()
@@ -133,7 +133,7 @@ impl<H: Handler> Sim<H> {
         self.nodes[node].uploaded
     }
 
-    /// Shares a file of a node's disk.
+    /// Shares a file on a node's disk for the node's application.
     pub(super) fn share_file(&mut self, node: usize, action: ActionId, path: &Path) {
         let bytes = self.nodes[node].disk.borrow().get(path).cloned();
         let shared = match (bytes, FileName::of_path(path)) {
@@ -152,7 +152,7 @@ impl<H: Handler> Sim<H> {
         let (hash, size) = (list.root(), list.size());
         let file = SharedFile { hash, name, size, kind: FileKind::File };
         let content = SharedContent { bytes: bytes.clone(), list };
-        // Another node may share the same content already. Its bytes serve for both.
+        // If another node already shares the same content, its bytes serve for both.
         self.transfers.contents.entry(hash).or_insert(content);
         let share = SimulatedShare { path: path.to_owned(), file: file.clone(), bytes };
         self.nodes[node].shares.insert(hash, share);
@@ -160,7 +160,7 @@ impl<H: Handler> Sim<H> {
         self.event(node, Event::NodeShareCompleted { action, file, skipped: 0 });
     }
 
-    /// Answers a query about the files of a node.
+    /// Answers a query of another node about the files of a node.
     pub(super) fn look_up(&mut self, node: usize, query: QueryId, what: &QueryKind) {
         let mut files: Vec<SharedFile> = match what {
             QueryKind::Search(text) => self.search_shares(node, text),
@@ -172,10 +172,10 @@ impl<H: Handler> Sim<H> {
                 .collect(),
             _ => Vec::new(),
         };
-        // A node that is still fetching the content is a source too: fetches serve each other.
+        // A node that is still fetching the content is also a source.
         if let QueryKind::HasFile(hash) = what
             && files.is_empty()
-            && let Some(Servable::Part(_, name)) = self.held(node, hash)
+            && let Some(Servable::Part(_, name)) = self.servable(node, hash)
             && let Some(content) = self.transfers.contents.get(hash)
         {
             let (size, kind) = (content.list.size(), FileKind::File);
@@ -184,27 +184,27 @@ impl<H: Handler> Sim<H> {
         self.command(node, Command::Answer { query, files, here: false });
     }
 
-    /// Returns the files of a node that a search asks for.
+    /// Returns the shared files of a node that a search finds.
     pub(super) fn search_shares(&self, node: usize, text: &str) -> Vec<SharedFile> {
         let shares = self.nodes[node].shares.values().map(|share| &share.file);
-        let wanted = shares.filter(|file| is_wanted(text, &file.name));
+        let wanted = shares.filter(|file| matches_search(text, &file.name));
         wanted.take(self.config.max_search_results).cloned().collect()
     }
 
     /// Returns the part of a content that a node can serve.
-    pub(super) fn held(&self, node: usize, hash: &Hash) -> Option<Servable<'_>> {
+    pub(super) fn servable(&self, node: usize, hash: &Hash) -> Option<Servable<'_>> {
         if let Some(share) = self.nodes[node].shares.get(hash) {
             return Some(Servable::Whole(&share.file.name));
         }
         let mut fetches = self.transfers.fetches.values();
-        fetches.find_map(|fetch| fetch.served(node, self.nodes[node].run, hash))
+        fetches.find_map(|fetch| fetch.servable(node, self.nodes[node].run, hash))
     }
 
-    /// Stops sharing a file that was changed on the disk since it was shared. Returns whether it was.
+    /// Stops sharing a file if it was changed on the disk since it was shared. Returns whether it was changed.
     pub(super) fn drop_changed_share(&mut self, node: usize, hash: Hash) -> bool {
         let disk = &self.nodes[node].disk;
         let is_changed = |share: &SimulatedShare| {
-            // Mostly it is the same memory, so the contents need not be compared.
+            // An unchanged file is usually the same memory, so the contents need not be compared.
             let is_same = |now: &Bytes| now.as_ptr() == share.bytes.as_ptr() || *now == share.bytes;
             !disk.borrow().get(&share.path).is_some_and(is_same)
         };

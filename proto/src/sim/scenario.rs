@@ -47,7 +47,7 @@ pub struct Scenario {
     /// Percentage of nodes that lie.
     #[serde(default)]
     pub liars_percent: u8,
-    /// Limits of the program that runs the scenario. [`run`] does not check them: the program has to.
+    /// Limits of the program that runs the scenario. [`run()`] does not check them: the program has to.
     #[serde(default)]
     pub limits: Limits,
     /// The steps, one after the other.

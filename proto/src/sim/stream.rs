@@ -1,5 +1,5 @@
-//! The connections between a fetching node and its sources: the lines, and the end of the source. The end
-//! of the fetcher is in [`fetch`](super::fetch).
+//! The streams between a node that fetches and its sources: their lines, and what the source does. What the
+//! fetcher does is in [`fetch`](super::fetch).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -23,28 +23,28 @@ use crate::handler::Handler;
 use crate::id::{Hash, NodeId};
 use crate::time::Instant;
 
-/// The end of the node that fetches.
+/// Index of the end of the node that fetches.
 pub(super) const FETCHER: usize = 0;
-/// The end of the source.
+/// Index of the end of the source.
 pub(super) const SOURCE: usize = 1;
 
-/// A connection for the pieces of one content.
+/// A connection between a fetch and one of its sources, for the pieces of one content.
 #[derive(Debug)]
 pub(super) struct SimulatedStream {
     pub(super) fetch: u64,
     pub(super) source: SourceId,
     pub(super) hash: Hash,
-    /// The identity that the fetch expects at the other end, if it knows it.
+    /// The identity of the source, if the fetch knows it before the connection is open.
     pub(super) expected: Option<NodeId>,
-    /// The two nodes, by end, each with the run that the stream belongs to.
+    /// The nodes of both ends, each with the run that the stream belongs to.
     pub(super) nodes: [(usize, u32); 2],
     latency: Duration,
-    /// The line of each end.
+    /// The lines of both ends. Each end sends on its own line.
     lines: [StreamLine; 2],
-    /// Time of the last item from the source.
+    /// Time of the last arrival from the source, or of the last check at which the source owed no answer.
     last_arrival: Instant,
     pub(super) fetcher: FetcherEnd,
-    serving: SourceEnd,
+    source_end: SourceEnd,
 }
 
 /// One direction of a stream.
@@ -53,7 +53,7 @@ struct StreamLine {
     in_flight: VecDeque<(Instant, StreamItem)>,
     /// Time at which the line has sent everything that was put on it.
     free_at: Instant,
-    /// An item has arrived, and waits because the nodes are cut off from each other.
+    /// An item has arrived, and is held because the nodes are cut off from each other.
     is_held: bool,
 }
 
@@ -63,18 +63,18 @@ pub(super) enum StreamItem {
     Request(Request),
     /// An answer, with the bytes of its piece.
     Answer(Answer, Bytes),
-    /// The end of the connection: the source's process has ended.
+    /// The source's host has closed the connection, because the source's process has ended.
     Closed,
 }
 
 /// The source's end of a stream.
 #[derive(Debug, Default)]
 struct SourceEnd {
-    /// Requested runs of pieces that are not sent: the next piece, and the end of the run.
-    todo: VecDeque<(u64, u64)>,
-    /// The queue has an entry for the next piece.
+    /// Requested runs of pieces that are not sent yet, each as its next piece and its end.
+    to_send: VecDeque<(u64, u64)>,
+    /// The event queue has an event for the next piece.
     is_scheduled: bool,
-    /// Addresses at which other nodes can ask the fetcher, once it follows the content.
+    /// Addresses at which other nodes can reach the fetcher; `None` until it follows the content.
     follower: Option<Vec<Address>>,
     requester: Requester,
     /// Time since which the first request is held back.
@@ -101,7 +101,7 @@ impl SimulatedStream {
             lines: Default::default(),
             last_arrival: now,
             fetcher: FetcherEnd::default(),
-            serving: SourceEnd::default(),
+            source_end: SourceEnd::default(),
         }
     }
 }
@@ -109,7 +109,7 @@ impl SimulatedStream {
 impl<H: Handler> Sim<H> {
     /// Puts an item on the line of one end of a stream.
     pub(super) fn send_item(&mut self, stream_id: u64, end: usize, item: StreamItem) {
-        let late = self.random_duration(self.network.jitter);
+        let jitter = self.random_duration(self.network.jitter);
         let (now, bandwidth) = (self.now, self.network.bandwidth);
         let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         let nodes = stream.nodes.map(|(node, _)| node);
@@ -125,8 +125,8 @@ impl<H: Handler> Sim<H> {
         line.free_at =
             begins + bandwidth.map_or(Duration::ZERO, |rate| transmission_time(bytes, rate));
         let last = line.in_flight.back().map_or(Instant::ZERO, |(at, _)| *at);
-        // Jitter may not reorder items: on a real node they are on one TCP connection.
-        let arrives = (line.free_at + stream.latency + late).max(last);
+        // Jitter may not reorder items, because on a real node they are on one TCP connection.
+        let arrives = (line.free_at + stream.latency + jitter).max(last);
         line.in_flight.push_back((arrives, item));
         self.queue
             .put(arrives, SimEvent::Stream { stream: stream_id, step: StreamStep::Arrive(end) });
@@ -141,7 +141,7 @@ impl<H: Handler> Sim<H> {
             StreamStep::Arrive(end) => self.arrive_on_stream(stream_id, end),
             StreamStep::Send => {
                 if let Some(stream) = self.transfers.streams.get_mut(&stream_id) {
-                    stream.serving.is_scheduled = false;
+                    stream.source_end.is_scheduled = false;
                     self.send_pieces(stream_id);
                 }
             }
@@ -149,7 +149,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Handles the items that have arrived at the other end of a stream.
+    /// Handles the items from one end of a stream that have arrived at the other end.
     fn arrive_on_stream(&mut self, stream_id: u64, end: usize) {
         let now = self.now;
         while let Some(stream) = self.transfers.streams.get(&stream_id) {
@@ -173,7 +173,8 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Gives up a source that owes an answer and has been silent for too long.
+    /// Gives a source up, if it owes an answer and has been silent for too long. Otherwise schedules the next
+    /// check.
     pub(super) fn check_stream(&mut self, stream_id: u64) {
         let now = self.now;
         let Some(stream) = self.transfers.streams.get(&stream_id) else { return };
@@ -181,10 +182,10 @@ impl<H: Handler> Sim<H> {
         let is_cut = self.is_cut(a, b);
         let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         let line = &stream.lines[SOURCE];
-        // On a real node bytes of a long answer trickle in, and a source that holds a request back
-        // sends a sign of life.
-        let is_alive = !line.in_flight.is_empty() || stream.serving.held_back.is_some();
-        if !stream.fetcher.is_owed() || (is_alive && !is_cut) {
+        // On a real node the bytes of a long answer arrive little by little, and a source that holds a request
+        // back sends a short answer from time to time. Neither is simulated, so both count as arrivals here.
+        let is_alive = !line.in_flight.is_empty() || stream.source_end.held_back.is_some();
+        if !stream.fetcher.awaits_answer() || (is_alive && !is_cut) {
             stream.last_arrival = now;
         }
         let due = stream.last_arrival + STALL;
@@ -194,12 +195,12 @@ impl<H: Handler> Sim<H> {
         self.queue.put(due, SimEvent::Stream { stream: stream_id, step: StreamStep::Check });
     }
 
-    /// Removes a stream, with everything that is on its lines.
+    /// Removes a stream, and everything that is in flight on it.
     pub(super) fn close_stream(&mut self, stream_id: u64) {
         let Some(stream) = self.transfers.streams.remove(&stream_id) else { return };
         let key = (stream.nodes[SOURCE].0, stream.hash);
         let mut streams = self.transfers.streams.values();
-        // The observations are about the nodes that fetch now. Without any, the next fetch begins anew.
+        // The source's observations end with the last stream for the content.
         if !streams.any(|stream| (stream.nodes[SOURCE].0, stream.hash) == key) {
             self.transfers.seeding.remove(&key);
         }
@@ -208,8 +209,8 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Ends the fetches and streams of a node that has stopped. If its machine closes the connections,
-    /// the nodes that fetch from it learn of it.
+    /// Ends the fetches and streams of a node that has stopped. If `closes` is set, its host closes the
+    /// connections, so that the nodes that fetch from it learn of the end.
     pub(super) fn end_transfers(&mut self, node: usize, closes: bool) {
         self.transfers.fetches.retain(|_, fetch| fetch.node != node);
         let of_node = |end: usize| {
@@ -224,14 +225,14 @@ impl<H: Handler> Sim<H> {
         for stream_id in serving.into_iter().filter(|_| closes) {
             self.send_item(stream_id, SOURCE, StreamItem::Closed);
         }
-        // On a real node the list of shares is in the state folder.
+        // The list of shares is in the state folder, as on a real node.
         if !self.nodes[node].options.state {
             self.nodes[node].shares.clear();
         }
     }
 
-    /// Resumes the streams of nodes that are connected again. A source that was restarted meanwhile does not
-    /// know its streams, and closes them.
+    /// Resumes the streams between nodes that are no longer cut off from each other. If a source has
+    /// restarted since, its host does not know the stream, and closes it.
     pub(super) fn resume_streams(&mut self) {
         let now = self.now;
         let stream_ids: Vec<_> = self.transfers.streams.keys().copied().collect();
@@ -257,7 +258,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Answers a request at the source.
+    /// Handles a request that has arrived at the source.
     fn serve(&mut self, stream_id: u64, request: Request) {
         let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         let ((node, run), hash) = (stream.nodes[SOURCE], stream.hash);
@@ -267,22 +268,23 @@ impl<H: Handler> Sim<H> {
         match request {
             Request::Describe { .. } => self.answer(stream_id, |sim| sim.description(node, &hash)),
             Request::Pieces { first, count, .. } => self.answer(stream_id, |sim| {
-                sim.held(node, &hash)?;
+                sim.servable(node, &hash)?;
                 let list = &sim.transfers.contents.get(&hash)?.list;
                 Some(Answer::Pieces { first, values: list.part(first, count.into()).to_vec() })
             }),
             Request::Data { first, count, .. } => {
-                stream.serving.todo.push_back((first, first.saturating_add(count.into())));
+                stream.source_end.to_send.push_back((first, first.saturating_add(count.into())));
                 self.send_pieces(stream_id);
             }
             Request::Follow { addresses, .. } => self.follow(stream_id, addresses),
             Request::Cancel => self.cancel(stream_id),
-            Request::Complete { .. } => self.uploaded_all(stream_id),
-            // The others are about folders and tickets, which are not simulated.
+            Request::Complete { .. } => self.upload_completed(stream_id),
+            // The other requests are about folders and tickets, which are not simulated.
             _ => self.refuse_request(stream_id, FileRefusal::BadRequest),
         }
     }
 
+    /// Sends an answer of the source. `None` becomes the refusal that the content is not there.
     fn answer(&mut self, stream_id: u64, answer: impl FnOnce(&Self) -> Option<Answer>) {
         let answer = answer(self).unwrap_or(Answer::Refused(FileRefusal::NotFound));
         self.send_item(stream_id, SOURCE, StreamItem::Answer(answer, Bytes::new()));
@@ -296,9 +298,10 @@ impl<H: Handler> Sim<H> {
         );
     }
 
+    /// Returns a node's description of a content; `None` if the node can't serve it.
     fn description(&self, node: usize, hash: &Hash) -> Option<Answer> {
         let size = self.transfers.contents.get(hash)?.list.size();
-        let (whole, name) = match self.held(node, hash)? {
+        let (whole, name) = match self.servable(node, hash)? {
             Servable::Whole(name) => (true, name.clone()),
             Servable::Part(pieces, name) => (pieces.is_full(), name.clone()),
         };
@@ -307,13 +310,13 @@ impl<H: Handler> Sim<H> {
         Some(Answer::Description(Description { kind, access, whole, size, stored, name }))
     }
 
-    /// Registers a follower of the content. It learns which pieces the source has and which other nodes
-    /// follow, and these learn of it.
+    /// Registers a follower of the content. The follower learns which pieces the source has and which other
+    /// nodes follow, and the other followers learn of the new one.
     fn follow(&mut self, stream_id: u64, addresses: Vec<Address>) {
         let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         let ([(fetcher, _), (node, _)], hash) = (stream.nodes, stream.hash);
-        stream.serving.follower = Some(addresses.clone());
-        self.answer(stream_id, |sim| match sim.held(node, &hash)? {
+        stream.source_end.follower = Some(addresses.clone());
+        self.answer(stream_id, |sim| match sim.servable(node, &hash)? {
             Servable::Part(pieces, _) if !pieces.is_full() => {
                 let bits = pieces.bits(0, usize::MAX).into();
                 Some(Answer::Held { first: 0, bits })
@@ -325,33 +328,33 @@ impl<H: Handler> Sim<H> {
         others.retain(|(other, ..)| *other != stream_id);
         let mut named: Vec<_> =
             others.iter().map(|(_, id, addresses)| (*id, addresses.clone())).collect();
-        // An earlier stream of the same node may still be there.
+        // An earlier stream of the same node may still exist.
         named.retain(|(id, _)| *id != fetcher_id);
         let seed = derive_seed(self.seed, "followers", [stream_id, 0]);
         keep_random(&mut named, MAX_SOURCES, seed);
         if !named.is_empty() {
             self.answer(stream_id, |_| Some(Answer::Sources(named)));
         }
-        // A real node gathers newcomers, and names at most 16 of them to each follower once a second. Here each
-        // newcomer is named at once, so followers learn of each other a little sooner.
+        // A real node names at most 16 new followers to each other follower, once a second. Here each new
+        // follower is named at once, so followers learn of each other a little sooner.
         for (other, ..) in others {
             let sources = vec![(fetcher_id, addresses.clone())];
             self.answer(other, |_| Some(Answer::Sources(sources)));
         }
     }
 
-    /// Returns the followers of a content at a node, each with its stream and its addresses.
+    /// Returns the followers of a content at the source `node`: their streams, identities and addresses.
     fn followers(&self, node: usize, hash: Hash) -> Vec<(u64, NodeId, Vec<Address>)> {
         let streams = self.transfers.streams.iter();
         let of_node = streams.filter(|(_, s)| (s.nodes[SOURCE].0, s.hash) == (node, hash));
         let follower = |(stream_id, stream): (&u64, &SimulatedStream)| {
-            let addresses = stream.serving.follower.clone()?;
+            let addresses = stream.source_end.follower.clone()?;
             Some((*stream_id, self.nodes[stream.nodes[FETCHER].0].id, addresses))
         };
         of_node.filter_map(follower).collect()
     }
 
-    /// Announces a new piece of a content to its followers at a node.
+    /// Announces a new piece of a content to the followers at the source `node`.
     pub(super) fn announce_piece(&mut self, node: usize, hash: Hash, piece: u64) {
         let bits = Bytes::from(vec![1_u8 << (piece % 8)]);
         for (stream_id, ..) in self.followers(node, hash) {
@@ -360,31 +363,32 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Gives up all requested pieces that are not sent. A held-back request that is cancelled was served by
-    /// another follower, which the source's patience learns from.
+    /// Drops all requested pieces that are not sent yet. If the fetcher cancels a request that is held back, it
+    /// has found the piece with another follower. The source notes how long that took.
     fn cancel(&mut self, stream_id: u64) {
         let now = self.now;
         let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         let key = (stream.nodes[SOURCE].0, stream.hash);
-        let serving = &mut stream.serving;
-        let cancelled = std::mem::take(&mut serving.todo);
+        let source_end = &mut stream.source_end;
+        let cancelled = std::mem::take(&mut source_end.to_send);
         if let (Some(since), Some(seeding)) =
-            (serving.held_back.take(), self.transfers.seeding.get_mut(&key))
+            (source_end.held_back.take(), self.transfers.seeding.get_mut(&key))
         {
-            seeding.got_elsewhere(&mut serving.requester, now.since(since));
+            seeding.got_elsewhere(&mut source_end.requester, now.since(since));
         }
         for _ in cancelled {
             self.refuse_request(stream_id, FileRefusal::Cancelled);
         }
     }
 
-    /// Ends the stream of a fetcher that has everything, and reports the upload to the source's application.
-    fn uploaded_all(&mut self, stream_id: u64) {
+    /// Ends the stream of a fetcher that has the whole content, and reports the upload to the source's
+    /// application.
+    fn upload_completed(&mut self, stream_id: u64) {
         let Some(stream) = self.transfers.streams.get(&stream_id) else { return };
         let ([(fetcher, _), (node, _)], hash) = (stream.nodes, stream.hash);
-        let bytes = stream.serving.sent;
+        let bytes = stream.source_end.sent;
         let size = self.transfers.contents.get(&hash).map_or(0, |content| content.list.size());
-        let name = match self.held(node, &hash) {
+        let name = match self.servable(node, &hash) {
             Some(Servable::Whole(name) | Servable::Part(_, name)) => name.to_string(),
             None => String::new(),
         };
@@ -399,15 +403,15 @@ impl<H: Handler> Sim<H> {
         self.close_stream(stream_id);
     }
 
-    /// Sends the requested pieces, one whenever the line is free.
+    /// Sends the requested pieces, the next one whenever the line is free.
     fn send_pieces(&mut self, stream_id: u64) {
         while let Some(stream) = self.transfers.streams.get(&stream_id) {
             let ((node, run), hash) = (stream.nodes[SOURCE], stream.hash);
-            let Some((piece, _)) = stream.serving.todo.front().copied() else { return };
-            if stream.serving.is_scheduled || self.nodes[node].in_run(run).is_none() {
+            let Some((piece, _)) = stream.source_end.to_send.front().copied() else { return };
+            if stream.source_end.is_scheduled || self.nodes[node].in_run(run).is_none() {
                 return;
             }
-            // Not put on the line yet: until a piece is sent it can be cancelled.
+            // The piece waits here and not on the line, because it can be cancelled until it is sent.
             if stream.lines[SOURCE].free_at > self.now {
                 let at = stream.lines[SOURCE].free_at;
                 return self.schedule_send(stream_id, at);
@@ -415,12 +419,12 @@ impl<H: Handler> Sim<H> {
             if self.drop_changed_share(node, hash) {
                 return self.refuse_first(stream_id, FileRefusal::Changed);
             }
-            let is_whole = match self.held(node, &hash) {
+            let is_whole = match self.servable(node, &hash) {
                 Some(Servable::Whole(_)) => true,
                 Some(Servable::Part(pieces, _)) if pieces.contains(piece) => false,
                 _ => return self.refuse_first(stream_id, FileRefusal::NotFound),
             };
-            // The fetcher gives it up after `STALL`.
+            // This node sends no piece. The fetcher gives it up after `STALL`.
             if self.nodes[node].options.lies == Some(Lies::Drops) {
                 return;
             }
@@ -432,16 +436,17 @@ impl<H: Handler> Sim<H> {
                 return self.refuse_first(stream_id, FileRefusal::NotFound);
             };
             let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
-            let serving = &mut stream.serving;
-            serving.sent += bytes.len() as u64;
-            if let Some((next, end)) = serving.todo.front_mut() {
+            let source_end = &mut stream.source_end;
+            source_end.sent += bytes.len() as u64;
+            if let Some((next, end)) = source_end.to_send.front_mut() {
                 *next += 1;
                 if next == end {
-                    serving.todo.pop_front();
+                    source_end.to_send.pop_front();
                 }
             }
-            // Only a piece that others can get from this fetcher is a reason to hold it back from them.
-            if serving.follower.as_ref().is_some_and(|addresses| !addresses.is_empty()) {
+            // Other followers can get the piece from this fetcher only if it has addresses. Otherwise the piece
+            // is not held back from them.
+            if source_end.follower.as_ref().is_some_and(|addresses| !addresses.is_empty()) {
                 let seeding = self.transfers.seeding.entry((node, hash)).or_default();
                 seeding.sent(piece..piece + 1);
             }
@@ -455,21 +460,24 @@ impl<H: Handler> Sim<H> {
         }
     }
 
+    /// Continues to send pieces at `at`.
     fn schedule_send(&mut self, stream_id: u64, at: Instant) {
         if let Some(stream) = self.transfers.streams.get_mut(&stream_id) {
-            stream.serving.is_scheduled = true;
+            stream.source_end.is_scheduled = true;
             self.queue.put(at, SimEvent::Stream { stream: stream_id, step: StreamStep::Send });
         }
     }
 
+    /// Refuses the first run of requested pieces.
     fn refuse_first(&mut self, stream_id: u64, refusal: FileRefusal) {
         if let Some(stream) = self.transfers.streams.get_mut(&stream_id) {
-            stream.serving.todo.pop_front();
+            stream.source_end.to_send.pop_front();
             self.refuse_request(stream_id, refusal);
         }
     }
 
-    /// Returns whether a full source makes a request for a piece wait, because other followers have it.
+    /// Returns whether a source that has the whole content holds back a request for a piece, because it has
+    /// already sent the piece to another follower.
     fn is_held_back(&mut self, stream_id: u64, piece: u64) -> bool {
         let now = self.now;
         let Some(stream) = self.transfers.streams.get(&stream_id) else { return false };
@@ -477,21 +485,21 @@ impl<H: Handler> Sim<H> {
         let others = self.followers(node, hash).len().saturating_sub(1);
         let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return false };
         let Some(seeding) = self.transfers.seeding.get_mut(&(node, hash)) else { return false };
-        let serving = &mut stream.serving;
-        // A fetcher that does not follow learns of no other source, so it is not made to wait.
-        if serving.follower.is_none() || !seeding.has_sent(piece..piece + 1) {
-            serving.held_back = None;
+        let source_end = &mut stream.source_end;
+        // A fetcher that does not follow learns of no other follower, so its requests are not held back.
+        if source_end.follower.is_none() || !seeding.has_sent(piece..piece + 1) {
+            source_end.held_back = None;
             return false;
         }
-        let waited = now.since(*serving.held_back.get_or_insert(now));
-        let is_served = seeding.may_serve(&mut serving.requester, waited, others);
+        let waited = now.since(*source_end.held_back.get_or_insert(now));
+        let is_served = seeding.may_serve(&mut source_end.requester, waited, others);
         if is_served {
-            serving.held_back = None;
+            source_end.held_back = None;
         }
         !is_served
     }
 
-    /// Returns the bytes that a node sends as a piece. A liar changes them.
+    /// Returns the bytes that a node sends as a piece. A node that alters pieces changes them.
     fn piece_to_send(&self, node: usize, hash: &Hash, piece: u64) -> Option<Bytes> {
         let content = self.transfers.contents.get(hash)?;
         let range = content.list.range(piece)?;
@@ -515,7 +523,7 @@ fn keep_random<T>(items: &mut Vec<T>, count: usize, seed: [u8; 32]) {
     }
 }
 
-/// Returns how long a line of `rate` bytes a second needs for `bytes`.
+/// Returns the time that a line needs for `bytes` at `rate` bytes a second.
 fn transmission_time(bytes: usize, rate: u64) -> Duration {
     Duration::from_nanos((bytes as u64).saturating_mul(1_000_000_000) / rate.max(1))
 }
@@ -525,7 +533,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_decides_which_followers_are_named() {
+    fn the_named_followers_are_a_random_choice_that_depends_on_the_seed() {
         let named = |seed: u8| {
             let mut followers: Vec<usize> = (0..40).collect();
             keep_random(&mut followers, MAX_SOURCES, [seed; 32]);
@@ -534,7 +542,7 @@ mod tests {
         assert_eq!(named(1).len(), MAX_SOURCES);
         assert_eq!(named(1), named(1));
         assert_ne!(named(1), named(2));
-        // Neither the first nor the last to come are preferred.
+        // All followers are named about equally often.
         let times = |follower| (0..=255).filter(|seed| named(*seed).contains(&follower)).count();
         assert!((0..40).all(|follower| (60..=150).contains(&times(follower))));
         let mut few = vec![1, 2];
