@@ -67,7 +67,7 @@ pub enum Event {
     },
     /// Messages that this node accepted for a peer were not delivered, or may not have been.
     NodeMessageFailed {
-        /// The peer to which they were sent.
+        /// The recipient of the messages.
         peer: Peer,
         /// The number of messages, and the reason.
         failure: MessageFailure,

@@ -112,7 +112,7 @@ pub enum Frame {
     NeighbourReply(NeighbourReply),
     /// The announcement of a new node, on a random walk.
     ForwardJoin(ForwardJoin),
-    /// The end of the relation as neighbours.
+    /// The notice that the two nodes are no longer neighbours.
     Disconnect(Disconnect),
     /// Records of nodes that the sender knows, on a random walk.
     Shuffle(Shuffle),

@@ -165,7 +165,7 @@ pub enum Reason {
     /// The two nodes already have another link.
     #[error("the two nodes already have a link")]
     Duplicate,
-    /// A newer link between the two nodes has taken its place.
+    /// The link was replaced by a newer link between the two nodes.
     #[error("a newer link took its place")]
     Replaced,
     /// The nodes belong to networks of different names.
@@ -190,7 +190,7 @@ pub enum Reason {
     /// The peer reads so slowly that too many control frames wait for it.
     #[error("too slow: control frames piled up")]
     Slow,
-    /// No byte was received for this time, which is the limit.
+    /// No byte was received for this time.
     #[error("no byte was received for {} s", .0.as_secs())]
     Silent(Duration),
     /// Hello was not received in time.

@@ -59,8 +59,8 @@ pub struct ForwardJoin {
     pub record: NodeRecord,
 }
 
-/// The end of the relation as neighbours. The node that dialled then closes the link, unless the
-/// link is needed for something else.
+/// The notice that the two nodes are no longer neighbours. The node that dialled then closes the
+/// link, unless the link is needed for something else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disconnect {
     /// Records of nodes that the receiver can ask to become its neighbours instead. If the sender
