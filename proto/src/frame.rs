@@ -31,10 +31,10 @@ pub use messages::Messages;
 use owner::ShutdownOrder;
 use query::{Query, QueryAnswer, QueryDone};
 
-/// Bytes of the length field at the start of a frame.
+/// Length in bytes of the length field at the start of a frame.
 const LENGTH_FIELD_LEN: usize = 4;
 
-/// Bytes of a frame's header: the length field and the kind.
+/// Length in bytes of a frame's header: the length field and the kind.
 pub const HEADER_LEN: usize = LENGTH_FIELD_LEN + 1;
 
 /// Maximum number of bytes in a frame's body besides its content: names, numbers and signatures.
@@ -179,7 +179,7 @@ const BEACON: u8 = 0x56;
 const SHUTDOWN_ORDER: u8 = 0x60;
 const CLOCK: u8 = 0x61;
 
-/// Bytes before the content in the frame of a message: the header and the head byte.
+/// Number of bytes before the content in the frame of a message: the header and the head byte.
 pub const MESSAGE_HEADER_LEN: usize = HEADER_LEN + 1;
 
 /// Returns the bytes before the content in the frame of a message. `head` is the head byte, and

@@ -1,7 +1,7 @@
 //! The record layer of TLS 1.3 (RFC 8446, section 5) without encryption: record headers, the
 //! content of decrypted records, alerts, and the messages that may follow a handshake.
 
-/// Bytes of a record's header: type, version and length.
+/// Length of a record's header in bytes: type, version and length.
 pub const HEADER_LEN: usize = 5;
 
 /// Maximum number of bytes of content in one record (section 5.1).
@@ -10,11 +10,11 @@ pub const MAX_CONTENT: usize = 1 << 14;
 /// Maximum number of bytes after the header of an encrypted record (section 5.2).
 pub const MAX_PAYLOAD: usize = MAX_CONTENT + 256;
 
-/// Bytes of the authentication tag. They are the same for all cipher suites in use.
+/// Length of the authentication tag in bytes. It is the same for all cipher suites in use.
 pub const TAG_LEN: usize = 16;
 
-/// Bytes after the content in a record without padding: the content type, which is encrypted, and
-/// the tag.
+/// Number of bytes after the content in a record without padding: the content type, which is
+/// encrypted, and the tag.
 pub const TRAILER_LEN: usize = 1 + TAG_LEN;
 
 /// The version in the header of every record: that of TLS 1.2, also in TLS 1.3.

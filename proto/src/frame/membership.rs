@@ -64,8 +64,8 @@ pub struct ForwardJoin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disconnect {
     /// Records of nodes that the receiver can ask to become its neighbours instead. If the sender
-    /// leaves the network, these are its other neighbours. Otherwise it is the node that takes the
-    /// receiver's place.
+    /// leaves the network, these are its other neighbours. Otherwise it is the record of the node
+    /// that takes the receiver's place.
     pub instead: Vec<NodeRecord>,
     /// True if the sender leaves the network. It must not be asked again then.
     pub leaves: bool,
