@@ -167,7 +167,7 @@ pub(crate) async fn find(
                 let file =
                     |d: Description| SharedFile { hash, name: d.name, size: d.size, kind: d.kind };
                 let found = described.map(file);
-                found.or_else(|| partials.found(&hash, asker.as_ref())).into_iter().collect()
+                found.or_else(|| partials.find_file(&hash, asker.as_ref())).into_iter().collect()
             }
             _ => Vec::new(),
         }

@@ -38,16 +38,16 @@ impl FolderPlan {
         Self { manifest: Arc::new(manifest), names, files }
     }
 
-    /// Leaves out the entries whose names the disk refuses. This depends on its file system, and no system
-    /// call returns it. So such names are tried: folders with these names are created in `at`, and removed
-    /// again.
+    /// Leaves out the entries whose names the disk refuses. Which names these are depends on the file system,
+    /// and no system call returns it. So each is tried: a folder with this name is created in `at` and
+    /// removed again.
     pub(super) fn try_names(&mut self, at: &Path, rules: &DiskRules) {
         let mut tried = BTreeSet::new();
         let mut refused = BTreeSet::new();
         for entry in self.manifest.entries() {
             let Some(name) = entry.path().components().next_back() else { continue };
             let Some(part) = nonportable_part(name) else { continue };
-            // One try for each part: a million names may have the same one.
+            // One try for each such part, as a million names may share it.
             if tried.insert(part.clone()) && is_refused(at, name) {
                 refused.insert(part);
             }
@@ -120,7 +120,7 @@ impl FolderPlan {
 
     /// Returns whether the folder at `path` has exactly the planned entries, with the same names, kinds and
     /// sizes. The content of the files is not compared.
-    pub(super) fn is_like(&self, path: &Path) -> io::Result<bool> {
+    pub(super) fn matches(&self, path: &Path) -> io::Result<bool> {
         let mut found = 0;
         Ok(self.has_only_planned(path, None, &mut found)? && found == self.entries().count())
     }
@@ -133,16 +133,16 @@ impl FolderPlan {
         within: Option<&RelPath>,
         found: &mut usize,
     ) -> io::Result<bool> {
-        for there in fs::read_dir(at)? {
-            let there = there?;
-            let path = there.path();
+        for entry in fs::read_dir(at)? {
+            let entry = entry?;
+            let path = entry.path();
             // A symbolic link never matches: the metadata of a directory entry is that of the link itself.
-            let is_planned = match (self.find(&path, within), there.metadata()?) {
-                (Some((ManifestEntry::Folder { .. }, rel)), is) if is.is_dir() => {
+            let is_planned = match (self.find(&path, within), entry.metadata()?) {
+                (Some((ManifestEntry::Folder { .. }, rel)), metadata) if metadata.is_dir() => {
                     self.has_only_planned(&path, Some(&rel), found)?
                 }
-                (Some((ManifestEntry::File { size, .. }, _)), is) => {
-                    is.is_file() && is.len() == *size
+                (Some((ManifestEntry::File { size, .. }, _)), metadata) => {
+                    metadata.is_file() && metadata.len() == *size
                 }
                 _ => false,
             };
@@ -230,10 +230,10 @@ mod tests {
         let disk = tempfile::tempdir().unwrap();
         fs::create_dir(disk.path().join("aux_")).unwrap();
         fs::write(disk.path().join("aux_/a_b"), "abc").unwrap();
-        assert!(plan.is_like(disk.path()).unwrap());
+        assert!(plan.matches(disk.path()).unwrap());
         fs::write(disk.path().join("aux_/a:b"), "abc").unwrap();
         plan.sweep(disk.path(), None).unwrap();
-        assert!(plan.is_like(disk.path()).unwrap());
+        assert!(plan.matches(disk.path()).unwrap());
     }
 
     #[test]
@@ -249,23 +249,23 @@ mod tests {
         let plan = FolderPlan::new(Manifest::new(entries).unwrap(), vec![None, None], &rules);
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let is_like = || plan.is_like(folder.path()).unwrap();
+        let matches = || plan.matches(folder.path()).unwrap();
         fs::create_dir(at("in")).unwrap();
         fs::write(at("b"), "abc").unwrap();
-        assert!(!is_like(), "a file is missing");
+        assert!(!matches(), "a file is missing");
         fs::write(at("in/a"), "xyz").unwrap();
-        assert!(is_like(), "the content of files is not compared");
+        assert!(matches(), "the content of files is not compared");
         fs::write(at("in/a"), "longer").unwrap();
-        assert!(!is_like(), "a file has another size");
+        assert!(!matches(), "a file has another size");
         fs::write(at("in/a"), "abc").unwrap();
         fs::write(at("in/more"), "").unwrap();
-        assert!(!is_like(), "an entry that is not planned");
+        assert!(!matches(), "an entry that is not planned");
         plan.sweep(folder.path(), None).unwrap();
-        assert!(is_like());
+        assert!(matches());
         fs::remove_file(at("b")).unwrap();
         fs::create_dir(at("b")).unwrap();
-        assert!(!is_like(), "a folder in place of a file");
-        assert!(plan.is_like(&at("none")).is_err());
+        assert!(!matches(), "a folder in place of a file");
+        assert!(plan.matches(&at("none")).is_err());
     }
 
     #[cfg(unix)]
@@ -281,6 +281,6 @@ mod tests {
         let within = folder.path().join("within");
         fs::create_dir(&within).unwrap();
         std::os::unix::fs::symlink(&other, within.join("a")).unwrap();
-        assert!(!plan.is_like(&within).unwrap());
+        assert!(!plan.matches(&within).unwrap());
     }
 }

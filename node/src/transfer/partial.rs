@@ -1,8 +1,9 @@
 //! Downloads under way, whose pieces are served to other nodes as soon as they are written.
 //!
-//! A download enters a [`Partial`] in [`Partials`], [adds](Partial::add) the pieces that it has written, and
-//! keeps it served until the [`PartialGuard`] is dropped. If the finished content is to be shared, it should
-//! be shared before the guard is dropped. Followers then learn that this node has all of it.
+//! A download has a [`Partial`] served by [`Partials`], and [adds](Partial::add) the pieces that it has
+//! written. The [`Partial`] is served until its [`PartialGuard`] is dropped. If the finished content is to be
+//! shared, it should be shared before the guard is dropped. Followers then learn that this node has all of
+//! it.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -78,7 +79,7 @@ pub(super) enum PartialContent {
 
 impl Partials {
     /// Serves `partial` until the guard is dropped.
-    pub(crate) fn enter(&self, partial: Partial) -> PartialGuard {
+    pub(crate) fn serve(&self, partial: Partial) -> PartialGuard {
         let partial = Arc::new(partial);
         lock(&self.0).entry(partial.hash).or_default().push(Arc::clone(&partial));
         PartialGuard { partials: self.clone(), partial }
@@ -88,13 +89,13 @@ impl Partials {
     pub(crate) fn get(&self, hash: &Hash, asker: &Asker<'_>) -> Option<Arc<Partial>> {
         let partials = lock(&self.0);
         let mut fetches = partials.get(hash)?.iter();
-        // The same content may be fetched to several places at once, with different access.
+        // The same content may be fetched to several destinations at the same time, with different access.
         fetches.find(|partial| partial.access.allows(asker)).cloned()
     }
 
     /// Returns a download of `hash` that has pieces, as the result of a query. Without an asker, only
     /// downloads that are open to all nodes count.
-    pub(crate) fn found(&self, hash: &Hash, asker: Option<&Asker<'_>>) -> Option<SharedFile> {
+    pub(crate) fn find_file(&self, hash: &Hash, asker: Option<&Asker<'_>>) -> Option<SharedFile> {
         let may_have = |partial: &Partial| match asker {
             Some(asker) => partial.access.allows(asker),
             None => partial.access == Access::Open,
@@ -193,8 +194,8 @@ impl Partial {
         })
     }
 
-    /// Notes that a folder was moved to `path`. Its files are read from there afterwards.
-    pub(super) fn moved(&self, path: PathBuf) {
+    /// Has the files of a folder read from `path` from now on. Does nothing for a file.
+    pub(super) fn set_folder_path(&self, path: PathBuf) {
         if let PartialContent::Folder { path: at, .. } = &self.content {
             *lock(at) = path;
         }
@@ -228,15 +229,14 @@ impl Partial {
         }
     }
 
-    /// Returns the pieces that are held, and the position from which on [`added`](Self::added) has later
-    /// ones.
+    /// Returns the pieces that are held, and the position to pass to [`added`](Self::added) for later ones.
     pub(super) fn held(&self) -> (PieceSet, usize) {
         let held = lock(&self.held);
         (held.pieces.clone(), held.added.len())
     }
 
-    /// Returns the pieces that were added since position `from`, in the order in which they were added, and
-    /// the position from which on there will be later ones.
+    /// Returns the pieces that were added from position `from` on, in the order in which they were added, and
+    /// the position to pass to the next call.
     pub(super) fn added(&self, from: usize) -> (Vec<Range<u64>>, usize) {
         let held = lock(&self.held);
         (held.added.get(from..).unwrap_or_default().to_vec(), held.added.len())
@@ -253,7 +253,7 @@ impl Partial {
         self.has_ended.load(Ordering::Acquire)
     }
 
-    /// Returns the bytes of a folder's manifest, and their list.
+    /// Returns the bytes of a folder's manifest, and its piece list.
     pub(super) fn manifest(&self) -> Option<(Bytes, Arc<PieceList>)> {
         match &self.content {
             PartialContent::File(..) => None,

@@ -130,7 +130,7 @@ struct StreamServer<S> {
     rates: Arc<PeerRates>,
     /// `None` while it reads on a blocking thread.
     reader: Option<PieceReader>,
-    /// The request for pieces that is being answered, if some have not been read.
+    /// The pieces of the current request that have not been read yet.
     run: Option<PieceRun>,
     following: Following,
     /// Free buffers for later answers.
@@ -148,10 +148,9 @@ enum NextAnswer {
     /// A request that is answered without the disk.
     Request(Request),
     Refused(FileRefusal),
-    /// A part of a piece, which was in memory and is read.
+    /// A part of a piece that was in memory, ready to be sent, and the rest of its run.
     Read(PieceRun, AnswerBuffer),
-    /// An answer that is being read from disk. If it has pieces, it comes with those that are left of their
-    /// run.
+    /// An answer that is being read from disk. If it has pieces, the rest of their run comes with it.
     Reading(JoinHandle<(PieceReader, Option<PieceRun>, AnswerBuffer)>),
 }
 

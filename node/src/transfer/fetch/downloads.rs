@@ -84,7 +84,7 @@ impl Downloads {
 
     /// Adds a download to the list. It replaces a failed download of the same content to the same
     /// destination, and takes over its progress.
-    pub(super) fn enter(&self, entry: &Arc<DownloadEntry>) {
+    pub(super) fn add(&self, entry: &Arc<DownloadEntry>) {
         let mut all = self.all();
         let is_earlier = |other: &Arc<DownloadEntry>| {
             let is_same =
@@ -132,7 +132,7 @@ impl Inner {
         };
         let is_foreground = request.is_foreground;
         let entry = Arc::new(DownloadEntry::new(request, false));
-        self.files.downloads.enter(&entry);
+        self.files.downloads.add(&entry);
         let download = Download::new(&entry, self);
         self.start_task(&entry, true);
         if is_foreground { download.in_foreground() } else { download }

@@ -293,10 +293,10 @@ impl<'a> FetchDriver<'a> {
                     }
                 }
                 Output::Request { source, first, count } => {
-                    self.order(source, SourceOrder::Ask { first, count });
+                    self.order(source, SourceOrder::Request { first, count });
                 }
                 Output::Cancel(source) => self.order(source, SourceOrder::Cancel),
-                Output::Complete(source) => self.order(source, SourceOrder::Finish),
+                Output::Complete(source) => self.order(source, SourceOrder::Complete),
                 Output::HangUp(source) => {
                     if let Some(handle) = self.sources.remove(&source) {
                         handle.abort.abort();
@@ -398,7 +398,7 @@ impl<'a> FetchDriver<'a> {
     /// Opens the proven content on the disk, and checks which pieces are there.
     async fn open(&mut self, source: SourceId) -> Result<(), Unfinished> {
         let proven = self.proven.take().ok_or(FetchError::Unfinished)?;
-        tracing::debug!(source = ?self.fetch.id_of(source), "a source has proven what it has");
+        tracing::debug!(source = ?self.fetch.id_of(source), "a source has proven its description");
         let (context, checking) = (Arc::clone(&self.context), self.checking.clone());
         let Description { name, kind, access, .. } = &proven.description;
         let name = context.request.name.as_ref().unwrap_or(name);
@@ -438,7 +438,7 @@ impl<'a> FetchDriver<'a> {
         let mut settled = held;
         target.left_out().for_each(|piece| _ = settled.insert(piece));
         self.opened =
-            Some(OpenedContent { target, served: self.inner.files.partials.enter(partial) });
+            Some(OpenedContent { target, served: self.inner.files.partials.serve(partial) });
         self.input(Input::Opened { layout, held: settled });
     }
 
@@ -463,7 +463,7 @@ impl<'a> FetchDriver<'a> {
             (Ban::Lie, Some(error)) => error.to_string(),
             (why, _) => why.to_string(),
         };
-        tracing::info!(source = %id, %why, "a source is not asked any more");
+        tracing::info!(source = %id, %why, "a source was dropped");
         self.dropped.push(Dropped { id, why: why.clone() });
         let hash = self.context.request.hash;
         self.inner.dispatch.queue_notice(Event::NodeSourceDropped { hash, source: id, why });

@@ -162,7 +162,7 @@ impl Inner {
         }
         // All are added to the list before the first begins, because each writes a row for all downloads of
         // its hash.
-        entries.iter().for_each(|entry| self.files.downloads.enter(entry));
+        entries.iter().for_each(|entry| self.files.downloads.add(entry));
         for entry in entries.iter().filter(|entry| !entry.control().is_paused) {
             self.start_task(entry, false);
         }

@@ -54,11 +54,11 @@ pub(super) enum SourceOrder {
     /// Ask which pieces the source has, and receive pieces for this target from now on.
     Follow(Arc<DownloadTarget>),
     /// Request pieces.
-    Ask { first: u64, count: u16 },
+    Request { first: u64, count: u16 },
     /// Cancel all requests.
     Cancel,
-    /// Tell the source that the fetch has everything, and end the stream in order.
-    Finish,
+    /// Send `Complete` to the source, which says that the fetch has everything, and end the stream in order.
+    Complete,
 }
 
 /// The task of one source.
@@ -130,8 +130,8 @@ impl SourceTask {
                 }
                 Some(SourceOrder::Follow(target)) => return Ok(Some(target)),
                 // No pieces are requested before `Follow`.
-                Some(SourceOrder::Ask { .. } | SourceOrder::Cancel) => {}
-                Some(SourceOrder::Finish) | None => return Ok(None),
+                Some(SourceOrder::Request { .. } | SourceOrder::Cancel) => {}
+                Some(SourceOrder::Complete) | None => return Ok(None),
             }
         }
     }
@@ -249,7 +249,7 @@ async fn send_requests(
     let hash = target.hash;
     while let Some(order) = orders.recv().await {
         let request = match order {
-            SourceOrder::Ask { first, count } => {
+            SourceOrder::Request { first, count } => {
                 let end = first.saturating_add(u64::from(count));
                 let lens = (first..end).filter_map(|piece| target.layout.position(piece));
                 let bytes = lens.map(|place| place.len()).sum();
@@ -271,7 +271,7 @@ async fn send_requests(
                 owed.expected.set(0);
                 Request::Cancel
             }
-            SourceOrder::Finish => {
+            SourceOrder::Complete => {
                 owed.expected.set(0);
                 return requests.finish(complete.as_ref()).await;
             }

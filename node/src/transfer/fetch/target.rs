@@ -223,7 +223,7 @@ impl DownloadTarget {
             }
             TargetContent::Folder(folder) => {
                 let path = place_folder(part, &self.path, &folder.plan, overwrite)?;
-                partial.moved(path.clone());
+                partial.set_folder_path(path.clone());
                 Ok(path)
             }
         }
@@ -460,7 +460,7 @@ fn open_content(
             }
             let whole_at = |path: &Path| {
                 let is_folder = fs::symlink_metadata(path).ok()?.is_dir();
-                let is_whole = is_folder && plan.is_like(path).unwrap_or(false);
+                let is_whole = is_folder && plan.matches(path).unwrap_or(false);
                 is_whole.then(|| TargetContent::Folder(Folder::new(path.to_owned(), plan.clone())))
             };
             let paths = candidates(path, FileKind::Folder, request.overwrite);

@@ -137,8 +137,8 @@ impl Follower {
         table.swarms.get(&self.hash).is_some_and(|swarm| swarm.seeding.has_sent(pieces))
     }
 
-    /// Returns whether this follower has waited long enough for pieces that other followers have, so that it
-    /// is served.
+    /// Returns whether this follower is to be served now. It has waited for `waited`, because other followers
+    /// have the pieces.
     pub(super) fn is_wait_over(&mut self, waited: Duration) -> bool {
         let mut table = lock(&self.followers.0);
         let Some(swarm) = table.swarms.get_mut(&self.hash) else { return true };
@@ -146,7 +146,7 @@ impl Follower {
         swarm.seeding.may_serve(&mut self.requester, waited, others)
     }
 
-    /// Notes that this follower has got the pieces elsewhere, after it was held back for this long.
+    /// Notes that this follower has got the pieces elsewhere, after it had waited for `waited`.
     pub(super) fn found_elsewhere(&mut self, waited: Duration) {
         let mut table = lock(&self.followers.0);
         if let Some(swarm) = table.swarms.get_mut(&self.hash) {

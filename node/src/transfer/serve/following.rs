@@ -44,8 +44,8 @@ struct Followed {
     is_tree: bool,
     /// The download of the content, as long as it is not finished.
     growing: Option<GrowingContent>,
-    /// The entry among the followers of the hash, with the updates on the others. `None` if the followers must
-    /// not learn of each other.
+    /// The entry of this stream among the followers of the hash, and the updates on the other followers.
+    /// `None` if followers of the content must not learn of each other.
     others: Option<(Debounced, Follower)>,
 }
 
@@ -100,17 +100,16 @@ impl Following {
         answer
     }
 
-    /// Notes that the pieces that `run` has just read are sent to this follower.
+    /// Notes that the last batch of `run` is sent to this follower.
     pub(super) fn sent(&mut self, run: &PieceRun) {
         if let Some(follower) = self.follower_of(run) {
             follower.sent(run.batch.clone());
         }
     }
 
-    /// Returns this follower if the pieces that `run` has just read should be held back, because they were
-    /// already sent to other followers. Only a node that has all of the content holds pieces back. The
-    /// followers then request these pieces from nodes that are still fetching, so those serve them without a
-    /// delay.
+    /// Returns this follower if the last batch of `run` should be held back, because its pieces were already
+    /// sent to other followers. Only a node that has all of the content holds pieces back. A node that is
+    /// still fetching serves its pieces without a delay, so that followers can get them there.
     pub(super) fn follower_to_hold_back(&mut self, run: &PieceRun) -> Option<&mut Follower> {
         let is_whole = self.0.as_ref().is_some_and(|followed| followed.growing.is_none());
         let follower = self.follower_of(run).filter(|_| is_whole)?;

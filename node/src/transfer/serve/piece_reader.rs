@@ -138,7 +138,7 @@ impl FileServer {
     ) -> Option<SharedFile> {
         let asker = caller.asker();
         let shared = self.shares.file(hash, called, &asker);
-        shared.or_else(|| self.partials.found(hash, Some(&asker)))
+        shared.or_else(|| self.partials.find_file(hash, Some(&asker)))
     }
 
     /// Returns the reason why nothing is served to `caller` under `hash`.

@@ -154,7 +154,7 @@ fn serve_partial(server: &FileServer, bytes: &[u8], access: Access) -> (PartialG
     io::Write::write_all(&mut &file, bytes).unwrap();
     let content = PartialContent::File(Arc::new(file), Arc::new(list));
     let partial = Partial::new(hash, description, access, layout, content).unwrap();
-    (server.partials.enter(partial), hash)
+    (server.partials.serve(partial), hash)
 }
 
 #[tokio::test]
@@ -330,7 +330,7 @@ async fn the_pieces_that_a_download_of_a_folder_has_are_served() {
     let partial = Partial::new(hash, description.clone(), Access::Open, layout, content).unwrap();
     partial.add(0..690);
     partial.add(701..702);
-    let guard = server.partials.enter(partial);
+    let guard = server.partials.serve(partial);
 
     let mut client = connect(&server, node(1));
     let answer = client.request(&Request::Describe { hash }).await;

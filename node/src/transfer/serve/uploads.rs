@@ -73,14 +73,17 @@ struct UploadTable {
     all: BTreeMap<(NodeId, Hash), KnownUpload>,
     /// Number of uses of uploads, counted in [`begin`](Uploads::begin).
     uses: u64,
+    /// The peers that the totals count.
     peers: BTreeSet<NodeId>,
     totals: UploadTotals,
+    /// The hashes that were reported as changed.
     changed: BTreeSet<Hash>,
 }
 
 #[derive(Debug)]
 struct KnownUpload {
     file: SharedFile,
+    /// Bytes sent since the peer last said that it has received all of it.
     sent: u64,
     meter: TransferMeter,
     /// Number of streams that it is sent on.

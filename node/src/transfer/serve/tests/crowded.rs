@@ -25,8 +25,8 @@ async fn a_requester_that_does_not_read_is_disconnected_and_takes_little_memory(
         while let Ok(n) = write.write(&flood[sent % message.len()..]).await {
             sent += n;
         }
-        // The pipe takes 64 KiB, the queue its requests, and further requests are answered until the pipe
-        // back is full.
+        // The pipe holds 64 KiB, and the queue its maximum. More requests are taken only until their answers
+        // fill the pipe in the other direction.
         assert!(sent < 1 << 20, "{sent} bytes of {request:?} were taken");
         let error = task.await.unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{request:?}");

@@ -119,7 +119,7 @@ fn many_pieces_are_reported_in_several_answers() {
     partial.add(599_999..600_000);
     assert_eq!(partial.held().0, pieces);
     let (server, caller) = (server(), Caller { id: node(1), binding: BINDING, proof: None });
-    let guard = server.partials.enter(partial);
+    let guard = server.partials.serve(partial);
     let mut following = Following::default();
     let mut announced = PieceSet::of_count(count).unwrap();
     let mut take = |mut messages: &[u8]| {

@@ -16,20 +16,20 @@ async fn share_old(server: &FileServer, len: usize) -> (TempDir, File, Hash, Vec
 }
 
 /// Requests the first piece of `hash` twice. Reads the first answer, after which the file is open, and
-/// returns the first `begin` bytes of the second.
-async fn begin(client: &mut TestClient, hash: Hash, bytes: &[u8], begin: usize) -> Vec<u8> {
+/// returns the first `len` bytes of the second.
+async fn read_beginning(client: &mut TestClient, hash: Hash, bytes: &[u8], len: usize) -> Vec<u8> {
     let data = Request::Data { hash, first: 0, count: 1 };
     assert_eq!(client.pieces(&data).await, bytes[..P]);
     client.send(&data).await;
     let head = Answer::Piece { index: 0, len: P as u32 }.encode();
-    let mut got = vec![0; head.len() + begin];
+    let mut got = vec![0; head.len() + len];
     client.stream.read_exact(&mut got).await.unwrap();
     assert_eq!(got[..head.len()], head);
     got.split_off(head.len())
 }
 
 /// Reads the rest of the piece that begins with `got`, and returns the whole piece.
-async fn rest(client: &mut TestClient, mut got: Vec<u8>) -> Vec<u8> {
+async fn read_rest(client: &mut TestClient, mut got: Vec<u8>) -> Vec<u8> {
     let mut rest = vec![0; P - got.len()];
     client.stream.read_exact(&mut rest).await.unwrap();
     got.extend(rest);
@@ -41,7 +41,7 @@ async fn the_stream_ends_if_a_file_changes_while_a_piece_is_sent() {
     let server = server();
     let (_dir, file, hash, bytes) = share_old(&server, 2 * P).await;
     let mut client = connect(&server, node(1));
-    let mut got = begin(&mut client, hash, &bytes, 1000).await;
+    let mut got = read_beginning(&mut client, hash, &bytes, 1000).await;
     file.set_len(0).unwrap();
     file.set_len(2 * P as u64).unwrap();
     let ended = client.stream.read_to_end(&mut got).await;
@@ -62,10 +62,10 @@ async fn a_piece_of_a_file_that_may_have_changed_is_verified() {
     let server = server();
     let (_dir, file, hash, bytes) = share_old(&server, 2 * P).await;
     let mut client = connect(&server, node(1));
-    let got = begin(&mut client, hash, &bytes, 1000).await;
+    let got = read_beginning(&mut client, hash, &bytes, 1000).await;
     // The time of modification stays the same, but the system notes the change of the times.
     file.set_modified(file.metadata().unwrap().modified().unwrap()).unwrap();
-    assert!(rest(&mut client, got).await == bytes[..P]);
+    assert!(read_rest(&mut client, got).await == bytes[..P]);
     let next = Request::Data { hash, first: 1, count: 1 };
     assert!(client.pieces(&next).await == bytes[P..]);
 }
@@ -80,10 +80,10 @@ async fn no_update_is_sent_within_a_piece() {
         Request::Follow { hash, addresses: vec![address] }
     };
     assert_eq!(client.request(&follow(1)).await, Answer::Whole);
-    let got = begin(&mut client, hash, &bytes, 1000).await;
+    let got = read_beginning(&mut client, hash, &bytes, 1000).await;
     let mut other = connect(&server, node(2));
     assert_eq!(other.request(&follow(2)).await, Answer::Whole);
     assert!(matches!(other.answer().await.0, Answer::Sources(_)));
-    assert!(rest(&mut client, got).await == bytes[..P]);
+    assert!(read_rest(&mut client, got).await == bytes[..P]);
     assert!(matches!(client.answer().await.0, Answer::Sources(_)));
 }
