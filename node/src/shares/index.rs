@@ -182,8 +182,8 @@ impl Index {
         // The positions were just appended, but the look-ups prefer the first one of a hash.
         if before.is_some() {
             for hash in hashes(&share) {
-                if let Some(places) = self.by_hash.get_mut(&hash) {
-                    places.sort_by_key(|place| place.served);
+                if let Some(positions) = self.by_hash.get_mut(&hash) {
+                    positions.sort_by_key(|position| position.served);
                 }
             }
         }
@@ -198,10 +198,10 @@ impl Index {
         let served = self.added.get_mut(path)?.served.take()?;
         let share = self.served.remove(&served)?;
         for hash in hashes(&share) {
-            if let Entry::Occupied(mut places) = self.by_hash.entry(hash) {
-                places.get_mut().retain(|place| place.served != served);
-                if places.get().is_empty() {
-                    places.remove();
+            if let Entry::Occupied(mut positions) = self.by_hash.entry(hash) {
+                positions.get_mut().retain(|position| position.served != served);
+                if positions.get().is_empty() {
+                    positions.remove();
                 }
             }
         }
@@ -224,7 +224,7 @@ impl Index {
             // Files that this share no longer has, even if another share has them now: it may lose them
             // later.
             let has_left =
-                |hash: &Hash| !self.places(hash).any(|(other, _)| other.path == share.path);
+                |hash: &Hash| !self.positions(hash).any(|(other, _)| other.path == share.path);
             let files = items().filter(|file| has_left(&file.hash)).take(MAX_CAUSES).collect();
             self.remember_retired(whole, files, &share.access);
             // The folder itself needs an entry too.
@@ -269,7 +269,7 @@ impl Index {
 
     /// Returns whether `asker` may have content with this hash.
     pub(super) fn allows(&self, hash: &Hash, asker: Option<&Asker<'_>>) -> bool {
-        self.places(hash).any(|(share, _)| may_have(&share.access, asker))
+        self.positions(hash).any(|(share, _)| may_have(&share.access, asker))
     }
 
     /// Returns the copies of a content that `asker` may have: open shares first, at most [`MAX_COPIES`].
@@ -288,8 +288,8 @@ impl Index {
         name: &FileName,
         asker: &Asker<'_>,
     ) -> Option<SharedFile> {
-        let mut places = self.places(hash).filter(|(share, _)| share.access.allows(asker));
-        places.find_map(|(share, item)| {
+        let mut positions = self.positions(hash).filter(|(share, _)| share.access.allows(asker));
+        positions.find_map(|(share, item)| {
             let file = Location { share: Arc::clone(share), item }.file()?;
             (file.name == *name).then_some(file)
         })
@@ -316,13 +316,13 @@ impl Index {
     /// Returns all copies of a content, those in open shares first.
     fn open_first(&self, hash: &Hash) -> impl Iterator<Item = (&Arc<Share>, Option<usize>)> {
         let is_open = |(share, _): &(&Arc<Share>, Option<usize>)| share.access == Access::Open;
-        let closed = self.places(hash).filter(move |place| !is_open(place));
-        self.places(hash).filter(is_open).chain(closed)
+        let closed = self.positions(hash).filter(move |position| !is_open(position));
+        self.positions(hash).filter(is_open).chain(closed)
     }
 
-    fn places(&self, hash: &Hash) -> impl Iterator<Item = (&Arc<Share>, Option<usize>)> {
-        self.by_hash.get(hash).into_iter().flatten().filter_map(|place| {
-            Some((self.served.get(&place.served)?, place.item.map(|at| at as usize)))
+    fn positions(&self, hash: &Hash) -> impl Iterator<Item = (&Arc<Share>, Option<usize>)> {
+        self.by_hash.get(hash).into_iter().flatten().filter_map(|position| {
+            Some((self.served.get(&position.served)?, position.item.map(|at| at as usize)))
         })
     }
 

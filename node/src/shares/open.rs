@@ -189,28 +189,28 @@ impl OpenTree {
             .map(|item| item.fingerprint.size)
     }
 
-    /// Reads the piece at `place` into `out`, which has to be of its length. Blocks on the disk.
+    /// Reads the piece at `position` into `out`, which has to be of its length. Blocks on the disk.
     ///
     /// # Errors
     /// As [`OpenShare::read`].
     pub(crate) fn read(
         &mut self,
-        place: &PiecePosition,
+        position: &PiecePosition,
         out: &mut [u8],
     ) -> Result<(), FileRefusal> {
-        if let Some((_, open)) = self.last.as_ref().filter(|(at, _)| *at == place.file)
-            && open.read(place.index, 0, out).is_ok()
+        if let Some((_, open)) = self.last.as_ref().filter(|(at, _)| *at == position.file)
+            && open.read(position.index, 0, out).is_ok()
         {
             return Ok(());
         }
         // The open copy has failed. All copies are tried, from the first on.
         self.last = None;
         let copies = self.copies.iter();
-        let read = copies.filter_map(|share| self.open(share, place.file)).find_map(|open| {
-            let read = open.read(place.index, 0, out);
+        let read = copies.filter_map(|share| self.open(share, position.file)).find_map(|open| {
+            let read = open.read(position.index, 0, out);
             read.is_ok().then_some(open)
         });
-        self.last = Some((place.file, read.ok_or(FileRefusal::Changed)?));
+        self.last = Some((position.file, read.ok_or(FileRefusal::Changed)?));
         Ok(())
     }
 

@@ -106,15 +106,15 @@ impl FolderPlan {
     ///
     /// # Errors
     /// If the bytes are not those of the piece, or there is no such piece.
-    pub(super) fn verify(&self, place: &PiecePosition, bytes: &[u8]) -> Result<(), PieceError> {
-        let file = self.files.get(place.file);
+    pub(super) fn verify(&self, position: &PiecePosition, bytes: &[u8]) -> Result<(), PieceError> {
+        let file = self.files.get(position.file);
         let entry = file.and_then(|(at, _)| self.manifest.entries().get(*at));
         match (file, entry) {
-            (Some((_, Some(list))), _) => list.verify_piece(place.index, bytes),
+            (Some((_, Some(list))), _) => list.verify_piece(position.index, bytes),
             (_, Some(ManifestEntry::File { hash, size, .. })) => PieceList::single(hash, *size)
-                .ok_or(PieceError::NoPiece(place.index))?
-                .verify_piece(place.index, bytes),
-            _ => Err(PieceError::NoPiece(place.index)),
+                .ok_or(PieceError::NoPiece(position.index))?
+                .verify_piece(position.index, bytes),
+            _ => Err(PieceError::NoPiece(position.index)),
         }
     }
 

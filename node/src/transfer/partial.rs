@@ -221,11 +221,11 @@ impl Partial {
         self.verifies_reads.store(true, Ordering::Release);
     }
 
-    /// Returns whether these are the bytes of the piece at `place`.
-    fn is_good(&self, place: &PiecePosition, bytes: &[u8]) -> bool {
+    /// Returns whether these are the bytes of the piece at `position`.
+    fn is_good(&self, position: &PiecePosition, bytes: &[u8]) -> bool {
         match &self.content {
-            PartialContent::File(_, list) => list.verify_piece(place.index, bytes).is_ok(),
-            PartialContent::Folder { plan, .. } => plan.verify(place, bytes).is_ok(),
+            PartialContent::File(_, list) => list.verify_piece(position.index, bytes).is_ok(),
+            PartialContent::Folder { plan, .. } => plan.verify(position, bytes).is_ok(),
         }
     }
 
@@ -296,32 +296,32 @@ impl OpenPartial {
         if self.partial.has_ended() || !is_held {
             return Err(FileRefusal::NotFound);
         }
-        let place = self.partial.layout.position(piece).ok_or(FileRefusal::BadRequest)?;
-        let file = self.open(&place).ok_or(FileRefusal::NotFound)?;
-        read_exact_at(&file, out, place.range.start).map_err(|error| {
+        let position = self.partial.layout.position(piece).ok_or(FileRefusal::BadRequest)?;
+        let file = self.open(&position).ok_or(FileRefusal::NotFound)?;
+        read_exact_at(&file, out, position.range.start).map_err(|error| {
             tracing::debug!(hash = %self.partial.hash, piece, %error, "a held piece can't be read");
             FileRefusal::NotFound
         })?;
         let verifies_reads = self.partial.verifies_reads.load(Ordering::Acquire);
-        if verifies_reads && !self.partial.is_good(&place, out) {
+        if verifies_reads && !self.partial.is_good(&position, out) {
             return Err(FileRefusal::Changed);
         }
         Ok(())
     }
 
-    /// Opens the file that `place` is in.
-    fn open(&mut self, place: &PiecePosition) -> Option<Arc<File>> {
+    /// Opens the file that `position` is in.
+    fn open(&mut self, position: &PiecePosition) -> Option<Arc<File>> {
         let (path, plan) = match &self.partial.content {
             PartialContent::File(file, _) => return Some(Arc::clone(file)),
             PartialContent::Folder { path, plan, .. } => (path, plan),
         };
-        if let Some((_, file)) = self.last.as_ref().filter(|(last, _)| *last == place.file) {
+        if let Some((_, file)) = self.last.as_ref().filter(|(last, _)| *last == position.file) {
             return Some(Arc::clone(file));
         }
-        let (name, _) = plan.file(place.file)?;
+        let (name, _) = plan.file(position.file)?;
         let at = name.join_to(&lock(path));
         let file = Arc::new(File::open(at).ok()?);
-        self.last = Some((place.file, Arc::clone(&file)));
+        self.last = Some((position.file, Arc::clone(&file)));
         Some(file)
     }
 }

@@ -49,7 +49,7 @@ pub(super) struct AnswerReader {
 impl Client {
     pub(super) fn new(stream: Stream, rates: Arc<PeerRates>) -> Self {
         let (read, write) = tokio::io::split(stream);
-        // A description is requested first. Until it comes, silence is a fault.
+        // A description is requested first. Until it arrives, silence is a fault.
         let is_owed = Arc::new(AtomicBool::new(true));
         let answers = AnswerReader { stream: read, rates, is_owed };
         Self { requests: RequestWriter { stream: write }, answers }
@@ -117,8 +117,8 @@ impl AnswerReader {
         Arc::clone(&self.is_owed)
     }
 
-    /// Reads and drops the rest, until the source ends the stream. A socket that is closed with unread
-    /// bytes resets the connection, and the source may then miss our last request.
+    /// Reads and drops the rest of the answers, until the source ends the stream. A socket that is closed
+    /// with unread bytes resets the connection, and the source may then miss the last request.
     pub(super) async fn drain(&mut self) {
         let mut buffer = vec![0; DRAIN_BUFFER];
         while self.stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}

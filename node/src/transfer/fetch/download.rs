@@ -42,7 +42,7 @@ use crate::lock::lock;
 /// # ann.shutdown().await; bob.shutdown().await; Ok(()) }
 /// ```
 ///
-/// Awaiting it returns the result once the content is in its place, or the download has failed or was
+/// Awaiting it returns the result once the content is at its path, or the download has failed or was
 /// cancelled. A paused download has no result yet. If several handles of one download are awaited, all get
 /// the result of a success; the error of a failure goes to the first, and the others get
 /// [`Error::AlreadyReported`].
@@ -59,7 +59,7 @@ pub struct Download {
 /// The result of a finished fetch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fetched {
-    /// The path of the content. It has a number if something else had its name.
+    /// The path of the content. The name has a number if it was taken.
     pub path: PathBuf,
     /// The kind of the content: a file or a folder.
     pub kind: FileKind,
@@ -69,7 +69,7 @@ pub struct Fetched {
     pub seconds: f64,
     /// The nodes that sent pieces, in the order of their identities.
     pub sources: Vec<NodeId>,
-    /// The nodes that sent wrong data, and were not asked again.
+    /// The nodes that sent wrong data and were dropped.
     pub dropped: Vec<Dropped>,
     /// Entries that have another name here than at their source: the content itself, or entries of the folder.
     pub renamed: Vec<Renamed>,
@@ -134,7 +134,7 @@ impl Download {
         self.entry.status.get()
     }
 
-    /// Returns a stream of the status, from now on.
+    /// Returns a stream of the status, which begins with the present one.
     #[must_use]
     pub fn progress(&self) -> DownloadProgress {
         let mut status = self.entry.status.watch();
@@ -145,8 +145,8 @@ impl Download {
     }
 
     /// Pauses the download until it is [resumed](Self::resume). Bytes that were verified stay on disk.
-    /// Nothing is kept about the sources: the resumed download also tries those again that could not be
-    /// reached or sent wrong data.
+    /// Nothing is remembered about the sources: a resumed download tries all of them again, even those that
+    /// could not be reached or sent wrong data.
     ///
     /// # Errors
     /// [`Error::NoDownload`] if it is done. A store error if the state can't be written: the download is
@@ -156,10 +156,10 @@ impl Download {
     }
 
     /// Continues a download that was paused or has failed. One that waits for a source tries again
-    /// immediately. Does nothing to any other.
+    /// immediately. Does nothing to a download in any other state.
     ///
     /// # Errors
-    /// A store error if the state can't be written: the download is queued and not begun then.
+    /// A store error if the state can't be written: the download is shown as queued then, but not begun.
     pub async fn resume(&self) -> Result<DownloadStatus, Error> {
         self.inner.resume(&self.entry).await
     }
@@ -254,7 +254,7 @@ impl StatusWatch {
     }
 }
 
-/// A download in the list of its node, as its handles and its task share it.
+/// A download in the list of its node. Its handles and its task share it.
 #[derive(Debug)]
 pub(super) struct DownloadEntry {
     pub(super) request: FetchRequest,
@@ -262,7 +262,7 @@ pub(super) struct DownloadEntry {
     pub(super) is_restored: bool,
     pub(super) status: SharedStatus,
     control: Mutex<Control>,
-    /// Notified when the user resumes it although it is not paused, so that it retries at once.
+    /// Notified when the user resumes a download that waits for a source, so that it tries again immediately.
     pub(super) resumed: Notify,
     /// Held by its task. A task that was stopped may still be writing.
     pub(super) running: tokio::sync::Mutex<()>,

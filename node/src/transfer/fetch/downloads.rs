@@ -1,4 +1,4 @@
-//! The downloads of a node: those at work, those that wait, and those that are over.
+//! The downloads of a node: those at work, those that wait, and those that have ended.
 //!
 //! Each download has a task of its own, so that it continues without its handles. At most
 //! [`max_downloads`](peerkit_proto::config::Config::max_downloads) are at work at the same time. The others
@@ -31,7 +31,7 @@ use crate::lock::lock;
 /// Maximum number of files of a folder that the log names as left out.
 const MAX_LOGGED: usize = 100;
 
-/// Number of listed downloads from which on each new one replaces the oldest finished one.
+/// Number of listed downloads at which each new one replaces the oldest finished one.
 const MAX_LISTED: usize = 100;
 
 /// The downloads of a node.
@@ -187,7 +187,7 @@ impl Inner {
     pub(super) async fn cancel(&self, entry: &Arc<DownloadEntry>) -> Result<DownloadStatus, Error> {
         entry.control().result.get_or_insert(Err(FetchError::Cancelled.into()));
         entry.stop();
-        // Its task may still be writing to the part.
+        // The stopped task may still be writing to the part.
         let _alone = entry.running.lock().await;
         let was = entry.status.get();
         if was.state != DownloadState::Done {
@@ -214,7 +214,7 @@ impl Inner {
         let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
         let permit_wait = self.files.downloads.queue_for_permit();
         // The task is not aborted. It ends when `stop` is cancelled, after the writes that are under way. If
-        // it were dropped before that, the next run would find its part locked, and begin another one.
+        // it were dropped before that, the next run would find the part locked, and begin a new part.
         let working = async move {
             let _alone = entry.running.lock().await;
             let hash = entry.request.hash;
@@ -230,7 +230,7 @@ impl Inner {
             if result.is_err() {
                 note_lost_part(&entry).await;
             }
-            // Nothing is to be shown for a download that was paused, cancelled or abandoned: the call that
+            // No result is shown for a download that was paused, cancelled or abandoned: the call that
             // stopped it has set the state.
             if !stop.is_cancelled() || result.is_ok() {
                 inner.finish_download(&entry, result).await;
@@ -246,7 +246,7 @@ impl Inner {
     /// Shows and reports the result of a download.
     async fn finish_download(&self, entry: &DownloadEntry, result: Result<Fetched, Error>) {
         let hash = entry.request.hash;
-        // A failed download continues at the next start, unless nothing of it is on disk.
+        // A failed download continues at the next start, unless it has no bytes on disk.
         if (result.is_ok() || entry.status.bytes_on_disk() == 0)
             && let Err(error) = self.forget_saved(entry).await
         {
@@ -339,8 +339,8 @@ async fn fetch_once(
     outcome
 }
 
-/// Shows a part that an earlier download of the same content has left. The part is kept even if this download
-/// fails before it opens it.
+/// Shows that there is a part if an earlier download of the same content has left one. It is kept even if
+/// this download fails before opening it.
 async fn note_left_part(entry: &DownloadEntry) {
     let FetchRequest { to, name, hash, .. } = entry.request.clone();
     let looking = blocking::run(move || match to.target(name.as_ref()) {
@@ -352,8 +352,8 @@ async fn note_left_part(entry: &DownloadEntry) {
     }
 }
 
-/// Shows that there is no part if it is gone from disk, perhaps with its folder. The next download begins
-/// anew then.
+/// If the part is gone from disk, perhaps with its folder, shows that there is none. The next download then
+/// begins anew.
 async fn note_lost_part(entry: &DownloadEntry) {
     let (status, hash) = (entry.status.get(), entry.request.hash);
     let Some(path) = status.path.filter(|_| status.kept) else { return };

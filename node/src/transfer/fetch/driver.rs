@@ -369,8 +369,8 @@ impl<'a> FetchDriver<'a> {
         let partial = opened.served.partial();
         let mut added = 0..0;
         for piece in new {
-            let place = opened.target.layout.position(piece);
-            self.meter.add(place.map_or(0, |place| place.len()));
+            let position = opened.target.layout.position(piece);
+            self.meter.add(position.map_or(0, |position| position.len()));
             if added.end != piece {
                 partial.add(added.clone());
                 added.start = piece;
@@ -430,7 +430,7 @@ impl<'a> FetchDriver<'a> {
     /// Begins to fetch pieces, once the content is open and the pieces on the disk are known.
     fn begin_pieces(&mut self, target: Arc<DownloadTarget>, held: PieceSet, partial: Partial) {
         let layout = Arc::clone(&target.layout);
-        let len = |piece| layout.position(piece).map_or(0, |place| place.len());
+        let len = |piece| layout.position(piece).map_or(0, |position| position.len());
         let here = held.pieces().map(len).fold(0, u64::saturating_add);
         self.meter.start(here, target.total);
         self.status.show_fetch(&target.path, &self.meter);

@@ -86,7 +86,7 @@ impl FetchDestination {
         }
     }
 
-    /// Returns the path to name in an error before the name at the source is known.
+    /// Returns the path that errors name as long as the name at the source is not known.
     pub(super) fn path(&self) -> &Path {
         match self {
             Self::Path(path) | Self::Folder(path) => path,
@@ -163,7 +163,7 @@ fn check_replaceable(path: &Path, is_folder: bool) -> Result<(), FetchError> {
     }
 }
 
-/// Returns the kind of a file that is not a regular file.
+/// Returns the kind of the file, or `None` if it is a regular file.
 fn kind_of(found: &Metadata) -> Option<InTheWay> {
     let kind = found.file_type();
     #[cfg(unix)]
@@ -185,9 +185,9 @@ fn kind_of(found: &Metadata) -> Option<InTheWay> {
     (!kind.is_file()).then_some(InTheWay::Link)
 }
 
-/// Moves a whole file to `target`, or to a numbered name beside it if something else is there. If a file with
-/// the same content is there already, that file stays, and its path is returned. With `overwrite` the file
-/// replaces the one that is there.
+/// Moves a complete file to `target`, or to a numbered name beside it if something else is there. If a file
+/// with the same content is there already, that file stays, and its path is returned. With `overwrite` the
+/// file replaces the one that is there.
 pub(super) fn place_file(
     (part, file): (&DownloadPart, &File),
     target: &Path,
@@ -214,7 +214,7 @@ pub(super) fn place_file(
     place_beside(target, FileKind::File, place_at).map_err(disk)
 }
 
-/// Moves a whole folder to `target`, or to a numbered name beside it if something is there. With
+/// Moves a complete folder to `target`, or to a numbered name beside it if something is there. With
 /// `overwrite` its files replace those that are there, and others stay.
 pub(super) fn place_folder(
     part: &DownloadPart,
@@ -289,7 +289,7 @@ fn move_into(files: &Path, target: &Path, plan: &FolderPlan) -> Result<(), Fetch
         let disk = |error| FetchError::Disk { path: to.clone(), error };
         match entry {
             ManifestEntry::Folder { .. } => match fs::create_dir(&to) {
-                // Not through a link, which could lead anywhere.
+                // Files must not be moved through a link, which could lead anywhere.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     if !fs::symlink_metadata(&to).map_err(disk)?.is_dir() {
                         return Err(disk(error));
@@ -471,7 +471,7 @@ mod tests {
         let refused = to.resolve(&name, true);
         assert!(matches!(refused, Err(FetchError::NotAFile { .. })), "{refused:?}");
         assert!(to.resolve(&name, false).is_ok());
-        // It is checked again at the end, as something may have got there meanwhile.
+        // The path is checked again at the end, as something may have been created there meanwhile.
         let error = replace(&at("file"), &at("pipe")).unwrap_err();
         assert!(matches!(error, FetchError::NotAFile { .. }) && at("file").exists());
     }

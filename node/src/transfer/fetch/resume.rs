@@ -99,7 +99,7 @@ impl DownloadRow {
         Ok(Self {
             more: Vec::new(),
             secret: request.secret.map(|secret| *secret.as_bytes()),
-            // The next run may be started somewhere else.
+            // The next run may have another current folder.
             path: std::path::absolute(path)?,
             into,
             from,
@@ -174,7 +174,7 @@ impl Inner {
         if entry.request.is_foreground {
             return Ok(());
         }
-        // Before the write, as the row is made of the downloads that have this mark.
+        // Set before the write, as the row contains the downloads that have this mark.
         entry.control().is_stored = true;
         self.write_row(entry.request.hash).await
     }
@@ -222,7 +222,7 @@ impl Inner {
         let mut watch = entry.status.watch();
         loop {
             let now = entry.status.get();
-            // While the part is checked, the number of bytes starts from 0 again.
+            // While the part is checked, `done` counts up from 0, so it is not stored.
             let is_news = now.state == DownloadState::Fetching && saved != (now.total, now.done);
             if is_news {
                 saved = (now.total, now.done);

@@ -95,7 +95,7 @@ impl SourceTask {
         let FetchRequest { hash, secret, .. } = self.context.request;
         if let Some(secret) = secret {
             let proof = secret.prove(&binding, inner.profile.id);
-            // It has no answer, so it costs no round trip.
+            // The request has no answer, so it costs no round trip.
             client.requests.send(&Request::Present { proof }).await?;
         }
         let (description, values) = client.describe(hash, is_new).await?;
@@ -213,7 +213,7 @@ struct OwedRuns {
 struct RequestedRun {
     next: u64,
     end: u64,
-    /// Bytes of the pieces from `next` on.
+    /// Number of bytes of the pieces from `next` on.
     bytes: u64,
     is_cancelled: bool,
 }
@@ -252,7 +252,7 @@ async fn send_requests(
             SourceOrder::Request { first, count } => {
                 let end = first.saturating_add(u64::from(count));
                 let lens = (first..end).filter_map(|piece| target.layout.position(piece));
-                let bytes = lens.map(|place| place.len()).sum();
+                let bytes = lens.map(|position| position.len()).sum();
                 owed.runs().push_back(RequestedRun {
                     next: first,
                     end,
@@ -370,11 +370,11 @@ impl PieceReceiver<'_> {
     /// Receives one piece into the batch. Returns whether it was the last of its run.
     async fn receive_piece(&mut self, index: u64, len: u32) -> Result<bool, FetchError> {
         let wrong = || FetchError::Unexpected("another piece was requested");
-        let place = self.target.layout.position(index).ok_or_else(wrong)?;
+        let position = self.target.layout.position(index).ok_or_else(wrong)?;
         let is_last = {
             let mut runs = self.owed.runs();
             let run = runs.front_mut().ok_or_else(wrong)?;
-            if run.next != index || place.len() != u64::from(len) {
+            if run.next != index || position.len() != u64::from(len) {
                 return Err(wrong());
             }
             run.next = index.saturating_add(1);

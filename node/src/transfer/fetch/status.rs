@@ -26,7 +26,7 @@ pub struct DownloadStatus {
     /// Bytes that are on disk and verified.
     pub done: u64,
     /// If true, there is an unfinished part on disk, perhaps of an earlier fetch. The next fetch of the same
-    /// content to the same place continues from it.
+    /// content to the same destination continues from it.
     pub kept: bool,
     /// Its size in bytes, once that is known.
     pub total: Option<u64>,
@@ -68,7 +68,8 @@ pub enum DownloadState {
     Checking,
     /// Pieces are arriving.
     Fetching,
-    /// No node that can be reached has the missing pieces. It continues by itself as soon as one has.
+    /// No node that can be reached has the missing pieces. The download continues by itself as soon as a node
+    /// has them.
     Waiting,
     /// It was paused, and waits to be resumed.
     Paused,

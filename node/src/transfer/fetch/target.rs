@@ -72,7 +72,7 @@ enum Storage {
 }
 
 impl Drop for DownloadTarget {
-    /// Removes a part that holds nothing, however the download has ended.
+    /// Removes a part without pieces, no matter how the download has ended.
     fn drop(&mut self) {
         if let Some(part) = self.part()
             && self.is_checked.load(Ordering::Acquire)
@@ -162,13 +162,15 @@ impl DownloadTarget {
     /// If a piece is wrong or can't be written. The pieces before it were written.
     pub(super) fn verify_and_write(&self, batch: &PieceBatch) -> Result<(), FetchError> {
         for (piece, bytes) in batch.iter() {
-            let place = self.layout.position(piece).ok_or(FetchError::Unfinished)?;
-            self.content.verify(&place, bytes).map_err(|error| self.in_folder(&place, error))?;
+            let position = self.layout.position(piece).ok_or(FetchError::Unfinished)?;
+            self.content
+                .verify(&position, bytes)
+                .map_err(|error| self.in_folder(&position, error))?;
             // Noted before it is written, as two sources may send the same piece at the same time.
             if !self.written().insert(piece) {
                 continue;
             }
-            if let Err(error) = self.write(&place, bytes) {
+            if let Err(error) = self.write(&position, bytes) {
                 self.written().remove(piece);
                 return Err(error);
             }
@@ -197,12 +199,13 @@ impl DownloadTarget {
         Ok(partial)
     }
 
-    /// Returns the error for content that was changed at its source. If it is a folder, `piece` tells which
-    /// file was changed.
+    /// Returns the error for content that was changed at its source. If it is a folder, `piece` is part of
+    /// the changed file.
     pub(super) fn changed(&self, piece: Option<u64>) -> FetchError {
         let name = &self.description.name;
-        let place = piece.and_then(|piece| self.layout.position(piece));
-        let inside = self.plan().zip(place).and_then(|(plan, place)| plan.file(place.file));
+        let position = piece.and_then(|piece| self.layout.position(piece));
+        let inside =
+            self.plan().zip(position).and_then(|(plan, position)| plan.file(position.file));
         let name = match inside {
             Some((path, _)) => format!("{name}/{path}"),
             None => name.to_string(),
@@ -281,8 +284,8 @@ impl DownloadTarget {
                 let missing: u64 = held
                     .missing(None, 0)
                     .filter_map(|piece| self.layout.position(piece))
-                    .filter(|place| folder.plan.file(place.file).is_some())
-                    .fold(0, |sum, place| sum.saturating_add(place.len()));
+                    .filter(|position| folder.plan.file(position.file).is_some())
+                    .fold(0, |sum, position| sum.saturating_add(position.len()));
                 (space::check(part.path(), missing), missing)
             }
         };
@@ -361,24 +364,24 @@ impl DownloadTarget {
         Ok(())
     }
 
-    fn write(&self, place: &PiecePosition, bytes: &[u8]) -> Result<(), FetchError> {
+    fn write(&self, position: &PiecePosition, bytes: &[u8]) -> Result<(), FetchError> {
         // If the complete content was found, no piece is requested.
         let part = self.part().ok_or(FetchError::Unfinished)?;
         match &self.content {
             // A new file has zeros wherever it was not written.
             TargetContent::File { .. } if part.is_new() && is_zero(bytes) => Ok(()),
             TargetContent::File { file, .. } => {
-                write_all_at(file, bytes, place.range.start).map_err(disk(part.path()))
+                write_all_at(file, bytes, position.range.start).map_err(disk(part.path()))
             }
             TargetContent::Folder(folder) => {
-                folder.write(place, self.layout.size(place.file).unwrap_or_default(), bytes)
+                folder.write(position, self.layout.size(position.file).unwrap_or_default(), bytes)
             }
         }
     }
 
     /// Adds the path of the file to an error, if the content is a folder.
-    fn in_folder(&self, place: &PiecePosition, error: impl Into<FetchError>) -> FetchError {
-        match self.plan().and_then(|plan| plan.file(place.file)) {
+    fn in_folder(&self, position: &PiecePosition, error: impl Into<FetchError>) -> FetchError {
+        match self.plan().and_then(|plan| plan.file(position.file)) {
             Some((path, _)) => {
                 FetchError::InFolder { path: path.clone(), error: Box::new(error.into()) }
             }
@@ -400,28 +403,28 @@ impl TargetContent {
         }
     }
 
-    fn verify(&self, place: &PiecePosition, bytes: &[u8]) -> Result<(), PieceError> {
+    fn verify(&self, position: &PiecePosition, bytes: &[u8]) -> Result<(), PieceError> {
         match self {
-            Self::File { list, .. } => list.verify_piece(place.index, bytes),
-            Self::Folder(folder) => folder.plan.verify(place, bytes),
+            Self::File { list, .. } => list.verify_piece(position.index, bytes),
+            Self::Folder(folder) => folder.plan.verify(position, bytes),
         }
     }
 
     /// Reads a piece from the disk. Returns its length if it is there and right. The pieces of files that are
     /// left out count as right, with no bytes.
-    fn check(&self, place: &PiecePosition, buffer: &mut Vec<u8>) -> Option<u64> {
+    fn check(&self, position: &PiecePosition, buffer: &mut Vec<u8>) -> Option<u64> {
         let opened;
         let file = match self {
             Self::File { file, .. } => &**file,
             Self::Folder(folder) => {
-                let Some((path, _)) = folder.plan.file(place.file) else { return Some(0) };
+                let Some((path, _)) = folder.plan.file(position.file) else { return Some(0) };
                 opened = folder.files.open(path.as_str()).ok()?;
                 &opened
             }
         };
-        buffer.resize(usize::try_from(place.len()).ok()?, 0);
-        read_exact_at(file, buffer, place.range.start).ok()?;
-        self.verify(place, buffer).is_ok().then_some(place.len())
+        buffer.resize(usize::try_from(position.len()).ok()?, 0);
+        read_exact_at(file, buffer, position.range.start).ok()?;
+        self.verify(position, buffer).is_ok().then_some(position.len())
     }
 }
 

@@ -215,7 +215,7 @@ impl OpenContent {
     /// Returns the number of the file that a piece of a folder is part of.
     fn file(&self, piece: u64) -> Option<usize> {
         match self {
-            Self::Tree(_, layout) => layout.position(piece).map(|place| place.file),
+            Self::Tree(_, layout) => layout.position(piece).map(|position| position.file),
             Self::Share(_) | Self::Partial(_) => None,
         }
     }
@@ -233,8 +233,8 @@ impl OpenContent {
             // Only pieces of shared files are read in parts.
             Self::Tree(..) | Self::Partial(_) if skip > 0 => Err(FileRefusal::Changed),
             Self::Tree(tree, layout) => {
-                let place = layout.position(piece).ok_or(FileRefusal::BadRequest)?;
-                tree.read(&place, out)
+                let position = layout.position(piece).ok_or(FileRefusal::BadRequest)?;
+                tree.read(&position, out)
             }
             Self::Partial(partial) => partial.read(piece, out),
         }
@@ -410,8 +410,8 @@ impl AnswerBuffer {
         }
         let read = read(self.bytes.get_mut(begin..begin + part).unwrap_or_default())?;
         // The head comes last, so that nothing is added if reading fails.
-        if let Some(place) = self.bytes.get_mut(self.len..begin) {
-            place.copy_from_slice(&head);
+        if let Some(position) = self.bytes.get_mut(self.len..begin) {
+            position.copy_from_slice(&head);
         }
         self.len = begin + read;
         Ok(read)

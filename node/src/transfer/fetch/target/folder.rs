@@ -58,19 +58,19 @@ impl Folder {
     /// Writes a piece of a file that has `size` bytes.
     pub(super) fn write(
         &self,
-        place: &PiecePosition,
+        position: &PiecePosition,
         size: u64,
         bytes: &[u8],
     ) -> Result<(), FetchError> {
-        let (path, mode) = self.plan.file(place.file).ok_or(FetchError::Unfinished)?;
+        let (path, mode) = self.plan.file(position.file).ok_or(FetchError::Unfinished)?;
         // Most files of a folder have one piece. They are closed after the write, and take no place among the
         // open files.
-        let written = if size == place.len() {
+        let written = if size == position.len() {
             let file = self.files.create(path, mode);
             file.and_then(|file| write_all_at(&file, bytes, 0))
         } else {
-            let file = self.open_large(place.file, path, mode, size);
-            file.and_then(|file| write_all_at(&file, bytes, place.range.start))
+            let file = self.open_large(position.file, path, mode, size);
+            file.and_then(|file| write_all_at(&file, bytes, position.range.start))
         };
         written.map_err(|error| disk(&path.join_to(self.files.path()))(error))
     }
