@@ -1,18 +1,23 @@
 //! The command line: its subcommands and options.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{
+    ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueHint,
+};
 use clap_complete::Shell;
 use peerkit::{Address, Config, NodeId};
 
 pub(crate) use files::{GetArgs, ShareArgs};
 pub(crate) use hints::parse;
 
+use crate::commands::{COMMANDS, CommandSpec};
+use crate::remote::RemoteArgs;
 use crate::start::ListenAddress;
-use crate::{UsageError, byte_rate, command};
+use crate::{UsageError, address, byte_rate};
 
 mod files;
 mod hints;
@@ -137,6 +142,45 @@ pub(crate) struct Cli {
     pub(crate) action: SubcommandArgs,
 }
 
+/// What the command line asks for.
+pub(crate) enum Invocation {
+    /// A subcommand of the program itself.
+    Program(SubcommandArgs),
+    /// A command for the running node, with its arguments.
+    Command(&'static CommandSpec, ArgMatches),
+}
+
+impl Invocation {
+    /// Reads a command line, with the name of the program at its start.
+    ///
+    /// # Errors
+    /// If it is wrong, or asks for help.
+    pub(crate) fn read(
+        words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        let matches = program().try_get_matches_from(words)?;
+        if let Some((name, arguments)) = matches.subcommand()
+            && let Some(spec) = remote_commands().find(|spec| spec.name == name)
+        {
+            return Ok(Self::Command(spec, arguments.clone()));
+        }
+        Cli::from_arg_matches(&matches).map(|cli| Self::Program(cli.action))
+    }
+}
+
+/// Returns the program with all its subcommands: its own, and the commands for a running node.
+pub(crate) fn program() -> clap::Command {
+    let program = Cli::command();
+    remote_commands()
+        .fold(program, |program, spec| program.subcommand(RemoteArgs::augment_args(spec.clap())))
+}
+
+/// Returns the commands for a running node that are subcommands. `get` is one of the program's own, as
+/// it works without a running node too.
+fn remote_commands() -> impl Iterator<Item = &'static CommandSpec> {
+    COMMANDS.iter().filter(|spec| spec.endpoint.is_some() && spec.name != "get")
+}
+
 /// The program's subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SubcommandArgs {
@@ -184,7 +228,7 @@ pub(crate) struct RunArgs {
 
     /// A node to join through if no ADDR is given. May be given several times. PEERKIT_BOOTSTRAP
     /// and the file `bootstrap` in the state folder add further nodes
-    #[arg(long, value_name = "ADDR", value_parser = command::parse_address, value_hint = ValueHint::Hostname)]
+    #[arg(long, value_name = "ADDR", value_parser = address::parse_address, value_hint = ValueHint::Hostname)]
     pub(crate) bootstrap: Vec<Address>,
 
     /// The name of this node [default: the name of the host]
@@ -202,7 +246,7 @@ pub(crate) struct RunArgs {
 
     /// The identity of the network's owner, 64 hex digits [default: the owner that the first
     /// node names through which this node joins]
-    #[arg(long, value_name = "HEX", value_parser = command::parse_identity)]
+    #[arg(long, value_name = "HEX", value_parser = address::parse_identity)]
     pub(crate) owner_id: Option<NodeId>,
 
     /// The folder for the key, known peers, shares and history [default: the XDG data folder,
@@ -276,14 +320,29 @@ pub(crate) struct RunArgs {
     /// Join no network: link only to each ADDR, and to the nodes that commands name
     #[arg(long)]
     pub(crate) manual: bool,
+
+    /// The address of the local API, through which `peerkit COMMAND` and other programs use this node.
+    /// `api.json` in the state folder has its token [default: 127.0.0.1 and a free port]
+    #[arg(long = "api", value_name = "ADDR")]
+    api_address: Option<SocketAddr>,
+
+    /// Serve no local API
+    #[arg(long, conflicts_with = "api_address")]
+    no_api: bool,
 }
 
 impl RunArgs {
+    /// Returns the address of the local API; `None` if there is to be none.
+    pub(crate) fn api(&self) -> Option<SocketAddr> {
+        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        (!self.no_api).then(|| self.api_address.unwrap_or(any_port))
+    }
+
     /// Returns the nodes to join through. As with `join` at the prompt, a port may follow its host as
     /// a separate word.
     pub(crate) fn targets(&self) -> Result<Vec<String>, UsageError> {
-        let targets = command::join_ports(self.addresses.clone());
-        targets.iter().try_for_each(|place| command::check_address(place)).map_err(UsageError)?;
+        let targets = address::join_ports(self.addresses.clone());
+        targets.iter().try_for_each(|place| address::check_address(place)).map_err(UsageError)?;
         Ok(targets)
     }
 }
@@ -404,8 +463,8 @@ fn short_name(text: &str) -> Result<String, String> {
 /// Checks the address of a node. A port and an IPv6 address without brackets are accepted, since
 /// they may be two words of one address. [`RunArgs::targets`] joins and checks them.
 fn place(text: &str) -> Result<String, String> {
-    if !command::looks_like_port(text) && text.parse::<Ipv6Addr>().is_err() {
-        command::check_address(text)?;
+    if !address::looks_like_port(text) && text.parse::<Ipv6Addr>().is_err() {
+        address::check_address(text)?;
     }
     Ok(text.to_owned())
 }

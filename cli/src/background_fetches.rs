@@ -12,11 +12,12 @@ use peerkit::{
 };
 use tokio::sync::Notify;
 
-use crate::json::Fields;
+use crate::commands::Output;
 use crate::lock::lock;
-use crate::output::{Printer, Reply};
+use crate::output::Printer;
 use crate::progress::{Bars, transfers};
 use crate::text::{self, Paint, count};
+use crate::views::FetchedView;
 use crate::{human, terminal};
 
 /// Interval between updates of the progress. 500 ms: slow enough to read.
@@ -61,16 +62,10 @@ impl Fetches {
                 inner.failed.fetch_or(!is_whole, Ordering::Relaxed);
             }
             if !(quiet && (stopped || cancelled)) {
-                let is_kept = !stopped && !cancelled && download.status().kept;
-                let is_changed = matches!(&result, Err(Error::Fetch(error)) if error.is_changed());
-                let result = result.map(|fetched| reply(output.paint(), fetched));
-                let result = result.map_err(|error| {
-                    let error = advised_at_node(error);
-                    if !is_kept {
-                        return error;
-                    }
-                    anyhow!("{}; {}", text::error(&error), advice(hash, is_changed))
-                });
+                let result = match result {
+                    Ok(fetched) => self::output(output.paint(), fetched),
+                    Err(error) => Err(failure(&download, error)),
+                };
                 output.result("get", result).await;
             }
             // Removed last: once the list is empty, the program may end, and only queued results are
@@ -195,17 +190,10 @@ fn next_start(unfinished: usize, failed: usize) -> String {
 }
 
 /// Returns the result of a successful fetch.
-pub(crate) fn reply(paint: Paint, mut fetched: Fetched) -> Reply {
+pub(crate) fn output(paint: Paint, mut fetched: Fetched) -> anyhow::Result<Output> {
     let changes = take_changes(&mut fetched);
     let text = human::files::fetched(paint, &fetched, &changes);
-    let fields = Fields::default()
-        .with_path(&fetched.path)
-        .with("bytes", fetched.bytes)
-        .with("seconds", fetched.seconds)
-        .with("sources", &fetched.sources)
-        .with_some("dropped", &fetched.dropped)
-        .with_changes(&changes);
-    Reply { text, fields }
+    Output::new(text, &FetchedView::new(&fetched, &changes))
 }
 
 /// Takes the lists of renamed and of missing entries out of a fetch.
@@ -216,9 +204,12 @@ pub(crate) fn take_changes(fetched: &mut Fetched) -> Changes {
     changes
 }
 
-/// Returns the error of a fetch that a command of a running node began, with advice.
-fn advised_at_node(error: Error) -> anyhow::Error {
-    match error {
+/// Returns the error of a fetch that a command began, with what can be done about it.
+pub(crate) fn failure(download: &Download, error: Error) -> anyhow::Error {
+    let is_kept = !matches!(error, Error::Stopped | Error::Fetch(FetchError::Cancelled))
+        && download.status().kept;
+    let is_changed = matches!(&error, Error::Fetch(error) if error.is_changed());
+    let error = match error {
         Error::Stopped => anyhow!(
             "the node stopped before the fetch was done: the fetch continues at the next start"
         ),
@@ -226,7 +217,11 @@ fn advised_at_node(error: Error) -> anyhow::Error {
             anyhow!("{error}: `peerkit get TICKET - > PATH` writes it there")
         }
         error => advised(error),
+    };
+    if !is_kept {
+        return error;
     }
+    anyhow!("{}; {}", text::error(&error), advice(download.hash(), is_changed))
 }
 
 /// Returns the error of a fetch with advice that holds for a running node and for `peerkit get`.

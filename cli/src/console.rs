@@ -19,10 +19,11 @@ use rustyline::{CompletionType, Config, Context, Editor, ExternalPrinter, Helper
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::command::{COMMANDS, CommandSpec, ParseError};
-use crate::execute::SearchResults;
+use crate::commands::line::ParseError;
+use crate::commands::{COMMANDS, CommandSpec};
 use crate::fetch_arguments::{self, FetchKey, TICKET_START};
 use crate::lock::lock;
+use crate::session::SearchResults;
 use crate::shell_words::{self, ShellWord};
 use crate::text::{Paint, plain};
 use crate::{folders, help, settings, terminal};
@@ -360,7 +361,7 @@ impl Completion {
         };
         let entry = help::find_command(&command.text);
         let last = words.last().map_or("", |word| word.text.as_str());
-        let candidates: Vec<String> = match (entry.map_or("", CommandSpec::name), words.len()) {
+        let candidates: Vec<String> = match (entry.map_or("", |spec| spec.name), words.len()) {
             ("disconnect" | "send" | "ping", 1) => self.peer_names(typed),
             ("remove", 1) => {
                 let shares = self.node.files().shares().into_iter();
@@ -371,9 +372,8 @@ impl Completion {
                 let downloads = self.node.files().downloads().into_iter();
                 downloads.map(|download| download.hash.to_string()).collect()
             }
-            ("add" | "get" | "connect" | "broadcast", _) if typed.starts_with("--") => {
-                let options = entry.map_or(&[][..], |entry| entry.options).iter();
-                options.map(|option| option.name.to_owned()).collect()
+            (_, _) if typed.starts_with("--") => {
+                entry.map_or_else(Vec::new, CommandSpec::option_names)
             }
             ("connect" | "join", _) => self.addresses(),
             ("add", 2..) if last == "--to" => self.peer_names(typed),
@@ -394,7 +394,7 @@ impl Completion {
 }
 
 fn command_names() -> impl Iterator<Item = String> {
-    COMMANDS.iter().map(|entry| entry.name().to_owned())
+    COMMANDS.iter().map(|entry| entry.name.to_owned())
 }
 
 /// Returns the candidates if there are at most [`MAX_CANDIDATES`], otherwise only their common start.

@@ -10,8 +10,8 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::args::DemoArgs;
-use crate::execute::map;
 use crate::log::LogSwitch;
+use crate::map_file::{self, MapFormat};
 use crate::text::{count, millis, path as shown, size, time};
 use crate::{signals, usage};
 
@@ -39,7 +39,7 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<bool> {
     LogSwitch::start();
     if let Some(path) = &args.picture {
         // Checked before the first step, since a wrong ending is wrong usage.
-        map::format_of(path).map_err(|error| usage(error.to_string()))?;
+        MapFormat::of(path).map_err(|error| usage(error.to_string()))?;
     }
     let folder = tempfile::Builder::new().prefix("peerkit-demo-").tempdir()?;
     let report = StepPrinter::new(args.json);
@@ -272,7 +272,10 @@ async fn draw(network: &DemoNetwork, picture: Option<&Path>) -> anyhow::Result<S
     let mut lines: Vec<String> = map.to_text().lines().map(str::to_owned).collect();
     let mut fields = json!({ "diameter": figures.diameter, "map": map });
     if let Some(path) = picture {
-        map::write_map(map, path, map::format_of(path)?).await?;
+        let format = MapFormat::of(path)?;
+        let document = tokio::task::spawn_blocking(move || format.document(&map)).await?;
+        map_file::write(path, document.as_bytes())
+            .with_context(|| format!("could not write {}", path.display()))?;
         lines.push(format!("the picture is in {}", shown(path)));
         fields["picture"] = path.to_string_lossy().into();
     }

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use peerkit::Address;
 
 use crate::args::MAX_NAME;
-use crate::{command, usage};
+use crate::{address, usage};
 
 /// Returns the name of this machine without its domain; `peerkit` if it has none.
 pub(crate) fn name() -> String {
@@ -56,7 +56,7 @@ pub(crate) fn bootstrap() -> anyhow::Result<Vec<Address>> {
 
 fn addresses(text: &str) -> anyhow::Result<Vec<Address>> {
     let words = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty());
-    words.map(|word| command::parse_address(word).map_err(|error| anyhow!(error))).collect()
+    words.map(|word| address::parse_address(word).map_err(|error| anyhow!(error))).collect()
 }
 
 #[cfg(test)]

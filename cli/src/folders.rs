@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use etcetera::{BaseStrategy, choose_base_strategy};
 
+use crate::usage;
+
 /// Returns the state folder: `--state`, else `peerkit` in the XDG data folder.
 pub(crate) fn state(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(given) = given {
@@ -38,6 +40,22 @@ pub(crate) fn check_folder(path: &Path) -> anyhow::Result<()> {
         bail!("{} is not a folder", path.display());
     }
     Ok(())
+}
+
+/// Returns the absolute form of a path that was typed here.
+///
+/// # Errors
+/// If the path is relative and there is no current folder.
+pub(crate) fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("{} is no path here", path.display()))
+}
+
+/// Checks a path that comes from another process: relative to what, nobody could say.
+pub(crate) fn must_be_absolute(path: &Path) -> anyhow::Result<()> {
+    if path.is_absolute() {
+        return Ok(());
+    }
+    Err(usage(format!("{} is relative: give the whole path", path.display())))
 }
 
 /// Returns the user's download folder, as the XDG user directories define it.

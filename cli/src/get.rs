@@ -72,8 +72,8 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     node.shutdown().await;
     let is_whole = result.as_ref().is_ok_and(|fetched| fetched.left_out.is_empty());
     if args.json {
-        let result = result.map(|fetched| background_fetches::reply(Paint::none(), fetched));
-        crate::print(json::result("get", result).as_bytes())?;
+        let result = result.and_then(|fetched| background_fetches::output(Paint::none(), fetched));
+        crate::print(json::result("get", &result).as_bytes())?;
         return Ok(is_whole);
     }
     let fetched = result?;
@@ -272,8 +272,8 @@ fn print_result(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
     {
         fetched.path = below.to_owned();
     }
-    let reply = background_fetches::reply(Paint::on(&io::stdout()), fetched);
-    crate::print(format!("{}\n", reply.text).as_bytes())?;
+    let output = background_fetches::output(Paint::on(&io::stdout()), fetched)?;
+    crate::print(format!("{}\n", output.text).as_bytes())?;
     Ok(())
 }
 

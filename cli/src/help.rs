@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::command::{COMMANDS, CommandSpec};
+use crate::commands::{COMMANDS, CommandSpec, line};
 use crate::fetch_arguments::TICKET_START;
 
 /// Returns the command with this name or alias.
@@ -60,33 +60,34 @@ pub(crate) fn help_text(topic: Option<&str>) -> Result<String, String> {
     let Some(topic) = topic else {
         return Ok(overview());
     };
-    let entry = find_command(topic).ok_or_else(|| unknown_command(topic))?;
-    let mut text = format!("{}\n  {}.", entry.usage, entry.summary);
-    for line in entry.more.lines() {
+    let spec = find_command(topic).ok_or_else(|| unknown_command(topic))?;
+    let mut text = format!("{}\n  {}.", line::usage(spec), spec.summary());
+    for line in spec.more().lines() {
         let _ = write!(text, "\n  {line}");
     }
-    if !entry.aliases.is_empty() {
-        let _ = write!(text, "\n  Also: {}", entry.aliases.join(", "));
+    if !spec.aliases.is_empty() {
+        let _ = write!(text, "\n  Also: {}", spec.aliases.join(", "));
     }
     Ok(text)
 }
 
 /// Width of the column with the commands, in characters. If a command is longer, its summary is on
 /// the next line.
-const USAGE_WIDTH: usize = 27;
+const COLUMN: usize = 27;
 
 fn overview() -> String {
     let mut text = String::new();
-    for CommandSpec { usage, summary, .. } in COMMANDS {
-        if usage.len() > USAGE_WIDTH {
+    for spec in COMMANDS {
+        let (usage, summary) = (line::usage(spec), spec.summary());
+        if usage.len() > COLUMN {
             let _ = writeln!(text, "  {usage}");
-            let _ = writeln!(text, "  {:USAGE_WIDTH$}  {summary}", "");
+            let _ = writeln!(text, "  {:COLUMN$}  {summary}", "");
         } else {
-            let _ = writeln!(text, "  {usage:USAGE_WIDTH$}  {summary}");
+            let _ = writeln!(text, "  {usage:COLUMN$}  {summary}");
         }
     }
     text.push_str(
-        "PEER is the name of a node, its identity, or the first digits of its identity.\n\
+        "PEER is the name of a node, its identity, or the first digits of its identity. \
          `help COMMAND` explains a command.",
     );
     text
@@ -101,8 +102,8 @@ mod tests {
 
     #[test]
     fn names_are_found_and_near_ones_suggested() {
-        assert_eq!(find_command("req").unwrap().name(), "get");
-        assert_eq!(find_command("quit").unwrap().name(), "exit");
+        assert_eq!(find_command("req").unwrap().name, "get");
+        assert_eq!(find_command("quit").unwrap().name, "exit");
         assert!(find_command("connec").is_none());
         assert!(unknown_command("conect").contains("`connect`"));
         assert!(unknown_command("brodcast").contains("`broadcast`"));
@@ -149,8 +150,8 @@ mod tests {
     fn help_lists_all_commands_and_explains_one() {
         let all = help_text(None).unwrap();
         for entry in COMMANDS {
-            assert!(all.contains(entry.usage), "{}", entry.name());
-            assert!(help_text(Some(entry.name())).unwrap().contains(entry.summary));
+            assert!(all.contains(&line::usage(entry)), "{}", entry.name);
+            assert!(help_text(Some(entry.name)).unwrap().contains(&entry.summary()));
         }
         assert!(help_text(Some("stop")).unwrap().contains("goodbye"));
         assert!(help_text(Some("nothing")).is_err());

@@ -10,7 +10,7 @@ use peerkit::{Changes, Event, Message, MessageKind, Node, SharedFile, Skipped};
 use serde::{Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::output::Reply;
+use crate::commands::Output;
 use crate::start::RunningNode;
 use crate::text;
 use crate::views::{NodeView, PeerView, without_ids};
@@ -38,12 +38,6 @@ impl Fields {
     /// Adds a path. Bytes that are not UTF-8 become U+FFFD, as JSON can't represent them.
     pub(crate) fn with_path(self, path: &Path) -> Self {
         self.with("path", path.to_string_lossy())
-    }
-
-    /// Adds the description of a file or folder.
-    pub(crate) fn with_file(self, file: &SharedFile) -> Self {
-        let SharedFile { hash, name, size, kind } = file;
-        self.with("hash", hash).with("name", name).with("size", size).with("kind", kind)
     }
 
     /// Adds the entries of a folder that are not shared. Adds nothing if there are none.
@@ -83,7 +77,12 @@ pub(crate) fn event_fields(name: &str, node: &Node) -> Fields {
 }
 
 /// Returns the first line of `peerkit run`, with the shares of its command line.
-pub(crate) fn started(running: &RunningNode, files: &[SharedFile], skipped: &[Skipped]) -> String {
+pub(crate) fn started(
+    running: &RunningNode,
+    files: &[SharedFile],
+    skipped: &[Skipped],
+    api: Option<String>,
+) -> String {
     let RunningNode { node, state, notes } = running;
     let listening = node.listening().iter().map(ToString::to_string).collect::<Vec<_>>();
     let fields = event_fields("node_started", node)
@@ -95,7 +94,8 @@ pub(crate) fn started(running: &RunningNode, files: &[SharedFile], skipped: &[Sk
         .with("files", files)
         .with_skipped(skipped)
         .with("resuming", running.resuming())
-        .with_some("notes", notes);
+        .with_some("notes", notes)
+        .with_some("api", api);
     line(&fields.with("peer", ()).with("data", ()))
 }
 
@@ -112,14 +112,23 @@ pub(crate) fn stopped(node: &Node) -> String {
     line(&event_fields("node_stopped", node).with("peer", ()).with("data", data))
 }
 
-/// Returns the line of a command's result.
-pub(crate) fn result(command: &str, result: anyhow::Result<Reply>) -> String {
-    let mut fields = Fields::default().with("result", command).with("ok", result.is_ok());
+/// Returns the line of the result of a command.
+pub(crate) fn result(command: &str, result: &anyhow::Result<Output>) -> String {
     match result {
-        Ok(reply) => fields.0.extend(reply.fields.0),
-        Err(error) => fields = fields.with("error", text::error(&error)),
+        Ok(output) => {
+            // The fields are an object, and the line's own fields come before them.
+            let fields = output.fields.get();
+            let fields = text::json_line(fields.strip_prefix('{').unwrap_or(fields));
+            let separator = if fields.starts_with('}') { "" } else { "," };
+            format!("{{\"result\":\"{command}\",\"ok\":true{separator}{fields}\n")
+        }
+        Err(error) => line(
+            &Fields::default()
+                .with("result", command)
+                .with("ok", false)
+                .with("error", text::error(error)),
+        ),
     }
-    line(&fields)
 }
 
 /// Returns the data of an event.
@@ -223,16 +232,17 @@ mod tests {
 
     #[test]
     fn a_result_is_one_json_line() {
-        let size = Reply::new(String::new()).with("size", 3).with("exact", true);
+        let fields = Fields::default().with("size", 3).with("exact", true);
+        let size = Output::new("3 nodes".to_owned(), &fields);
         assert_eq!(
-            result("size", Ok(size.with_some("error", None::<f64>))),
+            result("size", &size),
             "{\"result\":\"size\",\"ok\":true,\"size\":3,\"exact\":true}\n"
         );
-        let ok = Ok(Reply::new("stopping".to_owned()));
-        assert_eq!(result("exit", ok), "{\"result\":\"exit\",\"ok\":true}\n");
+        let stopping = Output::new("stopping".to_owned(), &Fields::default());
+        assert_eq!(result("exit", &stopping), "{\"result\":\"exit\",\"ok\":true}\n");
         let error = Err(anyhow::anyhow!("inner").context("outer"));
         assert_eq!(
-            result("get", error),
+            result("get", &error),
             "{\"result\":\"get\",\"ok\":false,\"error\":\"outer: inner\"}\n"
         );
     }

@@ -4,21 +4,21 @@ use std::io::{self, Write};
 use std::{panic, process};
 
 use anyhow::Context as _;
-use clap::CommandFactory;
 use peerkit::StoreError;
 use tokio::runtime::Runtime;
 
-use crate::args::{Cli, SubcommandArgs};
+use crate::args::{Invocation, SubcommandArgs};
 use crate::text::Paint;
 
+mod address;
+mod api;
 mod args;
 mod background_fetches;
 mod byte_rate;
-mod command;
+mod commands;
 mod console;
 mod demo;
 mod environment;
-mod execute;
 mod fetch_arguments;
 mod folders;
 mod get;
@@ -28,9 +28,12 @@ mod join;
 mod json;
 mod lock;
 mod log;
+mod map_file;
 mod output;
 mod progress;
+mod remote;
 mod run;
+mod session;
 mod settings;
 mod share;
 mod shell_words;
@@ -48,7 +51,10 @@ const USAGE: i32 = 2;
 
 fn main() {
     hide_database_panics();
-    let result = act(args::parse().action);
+    let result = match args::parse() {
+        Invocation::Program(action) => act(action),
+        Invocation::Command(spec, arguments) => complete(remote::run(spec, &arguments)),
+    };
     let status = status(&result);
     if let Err(error) = &result
         && status != 0
@@ -137,7 +143,7 @@ fn act(action: SubcommandArgs) -> anyhow::Result<bool> {
         }
         SubcommandArgs::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "peerkit", &mut script);
+            clap_complete::generate(shell, &mut args::program(), "peerkit", &mut script);
             print(&script)
         }
         SubcommandArgs::Version => {
@@ -159,7 +165,7 @@ fn complete(action: impl Future<Output = anyhow::Result<bool>>) -> anyhow::Resul
 
 /// Returns the manual page of the program, or of a subcommand.
 fn manual_page(command: Option<&str>) -> anyhow::Result<Vec<u8>> {
-    let mut program = Cli::command();
+    let mut program = args::program();
     // Without this the subcommands do not know their full names, such as `peerkit run`.
     program.build();
     let page = match command {

@@ -9,12 +9,12 @@ use std::thread;
 use std::time::Duration;
 
 use peerkit::{Event, Node};
-use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::Output;
 use crate::human;
-use crate::json::{self, Fields};
+use crate::json;
 use crate::progress::Bars;
 use crate::text::{self, Paint, plain};
 
@@ -24,31 +24,6 @@ const QUEUE: usize = 256;
 /// Maximum time that the program waits at its end until the last lines are read. 5 s: as long as the
 /// node flushes its links.
 const FLUSH_WAIT: Duration = Duration::from_secs(5);
-
-/// The result of a command that worked.
-#[derive(Debug)]
-pub(crate) struct Reply {
-    /// The text for people, on one line or several.
-    pub(crate) text: String,
-    /// The fields of the JSON line after `result` and `ok`.
-    pub(crate) fields: Fields,
-}
-
-impl Reply {
-    pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), fields: Fields::default() }
-    }
-
-    /// Adds a field to the JSON line.
-    pub(crate) fn with(self, name: &'static str, value: impl Serialize) -> Self {
-        Self { fields: self.fields.with(name, value), ..self }
-    }
-
-    /// Adds a field to the JSON line, unless its value is one that [`Fields::with_some`] leaves out.
-    pub(crate) fn with_some(self, name: &'static str, value: impl Serialize) -> Self {
-        Self { fields: self.fields.with_some(name, value), ..self }
-    }
-}
 
 /// Prints results and events. Cloning is cheap.
 #[derive(Clone)]
@@ -142,10 +117,10 @@ impl Printer {
     }
 
     /// Prints the result of a command.
-    pub(crate) async fn result(&self, command: &str, result: anyhow::Result<Reply>) {
+    pub(crate) async fn result(&self, command: &str, result: anyhow::Result<Output>) {
         let line = match result {
-            result if self.json => PrintJob::Out(json::result(command, result)),
-            Ok(reply) => PrintJob::Out(format!("{}\n", reply.text.trim_end())),
+            result if self.json => PrintJob::Out(json::result(command, &result)),
+            Ok(output) => PrintJob::Out(format!("{}\n", output.text.trim_end())),
             Err(error) => PrintJob::Err(human::error(self.errors, &error) + "\n"),
         };
         self.put(line).await;

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use peerkit::{DownloadStatus, Hash, HashProgress, Node, NodeId};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
+use crate::api::route::CommandEvent;
 use crate::human;
 use crate::text::{self, Paint};
 
@@ -15,6 +18,57 @@ const MIN_SIZE_FOR_BAR: u64 = 4 << 20;
 
 /// Template of the text after the bar of a file that is being hashed.
 const HASHING_TEMPLATE: &str = "{percent:>3}%  {bytes}/{total_bytes}  {bytes_per_sec}  {eta}";
+
+/// The place where a command shows its progress. Cloning is cheap.
+#[derive(Clone)]
+pub(crate) enum Progress {
+    /// Bars on the screen of this process.
+    Bars(Bars),
+    /// Reports to another process. A report is left out if that process reads too slowly.
+    Reports(mpsc::Sender<CommandEvent>),
+    /// Nowhere.
+    Hidden,
+}
+
+/// A report of progress to another process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProgressReport {
+    pub(crate) done: u64,
+    pub(crate) total: u64,
+    /// The text of the bar; `None` while files are being hashed, when the bar has a text of its own.
+    pub(crate) line: Option<String>,
+}
+
+impl Progress {
+    /// Returns a function that shows the progress of hashing.
+    pub(crate) fn hashing(&self) -> Box<dyn FnMut(HashProgress) + Send> {
+        match self.clone() {
+            Self::Bars(bars) => Box::new(bars.bar("hashing")),
+            Self::Reports(reports) => {
+                let mut last = 0;
+                Box::new(move |HashProgress { done, total, .. }| {
+                    // A hundred reports show every percent.
+                    if done < total && done - last < total / 100 {
+                        return;
+                    }
+                    last = done;
+                    let report = ProgressReport { done, total, line: None };
+                    let _ = reports.try_send(CommandEvent::new("progress", &report));
+                })
+            }
+            Self::Hidden => Box::new(|_| {}),
+        }
+    }
+
+    /// Shows the progress of a download. In this process the bars of all transfers show it.
+    pub(crate) fn download(&self, status: &DownloadStatus) {
+        let Self::Reports(reports) = self else { return };
+        let Some(transfer) = Transfer::of(status, Paint::none()) else { return };
+        let Transfer { done, total, line, .. } = transfer;
+        let report = ProgressReport { done, total, line: Some(line) };
+        let _ = reports.try_send(CommandEvent::new("progress", &report));
+    }
+}
 
 /// The bars on the screen. Cloning is cheap.
 #[derive(Clone)]
@@ -97,6 +151,12 @@ impl TransferBars {
     /// Shows the current progress of a download.
     pub(crate) fn show_one(&mut self, download: &DownloadStatus) {
         self.show(Transfer::of(download, self.bars.paint));
+    }
+
+    /// Shows the progress of the only transfer, which another process has reported.
+    pub(crate) fn show_line(&mut self, done: u64, total: u64, line: String) {
+        let key = (None, Hash::from_bytes([0; 32]));
+        self.show([Transfer { key, done, total, line }]);
     }
 }
 

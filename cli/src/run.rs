@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -11,16 +12,19 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::ApiServer;
 use crate::args::RunArgs;
 use crate::background_fetches::{self, Fetches};
-use crate::command::{NodeCommand, ParseError};
+use crate::commands::line::{self, ParseError};
+use crate::commands::{AnyCommand, Caller, CommandContext, Output};
 use crate::console::{self, InputLine, Prompt};
-use crate::execute::{NodeSession, SearchResults};
 use crate::join::ExpectedFailures;
 use crate::json;
+use crate::lock::lock;
 use crate::log::LogSwitch;
-use crate::output::{Printer, PrinterThread, Reply, Sink};
-use crate::progress::Bars;
+use crate::output::{Printer, PrinterThread, Sink};
+use crate::progress::{Bars, Progress};
+use crate::session::{NodeSession, SearchResults};
 use crate::signals::Interruptible;
 use crate::start::{DialableFrom, RunningNode};
 use crate::terminal::Terminal;
@@ -150,8 +154,24 @@ impl RunSession {
         stop_when(async move { broken.cancelled().await }, stop.clone());
         // The owner of the network may stop the node.
         stop_when(async move { stopped.stopped().await }, stop.clone());
-        self.greet(shared, &output).await;
         let fetches = Fetches::default();
+        let expected = ExpectedFailures::default();
+        let session = Arc::new(NodeSession {
+            node: node.clone(),
+            state: state.clone(),
+            found,
+            log,
+            output: output.clone(),
+            expected: expected.clone(),
+            fetches: fetches.clone(),
+            joining: Mutex::new(None),
+            stop: stop.clone(),
+        });
+        let api = match args.api() {
+            Some(at) => Some(ApiServer::start(at, state, session.clone()).await?),
+            None => None,
+        };
+        self.greet(shared, api.as_ref(), &output).await;
         // On a terminal without line editing, bars would overwrite the line that is being typed.
         if has_prompt || (input != CommandSource::Prompt && io::stderr().is_terminal()) {
             let showing =
@@ -159,13 +179,14 @@ impl RunSession {
             // Ends with the node, since the lines and bars would disturb the last events.
             tokio::spawn(stop.clone().run_until_cancelled_owned(showing));
         }
-        let expected = ExpectedFailures::default();
-        let reported = (fetches.clone(), expected.clone());
+        let reported = (fetches, expected.clone());
         let printing = tokio::spawn(print(node.clone(), events, output.clone(), reported));
-        let joining = tokio::select! {
-            joining = join::begin(node, targets, &expected, &output) => joining,
-            () = stop.cancelled() => None,
-        };
+        tokio::select! {
+            joining = join::begin(node, targets, &expected, &output) => {
+                *lock(&session.joining) = joining;
+            }
+            () = stop.cancelled() => {}
+        }
         if has_prompt {
             output.flush().await;
         }
@@ -176,19 +197,10 @@ impl RunSession {
             (None, _) => console::read_lines(),
         };
         let at_prompt = input == CommandSource::Prompt;
-        let session = NodeSession {
-            node: node.clone(),
-            state: state.clone(),
-            found,
-            log,
-            bars: bars.clone(),
-            output,
-            at_prompt,
-            expected,
-            fetches,
-            joining,
-        };
-        let done = run_commands(&session, requests, stop).await;
+        let caller = if at_prompt { Caller::Prompt } else { Caller::Pipe };
+        let progress = Progress::Bars(bars.clone());
+        let context = CommandContext { session: &session, progress, caller };
+        let done = run_commands(&context, requests).await;
         // A headless node continues after the end of its input, until it is asked to stop.
         if args.headless && done.last.is_none() {
             stop.cancelled().await;
@@ -200,7 +212,10 @@ impl RunSession {
         // Not dropped: the thread of the prompt would continue, and change the settings of the terminal
         // while they are restored.
         std::mem::forget(done.last);
-        end(session, printing, writer).await?;
+        if let Some(api) = api {
+            api.stop().await;
+        }
+        end(&context, printing, writer).await?;
         if is_idle {
             return Err(usage(NOTHING_TO_DO));
         }
@@ -209,10 +224,15 @@ impl RunSession {
     }
 
     /// Prints the name of this node, its addresses, and the command that joins it.
-    async fn greet(&self, (sharing, skipped): &(Vec<SharedFile>, Vec<Skipped>), output: &Printer) {
+    async fn greet(
+        &self,
+        (sharing, skipped): &(Vec<SharedFile>, Vec<Skipped>),
+        api: Option<&ApiServer>,
+        output: &Printer,
+    ) {
         let running = &self.running;
         if output.is_json() {
-            output.text(json::started(running, sharing, skipped)).await;
+            output.text(json::started(running, sharing, skipped, api.map(ApiServer::url))).await;
             return;
         }
         let RunningNode { node, state, notes } = running;
@@ -228,6 +248,9 @@ impl RunSession {
         line("id     ", &node.id().to_string());
         line("listens", &start::addresses(node));
         line("state  ", &plain(&state.to_string_lossy()));
+        if let Some(api) = api {
+            line("api    ", &api.url());
+        }
         for file in sharing {
             line("shares ", &human::files::file_line(paint, file));
         }
@@ -261,19 +284,19 @@ impl RunSession {
 
 /// Stops the node of a session, and prints its last events.
 async fn end(
-    session: NodeSession,
+    context: &CommandContext<'_>,
     printing: JoinHandle<()>,
     writer: PrinterThread,
 ) -> anyhow::Result<()> {
-    let NodeSession { node, output, fetches, .. } = session;
-    if session.at_prompt {
+    let NodeSession { node, output, fetches, .. } = context.session;
+    if context.caller == Caller::Prompt {
         output.text(background_fetches::at_next_start(&node.files().downloads())).await;
     }
     node.shutdown().await;
     // Both end soon after the node has stopped, unless the reader of the output is slow.
     let last = async { tokio::join!(printing, fetches.wait_until_reported()) };
     let _ = tokio::time::timeout(LAST_EVENTS, last).await;
-    output.stopped(&node, false).await;
+    output.stopped(node, false).await;
     writer.finish().await.context("could not write to standard output")
 }
 
@@ -328,11 +351,11 @@ fn note_cut_short() -> bool {
 
 /// Carries out commands, one at a time, until there are no more or one stops the node.
 async fn run_commands(
-    session: &NodeSession,
+    context: &CommandContext<'_>,
     mut requests: mpsc::Receiver<InputLine>,
-    stop: &CancellationToken,
 ) -> CommandsDone {
-    let output = &session.output;
+    let NodeSession { output, stop, .. } = context.session;
+    let at_prompt = context.caller == Caller::Prompt;
     let mut done = CommandsDone { ok: true, last: None, no_input: true };
     loop {
         let request = tokio::select! {
@@ -341,7 +364,7 @@ async fn run_commands(
             () = stop.cancelled() => {
                 // The exit status is that of an interrupt only if the signal has ended a fetch.
                 // A timeout of zero polls once, and so finds out whether a fetch is under way.
-                let settled = tokio::time::timeout(Duration::ZERO, session.wait_for_fetches()).await;
+                let settled = tokio::time::timeout(Duration::ZERO, context.wait_for_fetches()).await;
                 done.ok &= settled.is_ok() || !note_cut_short();
                 return done;
             }
@@ -349,8 +372,8 @@ async fn run_commands(
         };
         let Some(request) = request else {
             tokio::select! {
-                () = session.wait_for_fetches() => {}
-                () = stop.cancelled() => done.ok &= session.at_prompt || !note_cut_short(),
+                () = context.wait_for_fetches() => {}
+                () = stop.cancelled() => done.ok &= at_prompt || !note_cut_short(),
             }
             return done;
         };
@@ -358,25 +381,23 @@ async fn run_commands(
         if request.is_from_prompt() {
             output.typed().await;
         }
-        let parsed =
-            request.line.as_deref().map_err(ParseError::clone).and_then(NodeCommand::parse);
+        let parsed = request.line.as_deref().map_err(ParseError::clone).and_then(line::read);
         let (name, result, stops) = match parsed {
             Ok(None) => continue,
-            Ok(Some((name, command))) => {
-                let stops = matches!(command, NodeCommand::Exit | NodeCommand::Shutdown);
-                let Some(result) = carry_out(session, command, stop).await else {
+            Ok(Some((spec, command))) => {
+                let Some(result) = carry_out(context, command.as_ref()).await else {
                     let stopped = Err(anyhow!("stopped before the command was done"));
-                    output.result(name, stopped).await;
-                    done.ok &= session.at_prompt || !note_cut_short();
+                    output.result(spec.name, stopped).await;
+                    done.ok &= at_prompt || !note_cut_short();
                     return done;
                 };
-                (name.to_owned(), result, stops)
+                (spec.name.to_owned(), result, spec.stops)
             }
             Err(error) => (error.command, Err(anyhow!(error.message)), false),
         };
         let worked = result.is_ok();
         done.ok &= worked;
-        if let Some(result) = result.transpose() {
+        if !result.as_ref().is_ok_and(|output| output.is_reported_later) {
             output.result(&name, result).await;
         }
         // The result has to be on the screen before the prompt comes back.
@@ -392,23 +413,23 @@ async fn run_commands(
 /// Carries out a command. At a prompt, SIGINT ends the command. Returns `None` if the node has to stop
 /// before the command is done.
 async fn carry_out(
-    session: &NodeSession,
-    command: NodeCommand,
-    stop: &CancellationToken,
-) -> Option<anyhow::Result<Option<Reply>>> {
-    let interruptible = session.at_prompt.then(Interruptible::start);
+    context: &CommandContext<'_>,
+    command: &dyn AnyCommand,
+) -> Option<anyhow::Result<Output>> {
+    let interruptible = (context.caller == Caller::Prompt).then(Interruptible::start);
     let interrupted = async {
         match &interruptible {
             Some(command) => command.interrupted().await,
             None => std::future::pending().await,
         }
     };
+    let paint = context.session.output.paint();
     tokio::select! {
         biased;
         // First, so that a command that is done is never reported as interrupted.
-        result = session.execute(command) => Some(result),
+        result = command.run(context, paint) => Some(result.and_then(|output| command.finish(output))),
         () = interrupted => Some(Err(anyhow!("interrupted before the command was done"))),
-        () = stop.cancelled() => None,
+        () = context.session.stop.cancelled() => None,
     }
 }
 

@@ -2,27 +2,18 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
 use peerkit::{Node, RateLimits};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
-use crate::{byte_rate, folders};
+use crate::{byte_rate, folders, usage};
 
 /// The name of the only setting that is a folder. The others are rates.
 pub(crate) const DOWNLOADS: &str = "downloads";
 
-/// A setting and its new value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Setting {
-    /// The folder for fetches without a PATH.
-    Downloads(PathBuf),
-    /// A rate in bytes a second, by its index in [`RATES`].
-    Rate(usize, u64),
-}
-
 /// A setting and its current value.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(crate) struct SettingView {
     pub(crate) name: &'static str,
     /// A path, or bytes a second; 0 is no limit.
@@ -44,20 +35,12 @@ const RATES: &[(&str, Limit)] = &[
     ("peer-receive", |limits| &mut limits.peer_receive),
 ];
 
-impl Setting {
-    /// Reads the value of a rate.
-    pub(crate) fn rate(name: &str, value: &str) -> Result<Self, String> {
-        let Some(index) = RATES.iter().position(|(rate, _)| *rate == name) else {
-            return Err(unknown(name));
-        };
-        let rate = byte_rate::parse(value).map_err(|why| format!("can't take `{value}`: {why}"))?;
-        Ok(Self::Rate(index, rate))
+/// Returns the error of a setting without a value.
+pub(crate) fn missing_value(name: &str) -> String {
+    if names().any(|known| known == name) {
+        return format!("set needs a value for `{name}`");
     }
-}
-
-/// Checks that there is a setting of this name.
-pub(crate) fn check_name(name: &str) -> Result<(), String> {
-    if names().any(|known| known == name) { Ok(()) } else { Err(unknown(name)) }
+    format!("set {}", unknown(name))
 }
 
 fn unknown(name: &str) -> String {
@@ -78,23 +61,27 @@ pub(crate) fn all(node: &Node) -> Vec<SettingView> {
 }
 
 /// Changes a setting until the node stops. Returns its new value.
-pub(crate) fn set(node: &Node, setting: Setting) -> anyhow::Result<SettingView> {
-    match setting {
-        Setting::Downloads(folder) => {
-            let folder = std::path::absolute(&folder).context("there is no current folder")?;
-            // If the path were a file, every later fetch would fail.
-            folders::check_folder(&folder)?;
-            node.files().set_download_folder(folder);
-            Ok(downloads(node))
-        }
-        Setting::Rate(index, value) => {
-            let Some((name, limit)) = RATES.get(index) else { bail!("there is no such setting") };
-            let mut limits = node.rates();
-            *limit(&mut limits) = value;
-            node.set_rates(limits);
-            Ok(view(name, value))
-        }
+///
+/// # Errors
+/// If there is no setting of this name, or it can't have this value. Nothing has changed then.
+pub(crate) fn set(node: &Node, name: &str, value: &str) -> anyhow::Result<SettingView> {
+    if name == DOWNLOADS {
+        let folder = PathBuf::from(value);
+        folders::must_be_absolute(&folder)?;
+        // If the path were a file, every later fetch would fail.
+        folders::check_folder(&folder)?;
+        node.files().set_download_folder(folder);
+        return Ok(downloads(node));
     }
+    let Some((name, limit)) = RATES.iter().find(|(rate, _)| *rate == name) else {
+        return Err(usage(format!("set {}", unknown(name))));
+    };
+    let value =
+        byte_rate::parse(value).map_err(|why| usage(format!("set can't take `{value}`: {why}")))?;
+    let mut limits = node.rates();
+    *limit(&mut limits) = value;
+    node.set_rates(limits);
+    Ok(view(name, value))
 }
 
 fn downloads(node: &Node) -> SettingView {

@@ -208,6 +208,11 @@ impl Paint {
         Self { on: false }
     }
 
+    /// Returns colours for another program that prints to a terminal.
+    pub(crate) fn colours() -> Self {
+        Self { on: true }
+    }
+
     pub(crate) fn is_on(self) -> bool {
         self.on
     }

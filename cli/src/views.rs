@@ -1,20 +1,21 @@
-//! Peers, nodes and shares in the form that results and events have.
+//! Peers, nodes and files as results and events show them.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
-use peerkit::{
-    Access, Address, Discovery, FolderFile, FolderPart, KnownPeer, Neighbour, Node, NodeId,
-    NodeInfo, Peer, SharedFile,
-};
+use peerkit::{Address, Discovery, KnownPeer, Neighbour, Node, NodeId, NodeInfo, Peer};
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::json::Fields;
 use crate::text;
 
+mod files;
+
+pub(crate) use files::{FetchedView, FileView, FoundView, ShareFileView, ShareView, SkippedView};
+
 /// A peer, as it is now.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct PeerView {
+    #[schema(value_type = String)]
     pub(crate) id: NodeId,
     pub(crate) name: String,
     /// `None` if there is no link. Then the direction is `None` as well.
@@ -58,8 +59,9 @@ impl PeerView {
 }
 
 /// A known node.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct KnownView {
+    #[schema(value_type = String)]
     pub(crate) id: NodeId,
     pub(crate) name: String,
     /// The first of `addresses`.
@@ -83,7 +85,7 @@ pub(crate) fn without_ids(addresses: impl IntoIterator<Item = Address>) -> Vec<S
 }
 
 /// The result of a ping.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PingView {
     pub(crate) peer: PeerView,
     /// `None` if no answer came.
@@ -93,20 +95,24 @@ pub(crate) struct PingView {
 }
 
 /// A node of a discovery.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct NodeView {
+    #[schema(value_type = String)]
     pub(crate) id: NodeId,
     pub(crate) name: String,
     pub(crate) address: Option<String>,
+    #[schema(value_type = Vec<String>)]
     pub(crate) outbound: Vec<NodeId>,
+    #[schema(value_type = Vec<String>)]
     pub(crate) inbound: Vec<NodeId>,
     pub(crate) outbound_nodes: Vec<NeighbourView>,
     pub(crate) inbound_nodes: Vec<NeighbourView>,
 }
 
 /// The other end of a link of a discovered node.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct NeighbourView {
+    #[schema(value_type = String)]
     pub(crate) id: NodeId,
     /// Empty if this node does not know the name.
     pub(crate) name: String,
@@ -158,84 +164,31 @@ fn name_of(node: &Node, id: NodeId) -> Option<String> {
     node.peer(id).map(|peer| peer.name().to_owned())
 }
 
-/// Maximum number of files of one folder in a list of all shares.
-const MAX_FILES_OF_SHARE: usize = 1_000;
-
-/// Maximum number of files in a list of all shares, or of the one share that the user named.
-const MAX_FILES_LISTED: usize = 10_000;
-
-/// A file or folder that is shared here, with its path and its access.
-#[derive(Debug)]
-pub(crate) struct ShareView {
-    pub(crate) file: SharedFile,
-    pub(crate) path: PathBuf,
-    /// The files in a folder, or some of them.
-    pub(crate) contents: Option<FolderPart>,
-    /// Number of files in the folder before the first that is listed.
-    pub(crate) skipped: usize,
-    /// `open`, `nodes` or `ticket`.
-    pub(crate) access: &'static str,
-    /// The nodes that can fetch it, if `access` is `nodes`.
-    pub(crate) to: Vec<NodeId>,
+/// A map of the network, in the node-link format of NetworkX.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct MapView {
+    directed: bool,
+    multigraph: bool,
+    graph: MapAttributes,
+    nodes: Vec<peerkit::NetworkNode>,
+    edges: Vec<MapEdge>,
 }
 
-impl ShareView {
-    /// Returns all shares. Of large folders only the first files are listed.
-    pub(crate) fn all(node: &Node) -> Vec<Self> {
-        let mut left = MAX_FILES_LISTED;
-        let view = |(path, file): (PathBuf, SharedFile)| {
-            let share = Self::part(node, path, file, 0, MAX_FILES_OF_SHARE.min(left));
-            // The bound is for all shares together, so that a thousand folders do not print millions of
-            // lines.
-            left = left.saturating_sub(share.files().len());
-            share
-        };
-        node.files().shared_paths().into_iter().map(view).collect()
-    }
-
-    /// Returns one share, with its files after the first `skipped`.
-    pub(crate) fn one(node: &Node, path: PathBuf, file: SharedFile, skipped: usize) -> Self {
-        Self::part(node, path, file, skipped, MAX_FILES_LISTED)
-    }
-
-    fn part(node: &Node, path: PathBuf, file: SharedFile, skipped: usize, limit: usize) -> Self {
-        let (access, to) = match node.files().access(file.hash) {
-            None | Some(Access::Open) => ("open", Vec::new()),
-            Some(Access::Nodes(nodes)) => ("nodes", nodes),
-            Some(Access::Ticket(_)) => ("ticket", Vec::new()),
-            // Later versions of the library may add kinds of access.
-            Some(_) => ("other", Vec::new()),
-        };
-        let contents = node.files().shared_files(&path, skipped, limit);
-        Self { file, path, contents, skipped, access, to }
-    }
-
-    /// Returns the listed files of a folder. Returns none for a file.
-    pub(crate) fn files(&self) -> &[FolderFile] {
-        self.contents.as_ref().map_or(&[], |part| &part.files)
-    }
-
-    /// Returns the JSON fields of the share.
-    pub(crate) fn fields(&self) -> Fields {
-        let fields = Fields::default().with_file(&self.file).with_path(&self.path);
-        self.with_contents(fields).with("access", self.access).with_some("to", &self.to)
-    }
-
-    /// Returns the fields of the file or folder alone, without its path and its access.
-    pub(crate) fn file_fields(&self) -> Fields {
-        self.with_contents(Fields::default().with_file(&self.file))
-    }
-
-    fn with_contents(&self, fields: Fields) -> Fields {
-        let Some(part) = &self.contents else { return fields };
-        let files: Vec<Fields> = part.files.iter().map(folder_file).collect();
-        let fields = fields.with("files", files).with("count", part.total);
-        fields.with_some("skipped", self.skipped)
-    }
+/// The attributes of a map.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+struct MapAttributes {
+    /// The name of the network.
+    network: String,
+    /// The version of this format.
+    version: u32,
 }
 
-fn folder_file(FolderFile { path, file }: &FolderFile) -> Fields {
-    let SharedFile { hash, name, size, .. } = file;
-    let fields = Fields::default().with("hash", hash).with("name", name).with("size", size);
-    fields.with("path", path)
+/// A link, from the node that dialled to the other.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+struct MapEdge {
+    from: String,
+    to: String,
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 /// Counters of a link, or of a node. They count the application's messages, requests and replies as
 /// messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Counters {
     /// Messages written to the connection.
     pub messages_sent: u64,
@@ -22,6 +23,7 @@ pub struct Counters {
 
 /// Bytes of file pieces sent and received, with the heads of the pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FileCounters {
     /// Bytes sent to other nodes.
     pub sent: u64,

@@ -66,9 +66,11 @@ pub struct NetworkGraph {
 
 /// A node of a [`NetworkGraph`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct NetworkNode {
     /// The identity of the node.
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
     pub id: NodeId,
     /// The name of the node; empty if it did not answer.
     pub name: String,

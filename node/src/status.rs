@@ -14,15 +14,18 @@ use crate::inner::Inner;
 
 /// The state of a node at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Status {
     /// The identity of the node.
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
     pub id: NodeId,
     /// The name of the node.
     pub name: String,
     /// The name of the network.
     pub network: String,
     /// Addresses at which other nodes can dial this one, as far as it knows, best first.
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
     pub addresses: Vec<Address>,
     /// Milliseconds since the node started.
     pub uptime_ms: u64,
@@ -35,12 +38,15 @@ pub struct Status {
     /// True if the node is a member of the network. A member finds and keeps its own neighbours.
     pub member: bool,
     /// The member's neighbours (its active view).
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
     pub neighbours: Vec<NodeId>,
     /// The peers of the links that the application has asked for.
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
     pub pinned: Vec<NodeId>,
     /// Number of other nodes that the member knows and could make neighbours (its passive view).
     pub passive: usize,
     /// Counters of broadcasts.
+    #[cfg_attr(feature = "schema", schema(value_type = std::collections::BTreeMap<String, u64>))]
     pub broadcasts: BroadcastCounters,
     /// Number of queries that the node remembers from the last minute.
     pub queries: usize,
@@ -65,13 +71,16 @@ pub struct Status {
 
 /// The state of a link at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct PeerStatus {
     /// The identity of the peer.
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
     pub id: NodeId,
     /// The name of the peer.
     pub name: String,
     /// The address at which the peer can be dialled, or else the address that it connected from.
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
     pub address: Address,
     /// `inbound` or `outbound`.
     pub direction: &'static str,

@@ -7,7 +7,7 @@ use clap::{Args, ValueHint};
 use peerkit::{Address, NodeId};
 
 use super::{ListenArgs, short_name};
-use crate::{byte_rate, command};
+use crate::{address, byte_rate};
 
 /// Shown below `peerkit share --help`.
 const SHARE_EXAMPLES: &str = "\
@@ -62,7 +62,7 @@ pub(crate) struct ShareArgs {
     pub(crate) paths: Vec<PathBuf>,
 
     /// Let only the node with this identity fetch: 64 hex digits. May be given several times
-    #[arg(long, value_name = "NODE", conflicts_with = "ticket", value_parser = command::parse_identity)]
+    #[arg(long, value_name = "NODE", conflicts_with = "ticket", value_parser = address::parse_identity)]
     pub(crate) to: Vec<NodeId>,
 
     /// Let only nodes fetch that have the ticket. It stays the same as long as the content does
@@ -120,7 +120,7 @@ pub(crate) struct GetArgs {
 
     /// Fetch from the node at this address: host:port, or ID@host:port to check its identity. The
     /// name of a node works only at the prompt of `peerkit run`. May be given several times
-    #[arg(long, value_name = "ADDR", value_parser = command::parse_address, value_hint = ValueHint::Hostname)]
+    #[arg(long, value_name = "ADDR", value_parser = address::parse_address, value_hint = ValueHint::Hostname)]
     pub(crate) from: Vec<Address>,
 
     /// Replace an existing file. Without this option, a number is added to the name of the new file

@@ -7,11 +7,10 @@ use std::path::Path;
 use std::process;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, Parser};
 
-use super::Cli;
+use super::Invocation;
 use crate::text::{Paint, plain};
-use crate::{FAILED, USAGE, command, fetch_arguments, help, shell_words};
+use crate::{FAILED, USAGE, address, fetch_arguments, shell_words};
 
 /// Words of other programs, each group with a hint to the subcommand that does the same.
 const FOREIGN_WORDS: &[(&[&str], &str)] = &[
@@ -20,17 +19,14 @@ const FOREIGN_WORDS: &[(&[&str], &str)] = &[
         "`peerkit get TICKET` fetches a file or folder",
     ),
     (
-        &["send", "upload", "serve", "put", "offer", "publish", "add"],
+        &["upload", "serve", "put", "offer", "publish"],
         "`peerkit share PATH` shares a file or folder, and prints the command that fetches it",
     ),
     (
         &["start", "node", "listen", "daemon", "server", "up", "chat", "console", "repl"],
         "`peerkit run` starts a node",
     ),
-    (
-        &["join", "connect", "dial"],
-        "`peerkit run ADDR` starts a node, and joins the network of the node at ADDR",
-    ),
+    (&["dial"], "`peerkit run ADDR` starts a node, and joins the network of the node at ADDR"),
     (&["simulate", "simulator", "simulation"], "`peerkit sim FILE` runs a scenario"),
     (&["test", "example", "tutorial", "try"], "`peerkit demo` shows everything at work"),
     (&["whoami", "key", "identity"], "`peerkit id` prints this node's identity"),
@@ -39,17 +35,17 @@ const FOREIGN_WORDS: &[(&[&str], &str)] = &[
 ];
 
 /// Reads the command line. If it is wrong, prints the reason and ends the process.
-pub(crate) fn parse() -> Cli {
-    match Cli::try_parse() {
-        Ok(cli) => cli,
+pub(crate) fn parse() -> Invocation {
+    match Invocation::read(std::env::args_os()) {
+        Ok(invocation) => invocation,
         Err(error) => {
             // clap prints arguments unchanged. In `peerkit share *` they may be names of files from
             // other users, with characters that control a terminal. So they are escaped first.
             let shown = std::env::args_os().map(|argument| plain(&argument.to_string_lossy()));
-            let error = Cli::try_parse_from(shown).err().unwrap_or(error);
+            let error = Invocation::read(shown).err().unwrap_or(error);
             if let Some(hint) = hint(&error) {
                 let error = Paint::on(&io::stderr()).bad("error:");
-                let usage = Cli::command().render_usage();
+                let usage = super::program().render_usage();
                 let _ = writeln!(io::stderr(), "{error} {hint}\n\n{usage}\n\n{MORE}");
                 process::exit(USAGE);
             }
@@ -69,6 +65,14 @@ pub(crate) fn parse() -> Cli {
 const MORE: &str = "For more information, try 'peerkit --help'.";
 
 fn hint(error: &clap::Error) -> Option<String> {
+    let is_incomplete = error.kind() == ErrorKind::MissingRequiredArgument;
+    if is_incomplete && std::env::args_os().nth(1).is_some_and(|word| word == "send") {
+        return Some(
+            "`peerkit send PEER TEXT` sends a text to a node of the network; `peerkit share PATH` shares a \
+             file or folder, and prints the command that fetches it"
+                .to_owned(),
+        );
+    }
     if error.kind() != ErrorKind::InvalidSubcommand {
         return None;
     }
@@ -103,10 +107,10 @@ fn hint_for(word: &str) -> Option<String> {
         );
     }
     let lower = word.to_ascii_lowercase();
-    if lower != word && Cli::command().find_subcommand(&lower).is_some() {
+    if lower != word && super::program().find_subcommand(&lower).is_some() {
         return Some(format!("subcommands are written in lower case: `peerkit {lower}`"));
     }
-    if command::looks_like_port(word) {
+    if address::looks_like_port(word) {
         return Some(format!(
             "`{shown}` is not a subcommand: `peerkit run --listen PORT` starts a node on a port, \
              and `peerkit run HOST PORT` joins the network of the node there"
@@ -120,13 +124,6 @@ fn hint_for(word: &str) -> Option<String> {
         let path = shell_words::path(word);
         return Some(format!(
             "`{shown}` is not a subcommand, but a file or folder: `peerkit share {path}` shares it"
-        ));
-    }
-    if let Some(entry) = help::find_command(&lower) {
-        return Some(format!(
-            "`{shown}` is a command of a running node: type it at the prompt of `peerkit run`, or \
-             pipe it in: echo '{}' | peerkit run",
-            entry.usage
         ));
     }
     if word.contains(std::path::is_separator) || word.contains(['~', '\\']) {
@@ -149,9 +146,8 @@ mod tests {
     fn a_newcomers_word_gets_the_right_hint() {
         for (word, hint) in [
             ("receive", "`peerkit get TICKET`"),
-            ("send", "`peerkit share PATH`"),
-            ("join", "`peerkit run ADDR`"),
-            ("peers", "prompt of `peerkit run`"),
+            ("upload", "`peerkit share PATH`"),
+            ("dial", "`peerkit run ADDR`"),
             ("192.0.2.7:7117", "`peerkit run ADDR`"),
             ("192.0.2.7", "`peerkit run ADDR`"),
             ("::1", "`peerkit run ADDR`"),
@@ -159,8 +155,8 @@ mod tests {
             ("7117", "`peerkit run HOST PORT`"),
             ("RUN", "`peerkit run`"),
             ("Share", "`peerkit share`"),
-            ("Send", "`peerkit share PATH`"),
-            ("PEERS", "prompt of `peerkit run`"),
+            ("Send", "`peerkit send`"),
+            ("PEERS", "`peerkit peers`"),
             ("no-such-file.zip", "nor a file"),
             ("/no/such/file", "nor an existing file"),
             ("Cargo.toml", "`peerkit share Cargo.toml`"),
@@ -172,8 +168,10 @@ mod tests {
         assert_eq!(hint_for("dmeo"), None, "clap suggests the similar subcommand");
         let hash = "0a".repeat(32);
         assert!(hint_for(&hash).unwrap().contains("peerkit get HASH"));
-        let names: Vec<String> =
-            Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
+        let names: Vec<String> = crate::args::program()
+            .get_subcommands()
+            .map(|command| command.get_name().to_owned())
+            .collect();
         for word in FOREIGN_WORDS.iter().flat_map(|(words, _)| *words) {
             assert!(!names.contains(&(*word).to_owned()), "{word} is a subcommand");
         }

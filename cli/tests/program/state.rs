@@ -42,7 +42,7 @@ fn a_damaged_state_file_is_an_error_and_repair_moves_it_aside() {
     );
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{error}");
-    assert!(error.contains("it is now") && error.contains("state.redb.damaged"), "{error}");
+    assert!(error.contains("is now") && error.contains("state.redb.damaged"), "{error}");
     assert!(String::from_utf8(output.stdout).unwrap().contains(&id), "the identity is kept");
     assert!(home.path().join("ann/state.redb.damaged").exists());
     // If there is no damage, the option changes nothing.

@@ -14,6 +14,7 @@ const MAX_NODES_FOR_EXACT_DIAMETER: usize = 10_000;
 
 /// The figures of a network. A link counts in both directions, whichever node dialled.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Figures {
     /// Number of nodes, including the one that ran the discovery.
     pub nodes: usize,
@@ -28,11 +29,13 @@ pub struct Figures {
     /// True if `diameter` is exact. With more than 10,000 nodes it is a lower bound.
     pub diameter_exact: bool,
     /// The nodes whose failure would split a connected part, in the order of their identities.
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
     pub cut_nodes: Vec<NodeId>,
 }
 
 /// Statistics of the number of links that each node has.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Degrees {
     /// Smallest number of links of a node.
     pub min: usize,

@@ -13,13 +13,17 @@ use crate::transfer::meter::TransferMeter;
 
 /// The status of a download.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct DownloadStatus {
     /// The hash of the content.
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
     pub hash: Hash,
     /// Its name in the ticket or at its source, once that is known.
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>))]
     pub name: Option<FileName>,
     /// Its kind, a file or a folder, once that is known.
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>))]
     pub kind: Option<FileKind>,
     /// The state of the download.
     pub state: DownloadState,
@@ -36,6 +40,7 @@ pub struct DownloadStatus {
     pub sources: usize,
     /// The path of the content once it is done. Before this path is known, the destination of the request.
     #[serde(serialize_with = "lossy")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>))]
     pub path: Option<PathBuf>,
     /// The error of a download that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,6 +62,7 @@ fn is_zero(number: &usize) -> bool {
 
 /// The state of a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum DownloadState {

@@ -1,0 +1,201 @@
+//! The local API of a running node: HTTP and JSON on the loopback interface.
+//!
+//! Every command is an endpoint under `/api/v1` (see [`crate::commands`]). Beside them there are the event
+//! stream, the OpenAPI document, the metrics and two health checks. `api.json` in the state folder says
+//! where the API is, and has the tokens that it asks for.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde::{Deserialize, Serialize};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::session::NodeSession;
+use access::Access;
+
+mod access;
+mod events;
+mod openapi;
+mod problem;
+pub(crate) mod route;
+
+pub(crate) use route::COLOUR;
+
+/// The file in the state folder with the address and the tokens.
+pub(crate) const FILE: &str = "api.json";
+
+/// Maximum number of connections. 256: a hundred clients that each keep an event stream and ask beside it.
+const MAX_CONNECTIONS: usize = 256;
+
+/// Maximum time for the head of a request. 10 s: a client on this machine needs milliseconds.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Maximum size of a request's body. 17 MiB: a text of 16 MiB, the limit of a message, in JSON.
+const MAX_BODY: usize = 17 << 20;
+
+/// Maximum time for the answers to the last requests after the node is to stop.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// Wait after a failed accept, as when the process has no free file descriptor.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// The address and the tokens of an API, as `api.json` has them.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct ApiFile {
+    /// `http://127.0.0.1:PORT`
+    pub(crate) url: String,
+    /// The token of clients that may do everything.
+    pub(crate) token: String,
+    /// The token of clients that may only look and read metrics.
+    pub(crate) read_token: String,
+}
+
+/// The API of a node, while it runs.
+pub(crate) struct ApiServer {
+    /// The address that it listens on.
+    pub(crate) at: SocketAddr,
+    file: PathBuf,
+    serving: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+/// What the endpoints share.
+pub(crate) struct ApiState {
+    pub(crate) session: Arc<NodeSession>,
+    /// Cancelled when the node stops. Event streams end then.
+    pub(crate) stop: CancellationToken,
+}
+
+impl ApiServer {
+    /// Starts the API of a node and writes `api.json`.
+    ///
+    /// # Errors
+    /// If the address is not one of the loopback interface or is in use, or if the file can't be written.
+    pub(crate) async fn start(
+        at: SocketAddr,
+        state: &Path,
+        session: Arc<NodeSession>,
+    ) -> anyhow::Result<Self> {
+        if !at.ip().is_loopback() {
+            bail!(
+                "the API would be open to other machines at {at}, where its token could be read on the way: \
+                 give an address of this machine, such as 127.0.0.1:{}",
+                at.port()
+            );
+        }
+        let listener = TcpListener::bind(at).await;
+        let listener = listener.with_context(|| format!("the API can't listen on {at}"))?;
+        let at = listener.local_addr()?;
+        let access = Arc::new(Access::new(at)?);
+        let file = state.join(FILE);
+        let written = ApiFile {
+            url: format!("http://{at}"),
+            token: access.token.text().to_owned(),
+            read_token: access.read_token.text().to_owned(),
+        };
+        write_private(&file, &serde_json::to_vec(&written)?)
+            .with_context(|| format!("can't write {}", file.display()))?;
+        let stop = CancellationToken::new();
+        let router = router(ApiState { session, stop: stop.clone() }, access);
+        let serving = tokio::spawn(serve(listener, router, stop.clone()));
+        Ok(Self { at, file, serving, stop })
+    }
+
+    /// Returns the address of the API as a URL.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.at)
+    }
+
+    /// Removes `api.json` and ends all requests.
+    pub(crate) async fn stop(self) {
+        let _ = std::fs::remove_file(&self.file);
+        self.stop.cancel();
+        let _ = self.serving.await;
+    }
+}
+
+/// Writes a file that only its owner may read, in one step.
+fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    // Temporary files have mode 0600.
+    let mut file = tempfile::Builder::new().prefix(FILE).tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.persist(path)?;
+    Ok(())
+}
+
+fn router(state: ApiState, access: Arc<Access>) -> Router {
+    let state = Arc::new(state);
+    route::commands()
+        .route("/api/v1/events", get(events::stream))
+        .route("/api/v1/openapi.json", get(openapi::document))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(|| async { "ok\n" }))
+        .fallback(route::not_found)
+        .method_not_allowed_fallback(route::wrong_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(axum::middleware::from_fn_with_state(access, access::checked))
+        .with_state(state)
+}
+
+/// Accepts connections until `stop` is cancelled, and then ends them.
+async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            _ = connections.join_next(), if !connections.is_empty() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(ACCEPT_AGAIN).await;
+            continue;
+        };
+        // A client beyond the limit is closed at once: it sees that, and tries again later.
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            tracing::warn!("the API has {MAX_CONNECTIONS} connections, and refuses more");
+            continue;
+        };
+        let (router, stop) = (router.clone(), stop.clone());
+        connections.spawn(async move {
+            converse(stream, router, &stop).await;
+            drop(place);
+        });
+    }
+    // Requests that are being answered get their answers.
+    let _ = tokio::time::timeout(LAST_ANSWERS, connections.join_all()).await;
+}
+
+/// Answers the requests of one connection. After `stop` is cancelled, only the current one.
+async fn converse(stream: TcpStream, router: Router, stop: &CancellationToken) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection to the API ended early");
+    }
+}

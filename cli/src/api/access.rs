@@ -1,0 +1,265 @@
+//! Access to the API: bearer tokens, the `Host` and `Origin` of a request, and the rate of requests.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+
+use super::problem::Problem;
+use crate::lock::lock;
+
+/// Number of requests a second that are answered. A page asks a few times a second, so a hundred pages
+/// stay below it.
+const RATE: f64 = 500.0;
+
+/// Number of requests that may come at once.
+const BURST: f64 = 1000.0;
+
+/// Paths that need no token: they say only that the node runs.
+const OPEN: [&str; 2] = ["/healthz", "/readyz"];
+
+/// A secret that a client shows with each request.
+pub(crate) struct Token(String);
+
+/// The rules of access to one API.
+pub(crate) struct Access {
+    /// The address that the API listens on.
+    at: SocketAddr,
+    /// The token of clients that may do everything.
+    pub(crate) token: Token,
+    /// The token of clients that may only look and read metrics.
+    pub(crate) read_token: Token,
+    allowance: Mutex<Allowance>,
+}
+
+/// The requests that may come now (a token bucket).
+struct Allowance {
+    requests: f64,
+    at: Instant,
+}
+
+impl Token {
+    /// Makes a token of 256 random bits.
+    pub(crate) fn random() -> Result<Self, getrandom::Error> {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes)?;
+        Ok(Self(blake3::Hash::from_bytes(bytes).to_hex().to_string()))
+    }
+
+    /// Returns the text of the token.
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns whether a text is this token. Takes the same time for every text of a length:
+    /// `blake3::Hash` compares in constant time.
+    fn is(&self, given: &str) -> bool {
+        blake3::hash(self.0.as_bytes()) == blake3::hash(given.as_bytes())
+    }
+}
+
+impl Access {
+    pub(crate) fn new(at: SocketAddr) -> Result<Self, getrandom::Error> {
+        Ok(Self {
+            at,
+            token: Token::random()?,
+            read_token: Token::random()?,
+            allowance: Mutex::new(Allowance { requests: BURST, at: Instant::now() }),
+        })
+    }
+
+    /// Checks one request.
+    fn check(&self, request: &Request, now: Instant) -> Result<(), Problem> {
+        let headers = request.headers();
+        self.check_host(headers, request.uri().host())?;
+        self.take_one(now)?;
+        if OPEN.contains(&request.uri().path()) {
+            return Ok(());
+        }
+        let forbidden = |detail: &str| Err(Problem::new(StatusCode::FORBIDDEN, detail));
+        let given = one(headers, &AUTHORIZATION)?.and_then(bearer);
+        let Some(given) = given else {
+            return Err(Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "a bearer token is needed: api.json in the state folder of the node has it",
+            ));
+        };
+        let may_read = self.read_token.is(given);
+        match request.method() {
+            _ if self.token.is(given) => Ok(()),
+            &Method::GET | &Method::HEAD if may_read => Ok(()),
+            _ if may_read => forbidden("this token may only read"),
+            _ => Err(Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "this is not the token of this node: each start makes a new one",
+            )),
+        }
+    }
+
+    /// Refuses requests that a page of another site makes a browser send. A page whose name was made to
+    /// resolve to this machine (DNS rebinding) sends its own name as `Host`.
+    fn check_host(&self, headers: &HeaderMap, in_target: Option<&str>) -> Result<(), Problem> {
+        let host = one(headers, &HOST)?.or(in_target).unwrap_or_default();
+        if !self.is_own_host(host) {
+            let detail = format!("`Host` has to be {}, and is something else", self.at);
+            return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
+        }
+        let origin = one(headers, &ORIGIN)?;
+        let is_own = |origin: &str| {
+            origin.strip_prefix("http://").is_some_and(|host| self.is_own_host(host))
+        };
+        if origin.is_some_and(|origin| !is_own(origin)) {
+            let detail = "requests of pages of another origin are refused";
+            return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+        }
+        Ok(())
+    }
+
+    fn is_own_host(&self, host: &str) -> bool {
+        let local = format!("localhost:{}", self.at.port());
+        host == self.at.to_string() || host.eq_ignore_ascii_case(&local)
+    }
+
+    /// Takes one request from the allowance.
+    fn take_one(&self, now: Instant) -> Result<(), Problem> {
+        let mut allowance = lock(&self.allowance);
+        let earned = now.saturating_duration_since(allowance.at).as_secs_f64() * RATE;
+        allowance.requests = (allowance.requests + earned).min(BURST);
+        allowance.at = now;
+        if allowance.requests < 1.0 {
+            let detail = format!("more than {RATE} requests a second: wait a moment");
+            return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
+        }
+        allowance.requests -= 1.0;
+        Ok(())
+    }
+}
+
+/// Checks a request before it is routed.
+pub(crate) async fn checked(
+    State(access): State<Arc<Access>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let mut response = match access.check(&request, Instant::now()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => {
+            let status = problem.status;
+            let mut response = problem.into_response();
+            let header = match StatusCode::from_u16(status) {
+                Ok(StatusCode::UNAUTHORIZED) => Some((WWW_AUTHENTICATE, "Bearer")),
+                Ok(StatusCode::TOO_MANY_REQUESTS) => Some((RETRY_AFTER, "1")),
+                _ => None,
+            };
+            if let Some((name, value)) = header {
+                response.headers_mut().insert(name, HeaderValue::from_static(value));
+            }
+            response
+        }
+    };
+    // A browser must neither guess another type nor keep what a token has unlocked.
+    for (name, value) in [("x-content-type-options", "nosniff"), ("cache-control", "no-store")] {
+        response
+            .headers_mut()
+            .insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Returns the value of a header that may come once. With two, a proxy and the node might read different
+/// ones.
+fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    if values.next().is_some() {
+        let detail = format!("there is more than one `{name}`");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    }
+    // A value that is not text can't be a right one.
+    Ok(first.map(|value| value.to_str().unwrap_or_default()))
+}
+
+/// Returns the token of an `Authorization` header (RFC 6750).
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+    use std::time::Duration;
+
+    fn access() -> Access {
+        Access::new("127.0.0.1:7000".parse().unwrap()).unwrap()
+    }
+
+    fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Request {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(Body::empty()).unwrap()
+    }
+
+    fn status(access: &Access, request: &Request) -> u16 {
+        access.check(request, Instant::now()).map_or_else(|problem| problem.status, |()| 200)
+    }
+
+    #[test]
+    fn a_token_opens_what_it_is_for() {
+        let access = access();
+        let with = |method, path, token: &str| {
+            let token = format!("Bearer {token}");
+            let headers = [("host", "127.0.0.1:7000"), ("authorization", token.as_str())];
+            status(&access, &request(method, path, &headers))
+        };
+        let (full, read) = (access.token.text(), access.read_token.text());
+        assert_eq!(full.len(), 64);
+        assert_eq!(with("POST", "/api/v1/peers", full), 200);
+        assert_eq!(with("GET", "/api/v1/peers", read), 200);
+        assert_eq!(with("POST", "/api/v1/peers", read), 403);
+        assert_eq!(with("GET", "/api/v1/peers", &full[1..]), 401);
+        assert_eq!(with("GET", "/metrics", ""), 401);
+        let bare = request("GET", "/healthz", &[("host", "localhost:7000")]);
+        assert_eq!(status(&access, &bare), 200);
+        let bare = request("GET", "/api/v1/peers", &[("host", "localhost:7000")]);
+        assert_eq!(status(&access, &bare), 401);
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_refused() {
+        let access = access();
+        let token = format!("bearer {}", access.token.text());
+        let from = |headers: &[(&str, &str)]| {
+            let headers = [&[("authorization", token.as_str())], headers].concat();
+            status(&access, &request("POST", "/api/v1/peers", &headers))
+        };
+        assert_eq!(from(&[("host", "rebound.example:7000")]), 421);
+        assert_eq!(from(&[("host", "127.0.0.1:7001")]), 421);
+        assert_eq!(from(&[]), 421);
+        assert_eq!(from(&[("host", "127.0.0.1:7000"), ("host", "other")]), 400);
+        let own = ("host", "127.0.0.1:7000");
+        assert_eq!(from(&[own, ("origin", "http://127.0.0.1:7000")]), 200);
+        assert_eq!(from(&[own, ("origin", "http://localhost:7000")]), 200);
+        assert_eq!(from(&[own, ("origin", "https://example.org")]), 403);
+        assert_eq!(from(&[own, ("origin", "null")]), 403);
+    }
+
+    #[test]
+    fn too_many_requests_have_to_wait() {
+        let access = access();
+        let healthy = request("GET", "/healthz", &[("host", "localhost:7000")]);
+        let start = Instant::now();
+        let passed =
+            |now: Instant| (0..1500).filter(|_| access.check(&healthy, now).is_ok()).count();
+        assert_eq!(passed(start), 1000);
+        assert_eq!(passed(start + Duration::from_millis(100)), 50);
+    }
+}

@@ -1,0 +1,150 @@
+//! The OpenAPI document of the API, made from the declarations of the commands.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use utoipa::openapi::path::{
+    HttpMethod, Operation, OperationBuilder, ParameterBuilder, ParameterIn, PathsBuilder,
+};
+use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::schema::{ComponentsBuilder, Object, ObjectBuilder, Schema};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{
+    ContentBuilder, Info, OpenApi, OpenApiBuilder, Ref, RefOr, Required, ResponseBuilder,
+};
+use utoipa::{PartialSchema as _, ToSchema as _};
+
+use super::problem::{self, Problem};
+use crate::commands::endpoint::{BASE, Endpoint, Method};
+use crate::commands::{COMMANDS, CommandSpec};
+
+/// The name of the security scheme.
+const BEARER: &str = "bearer";
+
+/// The statuses of errors, with the cases that have them.
+const ERRORS: [(&str, &str); 11] = [
+    ("400", "The request can't be read"),
+    ("401", "The token is missing or wrong"),
+    (
+        "403",
+        "The token may only read, the request comes from a page of another origin, or only the network's owner may do this",
+    ),
+    ("404", "What the request names does not exist"),
+    ("405", "This method is not for this path"),
+    ("409", "The name could be several things, or the node is not connected to that one"),
+    ("413", "The request, or a text in it, is too large"),
+    ("415", "The body is not JSON"),
+    ("421", "`Host` is not the address of the API"),
+    ("422", "The command failed"),
+    ("429", "There are too many requests, or a queue is full"),
+];
+
+/// Answers with the document.
+pub(super) async fn document() -> Json<OpenApi> {
+    Json(build())
+}
+
+/// Returns the document.
+pub(crate) fn build() -> OpenApi {
+    let mut paths = PathsBuilder::new();
+    let mut components = BTreeMap::new();
+    components.insert(Problem::name().into_owned(), Problem::schema());
+    for (spec, endpoint) in COMMANDS.iter().filter_map(|spec| Some((spec, spec.endpoint?))) {
+        let schemas = (spec.schemas)();
+        components.extend(schemas.components);
+        let operation = operation(spec, endpoint, &schemas.arguments, &schemas.outcome);
+        let method = match endpoint.method {
+            Method::Get => HttpMethod::Get,
+            Method::Post => HttpMethod::Post,
+            Method::Put => HttpMethod::Put,
+            Method::Patch => HttpMethod::Patch,
+            Method::Delete => HttpMethod::Delete,
+        };
+        let item = utoipa::openapi::PathItem::new(method, operation);
+        paths = paths.path(format!("{BASE}{}", endpoint.path), item);
+    }
+    let info = Info::builder()
+        .title("peerkit")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some("The local API of a running peerkit node"))
+        .build();
+    let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+    let components = ComponentsBuilder::new()
+        .schemas_from_iter(components)
+        .security_scheme(BEARER, SecurityScheme::Http(scheme))
+        .build();
+    OpenApiBuilder::new()
+        .info(info)
+        .paths(paths.build())
+        .components(Some(components))
+        .security(Some([SecurityRequirement::new::<_, [&str; 0], &str>(BEARER, [])]))
+        .build()
+}
+
+fn operation(
+    spec: &CommandSpec,
+    endpoint: Endpoint,
+    arguments: &RefOr<Schema>,
+    outcome: &str,
+) -> Operation {
+    let about = spec.clap().get_about().map(ToString::to_string).unwrap_or_default();
+    let more = spec.clap().get_long_about().map(ToString::to_string);
+    let mut operation = OperationBuilder::new()
+        .operation_id(Some(spec.name.replace('-', "_")))
+        .summary(Some(about))
+        .description(more);
+    let object = object(arguments);
+    let in_path: Vec<&str> = endpoint.path_arguments().collect();
+    let mut body = ObjectBuilder::from(Object::new());
+    let mut has_body = false;
+    let mut body_is_required = false;
+    for (name, schema) in &object.properties {
+        let is_required = object.required.contains(name);
+        let is_in_path = in_path.contains(&name.as_str());
+        if is_in_path || endpoint.method == Method::Get {
+            let place = if is_in_path { ParameterIn::Path } else { ParameterIn::Query };
+            let required = if is_required || is_in_path { Required::True } else { Required::False };
+            let parameter = ParameterBuilder::new()
+                .name(name)
+                .parameter_in(place)
+                .required(required)
+                .schema(Some(schema.clone()));
+            operation = operation.parameter(parameter.build());
+            continue;
+        }
+        has_body = true;
+        body = body.property(name, schema.clone());
+        if is_required {
+            body_is_required = true;
+            body = body.required(name);
+        }
+    }
+    if has_body {
+        let content = ContentBuilder::new().schema(Some(Schema::Object(body.build()))).build();
+        let required = if body_is_required { Required::True } else { Required::False };
+        let body = RequestBodyBuilder::new().required(Some(required));
+        operation = operation.request_body(Some(body.content("application/json", content).build()));
+    }
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(outcome))).build();
+    let done = ResponseBuilder::new().description("Done").content("application/json", content);
+    let operation = operation.response("200", done.build());
+    ERRORS
+        .iter()
+        .fold(operation, |operation, (status, when)| {
+            let content =
+                ContentBuilder::new().schema(Some(Ref::from_schema_name(Problem::name()))).build();
+            let response =
+                ResponseBuilder::new().description(*when).content(problem::MEDIA_TYPE, content);
+            operation.response(*status, response.build())
+        })
+        .build()
+}
+
+/// Returns the object schema of a command's arguments.
+fn object(arguments: &RefOr<Schema>) -> Object {
+    match arguments {
+        RefOr::T(Schema::Object(object)) => object.clone(),
+        // A struct without fields, or one that is not declared as a plain struct.
+        _ => Object::new(),
+    }
+}

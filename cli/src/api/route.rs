@@ -1,0 +1,198 @@
+//! The endpoints of the commands: a request becomes a command, and its outcome becomes the response.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest as _, RawPathParams, Request, State};
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{MethodFilter, on};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::ApiState;
+use super::problem::Problem;
+use crate::commands::endpoint::{BASE, Endpoint, Method};
+use crate::commands::{COMMANDS, Caller, CommandContext, CommandSpec, Output, ParsedCommand};
+use crate::progress::Progress;
+use crate::text::Paint;
+
+/// The header with which a client asks for a text with colours.
+pub(crate) const COLOUR: &str = "peerkit-colour";
+
+/// Maximum number of progress reports that wait for a client. When it is full, reports are left out.
+const REPORTS: usize = 16;
+
+/// Returns the routes of all commands.
+pub(crate) fn commands() -> Router<Arc<ApiState>> {
+    let endpoints = COMMANDS.iter().filter_map(|spec| Some((spec, spec.endpoint?)));
+    endpoints.fold(Router::new(), |router, (spec, endpoint)| {
+        let filter = match endpoint.method {
+            Method::Get => MethodFilter::GET,
+            Method::Post => MethodFilter::POST,
+            Method::Put => MethodFilter::PUT,
+            Method::Patch => MethodFilter::PATCH,
+            Method::Delete => MethodFilter::DELETE,
+        };
+        let handler =
+            move |State(state): State<Arc<ApiState>>, path: RawPathParams, request: Request| {
+                carry_out(spec, endpoint, state, path, request)
+            };
+        router.route(&format!("{BASE}{}", endpoint.path), on(filter, handler))
+    })
+}
+
+async fn carry_out(
+    spec: &'static CommandSpec,
+    endpoint: Endpoint,
+    state: Arc<ApiState>,
+    path: RawPathParams,
+    request: Request,
+) -> Response {
+    let headers = request.headers().clone();
+    match read(spec, endpoint, &path, request).await {
+        Err(problem) => problem.into_response(),
+        Ok(command) if accepts_events(&headers) => as_events(spec, state, command, paint(&headers)),
+        Ok(command) => {
+            let session = &state.session;
+            let caller = Caller::Request;
+            let context = CommandContext { session, progress: Progress::Hidden, caller };
+            match command.run(&context, Paint::none()).await {
+                Ok(output) => {
+                    if spec.stops {
+                        session.stop.cancel();
+                    }
+                    json(&output)
+                }
+                Err(error) => Problem::of_command(&error).into_response(),
+            }
+        }
+    }
+}
+
+/// Reads the command of a request.
+async fn read(
+    spec: &CommandSpec,
+    endpoint: Endpoint,
+    path: &RawPathParams,
+    request: Request,
+) -> Result<ParsedCommand, Problem> {
+    let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    if endpoint.method == Method::Get {
+        let mut all = form_urlencoded(path.iter());
+        all.push_str(&query);
+        return (spec.from_query)(&all).map_err(bad);
+    }
+    if !query.is_empty() {
+        return Err(bad("the arguments belong into the body, and not into the URL".to_owned()));
+    }
+    let is_json = request.headers().get(CONTENT_TYPE).is_none_or(|kind| {
+        kind.to_str()
+            .is_ok_and(|kind| kind.split(';').next().map(str::trim) == Some("application/json"))
+    });
+    let body = Bytes::from_request(request, &()).await;
+    let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
+    if !is_json && !body.is_empty() {
+        let detail = "the body has to be application/json";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    }
+    let mut fields: Map<String, Value> = match &body[..] {
+        [] => Map::new(),
+        body => serde_json::from_slice(body).map_err(|error| bad(error.to_string()))?,
+    };
+    for (name, value) in path {
+        if fields.insert(name.to_owned(), value.into()).is_some() {
+            return Err(bad(format!("`{name}` is in the path and in the body")));
+        }
+    }
+    (spec.from_json)(fields).map_err(bad)
+}
+
+fn form_urlencoded<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let mut text = serde_urlencoded::to_string(pairs.collect::<Vec<_>>()).unwrap_or_default();
+    if !text.is_empty() {
+        text.push('&');
+    }
+    text
+}
+
+fn accepts_events(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+    accepted.is_some_and(|accepted| accepted.contains("text/event-stream"))
+}
+
+fn paint(headers: &HeaderMap) -> Paint {
+    if headers.contains_key(COLOUR) { Paint::colours() } else { Paint::none() }
+}
+
+fn json(output: &Output) -> Response {
+    let mut response = Response::new(Body::from(output.fields.get().to_owned()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Carries out a command with its progress as events. The last event is `result`, with the fields and the
+/// text of the outcome, or `error`. A client that goes away ends the command.
+fn as_events(
+    spec: &'static CommandSpec,
+    state: Arc<ApiState>,
+    command: ParsedCommand,
+    paint: Paint,
+) -> Response {
+    let (sender, received) = mpsc::channel(REPORTS);
+    // Dropped with the response, and the task with it.
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        let progress = Progress::Reports(sender.clone());
+        let caller = Caller::Shell;
+        let context = CommandContext { session: &state.session, progress, caller };
+        let result = command.run(&context, paint).await;
+        let event = match &result {
+            Ok(output) => CommandEvent::new("result", output),
+            Err(error) => CommandEvent::new("error", &Problem::of_command(error)),
+        };
+        let _ = sender.send(event).await;
+        if spec.stops && result.is_ok() {
+            state.session.stop.cancel();
+        }
+    });
+    let events =
+        futures_util::stream::unfold((received, task), |(mut received, task)| async move {
+            let CommandEvent { name, data } = received.recv().await?;
+            let event = sse::Event::default().event(name).data(data);
+            Some((Ok::<_, Infallible>(event), (received, task)))
+        });
+    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
+}
+
+/// An event of a command that is under way.
+#[derive(Debug)]
+pub(crate) struct CommandEvent {
+    name: &'static str,
+    /// A JSON value, on one line.
+    data: String,
+}
+
+impl CommandEvent {
+    pub(crate) fn new(name: &'static str, data: &impl Serialize) -> Self {
+        Self { name, data: serde_json::to_string(data).unwrap_or_default() }
+    }
+}
+
+pub(super) async fn not_found() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "there is nothing here: /api/v1/openapi.json lists what is")
+}
+
+pub(super) async fn wrong_method() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "this can't be done here: /api/v1/openapi.json lists what can",
+    )
+}

@@ -1,0 +1,381 @@
+//! The commands of a running node, each declared once in a file of its own below `commands/`.
+//!
+//! A declaration has the command's arguments with their help (clap), its endpoint in the local API, what it
+//! does, and its output for people and as JSON. The prompt, piped lines, `peerkit COMMAND`, the API with its
+//! OpenAPI document, the manual page and the completions all follow from it. To add a command, write its
+//! file and add one line to [`COMMANDS`].
+
+use std::future::Future;
+use std::pin::Pin;
+
+use clap::{ArgMatches, Args};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Map, Value};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema as _, ToSchema};
+
+use crate::progress::Progress;
+use crate::session::NodeSession;
+use crate::text::Paint;
+use endpoint::{ApiRequest, Endpoint};
+use line::LineForm;
+
+mod add;
+mod broadcast;
+mod cancel;
+mod connect;
+mod debug;
+mod disconnect;
+mod discover;
+mod downloads;
+pub(crate) mod endpoint;
+mod exit;
+mod files;
+pub(crate) mod get;
+mod help;
+mod join;
+mod leave;
+pub(crate) mod line;
+mod load;
+mod map;
+mod msg;
+mod network;
+mod pause;
+mod peers;
+mod ping;
+mod refresh;
+mod remove;
+mod resume;
+mod save;
+mod search;
+mod send;
+mod set;
+mod shutdown;
+mod size;
+mod status;
+
+/// Every command, in the order in which `help` lists them.
+pub(crate) const COMMANDS: &[CommandSpec] = &[
+    CommandSpec::of::<connect::Connect>(),
+    CommandSpec::of::<join::Join>(),
+    CommandSpec::of::<disconnect::Disconnect>(),
+    CommandSpec::of::<peers::Peers>(),
+    CommandSpec::of::<msg::Msg>(),
+    CommandSpec::of::<send::Send>(),
+    CommandSpec::of::<broadcast::Broadcast>(),
+    CommandSpec::of::<ping::Ping>(),
+    CommandSpec::of::<discover::Discover>(),
+    CommandSpec::of::<add::Add>(),
+    CommandSpec::of::<remove::Remove>(),
+    CommandSpec::of::<refresh::Refresh>(),
+    CommandSpec::of::<files::Files>(),
+    CommandSpec::of::<search::Search>(),
+    CommandSpec::of::<get::Get>(),
+    CommandSpec::of::<downloads::Downloads>(),
+    CommandSpec::of::<pause::Pause>(),
+    CommandSpec::of::<resume::Resume>(),
+    CommandSpec::of::<cancel::Cancel>(),
+    CommandSpec::of::<status::Status>(),
+    CommandSpec::of::<network::Network>(),
+    CommandSpec::of::<size::Size>(),
+    CommandSpec::of::<map::Map>(),
+    CommandSpec::of::<save::Save>(),
+    CommandSpec::of::<load::Load>(),
+    CommandSpec::of::<set::Set>(),
+    CommandSpec::of::<debug::Debug>(),
+    CommandSpec::of::<help::Help>(),
+    CommandSpec::of::<leave::Leave>(),
+    CommandSpec::of::<shutdown::Shutdown>(),
+    CommandSpec::of::<exit::Exit>(),
+];
+
+/// A command: its arguments, as clap and the API read them, and what it does with them.
+pub(crate) trait Command:
+    Args + Clone + Serialize + DeserializeOwned + ToSchema + Send + Sync + 'static
+{
+    /// The name of the command, as users type it and as `result` gives it.
+    const NAME: &'static str;
+    /// Other names for the command.
+    const ALIASES: &'static [&'static str] = &[];
+    /// How the rest of a line at the prompt becomes arguments.
+    const LINE: LineForm = LineForm::Words;
+    /// The method and path of the command in the local API; `None` if it is not a part of the API.
+    const ENDPOINT: Option<Endpoint>;
+    /// True if the node stops after the command.
+    const STOPS: bool = false;
+
+    /// The result of the command.
+    type Outcome: Outcome;
+
+    /// Prepares arguments that mean something only where the command was typed, such as relative paths.
+    ///
+    /// # Errors
+    /// If an argument can't be used.
+    fn prepare(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// Carries out the command. Dropping the future ends the command early.
+    ///
+    /// # Errors
+    /// If the command fails.
+    fn run(
+        self,
+        context: &CommandContext<'_>,
+    ) -> impl Future<Output = anyhow::Result<Self::Outcome>> + Send;
+
+    /// Finishes the command where it was typed: writes the file that it names, for example.
+    ///
+    /// # Errors
+    /// If that fails.
+    fn finish(&self, output: Output) -> anyhow::Result<Output> {
+        Ok(output)
+    }
+}
+
+/// What a command works with.
+pub(crate) struct CommandContext<'a> {
+    pub(crate) session: &'a NodeSession,
+    /// Shows the progress of the command.
+    pub(crate) progress: Progress,
+    pub(crate) caller: Caller,
+}
+
+impl CommandContext<'_> {
+    /// Waits for the fetches that piped lines have begun: a script that ends with `exit` wants them to end
+    /// first. At a prompt the user decides when to stop.
+    pub(crate) async fn wait_for_fetches(&self) {
+        if self.caller == Caller::Pipe {
+            self.session.fetches.wait_until_idle().await;
+        }
+    }
+}
+
+/// Where a command comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// A line at the prompt.
+    Prompt,
+    /// A line of standard input.
+    Pipe,
+    /// A request that wants the outcome alone.
+    Request,
+    /// `peerkit COMMAND`, or another request that follows the progress.
+    Shell,
+}
+
+/// The result of a command. Its fields are those of the command's JSON.
+pub(crate) trait Outcome: Serialize + ToSchema + Send {
+    /// Returns the text for people.
+    fn text(&self, paint: Paint) -> String;
+
+    /// Returns whether the result is printed later, when something in the background is done.
+    fn is_reported_later(&self) -> bool {
+        false
+    }
+}
+
+/// The printed form of an outcome.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Output {
+    /// The text for people, without a newline at its end.
+    pub(crate) text: String,
+    /// The fields for programs, as a JSON object.
+    pub(crate) fields: Box<RawValue>,
+    /// See [`Outcome::is_reported_later`].
+    #[serde(skip)]
+    pub(crate) is_reported_later: bool,
+}
+
+impl Output {
+    /// Makes an output of a text and fields.
+    ///
+    /// # Errors
+    /// If the fields have no JSON form.
+    pub(crate) fn new(text: String, fields: &impl Serialize) -> anyhow::Result<Self> {
+        Ok(Self { text, fields: to_raw_value(fields)?, is_reported_later: false })
+    }
+}
+
+/// The declaration of a command, without its type.
+pub(crate) struct CommandSpec {
+    pub(crate) name: &'static str,
+    pub(crate) aliases: &'static [&'static str],
+    pub(crate) line: LineForm,
+    pub(crate) endpoint: Option<Endpoint>,
+    pub(crate) stops: bool,
+    /// Adds the arguments and the help of the command to a clap command.
+    pub(crate) augment: fn(clap::Command) -> clap::Command,
+    /// Reads the arguments that clap has parsed.
+    pub(crate) from_matches: fn(&ArgMatches) -> Result<ParsedCommand, clap::Error>,
+    /// Reads the arguments from the JSON body of a request.
+    pub(crate) from_json: fn(Map<String, Value>) -> Result<ParsedCommand, String>,
+    /// Reads the arguments from the path and the query of a request, percent-encoded.
+    pub(crate) from_query: fn(&str) -> Result<ParsedCommand, String>,
+    /// Returns the schemas of the arguments and of the outcome.
+    pub(crate) schemas: fn() -> CommandSchemas,
+}
+
+/// The schemas of a command for the OpenAPI document.
+pub(crate) struct CommandSchemas {
+    pub(crate) arguments: RefOr<Schema>,
+    /// The name of the outcome's schema in the document.
+    pub(crate) outcome: String,
+    /// The schemas that the others refer to, with their names.
+    pub(crate) components: Vec<(String, RefOr<Schema>)>,
+}
+
+impl CommandSpec {
+    pub(crate) const fn of<C: Command>() -> Self {
+        Self {
+            name: C::NAME,
+            aliases: C::ALIASES,
+            line: C::LINE,
+            endpoint: C::ENDPOINT,
+            stops: C::STOPS,
+            augment: C::augment_args,
+            from_matches: |matches| Ok(Box::new(C::from_arg_matches(matches)?)),
+            from_json: |fields| {
+                let command: C =
+                    serde_json::from_value(fields.into()).map_err(|error| error.to_string())?;
+                Ok(Box::new(command))
+            },
+            from_query: |query| {
+                let command: C =
+                    serde_urlencoded::from_str(query).map_err(|error| error.to_string())?;
+                Ok(Box::new(command))
+            },
+            schemas: || {
+                let mut components = Vec::new();
+                C::schemas(&mut components);
+                components.push((C::Outcome::name().into_owned(), C::Outcome::schema()));
+                C::Outcome::schemas(&mut components);
+                CommandSchemas {
+                    arguments: C::schema(),
+                    outcome: C::Outcome::name().into_owned(),
+                    components,
+                }
+            },
+        }
+    }
+
+    /// Returns the name and the aliases of the command.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(self.name).chain(self.aliases.iter().copied())
+    }
+
+    /// Returns the names of the options, with their dashes.
+    pub(crate) fn option_names(&self) -> Vec<String> {
+        let command = self.clap();
+        let names = command.get_arguments().filter_map(|argument| argument.get_long());
+        names.map(|name| format!("--{name}")).collect()
+    }
+
+    /// Returns one line that says what the command does.
+    pub(crate) fn summary(&self) -> String {
+        let about = self.clap().get_about().map(ToString::to_string).unwrap_or_default();
+        let mut letters = about.chars();
+        letters.next().map_or_else(String::new, |first| {
+            format!("{}{}", first.to_lowercase(), letters.as_str())
+        })
+    }
+
+    /// Returns the further explanation of the command, which may be empty.
+    pub(crate) fn more(&self) -> String {
+        let command = self.clap();
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        let long = command.get_long_about().map(ToString::to_string).unwrap_or_default();
+        let more = long.strip_prefix(&about).unwrap_or_default().trim_start_matches(['.', '\n']);
+        let after = command.get_after_long_help().map(ToString::to_string);
+        [Some(more.to_owned()), after]
+            .into_iter()
+            .flatten()
+            .filter(|text| !text.is_empty())
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    /// Returns the clap command that parses the arguments.
+    pub(crate) fn clap(&self) -> clap::Command {
+        (self.augment)(clap::Command::new(self.name)).visible_aliases(self.aliases)
+    }
+}
+
+/// A command with its arguments.
+pub(crate) type ParsedCommand = Box<dyn AnyCommand>;
+
+/// A command that is ready to be carried out, here or by another process through the API.
+pub(crate) trait AnyCommand: Send + Sync {
+    /// Returns the arguments as JSON, as the API has them.
+    #[cfg(test)]
+    fn arguments(&self) -> Value;
+
+    /// See [`Command::prepare`].
+    fn prepare(&mut self) -> anyhow::Result<()>;
+
+    /// See [`Command::finish`].
+    fn finish(&self, output: Output) -> anyhow::Result<Output>;
+
+    /// Returns the request that makes a running node carry out the command; `None` if the API has none.
+    fn request(&self) -> Option<ApiRequest>;
+
+    /// Carries out the command; its text has the colours of `paint`.
+    fn run<'a>(
+        &'a self,
+        context: &'a CommandContext<'_>,
+        paint: Paint,
+    ) -> Pin<Box<dyn Future<Output = anyhow::Result<Output>> + Send + 'a>>;
+}
+
+impl<C: Command> AnyCommand for C {
+    #[cfg(test)]
+    fn arguments(&self) -> Value {
+        serde_json::to_value(self).unwrap()
+    }
+
+    fn prepare(&mut self) -> anyhow::Result<()> {
+        Command::prepare(self)
+    }
+
+    fn finish(&self, output: Output) -> anyhow::Result<Output> {
+        Command::finish(self, output)
+    }
+
+    fn request(&self) -> Option<ApiRequest> {
+        Some(C::ENDPOINT?.request(serde_json::to_value(self).unwrap_or_default()))
+    }
+
+    fn run<'a>(
+        &'a self,
+        context: &'a CommandContext<'_>,
+        paint: Paint,
+    ) -> Pin<Box<dyn Future<Output = anyhow::Result<Output>> + Send + 'a>> {
+        Box::pin(async move {
+            let outcome = Command::run(self.clone(), context).await?;
+            Ok(Output {
+                text: outcome.text(paint),
+                fields: to_raw_value(&outcome)?,
+                is_reported_later: outcome.is_reported_later(),
+            })
+        })
+    }
+}
+
+/// Serializes a text that a shell has split into words, as one string.
+mod joined {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn text(words: &[String]) -> String {
+        words.join(" ")
+    }
+
+    pub(super) fn serialize<S: Serializer>(words: &[String], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&text(words))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+        String::deserialize(from).map(|text| vec![text])
+    }
+}

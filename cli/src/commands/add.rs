@@ -1,0 +1,99 @@
+//! `add`: shares a file or folder.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use peerkit::{Access, Added, Ticket};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::endpoint::Endpoint;
+use super::line::LineForm;
+use super::{Command, CommandContext, Outcome};
+use crate::human::files;
+use crate::text::Paint;
+use crate::views::{FileView, SkippedView};
+use crate::{folders, usage};
+
+/// Share a file or folder with the network, or with some nodes
+///
+/// The file stays in its place: nothing is copied. The path may contain spaces. Without options, every member
+/// of the network can find and fetch it. With --to, only those nodes can. With --ticket, only those with the
+/// printed ticket can: treat it like a password. Other nodes can't see the file at all.
+#[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Add {
+    /// The file or folder
+    #[schema(value_type = String)]
+    path: PathBuf,
+    /// Share with these nodes only
+    #[arg(long, value_name = "NODE", num_args = 1..)]
+    #[serde(default)]
+    to: Vec<String>,
+    /// Share with those who have the ticket only
+    #[arg(long, conflicts_with = "to")]
+    #[serde(default)]
+    ticket: bool,
+}
+
+/// A new share.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AddedShare {
+    /// The file or folder.
+    files: [FileView; 1],
+    /// The ticket that fetches it, unless every member of the network can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ticket: Option<String>,
+    /// Entries of the folder that are not shared.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    skipped: Vec<SkippedView>,
+    #[serde(skip)]
+    details: (Added, Option<Ticket>),
+}
+
+impl Command for Add {
+    const NAME: &'static str = "add";
+    const LINE: LineForm = LineForm::Path(0);
+    const ENDPOINT: Option<Endpoint> = Some(Endpoint::post("/shares"));
+    type Outcome = AddedShare;
+
+    fn prepare(&mut self) -> anyhow::Result<()> {
+        self.path = folders::absolute(&self.path)?;
+        Ok(())
+    }
+
+    async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<AddedShare> {
+        if self.ticket && !self.to.is_empty() {
+            return Err(usage("add takes --to or --ticket, not both"));
+        }
+        folders::must_be_absolute(&self.path)?;
+        let session = context.session;
+        let mut sharing = session.node.share(self.path).on_progress(context.progress.hashing());
+        if self.ticket {
+            sharing = sharing.with_ticket();
+        }
+        if !self.to.is_empty() {
+            let mut nodes = Vec::new();
+            for node in &self.to {
+                nodes.push(session.resolve_node(node).await?);
+            }
+            sharing = sharing.to_nodes(nodes);
+        }
+        let added = sharing.await?;
+        let is_open = matches!(added.access, Access::Open);
+        // An open share needs no ticket: the network finds it by its hash.
+        let ticket = session.node.files().ticket_for(&added.shared).filter(|_| !is_open);
+        Ok(AddedShare {
+            files: [FileView::from(&added.shared)],
+            ticket: ticket.as_ref().map(ToString::to_string),
+            skipped: SkippedView::all(&added.skipped),
+            details: (added, ticket),
+        })
+    }
+}
+
+impl Outcome for AddedShare {
+    fn text(&self, paint: Paint) -> String {
+        let (added, ticket) = &self.details;
+        files::added(paint, &added.shared, ticket.as_ref(), &added.skipped)
+    }
+}

@@ -1,0 +1,46 @@
+//! `cancel`: cancels a fetch.
+
+use clap::Args;
+use peerkit::DownloadStatus;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::endpoint::Endpoint;
+use super::line::LineForm;
+use super::{Command, CommandContext, Outcome};
+use crate::human::downloads;
+use crate::text::Paint;
+
+/// Cancel a fetch, and remove the part that was fetched
+///
+/// HASH may also be the first digits of the hash, or the name of the file.
+#[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Cancel {
+    /// The hash of the fetch, its first digits, or the name of the file
+    #[arg(value_name = "HASH")]
+    download: String,
+}
+
+/// A cancelled fetch.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Cancelled {
+    download: DownloadStatus,
+}
+
+impl Command for Cancel {
+    const NAME: &'static str = "cancel";
+    const LINE: LineForm = LineForm::Name(0);
+    const ENDPOINT: Option<Endpoint> = Some(Endpoint::delete("/downloads/{download}"));
+    type Outcome = Cancelled;
+
+    async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<Cancelled> {
+        let download = context.session.find_download(&self.download)?.cancel().await?;
+        Ok(Cancelled { download })
+    }
+}
+
+impl Outcome for Cancelled {
+    fn text(&self, paint: Paint) -> String {
+        format!("cancelled {}", downloads::named(paint, &self.download))
+    }
+}

@@ -1,0 +1,55 @@
+//! `debug`: switches the log of the node's actions.
+
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::endpoint::Endpoint;
+use super::{Command, CommandContext, Outcome};
+use crate::text::Paint;
+
+/// Switch the log of the node's actions on or off
+///
+/// Without a word it toggles. The log goes to standard error. It has links, messages by size and kind,
+/// queries, neighbours, broadcasts and transfers, but never their contents.
+#[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Debug {
+    /// On or off
+    switch: Option<Switch>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Switch {
+    On,
+    Off,
+}
+
+/// The state of the log.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LogState {
+    /// True if the node's actions are logged.
+    debug: bool,
+}
+
+impl Command for Debug {
+    const NAME: &'static str = "debug";
+    const ENDPOINT: Option<Endpoint> = Some(Endpoint::put("/debug"));
+    type Outcome = LogState;
+
+    async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<LogState> {
+        let on = self.switch.map(|switch| switch == Switch::On);
+        Ok(LogState { debug: context.session.log.set_debug(on)? })
+    }
+}
+
+impl Outcome for LogState {
+    fn text(&self, _paint: Paint) -> String {
+        let text = if self.debug {
+            "logging the node's actions"
+        } else {
+            "logging warnings, or what PEERKIT_LOG asks for"
+        };
+        text.to_owned()
+    }
+}

@@ -1,0 +1,43 @@
+//! `disconnect`: closes the link to a peer.
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::endpoint::Endpoint;
+use super::{Command, CommandContext, Outcome};
+use crate::text::Paint;
+use crate::views::PeerView;
+
+/// Close the link to a peer, inbound or outbound
+#[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Disconnect {
+    /// The name of the peer, its identity, or the first digits of its identity
+    peer: String,
+}
+
+/// The peer whose link was closed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Disconnected {
+    peer: PeerView,
+}
+
+impl Command for Disconnect {
+    const NAME: &'static str = "disconnect";
+    const ENDPOINT: Option<Endpoint> = Some(Endpoint::delete("/peers/{peer}"));
+    type Outcome = Disconnected;
+
+    async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<Disconnected> {
+        let session = context.session;
+        // Made before the link ends, since the view has figures of the link.
+        let peer = session.view(&session.node.network().find_peer(&self.peer)?);
+        session.node.disconnect(peer.id).await?;
+        Ok(Disconnected { peer })
+    }
+}
+
+impl Outcome for Disconnected {
+    fn text(&self, _paint: Paint) -> String {
+        format!("disconnected from {}", self.peer.label())
+    }
+}

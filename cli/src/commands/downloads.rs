@@ -1,0 +1,41 @@
+//! `downloads`: lists the fetches.
+
+use clap::Args;
+use peerkit::DownloadStatus;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::endpoint::Endpoint;
+use super::{Command, CommandContext, Outcome};
+use crate::human::downloads;
+use crate::text::Paint;
+
+/// List the fetches, with their progress and speed
+#[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Downloads {}
+
+/// The fetches of this node.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DownloadList {
+    downloads: Vec<DownloadStatus>,
+}
+
+impl Command for Downloads {
+    const NAME: &'static str = "downloads";
+    const ENDPOINT: Option<Endpoint> = Some(Endpoint::get("/downloads"));
+    type Outcome = DownloadList;
+
+    async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<DownloadList> {
+        Ok(DownloadList { downloads: context.session.node.files().downloads() })
+    }
+}
+
+impl Outcome for DownloadList {
+    fn text(&self, paint: Paint) -> String {
+        if self.downloads.is_empty() {
+            return "nothing is being fetched: `get HASH` fetches a file or folder".to_owned();
+        }
+        let lines = self.downloads.iter().map(|download| downloads::line(paint, download));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}

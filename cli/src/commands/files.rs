@@ -1,0 +1,71 @@
+//! `files`: lists the shares of this node.
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::endpoint::Endpoint;
+use super::line::LineForm;
+use super::{Command, CommandContext, Outcome};
+use crate::human::files;
+use crate::text::Paint;
+use crate::usage;
+use crate::views::{ShareFileView, ShareView};
+
+/// List the shares of this node, with the files in folders
+///
+/// Each file of a folder can be fetched alone by its hash. Of a large folder the first 1,000 files are listed.
+/// With SHARE, a name, path or hash, 10,000 files are listed; --skip N leaves out the first N.
+#[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Files {
+    /// The name, path or hash of one share
+    share: Option<String>,
+    /// Leave out the first files of the share
+    #[arg(long, value_name = "N")]
+    skip: Option<usize>,
+}
+
+/// The shares of this node.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ShareList {
+    files: Vec<ShareFileView>,
+    /// True if the shares of earlier runs are still being restored, so that some may be missing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    restoring: bool,
+    #[serde(skip)]
+    shares: Vec<ShareView>,
+}
+
+impl Command for Files {
+    const NAME: &'static str = "files";
+    const LINE: LineForm = LineForm::Name(0);
+    const ENDPOINT: Option<Endpoint> = Some(Endpoint::get("/shares"));
+    type Outcome = ShareList;
+
+    async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<ShareList> {
+        let session = context.session;
+        let (shares, restoring) = match &self.share {
+            None if self.skip.is_some() => {
+                return Err(usage("files skips files of one share: name it"));
+            }
+            None => {
+                let restoring = !session.wait_for_shares().await;
+                (ShareView::all(&session.node), restoring)
+            }
+            Some(share) => {
+                let skip = self.skip.unwrap_or(0);
+                let shares = session.find_shares(share).await?.into_iter();
+                let view = |(path, file)| ShareView::one(&session.node, path, file, skip);
+                (shares.map(view).collect(), false)
+            }
+        };
+        let files = shares.iter().map(ShareFileView::with_access).collect();
+        Ok(ShareList { files, restoring, shares })
+    }
+}
+
+impl Outcome for ShareList {
+    fn text(&self, paint: Paint) -> String {
+        files::shared(paint, &self.shares, self.restoring)
+    }
+}

@@ -1,0 +1,55 @@
+//! `remove`: stops sharing.
+
+use clap::Args;
+use peerkit::SharedFile;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::endpoint::Endpoint;
+use super::line::LineForm;
+use super::{Command, CommandContext, Outcome};
+use crate::human::files;
+use crate::text::Paint;
+use crate::views::FileView;
+
+/// Stop sharing a file or folder; the file itself stays
+///
+/// HASH may also be the first digits of the hash, or the name or path of the share. A name or path stops one
+/// share; a hash stops all shares with this content.
+#[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Remove {
+    /// The hash of the share, its first digits, or the name or path of the share
+    hash: String,
+}
+
+/// The files and folders that are no longer shared.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Removed {
+    files: Vec<FileView>,
+    #[serde(skip)]
+    removed: Vec<SharedFile>,
+}
+
+impl Command for Remove {
+    const NAME: &'static str = "remove";
+    const LINE: LineForm = LineForm::Name(0);
+    const ENDPOINT: Option<Endpoint> = Some(Endpoint::delete("/shares/{hash}"));
+    type Outcome = Removed;
+
+    async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<Removed> {
+        let session = context.session;
+        let mut removed = Vec::new();
+        // Copies of a file have the same hash, but each copy is a share of its own.
+        for (path, _) in session.find_shares(&self.hash).await? {
+            removed.extend(session.node.files().unshare_path(&path).await?);
+        }
+        Ok(Removed { files: removed.iter().map(FileView::from).collect(), removed })
+    }
+}
+
+impl Outcome for Removed {
+    fn text(&self, paint: Paint) -> String {
+        let line = |file| format!("stopped sharing {}", files::file_line(paint, file));
+        self.removed.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+}

@@ -1,0 +1,52 @@
+//! `send`: sends a text to one node.
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::endpoint::Endpoint;
+use super::line::LineForm;
+use super::{Command, CommandContext, Outcome, joined};
+use crate::text::Paint;
+use crate::views::PeerView;
+
+/// Send a text to one node
+///
+/// Put a name with spaces in quotes: send "bob smith" hello. A node without a link is found through the
+/// network: a known node by its name or first digits, any other by its whole identity.
+#[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Send {
+    /// The name of the node, its identity, or the first digits of its identity
+    peer: String,
+    /// The text
+    #[arg(required = true, num_args = 1..)]
+    #[serde(with = "joined")]
+    #[schema(value_type = String)]
+    text: Vec<String>,
+}
+
+/// The recipient of a text.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Sent {
+    peer: PeerView,
+}
+
+impl Command for Send {
+    const NAME: &'static str = "send";
+    const LINE: LineForm = LineForm::Text(1);
+    const ENDPOINT: Option<Endpoint> = Some(Endpoint::post("/peers/{peer}/messages"));
+    type Outcome = Sent;
+
+    async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<Sent> {
+        let session = context.session;
+        let peer = session.node.network().find_node(&self.peer).await?;
+        session.node.send(peer.id(), joined::text(&self.text)).await?;
+        Ok(Sent { peer: session.view_now(peer) })
+    }
+}
+
+impl Outcome for Sent {
+    fn text(&self, _paint: Paint) -> String {
+        format!("sent to {}", self.peer.label())
+    }
+}

@@ -1,0 +1,230 @@
+//! `peerkit COMMAND`: has the running node carry out a command, through its API.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::{ArgMatches, Args, FromArgMatches as _, ValueHint};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use peerkit::HashProgress;
+use serde::Deserialize;
+use tokio::net::TcpStream;
+
+use crate::api::{self, ApiFile};
+use crate::commands::endpoint::ApiRequest;
+use crate::commands::{AnyCommand, CommandSpec, Output};
+use crate::progress::{Bars, ProgressReport, TransferBars};
+use crate::text::Paint;
+use crate::{folders, json, signals, usage};
+
+/// The environment variable with the token for `--node`.
+const TOKEN: &str = "PEERKIT_TOKEN";
+
+/// Maximum size of one event. 64 MiB: a map of a network of 100,000 nodes.
+const MAX_EVENT: usize = 64 << 20;
+
+/// The options of every command for a running node.
+#[derive(Debug, Args)]
+pub(crate) struct RemoteArgs {
+    /// The state folder of the node [default: the XDG data folder, ~/.local/share/peerkit]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    state: Option<PathBuf>,
+
+    /// The API of the node, for example http://127.0.0.1:8080. Its token is in PEERKIT_TOKEN
+    #[arg(long, value_name = "URL", conflicts_with = "state")]
+    node: Option<String>,
+
+    /// Print the result as a JSON line, and nothing else on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+/// Carries out a command that the shell has given. Returns false if the command failed and that was
+/// printed.
+pub(crate) async fn run(spec: &CommandSpec, matches: &ArgMatches) -> anyhow::Result<bool> {
+    let stop = signals::watch()?;
+    signals::note_started();
+    let args = RemoteArgs::from_arg_matches(matches).map_err(|error| usage(error.to_string()))?;
+    let mut command = (spec.from_matches)(matches).map_err(|error| usage(error.to_string()))?;
+    command.prepare()?;
+    let api = find(&args)?;
+    let result = tokio::select! {
+        biased;
+        // The connection is dropped, and the node gives up the command.
+        () = stop.cancelled() => {
+            signals::note_cut_short();
+            Err(anyhow!("stopped before it was done"))
+        }
+        result = carry_out(&api, command.as_ref()) => result,
+    };
+    if args.json {
+        let is_done = result.is_ok();
+        crate::print(json::result(spec.name, &result).as_bytes())?;
+        return Ok(is_done);
+    }
+    let text = result?.text;
+    crate::print(format!("{}\n", text.trim_end()).as_bytes())
+}
+
+/// Returns the API of the node that the options select.
+fn find(args: &RemoteArgs) -> anyhow::Result<ApiFile> {
+    if let Some(url) = &args.node {
+        let token = env::var(TOKEN).map_err(|_| {
+            usage(format!("--node needs the token of that API in {TOKEN}: its api.json has it"))
+        })?;
+        let url = url.trim_end_matches('/').to_owned();
+        return Ok(ApiFile { url, token, read_token: String::new() });
+    }
+    let state = folders::state(args.state.as_deref())?;
+    let file = state.join(api::FILE);
+    match fs::read(&file) {
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", file.display()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(no_node(&state)),
+        Err(error) => Err(error).with_context(|| format!("can't read {}", file.display())),
+    }
+}
+
+fn no_node(state: &Path) -> anyhow::Error {
+    anyhow!(
+        "no node runs on {}: `peerkit run` starts one, and --state DIR selects another",
+        state.display()
+    )
+}
+
+/// Sends a command and follows its progress. Returns its output.
+async fn carry_out(api: &ApiFile, command: &dyn AnyCommand) -> anyhow::Result<Output> {
+    let request = command.request().context("this command is for the prompt")?;
+    let mut response = send(api, &request).await?;
+    let mut bar = RemoteBar::new();
+    let mut events = EventReader::default();
+    if !response.status().is_success() {
+        let problem = response.into_body().collect().await?.to_bytes();
+        return Err(problem_error(&problem));
+    }
+    while let Some(frame) = response.body_mut().frame().await {
+        let frame = frame.context("the node has ended before the command was done")?;
+        let Some(bytes) = frame.data_ref() else { continue };
+        for (event, data) in events.read(bytes)? {
+            match event.as_str() {
+                "progress" => bar.show(&data),
+                "result" => {
+                    drop(bar);
+                    return command.finish(serde_json::from_str(&data)?);
+                }
+                "error" => return Err(problem_error(data.as_bytes())),
+                // A later version may send further kinds.
+                _ => {}
+            }
+        }
+    }
+    bail!("the node has ended before the command was done")
+}
+
+/// Returns the error that a problem (RFC 9457) describes.
+fn problem_error(body: &[u8]) -> anyhow::Error {
+    #[derive(Deserialize)]
+    struct Detail {
+        detail: String,
+    }
+    match serde_json::from_slice::<Detail>(body) {
+        Ok(Detail { detail }) => anyhow!(detail),
+        Err(_) => anyhow!("what answers is not the API of a peerkit node"),
+    }
+}
+
+async fn send(api: &ApiFile, request: &ApiRequest) -> anyhow::Result<Response<Incoming>> {
+    let host = api.url.strip_prefix("http://").ok_or_else(|| {
+        usage(format!("`{}` is not the address of an API: it begins with http://", api.url))
+    })?;
+    let stream = TcpStream::connect(host)
+        .await
+        .with_context(|| format!("no node answers at {host}: `peerkit run` starts one"))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let mut head = Request::builder()
+        .method(request.method.name())
+        .uri(&request.target)
+        .header(HOST, host)
+        .header(AUTHORIZATION, format!("Bearer {}", api.token))
+        .header(ACCEPT, "text/event-stream");
+    if Paint::on(&io::stdout()).is_on() {
+        head = head.header(api::COLOUR, "1");
+    }
+    let body = match &request.body {
+        Some(body) => {
+            head = head.header(CONTENT_TYPE, "application/json");
+            Full::new(Bytes::from(serde_json::to_vec(body)?))
+        }
+        None => Full::default(),
+    };
+    Ok(sender.send_request(head.body(body)?).await?)
+}
+
+/// A reader of server-sent events, as far as the API sends them.
+#[derive(Default)]
+struct EventReader {
+    /// The bytes of an event that has not ended.
+    pending: Vec<u8>,
+}
+
+impl EventReader {
+    /// Reads bytes of the stream. Returns the events that they complete: their names and data.
+    fn read(&mut self, bytes: &[u8]) -> anyhow::Result<Vec<(String, String)>> {
+        self.pending.extend_from_slice(bytes);
+        let mut events = Vec::new();
+        while let Some(end) = self.pending.windows(2).position(|two| two == b"\n\n") {
+            let event: Vec<u8> = self.pending.drain(..end + 2).collect();
+            let (mut name, mut data) = (String::new(), Vec::new());
+            for line in String::from_utf8_lossy(&event).lines() {
+                match line.split_once(':') {
+                    Some(("event", value)) => value.trim_start().clone_into(&mut name),
+                    Some(("data", value)) => data.push(value.trim_start().to_owned()),
+                    // A comment, which keeps the connection open.
+                    _ => {}
+                }
+            }
+            if !name.is_empty() {
+                events.push((name, data.join("\n")));
+            }
+        }
+        if self.pending.len() > MAX_EVENT {
+            bail!("the node has sent an event of more than {MAX_EVENT} bytes");
+        }
+        Ok(events)
+    }
+}
+
+/// The bar of a command that a node carries out, on standard error if that is a terminal.
+struct RemoteBar {
+    bars: Bars,
+    hashing: Option<Box<dyn FnMut(HashProgress) + Send>>,
+    transfer: TransferBars,
+}
+
+impl RemoteBar {
+    fn new() -> Self {
+        let bars = Bars::new();
+        Self { transfer: bars.transfers(), bars, hashing: None }
+    }
+
+    fn show(&mut self, data: &str) {
+        let Ok(ProgressReport { done, total, line }) = serde_json::from_str(data) else { return };
+        match line {
+            Some(line) => self.transfer.show_line(done, total, line),
+            None => {
+                let bars = &self.bars;
+                let show = self.hashing.get_or_insert_with(|| Box::new(bars.bar("hashing")));
+                show(HashProgress { done, total });
+            }
+        }
+    }
+}
