@@ -37,7 +37,7 @@ pub(crate) struct AddressBook {
     /// Peers that were met and are not in the store yet. Those that are met during a write are written
     /// together after it.
     unwritten: watch::Sender<UnwrittenPeers>,
-    /// Nodes to join through when the application names none.
+    /// Nodes to join through if the application gives no address.
     pub(crate) bootstrap: Vec<Address>,
 }
 
@@ -95,7 +95,7 @@ impl AddressBook {
 
     /// Waits until all peers that were met so far are in the store.
     async fn written(&self) {
-        // There is no error: that would mean that the sender is gone, and `self` owns it.
+        // There is no error: `self` owns the sender.
         let _ = self.unwritten.subscribe().wait_for(|unwritten| !unwritten.writing).await;
     }
 

@@ -400,7 +400,7 @@ fn xz_error(error: liblzma::stream::Error) -> DecompressError {
     }
 }
 
-/// Returns the error for a code of zstd, whose functions return an error's number negated.
+/// Returns the error for a return code of zstd, which is the negated number of the error.
 fn zstd_error(code: zstd_safe::ErrorCode) -> DecompressError {
     let window = zstd_safe::zstd_sys::ZSTD_ErrorCode::ZSTD_error_frameParameter_windowTooLarge;
     if code.wrapping_neg() == window as usize {

@@ -52,9 +52,9 @@ pub(crate) struct Conn {
     /// Round-trip time in microseconds; 0 while unknown.
     rtt: AtomicU64,
     /// The time of the last write, in microseconds from the node's origin.
-    wrote: AtomicU64,
+    last_write: AtomicU64,
     /// The time of the last read, in microseconds from the node's origin.
-    read: AtomicU64,
+    last_read: AtomicU64,
     /// The tasks that wait for the result of the next ping. One ping serves them all.
     pings: Mutex<Vec<oneshot::Sender<Duration>>>,
     /// Wakes the reading half once `pings` has a task.
@@ -99,9 +99,9 @@ impl Conn {
             meter: Meter::default(),
             info: Mutex::default(),
             rtt: AtomicU64::new(0),
-            wrote: AtomicU64::new(0),
+            last_write: AtomicU64::new(0),
             // The Hello has just been read. With 0 the peer would seem silent since the node's start.
-            read: AtomicU64::new(inner.clock.micros()),
+            last_read: AtomicU64::new(inner.clock.micros()),
             pings: Mutex::default(),
             pinging: Notify::new(),
             leaving: Mutex::default(),
@@ -177,13 +177,13 @@ impl Conn {
     }
 
     /// Returns the time of the last write.
-    fn wrote(&self) -> Instant {
-        Instant::from_origin(Duration::from_micros(self.wrote.load(Ordering::Relaxed)))
+    fn last_write(&self) -> Instant {
+        Instant::from_origin(Duration::from_micros(self.last_write.load(Ordering::Relaxed)))
     }
 
     /// Returns the time of the last read, or that of the link's start if nothing was read since.
     pub(crate) fn last_read(&self) -> Instant {
-        Instant::from_origin(Duration::from_micros(self.read.load(Ordering::Relaxed)))
+        Instant::from_origin(Duration::from_micros(self.last_read.load(Ordering::Relaxed)))
     }
 
     /// Registers a request. Returns its number, and the receiver of its reply.

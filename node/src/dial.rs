@@ -50,7 +50,7 @@ pub(crate) async fn connect(
     address: &Address,
     purpose: tls::ChannelPurpose,
 ) -> Result<Secured, Error> {
-    // Not dialled if no node can have that identity.
+    // An identity that no node can have is refused before the dial.
     address.id.map(NodeId::checked).transpose()?;
     let timeout = inner.config.connect_timeout;
     let connecting = tokio::time::timeout(timeout, connect_any(address));

@@ -112,7 +112,7 @@ impl Dispatch {
     /// Returns a new stream of events.
     pub(crate) fn subscribe(&self) -> Events {
         let mut subscribers = write(&self.subscribers);
-        subscribers.retain(|queue| !queue.is_gone());
+        subscribers.retain(|queue| !queue.is_dropped());
         if let Some(first) = subscribers.iter().find(|queue| !queue.is_claimed()) {
             return first.claim();
         }

@@ -84,7 +84,7 @@ pub enum Error {
     /// The node that this one was to join through has found no neighbours for it.
     #[error("{0} found no place for this node: try again, or through another one")]
     NoPlace(Peer),
-    /// Only the network's owner can do that, and this node does not have the owner's key.
+    /// Only the network's owner can shut the network down, and this node does not have the owner's key.
     #[error("the network belongs to {0}: only the holder of that key can stop it")]
     NotOwner(NodeId),
     /// The network has no owner, as far as this node knows.
@@ -262,7 +262,7 @@ pub enum Error {
          join through it again"
     )]
     AllDisconnected,
-    /// No address was given to join through, and every bootstrap node is this node itself. Other nodes can
+    /// No address was given to join through, and all bootstrap nodes are this node itself. Other nodes can
     /// join through it.
     #[error("the only node to join through is this node itself")]
     OnlyThisNode,
@@ -285,7 +285,7 @@ pub enum Error {
     /// The system gives no random numbers.
     #[error("no random numbers: {0}")]
     NoRandomNumbers(getrandom::Error),
-    /// A value has no JSON form, or is not the JSON that was expected.
+    /// A value can't be written as JSON, or a text is not the expected JSON.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
     /// A text is not an identity or a hash.

@@ -119,7 +119,7 @@ impl EventQueue {
     }
 
     /// Returns whether the application has dropped the stream.
-    pub(crate) fn is_gone(&self) -> bool {
+    pub(crate) fn is_dropped(&self) -> bool {
         lock(&self.state).dropped
     }
 
@@ -292,7 +292,7 @@ mod tests {
         let mut events = unclaimed.claim();
         assert_eq!(text(events.next().await.unwrap()), "0");
         drop(events);
-        assert!(unclaimed.is_gone());
+        assert!(unclaimed.is_dropped());
         unclaimed.push_messages((0..5).map(message)).await;
         assert!(lock(&unclaimed.state).events.is_empty());
     }

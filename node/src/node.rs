@@ -160,7 +160,7 @@ impl Node {
         self.dial(address.into_place()?, options).await
     }
 
-    /// Closes the link with a peer, inbound or outbound, once all queued messages are sent. Returns before
+    /// Closes the link with a peer, inbound or outbound, once all queued messages are sent. Does not wait for
     /// that. The event `outbound_node_disconnected` or `inbound_node_disconnected` follows when the link is
     /// closed.
     ///

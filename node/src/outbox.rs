@@ -332,7 +332,7 @@ impl Outbox {
     /// Moves the next frames to write into `batch`: all control frames, then blocks of application frames.
     /// The frames that were in `batch` before count as written.
     ///
-    /// With `patience` a block that is not full is left to grow. If there is nothing to write, `writer` is
+    /// With `let_grow` a block that is not full is left to grow. If there is nothing to write, `writer` is
     /// woken as soon as a frame is queued or the link is closing.
     ///
     /// Without `application` only control frames are taken, except if the link is closing: all queued frames
@@ -340,7 +340,7 @@ impl Outbox {
     pub(crate) fn take(
         &self,
         batch: &mut WriteBatch,
-        (patience, application): (bool, bool),
+        (let_grow, application): (bool, bool),
         writer: &Waker,
     ) -> WriterStep {
         let mut queues = lock(&self.queues);
@@ -348,7 +348,7 @@ impl Outbox {
         // The previous batch is written.
         queues.writing = 0;
         batch.recycle(&mut queues.spare);
-        if patience && application && queues.is_growing() {
+        if let_grow && application && queues.is_growing() {
             queues.writer = Some(writer.clone());
             return WriterStep::LetGrow;
         }

@@ -165,7 +165,7 @@ fn ranked(interfaces: &[InterfaceAddress], routed: &[IpAddr]) -> Vec<IpAddr> {
     ranked
 }
 
-/// Returns whether another node may be able to dial this address. It can't dial a link-local IPv6 address,
+/// Returns whether another node may be able to dial this address. A link-local IPv6 address can't be dialled,
 /// because the dialler would have to add the name of its own interface.
 fn is_usable(ip: IpAddr) -> bool {
     let link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());

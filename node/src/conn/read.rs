@@ -191,7 +191,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
     /// Waits for bytes, a deadline, a ping to send or the order to close the link. Returns whether bytes were
     /// read. An error ends the link.
     async fn wait(&mut self) -> Result<bool, Reason> {
-        self.link.sent(self.conn.wrote());
+        self.link.sent(self.conn.last_write());
         self.pings.retain(|nonce, waiting| {
             self.link.awaits_pong(*nonce) && waiting.iter().any(|task| !task.is_closed())
         });
@@ -249,14 +249,14 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         if self.buffer.is_empty() {
             (self.read_size, self.reads) = (READ_MIN, 0);
         }
-        if self.inner.clock.now().since(self.conn.wrote()) >= IDLE_TIME {
+        if self.inner.clock.now().since(self.conn.last_write()) >= IDLE_TIME {
             self.conn.outbox.shrink();
         }
     }
 
-    /// Counts bytes that were read. A read that filled its room makes the next one larger.
+    /// Counts bytes that were read. After a full read the next one is larger.
     fn count(&mut self, bytes: usize) {
-        self.conn.read.store(self.inner.clock.micros(), Ordering::Relaxed);
+        self.conn.last_read.store(self.inner.clock.micros(), Ordering::Relaxed);
         self.conn.meter.received_bytes(bytes);
         self.inner.meter.received_bytes(bytes);
         self.read_this_turn += bytes;
@@ -276,7 +276,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         let per_read = usize::try_from(limit / 20).unwrap_or(usize::MAX);
         self.read_size = self.read_size.min(per_read.max(READ_MIN));
         if let Some(due) = self.throttle.debit(bytes, limit) {
-            // A link that is not read for too long would seem dead.
+            // If the link were not read for too long, the peer would seem dead.
             let latest = tokio::time::Instant::now() + MAX_PAUSE.min(self.inner.config.ping_after);
             self.pause = Some(self.inner.rates.pause(due.min(latest)));
         }
@@ -419,7 +419,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         }
         // The link is not read meanwhile, so it can't know whether the peer is silent.
         self.link.pause();
-        // Set once this node wants to close the link, and once the application has the event about that.
+        // `leaving`: this node wants to close the link. `announced`: the application has the event about that.
         let (mut leaving, mut announced) = (false, false);
         {
             let (inner, conn) = (self.inner.clone(), self.conn.clone());
@@ -448,7 +448,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
                         }
                     }
                     () = self.timer.wait_until(&inner, due) => {
-                        self.link.sent(self.conn.wrote());
+                        self.link.sent(self.conn.last_write());
                         self.link.handle_timeout(self.inner.clock.now());
                         // Pings and acknowledgements go out now. All other outputs keep their order
                         // behind the batch.

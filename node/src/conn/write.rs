@@ -45,7 +45,7 @@ async fn write_all(
                 to.flush().await?;
                 conn.meter.sent(messages, bytes);
                 inner.meter.sent(messages, bytes);
-                conn.wrote.store(inner.clock.micros(), Ordering::Relaxed);
+                conn.last_write.store(inner.clock.micros(), Ordering::Relaxed);
                 wrote = true;
                 if limited.is_some() {
                     pause = limited;
@@ -74,14 +74,14 @@ async fn write_all(
 async fn next_step(
     conn: &Conn,
     batch: &mut WriteBatch,
-    mut patience: bool,
+    mut let_grow: bool,
     pause: &mut Option<Pause>,
 ) -> WriterStep {
     poll_fn(|cx| {
         if pause.as_mut().is_some_and(|pause| pause.as_mut().poll(cx).is_ready()) {
             *pause = None;
         }
-        let what = (std::mem::take(&mut patience), pause.is_none());
+        let what = (std::mem::take(&mut let_grow), pause.is_none());
         match conn.outbox.take(batch, what, cx.waker()) {
             WriterStep::Sleep => Poll::Pending,
             step => Poll::Ready(step),

@@ -245,7 +245,7 @@ impl Node {
         if found.is_empty() { Err(failure) } else { self.dial_first(found, options).await }
     }
 
-    /// Dials the addresses of one node in parallel, the best first.
+    /// Dials the addresses of one node, the best first, until one of them answers.
     async fn dial_first(
         &self,
         addresses: Vec<Address>,
@@ -261,6 +261,7 @@ impl Node {
         self.inner.actor.outcome(operation, dial).await?
     }
 
+    /// Finds the place that a text names, by the rules of [`NetworkHandle::find_addresses`].
     async fn resolve_text(&self, text: &str) -> Result<NamedPlace, Error> {
         let text = text.trim();
         // A text with one of these characters is an address, even if a node has it as its name.

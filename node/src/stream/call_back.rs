@@ -18,9 +18,9 @@ use crate::inner::Inner;
 use crate::lock::lock;
 use crate::stream::{AwaitedStream, Stream, Streams};
 
-/// Maximum number of addresses that are dialled for one call-back. Fewer than for a stream of this
-/// node's own: any node of the network can ask for a call-back, so each address is a connection that a
-/// stranger makes this node open.
+/// Maximum number of addresses that are dialled for one call-back. 4: fewer than for a stream that this node
+/// opens. Any node of the network can ask for a call-back, so strangers choose the addresses that this node
+/// dials.
 const MAX_CALL_BACK_ADDRESSES: usize = 4;
 
 impl Inner {

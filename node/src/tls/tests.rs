@@ -29,7 +29,7 @@ pub(super) fn tls(secret: u8) -> Tls {
     Tls::new(&Key::from_secret(&[secret; 32])).unwrap()
 }
 
-/// Returns a dialling channel and the accepting one at its other end, after a complete handshake.
+/// Returns the channel that has dialled and the channel that has accepted, after a complete handshake.
 pub(super) async fn channels() -> (Channel, Channel) {
     let (dialled, accepted) = pair().await;
     let (ours, theirs) = (tls(1), tls(2));

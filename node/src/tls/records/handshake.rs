@@ -32,7 +32,7 @@ pub(super) struct Finished {
 /// Performs the handshake of `connection`, whose key log is `secrets`, over `transport`.
 ///
 /// # Errors
-/// An error of TLS, about which the peer gets an alert, an error of `transport`, or a [`TakeOverError`].
+/// An error of TLS, for which the peer also gets an alert; an error of `transport`; or a [`TakeOverError`].
 pub(super) async fn shake_hands(
     transport: &mut impl Transport,
     mut connection: Connection,

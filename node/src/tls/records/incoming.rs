@@ -28,7 +28,8 @@ const SMALL_READ: usize = 4 << 10;
 /// Minimum size of a read after which more reads are likely to follow, in bytes.
 const LARGE_READ: usize = 8 << 10;
 
-/// Maximum number of records without data in a row. They take longer to open than to make.
+/// Maximum number of records without data in a row. A peer makes such records faster than this node can open
+/// them.
 const MAX_EMPTY_RECORDS: u32 = 32;
 
 /// The records that have arrived.
@@ -43,9 +44,9 @@ pub(super) struct IncomingRecords {
     busy: bool,
     low_watermark: Option<Box<LowWatermark>>,
     /// The content of a record that did not fit into the reader's buffer. The reader has received the bytes
-    /// before `given`.
+    /// before `delivered`.
     opened: Vec<u8>,
-    given: usize,
+    delivered: usize,
     /// Number of records without data in a row.
     empty: u32,
     end: Option<SessionEnd>,
@@ -68,7 +69,7 @@ impl SessionEnd {
             Self::Alert(Alert::CloseNotify) => Ok(()),
             Self::Alert(Alert::Failure(number)) => Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
-                format!("the other side has given up: TLS alert {number}"),
+                format!("the peer has ended the session: TLS alert {number}"),
             )),
             Self::Invalid(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
         }
@@ -86,7 +87,7 @@ impl IncomingRecords {
             busy: false,
             low_watermark: None,
             opened: Vec::new(),
-            given: 0,
+            delivered: 0,
             empty: 0,
             end: None,
             update_requested: false,
@@ -152,14 +153,14 @@ impl IncomingRecords {
     /// Opens all complete records that fit into `out`.
     fn open_all(&mut self, out: &mut ReadBuf<'_>) {
         loop {
-            if let Some(rest @ [_, ..]) = self.opened.get(self.given..) {
+            if let Some(rest @ [_, ..]) = self.opened.get(self.delivered..) {
                 let len = rest.len().min(out.remaining());
                 out.put_slice(rest.get(..len).unwrap_or_default());
-                self.given += len;
-                if self.given < self.opened.len() {
+                self.delivered += len;
+                if self.delivered < self.opened.len() {
                     return;
                 }
-                self.given = 0;
+                self.delivered = 0;
                 // The buffer is freed while little arrives, so that an idle connection has none.
                 if self.busy {
                     self.opened.clear();
@@ -190,7 +191,7 @@ impl IncomingRecords {
         let room = payload - TAG_LEN;
         self.taken += record.len();
         // Opening a record into the reader's buffer saves a copy. The buffer needs room for the kind
-        // and the padding too, although only the data before them count in the end.
+        // and the padding too, although the reader gets only the data in front of them.
         let is_direct = out.remaining() >= room;
         let opened = if is_direct {
             out.initialize_unfilled_to(room)

@@ -53,9 +53,9 @@ pub(super) struct LowWatermark {
     /// The watermark that is set in the system.
     current: u64,
     /// Ends the wait for a watermark after [`MAX_WAIT`].
-    patience: Pin<Box<Sleep>>,
+    wait_timer: Pin<Box<Sleep>>,
     waiting: bool,
-    resting_until: Option<Instant>,
+    no_watermark_until: Option<Instant>,
 }
 
 impl LowWatermark {
@@ -63,22 +63,27 @@ impl LowWatermark {
         Self {
             expected: ExpectedBytes::default(),
             current: 1,
-            patience: Box::pin(sleep(MAX_WAIT)),
+            wait_timer: Box::pin(sleep(MAX_WAIT)),
             waiting: false,
-            resting_until: None,
+            no_watermark_until: None,
         }
     }
 
-    /// Sets the watermark before a wait for `transport`. `begun` of the expected bytes have already been read
-    /// from it.
-    pub(super) fn wait(&mut self, transport: &impl Transport, begun: usize, cx: &mut Context<'_>) {
-        if self.waiting && self.patience.as_mut().poll(cx).is_ready() {
+    /// Sets the watermark before a wait for `transport`, from which `already_read` of the expected bytes have been
+    /// read.
+    pub(super) fn wait(
+        &mut self,
+        transport: &impl Transport,
+        already_read: usize,
+        cx: &mut Context<'_>,
+    ) {
+        if self.waiting && self.wait_timer.as_mut().poll(cx).is_ready() {
             self.waiting = false;
-            self.resting_until = Some(Instant::now() + TIME_WITHOUT_WATERMARK);
+            self.no_watermark_until = Some(Instant::now() + TIME_WITHOUT_WATERMARK);
         }
-        let wanted = match self.expected.get().saturating_sub(begun as u64) {
+        let wanted = match self.expected.get().saturating_sub(already_read as u64) {
             ..MIN_WATERMARK => 1,
-            _ if self.is_resting() => 1,
+            _ if self.is_without_watermark() => 1,
             expected => expected.min(MAX_WATERMARK),
         };
         if wanted != self.current {
@@ -88,9 +93,9 @@ impl LowWatermark {
             self.waiting = false;
         } else if !self.waiting {
             self.waiting = true;
-            self.patience.as_mut().reset(Instant::now() + MAX_WAIT);
+            self.wait_timer.as_mut().reset(Instant::now() + MAX_WAIT);
             // Polling the timer registers the task, so that the timer wakes it.
-            let _ = self.patience.as_mut().poll(cx);
+            let _ = self.wait_timer.as_mut().poll(cx);
         }
     }
 
@@ -99,8 +104,8 @@ impl LowWatermark {
         self.waiting = false;
     }
 
-    fn is_resting(&mut self) -> bool {
-        self.resting_until = self.resting_until.filter(|until| Instant::now() < *until);
-        self.resting_until.is_some()
+    fn is_without_watermark(&mut self) -> bool {
+        self.no_watermark_until = self.no_watermark_until.filter(|until| Instant::now() < *until);
+        self.no_watermark_until.is_some()
     }
 }

@@ -191,7 +191,7 @@ fn parts(record: &mut [u8]) -> Result<RecordParts<'_>, Unspecified> {
     Ok((head, content, tail))
 }
 
-/// HKDF-Expand-Label of section 7.1, with no context.
+/// Computes HKDF-Expand-Label (section 7.1) with an empty context.
 fn expand(secret: &TrafficSecret, label: &[u8], out: &mut [u8]) -> Result<(), Unspecified> {
     struct Len(usize);
     impl hkdf::KeyType for Len {
