@@ -1,8 +1,8 @@
 //! The simulator, which runs an application on thousands of nodes in one process, in virtual time.
 //!
-//! Each simulated node runs the state machines of a real one with the application's own
-//! [`Handler`](crate::Handler). It opens no sockets and does not wait. The same seed gives the same run, which
-//! [`Sim::trace_hash`] proves.
+//! Each simulated node runs the state machines of a real node with the application's own
+//! [`Handler`](crate::Handler). The simulator opens no sockets and never waits for real time to pass. The same
+//! seed gives the same run, which [`Sim::trace_hash`] proves.
 //!
 //! ```
 //! use std::time::Duration;

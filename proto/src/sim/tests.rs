@@ -1,4 +1,4 @@
-//! The rules of the model.
+//! Tests of the network model: dials, links, faults, clocks and joins.
 
 use super::*;
 use crate::event::{ActionId, Event, LinkEnd, Peer};
@@ -7,7 +7,7 @@ use crate::peer::JoinError;
 
 const LATENCY: Duration = Duration::from_millis(20);
 
-/// Keeps all its events, and does nothing.
+/// Records its events. It sends a message when a link is about to close and when its node is asked to stop.
 #[derive(Default)]
 struct Log(Vec<(Duration, Event)>);
 
@@ -85,16 +85,16 @@ impl Log {
         self.0.iter().filter_map(text).collect()
     }
 
-    /// The last event, how long after the start, and what it says of an end or an error.
+    /// Returns the name and time of the last event, and the text of the error or of the reason in it.
     fn last(&self) -> (&'static str, Duration, String) {
         let (at, event) = self.0.last().unwrap();
-        let said = match event {
+        let text = match event {
             Event::OutboundNodeDisconnected { link_end, .. }
             | Event::InboundNodeDisconnected { link_end, .. } => link_end.to_string(),
             Event::OutboundNodeConnectionError { error, .. } => error.clone(),
             _ => String::new(),
         };
-        (event.name(), *at, said)
+        (event.name(), *at, text)
     }
 }
 
@@ -107,7 +107,7 @@ fn sim(nodes: usize) -> Sim<Log> {
     sim
 }
 
-/// Two nodes, the second of which has dialled the first.
+/// Returns a simulation of two nodes. The second has dialled the first.
 fn pair() -> Sim<Log> {
     let mut sim = sim(2);
     sim.connect(1, 0);
@@ -123,32 +123,36 @@ fn send(sim: &mut Sim<Log>, from: usize, text: &str) {
     });
 }
 
-/// Has a node dial another at the first of its addresses that answers.
+/// Has a node dial addresses of another node, until one answers.
 fn link_to(sim: &mut Sim<Log>, node: usize, addresses: Vec<Address>) {
     sim.link_to(node, addresses, false, LinkPurpose::Connect(None));
     sim.settle();
 }
 
 #[test]
-fn a_dial_goes_on_with_the_other_addresses_of_a_node() {
+fn a_dial_tries_all_addresses_of_a_node() {
     let mut sim = sim(2);
     let (unused, neither, there) = (sim.address(500), sim.address(501), sim.address(0));
     link_to(&mut sim, 1, vec![unused.clone(), neither.clone(), there]);
     let timeout = Config::default().connect_timeout;
     sim.run_for(timeout * 2 + LATENCY * 6);
     assert_eq!(sim.links(), [(1, 0)]);
-    assert_eq!(sim.app(1).names(), ["outbound_node_connected"], "a dead address is no event");
+    assert_eq!(
+        sim.app(1).names(),
+        ["outbound_node_connected"],
+        "an address that does not answer is no event"
+    );
     link_to(&mut sim, 1, vec![unused.clone(), neither]);
     sim.run_for(timeout * 2);
     let failed = sim.app(1).0.iter().filter_map(|(_, event)| match event {
         Event::OutboundNodeConnectionError { address, .. } => Some(address.clone()),
         _ => None,
     });
-    assert_eq!(failed.collect::<Vec<_>>(), [unused], "once, under the first address");
+    assert_eq!(failed.collect::<Vec<_>>(), [unused], "reported once, with the first address");
 }
 
 #[test]
-fn a_dial_takes_two_round_trips_and_the_hellos_one() {
+fn a_dial_takes_two_round_trips_and_the_hellos_take_one() {
     let mut sim = sim(2);
     sim.connect(1, 0);
     sim.run_for(LATENCY * 5 - Duration::from_micros(1));
@@ -159,7 +163,7 @@ fn a_dial_takes_two_round_trips_and_the_hellos_one() {
 }
 
 #[test]
-fn messages_keep_their_order_and_need_the_latency() {
+fn messages_arrive_in_order_after_the_latency() {
     let mut sim = pair();
     for text in ["a", "b", "c"] {
         send(&mut sim, 0, text);
@@ -171,7 +175,7 @@ fn messages_keep_their_order_and_need_the_latency() {
 }
 
 #[test]
-fn dials_fail_as_they_do_on_a_network() {
+fn dials_fail_if_the_node_is_stopped_or_hidden_or_another_node() {
     let mut sim = sim(2);
     let options = NodeOptions { dialable: false, ..NodeOptions::default() };
     let hidden = sim.add_with(options, Log::default());
@@ -184,11 +188,11 @@ fn dials_fail_as_they_do_on_a_network() {
     sim.run_for(Duration::from_secs(11));
     assert_eq!(sim.app(0).last().1, LATENCY * 2 + Duration::from_secs(10));
     assert_eq!(sim.app(0).last().2, "no answer within 10 s");
-    // It dials as any other.
+    // The hidden node can dial others.
     sim.connect(hidden, 0);
     sim.run_for(LATENCY * 6);
     assert_eq!(sim.links(), [(hidden, 0)]);
-    // Another node answers, and the node itself.
+    // One dial reaches another node than the expected one, and one dial reaches the dialling node itself.
     sim.restart(1, Log::default());
     let wrong = sim.address(1).with_id(sim.id(0));
     sim.connect_to(hidden, wrong, false);
@@ -199,31 +203,31 @@ fn dials_fail_as_they_do_on_a_network() {
 }
 
 #[test]
-fn two_that_dial_each_other_keep_one_link() {
-    for late in 0..8 {
+fn two_nodes_that_dial_each_other_keep_one_link() {
+    for delay in 0..8 {
         let mut sim = sim(2);
         sim.connect(0, 1);
-        sim.run_for(LATENCY * late);
+        sim.run_for(LATENCY * delay);
         sim.connect(1, 0);
         sim.run_for(Duration::from_secs(30));
-        assert_eq!(sim.links().len(), 1, "{late}");
+        assert_eq!(sim.links().len(), 1, "{delay}");
         for node in [0, 1] {
             let names = sim.app(node).names();
-            assert!(!names.contains(&"outbound_node_connection_error"), "{late}: {names:?}");
+            assert!(!names.contains(&"outbound_node_connection_error"), "{delay}: {names:?}");
             let ups = names.iter().filter(|name| name.ends_with("_connected")).count();
             let downs = names.iter().filter(|name| name.ends_with("_disconnected")).count();
-            assert_eq!(ups, downs + 1, "{late}: {names:?}");
+            assert_eq!(ups, downs + 1, "{delay}: {names:?}");
         }
     }
 }
 
 #[test]
-fn a_node_that_hangs_up_delivers_all_before_its_goodbye() {
+fn messages_sent_before_a_goodbye_are_delivered() {
     let mut sim = pair();
     let begun = sim.now().since_origin();
     sim.disconnect(1, 0);
     sim.run_for(Duration::from_secs(1));
-    // Messages from the event that the link is about to close still go out.
+    // Messages that are sent in the event before the link closes are still delivered.
     assert_eq!(sim.app(0).texts(), ["farewell"]);
     let (name, at, said) = sim.app(0).last();
     assert_eq!((name, at), ("inbound_node_disconnected", begun + LATENCY));
@@ -234,7 +238,7 @@ fn a_node_that_hangs_up_delivers_all_before_its_goodbye() {
 }
 
 #[test]
-fn a_crash_is_noticed_at_once_and_a_node_that_vanishes_is_not() {
+fn a_crash_ends_links_at_once_and_a_vanished_node_is_noticed_by_its_silence() {
     let mut sim = sim(3);
     sim.connect(1, 0);
     sim.connect(2, 0);
@@ -255,7 +259,7 @@ fn a_crash_is_noticed_at_once_and_a_node_that_vanishes_is_not() {
 }
 
 #[test]
-fn a_partition_holds_what_is_sent_and_lets_it_go_when_it_heals_in_time() {
+fn messages_sent_during_a_short_partition_arrive_when_it_heals() {
     let mut sim = pair();
     send(&mut sim, 0, "before");
     sim.run_for(LATENCY / 2);
@@ -268,11 +272,15 @@ fn a_partition_holds_what_is_sent_and_lets_it_go_when_it_heals_in_time() {
     sim.run_for(LATENCY);
     assert_eq!(sim.app(1).texts(), ["before", "meanwhile"]);
     sim.run_for(Duration::from_secs(120));
-    assert_eq!(sim.links().len(), 1, "an end that was to give up has received something again");
+    assert_eq!(
+        sim.links().len(),
+        1,
+        "both endpoints have received something before they would have given up"
+    );
 }
 
 #[test]
-fn a_partition_that_lasts_ends_links_and_says_what_was_lost() {
+fn a_long_partition_ends_links_and_reports_lost_messages() {
     let mut sim = pair();
     sim.partition(&[&[0], &[1]]);
     send(&mut sim, 0, "meanwhile");
@@ -287,11 +295,11 @@ fn a_partition_that_lasts_ends_links_and_says_what_was_lost() {
     sim.connect(1, 0);
     sim.run_for(LATENCY * 6);
     assert_eq!(sim.links(), [(1, 0)]);
-    assert!(sim.app(1).texts().is_empty(), "it went with its link");
+    assert!(sim.app(1).texts().is_empty(), "the message was lost with its link");
 }
 
 #[test]
-fn a_node_that_was_gone_comes_back_as_another_run() {
+fn a_vanished_node_that_restarts_gets_a_new_link() {
     let mut sim = pair();
     sim.vanish(1);
     sim.run_for(Duration::from_secs(5));
@@ -325,7 +333,7 @@ fn two_runs_that_start_in_one_millisecond_have_different_epochs() {
 }
 
 #[test]
-fn messages_that_can_not_go_are_reported() {
+fn messages_that_cannot_be_delivered_are_reported() {
     let mut sim = pair();
     let stranger = Peer::new(
         Key::from_secret(&[9; 32]).id(),
@@ -336,7 +344,7 @@ fn messages_that_can_not_go_are_reported() {
     sim.with(0, |_, cx| cx.send(&stranger, "hello"));
     sim.run_for(Duration::from_secs(1));
     assert_eq!(sim.app(0).last().0, "node_message_failed");
-    // What is under way when the other side dies may have arrived: it is not known.
+    // A message that is in flight when the peer crashes may have arrived or not, so it is unconfirmed.
     send(&mut sim, 1, "lost");
     sim.crash(0);
     sim.run_for(Duration::from_secs(1));
@@ -347,7 +355,8 @@ fn messages_that_can_not_go_are_reported() {
     assert_eq!(failed, Some((0, 1)));
 }
 
-/// Three nodes in a line, the first of which has sent "a" and "b" to the last, and the last as a peer.
+/// Returns a simulation of three nodes in a line, and the last node as a peer. The first node has sent the
+/// messages "a" and "b" to the last.
 fn line_with_messages(is_dialable: bool) -> (Sim<Log>, Peer) {
     let mut sim = sim(2);
     sim.add_with(NodeOptions { dialable: is_dialable, ..NodeOptions::default() }, Log::default());
@@ -363,9 +372,9 @@ fn line_with_messages(is_dialable: bool) -> (Sim<Log>, Peer) {
 }
 
 #[test]
-fn messages_go_through_others_where_there_is_no_link() {
+fn messages_to_a_hidden_node_without_a_link_are_relayed() {
     let (mut sim, far) = line_with_messages(false);
-    // Dials of it are waited for, in vain.
+    // The messages first wait for a dial, which fails.
     sim.run_for(Duration::from_secs(3));
     assert_eq!(sim.app(2).texts(), ["a", "b"]);
     assert_eq!(sim.links().len(), 2);
@@ -376,9 +385,8 @@ fn messages_go_through_others_where_there_is_no_link() {
     assert_eq!(sim.app(0).last().0, "node_message_failed");
 }
 
-/// A link is made for messages to a node that can be dialled. It closes once it is idle.
 #[test]
-fn a_link_for_messages_is_made_on_demand_and_closes() {
+fn a_link_for_messages_is_made_on_demand_and_closes_once_it_is_idle() {
     let (mut sim, far) = line_with_messages(true);
     sim.run_for(Duration::from_secs(2));
     assert_eq!(sim.app(2).texts(), ["a", "b"]);
@@ -387,7 +395,7 @@ fn a_link_for_messages_is_made_on_demand_and_closes() {
     sim.run_for(idle / 2);
     sim.with(2, |_, cx| cx.send_to_nodes("not idle", &[]));
     sim.run_for(idle * 3 / 4);
-    assert_eq!(sim.links().len(), 3, "it was used");
+    assert_eq!(sim.links().len(), 3, "the link was used");
     sim.run_for(idle);
     assert_eq!(sim.links().len(), 2);
     assert!(
@@ -395,7 +403,7 @@ fn a_link_for_messages_is_made_on_demand_and_closes() {
         "{:?}",
         sim.app(0).last()
     );
-    // A link that the application has asked for meanwhile stays.
+    // An on-demand link stays if the application connects to the node while it is up.
     sim.with(0, |_, cx| cx.send(&far, "c"));
     sim.run_for(Duration::from_secs(2));
     sim.connect(0, 2);
@@ -405,7 +413,7 @@ fn a_link_for_messages_is_made_on_demand_and_closes() {
 }
 
 #[test]
-fn a_node_that_stops_says_goodbye_and_is_gone() {
+fn a_node_that_stops_sends_messages_and_goodbyes_and_ends() {
     let mut sim = pair();
     sim.stop(0);
     sim.run_for(Duration::from_secs(1));
@@ -416,7 +424,7 @@ fn a_node_that_stops_says_goodbye_and_is_gone() {
 }
 
 #[test]
-fn a_link_that_is_kept_is_made_again() {
+fn a_kept_link_is_dialled_again_when_it_breaks() {
     let mut sim = sim(2);
     sim.connect_to(1, sim.address(0), true);
     sim.run_for(Duration::from_secs(1));
@@ -427,7 +435,7 @@ fn a_link_that_is_kept_is_made_again() {
 }
 
 #[test]
-fn a_slow_line_delays_what_is_large() {
+fn the_bandwidth_delays_a_large_message() {
     let network = Network {
         latency: Latency::Fixed(LATENCY),
         bandwidth: Some(100_000),
@@ -448,7 +456,7 @@ fn a_slow_line_delays_what_is_large() {
 }
 
 #[test]
-fn joining_and_discovery_work_and_same_seeds_give_same_traces() {
+fn nodes_join_and_discover_each_other_and_equal_seeds_give_equal_traces() {
     let trace = |seed| {
         let mut sim = Sim::new(SimConfig { seed, ..SimConfig::default() });
         for node in 0..12 {
@@ -494,7 +502,7 @@ fn a_join_through_several_nodes_fails_with_the_last() {
 }
 
 #[test]
-fn a_manual_node_is_no_member() {
+fn a_manual_node_refuses_joins() {
     let mut sim = sim(1);
     let options = NodeOptions { manual: true, ..NodeOptions::default() };
     let manual = sim.add_with(options, Log::default());
@@ -531,7 +539,7 @@ fn clocks_that_are_far_apart_are_reported_at_both_ends() {
 }
 
 #[test]
-fn a_broadcast_that_is_refused_for_its_time_is_counted() {
+fn a_broadcast_with_a_wrong_time_is_refused_and_counted() {
     for (ahead, lost) in [(240, 0), (360, 1), (-840, 0), (-1000, 1)] {
         let mut sim = Sim::new(SimConfig { seed: 1, ..SimConfig::default() });
         sim.add(Log::default());
@@ -547,7 +555,7 @@ fn a_broadcast_that_is_refused_for_its_time_is_counted() {
 }
 
 #[test]
-fn a_node_that_was_disconnected_by_hand_stays_away() {
+fn a_node_that_was_disconnected_by_hand_cannot_reconnect_for_ten_minutes() {
     let mut sim = sim(8);
     (1..8).for_each(|node| sim.join(node, 0));
     sim.run_for(Duration::from_secs(30));
@@ -567,18 +575,18 @@ fn a_node_that_was_disconnected_by_hand_stays_away() {
         sim.run_for(Duration::from_secs(1));
     }
     assert_eq!(sim.components(|_| true).len(), 1, "the network has healed around the gap");
-    // The other side's user can't come back meanwhile, and reads why.
+    // During that time the user of the other node can't connect, and gets the reason.
     sim.connect(far, 0);
     sim.run_for(Duration::from_secs(1));
     assert!(!linked(&sim, 0, far));
     let (name, _, why) = sim.app(far).last();
     assert_eq!(name, "outbound_node_connection_error");
     assert!(why.contains("disconnected by hand"), "{why}");
-    // This side's can call it back at any time, and it stays.
+    // The user of this node can connect at any time, and the link stays.
     sim.connect(0, far);
     sim.run_for(Duration::from_secs(60));
     assert!(linked(&sim, 0, far));
-    // After ten minutes it may come by itself.
+    // After ten minutes the other node may connect again.
     disconnect(&mut sim);
     sim.run_for(Duration::from_secs(605));
     sim.connect(far, 0);

@@ -10,7 +10,7 @@ use crate::sim::{Latency, Lies, Network, NodeOptions, SimConfig};
 
 const MIB: usize = PIECE as usize;
 
-/// An application that fetches what it is asked to, and keeps what comes of that.
+/// An application that fetches the content whose hash is broadcast, and records its events.
 #[derive(Default)]
 struct Mirror {
     shared: Vec<Hash>,
@@ -71,14 +71,14 @@ impl Handler for Mirror {
     }
 }
 
-/// A network whose lines carry so many bytes a second, all of them with 20 ms latency.
+/// Returns a simulation without nodes, whose latency is 20 ms. The bandwidth is in bytes a second.
 fn network(seed: u64, bandwidth: u64) -> Sim<Mirror> {
     let latency = Latency::Fixed(Duration::from_millis(20));
     let network = Network { latency, bandwidth: Some(bandwidth), ..Network::default() };
     Sim::new(SimConfig { seed, network, ..SimConfig::default() })
 }
 
-/// Nodes that are all linked with node 0.
+/// Returns a simulation whose nodes all have a link with node 0.
 fn star(bandwidth: u64, options: &[NodeOptions]) -> Sim<Mirror> {
     let mut sim = network(1, bandwidth);
     for (node, options) in options.iter().enumerate() {
@@ -95,12 +95,12 @@ fn nodes(count: usize) -> Vec<NodeOptions> {
     vec![NodeOptions::default(); count]
 }
 
-/// Bytes that no two pieces have in common.
+/// Returns a content with different pieces.
 fn content(len: usize) -> Vec<u8> {
     (0..len).map(|at| u8::try_from((at ^ (at >> 8) ^ (at >> 16)) & 0xff).unwrap()).collect()
 }
 
-/// Has nodes share the content under this name.
+/// Has nodes share a content under a name. Returns its hash.
 fn share(sim: &mut Sim<Mirror>, name: &str, bytes: &[u8], by: &[usize]) -> Hash {
     for node in by {
         sim.write_file(*node, name, bytes.to_vec());
@@ -114,11 +114,11 @@ fn fetch(sim: &mut Sim<Mirror>, node: usize, hash: Hash) {
     sim.with(node, |_, cx| cx.fetch(hash, "copy"));
 }
 
-/// Lets time pass until a fetch of a node is over.
-fn ends(sim: &mut Sim<Mirror>, node: usize, seconds: u64) {
+/// Lets time pass until a fetch of a node has ended, but at most so many seconds.
+fn run_until_ended(sim: &mut Sim<Mirror>, node: usize, seconds: u64) {
     let over =
         |sim: &Sim<Mirror>| !sim.app(node).fetched.is_empty() || !sim.app(node).failed.is_empty();
-    assert!(sim.run_until(Duration::from_secs(seconds), over), "it goes on");
+    assert!(sim.run_until(Duration::from_secs(seconds), over), "the fetch has not ended");
 }
 
 fn copy(sim: &Sim<Mirror>, node: usize) -> Option<Vec<u8>> {
@@ -126,7 +126,7 @@ fn copy(sim: &Sim<Mirror>, node: usize) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn a_fetch_takes_as_long_as_its_bytes_on_the_line() {
+fn the_time_of_a_fetch_is_its_size_divided_by_the_bandwidth() {
     let (size, rate) = (20 * MIB + 5, 1_000_000);
     let mut sim = star(rate, &nodes(2));
     let bytes = content(size);
@@ -134,7 +134,7 @@ fn a_fetch_takes_as_long_as_its_bytes_on_the_line() {
     assert_eq!(sim.app(0).shared, [hash]);
     let began = sim.now().since_origin();
     fetch(&mut sim, 1, hash);
-    ends(&mut sim, 1, 60);
+    run_until_ended(&mut sim, 1, 60);
     let took = (sim.app(1).fetched[0].0 - began).as_secs_f64();
     let least = size as f64 / rate as f64;
     assert!(took > least && took < least * 1.03, "{took} s, not {least} s");
@@ -148,13 +148,13 @@ fn a_fetch_takes_as_long_as_its_bytes_on_the_line() {
 }
 
 #[test]
-fn empty_and_tiny_files_are_fetched_beside_existing_ones() {
+fn empty_and_tiny_files_are_fetched_and_replace_no_other_file() {
     for bytes in [&b""[..], b"x"] {
         let mut sim = star(1_000_000, &nodes(3));
         let hash = share(&mut sim, "note.txt", bytes, &[0]);
         for node in [1, 2] {
             fetch(&mut sim, node, hash);
-            ends(&mut sim, node, 60);
+            run_until_ended(&mut sim, node, 60);
             assert_eq!(copy(&sim, node).as_deref(), Some(bytes));
         }
         sim.write_file(1, "folder/copy.txt", &b"mine"[..]);
@@ -163,7 +163,7 @@ fn empty_and_tiny_files_are_fetched_beside_existing_ones() {
                 app.fetched.clear();
                 cx.fetch(hash, to);
             });
-            ends(&mut sim, 1, 60);
+            run_until_ended(&mut sim, 1, 60);
         }
         assert_eq!(sim.read_file(1, "folder/note.txt").as_deref(), Some(bytes));
         assert_eq!(sim.read_file(1, "folder/copy (1).txt").as_deref(), Some(bytes));
@@ -171,7 +171,7 @@ fn empty_and_tiny_files_are_fetched_beside_existing_ones() {
     }
 }
 
-/// Twenty nodes fetch the same from one, at the same time.
+/// Runs a simulation in which twenty nodes fetch the same content from one node at the same time.
 fn swarm(seed: u64) -> Sim<Mirror> {
     let mut sim = network(seed, 2_000_000);
     for node in 0..21 {
@@ -190,7 +190,7 @@ fn swarm(seed: u64) -> Sim<Mirror> {
 }
 
 #[test]
-fn twenty_nodes_serve_each_other_and_a_seed_decides_all_of_it() {
+fn twenty_nodes_serve_each_other_and_equal_seeds_give_equal_traces() {
     let sim = swarm(7);
     let bytes = content(16 * MIB);
     assert!((1..21).all(|node| copy(&sim, node).unwrap() == bytes));
@@ -202,7 +202,7 @@ fn twenty_nodes_serve_each_other_and_a_seed_decides_all_of_it() {
 }
 
 #[test]
-fn a_source_that_dies_is_replaced_by_others() {
+fn a_fetch_continues_with_the_other_sources_when_one_crashes() {
     let mut sim = star(1_000_000, &nodes(4));
     let bytes = content(16 * MIB);
     let hash = share(&mut sim, "film.mkv", &bytes, &[1, 2]);
@@ -210,12 +210,12 @@ fn a_source_that_dies_is_replaced_by_others() {
     sim.run_for(Duration::from_secs(3));
     assert!(sim.app(3).fetched.is_empty() && sim.uploaded(1) > 0 && sim.uploaded(2) > 0);
     sim.crash(1);
-    ends(&mut sim, 3, 60);
+    run_until_ended(&mut sim, 3, 60);
     assert!(copy(&sim, 3).unwrap() == bytes, "{:?}", sim.app(3).failed);
 }
 
 #[test]
-fn a_fetch_goes_on_once_its_only_source_is_back() {
+fn a_fetch_continues_when_its_only_source_has_restarted() {
     let source = NodeOptions { state: true, ..NodeOptions::default() };
     let mut sim = star(1_000_000, &[NodeOptions::default(), source, NodeOptions::default()]);
     let bytes = content(10 * MIB);
@@ -226,27 +226,27 @@ fn a_fetch_goes_on_once_its_only_source_is_back() {
     sim.run_for(Duration::from_secs(20));
     sim.restart(1, Mirror::default());
     sim.connect(1, 0);
-    ends(&mut sim, 2, 120);
+    run_until_ended(&mut sim, 2, 120);
     assert!(copy(&sim, 2).unwrap() == bytes, "{:?}", sim.app(2).failed);
     assert!(sim.uploaded(1) < (bytes.len() + 3 * MIB) as u64, "{}", sim.uploaded(1));
 }
 
 #[test]
-fn a_fetch_ends_some_time_after_its_only_source_has_vanished() {
+fn a_fetch_fails_more_than_a_minute_after_its_only_source_has_vanished() {
     let mut sim = star(1_000_000, &nodes(3));
     let hash = share(&mut sim, "film.mkv", &content(10 * MIB), &[1]);
     fetch(&mut sim, 2, hash);
     sim.run_for(Duration::from_secs(5));
     sim.vanish(1);
     let began = sim.now();
-    ends(&mut sim, 2, 300);
+    run_until_ended(&mut sim, 2, 300);
     assert!(sim.now().since(began) > Duration::from_secs(60));
     assert!(sim.app(2).fetched.is_empty() && copy(&sim, 2).is_none());
     assert!(sim.transfers.fetches.is_empty() && sim.transfers.streams.is_empty());
 }
 
 #[test]
-fn a_split_network_delays_a_fetch() {
+fn a_fetch_continues_after_a_partition() {
     let mut sim = star(1_000_000, &nodes(2));
     let bytes = content(10 * MIB);
     let hash = share(&mut sim, "film.mkv", &bytes, &[0]);
@@ -256,44 +256,44 @@ fn a_split_network_delays_a_fetch() {
     sim.run_for(Duration::from_secs(20));
     let before = sim.app(1).fetched.len();
     sim.heal();
-    ends(&mut sim, 1, 60);
+    run_until_ended(&mut sim, 1, 60);
     assert!(before == 0 && copy(&sim, 1).unwrap() == bytes);
     assert!(sim.uploaded(0) < (bytes.len() + 3 * MIB) as u64);
 }
 
 #[test]
-fn a_liar_is_dropped_and_named() {
+fn a_source_that_alters_pieces_is_dropped_and_reported() {
     let liar = NodeOptions { lies: Some(Lies::Alters), ..NodeOptions::default() };
     let options = [NodeOptions::default(), liar, NodeOptions::default(), NodeOptions::default()];
     let mut sim = star(1_000_000, &options);
     let bytes = content(8 * MIB);
     let hash = share(&mut sim, "film.mkv", &bytes, &[1, 2]);
     fetch(&mut sim, 3, hash);
-    ends(&mut sim, 3, 60);
+    run_until_ended(&mut sim, 3, 60);
     assert_eq!(sim.app(3).dropped, [sim.id(1)]);
     assert!(copy(&sim, 3).unwrap() == bytes);
 
     let hash = share(&mut sim, "other", b"only the liar has this", &[1]);
     sim.app_mut(3).fetched.clear();
     fetch(&mut sim, 3, hash);
-    ends(&mut sim, 3, 120);
+    run_until_ended(&mut sim, 3, 120);
     assert!(sim.app(3).fetched.is_empty() && sim.app(3).failed.len() == 1);
 }
 
 #[test]
-fn a_source_that_sends_nothing_does_not_hold_up_the_others() {
+fn a_source_that_sends_no_piece_does_not_delay_the_others_for_long() {
     let drops = NodeOptions { lies: Some(Lies::Drops), ..NodeOptions::default() };
     let options = [NodeOptions::default(), drops, NodeOptions::default(), NodeOptions::default()];
     let mut sim = star(1_000_000, &options);
     let bytes = content(8 * MIB);
     let hash = share(&mut sim, "film.mkv", &bytes, &[1, 2]);
     fetch(&mut sim, 3, hash);
-    ends(&mut sim, 3, 60);
+    run_until_ended(&mut sim, 3, 60);
     assert!(copy(&sim, 3).unwrap() == bytes, "{:?}", sim.app(3).failed);
 }
 
 #[test]
-fn a_node_that_is_killed_goes_on_from_what_it_has() {
+fn a_fetch_after_a_crash_continues_with_the_pieces_on_the_disk() {
     let mut sim = star(1_000_000, &nodes(2));
     let bytes = content(10 * MIB);
     let hash = share(&mut sim, "film.mkv", &bytes, &[0]);
@@ -307,30 +307,30 @@ fn a_node_that_is_killed_goes_on_from_what_it_has() {
     sim.run_for(Duration::from_secs(1));
     let before = sim.uploaded(0);
     fetch(&mut sim, 1, hash);
-    ends(&mut sim, 1, 60);
+    run_until_ended(&mut sim, 1, 60);
     assert!(copy(&sim, 1).unwrap() == bytes);
     assert!(sim.uploaded(0) - before < bytes.len() as u64 / 2 + MIB as u64);
 }
 
 #[test]
-fn a_changed_file_is_not_served() {
+fn a_file_that_has_changed_is_not_served() {
     let mut sim = star(1_000_000, &nodes(2));
     let hash = share(&mut sim, "film.mkv", &content(10 * MIB), &[0]);
     fetch(&mut sim, 1, hash);
     sim.run_for(Duration::from_secs(5));
     sim.write_file(0, "film.mkv", &b"another film"[..]);
-    ends(&mut sim, 1, 60);
+    run_until_ended(&mut sim, 1, 60);
     assert!(sim.app(1).failed[0].contains("changed"), "{:?}", sim.app(1).failed);
     assert_eq!(sim.app(0).changed, ["film.mkv"]);
 }
 
 #[test]
-fn a_source_that_can_not_be_dialled_calls_back_over_its_link() {
+fn a_linked_source_that_cannot_be_dialled_calls_back() {
     let hidden = NodeOptions { dialable: false, ..NodeOptions::default() };
     let mut sim = star(1_000_000, &[NodeOptions::default(), hidden]);
     let hash = share(&mut sim, "note.txt", b"from behind a NAT", &[1]);
     fetch(&mut sim, 0, hash);
-    ends(&mut sim, 0, 60);
+    run_until_ended(&mut sim, 0, 60);
     assert_eq!(copy(&sim, 0).as_deref(), Some(&b"from behind a NAT"[..]));
 }
 
@@ -353,10 +353,10 @@ fn searches_find_files_by_the_words_of_their_names() {
 }
 
 #[test]
-fn a_content_that_no_node_shares_is_an_error() {
+fn fetching_a_hash_that_no_node_shares_and_sharing_a_missing_file_fail() {
     let mut sim = star(1_000_000, &nodes(2));
     fetch(&mut sim, 1, Hash::of(b"nothing"));
-    ends(&mut sim, 1, 60);
+    run_until_ended(&mut sim, 1, 60);
     assert!(sim.app(1).failed[0].contains("no node"), "{:?}", sim.app(1).failed);
     sim.with(0, |_, cx| cx.share("missing"));
     assert!(sim.app(0).failed[0].contains("no file missing"), "{:?}", sim.app(0).failed);
