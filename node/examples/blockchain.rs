@@ -1,20 +1,20 @@
 //! A small blockchain. The same handler, `Ledger`, runs on five nodes with real sockets and on a hundred
-//! simulated ones, whose network is split in two for five minutes. At the end all nodes must have the same
-//! chain with every record in it.
+//! simulated nodes. The simulated network is split in two for five minutes. At the end all nodes must have the
+//! same chain, with every record in it.
 //!
 //! ```text
 //! cargo run --example blockchain -- 7
 //! ```
 //!
-//! 1. A *record* is a text, signed by its author. It is broadcast, and all nodes collect it.
-//! 2. A *block* has records and the hash of the block before it. Every node may make blocks: each waits for a
-//!    random time, and the first to wake up makes the next block and broadcasts it. If two wake up at once,
-//!    the chain forks.
-//! 3. The longest valid chain wins. Of two with equal length it is the one whose last hash is smaller. The
-//!    records of the other chain go into later blocks.
-//! 4. A block whose parent is unknown waits, and the node requests the parent from a neighbour. It also
-//!    requests the last block of each new neighbour. So newcomers catch up, and the halves of a network that
-//!    was split.
+//! 1. A *record* is a text, signed by its author. The author broadcasts it, and all nodes collect it.
+//! 2. A *block* has records and the hash of the block before it. Every node may make blocks: each node waits for
+//!    a random time, and the first one whose time is over makes the next block and broadcasts it. If two nodes
+//!    make a block at the same time, the chain forks.
+//! 3. The longest valid chain wins. Of two chains with equal length, the one whose last hash is smaller wins.
+//!    The records that are only in the other chain go into later blocks.
+//! 4. A block whose parent is unknown waits, and the node requests the parent from a neighbour. The node also
+//!    requests the last block of each new neighbour. In this way new nodes, and the parts of a network that was
+//!    split, get the blocks that they lack.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -29,10 +29,11 @@ use serde::{Deserialize, Serialize};
 /// The parent of the first block.
 const NO_BLOCK: Hash = Hash::from_bytes([0; 32]);
 const MAX_RECORDS_PER_BLOCK: usize = 20;
-/// Most blocks that wait for their parents, so that a peer with made-up blocks can't fill the memory.
+/// Maximum number of blocks that wait for their parents. Without it, a peer could fill the memory with made-up
+/// blocks.
 const MAX_ORPHANS: usize = 1000;
-/// Time after which a missing block is requested again.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Interval at which missing blocks are requested again.
+const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Serialize, Deserialize)]
 struct Record {
@@ -73,35 +74,35 @@ impl Block {
 /// The application: one node's view of the blockchain.
 struct Ledger {
     key: Key,
-    /// The longest time that a node waits before it makes a block.
-    pace: Duration,
-    /// All valid records that this node knows, in blocks or not.
+    /// Maximum time that a node waits before it makes a block.
+    max_wait: Duration,
+    /// All valid records that this node knows, whether or not they are in a block.
     records: BTreeMap<Hash, Record>,
-    /// All valid blocks, also those of other chains. The parent of each is here as well.
+    /// All valid blocks, including those of other chains. The parent of each block is here too.
     blocks: BTreeMap<Hash, Block>,
     /// Blocks whose parents are missing.
     orphans: BTreeMap<Hash, Block>,
     /// The last block of the longest chain.
     tip: Hash,
-    /// The timer after which this node makes a block, unless another node is faster.
-    lot: Option<TimerId>,
-    /// The timer to request missing blocks again.
-    again: Option<TimerId>,
+    /// The timer after which this node makes a block, unless a block of another node arrives before.
+    block_timer: Option<TimerId>,
+    /// The timer after which missing blocks are requested again.
+    request_timer: Option<TimerId>,
     /// Number of requests for blocks so far.
     requested: usize,
 }
 
 impl Ledger {
-    fn new(number: u8, pace: Duration) -> Self {
+    fn new(number: u8, max_wait: Duration) -> Self {
         Self {
             key: Key::from_secret(&[number; 32]),
-            pace,
+            max_wait,
             records: BTreeMap::new(),
             blocks: BTreeMap::new(),
             orphans: BTreeMap::new(),
             tip: NO_BLOCK,
-            lot: None,
-            again: None,
+            block_timer: None,
+            request_timer: None,
             requested: 0,
         }
     }
@@ -113,17 +114,17 @@ impl Ledger {
             cx.broadcast("record", message);
         }
         // An author does not receive its own broadcast.
-        self.learn(record);
-        self.draw_lot(cx);
+        self.add_record(record);
+        self.schedule_block(cx);
     }
 
-    /// Returns the chain that ends with a block, last block first.
+    /// Returns the chain that ends with the block `tip`, from its last block to its first.
     fn chain(&self, tip: Hash) -> impl Iterator<Item = &Block> {
         std::iter::successors(self.blocks.get(&tip), |block| self.blocks.get(&block.parent))
     }
 
-    /// Returns the records of the chain that ends with a block.
-    fn written(&self, tip: Hash) -> BTreeSet<Hash> {
+    /// Returns the records in the chain that ends with the block `tip`.
+    fn records_in_chain(&self, tip: Hash) -> BTreeSet<Hash> {
         self.chain(tip).flat_map(|block| &block.records).map(Record::id).collect()
     }
 
@@ -131,8 +132,8 @@ impl Ledger {
         self.blocks.get(&tip).map_or(0, |block| block.height)
     }
 
-    /// Keeps a record if it is valid. Returns whether it is.
-    fn learn(&mut self, record: Record) -> bool {
+    /// Adds a record if it is valid. Returns whether it is valid.
+    fn add_record(&mut self, record: Record) -> bool {
         let known = self.records.contains_key(&record.id());
         let is_valid = known || record.is_valid();
         if is_valid && !known {
@@ -141,33 +142,33 @@ impl Ledger {
         is_valid
     }
 
-    /// Sets the timer for the next block, if there is something to write.
-    fn draw_lot(&mut self, cx: &mut Context<'_>) {
-        if let Some(timer) = self.lot.take() {
+    /// Sets the timer for the next block, if there are records that are not in the chain.
+    fn schedule_block(&mut self, cx: &mut Context<'_>) {
+        if let Some(timer) = self.block_timer.take() {
             cx.cancel_timer(timer);
         }
-        let written = self.written(self.tip);
+        let written = self.records_in_chain(self.tip);
         if self.records.keys().any(|record| !written.contains(record)) {
-            // Another time for each block, and the same one when the simulation is repeated.
-            let lot = Hash::of_parts(&[cx.id().as_bytes(), self.tip.as_bytes()]);
-            let share = f64::from(lot.as_bytes()[0]) / 255.0;
-            self.lot = Some(cx.set_timer(self.pace.mul_f64(share)));
+            // Each node waits for another time, which is the same when the simulation is repeated.
+            let hash = Hash::of_parts(&[cx.id().as_bytes(), self.tip.as_bytes()]);
+            let share = f64::from(hash.as_bytes()[0]) / 255.0;
+            self.block_timer = Some(cx.set_timer(self.max_wait.mul_f64(share)));
         }
     }
 
     fn make_block(&mut self, cx: &mut Context<'_>) {
-        let written = self.written(self.tip);
+        let written = self.records_in_chain(self.tip);
         let new = self.records.iter().filter(|(id, _)| !written.contains(id));
         let records = new.map(|(_, record)| record.clone()).take(MAX_RECORDS_PER_BLOCK).collect();
         let block = Block { parent: self.tip, height: self.height(self.tip) + 1, records };
         if let Ok(message) = Message::json(&block) {
             cx.broadcast("block", message);
         }
-        self.add(cx, block);
+        self.add_block(cx, block);
     }
 
     /// Adds a block to its chain, and then the blocks that were waiting for it.
-    fn add(&mut self, cx: &mut Context<'_>, block: Block) {
+    fn add_block(&mut self, cx: &mut Context<'_>, block: Block) {
         let (hash, parent) = (block.hash(), block.parent);
         if self.blocks.contains_key(&hash) {
             return;
@@ -178,32 +179,32 @@ impl Ledger {
             }
             return;
         }
-        if !self.is_next(&block) {
+        if !self.is_valid_next(&block) {
             return;
         }
         self.blocks.insert(hash, block);
         let rank = |ledger: &Self, hash| (ledger.height(hash), std::cmp::Reverse(hash));
         if rank(self, hash) > rank(self, self.tip) {
             self.tip = hash;
-            self.draw_lot(cx);
+            self.schedule_block(cx);
         }
         let children: Vec<_> =
             self.orphans.extract_if(.., |_, orphan| orphan.parent == hash).collect();
         for (_, child) in children {
-            self.add(cx, child);
+            self.add_block(cx, child);
         }
     }
 
-    /// Returns whether a block with a known parent is valid.
-    fn is_next(&mut self, block: &Block) -> bool {
-        let mut written = self.written(block.parent);
+    /// Returns whether a block, whose parent is known, is valid. Adds its records.
+    fn is_valid_next(&mut self, block: &Block) -> bool {
+        let mut written = self.records_in_chain(block.parent);
         block.height == self.height(block.parent) + 1
             && (1..=MAX_RECORDS_PER_BLOCK).contains(&block.records.len())
             && block.records.iter().all(|record| written.insert(record.id()))
-            && block.records.iter().all(|record| self.learn(record.clone()))
+            && block.records.iter().all(|record| self.add_record(record.clone()))
     }
 
-    /// Requests the missing parents, each from another neighbour.
+    /// Requests the missing parents. The neighbours take turns.
     fn request_missing(&mut self, cx: &mut Context<'_>) {
         let parents: BTreeSet<_> = self.orphans.values().map(|orphan| orphan.parent).collect();
         let peers = cx.peers();
@@ -213,14 +214,14 @@ impl Ledger {
                 self.requested += 1;
             }
         }
-        if self.again.is_none() {
-            self.again = Some(cx.set_timer(ASK_AGAIN));
+        if self.request_timer.is_none() {
+            self.request_timer = Some(cx.set_timer(REQUEST_INTERVAL));
         }
     }
 }
 
 impl Handler for Ledger {
-    // Both nodes of a new link request the last block of the other.
+    // Each node of a new link requests the last block of the other node.
     fn outbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {
         cx.request(peer, "tip", "");
     }
@@ -254,7 +255,7 @@ impl Handler for Ledger {
         reply: Message,
     ) {
         if let Ok(block) = reply.to_json() {
-            self.add(cx, block);
+            self.add_block(cx, block);
         }
     }
 
@@ -262,22 +263,22 @@ impl Handler for Ledger {
         let message = broadcast.message;
         if broadcast.title == "block" {
             if let Ok(block) = message.to_json() {
-                self.add(cx, block);
+                self.add_block(cx, block);
             }
         } else if let Ok(record) = message.to_json::<Record>()
-            && self.learn(record)
-            && self.lot.is_none()
+            && self.add_record(record)
+            && self.block_timer.is_none()
         {
-            self.draw_lot(cx);
+            self.schedule_block(cx);
         }
     }
 
     fn on_timer(&mut self, cx: &mut Context<'_>, timer: TimerId) {
-        if self.lot == Some(timer) {
-            self.lot = None;
+        if self.block_timer == Some(timer) {
+            self.block_timer = None;
             self.make_block(cx);
-        } else if self.again == Some(timer) {
-            self.again = None;
+        } else if self.request_timer == Some(timer) {
+            self.request_timer = None;
             if !self.orphans.is_empty() {
                 self.request_missing(cx);
             }
@@ -285,18 +286,18 @@ impl Handler for Ledger {
     }
 }
 
-/// A node's last block and the number of records in its chain.
+/// The hash of a node's last block, and the number of records in the node's chain.
 type State = (Hash, usize);
 
 fn state(ledger: &Ledger) -> State {
-    (ledger.tip, ledger.written(ledger.tip).len())
+    (ledger.tip, ledger.records_in_chain(ledger.tip).len())
 }
 
 fn agree(states: &[State], records: usize) -> bool {
     states.iter().all(|state| *state == (states[0].0, records))
 }
 
-/// Runs five nodes on this machine. Each joins through the first, after blocks were made without it.
+/// Runs five nodes with sockets. Each of the later nodes joins when the nodes before it already have blocks.
 async fn on_sockets() -> Result<(), Box<dyn Error>> {
     let mut nodes: Vec<Node> = Vec::new();
     for number in 0..5 {
@@ -332,14 +333,14 @@ fn states(sim: &Sim<Ledger>) -> Vec<State> {
     (0..sim.len()).map(|node| state(sim.app(node))).collect()
 }
 
-/// Every tenth node writes a record.
+/// Has every tenth node write a record.
 fn write(sim: &mut Sim<Ledger>, what: &str) {
     for node in (0..sim.len()).step_by(10) {
         sim.with(node, |ledger, cx| ledger.write(cx, format!("{what} of node {node}")));
     }
 }
 
-/// Lets time pass until all nodes agree on a chain with so many records.
+/// Lets time pass until all nodes agree on a chain with this number of records.
 fn run_until_agreed(sim: &mut Sim<Ledger>, records: usize) -> Result<(), Box<dyn Error>> {
     for _ in 0..1200 {
         if agree(&states(sim), records) {
@@ -350,7 +351,8 @@ fn run_until_agreed(sim: &mut Sim<Ledger>, records: usize) -> Result<(), Box<dyn
     Err(format!("no agreement on {records} records in 20 minutes").into())
 }
 
-/// A hundred nodes in the simulator. Their network is split into 40 and 60 nodes, and both parts go on.
+/// Runs a hundred nodes in the simulator. For a time their network is split into 40 and 60 nodes, and both
+/// parts continue to make blocks.
 fn simulated(seed: u64) -> Result<(), Box<dyn Error>> {
     let mut sim = Sim::new(SimConfig { seed, ..SimConfig::default() });
     for node in 0..100 {

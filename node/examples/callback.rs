@@ -1,4 +1,5 @@
-//! An application as one callback, which receives every event. This is the shortest form.
+//! An application that is one callback, which receives every event. This is the shortest form of an
+//! application.
 
 use peerkit::{Context, Event, Node};
 
@@ -14,7 +15,7 @@ async fn main() -> Result<(), peerkit::Error> {
     };
     let echo = Node::builder().name("echo").listen("127.0.0.1:0").callback(echo).spawn().await?;
 
-    // A callback may own data: here the sending end of a channel.
+    // A callback may own data. This one owns the sending half of a channel.
     let (sender, mut echoes) = tokio::sync::mpsc::unbounded_channel();
     let caller = Node::builder().name("caller").callback(move |_, event| {
         if let Event::NodeMessage { message, .. } = event {
@@ -27,7 +28,7 @@ async fn main() -> Result<(), peerkit::Error> {
     for word in ["one", "two", "three"] {
         caller.send(peer.id(), word).await?;
         if let Some(message) = echoes.recv().await {
-            println!("caller: it comes back as {:?}", message.as_text());
+            println!("caller: the echo is {:?}", message.as_text());
         }
     }
     caller.disconnect(peer.id()).await?;

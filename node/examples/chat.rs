@@ -1,6 +1,6 @@
-//! A chat: the application is a `Handler`, a trait with a method for every event.
+//! A chat. The application is a `Handler`, which is a trait with a method for every event.
 //!
-//! Without arguments three nodes on this machine talk to each other. To chat with others:
+//! Without arguments, three nodes on this machine talk to each other. To chat with other people:
 //!
 //! ```text
 //! cargo run --example chat -- ann 0.0.0.0:7117
@@ -44,7 +44,7 @@ async fn start(name: &str, listen: &str) -> Result<Node, peerkit::Error> {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [name, listen, others @ ..] = &arguments[..] else { return show().await };
+    let [name, listen, others @ ..] = &arguments[..] else { return run_demo().await };
     let node = start(name, listen).await?;
     println!("{} listens on {:?}: write something", node.name(), node.listening());
     for other in others {
@@ -58,7 +58,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Runs three nodes, each connected to the two others.
-async fn show() -> Result<(), Box<dyn Error>> {
+async fn run_demo() -> Result<(), Box<dyn Error>> {
     let ann = start("ann", "127.0.0.1:0").await?;
     let bob = start("bob", "127.0.0.1:0").await?;
     let cid = start("cid", "127.0.0.1:0").await?;
@@ -67,7 +67,7 @@ async fn show() -> Result<(), Box<dyn Error>> {
     cid.connect(bob.listening()[0]).await?;
     cid.send_to_nodes("hello, both of you", &[])?;
     bob.send_to_nodes("a secret for cid", &[ann.id()])?;
-    // A node that stops sends what is queued first, and says goodbye.
+    // A node that stops first sends the queued messages, and then says goodbye.
     for node in [cid, bob, ann] {
         node.shutdown().await;
     }

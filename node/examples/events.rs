@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             }
             Event::InboundNodeDisconnected { peer, link_end } => {
                 println!("{peer} has left: {link_end}");
-                // The station stops after its last peer. Then the stream ends.
+                // The station stops when its only peer has left. Then the event stream ends.
                 let station = station.clone();
                 tokio::spawn(async move { station.shutdown().await });
             }
@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Runs another node, which could as well be on another machine.
+/// Runs another node. It could also be on another machine.
 async fn sensor(station: std::net::SocketAddr) -> Result<(), peerkit::Error> {
     let node = Node::builder().name("sensor").spawn().await?;
     let mut events = node.events();

@@ -1,8 +1,7 @@
-//! File sharing by commands: connect, discover, ping, search and download.
+//! File sharing with commands: connect, discover, ping, search and download.
 //!
-//! Without arguments, the example runs these commands on three nodes, which are linked in a line.
-//! To share a folder and type the commands yourself, start two nodes and connect the second to the
-//! first:
+//! Without arguments, the example runs these commands on one of three nodes that are linked in a line. To share
+//! a folder and type the commands yourself, start two nodes and connect the second to the first:
 //!
 //! ```text
 //! cargo run --example file_sharing -- 0.0.0.0:7117 FOLDER

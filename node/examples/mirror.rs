@@ -1,5 +1,5 @@
-//! One application, `Mirror`, on five nodes with real sockets and disks, and on fifty simulated ones: a node
-//! publishes a file, and all others fetch it, from each other as well.
+//! One application, `Mirror`, on five nodes with real sockets and disks, and on fifty simulated nodes. One node
+//! publishes a file. All other nodes fetch it, from that node and from each other.
 //!
 //! ```text
 //! cargo run --example mirror -- 7
@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 struct Mirror {
     /// The folder for its files.
     folder: PathBuf,
-    /// The share of a file that this node publishes, until it is announced.
+    /// The action that shares the file which this node publishes.
     publishes: Option<ActionId>,
-    /// The hashes of its copies, as computed from what is on the disk.
+    /// The hashes of the node's copies, computed from the files on the disk.
     copies: Vec<Hash>,
 }
 
@@ -63,7 +63,7 @@ impl Handler for Mirror {
 
     fn node_broadcast(&mut self, cx: &mut Context<'_>, broadcast: Broadcast) {
         let Ok(Announcement { name, hash }) = broadcast.message.to_json() else { return };
-        // Only the last part of a name from the network: it must not lead out of the folder.
+        // A name from the network must not lead out of the folder, so only its last part is used.
         if let Some(name) = Path::new(&name).file_name() {
             cx.fetch(hash, self.folder.join(name));
         }
@@ -79,7 +79,7 @@ impl Handler for Mirror {
     ) {
         if let Ok(content) = cx.read_file(path) {
             self.copies.push(Hash::of(&content));
-            // Others fetch it from here, also when they come later.
+            // From now on other nodes can fetch it from here.
             cx.share(path);
         }
     }
@@ -89,16 +89,16 @@ impl Handler for Mirror {
     }
 }
 
-/// A file of so many mebibytes.
+/// Returns the content of a file with this number of mebibytes.
 fn film(mebibytes: usize) -> Vec<u8> {
     (0..mebibytes << 20).map(|at| (at ^ at >> 8 ^ at >> 16) as u8).collect()
 }
 
-/// Five nodes on this machine, each with a folder of its own.
+/// Runs five nodes with sockets, each with a folder of its own.
 async fn on_sockets(folder: &Path) -> Result<(), Box<dyn Error>> {
     let mut nodes: Vec<Node> = Vec::new();
-    for place in 0..5 {
-        let own = folder.join(place.to_string());
+    for number in 0..5 {
+        let own = folder.join(number.to_string());
         std::fs::create_dir_all(&own)?;
         let node = Node::builder().listen("127.0.0.1:0").handler(Mirror::new(own)).spawn().await?;
         if let Some(first) = nodes.first() {
@@ -125,7 +125,8 @@ async fn on_sockets(folder: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Fifty nodes in the simulator, with lines of 1 MB/s. The node that publishes crashes after 8 seconds.
+/// Runs fifty nodes in the simulator, with a bandwidth of 1 MB/s. The node that publishes the file crashes after
+/// 8 seconds.
 fn simulated(seed: u64) -> Result<(), Box<dyn Error>> {
     let network = Network { bandwidth: Some(1_000_000), ..Network::default() };
     let mut sim = Sim::new(SimConfig { seed, network, ..SimConfig::default() });

@@ -8,7 +8,8 @@ use peerkit::{Message, Node};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let server = Node::builder().name("server").listen("127.0.0.1:0").spawn().await?;
-    // These functions are async, and many run at once. The requester receives the text of an error.
+    // These functions are async, and many of them run at the same time. If one returns an error, the requester
+    // receives its text.
     server.serve("sum", |_, message| async move {
         let numbers: Vec<i64> = message.to_json()?;
         Message::json(&numbers.iter().sum::<i64>())
@@ -28,7 +29,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let greeting = client.request(server_id, "greet", "Ann").await?;
     println!("{}", greeting.as_text().unwrap_or_default());
 
-    // Many requests at once, over the same link.
+    // Many requests at the same time, over the same link.
     let requests = (1..=5).map(|n| {
         let client = client.clone();
         tokio::spawn(async move { client.request(server_id, "sum", format!("[{n}, {n}]")).await })

@@ -1,6 +1,6 @@
-//! One application, `Counter`, on five nodes with real sockets and on a hundred simulated ones. In the
-//! simulation nodes come and go, and the network is split for a time. It needs no sockets, does not wait, and
-//! the same seed gives the same run.
+//! One application, `Counter`, on five nodes with real sockets and on a hundred simulated nodes. In the
+//! simulation nodes join and crash, and the network is split for a time. The simulation needs no sockets and
+//! does not wait for real time to pass. The same seed gives the same run.
 //!
 //! ```text
 //! cargo run --example simulated -- 7
@@ -31,8 +31,9 @@ impl Counter {
         self.counts.values().sum()
     }
 
-    /// Takes over the count of another node. A count never decreases, so late and repeated ones do no harm.
-    fn learn(&mut self, node: NodeId, count: u64) {
+    /// Stores the count of another node. A count never decreases, so the greatest one is the latest, and counts
+    /// that arrive late or repeatedly change nothing.
+    fn update(&mut self, node: NodeId, count: u64) {
         let known = self.counts.entry(node).or_default();
         *known = count.max(*known);
     }
@@ -45,33 +46,33 @@ impl Counter {
 }
 
 impl Handler for Counter {
-    // A node that comes late has missed broadcasts, so it receives all counts from its new neighbour.
+    // A node that joins late has missed broadcasts, so its new neighbour sends it all counts.
     fn inbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {
         self.send_counts(cx, peer);
     }
 
     fn node_message(&mut self, _: &mut Context<'_>, _: &Peer, message: Message) {
         for (node, count) in message.to_json::<BTreeMap<NodeId, u64>>().unwrap_or_default() {
-            self.learn(node, count);
+            self.update(node, count);
         }
     }
 
     fn node_broadcast(&mut self, _: &mut Context<'_>, broadcast: Broadcast) {
         let text = broadcast.message.as_text().unwrap_or_default();
-        self.learn(broadcast.author, text.parse().unwrap_or_default());
+        self.update(broadcast.author, text.parse().unwrap_or_default());
     }
 }
 
-/// Runs five nodes on this machine. The nth node adds 10 n.
+/// Runs five nodes with sockets. The nth node adds 10 n.
 async fn on_sockets() -> Result<(), Box<dyn Error>> {
     let mut nodes: Vec<Node> = Vec::new();
-    for place in 1..=5 {
+    for number in 1..=5 {
         let counter = Counter::default();
         let node = Node::builder().listen("127.0.0.1:0").handler(counter).spawn().await?;
         if let Some(first) = nodes.first() {
             node.join(first.listening()[0]).await?;
         }
-        node.with(|counter: &mut Counter, cx| counter.add(cx, 10 * place)).await?;
+        node.with(|counter: &mut Counter, cx| counter.add(cx, 10 * number)).await?;
         nodes.push(node);
     }
     for node in &nodes {
@@ -90,8 +91,8 @@ async fn on_sockets() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Runs a hundred simulated nodes. For a minute, one node adds 10, one crashes and one joins each second. The
-/// network is split most of that time, long enough for the links between its parts to end.
+/// Runs a hundred simulated nodes. For a minute, in each second one node adds 10, one crashes and one joins. The
+/// network is split for most of that time, so long that the links between its parts end.
 fn simulated(seed: u64) -> Result<(), Box<dyn Error>> {
     let mut sim = Sim::new(SimConfig { seed, ..SimConfig::default() });
     for node in 0..100 {

@@ -1,5 +1,5 @@
 //! The node of p2pnetwork's tutorial as a handler. It connects, discovers, pings, searches, downloads and
-//! shares, and the event of each step starts the next one.
+//! shares. The event that ends a step starts the next step.
 //!
 //! ```text
 //! cargo run --example tutorial
@@ -35,7 +35,7 @@ impl Handler for SongFinder {
         for node in nodes {
             println!("  {} dialled {} nodes", node.name, node.outbound.len());
         }
-        // A ping also reaches a node that is not a neighbour.
+        // A ping also reaches a node without a link to this one.
         if let Some(last) = nodes.last() {
             cx.ping(last.id);
         }
@@ -80,7 +80,7 @@ impl Handler for SongFinder {
         file: &SharedFile,
         _: usize,
     ) {
-        println!("  {} is shared here, too", file.name);
+        println!("  {} is now shared here too", file.name);
         cx.stop();
     }
 

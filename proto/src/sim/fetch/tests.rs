@@ -95,7 +95,7 @@ fn nodes(count: usize) -> Vec<NodeOptions> {
     vec![NodeOptions::default(); count]
 }
 
-/// Returns a content with different pieces.
+/// Returns a content of `len` bytes. No two of its pieces are equal.
 fn content(len: usize) -> Vec<u8> {
     (0..len).map(|at| u8::try_from((at ^ (at >> 8) ^ (at >> 16)) & 0xff).unwrap()).collect()
 }
@@ -114,7 +114,7 @@ fn fetch(sim: &mut Sim<Mirror>, node: usize, hash: Hash) {
     sim.with(node, |_, cx| cx.fetch(hash, "copy"));
 }
 
-/// Lets time pass until a fetch of a node has ended, but at most so many seconds.
+/// Lets time pass until a fetch of a node has ended. Fails if that takes longer than `seconds`.
 fn run_until_ended(sim: &mut Sim<Mirror>, node: usize, seconds: u64) {
     let over =
         |sim: &Sim<Mirror>| !sim.app(node).fetched.is_empty() || !sim.app(node).failed.is_empty();
