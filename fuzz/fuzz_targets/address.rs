@@ -1,4 +1,4 @@
-//! Addresses of people and peers.
+//! Addresses, as people write them and peers send them.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| peerkit_fuzz::address(data));

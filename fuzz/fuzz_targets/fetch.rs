@@ -1,4 +1,4 @@
-//! A fetch from sources that send anything.
+//! A fetch whose sources send any answers.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| peerkit_fuzz::fetch(data));

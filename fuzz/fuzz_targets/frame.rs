@@ -1,4 +1,4 @@
-//! Frames, split and decoded.
+//! Splitting and decoding of frames.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| peerkit_fuzz::frame(data));

@@ -1,4 +1,4 @@
-//! A link to a stranger.
+//! A link whose peer sends any bytes.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| peerkit_fuzz::link(data));

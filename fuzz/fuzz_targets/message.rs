@@ -1,4 +1,4 @@
-//! Messages in a frame.
+//! Messages in frames.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| peerkit_fuzz::message(data));

@@ -1,4 +1,4 @@
-//! A fetch whose sources send anything, in any order.
+//! A fetch whose sources send any answers in any order.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,43 +13,44 @@ use peerkit_proto::files::{FileKind, Layout, PIECE, PieceSet};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::time::Instant;
 
-/// Bytes of input for one step: its kind, its source, and two numbers.
+/// Number of bytes of one step: the kind of its input, the source, and two arguments.
 const STEP: usize = 4;
 
-/// Longest time for which a fetch goes on once it gets no more input.
-const END: Duration = Duration::from_secs(3600);
+/// Maximum time until a fetch ends after its last input.
+const MAX_TIME_WITHOUT_INPUT: Duration = Duration::from_secs(3600);
 
-/// A fetch, and the requests that it has made to its driver.
-struct Driven {
+/// A fetch, and what it has requested from its driver.
+struct DrivenFetch {
     fetch: Fetch,
     now: Instant,
-    /// All attempts so far.
+    /// All sources that were dialled so far.
     sources: Vec<SourceId>,
+    /// Sources that the fetch has not dropped.
     running: BTreeSet<SourceId>,
-    /// Attempts that wait for an answer.
-    due: BTreeSet<SourceId>,
+    /// Sources that have not answered yet.
+    unanswered: BTreeSet<SourceId>,
     is_searching: bool,
     is_opening: bool,
     pieces: u64,
     is_over: bool,
 }
 
-/// Runs a fetch. The first byte is its patience, and each four bytes after it are a step.
+/// Runs a fetch. The first byte selects the options. Each four bytes after it are a step.
 pub fn fetch(data: &[u8]) {
-    let Some((&how, steps)) = data.split_first() else { return };
+    let Some((&options_byte, steps)) = data.split_first() else { return };
     let options = Options {
         own: node(0),
-        from: (0..how >> 4).map(candidate).collect(),
-        ask_network: how & 1 == 0,
-        is_patient: how & 2 == 0,
-        patience: Duration::from_secs(u64::from(how & 12) * 10),
+        from: (0..options_byte >> 4).map(candidate).collect(),
+        ask_network: options_byte & 1 == 0,
+        is_patient: options_byte & 2 == 0,
+        patience: Duration::from_secs(u64::from(options_byte & 12) * 10),
     };
-    let mut driven = Driven {
-        fetch: Fetch::new(Instant::ZERO, options, [how; 32]),
+    let mut driven = DrivenFetch {
+        fetch: Fetch::new(Instant::ZERO, options, [options_byte; 32]),
         now: Instant::ZERO,
         sources: Vec::new(),
         running: BTreeSet::new(),
-        due: BTreeSet::new(),
+        unanswered: BTreeSet::new(),
         is_searching: false,
         is_opening: false,
         pieces: 0,
@@ -73,7 +74,7 @@ fn candidate(n: u8) -> SourceCandidate {
     SourceCandidate { id: (!n.is_multiple_of(3)).then(|| node(n)), addresses: vec![address] }
 }
 
-impl Driven {
+impl DrivenFetch {
     fn handle(&mut self, input: Input) {
         self.fetch.handle(self.now, input);
         self.carry_out();
@@ -81,6 +82,7 @@ impl Driven {
         assert!(!self.is_over || due.is_none(), "due {due:?} after the end");
     }
 
+    /// Checks and carries out the outputs of the fetch.
     fn carry_out(&mut self) {
         while let Some(output) = self.fetch.poll() {
             assert!(!self.is_over, "{output:?} after the end");
@@ -93,16 +95,18 @@ impl Driven {
                     assert!(!self.sources.contains(&source), "each attempt has its own id");
                     self.sources.push(source);
                     self.running.insert(source);
-                    self.due.insert(source);
+                    self.unanswered.insert(source);
                 }
                 Output::Prove { source, .. } | Output::Follow(source) => {
                     assert!(self.running.contains(&source));
-                    self.due.insert(source);
+                    self.unanswered.insert(source);
                 }
                 Output::Request { source, first, count } => {
-                    assert!(self.running.contains(&source) && (1..=MAX_PER_REQUEST).contains(&count));
+                    assert!(
+                        self.running.contains(&source) && (1..=MAX_PER_REQUEST).contains(&count)
+                    );
                     assert!(first + u64::from(count) <= self.pieces, "no piece beyond the end");
-                    self.due.insert(source);
+                    self.unanswered.insert(source);
                 }
                 Output::Cancel(source) => assert!(self.running.contains(&source)),
                 Output::Open(source) => {
@@ -111,7 +115,7 @@ impl Driven {
                 }
                 Output::HangUp(source) => {
                     assert!(self.running.remove(&source), "a source is dropped once");
-                    self.due.remove(&source);
+                    self.unanswered.remove(&source);
                 }
                 Output::Complete(source) => assert!(self.running.contains(&source)),
                 Output::ReportBan { .. } | Output::Reset => {}
@@ -121,7 +125,7 @@ impl Driven {
         }
     }
 
-    /// Reads one step.
+    /// Decodes a step and lets time pass. Returns the input; `None` if the fetch does not expect such an input.
     fn input(&mut self, step: &[u8]) -> Option<Input> {
         let &[what, which, a, b] = step else { return None };
         self.now = self.now + Duration::from_millis(u64::from(b) * u64::from(b));
@@ -143,7 +147,9 @@ impl Driven {
             9 => Input::Ready { source: source?, is_whole: b & 1 == 0 },
             10 => Input::Whole(source?),
             11 => Input::Holds { source: source?, first: first * 8, bits: vec![b; 5].into() },
-            12 => Input::Stored { source: source?, pieces: (first..first + u64::from(b)).collect() },
+            12 => {
+                Input::Stored { source: source?, pieces: (first..first + u64::from(b)).collect() }
+            }
             13 | 14 => {
                 let faults = [
                     Fault::Lie,
@@ -174,9 +180,9 @@ impl Driven {
         Some(Input::Opened { layout: Arc::new(layout), held: set })
     }
 
-    /// Lets no source answer from now on, so the fetch ends by itself.
+    /// Lets no source answer any more, and checks that the fetch ends.
     fn end(&mut self) {
-        let end = self.now + END;
+        let end = self.now + MAX_TIME_WITHOUT_INPUT;
         while !self.is_over {
             assert!(self.now < end, "{:?} never ends", self.fetch);
             if self.is_searching {
@@ -185,7 +191,7 @@ impl Driven {
             } else if self.is_opening {
                 let input = self.opened(3, 0).expect("three pieces");
                 self.handle(input);
-            } else if let Some(source) = self.due.pop_first() {
+            } else if let Some(source) = self.unanswered.pop_first() {
                 self.handle(Input::Failed { source, fault: Fault::Unreachable });
             } else {
                 let due = self.fetch.poll_timeout().expect("it sleeps for ever");

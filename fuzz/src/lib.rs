@@ -1,9 +1,9 @@
-//! The fuzz targets, each a plain function that takes any bytes and panics on a fault.
+//! The fuzz targets. Each target is a function that takes any bytes and panics if it finds a fault.
 //!
 //! `fuzz_targets/` passes them to libFuzzer. `tests/smoke.rs` runs them on the committed corpus and on
-//! mutations of it, with a stable compiler. A target does not only look for panics inside the decoder:
-//! decoded values, encoded and decoded again, have to be the same, and the frames of a state machine
-//! have to be valid for its peers.
+//! mutations of it, with a stable compiler. A target checks more than that decoders do not panic: values that
+//! were decoded, encoded and decoded again have to be the same, and the frames that a state machine sends have
+//! to be valid for its peers.
 
 mod fetch;
 mod machines;
@@ -18,10 +18,10 @@ pub use machines::{link, overlay};
 pub use records::records;
 pub use wire::{address, files, frame, hello, message, tls};
 
-/// A target. It takes any bytes.
+/// A fuzz target. It takes any bytes.
 pub type Target = fn(&[u8]);
 
-/// All targets with their names, which are also those of their corpus folders and programs.
+/// All targets with their names. The corpus folder and the program of a target have the same name.
 pub const TARGETS: [(&str, Target); 10] = [
     ("address", address),
     ("message", message),

@@ -1,4 +1,4 @@
-//! State machines whose peer is a stranger.
+//! State machines that get any frames from their peers.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock};
@@ -22,33 +22,33 @@ use peerkit_proto::peer::{
 use peerkit_proto::time::{Instant, Now};
 use peerkit_proto::versions::Versions;
 
-use crate::wire::same_again;
+use crate::wire::assert_round_trip;
 
-/// The keys of the nodes, made once, because that takes longer than the rest of a run.
+/// The keys of the nodes. They are made only once, because that takes longer than the rest of a run.
 static KEYS: LazyLock<[Key; 10]> =
     LazyLock::new(|| std::array::from_fn(|n| Key::from_secret(&[n as u8; 32])));
 
 /// The network of all nodes here.
 pub(crate) const NETWORK: &str = "peerkit";
 
-/// Runs a link. The first byte says which end this is and how many bytes come at a time.
+/// Runs a link. The first byte selects the side of the link, and the number of bytes that arrive at a time.
 pub fn link(data: &[u8]) {
-    let Some((&how, bytes)) = data.split_first() else {
+    let Some((&options, bytes)) = data.split_first() else {
         return;
     };
-    let side = if how & 1 == 0 { Side::Acceptor } else { Side::Dialler };
+    let side = if options & 1 == 0 { Side::Acceptor } else { Side::Dialler };
     let greeting = Greeting { hello: greeting(), expected_proof: None };
     let mut now = Instant::ZERO;
     let mut link = Link::new(now, side, greeting, &Arc::default());
     let mut buffer = BytesMut::new();
     let mut closed = false;
-    for part in bytes.chunks(usize::from(how >> 1) + 1) {
+    for part in bytes.chunks(usize::from(options >> 1) + 1) {
         buffer.extend_from_slice(part);
         link.receive(now, &mut buffer);
         closed |= run_link(&mut link, now, closed);
         now = now + Duration::from_millis(10);
     }
-    // The link ends once nothing more comes, after any frames.
+    // Whatever has arrived, the link ends once nothing more arrives.
     for _ in 0..100 {
         closed |= run_link(&mut link, now, closed);
         let Some(due) = link.poll_timeout() else {
@@ -61,13 +61,13 @@ pub fn link(data: &[u8]) {
     assert!(closed, "a silent link is closed");
 }
 
-/// Polls until `None`. Returns whether the link said that it is closed.
+/// Polls the link until it returns `None`. Returns whether the link is closed.
 fn run_link(link: &mut Link, now: Instant, closed: bool) -> bool {
     let mut ended = closed;
     while let Some(output) = link.poll() {
         assert!(!ended, "{output:?} after the end");
         match output {
-            link::Output::Send(frame) => same_again(&frame),
+            link::Output::Send(frame) => assert_round_trip(&frame),
             link::Output::Greeted(_) => link.admit(now),
             link::Output::Messages(messages) => link.delivered(now, messages.len() as u64, 1),
             link::Output::Frame(frame) if frame.is_application() => link.delivered(now, 1, 1),
@@ -78,10 +78,10 @@ fn run_link(link: &mut Link, now: Instant, closed: bool) -> bool {
     ended
 }
 
-/// Runs a peer with three neighbours. The input is frames, each from the neighbour that the next byte
-/// names.
+/// Runs a node with three neighbours. The input consists of frames. The byte before each frame selects the
+/// neighbour that sends it.
 pub fn overlay(data: &[u8]) {
-    let (mut shell, _) = network();
+    let (mut shell, _) = asking_node();
     let mut rest = data;
     while let Some((&from, bytes)) = rest.split_first() {
         let Some(len) = bytes.first_chunk().map(|len| u32::from_le_bytes(*len) as usize) else {
@@ -96,32 +96,32 @@ pub fn overlay(data: &[u8]) {
         while let Some(Ok(frame)) = frames.next() {
             shell.receive(from % 3 + 1, frame);
         }
-        shell.pass(Duration::from_millis(u64::from(from) * 10));
+        shell.let_time_pass(Duration::from_millis(u64::from(from) * 10));
     }
     let _ = shell.machine.overlay().info();
-    // No frame of a neighbour keeps the machine busy for longer than a query may take.
-    shell.pass(Config::default().query_ttl * 2);
+    // Whatever the neighbours have sent, after the time of two queries no deadline is overdue.
+    shell.let_time_pass(Config::default().query_ttl * 2);
     assert!(shell.machine.poll_timeout().is_none_or(|due| due > shell.now.monotonic));
 }
 
-/// A shell that drives a machine. A link that the machine ends is made again at once.
+/// A shell that drives a machine. If the machine ends a link, the shell makes a new one at once.
 struct Shell {
     machine: Machine,
     now: Now,
-    /// The connections of the links, with the node at the other end of each.
+    /// The connections of the links, each with the number of the peer.
     links: Vec<(ConnectionId, u8)>,
-    last: u64,
+    last_connection: u64,
 }
 
 impl Shell {
-    /// Returns the shell of node `n` with links to `neighbours`. The corpus contains values that depend
-    /// on `seed`.
+    /// Returns the shell of node `n` with links to `neighbours`. The random numbers of the node depend on `seed`,
+    /// and the corpus contains some of them.
     fn new(n: u8, name: &str, seed: u8, neighbours: &[u8]) -> Self {
         let (name, network) = (name.to_owned(), NETWORK.to_owned());
         let setup = NodeSetup { key: key(n), name, network, epoch: 1, manual: false };
         let now = Now { monotonic: Instant::ZERO, unix: 1 };
         let machine = Machine::new(now, setup, &Config::default(), [seed; 32]);
-        let mut shell = Self { machine, now, links: Vec::new(), last: 0 };
+        let mut shell = Self { machine, now, links: Vec::new(), last_connection: 0 };
         for neighbour in neighbours {
             shell.link(*neighbour);
         }
@@ -129,8 +129,8 @@ impl Shell {
     }
 
     fn link(&mut self, n: u8) {
-        self.last += 1;
-        let connection = ConnectionId(self.last);
+        self.last_connection += 1;
+        let connection = ConnectionId(self.last_connection);
         self.links.push((connection, n));
         let direction = if n == 1 { Direction::Inbound } else { Direction::Outbound };
         let address = Address::from_socket(([127, 0, 0, n], 7117).into());
@@ -141,20 +141,21 @@ impl Shell {
         self.handle(Input::Greeted(Greeted { connection, dial, peer, candidate, unix: None }));
     }
 
-    /// Passes a frame of a neighbour to the machine. Returns the frames that it sends.
+    /// Passes a frame of a neighbour to the machine. Returns the frames that the machine sends.
     fn receive(&mut self, from: u8, frame: Frame) -> Vec<Frame> {
         let link = self.links.iter().find(|(_, n)| *n == from);
         let (connection, _) = *link.expect("every neighbour has a link");
         self.handle(Input::Frame(connection, frame))
     }
 
-    fn pass(&mut self, time: Duration) {
+    fn let_time_pass(&mut self, time: Duration) {
         self.now.monotonic = self.now.monotonic + time;
         self.machine.handle_timeout(self.now);
         self.drain(VecDeque::new());
     }
 
-    /// Passes an input and its consequences to the machine. Returns the frames that it sends.
+    /// Passes an input to the machine, and then the inputs that follow from its outputs. Returns the frames that
+    /// the machine sends.
     fn handle(&mut self, input: Input) -> Vec<Frame> {
         self.drain([input].into())
     }
@@ -167,7 +168,7 @@ impl Shell {
                 Some(Output::Send { connection, frame }) => {
                     let is_linked = self.links.iter().any(|(linked, _)| *linked == connection);
                     assert!(is_linked, "sent to no neighbour");
-                    same_again(&frame);
+                    assert_round_trip(&frame);
                     sent.push(frame);
                 }
                 Some(Output::LookUpAnswer { query, what, .. }) => {
@@ -178,7 +179,9 @@ impl Shell {
                 Some(Output::LookUpAddresses(id)) => {
                     inputs.push_back(Input::AddressesLookedUp { id, addresses: Vec::new() });
                 }
-                Some(Output::CloseLink(connection, _) | Output::CloseReplacedLink(connection, _)) => {
+                Some(
+                    Output::CloseLink(connection, _) | Output::CloseReplacedLink(connection, _),
+                ) => {
                     ended.push(connection);
                 }
                 Some(_) => {}
@@ -202,8 +205,8 @@ impl Shell {
     }
 }
 
-/// Returns a node with links to three others, and the query that it has asked.
-fn network() -> (Shell, QueryId) {
+/// Returns a node with links to three others, and the id of a query that the node has begun.
+fn asking_node() -> (Shell, QueryId) {
     let mut shell = Shell::new(0, "me", 7, &[1, 2, 3]);
     let (operation, what) = (OperationId(1), QueryKind::Discover);
     let asked =
@@ -220,7 +223,7 @@ fn query_in(frames: &[Frame]) -> Query {
     query.expect("a query was sent")
 }
 
-/// The Hello of a node of the same network.
+/// Returns the Hello of a node of the same network.
 pub(crate) fn greeting() -> Hello {
     Hello {
         version_min: Versions::OURS.min,
@@ -236,8 +239,8 @@ pub(crate) fn greeting() -> Hello {
     }
 }
 
-/// Returns the frame of a message that is sealed to the node of [`network`].
-pub(crate) fn direct() -> Frame {
+/// Returns a frame with a sealed message for the node of [`asking_node`].
+pub(crate) fn relayed_message() -> Frame {
     let (mut sender, relay) = (Shell::new(9, "", 9, &[1]), 1);
     let (operation, to) = (OperationId(1), node(0));
     let payload = Payload::Message("content".into());
@@ -251,7 +254,7 @@ pub(crate) fn direct() -> Frame {
     forward.expect("the way was found")
 }
 
-/// Returns a broadcast's frame, signed by a node that is no neighbour of the node of [`network`].
+/// Returns the frame of a broadcast. Its author is not a neighbour of the node of [`asking_node`].
 pub(crate) fn broadcast() -> Frame {
     let mut author = Shell::new(9, "", 9, &[1]);
     let (operation, title) = (OperationId(1), "title".to_owned());
@@ -261,9 +264,9 @@ pub(crate) fn broadcast() -> Frame {
     broadcast.expect("within the limits")
 }
 
-/// Returns the id of the query that the node of [`network`] has asked.
+/// Returns the id of the query that the node of [`asking_node`] has begun.
 pub(crate) fn own_query() -> QueryId {
-    network().1
+    asking_node().1
 }
 
 pub(crate) fn file() -> SharedFile {
@@ -275,7 +278,7 @@ pub(crate) fn file() -> SharedFile {
     }
 }
 
-/// Returns the identity of a node: 0 is the one that is driven, 1 to 3 are its neighbours.
+/// Returns the identity of a node. Node 0 is the one that is tested, and 1 to 3 are its neighbours.
 pub(crate) fn node(n: u8) -> NodeId {
     key(n).id()
 }

@@ -1,10 +1,10 @@
-//! Damage from a seed: the same seed damages the same bytes in the same way.
+//! Mutations of inputs. The same seed gives the same mutations.
 
-/// Longest mutated input, in bytes.
+/// Maximum length of a mutated input, in bytes.
 const MAX_INPUT: usize = 4096;
 
-/// Values that lengths, counts and characters may get wrong.
-const TELLING: [u8; 12] = [0, 1, 2, 0x0f, 0x10, 0x7f, 0x80, 0xfe, 0xff, b':', b'[', b'@'];
+/// Byte values at the limits of lengths and counts, and characters with a meaning in addresses.
+const SPECIAL_BYTES: [u8; 12] = [0, 1, 2, 0x0f, 0x10, 0x7f, 0x80, 0xfe, 0xff, b':', b'[', b'@'];
 
 /// Makes inputs from other inputs.
 #[derive(Debug)]
@@ -13,20 +13,20 @@ pub struct Mutator {
 }
 
 impl Mutator {
-    /// Creates the damage of this `seed`.
+    /// Creates the mutator of this `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self { state: seed }
     }
 
-    /// Returns one of `corpus`, changed in one to four places.
+    /// Returns an input of `corpus` with one to four changes.
     ///
     /// # Panics
     /// If `corpus` is empty.
     pub fn next(&mut self, corpus: &[Vec<u8>]) -> Vec<u8> {
-        let mut input = corpus[self.below(corpus.len())].clone();
-        for _ in 0..=self.below(4) {
-            let other = &corpus[self.below(corpus.len())];
+        let mut input = corpus[self.random_below(corpus.len())].clone();
+        for _ in 0..=self.random_below(4) {
+            let other = &corpus[self.random_below(corpus.len())];
             self.change(&mut input, other);
         }
         input.truncate(MAX_INPUT);
@@ -34,15 +34,15 @@ impl Mutator {
     }
 
     fn change(&mut self, input: &mut Vec<u8>, other: &[u8]) {
-        let at = self.below(input.len() + 1);
-        let byte = match self.below(2) {
-            0 => TELLING[self.below(TELLING.len())],
-            _ => self.draw() as u8,
+        let at = self.random_below(input.len() + 1);
+        let byte = match self.random_below(2) {
+            0 => SPECIAL_BYTES[self.random_below(SPECIAL_BYTES.len())],
+            _ => self.random() as u8,
         };
-        match self.below(9) {
+        match self.random_below(9) {
             0 => input.insert(at, byte),
             1 => input.truncate(at),
-            2 => input.extend_from_slice(&other[self.below(other.len() + 1)..]),
+            2 => input.extend_from_slice(&other[self.random_below(other.len() + 1)..]),
             3 => {
                 input.truncate(at);
                 input.extend_from_slice(&other[at.min(other.len())..]);
@@ -52,25 +52,25 @@ impl Mutator {
                 input.extend(part);
             }
             5 => {
-                let end = at + self.below(input.len() - at + 1);
+                let end = at + self.random_below(input.len() - at + 1);
                 input.drain(at..end);
             }
             _ if at == input.len() => input.push(byte),
             6 => input[at] = byte,
-            7 => input[at] ^= 1 << self.below(8),
+            7 => input[at] ^= 1 << self.random_below(8),
             _ => {
-                let end = input.len().min(at + 1 + self.below(8));
+                let end = input.len().min(at + 1 + self.random_below(8));
                 input[at..end].fill(byte);
             }
         }
     }
 
-    fn below(&mut self, end: usize) -> usize {
-        (self.draw() % end as u64) as usize
+    fn random_below(&mut self, end: usize) -> usize {
+        (self.random() % end as u64) as usize
     }
 
-    /// SplitMix64 (Steele, Lea and Flood 2014).
-    fn draw(&mut self) -> u64 {
+    /// Returns a random number by SplitMix64 (Steele, Lea and Flood 2014).
+    fn random(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

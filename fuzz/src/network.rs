@@ -4,8 +4,8 @@ use peerkit_proto::address::Address;
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::broadcast::{Batch, Have, Item, Want};
 use peerkit_proto::frame::membership::{
-    Beacon, Disconnect, ForwardJoin, Need, NeighbourReply, NeighbourRequest, NeighbourOutcome, Probe,
-    Shuffle, ShuffleReply,
+    Beacon, Disconnect, ForwardJoin, Need, NeighbourOutcome, NeighbourReply, NeighbourRequest,
+    Probe, Shuffle, ShuffleReply,
 };
 use peerkit_proto::id::Key;
 use peerkit_proto::message::{Message, PackedMessage};
@@ -13,7 +13,7 @@ use peerkit_proto::node_record::NodeRecord;
 
 use crate::machines::{NETWORK, key};
 
-/// A batch of several broadcasts, and frames about it.
+/// Returns batches of broadcasts, and other frames about broadcasts of the same author.
 pub(crate) fn broadcasts() -> Vec<Frame> {
     let item = |text: &str| Item {
         time: 1,
@@ -35,7 +35,7 @@ pub(crate) fn broadcasts() -> Vec<Frame> {
     ]
 }
 
-/// Frames that the neighbours of [`machines`](crate::machines) may send, also about each other.
+/// Returns membership frames with records of the neighbours in [`machines`](crate::machines) and of other nodes.
 pub(crate) fn membership() -> Vec<Frame> {
     let mut frames = Vec::new();
     for n in 1..=3 {
@@ -61,7 +61,7 @@ pub(crate) fn membership() -> Vec<Frame> {
     frames
 }
 
-/// A probe.
+/// Returns a probe.
 pub(crate) fn probe() -> Probe {
     let beacon = Beacon { least: key(1).id(), count: 3 };
     Probe { neighbour: true, record: record(1), beacon, records: vec![record(2)] }

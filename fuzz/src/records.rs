@@ -1,9 +1,9 @@
-//! The receiving half of the record layer, from the node's own files: the node itself brings a
-//! database, five compressors and a cryptographic library, which every compiler and sanitizer would
-//! build again.
+//! The receiving half of the record layer. It is compiled from the node's files and not taken from its crate,
+//! because that needs a database, five compressors and a cryptographic library, which each fuzzer and sanitizer
+//! would have to build again.
 //!
-//! A script seals records, puts other bytes between them, delivers them in parts and reads. The bytes
-//! that are read have to be those of a plain list of the records.
+//! A script seals records, puts other bytes between them, delivers them in parts and reads. The data that is
+//! read has to be the data of the records.
 
 use std::io;
 use std::pin::Pin;
@@ -28,37 +28,37 @@ use incoming::IncomingRecords;
 use protection::RecordProtection;
 use transport::Transport;
 
-/// Most records without data in a row that the receiver accepts.
+/// Maximum number of consecutive records without data that the receiver accepts.
 const MAX_EMPTY: u32 = 32;
 
-/// Most bytes of records in one script: more than is ever read ahead.
+/// Maximum number of bytes of records in one script. The receiver never reads so many bytes ahead.
 const MAX_WIRE: usize = 300 << 10;
 
-/// Steps of a script. Each is followed by its arguments; numbers are big-endian.
+/// Steps of a script. The arguments of a step follow it. Numbers are big-endian.
 pub(crate) mod step {
-    /// Seals a record of data; its length is a `u16`.
+    /// Seals a record of data. The length of the data is a `u16`.
     pub(crate) const DATA: u8 = 0;
-    /// Seals a record whose content, kind and padding are the next bytes: `u8` of them.
+    /// Seals a record. Its content, kind and padding are the next bytes, after their number as a `u8`.
     pub(crate) const INNER: u8 = 1;
-    /// Puts the next bytes between the records: `u8` of them.
+    /// Puts the next bytes between the records, after their number as a `u8`.
     pub(crate) const PLAIN: u8 = 2;
-    /// Flips a bit of one of the last 256 bytes: `u8` from the end.
+    /// Flips a bit in one of the last 256 bytes. A `u8` is the distance of the byte from the end.
     pub(crate) const FLIP: u8 = 3;
-    /// Delivers bytes; their number is a `u16`.
+    /// Delivers bytes. Their number is a `u16`.
     pub(crate) const DELIVER: u8 = 4;
-    /// Reads bytes; their maximum number is a `u16`.
+    /// Reads bytes. Their maximum number is a `u16`.
     pub(crate) const READ: u8 = 5;
-    /// Sets the expected size in KiB, a `u8`.
+    /// Sets the size that the receiver expects. It is a `u8`, in KiB.
     pub(crate) const EXPECT: u8 = 6;
     pub(super) const COUNT: u8 = 7;
 }
 
-/// Runs a script. The byte before it says whether bytes that are delivered before the first read were
-/// read with the handshake.
+/// Runs a script. The byte before it selects whether the bytes that are delivered before the first read were
+/// already read together with the handshake.
 pub fn records(data: &[u8]) {
-    // Expected bytes set a timer, which needs a runtime around it.
+    // An expected size sets a timer, which needs a runtime.
     thread_local!(static RUNTIME: Runtime =
-        Builder::new_current_thread().enable_time().build().expect("it has nothing that can fail"));
+        Builder::new_current_thread().enable_time().build().expect("a runtime without I/O starts"));
     if let Some((how, script)) = data.split_first() {
         RUNTIME.with(|runtime| {
             let _entered = runtime.enter();
@@ -72,20 +72,20 @@ struct Session {
     sender: RecordProtection,
     wire: Wire,
     expected: Expected,
-    is_read_ahead: bool,
-    /// Made by the first read.
+    is_read_with_handshake: bool,
+    /// Created by the first read.
     incoming: Option<IncomingRecords>,
-    /// Bytes of data read.
+    /// Number of bytes of data that were read.
     read: usize,
 }
 
 impl Session {
-    fn new(is_read_ahead: bool) -> Self {
+    fn new(is_read_with_handshake: bool) -> Self {
         Self {
             sender: RecordProtection::new(),
             wire: Wire::default(),
             expected: Expected::default(),
-            is_read_ahead,
+            is_read_with_handshake,
             incoming: None,
             read: 0,
         }
@@ -128,7 +128,7 @@ impl Session {
         self.read_to_end();
     }
 
-    /// Sends `inner`: content, kind and padding.
+    /// Seals a record of `inner`, which is content, kind and padding.
     fn seal(&mut self, inner: &[u8]) {
         // A record's length has 16 bits.
         if self.wire.bytes.len() + inner.len() > MAX_WIRE || inner.len() + TAG_LEN > 0xffff {
@@ -142,12 +142,12 @@ impl Session {
 
     fn incoming(&mut self) -> &mut IncomingRecords {
         self.incoming.get_or_insert_with(|| {
-            let ahead = if self.is_read_ahead { self.wire.take(usize::MAX) } else { &[] };
+            let ahead = if self.is_read_with_handshake { self.wire.take(usize::MAX) } else { &[] };
             IncomingRecords::new(RecordProtection::new(), ahead.to_vec())
         })
     }
 
-    /// Reads at most `room` bytes. Returns the result, if it is the end.
+    /// Reads at most `room` bytes, and checks them. Returns the end, if it is reached.
     fn read(&mut self, room: usize) -> Option<End> {
         let mut buffer = vec![0; room];
         let mut buffer = ReadBuf::new(&mut buffer);
@@ -179,7 +179,7 @@ impl Session {
         };
         if let Some(end) = end {
             let is_expected = end == self.expected.end.unwrap_or(End::Cut);
-            // Bytes behind a fault are not received, so the end need not be received either.
+            // If the bytes are not intact, the receiver stops at the fault and may not reach the end.
             assert!(
                 is_expected && self.read == self.expected.data.len() || !self.expected.is_intact
             );
@@ -211,19 +211,19 @@ enum End {
     Closed,
     Failure,
     Invalid,
-    /// The bytes end without any other end.
+    /// The connection ends without an alert.
     Cut,
 }
 
 /// The expected result of the records.
 struct Expected {
     data: Vec<u8>,
-    /// For each record with data, its end on the wire, and the data up to there.
+    /// For each record with data: where it ends on the wire, and the number of bytes of data up to there.
     due: Vec<(usize, usize)>,
     end: Option<End>,
     empty: u32,
     is_requested: bool,
-    /// Only records are on the wire.
+    /// The wire has only records, and none of them was changed.
     is_intact: bool,
 }
 
@@ -241,7 +241,7 @@ impl Default for Expected {
 }
 
 impl Expected {
-    /// Adds a record, which ends at `at` on the wire. Returns whether the next one has the next key.
+    /// Adds a record, which ends at `at` on the wire. Returns whether the record after it has the next key.
     fn record(&mut self, inner: &[u8], at: usize) -> bool {
         if self.end.is_some() {
             return false;
@@ -286,7 +286,7 @@ impl Expected {
     }
 }
 
-/// The bytes between the ends. Some of them are delivered.
+/// The bytes between sender and receiver.
 #[derive(Default)]
 struct Wire {
     bytes: Vec<u8>,
@@ -360,7 +360,7 @@ fn number(script: &mut &[u8]) -> u16 {
     u16::from_be_bytes([next(), next()])
 }
 
-/// Takes as many bytes as the first byte says, or all that are left.
+/// Takes the number of bytes that the first byte contains, or all bytes if there are fewer.
 fn bytes<'a>(script: &mut &'a [u8]) -> &'a [u8] {
     let len = usize::from(byte(script).unwrap_or_default());
     let (bytes, rest) = script.split_at(len.min(script.len()));

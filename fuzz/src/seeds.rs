@@ -1,4 +1,4 @@
-//! The first corpus: valid inputs of every kind, and inputs that are known to be difficult.
+//! The seeds of the corpus: valid inputs of every kind, and inputs at limits.
 
 use std::time::Duration;
 
@@ -24,10 +24,10 @@ use peerkit_proto::tls;
 use crate::records::step;
 use crate::{machines, network};
 
-/// An input with its file's name.
+/// The file name and the bytes of an input.
 pub type Seed = (String, Vec<u8>);
 
-/// The inputs of every target.
+/// Returns the seeds of every target.
 #[must_use]
 pub fn all() -> Vec<(&'static str, Vec<Seed>)> {
     vec![
@@ -60,13 +60,14 @@ fn addresses() -> Vec<Seed> {
         "[::ffff:1.2.3.4]:0".to_owned(),
         String::new(),
     ];
-    number(texts.map(String::into_bytes))
+    numbered(texts.map(String::into_bytes))
 }
 
-/// Inputs for bytes behind a handshake. The first byte of each says how they are read.
+/// Inputs of the target `tls`. The first byte selects what the other bytes are: a record's header, or the content
+/// of an opened record.
 fn records() -> Vec<Seed> {
     let ticket = [4, 0, 0, 3, 1, 2, 3];
-    number([
+    numbered([
         [&[0][..], &tls::record_header(7)].concat(),
         [&[0][..], &tls::record_header(tls::MAX_CONTENT)].concat(),
         vec![0, 22, 3, 1, 0x40, 0],
@@ -79,7 +80,7 @@ fn records() -> Vec<Seed> {
     ])
 }
 
-/// Scripts for a receiver of records.
+/// Scripts of the target `records`.
 fn sessions() -> Vec<Seed> {
     let data = |len: u16| [&[step::DATA][..], &len.to_be_bytes()].concat();
     let deliver = |len: u16| [&[step::DELIVER][..], &len.to_be_bytes()].concat();
@@ -131,7 +132,7 @@ fn sessions() -> Vec<Seed> {
             .concat(),
         [data(60_000), deliver(u16::MAX), read(100)].concat(),
     ];
-    number((0_u8..2).flat_map(|how| {
+    numbered((0_u8..2).flat_map(|how| {
         scripts.iter().map(move |script| [&[how], &script[..]].concat()).collect::<Vec<_>>()
     }))
 }
@@ -152,10 +153,10 @@ fn messages() -> Vec<Seed> {
     inputs.push(vec![0, 0xff]);
     inputs.push(vec![0xff]);
     inputs.push(Vec::new());
-    number(inputs)
+    numbered(inputs)
 }
 
-/// Each frame alone, and all in a row.
+/// Each frame alone, all frames one after the other, and invalid frames.
 fn frames() -> Vec<Seed> {
     let frames: Vec<_> = every_frame().iter().map(bytes_of).collect();
     let mut inputs = frames.clone();
@@ -163,7 +164,7 @@ fn frames() -> Vec<Seed> {
     inputs.push(vec![4, 0, 0, 0, 0xee, 1, 2, 3]);
     inputs.push(vec![0, 0, 0, 0, 1]);
     inputs.push(vec![0xff, 0xff, 0xff, 0xff, 0x10]);
-    number(inputs)
+    numbered(inputs)
 }
 
 fn hellos() -> Vec<Seed> {
@@ -195,32 +196,32 @@ fn hellos() -> Vec<Seed> {
     let mut probe = Vec::new();
     network::probe().encode(&mut probe);
     inputs.push(probe);
-    number(inputs)
+    numbered(inputs)
 }
 
-/// Hello and then every frame, for both ends of the link, in large and in small parts.
+/// Hello and then every frame, for both sides of the link, in large and in small parts.
 fn links() -> Vec<Seed> {
-    let mut talk = bytes_of(&Frame::Hello(machines::greeting()));
-    let hello = talk.clone();
+    let mut conversation = bytes_of(&Frame::Hello(machines::greeting()));
+    let hello = conversation.clone();
     for frame in every_frame() {
         if !matches!(frame, Frame::Goodbye { .. } | Frame::Hello(_)) {
-            talk.extend(bytes_of(&frame));
+            conversation.extend(bytes_of(&frame));
         }
     }
     let reason = Reason::Stopping;
-    talk.extend(bytes_of(&Frame::Goodbye { reason, received: 1 }));
+    conversation.extend(bytes_of(&Frame::Goodbye { reason, received: 1 }));
     let with = |how: u8, bytes: &[u8]| [&[how], bytes].concat();
-    number([
-        with(0xfe, &talk),
-        with(0xff, &talk),
+    numbered([
+        with(0xfe, &conversation),
+        with(0xff, &conversation),
         with(0x10, &hello),
         with(0x11, &hello),
         with(1, &[hello.clone(), hello.clone()].concat()),
-        with(0, &talk[hello.len()..]),
+        with(0, &conversation[hello.len()..]),
     ])
 }
 
-/// Each frame from one neighbour, then all of them from all neighbours.
+/// Each frame from one neighbour, then all frames from one neighbour, then all frames from all neighbours.
 fn overlays() -> Vec<Seed> {
     let mut frames = every_frame();
     let mut own = answers(machines::own_query());
@@ -235,12 +236,12 @@ fn overlays() -> Vec<Seed> {
     let all = |n: u8| frames.iter().flat_map(move |frame| from(n, frame));
     inputs.push(all(0).collect());
     inputs.push(all(0).chain(all(1)).chain(all(2)).collect());
-    number(inputs)
+    numbered(inputs)
 }
 
-/// Fetches: one that succeeds, one from a source that lies about the size, and some that fail.
+/// Fetches: one that succeeds, one with a source that lies about the size, and others that fail.
 fn fetches() -> Vec<Seed> {
-    const WELL: [[u8; 4]; 9] = [
+    const SUCCESS: [[u8; 4]; 9] = [
         [2, 0, 0, 9],
         [5, 0, 1, 2],
         [6, 0, 3, 2],
@@ -253,13 +254,13 @@ fn fetches() -> Vec<Seed> {
     ];
     let run = |how: u8, steps: &[[u8; 4]]| [vec![how], steps.concat()].concat();
     let lie = [
-        &WELL[..6],
+        &SUCCESS[..6],
         &[[1, 0, 2, 1], [5, 0, 2, 1], [6, 0, 5, 2], [7, 0, 0, 1], [8, 0, 5, 1], [10, 0, 0, 1]],
     ];
     let faults: Vec<[u8; 4]> = (0..32).map(|n| [13, n % 3, n, n]).collect();
-    let late = [&WELL[..6], &[[13, 0, 5, 200], [4, 0, 0, 0], [13, 1, 0, 0], [11, 0, 1, 255]]];
-    number([
-        run(0x10, &WELL),
+    let late = [&SUCCESS[..6], &[[13, 0, 5, 200], [4, 0, 0, 0], [13, 1, 0, 0], [11, 0, 1, 255]]];
+    numbered([
+        run(0x10, &SUCCESS),
         run(0x20, &lie.concat()),
         run(0x43, &faults),
         run(0x3f, &late.concat()),
@@ -311,7 +312,7 @@ fn files() -> Vec<Seed> {
         addresses: vec![address],
         name: Some(FileName::new("notes.txt").expect("a plain name")),
     };
-    // Sizes of files, and the piece to find: see the target.
+    // Sizes of files, and a piece to find: see `layout` in `wire.rs`.
     let sizes = [1u64 << 20, 0, 5, (1 << 20) + 1, 2];
     let path = |path: &str| RelPath::new(path).expect("a plain path");
     let folder = ManifestEntry::Folder { path: path("a"), mode: 0o755 };
@@ -325,7 +326,7 @@ fn files() -> Vec<Seed> {
     inputs.push(PieceList::of(&vec![0; 3 << 20]).encode());
     inputs.push(ticket.to_string().into_bytes());
     inputs.push(sizes.iter().flat_map(|size| size.to_le_bytes()).collect());
-    number(inputs)
+    numbered(inputs)
 }
 
 fn every_frame() -> Vec<Frame> {
@@ -349,7 +350,7 @@ fn every_frame() -> Vec<Frame> {
         Frame::Cancel(5),
         Frame::CallBack { token: [6; 16] },
         machines::broadcast(),
-        machines::direct(),
+        machines::relayed_message(),
     ];
     let deliveries =
         [Delivery::Taken([3; 32]), Delivery::NoRoute, Delivery::Busy, Delivery::Refused];
@@ -408,6 +409,7 @@ fn bytes_of(frame: &Frame) -> Vec<u8> {
     out
 }
 
-fn number(inputs: impl IntoIterator<Item = Vec<u8>>) -> Vec<Seed> {
+/// Gives each input its number as a file name.
+fn numbered(inputs: impl IntoIterator<Item = Vec<u8>>) -> Vec<Seed> {
     (0..).zip(inputs).map(|(n, input)| (format!("{n:02}"), input)).collect()
 }

@@ -1,4 +1,4 @@
-//! Decoders by themselves.
+//! Fuzz targets for decoders.
 
 use std::str::FromStr;
 
@@ -19,7 +19,7 @@ use peerkit_proto::tls::{
     handshake_record_len, key_update_message, payload_len, read_key_update,
 };
 
-/// An address that a person or a peer writes.
+/// Parses an address.
 pub fn address(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -36,7 +36,7 @@ pub fn address(data: &[u8]) {
     }
 }
 
-/// A message in a frame, up to its payload.
+/// Decodes the message in a frame.
 pub fn message(data: &[u8]) {
     let Ok(packed) = PackedMessage::decode(&mut Reader::new(Bytes::copy_from_slice(data))) else {
         return;
@@ -59,7 +59,7 @@ pub fn message(data: &[u8]) {
     }
 }
 
-/// The header of a TLS record, or the content of an opened record, by the first byte.
+/// Decodes the header of a TLS record or the content of an opened record. The first byte selects which.
 pub fn tls(data: &[u8]) {
     let Some((how, data)) = data.split_first() else {
         return;
@@ -83,23 +83,23 @@ pub fn tls(data: &[u8]) {
     };
     assert!(len <= MAX_CONTENT && data[len] == kind.number());
     assert!(data[len + 1..].iter().all(|byte| *byte == 0));
-    let said = &data[..len];
+    let inner = &data[..len];
     match kind {
         tls::ContentType::Alert => {
-            if let Ok(Alert::Failure(number)) = Alert::decode(said) {
-                assert_eq!(failure_alert(number)[1], said[1]);
+            if let Ok(Alert::Failure(number)) = Alert::decode(inner) {
+                assert_eq!(failure_alert(number)[1], inner[1]);
             }
         }
         tls::ContentType::Handshake => {
-            if let Ok(Some(asked)) = read_key_update(said) {
-                assert!(said.ends_with(&key_update_message(asked)));
+            if let Ok(Some(asked)) = read_key_update(inner) {
+                assert!(inner.ends_with(&key_update_message(asked)));
             }
         }
         tls::ContentType::Data => {}
     }
 }
 
-/// Frames of a link, in one read and in two.
+/// Decodes frames of a link. The same bytes in one part and in two parts have to give the same frames.
 pub fn frame(data: &[u8]) {
     let whole = frames(&mut BytesMut::from(data));
     let (first, second) = data.split_at(data.len() / 2);
@@ -115,12 +115,12 @@ pub fn frame(data: &[u8]) {
         assert_eq!(parts, whole);
     }
     for frame in parts.into_iter().flatten() {
-        same_again(&frame);
+        assert_round_trip(&frame);
     }
 }
 
-/// Returns the whole frames in `buffer` without invalid ones. The last is `None` if bytes follow that
-/// are no frame.
+/// Returns the complete valid frames in `buffer`. The last item is `None` if the bytes can't be split into
+/// frames.
 fn frames(buffer: &mut BytesMut) -> Vec<Option<Frame>> {
     let Ok(mut block) = Frames::split(buffer, &Config::default()) else {
         return vec![None];
@@ -132,8 +132,8 @@ fn frames(buffer: &mut BytesMut) -> Vec<Option<Frame>> {
     frames
 }
 
-/// Checks that a peer reads the frame that was written, and does not refuse it for its length.
-pub(crate) fn same_again(frame: &Frame) {
+/// Checks that a peer decodes the same frame from the encoded one, and accepts its length.
+pub(crate) fn assert_round_trip(frame: &Frame) {
     let mut bytes = Vec::new();
     frame.encode(&mut bytes);
     let (kind, len) = read_header(&bytes).unwrap().unwrap();
@@ -142,7 +142,7 @@ pub(crate) fn same_again(frame: &Frame) {
     assert_eq!(Frame::decode(kind, bytes.split_off(HEADER_LEN).into()).as_ref(), Ok(frame));
 }
 
-/// The first messages of a link, a stream and a probe.
+/// Decodes the first messages of a link, a stream and a probe.
 pub fn hello(data: &[u8]) {
     let body = Bytes::copy_from_slice(data);
     if let Ok(hello) = Hello::decode(body.clone()) {
@@ -170,8 +170,8 @@ pub fn hello(data: &[u8]) {
     }
 }
 
-/// The messages of a fetch, the encoded forms of a folder, a list of pieces and a ticket, and the
-/// numbers of the pieces of many files.
+/// Decodes the messages of a fetch, manifests, piece lists and tickets, and checks the layouts and sets of
+/// pieces.
 pub fn files(data: &[u8]) {
     let body = Bytes::copy_from_slice(data);
     if let Ok(request) = Request::decode(body.clone()) {
@@ -207,8 +207,8 @@ pub fn files(data: &[u8]) {
     }
 }
 
-/// Files of these sizes (`u64` each): every piece is in one of them, and the last `u64` finds its file
-/// or none.
+/// Checks the layout of files whose sizes are the `u64`s in `data`. Every piece has to be in one of the files. The
+/// last `u64` is also used as the number of a piece to find.
 fn layout(data: &[u8]) {
     let sizes: Vec<u64> = data.as_chunks().0.iter().map(|size| u64::from_le_bytes(*size)).collect();
     let Ok(layout) = Layout::new(sizes.iter().copied()) else {
@@ -216,12 +216,12 @@ fn layout(data: &[u8]) {
         return;
     };
     assert_eq!(layout.files(), sizes.len());
-    let looked_for = sizes.last().copied().unwrap_or_default();
+    let wanted_piece = sizes.last().copied().unwrap_or_default();
     let edges = (0..layout.files()).flat_map(|file| {
         let pieces = layout.pieces(file);
         [pieces.start, pieces.end.saturating_sub(1)]
     });
-    for piece in edges.chain([looked_for, u64::MAX]) {
+    for piece in edges.chain([wanted_piece, u64::MAX]) {
         match layout.position(piece) {
             None => assert!(piece >= layout.count()),
             Some(place) => {
@@ -232,17 +232,17 @@ fn layout(data: &[u8]) {
     }
 }
 
-/// Bits of the pieces that a source claims to have, in a set whose size is in the first two bytes.
+/// Adds a source's bit field to a set of pieces. The first two bytes are the size of the set.
 fn held(data: &[u8]) {
     let Some((count, bits)) = data.split_first_chunk() else {
         return;
     };
     let count = u64::from(u16::from_le_bytes(*count));
     let mut set = PieceSet::of_count(count).expect("fewer than the limit");
-    let taken = set.insert_bits(0, bits);
+    let inserted = set.insert_bits(0, bits);
     let bytes = set.bits(0, usize::MAX);
     assert!(set.len() <= count && bytes.len() as u64 == count.div_ceil(8));
-    if taken.is_ok() {
+    if inserted.is_ok() {
         let shown = bits.iter().copied().chain(std::iter::repeat(0));
         assert!(bytes.iter().copied().zip(shown).all(|(a, b)| a == b));
     }

@@ -1,4 +1,4 @@
-//! Runs every fuzz target on its corpus, and on 20,000 mutations of the corpus that are the same in
+//! Runs every fuzz target on its corpus, and on 20,000 mutations of the corpus. The mutations are the same in
 //! every run.
 
 use std::fs;
@@ -106,15 +106,15 @@ fn smoke(name: &str) {
     }
 }
 
-/// Runs the target on one input. If it panics, fails with the escaped input, which can be added to
-/// the corpus.
+/// Runs a target on one input. If the target panics, fails with the escaped input, which can be added to the
+/// corpus.
 fn run(name: &str, target: Target, input: &[u8]) {
     if std::panic::catch_unwind(|| target(input)).is_err() {
         panic!("{name} failed on {:?}", input.escape_ascii().to_string());
     }
 }
 
-/// Returns the committed inputs of a target, in the order of their names.
+/// Returns the committed inputs of a target, in the order of their file names.
 fn corpus(name: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
     let mut files: Vec<_> = fs::read_dir(&folder)
