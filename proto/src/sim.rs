@@ -170,7 +170,7 @@ pub struct Sim<H> {
     queue: EventQueue,
     /// Work of the present moment.
     work: VecDeque<Work>,
-    /// The last number that was given to a connection, an operation, a stream or the like.
+    /// The last number that was used as the id of a connection, dial, stream, request or operation.
     last_id: u64,
     rng: ChaCha8Rng,
     verifier: Verifier,
@@ -286,7 +286,7 @@ impl<H: Handler> Sim<H> {
         self.nodes[node].id
     }
 
-    /// Returns the node that has an identity.
+    /// Returns the node with an identity; `None` if there is no such node.
     #[must_use]
     pub fn node_of(&self, id: NodeId) -> Option<usize> {
         self.by_id.get(&id).copied()
@@ -580,7 +580,7 @@ impl<H: Handler> Sim<H> {
     /// Adds an event to the trace: its name, the two nodes that it concerns, and more bytes.
     fn trace_event(&mut self, what: &str, nodes: [usize; 2], more: &[u8]) {
         let [a, b] = nodes.map(|node| (node as u64).to_le_bytes());
-        // With the time, so that runs that differ only in their delays have different hashes.
+        // The time is included, so that runs that differ only in their delays have different hashes.
         let nanos = self.now.since_origin().as_nanos().to_le_bytes();
         self.trace.update(&nanos).update(what.as_bytes()).update(&a).update(&b).update(more);
     }

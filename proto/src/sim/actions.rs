@@ -13,7 +13,7 @@ use crate::peer::{ConnectionId, Input, OperationId, Purpose};
 use crate::time::Instant;
 
 /// The purpose of a dial that an application or the user of the simulation began. The id is that of the
-/// application's action.
+/// application's action; `None` for the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LinkPurpose {
     /// Only the link.

@@ -228,7 +228,7 @@ impl<H: Handler> Sim<H> {
             |endpoint: &Endpoint| endpoint.node == node && endpoint.state == EndpointState::Waiting;
         let Some(side) = link.endpoints.iter().position(waits) else { return };
         if side == ACCEPTOR {
-            // The dialler waits for a Hello.
+            // The dialler still waits for Hello. It gets the refusal instead.
             let (dial_key, latency) = (link.dial_key, link.latency);
             let address = link.endpoints[ACCEPTOR].peer.address().clone();
             self.links.remove(&connection);
@@ -335,7 +335,7 @@ impl<H: Handler> Sim<H> {
         self.nodes[node].running.as_ref()?.dials.get(&dial_id).copied()
     }
 
-    /// Returns what a dial of `address` by node `from` reaches.
+    /// Returns the result of dialling `address` from node `from`.
     pub(super) fn reachable(&self, from: usize, address: &Address) -> Reachability {
         match node_at(address) {
             // Liars announce addresses that belong to no node.
@@ -350,13 +350,13 @@ impl<H: Handler> Sim<H> {
     }
 }
 
-/// What a dial of an address reaches.
+/// The result of dialling an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reachability {
-    /// Nothing, so the dial gets no answer.
+    /// Nothing answers.
     NoAnswer,
-    /// The host of this node, which refuses because the node is not running.
+    /// The host of this node refuses, because the node is not running.
     NotRunning(usize),
-    /// This node.
+    /// This node answers.
     Node(usize),
 }

@@ -58,23 +58,23 @@ pub(super) struct FetcherEnd {
     requested: VecDeque<RequestedRun>,
 }
 
-/// What the fetcher waits for.
+/// The answer of the source, or the decision of the fetch, that the stream waits for.
 #[derive(Debug, Default)]
 enum FetcherStage {
-    /// The opening of the stream.
+    /// No answer yet: the stream is being opened.
     #[default]
     Opening,
     /// The description; after it, if they were requested too, the first values of the list.
     Describing { also_values: bool },
-    /// The decision of the fetch what to request next. The list has the values that have arrived.
+    /// The decision whether to request the proof. The list has the values that have arrived.
     Described(IncomingList),
     /// More values of the list; after them, with `with_size`, the last piece.
     Proving { list: IncomingList, with_size: bool },
     /// The last piece, which proves the size.
     ProvingSize(PieceList),
-    /// The decision of the fetch what to do with this list, which is proven.
+    /// The decision whether to open this list, which is proven, or to follow the source.
     Proven(PieceList),
-    /// Pieces, if any are requested.
+    /// The requested pieces, if there are any.
     Fetching,
 }
 

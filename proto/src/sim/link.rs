@@ -1,4 +1,4 @@
-//! A link between two nodes: its two endpoints, and what each of them sends.
+//! A link between two nodes, with the endpoint and the outbox of each side.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub(super) struct SimulatedLink {
     pub(super) dial_key: u64,
     /// The endpoints, by side.
     pub(super) endpoints: [Endpoint; 2],
-    /// What each side sends.
+    /// The outboxes, by side.
     pub(super) outboxes: [Outbox; 2],
     /// Number of times that the nodes were cut off from each other, plus the number of times that they were
     /// connected again. It is odd while they are cut off.
@@ -67,8 +67,8 @@ pub(super) enum EndpointState {
     Gone,
 }
 
-/// What one side of a link sends: its queues, and the items in flight. The line models the bandwidth: it
-/// sends one item at a time.
+/// The sending half of one side of a link: its queues, and the items in flight. Between them is the line, which
+/// models the bandwidth: it sends one item at a time.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     /// Frames of the overlay that wait for the line. They are sent before messages.
@@ -111,7 +111,7 @@ pub(super) enum LinkContent {
     Frame(Frame),
     /// A message of the application.
     Message(Message),
-    /// A request of the application, with the number of its reply.
+    /// A request of the application. The reply has the same id.
     Request { request: u64, name: String, message: Message },
     /// The reply to a request.
     Reply { request: u64, outcome: Result<Message, Refusal> },

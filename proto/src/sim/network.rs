@@ -59,7 +59,7 @@ const REGIONS: [(i64, i64, u64); 6] = [
     (-35_000, 95_000, 1),  // Australia
 ];
 
-/// Half the width of a region.
+/// Half the width of a region, in microseconds.
 const SPREAD: i64 = 10_000;
 
 impl Latency {
@@ -142,7 +142,7 @@ pub(super) fn private_ip(node: usize) -> Ipv4Addr {
 }
 
 /// Returns the number of the node that has an address; `None` if the address can't be that of a node, or the
-/// port is not the one that nodes listen on. There need not be a node of this number.
+/// port is not the one that nodes listen on. The simulation may have no node of this number.
 pub(super) fn node_at(address: &Address) -> Option<usize> {
     let IpAddr::V4(ip) = address.socket()?.ip() else { return None };
     let [a, b, c, d] = ip.octets().map(usize::from);

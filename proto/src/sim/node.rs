@@ -42,7 +42,7 @@ pub struct NodeOptions {
 /// The state of a node's join.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Joining {
-    /// The node was not asked to join since it was started.
+    /// The node has not been asked to join since its start, or has left the network.
     #[default]
     No,
     /// The join is under way.
@@ -68,9 +68,9 @@ pub(super) struct SimulatedNode<H> {
     pub(super) options: NodeOptions,
     pub(super) liar: Option<Liar>,
     pub(super) app: H,
-    /// Number of its starts.
+    /// Number of the node's starts, which is also the number of the present run.
     pub(super) run: u32,
-    /// Epoch of its last run; 0 before the first.
+    /// Epoch of the last run; 0 before the first run.
     last_epoch: u64,
     pub(super) running: Option<NodeRun>,
     /// The node was taken off the network: its address sends not even refusals.
@@ -177,8 +177,8 @@ impl<H> SimulatedNode<H> {
         unix.saturating_add_signed(self.options.clock)
     }
 
-    /// Returns the epoch of a run that starts when the node's clock shows `unix`. Epochs only increase, because
-    /// peers tell the runs of a node, and the broadcasts of each run, apart by them.
+    /// Returns the epoch of a run that starts when the node's clock shows `unix`. Each run
+    /// has a greater epoch than the run before, because peers use it to distinguish the runs and their broadcasts.
     pub(super) fn next_epoch(&mut self, unix: u64) -> u64 {
         self.last_epoch = unix.max(self.last_epoch.saturating_add(1));
         self.last_epoch

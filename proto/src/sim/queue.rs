@@ -18,14 +18,14 @@ pub(super) struct EventQueue {
 /// A future event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SimEvent {
-    /// The deadline of a node's machine. It is ignored if the machine's deadline has changed since.
+    /// The deadline of a node's machine. The event is ignored if the machine's deadline has changed since.
     WakeNode { node: usize },
     /// Something that `side` of a link has sent arrives.
     Arrive { connection: ConnectionId, side: usize },
     /// The line of one side of a link is free for the next item.
     LineFree { connection: ConnectionId, side: usize },
-    /// One endpoint of a link has received nothing for too long. It is ignored if the nodes are no longer cut
-    /// off by the same fault (`cuts`).
+    /// One endpoint of a link has received nothing for too long. The event is ignored if the nodes were connected
+    /// again since it was added, which `cuts` shows.
     LinkSilent { connection: ConnectionId, side: usize, cuts: u32 },
     /// One endpoint of a link no longer waits for the peer's goodbye.
     GoodbyeTimeout { connection: ConnectionId, side: usize },
@@ -45,7 +45,7 @@ pub(super) enum SimEvent {
     WakeFetch { fetch: u64 },
     /// No node answers at the addresses of a source.
     SourceUnreachable { fetch: u64, source: SourceId },
-    /// A timer of a node's application expires. It is ignored if the timer was cancelled.
+    /// A timer of a node's application expires. The event is ignored if the timer was cancelled.
     Timer { node: usize, run: u32 },
     /// A node that is stopping ends: it has no links left, or they did not end in time.
     EndRun { node: usize, run: u32 },

@@ -85,11 +85,11 @@ impl<H: Handler> Sim<H> {
         self.work.push_back(Work::Event(node, self.nodes[node].run, event));
     }
 
-    /// Hands the machine of a node its timeout, if a `WakeNode` event is still valid.
+    /// Handles a `WakeNode` event: lets the machine handle its timeout, unless the event is outdated.
     pub(super) fn wake_node(&mut self, node: usize) {
         let now = self.now;
         let Some(running) = &mut self.nodes[node].running else { return };
-        // Events are never removed from the queue early. An event that an earlier one has replaced ends here.
+        // Events are never removed from the queue early. An event that another one has replaced is ignored here.
         if running.wake != Some(now) {
             return;
         }
@@ -298,7 +298,7 @@ impl<H: Handler> Sim<H> {
 
     fn put_frame(&mut self, connection: ConnectionId, side: usize, frame: Frame) {
         let Some(link) = self.links.get_mut(&connection) else { return };
-        // The machine learns with delay that a link is closing, and may send over it until then.
+        // The machine learns only later that a link is closing, and may send over it until then.
         if !matches!(link.endpoints[side].state, EndpointState::Up | EndpointState::Leaving(_)) {
             return;
         }

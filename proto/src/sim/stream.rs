@@ -1,5 +1,5 @@
-//! The streams between a node that fetches and its sources: their lines, and what the source does. What the
-//! fetcher does is in [`fetch`](super::fetch).
+//! The streams between a node that fetches and its sources: their lines, and the source's end. The fetcher's
+//! end is in [`fetch`](super::fetch).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -23,14 +23,15 @@ use crate::handler::Handler;
 use crate::id::{Hash, NodeId};
 use crate::time::Instant;
 
-/// Index of the end of the node that fetches.
+/// The fetcher's end of a stream.
 pub(super) const FETCHER: usize = 0;
-/// Index of the end of the source.
+/// The source's end of a stream.
 pub(super) const SOURCE: usize = 1;
 
 /// A connection between a fetch and one of its sources, for the pieces of one content.
 #[derive(Debug)]
 pub(super) struct SimulatedStream {
+    /// The fetch, as a key of `Transfers::fetches`.
     pub(super) fetch: u64,
     pub(super) source: SourceId,
     pub(super) hash: Hash,
@@ -134,7 +135,7 @@ impl<H: Handler> Sim<H> {
         self.trace_event(what, [from, nodes[1 - end]], &head);
     }
 
-    /// Takes the next step of a stream.
+    /// Handles the next step of a stream.
     pub(super) fn step_stream(&mut self, stream_id: u64, step: StreamStep) {
         match step {
             StreamStep::Opened => self.stream_opened(stream_id),
@@ -284,7 +285,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Sends an answer of the source. `None` becomes the refusal that the content is not there.
+    /// Sends an answer of the source. If there is none, sends the refusal [`FileRefusal::NotFound`].
     fn answer(&mut self, stream_id: u64, answer: impl FnOnce(&Self) -> Option<Answer>) {
         let answer = answer(self).unwrap_or(Answer::Refused(FileRefusal::NotFound));
         self.send_item(stream_id, SOURCE, StreamItem::Answer(answer, Bytes::new()));
