@@ -114,7 +114,8 @@ impl Inner {
             }
             let count = some.len();
             let joined = self.join_through_any(some, Purpose::Rejoin).await;
-            // A list of bootstrap nodes that all nodes share contains this node too. It does not count.
+            // If all nodes share a list of bootstrap nodes, this node is on the list too. Attempts that reach
+            // this node itself do not count.
             tried += count - joined.own.min(count);
             match joined.peers {
                 Ok(reached) => {
@@ -124,7 +125,8 @@ impl Inner {
                 }
                 Err(Error::Stopped) => return Err(Error::Stopped),
                 Err(error) if is_this_node(&error) => is_itself = true,
-                // The final error has the first failure and the number of attempts, which says enough.
+                // Only the first failure is kept. The final error has this failure and the number of
+                // attempts.
                 Err(Error::NoneAnswered(mut errors)) if !errors.is_empty() => {
                     let _ = failure.get_or_insert(errors.swap_remove(0));
                 }
@@ -150,7 +152,7 @@ impl Inner {
         reports: mpsc::Sender<JoinReport>,
     ) {
         let (purpose, (joined, outcome)) = if self.profile.manual {
-            // A node whose links are made by hand joins no network: the link is all.
+            // If links are made by hand, a node does not become a member, so only the link is made.
             (Purpose::Application, (None, None))
         } else {
             let (joined, outcome) = oneshot::channel();
@@ -171,8 +173,7 @@ impl Inner {
         let _ = reports.send(report).await;
     }
 
-    /// Returns the nodes that the application has disconnected and that this node does not connect to for
-    /// now.
+    /// Returns the nodes that are kept away for now, because the application has disconnected them.
     async fn kept_away(&self) -> Result<Vec<NodeId>, Error> {
         let now = self.clock.now();
         self.actor

@@ -257,7 +257,7 @@ impl NetworkGraph {
     }
 }
 
-/// The object `graph` of the JSON form: what it says of the whole network.
+/// The object `graph` of the JSON form. Its fields describe the network as a whole.
 #[derive(Serialize)]
 struct GraphFields<'n> {
     network: &'n str,

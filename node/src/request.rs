@@ -56,8 +56,7 @@ async fn call_function(
     }
 }
 
-/// Answers a request that other nodes have relayed. The reply takes the same way as any message to the
-/// requester.
+/// Answers a request that other nodes have relayed. The reply is routed like a message to the requester.
 pub(crate) fn answer_relayed(
     inner: &Arc<Inner>,
     peer: Peer,

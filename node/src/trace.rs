@@ -175,8 +175,8 @@ pub(crate) fn not_sent(to: NodeId, frame: &Frame) {
     }
 }
 
-/// Logs a frame that `peer` has sent or gets. The text of the line is `forwarded` for a frame that nodes
-/// forward from one to the next, and `direct` for a frame between two neighbours.
+/// Logs a frame from `peer` or to `peer`. The text of the line is `forwarded` if nodes forward frames of this
+/// kind through the network, and `direct` if only two neighbours exchange them.
 fn log_frame(peer: NodeId, frame: &Frame, forwarded: &'static str, direct: &'static str) {
     let (peer, kind) = (peer.short(), frame_kind(frame));
     match frame {

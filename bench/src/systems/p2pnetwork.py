@@ -1,7 +1,7 @@
 """One end of a link between two p2pnetwork nodes.
 
-Arguments: listen WORKLOAD, or dial WORKLOAD PORT SIZE SECONDS. The listener prints its port. Both
-print a report at the end, and stay until their input ends.
+Arguments: listen WORKLOAD, or dial WORKLOAD PORT SIZE SECONDS. The listener prints its port. Both ends
+print a report at the end, and run until their input ends.
 """
 import contextlib
 import io
@@ -19,7 +19,7 @@ WARM_UP = 20
 
 class End(Node):
     def __init__(self, on_message):
-        # The package prints messages of its own, but standard output is for reports.
+        # The package prints messages, but standard output is for reports.
         with contextlib.redirect_stdout(io.StringIO()):
             super().__init__("127.0.0.1", 0)
         self.on_message = on_message
@@ -35,11 +35,11 @@ def report(line):
 
 
 def numbered(index, size):
-    """Returns a numbered message; one of digits only would arrive as a number."""
+    """Returns a message with a number. It begins with a `#`, because digits alone would arrive as a number."""
     return ("#%08x" % index).ljust(size, ".")
 
 
-class Arrivals:
+class ReceiveCounter:
     def __init__(self):
         self.messages = self.disordered = 0
         self.first = self.elapsed = None
@@ -57,25 +57,25 @@ class Arrivals:
 
 
 def listen(workload):
-    arrivals = Arrivals()
+    counter = ReceiveCounter()
     echo = lambda node, peer, message: node.send_to_node(peer, message)
-    node = End(echo if workload == "latency" else arrivals.take)
+    node = End(echo if workload == "latency" else counter.take)
     report(node.sock.getsockname()[1])
     if workload == "throughput":
-        arrivals.done.wait()
-        nanoseconds = int(arrivals.elapsed * 1e9)
+        counter.done.wait()
+        nanoseconds = int(counter.elapsed * 1e9)
         elapsed = {"secs": nanoseconds // 10**9, "nanos": nanoseconds % 10**9}
-        counts = {"messages": arrivals.messages, "disordered": arrivals.disordered}
+        counts = {"messages": counter.messages, "disordered": counter.disordered}
         report({**counts, "elapsed": elapsed})
 
 
 def dial(workload, port, size, seconds):
-    back = threading.Event()
-    node = End(lambda _node, _peer, _message: back.set())
+    returned = threading.Event()
+    node = End(lambda _node, _peer, _message: returned.set())
     if not node.connect_with_node("127.0.0.1", port):
         sys.exit("no connection")
     peer = node.nodes_outbound[0]
-    # The other end registers the connection a moment later; until then it cannot reply.
+    # The other end registers the connection a moment later, and can't reply before that.
     time.sleep(0.2)
     if workload == "throughput":
         sent, started = 0, time.monotonic()
@@ -87,16 +87,16 @@ def dial(workload, port, size, seconds):
             sys.exit("the connection was lost")
         report(sent)
         return
-    times, began = [], None
-    while began is None or time.monotonic() - began < seconds:
-        back.clear()
+    times, start = [], None
+    while start is None or time.monotonic() - start < seconds:
+        returned.clear()
         sent = time.perf_counter()
         node.send_to_node(peer, numbered(0, size))
-        if not back.wait(10):
+        if not returned.wait(10):
             sys.exit("a message did not come back")
         times.append(time.perf_counter() - sent)
         if len(times) == WARM_UP:
-            began = time.monotonic()
+            start = time.monotonic()
     report([int(t * 1e9) for t in times[WARM_UP:]])
 
 
@@ -107,7 +107,7 @@ def main():
     else:
         dial(workload, int(numbers[0]), int(numbers[1]), float(numbers[2]))
     sys.stdin.read()
-    # Skip the clean exit: the threads of the package would take seconds to stop.
+    # Exits without cleaning up, because the threads of the package would take seconds to stop.
     os._exit(0)
 
 

@@ -38,7 +38,7 @@ pub(super) fn lay_out(ids: &[NodeId], neighbours: &Neighbours) -> Vec<Point> {
     turned_to_main_axis(positions)
 }
 
-/// Returns the number of rounds. With more nodes a round takes longer, so there are fewer.
+/// Returns the number of rounds. With more nodes a round takes longer, so there are fewer rounds.
 fn rounds(nodes: usize) -> usize {
     (300_000 / nodes.max(1)).clamp(100, 500)
 }

@@ -76,8 +76,8 @@ impl Rect {
 
     /// Returns whether the line between two points crosses the rectangle (Liang and Barsky's clipping).
     pub(super) fn is_crossed(self, from: Point, to: Point) -> bool {
-        // The line is `from + t * along` for `t` from 0 to 1. It is inside the rectangle between `enters` and
-        // `leaves`.
+        // A point of the line is `from + t * along`, with `t` from 0 to 1. The points with `t` between
+        // `enters` and `leaves` are inside the rectangle.
         let along = to - from;
         let (mut enters, mut leaves) = (0.0_f64, 1.0_f64);
         let sides = [
@@ -87,7 +87,8 @@ impl Rect {
             (along.y, self.bottom_right.y - from.y),
         ];
         for (speed, distance) in sides {
-            // The line is parallel to this side, so it is on one side of it over its whole length.
+            // The line is parallel to this side of the rectangle: either all of it is outside, or this side
+            // does not limit it.
             if speed == 0.0 {
                 if distance < 0.0 {
                     return false;
