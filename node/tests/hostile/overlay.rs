@@ -103,7 +103,7 @@ async fn a_flood_of_queries_does_not_disconnect_other_peers() {
     victim.check_unharmed().await;
 }
 
-/// The attacker repeats a query, also with a greater depth each time and with another content. The victim
+/// The attacker repeats a query many times, with increasing depths and with another content. The victim
 /// passes it on a limited number of times.
 #[tokio::test]
 async fn a_query_that_runs_in_a_loop_ends() {

@@ -333,7 +333,7 @@ async fn a_handler_gets_the_outcome_of_each_connect() {
         Event::InboundNodeConnected { .. } => {
             actions.push(cx.connect(there.clone(), false));
             actions.push(cx.connect(unknown.clone(), false));
-            // Without addresses, a join tries the known peers. There is one.
+            // Without addresses, a join tries the known peers. Bob is the only known peer.
             actions.push(cx.join(&[]));
         }
         Event::NodeConnectCompleted { action, peer } => {

@@ -1,4 +1,4 @@
-//! The addresses on which a node listens, which it announces, and which it dials.
+//! The addresses that a node listens on, announces and dials.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
@@ -167,7 +167,7 @@ async fn a_list_of_bootstrap_nodes_may_contain_the_node_itself() {
     shutdown([&a, &b]).await;
 }
 
-/// For a restarted node, a bootstrap node may also be a known peer. It must not get two links.
+/// For a restarted node, a bootstrap node may also be a known peer. The node must make only one link to it.
 #[tokio::test]
 async fn a_known_bootstrap_node_is_linked_once() {
     let a = node("a").await;

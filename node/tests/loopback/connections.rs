@@ -1,4 +1,4 @@
-//! Connections: dialling, refusals, disconnects, and that two nodes have only one link.
+//! Connections: dialling, refusals, disconnects, and the rule that two nodes have only one link.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -148,7 +148,7 @@ async fn nodes_of_another_network_or_with_another_secret_are_refused() {
         let refused = guarded.connect(address_of(&other)).await;
         assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
         assert!(guarded.peers().is_empty());
-        wait_until("the other side has given up", || other.peers().is_empty()).await;
+        wait_until("the other node to give up", || other.peers().is_empty()).await;
         shutdown([&other]).await;
     }
     let friend = builder("").network("ours").secret("long and random").spawn().await.unwrap();

@@ -120,7 +120,7 @@ async fn a_known_peer_is_dialled_without_a_lookup() {
     let (a, b) = (node("a").await, node("b").await);
     link(&a, &b).await;
     a.disconnect(b.id()).await.unwrap();
-    wait_until("the link is gone", || a.peers().is_empty() && b.peers().is_empty()).await;
+    wait_until("the link to end", || a.peers().is_empty() && b.peers().is_empty()).await;
     let mut events = b.events();
     within("a message", a.send(b.id(), "again")).await.unwrap();
     assert_eq!(received(&mut events).await.1, "again");
@@ -178,13 +178,13 @@ async fn a_relayed_message_takes_another_route_if_one_breaks() {
     let mut events = d.events();
     within("a message", a.send(d.id(), "one")).await.unwrap();
     shutdown([&b]).await;
-    wait_until("b is gone", || a.peers().len() == 1 && d.peers().len() == 1).await;
+    wait_until("the link to b to end", || a.peers().len() == 1 && d.peers().len() == 1).await;
     within("a message", a.send(d.id(), "two")).await.unwrap();
     for text in ["one", "two"] {
         assert_eq!(received(&mut events).await.1, text);
     }
     shutdown([&c]).await;
-    wait_until("c is gone", || a.peers().is_empty()).await;
+    wait_until("the link to c to end", || a.peers().is_empty()).await;
     let lost = within("the error", a.send(d.id(), "three")).await.unwrap_err();
     let is_not_found = |error: &Error| matches!(error, Error::NotFound(_));
     assert!(is_not_found(&lost), "{lost:?}");
@@ -255,7 +255,7 @@ async fn members_reach_all_others_and_keep_their_neighbours() {
     for n in 0..8 {
         let node = builder(&n.to_string()).config(config.clone()).spawn().await.unwrap();
         if let Some(first) = nodes.first() {
-            within("joining", node.join(&[address_of(first).into()])).await.unwrap();
+            within("a join", node.join(&[address_of(first).into()])).await.unwrap();
         }
         nodes.push(node);
     }

@@ -34,7 +34,8 @@ impl Handler for TimerReporter {
     }
 }
 
-/// Starts a node with a [`TimerReporter`]. Returns also the expired timers and the failed actions.
+/// Starts a node with a [`TimerReporter`]. Also returns the channels of the expired timers and of the failed
+/// actions.
 async fn start_with_timers()
 -> (Node, mpsc::UnboundedReceiver<TimerId>, mpsc::UnboundedReceiver<ActionId>) {
     let (expired, timers) = mpsc::unbounded_channel();
@@ -57,8 +58,8 @@ async fn timers_expire_once_and_in_order_and_cancelled_timers_do_not() {
         (early, late)
     };
     let (early, late) = node.with(act).await.unwrap();
-    assert_eq!(within("the first", expired.recv()).await, Some(early));
-    assert_eq!(within("the last", expired.recv()).await, Some(late));
+    assert_eq!(within("the first timer", expired.recv()).await, Some(early));
+    assert_eq!(within("the last timer", expired.recv()).await, Some(late));
     node.shutdown().await;
     assert_eq!(expired.recv().await, None);
 }
@@ -255,7 +256,7 @@ async fn a_handler_gets_the_reply_or_the_failure_of_each_request() {
     let (_, outcome) = within("the end of the link", outcomes.recv()).await.unwrap();
     let error = outcome.unwrap_err();
     assert!(error.contains("ended") || error.contains("no node that"), "{error}");
-    wait_until("the link is gone", || ann.peers().is_empty()).await;
+    wait_until("the link to end", || ann.peers().is_empty()).await;
     ann.with(|_: &mut Answers, cx| cx.request(id, "messages", "")).await.unwrap();
     let (_, outcome) = within("the failure", outcomes.recv()).await.unwrap();
     let error = outcome.unwrap_err();

@@ -1,5 +1,5 @@
-//! Imports every type that appears in a public signature, so that a type which `peerkit` does not export is
-//! an error.
+//! Imports every type that appears in a public signature. If `peerkit` does not export one of them, this does
+//! not compile.
 //!
 //! The lint `unnameable_types` finds types that no other crate can import at all. It does not notice that
 //! `peerkit` does not export a type of `peerkit-proto`, so these types are listed here.

@@ -127,7 +127,7 @@ async fn the_overlay_does_not_change_links_made_by_hand() {
     assert!(matches!(&refused, Error::LinksByHand(peer) if peer.id() == a.id()), "{refused:?}");
     let text = refused.to_string();
     assert!(text.contains("made by hand: connect"), "{text}");
-    wait_until("the link of the refused join is closed", || c.peer(a.id()).is_none()).await;
+    wait_until("the link of the refused join to be closed", || c.peer(a.id()).is_none()).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let links = |node: &Node| node.peers().iter().map(|peer| peer.id()).collect::<BTreeSet<_>>();
     assert_eq!(links(&a), BTreeSet::from([b.id()]));
@@ -206,7 +206,7 @@ async fn a_node_that_left_has_no_links_and_can_join_again() {
     let others: BTreeSet<_> = all.iter().copied().filter(|id| *id != leaving.id()).collect();
     let mut events = leaving.events();
     let linked: BTreeSet<_> = leaving.peers().iter().map(|peer| peer.id()).collect();
-    let left = within("leaving", leaving.leave()).await.unwrap();
+    let left = within("the leave", leaving.leave()).await.unwrap();
     assert_eq!(left.iter().map(|peer| peer.id()).collect::<BTreeSet<_>>(), linked);
     assert!(leaving.peers().is_empty() && !leaving.status().await.member);
     let mut ended = BTreeSet::new();

@@ -178,7 +178,7 @@ async fn a_node_does_not_accept_an_owner_from_an_inbound_link() {
     let victim = node("victim").await;
     let hello = |hello: &mut peerkit_proto::hello::Hello| hello.owner = Some(owner().id());
     let stranger = Attacker::link_as(address_of(&victim), crate::attacker::key(), hello).await;
-    wait_until("the link is there", || victim.peer(stranger.id()).is_some()).await;
+    wait_until("the link", || victim.peer(stranger.id()).is_some()).await;
     let other = builder("other").owner(owner()).spawn().await.unwrap();
     other.connect(address_of(&victim)).await.unwrap();
     assert_eq!(victim.network().owner(), None);

@@ -18,8 +18,8 @@ impl Proxy {
         Self::with_delay(to, Duration::ZERO).await
     }
 
-    /// Starts a proxy that accepts a connection every `delay`, and forwards each of them to `to` after that
-    /// time.
+    /// Starts a proxy that forwards each connection to `to`, but only `delay` after it has accepted the
+    /// connection.
     pub(crate) async fn with_delay(to: SocketAddr, delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

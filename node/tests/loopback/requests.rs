@@ -178,7 +178,7 @@ async fn a_request_ends_with_its_link() {
     within("the end of the handler", drops.recv()).await.unwrap();
 
     // The requester ends the link.
-    wait_until("the link is gone", || requester.peers().is_empty() && responder.peers().is_empty())
+    wait_until("the link to end", || requester.peers().is_empty() && responder.peers().is_empty())
         .await;
     link(&requester, &responder).await;
     let request = ask();

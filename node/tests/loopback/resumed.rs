@@ -58,7 +58,7 @@ async fn a_download_by_hash_waits_for_a_link_and_continues() {
 
     let bob = start(&folder).await;
     let events = bob.events();
-    // The running download finds no source, and lets the other one run. That finds no source either.
+    // The first download finds no source, and lets the second one run. The second one finds no source either.
     wait_until("both downloads to wait", || {
         let waits = |hash| status(&bob, hash).state == DownloadState::Waiting;
         hashes.into_iter().all(waits)

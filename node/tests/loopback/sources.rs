@@ -291,7 +291,7 @@ async fn a_node_serves_pieces_of_an_unfinished_download() {
     link(&bob, &sources[0].node).await;
     let request = FetchRequest::new(hash).into_folder(to_bob.path());
     let download = bob.fetch(request);
-    wait_until("bob has the second half", || download.status().done > 6 * PIECE).await;
+    wait_until("bob to have the second half", || download.status().done > 6 * PIECE).await;
     sources[0].node.shutdown().await;
 
     sources.push(Source::new("first", &content, first).await);
