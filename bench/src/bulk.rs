@@ -29,8 +29,8 @@ pub(crate) struct BulkTransfer {
 }
 
 impl BulkTransfer {
-    /// Creates a transfer whose data the caller sends. The caller has to stop when `is_running` is false, and
-    /// to add to `sent`.
+    /// Creates a transfer whose data the caller sends. The caller has to count the bytes in `sent`, and has
+    /// to stop when `is_running` is false.
     pub(crate) fn new() -> Self {
         let (sent, is_running) = (Arc::default(), Arc::new(AtomicBool::new(true)));
         Self { start: Instant::now(), sent, is_running, sending: JoinSet::new() }
@@ -57,8 +57,8 @@ impl BulkTransfer {
 
 impl Drop for BulkTransfer {
     fn drop(&mut self) {
-        // Dropping the `JoinSet` ends the sending task. The thread that sends for zenoh is no task, and looks
-        // at this.
+        // The sending task ends when the `JoinSet` is dropped. zenoh's sending thread is not in the set, so
+        // it checks this value.
         self.is_running.store(false, Ordering::Relaxed);
     }
 }

@@ -44,7 +44,7 @@ use workload::{CaseOptions, Job, Workload};
 /// If `--seconds` is less than this, workloads that have a size instead of a duration use a smaller size.
 const SHORT_RUN: Duration = Duration::from_secs(2);
 
-/// Measures peerkit beside other systems.
+/// Measures peerkit and other systems.
 #[derive(Parser)]
 struct Arguments {
     /// Workloads to measure: `all`, or some of throughput, both-ways, latency, streams, start,

@@ -18,7 +18,7 @@ pub(crate) const MIN_SIZE: usize = 8;
 /// the cost of sending it.
 const MESSAGES_PER_CLOCK_READ: u64 = 64;
 
-/// What an end does with each received message.
+/// The reaction of an end to each received message.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum OnMessage {
     /// Counts messages until the last one.

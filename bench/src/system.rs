@@ -155,7 +155,7 @@ impl System {
         }
     }
 
-    /// Returns whether one link of this system can carry bulk traffic both ways at once.
+    /// Returns whether one link of this system can carry bulk data both ways at the same time.
     pub(crate) fn supports_both_ways(self) -> bool {
         match self {
             // Over TLS, zenoh 1.10.2 deadlocks within a second: both ends wait for ever although no data is
@@ -166,7 +166,7 @@ impl System {
         }
     }
 
-    /// Returns whether this system has byte streams, see [`streams`](crate::streams).
+    /// Returns whether this system has byte streams: see [`streams`](crate::streams).
     pub(crate) fn has_streams(self) -> bool {
         match self {
             #[cfg(feature = "systems")]

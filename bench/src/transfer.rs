@@ -35,7 +35,7 @@ pub(crate) struct TransferPlan {
     pub fetchers: usize,
 }
 
-/// What the fetchers need to know of the sources.
+/// The data about the sources that the fetchers need.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct TransferOffer {
     /// The addresses of the sources.

@@ -132,7 +132,7 @@ impl Workload {
         found.with_context(|| format!("unknown workload `{name}`; known are {names}, and `all`"))
     }
 
-    /// Returns the system that the others are compared with.
+    /// Returns the system with which all other systems are compared.
     pub(crate) fn reference(self) -> System {
         match self {
             Self::File | Self::FileHuge => System::Curl,

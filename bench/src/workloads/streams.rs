@@ -111,7 +111,7 @@ async fn send(mut stream: Stream, bytes: u64) -> Result<Stream> {
     Ok(stream)
 }
 
-/// What was received on one stream.
+/// The counts and times of one received stream.
 struct ReceivedStream {
     /// The stream is kept because the other end may still wait for the acknowledgement of its end of stream.
     _stream: Stream,
