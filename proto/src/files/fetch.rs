@@ -96,20 +96,21 @@ pub struct Fetch {
     failure: Option<(SourceId, Fault)>,
     /// True once a source has proven its identity.
     has_answer: bool,
-    /// The time at which the last piece came. Before the first piece, the time at which the content was
-    /// opened, the user resumed the fetch, or it began.
+    /// The time of the last progress: the fetch began or was resumed, the content was opened, or a piece
+    /// came.
     last_progress: Instant,
     rng: ChaCha8Rng,
     is_over: bool,
     outbox: VecDeque<Output>,
 }
 
-/// What is known about the content.
+/// The content of a fetch: unknown, being opened, or open.
 #[derive(Debug)]
 enum KnownContent {
     Unknown,
     /// This source has proven the claim, and the driver opens the content on the disk.
     Opening(SourceId, Claim),
+    /// The driver has opened the content.
     Settled {
         /// The source that proved the claim.
         by: SourceId,
@@ -200,12 +201,12 @@ impl Fetch {
             SourceStage::Described { since, .. } => (!is_proven).then_some(since + PROOF_TIME),
             _ => None,
         });
-        let review = match &self.content {
+        let scheduled = match &self.content {
             KnownContent::Settled { schedule, .. } => schedule.poll_timeout(),
             _ => None,
         };
         let search = self.search.due(self.has_ready_source());
-        [review, search, self.end_of_patience()].into_iter().fold(sources.min(), earliest)
+        [scheduled, search, self.end_of_patience()].into_iter().fold(sources.min(), earliest)
     }
 
     /// Returns the pieces that need not be fetched: those that are verified and written, and those that are
@@ -236,7 +237,7 @@ impl Fetch {
         !self.is_over && !self.has_ready_source() && self.search.due(false).is_some()
     }
 
-    /// Returns the identities of all known sources, as far as they have proven one or it was given.
+    /// Returns the identities of all sources whose identity is known.
     pub fn source_ids(&self) -> impl Iterator<Item = NodeId> {
         self.sources.iter().filter_map(|source| source.candidate.id)
     }
@@ -287,10 +288,11 @@ impl Fetch {
         }
     }
 
-    /// Handles that a source has proven its identity. Hangs up on it if it is this node itself, a banned
-    /// node, or a node that is another source already.
+    /// Handles the proven identity of a source. Hangs up on the source if it is this node itself, a banned
+    /// node, or a node that is already another source.
     fn identified(&mut self, source: SourceId, id: NodeId) {
-        // A source that is gone and not banned may have failed only at another address than this one.
+        // A source that is gone without a ban does not count. The node may have been unreachable at the
+        // address of that source, and this is another address.
         let is_same = |known: &KnownSource| {
             let counts = known.stage != SourceStage::Gone || known.is_banned;
             known.id != source && known.candidate.id == Some(id) && counts
@@ -325,8 +327,8 @@ impl Fetch {
         self.outbox.push_back(Output::Open(source));
     }
 
-    /// Starts over after `prover` has proven another size than `liar`. The pieces that have come may not
-    /// belong to the content, so all other sources are dialled again.
+    /// Starts over after `prover` has proven another size than `liar`. Bans `liar`, and dials all other
+    /// sources again.
     fn start_over(&mut self, now: Instant, liar: SourceId, prover: SourceId) {
         // Honest sources are hung up on too: pieces of the wrong layout were requested from them.
         let others = self.sources.iter_mut().filter(|known| known.id != prover);

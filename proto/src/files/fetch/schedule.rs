@@ -2,8 +2,8 @@
 //!
 //! It knows the pieces that each source has, and those that were requested from it. Its aims:
 //!
-//! - Every source always has something to send. Two runs of pieces are requested from it at a time. A run is
-//!   so long that the source needs [`RUN_TIME`] to send it, so more is requested from a faster source.
+//! - Every source always has something to send, so up to two runs of pieces are outstanding at each. A run is
+//!   so long that the source needs [`RUN_TIME`] to send it. So more is requested from a faster source.
 //! - Rare pieces are fetched first. If a source has everything, only pieces that no other source has are
 //!   requested from it, unless it is faster than all others together. In this way many nodes that fetch from
 //!   one seed spread its pieces among themselves (Legout, Urvoy-Keller and Michiardi, "Rarest First and Choke
@@ -45,7 +45,7 @@ const MAX_RUNS: usize = 2;
 const MAX_EXAMINED: usize = 16_384;
 
 /// Minimum interval between two checks whether slow sources delay the end.
-const REVIEW: Duration = Duration::from_millis(100);
+const REVIEW_INTERVAL: Duration = Duration::from_millis(100);
 
 /// An event at a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,21 +90,22 @@ pub enum Output {
 #[derive(Debug)]
 pub struct Schedule {
     layout: Arc<Layout>,
-    /// Pieces that are verified and written.
+    /// The pieces that need not be fetched: those that are verified and written, and those that are left out.
     held: PieceSet,
     /// The pieces in `held`, and those that are outstanding.
     held_or_requested: PieceSet,
-    /// The sources of which each outstanding piece was requested.
+    /// The sources from which each outstanding piece was requested.
     requested_from: BTreeMap<u64, Vec<NodeId>>,
     sources: BTreeMap<NodeId, Supplier>,
     /// The number of sources that have each piece. Sources that have everything are not counted. Empty until
     /// a source reports single pieces.
     rarity: Vec<u8>,
-    /// The piece from which the next run of a source that has everything is sought.
+    /// The piece at which the search for the next run of a source that has everything begins.
     cursor: u64,
     rng: ChaCha8Rng,
     done: bool,
-    review: Option<Instant>,
+    /// The time of the next check whether slow sources delay the end.
+    next_review: Option<Instant>,
     outbox: VecDeque<Output>,
 }
 
@@ -126,7 +127,7 @@ impl Schedule {
             cursor,
             rng,
             done: false,
-            review: None,
+            next_review: None,
             outbox: VecDeque::new(),
             layout,
         };
@@ -135,7 +136,8 @@ impl Schedule {
         schedule
     }
 
-    /// Returns the pieces that are verified and written.
+    /// Returns the pieces that need not be fetched: those that are verified and written, and those that are
+    /// left out.
     #[must_use]
     pub fn held(&self) -> &PieceSet {
         &self.held
@@ -166,15 +168,15 @@ impl Schedule {
             Input::Arrived { from, pieces } => {
                 pieces.into_iter().for_each(|piece| self.arrived(now, from, piece));
             }
-            Input::Gone(id) => self.down(id),
+            Input::Gone(id) => self.gone(id),
         }
-        self.fill(now);
+        self.request_more(now);
     }
 
     /// Handles the timeout of [`poll_timeout`](Self::poll_timeout).
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.review.is_some_and(|review| review <= now) {
-            self.fill(now);
+        if self.next_review.is_some_and(|review| review <= now) {
+            self.request_more(now);
         }
     }
 
@@ -186,7 +188,7 @@ impl Schedule {
     /// Returns the time at which the driver calls [`handle_timeout`](Self::handle_timeout).
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.review
+        self.next_review
     }
 
     fn whole(&mut self, id: NodeId) {
@@ -215,10 +217,11 @@ impl Schedule {
                 others.extend(self.requested_from.get(&piece).into_iter().flatten());
             }
         }
-        // These pieces can now come from this source. So a source that has everything and has not begun to
-        // send is relieved of its requests: it may be the only source of other requesters.
+        // These pieces can now come from this source. So the requests to a source that has everything are
+        // cancelled if it has not begun to send: it may be the only source of other requesters.
         for other in others {
-            let is_busy = |source: &Supplier| source.is_whole && source.is_silent(now, REVIEW);
+            let is_busy =
+                |source: &Supplier| source.is_whole && source.is_silent(now, REVIEW_INTERVAL);
             if self.sources.get(&other).is_some_and(is_busy) {
                 self.cancel(other);
             }
@@ -244,8 +247,9 @@ impl Schedule {
                 continue;
             };
             // The piece was also requested from this source. Its requests are cancelled if none of them is
-            // needed any more, or if it has not begun to send. `fill` repeats those that are still needed.
-            if source.is_needed(&self.held) && !source.is_silent(now, REVIEW) {
+            // needed any more, or if it has not begun to send. `request_more` repeats those that are still
+            // needed.
+            if source.is_needed(&self.held) && !source.is_silent(now, REVIEW_INTERVAL) {
                 continue;
             }
             self.cancel(other);
@@ -256,15 +260,15 @@ impl Schedule {
     /// Cancels all requests to a source.
     fn cancel(&mut self, id: NodeId) {
         let Some(source) = self.sources.get_mut(&id) else { return };
-        // `Cancel` on the wire cancels all requests of a stream, so a single piece can't be cancelled. `fill`
-        // repeats the requests that are still needed.
+        // `Cancel` on the wire cancels all requests of a stream, so a single piece can't be cancelled.
+        // `request_more` repeats the requests that are still needed.
         let outstanding: Vec<u64> = source.outstanding().collect();
         source.runs.clear();
         self.outbox.push_back(Output::Cancel(id));
         self.release(id, outstanding);
     }
 
-    fn down(&mut self, id: NodeId) {
+    fn gone(&mut self, id: NodeId) {
         let Some(source) = self.sources.remove(&id) else { return };
         for piece in source.holds.pieces() {
             change_rarity(&mut self.rarity, piece, |n| n.saturating_sub(1));
@@ -294,20 +298,20 @@ impl Schedule {
 
     /// Requests pieces from every source that can take another run. Then requests outstanding pieces of slow
     /// sources from idle ones.
-    fn fill(&mut self, now: Instant) {
-        let review = self.review.take();
+    fn request_more(&mut self, now: Instant) {
+        let review = self.next_review.take();
         if self.done {
             return;
         }
         // Sources that have only some pieces come first, because those that have everything can send any
         // piece that is left.
         for is_whole in [false, true] {
-            let idle: Vec<NodeId> =
-                self.idle().filter(|id| self.is_whole(id) == is_whole).collect();
-            for id in idle {
+            let sources: Vec<NodeId> =
+                self.with_room().filter(|id| self.is_whole(id) == is_whole).collect();
+            for id in sources {
                 while self.sources.get(&id).is_some_and(Supplier::can_take_run) {
-                    let Some(run) = self.pick(now, &id) else { break };
-                    self.ask(now, id, run);
+                    let Some(run) = self.pick_run(now, &id) else { break };
+                    self.request(now, id, run);
                 }
             }
         }
@@ -315,29 +319,31 @@ impl Schedule {
             return;
         }
         if review.is_none_or(|review| review > now) {
-            // `hurry` examines all outstanding pieces, so it does not run after every piece.
-            self.review = review;
+            // `request_from_idle` examines all outstanding pieces, so it does not run after every piece.
+            self.next_review = review;
         } else {
-            self.hurry(now);
+            self.request_from_idle(now);
         }
         // An idle source may take over pieces of a slow one later, even if nothing else happens until then.
-        if self.review.is_none() && self.sources.values().any(|source| source.runs.is_empty()) {
-            self.review = Some(now + REVIEW);
+        if self.next_review.is_none() && self.sources.values().any(|source| source.runs.is_empty())
+        {
+            self.next_review = Some(now + REVIEW_INTERVAL);
         }
     }
 
-    fn idle(&self) -> impl Iterator<Item = NodeId> {
-        let idle = self.sources.iter().filter(|(_, source)| source.can_take_run());
-        idle.map(|(id, _)| *id)
+    /// Returns the sources that can take another run.
+    fn with_room(&self) -> impl Iterator<Item = NodeId> {
+        let sources = self.sources.iter().filter(|(_, source)| source.can_take_run());
+        sources.map(|(id, _)| *id)
     }
 
     fn is_whole(&self, id: &NodeId) -> bool {
         self.sources.get(id).is_some_and(|source| source.is_whole)
     }
 
-    fn ask(&mut self, now: Instant, id: NodeId, (first, count): (u64, u16)) {
+    fn request(&mut self, now: Instant, id: NodeId, (first, count): (u64, u16)) {
         let Some(source) = self.sources.get_mut(&id) else { return };
-        source.ask(now, first, count);
+        source.requested(now, first, count);
         for piece in (first..).take(usize::from(count)) {
             self.held_or_requested.insert(piece);
             self.requested_from.entry(piece).or_default().push(id);
@@ -347,7 +353,7 @@ impl Schedule {
 
     /// Picks the next run for a source among the pieces that are not requested yet. Returns its first piece
     /// and its length.
-    fn pick(&mut self, now: Instant, id: &NodeId) -> Option<(u64, u16)> {
+    fn pick_run(&mut self, now: Instant, id: &NodeId) -> Option<(u64, u16)> {
         let source = self.sources.get(id)?;
         let limit = source.run_bytes();
         let is_whole = source.is_whole;
@@ -441,9 +447,9 @@ impl Schedule {
         at.and_then(|at| self.rarity.get(at)).copied().unwrap_or_default()
     }
 
-    /// Requests outstanding pieces from idle sources too. Begins with the pieces that are expected last, and
-    /// requests only pieces that the idle source is expected to send much sooner.
-    fn hurry(&mut self, now: Instant) {
+    /// Also requests outstanding pieces from idle sources. Begins with the pieces that are expected last, and
+    /// requests only those that the idle source is expected to send much sooner.
+    fn request_from_idle(&mut self, now: Instant) {
         // The time until each outstanding piece is expected from the source that will send it first.
         let mut waits: BTreeMap<u64, Duration> = BTreeMap::new();
         for source in self.sources.values() {
@@ -470,13 +476,13 @@ impl Schedule {
                 ahead = ahead.saturating_add(self.len(piece));
                 let ours = source.time_to_send(now, ahead);
                 // The piece is then often sent twice, so the gain has to be clear.
-                if wait <= ours.saturating_mul(2).saturating_add(REVIEW) {
+                if wait <= ours.saturating_mul(2).saturating_add(REVIEW_INTERVAL) {
                     break;
                 }
-                let is_enough = ahead >= source.bytes_in(REVIEW);
+                let is_enough = ahead >= source.bytes_in(REVIEW_INTERVAL);
                 // The next idle source sees this shorter wait, and so takes another piece.
                 waits.insert(piece, ours);
-                self.ask(now, id, (piece, 1));
+                self.request(now, id, (piece, 1));
                 if is_enough {
                     break;
                 }
@@ -485,10 +491,11 @@ impl Schedule {
     }
 
     fn len(&self, piece: u64) -> u64 {
-        self.layout.position(piece).map_or(0, |place| place.len())
+        self.layout.position(piece).map_or(0, |position| position.len())
     }
 }
 
+/// Changes the number of sources that have a piece.
 fn change_rarity(rarity: &mut [u8], piece: u64, change: impl Fn(u8) -> u8) {
     // At most `MAX_SOURCES` sources are counted, so the numbers never saturate.
     if let Some(slot) = usize::try_from(piece).ok().and_then(|at| rarity.get_mut(at)) {

@@ -66,7 +66,7 @@ impl Supplier {
     }
 
     /// Notes that a run was requested from the source.
-    pub(super) fn ask(&mut self, now: Instant, first: u64, count: u16) {
+    pub(super) fn requested(&mut self, now: Instant, first: u64, count: u16) {
         if self.runs.is_empty() {
             // The time without requests says nothing about the speed.
             (self.window_start, self.window_bytes, self.last_active) = (now, 0, now);
