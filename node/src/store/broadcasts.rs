@@ -114,7 +114,8 @@ impl StoredBroadcasts {
         while unwritten.bytes > MAX_UNWRITTEN_BYTES {
             let Some(oldest) = unwritten.batches.pop_front() else { break };
             unwritten.bytes -= oldest.body().len();
-            tracing::debug!(author = %oldest.run.author.short(), "too many broadcasts wait for the disk: this one is not stored");
+            let author = oldest.run.author.short();
+            tracing::debug!(%author, "too much waits to be written: a broadcast is not stored");
         }
         !std::mem::replace(&mut unwritten.is_write_due, true)
     }

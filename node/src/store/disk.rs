@@ -40,11 +40,11 @@ const MAGIC: usize = 9;
 /// Length of the block that redb writes first, in bytes.
 const HEAD: usize = 4096;
 
-/// Size up to which a file may be a database whose creation was cut short, in bytes. redb creates a file of 1
-/// MiB and a block.
-const UNFINISHED: u64 = 4 << 20;
+/// Maximum size of a database whose creation was cut short, in bytes. redb creates a file of 1 MiB and one
+/// block.
+const MAX_UNFINISHED: u64 = 4 << 20;
 
-/// Name of the first damaged database that is moved aside. The next ones get a number behind it.
+/// New name of the first damaged database. The names of further ones have a number behind it.
 const DAMAGED_FILE: &str = "state.redb.damaged";
 
 /// Maximum number of damaged databases that are kept.
@@ -89,11 +89,11 @@ fn empty_if_unfinished(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     let mut head = [0; HEAD];
-    if file.metadata()?.len() > UNFINISHED || (&file).read_exact(&mut head).is_err() {
+    if file.metadata()?.len() > MAX_UNFINISHED || (&file).read_exact(&mut head).is_err() {
         return Ok(());
     }
     let mut rest = Vec::new();
-    (&file).take(UNFINISHED).read_to_end(&mut rest)?;
+    (&file).take(MAX_UNFINISHED).read_to_end(&mut rest)?;
     if head.starts_with(&[0; MAGIC]) && rest.iter().all(|byte| *byte == 0) {
         file.set_len(0)?;
     }
@@ -193,15 +193,15 @@ impl Disk {
             return Err(io::Error::other(error).into());
         }
         let closed = folder.join(CLOSED_FILE);
-        let left = read_mark(&closed);
-        if left.is_err() {
+        let last_mark = read_mark(&closed);
+        if last_mark.is_err() {
             empty_if_unfinished(file)?;
         }
         let metadata = handle.metadata()?;
         if was_there && metadata.len() == 0 {
             // With a mark, a node has closed the file, and then it is never empty. Without a mark, a node may
             // have been killed while it created the file.
-            if left.is_ok() {
+            if last_mark.is_ok() {
                 return Err(StorageError::Corrupted("the file is empty".to_owned()).into());
             }
             tracing::warn!(
@@ -212,7 +212,7 @@ impl Disk {
         if metadata.len() > 0 {
             schema::check(folder, &handle)?;
         }
-        let is_unchanged = left.is_ok_and(|left| left == mark(&metadata));
+        let is_unchanged = last_mark.is_ok_and(|last_mark| last_mark == mark(&metadata));
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE);
         let mut database = builder.create_file(handle)?;

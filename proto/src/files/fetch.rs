@@ -231,7 +231,7 @@ impl Fetch {
         self.sources.iter().any(KnownSource::is_running)
     }
 
-    /// Returns whether [`Input::Linked`] would make the next search of the network begin earlier.
+    /// Returns whether [`Input::Linked`] can make the next search of the network begin earlier.
     #[must_use]
     pub fn wants_link(&self) -> bool {
         !self.is_over && !self.has_ready_source() && self.search.due(false).is_some()
@@ -252,8 +252,8 @@ impl Fetch {
         self.sources.iter().any(KnownSource::is_ready)
     }
 
-    /// Returns whether the fetch waits for sources until its patience ends. If not, it is given up as soon as
-    /// none is left.
+    /// Returns whether the fetch waits for sources until its patience ends. If not, the fetch is given up as
+    /// soon as no source is left.
     fn waits_for_sources(&self) -> bool {
         self.is_patient || !matches!(self.content, KnownContent::Unknown)
     }

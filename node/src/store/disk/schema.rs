@@ -61,6 +61,7 @@ pub(super) enum NotOpened {
     Newer(u64),
     /// The database has an older schema and could not be copied.
     NotCopied(io::Error),
+    /// redb or the system has returned this error.
     Database(redb::Error),
 }
 

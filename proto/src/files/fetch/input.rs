@@ -94,11 +94,11 @@ pub struct Options {
     /// True if the fetch waits for its first source until its patience ends. If false, and while the content
     /// is unknown, the fetch is given up as soon as the first search has ended and no source is left.
     pub is_patient: bool,
-    /// The time after the last piece at which the fetch is given up.
+    /// The time without a new piece after which the fetch is given up.
     pub patience: Duration,
 }
 
-/// The part of a source's description that two sources could disagree on.
+/// The kind and size of the content, as a source describes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
     /// The kind: a file or a folder.

@@ -37,7 +37,7 @@ pub enum Output {
     Complete(SourceId),
     /// Close the connection to a source. Its answers are no longer wanted.
     HangUp(SourceId),
-    /// Report that a source is banned. The driver was told before to hang up on it.
+    /// Report that a source is banned. If it was connected, [`Output::HangUp`] came before.
     ReportBan {
         /// The source.
         source: SourceId,
@@ -63,7 +63,7 @@ pub enum GiveUp {
     NoMore,
     /// None of these sources answered, and no other source was reached.
     NoneAnswered(Vec<SourceId>),
-    /// The failure of this source that tells the user most. No source is left, or none brings a piece.
+    /// No source is left that brings the missing pieces. Of all failures, this source's tells the user most.
     Failed(SourceId, Fault),
 }
 
