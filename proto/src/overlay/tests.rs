@@ -1,4 +1,4 @@
-//! Whole networks of overlays, joined by perfect lines.
+//! Networks of overlays whose links lose no frame.
 
 use std::collections::BTreeSet;
 
@@ -13,19 +13,20 @@ use crate::peer::Output;
 pub(super) mod bench;
 mod relay;
 
-/// Overlays whose frames arrive in the order drawn by a seed; those of one link stay in order.
+/// A network of overlays. A seed decides which link delivers its next frame. The frames of one link stay in
+/// order.
 struct Net {
     now: Instant,
     nodes: Vec<Overlay>,
     ids: Vec<NodeId>,
-    lines: BTreeMap<(usize, usize), VecDeque<Frame>>,
+    links: BTreeMap<(usize, usize), VecDeque<Frame>>,
     answers: Vec<QueryAnswer>,
     ended: Option<bool>,
     broadcasts: Vec<Vec<String>>,
     messages: Vec<(usize, Peer, Message)>,
-    directs: Vec<(u64, Result<(), RelayError>)>,
+    relayed: Vec<(u64, Result<(), RelayError>)>,
     frames: usize,
-    chance: ChaCha8Rng,
+    rng: ChaCha8Rng,
 }
 
 impl Net {
@@ -41,7 +42,7 @@ impl Net {
         let nodes = keys.into_iter().enumerate().map(setup);
         let nodes = nodes
             .map(|setup| {
-                // Nodes that drew alike would draw the same query ids.
+                // With the same seed, two nodes would draw the same query ids.
                 let seed = *setup.key.id().as_bytes();
                 Overlay::new(setup, &config, seed)
             })
@@ -50,14 +51,14 @@ impl Net {
             now: Instant::ZERO,
             nodes,
             ids,
-            lines: BTreeMap::new(),
+            links: BTreeMap::new(),
             answers: Vec::new(),
             ended: None,
             broadcasts: vec![Vec::new(); len],
             messages: Vec::new(),
-            directs: Vec::new(),
+            relayed: Vec::new(),
             frames: 0,
-            chance: ChaCha8Rng::seed_from_u64(seed),
+            rng: ChaCha8Rng::seed_from_u64(seed),
         };
         for (from, to) in links {
             net.link(*from, *to);
@@ -81,14 +82,14 @@ impl Net {
 
     fn unlink(&mut self, a: usize, b: usize) {
         for (me, other) in [(a, b), (b, a)] {
-            self.lines.remove(&(me, other));
+            self.links.remove(&(me, other));
             let link_end = LinkEnd { reason: Reason::Requested, by_peer: false };
             let id = self.ids[other];
             self.act(me, |node| node.link_down(id, &link_end));
         }
     }
 
-    /// Lets a node act at the time that it is.
+    /// Calls `act` with a node, at the present time of the network.
     fn act<T>(&mut self, node: usize, act: impl FnOnce(&mut Overlay) -> T) -> T {
         let passed = self.now.since(self.nodes[node].now.monotonic);
         let unix = self.nodes[node].now.unix + u64::try_from(passed.as_millis()).unwrap();
@@ -109,7 +110,7 @@ impl Net {
                 Effect::Send(to, frame) => {
                     let to = self.ids.iter().position(|id| *id == to).unwrap();
                     self.frames += 1;
-                    self.lines.entry((node, to)).or_default().push_back(frame);
+                    self.links.entry((node, to)).or_default().push_back(frame);
                 }
                 Effect::Answered(answer) => self.answers.push(answer),
                 Effect::QueryEnded { complete, .. } => {
@@ -129,7 +130,7 @@ impl Net {
                 Effect::Out(Output::Event(Event::NodeMessage { peer, message })) => {
                     self.messages.push((node, peer, message));
                 }
-                Effect::Relayed { number, sent } => self.directs.push((number, sent)),
+                Effect::Relayed { number, sent } => self.relayed.push((number, sent)),
                 Effect::Out(Output::Keep(_)) => {}
                 other => panic!("{other:?}"),
             }
@@ -139,16 +140,20 @@ impl Net {
         }
     }
 
-    /// Delivers until nothing is on its way.
-    fn settle(&mut self) {
+    /// Delivers frames until none is under way.
+    fn deliver_all(&mut self) {
         loop {
-            let busy: Vec<_> =
-                self.lines.iter().filter(|(_, line)| !line.is_empty()).map(|(at, _)| *at).collect();
-            let Some(pick) = (!busy.is_empty()).then(|| self.chance.next_u32() as usize) else {
+            let busy: Vec<_> = self
+                .links
+                .iter()
+                .filter(|(_, frames)| !frames.is_empty())
+                .map(|(at, _)| *at)
+                .collect();
+            let Some(pick) = (!busy.is_empty()).then(|| self.rng.next_u32() as usize) else {
                 return;
             };
             let (from, to) = busy[pick % busy.len()];
-            let frame = self.lines.get_mut(&(from, to)).unwrap().pop_front().unwrap();
+            let frame = self.links.get_mut(&(from, to)).unwrap().pop_front().unwrap();
             let from = self.ids[from];
             self.receive(to, from, frame);
         }
@@ -161,8 +166,8 @@ impl Net {
 
     fn discover(&mut self, node: usize, depth: i32) -> BTreeSet<NodeId> {
         self.ask(node, QueryKind::Discover, depth);
-        self.settle();
-        assert_eq!(self.ended, Some(true), "ended, and complete, before any deadline");
+        self.deliver_all();
+        assert_eq!(self.ended, Some(true), "the query ends before any deadline, and is complete");
         let found: Vec<_> = self.answers.iter().map(|answer| answer.node).collect();
         let set: BTreeSet<_> = found.iter().copied().collect();
         assert_eq!(found.len(), set.len(), "each node answers once");
@@ -188,7 +193,7 @@ fn mesh(len: usize) -> Vec<(usize, usize)> {
 }
 
 #[test]
-fn ten_nodes_in_a_ring_and_in_a_mesh_give_the_same_set() {
+fn discoveries_in_a_ring_and_in_a_mesh_find_the_same_nodes() {
     for seed in 0..20 {
         let mut in_ring = Net::new(10, &ring(10), seed);
         let mut in_mesh = Net::new(10, &mesh(10), seed);
@@ -202,7 +207,7 @@ fn ten_nodes_in_a_ring_and_in_a_mesh_give_the_same_set() {
 
 #[test]
 fn depth_counts_the_shortest_path_whatever_arrives_first() {
-    // A ring of 10 with a chord: hops from node 0 by hand.
+    // A ring of 10 nodes with a chord. `hops` has the distance of each node from node 0.
     let mut links = ring(10);
     links.push((0, 5));
     let hops = [0, 1, 2, 3, 2, 1, 2, 3, 2, 1];
@@ -228,19 +233,19 @@ fn answers_show_the_links_and_their_directions() {
 }
 
 #[test]
-fn the_frames_of_a_flood_are_bounded_by_the_links() {
+fn the_number_of_frames_of_a_query_is_bounded_by_the_links() {
     let mut net = Net::new(10, &mesh(10), 1);
     net.frames = 0;
     net.discover(0, -1);
-    // On each of 45 links a query and a "done" each way, and 9 answers of at most a few hops.
+    // On each of the 45 links, a query and a "done" in each direction, and 9 answers over at most a few hops.
     assert!(net.frames <= 4 * 45 + 9 * 9, "{} frames", net.frames);
 }
 
 #[test]
-fn a_search_finds_the_files_of_all() {
+fn a_search_finds_the_files_of_all_other_nodes() {
     let mut net = Net::new(5, &ring(5), 3);
     net.ask(2, QueryKind::Search("song".into()), -1);
-    net.settle();
+    net.deliver_all();
     assert_eq!(net.ended, Some(true));
     let mut names: Vec<_> = net
         .answers
@@ -255,31 +260,31 @@ fn a_search_finds_the_files_of_all() {
 }
 
 #[test]
-fn a_node_is_found_by_itself_or_by_its_neighbours() {
+fn the_wanted_node_and_its_neighbours_answer_a_query_for_it() {
     let mut net = Net::new(4, &[(0, 1), (1, 2), (2, 3)], 1);
     let wanted = net.ids[3];
     net.ask(0, QueryKind::FindNode(wanted), -1);
-    net.settle();
+    net.deliver_all();
     assert!(net.answers.iter().all(|answer| answer.node == wanted));
     assert_eq!(net.answers.len(), 2);
 }
 
 #[test]
-fn a_link_that_ends_midway_leaves_the_query_incomplete_but_ended() {
+fn a_query_ends_as_incomplete_if_a_link_ends() {
     let mut net = Net::new(4, &[(0, 1), (1, 2), (2, 3)], 1);
     net.ask(0, QueryKind::Discover, -1);
-    let frame = net.lines.get_mut(&(0, 1)).unwrap().pop_front().unwrap();
+    let frame = net.links.get_mut(&(0, 1)).unwrap().pop_front().unwrap();
     net.receive(1, net.ids[0], frame);
     net.unlink(2, 1);
-    net.settle();
+    net.deliver_all();
     assert_eq!(net.ended, Some(false));
 }
 
 #[test]
-fn a_silent_node_ends_a_query_at_its_deadline() {
+fn a_query_ends_at_its_deadline_if_a_node_does_not_answer() {
     let mut net = Net::new(3, &[(0, 1), (1, 2)], 1);
     net.ask(0, QueryKind::Discover, -1);
-    net.lines.clear();
+    net.links.clear();
     net.now = net.nodes[0].poll_timeout().unwrap();
     net.act(0, Overlay::handle_timeout);
     assert_eq!(net.ended, Some(false));
@@ -290,13 +295,13 @@ fn broadcasts_reach_all_once_and_in_each_authors_order() {
     for seed in 0..20 {
         let mut net = Net::new(10, &mesh(10), seed);
         for n in 0..20 {
-            // Apart, so that each goes out by itself.
+            // The broadcasts are a second apart, so that each is sent in a batch of its own.
             net.now = net.now + Duration::from_secs(1);
             let text = n.to_string();
             let sent = net.act(n % 2, |node| node.broadcast(String::new(), text.into()));
             assert_eq!(sent.unwrap().1, 9);
         }
-        net.settle();
+        net.deliver_all();
         for (node, got) in net.broadcasts.iter().enumerate() {
             for author in (0..2).filter(|author| *author != node) {
                 let of_author =
@@ -310,21 +315,23 @@ fn broadcasts_reach_all_once_and_in_each_authors_order() {
 }
 
 #[test]
-fn a_forged_broadcast_ends_the_link_and_goes_no_further() {
+fn a_forged_broadcast_ends_the_link_and_is_not_passed_on() {
     let mut net = Net::new(2, &[(0, 1)], 1);
     let mut forged = broadcast::tests::batch(1, &["x"]);
     forged.signature[0] ^= 1;
-    // The first node is its author.
+    // The first node is the author of the batch.
     let from = net.ids[0];
     net.nodes[1].set_clocks(Now { monotonic: net.now, unix: broadcast::tests::UNIX });
     net.nodes[1].receive(from, Frame::Broadcast(forged));
-    let Some(Effect::CloseLink(id, Reason::Fault(_))) = net.nodes[1].poll() else { panic!("kept") };
+    let Some(Effect::CloseLink(id, Reason::Fault(_))) = net.nodes[1].poll() else {
+        panic!("the link was kept")
+    };
     assert_eq!(id, from);
     assert!(net.nodes[1].poll().is_none());
 }
 
 #[test]
-fn a_node_of_many_links_answers_in_parts() {
+fn a_node_with_many_links_splits_its_answer() {
     let neighbour = |n: usize| Neighbour {
         id: NodeId::from_bytes([u8::try_from(n).unwrap(); 32]),
         address: "127.0.0.1:1".parse().unwrap(),
@@ -336,7 +343,7 @@ fn a_node_of_many_links_answers_in_parts() {
 }
 
 #[test]
-fn a_clock_that_is_set_is_compared_to_all_peers_again() {
+fn a_clock_that_was_set_is_compared_with_those_of_all_peers_again() {
     let setup = NodeSetup {
         key: Key::from_secret(&[1; 32]),
         name: "n".into(),
@@ -365,10 +372,10 @@ fn a_clock_that_is_set_is_compared_to_all_peers_again() {
     };
     node.link_up(peer, candidate, Some(unix(1)));
     assert!(skews(&mut node).is_empty());
-    // An hour later both clocks have gone on, and nothing is to be said.
+    // An hour later, both clocks have advanced by an hour, so nothing is reported.
     node.set_clocks(Now { monotonic: at(3600), unix: unix(3600) });
     assert!(skews(&mut node).is_empty());
-    // The administrator sets this node's clock an hour back, then right again.
+    // This node's clock is set back by an hour, and later set right again.
     node.set_clocks(Now { monotonic: at(3700), unix: unix(100) });
     assert_eq!(skews(&mut node), [3601]);
     assert_eq!(node.clock_status().apart, 1);

@@ -335,9 +335,9 @@ fn a_walk_ends_where_there_is_room_or_at_its_last_step() {
     assert!(!out[0].starts_with("join 1"), "not back to the node that it came from");
     full.receive(1, walk(0));
     assert_eq!(full.out(), ["dial 9"]);
-    let mut roomy = TestBench::member(3);
-    roomy.receive(1, walk(6));
-    assert_eq!(roomy.out(), ["dial 9"]);
+    let mut with_room = TestBench::member(3);
+    with_room.receive(1, walk(6));
+    assert_eq!(with_room.out(), ["dial 9"]);
     // A walk from a node that is not a neighbour is ignored, and so is a forged record.
     let mut node = TestBench::member(3);
     node.link(8, Direction::Inbound);

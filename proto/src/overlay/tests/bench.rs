@@ -1,4 +1,4 @@
-//! One part of the overlay on its own, with the links and the time that it acts with.
+//! A bench for tests of a single part of the overlay: the part and the context that it works in.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -14,7 +14,7 @@ use crate::time::Instant;
 /// The wall clock at the start, in milliseconds since 1970.
 pub(crate) const UNIX: u64 = 1_700_000_000_000;
 
-/// A part and what it acts with.
+/// A part under test, with the links, the time and the list of effects.
 pub(in crate::overlay) struct TestBench<P> {
     pub(in crate::overlay) part: P,
     pub(in crate::overlay) links: BTreeMap<NodeId, Peer>,
@@ -29,7 +29,7 @@ impl<P> TestBench<P> {
         Self { part, links: BTreeMap::new(), now: Instant::ZERO, out: VecDeque::new(), rng }
     }
 
-    /// Lets the part act.
+    /// Calls `act` with the part and its context.
     pub(in crate::overlay) fn act<T>(
         &mut self,
         act: impl FnOnce(&mut P, &mut OverlayContext<'_>) -> T,

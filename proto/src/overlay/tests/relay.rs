@@ -1,4 +1,4 @@
-//! Messages to nodes that are not neighbours.
+//! Messages to nodes without a link.
 
 use super::*;
 use crate::frame::direct::{Delivery, Forwarded, RelayLabel};
@@ -8,12 +8,12 @@ use crate::seal::{self, Letter};
 const UNIX: u64 = 1_700_000_000_000;
 
 impl Net {
-    /// Finds `to` from node `from` and returns the query that did.
+    /// Sends a query of node `from` for node `to`, and returns its id.
     fn find(&mut self, from: usize, to: usize) -> QueryId {
         let wanted = self.ids[to];
         (self.answers, self.ended) = (Vec::new(), None);
         let id = self.act(from, |node| node.ask(QueryKind::FindNode(wanted), -1, false, None));
-        self.settle();
+        self.deliver_all();
         id
     }
 
@@ -22,12 +22,12 @@ impl Net {
         self.act(from, |node| node.relay(Some(query), to, (&message(text), 0))).unwrap()
     }
 
-    /// Takes the first frame off a line before it arrives.
+    /// Removes the first frame from a link before it arrives.
     fn intercept(&mut self, from: usize, to: usize) -> Frame {
-        self.lines.get_mut(&(from, to)).unwrap().pop_front().unwrap()
+        self.links.get_mut(&(from, to)).unwrap().pop_front().unwrap()
     }
 
-    fn clocks(&mut self, unix: u64) {
+    fn set_clocks(&mut self, unix: u64) {
         let now = Now { monotonic: self.now, unix };
         self.nodes.iter_mut().for_each(|node| node.set_clocks(now));
     }
@@ -36,7 +36,7 @@ impl Net {
 fn line(len: usize) -> Net {
     let links: Vec<_> = (1..len).map(|n| (n - 1, n)).collect();
     let mut net = Net::new(len, &links, 1);
-    net.clocks(UNIX);
+    net.set_clocks(UNIX);
     net
 }
 
@@ -49,14 +49,14 @@ fn key(node: usize) -> Key {
 }
 
 #[test]
-fn it_arrives_along_a_line_and_says_who_sent_it() {
+fn a_message_arrives_along_a_line_of_nodes_and_names_its_sender() {
     for len in 3..8 {
         let mut net = line(len);
         let end = len - 1;
         let query = net.find(0, end);
         let numbers = [net.send(0, end, query, "one"), net.send(0, end, query, "two")];
-        net.settle();
-        assert_eq!(net.directs, numbers.map(|number| (number, Ok(()))), "{len} nodes");
+        net.deliver_all();
+        assert_eq!(net.relayed, numbers.map(|number| (number, Ok(()))), "{len} nodes");
         let [(one, from, text), (two, ..)] = &net.messages[..] else { panic!("{len} nodes") };
         assert_eq!((*one, *two, from.id()), (end, end, net.ids[0]));
         assert_eq!((from.name(), from.is_linked()), ("n0", false));
@@ -65,17 +65,17 @@ fn it_arrives_along_a_line_and_says_who_sent_it() {
 }
 
 #[test]
-fn it_finds_its_way_through_any_network() {
+fn a_message_reaches_any_node_that_a_query_has_found() {
     for seed in 0..20 {
         let mut links = ring(10);
         links.push((0, 5));
         let mut net = Net::new(10, &links, seed);
-        net.clocks(UNIX);
+        net.set_clocks(UNIX);
         for to in 1..10 {
             let query = net.find(0, to);
             net.send(0, to, query, "x");
-            net.settle();
-            assert_eq!(net.directs.pop().unwrap().1, Ok(()), "to {to}, seed {seed}");
+            net.deliver_all();
+            assert_eq!(net.relayed.pop().unwrap().1, Ok(()), "to {to}, seed {seed}");
             assert_eq!(net.messages.pop().unwrap().0, to);
         }
     }
@@ -86,7 +86,7 @@ fn a_message_on_an_unknown_query_has_no_route() {
     let mut net = line(3);
     let query = QueryId([9; 16]);
     let number = net.send(0, 2, query, "x");
-    assert_eq!(net.directs, [(number, Err(RelayError::NoRoute))]);
+    assert_eq!(net.relayed, [(number, Err(RelayError::NoRoute))]);
 }
 
 #[test]
@@ -98,37 +98,37 @@ fn an_identity_that_is_no_key_is_an_error() {
 }
 
 #[test]
-fn the_largest_that_fits_goes_through_and_one_byte_more_does_not() {
+fn a_message_of_the_largest_size_arrives_and_a_larger_one_is_refused() {
     let mut net = line(4);
     let query = net.find(0, 3);
     let limit = Config::default().max_direct();
     net.send(0, 3, query, &"x".repeat(limit));
     let mut bytes = Vec::new();
-    net.lines[&(0, 1)].front().unwrap().encode(&mut bytes);
+    net.links[&(0, 1)].front().unwrap().encode(&mut bytes);
     assert!(bytes.len() - crate::frame::HEADER_LEN <= Config::default().max_control);
-    net.settle();
-    assert_eq!(net.directs.pop().unwrap().1, Ok(()));
+    net.deliver_all();
+    assert_eq!(net.relayed.pop().unwrap().1, Ok(()));
     let (to, text) = (net.ids[3], "x".repeat(limit + 1));
     let sent = net.nodes[0].relay(Some(query), to, (&message(&text), 0));
     assert_eq!(sent, Err(DirectError::TooLarge { len: limit + 1, limit }));
 }
 
 #[test]
-fn a_relay_that_drops_it_makes_it_time_out() {
+fn a_message_that_a_relay_drops_times_out() {
     let mut net = line(4);
     let query = net.find(0, 3);
     let number = net.send(0, 3, query, "x");
     net.intercept(0, 1);
-    net.settle();
-    assert!(net.directs.is_empty());
+    net.deliver_all();
+    assert!(net.relayed.is_empty());
     let timeout = Config::default().query_timeout;
     net.now = net.now + timeout;
     net.act(0, Overlay::handle_timeout);
-    assert_eq!(net.directs, [(number, Err(RelayError::Silent(timeout)))]);
+    assert_eq!(net.relayed, [(number, Err(RelayError::Silent(timeout)))]);
 }
 
 #[test]
-fn a_relay_can_not_say_that_it_was_taken() {
+fn a_relay_can_not_forge_a_receipt() {
     let mut net = line(4);
     let query = net.find(0, 3);
     let number = net.send(0, 3, query, "x");
@@ -136,7 +136,7 @@ fn a_relay_can_not_say_that_it_was_taken() {
     let delivery = Delivery::Taken([0; 32]);
     let lie = Frame::Forwarded(Forwarded { query, number, delivery });
     net.receive(0, net.ids[1], lie);
-    assert_eq!(net.directs, [(number, Err(RelayError::Refused))]);
+    assert_eq!(net.relayed, [(number, Err(RelayError::Refused))]);
 }
 
 #[test]
@@ -149,15 +149,15 @@ fn a_link_that_ends_on_the_route_is_reported() {
     let frame = net.intercept(1, 2);
     net.receive(2, net.ids[1], frame);
     net.unlink(2, 3);
-    net.settle();
-    assert_eq!(net.directs, [(number, Err(RelayError::NoRoute))]);
+    net.deliver_all();
+    assert_eq!(net.relayed, [(number, Err(RelayError::NoRoute))]);
     let number = net.send(0, 4, query, "y");
-    net.settle();
-    assert_eq!(net.directs[1], (number, Err(RelayError::NoRoute)), "the way is gone for good");
+    net.deliver_all();
+    assert_eq!(net.relayed[1], (number, Err(RelayError::NoRoute)), "the route is not used again");
 }
 
 #[test]
-fn the_same_message_is_not_taken_twice() {
+fn the_same_message_is_not_accepted_twice() {
     let mut net = line(3);
     let query = net.find(0, 2);
     net.send(0, 2, query, "x");
@@ -175,7 +175,7 @@ fn the_same_message_is_not_taken_twice() {
 }
 
 #[test]
-fn one_that_is_too_old_or_from_the_future_is_refused() {
+fn a_message_that_is_too_old_or_from_the_future_is_refused() {
     let skew = u64::try_from(Config::default().clock_skew.as_millis()).unwrap();
     for (ahead, taken) in [(skew, true), (skew + 1, false)] {
         for clock in [UNIX - ahead, UNIX + ahead] {
@@ -183,9 +183,9 @@ fn one_that_is_too_old_or_from_the_future_is_refused() {
             let query = net.find(0, 2);
             net.nodes[2].set_clocks(Now { monotonic: net.now, unix: clock });
             net.send(0, 2, query, "x");
-            net.settle();
+            net.deliver_all();
             let expected = if taken { Ok(()) } else { Err(RelayError::Refused) };
-            assert_eq!(net.directs[0].1, expected);
+            assert_eq!(net.relayed[0].1, expected);
             assert_eq!(net.messages.len(), usize::from(taken));
         }
     }
@@ -193,20 +193,20 @@ fn one_that_is_too_old_or_from_the_future_is_refused() {
 
 #[test]
 fn only_the_node_that_sent_the_query_uses_its_route() {
-    // 3 hangs on 1 as well: it got the query from there, and has no way of its own.
+    // Node 3 is linked only with node 1. It received the query from node 1, so it did not send it.
     let mut net = Net::new(5, &[(0, 1), (1, 2), (2, 4), (1, 3)], 1);
-    net.clocks(UNIX);
+    net.set_clocks(UNIX);
     let query = net.find(0, 4);
     let label = RelayLabel { query, number: 9, to: net.ids[4] };
     let forward = forward(&key(3), label);
     net.receive(1, net.ids[3], forward);
-    assert!(net.lines[&(1, 2)].is_empty());
+    assert!(net.links[&(1, 2)].is_empty());
     let Frame::Forwarded(forwarded) = net.intercept(1, 3) else { panic!() };
     assert_eq!(forwarded.delivery, Delivery::NoRoute);
 }
 
 #[test]
-fn a_link_has_so_much_passed_on_and_then_has_to_wait() {
+fn the_rate_that_is_relayed_for_one_link_is_limited() {
     let mut net = line(3);
     let query = net.find(0, 2);
     let config = Config::default();
@@ -215,13 +215,13 @@ fn a_link_has_so_much_passed_on_and_then_has_to_wait() {
     for _ in 0..=fit {
         net.send(0, 2, query, &text);
     }
-    net.settle();
-    let busy = net.directs.iter().filter(|(_, sent)| *sent == Err(RelayError::Busy));
-    assert_eq!((net.directs.len(), busy.count()), (fit + 1, 1));
+    net.deliver_all();
+    let busy = net.relayed.iter().filter(|(_, sent)| *sent == Err(RelayError::Busy));
+    assert_eq!((net.relayed.len(), busy.count()), (fit + 1, 1));
     net.now = net.now + Duration::from_secs(1);
     net.send(0, 2, query, &text);
-    net.settle();
-    assert_eq!(net.directs.last().unwrap().1, Ok(()));
+    net.deliver_all();
+    assert_eq!(net.relayed.last().unwrap().1, Ok(()));
 }
 
 #[test]
@@ -234,17 +234,17 @@ fn a_crowded_queue_on_the_route_is_reported() {
     let frame = net.intercept(1, 2);
     let to = net.ids[2];
     net.act(1, |node| node.frame_skipped(to, frame));
-    net.settle();
-    assert_eq!(net.directs, [(number, Err(RelayError::Busy))]);
+    net.deliver_all();
+    assert_eq!(net.relayed, [(number, Err(RelayError::Busy))]);
 }
 
 #[test]
-fn one_link_can_not_fill_what_a_node_remembers() {
+fn one_link_can_not_fill_the_table_of_accepted_messages() {
     let mut net = line(3);
     let query = net.find(0, 2);
     let me = net.ids[1];
     for number in 0..=2048 {
-        // As much as the link may send.
+        // The messages are so far apart that the link's budget allows each.
         net.now = net.now + Duration::from_millis(10);
         let frame = forward(&key(0), RelayLabel { query, number, to: me });
         net.receive(1, net.ids[0], frame);
@@ -266,7 +266,7 @@ fn one_link_can_not_fill_what_a_node_remembers() {
     assert!(matches!(forwarded.delivery, Delivery::Taken(_)));
 }
 
-/// A message of the node that has `key`, sealed as `label` says.
+/// Returns a message from the node with this key, sealed for the recipient that `label` names.
 fn forward(key: &Key, label: RelayLabel) -> Frame {
     let content = crate::message::PackedMessage::uncompressed("x".into());
     let content = content.into();
