@@ -443,8 +443,8 @@ impl Overlay {
         self.parts.membership.pin(id);
     }
 
-    /// Leaves the network: tells the neighbours about each other, so that they can link to each other
-    /// instead, and closes all links.
+    /// Leaves the network: sends the neighbours each other's records, so that they can link to each other,
+    /// and closes all links.
     pub(crate) fn leave(&mut self) {
         self.with_parts(|parts, cx| {
             // The links are closed last, as nothing can be sent after a goodbye. `reconnects` stops before

@@ -9,8 +9,8 @@
 //! that it has (*lazy push*). A node that learns of a broadcast which does not arrive asks for it (*graft*),
 //! and then also receives the following ones over that link.
 //!
-//! An author numbers its broadcasts. The numbers start at 1 in each *run* of the author, which is the time
-//! from a start of its node to the stop. So one number for each run, the *progress*, says which broadcasts a
+//! An author numbers its broadcasts. The numbers start at 1 in each *run* of the author: the time from one
+//! start of its node to the next stop. So one number for each run, the *progress*, says which broadcasts a
 //! node has: all up to that number. Summaries and requests contain this number, and two nodes exchange it
 //! when a link comes up. So catching up works in the same way as grafting. Nodes pass broadcasts on only in
 //! order. So a gap appears only if a node starts to receive them over another link, or was cut off.
@@ -61,11 +61,11 @@ const MAX_UNVERIFIED: usize = 4096;
 
 /// Time for which a link is new. Broadcasts that are announced on a new link were missed while there was no
 /// link. They are requested immediately.
-const NEW_LINK: Duration = Duration::from_secs(2);
+const NEW_LINK_TIME: Duration = Duration::from_secs(2);
 
 /// Time to wait for the answer to the first request before another node is asked. The wait grows with each
 /// request. 1 s: a round trip around the world, and the time to send the answer.
-const ANSWER: Duration = Duration::from_secs(1);
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
 /// Time for which batches wait for earlier ones that no peer has, as a new peer may have them. 30 s: the time
 /// in which a network that was split should be whole again.
@@ -75,7 +75,7 @@ const GAP_PATIENCE: Duration = Duration::from_secs(30);
 const MAX_TRIES: usize = 8;
 
 /// Interval at which old runs and broadcasts are removed.
-const SWEEP: Duration = Duration::from_secs(60);
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// The reason why a broadcast was not sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -256,7 +256,7 @@ impl Broadcasts {
 
     /// Notes a new link, and sends a summary of the kept runs over it.
     pub(super) fn link_up(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
-        self.new_links.push_back((cx.now + NEW_LINK, id));
+        self.new_links.push_back((cx.now + NEW_LINK_TIME, id));
         let summary = self.summary();
         for haves in summary.chunks(MAX_HAVES) {
             cx.send(id, Frame::Have(haves.to_vec()));
@@ -375,7 +375,7 @@ impl Broadcasts {
             run.next = run.next.max(batch.last() + 1);
             self.log.insert(batch, cx.unix);
         }
-        self.sweep_at.get_or_insert(cx.now + SWEEP);
+        self.sweep_at.get_or_insert(cx.now + SWEEP_EVERY);
     }
 
     pub(super) fn handle_timeout(&mut self, cx: &mut OverlayContext<'_>) {
@@ -503,7 +503,7 @@ impl Broadcasts {
     fn keep_in_log(&mut self, cx: &mut OverlayContext<'_>, batch: Batch) {
         cx.put(Effect::Out(Output::Keep(batch.clone())));
         self.log.insert(batch, cx.unix);
-        self.sweep_at.get_or_insert(cx.now + SWEEP);
+        self.sweep_at.get_or_insert(cx.now + SWEEP_EVERY);
     }
 
     /// Prunes a link: neither end pushes the run's broadcasts over it any more.
@@ -593,6 +593,6 @@ impl Broadcasts {
         self.log.expire(cx.unix);
         self.forget_old_runs(cx.now);
         let rest = self.runs.len() > usize::from(self.runs.contains_key(&self.own));
-        self.sweep_at = (rest || !self.log.is_empty()).then(|| cx.now + SWEEP);
+        self.sweep_at = (rest || !self.log.is_empty()).then(|| cx.now + SWEEP_EVERY);
     }
 }

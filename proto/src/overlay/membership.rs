@@ -3,17 +3,18 @@
 //! The protocol is based on HyParView (J. Leitão, J. Pereira, L. Rodrigues: HyParView: a membership protocol
 //! for reliable gossip-based broadcast, 2007). A member has links with a few nodes, its *neighbours* or
 //! *active view*. If A is a neighbour of B, B is a neighbour of A. A member also knows the addresses of some
-//! more nodes, its *passive view*. A new node asks a member for a *place*, which is to become its neighbour,
-//! and the member announces the new node on random walks. A node that loses a neighbour asks nodes of its
-//! passive view for a place. *Shuffles* are random walks on which nodes exchange records, so that the passive
-//! views are mixed.
+//! more nodes, its *passive view*. A new node asks a member for a *place*: it asks to become the member's
+//! neighbour. The member announces the new node on random walks. A node that loses a neighbour asks nodes of
+//! its passive view for a place. *Shuffles* are random walks on which nodes exchange records, so that the
+//! passive views are mixed.
 //!
 //! Additions to the paper:
 //! - A full node that makes room for a new node drops a neighbour, and names the new node to it. The dropped
 //!   neighbour then links to the new node. So the new node is spliced into an existing edge, and no node's
 //!   degree drops.
-//! - Before a node dials a link, it asks for the place with a *probe*, on a short connection that no
-//!   application sees. So no application sees a link that ends at once because there was no place.
+//! - A node that has neighbours asks for a further place with a *probe* before it dials a link. A probe is
+//!   sent on a short connection that no application sees. So no application sees a link that ends immediately
+//!   because there was no place.
 //! - From time to time a member probes a node of its passive view. This tests addresses before they are
 //!   needed. The two nodes also exchange their latest beacons (see `partition`), so that separated parts of a
 //!   network find each other again.
@@ -53,8 +54,8 @@ use passive::PassiveView;
 
 /// Number of steps of the random walk that announces a new node: ARWL in the paper.
 const JOIN_STEPS: u8 = 6;
-/// Number of steps that are left when the node on that walk adds the new node to its passive view: PRWL in
-/// the paper.
+/// Number of steps left at which a node on that walk adds the new node to its passive view: PRWL in the
+/// paper.
 const PASSIVE_STEPS: u8 = 3;
 /// Number of steps of a shuffle: the same as for a new node.
 const SHUFFLE_STEPS: u8 = 6;
@@ -62,7 +63,7 @@ const SHUFFLE_STEPS: u8 = 6;
 /// kp in the paper.
 const SHUFFLE_ACTIVE: usize = 3;
 const SHUFFLE_PASSIVE: usize = 4;
-/// Maximum number of shuffles whose way back is remembered, and the time for which each is.
+/// Maximum number of shuffles whose way back is remembered, and the time for which each is remembered.
 const MAX_SHUFFLES: usize = 64;
 const SHUFFLE_TIME: Duration = Duration::from_secs(30);
 
@@ -70,8 +71,8 @@ const SHUFFLE_TIME: Duration = Duration::from_secs(30);
 /// reserved. As long as a handshake may take.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time after which a dial has certainly ended that was slower than the other node's dial: connecting, and
-/// the handshake.
+/// Time after which an overtaken dial has certainly ended: the time to connect, and for the handshake. A dial
+/// is overtaken if the other node's dial has made the link first.
 const OVERTAKEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Maximum number of requests for a place that a node with few neighbours has under way.
@@ -143,8 +144,8 @@ pub(super) struct Membership {
     probes: BTreeMap<NodeId, bool>,
     /// Nodes that have probed this one and for which a place is reserved, until this time.
     reserved: BTreeMap<NodeId, Instant>,
-    /// Nodes that are linked by their own dial, while this node's dial of them is still under way. If that
-    /// makes a link, it is not needed.
+    /// Nodes whose own dial has made the link while this node's dial of them is still under way. If this
+    /// node's dial also makes a link later, that link is not needed.
     overtaken: BTreeMap<NodeId, Instant>,
     /// Neighbours whose link is being replaced by a new connection.
     being_replaced: BTreeMap<NodeId, Instant>,
@@ -166,7 +167,7 @@ pub(super) struct Membership {
 #[derive(Debug, Clone, Copy)]
 struct PlaceRequest {
     need: Need,
-    /// If the place is granted and this node has become full, it drops another neighbour.
+    /// If the place is granted but this node is full by then, this node drops another neighbour.
     makes_room: bool,
     until: Instant,
 }

@@ -10,7 +10,7 @@ use crate::overlay::OverlayContext;
 use crate::time::Instant;
 
 use super::run::{Missing, RunState};
-use super::{ANSWER, Broadcasts, GAP_PATIENCE, MAX_GIVEN, MAX_TRIES, MAX_UNVERIFIED};
+use super::{Broadcasts, FIRST_ANSWER, GAP_PATIENCE, MAX_GIVEN, MAX_TRIES, MAX_UNVERIFIED};
 
 impl Broadcasts {
     /// Handles summaries from a peer: its progress in some runs.
@@ -29,8 +29,8 @@ impl Broadcasts {
         }
     }
 
-    /// Notes a peer's progress in one run. If the peer has more than this node, requests it, but on an old link
-    /// only if it has not arrived after a while.
+    /// Notes a peer's progress in one run. If the peer has more broadcasts than this node, schedules a
+    /// request for them: immediately on a new link, otherwise after a delay in which they may arrive anyway.
     pub(super) fn receive_have(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -101,8 +101,8 @@ impl Broadcasts {
         let mut given = 0;
         for batch in self.log.after(name, after) {
             if given > 0 && given + batch.body().len() > MAX_GIVEN {
-                // The peer asks again. Until then no new batch is pushed to it, as that would arrive before
-                // the missing ones.
+                // The peer will ask for the rest. Until then no new batch is pushed to it, as a new batch
+                // would arrive before the missing ones.
                 run.lazy.insert(from);
                 break;
             }
@@ -173,7 +173,7 @@ impl Broadcasts {
         cx.send(of, Frame::Want(Want { run: name, after }));
         // Each wait is longer than the last. So even if the only peer that has them is slow, it can answer in
         // the end.
-        let wait = ANSWER * u32::try_from(tries).unwrap_or(u32::MAX);
+        let wait = FIRST_ANSWER * u32::try_from(tries).unwrap_or(u32::MAX);
         self.set_missing_tries(name, cx.now + wait, Some((of, after)), tries);
     }
 

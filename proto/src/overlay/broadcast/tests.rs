@@ -30,7 +30,7 @@ impl TestBench {
             bench.link(n);
         }
         // The links are no longer new.
-        bench.now = bench.now + NEW_LINK;
+        bench.now = bench.now + NEW_LINK_TIME;
         bench
     }
 

@@ -8,11 +8,11 @@ use crate::id::NodeId;
 use crate::time::Instant;
 
 /// Number of records that a full bucket allows: four shuffles.
-const MAX: u32 = 64;
+const FULL_BUCKET: u32 = 64;
 
 /// Time in which a bucket gains one record. 500 ms: Bitcoin Core accepts 0.1 addresses a second from each of
 /// its peers, in a network where each sends a thousand at once.
-const EARN: Duration = Duration::from_millis(500);
+const RECORD_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Maximum number of buckets, for peers and for nodes that send probes. The fullest is removed to make room
 /// for a new one.
@@ -34,6 +34,6 @@ impl RecordBudgets {
         }
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
         let bucket = self.0.entry(id).or_default();
-        bucket.take_up_to(wanted, now, EARN, EARN * MAX) as usize
+        bucket.take_up_to(wanted, now, RECORD_INTERVAL, RECORD_INTERVAL * FULL_BUCKET) as usize
     }
 }

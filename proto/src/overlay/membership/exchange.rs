@@ -146,8 +146,8 @@ impl Membership {
         from: NodeId,
         record: &NodeRecord,
     ) -> bool {
-        // The record's time is not checked: a wrong clock is no fault. It only keeps other nodes from using
-        // the record.
+        // The record's time is not checked, as a wrong clock is no fault. A wrong time only keeps other nodes
+        // from using the record.
         let own = record.node == from
             && self.verifier.verify(from, &record.signed(&self.network), &record.signature);
         if !own {

@@ -34,7 +34,7 @@ impl Membership {
         // member.
         self.become_member(cx);
         if cx.away.contains(cx.now, from) {
-            // This node is kept away, so the link was made only for a message.
+            // The other node is kept away, so the link was made only for a message.
             self.reply(cx, from, NeighbourOutcome::Full, Vec::new());
             return;
         }
@@ -120,8 +120,8 @@ impl Membership {
     ) {
         let ForwardJoin { steps, record } = join;
         let id = record.node;
-        // Each walk is charged to the neighbour's budget for records, so that it can't flood the network with
-        // new nodes.
+        // Each walk is charged to the sender's budget for records, so that no neighbour can flood the network
+        // with new nodes.
         let neighbour = self.active.contains_key(&from);
         if !neighbour || id == self.me || self.budgets.take(cx.now, from, 1) == 0 {
             return;
@@ -207,7 +207,8 @@ impl Membership {
         }
     }
 
-    /// Tells a node that it is no longer a neighbour, and names nodes that it may ask instead.
+    /// Sends a node the notice that it is no longer a neighbour, with the records of nodes that it may ask
+    /// instead, and closes the link.
     pub(super) fn drop_neighbour(
         &mut self,
         cx: &mut OverlayContext<'_>,

@@ -34,7 +34,7 @@ impl PartitionCheck {
         Self { me, every: config.beacon_every, beacon, received_at, least_since }
     }
 
-    /// Starts afresh: this node is the only one in its part.
+    /// Forgets the beacons of other nodes, when this node becomes a member.
     pub(super) fn reset(&mut self, now: Instant) {
         // The count is not reset, as other nodes ignore a beacon whose count is not greater than that of the
         // last one.
