@@ -43,8 +43,8 @@ enum DialStage {
     Greeting,
     /// The dial waits until a link with the node has ended, or another dial to it has.
     AwaitingEnd,
-    /// The dial waits for another connection with the node to become a link, as one of the two nodes has
-    /// refused this one.
+    /// One of the two nodes has refused this connection in favour of another one between them. The dial waits
+    /// for that one to become a link.
     AwaitingLink,
 }
 

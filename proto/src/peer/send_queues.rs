@@ -1,6 +1,6 @@
-//! Messages, pings and requests to nodes without a link.
+//! Delivery of *payloads* (messages, pings, requests and replies) to nodes without a link.
 //!
-//! Each recipient has a queue of its own, so that its messages stay in order and need only one search. For
+//! Each recipient has a queue of its own, so that its payloads stay in order and need only one search. For
 //! the first payload in the queue the machine tries, in this order:
 //! 1. the link with the recipient, if there is one by now;
 //! 2. the route that an earlier query has found, if all nodes on it still remember that query;
