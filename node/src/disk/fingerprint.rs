@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use peerkit_proto::codec::{DecodeError, Reader, Writer};
 
-/// Age of a change under which the file's times prove nothing. The file may be changed again within the same
-/// tick of the file system's clock, which is 10 ms, or 2 s on FAT. Then its times stay the same.
+/// Minimum time between the last change of a file and its hashing, for its times to prove anything. 2 s: a
+/// file that is changed twice within one tick of the file system's clock keeps its times. A tick is 10 ms, or
+/// 2 s on FAT.
 const FRESH: Duration = Duration::from_secs(2);
 
 /// The size, times and inode of a file when it was hashed.

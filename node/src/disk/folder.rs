@@ -1,4 +1,4 @@
-//! Opens and creates files in a folder that stays open. Does not follow links, and does not block on pipes.
+//! Opening and creating files in a folder that stays open, without following links or blocking on pipes.
 
 use std::fs::File;
 use std::io;
@@ -8,9 +8,9 @@ use peerkit_proto::files::RelPath;
 
 /// A folder that stays open, so that its files can be opened relative to it.
 ///
-/// Otherwise the system resolves the path of each file from the root, which is a large part of the cost of
-/// opening many small files. If the folder can't be opened, or the system can't open files relative to a
-/// folder, each file is opened by its full path.
+/// Without that, the system would resolve the path of each file from the root, which is a large part of the
+/// cost of opening many small files. If the folder can't be opened, or the system can't open files relative
+/// to a folder, each file is opened by its full path.
 #[derive(Debug)]
 pub(crate) struct OpenFolder {
     path: PathBuf,

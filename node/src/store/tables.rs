@@ -4,14 +4,22 @@ use std::collections::BTreeMap;
 
 use redb::{Key, TableDefinition, TableHandle, Value, WriteTransaction};
 
+/// Known peers as JSON, by identity.
 pub(super) const PEERS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("peers");
+/// Shares, by path.
 pub(super) const SHARES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("shared");
+/// Hashes of files, by path.
 pub(super) const FILES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("files");
+/// Piece lists, by the hash of the file or manifest.
 pub(super) const LISTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("piece_lists");
+/// Batches of broadcasts, by network and time.
 pub(super) const BROADCASTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("broadcasts");
+/// Downloads to continue, by the hash of the content.
 pub(super) const DOWNLOADS: TableDefinition<'_, &[u8; 32], &[u8]> =
     TableDefinition::new("downloads");
+/// Identities of owners, by the name of the network.
 pub(super) const OWNERS: TableDefinition<'_, &str, &[u8; 32]> = TableDefinition::new("owners");
+/// The times until which nodes are kept away, by identity.
 pub(super) const KEPT_AWAY: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("away");
 
 /// A key and its value.

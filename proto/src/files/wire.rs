@@ -37,8 +37,8 @@
 //! `Describe` is answered by one Description. `Pieces` is answered by one Pieces, with the requested values
 //! that the list has; if it has none of them, the request is bad. `Data` is answered by one Piece for each
 //! requested piece, in order. `Tree` is answered in the same way, with the pieces of a folder's files as
-//! [`Layout`](super::Layout) numbers them. Any request can be answered by Refused instead. After some pieces
-//! of a `Data` or `Tree`, Refused ends its answer.
+//! [`Layout`](super::Layout) numbers them. Any request can be answered by Refused instead. If Refused comes
+//! after some pieces of a `Data` or `Tree`, it ends that answer.
 //!
 //! A body that can't be read, or whose kind is unknown, is a bad request. The stream continues after it, so
 //! that later versions can add kinds. A length over the limit ends the stream.
@@ -51,7 +51,7 @@
 //! `Cancel` cancels every `Data` and `Tree` before it. The answer to each of them ends with Refused
 //! (cancelled), unless it is complete already. `Cancel` itself has no answer.
 //!
-//! `Present` has no answer either. It proves that the requester knows the secret of a ticket, see
+//! `Present` has no answer. It proves that the requester knows the secret of a ticket, see
 //! [`Secret`](super::Secret). The proof is valid for all later requests.
 //!
 //! `Complete` says that the requester has received and verified all of `hash`. `name` is the name that the

@@ -242,7 +242,7 @@ fn after_a_bad_piece_the_missing_pieces_are_requested_from_another_source() {
     let mut outputs = driven.failed(a, Fault::Lie).into_iter();
     assert_eq!(outputs.next(), Some(Output::HangUp(a)));
     assert_eq!(outputs.next(), Some(Output::ReportBan { source: a, id: id(1), why: Ban::Lie }));
-    // More is requested from the other source once it has sent what it owes.
+    // More is requested from the other source once its outstanding pieces have come.
     assert_eq!(outputs.next(), None);
     driven.now = driven.now + SECOND;
     let others: Vec<u64> = (0..3).filter(|piece| !owed.contains(piece)).collect();

@@ -90,6 +90,7 @@ struct World {
     slowness: u32,
     rng: ChaCha8Rng,
     events: BTreeMap<(Instant, u64), Event>,
+    /// The number of the last event, which keeps events of the same time in order.
     last: u64,
     nodes: Vec<Fetcher>,
     seeding: Seeding,
@@ -99,6 +100,7 @@ struct World {
     sent: usize,
 }
 
+/// A node that fetches from the seed and from the other nodes.
 struct Fetcher {
     fetch: Schedule,
     is_done: bool,
@@ -130,8 +132,11 @@ struct Fetcher {
 enum Event {
     /// A node has connected to the seed, which names other nodes to it from then on.
     Begun(usize),
+    /// The seed names other nodes to a node.
     Named(usize),
+    /// The first node has dialled the second one, which may be unreachable.
     Dialled(usize, usize),
+    /// The first node learns that the second one has a piece.
     Announced(usize, usize, u64),
     /// The seed checks whether a requester still has to wait.
     CheckDelay(usize),
@@ -139,6 +144,7 @@ enum Event {
     FromSeed(usize, u64),
     /// The first node has sent a piece to the second one.
     FromNode(usize, usize, u64),
+    /// The timeout of a node's schedule.
     Review(usize),
 }
 
