@@ -8,7 +8,7 @@
 //! hash once. Then each piece is checked against its value in the list.
 //!
 //! Names from the network are always held as [`FileName`] or [`RelPath`], which can't lead out of the folder
-//! that they are joined to. [`disk`] decides which names files get on this machine. [`wire`] describes the
+//! that they are joined to. [`disk`] decides which names files get on this computer. [`wire`] describes the
 //! requests and answers, byte by byte.
 
 pub mod access;

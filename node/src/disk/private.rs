@@ -143,11 +143,11 @@ pub(crate) fn make_private(path: &Path) {
         if mode & 0o077 == 0 {
             return Ok(());
         }
-        tracing::info!(path = %path.display(), "other users had access to this, and it was removed");
+        tracing::info!(path = %path.display(), "the access of other users is removed");
         fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7700))
     });
     if let Err(error) = changed {
-        tracing::warn!(path = %path.display(), %error, "other users may have access to this, and it can't be removed");
+        tracing::warn!(path = %path.display(), %error, "can't remove the access of other users");
     }
 }
 

@@ -266,12 +266,12 @@ fn is_damaged(error: &StoreError) -> bool {
 fn a_damaged_file_works_or_gives_an_error_and_never_panics() {
     let (folder, good) = used_folder();
     let file = folder.path().join(STATE_FILE);
-    let mut chance = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut draw = |below: usize| {
-        chance ^= chance << 13;
-        chance ^= chance >> 7;
-        chance ^= chance << 17;
-        usize::try_from(chance % below as u64).unwrap()
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        usize::try_from(random % below as u64).unwrap()
     };
     let mut reported = 0;
     for round in 0..150 {

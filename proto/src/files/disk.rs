@@ -1,6 +1,6 @@
-//! The names that files from the network get on the disk of this machine.
+//! The names that files from the network get on the disk of this computer.
 //!
-//! Another machine has chosen the name, so it may be unusable or dangerous here:
+//! Another node has chosen the name of such a file, so the name may be unusable or dangerous here:
 //!
 //! - This system or its disk does not allow the name. Windows refuses the names of devices (`CON`), some
 //!   characters (`:`) and some last characters (`.`). Every disk limits the length of names and paths.
@@ -320,8 +320,8 @@ pub fn is_misleading(c: char) -> bool {
     )
 }
 
-/// Makes a text from another machine, such as the name of a node or file, safe to print on a terminal as one
-/// line. Writes control characters and [misleading](is_misleading) characters as escapes, such as `\n`.
+/// Makes a text from another node, such as the name of a file, safe to print on a terminal as one line.
+/// Writes control characters and [misleading](is_misleading) characters as escapes, such as `\n`.
 #[must_use]
 pub fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());

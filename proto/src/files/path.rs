@@ -1,8 +1,8 @@
-//! Checked names and paths of files from other machines. They can't lead out of a folder.
+//! Checked names and paths of files from other nodes. They can't lead out of a folder.
 //!
 //! A name is refused here if no system allows it, if it could lead out of its folder, or if it contains a
 //! control character. Names that only some systems refuse are accepted: [`disk`] decides under which name
-//! such a file is written on this machine.
+//! such a file is written on this computer.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -94,7 +94,7 @@ pub enum NameFault {
     /// The file system refused the name.
     #[error("this disk does not allow it")]
     RefusedByDisk,
-    /// The folder that the file is in was not written, for a reason of its own.
+    /// The folder that the file or subfolder is in was not written.
     #[error("its folder could not be written")]
     ParentNotWritten,
     /// One component has more than [`MAX_NAME`] bytes, or the whole path more than [`MAX_PATH`].
@@ -128,7 +128,7 @@ impl FileName {
         }
     }
 
-    /// Returns the last component of a path on this machine.
+    /// Returns the last component of a path on this computer.
     ///
     /// # Errors
     /// If the path has no last component (`/`, `..`), or if that component is not UTF-8 or not valid.

@@ -8,7 +8,7 @@
 //! - A requester that can reach no other node is served when the delay is over. It has waited in vain. After
 //!   `MAX_VAIN_WAITS` such waits it is served without delay.
 //!
-//! No constant delay would be right: on a busy machine or a slow network, dialling a few nodes may take a
+//! No constant delay would be right: on a busy computer or a slow network, dialling a few nodes may take a
 //! minute. So the delay follows the seed's observations:
 //!
 //! - Until the first success, the requesters that wait at the same time are served in waves: one requester

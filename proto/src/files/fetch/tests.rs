@@ -235,7 +235,7 @@ fn after_a_bad_piece_the_missing_pieces_are_requested_from_another_source() {
     let mut driven = Driven::new(vec![node(1), node(2)], false, false);
     driven.outputs();
     driven.settle(a, 1);
-    let owed = driven.ready(a);
+    let outstanding = driven.ready(a);
     driven.identified(b, 2);
     assert_eq!(driven.described(b, FILE), [Output::Follow(b)]);
     driven.ready(b);
@@ -245,7 +245,7 @@ fn after_a_bad_piece_the_missing_pieces_are_requested_from_another_source() {
     // More is requested from the other source once its outstanding pieces have come.
     assert_eq!(outputs.next(), None);
     driven.now = driven.now + SECOND;
-    let others: Vec<u64> = (0..3).filter(|piece| !owed.contains(piece)).collect();
+    let others: Vec<u64> = (0..3).filter(|piece| !outstanding.contains(piece)).collect();
     let mut asked = Vec::new();
     for piece in others {
         for output in driven.handle(Input::Stored { source: b, pieces: vec![piece] }) {
@@ -254,7 +254,10 @@ fn after_a_bad_piece_the_missing_pieces_are_requested_from_another_source() {
             asked.extend(first..first + u64::from(count));
         }
     }
-    assert!(owed.iter().all(|piece| asked.contains(piece)), "{owed:?}, asked: {asked:?}");
+    assert!(
+        outstanding.iter().all(|piece| asked.contains(piece)),
+        "{outstanding:?}, asked: {asked:?}"
+    );
 }
 
 #[test]
