@@ -214,13 +214,15 @@ impl Dispatch {
                     self.deliver_messages(node, peer, std::iter::once(message)).await;
                 }
                 // Boxed, so that the task of a link without requests has no room for this large future.
-                Received::Request(request) => Box::pin(self.ask(node, peer, *request)).await,
+                Received::Request(request) => {
+                    Box::pin(self.ask_handler(node, peer, *request)).await
+                }
             }
         }
     }
 
     /// Has the handler answer a request of `peer`.
-    async fn ask(&self, node: &dyn ActionSink, peer: &Peer, request: HandlerRequest) {
+    async fn ask_handler(&self, node: &dyn ActionSink, peer: &Peer, request: HandlerRequest) {
         let HandlerRequest { name, message, reply } = request;
         let Some(handler) = &self.handler else { return };
         let mut handler = handler.lock().await;

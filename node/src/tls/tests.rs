@@ -16,7 +16,7 @@ use super::*;
 mod memory;
 mod model;
 
-pub(super) async fn pair() -> (TcpStream, TcpStream) {
+pub(super) async fn tcp_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let accepted = listener.accept().await.unwrap().0;
@@ -31,7 +31,7 @@ pub(super) fn tls(secret: u8) -> Tls {
 
 /// Returns the channel that has dialled and the channel that has accepted, after a complete handshake.
 pub(super) async fn channels() -> (Channel, Channel) {
-    let (dialled, accepted) = pair().await;
+    let (dialled, accepted) = tcp_pair().await;
     let (ours, theirs) = (tls(1), tls(2));
     tokio::join!(
         async {
@@ -45,7 +45,7 @@ pub(super) async fn channels() -> (Channel, Channel) {
 
 /// Returns a channel that has dialled rustls, and the stream of rustls.
 pub(super) async fn dialled_rustls() -> (Channel, TlsStream<TcpStream>) {
-    let (dialled, accepted) = pair().await;
+    let (dialled, accepted) = tcp_pair().await;
     let acceptor = TlsAcceptor::from(Arc::new(tls(2).server));
     let ours = tls(1);
     tokio::join!(
@@ -60,7 +60,7 @@ pub(super) async fn dialled_rustls() -> (Channel, TlsStream<TcpStream>) {
 
 /// Returns a channel that rustls has dialled, and the stream of rustls.
 async fn accepted_rustls() -> (Channel, TlsStream<TcpStream>) {
-    let (dialled, accepted) = pair().await;
+    let (dialled, accepted) = tcp_pair().await;
     let connector = TlsConnector::from(Arc::new(tls(2).stream));
     let ours = tls(1);
     tokio::join!(async { ours.accept(accepted).await.unwrap() }, async {
@@ -146,7 +146,7 @@ fn any_node() -> KeyVerifier {
 /// Node 1 dials node 2 and expects node `expected`. Returns the result of the dial, and the number
 /// of client keys that node 2 has seen.
 async fn dial_expecting(expected: u8) -> (Result<Channel, TlsDialError>, usize) {
-    let (dialled, accepted) = pair().await;
+    let (dialled, accepted) = tcp_pair().await;
     let counting = Arc::new(CountingVerifier { verifier: any_node(), seen: AtomicUsize::new(0) });
     let pair = Arc::new(certified(&Key::from_secret(&[2; 32])).unwrap());
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
@@ -265,7 +265,7 @@ async fn an_identity_without_a_secret_is_refused() {
     let forged = Arc::new(CertifiedKey::new(vec![spki], Arc::new(NoSecret)));
     let mut config = tls(2).link;
     config.client_auth_cert_resolver = Arc::new(AlwaysResolvesClientRawPublicKeys::new(forged));
-    let (dialled, accepted) = pair().await;
+    let (dialled, accepted) = tcp_pair().await;
     let ours = tls(1);
     let (accepted, _dialled) = tokio::join!(
         ours.accept(accepted),
@@ -349,7 +349,7 @@ async fn a_peer_that_sends_nothing_but_key_updates_is_refused() {
 
 #[tokio::test]
 async fn a_dialler_that_closes_at_once_still_finishes_its_handshake() {
-    let (dialled, accepted) = pair().await;
+    let (dialled, accepted) = tcp_pair().await;
     let (ours, theirs) = (tls(1), tls(2));
     let (_, accepted) = tokio::join!(
         async { drop(ours.dial(dialled, ChannelPurpose::Link, None).await.unwrap()) },

@@ -229,19 +229,19 @@ mod tests {
         let record: [u8; 72] = hex("17 03 03 00 43 a2 3f 70 54 b6 2c 94 d0 af fa fe
              82 28 ba 55 cb ef ac ea 42 f9 14 aa 66 bc ab 3f 2b 98 19 a8 a5 b4 6b 39 5b d5 4a 9a
              20 44 1e 2b 62 97 4e 1f 5a 62 92 a2 97 70 14 bd 1e 3d ea e6 3a ee bb 21 69 49 15 e4");
-        let said: Vec<u8> = (0..0x32).collect();
+        let data: Vec<u8> = (0..0x32).collect();
         let keys = || RecordProtection::new(Cipher::Aes128Gcm, TrafficSecret::new(secret)).unwrap();
         let mut sealed = [0; 72];
-        keys().seal(ContentType::Data, &said, &mut sealed).unwrap();
+        keys().seal(ContentType::Data, &data, &mut sealed).unwrap();
         assert_eq!(sealed, record);
         let mut in_place = [0; 72];
-        in_place[HEADER_LEN..][..0x32].copy_from_slice(&said);
+        in_place[HEADER_LEN..][..0x32].copy_from_slice(&data);
         keys().seal_in_place(ContentType::Data, &mut in_place).unwrap();
         assert_eq!(in_place, record);
         let mut opened = [0; 0x33];
         keys().open(&record, &mut opened).unwrap();
         assert_eq!(content_type_and_len(&opened), Ok((ContentType::Data, 0x32)));
-        assert_eq!(opened[..0x32], said);
+        assert_eq!(opened[..0x32], data);
     }
 
     #[test]

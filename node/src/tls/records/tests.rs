@@ -9,11 +9,11 @@ use super::handshake::TakeOverError;
 use super::outgoing::RecordSealError;
 use super::*;
 use crate::tls::ChannelPurpose;
-use crate::tls::tests::{channels, dialled_rustls, expect_bytes, pair, tls, write_flushed};
+use crate::tls::tests::{channels, dialled_rustls, expect_bytes, tcp_pair, tls, write_flushed};
 
 #[tokio::test]
 async fn the_end_of_the_handshake_goes_out_with_the_first_data() {
-    let (dialled, accepted) = pair().await;
+    let (dialled, accepted) = tcp_pair().await;
     let (ours, theirs) = (tls(1), tls(2));
     let mut accepting = Box::pin(theirs.accept(accepted));
     let mut ours = tokio::select! {
@@ -22,7 +22,10 @@ async fn the_end_of_the_handshake_goes_out_with_the_first_data() {
     };
     // The end of the handshake has not been sent, so the other side can't finish.
     let moment = std::time::Duration::from_millis(50);
-    assert!(tokio::time::timeout(moment, &mut accepting).await.is_err(), "held");
+    assert!(
+        tokio::time::timeout(moment, &mut accepting).await.is_err(),
+        "the end of the handshake was sent"
+    );
     ours.write_all(b"ab").await.unwrap();
     let mut theirs = accepting.await.unwrap();
     expect_bytes(&mut theirs, b"ab").await;
@@ -34,17 +37,17 @@ async fn a_channel_is_unusable_after_a_sealing_error() {
     write_flushed(&mut ours, b"abc").await;
     // The key may seal no more records, and so not even the one that announces the next key.
     ours.limit_records(0);
-    let why = |error: io::Error| {
+    let assert_sealing_failed = |error: io::Error| {
         assert!(error.get_ref().is_some_and(|error| error.is::<RecordSealError>()), "{error}");
     };
-    why(ours.write(b"def").await.unwrap_err());
+    assert_sealing_failed(ours.write(b"def").await.unwrap_err());
     // A good key does not help either.
     ours.limit_records(1000);
-    why(ours.write(b"def").await.unwrap_err());
-    why(ours.flush().await.unwrap_err());
-    why(ours.shutdown().await.unwrap_err());
+    assert_sealing_failed(ours.write(b"def").await.unwrap_err());
+    assert_sealing_failed(ours.flush().await.unwrap_err());
+    assert_sealing_failed(ours.shutdown().await.unwrap_err());
     write_flushed(&mut theirs, b"abc").await;
-    why(ours.read(&mut [0; 9]).await.unwrap_err());
+    assert_sealing_failed(ours.read(&mut [0; 9]).await.unwrap_err());
     drop(ours);
     expect_bytes(&mut theirs, b"abc").await;
     let error = theirs.read(&mut [0; 9]).await.unwrap_err();
@@ -53,7 +56,7 @@ async fn a_channel_is_unusable_after_a_sealing_error() {
 
 #[tokio::test]
 async fn a_session_that_has_protected_records_already_is_refused() {
-    let (dialled, accepted) = pair().await;
+    let (dialled, accepted) = tcp_pair().await;
     let (ours, mut theirs) = (tls(1), tls(2));
     theirs.server.send_tls13_tickets = 1;
     let (_, accepted) = tokio::join!(
@@ -72,7 +75,7 @@ async fn a_forged_record_ends_the_session_and_is_reported_to_the_peer() {
     let (mut ours, theirs) = dialled_rustls().await;
     let (mut tcp, session) = match theirs {
         TlsStream::Server(end) => end.into_inner(),
-        TlsStream::Client(_) => unreachable!("it has accepted"),
+        TlsStream::Client(_) => unreachable!("rustls has accepted the connection"),
     };
     let mut forged = record_header(3).to_vec();
     forged.extend_from_slice(&[7; 20]);
@@ -84,9 +87,9 @@ async fn a_forged_record_ends_the_session_and_is_reported_to_the_peer() {
     assert_eq!(again.to_string(), error.to_string());
     assert_eq!(ours.write(b"x").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     let mut session = session;
-    let mut said = [0; 100];
-    let len = tcp.read(&mut said).await.unwrap();
-    session.read_tls(&mut &said[..len]).unwrap();
+    let mut alert = [0; 100];
+    let len = tcp.read(&mut alert).await.unwrap();
+    session.read_tls(&mut &alert[..len]).unwrap();
     let error = session.process_new_packets().unwrap_err();
     assert_eq!(error, rustls::Error::AlertReceived(AlertDescription::BadRecordMac));
 }

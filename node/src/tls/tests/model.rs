@@ -28,12 +28,12 @@ impl End for TlsStream<Memory> {
     }
 }
 
-/// The ends of a session: a channel dials a channel, a channel dials rustls, or rustls a channel.
+/// The two ends of a session: which of them dials, and which of them is rustls.
 #[derive(Debug, Clone, Copy)]
 enum Pair {
-    Channels,
-    Dialled,
-    Accepted,
+    ChannelDialsChannel,
+    ChannelDialsRustls,
+    RustlsDialsChannel,
 }
 
 impl Pair {
@@ -41,7 +41,7 @@ impl Pair {
         let (dialled, accepted) = Memory::pair(seed);
         let (ours, theirs) = (tls(1), tls(2));
         let dial = async {
-            if matches!(self, Self::Accepted) {
+            if matches!(self, Self::RustlsDialsChannel) {
                 let connector = TlsConnector::from(Arc::new(ours.stream));
                 let stream = connector.connect(server_name(), dialled).await.unwrap();
                 Box::new(TlsStream::from(stream)) as Box<dyn End>
@@ -52,7 +52,7 @@ impl Pair {
             }
         };
         let accept = async {
-            if matches!(self, Self::Dialled) {
+            if matches!(self, Self::ChannelDialsRustls) {
                 let acceptor = TlsAcceptor::from(Arc::new(theirs.server));
                 Box::new(TlsStream::from(acceptor.accept(accepted).await.unwrap())) as Box<dyn End>
             } else {
@@ -187,7 +187,7 @@ impl Model {
                 assert!(other.unread.len() >= len, "bytes that were never written");
                 assert!(
                     other.unread.drain(..len).eq(bytes.filled().iter().copied()),
-                    "other bytes"
+                    "changed bytes"
                 );
                 if len == 0 && room > 0 {
                     assert!(other.is_shut_down && other.unread.is_empty(), "an early end");
@@ -243,7 +243,7 @@ proptest! {
     #[test]
     fn all_that_is_written_is_read(
         seed: u64,
-        pair in prop_oneof![Just(Pair::Channels), Just(Pair::Dialled), Just(Pair::Accepted)],
+        pair in prop_oneof![Just(Pair::ChannelDialsChannel), Just(Pair::ChannelDialsRustls), Just(Pair::RustlsDialsChannel)],
         calls in calls(),
     ) {
         let mut model = Model::new(block_on(pair.connect(seed)));
@@ -256,7 +256,9 @@ proptest! {
 
 #[test]
 fn both_ends_can_update_their_keys_many_times() {
-    for (seed, pair) in (1..).zip([Pair::Channels, Pair::Dialled, Pair::Accepted]) {
+    for (seed, pair) in
+        (1..).zip([Pair::ChannelDialsChannel, Pair::ChannelDialsRustls, Pair::RustlsDialsChannel])
+    {
         let mut model = Model::new(block_on(pair.connect(seed)));
         for round in 0..400 {
             model.call(round % 2, &Call::UpdateKeys);
