@@ -31,6 +31,7 @@ mod disconnect;
 mod discover;
 mod downloads;
 pub(crate) mod endpoint;
+mod events;
 mod exit;
 mod files;
 pub(crate) mod get;
@@ -54,7 +55,7 @@ mod send;
 mod set;
 mod shutdown;
 mod size;
-mod status;
+pub(crate) mod status;
 
 /// Every command, in the order in which `help` lists them.
 pub(crate) const COMMANDS: &[CommandSpec] = &[
@@ -85,6 +86,7 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::of::<load::Load>(),
     CommandSpec::of::<set::Set>(),
     CommandSpec::of::<debug::Debug>(),
+    CommandSpec::of::<events::Events>(),
     CommandSpec::of::<help::Help>(),
     CommandSpec::of::<leave::Leave>(),
     CommandSpec::of::<shutdown::Shutdown>(),
@@ -140,6 +142,8 @@ pub(crate) struct CommandContext<'a> {
     pub(crate) session: &'a NodeSession,
     /// Shows the progress of the command.
     pub(crate) progress: Progress,
+    /// The colours of the texts.
+    pub(crate) paint: Paint,
     pub(crate) caller: Caller,
 }
 
@@ -171,6 +175,12 @@ pub(crate) trait Outcome: Serialize + ToSchema + Send {
     /// Returns the text for people.
     fn text(&self, paint: Paint) -> String;
 
+    /// Returns whether the command did all that it was asked for. If not, the program fails, although the
+    /// command has an outcome.
+    fn is_complete(&self) -> bool {
+        true
+    }
+
     /// Returns whether the result is printed later, when something in the background is done.
     fn is_reported_later(&self) -> bool {
         false
@@ -184,6 +194,8 @@ pub(crate) struct Output {
     pub(crate) text: String,
     /// The fields for programs, as a JSON object.
     pub(crate) fields: Box<RawValue>,
+    /// See [`Outcome::is_complete`].
+    pub(crate) is_complete: bool,
     /// See [`Outcome::is_reported_later`].
     #[serde(skip)]
     pub(crate) is_reported_later: bool,
@@ -195,7 +207,12 @@ impl Output {
     /// # Errors
     /// If the fields have no JSON form.
     pub(crate) fn new(text: String, fields: &impl Serialize) -> anyhow::Result<Self> {
-        Ok(Self { text, fields: to_raw_value(fields)?, is_reported_later: false })
+        Ok(Self {
+            text,
+            fields: to_raw_value(fields)?,
+            is_complete: true,
+            is_reported_later: false,
+        })
     }
 }
 
@@ -321,11 +338,10 @@ pub(crate) trait AnyCommand: Send + Sync {
     /// Returns the request that makes a running node carry out the command; `None` if the API has none.
     fn request(&self) -> Option<ApiRequest>;
 
-    /// Carries out the command; its text has the colours of `paint`.
+    /// Carries out the command.
     fn run<'a>(
         &'a self,
         context: &'a CommandContext<'_>,
-        paint: Paint,
     ) -> Pin<Box<dyn Future<Output = anyhow::Result<Output>> + Send + 'a>>;
 }
 
@@ -350,13 +366,13 @@ impl<C: Command> AnyCommand for C {
     fn run<'a>(
         &'a self,
         context: &'a CommandContext<'_>,
-        paint: Paint,
     ) -> Pin<Box<dyn Future<Output = anyhow::Result<Output>> + Send + 'a>> {
         Box::pin(async move {
             let outcome = Command::run(self.clone(), context).await?;
             Ok(Output {
-                text: outcome.text(paint),
+                text: outcome.text(context.paint),
                 fields: to_raw_value(&outcome)?,
+                is_complete: outcome.is_complete(),
                 is_reported_later: outcome.is_reported_later(),
             })
         })

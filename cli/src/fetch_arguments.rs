@@ -268,6 +268,15 @@ impl SaveLocation {
         Ok(if is_folder { Self::Folder(path) } else { Self::Path(path) })
     }
 
+    /// Returns the path that [`Self::new`] reads as this destination.
+    pub(crate) fn path(&self) -> PathBuf {
+        match self {
+            // With a separator at its end.
+            Self::Folder(folder) => folder.join(""),
+            Self::Path(path) => path.clone(),
+        }
+    }
+
     /// Sets this as the destination of a request.
     pub(crate) fn apply_to(&self, request: FetchRequest) -> FetchRequest {
         match self {

@@ -14,14 +14,16 @@ use tempfile::TempDir;
 use tokio::time::{Instant, Interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::ApiFile;
 use crate::args::GetArgs;
 use crate::background_fetches;
+use crate::commands::get::Get;
 use crate::fetch_arguments::{FetchKey, SaveLocation};
 use crate::json;
 use crate::log::LogSwitch;
 use crate::progress::{Bars, TransferBars};
 use crate::text::{self, Paint, plain};
-use crate::{folders, human, signals, start, terminal, usage};
+use crate::{folders, human, remote, signals, start, terminal, usage};
 
 mod ticket;
 
@@ -63,6 +65,10 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     leaving.abort();
     let (wanted, path) = read?;
     let target = FetchTarget::new(path.as_deref(), args.json)?;
+    if let Some((api, command)) = through_running_node(&args, &wanted, &target).await? {
+        signals::note_started();
+        return remote::print_result("get", &api, &command, args.json, &stop).await;
+    }
     let (request, sources, network) = build_request(&args, &wanted)?;
     LogSwitch::start();
     let node = start_node(&args, &network, &sources).await?;
@@ -90,6 +96,33 @@ fn exit_with_error(error: &str) -> ! {
     terminal::restore();
     let _ = writeln!(io::stderr(), "{} {error}", Paint::on(&io::stderr()).bad("error:"));
     signals::exit_now()
+}
+
+/// Returns the command for the node that runs on the state folder, with its API. Returns `None` if no node
+/// runs there, or it can't do what was asked for: it is in another network, the file is for standard output,
+/// or the fetch has a rate of its own.
+async fn through_running_node(
+    args: &GetArgs,
+    wanted: &FetchKey,
+    target: &FetchTarget,
+) -> anyhow::Result<Option<(ApiFile, Get)>> {
+    let FetchTarget::Disk(destination) = target else { return Ok(None) };
+    if args.down.is_some() {
+        return Ok(None);
+    }
+    let state = folders::state(args.state.as_deref())?;
+    let Some(running) = remote::running_node(&state).await else { return Ok(None) };
+    let (what, wanted_network) = match wanted {
+        // A node can't fetch from itself.
+        FetchKey::Ticket(ticket) if ticket.node == running.id => return Ok(None),
+        FetchKey::Ticket(ticket) => (ticket.to_string(), Some(&ticket.network)),
+        FetchKey::Hash(hash) => (hash.to_string(), args.network.as_ref()),
+    };
+    if wanted_network.is_some_and(|wanted| *wanted != running.network) {
+        return Ok(None);
+    }
+    let from = args.from.iter().map(ToString::to_string).collect();
+    Ok(Some((running.api, Get::new(what, destination.path(), from, args.force))))
 }
 
 /// Returns the request, the identities of its sources as far as they are known, and the network.

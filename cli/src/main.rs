@@ -31,6 +31,7 @@ mod log;
 mod map_file;
 mod output;
 mod progress;
+mod recent_events;
 mod remote;
 mod run;
 mod session;

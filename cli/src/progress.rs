@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use peerkit::{DownloadStatus, Hash, HashProgress, Node, NodeId};
+use peerkit::{DownloadStatus, Event, Hash, HashProgress, Node, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::api::route::CommandEvent;
 use crate::human;
+use crate::json;
 use crate::text::{self, Paint};
 
 /// Minimum size of a file, in bytes, for which hashing shows a bar. A smaller file is hashed so
@@ -58,6 +59,13 @@ impl Progress {
             }
             Self::Hidden => Box::new(|_| {}),
         }
+    }
+
+    /// Passes an event of the node on to a process that follows them; waits for it if it reads slowly.
+    pub(crate) async fn event(&self, node: &Node, event: &Event) {
+        let Self::Reports(reports) = self else { return };
+        let line = json::event(node, event);
+        let _ = reports.send(CommandEvent::of_line("event", line.trim_end())).await;
     }
 
     /// Shows the progress of a download. In this process the bars of all transfers show it.

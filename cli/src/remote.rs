@@ -13,13 +13,14 @@ use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use peerkit::HashProgress;
+use peerkit::{HashProgress, NodeId};
 use serde::Deserialize;
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiFile};
 use crate::commands::endpoint::ApiRequest;
-use crate::commands::{AnyCommand, CommandSpec, Output};
+use crate::commands::{self, AnyCommand, CommandSpec, Output};
 use crate::progress::{Bars, ProgressReport, TransferBars};
 use crate::text::Paint;
 use crate::{folders, json, signals, usage};
@@ -55,22 +56,59 @@ pub(crate) async fn run(spec: &CommandSpec, matches: &ArgMatches) -> anyhow::Res
     let mut command = (spec.from_matches)(matches).map_err(|error| usage(error.to_string()))?;
     command.prepare()?;
     let api = find(&args)?;
+    print_result(spec.name, &api, command.as_ref(), args.json, &stop).await
+}
+
+/// Has a node carry out a command, and prints the result. If `stop` is cancelled, the node gives up the
+/// command. Returns false if the command failed and that was printed, or did only a part of its task.
+pub(crate) async fn print_result(
+    name: &str,
+    api: &ApiFile,
+    command: &dyn AnyCommand,
+    is_json: bool,
+    stop: &CancellationToken,
+) -> anyhow::Result<bool> {
     let result = tokio::select! {
         biased;
-        // The connection is dropped, and the node gives up the command.
+        // The connection is dropped, which ends the command at the node.
         () = stop.cancelled() => {
             signals::note_cut_short();
-            Err(anyhow!("stopped before it was done"))
+            Err(anyhow!("stopped before the command was done"))
         }
-        result = carry_out(&api, command.as_ref()) => result,
+        result = carry_out(api, command) => result,
     };
-    if args.json {
-        let is_done = result.is_ok();
-        crate::print(json::result(spec.name, &result).as_bytes())?;
-        return Ok(is_done);
+    let is_complete = result.as_ref().is_ok_and(|output| output.is_complete);
+    if is_json {
+        crate::print(json::result(name, &result).as_bytes())?;
+    } else {
+        crate::print(format!("{}\n", result?.text.trim_end()).as_bytes())?;
     }
-    let text = result?.text;
-    crate::print(format!("{}\n", text.trim_end()).as_bytes())
+    Ok(is_complete)
+}
+
+/// A node that runs on a state folder.
+pub(crate) struct RunningPeer {
+    pub(crate) api: ApiFile,
+    pub(crate) id: NodeId,
+    /// The name of its network.
+    pub(crate) network: String,
+}
+
+/// Returns the node that runs on a state folder; `None` if there is none or its API is off.
+pub(crate) async fn running_node(state: &Path) -> Option<RunningPeer> {
+    #[derive(Deserialize)]
+    struct Answer {
+        status: StatusPart,
+    }
+    #[derive(Deserialize)]
+    struct StatusPart {
+        id: NodeId,
+        network: String,
+    }
+    let api: ApiFile = serde_json::from_slice(&fs::read(state.join(api::FILE)).ok()?).ok()?;
+    let output = carry_out(&api, &commands::status::Status {}).await.ok()?;
+    let Answer { status } = serde_json::from_str(output.fields.get()).ok()?;
+    Some(RunningPeer { api, id: status.id, network: status.network })
 }
 
 /// Returns the API of the node that the options select.
@@ -116,6 +154,7 @@ async fn carry_out(api: &ApiFile, command: &dyn AnyCommand) -> anyhow::Result<Ou
         for (event, data) in events.read(bytes)? {
             match event.as_str() {
                 "progress" => bar.show(&data),
+                "event" => drop(crate::print(format!("{data}\n").as_bytes())?),
                 "result" => {
                     drop(bar);
                     return command.finish(serde_json::from_str(&data)?);

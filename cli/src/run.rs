@@ -24,6 +24,7 @@ use crate::lock::lock;
 use crate::log::LogSwitch;
 use crate::output::{Printer, PrinterThread, Sink};
 use crate::progress::{Bars, Progress};
+use crate::recent_events::RecentEvents;
 use crate::session::{NodeSession, SearchResults};
 use crate::signals::Interruptible;
 use crate::start::{DialableFrom, RunningNode};
@@ -165,6 +166,7 @@ impl RunSession {
             expected: expected.clone(),
             fetches: fetches.clone(),
             joining: Mutex::new(None),
+            recent_events: RecentEvents::default(),
             stop: stop.clone(),
         });
         let api = match args.api() {
@@ -180,7 +182,8 @@ impl RunSession {
             tokio::spawn(stop.clone().run_until_cancelled_owned(showing));
         }
         let reported = (fetches, expected.clone());
-        let printing = tokio::spawn(print(node.clone(), events, output.clone(), reported));
+        let recent = session.recent_events.clone();
+        let printing = tokio::spawn(print(node.clone(), events, output.clone(), recent, reported));
         tokio::select! {
             joining = join::begin(node, targets, &expected, &output) => {
                 *lock(&session.joining) = joining;
@@ -199,7 +202,8 @@ impl RunSession {
         let at_prompt = input == CommandSource::Prompt;
         let caller = if at_prompt { Caller::Prompt } else { Caller::Pipe };
         let progress = Progress::Bars(bars.clone());
-        let context = CommandContext { session: &session, progress, caller };
+        let paint = session.output.paint();
+        let context = CommandContext { session: &session, progress, paint, caller };
         let done = run_commands(&context, requests).await;
         // A headless node continues after the end of its input, until it is asked to stop.
         if args.headless && done.last.is_none() {
@@ -423,11 +427,10 @@ async fn carry_out(
             None => std::future::pending().await,
         }
     };
-    let paint = context.session.output.paint();
     tokio::select! {
         biased;
         // First, so that a command that is done is never reported as interrupted.
-        result = command.run(context, paint) => Some(result.and_then(|output| command.finish(output))),
+        result = command.run(context) => Some(result.and_then(|output| command.finish(output))),
         () = interrupted => Some(Err(anyhow!("interrupted before the command was done"))),
         () = context.session.stop.cancelled() => None,
     }
@@ -438,9 +441,11 @@ async fn print(
     node: Node,
     mut events: Events,
     output: Printer,
+    recent: RecentEvents,
     (fetches, expected): (Fetches, ExpectedFailures),
 ) {
     while let Some(event) = events.next().await {
+        recent.push(&node, &event);
         let is_reported = fetches.reports(&event) || expected.reports(&event);
         if !is_reported || output.is_json() {
             output.event(&node, &event).await;

@@ -13,6 +13,7 @@ use crate::background_fetches::Fetches;
 use crate::join::ExpectedFailures;
 use crate::log::LogSwitch;
 use crate::output::Printer;
+use crate::recent_events::RecentEvents;
 use crate::views::{KnownView, PeerView};
 use crate::{address, fetch_arguments, folders};
 
@@ -35,6 +36,7 @@ pub(crate) struct NodeSession {
     pub(crate) fetches: Fetches,
     /// The attempt to join that `run` began, which continues in the background.
     pub(crate) joining: Mutex<Option<AbortHandle>>,
+    pub(crate) recent_events: RecentEvents,
     /// Cancelled when the node is to stop.
     pub(crate) stop: CancellationToken,
 }

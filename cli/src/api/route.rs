@@ -62,8 +62,13 @@ async fn carry_out(
         Ok(command) => {
             let session = &state.session;
             let caller = Caller::Request;
-            let context = CommandContext { session, progress: Progress::Hidden, caller };
-            match command.run(&context, Paint::none()).await {
+            let context = CommandContext {
+                session,
+                progress: Progress::Hidden,
+                paint: Paint::none(),
+                caller,
+            };
+            match command.run(&context).await {
                 Ok(output) => {
                     if spec.stops {
                         session.stop.cancel();
@@ -152,8 +157,8 @@ fn as_events(
     task.spawn(async move {
         let progress = Progress::Reports(sender.clone());
         let caller = Caller::Shell;
-        let context = CommandContext { session: &state.session, progress, caller };
-        let result = command.run(&context, paint).await;
+        let context = CommandContext { session: &state.session, progress, paint, caller };
+        let result = command.run(&context).await;
         let event = match &result {
             Ok(output) => CommandEvent::new("result", output),
             Err(error) => CommandEvent::new("error", &Problem::of_command(error)),
@@ -183,6 +188,11 @@ pub(crate) struct CommandEvent {
 impl CommandEvent {
     pub(crate) fn new(name: &'static str, data: &impl Serialize) -> Self {
         Self { name, data: serde_json::to_string(data).unwrap_or_default() }
+    }
+
+    /// Makes an event of a JSON value that is on one line.
+    pub(crate) fn of_line(name: &'static str, line: &str) -> Self {
+        Self { name, data: line.to_owned() }
     }
 }
 

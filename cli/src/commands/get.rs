@@ -62,6 +62,9 @@ pub(crate) struct GetOutcome {
 }
 
 impl Get {
+    pub(crate) fn new(what: String, path: PathBuf, from: Vec<String>, force: bool) -> Self {
+        Self { what, path: Some(path), from, force }
+    }
     /// Returns the request for the node.
     async fn fetch_request(&self, session: &NodeSession) -> anyhow::Result<FetchRequest> {
         self.from.iter().try_for_each(|address| check_address(address)).map_err(usage)?;
@@ -157,6 +160,10 @@ impl Outcome for GetOutcome {
             }
             (None, None) => String::new(),
         }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.fetched.as_ref().is_none_or(|(_, changes)| changes.is_whole())
     }
 
     fn is_reported_later(&self) -> bool {

@@ -14,6 +14,7 @@ const FOREIGN: &[&str] = &[
     "KernelConnection",
     "Manager",
     "NodeConnection",
+    "Origin",
     "Pinger",
     "SplitConnection",
     "TcpServerNode",
@@ -199,7 +200,7 @@ fn commands_named_in_documents_exist() {
         let is_program = after == Some(0) || words.first() == Some(&"echo");
         if let Some(name) = after.and_then(|at| words.get(at + 1)).copied().filter(is_word)
             && is_program
-            && !subcommands.iter().any(|known| known == name)
+            && !commands.iter().chain(&subcommands).any(|known| known == name)
         {
             unknown.insert(format!("{}: peerkit {name}", piece.document));
         }
@@ -209,8 +210,10 @@ fn commands_named_in_documents_exist() {
                 let word = word.trim_matches(['[', ']', '.', '|']);
                 word.len() > 2 && word.chars().all(|c| c.is_ascii_uppercase())
             });
+        // `peerkit COMMAND` stands for all of them.
         if let Some(name) = words.first().copied().filter(is_word)
             && is_usage
+            && name != "peerkit"
             && !commands.iter().chain(&subcommands).any(|known| known == name)
         {
             unknown.insert(format!("{}: {line}", piece.document));

@@ -1,0 +1,63 @@
+//! `events`: lists the last events of the node, or follows them.
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::endpoint::Endpoint;
+use super::{Caller, Command, CommandContext, Outcome};
+use crate::text::Paint;
+use crate::usage;
+
+/// List the last events of the node, or follow them
+///
+/// Each line is an event as JSON. With --follow, new events are printed until Ctrl-C.
+#[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Events {
+    /// Print new events as they happen
+    #[arg(long, short)]
+    #[serde(default)]
+    follow: bool,
+}
+
+/// The last events of the node, the oldest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct EventList {
+    #[schema(value_type = Vec<Object>)]
+    events: Vec<Box<RawValue>>,
+}
+
+impl Command for Events {
+    const NAME: &'static str = "events";
+    const ENDPOINT: Option<Endpoint> = Some(Endpoint::get("/events/recent"));
+    type Outcome = EventList;
+
+    async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<EventList> {
+        let session = context.session;
+        if self.follow {
+            if context.caller != Caller::Shell {
+                return Err(usage(
+                    "only `peerkit events --follow` follows: other programs read /api/v1/events",
+                ));
+            }
+            let mut events = session.node.events();
+            while let Some(event) = events.next().await {
+                context.progress.event(&session.node, &event).await;
+            }
+            return Ok(EventList { events: Vec::new() });
+        }
+        let lines = session.recent_events.all().into_iter();
+        let events = lines.map(RawValue::from_string).collect::<Result<_, _>>()?;
+        Ok(EventList { events })
+    }
+}
+
+impl Outcome for EventList {
+    fn text(&self, _paint: Paint) -> String {
+        if self.events.is_empty() {
+            return "no event yet".to_owned();
+        }
+        self.events.iter().map(|event| event.get()).collect::<Vec<_>>().join("\n")
+    }
+}
