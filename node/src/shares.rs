@@ -80,7 +80,7 @@ impl Shares {
         }
     }
 
-    /// Has shares watched that are added from now on, if the system can: see [`watch`](Self::watch).
+    /// Watches the shares that are added from now on, if the system can: see [`watch`](Self::watch).
     #[must_use]
     pub(crate) fn watched(mut self) -> Self {
         self.watching = ShareWatcher::new().map(Arc::new);
@@ -308,8 +308,8 @@ impl Shares {
         read(&self.index).allows(hash, Some(asker))
     }
 
-    /// Describes the content that is served to `asker` under `hash`, and reads from the disk only for a large
-    /// file.
+    /// Describes the content that is served to `asker` under `hash`. Looks at the disk only if that is a
+    /// large file.
     #[must_use]
     pub(crate) fn describe(&self, hash: &Hash, asker: &Asker<'_>) -> Option<Description> {
         self.describe_for_query(hash, Some(asker))
@@ -340,8 +340,8 @@ impl Shares {
         called.or_else(|| index.find(hash, Some(asker)).first()?.file())
     }
 
-    /// Returns the content that is served to `asker` under `hash`, in the form that reports it as changed on
-    /// disk. If it is a folder, `file` is the number of the changed file in it.
+    /// Returns the content that is served to `asker` under `hash`, in the form in which a change on disk is
+    /// reported. If it is a folder, `file` is the number of the changed file in it.
     #[must_use]
     pub(crate) fn as_changed(
         &self,
@@ -353,8 +353,8 @@ impl Shares {
         location.share.changed(location.item.or(file))
     }
 
-    /// Returns the content that was served to `asker` under `hash` until it was changed or removed. Of a
-    /// folder this is the changed file, if it is known.
+    /// Returns the content that was served to `asker` under `hash` until it was changed or removed. For a
+    /// folder this is the changed file in it, if that is known.
     #[must_use]
     pub(crate) fn changed(&self, hash: &Hash, asker: &Asker<'_>) -> Option<ChangedShare> {
         read(&self.index).retired(hash, asker)
@@ -416,7 +416,7 @@ impl Shares {
     ) -> Result<Added, ShareError> {
         let scanned = Scanner { store: &self.store, progress, stop }.scan(path.to_owned())?;
         let mut share = scanned.share;
-        // Taken only now: the scan may take minutes, and other shares can be changed meanwhile.
+        // The lock is taken only now: the scan may take minutes, and other shares can be changed meanwhile.
         let _changing = lock(&self.path_lock);
         let before = read(&self.index).terms(&share.path).map(|terms| terms.access.clone());
         let derived = self.tickets.as_ref().map(|tickets| tickets.secret_of(&share.shared.hash));
@@ -453,7 +453,8 @@ impl Shares {
                     let _changing = lock(&self.path_lock);
                     let mut index = write(&self.index);
                     let now = index.share(&path);
-                    // The path was removed or added again during the scan, which says nothing about it then.
+                    // If the path was removed or added again during the scan, the error says nothing about
+                    // its present state.
                     if index.terms(&path).is_none()
                         || now.map(Arc::as_ptr) != before.as_ref().map(Arc::as_ptr)
                     {
@@ -545,8 +546,8 @@ impl Shares {
         Ok(gone)
     }
 
-    /// Removes stored hashes of files that are in no share any more. Does nothing while a share is being
-    /// added.
+    /// Removes stored hashes of files that are in no share any more. Does nothing while a path is being
+    /// scanned.
     fn prune(&self) -> Result<(), StoreError> {
         // A scan that is under way has stored hashes that the index does not have yet.
         let Ok(_alone) = self.prune_lock.try_write() else {
@@ -573,7 +574,8 @@ impl Shares {
     }
 }
 
-/// Resolves the symbolic links in `path`. On Windows the result is a path as people write it.
+/// Resolves the symbolic links in `path`. On Windows the result has no `\\?\` in front, where it can do
+/// without.
 fn resolve(path: &Path) -> Result<PathBuf, ShareError> {
     // An open pipe, such as the shell's `<(command)`, has no path that could be resolved.
     if std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {

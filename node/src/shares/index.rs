@@ -42,12 +42,12 @@ pub(super) struct Index {
     served: HashMap<u32, Arc<Share>>,
     /// The positions of each content. Most content has one.
     by_hash: HashMap<Hash, SmallVec<[Position; 1]>>,
-    /// The number from which on the next share looks for an unused one.
+    /// The number that is tried first for the next share.
     next: u32,
     retired: VecDeque<RetiredShare>,
 }
 
-/// A content that is no longer served under its hash because it was changed or removed on disk.
+/// Content that is no longer served under its hash because it was changed or removed on disk.
 #[derive(Debug)]
 struct RetiredShare {
     changed: ChangedShare,
@@ -101,14 +101,14 @@ pub(super) struct ShareFile {
     pub(super) fingerprint: Fingerprint,
 }
 
-/// A position at which a content is: a file of a share, or the manifest if `item` is `None`.
+/// A position at which content is: a file of a share, or its manifest if `item` is `None`.
 #[derive(Debug, Clone, Copy)]
 struct Position {
     served: u32,
     item: Option<u32>,
 }
 
-/// A copy of a content, in a share.
+/// A copy of some content in a share.
 #[derive(Debug, Clone)]
 pub(super) struct Location {
     pub(super) share: Arc<Share>,
@@ -221,7 +221,7 @@ impl Index {
         if let (Some(whole), true) = (share.changed(None), share.manifest.is_some())
             && is_gone(&whole.hash)
         {
-            // Files that this share no longer has, even if another share has them now: it may lose them
+            // The files that this share no longer has. Another share may have some of them now, and lose them
             // later.
             let has_left =
                 |hash: &Hash| !self.positions(hash).any(|(other, _)| other.path == share.path);
@@ -248,15 +248,15 @@ impl Index {
         self.retired.push_back(RetiredShare { changed, files, access: access.clone() });
     }
 
-    /// Returns the content that was served to `asker` under `hash` until it was changed or removed. Of a
-    /// folder this is the changed file, if it is known.
+    /// Returns the content that was served to `asker` under `hash` until it was changed or removed. For a
+    /// folder this is the changed file in it, if that is known.
     pub(super) fn retired(&self, hash: &Hash, asker: &Asker<'_>) -> Option<ChangedShare> {
         let mut retired = self.retired.iter();
         let found = retired.find(|retired| retired.changed.hash == *hash)?;
         if !found.access.allows(asker) {
             return None;
         }
-        // A file that is served again, from elsewhere, is not the cause.
+        // A file that is served from another share is not the cause.
         let gone = found.files.iter().find(|file| !self.by_hash.contains_key(&file.hash));
         Some(gone.unwrap_or(&found.changed).clone())
     }
@@ -432,7 +432,7 @@ impl Location {
         let (size, stored) = if let Some(at) = self.item {
             (size, self.stored(at, size))
         } else {
-            // Of a folder it is the manifest that is served.
+            // For a folder, its manifest is served.
             let len = self.share.manifest.as_ref()?.len() as u64;
             (len, len)
         };

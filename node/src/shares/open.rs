@@ -60,7 +60,7 @@ impl OpenShare {
         Self { list, content: ShareContent::File { file, fingerprint, cached: OnceLock::new() } }
     }
 
-    /// Returns whether the fingerprint does not show a change. It may leave a doubt.
+    /// Returns false if the fingerprint shows that the file was changed, and true if it leaves a doubt.
     pub(super) fn is_unchanged(&self) -> bool {
         let ShareContent::File { file, fingerprint, .. } = &self.content else { return true };
         let now = file.metadata().map(|now| fingerprint.compare(&Fingerprint::of(&now)));

@@ -66,7 +66,7 @@ pub enum SkipReason {
     /// It is a device, a pipe or a socket.
     #[error("neither a file nor a folder")]
     Special,
-    /// Its name is not possible on other systems.
+    /// Its name or path is refused: see [`NameFault`].
     #[error("{0}")]
     Name(NameFault),
     /// It can't be read. Contains the system's error.
@@ -109,7 +109,7 @@ pub enum ShareError {
     /// It is the root of a disk, which has no name.
     #[error("can't share {path}: it has no name; what is in it can be shared", path = .0.display())]
     Nameless(PathBuf),
-    /// Its name is not possible on other systems.
+    /// Its name or path is refused: see [`NameFault`].
     #[error("can't share this under its name, rename it first: {0}")]
     Name(NameError),
     /// It was written to while it was hashed.

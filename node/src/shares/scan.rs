@@ -38,7 +38,7 @@ pub(super) struct Scanner<'s> {
 
 impl Scanner<'_> {
     /// Scans `path`, which has no links in it. Files that look as they did when they were hashed are not
-    /// hashed again. The access of the result is for no node: the caller sets it.
+    /// hashed again. No node may have the share in the result until the caller has set its access.
     pub(super) fn scan(mut self, path: PathBuf) -> Result<Scanned, ShareError> {
         if path.file_name().is_none() {
             return Err(ShareError::Nameless(path));
@@ -218,7 +218,7 @@ struct FolderWalk {
 impl FolderWalk {
     fn new(top: &Path) -> Result<Self, ShareError> {
         let mut walk = Self::default();
-        // A list in place of recursion: a deep tree must not overflow the stack.
+        // A list instead of recursion, as a deep tree must not overflow the stack.
         let mut open: Vec<(PathBuf, Option<RelPath>)> = vec![(top.to_owned(), None)];
         while let Some((folder, rel)) = open.pop() {
             let inside = match fs::read_dir(&folder) {
@@ -243,7 +243,7 @@ impl FolderWalk {
                     Ok(entry) => walk.visit(&entry, rel.as_ref(), &mut open),
                 }
             }
-            // Checked while walking: a folder without end must not fill the memory first.
+            // Checked during the walk, as an endless folder must not fill the memory.
             let count = walk.files.len() + walk.entries.len() + open.len();
             if count > MAX_ENTRIES {
                 return Err(ShareError::Folder {

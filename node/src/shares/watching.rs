@@ -1,8 +1,7 @@
 //! Watches shares for changes on disk, so that they are scanned again without a request.
 //!
-//! The system's events are reduced to the set of shares that they concern, so that many events take no
-//! more memory than few. Serving the right content does not depend on a watch. It only finds changes
-//! earlier.
+//! The system's events are reduced to the set of shares that they concern, so that many events take no more
+//! memory than few. Serving the right content does not depend on a watch. A watch only finds changes earlier.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -106,6 +105,7 @@ impl Shares {
         }
     }
 
+    /// Scans a share again after a change. If the share was replaced, watches it anew.
     async fn rescan_changed(&self, path: PathBuf, replaced: bool) {
         let looking = self.blocking(move |shares, stop| {
             let begun = Instant::now();
@@ -150,7 +150,7 @@ impl Shares {
     }
 }
 
-/// Returns a time that no task waits for.
+/// Returns a time that is a day away, for a wait that nothing is due to end.
 fn far_future() -> Instant {
     Instant::now() + Duration::from_secs(86_400)
 }
@@ -259,7 +259,7 @@ impl Watches {
         }
         // The watch may be gone already, with the file.
         let _ = self.watcher.unwatch(path);
-        // Removing the watch has removed those of folders inside it, or a part of one around it.
+        // This has also removed the watches of folders inside, or a part of the watch of a folder above.
         let touched: Vec<_> = self
             .folders
             .iter()
@@ -341,7 +341,7 @@ impl NotedChanges {
 
     /// Pauses a watched share after a scan from `begun` until `now`.
     fn rest(&mut self, share: PathBuf, begun: Instant, now: Instant) {
-        // Keeps the map no larger than the number of shares that rest.
+        // Pauses that are over are removed, so that the map stays small.
         self.resting.retain(|_, until| *until > now);
         if self.shares.contains(&share) {
             let took = now.saturating_duration_since(begun);

@@ -117,7 +117,7 @@ async fn a_changed_file_is_shared_again_and_no_other_share_is_scanned() {
     assert!(!serves(&shares, b"before"));
     write(&folder.join("new/deep/c.txt"), b"new");
     until("the new file", || serves(&shares, b"new")).await;
-    // In a folder that was not there when the watch began.
+    // A file in a folder that was created after the watch began.
     write(&folder.join("new/deep/c.txt"), b"newer");
     until("the newer file", || serves(&shares, b"newer")).await;
     fs::remove_file(folder.join("a.txt")).unwrap();
