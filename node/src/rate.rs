@@ -1,9 +1,9 @@
 //! Limits on the rates of files and messages, in both directions: for the node, and for each peer.
 //!
 //! A stream that sends files holds the [`PeerRates`] of its peer for as long as it is open. If
-//! [`PeerRates::upload_part`] returns a size, it splits its bytes into parts of at most that size, and sends each
-//! part once [`PeerRates::upload`] returns. A stream that fetches files does the same with the methods
-//! for downloads.
+//! [`PeerRates::upload_part`] returns a size, the stream splits its bytes into parts of at most that size,
+//! and sends each part once [`PeerRates::upload`] returns. A stream that fetches files does the same with the
+//! methods for downloads.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -66,8 +66,8 @@ impl Default for TimedBucket {
 }
 
 impl TimedBucket {
-    /// Charges `bytes` at a rate of `per_second`, which is not 0. Returns when the bucket has earned
-    /// them.
+    /// Charges `bytes` at a rate of `per_second`, which is not 0. Returns the time at which the bucket has
+    /// earned them.
     fn charge(&mut self, bytes: usize, per_second: u64) -> Instant {
         let now = Instant::now();
         let at = peerkit_proto::time::Instant::from_origin(now - self.begun);
@@ -76,13 +76,13 @@ impl TimedBucket {
     }
 }
 
-/// A rate limit for links. It returns when a link may go on, and never waits itself.
+/// A rate limit for links. It returns the time at which a link may go on, and never waits itself.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle(Mutex<TimedBucket>);
 
 impl Throttle {
-    /// Charges `bytes` at a rate of `per_second`. Returns when more may follow, or `None` if that is
-    /// now.
+    /// Charges `bytes` at a rate of `per_second`. Returns the time from which on more may follow, or `None`
+    /// if that is now.
     pub(crate) fn debit(&self, bytes: usize, per_second: u64) -> Option<Instant> {
         if per_second == 0 {
             return None;
@@ -282,7 +282,7 @@ impl Rates {
         Some(self.pause(due))
     }
 
-    /// Returns the limit on bytes read from one link, a second; 0 is no limit.
+    /// Returns the limit on the bytes that are read from one link in a second; 0 is no limit.
     pub(crate) fn peer_receive(&self) -> u64 {
         self.0.peer_receive.load(Ordering::Relaxed)
     }
@@ -311,7 +311,7 @@ impl Rates {
     /// Returns the limits of one peer, which all its streams share.
     pub(crate) fn of(&self, peer: NodeId) -> Arc<PeerRates> {
         let mut peers = lock(&self.0.peers);
-        // Weak, so that the limits of a peer go with its last stream.
+        // Weak, so that the limits of a peer are dropped with its last stream.
         if let Some(known) = peers.get(&peer).and_then(Weak::upgrade) {
             return known;
         }

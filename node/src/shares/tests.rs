@@ -32,7 +32,7 @@ fn for_nodes(nodes: Vec<NodeId>) -> ShareOptions {
     ShareOptions { audience: Audience::Nodes(nodes), is_temporary: false }
 }
 
-fn forgotten() -> ShareOptions {
+fn temporary() -> ShareOptions {
     ShareOptions { is_temporary: true, ..ShareOptions::default() }
 }
 
@@ -249,7 +249,7 @@ async fn a_folder_is_a_manifest_and_its_files() {
             );
         }
     }
-    // The same tree elsewhere is the same folder.
+    // An equal folder at another path has the same hash.
     let copy = dir.path().join("elsewhere/Share");
     for path in ["a.txt", ".hidden/b.txt", "sub/deep/c.txt", "same.txt"] {
         write(&copy.join(path), &fs::read(top.join(path)).unwrap());
@@ -326,7 +326,7 @@ async fn a_changed_file_is_not_served_even_if_its_times_are_put_back() {
     file.set_modified(times).unwrap();
     assert_eq!(content(&open), Err(FileRefusal::Changed));
     assert_eq!(shares.refresh(|_| ()).await.unwrap().changed.len(), 1);
-    // A change of its mode alone is no change of content.
+    // A change of the file's mode alone is no change of its content.
     let hash_now = shares.list()[0].hash;
     assert_ne!(hash, hash_now);
     use std::os::unix::fs::PermissionsExt;
@@ -348,7 +348,7 @@ async fn a_file_that_was_just_written_is_verified_when_it_is_read() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_link_or_pipe_that_takes_a_files_place_is_not_served() {
+async fn a_link_in_place_of_a_file_is_not_served() {
     let (dir, shares) = (folder(), shares());
     let path = dir.path().join("a");
     write(&path, b"before");
@@ -360,7 +360,7 @@ async fn a_link_or_pipe_that_takes_a_files_place_is_not_served() {
 }
 
 #[tokio::test]
-async fn content_in_two_places_is_served_from_the_one_that_is_left() {
+async fn content_at_two_paths_is_served_from_the_one_that_is_left() {
     let (dir, shares) = (folder(), shares());
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));
     write(&one, b"same");

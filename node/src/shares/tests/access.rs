@@ -55,7 +55,7 @@ async fn a_node_sees_only_what_it_may_have() {
     let again = share(with_ticket()).await.unwrap();
     assert_eq!(again.access, Access::Ticket(secret), "earlier tickets stay valid");
 
-    // The same content is also shared openly: nodes without access to the one copy get the other.
+    // The same content is also shared openly: nodes without access to the first copy get the open one.
     write(&dir.path().join("open.txt"), b"private");
     let open = add(&shares, &dir.path().join("open.txt")).await;
     assert_eq!(sees(&shares, &hash, &anyone()), Some(AccessKind::Open));
@@ -80,7 +80,7 @@ async fn the_access_of_a_share_outlives_a_restart_and_a_change() {
     for path in &paths {
         write(path, path.to_str().unwrap().as_bytes());
     }
-    let options = [for_nodes(vec![node(2)]), with_ticket(), forgotten(), ShareOptions::default()];
+    let options = [for_nodes(vec![node(2)]), with_ticket(), temporary(), ShareOptions::default()];
     let mut shared = Vec::new();
     {
         let shares = Shares::new(Store::open(Some(state.path())).unwrap());
@@ -93,7 +93,7 @@ async fn the_access_of_a_share_outlives_a_restart_and_a_change() {
         assert_eq!(sees(&shares, &Hash::of(b"changed"), &anyone()), None);
         assert_eq!(sees(&shares, &Hash::of(b"changed"), &asker(2)), Some(AccessKind::Nodes));
         // From here on the last share is not remembered.
-        let options = forgotten();
+        let options = temporary();
         shares.add_with(&paths[3], options, |_| ()).await.unwrap();
         assert_eq!(shares.list().len(), 4);
         let _ = shares.remove(&Hash::of(b"none")).await.unwrap();

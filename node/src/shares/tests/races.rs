@@ -26,7 +26,7 @@ async fn a_share_that_changes_while_its_old_hash_is_removed_stays() {
     thread::scope(|scope| {
         let changing = lock(&shares.path_lock);
         let removing = scope.spawn(|| shares.remove_now(&old));
-        // Enough for the other thread to reach the lock.
+        // Long enough for the other thread to reach the lock.
         thread::sleep(Duration::from_millis(100));
         crate::lock::write(&shares.index).insert(share, true);
         drop(changing);

@@ -84,7 +84,7 @@ fn a_changed_share_is_scanned_once_it_is_quiet_or_after_the_maximum_delay() {
     lock(&changes.noted).rest(two.to_owned(), after(20_001), after(600_000));
     assert_eq!(lock(&changes.noted).resting[two], after(660_000));
 
-    // Events of shares that are not watched any more, or never were, take no memory.
+    // Events of paths that are no longer watched, or never were, take no memory.
     lock(&changes.noted).shares.remove(one);
     changes.note_event(&change(DATA, one), start);
     lock(&changes.noted).rest(one.to_owned(), start, after(1000));
