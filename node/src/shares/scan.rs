@@ -140,7 +140,7 @@ impl Scanner<'_> {
                 match known {
                     Some(_) => done.done = done.done.saturating_add(file.fingerprint.size),
                     None => {
-                        jobs.push(HashJob { path: file.path(top), size: file.fingerprint.size })
+                        jobs.push(HashJob { path: file.path(top), size: file.fingerprint.size });
                     }
                 }
             }
