@@ -25,7 +25,7 @@ use crate::lock::lock;
 const BURST: Duration = Duration::from_millis(50);
 
 /// Maximum number of bytes of a part. 64 KiB: four TLS records.
-const MAX_PER_REQUEST: u64 = 64 << 10;
+const MAX_PART: u64 = 64 << 10;
 
 /// Minimum number of bytes of a part, even if the limit is low. 1 KiB: most of a packet.
 const MIN_PART: u64 = 1 << 10;
@@ -374,7 +374,7 @@ impl Drop for PeerRates {
 /// Returns the size of parts that take 50 ms at the lower of two limits. `None` if neither is a limit.
 fn part_size(peer: u64, all: u64) -> Option<usize> {
     let lowest = [peer, all].into_iter().filter(|rate| *rate > 0).min()?;
-    let bytes = (lowest / 20).clamp(MIN_PART, MAX_PER_REQUEST);
+    let bytes = (lowest / 20).clamp(MIN_PART, MAX_PART);
     usize::try_from(bytes).ok()
 }
 
