@@ -54,8 +54,8 @@ impl AddressBook {
         Self { store, unwritten: watch::Sender::default(), bootstrap }
     }
 
-    /// Stores a peer that was met, and that can be dialled at `address`. Writes to the disk on another thread,
-    /// which `tracker` tracks.
+    /// Stores a peer that was met, and that can be dialled at `address`. Writes to the disk on another
+    /// thread, which `tracker` tracks.
     pub(crate) fn remember(&self, tracker: &TaskTracker, id: NodeId, name: &str, address: Address) {
         let known = KnownPeer {
             name: name.to_owned(),

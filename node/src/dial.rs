@@ -164,8 +164,8 @@ enum Dialled {
     Linked(Peer),
 }
 
-/// Carries out a dial up to the admission of its link. The machine may end the dial before, for example because
-/// there is another link with that node.
+/// Carries out a dial up to the admission of its link. The machine may end the dial before, for example
+/// because there is another link with that node.
 async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialled, Error> {
     let dial = dialling.dial;
     // Boxed, because many dials may be under way, and each of these parts needs memory only for a moment.

@@ -108,8 +108,8 @@ impl PendingSend {
     ) -> Option<oneshot::Sender<Result<RequestRoute, Error>>> {
         let peer = self.to;
         if outcome.is_ok() && !matches!(self.sender, SentBy::Ping(_)) {
-            // Only the message is counted here. Its bytes are in overlay frames, which the links count. A ping
-            // does not count as a message.
+            // Only the message is counted here. Its bytes are in overlay frames, which the links count. A
+            // ping does not count as a message.
             inner.meter.sent(1, 0);
         }
         let outcome = outcome.map_err(|error| match error {

@@ -160,8 +160,8 @@ impl Dispatch {
         }
     }
 
-    /// Delivers an expired timer. `expired` is called when it is the handler's turn, and returns `None` if the
-    /// handler has cancelled the timer meanwhile.
+    /// Delivers an expired timer. `expired` is called when it is the handler's turn, and returns `None` if
+    /// the handler has cancelled the timer meanwhile.
     pub(crate) async fn deliver_timer(
         &self,
         node: &dyn ActionSink,

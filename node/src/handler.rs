@@ -128,8 +128,8 @@ impl Inner {
         all
     }
 
-    /// Hands the actor an action of the handler. If there is no room, or earlier actions wait for room, queues
-    /// the action behind them. Returns the action if that queue is full too.
+    /// Hands the actor an action of the handler. If there is no room, or earlier actions wait for room,
+    /// queues the action behind them. Returns the action if that queue is full too.
     fn try_order(&self, action: Action) -> Option<Action> {
         let mut waiting = lock(&self.handler.waiting_actions);
         if waiting.is_empty() {

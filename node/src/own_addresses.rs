@@ -2,9 +2,9 @@
 //! links, and those that the application gives.
 //!
 //! Observed addresses: a node does not announce the address at which a peer sees it. Instead, the peer
-//! combines the IP address that it observes with the announced ports, in
-//! [`Hello::dialable`](peerkit_proto::hello::Hello::dialable). The local address of each new link is added
-//! here, in case the system does not list it among the interfaces.
+//! combines the IP address that it observes with the announced ports
+//! ([`Hello::dial_address`](peerkit_proto::hello::Hello::dial_address)). The local address of each new link
+//! is added here, in case the system does not list it among the interfaces.
 //!
 //! Peers try the addresses in the order in which they are announced, and tickets and node records have only
 //! the first eight. So the addresses that most peers can reach come first, and those of bridges to

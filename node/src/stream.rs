@@ -162,8 +162,8 @@ impl Streams {
         Some(StreamPermit { open: self.open.clone(), peer })
     }
 
-    /// Removes and returns the awaited stream with `token`, if it is awaited from `peer`. Other nodes may have
-    /// seen the token, and must not be able to use it.
+    /// Removes and returns the awaited stream with `token`, if it is awaited from `peer`. Other nodes may
+    /// have seen the token, and must not be able to use it.
     pub(crate) fn take_awaited(&self, token: &[u8; 16], peer: NodeId) -> Option<AwaitedStream> {
         let mut awaited = lock(&self.awaited);
         match awaited.get(token) {

@@ -419,7 +419,8 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         }
         // The link is not read meanwhile, so it can't know whether the peer is silent.
         self.link.pause();
-        // `leaving`: this node wants to close the link. `announced`: the application has the event about that.
+        // `leaving`: this node wants to close the link. `announced`: the application has the event about
+        // that.
         let (mut leaving, mut announced) = (false, false);
         {
             let (inner, conn) = (self.inner.clone(), self.conn.clone());

@@ -115,7 +115,8 @@ impl Node {
     ///
     /// If the recipient can't be dialled, or this node's links are made [by hand](crate::Builder::manual),
     /// other nodes relay the message, sealed to the recipient's key. A relayed message has at most
-    /// [`Config::max_direct`](crate::Config::max_direct) bytes, some 64 KiB. It has arrived when this returns.
+    /// [`Config::max_direct`](crate::Config::max_direct) bytes, some 64 KiB. It has arrived when this
+    /// returns.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), peerkit::Error> {

@@ -313,9 +313,9 @@ impl<'a> NetworkHandle<'a> {
         reached
     }
 
-    /// Shuts the whole network down, as its owner. The order is signed with the owner's key. Every node passes
-    /// it on, and those that know the owner obey it. Returns once the order is sent. This node stops too, in
-    /// the background: see [`Node::stopped`].
+    /// Shuts the whole network down, as its owner. The order is signed with the owner's key. Every node
+    /// passes it on, and those that know the owner obey it. Returns once the order is sent. This node stops
+    /// too, in the background: see [`Node::stopped`].
     ///
     /// # Errors
     /// [`Error::NotOwner`] if this node does not have the owner's key, [`Error::NoOwner`] if it knows of

@@ -62,8 +62,9 @@ impl Inner {
         self.answer_call_back(addresses, token);
     }
 
-    /// Connects to the node that waits for `token` at one of `addresses`, and serves the stream that this node
-    /// then opens on the connection. Does nothing and returns false if too many call-backs are under way.
+    /// Connects to the node that waits for `token` at one of `addresses`, and serves the stream that this
+    /// node then opens on the connection. Does nothing and returns false if too many call-backs are under
+    /// way.
     pub(crate) fn answer_call_back(
         self: &Arc<Self>,
         addresses: Vec<Address>,

@@ -235,7 +235,8 @@ impl IncomingRecords {
         }
     }
 
-    /// Reads available bytes and appends them to `ahead`. Returns their number; zero is the end of the stream.
+    /// Reads available bytes and appends them to `ahead`. Returns their number; zero is the end of the
+    /// stream.
     fn read_ahead(
         &mut self,
         transport: &mut impl Transport,

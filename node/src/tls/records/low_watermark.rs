@@ -69,8 +69,8 @@ impl LowWatermark {
         }
     }
 
-    /// Sets the watermark before a wait for `transport`, from which `already_read` of the expected bytes have been
-    /// read.
+    /// Sets the watermark before a wait for `transport`, from which `already_read` of the expected bytes have
+    /// been read.
     pub(super) fn wait(
         &mut self,
         transport: &impl Transport,

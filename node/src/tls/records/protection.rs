@@ -167,7 +167,8 @@ impl RecordProtection {
         Ok(nonce)
     }
 
-    /// Returns the nonce of the next record: the IV, with the record's number XORed into its end (section 5.3).
+    /// Returns the nonce of the next record: the IV, with the record's number XORed into its end (section
+    /// 5.3).
     fn nonce(&self) -> Nonce {
         let mut nonce = self.iv;
         let number = self.next.to_be_bytes();
