@@ -390,7 +390,7 @@ impl<'a> FetchDriver<'a> {
             (error, _) => error,
         };
         tracing::debug!(source = ?self.fetch.id_of(source), %error, "a source was lost");
-        let fault = fault(&error);
+        let fault = fault_of(&error);
         self.failures.insert(source.number(), error);
         self.input(Input::Failed { source, fault });
     }
@@ -508,7 +508,7 @@ async fn place(
 }
 
 /// Returns what the failure of a source means for the fetch.
-fn fault(error: &Error) -> Fault {
+fn fault_of(error: &Error) -> Fault {
     match error {
         Error::Fetch(error) => error.fault(),
         Error::StreamRefused { .. } => Fault::Lost,

@@ -63,14 +63,14 @@ pub(super) async fn prove(
     if size > limit {
         return Err(FetchError::TooLarge { size, limit });
     }
-    let list = list(client, hash, size, &values).await?;
+    let list = fetch_list(client, hash, size, &values).await?;
     if size == 0 {
         // An empty file has no piece that could show later that the description is wrong.
         list.verify_piece(0, &[])?;
     }
     let content = match description.kind {
         FileKind::File => ProvenContent::File { list },
-        FileKind::Folder => folder(client, hash, &list, &description.name).await?,
+        FileKind::Folder => fetch_folder(client, hash, &list, &description.name).await?,
     };
     Ok(Proven { description, content })
 }
@@ -85,12 +85,13 @@ pub(super) async fn prove_size(
     proven: &Proven,
 ) -> Result<(), FetchError> {
     if let ProvenContent::File { list } = &proven.content {
-        piece(client, hash, list, list.count() - 1).await?;
+        fetch_piece(client, hash, list, list.count() - 1).await?;
     }
     Ok(())
 }
 
-async fn folder(
+/// Fetches the manifest of a folder, and the piece lists of its files.
+async fn fetch_folder(
     client: &mut Client,
     hash: Hash,
     list: &PieceList,
@@ -98,7 +99,7 @@ async fn folder(
 ) -> Result<ProvenContent, FetchError> {
     let mut bytes = Vec::new();
     for index in 0..list.count() {
-        bytes.extend(piece(client, hash, list, index).await?);
+        bytes.extend(fetch_piece(client, hash, list, index).await?);
     }
     // A manifest of 64 MiB takes long to read.
     let manifest = blocking(move || Ok(Manifest::decode(Bytes::from(bytes))?)).await?;
@@ -121,12 +122,12 @@ async fn folder(
         Some(entry) => format!("{name}/{}", entry.path()),
         None => name.to_string(),
     };
-    let lists = lists(client, &files, name_of).await?;
+    let lists = fetch_lists(client, &files, name_of).await?;
     Ok(ProvenContent::Folder { manifest, lists })
 }
 
 /// Fetches the piece lists of the files that have several pieces.
-async fn lists(
+async fn fetch_lists(
     client: &mut Client,
     files: &[(Hash, u64)],
     name_of: impl Fn(usize) -> String,
@@ -152,7 +153,7 @@ async fn lists(
         }
         for at in long {
             let (hash, size) = files[at];
-            let list = list(client, hash, size, &[]).await;
+            let list = fetch_list(client, hash, size, &[]).await;
             let list = list.map_err(|error| error.with_name_if_changed(|| name_of(at)))?;
             lists[at] = Some(Arc::new(list));
         }
@@ -163,7 +164,7 @@ async fn lists(
 /// Fetches the piece list of `hash`, which is described as `size` bytes, and checks it against the hash.
 /// `values` are its first values. Memory is taken for the values that have arrived, not for those that the
 /// size announces.
-async fn list(
+async fn fetch_list(
     client: &mut Client,
     hash: Hash,
     size: u64,
@@ -196,7 +197,7 @@ async fn take_values(client: &mut Client, incoming: &mut IncomingList) -> Result
 }
 
 /// Fetches a piece, and checks it against `list`.
-async fn piece(
+async fn fetch_piece(
     client: &mut Client,
     hash: Hash,
     list: &PieceList,

@@ -356,9 +356,9 @@ impl DownloadTarget {
         pieces: Range<u64>,
         checking: &DiskCheck,
     ) -> Result<(), FetchError> {
-        let look =
+        let check_piece =
             |piece, buffer: &mut Vec<u8>| self.content.check(&self.layout.position(piece)?, buffer);
-        for piece in checking.good_pieces(pieces, look)? {
+        for piece in checking.good_pieces(pieces, check_piece)? {
             held.insert(piece);
         }
         Ok(())
@@ -488,8 +488,9 @@ fn find_whole(
     for path in paths.take_while(|path| fs::symlink_metadata(path).is_ok()) {
         let Some(content) = open(&path) else { continue };
         checking.begin(content.total());
-        let look = |piece, buffer: &mut Vec<u8>| content.check(&layout.position(piece)?, buffer);
-        if checking.all_good(layout.count(), look)? {
+        let check_piece =
+            |piece, buffer: &mut Vec<u8>| content.check(&layout.position(piece)?, buffer);
+        if checking.all_good(layout.count(), check_piece)? {
             return Ok(Some((content, Storage::Found(path))));
         }
     }

@@ -101,8 +101,8 @@ impl PieceWriter {
     ) -> Result<(), FetchError> {
         let permit = self.permit().await.ok_or(FetchError::Stopped)?;
         let target = Arc::clone(target);
-        // The system lets one thread at a time write to a file. More threads would only wait, and keep a
-        // processor busy with it.
+        // The system lets one thread at a time write to a file. More threads would only wait, and keep
+        // processors busy meanwhile.
         let threads = match target.description.kind {
             FileKind::File => 1,
             FileKind::Folder => self.threads,
