@@ -73,11 +73,11 @@ pub struct FoundFile {
 /// A node that shares a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileSource {
-    /// Its identity.
+    /// The identity of the node.
     pub id: NodeId,
-    /// The name that it gave itself.
+    /// The name that the node gave itself.
     pub name: String,
-    /// Addresses where it may be dialled, as far as it knows them.
+    /// The addresses at which the node can be dialled, as far as it knows them itself.
     pub addresses: Vec<Address>,
 }
 
@@ -113,7 +113,7 @@ impl FoundFiles {
     }
 }
 
-/// The kind of content that a hash stands for. On the wire 0 is a file, 1 a folder.
+/// The kind of content that a hash stands for. On the wire, 0 is a file and 1 is a folder.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]

@@ -134,7 +134,7 @@ impl Secret {
 pub struct TicketKey([u8; 32]);
 
 impl TicketKey {
-    /// Derives the key from the private key of a node, and reveals nothing about that one.
+    /// Derives the key from the private key of a node. The derived key reveals nothing about the private key.
     #[must_use]
     pub fn of(key: &Key) -> Self {
         Self(blake3::derive_key("peerkit 2026-11 tickets of a node", key.secret()))

@@ -116,7 +116,7 @@ impl NameError {
 }
 
 impl FileName {
-    /// Checks `name`.
+    /// Checks `name`, and returns it as a [`FileName`].
     ///
     /// # Errors
     /// If the name is invalid, with the first fault that was found.
@@ -163,7 +163,7 @@ impl FileName {
 }
 
 impl RelPath {
-    /// Checks `path`.
+    /// Checks `path`, and returns it as a [`RelPath`].
     ///
     /// # Errors
     /// If the path is invalid, with the first fault that was found.

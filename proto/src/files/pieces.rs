@@ -199,7 +199,8 @@ pub fn piece_count(size: u64) -> Result<u64, PieceError> {
     Ok(size.div_ceil(PIECE).max(1))
 }
 
-/// Returns the range of bytes of piece `index` in a file of `size` bytes, or `None` if there is no such piece.
+/// Returns the range of the bytes of piece `index` in a file of `size` bytes, or `None` if the file has no
+/// such piece.
 #[must_use]
 pub fn piece_range(size: u64, index: u64) -> Option<Range<u64>> {
     if index >= piece_count(size).ok()? {

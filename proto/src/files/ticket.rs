@@ -1,7 +1,7 @@
 //! Tickets: all that is needed to fetch one share, as one word that can be copied and pasted.
 //!
 //! ```text
-//! text     "peerkit1" and the base32 (RFC 4648, lower case, no padding) of
+//! text     "peerkit1" and the base32 (RFC 4648, lower case, no padding) of these fields:
 //! version  u8 = 2
 //! hash     32 B
 //! node     32 B                                   the node that shares it
