@@ -215,7 +215,7 @@ impl Dispatch {
                 }
                 // Boxed, so that the task of a link without requests has no room for this large future.
                 Received::Request(request) => {
-                    Box::pin(self.ask_handler(node, peer, *request)).await
+                    Box::pin(self.ask_handler(node, peer, *request)).await;
                 }
             }
         }

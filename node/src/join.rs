@@ -244,7 +244,7 @@ async fn gather(mut reports: mpsc::Receiver<JoinReport>) -> JoinOutcome {
             }
             Some(JoinReport::Joined) => drop(joined.get_or_insert_with(Instant::now)),
             Some(JoinReport::Failed(error)) if is_from_reached_node(&error) => {
-                refusal = Some(error)
+                refusal = Some(error);
             }
             Some(JoinReport::Failed(error)) if is_this_node(&error) => {
                 own += 1;

@@ -381,7 +381,7 @@ impl Link {
                 self.outputs.push_back(Output::GoodbyeReceived(reason));
             }
             (LinkStage::AwaitingHello, _) => {
-                self.refuse(Reason::Fault("a frame before Hello".into()))
+                self.refuse(Reason::Fault("a frame before Hello".into()));
             }
             (_, Frame::Hello(_)) => self.refuse(Reason::Fault("a second Hello".into())),
             (_, Frame::Goodbye { reason, received }) => {

@@ -471,7 +471,7 @@ impl Overlay {
                 nodes.into_iter().for_each(|(id, left)| self.away.add_for(now, id, left));
             }
             Command::Known(nodes) => {
-                self.with_parts(|parts, cx| parts.membership.add_known_nodes(cx, nodes))
+                self.with_parts(|parts, cx| parts.membership.add_known_nodes(cx, nodes));
             }
             Command::Leave => self.leave(),
             Command::Restore(batches) => {

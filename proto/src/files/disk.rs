@@ -327,9 +327,9 @@ pub fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() || is_misleading(c) {
-            plain.extend(c.escape_default())
+            plain.extend(c.escape_default());
         } else {
-            plain.push(c)
+            plain.push(c);
         }
     }
     plain

@@ -218,7 +218,7 @@ impl RelPath {
         for name in self.components() {
             match Platform::HERE {
                 Platform::Windows => {
-                    path.push(&*disk::without_faults(name, &DiskRules::new(Platform::HERE)))
+                    path.push(&*disk::without_faults(name, &DiskRules::new(Platform::HERE)));
                 }
                 // On Unix only `/`, `.` and `..` are special in a path, and no checked name contains `/` or
                 // is one of the others.
