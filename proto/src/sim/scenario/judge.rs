@@ -60,8 +60,8 @@ impl ScenarioRun<'_> {
         let within = expect.one_component_within.map(time_at_most);
         self.check(state, "one component again after", repaired, within);
         let fewest = Figure::Count(self.fewest_honest_neighbours());
-        let least = expect.honest_neighbours.map(|least| Bound::AtLeast(Figure::Count(least)));
-        self.check(state, "honest neighbours, fewest", fewest, least);
+        let bound = expect.honest_neighbours.map(|least| Bound::AtLeast(Figure::Count(least)));
+        self.check(state, "honest neighbours, fewest", fewest, bound);
         self.measure_broadcasts(state, expect);
         self.measure_discovery(state, expect);
     }
@@ -74,14 +74,14 @@ impl ScenarioRun<'_> {
         let BroadcastResults { expected, delivered, repeated, slowest, over_best } = results;
         let percent =
             (delivered * 100_000).checked_div(expected).map_or(Figure::Never, Figure::Percent);
-        let least = expect.delivered_percent.map(|least| Figure::Percent(least * 1000));
-        self.check(state, "delivered", percent, least.map(Bound::AtLeast));
-        let most = expect.delivered_twice.map(at_most);
-        self.check(state, "delivered more than once", Figure::Count(repeated), most);
+        let bound = expect.delivered_percent.map(|least| Figure::Percent(least * 1000));
+        self.check(state, "delivered", percent, bound.map(Bound::AtLeast));
+        let bound = expect.delivered_twice.map(at_most);
+        self.check(state, "delivered more than once", Figure::Count(repeated), bound);
         let all = expected > 0 && delivered == expected;
         let within = if all { Figure::Time(slowest) } else { Figure::Never };
-        let most = expect.delivered_within.map(time_at_most);
-        self.check(state, "last node reached after", within, most);
+        let bound = expect.delivered_within.map(time_at_most);
+        self.check(state, "last node reached after", within, bound);
         let stats = self.sim.stats();
         let payloads = stats.payloads - state.payloads;
         let needed = stats.deliveries - state.deliveries;
@@ -171,8 +171,8 @@ impl ScenarioRun<'_> {
             (self.sim.nodes[node].queries - before).saturating_sub(*links)
         };
         let over = links.iter().enumerate().map(over).max().unwrap_or_default();
-        let most = expect.queries_over_links.map(at_most);
-        self.check(state, "queries over links, most", Figure::Count(over), most);
+        let bound = expect.queries_over_links.map(at_most);
+        self.check(state, "queries over links, most", Figure::Count(over), bound);
     }
 
     /// Returns the number of nodes and links that a discovery missed or made up. Links that came up or ended
@@ -208,20 +208,20 @@ impl ScenarioRun<'_> {
     /// node replaces a neighbour, the old link ends a moment after the new one has come up. So nodes with too
     /// many links are checked again.
     fn links_over_view(&mut self) -> u64 {
-        let mut most: BTreeMap<usize, u64> =
+        let mut excess: BTreeMap<usize, u64> =
             (0..self.sim.len()).map(|node| (node, self.links_beyond(node))).collect();
         for _ in 0..LINK_RECHECKS {
-            most.retain(|_, links| *links > 0);
-            if most.is_empty() {
+            excess.retain(|_, links| *links > 0);
+            if excess.is_empty() {
                 return 0;
             }
             self.sim.run_for(LINK_RECHECK_INTERVAL);
-            for (node, links) in &mut most {
+            for (node, links) in &mut excess {
                 // Only links that remain count, so the result is the minimum of all checks.
                 *links = self.links_beyond(*node).min(*links);
             }
         }
-        most.into_values().max().unwrap_or_default()
+        excess.into_values().max().unwrap_or_default()
     }
 
     fn links_beyond(&self, node: usize) -> u64 {

@@ -14,7 +14,7 @@ use crate::sim::node::derive_seed;
 use crate::sim::{Joining, Lies, NodeOptions, Sim, SimConfig};
 use crate::time::Instant;
 
-/// Interval at which nodes try again that could not join.
+/// Interval at which nodes that could not join try again.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Interval at which the components of the network are counted, if the step measures the time of a repair.
@@ -96,10 +96,14 @@ pub(super) struct SentBroadcast {
 /// An action of a step.
 #[derive(Debug, Clone, Copy)]
 enum StepAction {
-    AddNode { through: usize },
+    AddNode {
+        through: usize,
+    },
+    /// Has nodes that could not join try again.
     Retry,
     Broadcast,
     Replace,
+    /// Splits the network into this number of groups.
     Split(usize),
     Heal,
     CheckComponents,
@@ -109,16 +113,23 @@ enum StepAction {
 /// A step that is being run.
 pub(super) struct StepState {
     pub(super) step: Step,
-    /// Time of the last disturbance of the network.
+    /// Time of the last disturbance: the beginning of the step, the last replaced node, or the healing of the
+    /// network.
     pub(super) disturbed: Instant,
     /// Time at which the network was last seen in several components.
     pub(super) last_apart: Option<Instant>,
+    /// Time at which the network heals, if the step splits it.
     pub(super) healed: Option<Instant>,
+    /// Number of the first broadcast of the step.
     pub(super) first_sent: usize,
+    /// The counters of the simulation at the beginning of the step.
     pub(super) payloads: u64,
     pub(super) deliveries: u64,
-    pub(super) queries: Vec<u64>,
+    /// The node that discovers the network, and its discovery.
     pub(super) discovery: Option<(usize, OperationId)>,
+    /// For each node the number of queries that had arrived before the discovery.
+    pub(super) queries: Vec<u64>,
+    /// The links at the beginning of the discovery.
     pub(super) links: Vec<(usize, usize)>,
 }
 
@@ -149,8 +160,8 @@ impl<'a> ScenarioRun<'a> {
             first_sent: self.sent.len(),
             payloads: stats.payloads,
             deliveries: stats.deliveries,
-            queries: Vec::new(),
             discovery: None,
+            queries: Vec::new(),
             links: Vec::new(),
         };
         if let Some(crash) = &step.crash {
@@ -160,14 +171,14 @@ impl<'a> ScenarioRun<'a> {
             self.discover(&mut state, discover.depth);
         }
         let actions = self.timetable(&state);
-        let whole = actions.last().map(|(at, _)| *at).unwrap_or_default();
-        let mut said = 0;
+        let duration = actions.last().map(|(at, _)| *at).unwrap_or_default();
+        let mut reported = 0;
         for (at, action) in actions {
             self.sim.run_for((begun + at).since(self.sim.now()));
             self.act(&mut state, action);
-            let percent = (at.as_millis() * 100 / whole.as_millis().max(1)) as u64;
-            if percent != said {
-                said = percent;
+            let percent = (at.as_millis() * 100 / duration.as_millis().max(1)) as u64;
+            if percent != reported {
+                reported = percent;
                 progressed(self.sim.now().since_origin(), percent);
             }
         }
@@ -191,8 +202,8 @@ impl<'a> ScenarioRun<'a> {
             let others = self.scenario.nodes.saturating_sub(join.through);
             for n in 0..self.scenario.nodes {
                 // The first `through` nodes start at once, so that the other nodes find all of them.
-                let late = (n + 1).saturating_sub(join.through);
-                let at = join.within.0 * to_u32(late) / to_u32(others.max(1));
+                let position = (n + 1).saturating_sub(join.through);
+                let at = join.within.0 * to_u32(position) / to_u32(others.max(1));
                 actions.push((at, StepAction::AddNode { through: join.through }));
             }
             end = end.max(join.within.0);
@@ -287,9 +298,9 @@ impl<'a> ScenarioRun<'a> {
         let number = self.sim.len();
         // Both numbers are drawn for each node, so that other percentages do not change later draws.
         let drawn = [(); 2].map(|()| self.random_below(100));
-        let first = number < honest;
-        let dialable = first || drawn[0] >= usize::from(self.scenario.nat_percent);
-        let lies = !first && drawn[1] < usize::from(self.scenario.liars_percent);
+        let is_first = number < honest;
+        let dialable = is_first || drawn[0] >= usize::from(self.scenario.nat_percent);
+        let lies = !is_first && drawn[1] < usize::from(self.scenario.liars_percent);
         let lies = lies.then(|| [Lies::Drops, Lies::Alters, Lies::Replays][number % 3]);
         let options = NodeOptions { dialable, lies, ..NodeOptions::default() };
         self.lifetimes.push((self.sim.now(), None));
@@ -333,14 +344,14 @@ impl<'a> ScenarioRun<'a> {
 
     fn send_broadcast(&mut self, state: &StepState) {
         let Some(broadcast) = &state.step.broadcast else { return };
-        let can = |run: &Self, node: usize| run.is_honest(node) && run.is_member(node);
+        let can_broadcast = |run: &Self, node: usize| run.is_honest(node) && run.is_member(node);
         let author = match broadcast.authors {
-            0 => self.pick_random(can),
+            0 => self.pick_random(can_broadcast),
             authors => {
-                let all = self.authors.len();
-                for _ in all..authors {
-                    let new = self
-                        .pick_random(|run, node| can(run, node) && !run.authors.contains(&node));
+                for _ in self.authors.len()..authors {
+                    let new = self.pick_random(|run, node| {
+                        can_broadcast(run, node) && !run.authors.contains(&node)
+                    });
                     self.authors.extend(new);
                 }
                 let turn = self.sent.len() % self.authors.len().max(1);
