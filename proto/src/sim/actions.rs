@@ -57,17 +57,17 @@ impl<H: Handler> Sim<H> {
         node: usize,
         addresses: Vec<Address>,
         keep: bool,
-        wanted: LinkPurpose,
+        link_purpose: LinkPurpose,
     ) {
         if self.nodes[node].running.is_none() || addresses.is_empty() {
             return;
         }
-        let purpose = match wanted {
+        let purpose = match link_purpose {
             LinkPurpose::Connect(_) => Purpose::Application,
             LinkPurpose::Join(_) => Purpose::Join,
         };
         let operation = self.next_operation();
-        self.link_purposes.insert(operation, wanted);
+        self.link_purposes.insert(operation, link_purpose);
         self.input(node, Input::Dial { operation, addresses, keep, purpose });
     }
 
@@ -365,24 +365,24 @@ mod tests {
     fn the_results_of_discoveries_searches_and_pings_are_events() {
         let mut sim = line();
         let (near, far) = (sim.id(1), sim.id(2));
-        let (asked, event) = result(&mut sim, |cx| cx.discover(-1));
+        let (begun, event) = result(&mut sim, |cx| cx.discover(-1));
         let Event::NodeDiscoveryCompleted { action, nodes, complete: true } = event else {
             panic!("{event:?}");
         };
         let ids: Vec<NodeId> = nodes.iter().map(|node| node.id).collect();
-        assert_eq!((action, ids.len(), ids[0]), (asked, 3, sim.id(0)));
+        assert_eq!((action, ids.len(), ids[0]), (begun, 3, sim.id(0)));
         assert!(ids.contains(&near) && ids.contains(&far));
 
-        let (asked, event) = result(&mut sim, |cx| cx.ping(near));
+        let (begun, event) = result(&mut sim, |cx| cx.ping(near));
         let Event::NodePingCompleted { action, node, rtt } = event else { panic!("{event:?}") };
-        assert_eq!((action, node, rtt), (asked, near, 2 * LATENCY));
+        assert_eq!((action, node, rtt), (begun, near, 2 * LATENCY));
         let (_, event) = result(&mut sim, |cx| cx.ping(far));
         let Event::NodePingCompleted { node, rtt, .. } = event else { panic!("{event:?}") };
         assert_eq!((node, rtt), (far, 4 * LATENCY), "relayed by the node between them");
 
-        let (asked, event) = result(&mut sim, |cx| cx.search("song"));
+        let (begun, event) = result(&mut sim, |cx| cx.search("song"));
         let Event::NodeSearchCompleted { action, files } = event else { panic!("{event:?}") };
-        assert_eq!((action, files.len()), (asked, 0));
+        assert_eq!((action, files.len()), (begun, 0));
     }
 
     #[test]
@@ -391,9 +391,9 @@ mod tests {
         let (me, near) = (sim.id(0), sim.id(1));
         let unused = Key::from_secret(&[9; 32]).id();
         let mut error = |act: &dyn Fn(&mut Context<'_>) -> ActionId| {
-            let (asked, event) = result(&mut sim, act);
+            let (begun, event) = result(&mut sim, act);
             let Event::NodeActionFailed { action, error } = event else { panic!("{event:?}") };
-            assert_eq!(action, asked);
+            assert_eq!(action, begun);
             error
         };
         assert!(error(&|cx| cx.fetch(Hash::of(b"x"), "x")).contains("no node"));
@@ -448,20 +448,20 @@ mod tests {
         }
         let (there, third) = (sim.address(0), sim.address(2));
         let unused: Address = "198.51.100.1:1".parse().unwrap();
-        let mut asked = Vec::new();
+        let mut begun = Vec::new();
         sim.with(1, |_, cx| {
-            asked.push(cx.join(&[there.clone(), unused.clone()]));
-            asked.push(cx.connect(third.clone(), false));
-            asked.push(cx.connect(unused.clone(), false));
-            asked.push(cx.join(std::slice::from_ref(&unused)));
-            asked.push(cx.join(&[]));
+            begun.push(cx.join(&[there.clone(), unused.clone()]));
+            begun.push(cx.connect(third.clone(), false));
+            begun.push(cx.connect(unused.clone(), false));
+            begun.push(cx.join(std::slice::from_ref(&unused)));
+            begun.push(cx.join(&[]));
         });
         sim.run_for(Duration::from_secs(60));
         assert_eq!(*sim.joining(1), Joining::Joined);
         let mut outcomes: Vec<_> = got.lock().unwrap().iter().filter_map(outcome).collect();
         outcomes.sort();
         let expected = [true, true, false, false, false];
-        assert_eq!(outcomes, asked.into_iter().zip(expected).collect::<Vec<_>>());
+        assert_eq!(outcomes, begun.into_iter().zip(expected).collect::<Vec<_>>());
         sim.with(1, |_, cx| cx.stop());
         assert!(sim.run_until(Duration::from_secs(20), |sim| !sim.is_running(1)));
     }

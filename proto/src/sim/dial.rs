@@ -160,7 +160,7 @@ impl<H: Handler> Sim<H> {
     /// both endpoints here.
     fn hello_arrived(&mut self, dial_key: u64) {
         let Some(dial) = self.dials.get(&dial_key) else { return };
-        let (from, from_run, called) = (dial.from, dial.run, dial.address.clone());
+        let (from, from_run, dialled_address) = (dial.from, dial.run, dial.address.clone());
         let Some((to, to_run)) = dial.to else { return };
         if self.is_cut(from, to) {
             // The dial will time out.
@@ -173,20 +173,20 @@ impl<H: Handler> Sim<H> {
             return self.queue.put(self.now + latency, event);
         };
         // The epoch of a run serves as its incarnation: both change with each start.
-        let endpoint = |node: usize, run, of: usize, direction, incarnation, shown| {
+        let endpoint = |node: usize, run, of: usize, direction, incarnation, address| {
             let other = &self.nodes[of];
             let ip = public_ip(of).into();
             Endpoint {
                 node,
                 run,
-                peer: Peer::new(other.id, other.name.clone(), shown, direction),
+                peer: Peer::new(other.id, other.name.clone(), address, direction),
                 candidate: Candidate { id: other.id, direction, incarnation, ip },
                 state: EndpointState::Waiting,
                 greeted: false,
                 last_arrival: self.now,
             }
         };
-        let dialled = called.without_id();
+        let dialled = dialled_address.without_id();
         let connected_from = address(public_ip(from));
         let endpoints = [
             endpoint(from, from_run, to, Direction::Outbound, to_epoch, dialled),
@@ -271,10 +271,10 @@ impl<H: Handler> Sim<H> {
                 self.dial_failed(node, dial, &error.to_string());
                 if error == DialError::Timeout {
                     // The acceptor may have a link by now, so it has to learn that the dial has failed.
-                    let of = |(at, link): (&ConnectionId, &SimulatedLink)| {
+                    let of_dial = |(at, link): (&ConnectionId, &SimulatedLink)| {
                         (link.dial_key == dial_key).then_some(*at)
                     };
-                    if let Some(link) = self.links.iter().find_map(of) {
+                    if let Some(link) = self.links.iter().find_map(of_dial) {
                         self.end_abruptly(link, DIALLER, Reason::HandshakeTimeout);
                     }
                 }
@@ -301,12 +301,13 @@ impl<H: Handler> Sim<H> {
     fn dial_failed(&mut self, node: usize, dial: SimulatedDial, error: &str) {
         self.stats.dials_failed += 1;
         self.trace_event("dial failed", [node, node], error.as_bytes());
-        let wanted = dial.operation.and_then(|operation| self.link_purposes.remove(&operation));
+        let link_purpose =
+            dial.operation.and_then(|operation| self.link_purposes.remove(&operation));
         if dial.purpose.is_reported() {
             let (address, error) = (dial.address, error.to_owned());
             self.event(node, Event::OutboundNodeConnectionError { address, error });
         }
-        match wanted {
+        match link_purpose {
             Some(LinkPurpose::Connect(Some(action))) => {
                 let error = error.to_owned();
                 self.event(node, Event::NodeActionFailed { action, error });

@@ -274,9 +274,9 @@ impl<H: Handler> Sim<H> {
     fn dial_source(&mut self, fetch_id: u64, source: SourceId, candidate: &SourceCandidate) {
         let Some(fetch) = self.transfers.fetches.get(&fetch_id) else { return };
         let (node, hash) = (fetch.node, fetch.hash);
-        let reaches: Vec<_> =
+        let results: Vec<_> =
             candidate.addresses.iter().map(|at| self.reachable(node, at)).collect();
-        let reached = reaches.iter().find_map(|reach| match reach {
+        let reached = results.iter().find_map(|result| match result {
             // Two round trips: TCP and TLS.
             Reachability::Node(to) => Some((*to, self.latency(node, *to) * 4)),
             _ => None,
@@ -285,12 +285,12 @@ impl<H: Handler> Sim<H> {
             let linked = self.nodes[node].running.as_ref()?.handles.contains_key(&id);
             let to = self.node_of(id).filter(|_| linked)?;
             let back = address(self.nodes[node].announced_ip(node));
-            let reaches = self.reachable(to, &back) == Reachability::Node(node);
+            let can_call_back = self.reachable(to, &back) == Reachability::Node(node);
             // One latency for the query that asks for the call-back, then the two round trips of the dial.
-            reaches.then(|| (to, self.latency(node, to) * 5))
+            can_call_back.then(|| (to, self.latency(node, to) * 5))
         });
         let Some((to, wait)) = reached.or(called_back) else {
-            let refused = reaches.iter().find_map(|reach| match reach {
+            let refused = results.iter().find_map(|result| match result {
                 // One round trip: the SYN and the RST.
                 Reachability::NotRunning(to) => Some(self.latency(node, *to) * 2),
                 _ => None,
@@ -402,12 +402,12 @@ impl<H: Handler> Sim<H> {
         let Ok(layout) = Layout::file(list.size()) else { return };
         let parts = &mut self.nodes[fetch.node].disk.get_mut().parts;
         // Pieces of an earlier fetch are used again, unless that fetch had another number of pieces.
-        let here = parts.get(&fetch.hash).filter(|held| held.count() == layout.count()).cloned();
+        let on_disk = parts.get(&fetch.hash).filter(|held| held.count() == layout.count()).cloned();
         let Ok(empty) = PieceSet::of_count(layout.count()) else { return };
         // The source that has given the proof is followed later, like any other source.
         stream.fetcher.stage = FetcherStage::Fetching;
         fetch.proven = Some((description, list));
-        let (layout, held) = (Arc::new(layout), here.unwrap_or(empty));
+        let (layout, held) = (Arc::new(layout), on_disk.unwrap_or(empty));
         // The loop of `carry_out_fetch`, which has called this, polls the outputs.
         fetch.fetch.handle(now, Input::Opened { layout, held });
     }

@@ -187,8 +187,8 @@ impl<H: Handler> Sim<H> {
     /// Returns the shared files of a node that a search finds.
     pub(super) fn search_shares(&self, node: usize, text: &str) -> Vec<SharedFile> {
         let shares = self.nodes[node].shares.values().map(|share| &share.file);
-        let wanted = shares.filter(|file| matches_search(text, &file.name));
-        wanted.take(self.config.max_search_results).cloned().collect()
+        let found = shares.filter(|file| matches_search(text, &file.name));
+        found.take(self.config.max_search_results).cloned().collect()
     }
 
     /// Returns the part of a content that a node can serve.

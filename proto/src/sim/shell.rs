@@ -59,7 +59,7 @@ impl<H: Handler> Sim<H> {
                         }
                     }
                 }
-                Work::Request(node, run, asked) => self.answer_request(node, run, asked),
+                Work::Request(node, run, request) => self.answer_request(node, run, request),
                 Work::Close { connection, side, reason } => self.close(connection, side, reason),
                 Work::Stop(node, run) => {
                     if self.nodes[node].in_run(run).is_some() {
@@ -133,8 +133,9 @@ impl<H: Handler> Sim<H> {
                 }
                 Action::SendToNodes(message, exclude) => {
                     let Some(running) = &self.nodes[node].running else { continue };
-                    let wanted = |handle: &&LinkHandle| !exclude.contains(&handle.peer.id());
-                    let mut to: Vec<_> = running.handles.values().filter(wanted).cloned().collect();
+                    let is_recipient = |handle: &&LinkHandle| !exclude.contains(&handle.peer.id());
+                    let mut to: Vec<_> =
+                        running.handles.values().filter(is_recipient).cloned().collect();
                     // In the order in which the links were made, as on a real node.
                     to.sort_by_key(|handle| handle.connection);
                     for handle in to {
@@ -263,8 +264,8 @@ impl<H: Handler> Sim<H> {
             Output::Request { peer, id, name, message } => {
                 let path = RequestPath::Others { id };
                 let run = self.nodes[node].run;
-                let asked = IncomingRequest { path, peer, name, message };
-                self.work.push_back(Work::Request(node, run, asked));
+                let request = IncomingRequest { path, peer, name, message };
+                self.work.push_back(Work::Request(node, run, request));
             }
             Output::Replied { operation, outcome } => self.replied(operation.0, outcome),
             Output::LookUpAddresses(id) => self.look_up_addresses(node, id),

@@ -394,10 +394,10 @@ impl<H: Handler> Sim<H> {
             None => String::new(),
         };
         if bytes > 0 {
-            let SimulatedNode { id, name: called, .. } = &self.nodes[fetcher];
+            let SimulatedNode { id, name: peer_name, .. } = &self.nodes[fetcher];
             let linked = self.nodes[node].running.as_ref().and_then(|run| run.handles.get(id));
             let peer = linked.map(|handle| handle.peer.clone());
-            let peer = peer.unwrap_or_else(|| Peer::without_link(*id, called.clone()));
+            let peer = peer.unwrap_or_else(|| Peer::without_link(*id, peer_name.clone()));
             let upload = Upload { hash, name, bytes, size };
             self.event(node, Event::NodeUploadCompleted { peer, upload });
         }

@@ -507,10 +507,10 @@ fn a_manual_node_refuses_joins() {
     let options = NodeOptions { manual: true, ..NodeOptions::default() };
     let manual = sim.add_with(options, Log::default());
     let address = sim.address(manual);
-    let asked = sim.with(0, |_, cx| cx.join(&[address]));
+    let begun = sim.with(0, |_, cx| cx.join(&[address]));
     sim.run_for(Duration::from_secs(5));
     assert!(matches!(sim.joining(0), Joining::Failed(_)), "{:?}", sim.joining(0));
-    let reports = |(_, event): &(Duration, Event)| matches!(event, Event::NodeActionFailed { action, error } if *action == asked && error.contains("Manual"));
+    let reports = |(_, event): &(Duration, Event)| matches!(event, Event::NodeActionFailed { action, error } if *action == begun && error.contains("Manual"));
     assert_eq!(sim.app(0).0.iter().filter(|event| reports(event)).count(), 1);
 }
 
