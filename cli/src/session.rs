@@ -60,8 +60,11 @@ impl NodeSession {
         Ok(addresses)
     }
 
-    pub(crate) fn peers_file(&self, given: Option<PathBuf>) -> std::io::Result<PathBuf> {
-        std::path::absolute(given.unwrap_or_else(|| self.state.join("peers.json")))
+    /// Returns the file of `save` and `load`.
+    pub(crate) fn peers_file(&self, given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+        let Some(given) = given else { return folders::absolute(&self.state.join("peers.json")) };
+        folders::must_be_absolute(&given)?;
+        Ok(given)
     }
 
     pub(crate) fn view(&self, peer: &Peer) -> PeerView {

@@ -11,6 +11,7 @@ use super::endpoint::Endpoint;
 use super::{Command, CommandContext, Outcome};
 use crate::human::network;
 use crate::text::{Paint, millis};
+use crate::usage;
 use crate::views::NodeView;
 
 /// List the nodes of the network and their links
@@ -45,6 +46,11 @@ impl Command for Discover {
     type Outcome = Discovered;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<Discovered> {
+        if self.depth < -1 {
+            return Err(usage(
+                "a depth is 1 for neighbours, n for n hops, or -1 for the whole network",
+            ));
+        }
         let node = &context.session.node;
         let discovery = node.discover(self.depth).await?;
         let links = NetworkGraph::new(node.network().name(), &discovery).links();

@@ -44,6 +44,8 @@ pub struct Degrees {
     /// Largest number of links of a node.
     pub max: usize,
     /// Maps each number of links to the number of nodes that have so many links.
+    // The keys of a JSON object are texts.
+    #[cfg_attr(feature = "schema", schema(value_type = BTreeMap<String, usize>))]
     pub histogram: BTreeMap<usize, usize>,
 }
 

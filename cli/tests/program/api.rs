@@ -1,0 +1,321 @@
+//! The local API of a running node, and `peerkit COMMAND`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use serde_json::{Value, json};
+
+use crate::harness::{PATIENCE, Program, content, peerkit, run, start_chain, text};
+
+/// The API of a node, as its `api.json` describes it.
+struct Api {
+    host: String,
+    token: String,
+    read_token: String,
+}
+
+/// The answer to a request.
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Api {
+    fn of(home: &Path, name: &str) -> Self {
+        let file = fs::read_to_string(state(home, name).join("api.json")).unwrap();
+        let file: Value = serde_json::from_str(&file).unwrap();
+        let part = |name: &str| file[name].as_str().unwrap().to_owned();
+        let host = part("url").strip_prefix("http://").unwrap().to_owned();
+        Self { host, token: part("token"), read_token: part("read_token") }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.host).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// Sends a request with these header lines, and reads the answer to its end.
+    fn raw(&self, line: &str, headers: &[&str], body: &str) -> Answer {
+        let mut stream = self.connect();
+        let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        let head = format!(
+            "{line} HTTP/1.1\r\n{headers}Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        // A node that refuses a request may close the connection before it has read the body.
+        let _ = stream.write_all(head.as_bytes());
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+    }
+
+    fn with_token(&self, line: &str, token: &str, body: &str) -> Answer {
+        let host = format!("Host: {}", self.host);
+        let token = format!("Authorization: Bearer {token}");
+        self.raw(line, &[&host, &token, "Content-Type: application/json"], body)
+    }
+
+    fn request(&self, line: &str, body: &Value) -> Answer {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.with_token(line, &self.token, &body)
+    }
+
+    fn get(&self, path: &str) -> Value {
+        let answer = self.request(&format!("GET {path}"), &Value::Null);
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        serde_json::from_str(&answer.body).unwrap()
+    }
+}
+
+fn state(home: &Path, name: &str) -> PathBuf {
+    home.join(name)
+}
+
+/// Runs `peerkit COMMAND` for the node of this name.
+fn command(home: &Path, name: &str, words: &[&str]) -> Output {
+    let mut command = peerkit(home);
+    command.current_dir(home).args(words).arg("--state").arg(state(home, name));
+    run(command, "")
+}
+
+/// Returns the JSON line of a command that works.
+fn json_of(home: &Path, name: &str, words: &[&str]) -> Value {
+    let output = command(home, name, &[words, &["--json"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{words:?}: {}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn only_requests_with_the_token_and_from_this_machine_are_answered() {
+    let home = tempfile::tempdir().unwrap();
+    let mut node = Program::start(home.path(), "alice", &[]);
+    let api = Api::of(home.path(), "alice");
+    assert_eq!(node.started["api"], format!("http://{}", api.host));
+    assert!(api.host.starts_with("127.0.0.1:"));
+    let own = format!("Host: {}", api.host);
+    let token = format!("Authorization: Bearer {}", api.token);
+    let status = |line: &str, headers: &[&str]| api.raw(line, headers, "").status;
+    let peers = "GET /api/v1/peers";
+    assert_eq!(status(peers, &[&own, &token]), 200);
+    assert_eq!(status(peers, &[&own]), 401);
+    assert_eq!(status(peers, &[&own, "Authorization: Bearer 00"]), 401);
+    assert_eq!(status(peers, &["Host: rebound.example", &token]), 421);
+    assert_eq!(status(peers, &[&own, &token, "Origin: http://rebound.example"]), 403);
+    assert_eq!(status("GET /healthz", &[&own]), 200);
+    assert_eq!(status("GET /healthz", &["Host: rebound.example"]), 421);
+
+    let refused = api.with_token("POST /api/v1/messages", &api.read_token, "{\"text\":\"hi\"}");
+    assert_eq!(refused.status, 403);
+    assert!(refused.head.contains("content-type: application/problem+json"), "{}", refused.head);
+    let problem: Value = serde_json::from_str(&refused.body).unwrap();
+    assert_eq!((&problem["status"], &problem["title"]), (&json!(403), &json!("Forbidden")));
+    assert_eq!(api.with_token(peers, &api.read_token, "").status, 200);
+
+    let unread = api.request("POST /api/v1/messages?text=hi", &json!({}));
+    assert_eq!(unread.status, 400, "arguments of a POST must not be in the URL, which logs keep");
+    assert_eq!(api.request("GET /api/v1/nothing", &Value::Null).status, 404);
+    assert_eq!(api.request("PUT /api/v1/peers", &Value::Null).status, 405);
+    assert_eq!(api.request("POST /api/v1/messages", &json!({})).status, 400);
+    let typed = api.raw("POST /api/v1/messages", &[&own, &token, "Content-Type: text/plain"], "hi");
+    assert_eq!(typed.status, 415);
+    let large = json!({"text": "x".repeat(18 << 20)});
+    assert_eq!(api.request("POST /api/v1/messages", &large).status, 413);
+    assert_eq!(node.run("status")["status"]["inbound"], 0, "the node is well");
+    node.exit();
+    assert!(!state(home.path(), "alice").join("api.json").exists());
+}
+
+#[test]
+fn commands_endpoints_and_subcommands_are_the_same() {
+    let home = tempfile::tempdir().unwrap();
+    let mut node = Program::start(home.path(), "alice", &[]);
+    let help = node.run("help")["help"].as_str().unwrap().to_owned();
+    let listed = help.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let listed: BTreeSet<String> =
+        listed.map(|line| line.split_whitespace().next().unwrap().to_owned()).collect();
+    assert!(listed.len() > 30, "{listed:?}");
+
+    let document = Api::of(home.path(), "alice").get("/api/v1/openapi.json");
+    let paths = document["paths"].as_object().unwrap().values();
+    let operations = paths.flat_map(|item| item.as_object().unwrap().values());
+    let ids = operations.map(|operation| operation["operationId"].as_str().unwrap().to_owned());
+    let ids: BTreeSet<String> = ids.collect();
+    let without_help: BTreeSet<String> =
+        listed.iter().filter(|name| *name != "help").cloned().collect();
+    assert_eq!(ids, without_help);
+
+    for name in &without_help {
+        let mut command = peerkit(home.path());
+        command.args([name, "--help"]);
+        let help = run(command, "");
+        assert_eq!(help.status.code(), Some(0), "{name}");
+        assert!(text(&help.stdout).contains("--state"), "{name}");
+    }
+    node.exit();
+}
+
+#[test]
+fn a_command_in_a_shell_prints_what_the_prompt_prints() {
+    let home = tempfile::tempdir().unwrap();
+    let mut chain = start_chain(home.path(), &[]);
+    let shared = home.path().join("shared file");
+    fs::write(&shared, content(5, 100_000)).unwrap();
+    let here = home.path();
+
+    let peers = json_of(here, "bob", &["peers"]);
+    let expected = chain.b.run("peers");
+    let ids = |result: &Value| -> Vec<Value> {
+        result["peers"].as_array().unwrap().iter().map(|peer| peer["id"].clone()).collect()
+    };
+    assert_eq!((&peers["result"], &peers["ok"]), (&json!("peers"), &json!(true)));
+    assert_eq!(ids(&peers), ids(&expected));
+    assert_eq!(json_of(here, "bob", &["size"]), chain.b.run("size"));
+
+    let sent = json_of(here, "alice", &["send", "bob", "from", "a  shell"]);
+    assert_eq!(sent["peer"]["name"], "bob");
+    assert_eq!(chain.b.event("node_message")["data"], "from a  shell");
+    let added = json_of(here, "bob", &["add", "shared file"]);
+    let hash = added["files"][0]["hash"].as_str().unwrap().to_owned();
+    assert_eq!(added["files"][0]["name"], "shared file");
+    let found = json_of(here, "alice", &["search", "shared"]);
+    assert_eq!(found["files"][0]["hash"], json!(hash));
+
+    // `get` uses the running node, and writes where it was typed.
+    let got = json_of(here, "alice", &["get", &hash, "new/"]);
+    assert_eq!(got["path"], json!(here.join("new/shared file")), "{got}");
+    assert_eq!(fs::read(here.join("new/shared file")).unwrap(), content(5, 100_000));
+    assert_eq!(got["sources"], json!([chain.b.id]));
+
+    let map = json_of(here, "carol", &["map", "map.svg"]);
+    assert_eq!(map["path"], json!(here.join("map.svg")));
+    assert!(fs::read_to_string(here.join("map.svg")).unwrap().starts_with("<svg"));
+    let text_map = command(here, "carol", &["map"]);
+    assert!(text(&text_map.stdout).contains("bob"));
+
+    let unknown = command(here, "alice", &["send", "nobody", "hi"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(text(&unknown.stderr).contains("nobody"), "{}", text(&unknown.stderr));
+    let failed = command(here, "alice", &["send", "nobody", "hi", "--json"]);
+    assert_eq!(failed.status.code(), Some(1));
+    let line: Value = serde_json::from_slice(&failed.stdout).unwrap();
+    assert_eq!((&line["result"], &line["ok"]), (&json!("send"), &json!(false)));
+
+    let stopped = command(here, "carol", &["stop"]);
+    assert_eq!((stopped.status.code(), text(&stopped.stdout)), (Some(0), "stopping\n"));
+    assert_eq!(chain.c.wait().0.code(), Some(0));
+    chain.a.exit();
+    chain.b.exit();
+}
+
+#[test]
+fn events_are_a_stream() {
+    let home = tempfile::tempdir().unwrap();
+    let mut alice = Program::start(home.path(), "alice", &[]);
+    let mut bob = Program::start(home.path(), "bob", &[]);
+    let api = Api::of(home.path(), "alice");
+    let mut stream = api.connect();
+    let request = format!(
+        "GET /api/v1/events HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\r\n",
+        api.host, api.read_token
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+    lines.find(|line| line.is_empty()).expect("the head of the answer");
+    bob.run(&format!("connect {}", alice.address));
+    bob.run("msg hello");
+    let data = lines.find_map(|line| {
+        let data: Value = serde_json::from_str(line.strip_prefix("data: ")?).unwrap();
+        (data["event"] == "node_message").then_some(data)
+    });
+    let data = data.expect("the message");
+    assert_eq!((&data["data"], &data["peer"]["name"]), (&json!("hello"), &json!("bob")));
+    let recent = json_of(home.path(), "alice", &["events"]);
+    let names: Vec<&str> =
+        recent["events"].as_array().unwrap().iter().map(|e| e["event"].as_str().unwrap()).collect();
+    assert!(
+        names.contains(&"inbound_node_connected") && names.contains(&"node_message"),
+        "{names:?}"
+    );
+    alice.exit();
+    assert!(lines.count() < 100, "the stream ends with the node");
+    bob.exit();
+}
+
+#[test]
+fn without_a_running_node_a_command_says_how_to_start_one() {
+    let home = tempfile::tempdir().unwrap();
+    let none = command(home.path(), "alice", &["peers"]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(text(&none.stderr).contains("no node runs on"), "{}", text(&none.stderr));
+    assert!(text(&none.stderr).contains("`peerkit run`"), "{}", text(&none.stderr));
+
+    // A node that was killed leaves its api.json behind.
+    let mut node = Program::start(home.path(), "alice", &[]);
+    let before = Api::of(home.path(), "alice");
+    node.kill();
+    let killed = command(home.path(), "alice", &["peers"]);
+    assert_eq!(killed.status.code(), Some(1));
+    assert!(text(&killed.stderr).contains("`peerkit run`"), "{}", text(&killed.stderr));
+
+    let mut again = Program::start(home.path(), "alice", &[]);
+    assert_eq!(again.id, node.id);
+    let api = Api::of(home.path(), "alice");
+    assert_ne!(api.token, before.token);
+    assert_eq!(api.with_token("GET /api/v1/peers", &before.token, "").status, 401);
+
+    // By URL, with the token from the environment only.
+    let url = format!("http://{}", api.host);
+    for (token, status, part) in [
+        (Some(api.token.as_str()), Some(0), ""),
+        (Some("wrong"), Some(1), "each start makes a new one"),
+        (None, Some(2), "PEERKIT_TOKEN"),
+    ] {
+        let mut remote = peerkit(home.path());
+        remote.args(["peers", "--node", &url]).env_remove("PEERKIT_TOKEN");
+        if let Some(token) = token {
+            remote.env("PEERKIT_TOKEN", token);
+        }
+        let output = run(remote, "");
+        assert_eq!(output.status.code(), status, "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains(part), "{}", text(&output.stderr));
+    }
+
+    // Two nodes on two state folders, and a second run on the same folder.
+    let mut bob = Program::start(home.path(), "bob", &[]);
+    let name = |of: &str| json_of(home.path(), of, &["status"])["status"]["name"].clone();
+    assert_eq!((name("alice"), name("bob")), (json!("alice"), json!("bob")));
+    let mut second = peerkit(home.path());
+    second.args(["run", "--headless", "--listen", "127.0.0.1:0", "--state"]);
+    second.arg(state(home.path(), "alice"));
+    let second = run(second, "");
+    assert_eq!(second.status.code(), Some(1));
+    assert!(text(&second.stderr).contains("--state DIR"), "{}", text(&second.stderr));
+    assert_eq!(name("alice"), "alice", "the second run has left the api.json of the first");
+    again.exit();
+    bob.exit();
+}
+
+#[test]
+fn the_api_can_be_switched_off_and_stays_on_this_machine() {
+    let home = tempfile::tempdir().unwrap();
+    let node = Program::start(home.path(), "alice", &["--no-api"]);
+    assert_eq!(node.started.get("api"), None);
+    assert!(!state(home.path(), "alice").join("api.json").exists());
+    node.exit();
+
+    let mut open = peerkit(home.path());
+    open.args(["run", "--headless", "--listen", "127.0.0.1:0", "--api", "0.0.0.0:0", "--state"]);
+    open.arg(state(home.path(), "bob"));
+    let open = run(open, "");
+    assert_eq!(open.status.code(), Some(1));
+    assert!(text(&open.stderr).contains("other machines"), "{}", text(&open.stderr));
+}
