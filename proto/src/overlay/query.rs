@@ -8,7 +8,7 @@
 //! than the first, so that the depth counts the shortest path and not the fastest.
 //!
 //! A node can also ask its neighbours *for itself* (`own`). The neighbours do not pass such a query on, and
-//! their answers include files that only the asking node has access to.
+//! their answers include files that are shared with the asking node but not with everyone.
 //!
 //! The number of queries in the table is bounded, in total and for each link, and so is the time that a query
 //! stays in it. If there is no room for a query, the node answers "done, but not complete".

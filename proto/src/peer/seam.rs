@@ -35,7 +35,7 @@ pub struct OperationId(pub u64);
 pub enum Input {
     /// Dials a node for the application. Ends with [`Output::DialEnded`].
     Dial {
-        /// The operation of which the outcome is reported.
+        /// The number under which the outcome is reported.
         operation: OperationId,
         /// The addresses of the node, best first. The overlay and events refer to the dial by the first.
         addresses: Vec<Address>,
@@ -99,7 +99,7 @@ pub enum Input {
     },
     /// Sends a broadcast. Answered with [`Output::Broadcast`].
     Broadcast {
-        /// The operation of which the outcome is reported.
+        /// The number under which the outcome is reported.
         operation: OperationId,
         /// The title of the broadcast.
         title: String,
@@ -110,14 +110,14 @@ pub enum Input {
     /// comes last. If [`MAX_QUERIES`](super::MAX_QUERIES) are under way, the query ends immediately,
     /// incomplete.
     Query {
-        /// The operation that the answers refer to.
+        /// The number under which the answers and the end are reported.
         operation: OperationId,
         /// The question.
         what: QueryKind,
         /// Number of hops: -1 for the whole network, 0 for no node.
         depth: i32,
         /// Whether to ask only the neighbours, on behalf of this node itself. Their answers include files
-        /// that only this node has access to. `depth` has no effect then.
+        /// that are shared with this node but not with everyone. `depth` has no effect then.
         own: bool,
         /// Time to wait for answers; `None` for the configured time.
         timeout: Option<Duration>,
@@ -125,7 +125,7 @@ pub enum Input {
     /// Sends a message, ping, request or reply to a node, whether there is a link with it or not. Answered
     /// with [`Output::Deliver`] or [`Output::Sent`].
     Send {
-        /// The operation of which the outcome is reported.
+        /// The number under which the outcome is reported.
         operation: OperationId,
         /// The recipient.
         to: NodeId,
@@ -154,7 +154,7 @@ pub enum Input {
     },
     /// A node has sent a probe, on a connection that is not a link. Answered with [`Output::ProbeAnswer`].
     ProbeReceived {
-        /// The operation of which the answer is part.
+        /// The number under which the answer is put out.
         operation: OperationId,
         /// The node that sent it, whose identity the handshake has proven.
         from: NodeId,
@@ -190,7 +190,7 @@ pub enum Command {
         query: QueryId,
         /// The files that were found.
         files: Vec<SharedFile>,
-        /// Whether to add an answer that this node is the wanted one, because it is calling back.
+        /// Whether to also answer that this node is the wanted one, because it is calling back.
         here: bool,
     },
     /// Stops keeping the link to an address: if the link ends, it is not dialled again.
