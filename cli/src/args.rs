@@ -194,7 +194,7 @@ pub(crate) enum SubcommandArgs {
     Get(GetArgs),
     /// Run a network of thousands of nodes in the simulator, and measure it
     Sim(SimArgs),
-    /// Print this node's identity. The first use makes its key
+    /// Print this node's identity, and make its key at the first use
     Id(IdArgs),
     /// Print a completion script for a shell
     ///

@@ -140,12 +140,12 @@ async fn wait_until_paused(download: &Download) {
 /// Shows the progress of downloads and uploads, above the prompt or as bars on standard error, until
 /// the future is dropped.
 pub(crate) async fn show(node: Node, output: Printer, bars: Bars, at_prompt: bool) {
-    let mut shown = bars.transfers();
-    let mut look = tokio::time::interval(SHOW_INTERVAL);
+    let mut transfer_bars = bars.transfers();
+    let mut interval = tokio::time::interval(SHOW_INTERVAL);
     loop {
-        look.tick().await;
+        interval.tick().await;
         if !at_prompt {
-            shown.show_all(&node);
+            transfer_bars.show_all(&node);
             continue;
         }
         let columns = terminal::columns();

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::commands::line::ParseError;
 use crate::commands::{COMMANDS, CommandSpec};
-use crate::fetch_arguments::{self, FetchKey, TICKET_START};
+use crate::fetch_arguments::{self, TICKET_START, TicketOrHash};
 use crate::lock::lock;
 use crate::session::SearchResults;
 use crate::shell_words::{self, ShellWord};
@@ -55,7 +55,7 @@ type ReadLine = Result<String, ParseError>;
 /// Decodes the bytes of a line, with or without its newline.
 fn decode_line(bytes: &[u8]) -> ReadLine {
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    // Windows ends lines with both characters.
+    // Windows ends lines with `\r\n`.
     let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
     // Programs on Windows write a byte order mark at the start of a file.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
@@ -96,7 +96,7 @@ fn split_paste(text: String) -> Vec<String> {
     if is_script { text.lines().map(str::to_owned).collect() } else { vec![text] }
 }
 
-/// Maximum number of bytes of a line that an error shows.
+/// Maximum number of characters of a line that an error shows.
 const MAX_SHOWN: usize = 40;
 
 fn first_word_of(line: &str) -> String {
@@ -121,11 +121,11 @@ impl InputLine {
 /// A prompt with line editing, history and completion.
 pub(crate) struct Prompt {
     editor: Editor<Completion, DefaultHistory>,
-    /// The state of the line that is being edited.
+    /// The line that is being edited.
     edited: EditedLine,
 }
 
-/// The state of the line that is being edited, shared with the editor.
+/// The line that is being edited, shared with the editor.
 type EditedLine = Arc<Mutex<DrawnLine>>;
 
 /// The line that is being edited, as it was last drawn.
@@ -249,7 +249,7 @@ fn has_secret_ticket(line: &str) -> bool {
 fn ticket_has_secret(text: &str) -> bool {
     let words: Vec<String> = shell_words::words(text).map(|word| word.text).collect();
     match fetch_arguments::recognise(&words) {
-        Ok(Some((FetchKey::Ticket(ticket), _))) => ticket.secret.is_some(),
+        Ok(Some((TicketOrHash::Ticket(ticket), _))) => ticket.secret.is_some(),
         _ => true,
     }
 }

@@ -14,9 +14,9 @@ pub(crate) const TICKET_START: &str = "peerkit1";
 /// Maximum number of words into which a ticket may be wrapped. 256: a ticket has some 250 characters.
 const MAX_TICKET_WORDS: usize = 256;
 
-/// The content to fetch.
+/// The content to fetch, as the user gives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum FetchKey {
+pub(crate) enum TicketOrHash {
     /// The content that a ticket describes.
     Ticket(Box<Ticket>),
     /// The content with this hash.
@@ -30,7 +30,7 @@ pub(crate) enum FetchKey {
 /// If the words begin with a ticket that is incomplete or damaged.
 pub(crate) fn recognise<W: AsRef<str>>(
     words: &[W],
-) -> Result<Option<(FetchKey, usize)>, TicketError> {
+) -> Result<Option<(TicketOrHash, usize)>, TicketError> {
     let mut error = None;
     let mut joined = String::new();
     let mut found = None;
@@ -38,9 +38,9 @@ pub(crate) fn recognise<W: AsRef<str>>(
         // Mail programs and terminals wrap long lines, so a ticket may be split into words.
         joined.push_str(word.as_ref());
         match joined.parse::<Ticket>() {
-            Ok(ticket) => found = Some((FetchKey::Ticket(Box::new(ticket)), number + 1)),
+            Ok(ticket) => found = Some((TicketOrHash::Ticket(Box::new(ticket)), number + 1)),
             Err(TicketError::NotATicket) => match joined.parse() {
-                Ok(hash) => found = Some((FetchKey::Hash(hash), number + 1)),
+                Ok(hash) => found = Some((TicketOrHash::Hash(hash), number + 1)),
                 Err(_) => continue,
             },
             Err(fault) => {
@@ -61,7 +61,7 @@ pub(crate) fn recognise<W: AsRef<str>>(
 
 /// The arguments of `get`: the content to fetch, its name if it is a search result, and the path to
 /// save it at.
-pub(crate) type GetArguments = (FetchKey, Option<FileName>, Option<PathBuf>);
+pub(crate) type GetArguments = (TicketOrHash, Option<FileName>, Option<PathBuf>);
 
 /// Reads what follows `get` at the prompt: a ticket, a hash, or a search result of `found`, and
 /// optionally a path. A search result is given by its name or by the first digits of its hash.
@@ -76,7 +76,7 @@ pub(crate) fn read(line: &str, found: &[SharedFile]) -> Result<GetArguments, Str
         Some((content, word_count)) => (content, None, word_count),
         None => {
             let (hash, name, word_count) = find_search_result(line, &words, found)?;
-            (FetchKey::Hash(hash), name, word_count)
+            (TicketOrHash::Hash(hash), name, word_count)
         }
     };
     let rest = words.get(word_count).and_then(|next| line.get(next.start..)).unwrap_or_default();
@@ -121,7 +121,7 @@ fn find_search_result(
     if let Ok(Some(result)) = named {
         return Ok(result);
     }
-    // An open quote explains the failure better than an ambiguous name does.
+    // Reported before an ambiguous name, since the open quote is the more likely mistake.
     if words.iter().any(|word| word.open) {
         return Err("get needs a closing quote: add it, or leave out the opening quote".to_owned());
     }
@@ -149,7 +149,7 @@ fn find_by_name(
     words: &[ShellWord],
     found: &[SharedFile],
 ) -> Result<Option<NamedResult>, String> {
-    // The longest first: both `my` and `my file` may be results.
+    // The longest name first, since both `my` and `my file` may be results.
     for number in (1..=words.len()).rev() {
         let (Some(first), Some(last)) = (words.first(), words.get(number - 1)) else { continue };
         let name = match number {
@@ -286,7 +286,7 @@ impl SaveLocation {
     }
 }
 
-/// Returns whether a word is surely a destination: it ends with a separator, is an existing folder,
+/// Returns whether a word can only be a destination: it ends with a separator, is an existing folder,
 /// or is `-` for standard output.
 pub(crate) fn is_destination(word: &str) -> bool {
     word == "-" || word.ends_with(['/', MAIN_SEPARATOR]) || Path::new(word).is_dir()
@@ -314,14 +314,14 @@ mod tests {
         let marked = format!("{end}>.");
         for words in [vec![text.as_str()], vec![start, end], vec!["<", start, &marked]] {
             let (read, taken) = recognise(&words).unwrap().unwrap();
-            assert_eq!((read, taken), (FetchKey::Ticket(Box::new(ticket())), words.len()));
+            assert_eq!((read, taken), (TicketOrHash::Ticket(Box::new(ticket())), words.len()));
         }
         assert_eq!(recognise(&[start, end, "to", "here"]).unwrap().unwrap().1, 2);
         assert_eq!(recognise(&[start, "elsewhere"]), Err(TicketError::Damaged));
         let hash = ticket().hash.to_string();
         let (start, end) = hash.split_at(40);
         let read = recognise(&[start, end, "here"]).unwrap();
-        assert_eq!(read, Some((FetchKey::Hash(ticket().hash), 2)));
+        assert_eq!(read, Some((TicketOrHash::Hash(ticket().hash), 2)));
         assert_eq!(recognise(&["abcd", "here"]), Ok(None));
         assert_eq!(recognise::<&str>(&[]), Ok(None));
     }
@@ -344,7 +344,7 @@ mod tests {
         let get = |line: &str| read(line, &found);
         let is = |at: usize, path: Option<&str>| {
             let SharedFile { hash, name, .. } = found[at].clone();
-            Ok((FetchKey::Hash(hash), Some(name), path.map(PathBuf::from)))
+            Ok((TicketOrHash::Hash(hash), Some(name), path.map(PathBuf::from)))
         };
         assert_eq!(get("a film.bin"), is(0, None));
         assert_eq!(get("'a film.bin' to here"), is(0, Some("to here")));
@@ -354,7 +354,7 @@ mod tests {
         let both = hash("5").to_string();
         assert_eq!(
             get(&both[..12]),
-            Ok((FetchKey::Hash(hash("5")), None, None)),
+            Ok((TicketOrHash::Hash(hash("5")), None, None)),
             "it has two names"
         );
         let digits = &hash("3").to_string()[..10].to_uppercase();
@@ -373,7 +373,7 @@ mod tests {
         let text = ticket().to_string();
         let (start, end) = text.split_at(99);
         let (wanted, _, path) = get(&format!("{start}\n  {end}\n'my folder/'")).unwrap();
-        assert_eq!(wanted, FetchKey::Ticket(Box::new(ticket())));
+        assert_eq!(wanted, TicketOrHash::Ticket(Box::new(ticket())));
         assert_eq!(path, Some("my folder/".into()));
     }
 

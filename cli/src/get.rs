@@ -18,7 +18,7 @@ use crate::api::ApiFile;
 use crate::args::GetArgs;
 use crate::background_fetches;
 use crate::commands::get::Get;
-use crate::fetch_arguments::{FetchKey, SaveLocation};
+use crate::fetch_arguments::{SaveLocation, TicketOrHash};
 use crate::json;
 use crate::log::LogSwitch;
 use crate::progress::{Bars, TransferBars};
@@ -56,20 +56,20 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     // Reading the ticket may block at a terminal whose settings are changed. Only the end of the
     // program can end that.
     let stopped_early = stop.clone();
-    let leaving = tokio::spawn(async move {
+    let stopping = tokio::spawn(async move {
         stopped_early.cancelled().await;
         exit_with_error(STOPPED_BEFORE_FETCH)
     });
     let read = ticket::read(&args);
     // From here on signals are handled by `fetch`, which keeps the part that was fetched.
-    leaving.abort();
-    let (wanted, path) = read?;
+    stopping.abort();
+    let (content, path) = read?;
     let target = FetchTarget::new(path.as_deref(), args.json)?;
-    if let Some((api, command)) = through_running_node(&args, &wanted, &target).await? {
+    if let Some((api, command)) = through_running_node(&args, &content, &target).await? {
         signals::note_started();
         return remote::print_result("get", &api, &command, args.json, &stop).await;
     }
-    let (request, sources, network) = build_request(&args, &wanted)?;
+    let (request, sources, network) = build_request(&args, &content)?;
     LogSwitch::start();
     let node = start_node(&args, &network, &sources).await?;
     signals::note_started();
@@ -103,7 +103,7 @@ fn exit_with_error(error: &str) -> ! {
 /// or the fetch has a rate of its own.
 async fn through_running_node(
     args: &GetArgs,
-    wanted: &FetchKey,
+    wanted: &TicketOrHash,
     target: &FetchTarget,
 ) -> anyhow::Result<Option<(ApiFile, Get)>> {
     let FetchTarget::Disk(destination) = target else { return Ok(None) };
@@ -114,9 +114,9 @@ async fn through_running_node(
     let Some(running) = remote::running_node(&state).await else { return Ok(None) };
     let (what, wanted_network) = match wanted {
         // A node can't fetch from itself.
-        FetchKey::Ticket(ticket) if ticket.node == running.id => return Ok(None),
-        FetchKey::Ticket(ticket) => (ticket.to_string(), Some(&ticket.network)),
-        FetchKey::Hash(hash) => (hash.to_string(), args.network.as_ref()),
+        TicketOrHash::Ticket(ticket) if ticket.node == running.id => return Ok(None),
+        TicketOrHash::Ticket(ticket) => (ticket.to_string(), Some(&ticket.network)),
+        TicketOrHash::Hash(hash) => (hash.to_string(), args.network.as_ref()),
     };
     if wanted_network.is_some_and(|wanted| *wanted != running.network) {
         return Ok(None);
@@ -128,24 +128,24 @@ async fn through_running_node(
 /// Returns the request, the identities of its sources as far as they are known, and the network.
 fn build_request(
     args: &GetArgs,
-    wanted: &FetchKey,
+    content: &TicketOrHash,
 ) -> anyhow::Result<(FetchRequest, Vec<NodeId>, String)> {
-    let (request, network) = match wanted {
+    let (request, network) = match content {
         // Nodes of different networks refuse each other, so a ticket names its network.
-        FetchKey::Ticket(ticket) => (FetchRequest::ticket(ticket), ticket.network.clone()),
-        FetchKey::Hash(_) if args.from.is_empty() => {
+        TicketOrHash::Ticket(ticket) => (FetchRequest::ticket(ticket), ticket.network.clone()),
+        TicketOrHash::Hash(_) if args.from.is_empty() => {
             let error = "a hash does not say which node has the file: add --from ADDR, use a ticket, \
                          or type `get HASH` at the prompt of `peerkit run`, which searches its \
                          network";
             return Err(usage(error));
         }
-        FetchKey::Hash(hash) => (
+        TicketOrHash::Hash(hash) => (
             FetchRequest::new(*hash),
             args.network.clone().unwrap_or_else(|| DEFAULT_NETWORK.to_owned()),
         ),
     };
     let mut sources: Vec<NodeId> = args.from.iter().filter_map(|address| address.id).collect();
-    if let FetchKey::Ticket(ticket) = wanted {
+    if let TicketOrHash::Ticket(ticket) = content {
         sources.push(ticket.node);
     }
     let request = args.from.iter().cloned().fold(request, FetchRequest::from);
@@ -212,7 +212,7 @@ async fn fetch(
     let mut shown = FetchProgress::new();
     loop {
         tokio::select! {
-            // The first branch is checked first: reports of a fast fetch must not delay the stop.
+            // Polls the branches in order: the reports of a fast fetch must not delay the stop.
             biased;
             () = stop.cancelled() => {
                 signals::note_cut_short();
@@ -225,9 +225,9 @@ async fn fetch(
                 if is_folder && matches!(target, FetchTarget::StandardOutput(_)) {
                     bail!(FOLDER_TO_STANDARD);
                 }
-                shown.changed(&status);
+                shown.update(&status);
             }
-            () = shown.due() => shown.print_line(&download.status()),
+            () = shown.wait_until_due() => shown.print_line(&download.status()),
         }
     }
     match download.clone().await {
@@ -286,10 +286,10 @@ fn keeps_part(target: &FetchTarget, status: &DownloadStatus) -> bool {
 /// differences from the source to standard error.
 fn print_result(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
     let mut changes = background_fetches::take_changes(&mut fetched);
-    let is_number =
-        // The file itself, as opposed to an entry of a folder, got a number.
+    let has_number =
+        // True if the file itself, and not an entry of a folder, got a number.
         |renamed: &mut Renamed| renamed.why == NameFault::NameInUse && renamed.path == fetched.path;
-    for Renamed { name, .. } in changes.renamed.extract_if(.., is_number) {
+    for Renamed { name, .. } in changes.renamed.extract_if(.., has_number) {
         let advice = if force { "" } else { ": --force replaces it" };
         let name = plain(name.as_str());
         let _ = writeln!(
@@ -351,21 +351,21 @@ impl FetchProgress {
     }
 
     /// Shows a new status on the bar.
-    fn changed(&mut self, status: &DownloadStatus) {
+    fn update(&mut self, status: &DownloadStatus) {
         if let Self::Bars(bars) = self {
             bars.show_one(status);
         }
     }
 
     /// Waits until the next line is due. With bars, waits for ever.
-    async fn due(&mut self) {
+    async fn wait_until_due(&mut self) {
         match self {
             Self::Bars(_) => std::future::pending().await,
             Self::Lines(interval) => drop(interval.tick().await),
         }
     }
 
-    /// Prints a line.
+    /// Prints a progress line.
     fn print_line(&self, status: &DownloadStatus) {
         let line = human::downloads::line(Paint::on(&io::stderr()), status);
         let _ = writeln!(io::stderr(), "{line}");

@@ -65,8 +65,8 @@ impl ExpectedFailures {
         dials.commanded.remove(address).is_some() || dials.join_dials.contains(address)
     }
 
-    /// Notes the dials of a command to one node, whose failure the result of the command reports.
-    /// With several nodes, the result has only one failure, and events report all of them.
+    /// Notes the dials of a command to one node: the result of the command reports their failure. If
+    /// the command names several nodes, its result gives only one failure, so events report them all.
     pub(crate) async fn begin_command(&self, node: &Node, targets: &[String]) {
         let distinct: Vec<&String> = BTreeSet::from_iter(targets).into_iter().collect();
         let addresses = match distinct[..] {
@@ -113,7 +113,7 @@ impl ExpectedFailures {
         let mut dials = lock(&self.0.dials);
         for (id, peer) in known {
             let addresses = peer.addresses.into_iter();
-            // Events name the address that was dialled, which has the identity of a known peer.
+            // Events have the dialled address with the identity of the peer, so the keys have it too.
             dials.known.extend(addresses.map(|address| (address.with_id(id), id)));
         }
         dials.join_dials.extend(node.network().bootstrap_nodes());

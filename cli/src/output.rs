@@ -36,12 +36,12 @@ pub(crate) struct Printer {
     reader_given_up: CancellationToken,
 }
 
-/// The writing end of a [`Printer`].
+/// A handle of the thread that writes the lines of a [`Printer`].
 pub(crate) struct PrinterThread {
     lines: mpsc::Sender<PrintJob>,
     ended: std_mpsc::Receiver<io::Result<()>>,
     broken: CancellationToken,
-    /// The lines go to a terminal, which may be closed.
+    /// True if the lines go to a terminal, which the user may close.
     is_terminal: bool,
 }
 
@@ -202,7 +202,7 @@ impl Printer {
     /// Prints a line of the log. Blocks until the queue has room. Returns the line if the writing
     /// thread has ended.
     pub(crate) fn log(&self, text: String) -> Option<String> {
-        // This would panic in a task. Only the thread of the log calls this function.
+        // `blocking_send` would panic in a task. Only the thread of the log calls this function.
         match self.lines.blocking_send(PrintJob::Err(text)) {
             Err(mpsc::error::SendError(PrintJob::Err(text))) => Some(text),
             _ => None,
@@ -316,7 +316,7 @@ impl LinesAbovePrompt {
     fn erase(&self) -> String {
         match self.shown {
             0 => String::new(),
-            // Up to the first of the lines, then erase to the end of the screen.
+            // Moves the cursor up to the first of the lines, and erases the screen from there.
             lines => format!("\u{1b}[{lines}A\u{1b}[J"),
         }
     }

@@ -32,7 +32,7 @@ use crate::terminal::Terminal;
 use crate::text::{count, plain};
 use crate::{environment, folders, human, join, shell_words, signals, start, usage};
 
-/// The error of a node that has nothing to do.
+/// The error of a node that got neither input nor anything else to do.
 const NOTHING_TO_DO: &str = "standard input is empty, and no ADDR or --share was given, so the node \
      has stopped: --headless keeps a node running without input, until SIGTERM, SIGHUP or Ctrl-C";
 
@@ -42,7 +42,7 @@ const LAST_EVENTS: Duration = Duration::from_secs(5);
 /// Runs a node until a command or a signal stops it. Returns false if a command failed, unless it was
 /// typed at a prompt.
 pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
-    // First, so that a signal also ends a start that is stuck.
+    // Watched from the beginning, so that a signal also ends a start that is stuck.
     let stop = signals::watch()?;
     let log = LogSwitch::start();
     let shares = args.share.iter().map(|path| folders::existing(path));
@@ -122,7 +122,7 @@ impl RunSession {
                     skipped.extend(added.skipped);
                     sharing.push(added.shared);
                 }
-                // This is no error. `serve` sees the signal, too, and ends as usual.
+                // This is no error: `serve` also sees the signal, and ends as usual.
                 () = self.stop.cancelled() => break,
             }
         }
@@ -364,7 +364,7 @@ async fn run_commands(
     loop {
         let request = tokio::select! {
             biased;
-            // Checked before the next line: a script must not go on after the signal.
+            // Polled first: a script must not go on after the signal.
             () = stop.cancelled() => {
                 // The exit status is that of an interrupt only if the signal has ended a fetch.
                 // A timeout of zero polls once, and so finds out whether a fetch is under way.
@@ -429,7 +429,7 @@ async fn carry_out(
     };
     tokio::select! {
         biased;
-        // First, so that a command that is done is never reported as interrupted.
+        // Polled first, so that a command that is done is never reported as interrupted.
         result = command.run(context) => Some(result.and_then(|output| command.finish(output))),
         () = interrupted => Some(Err(anyhow!("interrupted before the command was done"))),
         () = context.session.stop.cancelled() => None,

@@ -51,12 +51,12 @@ struct SharingNode {
 async fn start_node(args: &ShareArgs, state: &Path) -> anyhow::Result<SharingNode> {
     let mut config = args.listening.config();
     config.upload_rate = args.up.unwrap_or(config.upload_rate);
-    // Without a state folder the builder makes a new key, which another `share` does not use.
+    // In the second attempt the builder gets no state folder, so it makes a new key.
     let build = |in_use| {
         let builder = start::builder(args.name.as_deref(), config.clone())?.manual(true);
         Ok(if in_use == 0 { builder.state(state).repair(args.repair) } else { builder })
     };
-    // One more attempt is enough: without a state folder there is no lock that can be taken.
+    // One more attempt is enough: without a state folder there is no lock that another node can hold.
     let StartedNode { node, in_use, note } = start::spawn(&args.listening.listen, 1, build).await?;
     let has_temporary_key = in_use > 0;
     let mut notes = Vec::new();
@@ -100,13 +100,13 @@ async fn serve(
             output.text(start::note_lines(output.paint(), &serving.notes)).await;
         }
         for path in paths {
-            let sharing = sharing(args, node, path).on_progress(bars.bar("hashing"));
+            let sharing = share_path(args, node, path).on_progress(bars.bar("hashing"));
             output.text(announcement(serving, &sharing.await?, &output)?).await;
         }
         if !output.is_json() {
             output.text(closing_lines(args, node, &output)).await;
         }
-        // Serves until one of the other branches ends it.
+        // The node serves until one of the other branches of the `select!` below is ready.
         std::future::pending::<anyhow::Result<()>>().await
     };
     let served = tokio::select! {
@@ -138,8 +138,8 @@ async fn print_transfers(node: Node, mut events: Events, output: Printer) {
     }
 }
 
-/// Returns the sharing of one path with the access that the arguments give.
-fn sharing(args: &ShareArgs, node: &Node, path: &Path) -> Sharing {
+/// Returns a share of one path, with the access that the options select.
+fn share_path(args: &ShareArgs, node: &Node, path: &Path) -> Sharing {
     // The next `peerkit share` serves only the paths of its own command line.
     let sharing = node.share(path).remember(false);
     match (args.ticket, args.to.is_empty()) {

@@ -82,8 +82,8 @@ pub(crate) fn note_cut_short() {
     CUT_SHORT.fetch_or(INTERRUPT.load(Ordering::Relaxed), Ordering::Relaxed);
 }
 
-/// Notes that Ctrl-C has ended a command or a fetch. For a Ctrl-C that was read as a character, since
-/// the terminal did not turn it into a signal.
+/// Notes that Ctrl-C has ended a command or a fetch, if the terminal passed it on as a character and
+/// not as a signal.
 pub(crate) fn note_interrupt() {
     INTERRUPT.store(true, Ordering::Relaxed);
     note_cut_short();

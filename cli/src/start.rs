@@ -1,4 +1,5 @@
-//! The start of a node beside other nodes: its state folder, its ports and the notes about them.
+//! Starting a node with its state folder and its ports. If another node of this user runs, the new
+//! node takes another folder and another port, and notes that.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -46,8 +47,8 @@ impl<'a> Ports<'a> {
         }
     }
 
-    /// Makes [`Self::on`] take a free port. Returns false if ports were given, or if a free port was
-    /// already in use.
+    /// Makes [`Self::on`] take a free port. Returns false if ports were given, or if it already takes a
+    /// free one.
     fn use_free_port(&mut self) -> bool {
         let may = self.given.is_empty() && !self.uses_free_port;
         self.uses_free_port |= may;
@@ -156,7 +157,7 @@ pub(crate) async fn spawn(
             Ok(node) => break node,
         }
     };
-    // From now on a signal stops the node cleanly. Before, it would have ended a stuck start.
+    // Until here a signal ends a start that is stuck. From now on it stops the node cleanly.
     signals::note_started();
     let note = ports.note(&node);
     Ok(StartedNode { node, in_use, note })

@@ -87,12 +87,12 @@ fn hint(error: &clap::Error) -> Option<String> {
 fn hint_for(word: &str) -> Option<String> {
     let shown = plain(word);
     // Checked first: the other hints repeat the word, and a ticket may contain a secret.
-    if let Ok(Some((wanted, _))) = fetch_arguments::recognise(&[word]) {
-        return Some(match wanted {
-            fetch_arguments::FetchKey::Ticket(_) => {
+    if let Ok(Some((content, _))) = fetch_arguments::recognise(&[word]) {
+        return Some(match content {
+            fetch_arguments::TicketOrHash::Ticket(_) => {
                 "this is a ticket: `peerkit get TICKET` fetches its file".to_owned()
             }
-            fetch_arguments::FetchKey::Hash(_) => {
+            fetch_arguments::TicketOrHash::Hash(_) => {
                 "this is a hash or an identity: `peerkit get HASH --from ADDR` fetches the file with \
                  this hash from the node at ADDR"
                     .to_owned()

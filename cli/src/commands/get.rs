@@ -13,7 +13,7 @@ use super::line::LineForm;
 use super::{Caller, Command, CommandContext, Outcome};
 use crate::address::check_address;
 use crate::background_fetches;
-use crate::fetch_arguments::{self, FetchKey, SaveLocation};
+use crate::fetch_arguments::{self, SaveLocation, TicketOrHash};
 use crate::human::{downloads, files};
 use crate::lock::lock;
 use crate::progress::Progress;
@@ -82,13 +82,15 @@ impl Get {
             );
         }
         let request = match wanted {
-            FetchKey::Ticket(ticket) if ticket.network != session.node.network().name() => bail!(
-                "this ticket is for the network `{}`, and this node is in another one: \
+            TicketOrHash::Ticket(ticket) if ticket.network != session.node.network().name() => {
+                bail!(
+                    "this ticket is for the network `{}`, and this node is in another one: \
                  `peerkit get TICKET` in a shell fetches from there",
-                ticket.network
-            ),
-            FetchKey::Ticket(ticket) => FetchRequest::ticket(&ticket),
-            FetchKey::Hash(hash) => FetchRequest::new(hash),
+                    ticket.network
+                )
+            }
+            TicketOrHash::Ticket(ticket) => FetchRequest::ticket(&ticket),
+            TicketOrHash::Hash(hash) => FetchRequest::new(hash),
         };
         let request = match name {
             Some(name) => request.named(name),

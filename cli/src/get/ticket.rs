@@ -13,7 +13,7 @@ use rustyline::history::DefaultHistory;
 use rustyline::{Config, Editor};
 
 use crate::args::GetArgs;
-use crate::fetch_arguments::{self, FetchKey};
+use crate::fetch_arguments::{self, TicketOrHash};
 use crate::terminal::{self, Terminal};
 use crate::{signals, usage};
 
@@ -27,7 +27,7 @@ const NOT_A_TICKET: &str =
     "neither a ticket, which begins with peerkit1, nor a hash of 64 hex digits";
 
 /// Returns the content to fetch and the path to write it to.
-pub(super) fn read(args: &GetArgs) -> anyhow::Result<(FetchKey, Option<PathBuf>)> {
+pub(super) fn read(args: &GetArgs) -> anyhow::Result<(TicketOrHash, Option<PathBuf>)> {
     let words: Vec<&OsStr> = args.words().collect();
     if let Some(file) = &args.ticket_file {
         let text = read_file(file)?;
@@ -41,8 +41,8 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(FetchKey, Option<PathBuf>)
     }
     let command = count_command_words(&texts);
     match fetch_arguments::recognise(texts.get(command..).unwrap_or_default()) {
-        Ok(Some((wanted, taken))) => {
-            return Ok((wanted, path(words.get(command + taken..).unwrap_or_default())?));
+        Ok(Some((content, word_count))) => {
+            return Ok((content, path(words.get(command + word_count..).unwrap_or_default())?));
         }
         Ok(None) => {}
         Err(error) => return Err(usage(error.to_string())),
@@ -80,11 +80,11 @@ fn count_command_words(words: &[&str]) -> usize {
 
 /// Reads a text that is only a ticket or a hash, or the command that fetches it. Errors call the
 /// text `from`.
-fn parse_whole(text: &str, from: &str) -> anyhow::Result<FetchKey> {
+fn parse_whole(text: &str, from: &str) -> anyhow::Result<TicketOrHash> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let words = words.get(count_command_words(&words)..).unwrap_or_default();
     match fetch_arguments::recognise(words) {
-        Ok(Some((wanted, taken))) if taken == words.len() => Ok(wanted),
+        Ok(Some((content, word_count))) if word_count == words.len() => Ok(content),
         Ok(Some(_)) => Err(usage(format!("{from} holds more than one ticket or hash"))),
         Ok(None) => Err(usage(format!("{from} is {NOT_A_TICKET}"))),
         Err(error) => Err(usage(format!("{from}: {error}"))),
@@ -108,7 +108,7 @@ fn path(words: &[&OsStr]) -> anyhow::Result<Option<PathBuf>> {
     }
 }
 
-/// Returns how errors call a ticket file.
+/// Returns the name of a ticket file for errors: its path, or `standard input`.
 fn describe_file(path: &Path) -> String {
     if path == Path::new("-") {
         return "standard input".to_owned();
@@ -129,7 +129,7 @@ fn read_file(path: &Path) -> anyhow::Result<String> {
 }
 
 /// Asks for a ticket at the terminal until the user types one. The input is not kept in a history.
-fn ask() -> anyhow::Result<FetchKey> {
+fn ask() -> anyhow::Result<TicketOrHash> {
     let _terminal = Terminal::save();
     let config = Config::builder().max_history_size(0)?.build();
     let mut editor: Editor<(), DefaultHistory> = Editor::with_config(config)?;
@@ -137,7 +137,7 @@ fn ask() -> anyhow::Result<FetchKey> {
         match editor.readline("Ticket (as `peerkit share` prints it): ") {
             Ok(line) if line.trim().is_empty() => {}
             Ok(line) => match parse_whole(&line, "this") {
-                Ok(wanted) => return Ok(wanted),
+                Ok(content) => return Ok(content),
                 Err(error) => writeln!(io::stderr(), "{error}")?,
             },
             Err(ReadlineError::Interrupted) => {

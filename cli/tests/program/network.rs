@@ -174,7 +174,7 @@ fn only_the_owner_stops_the_network() {
         if let Some(event) = nodes.iter_mut().find_map(refused) {
             break event;
         }
-        assert!(begun.elapsed() < PATIENCE, "a node reports the order");
+        assert!(begun.elapsed() < PATIENCE, "no node reports the order");
     };
     assert_eq!(event["peer"]["id"], json!(usurper.id));
     assert!(event["data"]["error"].as_str().unwrap().contains("owner"));
