@@ -79,13 +79,13 @@ impl DrivenFetch {
         self.fetch.handle(self.now, input);
         self.carry_out();
         let due = self.fetch.poll_timeout();
-        assert!(!self.is_over || due.is_none(), "due {due:?} after the end");
+        assert!(!self.is_over || due.is_none(), "a deadline ({due:?}) after the fetch is over");
     }
 
     /// Checks and carries out the outputs of the fetch.
     fn carry_out(&mut self) {
         while let Some(output) = self.fetch.poll() {
-            assert!(!self.is_over, "{output:?} after the end");
+            assert!(!self.is_over, "{output:?} after the fetch is over");
             match output {
                 Output::Search => {
                     assert!(!self.is_searching, "one search at a time");
@@ -127,11 +127,11 @@ impl DrivenFetch {
 
     /// Decodes a step and lets time pass. Returns the input; `None` if the fetch does not expect such an input.
     fn input(&mut self, step: &[u8]) -> Option<Input> {
-        let &[what, which, a, b] = step else { return None };
+        let &[kind, number, a, b] = step else { return None };
         self.now = self.now + Duration::from_millis(u64::from(b) * u64::from(b));
-        let source = self.sources.iter().rev().nth(usize::from(which)).copied();
+        let source = self.sources.iter().rev().nth(usize::from(number)).copied();
         let first = u64::from(a);
-        Some(match what % 15 {
+        Some(match kind % 15 {
             0 => Input::Timeout,
             1 => Input::Found(candidate(a)),
             2 if self.is_searching => self.searched(),
@@ -139,11 +139,14 @@ impl DrivenFetch {
             4 => Input::Resume,
             5 => Input::Identified { source: source?, id: node(a) },
             6 => {
-                let kind = if b & 1 == 0 { FileKind::File } else { FileKind::Folder };
-                Input::Described { source: source?, claim: Claim { kind, size: first * PIECE } }
+                let file_kind = if b & 1 == 0 { FileKind::File } else { FileKind::Folder };
+                Input::Described {
+                    source: source?,
+                    claim: Claim { kind: file_kind, size: first * PIECE },
+                }
             }
             7 => Input::Proven(source?),
-            8 if self.is_opening => self.opened(first, u64::from(which))?,
+            8 if self.is_opening => self.opened(first, u64::from(number))?,
             9 => Input::Ready { source: source?, is_whole: b & 1 == 0 },
             10 => Input::Whole(source?),
             11 => Input::Holds { source: source?, first: first * 8, bits: vec![b; 5].into() },
@@ -172,6 +175,7 @@ impl DrivenFetch {
         Input::Searched
     }
 
+    /// Returns the input that opens a content of `pieces` pieces, of which the first `held` are on the disk.
     fn opened(&mut self, pieces: u64, held: u64) -> Option<Input> {
         let layout = Layout::file(pieces * PIECE).ok()?;
         let mut set = PieceSet::of_count(layout.count()).ok()?;
@@ -194,7 +198,8 @@ impl DrivenFetch {
             } else if let Some(source) = self.unanswered.pop_first() {
                 self.handle(Input::Failed { source, fault: Fault::Unreachable });
             } else {
-                let due = self.fetch.poll_timeout().expect("it sleeps for ever");
+                let due =
+                    self.fetch.poll_timeout().expect("a fetch that is not over has a deadline");
                 self.now = self.now.max(due);
                 self.handle(Input::Timeout);
             }

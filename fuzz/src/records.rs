@@ -93,23 +93,23 @@ impl Session {
 
     fn run(mut self, mut script: &[u8]) {
         let script = &mut script;
-        while let Some(step) = byte(script) {
+        while let Some(step) = take_byte(script) {
             match step % step::COUNT {
                 step::DATA => {
-                    let len = usize::from(number(script));
+                    let len = usize::from(take_u16(script));
                     let from = self.wire.bytes.len();
                     let mut inner: Vec<u8> = (from..from + len).map(|at| at as u8).collect();
                     inner.push(ContentType::Data.number());
                     self.seal(&inner);
                 }
-                step::INNER => self.seal(bytes(script)),
+                step::INNER => self.seal(take_bytes(script)),
                 step::PLAIN => {
-                    let bytes = bytes(script);
+                    let bytes = take_bytes(script);
                     self.wire.bytes.extend_from_slice(bytes);
                     self.expected.is_intact &= bytes.is_empty();
                 }
                 step::FLIP => {
-                    let back = usize::from(byte(script).unwrap_or_default());
+                    let back = usize::from(take_byte(script).unwrap_or_default());
                     let delivered = self.wire.delivered;
                     let unread = self.wire.bytes.get_mut(delivered..).unwrap_or_default();
                     if let Some(byte) = unread.iter_mut().nth_back(back) {
@@ -117,10 +117,10 @@ impl Session {
                         self.expected.is_intact = false;
                     }
                 }
-                step::DELIVER => self.wire.deliver(usize::from(number(script))),
-                step::READ => drop(self.read(usize::from(number(script)))),
+                step::DELIVER => self.wire.deliver(usize::from(take_u16(script))),
+                step::READ => drop(self.read(usize::from(take_u16(script)))),
                 _ => {
-                    let bytes = u64::from(byte(script).unwrap_or_default()) << 10;
+                    let bytes = u64::from(take_byte(script).unwrap_or_default()) << 10;
                     self.incoming().expect_bulk().set(bytes);
                 }
             }
@@ -173,7 +173,7 @@ impl Session {
             }),
             Poll::Pending => {
                 let is_due = self.read < self.expected.due(self.wire.delivered);
-                assert!(!is_due || !self.expected.is_intact, "data that is there is not read");
+                assert!(!is_due || !self.expected.is_intact, "delivered data is not read");
                 None
             }
         };
@@ -199,13 +199,14 @@ impl Session {
                 None => assert!(self.read > before, "neither data nor the end"),
             }
         };
-        assert_eq!(self.read(10), Some(end), "another end");
+        assert_eq!(self.read(10), Some(end), "the same end when read again");
         let is_requested = self.incoming().take_update_request();
         assert!(is_requested == self.expected.is_requested || !self.expected.is_intact);
         assert!(!self.incoming().take_update_request(), "requested once");
     }
 }
 
+/// The way in which the data ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Closed,
@@ -221,7 +222,9 @@ struct Expected {
     /// For each record with data: where it ends on the wire, and the number of bytes of data up to there.
     due: Vec<(usize, usize)>,
     end: Option<End>,
+    /// Number of consecutive records without data.
     empty: u32,
+    /// A record has requested a key update.
     is_requested: bool,
     /// The wire has only records, and none of them was changed.
     is_intact: bool,
@@ -349,20 +352,20 @@ impl Transport for Wire {
     }
 }
 
-fn byte(script: &mut &[u8]) -> Option<u8> {
+fn take_byte(script: &mut &[u8]) -> Option<u8> {
     let (first, rest) = script.split_first()?;
     *script = rest;
     Some(*first)
 }
 
-fn number(script: &mut &[u8]) -> u16 {
-    let mut next = || byte(script).unwrap_or_default();
+fn take_u16(script: &mut &[u8]) -> u16 {
+    let mut next = || take_byte(script).unwrap_or_default();
     u16::from_be_bytes([next(), next()])
 }
 
 /// Takes the number of bytes that the first byte contains, or all bytes if there are fewer.
-fn bytes<'a>(script: &mut &'a [u8]) -> &'a [u8] {
-    let len = usize::from(byte(script).unwrap_or_default());
+fn take_bytes<'a>(script: &mut &'a [u8]) -> &'a [u8] {
+    let len = usize::from(take_byte(script).unwrap_or_default());
     let (bytes, rest) = script.split_at(len.min(script.len()));
     *script = rest;
     bytes
