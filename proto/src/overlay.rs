@@ -347,8 +347,8 @@ impl Overlay {
         self.with_parts(|parts, cx| parts.membership.answer_probe(cx, from, probe))
     }
 
-    /// Queues a broadcast, which is signed and sent at once or a few milliseconds later together with others.
-    /// Returns its id and the number of links.
+    /// Queues a broadcast, which is signed and sent immediately, or a few milliseconds later together with
+    /// others. Returns its id and the number of links.
     ///
     /// # Errors
     /// If the title or the content is over its limit. Nothing is sent then.

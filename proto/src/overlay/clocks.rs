@@ -33,7 +33,7 @@ pub(super) struct Clocks {
     peers: BTreeMap<NodeId, i64>,
     /// Peers whose clocks were reported, with how far each is ahead of this node's, in milliseconds.
     apart: BTreeMap<NodeId, i64>,
-    /// When each peer was last sent the time.
+    /// Time of the last frame that sent each peer the time.
     sent_at: BTreeMap<NodeId, Instant>,
 }
 

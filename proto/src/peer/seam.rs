@@ -39,7 +39,7 @@ pub enum Input {
         operation: OperationId,
         /// The addresses of the node, best first. The overlay and events refer to the dial by the first.
         addresses: Vec<Address>,
-        /// Whether to keep a link to the first address: it is dialled again whenever the link is lost.
+        /// True to keep a link to the first address: it is dialled again whenever the link is lost.
         keep: bool,
         /// The purpose of the link.
         purpose: Purpose,
@@ -94,7 +94,7 @@ pub enum Input {
         connection: ConnectionId,
         /// A number that grows with each message that is sent or received.
         count: u64,
-        /// Whether messages wait to be sent, or a reply is awaited.
+        /// True if messages wait to be sent, or a reply is awaited.
         busy: bool,
     },
     /// Sends a broadcast. Answered with [`Output::Broadcast`].
@@ -116,8 +116,8 @@ pub enum Input {
         what: QueryKind,
         /// Number of hops: -1 for the whole network, 0 for no node.
         depth: i32,
-        /// Whether to ask only the neighbours, on behalf of this node itself. Their answers include files
-        /// that are shared with this node but not with everyone. `depth` has no effect then.
+        /// True to ask only the neighbours, on behalf of this node itself. Their answers include files that
+        /// are shared with this node but not with everyone. `depth` has no effect then.
         own: bool,
         /// Time to wait for answers; `None` for the configured time.
         timeout: Option<Duration>,
@@ -174,7 +174,7 @@ pub enum Input {
     Stopping,
     /// The node stops, and closes all links.
     Stop {
-        /// Whether the node also leaves the network: it names its neighbours to each other first, so that
+        /// True if the node also leaves the network: it names its neighbours to each other first, so that
         /// they can link to each other.
         hand_over: bool,
     },
@@ -190,7 +190,7 @@ pub enum Command {
         query: QueryId,
         /// The files that were found.
         files: Vec<SharedFile>,
-        /// Whether to also answer that this node is the wanted one, because it is calling back.
+        /// True to also answer that this node is the wanted one, because it is calling back.
         here: bool,
     },
     /// Stops keeping the link to an address: if the link ends, it is not dialled again.
@@ -334,7 +334,7 @@ pub enum Output {
     QueryEnded {
         /// The operation.
         operation: OperationId,
-        /// Whether all nodes within the query's depth have answered.
+        /// True if all nodes within the query's depth have answered.
         complete: bool,
     },
     /// Send a message, ping or request over a link, behind the messages that are queued there. The shell
