@@ -1,8 +1,8 @@
 //! The local API of a running node: HTTP and JSON on the loopback interface.
 //!
-//! Every command is an endpoint under `/api/v1` (see [`crate::commands`]). Beside them there are the event
-//! stream, the OpenAPI document, the metrics and two health checks. `api.json` in the state folder says
-//! where the API is, and has the tokens that it asks for.
+//! Every command is an endpoint under `/api/v1` (see [`crate::commands`]). There are also the event stream, the
+//! OpenAPI document, the metrics and two health checks. `api.json` in the state folder has the address of the
+//! API, and the tokens that requests need.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ pub(crate) use route::COLOUR;
 /// The file in the state folder with the address and the tokens.
 pub(crate) const FILE: &str = "api.json";
 
-/// Maximum number of connections. 256: a hundred clients that each keep an event stream and ask beside it.
+/// Maximum number of connections. 256: a hundred clients, each with an event stream and another request.
 const MAX_CONNECTIONS: usize = 256;
 
 /// Maximum time for the head of a request. 10 s: a client on this machine needs milliseconds.
@@ -57,9 +57,9 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 pub(crate) struct ApiFile {
     /// `http://127.0.0.1:PORT`
     pub(crate) url: String,
-    /// The token of clients that may do everything.
+    /// The token for all requests.
     pub(crate) token: String,
-    /// The token of clients that may only look and read metrics.
+    /// The token for requests that only read.
     pub(crate) read_token: String,
 }
 
@@ -72,7 +72,7 @@ pub(crate) struct ApiServer {
     stop: CancellationToken,
 }
 
-/// What the endpoints share.
+/// The state that all endpoints share.
 pub(crate) struct ApiState {
     pub(crate) session: Arc<NodeSession>,
     /// Cancelled when the node stops. Event streams end then.
@@ -166,7 +166,7 @@ async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
             tokio::time::sleep(ACCEPT_AGAIN).await;
             continue;
         };
-        // A client beyond the limit is closed at once: it sees that, and tries again later.
+        // A connection beyond the limit is closed at once, so that the client can try again later.
         let Ok(place) = places.clone().try_acquire_owned() else {
             tracing::warn!("the API has {MAX_CONNECTIONS} connections, and refuses more");
             continue;
@@ -181,7 +181,7 @@ async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     let _ = tokio::time::timeout(LAST_ANSWERS, connections.join_all()).await;
 }
 
-/// Answers the requests of one connection. After `stop` is cancelled, only the current one.
+/// Answers the requests of one connection. After `stop` is cancelled, answers only the current request.
 async fn converse(stream: TcpStream, router: Router, stop: &CancellationToken) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

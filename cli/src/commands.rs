@@ -1,9 +1,9 @@
 //! The commands of a running node, each declared once in a file of its own below `commands/`.
 //!
-//! A declaration has the command's arguments with their help (clap), its endpoint in the local API, what it
-//! does, and its output for people and as JSON. The prompt, piped lines, `peerkit COMMAND`, the API with its
-//! OpenAPI document, the manual page and the completions all follow from it. To add a command, write its
-//! file and add one line to [`COMMANDS`].
+//! A declaration has the command's arguments with their help (clap), its endpoint in the local API, the code
+//! that carries it out, and its output for people and as JSON. The prompt, piped lines, `peerkit COMMAND`, the
+//! API with its OpenAPI document, the manual page and the completions are all made from the declarations. To
+//! add a command, write its file and add one line to [`COMMANDS`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -93,7 +93,7 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::of::<exit::Exit>(),
 ];
 
-/// A command: its arguments, as clap and the API read them, and what it does with them.
+/// A command: its arguments, as clap and the API read them, and the code that carries it out.
 pub(crate) trait Command:
     Args + Clone + Serialize + DeserializeOwned + ToSchema + Send + Sync + 'static
 {
@@ -101,7 +101,7 @@ pub(crate) trait Command:
     const NAME: &'static str;
     /// Other names for the command.
     const ALIASES: &'static [&'static str] = &[];
-    /// How the rest of a line at the prompt becomes arguments.
+    /// The way in which the rest of a line at the prompt becomes arguments.
     const LINE: LineForm = LineForm::Words;
     /// The method and path of the command in the local API; `None` if it is not a part of the API.
     const ENDPOINT: Option<Endpoint>;
@@ -111,7 +111,8 @@ pub(crate) trait Command:
     /// The result of the command.
     type Outcome: Outcome;
 
-    /// Prepares arguments that mean something only where the command was typed, such as relative paths.
+    /// Prepares arguments that only the process in which the command was typed can read, such as relative
+    /// paths.
     ///
     /// # Errors
     /// If an argument can't be used.
@@ -128,16 +129,17 @@ pub(crate) trait Command:
         context: &CommandContext<'_>,
     ) -> impl Future<Output = anyhow::Result<Self::Outcome>> + Send;
 
-    /// Finishes the command where it was typed: writes the file that it names, for example.
+    /// Finishes the command in the process in which it was typed. For example, writes the file that the
+    /// command names.
     ///
     /// # Errors
-    /// If that fails.
+    /// If the file can't be written.
     fn finish(&self, output: Output) -> anyhow::Result<Output> {
         Ok(output)
     }
 }
 
-/// What a command works with.
+/// The node and the settings with which a command is carried out.
 pub(crate) struct CommandContext<'a> {
     pub(crate) session: &'a NodeSession,
     /// Shows the progress of the command.
@@ -148,8 +150,8 @@ pub(crate) struct CommandContext<'a> {
 }
 
 impl CommandContext<'_> {
-    /// Waits for the fetches that piped lines have begun: a script that ends with `exit` wants them to end
-    /// first. At a prompt the user decides when to stop.
+    /// Waits until the fetches that piped lines have begun are done, so that a script may end with `exit`.
+    /// At a prompt it does not wait: the user decides when to stop.
     pub(crate) async fn wait_for_fetches(&self) {
         if self.caller == Caller::Pipe {
             self.session.fetches.wait_until_idle().await;
@@ -157,14 +159,14 @@ impl CommandContext<'_> {
     }
 }
 
-/// Where a command comes from.
+/// The source of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Caller {
     /// A line at the prompt.
     Prompt,
     /// A line of standard input.
     Pipe,
-    /// A request that wants the outcome alone.
+    /// A request whose response is only the outcome.
     Request,
     /// `peerkit COMMAND`, or another request that follows the progress.
     Shell,
@@ -175,13 +177,13 @@ pub(crate) trait Outcome: Serialize + ToSchema + Send {
     /// Returns the text for people.
     fn text(&self, paint: Paint) -> String;
 
-    /// Returns whether the command did all that it was asked for. If not, the program fails, although the
-    /// command has an outcome.
+    /// Returns whether the command did its whole task. If not, the exit status of the program is 1, although
+    /// the command has an outcome.
     fn is_complete(&self) -> bool {
         true
     }
 
-    /// Returns whether the result is printed later, when something in the background is done.
+    /// Returns whether the result is printed later, when the task of the command in the background is done.
     fn is_reported_later(&self) -> bool {
         false
     }

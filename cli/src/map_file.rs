@@ -26,7 +26,7 @@ pub(crate) enum MapFormat {
 }
 
 impl MapFormat {
-    /// Returns the format for the ending of a file.
+    /// Returns the format that the ending of a file selects.
     ///
     /// # Errors
     /// If no format has this ending.
@@ -43,7 +43,7 @@ impl MapFormat {
         })
     }
 
-    /// Returns a map in this format. A picture of a large network takes long.
+    /// Returns a map in this format. Drawing a large network takes long.
     pub(crate) fn document(self, map: &NetworkGraph) -> String {
         match self {
             Self::Svg => map.to_svg(),

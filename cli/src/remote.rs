@@ -47,7 +47,7 @@ pub(crate) struct RemoteArgs {
     json: bool,
 }
 
-/// Carries out a command that the shell has given. Returns false if the command failed and that was
+/// Carries out a command that was typed in a shell. Returns false if the command failed and its error was
 /// printed.
 pub(crate) async fn run(spec: &CommandSpec, matches: &ArgMatches) -> anyhow::Result<bool> {
     let stop = signals::watch()?;
@@ -59,8 +59,8 @@ pub(crate) async fn run(spec: &CommandSpec, matches: &ArgMatches) -> anyhow::Res
     print_result(spec.name, &api, command.as_ref(), args.json, &stop).await
 }
 
-/// Has a node carry out a command, and prints the result. If `stop` is cancelled, the node gives up the
-/// command. Returns false if the command failed and that was printed, or did only a part of its task.
+/// Has a node carry out a command, and prints the result. If `stop` is cancelled, the node ends the command
+/// early. Returns false if the command failed and its error was printed, or if it did only a part of its task.
 pub(crate) async fn print_result(
     name: &str,
     api: &ApiFile,
@@ -70,7 +70,7 @@ pub(crate) async fn print_result(
 ) -> anyhow::Result<bool> {
     let result = tokio::select! {
         biased;
-        // The connection is dropped, which ends the command at the node.
+        // Dropping the connection ends the command at the node.
         () = stop.cancelled() => {
             signals::note_cut_short();
             Err(anyhow!("stopped before the command was done"))
@@ -86,7 +86,7 @@ pub(crate) async fn print_result(
     Ok(is_complete)
 }
 
-/// A node that runs on a state folder.
+/// A running node that uses a state folder.
 pub(crate) struct RunningPeer {
     pub(crate) api: ApiFile,
     pub(crate) id: NodeId,
@@ -94,7 +94,7 @@ pub(crate) struct RunningPeer {
     pub(crate) network: String,
 }
 
-/// Returns the node that runs on a state folder; `None` if there is none or its API is off.
+/// Returns the running node that uses a state folder. Returns `None` if there is none, or if its API is off.
 pub(crate) async fn running_node(state: &Path) -> Option<RunningPeer> {
     #[derive(Deserialize)]
     struct Answer {
@@ -133,14 +133,14 @@ fn find(args: &RemoteArgs) -> anyhow::Result<ApiFile> {
 
 fn no_node(state: &Path) -> anyhow::Error {
     anyhow!(
-        "no node runs on {}: `peerkit run` starts one, and --state DIR selects another",
+        "no running node uses {}: `peerkit run` starts a node, and --state DIR selects another folder",
         state.display()
     )
 }
 
 /// Sends a command and follows its progress. Returns its output.
 async fn carry_out(api: &ApiFile, command: &dyn AnyCommand) -> anyhow::Result<Output> {
-    let request = command.request().context("this command is for the prompt")?;
+    let request = command.request().context("this command works only at the prompt")?;
     let mut response = send(api, &request).await?;
     let mut bar = RemoteBar::new();
     let mut events = EventReader::default();
@@ -149,7 +149,7 @@ async fn carry_out(api: &ApiFile, command: &dyn AnyCommand) -> anyhow::Result<Ou
         return Err(problem_error(&problem));
     }
     while let Some(frame) = response.body_mut().frame().await {
-        let frame = frame.context("the node has ended before the command was done")?;
+        let frame = frame.context("the node stopped before the command was done")?;
         let Some(bytes) = frame.data_ref() else { continue };
         for (event, data) in events.read(bytes)? {
             match event.as_str() {
@@ -160,12 +160,12 @@ async fn carry_out(api: &ApiFile, command: &dyn AnyCommand) -> anyhow::Result<Ou
                     return command.finish(serde_json::from_str(&data)?);
                 }
                 "error" => return Err(problem_error(data.as_bytes())),
-                // A later version may send further kinds.
+                // Ignored: later versions may send further kinds of events.
                 _ => {}
             }
         }
     }
-    bail!("the node has ended before the command was done")
+    bail!("the node stopped before the command was done")
 }
 
 /// Returns the error that a problem (RFC 9457) describes.
@@ -176,7 +176,7 @@ fn problem_error(body: &[u8]) -> anyhow::Error {
     }
     match serde_json::from_slice::<Detail>(body) {
         Ok(Detail { detail }) => anyhow!(detail),
-        Err(_) => anyhow!("what answers is not the API of a peerkit node"),
+        Err(_) => anyhow!("the server at this address is not the API of a peerkit node"),
     }
 }
 
@@ -208,15 +208,15 @@ async fn send(api: &ApiFile, request: &ApiRequest) -> anyhow::Result<Response<In
     Ok(sender.send_request(head.body(body)?).await?)
 }
 
-/// A reader of server-sent events, as far as the API sends them.
+/// A reader of the server-sent events that the API sends.
 #[derive(Default)]
 struct EventReader {
-    /// The bytes of an event that has not ended.
+    /// The bytes of an event whose end has not come.
     pending: Vec<u8>,
 }
 
 impl EventReader {
-    /// Reads bytes of the stream. Returns the events that they complete: their names and data.
+    /// Reads bytes of the stream. Returns the names and data of the events that end in them.
     fn read(&mut self, bytes: &[u8]) -> anyhow::Result<Vec<(String, String)>> {
         self.pending.extend_from_slice(bytes);
         let mut events = Vec::new();

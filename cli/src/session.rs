@@ -60,7 +60,7 @@ impl NodeSession {
         Ok(addresses)
     }
 
-    /// Returns the file of `save` and `load`.
+    /// Returns the path of the file that `save` writes and `load` reads.
     pub(crate) fn peers_file(&self, given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
         let Some(given) = given else { return folders::absolute(&self.state.join("peers.json")) };
         folders::must_be_absolute(&given)?;
@@ -175,7 +175,7 @@ mod tests {
         let find_named = |text: &str| find_by_name_or_digits(text, named.into_iter());
         assert_eq!(find_named("a b").unwrap(), Some(hashes[0]));
         assert_eq!(find_named(&text[..6]).unwrap(), Some(hashes[0]));
-        assert_eq!(find_named("c").unwrap(), None, "two are called so");
+        assert_eq!(find_named("c").unwrap(), None, "two downloads have this name");
         let other = Hash::of(b"other");
         assert_eq!(find(&other.to_string()).unwrap(), Some(other));
     }

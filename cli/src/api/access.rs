@@ -13,11 +13,11 @@ use axum::response::{IntoResponse as _, Response};
 use super::problem::Problem;
 use crate::lock::lock;
 
-/// Number of requests a second that are answered. A page asks a few times a second, so a hundred pages
-/// stay below it.
+/// Maximum number of requests a second, on average. A page sends a few a second, so a hundred pages stay
+/// below it.
 const RATE: f64 = 500.0;
 
-/// Number of requests that may come at once.
+/// Maximum number of requests in a burst.
 const BURST: f64 = 1000.0;
 
 /// Paths that need no token: they say only that the node runs.
@@ -30,14 +30,14 @@ pub(crate) struct Token(String);
 pub(crate) struct Access {
     /// The address that the API listens on.
     at: SocketAddr,
-    /// The token of clients that may do everything.
+    /// The token for all requests.
     pub(crate) token: Token,
-    /// The token of clients that may only look and read metrics.
+    /// The token for requests that only read.
     pub(crate) read_token: Token,
     allowance: Mutex<Allowance>,
 }
 
-/// The requests that may come now (a token bucket).
+/// A token bucket of requests.
 struct Allowance {
     requests: f64,
     at: Instant,
@@ -162,7 +162,7 @@ pub(crate) async fn checked(
             response
         }
     };
-    // A browser must neither guess another type nor keep what a token has unlocked.
+    // A browser must neither guess another type, nor cache a response that needed a token.
     for (name, value) in [("x-content-type-options", "nosniff"), ("cache-control", "no-store")] {
         response
             .headers_mut()

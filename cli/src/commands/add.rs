@@ -18,18 +18,18 @@ use crate::{folders, usage};
 /// Share a file or folder with the network, or with some nodes
 ///
 /// The file stays in its place: nothing is copied. The path may contain spaces. Without options, every member
-/// of the network can find and fetch it. With --to, only those nodes can. With --ticket, only those with the
-/// printed ticket can: treat it like a password. Other nodes can't see the file at all.
+/// of the network can find and fetch the file. With --to, only these nodes can. With --ticket, only nodes that
+/// have the printed ticket can: treat the ticket like a password. Other nodes can't see the file at all.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Add {
     /// The file or folder
     #[schema(value_type = String)]
     path: PathBuf,
-    /// Share with these nodes only
+    /// Share only with these nodes
     #[arg(long, value_name = "NODE", num_args = 1..)]
     #[serde(default)]
     to: Vec<String>,
-    /// Share with those who have the ticket only
+    /// Share only with nodes that have the ticket
     #[arg(long, conflicts_with = "to")]
     #[serde(default)]
     ticket: bool,

@@ -12,14 +12,14 @@ use crate::text::Paint;
 use crate::usage;
 use crate::views::PeerView;
 
-/// Connect to a node, without joining its network
+/// Link to a node, without joining its network
 ///
 /// ADDR is host:port or host port, or ID@host:port to check the identity of the node there. The default
 /// port is 7117. For a known node, ADDR can also be its name, its identity, or the first digits of its
 /// identity. `join` makes this node a member of the network.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Connect {
-    /// The address of the node, or the name of a known one
+    /// The address of the node, or the name of a known node
     #[arg(value_name = "ADDR", required = true, num_args = 1..=2)]
     #[serde(with = "joined")]
     #[schema(value_type = String)]

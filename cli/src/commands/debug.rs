@@ -10,8 +10,8 @@ use crate::text::Paint;
 
 /// Switch the log of the node's actions on or off
 ///
-/// Without a word it toggles. The log goes to standard error. It has links, messages by size and kind,
-/// queries, neighbours, broadcasts and transfers, but never their contents.
+/// Without `on` or `off` it toggles the log. The log goes to standard error. It has a line for each link,
+/// message (its size and kind), query, neighbour, broadcast and transfer, but never their contents.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Debug {
     /// On or off

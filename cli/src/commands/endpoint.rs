@@ -17,12 +17,12 @@ pub(crate) enum Method {
     Delete,
 }
 
-/// The method and path of a command. Path and query hold the arguments of a GET; all other methods take
-/// what is not in the path as a JSON object in the body, as secrets must not appear in a URL.
+/// The method and path of a command. The arguments of a GET are in the path and the query. With all other
+/// methods, arguments that are not in the path are a JSON object in the body: secrets must not be in a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Endpoint {
     pub(crate) method: Method,
-    /// The path behind [`BASE`], for example `/peers/{peer}`. A name in braces is the name of an argument.
+    /// The path after [`BASE`], for example `/peers/{peer}`. A name in braces is the name of an argument.
     pub(crate) path: &'static str,
 }
 
@@ -112,7 +112,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// Appends a text, percent-encoded but for the unreserved characters of RFC 3986.
+/// Appends a text. All characters are percent-encoded, except the unreserved ones of RFC 3986.
 fn push_encoded(target: &mut String, text: &str) {
     for byte in text.bytes() {
         match byte {

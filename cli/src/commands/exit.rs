@@ -12,7 +12,7 @@ use crate::text::Paint;
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Exit {}
 
-/// The node stops.
+/// The result of an order to stop the node.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct NodeStopping {}
 

@@ -14,8 +14,8 @@ use crate::views::{ShareFileView, ShareView};
 
 /// List the shares of this node, with the files in folders
 ///
-/// Each file of a folder can be fetched alone by its hash. Of a large folder the first 1,000 files are listed.
-/// With SHARE, a name, path or hash, 10,000 files are listed; --skip N leaves out the first N.
+/// Each file in a folder can be fetched alone, by its hash. At most 1,000 files of each folder are listed. With
+/// SHARE, the name, path or hash of one share, at most 10,000 files are listed; --skip N leaves out the first N.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Files {
     /// The name, path or hash of one share
@@ -46,7 +46,7 @@ impl Command for Files {
         let session = context.session;
         let (shares, restoring) = match &self.share {
             None if self.skip.is_some() => {
-                return Err(usage("files skips files of one share: name it"));
+                return Err(usage("files needs a SHARE with --skip"));
             }
             None => {
                 let restoring = !session.wait_for_shares().await;

@@ -24,22 +24,23 @@ use crate::{folders, usage};
 
 /// Fetch a file or folder from all its sources, and verify it
 ///
-/// NAME is the name of a search result; the first digits of its HASH work too. Without PATH it goes to the
-/// downloads folder. A PATH that ends with / is a folder, and is made. At the prompt the fetch runs in the
-/// background, and continues after a restart. If a file of that name exists, the new file gets a number.
+/// NAME is the name of a search result; the first digits of its HASH work too. Without PATH the file goes to
+/// the downloads folder. A PATH that ends with / is a folder, which is made if it is missing. At the prompt
+/// the fetch runs in the background, and continues after a restart. If a file of the same name exists, a number
+/// is added to the name of the new file.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Get {
     /// A ticket, a hash, or the name of a search result
     #[arg(value_name = "TICKET|HASH|NAME")]
     what: String,
-    /// The path to save it at
+    /// The path to save the file or folder at
     #[schema(value_type = Option<String>)]
     path: Option<PathBuf>,
     /// Also ask the node at this address, which need not be a member of the network
     #[arg(long, value_name = "ADDR")]
     #[serde(default)]
     from: Vec<String>,
-    /// Replace a file of that name
+    /// Replace an existing file of the same name
     #[arg(long)]
     #[serde(default)]
     force: bool,

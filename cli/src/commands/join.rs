@@ -13,12 +13,13 @@ use crate::{human, join, usage};
 
 /// Become a member of a node's network
 ///
-/// Without ADDR, it joins through the bootstrap nodes (--bootstrap, PEERKIT_BOOTSTRAP, the file `bootstrap`
-/// in the state folder) and the known peers. One address that answers is enough; give several to be safe. A
-/// member finds and keeps neighbours by itself. With --manual, the node only connects to each ADDR.
+/// Without ADDR, the node joins through the bootstrap nodes (--bootstrap, PEERKIT_BOOTSTRAP, the file
+/// `bootstrap` in the state folder) and the known peers. One address that answers is enough; give several to
+/// be safe. A member finds and keeps neighbours by itself. If the node was started with --manual, it joins no
+/// network and only links to each ADDR.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Join {
-    /// Addresses of nodes, or the names of known ones
+    /// Addresses of nodes, or the names of known nodes
     #[arg(value_name = "ADDR")]
     #[serde(default)]
     addresses: Vec<String>,

@@ -12,7 +12,7 @@ use crate::views::PeerView;
 
 /// Leave the network; the node keeps running
 ///
-/// All links are closed. `join` makes the node a member again.
+/// All links are closed. `join` makes this node a member again.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Leave {}
 

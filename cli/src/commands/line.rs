@@ -1,6 +1,6 @@
-//! The parser of lines: a line at the prompt, or a piped one, becomes the words that clap parses.
+//! The parser of lines: it turns a line of the prompt or of standard input into the words that clap parses.
 //!
-//! A line differs from a shell's command line: a text is the rest of the line as it stands, and a path or
+//! A line differs from the command line of a shell: a text is the unchanged rest of the line, and a path or
 //! name may contain spaces without quotes.
 
 use clap::Arg;
@@ -11,15 +11,16 @@ use super::{CommandSpec, ParsedCommand};
 use crate::shell_words::{self, ShellWord};
 use crate::{fetch_arguments, help, text};
 
-/// How the rest of a line becomes arguments. The number is that of the words before the last argument.
+/// The way in which the rest of a line becomes arguments. The number is that of the words before the last
+/// argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LineForm {
     /// Each word is an argument.
     Words,
-    /// The last argument is the rest of the line as it stands. Options come before all arguments, since
-    /// the text may contain dashes.
+    /// The last argument is the unchanged rest of the line. Options come before all arguments, since the
+    /// text may contain dashes.
     Text(usize),
-    /// The last argument is the rest of the line as it stands, without the options.
+    /// The last argument is the rest of the line, unchanged except that options are taken out.
     Rest(usize),
     /// The only argument is the rest of the line, a text that may be in quotes.
     Search,
@@ -84,7 +85,7 @@ fn split_word(text: &str) -> (&str, &str) {
 /// Parses what follows the name of a command on a line.
 ///
 /// # Errors
-/// If an argument is missing, is one too many, or can't be read; with the usage of the command.
+/// If an argument is missing or invalid, or if there are too many. The error ends with the usage.
 pub(crate) fn parse(spec: &CommandSpec, rest: &str) -> Result<ParsedCommand, String> {
     let arguments =
         arguments(spec, rest).map_err(|error| format!("{} {error}: {}", spec.name, usage(spec)))?;
@@ -98,7 +99,7 @@ pub(crate) fn parse(spec: &CommandSpec, rest: &str) -> Result<ParsedCommand, Str
 pub(crate) fn usage(spec: &CommandSpec) -> String {
     let command = spec.clap();
     let arguments = command.get_positionals().map(|argument| {
-        // A shell splits a text into words, which are one argument all the same.
+        // A shell splits a text into words, but the usage shows one argument.
         let is_text = matches!(spec.line, LineForm::Text(_) | LineForm::Search);
         let is_list = takes(argument).max_values() > 2 && !is_text;
         let several = if is_list { "..." } else { "" };
@@ -115,7 +116,7 @@ pub(crate) fn usage(spec: &CommandSpec) -> String {
     });
     let name = std::iter::once(spec.name.to_owned());
     let words: Vec<String> = match spec.line {
-        // Behind the text they would be a part of it.
+        // Options after the text would be a part of the text.
         LineForm::Text(_) => name.chain(options).chain(arguments).collect(),
         _ => name.chain(arguments).chain(options).collect(),
     };
@@ -133,7 +134,7 @@ fn takes(argument: &Arg) -> ValueRange {
     argument.get_num_args().unwrap_or(ValueRange::new(default))
 }
 
-/// Returns the arguments of a line as clap wants them: the options, `--`, and the others.
+/// Returns the arguments of a line in the order that clap needs: the options, `--`, and the others.
 fn arguments(spec: &CommandSpec, line: &str) -> Result<Vec<String>, String> {
     let command = spec.clap();
     let known: Vec<&Arg> =
@@ -173,7 +174,7 @@ fn arguments(spec: &CommandSpec, line: &str) -> Result<Vec<String>, String> {
     Ok(arguments)
 }
 
-/// Returns a search text, without the quotes around all of it.
+/// Returns a search text. Quotes around the whole text are removed.
 fn search_text(rest: &str) -> Option<String> {
     let text = rest.trim();
     let mut words = shell_words::words(text);
@@ -189,14 +190,14 @@ fn search_text(rest: &str) -> Option<String> {
 fn take_word(rest: &mut &str) -> Result<Option<String>, String> {
     let Some(word) = shell_words::words(rest).next() else { return Ok(None) };
     if word.open {
-        return Err("misses a closing quote".to_owned());
+        return Err("needs a closing quote".to_owned());
     }
     let after = rest.get(word.end..).unwrap_or_default();
     *rest = after.strip_prefix(char::is_whitespace).unwrap_or(after);
     Ok(Some(word.text))
 }
 
-/// Takes the options at the start of a line. Returns the rest of the line as it stands, and the options.
+/// Takes the options at the start of a line. Returns the unchanged rest of the line, and the options.
 fn leading_options(line: &str, known: &[&Arg]) -> Result<(String, Vec<String>), String> {
     let mut rest = line;
     let mut options = Vec::new();
@@ -219,8 +220,8 @@ fn leading_options(line: &str, known: &[&Arg]) -> Result<(String, Vec<String>), 
     Ok((rest.to_owned(), options))
 }
 
-/// Takes the options out of a line, before and after its other words. Returns the rest of the line and the
-/// options. A word in quotes is not an option, so any name can be given in quotes.
+/// Takes the options out of a line, before and after its other words. Returns the rest of the line, and the
+/// options. A word in quotes is never an option, so a name that begins with `--` can be given in quotes.
 fn take_options(line: &str, known: &[&Arg]) -> Result<(String, Vec<String>), String> {
     let mut words = shell_words::words(line).peekable();
     let (mut rest, mut kept) = (String::new(), 0);
@@ -233,13 +234,13 @@ fn take_options(line: &str, known: &[&Arg]) -> Result<(String, Vec<String>), Str
         };
         let Some(option_) = known.iter().find(|option| option.get_long() == Some(name)) else {
             return Err(format!(
-                "has no option `--{name}` (put a name that begins with -- in quotes)"
+                "has no option `--{name}` (a name that begins with -- has to be in quotes)"
             ));
         };
         rest.push_str(line.get(kept..word.start).unwrap_or_default());
         kept = word.end;
         let most = match takes(option_).max_values() {
-            // `add --to ann my file`: before the path, only one word can be the value.
+            // In `add --to ann my file` only the next word is the value: the path follows it.
             2.. if !had_argument => 1,
             most => most,
         };

@@ -13,7 +13,7 @@ use crate::folders;
 use crate::text::{Paint, count, path as shown};
 use crate::views::{KnownView, PeerView};
 
-/// Read peers from a file of `save`, and connect to them
+/// Read peers from a file that `save` wrote, and connect to them
 ///
 /// The default FILE is peers.json in the state folder.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
@@ -28,7 +28,7 @@ pub(crate) struct Load {
 pub(crate) struct LoadedPeers {
     path: String,
     peers: Vec<KnownView>,
-    /// Those of them that are connected now and were not before.
+    /// The peers to which this command has made links.
     connected: Vec<PeerView>,
 }
 

@@ -18,22 +18,22 @@ use crate::views::MapView;
 
 /// Draw the network, or write it as .svg, .dot, .graphml or .json
 ///
-/// The ending of FILE selects the form. Each link points from the node that dialled.
+/// The ending of FILE selects the format. Each link points from the node that dialled.
 ///
 /// .svg is a picture, for browsers and documents. .dot is for Graphviz: dot -Tpdf FILE.dot > FILE.pdf.
-/// .graphml is for Gephi, yEd, igraph, or networkx.read_graphml("FILE.graphml"). .json is as `map` prints it
-/// with --json; in NetworkX: node_link_graph(data, source="from", target="to", edges="edges").
+/// .graphml is for Gephi, yEd, igraph, or networkx.read_graphml("FILE.graphml"). .json is what `map` prints
+/// with --json; NetworkX reads it with node_link_graph(data, source="from", target="to", edges="edges").
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Map {
     /// The file to write
     #[serde(skip)]
     file: Option<PathBuf>,
-    /// The form of the map [default: that of `map` in JSON]
+    /// The format of the map [default: JSON]
     #[arg(skip)]
     format: Option<MapFormat>,
 }
 
-/// The map of the network: as JSON, or as a document in the form that was asked for.
+/// The map of the network: as JSON, or as a document in the requested format.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct MapOutcome {
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -10,10 +10,10 @@ use super::{Command, CommandContext, Outcome};
 use crate::human::network;
 use crate::text::{Paint, millis};
 
-/// Show the network: nodes, links, degrees, diameter
+/// Show figures of the network: nodes, links, degrees, diameter
 ///
 /// The degree of a node is its number of links; the bars show how many nodes have each degree. The diameter is
-/// the largest distance between two nodes, in hops. Above 10,000 nodes it is a lower bound. A cut node is a
+/// the largest distance between two nodes, in hops. Of more than 10,000 nodes it is a lower bound. A cut node is a
 /// node whose loss would split the network.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Network {}

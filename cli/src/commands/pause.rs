@@ -11,7 +11,7 @@ use super::{Command, CommandContext, Outcome};
 use crate::human::downloads;
 use crate::text::Paint;
 
-/// Pause a fetch; the part that was fetched is kept
+/// Pause a fetch, and keep the part that was fetched
 ///
 /// HASH may also be the first digits of the hash, or the name of the file.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]

@@ -1,4 +1,4 @@
-//! `peers`: lists connected nodes, and nodes known from before.
+//! `peers`: lists the connected nodes, and the other known nodes.
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -10,11 +10,11 @@ use crate::human::network;
 use crate::text::Paint;
 use crate::views::{KnownView, PeerView};
 
-/// List connected nodes, and nodes known from before
+/// List the connected nodes, and the other known nodes
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Peers {}
 
-/// The connected nodes, and those known from before.
+/// The connected nodes, and all known nodes.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PeerList {
     peers: Vec<PeerView>,

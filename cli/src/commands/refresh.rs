@@ -11,9 +11,9 @@ use crate::human::files;
 use crate::text::Paint;
 use crate::views::{FileView, ShareFileView, ShareView, SkippedView};
 
-/// Check the shared files for changes, and hash changed files
+/// Check the shared files for changes, and hash the changed ones
 ///
-/// It lists the changes, and then all shares, as `files` does.
+/// It prints the changes, and then all shares, as `files` does.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Refresh {}
 
@@ -24,7 +24,7 @@ pub(crate) struct RefreshedShares {
     files: Vec<ShareFileView>,
     /// The shares whose content has changed, as they are now.
     changed: Vec<FileView>,
-    /// The shares that are gone.
+    /// The shares whose file or folder no longer exists.
     removed: Vec<RemovedShare>,
     /// Entries of folders that are not shared.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -12,8 +12,8 @@ use crate::views::PeerView;
 
 /// Send a text to one node
 ///
-/// Put a name with spaces in quotes: send "bob smith" hello. A node without a link is found through the
-/// network: a known node by its name or first digits, any other by its whole identity.
+/// Put a name with spaces in quotes: send "bob smith" hello. A node without a link is reached through the
+/// network. If this node does not know it, give its whole identity.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Send {
     /// The name of the node, its identity, or the first digits of its identity

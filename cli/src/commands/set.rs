@@ -24,14 +24,15 @@ pub(crate) struct Set {
 /// The settings with their values.
 const SETTINGS: &str = "\
 downloads DIR       the folder for fetched files
-up RATE             bytes a second of files sent, for example 500k; 0: no limit
-down RATE           bytes a second of files fetched
-peer-up RATE        as up, to each node
-peer-down RATE      as down, from each node
-messages RATE       bytes a second of messages sent; messages above it wait
-peer-messages RATE  as messages, to each node
-broadcasts RATE     bytes a second of own broadcasts sent
-peer-receive RATE   bytes a second read from each node; a faster node has to wait";
+up RATE             maximum rate of files sent
+down RATE           maximum rate of files fetched
+peer-up RATE        maximum rate of files sent to each node
+peer-down RATE      maximum rate of files fetched from each node
+messages RATE       maximum rate of messages sent; messages above it wait
+peer-messages RATE  maximum rate of messages sent to each node
+broadcasts RATE     maximum rate of this node's own broadcasts
+peer-receive RATE   maximum rate of bytes read from each node; a faster node waits
+RATE is bytes a second, for example 500k or 2MiB; 0 is no limit.";
 
 /// Settings, with their current values.
 #[derive(Debug, Serialize, ToSchema)]

@@ -11,12 +11,12 @@ use crate::text::Paint;
 
 /// Stop the whole network, as its owner
 ///
-/// A network has an owner if its first node was started with --owner KEYFILE. The node with that key can
-/// stop all nodes. Without an owner it is refused: `exit` stops this node.
+/// A network has an owner if its first node was started with --owner KEYFILE. A node with this key can
+/// stop all nodes. In a network without an owner `shutdown` fails; `exit` stops this node only.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Shutdown {}
 
-/// The network stops.
+/// The result of an order to stop the network.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct NetworkStopping {}
 

@@ -9,7 +9,7 @@ use super::{Command, CommandContext, Outcome};
 use crate::human;
 use crate::text::Paint;
 
-/// Show this node: links, counters, uptime
+/// Show this node: its addresses, links, counters and uptime
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Status {}
 
