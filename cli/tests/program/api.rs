@@ -255,7 +255,7 @@ fn without_a_running_node_a_command_says_how_to_start_one() {
     let home = tempfile::tempdir().unwrap();
     let none = command(home.path(), "alice", &["peers"]);
     assert_eq!(none.status.code(), Some(1));
-    assert!(text(&none.stderr).contains("no node runs on"), "{}", text(&none.stderr));
+    assert!(text(&none.stderr).contains("no running node uses"), "{}", text(&none.stderr));
     assert!(text(&none.stderr).contains("`peerkit run`"), "{}", text(&none.stderr));
 
     // A node that was killed leaves its api.json behind.
