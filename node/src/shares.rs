@@ -131,8 +131,8 @@ impl Shares {
         self.blocking(move |shares, stop| shares.add_now(&path, options, &mut progress, stop)).await
     }
 
-    /// Shares again what was shared before the restart. [`Refreshed::removed`] has the paths that can't be
-    /// shared now. They stay in the store, and are tried again after the next restart.
+    /// Restores the shares of earlier runs. [`Refreshed::removed`] has the paths that can't be shared now.
+    /// They stay in the store, and are tried again after the next restart.
     ///
     /// # Errors
     /// If the node's state can't be read or written.
@@ -172,7 +172,7 @@ impl Shares {
             // A share that was already missing before this scan may come back, so it is kept.
             report.removed.retain(|(_, before)| before.is_some());
             let changing = lock(&shares.path_lock);
-            // A share that was added again since its scan is kept as well.
+            // A share that was added again since its scan is also kept.
             report.removed.retain(|(path, _)| read(&shares.index).share(path).is_none());
             for (path, _) in &report.removed {
                 shares.forget(path, &changing)?;

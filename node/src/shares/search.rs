@@ -35,7 +35,7 @@ impl SearchQuery {
     pub(super) fn new(text: &str) -> Self {
         let mut query = Self { words: Vec::new(), required: String::new() };
         let mut globs = 0;
-        // Names are stored folded, so the words have to be folded as well.
+        // Names are stored folded, so the words have to be folded too.
         for word in folded(text).split_whitespace() {
             let glob = if word.contains(['*', '?', '[']) && globs < MAX_GLOBS {
                 compile(word)

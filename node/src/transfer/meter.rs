@@ -56,7 +56,7 @@ impl TransferMeter {
         if self.counted > 0 {
             self.measure();
         } else {
-            // At any higher rate the piece that is on its way would have come by now.
+            // At any higher rate the next piece would have arrived by now.
             self.rate = self.rate.min(PIECE.saturating_mul(1000) / millis(self.since));
         }
     }

@@ -106,7 +106,7 @@ impl DownloadPart {
                 return Ok(part);
             }
         }
-        Err(io::Error::other("too many downloads of the same at once"))
+        Err(io::Error::other("too many downloads of this content at the same time"))
     }
 
     /// Opens the part at `path`. Returns `None` if another download has it.

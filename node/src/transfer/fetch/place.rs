@@ -271,7 +271,7 @@ fn sync_tree(files: &Path, plan: &FolderPlan) -> io::Result<()> {
     for (entry, path) in plan.entries() {
         let path = path.join_to(files);
         match entry {
-            // Windows writes out only what was opened for writing.
+            // Windows syncs a file only if it was opened for writing.
             ManifestEntry::File { .. } => {
                 File::options().read(true).write(cfg!(windows)).open(path)?.sync_all()?;
             }

@@ -134,7 +134,7 @@ impl Following {
         }
     }
 
-    /// Returns the updates to send now, encoded. Most of the time there are none.
+    /// Returns the updates to send now, encoded. Usually there are none.
     pub(super) fn updates(&mut self, server: &FileServer, caller: &Caller) -> Vec<u8> {
         let mut out = Vec::new();
         let Some(followed) = &mut self.0 else { return out };

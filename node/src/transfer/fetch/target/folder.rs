@@ -63,8 +63,8 @@ impl Folder {
         bytes: &[u8],
     ) -> Result<(), FetchError> {
         let (path, mode) = self.plan.file(position.file).ok_or(FetchError::Unfinished)?;
-        // Most files of a folder have one piece. They are closed after the write, and take no place among the
-        // open files.
+        // Most files of a folder have one piece. They are closed after the write, so that the open files are
+        // those with several pieces.
         let written = if size == position.len() {
             let file = self.files.create(path, mode);
             file.and_then(|file| write_all_at(&file, bytes, 0))
