@@ -23,10 +23,10 @@ use crate::commands::{COMMANDS, Caller, CommandContext, CommandSpec, Output, Par
 use crate::progress::Progress;
 use crate::text::Paint;
 
-/// The header with which a client asks for a text with colours.
+/// The header of a request for a text with colours.
 pub(crate) const COLOUR: &str = "peerkit-colour";
 
-/// Maximum number of progress reports that wait for a client. When it is full, reports are left out.
+/// Maximum number of progress reports that wait for a client. Further reports are left out.
 const REPORTS: usize = 16;
 
 /// Returns the routes of all commands.
@@ -144,7 +144,7 @@ fn json(output: &Output) -> Response {
 }
 
 /// Carries out a command with its progress as events. The last event is `result`, with the fields and the
-/// text of the outcome, or `error`. A client that goes away ends the command.
+/// text of the outcome, or `error`. If the client closes the connection, the command ends.
 fn as_events(
     spec: &'static CommandSpec,
     state: Arc<ApiState>,
@@ -152,7 +152,7 @@ fn as_events(
     paint: Paint,
 ) -> Response {
     let (sender, received) = mpsc::channel(REPORTS);
-    // Dropped with the response, and the task with it.
+    // Dropped with the response, which ends the task.
     let mut task = JoinSet::new();
     task.spawn(async move {
         let progress = Progress::Reports(sender.clone());

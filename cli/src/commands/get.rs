@@ -184,7 +184,7 @@ async fn follow(download: &Download, progress: &Progress) -> anyhow::Result<Fetc
     fetched.map_err(|error| background_fetches::failure(download, error))
 }
 
-/// Pauses a fetch when the command that began it is given up. The fetched part is kept.
+/// Pauses a fetch if the command that began it ends early. The fetched part is kept.
 struct PauseOnDrop(Download);
 
 impl Drop for PauseOnDrop {

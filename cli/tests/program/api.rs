@@ -87,7 +87,7 @@ fn command(home: &Path, name: &str, words: &[&str]) -> Output {
     run(command, "")
 }
 
-/// Returns the JSON line of a command that works.
+/// Runs a command that has to work. Returns its JSON line.
 fn json_of(home: &Path, name: &str, words: &[&str]) -> Value {
     let output = command(home, name, &[words, &["--json"]].concat());
     assert_eq!(output.status.code(), Some(0), "{words:?}: {}", text(&output.stderr));
@@ -129,7 +129,7 @@ fn only_requests_with_the_token_and_from_this_machine_are_answered() {
     assert_eq!(typed.status, 415);
     let large = json!({"text": "x".repeat(18 << 20)});
     assert_eq!(api.request("POST /api/v1/messages", &large).status, 413);
-    assert_eq!(node.run("status")["status"]["inbound"], 0, "the node is well");
+    assert_eq!(node.run("status")["status"]["inbound"], 0, "the node still answers");
     node.exit();
     assert!(!state(home.path(), "alice").join("api.json").exists());
 }
@@ -272,7 +272,7 @@ fn without_a_running_node_a_command_says_how_to_start_one() {
     assert_ne!(api.token, before.token);
     assert_eq!(api.with_token("GET /api/v1/peers", &before.token, "").status, 401);
 
-    // By URL, with the token from the environment only.
+    // The node is given by its URL, and its token by the environment.
     let url = format!("http://{}", api.host);
     for (token, status, part) in [
         (Some(api.token.as_str()), Some(0), ""),
@@ -299,7 +299,7 @@ fn without_a_running_node_a_command_says_how_to_start_one() {
     let second = run(second, "");
     assert_eq!(second.status.code(), Some(1));
     assert!(text(&second.stderr).contains("--state DIR"), "{}", text(&second.stderr));
-    assert_eq!(name("alice"), "alice", "the second run has left the api.json of the first");
+    assert_eq!(name("alice"), "alice", "the second run did not change the api.json of the first");
     again.exit();
     bob.exit();
 }
