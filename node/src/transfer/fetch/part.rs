@@ -187,6 +187,20 @@ impl Drop for DownloadPart {
     }
 }
 
+/// Sets the size of a part file, and reserves its room, so that a full disk is noticed at the beginning. A
+/// file that takes only `stored` bytes at its source has holes there, and gets them here too.
+///
+/// # Errors
+/// [`io::ErrorKind::StorageFull`] if there is not enough room.
+pub(super) fn reserve(part: &DownloadPart, file: &File, size: u64, stored: u64) -> io::Result<()> {
+    let there = space::bytes_on_disk(&file.metadata()?);
+    let is_sparse = stored < size - size / 8;
+    let needed = if is_sparse { stored } else { size };
+    space::check(part.path(), needed.saturating_sub(there))?;
+    file.set_len(size)?;
+    if is_sparse { Ok(()) } else { space::reserve(file, size) }
+}
+
 /// Creates a folder unless it exists. Returns whether it was created.
 fn create_folder(path: &Path) -> io::Result<bool> {
     match fs::create_dir(path) {

@@ -21,7 +21,7 @@ use self::folder::{CreatedFolders, Folder};
 use super::disk_check::DiskCheck;
 use super::error::FetchError;
 use super::fetch_request::FetchRequest;
-use super::part::DownloadPart;
+use super::part::{DownloadPart, reserve};
 use super::place::{TargetPath, candidates, check_merge, place_file, place_folder, rules_below};
 use super::prove::{Proven, ProvenContent};
 use super::writer::PieceBatch;
@@ -495,20 +495,6 @@ fn find_whole(
         }
     }
     Ok(None)
-}
-
-/// Sets the size of a part file, and reserves its room, so that a full disk is noticed at the beginning. A
-/// file that takes only `stored` bytes at its source has holes there, and gets them here too.
-///
-/// # Errors
-/// [`io::ErrorKind::StorageFull`] if there is not enough room.
-fn reserve(part: &DownloadPart, file: &File, size: u64, stored: u64) -> io::Result<()> {
-    let there = space::bytes_on_disk(&file.metadata()?);
-    let is_sparse = stored < size - size / 8;
-    let needed = if is_sparse { stored } else { size };
-    space::check(part.path(), needed.saturating_sub(there))?;
-    file.set_len(size)?;
-    if is_sparse { Ok(()) } else { space::reserve(file, size) }
 }
 
 fn is_zero(bytes: &[u8]) -> bool {
