@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::blocking;
 use crate::clock::unix_millis;
 use crate::conn::Conn;
+use crate::counters::EndReason;
 use crate::dial::DialOutcome;
 use crate::direct::{PendingSend, SentBy};
 use crate::error::Error;
@@ -36,7 +38,7 @@ pub(crate) mod mailbox;
 mod publish;
 mod shutdown;
 
-use mailbox::{LinkReport, MAX_LINK_REPORTS, MAX_OPERATIONS, Operation, Order};
+use mailbox::{LinkReport, MAX_LINK_REPORTS, MAX_OPERATIONS, Operation, Order, OverlayStatus};
 
 /// Minimum interval between two warnings that a broadcast was dropped because of its time stamp.
 const WARN_EVERY: Duration = Duration::from_secs(60);
@@ -183,6 +185,11 @@ impl Actor {
         }
     }
 
+    /// Returns the state of the overlay.
+    pub(crate) fn overlay_status(&self) -> OverlayStatus {
+        OverlayStatus::of(&self.machine)
+    }
+
     /// Returns the overlay, whose state can be read.
     pub(crate) fn overlay(&self) -> &Overlay {
         self.machine.overlay()
@@ -226,6 +233,8 @@ impl Actor {
                         Frame::Broadcast(batch)
                             if !self.inner.dispatch.has_room_for_broadcasts(batch.items.len()) =>
                         {
+                            let postponed = batch.items.len() as u64;
+                            self.inner.tallies.postponed_broadcasts.fetch_add(postponed, Relaxed);
                             Input::PostponeBroadcasts(connection, batch)
                         }
                         frame => Input::Frame(connection, frame),
@@ -255,6 +264,7 @@ impl Actor {
     fn link_down(&mut self, conn: &Conn, link_end: LinkEnd) {
         let connection = conn.connection;
         if self.links.remove(&connection).is_some() {
+            self.inner.tallies.links_ended.add(EndReason::from(&link_end.reason));
             self.inner.links.change(|conns| drop(conns.remove(&conn.peer.id())));
             self.input(Input::LinkDown { connection, link_end });
         }

@@ -22,7 +22,7 @@ use crate::address_book::AddressBook;
 use crate::blocking;
 use crate::bootstrap::{self, BootstrapError, MAX_BOOTSTRAP};
 use crate::clock::{NodeClock, unix_millis};
-use crate::counters::Meter;
+use crate::counters::{Meter, Tallies};
 use crate::direct::Recipients;
 use crate::dispatch::{Application, Dispatch, deliver_notices};
 use crate::error::{Error, NameKind};
@@ -318,6 +318,7 @@ impl Builder {
             probes: Arc::new(Semaphore::new(MAX_PROBES)),
             recipients: Recipients::default(),
             meter: Meter::default(),
+            tallies: Tallies::default(),
             rates: Rates::new(&config),
             dispatch,
             handler: HandlerState::default(),

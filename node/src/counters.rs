@@ -1,8 +1,14 @@
-//! Counters of the messages and bytes that a link or a node has sent and received.
+//! Counters of a link or a node: of messages and bytes, and of links, failed handshakes and drops.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use peerkit_proto::event::Direction;
 use serde::Serialize;
+
+mod reasons;
+
+pub(crate) use reasons::{EndReason, HandshakeFailure, Tally};
 
 /// Counters of a link, or of a node. They count the application's messages, requests and replies as
 /// messages.
@@ -29,6 +35,87 @@ pub struct FileCounters {
     pub sent: u64,
     /// Bytes received from sources.
     pub received: u64,
+}
+
+/// Numbers of links since the node started.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[non_exhaustive]
+pub struct LinkCounters {
+    /// Links that were made.
+    pub opened: u64,
+    /// Links that have ended, by reason. Every reason is listed, also with 0.
+    #[cfg_attr(feature = "schema", schema(value_type = BTreeMap<String, u64>))]
+    pub ended: BTreeMap<&'static str, u64>,
+}
+
+/// Numbers of connections since the node started that became neither a link nor a stream. Every reason is
+/// listed, also with 0. A second link between two nodes is refused as well, and is no failure.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[non_exhaustive]
+pub struct HandshakeFailures {
+    /// Connections from other nodes, by reason.
+    #[cfg_attr(feature = "schema", schema(value_type = BTreeMap<String, u64>))]
+    pub inbound: BTreeMap<&'static str, u64>,
+    /// Dials of this node, by reason. Each address of a node that was dialled counts.
+    #[cfg_attr(feature = "schema", schema(value_type = BTreeMap<String, u64>))]
+    pub outbound: BTreeMap<&'static str, u64>,
+}
+
+/// Numbers of events, frames and queries since the node started that it dropped because of a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[non_exhaustive]
+pub struct DropCounters {
+    /// Events that readers of events missed because they were too slow. An event that two readers missed
+    /// counts twice.
+    pub events: u64,
+    /// Broadcasts that came faster than the application handled its events. The node requests them again
+    /// later.
+    pub postponed_broadcasts: u64,
+    /// Frames that were not sent because too much waited for their link.
+    pub frames: u64,
+    /// Queries of peers that were refused because too many were remembered.
+    pub queries: u64,
+    /// Queries of peers that were passed on but not answered by this node, because of the limit on look-ups.
+    pub lookups: u64,
+    /// Answers that were dropped because there were too many for one query.
+    pub answers: u64,
+}
+
+/// Counters of links and of drops that several tasks update.
+#[derive(Debug, Default)]
+pub(crate) struct Tallies {
+    pub(crate) links_opened: AtomicU64,
+    pub(crate) links_ended: Tally<EndReason>,
+    pub(crate) postponed_broadcasts: AtomicU64,
+    inbound_failures: Tally<HandshakeFailure>,
+    outbound_failures: Tally<HandshakeFailure>,
+}
+
+impl Tallies {
+    /// Counts a failed handshake, if there was one.
+    pub(crate) fn failed(&self, direction: Direction, failure: Option<HandshakeFailure>) {
+        let Some(failure) = failure else { return };
+        match direction {
+            Direction::Inbound => self.inbound_failures.add(failure),
+            Direction::Outbound => self.outbound_failures.add(failure),
+        }
+    }
+
+    /// Returns the numbers of links.
+    pub(crate) fn links(&self) -> LinkCounters {
+        LinkCounters { opened: self.links_opened.load(Relaxed), ended: self.links_ended.read() }
+    }
+
+    /// Returns the numbers of failed handshakes.
+    pub(crate) fn handshake_failures(&self) -> HandshakeFailures {
+        HandshakeFailures {
+            inbound: self.inbound_failures.read(),
+            outbound: self.outbound_failures.read(),
+        }
+    }
 }
 
 /// Counters that several tasks update. [`Counters`] is their state at one moment.

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::actor::mailbox::Order;
 use crate::conn::{Conn, Established, GreetedConnection};
+use crate::counters::HandshakeFailure;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::listen;
@@ -44,8 +45,19 @@ pub(crate) struct Secured {
 }
 
 /// Connects to `address` and secures the connection. If the address has an identity, the node that
-/// answers has to prove it.
+/// answers has to prove it. A failure is counted.
 pub(crate) async fn connect(
+    inner: &Inner,
+    address: &Address,
+    purpose: tls::ChannelPurpose,
+) -> Result<Secured, Error> {
+    let connected = connect_uncounted(inner, address, purpose).await;
+    connected.inspect_err(|error| {
+        inner.tallies.failed(Direction::Outbound, HandshakeFailure::of_dial(error));
+    })
+}
+
+async fn connect_uncounted(
     inner: &Inner,
     address: &Address,
     purpose: tls::ChannelPurpose,
@@ -145,6 +157,11 @@ pub(crate) async fn make_link(
         }
         Ok(Dialled::Linked(peer)) => drop(reply.send(Ok(peer))),
         Err(error) => {
+            // `connect` has counted all other failures.
+            if let Error::Refused { reason, .. } = &error {
+                let failure = HandshakeFailure::of_refusal(reason);
+                inner.tallies.failed(Direction::Outbound, failure);
+            }
             let text = error.without_address();
             let _ = reply.send(Err(error));
             if purpose.is_reported() {

@@ -66,7 +66,10 @@ pub(crate) struct Dispatch {
     subscribers: RwLock<Vec<Arc<EventQueue>>>,
     config: Config,
     notices: mpsc::Sender<Event>,
+    /// Number of notices that found no room and that no event has reported yet.
     missed: AtomicU64,
+    /// Number of events that found no room, here or in the queue of a subscriber, since the node started.
+    all_missed: Arc<AtomicU64>,
 }
 
 /// A handler that can be cast back to its type.
@@ -93,13 +96,15 @@ impl Dispatch {
     ) -> (Self, mpsc::Receiver<Event>) {
         let (notices, receiver) = mpsc::channel(MAX_NOTICES);
         // Without a handler, a queue keeps events for the first subscriber, within the bounds of a queue.
-        let first = handler.is_none().then(|| EventQueue::new(config));
+        let all_missed = Arc::new(AtomicU64::new(0));
+        let first = handler.is_none().then(|| EventQueue::new(config, all_missed.clone()));
         let dispatch = Self {
             handler: handler.map(Mutex::new),
             subscribers: RwLock::new(first.into_iter().collect()),
             config: config.clone(),
             notices,
             missed: AtomicU64::new(0),
+            all_missed,
         };
         (dispatch, receiver)
     }
@@ -116,15 +121,22 @@ impl Dispatch {
         if let Some(first) = subscribers.iter().find(|queue| !queue.is_claimed()) {
             return first.claim();
         }
-        let queue = EventQueue::new(&self.config);
+        let queue = EventQueue::new(&self.config, self.all_missed.clone());
         subscribers.push(queue.clone());
         queue.claim()
+    }
+
+    /// Returns the number of events since the node started that their readers missed. An event that two
+    /// readers missed counts twice.
+    pub(crate) fn missed_events(&self) -> u64 {
+        self.all_missed.load(Ordering::Relaxed)
     }
 
     /// Queues an event for the application without waiting. If there is no room, the event counts as missed.
     pub(crate) fn queue_notice(&self, event: Event) {
         if self.notices.try_send(event).is_err() {
             self.missed.fetch_add(1, Ordering::Relaxed);
+            self.all_missed.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -78,6 +79,8 @@ pub(crate) struct EventQueue {
     max_bytes: usize,
     /// Time for which messages wait for room before they count as missed.
     patience: Duration,
+    /// Number of events that the readers of all queues of the node have missed.
+    all_missed: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -97,13 +100,14 @@ struct QueueState {
 }
 
 impl EventQueue {
-    pub(crate) fn new(config: &Config) -> Arc<Self> {
+    pub(crate) fn new(config: &Config, all_missed: Arc<AtomicU64>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             room: Notify::new(),
             max_events: config.event_queue.max(1),
             max_bytes: config.event_queue_bytes,
             patience: config.event_patience,
+            all_missed,
         })
     }
 
@@ -183,6 +187,7 @@ impl EventQueue {
             state.events.push_back(event);
         } else {
             state.missed += 1;
+            self.all_missed.fetch_add(1, Relaxed);
         }
         wake(state);
     }
@@ -254,7 +259,7 @@ mod tests {
     fn queue(events: usize) -> Arc<EventQueue> {
         let mut config = Config::default();
         config.event_queue = events;
-        EventQueue::new(&config)
+        EventQueue::new(&config, Arc::default())
     }
 
     #[tokio::test(start_paused = true)]
@@ -267,6 +272,7 @@ mod tests {
             read.push(text(event));
         }
         assert_eq!(read, ["0", "1", "lagged 3"]);
+        assert_eq!(queue.all_missed.load(Relaxed), 3);
     }
 
     #[tokio::test(start_paused = true)]

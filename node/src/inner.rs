@@ -12,7 +12,7 @@ use crate::actions::HandlerState;
 use crate::actor::mailbox::Mailbox;
 use crate::address_book::AddressBook;
 use crate::clock::NodeClock;
-use crate::counters::Meter;
+use crate::counters::{Meter, Tallies};
 use crate::direct::Recipients;
 use crate::dispatch::Dispatch;
 use crate::error::Error;
@@ -44,6 +44,8 @@ pub(crate) struct Inner {
     pub(crate) recipients: Recipients,
     /// The counters of all links together.
     pub(crate) meter: Meter,
+    /// The counters of links, failed handshakes and drops.
+    pub(crate) tallies: Tallies,
     pub(crate) rates: Rates,
 
     // The application.

@@ -94,7 +94,7 @@ mod transfer;
 
 pub use bootstrap::BootstrapError;
 pub use builder::Builder;
-pub use counters::{Counters, FileCounters};
+pub use counters::{Counters, DropCounters, FileCounters, HandshakeFailures, LinkCounters};
 pub use error::{Error, NameKind};
 pub use events::Events;
 pub use key::{

@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::conn::{self, Established, GreetedConnection};
+use crate::counters::HandshakeFailure;
 use crate::dial::{self, MadeLink};
 use crate::error::Error;
 use crate::inner::Inner;
@@ -310,9 +311,14 @@ async fn handle_inbound(
     let timeout = inner.config.handshake_timeout;
     let shaken = tokio::select! {
         shaken = tokio::time::timeout(timeout, shake_hands(&inner, tcp)) => {
-            shaken.unwrap_or_else(|_| Err("the handshake took too long".into()))
+            shaken.unwrap_or_else(|_| {
+                Err(FailedHandshake::new(HandshakeFailure::Timeout, "the handshake took too long"))
+            })
         }
-        () = evicted.cancelled() => Err("replaced by a newer connection attempt".into()),
+        () = evicted.cancelled() => Err(FailedHandshake::new(
+            HandshakeFailure::Evicted,
+            "replaced by a newer connection attempt",
+        )),
     };
     // The handshake is over, so its slot is freed. A stream may last for hours.
     drop(slot);
@@ -325,7 +331,8 @@ async fn handle_inbound(
         Ok(Handshake::Nothing) => Ok(None),
         Err(error) => Err(error),
     };
-    outcome.unwrap_or_else(|error| {
+    outcome.unwrap_or_else(|FailedHandshake { failure, error }| {
+        inner.tallies.failed(Direction::Inbound, failure);
         let address = Address::from_socket(remote);
         // Does not wait for room in the event queues. Otherwise the failing connections of an attacker would
         // leave many waiting tasks.
@@ -343,6 +350,27 @@ struct GreetedInbound {
     hello: Hello,
 }
 
+/// The error of an inbound connection.
+struct FailedHandshake {
+    /// The failure to count.
+    failure: Option<HandshakeFailure>,
+    /// The text for the application.
+    error: String,
+}
+
+impl FailedHandshake {
+    fn new(failure: HandshakeFailure, error: impl ToString) -> Self {
+        Self { failure: Some(failure), error: error.to_string() }
+    }
+}
+
+impl From<Reason> for FailedHandshake {
+    fn from(reason: Reason) -> Self {
+        let failure = HandshakeFailure::of_refusal(&reason);
+        Self { failure, error: reason.to_string() }
+    }
+}
+
 /// The outcome of an inbound handshake.
 enum Handshake {
     /// The connection can become a link.
@@ -354,21 +382,24 @@ enum Handshake {
 }
 
 /// Performs the TLS handshake and, for a link, exchanges Hellos.
-async fn shake_hands(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Handshake, String> {
-    let local = tcp.local_addr().map_err(|error| error.to_string())?;
+async fn shake_hands(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Handshake, FailedHandshake> {
+    let lost = |error| FailedHandshake::new(HandshakeFailure::Lost, error);
+    let local = tcp.local_addr().map_err(lost)?;
     let _ = tcp.set_nodelay(true);
     let mut channel = match inner.tls.accept(tcp).await {
         Ok(channel) => channel,
         // The dialler expected another node at this address, and closed without showing its own key.
         Err(error) if tls::is_refusal(&error) => {
             tracing::debug!(%error, "a dialler expected another node");
+            inner.tallies.failed(Direction::Inbound, Some(HandshakeFailure::WrongId));
             return Ok(Handshake::Nothing);
         }
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(FailedHandshake::new(HandshakeFailure::of_tls(&error), error)),
     };
     let session = channel.session();
     if session.purpose == ChannelPurpose::Stream {
-        let handler = inner.accept_stream(channel).await?;
+        let refused = |error| FailedHandshake::new(HandshakeFailure::Stream, error);
+        let handler = inner.accept_stream(channel).await.map_err(refused)?;
         return Ok(Handshake::Stream(handler));
     }
     let mut link = dial::new_link(inner, Side::Acceptor, &session, local);
@@ -379,7 +410,7 @@ async fn shake_hands(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Handshake, St
         Err(Reason::Lost(_)) => return Ok(Handshake::Nothing),
         Err(reason) => {
             let _ = channel.shutdown().await;
-            return Err(reason.to_string());
+            return Err(reason.into());
         }
     };
     Ok(Handshake::Greeted(Box::new(GreetedInbound { channel, local, link, buffer, hello })))
@@ -391,7 +422,7 @@ async fn admit(
     inner: &Inner,
     greeted: GreetedInbound,
     remote: SocketAddr,
-) -> Result<MadeLink, String> {
+) -> Result<MadeLink, FailedHandshake> {
     let GreetedInbound { mut channel, local, mut link, buffer, hello } = greeted;
     let greeted = GreetedConnection {
         id: channel.session().id,
@@ -416,7 +447,7 @@ async fn admit(
                 // The two nodes already have a link, usually because both dialled at the same time. That is
                 // not an error.
                 Reason::Duplicate => Ok(None),
-                reason => Err(reason.to_string()),
+                reason => Err(reason.into()),
             }
         }
     }

@@ -11,7 +11,6 @@ use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
 use tokio_util::sync::DropGuard;
 
-use crate::actor::mailbox::OverlayStatus;
 use crate::counters::Counters;
 use crate::error::Error;
 use crate::events::Events;
@@ -280,7 +279,7 @@ impl Node {
     /// ```
     pub async fn status(&self) -> Status {
         // Without an answer the node has stopped, and is no longer part of a network.
-        let overlay = self.inner.actor.call(|actor| OverlayStatus::of(actor.overlay())).await;
+        let overlay = self.inner.actor.call(|actor| actor.overlay_status()).await;
         self.inner.status(overlay.unwrap_or_default())
     }
 
@@ -349,6 +348,12 @@ impl Node {
     pub async fn shutdown(&self) {
         self.inner.tasks.stop.cancel();
         self.inner.tasks.stopped.cancelled().await;
+    }
+
+    /// Returns whether the node is stopping or has stopped.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.inner.tasks.stop.is_cancelled()
     }
 
     /// Waits until the node has stopped, for whatever reason.

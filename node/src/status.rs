@@ -1,5 +1,7 @@
 //! The status of a node and of its links.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use peerkit_proto::address::Address;
 use peerkit_proto::event::Direction;
 use peerkit_proto::id::NodeId;
@@ -9,7 +11,7 @@ use serde::Serialize;
 
 use crate::actor::mailbox::OverlayStatus;
 use crate::conn::Conn;
-use crate::counters::{Counters, FileCounters};
+use crate::counters::{Counters, DropCounters, FileCounters, HandshakeFailures, LinkCounters};
 use crate::inner::Inner;
 
 /// The state of a node at one moment.
@@ -65,6 +67,12 @@ pub struct Status {
     pub files: FileCounters,
     /// Counters of all links together, including links that have ended.
     pub counters: Counters,
+    /// Numbers of links that were made and that have ended.
+    pub links: LinkCounters,
+    /// Numbers of connections that became neither a link nor a stream.
+    pub handshake_failures: HandshakeFailures,
+    /// Numbers of events, frames and queries that were dropped because of a limit.
+    pub drops: DropCounters,
     /// The links.
     pub peers: Vec<PeerStatus>,
 }
@@ -101,7 +109,15 @@ pub struct PeerStatus {
 
 impl Inner {
     pub(crate) fn status(&self, overlay: OverlayStatus) -> Status {
-        let OverlayStatus { views, broadcasts, queries, stray_answers, clock } = overlay;
+        let OverlayStatus {
+            views,
+            broadcasts,
+            queries,
+            stray_answers,
+            query_drops,
+            skipped_frames,
+            clock,
+        } = overlay;
         let conns = self.links.all();
         let count = |direction| conns.iter().filter(|c| c.peer.direction() == direction).count();
         Status {
@@ -126,6 +142,16 @@ impl Inner {
             shares: self.files.shares.list().len(),
             files: self.rates.counters(),
             counters: self.meter.read(),
+            links: self.tallies.links(),
+            handshake_failures: self.tallies.handshake_failures(),
+            drops: DropCounters {
+                events: self.dispatch.missed_events(),
+                postponed_broadcasts: self.tallies.postponed_broadcasts.load(Relaxed),
+                frames: skipped_frames,
+                queries: query_drops.queries,
+                lookups: query_drops.lookups,
+                answers: query_drops.answers,
+            },
             peers: conns.iter().map(|conn| peer_status(conn)).collect(),
         }
     }

@@ -46,6 +46,7 @@ use broadcast::{BroadcastError, Broadcasts};
 pub use clocks::ClockStatus;
 use clocks::Clocks;
 use membership::{Membership, Views};
+pub use query::QueryDrops;
 use query::{Queries, Question};
 use reconnect::Reconnects;
 use relay::{DirectError, RelayedMessages};
@@ -172,6 +173,12 @@ impl Overlay {
     #[must_use]
     pub fn stray_answers(&self) -> u64 {
         self.parts.queries.strays()
+    }
+
+    /// Returns the numbers of queries and answers that were dropped because of a limit.
+    #[must_use]
+    pub fn query_drops(&self) -> QueryDrops {
+        self.parts.queries.drops()
     }
 
     /// Compares this node's clock with those of its peers.

@@ -1,5 +1,7 @@
 //! The outputs of the machine, and how the actor carries them out.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use peerkit_proto::address::Address;
 use peerkit_proto::event::{Event, LinkEnd, Reason};
 use peerkit_proto::frame::broadcast::Batch;
@@ -208,6 +210,7 @@ impl Actor {
             self.follow_ups.push(Input::LinkDown { connection, link_end });
             return;
         }
+        self.inner.tallies.links_opened.fetch_add(1, Relaxed);
         if let Some(address) = conn.dialable.clone() {
             let tracker = &self.inner.tasks.tracker;
             self.inner.peers.remember(tracker, id, conn.peer.name(), address);

@@ -9,8 +9,8 @@ use peerkit_proto::frame::query::QueryAnswer;
 use peerkit_proto::handler::Action;
 use peerkit_proto::overlay::broadcast::BroadcastCounters;
 use peerkit_proto::overlay::membership::Views;
-use peerkit_proto::overlay::{ClockStatus, Overlay};
-use peerkit_proto::peer::{BroadcastReceipt, DialId, Input, JoinError, OperationId};
+use peerkit_proto::overlay::{ClockStatus, QueryDrops};
+use peerkit_proto::peer::{BroadcastReceipt, DialId, Input, JoinError, Machine, OperationId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Actor;
@@ -193,16 +193,23 @@ pub(crate) struct OverlayStatus {
     pub(crate) queries: usize,
     /// Number of received answers to queries that this node never sent.
     pub(crate) stray_answers: u64,
+    /// Numbers of queries and answers that were dropped.
+    pub(crate) query_drops: QueryDrops,
+    /// Number of frames that were not sent because their link was crowded.
+    pub(crate) skipped_frames: u64,
     pub(crate) clock: ClockStatus,
 }
 
 impl OverlayStatus {
-    pub(crate) fn of(overlay: &Overlay) -> Self {
+    pub(crate) fn of(machine: &Machine) -> Self {
+        let overlay = machine.overlay();
         Self {
             views: overlay.views(),
             broadcasts: overlay.broadcast_counters(),
             queries: overlay.queries(),
             stray_answers: overlay.stray_answers(),
+            query_drops: overlay.query_drops(),
+            skipped_frames: machine.skipped_frames(),
             clock: overlay.clock_status(),
         }
     }

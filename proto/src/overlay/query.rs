@@ -56,6 +56,18 @@ pub(super) struct Queries {
     by_link: BTreeMap<NodeId, usize>,
     lookups: LookupBudget,
     strays: StrayAnswers,
+    drops: QueryDrops,
+}
+
+/// Numbers of queries and answers since the node started that were dropped because of a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QueryDrops {
+    /// Queries of peers that were refused because too many were remembered.
+    pub queries: u64,
+    /// Queries of peers that were passed on but not answered, because the budget for look-ups was spent.
+    pub lookups: u64,
+    /// Answers that were dropped because there were too many for one query.
+    pub answers: u64,
 }
 
 #[derive(Debug)]
@@ -137,6 +149,7 @@ impl Queries {
             by_link: BTreeMap::new(),
             lookups: LookupBudget::new(config.lookup_rate),
             strays: StrayAnswers::new(config.query_table),
+            drops: QueryDrops::default(),
         }
     }
 
@@ -184,12 +197,14 @@ impl Queries {
         } else {
             let share = self.by_link.get(&from).copied().unwrap_or_default();
             if self.table.len() >= self.max || share >= (self.max / LINK_SHARE).max(1) {
+                self.drops.queries += 1;
                 out.push_back(done(false));
                 return;
             }
             // If the budget for look-ups is spent, the query is still passed on, so that other nodes can
             // answer it.
             looked_up = !needs_lookup(&query.what) || self.lookups.take(now, from);
+            self.drops.lookups += u64::from(!looked_up);
             let known = if looked_up { known(&query) } else { Some(Vec::new()) };
             let what = query.what;
             let deadline = now + ttl.min(self.ttl);
@@ -247,6 +262,7 @@ impl Queries {
             // Without this limit, a node that invents answers could fill all links on the path back. The
             // asking node learns that its result is incomplete.
             entry.branches.iter_mut().for_each(|branch| branch.complete = false);
+            self.drops.answers += 1;
             return;
         }
         entry.answered_size += weight;
@@ -292,6 +308,11 @@ impl Queries {
             let fault = "it keeps answering queries that this node did not send".to_owned();
             out.push_back(Effect::CloseLink(from, Reason::Fault(fault)));
         }
+    }
+
+    /// Returns the numbers of dropped queries and answers.
+    pub(super) fn drops(&self) -> QueryDrops {
+        self.drops
     }
 
     /// Returns the number of stray answers since the node started.
