@@ -25,9 +25,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::session::NodeSession;
 use access::Access;
+use metrics::RequestCounters;
 
 mod access;
 mod events;
+mod health;
+mod metrics;
 mod openapi;
 mod problem;
 pub(crate) mod route;
@@ -77,6 +80,7 @@ pub(crate) struct ApiState {
     pub(crate) session: Arc<NodeSession>,
     /// Cancelled when the node stops. Event streams end then.
     pub(crate) stop: CancellationToken,
+    pub(crate) requests: Arc<RequestCounters>,
 }
 
 impl ApiServer {
@@ -109,7 +113,8 @@ impl ApiServer {
         write_private(&file, &serde_json::to_vec(&written)?)
             .with_context(|| format!("can't write {}", file.display()))?;
         let stop = CancellationToken::new();
-        let router = router(ApiState { session, stop: stop.clone() }, access);
+        let requests = access.requests.clone();
+        let router = router(ApiState { session, stop: stop.clone(), requests }, access);
         let serving = tokio::spawn(serve(listener, router, stop.clone()));
         Ok(Self { at, file, serving, stop })
     }
@@ -143,8 +148,9 @@ fn router(state: ApiState, access: Arc<Access>) -> Router {
     route::commands()
         .route("/api/v1/events", get(events::stream))
         .route("/api/v1/openapi.json", get(openapi::document))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(|| async { "ok\n" }))
+        .route("/metrics", get(metrics::metrics))
+        .route("/healthz", get(health::healthy))
+        .route("/readyz", get(health::ready))
         .fallback(route::not_found)
         .method_not_allowed_fallback(route::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))

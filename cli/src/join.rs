@@ -8,6 +8,7 @@ use peerkit::{Address, Error, Event, Node, NodeId};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
+use tokio_util::sync::DropGuard;
 
 use crate::lock::lock;
 use crate::output::Printer;
@@ -161,27 +162,31 @@ pub(crate) fn advised(error: Error) -> anyhow::Error {
 }
 
 /// Makes the first links of the node. If there are targets, waits until the first attempt has ended.
-/// Returns a handle of the task that continues to join in the background, if there is one.
+/// Returns a handle of the task that continues to join in the background, if there is one. Drops
+/// `first_join` once the first attempt through targets or bootstrap nodes has ended.
 pub(crate) async fn begin(
     node: &Node,
     targets: &[String],
     expected: &ExpectedFailures,
     output: &Printer,
+    first_join: DropGuard,
 ) -> Option<AbortHandle> {
     if node.network().is_manual() {
         connect(node, targets).await;
+        drop(first_join);
         return None;
     }
     let (node, targets) = (node.clone(), targets.to_vec());
     let (expected, output) = (expected.clone(), output.clone());
     if targets.is_empty() {
-        let rejoining = async move { rejoin(&node, &expected, &output).await };
+        let rejoining = async move { rejoin(&node, &expected, &output, first_join).await };
         return Some(tokio::spawn(rejoining).abort_handle());
     }
     let (tried, first) = oneshot::channel();
     let joining = async move { join(&node, &targets, &expected, &output, tried).await };
     let joining = tokio::spawn(joining);
     let _ = first.await;
+    drop(first_join);
     Some(joining.abort_handle())
 }
 
@@ -285,10 +290,12 @@ async fn resolve(
 }
 
 /// Joins through bootstrap nodes and the peers of earlier runs. If there are bootstrap nodes, it
-/// retries until one of them answers.
-async fn rejoin(node: &Node, expected: &ExpectedFailures, output: &Printer) {
+/// retries until one of them answers. Drops `first_join` after the first attempt, or at once if there
+/// are none.
+async fn rejoin(node: &Node, expected: &ExpectedFailures, output: &Printer, first_join: DropGuard) {
     expected.expect_dials(node).await;
     if node.network().bootstrap_nodes().is_empty() {
+        drop(first_join);
         match node.join(&[]).await {
             // A new node has no peers to join through. `report_unanswered` prints the number of peers
             // that do not answer.
@@ -303,8 +310,10 @@ async fn rejoin(node: &Node, expected: &ExpectedFailures, output: &Printer) {
     let (failures, mut failed) = mpsc::unbounded_channel();
     let report_failure = move |error: &Error, wait| drop(failures.send((error.to_string(), wait)));
     let reporting = async {
+        let first_failure = failed.recv().await;
+        drop(first_join);
         // Printed only once, since the attempts may continue for days.
-        if let Some((error, wait)) = failed.recv().await {
+        if let Some((error, wait)) = first_failure {
             output.not_joined(&error, Some(wait)).await;
         }
         expected.report_unanswered(node, output).await;

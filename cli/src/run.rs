@@ -166,6 +166,7 @@ impl RunSession {
             expected: expected.clone(),
             fetches: fetches.clone(),
             joining: Mutex::new(None),
+            first_join: CancellationToken::new(),
             recent_events: RecentEvents::default(),
             stop: stop.clone(),
         });
@@ -184,8 +185,9 @@ impl RunSession {
         let reported = (fetches, expected.clone());
         let recent = session.recent_events.clone();
         let printing = tokio::spawn(print(node.clone(), events, output.clone(), recent, reported));
+        let first_join = session.first_join.clone().drop_guard();
         tokio::select! {
-            joining = join::begin(node, targets, &expected, &output) => {
+            joining = join::begin(node, targets, &expected, &output, first_join) => {
                 *lock(&session.joining) = joining;
             }
             () = stop.cancelled() => {}

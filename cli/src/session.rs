@@ -36,6 +36,9 @@ pub(crate) struct NodeSession {
     pub(crate) fetches: Fetches,
     /// The attempt to join that `run` began, which continues in the background.
     pub(crate) joining: Mutex<Option<AbortHandle>>,
+    /// Cancelled once the first attempt to join through the given addresses has ended, or at once if none
+    /// were given.
+    pub(crate) first_join: CancellationToken,
     pub(crate) recent_events: RecentEvents,
     /// Cancelled when the node is to stop.
     pub(crate) stop: CancellationToken,

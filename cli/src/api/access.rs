@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
+use super::metrics::RequestCounters;
 use super::problem::Problem;
 use crate::lock::lock;
 
@@ -20,7 +21,7 @@ const RATE: f64 = 500.0;
 /// Maximum number of requests in a burst.
 const BURST: f64 = 1000.0;
 
-/// Paths that need no token: they say only that the node runs.
+/// Paths that need no token: they say only that the node runs, and whether it is ready.
 const OPEN: [&str; 2] = ["/healthz", "/readyz"];
 
 /// A secret that a client shows with each request.
@@ -34,6 +35,8 @@ pub(crate) struct Access {
     pub(crate) token: Token,
     /// The token for requests that only read.
     pub(crate) read_token: Token,
+    /// Counts all requests, refused ones included.
+    pub(crate) requests: Arc<RequestCounters>,
     allowance: Mutex<Allowance>,
 }
 
@@ -69,6 +72,7 @@ impl Access {
             at,
             token: Token::random()?,
             read_token: Token::random()?,
+            requests: Arc::default(),
             allowance: Mutex::new(Allowance { requests: BURST, at: Instant::now() }),
         })
     }
@@ -162,6 +166,7 @@ pub(crate) async fn checked(
             response
         }
     };
+    access.requests.add(response.status());
     // A browser must neither guess another type, nor cache a response that needed a token.
     for (name, value) in [("x-content-type-options", "nosniff"), ("cache-control", "no-store")] {
         response

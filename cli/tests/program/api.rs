@@ -12,21 +12,21 @@ use serde_json::{Value, json};
 use crate::harness::{PATIENCE, Program, content, peerkit, run, start_chain, text};
 
 /// The API of a node, as its `api.json` describes it.
-struct Api {
-    host: String,
+pub(crate) struct Api {
+    pub(crate) host: String,
     token: String,
-    read_token: String,
+    pub(crate) read_token: String,
 }
 
 /// The answer to a request.
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Api {
-    fn of(home: &Path, name: &str) -> Self {
+    pub(crate) fn of(home: &Path, name: &str) -> Self {
         let file = fs::read_to_string(state(home, name).join("api.json")).unwrap();
         let file: Value = serde_json::from_str(&file).unwrap();
         let part = |name: &str| file[name].as_str().unwrap().to_owned();
@@ -41,7 +41,7 @@ impl Api {
     }
 
     /// Sends a request with these header lines, and reads the answer to its end.
-    fn raw(&self, line: &str, headers: &[&str], body: &str) -> Answer {
+    pub(crate) fn raw(&self, line: &str, headers: &[&str], body: &str) -> Answer {
         let mut stream = self.connect();
         let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
         let head = format!(
@@ -58,18 +58,18 @@ impl Api {
         Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
     }
 
-    fn with_token(&self, line: &str, token: &str, body: &str) -> Answer {
+    pub(crate) fn with_token(&self, line: &str, token: &str, body: &str) -> Answer {
         let host = format!("Host: {}", self.host);
         let token = format!("Authorization: Bearer {token}");
         self.raw(line, &[&host, &token, "Content-Type: application/json"], body)
     }
 
-    fn request(&self, line: &str, body: &Value) -> Answer {
+    pub(crate) fn request(&self, line: &str, body: &Value) -> Answer {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         self.with_token(line, &self.token, &body)
     }
 
-    fn get(&self, path: &str) -> Value {
+    pub(crate) fn get(&self, path: &str) -> Value {
         let answer = self.request(&format!("GET {path}"), &Value::Null);
         assert_eq!(answer.status, 200, "{path}: {}", answer.body);
         serde_json::from_str(&answer.body).unwrap()
@@ -219,7 +219,7 @@ fn a_command_in_a_shell_prints_what_the_prompt_prints() {
 #[test]
 fn events_are_a_stream() {
     let home = tempfile::tempdir().unwrap();
-    let mut alice = Program::start(home.path(), "alice", &[]);
+    let alice = Program::start(home.path(), "alice", &[]);
     let mut bob = Program::start(home.path(), "bob", &[]);
     let api = Api::of(home.path(), "alice");
     let mut stream = api.connect();
@@ -266,7 +266,7 @@ fn without_a_running_node_a_command_says_how_to_start_one() {
     assert_eq!(killed.status.code(), Some(1));
     assert!(text(&killed.stderr).contains("`peerkit run`"), "{}", text(&killed.stderr));
 
-    let mut again = Program::start(home.path(), "alice", &[]);
+    let again = Program::start(home.path(), "alice", &[]);
     assert_eq!(again.id, node.id);
     let api = Api::of(home.path(), "alice");
     assert_ne!(api.token, before.token);
@@ -290,7 +290,7 @@ fn without_a_running_node_a_command_says_how_to_start_one() {
     }
 
     // Two nodes on two state folders, and a second run on the same folder.
-    let mut bob = Program::start(home.path(), "bob", &[]);
+    let bob = Program::start(home.path(), "bob", &[]);
     let name = |of: &str| json_of(home.path(), of, &["status"])["status"]["name"].clone();
     assert_eq!((name("alice"), name("bob")), (json!("alice"), json!("bob")));
     let mut second = peerkit(home.path());

@@ -12,6 +12,7 @@ mod faults;
 mod harness;
 mod line;
 mod log;
+mod metrics;
 mod names;
 mod network;
 mod prompt;

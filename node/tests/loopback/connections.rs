@@ -1,5 +1,6 @@
 //! Connections: dialling, refusals, disconnects, and the rule that two nodes have only one link.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use crate::common::*;
 use crate::proxy::Proxy;
 use peerkit::{
     Address, Config, ConnectOptions, Direction, Error, Event, Events, Key, LinkEnd, Node, Reason,
+    Status,
 };
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -56,7 +58,14 @@ async fn addresses_can_be_written_in_several_forms() {
     let Err(Error::WrongNode { address, found }) = a.connect(&wrong).await else { panic!() };
     assert_eq!((address, found), (wrong, b.id()));
     assert!(a.peers().is_empty());
+    assert_eq!(outbound_failures(&a.status().await), BTreeMap::from([("wrong_id", 1)]));
     shutdown([&a, &b]).await;
+}
+
+/// Returns the reasons of failed dials that have occurred, with their numbers.
+fn outbound_failures(status: &Status) -> BTreeMap<&'static str, u64> {
+    let failures = status.handshake_failures.outbound.iter();
+    failures.filter(|(_, count)| **count > 0).map(|(reason, count)| (*reason, *count)).collect()
 }
 
 #[tokio::test]
@@ -123,6 +132,12 @@ async fn dialling_an_address_without_a_node_is_an_error() {
     drop(listener);
     let Err(failed @ Error::Connect { .. }) = a.connect(address).await else { panic!() };
     assert!(failed.to_string().contains(&address.to_string()), "{failed}");
+    let failures = outbound_failures(&a.status().await);
+    assert_eq!(
+        (failures.get("refused"), failures.get("tls")),
+        (Some(&1), Some(&1)),
+        "{failures:?}"
+    );
     shutdown([&a, &hasty]).await;
 }
 
@@ -153,6 +168,8 @@ async fn nodes_of_another_network_or_with_another_secret_are_refused() {
     }
     let friend = builder("").network("ours").secret("long and random").spawn().await.unwrap();
     link(&friend, &guarded).await;
+    let failures = guarded.status().await.handshake_failures.inbound;
+    assert_eq!((failures["network"], failures["secret"], failures["full"]), (1, 2, 0));
     shutdown([&friend, &guarded]).await;
 }
 
@@ -167,6 +184,8 @@ async fn a_full_node_refuses_inbound_links_with_a_reason() {
     let event = expect_event(&mut events, "inbound_node_connection_error").await;
     let Event::InboundNodeConnectionError { error, .. } = event else { panic!() };
     assert_eq!(error, Reason::Full.to_string());
+    assert_eq!(full.status().await.handshake_failures.inbound["full"], 1);
+    assert_eq!(outbound_failures(&second.status().await), BTreeMap::from([("full", 1)]));
     // The limit applies to inbound links, so the full node can still dial.
     let peer = full.connect(address_of(&second)).await.unwrap();
     assert_eq!(peer.id(), second.id());
@@ -175,6 +194,9 @@ async fn a_full_node_refuses_inbound_links_with_a_reason() {
     full.disconnect(second.id()).await.unwrap();
     wait_until("both links to end", || full.peers().is_empty() && second.peers().is_empty()).await;
     link(&second, &full).await;
+    let links = full.status().await.links;
+    assert_eq!((links.opened, links.ended["requested"], links.ended["lost"]), (3, 2, 0));
+    assert_eq!(links.ended.values().sum::<u64>(), 2);
     shutdown([&full, &first, &second]).await;
 }
 

@@ -307,6 +307,7 @@ async fn a_slow_reader_gets_the_number_of_missed_events() {
     }
     assert_eq!(read.len() as u64 + missed, 100);
     assert!(missed > 0 && read.len() >= 5, "{read:?}");
+    assert_eq!(slow.status().await.drops.events, missed);
     sender.send(slow.id(), "after").await.unwrap();
     assert_eq!(next_text(&mut events).await, "after");
     shutdown([&slow, &sender]).await;

@@ -159,6 +159,7 @@ fn the_size_of_all_answers_to_a_query_is_limited() {
         passed += out.len();
     }
     assert_eq!(passed, MAX_ANSWERED / 181);
+    assert_eq!(q.drops().answers, (2 * MAX_ANSWERED / 181 - passed) as u64);
     let out = outputs(&mut q, |q, out| q.receive_done(at(0), node(1), query_done(0, true), out));
     same(&out, &[ended(false)]);
 }
@@ -207,6 +208,7 @@ fn the_table_is_bounded_in_total_and_for_each_link() {
     assert_eq!((0..16).filter(|n| receive(&mut q, 1, *n)).count(), 2);
     let others = (2..32).filter(|n| receive(&mut q, *n, 100 + *n)).count();
     assert_eq!((others, q.table.len()), (14, 16));
+    assert_eq!(q.drops().queries, 14 + 16);
     let mut out = Effects::new();
     q.handle_timeout(at(60), &mut out);
     assert!(receive(&mut q, 1, 200));
@@ -298,6 +300,7 @@ fn look_ups_are_limited_for_each_link_and_for_all_together() {
         let what = if n % 2 == 0 { search() } else { QueryKind::HasFile(Hash::of(b"x")) };
         let out = receive(&mut q, at(1), 1, what);
         assert_eq!(is_looked_up(&out), n < 20, "{n}");
+        assert_eq!(q.drops().lookups, if n < 20 { 0 } else { n - 19 });
         // The query is passed on in any case. It ends as incomplete once the other peer is done.
         assert!(out.iter().any(|line| line.starts_with("Send") && line.contains("Query(")));
     }
