@@ -27,8 +27,9 @@ struct DrivenFetch {
     sources: Vec<SourceId>,
     /// Sources that the fetch has not dropped.
     running: BTreeSet<SourceId>,
-    /// Sources that have not answered yet.
-    unanswered: BTreeSet<SourceId>,
+    /// Sources that the fetch has dialled or asked. At the end each of them fails, as if it had not answered.
+    /// The answers of the steps remove no source.
+    asked: BTreeSet<SourceId>,
     is_searching: bool,
     is_opening: bool,
     pieces: u64,
@@ -50,7 +51,7 @@ pub fn fetch(data: &[u8]) {
         now: Instant::ZERO,
         sources: Vec::new(),
         running: BTreeSet::new(),
-        unanswered: BTreeSet::new(),
+        asked: BTreeSet::new(),
         is_searching: false,
         is_opening: false,
         pieces: 0,
@@ -95,18 +96,18 @@ impl DrivenFetch {
                     assert!(!self.sources.contains(&source), "each attempt has its own id");
                     self.sources.push(source);
                     self.running.insert(source);
-                    self.unanswered.insert(source);
+                    self.asked.insert(source);
                 }
                 Output::Prove { source, .. } | Output::Follow(source) => {
                     assert!(self.running.contains(&source));
-                    self.unanswered.insert(source);
+                    self.asked.insert(source);
                 }
                 Output::Request { source, first, count } => {
                     assert!(
                         self.running.contains(&source) && (1..=MAX_PER_REQUEST).contains(&count)
                     );
                     assert!(first + u64::from(count) <= self.pieces, "no piece beyond the end");
-                    self.unanswered.insert(source);
+                    self.asked.insert(source);
                 }
                 Output::Cancel(source) => assert!(self.running.contains(&source)),
                 Output::Open(source) => {
@@ -115,7 +116,7 @@ impl DrivenFetch {
                 }
                 Output::HangUp(source) => {
                     assert!(self.running.remove(&source), "a source is dropped once");
-                    self.unanswered.remove(&source);
+                    self.asked.remove(&source);
                 }
                 Output::Complete(source) => assert!(self.running.contains(&source)),
                 Output::ReportBan { .. } | Output::Reset => {}
@@ -195,7 +196,7 @@ impl DrivenFetch {
             } else if self.is_opening {
                 let input = self.opened(3, 0).expect("three pieces");
                 self.handle(input);
-            } else if let Some(source) = self.unanswered.pop_first() {
+            } else if let Some(source) = self.asked.pop_first() {
                 self.handle(Input::Failed { source, fault: Fault::Unreachable });
             } else {
                 let due =

@@ -11,10 +11,10 @@ use peerkit_proto::files::{
     AccessKind, Answer as FilesAnswer, Description, FileKind, FileName, FileRefusal, Manifest,
     ManifestEntry, PieceList, RelPath, Request, Secret, Ticket,
 };
-use peerkit_proto::frame::direct::{Delivery, Forwarded};
 use peerkit_proto::frame::query::{
     AnswerBody, Query, QueryAnswer, QueryDone, QueryId, QueryKind, UNLIMITED,
 };
+use peerkit_proto::frame::relay::{Delivery, Forwarded};
 use peerkit_proto::frame::{self, Frame, HEADER_LEN};
 use peerkit_proto::hello::{Hello, StreamOpen};
 use peerkit_proto::id::{Hash, Key};

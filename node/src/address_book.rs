@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::blocking;
 use crate::clock::unix_millis;
-use crate::disk::whole;
+use crate::disk::small_file;
 use crate::error::Error;
 use crate::store::{KnownPeer, Store};
 
@@ -126,7 +126,7 @@ impl AddressBook {
         let path = path.to_owned();
         blocking::try_run(move || {
             let json = serde_json::to_vec_pretty(&saved)?;
-            whole::write(&path, &json).map_err(|error| Error::PeersFile { path, error })?;
+            small_file::write(&path, &json).map_err(|error| Error::PeersFile { path, error })?;
             Ok::<_, Error>(saved.len())
         })
         .await
@@ -155,7 +155,7 @@ fn parse_file(path: &Path) -> io::Result<KnownPeers> {
     let invalid = |fault: String| io::Error::new(io::ErrorKind::InvalidData, fault);
     let too_many =
         || invalid(format!("more than {MAX_PEERS_FILE} bytes are too many for a file of peers"));
-    let json = whole::read(path, MAX_PEERS_FILE)?.ok_or_else(too_many)?;
+    let json = small_file::read(path, MAX_PEERS_FILE)?.ok_or_else(too_many)?;
     let saved: Vec<SavedPeer> = serde_json::from_slice(&json)
         .map_err(|error| invalid(format!("not a file of peers: {error}")))?;
     merged(saved).map_err(|error| invalid(error.to_string()))

@@ -11,8 +11,8 @@ pub(crate) mod fingerprint;
 pub(crate) mod folder;
 pub(crate) mod path_bytes;
 pub(crate) mod private;
+pub(crate) mod small_file;
 pub(crate) mod space;
-pub(crate) mod whole;
 
 /// Reads bytes from `offset` on until `buffer` is full. Several threads may read the same file at once.
 #[cfg(unix)]

@@ -13,7 +13,7 @@ use peerkit_proto::frame::Refusal;
 use peerkit_proto::id::{Hash, NodeId, NotAKey, ParseIdError};
 use peerkit_proto::message::Compression;
 use peerkit_proto::overlay::broadcast::BroadcastError;
-use peerkit_proto::overlay::relay::{DirectError, RelayError};
+use peerkit_proto::overlay::relay::{RelayError, RelaySendError};
 
 use crate::bootstrap::BootstrapError;
 use crate::key::KeyError;
@@ -140,9 +140,9 @@ pub enum Error {
         /// The limit in bytes.
         limit: usize,
     },
-    /// A message could not be sealed: nothing was sent.
+    /// A message could not be sealed for the nodes that would relay it: nothing was sent.
     #[error(transparent)]
-    Direct(#[from] DirectError),
+    RelaySend(#[from] RelaySendError),
     /// No connected node has that name, or an identity that begins with it.
     #[error("no connected node is called `{0}`")]
     UnknownPeer(String),

@@ -141,7 +141,7 @@ pub use peerkit_proto::hello::Proof;
 pub use peerkit_proto::id::{Hash, Key, NodeId, NotAKey, ParseIdError, PublicKey};
 pub use peerkit_proto::message::{Compression, Message, MessageKind};
 pub use peerkit_proto::overlay::broadcast::{BroadcastCounters, BroadcastError};
-pub use peerkit_proto::overlay::relay::{DirectError, RelayError};
+pub use peerkit_proto::overlay::relay::{RelayError, RelaySendError};
 pub use peerkit_proto::peer::BroadcastReceipt;
 pub use peerkit_proto::seal::SealError;
 pub use peerkit_proto::time::Instant;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::frame::direct::RelayLabel;
+use crate::frame::relay::RelayLabel;
 use crate::seal;
 
 /// The limits and intervals of a node. The defaults suit most nodes. Measure before you change one.
@@ -198,7 +198,7 @@ impl Config {
     /// Returns the maximum size of a relayed message's content in bytes. A sealed message with more
     /// would not fit into a control frame.
     #[must_use]
-    pub fn max_direct(&self) -> usize {
+    pub fn max_relayed(&self) -> usize {
         self.max_control.saturating_sub(RelayLabel::LEN + seal::OVERHEAD)
     }
 }

@@ -13,15 +13,14 @@ use crate::hello::{Hello, MAX_PROTOCOL};
 use crate::message::PackedMessage;
 
 pub mod broadcast;
-pub mod direct;
 mod goodbye;
 pub mod membership;
 mod messages;
 pub mod owner;
 pub mod query;
+pub mod relay;
 
 use broadcast::{Batch, Have, MAX_HAVES, RunId, Want};
-use direct::{Forward, Forwarded};
 use goodbye::{put_reason, read_reason};
 use membership::{
     Beacon, Disconnect, ForwardJoin, NeighbourReply, NeighbourRequest, Shuffle, ShuffleReply,
@@ -30,6 +29,7 @@ use messages::LeadingMessages;
 pub use messages::Messages;
 use owner::ShutdownOrder;
 use query::{Query, QueryAnswer, QueryDone};
+use relay::{Forward, Forwarded};
 
 /// Length in bytes of the length field at the start of a frame.
 const LENGTH_FIELD_LEN: usize = 4;

@@ -49,7 +49,7 @@ use membership::{Membership, Views};
 pub use query::QueryDrops;
 use query::{Queries, Question};
 use reconnect::Reconnects;
-use relay::{DirectError, RelayedMessages};
+use relay::{RelaySendError, RelayedMessages};
 use shutdown_order::OwnerOrders;
 pub(crate) use turn::{Effect, OverlayContext};
 
@@ -413,7 +413,7 @@ impl Overlay {
         query: Option<QueryId>,
         to: NodeId,
         (payload, id): (&Payload, u64),
-    ) -> Result<u64, DirectError> {
+    ) -> Result<u64, RelaySendError> {
         self.with_parts(|parts, cx| {
             let (query, next) = match query {
                 Some(query) => (query, parts.next(cx, query, None, to)),

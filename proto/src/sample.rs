@@ -36,8 +36,7 @@ pub fn contains(salt: &[u8; 8], bits: u8, node: NodeId) -> bool {
     8 * zeros + next as usize >= usize::from(bits)
 }
 
-/// Estimates the number of nodes in the network from the number of nodes in a sample of `bits`
-/// bits, which is `count`.
+/// Estimates the number of nodes in the network from a sample of `bits` bits that has `count` nodes.
 #[must_use]
 pub fn estimate(count: u64, bits: u8) -> Estimate {
     let nodes = count.saturating_mul(1_u64.checked_shl(u32::from(bits)).unwrap_or(u64::MAX));

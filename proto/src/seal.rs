@@ -23,7 +23,7 @@ use hpke::{Deserializable, HpkeError, Kem, OpModeR, OpModeS, Serializable};
 use rand_core::CryptoRng;
 
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::frame::direct::{Receipt, RelayLabel};
+use crate::frame::relay::{Receipt, RelayLabel};
 use crate::frame::{Refusal, put_message, put_outcome, read_outcome};
 use crate::hello::{MAX_NAME, MAX_PROTOCOL};
 use crate::id::{ID_LEN, Key, NodeId, SIGNATURE_LEN};

@@ -38,14 +38,16 @@ const READ_MAX: usize = 256 << 10;
 /// Number of bytes after which this task lets others run. 1 MiB: half a millisecond on the fastest links.
 const BYTES_PER_TURN: usize = 1 << 20;
 
-/// Number of reads since the link was last idle from which its buffers are kept between reads.
+/// Number of reads after which the link keeps its buffers between reads. The count starts again whenever the
+/// link was idle.
 const READS_TO_KEEP_BUFFERS: usize = 4;
 
 /// Time without a write after which the outgoing buffers are freed.
 const IDLE_TIME: Duration = Duration::from_secs(1);
 
-/// Maximum number of unanswered pings that tasks wait for. Further tasks share the next ping. 32: half of
-/// the pings that a [`Link`] keeps track of.
+/// Maximum number of unanswered pings that tasks wait for. At the maximum, no further ping is sent until one
+/// is answered. All tasks that have asked for a ping by then share it. 32: half of the pings that a [`Link`]
+/// keeps track of.
 const MAX_OPEN_PINGS: usize = 32;
 
 /// Maximum time for which a link is not read because of its rate limit. 10 s: less than `ping_after`.
@@ -54,7 +56,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// A request of the peer that is being answered.
 struct ActiveRequest {
     task: AbortHandle,
-    /// The application's handler answers the request, not a function for its name.
+    /// True if the application's handler answers the request. False if a function answers it that the
+    /// application has registered for the request's name, with `Node::serve`.
     is_for_handler: bool,
 }
 
@@ -80,7 +83,7 @@ pub(super) struct LinkReader<R> {
     /// Set while the link is not read because of its rate limit.
     pause: Option<Pause>,
     throttle: Throttle,
-    /// The error that ended the connection, if bytes were read before it.
+    /// An error that followed bytes in the same read. The next read returns it.
     broken: Option<io::Error>,
     /// The end of the link, once it is known.
     end: Option<LinkEnd>,
@@ -119,8 +122,8 @@ impl ReadBatch {
 }
 
 impl<R: AsyncRead + Unpin> LinkReader<R> {
-    /// Creates the reading half. `buffer` has the bytes that were read behind the peer's Hello, and
-    /// `deferred` the outputs of the link from that time.
+    /// Creates the reading half. The peer's Hello was read before: `buffer` has the bytes that were read after
+    /// it, and `deferred` the outputs that the link has made meanwhile.
     pub(super) fn new(
         inner: Arc<Inner>,
         conn: Arc<Conn>,
@@ -286,15 +289,18 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
     async fn drain(&mut self) -> bool {
         let mut batch = ReadBatch::default();
         let mut over = false;
+        // The goodbye contains the number of messages received, so the outbox holds it back until
+        // `end_receiving` has set this number.
         self.conn.outbox.begin_receiving();
         while let Some(output) = self.poll() {
             match output {
                 Output::Send(Frame::Goodbye { reason, .. }) => {
+                    // The link refuses the peer. Messages that wait are dropped, and the goodbye is sent.
                     self.conn.outbox.abort(reason, true);
                 }
                 Output::Send(frame) => self.conn.send_control(&frame),
                 Output::Messages(messages) => batch.add(Received::Plain(messages)),
-                // Boxed, so that the task of a link without such frames has no room for this large future.
+                // Boxed, because this future is large. A link without such frames then needs no memory for it.
                 Output::Frame(frame) => Box::pin(self.on_frame(frame, &mut batch)).await,
                 Output::GoodbyeReceived(reason) => {
                     // If this node has said goodbye before, the peer's goodbye is the answer to it.
@@ -375,12 +381,13 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         unpacked.map_err(|fault| self.link.refuse(Reason::Fault(fault))).ok()
     }
 
-    /// Has a request answered, in sequence with the messages: by the function for its name, or else by the
-    /// application's handler.
+    /// Has a request answered, in sequence with the messages: by the function that is registered for its name,
+    /// or by the application's handler if there is none.
     async fn serve(&mut self, id: u64, name: String, message: Message, batch: &mut ReadBatch) {
         self.requests.retain(|_, request| !request.task.is_finished());
         if self.requests.contains_key(&id) {
-            // The peer could not tell the two replies apart, and the request would escape the limit.
+            // The peer could not tell the two replies apart. In `requests` the second request would replace
+            // the first, so that the first would not count towards the limit.
             self.link.refuse(Reason::Fault("two requests of the same number".into()));
             return;
         }
@@ -477,7 +484,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
     /// Tells the application that this node is about to close the link.
     async fn announce_leaving(&self) {
         let event = Event::disconnecting(self.conn.peer.clone());
-        // Boxed, so that the task of an open link has no room for this large future.
+        // Boxed, because this future is large. A link that is open then needs no memory for it.
         Box::pin(self.inner.deliver_event(event)).await;
     }
 

@@ -37,8 +37,8 @@ impl Node {
     /// ```
     ///
     /// # Errors
-    /// When awaited: [`Error::Share`] if the path itself can't be shared, and [`Error::NotAKey`] if one of
-    /// the given identities is one that no node can have. After an error nothing is shared.
+    /// When awaited: [`Error::Share`] if the path itself can't be shared, and [`Error::NotAKey`] if an identity
+    /// given to [`to_nodes`](Sharing::to_nodes) is not a valid public key. After an error nothing is shared.
     pub fn share(&self, path: impl Into<PathBuf>) -> Sharing {
         Sharing::new(self.inner.files.shares.clone(), path.into())
     }
@@ -71,8 +71,11 @@ impl Node {
     /// # Errors
     /// When awaited:
     /// - [`Error::NoSource`] if no node has the content
-    /// - [`Error::Fetch`] or the error of the last source if every source fails
-    /// - a store error if the state can't be written
+    /// - [`Error::NoneAnswered`] if sources are known, but none of them answers
+    /// - [`Error::Fetch`] if no source has the missing pieces, or the content can't be written
+    /// - if all sources fail, the error of one of them: the one that tells the user most. It is
+    ///   [`Error::Fetch`] if that source answered, or the error of the connection
+    /// - [`Error::Store`] if the state can't be written
     /// - [`Error::Stopped`] if the node stops
     ///
     /// After an error, the pieces that are already verified stay beside the destination, in
@@ -201,8 +204,8 @@ impl FilesHandle<'_> {
         Ok(self.inner.files.shares.refresh(progress).await?)
     }
 
-    /// Waits until this node shares those files of its last run again that still exist. Until then
-    /// [`shares`](Self::shares) does not list all of them. Returns at once without a state folder.
+    /// Waits until the shares of the node's last run are restored, except those whose files no longer exist.
+    /// Until then [`shares`](Self::shares) does not list all of them. Returns at once without a state folder.
     pub async fn restored(self) {
         tokio::select! {
             () = self.inner.files.restored.cancelled() => {}

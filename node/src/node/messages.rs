@@ -115,7 +115,7 @@ impl Node {
     ///
     /// If the recipient can't be dialled, or this node's links are made [by hand](crate::Builder::manual),
     /// other nodes relay the message, sealed to the recipient's key. A relayed message has at most
-    /// [`Config::max_direct`](crate::Config::max_direct) bytes, some 64 KiB. It has arrived when this
+    /// [`Config::max_relayed`](crate::Config::max_relayed) bytes, some 64 KiB. It has arrived when this
     /// returns.
     ///
     /// ```
@@ -278,7 +278,7 @@ impl Node {
     /// # Errors
     /// - [`Error::NotFound`] if no node that answers knows the recipient
     /// - [`Error::Request`] if the recipient has no such handler or is busy, if its handler fails, or if its
-    ///   reply has to be relayed and is over [`Config::max_direct`](crate::Config::max_direct)
+    ///   reply has to be relayed and is over [`Config::max_relayed`](crate::Config::max_relayed)
     /// - [`Error::TooLargeToPass`] if the request has to be relayed and is over that limit
     /// - [`Error::NotReached`] if a relayed request was lost
     /// - [`Error::Timeout`] and [`Error::LinkLost`]

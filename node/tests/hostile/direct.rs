@@ -2,8 +2,8 @@
 
 use peerkit::{Error, Key, RelayError};
 use peerkit_proto::frame::Frame;
-use peerkit_proto::frame::direct::{Delivery, Forward, Forwarded, RelayLabel};
 use peerkit_proto::frame::query::{AnswerBody, Query, QueryAnswer, QueryDone, QueryId, QueryKind};
+use peerkit_proto::frame::relay::{Delivery, Forward, Forwarded, RelayLabel};
 use peerkit_proto::id::NodeId;
 
 use crate::attacker::{Attacker, STEP_TIMEOUT, Victim, encoded, text, within};

@@ -56,7 +56,7 @@ async fn a_message_too_large_to_relay_is_an_error_with_advice() {
     let (a, b, c) = (node("a").await, node("b").await, without_listener("c").await);
     link(&a, &b).await;
     link(&c, &b).await;
-    let limit = Config::default().max_direct();
+    let limit = Config::default().max_relayed();
     within("the largest message", a.send(c.id(), vec![7; limit])).await.unwrap();
     let error = within("a message that is one byte larger", a.send(c.id(), vec![7; limit + 1]))
         .await

@@ -69,7 +69,7 @@ pub enum ManifestError {
     /// The bytes do not have the form of a manifest.
     #[error("the folder's list can't be read: {0}")]
     Decode(DecodeError),
-    /// A path leads out of the folder, or no system allows it.
+    /// A path could lead out of the folder, or has a part that no operating system accepts as a name.
     #[error("a name in the folder's list is refused: {0}")]
     Name(NameError),
     /// The entries are not sorted, or a path occurs twice.

@@ -3,8 +3,8 @@
 //!
 //! Each node on the route has noted, with the query, the link over which the answer came. The outcome of a
 //! message goes back along the same route. It contains the recipient's proof that it has received the
-//! message. A relay remembers no more of a message than the link that waits for its outcome, and it limits
-//! the bytes per second that it relays for each link.
+//! message. Of a message, a relay remembers only the label, the link over which it came and the link over
+//! which it was sent on. A relay limits the bytes per second that it relays for each link.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::config::Config;
 use crate::deadlines::Deadlines;
 use crate::event::{Event, Peer};
 use crate::frame::Frame;
-use crate::frame::direct::{Delivery, Forward, Forwarded, Receipt, RelayLabel};
 use crate::frame::query::QueryId;
+use crate::frame::relay::{Delivery, Forward, Forwarded, Receipt, RelayLabel};
 use crate::hello::MAX_NAME;
 use crate::id::{Key, NodeId};
 use crate::message::PackedMessage;
@@ -46,7 +46,7 @@ const PING: u64 = 0;
 /// The reason why a message was not handed to other nodes to relay.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum DirectError {
+pub enum RelaySendError {
     /// The content is over the limit.
     #[error("a message of {len} bytes is over the limit of {limit} for relayed messages")]
     TooLarge {
@@ -127,7 +127,7 @@ impl RelayedMessages {
             name: setup.name[..setup.name.floor_char_boundary(MAX_NAME)].to_owned(),
             timeout: config.query_timeout,
             skew: u64::try_from(config.clock_skew.as_millis()).unwrap_or(u64::MAX),
-            limit: config.max_direct(),
+            limit: config.max_relayed(),
             rate: config.forward_rate as u64,
             // A burst holds at least one message of the largest size.
             burst: config.forward_rate.max(config.max_control) as u64,
@@ -149,10 +149,10 @@ impl RelayedMessages {
         (query, to): (QueryId, NodeId),
         next: Option<NodeId>,
         (payload, id): (&Payload, u64),
-    ) -> Result<u64, DirectError> {
+    ) -> Result<u64, RelaySendError> {
         let (len, limit) = (payload.len(), self.limit);
         if len > limit {
-            return Err(DirectError::TooLarge { len, limit });
+            return Err(RelaySendError::TooLarge { len, limit });
         }
         let time = match payload {
             Payload::Ping => PING,
@@ -235,8 +235,8 @@ impl RelayedMessages {
         self.finish(cx, (label.query, label.number), Delivery::Busy);
     }
 
-    /// Forgets a link that has ended, and the messages that came or were sent over it. Reports the latter as
-    /// failed.
+    /// Forgets a link that has ended. Forgets the messages that came over it, and reports to their senders that
+    /// those sent over it have failed.
     pub(super) fn link_down(&mut self, cx: &mut OverlayContext<'_>, peer: NodeId) {
         self.budgets.remove(&peer);
         let touched = self.waiting.iter().filter(|(_, waiting)| {
@@ -311,8 +311,9 @@ impl RelayedMessages {
     fn charge(&mut self, now: Instant, from: NodeId, len: usize) -> bool {
         // Capped at a full bucket, as a message that costs more could never pass.
         let cost = (len.max(MIN_COST) as u64).min(self.burst);
-        let size = time_to_earn(self.burst, self.rate);
-        self.budgets.entry(from).or_default().take(now, time_to_earn(cost, self.rate), size)
+        // A bucket counts bytes as the time in which it earns them.
+        let fill_time = time_to_earn(self.burst, self.rate);
+        self.budgets.entry(from).or_default().take(now, time_to_earn(cost, self.rate), fill_time)
     }
 
     /// Opens a message for this node. Returns the outcome, with the receipt if the message is accepted.

@@ -13,7 +13,7 @@ use crate::id::{Hash, Key, NodeId};
 use crate::message::{Message, PackedMessage};
 use crate::overlay::admission::Candidate;
 use crate::overlay::broadcast::BroadcastError;
-use crate::overlay::relay::{DirectError, RelayError};
+use crate::overlay::relay::{RelayError, RelaySendError};
 use crate::seal::LetterContent;
 
 /// The number of a connection. The shell numbers connections in the order in which they are made.
@@ -568,7 +568,7 @@ pub enum SendError {
     },
     /// The payload could not be sealed. It was not sent.
     #[error(transparent)]
-    Refused(DirectError),
+    Refused(RelaySendError),
     /// The payload was relayed, but no valid receipt came back.
     #[error(transparent)]
     Relay(RelayError),

@@ -140,7 +140,7 @@ impl SendQueues {
             routes: BTreeMap::new(),
             limits: QueueLimits {
                 queue: config.peer_queue,
-                relayed: config.max_direct(),
+                relayed: config.max_relayed(),
                 query_timeout: config.query_timeout,
                 // A message may be under way for as long as a query. All nodes on the route have to remember
                 // the query until then.

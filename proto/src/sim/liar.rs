@@ -17,8 +17,9 @@ use crate::node_record::NodeRecord;
 /// Maximum number of old broadcasts that a node keeps to send them again.
 const OLD: usize = 64;
 
-/// First number of the made-up nodes, whose addresses belong to no node.
-const FIRST_MADE_UP: usize = 1 << 20;
+/// Number of a node from which on [`public_ip`] gives addresses that belong to no node: a simulation has fewer
+/// nodes.
+const FIRST_UNUSED: usize = 1 << 20;
 
 /// The way in which a node lies.
 ///
@@ -104,7 +105,7 @@ impl Liar {
         let mut secret = [0; 32];
         self.rng.fill_bytes(&mut secret);
         let at = match self.below(2) {
-            0 => address(public_ip(FIRST_MADE_UP + self.below(FIRST_MADE_UP))),
+            0 => address(public_ip(FIRST_UNUSED + self.below(FIRST_UNUSED))),
             _ => self.here.clone(),
         };
         // The made-up node signs its record itself, so the record is valid. Only a dial shows that the node

@@ -38,8 +38,8 @@ pub(super) struct IncomingRequest {
 pub(super) enum RequestPath {
     /// A link.
     Link { connection: ConnectionId, side: usize, request: u64 },
-    /// Other nodes. The machine knows the request by this id.
-    Others { id: u64 },
+    /// Other nodes have relayed the request. The machine knows it by this id.
+    Relayed { id: u64 },
 }
 
 impl<H: Handler> Sim<H> {
@@ -135,7 +135,7 @@ impl<H: Handler> Sim<H> {
                 .links
                 .get(&connection)
                 .is_some_and(|link| link.outboxes[side].queued_replies() >= max),
-            RequestPath::Others { .. } => false,
+            RequestPath::Relayed { .. } => false,
         };
         let mut actions = Vec::new();
         let SimulatedNode { id, name: own, app, running, disk, .. } = &mut self.nodes[node];
@@ -158,7 +158,7 @@ impl<H: Handler> Sim<H> {
             RequestPath::Link { connection, side, request } => {
                 self.send_reply(connection, side, request, outcome);
             }
-            RequestPath::Others { id } => self.reply_without_link(node, peer.id(), id, outcome),
+            RequestPath::Relayed { id } => self.reply_without_link(node, peer.id(), id, outcome),
         }
         // After the reply, so that messages which the handler has sent arrive after the reply.
         self.perform(node, actions);

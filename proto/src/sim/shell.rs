@@ -17,8 +17,10 @@ use crate::message::Message;
 use crate::overlay::broadcast::BroadcastError;
 use crate::peer::{Command, ConnectionId, Input, OperationId, Output};
 
-/// Work that is done at the present moment, in the order in which it was queued. The first two fields of most
-/// variants are a node and its run.
+/// Work that is done at the present moment, in the order in which it was queued.
+///
+/// The first two fields of most variants are the number of a node and of its run. A node begins a new run at
+/// each start. Work for a run that has ended is not done.
 #[derive(Debug)]
 pub(super) enum Work {
     /// Hands the node's machine an input.
@@ -189,7 +191,8 @@ impl<H: Handler> Sim<H> {
         self.schedule_wake(node);
     }
 
-    /// Adds an event for the machine's deadline, if it is earlier than that of the event that is queued.
+    /// Queues a `WakeNode` event for the machine's deadline, unless one is queued for the same or an earlier
+    /// time.
     pub(super) fn schedule_wake(&mut self, node: usize) {
         let now = self.now;
         let Some(running) = &mut self.nodes[node].running else { return };
@@ -207,7 +210,8 @@ impl<H: Handler> Sim<H> {
         loop {
             let (links, config) = (&self.links, &self.config);
             let Some(running) = &mut self.nodes[node].running else { return };
-            // A machine counts from its own start. The statistics cover all runs and nodes.
+            // A machine counts the frames that it has skipped since its own start. The statistics have the sum
+            // of all runs of all nodes, so the new ones are added.
             let before = running.machine.skipped_frames();
             let is_crowded = |connection: ConnectionId, _: &Frame| {
                 let link = links.get(&connection);
@@ -215,7 +219,7 @@ impl<H: Handler> Sim<H> {
                 outbox.is_some_and(|outbox| outbox.is_crowded(config))
             };
             let output = running.machine.poll(is_crowded);
-            self.stats.passed_over += running.machine.skipped_frames() - before;
+            self.stats.skipped_frames += running.machine.skipped_frames() - before;
             match output {
                 Some(output) => self.carry_out(node, output),
                 None => return,
@@ -262,7 +266,7 @@ impl<H: Handler> Sim<H> {
             }
             Output::Sent { operation, outcome } => self.sent(node, operation, outcome),
             Output::Request { peer, id, name, message } => {
-                let path = RequestPath::Others { id };
+                let path = RequestPath::Relayed { id };
                 let run = self.nodes[node].run;
                 let request = IncomingRequest { path, peer, name, message };
                 self.work.push_back(Work::Request(node, run, request));

@@ -25,7 +25,7 @@ pub struct Stats {
     /// Number of probes that were begun.
     pub probes: u64,
     /// Number of frames that were not sent because their link was crowded.
-    pub passed_over: u64,
+    pub skipped_frames: u64,
     /// Number of deadlines of machines that were handled.
     pub wakes: u64,
 }

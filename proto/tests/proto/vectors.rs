@@ -7,7 +7,6 @@ use peerkit_proto::config::Config;
 use peerkit_proto::event::{Neighbour, Reason};
 use peerkit_proto::files::{FileKind, FileName, SharedFile};
 use peerkit_proto::frame::broadcast::{Batch, Have, Item, Want};
-use peerkit_proto::frame::direct::{Delivery, Forward, Forwarded, RelayLabel};
 use peerkit_proto::frame::membership::{
     Beacon, Disconnect, ForwardJoin, Need, NeighbourOutcome, NeighbourReply, NeighbourRequest,
     Probe, Shuffle, ShuffleReply,
@@ -16,6 +15,7 @@ use peerkit_proto::frame::owner::ShutdownOrder;
 use peerkit_proto::frame::query::{
     AnswerBody, Query, QueryAnswer, QueryDone, QueryId, QueryKind, UNLIMITED,
 };
+use peerkit_proto::frame::relay::{Delivery, Forward, Forwarded, RelayLabel};
 use peerkit_proto::frame::{Frame, Frames, Refusal};
 use peerkit_proto::hello::{Hello, StreamOpen, prove};
 use peerkit_proto::id::{Hash, Key, NodeId, hex};

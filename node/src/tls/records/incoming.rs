@@ -137,7 +137,9 @@ impl IncomingRecords {
             let read = self.read_ahead(transport, cx);
             if let Some(low_watermark) = &mut self.low_watermark {
                 match read {
-                    Poll::Pending => low_watermark.wait(transport, self.ahead.len(), cx),
+                    Poll::Pending => {
+                        low_watermark.set_before_wait(transport, self.ahead.len(), cx);
+                    }
                     Poll::Ready(_) => low_watermark.arrived(),
                 }
             }

@@ -20,10 +20,12 @@ const MAX_WATERMARK: u64 = 1 << 20;
 /// Minimum low watermark, in bytes. For less, the system call costs more than it saves.
 const MIN_WATERMARK: u64 = 64 << 10;
 
-/// Maximum wait for a low watermark. The bytes of a slower peer are read as they arrive.
+/// Maximum time for which the reader waits until as many bytes have arrived as the watermark says. After
+/// that it reads those that are there.
 const MAX_WAIT: Duration = Duration::from_millis(20);
 
-/// Time for which the bytes of a slower peer are then read as they arrive.
+/// Time for which no watermark is set after a wait of [`MAX_WAIT`]. The peer is slow, so its bytes are read
+/// as they arrive.
 const TIME_WITHOUT_WATERMARK: Duration = Duration::from_secs(1);
 
 /// The number of bytes that the peer will send without another request. The reader sets it from its
@@ -69,9 +71,9 @@ impl LowWatermark {
         }
     }
 
-    /// Sets the watermark before a wait for `transport`, from which `already_read` of the expected bytes have
-    /// been read.
-    pub(super) fn wait(
+    /// Sets the watermark before the reader waits for `transport`. Of the expected bytes, the reader has read
+    /// `already_read` from `transport` but not subtracted them yet: they are the first part of a record.
+    pub(super) fn set_before_wait(
         &mut self,
         transport: &impl Transport,
         already_read: usize,

@@ -35,13 +35,14 @@ async fn the_end_of_the_handshake_goes_out_with_the_first_data() {
 async fn a_channel_is_unusable_after_a_sealing_error() {
     let (mut ours, mut theirs) = channels().await;
     write_flushed(&mut ours, b"abc").await;
-    // The key may seal no more records, and so not even the one that announces the next key.
+    // The key may seal no more records. So the channel can't change the key either, because the old key would
+    // have to seal the record that announces the new one.
     ours.limit_records(0);
     let assert_sealing_failed = |error: io::Error| {
         assert!(error.get_ref().is_some_and(|error| error.is::<RecordSealError>()), "{error}");
     };
     assert_sealing_failed(ours.write(b"def").await.unwrap_err());
-    // A good key does not help either.
+    // The channel stays unusable even if the key may seal records again.
     ours.limit_records(1000);
     assert_sealing_failed(ours.write(b"def").await.unwrap_err());
     assert_sealing_failed(ours.flush().await.unwrap_err());
@@ -58,6 +59,7 @@ async fn a_channel_is_unusable_after_a_sealing_error() {
 async fn a_session_that_has_protected_records_already_is_refused() {
     let (dialled, accepted) = tcp_pair().await;
     let (ours, mut theirs) = (tls(1), tls(2));
+    // rustls sends a session ticket in the first record under the key of the session.
     theirs.server.send_tls13_tickets = 1;
     let (_, accepted) = tokio::join!(
         async {
@@ -77,6 +79,7 @@ async fn a_forged_record_ends_the_session_and_is_reported_to_the_peer() {
         TlsStream::Server(end) => end.into_inner(),
         TlsStream::Client(_) => unreachable!("rustls has accepted the connection"),
     };
+    // A record with 3 bytes of content has 17 bytes more, for its content type and the authentication tag.
     let mut forged = record_header(3).to_vec();
     forged.extend_from_slice(&[7; 20]);
     tcp.write_all(&forged).await.unwrap();
@@ -99,6 +102,7 @@ async fn bytes_before_a_forged_record_are_read_first() {
     let (mut ours, mut theirs) = dialled_rustls().await;
     theirs.write_all(b"abc").await.unwrap();
     theirs.flush().await.unwrap();
+    // The header of a record of application data (23) with a length of 1. The version is ignored.
     theirs.get_mut().0.write_all(&[23, 9, 9, 0, 1]).await.unwrap();
     expect_bytes(&mut ours, b"abc").await;
     let error = ours.read(&mut [0; 9]).await.unwrap_err();

@@ -1,7 +1,7 @@
 //! Messages to nodes without a link.
 
 use super::*;
-use crate::frame::direct::{Delivery, Forwarded, RelayLabel};
+use crate::frame::relay::{Delivery, Forwarded, RelayLabel};
 use crate::overlay::relay::RelayError;
 use crate::seal::{self, Letter};
 
@@ -94,14 +94,14 @@ fn an_identity_that_is_no_key_is_an_error() {
     let mut net = line(2);
     let query = net.find(0, 1);
     let sent = net.nodes[0].relay(Some(query), NodeId::from_bytes([2; 32]), (&message("x"), 0));
-    assert_eq!(sent, Err(DirectError::Seal(seal::SealError::NoKey)));
+    assert_eq!(sent, Err(RelaySendError::Seal(seal::SealError::NoKey)));
 }
 
 #[test]
 fn a_message_of_the_largest_size_arrives_and_a_larger_one_is_refused() {
     let mut net = line(4);
     let query = net.find(0, 3);
-    let limit = Config::default().max_direct();
+    let limit = Config::default().max_relayed();
     net.send(0, 3, query, &"x".repeat(limit));
     let mut bytes = Vec::new();
     net.links[&(0, 1)].front().unwrap().encode(&mut bytes);
@@ -110,7 +110,7 @@ fn a_message_of_the_largest_size_arrives_and_a_larger_one_is_refused() {
     assert_eq!(net.relayed.pop().unwrap().1, Ok(()));
     let (to, text) = (net.ids[3], "x".repeat(limit + 1));
     let sent = net.nodes[0].relay(Some(query), to, (&message(&text), 0));
-    assert_eq!(sent, Err(DirectError::TooLarge { len: limit + 1, limit }));
+    assert_eq!(sent, Err(RelaySendError::TooLarge { len: limit + 1, limit }));
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn the_rate_that_is_relayed_for_one_link_is_limited() {
     let mut net = line(3);
     let query = net.find(0, 2);
     let config = Config::default();
-    let text = "x".repeat(config.max_direct());
+    let text = "x".repeat(config.max_relayed());
     let fit = config.forward_rate / config.max_control;
     for _ in 0..=fit {
         net.send(0, 2, query, &text);
@@ -273,5 +273,5 @@ fn forward(key: &Key, label: RelayLabel) -> Frame {
     let letter = Letter { sender: key.id(), name: String::new(), time: UNIX, content };
     let mut rng = ChaCha8Rng::seed_from_u64(label.number);
     let sealed = seal::seal(&mut rng, key, "net", &label, &letter).unwrap();
-    Frame::Forward(crate::frame::direct::Forward { label, sealed: sealed.bytes })
+    Frame::Forward(crate::frame::relay::Forward { label, sealed: sealed.bytes })
 }

@@ -163,7 +163,7 @@ impl Supplier {
 }
 
 fn per_second(bytes: u64, time: Duration) -> u64 {
-    // At least 1, because 0 stands for a speed that was not measured yet.
     let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
+    // At least 1, because a speed of 0 means that none was measured yet.
     bytes.saturating_mul(1_000_000).checked_div(micros).unwrap_or_default().max(1)
 }
