@@ -56,7 +56,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// The address and the tokens of an API, as `api.json` has them.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct ApiFile {
     /// `http://127.0.0.1:PORT`
     pub(crate) url: String,

@@ -22,7 +22,7 @@ use crate::text::Paint;
 use endpoint::{ApiRequest, Endpoint};
 use line::LineForm;
 
-mod add;
+pub(crate) mod add;
 mod broadcast;
 mod cancel;
 mod connect;

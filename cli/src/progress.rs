@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use peerkit::{DownloadStatus, Event, Hash, HashProgress, Node, NodeId};
+use peerkit::{DownloadStatus, Hash, HashProgress, Node, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::api::route::CommandEvent;
 use crate::human;
-use crate::json;
 use crate::text::{self, Paint};
 
 /// Minimum size of a file, in bytes, for which hashing shows a bar. A smaller file is hashed so
@@ -40,6 +39,13 @@ pub(crate) struct ProgressReport {
     pub(crate) line: Option<String>,
 }
 
+/// A line that another process prints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PrintedLine {
+    pub(crate) text: String,
+    pub(crate) json: String,
+}
+
 impl Progress {
     /// Returns a function that shows the progress of hashing.
     pub(crate) fn hashing(&self) -> Box<dyn FnMut(HashProgress) + Send> {
@@ -61,11 +67,12 @@ impl Progress {
         }
     }
 
-    /// Passes an event of the node on to a process that follows them; waits for it if it reads slowly.
-    pub(crate) async fn event(&self, node: &Node, event: &Event) {
+    /// Has the other process print a line: `text`, or with --json `json`. Waits if that process reads
+    /// slowly.
+    pub(crate) async fn line(&self, text: &str, json: &str) {
         let Self::Reports(reports) = self else { return };
-        let line = json::event(node, event);
-        let _ = reports.send(CommandEvent::of_line("event", line.trim_end())).await;
+        let line = PrintedLine { text: text.to_owned(), json: json.to_owned() };
+        let _ = reports.send(CommandEvent::new("line", &line)).await;
     }
 
     /// Shows the progress of a download. In this process the bars of all transfers show it.

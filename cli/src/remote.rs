@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, ApiFile};
 use crate::commands::endpoint::ApiRequest;
 use crate::commands::{self, AnyCommand, CommandSpec, Output};
-use crate::progress::{Bars, ProgressReport, TransferBars};
+use crate::progress::{Bars, PrintedLine, ProgressReport, TransferBars};
 use crate::text::Paint;
 use crate::{folders, json, signals, usage};
 
@@ -75,7 +75,7 @@ pub(crate) async fn print_result(
             signals::note_cut_short();
             Err(anyhow!("stopped before the command was done"))
         }
-        result = carry_out(api, command) => result,
+        result = carry_out(api, command, is_json) => result,
     };
     let is_complete = result.as_ref().is_ok_and(|output| output.is_complete);
     if is_json {
@@ -87,15 +87,16 @@ pub(crate) async fn print_result(
 }
 
 /// A running node that uses a state folder.
-pub(crate) struct RunningPeer {
+pub(crate) struct RunningNode {
     pub(crate) api: ApiFile,
     pub(crate) id: NodeId,
+    pub(crate) name: String,
     /// The name of its network.
     pub(crate) network: String,
 }
 
 /// Returns the running node that uses a state folder. Returns `None` if there is none, or if its API is off.
-pub(crate) async fn running_node(state: &Path) -> Option<RunningPeer> {
+pub(crate) async fn running_node(state: &Path) -> Option<RunningNode> {
     #[derive(Deserialize)]
     struct Answer {
         status: StatusPart,
@@ -103,12 +104,13 @@ pub(crate) async fn running_node(state: &Path) -> Option<RunningPeer> {
     #[derive(Deserialize)]
     struct StatusPart {
         id: NodeId,
+        name: String,
         network: String,
     }
     let api: ApiFile = serde_json::from_slice(&fs::read(state.join(api::FILE)).ok()?).ok()?;
-    let output = carry_out(&api, &commands::status::Status {}).await.ok()?;
+    let output = carry_out(&api, &commands::status::Status {}, false).await.ok()?;
     let Answer { status } = serde_json::from_str(output.fields.get()).ok()?;
-    Some(RunningPeer { api, id: status.id, network: status.network })
+    Some(RunningNode { api, id: status.id, name: status.name, network: status.network })
 }
 
 /// Returns the API of the node that the options select.
@@ -138,8 +140,13 @@ fn no_node(state: &Path) -> anyhow::Error {
     )
 }
 
-/// Sends a command and follows its progress. Returns its output.
-async fn carry_out(api: &ApiFile, command: &dyn AnyCommand) -> anyhow::Result<Output> {
+/// Has a node carry out a command, and shows the progress. Lines that the command reports are printed, in
+/// JSON if `is_json`. Returns the output of the command.
+pub(crate) async fn carry_out(
+    api: &ApiFile,
+    command: &dyn AnyCommand,
+    is_json: bool,
+) -> anyhow::Result<Output> {
     let request = command.request().context("this command works only at the prompt")?;
     let mut response = send(api, &request).await?;
     let mut bar = RemoteBar::new();
@@ -154,7 +161,11 @@ async fn carry_out(api: &ApiFile, command: &dyn AnyCommand) -> anyhow::Result<Ou
         for (event, data) in events.read(bytes)? {
             match event.as_str() {
                 "progress" => bar.show(&data),
-                "event" => drop(crate::print(format!("{data}\n").as_bytes())?),
+                "line" => {
+                    let PrintedLine { text, json } = serde_json::from_str(&data)?;
+                    let line = if is_json { json } else { text };
+                    bar.bars.while_hidden(|| crate::print(format!("{line}\n").as_bytes()))?;
+                }
                 "result" => {
                     drop(bar);
                     return command.finish(serde_json::from_str(&data)?);

@@ -1,21 +1,26 @@
 //! `peerkit share`: serves files without joining a network.
 
-use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
-use peerkit::{Added, Event, Events, Node, SharedFile, Sharing};
+use anyhow::{Context as _, bail};
+use peerkit::{Event, Events, Node, Sharing};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::ShareArgs;
+use crate::commands::add::Add;
 use crate::log::LogSwitch;
 use crate::output::{Printer, Sink};
 use crate::progress::Bars;
-use crate::start::{self, DialableFrom, StartedNode};
-use crate::text::{self, plain};
-use crate::{background_fetches, folders, human, json, signals};
+use crate::remote::{self, RunningNode};
+use crate::start::{self, StartedNode};
+use crate::text::Paint;
+use crate::{background_fetches, folders, signals};
+use announcement::announcement;
+
+pub(crate) mod announcement;
 
 /// The subfolder, in the state folder, that holds the key and the hashes of files.
 const STATE_SUBFOLDER: &str = "share";
@@ -30,11 +35,48 @@ pub(crate) async fn share(args: ShareArgs) -> anyhow::Result<bool> {
     LogSwitch::start();
     let paths = args.paths.iter().map(|path| folders::existing(path));
     let paths: Vec<PathBuf> = paths.collect::<anyhow::Result<_>>()?;
-    let state = folders::state(args.state.as_deref())?.join(STATE_SUBFOLDER);
+    let state = folders::state(args.state.as_deref())?;
+    if !args.needs_own_node()
+        && let Some(running) = remote::running_node(&state).await
+    {
+        signals::note_started();
+        return share_through(&running, &args, paths, &stop).await;
+    }
+    let state = state.join(STATE_SUBFOLDER);
     let serving = start_node(&args, &state).await?;
     let outcome = serve(&args, &serving, &paths, &stop).await;
     serving.node.shutdown().await;
     outcome
+}
+
+/// Shares files through the running node until a signal stops it. When this process ends, in whatever way,
+/// the node stops sharing them. Returns false if it could not share all of them and that was printed.
+async fn share_through(
+    running: &RunningNode,
+    args: &ShareArgs,
+    paths: Vec<PathBuf>,
+    stop: &CancellationToken,
+) -> anyhow::Result<bool> {
+    let to: Vec<String> = args.to.iter().map(ToString::to_string).collect();
+    if !args.json {
+        let access = access_line(args.to.len(), true);
+        let line = format!("{access}\nServed by the running node {} until Ctrl-C.\n", running.name);
+        crate::print(Paint::on(&io::stdout()).faint(&line).as_bytes())?;
+    }
+    let mut holding = JoinSet::new();
+    for path in paths {
+        let (api, command) = (running.api.clone(), Add::held(path, to.clone()));
+        let is_json = args.json;
+        holding.spawn(async move { remote::carry_out(&api, &command, is_json).await });
+    }
+    tokio::select! {
+        () = stop.cancelled() => Ok(true),
+        ended = holding.join_next() => match ended {
+            // The node ends the command only if it failed or the node itself stops.
+            Some(Ok(Err(error))) => Err(error),
+            _ => bail!("the node has stopped, and with it the sharing"),
+        },
+    }
 }
 
 /// The node of `peerkit share`.
@@ -101,7 +143,10 @@ async fn serve(
         }
         for path in paths {
             let sharing = share_path(args, node, path).on_progress(bars.bar("hashing"));
-            output.text(announcement(serving, &sharing.await?, &output)?).await;
+            let (key, notes) = (serving.has_temporary_key, &serving.notes);
+            let announced = announcement(node, &sharing.await?, output.paint(), key, notes)?;
+            let line = if output.is_json() { announced.json } else { announced.text };
+            output.text(line).await;
         }
         if !output.is_json() {
             output.text(closing_lines(args, node, &output)).await;
@@ -149,66 +194,23 @@ fn share_path(args: &ShareArgs, node: &Node, path: &Path) -> Sharing {
     }
 }
 
-/// Returns the text or JSON line about a share, with the command that fetches it.
-fn announcement(serving: &SharingNode, added: &Added, output: &Printer) -> anyhow::Result<String> {
-    let node = &serving.node;
-    let SharedFile { hash, name, size, .. } = &added.shared;
-    let ticket = node.files().ticket_for(&added.shared).with_context(|| {
-        format!("{name} changed while it was being shared, so it has no ticket: share it again")
-    })?;
-    let line = format!("peerkit get {ticket}");
-    if output.is_json() {
-        let fields = json::event_fields("shared", node)
-            .with("hash", hash)
-            .with("name", name)
-            .with("size", size)
-            .with("ticket", ticket.to_string())
-            .with("command", line)
-            .with("addresses", &ticket.addresses)
-            .with_some("passing_key", serving.has_temporary_key)
-            .with_skipped(&added.skipped)
-            .with_some("notes", &serving.notes);
-        return Ok(json::line(&fields));
-    }
-    let paint = output.paint();
-    let (name, size) = (plain(name.as_str()), text::size(*size));
-    let mut text = format!("{}  {}\n", paint.name(&name), paint.faint(&size));
-    for line in human::files::skipped_lines(paint, &added.skipped) {
-        let _ = writeln!(text, "  {line}");
-    }
-    let place = match DialableFrom::of(&ticket.addresses) {
-        DialableFrom::AnyMachine => "To fetch it, type on the other machine:",
-        DialableFrom::ThisMachineOnly if ticket.addresses.is_empty() => {
-            "This machine has no network, so the ticket has no address, and no machine can fetch \
-             with it yet:"
-        }
-        DialableFrom::ThisMachineOnly => {
-            "To fetch it, type on this machine (no other machine can reach the address in the \
-             ticket):"
-        }
-    };
-    let _ = writeln!(
-        text,
-        "  {} {hash}\n  {} {ticket}\n{place}\n  {}\n",
-        paint.faint("hash  "),
-        paint.faint("ticket"),
-        paint.good(&line),
-    );
-    Ok(text)
-}
-
 /// Returns the last lines of the start: which nodes can fetch, and where the node listens.
 fn closing_lines(args: &ShareArgs, node: &Node, output: &Printer) -> String {
-    let access = match (args.ticket, args.to.len()) {
-        (true, _) => "Only nodes that have the ticket can fetch: treat a ticket like a password.",
-        (_, 0) => "Every node that has the ticket or the hash can fetch.",
-        (_, 1) => "Only the node that --to names can fetch.",
-        _ => "Only the nodes that --to names can fetch.",
-    };
+    let access = access_line(args.to.len(), args.ticket);
     let serving = if node.addresses().is_empty() {
         "This node has no address that another machine can reach. Ctrl-C stops it.".to_owned()
     } else {
         format!("Serving on {} until Ctrl-C.", start::addresses(node))
     };
     format!("{}\n", output.paint().faint(&format!("{access}\n{serving}")))
+}
+
+/// Returns which nodes can fetch a share that is for `to` nodes, or needs a ticket.
+fn access_line(to: usize, is_ticket: bool) -> &'static str {
+    match (to, is_ticket) {
+        (0, true) => "Only nodes that have the ticket can fetch: treat a ticket like a password.",
+        (0, false) => "Every node that has the ticket or the hash can fetch.",
+        (1, _) => "Only the node that --to names can fetch.",
+        _ => "Only the nodes that --to names can fetch.",
+    }
 }

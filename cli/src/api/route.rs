@@ -189,11 +189,6 @@ impl CommandEvent {
     pub(crate) fn new(name: &'static str, data: &impl Serialize) -> Self {
         Self { name, data: serde_json::to_string(data).unwrap_or_default() }
     }
-
-    /// Makes an event of a JSON value that is on one line.
-    pub(crate) fn of_line(name: &'static str, line: &str) -> Self {
-        Self { name, data: line.to_owned() }
-    }
 }
 
 pub(super) async fn not_found() -> Problem {

@@ -95,6 +95,19 @@ pub(crate) struct ShareArgs {
     pub(crate) json: bool,
 }
 
+impl ShareArgs {
+    /// Returns whether the arguments ask for something that only a node of its own can do.
+    pub(crate) fn needs_own_node(&self) -> bool {
+        let ListenArgs { listen, announce, announce_only } = &self.listening;
+        !listen.is_empty()
+            || !announce.is_empty()
+            || *announce_only
+            || self.name.is_some()
+            || self.up.is_some()
+            || self.repair
+    }
+}
+
 /// `peerkit get`
 #[derive(Debug, Args)]
 #[command(after_help = GET_EXAMPLES)]

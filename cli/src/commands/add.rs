@@ -3,17 +3,18 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use peerkit::{Access, Added, Ticket};
+use peerkit::{Access, Added, Event, Events, FileKind, Node, Ticket};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::endpoint::Endpoint;
 use super::line::LineForm;
-use super::{Command, CommandContext, Outcome};
-use crate::human::files;
+use super::{Caller, Command, CommandContext, Outcome};
+use crate::human::{self, files};
+use crate::share::announcement::announcement;
 use crate::text::Paint;
 use crate::views::{FileView, SkippedView};
-use crate::{folders, usage};
+use crate::{folders, json, usage};
 
 /// Share a file or folder with the network, or with some nodes
 ///
@@ -33,6 +34,11 @@ pub(crate) struct Add {
     #[arg(long, conflicts_with = "to")]
     #[serde(default)]
     ticket: bool,
+    /// Share only as long as this request lasts, and report what is fetched meanwhile. The request has to
+    /// accept `text/event-stream`
+    #[arg(skip)]
+    #[serde(default)]
+    hold: bool,
 }
 
 /// A new share.
@@ -50,6 +56,14 @@ pub(crate) struct AddedShare {
     details: (Added, Option<Ticket>),
 }
 
+impl Add {
+    /// Returns the command that shares a file or folder as long as its request lasts: with the nodes `to`,
+    /// or else with those who have the ticket.
+    pub(crate) fn held(path: PathBuf, to: Vec<String>) -> Self {
+        Self { path, ticket: to.is_empty(), to, hold: true }
+    }
+}
+
 impl Command for Add {
     const NAME: &'static str = "add";
     const LINE: LineForm = LineForm::Path(0);
@@ -65,9 +79,16 @@ impl Command for Add {
         if self.ticket && !self.to.is_empty() {
             return Err(usage("add takes --to or --ticket, not both"));
         }
+        if self.hold && context.caller != Caller::Shell {
+            return Err(usage("only a request that accepts text/event-stream can hold a share"));
+        }
         folders::must_be_absolute(&self.path)?;
         let session = context.session;
+        // Before the share, so that no upload is missed.
+        let events = session.node.events();
+        let path = self.path.clone();
         let mut sharing = session.node.share(self.path).on_progress(context.progress.hashing());
+        sharing = sharing.remember(!self.hold);
         if self.ticket {
             sharing = sharing.with_ticket();
         }
@@ -79,6 +100,10 @@ impl Command for Add {
             sharing = sharing.to_nodes(nodes);
         }
         let added = sharing.await?;
+        if self.hold {
+            let _unshare = UnshareOnDrop { node: session.node.clone(), path };
+            report_uploads(context, &added, events).await?;
+        }
         let is_open = matches!(added.access, Access::Open);
         // An open share needs no ticket: the network finds it by its hash.
         let ticket = session.node.files().ticket_for(&added.shared).filter(|_| !is_open);
@@ -88,6 +113,43 @@ impl Command for Add {
             skipped: SkippedView::all(&added.skipped),
             details: (added, ticket),
         })
+    }
+}
+
+/// Announces a share, and reports what is fetched of it, until the node stops.
+async fn report_uploads(
+    context: &CommandContext<'_>,
+    added: &Added,
+    mut events: Events,
+) -> anyhow::Result<()> {
+    let node = &context.session.node;
+    let announced = announcement(node, added, context.paint, false, &[])?;
+    context.progress.line(announced.text.trim_end(), announced.json.trim_end()).await;
+    while let Some(event) = events.next().await {
+        let hash = match &event {
+            Event::NodeUploadCompleted { upload, .. } => upload.hash,
+            Event::NodeShareChanged { hash, .. } => *hash,
+            _ => continue,
+        };
+        // An upload of a file in a shared folder has the hash of that file.
+        let is_ours = hash == added.shared.hash || added.shared.kind == FileKind::Folder;
+        if is_ours && let Some(text) = human::event(context.paint, node, &event) {
+            context.progress.line(&text, json::event(node, &event).trim_end()).await;
+        }
+    }
+    Ok(())
+}
+
+/// Ends a share when the request that holds it ends.
+struct UnshareOnDrop {
+    node: Node,
+    path: PathBuf,
+}
+
+impl Drop for UnshareOnDrop {
+    fn drop(&mut self) {
+        let (node, path) = (self.node.clone(), std::mem::take(&mut self.path));
+        tokio::spawn(async move { node.files().unshare_path(&path).await });
     }
 }
 

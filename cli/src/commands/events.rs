@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::endpoint::Endpoint;
 use super::{Caller, Command, CommandContext, Outcome};
 use crate::text::Paint;
-use crate::usage;
+use crate::{json, usage};
 
 /// List the last events of the node, or follow them
 ///
@@ -43,7 +43,8 @@ impl Command for Events {
             }
             let mut events = session.node.events();
             while let Some(event) = events.next().await {
-                context.progress.event(&session.node, &event).await;
+                let line = json::event(&session.node, &event);
+                context.progress.line(line.trim_end(), line.trim_end()).await;
             }
             return Ok(EventList { events: Vec::new() });
         }

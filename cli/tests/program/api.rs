@@ -10,6 +10,8 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Program, content, peerkit, run, start_chain, text};
+#[cfg(unix)]
+use crate::harness::{get, piped, read_lines, send_signal, wait_or_kill};
 
 /// The API of a node, as its `api.json` describes it.
 pub(crate) struct Api {
@@ -318,4 +320,73 @@ fn the_api_can_be_switched_off_and_stays_on_this_machine() {
     let open = run(open, "");
     assert_eq!(open.status.code(), Some(1));
     assert!(text(&open.stderr).contains("other machines"), "{}", text(&open.stderr));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_share_through_the_running_node_lasts_as_long_as_its_command() {
+    let home = tempfile::tempdir().unwrap();
+    let mut node = Program::start(home.path(), "alice", &[]);
+    let file = home.path().join("film.bin");
+    fs::write(&file, content(9, 300_000)).unwrap();
+    let mut share = peerkit(home.path());
+    share.args(["share", "--json", "--state"]).arg(state(home.path(), "alice")).arg(&file);
+    let mut share = piped(&mut share);
+    let lines = read_lines(share.stdout.take().unwrap());
+    let line =
+        || -> Value { serde_json::from_str(&lines.recv_timeout(PATIENCE).unwrap()).unwrap() };
+    let shared = line();
+    assert_eq!((&shared["event"], &shared["node"]), (&json!("shared"), &json!(node.id)));
+    let ticket = shared["ticket"].as_str().unwrap().to_owned();
+    assert_eq!(node.run("files")["files"][0]["access"], "ticket");
+
+    let got = get(home.path(), &[&ticket]);
+    assert_eq!(got.status.code(), Some(0), "{}", text(&got.stderr));
+    assert_eq!(line()["event"], "node_upload_completed");
+
+    // However it ends: this is SIGKILL.
+    share.kill().unwrap();
+    share.wait().unwrap();
+    let begun = std::time::Instant::now();
+    while node.run("files")["files"] != json!([]) {
+        assert!(begun.elapsed() < PATIENCE, "the share ends with its command");
+    }
+    node.exit();
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_only_the_fetch_that_the_command_began() {
+    let home = tempfile::tempdir().unwrap();
+    let mut source = Program::start(home.path(), "alice", &["--up", "200k"]);
+    let file = home.path().join("film.bin");
+    fs::write(&file, content(7, 4 << 20)).unwrap();
+    let hash = source.run(&format!("add {}", file.display()))["files"][0]["hash"].clone();
+    let hash = hash.as_str().unwrap();
+    let mut node = Program::start(home.path(), "bob", &[&source.address]);
+    node.event("outbound_node_connected");
+    let mut get = peerkit(home.path());
+    get.args(["get", hash, "there/", "--state"]).arg(state(home.path(), "bob"));
+    let mut get = piped(get.current_dir(home.path()));
+    let begun = std::time::Instant::now();
+    let download = loop {
+        let downloads = node.run("downloads")["downloads"].clone();
+        if downloads[0]["done"].as_u64().is_some_and(|done| done > 0) {
+            break downloads[0].clone();
+        }
+        assert!(begun.elapsed() < PATIENCE, "{downloads}");
+    };
+    assert_eq!(download["hash"], hash);
+    send_signal(&get, rustix::process::Signal::INT);
+    assert_eq!(wait_or_kill(&mut get).code(), Some(130));
+    let state = loop {
+        let state = node.run("downloads")["downloads"][0]["state"].clone();
+        if state != "fetching" {
+            break state;
+        }
+        assert!(begun.elapsed() < PATIENCE);
+    };
+    assert_eq!(state, "paused", "the fetched part is kept, and the node runs");
+    node.exit();
+    source.exit();
 }
