@@ -51,7 +51,7 @@ impl Invocation {
     pub(crate) fn read(
         words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, clap::Error> {
-        let matches = program().try_get_matches_from(words)?;
+        let matches = grouped(program()).try_get_matches_from(words)?;
         if let Some((name, arguments)) = matches.subcommand()
             && let Some(spec) = remote_commands().find(|spec| spec.name == name)
         {
@@ -64,8 +64,28 @@ impl Invocation {
 /// Returns the program with all its subcommands: its own, and the commands for a running node.
 pub(crate) fn program() -> clap::Command {
     let program = Cli::command();
-    remote_commands()
-        .fold(program, |program, spec| program.subcommand(RemoteArgs::augment_args(spec.clap())))
+    remote_commands().fold(program, |program, spec| {
+        let plain = spec.clap();
+        let command = RemoteArgs::augment_args(spec.clap());
+        // The text of `RemoteArgs` is about its options, and not about the command.
+        let command = command.about(plain.get_about().cloned().unwrap_or_default());
+        let long_about = plain.get_long_about().or(plain.get_about()).cloned();
+        program.subcommand(command.long_about(long_about.unwrap_or_default()))
+    })
+}
+
+/// Lists the commands for a running node apart from the subcommands of the program, in the help.
+fn grouped(program: clap::Command) -> clap::Command {
+    let mut commands = "Commands for the running node:\n".to_owned();
+    for spec in remote_commands() {
+        commands.push_str(&format!("  {:11}  {}\n", spec.name, spec.summary()));
+    }
+    let names: Vec<&str> = remote_commands().map(|spec| spec.name).collect();
+    program
+        .mut_subcommands(|command| {
+            if names.contains(&command.get_name()) { command.hide(true) } else { command }
+        })
+        .after_help(format!("{EXAMPLES}\n\n{}", commands.trim_end()))
 }
 
 /// Returns the commands for a running node that are subcommands. `get` is one of the program's own, as

@@ -136,6 +136,12 @@ fn only_requests_with_the_token_and_from_this_machine_are_answered() {
     assert!(!state(home.path(), "alice").join("api.json").exists());
 }
 
+fn peerkit_with(home: &Path, argument: &str) -> std::process::Command {
+    let mut command = peerkit(home);
+    command.arg(argument);
+    command
+}
+
 #[test]
 fn commands_endpoints_and_subcommands_are_the_same() {
     let home = tempfile::tempdir().unwrap();
@@ -155,12 +161,23 @@ fn commands_endpoints_and_subcommands_are_the_same() {
         listed.iter().filter(|name| *name != "help").cloned().collect();
     assert_eq!(ids, without_help);
 
+    let overview = run(peerkit_with(home.path(), "--help"), "");
     for name in &without_help {
+        let line = format!("  {name} ");
+        assert!(text(&overview.stdout).contains(&line), "{name}");
         let mut command = peerkit(home.path());
         command.args([name, "--help"]);
         let help = run(command, "");
         assert_eq!(help.status.code(), Some(0), "{name}");
-        assert!(text(&help.stdout).contains("--state"), "{name}");
+        let help = text(&help.stdout);
+        assert!(help.contains("--state"), "{name}");
+        // `get` also works without a running node, so it has a help of its own.
+        if name == "get" {
+            continue;
+        }
+        let summary = node.run(&format!("help {name}"))["help"].as_str().unwrap().to_owned();
+        let summary = summary.lines().nth(1).unwrap().trim().trim_end_matches('.').to_lowercase();
+        assert!(help.to_lowercase().starts_with(&summary), "{summary}: {help}");
     }
     node.exit();
 }
