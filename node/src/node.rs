@@ -9,6 +9,7 @@ use peerkit_proto::event::Peer;
 use peerkit_proto::handler::{Context, Handler, HandlerHost};
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
+use peerkit_proto::peer::Command;
 use tokio_util::sync::DropGuard;
 
 use crate::counters::Counters;
@@ -264,6 +265,24 @@ impl Node {
     /// are under way.
     pub fn set_rates(&self, limits: RateLimits) {
         self.inner.rates.set(limits);
+    }
+
+    /// Returns the maximum number of inbound links.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn max_inbound(&self) -> Result<usize, Error> {
+        self.inner.actor.call(|actor| actor.overlay().max_inbound()).await
+    }
+
+    /// Sets the maximum number of inbound links: see
+    /// [`Builder::max_inbound`](crate::Builder::max_inbound). If there are more links
+    /// already, all of them stay, and new ones are refused.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn set_max_inbound(&self, links: usize) -> Result<(), Error> {
+        self.inner.actor.call(move |actor| actor.command(Command::MaxInbound(links))).await
     }
 
     /// Returns the state of the node: its links, its neighbours in the network, and its counters.

@@ -163,6 +163,12 @@ impl Overlay {
         views
     }
 
+    /// Returns the maximum number of inbound links.
+    #[must_use]
+    pub fn max_inbound(&self) -> usize {
+        self.admissions.max_inbound()
+    }
+
     /// Returns the number of queries that this node remembers.
     #[must_use]
     pub fn queries(&self) -> usize {
@@ -480,6 +486,7 @@ impl Overlay {
             Command::Known(nodes) => {
                 self.with_parts(|parts, cx| parts.membership.add_known_nodes(cx, nodes));
             }
+            Command::MaxInbound(links) => self.admissions.set_max_inbound(links),
             Command::Leave => self.leave(),
             Command::Restore(batches) => {
                 self.with_parts(|parts, cx| parts.broadcasts.restore(cx, batches));

@@ -374,6 +374,11 @@ impl<H: Handler> Sim<H> {
         self.settle();
     }
 
+    /// Sets the maximum number of inbound links of a node. Present links stay.
+    pub fn set_max_inbound(&mut self, node: usize, links: usize) {
+        self.command(node, Command::MaxInbound(links));
+    }
+
     /// Has a node send a broadcast. Returns the broadcast's id.
     ///
     /// # Errors

@@ -197,6 +197,14 @@ async fn a_full_node_refuses_inbound_links_with_a_reason() {
     let links = full.status().await.links;
     assert_eq!((links.opened, links.ended["requested"], links.ended["lost"]), (3, 2, 0));
     assert_eq!(links.ended.values().sum::<u64>(), 2);
+    // A lowered limit closes no link, and a raised one lets more nodes in.
+    full.set_max_inbound(0).await.unwrap();
+    assert_eq!(full.max_inbound().await.unwrap(), 0);
+    let refused = first.connect(address_of(&full)).await;
+    assert!(matches!(refused, Err(Error::Refused { reason: Reason::Full, .. })), "{refused:?}");
+    assert!(full.ping(second.id()).await.is_ok(), "the present link stays");
+    full.set_max_inbound(2).await.unwrap();
+    link(&first, &full).await;
     shutdown([&full, &first, &second]).await;
 }
 

@@ -61,6 +61,15 @@ impl Admissions {
         }
     }
 
+    pub(super) fn max_inbound(&self) -> usize {
+        self.max_inbound
+    }
+
+    /// Sets the maximum number of inbound links, for candidates from now on.
+    pub(super) fn set_max_inbound(&mut self, links: usize) {
+        self.max_inbound = links;
+    }
+
     /// Decides whether a dial that has reached `id` may send its Hello. It may not if `id` is this node, if
     /// there is a link with `id`, or if another dial has sent a Hello to `id` and waits for the answer. In
     /// the last case `id` would treat the second connection as a replacement of the first.

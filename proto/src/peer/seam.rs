@@ -206,6 +206,8 @@ pub enum Command {
     /// Adds nodes that earlier runs were linked with, and their addresses. A member asks them for a place
     /// like the other nodes that it knows.
     Known(Vec<(NodeId, Vec<Address>)>),
+    /// Sets the maximum number of inbound links. Present links stay, even if they are more than that.
+    MaxInbound(usize),
     /// Leaves the network: names the neighbours to each other, so that they can link to each other, and
     /// closes all links.
     Leave,

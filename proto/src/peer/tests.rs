@@ -282,6 +282,34 @@ fn frames_of_a_link_that_this_node_is_closing_are_dropped() {
 }
 
 #[test]
+fn a_lowered_limit_of_inbound_links_closes_none_and_refuses_new_ones() {
+    let mut node = Driven::new(1);
+    node.link(2, 1);
+    node.link(3, 2);
+    let limit = |links| Input::Command(Command::MaxInbound(links));
+    assert!(node.input(limit(1)).is_empty(), "no link is closed");
+    assert_eq!(node.machine.overlay().max_inbound(), 1);
+    let outputs = node.greeted(4, 3, None);
+    let [Output::Refused(ConnectionId(3), Reason::Full)] = outputs[..] else {
+        panic!("{outputs:?}");
+    };
+    // With one link fewer there are still as many as the limit.
+    node.link_down(1);
+    let outputs = node.greeted(4, 4, None);
+    let [Output::Refused(ConnectionId(4), Reason::Full)] = outputs[..] else {
+        panic!("{outputs:?}");
+    };
+    node.input(limit(2));
+    node.link(4, 5);
+    // The limit does not apply to nodes that this node dials.
+    node.input(limit(0));
+    let dial = node.dial(5).1;
+    node.input(Input::DialSecured { dial, id: id(5) });
+    let outputs = node.greeted(5, 6, Some(dial));
+    assert!(matches!(outputs[0], Output::Admitted(_)), "{outputs:?}");
+}
+
+#[test]
 fn a_query_that_finds_its_link_crowded_is_incomplete() {
     let mut node = Driven::new(1);
     node.link(2, 1);

@@ -203,6 +203,22 @@ fn dials_fail_if_the_node_is_stopped_or_hidden_or_another_node() {
 }
 
 #[test]
+fn the_limit_of_inbound_links_can_change_while_a_node_runs() {
+    let mut sim = sim(3);
+    sim.connect(1, 0);
+    sim.run_for(LATENCY * 6);
+    sim.set_max_inbound(0, 1);
+    sim.connect(2, 0);
+    sim.run_for(LATENCY * 6);
+    assert_eq!(sim.links(), [(1, 0)]);
+    assert!(sim.app(2).last().2.contains(&Reason::Full.to_string()), "{:?}", sim.app(2).last());
+    sim.set_max_inbound(0, 2);
+    sim.connect(2, 0);
+    sim.run_for(LATENCY * 6);
+    assert_eq!(sim.links(), [(1, 0), (2, 0)]);
+}
+
+#[test]
 fn two_nodes_that_dial_each_other_keep_one_link() {
     for delay in 0..8 {
         let mut sim = sim(2);
