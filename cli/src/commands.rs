@@ -25,6 +25,7 @@ use line::LineForm;
 pub(crate) mod add;
 mod broadcast;
 mod cancel;
+mod config;
 mod connect;
 mod debug;
 mod disconnect;
@@ -43,6 +44,7 @@ mod load;
 mod map;
 mod msg;
 mod network;
+mod page;
 mod pause;
 mod peers;
 mod ping;
@@ -84,6 +86,7 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::of::<map::Map>(),
     CommandSpec::of::<save::Save>(),
     CommandSpec::of::<load::Load>(),
+    CommandSpec::of::<config::Config>(),
     CommandSpec::of::<set::Set>(),
     CommandSpec::of::<debug::Debug>(),
     CommandSpec::of::<events::Events>(),
@@ -110,6 +113,11 @@ pub(crate) trait Command:
 
     /// The result of the command.
     type Outcome: Outcome;
+
+    /// Returns the endpoint of the command with these arguments.
+    fn endpoint(&self) -> Option<Endpoint> {
+        Self::ENDPOINT
+    }
 
     /// Prepares arguments that only the process in which the command was typed can read, such as relative
     /// paths.
@@ -156,6 +164,11 @@ impl CommandContext<'_> {
         if self.caller == Caller::Pipe {
             self.session.fetches.wait_until_idle().await;
         }
+    }
+
+    /// Returns whether the command comes from another process.
+    pub(crate) fn is_request(&self) -> bool {
+        matches!(self.caller, Caller::Request | Caller::Shell)
     }
 }
 
@@ -280,6 +293,18 @@ impl CommandSpec {
         }
     }
 
+    /// Returns whether the argument `name` is a text that must not be empty, or a list of such texts.
+    pub(crate) fn needs_text(&self, name: &str) -> bool {
+        let RefOr::T(Schema::Object(arguments)) = (self.schemas)().arguments else { return false };
+        match arguments.properties.get(name) {
+            Some(RefOr::T(Schema::Object(argument))) => {
+                argument.min_length.is_some_and(|min| min > 0)
+            }
+            Some(RefOr::T(Schema::Array(_))) => true,
+            _ => false,
+        }
+    }
+
     /// Returns the name and the aliases of the command.
     pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
         std::iter::once(self.name).chain(self.aliases.iter().copied())
@@ -362,7 +387,7 @@ impl<C: Command> AnyCommand for C {
     }
 
     fn request(&self) -> Option<ApiRequest> {
-        Some(C::ENDPOINT?.request(serde_json::to_value(self).unwrap_or_default()))
+        Some(self.endpoint()?.request(serde_json::to_value(self).unwrap_or_default()))
     }
 
     fn run<'a>(

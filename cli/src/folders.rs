@@ -50,6 +50,19 @@ pub(crate) fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("{} is no path here", path.display()))
 }
 
+/// Makes a word that stands for a share absolute, if it is a path and can't be a name.
+///
+/// # Errors
+/// If the path is relative and there is no current folder.
+pub(crate) fn make_path_absolute(word: &mut String) -> anyhow::Result<()> {
+    let is_path =
+        word.contains(std::path::is_separator) || matches!(word.as_str(), "." | ".." | "~");
+    if is_path {
+        *word = absolute(&expand_home(word))?.to_string_lossy().into_owned();
+    }
+    Ok(())
+}
+
 /// Checks a path that comes from another process: relative to what, nobody could say.
 pub(crate) fn must_be_absolute(path: &Path) -> anyhow::Result<()> {
     if path.is_absolute() {

@@ -2,7 +2,7 @@
 
 use peerkit::{Hash, NetworkSize};
 
-use crate::settings::SettingView;
+use crate::settings::{Origin, SettingView};
 use crate::text::{self, Paint, count, plain};
 use crate::views::PeerView;
 
@@ -44,11 +44,16 @@ pub(crate) fn size(size: NetworkSize) -> String {
 pub(crate) fn settings(paint: Paint, config: &[SettingView]) -> String {
     let lines = config.iter().map(|setting| {
         let value = match (&setting.value, setting.value.as_u64()) {
-            (_, Some(0)) => "no limit".to_owned(),
-            (_, Some(rate)) => format!("{}/s", text::size(rate)),
+            (_, Some(0)) if setting.is_rate => "no limit".to_owned(),
+            (_, Some(rate)) if setting.is_rate => format!("{}/s", text::size(rate)),
+            (_, Some(number)) => number.to_string(),
             (value, None) => plain(value.as_str().unwrap_or_default()),
         };
-        format!("{}  {value}", paint.faint(&format!("{:13}", setting.name)))
+        let origin = match setting.origin {
+            Origin::Default => String::new(),
+            other => paint.faint(&format!(" ({})", other.name())),
+        };
+        format!("{}  {value}{origin}", paint.faint(&format!("{:13}", setting.name)))
     });
     lines.collect::<Vec<_>>().join("\n")
 }

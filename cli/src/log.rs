@@ -2,9 +2,10 @@
 //! more lines after `debug on` or with PEERKIT_LOG.
 
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
@@ -13,8 +14,10 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, fmt, reload};
 
+use crate::lock::lock;
 use crate::output::Printer;
 use crate::text::{Paint, json_line, plain};
+use crate::usage;
 
 mod lines;
 
@@ -27,15 +30,23 @@ const DEBUG: &str = "warn,notify=error,peerkit=debug,peerkit_proto=debug";
 /// removed, which the node reports itself.
 const DEFAULT_FILTER: &str = "warn,notify=error";
 
+/// The level that [`DEFAULT_FILTER`] has for everything but the folder watcher.
+const DEFAULT_LEVEL: &str = "warn";
+
 /// The switch of the log.
 #[derive(Clone)]
 pub(crate) struct LogSwitch {
     filter: reload::Handle<EnvFilter, Registry>,
     debug: Arc<AtomicBool>,
+    /// The filter that `set log` has set; `None` for that of PEERKIT_LOG.
+    level: Arc<Mutex<Option<String>>>,
 }
 
 /// Levels of the log, most important first, as PEERKIT_LOG names them.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Maximum number of bytes of a level that `set log` takes. 1,024: all kinds and crates with their levels.
+const MAX_LEVEL: usize = 1024;
 
 /// Kinds of log lines, which PEERKIT_LOG may name without their crate.
 const KINDS: [&str; 7] =
@@ -69,7 +80,7 @@ impl LogSwitch {
         if !matches!(format.as_str(), "" | "text" | "json") {
             tracing::warn!("PEERKIT_LOG_FORMAT is text or json, not {format}: the log is text");
         }
-        Self { filter: handle, debug: Arc::default() }
+        Self { filter: handle, debug: Arc::default(), level: Arc::default() }
     }
 
     /// Writes the log through the prompt from now on.
@@ -80,12 +91,56 @@ impl LogSwitch {
     /// Switches debugging on or off, or toggles it. Returns whether it is on now.
     pub(crate) fn set_debug(&self, on: Option<bool>) -> anyhow::Result<bool> {
         let on = on.unwrap_or(!self.debug.load(Ordering::Relaxed));
-        // `debug off` returns to PEERKIT_LOG, which may ask for more than warnings.
-        let filter = if on { EnvFilter::new(DEBUG) } else { configured_filter().0 };
+        // `debug off` returns to the level before it, which may be more than warnings.
+        let filter = if on { EnvFilter::new(DEBUG) } else { self.filter_without_debug() };
         self.filter.reload(filter)?;
         self.debug.store(on, Ordering::Relaxed);
         Ok(on)
     }
+
+    /// Sets the level of the log, in the form of PEERKIT_LOG, and switches debugging off.
+    ///
+    /// # Errors
+    /// If the level has another form. Nothing has changed then.
+    pub(crate) fn set_level(&self, level: &str) -> anyhow::Result<()> {
+        let level = level.trim();
+        if level.is_empty() || level.len() > MAX_LEVEL {
+            let levels = LEVELS.join(", ");
+            return Err(usage(format!(
+                "set log needs a level: {levels}, or what PEERKIT_LOG takes"
+            )));
+        }
+        let filter = parse_filter(level)
+            .map_err(|fault| usage(format!("set log can't take `{level}`: {fault}")))?;
+        self.filter.reload(filter)?;
+        self.debug.store(false, Ordering::Relaxed);
+        *lock(&self.level) = Some(level.to_owned());
+        Ok(())
+    }
+
+    /// Returns the level of the log, in the form of PEERKIT_LOG.
+    pub(crate) fn level(&self) -> String {
+        if self.debug.load(Ordering::Relaxed) {
+            return DEBUG.to_owned();
+        }
+        if let Some(level) = &*lock(&self.level) {
+            return level.clone();
+        }
+        match wanted_filter().filter(|_| is_level_from_environment()) {
+            Some(wanted) => wanted.to_string_lossy().into_owned(),
+            None => DEFAULT_LEVEL.to_owned(),
+        }
+    }
+
+    fn filter_without_debug(&self) -> EnvFilter {
+        let level = lock(&self.level).as_deref().and_then(|level| parse_filter(level).ok());
+        level.unwrap_or_else(|| configured_filter().0)
+    }
+}
+
+/// Returns whether PEERKIT_LOG selects the level of the log.
+pub(crate) fn is_level_from_environment() -> bool {
+    wanted_filter().is_some() && configured_filter().1.is_none()
 }
 
 /// Leaves out the messages of the folder watcher. If the log were a file in a watched folder, each
@@ -99,21 +154,32 @@ fn without_notify(filter: EnvFilter) -> EnvFilter {
 
 /// Returns the filter of PEERKIT_LOG. If it is invalid, returns the default filter and the error.
 fn configured_filter() -> (EnvFilter, Option<String>) {
-    let builder = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into());
-    let wanted = std::env::var_os("PEERKIT_LOG").filter(|wanted| !wanted.is_empty());
-    let wanted = wanted.unwrap_or_else(|| DEFAULT_FILTER.into());
-    // An invalid filter is replaced as a whole, so that no part of it hides warnings.
+    let wanted = wanted_filter().unwrap_or_else(|| DEFAULT_FILTER.into());
     let parsed = match wanted.to_str() {
-        Some(wanted) => with_kinds(wanted)
-            .and_then(|wanted| builder.parse(wanted).map_err(|error| error.to_string())),
+        Some(wanted) => parse_filter(wanted),
         None => Err("it is not UTF-8".to_owned()),
     };
+    // An invalid filter is replaced as a whole, so that no part of it hides warnings.
     match parsed {
-        // The user has asked for messages of the folder watcher.
-        Ok(filter) if wanted.to_string_lossy().contains("notify") => (filter, None),
-        Ok(filter) => (without_notify(filter), None),
+        Ok(filter) => (filter, None),
         Err(fault) => (EnvFilter::new(DEFAULT_FILTER), Some(fault)),
     }
+}
+
+/// Returns the value of PEERKIT_LOG, if it has one.
+fn wanted_filter() -> Option<OsString> {
+    std::env::var_os("PEERKIT_LOG").filter(|wanted| !wanted.is_empty())
+}
+
+/// Reads a filter in the form of PEERKIT_LOG.
+///
+/// # Errors
+/// If it is not of this form.
+fn parse_filter(wanted: &str) -> Result<EnvFilter, String> {
+    let builder = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into());
+    let filter = builder.parse(with_kinds(wanted)?).map_err(|error| error.to_string())?;
+    // A user who names the folder watcher has asked for its messages.
+    Ok(if wanted.contains("notify") { filter } else { without_notify(filter) })
 }
 
 /// Writes kinds in full: `link=debug` becomes `peerkit::link=debug`.
@@ -189,9 +255,8 @@ mod tests {
         for filter in [DEFAULT_FILTER, DEBUG] {
             let log = tempfile::NamedTempFile::new().unwrap();
             let file = log.reopen().unwrap();
-            let subscriber = fmt()
-                .with_env_filter(EnvFilter::new(filter))
-                .with_writer(std::sync::Mutex::new(file));
+            let subscriber =
+                fmt().with_env_filter(EnvFilter::new(filter)).with_writer(Mutex::new(file));
             tracing::subscriber::with_default(subscriber.finish(), || {
                 tracing::warn!(target: "notify::inotify", "a folder is gone");
                 tracing::warn!(target: "another::crate", "its disk is full");

@@ -26,6 +26,7 @@ use crate::output::{Printer, PrinterThread, Sink};
 use crate::progress::{Bars, Progress};
 use crate::recent_events::RecentEvents;
 use crate::session::{NodeSession, SearchResults};
+use crate::settings::SettingOrigins;
 use crate::signals::Interruptible;
 use crate::start::{DialableFrom, RunningNode};
 use crate::terminal::Terminal;
@@ -162,6 +163,7 @@ impl RunSession {
             state: state.clone(),
             found,
             log,
+            origins: SettingOrigins::of(args),
             output: output.clone(),
             expected: expected.clone(),
             fetches: fetches.clone(),

@@ -14,6 +14,7 @@ use crate::join::ExpectedFailures;
 use crate::log::LogSwitch;
 use crate::output::Printer;
 use crate::recent_events::RecentEvents;
+use crate::settings::SettingOrigins;
 use crate::views::{KnownView, PeerView};
 use crate::{address, fetch_arguments, folders};
 
@@ -29,6 +30,8 @@ pub(crate) struct NodeSession {
     /// The results of the last successful search, which completion and `get` use.
     pub(crate) found: SearchResults,
     pub(crate) log: LogSwitch,
+    /// The origins of the settings.
+    pub(crate) origins: SettingOrigins,
     pub(crate) output: Printer,
     /// Dials whose failures are reported by results and not by events.
     pub(crate) expected: ExpectedFailures,
@@ -98,14 +101,24 @@ impl NodeSession {
         tokio::time::timeout(RESTORE_WAIT, self.node.files().restored()).await.is_ok()
     }
 
-    /// Finds the share with this path or name, or all shares whose hash begins with `text`.
+    /// Finds the share with this path or name, or all shares whose hash begins with `text`. The path in a
+    /// request of another process has to be absolute.
     pub(crate) async fn find_shares(
         &self,
         text: &str,
+        is_request: bool,
     ) -> anyhow::Result<Vec<(PathBuf, SharedFile)>> {
         self.wait_for_shares().await;
         let mut shares = self.node.files().shared_paths();
-        let path = std::path::absolute(folders::expand_home(text)).unwrap_or_default();
+        let path = if is_request {
+            // A name has no separator, so this is a path.
+            if text.contains(std::path::is_separator) {
+                folders::must_be_absolute(text.as_ref())?;
+            }
+            PathBuf::from(text)
+        } else {
+            std::path::absolute(folders::expand_home(text)).unwrap_or_default()
+        };
         if let Some(at) = shares.iter().position(|(shared, _)| *shared == path) {
             return Ok(vec![shares.swap_remove(at)]);
         }

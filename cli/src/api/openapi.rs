@@ -88,7 +88,7 @@ fn operation(
     outcome: &str,
 ) -> Operation {
     let about = spec.clap().get_about().map(ToString::to_string).unwrap_or_default();
-    let more = spec.clap().get_long_about().map(ToString::to_string);
+    let more = Some(spec.more()).filter(|more| !more.is_empty());
     let mut operation = OperationBuilder::new()
         .operation_id(Some(spec.name.replace('-', "_")))
         .summary(Some(about))

@@ -93,6 +93,11 @@ async fn read(
     if endpoint.method == Method::Get {
         let mut all = form_urlencoded(path.iter());
         all.push_str(&query);
+        for (name, value) in form_pairs(&all) {
+            if value.is_empty() && spec.needs_text(&name) {
+                return Err(bad(format!("`{name}` is empty")));
+            }
+        }
         return (spec.from_query)(&all).map_err(bad);
     }
     if !query.is_empty() {
@@ -117,7 +122,19 @@ async fn read(
             return Err(bad(format!("`{name}` is in the path and in the body")));
         }
     }
+    for (name, value) in &fields {
+        let is_empty = |value: &Value| value.as_str().is_some_and(str::is_empty);
+        let has_empty = value.as_array().is_some_and(|values| values.iter().any(is_empty));
+        if (is_empty(value) || has_empty) && spec.needs_text(name) {
+            return Err(bad(format!("`{name}` is empty")));
+        }
+    }
     (spec.from_json)(fields).map_err(bad)
+}
+
+/// Returns the names and values in a query. A query that can't be read has none.
+fn form_pairs(query: &str) -> Vec<(String, String)> {
+    serde_urlencoded::from_str(query).unwrap_or_default()
 }
 
 fn form_urlencoded<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {

@@ -24,7 +24,7 @@ use crate::{folders, json, usage};
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Add {
     /// The file or folder
-    #[schema(value_type = String)]
+    #[schema(value_type = String, min_length = 1)]
     path: PathBuf,
     /// Share only with these nodes
     #[arg(long, value_name = "NODE", num_args = 1..)]

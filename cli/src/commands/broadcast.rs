@@ -23,7 +23,7 @@ pub(crate) struct Broadcast {
     /// The text
     #[arg(required = true, num_args = 1..)]
     #[serde(with = "joined")]
-    #[schema(value_type = String)]
+    #[schema(value_type = String, min_length = 1)]
     text: Vec<String>,
 }
 

@@ -22,7 +22,7 @@ pub(crate) struct Connect {
     /// The address of the node, or the name of a known node
     #[arg(value_name = "ADDR", required = true, num_args = 1..=2)]
     #[serde(with = "joined")]
-    #[schema(value_type = String)]
+    #[schema(value_type = String, min_length = 1)]
     address: Vec<String>,
     /// Connect again whenever the link is lost
     #[arg(long)]

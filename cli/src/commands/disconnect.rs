@@ -13,6 +13,7 @@ use crate::views::PeerView;
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Disconnect {
     /// The name of the peer, its identity, or the first digits of its identity
+    #[schema(min_length = 1)]
     peer: String,
 }
 

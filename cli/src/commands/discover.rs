@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::endpoint::Endpoint;
+use super::page::Page;
 use super::{Command, CommandContext, Outcome};
 use crate::human::network;
 use crate::text::{Paint, millis};
@@ -25,6 +26,13 @@ pub(crate) struct Discover {
     #[serde(default = "whole_network")]
     #[schema(minimum = -1)]
     depth: i32,
+    /// Maximum number of nodes [default: all]
+    #[arg(skip)]
+    #[schema(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// Number of nodes to leave out before the first
+    #[arg(skip)]
+    offset: Option<usize>,
 }
 
 /// The nodes of the network.
@@ -33,7 +41,7 @@ pub(crate) struct Discovered {
     nodes: Vec<NodeView>,
     /// Number of links between them.
     links: usize,
-    /// Number of nodes.
+    /// Number of nodes in the network, also if `nodes` is only a page of them.
     size: usize,
     /// True if all nodes answered in time.
     complete: bool,
@@ -51,12 +59,18 @@ impl Command for Discover {
                 "a depth is 1 for neighbours, n for n hops, or -1 for the whole network",
             ));
         }
+        let page = Page::read(self.limit, self.offset)?;
         let node = &context.session.node;
         let discovery = node.discover(self.depth).await?;
         let links = NetworkGraph::new(node.network().name(), &discovery).links();
         let nodes = NodeView::all(node, &discovery);
         let Discovery { complete, elapsed, .. } = discovery;
-        Ok(Discovered { size: nodes.len(), nodes, links, complete, elapsed_ms: millis(elapsed) })
+        let size = nodes.len();
+        let nodes = match page {
+            None => nodes,
+            Some(page) => page.of_sorted(nodes, |node| node.id),
+        };
+        Ok(Discovered { nodes, links, size, complete, elapsed_ms: millis(elapsed) })
     }
 }
 

@@ -6,13 +6,22 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::endpoint::Endpoint;
+use super::page::Page;
 use super::{Command, CommandContext, Outcome};
 use crate::human::downloads;
 use crate::text::Paint;
 
 /// List the fetches, with their progress and speed
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Downloads {}
+pub(crate) struct Downloads {
+    /// Maximum number of fetches [default: all]
+    #[arg(skip)]
+    #[schema(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// Number of fetches to leave out before the first
+    #[arg(skip)]
+    offset: Option<usize>,
+}
 
 /// The fetches of this node.
 #[derive(Debug, Serialize, ToSchema)]
@@ -26,7 +35,13 @@ impl Command for Downloads {
     type Outcome = DownloadList;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<DownloadList> {
-        Ok(DownloadList { downloads: context.session.node.files().downloads() })
+        let downloads = context.session.node.files().downloads();
+        Ok(match Page::read(self.limit, self.offset)? {
+            None => DownloadList { downloads },
+            Some(page) => {
+                DownloadList { downloads: page.of_sorted(downloads, |download| download.hash) }
+            }
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::endpoint::Endpoint;
+use super::page::Page;
 use super::{Caller, Command, CommandContext, Outcome};
 use crate::text::Paint;
 use crate::{json, usage};
@@ -19,6 +20,13 @@ pub(crate) struct Events {
     #[arg(long, short)]
     #[serde(default)]
     follow: bool,
+    /// Maximum number of events [default: all]
+    #[arg(skip)]
+    #[schema(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// Number of events to leave out before the first
+    #[arg(skip)]
+    offset: Option<usize>,
 }
 
 /// The last events of the node, the oldest first.
@@ -48,8 +56,12 @@ impl Command for Events {
             }
             return Ok(EventList { events: Vec::new() });
         }
-        let lines = session.recent_events.all().into_iter();
-        let events = lines.map(RawValue::from_string).collect::<Result<_, _>>()?;
+        let lines = session.recent_events.all();
+        let lines = match Page::read(self.limit, self.offset)? {
+            None => lines,
+            Some(page) => page.of(lines),
+        };
+        let events = lines.into_iter().map(RawValue::from_string).collect::<Result<_, _>>()?;
         Ok(EventList { events })
     }
 }

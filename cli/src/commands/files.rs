@@ -6,11 +6,12 @@ use utoipa::ToSchema;
 
 use super::endpoint::Endpoint;
 use super::line::LineForm;
+use super::page::Page;
 use super::{Command, CommandContext, Outcome};
 use crate::human::files;
 use crate::text::Paint;
-use crate::usage;
 use crate::views::{ShareFileView, ShareView};
+use crate::{folders, usage};
 
 /// List the shares of this node, with the files in folders
 ///
@@ -19,10 +20,18 @@ use crate::views::{ShareFileView, ShareView};
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Files {
     /// The name, path or hash of one share
+    #[schema(min_length = 1)]
     share: Option<String>,
     /// Leave out the first files of the share
     #[arg(long, value_name = "N")]
     skip: Option<usize>,
+    /// Maximum number of shares [default: all]
+    #[arg(skip)]
+    #[schema(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// Number of shares to leave out before the first
+    #[arg(skip)]
+    offset: Option<usize>,
 }
 
 /// The shares of this node.
@@ -42,6 +51,13 @@ impl Command for Files {
     const ENDPOINT: Option<Endpoint> = Some(Endpoint::get("/shares"));
     type Outcome = ShareList;
 
+    fn prepare(&mut self) -> anyhow::Result<()> {
+        if let Some(share) = &mut self.share {
+            folders::make_path_absolute(share)?;
+        }
+        Ok(())
+    }
+
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<ShareList> {
         let session = context.session;
         let (shares, restoring) = match &self.share {
@@ -54,10 +70,15 @@ impl Command for Files {
             }
             Some(share) => {
                 let skip = self.skip.unwrap_or(0);
-                let shares = session.find_shares(share).await?.into_iter();
+                let shares = session.find_shares(share, context.is_request()).await?.into_iter();
                 let view = |(path, file)| ShareView::one(&session.node, path, file, skip);
                 (shares.map(view).collect(), false)
             }
+        };
+        // The paths are sorted already.
+        let shares = match Page::read(self.limit, self.offset)? {
+            None => shares,
+            Some(page) => page.of(shares),
         };
         let files = shares.iter().map(ShareFileView::with_access).collect();
         Ok(ShareList { files, restoring, shares })

@@ -17,7 +17,6 @@ use crate::fetch_arguments::{self, SaveLocation, TicketOrHash};
 use crate::human::{downloads, files};
 use crate::lock::lock;
 use crate::progress::Progress;
-use crate::session::NodeSession;
 use crate::text::Paint;
 use crate::views::FetchedView;
 use crate::{folders, usage};
@@ -32,9 +31,10 @@ use crate::{folders, usage};
 pub(crate) struct Get {
     /// A ticket, a hash, or the name of a search result
     #[arg(value_name = "TICKET|HASH|NAME")]
+    #[schema(min_length = 1)]
     what: String,
     /// The path to save the file or folder at
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, min_length = 1)]
     path: Option<PathBuf>,
     /// Also ask the node at this address, which need not be a member of the network
     #[arg(long, value_name = "ADDR")]
@@ -52,8 +52,10 @@ pub(crate) struct GetOutcome {
     /// The fetch, if it is under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     download: Option<DownloadStatus>,
-    /// The result, if it is done.
+    /// The result, if it is done. The document leaves it out: a request that does not follow the progress
+    /// is answered when the fetch has begun.
     #[serde(flatten)]
+    #[schema(ignore)]
     done: Option<FetchedView>,
     #[serde(skip)]
     fetched: Option<(Fetched, Changes)>,
@@ -67,7 +69,8 @@ impl Get {
         Self { what, path: Some(path), from, force }
     }
     /// Returns the request for the node.
-    async fn fetch_request(&self, session: &NodeSession) -> anyhow::Result<FetchRequest> {
+    async fn fetch_request(&self, context: &CommandContext<'_>) -> anyhow::Result<FetchRequest> {
+        let session = context.session;
         self.from.iter().try_for_each(|address| check_address(address)).map_err(usage)?;
         let (wanted, name, path_on_line) = {
             // The block ends the lock before the task waits for the network.
@@ -81,6 +84,9 @@ impl Get {
                 "a file can't go to standard output here, where the node prints its own: use `peerkit get \
                  TICKET -` in a shell"
             );
+        }
+        if let Some(path) = path.as_deref().filter(|_| context.is_request()) {
+            folders::must_be_absolute(path)?;
         }
         let request = match wanted {
             TicketOrHash::Ticket(ticket) if ticket.network != session.node.network().name() => {
@@ -121,7 +127,7 @@ impl Command for Get {
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<GetOutcome> {
         let session = context.session;
-        let request = self.fetch_request(session).await?;
+        let request = self.fetch_request(context).await?;
         let before = session.node.files().downloads();
         let download = session.node.fetch(request);
         let status = download.status();

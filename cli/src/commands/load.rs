@@ -19,7 +19,7 @@ use crate::views::{KnownView, PeerView};
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Load {
     /// The file, on the machine of the node
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, min_length = 1)]
     file: Option<PathBuf>,
 }
 

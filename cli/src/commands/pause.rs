@@ -18,6 +18,7 @@ use crate::text::Paint;
 pub(crate) struct Pause {
     /// The hash of the fetch, its first digits, or the name of the file
     #[arg(value_name = "HASH")]
+    #[schema(min_length = 1)]
     download: String,
 }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::endpoint::Endpoint;
+use super::page::Page;
 use super::{Command, CommandContext, Outcome};
 use crate::human::network;
 use crate::text::Paint;
@@ -12,7 +13,15 @@ use crate::views::{KnownView, PeerView};
 
 /// List the connected nodes, and the other known nodes
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Peers {}
+pub(crate) struct Peers {
+    /// Maximum number of entries of each list [default: all]
+    #[arg(skip)]
+    #[schema(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// Number of entries of each list to leave out before the first
+    #[arg(skip)]
+    offset: Option<usize>,
+}
 
 /// The connected nodes, and all known nodes.
 #[derive(Debug, Serialize, ToSchema)]
@@ -30,8 +39,15 @@ impl Command for Peers {
         let session = context.session;
         let node = &session.node;
         let peers = session.views(&node.peers()).into_iter();
-        let peers = peers.map(|peer| peer.with_last_seen(node)).collect();
-        Ok(PeerList { peers, known: session.known().await? })
+        let peers: Vec<_> = peers.map(|peer| peer.with_last_seen(node)).collect();
+        let known = session.known().await?;
+        Ok(match Page::read(self.limit, self.offset)? {
+            None => PeerList { peers, known },
+            Some(page) => PeerList {
+                peers: page.of_sorted(peers, |peer| peer.id),
+                known: page.of_sorted(known, |known| known.id),
+            },
+        })
     }
 }
 

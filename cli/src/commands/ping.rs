@@ -19,6 +19,7 @@ use crate::views::PingView;
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Ping {
     /// The name of the node, its identity, or the first digits of its identity
+    #[schema(min_length = 1)]
     peer: Option<String>,
 }
 

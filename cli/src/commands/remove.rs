@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::endpoint::Endpoint;
 use super::line::LineForm;
 use super::{Command, CommandContext, Outcome};
+use crate::folders;
 use crate::human::files;
 use crate::text::Paint;
 use crate::views::FileView;
@@ -19,6 +20,7 @@ use crate::views::FileView;
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Remove {
     /// The hash of the share, its first digits, or the name or path of the share
+    #[schema(min_length = 1)]
     hash: String,
 }
 
@@ -36,11 +38,15 @@ impl Command for Remove {
     const ENDPOINT: Option<Endpoint> = Some(Endpoint::delete("/shares/{hash}"));
     type Outcome = Removed;
 
+    fn prepare(&mut self) -> anyhow::Result<()> {
+        folders::make_path_absolute(&mut self.hash)
+    }
+
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<Removed> {
         let session = context.session;
         let mut removed = Vec::new();
         // Copies of a file have the same hash, but each copy is a share of its own.
-        for (path, _) in session.find_shares(&self.hash).await? {
+        for (path, _) in session.find_shares(&self.hash, context.is_request()).await? {
             removed.extend(session.node.files().unshare_path(&path).await?);
         }
         Ok(Removed { files: removed.iter().map(FileView::from).collect(), removed })

@@ -19,7 +19,7 @@ pub(crate) struct Search {
     /// A part of the name
     #[arg(required = true, num_args = 1..)]
     #[serde(with = "joined")]
-    #[schema(value_type = String)]
+    #[schema(value_type = String, min_length = 1)]
     text: Vec<String>,
 }
 

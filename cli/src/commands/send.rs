@@ -17,11 +17,12 @@ use crate::views::PeerView;
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Send {
     /// The name of the node, its identity, or the first digits of its identity
+    #[schema(min_length = 1)]
     peer: String,
     /// The text
     #[arg(required = true, num_args = 1..)]
     #[serde(with = "joined")]
-    #[schema(value_type = String)]
+    #[schema(value_type = String, min_length = 1)]
     text: Vec<String>,
 }
 

@@ -4,20 +4,22 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::config::{Config, Settings};
 use super::endpoint::Endpoint;
 use super::line::LineForm;
-use super::{Command, CommandContext, Outcome};
-use crate::settings::{self, SettingView};
-use crate::text::Paint;
-use crate::{folders, human, usage};
+use super::{Command, CommandContext};
+use crate::settings;
+use crate::{folders, usage};
 
 /// List the settings, or change one until the node stops
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 #[command(after_long_help = SETTINGS)]
 pub(crate) struct Set {
     /// The name of the setting
+    #[schema(value_type = String, required, min_length = 1)]
     name: Option<String>,
     /// Its new value
+    #[schema(value_type = String, required, min_length = 1)]
     value: Option<String>,
 }
 
@@ -32,19 +34,21 @@ messages RATE       maximum rate of messages sent; messages above it wait
 peer-messages RATE  maximum rate of messages sent to each node
 broadcasts RATE     maximum rate of this node's own broadcasts
 peer-receive RATE   maximum rate of bytes read from each node; a faster node waits
+max-inbound N       maximum number of links that other nodes make to this one; 0 refuses all
+log LEVEL           the level of the log: off, error, warn, info, debug or trace, or any filter
+                    that PEERKIT_LOG takes, such as warn,link=debug
 RATE is bytes a second, for example 500k or 2MiB; 0 is no limit.";
-
-/// Settings, with their current values.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Settings {
-    config: Vec<SettingView>,
-}
 
 impl Command for Set {
     const NAME: &'static str = "set";
     const LINE: LineForm = LineForm::Path(1);
     const ENDPOINT: Option<Endpoint> = Some(Endpoint::patch("/settings"));
     type Outcome = Settings;
+
+    fn endpoint(&self) -> Option<Endpoint> {
+        // Without a setting, `set` only lists them.
+        if self.name.is_none() { Config::ENDPOINT } else { Self::ENDPOINT }
+    }
 
     fn prepare(&mut self) -> anyhow::Result<()> {
         if self.name.as_deref() == Some(settings::DOWNLOADS)
@@ -56,19 +60,14 @@ impl Command for Set {
     }
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<Settings> {
-        let node = &context.session.node;
+        let session = context.session;
         Ok(Settings {
             config: match (self.name, self.value) {
-                (Some(name), Some(value)) => vec![settings::set(node, &name, &value)?],
+                (Some(name), Some(value)) => vec![settings::set(session, &name, &value).await?],
                 (Some(name), None) => return Err(usage(settings::missing_value(&name))),
-                (None, _) => settings::all(node),
+                (None, None) if !context.is_request() => settings::all(session).await?,
+                (None, _) => return Err(usage("set needs a name and a value")),
             },
         })
-    }
-}
-
-impl Outcome for Settings {
-    fn text(&self, paint: Paint) -> String {
-        human::settings(paint, &self.config)
     }
 }

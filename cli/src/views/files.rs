@@ -216,18 +216,16 @@ impl FoundView {
 }
 
 /// The result of a fetch.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct FetchedView {
     path: String,
     /// Size of the content in bytes.
     bytes: u64,
     seconds: f64,
     /// The nodes that sent pieces.
-    #[schema(value_type = Vec<String>)]
     sources: Vec<NodeId>,
     /// The nodes that sent wrong data.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schema(value_type = Vec<DroppedView>)]
     dropped: Vec<Dropped>,
     /// Entries that have another name here than at their source.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -243,19 +241,10 @@ pub(crate) struct FetchedView {
     more_left_out: usize,
 }
 
-/// A node that sent wrong data.
-#[derive(ToSchema)]
-#[allow(dead_code)]
-struct DroppedView {
-    id: String,
-    why: String,
-}
-
 /// An entry that has another name here than at its source.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct RenamedView {
     /// The path at the source.
-    #[schema(value_type = String)]
     name: RelPath,
     path: String,
     why: String,

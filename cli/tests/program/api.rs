@@ -407,3 +407,150 @@ fn ctrl_c_ends_only_the_fetch_that_the_command_began() {
     node.exit();
     source.exit();
 }
+
+#[test]
+fn settings_are_listed_and_changed_through_the_api() {
+    let home = tempfile::tempdir().unwrap();
+    let mut alice = Program::start(home.path(), "alice", &["--max-inbound", "7"]);
+    let mut bob = Program::start(home.path(), "bob", &[]);
+    let api = Api::of(home.path(), "alice");
+    let setting = |name: &str| {
+        let listed = api.with_token("GET /api/v1/settings", &api.read_token, "");
+        assert_eq!(listed.status, 200, "{}", listed.body);
+        let listed: Value = serde_json::from_str(&listed.body).unwrap();
+        let listed = listed["config"].as_array().unwrap();
+        listed.iter().find(|setting| setting["name"] == name).unwrap().clone()
+    };
+    assert_eq!(
+        setting("max-inbound"),
+        json!({"name": "max-inbound", "value": 7, "origin": "option"})
+    );
+    assert_eq!(setting("log"), json!({"name": "log", "value": "warn", "origin": "default"}));
+    let patch = |body: Value| api.request("PATCH /api/v1/settings", &body);
+
+    let changed = patch(json!({"name": "max-inbound", "value": "0"}));
+    assert_eq!(changed.status, 200, "{}", changed.body);
+    assert!(bob.fail(&format!("connect {}", alice.address)).contains("room"));
+    assert_eq!(setting("max-inbound")["origin"], "set");
+    assert_eq!(patch(json!({"name": "max-inbound", "value": "1"})).status, 200);
+    bob.run(&format!("connect {}", alice.address));
+    assert_eq!(patch(json!({"name": "max-inbound", "value": "0"})).status, 200);
+    assert!(bob.run("ping")["pings"][0]["rtt_ms"].is_number(), "the link stays");
+
+    assert_eq!(patch(json!({"name": "log", "value": "warn,link=debug"})).status, 200);
+    assert_eq!(setting("log")["value"], "warn,link=debug");
+    bob.run("disconnect alice");
+    alice.event("inbound_node_disconnected");
+    alice.run("debug on");
+    assert!(setting("log")["value"].as_str().unwrap().contains("peerkit=debug"));
+    alice.run("debug off");
+    assert_eq!(setting("log")["value"], "warn,link=debug", "as before `debug on`");
+
+    for (body, part) in [
+        (json!({}), "name and a value"),
+        (json!({"name": "log"}), "needs a value for `log`"),
+        (json!({"name": "log", "value": ""}), "`value` is empty"),
+        (json!({"name": "log", "value": "loud"}), "neither a level"),
+        (json!({"name": "max-inbound", "value": "-1"}), "not a number"),
+        (json!({"name": "downloads", "value": "here"}), "give the whole path"),
+        (json!({"name": "colour", "value": "blue"}), "has no setting"),
+    ] {
+        let refused = patch(body.clone());
+        assert_eq!(refused.status, 400, "{body}: {}", refused.body);
+        assert!(refused.body.contains(part), "{body}: {}", refused.body);
+    }
+    // Without arguments, `set` in a shell only lists.
+    let listed = json_of(home.path(), "alice", &["set"]);
+    assert_eq!(listed["config"], json_of(home.path(), "alice", &["config"])["config"]);
+    assert_eq!(setting("log")["value"], "warn,link=debug");
+    let (stopped, log) = alice.stop();
+    assert_eq!(stopped.code(), Some(0), "{log}");
+    assert!(log.contains("peerkit::link") && log.contains("ended"), "{log}");
+    // One of its commands has failed.
+    assert_eq!(bob.stop().0.code(), Some(1));
+}
+
+#[test]
+fn empty_texts_and_relative_paths_are_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let node = Program::start(home.path(), "alice", &[]);
+    let api = Api::of(home.path(), "alice");
+    let hash = "ab".repeat(32);
+    let status = |line: &str, body: Value, part: &str| {
+        let refused = api.request(line, &body);
+        assert_eq!(refused.status, 400, "{line} {body}: {}", refused.body);
+        assert!(refused.body.contains(part), "{line} {body}: {}", refused.body);
+    };
+    for (line, body) in [
+        ("POST /api/v1/messages", json!({"text": ""})),
+        ("POST /api/v1/peers/bob/messages", json!({"text": ""})),
+        ("POST /api/v1/broadcasts", json!({"text": "", "title": "x"})),
+        ("POST /api/v1/peers", json!({"address": ""})),
+        ("POST /api/v1/membership", json!({"addresses": [""]})),
+        ("POST /api/v1/pings", json!({"peer": ""})),
+        ("POST /api/v1/shares", json!({"path": ""})),
+        ("POST /api/v1/shares", json!({"path": "/tmp", "to": ["bob", ""]})),
+        ("POST /api/v1/downloads", json!({"what": ""})),
+        ("POST /api/v1/downloads", json!({"what": hash, "path": ""})),
+        ("POST /api/v1/known-peers/save", json!({"file": ""})),
+        ("POST /api/v1/known-peers/load", json!({"file": ""})),
+        ("GET /api/v1/search?text=", Value::Null),
+        ("GET /api/v1/shares?share=", Value::Null),
+    ] {
+        status(line, body, "is empty");
+    }
+    for (line, body) in [
+        ("POST /api/v1/shares", json!({"path": "a/b"})),
+        ("POST /api/v1/downloads", json!({"what": hash, "path": "a/b"})),
+        ("POST /api/v1/downloads", json!({"what": format!("{hash} a/b")})),
+        ("POST /api/v1/known-peers/save", json!({"file": "a"})),
+        ("POST /api/v1/known-peers/load", json!({"file": "a"})),
+        ("GET /api/v1/shares?share=./a", Value::Null),
+        ("DELETE /api/v1/shares/a%2Fb", Value::Null),
+    ] {
+        status(line, body, "give the whole path");
+    }
+    node.exit();
+}
+
+#[test]
+fn long_lists_have_pages() {
+    let home = tempfile::tempdir().unwrap();
+    let mut chain = start_chain(home.path(), &[]);
+    let api = Api::of(home.path(), "bob");
+    for name in ["one", "two", "three"] {
+        let path = home.path().join(name);
+        fs::write(&path, name).unwrap();
+        chain.b.run(&format!("add '{}'", path.display()));
+    }
+    for (path, list, key, count) in [
+        ("/api/v1/peers", "peers", "id", 2),
+        ("/api/v1/shares", "files", "hash", 3),
+        ("/api/v1/network/nodes", "nodes", "id", 3),
+    ] {
+        let keys = |query: &str| -> Vec<String> {
+            let all = api.get(&format!("{path}{query}"))[list].take();
+            let all = all.as_array().unwrap().iter();
+            all.map(|entry| entry[key].as_str().unwrap().to_owned()).collect()
+        };
+        let whole = keys("");
+        assert_eq!(whole.len(), count, "{path}");
+        let pages = (0..=count).map(|offset| keys(&format!("?limit=1&offset={offset}")));
+        let pages: Vec<_> = pages.collect();
+        assert!(pages[count].is_empty(), "{path}");
+        assert_eq!(
+            pages.concat().into_iter().collect::<BTreeSet<_>>(),
+            whole.into_iter().collect::<BTreeSet<_>>()
+        );
+        for query in ["?limit=0", "?limit=1001", "?limit=", "?offset=-1"] {
+            let refused = api.request(&format!("GET {path}{query}"), &Value::Null);
+            assert_eq!(refused.status, 400, "{path}{query}");
+        }
+    }
+    let events = |query: &str| api.get(&format!("/api/v1/events/recent{query}"))["events"].take();
+    assert_eq!(events("?limit=1&offset=1"), json!([events("")[1]]));
+    assert_eq!(api.get("/api/v1/downloads?limit=5")["downloads"], json!([]));
+    chain.a.exit();
+    chain.b.exit();
+    chain.c.exit();
+}

@@ -540,8 +540,10 @@ fn settings_are_listed_and_changed_while_the_node_runs() {
     let mut chain = start_chain(home.path(), &[]);
     let files = ["downloads", "up", "down", "peer-up", "peer-down"];
     let messages = ["messages", "peer-messages", "broadcasts", "peer-receive"];
-    let names = [&files[..], &messages[..]].concat();
+    let others = ["max-inbound", "log"];
+    let names = [&files[..], &messages[..], &others[..]].concat();
     let listed = chain.a.run("set")["config"].clone();
+    assert_eq!(chain.a.run("config")["config"], listed);
     let listed = listed.as_array().unwrap().iter().map(|setting| setting["name"].clone());
     assert_eq!(listed.collect::<Vec<_>>(), names);
 
@@ -550,14 +552,17 @@ fn settings_are_listed_and_changed_while_the_node_runs() {
     let hash = chain.b.run(&format!("add '{}'", shared.display()))["files"][0]["hash"].clone();
     let folder = home.path().join("other downloads");
     let set = chain.a.run(&format!("set downloads '{}'", folder.display()));
-    assert_eq!(set["config"], json!([{"name": "downloads", "value": folder}]));
+    assert_eq!(set["config"], json!([{"name": "downloads", "value": folder, "origin": "set"}]));
     let fetched = chain.a.run(&format!("get {}", hash.as_str().unwrap()));
     assert_eq!(fetched["path"], json!(folder.join("a song")));
     assert_eq!(fs::read(folder.join("a song")).unwrap(), b"la la la");
 
-    assert_eq!(chain.a.run("set up 2k")["config"], json!([{"name": "up", "value": 2000}]));
+    assert_eq!(
+        chain.a.run("set up 2k")["config"],
+        json!([{"name": "up", "value": 2000, "origin": "set"}])
+    );
     let up = chain.a.run("set")["config"][1].clone();
-    assert_eq!(up, json!({"name": "up", "value": 2000}));
+    assert_eq!(up, json!({"name": "up", "value": 2000, "origin": "set"}));
     assert!(
         chain.a.fail(&format!("set downloads '{}'", shared.display())).contains("not a folder")
     );
