@@ -1,0 +1,303 @@
+//! Measures the cost of the program's local API: `api PROGRAM [SECONDS]`. PROGRAM is the program `peerkit`.
+//!
+//! The first part measures the throughput of messages from a node in this process to a running `peerkit run`,
+//! in turns with and without 100 clients of its API. The second part measures the processor time of an idle
+//! node with and without API. Each part prints a line of JSON. Needs Linux, for `/proc`.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, fs, process};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use peerkit::{Node, Sender};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+use tokio::time::{interval, sleep};
+
+/// Number of clients.
+const CLIENTS: u32 = 100;
+
+/// Interval between two requests of one client.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Size of a message.
+const MESSAGE: usize = 1024;
+
+/// Number of rounds. Each measures the throughput without clients and then with them.
+const ROUNDS: usize = 7;
+
+/// Time before each measurement, in which the clients connect and the queues settle.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// Time over which the processor time of idle nodes is measured.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Maximum time for a node to start.
+const START: Duration = Duration::from_secs(30);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("api: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<()> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let (program, seconds) = match &arguments[..] {
+        [program] => (program, 3.0),
+        [program, seconds] => (program, seconds.parse()?),
+        _ => bail!("usage: api PROGRAM [SECONDS]"),
+    };
+    let folder = Folder::new()?;
+    let phase = Duration::from_secs_f64(seconds);
+    let receiver = RunningNode::start(program.as_ref(), &folder.0.join("receiver"), &[])?;
+    let api = receiver.api().await?;
+    let address = api.address().await?;
+    let node = Node::builder().name("sender").manual(true).spawn().await?;
+    let peer = node.connect(address.as_str()).await?;
+    let flood = tokio::spawn(flood(node.sender(peer.id())?));
+    for (case, clients) in [("polls", Clients::Poll), ("polls and streams", Clients::PollAndStream)]
+    {
+        let line = throughput(&node, &api, clients, phase).await?;
+        println!("{}", with_case(case, line));
+    }
+    flood.abort();
+    node.shutdown().await;
+    drop(receiver);
+    println!("{}", with_case("idle", idle(program.as_ref(), &folder.0).await?));
+    Ok(())
+}
+
+fn with_case(case: &str, mut line: Value) -> Value {
+    line["case"] = case.into();
+    line
+}
+
+/// Sends messages until the link ends.
+async fn flood(sender: Sender) {
+    let message = vec![b'x'; MESSAGE];
+    let text = String::from_utf8_lossy(&message);
+    while sender.send(&*text).await.is_ok() {}
+}
+
+/// The requests of each client.
+#[derive(Clone, Copy)]
+enum Clients {
+    Poll,
+    PollAndStream,
+}
+
+/// Measures the throughput without clients and with them, in turns. Returns the medians.
+async fn throughput(node: &Node, api: &Api, kind: Clients, phase: Duration) -> Result<Value> {
+    let (mut without, mut with, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let mut answers = 0;
+    for _ in 0..ROUNDS {
+        let alone = rate(node, phase).await;
+        let mut clients = JoinSet::new();
+        for number in 0..CLIENTS {
+            let start = POLL_INTERVAL * number / CLIENTS;
+            clients.spawn(poll(api.clone(), start, SETTLE + phase));
+            if matches!(kind, Clients::PollAndStream) {
+                clients.spawn(stream(api.clone(), SETTLE + phase));
+            }
+        }
+        let beside = rate(node, phase).await;
+        for answered in clients.join_all().await {
+            answers += answered?;
+        }
+        ratios.push(beside / alone);
+        without.push(alone);
+        with.push(beside);
+    }
+    Ok(json!({
+        "clients": CLIENTS,
+        "answers": answers,
+        "messages_per_second_without": median(&mut without).round(),
+        "messages_per_second_with": median(&mut with).round(),
+        "ratio": median(&mut ratios),
+        "ratios": ratios,
+    }))
+}
+
+/// Returns the number of messages that the node sends in a second, over the time `phase`.
+async fn rate(node: &Node, phase: Duration) -> f64 {
+    sleep(SETTLE).await;
+    let (start, before) = (Instant::now(), node.counters().messages_sent);
+    sleep(phase).await;
+    let sent = node.counters().messages_sent - before;
+    sent as f64 / start.elapsed().as_secs_f64()
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Asks for the status once a second, over one connection. Returns the number of answers.
+async fn poll(api: Api, start: Duration, length: Duration) -> Result<u64> {
+    let end = Instant::now() + length;
+    sleep(start).await;
+    let mut connection = TcpStream::connect(&api.host).await?;
+    let mut turns = interval(POLL_INTERVAL);
+    let mut answers = 0;
+    loop {
+        turns.tick().await;
+        if Instant::now() >= end {
+            return Ok(answers);
+        }
+        api.get(&mut connection, "/api/v1/status").await?;
+        answers += 1;
+    }
+}
+
+/// Reads the stream of events. Returns 0.
+async fn stream(api: Api, length: Duration) -> Result<u64> {
+    let mut connection = TcpStream::connect(&api.host).await?;
+    connection.write_all(api.head("/api/v1/events").as_bytes()).await?;
+    let mut buffer = vec![0; 1 << 16];
+    let read = async {
+        while connection.read(&mut buffer).await? > 0 {}
+        bail!("the stream of events has ended")
+    };
+    tokio::time::timeout(length, read).await.unwrap_or(Ok(0))
+}
+
+/// Measures the processor time of two idle nodes, one with API and one without, at the same time.
+async fn idle(program: &Path, folder: &Path) -> Result<Value> {
+    let with = RunningNode::start(program, &folder.join("with"), &[])?;
+    let without = RunningNode::start(program, &folder.join("without"), &["--no-api"])?;
+    with.api().await?;
+    // The work of the start is not that of an idle node.
+    sleep(Duration::from_secs(5)).await;
+    let before = (with.cpu_millis()?, without.cpu_millis()?);
+    sleep(IDLE).await;
+    let after = (with.cpu_millis()?, without.cpu_millis()?);
+    Ok(json!({
+        "seconds": IDLE.as_secs(),
+        "cpu_ms_with": after.0 - before.0,
+        "cpu_ms_without": after.1 - before.1,
+    }))
+}
+
+/// A folder for the state of nodes, which is removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Result<Self> {
+        let path = env::temp_dir().join(format!("peerkit-bench-api-{}", process::id()));
+        fs::create_dir(&path).with_context(|| path.display().to_string())?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running program, which is killed at the end.
+struct RunningNode {
+    child: Child,
+    state: PathBuf,
+}
+
+impl RunningNode {
+    fn start(program: &Path, state: &Path, options: &[&str]) -> Result<Self> {
+        let child = Command::new(program)
+            .args(["run", "--headless", "--manual", "--json", "--listen", "127.0.0.1:0"])
+            .args(["--name", "node", "--state"])
+            .arg(state)
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        Ok(Self { child, state: state.to_owned() })
+    }
+
+    /// Waits until the node runs. Returns its API.
+    async fn api(&self) -> Result<Api> {
+        #[derive(Deserialize)]
+        struct ApiFile {
+            url: String,
+            token: String,
+        }
+        let deadline = Instant::now() + START;
+        loop {
+            if let Ok(file) = fs::read(self.state.join("api.json")) {
+                let ApiFile { url, token } = serde_json::from_slice(&file)?;
+                let host = url.strip_prefix("http://").context("the URL of the API")?.to_owned();
+                return Ok(Api { host, token });
+            }
+            ensure!(Instant::now() < deadline, "the node does not start");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Returns the processor time of all threads so far, in milliseconds.
+    fn cpu_millis(&self) -> Result<f64> {
+        let id = self.child.id().context("the node has ended")?;
+        let mut nanos = 0;
+        for thread in fs::read_dir(format!("/proc/{id}/task"))? {
+            let stat = fs::read_to_string(thread?.path().join("schedstat"))?;
+            nanos += stat.split(' ').next().unwrap_or_default().parse::<u64>()?;
+        }
+        Ok(nanos as f64 / 1e6)
+    }
+}
+
+/// The API of a running node.
+#[derive(Clone)]
+struct Api {
+    host: String,
+    token: String,
+}
+
+impl Api {
+    fn head(&self, path: &str) -> String {
+        let Self { host, token } = self;
+        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\r\n")
+    }
+
+    /// Sends a request. Returns the body of the answer.
+    async fn get(&self, connection: &mut TcpStream, path: &str) -> Result<Vec<u8>> {
+        connection.write_all(self.head(path).as_bytes()).await?;
+        let mut answer = Vec::new();
+        loop {
+            ensure!(
+                connection.read_buf(&mut answer).await? > 0,
+                "the API has closed the connection"
+            );
+            let Some(end) = answer.windows(4).position(|part| part == b"\r\n\r\n") else {
+                continue;
+            };
+            let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
+            ensure!(head.starts_with("http/1.1 200"), "{head}");
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            let length: usize = length.context("an answer without a length")?.trim().parse()?;
+            if answer.len() >= end + 4 + length {
+                return Ok(answer.split_off(end + 4));
+            }
+        }
+    }
+
+    /// Returns the address that the node listens on.
+    async fn address(&self) -> Result<String> {
+        let mut connection = TcpStream::connect(&self.host).await?;
+        let answer: Value =
+            serde_json::from_slice(&self.get(&mut connection, "/api/v1/status").await?)?;
+        let address = answer["status"]["addresses"][0].as_str();
+        Ok(address.context("the node has no address")?.to_owned())
+    }
+}
