@@ -163,8 +163,6 @@ fn commands_endpoints_and_subcommands_are_the_same() {
 
     let overview = run(peerkit_with(home.path(), "--help"), "");
     for name in &without_help {
-        let line = format!("  {name} ");
-        assert!(text(&overview.stdout).contains(&line), "{name}");
         let mut command = peerkit(home.path());
         command.args([name, "--help"]);
         let help = run(command, "");
@@ -175,6 +173,8 @@ fn commands_endpoints_and_subcommands_are_the_same() {
         if name == "get" {
             continue;
         }
+        let line = format!("  {name} ");
+        assert!(text(&overview.stdout).contains(&line), "{name}");
         let summary = node.run(&format!("help {name}"))["help"].as_str().unwrap().to_owned();
         let summary = summary.lines().nth(1).unwrap().trim().trim_end_matches('.').to_lowercase();
         assert!(help.to_lowercase().starts_with(&summary), "{summary}: {help}");
