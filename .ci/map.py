@@ -18,10 +18,10 @@ from pathlib import Path
 import networkx
 
 NAMES = ["alice", "bob", "carol", 'a<b>&amp;"c"\\N ]]>', "数据 é", "e\x1b\uffff", "frank", "grace"]
-# Who dials whom. Frank hangs on Bob alone, and Grace, who is held, on Frank.
+# The dials. Frank is linked only to Bob, and Grace, whose process is stopped, only to Frank.
 LINKS = [(1, 0), (2, 0), (2, 1), (3, 1), (4, 0), (4, 2), (4, 3), (5, 2), (5, 4), (6, 1), (7, 6)]
 HELD = 7
-# Which node writes which map: all at once, as each waits for the one that is held.
+# The node that writes each map. They write at the same time, as each waits for the stopped node.
 WRITERS = {"svg": 0, "dot": 1, "graphml": 2, "json": 3}
 MEASURER = 4
 PATIENCE = 60
@@ -141,7 +141,7 @@ def check_dot(nodes, folder):
     expected = {node.id: None for node in nodes}
     expected |= {nodes[WRITERS["dot"]].id: "filled", nodes[HELD].id: "dashed"}
     assert styles == expected, styles
-    # What is drawn in the end, letter by letter, is the name.
+    # The letters that are drawn form the name.
     command = ["dot", "-Tsvg", folder / "map.dot"]
     drawn = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=True).stdout
     texts = [text.text for text in ElementTree.fromstring(drawn).iter(SVG + "text")]
