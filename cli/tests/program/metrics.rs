@@ -146,19 +146,23 @@ fn a_node_is_ready_when_its_first_attempt_to_join_has_ended() {
     until_ready(&Api::of(home.path(), "alone"));
     alone.exit();
 
-    // The system accepts connections to this address, and no program answers.
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = silent.local_addr().unwrap().to_string();
-    let node = Program::start_with(home.path(), "alice", &[&address]);
-    let api = Api::of(home.path(), "alice");
-    let answer = check(&api, "/readyz");
-    assert_eq!(answer.status, 503, "{}", answer.body);
-    assert!(answer.head.contains("content-type: application/problem+json"), "{}", answer.head);
-    let problem: Value = serde_json::from_str(&answer.body).unwrap();
-    assert_eq!(problem["status"], json!(503));
-    assert_eq!(check(&api, "/healthz").status, 200);
-    // The connection breaks, which ends the attempt.
-    drop(silent);
-    until_ready(&api);
-    node.exit();
+    for (name, option) in [("alice", None), ("bob", Some("--bootstrap"))] {
+        // The system accepts connections to this address, and no program answers.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let args: Vec<&str> = option.into_iter().chain([address.as_str()]).collect();
+        let node = Program::start_with(home.path(), name, &args);
+        let api = Api::of(home.path(), name);
+        let answer = check(&api, "/readyz");
+        assert_eq!(answer.status, 503, "{args:?}: {}", answer.body);
+        let kind = "content-type: application/problem+json";
+        assert!(answer.head.contains(kind), "{}", answer.head);
+        let problem: Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(problem["status"], json!(503));
+        assert_eq!(check(&api, "/healthz").status, 200);
+        // The connection breaks, which ends the attempt.
+        drop(silent);
+        until_ready(&api);
+        node.exit();
+    }
 }
