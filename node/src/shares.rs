@@ -9,7 +9,6 @@ mod hashing;
 mod index;
 mod name_list;
 mod open;
-
 mod results;
 mod scan;
 mod search;
@@ -340,8 +339,8 @@ impl Shares {
         called.or_else(|| index.find(hash, Some(asker)).first()?.file())
     }
 
-    /// Returns the content that is served to `asker` under `hash`, in the form in which a change on disk is
-    /// reported. If it is a folder, `file` is the number of the changed file in it.
+    /// Returns the report that the content served to `asker` under `hash` was changed on disk. If the content
+    /// is a folder, `file` is the number of the changed file in it.
     #[must_use]
     pub(crate) fn as_changed(
         &self,
@@ -386,7 +385,7 @@ impl Shares {
         match self.store.piece_list(hash) {
             Ok(list) => list.filter(|list| list.size() == size),
             Err(error) => {
-                tracing::warn!(%hash, %error, "no piece list");
+                tracing::warn!(%hash, %error, "can't read a piece list");
                 None
             }
         }
@@ -574,8 +573,7 @@ impl Shares {
     }
 }
 
-/// Resolves the symbolic links in `path`. On Windows the result has no `\\?\` in front, where it can do
-/// without.
+/// Resolves the symbolic links in `path`. On Windows the result begins with `\\?\` only if it has to.
 fn resolve(path: &Path) -> Result<PathBuf, ShareError> {
     // An open pipe, such as the shell's `<(command)`, has no path that could be resolved.
     if std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {

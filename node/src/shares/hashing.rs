@@ -16,7 +16,7 @@ use crate::disk::fingerprint::Fingerprint;
 use crate::disk::read_exact_at;
 use crate::store::KnownFile;
 
-/// Size from which on the pieces of one file are spread over the cores.
+/// Minimum size of a file whose pieces are hashed on all cores. Each smaller file is hashed by one thread.
 const LARGE: u64 = 16 * PIECE;
 
 /// Maximum number of threads.
@@ -33,7 +33,8 @@ pub(super) struct HashJob {
 #[derive(Debug)]
 pub(super) struct Hashed {
     pub(super) file: KnownFile,
-    /// The piece list, if the file has several pieces. Other files need none besides their hash.
+    /// The piece list, if the file has several pieces. The list of a file with one piece follows from its
+    /// hash.
     pub(super) list: Option<PieceList>,
 }
 

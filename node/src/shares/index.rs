@@ -20,7 +20,7 @@ use super::sharing::Terms;
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::space;
 
-/// Size from which on the space of a file on disk is looked up, because it may have holes. 64 MiB.
+/// Minimum size of a file whose space on disk is looked up, because the file may have holes. 64 MiB.
 const LARGE: u64 = 64 << 20;
 
 /// Maximum number of copies of the same content that are tried before it is reported as changed.
@@ -221,8 +221,8 @@ impl Index {
         if let (Some(whole), true) = (share.changed(None), share.manifest.is_some())
             && is_gone(&whole.hash)
         {
-            // The files that this share no longer has. Another share may have some of them now, and lose them
-            // later.
+            // Files that the new scan of this path did not find. Those that another share has are remembered
+            // too, because the other share may lose them later.
             let has_left =
                 |hash: &Hash| !self.positions(hash).any(|(other, _)| other.path == share.path);
             let files = items().filter(|file| has_left(&file.hash)).take(MAX_CAUSES).collect();
@@ -308,7 +308,8 @@ impl Index {
         })
     }
 
-    /// Returns the access of the content with this hash: open if any share of it is, else that of the first.
+    /// Returns the access of the content with this hash. If any share with this content is open, that is
+    /// [`Access::Open`]. Otherwise it is the access of the first share.
     pub(super) fn access(&self, hash: &Hash) -> Option<&Access> {
         self.open_first(hash).next().map(|(share, _)| &share.access)
     }
@@ -326,9 +327,9 @@ impl Index {
         })
     }
 
-    /// Returns a number that no share has. Later shares have larger numbers.
+    /// Returns a number that no share has. Later shares have larger numbers, until the numbers wrap around.
     fn unused_number(&mut self) -> u32 {
-        // The numbers may wrap around in a node that scans for years.
+        // After the numbers have wrapped around, a share may still have the next one.
         while self.served.contains_key(&self.next) {
             self.next = self.next.wrapping_add(1);
         }

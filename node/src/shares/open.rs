@@ -60,7 +60,8 @@ impl OpenShare {
         Self { list, content: ShareContent::File { file, fingerprint, cached: OnceLock::new() } }
     }
 
-    /// Returns false if the fingerprint shows that the file was changed, and true if it leaves a doubt.
+    /// Returns false if the fingerprint shows that the file was changed. Returns true if the file is unchanged
+    /// or the fingerprint leaves a doubt.
     pub(super) fn is_unchanged(&self) -> bool {
         let ShareContent::File { file, fingerprint, .. } = &self.content else { return true };
         let now = file.metadata().map(|now| fingerprint.compare(&Fingerprint::of(&now)));

@@ -98,12 +98,12 @@ pub enum ShareError {
     /// It is missing or can't be read.
     #[error("can't share {path}: {error}", path = .path.display())]
     Io {
-        /// The path as given.
+        /// The path.
         path: PathBuf,
         /// The system's error.
         error: io::Error,
     },
-    /// It is a device, a pipe or a socket.
+    /// It is a device, a pipe or a socket, or a symbolic link has replaced it.
     #[error("can't share {path}: it is neither a file nor a folder", path = .0.display())]
     Special(PathBuf),
     /// It is the root of a disk, which has no name.

@@ -107,7 +107,7 @@ impl Shares {
 
     /// Scans a share again after a change. If the share was replaced, watches it anew.
     async fn rescan_changed(&self, path: PathBuf, replaced: bool) {
-        let looking = self.blocking(move |shares, stop| {
+        let scanning = self.blocking(move |shares, stop| {
             let begun = Instant::now();
             // The old watch is on the file that was there before.
             if let Some(watching) = shares.watching.as_ref().filter(|_| replaced) {
@@ -119,7 +119,7 @@ impl Shares {
             }
             report
         });
-        match looking.await {
+        match scanning.await {
             Ok(report) => {
                 for (before, now) in report.changed {
                     tracing::debug!(name = %now.name, before = %before.hash, now = %now.hash, "a share has changed");

@@ -47,7 +47,8 @@ impl FolderPlan {
         for entry in self.manifest.entries() {
             let Some(name) = entry.path().components().next_back() else { continue };
             let Some(part) = nonportable_part(name) else { continue };
-            // One try for each such part, as a million names may share it.
+            // Names with the same nonportable part are refused alike, so one of them is tried: there may be a
+            // million.
             if tried.insert(part.clone()) && is_refused(at, name) {
                 refused.insert(part);
             }
@@ -195,7 +196,8 @@ fn is_refused(at: &Path, name: &str) -> bool {
             let _ = fs::remove_dir(&path);
             false
         }
-        // The name is there already, from an earlier fetch, or the disk refuses all names now.
+        // The kinds below say nothing about the name. Either the folder exists already, from an earlier
+        // fetch, or the disk would refuse any name now.
         Err(error) => !matches!(
             error.kind(),
             io::ErrorKind::AlreadyExists

@@ -1,6 +1,6 @@
 //! Downloads under way, whose pieces are served to other nodes as soon as they are written.
 //!
-//! A download has a [`Partial`] served by [`Partials`], and [adds](Partial::add) the pieces that it has
+//! A download passes a [`Partial`] to [`Partials::serve`], and [adds](Partial::add) the pieces that it has
 //! written. The [`Partial`] is served until its [`PartialGuard`] is dropped. If the finished content is to be
 //! shared, it should be shared before the guard is dropped. Followers then learn that this node has all of
 //! it.
@@ -181,7 +181,7 @@ impl Partial {
         let pieces = PieceSet::of_count(layout.count())?;
         Ok(Self {
             hash,
-            // The source that described it may have all of it, which this node has not.
+            // The description is that of a source, which may have all pieces. This node does not have all.
             description: Description { whole: false, ..description },
             access,
             layout,
@@ -194,7 +194,7 @@ impl Partial {
         })
     }
 
-    /// Has the files of a folder read from `path` from now on. Does nothing for a file.
+    /// Sets the path that a folder's files are read from. Does nothing for a file.
     pub(super) fn set_folder_path(&self, path: PathBuf) {
         if let PartialContent::Folder { path: at, .. } = &self.content {
             *lock(at) = path;
@@ -215,8 +215,8 @@ impl Partial {
         }
     }
 
-    /// Has each piece verified before it is served. Called once the content has its final name, because users
-    /// may change it then.
+    /// Makes sure that each piece is verified before it is served. Called once the content has its final name,
+    /// because users may change the content then.
     pub(super) fn verify_from_now_on(&self) {
         self.verifies_reads.store(true, Ordering::Release);
     }

@@ -344,8 +344,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
     /// those. [`peerkit_proto::files::seeding`] decides for how long. Returns whether the requester has
     /// cancelled the request meanwhile.
     async fn hold_back(&mut self, run: &PieceRun) -> io::Result<bool> {
-        // Counts steps instead of measuring time: on a busy machine each step takes longer, and so do the
-        // other followers.
+        // Counts steps instead of measuring time: on a busy machine each step takes longer, and the other
+        // followers also need longer to send the pieces.
         let mut waited = Duration::ZERO;
         let mut last_answer = Instant::now();
         while let Some(requester) = self.following.follower_to_hold_back(run) {
@@ -362,7 +362,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> StreamServer<S> {
             }
             self.stream.flush().await?;
             if self.stream.requests.is_cancelled(run.number) {
-                // The requester has found the pieces elsewhere. The seed learns how long that takes.
+                // The requester has found the pieces elsewhere. This node notes how long that took.
                 if let Some(requester) = self.following.follower_to_hold_back(run) {
                     requester.found_elsewhere(waited);
                 }

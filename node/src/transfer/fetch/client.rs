@@ -20,8 +20,8 @@ use crate::rate::PeerRates;
 use crate::stream::Stream;
 use crate::transfer::{PIECE_TIME, STALL};
 
-/// Interval at which the client checks whether a silent source owes an answer. 3 s: a source is dropped at
-/// most 3 s later than after [`STALL`].
+/// Interval at which the client checks whether a silent source owes an answer. 3 s: a silent source is
+/// dropped at most 3 s after [`STALL`] is over.
 const CHECK_EVERY: Duration = Duration::from_secs(3);
 
 /// Size of the buffer for the rest of a stream that is read and dropped.

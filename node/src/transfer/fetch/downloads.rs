@@ -105,8 +105,9 @@ impl Downloads {
         all.push(Arc::clone(entry));
     }
 
-    /// Queues for a permit. Tasks do not begin in the order in which they were spawned, so the order of
-    /// these calls counts: the wait is polled once here, which puts it into the semaphore's queue.
+    /// Queues for a permit. Permits are given in the order of the calls of this function, because tasks do not
+    /// begin in the order in which they were spawned. The wait is polled once here, which puts it into the
+    /// semaphore's queue.
     fn queue_for_permit(&self) -> PermitWait {
         let mut permit_wait: PermitWait = Box::pin(Arc::clone(&self.permits).acquire_owned());
         let first = permit_wait.as_mut().poll(&mut Context::from_waker(Waker::noop()));

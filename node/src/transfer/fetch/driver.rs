@@ -108,7 +108,7 @@ impl<E: Into<Error>> From<E> for Unfinished {
 
 impl<'a> FetchDriver<'a> {
     /// Prepares a fetch. If `is_patient` is true, the fetch waits for its first source as long as for later
-    /// ones. Otherwise it fails as soon as all nodes that could be asked have answered without a source.
+    /// ones. Otherwise it fails as soon as all nodes that were asked have answered and none has named a source.
     ///
     /// # Errors
     /// If the system has no random numbers.
@@ -308,7 +308,7 @@ impl<'a> FetchDriver<'a> {
                 Output::GiveUp(why) => return Err(self.unfinished(why)),
             }
         }
-        // A proof that the fetch did not want opened came too late.
+        // If the fetch has not ordered `Open` by now, another source's proof came first.
         self.proven = None;
         Ok(false)
     }

@@ -86,7 +86,7 @@ pub enum FetchError {
     /// Sources are left, and none of them has the missing pieces.
     #[error("no node that can be reached has the rest of it")]
     NoMore,
-    /// A file is missing that should be there, which is a bug.
+    /// Something is missing that the fetch should have by now, which is a bug.
     #[error("the download is incomplete: fetch it again")]
     Unfinished,
     /// It was cancelled.
@@ -138,7 +138,8 @@ impl FetchError {
         }
     }
 
-    /// Adds the name of the content to the error that it was changed. Returns any other error as it is.
+    /// If the error says that the content was changed, adds the name of the content. Returns any other error
+    /// as it is.
     pub(super) fn with_name_if_changed(self, name: impl FnOnce() -> String) -> Self {
         match self {
             Self::Refused(FileRefusal::Changed) => Self::Changed { name: name() },

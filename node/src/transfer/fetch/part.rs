@@ -42,8 +42,8 @@ pub(super) struct DownloadPart {
     is_discarded: AtomicBool,
 }
 
-/// Removes the parts that downloads of `hash` have left for a target at `path`, or in it if that is a folder.
-/// Parts that another download is writing to stay.
+/// Removes the parts that downloads of `hash` have left beside `path`, and in `path` if that is a folder. Parts
+/// that another download is writing to stay.
 pub(super) fn remove(path: &Path, hash: &Hash) {
     for part in parts_for(path, hash) {
         let (path, is_folder) = (part.path(), part.file_type().is_ok_and(|kind| kind.is_dir()));
@@ -60,7 +60,7 @@ pub(super) fn remove(path: &Path, hash: &Hash) {
     }
 }
 
-/// Returns whether a download of `hash` has left a part for a target at `path`, or in it if that is a folder.
+/// Returns whether a download of `hash` has left a part beside `path`, or in `path` if that is a folder.
 pub(super) fn is_left_anywhere(path: &Path, hash: &Hash) -> bool {
     parts_for(path, hash).next().is_some()
 }
@@ -156,7 +156,7 @@ impl DownloadPart {
         self.is_new
     }
 
-    /// Has it removed from disk when it is dropped.
+    /// Marks the part to be removed from disk when it is dropped.
     pub(super) fn discard(&self) {
         self.is_discarded.store(true, Ordering::Release);
     }
@@ -166,7 +166,7 @@ impl Drop for DownloadPart {
     fn drop(&mut self) {
         if *self.is_discarded.get_mut() {
             match (self.kind, &self.file) {
-                // A file that has got its final name may have left the part's name to another download.
+                // If this file has got its final name, another download may have a file under the part's name.
                 (FileKind::File, Some(file)) if is_at(file, &self.path) => {
                     let _ = fs::remove_file(&self.path);
                 }

@@ -139,7 +139,7 @@ fn special(path: &Path) -> Option<InTheWay> {
         let (_, fault) = DiskRules::new(Platform::Windows).top_name(&name);
         return (fault == Some(NameFault::WindowsDevice)).then_some(InTheWay::Device);
     }
-    // Such as `/dev/fd/1`, or `/dev/stdout`, which is a link into /proc.
+    // Finds paths such as `/dev/fd/1`, or `/dev/stdout`, which is a link into /proc.
     let is_descriptors = |folder: Option<&Path>| {
         let folder = folder.and_then(|folder| fs::canonicalize(folder).ok());
         let folders = ["/proc", "/dev/fd"].map(Path::new);
@@ -153,8 +153,8 @@ fn special(path: &Path) -> Option<InTheWay> {
     kind_of(&found).filter(|kind| kind.takes_bytes())
 }
 
-/// Refuses to replace anything at `path` but a regular file, or a folder if the new content `is_folder`: the
-/// two are merged then.
+/// Checks that the content may replace what is at `path`. A regular file may be replaced. If the content
+/// `is_folder`, a folder at `path` is merged with it. Anything else is refused.
 fn check_replaceable(path: &Path, is_folder: bool) -> Result<(), FetchError> {
     match fs::symlink_metadata(path).ok().and_then(|found| kind_of(&found)) {
         None => Ok(()),

@@ -1,8 +1,8 @@
 //! Proofs that the description of a source is right.
 //!
-//! The first source that proves its description decides what is fetched. Of a file, the piece list is fetched
-//! and checked against the hash. Of a folder, the whole manifest is fetched and checked, and the piece lists
-//! of its files with several pieces.
+//! The first source that proves its description decides what is fetched. For a file, the piece list is
+//! fetched and checked against the hash. For a folder, the whole manifest is fetched and checked, and so are
+//! the piece lists of its files with several pieces.
 //!
 //! The list of a file proves its size only up to the number of pieces. The size counts as right until another
 //! source describes another size. That source then has to prove its size with the last piece.
@@ -75,7 +75,7 @@ pub(super) async fn prove(
     Ok(Proven { description, content })
 }
 
-/// Has a source prove the size of a file, with its last piece.
+/// Makes a source prove the size of a file, with the file's last piece.
 ///
 /// # Errors
 /// If the size is wrong, or the source does not send the piece.
@@ -114,7 +114,7 @@ async fn fetch_folder(
     // An empty file has no piece that could show later that its hash is wrong.
     let empty = Hash::of(b"");
     if let Some((wrong, _)) = files.iter().find(|(hash, size)| *size == 0 && *hash != empty) {
-        tracing::debug!(%wrong, "an empty file with the hash of another");
+        tracing::debug!(%wrong, "an empty file in the manifest has a wrong hash");
         return Err(FetchError::Unexpected("the folder's list contradicts itself"));
     }
     let is_file = |entry: &&ManifestEntry| matches!(entry, ManifestEntry::File { .. });

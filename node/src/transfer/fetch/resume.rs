@@ -29,7 +29,8 @@ use crate::store::StoreError;
 /// the part is checked is at most this old.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
-/// A download in the store. The first row of a hash contains the others.
+/// A download in the store. The row of a hash is its first download, which contains the other downloads of the
+/// hash.
 #[derive(Debug, Serialize, Deserialize)]
 struct DownloadRow {
     /// Downloads of the same content to other destinations.

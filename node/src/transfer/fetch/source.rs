@@ -107,8 +107,8 @@ impl SourceTask {
         }
     }
 
-    /// Has the source prove its description when that is ordered. Returns the target once the fetch takes
-    /// pieces from the source, or `None` if the fetch is over before that.
+    /// Makes the source prove its description when the fetch orders that. Returns the target once the fetch
+    /// takes pieces from the source, or `None` if the fetch is over before that.
     async fn prove(
         &mut self,
         client: &mut Client,
@@ -165,7 +165,7 @@ impl SourceTask {
             batch: PieceBatch::default(),
             begun: Instant::now(),
         };
-        // Sent only if the names differ, because older sources refuse a request that has this name.
+        // The second name is sent only if it differs, because older sources refuse a request with two names.
         let called = name.clone().filter(|name| *name != description.name);
         // A download that leaves out files of a folder never has all of the content, so it must not say
         // `Complete`.
@@ -175,7 +175,7 @@ impl SourceTask {
             name: self.inner.profile.name.clone(),
             called,
         });
-        // Requests are sent while pieces come in, so that the source never waits for the next one.
+        // Requests are sent while pieces come in, so that the source never waits for a request.
         tokio::select! {
             sent = send_requests(requests, &mut self.orders, (target, &owed), complete) => sent?,
             error = receiver.run() => return Err(error),
@@ -407,7 +407,7 @@ impl PieceReceiver<'_> {
         }
     }
 
-    /// Has the batch verified and written, while the next one arrives.
+    /// Passes the batch to the writer, which verifies and writes it while the next one arrives.
     async fn flush(&mut self) -> Result<(), Error> {
         if self.batch.is_empty() {
             return Ok(());

@@ -36,7 +36,7 @@ pub struct DownloadStatus {
     pub total: Option<u64>,
     /// Current speed in bytes per second.
     pub rate: u64,
-    /// Number of sources that pieces can be requested from now.
+    /// Number of sources from which pieces can be requested now.
     pub sources: usize,
     /// The path of the content once it is done. Before this path is known, the destination of the request.
     #[serde(serialize_with = "lossy")]

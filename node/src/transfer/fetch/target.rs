@@ -42,7 +42,7 @@ pub(super) struct DownloadTarget {
     pub(super) path: PathBuf,
     /// Its name in the ticket, or at its source.
     name: FileName,
-    /// The reason why its path has another name, if the user chose none.
+    /// The reason why `path` does not end with `name`. `None` if it does, or if the user chose the path.
     fault: Option<NameFault>,
     /// Total number of bytes to be written.
     pub(super) total: u64,
@@ -136,7 +136,7 @@ impl DownloadTarget {
     /// written. `path` is the final path of the content.
     pub(super) fn changes(&self, path: &Path) -> (Vec<Renamed>, Vec<LeftOut>) {
         let mut renamed = Vec::new();
-        // If a number was added, it was added to the name that the user chose, if any.
+        // A number is added to the last name of `self.path`, which the user may have chosen.
         let taken = (path != self.path).then_some(NameFault::NameInUse);
         let wanted = match self.fault {
             Some(_) => Ok(self.name.clone()),

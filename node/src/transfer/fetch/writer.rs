@@ -89,7 +89,8 @@ impl PieceWriter {
         let _ = self.permits.acquire_many(MAX_BATCHES as u32).await;
     }
 
-    /// Has a batch of `source` verified and written, once there is room for it. The result is reported.
+    /// Queues a batch of `source` to be verified and written, once there is room for it. The result is
+    /// reported.
     ///
     /// # Errors
     /// If the fetch is over.

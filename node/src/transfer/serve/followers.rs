@@ -60,7 +60,8 @@ pub(super) struct Follower {
     followers: Followers,
     hash: Hash,
     id: NodeId,
-    /// Its number if it is announced. It is not if it gave no addresses, or there was no room.
+    /// The number of the follower. `None` if the follower is not announced, because it gave no addresses or
+    /// there was no room.
     number: Option<u64>,
     /// Followers up to this number were announced to it.
     announced_up_to: u64,
@@ -70,7 +71,7 @@ pub(super) struct Follower {
 
 impl Followers {
     /// Adds a stream of `id` that follows `hash`. Announces the node to other followers, with `addresses`.
-    /// The receiver is notified whenever there may be others to announce to it.
+    /// The receiver is notified whenever there may be other followers to announce to `id`.
     ///
     /// A node is announced once for each hash, with its latest addresses.
     pub(super) fn add(

@@ -90,7 +90,7 @@ impl Following {
                 (Some(GrowingContent { updates, partial, reported }), encode_held(&pieces))
             }
         };
-        // Nodes that content is shared with by name do not learn of each other.
+        // If content is shared only with certain nodes, these nodes do not learn of each other.
         let others = (description.access != AccessKind::Nodes).then(|| {
             let (follower, updates) = server.followers.add(hash, caller.id, addresses);
             (Debounced::new(updates, SOURCES_EVERY), follower)

@@ -92,7 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RequestStream<S> {
     ///
     /// # Errors
     /// If the stream breaks; if no request has begun to arrive [`IDLE`] after `since`; or if a request is
-    /// incomplete [`STALL`] after it began to arrive.
+    /// incomplete [`STALL`] after it began to arrive, or after `since` if that is later.
     pub(super) async fn next_request(&mut self, since: Instant) -> io::Result<bool> {
         poll_fn(|cx| {
             self.requests.poll(cx, &mut self.stream);
@@ -199,7 +199,7 @@ impl DeadlineTimer {
     fn poll(&mut self, cx: &mut Context<'_>, due: Instant) -> Poll<()> {
         let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(due)));
         loop {
-            // It has gone off, perhaps for an earlier deadline, or it is set to a later one.
+            // The timer has gone off, perhaps for an earlier deadline, or it is set to a time after `due`.
             if timer.is_elapsed() || timer.deadline() > due {
                 if Instant::now() >= due {
                     return Poll::Ready(());

@@ -13,7 +13,8 @@ use crate::lock::lock;
 use crate::shares::ChangedShare;
 use crate::transfer::meter::TransferMeter;
 
-/// Maximum number of remembered uploads: those under way, and those that a peer may continue.
+/// Maximum number of remembered uploads: those under way, and those that a peer may continue. Only the latter
+/// are forgotten to make room.
 const MAX_UPLOADS: usize = 4096;
 
 /// Maximum number of peers that the totals count. Further peers are not counted.

@@ -27,8 +27,9 @@ pub(super) struct Folder {
     pub(super) plan: FolderPlan,
     /// The files with several pieces that are being written. The one that was used last is at the end.
     open: Mutex<Vec<(usize, Arc<File>)>>,
-    /// The files with several pieces that this fetch has created. If there is a file that it has not created,
-    /// that file belongs to another name, on a disk for which `A` and `a` are the same.
+    /// The files with several pieces that this fetch has created. If a file exists that the fetch has not
+    /// created, the file belongs to another entry: the disk takes their names, such as `A` and `a`, for the
+    /// same.
     created: Mutex<HashSet<usize>>,
 }
 
@@ -121,8 +122,8 @@ impl Folder {
 pub(super) struct CreatedFolders(Vec<PathBuf>);
 
 impl CreatedFolders {
-    /// Notes the folders that a fetch to `to` will create: those that are missing, of its folder and the
-    /// folders above.
+    /// Notes the folders that a fetch to `to` will create: its folder and the folders above it, as far as they
+    /// are missing.
     pub(super) fn before(to: &FetchDestination) -> Self {
         let FetchDestination::Folder(folder) = to else { return Self(Vec::new()) };
         let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
