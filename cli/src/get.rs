@@ -23,7 +23,7 @@ use crate::json;
 use crate::log::LogSwitch;
 use crate::progress::{Bars, TransferBars};
 use crate::text::{self, Paint, plain};
-use crate::{folders, human, remote, signals, start, terminal, usage};
+use crate::{UsageError, folders, human, remote, shell_words, signals, start, terminal, usage};
 
 mod ticket;
 
@@ -63,7 +63,16 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     let read = ticket::read(&args);
     // From here on signals are handled by `fetch`, which keeps the part that was fetched.
     stopping.abort();
-    let (content, path) = read?;
+    let (content, path) = match read {
+        Ok(read) => read,
+        Err(error) => {
+            let Some((api, command)) = search_result(&args, &error).await? else {
+                return Err(error);
+            };
+            signals::note_started();
+            return remote::print_result("get", &api, &command, args.json, &stop).await;
+        }
+    };
     let target = FetchTarget::new(path.as_deref(), args.json)?;
     if let Some((api, command)) = through_running_node(&args, &content, &target).await? {
         signals::note_started();
@@ -123,6 +132,28 @@ async fn through_running_node(
     }
     let from = args.from.iter().map(ToString::to_string).collect();
     Ok(Some((running.api, Get::new(what, destination.path(), from, args.force))))
+}
+
+/// Returns the command for the running node if the arguments are neither a ticket nor a hash, but may be the
+/// name of a search result, which only that node knows. `error` is the error of reading them.
+async fn search_result(
+    args: &GetArgs,
+    error: &anyhow::Error,
+) -> anyhow::Result<Option<(ApiFile, Get)>> {
+    let Some((name, path)) = args.name_and_path() else { return Ok(None) };
+    if !error.is::<UsageError>() || args.ticket_file.is_some() || args.down.is_some() {
+        return Ok(None);
+    }
+    // The error about a wrong path is less useful than `error`.
+    let Ok(FetchTarget::Disk(destination)) = FetchTarget::new(path, args.json) else {
+        return Ok(None);
+    };
+    let state = folders::state(args.state.as_deref())?;
+    let Some(running) = remote::running_node(&state).await else { return Ok(None) };
+    let from = args.from.iter().map(ToString::to_string).collect();
+    // The node reads it as a line at its prompt.
+    let name = shell_words::quote(name);
+    Ok(Some((running.api, Get::new(name, destination.path(), from, args.force))))
 }
 
 /// Returns the request, the identities of its sources as far as they are known, and the network.

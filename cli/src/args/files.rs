@@ -1,7 +1,7 @@
 //! The arguments of `peerkit share` and `peerkit get`.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
 use peerkit::{Address, NodeId};
@@ -159,6 +159,13 @@ pub(crate) struct GetArgs {
 }
 
 impl GetArgs {
+    /// Returns the first argument as the name of a search result, and the path; `None` if there is no first
+    /// argument, or there are too many.
+    pub(crate) fn name_and_path(&self) -> Option<(&str, Option<&Path>)> {
+        let name = self.what.as_deref()?.to_str()?;
+        self.more.is_empty().then(|| (name, self.path.as_deref().map(Path::new)))
+    }
+
     /// Returns the arguments that are not options: a ticket or hash, which may be in several parts,
     /// and a path.
     pub(crate) fn words(&self) -> impl Iterator<Item = &OsStr> {

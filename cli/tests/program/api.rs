@@ -214,6 +214,10 @@ fn a_command_in_a_shell_prints_what_the_prompt_prints() {
     assert_eq!(fs::read(here.join("new/shared file")).unwrap(), content(5, 100_000));
     assert_eq!(got["sources"], json!([chain.b.id]));
 
+    // The name of a search result is one for the node that has searched.
+    let got = json_of(here, "alice", &["get", "shared file", "by-name/"]);
+    assert_eq!(got["path"], json!(here.join("by-name/shared file")), "{got}");
+
     let map = json_of(here, "carol", &["map", "map.svg"]);
     assert_eq!(map["path"], json!(here.join("map.svg")));
     assert!(fs::read_to_string(here.join("map.svg")).unwrap().starts_with("<svg"));
