@@ -30,6 +30,7 @@ mod answers;
 pub mod away;
 pub mod broadcast;
 mod clocks;
+mod context;
 pub mod membership;
 pub(crate) mod query;
 mod reconnect;
@@ -37,7 +38,6 @@ pub mod relay;
 mod shutdown_order;
 #[cfg(test)]
 mod tests;
-mod turn;
 
 use admission::{Admission, Admissions, Candidate};
 use answers::SelfDescription;
@@ -45,13 +45,13 @@ use away::KeptAwayNodes;
 use broadcast::{BroadcastError, Broadcasts};
 pub use clocks::ClockStatus;
 use clocks::Clocks;
+pub(crate) use context::{Effect, OverlayContext};
 use membership::{Membership, Views};
 pub use query::QueryDrops;
 use query::{Queries, Question};
 use reconnect::Reconnects;
 use relay::{RelaySendError, RelayedMessages};
 use shutdown_order::OwnerOrders;
-pub(crate) use turn::{Effect, OverlayContext};
 
 /// The state of one node's overlay.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub struct Overlay {
     out: VecDeque<Effect>,
 }
 
-/// The parts of the overlay. A method of a part that has effects takes an [`OverlayContext`].
+/// The parts of the overlay. Their methods that have effects take an [`OverlayContext`].
 #[derive(Debug)]
 struct Parts {
     membership: Membership,
@@ -187,7 +187,7 @@ impl Overlay {
         self.parts.queries.drops()
     }
 
-    /// Compares this node's clock with those of its peers.
+    /// Returns how many peers' clocks are far from this node's clock, and by how much.
     #[must_use]
     pub fn clock_status(&self) -> ClockStatus {
         self.parts.clocks.status()
@@ -289,8 +289,8 @@ impl Overlay {
         self.links.remove(&id);
         self.with_parts(|parts, cx| {
             parts.clocks.link_down(id);
-            // The peer's user closed the link by hand. If this node asked the peer for a place, that would
-            // undo it.
+            // The peer's application asked for the end of this link. So this node does not ask the peer for a
+            // place for a while, as that would bring the link back.
             if link_end.by_peer && link_end.reason == Reason::Requested {
                 parts.membership.avoid(cx.now, id);
             }
@@ -422,11 +422,11 @@ impl Overlay {
     ) -> Result<u64, RelaySendError> {
         self.with_parts(|parts, cx| {
             let (query, next) = match query {
-                Some(query) => (query, parts.next(cx, query, None, to)),
+                Some(query) => (query, parts.next_hop(cx, query, None, to)),
                 None => {
                     // The recipient does not look this query up, so any id would do. It is random because the
                     // numbers of messages start at 1 in each run of the node, and the recipient refuses a
-                    // query and number that it has seen before.
+                    // message whose query id and number it has seen before.
                     let mut query = [0; 16];
                     cx.rng.fill_bytes(&mut query);
                     (QueryId(query), cx.links.contains_key(&to).then_some(to))
@@ -543,7 +543,7 @@ impl Parts {
             Frame::Answer(answer) => self.queries.receive_answer(cx.now, from, answer, cx.out),
             Frame::QueryDone(done) => self.queries.receive_done(cx.now, from, done, cx.out),
             Frame::Forward(forward) => {
-                let next = self.next(cx, forward.label.query, Some(from), forward.label.to);
+                let next = self.next_hop(cx, forward.label.query, Some(from), forward.label.to);
                 self.relayed.receive(cx, from, forward, next);
             }
             Frame::Forwarded(forwarded) => self.relayed.receive_forwarded(cx, from, forwarded),
@@ -582,7 +582,7 @@ impl Parts {
     /// Returns the next hop for a message to `to`, the node that a query asked for: `to` itself if there is a
     /// link with it, otherwise the peer that the answer came from. `asking` is the peer that the query came
     /// from, or `None` if this node sent it.
-    fn next(
+    fn next_hop(
         &self,
         cx: &OverlayContext<'_>,
         query: QueryId,

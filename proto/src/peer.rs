@@ -228,9 +228,9 @@ impl Machine {
 
     /// Returns the next output, or `None` if there are no more until the next input or deadline.
     ///
-    /// `is_crowded` returns whether too much waits for a link to queue a frame that can be requested again.
-    /// It is called for each such frame. If it returns true, the frame is not sent, which is reported to the
-    /// overlay.
+    /// `is_crowded` returns whether too much waits for a link to queue this frame too. It is called only for
+    /// queries, broadcasts and relayed messages. If it returns true, the frame is not sent, and the overlay
+    /// gets a report of that.
     pub fn poll(
         &mut self,
         mut is_crowded: impl FnMut(ConnectionId, &Frame) -> bool,
@@ -246,8 +246,8 @@ impl Machine {
                 }
                 Some(output) => return Some(output),
                 None => {
-                    // Frees the memory: a node is idle most of the time, and an empty queue of outputs would
-                    // take more memory than the rest of a link.
+                    // Frees the memory: an emptied queue keeps its capacity, which is more than all that a link
+                    // needs. A node is idle most of the time.
                     self.outputs = VecDeque::new();
                     let (id, frame) = self.skipped.pop()?;
                     self.with_overlay(|overlay| overlay.frame_skipped(id, frame));

@@ -115,7 +115,8 @@ impl Admissions {
                 Admission::Refuse(Reason::Duplicate)
             };
         }
-        // The limits below protect this node from strangers. This connection was dialled by the node itself.
+        // The limits below protect this node from strangers. They do not apply to a connection that this node
+        // has dialled.
         if !inbound {
             return Admission::Accept;
         }

@@ -104,7 +104,7 @@ pub struct BroadcastCounters {
     pub received: u64,
     /// Broadcasts that arrived again after the first time.
     pub duplicates: u64,
-    /// Broadcasts that could not be had from any peer, so that later ones were delivered without them.
+    /// Broadcasts that no peer could send. Later ones were delivered without them.
     pub missed: u64,
     /// Broadcasts that were dropped as too old or from the future. They were replayed, or the clocks of this
     /// node and of their author are far apart.
@@ -185,7 +185,8 @@ impl Broadcasts {
             // Other nodes keep a broadcast for `log_age`, and its author's clock may be behind.
             max_age: millis(config.log_age).saturating_add(millis(config.clock_skew)),
             max_ahead: millis(config.clock_skew),
-            // A broadcast whose time is as far in the future as is tolerated can be accepted for this long.
+            // A broadcast's time may be ahead by `max_ahead`, and the broadcast is accepted until that time is
+            // `max_age` ago. This is the sum of the two.
             memory: config.log_age + 2 * config.clock_skew,
             own: RunId { author: me, epoch: setup.epoch },
             unsent: UnsentBroadcasts::new(config),
@@ -558,8 +559,8 @@ impl Broadcasts {
             )
     }
 
-    /// Returns whether there is room for another run. If not, first removes the runs that are no longer
-    /// needed.
+    /// Makes room for another run: if there is none, removes the runs that are no longer needed. Returns
+    /// whether there is room now.
     fn make_room(&mut self, now: Instant) -> bool {
         if self.runs.len() >= self.max_runs {
             self.forget_old_runs(now);

@@ -305,7 +305,7 @@ impl Queries {
     /// Counts an answer to a query that was not sent to `from`. If there are too many, closes the link.
     fn count_stray(&mut self, now: Instant, from: NodeId, out: &mut Effects) {
         if self.strays.add(now, from) {
-            let fault = "it keeps answering queries that this node did not send".to_owned();
+            let fault = "it keeps answering queries that this node did not send to it".to_owned();
             out.push_back(Effect::CloseLink(from, Reason::Fault(fault)));
         }
     }
@@ -320,8 +320,9 @@ impl Queries {
         self.strays.count()
     }
 
-    /// Returns the peer from which the answer about the wanted node came, or `Some(None)` if there is no
-    /// answer yet. Returns `None` if `asking` (`None`: this node) did not send such a query for `wanted`.
+    /// Returns the peer from which the answer about the node `wanted` came, or `Some(None)` if there is no
+    /// answer yet. `asking` is the peer that has sent the query, or `None` if it is this node's own query.
+    /// Returns `None` if the query came from another node, or is not for `wanted`.
     pub(super) fn route(
         &self,
         id: QueryId,

@@ -3,8 +3,8 @@
 //!
 //! Each node on the route has noted, with the query, the link over which the answer came. The outcome of a
 //! message goes back along the same route. It contains the recipient's proof that it has received the
-//! message. Of a message, a relay remembers only the label, the link over which it came and the link over
-//! which it was sent on. A relay limits the bytes per second that it relays for each link.
+//! message. Of a message, a relay remembers only the number, the query, the link over which it came and
+//! the link over which it was sent on. A relay limits the bytes per second that it relays for each link.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -235,8 +235,8 @@ impl RelayedMessages {
         self.finish(cx, (label.query, label.number), Delivery::Busy);
     }
 
-    /// Forgets a link that has ended. Forgets the messages that came over it, and reports to their senders that
-    /// those sent over it have failed.
+    /// Forgets a link that has ended, and the messages that came over it. Messages that were sent over it have
+    /// failed: reports that to the peers that they came from, or to this node.
     pub(super) fn link_down(&mut self, cx: &mut OverlayContext<'_>, peer: NodeId) {
         self.budgets.remove(&peer);
         let touched = self.waiting.iter().filter(|(_, waiting)| {
@@ -311,7 +311,7 @@ impl RelayedMessages {
     fn charge(&mut self, now: Instant, from: NodeId, len: usize) -> bool {
         // Capped at a full bucket, as a message that costs more could never pass.
         let cost = (len.max(MIN_COST) as u64).min(self.burst);
-        // A bucket counts bytes as the time in which it earns them.
+        // A bucket is measured in time: a number of bytes is the time in which it earns them.
         let fill_time = time_to_earn(self.burst, self.rate);
         self.budgets.entry(from).or_default().take(now, time_to_earn(cost, self.rate), fill_time)
     }

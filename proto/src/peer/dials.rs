@@ -76,7 +76,7 @@ impl Dials {
     }
 
     /// Returns the dials that wait for another link or dial of a node.
-    pub(super) fn waiting_for_link(&self, id: NodeId) -> Vec<DialId> {
+    pub(super) fn waiting_for_node(&self, id: NodeId) -> Vec<DialId> {
         let of_node = (id, DialId(0))..=(id, DialId(u64::MAX));
         self.waiting.range(of_node).map(|(_, dial)| *dial).collect()
     }
@@ -84,7 +84,7 @@ impl Dials {
     /// Returns the dials that wait until a link with a node, or another dial to it, has ended.
     fn waiting_for_end(&self, id: NodeId) -> Vec<DialId> {
         let awaits_end = |dial: &DialId| self.stage(*dial) == Some(DialStage::AwaitingEnd);
-        self.waiting_for_link(id).into_iter().filter(awaits_end).collect()
+        self.waiting_for_node(id).into_iter().filter(awaits_end).collect()
     }
 
     fn stage(&self, dial: DialId) -> Option<DialStage> {

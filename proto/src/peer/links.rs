@@ -195,7 +195,7 @@ impl Machine {
             self.links.set_on_demand(id, self.now.monotonic);
         }
         let mut reached: Vec<_> = made.into_iter().collect();
-        for dial in self.dials.waiting_for_link(id) {
+        for dial in self.dials.waiting_for_node(id) {
             reached.extend(self.end_dial(dial, id));
         }
         self.with_overlay(|overlay| overlay.link_up(peer, candidate, unix));
@@ -241,8 +241,8 @@ impl Machine {
         if idle < IDLE_CHECKS {
             return;
         }
-        // Whether the link is closed or needed by the overlay or the application: it is not measured any
-        // more.
+        // The link is not measured any more: it is closed now, or it stays because the overlay or the
+        // application needs it.
         self.links.forget_on_demand(connection);
         let Some(id) = self.links.id(connection) else { return };
         let views = self.overlay.views();

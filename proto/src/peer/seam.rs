@@ -190,7 +190,8 @@ pub enum Command {
         query: QueryId,
         /// The files that were found.
         files: Vec<SharedFile>,
-        /// True to also answer that this node is the wanted one, because it is calling back.
+        /// True if the query asks this node to call back, and it does. Then it also answers
+        /// [`AnswerBody::Here`](crate::frame::query::AnswerBody::Here).
         here: bool,
     },
     /// Stops keeping the link to an address: if the link ends, it is not dialled again.
@@ -294,7 +295,7 @@ pub enum Output {
     Admitted(ConnectionId),
     /// A connection is refused. Send the other node the reason, and close the connection.
     Refused(ConnectionId, Reason),
-    /// This node has become a member. The given node is its first neighbour.
+    /// The node through which this one joins has accepted it as a neighbour.
     Joined(NodeId),
     /// A join has ended: the node that was asked has answered, or the link with it has ended.
     JoinEnded {
@@ -346,7 +347,7 @@ pub enum Output {
         operation: OperationId,
         /// The link.
         connection: ConnectionId,
-        /// The message, ping, request or reply.
+        /// The message, ping or request.
         payload: Payload,
     },
     /// The outcome of [`Input::Send`], if it was not handed out as [`Output::Deliver`].

@@ -25,7 +25,7 @@ use crate::node_record::MAX_RECORD_ADDRESSES;
 use crate::overlay::relay::RelayError;
 use crate::time::Instant;
 
-/// Time to wait for a dial before the next of these is tried in addition. 2 s: a dial takes three round
+/// Time to wait for dials before the next step of this list is tried too. 2 s: a dial takes three round
 /// trips, and the longest across the internet take about 300 ms each.
 const DIAL_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -522,7 +522,8 @@ impl Machine {
             SendStage::Dialling(_) if recipient.dialling == 0 => self.search_recipient(id),
             SendStage::Searching(search)
                 if (search.ended && recipient.dialling == 0)
-                    // A node that dials none has nothing more to wait for once the route is found.
+                    // If the application makes all links by hand, no node is dialled, so there is nothing to
+                    // wait for once the route is found.
                     || (self.manual && search.found.is_some()) =>
             {
                 self.end_search(id, search);

@@ -22,7 +22,7 @@ pub(super) struct UnsentBroadcasts {
     count: u64,
     waiting: Vec<Item>,
     bytes: usize,
-    /// Time from which on a broadcast is sent immediately. Earlier ones wait until then.
+    /// Time from which on a new broadcast is sent immediately. A broadcast that is made before then waits.
     send_at: Instant,
 }
 

@@ -94,8 +94,8 @@ impl Broadcasts {
             cx.send(from, Frame::Given(Have { run: name, upto: 0 }));
             return;
         };
-        // The peer's own statement replaces the noted progress. That may be too high, as the peer may have
-        // dropped a batch that was sent to it.
+        // The peer's own statement replaces the noted progress. The noted progress may be too high, as the
+        // peer may have dropped a batch that was sent to it.
         run.has.insert(from, after);
         run.lazy.remove(&from);
         let mut given = 0;

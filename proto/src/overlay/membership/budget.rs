@@ -10,8 +10,8 @@ use crate::time::Instant;
 /// Number of records that a full bucket allows: four shuffles.
 const FULL_BUCKET: u32 = 64;
 
-/// Time in which a bucket gains one record. 500 ms: Bitcoin Core accepts 0.1 addresses a second from each of
-/// its peers, in a network where a peer sends up to a thousand in one message.
+/// Time in which a bucket gains one record. For comparison: Bitcoin Core accepts one address in ten seconds
+/// from each peer, with a bucket that holds a thousand.
 const RECORD_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Maximum number of buckets, for peers and for nodes that send probes. The fullest is removed to make room

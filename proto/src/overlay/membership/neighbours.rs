@@ -1,4 +1,4 @@
-//! Places: how nodes get a neighbour's place and lose it.
+//! Places: how a node becomes another node's neighbour, and how it stops being one.
 
 use crate::event::{Direction, Reason};
 use crate::frame::Frame;
@@ -183,8 +183,8 @@ impl Membership {
         record: NodeRecord,
     ) {
         self.passive.remove(id);
-        // The new neighbour would treat an old beacon as new, and so keep a least node known that may be
-        // gone.
+        // An old beacon is not sent. The new neighbour would take it for a new one, and so believe that a
+        // least node still exists that may be gone.
         if self.active.insert(id, record).is_none() && self.partition.is_fresh(cx.now) {
             cx.send(id, Frame::Beacon(self.partition.beacon()));
         }

@@ -81,8 +81,9 @@ impl PartitionCheck {
         now.since(self.received_at) < self.every * 3 / 2
     }
 
-    /// Returns whether a node with the beacon `theirs` is in another part of the network. If the least node
-    /// has changed only a moment ago, the answer is no, as its beacon may still be spreading.
+    /// Returns whether a node with the beacon `theirs` is in another part of the network. Returns
+    /// false for one and a half intervals after the least node has changed, as its beacon may still be
+    /// spreading.
     pub(super) fn is_partitioned(&self, cx: &OverlayContext<'_>, theirs: Beacon) -> bool {
         theirs.least != self.beacon.least && cx.now.since(self.least_since) > self.every * 3 / 2
     }

@@ -170,7 +170,7 @@ impl PassiveView {
     }
 
     /// Draws up to `count` records to send to another node. They are records of nodes that were reached at
-    /// the last try, so that no node passes on addresses that it has not tested.
+    /// the last try, so that no node passes on records of nodes that may not exist.
     pub(super) fn draw_records(
         &self,
         cx: &mut OverlayContext<'_>,
@@ -249,7 +249,8 @@ impl PassiveNode {
 
 /// Returns the group of an address, as in Bitcoin's address manager: the first 16 bits of an IPv4 address, or
 /// the first 32 bits of an IPv6 address. One owner often has many addresses of one group. Private addresses
-/// have no group, as one owner has all of them, and host names have none either.
+/// have no group: the nodes of one private network would share a group, although they are no attackers. Host
+/// names have none either.
 fn group(address: &Address) -> Option<IpAddr> {
     match address.socket()?.ip().to_canonical() {
         IpAddr::V4(ip) if ip.is_loopback() || ip.is_private() || ip.is_link_local() => None,

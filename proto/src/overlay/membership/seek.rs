@@ -41,7 +41,8 @@ impl Membership {
         let at_once = if self.active.len() < FEW_NEIGHBOURS { MAX_REQUESTS } else { 1 };
         for _ in 0..lacking.min(at_once.saturating_sub(open)) {
             let need = if self.active.is_empty() { Need::High } else { Need::Low };
-            // A suggested node also has a free place, so it is dialled without a probe.
+            // A suggested node usually has a free place: it is new, or has lost the same neighbour. So it is
+            // dialled without a probe.
             if let Some(record) = self.suggested.pop_front() {
                 let id = record.node;
                 if self.is_candidate(now, away, id) {

@@ -29,7 +29,7 @@ impl LookupBudget {
 
     /// Charges `from` for one search. Returns whether its own budget and that of all links together allow it.
     pub(super) fn take(&mut self, now: Instant, from: NodeId) -> bool {
-        // `time_to_earn` takes a rate of 0 for one a second.
+        // `time_to_earn` treats a rate of 0 as one a second.
         if self.rate == 0 {
             return false;
         }

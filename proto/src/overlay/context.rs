@@ -30,7 +30,7 @@ pub(crate) enum Effect {
     /// Dials a node at its addresses, and uses the first that answers. The outcome is reported to the overlay
     /// with the first of `addresses`, whichever one answered.
     Dial { addresses: Vec<Address>, purpose: Purpose },
-    /// This node has become a member. The given node is its first neighbour.
+    /// The node through which this one joins has accepted it as a neighbour.
     Joined(NodeId),
     /// The node through which this one tried to join has refused it.
     JoinRefused(NodeId, NeighbourOutcome),
