@@ -198,7 +198,7 @@ impl Shell {
             let (_, n) = self.links.remove(at);
             let link_end = LinkEnd { reason: Reason::Requested, by_peer: false };
             sent.extend(self.handle(Input::LinkDown { connection, link_end }));
-            sent.extend(self.handle(Input::LinkReported { id: node(n) }));
+            sent.extend(self.handle(Input::LinkEndReported { id: node(n) }));
             self.link(n);
         }
         sent

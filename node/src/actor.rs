@@ -28,10 +28,10 @@ use crate::clock::unix_millis;
 use crate::conn::Conn;
 use crate::counters::EndReason;
 use crate::dial::DialOutcome;
-use crate::direct::{PendingSend, SentBy};
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::trace;
+use crate::unlinked::{PendingSend, SentBy};
 
 mod carry_out;
 pub(crate) mod mailbox;
@@ -50,7 +50,7 @@ pub(crate) struct Actor {
     link_reports: mpsc::Receiver<LinkReport>,
     /// The connections that are links.
     links: HashMap<ConnectionId, Arc<Conn>>,
-    /// Connections on which both ends have sent their Hello, and which wait to be admitted.
+    /// Connections on which the peer's Hello has arrived, and which wait to be admitted.
     admitting: HashMap<ConnectionId, Admitting>,
     /// The dials under way.
     dials: HashMap<DialId, DialTask>,
@@ -59,7 +59,7 @@ pub(crate) struct Actor {
     last_operation: u64,
     /// Inputs that result from the outputs of the current input. Empty between two inputs.
     follow_ups: Vec<Input>,
-    /// The number of changes of the list of kept-away nodes that are written to the store.
+    /// The value of [`Overlay::away_changes`] when the list of kept-away nodes was last written to the store.
     saved_away_changes: u64,
     /// Broadcasts of the handler that wait for the rate limit, oldest first.
     rate_limited: VecDeque<(String, Message)>,
@@ -198,7 +198,8 @@ impl Actor {
     /// Closes the link with a node, and returns the peer.
     ///
     /// # Errors
-    /// [`Error::NotConnected`] if there is no link. Even so, a dial of the node that is under way is ended.
+    /// [`Error::NotConnected`] if there is no link. A dial of that node is ended in both
+    /// cases.
     pub(crate) fn disconnect(&mut self, id: NodeId) -> Result<Peer, Error> {
         let found = self.inner.links.get(id).map(|conn| conn.peer.clone());
         self.command(Command::Disconnect(id));
@@ -245,7 +246,9 @@ impl Actor {
                 self.link_down(&conn, link_end);
                 let _ = done.send(());
             }
-            LinkReport::EndReported(conn) => self.input(Input::LinkReported { id: conn.peer.id() }),
+            LinkReport::EndReported(conn) => {
+                self.input(Input::LinkEndReported { id: conn.peer.id() });
+            }
         }
     }
 

@@ -1,4 +1,5 @@
-//! The address book: the peers that this node has met, and the addresses at which they can be dialled.
+//! The address book: the peers that this node has met or has read from a file, and the addresses at which
+//! they can be dialled.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -31,7 +32,7 @@ struct SavedPeer {
     known: KnownPeer,
 }
 
-/// The peers that this node has met, in the store, and the bootstrap nodes.
+/// The known peers, which are in the store, and the bootstrap nodes.
 pub(crate) struct AddressBook {
     store: Store,
     /// Peers that were met and are not in the store yet. Those that are met during a write are written
@@ -99,7 +100,7 @@ impl AddressBook {
         let _ = self.unwritten.subscribe().wait_for(|unwritten| !unwritten.writing).await;
     }
 
-    /// Returns the addresses at which a peer was met.
+    /// Returns the known addresses of a peer.
     pub(crate) async fn addresses(&self, id: NodeId) -> Vec<Address> {
         self.written().await;
         let store = self.store.clone();
@@ -110,7 +111,7 @@ impl AddressBook {
         known.map(|known| known.addresses).unwrap_or_default()
     }
 
-    /// Returns all peers that this node has met, the most recently seen first.
+    /// Returns all known peers, the most recently seen first.
     pub(crate) async fn all(&self) -> Result<KnownPeers, Error> {
         self.written().await;
         let store = self.store.clone();

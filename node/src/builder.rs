@@ -23,8 +23,7 @@ use crate::blocking;
 use crate::bootstrap::{self, BootstrapError, MAX_BOOTSTRAP};
 use crate::clock::{NodeClock, unix_millis};
 use crate::counters::{Meter, Tallies};
-use crate::direct::Recipients;
-use crate::dispatch::{Application, Dispatch, deliver_notices};
+use crate::dispatch::{AnyHandler, Dispatch, deliver_notices};
 use crate::error::{Error, NameKind};
 use crate::files::{self, Files};
 use crate::inner::Inner;
@@ -42,6 +41,7 @@ use crate::store::{Store, StoreError, StoredBroadcasts};
 use crate::stream::Streams;
 use crate::tasks::Tasks;
 use crate::tls::Tls;
+use crate::unlinked::Recipients;
 
 /// Name of the key file in the state folder.
 const KEY_FILE: &str = "key";
@@ -89,7 +89,7 @@ pub struct Builder {
     manual: bool,
     watch: bool,
     config: Config,
-    handler: Option<Box<dyn Application>>,
+    handler: Option<Box<dyn AnyHandler>>,
 }
 
 impl Builder {

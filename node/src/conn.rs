@@ -60,16 +60,18 @@ pub(crate) struct Conn {
     /// Wakes the reading half once `pings` has a task.
     pinging: Notify,
     /// The reason for which this node wants to close the link, until the link's task takes it.
-    leaving: Mutex<Option<Reason>>,
+    close_request: Mutex<Option<Reason>>,
     /// Wakes the reading half once the link is to be closed.
     closing: Notify,
-    /// The link was made to send a message.
+    /// The link was made to send a message, ping or request. The machine closes such a link once it is idle,
+    /// unless the application has connected to the peer meanwhile.
     pub(crate) on_demand: bool,
     next_request: AtomicU64,
     requests: Mutex<BTreeMap<u64, oneshot::Sender<Result<Message, Refusal>>>>,
 }
 
-/// A connection whose two ends have said Hello. It becomes a link if it is admitted.
+/// A connection whose other end has said Hello. It becomes a link if it is admitted. The dialler says Hello
+/// first; the acceptor says Hello once it has admitted the connection.
 pub(crate) struct GreetedConnection {
     pub(crate) id: NodeId,
     pub(crate) hello: Hello,
@@ -78,7 +80,7 @@ pub(crate) struct GreetedConnection {
     pub(crate) remote: SocketAddr,
     /// The address at which the peer can be dialled, if it listens.
     pub(crate) dialable: Option<Address>,
-    /// The connection was made to send a message.
+    /// The connection was made to send a message, ping or request.
     pub(crate) on_demand: bool,
 }
 
@@ -104,7 +106,7 @@ impl Conn {
             last_read: AtomicU64::new(inner.clock.micros()),
             pings: Mutex::default(),
             pinging: Notify::new(),
-            leaving: Mutex::default(),
+            close_request: Mutex::default(),
             closing: Notify::new(),
             on_demand,
             next_request: AtomicU64::new(1),
@@ -114,15 +116,15 @@ impl Conn {
 
     /// Asks the link's task to close the link. The task first delivers the event that the link is about to be
     /// closed. The reason of the first call counts.
-    pub(crate) fn leave(&self, reason: Reason) {
-        lock(&self.leaving).get_or_insert(reason);
+    pub(crate) fn request_close(&self, reason: Reason) {
+        lock(&self.close_request).get_or_insert(reason);
         self.closing.notify_one();
     }
 
-    /// Takes the reason of [`leave`](Self::leave). Returns `None` if there is none, or if the link is already
-    /// ending.
-    fn take_leaving(&self) -> Option<Reason> {
-        let taken = lock(&self.leaving).take();
+    /// Takes the reason of [`request_close`](Self::request_close). Returns `None` if there is none, or if the
+    /// link is already ending.
+    fn take_close_request(&self) -> Option<Reason> {
+        let taken = lock(&self.close_request).take();
         taken.filter(|_| self.outbox.closed().is_none())
     }
 

@@ -19,7 +19,8 @@ pub struct Counters {
     pub messages_sent: u64,
     /// Messages handed to the application.
     pub messages_received: u64,
-    /// Messages that were accepted to be sent, and that were not delivered or may not have been.
+    /// Messages that this node has accepted and not delivered. A message counts too if it is unknown whether
+    /// it was delivered.
     pub messages_failed: u64,
     /// Bytes written to the connection: frames of all kinds, with their headers.
     pub bytes_sent: u64,
@@ -63,7 +64,8 @@ pub struct HandshakeFailures {
     pub outbound: BTreeMap<&'static str, u64>,
 }
 
-/// Numbers of events, frames and queries since the node started that it dropped because of a limit.
+/// Numbers of events, frames, queries and answers that the node has dropped because of a limit, since it
+/// started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[non_exhaustive]
@@ -84,7 +86,7 @@ pub struct DropCounters {
     pub answers: u64,
 }
 
-/// Counters of links and of drops that several tasks update.
+/// Counters of links, failed handshakes and postponed broadcasts, which several tasks update.
 #[derive(Debug, Default)]
 pub(crate) struct Tallies {
     pub(crate) links_opened: AtomicU64,

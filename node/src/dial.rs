@@ -124,7 +124,7 @@ pub(crate) fn combined_error(mut errors: Vec<Error>) -> Error {
 /// A new link, which does not run yet; `None` if no link was made.
 pub(crate) type MadeLink = Option<Box<Established<Channel>>>;
 
-/// The outcome of a dial in the machine.
+/// The outcome of a dial, as the machine puts it out.
 pub(crate) type DialOutcome = Result<NodeId, DialError>;
 
 /// A dial that the machine has begun.
@@ -141,7 +141,7 @@ pub(crate) struct Dialling {
 
 /// Makes a link to a node at the first of its addresses that answers, for [`crate::conn::start`].
 /// `reply` gets the peer, or the reason why there is no link. The application gets an event about the new
-/// link, and about a failure if the application or a join has caused the dial.
+/// link, and about a failure if [`Purpose::is_reported`] returns true.
 pub(crate) async fn make_link(
     inner: Arc<Inner>,
     mut dialling: Dialling,
@@ -181,7 +181,7 @@ enum Dialled {
     Linked(Peer),
 }
 
-/// Carries out a dial up to the admission of its link. The machine may end the dial before, for example
+/// Carries out a dial up to the admission of its link. The machine may end the dial earlier, for example
 /// because there is another link with that node.
 async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialled, Error> {
     let dial = dialling.dial;
@@ -238,7 +238,7 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
             inner.announce_local_address(local).await;
             Ok(Dialled::New(Box::new(Established { conn, link, stream: channel, buffer })))
         }
-        // The other node prefers another link with this one, which exists or is being made.
+        // One of the two nodes prefers another link between them. That link exists or is being made.
         Err(Reason::Duplicate) => {
             let outcome = (&mut dialling.ended).await.map_err(|_| Error::Stopped)?;
             outcome_without_link(inner, outcome, refused)
@@ -275,7 +275,8 @@ pub(crate) fn new_link(inner: &Inner, side: Side, session: &Session, local: Sock
     Link::new(inner.clock.now(), side, greeting, &inner.config)
 }
 
-/// Exchanges Hellos. Returns the peer's Hello, with which the machine decides whether to admit the peer.
+/// Waits for the peer's Hello and returns it. The machine then decides whether to admit the peer. A dialler
+/// sends its own Hello first. An acceptor sends its Hello after it has admitted the peer.
 pub(crate) async fn greet(
     link: &mut Link,
     channel: &mut Channel,
@@ -343,8 +344,8 @@ pub(crate) async fn admit(
 async fn connect_any(address: &Address) -> Result<(SocketAddr, TcpStream), Error> {
     let resolve = |error: io::Error| Error::Resolve { address: address.clone(), error };
     let failed = |error: io::Error| Error::Connect { address: address.clone(), error };
-    // The host has no brackets here: the resolver understands a link-local address with the name of an
-    // interface, but not in brackets.
+    // The resolver understands a link-local address with the name of an interface. It does not understand
+    // brackets, and the host has none.
     let resolved = tokio::net::lookup_host((address.host.as_str(), address.port)).await;
     let sockets: Vec<_> = resolved.map_err(resolve)?.collect();
     if sockets.is_empty() {

@@ -17,12 +17,12 @@ use crate::events::{EventQueue, Events};
 use crate::lock::{read, write};
 use crate::trace;
 
-/// Maximum number of notices, which are events that wait to be delivered. The links' own tasks deliver their
-/// events without notices.
+/// Maximum number of notices, which are events that wait to be delivered. Events of a link are not notices:
+/// the link's own task delivers them.
 const MAX_NOTICES: usize = 4096;
 
-/// Number of notices for which new broadcasts leave room. The room is for other events, and for broadcasts
-/// that wait in the overlay for earlier ones, at most 2,048.
+/// Number of places in the queue of notices that new broadcasts must not use. 2,560: the overlay may hold
+/// 2,048 broadcasts that wait for earlier ones, and 512 places are for other events.
 const RESERVED_NOTICES: usize = 2560;
 
 /// Number of messages of one link after which the handler may get those of another link.
@@ -62,7 +62,7 @@ impl Received {
 /// The application's handler and its subscribers.
 pub(crate) struct Dispatch {
     /// Locked while the handler runs. Tasks get the lock in the order in which they have asked for it.
-    handler: Option<Mutex<Box<dyn Application>>>,
+    handler: Option<Mutex<Box<dyn AnyHandler>>>,
     subscribers: RwLock<Vec<Arc<EventQueue>>>,
     config: Config,
     notices: mpsc::Sender<Event>,
@@ -73,14 +73,14 @@ pub(crate) struct Dispatch {
 }
 
 /// A handler that can be cast back to its type.
-pub(crate) trait Application: Handler + Any {
+pub(crate) trait AnyHandler: Handler + Any {
     /// Returns the name of the handler's type.
     fn type_name(&self) -> &'static str {
         std::any::type_name::<Self>()
     }
 }
 
-impl<H: Handler + 'static> Application for H {}
+impl<H: Handler + 'static> AnyHandler for H {}
 
 /// Carries out the actions of a handler.
 pub(crate) trait ActionSink: HandlerHost + Send + Sync {
@@ -91,7 +91,7 @@ pub(crate) trait ActionSink: HandlerHost + Send + Sync {
 impl Dispatch {
     /// Returns the dispatch, and the receiver of notices for [`deliver_notices`].
     pub(crate) fn new(
-        handler: Option<Box<dyn Application>>,
+        handler: Option<Box<dyn AnyHandler>>,
         config: &Config,
     ) -> (Self, mpsc::Receiver<Event>) {
         let (notices, receiver) = mpsc::channel(MAX_NOTICES);
@@ -109,7 +109,7 @@ impl Dispatch {
         (dispatch, receiver)
     }
 
-    /// Returns whether there is a handler, and so whether it answers requests.
+    /// Returns whether there is a handler. A handler answers requests.
     pub(crate) fn has_handler(&self) -> bool {
         self.handler.is_some()
     }
@@ -152,8 +152,8 @@ impl Dispatch {
         self.notices.capacity() >= broadcasts.saturating_add(RESERVED_NOTICES)
     }
 
-    /// Delivers one event to the handler, then to the subscribers. Waits for the handler's turn. A broadcast
-    /// also waits for subscribers whose queue is full, as messages do.
+    /// Delivers one event to the handler, then to the subscribers. Waits until the handler has handled earlier
+    /// events. A broadcast also waits for subscribers whose queue is full, as messages do.
     pub(crate) async fn deliver_event(&self, node: &dyn ActionSink, event: Event) {
         trace::event(&event);
         let queues = self.queues();
@@ -172,8 +172,8 @@ impl Dispatch {
         }
     }
 
-    /// Delivers an expired timer. `expired` is called when it is the handler's turn, and returns `None` if
-    /// the handler has cancelled the timer meanwhile.
+    /// Delivers an expired timer. `expired` is called once the handler has handled earlier events. It returns
+    /// `None` if the handler has cancelled the timer meanwhile.
     pub(crate) async fn deliver_timer(
         &self,
         node: &dyn ActionSink,
@@ -277,10 +277,10 @@ impl Dispatch {
         }
     }
 
-    /// Waits until all notices that are queued by now have been delivered.
+    /// Waits until all notices that are queued by now have been taken out of the queue, and then until the
+    /// handler is free. The last notice may still be on its way to the handler or to a subscriber.
     pub(crate) async fn settle(&self) {
-        // All room of the channel is free when no notice waits. The handler's lock is free when the last
-        // notice has been handled.
+        // All room of the channel is free when no notice waits.
         let _all = self.notices.reserve_many(MAX_NOTICES).await;
         if let Some(handler) = &self.handler {
             let _ = handler.lock().await;

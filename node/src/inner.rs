@@ -13,7 +13,6 @@ use crate::actor::mailbox::Mailbox;
 use crate::address_book::AddressBook;
 use crate::clock::NodeClock;
 use crate::counters::{Meter, Tallies};
-use crate::direct::Recipients;
 use crate::dispatch::Dispatch;
 use crate::error::Error;
 use crate::files::Files;
@@ -26,6 +25,7 @@ use crate::store::{Store, StoredBroadcasts};
 use crate::stream::Streams;
 use crate::tasks::Tasks;
 use crate::tls::Tls;
+use crate::unlinked::Recipients;
 
 /// The shared state of one node.
 pub(crate) struct Inner {
@@ -64,7 +64,8 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    /// Delivers an event to the handler and to all subscribers. Waits for the handler's turn.
+    /// Delivers an event to the handler and to all subscribers. Waits until the handler has handled earlier
+    /// events.
     pub(crate) async fn deliver_event(&self, event: Event) {
         self.dispatch.deliver_event(self, event).await;
     }

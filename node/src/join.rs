@@ -79,10 +79,10 @@ impl Inner {
         joined
     }
 
-    /// Joins through bootstrap nodes and through peers of earlier runs, until `enough` of them are connected.
+    /// Joins through bootstrap nodes and known peers, until `enough` of them are connected.
     ///
-    /// Each round tries several nodes at the same time: one bootstrap node, and then known peers, beginning
-    /// with those seen last. Known peers are preferred because all nodes share the same few bootstrap nodes.
+    /// Each round tries several nodes at the same time: one bootstrap node, and known peers, the most recently
+    /// seen first. Known peers are preferred because all nodes share the same few bootstrap nodes.
     /// When the known peers are used up, rounds consist of bootstrap nodes. Nodes that are kept away are left
     /// out.
     ///

@@ -55,7 +55,6 @@ mod compress;
 mod conn;
 mod counters;
 mod dial;
-mod direct;
 mod disk;
 mod dispatch;
 mod error;
@@ -91,6 +90,7 @@ mod timers;
 mod tls;
 mod trace;
 mod transfer;
+mod unlinked;
 
 pub use bootstrap::BootstrapError;
 pub use builder::Builder;

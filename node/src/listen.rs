@@ -381,7 +381,7 @@ enum Handshake {
     Nothing,
 }
 
-/// Performs the TLS handshake and, for a link, exchanges Hellos.
+/// Performs the TLS handshake and, for a link, waits for the dialler's Hello.
 async fn shake_hands(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Handshake, FailedHandshake> {
     let lost = |error| FailedHandshake::new(HandshakeFailure::Lost, error);
     let local = tcp.local_addr().map_err(lost)?;
@@ -406,7 +406,8 @@ async fn shake_hands(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Handshake, Fa
     let mut buffer = BytesMut::new();
     let hello = match dial::greet(&mut link, &mut channel, &mut buffer, inner).await {
         Ok(hello) => hello,
-        // The dialler has noticed that it already has a link to this node, and closed without a Hello.
+        // Most such diallers have noticed that they already have a link to this node, and have closed the
+        // connection without a Hello.
         Err(Reason::Lost(_)) => return Ok(Handshake::Nothing),
         Err(reason) => {
             let _ = channel.shutdown().await;

@@ -30,14 +30,15 @@ const BLOCK_SIZE: usize = 64 << 10;
 /// Capacity of a new block: enough for one frame with a content of [`BLOCK_SIZE`] bytes.
 const BLOCK_CAPACITY: usize = BLOCK_SIZE + 64;
 
-/// Size of a write from which no further blocks are added to it. A control frame waits for at most one write.
+/// Number of bytes in a write at which no further block is added. A control frame waits for at most one write.
 const WRITE_SIZE: usize = 64 << 10;
 
 /// Minimum size of a content that is shared with the sender instead of copied, in bytes.
 const MIN_SHARED: usize = 16 << 10;
 
 /// Maximum number of bytes that senders queue ahead of the writer if they can wait for room, even if the
-/// queue's bound is larger. Bytes that are written soon after that are still in the processor's cache.
+/// queue's bound is larger. If bytes are written soon after they were queued, they are still in the processor's
+/// cache.
 const MAX_AHEAD: usize = 512 << 10;
 
 /// Maximum number of written blocks whose memory is kept for new blocks.
@@ -415,7 +416,7 @@ impl Outbox {
     /// Frees the memory of an idle link's queues.
     pub(crate) fn shrink(&self) {
         let mut queues = lock(&self.queues);
-        // The open block keeps its memory even if it is empty.
+        // The open block has memory even if it is empty. Dropping the blocks frees that memory.
         if queues.queued == 0 {
             queues.drop_blocks();
             queues.spare = Vec::new();

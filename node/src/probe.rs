@@ -77,7 +77,7 @@ async fn exchange(
     addresses: &[Address],
     probe: &Probe,
 ) -> Result<Probe, String> {
-    let opened = inner.open_stream_at(id, addresses, PROBE_PROTOCOL).await;
+    let opened = inner.open_stream_without_call_back(id, addresses, PROBE_PROTOCOL).await;
     let mut stream = opened.map_err(|error| error.to_string())?;
     write(&mut stream, probe).await.map_err(|error| error.to_string())?;
     read(&mut stream).await

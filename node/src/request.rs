@@ -14,12 +14,12 @@ use tokio::task::AbortHandle;
 
 use crate::compress;
 use crate::conn::Conn;
-use crate::direct::RequestRoute;
 use crate::dispatch::{HandlerRequest, Received};
 use crate::error::{Error, NameKind};
 use crate::inner::Inner;
 use crate::outbox::OwnedFrame;
 use crate::served::RequestHandler;
+use crate::unlinked::RequestRoute;
 
 /// Answers a request with a function, in a task of its own. Returns the handle with which the task is aborted
 /// if the requester cancels the request.

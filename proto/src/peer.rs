@@ -17,7 +17,7 @@
 //!    [`Output::Send`]. The application's messages over a link do not pass through the machine.
 //! 5. The link ends because the machine closes it ([`Output::CloseLink`], [`Output::CloseReplacedLink`]), the
 //!    other node closes it, or it is lost. The shell hands in [`Input::LinkClosing`] once nothing more can be
-//!    sent, [`Input::LinkDown`] once the connection has ended, and [`Input::LinkReported`] once the
+//!    sent, [`Input::LinkDown`] once the connection has ended, and [`Input::LinkEndReported`] once the
 //!    application has the event. A connection that replaces the link becomes a link only after that.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -179,7 +179,7 @@ impl Machine {
             }
             Input::LinkClosing(connection) => self.links.stop_sending(connection),
             Input::LinkDown { connection, link_end } => self.link_down(connection, link_end),
-            Input::LinkReported { id } => self.link_reported(id),
+            Input::LinkEndReported { id } => self.link_end_reported(id),
             Input::LinkUse { connection, count, busy } => self.link_used(connection, count, busy),
             Input::Broadcast { operation, title, message } => {
                 self.broadcast(operation, title, message);

@@ -19,12 +19,12 @@ use super::{Actor, DialTask};
 use crate::blocking;
 use crate::conn;
 use crate::dial;
-use crate::direct::{PendingSend, RequestRoute, SentBy};
 use crate::error::Error;
 use crate::files;
 use crate::request;
 use crate::store::WRITE_DELAY;
 use crate::trace;
+use crate::unlinked::{PendingSend, RequestRoute, SentBy};
 
 impl Actor {
     /// Carries out all outputs of the machine, and hands it the inputs that follow from them.
@@ -81,7 +81,7 @@ impl Actor {
             }
             Output::CloseLink(connection, reason) => {
                 if let Some(conn) = self.links.get(&connection) {
-                    conn.leave(reason);
+                    conn.request_close(reason);
                 }
             }
             Output::CloseReplacedLink(connection, reason) => {
@@ -206,7 +206,7 @@ impl Actor {
             let reason = Reason::Lost("the connection was given up".into());
             let link_end = LinkEnd { reason, by_peer: false };
             // The last follow-up is handled first.
-            self.follow_ups.push(Input::LinkReported { id });
+            self.follow_ups.push(Input::LinkEndReported { id });
             self.follow_ups.push(Input::LinkDown { connection, link_end });
             return;
         }
@@ -231,8 +231,8 @@ impl Actor {
         });
     }
 
-    /// Hands the reply to a relayed request to the task that waits for it. The receipt for the request may
-    /// arrive after the reply.
+    /// A relayed request was answered: hands the reply to the task that waits for it. The receipt for the
+    /// request may arrive after the reply.
     fn replied(&mut self, operation: OperationId, outcome: Result<Message, Refusal>) {
         let reply = match self.operations.remove(&operation) {
             Some(Operation::Reply(reply)) => reply,

@@ -15,9 +15,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Actor;
 use crate::conn::Conn;
-use crate::direct::{PendingSend, RequestRoute};
 use crate::error::Error;
 use crate::inner::Inner;
+use crate::unlinked::{PendingSend, RequestRoute};
 
 /// Maximum number of orders that wait for the actor.
 pub(crate) const MAX_ORDERS: usize = 1024;
@@ -33,8 +33,8 @@ pub(crate) const MAX_LINK_REPORTS: usize = 1024;
 /// nodes.
 pub(crate) const MAX_ANSWERS: usize = 65_536;
 
-/// Maximum number of operations under way. 65,536: no sensible application has that many tasks that wait for
-/// one.
+/// Maximum number of operations under way. 65,536: no sensible application waits for that many at the same
+/// time.
 pub(super) const MAX_OPERATIONS: usize = 65_536;
 
 /// An order for the actor.
@@ -43,7 +43,7 @@ pub(crate) enum Order {
     Input(Box<Input>),
     /// An operation, and the input of the machine that begins it.
     Begin(Operation, Box<dyn FnOnce(OperationId) -> Input + Send>),
-    /// A connection on which both ends have said Hello, to be admitted or refused.
+    /// A connection on which the peer's Hello has arrived, to be admitted or refused.
     Greeted {
         conn: Arc<Conn>,
         /// The dial that made it.

@@ -9,7 +9,7 @@ use super::Actor;
 use crate::blocking;
 
 /// Maximum time for each step of a stop, apart from the time in which links send their queues.
-const HALT: Duration = Duration::from_secs(2);
+const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Actor {
     /// Says goodbye to all peers, gives queued messages time to go out, and ends every task.
@@ -19,7 +19,7 @@ impl Actor {
         tracing::info!(target: "peerkit::node", id = %inner.profile.id.short(), "stopping");
         if self.shutdown_ordered {
             // The event that names the owner's order is delivered before the event of the stop.
-            let _ = tokio::time::timeout(HALT, inner.dispatch.settle()).await;
+            let _ = tokio::time::timeout(STEP_TIMEOUT, inner.dispatch.settle()).await;
         }
         // Messages that the application sends in answer to this event still go out.
         let _ = tokio::time::timeout(flush, inner.deliver_event(Event::NodeRequestToStop)).await;
@@ -34,7 +34,7 @@ impl Actor {
         // The links have their own deadline. A little more lets them report how they ended.
         inner.tasks.links.close();
         let links = inner.tasks.links.clone();
-        let ended = tokio::time::timeout(flush + HALT, links.wait());
+        let ended = tokio::time::timeout(flush + STEP_TIMEOUT, links.wait());
         let mut ended = std::pin::pin!(ended);
         loop {
             tokio::select! {
@@ -47,7 +47,7 @@ impl Actor {
         let kept = inner.broadcasts.clone();
         let writing = tokio::spawn(blocking::run(move || kept.write()));
         let settling = async { tokio::join!(inner.dispatch.settle(), writing) };
-        let _ = tokio::time::timeout(HALT, settling).await;
+        let _ = tokio::time::timeout(STEP_TIMEOUT, settling).await;
         inner.tasks.halt.signal();
         self.orders.close();
         self.link_reports.close();
@@ -55,7 +55,7 @@ impl Actor {
         inner.tasks.tracker.close();
         let ended =
             async { tokio::join!(inner.tasks.tracker.wait(), inner.files.shares.wait_for_work()) };
-        let _ = tokio::time::timeout(HALT, ended).await;
+        let _ = tokio::time::timeout(STEP_TIMEOUT, ended).await;
         inner.release_application();
         // The store is closed here, because the application may keep its handle to the node until the
         // process ends.

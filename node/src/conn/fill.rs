@@ -1,4 +1,4 @@
-//! Reads all bytes that have arrived with one call.
+//! One call that reads all bytes that have arrived.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -11,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 /// idle link needs no buffer while it waits.
 const FIRST_READ: usize = 512;
 
-/// Reads the bytes that have arrived into the free room of `buffer`, from all TLS records that are there.
-/// Waits only if no bytes have arrived. Returns zero at the end of the stream.
+/// Reads all TLS records that have arrived, and appends their bytes to `buffer` until its capacity is used.
+/// Waits only if no bytes have arrived. Returns the number of bytes; zero is the end of the stream.
 ///
 /// An error that follows bytes is kept in `broken`, and the next call returns it.
 pub(super) async fn fill(

@@ -46,8 +46,8 @@ const READS_TO_KEEP_BUFFERS: usize = 4;
 const IDLE_TIME: Duration = Duration::from_secs(1);
 
 /// Maximum number of unanswered pings that tasks wait for. At the maximum, no further ping is sent until one
-/// is answered. All tasks that have asked for a ping by then share it. 32: half of the pings that a [`Link`]
-/// keeps track of.
+/// is answered. All tasks that have asked for a ping by then share the next ping. 32: half of the pings that a
+/// [`Link`] keeps track of.
 const MAX_OPEN_PINGS: usize = 32;
 
 /// Maximum time for which a link is not read because of its rate limit. 10 s: less than `ping_after`.
@@ -72,12 +72,14 @@ pub(super) struct LinkReader<R> {
     read_size: usize,
     /// Number of reads since the link was last idle, up to [`READS_TO_KEEP_BUFFERS`].
     reads: usize,
-    /// Bytes read since this task last let others run.
+    /// Bytes read since this task last yielded. A task that waits also lets others run, but does not reset
+    /// this number.
     read_this_turn: usize,
     /// The tasks that wait for the results of open pings.
     pings: BTreeMap<u64, Vec<oneshot::Sender<Duration>>>,
     requests: BTreeMap<u64, ActiveRequest>,
-    /// Outputs of the link that came while earlier ones were being delivered.
+    /// Outputs of the link that came before the reading half started, or while earlier outputs were being
+    /// delivered.
     deferred: VecDeque<Output>,
     timer: LinkTimer,
     /// Set while the link is not read because of its rate limit.
@@ -168,8 +170,8 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
                 break;
             }
             if self.read_this_turn >= BYTES_PER_TURN {
-                // Otherwise a fast peer would keep this task busy: answers would not go out, and tasks that
-                // its messages have woken would not run.
+                // Without this yield a fast peer would keep the task busy: answers would not go out, and
+                // tasks that the peer's messages have woken would not run.
                 self.read_this_turn = 0;
                 tokio::task::yield_now().await;
             }
@@ -208,8 +210,8 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         }
         tokio::select! {
             () = self.conn.closing.notified() => {
-                if let Some(reason) = self.conn.take_leaving() {
-                    self.announce_leaving().await;
+                if let Some(reason) = self.conn.take_close_request() {
+                    self.announce_close().await;
                     self.conn.hang_up(reason);
                 }
                 self.close();
@@ -426,9 +428,9 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         }
         // The link is not read meanwhile, so it can't know whether the peer is silent.
         self.link.pause();
-        // `leaving`: this node wants to close the link. `announced`: the application has the event about
-        // that.
-        let (mut leaving, mut announced) = (false, false);
+        // `close_requested`: this node wants to close the link. `announced`: the application has the event
+        // about that.
+        let (mut close_requested, mut announced) = (false, false);
         {
             let (inner, conn) = (self.inner.clone(), self.conn.clone());
             let mut delivery = std::pin::pin!(async {
@@ -445,11 +447,11 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
                     biased;
                     () = &mut delivery => break,
                     () = inner.tasks.halt.signalled() => break,
-                    () = self.conn.closing.notified(), if !leaving => {
-                        leaving = true;
+                    () = self.conn.closing.notified(), if !close_requested => {
+                        close_requested = true;
                         // The goodbye does not wait for the application. The event has to wait, because
                         // the handler may still be busy with this batch.
-                        if let Some(reason) = self.conn.take_leaving() {
+                        if let Some(reason) = self.conn.take_close_request() {
                             self.conn.hang_up(reason);
                         } else {
                             announced = true;
@@ -472,9 +474,9 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         }
         self.link.resume(self.inner.clock.now());
         self.received(messages as u64, bytes);
-        if leaving {
+        if close_requested {
             if !announced {
-                self.announce_leaving().await;
+                self.announce_close().await;
             }
             // `wait` still has to close the link, and needs the wake-up that was used here.
             self.conn.closing.notify_one();
@@ -482,7 +484,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
     }
 
     /// Tells the application that this node is about to close the link.
-    async fn announce_leaving(&self) {
+    async fn announce_close(&self) {
         let event = Event::disconnecting(self.conn.peer.clone());
         // Boxed, because this future is large. A link that is open then needs no memory for it.
         Box::pin(self.inner.deliver_event(event)).await;

@@ -16,7 +16,7 @@ use crate::actor::mailbox::LinkReport;
 use crate::inner::Inner;
 use crate::lock::lock;
 
-/// A link that both ends have admitted, ready to run.
+/// A link that this node has admitted, ready to run.
 pub(crate) struct Established<S> {
     pub(crate) conn: Arc<Conn>,
     pub(crate) link: Link,
@@ -32,8 +32,8 @@ pub(crate) fn start<S>(
 ) where
     S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
 {
-    // This task is most of the memory of an idle link. So futures that are needed only for a moment are
-    // boxed.
+    // Most of the memory of an idle link is the memory of this task. So futures that are needed only for a
+    // moment are boxed.
     let making = Box::pin(making);
     let node = inner.clone();
     inner.tasks.spawn(async move {

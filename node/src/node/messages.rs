@@ -153,7 +153,7 @@ impl Node {
         // is a link by now.
         match self.inner.linked(peer) {
             Some(conn) => Sender::new(conn, self.inner.clone()).send(message).await,
-            None => self.inner.send_directly(peer, message.into().into_message()).await,
+            None => self.inner.send_without_link(peer, message.into().into_message()).await,
         }
     }
 

@@ -1,4 +1,5 @@
-//! Call-backs, for nodes that can't be dialled: a node that can't dial another one asks that node to dial.
+//! Call-backs: if a node can't dial its peer, it asks the peer to dial instead. So a node can open a stream to
+//! a peer that can't be dialled.
 //!
 //! The request for a call-back has a random token. It goes over the link, or through the network if there is
 //! no link. The node that calls back opens a connection and sends the token on it, which shows what the
@@ -62,9 +63,9 @@ impl Inner {
         self.answer_call_back(addresses, token);
     }
 
-    /// Connects to the node that waits for `token` at one of `addresses`, and serves the stream that this
-    /// node then opens on the connection. Does nothing and returns false if too many call-backs are under
-    /// way.
+    /// Connects to the node that waits for `token` at one of `addresses`. That node then opens a stream on the
+    /// connection, and this node serves the stream. Does nothing and returns false if too many call-backs are
+    /// under way.
     pub(crate) fn answer_call_back(
         self: &Arc<Self>,
         addresses: Vec<Address>,

@@ -103,7 +103,7 @@ impl Inner {
     }
 
     /// Opens a stream to the first node that answers at one of `addresses`.
-    pub(crate) async fn open_stream_to(
+    pub(crate) async fn open_stream_to_any(
         self: &Arc<Self>,
         addresses: &[Address],
         protocol: &'static str,
@@ -114,7 +114,8 @@ impl Inner {
         opened.await.map_err(dial::combined_error)
     }
 
-    /// Connects to the node at `address` and asks for a protocol.
+    /// Connects to the node at `address` and asks for a protocol. If there is a token, answers a request for
+    /// a call-back instead.
     pub(super) async fn open_at(
         self: Arc<Self>,
         address: Address,
@@ -127,7 +128,7 @@ impl Inner {
     }
 
     /// Opens a stream to `peer` at one of `addresses`, without a call-back.
-    pub(crate) async fn open_stream_at(
+    pub(crate) async fn open_stream_without_call_back(
         self: &Arc<Self>,
         peer: NodeId,
         addresses: &[Address],
@@ -162,7 +163,7 @@ impl Inner {
         connected.await
     }
 
-    /// Asks for a protocol on a secured connection, and waits for the answer.
+    /// Sends the protocol or the token on a secured connection, and waits for the answer.
     async fn open_on(
         &self,
         mut channel: Channel,

@@ -1,6 +1,6 @@
 //! Channels with a record layer of our own (RFC 8446, section 5), after a handshake by rustls.
 //!
-//! The record layer saves four copies of all data. It seals records from the writer's buffer directly into
+//! The record layer avoids copying all data four times. It seals records from the writer's buffer directly into
 //! the buffer that the system sends, and opens them from the buffer that the system has filled directly into
 //! the reader's buffer.
 

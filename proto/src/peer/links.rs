@@ -214,7 +214,7 @@ impl Machine {
 
     /// Continues after the application has the event about a link's end: a connection that was to replace the
     /// link becomes one, and dials that waited for the end go on.
-    pub(super) fn link_reported(&mut self, id: NodeId) {
+    pub(super) fn link_end_reported(&mut self, id: NodeId) {
         if let Some(successor) = self.links.successors.remove(&id) {
             self.link_up(successor);
         }

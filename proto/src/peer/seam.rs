@@ -84,7 +84,7 @@ pub enum Input {
         link_end: LinkEnd,
     },
     /// The application has the event that a link with a node has ended.
-    LinkReported {
+    LinkEndReported {
         /// The node.
         id: NodeId,
     },

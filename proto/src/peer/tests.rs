@@ -239,7 +239,7 @@ fn a_connection_that_replaces_a_link_waits_until_its_end_was_reported() {
     assert!(node.machine.links.accepts_from(ConnectionId(1)).is_some());
     let outputs = node.link_down(1);
     assert!(!outputs.iter().any(|output| matches!(output, Output::Admitted(_))), "{outputs:?}");
-    let outputs = node.input(Input::LinkReported { id: id(2) });
+    let outputs = node.input(Input::LinkEndReported { id: id(2) });
     assert!(matches!(outputs[0], Output::Admitted(ConnectionId(2))), "{outputs:?}");
     // If a third connection comes before the end of the old link, it replaces the second.
     node.greeted_as(2, 3, None, Direction::Inbound, 10);
@@ -260,7 +260,7 @@ fn a_dial_that_finds_a_closing_link_waits_for_its_end() {
     let dial = node.dial(2).1;
     assert!(node.input(Input::DialSecured { dial, id: id(2) }).is_empty());
     node.link_down(1);
-    let outputs = node.input(Input::LinkReported { id: id(2) });
+    let outputs = node.input(Input::LinkEndReported { id: id(2) });
     assert!(matches!(outputs[..], [Output::Greet(greets)] if greets == dial), "{outputs:?}");
     let outputs = node.pass(Config::default().handshake_timeout);
     assert_eq!(ended(&outputs), [(dial, Err(DialError::Timeout))]);
@@ -553,7 +553,7 @@ proptest! {
                     node.input(Input::LinkClosing(connection))
                 }
                 Step::Down(n) => node.input(lost(ConnectionId(n as u64 % (connections + 1)))),
-                Step::Reported(n) => node.input(Input::LinkReported { id: id(n) }),
+                Step::Reported(n) => node.input(Input::LinkEndReported { id: id(n) }),
                 Step::Send(n) => {
                     let (operation, said) = node.send(n, "message");
                     begun.insert(operation, 0);
@@ -577,7 +577,7 @@ proptest! {
         let mut seen = 0;
         for _ in 0..50 {
             for n in 2..5 {
-                outputs.extend(node.input(Input::LinkReported { id: id(n) }));
+                outputs.extend(node.input(Input::LinkEndReported { id: id(n) }));
                 outputs.extend(node.input(Input::AddressesLookedUp { id: id(n), addresses: Vec::new() }));
             }
             if seen == outputs.len() && !node.machine.dials.is_any() && !node.machine.send_queues.is_any() {

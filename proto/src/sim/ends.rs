@@ -449,7 +449,7 @@ impl<H: Handler> Sim<H> {
         self.event(node, Event::disconnected(peer, link_end));
         // After the event: another link with the same peer may come up only then, so the application never
         // has two.
-        self.work.push_back(Work::LinkReported(node, run, id));
+        self.work.push_back(Work::LinkEndReported(node, run, id));
         self.stop_if_no_links_left(node);
     }
 

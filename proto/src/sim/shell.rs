@@ -36,7 +36,7 @@ pub(super) enum Work {
     /// Stops the node.
     Stop(usize, u32),
     /// Reports to the node's machine that the application knows of the end of the link with this peer.
-    LinkReported(usize, u32, NodeId),
+    LinkEndReported(usize, u32, NodeId),
 }
 
 impl<H: Handler> Sim<H> {
@@ -68,9 +68,9 @@ impl<H: Handler> Sim<H> {
                         self.stop_gracefully(node);
                     }
                 }
-                Work::LinkReported(node, run, id) => {
+                Work::LinkEndReported(node, run, id) => {
                     if self.nodes[node].in_run(run).is_some() {
-                        self.handle(node, Input::LinkReported { id });
+                        self.handle(node, Input::LinkEndReported { id });
                     }
                 }
             }

@@ -40,7 +40,7 @@ pub(super) struct IncomingRecords {
     taken: usize,
     /// Maximum number of bytes in `ahead`.
     room: usize,
-    /// The last read was large, so the buffers are kept.
+    /// Much data arrives: reads are large, and the buffers are kept.
     busy: bool,
     low_watermark: Option<Box<LowWatermark>>,
     /// The content of a record that did not fit into the reader's buffer. The reader has received the bytes

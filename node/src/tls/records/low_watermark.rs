@@ -71,8 +71,8 @@ impl LowWatermark {
         }
     }
 
-    /// Sets the watermark before the reader waits for `transport`. Of the expected bytes, the reader has read
-    /// `already_read` from `transport` but not subtracted them yet: they are the first part of a record.
+    /// Sets the watermark before the reader waits for `transport`. The expected bytes still include
+    /// `already_read` bytes: the first part of a record, which is subtracted once the record is opened.
     pub(super) fn set_before_wait(
         &mut self,
         transport: &impl Transport,

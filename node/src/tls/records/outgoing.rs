@@ -12,7 +12,7 @@ use super::protection::RecordProtection;
 /// they take one system call and wake the reader once.
 const MAX_SEALED: usize = 17 * MAX_CONTENT;
 
-/// Number of unsent bytes from which no more bytes are sealed. 16 KiB: the content of one record.
+/// Number of unsent bytes at which sealing stops until records are sent. 16 KiB: the content of one record.
 const MAX_UNSENT: usize = MAX_CONTENT;
 
 /// Minimum size of a buffer that is kept after it is sent, in bytes. Few writes follow a smaller one.

@@ -85,7 +85,7 @@ impl SourceTask {
         let addresses = &candidate.addresses;
         let stream = match candidate.id {
             Some(id) => inner.open_stream(id, addresses, FILES_PROTOCOL).await?,
-            None => inner.open_stream_to(addresses, FILES_PROTOCOL).await?,
+            None => inner.open_stream_to_any(addresses, FILES_PROTOCOL).await?,
         };
         let id = stream.peer();
         self.report(SourceReport::Input(Input::Identified { source, id })).await?;

@@ -31,7 +31,7 @@ pub(crate) struct Recipients {
 impl Recipients {
     /// Returns whether messages for this recipient wait. Later messages have to queue behind them.
     #[inline]
-    pub(crate) fn wait_for(&self, id: NodeId) -> bool {
+    pub(crate) fn has_waiting(&self, id: NodeId) -> bool {
         // Relaxed is enough: messages are in sequence only within a task, and a task sees its own updates.
         self.busy.load(Ordering::Relaxed) != 0 && lock(&self.waiting).contains_key(&id)
     }
@@ -163,12 +163,12 @@ impl Inner {
         // An on-demand link closes when it is idle. A message must not fail because of that, so the machine
         // dials again. On any other link the sender gets the reason why the link has ended.
         let over = conn.on_demand && conn.outbox.closed().is_some();
-        (!over && !self.recipients.wait_for(id)).then_some(conn)
+        (!over && !self.recipients.has_waiting(id)).then_some(conn)
     }
 
     /// Sends a message to a node without a link. Returns once the recipient has the message, or once it is
     /// queued on a new link.
-    pub(crate) async fn send_directly(
+    pub(crate) async fn send_without_link(
         self: &Arc<Self>,
         id: NodeId,
         message: Message,
