@@ -49,7 +49,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of a request's body. 17 MiB: a text of 16 MiB, the limit of a message, in JSON.
 const MAX_BODY: usize = 17 << 20;
 
-/// Maximum time for the answers to the last requests after the node is to stop.
+/// Maximum time for answering the last requests, once the node is to stop.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// Wait after a failed accept, as when the process has no free file descriptor.

@@ -154,7 +154,7 @@ impl Prompt {
             .history_ignore_space(true)
             .completion_type(CompletionType::List)
             // Forced even if there are no colours: only then does the editor call
-            // `highlight_prompt`, which has to see a search of the history.
+            // `highlight_prompt`, which notes whether the history is being searched.
             .color_mode(ColorMode::Forced)
             .build();
         let mut editor = Editor::with_config(config)?;

@@ -67,8 +67,8 @@ impl Progress {
         }
     }
 
-    /// Has the other process print a line: `text`, or with --json `json`. Waits if that process reads
-    /// slowly.
+    /// Makes the other process print a line: `text`, or `json` if it runs with --json. Waits if that process
+    /// reads slowly.
     pub(crate) async fn line(&self, text: &str, json: &str) {
         let Self::Reports(reports) = self else { return };
         let line = PrintedLine { text: text.to_owned(), json: json.to_owned() };

@@ -1,4 +1,4 @@
-//! `peerkit COMMAND`: has the running node carry out a command, through its API.
+//! `peerkit COMMAND`: makes the running node carry out a command, through its API.
 
 use std::env;
 use std::fs;
@@ -48,7 +48,7 @@ pub(crate) struct RemoteArgs {
 }
 
 /// Carries out a command that was typed in a shell. Returns false if the command failed and its error was
-/// printed.
+/// printed, or if it did only a part of its task.
 pub(crate) async fn run(spec: &CommandSpec, matches: &ArgMatches) -> anyhow::Result<bool> {
     let stop = signals::watch()?;
     signals::note_started();
@@ -59,7 +59,7 @@ pub(crate) async fn run(spec: &CommandSpec, matches: &ArgMatches) -> anyhow::Res
     print_result(spec.name, &api, command.as_ref(), args.json, &stop).await
 }
 
-/// Has a node carry out a command, and prints the result. If `stop` is cancelled, the node ends the command
+/// Makes a node carry out a command, and prints the result. If `stop` is cancelled, the node ends the command
 /// early. Returns false if the command failed and its error was printed, or if it did only a part of its task.
 pub(crate) async fn print_result(
     name: &str,
@@ -140,7 +140,7 @@ fn no_node(state: &Path) -> anyhow::Error {
     )
 }
 
-/// Has a node carry out a command, and shows the progress. Lines that the command reports are printed, in
+/// Makes a node carry out a command, and shows the progress. Lines that the command reports are printed, in
 /// JSON if `is_json`. Returns the output of the command.
 pub(crate) async fn carry_out(
     api: &ApiFile,

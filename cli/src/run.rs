@@ -40,8 +40,8 @@ const NOTHING_TO_DO: &str = "standard input is empty, and no ADDR or --share was
 /// Maximum time for the last events after the node has stopped. 5 s: as long as for the output.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
-/// Runs a node until a command or a signal stops it. Returns false if a command failed, unless it was
-/// typed at a prompt.
+/// Runs a node until a command or a signal stops it. Returns false if a command or a fetch has failed, unless
+/// the commands were typed at a prompt.
 pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
     // Watched from the beginning, so that a signal also ends a start that is stuck.
     let stop = signals::watch()?;

@@ -101,8 +101,8 @@ impl NodeSession {
         tokio::time::timeout(RESTORE_WAIT, self.node.files().restored()).await.is_ok()
     }
 
-    /// Finds the share with this path or name, or all shares whose hash begins with `text`. The path in a
-    /// request of another process has to be absolute.
+    /// Finds the share with this path or name, or all shares of the only content whose hash begins with `text`.
+    /// The path in a request of another process has to be absolute.
     pub(crate) async fn find_shares(
         &self,
         text: &str,

@@ -50,7 +50,10 @@ pub(crate) async fn share(args: ShareArgs) -> anyhow::Result<bool> {
 }
 
 /// Shares files through the running node until a signal stops it. When this process ends, in whatever way,
-/// the node stops sharing them. Returns false if it could not share all of them and that was printed.
+/// the node stops sharing them.
+///
+/// # Errors
+/// If the node can't share one of them, or stops.
 async fn share_through(
     running: &RunningNode,
     args: &ShareArgs,

@@ -338,19 +338,20 @@ impl<H: Handler> Sim<H> {
         self.nodes[node].running.as_ref().map(|running| running.machine.overlay())
     }
 
-    /// Has node `from` dial the public address of node `to`. The link is pinned, like a link that a user
+    /// Makes node `from` dial the public address of node `to`. The link is pinned, like a link that a user
     /// asked for.
     pub fn connect(&mut self, from: usize, to: usize) {
         self.connect_to(from, self.address(to), false);
     }
 
-    /// Has a node dial an address. If `keep` is set, the node dials it again whenever the link is lost.
+    /// Makes a node dial an address. If `keep` is set, the node dials it again whenever the link is lost.
     pub fn connect_to(&mut self, from: usize, address: Address, keep: bool) {
         self.link_to(from, vec![address], keep, LinkPurpose::Connect(None));
         self.settle();
     }
 
-    /// Has a node join the network of node `through`: it dials that node, then asks it for a place.
+    /// Makes a node join the network of node `through`: it dials that node, and then asks
+    /// that node for a place in the network.
     /// [`Sim::joining`] returns the outcome. A node that is not running does nothing.
     pub fn join(&mut self, node: usize, through: usize) {
         if self.is_running(node) {
@@ -367,7 +368,7 @@ impl<H: Handler> Sim<H> {
         &self.nodes[node].joining
     }
 
-    /// Has a node close its link with node `from`, as if its user had asked for that.
+    /// Makes a node close its link with node `from`, as if its user had asked for that.
     pub fn disconnect(&mut self, node: usize, from: usize) {
         let id = self.id(from);
         self.command(node, Command::Disconnect(id));
@@ -379,7 +380,7 @@ impl<H: Handler> Sim<H> {
         self.command(node, Command::MaxInbound(links));
     }
 
-    /// Has a node send a broadcast. Returns the broadcast's id.
+    /// Makes a node send a broadcast. Returns the broadcast's id.
     ///
     /// # Errors
     /// If the title or the content is over its limit. Then nothing is sent.
@@ -397,7 +398,7 @@ impl<H: Handler> Sim<H> {
         sent.map(|id| id.expect("only a node that runs can broadcast"))
     }
 
-    /// Has a node discover the network up to `depth` hops away; -1 for the whole network.
+    /// Makes a node discover the network up to `depth` hops away; -1 for the whole network.
     /// [`Sim::discovery`] returns the results.
     ///
     /// # Panics
@@ -417,7 +418,7 @@ impl<H: Handler> Sim<H> {
         self.discoveries.get(&operation)
     }
 
-    /// Has a node leave its network. It continues to run, without links.
+    /// Makes a node leave its network. It continues to run, without links.
     pub fn leave(&mut self, node: usize) {
         self.command(node, Command::Leave);
         self.nodes[node].joining = Joining::No;
@@ -435,7 +436,7 @@ impl<H: Handler> Sim<H> {
 
     /// Lets time pass until `condition` returns true, but at most `limit`. Returns whether it did.
     ///
-    /// `condition` is checked first before time passes, and then after all events of each moment.
+    /// `condition` is checked before any time passes, and then after all events of each moment.
     pub fn run_until(&mut self, limit: Duration, mut condition: impl FnMut(&Self) -> bool) -> bool {
         let until = self.now + limit;
         loop {
@@ -575,7 +576,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Returns whether nothing gets from one node to the other, in either direction.
+    /// Returns whether two nodes are cut off from each other: nothing gets from either node to the other.
     fn is_cut(&self, a: usize, b: usize) -> bool {
         let (a, b) = (&self.nodes[a], &self.nodes[b]);
         // All nodes are in group 0 while there is no partition.

@@ -59,7 +59,7 @@ impl Token {
         &self.0
     }
 
-    /// Returns whether a text is this token. Takes the same time for every text of a length:
+    /// Returns whether a text is this token. Takes the same time for all texts of equal length:
     /// `blake3::Hash` compares in constant time.
     fn is(&self, given: &str) -> bool {
         blake3::hash(self.0.as_bytes()) == blake3::hash(given.as_bytes())
@@ -176,8 +176,8 @@ pub(crate) async fn checked(
     response
 }
 
-/// Returns the value of a header that may come once. With two, a proxy and the node might read different
-/// ones.
+/// Returns the value of a header that may come only once. If there were two, a proxy and the node might read
+/// different ones.
 fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
     let mut values = headers.get_all(name).iter();
     let first = values.next();

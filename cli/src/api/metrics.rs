@@ -34,7 +34,7 @@ const CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
 #[derive(Debug, Default)]
 pub(crate) struct RequestCounters([AtomicU64; CLASSES.len()]);
 
-/// A metric, and the place of its values.
+/// A metric, and the function that reads its values.
 struct Metric {
     /// The name, without the prefix, the unit and the ending of its kind.
     name: &'static str,

@@ -137,6 +137,7 @@ fn form_pairs(query: &str) -> Vec<(String, String)> {
     serde_urlencoded::from_str(query).unwrap_or_default()
 }
 
+/// Encodes names and values as the beginning of a query, which ends with `&` unless it is empty.
 fn form_urlencoded<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut text = serde_urlencoded::to_string(pairs.collect::<Vec<_>>()).unwrap_or_default();
     if !text.is_empty() {

@@ -57,8 +57,8 @@ pub(crate) struct AddedShare {
 }
 
 impl Add {
-    /// Returns the command that shares a file or folder as long as its request lasts: with the nodes `to`,
-    /// or else with those who have the ticket.
+    /// Returns the command that shares a file or folder as long as its request lasts. It is shared with the
+    /// nodes `to`, or with every node that has the ticket if `to` is empty.
     pub(crate) fn held(path: PathBuf, to: Vec<String>) -> Self {
         Self { path, ticket: to.is_empty(), to, hold: true }
     }
@@ -131,7 +131,8 @@ async fn report_uploads(
             Event::NodeShareChanged { hash, .. } => *hash,
             _ => continue,
         };
-        // An upload of a file in a shared folder has the hash of that file.
+        // An upload of a file in a shared folder has the hash of that file, which is not known here. So a
+        // folder's request reports the uploads of all shares.
         let is_ours = hash == added.shared.hash || added.shared.kind == FileKind::Folder;
         if is_ours && let Some(text) = human::event(context.paint, node, &event) {
             context.progress.line(&text, json::event(node, &event).trim_end()).await;

@@ -34,7 +34,7 @@ pub(crate) struct Connect {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Connected {
     peer: PeerView,
-    /// True if this node could join the network of the peer.
+    /// True if this node is not a member of a network, and could join that of the peer.
     #[serde(skip)]
     is_link_only: bool,
 }

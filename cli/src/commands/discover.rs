@@ -41,7 +41,7 @@ pub(crate) struct Discovered {
     nodes: Vec<NodeView>,
     /// Number of links between them.
     links: usize,
-    /// Number of nodes in the network, also if `nodes` is only a page of them.
+    /// Number of nodes that were found, even if `nodes` is only a page of them.
     size: usize,
     /// True if all nodes answered in time.
     complete: bool,

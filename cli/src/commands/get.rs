@@ -52,8 +52,8 @@ pub(crate) struct GetOutcome {
     /// The fetch, if it is under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     download: Option<DownloadStatus>,
-    /// The result, if it is done. The document leaves it out: a request that does not follow the progress
-    /// is answered when the fetch has begun.
+    /// The result, if it is done. The OpenAPI document leaves it out: a request that does not follow the
+    /// progress is answered when the fetch has begun.
     #[serde(flatten)]
     #[schema(ignore)]
     done: Option<FetchedView>,
@@ -68,6 +68,7 @@ impl Get {
     pub(crate) fn new(what: String, path: PathBuf, from: Vec<String>, force: bool) -> Self {
         Self { what, path: Some(path), from, force }
     }
+
     /// Returns the request for the node.
     async fn fetch_request(&self, context: &CommandContext<'_>) -> anyhow::Result<FetchRequest> {
         let session = context.session;

@@ -25,7 +25,7 @@ pub(crate) struct Join {
     addresses: Vec<String>,
 }
 
-/// The nodes that were joined through.
+/// The nodes through which this node has joined.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Joined {
     peers: Vec<PeerView>,

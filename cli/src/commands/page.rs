@@ -36,8 +36,8 @@ impl Page {
         entries.into_iter().skip(self.offset).take(limit).collect()
     }
 
-    /// Sorts the entries, and returns those on the page. Without an order of their own, entries could be on
-    /// two pages, or on none.
+    /// Sorts the entries, and returns those on the page. If the order changed between two requests, an entry
+    /// could be on two pages, or on none.
     pub(super) fn of_sorted<T, K: Ord>(self, mut entries: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
         entries.sort_by_key(key);
         self.of(entries)

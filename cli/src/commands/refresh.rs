@@ -71,7 +71,7 @@ impl Outcome for RefreshedShares {
 #[derive(Debug, Serialize, ToSchema)]
 struct RemovedShare {
     path: String,
-    /// The hash of the content, if it was known; so are the fields below.
+    /// The hash of the content. This and the fields below are left out if the content was not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     hash: Option<Hash>,

@@ -50,7 +50,7 @@ pub(super) struct SimulatedPing {
 }
 
 impl<H: Handler> Sim<H> {
-    /// Has a node dial addresses of one other node, until one answers. If `keep` is set, the first address is
+    /// Makes a node dial addresses of one other node, until one answers. If `keep` is set, the first address is
     /// dialled again whenever the link is lost.
     pub(super) fn link_to(
         &mut self,
@@ -71,7 +71,7 @@ impl<H: Handler> Sim<H> {
         self.input(node, Input::Dial { operation, addresses, keep, purpose });
     }
 
-    /// Has a node dial all addresses, and ask each node that answers for a place.
+    /// Makes a node dial all addresses, and ask for a place in the network at each node that answers.
     pub(super) fn begin_join(&mut self, node: usize, action: ActionId, addresses: Vec<Address>) {
         let Some(running) = &mut self.nodes[node].running else { return };
         if addresses.is_empty() {
@@ -196,7 +196,7 @@ impl<H: Handler> Sim<H> {
         Some(operation)
     }
 
-    /// Has a node send a query to the network. Returns `None` if the node is not running.
+    /// Makes a node send a query to the network. Returns `None` if the node is not running.
     pub(super) fn begin_query(
         &mut self,
         node: usize,

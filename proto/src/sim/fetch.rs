@@ -108,8 +108,8 @@ impl SimulatedFetch {
     }
 
     /// Forgets a stream of a source, unless the source has a newer stream.
-    pub(super) fn forget_stream(&mut self, source: SourceId, fetch_id: u64) {
-        if self.streams.get(&source) == Some(&fetch_id) {
+    pub(super) fn forget_stream(&mut self, source: SourceId, stream_id: u64) {
+        if self.streams.get(&source) == Some(&stream_id) {
             self.streams.remove(&source);
         }
     }

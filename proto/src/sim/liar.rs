@@ -17,8 +17,8 @@ use crate::node_record::NodeRecord;
 /// Maximum number of old broadcasts that a node keeps to send them again.
 const OLD: usize = 64;
 
-/// Number of a node from which on [`public_ip`] gives addresses that belong to no node: a simulation has fewer
-/// nodes.
+/// First number that no node has, as a simulation has fewer nodes. The addresses that [`public_ip`] gives from
+/// this number on belong to no node.
 const FIRST_UNUSED: usize = 1 << 20;
 
 /// The way in which a node lies.

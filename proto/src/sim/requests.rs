@@ -122,7 +122,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    /// Has a node's application answer a request, and sends the reply.
+    /// Makes a node's application answer a request, and sends the reply.
     pub(super) fn answer_request(&mut self, node: usize, run: u32, incoming: IncomingRequest) {
         let IncomingRequest { path, peer, name, message } = incoming;
         if self.nodes[node].in_run(run).is_none() {

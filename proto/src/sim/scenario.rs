@@ -260,8 +260,8 @@ impl Step {
             if broadcast.every.0 < Duration::from_millis(1) {
                 return Err("`broadcast.every` has to be at least 1ms".into());
             }
-            // At least the number and the author, which have at most 20 bytes. At most what fits into a
-            // broadcast.
+            // A broadcast begins with its number and its author, which have at most 20 bytes. The upper limit is
+            // below that of a broadcast.
             if !(32..=60_000).contains(&broadcast.size) {
                 return Err(format!("`broadcast.size` is {}: 32 to 60000", broadcast.size));
             }

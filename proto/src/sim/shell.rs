@@ -29,7 +29,7 @@ pub(super) enum Work {
     Event(usize, u32, Event),
     /// Sends a broadcast of the node's application.
     Broadcast(usize, u32, String, Message),
-    /// Has the node's application answer a request.
+    /// Makes the node's application answer a request.
     Request(usize, u32, IncomingRequest),
     /// Sends the goodbye of one endpoint of a link.
     Close { connection: ConnectionId, side: usize, reason: Reason },

@@ -184,7 +184,8 @@ impl<H: Handler> Sim<H> {
         let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         let line = &stream.lines[SOURCE];
         // On a real node the bytes of a long answer arrive little by little, and a source that holds a request
-        // back sends a short answer from time to time. Neither is simulated, so both count as arrivals here.
+        // back sends a short answer from time to time. Neither is simulated. So an item in flight, or a request
+        // that is held back, counts as an arrival here.
         let is_alive = !line.in_flight.is_empty() || stream.source_end.held_back.is_some();
         if !stream.fetcher.awaits_answer() || (is_alive && !is_cut) {
             stream.last_arrival = now;

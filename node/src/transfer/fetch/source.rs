@@ -49,7 +49,7 @@ pub(super) enum SourceReport {
 /// An order to a source's task.
 #[derive(Debug)]
 pub(super) enum SourceOrder {
-    /// Have the source prove its description, and the size in it too if `with_size` is true.
+    /// Make the source prove its description, and the size in it too if `with_size` is true.
     Prove { with_size: bool },
     /// Ask which pieces the source has, and receive pieces for this target from now on.
     Follow(Arc<DownloadTarget>),

@@ -100,7 +100,7 @@ fn content(len: usize) -> Vec<u8> {
     (0..len).map(|at| u8::try_from((at ^ (at >> 8) ^ (at >> 16)) & 0xff).unwrap()).collect()
 }
 
-/// Has nodes share a content under a name. Returns its hash.
+/// Makes nodes share a content under a name. Returns its hash.
 fn share(sim: &mut Sim<Mirror>, name: &str, bytes: &[u8], by: &[usize]) -> Hash {
     for node in by {
         sim.write_file(*node, name, bytes.to_vec());

@@ -99,7 +99,7 @@ enum StepAction {
     AddNode {
         through: usize,
     },
-    /// Has nodes that could not join try again.
+    /// Makes nodes that could not join try again.
     Retry,
     Broadcast,
     Replace,
@@ -307,7 +307,7 @@ impl<'a> ScenarioRun<'a> {
         self.sim.add_with(options, BroadcastRecorder::default())
     }
 
-    /// Has the nodes that could not join try again.
+    /// Makes the nodes that could not join try again.
     fn retry(&mut self) {
         for node in 1..self.sim.len() {
             // A new node has the state `No` if there was no member to join through.
