@@ -316,8 +316,8 @@ impl Hinter for Completion {
     }
 }
 
-/// Adds no colours. The editor calls it whenever it draws the prompt: so we learn whether the
-/// history is being searched.
+/// Adds no colours. The editor calls `highlight_prompt` whenever it draws the prompt: so we learn
+/// whether the history is being searched.
 impl Highlighter for Completion {
     fn highlight_prompt<'b, 's: 'b, 'p: 'b>(
         &'s self,

@@ -43,8 +43,8 @@
 //! - **A link** delivers frames in order. A frame first waits until its line, which models the bandwidth, has
 //!   sent the frames before it. Then it takes the latency of the two nodes. Queues that are crowded or full
 //!   behave as on a real node.
-//! - **The end of a link.** A node that hangs up sends its goodbye after everything that is queued. After a
-//!   [crash](Sim::crash), which is a killed process, the peers lose their links one latency later. A node
+//! - **The end of a link.** A node that hangs up sends its goodbye after everything that is queued. If the peer
+//!   is too slow, the node drops the queue instead, and sends only the goodbye. After a [crash](Sim::crash), which is a killed process, the peers lose their links one latency later. A node
 //!   that [vanishes](Sim::vanish) or is cut off by a [partition](Sim::partition) sends nothing. Frames in
 //!   flight are held, and arrive if the nodes can reach each other again in time. After `dead_after` of
 //!   silence each endpoint gives the link up. The pings that detect silence are not sent as frames.
@@ -351,8 +351,8 @@ impl<H: Handler> Sim<H> {
     }
 
     /// Makes a node join the network of node `through`: it dials that node, and then asks
-    /// that node for a place in the network.
-    /// [`Sim::joining`] returns the outcome. A node that is not running does nothing.
+    /// that node for a place in the network. [`Sim::joining`] returns the outcome. A node that is not running
+    /// does nothing.
     pub fn join(&mut self, node: usize, through: usize) {
         if self.is_running(node) {
             self.nodes[node].joining = Joining::Trying;

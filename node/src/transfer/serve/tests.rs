@@ -375,7 +375,7 @@ async fn a_peer_that_has_everything_ends_the_stream_without_an_error() {
     write(&path, &bytes);
     let hash = server.shares.add(path, |_| ()).await.unwrap().shared.hash;
     let name = || "bob".to_owned();
-    // Without and with an answer that is being sent and is not read.
+    // First the client reads all answers. Then it requests more, and ends the stream before the answer.
     for requests_more in [false, true] {
         let mut client = connect(&server, node(1));
         client.pieces(&Request::Data { hash, first: 0, count: 4 }).await;
