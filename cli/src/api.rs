@@ -1,7 +1,7 @@
 //! The local API of a running node: HTTP and JSON on the loopback interface.
 //!
-//! Every command is an endpoint under `/api/v1` (see [`crate::commands`]). There are also the event stream, the
-//! OpenAPI document, the metrics and two health checks. `api.json` in the state folder has the address of the
+//! Every command except `help` is an endpoint under `/api/v1` (see [`crate::commands`]). There are also the event
+//! stream, the OpenAPI document, the metrics and two health checks. `api.json` in the state folder has the address of the
 //! API, and the tokens that requests need.
 
 use std::net::SocketAddr;

@@ -44,10 +44,11 @@
 //!   sent the frames before it. Then it takes the latency of the two nodes. Queues that are crowded or full
 //!   behave as on a real node.
 //! - **The end of a link.** A node that hangs up sends its goodbye after everything that is queued. If the peer
-//!   is too slow, the node drops the queue instead, and sends only the goodbye. After a [crash](Sim::crash), which is a killed process, the peers lose their links one latency later. A node
-//!   that [vanishes](Sim::vanish) or is cut off by a [partition](Sim::partition) sends nothing. Frames in
-//!   flight are held, and arrive if the nodes can reach each other again in time. After `dead_after` of
-//!   silence each endpoint gives the link up. The pings that detect silence are not sent as frames.
+//!   is too slow, the node drops the queue instead, and sends only the goodbye. After a [crash](Sim::crash),
+//!   which is a killed process, the peers lose their links one latency later. A node that
+//!   [vanishes](Sim::vanish) or is cut off by a [partition](Sim::partition) sends nothing. Frames in flight are
+//!   held, and arrive if the nodes can reach each other again in time. After `dead_after` of silence each
+//!   endpoint gives the link up. The pings that detect silence are not sent as frames.
 //! - **Clocks** are right, except those of nodes with another [`NodeOptions::clock`]. A node learns the
 //!   peer's clock at the start of a link.
 //! - **Messages to nodes without a link** are sent as on a real node: over an on-demand link, or

@@ -2,7 +2,7 @@
 
 use crate::usage;
 
-/// Maximum number of entries of a page. 1,000: a page of that many nodes has less than 1 MiB.
+/// Maximum number of entries of a page. 1,000: a page of that many nodes, with five links each, has about 1 MiB.
 const MAX_LIMIT: usize = 1000;
 
 /// A part of a list.

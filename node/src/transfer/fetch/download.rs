@@ -65,7 +65,7 @@ pub struct Fetched {
     pub kind: FileKind,
     /// Size of the file, or of all files in the folder, in bytes.
     pub bytes: u64,
-    /// Time from the start of the download to its end, in seconds.
+    /// Time that the last attempt took, in seconds, without the wait for other downloads.
     pub seconds: f64,
     /// The nodes that sent pieces, in the order of their identities.
     pub sources: Vec<NodeId>,
