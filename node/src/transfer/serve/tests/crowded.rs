@@ -48,7 +48,7 @@ async fn a_requester_that_does_not_finish_a_request_is_disconnected() {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(begin.elapsed() < STALL + Duration::from_secs(1));
     }
-    // Sending a byte every nine seconds does not help.
+    // A requester that sends a byte every nine seconds is disconnected as well.
     let mut client = connect(&server, node(1));
     let begin = Instant::now();
     for byte in &message {

@@ -84,7 +84,7 @@ async fn followers_learn_of_each_other() {
     assert!(ann.is_silent().await);
     drop(open);
 
-    // Followers of content for named nodes do not learn of each other.
+    // Followers of content that is shared only with certain nodes do not learn of each other.
     let bytes = content(4, 1);
     let access = Access::Nodes(vec![node(1), node(2)]);
     let (_named, hash) = serve_partial(&server, &bytes, access);
