@@ -20,17 +20,17 @@ const READ_BUFFER: usize = 256 << 10;
 /// Number of bytes of the length prefix.
 const PREFIX: usize = 4;
 
-/// Sends numbered messages of `size` bytes for `length`, and then the last one. Returns the number of
+/// Sends numbered messages of `size` bytes for `duration`, and then the last one. Returns the number of
 /// messages before the last one.
 pub(crate) async fn send(
     stream: &mut (impl AsyncWrite + Unpin),
     size: usize,
-    length: Duration,
+    duration: Duration,
 ) -> Result<u64> {
     let mut frame = Vec::new();
     append(&mut frame, &vec![0; size])?;
     let mut batch = Vec::with_capacity(BATCH + frame.len());
-    let mut numbers = Numbering::new(length);
+    let mut numbers = Numbering::new(duration);
     while numbers.number(&mut frame[PREFIX..]) {
         if frame.len() >= MIN_DIRECT {
             stream.write_all(&frame).await?;
@@ -172,8 +172,9 @@ mod tests {
         for size in [8, 64, 5_000, 70_000, 2_000_000] {
             // With an odd buffer size, frames are cut at arbitrary positions.
             let (mut here, mut there) = tokio::io::duplex(10_007);
-            let length = Duration::from_millis(20);
-            let sending = tokio::spawn(async move { send(&mut here, size, length).await.unwrap() });
+            let duration = Duration::from_millis(20);
+            let sending =
+                tokio::spawn(async move { send(&mut here, size, duration).await.unwrap() });
             let arrived = receive(&mut there, size).await.unwrap();
             assert_eq!(arrived.messages, sending.await.unwrap(), "{size}");
             assert!(arrived.messages > 0 && arrived.disordered == 0, "{size}");

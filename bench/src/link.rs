@@ -91,15 +91,15 @@ impl Link {
         })
     }
 
-    /// Sends numbered messages of `size` bytes for `length`, and then a message that is marked as the last.
+    /// Sends numbered messages of `size` bytes for `duration`, and then a message that is marked as the last.
     /// Returns the number of messages before the last one. Messages may still be in flight, so the caller has
     /// to keep the link until the other end has received them.
-    pub(crate) async fn send(&mut self, size: usize, length: Duration) -> Result<u64> {
+    pub(crate) async fn send(&mut self, size: usize, duration: Duration) -> Result<u64> {
         match self {
-            Self::Framed(link) => framing::send(&mut link.stream, size, length).await,
-            Self::Peerkit(link) => link.send(size, length).await,
+            Self::Framed(link) => framing::send(&mut link.stream, size, duration).await,
+            Self::Peerkit(link) => link.send(size, duration).await,
             #[cfg(feature = "systems")]
-            Self::Zenoh(link) => link.send(size, length).await,
+            Self::Zenoh(link) => link.send(size, duration).await,
         }
     }
 
@@ -117,13 +117,13 @@ impl Link {
     pub(crate) async fn exchange(
         &mut self,
         size: usize,
-        length: Duration,
+        duration: Duration,
     ) -> Result<(u64, ReceiveTotals)> {
         match self {
-            Self::Framed(link) => link.exchange(size, length).await,
-            Self::Peerkit(link) => link.exchange(size, length).await,
+            Self::Framed(link) => link.exchange(size, duration).await,
+            Self::Peerkit(link) => link.exchange(size, duration).await,
             #[cfg(feature = "systems")]
-            Self::Zenoh(link) => link.exchange(size, length).await,
+            Self::Zenoh(link) => link.exchange(size, duration).await,
         }
     }
 
@@ -203,13 +203,13 @@ impl Framed {
         Ok(Self { stream, on_message, dialler: None, _discarding: discarding })
     }
 
-    async fn exchange(&mut self, size: usize, length: Duration) -> Result<(u64, ReceiveTotals)> {
+    async fn exchange(&mut self, size: usize, duration: Duration) -> Result<(u64, ReceiveTotals)> {
         // The sending task has to own its half of the stream. So an empty stream replaces the stream until
         // the two halves are joined again.
         let stream = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
         let (mut reading, mut writing) = tokio::io::split(stream);
         let sending = tokio::spawn(async move {
-            let sent = framing::send(&mut writing, size, length).await;
+            let sent = framing::send(&mut writing, size, duration).await;
             (sent, writing)
         });
         let arrived = framing::receive(&mut reading, size).await?;
@@ -219,10 +219,10 @@ impl Framed {
     }
 
     async fn rounds(&mut self) -> Result<Rounds> {
-        let OnMessage::Ping { size, length } = self.on_message else {
+        let OnMessage::Ping { size, duration } = self.on_message else {
             anyhow::bail!("this end does not measure rounds");
         };
-        framing::ping(&mut self.stream, Rounds::new(size, length)).await
+        framing::ping(&mut self.stream, Rounds::new(size, duration)).await
     }
 
     async fn start_bulk(&mut self) -> Result<BulkTransfer> {

@@ -102,8 +102,8 @@ fn measure(runtime: &Runtime, arguments: &Arguments) -> Result<()> {
     let workloads = Workload::listed(&arguments.workloads)?;
     // Each message must have room for its number.
     let bytes = arguments.bytes.map(|bytes| bytes.max(MIN_SIZE));
-    let length = Duration::from_secs(arguments.seconds);
-    let options = CaseOptions { bytes, large: arguments.large, short: length < SHORT_RUN };
+    let duration = Duration::from_secs(arguments.seconds);
+    let options = CaseOptions { bytes, large: arguments.large, short: duration < SHORT_RUN };
     let is_needed = |system| {
         let supports = |case: &_, workload: &Workload| workload.supports(system, case);
         workloads
@@ -123,7 +123,7 @@ fn measure(runtime: &Runtime, arguments: &Arguments) -> Result<()> {
                     let case = case.clone();
                     let is_huge = *workload == Workload::FileHuge;
                     let folder = if is_huge { &disk } else { &memory }.path().to_owned();
-                    let job = Job { workload: *workload, system: *system, case, length, folder };
+                    let job = Job { workload: *workload, system: *system, case, duration, folder };
                     match on_worker(runtime, measure_one(job.clone())) {
                         Ok(measurements) => round.extend(measurements),
                         // Goes on with the other measurements. The run fails at the end.
@@ -145,7 +145,7 @@ fn measure(runtime: &Runtime, arguments: &Arguments) -> Result<()> {
 }
 
 async fn measure_one(job: Job) -> Result<Vec<report::Measurement>> {
-    let limit = job.workload.time_limit() + job.workload.max_lengths() * job.length;
+    let limit = job.workload.time_limit() + job.workload.max_durations() * job.duration;
     let Ok(measurements) = tokio::time::timeout(limit, job.workload.measure(&job)).await else {
         bail!("not finished after {} s", limit.as_secs());
     };

@@ -30,7 +30,7 @@ pub(crate) enum OnMessage {
         /// Size of the message, in bytes.
         size: usize,
         /// Duration of the rounds after the warm-up.
-        length: Duration,
+        duration: Duration,
     },
 }
 
@@ -39,19 +39,19 @@ pub(crate) enum OnMessage {
 pub(crate) struct Numbering {
     next: u64,
     started: Instant,
-    length: Duration,
+    duration: Duration,
 }
 
 impl Numbering {
-    /// Starts numbering. It ends after `length`.
-    pub(crate) fn new(length: Duration) -> Self {
-        Self { next: 0, started: Instant::now(), length }
+    /// Starts numbering. It ends after `duration`.
+    pub(crate) fn new(duration: Duration) -> Self {
+        Self { next: 0, started: Instant::now(), duration }
     }
 
     /// Writes the next number into `message`. Returns false when the time is over.
     pub(crate) fn number(&mut self, message: &mut [u8]) -> bool {
         if self.next.is_multiple_of(MESSAGES_PER_CLOCK_READ)
-            && self.started.elapsed() >= self.length
+            && self.started.elapsed() >= self.duration
         {
             return false;
         }
@@ -133,7 +133,7 @@ impl ReceiveCounter {
 #[derive(Debug)]
 pub(crate) struct Rounds {
     message: Vec<u8>,
-    length: Duration,
+    duration: Duration,
     sent: Instant,
     /// Start of the rounds that count, after the warm-up.
     start: Option<Instant>,
@@ -142,11 +142,11 @@ pub(crate) struct Rounds {
 }
 
 impl Rounds {
-    /// Prepares rounds of a message of `size` bytes, for `length` after the warm-up.
-    pub(crate) fn new(size: usize, length: Duration) -> Self {
+    /// Prepares rounds of a message of `size` bytes, for `duration` after the warm-up.
+    pub(crate) fn new(size: usize, duration: Duration) -> Self {
         Self {
             message: vec![0; size],
-            length,
+            duration,
             sent: Instant::now(),
             start: None,
             warm_up: WARM_UP_ROUNDS,
@@ -171,7 +171,7 @@ impl Rounds {
         }
         let start = *self.start.get_or_insert(now);
         self.times.push(now - self.sent);
-        now - start >= self.length
+        now - start >= self.duration
     }
 
     /// Returns the round-trip times, shortest first.

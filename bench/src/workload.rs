@@ -66,7 +66,7 @@ pub(crate) struct Job {
     /// The case of the workload.
     pub case: Case,
     /// The duration of the measurement, if the workload has a duration.
-    pub length: Duration,
+    pub duration: Duration,
     /// The folder for files.
     pub folder: PathBuf,
 }
@@ -198,9 +198,9 @@ impl Job {
     pub(crate) fn to_args(&self) -> [String; 6] {
         let (workload, system) = (self.workload.name(), self.system.name());
         let amount = self.case.amount.to_string();
-        let length = self.length.as_millis().to_string();
+        let duration = self.duration.as_millis().to_string();
         let folder = self.folder.to_string_lossy().into_owned();
-        [workload.into(), system.into(), self.case.name.clone(), amount, length, folder]
+        [workload.into(), system.into(), self.case.name.clone(), amount, duration, folder]
     }
 
     /// Returns the arguments of this job, followed by `rest`, for a child process with a role.
@@ -217,9 +217,9 @@ impl Job {
         let workload = Workload::named(&next()?)?;
         let system = System::named(&next()?)?;
         let case = Case { name: next()?, amount: next()?.parse()? };
-        let length = Duration::from_millis(next()?.parse()?);
+        let duration = Duration::from_millis(next()?.parse()?);
         let folder = next()?.into();
-        Ok((Self { workload, system, case, length, folder }, arguments.collect()))
+        Ok((Self { workload, system, case, duration, folder }, arguments.collect()))
     }
 }
 

@@ -80,9 +80,9 @@ impl Workload {
     }
 
     /// Returns the maximum duration of one measurement, as a multiple of the chosen duration.
-    pub(crate) fn max_lengths(self) -> u32 {
+    pub(crate) fn max_durations(self) -> u32 {
         match self {
-            Self::Network => network::max_lengths(),
+            Self::Network => network::max_durations(),
             _ => 1,
         }
     }

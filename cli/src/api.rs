@@ -35,7 +35,7 @@ mod openapi;
 mod problem;
 pub(crate) mod route;
 
-pub(crate) use route::COLOUR;
+pub(crate) use route::COLOUR_HEADER;
 
 /// The file in the state folder with the address and the tokens.
 pub(crate) const FILE: &str = "api.json";
@@ -49,7 +49,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of a request's body. 17 MiB: a text of 16 MiB, the limit of a message, in JSON.
 const MAX_BODY: usize = 17 << 20;
 
-/// Maximum time for answering the last requests, once the node is to stop.
+/// Maximum time for which a stopping node still answers requests that have already begun.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// Wait after a failed accept, as when the process has no free file descriptor.
@@ -95,8 +95,8 @@ impl ApiServer {
     ) -> anyhow::Result<Self> {
         if !at.ip().is_loopback() {
             bail!(
-                "the API would be open to other machines at {at}, where its token could be read on the way: \
-                 give an address of this machine, such as 127.0.0.1:{}",
+                "at {at} the API would be open to other machines, and its token would cross the network \
+                 unencrypted: give an address of this machine, such as 127.0.0.1:{}",
                 at.port()
             );
         }
@@ -132,7 +132,7 @@ impl ApiServer {
     }
 }
 
-/// Writes a file that only its owner may read, in one step.
+/// Writes a file that only its owner may read. The file appears at `path` only when it is complete.
 fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write as _;
     let folder = path.parent().unwrap_or(Path::new("."));

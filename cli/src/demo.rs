@@ -52,7 +52,7 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<bool> {
             Err(_) => DemoOutcome::Failed,
         },
         () = stop.cancelled() => {
-            signals::note_cut_short();
+            signals::note_unfinished_work();
             DemoOutcome::Stopped
         }
     };

@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::ApiFile;
 use crate::args::GetArgs;
-use crate::background_fetches;
 use crate::commands::get::Get;
 use crate::fetch_arguments::{SaveLocation, TicketOrHash};
+use crate::fetches;
 use crate::json;
 use crate::log::LogSwitch;
 use crate::progress::{Bars, TransferBars};
@@ -53,8 +53,8 @@ const CONTINUES_IF_RESTORED: &str = "the fetched part is kept, but the fetch can
 /// been printed.
 pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     let stop = signals::watch()?;
-    // Reading the ticket may block at a terminal whose settings are changed. Only the end of the
-    // program can end that.
+    // If the user has to type the ticket, `read` blocks this thread, and no signal can end that. So a signal
+    // ends the program, which then also restores the settings of the terminal.
     let stopped_early = stop.clone();
     let stopping = tokio::spawn(async move {
         stopped_early.cancelled().await;
@@ -87,7 +87,7 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
     node.shutdown().await;
     let is_whole = result.as_ref().is_ok_and(|fetched| fetched.left_out.is_empty());
     if args.json {
-        let result = result.and_then(|fetched| background_fetches::output(Paint::none(), fetched));
+        let result = result.and_then(|fetched| fetches::output(Paint::none(), fetched));
         crate::print(json::result("get", &result).as_bytes())?;
         return Ok(is_whole);
     }
@@ -101,15 +101,18 @@ pub(crate) async fn get(args: GetArgs) -> anyhow::Result<bool> {
 
 /// Ends the program at once, with an error.
 fn exit_with_error(error: &str) -> ! {
-    signals::note_cut_short();
+    signals::note_unfinished_work();
     terminal::restore();
     let _ = writeln!(io::stderr(), "{} {error}", Paint::on(&io::stderr()).bad("error:"));
     signals::exit_now()
 }
 
-/// Returns the command for the node that runs on the state folder, with its API. Returns `None` if no node
-/// runs there, or it can't do what was asked for: it is in another network, the file is for standard output,
-/// or the fetch has a rate of its own.
+/// Returns the API of the node that runs on the state folder, and the command for that node. Returns `None` if
+/// no node runs there, or if that node can't do this fetch:
+///
+/// - the node is the source, or is in another network
+/// - the file is for standard output
+/// - the command line limits the rate of this fetch with `--down`
 async fn through_running_node(
     args: &GetArgs,
     wanted: &TicketOrHash,
@@ -246,7 +249,7 @@ async fn fetch(
             // Polls the branches in order: the reports of a fast fetch must not delay the stop.
             biased;
             () = stop.cancelled() => {
-                signals::note_cut_short();
+                signals::note_unfinished_work();
                 return Err(stopped(target, &download.status()));
             }
             status = progress.next() => {
@@ -283,11 +286,12 @@ fn advised(error: Error) -> anyhow::Error {
         Error::Connect { .. } | Error::Unreachable { .. } | Error::NoneAnswered(_) => {
             "check that `peerkit share` still runs there, and that this machine can reach its port"
         }
-        Error::Fetch(fetch) if fetch.is_changed() => return background_fetches::advised(error),
+        Error::Fetch(fetch) if fetch.is_changed() => return fetches::advised(error),
         Error::Fetch(FetchError::Refused(_)) | Error::NoSource(_) => {
             "ask the person who shares it: it may need its ticket, or be shared only with some nodes \
              (`peerkit id` prints this node's identity)"
         }
+        // There is a pipe or a device at the path, for example, into which the shell can send bytes.
         Error::Fetch(FetchError::NotAFile { kind, .. }) if kind.takes_bytes() => {
             "write the file to standard output, and have the shell send it there: `peerkit get TICKET - \
              > PATH`"
@@ -295,7 +299,7 @@ fn advised(error: Error) -> anyhow::Error {
         Error::Fetch(FetchError::NotAFile { .. }) => "remove it first, or give another PATH",
         _ => return error.into(),
     };
-    anyhow!("{}; {advice}", background_fetches::advised(error))
+    anyhow!("{}; {advice}", fetches::advised(error))
 }
 
 const FOLDER_TO_STANDARD: &str =
@@ -313,14 +317,15 @@ fn keeps_part(target: &FetchTarget, status: &DownloadStatus) -> bool {
     !matches!(target, FetchTarget::StandardOutput(_)) && status.kept
 }
 
-/// Prints the path of the result, relative to the current folder if it is inside that folder. Prints
-/// differences from the source to standard error.
+/// Prints the path of the result, relative to the current folder if it is inside that folder. Prints to
+/// standard error which entries were renamed, and which are missing.
 fn print_result(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
-    let mut changes = background_fetches::take_changes(&mut fetched);
-    let has_number =
-        // True if the file itself, and not an entry of a folder, got a number.
+    let mut changes = fetches::take_changes(&mut fetched);
+    let is_numbered =
+        // True for the file itself, but not for an entry of a folder, if its name was in use. A number was
+        // then added to the name.
         |renamed: &mut Renamed| renamed.why == NameFault::NameInUse && renamed.path == fetched.path;
-    for Renamed { name, .. } in changes.renamed.extract_if(.., has_number) {
+    for Renamed { name, .. } in changes.renamed.extract_if(.., is_numbered) {
         let advice = if force { "" } else { ": --force replaces it" };
         let name = plain(name.as_str());
         let _ = writeln!(
@@ -336,20 +341,23 @@ fn print_result(mut fetched: Fetched, force: bool) -> anyhow::Result<()> {
     {
         fetched.path = below.to_owned();
     }
-    let output = background_fetches::output(Paint::on(&io::stdout()), fetched)?;
+    let output = fetches::output(Paint::on(&io::stdout()), fetched)?;
     crate::print(format!("{}\n", output.text).as_bytes())?;
     Ok(())
 }
 
-/// Writes a file to standard output. Where the system allows it, the open file is removed first, so
-/// that no temporary file is left, however the program ends.
+/// Writes the fetched file to standard output. `target` has the temporary folder of the file.
+///
+/// Except on Windows, the folder is removed as soon as the file is open. So no temporary file is left, however
+/// the program ends.
 async fn write_out(
     path: PathBuf,
     target: FetchTarget,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let mut file = File::open(path).context("could not read the fetched file")?;
-    // Windows does not remove open files, so the folder stays until the file is written.
+    // Windows does not remove open files, so the folder stays until the file is written. Elsewhere this drops
+    // `target`, which removes the folder.
     let kept = cfg!(windows).then_some(target);
     let written = tokio::task::spawn_blocking(move || {
         let mut stdout = io::stdout().lock();

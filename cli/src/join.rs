@@ -31,7 +31,7 @@ const MAX_LOOKUP_WAIT: Duration = Duration::from_secs(60);
 /// Dials whose failures are not printed as events: the result of a command, or one line for all of
 /// them, reports them. Clones share their state.
 #[derive(Clone, Default)]
-pub(crate) struct ExpectedFailures(Arc<DialTracker>);
+pub(crate) struct ExpectedDialFailures(Arc<DialTracker>);
 
 #[derive(Default)]
 struct DialTracker {
@@ -52,7 +52,7 @@ struct ExpectedDials {
     commanded: BTreeMap<Address, Option<Instant>>,
 }
 
-impl ExpectedFailures {
+impl ExpectedDialFailures {
     /// Returns whether this event is a failed dial that is reported in another way.
     pub(crate) fn reports(&self, event: &Event) -> bool {
         let Event::OutboundNodeConnectionError { address, .. } = event else { return false };
@@ -167,7 +167,7 @@ pub(crate) fn advised(error: Error) -> anyhow::Error {
 pub(crate) async fn begin(
     node: &Node,
     targets: &[String],
-    expected: &ExpectedFailures,
+    expected: &ExpectedDialFailures,
     output: &Printer,
     first_join: DropGuard,
 ) -> Option<AbortHandle> {
@@ -218,7 +218,7 @@ fn is_unknown_node(error: &Error) -> bool {
 async fn join(
     node: &Node,
     targets: &[String],
-    expected: &ExpectedFailures,
+    expected: &ExpectedDialFailures,
     output: &Printer,
     tried: oneshot::Sender<()>,
 ) {
@@ -292,7 +292,12 @@ async fn resolve(
 /// Joins through bootstrap nodes and the peers of earlier runs. If there are bootstrap nodes, it
 /// retries until one of them answers. Drops `first_join` after the first attempt, or at once if there
 /// are none.
-async fn rejoin(node: &Node, expected: &ExpectedFailures, output: &Printer, first_join: DropGuard) {
+async fn rejoin(
+    node: &Node,
+    expected: &ExpectedDialFailures,
+    output: &Printer,
+    first_join: DropGuard,
+) {
     expected.expect_dials(node).await;
     if node.network().bootstrap_nodes().is_empty() {
         drop(first_join);

@@ -13,13 +13,13 @@ use crate::text::Paint;
 mod address;
 mod api;
 mod args;
-mod background_fetches;
 mod byte_rate;
 mod commands;
 mod console;
 mod demo;
 mod environment;
 mod fetch_arguments;
+mod fetches;
 mod folders;
 mod get;
 mod help;
@@ -80,7 +80,7 @@ fn status(result: &anyhow::Result<bool>) -> i32 {
         // The reader has closed the output, as `head` does.
         Err(error) if is_broken_pipe(error) => 0,
         Err(error) if error.is::<UsageError>() => USAGE,
-        _ if signals::was_cut_short() => signals::INTERRUPTED,
+        _ if signals::was_work_interrupted() => signals::INTERRUPTED,
         _ => FAILED,
     }
 }

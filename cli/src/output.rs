@@ -188,7 +188,7 @@ impl Printer {
     }
 
     /// Notes that the user typed a line, so that the next prompt is further down.
-    pub(crate) async fn typed(&self) {
+    pub(crate) async fn note_line_typed(&self) {
         self.put(PrintJob::Typed).await;
     }
 

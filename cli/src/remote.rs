@@ -72,7 +72,7 @@ pub(crate) async fn print_result(
         biased;
         // Dropping the connection ends the command at the node.
         () = stop.cancelled() => {
-            signals::note_cut_short();
+            signals::note_unfinished_work();
             Err(anyhow!("stopped before the command was done"))
         }
         result = carry_out(api, command, is_json) => result,
@@ -207,7 +207,7 @@ async fn send(api: &ApiFile, request: &ApiRequest) -> anyhow::Result<Response<In
         .header(AUTHORIZATION, format!("Bearer {}", api.token))
         .header(ACCEPT, "text/event-stream");
     if Paint::on(&io::stdout()).is_on() {
-        head = head.header(api::COLOUR, "1");
+        head = head.header(api::COLOUR_HEADER, "1");
     }
     let body = match &request.body {
         Some(body) => {

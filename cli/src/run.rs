@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::ApiServer;
 use crate::args::RunArgs;
-use crate::background_fetches::{self, Fetches};
 use crate::commands::line::{self, ParseError};
 use crate::commands::{AnyCommand, Caller, CommandContext, Output};
 use crate::console::{self, InputLine, Prompt};
-use crate::join::ExpectedFailures;
+use crate::fetches::{self, Fetches};
+use crate::join::ExpectedDialFailures;
 use crate::json;
 use crate::lock::lock;
 use crate::log::LogSwitch;
@@ -37,7 +37,8 @@ use crate::{environment, folders, human, join, shell_words, signals, start, usag
 const NOTHING_TO_DO: &str = "standard input is empty, and no ADDR or --share was given, so the node \
      has stopped: --headless keeps a node running without input, until SIGTERM, SIGHUP or Ctrl-C";
 
-/// Maximum time for the last events after the node has stopped. 5 s: as long as for the output.
+/// Maximum time for the last events after the node has stopped. 5 s: as long as the printer then waits for the
+/// reader of the last lines.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
 /// Runs a node until a command or a signal stops it. Returns false if a command or a fetch has failed, unless
@@ -157,7 +158,7 @@ impl RunSession {
         // The owner of the network may stop the node.
         stop_when(async move { stopped.stopped().await }, stop.clone());
         let fetches = Fetches::default();
-        let expected = ExpectedFailures::default();
+        let expected = ExpectedDialFailures::default();
         let session = Arc::new(NodeSession {
             node: node.clone(),
             state: state.clone(),
@@ -179,8 +180,7 @@ impl RunSession {
         self.greet(shared, api.as_ref(), &output).await;
         // On a terminal without line editing, bars would overwrite the line that is being typed.
         if has_prompt || (input != CommandSource::Prompt && io::stderr().is_terminal()) {
-            let showing =
-                background_fetches::show(node.clone(), output.clone(), bars.clone(), has_prompt);
+            let showing = fetches::show(node.clone(), output.clone(), bars.clone(), has_prompt);
             // Ends with the node, since the lines and bars would disturb the last events.
             tokio::spawn(stop.clone().run_until_cancelled_owned(showing));
         }
@@ -217,8 +217,8 @@ impl RunSession {
         let is_idle = is_idle && done.no_input && input == CommandSource::Lines;
         let is_idle = is_idle && !stop.is_cancelled();
         let ok = done.ok && !session.fetches.any_failed();
-        // Not dropped: the thread of the prompt would continue, and change the settings of the terminal
-        // while they are restored.
+        // While this line exists, the thread of the prompt waits. If it were dropped, the thread would show the
+        // next prompt, and change the settings of the terminal while they are being restored.
         std::mem::forget(done.last);
         if let Some(api) = api {
             api.stop().await;
@@ -298,12 +298,13 @@ async fn end(
 ) -> anyhow::Result<()> {
     let NodeSession { node, output, fetches, .. } = context.session;
     if context.caller == Caller::Prompt {
-        output.text(background_fetches::at_next_start(&node.files().downloads())).await;
+        output.text(fetches::at_next_start(&node.files().downloads())).await;
     }
     node.shutdown().await;
     // Both end soon after the node has stopped, unless the reader of the output is slow.
     let last = async { tokio::join!(printing, fetches.wait_until_reported()) };
     let _ = tokio::time::timeout(LAST_EVENTS, last).await;
+    // Prints the totals of the uploads, unless there were none.
     output.stopped(node, false).await;
     writer.finish().await.context("could not write to standard output")
 }
@@ -350,11 +351,11 @@ struct CommandsDone {
     no_input: bool,
 }
 
-/// Notes that the signal to stop has ended a command or a fetch. Returns whether the signal was
-/// SIGINT.
-fn note_cut_short() -> bool {
-    signals::note_cut_short();
-    signals::was_cut_short()
+/// Notes that the signal to stop has ended a command or a fetch. Returns true if the signal was SIGINT: the run
+/// then counts as failed, and its exit status is that of an interrupt.
+fn note_unfinished_work() -> bool {
+    signals::note_unfinished_work();
+    signals::was_work_interrupted()
 }
 
 /// Carries out commands, one at a time, until there are no more or one stops the node.
@@ -370,10 +371,10 @@ async fn run_commands(
             biased;
             // Polled first: a script must not go on after the signal.
             () = stop.cancelled() => {
-                // The exit status is that of an interrupt only if the signal has ended a fetch.
-                // A timeout of zero polls once, and so finds out whether a fetch is under way.
-                let settled = tokio::time::timeout(Duration::ZERO, context.wait_for_fetches()).await;
-                done.ok &= settled.is_ok() || !note_cut_short();
+                // A timeout of zero polls once: it finds out whether a fetch is under way, without waiting
+                // for the fetch. If none is, the signal has ended nothing, and the run does not fail.
+                let idle = tokio::time::timeout(Duration::ZERO, context.wait_for_fetches()).await;
+                done.ok &= idle.is_ok() || !note_unfinished_work();
                 return done;
             }
             request = requests.recv() => request,
@@ -381,13 +382,13 @@ async fn run_commands(
         let Some(request) = request else {
             tokio::select! {
                 () = context.wait_for_fetches() => {}
-                () = stop.cancelled() => done.ok &= at_prompt || !note_cut_short(),
+                () = stop.cancelled() => done.ok &= at_prompt || !note_unfinished_work(),
             }
             return done;
         };
         done.no_input = false;
         if request.is_from_prompt() {
-            output.typed().await;
+            output.note_line_typed().await;
         }
         let parsed = request.line.as_deref().map_err(ParseError::clone).and_then(line::read);
         let (name, result, stops) = match parsed {
@@ -396,7 +397,7 @@ async fn run_commands(
                 let Some(result) = carry_out(context, command.as_ref()).await else {
                     let stopped = Err(anyhow!("stopped before the command was done"));
                     output.result(spec.name, stopped).await;
-                    done.ok &= at_prompt || !note_cut_short();
+                    done.ok &= at_prompt || !note_unfinished_work();
                     return done;
                 };
                 (spec.name.to_owned(), result, spec.stops)
@@ -440,13 +441,14 @@ async fn carry_out(
     }
 }
 
-/// Prints events. The text output leaves out events that are reported in another way.
+/// Prints events. Text output leaves out two kinds of events: ends of fetches and failed dials, if the result of
+/// a command or another line reports them.
 async fn print(
     node: Node,
     mut events: Events,
     output: Printer,
     recent: RecentEvents,
-    (fetches, expected): (Fetches, ExpectedFailures),
+    (fetches, expected): (Fetches, ExpectedDialFailures),
 ) {
     while let Some(event) = events.next().await {
         recent.push(&node, &event);

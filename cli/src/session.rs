@@ -9,8 +9,8 @@ use peerkit::{Address, Download, FileName, Hash, Node, NodeId, Peer, SharedFile}
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::background_fetches::Fetches;
-use crate::join::ExpectedFailures;
+use crate::fetches::Fetches;
+use crate::join::ExpectedDialFailures;
 use crate::log::LogSwitch;
 use crate::output::Printer;
 use crate::recent_events::RecentEvents;
@@ -34,7 +34,7 @@ pub(crate) struct NodeSession {
     pub(crate) origins: SettingOrigins,
     pub(crate) output: Printer,
     /// Dials whose failures are reported by results and not by events.
-    pub(crate) expected: ExpectedFailures,
+    pub(crate) expected: ExpectedDialFailures,
     /// The fetches that `get` has begun.
     pub(crate) fetches: Fetches,
     /// The attempt to join that `run` began, which continues in the background.

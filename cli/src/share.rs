@@ -17,7 +17,7 @@ use crate::progress::Bars;
 use crate::remote::{self, RunningNode};
 use crate::start::{self, StartedNode};
 use crate::text::Paint;
-use crate::{background_fetches, folders, signals};
+use crate::{fetches, folders, signals};
 use announcement::announcement;
 
 pub(crate) mod announcement;
@@ -137,7 +137,7 @@ async fn serve(
     let broken = writer.broken();
     let printing = tokio::spawn(print_transfers(node.clone(), node.events(), output.clone()));
     let showing = io::stderr().is_terminal().then(|| {
-        let showing = background_fetches::show(node.clone(), output.clone(), bars.clone(), false);
+        let showing = fetches::show(node.clone(), output.clone(), bars.clone(), false);
         tokio::spawn(showing)
     });
     let sharing = async {

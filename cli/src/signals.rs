@@ -20,7 +20,7 @@ pub(crate) const INTERRUPTED: i32 = 130;
 static INTERRUPT: AtomicBool = AtomicBool::new(false);
 
 /// True if SIGINT has ended a command or a fetch.
-static CUT_SHORT: AtomicBool = AtomicBool::new(false);
+static INTERRUPTED_WORK: AtomicBool = AtomicBool::new(false);
 
 /// Token of the command that runs at a prompt. SIGINT cancels the token and does not stop the program.
 static COMMAND: Mutex<Option<CancellationToken>> = Mutex::new(None);
@@ -77,21 +77,21 @@ impl Drop for Interruptible {
 
 /// Notes that a command or a fetch was ended because the program stops. If SIGINT stops the program,
 /// the exit status will be [`INTERRUPTED`].
-pub(crate) fn note_cut_short() {
+pub(crate) fn note_unfinished_work() {
     // SIGTERM and SIGHUP also end a command, but not with the status of an interrupt.
-    CUT_SHORT.fetch_or(INTERRUPT.load(Ordering::Relaxed), Ordering::Relaxed);
+    INTERRUPTED_WORK.fetch_or(INTERRUPT.load(Ordering::Relaxed), Ordering::Relaxed);
 }
 
 /// Notes that Ctrl-C has ended a command or a fetch, if the terminal passed it on as a character and
 /// not as a signal.
 pub(crate) fn note_interrupt() {
     INTERRUPT.store(true, Ordering::Relaxed);
-    note_cut_short();
+    note_unfinished_work();
 }
 
 /// Returns whether SIGINT has ended a command or a fetch.
-pub(crate) fn was_cut_short() -> bool {
-    CUT_SHORT.load(Ordering::Relaxed)
+pub(crate) fn was_work_interrupted() -> bool {
+    INTERRUPTED_WORK.load(Ordering::Relaxed)
 }
 
 /// Watches for signals. Returns a token that is cancelled when a signal asks the program to stop.

@@ -166,13 +166,13 @@ pub(crate) fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// Returns the time that has passed since `unix_ms`, in milliseconds since 1970.
+/// Returns the time that has passed since a moment, given in milliseconds since 1970.
 pub(crate) fn since(unix_ms: u64) -> Duration {
     let now = UNIX_EPOCH.elapsed().unwrap_or_default();
     now.saturating_sub(Duration::from_millis(unix_ms))
 }
 
-/// Returns the moment that was `ago`, in milliseconds since 1970.
+/// Returns the moment that lies `ago` before now, in milliseconds since 1970.
 pub(crate) fn unix_millis_ago(ago: Duration) -> u64 {
     let now = UNIX_EPOCH.elapsed().unwrap_or_default();
     u64::try_from(now.saturating_sub(ago).as_millis()).unwrap_or(u64::MAX)

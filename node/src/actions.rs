@@ -17,7 +17,7 @@ use crate::shares::ShareOptions;
 use crate::timers::HandlerTimers;
 use crate::transfer::FetchRequest;
 
-/// Maximum number of the handler's actions under way. 1,024: as many as orders that may wait for the actor.
+/// Maximum number of the handler's actions under way. 1,024: the actor's queue of orders has as many places.
 pub(crate) const MAX_ACTIONS: usize = 1024;
 
 /// The actions and timers of the handler.
@@ -100,6 +100,7 @@ impl Inner {
         let error = Error::TooManyActions(MAX_WAITING_ACTIONS);
         let event = match action {
             Action::Send(peer, _) => {
+                // The message was counted when the handler sent it.
                 self.recipients.remove(peer.id());
                 return self.report_unsent(peer, &error);
             }
@@ -111,7 +112,7 @@ impl Inner {
                 Event::NodeActionFailed { action: self.next_action(), error }
             }
             Action::StopReconnecting(address) => {
-                let error = format!("the link to {address} is still kept: {error}");
+                let error = format!("reconnecting to {address} was not stopped: {error}");
                 Event::NodeActionFailed { action: self.next_action(), error }
             }
             action => match action_id(&action) {
@@ -151,6 +152,7 @@ impl Inner {
                 Event::NodeRequestCompleted { action, node, reply }
             }
             Action::Fetch(action, hash, to) => {
+                // Foreground: the fetch ends with this action, and does not continue after a restart.
                 let fetched = self.fetch(FetchRequest::new(hash).to(to).foreground()).await?;
                 let (path, bytes) = (fetched.path, fetched.bytes);
                 Event::NodeFetchCompleted { action, hash, path, bytes }

@@ -26,7 +26,7 @@ impl PythonEnds {
     pub(crate) async fn start(job: &Job) -> Result<Self> {
         let mut listener = start_end(job, "listen", &[])?;
         let port: u16 = listener.receive().await?;
-        let (size, seconds) = (job.case.amount, job.length.as_secs_f64());
+        let (size, seconds) = (job.case.amount, job.duration.as_secs_f64());
         let arguments = [port.to_string(), size.to_string(), seconds.to_string()];
         Ok(Self { listener, dialler: start_end(job, "dial", &arguments)? })
     }

@@ -59,9 +59,9 @@ impl Link {
         Ok(Self { node, sender, result })
     }
 
-    pub(crate) async fn send(&self, size: usize, length: Duration) -> Result<u64> {
+    pub(crate) async fn send(&self, size: usize, duration: Duration) -> Result<u64> {
         let mut message = vec![0; size];
-        let mut numbers = Numbering::new(length);
+        let mut numbers = Numbering::new(duration);
         while numbers.number(&mut message) {
             self.sender.send(&message[..]).await?;
         }
@@ -77,9 +77,9 @@ impl Link {
     pub(crate) async fn exchange(
         &mut self,
         size: usize,
-        length: Duration,
+        duration: Duration,
     ) -> Result<(u64, ReceiveTotals)> {
-        let sent = self.send(size, length).await?;
+        let sent = self.send(size, duration).await?;
         // The handler has counted messages in the meantime.
         Ok((sent, self.receive_all().await?))
     }
@@ -120,7 +120,7 @@ impl EndHandler {
         let state = match on_message {
             OnMessage::Count => EndState::Count(ReceiveCounter::default()),
             OnMessage::Echo => EndState::Echo,
-            OnMessage::Ping { size, length } => EndState::Ping(Some(Rounds::new(size, length))),
+            OnMessage::Ping { size, duration } => EndState::Ping(Some(Rounds::new(size, duration))),
         };
         (Self { state, linked: Some(linked), done: Some(done) }, peer, result)
     }

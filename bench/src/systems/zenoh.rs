@@ -123,12 +123,12 @@ impl Link {
         Ok(Self { session, out, subscribers, result, first_ping })
     }
 
-    pub(crate) async fn send(&self, size: usize, length: Duration) -> Result<u64> {
+    pub(crate) async fn send(&self, size: usize, duration: Duration) -> Result<u64> {
         wait_for_subscriber(&self.out).await?;
         let out = self.out.clone();
         // `wait` blocks its thread while the link is congested, so it must not run in a task.
         let sending = tokio::task::spawn_blocking(move || {
-            let mut numbers = Numbering::new(length);
+            let mut numbers = Numbering::new(duration);
             loop {
                 // zenoh takes ownership of a message, so each message needs new memory.
                 let mut message = vec![0; size];
@@ -150,10 +150,10 @@ impl Link {
     pub(crate) async fn exchange(
         &mut self,
         size: usize,
-        length: Duration,
+        duration: Duration,
     ) -> Result<(u64, ReceiveTotals)> {
         // In the meantime, the callback counts received messages on a thread of zenoh.
-        let sent = self.send(size, length).await?;
+        let sent = self.send(size, duration).await?;
         Ok((sent, self.receive_all().await?))
     }
 
@@ -209,7 +209,7 @@ impl SampleHandler {
         let state = match on_message {
             OnMessage::Count => EndState::Count(ReceiveCounter::default()),
             OnMessage::Echo => EndState::Echo,
-            OnMessage::Ping { size, length } => EndState::Ping(Some(Rounds::new(size, length))),
+            OnMessage::Ping { size, duration } => EndState::Ping(Some(Rounds::new(size, duration))),
         };
         Self { state, out, done: Some(done) }
     }

@@ -76,7 +76,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
 
 /// Returns the round-trip times, shortest first.
 async fn rounds(job: &Job, address: &str) -> Result<Vec<Duration>> {
-    let on_message = OnMessage::Ping { size: SIZE, length: job.length };
+    let on_message = OnMessage::Ping { size: SIZE, duration: job.duration };
     let mut link = Link::connect(job.system, address, on_message).await?;
     let times = link.rounds().await?.into_times();
     link.close().await;

@@ -82,7 +82,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
         cpu_seconds(own) + children.iter().map(Child::cpu_seconds).sum::<f64>()
     };
     let before = cpu_now(&children);
-    let sent = source.send(job.length).await?;
+    let sent = source.send(job.duration).await?;
     let mut arrived: Vec<ReceiveTotals> = Vec::new();
     for child in &mut children {
         arrived.extend(child.receive::<Vec<ReceiveTotals>>().await?);
@@ -200,18 +200,18 @@ impl Source {
         }
     }
 
-    /// Sends numbered messages to all receivers for `length`, and then the last one. Returns the number of
+    /// Sends numbered messages to all receivers for `duration`, and then the last one. Returns the number of
     /// messages before the last one.
-    async fn send(&mut self, length: Duration) -> Result<u64> {
+    async fn send(&mut self, duration: Duration) -> Result<u64> {
         match self {
             Self::Framed(streams) => {
-                let (count, kept) = send_framed(std::mem::take(streams), length).await?;
+                let (count, kept) = send_framed(std::mem::take(streams), duration).await?;
                 *streams = kept;
                 Ok(count)
             }
-            Self::Peerkit(hub) => send_from_node(hub, length).await,
+            Self::Peerkit(hub) => send_from_node(hub, duration).await,
             #[cfg(feature = "systems")]
-            Self::Zenoh(link) => link.send(SIZE, length).await,
+            Self::Zenoh(link) => link.send(SIZE, duration).await,
         }
     }
 
@@ -228,14 +228,14 @@ impl Source {
 
 /// Sends with `send_to_nodes`, which does not wait. If the queue of a peer is full, sends the message to that
 /// peer with `send`, which waits for room.
-async fn send_from_node(hub: &Hub, length: Duration) -> Result<u64> {
+async fn send_from_node(hub: &Hub, duration: Duration) -> Result<u64> {
     let node = hub.node();
     let mut senders: HashMap<NodeId, Sender> = HashMap::new();
     for peer in node.peers() {
         senders.insert(peer.id(), node.sender(peer.id())?);
     }
     let mut message = [0; SIZE];
-    let mut numbers = Numbering::new(length);
+    let mut numbers = Numbering::new(duration);
     while numbers.number(&mut message) {
         for (id, error) in node.send_to_nodes(&message[..], &[])?.failed {
             let Error::Full(_) = error else { return Err(error.into()) };
@@ -252,7 +252,7 @@ async fn send_from_node(hub: &Hub, length: Duration) -> Result<u64> {
 
 /// Sends in the simplest way that is fast. Each message is appended to the current batch of each connection.
 /// For each connection, a task writes the batches.
-async fn send_framed(streams: Vec<Stream>, length: Duration) -> Result<(u64, Vec<Stream>)> {
+async fn send_framed(streams: Vec<Stream>, duration: Duration) -> Result<(u64, Vec<Stream>)> {
     let mut writing = JoinSet::new();
     let mut outs = Vec::new();
     for stream in streams {
@@ -261,7 +261,7 @@ async fn send_framed(streams: Vec<Stream>, length: Duration) -> Result<(u64, Vec
         outs.push((Vec::with_capacity(BATCH), batches));
     }
     let mut message = [0; SIZE];
-    let mut numbers = Numbering::new(length);
+    let mut numbers = Numbering::new(duration);
     let closed = || anyhow::anyhow!("a receiver has closed its connection");
     while numbers.number(&mut message) {
         for (batch, batches) in &mut outs {

@@ -24,15 +24,15 @@ pub(crate) fn cases() -> Vec<Case> {
 pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let mut pair = ProcessPair::start(job).await?;
     pair.link().await?;
-    tokio::time::sleep(2 * job.length).await;
+    tokio::time::sleep(2 * job.duration).await;
     let process = pair.listening.id()?;
     let before = ThreadTimes::of(process);
-    let length = 4 * job.length;
-    tokio::time::sleep(length).await;
+    let duration = 4 * job.duration;
+    tokio::time::sleep(duration).await;
     let seconds = ThreadTimes::of(process).seconds_since(&before);
     pair.dialling.end().await?;
     pair.listening.end().await?;
-    let percent = 100.0 * seconds / length.as_secs_f64();
+    let percent = 100.0 * seconds / duration.as_secs_f64();
     ensure!(
         job.system != System::Peerkit || percent < MAX_PERCENT,
         "an idle node takes {percent} % of a processor; the limit is {MAX_PERCENT} %"

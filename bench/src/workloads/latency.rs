@@ -37,10 +37,10 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
         processes.end().await?;
         return Ok(vec![Measurement::new(job, figures(&times)?)]);
     }
-    let (size, length) = (job.case.amount, job.length);
+    let (size, duration) = (job.case.amount, job.duration);
     let mut child = Child::start(job.to_args())?;
     let address: String = child.receive().await?;
-    let mut link = Link::connect(job.system, &address, OnMessage::Ping { size, length }).await?;
+    let mut link = Link::connect(job.system, &address, OnMessage::Ping { size, duration }).await?;
     let bulk = if is_beside_bulk(&job.case) { Some(link.start_bulk().await?) } else { None };
     let times = link.rounds().await?.into_times();
     let bulk_mb_per_s = bulk.map(|bulk| bulk.mb_per_s());

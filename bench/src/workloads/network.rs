@@ -31,7 +31,7 @@ const RATE: &str = ", rate";
 /// In the latency case: the number of broadcasts per second, and the duration as a multiple of the chosen
 /// duration.
 const SLOW_RATE: u32 = 50;
-const SLOW_LENGTHS: u32 = 2;
+const SLOW_DURATIONS: u32 = 2;
 
 /// Duration of the broadcasts that are sent before those that count.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -65,8 +65,8 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// Returns the maximum duration of a measurement, as a multiple of the chosen duration.
-pub(crate) fn max_lengths() -> u32 {
-    SLOW_LENGTHS.max(RATES.len() as u32)
+pub(crate) fn max_durations() -> u32 {
+    SLOW_DURATIONS.max(RATES.len() as u32)
 }
 
 /// Measures the broadcasts in the network of a child process.
@@ -101,9 +101,9 @@ pub(crate) async fn run_child(job: &Job) -> Result<()> {
     let too_late = "some broadcasts did not reach every node within a second";
     network.broadcast(SLOW_RATE, WARM_UP).await?.context(too_late)?;
     let result = if job.case.name.ends_with(LATENCY) {
-        network.broadcast(SLOW_RATE, SLOW_LENGTHS * job.length).await?
+        network.broadcast(SLOW_RATE, SLOW_DURATIONS * job.duration).await?
     } else {
-        network.find_highest_rate(job.length).await?
+        network.find_highest_rate(job.duration).await?
     };
     parent.send(&result.context(too_late)?)?;
     // The network is not shut down cleanly: after a rate that was too high, many broadcasts may still be
@@ -150,28 +150,28 @@ impl LoggedNetwork {
 
     /// Returns the result of the highest rate that is not too high, or `None` if all rates are too high.
     /// Tries no rate after the first that is too high, because its backlog would affect the next measurement.
-    async fn find_highest_rate(&mut self, length: Duration) -> Result<Option<RateResult>> {
-        let rates = if length < SHORT_RUN { &FEW_RATES[..] } else { &RATES };
+    async fn find_highest_rate(&mut self, duration: Duration) -> Result<Option<RateResult>> {
+        let rates = if duration < SHORT_RUN { &FEW_RATES[..] } else { &RATES };
         let mut highest = None;
         for rate in rates {
-            let Some(result) = self.broadcast(*rate, length).await? else { break };
+            let Some(result) = self.broadcast(*rate, duration).await? else { break };
             highest = Some(result);
         }
         Ok(highest)
     }
 
-    /// Broadcasts at `rate` for `length`. Returns `None` if a broadcast did not reach every node in time.
+    /// Broadcasts at `rate` for `duration`. Returns `None` if a broadcast did not reach every node in time.
     ///
     /// # Errors
     /// Fails if a node receives a broadcast that was not sent, a broadcast twice, or broadcasts in a wrong
     /// order.
-    async fn broadcast(&mut self, rate: u32, length: Duration) -> Result<Option<RateResult>> {
-        let count = (length.as_secs_f64() * f64::from(rate)) as u32;
+    async fn broadcast(&mut self, rate: u32, duration: Duration) -> Result<Option<RateResult>> {
+        let count = (duration.as_secs_f64() * f64::from(rate)) as u32;
         let deliveries = count as usize * self.logs.len();
         let process = std::process::id();
         let (times, received) = (ThreadTimes::of(process), self.network.totals().await);
         let start = Instant::now();
-        let limit = start + length + MAX_DELAY;
+        let limit = start + duration + MAX_DELAY;
         let first = self.number;
         let mut sent = Vec::new();
         let publishing = self.publish(rate, count, start, &mut sent);

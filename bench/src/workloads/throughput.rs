@@ -35,7 +35,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     if job.system == crate::system::System::P2pnetwork {
         return measure_p2pnetwork(job).await;
     }
-    let (size, length) = (job.case.amount, job.length);
+    let (size, duration) = (job.case.amount, job.duration);
     let mut child = Child::start(job.to_args())?;
     let address: String = child.receive().await?;
     let mut link = Link::connect(job.system, &address, OnMessage::Count).await?;
@@ -43,10 +43,10 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let before = cpu_seconds(own) + child.cpu_seconds();
     let (sent, arrived) = match job.workload {
         Workload::BothWays => {
-            let (sent, arrived) = link.exchange(size, length).await?;
+            let (sent, arrived) = link.exchange(size, duration).await?;
             (sent, Some(arrived))
         }
-        _ => (link.send(size, length).await?, None),
+        _ => (link.send(size, duration).await?, None),
     };
     let report: ListenerReport = child.receive().await?;
     // These are read while the child still runs, because `/proc` has no data about ended processes.
@@ -71,13 +71,13 @@ async fn measure_p2pnetwork(job: &Job) -> Result<Vec<Measurement>> {
 
 /// Runs the listening process.
 pub(crate) async fn run_child(job: &Job) -> Result<()> {
-    let (size, length) = (job.case.amount, job.length);
+    let (size, duration) = (job.case.amount, job.duration);
     let mut parent = Parent::new();
     let listener = Listener::bind(job.system, OnMessage::Count).await?;
     parent.send(&listener.address())?;
     let mut link = listener.accept().await?;
     let (sent, arrived) = match job.workload {
-        Workload::BothWays => link.exchange(size, length).await?,
+        Workload::BothWays => link.exchange(size, duration).await?,
         _ => (0, link.receive_all(size).await?),
     };
     parent.send(&ListenerReport { arrived, sent })?;

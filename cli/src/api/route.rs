@@ -24,7 +24,7 @@ use crate::progress::Progress;
 use crate::text::Paint;
 
 /// The header of a request for a text with colours.
-pub(crate) const COLOUR: &str = "peerkit-colour";
+pub(crate) const COLOUR_HEADER: &str = "peerkit-colour";
 
 /// Maximum number of progress reports that wait for a client. Further reports are left out.
 const REPORTS: usize = 16;
@@ -152,7 +152,7 @@ fn accepts_events(headers: &HeaderMap) -> bool {
 }
 
 fn paint(headers: &HeaderMap) -> Paint {
-    if headers.contains_key(COLOUR) { Paint::colours() } else { Paint::none() }
+    if headers.contains_key(COLOUR_HEADER) { Paint::colours() } else { Paint::none() }
 }
 
 fn json(output: &Output) -> Response {

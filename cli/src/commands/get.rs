@@ -12,8 +12,8 @@ use super::endpoint::Endpoint;
 use super::line::LineForm;
 use super::{Caller, Command, CommandContext, Outcome};
 use crate::address::check_address;
-use crate::background_fetches;
 use crate::fetch_arguments::{self, SaveLocation, TicketOrHash};
+use crate::fetches;
 use crate::human::{downloads, files};
 use crate::lock::lock;
 use crate::progress::Progress;
@@ -150,7 +150,7 @@ impl Command for Get {
                 };
                 let _pause = (!before.iter().any(is_known)).then(|| PauseOnDrop(download.clone()));
                 let mut fetched = follow(&download, &context.progress).await?;
-                let changes = background_fetches::take_changes(&mut fetched);
+                let changes = fetches::take_changes(&mut fetched);
                 outcome.download = None;
                 outcome.done = Some(FetchedView::new(&fetched, &changes));
                 outcome.fetched = Some((fetched, changes));
@@ -188,7 +188,7 @@ async fn follow(download: &Download, progress: &Progress) -> anyhow::Result<Fetc
         progress.download(&status);
     }
     let fetched = download.clone().await;
-    fetched.map_err(|error| background_fetches::failure(download, error))
+    fetched.map_err(|error| fetches::failure(download, error))
 }
 
 /// Pauses a fetch if the command that began it ends early. The fetched part is kept.

@@ -17,6 +17,7 @@ use crate::rate::{Pause, Throttle};
 /// Writes until the outbox is closed and empty, then closes the connection's writing side.
 pub(super) async fn write(inner: &Inner, conn: &Conn, mut to: impl AsyncWrite + Unpin) {
     if let Err(error) = write_all(inner, conn, &mut to).await {
+        // Without a goodbye, because nothing more can be written.
         conn.outbox.abort(Reason::Lost(error.to_string()), false);
         // The reading half ends the link, because it may have received a goodbye with the peer's reason.
         conn.closing.notify_one();
@@ -29,7 +30,8 @@ async fn write_all(
     to: &mut (impl AsyncWrite + Unpin),
 ) -> io::Result<()> {
     let mut batch = WriteBatch::default();
-    // True for the step after a write: a block that is not full may then grow once more.
+    // True for the step after a write. If less than a block of application frames is queued then, the writer
+    // lets other tasks run once, so that they can queue more frames.
     let mut wrote = false;
     // Set while application frames wait because of the rate limits. Control frames do not wait.
     let mut pause = None;
@@ -55,11 +57,13 @@ async fn write_all(
             // the block grows, and one write then sends more of them. If no other task runs, the yield ends
             // at once.
             WriterStep::LetGrow => tokio::task::yield_now().await,
+            // Only the goodbye is left to be written. It tells the peer how many messages this node has
+            // received, so it waits until the reading half has delivered and counted those that it has read.
             WriterStep::AwaitCount => {
                 let flush_timeout = inner.config.flush_timeout;
                 if tokio::time::timeout(flush_timeout, received_all(conn)).await.is_err() {
-                    // The application takes too long. The goodbye then does not count the messages that
-                    // are being delivered.
+                    // The application takes the messages too slowly. The goodbye then counts only the messages
+                    // that the application has already taken.
                     conn.outbox.end_receiving(conn.meter.messages_received());
                 }
             }
@@ -81,8 +85,9 @@ async fn next_step(
         if pause.as_mut().is_some_and(|pause| pause.as_mut().poll(cx).is_ready()) {
             *pause = None;
         }
-        let what = (std::mem::take(&mut let_grow), pause.is_none());
-        match conn.outbox.take(batch, what, cx.waker()) {
+        let with_application = pause.is_none();
+        let options = (std::mem::take(&mut let_grow), with_application);
+        match conn.outbox.take(batch, options, cx.waker()) {
             WriterStep::Sleep => Poll::Pending,
             step => Poll::Ready(step),
         }
@@ -90,7 +95,7 @@ async fn next_step(
     .await
 }
 
-/// Waits until the messages that are being received are counted.
+/// Waits until the reading half has delivered and counted the messages that it has read.
 async fn received_all(conn: &Conn) {
     poll_fn(
         |cx| {

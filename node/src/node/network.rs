@@ -20,8 +20,8 @@ use crate::network::NetworkGraph;
 use crate::profile::Profile;
 use crate::store::KnownPeer;
 
-/// Number of connected peers at which a join without addresses ends. 8: some of them stay up, and the dials
-/// are few enough if all nodes of a network restart at the same time.
+/// Number of connected peers at which a join without addresses ends. 8: if some of these peers stop soon,
+/// others are left. If all nodes of a network restart at the same time, they do not make too many dials.
 pub(crate) const REJOIN_PEERS: usize = 8;
 
 /// Maximum number of known peers that are dialled at the same time. 16: a file of peers may list thousands,
@@ -104,8 +104,9 @@ impl Node {
     }
 
     /// Leaves the network: sends each neighbour the addresses of the others, so that they can link to each
-    /// other, and closes all links, including those that are kept. Returns the peers once their links are
-    /// closed, or after the configured time (5 s). The node keeps running alone, and may join again.
+    /// other, and closes all links. Stops reconnecting to all addresses. Returns the peers once their links are
+    /// closed, at the latest after [`flush_timeout`](crate::Config::flush_timeout). The node keeps running
+    /// alone, and may join again.
     ///
     /// # Errors
     /// [`Error::Stopped`].
@@ -185,7 +186,7 @@ impl<'a> NetworkHandle<'a> {
         Ok(NetworkSize { nodes, error: Some(error), exact: false })
     }
 
-    /// Draws a sample of the network, and returns how many nodes are in it.
+    /// Draws a sample of the network, and returns how many nodes are in it. On average, one node in 2^`bits` is.
     async fn sample(self, bits: u8) -> Result<u64, Error> {
         let mut salt = [0; 8];
         // The salt decides which nodes are in the sample. No node can choose its identity so that it is in

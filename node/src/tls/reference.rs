@@ -25,12 +25,13 @@ pub(crate) struct Channel<T: Transport = TcpStream> {
     session: Session,
 }
 
-/// The number of bytes that the peer will send without another request. tokio-rustls can't use it.
+/// Stands for the number of bytes that the peer will send without another request. It stores nothing, because
+/// tokio-rustls could not use the number.
 #[derive(Debug, Clone)]
 pub(crate) struct ExpectedBytes;
 
 impl ExpectedBytes {
-    /// Does nothing.
+    /// Ignores the number.
     pub(crate) fn set(&self, _: u64) {}
 }
 
@@ -65,12 +66,12 @@ impl<T: Transport> Channel<T> {
         Ok(Self { stream, session })
     }
 
-    /// Returns what the handshake has proven.
+    /// Returns the facts that the handshake has proven, such as the identity of the peer.
     pub(crate) fn session(&self) -> Session {
         self.session
     }
 
-    /// Does nothing.
+    /// Our own record layer makes its reads larger from here on. This channel changes nothing.
     pub(crate) fn expect_bulk(&mut self) -> ExpectedBytes {
         ExpectedBytes
     }

@@ -25,7 +25,7 @@ pub(super) struct Finished {
     /// its first data.
     pub(super) unsent: Vec<u8>,
     pub(super) theirs: RecordProtection,
-    /// Bytes behind the handshake that have been read.
+    /// Bytes after the handshake that have already been read.
     pub(super) read: Vec<u8>,
 }
 
@@ -117,7 +117,7 @@ pub(super) enum TakeOverError {
     #[error("TLS has not logged the session's secrets")]
     NotLogged,
     /// rustls has already protected a record in one direction.
-    #[error("the session's first TLS record would have number {0}")]
+    #[error("TLS has already protected records of the session: the next one has number {0}")]
     RecordNumber(u64),
     /// The key derived from the logged secret is not the key that rustls has.
     #[error("the session's TLS secrets and keys do not belong together")]
@@ -128,7 +128,7 @@ pub(super) enum TakeOverError {
 ///
 /// A key update needs these secrets, and rustls gives them to nothing but a key log. rustls's
 /// `KernelConnection` could update keys without them. But it is made from an unbuffered connection,
-/// which has no exporter, and the binding of [`Session`] needs the exporter.
+/// which has no exporter. [`Session::binding`] comes from the exporter.
 #[derive(Default)]
 pub(super) struct Secrets {
     client: Mutex<Option<TrafficSecret>>,

@@ -18,7 +18,7 @@ use crate::disk::fingerprint::Fingerprint;
 use crate::disk::folder::new_file;
 use crate::disk::space;
 
-/// Minimum length in bytes that a name keeps when it is cut for a number or a suffix.
+/// Minimum of [`longest_name`], in bytes: enough for the suffix of a part and some bytes of its name.
 const MIN_NAME: usize = 32;
 
 /// Maximum number of parts of one hash beside one target.
@@ -121,6 +121,7 @@ impl DownloadPart {
                 path.join(LOCK)
             }
         };
+        // Mode 0: the file is not executable.
         let file = match new_file(&locked, 0) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => reopen(&locked)?,
             other => other?,
@@ -150,8 +151,8 @@ impl DownloadPart {
         self.path.join(FILES)
     }
 
-    /// Returns whether it was empty when it was opened. Bytes of a new file that were never written are
-    /// zeros.
+    /// Returns whether the part was empty when it was opened. If so, no earlier download has left anything to
+    /// check in it, and zeros need not be written to a part file.
     pub(super) fn is_new(&self) -> bool {
         self.is_new
     }
@@ -187,8 +188,11 @@ impl Drop for DownloadPart {
     }
 }
 
-/// Sets the size of a part file, and reserves its room, so that a full disk is noticed at the beginning. A
-/// file that takes only `stored` bytes at its source has holes there, and gets them here too.
+/// Sets the size of a part file, and reserves room on the disk for all of its bytes, so that a full disk is
+/// noticed at the beginning.
+///
+/// The file takes `stored` bytes on the disk of its source. If that is less than seven eighths of `size`, the
+/// file has holes. Then nothing is reserved, and only the room for `stored` bytes is checked.
 ///
 /// # Errors
 /// [`io::ErrorKind::StorageFull`] if there is not enough room.
@@ -222,10 +226,11 @@ fn part_path(target: &Path, hash: &Hash, number: u32) -> PathBuf {
     target.with_file_name(format!(".{}{ending}", &name[..cut]))
 }
 
-/// Returns the length of the longest name that a file in `folder` can have, in bytes.
+/// Returns the length of the longest name that a file in `folder` can have, in bytes. Returns at least
+/// [`MIN_NAME`], even if the path of the folder leaves less.
 pub(super) fn longest_name(folder: &Path) -> usize {
     let left = Platform::HERE.max_path().saturating_sub(absolute_len(folder)).saturating_sub(1);
-    // If the folder's path is too long already, the system refuses the file.
+    // If the folder's path leaves less than `MIN_NAME`, the system refuses to create the file.
     space::max_name(folder).min(left).max(MIN_NAME)
 }
 
@@ -324,7 +329,7 @@ mod tests {
         fs::create_dir_all(path.join("files/old")).unwrap();
         let again = folder_of(&target, &hash).unwrap();
         assert_eq!(again.path, path);
-        assert!(again.files().join("old").exists(), "the fetch decides what to keep");
+        assert!(again.files().join("old").exists(), "opening a left part removes nothing from it");
     }
 
     #[cfg(unix)]

@@ -1,4 +1,5 @@
-//! The followers of each hash. They are announced to each other, so that they fetch from each other.
+//! The followers of each hash: the nodes that fetch its content from this node. This node sends each follower the
+//! addresses of the others, so that they fetch from each other.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -54,7 +55,8 @@ struct AnnouncedFollower {
     addresses: Vec<Address>,
 }
 
-/// A stream that follows a hash. Its node is announced to other followers until this is dropped.
+/// A stream that follows a hash: its node fetches the content, and is sent what is new about it. The node is
+/// announced to other followers until this is dropped.
 #[derive(Debug)]
 pub(super) struct Follower {
     followers: Followers,
@@ -138,8 +140,8 @@ impl Follower {
         table.swarms.get(&self.hash).is_some_and(|swarm| swarm.seeding.has_sent(pieces))
     }
 
-    /// Returns whether this follower is to be served now. It has waited for `waited`, because other followers
-    /// have the pieces.
+    /// Returns whether this follower is to be served now. `waited` is the time for which its request was held
+    /// back, because other followers have the pieces.
     pub(super) fn is_wait_over(&mut self, waited: Duration) -> bool {
         let mut table = lock(&self.followers.0);
         let Some(swarm) = table.swarms.get_mut(&self.hash) else { return true };

@@ -37,7 +37,8 @@ pub fn client(key: &Key, alpn: &[&[u8]]) -> Arc<ClientConfig> {
     client_with(key, alpn, Credentials::Raw(spki(key)))
 }
 
-/// Returns a TLS client that sends `credentials` and signs with `key`.
+/// Returns a TLS client that sends `credentials` and signs with `key`. A client with a certificate signs with the
+/// certificate's key instead.
 pub fn client_with(key: &Key, alpn: &[&[u8]], credentials: Credentials) -> Arc<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])

@@ -1,4 +1,5 @@
-//! Fetches in the background: each prints its result when it is done.
+//! The fetches of commands: their results, progress and errors. A fetch in the background prints its result when
+//! it is done.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
