@@ -136,7 +136,7 @@ impl SharedFile {
         out.put_str(self.name.as_str());
     }
 
-    /// Returns a copy for a search answer, with a name that every system allows.
+    /// Returns a copy for a search answer, with a [portable](FileName::is_portable) name.
     ///
     /// Older nodes close the link if an answer has any other name, and an answer may pass through nodes of
     /// any version.

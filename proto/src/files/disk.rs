@@ -10,9 +10,12 @@
 //!   folder such names are ordinary content (`.git`).
 //! - The name looks like another one on the screen: after U+202E, `gpj.exe` is shown as `exe.jpg`.
 //!
-//! In each of these cases the characters at fault are replaced by `_`. There is one exception: an entry of a
-//! folder whose name is too long is left out. Every rule takes the platform as a parameter, so that each can
-//! be tested on any system.
+//! Characters at fault are replaced by `_`, and a `_` is added to the name of a device. If two entries of a
+//! folder would get the same name, one of them gets a number. The name of a fetched file or folder is cut if
+//! it is too long. An entry of a fetched folder is left out if its name or path is too long, if the disk has
+//! refused such a name, or if no free name is found.
+//!
+//! Every rule takes the platform as a parameter, so that each can be tested on any system.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -360,8 +363,8 @@ fn is_special(c: char) -> bool {
     matches!(c, '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|')
 }
 
-/// Returns `name` with the characters replaced that the platform would refuse or misread. The result is never
-/// longer than both `name` and the limit of `rules`.
+/// Returns `name` with the characters replaced that the platform would refuse or misread. The result is no
+/// longer than the longer of `name` and the limit of `rules`.
 pub(super) fn without_faults<'n>(name: &'n str, rules: &DiskRules) -> Cow<'n, str> {
     match replaced(name, rules, false) {
         Some((safe, _)) => Cow::Owned(safe),
@@ -372,7 +375,7 @@ pub(super) fn without_faults<'n>(name: &'n str, rules: &DiskRules) -> Cow<'n, st
 /// Returns a safe name to use in place of `name`, and the first fault of `name`. Returns `None` if `name` is
 /// safe. `is_top` says that the file is placed among the user's own files, where more names are unsafe.
 ///
-/// The safe name is never longer than both `name` and the limit of `rules`.
+/// The safe name is no longer than the longer of `name` and the limit of `rules`.
 fn replaced(name: &str, rules: &DiskRules, is_top: bool) -> Option<(String, NameFault)> {
     let is_windows = rules.platform == Platform::Windows;
     let fault_of = |(at, c): (usize, char)| match c {
@@ -412,7 +415,9 @@ fn replaced(name: &str, rules: &DiskRules, is_top: bool) -> Option<(String, Name
     fault.map(|fault| (safe.into_owned(), fault))
 }
 
-/// Returns whether every system allows a name. Its length is not checked.
+/// Returns whether a name is portable, which names in search answers have to be: it leads nowhere else on
+/// Windows, Windows does not change it, and it is not the name of a device. Windows refuses some portable
+/// names. The length is not checked.
 pub(super) fn is_portable(name: &str) -> bool {
     // On Windows `c:x` is a path on drive C. Other colons count as portable, as they do for nodes of earlier
     // versions.
@@ -420,7 +425,7 @@ pub(super) fn is_portable(name: &str) -> bool {
     !(has_drive || name.contains('\\') || name.ends_with(['.', ' ']) || is_device(name))
 }
 
-/// Returns `name` if every system allows it, and otherwise the name that Windows gets for it.
+/// Returns `name` if it is portable, and otherwise the name that it gets on a Windows disk.
 pub(super) fn portable(name: &FileName) -> FileName {
     if is_portable(&name.0) {
         name.clone()

@@ -68,8 +68,8 @@ pub const MAX_KNOWN: usize = 256;
 /// reported instead.
 const MAX_LISTED: usize = 16;
 
-/// Time after which a stream on which nothing moves is given up. 30 s: half the time after which TCP gives up
-/// on a lost segment (RFC 1122).
+/// Time after which a stream on which nothing moves is given up. 30 s: in that time TCP sends a lost segment
+/// again four times, if its first timeout is 1 s (RFC 6298).
 pub const STALL: Duration = Duration::from_secs(30);
 
 /// Time for which a finished fetch stays registered, so that its followers can still fetch from it.

@@ -69,7 +69,8 @@ pub enum ManifestError {
     /// The bytes do not have the form of a manifest.
     #[error("the folder's list can't be read: {0}")]
     Decode(DecodeError),
-    /// A path could lead out of the folder, or has a part that no operating system accepts as a name.
+    /// A path could lead out of the folder, or is refused for another reason: see
+    /// [`NameFault`](super::NameFault).
     #[error("a name in the folder's list is refused: {0}")]
     Name(NameError),
     /// The entries are not sorted, or a path occurs twice.

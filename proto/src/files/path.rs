@@ -148,7 +148,8 @@ impl FileName {
         &self.0
     }
 
-    /// Returns whether Windows and older nodes accept the name.
+    /// Returns whether the name is portable: it has no `\`, begins with no drive letter, ends with no dot or
+    /// space, and is not that of a device. Nodes of earlier versions refuse other names in search answers.
     #[must_use]
     pub fn is_portable(&self) -> bool {
         disk::is_portable(&self.0)

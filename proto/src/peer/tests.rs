@@ -464,7 +464,7 @@ fn a_query_over_the_limit_ends_at_once() {
     assert!(matches!(ended[..], [Output::QueryEnded { complete: false, .. }]), "{ended:?}");
 }
 
-/// An event for a machine in the test below: the kind, and the node, dial or connection.
+/// An input for the machine in the test below. A `u8` is a node. A `usize` picks a dial or a connection.
 #[derive(Debug, Clone)]
 enum Step {
     Dial(u8),
@@ -477,7 +477,7 @@ enum Step {
     Down(usize),
     Reported(u8),
     Send(u8),
-    Met(u8),
+    AddressesLookedUp(u8),
     Wait(u16),
 }
 
@@ -486,7 +486,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         node.clone().prop_map(Step::Dial),
         (any::<usize>(), node.clone()).prop_map(|(dial, n)| Step::Secured(dial, n)),
-        (any::<usize>(), any::<bool>()).prop_map(|(dial, again)| Step::Refused(dial, again)),
+        (any::<usize>(), any::<bool>())
+            .prop_map(|(dial, is_duplicate)| Step::Refused(dial, is_duplicate)),
         any::<usize>().prop_map(Step::Failed),
         (any::<usize>(), node.clone()).prop_map(|(dial, n)| Step::Greeted(dial, n)),
         (node.clone(), 1..3_u64).prop_map(|(n, incarnation)| Step::Inbound(n, incarnation)),
@@ -494,7 +495,7 @@ fn step() -> impl Strategy<Value = Step> {
         any::<usize>().prop_map(Step::Down),
         node.clone().prop_map(Step::Reported),
         node.clone().prop_map(Step::Send),
-        node.prop_map(Step::Met),
+        node.prop_map(Step::AddressesLookedUp),
         (0..3000_u16).prop_map(Step::Wait),
     ]
 }
@@ -526,9 +527,9 @@ proptest! {
                     Some(dial) => node.input(Input::DialSecured { dial, id: id(n) }),
                     None => continue,
                 },
-                Step::Refused(dial, again) => match pick(&dials, dial) {
+                Step::Refused(dial, is_duplicate) => match pick(&dials, dial) {
                     Some(dial) => {
-                        let reason = if again { Reason::Duplicate } else { Reason::Full };
+                        let reason = if is_duplicate { Reason::Duplicate } else { Reason::Full };
                         node.input(Input::DialRefused { dial, reason })
                     }
                     None => continue,
@@ -559,7 +560,7 @@ proptest! {
                     begun.insert(operation, 0);
                     said
                 }
-                Step::Met(n) => {
+                Step::AddressesLookedUp(n) => {
                     node.input(Input::AddressesLookedUp { id: id(n), addresses: vec![address(n)] })
                 }
                 Step::Wait(millis) => node.pass(Duration::from_millis(millis.into())),

@@ -168,7 +168,7 @@ fn the_stem_is_cut_to_make_room_for_a_suffix() {
 }
 
 #[test]
-fn portable_names_are_those_that_every_system_allows() {
+fn portable_names_are_no_paths_or_devices_on_windows_and_do_not_change_there() {
     for name in ["nul", "Con.tar.gz", "LPT¹.txt", "aux .txt", "a.", "a ", "...", "C:x", "a\\b"] {
         let name = FileName::new(name).unwrap();
         assert!(!name.is_portable(), "{name}");

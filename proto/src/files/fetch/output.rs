@@ -63,7 +63,8 @@ pub enum GiveUp {
     NoMore,
     /// None of these sources answered, and no other source was reached.
     NoneAnswered(Vec<SourceId>),
-    /// No source is left that brings the missing pieces. Of all failures, this source's tells the user most.
+    /// No source is left that can send the missing pieces. Of all failures, this one tells the user most. With
+    /// [`Fault::Local`], the fetching node itself has failed.
     Failed(SourceId, Fault),
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// First delay if no source of the download is linked. 1 min: a source may be dialled at a known address
-/// without a link, so when it comes back there is no new link that would end the delay.
+/// First delay if no source of the download is linked. 1 min: a new link ends the delay early, but a source
+/// that is dialled at a known address may come back without a link.
 const DELAY: Duration = Duration::from_secs(60);
 
 /// First delay if a source of the download is already linked, so that no new link will end the delay. 5 s:

@@ -5,9 +5,9 @@
 //! - Every source always has something to send, so up to two runs of pieces are outstanding at each. A run is
 //!   so long that the source needs [`RUN_TIME`] to send it. So more is requested from a faster source.
 //! - Rare pieces are fetched first. If a source has everything, only pieces that no other source has are
-//!   requested from it, unless it is faster than all others together. In this way many nodes that fetch from
-//!   one seed spread its pieces among themselves (Legout, Urvoy-Keller and Michiardi, "Rarest First and Choke
-//!   Algorithms Are Enough", 2006).
+//!   requested from it, unless it is at least as fast as all sources together that have only some pieces. In
+//!   this way many nodes that fetch from one seed spread its pieces among themselves (Legout, Urvoy-Keller and
+//!   Michiardi, "Rarest First and Choke Algorithms Are Enough", 2006).
 //! - A slow source does not delay the end: near the end, its outstanding pieces are also requested from idle
 //!   sources.
 
@@ -220,9 +220,9 @@ impl Schedule {
         // These pieces can now come from this source. So the requests to a source that has everything are
         // cancelled if it has not begun to send: it may be the only source of other requesters.
         for other in others {
-            let is_busy =
+            let is_silent_seed =
                 |source: &Supplier| source.is_whole && source.is_silent(now, REVIEW_INTERVAL);
-            if self.sources.get(&other).is_some_and(is_busy) {
+            if self.sources.get(&other).is_some_and(is_silent_seed) {
                 self.cancel(other);
             }
         }
@@ -390,7 +390,8 @@ impl Schedule {
     /// Finds the rarest piece that is not requested yet, in `holds` or among all pieces if `holds` is `None`.
     /// Of equally rare pieces, returns the first one from `from` on, wrapping around at the end.
     fn rarest(&self, from: u64, holds: Option<&PieceSet>) -> Option<u64> {
-        // No piece can be rarer than this: a source that lacks a piece counts itself.
+        // No piece can be rarer than this: if the source does not have everything, it is counted in the rarity
+        // of each piece that it has.
         let min = u8::from(holds.is_some());
         let mut best: Option<(u8, u64)> = None;
         // The second part repeats the pieces from `from` on, which does not change the result.

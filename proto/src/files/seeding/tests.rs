@@ -102,7 +102,7 @@ struct World {
 
 /// A node that fetches from the seed and from the other nodes.
 struct Fetcher {
-    fetch: Schedule,
+    schedule: Schedule,
     is_done: bool,
     /// True if this node and the others can reach each other.
     is_reachable: bool,
@@ -171,7 +171,7 @@ impl World {
             let layout = Arc::new(Layout::file(PIECES * PIECE).unwrap());
             let held = PieceSet::of_count(PIECES).unwrap();
             Fetcher {
-                fetch: Schedule::new(layout, held, *id(n).as_bytes()),
+                schedule: Schedule::new(layout, held, *id(n).as_bytes()),
                 is_done: false,
                 is_reachable: n < reachable,
                 known: VecDeque::new(),
@@ -251,7 +251,7 @@ impl World {
                 self.nodes[n].dialling -= 1;
                 if self.nodes[n].is_reachable && self.nodes[other].is_reachable {
                     self.input(n, Input::Ready(id(other)));
-                    let held = self.nodes[other].fetch.held().bits(0, 64);
+                    let held = self.nodes[other].schedule.held().bits(0, 64);
                     self.input(n, Input::Holds(id(other), 0, held.into()));
                     self.nodes[other].followers.push(n);
                 }
@@ -274,7 +274,7 @@ impl World {
             }
             Event::Review(n) => {
                 let now = self.now;
-                self.nodes[n].fetch.handle_timeout(now);
+                self.nodes[n].schedule.handle_timeout(now);
                 self.carry_out_outputs(n);
             }
         }
@@ -294,12 +294,12 @@ impl World {
 
     fn input(&mut self, n: usize, input: Input) {
         let now = self.now;
-        self.nodes[n].fetch.handle(now, input);
+        self.nodes[n].schedule.handle(now, input);
         self.carry_out_outputs(n);
     }
 
     fn arrived(&mut self, n: usize, from: NodeId, piece: u64) {
-        let is_new = !self.nodes[n].fetch.held().contains(piece);
+        let is_new = !self.nodes[n].schedule.held().contains(piece);
         self.input(n, Input::Arrived { from, pieces: vec![piece] });
         for follower in self.nodes[n].followers.clone().into_iter().filter(|_| is_new) {
             let after = self.work(20);
@@ -308,7 +308,7 @@ impl World {
     }
 
     fn carry_out_outputs(&mut self, n: usize) {
-        while let Some(output) = self.nodes[n].fetch.poll() {
+        while let Some(output) = self.nodes[n].schedule.poll() {
             match output {
                 Output::Done => self.nodes[n].is_done = true,
                 Output::Request { source, first, count } => {
@@ -339,7 +339,7 @@ impl World {
                 }
             }
         }
-        if let Some(review) = self.nodes[n].fetch.poll_timeout() {
+        if let Some(review) = self.nodes[n].schedule.poll_timeout() {
             self.at(review.since(self.now), Event::Review(n));
         }
     }

@@ -78,7 +78,8 @@ impl TestBench {
         panic!("no `{start}`");
     }
 
-    /// Returns the effects in words: `ask 1 Low` is a request for a place that is sent to node 1.
+    /// Returns the effects in words: `ask 1 Low` is a request for a place that is sent to node 1, and
+    /// `drop 1 +2` is the notice to neighbour 1 that it is dropped and may ask node 2 instead.
     fn out(&mut self) -> Vec<String> {
         let number = |id: NodeId| (1..=250).find(|n| self::id(*n) == id).unwrap();
         let names = |records: &[NodeRecord]| {
@@ -93,9 +94,9 @@ impl TestBench {
                     Frame::ForwardJoin(join) => {
                         format!("join {to} {}{}", join.steps, names(&[join.record]))
                     }
-                    Frame::Disconnect(link_end) => {
-                        let why = if link_end.leaves { "leave" } else { "part" };
-                        format!("{why} {to}{}", names(&link_end.instead))
+                    Frame::Disconnect(disconnect) => {
+                        let word = if disconnect.leaves { "leave" } else { "drop" };
+                        format!("{word} {to}{}", names(&disconnect.instead))
                     }
                     Frame::Shuffle(shuffle) => format!("shuffle {to} {}", shuffle.steps),
                     Frame::ShuffleReply(reply) => format!("shuffled {to} {}", reply.id),
@@ -201,7 +202,7 @@ fn a_new_node_is_announced_and_the_evicted_neighbour_learns_of_it() {
     node.request(6, Need::Join);
     let out = node.out();
     let gone = (1..=5).find(|n| !node.active().contains(&id(*n))).unwrap();
-    assert_eq!(out[0], format!("part {gone} +6"));
+    assert_eq!(out[0], format!("drop {gone} +6"));
     assert_eq!(out[1], "reply 6 Accepted");
     let joins = out.iter().filter(|said| said.starts_with("join ") && said.ends_with(" 6 +6"));
     assert_eq!(joins.count(), 4);
@@ -220,8 +221,8 @@ fn the_side_that_has_dialled_closes_the_link_unless_it_is_pinned() {
         node.request(2, Need::Low);
         node.out();
         for n in [1, 2] {
-            let link_end = Disconnect { instead: Vec::new(), leaves: false };
-            node.receive(n, Frame::Disconnect(link_end));
+            let disconnect = Disconnect { instead: Vec::new(), leaves: false };
+            node.receive(n, Frame::Disconnect(disconnect));
         }
         let expected: &[&str] = if pinned { &[] } else { &["hang up 2 NeighbourReplaced"] };
         assert_eq!(node.out(), expected);
@@ -258,8 +259,8 @@ fn a_full_node_refuses_a_node_that_has_neighbours_and_keeps_reserved_places() {
 #[test]
 fn a_node_named_as_replacement_is_asked_first() {
     let mut node = TestBench::member(5);
-    let link_end = Disconnect { instead: vec![record(9)], leaves: true };
-    node.receive(1, Frame::Disconnect(link_end));
+    let disconnect = Disconnect { instead: vec![record(9)], leaves: true };
+    node.receive(1, Frame::Disconnect(disconnect));
     node.wait();
     assert_eq!(node.out(), ["dial 9"]);
     assert!(!node.knows(1), "a node that leaves is not asked again");

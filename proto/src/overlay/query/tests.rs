@@ -92,7 +92,7 @@ fn a_query_of_this_node_ends_when_all_peers_are_done() {
     let out = outputs(&mut q, |q, out| q.receive_answer(at(0), node(1), answer(1), out));
     same(&out, &[Effect::Answered(answer(1))]);
     same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), query_done(0, true), out)), &[]);
-    // Two from the same peer do not count for the other peer.
+    // A second "done" of the same peer does not count for the other peer.
     same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), query_done(0, true), out)), &[]);
     same(
         &outputs(&mut q, |q, out| q.receive_done(at(0), node(2), query_done(0, true), out)),
@@ -261,7 +261,8 @@ fn a_query_that_a_node_asks_for_itself_reaches_only_its_neighbours() {
         &[ended(true)],
     );
 
-    // Whatever depth the peer gives, and also if the id is known already.
+    // A query that a peer asks for itself is not passed on, whatever its depth, and whether its id is known or
+    // not.
     let mut q = new();
     let receive = |q: &mut Queries, from, query| {
         outputs(q, |q, out| {
@@ -380,7 +381,7 @@ fn a_late_answer_is_no_fault() {
             same(&answered_at(&mut q, seconds, 1), &[]);
         }
     }
-    // Removed from the table, the id is remembered for the same time once more.
+    // The query is removed from the table. Its id is remembered for as long again.
     outputs(&mut q, |q, out| q.handle_timeout(at(60), out));
     assert_eq!(q.len(), 0);
     same(&answered_at(&mut q, 100, 2), &[]);

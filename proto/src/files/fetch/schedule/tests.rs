@@ -29,7 +29,7 @@ impl Sender {
 }
 
 struct World {
-    fetch: Schedule,
+    schedule: Schedule,
     senders: BTreeMap<NodeId, Sender>,
     now: Instant,
     done: bool,
@@ -51,18 +51,18 @@ fn bits(pieces: &BTreeSet<u64>, count: u64) -> Bytes {
 impl World {
     fn new(count: u64, senders: Vec<Sender>) -> Self {
         let layout = Arc::new(Layout::file(count * PIECE).unwrap());
-        let fetch = Schedule::new(layout, PieceSet::of_count(count).unwrap(), [7; 32]);
+        let schedule = Schedule::new(layout, PieceSet::of_count(count).unwrap(), [7; 32]);
         let senders = senders.into_iter().enumerate();
         let senders = senders.map(|(n, sender)| (id(n.try_into().unwrap()), sender)).collect();
         let (now, done, cancelled) = (Instant::ZERO, false, 0);
-        let mut world = Self { fetch, senders, now, done, cancelled };
+        let mut world = Self { schedule, senders, now, done, cancelled };
         for (id, sender) in world.senders.clone() {
-            world.fetch.handle(world.now, Input::Ready(id));
+            world.schedule.handle(world.now, Input::Ready(id));
             let has = match sender.holds {
                 None => Input::Whole(id),
                 Some(pieces) => Input::Holds(id, 0, bits(&pieces, count)),
             };
-            world.fetch.handle(world.now, has);
+            world.schedule.handle(world.now, has);
         }
         world
     }
@@ -77,14 +77,14 @@ impl World {
             }
             let sending = self.senders.iter().filter(|(_, sender)| !sender.queue.is_empty());
             let next = sending.map(|(id, sender)| (sender.next, *id)).min();
-            match (next, self.fetch.poll_timeout()) {
+            match (next, self.schedule.poll_timeout()) {
                 (Some((at, from)), review) if review.is_none_or(|review| at <= review) => {
                     self.now = at;
                     self.deliver(from);
                 }
                 (_, Some(review)) => {
                     self.now = review;
-                    self.fetch.handle_timeout(review);
+                    self.schedule.handle_timeout(review);
                 }
                 _ => return,
             }
@@ -92,7 +92,7 @@ impl World {
     }
 
     fn carry_out_outputs(&mut self) {
-        while let Some(output) = self.fetch.poll() {
+        while let Some(output) = self.schedule.poll() {
             match output {
                 Output::Done => self.done = true,
                 Output::Cancel(id) => {
@@ -118,13 +118,13 @@ impl World {
         let sender = self.senders.get_mut(&from).unwrap();
         if sender.vanishes_after.is_some_and(|pieces| sender.sent >= pieces) {
             self.senders.remove(&from);
-            self.fetch.handle(self.now, Input::Gone(from));
+            self.schedule.handle(self.now, Input::Gone(from));
             return;
         }
         let piece = sender.queue.pop_front().unwrap();
         sender.sent += 1;
         sender.next = self.now + Duration::from_millis(sender.pace);
-        self.fetch.handle(self.now, Input::Arrived { from, pieces: vec![piece] });
+        self.schedule.handle(self.now, Input::Arrived { from, pieces: vec![piece] });
     }
 
     fn sent(&self) -> usize {
@@ -152,24 +152,24 @@ fn four_sources_are_four_times_as_fast() {
 #[test]
 fn once_small_pieces_have_come_fast_many_are_requested() {
     let layout = Arc::new(Layout::new((0..10_000).map(|_| 10 << 10)).unwrap());
-    let mut fetch = Schedule::new(layout, PieceSet::of_count(10_000).unwrap(), [7; 32]);
-    let asked = |fetch: &mut Schedule| {
+    let mut schedule = Schedule::new(layout, PieceSet::of_count(10_000).unwrap(), [7; 32]);
+    let asked = |schedule: &mut Schedule| {
         let mut runs = Vec::new();
-        while let Some(output) = fetch.poll() {
+        while let Some(output) = schedule.poll() {
             let Output::Request { first, count, .. } = output else { panic!("{output:?}") };
             runs.push(first..first + u64::from(count));
         }
         runs
     };
-    fetch.handle(Instant::ZERO, Input::Ready(id(0)));
-    fetch.handle(Instant::ZERO, Input::Whole(id(0)));
-    let first = asked(&mut fetch);
+    schedule.handle(Instant::ZERO, Input::Ready(id(0)));
+    schedule.handle(Instant::ZERO, Input::Whole(id(0)));
+    let first = asked(&mut schedule);
     assert_eq!(first.len(), 1, "its speed is unknown");
     // 200 MB/s: in 250 ms that is half of the content.
     let now = Instant::ZERO + Duration::from_millis(5);
     let pieces = first.into_iter().flatten().collect();
-    fetch.handle(now, Input::Arrived { from: id(0), pieces });
-    let pieces = asked(&mut fetch).iter().map(|run| run.end - run.start).sum::<u64>();
+    schedule.handle(now, Input::Arrived { from: id(0), pieces });
+    let pieces = asked(&mut schedule).iter().map(|run| run.end - run.start).sum::<u64>();
     assert!(pieces > 1000, "{pieces}");
 }
 
@@ -208,10 +208,10 @@ fn the_rarest_pieces_are_requested_first() {
     let mut world = World::new(64, senders);
     world.carry_out_outputs();
     let late = id(9);
-    world.fetch.handle(world.now, Input::Ready(late));
-    world.fetch.handle(world.now, Input::Holds(late, 0, bits(&all, 64)));
+    world.schedule.handle(world.now, Input::Ready(late));
+    world.schedule.handle(world.now, Input::Holds(late, 0, bits(&all, 64)));
     // It has all pieces, so it is treated as whole. Pieces that no other source has are requested first.
-    let Some(Output::Request { source, first, .. }) = world.fetch.poll() else { panic!() };
+    let Some(Output::Request { source, first, .. }) = world.schedule.poll() else { panic!() };
     assert_eq!(source, late);
     assert!((60..64).contains(&first), "{first}");
 }
@@ -222,10 +222,10 @@ fn a_piece_without_a_source_is_requested_once_a_source_has_it() {
     let mut world = World::new(10, vec![Sender::new(Some(part), 10)]);
     world.run();
     assert!(!world.done);
-    assert_eq!(world.fetch.held().len(), 9);
+    assert_eq!(world.schedule.held().len(), 9);
     let id = *world.senders.keys().next().unwrap();
     world.senders.get_mut(&id).unwrap().holds = None;
-    world.fetch.handle(world.now, Input::Holds(id, 8, Bytes::from_static(&[2])));
+    world.schedule.handle(world.now, Input::Holds(id, 8, Bytes::from_static(&[2])));
     world.run();
     assert!(world.done);
 }
@@ -235,11 +235,11 @@ fn bits_beyond_the_end_and_unknown_sources_are_ignored() {
     let mut world = World::new(3, vec![Sender::new(Some(BTreeSet::new()), 1)]);
     let (known, stranger) = (id(0), id(8));
     let noise = Bytes::from_static(&[0xff; 64]);
-    world.fetch.handle(world.now, Input::Holds(known, 3, noise.clone()));
-    world.fetch.handle(world.now, Input::Holds(known, u64::MAX - 7, noise.clone()));
-    world.fetch.handle(world.now, Input::Holds(stranger, 0, noise));
-    world.fetch.handle(world.now, Input::Arrived { from: stranger, pieces: vec![99] });
-    world.fetch.handle(world.now, Input::Gone(stranger));
+    world.schedule.handle(world.now, Input::Holds(known, 3, noise.clone()));
+    world.schedule.handle(world.now, Input::Holds(known, u64::MAX - 7, noise.clone()));
+    world.schedule.handle(world.now, Input::Holds(stranger, 0, noise));
+    world.schedule.handle(world.now, Input::Arrived { from: stranger, pieces: vec![99] });
+    world.schedule.handle(world.now, Input::Gone(stranger));
     world.run();
     assert!(!world.done);
     assert_eq!(world.sent(), 0);
@@ -269,9 +269,9 @@ proptest! {
             alive.any(|s| s.holds.as_ref().is_none_or(|holds| holds.contains(piece)))
         });
         for piece in reachable {
-            prop_assert!(world.fetch.held().contains(piece), "{} is missing", piece);
+            prop_assert!(world.schedule.held().contains(piece), "{} is missing", piece);
         }
-        prop_assert_eq!(world.done, world.fetch.held().is_full());
+        prop_assert_eq!(world.done, world.schedule.held().is_full());
         // Each piece once, and near the end some of them twice.
         prop_assert!(world.sent() as u64 <= count + 40, "{} for {}", world.sent(), count);
     }
