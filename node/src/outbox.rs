@@ -30,7 +30,8 @@ const BLOCK_SIZE: usize = 64 << 10;
 /// Capacity of a new block: enough for one frame with a content of [`BLOCK_SIZE`] bytes.
 const BLOCK_CAPACITY: usize = BLOCK_SIZE + 64;
 
-/// Number of bytes in a write at which no further block is added. A control frame waits for at most one write.
+/// Number of application bytes in a write at which no further block is added. A control frame waits for at
+/// most one write.
 const WRITE_SIZE: usize = 64 << 10;
 
 /// Minimum size of a content that is shared with the sender instead of copied, in bytes.

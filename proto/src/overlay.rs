@@ -260,8 +260,8 @@ impl Overlay {
         self.admissions.end_hello(id);
     }
 
-    /// Decides whether a connection on which both ends have said Hello becomes a link. Refuses connections
-    /// that were dialled by a node that is kept away.
+    /// Decides whether a connection becomes a link, once the other node's Hello has arrived. Refuses
+    /// connections that were dialled by a node that is kept away.
     pub(crate) fn admit(&self, candidate: &Candidate) -> Admission {
         let is_inbound = candidate.direction == Direction::Inbound;
         if is_inbound && self.away.contains(self.now.monotonic, candidate.id) {

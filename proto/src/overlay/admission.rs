@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::event::{Direction, Reason};
 use crate::id::NodeId;
 
-/// A connection on which both ends have said Hello, and which may become a link.
+/// A connection on which the other node's Hello has arrived, and which may become a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
     /// The node at the other end, whose identity the handshake has proven.

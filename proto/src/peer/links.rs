@@ -140,7 +140,7 @@ impl Links {
 }
 
 impl Machine {
-    /// Admits or refuses a connection on which both ends have said Hello.
+    /// Admits or refuses a connection on which the other node's Hello has arrived.
     pub(super) fn greeted(&mut self, greeted: Greeted) {
         let id = greeted.candidate.id;
         let admission = if self.stopping {

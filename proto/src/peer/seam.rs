@@ -221,7 +221,7 @@ pub enum Command {
     Shutdown(Key),
 }
 
-/// A connection on which both ends have said Hello.
+/// A connection on which the other node's Hello has arrived.
 #[derive(Debug)]
 pub struct Greeted {
     /// The connection.
