@@ -174,6 +174,17 @@ class Client:
 
         return run
 
+    def follow(self, method, path, body=None):
+        """Sends a request whose answer is a stream of events; gives their names and data."""
+        http, headers = self.client.get_httpx_client(), {"Accept": "text/event-stream"}
+        with http.stream(method, path, json=body, headers=headers) as answer:
+            name = None
+            for line in answer.iter_lines():
+                if line.startswith("event: "):
+                    name = line.removeprefix("event: ")
+                elif line.startswith("data: "):
+                    yield name, json.loads(line.removeprefix("data: "))
+
     def fails(self, status, command, *path, **arguments):
         """Checks that a command is refused with a problem of this status."""
         answer = self.answer(command, *path, **arguments)
@@ -212,6 +223,20 @@ def links_and_messages(alice, bob, node, other):
 
     wait_until("the messages have arrived", arrived)
     assert len(bob.events(limit=1).events) == 1
+    read = []
+
+    def read_stream():
+        stream = bob.follow("GET", "/api/v1/events")
+        read.append(next(data for name, data in stream if name == "node_message"))
+
+    reader = threading.Thread(target=read_stream, daemon=True)
+    reader.start()
+    deadline = time.monotonic() + PATIENCE
+    while reader.is_alive():
+        assert time.monotonic() < deadline, "the stream has no message"
+        alice.msg(text="again")
+        reader.join(0.1)
+    assert read[0]["data"] == "again", read
     assert bob.ping(peer="alice").pings[0].rtt_ms > 0
     assert len(bob.ping().pings) == 1
     assert alice.fails(404, "send", "nobody", text="hi")
@@ -245,8 +270,11 @@ def files(alice, bob, folder):
     wait_until("more is there", lambda: download().done > part)
     alice.cancel(added.hash_)
     bob.set(name="up", value="0")
-    alice.get(what=added.hash_, path=str(folder / "fetched song"))
-    wait_until("the song is there", lambda: download().state == "done")
+    body = {"what": added.hash_, "path": str(folder / "fetched song")}
+    *reports, (last, result) = alice.follow("POST", "/api/v1/downloads", body)
+    assert last == "result" and result["fields"]["bytes"] == size, (last, result)
+    assert reports and {name for name, _ in reports} == {"progress"}, reports
+    assert download().state == "done", download()
     assert (folder / "fetched song").read_bytes() == song.read_bytes()
     assert alice.fails(400, "get", what=added.hash_, path="relative")
 
@@ -323,6 +351,10 @@ def main():
     try:
         fuzz(folder / "fuzz", start("fuzz", "alice"), start("fuzz", "bob"))
         count = everything(folder / "client", start("client", "alice"), start("client", "bob"))
+    except BaseException:
+        for log in folder.glob("*/*.log"):
+            print(f"- {log}", log.read_text(errors="replace")[-4000:], sep="\n", file=sys.stderr)
+        raise
     finally:
         for node in nodes:
             node.process.kill()
