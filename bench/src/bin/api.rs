@@ -1,8 +1,10 @@
 //! Measures the cost of the program's local API: `api PROGRAM [SECONDS]`. PROGRAM is the program `peerkit`.
 //!
-//! The first part measures the throughput of messages from a node in this process to a running `peerkit run`,
-//! in turns with and without 100 clients of its API. The second part measures the processor time of an idle
-//! node with and without API. Each part prints a line of JSON. Needs Linux, for `/proc`.
+//! The first part measures the throughput of messages between a node in this process and a running
+//! `peerkit run`, in turns with and without 100 clients of its API. Each client asks for the status once a
+//! second, and in two cases it also holds a stream of events. A node that receives has an event for each
+//! message, and sends it to each stream. A node that sends has none. The second part measures the processor
+//! time of an idle node with and without API. Each case prints a line of JSON. Needs Linux, for `/proc`.
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
@@ -60,21 +62,47 @@ async fn run() -> Result<()> {
     };
     let folder = Folder::new()?;
     let phase = Duration::from_secs_f64(seconds);
-    let receiver = RunningNode::start(program.as_ref(), &folder.0.join("receiver"), &[])?;
+    to_the_program(program.as_ref(), &folder.0, phase).await?;
+    from_the_program(program.as_ref(), &folder.0, phase).await?;
+    println!("{}", with_case("idle", idle(program.as_ref(), &folder.0).await?));
+    Ok(())
+}
+
+/// Measures messages that the program receives.
+async fn to_the_program(program: &Path, folder: &Path, phase: Duration) -> Result<()> {
+    let receiver = RunningNode::start(program, &folder.join("receiver"), &["--headless"])?;
     let api = receiver.api().await?;
     let address = api.address().await?;
     let node = Node::builder().name("sender").manual(true).spawn().await?;
     let peer = node.connect(address.as_str()).await?;
     let flood = tokio::spawn(flood(node.sender(peer.id())?));
-    for (case, clients) in [("polls", Clients::Poll), ("polls and streams", Clients::PollAndStream)]
-    {
-        let line = throughput(&node, &api, clients, phase).await?;
-        println!("{}", with_case(case, line));
-    }
+    let sent = || node.counters().messages_sent;
+    let line = throughput(sent, &api, Clients::Poll, phase).await?;
+    println!("{}", with_case("receiver, polls", line));
+    let line = throughput(sent, &api, Clients::PollAndStream, phase).await?;
+    println!("{}", with_case("receiver, polls and streams", line));
     flood.abort();
     node.shutdown().await;
-    drop(receiver);
-    println!("{}", with_case("idle", idle(program.as_ref(), &folder.0).await?));
+    Ok(())
+}
+
+/// Measures messages that the program sends, with the command `msg` on its standard input.
+async fn from_the_program(program: &Path, folder: &Path, phase: Duration) -> Result<()> {
+    let node = Node::builder().name("receiver").manual(true).listen("127.0.0.1:0").spawn().await?;
+    let address = node.listening().first().context("the node does not listen")?.to_string();
+    let mut sender = RunningNode::start(program, &folder.join("sender"), &[&address])?;
+    let api = sender.api().await?;
+    let mut input = sender.child.stdin.take().context("standard input")?;
+    let flood = tokio::spawn(async move {
+        let lines = format!("msg {}\n", "x".repeat(MESSAGE)).repeat(64);
+        while input.write_all(lines.as_bytes()).await.is_ok() {}
+    });
+    let received = || node.counters().messages_received;
+    let line = throughput(received, &api, Clients::PollAndStream, phase).await?;
+    println!("{}", with_case("sender, polls and streams", line));
+    flood.abort();
+    drop(sender);
+    node.shutdown().await;
     Ok(())
 }
 
@@ -97,12 +125,18 @@ enum Clients {
     PollAndStream,
 }
 
-/// Measures the throughput without clients and with them, in turns. Returns the medians.
-async fn throughput(node: &Node, api: &Api, kind: Clients, phase: Duration) -> Result<Value> {
+/// Measures the throughput without clients and with them, in turns. `count` returns the number of messages so
+/// far. Returns the medians.
+async fn throughput(
+    count: impl Fn() -> u64,
+    api: &Api,
+    kind: Clients,
+    phase: Duration,
+) -> Result<Value> {
     let (mut without, mut with, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let mut answers = 0;
     for _ in 0..ROUNDS {
-        let alone = rate(node, phase).await;
+        let alone = rate(&count, phase).await;
         let mut clients = JoinSet::new();
         for number in 0..CLIENTS {
             let start = POLL_INTERVAL * number / CLIENTS;
@@ -111,7 +145,7 @@ async fn throughput(node: &Node, api: &Api, kind: Clients, phase: Duration) -> R
                 clients.spawn(stream(api.clone(), SETTLE + phase));
             }
         }
-        let beside = rate(node, phase).await;
+        let beside = rate(&count, phase).await;
         for answered in clients.join_all().await {
             answers += answered?;
         }
@@ -129,13 +163,12 @@ async fn throughput(node: &Node, api: &Api, kind: Clients, phase: Duration) -> R
     }))
 }
 
-/// Returns the number of messages that the node sends in a second, over the time `phase`.
-async fn rate(node: &Node, phase: Duration) -> f64 {
+/// Returns the number of messages in a second, over the time `phase`.
+async fn rate(count: impl Fn() -> u64, phase: Duration) -> f64 {
     sleep(SETTLE).await;
-    let (start, before) = (Instant::now(), node.counters().messages_sent);
+    let (start, before) = (Instant::now(), count());
     sleep(phase).await;
-    let sent = node.counters().messages_sent - before;
-    sent as f64 / start.elapsed().as_secs_f64()
+    (count() - before) as f64 / start.elapsed().as_secs_f64()
 }
 
 fn median(values: &mut [f64]) -> f64 {
@@ -174,8 +207,9 @@ async fn stream(api: Api, length: Duration) -> Result<u64> {
 
 /// Measures the processor time of two idle nodes, one with API and one without, at the same time.
 async fn idle(program: &Path, folder: &Path) -> Result<Value> {
-    let with = RunningNode::start(program, &folder.join("with"), &[])?;
-    let without = RunningNode::start(program, &folder.join("without"), &["--no-api"])?;
+    let with = RunningNode::start(program, &folder.join("with"), &["--headless"])?;
+    let without =
+        RunningNode::start(program, &folder.join("without"), &["--headless", "--no-api"])?;
     with.api().await?;
     // The work of the start is not that of an idle node.
     sleep(Duration::from_secs(5)).await;
@@ -215,11 +249,11 @@ struct RunningNode {
 impl RunningNode {
     fn start(program: &Path, state: &Path, options: &[&str]) -> Result<Self> {
         let child = Command::new(program)
-            .args(["run", "--headless", "--manual", "--json", "--listen", "127.0.0.1:0"])
+            .args(["run", "--manual", "--json", "--listen", "127.0.0.1:0"])
             .args(["--name", "node", "--state"])
             .arg(state)
             .args(options)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .kill_on_drop(true)
             .spawn()?;
