@@ -308,7 +308,7 @@ impl<'a> FetchDriver<'a> {
                 Output::GiveUp(why) => return Err(self.unfinished(why)),
             }
         }
-        // If the fetch has not ordered `Open` by now, another source's proof came first.
+        // If the fetch has not ordered `Open` by now, it does not need the proof.
         self.proven = None;
         Ok(false)
     }
