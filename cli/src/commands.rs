@@ -8,6 +8,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use anyhow::anyhow;
 use clap::{ArgMatches, Args};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,7 @@ mod connect;
 mod debug;
 mod disconnect;
 mod discover;
+mod doctor;
 mod downloads;
 pub(crate) mod endpoint;
 mod events;
@@ -81,6 +83,7 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::of::<resume::Resume>(),
     CommandSpec::of::<cancel::Cancel>(),
     CommandSpec::of::<status::Status>(),
+    CommandSpec::of::<doctor::Doctor>(),
     CommandSpec::of::<network::Network>(),
     CommandSpec::of::<size::Size>(),
     CommandSpec::of::<map::Map>(),
@@ -111,6 +114,9 @@ pub(crate) trait Command:
     /// True if the node stops after the command.
     const STOPS: bool = false;
 
+    /// True if `peerkit COMMAND` also works without a running node: see [`Self::run_alone`].
+    const WORKS_ALONE: bool = false;
+
     /// The result of the command.
     type Outcome: Outcome;
 
@@ -136,6 +142,17 @@ pub(crate) trait Command:
         self,
         context: &CommandContext<'_>,
     ) -> impl Future<Output = anyhow::Result<Self::Outcome>> + Send;
+
+    /// Carries out the command where no node runs.
+    ///
+    /// # Errors
+    /// If the command fails, or needs a running node.
+    fn run_alone(
+        self,
+        _progress: Progress,
+    ) -> impl Future<Output = anyhow::Result<Self::Outcome>> + Send {
+        async { Err(anyhow!("`{}` needs a running node", Self::NAME)) }
+    }
 
     /// Finishes the command in the process in which it was typed. For example, writes the file that the
     /// command names.
@@ -229,6 +246,15 @@ impl Output {
             is_reported_later: false,
         })
     }
+
+    fn of(outcome: &impl Outcome, paint: Paint) -> anyhow::Result<Self> {
+        Ok(Self {
+            text: outcome.text(paint),
+            fields: to_raw_value(outcome)?,
+            is_complete: outcome.is_complete(),
+            is_reported_later: outcome.is_reported_later(),
+        })
+    }
 }
 
 /// The declaration of a command, without its type.
@@ -238,6 +264,8 @@ pub(crate) struct CommandSpec {
     pub(crate) line: LineForm,
     pub(crate) endpoint: Option<Endpoint>,
     pub(crate) stops: bool,
+    /// See [`Command::WORKS_ALONE`].
+    pub(crate) works_alone: bool,
     /// Adds the arguments and the help of the command to a clap command.
     pub(crate) augment: fn(clap::Command) -> clap::Command,
     /// Reads the arguments that clap has parsed.
@@ -267,6 +295,7 @@ impl CommandSpec {
             line: C::LINE,
             endpoint: C::ENDPOINT,
             stops: C::STOPS,
+            works_alone: C::WORKS_ALONE,
             augment: C::augment_args,
             from_matches: |matches| Ok(Box::new(C::from_arg_matches(matches)?)),
             from_json: |fields| {
@@ -370,6 +399,13 @@ pub(crate) trait AnyCommand: Send + Sync {
         &'a self,
         context: &'a CommandContext<'_>,
     ) -> Pin<Box<dyn Future<Output = anyhow::Result<Output>> + Send + 'a>>;
+
+    /// See [`Command::run_alone`]. The text has the colours `paint`.
+    fn run_alone(
+        &self,
+        progress: Progress,
+        paint: Paint,
+    ) -> Pin<Box<dyn Future<Output = anyhow::Result<Output>> + Send + '_>>;
 }
 
 impl<C: Command> AnyCommand for C {
@@ -396,12 +432,18 @@ impl<C: Command> AnyCommand for C {
     ) -> Pin<Box<dyn Future<Output = anyhow::Result<Output>> + Send + 'a>> {
         Box::pin(async move {
             let outcome = Command::run(self.clone(), context).await?;
-            Ok(Output {
-                text: outcome.text(context.paint),
-                fields: to_raw_value(&outcome)?,
-                is_complete: outcome.is_complete(),
-                is_reported_later: outcome.is_reported_later(),
-            })
+            Output::of(&outcome, context.paint)
+        })
+    }
+
+    fn run_alone(
+        &self,
+        progress: Progress,
+        paint: Paint,
+    ) -> Pin<Box<dyn Future<Output = anyhow::Result<Output>> + Send + '_>> {
+        Box::pin(async move {
+            let outcome = Command::run_alone(self.clone(), progress).await?;
+            Output::of(&outcome, paint)
         })
     }
 }

@@ -375,7 +375,7 @@ impl Completion {
             (_, _) if typed.starts_with("--") => {
                 entry.map_or_else(Vec::new, CommandSpec::option_names)
             }
-            ("connect" | "join", _) => self.addresses(),
+            ("connect" | "join" | "doctor", _) => self.addresses(),
             ("add", 2..) if last == "--to" => self.peer_names(typed),
             ("get", 2..) if last == "--from" => self.addresses(),
             ("help", 1) => command_names().collect(),

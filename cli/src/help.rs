@@ -26,6 +26,7 @@ const FOREIGN_WORDS: &[(&[&str], &str)] = &[
     (&["find", "locate"], "`search TEXT` finds files"),
     (&["kill", "close"], "`exit` stops this node, `disconnect PEER` closes a link"),
     (&["whoami", "id", "info", "address", "addr"], "`status` shows this node"),
+    (&["diagnose", "check"], "`doctor [ADDR]` finds out why a node can't be reached"),
     (&["version"], "`peerkit --version` in a shell prints the version"),
     (&["clear", "cls"], "Ctrl-L clears the screen"),
 ];

@@ -67,6 +67,26 @@ impl Progress {
         }
     }
 
+    /// Returns a function that shows each of `total` steps of a command, with a text.
+    pub(crate) fn steps(&self, total: u64) -> Box<dyn FnMut(&str) + Send> {
+        let mut done = 0;
+        let mut show: Box<dyn FnMut(u64, String) + Send> = match self.clone() {
+            Self::Bars(bars) => {
+                let mut shown = bars.transfers();
+                Box::new(move |done, line| shown.show_line(done, total, line))
+            }
+            Self::Reports(reports) => Box::new(move |done, line| {
+                let report = ProgressReport { done, total, line: Some(line) };
+                let _ = reports.try_send(CommandEvent::new("progress", &report));
+            }),
+            Self::Hidden => Box::new(|_, _| {}),
+        };
+        Box::new(move |line| {
+            show(done, line.to_owned());
+            done += 1;
+        })
+    }
+
     /// Makes the other process print a line: `text`, or `json` if it runs with --json. Waits if that process
     /// reads slowly.
     pub(crate) async fn line(&self, text: &str, json: &str) {
@@ -168,7 +188,7 @@ impl TransferBars {
         self.show(Transfer::of(download, self.bars.paint));
     }
 
-    /// Shows the progress of the only transfer, which another process has reported.
+    /// Shows the progress of a command that is no transfer, or that another process has reported.
     pub(crate) fn show_line(&mut self, done: u64, total: u64, line: String) {
         let key = (None, Hash::from_bytes([0; 32]));
         self.show([Transfer { key, done, total, line }]);

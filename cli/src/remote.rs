@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, ApiFile};
 use crate::commands::endpoint::ApiRequest;
 use crate::commands::{self, AnyCommand, CommandSpec, Output};
-use crate::progress::{Bars, PrintedLine, ProgressReport, TransferBars};
+use crate::progress::{Bars, PrintedLine, Progress, ProgressReport, TransferBars};
 use crate::text::Paint;
 use crate::{folders, json, signals, usage};
 
@@ -55,6 +55,14 @@ pub(crate) async fn run(spec: &CommandSpec, matches: &ArgMatches) -> anyhow::Res
     let args = RemoteArgs::from_arg_matches(matches).map_err(|error| usage(error.to_string()))?;
     let mut command = (spec.from_matches)(matches).map_err(|error| usage(error.to_string()))?;
     command.prepare()?;
+    if spec.works_alone
+        && args.node.is_none()
+        && running_node(&folders::state(args.state.as_deref())?).await.is_none()
+    {
+        let progress = Progress::Bars(Bars::new());
+        let running = command.run_alone(progress, Paint::on(&io::stdout()));
+        return print_outcome(spec.name, running, args.json, &stop).await;
+    }
     let api = find(&args)?;
     print_result(spec.name, &api, command.as_ref(), args.json, &stop).await
 }
@@ -68,14 +76,25 @@ pub(crate) async fn print_result(
     is_json: bool,
     stop: &CancellationToken,
 ) -> anyhow::Result<bool> {
+    // Dropping the connection ends the command at the node.
+    print_outcome(name, carry_out(api, command, is_json), is_json, stop).await
+}
+
+/// Waits for a command, and prints its result. If `stop` is cancelled, drops the command. Returns as
+/// [`print_result`] does.
+async fn print_outcome(
+    name: &str,
+    command: impl Future<Output = anyhow::Result<Output>>,
+    is_json: bool,
+    stop: &CancellationToken,
+) -> anyhow::Result<bool> {
     let result = tokio::select! {
         biased;
-        // Dropping the connection ends the command at the node.
         () = stop.cancelled() => {
             signals::note_unfinished_work();
             Err(anyhow!("stopped before the command was done"))
         }
-        result = carry_out(api, command, is_json) => result,
+        result = command => result,
     };
     let is_complete = result.as_ref().is_ok_and(|output| output.is_complete);
     if is_json {

@@ -404,7 +404,7 @@ async fn run_commands(
             }
             Err(error) => (error.command, Err(anyhow!(error.message)), false),
         };
-        let worked = result.is_ok();
+        let worked = result.as_ref().is_ok_and(|output| output.is_complete);
         done.ok &= worked;
         if !result.as_ref().is_ok_and(|output| output.is_reported_later) {
             output.result(&name, result).await;

@@ -296,8 +296,6 @@ impl Builder {
         }
         let download_folder = self.download_folder.unwrap_or_else(|| PathBuf::from("."));
         let (files, upload_news) = Files::new(shares, self.config.max_downloads, download_folder);
-        let pending =
-            PendingHandshakes::new(self.config.max_pending, self.config.max_pending_per_ip);
         let profile = Profile {
             id: key.id(),
             name,
@@ -313,6 +311,7 @@ impl Builder {
             clock: NodeClock::start(),
             tls,
             addresses: OwnAddresses::new(config.clone(), listening),
+            handshakes: PendingHandshakes::new(config.max_pending, config.max_pending_per_ip),
             links: LinkTable::default(),
             streams: Streams::new(&config),
             probes: Arc::new(Semaphore::new(MAX_PROBES)),
@@ -342,7 +341,7 @@ impl Builder {
             inner.served.streams.insert(PROBE_PROTOCOL, serve_probes);
         }
         for listener in listeners {
-            inner.tasks.spawn(listen::accept(inner.clone(), listener, pending.clone()));
+            inner.tasks.spawn(listen::accept(inner.clone(), listener));
         }
         let delivering = inner.clone();
         inner.tasks.spawn(async move {

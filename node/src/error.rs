@@ -19,6 +19,7 @@ use crate::bootstrap::BootstrapError;
 use crate::key::KeyError;
 use crate::shares::ShareError;
 use crate::store::StoreError;
+use crate::tls;
 use crate::transfer::FetchError;
 
 /// The error of a call of this library. Unless the variant says otherwise, the call has changed nothing.
@@ -363,7 +364,30 @@ impl fmt::Display for NameKind {
     }
 }
 
+/// The way in which the TLS handshake with a dialled server failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TlsFailure {
+    /// The server sent nothing, or too little, before the time was over.
+    Silent,
+    /// The server closed the connection.
+    Closed,
+    /// The server does not speak TLS.
+    NotTls,
+    /// The server speaks TLS, but not as nodes do.
+    NotANode,
+}
+
 impl Error {
+    /// Returns the way in which the TLS handshake failed, if this is [`Error::Handshake`].
+    #[must_use]
+    pub fn tls_failure(&self) -> Option<TlsFailure> {
+        match self {
+            Self::Handshake { error, .. } => Some(tls::tls_failure(error)),
+            _ => None,
+        }
+    }
+
     /// Checks that a name has at most `limit` bytes.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use crate::dispatch::Dispatch;
 use crate::error::Error;
 use crate::files::Files;
 use crate::links::LinkTable;
+use crate::listen::PendingHandshakes;
 use crate::own_addresses::OwnAddresses;
 use crate::profile::Profile;
 use crate::rate::Rates;
@@ -36,6 +37,8 @@ pub(crate) struct Inner {
     // Links and other connections.
     pub(crate) tls: Tls,
     pub(crate) addresses: OwnAddresses,
+    /// The inbound handshakes under way.
+    pub(crate) handshakes: Arc<PendingHandshakes>,
     pub(crate) links: LinkTable,
     pub(crate) streams: Streams,
     /// Permits for probes. Each probe holds one while it is under way.

@@ -95,7 +95,7 @@ mod unlinked;
 pub use bootstrap::BootstrapError;
 pub use builder::Builder;
 pub use counters::{Counters, DropCounters, FileCounters, HandshakeFailures, LinkCounters};
-pub use error::{Error, NameKind};
+pub use error::{Error, NameKind, TlsFailure};
 pub use events::Events;
 pub use key::{
     KeyError, create as create_key, load as load_key, load_or_create as load_or_create_key,

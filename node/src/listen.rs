@@ -203,11 +203,7 @@ fn not_bound(at: SocketAddr, error: io::Error) -> Error {
 }
 
 /// Accepts connections until the node stops.
-pub(crate) async fn accept(
-    inner: Arc<Inner>,
-    listener: TcpListener,
-    pending: Arc<PendingHandshakes>,
-) {
+pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener) {
     loop {
         let accepted = tokio::select! {
             () = inner.tasks.stop.cancelled() => return,
@@ -216,7 +212,7 @@ pub(crate) async fn accept(
         match accepted {
             Ok((stream, remote)) => {
                 tracing::debug!(target: "peerkit::link", %remote, "accepted a connection");
-                let slot = pending.add(remote.ip());
+                let slot = inner.handshakes.add(remote.ip());
                 conn::start(&inner, handle_inbound(inner.clone(), stream, remote, slot));
             }
             Err(error) => {
@@ -254,6 +250,12 @@ struct HandshakeSlot(Arc<SlotState>);
 impl PendingHandshakes {
     pub(crate) fn new(max: usize, max_per_ip: usize) -> Arc<Self> {
         Arc::new(Self { max, max_per_ip, slots: Mutex::default() })
+    }
+
+    /// Returns the number of handshakes under way.
+    pub(crate) fn count(&self) -> usize {
+        let slots = lock(&self.slots);
+        slots.iter().filter(|slot| !slot.is_over.load(Ordering::Relaxed)).count()
     }
 
     /// Adds a handshake with `ip`, and evicts the oldest one if there is no room.

@@ -35,6 +35,10 @@ pub struct Status {
     pub inbound: usize,
     /// Number of links that this node has dialled.
     pub outbound: usize,
+    /// Number of inbound connections whose handshake is under way.
+    pub handshakes: usize,
+    /// Maximum number of such handshakes. A further one ends the oldest.
+    pub max_handshakes: usize,
     /// True if links are made by hand only.
     pub manual: bool,
     /// True if the node is a member of the network. A member finds and keeps its own neighbours.
@@ -128,6 +132,8 @@ impl Inner {
             uptime_ms: self.clock.micros() / 1000,
             inbound: count(Direction::Inbound),
             outbound: count(Direction::Outbound),
+            handshakes: self.handshakes.count(),
+            max_handshakes: self.config.max_pending,
             manual: self.profile.manual,
             member: views.member,
             neighbours: views.active,

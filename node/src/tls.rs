@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use peerkit_proto::hello::{ALPN_LINK, ALPN_STREAM, EXPORTER_LABEL};
 use peerkit_proto::id::{Key, NodeId};
+use peerkit_proto::tls::RecordError;
 use rustls::client::AlwaysResolvesClientRawPublicKeys;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
@@ -23,6 +24,8 @@ use rustls::{
     AlertDescription, ClientConfig, ConnectionCommon, DigitallySignedStruct, DistinguishedName,
     OtherError, ServerConfig, SignatureScheme,
 };
+
+use crate::error::TlsFailure;
 
 #[cfg(not(feature = "reference-tls"))]
 mod records;
@@ -135,6 +138,25 @@ pub(crate) enum TlsDialError {
 pub(crate) fn is_refusal(error: &io::Error) -> bool {
     let cause = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
     matches!(cause, Some(rustls::Error::AlertReceived(AlertDescription::HandshakeFailure)))
+}
+
+/// Returns the way in which a handshake failed with `error`.
+pub(crate) fn tls_failure(error: &io::Error) -> TlsFailure {
+    let cause = error.get_ref();
+    if cause.is_some_and(|cause| cause.is::<RecordError>()) {
+        return TlsFailure::NotTls;
+    }
+    match cause.and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidMessage(_)) => return TlsFailure::NotTls,
+        Some(_) => return TlsFailure::NotANode,
+        None => {}
+    }
+    match error.kind() {
+        io::ErrorKind::TimedOut => TlsFailure::Silent,
+        // Of the errors with this kind, only `NotANode` is left.
+        io::ErrorKind::InvalidData => TlsFailure::NotANode,
+        _ => TlsFailure::Closed,
+    }
 }
 
 /// The identity of the node that answered in place of the expected one.

@@ -119,8 +119,13 @@ pub fn payload_len(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
 /// header is incomplete. This is for records of the handshake, which may or may not be encrypted.
 ///
 /// # Errors
-/// If the length is over the limit.
+/// If the type of the record is none of TLS, or the length is over the limit.
 pub fn handshake_record_len(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
+    // A server of another protocol may send a text. Without this check, two of its letters would be read as
+    // a length, and the reader would wait for that many bytes.
+    if let Some(kind) = bytes.first().filter(|kind| !(20..=23).contains(*kind)) {
+        return Err(RecordError::Unexpected(*kind));
+    }
     let Some(&[.., high, low]) = bytes.first_chunk::<HEADER_LEN>() else {
         return Ok(None);
     };
@@ -248,6 +253,7 @@ mod tests {
         assert_eq!(handshake_record_len(&[22, 3, 1, 1, 2]), Ok(Some(5 + 258)));
         assert_eq!(handshake_record_len(&[22, 3, 1, 1]), Ok(None));
         assert_eq!(handshake_record_len(&[20, 3, 3, 255, 255]), Err(RecordError::TooLong(65535)));
+        assert_eq!(handshake_record_len(b"220 mail"), Err(RecordError::Unexpected(b'2')));
     }
 
     #[test]

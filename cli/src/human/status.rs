@@ -113,7 +113,7 @@ fn link(paint: Paint, status: &Status, peer: &PeerStatus) -> String {
 }
 
 /// Returns how far a clock is ahead of this node's, in words. If `seconds` is negative, it is behind.
-pub(super) fn clock_difference(seconds: i64) -> String {
+pub(crate) fn clock_difference(seconds: i64) -> String {
     let by = long(Duration::from_secs(seconds.unsigned_abs()));
     let way = if seconds < 0 { "behind" } else { "ahead of" };
     format!("{by} {way} this node's")

@@ -7,6 +7,7 @@ mod access;
 mod api;
 mod demo;
 mod disk;
+mod doctor;
 mod documents;
 mod faults;
 mod harness;

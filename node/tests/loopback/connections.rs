@@ -8,7 +8,7 @@ use crate::common::*;
 use crate::proxy::Proxy;
 use peerkit::{
     Address, Config, ConnectOptions, Direction, Error, Event, Events, Key, LinkEnd, Node, Reason,
-    Status,
+    Status, TlsFailure,
 };
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -114,7 +114,8 @@ async fn dialling_an_address_without_a_node_is_an_error() {
         listener
     });
     let failed = a.connect(address).await;
-    assert!(matches!(failed, Err(Error::Handshake { .. })), "{failed:?}");
+    let failure = failed.as_ref().err().and_then(Error::tls_failure);
+    assert_eq!(failure, Some(TlsFailure::NotTls), "{failed:?}");
     let event = expect_event(&mut events, "outbound_node_connection_error").await;
     let Event::OutboundNodeConnectionError { address: dialled, error } = event else { panic!() };
     assert_eq!(dialled, Address::from_socket(address));
@@ -126,7 +127,22 @@ async fn dialling_an_address_without_a_node_is_an_error() {
     config.handshake_timeout = Duration::from_millis(200);
     let hasty = builder("hasty").config(config).spawn().await.unwrap();
     let (failed, _held) = tokio::join!(hasty.connect(address), listener.accept());
-    assert!(matches!(failed, Err(Error::Handshake { .. })), "{failed:?}");
+    let failure = failed.as_ref().err().and_then(Error::tls_failure);
+    assert_eq!(failure, Some(TlsFailure::Silent), "{failed:?}");
+
+    // The server closes the connection, or answers with an alert (section 6 of RFC 8446).
+    for (answer, expected) in
+        [(&b""[..], TlsFailure::Closed), (b"\x15\x03\x03\0\x02\x02\x28", TlsFailure::NotANode)]
+    {
+        let answering = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await.unwrap();
+            stream.write_all(answer).await.unwrap();
+        };
+        let (failed, ()) = tokio::join!(a.connect(address), answering);
+        let failure = failed.as_ref().err().and_then(Error::tls_failure);
+        assert_eq!(failure, Some(expected), "{failed:?}");
+    }
 
     // The port has no listener.
     drop(listener);
