@@ -284,7 +284,7 @@ def files(alice, bob, folder):
 
 
 def network(alice, bob, node, other):
-    """discover, size, network, map, status"""
+    """discover, size, network, map, status, doctor"""
     found = wait_until(
         "both are found", lambda: (seen := alice.discover()).size == 2 and seen.links == 1 and seen
     )
@@ -298,6 +298,9 @@ def network(alice, bob, node, other):
     formats = importlib.import_module(f"{alice.package}.models.map_format").MapFormat
     assert alice.map(format_=formats.SVG).document.startswith("<svg")
     assert bob.status().status.name == "bob"
+    way = alice.doctor(address="bob")
+    assert all(check.ok for check in way.checks), way
+    assert bob.doctor().verdict
 
 
 def settings(alice, folder):
