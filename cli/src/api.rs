@@ -24,7 +24,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::session::NodeSession;
-use access::Access;
+use access::ApiAccess;
 use metrics::RequestCounters;
 
 mod access;
@@ -103,7 +103,7 @@ impl ApiServer {
         let listener = TcpListener::bind(at).await;
         let listener = listener.with_context(|| format!("the API can't listen on {at}"))?;
         let at = listener.local_addr()?;
-        let access = Arc::new(Access::new(at)?);
+        let access = Arc::new(ApiAccess::new(at)?);
         let file = state.join(FILE);
         let written = ApiFile {
             url: format!("http://{at}"),
@@ -143,7 +143,7 @@ fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
-fn router(state: ApiState, access: Arc<Access>) -> Router {
+fn router(state: ApiState, access: Arc<ApiAccess>) -> Router {
     let state = Arc::new(state);
     route::commands()
         .route("/api/v1/events", get(events::stream))

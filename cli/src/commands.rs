@@ -17,10 +17,10 @@ use serde_json::{Map, Value};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema as _, ToSchema};
 
-use crate::progress::Progress;
+use crate::progress::ProgressSink;
 use crate::session::NodeSession;
 use crate::text::Paint;
-use endpoint::{ApiRequest, Endpoint};
+use endpoint::{ApiEndpoint, ApiRequest};
 use line::LineForm;
 
 pub(crate) mod add;
@@ -63,44 +63,44 @@ pub(crate) mod status;
 
 /// Every command, in the order in which `help` lists them.
 pub(crate) const COMMANDS: &[CommandSpec] = &[
-    CommandSpec::of::<connect::Connect>(),
-    CommandSpec::of::<join::Join>(),
-    CommandSpec::of::<disconnect::Disconnect>(),
-    CommandSpec::of::<peers::Peers>(),
-    CommandSpec::of::<msg::Msg>(),
-    CommandSpec::of::<send::Send>(),
-    CommandSpec::of::<broadcast::Broadcast>(),
-    CommandSpec::of::<ping::Ping>(),
-    CommandSpec::of::<discover::Discover>(),
-    CommandSpec::of::<add::Add>(),
-    CommandSpec::of::<remove::Remove>(),
-    CommandSpec::of::<refresh::Refresh>(),
-    CommandSpec::of::<files::Files>(),
-    CommandSpec::of::<search::Search>(),
+    CommandSpec::of::<connect::ConnectArgs>(),
+    CommandSpec::of::<join::JoinArgs>(),
+    CommandSpec::of::<disconnect::DisconnectArgs>(),
+    CommandSpec::of::<peers::PeersArgs>(),
+    CommandSpec::of::<msg::MsgArgs>(),
+    CommandSpec::of::<send::SendArgs>(),
+    CommandSpec::of::<broadcast::BroadcastArgs>(),
+    CommandSpec::of::<ping::PingArgs>(),
+    CommandSpec::of::<discover::DiscoverArgs>(),
+    CommandSpec::of::<add::AddArgs>(),
+    CommandSpec::of::<remove::RemoveArgs>(),
+    CommandSpec::of::<refresh::RefreshArgs>(),
+    CommandSpec::of::<files::FilesArgs>(),
+    CommandSpec::of::<search::SearchArgs>(),
     CommandSpec::of::<get::Get>(),
-    CommandSpec::of::<downloads::Downloads>(),
-    CommandSpec::of::<pause::Pause>(),
-    CommandSpec::of::<resume::Resume>(),
-    CommandSpec::of::<cancel::Cancel>(),
-    CommandSpec::of::<status::Status>(),
-    CommandSpec::of::<doctor::Doctor>(),
-    CommandSpec::of::<network::Network>(),
-    CommandSpec::of::<size::Size>(),
-    CommandSpec::of::<map::Map>(),
-    CommandSpec::of::<save::Save>(),
-    CommandSpec::of::<load::Load>(),
-    CommandSpec::of::<config::Config>(),
-    CommandSpec::of::<set::Set>(),
-    CommandSpec::of::<debug::Debug>(),
-    CommandSpec::of::<events::Events>(),
-    CommandSpec::of::<help::Help>(),
-    CommandSpec::of::<leave::Leave>(),
-    CommandSpec::of::<shutdown::Shutdown>(),
-    CommandSpec::of::<exit::Exit>(),
+    CommandSpec::of::<downloads::DownloadsArgs>(),
+    CommandSpec::of::<pause::PauseArgs>(),
+    CommandSpec::of::<resume::ResumeArgs>(),
+    CommandSpec::of::<cancel::CancelArgs>(),
+    CommandSpec::of::<status::StatusArgs>(),
+    CommandSpec::of::<doctor::DoctorArgs>(),
+    CommandSpec::of::<network::NetworkArgs>(),
+    CommandSpec::of::<size::SizeArgs>(),
+    CommandSpec::of::<map::MapArgs>(),
+    CommandSpec::of::<save::SaveArgs>(),
+    CommandSpec::of::<load::LoadArgs>(),
+    CommandSpec::of::<config::ConfigArgs>(),
+    CommandSpec::of::<set::SetArgs>(),
+    CommandSpec::of::<debug::DebugArgs>(),
+    CommandSpec::of::<events::EventsArgs>(),
+    CommandSpec::of::<help::HelpArgs>(),
+    CommandSpec::of::<leave::LeaveArgs>(),
+    CommandSpec::of::<shutdown::ShutdownArgs>(),
+    CommandSpec::of::<exit::ExitArgs>(),
 ];
 
 /// A command: its arguments, as clap and the API read them, and the code that carries it out.
-pub(crate) trait Command:
+pub(crate) trait NodeCommand:
     Args + Clone + Serialize + DeserializeOwned + ToSchema + Send + Sync + 'static
 {
     /// The name of the command, as users type it and as `result` gives it.
@@ -110,7 +110,7 @@ pub(crate) trait Command:
     /// The way in which the rest of a line at the prompt becomes arguments.
     const LINE: LineForm = LineForm::Words;
     /// The method and path of the command in the local API; `None` if it is not a part of the API.
-    const ENDPOINT: Option<Endpoint>;
+    const ENDPOINT: Option<ApiEndpoint>;
     /// True if the node stops after the command.
     const STOPS: bool = false;
 
@@ -121,7 +121,7 @@ pub(crate) trait Command:
     type Outcome: Outcome;
 
     /// Returns the endpoint of the command with these arguments.
-    fn endpoint(&self) -> Option<Endpoint> {
+    fn endpoint(&self) -> Option<ApiEndpoint> {
         Self::ENDPOINT
     }
 
@@ -149,7 +149,7 @@ pub(crate) trait Command:
     /// If the command fails, or needs a running node.
     fn run_alone(
         self,
-        _progress: Progress,
+        _progress: ProgressSink,
     ) -> impl Future<Output = anyhow::Result<Self::Outcome>> + Send {
         async { Err(anyhow!("`{}` needs a running node", Self::NAME)) }
     }
@@ -159,7 +159,7 @@ pub(crate) trait Command:
     ///
     /// # Errors
     /// If the file can't be written.
-    fn finish(&self, output: Output) -> anyhow::Result<Output> {
+    fn finish(&self, output: CommandOutput) -> anyhow::Result<CommandOutput> {
         Ok(output)
     }
 }
@@ -168,30 +168,30 @@ pub(crate) trait Command:
 pub(crate) struct CommandContext<'a> {
     pub(crate) session: &'a NodeSession,
     /// Shows the progress of the command.
-    pub(crate) progress: Progress,
+    pub(crate) progress: ProgressSink,
     /// The colours of the texts.
     pub(crate) paint: Paint,
-    pub(crate) caller: Caller,
+    pub(crate) caller: CommandOrigin,
 }
 
 impl CommandContext<'_> {
     /// Waits until the fetches that piped lines have begun are done, so that a script may end with `exit`.
     /// At a prompt it does not wait: the user decides when to stop.
     pub(crate) async fn wait_for_fetches(&self) {
-        if self.caller == Caller::Pipe {
+        if self.caller == CommandOrigin::Pipe {
             self.session.fetches.wait_until_idle().await;
         }
     }
 
     /// Returns whether the command comes from another process.
     pub(crate) fn is_request(&self) -> bool {
-        matches!(self.caller, Caller::Request | Caller::Shell)
+        matches!(self.caller, CommandOrigin::Request | CommandOrigin::Shell)
     }
 }
 
 /// The source of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Caller {
+pub(crate) enum CommandOrigin {
     /// A line at the prompt.
     Prompt,
     /// A line of standard input.
@@ -221,7 +221,7 @@ pub(crate) trait Outcome: Serialize + ToSchema + Send {
 
 /// The printed form of an outcome.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Output {
+pub(crate) struct CommandOutput {
     /// The text for people, without a newline at its end.
     pub(crate) text: String,
     /// The fields for programs, as a JSON object.
@@ -233,7 +233,7 @@ pub(crate) struct Output {
     pub(crate) is_reported_later: bool,
 }
 
-impl Output {
+impl CommandOutput {
     /// Makes an output of a text and fields.
     ///
     /// # Errors
@@ -262,9 +262,9 @@ pub(crate) struct CommandSpec {
     pub(crate) name: &'static str,
     pub(crate) aliases: &'static [&'static str],
     pub(crate) line: LineForm,
-    pub(crate) endpoint: Option<Endpoint>,
+    pub(crate) endpoint: Option<ApiEndpoint>,
     pub(crate) stops: bool,
-    /// See [`Command::WORKS_ALONE`].
+    /// See [`NodeCommand::WORKS_ALONE`].
     pub(crate) works_alone: bool,
     /// Adds the arguments and the help of the command to a clap command.
     pub(crate) augment: fn(clap::Command) -> clap::Command,
@@ -288,7 +288,7 @@ pub(crate) struct CommandSchemas {
 }
 
 impl CommandSpec {
-    pub(crate) const fn of<C: Command>() -> Self {
+    pub(crate) const fn of<C: NodeCommand>() -> Self {
         Self {
             name: C::NAME,
             aliases: C::ALIASES,
@@ -385,11 +385,11 @@ pub(crate) trait AnyCommand: Send + Sync {
     #[cfg(test)]
     fn arguments(&self) -> Value;
 
-    /// See [`Command::prepare`].
+    /// See [`NodeCommand::prepare`].
     fn prepare(&mut self) -> anyhow::Result<()>;
 
-    /// See [`Command::finish`].
-    fn finish(&self, output: Output) -> anyhow::Result<Output>;
+    /// See [`NodeCommand::finish`].
+    fn finish(&self, output: CommandOutput) -> anyhow::Result<CommandOutput>;
 
     /// Returns the request that makes a running node carry out the command; `None` if the API has none.
     fn request(&self) -> Option<ApiRequest>;
@@ -398,28 +398,28 @@ pub(crate) trait AnyCommand: Send + Sync {
     fn run<'a>(
         &'a self,
         context: &'a CommandContext<'_>,
-    ) -> Pin<Box<dyn Future<Output = anyhow::Result<Output>> + Send + 'a>>;
+    ) -> Pin<Box<dyn Future<Output = anyhow::Result<CommandOutput>> + Send + 'a>>;
 
-    /// See [`Command::run_alone`]. The text has the colours `paint`.
+    /// See [`NodeCommand::run_alone`]. The text has the colours `paint`.
     fn run_alone(
         &self,
-        progress: Progress,
+        progress: ProgressSink,
         paint: Paint,
-    ) -> Pin<Box<dyn Future<Output = anyhow::Result<Output>> + Send + '_>>;
+    ) -> Pin<Box<dyn Future<Output = anyhow::Result<CommandOutput>> + Send + '_>>;
 }
 
-impl<C: Command> AnyCommand for C {
+impl<C: NodeCommand> AnyCommand for C {
     #[cfg(test)]
     fn arguments(&self) -> Value {
         serde_json::to_value(self).unwrap()
     }
 
     fn prepare(&mut self) -> anyhow::Result<()> {
-        Command::prepare(self)
+        NodeCommand::prepare(self)
     }
 
-    fn finish(&self, output: Output) -> anyhow::Result<Output> {
-        Command::finish(self, output)
+    fn finish(&self, output: CommandOutput) -> anyhow::Result<CommandOutput> {
+        NodeCommand::finish(self, output)
     }
 
     fn request(&self) -> Option<ApiRequest> {
@@ -429,21 +429,21 @@ impl<C: Command> AnyCommand for C {
     fn run<'a>(
         &'a self,
         context: &'a CommandContext<'_>,
-    ) -> Pin<Box<dyn Future<Output = anyhow::Result<Output>> + Send + 'a>> {
+    ) -> Pin<Box<dyn Future<Output = anyhow::Result<CommandOutput>> + Send + 'a>> {
         Box::pin(async move {
-            let outcome = Command::run(self.clone(), context).await?;
-            Output::of(&outcome, context.paint)
+            let outcome = NodeCommand::run(self.clone(), context).await?;
+            CommandOutput::of(&outcome, context.paint)
         })
     }
 
     fn run_alone(
         &self,
-        progress: Progress,
+        progress: ProgressSink,
         paint: Paint,
-    ) -> Pin<Box<dyn Future<Output = anyhow::Result<Output>> + Send + '_>> {
+    ) -> Pin<Box<dyn Future<Output = anyhow::Result<CommandOutput>> + Send + '_>> {
         Box::pin(async move {
-            let outcome = Command::run_alone(self.clone(), progress).await?;
-            Output::of(&outcome, paint)
+            let outcome = NodeCommand::run_alone(self.clone(), progress).await?;
+            CommandOutput::of(&outcome, paint)
         })
     }
 }

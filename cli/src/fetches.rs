@@ -13,7 +13,7 @@ use peerkit::{
 };
 use tokio::sync::Notify;
 
-use crate::commands::Output;
+use crate::commands::CommandOutput;
 use crate::lock::lock;
 use crate::output::Printer;
 use crate::progress::{Bars, transfers};
@@ -191,10 +191,10 @@ fn next_start(unfinished: usize, failed: usize) -> String {
 }
 
 /// Returns the result of a successful fetch.
-pub(crate) fn output(paint: Paint, mut fetched: Fetched) -> anyhow::Result<Output> {
+pub(crate) fn output(paint: Paint, mut fetched: Fetched) -> anyhow::Result<CommandOutput> {
     let changes = take_changes(&mut fetched);
     let text = human::files::fetched(paint, &fetched, &changes);
-    Output::new(text, &FetchedView::new(&fetched, &changes))
+    CommandOutput::new(text, &FetchedView::new(&fetched, &changes))
 }
 
 /// Takes the lists of renamed and of missing entries out of a fetch.

@@ -10,7 +10,7 @@ use peerkit::{Changes, Event, Message, MessageKind, Node, SharedFile, Skipped};
 use serde::{Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::commands::Output;
+use crate::commands::CommandOutput;
 use crate::start::RunningNode;
 use crate::text;
 use crate::views::{NodeView, PeerView, without_ids};
@@ -113,7 +113,7 @@ pub(crate) fn stopped(node: &Node) -> String {
 }
 
 /// Returns the line of the result of a command.
-pub(crate) fn result(command: &str, result: &anyhow::Result<Output>) -> String {
+pub(crate) fn result(command: &str, result: &anyhow::Result<CommandOutput>) -> String {
     match result {
         Ok(output) => {
             // The fields are an object, and the line's own fields come before them.
@@ -233,12 +233,12 @@ mod tests {
     #[test]
     fn a_result_is_one_json_line() {
         let fields = Fields::default().with("size", 3).with("exact", true);
-        let size = Output::new("3 nodes".to_owned(), &fields);
+        let size = CommandOutput::new("3 nodes".to_owned(), &fields);
         assert_eq!(
             result("size", &size),
             "{\"result\":\"size\",\"ok\":true,\"size\":3,\"exact\":true}\n"
         );
-        let stopping = Output::new("stopping".to_owned(), &Fields::default());
+        let stopping = CommandOutput::new("stopping".to_owned(), &Fields::default());
         assert_eq!(result("exit", &stopping), "{\"result\":\"exit\",\"ok\":true}\n");
         let error = Err(anyhow::anyhow!("inner").context("outer"));
         assert_eq!(

@@ -12,7 +12,7 @@ use peerkit::{Event, Node};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::Output;
+use crate::commands::CommandOutput;
 use crate::human;
 use crate::json;
 use crate::progress::Bars;
@@ -117,7 +117,7 @@ impl Printer {
     }
 
     /// Prints the result of a command.
-    pub(crate) async fn result(&self, command: &str, result: anyhow::Result<Output>) {
+    pub(crate) async fn result(&self, command: &str, result: anyhow::Result<CommandOutput>) {
         let line = match result {
             result if self.json => PrintJob::Out(json::result(command, &result)),
             Ok(output) => PrintJob::Out(format!("{}\n", output.text.trim_end())),

@@ -21,7 +21,7 @@ const HASHING_TEMPLATE: &str = "{percent:>3}%  {bytes}/{total_bytes}  {bytes_per
 
 /// The place where a command shows its progress. Cloning is cheap.
 #[derive(Clone)]
-pub(crate) enum Progress {
+pub(crate) enum ProgressSink {
     /// Bars on the screen of this process.
     Bars(Bars),
     /// Reports to another process. A report is left out if that process reads too slowly.
@@ -46,7 +46,7 @@ pub(crate) struct PrintedLine {
     pub(crate) json: String,
 }
 
-impl Progress {
+impl ProgressSink {
     /// Returns a function that shows the progress of hashing.
     pub(crate) fn hashing(&self) -> Box<dyn FnMut(HashProgress) + Send> {
         match self.clone() {

@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiFile};
 use crate::commands::endpoint::ApiRequest;
-use crate::commands::{self, AnyCommand, CommandSpec, Output};
-use crate::progress::{Bars, PrintedLine, Progress, ProgressReport, TransferBars};
+use crate::commands::{self, AnyCommand, CommandOutput, CommandSpec};
+use crate::progress::{Bars, PrintedLine, ProgressReport, ProgressSink, TransferBars};
 use crate::text::Paint;
 use crate::{folders, json, signals, usage};
 
@@ -59,7 +59,7 @@ pub(crate) async fn run(spec: &CommandSpec, matches: &ArgMatches) -> anyhow::Res
         && args.node.is_none()
         && running_node(&folders::state(args.state.as_deref())?).await.is_none()
     {
-        let progress = Progress::Bars(Bars::new());
+        let progress = ProgressSink::Bars(Bars::new());
         let running = command.run_alone(progress, Paint::on(&io::stdout()));
         return print_outcome(spec.name, running, args.json, &stop).await;
     }
@@ -84,7 +84,7 @@ pub(crate) async fn print_result(
 /// [`print_result`] does.
 async fn print_outcome(
     name: &str,
-    command: impl Future<Output = anyhow::Result<Output>>,
+    command: impl Future<Output = anyhow::Result<CommandOutput>>,
     is_json: bool,
     stop: &CancellationToken,
 ) -> anyhow::Result<bool> {
@@ -106,7 +106,7 @@ async fn print_outcome(
 }
 
 /// A running node that uses a state folder.
-pub(crate) struct RunningNode {
+pub(crate) struct NodeApi {
     pub(crate) api: ApiFile,
     pub(crate) id: NodeId,
     pub(crate) name: String,
@@ -115,9 +115,9 @@ pub(crate) struct RunningNode {
 }
 
 /// Returns the running node that uses a state folder. Returns `None` if there is none, or if its API is off.
-pub(crate) async fn running_node(state: &Path) -> Option<RunningNode> {
+pub(crate) async fn running_node(state: &Path) -> Option<NodeApi> {
     #[derive(Deserialize)]
-    struct Answer {
+    struct StatusAnswer {
         status: StatusPart,
     }
     #[derive(Deserialize)]
@@ -127,9 +127,9 @@ pub(crate) async fn running_node(state: &Path) -> Option<RunningNode> {
         network: String,
     }
     let api: ApiFile = serde_json::from_slice(&fs::read(state.join(api::FILE)).ok()?).ok()?;
-    let output = carry_out(&api, &commands::status::Status {}, false).await.ok()?;
-    let Answer { status } = serde_json::from_str(output.fields.get()).ok()?;
-    Some(RunningNode { api, id: status.id, name: status.name, network: status.network })
+    let output = carry_out(&api, &commands::status::StatusArgs {}, false).await.ok()?;
+    let StatusAnswer { status } = serde_json::from_str(output.fields.get()).ok()?;
+    Some(NodeApi { api, id: status.id, name: status.name, network: status.network })
 }
 
 /// Returns the API of the node that the options select.
@@ -165,7 +165,7 @@ pub(crate) async fn carry_out(
     api: &ApiFile,
     command: &dyn AnyCommand,
     is_json: bool,
-) -> anyhow::Result<Output> {
+) -> anyhow::Result<CommandOutput> {
     let request = command.request().context("this command works only at the prompt")?;
     let mut response = send(api, &request).await?;
     let mut bar = RemoteBar::new();

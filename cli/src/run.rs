@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::ApiServer;
 use crate::args::RunArgs;
 use crate::commands::line::{self, ParseError};
-use crate::commands::{AnyCommand, Caller, CommandContext, Output};
+use crate::commands::{AnyCommand, CommandContext, CommandOrigin, CommandOutput};
 use crate::console::{self, InputLine, Prompt};
 use crate::fetches::{self, Fetches};
 use crate::join::ExpectedDialFailures;
@@ -23,7 +23,7 @@ use crate::json;
 use crate::lock::lock;
 use crate::log::LogSwitch;
 use crate::output::{Printer, PrinterThread, Sink};
-use crate::progress::{Bars, Progress};
+use crate::progress::{Bars, ProgressSink};
 use crate::recent_events::RecentEvents;
 use crate::session::{NodeSession, SearchResults};
 use crate::settings::SettingOrigins;
@@ -204,8 +204,8 @@ impl RunSession {
             (None, _) => console::read_lines(),
         };
         let at_prompt = input == CommandSource::Prompt;
-        let caller = if at_prompt { Caller::Prompt } else { Caller::Pipe };
-        let progress = Progress::Bars(bars.clone());
+        let caller = if at_prompt { CommandOrigin::Prompt } else { CommandOrigin::Pipe };
+        let progress = ProgressSink::Bars(bars.clone());
         let paint = session.output.paint();
         let context = CommandContext { session: &session, progress, paint, caller };
         let done = run_commands(&context, requests).await;
@@ -297,7 +297,7 @@ async fn end(
     writer: PrinterThread,
 ) -> anyhow::Result<()> {
     let NodeSession { node, output, fetches, .. } = context.session;
-    if context.caller == Caller::Prompt {
+    if context.caller == CommandOrigin::Prompt {
         output.text(fetches::at_next_start(&node.files().downloads())).await;
     }
     node.shutdown().await;
@@ -364,7 +364,7 @@ async fn run_commands(
     mut requests: mpsc::Receiver<InputLine>,
 ) -> CommandsDone {
     let NodeSession { output, stop, .. } = context.session;
-    let at_prompt = context.caller == Caller::Prompt;
+    let at_prompt = context.caller == CommandOrigin::Prompt;
     let mut done = CommandsDone { ok: true, last: None, no_input: true };
     loop {
         let request = tokio::select! {
@@ -424,8 +424,8 @@ async fn run_commands(
 async fn carry_out(
     context: &CommandContext<'_>,
     command: &dyn AnyCommand,
-) -> Option<anyhow::Result<Output>> {
-    let interruptible = (context.caller == Caller::Prompt).then(Interruptible::start);
+) -> Option<anyhow::Result<CommandOutput>> {
+    let interruptible = (context.caller == CommandOrigin::Prompt).then(Interruptible::start);
     let interrupted = async {
         match &interruptible {
             Some(command) => command.interrupted().await,

@@ -10,11 +10,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::ShareArgs;
-use crate::commands::add::Add;
+use crate::commands::add::AddArgs;
 use crate::log::LogSwitch;
 use crate::output::{Printer, Sink};
 use crate::progress::Bars;
-use crate::remote::{self, RunningNode};
+use crate::remote::{self, NodeApi};
 use crate::start::{self, StartedNode};
 use crate::text::Paint;
 use crate::{fetches, folders, signals};
@@ -55,7 +55,7 @@ pub(crate) async fn share(args: ShareArgs) -> anyhow::Result<bool> {
 /// # Errors
 /// If the node can't share one of them, or stops.
 async fn share_through(
-    running: &RunningNode,
+    running: &NodeApi,
     args: &ShareArgs,
     paths: Vec<PathBuf>,
     stop: &CancellationToken,
@@ -68,7 +68,7 @@ async fn share_through(
     }
     let mut holding = JoinSet::new();
     for path in paths {
-        let (api, command) = (running.api.clone(), Add::held(path, to.clone()));
+        let (api, command) = (running.api.clone(), AddArgs::held(path, to.clone()));
         let is_json = args.json;
         holding.spawn(async move { remote::carry_out(&api, &command, is_json).await });
     }

@@ -121,7 +121,7 @@ use link::SimulatedLink;
 use network::{address, public_ip};
 use node::{NodeRun, SimulatedHandlerHost, SimulatedNode, derive_seed};
 use probe::SimulatedProbe;
-use queue::{EventQueue, SimEvent};
+use queue::{SimEvent, SimEventQueue};
 use requests::PendingRequest;
 use shell::Work;
 
@@ -168,7 +168,7 @@ pub struct Sim<H> {
     transfers: Transfers,
     /// The outcome of the last broadcast, until it is read.
     broadcast_outcome: Option<Result<BroadcastReceipt, BroadcastError>>,
-    queue: EventQueue,
+    queue: SimEventQueue,
     /// Work of the present moment.
     work: VecDeque<Work>,
     /// The last number that was used as the id of a connection, dial, stream, request or operation.
@@ -223,7 +223,7 @@ impl<H: Handler> Sim<H> {
             pending_sends: BTreeMap::new(),
             transfers: Transfers::default(),
             broadcast_outcome: None,
-            queue: EventQueue::default(),
+            queue: SimEventQueue::default(),
             work: VecDeque::new(),
             last_id: 0,
             rng: ChaCha8Rng::from_seed(derive_seed(seed, "network", [0, 0])),

@@ -28,7 +28,7 @@ const OPEN: [&str; 2] = ["/healthz", "/readyz"];
 pub(crate) struct Token(String);
 
 /// The rules of access to one API.
-pub(crate) struct Access {
+pub(crate) struct ApiAccess {
     /// The address that the API listens on.
     at: SocketAddr,
     /// The token for all requests.
@@ -66,7 +66,7 @@ impl Token {
     }
 }
 
-impl Access {
+impl ApiAccess {
     pub(crate) fn new(at: SocketAddr) -> Result<Self, getrandom::Error> {
         Ok(Self {
             at,
@@ -146,7 +146,7 @@ impl Access {
 
 /// Checks a request before it is routed.
 pub(crate) async fn checked(
-    State(access): State<Arc<Access>>,
+    State(access): State<Arc<ApiAccess>>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -201,8 +201,8 @@ mod tests {
     use axum::body::Body;
     use std::time::Duration;
 
-    fn access() -> Access {
-        Access::new("127.0.0.1:7000".parse().unwrap()).unwrap()
+    fn access() -> ApiAccess {
+        ApiAccess::new("127.0.0.1:7000".parse().unwrap()).unwrap()
     }
 
     fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Request {
@@ -213,7 +213,7 @@ mod tests {
         request.body(Body::empty()).unwrap()
     }
 
-    fn status(access: &Access, request: &Request) -> u16 {
+    fn status(access: &ApiAccess, request: &Request) -> u16 {
         access.check(request, Instant::now()).map_or_else(|problem| problem.status, |()| 200)
     }
 

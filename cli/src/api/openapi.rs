@@ -15,7 +15,7 @@ use utoipa::openapi::{
 use utoipa::{PartialSchema as _, ToSchema as _};
 
 use super::problem::{self, Problem};
-use crate::commands::endpoint::{BASE, Endpoint, Method};
+use crate::commands::endpoint::{ApiEndpoint, BASE, Method};
 use crate::commands::{COMMANDS, CommandSpec};
 
 /// The name of the security scheme.
@@ -83,7 +83,7 @@ pub(crate) fn build() -> OpenApi {
 
 fn operation(
     spec: &CommandSpec,
-    endpoint: Endpoint,
+    endpoint: ApiEndpoint,
     arguments: &RefOr<Schema>,
     outcome: &str,
 ) -> Operation {

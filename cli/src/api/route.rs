@@ -18,9 +18,11 @@ use tokio::task::JoinSet;
 
 use super::ApiState;
 use super::problem::Problem;
-use crate::commands::endpoint::{BASE, Endpoint, Method};
-use crate::commands::{COMMANDS, Caller, CommandContext, CommandSpec, Output, ParsedCommand};
-use crate::progress::Progress;
+use crate::commands::endpoint::{ApiEndpoint, BASE, Method};
+use crate::commands::{
+    COMMANDS, CommandContext, CommandOrigin, CommandOutput, CommandSpec, ParsedCommand,
+};
+use crate::progress::ProgressSink;
 use crate::text::Paint;
 
 /// The header of a request for a text with colours.
@@ -50,7 +52,7 @@ pub(crate) fn commands() -> Router<Arc<ApiState>> {
 
 async fn carry_out(
     spec: &'static CommandSpec,
-    endpoint: Endpoint,
+    endpoint: ApiEndpoint,
     state: Arc<ApiState>,
     path: RawPathParams,
     request: Request,
@@ -61,10 +63,10 @@ async fn carry_out(
         Ok(command) if accepts_events(&headers) => as_events(spec, state, command, paint(&headers)),
         Ok(command) => {
             let session = &state.session;
-            let caller = Caller::Request;
+            let caller = CommandOrigin::Request;
             let context = CommandContext {
                 session,
-                progress: Progress::Hidden,
+                progress: ProgressSink::Hidden,
                 paint: Paint::none(),
                 caller,
             };
@@ -84,7 +86,7 @@ async fn carry_out(
 /// Reads the command of a request.
 async fn read(
     spec: &CommandSpec,
-    endpoint: Endpoint,
+    endpoint: ApiEndpoint,
     path: &RawPathParams,
     request: Request,
 ) -> Result<ParsedCommand, Problem> {
@@ -155,7 +157,7 @@ fn paint(headers: &HeaderMap) -> Paint {
     if headers.contains_key(COLOUR_HEADER) { Paint::colours() } else { Paint::none() }
 }
 
-fn json(output: &Output) -> Response {
+fn json(output: &CommandOutput) -> Response {
     let mut response = Response::new(Body::from(output.fields.get().to_owned()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
@@ -173,8 +175,8 @@ fn as_events(
     // Dropped with the response, which ends the task.
     let mut task = JoinSet::new();
     task.spawn(async move {
-        let progress = Progress::Reports(sender.clone());
-        let caller = Caller::Shell;
+        let progress = ProgressSink::Reports(sender.clone());
+        let caller = CommandOrigin::Shell;
         let context = CommandContext { session: &state.session, progress, paint, caller };
         let result = command.run(&context).await;
         let event = match &result {

@@ -7,9 +7,9 @@ use peerkit::{Access, Added, Event, Events, FileKind, Node, Ticket};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
+use super::endpoint::ApiEndpoint;
 use super::line::LineForm;
-use super::{Caller, Command, CommandContext, Outcome};
+use super::{CommandContext, CommandOrigin, NodeCommand, Outcome};
 use crate::human::{self, files};
 use crate::share::announcement::announcement;
 use crate::text::Paint;
@@ -22,7 +22,7 @@ use crate::{folders, json, usage};
 /// of the network can find and fetch the file. With --to, only these nodes can. With --ticket, only nodes that
 /// have the printed ticket can: treat the ticket like a password. Other nodes can't see the file at all.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Add {
+pub(crate) struct AddArgs {
     /// The file or folder
     #[schema(value_type = String, min_length = 1)]
     path: PathBuf,
@@ -56,7 +56,7 @@ pub(crate) struct AddedShare {
     details: (Added, Option<Ticket>),
 }
 
-impl Add {
+impl AddArgs {
     /// Returns the command that shares a file or folder as long as its request lasts. It is shared with the
     /// nodes `to`, or with every node that has the ticket if `to` is empty.
     pub(crate) fn held(path: PathBuf, to: Vec<String>) -> Self {
@@ -64,10 +64,10 @@ impl Add {
     }
 }
 
-impl Command for Add {
+impl NodeCommand for AddArgs {
     const NAME: &'static str = "add";
     const LINE: LineForm = LineForm::Path(0);
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::post("/shares"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::post("/shares"));
     type Outcome = AddedShare;
 
     fn prepare(&mut self) -> anyhow::Result<()> {
@@ -79,7 +79,7 @@ impl Command for Add {
         if self.ticket && !self.to.is_empty() {
             return Err(usage("add takes --to or --ticket, not both"));
         }
-        if self.hold && context.caller != Caller::Shell {
+        if self.hold && context.caller != CommandOrigin::Shell {
             return Err(usage("only a request that accepts text/event-stream can hold a share"));
         }
         folders::must_be_absolute(&self.path)?;

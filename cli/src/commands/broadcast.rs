@@ -5,9 +5,9 @@ use peerkit::{BroadcastReceipt, Hash};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
+use super::endpoint::ApiEndpoint;
 use super::line::LineForm;
-use super::{Command, CommandContext, Outcome, joined};
+use super::{CommandContext, NodeCommand, Outcome, joined};
 use crate::human;
 use crate::text::{self, Paint, count};
 
@@ -15,7 +15,7 @@ use crate::text::{self, Paint, count};
 ///
 /// Put a title with spaces in quotes: broadcast --title "Good news" it works.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Broadcast {
+pub(crate) struct BroadcastArgs {
     /// The title
     #[arg(long, default_value = "", hide_default_value = true)]
     #[serde(default)]
@@ -39,10 +39,10 @@ pub(crate) struct BroadcastSent {
     links: usize,
 }
 
-impl Command for Broadcast {
+impl NodeCommand for BroadcastArgs {
     const NAME: &'static str = "broadcast";
     const LINE: LineForm = LineForm::Text(0);
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::post("/broadcasts"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::post("/broadcasts"));
     type Outcome = BroadcastSent;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<BroadcastSent> {

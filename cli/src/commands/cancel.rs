@@ -5,9 +5,9 @@ use peerkit::DownloadStatus;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
+use super::endpoint::ApiEndpoint;
 use super::line::LineForm;
-use super::{Command, CommandContext, Outcome};
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::human::downloads;
 use crate::text::Paint;
 
@@ -15,7 +15,7 @@ use crate::text::Paint;
 ///
 /// HASH may also be the first digits of the hash, or the name of the file.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Cancel {
+pub(crate) struct CancelArgs {
     /// The hash of the fetch, its first digits, or the name of the file
     #[arg(value_name = "HASH")]
     #[schema(min_length = 1)]
@@ -28,10 +28,10 @@ pub(crate) struct Cancelled {
     download: DownloadStatus,
 }
 
-impl Command for Cancel {
+impl NodeCommand for CancelArgs {
     const NAME: &'static str = "cancel";
     const LINE: LineForm = LineForm::Name(0);
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::delete("/downloads/{download}"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::delete("/downloads/{download}"));
     type Outcome = Cancelled;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<Cancelled> {

@@ -4,8 +4,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
-use super::{Command, CommandContext, Outcome};
+use super::endpoint::ApiEndpoint;
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::human;
 use crate::settings::{self, SettingView};
 use crate::text::Paint;
@@ -14,7 +14,7 @@ use crate::text::Paint;
 ///
 /// The origin is the program's default, an option of `peerkit run`, an environment variable, or `set`.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Config {}
+pub(crate) struct ConfigArgs {}
 
 /// Settings, with their current values.
 #[derive(Debug, Serialize, ToSchema)]
@@ -22,9 +22,9 @@ pub(crate) struct Settings {
     pub(super) config: Vec<SettingView>,
 }
 
-impl Command for Config {
+impl NodeCommand for ConfigArgs {
     const NAME: &'static str = "config";
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::get("/settings"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::get("/settings"));
     type Outcome = Settings;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<Settings> {

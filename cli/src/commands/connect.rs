@@ -5,8 +5,8 @@ use peerkit::ConnectOptions;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
-use super::{Command, CommandContext, Outcome, joined};
+use super::endpoint::ApiEndpoint;
+use super::{CommandContext, NodeCommand, Outcome, joined};
 use crate::address::{check_address, join_ports};
 use crate::text::Paint;
 use crate::usage;
@@ -18,7 +18,7 @@ use crate::views::PeerView;
 /// port is 7117. For a known node, ADDR can also be its name, its identity, or the first digits of its
 /// identity. `join` makes this node a member of the network.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Connect {
+pub(crate) struct ConnectArgs {
     /// The address of the node, or the name of a known node
     #[arg(value_name = "ADDR", required = true, num_args = 1..=2)]
     #[serde(with = "joined")]
@@ -39,9 +39,9 @@ pub(crate) struct Connected {
     is_link_only: bool,
 }
 
-impl Command for Connect {
+impl NodeCommand for ConnectArgs {
     const NAME: &'static str = "connect";
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::post("/peers"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::post("/peers"));
     type Outcome = Connected;
 
     fn prepare(&mut self) -> anyhow::Result<()> {

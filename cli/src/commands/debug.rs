@@ -4,8 +4,8 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
-use super::{Command, CommandContext, Outcome};
+use super::endpoint::ApiEndpoint;
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::text::Paint;
 
 /// Switch the log of the node's actions on or off
@@ -13,7 +13,7 @@ use crate::text::Paint;
 /// Without `on` or `off` it toggles the log. The log goes to standard error. It has a line for each link,
 /// message (its size and kind), query, neighbour, broadcast and transfer, but never their contents.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Debug {
+pub(crate) struct DebugArgs {
     /// On or off
     switch: Option<Switch>,
 }
@@ -32,9 +32,9 @@ pub(crate) struct LogState {
     debug: bool,
 }
 
-impl Command for Debug {
+impl NodeCommand for DebugArgs {
     const NAME: &'static str = "debug";
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::put("/debug"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::put("/debug"));
     type Outcome = LogState;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<LogState> {

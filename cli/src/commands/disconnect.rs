@@ -4,14 +4,14 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
-use super::{Command, CommandContext, Outcome};
+use super::endpoint::ApiEndpoint;
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::text::Paint;
 use crate::views::PeerView;
 
 /// Close the link to a peer, inbound or outbound
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Disconnect {
+pub(crate) struct DisconnectArgs {
     /// The name of the peer, its identity, or the first digits of its identity
     #[schema(min_length = 1)]
     peer: String,
@@ -23,9 +23,9 @@ pub(crate) struct Disconnected {
     peer: PeerView,
 }
 
-impl Command for Disconnect {
+impl NodeCommand for DisconnectArgs {
     const NAME: &'static str = "disconnect";
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::delete("/peers/{peer}"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::delete("/peers/{peer}"));
     type Outcome = Disconnected;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<Disconnected> {

@@ -7,9 +7,9 @@ use peerkit::{Discovery, NetworkGraph};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
+use super::endpoint::ApiEndpoint;
 use super::page::Page;
-use super::{Command, CommandContext, Outcome};
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::human::network;
 use crate::text::{Paint, millis};
 use crate::usage;
@@ -19,7 +19,7 @@ use crate::views::NodeView;
 ///
 /// DEPTH is 1 for neighbours, n for n hops, -1 (the default) for the whole network.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Discover {
+pub(crate) struct DiscoverArgs {
     /// 1 for neighbours, n for n hops, -1 for the whole network
     #[arg(default_value = "-1", allow_negative_numbers = true, hide_default_value = true)]
     #[arg(value_parser = clap::value_parser!(i32).range(-1..))]
@@ -48,9 +48,9 @@ pub(crate) struct Discovered {
     elapsed_ms: f64,
 }
 
-impl Command for Discover {
+impl NodeCommand for DiscoverArgs {
     const NAME: &'static str = "discover";
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::get("/network/nodes"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::get("/network/nodes"));
     type Outcome = Discovered;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<Discovered> {

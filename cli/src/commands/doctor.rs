@@ -9,10 +9,10 @@ use clap::Args;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
-use super::{Command, CommandContext, Outcome, joined};
+use super::endpoint::ApiEndpoint;
+use super::{CommandContext, NodeCommand, Outcome, joined};
 use crate::address::{check_address, join_ports};
-use crate::progress::Progress;
+use crate::progress::ProgressSink;
 use crate::text::{Paint, plain};
 use crate::usage;
 
@@ -26,7 +26,7 @@ mod way;
 /// network, secret, version, limits and clock. For this a temporary node links to it for a moment. Without
 /// ADDR, this node is checked. The links of this node do not change.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Doctor {
+pub(crate) struct DoctorArgs {
     /// The address of a node, or the name of a known node. Without it, this node is checked
     #[arg(value_name = "ADDR", num_args = 0..=2)]
     #[serde(
@@ -149,9 +149,9 @@ impl Diagnosis {
     }
 }
 
-impl Command for Doctor {
+impl NodeCommand for DoctorArgs {
     const NAME: &'static str = "doctor";
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::post("/diagnoses"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::post("/diagnoses"));
     const WORKS_ALONE: bool = true;
     type Outcome = Diagnosis;
 
@@ -168,7 +168,7 @@ impl Command for Doctor {
         }
     }
 
-    async fn run_alone(self, progress: Progress) -> anyhow::Result<Diagnosis> {
+    async fn run_alone(self, progress: ProgressSink) -> anyhow::Result<Diagnosis> {
         match self.address()? {
             Some(address) => way::examine(None, &address, &progress).await,
             None => Ok(Diagnosis::new(
@@ -183,7 +183,7 @@ impl Command for Doctor {
     }
 }
 
-impl Doctor {
+impl DoctorArgs {
     /// Returns the address, if there is one.
     fn address(&self) -> anyhow::Result<Option<String>> {
         match &self.address[..] {
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn the_address_may_be_missing() {
-        let read = |json: &str| serde_json::from_str::<Doctor>(json).unwrap().address;
+        let read = |json: &str| serde_json::from_str::<DoctorArgs>(json).unwrap().address;
         assert_eq!(read("{}"), Vec::<String>::new());
         assert_eq!(read("{\"address\":null}"), Vec::<String>::new());
         assert_eq!(read("{\"address\":\"a:1\"}"), ["a:1"]);

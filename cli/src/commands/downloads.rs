@@ -5,15 +5,15 @@ use peerkit::DownloadStatus;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
+use super::endpoint::ApiEndpoint;
 use super::page::Page;
-use super::{Command, CommandContext, Outcome};
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::human::downloads;
 use crate::text::Paint;
 
 /// List the fetches, with their progress and speed
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Downloads {
+pub(crate) struct DownloadsArgs {
     /// Maximum number of fetches [default: all]
     #[arg(skip)]
     #[schema(minimum = 1, maximum = 1000)]
@@ -29,9 +29,9 @@ pub(crate) struct DownloadList {
     downloads: Vec<DownloadStatus>,
 }
 
-impl Command for Downloads {
+impl NodeCommand for DownloadsArgs {
     const NAME: &'static str = "downloads";
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::get("/downloads"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::get("/downloads"));
     type Outcome = DownloadList;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<DownloadList> {

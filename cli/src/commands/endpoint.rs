@@ -20,7 +20,7 @@ pub(crate) enum Method {
 /// The method and path of a command. The arguments of a GET are in the path and the query. With all other
 /// methods, arguments that are not in the path are a JSON object in the body: secrets must not be in a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Endpoint {
+pub(crate) struct ApiEndpoint {
     pub(crate) method: Method,
     /// The path after [`BASE`], for example `/peers/{peer}`. A name in braces is the name of an argument.
     pub(crate) path: &'static str,
@@ -48,7 +48,7 @@ impl Method {
     }
 }
 
-impl Endpoint {
+impl ApiEndpoint {
     pub(crate) const fn get(path: &'static str) -> Self {
         Self { method: Method::Get, path }
     }
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_get_has_its_arguments_in_path_and_query() {
-        let endpoint = Endpoint::get("/peers/{peer}/files");
+        let endpoint = ApiEndpoint::get("/peers/{peer}/files");
         let request =
             endpoint.request(json!({"peer": "bob smith/é", "skip": 3, "text": "a&b", "to": null}));
         assert_eq!(request.target, "/api/v1/peers/bob%20smith%2F%C3%A9/files?skip=3&text=a%26b");
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn other_methods_have_theirs_in_the_body() {
-        let endpoint = Endpoint::post("/peers/{peer}/messages");
+        let endpoint = ApiEndpoint::post("/peers/{peer}/messages");
         assert_eq!(endpoint.path_arguments().collect::<Vec<_>>(), ["peer"]);
         let request = endpoint.request(json!({"peer": "ab", "text": "hi", "to": null}));
         assert_eq!(request.target, "/api/v1/peers/ab/messages");

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
+use super::endpoint::ApiEndpoint;
 use super::page::Page;
-use super::{Caller, Command, CommandContext, Outcome};
+use super::{CommandContext, CommandOrigin, NodeCommand, Outcome};
 use crate::text::Paint;
 use crate::{json, usage};
 
@@ -15,7 +15,7 @@ use crate::{json, usage};
 ///
 /// Each line is an event as JSON. With --follow, new events are printed until Ctrl-C.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Events {
+pub(crate) struct EventsArgs {
     /// Print new events as they happen
     #[arg(long, short)]
     #[serde(default)]
@@ -36,15 +36,15 @@ pub(crate) struct EventList {
     events: Vec<Box<RawValue>>,
 }
 
-impl Command for Events {
+impl NodeCommand for EventsArgs {
     const NAME: &'static str = "events";
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::get("/events/recent"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::get("/events/recent"));
     type Outcome = EventList;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<EventList> {
         let session = context.session;
         if self.follow {
-            if context.caller != Caller::Shell {
+            if context.caller != CommandOrigin::Shell {
                 return Err(usage(
                     "only `peerkit events --follow` follows: other programs read /api/v1/events",
                 ));

@@ -4,22 +4,22 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
-use super::{Command, CommandContext, Outcome};
+use super::endpoint::ApiEndpoint;
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::text::Paint;
 
 /// Say goodbye to all peers, and stop this node
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Exit {}
+pub(crate) struct ExitArgs {}
 
 /// The result of an order to stop the node.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct NodeStopping {}
 
-impl Command for Exit {
+impl NodeCommand for ExitArgs {
     const NAME: &'static str = "exit";
     const ALIASES: &'static [&'static str] = &["stop", "quit"];
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::delete("/node"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::delete("/node"));
     const STOPS: bool = true;
     type Outcome = NodeStopping;
 

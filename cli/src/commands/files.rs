@@ -4,10 +4,10 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
+use super::endpoint::ApiEndpoint;
 use super::line::LineForm;
 use super::page::Page;
-use super::{Command, CommandContext, Outcome};
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::human::files;
 use crate::text::Paint;
 use crate::views::{ShareFileView, ShareView};
@@ -18,7 +18,7 @@ use crate::{folders, usage};
 /// Each file in a folder can be fetched alone, by its hash. At most 1,000 files of each folder are listed. With
 /// SHARE, the name, path or hash of one share, at most 10,000 files are listed; --skip N leaves out the first N.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Files {
+pub(crate) struct FilesArgs {
     /// The name, path or hash of one share
     #[schema(min_length = 1)]
     share: Option<String>,
@@ -45,10 +45,10 @@ pub(crate) struct ShareList {
     shares: Vec<ShareView>,
 }
 
-impl Command for Files {
+impl NodeCommand for FilesArgs {
     const NAME: &'static str = "files";
     const LINE: LineForm = LineForm::Name(0);
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::get("/shares"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::get("/shares"));
     type Outcome = ShareList;
 
     fn prepare(&mut self) -> anyhow::Result<()> {

@@ -8,15 +8,15 @@ use peerkit::{Changes, Download, DownloadState, DownloadStatus, FetchRequest, Fe
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
+use super::endpoint::ApiEndpoint;
 use super::line::LineForm;
-use super::{Caller, Command, CommandContext, Outcome};
+use super::{CommandContext, CommandOrigin, NodeCommand, Outcome};
 use crate::address::check_address;
 use crate::fetch_arguments::{self, SaveLocation, TicketOrHash};
 use crate::fetches;
 use crate::human::{downloads, files};
 use crate::lock::lock;
-use crate::progress::Progress;
+use crate::progress::ProgressSink;
 use crate::text::Paint;
 use crate::views::FetchedView;
 use crate::{folders, usage};
@@ -112,11 +112,11 @@ impl Get {
     }
 }
 
-impl Command for Get {
+impl NodeCommand for Get {
     const NAME: &'static str = "get";
     const ALIASES: &'static [&'static str] = &["req"];
     const LINE: LineForm = LineForm::Rest(0);
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::post("/downloads"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::post("/downloads"));
     type Outcome = GetOutcome;
 
     fn prepare(&mut self) -> anyhow::Result<()> {
@@ -136,15 +136,15 @@ impl Command for Get {
             download: Some(status),
             done: None,
             fetched: None,
-            is_reported_later: context.caller == Caller::Pipe,
+            is_reported_later: context.caller == CommandOrigin::Pipe,
         };
         match context.caller {
-            Caller::Request => {}
-            Caller::Prompt | Caller::Pipe => {
-                let is_quiet = context.caller == Caller::Prompt;
+            CommandOrigin::Request => {}
+            CommandOrigin::Prompt | CommandOrigin::Pipe => {
+                let is_quiet = context.caller == CommandOrigin::Prompt;
                 session.fetches.report_when_done(download, session.output.clone(), is_quiet);
             }
-            Caller::Shell => {
+            CommandOrigin::Shell => {
                 let is_known = |known: &DownloadStatus| {
                     known.hash == download.hash() && known.state.is_under_way()
                 };
@@ -182,7 +182,7 @@ impl Outcome for GetOutcome {
 }
 
 /// Waits for the end of a fetch, and shows its progress.
-async fn follow(download: &Download, progress: &Progress) -> anyhow::Result<Fetched> {
+async fn follow(download: &Download, progress: &ProgressSink) -> anyhow::Result<Fetched> {
     let mut statuses = download.progress();
     while let Some(status) = statuses.next().await {
         progress.download(&status);

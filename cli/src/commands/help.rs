@@ -5,14 +5,14 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
-use super::{Command, CommandContext, Outcome};
+use super::endpoint::ApiEndpoint;
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::help;
 use crate::text::Paint;
 
 /// Show this list, or explain one command
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Help {
+pub(crate) struct HelpArgs {
     /// The command to explain
     #[arg(value_name = "COMMAND")]
     topic: Option<String>,
@@ -24,10 +24,10 @@ pub(crate) struct HelpText {
     help: String,
 }
 
-impl Command for Help {
+impl NodeCommand for HelpArgs {
     const NAME: &'static str = "help";
     // The API describes itself: /api/v1/openapi.json.
-    const ENDPOINT: Option<Endpoint> = None;
+    const ENDPOINT: Option<ApiEndpoint> = None;
     type Outcome = HelpText;
 
     async fn run(self, _context: &CommandContext<'_>) -> anyhow::Result<HelpText> {

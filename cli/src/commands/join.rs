@@ -4,8 +4,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
-use super::{Command, CommandContext, Outcome};
+use super::endpoint::ApiEndpoint;
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::address::{check_address, join_ports};
 use crate::text::Paint;
 use crate::views::PeerView;
@@ -18,7 +18,7 @@ use crate::{human, join, usage};
 /// be safe. A member finds and keeps neighbours by itself. If the node was started with --manual, it joins no
 /// network and only links to each ADDR.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Join {
+pub(crate) struct JoinArgs {
     /// Addresses of nodes, or the names of known nodes
     #[arg(value_name = "ADDR")]
     #[serde(default)]
@@ -34,9 +34,9 @@ pub(crate) struct Joined {
     is_manual: bool,
 }
 
-impl Command for Join {
+impl NodeCommand for JoinArgs {
     const NAME: &'static str = "join";
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::post("/membership"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::post("/membership"));
     type Outcome = Joined;
 
     fn prepare(&mut self) -> anyhow::Result<()> {

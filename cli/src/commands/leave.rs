@@ -4,8 +4,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
-use super::{Command, CommandContext, Outcome};
+use super::endpoint::ApiEndpoint;
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::lock::lock;
 use crate::text::{Paint, count};
 use crate::views::PeerView;
@@ -14,7 +14,7 @@ use crate::views::PeerView;
 ///
 /// All links are closed. `join` makes this node a member again.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Leave {}
+pub(crate) struct LeaveArgs {}
 
 /// The peers whose links were closed.
 #[derive(Debug, Serialize, ToSchema)]
@@ -22,9 +22,9 @@ pub(crate) struct Left {
     peers: Vec<PeerView>,
 }
 
-impl Command for Leave {
+impl NodeCommand for LeaveArgs {
     const NAME: &'static str = "leave";
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::delete("/membership"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::delete("/membership"));
     type Outcome = Left;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<Left> {

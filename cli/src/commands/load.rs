@@ -6,9 +6,9 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
+use super::endpoint::ApiEndpoint;
 use super::line::LineForm;
-use super::{Command, CommandContext, Outcome};
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::folders;
 use crate::text::{Paint, count, path as shown};
 use crate::views::{KnownView, PeerView};
@@ -17,7 +17,7 @@ use crate::views::{KnownView, PeerView};
 ///
 /// The default FILE is peers.json in the state folder.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Load {
+pub(crate) struct LoadArgs {
     /// The file, on the machine of the node
     #[schema(value_type = Option<String>, min_length = 1)]
     file: Option<PathBuf>,
@@ -32,10 +32,10 @@ pub(crate) struct LoadedPeers {
     connected: Vec<PeerView>,
 }
 
-impl Command for Load {
+impl NodeCommand for LoadArgs {
     const NAME: &'static str = "load";
     const LINE: LineForm = LineForm::Path(0);
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::post("/known-peers/load"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::post("/known-peers/load"));
     type Outcome = LoadedPeers;
 
     fn prepare(&mut self) -> anyhow::Result<()> {

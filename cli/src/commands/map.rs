@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::to_raw_value;
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
+use super::endpoint::ApiEndpoint;
 use super::line::LineForm;
-use super::{Command, CommandContext, Outcome, Output};
+use super::{CommandContext, CommandOutput, NodeCommand, Outcome};
 use crate::map_file::{self, MapFormat};
 use crate::text::{Paint, path as shown};
 use crate::views::MapView;
@@ -24,7 +24,7 @@ use crate::views::MapView;
 /// .graphml is for Gephi, yEd, igraph, or networkx.read_graphml("FILE.graphml"). .json is what `map` prints
 /// with --json; NetworkX reads it with node_link_graph(data, source="from", target="to", edges="edges").
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Map {
+pub(crate) struct MapArgs {
     /// The file to write
     #[serde(skip)]
     file: Option<PathBuf>,
@@ -43,10 +43,10 @@ pub(crate) struct MapOutcome {
     document: Option<String>,
 }
 
-impl Command for Map {
+impl NodeCommand for MapArgs {
     const NAME: &'static str = "map";
     const LINE: LineForm = LineForm::Path(0);
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::get("/network/map"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::get("/network/map"));
     type Outcome = MapOutcome;
 
     fn prepare(&mut self) -> anyhow::Result<()> {
@@ -65,7 +65,7 @@ impl Command for Map {
         Ok(MapOutcome { map: None, document: Some(drawing.await?) })
     }
 
-    fn finish(&self, output: Output) -> anyhow::Result<Output> {
+    fn finish(&self, output: CommandOutput) -> anyhow::Result<CommandOutput> {
         #[derive(Deserialize)]
         struct Document {
             document: String,
@@ -80,7 +80,7 @@ impl Command for Map {
             .with_context(|| format!("could not write {}", file.display()))?;
         let path = std::path::absolute(file)?;
         let fields = to_raw_value(&Written { path: path.to_string_lossy().into_owned() })?;
-        Ok(Output { text: format!("wrote {}", shown(&path)), fields, ..output })
+        Ok(CommandOutput { text: format!("wrote {}", shown(&path)), fields, ..output })
     }
 }
 

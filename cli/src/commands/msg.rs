@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
+use super::endpoint::ApiEndpoint;
 use super::line::LineForm;
-use super::{Command, CommandContext, Outcome, joined};
+use super::{CommandContext, NodeCommand, Outcome, joined};
 use crate::text::{Paint, count, plain};
 
 /// Maximum time that the command waits for a peer whose queue is full. 10 s: as long as a request waits
@@ -20,7 +20,7 @@ const FULL_QUEUE_WAIT: Duration = Duration::from_secs(10);
 
 /// Send a text to every connected node
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Msg {
+pub(crate) struct MsgArgs {
     /// The text
     #[arg(required = true, num_args = 1..)]
     #[serde(with = "joined")]
@@ -46,10 +46,10 @@ struct NotSent {
     error: String,
 }
 
-impl Command for Msg {
+impl NodeCommand for MsgArgs {
     const NAME: &'static str = "msg";
     const LINE: LineForm = LineForm::Text(0);
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::post("/messages"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::post("/messages"));
     type Outcome = SentToAll;
 
     /// Waits up to [`FULL_QUEUE_WAIT`] for nodes whose queues are full, since piped commands come faster

@@ -5,8 +5,8 @@ use peerkit::{Figures, NetworkGraph};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
-use super::{Command, CommandContext, Outcome};
+use super::endpoint::ApiEndpoint;
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::human::network;
 use crate::text::{Paint, millis};
 
@@ -16,7 +16,7 @@ use crate::text::{Paint, millis};
 /// the largest distance between two nodes, in hops. Of more than 10,000 nodes it is a lower bound. A cut node is a
 /// node whose loss would split the network.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Network {}
+pub(crate) struct NetworkArgs {}
 
 /// The figures of the network.
 #[derive(Debug, Serialize, ToSchema)]
@@ -26,9 +26,9 @@ pub(crate) struct NetworkOutcome {
     graph: NetworkGraph,
 }
 
-impl Command for Network {
+impl NodeCommand for NetworkArgs {
     const NAME: &'static str = "network";
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::get("/network"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::get("/network"));
     type Outcome = NetworkOutcome;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<NetworkOutcome> {

@@ -5,9 +5,9 @@ use peerkit::DownloadStatus;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
+use super::endpoint::ApiEndpoint;
 use super::line::LineForm;
-use super::{Command, CommandContext, Outcome};
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::human::downloads;
 use crate::text::Paint;
 
@@ -15,7 +15,7 @@ use crate::text::Paint;
 ///
 /// HASH may also be the first digits of the hash, or the name of the file.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Pause {
+pub(crate) struct PauseArgs {
     /// The hash of the fetch, its first digits, or the name of the file
     #[arg(value_name = "HASH")]
     #[schema(min_length = 1)]
@@ -28,10 +28,10 @@ pub(crate) struct Paused {
     download: DownloadStatus,
 }
 
-impl Command for Pause {
+impl NodeCommand for PauseArgs {
     const NAME: &'static str = "pause";
     const LINE: LineForm = LineForm::Name(0);
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::post("/downloads/{download}/pause"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::post("/downloads/{download}/pause"));
     type Outcome = Paused;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<Paused> {

@@ -4,16 +4,16 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
+use super::endpoint::ApiEndpoint;
 use super::page::Page;
-use super::{Command, CommandContext, Outcome};
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::human::network;
 use crate::text::Paint;
 use crate::views::{KnownView, PeerView};
 
 /// List the connected nodes, and the other known nodes
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Peers {
+pub(crate) struct PeersArgs {
     /// Maximum number of entries of each list [default: all]
     #[arg(skip)]
     #[schema(minimum = 1, maximum = 1000)]
@@ -30,9 +30,9 @@ pub(crate) struct PeerList {
     known: Vec<KnownView>,
 }
 
-impl Command for Peers {
+impl NodeCommand for PeersArgs {
     const NAME: &'static str = "peers";
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::get("/peers"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::get("/peers"));
     type Outcome = PeerList;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<PeerList> {

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
-use super::{Command, CommandContext, Outcome};
+use super::endpoint::ApiEndpoint;
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::human::network;
 use crate::session::NodeSession;
 use crate::text::{Paint, millis};
@@ -17,7 +17,7 @@ use crate::views::PingView;
 
 /// Measure the round trip to a peer, or to all peers
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Ping {
+pub(crate) struct PingArgs {
     /// The name of the node, its identity, or the first digits of its identity
     #[schema(min_length = 1)]
     peer: Option<String>,
@@ -29,9 +29,9 @@ pub(crate) struct Pings {
     pings: Vec<PingView>,
 }
 
-impl Command for Ping {
+impl NodeCommand for PingArgs {
     const NAME: &'static str = "ping";
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::post("/pings"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::post("/pings"));
     type Outcome = Pings;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<Pings> {

@@ -5,8 +5,8 @@ use peerkit::{FileKind, Hash, Refreshed};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
-use super::{Command, CommandContext, Outcome};
+use super::endpoint::ApiEndpoint;
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::human::files;
 use crate::text::Paint;
 use crate::views::{FileView, ShareFileView, ShareView, SkippedView};
@@ -15,7 +15,7 @@ use crate::views::{FileView, ShareFileView, ShareView, SkippedView};
 ///
 /// It prints the changes, and then all shares, as `files` does.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Refresh {}
+pub(crate) struct RefreshArgs {}
 
 /// The shares after a check.
 #[derive(Debug, Serialize, ToSchema)]
@@ -33,9 +33,9 @@ pub(crate) struct RefreshedShares {
     details: (Refreshed, Vec<ShareView>),
 }
 
-impl Command for Refresh {
+impl NodeCommand for RefreshArgs {
     const NAME: &'static str = "refresh";
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::post("/shares/refresh"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::post("/shares/refresh"));
     type Outcome = RefreshedShares;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<RefreshedShares> {

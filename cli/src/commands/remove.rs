@@ -5,9 +5,9 @@ use peerkit::SharedFile;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
+use super::endpoint::ApiEndpoint;
 use super::line::LineForm;
-use super::{Command, CommandContext, Outcome};
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::folders;
 use crate::human::files;
 use crate::text::Paint;
@@ -18,7 +18,7 @@ use crate::views::FileView;
 /// HASH may also be the first digits of the hash, or the name or path of the share. A name or path stops one
 /// share; a hash stops all shares with this content.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Remove {
+pub(crate) struct RemoveArgs {
     /// The hash of the share, its first digits, or the name or path of the share
     #[schema(min_length = 1)]
     hash: String,
@@ -32,10 +32,10 @@ pub(crate) struct Removed {
     removed: Vec<SharedFile>,
 }
 
-impl Command for Remove {
+impl NodeCommand for RemoveArgs {
     const NAME: &'static str = "remove";
     const LINE: LineForm = LineForm::Name(0);
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::delete("/shares/{hash}"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::delete("/shares/{hash}"));
     type Outcome = Removed;
 
     fn prepare(&mut self) -> anyhow::Result<()> {

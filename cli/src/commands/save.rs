@@ -6,9 +6,9 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
+use super::endpoint::ApiEndpoint;
 use super::line::LineForm;
-use super::{Command, CommandContext, Outcome};
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::folders;
 use crate::text::{Paint, count, path as shown};
 use crate::views::KnownView;
@@ -17,7 +17,7 @@ use crate::views::KnownView;
 ///
 /// The default FILE is peers.json in the state folder.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Save {
+pub(crate) struct SaveArgs {
     /// The file, on the machine of the node
     #[schema(value_type = Option<String>, min_length = 1)]
     file: Option<PathBuf>,
@@ -30,10 +30,10 @@ pub(crate) struct SavedPeers {
     peers: Vec<KnownView>,
 }
 
-impl Command for Save {
+impl NodeCommand for SaveArgs {
     const NAME: &'static str = "save";
     const LINE: LineForm = LineForm::Path(0);
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::post("/known-peers/save"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::post("/known-peers/save"));
     type Outcome = SavedPeers;
 
     fn prepare(&mut self) -> anyhow::Result<()> {

@@ -5,9 +5,9 @@ use peerkit::{FoundFile, NodeId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
+use super::endpoint::ApiEndpoint;
 use super::line::LineForm;
-use super::{Command, CommandContext, Outcome, joined};
+use super::{CommandContext, NodeCommand, Outcome, joined};
 use crate::human::files;
 use crate::lock::lock;
 use crate::text::Paint;
@@ -15,7 +15,7 @@ use crate::views::FoundView;
 
 /// Find files by name, across the network
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Search {
+pub(crate) struct SearchArgs {
     /// A part of the name
     #[arg(required = true, num_args = 1..)]
     #[serde(with = "joined")]
@@ -31,10 +31,10 @@ pub(crate) struct SearchOutcome {
     found: (Vec<FoundFile>, NodeId),
 }
 
-impl Command for Search {
+impl NodeCommand for SearchArgs {
     const NAME: &'static str = "search";
     const LINE: LineForm = LineForm::Search;
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::get("/search"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::get("/search"));
     type Outcome = SearchOutcome;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<SearchOutcome> {

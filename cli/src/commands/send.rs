@@ -4,9 +4,9 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
+use super::endpoint::ApiEndpoint;
 use super::line::LineForm;
-use super::{Command, CommandContext, Outcome, joined};
+use super::{CommandContext, NodeCommand, Outcome, joined};
 use crate::text::Paint;
 use crate::views::PeerView;
 
@@ -15,7 +15,7 @@ use crate::views::PeerView;
 /// Put a name with spaces in quotes: send "bob smith" hello. A node without a link is reached through the
 /// network. If this node does not know it, give its whole identity.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Send {
+pub(crate) struct SendArgs {
     /// The name of the node, its identity, or the first digits of its identity
     #[schema(min_length = 1)]
     peer: String,
@@ -32,10 +32,10 @@ pub(crate) struct Sent {
     peer: PeerView,
 }
 
-impl Command for Send {
+impl NodeCommand for SendArgs {
     const NAME: &'static str = "send";
     const LINE: LineForm = LineForm::Text(1);
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::post("/peers/{peer}/messages"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::post("/peers/{peer}/messages"));
     type Outcome = Sent;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<Sent> {

@@ -4,17 +4,17 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::config::{Config, Settings};
-use super::endpoint::Endpoint;
+use super::config::{ConfigArgs, Settings};
+use super::endpoint::ApiEndpoint;
 use super::line::LineForm;
-use super::{Command, CommandContext};
+use super::{CommandContext, NodeCommand};
 use crate::settings;
 use crate::{folders, usage};
 
 /// List the settings, or change one until the node stops
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 #[command(after_long_help = SETTINGS)]
-pub(crate) struct Set {
+pub(crate) struct SetArgs {
     /// The name of the setting
     #[schema(value_type = String, required, min_length = 1)]
     name: Option<String>,
@@ -39,15 +39,15 @@ log LEVEL           the level of the log: off, error, warn, info, debug or trace
                     that PEERKIT_LOG takes, such as warn,link=debug
 RATE is bytes a second, for example 500k or 2MiB; 0 is no limit.";
 
-impl Command for Set {
+impl NodeCommand for SetArgs {
     const NAME: &'static str = "set";
     const LINE: LineForm = LineForm::Path(1);
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::patch("/settings"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::patch("/settings"));
     type Outcome = Settings;
 
-    fn endpoint(&self) -> Option<Endpoint> {
+    fn endpoint(&self) -> Option<ApiEndpoint> {
         // Without a setting, `set` only lists them.
-        if self.name.is_none() { Config::ENDPOINT } else { Self::ENDPOINT }
+        if self.name.is_none() { ConfigArgs::ENDPOINT } else { Self::ENDPOINT }
     }
 
     fn prepare(&mut self) -> anyhow::Result<()> {

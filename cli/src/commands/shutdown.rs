@@ -5,8 +5,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
-use super::{Command, CommandContext, Outcome};
+use super::endpoint::ApiEndpoint;
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::text::Paint;
 
 /// Stop the whole network, as its owner
@@ -14,15 +14,15 @@ use crate::text::Paint;
 /// A network has an owner if its first node was started with --owner KEYFILE. A node with this key can
 /// stop all nodes. In a network without an owner `shutdown` fails; `exit` stops this node only.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Shutdown {}
+pub(crate) struct ShutdownArgs {}
 
 /// The result of an order to stop the network.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct NetworkStopping {}
 
-impl Command for Shutdown {
+impl NodeCommand for ShutdownArgs {
     const NAME: &'static str = "shutdown";
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::delete("/network"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::delete("/network"));
     const STOPS: bool = true;
     type Outcome = NetworkStopping;
 

@@ -4,8 +4,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
-use super::{Command, CommandContext, Outcome};
+use super::endpoint::ApiEndpoint;
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::human;
 use crate::text::Paint;
 
@@ -13,7 +13,7 @@ use crate::text::Paint;
 ///
 /// Up to about 10,000 nodes are counted; larger networks are estimated from a sample.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Size {}
+pub(crate) struct SizeArgs {}
 
 /// The number of nodes in the network.
 #[derive(Debug, Serialize, ToSchema)]
@@ -29,9 +29,9 @@ pub(crate) struct SizeOutcome {
     counted: peerkit::NetworkSize,
 }
 
-impl Command for Size {
+impl NodeCommand for SizeArgs {
     const NAME: &'static str = "size";
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::get("/network/size"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::get("/network/size"));
     type Outcome = SizeOutcome;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<SizeOutcome> {

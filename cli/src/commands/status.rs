@@ -4,14 +4,14 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::endpoint::Endpoint;
-use super::{Command, CommandContext, Outcome};
+use super::endpoint::ApiEndpoint;
+use super::{CommandContext, NodeCommand, Outcome};
 use crate::human;
 use crate::text::Paint;
 
 /// Show this node: its addresses, links, counters and uptime
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Status {}
+pub(crate) struct StatusArgs {}
 
 /// The state of this node.
 #[derive(Debug, Serialize, ToSchema)]
@@ -19,9 +19,9 @@ pub(crate) struct StatusOutcome {
     status: peerkit::Status,
 }
 
-impl Command for Status {
+impl NodeCommand for StatusArgs {
     const NAME: &'static str = "status";
-    const ENDPOINT: Option<Endpoint> = Some(Endpoint::get("/status"));
+    const ENDPOINT: Option<ApiEndpoint> = Some(ApiEndpoint::get("/status"));
     type Outcome = StatusOutcome;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<StatusOutcome> {

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 
 use super::Sim;
 use super::actions::LinkPurpose;
-use super::link::{ACCEPTOR, DIALLER, Endpoint, EndpointState, LinkContent, Outbox, SimulatedLink};
+use super::link::{
+    ACCEPTOR, DIALLER, Endpoint, EndpointState, LinkContent, LinkOutbox, SimulatedLink,
+};
 use super::network::{address, node_at, public_ip};
 use super::queue::{DialStep, SimEvent};
 use crate::address::Address;
@@ -192,7 +194,7 @@ impl<H: Handler> Sim<H> {
             endpoint(from, from_run, to, Direction::Outbound, to_epoch, dialled),
             endpoint(to, to_run, from, Direction::Inbound, from_epoch, connected_from),
         ];
-        let outboxes = [Outbox::default(), Outbox::default()];
+        let outboxes = [LinkOutbox::default(), LinkOutbox::default()];
         let connection = ConnectionId(self.next_id());
         self.links
             .insert(connection, SimulatedLink { latency, dial_key, endpoints, outboxes, cuts: 0 });

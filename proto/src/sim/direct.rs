@@ -1,7 +1,7 @@
 //! Messages, pings and requests to nodes without a link.
 
 use super::Sim;
-use super::link::Outbox;
+use super::link::LinkOutbox;
 use crate::address::Address;
 use crate::event::{ActionId, Event, Peer, Reason};
 use crate::frame::Refusal;
@@ -137,8 +137,8 @@ impl<H: Handler> Sim<H> {
     pub(super) fn measure_use(&mut self, node: usize, connection: ConnectionId) {
         let Some(link) = self.links.get(&connection) else { return };
         let count = link.outboxes.iter().map(|outbox| outbox.accepted).sum();
-        let busy =
-            link.outboxes.iter().any(Outbox::has_messages) || self.awaits_reply(node, connection);
+        let busy = link.outboxes.iter().any(LinkOutbox::has_messages)
+            || self.awaits_reply(node, connection);
         self.input(node, Input::LinkUse { connection, count, busy });
     }
 }

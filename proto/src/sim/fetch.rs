@@ -55,7 +55,7 @@ pub(super) struct FetcherEnd {
     stage: FetcherStage,
     description: Option<Description>,
     /// Requested runs of pieces that have not arrived completely, in the order in which the source sends them.
-    requested: VecDeque<RequestedRun>,
+    requested: VecDeque<StreamRun>,
 }
 
 /// The answer of the source, or the decision of the fetch, that the stream waits for.
@@ -79,7 +79,7 @@ enum FetcherStage {
 }
 
 #[derive(Debug)]
-struct RequestedRun {
+struct StreamRun {
     /// The piece that arrives next.
     next: u64,
     end: u64,
@@ -434,7 +434,7 @@ impl<H: Handler> Sim<H> {
     fn request_pieces(&mut self, stream_id: u64, first: u64, count: u16) {
         let Some(stream) = self.transfers.streams.get_mut(&stream_id) else { return };
         let end = first.saturating_add(count.into());
-        stream.fetcher.requested.push_back(RequestedRun { next: first, end, is_cancelled: false });
+        stream.fetcher.requested.push_back(StreamRun { next: first, end, is_cancelled: false });
         let request = Request::Data { hash: stream.hash, first, count };
         self.send_item(stream_id, FETCHER, StreamItem::Request(request));
     }

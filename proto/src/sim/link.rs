@@ -29,7 +29,7 @@ pub(super) struct SimulatedLink {
     /// The endpoints, by side.
     pub(super) endpoints: [Endpoint; 2],
     /// The outboxes, by side.
-    pub(super) outboxes: [Outbox; 2],
+    pub(super) outboxes: [LinkOutbox; 2],
     /// Number of times that the nodes were cut off from each other, plus the number of times that they were
     /// connected again. It is odd while they are cut off.
     pub(super) cuts: u32,
@@ -70,7 +70,7 @@ pub(super) enum EndpointState {
 /// The sending half of one side of a link: its queues, and the items in flight. Between them is the line, which
 /// models the bandwidth: it sends one item at a time.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(super) struct LinkOutbox {
     /// Frames of the overlay that wait for the line. They are sent before messages.
     control: VecDeque<LinkItem>,
     control_bytes: usize,
@@ -154,7 +154,7 @@ impl Endpoint {
     }
 }
 
-impl Outbox {
+impl LinkOutbox {
     /// Returns whether frames that the overlay can do without should not be queued.
     pub(super) fn is_crowded(&self, config: &Config) -> bool {
         self.control_bytes > config.control_queue / 2
@@ -327,7 +327,7 @@ mod tests {
         Instant::from_origin(Duration::from_millis(millis))
     }
 
-    fn numbers(outbox: &mut Outbox, now: Instant) -> Vec<u64> {
+    fn numbers(outbox: &mut LinkOutbox, now: Instant) -> Vec<u64> {
         let mut arrived = Vec::new();
         while let Some(content) = outbox.take_arrived(now) {
             let LinkContent::Frame(Frame::Ping(n)) = content else { panic!("{content:?}") };
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn frames_with_different_latencies_keep_their_order() {
-        let (mut outbox, config) = (Outbox::default(), Config::default());
+        let (mut outbox, config) = (LinkOutbox::default(), Config::default());
         for (n, latency) in [(1, 50), (2, 10), (3, 30)] {
             outbox.queue_control(ping(n, 10), &config).unwrap();
             let (arrives, _) = outbox.depart(at(0), Duration::from_millis(latency), None).unwrap();
@@ -350,10 +350,10 @@ mod tests {
 
     #[test]
     fn the_bandwidth_delays_items_and_control_frames_are_sent_first() {
-        let (mut outbox, config) = (Outbox::default(), Config::default());
+        let (mut outbox, config) = (LinkOutbox::default(), Config::default());
         let latency = Duration::from_millis(10);
         outbox.queue_message(ping(1, 1000), &config).unwrap();
-        let depart = |outbox: &mut Outbox, now| outbox.depart(now, latency, Some(10_000));
+        let depart = |outbox: &mut LinkOutbox, now| outbox.depart(now, latency, Some(10_000));
         assert_eq!(depart(&mut outbox, at(0)), Some((at(110), None)));
         outbox.queue_message(ping(2, 500), &config).unwrap();
         outbox.queue_control(ping(3, 100), &config).unwrap();
@@ -372,7 +372,7 @@ mod tests {
     #[test]
     fn a_queue_is_crowded_at_half_its_limit_and_full_at_its_limit() {
         let config = Config { control_queue: 1000, peer_queue: 1000, ..Config::default() };
-        let mut outbox = Outbox::default();
+        let mut outbox = LinkOutbox::default();
         outbox.queue_control(ping(1, 500), &config).unwrap();
         assert!(!outbox.is_crowded(&config));
         outbox.queue_control(ping(2, 600), &config).unwrap();
@@ -386,7 +386,7 @@ mod tests {
 
     #[test]
     fn held_frames_arrive_after_their_release_in_order() {
-        let (mut outbox, config) = (Outbox::default(), Config::default());
+        let (mut outbox, config) = (LinkOutbox::default(), Config::default());
         for n in [1, 2] {
             outbox.queue_control(ping(n, 10), &config).unwrap();
             outbox.depart(at(n), Duration::from_millis(10), None).unwrap();

@@ -9,7 +9,7 @@ use crate::time::Instant;
 
 /// Future events, ordered by time. Events of the same time are in the order in which they were added.
 #[derive(Debug, Default)]
-pub(super) struct EventQueue {
+pub(super) struct SimEventQueue {
     heap: BinaryHeap<Reverse<QueuedEvent>>,
     /// Number of events that were ever added.
     added: u64,
@@ -101,7 +101,7 @@ struct QueuedEvent {
     event: SimEvent,
 }
 
-impl EventQueue {
+impl SimEventQueue {
     pub(super) fn put(&mut self, at: Instant, event: SimEvent) {
         // A heap does not order events of the same time, and every run of a seed has to be the same.
         self.added += 1;

@@ -141,9 +141,12 @@ pub(super) const METRICS: &[Metric] = &[
     metric(Gauge, "queries", "Queries that the node remembers", |now| {
         one(now.status.queries as u64)
     }),
-    metric(Counter, "stray_answers", "Answers to queries that this node did not send", |now| {
-        one(now.status.stray_answers)
-    }),
+    metric(
+        Counter,
+        "stray_answers",
+        "Answers from peers that this node had not sent the query to, or that had finished answering it",
+        |now| one(now.status.stray_answers),
+    ),
     metric(Gauge, "shares", "Files and folders that the node shares", |now| {
         one(now.status.shares as u64)
     }),

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::visitor::Visitor;
 use super::{Check, CheckName, Diagnosis};
 use crate::human::status::clock_difference;
-use crate::progress::Progress;
+use crate::progress::ProgressSink;
 use crate::session::NodeSession;
 use crate::start::DialableFrom;
 use crate::text::count;
@@ -20,7 +20,7 @@ const MAX_FAILURES: usize = 3;
 /// Checks the running node.
 pub(super) async fn examine(
     session: &NodeSession,
-    progress: &Progress,
+    progress: &ProgressSink,
 ) -> anyhow::Result<Diagnosis> {
     let mut step = progress.steps(2);
     step("dialling this node");

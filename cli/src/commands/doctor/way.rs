@@ -16,7 +16,7 @@ use super::visitor::{Findings, PATIENCE, Visitor};
 use super::{Check, CheckName, Diagnosis, own};
 use crate::address::parse_address;
 use crate::human::status::clock_difference;
-use crate::progress::Progress;
+use crate::progress::ProgressSink;
 use crate::session::NodeSession;
 use crate::text::label;
 use crate::{environment, usage};
@@ -36,7 +36,7 @@ const USE_ITS_PORT: &str =
 pub(super) async fn examine(
     session: Option<&NodeSession>,
     text: &str,
-    progress: &Progress,
+    progress: &ProgressSink,
 ) -> anyhow::Result<Diagnosis> {
     let mut step = progress.steps(3);
     let mut checks = Vec::new();

@@ -1,8 +1,8 @@
-//! Detection of partitions: two parts of a network that have no link with each other.
+//! Detection and repair of partitions: two parts of a network that have no link with each other.
 //!
 //! The member with the least identity floods a beacon through its part from time to time. Two nodes with
-//! beacons of different nodes are in different parts. Members find such nodes with probes, and make a link to
-//! the first that they find: see `seek.rs`.
+//! beacons of different nodes are in different parts. For the repair, members find such nodes with probes, and
+//! make a link to the first that they find: see [`seek`](super::seek).
 
 use std::time::Duration;
 

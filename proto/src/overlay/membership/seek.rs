@@ -1,4 +1,5 @@
-//! The search for neighbours: a member with free places asks other nodes for one.
+//! The search for neighbours: a member with free places asks other nodes for one. The same probes find nodes
+//! of another part of the network, to which the member then makes a link (partition repair).
 
 use crate::address::Address;
 use crate::event::{Direction, Peer};
