@@ -73,6 +73,7 @@ impl NodeSession {
         Ok(given)
     }
 
+    /// Returns the view of a peer as it was when `peer` was made.
     pub(crate) fn view(&self, peer: &Peer) -> PeerView {
         PeerView::new(&self.node, peer)
     }

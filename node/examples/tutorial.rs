@@ -1,4 +1,4 @@
-//! The node of p2pnetwork's tutorial as a handler. It connects, discovers, pings, searches, downloads and
+//! The node that the tutorial of p2pnetwork (a Python package) builds, written as a handler. It connects, discovers, pings, searches, downloads and
 //! shares. The event that ends a step starts the next step.
 //!
 //! ```text

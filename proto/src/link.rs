@@ -332,6 +332,7 @@ impl Link {
 
     fn take_frames(&mut self, now: Instant, frames: Result<Frames, FrameError>) {
         let mut frames = match frames {
+            // From version 2 on, a peer of a later version may add fields to a frame, which are ignored.
             Ok(frames) if self.agreed.is_some_and(Agreement::has_added_fields) => {
                 frames.skip_added_fields()
             }

@@ -33,8 +33,9 @@ const MESSAGE: usize = 1024;
 /// Number of rounds. Each measures the throughput without clients and then with them.
 const ROUNDS: usize = 7;
 
-/// Time before each measurement, in which the clients connect and the queues settle.
-const SETTLE: Duration = Duration::from_millis(500);
+/// Time before each measurement, in which the clients connect and the queues settle. 1.5 s: the clients
+/// connect within the first second.
+const SETTLE: Duration = Duration::from_millis(1500);
 
 /// Time over which the processor time of idle nodes is measured.
 const IDLE: Duration = Duration::from_secs(60);

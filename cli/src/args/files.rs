@@ -96,7 +96,8 @@ pub(crate) struct ShareArgs {
 }
 
 impl ShareArgs {
-    /// Returns whether the arguments ask for something that only a node of its own can do.
+    /// Returns whether `share` needs a node of its own. Without such arguments, the running node shares the
+    /// paths, if there is one.
     pub(crate) fn needs_own_node(&self) -> bool {
         let ListenArgs { listen, announce, announce_only } = &self.listening;
         !listen.is_empty()
@@ -159,8 +160,9 @@ pub(crate) struct GetArgs {
 }
 
 impl GetArgs {
-    /// Returns the first argument as the name of a search result, and the path; `None` if there is no first
-    /// argument, or there are too many.
+    /// Returns the first argument and the path. If a node runs, the first argument may be the name of a file
+    /// that a search of that node has found. Returns `None` if there is no first argument, or there are too
+    /// many.
     pub(crate) fn name_and_path(&self) -> Option<(&str, Option<&Path>)> {
         let name = self.what.as_deref()?.to_str()?;
         self.more.is_empty().then(|| (name, self.path.as_deref().map(Path::new)))

@@ -55,6 +55,7 @@ impl NodeCommand for ConnectArgs {
         let session = context.session;
         let mut options = ConnectOptions::default();
         options.reconnect = self.reconnect;
+        // The result reports a failure of this dial, so its event is not printed as well.
         session.expected.begin_command(&session.node, &self.address).await;
         let linked = session.node.connect_with(address.clone(), options).await;
         session.expected.end_command(&linked);

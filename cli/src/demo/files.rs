@@ -14,8 +14,8 @@ pub(super) const FOLDER: &str = "holiday";
 /// Name of the largest file in it.
 pub(super) const LARGEST: &str = "film.bin";
 
-/// The names and sizes of the files. The sizes are 0, and around 1 KiB (a chunk of BLAKE3) and 1 MiB
-/// (a piece).
+/// The names and sizes of the files. Beside tiny files, there are files of about 1 KiB (a chunk of BLAKE3),
+/// of about 1 MiB (a piece), and of several pieces.
 const FILES: [(&str, usize); 8] = [
     ("empty.txt", 0),
     ("letter.txt", 1),

@@ -52,6 +52,7 @@ pub(crate) fn event(paint: Paint, node: &Node, event: &Event) -> Option<String> 
         Event::NodeDownloadFinished { path, bytes, changes: all, .. } => {
             let size = paint.faint(&text::size(*bytes));
             let mut text = format!("{up} fetched {} {size}", shown(path));
+            // Entries that have another name here, or could not be written.
             for line in changes(all) {
                 let _ = write!(text, "\n{line}");
             }

@@ -48,6 +48,7 @@ impl Inner {
             let addresses = addresses.map(|address| address.with_id(self.profile.id)).collect();
             let what = QueryKind::CallBack { target: peer, token, addresses };
             // The answers to the query are dropped: the stream itself is the answer.
+            // A depth of -1 asks the whole network.
             let asked = self.send_query(what, -1, Some(timeout)).await;
             asked.map_err(|error| error.to_string())?;
         }
@@ -80,6 +81,7 @@ impl Inner {
             // to another node, which does not wait for the token.
             let opening =
                 first_success(addresses.iter().cloned(), MAX_CALL_BACK_ADDRESSES, |address| {
+                    // With a token, no protocol is sent.
                     inner.clone().open_at(address, "", Some(token))
                 });
             if let Ok(Stream { channel, .. }) = opening.await {

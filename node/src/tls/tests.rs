@@ -135,6 +135,7 @@ impl ClientCertVerifier for CountingVerifier {
         self.verifier.verify_client_cert(key, others, now)
     }
 
+    // The two methods that check a signature, by calling `verify`.
     signature_methods!();
 }
 
@@ -363,7 +364,8 @@ async fn a_dialler_that_closes_at_once_still_finishes_its_handshake() {
 async fn fewer_bytes_than_expected_are_still_read() {
     let (mut ours, mut theirs) = channels().await;
     let expected = ours.expect_bulk();
-    // The first number is more than the system's socket buffers hold.
+    // The number makes the reads larger and lets them wait for more bytes. The first one is more than the
+    // system's socket buffers hold, so the reads must not wait for all of it.
     for (announced, len) in [(10_000_000, 10_000_000), (1_000_000, 100_000), (200_000, 0)] {
         expected.set(announced);
         let bytes = some_bytes(len);

@@ -145,12 +145,13 @@ async fn a_folder_that_exists_is_not_fetched_again() {
     assert_eq!(fetch("album").await, 0, "no source has sent a piece");
     assert_eq!(tree(to.path()), tree(from.path()), "other files are left");
 
-    // If a file has other content of the same size, or if there is another file, the folder is fetched again.
+    // If a file in it has other content of the same size, the folder is fetched again, under another name.
     write(&to, "album/in/2.txt", b"zwo");
     assert_eq!(fetch("album (1)").await, 1);
     assert_eq!(fetch("album (1)").await, 0);
     write(&to, "album/in/2.txt", b"two");
     assert_eq!(fetch("album").await, 0);
+    // With one more file, `album` is another folder. `album (1)` is still complete, and is found.
     write(&to, "album/more", b"");
     assert_eq!(fetch("album (1)").await, 0);
     shutdown([&ann, &bob]).await;
@@ -278,6 +279,7 @@ fn honest(content: &[u8], pieces: usize) -> impl Fn(Request) -> (Vec<u8>, bool) 
     let list = PieceList::of(&content);
     move |request| match request {
         Request::Describe { .. } => (description("file", content.len()), true),
+        // The fetching node asks for news of further pieces. This source has all pieces already.
         Request::Follow { .. } => (Answer::Whole.encode(), true),
         Request::Cancel => (Vec::new(), true),
         Request::Pieces { first, count, .. } => {

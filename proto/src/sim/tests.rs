@@ -123,7 +123,8 @@ fn send(sim: &mut Sim<Log>, from: usize, text: &str) {
     });
 }
 
-/// Makes a node dial addresses of another node, until one answers.
+/// Makes a node dial addresses of another node, until one answers. Does the work of this moment; the virtual
+/// time does not advance.
 fn link_to(sim: &mut Sim<Log>, node: usize, addresses: Vec<Address>) {
     sim.link_to(node, addresses, false, LinkPurpose::Connect(None));
     sim.settle();

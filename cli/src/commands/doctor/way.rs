@@ -52,8 +52,8 @@ pub(super) async fn examine(
     }
 
     step("dialling");
-    let place = Place::of(session)?;
-    let visitor = Visitor::start(&place.network, place.secret.as_deref()).await?;
+    let own_side = OwnSide::of(session)?;
+    let visitor = Visitor::start(&own_side.network, own_side.secret.as_deref()).await?;
     let dials = targets.into_iter().map(|address| {
         let visitor = &visitor;
         async move { Dial { outcome: visitor.identify(&address).await, address } }
@@ -71,15 +71,17 @@ pub(super) async fn examine(
         let linked = visitor.link(&address).await;
         let is_linked = session.is_some_and(|session| session.node.peer(id).is_some());
         let without_secret = match &linked {
-            Err(Error::Refused { reason: Reason::WrongSecret, .. }) if place.secret.is_some() => {
-                is_open(&place.network, &address).await
+            Err(Error::Refused { reason: Reason::WrongSecret, .. })
+                if own_side.secret.is_some() =>
+            {
+                is_open(&own_side.network, &address).await
             }
             _ => false,
         };
         let shown = address.clone().without_id();
         checks.extend(match &linked {
-            Ok(findings) => findings_checks(&place, session, findings).await,
-            Err(error) => vec![place.refusal(&shown, error, without_secret, is_linked)],
+            Ok(findings) => findings_checks(&own_side, session, findings).await,
+            Err(error) => vec![own_side.refusal(&shown, error, without_secret, is_linked)],
         });
         let name = linked.map(|findings| findings.name).unwrap_or_default();
         let link = if is_linked { ", and this node is linked to it" } else { "" };
@@ -93,15 +95,15 @@ pub(super) async fn examine(
     Ok(Diagnosis::new(checks, all_well))
 }
 
-/// The node that asks, as far as the visited node can see it.
-struct Place {
+/// What this node says of itself to the visited node.
+struct OwnSide {
     network: String,
     secret: Option<String>,
-    /// True if a node runs here.
+    /// True if a node runs on this state folder. The advice depends on it.
     is_running: bool,
 }
 
-impl Place {
+impl OwnSide {
     fn of(session: Option<&NodeSession>) -> anyhow::Result<Self> {
         let network = session.map_or(DEFAULT_NETWORK, |session| session.node.network().name());
         Ok(Self {
@@ -111,8 +113,9 @@ impl Place {
         })
     }
 
-    /// Returns the check that a refused or broken exchange of Hellos has failed. `is_open` is true if the
-    /// node there has no secret.
+    /// Returns the check that describes why the exchange of Hellos was refused or broken off. It is passed if
+    /// the node there is only full of links, and this node has one of them. `is_open` is true if the node
+    /// there has no secret.
     fn refusal(&self, at: &Address, error: &Error, is_open: bool, is_linked: bool) -> Check {
         let Error::Refused { reason, .. } = error else {
             return Check::failed(
@@ -414,7 +417,7 @@ fn tls_check(at: &Address, error: &Error) -> Option<Check> {
 
 /// Returns the checks that a link has passed, and the check of the clocks.
 async fn findings_checks(
-    place: &Place,
+    own_side: &OwnSide,
     session: Option<&NodeSession>,
     findings: &Findings,
 ) -> Vec<Check> {
@@ -422,18 +425,19 @@ async fn findings_checks(
         || "a common version".to_owned(),
         |version| format!("the link speaks version {version}"),
     );
-    let secret = if place.secret.is_some() { "both have the same" } else { "neither has one" };
+    let secret = if own_side.secret.is_some() { "both have the same" } else { "neither has one" };
     let own_is_right = match session {
         // The clock of this machine agrees with those of all other peers.
         Some(session) => {
             let status = session.node.status().await;
+            // `clocks_apart` is a number of peers.
             status.peers.len() > 1 && status.clocks_apart <= 1
         }
         None => false,
     };
     vec![
         Check::passed(CheckName::Version, version),
-        Check::passed(CheckName::Network, format!("both are in `{}`", place.network)),
+        Check::passed(CheckName::Network, format!("both are in `{}`", own_side.network)),
         Check::passed(CheckName::Secret, secret),
         Check::passed(CheckName::Limits, "it has accepted a link"),
         clock_check(findings.clock_skew, own_is_right),
@@ -529,8 +533,8 @@ mod tests {
             (None, "on the other machine"),
         ] {
             let error = Error::Refused { address: at(), reason: Reason::Version(gap) };
-            let place = Place { network: "net".into(), secret: None, is_running: true };
-            let check = place.refusal(&at(), &error, false, false);
+            let own_side = OwnSide { network: "net".into(), secret: None, is_running: true };
+            let check = own_side.refusal(&at(), &error, false, false);
             assert_eq!((check.name, check.ok), (CheckName::Version, false));
             assert!(check.remedy.as_ref().unwrap().contains(machine), "{check:?}");
         }
@@ -548,10 +552,10 @@ mod tests {
 
     #[test]
     fn a_full_node_is_no_fault_if_there_is_a_link() {
-        let place = Place { network: "net".into(), secret: None, is_running: true };
+        let own_side = OwnSide { network: "net".into(), secret: None, is_running: true };
         let full = Error::Refused { address: at(), reason: Reason::Full };
-        assert!(place.refusal(&at(), &full, false, true).ok);
-        let check = place.refusal(&at(), &full, false, false);
+        assert!(own_side.refusal(&at(), &full, false, true).ok);
+        let check = own_side.refusal(&at(), &full, false, false);
         assert_eq!((check.name, check.ok), (CheckName::Limits, false));
     }
 }
