@@ -41,7 +41,9 @@ impl KeptAwayNodes {
     pub(super) fn add_for(&mut self, now: Instant, id: NodeId, left: Duration) {
         self.changes += 1;
         self.until.retain(|_, until| *until > now);
+        // A node that is on the list already takes no further room.
         if self.until.len() >= MAX_KEPT_AWAY
+            && !self.until.contains_key(&id)
             && let Some(first) = self.until.iter().min_by_key(|(_, until)| **until)
         {
             let first = *first.0;
