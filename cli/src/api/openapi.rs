@@ -22,7 +22,7 @@ use crate::commands::{COMMANDS, CommandSpec};
 const BEARER: &str = "bearer";
 
 /// The statuses of errors, with the cases that have them.
-const ERRORS: [(&str, &str); 11] = [
+const ERRORS: [(&str, &str); 12] = [
     ("400", "The request can't be read"),
     ("401", "The token is missing or wrong"),
     (
@@ -31,6 +31,7 @@ const ERRORS: [(&str, &str); 11] = [
     ),
     ("404", "What the request names does not exist"),
     ("405", "This method is not for this path"),
+    ("408", "The body did not arrive in time"),
     ("409", "The name could be several things, or the node is not connected to that one"),
     ("413", "The request, or a text in it, is too large"),
     ("415", "The body is not JSON"),

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -27,6 +28,10 @@ use crate::text::Paint;
 
 /// The header of a request for a text with colours.
 pub(crate) const COLOUR_HEADER: &str = "peerkit-colour";
+
+/// Maximum time for the body of a request. 10 s: a client on this machine needs less than a second for the
+/// largest one.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum number of progress reports that wait for a client. Further reports are left out.
 const REPORTS: usize = 16;
@@ -109,7 +114,10 @@ async fn read(
         kind.to_str()
             .is_ok_and(|kind| kind.split(';').next().map(str::trim) == Some("application/json"))
     });
-    let body = Bytes::from_request(request, &()).await;
+    let body = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await;
+    let body = body.map_err(|_| {
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")
+    })?;
     let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
     if !is_json && !body.is_empty() {
         let detail = "the body has to be application/json";

@@ -558,3 +558,36 @@ fn long_lists_have_pages() {
     chain.b.exit();
     chain.c.exit();
 }
+
+#[test]
+fn a_body_that_does_not_arrive_ends_the_request() {
+    let home = tempfile::tempdir().unwrap();
+    let node = Program::start(home.path(), "alice", &[]);
+    let api = Api::of(home.path(), "alice");
+    let mut stream = api.connect();
+    let head = format!(
+        "POST /api/v1/messages HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\
+         Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{\"text\":",
+        api.host, api.token
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    assert!(text(&answer).starts_with("HTTP/1.1 408 "), "{}", text(&answer));
+    node.exit();
+}
+
+#[test]
+fn a_node_whose_api_json_can_not_be_written_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    Program::start(home.path(), "alice", &[]).exit();
+    fs::create_dir(state(home.path(), "alice").join("api.json")).unwrap();
+    let mut blocked = peerkit(home.path());
+    blocked.args(["run", "--headless", "--listen", "127.0.0.1:0", "--state"]);
+    blocked.arg(state(home.path(), "alice"));
+    let blocked = run(blocked, "");
+    assert_eq!(blocked.status.code(), Some(1));
+    assert!(text(&blocked.stderr).contains("api.json"), "{}", text(&blocked.stderr));
+    // Without the API the node runs, and has lost nothing.
+    Program::start(home.path(), "alice", &["--no-api"]).exit();
+}

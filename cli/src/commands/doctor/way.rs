@@ -56,11 +56,11 @@ pub(super) async fn examine(
     let visitor = Visitor::start(&own_side.network, own_side.secret.as_deref()).await?;
     let dials = targets.into_iter().map(|address| {
         let visitor = &visitor;
-        async move { Dial { outcome: visitor.identify(&address).await, address } }
+        async move { DialAttempt { outcome: visitor.identify(&address).await, address } }
     });
     let dials = join_all(dials).await;
     checks.extend(identity_checks(&dials, session.map(|session| session.node.id())));
-    let Some((address, id)) = best(&dials).and_then(Dial::identified) else {
+    let Some((address, id)) = best(&dials).and_then(DialAttempt::identified) else {
         visitor.stop().await;
         return Ok(Diagnosis::new(checks, ""));
     };
@@ -285,14 +285,14 @@ async fn resolve(addresses: &[Address]) -> (Vec<Address>, Option<Check>) {
 }
 
 /// The dial of one address.
-struct Dial {
+struct DialAttempt {
     /// The address, with the identity that is expected there.
     address: Address,
     /// The identity of the node that has answered.
     outcome: Result<NodeId, Error>,
 }
 
-impl Dial {
+impl DialAttempt {
     /// Returns the address and the identity of the node there, if there is a node.
     fn identified(&self) -> Option<(&Address, NodeId)> {
         self.outcome.as_ref().ok().map(|id| (&self.address, *id))
@@ -313,12 +313,12 @@ impl Dial {
 }
 
 /// Returns the first of the dials that came farthest.
-fn best(dials: &[Dial]) -> Option<&Dial> {
+fn best(dials: &[DialAttempt]) -> Option<&DialAttempt> {
     dials.iter().rev().max_by_key(|dial| dial.rank())
 }
 
 /// Returns the checks of port, encryption and identity. `own` is the identity of the running node.
-fn identity_checks(dials: &[Dial], own: Option<NodeId>) -> Vec<Check> {
+fn identity_checks(dials: &[DialAttempt], own: Option<NodeId>) -> Vec<Check> {
     let Some(dial) = best(dials) else { return Vec::new() };
     let at = dial.address.clone().without_id();
     let mut checks = vec![port_check(dials)];
@@ -348,12 +348,12 @@ fn identity_checks(dials: &[Dial], own: Option<NodeId>) -> Vec<Check> {
 }
 
 /// Returns the check whether a program accepts connections at one of the addresses.
-fn port_check(dials: &[Dial]) -> Check {
-    let kind = |dial: &Dial| match &dial.outcome {
+fn port_check(dials: &[DialAttempt]) -> Check {
+    let kind = |dial: &DialAttempt| match &dial.outcome {
         Err(Error::Connect { error, .. }) => Some(error.kind()),
         _ => None,
     };
-    let describe = |dial: &Dial| {
+    let describe = |dial: &DialAttempt| {
         let at = dial.address.clone().without_id();
         match (&dial.outcome, kind(dial)) {
             _ if dial.is_connected() => format!("{at} accepts connections"),
@@ -373,7 +373,7 @@ fn port_check(dials: &[Dial]) -> Check {
     };
     let detail = dials.iter().map(describe).collect::<Vec<_>>().join("; ");
     let has = |wanted| dials.iter().any(|dial| kind(dial) == Some(wanted));
-    let remedy = if dials.iter().any(Dial::is_connected) {
+    let remedy = if dials.iter().any(DialAttempt::is_connected) {
         return Check::passed(CheckName::Port, detail);
     } else if has(io::ErrorKind::ConnectionRefused) {
         "on the other machine, start the node with `peerkit run`, and use the address that it prints"
@@ -484,9 +484,9 @@ mod tests {
         "192.0.2.1:7".parse().unwrap()
     }
 
-    fn dial(kind: io::ErrorKind) -> Dial {
+    fn dial(kind: io::ErrorKind) -> DialAttempt {
         let outcome = Err(Error::Connect { address: at(), error: kind.into() });
-        Dial { address: at(), outcome }
+        DialAttempt { address: at(), outcome }
     }
 
     #[test]
@@ -510,7 +510,7 @@ mod tests {
     fn one_address_that_answers_is_enough() {
         let id = NodeId::from_bytes([3; 32]);
         let address = at().with_id(id);
-        let found = |id| Dial { address: address.clone(), outcome: Ok(id) };
+        let found = |id| DialAttempt { address: address.clone(), outcome: Ok(id) };
         let other = NodeId::from_bytes([4; 32]);
         let dials = [dial(io::ErrorKind::TimedOut), found(other), found(id)];
         let checks = identity_checks(&dials, None);
