@@ -21,7 +21,9 @@ struct SongFinder {
 impl Handler for SongFinder {
     fn outbound_node_connected(&mut self, cx: &mut Context<'_>, peer: &Peer) {
         println!("{} is connected to {}", cx.name(), peer.name());
+        // A note about the peer, which only this node can read.
         cx.set_info(peer.id(), "greeted", true);
+        // -1 asks the whole network.
         cx.discover(-1);
     }
 

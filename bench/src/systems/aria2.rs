@@ -46,6 +46,7 @@ pub(crate) async fn fetch(job: &Job, original: &Original) -> Result<TransferResu
             server.exit_status()?
         );
     }
+    // The processor time of the server counts from here on.
     server.reset();
     let mut command = client(fetcher, &plan.folder(0), &torrent)?;
     // Without this option, the fetcher would become a seed and would not end.

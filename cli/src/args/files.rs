@@ -22,6 +22,9 @@ Examples:
 Without --ticket and --to, every node that knows the hash and reaches the port can fetch the file. A
 hash can't be guessed. Nothing is copied, no network is joined, and sharing ends with the program.
 
+If a node of this user runs, it shares the files, unless --listen, --announce, --name, --up or
+--repair is given. Then only nodes that have the ticket can fetch, or with --to only those nodes.
+
 Environment:
   PEERKIT_SECRET  a secret: only nodes with the same secret can connect
 

@@ -54,6 +54,7 @@ impl Outcome for Pings {
 async fn ping(session: &NodeSession, peer: &str) -> anyhow::Result<PingView> {
     let peer = session.node.network().find_node(peer).await?;
     let rtt = session.node.ping(peer.id()).await?;
+    // The ping may have made a link to the peer, whose figures the view then has.
     Ok(PingView { peer: session.view_now(peer), rtt_ms: Some(millis(rtt)), error: None })
 }
 

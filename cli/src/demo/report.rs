@@ -121,6 +121,7 @@ impl StepPrinter {
         if self.json {
             return json_line(name, false, elapsed, json!({ "error": error }));
         }
+        // Escapes characters that control a terminal, since the error may have text from a peer.
         format!("{} {name:10} {}\n", self.paint.bad("✗"), plain(&error))
     }
 

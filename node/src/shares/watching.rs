@@ -109,7 +109,7 @@ impl Shares {
     async fn rescan_changed(&self, path: PathBuf, replaced: bool) {
         let scanning = self.blocking(move |shares, stop| {
             let begun = Instant::now();
-            // The old watch is on the file that was there before.
+            // The old watch is on the file that was there before. `rescan` watches the new one.
             if let Some(watching) = shares.watching.as_ref().filter(|_| replaced) {
                 watching.remove(&path);
             }

@@ -143,7 +143,7 @@ async fn a_folder_that_exists_is_not_fetched_again() {
     };
     assert_eq!(fetch("album").await, 1);
     assert_eq!(fetch("album").await, 0, "no source has sent a piece");
-    assert_eq!(tree(to.path()), tree(from.path()), "other files are left");
+    assert_eq!(tree(to.path()), tree(from.path()), "there are further files");
 
     // If a file in it has other content of the same size, the folder is fetched again, under another name.
     write(&to, "album/in/2.txt", b"zwo");
@@ -533,7 +533,7 @@ async fn the_next_fetch_continues_a_dropped_one() {
     assert!(std::fs::read(&fetched.path).unwrap() == content);
     // Only the last piece may be requested again, because it proves the size.
     assert!((requested.load(Ordering::SeqCst) as u64) < pieces, "{requested:?} of {pieces}");
-    assert_eq!(tree(to.path()).len(), 1, "other files are left");
+    assert_eq!(tree(to.path()).len(), 1, "there are further files");
     shutdown([&ann, &hanging]).await;
 }
 

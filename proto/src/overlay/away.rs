@@ -27,7 +27,8 @@ const MAX_KEPT_AWAY: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct KeptAwayNodes {
     until: BTreeMap<NodeId, Instant>,
-    /// Number of nodes that were added or removed so far.
+    /// Number of times that a node was added or removed by the application so far. It changes if the list has
+    /// to be stored anew.
     changes: u64,
 }
 
@@ -64,7 +65,8 @@ impl KeptAwayNodes {
         all.filter(|(_, left)| !left.is_zero())
     }
 
-    /// Returns the number of nodes that were added or removed so far.
+    /// Returns how many times a node was added or removed so far. Nodes whose time has ended, or that made room
+    /// for another one, do not count.
     pub(super) fn changes(&self) -> u64 {
         self.changes
     }

@@ -257,7 +257,8 @@ async fn resolve(addresses: &[Address]) -> (Vec<Address>, Option<Check>) {
                     found_hosts.push(format!("{} is {}", address.host, ips.join(" and ")));
                 }
                 match sockets.len() {
-                    // The host may have the name of an interface, which a socket address lacks.
+                    // The text of the host may name an interface, as in `fe80::1%eth0`. The socket address has
+                    // only its number.
                     1 => targets.push(address.clone()),
                     _ => {
                         let at =
@@ -427,7 +428,8 @@ async fn findings_checks(
     );
     let secret = if own_side.secret.is_some() { "both have the same" } else { "neither has one" };
     let own_is_right = match session {
-        // The clock of this machine agrees with those of all other peers.
+        // The clock of this machine agrees with those of its peers, except perhaps one: the visited node may be
+        // that peer. So the visited node's clock is the wrong one.
         Some(session) => {
             let status = session.node.status().await;
             // `clocks_apart` is a number of peers.
