@@ -1,8 +1,8 @@
 //! The local API of a running node: HTTP and JSON on the loopback interface.
 //!
-//! Every command except `help` is an endpoint under `/api/v1` (see [`crate::commands`]). There are also the event
-//! stream, the OpenAPI document, the metrics and two health checks. `api.json` in the state folder has the address of the
-//! API, and the tokens that requests need.
+//! Every command except `help` is an endpoint under `/api/v1` (see [`crate::commands`]). There are also the
+//! event stream, the OpenAPI document, the metrics and two health checks. `api.json` in the state folder has
+//! the address of the API, and the tokens that requests need.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ mod health;
 mod metrics;
 mod openapi;
 mod problem;
-pub(crate) mod route;
+mod route;
 
 pub(crate) use route::COLOUR_HEADER;
 

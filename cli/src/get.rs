@@ -1,4 +1,4 @@
-//! `peerkit get`: fetches one file or folder, without a running node.
+//! `peerkit get`: fetches one file or folder, through the running node if there is one.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write as _};

@@ -1,4 +1,4 @@
-//! Progress bars on standard error, if it is a terminal.
+//! The progress of commands: bars on standard error if it is a terminal, or reports to another process.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,7 +8,6 @@ use peerkit::{DownloadStatus, Hash, HashProgress, Node, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::api::route::CommandEvent;
 use crate::human;
 use crate::text::{self, Paint};
 
@@ -28,6 +27,20 @@ pub(crate) enum ProgressSink {
     Reports(mpsc::Sender<CommandEvent>),
     /// Nowhere.
     Hidden,
+}
+
+/// An event of a command that is under way.
+#[derive(Debug)]
+pub(crate) struct CommandEvent {
+    pub(crate) name: &'static str,
+    /// A JSON value, on one line.
+    pub(crate) data: String,
+}
+
+impl CommandEvent {
+    pub(crate) fn new(name: &'static str, data: &impl Serialize) -> Self {
+        Self { name, data: serde_json::to_string(data).unwrap_or_default() }
+    }
 }
 
 /// A report of progress to another process.

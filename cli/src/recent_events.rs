@@ -3,9 +3,6 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use peerkit::{Event, Node};
-
-use crate::json;
 use crate::lock::lock;
 
 /// Maximum number of events that are kept.
@@ -26,19 +23,15 @@ struct EventLog {
 }
 
 impl RecentEvents {
-    /// Adds an event. The oldest ones are forgotten when there are too many. An event that is too large by
-    /// itself is not kept.
-    pub(crate) fn push(&self, node: &Node, event: &Event) {
-        self.push_line(json::event(node, event).trim_end().to_owned());
-    }
-
-    fn push_line(&self, line: String) {
+    /// Adds the JSON line of an event. Removes the oldest events if there are too many. An event that is too
+    /// large by itself is not kept.
+    pub(crate) fn push(&self, line: &str) {
         if line.len() > MAX_BYTES {
             return;
         }
         let mut log = lock(&self.0);
         log.bytes += line.len();
-        log.lines.push_back(line);
+        log.lines.push_back(line.to_owned());
         while (log.lines.len() > MAX_EVENTS || log.bytes > MAX_BYTES)
             && let Some(oldest) = log.lines.pop_front()
         {
@@ -60,13 +53,13 @@ mod tests {
     fn only_the_last_events_are_kept() {
         let recent = RecentEvents::default();
         for number in 0..MAX_EVENTS + 10 {
-            recent.push_line(number.to_string());
+            recent.push(&number.to_string());
         }
         let all = recent.all();
         assert_eq!((all.len(), all[0].as_str()), (MAX_EVENTS, "10"));
-        recent.push_line("x".repeat(MAX_BYTES + 1));
+        recent.push(&"x".repeat(MAX_BYTES + 1));
         assert_eq!(recent.all(), all, "it is larger than all that may be kept");
-        recent.push_line("y".repeat(MAX_BYTES - 3));
+        recent.push(&"y".repeat(MAX_BYTES - 3));
         assert!(recent.all().len() < 3);
     }
 }

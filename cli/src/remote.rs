@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{ArgMatches, Args, FromArgMatches as _, ValueHint};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
@@ -30,6 +30,9 @@ const TOKEN: &str = "PEERKIT_TOKEN";
 
 /// Maximum size of one event. 64 MiB: a map of a network of 100,000 nodes.
 const MAX_EVENT: usize = 64 << 20;
+
+/// Maximum size of a problem. 1 MiB: far more than any error text.
+const MAX_PROBLEM: usize = 1 << 20;
 
 /// The options of every command for a running node.
 #[derive(Debug, Args)]
@@ -171,8 +174,9 @@ pub(crate) async fn carry_out(
     let mut bar = RemoteBar::new();
     let mut events = EventReader::default();
     if !response.status().is_success() {
-        let problem = response.into_body().collect().await?.to_bytes();
-        return Err(problem_error(&problem));
+        let problem = Limited::new(response.into_body(), MAX_PROBLEM).collect().await;
+        // One that is too large is not from the API of a node.
+        return Err(problem_error(&problem.map(|body| body.to_bytes()).unwrap_or_default()));
     }
     while let Some(frame) = response.body_mut().frame().await {
         let frame = frame.context("the node stopped before the command was done")?;
@@ -243,6 +247,9 @@ async fn send(api: &ApiFile, request: &ApiRequest) -> anyhow::Result<Response<In
 struct EventReader {
     /// The bytes of an event whose end has not come.
     pending: Vec<u8>,
+    /// Number of these bytes in which the end of the event was looked for already. Without it, the start of a
+    /// large event would be searched again for each of its thousands of frames.
+    searched: usize,
 }
 
 impl EventReader {
@@ -250,8 +257,8 @@ impl EventReader {
     fn read(&mut self, bytes: &[u8]) -> anyhow::Result<Vec<(String, String)>> {
         self.pending.extend_from_slice(bytes);
         let mut events = Vec::new();
-        while let Some(end) = self.pending.windows(2).position(|two| two == b"\n\n") {
-            let event: Vec<u8> = self.pending.drain(..end + 2).collect();
+        while let Some(end) = self.end_of_event() {
+            let event: Vec<u8> = self.pending.drain(..end).collect();
             let (mut name, mut data) = (String::new(), Vec::new());
             for line in String::from_utf8_lossy(&event).lines() {
                 match line.split_once(':') {
@@ -269,6 +276,17 @@ impl EventReader {
             bail!("the node has sent an event of more than {MAX_EVENT} bytes");
         }
         Ok(events)
+    }
+}
+
+impl EventReader {
+    /// Returns the length of the first event, with the empty line at its end; `None` if its end has not come.
+    fn end_of_event(&mut self) -> Option<usize> {
+        let left = self.pending.get(self.searched..).unwrap_or_default();
+        let end = left.windows(2).position(|two| two == b"\n\n").map(|at| self.searched + at + 2);
+        // The last byte may be the first half of an end.
+        self.searched = if end.is_some() { 0 } else { self.pending.len().saturating_sub(1) };
+        end
     }
 }
 
@@ -294,6 +312,26 @@ impl RemoteBar {
                 let show = self.hashing.get_or_insert_with(|| Box::new(bars.bar("hashing")));
                 show(HashProgress { done, total });
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_read_however_it_is_split() {
+        let stream =
+            b": keep-alive\n\nevent: line\ndata: {\"a\":1}\n\nevent: result\ndata: x\ndata: y\n\n";
+        let expected = [("line", "{\"a\":1}"), ("result", "x\ny")];
+        for size in 1..=stream.len() {
+            let mut reader = EventReader::default();
+            let parts = stream.chunks(size);
+            let events: Vec<_> = parts.flat_map(|part| reader.read(part).unwrap()).collect();
+            let events: Vec<_> =
+                events.iter().map(|(name, data)| (name.as_str(), data.as_str())).collect();
+            assert_eq!(events, expected, "parts of {size}");
         }
     }
 }

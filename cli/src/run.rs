@@ -451,9 +451,13 @@ async fn print(
     (fetches, expected): (Fetches, ExpectedDialFailures),
 ) {
     while let Some(event) = events.next().await {
-        recent.push(&node, &event);
+        // Made once, for the recent events and for JSON output: a message may have 16 MiB.
+        let line = json::event(&node, &event);
+        recent.push(line.trim_end());
         let is_reported = fetches.reports(&event) || expected.reports(&event);
-        if !is_reported || output.is_json() {
+        if output.is_json() {
+            output.text(line).await;
+        } else if !is_reported {
             output.event(&node, &event).await;
         }
     }

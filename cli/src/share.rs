@@ -1,4 +1,5 @@
-//! `peerkit share`: serves files without joining a network.
+//! `peerkit share`: shares files until it ends, through the running node or with a node of its own that joins
+//! no network.
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};

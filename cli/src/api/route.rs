@@ -12,7 +12,6 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodFilter, on};
-use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -23,7 +22,7 @@ use crate::commands::endpoint::{ApiEndpoint, BASE, Method};
 use crate::commands::{
     COMMANDS, CommandContext, CommandOrigin, CommandOutput, CommandSpec, ParsedCommand,
 };
-use crate::progress::ProgressSink;
+use crate::progress::{CommandEvent, ProgressSink};
 use crate::text::Paint;
 
 /// The header of a request for a text with colours.
@@ -203,20 +202,6 @@ fn as_events(
             Some((Ok::<_, Infallible>(event), (received, task)))
         });
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()
-}
-
-/// An event of a command that is under way.
-#[derive(Debug)]
-pub(crate) struct CommandEvent {
-    name: &'static str,
-    /// A JSON value, on one line.
-    data: String,
-}
-
-impl CommandEvent {
-    pub(crate) fn new(name: &'static str, data: &impl Serialize) -> Self {
-        Self { name, data: serde_json::to_string(data).unwrap_or_default() }
-    }
 }
 
 pub(super) async fn not_found() -> Problem {
