@@ -311,7 +311,7 @@ impl Builder {
             clock: NodeClock::start(),
             tls,
             addresses: OwnAddresses::new(config.clone(), listening),
-            handshakes: PendingHandshakes::new(config.max_pending, config.max_pending_per_ip),
+            handshakes: PendingHandshakes::new(&config),
             links: LinkTable::default(),
             streams: Streams::new(&config),
             probes: Arc::new(Semaphore::new(MAX_PROBES)),

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use peerkit_proto::address::Address;
+use peerkit_proto::address_group::AddressGroups;
+use peerkit_proto::config::Config;
 use peerkit_proto::event::{Direction, Event, Reason};
 use peerkit_proto::hello::Hello;
 use peerkit_proto::link::{Link, Side};
@@ -230,13 +232,15 @@ pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener) {
 pub(crate) struct PendingHandshakes {
     max: usize,
     max_per_ip: usize,
+    groups: AddressGroups,
     /// The oldest first.
     slots: Mutex<VecDeque<Arc<SlotState>>>,
 }
 
 #[derive(Debug)]
 struct SlotState {
-    ip: IpAddr,
+    /// The address by which the handshakes of one host are counted: see [`AddressGroups::host`].
+    host: Option<IpAddr>,
     /// Cancelled when a newer handshake evicts this one.
     evicted: CancellationToken,
     /// True once the handshake is over.
@@ -248,8 +252,10 @@ struct SlotState {
 struct HandshakeSlot(Arc<SlotState>);
 
 impl PendingHandshakes {
-    pub(crate) fn new(max: usize, max_per_ip: usize) -> Arc<Self> {
-        Arc::new(Self { max, max_per_ip, slots: Mutex::default() })
+    pub(crate) fn new(config: &Config) -> Arc<Self> {
+        let (max, max_per_ip) = (config.max_pending, config.max_pending_per_ip);
+        let groups = config.address_groups();
+        Arc::new(Self { max, max_per_ip, groups, slots: Mutex::default() })
     }
 
     /// Returns the number of handshakes under way.
@@ -260,21 +266,18 @@ impl PendingHandshakes {
 
     /// Adds a handshake with `ip`, and evicts the oldest one if there is no room.
     fn add(&self, ip: IpAddr) -> HandshakeSlot {
-        // An IPv6 socket reports an IPv4 address as `::ffff:a.b.c.d`. Both forms share one limit.
-        let ip = ip.to_canonical();
+        let host = self.groups.host(ip);
         let mut slots = lock(&self.slots);
         slots.retain(|slot| !slot.is_over.load(Ordering::Relaxed));
-        // Loopback addresses have no limit of their own: all nodes on this machine and all clients of a local
-        // proxy share them.
-        if !ip.is_loopback() && slots.iter().filter(|slot| slot.ip == ip).count() >= self.max_per_ip
-        {
-            evict_first(&mut slots, |slot| slot.ip == ip);
+        let of_host = slots.iter().filter(|slot| slot.host == host).count();
+        if host.is_some() && of_host >= self.max_per_ip {
+            evict_first(&mut slots, |slot| slot.host == host);
         }
         if slots.len() >= self.max {
             evict_first(&mut slots, |_| true);
         }
         let state = Arc::new(SlotState {
-            ip,
+            host,
             evicted: CancellationToken::new(),
             is_over: AtomicBool::new(false),
         });

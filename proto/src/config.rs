@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::address_group::AddressGroups;
 use crate::frame::relay::RelayLabel;
 use crate::seal;
 
@@ -40,6 +41,10 @@ pub struct Config {
     pub max_inbound: usize,
     /// Maximum number of inbound links from one IP address, except loopback. 8: survey.
     pub max_inbound_per_ip: usize,
+    /// Whether loopback addresses count like any others: they have the limits above, and groups
+    /// (see [`address_group`](crate::address_group)). False: all nodes of a machine and all clients
+    /// of a local proxy share loopback addresses. Tests of attacks set it.
+    pub limit_loopback: bool,
     /// Maximum number of bytes of application messages in the queue of one peer. An empty queue
     /// also takes one message that is larger. 4 MiB: Bitcoin Core buffers 1 to 5 MB for each peer.
     pub peer_queue: usize,
@@ -201,6 +206,12 @@ impl Config {
     pub fn max_relayed(&self) -> usize {
         self.max_control.saturating_sub(RelayLabel::LEN + seal::OVERHEAD)
     }
+
+    /// Returns which addresses have groups and limits.
+    #[must_use]
+    pub fn address_groups(&self) -> AddressGroups {
+        AddressGroups { limit_loopback: self.limit_loopback }
+    }
 }
 
 impl Default for Config {
@@ -215,6 +226,7 @@ impl Default for Config {
             max_pending_per_ip: 4,
             max_inbound: 128,
             max_inbound_per_ip: 8,
+            limit_loopback: false,
             peer_queue: 4 << 20,
             control_queue: 1 << 20,
             ping_after: Duration::from_secs(15),

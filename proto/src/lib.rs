@@ -66,10 +66,12 @@
 //! | [`overlay`] | the network around a node: membership, queries, broadcasts, reconnecting |
 //! | [`files`] | file pieces, manifests, and names that can't lead out of a folder |
 //! | [`config`] | all limits and intervals, with the reasons for them |
-//! | [`bucket`], [`sample`], [`time`], [`verify`] | rate limits, estimated sizes, time, signatures |
+//! | [`address_group`], [`bucket`] | addresses of one owner, rate limits |
+//! | [`sample`], [`time`], [`verify`] | estimated sizes, time, signatures |
 //! | [`sim`] | thousands of nodes in virtual time |
 
 pub mod address;
+pub mod address_group;
 pub mod bucket;
 pub mod codec;
 pub mod config;

@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crate::address_group::AddressGroups;
 use crate::config::Config;
 use crate::event::{Direction, Reason};
 use crate::id::NodeId;
@@ -41,9 +42,10 @@ pub(super) struct Admissions {
     max_inbound: usize,
     max_inbound_per_ip: usize,
     links: BTreeMap<NodeId, Candidate>,
-    /// Number of inbound links, in total and by IP address.
+    groups: AddressGroups,
+    /// Number of inbound links, in total and by host (see [`AddressGroups::host`]).
     inbound: usize,
-    inbound_by_ip: BTreeMap<IpAddr, usize>,
+    inbound_by_host: BTreeMap<IpAddr, usize>,
     /// Nodes that this node has dialled, and that have not answered its Hello yet.
     awaiting_hello: BTreeSet<NodeId>,
 }
@@ -55,8 +57,9 @@ impl Admissions {
             max_inbound: config.max_inbound,
             max_inbound_per_ip: config.max_inbound_per_ip,
             links: BTreeMap::new(),
+            groups: config.address_groups(),
             inbound: 0,
-            inbound_by_ip: BTreeMap::new(),
+            inbound_by_host: BTreeMap::new(),
             awaiting_hello: BTreeSet::new(),
         }
     }
@@ -131,11 +134,9 @@ impl Admissions {
         if self.inbound >= self.max_inbound {
             return Admission::Refuse(Reason::Full);
         }
-        // One host may connect over IPv4, and also appear as an IPv4 address mapped into IPv6.
-        let ip = candidate.ip.to_canonical();
-        let of_ip = self.inbound_by_ip.get(&ip).copied().unwrap_or_default();
-        // All nodes on this computer share the loopback address.
-        if !ip.is_loopback() && of_ip >= self.max_inbound_per_ip {
+        let host = self.groups.host(candidate.ip);
+        let of_host = host.and_then(|host| self.inbound_by_host.get(&host)).copied();
+        if of_host.unwrap_or_default() >= self.max_inbound_per_ip {
             return Admission::Refuse(Reason::FullForAddress);
         }
         Admission::Accept
@@ -148,7 +149,9 @@ impl Admissions {
         self.links.insert(candidate.id, candidate);
         if candidate.direction == Direction::Inbound {
             self.inbound += 1;
-            *self.inbound_by_ip.entry(candidate.ip.to_canonical()).or_default() += 1;
+            if let Some(host) = self.groups.host(candidate.ip) {
+                *self.inbound_by_host.entry(host).or_default() += 1;
+            }
         }
     }
 
@@ -156,10 +159,12 @@ impl Admissions {
         let Some(link) = self.links.remove(&id) else { return };
         if link.direction == Direction::Inbound {
             self.inbound -= 1;
-            if let Entry::Occupied(mut of_ip) = self.inbound_by_ip.entry(link.ip.to_canonical()) {
-                *of_ip.get_mut() -= 1;
-                if *of_ip.get() == 0 {
-                    of_ip.remove();
+            if let Some(host) = self.groups.host(link.ip)
+                && let Entry::Occupied(mut of_host) = self.inbound_by_host.entry(host)
+            {
+                *of_host.get_mut() -= 1;
+                if *of_host.get() == 0 {
+                    of_host.remove();
                 }
             }
         }

@@ -199,7 +199,7 @@ impl Membership {
             record: NodeRecord::sign(&key, &setup.network, setup.epoch, &[]),
             active: BTreeMap::new(),
             pinned: BTreeSet::new(),
-            passive: PassiveView::new(config.passive_view),
+            passive: PassiveView::new(config.passive_view, config.address_groups()),
             asked: BTreeMap::new(),
             dials: BTreeMap::new(),
             probes: BTreeMap::new(),

@@ -6,10 +6,10 @@
 //! many addresses of a group.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::address_group::{AddressGroup, AddressGroups};
 use crate::id::NodeId;
 use crate::node_record::NodeRecord;
 use crate::overlay::OverlayContext;
@@ -36,6 +36,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct PassiveView {
     max: usize,
+    address_groups: AddressGroups,
     entries: BTreeMap<NodeId, PassiveNode>,
 }
 
@@ -57,8 +58,8 @@ struct PassiveNode {
 }
 
 impl PassiveView {
-    pub(super) fn new(max: usize) -> Self {
-        Self { max, entries: BTreeMap::new() }
+    pub(super) fn new(max: usize, address_groups: AddressGroups) -> Self {
+        Self { max, address_groups, entries: BTreeMap::new() }
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = NodeId> {
@@ -192,9 +193,10 @@ impl PassiveView {
         let learned = (self.max / LEARNED_SHARE).max(1);
         let places = if entry.tested { self.max.saturating_sub(learned).max(1) } else { learned };
         let part = || self.entries.iter().filter(|(_, other)| other.tested == entry.tested);
-        let groups = entry.groups();
+        let groups_of = |node: &PassiveNode| node.groups(self.address_groups);
+        let groups = groups_of(&entry);
         let shares_group =
-            |other: &PassiveNode| other.groups().iter().any(|group| groups.contains(group));
+            |other: &PassiveNode| groups_of(other).iter().any(|group| groups.contains(group));
         let of_group: Vec<_> = part().filter(|(_, other)| shares_group(other)).collect();
         // If the group has its full share, the new node replaces one of the same group. So the owner of many
         // addresses competes only with itself.
@@ -242,27 +244,7 @@ impl PassiveNode {
         of_record.or_else(|| self.addresses.first().and_then(|address| address.id))
     }
 
-    fn groups(&self) -> Vec<IpAddr> {
-        self.addresses.iter().filter_map(group).collect()
-    }
-}
-
-/// Returns the group of an address, as in Bitcoin's address manager: the first 16 bits of an IPv4 address, or
-/// the first 32 bits of an IPv6 address. One owner often has many addresses of one group. Private addresses
-/// have no group: the nodes of one private network would share a group, although they are no attackers. Host
-/// names have none either.
-fn group(address: &Address) -> Option<IpAddr> {
-    match address.socket()?.ip().to_canonical() {
-        IpAddr::V4(ip) if ip.is_loopback() || ip.is_private() || ip.is_link_local() => None,
-        IpAddr::V4(ip) => {
-            let [a, b, ..] = ip.octets();
-            Some(IpAddr::from([a, b, 0, 0]))
-        }
-        IpAddr::V6(ip) if ip.is_loopback() || ip.is_unique_local() => None,
-        IpAddr::V6(ip) if ip.is_unicast_link_local() => None,
-        IpAddr::V6(ip) => {
-            let [a, b, ..] = ip.segments();
-            Some(IpAddr::from([a, b, 0, 0, 0, 0, 0, 0]))
-        }
+    fn groups(&self, groups: AddressGroups) -> Vec<AddressGroup> {
+        self.addresses.iter().filter_map(|address| groups.group_of(address)).collect()
     }
 }

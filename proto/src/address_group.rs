@@ -1,0 +1,117 @@
+//! Groups of addresses that probably belong to one owner. Limits and choices that protect a node from one
+//! owner of many addresses count groups instead of addresses.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::address::Address;
+
+/// A group of IP addresses, as in Bitcoin Core's address manager: the first 16 bits of an IPv4 address, or
+/// the first 32 bits of an IPv6 address. One owner often has many addresses of one group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AddressGroup(IpAddr);
+
+/// Decides which addresses have groups and limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AddressGroups {
+    /// Whether loopback addresses are treated like any others: see
+    /// [`Config::limit_loopback`](crate::config::Config::limit_loopback).
+    pub limit_loopback: bool,
+}
+
+impl AddressGroups {
+    /// Returns the group of an IP address. Private and link-local addresses have no group: the nodes of one
+    /// private network would share a group, although they have several owners.
+    #[must_use]
+    pub fn group(self, ip: IpAddr) -> Option<AddressGroup> {
+        let ip = ip.to_canonical();
+        if ip.is_loopback() && !self.limit_loopback {
+            return None;
+        }
+        let group = match ip {
+            IpAddr::V4(ip) if ip.is_private() || ip.is_link_local() => return None,
+            IpAddr::V4(ip) => {
+                let [a, b, ..] = ip.octets();
+                IpAddr::V4(Ipv4Addr::new(a, b, 0, 0))
+            }
+            IpAddr::V6(ip) if ip.is_unique_local() || ip.is_unicast_link_local() => return None,
+            IpAddr::V6(ip) => ipv6_prefix(ip, 32),
+        };
+        Some(AddressGroup(group))
+    }
+
+    /// Returns the group of an address. A host name has none.
+    // The node that dials a name knows what it resolves to, and can use `group` for the IP address.
+    #[must_use]
+    pub fn group_of(self, address: &Address) -> Option<AddressGroup> {
+        self.group(address.socket()?.ip())
+    }
+
+    /// Returns the part of an IP address by which connections of one host are counted: all of an IPv4 address,
+    /// the first 64 bits of an IPv6 address, as a host can choose the other 64 freely (RFC 4291, section
+    /// 2.5.1). Returns `None` for a loopback address that is not limited: all nodes of a machine and all
+    /// clients of a local proxy share it.
+    #[must_use]
+    pub fn host(self, ip: IpAddr) -> Option<IpAddr> {
+        match ip.to_canonical() {
+            ip if ip.is_loopback() && !self.limit_loopback => None,
+            IpAddr::V6(ip) if !ip.is_loopback() => Some(ipv6_prefix(ip, 64)),
+            ip => Some(ip),
+        }
+    }
+}
+
+fn ipv6_prefix(ip: Ipv6Addr, bits: u32) -> IpAddr {
+    let kept = u128::MAX.checked_shl(128_u32.saturating_sub(bits)).unwrap_or_default();
+    IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & kept))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(ip: &str, limit_loopback: bool) -> Option<String> {
+        let group = AddressGroups { limit_loopback }.group(ip.parse().unwrap());
+        group.map(|AddressGroup(ip)| ip.to_string())
+    }
+
+    fn host(ip: &str, limit_loopback: bool) -> Option<String> {
+        AddressGroups { limit_loopback }.host(ip.parse().unwrap()).map(|ip| ip.to_string())
+    }
+
+    #[test]
+    fn addresses_of_one_prefix_share_a_group() {
+        for (ip, expected) in [
+            ("198.51.100.7", Some("198.51.0.0")),
+            ("::ffff:198.51.100.7", Some("198.51.0.0")),
+            ("2001:db8:aaaa:bbbb::1", Some("2001:db8::")),
+            ("10.1.2.3", None),
+            ("192.168.1.2", None),
+            ("169.254.3.4", None),
+            ("fd00::1", None),
+            ("fe80::1", None),
+            ("127.3.0.1", None),
+            ("::1", None),
+        ] {
+            assert_eq!(group(ip, false).as_deref(), expected, "{ip}");
+        }
+        assert_eq!(group("127.3.0.1", true).as_deref(), Some("127.3.0.0"));
+        assert_eq!(group("::ffff:127.3.0.1", true).as_deref(), Some("127.3.0.0"));
+        assert_eq!(group("::1", true).as_deref(), Some("::"));
+    }
+
+    #[test]
+    fn a_host_is_an_ipv4_address_or_half_of_an_ipv6_address() {
+        for (ip, expected) in [
+            ("198.51.100.7", Some("198.51.100.7")),
+            ("::ffff:198.51.100.7", Some("198.51.100.7")),
+            ("2001:db8:aaaa:bbbb:1:2:3:4", Some("2001:db8:aaaa:bbbb::")),
+            ("10.1.2.3", Some("10.1.2.3")),
+            ("127.3.0.1", None),
+            ("::1", None),
+        ] {
+            assert_eq!(host(ip, false).as_deref(), expected, "{ip}");
+        }
+        assert_eq!(host("127.3.0.1", true).as_deref(), Some("127.3.0.1"));
+        assert_eq!(host("::1", true).as_deref(), Some("::1"));
+    }
+}
