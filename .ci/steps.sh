@@ -1,0 +1,59 @@
+# What the scripts in this folder share. They read this file with the top folder of the tree as their working
+# folder.
+# shellcheck shell=bash
+
+export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}" CARGO_INCREMENTAL=0
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
+tools="$CARGO_TARGET_DIR/tools"
+fuzz_version=0.13.2
+fuzz_targets=(address message frame hello link overlay files tls records fetch)
+times=""
+
+# step HEADING COMMAND...: runs the command, and prints how long it took.
+step() {
+    local heading="$1" start="$SECONDS"
+    shift
+    printf '\n=== %s\n' "$heading"
+    "$@"
+    printf -- '--- %s: %d s\n' "$heading" "$((SECONDS - start))"
+    times+="$(printf '%5d s  %s' "$((SECONDS - start))" "$heading")"$'\n'
+}
+
+fail() {
+    printf 'error: %s\n' "$*" >&2
+    return 1
+}
+
+# tool NAME VERSION: installs the cargo subcommand NAME, unless it is installed already.
+tool() {
+    command -v "$1" >/dev/null && return
+    cargo install "$1" --locked --version "$2" --root "$tools" --target-dir "$tools/build"
+    rm -rf "$tools/build"
+}
+PATH="$PATH:$tools/bin"
+
+# fuzz_search ARGUMENT...: has libFuzzer search for inputs that break a fuzz target, each target with these
+# arguments. cargo-fuzz switches AddressSanitizer on.
+fuzz_search() {
+    if ! cargo +nightly --version >/dev/null 2>&1 || ! command -v c++ >/dev/null; then
+        printf 'not run: it needs a nightly toolchain and a C++ compiler\n'
+        return
+    fi
+    tool cargo-fuzz "$fuzz_version"
+    local target found
+    for target in "${fuzz_targets[@]}"; do
+        # New inputs go to the first folder. The committed corpus does not change.
+        found="$CARGO_TARGET_DIR/fuzz-corpus/$target"
+        mkdir -p "$found"
+        printf -- '- %s\n' "$target"
+        (cd fuzz && cargo +nightly fuzz run --target-dir "$CARGO_TARGET_DIR/fuzz-nightly" \
+            "$target" "$found" "corpus/$target" -- "$@" \
+            >"$found.log" 2>&1) || { tail -50 "$found.log" >&2; return 1; }
+        grep -E '^Done' "$found.log"
+    done
+}
+
+# summary: prints how long each step took.
+summary() {
+    printf '\n=== all done\n%s%5d s  in all\n' "$times" "$SECONDS"
+}
