@@ -2,7 +2,7 @@
 //! exchange Hellos.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -15,7 +15,7 @@ use peerkit_proto::link::{Greeting, Link, Output, Side};
 use peerkit_proto::node_record::MAX_RECORD_ADDRESSES;
 use peerkit_proto::peer::{DialError, DialId, Input, Purpose};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 
 use crate::actor::mailbox::Order;
@@ -65,7 +65,7 @@ async fn connect_uncounted(
     // An identity that no node can have is refused before the dial.
     address.id.map(NodeId::checked).transpose()?;
     let timeout = inner.config.connect_timeout;
-    let connecting = tokio::time::timeout(timeout, connect_any(address));
+    let connecting = tokio::time::timeout(timeout, connect_any(inner, address));
     let (remote, tcp) = connecting.await.unwrap_or_else(|_| {
         let error = timed_out(format!("no answer within {} s", timeout.as_secs_f32()));
         Err(Error::Connect { address: address.clone(), error })
@@ -341,7 +341,7 @@ pub(crate) async fn admit(
 }
 
 /// Resolves the host and connects to the first of its addresses that answers.
-async fn connect_any(address: &Address) -> Result<(SocketAddr, TcpStream), Error> {
+async fn connect_any(inner: &Inner, address: &Address) -> Result<(SocketAddr, TcpStream), Error> {
     let resolve = |error: io::Error| Error::Resolve { address: address.clone(), error };
     let failed = |error: io::Error| Error::Connect { address: address.clone(), error };
     // The resolver understands a link-local address with the name of an interface. It does not understand
@@ -356,14 +356,28 @@ async fn connect_any(address: &Address) -> Result<(SocketAddr, TcpStream), Error
     }
     if let [socket] = sockets[..] {
         // The usual case, which needs no task of its own.
-        let connected = TcpStream::connect(socket).await;
+        let connected = connect_socket(socket, inner.addresses.loopback_source()).await;
         return Ok((socket, connected.map_err(failed)?));
     }
-    let connected = first_success(sockets, MAX_RESOLVED, |socket| async move {
-        let connected = TcpStream::connect(socket).await;
+    let from = inner.addresses.loopback_source();
+    let connected = first_success(sockets, MAX_RESOLVED, move |socket| async move {
+        let connected = connect_socket(socket, from).await;
         connected.map(|stream| (socket, stream)).map_err(|error| (socket, error))
     });
     connected.await.map_err(|errors| failed(combined_io_error(&errors)))
+}
+
+/// Connects to a socket address. A connection to another loopback address leaves from the loopback address
+/// `from`, so that the nodes of one machine can be told apart by their addresses.
+async fn connect_socket(socket: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
+    match from {
+        Some(from) if socket.is_ipv4() && socket.ip().is_loopback() => {
+            let dialling = TcpSocket::new_v4()?;
+            dialling.bind(SocketAddr::new(from, 0))?;
+            dialling.connect(socket).await
+        }
+        _ => TcpStream::connect(socket).await,
+    }
 }
 
 /// Returns one error with the kind of the first error and the texts of all.

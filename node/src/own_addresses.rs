@@ -80,6 +80,14 @@ impl OwnAddresses {
         announced(&self.config, &self.listening, &lock(&self.local), first)
     }
 
+    /// Returns the loopback address from which this node dials other loopback addresses: that at which it
+    /// listens, if it listens at no other. `None` if the system would choose the same.
+    pub(crate) fn loopback_source(&self) -> Option<IpAddr> {
+        let IpAddr::V4(ip) = self.listening.first()?.ip() else { return None };
+        let is_only = self.listening.iter().all(|at| at.ip() == ip);
+        (ip.is_loopback() && is_only && ip != Ipv4Addr::LOCALHOST).then_some(ip.into())
+    }
+
     /// Reads the interfaces again. Returns whether the addresses of this machine have changed.
     fn refresh(&self) -> bool {
         let now = ranked(&interfaces(), &default_route_addresses());

@@ -9,4 +9,5 @@ mod link;
 mod overlay;
 mod record;
 mod start;
+mod strangers;
 mod stream;

@@ -17,9 +17,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
+mod sybils;
 pub mod tls;
 mod victim;
 
+pub use sybils::{Sybil, SybilLink, Sybils, end_all, honest_address};
 pub use victim::{Victim, config};
 
 /// Maximum duration of each step of a test that has no limit of its own.
