@@ -13,7 +13,6 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -32,6 +31,7 @@ mod events;
 mod health;
 mod metrics;
 mod openapi;
+mod plain;
 mod problem;
 mod route;
 
@@ -145,12 +145,7 @@ fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 
 fn router(state: ApiState, access: Arc<ApiAccess>) -> Router {
     let state = Arc::new(state);
-    route::commands()
-        .route("/api/v1/events", get(events::stream))
-        .route("/api/v1/openapi.json", get(openapi::document))
-        .route("/metrics", get(metrics::metrics))
-        .route("/healthz", get(health::healthy))
-        .route("/readyz", get(health::ready))
+    plain::add_routes(route::commands())
         .fallback(route::not_found)
         .method_not_allowed_fallback(route::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))

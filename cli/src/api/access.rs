@@ -11,6 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
 use super::metrics::RequestCounters;
+use super::plain;
 use super::problem::Problem;
 use crate::lock::lock;
 
@@ -20,9 +21,6 @@ const RATE: f64 = 500.0;
 
 /// Maximum number of requests in a burst.
 const BURST: f64 = 1000.0;
-
-/// Paths that need no token: they say only that the node runs, and whether it is ready.
-const OPEN: [&str; 2] = ["/healthz", "/readyz"];
 
 /// A secret that a client shows with each request.
 pub(crate) struct Token(String);
@@ -82,7 +80,7 @@ impl ApiAccess {
         let headers = request.headers();
         self.check_host(headers, request.uri().host())?;
         self.take_one(now)?;
-        if OPEN.contains(&request.uri().path()) {
+        if !plain::needs_token(request.uri().path()) {
             return Ok(());
         }
         let forbidden = |detail: &str| Err(Problem::new(StatusCode::FORBIDDEN, detail));

@@ -25,7 +25,10 @@ use table::METRICS;
 const PREFIX: &str = "peerkit";
 
 /// The media type of the OpenMetrics text format.
-const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(super) const MEDIA_TYPE: &str = "application/openmetrics-text";
+
+/// The media type with its parameters.
+const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The classes of statuses that the API answers with.
 const CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
@@ -81,7 +84,7 @@ pub(super) async fn metrics(State(state): State<Arc<ApiState>>) -> Response {
         requests: state.requests.read(),
     };
     match snapshot.text() {
-        Ok(text) => ([(CONTENT_TYPE, MEDIA_TYPE)], text).into_response(),
+        Ok(text) => ([(CONTENT_TYPE, CONTENT)], text).into_response(),
         Err(error) => {
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
         }

@@ -1,4 +1,4 @@
-//! The OpenAPI document of the API, made from the declarations of the commands.
+//! The OpenAPI document of the API, made from the declarations of the commands and of the other endpoints.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,14 @@ use utoipa::openapi::path::{
     HttpMethod, Operation, OperationBuilder, ParameterBuilder, ParameterIn, PathsBuilder,
 };
 use utoipa::openapi::request_body::RequestBodyBuilder;
-use utoipa::openapi::schema::{ComponentsBuilder, Object, ObjectBuilder, Schema};
+use utoipa::openapi::schema::{ComponentsBuilder, Object, ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     ContentBuilder, Info, OpenApi, OpenApiBuilder, Ref, RefOr, Required, ResponseBuilder,
 };
 use utoipa::{PartialSchema as _, ToSchema as _};
 
+use super::plain::{self, PlainEndpoint};
 use super::problem::{self, Problem};
 use crate::commands::endpoint::{ApiEndpoint, BASE, Method};
 use crate::commands::{COMMANDS, CommandSpec};
@@ -22,7 +23,7 @@ use crate::commands::{COMMANDS, CommandSpec};
 const BEARER: &str = "bearer";
 
 /// The statuses of errors, with the cases that have them.
-const ERRORS: [(&str, &str); 12] = [
+const ERRORS: [(&str, &str); 13] = [
     ("400", "The request can't be read"),
     ("401", "The token is missing or wrong"),
     (
@@ -38,7 +39,14 @@ const ERRORS: [(&str, &str); 12] = [
     ("421", "`Host` is not the address of the API"),
     ("422", "The command failed"),
     ("429", "There are too many requests, or a queue is full"),
+    (UNAVAILABLE, "The node has not finished its start, or is stopping"),
 ];
+
+/// The status of a node that is not ready.
+const UNAVAILABLE: &str = "503";
+
+/// The statuses of errors that every endpoint may answer with.
+const COMMON_ERRORS: [&str; 5] = ["400", "403", "405", "421", "429"];
 
 /// Answers with the document.
 pub(super) async fn document() -> Json<OpenApi> {
@@ -63,6 +71,10 @@ pub(crate) fn build() -> OpenApi {
         };
         let item = utoipa::openapi::PathItem::new(method, operation);
         paths = paths.path(format!("{BASE}{}", endpoint.path), item);
+    }
+    for endpoint in &plain::ENDPOINTS {
+        let item = utoipa::openapi::PathItem::new(HttpMethod::Get, plain_operation(endpoint));
+        paths = paths.path(endpoint.path, item);
     }
     let info = Info::builder()
         .title("peerkit")
@@ -129,16 +141,53 @@ fn operation(
     let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(outcome))).build();
     let done = ResponseBuilder::new().description("Done").content("application/json", content);
     let operation = operation.response("200", done.build());
-    ERRORS
-        .iter()
-        .fold(operation, |operation, (status, when)| {
-            let content =
-                ContentBuilder::new().schema(Some(Ref::from_schema_name(Problem::name()))).build();
-            let response =
-                ResponseBuilder::new().description(*when).content(problem::MEDIA_TYPE, content);
-            operation.response(*status, response.build())
-        })
-        .build()
+    with_errors(operation, |status| status != UNAVAILABLE).build()
+}
+
+fn plain_operation(endpoint: &PlainEndpoint) -> Operation {
+    let more = Some(endpoint.description).filter(|more| !more.is_empty());
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    let schema = match endpoint.media_type {
+        // The schema of one event.
+        "text/event-stream" => ["event", "data"]
+            .into_iter()
+            .fold(ObjectBuilder::new().schema_type(Type::Object), |event, field| {
+                event.property(field, text()).required(field)
+            }),
+        // Without properties it stands for any object.
+        "application/json" => ObjectBuilder::new().schema_type(Type::Object),
+        _ => text(),
+    };
+    let schema = Schema::Object(schema.build());
+    let content = ContentBuilder::new().schema(Some(schema)).build();
+    let done = ResponseBuilder::new().description("Done").content(endpoint.media_type, content);
+    let mut operation = OperationBuilder::new()
+        .operation_id(Some(endpoint.operation_id))
+        .summary(Some(endpoint.summary))
+        .description(more)
+        .response("200", done.build());
+    if !endpoint.needs_token {
+        // Replaces the requirement of the whole document.
+        operation = operation.securities(Some([]));
+    }
+    let has_error = |status: &str| match status {
+        "401" => endpoint.needs_token,
+        UNAVAILABLE => endpoint.may_be_unavailable,
+        _ => COMMON_ERRORS.contains(&status),
+    };
+    with_errors(operation, has_error).build()
+}
+
+/// Adds a response for each of [`ERRORS`] whose status `has` selects.
+fn with_errors(operation: OperationBuilder, has: impl Fn(&str) -> bool) -> OperationBuilder {
+    let errors = ERRORS.iter().filter(|(status, _)| has(status));
+    errors.fold(operation, |operation, (status, when)| {
+        let content =
+            ContentBuilder::new().schema(Some(Ref::from_schema_name(Problem::name()))).build();
+        let response =
+            ResponseBuilder::new().description(*when).content(problem::MEDIA_TYPE, content);
+        operation.response(*status, response.build())
+    })
 }
 
 /// Returns the object schema of a command's arguments.
