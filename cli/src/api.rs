@@ -78,8 +78,6 @@ pub(crate) struct ApiServer {
 /// The state that all endpoints share.
 pub(crate) struct ApiState {
     pub(crate) session: Arc<NodeSession>,
-    /// Cancelled when the node stops. Event streams end then.
-    pub(crate) stop: CancellationToken,
     pub(crate) requests: Arc<RequestCounters>,
 }
 
@@ -114,7 +112,7 @@ impl ApiServer {
             .with_context(|| format!("can't write {}", file.display()))?;
         let stop = CancellationToken::new();
         let requests = access.requests.clone();
-        let router = router(ApiState { session, stop: stop.clone(), requests }, access);
+        let router = router(ApiState { session, requests }, access);
         let serving = tokio::spawn(serve(listener, router, stop.clone()));
         Ok(Self { at, file, serving, stop })
     }
@@ -124,9 +122,16 @@ impl ApiServer {
         format!("http://{}", self.at)
     }
 
-    /// Removes `api.json` and ends all requests.
-    pub(crate) async fn stop(self) {
+    /// Removes `api.json`. Requests are still answered, so that clients that know the address see the node stop.
+    ///
+    /// The node still holds its state folder, so the file is not that of another run.
+    pub(crate) fn withdraw(&self) {
         let _ = std::fs::remove_file(&self.file);
+    }
+
+    /// Accepts no more connections. Requests that have begun get their answers, and event streams the last
+    /// events. To be called once the node has stopped.
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         let _ = self.serving.await;
     }

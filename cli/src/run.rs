@@ -220,10 +220,7 @@ impl RunSession {
         // While this line exists, the thread of the prompt waits. If it were dropped, the thread would show the
         // next prompt, and change the settings of the terminal while they are being restored.
         std::mem::forget(done.last);
-        if let Some(api) = api {
-            api.stop().await;
-        }
-        end(&context, printing, writer).await?;
+        end(&context, printing, writer, api).await?;
         if is_idle {
             return Err(usage(NOTHING_TO_DO));
         }
@@ -290,20 +287,31 @@ impl RunSession {
     }
 }
 
-/// Stops the node of a session, and prints its last events.
+/// Stops the node of a session, and prints its last events. The API ends after the node, so that its clients see
+/// that the node is stopping and get the last events.
 async fn end(
     context: &CommandContext<'_>,
     printing: JoinHandle<()>,
     writer: PrinterThread,
+    api: Option<ApiServer>,
 ) -> anyhow::Result<()> {
     let NodeSession { node, output, fetches, .. } = context.session;
     if context.caller == CommandOrigin::Prompt {
         output.text(fetches::at_next_start(&node.files().downloads())).await;
     }
+    if let Some(api) = &api {
+        api.withdraw();
+    }
     node.shutdown().await;
     // Both end soon after the node has stopped, unless the reader of the output is slow.
     let last = async { tokio::join!(printing, fetches.wait_until_reported()) };
-    let _ = tokio::time::timeout(LAST_EVENTS, last).await;
+    let last = tokio::time::timeout(LAST_EVENTS, last);
+    let closing = async {
+        if let Some(api) = api {
+            api.stop().await;
+        }
+    };
+    let _ = tokio::join!(last, closing);
     // Prints the totals of the uploads, unless there were none.
     output.stopped(node, false).await;
     writer.finish().await.context("could not write to standard output")

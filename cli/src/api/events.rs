@@ -15,10 +15,8 @@ use crate::json;
 pub(super) async fn stream(State(state): State<Arc<ApiState>>) -> Response {
     let events = state.session.node.events();
     let stream = futures_util::stream::unfold((events, state), |(mut events, state)| async move {
-        let event = tokio::select! {
-            event = events.next() => event?,
-            () = state.stop.cancelled() => return None,
-        };
+        // `None` after the last event of a node that has stopped.
+        let event = events.next().await?;
         let line = json::event(&state.session.node, &event);
         let sent = Event::default().event(event.name()).data(line.trim_end());
         Some((Ok::<_, Infallible>(sent), (events, state)))

@@ -42,6 +42,19 @@ impl Api {
         stream
     }
 
+    /// Follows the events of the node, and returns them as they come, until the stream ends.
+    pub(crate) fn event_stream(&self) -> impl Iterator<Item = Value> + use<> {
+        let mut stream = self.connect();
+        let request = format!(
+            "GET /api/v1/events HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\r\n",
+            self.host, self.read_token
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+        lines.find(|line| line.is_empty()).expect("the head of the answer");
+        lines.filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok())
+    }
+
     /// Sends a request with these header lines, and reads the answer to its end.
     pub(crate) fn raw(&self, line: &str, headers: &[&str], body: &str) -> Answer {
         let mut stream = self.connect();
@@ -246,21 +259,10 @@ fn events_are_a_stream() {
     let alice = Program::start(home.path(), "alice", &[]);
     let mut bob = Program::start(home.path(), "bob", &[]);
     let api = Api::of(home.path(), "alice");
-    let mut stream = api.connect();
-    let request = format!(
-        "GET /api/v1/events HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\r\n",
-        api.host, api.read_token
-    );
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
-    lines.find(|line| line.is_empty()).expect("the head of the answer");
+    let mut events = api.event_stream();
     bob.run(&format!("connect {}", alice.address));
     bob.run("msg hello");
-    let data = lines.find_map(|line| {
-        let data: Value = serde_json::from_str(line.strip_prefix("data: ")?).unwrap();
-        (data["event"] == "node_message").then_some(data)
-    });
-    let data = data.expect("the message");
+    let data = events.find(|event| event["event"] == "node_message").expect("the message");
     assert_eq!((&data["data"], &data["peer"]["name"]), (&json!("hello"), &json!("bob")));
     let recent = json_of(home.path(), "alice", &["events"]);
     let names: Vec<&str> =
@@ -270,7 +272,11 @@ fn events_are_a_stream() {
         "{names:?}"
     );
     alice.exit();
-    assert!(lines.count() < 100, "the stream ends with the node");
+    let last: Vec<Value> = events.map(|event| event["event"].clone()).collect();
+    assert!(
+        last.contains(&json!("node_request_to_stop")),
+        "the stream ends with the node: {last:?}"
+    );
     bob.exit();
 }
 

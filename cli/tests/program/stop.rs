@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
+use crate::api::Api;
 use crate::harness::{
-    PATIENCE, Program, Share, peerkit, run, send_signal, start_chain, stopping_signals,
+    PATIENCE, Program, Share, content, peerkit, run, send_signal, start_chain, stopping_signals,
 };
 
 #[test]
@@ -82,6 +83,62 @@ fn a_reader_that_does_not_read_does_not_keep_a_node_from_stopping() {
         sender.join().unwrap();
     }
     other.exit();
+}
+
+/// Bob is suspended, so a message to him and the goodbye after it wait in alice's queue while she stops.
+#[test]
+fn the_api_answers_until_the_node_has_said_goodbye() {
+    let home = tempfile::tempdir().unwrap();
+    let alice = Program::start(home.path(), "alice", &[]);
+    let mut bob = Program::start(home.path(), "bob", &[&alice.address]);
+    bob.event("outbound_node_connected");
+    let api = Api::of(home.path(), "alice");
+    let own = format!("Host: {}", api.host);
+    let ready = || api.raw("GET /readyz", &[&own], "");
+    let begun = Instant::now();
+    while ready().status != 200 {
+        assert!(begun.elapsed() < PATIENCE, "{}", ready().body);
+    }
+    let mut events = api.event_stream();
+    bob.signal(Signal::STOP);
+    // More than the buffers of a connection hold, and of 64 random letters, so that it does not shrink.
+    let letters: Vec<u8> = content(3, 15 << 20).iter().map(|byte| b'0' + byte % 64).collect();
+    let message = json!({"text": String::from_utf8(letters).unwrap()});
+    thread::scope(|scope| {
+        let sending = scope.spawn(|| api.request("POST /api/v1/peers/bob/messages", &message));
+        let queued = |line: &&str| line.starts_with("peerkit_queued_bytes{kind=\"messages\"}");
+        let is_queued = || {
+            let metrics = api.with_token("GET /metrics", &api.read_token, "").body;
+            metrics.lines().find(queued).is_some_and(|line| !line.ends_with(" 0"))
+        };
+        while !is_queued() {
+            assert!(begun.elapsed() < PATIENCE, "the message is not queued");
+        }
+        alice.signal(Signal::TERM);
+        let stopping = loop {
+            let ready = ready();
+            if ready.status != 200 {
+                break ready;
+            }
+            assert!(begun.elapsed() < PATIENCE, "the node does not stop");
+        };
+        assert_eq!(stopping.status, 503);
+        assert!(stopping.body.contains("the node is stopping"), "{}", stopping.body);
+        assert_eq!(api.raw("GET /healthz", &[&own], "").status, 200);
+        assert_eq!(api.with_token("GET /api/v1/status", &api.read_token, "").status, 200);
+        bob.signal(Signal::CONT);
+        // The answer to a message that a stop has overtaken may be an error, but it is an answer.
+        assert!(sending.join().unwrap().status < 500);
+    });
+    let names: Vec<String> = events.by_ref().map(|event| event["event"].to_string()).collect();
+    let at = |name: &str| names.iter().position(|event| event.trim_matches('"') == name);
+    let (request, goodbye) = (at("node_request_to_stop"), at("inbound_node_disconnected"));
+    assert!(request.is_some() && request < goodbye, "the stream has the last events: {names:?}");
+    let mut alice = alice;
+    assert_eq!(alice.wait().0.code(), Some(0));
+    assert!(!home.path().join("alice").join("api.json").exists());
+    bob.event("outbound_node_disconnected");
+    bob.exit();
 }
 
 /// An interrupt that ends a command gives status 130, also if the command runs in the background, as
