@@ -29,6 +29,7 @@ pub mod admission;
 mod answers;
 pub mod away;
 pub mod broadcast;
+pub(crate) mod budgets;
 mod clocks;
 mod context;
 pub mod membership;
@@ -43,6 +44,8 @@ use admission::{Admission, Admissions, Candidate};
 use answers::SelfDescription;
 use away::KeptAwayNodes;
 use broadcast::{BroadcastError, Broadcasts};
+pub use budgets::BudgetDrops;
+use budgets::{Budgets, Standing};
 pub use clocks::ClockStatus;
 use clocks::Clocks;
 pub(crate) use context::{Effect, OverlayContext};
@@ -63,6 +66,7 @@ pub struct Overlay {
     links: BTreeMap<NodeId, Peer>,
     admissions: Admissions,
     away: KeptAwayNodes,
+    budgets: Budgets,
     parts: Parts,
     out: VecDeque<Effect>,
 }
@@ -109,6 +113,7 @@ impl Overlay {
             links: BTreeMap::new(),
             admissions: Admissions::new(id, config),
             away: KeptAwayNodes::default(),
+            budgets: Budgets::new(config),
             parts: Parts {
                 membership: Membership::new(&setup, config),
                 queries: Queries::new(config),
@@ -185,6 +190,12 @@ impl Overlay {
     #[must_use]
     pub fn query_drops(&self) -> QueryDrops {
         self.parts.queries.drops()
+    }
+
+    /// Returns the amounts of work that were refused because the budget of a link was spent.
+    #[must_use]
+    pub fn budget_drops(&self) -> BudgetDrops {
+        self.budgets.drops()
     }
 
     /// Returns how many peers' clocks are far from this node's clock, and by how much.
@@ -287,6 +298,7 @@ impl Overlay {
     pub(crate) fn link_down(&mut self, id: NodeId, link_end: &LinkEnd) {
         self.admissions.link_down(id);
         self.links.remove(&id);
+        self.budgets.link_down(id);
         self.with_parts(|parts, cx| {
             parts.clocks.link_down(id);
             // The peer's application asked for the end of this link. So this node does not ask the peer for a
@@ -320,6 +332,7 @@ impl Overlay {
 
     /// Handles a frame from a peer.
     pub(crate) fn receive(&mut self, from: NodeId, frame: Frame) {
+        self.budgets.set_standing(from, self.standing(from));
         // The answers to a query need `description`, which the parts can't reach.
         if let Frame::Query(query) = frame {
             return self.receive_query(from, query);
@@ -520,6 +533,16 @@ impl Overlay {
         self.parts.membership.stop_avoiding(id);
     }
 
+    /// Returns the standing of a link, which decides how much work its frames may cause.
+    fn standing(&self, id: NodeId) -> Standing {
+        let dialled = |peer: &Peer| peer.direction() == Direction::Outbound;
+        if self.links.get(&id).is_some_and(dialled) || self.parts.membership.is_neighbour(id) {
+            Standing::Relay
+        } else {
+            Standing::Stranger
+        }
+    }
+
     fn receive_query(&mut self, from: NodeId, query: Query) {
         let Self { description, links, parts, now, out, .. } = self;
         let neighbours = links.keys().copied();
@@ -529,11 +552,9 @@ impl Overlay {
 
     /// Calls `act` with the parts and their context.
     fn with_parts<T>(&mut self, act: impl FnOnce(&mut Parts, &mut OverlayContext<'_>) -> T) -> T {
-        let Self { now, links, away, rng, parts, out, .. } = self;
-        act(
-            parts,
-            &mut OverlayContext { now: now.monotonic, unix: now.unix, links, away, rng, out },
-        )
+        let Self { now, links, away, rng, budgets, parts, out, .. } = self;
+        let Now { monotonic, unix } = *now;
+        act(parts, &mut OverlayContext { now: monotonic, unix, links, away, rng, budgets, out })
     }
 }
 

@@ -15,6 +15,7 @@ use crate::frame::{Frame, Refusal};
 use crate::id::NodeId;
 use crate::message::Message;
 use crate::overlay::away::KeptAwayNodes;
+use crate::overlay::budgets::{Budgets, Work};
 use crate::overlay::relay::RelayError;
 use crate::peer::{Output, Purpose};
 use crate::time::Instant;
@@ -56,6 +57,8 @@ pub(crate) struct OverlayContext<'a> {
     /// The nodes that are kept away.
     pub(super) away: &'a KeptAwayNodes,
     pub(crate) rng: &'a mut ChaCha8Rng,
+    /// The budgets of the links.
+    pub(crate) budgets: &'a mut Budgets,
     /// The list to which effects are added. They are carried out in this order.
     pub(crate) out: &'a mut VecDeque<Effect>,
 }
@@ -64,6 +67,15 @@ impl OverlayContext<'_> {
     /// Adds an effect to the list.
     pub(crate) fn put(&mut self, effect: Effect) {
         self.out.push_back(effect);
+    }
+
+    /// Charges the link with a node for work that a frame of that node causes. Returns whether the link's
+    /// budget allows the work. Call it before the work is done, and before anything is passed on. See
+    /// [`budgets`](crate::overlay::budgets) for the units of `amount`.
+    #[must_use]
+    #[allow(dead_code, reason = "the parts of the overlay use it one by one")]
+    pub(crate) fn allows(&mut self, from: NodeId, work: Work, amount: usize) -> bool {
+        self.budgets.take(self.now, from, work, amount)
     }
 
     /// Sends a frame over the link with a node.

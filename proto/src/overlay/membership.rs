@@ -283,6 +283,11 @@ impl Membership {
         self.pinned.remove(&id);
     }
 
+    /// Returns whether the node is in the active view.
+    pub(super) fn is_neighbour(&self, id: NodeId) -> bool {
+        self.active.contains_key(&id)
+    }
+
     pub(super) fn is_member(&self) -> bool {
         self.member
     }

@@ -127,6 +127,7 @@ mod tests {
     use super::*;
     use crate::event::{Direction, Peer};
     use crate::overlay::away::KeptAwayNodes;
+    use crate::overlay::budgets::Budgets;
 
     const START: u64 = 1_000_000;
 
@@ -178,7 +179,9 @@ mod tests {
             let mut out = VecDeque::new();
             let Self { orders, links, rng, now, unix } = self;
             let (now, unix, away) = (*now, *unix, &KeptAwayNodes::default());
-            act(orders, &mut OverlayContext { now, unix, links, away, rng, out: &mut out });
+            let budgets = &mut Budgets::new(&Config::default());
+            let cx = OverlayContext { now, unix, links, away, rng, budgets, out: &mut out };
+            act(orders, &mut { cx });
             out
         }
 

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
+use crate::config::Config;
 use crate::event::Peer;
 use crate::id::NodeId;
 use crate::overlay::away::KeptAwayNodes;
+use crate::overlay::budgets::Budgets;
 use crate::overlay::{Effect, OverlayContext};
 use crate::time::Instant;
 
@@ -21,12 +23,15 @@ pub(in crate::overlay) struct TestBench<P> {
     pub(in crate::overlay) now: Instant,
     pub(in crate::overlay) out: VecDeque<Effect>,
     rng: ChaCha8Rng,
+    budgets: Budgets,
 }
 
 impl<P> TestBench<P> {
     pub(in crate::overlay) fn of(part: P) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(1);
-        Self { part, links: BTreeMap::new(), now: Instant::ZERO, out: VecDeque::new(), rng }
+        let (links, out) = (BTreeMap::new(), VecDeque::new());
+        let budgets = Budgets::new(&Config::default());
+        Self { part, links, now: Instant::ZERO, out, rng, budgets }
     }
 
     /// Calls `act` with the part and its context.
@@ -40,6 +45,7 @@ impl<P> TestBench<P> {
             links: &self.links,
             away: &KeptAwayNodes::default(),
             rng: &mut self.rng,
+            budgets: &mut self.budgets,
             out: &mut self.out,
         };
         act(&mut self.part, &mut cx)
