@@ -13,6 +13,7 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use tokio::runtime::Runtime;
 
+mod attackers;
 mod broadcast_log;
 mod bulk;
 mod concurrent;

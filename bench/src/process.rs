@@ -43,6 +43,17 @@ impl Child {
         Self::run(command)
     }
 
+    /// Like [`Child::start`], on one processor.
+    pub(crate) fn start_on<W: AsRef<OsStr>>(
+        processor: &str,
+        arguments: impl IntoIterator<Item = W>,
+    ) -> Result<Self> {
+        // `taskset` replaces itself with the program, too.
+        let mut command = Command::new("taskset");
+        command.args(["-c", processor]).arg(std::env::current_exe()?).arg(ROLE).args(arguments);
+        Self::run(command)
+    }
+
     /// Starts another program, which exchanges lines in the same way.
     pub(crate) fn run(mut command: Command) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);

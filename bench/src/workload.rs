@@ -29,6 +29,8 @@ pub(crate) enum Workload {
     Idle,
     /// Sends one message back and forth while another process floods the same node.
     Fairness,
+    /// Measures honest nodes while many attackers are linked to one of them.
+    Hostile,
     /// Sends to many peers that do not read.
     Unread,
     /// Sends broadcasts through a network of many nodes.
@@ -83,7 +85,7 @@ pub(crate) struct CaseOptions {
 }
 
 impl Workload {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Throughput,
         Self::BothWays,
         Self::Latency,
@@ -93,6 +95,7 @@ impl Workload {
         Self::Connections,
         Self::Idle,
         Self::Fairness,
+        Self::Hostile,
         Self::Unread,
         Self::Network,
         Self::File,
@@ -115,6 +118,7 @@ impl Workload {
             Self::Connections => "connections",
             Self::Idle => "idle",
             Self::Fairness => "fairness",
+            Self::Hostile => "hostile",
             Self::Unread => "unread",
             Self::Network => "network",
             Self::File => "file",

@@ -20,6 +20,7 @@ mod file_sources;
 mod file_swarm;
 mod folder;
 mod hashing;
+mod hostile;
 mod idle;
 mod latency;
 mod network;
@@ -41,6 +42,7 @@ impl Workload {
             Self::Connections => connections::cases(large),
             Self::Idle => idle::cases(),
             Self::Fairness => fairness::cases(),
+            Self::Hostile => hostile::cases(),
             Self::Unread => unread::cases(),
             Self::Network => network::cases(),
             Self::File => file::cases(options),
@@ -68,7 +70,7 @@ impl Workload {
             Self::Streams => system.has_streams(),
             Self::FanOut => fan_out::supports(system),
             Self::Connections | Self::Idle => Hub::supports(system),
-            Self::Fairness => matches!(system, System::RawTls | System::Peerkit),
+            Self::Fairness | Self::Hostile => matches!(system, System::RawTls | System::Peerkit),
             Self::Network => Network::supports(system),
             Self::File => system.has_files(),
             Self::Folder => matches!(system, System::Peerkit | System::Rsync),
@@ -102,6 +104,7 @@ impl Workload {
             Self::Connections => connections::measure(job).await,
             Self::Idle => idle::measure(job).await,
             Self::Fairness => fairness::measure(job).await,
+            Self::Hostile => hostile::measure(job).await,
             Self::Unread => unread::measure(job).await,
             Self::Network => network::measure(job).await,
             Self::File => file::measure(job).await,
@@ -125,6 +128,7 @@ impl Workload {
             Self::Connections => connections::run_child(job, rest).await,
             Self::Idle => idle::run_child(job, rest).await,
             Self::Fairness => fairness::run_child(job, rest).await,
+            Self::Hostile => hostile::run_child(job, rest).await,
             Self::Unread => unread::run_child(job, rest).await,
             Self::Network => network::run_child(job).await,
             Self::File if job.system == System::Curl => curl::run_child(rest),

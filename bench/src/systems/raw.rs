@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
+use peerkit::Key;
+use peerkit_proto::hello::ALPN_LINK;
+use rustls::pki_types::ServerName;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -39,6 +42,11 @@ impl Listener {
             None => Box::new(tcp),
         })
     }
+}
+
+/// Returns a TLS client for links of nodes, with the identity of `key`, and the name to give for any server.
+pub(crate) fn link_client(key: &Key) -> Result<(TlsConnector, ServerName<'static>)> {
+    Ok((tls::client_as(key, &[ALPN_LINK])?.into(), tls::server_name()?))
 }
 
 /// Makes connections.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use peerkit::Key;
 use rustls::client::AlwaysResolvesClientRawPublicKeys;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
@@ -32,27 +33,38 @@ pub(super) fn server() -> Result<Arc<ServerConfig>> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(AcceptAnyKey::new())
-        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(key_pair(0xbe)?)));
+        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(key_pair(
+            &fixed_key(0xbe),
+        )?)));
     // Sessions are not resumed, as with nodes.
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 
 pub(super) fn client() -> Result<Arc<ClientConfig>> {
+    client_as(&fixed_key(0xc1), &[])
+}
+
+/// Returns a client that proves to have the secret of `key`, and offers these ALPN protocols.
+pub(super) fn client_as(key: &Key, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(AcceptAnyKey::new())
         .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(key_pair(
-            0xc1,
+            key,
         )?)));
     config.resumption = rustls::client::Resumption::disabled();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(Arc::new(config))
 }
 
-/// Returns the key pair whose secret consists of 32 times the byte `secret`.
-fn key_pair(secret: u8) -> Result<Arc<CertifiedKey>> {
-    let key = peerkit::Key::from_secret(&[secret; 32]);
+/// Returns the key whose secret consists of 32 times the byte `secret`.
+fn fixed_key(secret: u8) -> Key {
+    Key::from_secret(&[secret; 32])
+}
+
+fn key_pair(key: &Key) -> Result<Arc<CertifiedKey>> {
     let spki = [&SPKI_PREFIX[..], key.id().as_bytes()].concat();
     let secret = PrivatePkcs8KeyDer::from([&PKCS8_PREFIX[..], key.secret()].concat());
     let signing = aws_lc_rs::sign::any_eddsa_type(&secret)?;

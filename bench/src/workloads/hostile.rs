@@ -1,0 +1,279 @@
+//! A network of honest nodes, one of which has many links with attackers. Measures round trips to that node and
+//! the time of a broadcast to all nodes.
+//!
+//! The honest nodes share one processor, and the attackers have another. For the reference, the same attackers
+//! send at the same rate to a TLS server that discards everything, on the processor of the honest nodes. So the
+//! ratio shows what the node does with the frames, and not what the kernel and TLS cost.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use peerkit::{Broadcast, Config, Context, Handler, Message, Node, Peer, Refusal};
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
+
+use super::latency::percentile_us;
+use crate::attackers::{Attack, AttackTotals, Attackers};
+use crate::broadcast_log::{self, BroadcastLog};
+use crate::messages::put;
+use crate::process::{Child, Parent};
+use crate::report::{Figure, Measurement};
+use crate::system::System;
+use crate::systems::raw;
+use crate::workload::{Case, Job};
+
+const LINKS: usize = 1_000;
+
+/// Number of honest nodes.
+const NODES: usize = 8;
+
+/// Indices of the node under attack, of the node that sends requests to it, and of the one that broadcasts.
+const VICTIM: usize = 0;
+const ASKER: usize = 1;
+const AUTHOR: usize = 4;
+
+/// Maximum number of inbound links of the node under attack.
+const MAX_INBOUND: usize = 1_200;
+
+/// Number of frames that all attackers together send in a second.
+const RATE: u32 = 10_000;
+
+/// Pause between two requests, and between two broadcasts.
+const REQUEST_PAUSE: Duration = Duration::from_millis(5);
+const BROADCAST_PAUSE: Duration = Duration::from_millis(40);
+
+/// Size of a request and of a broadcast, in bytes.
+const SIZE: usize = 64;
+
+/// Time for which the attackers send before the measurement begins.
+const WARM_UP: Duration = Duration::from_secs(2);
+
+/// Maximum time until all attackers are linked.
+const LINK_TIME: Duration = Duration::from_secs(30);
+
+/// Maximum time until the last broadcast has reached every node.
+const MAX_DELAY: Duration = Duration::from_secs(10);
+
+/// Interval at which counts are read.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The name of the requests.
+const ECHO: &str = "echo";
+
+/// The roles of the child processes. The first is also the name of the honest nodes, and the title of their
+/// broadcasts.
+const HONEST: &str = "honest";
+const SINK: &str = "sink";
+const ATTACK: &str = "attack";
+
+/// The processors of the honest nodes and of the attackers.
+const HONEST_CPU: &str = "0";
+const ATTACKER_CPU: &str = "1";
+
+/// The result of the honest nodes.
+#[derive(Debug, Serialize, Deserialize)]
+struct HonestResult {
+    /// Round trips, shortest first.
+    rounds: Vec<Duration>,
+    /// The delay of each broadcast until its last delivery, shortest first.
+    broadcasts: Vec<Duration>,
+}
+
+/// Returns a case for each kind of frames.
+pub(crate) fn cases() -> Vec<Case> {
+    let links = Case::count(LINKS, "link");
+    let case = |attack: Attack| Case {
+        name: format!("{}, {}", links.name, attack.name()),
+        ..links.clone()
+    };
+    Attack::ALL.map(case).to_vec()
+}
+
+/// Measures the honest nodes beside the attackers.
+pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
+    let mut honest = Child::start_on(HONEST_CPU, job.args_with_role(&[HONEST]))?;
+    let mut target: SocketAddr = honest.receive().await?;
+    let mut sink = None;
+    if job.system != System::Peerkit {
+        let mut started = Child::start_on(HONEST_CPU, job.args_with_role(&[SINK]))?;
+        target = started.receive().await?;
+        sink = Some(started);
+    }
+    let target = target.to_string();
+    let mut attack = Child::start_on(ATTACKER_CPU, job.args_with_role(&[ATTACK, &target]))?;
+    attack.receive::<()>().await?;
+    tokio::time::sleep(WARM_UP).await;
+    let (start, before) = (Instant::now(), totals(&mut attack).await?);
+    honest.send(&()).await?;
+    let result: HonestResult = honest.receive().await?;
+    let after = totals(&mut attack).await?;
+    let seconds = start.elapsed().as_secs_f64();
+    attack.end().await?;
+    honest.end().await?;
+    if let Some(sink) = sink {
+        sink.end().await?;
+    }
+    let figures = vec![
+        Figure::lower("request_p50_us", percentile_us(&result.rounds, 0.5)),
+        Figure::lower("request_p99_us", percentile_us(&result.rounds, 0.99)),
+        Figure::lower("broadcast_p50_us", percentile_us(&result.broadcasts, 0.5)),
+        Figure::lower("broadcast_p99_us", percentile_us(&result.broadcasts, 0.99)),
+        Figure::info("hostile_frames_per_s", (after.sent - before.sent) as f64 / seconds),
+        Figure::info("hostile_links", after.linked as f64),
+        Figure::info("hostile_links_ended", (after.ended - before.ended) as f64),
+    ];
+    Ok(vec![Measurement::new(job, figures)])
+}
+
+async fn totals(attack: &mut Child) -> Result<AttackTotals> {
+    attack.send(&()).await?;
+    attack.receive().await
+}
+
+/// Runs the honest nodes, the server that discards everything, or the attackers.
+pub(crate) async fn run_child(job: &Job, rest: &[String]) -> Result<()> {
+    match rest {
+        [role] if role == HONEST => run_honest(job).await,
+        [role] if role == SINK => run_sink().await,
+        [role, target] if role == ATTACK => run_attack(job, target).await,
+        _ => bail!("{job} has no role {rest:?}"),
+    }
+}
+
+async fn run_attack(job: &Job, target: &str) -> Result<()> {
+    let mut parent = Parent::new();
+    let (_, attack) = job.case.name.split_once(", ").context("a case without an attack")?;
+    let says_hello = job.system == System::Peerkit;
+    let links = job.case.amount;
+    let attackers =
+        Attackers::start(Attack::named(attack)?, target.parse()?, links, RATE, says_hello)?;
+    let limit = Instant::now() + LINK_TIME;
+    // A node may refuse some of the attackers, so the measurement begins when most are linked or time is up.
+    while attackers.totals().linked < links as u64 && Instant::now() < limit {
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+    parent.send(&())?;
+    while parent.receive::<()>().await?.is_some() {
+        parent.send(&attackers.totals())?;
+    }
+    Ok(())
+}
+
+async fn run_sink() -> Result<()> {
+    let mut parent = Parent::new();
+    let listener = raw::Listener::bind(true).await?;
+    parent.send(&listener.address())?;
+    tokio::spawn(async move {
+        loop {
+            // A connection that breaks during the handshake does not end the server.
+            let Ok(mut stream) = listener.accept().await else { continue };
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 16 << 10];
+                while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+            });
+        }
+    });
+    parent.wait_for_end().await
+}
+
+async fn run_honest(job: &Job) -> Result<()> {
+    let mut parent = Parent::new();
+    let logs: Vec<_> = (0..NODES).map(|_| BroadcastLog::default()).collect();
+    let network = HonestNetwork::form(&logs).await?;
+    parent.send(network.nodes[VICTIM].listening().first().context("it does not listen")?)?;
+    let Some(()) = parent.receive().await? else { return Ok(()) };
+    let (rounds, broadcasts) =
+        tokio::try_join!(network.ask(job.duration), network.broadcast(job.duration, &logs))?;
+    parent.send(&HonestResult { rounds, broadcasts })?;
+    // The network is not shut down cleanly: the attackers are still linked.
+    parent.wait_for_end().await
+}
+
+/// The honest nodes, which are all in this process.
+struct HonestNetwork {
+    nodes: Vec<Node>,
+}
+
+impl HonestNetwork {
+    async fn form(logs: &[BroadcastLog]) -> Result<Self> {
+        let mut config = Config::default();
+        config.limit_loopback = true;
+        config.max_inbound = MAX_INBOUND;
+        let mut nodes: Vec<Node> = Vec::new();
+        for log in logs {
+            let handler = HonestHandler { log: log.clone() };
+            let builder = Node::builder().name(HONEST).config(config.clone()).handler(handler);
+            let node = builder.listen("127.0.0.1:0").spawn().await?;
+            if let Some(first) = nodes.first() {
+                let address = *first.listening().first().context("it does not listen")?;
+                node.join(&[address.into()]).await?;
+            }
+            nodes.push(node);
+        }
+        // The asker has a link with the node under attack that no neighbour takes away.
+        let victim = *nodes[VICTIM].listening().first().context("it does not listen")?;
+        nodes[ASKER].connect(victim).await?;
+        Ok(Self { nodes })
+    }
+
+    /// Sends requests to the node under attack, one after the other. Returns the round trips, shortest first.
+    async fn ask(&self, duration: Duration) -> Result<Vec<Duration>> {
+        let (asker, victim) = (&self.nodes[ASKER], self.nodes[VICTIM].id());
+        let (start, mut times) = (Instant::now(), Vec::new());
+        while start.elapsed() < duration {
+            let sent = Instant::now();
+            asker.request(victim, ECHO, Message::bytes(vec![0; SIZE])).await?;
+            times.push(sent.elapsed());
+            tokio::time::sleep(REQUEST_PAUSE).await;
+        }
+        times.sort_unstable();
+        Ok(times)
+    }
+
+    /// Broadcasts at a fixed rate. Returns the delay of each until the last node has received it, shortest
+    /// first.
+    async fn broadcast(&self, duration: Duration, logs: &[BroadcastLog]) -> Result<Vec<Duration>> {
+        let mut logs = logs.to_vec();
+        logs.remove(AUTHOR);
+        let (start, mut sent) = (Instant::now(), Vec::new());
+        let mut message = [0; SIZE];
+        while start.elapsed() < duration {
+            put(&mut message, sent.len() as u64);
+            sent.push(Instant::now());
+            self.nodes[AUTHOR].broadcast(HONEST, &message[..]).await?;
+            tokio::time::sleep(BROADCAST_PAUSE).await;
+        }
+        let limit = Instant::now() + MAX_DELAY;
+        let wanted = sent.len() * logs.len();
+        while logs.iter().map(BroadcastLog::len).sum::<usize>() < wanted && Instant::now() < limit {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        let times = broadcast_log::times_to_last_node(&logs, 0, &sent, true)?;
+        times.context("some broadcasts did not reach every honest node")
+    }
+}
+
+/// A handler that answers requests and records the broadcasts of the honest author. Those of the attackers have
+/// another title.
+struct HonestHandler {
+    log: BroadcastLog,
+}
+
+impl Handler for HonestHandler {
+    fn node_broadcast(&mut self, _: &mut Context<'_>, broadcast: Broadcast) {
+        if broadcast.title == HONEST {
+            self.log.record(broadcast.message.body());
+        }
+    }
+
+    fn node_request(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &Peer,
+        _: &str,
+        request: Message,
+    ) -> Result<Message, Refusal> {
+        Ok(request)
+    }
+}
