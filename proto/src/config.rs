@@ -130,7 +130,8 @@ pub struct Config {
     /// the same as `max_message`.
     pub log_bytes: usize,
     /// Maximum number of runs for which a node remembers the state of the broadcasts. A run is the
-    /// time from an author's start to its stop. 16,384: the same as `log_count`.
+    /// time from an author's start to its stop. One more removes runs that came over the link that
+    /// has brought most. 16,384: the same as `log_count`.
     pub broadcast_runs: usize,
     /// Maximum number of bytes of files that this node sends in a second. 0 means no limit, and is
     /// the default, as in aria2 and Transmission: a program that shares an internet connection sets

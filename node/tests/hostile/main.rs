@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod attacker;
+mod broadcast;
 mod direct;
 mod link;
 mod overlay;

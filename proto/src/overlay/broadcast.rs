@@ -35,12 +35,15 @@ use crate::verify::Verifier;
 mod author;
 mod catch_up;
 mod log;
+mod retired;
 mod run;
+mod run_table;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use author::UnsentBroadcasts;
 use log::Log;
+use retired::RetiredRuns;
 use run::RunState;
 
 /// Maximum number of bytes in answer to one [`Want`](crate::frame::broadcast::Want). 256 KiB: a quarter of a
@@ -54,10 +57,6 @@ const MAX_PENDING: usize = 8 << 20;
 /// Maximum number of broadcasts in batches that wait, over all runs. The application's queue has room for
 /// such a burst.
 const MAX_PENDING_COUNT: usize = 2048;
-
-/// Maximum number of runs that are known only from summaries of other nodes. Summaries of more runs are
-/// ignored. They are sent again later.
-const MAX_UNVERIFIED: usize = 4096;
 
 /// Time for which a link is new. Broadcasts that are announced on a new link were missed while there was no
 /// link. They are requested immediately.
@@ -109,6 +108,16 @@ pub struct BroadcastCounters {
     /// Broadcasts that were dropped as too old or from the future. They were replayed, or the clocks of this
     /// node and of their author are far apart.
     pub untimely: u64,
+    /// Broadcasts that were dropped because their author has started its node several times since then.
+    pub outdated: u64,
+    /// Broadcasts that arrived before earlier ones and for which there was no room. They are requested again
+    /// once the earlier ones have arrived.
+    pub early: u64,
+    /// Runs of authors that were removed early to make room for others. Only catching up with their
+    /// broadcasts is lost.
+    pub retired_runs: u64,
+    /// Announcements of unknown runs that were ignored because their peer had made too many.
+    pub ignored_announcements: u64,
 }
 
 /// The broadcasts that a node knows, and the state of each author's run.
@@ -132,6 +141,7 @@ pub(super) struct Broadcasts {
     unsent: UnsentBroadcasts,
     log: Log,
     runs: BTreeMap<RunId, RunState>,
+    retired: RetiredRuns,
     /// Times at which missing broadcasts are requested.
     requests_due: Deadlines<RunId>,
     /// Peers to which a summary of these runs is sent at the time `summaries_at`.
@@ -140,7 +150,10 @@ pub(super) struct Broadcasts {
     /// Links that are new, and until when.
     new_links: VecDeque<(Instant, NodeId)>,
     pending: Pending,
+    /// Number of runs that are known only from summaries, in total and by the link that announced them (see
+    /// [`RunState::from`]).
     unverified: usize,
+    unverified_by_link: BTreeMap<Option<NodeId>, usize>,
     sweep_at: Option<Instant>,
     counters: BroadcastCounters,
 }
@@ -192,12 +205,14 @@ impl Broadcasts {
             unsent: UnsentBroadcasts::new(config),
             log: Log::new(config),
             runs: BTreeMap::new(),
+            retired: RetiredRuns::default(),
             requests_due: Deadlines::default(),
             summaries_due: BTreeMap::new(),
             summaries_at: None,
             new_links: VecDeque::new(),
             pending: Pending::default(),
             unverified: 0,
+            unverified_by_link: BTreeMap::new(),
             sweep_at: None,
             counters: BroadcastCounters::default(),
         }
@@ -274,6 +289,7 @@ impl Broadcasts {
                 lost.push(*name);
             }
         }
+        self.link_of_runs_down(id);
         // The answer is lost with the link, so another peer is asked immediately.
         for name in lost {
             self.set_missing(name, cx.now, None);
@@ -314,6 +330,19 @@ impl Broadcasts {
             self.counters.untimely += batch.items.len() as u64;
             return;
         }
+        let next = match self.runs.get(&name) {
+            Some(run) => Some(run.next),
+            None => self.next_of_unknown(name),
+        };
+        let Some(next) = next else {
+            self.counters.outdated += batch.items.len() as u64;
+            return;
+        };
+        if batch.last() < next {
+            // The run was retired, and this is a late copy.
+            self.counters.duplicates += batch.items.len() as u64;
+            return;
+        }
         let ids = batch.ids(&self.network);
         let mut key = self.runs.get_mut(&name).and_then(|run| run.key.take());
         if !self.is_valid(&batch, &ids, &mut key) {
@@ -322,20 +351,9 @@ impl Broadcasts {
             cx.put(Effect::CloseLink(from, reason));
             return;
         }
-        // Without room for the run, the batch is dropped. A peer announces the run again later.
-        if !self.runs.contains_key(&name) && !self.make_room(cx.now) {
-            return;
-        }
-        let run = self.runs.entry(name).or_insert_with(|| RunState::new(0, cx.now));
+        self.add_verified(cx.now, name, Some(from), next);
+        let Some(run) = self.runs.get_mut(&name) else { return };
         run.key = key;
-        if !run.verified {
-            run.verified = true;
-            // A run that was known from summaries was counted as unverified. A run that this batch has
-            // created was not.
-            if run.next == 0 && !run.has.is_empty() {
-                self.unverified = self.unverified.saturating_sub(1);
-            }
-        }
         run.active_at = cx.now;
         run.note_progress(from, batch.last());
         // The author no longer keeps the broadcasts before the floor, so it would be useless to wait for
@@ -371,9 +389,10 @@ impl Broadcasts {
     /// Restores broadcasts that an earlier run of this node has kept. They are not delivered again.
     pub(super) fn restore(&mut self, cx: &mut OverlayContext<'_>, batches: Vec<Batch>) {
         for batch in batches {
-            let run = self.runs.entry(batch.run).or_insert_with(|| RunState::new(0, cx.now));
-            run.verified = true;
-            run.next = run.next.max(batch.last() + 1);
+            self.add_verified(cx.now, batch.run, None, batch.last() + 1);
+            if let Some(run) = self.runs.get_mut(&batch.run) {
+                run.next = run.next.max(batch.last() + 1);
+            }
             self.log.insert(batch, cx.unix);
         }
         self.sweep_at.get_or_insert(cx.now + SWEEP_EVERY);
@@ -411,9 +430,9 @@ impl Broadcasts {
         if batch.first > run.next {
             run.gap_since.get_or_insert(cx.now);
             // Without room the batch is dropped. It is requested again once the earlier ones have arrived.
-            if self.pending.add(&batch)
-                && let Some((old, _)) = run.pending.insert(batch.first, (batch, ids))
-            {
+            if !self.pending.add(&batch) {
+                self.counters.early += batch.items.len() as u64;
+            } else if let Some((old, _)) = run.pending.insert(batch.first, (batch, ids)) {
                 self.pending.remove(&old);
             }
             // The peer that sent this batch also has the earlier ones.
@@ -557,43 +576,5 @@ impl Broadcasts {
                 &batch.signed(&self.network, ids),
                 &batch.signature,
             )
-    }
-
-    /// Makes room for another run: if there is none, removes the runs that are no longer needed. Returns
-    /// whether there is room now.
-    fn make_room(&mut self, now: Instant) -> bool {
-        if self.runs.len() >= self.max_runs {
-            self.forget_old_runs(now);
-        }
-        self.runs.len() < self.max_runs
-    }
-
-    fn forget_old_runs(&mut self, now: Instant) {
-        let (log, memory, own) = (&self.log, self.memory, self.own);
-        let mut forgotten = Vec::new();
-        self.runs.retain(|name, run| {
-            // If a run were removed too early, its broadcasts would be delivered again when a peer replays
-            // them.
-            let keep = *name == own
-                || log.has(*name)
-                || run.missing.is_some()
-                || now.since(run.active_at) < memory;
-            if !keep {
-                let pending = std::mem::take(&mut run.pending);
-                forgotten.extend(pending.into_values().map(|(batch, _)| batch));
-            }
-            keep
-        });
-        for batch in forgotten {
-            self.pending.remove(&batch);
-        }
-        self.unverified = self.runs.values().filter(|run| !run.verified).count();
-    }
-
-    fn sweep(&mut self, cx: &mut OverlayContext<'_>) {
-        self.log.expire(cx.unix);
-        self.forget_old_runs(cx.now);
-        let rest = self.runs.len() > usize::from(self.runs.contains_key(&self.own));
-        self.sweep_at = (rest || !self.log.is_empty()).then(|| cx.now + SWEEP_EVERY);
     }
 }

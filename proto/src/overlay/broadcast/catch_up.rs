@@ -9,8 +9,8 @@ use crate::id::NodeId;
 use crate::overlay::OverlayContext;
 use crate::time::Instant;
 
-use super::run::{Missing, RunState};
-use super::{Broadcasts, FIRST_ANSWER, GAP_PATIENCE, MAX_GIVEN, MAX_TRIES, MAX_UNVERIFIED};
+use super::run::Missing;
+use super::{Broadcasts, FIRST_ANSWER, GAP_PATIENCE, MAX_GIVEN, MAX_TRIES};
 
 impl Broadcasts {
     /// Handles summaries from a peer: its progress in some runs.
@@ -46,12 +46,15 @@ impl Broadcasts {
             return;
         }
         if !self.runs.contains_key(&name) {
-            // A summary is not signed, so a peer can invent any number of runs.
-            if upto == 0 || self.unverified >= MAX_UNVERIFIED || !self.make_room(cx.now) {
+            // Peers also announce runs that this node refuses, or all of whose broadcasts it has had.
+            let Some(next) = self.next_of_unknown(name).filter(|next| upto >= (*next).max(1))
+            else {
+                return;
+            };
+            if !self.add_unverified(cx.now, name, from, next) {
+                self.counters.ignored_announcements += 1;
                 return;
             }
-            self.unverified += 1;
-            self.runs.insert(name, RunState::new(0, cx.now));
         }
         let Some(run) = self.runs.get_mut(&name) else { return };
         run.note_progress(from, upto);
@@ -196,8 +199,7 @@ impl Broadcasts {
             self.accept_waiting(cx, name);
             self.look_for_more(cx, name);
         } else if !run.verified {
-            self.runs.remove(&name);
-            self.unverified = self.unverified.saturating_sub(1);
+            self.remove_run(name);
         }
     }
 

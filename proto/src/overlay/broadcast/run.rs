@@ -16,6 +16,9 @@ pub(super) struct RunState {
     pub(super) key: Option<PublicKey>,
     /// A signature of the author was checked. If false, the run is known only from summaries.
     pub(super) verified: bool,
+    /// The link over which the run's first batch came, or its first summary while no batch has come. `None`
+    /// for this node's own and restored runs, and once that link has ended.
+    pub(super) from: Option<NodeId>,
     /// Time at which the last batch arrived.
     pub(super) active_at: Instant,
     /// Batches that wait for earlier ones, by their first number, with the ids of their broadcasts.
@@ -47,6 +50,7 @@ impl RunState {
             next,
             key: None,
             verified: false,
+            from: None,
             active_at: now,
             pending: BTreeMap::new(),
             gap_since: None,

@@ -15,6 +15,8 @@ pub(crate) fn batch(first: u64, texts: &[&str]) -> Batch {
     Batch::sign(&author(), "net", 5, (first, 1), texts.iter().map(|text| item(text)).collect())
 }
 
+mod strangers;
+
 type TestBench = crate::overlay::tests::bench::TestBench<Broadcasts>;
 
 impl TestBench {

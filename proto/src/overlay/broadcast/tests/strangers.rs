@@ -1,0 +1,148 @@
+//! Floods of runs by strangers, who have any number of identities.
+
+use super::*;
+
+/// Returns the first broadcasts of the run `epoch` of the `n`th author.
+fn batch_of(n: u32, epoch: u64, first: u64, texts: &[&str]) -> Batch {
+    let mut secret = [7; 32];
+    secret[..4].copy_from_slice(&n.to_be_bytes());
+    let items = texts.iter().map(|text| item(text)).collect();
+    Batch::sign(&Key::from_secret(&secret), "net", epoch, (first, 1), items)
+}
+
+fn small_table(links: u8) -> TestBench {
+    let config = Config { broadcast_runs: 256, ..Config::default() };
+    TestBench::with(Key::from_secret(&[100; 32]), links, &config)
+}
+
+impl TestBench {
+    /// Returns whether the node delivers a batch that link `from` brings.
+    fn delivers(&mut self, from: u8, batch: Batch) -> bool {
+        self.receive(from, batch);
+        self.out().iter().any(|out| out.starts_with("delivered"))
+    }
+
+    fn announce_invented(&mut self, from: u8, n: u32) {
+        let mut author = [from; 32];
+        author[..4].copy_from_slice(&n.to_be_bytes());
+        let run = RunId { author: NodeId::from_bytes(author), epoch: 1 };
+        let haves = [Have { run, upto: 1 }];
+        self.act(|broadcasts, cx| broadcasts.receive_haves(cx, link(from), &haves));
+    }
+}
+
+#[test]
+fn an_author_has_few_runs_and_earlier_ones_are_refused() {
+    let mut node = TestBench::new(2);
+    for epoch in 1..=200 {
+        assert!(node.delivers(1, batch_of(1, epoch, 1, &["x"])));
+    }
+    assert_eq!(
+        node.part.runs.keys().map(|run| run.epoch).collect::<Vec<_>>(),
+        [197, 198, 199, 200]
+    );
+    for epoch in 1..=196 {
+        assert!(!node.delivers(2, batch_of(1, epoch, 1, &["x"])), "replayed {epoch}");
+    }
+    let counters = node.part.counters();
+    assert_eq!((counters.outdated, counters.retired_runs), (196, 196));
+    assert!(node.delivers(2, batch_of(2, 1, 1, &["x"])), "another author");
+}
+
+#[test]
+fn a_flood_of_runs_takes_only_the_room_of_its_link() {
+    let mut node = small_table(3);
+    let honest = |n: u32, first| batch_of(100_000 + n, 5, first, &["honest"]);
+    for n in 0..50 {
+        assert!(node.delivers(2, honest(n, 1)));
+    }
+    for n in 0..2560 {
+        node.now = node.now + Duration::from_millis(10);
+        assert!(node.delivers(1, batch_of(n, 5, 1, &["flood"])));
+        assert!(node.part.runs.len() <= 256);
+    }
+    assert!(node.part.counters().retired_runs >= 2560 - 256);
+    // Neither the flood nor the honest broadcasts are delivered again.
+    for n in 0..2560 {
+        assert!(!node.delivers(3, batch_of(n, 5, 1, &["flood"])));
+    }
+    for n in 0..50 {
+        let known = node.part.runs.contains_key(&honest(n, 1).run);
+        assert!(known && !node.delivers(1, honest(n, 1)) && node.delivers(3, honest(n, 2)));
+    }
+    // A newcomer gets in over each link, also over the one that brings the flood.
+    for n in 50..60 {
+        assert!(node.delivers(1 + u8::try_from(n % 3).unwrap(), honest(n, 1)));
+    }
+}
+
+#[test]
+fn a_run_that_came_over_the_link_of_a_flood_continues_where_it_was() {
+    let mut node = small_table(2);
+    assert!(node.delivers(1, batch_of(9000, 5, 1, &["a"])));
+    for n in 0..600 {
+        node.now = node.now + Duration::from_millis(10);
+        assert!(node.delivers(1, batch_of(n, 5, 1, &["flood"])));
+    }
+    let run = batch_of(9000, 5, 1, &["a"]).run;
+    assert!(!node.part.runs.contains_key(&run));
+    // A summary of the replayed run does not bring its first broadcast back either.
+    let have = Have { run, upto: 1 };
+    node.act(|broadcasts, cx| broadcasts.receive_haves(cx, link(2), &[have]));
+    assert!(!node.delivers(2, batch_of(9000, 5, 1, &["a"])));
+    assert!(node.delivers(2, batch_of(9000, 5, 2, &["b"])));
+    assert!(!node.delivers(1, batch_of(9000, 5, 1, &["a"])));
+    assert_eq!(node.part.counters().missed, 0);
+}
+
+#[test]
+fn runs_of_links_that_have_ended_share_one_account() {
+    let mut node = small_table(1);
+    for n in 0..10 {
+        node.receive(1, batch_of(100_000 + n, 5, 1, &["honest"]));
+    }
+    for n in 0..1000_u32 {
+        node.now = node.now + Duration::from_millis(10);
+        let id = 2 + u8::try_from(n % 50).unwrap();
+        node.link(id);
+        node.receive(id, batch_of(n, 5, 1, &["flood"]));
+        node.links.remove(&link(id));
+        node.act(|broadcasts, cx| broadcasts.link_down(cx, link(id)));
+    }
+    let honest = (0..10)
+        .filter(|n| node.part.runs.contains_key(&batch_of(100_000 + n, 5, 1, &["honest"]).run));
+    assert_eq!(honest.count(), 10);
+}
+
+#[test]
+fn invented_summaries_leave_room_for_those_of_other_links() {
+    let mut node = TestBench::new(3);
+    node.receive(3, batch(1, &["a"]));
+    node.out();
+    for n in 0..40_960 {
+        node.announce_invented(1, n);
+    }
+    assert_eq!((node.part.unverified, node.part.runs.len()), (4096, 4097));
+    assert_eq!(node.part.counters().ignored_announcements, 40_960 - 4096);
+    for n in 0..500 {
+        node.announce_invented(2, n);
+    }
+    assert!(node.part.unverified <= 4096);
+    assert_eq!(node.part.unverified_by_link[&Some(link(2))], 500);
+    // The unsigned runs of one author are few, whoever the author is.
+    for epoch in 10..100 {
+        let have = Have { run: RunId { epoch, ..run() }, upto: 1 };
+        node.act(|broadcasts, cx| broadcasts.receive_haves(cx, link(2), &[have]));
+    }
+    assert!(node.part.unverified_by_link[&Some(link(2))] <= 504);
+    node.receive(3, batch(2, &["b"]));
+    assert!(node.out().contains(&"delivered b".to_owned()));
+    for id in [1, 2] {
+        node.links.remove(&link(id));
+        node.act(|broadcasts, cx| broadcasts.link_down(cx, link(id)));
+    }
+    while node.part.unverified > 0 {
+        node.wait();
+    }
+    assert!(node.part.unverified_by_link.is_empty() && node.part.runs.len() == 1);
+}
