@@ -7,6 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use peerkit::{DownloadStatus, Hash, HashProgress, Node, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendError;
 
 use crate::human;
 use crate::text::{self, Paint};
@@ -102,10 +103,13 @@ impl ProgressSink {
 
     /// Makes the other process print a line: `text`, or `json` if it runs with --json. Waits if that process
     /// reads slowly.
-    pub(crate) async fn line(&self, text: &str, json: &str) {
-        let Self::Reports(reports) = self else { return };
+    ///
+    /// # Errors
+    /// If that process is gone.
+    pub(crate) async fn line(&self, text: &str, json: &str) -> Result<(), SendError<CommandEvent>> {
+        let Self::Reports(reports) = self else { return Ok(()) };
         let line = PrintedLine { text: text.to_owned(), json: json.to_owned() };
-        let _ = reports.send(CommandEvent::new("line", &line)).await;
+        reports.send(CommandEvent::new("line", &line)).await
     }
 
     /// Shows the progress of a download. In this process the bars of all transfers show it.

@@ -172,6 +172,7 @@ impl RunSession {
             first_join: CancellationToken::new(),
             recent_events: RecentEvents::default(),
             stop: stop.clone(),
+            stopping: CancellationToken::new(),
         });
         let api = match args.api() {
             Some(at) => Some(ApiServer::start(at, state, session.clone()).await?),
@@ -302,6 +303,7 @@ async fn end(
     if let Some(api) = &api {
         api.withdraw();
     }
+    context.session.stopping.cancel();
     node.shutdown().await;
     // Both end soon after the node has stopped, unless the reader of the output is slow.
     let last = async { tokio::join!(printing, fetches.wait_until_reported()) };

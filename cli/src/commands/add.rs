@@ -124,7 +124,7 @@ async fn report_uploads(
 ) -> anyhow::Result<()> {
     let node = &context.session.node;
     let announced = announcement(node, added, context.paint, false, &[])?;
-    context.progress.line(announced.text.trim_end(), announced.json.trim_end()).await;
+    context.progress.line(announced.text.trim_end(), announced.json.trim_end()).await?;
     while let Some(event) = events.next().await {
         let hash = match &event {
             Event::NodeUploadCompleted { upload, .. } => upload.hash,
@@ -135,7 +135,11 @@ async fn report_uploads(
         // folder's request reports the uploads of all shares.
         let is_ours = hash == added.shared.hash || added.shared.kind == FileKind::Folder;
         if is_ours && let Some(text) = human::event(context.paint, node, &event) {
-            context.progress.line(&text, json::event(node, &event).trim_end()).await;
+            let json = json::event(node, &event);
+            let sending = context.progress.line(&text, json.trim_end());
+            if !context.session.waits_for_reader(sending).await {
+                break;
+            }
         }
     }
     Ok(())

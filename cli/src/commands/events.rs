@@ -52,7 +52,10 @@ impl NodeCommand for EventsArgs {
             let mut events = session.node.events();
             while let Some(event) = events.next().await {
                 let line = json::event(&session.node, &event);
-                context.progress.line(line.trim_end(), line.trim_end()).await;
+                let sending = context.progress.line(line.trim_end(), line.trim_end());
+                if !session.waits_for_reader(sending).await {
+                    break;
+                }
             }
             return Ok(EventList { events: Vec::new() });
         }
