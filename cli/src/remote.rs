@@ -147,9 +147,9 @@ fn find(args: &RemoteArgs) -> anyhow::Result<ApiFile> {
     let state = folders::state(args.state.as_deref())?;
     let file = state.join(api::FILE);
     match fs::read(&file) {
-        Ok(bytes) => {
-            serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", file.display()))
-        }
+        Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
+            format!("{} is damaged, and the node writes it at its next start", file.display())
+        }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(no_node(&state)),
         Err(error) => Err(error).with_context(|| format!("can't read {}", file.display())),
     }
@@ -157,8 +157,10 @@ fn find(args: &RemoteArgs) -> anyhow::Result<ApiFile> {
 
 fn no_node(state: &Path) -> anyhow::Error {
     anyhow!(
-        "no running node uses {}: `peerkit run` starts a node, and --state DIR selects another folder",
-        state.display()
+        "no running node uses {} (it has no {}): `peerkit run` starts a node, and --state DIR selects \
+         another folder",
+        state.display(),
+        api::FILE
     )
 }
 

@@ -335,6 +335,34 @@ fn without_a_running_node_a_command_says_how_to_start_one() {
 }
 
 #[test]
+fn an_api_json_that_was_changed_by_hand_harms_only_the_commands_that_read_it() {
+    let home = tempfile::tempdir().unwrap();
+    let mut node = Program::start(home.path(), "alice", &[]);
+    let file = state(home.path(), "alice").join("api.json");
+    let written = fs::read_to_string(&file).unwrap();
+    let api = Api::of(home.path(), "alice");
+    let refused = |part: &str| {
+        let refused = command(home.path(), "alice", &["peers"]);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(text(&refused.stderr).contains(part), "{}", text(&refused.stderr));
+    };
+    fs::remove_file(&file).unwrap();
+    refused("(it has no api.json): `peerkit run` starts a node");
+    for damaged in ["", "{\"url\""] {
+        fs::write(&file, damaged).unwrap();
+        refused("api.json is damaged, and the node writes it at its next start");
+    }
+    fs::write(&file, written.replace(&api.token, &"0".repeat(64))).unwrap();
+    refused("this is not the token of this node: each start makes a new one");
+    assert_eq!(api.get("/api/v1/peers")["peers"], json!([]), "the node knows its own token");
+    fs::write(&file, &written).unwrap();
+    assert_eq!(json_of(home.path(), "alice", &["status"])["status"]["name"], "alice");
+    node.run("peers");
+    node.exit();
+    assert!(!file.exists());
+}
+
+#[test]
 fn the_api_can_be_switched_off_and_stays_on_this_machine() {
     let home = tempfile::tempdir().unwrap();
     let node = Program::start(home.path(), "alice", &["--no-api"]);

@@ -10,6 +10,7 @@ mod disk;
 mod doctor;
 mod documents;
 mod faults;
+mod full_disk;
 mod harness;
 mod line;
 mod log;
