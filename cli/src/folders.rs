@@ -130,6 +130,15 @@ pub(crate) fn existing(path: &Path) -> anyhow::Result<PathBuf> {
     Ok(absolute)
 }
 
+/// Returns a path without symbolic links, as the node keeps the paths of shares. Returns the path itself if
+/// it can't be resolved.
+pub(crate) async fn resolved(path: &Path) -> PathBuf {
+    match tokio::fs::canonicalize(path).await {
+        Ok(resolved) => dunce::simplified(&resolved).to_owned(),
+        Err(_) => path.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

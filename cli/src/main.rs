@@ -22,6 +22,7 @@ mod fetch_arguments;
 mod fetches;
 mod folders;
 mod get;
+mod held_shares;
 mod help;
 mod human;
 mod join;

@@ -18,6 +18,7 @@ use crate::commands::line::{self, ParseError};
 use crate::commands::{AnyCommand, CommandContext, CommandOrigin, CommandOutput};
 use crate::console::{self, InputLine, Prompt};
 use crate::fetches::{self, Fetches};
+use crate::held_shares::HeldShares;
 use crate::join::ExpectedDialFailures;
 use crate::json;
 use crate::lock::lock;
@@ -168,6 +169,7 @@ impl RunSession {
             output: output.clone(),
             expected: expected.clone(),
             fetches: fetches.clone(),
+            held: HeldShares::default(),
             joining: Mutex::new(None),
             first_join: CancellationToken::new(),
             recent_events: RecentEvents::default(),

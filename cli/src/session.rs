@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::fetches::Fetches;
+use crate::held_shares::HeldShares;
 use crate::join::ExpectedDialFailures;
 use crate::log::LogSwitch;
 use crate::output::Printer;
@@ -41,6 +42,8 @@ pub(crate) struct NodeSession {
     pub(crate) expected: ExpectedDialFailures,
     /// The fetches that `get` has begun.
     pub(crate) fetches: Fetches,
+    /// The shares that last as long as a request.
+    pub(crate) held: HeldShares,
     /// The attempt to join that `run` began, which continues in the background.
     pub(crate) joining: Mutex<Option<AbortHandle>>,
     /// Cancelled once the first attempt to join through the given addresses has ended, or at once if none

@@ -63,8 +63,7 @@ async fn share_through(
 ) -> anyhow::Result<bool> {
     let to: Vec<String> = args.to.iter().map(ToString::to_string).collect();
     if !args.json {
-        let access = access_line(args.to.len(), true);
-        let line = format!("{access}\nServed by the running node {} until Ctrl-C.\n", running.name);
+        let line = format!("Served by the running node {} until Ctrl-C.\n", running.name);
         crate::print(Paint::on(&io::stdout()).faint(&line).as_bytes())?;
     }
     let mut holding = JoinSet::new();
@@ -210,7 +209,7 @@ fn closing_lines(args: &ShareArgs, node: &Node, output: &Printer) -> String {
 }
 
 /// Returns which nodes can fetch a share that is for `to` nodes, or needs a ticket.
-fn access_line(to: usize, is_ticket: bool) -> &'static str {
+pub(crate) fn access_line(to: usize, is_ticket: bool) -> &'static str {
     match (to, is_ticket) {
         (0, true) => "Only nodes that have the ticket can fetch: treat a ticket like a password.",
         (0, false) => "Every node that has the ticket or the hash can fetch.",

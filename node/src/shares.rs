@@ -220,6 +220,35 @@ impl Shares {
         .await
     }
 
+    /// Removes the share that was added at `path`, unless it is remembered.
+    ///
+    /// # Errors
+    /// As [`remove`](Self::remove).
+    pub(crate) async fn remove_temporary(
+        &self,
+        path: &Path,
+    ) -> Result<Option<SharedFile>, ShareError> {
+        let path = path.to_owned();
+        self.blocking(move |shares, _| {
+            let changing = lock(&shares.path_lock);
+            if shares.terms_of(&path)?.is_none_or(|terms| terms.remember) {
+                return Ok(None);
+            }
+            let gone = shares.forget(&path, &changing)?;
+            drop(changing);
+            shares.prune()?;
+            Ok(gone)
+        })
+        .await
+    }
+
+    /// Returns whether content with this hash is, or was until it changed, in the share that was added at
+    /// `path`.
+    #[must_use]
+    pub(crate) fn has_at(&self, path: &Path, hash: &Hash) -> bool {
+        read(&self.index).has_at(path, hash)
+    }
+
     /// Returns the shares in the order of their paths. A folder is one share.
     #[must_use]
     pub(crate) fn list(&self) -> Vec<SharedFile> {
@@ -417,9 +446,13 @@ impl Shares {
         let mut share = scanned.share;
         // The lock is taken only now: the scan may take minutes, and other shares can be changed meanwhile.
         let _changing = lock(&self.path_lock);
-        let before = read(&self.index).terms(&share.path).map(|terms| terms.access.clone());
+        // Checked under the lock: if the caller has gone, a later `remove_path` must not find this share.
+        if stop.is_cancelled() {
+            return Err(ShareError::Stopped);
+        }
+        let before = self.terms_of(&share.path)?;
         let derived = self.tickets.as_ref().map(|tickets| tickets.secret_of(&share.shared.hash));
-        let Terms { access, remember } = options.terms(before.as_ref(), derived)?;
+        let Terms { access, remember } = options.terms(before, derived)?;
         // The store comes before the index: if it can't be written, nothing has changed, as the caller is
         // promised.
         if remember {
@@ -432,7 +465,16 @@ impl Shares {
         share.access = access.clone();
         let (shared, files) = (share.shared.clone(), share.items.len());
         write(&self.index).insert(share, remember);
-        Ok(Added { shared, files, skipped: scanned.skipped, access })
+        Ok(Added { shared, files, skipped: scanned.skipped, access, is_remembered: remember })
+    }
+
+    /// Returns the terms of the share at `path`, which may not be restored yet.
+    fn terms_of(&self, path: &Path) -> Result<Option<Terms>, StoreError> {
+        if let Some(terms) = read(&self.index).terms(path) {
+            return Ok(Some(terms.clone()));
+        }
+        let known = self.store.share(path)?;
+        Ok(known.map(|share| Terms { access: share.access, remember: true }))
     }
 
     fn rescan(

@@ -285,6 +285,12 @@ impl Store {
         Ok(shares.collect())
     }
 
+    /// Returns the share at `path`.
+    pub(crate) fn share(&self, path: &Path) -> Result<Option<KnownShare>, StoreError> {
+        let row = self.values(SHARES, [bytes_of(path)])?.into_iter().next().flatten();
+        Ok(row.and_then(|share| KnownShare::decode(share).ok()))
+    }
+
     /// Adds or replaces the share at `path`.
     pub(crate) fn save_share(&self, path: &Path, share: &KnownShare) -> Result<(), StoreError> {
         self.change(|changes| changes.put(SHARES, [(bytes_of(path), share.encode())]))

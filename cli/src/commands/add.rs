@@ -1,18 +1,22 @@
 //! `add`: shares a file or folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::bail;
 use clap::Args;
-use peerkit::{Access, Added, Event, Events, FileKind, Node, Ticket};
+use peerkit::{Access, Added, Event, Sharing, Ticket};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::endpoint::ApiEndpoint;
 use super::line::LineForm;
 use super::{CommandContext, CommandOrigin, NodeCommand, Outcome};
+use crate::held_shares::Audience;
 use crate::human::{self, files};
+use crate::session::NodeSession;
+use crate::share::access_line;
 use crate::share::announcement::announcement;
-use crate::text::Paint;
+use crate::text::{Paint, plain};
 use crate::views::{FileView, SkippedView};
 use crate::{folders, json, usage};
 
@@ -34,8 +38,8 @@ pub(crate) struct AddArgs {
     #[arg(long, conflicts_with = "to")]
     #[serde(default)]
     ticket: bool,
-    /// Share only as long as this request lasts, and report what is fetched meanwhile. The request has to
-    /// accept `text/event-stream`
+    /// Share only as long as this request lasts, and report what is fetched meanwhile. An earlier share of the
+    /// path stays as it is. The request has to accept `text/event-stream`
     #[arg(skip)]
     #[serde(default)]
     hold: bool,
@@ -84,26 +88,25 @@ impl NodeCommand for AddArgs {
         }
         folders::must_be_absolute(&self.path)?;
         let session = context.session;
-        // Before the share, so that no upload is missed.
-        let events = session.node.events();
-        let path = self.path.clone();
-        let mut sharing = session.node.share(self.path).on_progress(context.progress.hashing());
-        sharing = sharing.remember(!self.hold);
-        if self.ticket {
-            sharing = sharing.with_ticket();
+        let path = folders::resolved(&self.path).await;
+        let mut nodes = Vec::new();
+        for node in &self.to {
+            nodes.push(session.resolve_node(node).await?);
         }
-        if !self.to.is_empty() {
-            let mut nodes = Vec::new();
-            for node in &self.to {
-                nodes.push(session.resolve_node(node).await?);
-            }
-            sharing = sharing.to_nodes(nodes);
-        }
-        let added = sharing.await?;
-        if self.hold {
-            let _unshare = UnshareOnDrop { node: session.node.clone(), path };
-            report_uploads(context, &added, events).await?;
-        }
+        let sharing = session.node.share(self.path).on_progress(context.progress.hashing());
+        let (sharing, audience) = match (self.ticket, nodes.is_empty()) {
+            (true, _) => (sharing.with_ticket(), Audience::TicketHolders),
+            (_, false) => (sharing.to_nodes(nodes.clone()), Audience::Nodes(nodes)),
+            _ => (sharing, Audience::Everyone),
+        };
+        let added = if self.hold {
+            hold(context, sharing, &path, &audience).await?
+        } else {
+            session.held.allow(&path, &audience).await?;
+            let added = sharing.await?;
+            session.held.replaced(&path, &audience).await;
+            added
+        };
         let is_open = matches!(added.access, Access::Open);
         // An open share needs no ticket: the network finds it by its hash.
         let ticket = session.node.files().ticket_for(&added.shared).filter(|_| !is_open);
@@ -116,45 +119,52 @@ impl NodeCommand for AddArgs {
     }
 }
 
-/// Announces a share, and reports what is fetched of it, until the node stops.
-async fn report_uploads(
+/// Shares `path` until the request or the node ends. Announces the share, and reports what is fetched of it.
+///
+/// # Errors
+/// If the path can't be shared, is already shared with other nodes, or is no longer shared.
+async fn hold(
     context: &CommandContext<'_>,
-    added: &Added,
-    mut events: Events,
-) -> anyhow::Result<()> {
-    let node = &context.session.node;
-    let announced = announcement(node, added, context.paint, false, &[])?;
-    context.progress.line(announced.text.trim_end(), announced.json.trim_end()).await?;
-    while let Some(event) = events.next().await {
+    sharing: Sharing,
+    path: &Path,
+    audience: &Audience,
+) -> anyhow::Result<Added> {
+    let NodeSession { node, held, .. } = context.session;
+    // Before the share, so that no upload is missed.
+    let mut events = node.events();
+    // Before the share, too: it ends even if this request ends at the moment at which it begins.
+    let mut guard = held.hold(node, path).await;
+    let added = sharing.remember(false).keep_earlier().await?;
+    let note = guard.accept(&added, audience).await?;
+    let announced = announcement(node, &added, context.paint, false, note.as_slice())?;
+    let access = match (&note, audience) {
+        (Some(note), _) => format!("note: {note}"),
+        (None, Audience::Nodes(nodes)) => access_line(nodes.len(), false).to_owned(),
+        (None, _) => access_line(0, true).to_owned(),
+    };
+    let text = format!("{}{}", announced.text, context.paint.faint(&access));
+    context.progress.line(&text, announced.json.trim_end()).await?;
+    loop {
+        let event = tokio::select! {
+            ending = guard.ended_early() => bail!("{}: {ending}", plain(added.shared.name.as_str())),
+            event = events.next() => event,
+        };
+        // The node stops.
+        let Some(event) = event else { return Ok(added) };
         let hash = match &event {
             Event::NodeUploadCompleted { upload, .. } => upload.hash,
             Event::NodeShareChanged { hash, .. } => *hash,
             _ => continue,
         };
-        // An upload of a file in a shared folder has the hash of that file, which is not known here. So a
-        // folder's request reports the uploads of all shares.
-        let is_ours = hash == added.shared.hash || added.shared.kind == FileKind::Folder;
-        if is_ours && let Some(text) = human::event(context.paint, node, &event) {
+        if node.files().is_shared_at(path, &hash)
+            && let Some(text) = human::event(context.paint, node, &event)
+        {
             let json = json::event(node, &event);
             let sending = context.progress.line(&text, json.trim_end());
             if !context.session.waits_for_reader(sending).await {
-                break;
+                return Ok(added);
             }
         }
-    }
-    Ok(())
-}
-
-/// Ends a share when the request that holds it ends.
-struct UnshareOnDrop {
-    node: Node,
-    path: PathBuf,
-}
-
-impl Drop for UnshareOnDrop {
-    fn drop(&mut self) {
-        let (node, path) = (self.node.clone(), std::mem::take(&mut self.path));
-        tokio::spawn(async move { node.files().unshare_path(&path).await });
     }
 }
 

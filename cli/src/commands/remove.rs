@@ -47,7 +47,9 @@ impl NodeCommand for RemoveArgs {
         let mut removed = Vec::new();
         // Copies of a file have the same hash, but each copy is a share of its own.
         for (path, _) in session.find_shares(&self.hash, context.is_request()).await? {
-            removed.extend(session.node.files().unshare_path(&path).await?);
+            let gone = session.node.files().unshare_path(&path).await;
+            session.held.removed(&path).await;
+            removed.extend(gone?);
         }
         Ok(Removed { files: removed.iter().map(FileView::from).collect(), removed })
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::Context as _;
-use peerkit::{Added, Node, SharedFile};
+use peerkit::{Access, Added, Node, SharedFile};
 
 use crate::start::DialableFrom;
 use crate::text::{self, Paint, plain};
@@ -29,9 +29,15 @@ pub(crate) fn announcement(
     notes: &[String],
 ) -> anyhow::Result<Announcement> {
     let SharedFile { hash, name, size, .. } = &added.shared;
-    let ticket = node.files().ticket_for(&added.shared).with_context(|| {
+    let mut ticket = node.files().ticket_for(&added.shared).with_context(|| {
         format!("{name} changed while it was being shared, so it has no ticket: share it again")
     })?;
+    // The same content may also be in another share, with another access. The ticket has to work as long as
+    // this share lasts.
+    ticket.secret = match added.access {
+        Access::Ticket(secret) => Some(secret),
+        _ => None,
+    };
     let line = format!("peerkit get {ticket}");
     let fields = json::event_fields("shared", node)
         .with("hash", hash)

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Program, content, peerkit, run, start_chain, text};
 #[cfg(unix)]
-use crate::harness::{get, piped, read_lines, send_signal, wait_or_kill};
+use crate::harness::{piped, send_signal, wait_or_kill};
 
 /// The API of a node, as its `api.json` describes it.
 pub(crate) struct Api {
@@ -91,7 +91,7 @@ impl Api {
     }
 }
 
-fn state(home: &Path, name: &str) -> PathBuf {
+pub(crate) fn state(home: &Path, name: &str) -> PathBuf {
     home.join(name)
 }
 
@@ -376,38 +376,6 @@ fn the_api_can_be_switched_off_and_stays_on_this_machine() {
     let open = run(open, "");
     assert_eq!(open.status.code(), Some(1));
     assert!(text(&open.stderr).contains("other machines"), "{}", text(&open.stderr));
-}
-
-#[cfg(unix)]
-#[test]
-fn a_share_through_the_running_node_lasts_as_long_as_its_command() {
-    let home = tempfile::tempdir().unwrap();
-    let mut node = Program::start(home.path(), "alice", &[]);
-    let file = home.path().join("film.bin");
-    fs::write(&file, content(9, 300_000)).unwrap();
-    let mut share = peerkit(home.path());
-    share.args(["share", "--json", "--state"]).arg(state(home.path(), "alice")).arg(&file);
-    let mut share = piped(&mut share);
-    let lines = read_lines(share.stdout.take().unwrap());
-    let line =
-        || -> Value { serde_json::from_str(&lines.recv_timeout(PATIENCE).unwrap()).unwrap() };
-    let shared = line();
-    assert_eq!((&shared["event"], &shared["node"]), (&json!("shared"), &json!(node.id)));
-    let ticket = shared["ticket"].as_str().unwrap().to_owned();
-    assert_eq!(node.run("files")["files"][0]["access"], "ticket");
-
-    let got = get(home.path(), &[&ticket]);
-    assert_eq!(got.status.code(), Some(0), "{}", text(&got.stderr));
-    assert_eq!(line()["event"], "node_upload_completed");
-
-    // However it ends: this is SIGKILL.
-    share.kill().unwrap();
-    share.wait().unwrap();
-    let begun = std::time::Instant::now();
-    while node.run("files")["files"] != json!([]) {
-        assert!(begun.elapsed() < PATIENCE, "the share ends with its command");
-    }
-    node.exit();
 }
 
 #[cfg(unix)]

@@ -12,6 +12,8 @@ mod documents;
 mod faults;
 mod full_disk;
 mod harness;
+#[cfg(unix)]
+mod held;
 mod line;
 mod log;
 mod metrics;

@@ -192,6 +192,23 @@ impl FilesHandle<'_> {
         Ok(self.inner.files.shares.remove_path(path).await?)
     }
 
+    /// Removes the share of the file or folder at `path` as [`unshare_path`](Self::unshare_path) does, unless it
+    /// is shared again after a restart: see [`Sharing::remember`].
+    ///
+    /// # Errors
+    /// As [`unshare`](Self::unshare).
+    pub async fn unshare_temporary(self, path: &Path) -> Result<Option<SharedFile>, Error> {
+        Ok(self.inner.files.shares.remove_temporary(path).await?)
+    }
+
+    /// Returns whether content with this hash is in the share of the file or folder at `path`: the file or
+    /// folder itself, or a file in the folder. Content that was there until it changed counts too, among the
+    /// last changes.
+    #[must_use]
+    pub fn is_shared_at(self, path: &Path, hash: &Hash) -> bool {
+        self.inner.files.shares.has_at(path, hash)
+    }
+
     /// Scans every share again. Changed files are hashed again. Files that no longer exist are no
     /// longer shared. `progress` is called on another thread while files are hashed.
     ///

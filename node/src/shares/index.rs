@@ -50,6 +50,8 @@ pub(super) struct Index {
 /// Content that is no longer served under its hash because it was changed or removed on disk.
 #[derive(Debug)]
 struct RetiredShare {
+    /// The path of its share.
+    path: PathBuf,
     changed: ChangedShare,
     /// Files of a folder that the last scan did not find in it any more.
     files: Vec<ChangedShare>,
@@ -157,6 +159,18 @@ impl Index {
         self.by_hash.contains_key(hash)
     }
 
+    /// Returns whether content with this hash is, or was until it changed, in the share at `path`.
+    pub(super) fn has_at(&self, path: &Path, hash: &Hash) -> bool {
+        let was_there = |retired: &RetiredShare| {
+            retired.path == path
+                && std::iter::once(&retired.changed)
+                    .chain(&retired.files)
+                    .any(|changed| changed.hash == *hash)
+        };
+        self.positions(hash).any(|(share, _)| share.path == path)
+            || self.retired.iter().any(was_there)
+    }
+
     /// Adds a path that is shared once it is scanned, unless it is known already.
     pub(super) fn add_path(&mut self, path: PathBuf, shared: SharedFile, terms: Terms) {
         self.added.entry(path).or_insert(AddedPath { shared, terms, served: None });
@@ -226,26 +240,22 @@ impl Index {
             let has_left =
                 |hash: &Hash| !self.positions(hash).any(|(other, _)| other.path == share.path);
             let files = items().filter(|file| has_left(&file.hash)).take(MAX_CAUSES).collect();
-            self.remember_retired(whole, files, &share.access);
+            self.remember_retired(whole, files, share);
             // The folder itself needs an entry too.
             gone.truncate(MAX_RETIRED - 1);
         }
         for changed in gone {
-            self.remember_retired(changed, Vec::new(), &share.access);
+            self.remember_retired(changed, Vec::new(), share);
         }
     }
 
-    fn remember_retired(
-        &mut self,
-        changed: ChangedShare,
-        files: Vec<ChangedShare>,
-        access: &Access,
-    ) {
+    fn remember_retired(&mut self, changed: ChangedShare, files: Vec<ChangedShare>, share: &Share) {
         self.retired.retain(|retired| retired.changed.hash != changed.hash);
         if self.retired.len() >= MAX_RETIRED {
             self.retired.pop_front();
         }
-        self.retired.push_back(RetiredShare { changed, files, access: access.clone() });
+        let (path, access) = (share.path.clone(), share.access.clone());
+        self.retired.push_back(RetiredShare { path, changed, files, access });
     }
 
     /// Returns the content that was served to `asker` under `hash` until it was changed or removed. For a

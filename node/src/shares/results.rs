@@ -27,6 +27,8 @@ pub struct Added {
     pub skipped: Vec<Skipped>,
     /// The nodes that may find and fetch it.
     pub access: Access,
+    /// True if it is shared again after a restart: see [`Sharing::remember`](crate::Sharing::remember).
+    pub is_remembered: bool,
 }
 
 /// Part of the list of files in a shared folder.

@@ -50,6 +50,13 @@ impl Sharing {
         self
     }
 
+    /// Keeps the settings of an earlier share of the same path, if there is one. The other settings then have
+    /// no effect, and [`Added`] has the earlier ones.
+    pub fn keep_earlier(mut self) -> Self {
+        self.options.keeps_earlier = true;
+        self
+    }
+
     /// Calls `progress` on another thread while files are hashed.
     pub fn on_progress(mut self, progress: impl FnMut(HashProgress) + Send + 'static) -> Self {
         self.progress = Box::new(progress);
@@ -84,6 +91,8 @@ pub(crate) struct ShareOptions {
     pub(crate) audience: Audience,
     /// If true, it is not shared again after a restart.
     pub(crate) is_temporary: bool,
+    /// If true, an earlier share of the same path keeps its settings.
+    pub(crate) keeps_earlier: bool,
 }
 
 /// The nodes that a share is for.
@@ -103,21 +112,25 @@ pub(super) struct Terms {
 }
 
 impl ShareOptions {
-    /// Returns the terms of a share. `before` is its earlier access, if the path is shared already. `derived`
+    /// Returns the terms of a share. `before` has its earlier terms, if the path is shared already. `derived`
     /// is the secret that a temporary share gets each time.
     ///
     /// # Errors
     /// If a secret has to be drawn and the system has no random numbers.
     pub(super) fn terms(
         self,
-        before: Option<&Access>,
+        before: Option<Terms>,
         derived: Option<Secret>,
     ) -> Result<Terms, ShareError> {
+        let before = match before {
+            Some(terms) if self.keeps_earlier => return Ok(terms),
+            before => before.map(|terms| terms.access),
+        };
         let access = match (self.audience, before) {
             (Audience::Everyone, _) => Access::Open,
             (Audience::Nodes(nodes), _) => Access::Nodes(nodes),
             // Tickets that were given out before stay valid.
-            (Audience::TicketHolders, Some(Access::Ticket(secret))) => Access::Ticket(*secret),
+            (Audience::TicketHolders, Some(Access::Ticket(secret))) => Access::Ticket(secret),
             // A remembered share has its secret in the store. Only a temporary share needs the derived one.
             (Audience::TicketHolders, _) => match derived.filter(|_| self.is_temporary) {
                 Some(secret) => Access::Ticket(secret),

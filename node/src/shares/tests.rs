@@ -25,11 +25,11 @@ fn node(n: u8) -> NodeId {
 }
 
 fn with_ticket() -> ShareOptions {
-    ShareOptions { audience: Audience::TicketHolders, is_temporary: false }
+    ShareOptions { audience: Audience::TicketHolders, ..ShareOptions::default() }
 }
 
 fn for_nodes(nodes: Vec<NodeId>) -> ShareOptions {
-    ShareOptions { audience: Audience::Nodes(nodes), is_temporary: false }
+    ShareOptions { audience: Audience::Nodes(nodes), ..ShareOptions::default() }
 }
 
 fn temporary() -> ShareOptions {

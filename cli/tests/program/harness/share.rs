@@ -1,6 +1,7 @@
 //! A running `peerkit share`, and calls of `peerkit get`.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::Receiver;
@@ -30,6 +31,24 @@ impl Share {
             .unwrap();
         let lines = read_lines(child.stdout.take().unwrap());
         Self { child, lines }
+    }
+
+    /// Starts `peerkit share` of these paths through the node that uses the state folder.
+    pub(crate) fn through(home: &Path, state: &Path, args: &[&str]) -> Self {
+        let mut command = peerkit(home);
+        command.args(["share", "--json", "--state"]).arg(state).args(args);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = read_lines(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    /// Waits until it fails. Returns its error.
+    pub(crate) fn fail(mut self) -> String {
+        let status = super::wait_or_kill(&mut self.child);
+        let mut error = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+        assert_eq!(status.code(), Some(1), "{error}");
+        error
     }
 
     /// Waits for the next line.

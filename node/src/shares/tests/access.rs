@@ -107,3 +107,52 @@ async fn the_access_of_a_share_outlives_a_restart_and_a_change() {
     let Access::Ticket(secret) = shared[1].access else { panic!() };
     assert_eq!(secret_of(&shares, &shared[1].shared.hash), Some(Some(secret)));
 }
+
+#[tokio::test]
+async fn a_share_can_keep_the_settings_of_an_earlier_one() {
+    let (dir, state) = (folder(), folder());
+    let [named, gone] = ["named", "gone"].map(|name| dir.path().join(name));
+    for path in [&named, &gone] {
+        write(path, path.to_str().unwrap().as_bytes());
+    }
+    let keeping =
+        ShareOptions { audience: Audience::TicketHolders, is_temporary: true, keeps_earlier: true };
+    {
+        let shares = Shares::new(Store::open(Some(state.path())).unwrap());
+        shares.add_with(&named, for_nodes(vec![node(2)]), |_| ()).await.unwrap();
+    }
+    let shares = Shares::new(Store::open(Some(state.path())).unwrap());
+    // The earlier share is not restored yet.
+    for _ in 0..2 {
+        let added = shares.add_with(&named, keeping.clone(), |_| ()).await.unwrap();
+        assert_eq!(added.access, Access::Nodes(vec![node(2)]));
+        assert!(added.is_remembered);
+        assert_eq!(shares.remove_temporary(&resolve(&named).unwrap()).await.unwrap(), None);
+        shares.restore(|_| ()).await.unwrap();
+    }
+    let added = shares.add_with(&gone, keeping.clone(), |_| ()).await.unwrap();
+    assert!(matches!(added.access, Access::Ticket(_)) && !added.is_remembered);
+    assert_eq!(shares.add_with(&gone, keeping, |_| ()).await.unwrap(), added);
+    let removed = shares.remove_temporary(&resolve(&gone).unwrap()).await.unwrap();
+    assert_eq!(removed, Some(added.shared));
+    assert_eq!(names(&shares.list()), ["named"]);
+}
+
+#[tokio::test]
+async fn content_belongs_to_the_shares_that_have_or_had_it() {
+    let (dir, shares) = (folder(), shares());
+    write(&dir.path().join("one/a"), b"a");
+    write(&dir.path().join("one/b"), b"b");
+    write(&dir.path().join("two/b"), b"b");
+    let one = add(&shares, &dir.path().join("one")).await.shared.hash;
+    let two = add(&shares, &dir.path().join("two")).await.shared.hash;
+    let [a, b] = [Hash::of(b"a"), Hash::of(b"b")];
+    let at = ["one", "two"].map(|name| resolve(&dir.path().join(name)).unwrap());
+    let has = |path: &Path| [one, two, a, b].map(|hash| shares.has_at(path, &hash));
+    assert_eq!(has(&at[0]), [true, false, true, true]);
+    assert_eq!(has(&at[1]), [false, true, false, true]);
+    write(&dir.path().join("one/a"), b"changed");
+    let _ = shares.refresh(|_| ()).await.unwrap();
+    assert_eq!(has(&at[0]), [true, false, true, true], "its earlier content counts");
+    assert!(shares.has_at(&at[0], &Hash::of(b"changed")));
+}

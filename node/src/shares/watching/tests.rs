@@ -133,7 +133,7 @@ async fn a_removed_file_is_not_served_until_it_is_back() {
     write(&tree.join("in it"), b"in it");
     write(&file, b"file");
     let audience = Audience::Nodes(vec![anyone().id]);
-    let options = ShareOptions { audience, is_temporary: false };
+    let options = ShareOptions { audience, ..ShareOptions::default() };
     shares.add_with(&tree, options.clone(), |_| ()).await.unwrap();
     shares.add_with(&file, options, |_| ()).await.unwrap();
     for (path, content) in [(&tree, &b"in it"[..]), (&file, b"file")] {

@@ -399,7 +399,8 @@ async fn a_peer_that_has_everything_ends_the_stream_without_an_error() {
     let (open, closed) = (dir.path().join("open.bin"), dir.path().join("closed.bin"));
     [&open, &closed].into_iter().for_each(|path| write(path, &bytes));
     server.shares.add(open, |_| ()).await.unwrap();
-    let for_other = ShareOptions { audience: Audience::Nodes(vec![node(2)]), is_temporary: false };
+    let for_other =
+        ShareOptions { audience: Audience::Nodes(vec![node(2)]), ..ShareOptions::default() };
     server.shares.add_with(closed, for_other, |_| ()).await.unwrap();
     for (called, expected) in
         [("open.bin", "open.bin"), ("closed.bin", "film.bin"), ("no.bin", "film.bin")]
