@@ -43,6 +43,7 @@ mod join;
 mod leave;
 pub(crate) mod line;
 mod load;
+pub(crate) mod lookup;
 mod map;
 mod msg;
 mod network;
@@ -77,7 +78,7 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::of::<refresh::RefreshArgs>(),
     CommandSpec::of::<files::FilesArgs>(),
     CommandSpec::of::<search::SearchArgs>(),
-    CommandSpec::of::<get::Get>(),
+    CommandSpec::of::<get::GetArgs>(),
     CommandSpec::of::<downloads::DownloadsArgs>(),
     CommandSpec::of::<pause::PauseArgs>(),
     CommandSpec::of::<resume::ResumeArgs>(),
@@ -171,21 +172,21 @@ pub(crate) struct CommandContext<'a> {
     pub(crate) progress: ProgressSink,
     /// The colours of the texts.
     pub(crate) paint: Paint,
-    pub(crate) caller: CommandOrigin,
+    pub(crate) origin: CommandOrigin,
 }
 
 impl CommandContext<'_> {
     /// Waits until the fetches that piped lines have begun are done, so that a script may end with `exit`.
     /// At a prompt it does not wait: the user decides when to stop.
     pub(crate) async fn wait_for_fetches(&self) {
-        if self.caller == CommandOrigin::Pipe {
+        if self.origin == CommandOrigin::Pipe {
             self.session.fetches.wait_until_idle().await;
         }
     }
 
     /// Returns whether the command comes from another process.
     pub(crate) fn is_request(&self) -> bool {
-        matches!(self.caller, CommandOrigin::Request | CommandOrigin::Shell)
+        matches!(self.origin, CommandOrigin::Request | CommandOrigin::Shell)
     }
 }
 

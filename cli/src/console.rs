@@ -20,13 +20,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::commands::line::ParseError;
-use crate::commands::{COMMANDS, CommandSpec};
+use crate::commands::{COMMANDS, CommandSpec, lookup};
 use crate::fetch_arguments::{self, TICKET_START, TicketOrHash};
 use crate::lock::lock;
 use crate::session::SearchResults;
 use crate::shell_words::{self, ShellWord};
 use crate::text::{Paint, plain};
-use crate::{folders, help, settings, terminal};
+use crate::{folders, settings, terminal};
 
 /// Maximum number of lines in the history.
 const MAX_HISTORY_LINES: usize = 1000;
@@ -91,7 +91,7 @@ fn split_paste(text: String) -> Vec<String> {
     let first_words = || text.lines().filter_map(|line| line.split_whitespace().next());
     let takes_text = |word| ["msg", "send", "broadcast"].contains(&word);
     let is_script = first_words().count() > 1
-        && first_words().all(|word| word == "peerkit" || help::find_command(word).is_some())
+        && first_words().all(|word| word == "peerkit" || lookup::find_command(word).is_some())
         && !first_words().next().is_some_and(takes_text);
     if is_script { text.lines().map(str::to_owned).collect() } else { vec![text] }
 }
@@ -359,7 +359,7 @@ impl Completion {
         let Some(command) = words.first() else {
             return (start, matching(typed, command_names()));
         };
-        let entry = help::find_command(&command.text);
+        let entry = lookup::find_command(&command.text);
         let last = words.last().map_or("", |word| word.text.as_str());
         let candidates: Vec<String> = match (entry.map_or("", |spec| spec.name), words.len()) {
             ("disconnect" | "send" | "ping", 1) => self.peer_names(typed),

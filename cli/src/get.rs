@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::ApiFile;
 use crate::args::GetArgs;
-use crate::commands::get::Get;
+use crate::commands;
 use crate::fetch_arguments::{SaveLocation, TicketOrHash};
 use crate::fetches;
 use crate::json;
@@ -117,7 +117,7 @@ async fn through_running_node(
     args: &GetArgs,
     wanted: &TicketOrHash,
     target: &FetchTarget,
-) -> anyhow::Result<Option<(ApiFile, Get)>> {
+) -> anyhow::Result<Option<(ApiFile, commands::get::GetArgs)>> {
     let FetchTarget::Disk(destination) = target else { return Ok(None) };
     if args.down.is_some() {
         return Ok(None);
@@ -134,7 +134,7 @@ async fn through_running_node(
         return Ok(None);
     }
     let from = args.from.iter().map(ToString::to_string).collect();
-    Ok(Some((running.api, Get::new(what, destination.path(), from, args.force))))
+    Ok(Some((running.api, commands::get::GetArgs::new(what, destination.path(), from, args.force))))
 }
 
 /// Returns the command for the running node if the arguments are neither a ticket nor a hash, but may be the
@@ -142,7 +142,7 @@ async fn through_running_node(
 async fn search_result(
     args: &GetArgs,
     error: &anyhow::Error,
-) -> anyhow::Result<Option<(ApiFile, Get)>> {
+) -> anyhow::Result<Option<(ApiFile, commands::get::GetArgs)>> {
     let Some((name, path)) = args.name_and_path() else { return Ok(None) };
     if !error.is::<UsageError>() || args.ticket_file.is_some() || args.down.is_some() {
         return Ok(None);
@@ -156,7 +156,7 @@ async fn search_result(
     let from = args.from.iter().map(ToString::to_string).collect();
     // The node reads it as a line at its prompt.
     let name = shell_words::quote(name);
-    Ok(Some((running.api, Get::new(name, destination.path(), from, args.force))))
+    Ok(Some((running.api, commands::get::GetArgs::new(name, destination.path(), from, args.force))))
 }
 
 /// Returns the request, the identities of its sources as far as they are known, and the network.

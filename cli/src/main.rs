@@ -23,7 +23,6 @@ mod fetches;
 mod folders;
 mod get;
 mod held_shares;
-mod help;
 mod human;
 mod join;
 mod json;

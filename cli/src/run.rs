@@ -207,10 +207,10 @@ impl RunSession {
             (None, _) => console::read_lines(),
         };
         let at_prompt = input == CommandSource::Prompt;
-        let caller = if at_prompt { CommandOrigin::Prompt } else { CommandOrigin::Pipe };
+        let origin = if at_prompt { CommandOrigin::Prompt } else { CommandOrigin::Pipe };
         let progress = ProgressSink::Bars(bars.clone());
         let paint = session.output.paint();
-        let context = CommandContext { session: &session, progress, paint, caller };
+        let context = CommandContext { session: &session, progress, paint, origin };
         let done = run_commands(&context, requests).await;
         // A headless node continues after the end of its input, until it is asked to stop.
         if args.headless && done.last.is_none() {
@@ -299,7 +299,7 @@ async fn end(
     api: Option<ApiServer>,
 ) -> anyhow::Result<()> {
     let NodeSession { node, output, fetches, .. } = context.session;
-    if context.caller == CommandOrigin::Prompt {
+    if context.origin == CommandOrigin::Prompt {
         output.text(fetches::at_next_start(&node.files().downloads())).await;
     }
     if let Some(api) = &api {
@@ -376,7 +376,7 @@ async fn run_commands(
     mut requests: mpsc::Receiver<InputLine>,
 ) -> CommandsDone {
     let NodeSession { output, stop, .. } = context.session;
-    let at_prompt = context.caller == CommandOrigin::Prompt;
+    let at_prompt = context.origin == CommandOrigin::Prompt;
     let mut done = CommandsDone { ok: true, last: None, no_input: true };
     loop {
         let request = tokio::select! {
@@ -437,7 +437,7 @@ async fn carry_out(
     context: &CommandContext<'_>,
     command: &dyn AnyCommand,
 ) -> Option<anyhow::Result<CommandOutput>> {
-    let interruptible = (context.caller == CommandOrigin::Prompt).then(Interruptible::start);
+    let interruptible = (context.origin == CommandOrigin::Prompt).then(Interruptible::start);
     let interrupted = async {
         match &interruptible {
             Some(command) => command.interrupted().await,

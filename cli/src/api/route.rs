@@ -67,12 +67,12 @@ async fn carry_out(
         Ok(command) if accepts_events(&headers) => as_events(spec, state, command, paint(&headers)),
         Ok(command) => {
             let session = &state.session;
-            let caller = CommandOrigin::Request;
+            let origin = CommandOrigin::Request;
             let context = CommandContext {
                 session,
                 progress: ProgressSink::Hidden,
                 paint: Paint::none(),
-                caller,
+                origin,
             };
             match command.run(&context).await {
                 Ok(output) => {
@@ -183,8 +183,8 @@ fn as_events(
     let mut task = JoinSet::new();
     task.spawn(async move {
         let progress = ProgressSink::Reports(sender.clone());
-        let caller = CommandOrigin::Shell;
-        let context = CommandContext { session: &state.session, progress, paint, caller };
+        let origin = CommandOrigin::Shell;
+        let context = CommandContext { session: &state.session, progress, paint, origin };
         let result = command.run(&context).await;
         let event = match &result {
             Ok(output) => CommandEvent::new("result", output),

@@ -83,7 +83,7 @@ impl NodeCommand for AddArgs {
         if self.ticket && !self.to.is_empty() {
             return Err(usage("add takes --to or --ticket, not both"));
         }
-        if self.hold && context.caller != CommandOrigin::Shell {
+        if self.hold && context.origin != CommandOrigin::Shell {
             return Err(usage("only a request that accepts text/event-stream can hold a share"));
         }
         folders::must_be_absolute(&self.path)?;

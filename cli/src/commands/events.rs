@@ -44,7 +44,7 @@ impl NodeCommand for EventsArgs {
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<EventList> {
         let session = context.session;
         if self.follow {
-            if context.caller != CommandOrigin::Shell {
+            if context.origin != CommandOrigin::Shell {
                 return Err(usage(
                     "only `peerkit events --follow` follows: other programs read /api/v1/events",
                 ));

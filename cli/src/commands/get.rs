@@ -28,7 +28,7 @@ use crate::{folders, usage};
 /// the fetch runs in the background, and continues after a restart. If a file of the same name exists, a number
 /// is added to the name of the new file.
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Get {
+pub(crate) struct GetArgs {
     /// A ticket, a hash, or the name of a search result
     #[arg(value_name = "TICKET|HASH|NAME")]
     #[schema(min_length = 1)]
@@ -64,7 +64,7 @@ pub(crate) struct GetOutcome {
     is_reported_later: bool,
 }
 
-impl Get {
+impl GetArgs {
     pub(crate) fn new(what: String, path: PathBuf, from: Vec<String>, force: bool) -> Self {
         Self { what, path: Some(path), from, force }
     }
@@ -112,7 +112,7 @@ impl Get {
     }
 }
 
-impl NodeCommand for Get {
+impl NodeCommand for GetArgs {
     const NAME: &'static str = "get";
     const ALIASES: &'static [&'static str] = &["req"];
     const LINE: LineForm = LineForm::Rest(0);
@@ -136,12 +136,12 @@ impl NodeCommand for Get {
             download: Some(status),
             done: None,
             fetched: None,
-            is_reported_later: context.caller == CommandOrigin::Pipe,
+            is_reported_later: context.origin == CommandOrigin::Pipe,
         };
-        match context.caller {
+        match context.origin {
             CommandOrigin::Request => {}
             CommandOrigin::Prompt | CommandOrigin::Pipe => {
-                let is_quiet = context.caller == CommandOrigin::Prompt;
+                let is_quiet = context.origin == CommandOrigin::Prompt;
                 session.fetches.report_when_done(download, session.output.clone(), is_quiet);
             }
             CommandOrigin::Shell => {

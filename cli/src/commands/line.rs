@@ -7,9 +7,9 @@ use clap::Arg;
 use clap::builder::ValueRange;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use super::{CommandSpec, ParsedCommand};
+use super::{CommandSpec, ParsedCommand, lookup};
 use crate::shell_words::{self, ShellWord};
-use crate::{fetch_arguments, help, text};
+use crate::{fetch_arguments, text};
 
 /// The way in which the rest of a line becomes arguments. The number is that of the words before the last
 /// argument.
@@ -63,10 +63,10 @@ pub(crate) fn read(
     if word.is_empty() {
         return Ok(None);
     }
-    let Some(spec) = help::find_command(word) else {
+    let Some(spec) = lookup::find_command(word) else {
         // A text pasted by mistake may be one long word.
         let word = text::shortened(word, MAX_WORD_IN_ERROR);
-        return Err(ParseError { message: help::unknown_command(&word), command: word });
+        return Err(ParseError { message: lookup::unknown_command(&word), command: word });
     };
     let error = |message| ParseError { message, command: spec.name.to_owned() };
     let mut command = parse(spec, rest).map_err(error)?;
@@ -489,7 +489,7 @@ mod tests {
     fn every_name_of_a_command_selects_it() {
         for spec in COMMANDS {
             for name in spec.names() {
-                assert_eq!(help::find_command(name).unwrap().name, spec.name);
+                assert_eq!(lookup::find_command(name).unwrap().name, spec.name);
             }
             assert!(!spec.summary().is_empty(), "{}", spec.name);
             assert!(usage(spec).starts_with(spec.name));

@@ -1,8 +1,6 @@
-//! The text of the `help` command, and suggestions for unknown commands.
+//! Look-up of commands by their names, with a suggestion for a word that is none.
 
-use std::fmt::Write as _;
-
-use crate::commands::{COMMANDS, CommandSpec, line};
+use super::{COMMANDS, CommandSpec};
 use crate::fetch_arguments::TICKET_START;
 
 /// Returns the command with this name or alias.
@@ -56,44 +54,6 @@ pub(crate) fn unknown_command(word: &str) -> String {
     }
 }
 
-/// Returns the text of `help`, or of `help COMMAND`.
-pub(crate) fn help_text(topic: Option<&str>) -> Result<String, String> {
-    let Some(topic) = topic else {
-        return Ok(overview());
-    };
-    let spec = find_command(topic).ok_or_else(|| unknown_command(topic))?;
-    let mut text = format!("{}\n  {}.", line::usage(spec), spec.summary());
-    for line in spec.more().lines() {
-        let _ = write!(text, "\n  {line}");
-    }
-    if !spec.aliases.is_empty() {
-        let _ = write!(text, "\n  Also: {}", spec.aliases.join(", "));
-    }
-    Ok(text)
-}
-
-/// Width of the column with the commands, in characters. If a command is longer, its summary is on
-/// the next line.
-const COLUMN: usize = 27;
-
-fn overview() -> String {
-    let mut text = String::new();
-    for spec in COMMANDS {
-        let (usage, summary) = (line::usage(spec), spec.summary());
-        if usage.len() > COLUMN {
-            let _ = writeln!(text, "  {usage}");
-            let _ = writeln!(text, "  {:COLUMN$}  {summary}", "");
-        } else {
-            let _ = writeln!(text, "  {usage:COLUMN$}  {summary}");
-        }
-    }
-    text.push_str(
-        "PEER is the name of a node, its identity, or the first digits of its identity. \
-         `help COMMAND` explains a command.",
-    );
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -145,16 +105,5 @@ mod tests {
             assert!(!text.contains("--") && !text.contains("`peerkit"), "{text}");
             assert!(!names.iter().any(|name| text.contains(name)), "{text}");
         }
-    }
-
-    #[test]
-    fn help_lists_all_commands_and_explains_one() {
-        let all = help_text(None).unwrap();
-        for entry in COMMANDS {
-            assert!(all.contains(&line::usage(entry)), "{}", entry.name);
-            assert!(help_text(Some(entry.name)).unwrap().contains(&entry.summary()));
-        }
-        assert!(help_text(Some("stop")).unwrap().contains("goodbye"));
-        assert!(help_text(Some("nothing")).is_err());
     }
 }
