@@ -361,19 +361,22 @@ impl Completion {
         };
         let entry = lookup::find_command(&command.text);
         let last = words.last().map_or("", |word| word.text.as_str());
+        // A word in quotes is never an option.
+        let is_option = typed.starts_with("--") && !is_quoted;
         let candidates: Vec<String> = match (entry.map_or("", |spec| spec.name), words.len()) {
+            _ if is_option => {
+                let options = entry.map_or_else(Vec::new, CommandSpec::option_names);
+                return (start, matching_options(typed, options));
+            }
             ("disconnect" | "send" | "ping", 1) => self.peer_names(typed),
             ("remove", 1) => {
                 let shares = self.node.files().shares().into_iter();
                 shares.map(|file| file.hash.to_string()).collect()
             }
-            ("get", 1) if !typed.starts_with("--") => result_candidates(&lock(&self.found), typed),
+            ("get", 1) => result_candidates(&lock(&self.found), typed),
             ("pause" | "resume" | "cancel", 1) => {
                 let downloads = self.node.files().downloads().into_iter();
                 downloads.map(|download| download.hash.to_string()).collect()
-            }
-            (_, _) if typed.starts_with("--") => {
-                entry.map_or_else(Vec::new, CommandSpec::option_names)
             }
             ("connect" | "join" | "doctor", _) => self.addresses(),
             ("add", 2..) if last == "--to" => self.peer_names(typed),
@@ -431,8 +434,7 @@ fn paths(typed: &str, is_quoted: bool) -> Vec<Pair> {
             let path = format!("{folder}{name}");
             let path = path.strip_prefix(home).unwrap_or(&path);
             let path = if is_folder { format!("{path}{MAIN_SEPARATOR}") } else { path.to_owned() };
-            let written =
-                if is_quoted { shell_words::quoted(&path) } else { shell_words::escaped(&path) };
+            let written = if is_quoted { shell_words::quoted(&path) } else { argument(&path) };
             // No space after a folder: its path continues.
             let end = if is_folder { "" } else { " " };
             let pair = Pair { display: plain(&name), replacement: format!("{home}{written}{end}") };
@@ -479,6 +481,18 @@ fn result_candidates(found: &[SharedFile], start: &str) -> Vec<String> {
     found.iter().map(|hit| hit.hash.to_string()).collect()
 }
 
+/// Returns the options that begin with `start`.
+fn matching_options(start: &str, options: Vec<String>) -> Vec<Pair> {
+    let options = options.into_iter().filter(|option| option.starts_with(start));
+    let pair = |option: String| Pair { replacement: format!("{option} "), display: option };
+    options.map(pair).collect()
+}
+
+/// Returns an argument as a word for the prompt that is not taken for an option.
+fn argument(text: &str) -> String {
+    if text.starts_with("--") { shell_words::quoted(text) } else { shell_words::escaped(text) }
+}
+
 /// Returns the candidates that begin with `start`, each once, quoted for the prompt.
 fn matching(start: &str, candidates: impl IntoIterator<Item = String>) -> Vec<Pair> {
     let mut seen = HashSet::new();
@@ -487,7 +501,7 @@ fn matching(start: &str, candidates: impl IntoIterator<Item = String>) -> Vec<Pa
     candidates
         .filter(|candidate| seen.insert(candidate.clone()))
         .map(|candidate| Pair {
-            replacement: format!("{} ", shell_words::escaped(&candidate)),
+            replacement: format!("{} ", argument(&candidate)),
             display: plain(&candidate),
         })
         .collect()
@@ -512,6 +526,22 @@ mod tests {
         let found = [SharedFile { hash, name: "film".parse().unwrap(), size: 1, kind }];
         assert_eq!(result_candidates(&found, ""), ["film"]);
         assert_eq!(result_candidates(&found, &hash.to_string()[..4]), [hash.to_string()]);
+    }
+
+    #[test]
+    fn a_completed_name_that_begins_like_an_option_is_none() {
+        let pairs = matching("", ["--force", "--from us"].map(str::to_owned));
+        for (pair, name) in pairs.iter().zip(["--force", "--from us"]) {
+            let line = format!("get {}folder/", pair.replacement);
+            let (_, command) = crate::commands::line::read(&line).unwrap().unwrap();
+            let what = command.arguments()["what"].as_str().unwrap().to_owned();
+            assert_eq!(shell_words::words(&what).next().unwrap().text, name);
+            assert_eq!(command.arguments()["force"], false);
+        }
+        let options =
+            matching_options("--f", ["--from", "--force", "--to"].map(str::to_owned).into());
+        let written: Vec<&str> = options.iter().map(|pair| pair.replacement.as_str()).collect();
+        assert_eq!(written, ["--from ", "--force "]);
     }
 
     #[cfg(not(windows))]
