@@ -38,6 +38,8 @@ mod events;
 mod exit;
 mod files;
 pub(crate) mod get;
+#[cfg(test)]
+mod guide;
 mod help;
 mod join;
 mod leave;

@@ -15,6 +15,7 @@ use crate::text::Paint;
 #[derive(Debug, Clone, Args, Serialize, Deserialize, ToSchema)]
 pub(crate) struct DebugArgs {
     /// On or off
+    #[arg(value_name = "on|off")]
     switch: Option<Switch>,
 }
 
