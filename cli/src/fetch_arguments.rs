@@ -96,6 +96,15 @@ pub(crate) fn shorten_word(word: &str) -> String {
     }
 }
 
+/// Returns advice about a word that may be a part of a hash: hex digits, of which a hash has more or fewer.
+pub(crate) fn cut_hash(word: &str) -> Option<String> {
+    const MIN_DIGITS: usize = 8;
+    let is_cut = word.len() >= MIN_DIGITS && word.chars().all(|c| c.is_ascii_hexdigit());
+    is_cut.then(|| {
+        format!("a hash has 64 hex digits, and this has {}, so copy all of the hash", word.len())
+    })
+}
+
 /// Error text for a ticket or hash in place of a path. A file of that name would reveal the
 /// ticket's secret, so it is refused.
 pub(crate) const SECOND_TICKET: &str = "there is a second ticket or hash in place of the PATH, so \
@@ -136,8 +145,9 @@ fn find_search_result(
         Some(hash) => Ok((hash, common_name(found.iter().filter(|hit| hit.hash == hash)), 1)),
         None => Err(format!(
             "`{}` is not a ticket, a hash of 64 hex digits, or the name or first digits of a \
-             search result: `search` finds files",
+             search result: {}",
             shorten_word(word),
+            cut_hash(word).unwrap_or_else(|| "`search` finds files".to_owned()),
         )),
     }
 }

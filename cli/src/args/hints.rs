@@ -9,6 +9,7 @@ use std::process;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::Invocation;
+use crate::commands::lookup;
 use crate::text::{Paint, plain};
 use crate::{FAILED, USAGE, address, fetch_arguments, shell_words};
 
@@ -29,6 +30,15 @@ const FOREIGN_WORDS: &[(&[&str], &str)] = &[
     (&["dial"], "`peerkit run ADDR` starts a node, and joins the network of the node at ADDR"),
     (&["simulate", "simulator", "simulation"], "`peerkit sim FILE` runs a scenario"),
     (&["test", "example", "tutorial", "try"], "`peerkit demo` shows everything at work"),
+    (
+        &["list", "ls", "nodes", "who", "users"],
+        "`peerkit peers` lists nodes, `peerkit files` lists shares",
+    ),
+    (&["say", "tell", "write", "message"], "`peerkit msg TEXT` sends to every connected node"),
+    (&["find", "locate"], "`peerkit search TEXT` finds files"),
+    (&["kill", "close"], "`peerkit exit` stops the running node"),
+    (&["info"], "`peerkit status` shows the running node"),
+    (&["diagnose", "check"], "`peerkit doctor [ADDR]` finds out why a node can't be reached"),
     (&["whoami", "key", "identity"], "`peerkit id` prints this node's identity"),
     (&["manual", "manpage"], "`peerkit man` prints the manual page"),
     (&["completion", "complete"], "`peerkit completions SHELL` prints a completion script"),
@@ -66,12 +76,15 @@ const MORE: &str = "For more information, try 'peerkit --help'.";
 
 fn hint(error: &clap::Error) -> Option<String> {
     let is_incomplete = error.kind() == ErrorKind::MissingRequiredArgument;
-    if is_incomplete && std::env::args_os().nth(1).is_some_and(|word| word == "send") {
-        return Some(
-            "`peerkit send PEER TEXT` sends a text to a node of the network; `peerkit share PATH` shares a \
-             file or folder, and prints the command that fetches it"
-                .to_owned(),
-        );
+    let mut words = std::env::args_os().skip(1);
+    if is_incomplete && words.next().is_some_and(|word| word == "send") {
+        let path = words.next().filter(|path| Path::new(path).exists());
+        let path = path.map(|path| shell_words::path(&path.to_string_lossy()));
+        return Some(format!(
+            "`peerkit send PEER TEXT` sends a text to a node of the network; `peerkit share {}` shares a file \
+             or folder, and prints the command that fetches it",
+            path.as_deref().unwrap_or("PATH")
+        ));
     }
     if error.kind() != ErrorKind::InvalidSubcommand {
         return None;
@@ -82,8 +95,7 @@ fn hint(error: &clap::Error) -> Option<String> {
     }
 }
 
-/// Returns a hint for a first word. Returns `None` if there is none: then clap suggests a subcommand
-/// that is spelled similarly.
+/// Returns a hint for a first word. Returns `None` if there is none.
 fn hint_for(word: &str) -> Option<String> {
     let shown = plain(word);
     // Checked first: the other hints repeat the word, and a ticket may contain a secret.
@@ -126,6 +138,9 @@ fn hint_for(word: &str) -> Option<String> {
             "`{shown}` is not a subcommand, but a file or folder: `peerkit share {path}` shares it"
         ));
     }
+    if let Some(hint) = hint_for_typo(&lower) {
+        return Some(format!("`{shown}` is not a subcommand{hint}"));
+    }
     if word.contains(std::path::is_separator) || word.contains(['~', '\\']) {
         return Some(format!("`{shown}` is neither a subcommand nor an existing file"));
     }
@@ -136,6 +151,21 @@ fn hint_for(word: &str) -> Option<String> {
     }
     let is_file_name = word.contains(['.', ' ']);
     is_file_name.then(|| format!("`{shown}` is neither a subcommand nor a file in this folder"))
+}
+
+/// Returns the end of a hint for a word with a typing error.
+fn hint_for_typo(word: &str) -> Option<String> {
+    let program = super::program();
+    let names = program
+        .get_subcommands()
+        .flat_map(|command| std::iter::once(command.get_name()).chain(command.get_all_aliases()));
+    if let Some(name) = lookup::nearest(word, names) {
+        return Some(format!(", but a similar command exists: `peerkit {name}`"));
+    }
+    let foreign = FOREIGN_WORDS.iter().flat_map(|(words, _)| words.iter().copied());
+    let meant = lookup::nearest(word, foreign)?;
+    let (_, hint) = FOREIGN_WORDS.iter().find(|(words, _)| words.contains(&meant))?;
+    Some(format!(": {hint}"))
 }
 
 #[cfg(test)]
@@ -165,7 +195,17 @@ mod tests {
             let given = hint_for(word).unwrap();
             assert!(given.contains(hint), "{word}: {given}");
         }
-        assert_eq!(hint_for("dmeo"), None, "clap suggests the similar subcommand");
+        for (typed, meant) in [
+            ("sned", ": `peerkit send`"),
+            ("dmeo", ": `peerkit demo`"),
+            ("peesr", ": `peerkit peers`"),
+            ("Stauts", ": `peerkit status`"),
+            ("recieve", "`peerkit get TICKET`"),
+        ] {
+            let given = hint_for(typed).unwrap();
+            assert!(given.contains(meant) && given.starts_with(&format!("`{typed}`")), "{given}");
+        }
+        assert_eq!(hint_for("frobnicate"), None);
         let hash = "0a".repeat(32);
         assert!(hint_for(&hash).unwrap().contains("peerkit get HASH"));
         let names: Vec<String> = crate::args::program()

@@ -43,15 +43,19 @@ pub(crate) fn unknown_command(word: &str) -> String {
     if lower != word && find_command(&lower).is_some() {
         return format!("commands are written in lower case: `{lower}`");
     }
-    let names = COMMANDS.iter().flat_map(CommandSpec::names);
-    // Damerau's distance counts two swapped letters as one error.
-    match names.map(|name| (strsim::damerau_levenshtein(word, name), name)).min() {
-        // A typing error is likely: one, and one more for every four letters of the name.
-        Some((distance, name)) if distance <= 1 + name.len() / 4 => {
-            format!("`{word}` is not a command: did you mean `{name}`?")
-        }
-        _ => format!("`{word}` is not a command: `help` lists them"),
+    match nearest(word, COMMANDS.iter().flat_map(CommandSpec::names)) {
+        Some(name) => format!("`{word}` is not a command: did you mean `{name}`?"),
+        None => format!("`{word}` is not a command: `help` lists them"),
     }
+}
+
+/// Returns the name that was most likely meant by a word with a typing error, if there is one.
+pub(crate) fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // Damerau's distance counts two swapped letters as one error.
+    let (distance, name) =
+        names.map(|name| (strsim::damerau_levenshtein(word, name), name)).min()?;
+    // A typing error is likely: one, and one more for every four letters of the name.
+    (distance <= 1 + name.len() / 4).then_some(name)
 }
 
 #[cfg(test)]

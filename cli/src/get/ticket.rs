@@ -58,8 +58,9 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(TicketOrHash, Option<PathB
     };
     if !is_destination {
         let word = words.first().unwrap_or(&OsStr::new("")).to_string_lossy().into_owned();
+        let advice = fetch_arguments::cut_hash(&word).map(|advice| format!(": {advice}"));
         let word = fetch_arguments::shorten_word(&word);
-        return Err(usage(format!("`{word}` is {NOT_A_TICKET}")));
+        return Err(usage(format!("`{word}` is {NOT_A_TICKET}{}", advice.unwrap_or_default())));
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         let error = "a ticket is missing: give it as `peerkit get TICKET`, with --ticket-file FILE, \
