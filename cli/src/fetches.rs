@@ -217,6 +217,10 @@ pub(crate) fn failure(download: &Download, error: Error) -> anyhow::Error {
         Error::Fetch(error @ FetchError::NotAFile { kind, .. }) if kind.takes_bytes() => {
             anyhow!("{error}: `peerkit get TICKET - > PATH` writes it there")
         }
+        error @ Error::Unreachable { .. } => anyhow!(
+            "{}; check that it still runs and shares it, and that this machine can reach its port",
+            advised(error)
+        ),
         error => advised(error),
     };
     if !is_kept {
@@ -233,6 +237,9 @@ pub(crate) fn advised(error: Error) -> anyhow::Error {
         }
         Error::NoneAnswered(errors) => {
             anyhow!("none of the {} nodes answered: {error}", errors.len())
+        }
+        Error::Unreachable { peer, why } => {
+            anyhow!("the node {} that shares it can't be reached: {why}", peer.short())
         }
         _ => error.into(),
     }

@@ -162,7 +162,8 @@ fn a_shortened_ticket_is_reported_as_cut_short() {
     let got = get(home.path(), &[&ticket]);
     assert_eq!(got.status.code(), Some(1), "the sharing node has stopped");
     let error = text(&got.stderr);
-    assert!(error.starts_with("error: ") && error.contains("still runs there"), "{error}");
+    assert!(error.contains(" that shares it can't be reached: 127.0.0.1:"), "{error}");
+    assert!(error.contains("still runs there") && !error.contains("call back"), "{error}");
     assert_eq!(fs::read_dir(home.path().join("other")).unwrap().count(), 0);
 }
 

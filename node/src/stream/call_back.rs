@@ -32,7 +32,11 @@ impl Inner {
         conn: Option<Arc<Conn>>,
     ) -> Result<Stream, String> {
         if self.addresses.listening.is_empty() {
-            return Err("it can't call back: this node does not listen".into());
+            return Err(
+                "no address of it is known, and this node does not listen, so it can't call \
+                        back"
+                    .into(),
+            );
         }
         let mut token = [0; 16];
         getrandom::fill(&mut token).map_err(|error| error.to_string())?;

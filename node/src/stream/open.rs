@@ -96,7 +96,11 @@ impl Inner {
         match called {
             Ok(Stream { channel, .. }) => self.open_on(channel, protocol, None).await,
             Err(why) => {
-                failures.push(why);
+                // If this node does not listen, no peer can call it back. That says nothing about this peer, so
+                // it is left out if a dial has failed too.
+                if failures.is_empty() || !self.addresses.listening.is_empty() {
+                    failures.push(why);
+                }
                 Err(Error::Unreachable { peer, why: failures.join("; ") })
             }
         }
