@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
+use serde_json::Value;
 use utoipa::openapi::path::{
     HttpMethod, Operation, OperationBuilder, ParameterBuilder, ParameterIn, PathsBuilder,
 };
@@ -49,12 +50,64 @@ const UNAVAILABLE: &str = "503";
 const COMMON_ERRORS: [&str; 5] = ["400", "403", "405", "421", "429"];
 
 /// Answers with the document.
-pub(super) async fn document() -> Json<OpenApi> {
-    Json(build())
+pub(super) async fn document() -> Json<Value> {
+    let mut document = serde_json::to_value(build()).unwrap_or_default();
+    unlink_descriptions(&mut document);
+    Json(document)
+}
+
+/// Removes the links of rustdoc from all descriptions. They come from the documentation of types.
+fn unlink_descriptions(part: &mut Value) {
+    match part {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::String(text) if matches!(name.as_str(), "description" | "summary") => {
+                        *text = without_links(text);
+                    }
+                    value => unlink_descriptions(value),
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(unlink_descriptions),
+        _ => {}
+    }
+}
+
+/// Returns a text with the words of each link of rustdoc in place of the link: "`Node`" for "[`Node`]", and
+/// "the node" for "[the node](Node)". Other brackets, as in "[ADDR]", stay.
+fn without_links(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some((before, link)) = rest.split_once('[') {
+        plain.push_str(before);
+        let Some((words, after)) = link.split_once(']') else {
+            plain.push('[');
+            rest = link;
+            continue;
+        };
+        let target = after.strip_prefix('(').and_then(|target| target.split_once(')'));
+        rest = match target {
+            Some((_, after)) => {
+                plain.push_str(words);
+                after
+            }
+            None if words.starts_with('`') => {
+                plain.push_str(words);
+                after
+            }
+            None => {
+                plain.push('[');
+                link
+            }
+        };
+    }
+    plain.push_str(rest);
+    plain
 }
 
 /// Returns the document.
-pub(crate) fn build() -> OpenApi {
+fn build() -> OpenApi {
     let mut paths = PathsBuilder::new();
     let mut components = BTreeMap::new();
     components.insert(Problem::name().into_owned(), Problem::schema());
@@ -196,5 +249,58 @@ fn object(arguments: &RefOr<Schema>) -> Object {
         RefOr::T(Schema::Object(object)) => object.clone(),
         // A struct without fields, or one that is not declared as a plain struct.
         _ => Object::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_of_rustdoc_become_their_words() {
+        for (text, plain) in [
+            ("See [`Node`] and [`of`](Self::of).", "See `Node` and `of`."),
+            (
+                "The [download\nfolder](Node::folder), `join [ADDR...]`",
+                "The download\nfolder, `join [ADDR...]`",
+            ),
+            ("[a] [b](c", "[a] [b](c"),
+            ("an open [", "an open ["),
+        ] {
+            assert_eq!(without_links(text), plain);
+        }
+    }
+
+    /// Collects the descriptions in a part of the document.
+    fn descriptions(part: &Value, found: &mut Vec<String>) {
+        match part {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    match value {
+                        Value::String(text) if name == "description" || name == "summary" => {
+                            found.push(text.clone());
+                        }
+                        value => descriptions(value, found),
+                    }
+                }
+            }
+            Value::Array(values) => values.iter().for_each(|value| descriptions(value, found)),
+            _ => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn no_description_has_a_link_of_rustdoc() {
+        let Json(document) = document().await;
+        let mut found = Vec::new();
+        descriptions(&document, &mut found);
+        assert!(found.len() > 200, "{}", found.len());
+        for text in found {
+            // Outside of code, a single word in brackets is a link to a type.
+            let prose: String = text.split('`').step_by(2).collect();
+            let mut links = prose.split('[').skip(1).filter_map(|link| link.split_once(']'));
+            let has_type = links.any(|(words, _)| !words.contains(char::is_whitespace));
+            assert!(!text.contains("[`") && !prose.contains("](") && !has_type, "{text}");
+        }
     }
 }
