@@ -58,7 +58,7 @@ impl Inner {
         }
         match tokio::time::timeout(timeout, stream).await {
             Ok(Ok(stream)) => Ok(stream),
-            _ => Err(format!("it did not call back within {} s", timeout.as_secs_f32())),
+            _ => Err(format!("it did not connect to this node within {} s", timeout.as_secs_f32())),
         }
     }
 
