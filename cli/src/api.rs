@@ -3,6 +3,9 @@
 //! Every command except `help` is an endpoint under `/api/v1` (see [`crate::commands`]). There are also the
 //! event stream, the OpenAPI document, the metrics and two health checks. `api.json` in the state folder has
 //! the address of the API, and the tokens that requests need.
+//!
+//! The API has a thread of its own, with a low priority, so that its clients do not delay the links of the node.
+//! Commands run on the threads of the node, since they may start tasks of the node.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,8 +21,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::runtime::{self, Handle};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::session::NodeSession;
@@ -46,6 +50,15 @@ const MAX_CONNECTIONS: usize = 256;
 /// Maximum time for the head of a request. 10 s: a client on this machine needs milliseconds.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Maximum size of the head of a request, and of the events that wait for the socket of one client. 64 KiB: a
+/// batch of events.
+const MAX_BUFFERED: usize = 64 << 10;
+
+/// Nice value of the API's thread. 10: a node that is busy with its links still answers, with a tenth of its
+/// processor time.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const NICE: i32 = 10;
+
 /// Maximum size of a request's body. 17 MiB: a text of 16 MiB, the limit of a message, in JSON.
 const MAX_BODY: usize = 17 << 20;
 
@@ -71,13 +84,16 @@ pub(crate) struct ApiServer {
     /// The address that it listens on.
     pub(crate) at: SocketAddr,
     file: PathBuf,
-    serving: JoinHandle<()>,
+    /// Ends with the API's thread.
+    ended: oneshot::Receiver<()>,
     stop: CancellationToken,
 }
 
 /// The state that all endpoints share.
 pub(crate) struct ApiState {
     pub(crate) session: Arc<NodeSession>,
+    /// Runs the tasks of the node, and the commands.
+    pub(crate) node_tasks: Handle,
     pub(crate) requests: Arc<RequestCounters>,
 }
 
@@ -85,7 +101,8 @@ impl ApiServer {
     /// Starts the API of a node and writes `api.json`.
     ///
     /// # Errors
-    /// If the address is not one of the loopback interface or is in use, or if the file can't be written.
+    /// If the address is not one of the loopback interface or is in use, if the file can't be written, or if
+    /// there can be no further thread.
     pub(crate) async fn start(
         at: SocketAddr,
         state: &Path,
@@ -100,6 +117,8 @@ impl ApiServer {
         }
         let listener = TcpListener::bind(at).await;
         let listener = listener.with_context(|| format!("the API can't listen on {at}"))?;
+        // The other thread waits for connections with a runtime of its own.
+        let listener = listener.into_std()?;
         let at = listener.local_addr()?;
         let access = Arc::new(ApiAccess::new(at)?);
         let file = state.join(FILE);
@@ -112,9 +131,12 @@ impl ApiServer {
             .with_context(|| format!("can't write {}", file.display()))?;
         let stop = CancellationToken::new();
         let requests = access.requests.clone();
-        let router = router(ApiState { session, requests }, access);
-        let serving = tokio::spawn(serve(listener, router, stop.clone()));
-        Ok(Self { at, file, serving, stop })
+        let node_tasks = Handle::current();
+        let state = ApiState { session, node_tasks, requests };
+        let router = router(state, access);
+        let ended = start_thread(listener, router, stop.clone()).await;
+        let ended = ended.context("the API can't have a thread")?;
+        Ok(Self { at, file, ended, stop })
     }
 
     /// Returns the address of the API as a URL.
@@ -133,7 +155,7 @@ impl ApiServer {
     /// events. To be called once the node has stopped.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
-        let _ = self.serving.await;
+        let _ = self.ended.await;
     }
 }
 
@@ -156,6 +178,44 @@ fn router(state: ApiState, access: Arc<ApiAccess>) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(axum::middleware::from_fn_with_state(access, access::checked))
         .with_state(state)
+}
+
+/// Starts the thread of the API. Returns a receiver that ends with the thread.
+async fn start_thread(
+    listener: std::net::TcpListener,
+    router: Router,
+    stop: CancellationToken,
+) -> std::io::Result<oneshot::Receiver<()>> {
+    let (started, start) = oneshot::channel();
+    let (running, ended) = oneshot::channel();
+    std::thread::Builder::new().name("api".to_owned()).spawn(move || {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        let built = runtime.and_then(|runtime| {
+            let guard = runtime.enter();
+            let listener = TcpListener::from_std(listener)?;
+            drop(guard);
+            Ok((runtime, listener))
+        });
+        match built {
+            Ok((runtime, listener)) => {
+                let _ = started.send(Ok(()));
+                yield_to_other_threads();
+                runtime.block_on(serve(listener, router, stop));
+            }
+            Err(error) => drop(started.send(Err(error))),
+        }
+        drop(running);
+    })?;
+    start.await.map_err(std::io::Error::other)??;
+    Ok(ended)
+}
+
+/// Lowers the priority of this thread. On other systems, only that of the whole process could be lowered.
+fn yield_to_other_threads() {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "the API's thread has the priority of the others");
+    }
 }
 
 /// Accepts connections until `stop` is cancelled, and then ends them.
@@ -189,8 +249,11 @@ async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
 
 /// Answers the requests of one connection. After `stop` is cancelled, answers only the current request.
 async fn converse(stream: TcpStream, router: Router, stop: &CancellationToken) {
+    // Each answer is written at once, and must not wait until the client has confirmed the one before.
+    let _ = stream.set_nodelay(true);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        .max_buf_size(MAX_BUFFERED)
         .header_read_timeout(HEAD_TIMEOUT)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = pin!(connection);

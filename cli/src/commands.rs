@@ -250,9 +250,10 @@ impl CommandOutput {
         })
     }
 
-    fn of(outcome: &impl Outcome, paint: Paint) -> anyhow::Result<Self> {
+    /// Makes the output of an outcome. Without `paint`, it has no text.
+    fn of(outcome: &impl Outcome, paint: Option<Paint>) -> anyhow::Result<Self> {
         Ok(Self {
-            text: outcome.text(paint),
+            text: paint.map_or_else(String::new, |paint| outcome.text(paint)),
             fields: to_raw_value(outcome)?,
             is_complete: outcome.is_complete(),
             is_reported_later: outcome.is_reported_later(),
@@ -435,7 +436,9 @@ impl<C: NodeCommand> AnyCommand for C {
     ) -> Pin<Box<dyn Future<Output = anyhow::Result<CommandOutput>> + Send + 'a>> {
         Box::pin(async move {
             let outcome = NodeCommand::run(self.clone(), context).await?;
-            CommandOutput::of(&outcome, context.paint)
+            // The answer to a request has only the fields.
+            let paint = (context.caller != CommandOrigin::Request).then_some(context.paint);
+            CommandOutput::of(&outcome, paint)
         })
     }
 
@@ -446,7 +449,7 @@ impl<C: NodeCommand> AnyCommand for C {
     ) -> Pin<Box<dyn Future<Output = anyhow::Result<CommandOutput>> + Send + '_>> {
         Box::pin(async move {
             let outcome = NodeCommand::run_alone(self.clone(), progress).await?;
-            CommandOutput::of(&outcome, paint)
+            CommandOutput::of(&outcome, Some(paint))
         })
     }
 }

@@ -73,7 +73,11 @@ impl Serialize for Fields {
 
 /// Returns the fields that every event begins with.
 pub(crate) fn event_fields(name: &str, node: &Node) -> Fields {
-    Fields::default().with("event", name).with("time", unix_millis()).with("node", node.id())
+    event_fields_at(name, node, unix_millis())
+}
+
+fn event_fields_at(name: &str, node: &Node, time: u64) -> Fields {
+    Fields::default().with("event", name).with("time", time).with("node", node.id())
 }
 
 /// Returns the first line of `peerkit run`, with the shares of its command line.
@@ -101,7 +105,12 @@ pub(crate) fn started(
 
 /// Returns the line of an event of the library.
 pub(crate) fn event(node: &Node, event: &Event) -> String {
-    let fields = event_fields(event.name(), node);
+    event_at(node, event, unix_millis())
+}
+
+/// Returns the line of an event that came at `time`, in milliseconds since 1970.
+pub(crate) fn event_at(node: &Node, event: &Event, time: u64) -> String {
+    let fields = event_fields_at(event.name(), node, time);
     let fields = fields.with("peer", event.peer().map(|peer| PeerView::new(node, peer)));
     line(&fields.with("data", data(node, event)))
 }

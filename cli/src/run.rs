@@ -17,6 +17,7 @@ use crate::args::RunArgs;
 use crate::commands::line::{self, ParseError};
 use crate::commands::{AnyCommand, CommandContext, CommandOrigin, CommandOutput};
 use crate::console::{self, InputLine, Prompt};
+use crate::event_log::EventLog;
 use crate::fetches::{self, Fetches};
 use crate::held_shares::HeldShares;
 use crate::join::ExpectedDialFailures;
@@ -25,7 +26,6 @@ use crate::lock::lock;
 use crate::log::LogSwitch;
 use crate::output::{Printer, PrinterThread, Sink};
 use crate::progress::{Bars, ProgressSink};
-use crate::recent_events::RecentEvents;
 use crate::session::{NodeSession, SearchResults};
 use crate::settings::SettingOrigins;
 use crate::signals::Interruptible;
@@ -62,7 +62,8 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
         start::start(args.state.as_deref(), &args.listening.listen, || builder(&args)).await?;
     let run = RunSession { args, running, targets, bars: Bars::new(), stop };
     // Subscribed before the shares are hashed, which may take minutes, so that no event is missed.
-    let events = run.running.node.events();
+    let node = &run.running.node;
+    let events = (node.events(), EventLog::start(node, node.events()));
     let served = match run.share(&shares).await {
         Ok(shared) => run.serve(&shared, events, log).await,
         Err(error) => Err(error),
@@ -136,7 +137,7 @@ impl RunSession {
     async fn serve(
         &self,
         shared: &(Vec<SharedFile>, Vec<Skipped>),
-        events: Events,
+        (events, event_log): (Events, EventLog),
         log: LogSwitch,
     ) -> anyhow::Result<bool> {
         let Self { args, running: RunningNode { node, state, .. }, targets, bars, stop } = self;
@@ -172,7 +173,7 @@ impl RunSession {
             held: HeldShares::default(),
             joining: Mutex::new(None),
             first_join: CancellationToken::new(),
-            recent_events: RecentEvents::default(),
+            event_log,
             stop: stop.clone(),
             stopping: CancellationToken::new(),
         });
@@ -188,8 +189,7 @@ impl RunSession {
             tokio::spawn(stop.clone().run_until_cancelled_owned(showing));
         }
         let reported = (fetches, expected.clone());
-        let recent = session.recent_events.clone();
-        let printing = tokio::spawn(print(node.clone(), events, output.clone(), recent, reported));
+        let printing = tokio::spawn(print(node.clone(), events, output.clone(), reported));
         let first_join = session.first_join.clone().drop_guard();
         tokio::select! {
             joining = join::begin(node, targets, &expected, &output, first_join) => {
@@ -459,17 +459,11 @@ async fn print(
     node: Node,
     mut events: Events,
     output: Printer,
-    recent: RecentEvents,
     (fetches, expected): (Fetches, ExpectedDialFailures),
 ) {
     while let Some(event) = events.next().await {
-        // Made once, for the recent events and for JSON output: a message may have 16 MiB.
-        let line = json::event(&node, &event);
-        recent.push(line.trim_end());
         let is_reported = fetches.reports(&event) || expected.reports(&event);
-        if output.is_json() {
-            output.text(line).await;
-        } else if !is_reported {
+        if output.is_json() || !is_reported {
             output.event(&node, &event).await;
         }
     }

@@ -9,12 +9,12 @@ use peerkit::{Address, Download, FileName, Hash, Node, NodeId, Peer, SharedFile}
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::event_log::EventLog;
 use crate::fetches::Fetches;
 use crate::held_shares::HeldShares;
 use crate::join::ExpectedDialFailures;
 use crate::log::LogSwitch;
 use crate::output::Printer;
-use crate::recent_events::RecentEvents;
 use crate::settings::SettingOrigins;
 use crate::views::{KnownView, PeerView};
 use crate::{address, fetch_arguments, folders};
@@ -49,7 +49,7 @@ pub(crate) struct NodeSession {
     /// Cancelled once the first attempt to join through the given addresses has ended, or at once if none
     /// were given.
     pub(crate) first_join: CancellationToken,
-    pub(crate) recent_events: RecentEvents,
+    pub(crate) event_log: EventLog,
     /// Cancelled when the node is to stop.
     pub(crate) stop: CancellationToken,
     /// Cancelled when the node begins to stop.

@@ -2,9 +2,11 @@
 //!
 //! The first part measures the throughput of messages between a node in this process and a running
 //! `peerkit run`, in turns with and without 100 clients of its API. Each client asks for the status once a
-//! second, and in two cases it also holds a stream of events. A node that receives has an event for each
-//! message, and sends it to each stream. A node that sends has none. The second part measures the processor
-//! time of an idle node with and without API. Each case prints a line of JSON. Needs Linux, for `/proc`.
+//! second, and in some cases it also holds a stream of events, and reads it or does not. A node that receives has
+//! an event for each message, and sends it to each stream. A node that sends has none. The clients run on the
+//! same processors. So there is a third turn as a control: the same clients ask a server in another process that
+//! always gives the same answer. The second part measures the processor time of an idle node with and without
+//! API. Each case prints a line of JSON. Needs Linux, for `/proc`.
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
@@ -15,8 +17,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use peerkit::{Node, Sender};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
@@ -30,7 +32,14 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Size of a message.
 const MESSAGE: usize = 1024;
 
-/// Number of rounds. Each measures the throughput without clients and then with them.
+/// Size of the answers of the control. 1.5 KiB: a status with one link has about as much.
+const ANSWER: usize = 1536;
+
+/// The argument with which this program is the server of the control.
+const CONTROL: &str = "--control";
+
+/// Number of rounds. Each measures the throughput without clients, with those of the control, and with those of
+/// the API.
 const ROUNDS: usize = 7;
 
 /// Time before each measurement, in which the clients connect and the queues settle. 1.5 s: the clients
@@ -57,6 +66,7 @@ async fn main() -> ExitCode {
 async fn run() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let (program, seconds) = match &arguments[..] {
+        [flag] if flag == CONTROL => return serve_control().await,
         [program] => (program, 3.0),
         [program, seconds] => (program, seconds.parse()?),
         _ => bail!("usage: api PROGRAM [SECONDS]"),
@@ -78,10 +88,14 @@ async fn to_the_program(program: &Path, folder: &Path, phase: Duration) -> Resul
     let peer = node.connect(address.as_str()).await?;
     let flood = tokio::spawn(flood(node.sender(peer.id())?));
     let sent = || node.counters().messages_sent;
-    let line = throughput(sent, &api, Clients::Poll, phase).await?;
-    println!("{}", with_case("receiver, polls", line));
-    let line = throughput(sent, &api, Clients::PollAndStream, phase).await?;
-    println!("{}", with_case("receiver, polls and streams", line));
+    for (case, kind) in [
+        ("receiver, polls", Clients::Poll),
+        ("receiver, polls and streams", Clients::PollAndStream),
+        ("receiver, polls and streams that nobody reads", Clients::PollAndHold),
+    ] {
+        let line = throughput(sent, &api, kind, phase).await?;
+        println!("{}", with_case(case, line));
+    }
     flood.abort();
     node.shutdown().await;
     Ok(())
@@ -124,44 +138,127 @@ async fn flood(sender: Sender) {
 enum Clients {
     Poll,
     PollAndStream,
+    /// The clients do not read their streams.
+    PollAndHold,
 }
 
-/// Measures the throughput without clients and with them, in turns. `count` returns the number of messages so
-/// far. Returns the medians.
+/// Measures the throughput without clients, with those of a control and with those of the API, in turns. `count`
+/// returns the number of messages so far. Returns the medians.
 async fn throughput(
     count: impl Fn() -> u64,
     api: &Api,
     kind: Clients,
     phase: Duration,
 ) -> Result<Value> {
-    let (mut without, mut with, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    let mut answers = 0;
+    let control = ControlServer::start().await?;
+    let (mut without, mut with_control, mut with) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ratios, mut ratios_to_control) = (Vec::new(), Vec::new());
+    let mut all = Received::default();
     for _ in 0..ROUNDS {
         let alone = rate(&count, phase).await;
-        let mut clients = JoinSet::new();
-        for number in 0..CLIENTS {
-            let start = POLL_INTERVAL * number / CLIENTS;
-            clients.spawn(poll(api.clone(), start, SETTLE + phase));
-            if matches!(kind, Clients::PollAndStream) {
-                clients.spawn(stream(api.clone(), SETTLE + phase));
-            }
+        let clients = start_clients(&control.api, Clients::Poll, phase);
+        let beside_control = rate(&count, phase).await;
+        for received in clients.join_all().await {
+            received?;
         }
+        let clients = start_clients(api, kind, phase);
         let beside = rate(&count, phase).await;
-        for answered in clients.join_all().await {
-            answers += answered?;
+        for received in clients.join_all().await {
+            let Received { answers, events, missed, lost } = received?;
+            all.answers += answers;
+            all.events += events;
+            all.missed += missed;
+            all.lost += lost;
         }
         ratios.push(beside / alone);
+        ratios_to_control.push(beside / beside_control);
         without.push(alone);
+        with_control.push(beside_control);
         with.push(beside);
     }
     Ok(json!({
         "clients": CLIENTS,
-        "answers": answers,
+        "answers": all.answers,
+        "events": all.events,
+        "missed_events": all.missed,
+        "lost_streams": all.lost,
         "messages_per_second_without": median(&mut without).round(),
+        "messages_per_second_with_control": median(&mut with_control).round(),
         "messages_per_second_with": median(&mut with).round(),
         "ratio": median(&mut ratios),
+        "ratio_to_control": median(&mut ratios_to_control),
         "ratios": ratios,
     }))
+}
+
+/// What a client has received.
+#[derive(Default)]
+struct Received {
+    answers: u64,
+    /// Number of events in a stream.
+    events: u64,
+    /// Number of events that the stream has reported as missed.
+    missed: u64,
+    /// Number of streams that have ended early.
+    lost: u64,
+}
+
+fn start_clients(api: &Api, kind: Clients, phase: Duration) -> JoinSet<Result<Received>> {
+    let mut clients = JoinSet::new();
+    let length = SETTLE + phase;
+    for number in 0..CLIENTS {
+        let start = POLL_INTERVAL * number / CLIENTS;
+        clients.spawn(poll(api.clone(), start, length));
+        match kind {
+            Clients::Poll => {}
+            Clients::PollAndStream => drop(clients.spawn(stream(api.clone(), length))),
+            Clients::PollAndHold => drop(clients.spawn(hold(api.clone(), length))),
+        }
+    }
+    clients
+}
+
+/// A server of the control, in a process of its own, which is killed at the end.
+struct ControlServer {
+    api: Api,
+    _child: Child,
+}
+
+impl ControlServer {
+    async fn start() -> Result<Self> {
+        let mut child = Command::new(env::current_exe()?)
+            .arg(CONTROL)
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let output = child.stdout.take().context("standard output")?;
+        let host = BufReader::new(output).lines().next_line().await?;
+        let host = host.context("the control has no address")?;
+        Ok(Self { api: Api { host, token: "0".repeat(64) }, _child: child })
+    }
+}
+
+/// Answers each request with the same bytes. Prints the address first.
+async fn serve_control() -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    println!("{}", listener.local_addr()?);
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {ANSWER}\r\n\r\n");
+    let answer = answer + &"x".repeat(ANSWER);
+    loop {
+        let (mut stream, _) = listener.accept().await?;
+        let answer = answer.clone();
+        tokio::spawn(async move {
+            let mut request = Vec::new();
+            while stream.read_buf(&mut request).await.is_ok_and(|read| read > 0) {
+                if request.ends_with(b"\r\n\r\n") {
+                    request.clear();
+                    if stream.write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+    }
 }
 
 /// Returns the number of messages in a second, over the time `phase`.
@@ -177,8 +274,8 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-/// Asks for the status once a second, over one connection. Returns the number of answers.
-async fn poll(api: Api, start: Duration, length: Duration) -> Result<u64> {
+/// Asks for the status once a second, over one connection.
+async fn poll(api: Api, start: Duration, length: Duration) -> Result<Received> {
     let end = Instant::now() + length;
     sleep(start).await;
     let mut connection = TcpStream::connect(&api.host).await?;
@@ -187,23 +284,46 @@ async fn poll(api: Api, start: Duration, length: Duration) -> Result<u64> {
     loop {
         turns.tick().await;
         if Instant::now() >= end {
-            return Ok(answers);
+            return Ok(Received { answers, ..Received::default() });
         }
         api.get(&mut connection, "/api/v1/status").await?;
         answers += 1;
     }
 }
 
-/// Reads the stream of events. Returns 0.
-async fn stream(api: Api, length: Duration) -> Result<u64> {
+/// Reads the stream of events.
+async fn stream(api: Api, length: Duration) -> Result<Received> {
     let mut connection = TcpStream::connect(&api.host).await?;
     connection.write_all(api.head("/api/v1/events").as_bytes()).await?;
-    let mut buffer = vec![0; 1 << 16];
+    let mut lines = BufReader::with_capacity(1 << 16, connection);
+    let mut received = Received::default();
     let read = async {
-        while connection.read(&mut buffer).await? > 0 {}
+        let mut line = Vec::new();
+        let mut is_report = false;
+        while lines.read_until(b'\n', &mut line).await? > 0 {
+            if let Some(name) = line.strip_prefix(b"event: ") {
+                is_report = name.starts_with(b"node_lagged");
+                received.events += 1;
+            } else if is_report && let Some(data) = line.strip_prefix(b"data: ") {
+                let report: Value = serde_json::from_slice(data)?;
+                received.missed += report["data"]["missed"].as_u64().context("a number")?;
+            }
+            line.clear();
+        }
         bail!("the stream of events has ended")
     };
-    tokio::time::timeout(length, read).await.unwrap_or(Ok(0))
+    tokio::time::timeout(length, read).await.unwrap_or(Ok(()))?;
+    Ok(received)
+}
+
+/// Opens a stream of events, and does not read it.
+async fn hold(api: Api, length: Duration) -> Result<Received> {
+    let mut connection = TcpStream::connect(&api.host).await?;
+    connection.write_all(api.head("/api/v1/events").as_bytes()).await?;
+    sleep(length).await;
+    // If the node had ended the stream, nothing would come.
+    let has_ended = connection.read(&mut [0; 1]).await? == 0;
+    Ok(Received { lost: u64::from(has_ended), ..Received::default() })
 }
 
 /// Measures the processor time of two idle nodes, one with API and one without, at the same time.

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest as _, RawPathParams, Request, State};
@@ -65,25 +66,38 @@ async fn carry_out(
     match read(spec, endpoint, &path, request).await {
         Err(problem) => problem.into_response(),
         Ok(command) if accepts_events(&headers) => as_events(spec, state, command, paint(&headers)),
-        Ok(command) => {
-            let session = &state.session;
-            let origin = CommandOrigin::Request;
-            let context = CommandContext {
-                session,
-                progress: ProgressSink::Hidden,
-                paint: Paint::none(),
-                origin,
-            };
-            match command.run(&context).await {
-                Ok(output) => {
-                    if spec.stops {
-                        session.stop.cancel();
-                    }
-                    json(&output)
+        Ok(command) => match run(&state, command).await {
+            Ok(output) => {
+                if spec.stops {
+                    state.session.stop.cancel();
                 }
-                Err(error) => Problem::of_command(&error).into_response(),
+                json(output)
             }
-        }
+            Err(error) => Problem::of_command(&error).into_response(),
+        },
+    }
+}
+
+/// Carries out a command on the threads of the node, since it may start tasks of the node.
+async fn run(state: &Arc<ApiState>, command: ParsedCommand) -> anyhow::Result<CommandOutput> {
+    let state = state.clone();
+    let node_tasks = state.node_tasks.clone();
+    let running = async move {
+        let context = CommandContext {
+            session: &state.session,
+            progress: ProgressSink::Hidden,
+            paint: Paint::none(),
+            origin: CommandOrigin::Request,
+        };
+        command.run(&context).await
+    };
+    // Dropped if the client closes the connection, which ends the command.
+    let mut task = JoinSet::new();
+    task.spawn_on(running, &node_tasks);
+    match task.join_next().await {
+        Some(Ok(result)) => result,
+        Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        _ => Err(anyhow!("the node stopped before the command was done")),
     }
 }
 
@@ -164,8 +178,9 @@ fn paint(headers: &HeaderMap) -> Paint {
     if headers.contains_key(COLOUR_HEADER) { Paint::colours() } else { Paint::none() }
 }
 
-fn json(output: &CommandOutput) -> Response {
-    let mut response = Response::new(Body::from(output.fields.get().to_owned()));
+fn json(output: CommandOutput) -> Response {
+    let fields: Box<str> = output.fields.into();
+    let mut response = Response::new(Body::from(String::from(fields)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
@@ -181,7 +196,8 @@ fn as_events(
     let (sender, received) = mpsc::channel(REPORTS);
     // Dropped with the response, which ends the task.
     let mut task = JoinSet::new();
-    task.spawn(async move {
+    let node_tasks = state.node_tasks.clone();
+    let running = async move {
         let progress = ProgressSink::Reports(sender.clone());
         let origin = CommandOrigin::Shell;
         let context = CommandContext { session: &state.session, progress, paint, origin };
@@ -194,7 +210,8 @@ fn as_events(
         if spec.stops && result.is_ok() {
             state.session.stop.cancel();
         }
-    });
+    };
+    task.spawn_on(running, &node_tasks);
     let events =
         futures_util::stream::unfold((received, task), |(mut received, task)| async move {
             let CommandEvent { name, data } = received.recv().await?;

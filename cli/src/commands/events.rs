@@ -8,8 +8,9 @@ use utoipa::ToSchema;
 use super::endpoint::ApiEndpoint;
 use super::page::Page;
 use super::{CommandContext, CommandOrigin, NodeCommand, Outcome};
+use crate::event_log::EventLog;
 use crate::text::Paint;
-use crate::{json, usage};
+use crate::usage;
 
 /// List the last events of the node, or follow them
 ///
@@ -42,30 +43,44 @@ impl NodeCommand for EventsArgs {
     type Outcome = EventList;
 
     async fn run(self, context: &CommandContext<'_>) -> anyhow::Result<EventList> {
-        let session = context.session;
+        let log = &context.session.event_log;
         if self.follow {
             if context.origin != CommandOrigin::Shell {
                 return Err(usage(
                     "only `peerkit events --follow` follows: other programs read /api/v1/events",
                 ));
             }
-            let mut events = session.node.events();
-            while let Some(event) = events.next().await {
-                let line = json::event(&session.node, &event);
-                let sending = context.progress.line(line.trim_end(), line.trim_end());
-                if !session.waits_for_reader(sending).await {
-                    break;
-                }
-            }
+            follow(log, context).await;
             return Ok(EventList { events: Vec::new() });
         }
-        let lines = session.recent_events.all();
-        let lines = match Page::read(self.limit, self.offset)? {
-            None => lines,
-            Some(page) => page.of(lines),
+        let events = log.recent();
+        let events = match Page::read(self.limit, self.offset)? {
+            None => events,
+            Some(page) => page.of(events),
         };
-        let events = lines.into_iter().map(RawValue::from_string).collect::<Result<_, _>>()?;
-        Ok(EventList { events })
+        let events = events.iter().map(|event| {
+            let line = String::from_utf8(log.line(event).into())?;
+            Ok(RawValue::from_string(line)?)
+        });
+        Ok(EventList { events: events.collect::<anyhow::Result<_>>()? })
+    }
+}
+
+/// Prints the events from now on, until the node stops.
+async fn follow(log: &EventLog, context: &CommandContext<'_>) {
+    let print = async |line: &str| {
+        context.session.waits_for_reader(context.progress.line(line, line)).await
+    };
+    let mut reader = log.reader();
+    while let Some(batch) = reader.next().await {
+        if batch.missed > 0 && !print(&log.lagged(batch.missed)).await {
+            return;
+        }
+        for event in batch.events {
+            if !print(&String::from_utf8_lossy(&log.line(&event))).await {
+                return;
+            }
+        }
     }
 }
 

@@ -45,8 +45,9 @@ impl Api {
     /// Follows the events of the node, and returns them as they come, until the stream ends.
     pub(crate) fn event_stream(&self) -> impl Iterator<Item = Value> + use<> {
         let mut stream = self.connect();
+        // An answer to HTTP/1.0 has no chunks, which could begin within a line.
         let request = format!(
-            "GET /api/v1/events HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\r\n",
+            "GET /api/v1/events HTTP/1.0\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\r\n",
             self.host, self.read_token
         );
         stream.write_all(request.as_bytes()).unwrap();
@@ -277,6 +278,59 @@ fn events_are_a_stream() {
         last.contains(&json!("node_request_to_stop")),
         "the stream ends with the node: {last:?}"
     );
+    bob.exit();
+}
+
+#[test]
+fn a_slow_stream_gets_the_number_of_events_that_it_missed() {
+    const MESSAGES: usize = 1500;
+    let home = tempfile::tempdir().unwrap();
+    let alice = Program::start(home.path(), "alice", &[]);
+    let mut bob = Program::start(home.path(), "bob", &[]);
+    let api = Api::of(home.path(), "alice");
+    let mut streams = [api.event_stream(), api.event_stream()];
+    bob.run(&format!("connect {}", alice.address));
+    for events in &mut streams {
+        events.find(|event| event["event"] == "inbound_node_connected").expect("the first event");
+    }
+    // 24 MB are more than the kept events and the buffers of a socket hold.
+    let filler = "x".repeat(16 << 10);
+    for number in 0..MESSAGES {
+        bob.write(&format!("msg {number} {filler}"));
+    }
+    bob.run("msg end");
+    // Once `events` lists the last message, all events have been offered to the streams.
+    let begun = std::time::Instant::now();
+    while api.get("/api/v1/events/recent")["events"].as_array().unwrap().last().unwrap()["data"]
+        != "end"
+    {
+        assert!(begun.elapsed() < PATIENCE);
+    }
+    for events in streams {
+        let (mut next, mut lagged) = (0, 0);
+        for event in events {
+            match event["event"].as_str().unwrap() {
+                "node_message" if event["data"] == "end" => break,
+                "node_message" => {
+                    let text = event["data"].as_str().unwrap();
+                    let number: usize = text.split(' ').next().unwrap().parse().unwrap();
+                    assert_eq!(
+                        number, next,
+                        "each message comes in its order, or counts as missed"
+                    );
+                    next += 1;
+                }
+                "node_lagged" => {
+                    next += usize::try_from(event["data"]["missed"].as_u64().unwrap()).unwrap();
+                    lagged += 1;
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(next, MESSAGES);
+        assert!(lagged > 0, "the stream was too slow");
+    }
+    alice.exit();
     bob.exit();
 }
 

@@ -2,8 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use peerkit::{Address, Status};
-use serde::Deserialize;
+use peerkit::{Address, Event, Status};
 
 use super::visitor::Visitor;
 use super::{Check, CheckName, Diagnosis};
@@ -202,35 +201,26 @@ fn membership(status: &Status) -> Check {
 }
 
 /// A link that could not be made.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 struct FailedLink {
     address: String,
     error: String,
     /// True if this node has dialled.
-    #[serde(skip)]
     is_outbound: bool,
 }
 
 /// Returns the links of the last events that could not be made, the oldest first.
 fn failed_links(session: &NodeSession) -> Vec<FailedLink> {
-    session.recent_events.all().iter().filter_map(|line| failed_link(line)).collect()
+    session.event_log.recent().iter().filter_map(|logged| failed_link(&logged.event)).collect()
 }
 
-fn failed_link(line: &str) -> Option<FailedLink> {
-    #[derive(Deserialize)]
-    struct Line<'a> {
-        event: &'a str,
-        #[serde(borrow)]
-        data: Option<&'a serde_json::value::RawValue>,
-    }
-    let Line { event, data } = serde_json::from_str(line).ok()?;
-    let is_outbound = match event {
-        "outbound_node_connection_error" => true,
-        "inbound_node_connection_error" => false,
+fn failed_link(event: &Event) -> Option<FailedLink> {
+    let (address, error, is_outbound) = match event {
+        Event::OutboundNodeConnectionError { address, error } => (address, error, true),
+        Event::InboundNodeConnectionError { address, error } => (address, error, false),
         _ => return None,
     };
-    let failure: FailedLink = serde_json::from_str(data?.get()).ok()?;
-    Some(FailedLink { is_outbound, ..failure })
+    Some(FailedLink { address: address.to_string(), error: error.clone(), is_outbound })
 }
 
 /// Returns the check of the last failures. They matter only if this node has no link at all.
@@ -292,10 +282,10 @@ mod tests {
 
     #[tokio::test]
     async fn failures_matter_to_a_node_without_links() {
-        let line = "{\"event\":\"outbound_node_connection_error\",\"data\":{\"address\":\"a:1\",\"error\":\"refused\"}}";
-        let failed = failed_link(line).unwrap();
+        let (address, error) = ("a:1".parse().unwrap(), "refused".into());
+        let failed = failed_link(&Event::OutboundNodeConnectionError { address, error }).unwrap();
         assert!(failed.is_outbound);
-        assert!(failed_link("{\"event\":\"node_message\",\"data\":\"hi\"}").is_none());
+        assert!(failed_link(&Event::NodeLagged { missed: 1 }).is_none());
         let check = failures(&status(|_| {}).await, vec![failed]);
         assert!(!check.ok && check.detail.ends_with("to a:1: refused"), "{check:?}");
     }
