@@ -163,9 +163,11 @@ fn data(this: &Node, event: &Event) -> Option<Box<RawValue>> {
         Event::NodeReconnectionError { address, tries, error } => {
             fields.with("address", address).with("tries", tries).with("error", error)
         }
-        Event::OutboundNodeConnectionError { address, error }
-        | Event::InboundNodeConnectionError { address, error } => {
+        Event::OutboundNodeConnectionError { address, error } => {
             fields.with("address", address).with("error", error)
+        }
+        Event::InboundNodeConnectionError { address, error, others } => {
+            fields.with("address", address).with("error", error).with("others", others)
         }
         Event::NodeBroadcastsMissed { author, count } => {
             fields.with("author", author).with("count", count)

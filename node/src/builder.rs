@@ -29,7 +29,7 @@ use crate::files::{self, Files};
 use crate::inner::Inner;
 use crate::key;
 use crate::links::LinkTable;
-use crate::listen::{self, Listen, PendingHandshakes};
+use crate::listen::{self, Listen, PendingHandshakes, Refusals};
 use crate::node::Node;
 use crate::own_addresses::{OwnAddresses, distinct};
 use crate::probe::{self, MAX_PROBES, PROBE_PROTOCOL};
@@ -312,6 +312,7 @@ impl Builder {
             tls,
             addresses: OwnAddresses::new(config.clone(), listening),
             handshakes: PendingHandshakes::new(&config),
+            refusals: Refusals::default(),
             links: LinkTable::default(),
             streams: Streams::new(&config),
             probes: Arc::new(Semaphore::new(MAX_PROBES)),

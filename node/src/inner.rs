@@ -17,7 +17,7 @@ use crate::dispatch::Dispatch;
 use crate::error::Error;
 use crate::files::Files;
 use crate::links::LinkTable;
-use crate::listen::PendingHandshakes;
+use crate::listen::{PendingHandshakes, Refusals};
 use crate::own_addresses::OwnAddresses;
 use crate::profile::Profile;
 use crate::rate::Rates;
@@ -39,6 +39,8 @@ pub(crate) struct Inner {
     pub(crate) addresses: OwnAddresses,
     /// The inbound handshakes under way.
     pub(crate) handshakes: Arc<PendingHandshakes>,
+    /// The failed inbound connections that are not reported yet.
+    pub(crate) refusals: Refusals,
     pub(crate) links: LinkTable,
     pub(crate) streams: Streams,
     /// Permits for probes. Each probe holds one while it is under way.

@@ -1,31 +1,32 @@
 //! Listening sockets, and the handshakes that turn inbound connections into links or streams.
 
-use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use peerkit_proto::address::Address;
-use peerkit_proto::address_group::AddressGroups;
-use peerkit_proto::config::Config;
-use peerkit_proto::event::{Direction, Event, Reason};
+use peerkit_proto::event::{Direction, Reason};
 use peerkit_proto::hello::Hello;
 use peerkit_proto::link::{Link, Side};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
 
 use crate::conn::{self, Established, GreetedConnection};
 use crate::counters::HandshakeFailure;
 use crate::dial::{self, MadeLink};
 use crate::error::Error;
 use crate::inner::Inner;
-use crate::lock::lock;
 use crate::tls::{self, Channel, ChannelPurpose};
+
+mod pending;
+mod refusals;
+
+use pending::HandshakeSlot;
+pub(crate) use pending::PendingHandshakes;
+pub(crate) use refusals::Refusals;
 
 /// Pause after a failed `accept`. The usual cause is that the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -225,85 +226,6 @@ pub(crate) async fn accept(inner: Arc<Inner>, listener: TcpListener) {
     }
 }
 
-/// The handshakes under way. If there are too many, a new handshake evicts the oldest one. An honest dialler
-/// finishes its handshake in a moment, so its handshake is hardly ever evicted. An attacker who holds many
-/// handshakes open can't keep honest diallers out.
-#[derive(Debug)]
-pub(crate) struct PendingHandshakes {
-    max: usize,
-    max_per_ip: usize,
-    groups: AddressGroups,
-    /// The oldest first.
-    slots: Mutex<VecDeque<Arc<SlotState>>>,
-}
-
-#[derive(Debug)]
-struct SlotState {
-    /// The address by which the handshakes of one host are counted: see [`AddressGroups::host`].
-    host: Option<IpAddr>,
-    /// Cancelled when a newer handshake evicts this one.
-    evicted: CancellationToken,
-    /// True once the handshake is over.
-    is_over: AtomicBool,
-}
-
-/// The slot of one handshake in [`PendingHandshakes`]. Dropping it frees the slot.
-#[derive(Debug)]
-struct HandshakeSlot(Arc<SlotState>);
-
-impl PendingHandshakes {
-    pub(crate) fn new(config: &Config) -> Arc<Self> {
-        let (max, max_per_ip) = (config.max_pending, config.max_pending_per_ip);
-        let groups = config.address_groups();
-        Arc::new(Self { max, max_per_ip, groups, slots: Mutex::default() })
-    }
-
-    /// Returns the number of handshakes under way.
-    pub(crate) fn count(&self) -> usize {
-        let slots = lock(&self.slots);
-        slots.iter().filter(|slot| !slot.is_over.load(Ordering::Relaxed)).count()
-    }
-
-    /// Adds a handshake with `ip`, and evicts the oldest one if there is no room.
-    fn add(&self, ip: IpAddr) -> HandshakeSlot {
-        let host = self.groups.host(ip);
-        let mut slots = lock(&self.slots);
-        slots.retain(|slot| !slot.is_over.load(Ordering::Relaxed));
-        let of_host = slots.iter().filter(|slot| slot.host == host).count();
-        if host.is_some() && of_host >= self.max_per_ip {
-            evict_first(&mut slots, |slot| slot.host == host);
-        }
-        if slots.len() >= self.max {
-            evict_first(&mut slots, |_| true);
-        }
-        let state = Arc::new(SlotState {
-            host,
-            evicted: CancellationToken::new(),
-            is_over: AtomicBool::new(false),
-        });
-        slots.push_back(state.clone());
-        HandshakeSlot(state)
-    }
-}
-
-/// Evicts the oldest handshake for which `is_candidate` returns true.
-fn evict_first(
-    slots: &mut VecDeque<Arc<SlotState>>,
-    is_candidate: impl Fn(&Arc<SlotState>) -> bool,
-) {
-    if let Some(at) = slots.iter().position(is_candidate)
-        && let Some(slot) = slots.remove(at)
-    {
-        slot.evicted.cancel();
-    }
-}
-
-impl Drop for HandshakeSlot {
-    fn drop(&mut self) {
-        self.0.is_over.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Handles one inbound connection. Returns the link if the connection becomes one. If it is a stream, runs
 /// the stream's handler until it ends.
 async fn handle_inbound(
@@ -312,10 +234,10 @@ async fn handle_inbound(
     remote: SocketAddr,
     slot: HandshakeSlot,
 ) -> MadeLink {
-    let evicted = slot.0.evicted.clone();
+    let evicted = slot.evicted();
     let timeout = inner.config.handshake_timeout;
     let shaken = tokio::select! {
-        shaken = tokio::time::timeout(timeout, shake_hands(&inner, tcp)) => {
+        shaken = tokio::time::timeout(timeout, shake_hands(&inner, tcp, &slot)) => {
             shaken.unwrap_or_else(|_| {
                 Err(FailedHandshake::new(HandshakeFailure::Timeout, "the handshake took too long"))
             })
@@ -338,10 +260,7 @@ async fn handle_inbound(
     };
     outcome.unwrap_or_else(|FailedHandshake { failure, error }| {
         inner.tallies.failed(Direction::Inbound, failure);
-        let address = Address::from_socket(remote);
-        // Does not wait for room in the event queues. Otherwise the failing connections of an attacker would
-        // leave many waiting tasks.
-        inner.dispatch.queue_notice(Event::InboundNodeConnectionError { address, error });
+        inner.report_refusal((Address::from_socket(remote), error));
         None
     })
 }
@@ -387,7 +306,11 @@ enum Handshake {
 }
 
 /// Performs the TLS handshake and, for a link, waits for the dialler's Hello.
-async fn shake_hands(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Handshake, FailedHandshake> {
+async fn shake_hands(
+    inner: &Arc<Inner>,
+    tcp: TcpStream,
+    slot: &HandshakeSlot,
+) -> Result<Handshake, FailedHandshake> {
     let lost = |error| FailedHandshake::new(HandshakeFailure::Lost, error);
     let local = tcp.local_addr().map_err(lost)?;
     let _ = tcp.set_nodelay(true);
@@ -401,6 +324,7 @@ async fn shake_hands(inner: &Arc<Inner>, tcp: TcpStream) -> Result<Handshake, Fa
         }
         Err(error) => return Err(FailedHandshake::new(HandshakeFailure::of_tls(&error), error)),
     };
+    slot.secured();
     let session = channel.session();
     if session.purpose == ChannelPurpose::Stream {
         let refused = |error| FailedHandshake::new(HandshakeFailure::Stream, error);

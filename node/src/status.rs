@@ -37,7 +37,7 @@ pub struct Status {
     pub outbound: usize,
     /// Number of inbound connections whose handshake is under way.
     pub handshakes: usize,
-    /// Maximum number of such handshakes. A further one ends the oldest.
+    /// Maximum number of such handshakes. A further one ends the oldest of the address group with most.
     pub max_handshakes: usize,
     /// True if links are made by hand only.
     pub manual: bool,

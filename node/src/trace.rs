@@ -68,8 +68,8 @@ pub(crate) fn event(event: &Event) {
         Event::OutboundNodeConnectionError { address, error } => {
             info!(target: "peerkit::link", %address, why = error.as_str(), "could not connect");
         }
-        Event::InboundNodeConnectionError { address, error } => {
-            debug!(target: "peerkit::link", %address, why = error.as_str(), "inbound connection failed");
+        Event::InboundNodeConnectionError { address, error, others } => {
+            debug!(target: "peerkit::link", %address, why = error.as_str(), others, "inbound connection failed");
         }
         Event::NodeReconnectionError { address, tries, error } => {
             debug!(target: "peerkit::link", %address, tries, why = error.as_str(), "reconnection failed");

@@ -58,6 +58,23 @@ impl AddressGroups {
             ip => Some(ip),
         }
     }
+
+    /// Returns three prefixes of an IP address, the shortest first: the group, the subnet (the first 24 bits of an
+    /// IPv4 address, or the first 48 bits of an IPv6 address), and the host. All are `None` if the address is not
+    /// limited. An address without a group has its host in place of all three.
+    #[must_use]
+    pub fn prefixes(self, ip: IpAddr) -> [Option<IpAddr>; 3] {
+        let host = self.host(ip);
+        let Some(AddressGroup(group)) = self.group(ip) else { return [host; 3] };
+        let subnet = match ip.to_canonical() {
+            IpAddr::V4(ip) => {
+                let [a, b, c, _] = ip.octets();
+                IpAddr::V4(Ipv4Addr::new(a, b, c, 0))
+            }
+            IpAddr::V6(ip) => ipv6_prefix(ip, 48),
+        };
+        [Some(group), Some(subnet), host]
+    }
 }
 
 fn ipv6_prefix(ip: Ipv6Addr, bits: u32) -> IpAddr {
@@ -97,6 +114,21 @@ mod tests {
         assert_eq!(group("127.3.0.1", true).as_deref(), Some("127.3.0.0"));
         assert_eq!(group("::ffff:127.3.0.1", true).as_deref(), Some("127.3.0.0"));
         assert_eq!(group("::1", true).as_deref(), Some("::"));
+    }
+
+    #[test]
+    fn an_address_has_three_prefixes() {
+        let prefixes = |ip: &str, limit_loopback| {
+            let prefixes = AddressGroups { limit_loopback }.prefixes(ip.parse().unwrap());
+            prefixes.map(|prefix| prefix.map_or("none".into(), |prefix| prefix.to_string()))
+        };
+        let ipv4 = ["198.51.0.0", "198.51.100.0", "198.51.100.7"];
+        assert_eq!(prefixes("::ffff:198.51.100.7", false), ipv4);
+        let ipv6 = ["2001:db8::", "2001:db8:aaaa::", "2001:db8:aaaa:bbbb::"];
+        assert_eq!(prefixes("2001:db8:aaaa:bbbb::1", false), ipv6);
+        assert_eq!(prefixes("10.1.2.3", false), ["10.1.2.3"; 3]);
+        assert_eq!(prefixes("127.3.0.1", false), ["none"; 3]);
+        assert_eq!(prefixes("127.3.4.1", true), ["127.3.0.0", "127.3.4.0", "127.3.4.1"]);
     }
 
     #[test]

@@ -30,8 +30,9 @@ pub struct Config {
     /// Maximum time to resolve a host name and connect to one of its IP addresses. 10 s: as in
     /// libp2p.
     pub connect_timeout: Duration,
-    /// Maximum number of inbound handshakes at the same time. One more drops the oldest. 64: as in
-    /// croc's relay.
+    /// Maximum number of inbound handshakes on which TLS is not finished. One more drops the oldest
+    /// of the address group with most. As many may have finished TLS and wait for the dialler's
+    /// Hello. 64: as in croc's relay.
     pub max_pending: usize,
     /// Maximum number of inbound handshakes at the same time from one IP address, except loopback.
     /// 4: survey.

@@ -180,12 +180,14 @@ pub enum Event {
         /// The reason why it failed, with advice.
         error: String,
     },
-    /// An inbound connection did not become a link.
+    /// An inbound connection did not become a link. There is at most one such event a second.
     InboundNodeConnectionError {
         /// The address from which the connection came.
         address: Address,
         /// The reason why it failed.
         error: String,
+        /// Number of other inbound connections that have failed since the last such event.
+        others: u64,
     },
     /// A discovery of the handler has ended: see
     /// [`Context::discover`](crate::handler::Context::discover).

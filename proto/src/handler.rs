@@ -140,7 +140,8 @@ pub trait Handler: Send {
         error: &str,
     ) {
     }
-    /// An inbound connection did not become a link.
+    /// An inbound connection did not become a link. This method is called at most once a second;
+    /// [`Event::InboundNodeConnectionError`] also has the number of the other failures.
     fn inbound_node_connection_error(
         &mut self,
         cx: &mut Context<'_>,
@@ -327,7 +328,7 @@ impl Event {
             Self::OutboundNodeConnectionError { address, error } => {
                 handler.outbound_node_connection_error(cx, &address, &error);
             }
-            Self::InboundNodeConnectionError { address, error } => {
+            Self::InboundNodeConnectionError { address, error, others: _ } => {
                 handler.inbound_node_connection_error(cx, &address, &error);
             }
             Self::NodeDiscoveryCompleted { action, nodes, complete } => {

@@ -103,8 +103,12 @@ pub(crate) fn failure(paint: Paint, event: &Event) -> Option<String> {
         Event::OutboundNodeConnectionError { address, error } => {
             format!("could not connect to {}: {}", dialled(address), plain(error))
         }
-        Event::InboundNodeConnectionError { address, error } => {
-            format!("the connection from {address} failed: {}", plain(error))
+        Event::InboundNodeConnectionError { address, error, others } => {
+            let others = match others {
+                0 => String::new(),
+                others => format!(" (and {} more)", count(*others, "connection")),
+            };
+            format!("the connection from {address} failed: {}{others}", plain(error))
         }
         Event::NodeLagged { missed } => {
             format!("{} not shown: this output is read too slowly", count(missed, "event"))

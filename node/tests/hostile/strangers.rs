@@ -1,8 +1,17 @@
 //! Attacks by many identities at many addresses.
 
-use peerkit::{Node, Reason};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::attacker::{End, STEP_TIMEOUT, Sybils, Victim, config, end_all, honest_address, within};
+use peerkit::{Event, Node, Reason};
+use tokio::task::JoinSet;
+
+use crate::attacker::{
+    End, STEP_TIMEOUT, Sybil, Sybils, Victim, config, end_all, honest_address, until, within,
+};
 
 /// A hundred identities in eight groups get links, and the victim serves an honest node beside them.
 #[tokio::test]
@@ -33,4 +42,61 @@ async fn an_honest_node_dials_from_the_address_at_which_it_listens() {
     assert_eq!(peer.address().host, "127.4.0.1");
     honest.shutdown().await;
     victim.check_unharmed().await;
+}
+
+/// Connects again and again, and leaves each handshake unfinished. Counts the connections.
+async fn leave_handshakes_unfinished(sybil: Sybil, to: SocketAddr, connections: Arc<AtomicU64>) {
+    let mut open = VecDeque::new();
+    loop {
+        open.extend(sybil.connect(to).await);
+        connections.fetch_add(1, Ordering::Relaxed);
+        if open.len() > 4 {
+            open.pop_front();
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A hundred attackers open far more connections than may be pending, without a pause. Every honest dialler of
+/// another group gets its link at the first try, and the application is not flooded with events.
+async fn check_unfinished_handshakes_keep_no_honest_node_out(groups: usize) {
+    let mut config = config();
+    config.limit_loopback = true;
+    let victim = Victim::with_config(config).await;
+    let connections = Arc::<AtomicU64>::default();
+    let begin = Instant::now();
+    let mut attack = JoinSet::new();
+    for sybil in Sybils::new(100, groups).all {
+        attack.spawn(leave_handshakes_unfinished(sybil, victim.address(), connections.clone()));
+    }
+    let count = || connections.load(Ordering::Relaxed);
+    until("the attack", || count() >= 2_000, || format!("{} connections", count())).await;
+    for n in 0..8 {
+        let honest = Node::builder().listen(honest_address(n)).spawn().await.unwrap();
+        let linking = honest.connect(victim.address());
+        within(Duration::from_secs(5), "an honest node's link", linking).await.unwrap();
+        honest.shutdown().await;
+    }
+    until("the attack", || count() >= 20_000, || format!("{} connections", count())).await;
+    attack.shutdown().await;
+    let events = victim.take_events();
+    let others = events.iter().filter_map(|event| match event {
+        Event::InboundNodeConnectionError { others, .. } => Some(*others),
+        _ => None,
+    });
+    let others: Vec<_> = others.collect();
+    let seconds = begin.elapsed().as_secs();
+    assert!(others.len() as u64 <= seconds + 2, "{} events in {seconds} s", others.len());
+    assert!(others.iter().sum::<u64>() > 10_000, "the events tell of {others:?} others");
+    victim.check_unharmed().await;
+}
+
+#[tokio::test]
+async fn unfinished_handshakes_of_one_group_keep_no_honest_node_out() {
+    check_unfinished_handshakes_keep_no_honest_node_out(1).await;
+}
+
+#[tokio::test]
+async fn unfinished_handshakes_of_eight_groups_keep_no_honest_node_out() {
+    check_unfinished_handshakes_keep_no_honest_node_out(8).await;
 }

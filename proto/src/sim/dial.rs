@@ -238,7 +238,7 @@ impl<H: Handler> Sim<H> {
             // link, so this is no error.
             if reason != Reason::Duplicate {
                 let error = reason.to_string();
-                self.event(node, Event::InboundNodeConnectionError { address, error });
+                self.event(node, Event::InboundNodeConnectionError { address, error, others: 0 });
             }
             if let Some(dial) = self.dials.get_mut(&dial_key) {
                 dial.refusal = Some(reason);
