@@ -137,8 +137,8 @@ impl Shell {
         let peer = Peer::new(node(n), format!("node {n}"), address, direction);
         let ip = [127, 0, 0, n].into();
         let candidate = Candidate { id: node(n), direction, incarnation: 1, ip };
-        let dial = None;
-        self.handle(Input::Greeted(Greeted { connection, dial, peer, candidate, unix: None }));
+        let (dial, unix, merits) = (None, None, Vec::new());
+        self.handle(Input::Greeted(Greeted { connection, dial, peer, candidate, unix, merits }));
     }
 
     /// Passes a frame of a neighbour to the machine. Returns the frames that the machine sends.

@@ -17,6 +17,7 @@ use peerkit_proto::handler::Action;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
 use peerkit_proto::overlay::Overlay;
+use peerkit_proto::overlay::admission::LinkMerits;
 use peerkit_proto::peer::{
     Command, ConnectionId, DialId, Greeted, Input, Machine, OperationId, Payload, Purpose,
 };
@@ -261,7 +262,24 @@ impl Actor {
         let connection = conn.connection;
         let (peer, candidate, unix) = (conn.peer.clone(), conn.candidate, conn.time);
         self.admitting.insert(connection, (conn, reply));
-        self.input(Input::Greeted(Greeted { connection, dial, peer, candidate, unix }));
+        let merits = self.merits();
+        let greeted = Greeted { connection, dial, peer, candidate, unix, merits };
+        self.input(Input::Greeted(greeted));
+    }
+
+    /// Returns the merits of the links, if the machine needs them to admit another link.
+    fn merits(&self) -> Vec<LinkMerits> {
+        if !self.machine.overlay().is_short_of_places() {
+            return Vec::new();
+        }
+        let of_link = |conn: &Arc<Conn>| LinkMerits {
+            id: conn.peer.id(),
+            rtt: conn.rtt(),
+            is_used: conn.meter.read().messages_sent > 0
+                || conn.outbox.queued() > 0
+                || conn.has_requests(),
+        };
+        self.links.values().map(of_link).collect()
     }
 
     fn link_down(&mut self, conn: &Conn, link_end: LinkEnd) {

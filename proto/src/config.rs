@@ -37,8 +37,10 @@ pub struct Config {
     /// Maximum number of inbound handshakes at the same time from one IP address, except loopback.
     /// 4: survey.
     pub max_pending_per_ip: usize,
-    /// Maximum number of inbound links. 128: Bitcoin Core has 125 peers, Syncthing and libp2p's
-    /// relay have 128.
+    /// Maximum number of inbound links. An eighth more may be links with known nodes: neighbours, nodes
+    /// that this node has reached by a dial, and those that the application has connected to. A further
+    /// stranger evicts an idle link of an address group with more links, or is refused. 128: Bitcoin
+    /// Core has 125 peers, Syncthing and libp2p's relay have 128.
     pub max_inbound: usize,
     /// Maximum number of inbound links from one IP address, except loopback. 8: survey.
     pub max_inbound_per_ip: usize,

@@ -32,6 +32,7 @@ pub mod broadcast;
 pub(crate) mod budgets;
 mod clocks;
 mod context;
+mod eviction;
 pub mod membership;
 pub(crate) mod query;
 mod reconnect;
@@ -40,7 +41,7 @@ mod shutdown_order;
 #[cfg(test)]
 mod tests;
 
-use admission::{Admission, Admissions, Candidate};
+use admission::{Admission, Admissions, Candidate, LinkMerits};
 use answers::SelfDescription;
 use away::KeptAwayNodes;
 use broadcast::{BroadcastError, Broadcasts};
@@ -111,7 +112,11 @@ impl Overlay {
             now: Now { monotonic: Instant::ZERO, unix: setup.epoch },
             rng: ChaCha8Rng::from_seed(seed),
             links: BTreeMap::new(),
-            admissions: Admissions::new(id, config),
+            admissions: Admissions::new(
+                id,
+                config,
+                blake3::derive_key("peerkit 2026-11 eviction of links", &seed),
+            ),
             away: KeptAwayNodes::default(),
             budgets: Budgets::new(config),
             parts: Parts {
@@ -272,18 +277,30 @@ impl Overlay {
     }
 
     /// Decides whether a connection becomes a link, once the other node's Hello has arrived. Refuses
-    /// connections that were dialled by a node that is kept away.
-    pub(crate) fn admit(&self, candidate: &Candidate) -> Admission {
+    /// connections that were dialled by a node that is kept away. `merits` has those of the links, if
+    /// [`Overlay::is_short_of_places`] returns true.
+    pub(crate) fn admit(&self, candidate: &Candidate, merits: &[LinkMerits]) -> Admission {
         let is_inbound = candidate.direction == Direction::Inbound;
         if is_inbound && self.away.contains(self.now.monotonic, candidate.id) {
             return Admission::Refuse(Reason::KeptAway);
         }
-        self.admissions.admit(candidate)
+        self.admissions.admit(candidate, |id| self.parts.membership.is_known(id), merits)
+    }
+
+    /// Returns whether all inbound places are taken, so that a further link may evict another one.
+    #[must_use]
+    pub fn is_short_of_places(&self) -> bool {
+        self.admissions.is_short_of_places()
+    }
+
+    /// Frees the inbound place of a link that is being closed to make room for another one.
+    pub(crate) fn evict(&mut self, id: NodeId) {
+        self.admissions.evict(id);
     }
 
     /// Notes a new link. `unix` is the peer's wall clock, from its Hello.
     pub(crate) fn link_up(&mut self, peer: Peer, candidate: Candidate, unix: Option<u64>) {
-        self.admissions.link_up(candidate);
+        self.admissions.link_up(candidate, self.now.monotonic);
         self.links.insert(peer.id(), peer.clone());
         self.with_parts(|parts, cx| {
             parts.membership.link_up(cx, peer.id());
@@ -337,7 +354,11 @@ impl Overlay {
         if let Frame::Query(query) = frame {
             return self.receive_query(from, query);
         }
+        let delivered = self.parts.broadcasts.counters().received;
         self.with_parts(|parts, cx| parts.receive(cx, from, frame));
+        if self.parts.broadcasts.counters().received > delivered {
+            self.admissions.note_useful(from, self.now.monotonic);
+        }
     }
 
     /// Notes that a frame was not sent because too much waits for its link. The frame is a query, a broadcast

@@ -46,6 +46,8 @@ reason_set! {
         NotNeeded = "not_needed",
         /// A node has left the network.
         Left = "left",
+        /// The link made room for another one, as inbound places were short.
+        MadeRoom = "made_room",
         /// The peer reads too slowly.
         Slow = "slow",
         /// The peer sent nothing for too long.
@@ -68,6 +70,7 @@ impl From<&Reason> for EndReason {
             Reason::NeighbourReplaced => Self::NeighbourReplaced,
             Reason::NotNeeded => Self::NotNeeded,
             Reason::Left => Self::Left,
+            Reason::MadeRoom => Self::MadeRoom,
             Reason::Slow => Self::Slow,
             Reason::Silent(_) => Self::Silent,
             Reason::Fault(_) => Self::Fault,

@@ -209,6 +209,9 @@ pub enum Reason {
     /// ten minutes.
     #[error("disconnected by hand, and refused for ten minutes since then")]
     KeptAway,
+    /// The acceptor's inbound places are short, and this link made room for another one.
+    #[error("the inbound places were short, and this link made room for another one")]
+    MadeRoom,
     /// The peer has violated the protocol.
     #[error("broke the protocol: {0}")]
     Fault(String),

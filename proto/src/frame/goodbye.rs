@@ -30,6 +30,7 @@ pub(super) const REASONS_WITHOUT_TEXT: [Reason; 16] = [
 ];
 const VERSION: u16 = 7;
 const KEPT_AWAY: u16 = 16;
+const MADE_ROOM: u16 = 20;
 const FAULT: u16 = 100;
 const LOST: u16 = 101;
 const SILENT: u16 = 102;
@@ -43,6 +44,7 @@ pub(super) fn put_reason(out: &mut Vec<u8>, reason: &Reason) {
         Reason::Version(Some(gap)) => (VERSION, gap.to_wire().into()),
         Reason::Other(code, text) => (*code, text.into()),
         // Nodes of version 1 do not know this code, and show the text.
+        Reason::MadeRoom => (MADE_ROOM, Reason::MadeRoom.to_string().into()),
         Reason::KeptAway => (KEPT_AWAY, "disconnected by hand".into()),
         plain => {
             // `REASONS_WITHOUT_TEXT` has every reason without an arm above.
@@ -64,6 +66,7 @@ pub(super) fn read_reason(reader: &mut Reader) -> Result<Reason, DecodeError> {
     Ok(match code {
         FAULT => Reason::Fault(text),
         LOST => Reason::Lost(text),
+        MADE_ROOM => Reason::MadeRoom,
         VERSION => Reason::Version(VersionGap::from_wire(&text)),
         SILENT => {
             let seconds = text.parse().map_err(|_| DecodeError::Invalid("reason text"))?;

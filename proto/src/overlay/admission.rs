@@ -4,11 +4,18 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::address_group::AddressGroups;
 use crate::config::Config;
 use crate::event::{Direction, Reason};
 use crate::id::NodeId;
+use crate::overlay::eviction::{self, EvictionCandidate};
+use crate::time::Instant;
+
+/// Divisor that gives the number of further inbound places for known nodes: an eighth, as Bitcoin Core keeps 11
+/// of 125 places for the nodes that it dials.
+const KNOWN_SHARE: usize = 8;
 
 /// A connection on which the other node's Hello has arrived, and which may become a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +38,33 @@ pub enum Admission {
     /// The connection becomes a link once the present link with that node has ended. The present link is
     /// closed for this reason.
     Replace(Reason),
+    /// The connection becomes a link. The link with this node is closed for [`Reason::MadeRoom`].
+    MakeRoom(NodeId),
     /// The connection is refused for this reason.
     Refuse(Reason),
+}
+
+/// The use of a link, which only the shell knows. It decides which link makes room for another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkMerits {
+    /// The node at the other end.
+    pub id: NodeId,
+    /// The last round-trip time, if it was measured.
+    pub rtt: Option<Duration>,
+    /// Whether the application of this node has sent a message, a request or a reply over the link, or has one
+    /// queued. Such a link is not evicted.
+    pub is_used: bool,
+}
+
+/// An inbound or outbound link.
+#[derive(Debug)]
+struct AdmittedLink {
+    candidate: Candidate,
+    since: Instant,
+    /// The time of the last broadcast that arrived over this link first.
+    useful_at: Option<Instant>,
+    /// The link is being closed to make room, and does not count any more.
+    is_evicted: bool,
 }
 
 /// The links, and the nodes that were dialled and have not answered this node's Hello.
@@ -41,17 +73,19 @@ pub(super) struct Admissions {
     me: NodeId,
     max_inbound: usize,
     max_inbound_per_ip: usize,
-    links: BTreeMap<NodeId, Candidate>,
+    links: BTreeMap<NodeId, AdmittedLink>,
     groups: AddressGroups,
     /// Number of inbound links, in total and by host (see [`AddressGroups::host`]).
     inbound: usize,
     inbound_by_host: BTreeMap<IpAddr, usize>,
     /// Nodes that this node has dialled, and that have not answered its Hello yet.
     awaiting_hello: BTreeSet<NodeId>,
+    /// The secret that decides which groups eviction protects.
+    eviction_key: [u8; 32],
 }
 
 impl Admissions {
-    pub(super) fn new(me: NodeId, config: &Config) -> Self {
+    pub(super) fn new(me: NodeId, config: &Config, eviction_key: [u8; 32]) -> Self {
         Self {
             me,
             max_inbound: config.max_inbound,
@@ -61,6 +95,7 @@ impl Admissions {
             inbound: 0,
             inbound_by_host: BTreeMap::new(),
             awaiting_hello: BTreeSet::new(),
+            eviction_key,
         }
     }
 
@@ -96,7 +131,15 @@ impl Admissions {
     /// If two nodes dial each other at the same time, both keep the link that was dialled by the node with
     /// the greater identity. A new connection replaces a link that the other node has lost, or that belongs
     /// to an earlier run of that node.
-    pub(super) fn admit(&self, candidate: &Candidate) -> Admission {
+    ///
+    /// `is_known` returns whether this node knows a node otherwise than by an inbound connection. `merits` has
+    /// the use of the links, if [`Admissions::is_short_of_places`] returns true.
+    pub(super) fn admit(
+        &self,
+        candidate: &Candidate,
+        is_known: impl Fn(NodeId) -> bool,
+        merits: &[LinkMerits],
+    ) -> Admission {
         if candidate.id == self.me {
             return Admission::Refuse(Reason::SelfConnection);
         }
@@ -108,8 +151,8 @@ impl Admissions {
             // A node dials a second time only after it has lost the link that it dialled first, and its
             // incarnation changes only when it restarts. In both cases the link is dead, and this node has
             // not noticed that yet.
-            let stale =
-                link.incarnation != candidate.incarnation || link.direction == candidate.direction;
+            let stale = link.candidate.incarnation != candidate.incarnation
+                || link.candidate.direction == candidate.direction;
             return if stale {
                 Admission::Replace(Reason::Replaced)
             } else if inbound == theirs_wins {
@@ -131,22 +174,93 @@ impl Admissions {
                 Admission::Refuse(Reason::Duplicate)
             };
         }
-        if self.inbound >= self.max_inbound {
-            return Admission::Refuse(Reason::Full);
-        }
         let host = self.groups.host(candidate.ip);
         let of_host = host.and_then(|host| self.inbound_by_host.get(&host)).copied();
         if of_host.unwrap_or_default() >= self.max_inbound_per_ip {
             return Admission::Refuse(Reason::FullForAddress);
         }
-        Admission::Accept
+        if self.has_place_for(candidate.id, &is_known) {
+            return Admission::Accept;
+        }
+        match self.choose_victim(candidate, is_known, merits) {
+            Some(victim) => Admission::MakeRoom(victim),
+            None => Admission::Refuse(Reason::Full),
+        }
     }
 
-    pub(super) fn link_up(&mut self, candidate: Candidate) {
+    /// Returns whether all inbound places are taken, so that the merits of the links matter.
+    pub(super) fn is_short_of_places(&self) -> bool {
+        self.inbound >= self.max_inbound
+    }
+
+    fn has_place_for(&self, id: NodeId, is_known: impl Fn(NodeId) -> bool) -> bool {
+        let strangers = || self.inbound_links().filter(|link| !is_known(link.candidate.id)).count();
+        // Known nodes fill the further places first, so that they take none from strangers.
+        let places = self.max_inbound.saturating_add(self.max_inbound / KNOWN_SHARE);
+        !self.is_short_of_places()
+            || self.inbound < places && (is_known(id) || strangers() < self.max_inbound)
+    }
+
+    /// Returns the inbound links that are not being evicted.
+    fn inbound_links(&self) -> impl Iterator<Item = &AdmittedLink> {
+        let counts = |link: &&AdmittedLink| {
+            link.candidate.direction == Direction::Inbound && !link.is_evicted
+        };
+        self.links.values().filter(counts)
+    }
+
+    fn choose_victim(
+        &self,
+        newcomer: &Candidate,
+        is_known: impl Fn(NodeId) -> bool,
+        merits: &[LinkMerits],
+    ) -> Option<NodeId> {
+        let merits: BTreeMap<_, _> = merits.iter().map(|of| (of.id, of)).collect();
+        let [group, ..] = self.groups.prefixes(newcomer.ip);
+        let (mut newcomers, mut candidates) = (0, Vec::new());
+        for link in self.inbound_links() {
+            let id = link.candidate.id;
+            let [of_link, ..] = self.groups.prefixes(link.candidate.ip);
+            newcomers += usize::from(of_link == group);
+            // A link of which nothing is known, as it has just come up, is not evicted.
+            let Some(LinkMerits { rtt, is_used: false, .. }) = merits.get(&id).copied() else {
+                continue;
+            };
+            if !is_known(id) {
+                let (since, useful_at) = (link.since, link.useful_at);
+                candidates.push(EvictionCandidate {
+                    id,
+                    group: of_link,
+                    since,
+                    rtt: *rtt,
+                    useful_at,
+                });
+            }
+        }
+        eviction::choose(candidates, newcomers, self.max_inbound, &self.eviction_key)
+    }
+
+    /// Frees the place of a link that is being closed to make room.
+    pub(super) fn evict(&mut self, id: NodeId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.is_evicted = true;
+        let candidate = link.candidate;
+        self.free_place(&candidate);
+    }
+
+    /// Notes that a broadcast has arrived over the link with a node first.
+    pub(super) fn note_useful(&mut self, id: NodeId, now: Instant) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.useful_at = Some(now);
+        }
+    }
+
+    pub(super) fn link_up(&mut self, candidate: Candidate, now: Instant) {
         self.awaiting_hello.remove(&candidate.id);
         // The end of the link that this one replaces may not have been reported. It must not count twice.
         self.link_down(candidate.id);
-        self.links.insert(candidate.id, candidate);
+        let link = AdmittedLink { candidate, since: now, useful_at: None, is_evicted: false };
+        self.links.insert(candidate.id, link);
         if candidate.direction == Direction::Inbound {
             self.inbound += 1;
             if let Some(host) = self.groups.host(candidate.ip) {
@@ -156,7 +270,14 @@ impl Admissions {
     }
 
     pub(super) fn link_down(&mut self, id: NodeId) {
-        let Some(link) = self.links.remove(&id) else { return };
+        if let Some(link) = self.links.remove(&id)
+            && !link.is_evicted
+        {
+            self.free_place(&link.candidate);
+        }
+    }
+
+    fn free_place(&mut self, link: &Candidate) {
         if link.direction == Direction::Inbound {
             self.inbound -= 1;
             if let Some(host) = self.groups.host(link.ip)
@@ -176,6 +297,17 @@ mod tests {
     use super::*;
     use Direction::{Inbound, Outbound};
 
+    /// The methods for tests in which no node is known and the time does not matter.
+    impl Admissions {
+        fn admit_stranger(&self, candidate: &Candidate) -> Admission {
+            self.admit(candidate, |_| false, &[])
+        }
+
+        fn up(&mut self, candidate: Candidate) {
+            self.link_up(candidate, Instant::ZERO);
+        }
+    }
+
     fn id(n: u8) -> NodeId {
         NodeId::from_bytes([n; 32])
     }
@@ -185,7 +317,7 @@ mod tests {
     }
 
     fn node(me: u8) -> Admissions {
-        Admissions::new(id(me), &Config::default())
+        Admissions::new(id(me), &Config::default(), [7; 32])
     }
 
     #[test]
@@ -193,7 +325,7 @@ mod tests {
         let mut node = node(1);
         assert_eq!(node.begin_hello(id(1)), Err(Reason::SelfConnection));
         assert_eq!(
-            node.admit(&candidate(1, Inbound, 1)),
+            node.admit_stranger(&candidate(1, Inbound, 1)),
             Admission::Refuse(Reason::SelfConnection)
         );
     }
@@ -206,38 +338,50 @@ mod tests {
         small.begin_hello(id(2)).unwrap();
         great.begin_hello(id(1)).unwrap();
         // Each node's Hello reaches the other node.
-        assert_eq!(great.admit(&candidate(1, Inbound, 1)), Admission::Refuse(Reason::Duplicate));
-        assert_eq!(small.admit(&candidate(2, Inbound, 1)), Admission::Accept);
-        small.link_up(candidate(2, Inbound, 1));
+        assert_eq!(
+            great.admit_stranger(&candidate(1, Inbound, 1)),
+            Admission::Refuse(Reason::Duplicate)
+        );
+        assert_eq!(small.admit_stranger(&candidate(2, Inbound, 1)), Admission::Accept);
+        small.up(candidate(2, Inbound, 1));
         // The smaller node's own dial is answered later. It is refused.
-        assert_eq!(small.admit(&candidate(2, Outbound, 1)), Admission::Refuse(Reason::Duplicate));
-        assert_eq!(great.admit(&candidate(1, Outbound, 1)), Admission::Accept);
+        assert_eq!(
+            small.admit_stranger(&candidate(2, Outbound, 1)),
+            Admission::Refuse(Reason::Duplicate)
+        );
+        assert_eq!(great.admit_stranger(&candidate(1, Outbound, 1)), Admission::Accept);
     }
 
     #[test]
     fn the_link_that_the_greater_identity_has_dialled_replaces_the_other() {
         let mut great = node(2);
-        great.link_up(candidate(1, Inbound, 1));
-        assert_eq!(great.admit(&candidate(1, Outbound, 1)), Admission::Replace(Reason::Duplicate));
+        great.up(candidate(1, Inbound, 1));
+        assert_eq!(
+            great.admit_stranger(&candidate(1, Outbound, 1)),
+            Admission::Replace(Reason::Duplicate)
+        );
         let mut small = node(1);
-        small.link_up(candidate(2, Outbound, 1));
-        assert_eq!(small.admit(&candidate(2, Inbound, 1)), Admission::Replace(Reason::Duplicate));
+        small.up(candidate(2, Outbound, 1));
+        assert_eq!(
+            small.admit_stranger(&candidate(2, Inbound, 1)),
+            Admission::Replace(Reason::Duplicate)
+        );
     }
 
     #[test]
     fn a_restarted_node_and_a_second_dial_replace_the_old_link() {
         let mut node = node(2);
-        node.link_up(candidate(1, Outbound, 1));
+        node.up(candidate(1, Outbound, 1));
         let replaced = Admission::Replace(Reason::Replaced);
-        assert_eq!(node.admit(&candidate(1, Inbound, 99)), replaced);
-        node.link_up(candidate(1, Inbound, 1));
-        assert_eq!(node.admit(&candidate(1, Inbound, 1)), replaced);
+        assert_eq!(node.admit_stranger(&candidate(1, Inbound, 99)), replaced);
+        node.up(candidate(1, Inbound, 1));
+        assert_eq!(node.admit_stranger(&candidate(1, Inbound, 1)), replaced);
     }
 
     #[test]
     fn no_hello_is_sent_to_a_linked_node() {
         let mut node = node(2);
-        node.link_up(candidate(1, Inbound, 1));
+        node.up(candidate(1, Inbound, 1));
         assert_eq!(node.begin_hello(id(1)), Err(Reason::Duplicate));
         node.link_down(id(1));
         assert_eq!(node.begin_hello(id(1)), Ok(()));
@@ -256,28 +400,102 @@ mod tests {
     #[test]
     fn inbound_links_are_limited_in_total_and_by_address() {
         let config = Config { max_inbound: 3, max_inbound_per_ip: 2, ..Config::default() };
-        let mut node = Admissions::new(id(100), &config);
-        node.link_up(candidate(1, Inbound, 1));
-        node.link_up(candidate(2, Inbound, 1));
+        let mut node = Admissions::new(id(100), &config, [7; 32]);
+        node.up(candidate(1, Inbound, 1));
+        node.up(candidate(2, Inbound, 1));
         let refused = Admission::Refuse(Reason::FullForAddress);
-        assert_eq!(node.admit(&candidate(3, Inbound, 1)), refused);
-        assert_eq!(node.admit(&candidate(3, Outbound, 1)), Admission::Accept);
+        assert_eq!(node.admit_stranger(&candidate(3, Inbound, 1)), refused);
+        assert_eq!(node.admit_stranger(&candidate(3, Outbound, 1)), Admission::Accept);
         let local = |n| Candidate { ip: "127.0.0.1".parse().unwrap(), ..candidate(n, Inbound, 1) };
-        assert_eq!(node.admit(&local(3)), Admission::Accept);
-        node.link_up(local(3));
-        assert_eq!(node.admit(&local(4)), Admission::Refuse(Reason::Full));
+        assert_eq!(node.admit_stranger(&local(3)), Admission::Accept);
+        node.up(local(3));
+        assert_eq!(node.admit_stranger(&local(4)), Admission::Refuse(Reason::Full));
         // A link that has ended makes room. If its end is reported twice, it counts once.
-        node.link_up(local(3));
+        node.up(local(3));
         node.link_down(id(3));
-        assert_eq!(node.admit(&local(4)), Admission::Accept);
+        assert_eq!(node.admit_stranger(&local(4)), Admission::Accept);
         node.link_down(id(1));
         node.link_down(id(1));
-        assert_eq!(node.admit(&candidate(3, Inbound, 1)), Admission::Accept);
-        node.link_up(local(3));
-        node.link_up(local(1));
-        assert_eq!(node.admit(&local(4)), Admission::Refuse(Reason::Full));
+        assert_eq!(node.admit_stranger(&candidate(3, Inbound, 1)), Admission::Accept);
+        node.up(local(3));
+        node.up(local(1));
+        assert_eq!(node.admit_stranger(&local(4)), Admission::Refuse(Reason::Full));
         // The limits do not apply to a node that this one has dialled.
         node.begin_hello(id(200)).unwrap();
-        assert_eq!(node.admit(&local(200)), Admission::Accept);
+        assert_eq!(node.admit_stranger(&local(200)), Admission::Accept);
+    }
+
+    fn from(n: u8, ip: &str) -> Candidate {
+        Candidate { ip: ip.parse().unwrap(), ..candidate(n, Inbound, 1) }
+    }
+
+    fn idle(n: u8) -> LinkMerits {
+        LinkMerits { id: id(n), rtt: None, is_used: false }
+    }
+
+    /// Fills all 16 places with links of one group.
+    fn crowded() -> Admissions {
+        let config = Config { max_inbound: 16, ..Config::default() };
+        let mut node = Admissions::new(id(200), &config, [7; 32]);
+        for n in 1..=16 {
+            assert!(!node.is_short_of_places());
+            node.up(from(n, &format!("203.0.113.{n}")));
+        }
+        assert!(node.is_short_of_places());
+        node
+    }
+
+    #[test]
+    fn a_stranger_of_another_group_displaces_an_idle_link() {
+        let mut node = crowded();
+        let merits: Vec<_> = (1..=16).map(idle).collect();
+        let same_group = node.admit(&from(20, "203.0.113.20"), |_| false, &merits);
+        assert_eq!(same_group, Admission::Refuse(Reason::Full));
+        let newcomer = from(21, "198.51.100.1");
+        let Admission::MakeRoom(victim) = node.admit(&newcomer, |_| false, &merits) else {
+            panic!()
+        };
+        node.evict(victim);
+        node.up(newcomer);
+        // The end of the evicted link does not free a second place.
+        node.link_down(victim);
+        assert_eq!(node.inbound, 16);
+        // The next stranger of the group with few links displaces another link of the crowded group.
+        let next = node.admit(&from(22, "198.51.100.2"), |_| false, &merits);
+        assert!(matches!(next, Admission::MakeRoom(other) if other != victim && other != id(21)));
+    }
+
+    #[test]
+    fn links_that_the_application_uses_and_known_nodes_stay() {
+        let node = crowded();
+        let newcomer = from(21, "198.51.100.1");
+        let used = |n| LinkMerits { is_used: true, ..idle(n) };
+        let merits: Vec<_> = (1..=16).map(used).collect();
+        let full = Admission::Refuse(Reason::Full);
+        assert_eq!(node.admit(&newcomer, |_| false, &merits), full);
+        let merits: Vec<_> = (1..=16).map(idle).collect();
+        let all_but_newcomer = |of: NodeId| of != newcomer.id;
+        assert_eq!(node.admit(&newcomer, all_but_newcomer, &merits), Admission::Accept);
+        assert_eq!(node.admit(&newcomer, |_| false, &[]), full, "their use is unknown");
+    }
+
+    #[test]
+    fn further_places_are_kept_for_known_nodes() {
+        let mut node = crowded();
+        let known = |of: NodeId| of > id(100);
+        assert_eq!(
+            node.admit(&from(20, "203.0.113.20"), known, &[]),
+            Admission::Refuse(Reason::Full)
+        );
+        for n in [101, 102] {
+            let candidate = from(n, "203.0.113.99");
+            assert_eq!(node.admit(&candidate, known, &[]), Admission::Accept);
+            node.up(candidate);
+        }
+        let third = from(103, "203.0.113.99");
+        assert_eq!(node.admit(&third, known, &[]), Admission::Refuse(Reason::Full));
+        // Links of known nodes do not take the places of strangers.
+        node.link_down(id(1));
+        assert_eq!(node.admit(&from(20, "203.0.113.20"), known, &[]), Admission::Accept);
     }
 }

@@ -74,7 +74,7 @@ impl Net {
             let address: Address = format!("127.0.0.1:{}", 7000 + other).parse().unwrap();
             let ip = address.socket().unwrap().ip();
             let candidate = Candidate { id, direction, incarnation: 1, ip };
-            assert_eq!(self.nodes[me].admit(&candidate), Admission::Accept);
+            assert_eq!(self.nodes[me].admit(&candidate, &[]), Admission::Accept);
             let peer = Peer::new(id, format!("n{other}"), address, direction);
             self.act(me, |node| node.link_up(peer, candidate, None));
         }

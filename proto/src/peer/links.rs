@@ -146,10 +146,15 @@ impl Machine {
         let admission = if self.stopping {
             Admission::Refuse(Reason::Stopping)
         } else {
-            self.overlay.admit(&greeted.candidate)
+            self.overlay.admit(&greeted.candidate, &greeted.merits)
         };
         match admission {
             Admission::Accept => self.link_up(greeted),
+            Admission::MakeRoom(victim) => {
+                self.close_link(victim, Reason::MadeRoom);
+                self.overlay.evict(victim);
+                self.link_up(greeted);
+            }
             Admission::Refuse(reason) => {
                 // If the other node has dialled this connection, a Hello of this node on another connection
                 // still waits for its answer.
@@ -185,7 +190,7 @@ impl Machine {
     }
 
     fn link_up(&mut self, greeted: Greeted) {
-        let Greeted { connection, dial, peer, candidate, unix } = greeted;
+        let Greeted { connection, dial, peer, candidate, unix, merits: _ } = greeted;
         let id = candidate.id;
         self.links.insert(id, connection);
         self.outputs.push_back(Output::Admitted(connection));

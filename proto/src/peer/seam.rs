@@ -11,7 +11,7 @@ use crate::frame::query::{QueryAnswer, QueryId, QueryKind};
 use crate::frame::{Frame, Refusal};
 use crate::id::{Hash, Key, NodeId};
 use crate::message::{Message, PackedMessage};
-use crate::overlay::admission::Candidate;
+use crate::overlay::admission::{Candidate, LinkMerits};
 use crate::overlay::broadcast::BroadcastError;
 use crate::overlay::relay::{RelayError, RelaySendError};
 use crate::seal::LetterContent;
@@ -234,6 +234,9 @@ pub struct Greeted {
     pub candidate: Candidate,
     /// The other node's wall clock in milliseconds since 1970, from its Hello.
     pub unix: Option<u64>,
+    /// The merits of all links, if [`Overlay::is_short_of_places`](crate::overlay::Overlay::is_short_of_places)
+    /// returns true. May be empty otherwise.
+    pub merits: Vec<LinkMerits>,
 }
 
 /// The purpose of a link, which decides how long it is kept.

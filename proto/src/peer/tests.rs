@@ -88,7 +88,14 @@ impl Driven {
         let candidate = Candidate { id: id(n), direction, incarnation, ip };
         let peer = Peer::new(id(n), format!("n{n}"), address(n), direction);
         let connection = ConnectionId(connection);
-        self.input(Input::Greeted(Greeted { connection, dial, peer, candidate, unix: None }))
+        self.input(Input::Greeted(Greeted {
+            connection,
+            dial,
+            peer,
+            candidate,
+            unix: None,
+            merits: Vec::new(),
+        }))
     }
 
     /// Makes a link with a node, which that node has dialled.

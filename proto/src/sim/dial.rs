@@ -220,7 +220,9 @@ impl<H: Handler> Sim<H> {
         };
         let unix =
             self.by_id.get(&peer.id()).map(|other| self.nodes[*other].wall_clock(self.unix()));
-        self.handle(node, Input::Greeted(Greeted { connection, dial, peer, candidate, unix }));
+        let merits = self.merits(node);
+        let greeted = Greeted { connection, dial, peer, candidate, unix, merits };
+        self.handle(node, Input::Greeted(greeted));
     }
 
     /// Refuses a connection at the endpoint of `node`, and sends the peer the reason.

@@ -1,13 +1,14 @@
 //! Messages, pings and requests to nodes without a link.
 
 use super::Sim;
-use super::link::LinkOutbox;
+use super::link::{LinkOutbox, SimulatedLink};
 use crate::address::Address;
 use crate::event::{ActionId, Event, Peer, Reason};
 use crate::frame::Refusal;
 use crate::handler::Handler;
 use crate::id::NodeId;
 use crate::message::Message;
+use crate::overlay::admission::LinkMerits;
 use crate::peer::{ConnectionId, Input, OperationId, Payload, SendError};
 
 /// Something for a node without a link. By the time it is sent, there may be a link.
@@ -131,6 +132,20 @@ impl<H: Handler> Sim<H> {
         let addresses: Vec<Address> =
             self.nodes[node].known_addresses.get(&id).cloned().into_iter().collect();
         self.input(node, Input::AddressesLookedUp { id, addresses });
+    }
+
+    /// Returns the merits of a node's links, if its machine needs them to admit another link.
+    pub(super) fn merits(&self, node: usize) -> Vec<LinkMerits> {
+        let Some(running) = &self.nodes[node].running else { return Vec::new() };
+        if !running.machine.overlay().is_short_of_places() {
+            return Vec::new();
+        }
+        let of_node = |link: &SimulatedLink| {
+            let side = link.endpoints.iter().position(|endpoint| endpoint.node == node)?;
+            let (rtt, id) = (Some(link.latency * 2), link.endpoints[side].peer.id());
+            Some(LinkMerits { id, rtt, is_used: link.outboxes[side].accepted > 0 })
+        };
+        self.links.values().filter_map(of_node).collect()
     }
 
     /// Tells the machine how much a link is used.

@@ -235,7 +235,8 @@ fn replay_machine(recording: &Recording, by_dialler: bool, key: Key) -> MachineO
     let peer = Peer::new(id, taken.hello.name, address, direction);
     let candidate = Candidate { id, direction, incarnation: taken.hello.incarnation, ip };
     let connection = ConnectionId(1);
-    let greeted = Greeted { connection, dial: None, peer, candidate, unix: None };
+    let merits = Vec::new();
+    let greeted = Greeted { connection, dial: None, peer, candidate, unix: None, merits };
     handle(now, Input::Greeted(greeted));
     for frame in taken.frames.into_iter().filter(|frame| !frame.is_application()) {
         now.monotonic = now.monotonic + Duration::from_millis(10);
