@@ -10,7 +10,8 @@ use peerkit::{Event, Node, Reason};
 use tokio::task::JoinSet;
 
 use crate::attacker::{
-    End, STEP_TIMEOUT, Sybil, Sybils, Victim, config, end_all, honest_address, until, within,
+    End, STEP_TIMEOUT, Sybil, SybilLink, Sybils, Victim, config, end_all, honest_address, until,
+    within,
 };
 
 /// A hundred identities in eight groups get links, and the victim serves an honest node beside them.
@@ -99,4 +100,67 @@ async fn unfinished_handshakes_of_one_group_keep_no_honest_node_out() {
 #[tokio::test]
 async fn unfinished_handshakes_of_eight_groups_keep_no_honest_node_out() {
     check_unfinished_handshakes_keep_no_honest_node_out(8).await;
+}
+
+/// Makes a link again and again, and holds it without using it. Counts the tries.
+async fn hold_idle_links(sybil: Sybil, to: SocketAddr, tries: Arc<AtomicU64>) {
+    loop {
+        tries.fetch_add(1, Ordering::Relaxed);
+        if let Ok(attacker) = sybil.link(to, |_| {}).await {
+            let link = SybilLink::new(attacker);
+            while link.is_up() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A hundred attackers fill all inbound places with idle links, and try again whenever they lose one. Honest
+/// nodes of other groups get links and keep them, and a link that the application uses is never closed.
+async fn check_idle_links_keep_no_honest_node_out(groups: usize) {
+    let mut config = config();
+    (config.limit_loopback, config.max_inbound) = (true, 32);
+    let victim = Victim::with_config(config).await;
+    let mut honest = Vec::new();
+    let link = async |n: usize| {
+        let node = Node::builder().listen(honest_address(n)).spawn().await.unwrap();
+        let linking = node.connect(victim.address());
+        within(Duration::from_secs(5), "an honest node's link", linking).await.unwrap();
+        node
+    };
+    honest.push(link(0).await);
+    victim.node.send(honest[0].id(), "a message of the application").await.unwrap();
+    let tries = Arc::<AtomicU64>::default();
+    let mut attack = JoinSet::new();
+    for sybil in Sybils::new(100, groups).all {
+        attack.spawn(hold_idle_links(sybil, victim.address(), tries.clone()));
+    }
+    let peers = || victim.node.peers().len();
+    until("all places to be taken", || peers() >= 32, || format!("{} links", peers())).await;
+    for n in 1..=8 {
+        honest.push(link(n).await);
+    }
+    let before = tries.load(Ordering::Relaxed);
+    let more = || tries.load(Ordering::Relaxed) - before;
+    until("further tries", || more() >= 500, || format!("{} tries", more())).await;
+    for node in &honest {
+        assert!(victim.node.peer(node.id()).is_some(), "an honest node has lost its link");
+    }
+    assert!(peers() <= 32 + 4);
+    attack.shutdown().await;
+    for node in honest {
+        node.shutdown().await;
+    }
+    victim.check_unharmed().await;
+}
+
+#[tokio::test]
+async fn idle_links_of_one_group_keep_no_honest_node_out() {
+    check_idle_links_keep_no_honest_node_out(1).await;
+}
+
+#[tokio::test]
+async fn idle_links_of_eight_groups_keep_no_honest_node_out() {
+    check_idle_links_keep_no_honest_node_out(8).await;
 }

@@ -44,7 +44,7 @@ pub(super) fn put_reason(out: &mut Vec<u8>, reason: &Reason) {
         Reason::Version(Some(gap)) => (VERSION, gap.to_wire().into()),
         Reason::Other(code, text) => (*code, text.into()),
         // Nodes of version 1 do not know this code, and show the text.
-        Reason::MadeRoom => (MADE_ROOM, Reason::MadeRoom.to_string().into()),
+        Reason::MadeRoom => (MADE_ROOM, "made room for another link".into()),
         Reason::KeptAway => (KEPT_AWAY, "disconnected by hand".into()),
         plain => {
             // `REASONS_WITHOUT_TEXT` has every reason without an arm above.

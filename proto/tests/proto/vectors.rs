@@ -114,6 +114,8 @@ fn hellos_have_the_documented_bytes() {
     frame("clock", &Frame::Clock(1_700_000_000_000), CLOCK);
     let reason = Reason::KeptAway;
     frame("goodbye, kept away", &Frame::Goodbye { reason, received: 0 }, GOODBYE_AWAY);
+    let reason = Reason::MadeRoom;
+    frame("goodbye, made room", &Frame::Goodbye { reason, received: 0 }, GOODBYE_MADE_ROOM);
 }
 
 #[test]
@@ -511,6 +513,8 @@ const HELLO_TIMED: &str = "\
 const CLOCK: &str = "09000000610068e5cf8b010000";
 const GOODBYE_AWAY: &str = "\
     210000000210001400646973636f6e6e65637465642062792068616e640000000000000000";
+const GOODBYE_MADE_ROOM: &str =
+    "27000000 02 1400 1a00 6d61646520726f6f6d20666f7220616e6f74686572206c696e6b 0000000000000000";
 const ORDER_SIGNED: &str = "\
     0f000000706565726b6974206f7264657220310700706565726b69748a88e3dd7409f195fd52db2d \
     3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5cf8b0100000c0c0c0c0c0c0c0c0c0c0c0c \
