@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
+use peerkit_proto::config::Config;
 use peerkit_proto::event::{Direction, Peer, Reason};
 use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::hello::Hello;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
 use peerkit_proto::overlay::admission::Candidate;
-use peerkit_proto::peer::ConnectionId;
+use peerkit_proto::peer::{ConnectionId, congestion};
 use peerkit_proto::time::Instant;
 use peerkit_proto::versions::Agreement;
 use tokio::sync::{Notify, oneshot};
@@ -97,7 +98,7 @@ impl Conn {
             owner: hello.owner,
             time: hello.time,
             agreed,
-            outbox: Outbox::new(&inner.config),
+            outbox: Outbox::new(&inner.config, inner.clock),
             meter: Meter::default(),
             info: Mutex::default(),
             rtt: AtomicU64::new(0),
@@ -138,11 +139,22 @@ impl Conn {
         self.closing.notify_one();
     }
 
-    /// Queues a control frame. Closes the link if the queue is full: the peer reads too slowly.
+    /// Queues a control frame. Closes the link if the queue is full or nothing leaves it: the peer reads too
+    /// slowly.
     pub(crate) fn send_control(&self, frame: &Frame) {
         if self.outbox.push_control(frame) == Err(NotAccepted::Full) {
             self.hang_up(Reason::Slow);
         }
+    }
+
+    /// Returns whether a frame of the overlay is left out because too much waits for the link. Closes the link if
+    /// the peer reads too slowly.
+    pub(crate) fn leaves_out(&self, frame: &Frame, config: &Config) -> bool {
+        let left_out = congestion::is_left_out(frame, self.outbox.queued_control(), config);
+        if left_out && self.outbox.is_too_slow() {
+            self.hang_up(Reason::Slow);
+        }
+        left_out
     }
 
     /// Answers a request with a refusal. The refusal is queued with the control frames, because it is small

@@ -82,8 +82,21 @@ pub struct DropCounters {
     pub queries: u64,
     /// Queries of peers that were passed on but not answered by this node, because of the limit on look-ups.
     pub lookups: u64,
-    /// Answers that were dropped because there were too many for one query.
+    /// Answers that were dropped because there were too many for one query, or because too much waited for
+    /// their link.
     pub answers: u64,
+    /// Queries of peers that were forgotten early, to make room for those of other peers.
+    pub evicted_queries: u64,
+    /// Queries of peers that were answered but not passed on, because the peer's budget was spent.
+    pub queries_over_budget: u64,
+    /// Messages that were not relayed, because the peer's budget was spent.
+    pub messages_over_budget: u64,
+    /// Broadcasts, and frames about broadcasts, that were dropped because the peer's budget was spent.
+    pub broadcasts_over_budget: u64,
+    /// Frames with node records that were dropped because the peer's budget was spent.
+    pub records_over_budget: u64,
+    /// Beacons that were dropped because the peer's budget was spent.
+    pub beacons_over_budget: u64,
 }
 
 /// Counters of links, failed handshakes and postponed broadcasts, which several tasks update.

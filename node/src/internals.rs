@@ -14,6 +14,7 @@ use peerkit_proto::id::NodeId;
 use peerkit_proto::time::Instant;
 use tokio::sync::mpsc;
 
+use crate::clock::NodeClock;
 use crate::dispatch::{ActionSink, Dispatch, Received};
 use crate::events::Events;
 use crate::outbox::{Outbox, WriteBatch, WriterStep};
@@ -30,7 +31,7 @@ impl OutboxBench {
     /// Creates an empty outbox.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        Self { outbox: Outbox::new(config), batch: WriteBatch::default() }
+        Self { outbox: Outbox::new(config, NodeClock::start()), batch: WriteBatch::default() }
     }
 
     /// Adds a message, as [`crate::Sender::send`] does. Returns false if the outbox is full, so that `send`

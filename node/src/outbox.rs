@@ -1,20 +1,24 @@
 //! The frames that wait to be written to one link: two queues, each with its bound.
 //!
-//! Control frames (those of the overlay and of the link itself) go first. They never wait for room: if
-//! their queue is full, the peer is too slow and the link is closed. Application frames wait for room
+//! Control frames (those of the overlay and of the link itself) go first. They never wait for room: while
+//! their queue is crowded, the state machine leaves out those that can be requested again. If the queue is full
+//! nevertheless, or nothing leaves it for seconds, the peer is too slow and the link is closed. Application frames wait for room
 //! in their own queue. That queue holds encoded frames in blocks, so that many frames go out with one
 //! TLS record and one system call. The content of a large frame is shared with its sender, not copied.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 use std::task::Waker;
+use std::time::Duration;
 
 use bytes::Bytes;
 use peerkit_proto::config::Config;
 use peerkit_proto::event::Reason;
 use peerkit_proto::frame::Frame;
+use peerkit_proto::peer::congestion::{self, Congestion};
 use tokio::sync::Notify;
 
+use crate::clock::NodeClock;
 use crate::lock::lock;
 
 mod encoded_frame;
@@ -51,13 +55,19 @@ pub(crate) struct Outbox {
     queues: Mutex<Queues>,
     /// Wakes the tasks that wait for room.
     room: Notify,
+    clock: NodeClock,
     max_control: usize,
+    /// Time after which a peer is too slow if nothing leaves the crowded control queue.
+    slow_after: Duration,
     max_application: usize,
 }
 
 #[derive(Debug, Default)]
 struct Queues {
     control: Vec<u8>,
+    /// A control frame of which only the newest is sent. It is sent after `control`.
+    newest: Vec<u8>,
+    congestion: Congestion,
     /// Full blocks, oldest first. `open`, to which frames are added, comes behind them.
     full: VecDeque<Block>,
     open: Block,
@@ -125,6 +135,7 @@ impl Queues {
             && open < BLOCK_SIZE
             && self.full.is_empty()
             && self.control.is_empty()
+            && self.newest.is_empty()
             && self.closing.is_none()
             && !self.sender_waits
     }
@@ -189,11 +200,13 @@ impl Queues {
 }
 
 impl Outbox {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, clock: NodeClock) -> Self {
         Self {
             queues: Mutex::default(),
             room: Notify::new(),
+            clock,
             max_control: config.control_queue,
+            slow_after: config.slow_after,
             max_application: config.peer_queue,
         }
     }
@@ -204,12 +217,31 @@ impl Outbox {
         if let Some(closing) = &queues.closing {
             return Err(NotAccepted::Closed(closing.reason.clone()));
         }
-        if queues.control.len() >= self.max_control {
+        if queues.control.len() >= self.max_control || self.is_slow(&queues) {
             return Err(NotAccepted::Full);
         }
-        frame.encode(&mut queues.control);
+        if congestion::replaces_queued(frame) {
+            queues.newest.clear();
+            frame.encode(&mut queues.newest);
+        } else {
+            frame.encode(&mut queues.control);
+        }
+        if queues.control.len() > self.max_control / 2 {
+            queues.congestion.add(self.clock.now());
+        }
         self.wake_writer(queues);
         Ok(())
+    }
+
+    /// Returns whether the peer reads too slowly to keep the link.
+    pub(crate) fn is_too_slow(&self) -> bool {
+        self.is_slow(&lock(&self.queues))
+    }
+
+    fn is_slow(&self, queues: &Queues) -> bool {
+        // The clock is read only if the queue is crowded, as this runs for each frame.
+        queues.control.len() > self.max_control / 2
+            && queues.congestion.is_slow(self.clock.now(), self.slow_after)
     }
 
     /// Queues an application frame if there is room. An empty queue takes a frame of any size.
@@ -286,12 +318,6 @@ impl Outbox {
         self.wake_all(queues);
     }
 
-    /// Returns whether the control queue is more than half full, so that optional frames should not be
-    /// sent.
-    pub(crate) fn is_crowded(&self) -> bool {
-        lock(&self.queues).control.len() > self.max_control / 2
-    }
-
     /// Waits until the control queue is at most half full, or the link is closing.
     pub(crate) async fn wait_while_crowded(&self) {
         loop {
@@ -356,6 +382,10 @@ impl Outbox {
         }
         // Swapped, so that both buffers keep their memory.
         std::mem::swap(&mut batch.control, &mut queues.control);
+        queues.congestion.progress();
+        if !queues.newest.is_empty() {
+            batch.control.append(&mut queues.newest);
+        }
         while application && queues.writing < WRITE_SIZE {
             let block = match queues.full.pop_front() {
                 Some(block) => block,
@@ -422,6 +452,7 @@ impl Outbox {
             queues.drop_blocks();
             queues.spare = Vec::new();
             queues.control.shrink_to_fit();
+            queues.newest.shrink_to_fit();
         }
     }
 

@@ -119,6 +119,7 @@ impl Inner {
             queries,
             stray_answers,
             query_drops,
+            budget_drops,
             skipped_frames,
             clock,
         } = overlay;
@@ -157,6 +158,12 @@ impl Inner {
                 queries: query_drops.queries,
                 lookups: query_drops.lookups,
                 answers: query_drops.answers,
+                evicted_queries: query_drops.evicted,
+                queries_over_budget: budget_drops.queries,
+                messages_over_budget: budget_drops.messages,
+                broadcasts_over_budget: budget_drops.broadcasts,
+                records_over_budget: budget_drops.records,
+                beacons_over_budget: budget_drops.beacons,
             },
             peers: conns.iter().map(|conn| peer_status(conn)).collect(),
         }

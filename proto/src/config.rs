@@ -51,10 +51,14 @@ pub struct Config {
     /// Maximum number of bytes of application messages in the queue of one peer. An empty queue
     /// also takes one message that is larger. 4 MiB: Bitcoin Core buffers 1 to 5 MB for each peer.
     pub peer_queue: usize,
-    /// Maximum number of bytes of control frames in the queue of one peer. If a peer reads so
-    /// slowly that its queue exceeds this, its link is closed. 1 MiB: the answers of about 5,000
-    /// nodes to one discovery.
+    /// Maximum number of bytes of control frames in the queue of one peer. Frames on behalf of other
+    /// nodes are left out while it is half full, or three quarters. If the other frames exceed it,
+    /// the link is closed. 1 MiB: the answers of about 5,000 nodes to one discovery.
     pub control_queue: usize,
+    /// Time after which a peer is too slow if the queue of its control frames is more than half full
+    /// and nothing leaves it. 10 s: as `handshake_timeout`, and far less than `dead_after`, which
+    /// a peer that sends but does not read never reaches.
+    pub slow_after: Duration,
     /// Time after which a link that has sent nothing sends a ping. 15 s: survey, and shorter than
     /// the time-outs of NATs.
     pub ping_after: Duration,
@@ -88,9 +92,11 @@ pub struct Config {
     /// incomplete. 100: a search among 100,000 names mostly takes 1 to 3 ms, so other nodes use
     /// about half a processor core.
     pub lookup_rate: usize,
-    /// Maximum number of bytes of other nodes' messages that a node relays in a second for one
-    /// link. 128 KiB: the number of bytes that a relay of libp2p passes on for one connection in
-    /// total.
+    /// Maximum number of bytes of other nodes' messages that a node relays in a second for a single
+    /// stranger, which is a peer that it has neither dialled nor as a neighbour. An eighth is the
+    /// stranger's own, the rest is shared by all strangers. For a neighbour, which relays for others,
+    /// it is seven times as much. 128 KiB: the number of bytes that a relay of libp2p passes on for
+    /// one connection in total.
     pub forward_rate: usize,
     /// Time without messages after which a link that was made only to send a message is closed. 60
     /// s: as long as a node remembers a route through the network.
@@ -233,6 +239,7 @@ impl Default for Config {
             limit_loopback: false,
             peer_queue: 4 << 20,
             control_queue: 1 << 20,
+            slow_after: Duration::from_secs(10),
             ping_after: Duration::from_secs(15),
             dead_after: Duration::from_secs(45),
             ack_delay: Duration::from_millis(200),

@@ -361,8 +361,8 @@ impl Overlay {
         }
     }
 
-    /// Notes that a frame was not sent because too much waits for its link. The frame is a query, a broadcast
-    /// or a relayed message.
+    /// Notes that a frame was not sent because too much waits for its link: see
+    /// [`congestion`](crate::peer::congestion).
     pub(crate) fn frame_skipped(&mut self, to: NodeId, frame: Frame) {
         self.with_parts(|parts, cx| match frame {
             // The recipient counts as done, but not complete. If the query were queued anyway, a peer that
@@ -372,6 +372,7 @@ impl Overlay {
                 let done = QueryDone { id, depth, complete: false };
                 parts.queries.receive_done(cx.now, to, done, cx.out);
             }
+            Frame::Answer(answer) => parts.queries.answer_skipped(to, answer.id),
             Frame::Broadcast(batch) => parts.broadcasts.batch_skipped(cx, to, &batch),
             Frame::Forward(forward) => parts.relayed.message_skipped(cx, forward.label),
             _ => {}
@@ -565,10 +566,10 @@ impl Overlay {
     }
 
     fn receive_query(&mut self, from: NodeId, query: Query) {
-        let Self { description, links, parts, now, out, .. } = self;
+        let Self { description, links, budgets, parts, now, out, .. } = self;
         let neighbours = links.keys().copied();
         let known = |query: &Query| description.answers(links, query);
-        parts.queries.receive(now.monotonic, from, query, neighbours, known, out);
+        parts.queries.receive(now.monotonic, (from, budgets), query, neighbours, known, out);
     }
 
     /// Calls `act` with the parts and their context.
@@ -582,7 +583,9 @@ impl Overlay {
 impl Parts {
     fn receive(&mut self, cx: &mut OverlayContext<'_>, from: NodeId, frame: Frame) {
         match frame {
-            Frame::Answer(answer) => self.queries.receive_answer(cx.now, from, answer, cx.out),
+            Frame::Answer(answer) => {
+                self.queries.receive_answer(cx.now, from, answer, cx.budgets, cx.out);
+            }
             Frame::QueryDone(done) => self.queries.receive_done(cx.now, from, done, cx.out),
             Frame::Forward(forward) => {
                 let next = self.next_hop(cx, forward.label.query, Some(from), forward.label.to);

@@ -32,6 +32,7 @@ use crate::overlay::{Effect, NodeSetup, Overlay};
 use crate::time::{Instant, Now, earliest};
 use crate::verify::Verifier;
 
+pub mod congestion;
 mod dials;
 mod links;
 mod seam;
@@ -228,17 +229,18 @@ impl Machine {
 
     /// Returns the next output, or `None` if there are no more until the next input or deadline.
     ///
-    /// `is_crowded` returns whether too much waits for a link to queue this frame too. It is called only for
-    /// queries, broadcasts and relayed messages. If it returns true, the frame is not sent, and the overlay
-    /// gets a report of that.
+    /// `is_crowded` returns whether too much waits for a link to queue this frame too: see
+    /// [`congestion::is_left_out`]. It is called only for frames that may be left out. If it returns true, the
+    /// frame is not sent, and the overlay gets a report of that.
     pub fn poll(
         &mut self,
         mut is_crowded: impl FnMut(ConnectionId, &Frame) -> bool,
     ) -> Option<Output> {
         loop {
             match self.outputs.pop_front() {
-                Some(Output::Send { connection, frame }) => {
-                    if !can_be_spared(&frame) || !is_crowded(connection, &frame) {
+                Some(Output::Send { connection, mut frame }) => {
+                    if !congestion::may_be_left_out(&frame) || !is_crowded(connection, &frame) {
+                        self.mark_incomplete(connection, &mut frame);
                         return Some(Output::Send { connection, frame });
                     }
                     self.skipped_count += 1;
@@ -339,10 +341,4 @@ impl Machine {
             }
         }
     }
-}
-
-/// Returns whether a frame may be dropped if its link is crowded: its content can be requested again or found
-/// at another node, or its sender learns that it was not sent.
-fn can_be_spared(frame: &Frame) -> bool {
-    matches!(frame, Frame::Query(_) | Frame::Broadcast(_) | Frame::Forward(_))
 }

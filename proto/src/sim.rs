@@ -97,6 +97,7 @@ mod ends;
 mod faults;
 mod fetch;
 mod files;
+mod flood;
 mod graph;
 mod liar;
 mod link;

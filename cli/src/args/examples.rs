@@ -80,10 +80,11 @@ actions, with their keys and the defaults in brackets:
   replace    percent_per_minute, for
   partition  for, parts (2)
   discover   depth (-1: all)
+  flood      nodes, queries, every, for, links (5): strangers send queries over each of their links
 A step can expect bounds of these results: not_joined, components, links_over_view,
 one_component_within, delivered_percent, delivered_twice, delivered_within, altered, redundancy,
 last_node_over_best, worst_over_best, honest_components, honest_neighbours, discovery_errors,
-queries_over_links.
+queries_over_links, slow_links.
 
 Examples:
   peerkit sim simulations/join.toml              runs it once, with seed 1

@@ -30,9 +30,9 @@ impl Actor {
     /// Carries out all outputs of the machine, and hands it the inputs that follow from them.
     pub(super) fn drain(&mut self) {
         loop {
-            let links = &self.links;
+            let (links, config) = (&self.links, &self.inner.config);
             let is_crowded = |connection: ConnectionId, frame: &Frame| {
-                let conn = links.get(&connection).filter(|conn| conn.outbox.is_crowded());
+                let conn = links.get(&connection).filter(|conn| conn.leaves_out(frame, config));
                 if let Some(conn) = conn {
                     trace::not_sent(conn.peer.id(), frame);
                 }

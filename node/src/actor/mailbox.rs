@@ -9,7 +9,7 @@ use peerkit_proto::frame::query::QueryAnswer;
 use peerkit_proto::handler::Action;
 use peerkit_proto::overlay::broadcast::BroadcastCounters;
 use peerkit_proto::overlay::membership::Views;
-use peerkit_proto::overlay::{ClockStatus, QueryDrops};
+use peerkit_proto::overlay::{BudgetDrops, ClockStatus, QueryDrops};
 use peerkit_proto::peer::{BroadcastReceipt, DialId, Input, JoinError, Machine, OperationId};
 use tokio::sync::{mpsc, oneshot};
 
@@ -195,6 +195,8 @@ pub(crate) struct OverlayStatus {
     pub(crate) stray_answers: u64,
     /// Numbers of queries and answers that were dropped.
     pub(crate) query_drops: QueryDrops,
+    /// Amounts of work that were refused because the budget of a link was spent.
+    pub(crate) budget_drops: BudgetDrops,
     /// Number of frames that were not sent because their link was crowded.
     pub(crate) skipped_frames: u64,
     pub(crate) clock: ClockStatus,
@@ -209,6 +211,7 @@ impl OverlayStatus {
             queries: overlay.queries(),
             stray_answers: overlay.stray_answers(),
             query_drops: overlay.query_drops(),
+            budget_drops: overlay.budget_drops(),
             skipped_frames: machine.skipped_frames(),
             clock: overlay.clock_status(),
         }

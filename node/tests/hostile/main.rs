@@ -6,6 +6,7 @@
 mod attacker;
 mod broadcast;
 mod direct;
+mod flood;
 mod link;
 mod overlay;
 mod record;

@@ -125,14 +125,10 @@ pub struct QueryDone {
     pub complete: bool,
 }
 
-impl Query {
-    /// Appends the frame's body to `out`.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.put_raw(&self.id.0);
-        out.put_u8(self.depth);
-        out.put_bool(self.own);
-        out.put_u32(u32::try_from(self.ttl.as_millis()).unwrap_or(u32::MAX));
-        match &self.what {
+impl QueryKind {
+    /// Appends the question to `out`, as it is in a [`Query`].
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
             QueryKind::Discover => out.put_u8(0),
             QueryKind::Search(text) => {
                 out.put_u8(1);
@@ -158,6 +154,17 @@ impl Query {
                 out.put_u8(*bits);
             }
         }
+    }
+}
+
+impl Query {
+    /// Appends the frame's body to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put_raw(&self.id.0);
+        out.put_u8(self.depth);
+        out.put_bool(self.own);
+        out.put_u32(u32::try_from(self.ttl.as_millis()).unwrap_or(u32::MAX));
+        self.what.encode(out);
     }
 
     /// Reads a frame's body.

@@ -73,7 +73,6 @@ impl OverlayContext<'_> {
     /// budget allows the work. Call it before the work is done, and before anything is passed on. See
     /// [`budgets`](crate::overlay::budgets) for the units of `amount`.
     #[must_use]
-    #[allow(dead_code, reason = "the parts of the overlay use it one by one")]
     pub(crate) fn allows(&mut self, from: NodeId, work: Work, amount: usize) -> bool {
         self.budgets.take(self.now, from, work, amount)
     }

@@ -11,7 +11,13 @@
 //! their answers include files that are shared with the asking node but not with everyone.
 //!
 //! The number of queries in the table is bounded, in total and for each link, and so is the time that a query
-//! stays in it. If there is no room for a query, the node answers "done, but not complete".
+//! stays in it. If the table is full, the oldest query of the link that has most makes room. If there is no room
+//! for a query, the node answers "done, but not complete".
+//!
+//! A query is passed on only if the budget of the link that it came over allows that: see
+//! [`budgets`](super::budgets). Otherwise the node answers it, but for itself alone, and ends it as not
+//! complete. The answers that go back over the link are charged too. Their number is not known before, so the
+//! budget may go into debt, and further queries wait for the debt to be paid back.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -22,8 +28,9 @@ use crate::frame::Frame;
 use crate::frame::query::{
     AnswerBody, Query, QueryAnswer, QueryDone, QueryId, QueryKind, UNLIMITED,
 };
-use crate::id::NodeId;
+use crate::id::{Hash, NodeId};
 use crate::overlay::Effect;
+use crate::overlay::budgets::{Budgets, Work};
 use crate::peer::Output;
 use crate::time::{Instant, earliest};
 
@@ -42,6 +49,10 @@ const LINK_SHARE: usize = 8;
 /// for 10,000 nodes with 25 links; at most about 70 MB of memory at the node that asked.
 const MAX_ANSWERED: usize = 262_144;
 
+/// Minimum number of bytes of answers for which a link needs a budget before a query of it is passed on. 4 KiB:
+/// the answers of a few nodes.
+const MIN_ANSWERS: u64 = 4096;
+
 /// The queries that a node has sent or received, until it forgets them.
 #[derive(Debug)]
 pub(super) struct Queries {
@@ -52,8 +63,8 @@ pub(super) struct Queries {
     order: VecDeque<(Instant, QueryId)>,
     /// Deadlines of the queries that have open branches.
     deadlines: BTreeSet<(Instant, QueryId)>,
-    /// Number of queries in the table that came over each link.
-    by_link: BTreeMap<NodeId, usize>,
+    /// The queries in the table that came over each link, in the order of arrival.
+    by_link: BTreeMap<NodeId, VecDeque<QueryId>>,
     lookups: LookupBudget,
     strays: StrayAnswers,
     drops: QueryDrops,
@@ -64,15 +75,26 @@ pub(super) struct Queries {
 pub struct QueryDrops {
     /// Queries of peers that were refused because too many were remembered.
     pub queries: u64,
+    /// Queries of peers that were forgotten early, to make room for those of other peers.
+    pub evicted: u64,
     /// Queries of peers that were passed on but not answered, because the budget for look-ups was spent.
     pub lookups: u64,
     /// Answers that were dropped because there were too many for one query.
     pub answers: u64,
 }
 
+/// The question of a query, as far as it has to be remembered. A question may be 8 KiB long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KnownQuestion {
+    /// A [`QueryKind::FindNode`], by which answers find the way back.
+    Node(NodeId),
+    /// The hash of any other question.
+    Other(Hash),
+}
+
 #[derive(Debug)]
 struct KnownQuery {
-    what: QueryKind,
+    what: KnownQuestion,
     /// The peer that the query came from first, to which the answers are sent. `None` if this node asked.
     parent: Option<NodeId>,
     /// The asking node asks for itself, so the query is not passed on.
@@ -86,21 +108,34 @@ struct KnownQuery {
     awaits_own_answer: bool,
     branches: Vec<Branch>,
     /// Peers that had not said "done" by the deadline. Their answers are late, but no fault.
-    overdue: BTreeSet<NodeId>,
+    overdue: Vec<NodeId>,
     /// Total size of the answers so far, see [`MAX_ANSWERED`].
     answered_size: usize,
 }
 
+impl KnownQuestion {
+    fn of(what: &QueryKind) -> Self {
+        match what {
+            QueryKind::FindNode(wanted) => Self::Node(*wanted),
+            other => {
+                let mut bytes = Vec::new();
+                other.encode(&mut bytes);
+                Self::Other(Hash::of(&bytes))
+            }
+        }
+    }
+}
+
 impl KnownQuery {
     fn new(
-        what: QueryKind,
+        what: &QueryKind,
         parent: Option<NodeId>,
         own: bool,
         depth: u8,
         deadline: Instant,
     ) -> Self {
         Self {
-            what,
+            what: KnownQuestion::of(what),
             parent,
             own,
             route: None,
@@ -108,7 +143,7 @@ impl KnownQuery {
             deadline,
             awaits_own_answer: false,
             branches: Vec::new(),
-            overdue: BTreeSet::new(),
+            overdue: Vec::new(),
             answered_size: 0,
         }
     }
@@ -165,8 +200,9 @@ impl Queries {
     ) {
         let Question { what, depth, own } = question;
         let depth = if own { 1 } else { depth };
-        self.insert(now, id, KnownQuery::new(what, None, own, depth, now + timeout.min(self.ttl)));
-        self.pass_on(now, id, (None, depth, true), neighbours, out);
+        let deadline = now + timeout.min(self.ttl);
+        self.insert(now, id, KnownQuery::new(&what, None, own, depth, deadline));
+        self.pass_on(now, (id, what), (None, depth, true), neighbours, out);
         self.end_done_branches(id, out);
     }
 
@@ -175,51 +211,66 @@ impl Queries {
     pub(super) fn receive(
         &mut self,
         now: Instant,
-        from: NodeId,
+        (from, budgets): (NodeId, &mut Budgets),
         query: Query,
         neighbours: impl Iterator<Item = NodeId>,
         known: impl FnOnce(&Query) -> Option<Vec<QueryAnswer>>,
         out: &mut Effects,
     ) {
         let Query { id, depth, own, ttl, .. } = query;
-        let mut looked_up = true;
         let done =
             |complete| Effect::Send(from, Frame::QueryDone(QueryDone { id, depth, complete }));
-        if let Some(entry) = self.table.get_mut(&id) {
+        let again = if let Some(entry) = self.table.get(&id) {
             // Only a copy with more depth can reach further nodes. A copy with another question is a forgery:
             // the answers would go to the parent of the first query.
             let again = entry.depth < depth && !entry.own && !own;
-            if !again || entry.deadline <= now || entry.what != query.what {
+            let is_same = || entry.what == KnownQuestion::of(&query.what);
+            if !again || entry.deadline <= now || !is_same() {
                 out.push_back(done(true));
                 return;
             }
-            entry.depth = depth;
+            true
         } else {
-            let share = self.by_link.get(&from).copied().unwrap_or_default();
-            if self.table.len() >= self.max || share >= (self.max / LINK_SHARE).max(1) {
+            // A query that was evicted may still run in a circle.
+            if self.strays.was_evicted(id) || !self.make_room(from, out) {
                 self.drops.queries += 1;
                 out.push_back(done(false));
                 return;
             }
+            false
+        };
+        let others: Vec<_> = neighbours.filter(|peer| !own && *peer != from).collect();
+        // Charged before the look-up, so that a peer pays for both or for none.
+        let passes = onward(depth).is_none()
+            || others.is_empty()
+            || may_pass(now, (from, budgets), &query.what);
+        let mut complete = passes;
+        if again {
+            if let Some(entry) = self.table.get_mut(&id) {
+                entry.depth = depth;
+            }
+        } else {
             // If the budget for look-ups is spent, the query is still passed on, so that other nodes can
             // answer it.
-            looked_up = !needs_lookup(&query.what) || self.lookups.take(now, from);
+            let looked_up =
+                !needs_lookup(&query.what) || self.lookups.take(now, from, budgets.standing(from));
             self.drops.lookups += u64::from(!looked_up);
+            complete &= looked_up;
             let known = if looked_up { known(&query) } else { Some(Vec::new()) };
-            let what = query.what;
             let deadline = now + ttl.min(self.ttl);
-            let entry = KnownQuery::new(what.clone(), Some(from), own, depth, deadline);
-            self.insert(now, id, KnownQuery { awaits_own_answer: known.is_none(), ..entry });
+            let entry = KnownQuery::new(&query.what, Some(from), own, depth, deadline);
+            let awaits_own_answer = known.is_none();
+            self.insert(now, id, KnownQuery { awaits_own_answer, ..entry });
             match known {
                 Some(answers) => out.extend(answers.into_iter().map(|a| answer_to(from, a))),
                 None => {
-                    let asker = own.then_some(from);
+                    let (what, asker) = (query.what.clone(), own.then_some(from));
                     out.push_back(Effect::Out(Output::LookUpAnswer { query: id, what, asker }));
                 }
             }
         }
-        let others = neighbours.filter(|peer| !own && *peer != from);
-        self.pass_on(now, id, (Some(from), depth, looked_up), others, out);
+        let others = others.into_iter().filter(|_| passes);
+        self.pass_on(now, (id, query.what), (Some(from), depth, complete), others, out);
         self.end_done_branches(id, out);
     }
 
@@ -245,6 +296,7 @@ impl Queries {
         now: Instant,
         from: NodeId,
         answer: QueryAnswer,
+        budgets: &mut Budgets,
         out: &mut Effects,
     ) {
         let Some(entry) = self.table.get_mut(&answer.id) else {
@@ -266,13 +318,24 @@ impl Queries {
             return;
         }
         entry.answered_size += weight;
-        if answer.body == AnswerBody::Here && entry.what == QueryKind::FindNode(answer.node) {
+        if answer.body == AnswerBody::Here && entry.what == KnownQuestion::Node(answer.node) {
             entry.route.get_or_insert(from);
         }
         out.push_back(match entry.parent {
-            Some(parent) => answer_to(parent, answer),
+            Some(parent) => {
+                budgets.charge(now, parent, Work::Answer, cost(&answer));
+                answer_to(parent, answer)
+            }
             None => Effect::Answered(answer),
         });
+    }
+
+    /// Notes that an answer was not sent to `to` because too much waits for its link. The query is not complete.
+    pub(super) fn answer_skipped(&mut self, to: NodeId, id: QueryId) {
+        self.drops.answers += 1;
+        if let Some(entry) = self.table.get_mut(&id).filter(|entry| entry.parent == Some(to)) {
+            entry.branches.iter_mut().for_each(|branch| branch.complete = false);
+        }
     }
 
     /// Handles a "done": a peer has sent all its answers to a query.
@@ -330,7 +393,7 @@ impl Queries {
         wanted: NodeId,
     ) -> Option<Option<NodeId>> {
         let entry = self.table.get(&id)?;
-        (entry.parent == asking && entry.what == QueryKind::FindNode(wanted)).then_some(entry.route)
+        (entry.parent == asking && entry.what == KnownQuestion::Node(wanted)).then_some(entry.route)
     }
 
     /// Notes that a link has ended: queries no longer wait for answers of that peer, and none are sent to it.
@@ -362,7 +425,7 @@ impl Queries {
                 entry.awaits_own_answer = false;
                 for branch in &mut entry.branches {
                     branch.complete &= branch.waiting.is_empty();
-                    entry.overdue.append(&mut branch.waiting);
+                    entry.overdue.extend(std::mem::take(&mut branch.waiting));
                 }
             }
             self.end_done_branches(id, out);
@@ -385,10 +448,42 @@ impl Queries {
         self.forget_old(now);
         self.deadlines.insert((entry.deadline, id));
         if let Some(parent) = entry.parent {
-            *self.by_link.entry(parent).or_default() += 1;
+            self.by_link.entry(parent).or_default().push_back(id);
         }
         self.table.insert(id, entry);
         self.order.push_back((now + self.ttl, id));
+    }
+
+    /// Returns whether there is room for a query from this link. If the table is full, evicts the oldest query
+    /// of the link that has most, unless the two links have about the same number.
+    fn make_room(&mut self, from: NodeId, out: &mut Effects) -> bool {
+        let share = self.by_link.get(&from).map_or(0, VecDeque::len);
+        if share >= (self.max / LINK_SHARE).max(1) {
+            return false;
+        }
+        if self.table.len() < self.max {
+            return true;
+        }
+        let heaviest = self.by_link.values().max_by_key(|ids| ids.len());
+        // Two links with about the same number would evict each other's queries in turn.
+        let heaviest = heaviest.filter(|ids| ids.len() > 2 * (share + 1));
+        let Some(oldest) = heaviest.and_then(|ids| ids.front().copied()) else { return false };
+        self.drops.evicted += 1;
+        if let Some(entry) = self.table.get_mut(&oldest) {
+            entry.awaits_own_answer = false;
+            for branch in &mut entry.branches {
+                branch.complete = false;
+                branch.waiting.clear();
+            }
+        }
+        self.end_done_branches(oldest, out);
+        self.remove(oldest);
+        self.strays.evict(oldest);
+        if self.order.len() > 2 * self.max {
+            let table = &self.table;
+            self.order.retain(|(_, id)| table.contains_key(id));
+        }
+        true
     }
 
     fn forget_old(&mut self, now: Instant) {
@@ -399,14 +494,21 @@ impl Queries {
             }
             self.order.pop_front();
             self.strays.remember(now + self.ttl, id);
-            let Some(entry) = self.table.remove(&id) else { continue };
-            self.deadlines.remove(&(entry.deadline, id));
-            let Some(parent) = entry.parent else { continue };
-            if let Some(count) = self.by_link.get_mut(&parent) {
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    self.by_link.remove(&parent);
-                }
+            self.remove(id);
+        }
+    }
+
+    fn remove(&mut self, id: QueryId) {
+        let Some(entry) = self.table.remove(&id) else { return };
+        self.deadlines.remove(&(entry.deadline, id));
+        let Some(parent) = entry.parent else { return };
+        if let Some(ids) = self.by_link.get_mut(&parent) {
+            // The queries of a link are removed in the order of arrival.
+            if ids.front() == Some(&id) {
+                ids.pop_front();
+            }
+            if ids.is_empty() {
+                self.by_link.remove(&parent);
             }
         }
     }
@@ -416,7 +518,7 @@ impl Queries {
     fn pass_on(
         &mut self,
         now: Instant,
-        id: QueryId,
+        (id, what): (QueryId, QueryKind),
         (parent, depth, complete): (Option<NodeId>, u8, bool),
         neighbours: impl Iterator<Item = NodeId>,
         out: &mut Effects,
@@ -426,7 +528,7 @@ impl Queries {
         if let Some(onward) = onward(depth) {
             waiting.extend(neighbours);
             let ttl = entry.deadline.since(now);
-            let query = Query { id, depth: onward, own: entry.own, ttl, what: entry.what.clone() };
+            let query = Query { id, depth: onward, own: entry.own, ttl, what };
             let send = |peer: &NodeId| Effect::Send(*peer, Frame::Query(query.clone()));
             out.extend(waiting.iter().map(send));
         }
@@ -453,6 +555,8 @@ impl Queries {
             false
         });
         if entry.branches.is_empty() {
+            // An emptied list keeps its memory, and most entries have no branches for most of their time.
+            entry.branches = Vec::new();
             self.deadlines.remove(&(entry.deadline, id));
         }
     }
@@ -460,6 +564,27 @@ impl Queries {
 
 fn answer_to(asker: NodeId, answer: QueryAnswer) -> Effect {
     Effect::Send(asker, Frame::Answer(answer))
+}
+
+/// Charges a link for a query that is passed on. Returns whether its budgets allow that.
+fn may_pass(now: Instant, (from, budgets): (NodeId, &mut Budgets), what: &QueryKind) -> bool {
+    if !budgets.may_begin(now, from, Work::Answer, MIN_ANSWERS) {
+        budgets.count(Work::Query);
+        return false;
+    }
+    // One for each 256 bytes, as a question with many addresses is as long as a hundred others.
+    let len = match what {
+        QueryKind::CallBack { addresses, .. } => {
+            addresses.iter().fold(0, |sum: usize, address| sum + address.host.len())
+        }
+        _ => 0,
+    };
+    budgets.take(now, from, Work::Query, 1 + len / 256)
+}
+
+/// Returns about how many bytes an answer has.
+fn cost(answer: &QueryAnswer) -> usize {
+    64 + 24 * answer.addresses.len() + 64 * weight(&answer.body)
 }
 
 fn weight(body: &AnswerBody) -> usize {

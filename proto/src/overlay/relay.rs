@@ -4,12 +4,12 @@
 //! Each node on the route has noted, with the query, the link over which the answer came. The outcome of a
 //! message goes back along the same route. It contains the recipient's proof that it has received the
 //! message. Of a message, a relay remembers only the number, the query, the link over which it came and
-//! the link over which it was sent on. A relay limits the bytes per second that it relays for each link.
+//! the link over which it was sent on. The bytes that a relay passes on are charged to the link that they came
+//! over: see [`budgets`](super::budgets).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::bucket::{Bucket, time_to_earn};
 use crate::codec::DecodeError;
 use crate::config::Config;
 use crate::deadlines::Deadlines;
@@ -20,6 +20,7 @@ use crate::frame::relay::{Delivery, Forward, Forwarded, Receipt, RelayLabel};
 use crate::hello::MAX_NAME;
 use crate::id::{Key, NodeId};
 use crate::message::PackedMessage;
+use crate::overlay::budgets::{Standing, Work};
 use crate::overlay::{Effect, NodeSetup, OverlayContext};
 use crate::peer::{Output, Payload};
 use crate::seal::{self, Letter, LetterContent, SealError};
@@ -34,6 +35,9 @@ const MAX_ACCEPTED: usize = 16_384;
 
 /// Divisor that gives the part of each table that one link may fill: an eighth.
 const LINK_SHARE: usize = 8;
+
+/// Divisor that gives the number of messages of one stranger that may wait: 64.
+const STRANGER_SHARE: usize = 64;
 
 /// Minimum number of bytes charged for a message: decrypting or routing one costs about as much as
 /// copying 1 KiB.
@@ -89,14 +93,9 @@ pub(super) struct RelayedMessages {
     /// Tolerated difference between two clocks, in milliseconds.
     skew: u64,
     limit: usize,
-    /// Maximum number of bytes per second that are relayed for one link.
-    rate: u64,
-    /// Maximum number of bytes that are relayed for one link in a burst.
-    burst: u64,
     last_number: u64,
     waiting: BTreeMap<PendingId, PendingMessage>,
     deadlines: Deadlines<PendingId>,
-    budgets: BTreeMap<NodeId, Bucket>,
     accepted: AcceptedMessages,
 }
 
@@ -128,13 +127,9 @@ impl RelayedMessages {
             timeout: config.query_timeout,
             skew: u64::try_from(config.clock_skew.as_millis()).unwrap_or(u64::MAX),
             limit: config.max_relayed(),
-            rate: config.forward_rate as u64,
-            // A burst holds at least one message of the largest size.
-            burst: config.forward_rate.max(config.max_control) as u64,
             last_number: 0,
             waiting: BTreeMap::new(),
             deadlines: Deadlines::default(),
-            budgets: BTreeMap::new(),
             accepted: AcceptedMessages::default(),
         }
     }
@@ -195,7 +190,7 @@ impl RelayedMessages {
         let id = (query, number);
         let for_us = to == self.key.id();
         // Charged before the message is opened, as a message that is then refused costs the same work.
-        let delivery = if !self.charge(cx.now, from, forward.sealed.len()) {
+        let delivery = if !cx.allows(from, Work::Message, forward.sealed.len().max(MIN_COST)) {
             Delivery::Busy
         } else if for_us {
             self.accept(cx, from, &forward)
@@ -204,7 +199,7 @@ impl RelayedMessages {
             // Otherwise a forged message could travel in a circle.
             match next.filter(|next| *next != from && !self.waiting.contains_key(&id)) {
                 None => Delivery::NoRoute,
-                Some(_) if !self.has_room(from) => Delivery::Busy,
+                Some(_) if !self.has_room(cx, from) => Delivery::Busy,
                 Some(next) => {
                     self.await_outcome(id, next, cx.now, OutcomeReceiver::Link(from));
                     return cx.send(next, Frame::Forward(forward));
@@ -238,7 +233,6 @@ impl RelayedMessages {
     /// Forgets a link that has ended, and the messages that came over it. Messages that were sent over it have
     /// failed: reports that to the peers that they came from, or to this node.
     pub(super) fn link_down(&mut self, cx: &mut OverlayContext<'_>, peer: NodeId) {
-        self.budgets.remove(&peer);
         let touched = self.waiting.iter().filter(|(_, waiting)| {
             waiting.next == peer
                 || matches!(waiting.receiver, OutcomeReceiver::Link(from) if from == peer)
@@ -300,20 +294,26 @@ impl RelayedMessages {
         }
     }
 
-    /// Returns whether one more message that came over a link may wait.
-    fn has_room(&self, from: NodeId) -> bool {
-        let of_link = |waiting: &&PendingMessage| matches!(waiting.receiver, OutcomeReceiver::Link(f) if f == from);
+    /// Returns whether one more message that came over a link may wait. All strangers together have half as much
+    /// room as one relay, as the next node counts them all as messages of this node.
+    fn has_room(&self, cx: &OverlayContext<'_>, from: NodeId) -> bool {
+        let waiting = || {
+            self.waiting.values().filter_map(|waiting| match waiting.receiver {
+                OutcomeReceiver::Link(link) => Some(link),
+                OutcomeReceiver::Us(_) => None,
+            })
+        };
+        let of_link = || waiting().filter(|link| *link == from).count();
         self.waiting.len() < MAX_WAITING
-            && self.waiting.values().filter(of_link).count() < MAX_WAITING / LINK_SHARE
-    }
-
-    /// Charges a link for a message of `len` bytes. Returns whether its budget allows it.
-    fn charge(&mut self, now: Instant, from: NodeId, len: usize) -> bool {
-        // Capped at a full bucket, as a message that costs more could never pass.
-        let cost = (len.max(MIN_COST) as u64).min(self.burst);
-        // A bucket is measured in time: a number of bytes is the time in which it earns them.
-        let fill_time = time_to_earn(self.burst, self.rate);
-        self.budgets.entry(from).or_default().take(now, time_to_earn(cost, self.rate), fill_time)
+            && match cx.budgets.standing(from) {
+                Standing::Relay => of_link() < MAX_WAITING / LINK_SHARE,
+                Standing::Stranger => {
+                    let is_stranger =
+                        |link: &NodeId| cx.budgets.standing(*link) == Standing::Stranger;
+                    of_link() < MAX_WAITING / STRANGER_SHARE
+                        && waiting().filter(is_stranger).count() < MAX_WAITING / LINK_SHARE / 2
+                }
+            }
     }
 
     /// Opens a message for this node. Returns the outcome, with the receipt if the message is accepted.

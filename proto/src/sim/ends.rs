@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::Sim;
+use super::flood::is_answer_to_flood;
+use super::liar::Lies;
 use super::link::{DIALLER, EndpointState, LinkContent, LinkItem, SimulatedLink, other};
 use super::node::LinkHandle;
 use super::queue::SimEvent;
@@ -323,7 +325,9 @@ impl<H: Handler> Sim<H> {
         match content {
             LinkContent::Hello => self.hand_over_hello(connection, side),
             LinkContent::Frame(frame) => {
-                if endpoint.is_link() {
+                // The machine of a node that floods has not sent the queries, and takes the answers for a fault.
+                let floods = self.nodes[node].options.lies == Some(Lies::Floods);
+                if endpoint.is_link() && !(floods && is_answer_to_flood(&frame)) {
                     self.count(node, &frame);
                     self.input(node, Input::Frame(connection, frame));
                 }

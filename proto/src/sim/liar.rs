@@ -23,7 +23,7 @@ const FIRST_UNUSED: usize = 1 << 20;
 
 /// The way in which a node lies.
 ///
-/// All nodes that lie also make up nodes. Their records have made-up identities and valid signatures. Their
+/// All nodes that lie, except those that flood, also make up nodes. Their records have made-up identities and valid signatures. Their
 /// addresses belong to no node or to the node that lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -34,6 +34,8 @@ pub enum Lies {
     Alters,
     /// Sends an old broadcast after each broadcast that it passes on.
     Replays,
+    /// Sends queries without end: see [`Sim::flood`](super::Sim::flood). Does not lie.
+    Floods,
 }
 
 /// The state of a node that lies.
@@ -53,6 +55,7 @@ impl Liar {
     /// Returns the frames that are sent instead of `frame`.
     pub(super) fn lie(&mut self, unix: u64, frame: Frame) -> Vec<Frame> {
         match frame {
+            frame if self.how == Lies::Floods => vec![frame],
             Frame::Broadcast(batch) => self.pass_on(batch),
             // `Have` is not changed: a node that drops broadcasts claims to have them, so other nodes wait for
             // them.
@@ -72,12 +75,14 @@ impl Liar {
 
     /// Replaces the records in a probe or its answer by made-up ones.
     pub(super) fn change_probe(&mut self, unix: u64, probe: &mut Probe) {
-        self.invent(unix, &mut probe.records);
+        if self.how != Lies::Floods {
+            self.invent(unix, &mut probe.records);
+        }
     }
 
     fn pass_on(&mut self, batch: Batch) -> Vec<Frame> {
         match self.how {
-            Lies::Drops => Vec::new(),
+            Lies::Drops | Lies::Floods => Vec::new(),
             Lies::Alters => altered(&batch).map(Frame::Broadcast).into_iter().collect(),
             Lies::Replays => {
                 // Chosen before `batch` is added, so that `batch` is not its own repetition.

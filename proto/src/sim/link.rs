@@ -8,6 +8,7 @@ use crate::event::{Peer, Reason};
 use crate::frame::{Frame, Refusal};
 use crate::message::Message;
 use crate::overlay::admission::Candidate;
+use crate::peer::congestion::{self, Congestion};
 use crate::time::Instant;
 
 /// The side of the node that dialled.
@@ -74,6 +75,9 @@ pub(super) struct LinkOutbox {
     /// Frames of the overlay that wait for the line. They are sent before messages.
     control: VecDeque<LinkItem>,
     control_bytes: usize,
+    congestion: Congestion,
+    /// A frame of which only the newest is sent. It is sent after `control`.
+    newest: Option<LinkItem>,
     /// Messages, requests and replies of the application that wait for the line.
     application: VecDeque<LinkItem>,
     application_bytes: usize,
@@ -155,9 +159,9 @@ impl Endpoint {
 }
 
 impl LinkOutbox {
-    /// Returns whether frames that the overlay can do without should not be queued.
-    pub(super) fn is_crowded(&self, config: &Config) -> bool {
-        self.control_bytes > config.control_queue / 2
+    /// Returns whether a frame of the overlay is left out, as too much is queued.
+    pub(super) fn leaves_out(&self, frame: &Frame, config: &Config) -> bool {
+        congestion::is_left_out(frame, self.control_bytes, config)
     }
 
     /// Returns whether messages of the application are queued.
@@ -166,11 +170,26 @@ impl LinkOutbox {
     }
 
     /// Queues a frame of the overlay.
-    pub(super) fn queue_control(&mut self, item: LinkItem, config: &Config) -> Result<(), Full> {
-        if self.control_bytes >= config.control_queue {
+    pub(super) fn queue_control(
+        &mut self,
+        now: Instant,
+        item: LinkItem,
+        config: &Config,
+    ) -> Result<(), Full> {
+        if let LinkContent::Frame(frame) = &item.content
+            && congestion::replaces_queued(frame)
+        {
+            self.newest = Some(item);
+            return Ok(());
+        }
+        let full = self.control_bytes >= config.control_queue;
+        if full || self.congestion.is_slow(now, config.slow_after) {
             return Err(Full);
         }
         self.queue_unlimited(item);
+        if Congestion::is_crowded(self.control_bytes, config) {
+            self.congestion.add(now);
+        }
         Ok(())
     }
 
@@ -220,6 +239,7 @@ impl LinkOutbox {
     /// Drops everything that is queued. What is in flight still arrives.
     pub(super) fn clear_queues(&mut self) {
         self.control.clear();
+        self.newest = None;
         self.application.clear();
         (self.control_bytes, self.application_bytes) = (0, 0);
     }
@@ -237,6 +257,9 @@ impl LinkOutbox {
         }
         let item = if let Some(item) = self.control.pop_front() {
             self.control_bytes -= item.bytes;
+            self.congestion.progress();
+            item
+        } else if let Some(item) = self.newest.take() {
             item
         } else {
             let item = self.application.pop_front()?;
@@ -257,7 +280,8 @@ impl LinkOutbox {
     /// Returns the time for which the caller has to add a `LineFree` event. Returns `None` if nothing waits
     /// for the line, or if the event queue already has the event.
     pub(super) fn schedule_departure(&mut self, now: Instant) -> Option<Instant> {
-        let is_waiting = !self.control.is_empty() || !self.application.is_empty();
+        let is_waiting =
+            !self.control.is_empty() || self.newest.is_some() || !self.application.is_empty();
         if self.free_at <= now || !is_waiting {
             return None;
         }
@@ -340,7 +364,7 @@ mod tests {
     fn frames_with_different_latencies_keep_their_order() {
         let (mut outbox, config) = (LinkOutbox::default(), Config::default());
         for (n, latency) in [(1, 50), (2, 10), (3, 30)] {
-            outbox.queue_control(ping(n, 10), &config).unwrap();
+            outbox.queue_control(at(0), ping(n, 10), &config).unwrap();
             let (arrives, _) = outbox.depart(at(0), Duration::from_millis(latency), None).unwrap();
             assert_eq!(arrives, at(50));
         }
@@ -356,7 +380,7 @@ mod tests {
         let depart = |outbox: &mut LinkOutbox, now| outbox.depart(now, latency, Some(10_000));
         assert_eq!(depart(&mut outbox, at(0)), Some((at(110), None)));
         outbox.queue_message(ping(2, 500), &config).unwrap();
-        outbox.queue_control(ping(3, 100), &config).unwrap();
+        outbox.queue_control(at(0), ping(3, 100), &config).unwrap();
         assert_eq!(depart(&mut outbox, at(50)), None);
         assert_eq!(
             (outbox.schedule_departure(at(50)), outbox.schedule_departure(at(50))),
@@ -373,22 +397,22 @@ mod tests {
     fn a_queue_is_crowded_at_half_its_limit_and_full_at_its_limit() {
         let config = Config { control_queue: 1000, peer_queue: 1000, ..Config::default() };
         let mut outbox = LinkOutbox::default();
-        outbox.queue_control(ping(1, 500), &config).unwrap();
-        assert!(!outbox.is_crowded(&config));
-        outbox.queue_control(ping(2, 600), &config).unwrap();
-        assert!(outbox.is_crowded(&config));
-        assert_eq!(outbox.queue_control(ping(3, 1), &config), Err(Full));
+        outbox.queue_control(at(0), ping(1, 500), &config).unwrap();
+        assert!(!Congestion::is_crowded(outbox.control_bytes, &config));
+        outbox.queue_control(at(0), ping(2, 600), &config).unwrap();
+        assert!(Congestion::is_crowded(outbox.control_bytes, &config));
+        assert_eq!(outbox.queue_control(at(0), ping(3, 1), &config), Err(Full));
         outbox.queue_message(ping(4, 5000), &config).unwrap();
         assert_eq!(outbox.queue_message(ping(5, 1), &config), Err(Full));
         outbox.clear_queues();
-        outbox.queue_control(ping(3, 1), &config).unwrap();
+        outbox.queue_control(at(0), ping(3, 1), &config).unwrap();
     }
 
     #[test]
     fn held_frames_arrive_after_their_release_in_order() {
         let (mut outbox, config) = (LinkOutbox::default(), Config::default());
         for n in [1, 2] {
-            outbox.queue_control(ping(n, 10), &config).unwrap();
+            outbox.queue_control(at(0), ping(n, 10), &config).unwrap();
             outbox.depart(at(n), Duration::from_millis(10), None).unwrap();
         }
         outbox.is_held = true;

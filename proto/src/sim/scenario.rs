@@ -83,6 +83,8 @@ pub struct Step {
     pub partition: Option<Partition>,
     /// A node discovers the network.
     pub discover: Option<Discover>,
+    /// Nodes flood their peers with queries.
+    pub flood: Option<Flood>,
     /// Minimum duration of the step.
     pub wait: Span,
     /// The expected results.
@@ -156,6 +158,24 @@ pub struct Partition {
     pub time: Span,
 }
 
+/// Nodes that are not members flood their peers with queries. The nodes are the same in all steps.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flood {
+    /// Number of nodes that flood.
+    pub nodes: usize,
+    /// Number of links that each of them makes, to random members.
+    #[serde(default = "five")]
+    pub links: usize,
+    /// Number of queries that each of them sends over each link at a time.
+    pub queries: usize,
+    /// Time between two such floods.
+    pub every: Span,
+    /// Time during which they flood.
+    #[serde(rename = "for")]
+    pub time: Span,
+}
+
 /// A random node discovers the network. The step lasts until the discovery has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -202,6 +222,8 @@ pub struct Expect {
     pub discovery_errors: Option<u64>,
     /// Maximum number of queries that arrived at one node beyond one for each of its links.
     pub queries_over_links: Option<u64>,
+    /// Maximum number of links that ended, since the start of the scenario, because the peer read too slowly.
+    pub slow_links: Option<u64>,
 }
 
 /// A duration, written as `"500ms"`, `"30s"`, `"2m"` or `"1h"`.
@@ -272,6 +294,9 @@ impl Step {
         if self.partition.as_ref().is_some_and(|split| !(2..=64).contains(&split.parts)) {
             return Err("`partition.parts` has to be 2 to 64".into());
         }
+        if self.flood.as_ref().is_some_and(|flood| flood.every.0 < Duration::from_millis(1)) {
+            return Err("`flood.every` has to be at least 1ms".into());
+        }
         let expect = &self.expect;
         let of_broadcasts = [
             ("delivered_percent", expect.delivered_percent.is_some()),
@@ -306,6 +331,7 @@ impl Step {
             (self.partition.is_some(), "partition"),
             (self.broadcast.is_some(), "broadcast"),
             (self.discover.is_some(), "discover"),
+            (self.flood.is_some(), "flood"),
         ];
         let named: Vec<_> = parts.iter().filter(|part| part.0).map(|part| part.1).collect();
         if named.is_empty() { "wait".to_owned() } else { named.join(" + ") }
@@ -375,6 +401,10 @@ fn one() -> usize {
 
 fn two() -> usize {
     2
+}
+
+fn five() -> usize {
+    5
 }
 
 fn hundred() -> usize {

@@ -213,10 +213,10 @@ impl<H: Handler> Sim<H> {
             // A machine counts the frames that it has skipped since its own start. The statistics have the sum
             // of all runs of all nodes, so the new ones are added.
             let before = running.machine.skipped_frames();
-            let is_crowded = |connection: ConnectionId, _: &Frame| {
+            let is_crowded = |connection: ConnectionId, frame: &Frame| {
                 let link = links.get(&connection);
                 let outbox = link.and_then(|link| Some(&link.outboxes[link.side_of(node)?]));
-                outbox.is_some_and(|outbox| outbox.is_crowded(config))
+                outbox.is_some_and(|outbox| outbox.leaves_out(frame, config))
             };
             let output = running.machine.poll(is_crowded);
             self.stats.skipped_frames += running.machine.skipped_frames() - before;
@@ -301,7 +301,7 @@ impl<H: Handler> Sim<H> {
         }
     }
 
-    fn put_frame(&mut self, connection: ConnectionId, side: usize, frame: Frame) {
+    pub(super) fn put_frame(&mut self, connection: ConnectionId, side: usize, frame: Frame) {
         let Some(link) = self.links.get_mut(&connection) else { return };
         // The machine learns only later that a link is closing, and may send over it until then.
         if !matches!(link.endpoints[side].state, EndpointState::Up | EndpointState::Leaving(_)) {
@@ -313,16 +313,19 @@ impl<H: Handler> Sim<H> {
         frame.encode(&mut scratch);
         let (bytes, kind) = (scratch.len(), kind(&frame));
         let item = LinkItem { bytes, content: LinkContent::Frame(frame) };
-        let put = link.outboxes[side].queue_control(item, &self.config);
+        let put = link.outboxes[side].queue_control(self.now, item, &self.config);
         match put {
             Ok(()) => {
                 self.stats.count(kind, bytes);
                 self.trace_event("frame", nodes, &scratch);
                 self.transmit(connection, side);
             }
-            // Frames that the overlay can do without are left out once the queue is half full. A queue that is
-            // full nevertheless means that the peer is too slow.
-            Err(_) => self.hang_up(connection, side, Reason::Slow),
+            // Frames on behalf of other nodes are left out once the queue is crowded. A queue that is full
+            // nevertheless, or from which nothing leaves, means that the peer is too slow.
+            Err(_) => {
+                self.stats.slow_links += 1;
+                self.hang_up(connection, side, Reason::Slow);
+            }
         }
         self.scratch = scratch;
     }

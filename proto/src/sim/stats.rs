@@ -26,6 +26,8 @@ pub struct Stats {
     pub probes: u64,
     /// Number of frames that were not sent because their link was crowded.
     pub skipped_frames: u64,
+    /// Number of links that ended because the peer read too slowly.
+    pub slow_links: u64,
     /// Number of deadlines of machines that were handled.
     pub wakes: u64,
 }

@@ -87,6 +87,11 @@ fn a_discovery_finds_exactly_the_nodes_of_the_network() {
 }
 
 #[test]
+fn discoveries_are_complete_while_strangers_flood_the_network() {
+    check_expectations(&scenario(include_str!("../../../simulations/flooders.toml"), 40), 1..=1);
+}
+
+#[test]
 fn a_run_with_the_same_seed_is_the_same() {
     let mut scenario = scenario(include_str!("../../../simulations/liars.toml"), 60);
     scenario.nat_percent = 30;

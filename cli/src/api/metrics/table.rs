@@ -96,6 +96,12 @@ pub(super) const METRICS: &[Metric] = &[
             ("query_refused", drops.queries),
             ("lookup_refused", drops.lookups),
             ("answer_refused", drops.answers),
+            ("query_evicted", drops.evicted_queries),
+            ("query_over_budget", drops.queries_over_budget),
+            ("message_over_budget", drops.messages_over_budget),
+            ("broadcast_over_budget", drops.broadcasts_over_budget),
+            ("record_over_budget", drops.records_over_budget),
+            ("beacon_over_budget", drops.beacons_over_budget),
         ];
         labelled("reason", all)
     }),

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use peerkit::{Config, Key, NodeId};
+use peerkit_proto::frame::query::QueryDone;
 use peerkit_proto::frame::{Frame, Frames};
 use peerkit_proto::hello::{ALPN_LINK, Hello};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -118,7 +119,7 @@ impl Sybil {
 }
 
 /// A link of an attacker, driven by a task: it sends what [`SybilLink::send`] is given, reads and counts what
-/// arrives, and answers pings.
+/// arrives, and answers pings. It ends each query that arrives at once, without an answer.
 pub struct SybilLink {
     pub id: NodeId,
     queue: mpsc::UnboundedSender<Vec<u8>>,
@@ -203,6 +204,11 @@ async fn drive(
                     Frame::Ping(ping) => {
                         let pong = encoded(&Frame::Pong(ping));
                         drop(pongs.upgrade().map(|queue| queue.send(pong)));
+                    }
+                    Frame::Query(query) => {
+                        let done = QueryDone { id: query.id, depth: query.depth, complete: true };
+                        let done = encoded(&Frame::QueryDone(done));
+                        drop(pongs.upgrade().map(|queue| queue.send(done)));
                     }
                     Frame::Goodbye { reason, .. } => end = End::Goodbye(reason),
                     _ => {}

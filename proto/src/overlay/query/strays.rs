@@ -28,6 +28,9 @@ pub(super) struct StrayAnswers {
     links: BTreeMap<NodeId, Bucket>,
     recent_queries: BTreeSet<QueryId>,
     order: VecDeque<(Instant, QueryId)>,
+    /// The last queries that were evicted.
+    evicted: BTreeSet<QueryId>,
+    evicted_order: VecDeque<QueryId>,
 }
 
 impl StrayAnswers {
@@ -39,6 +42,8 @@ impl StrayAnswers {
             links: BTreeMap::new(),
             recent_queries: BTreeSet::new(),
             order: VecDeque::new(),
+            evicted: BTreeSet::new(),
+            evicted_order: VecDeque::new(),
         }
     }
 
@@ -69,9 +74,26 @@ impl StrayAnswers {
         }
     }
 
+    /// Remembers a query that was evicted from the table before its time.
+    pub(super) fn evict(&mut self, query: QueryId) {
+        if self.evicted.insert(query) {
+            self.evicted_order.push_back(query);
+        }
+        if self.evicted_order.len() > self.max
+            && let Some(oldest) = self.evicted_order.pop_front()
+        {
+            self.evicted.remove(&oldest);
+        }
+    }
+
+    /// Returns whether the query was evicted from the table.
+    pub(super) fn was_evicted(&self, query: QueryId) -> bool {
+        self.evicted.contains(&query)
+    }
+
     /// Returns whether the query was in the table a short time ago.
     pub(super) fn remembers(&self, query: QueryId) -> bool {
-        self.recent_queries.contains(&query)
+        self.recent_queries.contains(&query) || self.was_evicted(query)
     }
 
     /// Forgets the queries whose time is over.

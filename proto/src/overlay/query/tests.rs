@@ -4,6 +4,7 @@ use super::*;
 use crate::event::Neighbour;
 use crate::files::{FileKind, FileName, SharedFile};
 use crate::id::Hash;
+use crate::overlay::budgets::Standing;
 
 fn node(n: u8) -> NodeId {
     NodeId::from_bytes([n; 32])
@@ -72,7 +73,16 @@ fn ask(queries: &mut Queries, depth: u8, neighbours: &[u8]) -> Vec<String> {
 
 fn receive(queries: &mut Queries, from: u8, depth: u8, neighbours: &[u8]) -> Vec<String> {
     let neighbours = neighbours.iter().map(|n| node(*n));
-    outputs(queries, |q, out| q.receive(at(0), node(from), query(depth), neighbours, |_| None, out))
+    outputs(queries, |q, out| {
+        q.receive(at(0), (node(from), &mut budgets()), query(depth), neighbours, |_| None, out)
+    })
+}
+
+/// Returns budgets that nothing was taken from. The nodes 1 to 9 are relays.
+fn budgets() -> Budgets {
+    let mut budgets = Budgets::new(&Config::default());
+    (1..10).for_each(|n| budgets.set_standing(node(n), Standing::Relay));
+    budgets
 }
 
 fn new() -> Queries {
@@ -89,7 +99,8 @@ fn a_query_without_depth_or_neighbours_ends_at_once() {
 fn a_query_of_this_node_ends_when_all_peers_are_done() {
     let mut q = new();
     same(&ask(&mut q, 1, &[1, 2]), &[sent(1, 0), sent(2, 0)]);
-    let out = outputs(&mut q, |q, out| q.receive_answer(at(0), node(1), answer(1), out));
+    let out =
+        outputs(&mut q, |q, out| q.receive_answer(at(0), node(1), answer(1), &mut budgets(), out));
     same(&out, &[Effect::Answered(answer(1))]);
     same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), query_done(0, true), out)), &[]);
     // A second "done" of the same peer does not count for the other peer.
@@ -105,7 +116,8 @@ fn a_query_of_this_node_ends_when_all_peers_are_done() {
 fn a_query_is_done_after_its_answer_and_its_branch() {
     let mut q = new();
     same(&receive(&mut q, 1, UNLIMITED, &[1, 2]), &[lookup(), sent(2, UNLIMITED)]);
-    let out = outputs(&mut q, |q, out| q.receive_answer(at(0), node(2), answer(2), out));
+    let out =
+        outputs(&mut q, |q, out| q.receive_answer(at(0), node(2), answer(2), &mut budgets(), out));
     same(&out, &[Effect::Send(node(1), Frame::Answer(answer(2)))]);
     let out =
         outputs(&mut q, |q, out| q.receive_done(at(0), node(2), query_done(UNLIMITED, true), out));
@@ -139,9 +151,15 @@ fn a_query_that_comes_again_with_more_depth_is_passed_on_again() {
 fn answers_of_peers_that_were_not_asked_or_are_done_are_dropped() {
     let mut q = new();
     ask(&mut q, 1, &[1]);
-    same(&outputs(&mut q, |q, out| q.receive_answer(at(0), node(5), answer(5), out)), &[]);
+    same(
+        &outputs(&mut q, |q, out| q.receive_answer(at(0), node(5), answer(5), &mut budgets(), out)),
+        &[],
+    );
     outputs(&mut q, |q, out| q.receive_done(at(0), node(1), query_done(0, true), out));
-    same(&outputs(&mut q, |q, out| q.receive_answer(at(0), node(1), answer(1), out)), &[]);
+    same(
+        &outputs(&mut q, |q, out| q.receive_answer(at(0), node(1), answer(1), &mut budgets(), out)),
+        &[],
+    );
 }
 
 #[test]
@@ -155,7 +173,7 @@ fn the_size_of_all_answers_to_a_query_is_limited() {
     let mut passed = 0;
     for _ in 0..2 * MAX_ANSWERED / 181 {
         let mut out = Effects::new();
-        q.receive_answer(at(0), node(1), long.clone(), &mut out);
+        q.receive_answer(at(0), node(1), long.clone(), &mut budgets(), &mut out);
         passed += out.len();
     }
     assert_eq!(passed, MAX_ANSWERED / 181);
@@ -201,7 +219,14 @@ fn the_table_is_bounded_in_total_and_for_each_link() {
     let receive = |q: &mut Queries, from: u8, n: u8| {
         let query = Query { id: QueryId([n; 16]), ..query(0) };
         let mut out = Effects::new();
-        q.receive(at(0), node(from), query, std::iter::empty(), |_| None, &mut out);
+        q.receive(
+            at(0),
+            (node(from), &mut budgets()),
+            query,
+            std::iter::empty(),
+            |_| None,
+            &mut out,
+        );
         matches!(out[0], Effect::Out(Output::LookUpAnswer { .. }))
     };
     // One link can fill an eighth of the table.
@@ -266,7 +291,14 @@ fn a_query_that_a_node_asks_for_itself_reaches_only_its_neighbours() {
     let mut q = new();
     let receive = |q: &mut Queries, from, query| {
         outputs(q, |q, out| {
-            q.receive(at(0), node(from), query, [1, 2].map(node).into_iter(), |_| None, out);
+            q.receive(
+                at(0),
+                (node(from), &mut budgets()),
+                query,
+                [1, 2].map(node).into_iter(),
+                |_| None,
+                out,
+            );
         })
     };
     let lookup = Effect::Out(Output::LookUpAnswer {
@@ -292,7 +324,14 @@ fn look_ups_are_limited_for_each_link_and_for_all_together() {
         asked += 1;
         let query = Query { id: QueryId([asked; 16]), what, ..query(1) };
         outputs(q, |q, out| {
-            q.receive(at, node(from), query, [1, 9].map(node).into_iter(), |_| None, out);
+            q.receive(
+                at,
+                (node(from), &mut budgets()),
+                query,
+                [1, 9].map(node).into_iter(),
+                |_| None,
+                out,
+            );
         })
     };
     let search = || QueryKind::Search("x".into());
@@ -329,7 +368,9 @@ fn look_ups_are_limited_for_each_link_and_for_all_together() {
 }
 
 fn answered_at(q: &mut Queries, seconds: u64, from: u8) -> Vec<String> {
-    outputs(q, |q, out| q.receive_answer(at(seconds), node(from), answer(from), out))
+    outputs(q, |q, out| {
+        q.receive_answer(at(seconds), node(from), answer(from), &mut budgets(), out)
+    })
 }
 
 #[test]
@@ -393,4 +434,138 @@ fn a_late_answer_is_no_fault() {
     outputs(&mut q, |q, out| q.handle_timeout(at(120), out));
     same(&answered_at(&mut q, 120, 2), &[]);
     assert_eq!(q.strays(), 1);
+}
+
+/// Receives one new query for each of `ids`, from a node with a neighbour 9. Returns how many were passed on.
+fn flood(q: &mut Queries, budgets: &mut Budgets, from: u8, ids: std::ops::Range<u32>) -> usize {
+    let mut passed_on = 0;
+    for n in ids {
+        let mut id = [from; 16];
+        id[..4].copy_from_slice(&n.to_le_bytes());
+        let what = QueryKind::FindNode(node(77));
+        let query = Query { id: QueryId(id), what, ..query(UNLIMITED) };
+        let out = outputs(q, |q, out| {
+            let neighbours = [node(from), node(9)].into_iter();
+            q.receive(at(0), (node(from), budgets), query, neighbours, |_| Some(vec![]), out);
+        });
+        passed_on += out.iter().filter(|line| line.contains("Query(Query")).count();
+    }
+    passed_on
+}
+
+#[test]
+fn a_query_over_the_budget_is_answered_but_not_passed_on() {
+    let (mut q, mut budgets) = (new(), budgets());
+    assert_eq!(flood(&mut q, &mut budgets, 50, 0..1000), 8 + 32);
+    // The node's own answer, and then the end, which says that other nodes may have more answers.
+    let query = Query { id: QueryId([3; 16]), ..query(UNLIMITED) };
+    let out = outputs(&mut q, |q, out| {
+        let known = |_: &Query| Some(vec![answer(7)]);
+        q.receive(at(0), (node(50), &mut budgets), query, [node(9)].into_iter(), known, out);
+    });
+    let id = QueryId([3; 16]);
+    let done = QueryDone { id, depth: UNLIMITED, complete: false };
+    let expected = [
+        Effect::Send(node(50), Frame::Answer(answer(7))),
+        Effect::Send(node(50), Frame::QueryDone(done)),
+    ];
+    same(&out, &expected);
+    // Other strangers and relays are not affected.
+    assert_eq!(flood(&mut q, &mut budgets, 51, 0..100), 8);
+    assert_eq!(flood(&mut q, &mut budgets, 1, 0..1000), 1000);
+}
+
+#[test]
+fn answers_are_charged_to_the_link_that_asked() {
+    let (mut q, mut budgets) = (new(), budgets());
+    assert_eq!(flood(&mut q, &mut budgets, 50, 0..1), 1);
+    let mut id = [50; 16];
+    id[..4].copy_from_slice(&[0; 4]);
+    let address: crate::address::Address = "127.0.0.1:1".parse().unwrap();
+    let neighbour = Neighbour { id: node(4), address };
+    let body = AnswerBody::Neighbours(vec![neighbour.clone(); 90], vec![neighbour; 90]);
+    let long = QueryAnswer { id: QueryId(id), body, ..answer(9) };
+    let mut out = Effects::new();
+    for _ in 0..1448 {
+        q.receive_answer(at(0), node(9), long.clone(), &mut budgets, &mut out);
+    }
+    assert_eq!(flood(&mut q, &mut budgets, 50, 1..2), 1, "about 16 MiB do not exceed the budgets");
+    id[..4].copy_from_slice(&1u32.to_le_bytes());
+    for _ in 0..200 {
+        let long = QueryAnswer { id: QueryId(id), ..long.clone() };
+        q.receive_answer(at(0), node(9), long, &mut budgets, &mut out);
+    }
+    assert_eq!(flood(&mut q, &mut budgets, 50, 2..3), 0, "answers of 18 MiB");
+    assert_eq!(flood(&mut q, &mut budgets, 51, 0..1), 1, "another stranger");
+}
+
+#[test]
+fn the_link_that_fills_a_full_table_makes_room_for_others() {
+    let mut q = Queries::new(&Config { query_table: 64, ..Config::default() });
+    let mut budgets = budgets();
+    // Each of eight links fills its eighth of the table.
+    for from in 100..108 {
+        flood(&mut q, &mut budgets, from, 0..20);
+    }
+    assert_eq!((q.len(), q.drops().queries), (64, 8 * 12));
+    // Each further link gets its share: about half of what the links have that hold most.
+    for from in 120..124 {
+        flood(&mut q, &mut budgets, from, 0..8);
+    }
+    let shares: Vec<_> = q.by_link.values().map(VecDeque::len).collect();
+    assert_eq!((q.len(), shares.iter().sum::<usize>()), (64, 64));
+    assert!(shares.iter().all(|share| (3..=8).contains(share)), "{shares:?}");
+    assert_eq!(q.drops().evicted, 64 - shares[..8].iter().sum::<usize>() as u64);
+    // An evicted query that comes back is not accepted again.
+    let before = (q.len(), q.drops().evicted);
+    flood(&mut q, &mut budgets, 100, 0..1);
+    assert_eq!((q.len(), q.drops().evicted), before);
+    let mut out = Effects::new();
+    q.handle_timeout(at(60), &mut out);
+    assert_eq!((q.len(), q.by_link.len(), q.order.len()), (0, 0, 0));
+}
+
+#[test]
+fn the_lists_of_forgotten_queries_are_bounded() {
+    let mut q = Queries::new(&Config { query_table: 64, ..Config::default() });
+    let mut budgets = budgets();
+    for from in 20..=255 {
+        flood(&mut q, &mut budgets, from, 0..50);
+    }
+    assert!(q.drops().evicted > 30);
+    assert!(q.order.len() <= 129 && q.len() <= 64, "{} {}", q.order.len(), q.len());
+    assert!(q.deadlines.len() <= 64);
+}
+
+/// A question may be 8 KiB long. The table does not hold it.
+#[test]
+fn a_remembered_query_takes_little_memory() {
+    assert!(size_of::<KnownQuery>() <= 256, "{} bytes", size_of::<KnownQuery>());
+    let mut q = new();
+    let address: crate::address::Address = format!("{}:1", "a".repeat(250)).parse().unwrap();
+    let what =
+        QueryKind::CallBack { target: node(3), token: [1; 16], addresses: vec![address; 32] };
+    let mut out = Effects::new();
+    let query = Query { what: what.clone(), ..query(UNLIMITED) };
+    let known = |_: &Query| Some(vec![]);
+    let mut receive = |query| {
+        q.receive(at(0), (node(1), &mut budgets()), query, std::iter::empty(), known, &mut out);
+    };
+    receive(query.clone());
+    // Debug output shows all that the entry holds.
+    let entry = format!("{:?}", q.table[&ID]);
+    assert!(entry.len() < 600, "{entry}");
+    assert_eq!(q.table[&ID].branches.capacity(), 0);
+}
+
+#[test]
+fn an_answer_that_a_crowded_link_does_not_take_makes_the_query_incomplete() {
+    let mut q = new();
+    receive(&mut q, 1, UNLIMITED, &[1, 2]);
+    outputs(&mut q, |q, out| q.answer(ID, vec![], out));
+    q.answer_skipped(node(5), ID);
+    q.answer_skipped(node(1), ID);
+    let out =
+        outputs(&mut q, |q, out| q.receive_done(at(0), node(2), query_done(UNLIMITED, true), out));
+    same(&out, &[done(1, UNLIMITED, false)]);
 }

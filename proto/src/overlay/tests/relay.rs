@@ -224,6 +224,27 @@ fn the_rate_that_is_relayed_for_one_link_is_limited() {
     assert_eq!(net.relayed.last().unwrap().1, Ok(()));
 }
 
+/// Nodes 0 and 4 are strangers to node 1, which relays to node 3. Node 2 and node 3 have dialled their relays.
+#[test]
+fn a_stranger_that_floods_a_relay_leaves_room_for_its_other_messages() {
+    let mut net = Net::new(5, &[(0, 1), (4, 1), (2, 1), (3, 2)], 1);
+    net.set_clocks(UNIX);
+    let large = "x".repeat(Config::default().max_relayed());
+    let mut sent = |from: usize, count: usize, text: &str| {
+        let query = net.find(from, 3);
+        net.relayed.clear();
+        for _ in 0..count {
+            net.send(from, 3, query, text);
+        }
+        net.deliver_all();
+        net.relayed.iter().filter(|(_, sent)| sent.is_ok()).count()
+    };
+    assert_eq!(sent(0, 10, &large), 2);
+    // Node 2 accepts further messages of node 1: its own, and those of another stranger.
+    assert_eq!(sent(4, 1, &large), 1);
+    assert_eq!(sent(1, 4, &large), 4);
+}
+
 #[test]
 fn a_crowded_queue_on_the_route_is_reported() {
     let mut net = line(4);

@@ -38,6 +38,7 @@ impl ScenarioRun<'_> {
         let counts = [
             (expect.not_joined, "nodes that did not join", self.not_joined()),
             (expect.links_over_view, "links over the view, most", over_view),
+            (expect.slow_links, "links ended as slow", self.sim.stats().slow_links),
             (expect.altered, "altered broadcasts delivered", self.altered()),
         ];
         for (bound, what, value) in counts {

@@ -7,7 +7,7 @@ use rand_core::{Rng, SeedableRng};
 
 use super::account::{BroadcastRecorder, content};
 use super::measure::{Measure, Report};
-use super::{Scenario, Step};
+use super::{Flood, Scenario, Step};
 use crate::config::Config;
 use crate::peer::OperationId;
 use crate::sim::node::derive_seed;
@@ -78,6 +78,8 @@ pub(super) struct ScenarioRun<'a> {
     pub(super) sent: Vec<SentBroadcast>,
     /// The nodes that take turns as authors.
     pub(super) authors: Vec<usize>,
+    /// The nodes that flood.
+    flooders: Vec<usize>,
     pub(super) measures: Vec<Measure>,
 }
 
@@ -106,6 +108,8 @@ enum StepAction {
     /// Splits the network into this number of groups.
     Split(usize),
     Heal,
+    /// Makes the nodes that flood send this number of queries over each link.
+    Flood(usize),
     CheckComponents,
     End,
 }
@@ -145,6 +149,7 @@ impl<'a> ScenarioRun<'a> {
             lifetimes: Vec::new(),
             sent: Vec::new(),
             authors: Vec::new(),
+            flooders: Vec::new(),
             measures: Vec::new(),
         }
     }
@@ -166,6 +171,9 @@ impl<'a> ScenarioRun<'a> {
         };
         if let Some(crash) = &step.crash {
             self.crash(usize::from(crash.percent), crash.silently);
+        }
+        if let Some(flood) = &step.flood {
+            self.add_flooders(flood);
         }
         if let Some(discover) = &step.discover {
             self.discover(&mut state, discover.depth);
@@ -234,6 +242,14 @@ impl<'a> ScenarioRun<'a> {
             let last = at.max(step.partition.as_ref().map_or(at, |split| split.time.0));
             end = end.max(last + broadcast.patience.0);
         }
+        if let Some(flood) = &step.flood {
+            let mut at = Duration::ZERO;
+            while at < flood.time.0 {
+                actions.push((at, StepAction::Flood(flood.queries)));
+                at += flood.every.0;
+            }
+            end = end.max(flood.time.0);
+        }
         let mut every = |first: Duration, time: Duration, action| {
             let mut at = first;
             while at < end {
@@ -282,6 +298,11 @@ impl<'a> ScenarioRun<'a> {
                 self.sim.heal();
                 state.disturbed = self.sim.now();
             }
+            StepAction::Flood(queries) => {
+                for flooder in &self.flooders {
+                    self.sim.flood(*flooder, queries);
+                }
+            }
             StepAction::CheckComponents => {
                 if self.sim.components(|_| true).len() != 1 {
                     state.last_apart = Some(self.sim.now());
@@ -307,12 +328,32 @@ impl<'a> ScenarioRun<'a> {
         self.sim.add_with(options, BroadcastRecorder::default())
     }
 
+    /// Adds the nodes that flood, if there are not enough yet, and connects them.
+    fn add_flooders(&mut self, flood: &Flood) {
+        while self.flooders.len() < flood.nodes {
+            let lies = Some(Lies::Floods);
+            let options = NodeOptions { manual: true, lies, ..NodeOptions::default() };
+            self.lifetimes.push((self.sim.now(), None));
+            let flooder = self.sim.add_with(options, BroadcastRecorder::default());
+            for _ in 0..flood.links {
+                let can_be_dialled =
+                    |run: &Self, node| run.is_member(node) && run.sim.options(node).dialable;
+                if let Some(member) = self.pick_random(can_be_dialled) {
+                    self.sim.connect(flooder, member);
+                }
+            }
+            self.flooders.push(flooder);
+        }
+        // The links are up after three times the longest latency.
+        self.sim.run_for(Duration::from_secs(2));
+    }
+
     /// Makes the nodes that could not join try again.
     fn retry(&mut self) {
         for node in 1..self.sim.len() {
             // A new node has the state `No` if there was no member to join through.
             let failed = matches!(self.sim.joining(node), Joining::Failed(_) | Joining::No);
-            if failed && self.sim.is_running(node) {
+            if failed && self.sim.is_running(node) && !self.sim.options(node).manual {
                 self.join_somewhere(node);
             }
         }
