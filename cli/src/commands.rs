@@ -437,7 +437,7 @@ impl<C: NodeCommand> AnyCommand for C {
         Box::pin(async move {
             let outcome = NodeCommand::run(self.clone(), context).await?;
             // The answer to a request has only the fields.
-            let paint = (context.caller != CommandOrigin::Request).then_some(context.paint);
+            let paint = (context.origin != CommandOrigin::Request).then_some(context.paint);
             CommandOutput::of(&outcome, paint)
         })
     }

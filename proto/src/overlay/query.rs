@@ -28,17 +28,19 @@ use crate::frame::Frame;
 use crate::frame::query::{
     AnswerBody, Query, QueryAnswer, QueryDone, QueryId, QueryKind, UNLIMITED,
 };
-use crate::id::{Hash, NodeId};
+use crate::id::NodeId;
 use crate::overlay::Effect;
 use crate::overlay::budgets::{Budgets, Work};
 use crate::peer::Output;
 use crate::time::{Instant, earliest};
 
+mod known_query;
 mod lookup_budget;
 mod strays;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use known_query::{Branch, KnownQuery, KnownQuestion};
 use lookup_budget::LookupBudget;
 use strays::StrayAnswers;
 
@@ -81,84 +83,6 @@ pub struct QueryDrops {
     pub lookups: u64,
     /// Answers that were dropped because there were too many for one query.
     pub answers: u64,
-}
-
-/// The question of a query, as far as it has to be remembered. A question may be 8 KiB long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum KnownQuestion {
-    /// A [`QueryKind::FindNode`], by which answers find the way back.
-    Node(NodeId),
-    /// The hash of any other question.
-    Other(Hash),
-}
-
-#[derive(Debug)]
-struct KnownQuery {
-    what: KnownQuestion,
-    /// The peer that the query came from first, to which the answers are sent. `None` if this node asked.
-    parent: Option<NodeId>,
-    /// The asking node asks for itself, so the query is not passed on.
-    own: bool,
-    /// The first peer from which an answer about the wanted node came, in a query for a node.
-    route: Option<NodeId>,
-    /// The greatest depth that the query has come with.
-    depth: u8,
-    deadline: Instant,
-    /// This node's own answer is still being looked up. No branch ends before that.
-    awaits_own_answer: bool,
-    branches: Vec<Branch>,
-    /// Peers that had not said "done" by the deadline. Their answers are late, but no fault.
-    overdue: Vec<NodeId>,
-    /// Total size of the answers so far, see [`MAX_ANSWERED`].
-    answered_size: usize,
-}
-
-impl KnownQuestion {
-    fn of(what: &QueryKind) -> Self {
-        match what {
-            QueryKind::FindNode(wanted) => Self::Node(*wanted),
-            other => {
-                let mut bytes = Vec::new();
-                other.encode(&mut bytes);
-                Self::Other(Hash::of(&bytes))
-            }
-        }
-    }
-}
-
-impl KnownQuery {
-    fn new(
-        what: &QueryKind,
-        parent: Option<NodeId>,
-        own: bool,
-        depth: u8,
-        deadline: Instant,
-    ) -> Self {
-        Self {
-            what: KnownQuestion::of(what),
-            parent,
-            own,
-            route: None,
-            depth,
-            deadline,
-            awaits_own_answer: false,
-            branches: Vec::new(),
-            overdue: Vec::new(),
-            answered_size: 0,
-        }
-    }
-}
-
-/// The handling of one copy of a query: the peers that it was passed on to, until all of them are done.
-#[derive(Debug)]
-struct Branch {
-    /// The peer that this copy came from and that waits for "done"; `None` if this node asked.
-    parent: Option<NodeId>,
-    depth: u8,
-    /// Peers that have not said "done" yet.
-    waiting: BTreeSet<NodeId>,
-    /// False once an answer is known to be missing.
-    complete: bool,
 }
 
 /// A question of this node, and how far it spreads.
@@ -221,9 +145,11 @@ impl Queries {
         let done =
             |complete| Effect::Send(from, Frame::QueryDone(QueryDone { id, depth, complete }));
         let again = if let Some(entry) = self.table.get(&id) {
-            // Only a copy with more depth can reach further nodes. A copy with another question is a forgery:
-            // the answers would go to the parent of the first query.
-            let again = entry.depth < depth && !entry.own && !own;
+            // Only a copy with more depth can reach further nodes, or one that comes over a link with a budget:
+            // a stranger may have been faster. A copy with another question is a forgery: the answers would go
+            // to the parent of the first query.
+            let reaches_more = entry.depth < depth || (entry.is_held && depth > 0);
+            let again = reaches_more && !entry.own && !own;
             let is_same = || entry.what == KnownQuestion::of(&query.what);
             if !again || entry.deadline <= now || !is_same() {
                 out.push_back(done(true));
@@ -247,7 +173,7 @@ impl Queries {
         let mut complete = passes;
         if again {
             if let Some(entry) = self.table.get_mut(&id) {
-                entry.depth = depth;
+                (entry.depth, entry.is_held) = (depth, !passes);
             }
         } else {
             // If the budget for look-ups is spent, the query is still passed on, so that other nodes can
@@ -260,7 +186,8 @@ impl Queries {
             let deadline = now + ttl.min(self.ttl);
             let entry = KnownQuery::new(&query.what, Some(from), own, depth, deadline);
             let awaits_own_answer = known.is_none();
-            self.insert(now, id, KnownQuery { awaits_own_answer, ..entry });
+            let is_held = !passes;
+            self.insert(now, id, KnownQuery { awaits_own_answer, is_held, ..entry });
             match known {
                 Some(answers) => out.extend(answers.into_iter().map(|a| answer_to(from, a))),
                 None => {

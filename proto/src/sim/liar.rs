@@ -34,7 +34,7 @@ pub enum Lies {
     Alters,
     /// Sends an old broadcast after each broadcast that it passes on.
     Replays,
-    /// Sends queries without end: see [`Sim::flood`](super::Sim::flood). Does not lie.
+    /// Sends queries without end: see [`Sim::flood`](super::Sim::flood). Does not lie, but passes no query on.
     Floods,
 }
 

@@ -217,7 +217,7 @@ fn failed_links(session: &NodeSession) -> Vec<FailedLink> {
 fn failed_link(event: &Event) -> Option<FailedLink> {
     let (address, error, is_outbound) = match event {
         Event::OutboundNodeConnectionError { address, error } => (address, error, true),
-        Event::InboundNodeConnectionError { address, error } => (address, error, false),
+        Event::InboundNodeConnectionError { address, error, .. } => (address, error, false),
         _ => return None,
     };
     Some(FailedLink { address: address.to_string(), error: error.clone(), is_outbound })

@@ -475,6 +475,25 @@ fn a_query_over_the_budget_is_answered_but_not_passed_on() {
     assert_eq!(flood(&mut q, &mut budgets, 1, 0..1000), 1000);
 }
 
+/// A stranger whose budget is spent may be the fastest with a query of another node. That does not stop the query.
+#[test]
+fn a_query_that_a_stranger_brings_first_is_passed_on_for_the_next_link() {
+    let (mut q, mut budgets) = (new(), budgets());
+    flood(&mut q, &mut budgets, 50, 0..1000);
+    let mut receive = |from: u8, depth: u8| {
+        outputs(&mut q, |q, out| {
+            let neighbours = [1, 2, 9, 50].map(node).into_iter();
+            let query = query(depth);
+            q.receive(at(0), (node(from), &mut budgets), query, neighbours, |_| Some(vec![]), out);
+        })
+    };
+    same(&receive(50, UNLIMITED), &[done(50, UNLIMITED, false)]);
+    same(&receive(1, 0), &[done(1, 0, true)]);
+    let (one, two) = (sent(2, UNLIMITED), sent(9, UNLIMITED));
+    same(&receive(1, UNLIMITED), &[one, two, sent(50, UNLIMITED)]);
+    same(&receive(2, UNLIMITED), &[done(2, UNLIMITED, true)]);
+}
+
 #[test]
 fn answers_are_charged_to_the_link_that_asked() {
     let (mut q, mut budgets) = (new(), budgets());

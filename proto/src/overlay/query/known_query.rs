@@ -1,0 +1,89 @@
+//! A query that a node has sent or received, as it is remembered.
+
+use std::collections::BTreeSet;
+
+use crate::frame::query::QueryKind;
+use crate::id::{Hash, NodeId};
+use crate::time::Instant;
+
+/// The question of a query, as far as it has to be remembered. A question may be 8 KiB long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KnownQuestion {
+    /// A [`QueryKind::FindNode`], by which answers find the way back.
+    Node(NodeId),
+    /// The hash of any other question.
+    Other(Hash),
+}
+
+/// A query, until it is forgotten.
+#[derive(Debug)]
+pub(super) struct KnownQuery {
+    pub(super) what: KnownQuestion,
+    /// The peer that the query came from first, to which the answers are sent. `None` if this node asked.
+    pub(super) parent: Option<NodeId>,
+    /// The asking node asks for itself, so the query is not passed on.
+    pub(super) own: bool,
+    /// The first peer from which an answer about the wanted node came, in a query for a node.
+    pub(super) route: Option<NodeId>,
+    /// The greatest depth that the query has come with.
+    pub(super) depth: u8,
+    pub(super) deadline: Instant,
+    /// The query was not passed on, because the budgets of the links that it came over were spent.
+    pub(super) is_held: bool,
+    /// This node's own answer is still being looked up. No branch ends before that.
+    pub(super) awaits_own_answer: bool,
+    pub(super) branches: Vec<Branch>,
+    /// Peers that had not said "done" by the deadline. Their answers are late, but no fault.
+    pub(super) overdue: Vec<NodeId>,
+    /// Total size of the answers so far, see [`MAX_ANSWERED`](super::MAX_ANSWERED).
+    pub(super) answered_size: usize,
+}
+
+impl KnownQuestion {
+    pub(super) fn of(what: &QueryKind) -> Self {
+        match what {
+            QueryKind::FindNode(wanted) => Self::Node(*wanted),
+            other => {
+                let mut bytes = Vec::new();
+                other.encode(&mut bytes);
+                Self::Other(Hash::of(&bytes))
+            }
+        }
+    }
+}
+
+impl KnownQuery {
+    pub(super) fn new(
+        what: &QueryKind,
+        parent: Option<NodeId>,
+        own: bool,
+        depth: u8,
+        deadline: Instant,
+    ) -> Self {
+        Self {
+            what: KnownQuestion::of(what),
+            parent,
+            own,
+            route: None,
+            depth,
+            deadline,
+            is_held: false,
+            awaits_own_answer: false,
+            branches: Vec::new(),
+            overdue: Vec::new(),
+            answered_size: 0,
+        }
+    }
+}
+
+/// The handling of one copy of a query: the peers that it was passed on to, until all of them are done.
+#[derive(Debug)]
+pub(super) struct Branch {
+    /// The peer that this copy came from and that waits for "done"; `None` if this node asked.
+    pub(super) parent: Option<NodeId>,
+    pub(super) depth: u8,
+    /// Peers that have not said "done" yet.
+    pub(super) waiting: BTreeSet<NodeId>,
+    /// False once an answer is known to be missing.
+    pub(super) complete: bool,
+}
