@@ -47,8 +47,8 @@ impl Network {
             });
             let node = builder.spawn().await.unwrap();
             if let Some(first) = nodes.first() {
-                let joining = node.join(&[first.listening()[0].into()]);
-                within(STEP_TIMEOUT, "a join", joining).await.unwrap();
+                let places = [first.listening()[0].into()];
+                within(STEP_TIMEOUT, "a join", node.join(&places)).await.unwrap();
             }
             nodes.push(node);
         }

@@ -129,26 +129,26 @@ impl QueryKind {
     /// Appends the question to `out`, as it is in a [`Query`].
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            QueryKind::Discover => out.put_u8(0),
-            QueryKind::Search(text) => {
+            Self::Discover => out.put_u8(0),
+            Self::Search(text) => {
                 out.put_u8(1);
                 out.put_str(&text[..text.floor_char_boundary(MAX_SEARCH)]);
             }
-            QueryKind::HasFile(hash) => {
+            Self::HasFile(hash) => {
                 out.put_u8(2);
                 out.put_raw(hash.as_bytes());
             }
-            QueryKind::FindNode(id) => {
+            Self::FindNode(id) => {
                 out.put_u8(3);
                 out.put_raw(id.as_bytes());
             }
-            QueryKind::CallBack { target, token, addresses } => {
+            Self::CallBack { target, token, addresses } => {
                 out.put_u8(4);
                 out.put_raw(target.as_bytes());
                 out.put_raw(token);
                 put_addresses(out, addresses);
             }
-            QueryKind::Sample { salt, bits } => {
+            Self::Sample { salt, bits } => {
                 out.put_u8(5);
                 out.put_raw(salt);
                 out.put_u8(*bits);

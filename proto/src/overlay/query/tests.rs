@@ -74,7 +74,7 @@ fn ask(queries: &mut Queries, depth: u8, neighbours: &[u8]) -> Vec<String> {
 fn receive(queries: &mut Queries, from: u8, depth: u8, neighbours: &[u8]) -> Vec<String> {
     let neighbours = neighbours.iter().map(|n| node(*n));
     outputs(queries, |q, out| {
-        q.receive(at(0), (node(from), &mut budgets()), query(depth), neighbours, |_| None, out)
+        q.receive(at(0), (node(from), &mut budgets()), query(depth), neighbours, |_| None, out);
     })
 }
 
@@ -369,7 +369,7 @@ fn look_ups_are_limited_for_each_link_and_for_all_together() {
 
 fn answered_at(q: &mut Queries, seconds: u64, from: u8) -> Vec<String> {
     outputs(q, |q, out| {
-        q.receive_answer(at(seconds), node(from), answer(from), &mut budgets(), out)
+        q.receive_answer(at(seconds), node(from), answer(from), &mut budgets(), out);
     })
 }
 
