@@ -86,6 +86,47 @@ fn a_full_control_queue_refuses_a_frame() {
 }
 
 #[test]
+fn a_peer_that_takes_nothing_out_of_a_crowded_queue_is_too_slow() {
+    let mut config = Config::default();
+    (config.control_queue, config.slow_after) = (1000, Duration::ZERO);
+    let outbox = Outbox::new(&config, NodeClock::start());
+    let fill = || {
+        while outbox.queued_control() <= 500 {
+            outbox.push_control(&Frame::Ping(1)).unwrap();
+        }
+    };
+    fill();
+    assert!(outbox.is_too_slow());
+    assert_eq!(outbox.push_control(&Frame::Ping(2)), Err(NotAccepted::Full));
+    let mut batch = WriteBatch::default();
+    take(&outbox, &mut batch).unwrap();
+    assert!(!outbox.is_too_slow(), "the peer has read");
+    outbox.push_control(&Frame::Ping(3)).unwrap();
+    config.slow_after = Duration::from_secs(3600);
+    let outbox = Outbox::new(&config, NodeClock::start());
+    while outbox.push_control(&Frame::Ping(1)).is_ok() {}
+    assert!(outbox.queued_control() >= 1000 && !outbox.is_too_slow(), "only full");
+}
+
+#[test]
+fn only_the_newest_beacon_waits() {
+    let outbox = outbox(1000, 1000);
+    let beacon = |count| {
+        let least = peerkit_proto::id::NodeId::from_bytes([7; 32]);
+        Frame::Beacon(peerkit_proto::frame::membership::Beacon { least, count })
+    };
+    for count in 1..1000 {
+        outbox.push_control(&beacon(count)).unwrap();
+    }
+    outbox.push_control(&Frame::Ping(1)).unwrap();
+    let (bytes, _) = take(&outbox, &mut WriteBatch::default()).unwrap();
+    assert_eq!(kinds(&bytes), [0x03, 0x56]);
+    let mut newest = Vec::new();
+    beacon(999).encode(&mut newest);
+    assert!(bytes.ends_with(&newest));
+}
+
+#[test]
 fn a_long_queue_is_taken_in_blocks_of_whole_frames_in_order() {
     for size in [10, 10_000, 100_000] {
         let outbox = outbox(1 << 30, 1000);
