@@ -20,7 +20,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::{self, Handle};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
@@ -53,6 +53,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of the head of a request, and of the events that wait for the socket of one client. 64 KiB: a
 /// batch of events.
 const MAX_BUFFERED: usize = 64 << 10;
+
+/// Size of the send buffer of a connection in the system, in bytes. 256 KiB: by default it would grow to 4 MiB for
+/// each client that does not read.
+const SEND_BUFFER: u32 = 256 << 10;
 
 /// Nice value of the API's thread. 10: a node that is busy with its links still answers, with a tenth of its
 /// processor time.
@@ -95,6 +99,7 @@ pub(crate) struct ApiState {
     /// Runs the tasks of the node, and the commands.
     pub(crate) node_tasks: Handle,
     pub(crate) requests: Arc<RequestCounters>,
+    stream_budget: events::StreamBudget,
 }
 
 impl ApiServer {
@@ -115,8 +120,7 @@ impl ApiServer {
                 at.port()
             );
         }
-        let listener = TcpListener::bind(at).await;
-        let listener = listener.with_context(|| format!("the API can't listen on {at}"))?;
+        let listener = listen(at).with_context(|| format!("the API can't listen on {at}"))?;
         // The other thread waits for connections with a runtime of its own.
         let listener = listener.into_std()?;
         let at = listener.local_addr()?;
@@ -132,7 +136,7 @@ impl ApiServer {
         let stop = CancellationToken::new();
         let requests = access.requests.clone();
         let node_tasks = Handle::current();
-        let state = ApiState { session, node_tasks, requests };
+        let state = ApiState { session, node_tasks, requests, stream_budget: Default::default() };
         let router = router(state, access);
         let ended = start_thread(listener, router, stop.clone()).await;
         let ended = ended.context("the API can't have a thread")?;
@@ -157,6 +161,17 @@ impl ApiServer {
         self.stop.cancel();
         let _ = self.ended.await;
     }
+}
+
+/// Listens on an address. The connections have send buffers of a fixed size.
+fn listen(at: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As with `TcpListener::bind`: on Windows, the option would let two programs share the address.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.bind(at)?;
+    socket.listen(1024)
 }
 
 /// Writes a file that only its owner may read. The file appears at `path` only when it is complete.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -14,10 +14,18 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::ApiState;
 use crate::event_log::{EventBatch, EventLog, EventReader};
+use crate::lock::lock;
 
 /// Interval at which a stream sends new events, unless there are more than one batch. 20 ms: people do not notice
 /// it. Without it, 100 streams would cost 100 writes for each event.
 const INTERVAL: Duration = Duration::from_millis(20);
+
+/// Maximum number of bytes that all streams together are sent in a second. 64 MiB: enough for one stream of all
+/// messages that a node can receive, and little enough that other requests do not wait.
+const MAX_RATE: u64 = 64 << 20;
+
+/// Time for which unused bytes can be sent later. 20 ms: timers are about 1 ms late.
+const MAX_CREDIT: Duration = Duration::from_millis(20);
 
 /// Interval of comments in a stream without events, which show that the node still runs.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -42,6 +50,21 @@ pub(super) async fn stream(State(state): State<Arc<ApiState>>) -> Response {
     let mut response = Response::new(Body::from_stream(parts));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     response
+}
+
+/// The bytes that all streams may send.
+#[derive(Default)]
+pub(super) struct StreamBudget(Mutex<Option<Instant>>);
+
+impl StreamBudget {
+    /// Takes bytes from the budget. Returns the time until which the stream has to wait.
+    fn take(&self, bytes: usize, now: Instant) -> Instant {
+        let mut until = lock(&self.0);
+        let earliest = now.checked_sub(MAX_CREDIT).unwrap_or(now);
+        let micros = (bytes as u64).saturating_mul(1_000_000) / MAX_RATE;
+        let begun = until.unwrap_or(earliest).max(earliest);
+        *until.insert(begun + Duration::from_micros(micros))
+    }
 }
 
 /// The stream of events to one client.
@@ -69,10 +92,11 @@ impl EventStream {
             batch = batch => batch?,
             () = sleep(KEEP_ALIVE) => return Some(Bytes::from_static(b":\n\n")),
         };
-        if batch.is_last {
-            self.next_batch = Instant::now() + INTERVAL;
-        }
         self.parts = parts(&self.state.session.event_log, &batch);
+        let now = Instant::now();
+        let bytes = self.parts.iter().map(Bytes::len).sum();
+        let allowed = self.state.stream_budget.take(bytes, now);
+        self.next_batch = if batch.is_last { allowed.max(now + INTERVAL) } else { allowed };
         self.parts.pop_front()
     }
 }
@@ -129,6 +153,17 @@ mod tests {
         assert_eq!(parts[0][1].as_ptr(), parts[1][1].as_ptr());
         alice.shutdown().await;
         bob.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn all_streams_together_have_a_rate() {
+        let (budget, start) = (StreamBudget::default(), Instant::now());
+        let second = usize::try_from(MAX_RATE).unwrap();
+        assert_eq!(budget.take(second, start), start + Duration::from_secs(1) - MAX_CREDIT);
+        assert_eq!(budget.take(second, start), start + Duration::from_secs(2) - MAX_CREDIT);
+        let later = start + Duration::from_secs(9);
+        assert!(budget.take(1, later) < later, "unused bytes can be sent later");
+        assert!(budget.take(second, later) > later + Duration::from_millis(900));
     }
 
     fn both_owned((first, second): (&str, &str)) -> (String, String) {
