@@ -532,7 +532,7 @@ fn the_link_that_fills_a_full_table_makes_room_for_others() {
         flood(&mut q, &mut budgets, from, 0..8);
     }
     let shares: Vec<_> = q.by_link.values().map(VecDeque::len).collect();
-    assert_eq!((q.len(), shares.iter().sum::<usize>()), (64, 64));
+    assert_eq!((q.len(), shares.len(), shares.iter().sum::<usize>()), (64, 12, 64));
     assert!(shares.iter().all(|share| (3..=8).contains(share)), "{shares:?}");
     assert_eq!(q.drops().evicted, 64 - shares[..8].iter().sum::<usize>() as u64);
     // An evicted query that comes back is not accepted again.
