@@ -4,6 +4,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::hello::MAX_ADDRESSES;
@@ -20,6 +23,18 @@ use crate::store::{KnownPeer, Store};
 
 /// Maximum size of a file of peers, in bytes. 64 MiB: 100,000 peers fit.
 const MAX_PEERS_FILE: u64 = 64 << 20;
+
+/// Maximum number of known peers in the store: as many tested nodes as the address book of the overlay holds.
+/// They take about 200 KiB.
+pub(crate) const MAX_KNOWN_PEERS: usize = 1024;
+
+/// Number of peers that are stored before the store is trimmed to [`MAX_KNOWN_PEERS`] again, because trimming
+/// reads all peers.
+const TRIM_EVERY: usize = 64;
+
+/// Age from which the time at which a tested peer was seen is written again, in milliseconds: an hour. A
+/// member probes other nodes every few seconds, and each write costs a flush of the disk.
+const REFRESH_AGE: u64 = 60 * 60 * 1000;
 
 /// Known peers with their identities.
 pub(crate) type KnownPeers = Vec<(NodeId, KnownPeer)>;
@@ -38,6 +53,8 @@ pub(crate) struct AddressBook {
     /// Peers that were met and are not in the store yet. Those that are met during a write are written
     /// together after it.
     unwritten: watch::Sender<UnwrittenPeers>,
+    /// Number of peers that were stored since the store was last trimmed.
+    untrimmed: Arc<AtomicUsize>,
     /// Nodes to join through if the application gives no address.
     pub(crate) bootstrap: Vec<Address>,
 }
@@ -52,21 +69,42 @@ struct UnwrittenPeers {
 
 impl AddressBook {
     pub(crate) fn new(store: Store, bootstrap: Vec<Address>) -> Self {
-        Self { store, unwritten: watch::Sender::default(), bootstrap }
+        // Earlier versions stored any number of peers, so the first write trims the store.
+        let untrimmed = Arc::new(AtomicUsize::new(TRIM_EVERY));
+        Self { store, unwritten: watch::Sender::default(), untrimmed, bootstrap }
     }
 
-    /// Stores a peer that was met, and that can be dialled at `address`. Writes to the disk on another
-    /// thread, which `tracker` tracks.
-    pub(crate) fn remember(&self, tracker: &TaskTracker, id: NodeId, name: &str, address: Address) {
-        let known = KnownPeer {
-            name: name.to_owned(),
-            addresses: vec![address],
-            last_seen: unix_millis(),
-            reconnect: false,
-        };
+    /// Stores a peer that was met, and that can be dialled at `address`. `tested` is true if this node has
+    /// dialled that address. Writes to the disk on another thread, which `tracker` tracks.
+    pub(crate) fn remember(
+        &self,
+        tracker: &TaskTracker,
+        id: NodeId,
+        name: &str,
+        address: Address,
+        tested: bool,
+    ) {
+        let (name, addresses) = (name.to_owned(), vec![address]);
+        let last_seen = unix_millis();
+        self.store_later(
+            tracker,
+            id,
+            KnownPeer { name, addresses, last_seen, reconnect: false, tested },
+        );
+    }
+
+    /// Stores a node that has answered a probe of this node.
+    pub(crate) fn remember_tested(&self, tracker: &TaskTracker, id: NodeId, addresses: &[Address]) {
+        let (name, addresses) = (String::new(), addresses.to_vec());
+        let last_seen = unix_millis();
+        let known = KnownPeer { name, addresses, last_seen, reconnect: false, tested: true };
+        self.store_later(tracker, id, known);
+    }
+
+    fn store_later(&self, tracker: &TaskTracker, id: NodeId, known: KnownPeer) {
         // A store in memory does not block.
         if self.store.is_in_memory() {
-            return save(&self.store, &[(id, known)]);
+            return save_met(&self.store, &self.untrimmed, vec![(id, known)]);
         }
         let mut is_being_written = true;
         self.unwritten.send_modify(|unwritten| {
@@ -78,6 +116,7 @@ impl AddressBook {
             return;
         }
         let (unwritten, store) = (self.unwritten.clone(), self.store.clone());
+        let untrimmed = self.untrimmed.clone();
         tracker.spawn_blocking(move || {
             loop {
                 let mut peers = BTreeMap::new();
@@ -89,7 +128,7 @@ impl AddressBook {
                 if peers.is_empty() {
                     return;
                 }
-                save(&store, &peers.into_iter().collect::<Vec<_>>());
+                save_met(&store, &untrimmed, peers.into_iter().collect());
             }
         });
     }
@@ -145,10 +184,50 @@ impl AddressBook {
     }
 }
 
-fn save(store: &Store, peers: &[(NodeId, KnownPeer)]) {
-    if let Err(error) = store.save_peers(peers) {
+/// Writes peers that were met to the store, and forgets others if it has too many.
+fn save_met(store: &Store, untrimmed: &AtomicUsize, mut peers: KnownPeers) {
+    peers.retain_mut(|(id, met)| match store.peer(id) {
+        Ok(Some(known)) => merge(met, known),
+        Ok(None) | Err(_) => true,
+    });
+    if peers.is_empty() {
+        return;
+    }
+    let saved = store.save_peers(&peers).and_then(|()| {
+        if untrimmed.fetch_add(peers.len(), Relaxed) < TRIM_EVERY {
+            return Ok(());
+        }
+        untrimmed.store(0, Relaxed);
+        store.trim_peers(MAX_KNOWN_PEERS)
+    });
+    if let Err(error) = saved {
         tracing::warn!(%error, "can't remember a peer");
     }
+}
+
+/// Adds to a peer that was met what is known of it. Returns whether the result has to be stored.
+fn merge(met: &mut KnownPeer, known: KnownPeer) -> bool {
+    // Only probes give no name. They only show that the peer is still there.
+    let is_probe = met.name.is_empty() && met.tested;
+    let is_recent = met.last_seen.saturating_sub(known.last_seen) < REFRESH_AGE;
+    if is_probe && known.tested && is_recent && known.addresses == met.addresses {
+        return false;
+    }
+    if met.name.is_empty() {
+        met.name = known.name;
+    }
+    if known.tested && !met.tested {
+        // The peer has dialled this node. The address that it announces is not better than those that this
+        // node has dialled.
+        met.tested = true;
+        let announced = std::mem::replace(&mut met.addresses, known.addresses);
+        for address in announced {
+            if met.addresses.len() < MAX_ADDRESSES && !met.addresses.contains(&address) {
+                met.addresses.push(address);
+            }
+        }
+    }
+    true
 }
 
 /// Reads the peers of a file.

@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::actions::HandlerState;
 use crate::actor::mailbox::{MAX_LINK_REPORTS, MAX_ORDERS, Mailbox};
 use crate::actor::{Actor, RestoredState};
-use crate::address_book::AddressBook;
+use crate::address_book::{AddressBook, MAX_KNOWN_PEERS};
 use crate::blocking;
 use crate::bootstrap::{self, BootstrapError, MAX_BOOTSTRAP};
 use crate::clock::{NodeClock, unix_millis};
@@ -48,10 +48,6 @@ const KEY_FILE: &str = "key";
 
 /// Default name of the network.
 const DEFAULT_NETWORK: &str = "peerkit";
-
-/// Maximum number of peers of earlier runs that the overlay starts with. 64: some of the most recently seen
-/// peers still answer, and one of them is enough to find the network again.
-const MAX_KNOWN: usize = 64;
 
 /// The settings of a new node, which [`Builder::spawn`] starts. Every setting has a default.
 ///
@@ -422,8 +418,10 @@ async fn choose_owner(
 
 /// Loads the state of earlier runs with which the overlay starts.
 async fn load_earlier_state(inner: &Arc<Inner>) -> Result<RestoredState, Error> {
-    let peers = inner.peers.all().await?.into_iter().take(MAX_KNOWN);
-    let known = peers.map(|(id, known)| (id, known.addresses)).collect();
+    let peers = inner.peers.all().await?.into_iter();
+    // The address book of the overlay has only nodes that this node has reached itself.
+    let tested = peers.filter(|(_, known)| known.tested).take(MAX_KNOWN_PEERS);
+    let known = tested.map(|(id, known)| (id, known.addresses)).collect();
     let (store, broadcasts) = (inner.store.clone(), inner.broadcasts.clone());
     blocking::try_run(move || {
         let now = unix_millis();

@@ -16,9 +16,9 @@ use crate::inner::Inner;
 use crate::served::StreamHandler;
 use crate::stream::{Stream, read_block};
 
-/// Maximum number of probes under way. Each has a connection of its own. 8 are enough: a member starts one
-/// probe every few seconds.
-pub(crate) const MAX_PROBES: usize = 8;
+/// Maximum number of probes under way. Each has a connection of its own. 16 are enough: a member has at most
+/// eight feelers under way, and starts one other probe every few seconds.
+pub(crate) const MAX_PROBES: usize = 16;
 
 /// The protocol of these streams. One probe is sent in each direction, preceded by its length in four bytes.
 pub(crate) const PROBE_PROTOCOL: &str = "peerkit-probe/1";
@@ -50,6 +50,9 @@ impl Inner {
                 Err(_) => None,
             };
             drop(permit);
+            if let Some(answer) = &answer {
+                inner.peers.remember_tested(&inner.tasks.tracker, id, &answer.record.addresses);
+            }
             inner.actor.input(Input::Probed { id, answer }).await;
         });
         true

@@ -56,6 +56,10 @@ pub struct KnownPeer {
     /// True if this node reconnects to the peer whenever the link is lost.
     #[serde(default)]
     pub reconnect: bool,
+    /// True if this node has reached the peer by a dial or a probe of its own. Of other peers it knows only
+    /// the addresses that they announce.
+    #[serde(default)]
+    pub tested: bool,
 }
 
 /// Reads addresses, without those that have a scheme unknown to this version.
@@ -271,6 +275,25 @@ impl Store {
             |(id, peer): &(NodeId, KnownPeer)| Ok((*id.as_bytes(), serde_json::to_vec(peer)?));
         let rows = peers.iter().map(row).collect::<serde_json::Result<Vec<_>>>();
         self.change(|changes| changes.put(PEERS, rows.map_err(io::Error::from)?))
+    }
+
+    /// Forgets known peers beyond the number `most`: first those that this node has not reached itself, then
+    /// those that were seen longest ago. Peers that it reconnects to stay.
+    pub(crate) fn trim_peers(&self, most: usize) -> Result<(), StoreError> {
+        let mut peers = self.peers()?;
+        let excess = peers.len().saturating_sub(most);
+        peers.retain(|(_, peer)| !peer.reconnect);
+        peers.sort_by_key(|(_, peer)| (peer.tested, peer.last_seen));
+        peers.truncate(excess);
+        if peers.is_empty() {
+            return Ok(());
+        }
+        self.change(|changes| {
+            for (id, _) in &peers {
+                changes.remove(PEERS, id.as_bytes())?;
+            }
+            Ok(())
+        })
     }
 
     /// Returns all shares, with the paths under which they were added.

@@ -10,6 +10,16 @@ use crate::address::Address;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AddressGroup(IpAddr);
 
+impl AddressGroup {
+    /// Returns the bits of the group's prefix, followed by zeros. Each group has other bits.
+    pub(crate) fn bits(self) -> u128 {
+        match self.0 {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(ip) => ip.to_bits(),
+        }
+    }
+}
+
 /// Decides which addresses have groups and limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AddressGroups {

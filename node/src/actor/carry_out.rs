@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use peerkit_proto::address::Address;
-use peerkit_proto::event::{Event, LinkEnd, Reason};
+use peerkit_proto::event::{Direction, Event, LinkEnd, Reason};
 use peerkit_proto::frame::broadcast::Batch;
 use peerkit_proto::frame::query::{QueryAnswer, QueryId, QueryKind};
 use peerkit_proto::frame::{Frame, Refusal};
@@ -213,7 +213,8 @@ impl Actor {
         self.inner.tallies.links_opened.fetch_add(1, Relaxed);
         if let Some(address) = conn.dialable.clone() {
             let tracker = &self.inner.tasks.tracker;
-            self.inner.peers.remember(tracker, id, conn.peer.name(), address);
+            let tested = conn.peer.direction() == Direction::Outbound;
+            self.inner.peers.remember(tracker, id, conn.peer.name(), address, tested);
         }
     }
 

@@ -16,6 +16,7 @@ fn peer(name: &str) -> KnownPeer {
         addresses: vec!["127.0.0.1:7117".parse().unwrap(), "[::1]:1".parse().unwrap()],
         last_seen: 1_700_000_000_123,
         reconnect: true,
+        tested: false,
     }
 }
 
@@ -458,4 +459,28 @@ fn the_target_of_a_linked_state_file_is_made_private_and_a_pipe_is_refused() {
     rustix::fs::mknodat(rustix::fs::CWD, &file, kind, mode, 0).unwrap();
     let error = Store::open(Some(folder.path())).unwrap_err();
     assert!(error.to_string().contains("state.redb is not a regular file"), "{error}");
+}
+
+#[test]
+fn untested_and_old_peers_are_forgotten_first() {
+    let store = Store::Memory(Arc::default());
+    let seen =
+        |last_seen, tested, reconnect| KnownPeer { last_seen, tested, reconnect, ..peer("x") };
+    let peers = [
+        (id(1), seen(1, true, false)),
+        (id(2), seen(9, false, false)),
+        (id(3), seen(5, true, false)),
+        (id(4), seen(0, false, true)),
+        (id(5), seen(3, true, false)),
+    ];
+    store.save_peers(&peers).unwrap();
+    let left = || store.peers().unwrap().into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+    store.trim_peers(5).unwrap();
+    assert_eq!(left().len(), 5);
+    store.trim_peers(4).unwrap();
+    assert!(!left().contains(&id(2)), "it was never reached");
+    store.trim_peers(2).unwrap();
+    let mut expected = vec![id(3), id(4)];
+    expected.sort_unstable();
+    assert_eq!(left(), expected);
 }

@@ -18,6 +18,8 @@
 //! - From time to time a member probes a node of its passive view. This tests addresses before they are
 //!   needed. The two nodes also exchange their latest beacons (see `partition`), so that separated parts of a
 //!   network find each other again.
+//! - Nodes that were reached by an own dial or probe are kept in an address book (see `book`), which is larger
+//!   than the passive view. A member probes them slowly even while it has all its neighbours.
 //! - Each node record is signed by its node. Records are accepted at a bounded rate, and those of one group
 //!   of addresses fill only a share of the passive view (see `passive`).
 
@@ -38,6 +40,7 @@ use crate::overlay::{Effect, NodeSetup, OverlayContext};
 use crate::time::{Instant, earliest};
 use crate::verify::Verifier;
 
+mod book;
 mod budget;
 mod exchange;
 mod neighbours;
@@ -47,8 +50,9 @@ mod seek;
 #[cfg(test)]
 mod tests;
 
+use book::{AddressBook, FEEL_EVERY};
 use budget::RecordBudgets;
-use neighbours::is_outbound_link;
+use neighbours::{Neighbour, is_outbound_link};
 use partition::PartitionCheck;
 use passive::PassiveView;
 
@@ -123,6 +127,7 @@ pub(super) struct Membership {
     network: String,
     verifier: Verifier,
     max_active: usize,
+    max_passive: usize,
     max_skew: u64,
     shuffle_every: Duration,
     probe_every: Duration,
@@ -132,16 +137,15 @@ pub(super) struct Membership {
     manual: bool,
     member: bool,
     record: NodeRecord,
-    /// The neighbours, with their records.
-    active: BTreeMap<NodeId, NodeRecord>,
+    active: BTreeMap<NodeId, Neighbour>,
     pinned: BTreeSet<NodeId>,
     passive: PassiveView,
+    book: AddressBook,
     /// Nodes that were asked for a place over a link, and have not answered.
     asked: BTreeMap<NodeId, PlaceRequest>,
     dials: BTreeMap<NodeId, NeighbourDial>,
-    /// Nodes that are being probed. True if the probe was sent to get a place, false if it tests the
-    /// addresses.
-    probes: BTreeMap<NodeId, bool>,
+    /// Nodes that are being probed.
+    probes: BTreeMap<NodeId, ProbePurpose>,
     /// Nodes that have probed this one and for which a place is reserved, until this time.
     reserved: BTreeMap<NodeId, Instant>,
     /// Nodes whose own dial has made the link while this node's dial of them is still under way. If this
@@ -158,6 +162,7 @@ pub(super) struct Membership {
     seek_at: Option<Instant>,
     shuffle_at: Option<Instant>,
     probe_at: Option<Instant>,
+    feel_at: Option<Instant>,
     beacon_at: Option<Instant>,
     repair_at: Instant,
     splice_at: Instant,
@@ -170,6 +175,17 @@ struct PlaceRequest {
     /// If the place is granted but this node is full by then, this node drops another neighbour.
     makes_room: bool,
     until: Instant,
+}
+
+/// The purpose of a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ProbePurpose {
+    /// The probe asks for a place.
+    Place,
+    /// The probe tests the addresses of a node of the passive view.
+    Test,
+    /// The probe tests the addresses of a node of the address book.
+    Feeler,
 }
 
 #[derive(Debug)]
@@ -189,6 +205,7 @@ impl Membership {
             network: setup.network.clone(),
             verifier: Verifier::default(),
             max_active: config.active_view.max(1),
+            max_passive: config.passive_view,
             max_skew: u64::try_from(config.clock_skew.as_millis()).unwrap_or(u64::MAX),
             shuffle_every: config.shuffle_every,
             probe_every: config.probe_every,
@@ -200,6 +217,7 @@ impl Membership {
             active: BTreeMap::new(),
             pinned: BTreeSet::new(),
             passive: PassiveView::new(config.passive_view, config.address_groups()),
+            book: AddressBook::new(config.address_groups()),
             asked: BTreeMap::new(),
             dials: BTreeMap::new(),
             probes: BTreeMap::new(),
@@ -214,6 +232,7 @@ impl Membership {
             seek_at: None,
             shuffle_at: None,
             probe_at: None,
+            feel_at: None,
             beacon_at: None,
             repair_at: Instant::ZERO,
             splice_at: Instant::ZERO,
@@ -256,7 +275,8 @@ impl Membership {
     pub(super) fn leave(&mut self, cx: &mut OverlayContext<'_>) {
         let active = std::mem::take(&mut self.active);
         for id in active.keys() {
-            let others = active.values().filter(|other| other.node != *id);
+            let others = active.values().map(|other| &other.record);
+            let others = others.filter(|other| other.node != *id);
             let instead: Vec<_> = others.take(MAX_RECORDS).cloned().collect();
             cx.send(*id, Frame::Disconnect(Disconnect { instead, leaves: true }));
         }
@@ -272,7 +292,7 @@ impl Membership {
         self.suggested.clear();
         self.shuffles.clear();
         (self.seek_at, self.shuffle_at) = (None, None);
-        (self.probe_at, self.beacon_at) = (None, None);
+        (self.probe_at, self.feel_at, self.beacon_at) = (None, None, None);
     }
 
     pub(super) fn pin(&mut self, id: NodeId) {
@@ -314,8 +334,13 @@ impl Membership {
         cx: &mut OverlayContext<'_>,
         nodes: Vec<(NodeId, Vec<Address>)>,
     ) {
-        for (id, addresses) in nodes {
-            self.passive.add_known(cx, id, addresses);
+        // The passive view is for nodes that are likely to answer: the first ones were seen most recently.
+        let first = self.max_passive;
+        for (at, (id, addresses)) in nodes.into_iter().enumerate() {
+            self.book.add_known(cx, id, &addresses);
+            if at < first {
+                self.passive.add_known(cx, id, addresses);
+            }
         }
     }
 
@@ -348,18 +373,19 @@ impl Membership {
         if let Some(PlaceRequest { need: Need::Join, .. }) = self.asked.remove(&id) {
             cx.put(Effect::JoinRefused(id, NeighbourOutcome::Full));
         }
-        let Some(record) = self.active.remove(&id) else { return };
+        let Some(neighbour) = self.active.remove(&id) else { return };
         match link_end.reason {
             Reason::Duplicate | Reason::Replaced => {
                 self.being_replaced.retain(|_, until| *until > cx.now);
                 self.being_replaced.insert(id, cx.now + PLACE_TIMEOUT);
             }
-            Reason::Left | Reason::Fault(_) | Reason::Requested => self.passive.remove(id),
+            Reason::Left | Reason::Fault(_) | Reason::Requested => self.forget(id),
             // The node may be back soon, or the connection between the two nodes may have failed. So it stays
             // known, but is not asked immediately.
             _ => {
-                self.passive.add_reached(cx, record);
+                self.keep_known(cx, neighbour);
                 self.passive.note_refusal(cx.now, id);
+                self.feel_after_loss(cx.now);
             }
         }
         self.seek(cx.now);
@@ -390,7 +416,7 @@ impl Membership {
             return;
         }
         self.dials.remove(&id);
-        self.passive.note_failure(cx.now, id);
+        self.note_failure(cx.now, id);
         self.seek(cx.now);
     }
 
@@ -475,15 +501,19 @@ impl Membership {
             let away = cx.away;
             let to_probe = self.passive.draw_to_probe(cx, |id| self.is_candidate(now, away, id));
             if let Some(id) = to_probe {
-                self.probe(cx, id, false);
+                self.probe(cx, id, ProbePurpose::Test);
             }
+        }
+        if self.feel_at.is_some_and(|at| at <= now) {
+            self.feel(cx);
         }
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let asked = self.asked.values().map(|asked| asked.until).min();
         let soon = earliest(asked, self.seek_at);
-        let regular = earliest(self.shuffle_at, self.probe_at);
+        let probe = earliest(self.probe_at, self.feel_at);
+        let regular = earliest(self.shuffle_at, probe);
         earliest(soon, earliest(regular, self.beacon_at))
     }
 
@@ -498,6 +528,7 @@ impl Membership {
         // The first shuffle and beacon come early, as a new member knows few nodes.
         self.shuffle_at = Some(cx.now + cx.around(self.shuffle_every) / 4);
         self.probe_at = Some(cx.now + cx.around(self.probe_every));
+        self.feel_at = Some(cx.now + cx.around(FEEL_EVERY));
         self.beacon_at = Some(cx.now + cx.around(self.beacon_every) / 4);
         self.seek_at = Some(cx.now + SEEK_SOON);
     }

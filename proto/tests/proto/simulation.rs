@@ -67,6 +67,17 @@ fn a_network_survives_the_loss_of_many_nodes() {
 }
 
 #[test]
+fn a_network_survives_that_most_nodes_vanish_at_one_moment() {
+    for text in [
+        include_str!("../../../simulations/crash_80.toml"),
+        include_str!("../../../simulations/crash_90.toml"),
+        include_str!("../../../simulations/crash_95.toml"),
+    ] {
+        check_expectations(&scenario(text, 200), 1..=2);
+    }
+}
+
+#[test]
 fn a_split_network_heals() {
     check_expectations(&scenario(include_str!("../../../simulations/partition.toml"), 80), 1..=2);
 }

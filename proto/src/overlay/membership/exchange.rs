@@ -89,7 +89,7 @@ impl Membership {
         cx: &mut OverlayContext<'_>,
         recipient: NodeId,
     ) -> Vec<NodeRecord> {
-        let others = self.active.values();
+        let others = self.active.values().map(|neighbour| &neighbour.record);
         let mut others: Vec<_> = others
             .filter(|record| record.node != recipient && !record.addresses.is_empty())
             .cloned()
@@ -123,6 +123,8 @@ impl Membership {
         let lacked = self.active.len() < FEW_NEIGHBOURS;
         for record in records.into_iter().take(taken) {
             if self.is_valid(cx, &record) {
+                let source = cx.links.contains_key(&from).then_some(from);
+                self.book.learn(cx, source, &record);
                 self.passive.learn(cx, record);
                 if lacked {
                     self.seek(cx.now);

@@ -14,6 +14,14 @@ use super::{
     JOIN_STEPS, MAX_SUGGESTED, Membership, PASSIVE_STEPS, PlaceRequest, SHUFFLE_PASSIVE, SPLICE_MIN,
 };
 
+/// A neighbour of this node.
+#[derive(Debug)]
+pub(super) struct Neighbour {
+    pub(super) record: NodeRecord,
+    /// This node has dialled the link.
+    pub(super) dialled: bool,
+}
+
 impl Membership {
     /// Handles a request for a place, and answers it.
     pub(super) fn receive_request(
@@ -84,7 +92,7 @@ impl Membership {
                     // Another node took the last place while this request was under way.
                     if !makes_room {
                         self.drop_neighbour(cx, from, Vec::new());
-                        self.passive.add_reached(cx, record);
+                        self.keep_known(cx, Neighbour::new(cx, record));
                         return;
                     }
                     self.make_room(cx, &record);
@@ -96,10 +104,10 @@ impl Membership {
             }
             NeighbourOutcome::Full | NeighbourOutcome::Manual => {
                 if outcome == NeighbourOutcome::Full {
-                    self.passive.add_reached(cx, record);
+                    self.keep_known(cx, Neighbour::new(cx, record));
                     self.passive.note_refusal(cx.now, from);
                 } else {
-                    self.passive.remove(from);
+                    self.forget(from);
                 }
                 self.close(cx, from, Reason::NotNeeded);
                 if need == Need::Join {
@@ -155,12 +163,12 @@ impl Membership {
         disconnect: Disconnect,
     ) {
         let Disconnect { instead, leaves } = disconnect;
-        let Some(record) = self.active.remove(&from) else { return };
+        let Some(neighbour) = self.active.remove(&from) else { return };
         if leaves {
             // The leaving node closes this link itself, together with its other links.
-            self.passive.remove(from);
+            self.forget(from);
         } else {
-            self.passive.add_reached(cx, record);
+            self.keep_known(cx, neighbour);
             self.passive.note_refusal(cx.now, from);
             self.close(cx, from, Reason::NeighbourReplaced);
         }
@@ -183,9 +191,13 @@ impl Membership {
         record: NodeRecord,
     ) {
         self.passive.remove(id);
+        let neighbour = Neighbour::new(cx, record);
+        if neighbour.dialled {
+            self.book.reached(cx, &neighbour.record);
+        }
         // An old beacon is not sent. The new neighbour would take it for a new one, and so believe that a
         // least node still exists that may be gone.
-        if self.active.insert(id, record).is_none() && self.partition.is_fresh(cx.now) {
+        if self.active.insert(id, neighbour).is_none() && self.partition.is_fresh(cx.now) {
             cx.send(id, Frame::Beacon(self.partition.beacon()));
         }
         if self.active.len() < self.max_active {
@@ -199,12 +211,32 @@ impl Membership {
     pub(super) fn make_room(&mut self, cx: &mut OverlayContext<'_>, newcomer: &NodeRecord) {
         let others = self.active.keys().filter(|id| **id != newcomer.node);
         let Some(id) = cx.pick(others.copied().collect()) else { return };
-        if let Some(record) = self.active.remove(&id) {
+        if let Some(neighbour) = self.active.remove(&id) {
             let dialable = !newcomer.addresses.is_empty();
             self.drop_neighbour(cx, id, dialable.then(|| newcomer.clone()).into_iter().collect());
-            self.passive.add_reached(cx, record);
+            self.keep_known(cx, neighbour);
             self.passive.note_refusal(cx.now, id);
         }
+    }
+
+    /// Keeps a node that is no neighbour, or no longer one, in the passive view. It counts as tested only if
+    /// this node has reached it by a dial or a probe: the addresses that a node announces may be wrong.
+    pub(super) fn keep_known(&mut self, cx: &mut OverlayContext<'_>, neighbour: Neighbour) {
+        let Neighbour { record, dialled } = neighbour;
+        if dialled {
+            self.book.reached(cx, &record);
+        }
+        if dialled || self.book.is_tested(record.node) {
+            self.passive.add_reached(cx, record);
+        } else if self.passive.is_news(&record) {
+            self.passive.learn(cx, record);
+        }
+    }
+
+    /// Forgets a node that does not want to be a neighbour.
+    pub(super) fn forget(&mut self, id: NodeId) {
+        self.passive.remove(id);
+        self.book.remove(id);
     }
 
     /// Sends a node the notice that it is no longer a neighbour, with the records of nodes that it may ask
@@ -231,6 +263,14 @@ impl Membership {
     pub(super) fn has_room(&mut self, now: Instant) -> bool {
         self.reserved.retain(|_, until| *until > now);
         self.active.len() + self.reserved.len() < self.max_active
+    }
+}
+
+impl Neighbour {
+    /// Returns the neighbour with which there is a link.
+    fn new(cx: &OverlayContext<'_>, record: NodeRecord) -> Self {
+        let dialled = is_outbound_link(cx, record.node);
+        Self { record, dialled }
     }
 }
 

@@ -9,11 +9,12 @@ use crate::id::NodeId;
 use crate::overlay::away::KeptAwayNodes;
 use crate::overlay::{Effect, OverlayContext};
 use crate::peer::{Output, Purpose};
-use crate::time::Instant;
+use crate::time::{Instant, earliest};
 
+use super::book::{FEEL_EVERY, FEEL_SOON, MAX_FEELERS};
 use super::{
     FEW_NEIGHBOURS, MAX_REQUESTS, Membership, NeighbourDial, PLACE_TIMEOUT, PlaceRequest,
-    REPAIR_EVERY, SEEK_EVERY, SEEK_SOON, SPLICE_MAX,
+    ProbePurpose, REPAIR_EVERY, SEEK_EVERY, SEEK_SOON, SPLICE_MAX,
 };
 
 impl Membership {
@@ -36,7 +37,8 @@ impl Membership {
     pub(super) fn find_neighbours(&mut self, cx: &mut OverlayContext<'_>) {
         let (now, away) = (cx.now, cx.away);
         // Requests under way count as taken places. Otherwise more nodes could accept than there is room for.
-        let asking = self.probes.values().filter(|for_place| **for_place).count();
+        let asking = self.probes.values().filter(|purpose| **purpose == ProbePurpose::Place);
+        let asking = asking.count();
         let open = self.asked.len() + self.dials.len() + asking;
         let lacking = self.max_active.saturating_sub(self.active.len() + open);
         let at_once = if self.active.len() < FEW_NEIGHBOURS { MAX_REQUESTS } else { 1 };
@@ -58,7 +60,7 @@ impl Membership {
             // already, nor if this node has no neighbour: then the other node makes room in any case.
             match need {
                 Need::Low if !cx.links.contains_key(&id) => {
-                    self.probe(cx, id, true);
+                    self.probe(cx, id, ProbePurpose::Place);
                 }
                 _ => {
                     let addresses = self.passive.addresses(id);
@@ -89,16 +91,51 @@ impl Membership {
             && !self.probes.contains_key(&id)
     }
 
-    /// Sends a probe to a node, to get a place (`for_place`) or to test the node's addresses.
-    pub(super) fn probe(&mut self, cx: &mut OverlayContext<'_>, id: NodeId, for_place: bool) {
-        let addresses = self.passive.addresses(id);
+    /// Sends a feeler, unless none is due or too many are under way, and schedules the next one.
+    pub(super) fn feel(&mut self, cx: &mut OverlayContext<'_>) {
+        let (now, away) = (cx.now, cx.away);
+        let feelers = self.probes.values().filter(|purpose| **purpose == ProbePurpose::Feeler);
+        if feelers.count() < MAX_FEELERS {
+            let due = self.book.due(now, |id| self.is_candidate(now, away, id));
+            let drawn = self.book.draw(cx, due);
+            if let Some(id) = drawn {
+                self.probe(cx, id, ProbePurpose::Feeler);
+            }
+        }
+        let soon = self.book.is_sweeping() || self.active.is_empty();
+        self.feel_at = Some(now + cx.around(if soon { FEEL_SOON } else { FEEL_EVERY }));
+    }
+
+    /// Sends a feeler soon after the loss of a neighbour, as other nodes may have vanished at the same moment.
+    pub(super) fn feel_after_loss(&mut self, now: Instant) {
+        if !self.member {
+            return;
+        }
+        // If most neighbours were lost, most other nodes may be lost too. A sweep finds those that are left.
+        if self.active.len() < FEW_NEIGHBOURS {
+            self.book.sweep(now);
+        }
+        self.feel_at = earliest(self.feel_at, Some(now + FEEL_SOON));
+    }
+
+    /// Notes that a node was not reached.
+    pub(super) fn note_failure(&mut self, now: Instant, id: NodeId) {
+        self.passive.note_failure(now, id);
+        // A node without neighbours may have lost its own connection.
+        self.book.note_failure(now, id, !self.active.is_empty());
+    }
+
+    /// Sends a probe to a node.
+    pub(super) fn probe(&mut self, cx: &mut OverlayContext<'_>, id: NodeId, purpose: ProbePurpose) {
+        let known = self.passive.addresses(id);
+        let addresses = if known.is_empty() { self.book.addresses(id) } else { known };
         // While this node has a free place, a probe that tests addresses asks for a place too. That saves a
         // second probe.
-        let neighbour = for_place || self.active.len() < self.max_active;
+        let neighbour = purpose == ProbePurpose::Place || self.active.len() < self.max_active;
         let (record, beacon) = (self.record.clone(), self.partition.beacon());
         let records = self.draw_records(cx, id);
         let probe = Probe { neighbour, record, beacon, records };
-        self.probes.insert(id, for_place);
+        self.probes.insert(id, purpose);
         cx.put(Effect::Out(Output::Probe { addresses, id, probe }));
     }
 
@@ -109,11 +146,12 @@ impl Membership {
         id: NodeId,
         answer: Option<Probe>,
     ) {
-        let Some(for_place) = self.probes.remove(&id) else { return };
+        let Some(purpose) = self.probes.remove(&id) else { return };
+        let for_place = purpose == ProbePurpose::Place;
         let answer =
             answer.filter(|answer| answer.record.node == id && self.is_valid(cx, &answer.record));
         let Some(Probe { neighbour, record, beacon, records }) = answer else {
-            self.passive.note_failure(cx.now, id);
+            self.note_failure(cx.now, id);
             if for_place {
                 self.seek(cx.now);
             }
@@ -121,6 +159,7 @@ impl Membership {
         };
         let addresses: Vec<_> =
             record.addresses.iter().map(|address| address.clone().with_id(id)).collect();
+        self.book.reached(cx, &record);
         self.passive.add_reached(cx, record);
         self.learn(cx, id, records);
         if !self.member || !self.is_candidate(cx.now, cx.away, id) {

@@ -461,7 +461,7 @@ fn parts_with_different_least_identities_are_joined() {
     let mut node = TestBench::member(5);
     node.act(|membership, cx| membership.add_known_nodes(cx, vec![(id(8), vec![address(8)])]));
     node.now = node.now + Duration::from_secs(20);
-    node.act(|membership, cx| membership.probe(cx, id(8), false));
+    node.act(|membership, cx| membership.probe(cx, id(8), ProbePurpose::Test));
     node.out();
     node.probed(8, Some(answer(8, false, 8)));
     assert_eq!(node.out(), ["dial 8"]);
