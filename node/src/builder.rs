@@ -23,6 +23,7 @@ use crate::blocking;
 use crate::bootstrap::{self, BootstrapError, MAX_BOOTSTRAP};
 use crate::clock::{NodeClock, unix_millis};
 use crate::counters::{Meter, Tallies};
+use crate::dial::ForeignDials;
 use crate::dispatch::{AnyHandler, Dispatch, deliver_notices};
 use crate::error::{Error, NameKind};
 use crate::files::{self, Files};
@@ -267,7 +268,7 @@ impl Builder {
         // The ports are bound before any task runs, so nothing has to be undone if a port is in use.
         let listeners = listen::bind(&self.listen).await?;
         let listening = listeners.iter().filter_map(|listener| listener.local_addr().ok());
-        let listening = listening.collect();
+        let listening: Vec<_> = listening.collect();
 
         // The state machines draw their random numbers from this seed, so that a simulation can repeat them.
         let mut seed = [0; 32];
@@ -306,6 +307,7 @@ impl Builder {
         let inner = Arc::new(Inner {
             clock: NodeClock::start(),
             tls,
+            foreign_dials: ForeignDials::new(config.address_groups(), &listening),
             addresses: OwnAddresses::new(config.clone(), listening),
             handshakes: PendingHandshakes::new(&config),
             refusals: Refusals::default(),

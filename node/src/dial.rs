@@ -26,8 +26,10 @@ use crate::inner::Inner;
 use crate::listen;
 use crate::tls::{self, Channel, Session, WrongNode};
 
+mod foreign;
 mod staggered;
 
+pub(crate) use foreign::{DialOrigin, DialPermit, ForeignDials, NotDialled};
 pub(crate) use staggered::first_success;
 
 /// Maximum number of addresses that are dialled for one node: as many as a ticket or a node record may have.
@@ -42,6 +44,8 @@ pub(crate) struct Secured {
     pub(crate) channel: Channel,
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
+    /// The permission of a call-back, for which it is not enough that the node answers.
+    pub(crate) permit: Option<DialPermit>,
 }
 
 /// Connects to `address` and secures the connection. If the address has an identity, the node that
@@ -50,8 +54,9 @@ pub(crate) async fn connect(
     inner: &Inner,
     address: &Address,
     purpose: tls::ChannelPurpose,
+    origin: DialOrigin,
 ) -> Result<Secured, Error> {
-    let connected = connect_uncounted(inner, address, purpose).await;
+    let connected = connect_uncounted(inner, address, purpose, origin).await;
     connected.inspect_err(|error| {
         inner.tallies.failed(Direction::Outbound, HandshakeFailure::of_dial(error));
     })
@@ -61,12 +66,13 @@ async fn connect_uncounted(
     inner: &Inner,
     address: &Address,
     purpose: tls::ChannelPurpose,
+    origin: DialOrigin,
 ) -> Result<Secured, Error> {
     // An identity that no node can have is refused before the dial.
     address.id.map(NodeId::checked).transpose()?;
     let timeout = inner.config.connect_timeout;
-    let connecting = tokio::time::timeout(timeout, connect_any(inner, address));
-    let (remote, tcp) = connecting.await.unwrap_or_else(|_| {
+    let connecting = tokio::time::timeout(timeout, connect_any(inner, address, origin));
+    let (remote, tcp, permit) = connecting.await.unwrap_or_else(|_| {
         let error = timed_out(format!("no answer within {} s", timeout.as_secs_f32()));
         Err(Error::Connect { address: address.clone(), error })
     })?;
@@ -77,7 +83,17 @@ async fn connect_uncounted(
     let timeout = inner.config.handshake_timeout;
     let dialling = inner.tls.dial(tcp, purpose, address.id);
     match tokio::time::timeout(timeout, dialling).await {
-        Ok(Ok(channel)) => Ok(Secured { channel, remote, local }),
+        Ok(Ok(channel)) => {
+            let mut permit = Some(permit);
+            // Any node answers at its address. It waits for a call-back only if it has requested one.
+            if origin != DialOrigin::CallBack && address.id.is_some() {
+                permit
+                    .take()
+                    .into_iter()
+                    .for_each(|permit| permit.reached(inner.clock.now(), channel.session().id));
+            }
+            Ok(Secured { channel, remote, local, permit })
+        }
         Ok(Err(tls::TlsDialError::WrongNode(WrongNode(found)))) => {
             Err(Error::WrongNode { address: address.clone(), found })
         }
@@ -97,16 +113,18 @@ fn timed_out(text: String) -> io::Error {
 async fn connect_first(
     inner: &Arc<Inner>,
     addresses: &[Address],
-    purpose: tls::ChannelPurpose,
+    purpose: Purpose,
 ) -> Result<(Address, Secured), Error> {
+    let origin = DialOrigin::of_link(purpose);
+    let channel = tls::ChannelPurpose::Link;
     if let [address] = addresses {
         // The usual case, which needs no task of its own.
-        return Ok((address.clone(), connect(inner, address, purpose).await?));
+        return Ok((address.clone(), connect(inner, address, channel, origin).await?));
     }
     let connected = first_success(addresses.iter().cloned(), MAX_DIALLED, |address| {
         let inner = inner.clone();
         async move {
-            let secured = connect(&inner, &address, purpose).await?;
+            let secured = connect(&inner, &address, channel, origin).await?;
             Ok((address, secured))
         }
     });
@@ -186,7 +204,7 @@ enum Dialled {
 async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialled, Error> {
     let dial = dialling.dial;
     // Boxed, because many dials may be under way, and each of these parts needs memory only for a moment.
-    let connecting = Box::pin(connect_first(inner, &dialling.addresses, tls::ChannelPurpose::Link));
+    let connecting = Box::pin(connect_first(inner, &dialling.addresses, dialling.purpose));
     let connected = connecting.await;
     let (address, secured) = match connected {
         Ok(connected) => connected,
@@ -195,7 +213,7 @@ async fn establish(inner: &Arc<Inner>, dialling: &mut Dialling) -> Result<Dialle
             return Err(error);
         }
     };
-    let Secured { mut channel, remote, local } = secured;
+    let Secured { mut channel, remote, local, .. } = secured;
     let session = channel.session();
     let refused = |reason| Error::Refused { address: address.clone(), reason };
     inner.actor.input(Input::DialSecured { dial, id: session.id }).await;
@@ -334,14 +352,24 @@ pub(crate) async fn admit(
     let (reply, admitted) = oneshot::channel();
     let _ = inner.actor.send(Order::Greeted { conn: conn.clone(), dial, reply }).await;
     match admitted.await {
-        Ok(Ok(())) => Ok(conn),
+        Ok(Ok(())) => {
+            inner.foreign_dials.note_link(conn.candidate.ip);
+            Ok(conn)
+        }
         Ok(Err(reason)) => Err(reason),
         Err(_) => Err(Reason::Stopping),
     }
 }
 
 /// Resolves the host and connects to the first of its addresses that answers.
-async fn connect_any(inner: &Inner, address: &Address) -> Result<(SocketAddr, TcpStream), Error> {
+///
+/// # Errors
+/// If no address answers, or if none may be dialled because of the limits for `origin`.
+async fn connect_any(
+    inner: &Inner,
+    address: &Address,
+    origin: DialOrigin,
+) -> Result<(SocketAddr, TcpStream, DialPermit), Error> {
     let resolve = |error: io::Error| Error::Resolve { address: address.clone(), error };
     let failed = |error: io::Error| Error::Connect { address: address.clone(), error };
     // The resolver understands a link-local address with the name of an interface. It does not understand
@@ -356,15 +384,38 @@ async fn connect_any(inner: &Inner, address: &Address) -> Result<(SocketAddr, Tc
     }
     if let [socket] = sockets[..] {
         // The usual case, which needs no task of its own.
+        let permit = inner.permit_dial(origin, address, socket).map_err(failed)?;
         let connected = connect_socket(socket, inner.addresses.loopback_source()).await;
-        return Ok((socket, connected.map_err(failed)?));
+        return Ok((socket, connected.map_err(failed)?, permit));
     }
     let from = inner.addresses.loopback_source();
-    let connected = first_success(sockets, MAX_RESOLVED, move |socket| async move {
-        let connected = connect_socket(socket, from).await;
-        connected.map(|stream| (socket, stream)).map_err(|error| (socket, error))
+    let connected = first_success(sockets, MAX_RESOLVED, |socket| {
+        // Taken when the attempt begins, so that addresses that are never tried do not count.
+        let permit = inner.permit_dial(origin, address, socket);
+        async move {
+            let attempt = async {
+                let permit = permit?;
+                Ok((socket, connect_socket(socket, from).await?, permit))
+            };
+            attempt.await.map_err(|error: io::Error| (socket, error))
+        }
     });
     connected.await.map_err(|errors| failed(combined_io_error(&errors)))
+}
+
+impl Inner {
+    /// Returns the permission to dial a socket address of `address`.
+    fn permit_dial(
+        &self,
+        origin: DialOrigin,
+        address: &Address,
+        socket: SocketAddr,
+    ) -> io::Result<DialPermit> {
+        let (now, own) = (self.clock.now(), self.addresses.local());
+        let permit = self.foreign_dials.permit(now, origin, (address.id, socket), &own);
+        permit
+            .map_err(|refused: NotDialled| io::Error::new(io::ErrorKind::PermissionDenied, refused))
+    }
 }
 
 /// Connects to a socket address. A connection to another loopback address leaves from the loopback address

@@ -13,6 +13,7 @@ use crate::actor::mailbox::Mailbox;
 use crate::address_book::AddressBook;
 use crate::clock::NodeClock;
 use crate::counters::{Meter, Tallies};
+use crate::dial::ForeignDials;
 use crate::dispatch::Dispatch;
 use crate::error::Error;
 use crate::files::Files;
@@ -42,6 +43,8 @@ pub(crate) struct Inner {
     /// The failed inbound connections that are not reported yet.
     pub(crate) refusals: Refusals,
     pub(crate) links: LinkTable,
+    /// The limits on dials to addresses that other nodes have chosen.
+    pub(crate) foreign_dials: Arc<ForeignDials>,
     pub(crate) streams: Streams,
     /// Permits for probes. Each probe holds one while it is under way.
     pub(crate) probes: Arc<Semaphore>,

@@ -80,6 +80,11 @@ impl OwnAddresses {
         announced(&self.config, &self.listening, &lock(&self.local), first)
     }
 
+    /// Returns the IP addresses of this machine.
+    pub(crate) fn local(&self) -> Vec<IpAddr> {
+        lock(&self.local).clone()
+    }
+
     /// Returns the loopback address from which this node dials other loopback addresses: that at which it
     /// listens, if it listens at no other. `None` if the system would choose the same.
     pub(crate) fn loopback_source(&self) -> Option<IpAddr> {

@@ -44,6 +44,12 @@ impl Bucket {
         enough
     }
 
+    /// Gives back `cost`, which was taken earlier.
+    pub fn give_back(&mut self, cost: Duration) {
+        // A bucket with a time in the past is full.
+        self.full_at = self.full_at - cost;
+    }
+
     /// Takes as many tokens as the bucket has, up to `wanted`. Returns the number taken.
     /// `token_time` is the time in which the bucket earns one token.
     #[must_use]
@@ -117,6 +123,16 @@ mod tests {
         assert_eq!(bucket.take_up_to(7, at(0), each, SECOND), 0);
         assert_eq!(bucket.take_up_to(7, at(550), each, SECOND), 5);
         assert_eq!(bucket.take_up_to(7, at(600), each, SECOND), 1);
+    }
+
+    #[test]
+    fn tokens_that_are_given_back_can_be_taken_again() {
+        let mut bucket = Bucket::default();
+        for _ in 0..3 {
+            assert!(bucket.take(at(0), SECOND, SECOND));
+            assert!(!bucket.take(at(500), SECOND, SECOND));
+            bucket.give_back(SECOND);
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use peerkit_proto::event::Reason;
 
+use crate::dial::NotDialled;
 use crate::error::Error;
 use crate::tls;
 
@@ -113,6 +114,8 @@ reason_set! {
         KeptAway = "kept_away",
         /// The protocol was violated.
         Fault = "fault",
+        /// Other nodes have chosen the address, and the limits on such dials forbid this one.
+        NotDialled = "not_dialled",
         /// The stream was refused.
         Stream = "stream",
         /// The node was stopping.
@@ -150,6 +153,9 @@ impl HandshakeFailure {
             Error::Connect { error, .. } => match error.kind() {
                 io::ErrorKind::ConnectionRefused => Self::Refused,
                 io::ErrorKind::TimedOut => Self::Timeout,
+                _ if error.get_ref().is_some_and(|cause| cause.is::<NotDialled>()) => {
+                    Self::NotDialled
+                }
                 _ => Self::Unreachable,
             },
             Error::Handshake { error, .. } => Self::of_tls(error),

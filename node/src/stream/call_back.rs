@@ -85,8 +85,7 @@ impl Inner {
             // to another node, which does not wait for the token.
             let opening =
                 first_success(addresses.iter().cloned(), MAX_CALL_BACK_ADDRESSES, |address| {
-                    // With a token, no protocol is sent.
-                    inner.clone().open_at(address, "", Some(token))
+                    inner.clone().call_back_at(address, token)
                 });
             if let Ok(Stream { channel, .. }) = opening.await {
                 let timeout = inner.config.handshake_timeout;

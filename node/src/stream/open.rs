@@ -12,7 +12,7 @@ use peerkit_proto::hello::{MAX_PROTOCOL, StreamOpen};
 use peerkit_proto::id::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::dial::{self, MAX_DIALLED, Secured, first_success};
+use crate::dial::{self, DialOrigin, MAX_DIALLED, Secured, first_success};
 use crate::error::{Error, NameKind};
 use crate::inner::Inner;
 use crate::served::StreamFuture;
@@ -86,7 +86,7 @@ impl Inner {
         let conn = self.links.get(peer).ok();
         let known = conn.as_ref().and_then(|conn| conn.dialable.clone());
         let addresses: Vec<_> = known.into_iter().chain(addresses.iter().cloned()).collect();
-        let mut failures = match self.dial_stream(peer, &addresses).await {
+        let mut failures = match self.dial_stream(peer, &addresses, DialOrigin::Answer).await {
             Ok(Secured { channel, .. }) => {
                 return self.open_on(channel, protocol, None).await;
             }
@@ -113,22 +113,37 @@ impl Inner {
         protocol: &'static str,
     ) -> Result<Stream, Error> {
         let opened = first_success(addresses.iter().cloned(), MAX_DIALLED, |address| {
-            self.clone().open_at(address, protocol, None)
+            self.clone().open_at(address, protocol)
         });
         opened.await.map_err(dial::combined_error)
     }
 
-    /// Connects to the node at `address` and asks for a protocol. If there is a token, answers a request for
-    /// a call-back instead.
-    pub(super) async fn open_at(
+    /// Connects to the node at `address`, which the application has named, and asks for a protocol.
+    async fn open_at(
         self: Arc<Self>,
         address: Address,
         protocol: &'static str,
-        token: Option<[u8; 16]>,
     ) -> Result<Stream, Error> {
-        let Secured { channel, .. } =
-            dial::connect(&self, &address, ChannelPurpose::Stream).await?;
-        self.open_on(channel, protocol, token).await
+        let connecting = dial::connect(&self, &address, ChannelPurpose::Stream, DialOrigin::Own);
+        let Secured { channel, .. } = connecting.await?;
+        self.open_on(channel, protocol, None).await
+    }
+
+    /// Connects to the node at `address`, and shows it the token of a call-back that it has requested.
+    pub(super) async fn call_back_at(
+        self: Arc<Self>,
+        address: Address,
+        token: [u8; 16],
+    ) -> Result<Stream, Error> {
+        let origin = DialOrigin::CallBack;
+        let connecting = dial::connect(&self, &address, ChannelPurpose::Stream, origin);
+        let Secured { channel, permit, .. } = connecting.await?;
+        // With a token, no protocol is sent.
+        let stream = self.open_on(channel, "", Some(token)).await?;
+        if let Some(permit) = permit {
+            permit.reached(self.clock.now(), stream.peer());
+        }
+        Ok(stream)
     }
 
     /// Opens a stream to `peer` at one of `addresses`, without a call-back.
@@ -138,7 +153,7 @@ impl Inner {
         addresses: &[Address],
         protocol: &str,
     ) -> Result<Stream, Error> {
-        match self.dial_stream(peer, addresses).await {
+        match self.dial_stream(peer, addresses, DialOrigin::Record).await {
             Ok(Secured { channel, .. }) => self.open_on(channel, protocol, None).await,
             Err(failures) => Err(Error::Unreachable { peer, why: failures.join("; ") }),
         }
@@ -152,6 +167,7 @@ impl Inner {
         self: &Arc<Self>,
         peer: NodeId,
         addresses: &[Address],
+        origin: DialOrigin,
     ) -> Result<Secured, Vec<String>> {
         if let Err(error) = peer.checked() {
             return Err(vec![Error::from(error).without_address()]);
@@ -160,7 +176,8 @@ impl Inner {
         let connected = first_success(ways, MAX_DIALLED, |address| {
             let inner = self.clone();
             async move {
-                let connected = dial::connect(&inner, &address, ChannelPurpose::Stream).await;
+                let connecting = dial::connect(&inner, &address, ChannelPurpose::Stream, origin);
+                let connected = connecting.await;
                 connected.map_err(|e| format!("{}: {}", address.host_port(), e.without_address()))
             }
         });

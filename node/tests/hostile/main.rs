@@ -5,6 +5,7 @@
 
 mod attacker;
 mod broadcast;
+mod dials;
 mod direct;
 mod flood;
 mod link;
