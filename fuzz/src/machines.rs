@@ -172,7 +172,7 @@ impl Shell {
                     sent.push(frame);
                 }
                 Some(Output::LookUpAnswer { query, what, .. }) => {
-                    let here = matches!(what, QueryKind::CallBack { .. });
+                    let here = matches!(what, QueryKind::SignedCallBack { .. });
                     let files = if here { Vec::new() } else { vec![file()] };
                     inputs.push_back(Input::Command(Command::Answer { query, files, here }));
                 }

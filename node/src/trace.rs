@@ -272,7 +272,7 @@ fn query_kind(what: &QueryKind) -> &'static str {
         QueryKind::Search(_) => "search",
         QueryKind::HasFile(_) => "has file",
         QueryKind::FindNode(_) => "find node",
-        QueryKind::CallBack { .. } => "call back",
+        QueryKind::CallBack { .. } | QueryKind::SignedCallBack { .. } => "call back",
         QueryKind::Sample { .. } => "sample",
         _ => "other",
     }

@@ -163,6 +163,7 @@ const ANSWER: u8 = 0x21;
 const QUERY_DONE: u8 = 0x22;
 const FORWARD: u8 = 0x23;
 const FORWARDED: u8 = 0x24;
+const SIGNED_QUERY: u8 = 0x25;
 const BROADCAST: u8 = 0x30;
 const HAVE: u8 = 0x31;
 const WANT: u8 = 0x32;
@@ -243,7 +244,10 @@ impl Frame {
                 put_outcome(out, outcome);
             }
             Self::Cancel(id) => put_number(out, CANCEL, *id),
-            Self::Query(query) => put(out, QUERY, |out| query.encode(out)),
+            Self::Query(query) => {
+                let kind = if query.is_signed() { SIGNED_QUERY } else { QUERY };
+                put(out, kind, |out| query.encode(out));
+            }
             Self::Answer(answer) => put(out, ANSWER, |out| answer.encode(out)),
             Self::QueryDone(done) => put(out, QUERY_DONE, |out| done.encode(out)),
             Self::Forward(forward) => put(out, FORWARD, |out| forward.encode(out)),
@@ -316,7 +320,14 @@ impl Frame {
             },
             REPLY => Self::Reply { id: reader.u64("reply")?, outcome: read_outcome(reader)? },
             CANCEL => Self::Cancel(reader.u64("cancel")?),
-            QUERY => Self::Query(Query::decode(reader)?),
+            QUERY | SIGNED_QUERY => {
+                let query = Query::decode(reader)?;
+                // A node of version 1 would end the link over the other kind.
+                if query.is_signed() != (kind == SIGNED_QUERY) {
+                    return Err(DecodeError::Invalid("query kind"));
+                }
+                Self::Query(query)
+            }
             ANSWER => Self::Answer(QueryAnswer::decode(reader)?),
             QUERY_DONE => Self::QueryDone(QueryDone::decode(reader)?),
             FORWARD => Self::Forward(Forward::decode(reader)?),

@@ -434,6 +434,13 @@ impl Overlay {
         // knows already.
         self.rng.fill_bytes(&mut id.0);
         let timeout = timeout.unwrap_or(self.query_timeout);
+        let what = match what {
+            QueryKind::CallBack { target, token, .. } => {
+                let record = self.with_parts(|parts, cx| parts.membership.current_record(cx));
+                QueryKind::SignedCallBack { target, token, record: Box::new(record) }
+            }
+            what => what,
+        };
         let question = Question { what, depth, own };
         self.with_parts(|parts, cx| {
             let neighbours = cx.links.keys().copied();
@@ -568,7 +575,16 @@ impl Overlay {
     fn receive_query(&mut self, from: NodeId, query: Query) {
         let Self { description, links, budgets, parts, now, out, .. } = self;
         let neighbours = links.keys().copied();
-        let known = |query: &Query| description.answers(links, query);
+        let membership = &parts.membership;
+        let known = |query: &Query| match &query.what {
+            // Checked once for each query, and only by its target.
+            QueryKind::SignedCallBack { target, record, .. }
+                if *target == description.id && !membership.is_signed(now.unix, record) =>
+            {
+                Some(Vec::new())
+            }
+            _ => description.answers(links, query),
+        };
         parts.queries.receive(now.monotonic, (from, budgets), query, neighbours, known, out);
     }
 

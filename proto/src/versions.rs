@@ -99,11 +99,12 @@ pub struct UnavailablePart {
 }
 
 /// Parts of the protocol that version 1 does not have, each with the version that introduced it.
-const LATER_PARTS: [(&str, u16); 4] = [
+const LATER_PARTS: [(&str, u16); 5] = [
     ("comparing clocks", 2),
     ("reports of completed uploads", 2),
     ("pings through other nodes", 2),
     ("requests through other nodes", 2),
+    ("call-backs through other nodes", 2),
 ];
 
 impl Agreement {

@@ -320,7 +320,11 @@ impl Actor {
         let inner = self.inner.clone();
         self.inner.tasks.spawn(async move {
             let (files, here) = match what {
-                QueryKind::CallBack { token, addresses, .. } => {
+                QueryKind::SignedCallBack { token, record, .. } => {
+                    // The machine has checked the signature. The identity keeps this node from sending
+                    // anything to another node that answers at an address.
+                    let addresses = record.addresses.iter();
+                    let addresses = addresses.map(|a| a.clone().with_id(record.node)).collect();
                     (Vec::new(), inner.answer_call_back(addresses, token))
                 }
                 what => match files::find(&inner, what, asker).await {

@@ -47,10 +47,8 @@ impl Inner {
         if let Some(conn) = conn {
             conn.send_control(&Frame::CallBack { token });
         } else {
-            // The addresses carry this node's identity, because another node may answer at them.
-            let addresses = self.addresses.announced(None).into_iter();
-            let addresses = addresses.map(|address| address.with_id(self.profile.id)).collect();
-            let what = QueryKind::CallBack { target: peer, token, addresses };
+            // The machine puts this node's signed record, which has its addresses, into the query.
+            let what = QueryKind::CallBack { target: peer, token, addresses: Vec::new() };
             // The answers to the query are dropped: the stream itself is the answer.
             // A depth of -1 asks the whole network.
             let asked = self.send_query(what, -1, Some(timeout)).await;

@@ -14,7 +14,9 @@ use peerkit_proto::node_record::NodeRecord;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::attacker::{SybilLink, Sybils, Victim, config, end_all, honest_address, key, until};
+use crate::attacker::{
+    SybilLink, Sybils, Victim, config, encoded, end_all, honest_address, key, until,
+};
 
 /// Number of honest nodes in the network under attack.
 const NODES: usize = 8;
@@ -119,26 +121,37 @@ fn random_id() -> QueryId {
     QueryId(id)
 }
 
-fn call_back(target: NodeId, addresses: &[Address]) -> Frame {
-    let token = random_id().0;
-    let what = QueryKind::CallBack { target, token, addresses: addresses.to_vec() };
+fn query(what: QueryKind) -> Frame {
     let ttl = Duration::from_secs(10);
     Frame::Query(Query { id: random_id(), depth: 8, own: false, ttl, what })
 }
 
-/// Each attacker asks every node for call-backs, ten times as often as it takes to cause 7,008 connections
-/// without a limit.
+fn record(key: &Key, addresses: &[Address]) -> NodeRecord {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    NodeRecord::sign(key, "peerkit", u64::try_from(now).unwrap(), addresses)
+}
+
+/// The attackers ask all nodes for call-backs, with ten times the bytes that cause 7,008 connections without a
+/// limit. Their requests name the third party in a valid record, or without a record.
 async fn check_call_backs_reach_a_third_party_rarely(groups: usize) {
     let third_party = ThirdParty::new().await;
     let network = Network::new(groups).await;
     let addresses = [Address::from_socket(third_party.address)];
     let targets = network.ids();
+    let signed = Box::new(record(&key(), &addresses));
     let mut bytes = 0;
     while bytes < 10 * 292_000 {
         for (n, link) in network.attackers.iter().enumerate() {
-            let frame = call_back(targets[n % targets.len()], &addresses);
-            bytes += crate::attacker::encoded(&frame).len();
-            link.send(&frame);
+            let (target, token) = (targets[n % targets.len()], random_id().0);
+            let (record, addresses) = (signed.clone(), addresses.to_vec());
+            for what in [
+                QueryKind::SignedCallBack { target, token, record },
+                QueryKind::CallBack { target, token, addresses },
+            ] {
+                let frame = query(what);
+                bytes += encoded(&frame).len();
+                link.send(&frame);
+            }
         }
         tokio::task::yield_now().await;
     }
@@ -167,12 +180,9 @@ async fn records_make_nodes_dial_a_third_party_rarely() {
     let third_party = ThirdParty::new().await;
     let network = Network::new(8).await;
     let addresses = [Address::from_socket(third_party.address)];
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
-    let now = u64::try_from(now).unwrap();
     for link in &network.attackers {
         for _ in 0..100 {
-            let invented: Key = key();
-            let record = NodeRecord::sign(&invented, "peerkit", now, &addresses);
+            let record = record(&key(), &addresses);
             link.send(&Frame::ForwardJoin(ForwardJoin { steps: 0, record }));
         }
     }

@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use peerkit::{Address, Key};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::query::{Query, QueryId, QueryKind};
 use peerkit_proto::hello::{ALPN_STREAM, StreamOpen};
+use peerkit_proto::node_record::NodeRecord;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -294,11 +296,15 @@ async fn a_flood_of_call_back_queries_with_foreign_addresses_is_bounded() {
     let victim = Victim::new().await;
     let called = DialTarget::new(key(), false).await;
     let mut attacker = Attacker::link(victim.address()).await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let now = u64::try_from(now).unwrap();
+    let addresses = vec![Address::from_socket(called.at); 8];
+    let record = Box::new(NodeRecord::sign(&attacker.key, "peerkit", now, &addresses));
     for n in 0..2000_u32 {
         let mut id = [0; 16];
         id[..4].copy_from_slice(&n.to_le_bytes());
-        let addresses = vec![Address::from_socket(called.at); 32];
-        let what = QueryKind::CallBack { target: victim.id(), token: id, addresses };
+        let (target, record) = (victim.id(), record.clone());
+        let what = QueryKind::SignedCallBack { target, token: id, record };
         let query = Query { id: QueryId(id), depth: 1, own: false, ttl: STEP_TIMEOUT, what };
         attacker.send(&Frame::Query(query)).await;
     }

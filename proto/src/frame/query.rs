@@ -11,6 +11,7 @@ use crate::hello::{
     MAX_ADDRESSES, MAX_NAME, put_address, put_addresses, read_address, read_addresses,
 };
 use crate::id::{Hash, NodeId, hex};
+use crate::node_record::NodeRecord;
 
 /// The depth that means the whole network.
 pub const UNLIMITED: u8 = u8::MAX;
@@ -65,7 +66,8 @@ pub enum QueryKind {
     /// Asks for the addresses of this node. The node itself answers, and so do the nodes that have
     /// a link with it.
     FindNode(NodeId),
-    /// Asks a node to open a stream to the asking node, which can't dial that node.
+    /// Asks a node to open a stream to the asking node, which can't dial that node. Only nodes of
+    /// version 1 answer: nothing proves that the asking node has chosen the addresses.
     CallBack {
         /// The node that should open the stream.
         target: NodeId,
@@ -73,6 +75,16 @@ pub enum QueryKind {
         token: [u8; 16],
         /// The addresses at which the asking node listens.
         addresses: Vec<Address>,
+    },
+    /// The same as [`CallBack`](Self::CallBack), with the asking node's own record. Nodes of version
+    /// 1 skip such a query.
+    SignedCallBack {
+        /// The node that should open the stream.
+        target: NodeId,
+        /// The token by which the asking node recognizes the stream.
+        token: [u8; 16],
+        /// The signed record of the asking node. Only its addresses are dialled.
+        record: Box<NodeRecord>,
     },
     /// Asks for the nodes in a sample of the network: see [`sample`](crate::sample).
     Sample {
@@ -153,11 +165,23 @@ impl QueryKind {
                 out.put_raw(salt);
                 out.put_u8(*bits);
             }
+            Self::SignedCallBack { target, token, record } => {
+                out.put_u8(6);
+                out.put_raw(target.as_bytes());
+                out.put_raw(token);
+                record.encode(out);
+            }
         }
     }
 }
 
 impl Query {
+    /// Returns whether the query has a frame kind of its own, which nodes of version 1 skip.
+    #[must_use]
+    pub fn is_signed(&self) -> bool {
+        matches!(self.what, QueryKind::SignedCallBack { .. })
+    }
+
     /// Appends the frame's body to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_raw(&self.id.0);
@@ -189,6 +213,11 @@ impl Query {
                     addresses: read_addresses(reader, MAX_ADDRESSES)?,
                 },
                 5 => QueryKind::Sample { salt: reader.array("salt")?, bits: reader.u8("bits")? },
+                6 => QueryKind::SignedCallBack {
+                    target: reader.node_id("call-back target")?,
+                    token: reader.array("call-back token")?,
+                    record: Box::new(NodeRecord::decode(reader)?),
+                },
                 _ => return Err(DecodeError::Invalid("query kind")),
             },
         })

@@ -58,7 +58,9 @@ impl SelfDescription {
                 Some(links.get(wanted).map(answer).into_iter().collect())
             }
             QueryKind::Sample { salt, bits } => Some(here(sample::contains(salt, *bits, self.id))),
-            QueryKind::CallBack { target, .. } if *target != self.id => Some(Vec::new()),
+            // Any node could put the addresses of a third party into such a query.
+            QueryKind::CallBack { .. } => Some(Vec::new()),
+            QueryKind::SignedCallBack { target, .. } if *target != self.id => Some(Vec::new()),
             _ => None,
         }
     }

@@ -348,6 +348,20 @@ impl Membership {
         self.record = NodeRecord::sign(&self.key, &self.network, cx.unix, addresses);
     }
 
+    /// Returns this node's record, signed within the last hour.
+    pub(super) fn current_record(&mut self, cx: &mut OverlayContext<'_>) -> NodeRecord {
+        self.resign_record(cx);
+        self.record.clone()
+    }
+
+    /// Signs this node's record again if it is old.
+    fn resign_record(&mut self, cx: &mut OverlayContext<'_>) {
+        if cx.unix.saturating_sub(self.record.time) > RESIGN_RECORD_AGE {
+            let addresses = std::mem::take(&mut self.record.addresses);
+            self.set_addresses(cx, &addresses);
+        }
+    }
+
     pub(super) fn link_up(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
         if let Some(NeighbourDial { need, makes_room, .. }) = self.dials.remove(&id) {
             if !is_outbound_link(cx, id) {
@@ -483,10 +497,7 @@ impl Membership {
             if self.partition.start_beacon(now, cx.unix) {
                 self.send_beacon(cx, None);
             }
-            if cx.unix.saturating_sub(self.record.time) > RESIGN_RECORD_AGE {
-                let addresses = std::mem::take(&mut self.record.addresses);
-                self.set_addresses(cx, &addresses);
-            }
+            self.resign_record(cx);
         }
         if self.shuffle_at.is_some_and(|at| at <= now) {
             self.shuffle_at = Some(now + cx.around(self.shuffle_every));

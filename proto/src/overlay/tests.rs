@@ -11,6 +11,7 @@ use crate::overlay::relay::RelayError;
 use crate::peer::Output;
 
 pub(super) mod bench;
+mod call_back;
 mod relay;
 
 /// A network of overlays. A seed decides which link delivers its next frame. The frames of one link stay in
@@ -117,11 +118,12 @@ impl Net {
                     assert_eq!(self.ended.replace(complete), None, "a query ends once");
                 }
                 Effect::Out(Output::LookUpAnswer { query, what, .. }) => {
-                    let files = match what {
+                    let files = match &what {
                         QueryKind::Search(text) => vec![file(&format!("{text}-{node}"))],
                         _ => Vec::new(),
                     };
-                    lookups.push(Command::Answer { query, files, here: false });
+                    let here = matches!(what, QueryKind::SignedCallBack { .. });
+                    lookups.push(Command::Answer { query, files, here });
                 }
                 Effect::Out(Output::Event(Event::NodeBroadcast { broadcast })) => {
                     let text = broadcast.message.as_text().unwrap().to_owned();

@@ -112,7 +112,8 @@ pub enum Input {
     Query {
         /// The number under which the answers and the end are reported.
         operation: OperationId,
-        /// The question.
+        /// The question. A [`QueryKind::CallBack`] is sent with this node's record, as
+        /// [`QueryKind::SignedCallBack`].
         what: QueryKind,
         /// Number of hops: -1 for the whole network, 0 for no node.
         depth: i32,

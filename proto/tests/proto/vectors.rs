@@ -196,6 +196,11 @@ fn queries_have_the_documented_bytes() {
         addresses: vec!["192.0.2.7:7117".parse().unwrap()],
     };
     frame("query, call-back", &query(UNLIMITED, what), QUERY_CALL_BACK);
+    let addresses = ["192.0.2.7:7117".parse().unwrap()];
+    let record = NodeRecord::sign(&ann(), "peerkit", 1_700_000_000_000, &addresses);
+    let what =
+        QueryKind::SignedCallBack { target: bob(), token: [0x0a; 16], record: Box::new(record) };
+    frame("query, signed call-back", &query(UNLIMITED, what), QUERY_SIGNED_CALL_BACK);
 
     let answer = |body| {
         let addresses = vec!["192.0.2.7:7117".parse().unwrap()];
@@ -399,6 +404,12 @@ const QUERY_CALL_BACK: &str = "\
     5a000000200b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff0010270000048139770ea87d175f56a35466c3 \
     4c7ecccb8d8a91b4ee37a25df60f5b8fc9b3940a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01000e0031 \
     39322e302e322e373a37313137";
+const QUERY_SIGNED_CALL_BACK: &str = "\
+    c2000000250b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0bff0010270000068139770ea87d175f56a35466 \
+    c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b3940a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a8a88e3dd \
+    7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5cf8b01000001000e00 \
+    3139322e302e322e373a3731313737dfa6a5749577de37a4cdfb944fee06d5343241eecb6bfb9b56 \
+    603eb8a2e49c03fb2b5084a5748c07ce17cc5a979eebc64d09069b50e200d73c92ac62fefb0d";
 const ANSWER_NEIGHBOURS: &str = "\
     7d000000210b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b8a88e3dd7409f195fd52db2d3cba5d72ca6709 \
     bf1d94121bf3748801b40f6f5c0300616e6e01000e003139322e302e322e373a3731313700010081 \

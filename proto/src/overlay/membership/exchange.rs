@@ -135,8 +135,13 @@ impl Membership {
 
     /// Returns whether a record is signed by its node, and neither too old nor from the future.
     pub(super) fn is_valid(&self, cx: &OverlayContext<'_>, record: &NodeRecord) -> bool {
-        record.time.saturating_add(MAX_RECORD_AGE) >= cx.unix
-            && record.time <= cx.unix.saturating_add(self.max_skew)
+        self.is_signed(cx.unix, record)
+    }
+
+    /// The same as [`is_valid`](Self::is_valid), with the wall clock `unix`.
+    pub(in crate::overlay) fn is_signed(&self, unix: u64, record: &NodeRecord) -> bool {
+        record.time.saturating_add(MAX_RECORD_AGE) >= unix
+            && record.time <= unix.saturating_add(self.max_skew)
             && self.verifier.verify(record.node, &record.signed(&self.network), &record.signature)
     }
 

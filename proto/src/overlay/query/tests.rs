@@ -3,7 +3,8 @@
 use super::*;
 use crate::event::Neighbour;
 use crate::files::{FileKind, FileName, SharedFile};
-use crate::id::Hash;
+use crate::id::{Hash, Key};
+use crate::node_record::NodeRecord;
 use crate::overlay::budgets::Standing;
 
 fn node(n: u8) -> NodeId {
@@ -248,6 +249,16 @@ pub(crate) fn samples() -> Vec<Frame> {
         QueryKind::FindNode(node(3)),
         QueryKind::CallBack { target: node(3), token: [1; 16], addresses: vec![address.clone()] },
         QueryKind::Sample { salt: [2; 8], bits: 8 },
+        QueryKind::SignedCallBack {
+            target: node(3),
+            token: [1; 16],
+            record: Box::new(NodeRecord::sign(
+                &Key::from_secret(&[3; 32]),
+                "net",
+                8,
+                std::slice::from_ref(&address),
+            )),
+        },
     ];
     let mut frames: Vec<_> =
         whats.into_iter().map(|what| Frame::Query(Query { what, ..query(3) })).collect();
