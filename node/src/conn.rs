@@ -12,7 +12,7 @@ use peerkit_proto::event::{Direction, Peer, Reason};
 use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::hello::Hello;
 use peerkit_proto::id::NodeId;
-use peerkit_proto::message::Message;
+use peerkit_proto::message::{Compressions, Message, PackedMessage};
 use peerkit_proto::overlay::admission::Candidate;
 use peerkit_proto::peer::{ConnectionId, congestion};
 use peerkit_proto::time::Instant;
@@ -20,6 +20,7 @@ use peerkit_proto::versions::Agreement;
 use tokio::sync::{Notify, oneshot};
 
 use crate::counters::Meter;
+use crate::error::Error;
 use crate::inner::Inner;
 use crate::lock::lock;
 use crate::outbox::{NotAccepted, Outbox};
@@ -46,6 +47,8 @@ pub(crate) struct Conn {
     pub(crate) time: Option<u64>,
     /// The wire version and features that both ends agreed on in Hello.
     pub(crate) agreed: Option<Agreement>,
+    /// The compressions that the peer accepts.
+    pub(crate) compressions: Compressions,
     pub(crate) outbox: Outbox,
     pub(crate) meter: Meter,
     /// The application's notes about the peer.
@@ -98,6 +101,7 @@ impl Conn {
             owner: hello.owner,
             time: hello.time,
             agreed,
+            compressions: Compressions::from_features(hello.features),
             outbox: Outbox::new(&inner.config, inner.clock),
             meter: Meter::default(),
             info: Mutex::default(),
@@ -183,6 +187,15 @@ impl Conn {
         }
         self.pinging.notify_one();
         pong.await.ok()
+    }
+
+    /// Checks that the peer accepts the compression of a message.
+    pub(crate) fn check_compression(&self, packed: &PackedMessage) -> Result<(), Error> {
+        let compression = packed.compression;
+        if self.compressions.contains(compression) {
+            return Ok(());
+        }
+        Err(Error::CompressionNotAccepted { peer: self.peer.id(), compression })
     }
 
     /// Returns whether requests over this link still wait for their replies.

@@ -165,6 +165,14 @@ pub enum Error {
     /// sent.
     #[error("the queue for {0} is full: nothing was sent")]
     Full(NodeId),
+    /// The peer does not accept this compression: nothing was sent.
+    #[error("{peer} does not accept messages compressed with {}: nothing was sent", compression.name())]
+    CompressionNotAccepted {
+        /// The peer.
+        peer: NodeId,
+        /// The compression.
+        compression: Compression,
+    },
     /// The link ended before the reply came.
     #[error("the link with {peer} ended: {reason}")]
     LinkLost {

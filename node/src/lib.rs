@@ -139,7 +139,7 @@ pub use peerkit_proto::handler::{
 };
 pub use peerkit_proto::hello::Proof;
 pub use peerkit_proto::id::{Hash, Key, NodeId, NotAKey, ParseIdError, PublicKey};
-pub use peerkit_proto::message::{Compression, Message, MessageKind};
+pub use peerkit_proto::message::{Compression, Compressions, Message, MessageKind};
 pub use peerkit_proto::overlay::broadcast::{BroadcastCounters, BroadcastError};
 pub use peerkit_proto::overlay::relay::{RelayError, RelaySendError};
 pub use peerkit_proto::peer::BroadcastReceipt;

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use peerkit_proto::address::Address;
 use peerkit_proto::hello::{Hello, Proof, prove};
 use peerkit_proto::id::{Key, NodeId};
+use peerkit_proto::message::Compressions;
 use peerkit_proto::versions::Versions;
 
 use crate::clock::unix_millis;
@@ -29,14 +30,19 @@ pub(crate) struct Profile {
 
 impl Profile {
     /// Returns this node's Hello for one connection. `addresses` are the addresses that it announces.
-    pub(crate) fn hello(&self, binding: &[u8; 32], addresses: Vec<Address>) -> Hello {
+    pub(crate) fn hello(
+        &self,
+        binding: &[u8; 32],
+        addresses: Vec<Address>,
+        compressions: Compressions,
+    ) -> Hello {
         Hello {
             version_min: Versions::OURS.min,
             version_max: Versions::OURS.max,
             network: self.network.clone(),
             name: self.name.clone(),
             incarnation: self.incarnation,
-            features: 0,
+            features: compressions.to_features(),
             addresses,
             proof: self.prove(binding, self.id),
             owner: self.owner(),

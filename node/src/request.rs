@@ -123,7 +123,11 @@ fn send_reply_of(
         let outcome = match answering.await {
             Ok(message) => {
                 let packed = compress::pack_async(message, node.config.max_message).await;
-                packed.map_err(|error| Refusal::Failed(error.to_string()))
+                let checked = packed.and_then(|packed| {
+                    conn.check_compression(&packed)?;
+                    Ok(packed)
+                });
+                checked.map_err(|error| Refusal::Failed(error.to_string()))
             }
             Err(refusal) => Err(refusal),
         };
@@ -172,6 +176,7 @@ impl Inner {
     async fn request_over(&self, conn: &Conn, name: &str, body: Message) -> Result<Message, Error> {
         // Compresses before the request is open, so that an error leaves no open request.
         let body = compress::pack_async(body, self.config.max_message).await?;
+        conn.check_compression(&body)?;
         let (id, reply) = conn.open_request();
         let _cancel = CancelOnDrop { conn, id };
         let request = OwnedFrame::request(id, name, body);

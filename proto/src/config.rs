@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::address_group::AddressGroups;
 use crate::frame::relay::RelayLabel;
+use crate::message::Compressions;
 use crate::seal;
 
 /// The limits and intervals of a node. The defaults suit most nodes. Measure before you change one.
@@ -19,6 +20,10 @@ pub struct Config {
     /// than the 10 MiB of a response in libp2p's request-response protocol, and far less than
     /// Syncthing's 500 MB.
     pub max_message: usize,
+    /// The compressions of messages that this node accepts. A peer that sends another one loses its link;
+    /// its own node refuses to send it. zlib, Zstandard and LZ4: an application that uses bzip2 or
+    /// LZMA adds it.
+    pub compressions: Compressions,
     /// Maximum size in bytes of a control frame, which is any frame except messages, requests,
     /// replies and broadcasts. 64 KiB: the limit of libp2p's gossip.
     pub max_control: usize,
@@ -228,6 +233,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             max_message: 16 << 20,
+            compressions: Compressions::default(),
             max_control: 64 << 10,
             max_broadcast: 64 << 10,
             handshake_timeout: Duration::from_secs(10),

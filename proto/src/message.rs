@@ -82,6 +82,58 @@ pub enum Compression {
     Lz4 = 5,
 }
 
+/// The compressions that a node accepts. A message without compression is always accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compressions(u8);
+
+/// The bit of Hello's features that says that the bits of the compressions are valid. The bit of a compression
+/// is its number, from 1 on.
+const ANNOUNCED: u64 = 1;
+
+impl Compressions {
+    /// All compressions.
+    pub const ALL: Self = Self(0b11_1110);
+
+    /// No compression.
+    pub const NONE: Self = Self(0);
+
+    /// Returns this set with one more compression.
+    #[must_use]
+    pub const fn with(self, compression: Compression) -> Self {
+        Self((self.0 | 1 << compression as u8) & Self::ALL.0)
+    }
+
+    /// Returns whether a message with this compression is accepted.
+    #[must_use]
+    pub const fn contains(self, compression: Compression) -> bool {
+        matches!(compression, Compression::None) || self.0 & 1 << compression as u8 != 0
+    }
+
+    /// Returns the features of Hello that announce this set.
+    #[must_use]
+    pub fn to_features(self) -> u64 {
+        ANNOUNCED | u64::from(self.0)
+    }
+
+    /// Returns the set that a node accepts according to the features of its Hello. A node that announces
+    /// nothing accepts all.
+    #[must_use]
+    pub fn from_features(features: u64) -> Self {
+        if features & ANNOUNCED == 0 {
+            return Self::ALL;
+        }
+        Self(features.to_le_bytes()[0] & Self::ALL.0)
+    }
+}
+
+/// The default: zlib, Zstandard and LZ4. The decoders of bzip2 and LZMA are slower, and fewer applications use
+/// them.
+impl Default for Compressions {
+    fn default() -> Self {
+        Self::NONE.with(Compression::Zlib).with(Compression::Zstd).with(Compression::Lz4)
+    }
+}
+
 impl Message {
     /// Creates a text message.
     #[must_use]
@@ -279,6 +331,29 @@ impl Compression {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_announces_the_compressions_that_it_accepts() {
+        let default = Compressions::default();
+        for (compression, accepted) in [
+            (Compression::None, true),
+            (Compression::Zlib, true),
+            (Compression::Bzip2, false),
+            (Compression::Lzma, false),
+            (Compression::Zstd, true),
+            (Compression::Lz4, true),
+        ] {
+            assert_eq!(default.contains(compression), accepted, "{compression:?}");
+            assert!(Compressions::ALL.contains(compression));
+            assert!(default.with(compression).contains(compression));
+        }
+        assert_eq!(default.to_features(), 0b11_0011);
+        for set in [default, Compressions::ALL, Compressions::NONE] {
+            assert_eq!(Compressions::from_features(set.to_features()), set);
+            assert_eq!(Compressions::from_features(set.to_features() | 0xff00), set);
+        }
+        assert_eq!(Compressions::from_features(0), Compressions::ALL, "as nodes of version 1");
+    }
 
     #[test]
     fn a_head_byte_is_read_back() {

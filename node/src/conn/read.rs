@@ -378,6 +378,11 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
             Compression::None if len > limit => {
                 Err(format!("a message of {len} bytes is over the limit of {limit}"))
             }
+            // The peer's own node does not send it, as this node's Hello says what it accepts.
+            compression if !self.inner.config.compressions.contains(compression) => Err(format!(
+                "a message compressed with {}, which is not accepted",
+                compression.name()
+            )),
             _ => compress::unpack_async(packed, limit).await.map_err(|fault| fault.to_string()),
         };
         unpacked.map_err(|fault| self.link.refuse(Reason::Fault(fault))).ok()

@@ -60,6 +60,7 @@ fn errors() -> Vec<Error> {
         Error::AmbiguousPeer("b".into()),
         Error::TooLarge { len: 2, limit: 1 },
         Error::Full(id),
+        Error::CompressionNotAccepted { peer: id, compression: Compression::Lzma },
         Error::LinkLost { peer: id, reason: Reason::Slow },
         Error::Timeout(timeout),
         Error::Request(Refusal::Failed("no".into())),

@@ -81,6 +81,7 @@ impl Sender {
         let max = self.inner.config.max_message;
         let queued = if message.is_compressed() {
             let packed = compress::pack_async(message.into_message(), max).await?;
+            self.conn.check_compression(&packed)?;
             self.conn.outbox.push(&OwnedFrame::message(packed).as_encoded()).await
         } else {
             Error::check_size(message.body(), max)?;
@@ -357,6 +358,7 @@ pub(crate) fn try_send(conn: &Conn, message: OutgoingMessage<'_>, max: usize) ->
     trace::sent(&conn.peer, message.body().len());
     let queued = if message.is_compressed() {
         let packed = compress::pack(message.into_message(), max)?;
+        conn.check_compression(&packed)?;
         conn.outbox.try_push(&OwnedFrame::message(packed).as_encoded())
     } else {
         Error::check_size(message.body(), max)?;
@@ -379,12 +381,16 @@ pub(crate) fn send_to_nodes(
 ) -> Result<(), Error> {
     let bytes = message.body().len();
     // Compressed once for all peers. The links' queues share a large body and do not copy it.
-    let frame = OwnedFrame::message(compress::pack(message.into_message(), max)?);
+    let packed = compress::pack(message.into_message(), max)?;
+    let frame = OwnedFrame::message(packed.clone());
     for conn in links.all().iter() {
         if !exclude.contains(&conn.peer.id()) {
             trace::sent(&conn.peer, bytes);
-            let queued = conn.outbox.try_push(&frame.as_encoded());
-            sent(conn, queued.map_err(|reason| not_accepted(conn, reason)));
+            let queued = conn.check_compression(&packed).and_then(|()| {
+                let queued = conn.outbox.try_push(&frame.as_encoded());
+                queued.map_err(|reason| not_accepted(conn, reason))
+            });
+            sent(conn, queued);
         }
     }
     Ok(())

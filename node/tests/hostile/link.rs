@@ -181,6 +181,22 @@ async fn a_compressed_message_that_inflates_to_200_mb_ends_the_link() {
     victim.check_unharmed().await;
 }
 
+/// The decoder of a compression that the victim does not accept never runs.
+#[tokio::test]
+async fn a_message_with_a_compression_that_is_not_accepted_ends_the_link() {
+    let victim = Victim::new().await;
+    let message = PackedMessage {
+        kind: MessageKind::Bytes,
+        compression: Compression::Lzma,
+        payload: vec![0; 100].into(),
+    };
+    let mut attacker = Attacker::link(victim.address()).await;
+    attacker.send(&Frame::Message(message)).await;
+    let expected = "a message compressed with lzma, which is not accepted";
+    assert_eq!(attacker.fault().await, expected);
+    victim.check_unharmed().await;
+}
+
 /// In p2pnetwork, a peer that has closed its socket stays in the list of nodes.
 #[tokio::test]
 async fn a_closed_or_reset_connection_ends_the_link() {

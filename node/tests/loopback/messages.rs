@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::common::*;
 use bytes::Bytes;
-use peerkit::{Compression, Config, Error, Event, Message, Node};
+use peerkit::{Compression, Compressions, Config, Error, Event, Message, Node, Refusal};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -17,7 +17,9 @@ struct Point {
 
 #[tokio::test]
 async fn messages_of_every_kind_and_compression_arrive_unchanged() {
-    let (a, b) = (node("a").await, node("b").await);
+    let mut config = Config::default();
+    config.compressions = Compressions::ALL;
+    let (a, b) = (node("a").await, builder("b").config(config).spawn().await.unwrap());
     link(&a, &b).await;
     let mut events = b.events();
     let point = Point { x: -1, label: Some("ü\u{0}\u{4}".into()) };
@@ -48,6 +50,37 @@ async fn messages_of_every_kind_and_compression_arrive_unchanged() {
     }
     a.send(b.id(), Message::json(&point).unwrap()).await.unwrap();
     assert_eq!(next_message(&mut events).await.to_json::<Point>().unwrap(), point);
+    shutdown([&a, &b]).await;
+}
+
+#[tokio::test]
+async fn a_compression_that_the_peer_does_not_accept_is_refused_at_the_sender() {
+    let (a, b) = (node("a").await, node("b").await);
+    link(&a, &b).await;
+    b.serve(
+        "echo",
+        |_, message| async move { Ok::<_, String>(message.compressed(Compression::Lzma)) },
+    );
+    let bzip2 = || Message::bytes(vec![7; 10_000]).compressed(Compression::Bzip2);
+    let sender = a.sender(b.id()).unwrap();
+    let requested = a.request(b.id(), "echo", bzip2()).await.map(|_| ());
+    for sent in [
+        a.send(b.id(), bzip2()).await,
+        a.try_send(b.id(), bzip2()),
+        sender.send(bzip2()).await,
+        sender.try_send(bzip2()),
+        requested,
+    ] {
+        let error = sent.unwrap_err();
+        let Error::CompressionNotAccepted { peer, compression } = error else { panic!("{error}") };
+        assert_eq!((peer, compression), (b.id(), Compression::Bzip2));
+    }
+    assert_eq!(a.send_to_nodes(bzip2(), &[]).unwrap().failed.len(), 1, "not queued for this peer");
+    let reply = a.request(b.id(), "echo", Message::bytes(vec![7; 10_000])).await;
+    assert!(matches!(reply, Err(Error::Request(Refusal::Failed(why))) if why.contains("lzma")));
+    // A content that does not become smaller is not compressed.
+    a.send(b.id(), Message::text("a").compressed(Compression::Bzip2)).await.unwrap();
+    assert!(a.peer(b.id()).is_some(), "the link stays");
     shutdown([&a, &b]).await;
 }
 
