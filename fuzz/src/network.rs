@@ -5,7 +5,7 @@ use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::broadcast::{Batch, Have, Item, Want};
 use peerkit_proto::frame::membership::{
     Beacon, Disconnect, ForwardJoin, Need, NeighbourOutcome, NeighbourReply, NeighbourRequest,
-    Probe, Shuffle, ShuffleReply,
+    Probe, Shuffle, ShuffleReply, SignedBeacon,
 };
 use peerkit_proto::id::Key;
 use peerkit_proto::message::{Message, PackedMessage};
@@ -57,6 +57,7 @@ pub(crate) fn membership() -> Vec<Frame> {
         Frame::Shuffle(Shuffle { id: 2, steps: 255, records: records() }),
         Frame::ShuffleReply(ShuffleReply { id: 2, records: records() }),
         Frame::Beacon(Beacon { least: key(4).id(), count: u64::MAX }),
+        Frame::SignedBeacon(SignedBeacon::sign(&key(4), "net", u64::MAX)),
     ]);
     frames
 }

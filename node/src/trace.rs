@@ -296,7 +296,7 @@ fn frame_kind(frame: &Frame) -> &'static str {
         Frame::Disconnect(_) => "disconnect",
         Frame::Shuffle(_) => "shuffle",
         Frame::ShuffleReply(_) => "shuffle reply",
-        Frame::Beacon(_) => "beacon",
+        Frame::Beacon(_) | Frame::SignedBeacon(_) => "beacon",
         Frame::ShutdownOrder(_) => "order",
         Frame::Clock(_) => "clock",
         _ => "other",

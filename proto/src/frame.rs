@@ -24,6 +24,7 @@ use broadcast::{Batch, Have, MAX_HAVES, RunId, Want};
 use goodbye::{put_reason, read_reason};
 use membership::{
     Beacon, Disconnect, ForwardJoin, NeighbourReply, NeighbourRequest, Shuffle, ShuffleReply,
+    SignedBeacon,
 };
 use messages::LeadingMessages;
 pub use messages::Messages;
@@ -118,8 +119,11 @@ pub enum Frame {
     Shuffle(Shuffle),
     /// The answer to a shuffle, on its way back.
     ShuffleReply(ShuffleReply),
-    /// A sign of life from the node with the least identity.
+    /// A sign of life from the node with the least identity, without a signature, as nodes of version 1
+    /// send it.
     Beacon(Beacon),
+    /// A signed sign of life from the node with the least identity.
+    SignedBeacon(SignedBeacon),
     /// A request to open a stream to the sender, which can't dial the receiver.
     CallBack {
         /// The token by which the sender recognizes the stream.
@@ -177,6 +181,7 @@ const DISCONNECT: u8 = 0x53;
 const SHUFFLE: u8 = 0x54;
 const SHUFFLE_REPLY: u8 = 0x55;
 const BEACON: u8 = 0x56;
+const SIGNED_BEACON: u8 = 0x57;
 const SHUTDOWN_ORDER: u8 = 0x60;
 const CLOCK: u8 = 0x61;
 
@@ -270,6 +275,7 @@ impl Frame {
             Self::Shuffle(shuffle) => put(out, SHUFFLE, |out| shuffle.encode(out)),
             Self::ShuffleReply(reply) => put(out, SHUFFLE_REPLY, |out| reply.encode(out)),
             Self::Beacon(beacon) => put(out, BEACON, |out| beacon.encode(out)),
+            Self::SignedBeacon(beacon) => put(out, SIGNED_BEACON, |out| beacon.encode(out)),
             Self::CallBack { token } => put(out, CALL_BACK, |out| out.put_raw(token)),
             Self::ShutdownOrder(order) => put(out, SHUTDOWN_ORDER, |out| order.encode(out)),
             Self::Clock(unix) => put_number(out, CLOCK, *unix),
@@ -346,6 +352,7 @@ impl Frame {
             SHUFFLE => Self::Shuffle(Shuffle::decode(reader)?),
             SHUFFLE_REPLY => Self::ShuffleReply(ShuffleReply::decode(reader)?),
             BEACON => Self::Beacon(Beacon::decode(reader)?),
+            SIGNED_BEACON => Self::SignedBeacon(SignedBeacon::decode(reader)?),
             CALL_BACK => Self::CallBack { token: reader.array("call-back token")? },
             SHUTDOWN_ORDER => Self::ShutdownOrder(ShutdownOrder::decode(reader)?),
             CLOCK => Self::Clock(reader.u64("clock")?),

@@ -632,8 +632,11 @@ impl Parts {
             | Frame::Disconnect(_)
             | Frame::Shuffle(_)
             | Frame::ShuffleReply(_)
-            | Frame::Beacon(_) => self.membership.receive(cx, from, frame),
+            | Frame::SignedBeacon(_) => self.membership.receive(cx, from, frame),
             Frame::ShutdownOrder(order) => self.orders.receive(cx, from, &order),
+            // Beacons without a signature come over links of version 1. Any node can forge them, so they are
+            // ignored: see `versions`.
+            Frame::Beacon(_) => {}
             // The remaining frames belong to the link itself or to the application, and are never handed to
             // the overlay.
             _ => {}

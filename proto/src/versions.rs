@@ -99,12 +99,14 @@ pub struct UnavailablePart {
 }
 
 /// Parts of the protocol that version 1 does not have, each with the version that introduced it.
-const LATER_PARTS: [(&str, u16); 5] = [
+const LATER_PARTS: [(&str, u16); 6] = [
     ("comparing clocks", 2),
     ("reports of completed uploads", 2),
     ("pings through other nodes", 2),
     ("requests through other nodes", 2),
     ("call-backs through other nodes", 2),
+    // Version 1 has beacons without a signature, which any node can forge.
+    ("beacons, by which separated parts of the network find each other", 2),
 ];
 
 impl Agreement {

@@ -70,7 +70,7 @@ pub(crate) const SIM_EXAMPLES: &str = r#"A scenario is a TOML file. This is a co
   expect = { delivered_percent = 100, redundancy = 1.5 }
 
 Other keys of the file are `about`, `jitter`, `bandwidth` (bytes a second), `nat_percent`,
-`liars_percent` and `limits = { real_time = "5m", memory_mib = 8192 }`.
+`liars_percent`, `forgers_percent` and `limits = { real_time = "5m", memory_mib = 8192 }`.
 All actions of a step begin at the same time, and the step ends with its last action. These are the
 actions, with their keys and the defaults in brackets:
   join       within, through (1: number of nodes that start first, which the others join through)

@@ -1,8 +1,12 @@
 //! The frames with which nodes find and keep their neighbours.
 
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::id::NodeId;
+use crate::id::{Key, NodeId, SIGNATURE_LEN};
 use crate::node_record::NodeRecord;
+
+/// The prefix of the signed bytes of a beacon. It separates signatures of beacons from all other signatures
+/// by a node's key.
+const BEACON_CONTEXT: &[u8] = b"peerkit beacon 1";
 
 /// Maximum number of records in one frame.
 pub const MAX_RECORDS: usize = 16;
@@ -103,6 +107,16 @@ pub struct Beacon {
     pub count: u64,
 }
 
+/// A beacon with the signature of its node. Links of version 1 carry beacons without a signature, which are
+/// not believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignedBeacon {
+    /// The beacon.
+    pub beacon: Beacon,
+    /// The signature of the node that the beacon names, over the beacon and the name of the network.
+    pub signature: [u8; SIGNATURE_LEN],
+}
+
 /// A message on a stream between two nodes without a link. Each node sends one. The exchange shows
 /// whether the nodes are reachable and in the same part of the network. It also exchanges records.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +126,7 @@ pub struct Probe {
     pub neighbour: bool,
     /// The record of the sender.
     pub record: NodeRecord,
-    /// The last beacon that the sender has received.
+    /// The last beacon that the sender has received. It is a claim, as it is not signed here.
     pub beacon: Beacon,
     /// Records of other nodes.
     pub records: Vec<NodeRecord>,
@@ -253,6 +267,40 @@ impl Beacon {
     /// If a field is missing.
     pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self { least: reader.node_id("least identity")?, count: reader.u64("beacon")? })
+    }
+
+    /// Returns the bytes that are signed.
+    #[must_use]
+    pub fn signed(&self, network: &str) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128);
+        out.put_bytes(BEACON_CONTEXT);
+        out.put_str(network);
+        self.encode(&mut out);
+        out
+    }
+}
+
+impl SignedBeacon {
+    /// Creates and signs a beacon of the node with `key`.
+    #[must_use]
+    pub fn sign(key: &Key, network: &str, count: u64) -> Self {
+        let beacon = Beacon { least: key.id(), count };
+        Self { beacon, signature: key.sign(&beacon.signed(network)) }
+    }
+
+    /// Appends the frame's body to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.beacon.encode(out);
+        out.put_raw(&self.signature);
+    }
+
+    /// Reads a frame's body. The signature is not verified.
+    ///
+    /// # Errors
+    /// If a field is missing.
+    pub fn decode(reader: &mut Reader) -> Result<Self, DecodeError> {
+        let beacon = Beacon::decode(reader)?;
+        Ok(Self { beacon, signature: reader.array("beacon's signature")? })
     }
 }
 

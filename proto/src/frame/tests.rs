@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::goodbye::REASONS_WITHOUT_TEXT;
 use super::*;
-use crate::frame::membership::{Need, NeighbourOutcome};
+use crate::frame::membership::{Need, NeighbourOutcome, SignedBeacon};
 use crate::id::Key;
 use crate::message::{Compression, Message, MessageKind};
 use crate::node_record::NodeRecord;
@@ -89,6 +89,7 @@ fn membership_frames() -> Vec<Frame> {
         Frame::Shuffle(Shuffle { id: 1, steps: 2, records: records.clone() }),
         Frame::ShuffleReply(ShuffleReply { id: 1, records }),
         Frame::Beacon(Beacon { least: Key::from_secret(&[3; 32]).id(), count: 5 }),
+        Frame::SignedBeacon(SignedBeacon::sign(&Key::from_secret(&[3; 32]), "net", 5)),
     ]);
     frames
 }

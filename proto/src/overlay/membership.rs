@@ -31,7 +31,7 @@ use crate::config::Config;
 use crate::event::{LinkEnd, Reason};
 use crate::frame::Frame;
 use crate::frame::membership::{
-    Beacon, Disconnect, MAX_RECORDS, Need, NeighbourOutcome, NeighbourReply, Probe,
+    Disconnect, MAX_RECORDS, Need, NeighbourOutcome, NeighbourReply, Probe,
 };
 use crate::id::{Key, NodeId};
 use crate::node_record::NodeRecord;
@@ -53,7 +53,7 @@ mod tests;
 use book::{AddressBook, FEEL_EVERY};
 use budget::RecordBudgets;
 use neighbours::{Neighbour, is_outbound_link};
-use partition::PartitionCheck;
+use partition::{PartitionCheck, Received};
 use passive::PassiveView;
 
 /// Number of steps of the random walk that announces a new node: ARWL in the paper.
@@ -227,7 +227,7 @@ impl Membership {
             suggested: VecDeque::new(),
             avoided: KeptAwayNodes::default(),
             shuffles: VecDeque::new(),
-            partition: PartitionCheck::new(me, config),
+            partition: PartitionCheck::new(setup, config),
             budgets: RecordBudgets::default(),
             seek_at: None,
             shuffle_at: None,
@@ -450,10 +450,16 @@ impl Membership {
             Frame::Disconnect(disconnect) => self.receive_disconnect(cx, from, disconnect),
             Frame::Shuffle(shuffle) => self.receive_shuffle(cx, from, shuffle),
             Frame::ShuffleReply(reply) => self.receive_shuffle_reply(cx, reply, from),
-            Frame::Beacon(beacon)
-                if self.active.contains_key(&from) && self.partition.receive(cx.now, beacon) =>
-            {
-                self.send_beacon(cx, Some(from));
+            Frame::SignedBeacon(beacon) if self.active.contains_key(&from) => {
+                match self.partition.receive(cx, from, beacon, &self.verifier) {
+                    Received::New => self.send_beacon(cx, Some(from)),
+                    Received::NotNew => {}
+                    Received::Forged => {
+                        // Honest nodes verify a beacon before they pass it on.
+                        let reason = Reason::Fault("a wrongly signed beacon".into());
+                        cx.put(Effect::CloseLink(from, reason));
+                    }
+                }
             }
             _ => {}
         }
@@ -556,9 +562,9 @@ impl Membership {
     }
 
     fn send_beacon(&mut self, cx: &mut OverlayContext<'_>, except: Option<NodeId>) {
-        let beacon: Beacon = self.partition.beacon();
+        let beacon = self.partition.signed_beacon();
         for id in self.active.keys().filter(|id| Some(**id) != except) {
-            cx.send(*id, Frame::Beacon(beacon));
+            cx.send(*id, Frame::SignedBeacon(beacon));
         }
     }
 }

@@ -10,12 +10,15 @@ use super::network::{address, public_ip};
 use crate::address::Address;
 use crate::frame::Frame;
 use crate::frame::broadcast::Batch;
-use crate::frame::membership::Probe;
+use crate::frame::membership::{Beacon, Probe, SignedBeacon};
 use crate::id::{Key, SIGNATURE_LEN};
 use crate::node_record::NodeRecord;
 
-/// Maximum number of old broadcasts that a node keeps to send them again.
+/// Maximum number of old broadcasts, and of old beacons, that a node keeps to send them again.
 const OLD: usize = 64;
+
+/// Number of identities with which a node forges beacons. Each is the least of as many random ones.
+const FORGED_IDS: usize = 8;
 
 /// First number that no node has, as a simulation has fewer nodes. The addresses that [`public_ip`] gives from
 /// this number on belong to no node.
@@ -36,6 +39,10 @@ pub enum Lies {
     Replays,
     /// Sends queries without end: see [`Sim::flood`](super::Sim::flood). Does not lie, but passes no query on.
     Floods,
+    /// Sends false beacons in place of each beacon that it passes on: old ones, wrongly signed ones, those of
+    /// nodes with very small identities that never send another, and none at all. Claims other beacons in
+    /// probes.
+    ForgesBeacons,
 }
 
 /// The state of a node that lies.
@@ -45,11 +52,21 @@ pub(super) struct Liar {
     here: Address,
     rng: ChaCha8Rng,
     old: VecDeque<Batch>,
+    old_beacons: VecDeque<SignedBeacon>,
+    /// Identities for forged beacons. They are made when the first is needed.
+    forged_ids: Vec<Key>,
 }
 
 impl Liar {
     pub(super) fn new(how: Lies, here: Address, seed: [u8; 32]) -> Self {
-        Self { how, here, rng: ChaCha8Rng::from_seed(seed), old: VecDeque::new() }
+        Self {
+            how,
+            here,
+            rng: ChaCha8Rng::from_seed(seed),
+            old: VecDeque::new(),
+            old_beacons: VecDeque::new(),
+            forged_ids: Vec::new(),
+        }
     }
 
     /// Returns the frames that are sent instead of `frame`.
@@ -57,6 +74,9 @@ impl Liar {
         match frame {
             frame if self.how == Lies::Floods => vec![frame],
             Frame::Broadcast(batch) => self.pass_on(batch),
+            Frame::SignedBeacon(beacon) if self.how == Lies::ForgesBeacons => {
+                self.forge(unix, beacon).into_iter().map(Frame::SignedBeacon).collect()
+            }
             // `Have` is not changed: a node that drops broadcasts claims to have them, so other nodes wait for
             // them.
             mut frame => {
@@ -78,11 +98,56 @@ impl Liar {
         if self.how != Lies::Floods {
             self.invent(unix, &mut probe.records);
         }
+        if self.how == Lies::ForgesBeacons {
+            probe.beacon = Beacon { least: self.forged_id().id(), count: unix };
+        }
+    }
+
+    /// Returns the beacons that are sent instead of `beacon`.
+    fn forge(&mut self, unix: u64, beacon: SignedBeacon) -> Vec<SignedBeacon> {
+        if self.old_beacons.len() == OLD {
+            self.old_beacons.pop_front();
+        }
+        self.old_beacons.push_back(beacon);
+        match self.below(8) {
+            // A peer ends the link with the node then, so it is done rarely.
+            0 => {
+                let count = beacon.beacon.count.saturating_add(1);
+                vec![SignedBeacon { beacon: Beacon { count, ..beacon.beacon }, ..beacon }]
+            }
+            1 => Vec::new(),
+            2 | 3 => self.old_beacons.iter().copied().collect(),
+            4 => vec![beacon],
+            // Each is of a lesser node than the one before, if there is one, and has the greatest count.
+            _ => {
+                let mut keys: Vec<_> = (0..FORGED_IDS).map(|_| self.forged_id()).collect();
+                keys.sort_by_key(|key| std::cmp::Reverse(key.id()));
+                let count = unix.saturating_add(self.rng.next_u64() >> 24);
+                keys.iter().map(|key| SignedBeacon::sign(key, NETWORK, count)).collect()
+            }
+        }
+    }
+
+    fn forged_id(&mut self) -> Key {
+        while self.forged_ids.len() < FORGED_IDS {
+            let mut drawn: Vec<_> = (0..FORGED_IDS).map(|_| self.random_key()).collect();
+            drawn.sort_by_key(Key::id);
+            self.forged_ids.extend(drawn.into_iter().next());
+        }
+        let at = self.below(FORGED_IDS);
+        self.forged_ids.swap_remove(at)
+    }
+
+    fn random_key(&mut self) -> Key {
+        let mut secret = [0; 32];
+        self.rng.fill_bytes(&mut secret);
+        Key::from_secret(&secret)
     }
 
     fn pass_on(&mut self, batch: Batch) -> Vec<Frame> {
         match self.how {
             Lies::Drops | Lies::Floods => Vec::new(),
+            Lies::ForgesBeacons => vec![Frame::Broadcast(batch)],
             Lies::Alters => altered(&batch).map(Frame::Broadcast).into_iter().collect(),
             Lies::Replays => {
                 // Chosen before `batch` is added, so that `batch` is not its own repetition.
@@ -107,15 +172,14 @@ impl Liar {
     /// Returns the record of a made-up node. One half of these records have an address that belongs to no node,
     /// the other half that of the node that lies.
     fn made_up(&mut self, unix: u64) -> NodeRecord {
-        let mut secret = [0; 32];
-        self.rng.fill_bytes(&mut secret);
+        let key = self.random_key();
         let at = match self.below(2) {
             0 => address(public_ip(FIRST_UNUSED + self.below(FIRST_UNUSED))),
             _ => self.here.clone(),
         };
         // The made-up node signs its record itself, so the record is valid. Only a dial shows that the node
         // does not exist.
-        NodeRecord::sign(&Key::from_secret(&secret), NETWORK, unix, &[at])
+        NodeRecord::sign(&key, NETWORK, unix, &[at])
     }
 
     fn below(&mut self, bound: usize) -> usize {
@@ -167,6 +231,31 @@ mod tests {
         assert_eq!(replays.lie(1, Frame::Broadcast(batch("a"))).len(), 1);
         let both = vec![Frame::Broadcast(batch("b")), Frame::Broadcast(batch("a"))];
         assert_eq!(replays.lie(1, Frame::Broadcast(batch("b"))), both);
+    }
+
+    #[test]
+    fn forged_beacons_are_of_small_identities_or_wrongly_signed_or_old() {
+        let mut forger = liar(Lies::ForgesBeacons);
+        let honest = |count| SignedBeacon::sign(&Key::from_secret(&[1; 32]), NETWORK, count);
+        let [mut small, mut wrong, mut old] = [0; 3];
+        for count in 1..100 {
+            for frame in forger.lie(5, Frame::SignedBeacon(honest(count))) {
+                let Frame::SignedBeacon(SignedBeacon { beacon, signature }) = frame else {
+                    panic!()
+                };
+                let valid = beacon.least.verify(&beacon.signed(NETWORK), &signature);
+                small += u32::from(valid && beacon.least != honest(1).beacon.least);
+                wrong += u32::from(!valid);
+                old += u32::from(
+                    valid && beacon.least == honest(1).beacon.least && beacon.count < count,
+                );
+            }
+        }
+        assert!(small > 50 && wrong > 3 && old > 50, "{small} {wrong} {old}");
+        // Each forged identity sends one beacon.
+        let ids: std::collections::BTreeSet<_> =
+            (0..100).map(|_| forger.forged_id().id()).collect();
+        assert_eq!(ids.len(), 100);
     }
 
     #[test]

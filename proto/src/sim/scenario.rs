@@ -44,9 +44,12 @@ pub struct Scenario {
     /// Percentage of nodes that can't be dialled.
     #[serde(default)]
     pub nat_percent: u8,
-    /// Percentage of nodes that lie.
+    /// Percentage of nodes that lie about nodes and broadcasts.
     #[serde(default)]
     pub liars_percent: u8,
+    /// Percentage of nodes that forge beacons.
+    #[serde(default)]
+    pub forgers_percent: u8,
     /// Limits of the program that runs the scenario. [`run()`] does not check them: the program has to.
     #[serde(default)]
     pub limits: Limits,
@@ -246,6 +249,7 @@ impl Scenario {
         };
         percent("nat_percent", self.nat_percent)?;
         percent("liars_percent", self.liars_percent)?;
+        percent("forgers_percent", self.forgers_percent)?;
         if self.nodes < 2 {
             return Err(format!("`nodes` is {}: at least 2", self.nodes));
         }

@@ -102,7 +102,7 @@ pub(super) fn kind(frame: &Frame) -> &'static str {
         Frame::Disconnect(_) => "disconnect",
         Frame::Shuffle(_) => "shuffle",
         Frame::ShuffleReply(_) => "shuffle_reply",
-        Frame::Beacon(_) => "beacon",
+        Frame::Beacon(_) | Frame::SignedBeacon(_) => "beacon",
         Frame::Forward(_) => "forward",
         Frame::Forwarded(_) => "forwarded",
         _ => "other",

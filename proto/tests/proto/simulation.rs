@@ -93,6 +93,11 @@ fn lying_nodes_do_not_split_the_honest_nodes() {
 }
 
 #[test]
+fn forged_beacons_split_nothing() {
+    check_expectations(&scenario(include_str!("../../../simulations/beacons.toml"), 80), 1..=2);
+}
+
+#[test]
 fn a_discovery_finds_exactly_the_nodes_of_the_network() {
     check_expectations(&scenario(include_str!("../../../simulations/discovery.toml"), 100), 1..=2);
 }

@@ -9,7 +9,7 @@ use peerkit_proto::files::{FileKind, FileName, SharedFile};
 use peerkit_proto::frame::broadcast::{Batch, Have, Item, Want};
 use peerkit_proto::frame::membership::{
     Beacon, Disconnect, ForwardJoin, Need, NeighbourOutcome, NeighbourReply, NeighbourRequest,
-    Probe, Shuffle, ShuffleReply,
+    Probe, Shuffle, ShuffleReply, SignedBeacon,
 };
 use peerkit_proto::frame::owner::ShutdownOrder;
 use peerkit_proto::frame::query::{
@@ -342,6 +342,15 @@ fn membership_frames_have_the_documented_bytes() {
     frame("shuffle reply", &Frame::ShuffleReply(shuffled), SHUFFLE_REPLY);
     let beacon = Beacon { least: ann().id(), count: 1_700_000_000_000 };
     frame("beacon", &Frame::Beacon(beacon), BEACON);
+    let mut signed = Vec::new();
+    signed.put_bytes(b"peerkit beacon 1");
+    signed.put_str("peerkit");
+    signed.put_raw(ann().id().as_bytes());
+    signed.put_u64(1_700_000_000_000);
+    vector("the signed bytes of a beacon", &signed, BEACON_SIGNED);
+    let signed_beacon = SignedBeacon { beacon, signature: ann().sign(&signed) };
+    assert_eq!(signed_beacon, SignedBeacon::sign(&ann(), "peerkit", 1_700_000_000_000));
+    frame("signed beacon", &Frame::SignedBeacon(signed_beacon), SIGNED_BEACON);
     let probe = Probe { neighbour: true, record, beacon, records: Vec::new() };
     let mut out = Vec::new();
     probe.encode(&mut out);
@@ -504,6 +513,13 @@ const SHUFFLE_REPLY: &str = "0b0000005507000000000000000000";
 const BEACON: &str = "\
     29000000568a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5 \
     cf8b010000";
+const BEACON_SIGNED: &str = "\
+    10000000706565726b697420626561636f6e20310700706565726b69748a88e3dd7409f195fd52db \
+    2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5cf8b010000";
+const SIGNED_BEACON: &str = "\
+    69000000578a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5 \
+    cf8b010000cae2ce2f1706e4ee619ca856fc022e1c9b1792ff3cd2562a6fe0ba085d99e8ae940809 \
+    e20eb08bbec7efdc37da3f31b6f1f48a293287fdcf14404c72d5bff80b";
 const PROBE: &str = "\
     018a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5cf8b0100 \
     0001000e003139322e302e322e373a3731313737dfa6a5749577de37a4cdfb944fee06d5343241ee \

@@ -198,7 +198,7 @@ impl Membership {
         // An old beacon is not sent. The new neighbour would take it for a new one, and so believe that a
         // least node still exists that may be gone.
         if self.active.insert(id, neighbour).is_none() && self.partition.is_fresh(cx.now) {
-            cx.send(id, Frame::Beacon(self.partition.beacon()));
+            cx.send(id, Frame::SignedBeacon(self.partition.signed_beacon()));
         }
         if self.active.len() < self.max_active {
             self.seek_later(cx);

@@ -169,7 +169,7 @@ impl Membership {
         // full. The pause gives the beacon time to cross the new link. Until then, further probes would also
         // report a partition.
         let apart = self.partition.is_partitioned(cx, beacon);
-        if apart && self.repair_at <= cx.now {
+        if apart && self.repair_at <= cx.now && self.partition.may_repair(cx.now) {
             self.repair_at = cx.now + REPAIR_EVERY;
             self.ask_or_dial(cx, id, addresses, Need::High, true);
         } else if neighbour && self.active.len() < self.max_active {

@@ -23,7 +23,7 @@ pub(in crate::overlay) struct TestBench<P> {
     pub(in crate::overlay) now: Instant,
     pub(in crate::overlay) out: VecDeque<Effect>,
     rng: ChaCha8Rng,
-    budgets: Budgets,
+    pub(in crate::overlay) budgets: Budgets,
 }
 
 impl<P> TestBench<P> {

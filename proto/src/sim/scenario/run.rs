@@ -321,8 +321,14 @@ impl<'a> ScenarioRun<'a> {
         let drawn = [(); 2].map(|()| self.random_below(100));
         let is_first = number < honest;
         let dialable = is_first || drawn[0] >= usize::from(self.scenario.nat_percent);
-        let lies = !is_first && drawn[1] < usize::from(self.scenario.liars_percent);
-        let lies = lies.then(|| [Lies::Drops, Lies::Alters, Lies::Replays][number % 3]);
+        let liars = usize::from(self.scenario.liars_percent);
+        let forgers = liars + usize::from(self.scenario.forgers_percent);
+        let lies = match drawn[1] {
+            _ if is_first => None,
+            drawn if drawn < liars => Some([Lies::Drops, Lies::Alters, Lies::Replays][number % 3]),
+            drawn if drawn < forgers => Some(Lies::ForgesBeacons),
+            _ => None,
+        };
         let options = NodeOptions { dialable, lies, ..NodeOptions::default() };
         self.lifetimes.push((self.sim.now(), None));
         self.sim.add_with(options, BroadcastRecorder::default())
