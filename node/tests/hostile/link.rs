@@ -194,6 +194,7 @@ async fn a_message_with_a_compression_that_is_not_accepted_ends_the_link() {
     attacker.send(&Frame::Message(message)).await;
     let expected = "a message compressed with lzma, which is not accepted";
     assert_eq!(attacker.fault().await, expected);
+    drop(attacker);
     victim.check_unharmed().await;
 }
 
