@@ -311,7 +311,7 @@ impl Membership {
     /// Returns whether a node is a neighbour, was reached by a dial of this node, or is linked because the
     /// application asked for it.
     pub(super) fn is_known(&self, id: NodeId) -> bool {
-        self.active.contains_key(&id) || self.pinned.contains(&id) || self.passive.is_tested(id)
+        self.active.contains_key(&id) || self.pinned.contains(&id) || self.book.is_tested(id)
     }
 
     pub(super) fn is_member(&self) -> bool {

@@ -66,11 +66,6 @@ impl PassiveView {
         self.entries.keys().copied()
     }
 
-    /// Returns whether a node was reached.
-    pub(super) fn is_tested(&self, id: NodeId) -> bool {
-        self.entries.get(&id).is_some_and(|entry| entry.tested)
-    }
-
     pub(super) fn remove(&mut self, id: NodeId) {
         self.entries.remove(&id);
     }
