@@ -115,6 +115,7 @@ def fuzz(folder, alice, bob):
         "addresses": [bob.address],
         "download": hash_,
         "file": str(folder / "peers.json"),
+        "member": "bob",
         "hash": own["files"][0]["hash"],
         "name": "up",
         "path": str(folder / "own"),
@@ -359,6 +360,10 @@ def everything(folder, alice_node, bob_node):
     observation(alice, alice_node)
     settings(alice, folder)
     assert alice.fails(422, "shutdown")
+    # The network takes everyone.
+    assert alice.fails(422, "members")
+    assert alice.fails(422, "invite", uses=2)
+    assert alice.fails(422, "revoke", alice_node.id)
     assert names(alice.leave().peers) == ["bob"]
     alice.exit()
     bob.exit()

@@ -6,7 +6,7 @@ export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}" CARGO_INCREMENTAL=0
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 tools="$CARGO_TARGET_DIR/tools"
 fuzz_version=0.13.2
-fuzz_targets=(address message frame hello link overlay files tls records fetch)
+fuzz_targets=(address message frame hello invite link overlay files tls records fetch)
 times=""
 
 # step HEADING COMMAND...: runs the command, and prints how long it took.

@@ -198,6 +198,7 @@ async fn connect(
             proof: None,
             owner: None,
             time: Some(unix_ms()),
+            membership: None,
         };
         stream.write_all(&encoded(&Frame::Hello(hello))).await?;
         stream.flush().await?;

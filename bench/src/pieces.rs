@@ -201,6 +201,7 @@ fn open_link() -> Link {
         proof: None,
         owner: None,
         time: None,
+        membership: None,
     };
     let mut theirs = Vec::new();
     Frame::Hello(hello.clone()).encode(&mut theirs);

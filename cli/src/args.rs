@@ -148,7 +148,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_parser = short_name)]
     pub(crate) name: Option<String>,
 
-    /// The name of the network. Nodes of different networks refuse each other
+    /// The name of the network. Nodes of different networks refuse each other. An invite sets its own
     #[arg(long, default_value = "peerkit", value_parser = short_name)]
     pub(crate) network: String,
 
@@ -161,6 +161,20 @@ pub(crate) struct RunArgs {
     /// node names through which this node joins]
     #[arg(long, value_name = "HEX", value_parser = address::parse_identity)]
     pub(crate) owner_id: Option<NodeId>,
+
+    /// Found a network for invited nodes only, as its owner: see the commands `invite`, `members` and
+    /// `revoke`. Nodes that join need no option but the invite
+    #[arg(long, requires = "owner")]
+    pub(crate) invite_only: bool,
+
+    /// Ask at the terminal for an invite, and join its network. PEERKIT_INVITE may have it instead. A node
+    /// with a state folder needs the invite once
+    #[arg(long)]
+    pub(crate) invite: bool,
+
+    /// Join the network of the invite in FILE; - reads standard input
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "invite")]
+    pub(crate) invite_file: Option<PathBuf>,
 
     /// The folder for the key, known peers, shares and history [default: the XDG data folder,
     /// ~/.local/share/peerkit; if another node uses it, peerkit-2, and so on]

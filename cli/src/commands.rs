@@ -41,12 +41,14 @@ pub(crate) mod get;
 #[cfg(test)]
 mod guide;
 mod help;
+mod invite;
 mod join;
 mod leave;
 pub(crate) mod line;
 mod load;
 pub(crate) mod lookup;
 mod map;
+mod members;
 mod msg;
 mod network;
 mod page;
@@ -56,6 +58,7 @@ mod ping;
 mod refresh;
 mod remove;
 mod resume;
+mod revoke;
 mod save;
 mod search;
 mod send;
@@ -92,6 +95,9 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::of::<map::MapArgs>(),
     CommandSpec::of::<save::SaveArgs>(),
     CommandSpec::of::<load::LoadArgs>(),
+    CommandSpec::of::<members::MembersArgs>(),
+    CommandSpec::of::<invite::InviteArgs>(),
+    CommandSpec::of::<revoke::RevokeArgs>(),
     CommandSpec::of::<config::ConfigArgs>(),
     CommandSpec::of::<set::SetArgs>(),
     CommandSpec::of::<debug::DebugArgs>(),

@@ -25,6 +25,7 @@ mod folders;
 mod get;
 mod held_shares;
 mod human;
+mod invite;
 mod join;
 mod json;
 mod lock;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use peerkit::{Builder, Events, Node, SharedFile, Skipped};
+use peerkit::{Builder, Events, Invite, Node, SharedFile, Skipped};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +32,7 @@ use crate::signals::Interruptible;
 use crate::start::{DialableFrom, RunningNode};
 use crate::terminal::Terminal;
 use crate::text::{count, plain};
-use crate::{environment, folders, human, join, shell_words, signals, start, usage};
+use crate::{environment, folders, human, invite, join, shell_words, signals, start, usage};
 
 /// The error of a node that got neither input nor anything else to do.
 const NOTHING_TO_DO: &str = "standard input is empty, and no ADDR or --share was given, so the node \
@@ -58,8 +58,9 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
     if args.max_inbound == Some(0) {
         tracing::warn!("--max-inbound 0 refuses every node that connects to this one");
     }
-    let running =
-        start::start(args.state.as_deref(), &args.listening.listen, || builder(&args)).await?;
+    let invite = invite::read(&args)?;
+    let build = || builder(&args, invite.as_ref());
+    let running = start::start(args.state.as_deref(), &args.listening.listen, build).await?;
     let run = RunSession { args, running, targets, bars: Bars::new(), stop };
     // Subscribed before the shares are hashed, which may take minutes, so that no event is missed.
     let node = &run.running.node;
@@ -84,7 +85,7 @@ struct RunSession {
 }
 
 /// Returns a builder with the command line's settings.
-fn builder(args: &RunArgs) -> anyhow::Result<Builder> {
+fn builder(args: &RunArgs, invite: Option<&Invite>) -> anyhow::Result<Builder> {
     let mut config = args.listening.config();
     config.upload_rate = args.up.unwrap_or(config.upload_rate);
     config.download_rate = args.down.unwrap_or(config.download_rate);
@@ -97,11 +98,18 @@ fn builder(args: &RunArgs) -> anyhow::Result<Builder> {
     config.max_downloads = args.max_downloads.unwrap_or(config.max_downloads);
     config.max_inbound = args.max_inbound.unwrap_or(config.max_inbound);
     let mut builder = start::builder(args.name.as_deref(), config)?
-        .network(args.network.as_str())
         .manual(args.manual)
         .watch(true)
         .download_folder(folders::downloads(args.downloads.as_deref()))
         .repair(args.repair);
+    // The name in the invite takes the place of the default.
+    if invite.is_none() || args.network != "peerkit" {
+        builder = builder.network(args.network.as_str());
+    }
+    if let Some(invite) = invite {
+        builder = builder.invite(invite.clone());
+    }
+    builder = builder.invite_only(args.invite_only);
     for address in args.bootstrap.iter().cloned().chain(environment::bootstrap()?) {
         builder = builder.bootstrap(address);
     }
@@ -277,6 +285,10 @@ impl RunSession {
                 DialableFrom::AnyMachine => "another machine",
             };
             let _ = writeln!(text, "To {verb} from {from}{secret}: {}", paint.good(&line));
+        }
+        if node.network().is_invite_only() {
+            let hint = "This network takes invited nodes only: `invite` makes an invite at the owner's node.";
+            let _ = writeln!(text, "{hint}");
         }
         let resuming = running.resuming();
         if resuming > 0 {
@@ -482,8 +494,12 @@ fn join_command(args: &RunArgs, node: &Node) -> Option<String> {
     }
     // A shell may read the brackets of an IPv6 address as a pattern.
     line.push_str(&format!(" {}", shell_words::quote(&address.to_string())));
-    if args.network != "peerkit" {
-        line.push_str(&format!(" {}", shell_words::option("--network", &args.network)));
+    let network = node.network();
+    if network.is_invite_only() {
+        return None;
+    }
+    if network.name() != "peerkit" {
+        line.push_str(&format!(" {}", shell_words::option("--network", network.name())));
     }
     Some(line)
 }

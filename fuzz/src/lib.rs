@@ -16,17 +16,18 @@ mod wire;
 pub use fetch::fetch;
 pub use machines::{link, overlay};
 pub use records::records;
-pub use wire::{address, files, frame, hello, message, tls};
+pub use wire::{address, files, frame, hello, invite, message, tls};
 
 /// A fuzz target. It takes any bytes.
 pub type Target = fn(&[u8]);
 
 /// All targets with their names. The corpus folder and the program of a target have the same name.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("address", address),
     ("message", message),
     ("frame", frame),
     ("hello", hello),
+    ("invite", invite),
     ("link", link),
     ("overlay", overlay),
     ("files", files),

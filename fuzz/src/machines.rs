@@ -137,8 +137,15 @@ impl Shell {
         let peer = Peer::new(node(n), format!("node {n}"), address, direction);
         let ip = [127, 0, 0, n].into();
         let candidate = Candidate { id: node(n), direction, incarnation: 1, ip };
-        let (dial, unix, merits) = (None, None, Vec::new());
-        self.handle(Input::Greeted(Greeted { connection, dial, peer, candidate, unix, merits }));
+        self.handle(Input::Greeted(Greeted {
+            connection,
+            dial: None,
+            peer,
+            candidate,
+            unix: None,
+            merits: Vec::new(),
+            membership: None,
+        }));
     }
 
     /// Passes a frame of a neighbour to the machine. Returns the frames that the machine sends.
@@ -236,6 +243,7 @@ pub(crate) fn greeting() -> Hello {
         proof: None,
         owner: None,
         time: None,
+        membership: None,
     }
 }
 

@@ -18,11 +18,17 @@ use peerkit_proto::frame::relay::{Delivery, Forwarded};
 use peerkit_proto::frame::{self, Frame, HEADER_LEN};
 use peerkit_proto::hello::{Hello, StreamOpen};
 use peerkit_proto::id::{Hash, Key};
+use peerkit_proto::invitation::{
+    Certificate, Invitation, InvitationTerms, Invite, MembershipProof, Revocation,
+};
 use peerkit_proto::message::{Compression, Message, MessageKind, PackedMessage};
 use peerkit_proto::tls;
 
 use crate::records::step;
 use crate::{machines, network};
+
+/// The time at which invitations are made.
+const TIME: u64 = 1_700_000_000_000;
 
 /// The file name and the bytes of an input.
 pub type Seed = (String, Vec<u8>);
@@ -35,6 +41,7 @@ pub fn all() -> Vec<(&'static str, Vec<Seed>)> {
         ("message", messages()),
         ("frame", frames()),
         ("hello", hellos()),
+        ("invite", invites()),
         ("link", links()),
         ("overlay", overlays()),
         ("files", files()),
@@ -172,6 +179,7 @@ fn hellos() -> Vec<Seed> {
     let hellos = [
         Hello { addresses: Vec::new(), ..hello.clone() },
         Hello { proof: Some([7; 32]), ..hello.clone() },
+        Hello { membership: Some(Box::new(accepted())), ..hello.clone() },
         Hello { network: "n".repeat(64), name: "\u{e9}".repeat(32), ..hello.clone() },
         hello,
     ];
@@ -181,8 +189,15 @@ fn hellos() -> Vec<Seed> {
             proof: Some([7; 32]),
             protocol: "peerkit-files/1".into(),
             token: Some([1; 16]),
+            membership: None,
         },
-        StreamOpen { network: String::new(), proof: None, protocol: "x".into(), token: None },
+        StreamOpen {
+            network: String::new(),
+            proof: None,
+            protocol: "x".into(),
+            token: None,
+            membership: Some(Box::new(accepted())),
+        },
     ];
     let mut inputs: Vec<_> = hellos
         .into_iter()
@@ -200,6 +215,46 @@ fn hellos() -> Vec<Seed> {
 }
 
 /// Hello and then every frame, for both sides of the link, in large and in small parts.
+fn invites() -> Vec<Seed> {
+    let encoded = |proof: MembershipProof| {
+        let mut out = Vec::new();
+        proof.encode(&mut out);
+        out
+    };
+    let mut revoked = Vec::new();
+    revocation().encode(&mut revoked);
+    let text = invite().to_string().into_bytes();
+    numbered([text, invite().encode(), encoded(accepted()), encoded(certificate()), revoked])
+}
+
+fn invite() -> Invite {
+    let (owner, key) = (Key::from_secret(&[8; 32]), Key::from_secret(&[9; 32]));
+    let inviter = machines::node(1);
+    let terms = InvitationTerms { inviter, issued: TIME, expires: TIME + 86_400_000, uses: 2 };
+    Invite {
+        invitation: Invitation::sign(&owner, "peerkit", key.id(), terms),
+        key,
+        network: "peerkit".into(),
+        secret: Some(b"secret".to_vec()),
+        addresses: vec![Address::from_socket(([192, 0, 2, 1], 7117).into())],
+    }
+}
+
+fn accepted() -> MembershipProof {
+    invite().accept(machines::node(2))
+}
+
+fn certificate() -> MembershipProof {
+    let owner = Key::from_secret(&[8; 32]);
+    let by = (machines::node(1), invite().invitation.id);
+    let certificate = Certificate::sign(&owner, "peerkit", machines::node(2), by, (TIME, 1));
+    MembershipProof::Certificate(certificate)
+}
+
+fn revocation() -> Revocation {
+    Revocation::sign(&Key::from_secret(&[8; 32]), "peerkit", machines::node(2), TIME)
+}
+
 fn links() -> Vec<Seed> {
     let mut conversation = bytes_of(&Frame::Hello(machines::greeting()));
     let hello = conversation.clone();
@@ -379,6 +434,9 @@ fn every_frame() -> Vec<Frame> {
     frames.extend(network::membership());
     frames.push(Frame::QueryDone(QueryDone { id, depth: UNLIMITED - 1, complete: true }));
     frames.extend([0, 1_700_000_000_000, u64::MAX].map(Frame::Clock));
+    frames.push(Frame::RosterDigest(hash));
+    frames.push(Frame::Members(vec![accepted(), certificate()]));
+    frames.push(Frame::Revocations(vec![revocation()]));
     frames
 }
 

@@ -13,6 +13,8 @@ use peerkit_proto::files::{
 use peerkit_proto::frame::membership::Probe;
 use peerkit_proto::frame::{Frame, Frames, HEADER_LEN, read_header};
 use peerkit_proto::hello::{Hello, StreamOpen};
+use peerkit_proto::invitation::link::MAX_INVITE;
+use peerkit_proto::invitation::{Invite, MAX_PROOF, MembershipProof, Revocation, Roster};
 use peerkit_proto::message::{Compression, Message, PackedMessage};
 use peerkit_proto::tls::{
     self, Alert, MAX_CONTENT, MAX_PAYLOAD, TRAILER_LEN, content_type_and_len, failure_alert,
@@ -167,6 +169,37 @@ pub fn hello(data: &[u8]) {
         assert!(again.len() <= Probe::MAX_LEN);
         assert_eq!(Probe::decode(Reader::new(again.into())).as_ref(), Ok(&probe));
         let _ = probe.record.verify("peerkit");
+    }
+}
+
+/// Reads invites, proofs of membership and revocations, and checks them against a roster.
+pub fn invite(data: &[u8]) {
+    for invite in
+        [Invite::decode(data), String::from_utf8_lossy(data).parse()].into_iter().flatten()
+    {
+        let printed = invite.to_string();
+        assert!(printed.len() <= MAX_INVITE);
+        assert_eq!(printed.parse(), Ok(invite.clone()));
+        let mut roster = Roster::new(invite.network.clone(), invite.owner());
+        let proof = invite.accept(invite.key.id());
+        let admitted = roster.admit(proof.member(), Some(&proof), invite.invitation.issued);
+        assert_eq!(admitted.is_ok(), invite.invitation.expires > invite.invitation.issued);
+    }
+    let reader = || Reader::new(Bytes::copy_from_slice(data));
+    if let Ok(proof) = MembershipProof::decode(&mut reader()) {
+        let mut again = Vec::new();
+        proof.encode(&mut again);
+        assert!(again.len() <= MAX_PROOF && data.starts_with(&again));
+        let mut roster = Roster::new("peerkit".into(), proof.owner());
+        let _ = roster.admit(proof.member(), Some(&proof), proof.issued());
+        let _ = roster.add(&proof, proof.issued());
+    }
+    if let Ok(revocation) = Revocation::decode(&mut reader()) {
+        let mut again = Vec::new();
+        revocation.encode(&mut again);
+        assert!(data.starts_with(&again));
+        let mut roster = Roster::new("peerkit".into(), revocation.owner);
+        let _ = roster.add_revocation(&revocation, revocation.time);
     }
 }
 

@@ -10,8 +10,10 @@ use peerkit_fuzz::{TARGETS, Target, seeds};
 const MUTATIONS: usize = 20_000;
 
 /// The targets that have a test below.
-const NAMES: [&str; 10] =
-    ["address", "message", "frame", "hello", "link", "overlay", "files", "tls", "records", "fetch"];
+const NAMES: [&str; 11] = [
+    "address", "message", "frame", "hello", "invite", "link", "overlay", "files", "tls", "records",
+    "fetch",
+];
 
 #[test]
 fn address() {
@@ -31,6 +33,11 @@ fn frame() {
 #[test]
 fn hello() {
     smoke("hello");
+}
+
+#[test]
+fn invite() {
+    smoke("invite");
 }
 
 #[test]

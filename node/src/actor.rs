@@ -18,6 +18,7 @@ use peerkit_proto::id::NodeId;
 use peerkit_proto::message::Message;
 use peerkit_proto::overlay::Overlay;
 use peerkit_proto::overlay::admission::LinkMerits;
+use peerkit_proto::overlay::members::MembershipState;
 use peerkit_proto::peer::{
     Command, ConnectionId, DialId, Greeted, Input, Machine, OperationId, Payload, Purpose,
 };
@@ -88,6 +89,8 @@ pub(crate) struct RestoredState {
     pub(crate) known: Vec<(NodeId, Vec<Address>)>,
     /// Broadcasts that are still kept for other nodes.
     pub(crate) broadcasts: Vec<Batch>,
+    /// The membership of this node, if the network takes invited nodes only.
+    pub(crate) membership: Option<MembershipState>,
 }
 
 impl Actor {
@@ -119,6 +122,9 @@ impl Actor {
     pub(crate) async fn run(mut self: Box<Self>, earlier: RestoredState) {
         if let Some(owner) = self.inner.profile.owner() {
             self.command(Command::Owner(owner));
+        }
+        if let Some(state) = earlier.membership {
+            self.command(Command::Membership(Box::new(state)));
         }
         self.command(Command::KeepAway(earlier.away));
         // The list was just read from the store, so it need not be written again.
@@ -261,9 +267,10 @@ impl Actor {
     ) {
         let connection = conn.connection;
         let (peer, candidate, unix) = (conn.peer.clone(), conn.candidate, conn.time);
+        let membership = conn.membership.clone();
         self.admitting.insert(connection, (conn, reply));
         let merits = self.merits();
-        let greeted = Greeted { connection, dial, peer, candidate, unix, merits };
+        let greeted = Greeted { connection, dial, peer, candidate, unix, merits, membership };
         self.input(Input::Greeted(greeted));
     }
 

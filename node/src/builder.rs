@@ -10,7 +10,9 @@ use peerkit_proto::event::Event;
 use peerkit_proto::handler::{Callback, Context, Handler};
 use peerkit_proto::hello::{MAX_ADDRESSES, MAX_NAME};
 use peerkit_proto::id::{Key, NodeId};
+use peerkit_proto::invitation::Invite;
 use peerkit_proto::overlay::NodeSetup;
+use peerkit_proto::overlay::members::MembershipState;
 use peerkit_proto::peer::Machine;
 use peerkit_proto::time::{Instant, Now};
 use tokio::sync::{Semaphore, mpsc};
@@ -31,6 +33,7 @@ use crate::inner::Inner;
 use crate::key;
 use crate::links::LinkTable;
 use crate::listen::{self, Listen, PendingHandshakes, Refusals};
+use crate::membership::{Membership, MembershipSettings};
 use crate::node::Node;
 use crate::own_addresses::{OwnAddresses, distinct};
 use crate::probe::{self, MAX_PROBES, PROBE_PROTOCOL};
@@ -80,6 +83,7 @@ pub struct Builder {
     key: Option<Key>,
     owner_key: Option<Key>,
     owner: Option<NodeId>,
+    membership: MembershipSettings,
     state: Option<PathBuf>,
     repair: bool,
     download_folder: Option<PathBuf>,
@@ -171,6 +175,22 @@ impl Builder {
         self
     }
 
+    /// Joins a network whose owner invites. The invite sets the network's name, its owner and its secret, and
+    /// adds bootstrap nodes. With a state folder the node stays a member after a restart, also without the
+    /// invite: it needs the network's name then, and its secret if it has one.
+    pub fn invite(mut self, invite: Invite) -> Self {
+        self.membership.invite = Some(invite);
+        self
+    }
+
+    /// Sets whether the network takes invited nodes only; off by default. Founds such a network: the node needs
+    /// the owner's key. See [`NetworkHandle::invite`](crate::NetworkHandle::invite). Nodes that join by an
+    /// invite need no setting. With a state folder the setting is remembered.
+    pub fn invite_only(mut self, invite_only: bool) -> Self {
+        self.membership.invite_only = invite_only;
+        self
+    }
+
     /// Sets the state folder. It has the state that is kept between runs: the key, the known peers, the
     /// shares, unfinished downloads, recent broadcasts, and the identity of the network's owner. Without a
     /// state folder nothing is kept. Only one node at a time can use a folder.
@@ -248,12 +268,21 @@ impl Builder {
     /// # Errors
     /// If the node can't listen on an address, the state folder or key can't be used, or a setting is
     /// invalid. After an error nothing is left running.
-    pub async fn spawn(self) -> Result<Node, Error> {
+    pub async fn spawn(mut self) -> Result<Node, Error> {
         // The state folder comes first: its lock keeps a second node from using the same identity.
         let folder = self.state.clone();
         let open = if self.repair { Store::open_or_repair } else { Store::open };
         let store = blocking::try_run(move || open(folder.as_deref())).await?;
-        let bootstrap = read_bootstrap_nodes(self.bootstrap, self.state.as_deref()).await?;
+        let given_owner = self.owner_key.as_ref().map(Key::id).or(self.owner);
+        self.membership.check(self.network.as_deref(), given_owner)?;
+        let mut bootstrap = self.bootstrap;
+        if let Some(invite) = &self.membership.invite {
+            bootstrap.extend(invite.addresses.iter().cloned());
+            self.network = Some(invite.network.clone());
+            self.owner = self.owner.or(Some(invite.owner()));
+            self.secret = self.secret.or_else(|| invite.secret.clone());
+        }
+        let bootstrap = read_bootstrap_nodes(bootstrap, self.state.as_deref()).await?;
         let count = self.config.announce.len();
         if count > MAX_ADDRESSES {
             return Err(Error::TooManyAddresses { count, limit: MAX_ADDRESSES });
@@ -264,6 +293,9 @@ impl Builder {
         let network = self.network.unwrap_or_else(|| DEFAULT_NETWORK.to_owned());
         Error::check_name(NameKind::Network, &network, MAX_NAME)?;
         let owner = choose_owner(self.owner_key.as_ref(), self.owner, &store, &network).await?;
+        let owner_key = self.owner_key.as_ref();
+        let membership =
+            self.membership.load((&store, network.as_str()), (key.id(), owner), owner_key).await?;
         let tls = Tls::new(&key).map_err(|error| Error::Tls(error.into()))?;
         // The ports are bound before any task runs, so nothing has to be undone if a port is in use.
         let listeners = listen::bind(&self.listen).await?;
@@ -318,6 +350,7 @@ impl Builder {
             meter: Meter::default(),
             tallies: Tallies::default(),
             rates: Rates::new(&config),
+            membership: Membership::new(membership.as_ref()),
             dispatch,
             handler: HandlerState::default(),
             served: Served::default(),
@@ -331,7 +364,7 @@ impl Builder {
             config,
         });
         // No task runs yet, so nothing has to be undone after an error up to here.
-        let earlier = load_earlier_state(&inner).await?;
+        let earlier = load_earlier_state(&inner, membership).await?;
 
         // The functions that serve streams are registered before the first connection is accepted.
         files::start(&inner, upload_news).await;
@@ -419,7 +452,10 @@ async fn choose_owner(
 }
 
 /// Loads the state of earlier runs with which the overlay starts.
-async fn load_earlier_state(inner: &Arc<Inner>) -> Result<RestoredState, Error> {
+async fn load_earlier_state(
+    inner: &Arc<Inner>,
+    membership: Option<MembershipState>,
+) -> Result<RestoredState, Error> {
     let peers = inner.peers.all().await?.into_iter();
     // The address book of the overlay has only nodes that this node has reached itself.
     let tested = peers.filter(|(_, known)| known.tested).take(MAX_KNOWN_PEERS);
@@ -430,7 +466,8 @@ async fn load_earlier_state(inner: &Arc<Inner>) -> Result<RestoredState, Error> 
         let left = |until: u64| Duration::from_millis(until.saturating_sub(now));
         let away = store.kept_away()?.into_iter().map(|(id, until)| (id, left(until)));
         let away = away.filter(|(_, left)| !left.is_zero()).collect();
-        Ok::<_, StoreError>(RestoredState { away, known, broadcasts: broadcasts.load()? })
+        let broadcasts = broadcasts.load()?;
+        Ok::<_, StoreError>(RestoredState { away, known, broadcasts, membership })
     })
     .await
 }

@@ -12,6 +12,7 @@ use peerkit_proto::event::{Direction, Peer, Reason};
 use peerkit_proto::frame::{Frame, Refusal};
 use peerkit_proto::hello::Hello;
 use peerkit_proto::id::NodeId;
+use peerkit_proto::invitation::MembershipProof;
 use peerkit_proto::message::{Compressions, Message, PackedMessage};
 use peerkit_proto::overlay::admission::Candidate;
 use peerkit_proto::peer::{ConnectionId, congestion};
@@ -45,6 +46,8 @@ pub(crate) struct Conn {
     pub(crate) owner: Option<NodeId>,
     /// The peer's clock at its Hello, in milliseconds since 1970.
     pub(crate) time: Option<u64>,
+    /// The peer's proof of membership, if it has sent one.
+    pub(crate) membership: Option<Box<MembershipProof>>,
     /// The wire version and features that both ends agreed on in Hello.
     pub(crate) agreed: Option<Agreement>,
     /// The compressions that the peer accepts.
@@ -100,6 +103,7 @@ impl Conn {
             dialable,
             owner: hello.owner,
             time: hello.time,
+            membership: hello.membership,
             agreed,
             compressions: Compressions::from_features(hello.features),
             outbox: Outbox::new(&inner.config, inner.clock),

@@ -287,11 +287,14 @@ fn outcome_without_link(
 /// Returns a link's state machine for a secured connection.
 pub(crate) fn new_link(inner: &Inner, side: Side, session: &Session, local: SocketAddr) -> Link {
     let greeting = Greeting {
-        hello: inner.profile.hello(
-            &session.binding,
-            inner.addresses.announced(Some(local.ip())),
-            inner.config.compressions,
-        ),
+        hello: Hello {
+            membership: inner.membership.proof(),
+            ..inner.profile.hello(
+                &session.binding,
+                inner.addresses.announced(Some(local.ip())),
+                inner.config.compressions,
+            )
+        },
         expected_proof: inner.profile.prove(&session.binding, session.id),
     };
     Link::new(inner.clock.now(), side, greeting, &inner.config)

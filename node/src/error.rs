@@ -17,6 +17,7 @@ use peerkit_proto::overlay::relay::{RelayError, RelaySendError};
 
 use crate::bootstrap::BootstrapError;
 use crate::key::KeyError;
+use crate::membership::InvitationError;
 use crate::shares::ShareError;
 use crate::store::StoreError;
 use crate::tls;
@@ -333,6 +334,9 @@ pub enum Error {
     /// No node can have the identity that was given for the network's owner: the node was not started.
     #[error("no node can have the identity that is given for the network's owner")]
     OwnerNotAKey(NodeId),
+    /// An error of invitations and memberships: nothing was changed.
+    #[error(transparent)]
+    Invitation(#[from] InvitationError),
     /// TLS can't be set up with the node's key: the node was not started.
     #[error(transparent)]
     Tls(Box<dyn std::error::Error + Send + Sync>),

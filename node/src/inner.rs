@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::files::Files;
 use crate::links::LinkTable;
 use crate::listen::{PendingHandshakes, Refusals};
+use crate::membership::Membership;
 use crate::own_addresses::OwnAddresses;
 use crate::profile::Profile;
 use crate::rate::Rates;
@@ -55,6 +56,7 @@ pub(crate) struct Inner {
     /// The counters of links, failed handshakes and drops.
     pub(crate) tallies: Tallies,
     pub(crate) rates: Rates,
+    pub(crate) membership: Membership,
 
     // The application.
     pub(crate) dispatch: Dispatch,

@@ -70,6 +70,7 @@ mod key;
 mod links;
 mod listen;
 mod lock;
+mod membership;
 mod network;
 mod node;
 mod outbox;
@@ -100,10 +101,11 @@ pub use events::Events;
 pub use key::{
     KeyError, create as create_key, load as load_key, load_or_create as load_or_create_key,
 };
+pub use membership::InvitationError;
 pub use network::{Degrees, Figures, NetworkGraph, NetworkNode};
 pub use node::{
-    ConnectOptions, Discovery, FilesHandle, IntoAddress, IntoPlaces, NetworkHandle, NetworkSize,
-    Node, Place, SendReport, Sender,
+    ConnectOptions, Discovery, FilesHandle, IntoAddress, IntoPlaces, Member, NetworkHandle,
+    NetworkSize, Node, Place, SendReport, Sender,
 };
 pub use outgoing_message::OutgoingMessage;
 pub use rate::RateLimits;
@@ -139,6 +141,10 @@ pub use peerkit_proto::handler::{
 };
 pub use peerkit_proto::hello::Proof;
 pub use peerkit_proto::id::{Hash, Key, NodeId, NotAKey, ParseIdError, PublicKey};
+pub use peerkit_proto::invitation::roster::TooManyRevocations;
+pub use peerkit_proto::invitation::{
+    Acceptance, Certificate, Invitation, Invite, InviteError, MembershipError, MembershipProof,
+};
 pub use peerkit_proto::message::{Compression, Compressions, Message, MessageKind};
 pub use peerkit_proto::overlay::broadcast::{BroadcastCounters, BroadcastError};
 pub use peerkit_proto::overlay::relay::{RelayError, RelaySendError};

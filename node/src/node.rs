@@ -22,6 +22,7 @@ use crate::served::RequestHandler;
 use crate::status::Status;
 
 mod files;
+mod members;
 mod messages;
 mod network;
 pub(crate) use network::REJOIN_PEERS;
@@ -29,6 +30,7 @@ mod places;
 mod queries;
 
 pub use files::FilesHandle;
+pub use members::Member;
 pub use messages::{SendReport, Sender};
 pub(crate) use messages::{send_to_nodes, try_send};
 pub use network::{NetworkHandle, NetworkSize};

@@ -47,6 +47,8 @@ impl Profile {
             proof: self.prove(binding, self.id),
             owner: self.owner(),
             time: Some(unix_millis()),
+            // Set for each connection, because it may change.
+            membership: None,
         }
     }
 

@@ -23,6 +23,7 @@ use crate::lock::lock;
 
 mod broadcasts;
 mod disk;
+mod roster;
 mod rows;
 mod tables;
 

@@ -299,6 +299,9 @@ fn frame_kind(frame: &Frame) -> &'static str {
         Frame::Beacon(_) | Frame::SignedBeacon(_) => "beacon",
         Frame::ShutdownOrder(_) => "order",
         Frame::Clock(_) => "clock",
+        Frame::RosterDigest(_) => "roster digest",
+        Frame::Members(_) => "members",
+        Frame::Revocations(_) => "revocations",
         _ => "other",
     }
 }

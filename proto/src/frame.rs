@@ -10,6 +10,8 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::config::Config;
 use crate::event::Reason;
 use crate::hello::{Hello, MAX_PROTOCOL};
+use crate::id::Hash;
+use crate::invitation::{MembershipProof, Revocation};
 use crate::message::PackedMessage;
 
 pub mod broadcast;
@@ -40,6 +42,9 @@ pub const HEADER_LEN: usize = LENGTH_FIELD_LEN + 1;
 
 /// Maximum number of bytes in a frame's body besides its content: names, numbers and signatures.
 pub const OVERHEAD: usize = 1024;
+
+/// Maximum number of records of members, or of revocations, in one frame.
+pub const MAX_RECORDS: usize = 64;
 
 /// Maximum length in bytes of the text in a goodbye or for a failed request.
 const MAX_TEXT: usize = 200;
@@ -134,6 +139,12 @@ pub enum Frame {
     /// The time of the sender's clock, in milliseconds since 1970. A node sends it after it has
     /// refused a broadcast because of the broadcast's time.
     Clock(u64),
+    /// A hash over the sender's roster: see [`Roster::digest`](crate::invitation::Roster::digest).
+    RosterDigest(Hash),
+    /// Proofs of members of a network whose owner invites.
+    Members(Vec<MembershipProof>),
+    /// Revocations of the network's owner.
+    Revocations(Vec<Revocation>),
     /// A frame of a kind that this version does not know.
     Unknown(u8),
 }
@@ -184,6 +195,9 @@ const BEACON: u8 = 0x56;
 const SIGNED_BEACON: u8 = 0x57;
 const SHUTDOWN_ORDER: u8 = 0x60;
 const CLOCK: u8 = 0x61;
+const ROSTER_DIGEST: u8 = 0x62;
+const MEMBERS: u8 = 0x63;
+const REVOCATIONS: u8 = 0x64;
 
 /// Number of bytes before the content in the frame of a message: the header and the head byte.
 pub const MESSAGE_HEADER_LEN: usize = HEADER_LEN + 1;
@@ -279,6 +293,17 @@ impl Frame {
             Self::CallBack { token } => put(out, CALL_BACK, |out| out.put_raw(token)),
             Self::ShutdownOrder(order) => put(out, SHUTDOWN_ORDER, |out| order.encode(out)),
             Self::Clock(unix) => put_number(out, CLOCK, *unix),
+            Self::RosterDigest(digest) => {
+                put(out, ROSTER_DIGEST, |out| out.put_raw(digest.as_bytes()));
+            }
+            Self::Members(proofs) => put(out, MEMBERS, |out| {
+                let proofs = &proofs[..proofs.len().min(MAX_RECORDS)];
+                out.put_list(proofs, |out, proof| proof.encode(out));
+            }),
+            Self::Revocations(revocations) => put(out, REVOCATIONS, |out| {
+                let revocations = &revocations[..revocations.len().min(MAX_RECORDS)];
+                out.put_list(revocations, |out, revocation| revocation.encode(out));
+            }),
             Self::Unknown(kind) => out.put_u8(*kind),
         }
         let len = u32::try_from(out.len() - start - LENGTH_FIELD_LEN).unwrap_or(u32::MAX);
@@ -356,6 +381,13 @@ impl Frame {
             CALL_BACK => Self::CallBack { token: reader.array("call-back token")? },
             SHUTDOWN_ORDER => Self::ShutdownOrder(ShutdownOrder::decode(reader)?),
             CLOCK => Self::Clock(reader.u64("clock")?),
+            ROSTER_DIGEST => Self::RosterDigest(reader.hash("roster digest")?),
+            MEMBERS => {
+                Self::Members(reader.list(MAX_RECORDS, "members", MembershipProof::decode)?)
+            }
+            REVOCATIONS => {
+                Self::Revocations(reader.list(MAX_RECORDS, "revocations", Revocation::decode)?)
+            }
             unknown => {
                 // Otherwise `finish` would report bytes after the last field.
                 reader.take_rest();

@@ -8,6 +8,7 @@ use crate::address::{Address, MAX_ADDRESS, ParseAddressError};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::event::Reason;
 use crate::id::NodeId;
+use crate::invitation::{MAX_PROOF, MembershipProof};
 use crate::versions::{Agreement, VersionGap, Versions};
 
 /// The ALPN protocol name of a link.
@@ -37,6 +38,9 @@ const OWNER: u16 = 1;
 
 /// The key of the extension whose value is the sender's clock: a `u64`, in milliseconds since 1970.
 const TIME: u16 = 2;
+
+/// The key of the extension whose value is the sender's proof of membership.
+const MEMBERSHIP: u16 = 3;
 
 /// The proof that a node knows the network's secret.
 pub type Proof = [u8; 32];
@@ -70,6 +74,8 @@ pub struct Hello {
     /// The time of the sender's wall clock, in milliseconds since 1970. Nodes of version 1 do not
     /// send it.
     pub time: Option<u64>,
+    /// The proof that the sender is a member, if the network takes invited nodes only.
+    pub membership: Option<Box<MembershipProof>>,
 }
 
 impl Hello {
@@ -83,7 +89,8 @@ impl Hello {
         out.put_u64(self.features);
         put_addresses(out, &self.addresses);
         out.put_option(self.proof.as_ref());
-        out.put_u16(u16::from(self.owner.is_some()) + u16::from(self.time.is_some()));
+        let extensions = [self.owner.is_some(), self.time.is_some(), self.membership.is_some()];
+        out.put_u16(extensions.into_iter().map(u16::from).sum());
         if let Some(owner) = &self.owner {
             out.put_u16(OWNER);
             out.put_bytes(owner.as_bytes());
@@ -91,6 +98,10 @@ impl Hello {
         if let Some(time) = self.time {
             out.put_u16(TIME);
             out.put_bytes(&time.to_le_bytes());
+        }
+        if let Some(proof) = &self.membership {
+            out.put_u16(MEMBERSHIP);
+            put_proof(out, proof);
         }
     }
 
@@ -112,6 +123,7 @@ impl Hello {
             proof: reader.option("proof flag", "proof")?,
             owner: None,
             time: None,
+            membership: None,
         };
         reader.list(MAX_EXTENSIONS, "extensions", |reader| {
             let key = reader.u16("extension key")?;
@@ -124,6 +136,9 @@ impl Hello {
             if key == TIME {
                 let time = value[..].try_into().map_err(|_| DecodeError::Invalid("time"))?;
                 hello.time = Some(u64::from_le_bytes(time));
+            }
+            if key == MEMBERSHIP {
+                hello.membership = Some(Box::new(read_proof(value)?));
             }
             Ok(())
         })?;
@@ -184,11 +199,14 @@ pub struct StreamOpen {
     pub protocol: String,
     /// The token of a call-back, if the receiver has requested this stream by a call-back.
     pub token: Option<[u8; 16]>,
+    /// The proof that the sender is a member, if the network takes invited nodes only. Nodes of version 1
+    /// refuse a message with this field, and are no members of such networks.
+    pub membership: Option<Box<MembershipProof>>,
 }
 
 impl StreamOpen {
     /// Maximum length of an encoded message in bytes. It is checked before memory is reserved.
-    pub const MAX_LEN: usize = 256;
+    pub const MAX_LEN: usize = 256 + MAX_PROOF;
 
     /// Appends the length of the message and the message to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
@@ -197,6 +215,9 @@ impl StreamOpen {
         body.put_option(self.proof.as_ref());
         put_name(&mut body, &self.protocol);
         body.put_option(self.token.as_ref());
+        if let Some(proof) = &self.membership {
+            put_proof(&mut body, proof);
+        }
         out.put_bytes(&body);
     }
 
@@ -208,12 +229,17 @@ impl StreamOpen {
     /// field.
     pub fn decode(body: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
-        let open = Self {
+        let mut open = Self {
             network: reader.str(MAX_NAME, "network name")?,
             proof: reader.option("proof flag", "proof")?,
             protocol: reader.str(MAX_PROTOCOL, "stream protocol")?,
             token: reader.option("token flag", "token")?,
+            membership: None,
         };
+        if reader.remaining() > 0 {
+            let proof = reader.bytes(MAX_PROOF, "membership")?;
+            open.membership = Some(Box::new(read_proof(proof)?));
+        }
         reader.finish()?;
         Ok(open)
     }
@@ -279,6 +305,19 @@ pub(crate) fn put_addresses(out: &mut Vec<u8>, addresses: &[Address]) {
     out.put_list(&addresses[..addresses.len().min(MAX_ADDRESSES)], put_address);
 }
 
+fn put_proof(out: &mut Vec<u8>, proof: &MembershipProof) {
+    let mut encoded = Vec::new();
+    proof.encode(&mut encoded);
+    out.put_bytes(&encoded);
+}
+
+fn read_proof(bytes: Bytes) -> Result<MembershipProof, DecodeError> {
+    let mut reader = Reader::new(bytes);
+    let proof = MembershipProof::decode(&mut reader)?;
+    reader.finish()?;
+    Ok(proof)
+}
+
 /// Reads an address. The inner result is an error with the text if the scheme is unknown.
 pub(crate) fn read_address(reader: &mut Reader) -> Result<Result<Address, String>, DecodeError> {
     let text = reader.str(MAX_ADDRESS, "address")?;
@@ -304,6 +343,7 @@ pub(crate) fn read_addresses(
 mod tests {
     use super::*;
     use crate::id::Key;
+    use crate::invitation::tests::invite;
     use proptest::prelude::*;
 
     pub(crate) fn hello() -> Hello {
@@ -318,6 +358,7 @@ mod tests {
             proof: Some([9; 32]),
             owner: None,
             time: None,
+            membership: None,
         }
     }
 
@@ -341,7 +382,16 @@ mod tests {
             proof: None,
             protocol: "files".into(),
             token: Some([3; 16]),
+            membership: None,
         };
+        let proof = invite(100, 1).accept(Key::from_secret(&[2; 32]).id());
+        let invited = StreamOpen { membership: Some(Box::new(proof.clone())), ..open.clone() };
+        let mut out = Vec::new();
+        invited.encode(&mut out);
+        assert!(out.len() <= StreamOpen::MAX_LEN);
+        assert_eq!(StreamOpen::decode(Bytes::from(out).slice(4..)).unwrap(), invited);
+        let invited = Hello { membership: Some(Box::new(proof)), ..both };
+        assert_eq!(Hello::decode(encoded(&invited)).unwrap(), invited);
         let mut out = Vec::new();
         open.encode(&mut out);
         assert!(out.len() <= StreamOpen::MAX_LEN);
@@ -446,7 +496,7 @@ mod tests {
     proptest! {
         #[test]
         fn additions_of_later_versions_are_ignored(
-            extensions in prop::collection::vec((3_u16.., prop::collection::vec(any::<u8>(), 0..40)), 0..20),
+            extensions in prop::collection::vec((4_u16.., prop::collection::vec(any::<u8>(), 0..40)), 0..20),
             schemes in prop::collection::vec("[a-su-z]{1,9}://.{0,40}", 0..20),
             features: u64,
             later in prop::collection::vec(any::<u8>(), 0..40),

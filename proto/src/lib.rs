@@ -64,6 +64,7 @@
 //! | [`link`] | one end of a link: Hello, frames, liveness, acknowledgements |
 //! | [`peer`] | one node: its links, dials and messages; drives the overlay |
 //! | [`overlay`] | the network around a node: membership, queries, broadcasts, reconnecting |
+//! | [`invitation`] | membership of networks whose owner invites |
 //! | [`files`] | file pieces, manifests, and names that can't lead out of a folder |
 //! | [`config`] | all limits and intervals, with the reasons for them |
 //! | [`address_group`], [`bucket`] | addresses of one owner, rate limits |
@@ -82,6 +83,7 @@ pub mod frame;
 pub mod handler;
 pub mod hello;
 pub mod id;
+pub mod invitation;
 pub mod link;
 pub mod message;
 pub mod node_record;

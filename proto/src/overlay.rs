@@ -33,6 +33,7 @@ pub(crate) mod budgets;
 mod clocks;
 mod context;
 mod eviction;
+pub mod members;
 pub mod membership;
 pub(crate) mod query;
 mod reconnect;
@@ -50,6 +51,7 @@ use budgets::{Budgets, Standing};
 pub use clocks::ClockStatus;
 use clocks::Clocks;
 pub(crate) use context::{Effect, OverlayContext};
+use members::Members;
 use membership::{Membership, Views};
 pub use query::QueryDrops;
 use query::{Queries, Question};
@@ -81,6 +83,7 @@ struct Parts {
     relayed: RelayedMessages,
     reconnects: Reconnects,
     orders: OwnerOrders,
+    members: Members,
     clocks: Clocks,
 }
 
@@ -126,6 +129,7 @@ impl Overlay {
                 relayed: RelayedMessages::new(&setup, config),
                 reconnects: Reconnects::new(config),
                 orders: OwnerOrders::new(&setup, config),
+                members: Members::new(setup.network.clone()),
                 clocks: Clocks::new(config),
             },
             out: VecDeque::new(),
@@ -213,6 +217,7 @@ impl Overlay {
     pub(crate) fn verify_with(&mut self, verifier: Verifier) {
         self.parts.membership.verify_with(verifier.clone());
         self.parts.orders.verify_with(verifier.clone());
+        self.parts.members.verify_with(verifier.clone());
         self.parts.broadcasts.verify_with(verifier);
     }
 
@@ -235,8 +240,10 @@ impl Overlay {
 
     /// Returns when [`Overlay::handle_timeout`] is due next.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let Parts { membership, queries, broadcasts, relayed, reconnects, .. } = &self.parts;
+        let Parts { membership, queries, broadcasts, relayed, reconnects, members, .. } =
+            &self.parts;
         let due = earliest(queries.poll_timeout(), reconnects.poll_timeout());
+        let due = earliest(due, members.poll_timeout());
         let due = earliest(due, membership.poll_timeout());
         earliest(earliest(due, broadcasts.poll_timeout()), relayed.poll_timeout())
     }
@@ -249,6 +256,7 @@ impl Overlay {
             parts.relayed.handle_timeout(cx);
             parts.membership.handle_timeout(cx);
             parts.broadcasts.handle_timeout(cx);
+            parts.members.handle_timeout(cx);
         });
     }
 
@@ -259,6 +267,7 @@ impl Overlay {
     /// If the node is this one or is kept away. [`Reason::Duplicate`] if there is a link with it already, or
     /// another dial has sent it a Hello: call again once that link or that dial has ended.
     pub(crate) fn begin_hello(&mut self, id: NodeId, purpose: Purpose) -> Result<(), Reason> {
+        self.parts.members.check_dial(id)?;
         match purpose {
             // The application wants this link, so its earlier disconnect no longer holds.
             Purpose::Application | Purpose::Join | Purpose::Reconnect => self.stop_keeping_away(id),
@@ -305,6 +314,7 @@ impl Overlay {
         self.with_parts(|parts, cx| {
             parts.membership.link_up(cx, peer.id());
             parts.broadcasts.link_up(cx, peer.id());
+            parts.members.link_up(cx, peer.id());
             if let Some(unix) = unix {
                 parts.clocks.compare(cx, &peer, unix);
             }
@@ -318,6 +328,7 @@ impl Overlay {
         self.budgets.link_down(id);
         self.with_parts(|parts, cx| {
             parts.clocks.link_down(id);
+            parts.members.link_down(id);
             // The peer's application asked for the end of this link. So this node does not ask the peer for a
             // place for a while, as that would bring the link back.
             if link_end.by_peer && link_end.reason == Reason::Requested {
@@ -534,6 +545,12 @@ impl Overlay {
                 self.with_parts(|parts, cx| parts.broadcasts.restore(cx, batches));
             }
             Command::Owner(owner) => self.parts.orders.set_owner(owner),
+            Command::Membership(state) => {
+                self.with_parts(|parts, cx| parts.members.start(cx, *state));
+            }
+            Command::Revoke(key, revoked) => {
+                self.with_parts(|parts, cx| parts.members.revoke(cx, &key, revoked));
+            }
             Command::Shutdown(key) => self.with_parts(|parts, cx| parts.orders.issue(cx, &key)),
         }
     }
@@ -637,6 +654,9 @@ impl Parts {
             // Beacons without a signature come over links of version 1. Any node can forge them, so they are
             // ignored: see `versions`.
             Frame::Beacon(_) => {}
+            Frame::RosterDigest(_) | Frame::Members(_) | Frame::Revocations(_) => {
+                self.members.receive(cx, from, frame);
+            }
             // The remaining frames belong to the link itself or to the application, and are never handed to
             // the overlay.
             _ => {}

@@ -205,6 +205,11 @@ impl Machine {
                 self.carry_out_effects();
                 self.outputs.push_back(Output::ProbeAnswer { operation, answer });
             }
+            Input::StreamOpened(operation, from, membership) => {
+                let outcome = self.overlay.check_membership(from, membership.as_deref());
+                self.carry_out_effects();
+                self.outputs.push_back(Output::StreamChecked(operation, outcome));
+            }
             Input::Probed { id, answer } => self.with_overlay(|overlay| overlay.probed(id, answer)),
             Input::Command(command) => self.with_overlay(|overlay| overlay.command(command)),
             Input::Stopping => {

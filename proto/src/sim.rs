@@ -101,6 +101,7 @@ mod flood;
 mod graph;
 mod liar;
 mod link;
+mod members;
 mod network;
 mod node;
 mod probe;

@@ -31,6 +31,7 @@ pub(crate) fn peerkit(home: &Path) -> Command {
         .env_remove("PEERKIT_SECRET")
         .env_remove("PEERKIT_BOOTSTRAP")
         .env_remove("PEERKIT_TICKET")
+        .env_remove("PEERKIT_INVITE")
         .env_remove("XDG_DOWNLOAD_DIR")
         .env("HOME", home)
         .env("XDG_DATA_HOME", home.join("data"))

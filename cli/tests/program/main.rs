@@ -16,6 +16,7 @@ mod harness;
 mod held;
 mod line;
 mod log;
+mod members;
 mod metrics;
 mod names;
 mod network;

@@ -128,6 +128,14 @@ impl Actor {
                     let _ = reply.send(answer);
                 }
             }
+            Output::StreamChecked(operation, outcome) => {
+                if let Some(Operation::StreamCheck(reply)) = self.operations.remove(&operation) {
+                    let _ = reply.send(outcome);
+                }
+            }
+            Output::RosterChanged(change) => {
+                self.inner.roster_changed(change, self.machine.overlay().roster());
+            }
             Output::Probe { addresses, id, probe } => {
                 let is_sent = self.inner.probe(id, addresses, probe);
                 if !is_sent {

@@ -71,6 +71,8 @@ pub(crate) enum Operation {
     /// A relayed request that has arrived, and waits for its reply.
     Reply(oneshot::Sender<Result<RequestRoute, Error>>),
     Probe(oneshot::Sender<Probe>),
+    /// A stream of a node whose membership is checked.
+    StreamCheck(oneshot::Sender<Result<(), Reason>>),
     Broadcast(Publisher),
 }
 
@@ -179,7 +181,11 @@ impl Operation {
             Self::Send(sending) => sending.end(inner, Err(error)),
             Self::Broadcast(publisher) => publisher.report(inner, Err(error)),
             // Dropping their senders ends the wait for the outcome.
-            Self::Join(_) | Self::Query(_) | Self::Reply(_) | Self::Probe(_) => {}
+            Self::Join(_)
+            | Self::Query(_)
+            | Self::Reply(_)
+            | Self::Probe(_)
+            | Self::StreamCheck(_) => {}
         }
     }
 }

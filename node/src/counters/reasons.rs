@@ -49,6 +49,8 @@ reason_set! {
         Left = "left",
         /// The link made room for another one, as inbound places were short.
         MadeRoom = "made_room",
+        /// A node is no member of the network any more.
+        Membership = "membership",
         /// The peer reads too slowly.
         Slow = "slow",
         /// The peer sent nothing for too long.
@@ -72,6 +74,7 @@ impl From<&Reason> for EndReason {
             Reason::NotNeeded => Self::NotNeeded,
             Reason::Left => Self::Left,
             Reason::MadeRoom => Self::MadeRoom,
+            Reason::NotAMember(_) => Self::Membership,
             Reason::Slow => Self::Slow,
             Reason::Silent(_) => Self::Silent,
             Reason::Fault(_) => Self::Fault,
@@ -104,6 +107,8 @@ reason_set! {
         Network = "network",
         /// The secret of the network is wrong or missing.
         Secret = "secret",
+        /// The network takes invited nodes only, and one of the nodes is no member.
+        Membership = "membership",
         /// The nodes have no version of the protocol in common.
         Version = "version",
         /// The node accepts no more inbound links.
@@ -136,6 +141,7 @@ impl HandshakeFailure {
             Reason::SelfConnection => Self::ItSelf,
             Reason::OtherNetwork => Self::Network,
             Reason::WrongSecret => Self::Secret,
+            Reason::NotAMember(_) => Self::Membership,
             Reason::Version(_) => Self::Version,
             Reason::Full | Reason::FullForAddress => Self::Full,
             Reason::KeptAway | Reason::Requested => Self::KeptAway,

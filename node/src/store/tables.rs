@@ -22,6 +22,12 @@ pub(super) const OWNERS: TableDefinition<'_, &str, &[u8; 32]> = TableDefinition:
 /// The times until which nodes are kept away, by identity.
 pub(super) const KEPT_AWAY: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("away");
 
+/// Proofs of members, by network and identity.
+pub(super) const MEMBERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("members");
+/// Revocations, by network and revoked identity.
+pub(super) const REVOCATIONS: TableDefinition<'_, &[u8], &[u8]> =
+    TableDefinition::new("revocations");
+
 /// A key and its value.
 pub(super) type Row = (Vec<u8>, Vec<u8>);
 
@@ -35,6 +41,8 @@ pub(super) fn create_missing(db: &WriteTransaction) -> Result<(), redb::Error> {
     db.open_table(DOWNLOADS)?;
     db.open_table(OWNERS)?;
     db.open_table(KEPT_AWAY)?;
+    db.open_table(MEMBERS)?;
+    db.open_table(REVOCATIONS)?;
     Ok(())
 }
 

@@ -10,8 +10,11 @@ use peerkit_proto::address::Address;
 use peerkit_proto::event::Reason;
 use peerkit_proto::hello::{MAX_PROTOCOL, StreamOpen};
 use peerkit_proto::id::NodeId;
+use peerkit_proto::invitation::{MembershipError, MembershipProof};
+use peerkit_proto::peer::Input;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::actor::mailbox::Operation;
 use crate::dial::{self, DialOrigin, MAX_DIALLED, Secured, first_success};
 use crate::error::{Error, NameKind};
 use crate::inner::Inner;
@@ -27,6 +30,8 @@ mod status {
     pub(super) const NO_PROTOCOL: u8 = 3;
     pub(super) const BUSY: u8 = 4;
     pub(super) const NO_TOKEN: u8 = 5;
+    /// The opening node is not a member. The number of the error is added.
+    pub(super) const NOT_A_MEMBER: u8 = 32;
 }
 
 impl Inner {
@@ -34,7 +39,10 @@ impl Inner {
     ///
     /// # Errors
     /// The reason why the stream was refused, for the log.
-    pub(crate) async fn accept_stream(&self, mut channel: Channel) -> Result<StreamFuture, String> {
+    pub(crate) async fn accept_stream(
+        self: &Arc<Self>,
+        mut channel: Channel,
+    ) -> Result<StreamFuture, String> {
         let session = channel.session();
         let open = read_open(&mut channel).await?;
         // The network and its secret are checked first, so that a stranger learns nothing about tokens and
@@ -51,6 +59,14 @@ impl Inner {
             return Err(format!("a stream was refused: {why}"));
         }
         let peer = session.id;
+        if let Err(reason) = self.check_member(peer, open.membership).await {
+            let code = match reason {
+                Reason::NotAMember(error) => error.code(),
+                _ => return Err(format!("a stream was refused: {reason}")),
+            };
+            answer(&mut channel, status::NOT_A_MEMBER.saturating_add(code)).await?;
+            return Err(format!("a stream was refused: {reason}"));
+        }
         if let Some(token) = open.token {
             let Some(awaited) = self.streams.take_awaited(&token, peer) else {
                 answer(&mut channel, status::NO_TOKEN).await?;
@@ -71,7 +87,33 @@ impl Inner {
             return Err("too many streams of one peer".into());
         };
         answer(&mut channel, status::OPEN).await?;
-        Ok(handler.run(Stream::new(channel, Some(permit))))
+        let running = handler.run(Stream::new(channel, Some(permit)));
+        if !self.membership.is_needed() {
+            return Ok(running);
+        }
+        let inner = self.clone();
+        Ok(Box::pin(async move {
+            tokio::select! {
+                () = running => {}
+                () = inner.membership.until_revoked(peer) => {
+                    tracing::debug!(%peer, "a stream ends: its node was revoked");
+                }
+            }
+        }))
+    }
+
+    /// Checks the membership of a node that opens a stream, if the network takes invited nodes only.
+    async fn check_member(
+        &self,
+        from: NodeId,
+        membership: Option<Box<MembershipProof>>,
+    ) -> Result<(), Reason> {
+        if !self.membership.is_needed() {
+            return Ok(());
+        }
+        let input = move |operation| Input::StreamOpened(operation, from, membership);
+        let checked = self.actor.outcome(Operation::StreamCheck, input).await;
+        checked.map_err(|_| Reason::Stopping)?
     }
 
     /// Opens a stream to `peer`. Dials the address of its link and `addresses`. If no dial succeeds, asks
@@ -197,10 +239,14 @@ impl Inner {
             proof: self.profile.prove(&session.binding, self.profile.id),
             protocol: protocol.to_owned(),
             token,
+            membership: self.membership.proof(),
         };
         let mut out = Vec::new();
         open.encode(&mut out);
         let peer = session.id;
+        if let Some(reason) = self.membership.refusal(peer) {
+            return Err(Error::StreamRefused { peer, why: reason.to_string() });
+        }
         let asking = async {
             channel.write_all(&out).await?;
             channel.flush().await?;
@@ -215,10 +261,21 @@ impl Inner {
             Ok(status::NO_PROTOCOL) => format!("it does not speak `{protocol}`"),
             Ok(status::BUSY) => "it has too many streams with us".to_owned(),
             Ok(status::NO_TOKEN) => "the call-back was no longer awaited".to_owned(),
-            Ok(other) => format!("status {other}"),
+            Ok(other) => match other.checked_sub(status::NOT_A_MEMBER) {
+                Some(code) => not_a_member(code),
+                None => format!("status {other}"),
+            },
             Err(error) => return Err(Error::StreamBroken { peer, error }),
         };
         Err(Error::StreamRefused { peer, why })
+    }
+}
+
+/// Returns the text for the refusal of a stream because this node is no member.
+fn not_a_member(code: u8) -> String {
+    match MembershipError::from_code(code) {
+        Some(error) => Reason::NotAMember(error).to_string(),
+        None => format!("not a member (code {code})"),
     }
 }
 

@@ -15,6 +15,7 @@ mod file_names;
 mod files;
 mod handlers;
 mod links;
+mod members;
 mod messages;
 mod names;
 mod network;

@@ -9,6 +9,7 @@ use strum::IntoStaticStr;
 
 use crate::address::Address;
 use crate::id::NodeId;
+use crate::invitation::MembershipError;
 use crate::versions::VersionGap;
 
 /// The node at the other end of a link. Cloning is cheap.
@@ -212,6 +213,9 @@ pub enum Reason {
     /// The acceptor's inbound places are short, and this link made room for another one.
     #[error("the inbound places were short, and this link made room for another one")]
     MadeRoom,
+    /// The network takes invited nodes only, and one of the two nodes is not a member of it.
+    #[error("not a member: {0}")]
+    NotAMember(MembershipError),
     /// The peer has violated the protocol.
     #[error("broke the protocol: {0}")]
     Fault(String),

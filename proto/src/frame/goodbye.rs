@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::event::Reason;
+use crate::invitation::MembershipError;
 use crate::versions::VersionGap;
 
 use super::{MAX_TEXT, put_text};
@@ -31,6 +32,7 @@ pub(super) const REASONS_WITHOUT_TEXT: [Reason; 16] = [
 const VERSION: u16 = 7;
 const KEPT_AWAY: u16 = 16;
 const MADE_ROOM: u16 = 20;
+const NOT_A_MEMBER: u16 = 17;
 const FAULT: u16 = 100;
 const LOST: u16 = 101;
 const SILENT: u16 = 102;
@@ -45,6 +47,7 @@ pub(super) fn put_reason(out: &mut Vec<u8>, reason: &Reason) {
         Reason::Other(code, text) => (*code, text.into()),
         // Nodes of version 1 do not know this code, and show the text.
         Reason::MadeRoom => (MADE_ROOM, "made room for another link".into()),
+        Reason::NotAMember(error) => (NOT_A_MEMBER, error.to_string().into()),
         Reason::KeptAway => (KEPT_AWAY, "disconnected by hand".into()),
         plain => {
             // `REASONS_WITHOUT_TEXT` has every reason without an arm above.
@@ -67,6 +70,10 @@ pub(super) fn read_reason(reader: &mut Reader) -> Result<Reason, DecodeError> {
         FAULT => Reason::Fault(text),
         LOST => Reason::Lost(text),
         MADE_ROOM => Reason::MadeRoom,
+        NOT_A_MEMBER => match MembershipError::from_text(&text) {
+            Some(error) => Reason::NotAMember(error),
+            None => Reason::Other(code, text),
+        },
         VERSION => Reason::Version(VersionGap::from_wire(&text)),
         SILENT => {
             let seconds = text.parse().map_err(|_| DecodeError::Invalid("reason text"))?;

@@ -9,6 +9,7 @@ use super::goodbye::REASONS_WITHOUT_TEXT;
 use super::*;
 use crate::frame::membership::{Need, NeighbourOutcome, SignedBeacon};
 use crate::id::Key;
+use crate::invitation::Certificate;
 use crate::message::{Compression, Message, MessageKind};
 use crate::node_record::NodeRecord;
 use crate::versions::{VersionGap, Versions};
@@ -28,6 +29,7 @@ fn samples() -> Vec<Frame> {
         Reason::Silent(Duration::from_secs(45)),
         Reason::Other(999, "later".into()),
         Reason::Version(Some(gap())),
+        Reason::NotAMember(crate::invitation::MembershipError::UsedUp),
     ]);
     let mut frames: Vec<_> = reasons.map(|reason| Frame::Goodbye { reason, received: 3 }).collect();
     frames.extend([
@@ -53,7 +55,22 @@ fn samples() -> Vec<Frame> {
     frames.extend(crate::overlay::query::tests::samples());
     frames.extend(broadcast_frames());
     frames.extend(membership_frames());
+    frames.extend(roster_frames());
     frames
+}
+
+fn roster_frames() -> Vec<Frame> {
+    let owner = crate::invitation::tests::owner();
+    let node = Key::from_secret(&[5; 32]).id();
+    let accepted = crate::invitation::tests::invite(7, 1).accept(node);
+    let certificate = Certificate::of_owner(&owner, "net", node, 6, 7);
+    let revocation = Revocation::sign(&owner, "net", node, 6);
+    vec![
+        Frame::RosterDigest(Hash::of(b"roster")),
+        Frame::Members(vec![accepted, MembershipProof::Certificate(certificate)]),
+        Frame::Members(vec![]),
+        Frame::Revocations(vec![revocation]),
+    ]
 }
 
 fn broadcast_frames() -> Vec<Frame> {

@@ -18,6 +18,7 @@ fn hello(name: &str) -> Hello {
         proof: None,
         owner: None,
         time: None,
+        membership: None,
     }
 }
 

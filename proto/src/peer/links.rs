@@ -143,11 +143,14 @@ impl Machine {
     /// Admits or refuses a connection on which the other node's Hello has arrived.
     pub(super) fn greeted(&mut self, greeted: Greeted) {
         let id = greeted.candidate.id;
-        let admission = if self.stopping {
-            Admission::Refuse(Reason::Stopping)
-        } else {
-            self.overlay.admit(&greeted.candidate, &greeted.merits)
+        let checked = self.overlay.check_membership(id, greeted.membership.as_deref());
+        let admission = match checked {
+            _ if self.stopping => Admission::Refuse(Reason::Stopping),
+            Ok(()) => self.overlay.admit(&greeted.candidate, &greeted.merits),
+            Err(reason) => Admission::Refuse(reason),
         };
+        // A new member is made known to the present peers.
+        self.carry_out_effects();
         match admission {
             Admission::Accept => self.link_up(greeted),
             Admission::MakeRoom(victim) => {
@@ -190,7 +193,7 @@ impl Machine {
     }
 
     fn link_up(&mut self, greeted: Greeted) {
-        let Greeted { connection, dial, peer, candidate, unix, merits: _ } = greeted;
+        let Greeted { connection, dial, peer, candidate, unix, .. } = greeted;
         let id = candidate.id;
         self.links.insert(id, connection);
         self.outputs.push_back(Output::Admitted(connection));

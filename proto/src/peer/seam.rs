@@ -10,9 +10,11 @@ use crate::frame::membership::{NeighbourOutcome, Probe};
 use crate::frame::query::{QueryAnswer, QueryId, QueryKind};
 use crate::frame::{Frame, Refusal};
 use crate::id::{Hash, Key, NodeId};
+use crate::invitation::MembershipProof;
 use crate::message::{Message, PackedMessage};
 use crate::overlay::admission::{Candidate, LinkMerits};
 use crate::overlay::broadcast::BroadcastError;
+use crate::overlay::members::{MembershipState, RosterChange};
 use crate::overlay::relay::{RelayError, RelaySendError};
 use crate::seal::LetterContent;
 
@@ -171,6 +173,9 @@ pub enum Input {
     },
     /// A command of the application.
     Command(Command),
+    /// A node, whose identity the handshake has proven, opens a stream and has shown this proof of membership.
+    /// Answered with [`Output::StreamChecked`] under the same number.
+    StreamOpened(OperationId, NodeId, Option<Box<MembershipProof>>),
     /// The node is about to stop: it makes no more links, and sends broadcasts immediately.
     Stopping,
     /// The node stops, and closes all links.
@@ -220,6 +225,12 @@ pub enum Command {
     Owner(NodeId),
     /// Orders all nodes of the network to stop, signed with the owner's key.
     Shutdown(Key),
+    /// Sets the membership of this node in a network that takes invited nodes only. From then on, links need
+    /// a proof. Has to come before the first link.
+    Membership(Box<MembershipState>),
+    /// Revokes a node or an invitation, signed with the owner's key. Does nothing if it is revoked already, or
+    /// if too many revocations are in force.
+    Revoke(Key, NodeId),
 }
 
 /// A connection on which the other node's Hello has arrived.
@@ -238,6 +249,8 @@ pub struct Greeted {
     /// The merits of all links, if [`Overlay::is_short_of_places`](crate::overlay::Overlay::is_short_of_places)
     /// returns true. May be empty otherwise.
     pub merits: Vec<LinkMerits>,
+    /// The other node's proof of membership, from its Hello.
+    pub membership: Option<Box<MembershipProof>>,
 }
 
 /// The purpose of a link, which decides how long it is kept.
@@ -391,6 +404,8 @@ pub enum Output {
         /// The answer.
         answer: Probe,
     },
+    /// The answer to [`Input::StreamOpened`]: the reason for refusing the stream, if there is one.
+    StreamChecked(OperationId, Result<(), Reason>),
     /// Send a probe to a node, on a connection of its own that is not a link. Answered with
     /// [`Input::Probed`].
     Probe {
@@ -412,6 +427,8 @@ pub enum Output {
     },
     /// Store broadcasts on disk, for [`Command::Restore`] in the next run.
     Keep(Batch),
+    /// The roster of the network has changed. Store the change for [`Command::Membership`] in the next run.
+    RosterChanged(RosterChange),
     /// The network's owner has ordered this node to stop. Carry out all earlier outputs first.
     StopOrdered,
 }

@@ -95,6 +95,7 @@ impl Driven {
             candidate,
             unix: None,
             merits: Vec::new(),
+            membership: None,
         }))
     }
 

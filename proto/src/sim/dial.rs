@@ -220,8 +220,10 @@ impl<H: Handler> Sim<H> {
         };
         let unix =
             self.by_id.get(&peer.id()).map(|other| self.nodes[*other].wall_clock(self.unix()));
+        let other = self.by_id.get(&peer.id()).and_then(|other| self.nodes.get(*other));
+        let membership = other.and_then(|other| other.membership.clone()).map(Box::new);
         let merits = self.merits(node);
-        let greeted = Greeted { connection, dial, peer, candidate, unix, merits };
+        let greeted = Greeted { connection, dial, peer, candidate, unix, merits, membership };
         self.handle(node, Input::Greeted(greeted));
     }
 

@@ -17,6 +17,7 @@ use crate::event::{ActionId, Peer};
 use crate::frame::broadcast::Batch;
 use crate::handler::{HandlerHost, Timers};
 use crate::id::{Hash, Key, NodeId};
+use crate::invitation::MembershipProof;
 use crate::peer::{ConnectionId, DialId, Machine};
 use crate::time::{Instant, Now};
 
@@ -82,6 +83,8 @@ pub(super) struct SimulatedNode<H> {
     pub(super) known_addresses: BTreeMap<NodeId, Address>,
     /// Broadcasts from the state folder.
     pub(super) stored_broadcasts: Vec<Batch>,
+    /// The proof that the node shows in its Hello, if any.
+    pub(super) membership: Option<MembershipProof>,
     /// Number of queries that have arrived.
     pub(super) queries: u64,
     /// In a cell, because the application writes files through a context that borrows the node immutably.
@@ -160,6 +163,7 @@ impl<H> SimulatedNode<H> {
             joining: Joining::No,
             known_addresses: BTreeMap::new(),
             stored_broadcasts: Vec::new(),
+            membership: None,
             queries: 0,
             disk: RefCell::default(),
             shares: BTreeMap::new(),

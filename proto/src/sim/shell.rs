@@ -15,6 +15,7 @@ use crate::handler::{Action, Context, Handler};
 use crate::id::{Hash, NodeId};
 use crate::message::Message;
 use crate::overlay::broadcast::BroadcastError;
+use crate::overlay::members::RosterChange;
 use crate::peer::{Command, ConnectionId, Input, OperationId, Output};
 
 /// Work that is done at the present moment, in the order in which it was queued.
@@ -280,6 +281,14 @@ impl<H: Handler> Sim<H> {
             Output::Probe { addresses, id, probe } => self.probe(node, id, addresses, probe),
             Output::LookUpAnswer { query, what, .. } => self.look_up(node, query, &what),
             Output::Keep(batch) => self.nodes[node].store_broadcast(batch),
+            Output::RosterChanged(RosterChange::Member(proof)) => {
+                if proof.member() == self.nodes[node].id {
+                    self.nodes[node].membership = Some(proof);
+                }
+            }
+            // A simulated node opens no streams for which its machine is asked, and keeps its roster only as
+            // long as it runs.
+            Output::RosterChanged(_) | Output::StreamChecked(..) => {}
             Output::StopOrdered => {
                 self.work.push_back(Work::Stop(node, self.nodes[node].run));
             }

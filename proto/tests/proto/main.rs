@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod members;
+mod membership_vectors;
 mod replay;
 mod simulation;
 mod vectors;

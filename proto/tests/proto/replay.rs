@@ -235,8 +235,15 @@ fn replay_machine(recording: &Recording, by_dialler: bool, key: Key) -> MachineO
     let peer = Peer::new(id, taken.hello.name, address, direction);
     let candidate = Candidate { id, direction, incarnation: taken.hello.incarnation, ip };
     let connection = ConnectionId(1);
-    let merits = Vec::new();
-    let greeted = Greeted { connection, dial: None, peer, candidate, unix: None, merits };
+    let greeted = Greeted {
+        connection,
+        dial: None,
+        peer,
+        candidate,
+        unix: None,
+        merits: Vec::new(),
+        membership: None,
+    };
     handle(now, Input::Greeted(greeted));
     for frame in taken.frames.into_iter().filter(|frame| !frame.is_application()) {
         now.monotonic = now.monotonic + Duration::from_millis(10);

@@ -31,21 +31,21 @@ mod files;
 const PROTOCOL: &str = include_str!("../../../PROTOCOL.md");
 
 /// Checks that PROTOCOL.md has these digits, with any spaces and line breaks between them.
-fn assert_printed(name: &str, digits: &str) {
+pub(crate) fn assert_printed(name: &str, digits: &str) {
     let squeeze = |text: &str| text.split_whitespace().collect::<String>();
     let digits = squeeze(digits);
     assert!(squeeze(PROTOCOL).contains(&digits), "PROTOCOL.md does not print `{name}`: {digits}");
 }
 
 /// Checks that `bytes` are these digits, and that PROTOCOL.md prints them.
-fn vector(name: &str, bytes: &[u8], digits: &str) {
+pub(crate) fn vector(name: &str, bytes: &[u8], digits: &str) {
     assert_eq!(hex(bytes), digits.split_whitespace().collect::<String>(), "{name}");
     assert_printed(name, digits);
 }
 
 /// Checks that a frame is encoded as these digits and read back from them, and that PROTOCOL.md
 /// prints them.
-fn frame(name: &str, frame: &Frame, digits: &str) {
+pub(crate) fn frame(name: &str, frame: &Frame, digits: &str) {
     let mut out = Vec::new();
     frame.encode(&mut out);
     vector(name, &out, digits);
@@ -55,15 +55,15 @@ fn frame(name: &str, frame: &Frame, digits: &str) {
     assert!(frames.next().is_none() && buffer.is_empty(), "{name}");
 }
 
-fn ann() -> Key {
+pub(crate) fn ann() -> Key {
     Key::from_secret(&[1; 32])
 }
 
-fn bob() -> NodeId {
+pub(crate) fn bob() -> NodeId {
     Key::from_secret(&[2; 32]).id()
 }
 
-fn hello() -> Hello {
+pub(crate) fn hello() -> Hello {
     Hello {
         version_min: 1,
         version_max: 1,
@@ -75,6 +75,7 @@ fn hello() -> Hello {
         proof: None,
         owner: None,
         time: None,
+        membership: None,
     }
 }
 
@@ -364,6 +365,7 @@ fn a_streams_opening_has_the_documented_bytes() {
         proof: None,
         protocol: protocol.into(),
         token,
+        membership: None,
     };
     let check = |name: &str, open: StreamOpen, digits: &str| {
         let mut out = Vec::new();

@@ -39,6 +39,7 @@ fn the_negotiation_of_versions_has_the_documented_bytes() {
         proof: None,
         owner: None,
         time: Some(1_700_000_000_000),
+        membership: None,
     };
     vector(&Frame::Hello(hello), HELLO);
     let theirs = Versions { min: 3, max: 9 };

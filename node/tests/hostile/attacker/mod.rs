@@ -230,12 +230,19 @@ pub fn hello() -> Hello {
         proof: None,
         owner: None,
         time: None,
+        membership: None,
     }
 }
 
 /// Returns an opening for `protocol` that every victim without a secret accepts.
 pub fn opening(protocol: &str) -> StreamOpen {
-    StreamOpen { network: "peerkit".into(), proof: None, protocol: protocol.into(), token: None }
+    StreamOpen {
+        network: "peerkit".into(),
+        proof: None,
+        protocol: protocol.into(),
+        token: None,
+        membership: None,
+    }
 }
 
 /// Returns the bytes of a frame.
