@@ -41,7 +41,7 @@ pub fn is_left_out(frame: &Frame, queued: usize, config: &Config) -> bool {
 /// Returns whether only the newest frame of this kind is of use. It then replaces one that is still queued.
 #[must_use]
 pub fn replaces_queued(frame: &Frame) -> bool {
-    matches!(frame, Frame::Beacon(_))
+    matches!(frame, Frame::Beacon(_) | Frame::SignedBeacon(_))
 }
 
 /// The congestion of the queue of control frames of one link.
