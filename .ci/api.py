@@ -32,8 +32,8 @@ CHECKS = [
 ]
 # Requests for each operation, beside those that cover the schema.
 EXAMPLES = 40
-# Operations that stop the node.
-STOPPING = ["exit"]
+# Operations that stop the node, or cut it off from the other one.
+EXCLUDED = ["exit", "ban"]
 
 
 class Node:
@@ -136,7 +136,7 @@ def fuzz(folder, alice, bob):
     command += ["run", alice.url + "/api/v1/openapi.json", "--no-color"]
     command += ["--header", f"Authorization: Bearer {alice.token}", "--checks", ",".join(CHECKS)]
     command += ["--max-examples", str(EXAMPLES), "--generation-deterministic", "--warnings", "off"]
-    for operation in STOPPING:
+    for operation in EXCLUDED:
         command += ["--exclude-operation-id", operation]
     done = threading.Event()
     events = threading.Thread(target=make_events, args=(alice, done), daemon=True)
@@ -221,7 +221,15 @@ def setting(client, name):
 
 
 def links_and_messages(alice, bob, node, other):
-    """connect, disconnect, join, peers, send, msg, broadcast, ping, events"""
+    """connect, disconnect, join, peers, send, msg, broadcast, ping, events, ban, bans, unban"""
+    assert alice.connect(address=other.address).peer.name == "bob"
+    assert [ban.id for ban in alice.ban(peer="bob", **{"for": "1h"}).bans] == [other.id]
+    wait_until("bob has no link", lambda: not bob.peers().peers)
+    assert alice.bans().bans[0].until > time.time() * 1000
+    assert [ban.id for ban in alice.unban(other.id).bans] == [other.id]
+    assert alice.bans().bans == []
+    assert alice.fails(404, "unban", other.id)
+    assert alice.fails(400, "ban", peer="bob", **{"for": "soon"})
     assert alice.connect(address=other.address).peer.name == "bob"
     assert names(alice.peers().peers) == ["bob"]
     assert alice.disconnect("bob").peer.id == other.id

@@ -24,6 +24,8 @@ use endpoint::{ApiEndpoint, ApiRequest};
 use line::LineForm;
 
 pub(crate) mod add;
+mod ban;
+mod bans;
 mod broadcast;
 mod cancel;
 mod config;
@@ -66,6 +68,7 @@ mod set;
 mod shutdown;
 mod size;
 pub(crate) mod status;
+mod unban;
 
 /// Every command, in the order in which `help` lists them.
 pub(crate) const COMMANDS: &[CommandSpec] = &[
@@ -73,6 +76,9 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::of::<join::JoinArgs>(),
     CommandSpec::of::<disconnect::DisconnectArgs>(),
     CommandSpec::of::<peers::PeersArgs>(),
+    CommandSpec::of::<ban::BanArgs>(),
+    CommandSpec::of::<unban::UnbanArgs>(),
+    CommandSpec::of::<bans::BansArgs>(),
     CommandSpec::of::<msg::MsgArgs>(),
     CommandSpec::of::<send::SendArgs>(),
     CommandSpec::of::<broadcast::BroadcastArgs>(),

@@ -368,7 +368,7 @@ impl Completion {
                 let options = entry.map_or_else(Vec::new, CommandSpec::option_names);
                 return (start, matching_options(typed, options));
             }
-            ("disconnect" | "send" | "ping", 1) => self.peer_names(typed),
+            ("disconnect" | "send" | "ping" | "ban", 1) => self.peer_names(typed),
             ("remove", 1) => {
                 let shares = self.node.files().shares().into_iter();
                 shares.map(|file| file.hash.to_string()).collect()

@@ -111,6 +111,10 @@ impl Inner {
                 let error = format!("the link with {} was not closed: {error}", id.short());
                 Event::NodeActionFailed { action: self.next_action(), error }
             }
+            Action::Penalize(id, _) => {
+                let error = format!("{} was not penalized: {error}", id.short());
+                Event::NodeActionFailed { action: self.next_action(), error }
+            }
             Action::StopReconnecting(address) => {
                 let error = format!("reconnecting to {address} was not stopped: {error}");
                 Event::NodeActionFailed { action: self.next_action(), error }

@@ -25,6 +25,7 @@ use peerkit_proto::peer::{
 use peerkit_proto::time::{Instant, Now};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::bans::Ban;
 use crate::blocking;
 use crate::clock::unix_millis;
 use crate::conn::Conn;
@@ -85,6 +86,8 @@ struct DialTask {
 pub(crate) struct RestoredState {
     /// Nodes that the application has disconnected, with the time for which they are still kept away.
     pub(crate) away: Vec<(NodeId, Duration)>,
+    /// Bans that have not ended.
+    pub(crate) bans: Vec<Ban>,
     /// Known peers, with their addresses.
     pub(crate) known: Vec<(NodeId, Vec<Address>)>,
     /// Broadcasts that are still kept for other nodes.
@@ -129,6 +132,9 @@ impl Actor {
         self.command(Command::KeepAway(earlier.away));
         // The list was just read from the store, so it need not be written again.
         self.saved_away_changes = self.machine.overlay().away_changes();
+        for ban in earlier.bans {
+            self.command(Command::Ban(ban.id, ban.left(unix_millis())));
+        }
         self.command(Command::Known(earlier.known));
         self.command(Command::Restore(earlier.broadcasts));
         self.addresses_changed();
@@ -177,6 +183,7 @@ impl Actor {
             }
             Action::Broadcast(title, message) => self.publish_in_turn(title, message),
             Action::Disconnect(id) => self.command(Command::Disconnect(id)),
+            Action::Penalize(id, why) => self.command(Command::Penalize(id, why)),
             Action::StopReconnecting(address) => self.command(Command::StopReconnecting(address)),
             Action::Connect(..) => {
                 let Some(reply) = self.inner.reply_for_connect(&action) else { return };

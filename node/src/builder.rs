@@ -21,6 +21,7 @@ use crate::actions::HandlerState;
 use crate::actor::mailbox::{MAX_LINK_REPORTS, MAX_ORDERS, Mailbox};
 use crate::actor::{Actor, RestoredState};
 use crate::address_book::{AddressBook, MAX_KNOWN_PEERS};
+use crate::bans::Bans;
 use crate::blocking;
 use crate::bootstrap::{self, BootstrapError, MAX_BOOTSTRAP};
 use crate::clock::{NodeClock, unix_millis};
@@ -355,6 +356,7 @@ impl Builder {
             handler: HandlerState::default(),
             served: Served::default(),
             peers: AddressBook::new(store.clone(), bootstrap),
+            bans: Bans::new(store.clone()),
             broadcasts: Arc::new(StoredBroadcasts::new(store.clone(), &profile.network, &config)),
             store,
             files,
@@ -461,13 +463,15 @@ async fn load_earlier_state(
     let tested = peers.filter(|(_, known)| known.tested).take(MAX_KNOWN_PEERS);
     let known = tested.map(|(id, known)| (id, known.addresses)).collect();
     let (store, broadcasts) = (inner.store.clone(), inner.broadcasts.clone());
+    let restoring = inner.clone();
     blocking::try_run(move || {
         let now = unix_millis();
         let left = |until: u64| Duration::from_millis(until.saturating_sub(now));
         let away = store.kept_away()?.into_iter().map(|(id, until)| (id, left(until)));
         let away = away.filter(|(_, left)| !left.is_zero()).collect();
+        let bans = restoring.bans.restore(store.bans()?);
         let broadcasts = broadcasts.load()?;
-        Ok::<_, StoreError>(RestoredState { away, known, broadcasts, membership })
+        Ok::<_, StoreError>(RestoredState { away, bans, known, broadcasts, membership })
     })
     .await
 }

@@ -272,6 +272,12 @@ pub enum Error {
          join through it again"
     )]
     AllDisconnected,
+    /// The node is not banned.
+    #[error("{} is not banned", .0.short())]
+    NotBanned(NodeId),
+    /// The maximum number of nodes is banned already: the node was not banned.
+    #[error("{0} nodes are banned already, which is the maximum: end the ban of one first")]
+    TooManyBans(usize),
     /// No address was given to join through, and all bootstrap nodes are this node itself. Other nodes can
     /// join through it.
     #[error("the only node to join through is this node itself")]

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use crate::actions::HandlerState;
 use crate::actor::mailbox::Mailbox;
 use crate::address_book::AddressBook;
+use crate::bans::Bans;
 use crate::clock::NodeClock;
 use crate::counters::{Meter, Tallies};
 use crate::dial::ForeignDials;
@@ -66,6 +67,7 @@ pub(crate) struct Inner {
     // State that outlives the node, if it has a state folder.
     pub(crate) store: Store,
     pub(crate) peers: AddressBook,
+    pub(crate) bans: Bans,
     pub(crate) broadcasts: Arc<StoredBroadcasts>,
     pub(crate) files: Files,
 

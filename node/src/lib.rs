@@ -47,6 +47,7 @@
 mod actions;
 mod actor;
 mod address_book;
+mod bans;
 mod blocking;
 mod bootstrap;
 mod builder;
@@ -93,6 +94,7 @@ mod trace;
 mod transfer;
 mod unlinked;
 
+pub use bans::Ban;
 pub use bootstrap::BootstrapError;
 pub use builder::Builder;
 pub use counters::{Counters, DropCounters, FileCounters, HandshakeFailures, LinkCounters};

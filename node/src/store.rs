@@ -17,6 +17,7 @@ use redb::{Key, TableDefinition, Value};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::bans::{Ban, BanRow};
 use crate::disk::fingerprint::Fingerprint;
 use crate::disk::path_bytes::{bytes_of, path_of};
 use crate::lock::lock;
@@ -31,7 +32,7 @@ pub(crate) use broadcasts::{StoredBroadcasts, WRITE_DELAY};
 use disk::{Disk, SCHEMA};
 pub(crate) use tables::MemoryTables;
 use tables::{
-    BROADCASTS, DOWNLOADS, FILES, KEPT_AWAY, LISTS, OWNERS, PEERS, Row, SHARES, Transaction,
+    BANS, BROADCASTS, DOWNLOADS, FILES, KEPT_AWAY, LISTS, OWNERS, PEERS, Row, SHARES, Transaction,
 };
 
 /// The state of a node. Clones use the same state. When the last one is dropped, another node may use the
@@ -430,6 +431,33 @@ impl Store {
     /// Saves the identity of a network's owner.
     pub(crate) fn save_owner(&self, network: &str, owner: NodeId) -> Result<(), StoreError> {
         self.change(|changes| changes.put(OWNERS, [(network, owner.as_bytes())]))
+    }
+
+    /// Returns the bans, also those that have ended since they were stored. A row that can't be read, as a newer
+    /// version may have written it, is left out.
+    pub(crate) fn bans(&self) -> Result<Vec<Ban>, StoreError> {
+        let bans = self.rows(BANS)?.into_iter().filter_map(|(id, row)| {
+            let BanRow { until, why } = serde_json::from_slice(&row).ok()?;
+            Some(Ban { id: NodeId::from_bytes(id.try_into().ok()?), until, why })
+        });
+        Ok(bans.collect())
+    }
+
+    /// Saves a ban, and removes bans that have ended.
+    pub(crate) fn save_ban(&self, ban: &Ban, ended: &[NodeId]) -> Result<(), StoreError> {
+        let row = BanRow { until: ban.until, why: ban.why.clone() };
+        let row = serde_json::to_vec(&row).unwrap_or_default();
+        self.change(|changes| {
+            for id in ended {
+                changes.remove(BANS, id.as_bytes())?;
+            }
+            changes.put(BANS, [(ban.id.as_bytes(), &row)])
+        })
+    }
+
+    /// Removes a ban.
+    pub(crate) fn remove_ban(&self, id: NodeId) -> Result<(), StoreError> {
+        self.change(|changes| changes.remove(BANS, id.as_bytes())).map(drop)
     }
 
     /// Returns the nodes that the user has disconnected and that are still kept away. For each, returns the

@@ -235,8 +235,8 @@ pub trait Handler: Send {
     /// stopping.
     fn on_timer(&mut self, cx: &mut Context<'_>, timer: TimerId) {}
     /// An action of this handler has failed: a connect, join, discovery, search, ping, fetch, share
-    /// or request, or a timer that was not set. [`Context::disconnect`] and
-    /// [`Context::stop_reconnecting`] return no [`ActionId`]. If such an action is dropped because
+    /// or request, or a timer that was not set. [`Context::disconnect`],
+    /// [`Context::penalize`] and [`Context::stop_reconnecting`] return no [`ActionId`]. If such an action is dropped because
     /// too many actions are waiting, this method is called with a new [`ActionId`].
     fn node_action_failed(&mut self, cx: &mut Context<'_>, action: ActionId, error: &str) {}
     /// This handler was too slow, so `missed` events were dropped for it. Messages are not among

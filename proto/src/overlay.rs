@@ -21,10 +21,11 @@ use crate::frame::query::{AnswerBody, MAX_FILES, Query, QueryDone, QueryId, Quer
 use crate::hello::MAX_NAME;
 use crate::id::{Hash, Key, NodeId};
 use crate::message::Message;
-use crate::peer::{Command, Payload, Purpose};
+use crate::peer::{Command, Payload};
 use crate::time::{Instant, Now, earliest};
 use crate::verify::Verifier;
 
+mod access;
 pub mod admission;
 mod answers;
 pub mod away;
@@ -42,7 +43,7 @@ mod shutdown_order;
 #[cfg(test)]
 mod tests;
 
-use admission::{Admission, Admissions, Candidate, LinkMerits};
+use admission::{Admissions, Candidate};
 use answers::SelfDescription;
 use away::KeptAwayNodes;
 use broadcast::{BroadcastError, Broadcasts};
@@ -148,19 +149,6 @@ impl Overlay {
         self.description.info(&self.links)
     }
 
-    /// Returns the nodes that are kept away because the application has disconnected them, each with the time
-    /// that is left.
-    pub fn kept_away(&self, now: Instant) -> impl Iterator<Item = (NodeId, Duration)> {
-        self.away.remaining(now)
-    }
-
-    /// Returns how many times a node was added to or removed from [`Overlay::kept_away`]. Nodes whose time
-    /// has run out do not count.
-    #[must_use]
-    pub fn away_changes(&self) -> u64 {
-        self.away.changes()
-    }
-
     /// Returns counters of broadcasts since the node started.
     #[must_use]
     pub fn broadcast_counters(&self) -> broadcast::BroadcastCounters {
@@ -260,53 +248,6 @@ impl Overlay {
         });
     }
 
-    /// Decides whether a dial that has reached `id` may send its Hello. If the application asked for the
-    /// dial, the node is no longer kept away.
-    ///
-    /// # Errors
-    /// If the node is this one or is kept away. [`Reason::Duplicate`] if there is a link with it already, or
-    /// another dial has sent it a Hello: call again once that link or that dial has ended.
-    pub(crate) fn begin_hello(&mut self, id: NodeId, purpose: Purpose) -> Result<(), Reason> {
-        self.parts.members.check_dial(id)?;
-        match purpose {
-            // The application wants this link, so its earlier disconnect no longer holds.
-            Purpose::Application | Purpose::Join | Purpose::Reconnect => self.stop_keeping_away(id),
-            Purpose::Rejoin | Purpose::Overlay if self.away.contains(self.now.monotonic, id) => {
-                return Err(Reason::KeptAway);
-            }
-            // Messages are still sent to a node that is kept away: see `away`.
-            Purpose::Rejoin | Purpose::Overlay | Purpose::Message => {}
-        }
-        self.admissions.begin_hello(id)
-    }
-
-    /// Notes that a dial which was allowed to send its Hello has received the answer, or has failed.
-    pub(crate) fn end_hello(&mut self, id: NodeId) {
-        self.admissions.end_hello(id);
-    }
-
-    /// Decides whether a connection becomes a link, once the other node's Hello has arrived. Refuses
-    /// connections that were dialled by a node that is kept away. `merits` has those of the links, if
-    /// [`Overlay::is_short_of_places`] returns true.
-    pub(crate) fn admit(&self, candidate: &Candidate, merits: &[LinkMerits]) -> Admission {
-        let is_inbound = candidate.direction == Direction::Inbound;
-        if is_inbound && self.away.contains(self.now.monotonic, candidate.id) {
-            return Admission::Refuse(Reason::KeptAway);
-        }
-        self.admissions.admit(candidate, |id| self.parts.membership.is_known(id), merits)
-    }
-
-    /// Returns whether all inbound places are taken, so that a further link may evict another one.
-    #[must_use]
-    pub fn is_short_of_places(&self) -> bool {
-        self.admissions.is_short_of_places()
-    }
-
-    /// Frees the inbound place of a link that is being closed to make room for another one.
-    pub(crate) fn evict(&mut self, id: NodeId) {
-        self.admissions.evict(id);
-    }
-
     /// Notes a new link. `unix` is the peer's wall clock, from its Hello.
     pub(crate) fn link_up(&mut self, peer: Peer, candidate: Candidate, unix: Option<u64>) {
         self.admissions.link_up(candidate, self.now.monotonic);
@@ -323,15 +264,21 @@ impl Overlay {
 
     /// Notes that a link has ended.
     pub(crate) fn link_down(&mut self, id: NodeId, link_end: &LinkEnd) {
+        if matches!(link_end.reason, Reason::Fault(_)) && !link_end.by_peer {
+            let host = self.admissions.inbound_host(id);
+            self.away.add_faulty(self.now.monotonic, id, host);
+        }
         self.admissions.link_down(id);
         self.links.remove(&id);
         self.budgets.link_down(id);
         self.with_parts(|parts, cx| {
             parts.clocks.link_down(id);
             parts.members.link_down(id);
-            // The peer's application asked for the end of this link. So this node does not ask the peer for a
-            // place for a while, as that would bring the link back.
-            if link_end.by_peer && link_end.reason == Reason::Requested {
+            // The peer's application asked for the end of this link, or the peer refuses links after a fault.
+            // So this node does not ask the peer for a place for a while.
+            let unwanted =
+                matches!(link_end.reason, Reason::Requested | Reason::Banned | Reason::Fault(_));
+            if link_end.by_peer && unwanted {
                 parts.membership.avoid(cx.now, id);
             }
             parts.queries.link_down(id, cx.out);
@@ -528,6 +475,9 @@ impl Overlay {
             Command::Answer { query, files, here } => self.answer(query, &files, here),
             Command::StopReconnecting(address) => self.parts.reconnects.stop(&address),
             Command::Disconnect(id) => self.disconnect(id),
+            Command::Penalize(id, why) => self.penalize(id, why),
+            Command::Ban(id, time) => self.ban(id, time),
+            Command::Unban(id) => self.away.unban(id),
             Command::Addresses(addresses) => {
                 self.with_parts(|parts, cx| parts.membership.set_addresses(cx, &addresses));
                 self.description.addresses = addresses;
@@ -559,24 +509,6 @@ impl Overlay {
         let files = files.chunks(MAX_FILES).map(|part| AnswerBody::Files(part.to_vec()));
         let answers = self.description.answer(query, files.chain(here.then_some(AnswerBody::Here)));
         self.with_parts(|parts, cx| parts.queries.answer(query, answers, cx.out));
-    }
-
-    fn disconnect(&mut self, id: NodeId) {
-        self.parts.reconnects.stop_peer(id);
-        self.parts.membership.unpin(id);
-        // Only a member's overlay dials nodes by itself, which would undo the disconnect.
-        if self.parts.membership.is_member() {
-            self.away.add(self.now.monotonic, id);
-        }
-        if self.links.contains_key(&id) {
-            self.out.push_back(Effect::CloseLink(id, Reason::Requested));
-        }
-    }
-
-    /// Stops keeping away a node that the application had disconnected.
-    fn stop_keeping_away(&mut self, id: NodeId) {
-        self.away.remove(id);
-        self.parts.membership.stop_avoiding(id);
     }
 
     /// Returns the standing of a link, which decides how much work its frames may cause.

@@ -54,9 +54,12 @@ fn status(error: &anyhow::Error) -> StatusCode {
         return StatusCode::BAD_REQUEST;
     }
     match error.downcast_ref::<Error>() {
-        Some(Error::UnknownPeer(_) | Error::UnknownNode(_) | Error::NoDownload(_)) => {
-            StatusCode::NOT_FOUND
-        }
+        Some(
+            Error::UnknownPeer(_)
+            | Error::UnknownNode(_)
+            | Error::NoDownload(_)
+            | Error::NotBanned(_),
+        ) => StatusCode::NOT_FOUND,
         Some(Error::AmbiguousPeer(_) | Error::NotConnected(_)) => StatusCode::CONFLICT,
         Some(Error::Address(_) | Error::NotAKey(_)) => StatusCode::BAD_REQUEST,
         Some(Error::NotOwner(_) | Error::NoOwner) => StatusCode::FORBIDDEN,

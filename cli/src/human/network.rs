@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use peerkit::{Figures, NetworkGraph};
+use peerkit::{Ban, Figures, NetworkGraph};
 
 use crate::text::{self, NO_ADDRESS, Paint, count, label, plain, since};
 use crate::views::{KnownView, NodeView, PeerView, PingView};
@@ -44,6 +44,21 @@ pub(crate) fn discovered(
         }
     }
     text
+}
+
+/// Returns bans, one on each line.
+pub(crate) fn bans(paint: Paint, bans: &[Ban]) -> String {
+    if bans.is_empty() {
+        return "no node is banned".to_owned();
+    }
+    let lines = bans.iter().map(|ban| {
+        let until = match ban.until {
+            Some(until) => format!("until {}", text::moment(until)),
+            None => "for ever".to_owned(),
+        };
+        format!("{}  banned {until}: {}", paint.name(&ban.id.to_string()), plain(&ban.why))
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Returns the connected nodes, and the other known nodes.

@@ -5,6 +5,7 @@
 
 mod access;
 mod api;
+mod bans;
 mod demo;
 mod disk;
 mod doctor;

@@ -55,6 +55,8 @@ reason_set! {
         Slow = "slow",
         /// The peer sent nothing for too long.
         Silent = "silent",
+        /// The user of one of the nodes has banned the other.
+        Banned = "banned",
         /// The protocol was violated.
         Fault = "fault",
         /// The connection was lost without a goodbye.
@@ -77,7 +79,8 @@ impl From<&Reason> for EndReason {
             Reason::NotAMember(_) => Self::Membership,
             Reason::Slow => Self::Slow,
             Reason::Silent(_) => Self::Silent,
-            Reason::Fault(_) => Self::Fault,
+            Reason::Fault(_) | Reason::Discouraged => Self::Fault,
+            Reason::Banned => Self::Banned,
             Reason::Lost(_) => Self::Lost,
             _ => Self::Other,
         }
@@ -117,6 +120,10 @@ reason_set! {
         Evicted = "evicted",
         /// An application keeps the other node away.
         KeptAway = "kept_away",
+        /// The other node has violated the protocol before.
+        Discouraged = "discouraged",
+        /// The user of one of the nodes has banned the other.
+        Banned = "banned",
         /// The protocol was violated.
         Fault = "fault",
         /// Other nodes have chosen the address, and the limits on such dials forbid this one.
@@ -145,6 +152,8 @@ impl HandshakeFailure {
             Reason::Version(_) => Self::Version,
             Reason::Full | Reason::FullForAddress => Self::Full,
             Reason::KeptAway | Reason::Requested => Self::KeptAway,
+            Reason::Discouraged => Self::Discouraged,
+            Reason::Banned => Self::Banned,
             Reason::Fault(_) => Self::Fault,
             Reason::Stopping => Self::Stopping,
             _ => Self::Other,

@@ -76,6 +76,8 @@ fn errors() -> Vec<Error> {
         Error::NoBootstrap,
         Error::AllDisconnected,
         Error::OnlyThisNode,
+        Error::NotBanned(id),
+        Error::TooManyBans(4096),
         Error::NoneReached { tried: 2, first: Box::new(Error::NoAddress) },
         Error::PeersFile { path: path(), error: io("not JSON") },
         Error::Json(serde_json::from_str::<u8>("x").unwrap_err()),

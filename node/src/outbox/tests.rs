@@ -1,7 +1,9 @@
 //! Tests of the outbox without a link.
 
 use bytes::Buf;
+use peerkit_proto::frame::membership::{Beacon, SignedBeacon};
 use peerkit_proto::frame::{HEADER_LEN, read_header};
+use peerkit_proto::id::NodeId;
 
 use super::*;
 
@@ -112,15 +114,15 @@ fn a_peer_that_takes_nothing_out_of_a_crowded_queue_is_too_slow() {
 fn only_the_newest_beacon_waits() {
     let outbox = outbox(1000, 1000);
     let beacon = |count| {
-        let least = peerkit_proto::id::NodeId::from_bytes([7; 32]);
-        Frame::Beacon(peerkit_proto::frame::membership::Beacon { least, count })
+        let beacon = Beacon { least: NodeId::from_bytes([7; 32]), count };
+        Frame::SignedBeacon(SignedBeacon { beacon, signature: [0; 64] })
     };
     for count in 1..1000 {
         outbox.push_control(&beacon(count)).unwrap();
     }
     outbox.push_control(&Frame::Ping(1)).unwrap();
     let (bytes, _) = take(&outbox, &mut WriteBatch::default()).unwrap();
-    assert_eq!(kinds(&bytes), [0x03, 0x56]);
+    assert_eq!(kinds(&bytes), [0x03, 0x57]);
     let mut newest = Vec::new();
     beacon(999).encode(&mut newest);
     assert!(bytes.ends_with(&newest));

@@ -21,6 +21,8 @@ pub(super) const DOWNLOADS: TableDefinition<'_, &[u8; 32], &[u8]> =
 pub(super) const OWNERS: TableDefinition<'_, &str, &[u8; 32]> = TableDefinition::new("owners");
 /// The times until which nodes are kept away, by identity.
 pub(super) const KEPT_AWAY: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("away");
+/// Bans as JSON, by the identity of the banned node.
+pub(super) const BANS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("bans");
 
 /// Proofs of members, by network and identity.
 pub(super) const MEMBERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("members");
@@ -41,6 +43,7 @@ pub(super) fn create_missing(db: &WriteTransaction) -> Result<(), redb::Error> {
     db.open_table(DOWNLOADS)?;
     db.open_table(OWNERS)?;
     db.open_table(KEPT_AWAY)?;
+    db.open_table(BANS)?;
     db.open_table(MEMBERS)?;
     db.open_table(REVOCATIONS)?;
     Ok(())

@@ -30,9 +30,13 @@ mod status {
     pub(super) const NO_PROTOCOL: u8 = 3;
     pub(super) const BUSY: u8 = 4;
     pub(super) const NO_TOKEN: u8 = 5;
+    pub(super) const BANNED: u8 = 6;
     /// The opening node is not a member. The number of the error is added.
     pub(super) const NOT_A_MEMBER: u8 = 32;
 }
+
+/// The reason why this node opens no stream to a node.
+const BANNED_HERE: &str = "it is banned here";
 
 impl Inner {
     /// Answers a node that opens a stream. Returns the task that serves the stream.
@@ -59,6 +63,10 @@ impl Inner {
             return Err(format!("a stream was refused: {why}"));
         }
         let peer = session.id;
+        if self.bans.contains(peer) {
+            answer(&mut channel, status::BANNED).await?;
+            return Err("a stream of a banned node was refused".into());
+        }
         if let Err(reason) = self.check_member(peer, open.membership).await {
             let code = match reason {
                 Reason::NotAMember(error) => error.code(),
@@ -214,6 +222,9 @@ impl Inner {
         if let Err(error) = peer.checked() {
             return Err(vec![Error::from(error).without_address()]);
         }
+        if self.bans.contains(peer) {
+            return Err(vec![BANNED_HERE.to_owned()]);
+        }
         let ways = addresses.iter().map(|address| address.clone().with_id(peer));
         let connected = first_success(ways, MAX_DIALLED, |address| {
             let inner = self.clone();
@@ -244,6 +255,10 @@ impl Inner {
         let mut out = Vec::new();
         open.encode(&mut out);
         let peer = session.id;
+        // Checked again, as the stream may have been opened at an address without an identity.
+        if self.bans.contains(peer) {
+            return Err(Error::StreamRefused { peer, why: BANNED_HERE.to_owned() });
+        }
         if let Some(reason) = self.membership.refusal(peer) {
             return Err(Error::StreamRefused { peer, why: reason.to_string() });
         }
@@ -261,6 +276,7 @@ impl Inner {
             Ok(status::NO_PROTOCOL) => format!("it does not speak `{protocol}`"),
             Ok(status::BUSY) => "it has too many streams with us".to_owned(),
             Ok(status::NO_TOKEN) => "the call-back was no longer awaited".to_owned(),
+            Ok(status::BANNED) => "its user has banned this node".to_owned(),
             Ok(other) => match other.checked_sub(status::NOT_A_MEMBER) {
                 Some(code) => not_a_member(code),
                 None => format!("status {other}"),

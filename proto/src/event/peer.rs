@@ -213,6 +213,13 @@ pub enum Reason {
     /// The acceptor's inbound places are short, and this link made room for another one.
     #[error("the inbound places were short, and this link made room for another one")]
     MadeRoom,
+    /// This node has violated the protocol, or the peer's application has reported it. The peer refuses
+    /// links with it for ten minutes.
+    #[error("refused for ten minutes, as it broke the protocol")]
+    Discouraged,
+    /// The user of one of the two nodes has banned the other node.
+    #[error("banned")]
+    Banned,
     /// The network takes invited nodes only, and one of the two nodes is not a member of it.
     #[error("not a member: {0}")]
     NotAMember(MembershipError),

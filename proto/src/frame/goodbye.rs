@@ -11,7 +11,7 @@ use crate::versions::VersionGap;
 use super::{MAX_TEXT, put_text};
 
 /// The reasons that need no text. The code of a reason is its position here, counted from 1.
-pub(super) const REASONS_WITHOUT_TEXT: [Reason; 16] = [
+pub(super) const REASONS_WITHOUT_TEXT: [Reason; 18] = [
     Reason::Requested,
     Reason::Stopping,
     Reason::Duplicate,
@@ -28,11 +28,15 @@ pub(super) const REASONS_WITHOUT_TEXT: [Reason; 16] = [
     Reason::NotNeeded,
     Reason::Left,
     Reason::KeptAway,
+    Reason::Discouraged,
+    Reason::Banned,
 ];
 const VERSION: u16 = 7;
 const KEPT_AWAY: u16 = 16;
+const DISCOURAGED: u16 = 17;
+const BANNED: u16 = 18;
 const MADE_ROOM: u16 = 20;
-const NOT_A_MEMBER: u16 = 17;
+const NOT_A_MEMBER: u16 = 19;
 const FAULT: u16 = 100;
 const LOST: u16 = 101;
 const SILENT: u16 = 102;
@@ -45,10 +49,12 @@ pub(super) fn put_reason(out: &mut Vec<u8>, reason: &Reason) {
         Reason::Silent(after) => (SILENT, after.as_secs().to_string().into()),
         Reason::Version(Some(gap)) => (VERSION, gap.to_wire().into()),
         Reason::Other(code, text) => (*code, text.into()),
-        // Nodes of version 1 do not know this code, and show the text.
+        // Nodes of version 1 do not know these codes, and show the texts.
         Reason::MadeRoom => (MADE_ROOM, "made room for another link".into()),
         Reason::NotAMember(error) => (NOT_A_MEMBER, error.to_string().into()),
         Reason::KeptAway => (KEPT_AWAY, "disconnected by hand".into()),
+        Reason::Discouraged => (DISCOURAGED, "refused after a fault".into()),
+        Reason::Banned => (BANNED, "banned".into()),
         plain => {
             // `REASONS_WITHOUT_TEXT` has every reason without an arm above.
             let at =

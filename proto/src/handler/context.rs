@@ -65,6 +65,8 @@ pub enum Action {
     Connect(ActionId, Address, bool),
     /// Close the link with a peer.
     Disconnect(NodeId),
+    /// Report a peer that has misbehaved, with the reason.
+    Penalize(NodeId, String),
     /// Stop reconnecting to an address.
     StopReconnecting(Address),
     /// Become a member of the network of the nodes at these addresses.
@@ -182,6 +184,30 @@ impl<'a> Context<'a> {
     /// Closes the link with a peer, inbound or outbound.
     pub fn disconnect(&mut self, peer: impl Into<NodeId>) {
         self.actions.push(Action::Disconnect(peer.into()));
+    }
+
+    /// Reports a peer that has misbehaved. Its link is closed, and the peer's user sees `why` in at most 200
+    /// bytes. For ten minutes this node refuses links with it and does not dial it by itself, as after a
+    /// violation of the protocol. A [`connect`](Self::connect) to the peer ends that.
+    ///
+    /// ```
+    /// use peerkit_proto::event::Peer;
+    /// use peerkit_proto::handler::{Context, Handler};
+    /// use peerkit_proto::message::Message;
+    ///
+    /// /// Accepts numbers only.
+    /// struct Numbers;
+    ///
+    /// impl Handler for Numbers {
+    ///     fn node_message(&mut self, cx: &mut Context<'_>, peer: &Peer, message: Message) {
+    ///         if message.as_text().is_none_or(|text| text.parse::<u64>().is_err()) {
+    ///             cx.penalize(peer, "not a number");
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    pub fn penalize(&mut self, peer: impl Into<NodeId>, why: impl Into<String>) {
+        self.actions.push(Action::Penalize(peer.into(), why.into()));
     }
 
     /// Stops reconnecting to `address`: when the link to it is lost, it is not made again.

@@ -103,6 +103,21 @@ impl Admissions {
         self.max_inbound
     }
 
+    /// Returns whether more than half of the inbound places are taken.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.inbound > self.max_inbound / 2
+    }
+
+    /// Returns the host of a node that has dialled this one and has a link with it.
+    pub(super) fn inbound_host(&self, id: NodeId) -> Option<IpAddr> {
+        let link = self.links.get(&id)?.candidate;
+        (link.direction == Direction::Inbound).then(|| self.groups.host(link.ip))?
+    }
+
+    pub(super) fn host(&self, ip: IpAddr) -> Option<IpAddr> {
+        self.groups.host(ip)
+    }
+
     /// Sets the maximum number of inbound links, for candidates from now on.
     pub(super) fn set_max_inbound(&mut self, links: usize) {
         self.max_inbound = links;

@@ -6,14 +6,26 @@
 //! The other node learns from the goodbye that it was disconnected on request, and does not ask this node for
 //! a place during that time.
 //!
+//! Nodes that violated the protocol are kept away in the same way, and those that the user has banned until the
+//! ban ends.
+//!
 //! Messages to such a node are still sent, because the application asks for each of them, and an on-demand
 //! link closes by itself.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::event::Reason;
 use crate::id::NodeId;
 use crate::time::Instant;
+
+mod faulty;
+
+use faulty::FaultyNodes;
+
+/// Maximum number of bans. 4,096: far more than a user enters, and fewer than one MiB.
+pub const MAX_BANS: usize = 4096;
 
 /// Time for which a disconnected node is kept away. Ten minutes: long enough to have an effect, and short
 /// enough that users need not remember to undo it.
@@ -30,9 +42,50 @@ pub(super) struct KeptAwayNodes {
     /// Number of times that a node was added or removed by the application so far. It changes if the list has
     /// to be stored anew.
     changes: u64,
+    faulty: FaultyNodes,
+    /// Banned nodes, and until when. `None` has no end.
+    bans: BTreeMap<NodeId, Option<Instant>>,
 }
 
 impl KeptAwayNodes {
+    /// Remembers that a node has violated the protocol, or was reported. If it had dialled this node, its host
+    /// is remembered too.
+    pub(super) fn add_faulty(&mut self, now: Instant, id: NodeId, host: Option<IpAddr>) {
+        self.faulty.add(now, id, host);
+    }
+
+    /// Returns whether a node of this host has violated the protocol a short time ago.
+    pub(super) fn is_faulty_host(&self, now: Instant, host: IpAddr) -> bool {
+        self.faulty.contains_host(now, host)
+    }
+
+    /// Bans a node for a time, or for ever. Does nothing if there are [`MAX_BANS`] already.
+    pub(super) fn ban(&mut self, now: Instant, id: NodeId, time: Option<Duration>) {
+        self.bans.retain(|_, until| until.is_none_or(|until| until > now));
+        if self.bans.len() < MAX_BANS || self.bans.contains_key(&id) {
+            self.bans.insert(id, time.map(|time| now + time));
+        }
+    }
+
+    pub(super) fn unban(&mut self, id: NodeId) {
+        self.bans.remove(&id);
+    }
+
+    pub(super) fn is_banned(&self, now: Instant, id: NodeId) -> bool {
+        self.bans.get(&id).is_some_and(|until| until.is_none_or(|until| until > now))
+    }
+
+    /// Returns the reason why links with a node are refused, or `None` if they are not.
+    pub(super) fn refusal(&self, now: Instant, id: NodeId) -> Option<Reason> {
+        if self.is_banned(now, id) {
+            Some(Reason::Banned)
+        } else if self.faulty.contains(now, id) {
+            Some(Reason::Discouraged)
+        } else {
+            self.is_disconnected(now, id).then_some(Reason::KeptAway)
+        }
+    }
+
     /// Keeps a node away for [`KEEP_AWAY_TIME`].
     pub(super) fn add(&mut self, now: Instant, id: NodeId) {
         self.add_for(now, id, KEEP_AWAY_TIME);
@@ -53,8 +106,9 @@ impl KeptAwayNodes {
         self.until.insert(id, now + left.min(KEEP_AWAY_TIME));
     }
 
-    /// Stops keeping a node away.
+    /// Stops keeping a node away, unless it is banned.
     pub(super) fn remove(&mut self, id: NodeId) {
+        self.faulty.remove(id);
         self.changes += u64::from(self.until.remove(&id).is_some());
     }
 
@@ -71,8 +125,12 @@ impl KeptAwayNodes {
         self.changes
     }
 
-    /// Returns whether a node is kept away.
+    /// Returns whether a node is kept away, for any reason.
     pub(super) fn contains(&self, now: Instant, id: NodeId) -> bool {
+        self.refusal(now, id).is_some()
+    }
+
+    fn is_disconnected(&self, now: Instant, id: NodeId) -> bool {
         self.until.get(&id).is_some_and(|until| *until > now)
     }
 }
@@ -111,6 +169,37 @@ mod tests {
         assert_eq!(away.changes(), changes + 2);
         away.add(at(500), id(1));
         assert!(away.contains(at(1000), id(1)));
+    }
+
+    #[test]
+    fn the_reason_for_a_refusal_is_the_strongest_one() {
+        let mut away = KeptAwayNodes::default();
+        let refusal = |away: &KeptAwayNodes, second| away.refusal(at(second), id(1));
+        away.add(at(0), id(1));
+        assert_eq!(refusal(&away, 1), Some(Reason::KeptAway));
+        away.add_faulty(at(0), id(1), None);
+        assert_eq!(refusal(&away, 1), Some(Reason::Discouraged));
+        away.ban(at(0), id(1), Some(Duration::from_secs(1000)));
+        assert_eq!(refusal(&away, 999), Some(Reason::Banned));
+        assert_eq!(refusal(&away, 1000), None, "everything has ended");
+        // A user who links to a node no longer keeps it away, but has to end a ban.
+        away.remove(id(1));
+        assert_eq!(refusal(&away, 1), Some(Reason::Banned));
+        away.unban(id(1));
+        assert_eq!(refusal(&away, 1), None);
+        away.ban(at(0), id(1), None);
+        assert!(away.is_banned(at(1_000_000_000), id(1)) && !away.is_banned(at(1), id(2)));
+    }
+
+    #[test]
+    fn the_number_of_bans_is_limited() {
+        let mut away = KeptAwayNodes::default();
+        for n in 0..5000 {
+            away.ban(at(0), id(n), Some(Duration::from_secs(9)));
+        }
+        assert_eq!(away.bans.len(), MAX_BANS);
+        away.ban(at(10), id(4999), None);
+        assert_eq!(away.bans.len(), 1, "bans that have ended make room");
     }
 
     #[test]

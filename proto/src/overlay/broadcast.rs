@@ -27,6 +27,7 @@ use crate::frame::Frame;
 use crate::frame::broadcast::{Batch, Have, Item, MAX_HAVES, MAX_TITLE, RunId};
 use crate::id::{Hash, Key, NodeId, PublicKey};
 use crate::message::{Message, PackedMessage};
+use crate::overlay::budgets::Work;
 use crate::overlay::{Effect, NodeSetup, OverlayContext};
 use crate::peer::Output;
 use crate::time::{Instant, earliest};
@@ -341,6 +342,12 @@ impl Broadcasts {
         if batch.last() < next {
             // The run was retired, and this is a late copy.
             self.counters.duplicates += batch.items.len() as u64;
+            return;
+        }
+        // Charged before the signature is checked and anything is passed on. The batch is requested again later.
+        if !cx.allows(from, Work::Broadcast, batch.body().len()) || !cx.allows(from, Work::Check, 1)
+        {
+            self.postpone(cx, from, &batch);
             return;
         }
         let ids = batch.ids(&self.network);

@@ -393,7 +393,7 @@ impl Membership {
                 self.being_replaced.retain(|_, until| *until > cx.now);
                 self.being_replaced.insert(id, cx.now + PLACE_TIMEOUT);
             }
-            Reason::Left | Reason::Fault(_) | Reason::Requested => self.forget(id),
+            Reason::Left | Reason::Fault(_) | Reason::Requested | Reason::Banned => self.forget(id),
             // The node may be back soon, or the connection between the two nodes may have failed. So it stays
             // known, but is not asked immediately.
             _ => {

@@ -323,6 +323,9 @@ impl RelayedMessages {
         let Ok((Letter { sender, name, time, content }, receipt)) = opened else {
             return Delivery::Refused;
         };
+        if cx.away.is_banned(cx.now, sender) {
+            return Delivery::Refused;
+        }
         // A ping has no effect on this node, so a replay does no harm, and pings need not be remembered.
         if time == PING && sender != self.key.id() {
             return Delivery::Taken(receipt);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::admission::Admission;
 use super::answers::neighbour_parts;
 use super::*;
 use crate::event::{Event, Neighbour};
@@ -12,6 +13,7 @@ use crate::peer::Output;
 
 pub(super) mod bench;
 mod call_back;
+mod faults;
 mod relay;
 
 /// A network of overlays. A seed decides which link delivers its next frame. The frames of one link stay in

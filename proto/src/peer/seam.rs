@@ -205,6 +205,13 @@ pub enum Command {
     /// Closes the link with a node, which is not dialled again. If this node is a member, the other node is
     /// kept away for a while.
     Disconnect(NodeId),
+    /// Reports a node that has misbehaved, with the reason. Its link is closed, and it is treated like a node
+    /// that has violated the protocol.
+    Penalize(NodeId, String),
+    /// Bans a node for a time, or for ever: its link is closed, and it is neither accepted nor dialled.
+    Ban(NodeId, Option<Duration>),
+    /// Ends the ban of a node.
+    Unban(NodeId),
     /// Sets this node's addresses, best first.
     Addresses(Vec<Address>),
     /// Keeps nodes away that an earlier run has kept away, each for the time that is left: see

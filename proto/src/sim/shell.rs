@@ -153,6 +153,7 @@ impl<H: Handler> Sim<H> {
                     self.link_to(node, vec![address], keep, LinkPurpose::Connect(Some(action)));
                 }
                 Action::Disconnect(id) => self.command(node, Command::Disconnect(id)),
+                Action::Penalize(id, why) => self.command(node, Command::Penalize(id, why)),
                 Action::StopReconnecting(address) => {
                     self.command(node, Command::StopReconnecting(address));
                 }

@@ -5,6 +5,8 @@ use crate::event::{ActionId, Event, LinkEnd, Peer};
 use crate::handler::Callback;
 use crate::peer::JoinError;
 
+mod reported;
+
 const LATENCY: Duration = Duration::from_millis(20);
 
 /// Records its events. It sends a message when a link is about to close and when its node is asked to stop.

@@ -7,10 +7,14 @@ use crate::frame::Frame;
 use crate::frame::broadcast::{Batch, Have, RunId, Want};
 use crate::id::NodeId;
 use crate::overlay::OverlayContext;
+use crate::overlay::budgets::Work;
 use crate::time::Instant;
 
 use super::run::Missing;
 use super::{Broadcasts, FIRST_ANSWER, GAP_PATIENCE, MAX_GIVEN, MAX_TRIES};
+
+/// Length of an encoded [`Have`], in bytes: an identity and two numbers.
+const HAVE_LEN: usize = 48;
 
 impl Broadcasts {
     /// Handles summaries from a peer: its progress in some runs.
@@ -20,6 +24,9 @@ impl Broadcasts {
         from: NodeId,
         haves: &[Have],
     ) {
+        if !cx.allows(from, Work::Broadcast, haves.len() * HAVE_LEN) {
+            return;
+        }
         while self.new_links.front().is_some_and(|(until, _)| *until <= cx.now) {
             self.new_links.pop_front();
         }
@@ -92,6 +99,11 @@ impl Broadcasts {
         want: Want,
     ) {
         let Want { run: name, after } = want;
+        if !cx.budgets.may_begin(cx.now, from, Work::Broadcast, 1) {
+            // The peer asks another node, or asks again.
+            cx.budgets.count(Work::Broadcast);
+            return;
+        }
         let Some(run) = self.runs.get_mut(&name) else {
             // Answered although there are none, so that the peer asks another node without waiting.
             cx.send(from, Frame::Given(Have { run: name, upto: 0 }));
@@ -113,6 +125,7 @@ impl Broadcasts {
             run.note_progress(from, batch.last());
             cx.send(from, Frame::Broadcast(batch.clone()));
         }
+        cx.budgets.charge(cx.now, from, Work::Broadcast, given);
         cx.send(from, Frame::Given(Have { run: name, upto: run.upto() }));
     }
 

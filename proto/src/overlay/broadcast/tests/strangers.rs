@@ -146,3 +146,24 @@ fn invented_summaries_leave_room_for_those_of_other_links() {
     }
     assert!(node.part.unverified_by_link.is_empty() && node.part.runs.len() == 1);
 }
+
+#[test]
+fn signatures_of_a_link_are_checked_at_a_bounded_rate_and_the_rest_is_requested_again() {
+    let mut node = TestBench::new(2);
+    let batch = batch(1, &["a"]);
+    let spent = |node: &mut TestBench, link: u8| {
+        let taken =
+            |node: &mut TestBench| node.budgets.take(node.now, self::link(link), Work::Check, 1000);
+        while taken(node) {}
+    };
+    spent(&mut node, 1);
+    node.receive(1, batch.clone());
+    assert_eq!(node.out(), [""; 0], "neither checked nor passed on");
+    assert!(node.budgets.drops().broadcasts > 0);
+    // Another link brings it, or this one is asked for it later.
+    node.wait();
+    assert_eq!(node.out(), ["want 1 0"]);
+    node.now = node.now + Duration::from_secs(1);
+    node.receive(1, batch);
+    assert_eq!(node.out(), ["push 2 a", "delivered a"]);
+}
