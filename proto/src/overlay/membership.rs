@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::address_group::AddressGroups;
 use crate::config::Config;
 use crate::event::{LinkEnd, Reason};
 use crate::frame::Frame;
@@ -52,7 +53,7 @@ mod tests;
 
 use book::{AddressBook, FEEL_EVERY};
 use budget::RecordBudgets;
-use neighbours::{Neighbour, is_outbound_link};
+use neighbours::{Evictions, Neighbour, is_outbound_link};
 use partition::{PartitionCheck, Received};
 use passive::PassiveView;
 
@@ -159,6 +160,8 @@ pub(super) struct Membership {
     shuffles: VecDeque<(Instant, u64, Option<NodeId>)>,
     partition: PartitionCheck,
     budgets: RecordBudgets,
+    address_groups: AddressGroups,
+    evictions: Evictions,
     seek_at: Option<Instant>,
     shuffle_at: Option<Instant>,
     probe_at: Option<Instant>,
@@ -229,6 +232,8 @@ impl Membership {
             shuffles: VecDeque::new(),
             partition: PartitionCheck::new(setup, config),
             budgets: RecordBudgets::default(),
+            address_groups: config.address_groups(),
+            evictions: Evictions::default(),
             seek_at: None,
             shuffle_at: None,
             probe_at: None,
@@ -399,7 +404,9 @@ impl Membership {
             _ => {
                 self.keep_known(cx, neighbour);
                 self.passive.note_refusal(cx.now, id);
-                self.feel_after_loss(cx.now);
+                if matches!(link_end.reason, Reason::Lost(_) | Reason::Silent(_)) {
+                    self.feel_after_loss(cx.now);
+                }
             }
         }
         self.seek(cx.now);
@@ -482,7 +489,7 @@ impl Membership {
         let records = self.draw_records(cx, from);
         let mut learned = probe.records;
         learned.push(probe.record);
-        self.learn(cx, from, learned);
+        self.learn(cx, None, learned);
         let (record, beacon) = (self.record.clone(), self.partition.beacon());
         Probe { neighbour, record, beacon, records }
     }

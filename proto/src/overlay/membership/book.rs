@@ -47,7 +47,7 @@ pub(super) const FEEL_SOON: Duration = Duration::from_secs(1);
 /// probes about one node a second.
 pub(super) const MAX_FEELERS: usize = 8;
 /// Minimum time between the beginnings of two sweeps.
-const SWEEP_EVERY: Duration = Duration::from_secs(300);
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// Wait before a tested node is probed again. It doubles with each failure, up to [`MAX_WAIT`].
 const MIN_WAIT: Duration = Duration::from_secs(60);
@@ -71,6 +71,8 @@ pub(super) struct AddressBook {
     /// tried since.
     sweep_from: Option<Instant>,
     is_sweeping: bool,
+    /// Another sweep follows as soon as [`SWEEP_EVERY`] has passed.
+    sweeps_again: bool,
 }
 
 #[derive(Debug)]
@@ -90,7 +92,15 @@ struct BookEntry {
 impl AddressBook {
     pub(super) fn new(address_groups: AddressGroups) -> Self {
         let (tested, learned) = (BTreeMap::new(), BTreeMap::new());
-        Self { address_groups, secret: None, tested, learned, sweep_from: None, is_sweeping: false }
+        Self {
+            address_groups,
+            secret: None,
+            tested,
+            learned,
+            sweep_from: None,
+            is_sweeping: false,
+            sweeps_again: false,
+        }
     }
 
     /// Notes that a node was reached.
@@ -193,16 +203,19 @@ impl AddressBook {
         entry.map(|entry| entry.addresses.clone()).unwrap_or_default()
     }
 
-    /// Begins a sweep, unless one has begun in the last minutes.
+    /// Begins a sweep. If one has begun in the last minute, this one follows later.
     pub(super) fn sweep(&mut self, now: Instant) {
-        if self.sweep_from.is_none_or(|from| now.since(from) >= SWEEP_EVERY) {
-            (self.sweep_from, self.is_sweeping) = (Some(now), true);
-        }
+        self.sweeps_again = true;
+        self.sweep_on(now);
     }
 
-    /// Returns whether a sweep is under way.
-    pub(super) fn is_sweeping(&self) -> bool {
-        self.is_sweeping
+    /// Returns whether a sweep is under way or follows. Begins the one that follows, if it is due.
+    pub(super) fn sweep_on(&mut self, now: Instant) -> bool {
+        let is_due = self.sweep_from.is_none_or(|from| now.since(from) >= SWEEP_EVERY);
+        if self.sweeps_again && is_due {
+            (self.sweep_from, self.is_sweeping, self.sweeps_again) = (Some(now), true, false);
+        }
+        self.is_sweeping || self.sweeps_again
     }
 
     /// Returns the tested and the learned nodes that a feeler may be sent to: those that `fit`, and whose wait
@@ -408,9 +421,12 @@ mod tests {
         let mut drawn: Vec<_> = std::iter::from_fn(|| draw(&mut bench)).collect();
         drawn.sort_unstable();
         assert_eq!(drawn, (0..10).map(id).collect::<Vec<_>>());
-        assert!(!bench.part.is_sweeping());
+        assert!(!bench.part.sweep_on(bench.now));
         bench.part.sweep(bench.now + SWEEP_EVERY / 2);
-        assert!(!bench.part.is_sweeping(), "not again so soon");
+        assert_eq!(draw(&mut bench), None, "not again so soon");
+        bench.now = bench.now + SWEEP_EVERY;
+        assert!(bench.part.sweep_on(bench.now));
+        assert!(draw(&mut bench).is_some());
     }
 
     #[test]

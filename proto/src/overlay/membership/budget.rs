@@ -14,17 +14,17 @@ const FULL_BUCKET: u32 = 64;
 /// from each peer, with a bucket that holds a thousand.
 const RECORD_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Maximum number of buckets, for peers and for nodes that send probes. The fullest is removed to make room
-/// for a new one.
+/// Maximum number of buckets. The fullest is removed to make room for a new one.
 const MAX_BUCKETS: usize = 256;
 
-/// A bucket for each node that has sent records.
+/// A bucket for each node that has sent records, and one, `None`, for all nodes that have sent probes to this
+/// one. Those have no link, and a new identity costs nothing, so they share one budget.
 #[derive(Debug, Default)]
-pub(super) struct RecordBudgets(BTreeMap<NodeId, Bucket>);
+pub(super) struct RecordBudgets(BTreeMap<Option<NodeId>, Bucket>);
 
 impl RecordBudgets {
-    /// Charges the budget of `id` for up to `wanted` records. Returns the number of records that it allows.
-    pub(super) fn take(&mut self, now: Instant, id: NodeId, wanted: usize) -> usize {
+    /// Charges the budget of the sender `id` for up to `wanted` records. Returns the number of records that it allows.
+    pub(super) fn take(&mut self, now: Instant, id: Option<NodeId>, wanted: usize) -> usize {
         if self.0.len() >= MAX_BUCKETS && !self.0.contains_key(&id) {
             // A node whose bucket is removed starts again with a full one, so removing the fullest gives away
             // least. A node can't refill its own bucket by sending under other identities.

@@ -36,7 +36,7 @@ impl Membership {
     ) {
         let Shuffle { id, steps, records } = shuffle;
         // Each walk is charged to the neighbour's budget, as it causes a frame at every step.
-        if !self.active.contains_key(&from) || self.budgets.take(cx.now, from, 1) == 0 {
+        if !self.active.contains_key(&from) || self.budgets.take(cx.now, Some(from), 1) == 0 {
             return;
         }
         let others = self.active.keys().filter(|other| **other != from);
@@ -53,7 +53,7 @@ impl Membership {
                 let count = records.len().min(MAX_RECORDS);
                 let reply = ShuffleReply { id, records: self.passive.draw_records(cx, count) };
                 cx.send(from, Frame::ShuffleReply(reply));
-                self.learn(cx, from, records);
+                self.learn(cx, Some(from), records);
             }
         }
     }
@@ -69,7 +69,7 @@ impl Membership {
         match back {
             Some(back) => cx.send(back, Frame::ShuffleReply(reply)),
             // Charged to the neighbour that sent the reply, as the node at the end of the walk is not known.
-            None => self.learn(cx, from, reply.records),
+            None => self.learn(cx, Some(from), reply.records),
         }
     }
 
@@ -103,11 +103,12 @@ impl Membership {
         records
     }
 
-    /// Adds the nodes of records to the passive view, at a bounded rate for each sender.
+    /// Adds the nodes of records to the passive view and the address book, at a bounded rate for each sender.
+    /// `None` stands for a node without a link that has sent a probe.
     pub(super) fn learn(
         &mut self,
         cx: &mut OverlayContext<'_>,
-        from: NodeId,
+        from: Option<NodeId>,
         records: Vec<NodeRecord>,
     ) {
         let news = |record: &NodeRecord| {
@@ -123,8 +124,7 @@ impl Membership {
         let lacked = self.active.len() < FEW_NEIGHBOURS;
         for record in records.into_iter().take(taken) {
             if self.is_valid(cx, &record) {
-                let source = cx.links.contains_key(&from).then_some(from);
-                self.book.learn(cx, source, &record);
+                self.book.learn(cx, from, &record);
                 self.passive.learn(cx, record);
                 if lacked {
                     self.seek(cx.now);

@@ -1,5 +1,10 @@
 //! Places: how a node becomes another node's neighbour, and how it stops being one.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::address_group::AddressGroup;
+use crate::bucket::Bucket;
 use crate::event::{Direction, Reason};
 use crate::frame::Frame;
 use crate::frame::membership::{
@@ -14,12 +19,49 @@ use super::{
     JOIN_STEPS, MAX_SUGGESTED, Membership, PASSIVE_STEPS, PlaceRequest, SHUFFLE_PASSIVE, SPLICE_MIN,
 };
 
+/// Number of neighbours that requests from one group of addresses may displace at once, and the interval after
+/// which they may displace one more. 16: a fleet of nodes that starts at one moment joins without a pause. Ten
+/// seconds: a node that joins through a full node takes part in the network sooner than that.
+pub(super) const EVICTIONS_BURST: u32 = 16;
+pub(super) const EVICTION_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Time from which a neighbour counts as long-standing. Ten minutes: an attacker would have to be there before
+/// the nodes whose places it wants.
+const LONG_STANDING: Duration = Duration::from_secs(600);
+
+/// Maximum number of groups whose displacements are remembered. The group that may displace most is forgotten
+/// first: it loses nothing.
+const MAX_EVICTING_GROUPS: usize = 256;
+
 /// A neighbour of this node.
 #[derive(Debug)]
 pub(super) struct Neighbour {
     pub(super) record: NodeRecord,
     /// This node has dialled the link.
     pub(super) dialled: bool,
+    /// This node has dialled the link, and not because another node has announced the neighbour.
+    chosen: bool,
+    /// Time since which the node is a neighbour.
+    since: Instant,
+}
+
+/// A bucket for each group of addresses from which requests have displaced neighbours.
+#[derive(Debug, Default)]
+pub(super) struct Evictions(BTreeMap<AddressGroup, Bucket>);
+
+impl Evictions {
+    /// Charges a group for the displacement of a neighbour. Returns whether its budget allows that. Addresses
+    /// without a group are not limited: the nodes of a private network share all their addresses' owners.
+    fn allow(&mut self, now: Instant, group: Option<AddressGroup>) -> bool {
+        let Some(group) = group else { return true };
+        if self.0.len() >= MAX_EVICTING_GROUPS && !self.0.contains_key(&group) {
+            let fullest = self.0.iter().min_by_key(|(_, bucket)| bucket.full_at());
+            let fullest = fullest.map(|(group, _)| *group);
+            fullest.map(|group| self.0.remove(&group));
+        }
+        let bucket = self.0.entry(group).or_default();
+        bucket.take(now, EVICTION_INTERVAL, EVICTION_INTERVAL * EVICTIONS_BURST)
+    }
 }
 
 impl Membership {
@@ -57,8 +99,10 @@ impl Membership {
             self.reply(cx, from, NeighbourOutcome::Full, records);
             return;
         }
-        if !known && self.active.len() >= self.max_active {
-            self.make_room(cx, &record);
+        if !known && self.active.len() >= self.max_active && !self.make_room_for(cx, &record) {
+            let records = self.passive.draw_records(cx, SHUFFLE_PASSIVE);
+            self.reply(cx, from, NeighbourOutcome::Full, records);
+            return;
         }
         // Drawn before the node becomes a neighbour, so that its own record is not sent to it.
         let records = self.draw_records(cx, from);
@@ -88,16 +132,24 @@ impl Membership {
         match outcome {
             NeighbourOutcome::Accepted => {
                 let known = self.active.contains_key(&from);
+                // A node from a walk was not chosen: anyone can announce nodes. So it displaces no more than
+                // its own request could.
+                let from_walk = makes_room && need == Need::Low;
                 if !known && self.active.len() >= self.max_active {
                     // Another node took the last place while this request was under way.
-                    if !makes_room {
+                    if !makes_room || (from_walk && !self.make_room_for(cx, &record)) {
                         self.drop_neighbour(cx, from, Vec::new());
                         self.keep_known(cx, Neighbour::new(cx, record));
                         return;
                     }
-                    self.make_room(cx, &record);
+                    if !from_walk {
+                        self.make_room(cx, &record);
+                    }
                 }
                 self.add_neighbour(cx, from, record);
+                if let Some(neighbour) = self.active.get_mut(&from) {
+                    neighbour.chosen &= !from_walk;
+                }
                 if need == Need::Join {
                     cx.put(Effect::Joined(from));
                 }
@@ -116,7 +168,7 @@ impl Membership {
                 self.seek_later(cx);
             }
         }
-        self.learn(cx, from, records);
+        self.learn(cx, Some(from), records);
     }
 
     /// Handles a walk that announces a new node: ends it here, or passes it on.
@@ -131,7 +183,7 @@ impl Membership {
         // Each walk is charged to the sender's budget for records, so that no neighbour can flood the network
         // with new nodes.
         let neighbour = self.active.contains_key(&from);
-        if !neighbour || id == self.me || self.budgets.take(cx.now, from, 1) == 0 {
+        if !neighbour || id == self.me || self.budgets.take(cx.now, Some(from), 1) == 0 {
             return;
         }
         let steps = steps.min(JOIN_STEPS);
@@ -142,7 +194,7 @@ impl Membership {
             // do.
             Some(onward) if steps > 0 && !self.has_room(cx.now) => {
                 if steps == PASSIVE_STEPS {
-                    self.learn(cx, from, vec![record.clone()]);
+                    self.learn(cx, Some(from), vec![record.clone()]);
                 }
                 let join = ForwardJoin { steps: steps - 1, record };
                 cx.send(onward, Frame::ForwardJoin(join));
@@ -191,7 +243,10 @@ impl Membership {
         record: NodeRecord,
     ) {
         self.passive.remove(id);
-        let neighbour = Neighbour::new(cx, record);
+        let mut neighbour = Neighbour::new(cx, record);
+        if let Some(known) = self.active.get(&id) {
+            neighbour.since = known.since;
+        }
         if neighbour.dialled {
             self.book.reached(cx, &neighbour.record);
         }
@@ -207,10 +262,54 @@ impl Membership {
         }
     }
 
-    /// Drops a random neighbour to make room for `newcomer`, and sends it the newcomer's record.
+    /// Makes room for a node that this node has not chosen. Returns false if its group of addresses has displaced
+    /// too many neighbours already.
+    ///
+    /// As in Bitcoin Core, neighbours that this node has chosen and dialled stay, and so do most of those that
+    /// are neighbours for long: an attacker that comes later competes with itself. Only if this node has chosen
+    /// all its neighbours, the one that was dialled last gives way, so that there is always one place for
+    /// newcomers.
+    fn make_room_for(&mut self, cx: &mut OverlayContext<'_>, newcomer: &NodeRecord) -> bool {
+        let peer = cx.links.get(&newcomer.node);
+        let group = peer.and_then(|peer| self.address_groups.group_of(peer.address()));
+        if !self.evictions.allow(cx.now, group) {
+            return false;
+        }
+        let others = self.active.iter().filter(|(id, _)| **id != newcomer.node);
+        let (chosen, mut others): (Vec<_>, Vec<_>) =
+            others.partition(|(_, neighbour)| neighbour.chosen);
+        others.sort_by_key(|(_, neighbour)| neighbour.since);
+        let is_long_standing =
+            |neighbour: &Neighbour| cx.now.since(neighbour.since) >= LONG_STANDING;
+        let long_standing = others.iter().filter(|(_, neighbour)| is_long_standing(neighbour));
+        let stay = long_standing.count().min(others.len().div_ceil(2));
+        // A single neighbour that was not chosen gives way, however long it has been one.
+        let stay = stay.min(others.len().saturating_sub(1));
+        let id = if others.is_empty() {
+            chosen.into_iter().max_by_key(|(_, neighbour)| neighbour.since).map(|(id, _)| *id)
+        } else {
+            cx.pick(others.into_iter().skip(stay).map(|(id, _)| *id).collect())
+        };
+        if let Some(id) = id {
+            self.displace(cx, id, newcomer);
+        }
+        id.is_some()
+    }
+
+    /// Makes room for a node that this node has chosen: a random neighbour gives way, one that was not chosen if
+    /// there is any.
     pub(super) fn make_room(&mut self, cx: &mut OverlayContext<'_>, newcomer: &NodeRecord) {
-        let others = self.active.keys().filter(|id| **id != newcomer.node);
-        let Some(id) = cx.pick(others.copied().collect()) else { return };
+        let others = self.active.iter().filter(|(id, _)| **id != newcomer.node);
+        let (chosen, others): (Vec<_>, Vec<_>) =
+            others.partition(|(_, neighbour)| neighbour.chosen);
+        let candidates = if others.is_empty() { chosen } else { others };
+        if let Some(id) = cx.pick(candidates.into_iter().map(|(id, _)| *id).collect()) {
+            self.displace(cx, id, newcomer);
+        }
+    }
+
+    /// Drops a neighbour in favour of `newcomer`, and sends it the newcomer's record.
+    fn displace(&mut self, cx: &mut OverlayContext<'_>, id: NodeId, newcomer: &NodeRecord) {
         if let Some(neighbour) = self.active.remove(&id) {
             let dialable = !newcomer.addresses.is_empty();
             self.drop_neighbour(cx, id, dialable.then(|| newcomer.clone()).into_iter().collect());
@@ -222,7 +321,7 @@ impl Membership {
     /// Keeps a node that is no neighbour, or no longer one, in the passive view. It counts as tested only if
     /// this node has reached it by a dial or a probe: the addresses that a node announces may be wrong.
     pub(super) fn keep_known(&mut self, cx: &mut OverlayContext<'_>, neighbour: Neighbour) {
-        let Neighbour { record, dialled } = neighbour;
+        let Neighbour { record, dialled, .. } = neighbour;
         if dialled {
             self.book.reached(cx, &record);
         }
@@ -270,7 +369,7 @@ impl Neighbour {
     /// Returns the neighbour with which there is a link.
     fn new(cx: &OverlayContext<'_>, record: NodeRecord) -> Self {
         let dialled = is_outbound_link(cx, record.node);
-        Self { record, dialled }
+        Self { record, dialled, chosen: dialled, since: cx.now }
     }
 }
 

@@ -94,6 +94,7 @@ impl Membership {
     /// Sends a feeler, unless none is due or too many are under way, and schedules the next one.
     pub(super) fn feel(&mut self, cx: &mut OverlayContext<'_>) {
         let (now, away) = (cx.now, cx.away);
+        let sweeps = self.book.sweep_on(now);
         let feelers = self.probes.values().filter(|purpose| **purpose == ProbePurpose::Feeler);
         if feelers.count() < MAX_FEELERS {
             let due = self.book.due(now, |id| self.is_candidate(now, away, id));
@@ -102,7 +103,7 @@ impl Membership {
                 self.probe(cx, id, ProbePurpose::Feeler);
             }
         }
-        let soon = self.book.is_sweeping() || self.active.is_empty();
+        let soon = sweeps || self.active.is_empty();
         self.feel_at = Some(now + cx.around(if soon { FEEL_SOON } else { FEEL_EVERY }));
     }
 
@@ -161,7 +162,7 @@ impl Membership {
             record.addresses.iter().map(|address| address.clone().with_id(id)).collect();
         self.book.reached(cx, &record);
         self.passive.add_reached(cx, record);
-        self.learn(cx, id, records);
+        self.learn(cx, Some(id), records);
         if !self.member || !self.is_candidate(cx.now, cx.away, id) {
             return;
         }

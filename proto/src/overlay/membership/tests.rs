@@ -6,6 +6,7 @@ use crate::frame::membership::{
 use crate::overlay::budgets::Standing;
 use crate::overlay::tests::bench::UNIX;
 use crate::peer::{Output, Purpose};
+use neighbours::{EVICTION_INTERVAL, EVICTIONS_BURST};
 use passive::{RETRY_MAX, RETRY_MIN};
 
 type TestBench = crate::overlay::tests::bench::TestBench<Membership>;
@@ -410,14 +411,14 @@ fn records_of_a_neighbour_are_accepted_at_a_bounded_rate() {
         // Each round has later records of the same nodes, so that each record is new.
         let records =
             (10..20).map(|n| NodeRecord::sign(&key(n), "net", UNIX + round, &[address(n)]));
-        let before = node.part.budgets.take(node.now, id(2), 0);
+        let before = node.part.budgets.take(node.now, Some(id(2)), 0);
         assert_eq!(before, 0);
-        node.act(|membership, cx| membership.learn(cx, id(1), records.collect()));
+        node.act(|membership, cx| membership.learn(cx, Some(id(1)), records.collect()));
         taken += node.part.passive.ids().count();
     }
     assert!(taken > 0);
-    assert_eq!(node.part.budgets.take(node.now, id(1), 1), 0, "the budget is spent");
-    assert_eq!(node.part.budgets.take(node.now + Duration::from_secs(5), id(1), 99), 10);
+    assert_eq!(node.part.budgets.take(node.now, Some(id(1)), 1), 0, "the budget is spent");
+    assert_eq!(node.part.budgets.take(node.now + Duration::from_secs(5), Some(id(1)), 99), 10);
 }
 
 #[test]
@@ -429,7 +430,7 @@ fn records_that_are_old_or_forged_are_not_learned() {
     let mut forged = record(12);
     forged.addresses[0] = address(13);
     let records = vec![old, ahead, elsewhere, forged, record(14)];
-    node.act(|membership, cx| membership.learn(cx, id(1), records));
+    node.act(|membership, cx| membership.learn(cx, Some(id(1)), records));
     assert_eq!(node.part.views().passive, [id(14)]);
 }
 
@@ -594,4 +595,104 @@ fn the_wait_after_a_failure_doubles_up_to_a_minute() {
         assert_eq!(node.now.since(failed_at), expected);
     }
     assert_eq!(RETRY_MAX, 2 * RETRY_MIN);
+}
+
+#[test]
+fn nodes_that_send_probes_share_one_budget_for_records() {
+    let mut node = TestBench::member(5);
+    let mut learned = 0;
+    for n in 10..200 {
+        let probe = Probe { record: record(n), ..answer(n, false, n) };
+        let before = node.part.budgets.take(node.now, None, 0);
+        assert_eq!(before, 0);
+        node.act(|membership, cx| membership.answer_probe(cx, id(n), probe));
+        learned += usize::from(node.part.passive.ids().any(|known| known == id(n)));
+    }
+    assert_eq!(learned, 64, "each identity had one record, and all together one budget");
+    assert_eq!(node.part.budgets.take(node.now, Some(id(201)), 1), 1, "links have their own");
+}
+
+/// Returns a full node with the dialled neighbours `dialled`, and as many others that have dialled it, in the
+/// order of their numbers.
+fn full(dialled: &[u8]) -> TestBench {
+    let mut node = TestBench::new();
+    for n in 1..=5 {
+        let is_dialled = dialled.contains(&n);
+        node.link(n, if is_dialled { Direction::Outbound } else { Direction::Inbound });
+        if is_dialled {
+            node.act(|membership, cx| membership.add_neighbour(cx, id(n), record(n)));
+        } else {
+            node.request(n, Need::Low);
+        }
+        node.now = node.now + Duration::from_secs(1);
+    }
+    node.now = node.now + Duration::from_secs(600);
+    node.out.clear();
+    node
+}
+
+#[test]
+fn requests_never_displace_neighbours_that_this_node_dialled() {
+    let mut node = full(&[1, 3]);
+    for n in 10..100 {
+        node.link(n, Direction::Inbound);
+        node.request(n, if n % 2 == 0 { Need::High } else { Need::Join });
+        assert!(node.active().contains(&id(n)), "a newcomer gets in: {n}");
+        node.now = node.now + Duration::from_secs(1);
+    }
+    // Neighbours 2 and 4 have been neighbours for longest among those that have dialled this node. The
+    // newcomers compete for the last place.
+    for n in [1, 2, 3, 4] {
+        assert!(node.active().contains(&id(n)), "{n}");
+    }
+    assert_eq!(node.active().len(), 5);
+}
+
+#[test]
+fn one_place_is_left_for_newcomers() {
+    let mut node = full(&[1, 2, 3, 4, 5]);
+    for n in 10..100 {
+        node.link(n, Direction::Inbound);
+        node.request(n, Need::High);
+        assert!(node.active().contains(&id(n)));
+    }
+    for n in 1..=4 {
+        assert!(node.active().contains(&id(n)), "only the youngest gives way: {n}");
+    }
+}
+
+#[test]
+fn one_group_of_addresses_displaces_neighbours_at_a_bounded_rate() {
+    let mut node = full(&[1, 3]);
+    let connect = |node: &mut TestBench, n: u8| {
+        let at: Address = format!("198.51.100.{n}:7117").parse().unwrap();
+        let peer = Peer::new(id(n), String::new(), at, Direction::Inbound);
+        node.links.insert(id(n), peer);
+        node.request(n, Need::High);
+        let out = node.out();
+        out.contains(&format!("reply {n} Accepted"))
+    };
+    let accepted = (10..200).filter(|n| connect(&mut node, *n)).count();
+    assert_eq!(accepted, usize::try_from(EVICTIONS_BURST).unwrap());
+    // A newcomer from another group gets in all the same.
+    node.link(210, Direction::Inbound);
+    node.request(210, Need::Join);
+    assert!(node.out().contains(&"reply 210 Accepted".to_owned()));
+    node.now = node.now + EVICTION_INTERVAL;
+    assert!(connect(&mut node, 211));
+}
+
+#[test]
+fn a_neighbour_that_has_dialled_this_node_does_not_count_as_tested() {
+    let mut node = TestBench::member(2);
+    node.link(3, Direction::Outbound);
+    node.act(|membership, cx| membership.add_neighbour(cx, id(3), record(3)));
+    for n in 1..=3 {
+        node.unlink(n, Reason::Lost("reset".into()));
+    }
+    assert_eq!([1, 2, 3].map(|n| node.part.book.is_tested(id(n))), [false, false, true]);
+    // It counts as tested once a probe has reached it.
+    node.act(|membership, cx| membership.probe(cx, id(1), ProbePurpose::Test));
+    node.probed(1, Some(answer(1, false, 100)));
+    assert!(node.part.book.is_tested(id(1)));
 }
