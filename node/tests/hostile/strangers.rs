@@ -26,6 +26,8 @@ async fn a_hundred_identities_get_links() {
     assert!(links.iter().all(|link| link.is_up()));
     victim.check_honest_node_is_served().await;
     victim.node.disconnect(links[0].id).await.unwrap();
+    // If the attacker closed the connection first, it would not read the goodbye.
+    until("the goodbye", || !links[0].is_up(), || "the link is still up".into()).await;
     let ends = end_all(links).await;
     assert_eq!(ends[0], End::Goodbye(Reason::Requested));
     assert_eq!(ends[1], End::Closed);
