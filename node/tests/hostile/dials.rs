@@ -134,8 +134,9 @@ fn record(key: &Key, addresses: &[Address]) -> NodeRecord {
 /// The attackers ask all nodes for call-backs, with ten times the bytes that cause 7,008 connections without a
 /// limit. Their requests name the third party in a valid record, or without a record.
 async fn check_call_backs_reach_a_third_party_rarely(groups: usize) {
-    let third_party = ThirdParty::new().await;
+    // After the network, which waits for its turn: the sockets of other tests are counted.
     let network = Network::new(groups).await;
+    let third_party = ThirdParty::new().await;
     let addresses = [Address::from_socket(third_party.address)];
     let targets = network.ids();
     let signed = Box::new(record(&key(), &addresses));
@@ -177,8 +178,9 @@ async fn call_backs_of_eight_groups_reach_a_third_party_rarely() {
 /// Attackers announce invented nodes, each with a valid record that has the third party's address.
 #[tokio::test]
 async fn records_make_nodes_dial_a_third_party_rarely() {
-    let third_party = ThirdParty::new().await;
+    // After the network, which waits for its turn: the sockets of other tests are counted.
     let network = Network::new(8).await;
+    let third_party = ThirdParty::new().await;
     let addresses = [Address::from_socket(third_party.address)];
     for link in &network.attackers {
         for _ in 0..100 {
