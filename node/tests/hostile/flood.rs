@@ -85,7 +85,10 @@ impl Network {
             let ids: BTreeSet<_> = found.nodes.iter().map(|node| node.id).collect();
             let missing = self.ids.difference(&ids).count();
             assert!(missing == 0, "{when}: {} misses {missing} nodes", node.name());
-            assert!(found.complete, "{when}: the discovery of {} is incomplete", node.name());
+            // During a flood the queue of an attacker's link may be crowded, and then the query is left out there.
+            let may_miss_attackers = when.starts_with("during");
+            let is_complete = found.complete || may_miss_attackers;
+            assert!(is_complete, "{when}: the discovery of {} is incomplete", node.name());
         }
     }
 
