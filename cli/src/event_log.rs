@@ -117,7 +117,7 @@ impl EventLog {
         log
     }
 
-    /// Moves new events into the log. Is ready when the node has stopped.
+    /// Moves new events into the log. Returns `Ready` once the node has stopped.
     fn poll_move(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut log = lock(&self.0.state);
         let before = log.next;
@@ -146,13 +146,21 @@ impl EventLog {
     /// Returns the last events, the oldest first.
     pub(crate) fn recent(&self) -> Vec<Arc<LoggedEvent>> {
         let mut log = lock(&self.0.state);
+        let before = log.next;
         // An event that another program has already seen must be among them, even if the task has not moved it
         // yet.
         for _ in 0..MAX_MOVED {
             let Some(event) = log.source.try_next() else { break };
             log.push(&self.0.node, event);
         }
-        log.recent.events.iter().cloned().collect()
+        let is_news = log.next != before && log.readers > 0;
+        let recent = log.recent.events.iter().cloned().collect();
+        drop(log);
+        // The task finds no news any more, so it would not wake the readers.
+        if is_news {
+            self.0.added.notify_waiters();
+        }
+        recent
     }
 
     /// Returns a reader of the events from now on.
@@ -167,7 +175,7 @@ impl EventLog {
         event.line(&self.0.node)
     }
 
-    /// Returns the JSON line with which a reader learns how many events it has missed.
+    /// Returns the JSON line that reports missed events.
     pub(crate) fn lagged(&self, missed: u64) -> String {
         without_newline(json::event(&self.0.node, &Event::NodeLagged { missed }))
     }
@@ -306,6 +314,8 @@ fn without_newline(mut line: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures_util::FutureExt as _;
     use peerkit::{NodeId, Peer};
 
@@ -368,6 +378,22 @@ mod tests {
         push(&log, message(MAX_RECENT_BYTES));
         assert_eq!(log.recent().len(), 1);
         log.0.node.shutdown().await;
+    }
+
+    /// The log has no task here, so only the list can wake the reader.
+    #[tokio::test]
+    async fn a_list_of_the_last_events_wakes_the_readers() {
+        let log = log().await;
+        let mut reader = log.reader();
+        let waiting = tokio::spawn(async move { reader.next().await });
+        let other = Node::builder().listen("127.0.0.1:0").spawn().await.unwrap();
+        log.0.node.connect(other.listening()[0]).await.unwrap();
+        while log.recent().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let batch = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+        let batch = batch.expect("the reader sleeps").unwrap().unwrap();
+        assert_eq!(batch.events[0].event.name(), "outbound_node_connected");
     }
 
     #[tokio::test]

@@ -69,7 +69,8 @@ impl ProgressSink {
                 let mut last = 0;
                 Box::new(move |HashProgress { done, total, .. }| {
                     // A hundred reports show every percent.
-                    if done < total && done - last < total / 100 {
+                    // The next share of a command begins at 0 again.
+                    if done < total && done >= last && done - last < total / 100 {
                         return;
                     }
                     last = done;

@@ -183,7 +183,6 @@ impl RunSession {
             first_join: CancellationToken::new(),
             event_log,
             stop: stop.clone(),
-            stopping: CancellationToken::new(),
         });
         let api = match args.api() {
             Some(at) => Some(ApiServer::start(at, state, session.clone()).await?),
@@ -317,7 +316,6 @@ async fn end(
     if let Some(api) = &api {
         api.withdraw();
     }
-    context.session.stopping.cancel();
     node.shutdown().await;
     // Both end soon after the node has stopped, unless the reader of the output is slow.
     let last = async { tokio::join!(printing, fetches.wait_until_reported()) };

@@ -23,10 +23,6 @@ use crate::{address, fetch_arguments, folders};
 /// 100,000 unchanged files takes 1 s.
 const RESTORE_WAIT: Duration = Duration::from_secs(5);
 
-/// Maximum time for which a stopping node waits for a client that follows the events to take one of them. 200 ms: a
-/// client that reads takes one in far less.
-const READER_WAIT: Duration = Duration::from_millis(200);
-
 /// A running node, with everything that commands need.
 pub(crate) struct NodeSession {
     pub(crate) node: Node,
@@ -52,30 +48,12 @@ pub(crate) struct NodeSession {
     pub(crate) event_log: EventLog,
     /// Cancelled when the node is to stop.
     pub(crate) stop: CancellationToken,
-    /// Cancelled when the node begins to stop.
-    pub(crate) stopping: CancellationToken,
 }
 
 /// The results of the last successful search, shared with the prompt.
 pub(crate) type SearchResults = Arc<Mutex<Vec<SharedFile>>>;
 
 impl NodeSession {
-    /// Hands an event to a client that follows the events. Returns false if the client takes no more of them: it is
-    /// gone, or it does not read while the node stops. Messages to its subscription would hold the stop up.
-    pub(crate) async fn waits_for_reader<E>(
-        &self,
-        sending: impl Future<Output = Result<(), E>>,
-    ) -> bool {
-        let overdue = async {
-            self.stopping.cancelled().await;
-            tokio::time::sleep(READER_WAIT).await;
-        };
-        tokio::select! {
-            sent = sending => sent.is_ok(),
-            () = overdue => false,
-        }
-    }
-
     pub(crate) async fn known(&self) -> anyhow::Result<Vec<KnownView>> {
         let known = self.node.network().known_peers().await?;
         Ok(known.into_iter().map(KnownView::from).collect())

@@ -74,8 +74,8 @@ fn unlink_descriptions(part: &mut Value) {
     }
 }
 
-/// Returns a text with the words of each link of rustdoc in place of the link: "`Node`" for "[`Node`]", and
-/// "the node" for "[the node](Node)". Other brackets, as in "[ADDR]", stay.
+/// Returns a text with the words of each link of rustdoc in place of the link: `Node` for `[Node]` with
+/// backticks inside the brackets, and `the node` for `[the node](Node)`. Other brackets, as in `[ADDR]`, stay.
 fn without_links(text: &str) -> String {
     let mut plain = String::new();
     let mut rest = text;

@@ -18,7 +18,7 @@ use crate::share::access_line;
 use crate::share::announcement::announcement;
 use crate::text::{Paint, plain};
 use crate::views::{FileView, SkippedView};
-use crate::{folders, json, usage};
+use crate::{folders, usage};
 
 /// Share a file or folder with the network, or with some nodes
 ///
@@ -129,9 +129,9 @@ async fn hold(
     path: &Path,
     audience: &Audience,
 ) -> anyhow::Result<Added> {
-    let NodeSession { node, held, .. } = context.session;
-    // Before the share, so that no upload is missed.
-    let mut events = node.events();
+    let NodeSession { node, held, event_log, .. } = context.session;
+    // Before the share, so that no upload is missed. Events that wait here do not hold up the node while it hashes.
+    let mut events = event_log.reader();
     // Before the share, too: it ends even if this request ends at the moment at which it begins.
     let mut guard = held.hold(node, path).await;
     let added = sharing.remember(false).keep_earlier().await?;
@@ -145,24 +145,23 @@ async fn hold(
     let text = format!("{}{}", announced.text, context.paint.faint(&access));
     context.progress.line(&text, announced.json.trim_end()).await?;
     loop {
-        let event = tokio::select! {
+        let batch = tokio::select! {
             ending = guard.ended_early() => bail!("{}: {ending}", plain(added.shared.name.as_str())),
-            event = events.next() => event,
+            batch = events.next() => batch,
         };
         // The node stops.
-        let Some(event) = event else { return Ok(added) };
-        let hash = match &event {
-            Event::NodeUploadCompleted { upload, .. } => upload.hash,
-            Event::NodeShareChanged { hash, .. } => *hash,
-            _ => continue,
-        };
-        if node.files().is_shared_at(path, &hash)
-            && let Some(text) = human::event(context.paint, node, &event)
-        {
-            let json = json::event(node, &event);
-            let sending = context.progress.line(&text, json.trim_end());
-            if !context.session.waits_for_reader(sending).await {
-                return Ok(added);
+        let Some(batch) = batch else { return Ok(added) };
+        for logged in &batch.events {
+            let hash = match &logged.event {
+                Event::NodeUploadCompleted { upload, .. } => upload.hash,
+                Event::NodeShareChanged { hash, .. } => *hash,
+                _ => continue,
+            };
+            if node.files().is_shared_at(path, &hash)
+                && let Some(text) = human::event(context.paint, node, &logged.event)
+            {
+                let json = event_log.line(logged);
+                context.progress.line(&text, &String::from_utf8_lossy(&json)).await?;
             }
         }
     }

@@ -35,6 +35,9 @@ pub(crate) struct EventsArgs {
 pub(crate) struct EventList {
     #[schema(value_type = Vec<Object>)]
     events: Vec<Box<RawValue>>,
+    /// The events were printed as they happened, until the node stopped.
+    #[serde(skip)]
+    was_followed: bool,
 }
 
 impl NodeCommand for EventsArgs {
@@ -51,7 +54,7 @@ impl NodeCommand for EventsArgs {
                 ));
             }
             follow(log, context).await;
-            return Ok(EventList { events: Vec::new() });
+            return Ok(EventList { events: Vec::new(), was_followed: true });
         }
         let events = log.recent();
         let events = match Page::read(self.limit, self.offset)? {
@@ -62,15 +65,15 @@ impl NodeCommand for EventsArgs {
             let line = String::from_utf8(log.line(event).into())?;
             Ok(RawValue::from_string(line)?)
         });
-        Ok(EventList { events: events.collect::<anyhow::Result<_>>()? })
+        let events = events.collect::<anyhow::Result<_>>()?;
+        Ok(EventList { events, was_followed: false })
     }
 }
 
 /// Prints the events from now on, until the node stops.
 async fn follow(log: &EventLog, context: &CommandContext<'_>) {
-    let print = async |line: &str| {
-        context.session.waits_for_reader(context.progress.line(line, line)).await
-    };
+    // False if the other process is gone.
+    let print = async |line: &str| context.progress.line(line, line).await.is_ok();
     let mut reader = log.reader();
     while let Some(batch) = reader.next().await {
         if batch.missed > 0 && !print(&log.lagged(batch.missed)).await {
@@ -86,6 +89,9 @@ async fn follow(log: &EventLog, context: &CommandContext<'_>) {
 
 impl Outcome for EventList {
     fn text(&self, _paint: Paint) -> String {
+        if self.was_followed {
+            return "the node has stopped".to_owned();
+        }
         if self.events.is_empty() {
             return "no event yet".to_owned();
         }

@@ -5,7 +5,7 @@
 //! message goes back along the same route. It contains the recipient's proof that it has received the
 //! message. Of a message, a relay remembers only the number, the query, the link over which it came and
 //! the link over which it was sent on. The bytes that a relay passes on are charged to the link that they came
-//! over: see [`budgets`](super::budgets).
+//! over: see `overlay/budgets.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
