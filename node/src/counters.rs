@@ -97,8 +97,6 @@ pub struct DropCounters {
     pub records_over_budget: u64,
     /// Beacons that were dropped because the peer's budget was spent.
     pub beacons_over_budget: u64,
-    /// Beacons of the node with the least identity that were dropped because a peer sent too many.
-    pub beacons: u64,
 }
 
 /// Counters of links, failed handshakes and postponed broadcasts, which several tasks update.

@@ -121,7 +121,6 @@ impl Inner {
             query_drops,
             budget_drops,
             skipped_frames,
-            dropped_beacons,
             clock,
         } = overlay;
         let conns = self.links.all();
@@ -165,7 +164,6 @@ impl Inner {
                 broadcasts_over_budget: budget_drops.broadcasts,
                 records_over_budget: budget_drops.records,
                 beacons_over_budget: budget_drops.beacons,
-                beacons: dropped_beacons,
             },
             peers: conns.iter().map(|conn| peer_status(conn)).collect(),
         }

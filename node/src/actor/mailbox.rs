@@ -205,8 +205,6 @@ pub(crate) struct OverlayStatus {
     pub(crate) budget_drops: BudgetDrops,
     /// Number of frames that were not sent because their link was crowded.
     pub(crate) skipped_frames: u64,
-    /// Number of beacons that were dropped because a peer sent too many.
-    pub(crate) dropped_beacons: u64,
     pub(crate) clock: ClockStatus,
 }
 
@@ -221,7 +219,6 @@ impl OverlayStatus {
             query_drops: overlay.query_drops(),
             budget_drops: overlay.budget_drops(),
             skipped_frames: machine.skipped_frames(),
-            dropped_beacons: overlay.budget_drops().beacons,
             clock: overlay.clock_status(),
         }
     }

@@ -24,6 +24,19 @@ mod view;
 pub(super) use mark::{CLOSED_FILE, leave_mark};
 use mark::{mark, read_mark};
 use schema::NotOpened;
+
+/// Opens a table. Returns `None` if the database does not have it: a database of an earlier version gets new
+/// tables with its first transaction that writes.
+fn existing<K: Key + 'static, V: Value + 'static>(
+    db: &redb::ReadTransaction,
+    table: TableDefinition<'_, K, V>,
+) -> Result<Option<redb::ReadOnlyTable<K, V>>, redb::Error> {
+    match db.open_table(table) {
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        opened => Ok(Some(opened?)),
+    }
+}
+
 #[cfg(test)]
 pub(super) use schema::{BLOCKING_TABLE, META, OLD_SHARES, SCHEMA_KEY};
 pub(super) use schema::{SCHEMA, migrate, schema_of};
@@ -236,7 +249,8 @@ impl Disk {
     ) -> Result<Vec<Row>, StoreError> {
         self.read(|db| {
             let mut rows = Vec::new();
-            for row in db.open_table(table)?.iter()? {
+            let Some(table) = existing(db, table)? else { return Ok(rows) };
+            for row in table.iter()? {
                 let (key, value) = row?;
                 let key = K::as_bytes(&key.value()).as_ref().to_vec();
                 rows.push((key, V::as_bytes(&value.value()).as_ref().to_vec()));
@@ -252,10 +266,13 @@ impl Disk {
         keys: impl IntoIterator<Item = &'k [u8]>,
     ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
         self.read(|db| {
-            let table = db.open_table(table)?;
+            let table = existing(db, table)?;
             let mut values = Vec::new();
             for key in keys {
-                let value = table.get(K::from_bytes(key))?;
+                let value = match &table {
+                    Some(table) => table.get(K::from_bytes(key))?,
+                    None => None,
+                };
                 values.push(value.map(|value| V::as_bytes(&value.value()).as_ref().to_vec()));
             }
             Ok(values)

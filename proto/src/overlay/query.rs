@@ -172,8 +172,8 @@ impl Queries {
             || may_pass(now, (from, budgets), &query.what);
         let mut complete = passes;
         if again {
-            if let Some(entry) = self.table.get_mut(&id) {
-                (entry.depth, entry.is_held) = (depth, !passes);
+            if let Some(entry) = self.table.get_mut(&id).filter(|_| passes) {
+                (entry.depth, entry.is_held) = (depth, false);
             }
         } else {
             // If the budget for look-ups is spent, the query is still passed on, so that other nodes can
@@ -331,6 +331,10 @@ impl Queries {
         let active: Vec<_> = self.deadlines.iter().map(|(_, id)| *id).collect();
         for id in active {
             let Some(entry) = self.table.get_mut(&id) else { continue };
+            for branch in entry.branches.iter().filter(|branch| branch.parent == Some(peer)) {
+                // They were asked, so their answers are no fault.
+                entry.overdue.extend(&branch.waiting);
+            }
             entry.branches.retain(|branch| branch.parent != Some(peer));
             for branch in &mut entry.branches {
                 if branch.waiting.remove(&peer) {
@@ -430,9 +434,9 @@ impl Queries {
         self.deadlines.remove(&(entry.deadline, id));
         let Some(parent) = entry.parent else { return };
         if let Some(ids) = self.by_link.get_mut(&parent) {
-            // The queries of a link are removed in the order of arrival.
-            if ids.front() == Some(&id) {
-                ids.pop_front();
+            // It is mostly the first, as queries are forgotten in the order of arrival.
+            if let Some(at) = ids.iter().position(|other| *other == id) {
+                ids.remove(at);
             }
             if ids.is_empty() {
                 self.by_link.remove(&parent);

@@ -102,7 +102,6 @@ pub(super) const METRICS: &[Metric] = &[
             ("broadcast_over_budget", drops.broadcasts_over_budget),
             ("record_over_budget", drops.records_over_budget),
             ("beacon_over_budget", drops.beacons_over_budget),
-            ("beacon_refused", drops.beacons),
         ];
         labelled("reason", all)
     }),

@@ -447,6 +447,20 @@ fn a_late_answer_is_no_fault() {
     assert_eq!(q.strays(), 1);
 }
 
+#[test]
+fn answers_to_a_query_whose_asker_has_gone_are_no_fault() {
+    let mut q = new();
+    receive(&mut q, 1, UNLIMITED, &[1, 2]);
+    outputs(&mut q, |q, out| q.link_down(node(1), out));
+    for _ in 0..200 {
+        same(&answered_at(&mut q, 1, 2), &[]);
+    }
+    assert_eq!(q.strays(), 0);
+    // This peer was not asked.
+    same(&answered_at(&mut q, 1, 3), &[]);
+    assert_eq!(q.strays(), 1);
+}
+
 /// Receives one new query for each of `ids`, from a node with a neighbour 9. Returns how many were passed on.
 fn flood(q: &mut Queries, budgets: &mut Budgets, from: u8, ids: std::ops::Range<u32>) -> usize {
     let mut passed_on = 0;
