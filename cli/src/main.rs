@@ -35,6 +35,7 @@ mod output;
 mod progress;
 mod remote;
 mod run;
+mod secret_input;
 mod session;
 mod settings;
 mod share;

@@ -3,25 +3,20 @@
 //! command line.
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
-use std::path::{Path, PathBuf};
-
-use anyhow::Context as _;
-use rustyline::error::ReadlineError;
-use rustyline::history::DefaultHistory;
-use rustyline::{Config, Editor};
+use std::path::PathBuf;
 
 use crate::args::GetArgs;
 use crate::fetch_arguments::{self, TicketOrHash};
-use crate::terminal::{self, Terminal};
-use crate::{signals, usage};
+use crate::secret_input::{SecretInput, can_ask};
+use crate::usage;
 
-/// Maximum number of bytes read from a ticket file. 64 KiB: eight times the longest ticket.
-const MAX_FILE: u64 = 64 << 10;
-
-/// Environment variable with a ticket.
-const VARIABLE: &str = "PEERKIT_TICKET";
+const INPUT: SecretInput = SecretInput {
+    noun: "a ticket",
+    variable: "PEERKIT_TICKET",
+    question: "Ticket (as `peerkit share` prints it): ",
+    interrupted: super::STOPPED_BEFORE_FETCH,
+    missing: "no ticket was given, so nothing was fetched",
+};
 
 const NOT_A_TICKET: &str =
     "neither a ticket, which begins with peerkit1, nor a hash of 64 hex digits";
@@ -30,8 +25,7 @@ const NOT_A_TICKET: &str =
 pub(super) fn read(args: &GetArgs) -> anyhow::Result<(TicketOrHash, Option<PathBuf>)> {
     let words: Vec<&OsStr> = args.words().collect();
     if let Some(file) = &args.ticket_file {
-        let text = read_file(file)?;
-        let from = format!("the text in {}", describe_file(file));
+        let (text, from) = INPUT.read_file(file)?;
         return Ok((parse_whole(&text, &from)?, path(&words)?));
     }
     let texts: Vec<&str> = words.iter().map_while(|word| word.to_str()).collect();
@@ -47,8 +41,8 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(TicketOrHash, Option<PathB
         Ok(None) => {}
         Err(error) => return Err(usage(error.to_string())),
     }
-    if let Some(text) = std::env::var_os(VARIABLE).filter(|text| !text.is_empty()) {
-        return Ok((parse_whole(&text.to_string_lossy(), VARIABLE)?, path(&words)?));
+    if let Some(text) = INPUT.read_variable() {
+        return Ok((parse_whole(&text, INPUT.variable)?, path(&words)?));
     }
     let is_destination = match &words[..] {
         [] => true,
@@ -62,12 +56,12 @@ pub(super) fn read(args: &GetArgs) -> anyhow::Result<(TicketOrHash, Option<PathB
         let word = fetch_arguments::shorten_word(&word);
         return Err(usage(format!("`{word}` is {NOT_A_TICKET}{}", advice.unwrap_or_default())));
     }
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+    if !can_ask() {
         let error = "a ticket is missing: give it as `peerkit get TICKET`, with --ticket-file FILE, \
                      or in the variable PEERKIT_TICKET";
         return Err(usage(error));
     }
-    Ok((ask()?, path(&words)?))
+    Ok((INPUT.ask(|line| parse_whole(line, "this"))?, path(&words)?))
 }
 
 /// Returns the number of words before the ticket in the command that `peerkit share` prints.
@@ -105,52 +99,6 @@ fn path(words: &[&OsStr]) -> anyhow::Result<Option<PathBuf>> {
             let second = second.to_string_lossy();
             let second = fetch_arguments::shorten_word(&second);
             Err(usage(format!("only one PATH can be given, and `{second}` is a second one")))
-        }
-    }
-}
-
-/// Returns the name of a ticket file for errors: its path, or `standard input`.
-fn describe_file(path: &Path) -> String {
-    if path == Path::new("-") {
-        return "standard input".to_owned();
-    }
-    path.display().to_string()
-}
-
-fn read_file(path: &Path) -> anyhow::Result<String> {
-    // Reads at most `MAX_FILE` bytes, since the option may name a huge file by mistake.
-    let mut bytes = Vec::new();
-    let read = if path == Path::new("-") {
-        io::stdin().lock().take(MAX_FILE).read_to_end(&mut bytes)
-    } else {
-        File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes))
-    };
-    read.with_context(|| format!("could not read the ticket from {}", describe_file(path)))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Asks for a ticket at the terminal until the user types one. The input is not kept in a history.
-fn ask() -> anyhow::Result<TicketOrHash> {
-    let _terminal = Terminal::save();
-    let config = Config::builder().max_history_size(0)?.build();
-    let mut editor: Editor<(), DefaultHistory> = Editor::with_config(config)?;
-    loop {
-        match editor.readline("Ticket (as `peerkit share` prints it): ") {
-            Ok(line) if line.trim().is_empty() => {}
-            Ok(line) => match parse_whole(&line, "this") {
-                Ok(content) => return Ok(content),
-                Err(error) => writeln!(io::stderr(), "{error}")?,
-            },
-            Err(ReadlineError::Interrupted) => {
-                signals::note_interrupt();
-                anyhow::bail!(super::STOPPED_BEFORE_FETCH);
-            }
-            Err(ReadlineError::Eof) => anyhow::bail!("no ticket was given, so nothing was fetched"),
-            Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                terminal::discard_input();
-                writeln!(io::stderr(), "this is not UTF-8, so it is not a ticket")?;
-            }
-            Err(error) => return Err(error).context("could not read the ticket"),
         }
     }
 }

@@ -26,8 +26,8 @@ const FIRST_UNUSED: usize = 1 << 20;
 
 /// The way in which a node lies.
 ///
-/// All nodes that lie, except those that flood, also make up nodes. Their records have made-up identities and valid signatures. Their
-/// addresses belong to no node or to the node that lies.
+/// Every liar except [`Lies::Floods`] also sends records of invented nodes. These have valid signatures, and
+/// addresses that belong to no node or to the liar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Lies {
