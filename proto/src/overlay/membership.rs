@@ -51,7 +51,7 @@ mod seek;
 #[cfg(test)]
 mod tests;
 
-use book::{AddressBook, FEEL_EVERY};
+use book::{AddressBook, FEEL_FIRST, MAX_FIRST_FEELERS};
 use budget::RecordBudgets;
 use neighbours::{Evictions, Neighbour, is_outbound_link};
 use partition::{PartitionCheck, Received};
@@ -166,6 +166,8 @@ pub(super) struct Membership {
     shuffle_at: Option<Instant>,
     probe_at: Option<Instant>,
     feel_at: Option<Instant>,
+    /// Number of feelers that may still follow each other quickly while the address book is small.
+    first_feelers: usize,
     beacon_at: Option<Instant>,
     repair_at: Instant,
     splice_at: Instant,
@@ -238,6 +240,7 @@ impl Membership {
             shuffle_at: None,
             probe_at: None,
             feel_at: None,
+            first_feelers: MAX_FIRST_FEELERS,
             beacon_at: None,
             repair_at: Instant::ZERO,
             splice_at: Instant::ZERO,
@@ -552,7 +555,7 @@ impl Membership {
         // The first shuffle and beacon come early, as a new member knows few nodes.
         self.shuffle_at = Some(cx.now + cx.around(self.shuffle_every) / 4);
         self.probe_at = Some(cx.now + cx.around(self.probe_every));
-        self.feel_at = Some(cx.now + cx.around(FEEL_EVERY));
+        self.feel_at = Some(cx.now + cx.around(FEEL_FIRST));
         self.beacon_at = Some(cx.now + cx.around(self.beacon_every) / 4);
         self.seek_at = Some(cx.now + SEEK_SOON);
     }

@@ -11,7 +11,7 @@ use crate::overlay::{Effect, OverlayContext};
 use crate::peer::{Output, Purpose};
 use crate::time::{Instant, earliest};
 
-use super::book::{FEEL_EVERY, FEEL_SOON, MAX_FEELERS};
+use super::book::{FEEL_EVERY, FEEL_FIRST, FEEL_SOON, MAX_FEELERS};
 use super::{
     FEW_NEIGHBOURS, MAX_REQUESTS, Membership, NeighbourDial, PLACE_TIMEOUT, PlaceRequest,
     ProbePurpose, REPAIR_EVERY, SEEK_EVERY, SEEK_SOON, SPLICE_MAX,
@@ -95,16 +95,30 @@ impl Membership {
     pub(super) fn feel(&mut self, cx: &mut OverlayContext<'_>) {
         let (now, away) = (cx.now, cx.away);
         let sweeps = self.book.sweep_on(now);
-        let feelers = self.probes.values().filter(|purpose| **purpose == ProbePurpose::Feeler);
-        if feelers.count() < MAX_FEELERS {
-            let due = self.book.due(now, |id| self.is_candidate(now, away, id));
-            let drawn = self.book.draw(cx, due);
-            if let Some(id) = drawn {
-                self.probe(cx, id, ProbePurpose::Feeler);
-            }
+        let mut due = self.book.due(now, |id| self.is_candidate(now, away, id));
+        let [tested, learned] = &mut due;
+        // A new member knows only the nodes that came at the same time. Nodes that it has not reached yet are
+        // the way to others.
+        let is_first =
+            !sweeps && self.first_feelers > 0 && self.book.is_small() && !learned.is_empty();
+        if is_first {
+            tested.clear();
         }
-        let soon = sweeps || self.active.is_empty();
-        self.feel_at = Some(now + cx.around(if soon { FEEL_SOON } else { FEEL_EVERY }));
+        let feelers = self.probes.values().filter(|purpose| **purpose == ProbePurpose::Feeler);
+        if feelers.count() < MAX_FEELERS
+            && let Some(id) = self.book.draw(cx, due)
+        {
+            self.first_feelers -= usize::from(is_first);
+            self.probe(cx, id, ProbePurpose::Feeler);
+        }
+        let wait = if sweeps || self.active.is_empty() {
+            FEEL_SOON
+        } else if is_first {
+            FEEL_FIRST
+        } else {
+            FEEL_EVERY
+        };
+        self.feel_at = Some(now + cx.around(wait));
     }
 
     /// Sends a feeler soon after the loss of a neighbour, as other nodes may have vanished at the same moment.

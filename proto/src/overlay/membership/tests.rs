@@ -9,6 +9,8 @@ use crate::peer::{Output, Purpose};
 use neighbours::{EVICTION_INTERVAL, EVICTIONS_BURST};
 use passive::{RETRY_MAX, RETRY_MIN};
 
+mod feelers;
+
 type TestBench = crate::overlay::tests::bench::TestBench<Membership>;
 
 impl TestBench {
