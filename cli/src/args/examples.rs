@@ -77,7 +77,7 @@ actions, with their keys and the defaults in brackets:
   wait       a time
   broadcast  every, for, authors (0: a random node each time), size (100), patience ("10s")
   crash      percent, silently (false)
-  replace    percent_per_minute, for
+  replace    percent_per_minute, for, through (1: members that a new node joins through)
   partition  for, parts (2)
   discover   depth (-1: all)
   flood      nodes, queries, every, for, links (5): strangers send queries over each of their links

@@ -144,6 +144,9 @@ pub struct Crash {
 pub struct Replace {
     /// Percentage of the scenario's nodes that are replaced per minute.
     pub percent_per_minute: u8,
+    /// Number of random members through which each new node joins.
+    #[serde(default = "one")]
+    pub through: usize,
     /// Time during which nodes are replaced.
     #[serde(rename = "for")]
     pub time: Span,
@@ -281,6 +284,9 @@ impl Step {
         {
             return Err(format!("`join.through` is {}: 1 to {nodes}", join.through));
         }
+        if self.replace.as_ref().is_some_and(|replace| !(1..=8).contains(&replace.through)) {
+            return Err("`replace.through` has to be 1 to 8".into());
+        }
         if let Some(broadcast) = &self.broadcast {
             // With an interval of zero the timetable of the step would have no end.
             if broadcast.every.0 < Duration::from_millis(1) {
@@ -320,6 +326,11 @@ impl Step {
                 .into());
         }
         Ok(())
+    }
+
+    /// Returns the number of members through which a node joins in this step.
+    fn joins_through(&self) -> usize {
+        self.replace.as_ref().map_or(1, |replace| replace.through)
     }
 
     /// Returns the step's title. Without a title, returns a name made from its actions.
@@ -460,5 +471,8 @@ mod tests {
         fails(r#""colour": 1,"#, join, "unknown field `colour`, expected");
         fails("", r#"{"join": {"within": "1s", "through": 11}}"#, "1 to 10");
         fails("", r#"{"join": {"within": "1s"}, "expect": {"redundancy": 1}}"#, "`broadcast`");
+        let replace = r#"{"percent_per_minute": 1, "for": "1m", "through": 0}"#;
+        let steps = format!(r#"{join}, {{"replace": {replace}}}"#);
+        fails("", &steps, "`replace.through` has to be 1 to 8");
     }
 }

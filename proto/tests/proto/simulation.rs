@@ -93,6 +93,17 @@ fn lying_nodes_do_not_split_the_honest_nodes() {
 }
 
 #[test]
+fn broadcasts_reach_nodes_that_come_while_others_lie() {
+    let text = include_str!("../../../simulations/changing_liars.toml");
+    let mut scenario = scenario(text, 80);
+    let step = &mut scenario.steps[1];
+    let two_minutes = Span(Duration::from_secs(120));
+    step.replace.as_mut().unwrap().time = two_minutes;
+    step.broadcast.as_mut().unwrap().time = two_minutes;
+    check_expectations(&scenario, 1..=2);
+}
+
+#[test]
 fn forged_beacons_split_nothing() {
     check_expectations(&scenario(include_str!("../../../simulations/beacons.toml"), 80), 1..=2);
 }

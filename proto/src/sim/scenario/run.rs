@@ -276,7 +276,7 @@ impl<'a> ScenarioRun<'a> {
                     self.sim.join(node, if node < through { 0 } else { node % through });
                 }
             }
-            StepAction::Retry => self.retry(),
+            StepAction::Retry => self.retry(state.step.joins_through()),
             StepAction::Broadcast => self.send_broadcast(state),
             StepAction::Replace => {
                 if let Some(gone) = self.pick_random(|run, node| run.sim.is_running(node)) {
@@ -284,7 +284,7 @@ impl<'a> ScenarioRun<'a> {
                     self.lifetimes[gone].1 = Some(self.sim.now());
                 }
                 let node = self.add(0);
-                self.join_somewhere(node);
+                self.join_through_members(node, state.step.joins_through());
                 state.disturbed = self.sim.now();
             }
             StepAction::Split(parts) => {
@@ -355,22 +355,31 @@ impl<'a> ScenarioRun<'a> {
     }
 
     /// Makes the nodes that could not join try again.
-    fn retry(&mut self) {
+    fn retry(&mut self, through: usize) {
         for node in 1..self.sim.len() {
             // A new node has the state `No` if there was no member to join through.
             let failed = matches!(self.sim.joining(node), Joining::Failed(_) | Joining::No);
             if failed && self.sim.is_running(node) && !self.sim.options(node).manual {
-                self.join_somewhere(node);
+                self.join_through_members(node, through);
             }
         }
     }
 
-    fn join_somewhere(&mut self, node: usize) {
-        let through = self.pick_random(|run, other| {
-            other != node && run.is_member(other) && run.sim.options(other).dialable
-        });
-        if let Some(through) = through {
-            self.sim.join(node, through);
+    /// Makes a node join through `count` random members, or through all if there are fewer.
+    fn join_through_members(&mut self, node: usize, count: usize) {
+        let mut through = Vec::new();
+        while through.len() < count {
+            let member = self.pick_random(|run, other| {
+                other != node
+                    && !through.contains(&other)
+                    && run.is_member(other)
+                    && run.sim.options(other).dialable
+            });
+            let Some(member) = member else { break };
+            through.push(member);
+        }
+        for member in through {
+            self.sim.join(node, member);
         }
     }
 
