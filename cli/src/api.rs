@@ -1,4 +1,4 @@
-//! The local API of a running node: HTTP and JSON on the loopback interface.
+//! The local API of a running node: HTTP and JSON on the loopback interface, or HTTPS on any address.
 //!
 //! Every command except `help` is an endpoint under `/api/v1` (see [`crate::commands`]). There are also the
 //! event stream, the OpenAPI document, the metrics and two health checks. `api.json` in the state folder has
@@ -7,13 +7,13 @@
 //! The API has a thread of its own, with a low priority, so that its clients do not delay the links of the node.
 //! Commands run on the threads of the node, since they may start tasks of the node.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use hyper::server::conn::http1;
@@ -22,30 +22,37 @@ use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::{self, Handle};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::session::NodeSession;
+use crate::usage;
 use access::ApiAccess;
 use metrics::RequestCounters;
+use places::Places;
+use tls::ApiTls;
 
 mod access;
+mod certificate;
+mod connection;
 mod events;
 mod health;
 mod metrics;
 mod openapi;
+mod places;
 mod plain;
 mod problem;
 mod route;
+mod tls;
 
+pub(crate) use certificate::{ApiCertificate, fingerprint};
+pub(crate) use connection::ApiConnection;
 pub(crate) use route::COLOUR_HEADER;
+pub(crate) use tls::provider;
 
 /// The file in the state folder with the address and the tokens.
 pub(crate) const FILE: &str = "api.json";
-
-/// Maximum number of connections. 256: a hundred clients, each with an event stream and another request.
-const MAX_CONNECTIONS: usize = 256;
 
 /// Maximum time for the head of a request. 10 s: a client on this machine needs milliseconds.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,18 +82,42 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// The address and the tokens of an API, as `api.json` has them.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct ApiFile {
-    /// `http://127.0.0.1:PORT`
+    /// `http://127.0.0.1:PORT`, or `https://` if the API has a certificate.
     pub(crate) url: String,
     /// The token for all requests.
     pub(crate) token: String,
     /// The token for requests that only read.
     pub(crate) read_token: String,
+    /// The SHA-256 hash of the API's certificate in hex digits, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) certificate_sha256: Option<String>,
+}
+
+/// The address of an API, and the certificate for HTTPS.
+pub(crate) struct ApiOptions {
+    at: SocketAddr,
+    certificate: Option<Arc<ApiCertificate>>,
+}
+
+impl ApiOptions {
+    /// # Errors
+    /// If other machines can reach the address, and there is no certificate.
+    pub(crate) fn new(at: SocketAddr, certificate: Option<ApiCertificate>) -> anyhow::Result<Self> {
+        if certificate.is_none() && !at.ip().to_canonical().is_loopback() {
+            return Err(usage(format!(
+                "--api {at}: other machines could reach the API, and its token would cross the network \
+                 unencrypted. Give a certificate with --api-cert and --api-key, or an address of this \
+                 machine, such as 127.0.0.1:{}",
+                at.port()
+            )));
+        }
+        Ok(Self { at, certificate: certificate.map(Arc::new) })
+    }
 }
 
 /// The API of a node, while it runs.
 pub(crate) struct ApiServer {
-    /// The address that it listens on.
-    pub(crate) at: SocketAddr,
+    url: String,
     file: PathBuf,
     /// Ends with the API's thread.
     ended: oneshot::Receiver<()>,
@@ -106,30 +137,26 @@ impl ApiServer {
     /// Starts the API of a node and writes `api.json`.
     ///
     /// # Errors
-    /// If the address is not one of the loopback interface or is in use, if the file can't be written, or if
-    /// there can be no further thread.
+    /// If the address is in use, if the file can't be written, or if there can be no further thread.
     pub(crate) async fn start(
-        at: SocketAddr,
+        options: &ApiOptions,
         state: &Path,
         session: Arc<NodeSession>,
     ) -> anyhow::Result<Self> {
-        if !at.ip().is_loopback() {
-            bail!(
-                "at {at} the API would be open to other machines, and its token would cross the network \
-                 unencrypted: give an address of this machine, such as 127.0.0.1:{}",
-                at.port()
-            );
-        }
+        let ApiOptions { at, ref certificate } = *options;
         let listener = listen(at).with_context(|| format!("the API can't listen on {at}"))?;
         // The other thread waits for connections with a runtime of its own.
         let listener = listener.into_std()?;
         let at = listener.local_addr()?;
-        let access = Arc::new(ApiAccess::new(at)?);
+        let access = Arc::new(ApiAccess::new(at, certificate.clone())?);
         let file = state.join(FILE);
+        let scheme = if certificate.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", seen_from_here(at));
         let written = ApiFile {
-            url: format!("http://{at}"),
+            url: url.clone(),
             token: access.token.text().to_owned(),
             read_token: access.read_token.text().to_owned(),
+            certificate_sha256: certificate.as_ref().map(|certificate| certificate.fingerprint()),
         };
         write_private(&file, &serde_json::to_vec(&written)?)
             .with_context(|| format!("can't write {}", file.display()))?;
@@ -137,15 +164,18 @@ impl ApiServer {
         let requests = access.requests.clone();
         let node_tasks = Handle::current();
         let state = ApiState { session, node_tasks, requests, stream_budget: Default::default() };
-        let router = router(state, access);
-        let ended = start_thread(listener, router, stop.clone()).await;
+        let service = ApiService {
+            router: router(state, access),
+            tls: certificate.as_ref().map(|certificate| Arc::new(ApiTls::new(certificate, &url))),
+        };
+        let ended = start_thread(listener, service, stop.clone()).await;
         let ended = ended.context("the API can't have a thread")?;
-        Ok(Self { at, file, ended, stop })
+        Ok(Self { url, file, ended, stop })
     }
 
-    /// Returns the address of the API as a URL.
+    /// Returns the URL at which programs on this machine reach the API.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.at)
+        self.url.clone()
     }
 
     /// Removes `api.json`. Requests are still answered, so that clients that know the address see the node stop.
@@ -161,6 +191,16 @@ impl ApiServer {
         self.stop.cancel();
         let _ = self.ended.await;
     }
+}
+
+/// Returns the address at which programs on this machine reach a listener.
+fn seen_from_here(at: SocketAddr) -> SocketAddr {
+    let ip = match at.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, at.port())
 }
 
 /// Listens on an address. The connections have send buffers of a fixed size.
@@ -195,10 +235,18 @@ fn router(state: ApiState, access: Arc<ApiAccess>) -> Router {
         .with_state(state)
 }
 
+/// Answers the requests of all connections.
+#[derive(Clone)]
+struct ApiService {
+    router: Router,
+    /// `None` if the API has no certificate.
+    tls: Option<Arc<ApiTls>>,
+}
+
 /// Starts the thread of the API. Returns a receiver that ends with the thread.
 async fn start_thread(
     listener: std::net::TcpListener,
-    router: Router,
+    service: ApiService,
     stop: CancellationToken,
 ) -> std::io::Result<oneshot::Receiver<()>> {
     let (started, start) = oneshot::channel();
@@ -215,7 +263,7 @@ async fn start_thread(
             Ok((runtime, listener)) => {
                 let _ = started.send(Ok(()));
                 yield_to_other_threads();
-                runtime.block_on(serve(listener, router, stop));
+                runtime.block_on(serve(listener, service, stop));
             }
             Err(error) => drop(started.send(Err(error))),
         }
@@ -234,8 +282,8 @@ fn yield_to_other_threads() {
 }
 
 /// Accepts connections until `stop` is cancelled, and then ends them.
-async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+async fn serve(listener: TcpListener, service: ApiService, stop: CancellationToken) {
+    let places = Arc::new(Places::default());
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -243,18 +291,15 @@ async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
             _ = connections.join_next(), if !connections.is_empty() => continue,
             accepted = listener.accept() => accepted,
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok((stream, from)) = accepted else {
             tokio::time::sleep(ACCEPT_AGAIN).await;
             continue;
         };
         // A connection beyond the limit is closed at once, so that the client can try again later.
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            tracing::warn!("the API has {MAX_CONNECTIONS} connections, and refuses more");
-            continue;
-        };
-        let (router, stop) = (router.clone(), stop.clone());
+        let Some(place) = places.take(from.ip()) else { continue };
+        let (service, stop) = (service.clone(), stop.clone());
         connections.spawn(async move {
-            converse(stream, router, &stop).await;
+            service.converse(stream, &stop).await;
             drop(place);
         });
     }
@@ -262,24 +307,34 @@ async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     let _ = tokio::time::timeout(LAST_ANSWERS, connections.join_all()).await;
 }
 
-/// Answers the requests of one connection. After `stop` is cancelled, answers only the current request.
-async fn converse(stream: TcpStream, router: Router, stop: &CancellationToken) {
-    // Each answer is written at once, and must not wait until the client has confirmed the one before.
-    let _ = stream.set_nodelay(true);
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .max_buf_size(MAX_BUFFERED)
-        .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+impl ApiService {
+    /// Answers the requests of one connection. After `stop` is cancelled, answers only the current request.
+    async fn converse(self, stream: TcpStream, stop: &CancellationToken) {
+        // Each answer is written at once, and must not wait until the client has confirmed the one before.
+        let _ = stream.set_nodelay(true);
+        let stream = match &self.tls {
+            Some(tls) => tokio::select! {
+                secured = tls.accept(stream) => secured,
+                () = stop.cancelled() => return,
+            },
+            None => Some(ApiConnection::Plain(stream)),
+        };
+        let Some(stream) = stream else { return };
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .max_buf_size(MAX_BUFFERED)
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.router));
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection to the API ended early");
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection to the API ended early");
     }
 }

@@ -15,6 +15,7 @@ pub(crate) use examples::SIM_EXAMPLES;
 pub(crate) use files::{GetArgs, ShareArgs};
 pub(crate) use hints::parse;
 
+use crate::api::{ApiCertificate, ApiOptions};
 use crate::commands::{COMMANDS, CommandSpec};
 use crate::remote::RemoteArgs;
 use crate::start::ListenAddress;
@@ -249,20 +250,40 @@ pub(crate) struct RunArgs {
     pub(crate) manual: bool,
 
     /// The address of the local API, through which `peerkit COMMAND` and other programs use this node.
-    /// `api.json` in the state folder has its token [default: 127.0.0.1 and a free port]
+    /// `api.json` in the state folder has its token. An address that other machines can reach needs
+    /// --api-cert and --api-key [default: 127.0.0.1 and a free port]
     #[arg(long = "api", value_name = "ADDR")]
     api_address: Option<SocketAddr>,
 
+    /// Serve the local API over HTTPS, with the certificate in FILE (PEM; the certificates of its issuers may
+    /// follow it)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "api_key")]
+    api_cert: Option<PathBuf>,
+
+    /// The private key of the certificate of --api-cert (PEM). Only its owner may be able to read the file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "api_cert")]
+    api_key: Option<PathBuf>,
+
     /// Serve no local API
-    #[arg(long, conflicts_with = "api_address")]
+    #[arg(long, conflicts_with_all = ["api_address", "api_cert"])]
     no_api: bool,
 }
 
 impl RunArgs {
-    /// Returns the address of the local API; `None` if there is to be none.
-    pub(crate) fn api(&self) -> Option<SocketAddr> {
-        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        (!self.no_api).then(|| self.api_address.unwrap_or(any_port))
+    /// Returns the address and the certificate of the local API; `None` if there is to be none.
+    ///
+    /// # Errors
+    /// If the certificate can't be used, or if the address needs one.
+    pub(crate) fn api(&self) -> anyhow::Result<Option<ApiOptions>> {
+        if self.no_api {
+            return Ok(None);
+        }
+        let at = self.api_address.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let certificate = match (&self.api_cert, &self.api_key) {
+            (Some(chain), Some(key)) => Some(ApiCertificate::read(chain, key)?),
+            _ => None,
+        };
+        ApiOptions::new(at, certificate).map(Some)
     }
 
     /// Returns the nodes to join through. As with `join` at the prompt, a port may follow its host as

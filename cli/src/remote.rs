@@ -15,7 +15,6 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use peerkit::{HashProgress, NodeId};
 use serde::Deserialize;
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiFile};
@@ -24,6 +23,8 @@ use crate::commands::{self, AnyCommand, CommandOutput, CommandSpec};
 use crate::progress::{Bars, PrintedLine, ProgressReport, ProgressSink, TransferBars};
 use crate::text::Paint;
 use crate::{folders, json, signals, usage};
+
+mod connect;
 
 /// The environment variable with the token for `--node`.
 const TOKEN: &str = "PEERKIT_TOKEN";
@@ -41,7 +42,8 @@ pub(crate) struct RemoteArgs {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     state: Option<PathBuf>,
 
-    /// The API of the node, for example http://127.0.0.1:8080. Its token is in PEERKIT_TOKEN
+    /// The API of the node, for example https://node.example.org:8443, or http://127.0.0.1:8080 on this machine.
+    /// Its token is in PEERKIT_TOKEN
     #[arg(long, value_name = "URL", conflicts_with = "state")]
     node: Option<String>,
 
@@ -142,7 +144,8 @@ fn find(args: &RemoteArgs) -> anyhow::Result<ApiFile> {
             usage(format!("--node needs the token of that API in {TOKEN}: its api.json has it"))
         })?;
         let url = url.trim_end_matches('/').to_owned();
-        return Ok(ApiFile { url, token, read_token: String::new() });
+        let read_token = String::new();
+        return Ok(ApiFile { url, token, read_token, certificate_sha256: None });
     }
     let state = folders::state(args.state.as_deref())?;
     let file = state.join(api::FILE);
@@ -217,12 +220,7 @@ fn problem_error(body: &[u8]) -> anyhow::Error {
 }
 
 async fn send(api: &ApiFile, request: &ApiRequest) -> anyhow::Result<Response<Incoming>> {
-    let host = api.url.strip_prefix("http://").ok_or_else(|| {
-        usage(format!("`{}` is not the address of an API: it begins with http://", api.url))
-    })?;
-    let stream = TcpStream::connect(host)
-        .await
-        .with_context(|| format!("no node answers at {host}: `peerkit run` starts one"))?;
+    let (stream, host) = connect::connect(api).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let mut head = Request::builder()

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::ApiServer;
+use crate::api::{ApiOptions, ApiServer};
 use crate::args::RunArgs;
 use crate::commands::line::{self, ParseError};
 use crate::commands::{AnyCommand, CommandContext, CommandOrigin, CommandOutput};
@@ -58,10 +58,11 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
     if args.max_inbound == Some(0) {
         tracing::warn!("--max-inbound 0 refuses every node that connects to this one");
     }
+    let api = args.api()?;
     let invite = invite::read(&args)?;
     let build = || builder(&args, invite.as_ref());
     let running = start::start(args.state.as_deref(), &args.listening.listen, build).await?;
-    let run = RunSession { args, running, targets, bars: Bars::new(), stop };
+    let run = RunSession { args, api, running, targets, bars: Bars::new(), stop };
     // Subscribed before the shares are hashed, which may take minutes, so that no event is missed.
     let node = &run.running.node;
     let events = (node.events(), EventLog::start(node, node.events()));
@@ -77,6 +78,8 @@ pub(crate) async fn run(args: Box<RunArgs>) -> anyhow::Result<bool> {
 /// A running node, with the arguments of the command line.
 struct RunSession {
     args: Box<RunArgs>,
+    /// The address and the certificate of the local API, if there is to be one.
+    api: Option<ApiOptions>,
     running: RunningNode,
     /// Nodes to join through.
     targets: Vec<String>,
@@ -148,7 +151,8 @@ impl RunSession {
         (events, event_log): (Events, EventLog),
         log: LogSwitch,
     ) -> anyhow::Result<bool> {
-        let Self { args, running: RunningNode { node, state, .. }, targets, bars, stop } = self;
+        let Self { args, api, running, targets, bars, stop } = self;
+        let RunningNode { node, state, .. } = running;
         let input = CommandSource::of(args);
         let found = SearchResults::default();
         let history = state.join("history");
@@ -184,8 +188,8 @@ impl RunSession {
             event_log,
             stop: stop.clone(),
         });
-        let api = match args.api() {
-            Some(at) => Some(ApiServer::start(at, state, session.clone()).await?),
+        let api = match api {
+            Some(options) => Some(ApiServer::start(options, state, session.clone()).await?),
             None => None,
         };
         self.greet(shared, api.as_ref(), &output).await;

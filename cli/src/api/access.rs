@@ -1,6 +1,6 @@
 //! Access to the API: bearer tokens, the `Host` and `Origin` of a request, and the rate of requests.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
+use super::certificate::ApiCertificate;
 use super::metrics::RequestCounters;
 use super::plain;
 use super::problem::Problem;
@@ -32,13 +33,18 @@ pub(crate) struct Token {
 pub(crate) struct ApiAccess {
     /// The address that the API listens on.
     at: SocketAddr,
+    /// `None` if the API is not served over HTTPS.
+    certificate: Option<Arc<ApiCertificate>>,
     /// The token for all requests.
     pub(crate) token: Token,
     /// The token for requests that only read.
     pub(crate) read_token: Token,
     /// Counts all requests, refused ones included.
     pub(crate) requests: Arc<RequestCounters>,
+    /// For requests with a token of the node.
     allowance: Mutex<Allowance>,
+    /// For all others, so that clients without a token do not use up the allowance of those with one.
+    strangers_allowance: Mutex<Allowance>,
 }
 
 /// A token bucket of requests.
@@ -68,14 +74,26 @@ impl Token {
     }
 }
 
+impl Allowance {
+    fn full(now: Instant) -> Mutex<Self> {
+        Mutex::new(Self { requests: BURST, at: now })
+    }
+}
+
 impl ApiAccess {
-    pub(crate) fn new(at: SocketAddr) -> Result<Self, getrandom::Error> {
+    pub(crate) fn new(
+        at: SocketAddr,
+        certificate: Option<Arc<ApiCertificate>>,
+    ) -> Result<Self, getrandom::Error> {
+        let now = Instant::now();
         Ok(Self {
             at,
+            certificate,
             token: Token::random()?,
             read_token: Token::random()?,
             requests: Arc::default(),
-            allowance: Mutex::new(Allowance { requests: BURST, at: Instant::now() }),
+            allowance: Allowance::full(now),
+            strangers_allowance: Allowance::full(now),
         })
     }
 
@@ -83,27 +101,26 @@ impl ApiAccess {
     fn check(&self, request: &Request, now: Instant) -> Result<(), Problem> {
         let headers = request.headers();
         self.check_host(headers, request.uri().host())?;
-        self.take_one(now)?;
-        if !plain::needs_token(request.uri().path()) {
+        let given = one(headers, &AUTHORIZATION)?.and_then(bearer);
+        let given = given.map(|token| blake3::hash(token.as_bytes()));
+        let may_do_all = given.is_some_and(|given| self.token.has_hash(given));
+        let may_read = may_do_all || given.is_some_and(|given| self.read_token.has_hash(given));
+        take_one(if may_read { &self.allowance } else { &self.strangers_allowance }, now)?;
+        if may_do_all || !plain::needs_token(request.uri().path()) {
             return Ok(());
         }
-        let forbidden = |detail: &str| Err(Problem::new(StatusCode::FORBIDDEN, detail));
-        let given = one(headers, &AUTHORIZATION)?.and_then(bearer);
-        let Some(given) = given else {
-            return Err(Problem::new(
-                StatusCode::UNAUTHORIZED,
-                "a bearer token is needed: api.json in the state folder of the node has it",
-            ));
-        };
-        let given = blake3::hash(given.as_bytes());
-        let may_read = self.read_token.has_hash(given);
-        match request.method() {
-            _ if self.token.has_hash(given) => Ok(()),
-            &Method::GET | &Method::HEAD if may_read => Ok(()),
-            _ if may_read => forbidden("this token may only read"),
-            _ => Err(Problem::new(
+        match (given, request.method()) {
+            (Some(_), &Method::GET | &Method::HEAD) if may_read => Ok(()),
+            (Some(_), _) if may_read => {
+                Err(Problem::new(StatusCode::FORBIDDEN, "this token may only read"))
+            }
+            (Some(_), _) => Err(Problem::new(
                 StatusCode::UNAUTHORIZED,
                 "this is not the token of this node: each start makes a new one",
+            )),
+            (None, _) => Err(Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "a bearer token is needed: api.json in the state folder of the node has it",
             )),
         }
     }
@@ -112,13 +129,18 @@ impl ApiAccess {
     /// resolve to this machine (DNS rebinding) sends its own name as `Host`.
     fn check_host(&self, headers: &HeaderMap, in_target: Option<&str>) -> Result<(), Problem> {
         let host = one(headers, &HOST)?.or(in_target).unwrap_or_default();
-        if !self.is_own_host(host) {
-            let detail = format!("`Host` has to be {}, and is something else", self.at);
+        if !self.is_listened_on(host) && !self.is_certified(host) {
+            let names =
+                if self.certificate.is_some() { " or a name of the certificate" } else { "" };
+            let detail = format!("`Host` has to be {}{names}, and is something else", self.at);
             return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
         }
         let origin = one(headers, &ORIGIN)?;
+        let scheme = if self.certificate.is_some() { "https://" } else { "http://" };
         let is_own = |origin: &str| {
-            origin.strip_prefix("http://").is_some_and(|host| self.is_own_host(host))
+            origin
+                .strip_prefix(scheme)
+                .is_some_and(|from| self.is_listened_on(from) || from.eq_ignore_ascii_case(host))
         };
         if origin.is_some_and(|origin| !is_own(origin)) {
             let detail = "requests of pages of another origin are refused";
@@ -127,24 +149,56 @@ impl ApiAccess {
         Ok(())
     }
 
-    fn is_own_host(&self, host: &str) -> bool {
-        let local = format!("localhost:{}", self.at.port());
-        host == self.at.to_string() || host.eq_ignore_ascii_case(&local)
+    /// Returns whether a `Host` is the address that the API listens on, or `localhost`. If the API listens on all
+    /// addresses, it is any loopback address.
+    fn is_listened_on(&self, host: &str) -> bool {
+        let Some((name, port)) = split_host(host) else { return false };
+        let default_port = if self.certificate.is_some() { 443 } else { 80 };
+        if port.unwrap_or(default_port) != self.at.port() {
+            return false;
+        }
+        match name.parse::<IpAddr>() {
+            Ok(ip) if self.at.ip().is_unspecified() => ip.is_loopback(),
+            Ok(ip) => ip == self.at.ip(),
+            Err(_) => name.eq_ignore_ascii_case("localhost"),
+        }
     }
 
-    /// Takes one request from the allowance.
-    fn take_one(&self, now: Instant) -> Result<(), Problem> {
-        let mut allowance = lock(&self.allowance);
-        let earned = now.saturating_duration_since(allowance.at).as_secs_f64() * RATE;
-        allowance.requests = (allowance.requests + earned).min(BURST);
-        allowance.at = now;
-        if allowance.requests < 1.0 {
-            let detail = format!("more than {RATE} requests a second: wait a moment");
-            return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
-        }
-        allowance.requests -= 1.0;
-        Ok(())
+    /// Returns whether the certificate is for a `Host`. Its port may be another one, as a router may forward that
+    /// port. DNS rebinding is not possible: the browser would refuse the certificate.
+    fn is_certified(&self, host: &str) -> bool {
+        let Some(certificate) = &self.certificate else { return false };
+        split_host(host).is_some_and(|(name, _)| certificate.is_for(name))
     }
+}
+
+/// Returns the name or address of a `Host`, without the brackets of an IPv6 address, and the port if it has one.
+fn split_host(host: &str) -> Option<(&str, Option<u16>)> {
+    let (name, port) = match host.strip_prefix('[') {
+        Some(rest) => {
+            let (ip, after) = rest.split_once(']')?;
+            (ip, if after.is_empty() { None } else { Some(after.strip_prefix(':')?) })
+        }
+        None => host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port))),
+    };
+    match port {
+        Some(port) => Some((name, Some(port.parse().ok()?))),
+        None => Some((name, None)),
+    }
+}
+
+/// Takes one request from an allowance.
+fn take_one(allowance: &Mutex<Allowance>, now: Instant) -> Result<(), Problem> {
+    let mut allowance = lock(allowance);
+    let earned = now.saturating_duration_since(allowance.at).as_secs_f64() * RATE;
+    allowance.requests = (allowance.requests + earned).min(BURST);
+    allowance.at = now;
+    if allowance.requests < 1.0 {
+        let detail = format!("more than {RATE} requests a second: wait a moment");
+        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
+    }
+    allowance.requests -= 1.0;
+    Ok(())
 }
 
 /// Checks a request before it is routed.
@@ -205,7 +259,7 @@ mod tests {
     use std::time::Duration;
 
     fn access() -> ApiAccess {
-        ApiAccess::new("127.0.0.1:7000".parse().unwrap()).unwrap()
+        ApiAccess::new("127.0.0.1:7000".parse().unwrap(), None).unwrap()
     }
 
     fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Request {
@@ -261,6 +315,21 @@ mod tests {
     }
 
     #[test]
+    fn an_api_on_all_addresses_is_also_a_local_one() {
+        let on = |at: &str| ApiAccess::new(at.parse().unwrap(), None).unwrap();
+        let everywhere = on("0.0.0.0:7000");
+        for own in ["127.0.0.1:7000", "[::1]:7000", "LOCALHOST:7000"] {
+            assert!(everywhere.is_listened_on(own), "{own}");
+        }
+        for other in ["192.0.2.1:7000", "127.0.0.1", "127.0.0.1:x", "", "[::1:7000", "[::1]7000"] {
+            assert!(!everywhere.is_listened_on(other), "{other}");
+        }
+        let usual = on("127.0.0.1:80");
+        assert!(usual.is_listened_on("127.0.0.1") && usual.is_listened_on("localhost:80"));
+        assert!(!usual.is_listened_on("[::1]"));
+    }
+
+    #[test]
     fn too_many_requests_have_to_wait() {
         let access = access();
         let healthy = request("GET", "/healthz", &[("host", "localhost:7000")]);
@@ -268,6 +337,11 @@ mod tests {
         let passed =
             |now: Instant| (0..1500).filter(|_| access.check(&healthy, now).is_ok()).count();
         assert_eq!(passed(start), 1000);
-        assert_eq!(passed(start + Duration::from_millis(100)), 50);
+        let later = start + Duration::from_millis(100);
+        assert_eq!(passed(later), 50);
+        // A request with a token does not wait for those without one.
+        let token = format!("Bearer {}", access.read_token.text());
+        let headers = [("host", "localhost:7000"), ("authorization", token.as_str())];
+        assert!(access.check(&request("GET", "/api/v1/peers", &headers), later).is_ok());
     }
 }

@@ -29,6 +29,8 @@ Examples:
   peerkit run --announce 203.0.113.7:7000   behind a router that forwards its port 7000 to this node
   peerkit run --bootstrap n1.example.org    joins through that node, and retries until it answers
   peerkit run --headless --share ~/Public   is a server: runs until SIGTERM or Ctrl-C
+  peerkit run --api 0.0.0.0:8443 --api-cert cert.pem --api-key key.pem
+                                            can be steered from other machines, over HTTPS
   peerkit run --up 2M --down 10M            sends files at 2 MB/s at most, fetches them at 10 MB/s
   echo 'discover' | peerkit run HOST:7117   carries out one command, then stops
   PEERKIT_SECRET=... peerkit run            links only to nodes with the same secret

@@ -15,6 +15,7 @@ mod full_disk;
 mod harness;
 #[cfg(unix)]
 mod held;
+mod https;
 mod line;
 mod log;
 mod members;
