@@ -33,24 +33,30 @@ tool() {
 PATH="$PATH:$tools/bin"
 
 # fuzz_search ARGUMENT...: has libFuzzer search for inputs that break a fuzz target, each target with these
-# arguments. cargo-fuzz switches AddressSanitizer on.
+# arguments, and as many targets at a time as there are processors. cargo-fuzz switches AddressSanitizer on.
 fuzz_search() {
     if ! cargo +nightly --version >/dev/null 2>&1 || ! command -v c++ >/dev/null; then
         printf 'not run: it needs a nightly toolchain and a C++ compiler\n'
         return
     fi
     tool cargo-fuzz "$fuzz_version"
-    local target found
-    for target in "${fuzz_targets[@]}"; do
-        # New inputs go to the first folder. The committed corpus does not change.
-        found="$CARGO_TARGET_DIR/fuzz-corpus/$target"
-        mkdir -p "$found"
-        printf -- '- %s\n' "$target"
-        (cd fuzz && cargo +nightly fuzz run --target-dir "$CARGO_TARGET_DIR/fuzz-nightly" \
-            "$target" "$found" "corpus/$target" -- "$@" \
-            >"$found.log" 2>&1) || { tail -50 "$found.log" >&2; return 1; }
-        grep -E '^Done' "$found.log"
-    done
+    # Built before the first one runs, since builds at the same time would wait for each other.
+    (cd fuzz && cargo +nightly fuzz build --target-dir "$CARGO_TARGET_DIR/fuzz-nightly")
+    export -f fuzz_target
+    printf '%s\n' "${fuzz_targets[@]}" |
+        xargs -P "$(nproc)" -I TARGET bash -c 'fuzz_target "$@"' fuzz_target TARGET "$@"
+}
+
+# fuzz_target TARGET ARGUMENT...: has libFuzzer search in one fuzz target.
+fuzz_target() {
+    local target="$1" found="$CARGO_TARGET_DIR/fuzz-corpus/$1"
+    shift
+    # New inputs go to the first folder. The committed corpus does not change.
+    mkdir -p "$found"
+    (cd fuzz && cargo +nightly fuzz run --target-dir "$CARGO_TARGET_DIR/fuzz-nightly" \
+        "$target" "$found" "corpus/$target" -- "$@" \
+        >"$found.log" 2>&1) || { tail -50 "$found.log" >&2; return 1; }
+    printf -- '- %s: %s\n' "$target" "$(grep -E '^Done' "$found.log")"
 }
 
 # summary: prints how long each step took.
