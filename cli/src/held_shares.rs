@@ -218,6 +218,8 @@ fn name(path: &Path) -> String {
 mod tests {
     use std::fs;
 
+    use tempfile::TempDir;
+
     use super::*;
 
     #[test]
@@ -234,6 +236,15 @@ mod tests {
         }
     }
 
+    /// Returns a folder with one file, the path of the file, and a node with its held shares.
+    async fn film() -> (TempDir, PathBuf, Node, HeldShares) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("film");
+        fs::write(&path, "film").unwrap();
+        let path = dunce::canonicalize(path).unwrap();
+        (folder, path, Node::builder().spawn().await.unwrap(), HeldShares::default())
+    }
+
     /// Waits until the node shares as many paths.
     async fn wait_for_shares(node: &Node, count: usize) {
         while node.files().shares().len() != count {
@@ -243,12 +254,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_share_ends_with_the_last_request_that_holds_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("film");
-        fs::write(&path, "film").unwrap();
-        let path = dunce::canonicalize(path).unwrap();
-        let node = Node::builder().spawn().await.unwrap();
-        let held = HeldShares::default();
+        let (_folder, path, node, held) = film().await;
         let share = || node.share(&path).remember(false).with_ticket().keep_earlier();
         let wanted = Audience::TicketHolders;
 
@@ -276,12 +282,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_gets_no_share_for_other_nodes_and_keeps_its_own() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("film");
-        fs::write(&path, "film").unwrap();
-        let path = dunce::canonicalize(path).unwrap();
-        let node = Node::builder().spawn().await.unwrap();
-        let held = HeldShares::default();
+        let (_folder, path, node, held) = film().await;
         let for_one = Audience::Nodes(vec![node.id()]);
         let share = || node.share(&path).remember(false).with_ticket().keep_earlier();
 

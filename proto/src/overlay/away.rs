@@ -21,8 +21,10 @@ use crate::id::NodeId;
 use crate::time::Instant;
 
 mod faulty;
+mod timed;
 
 use faulty::FaultyNodes;
+use timed::TimedSet;
 
 /// Maximum number of bans. 4,096: far more than a user enters, and fewer than one MiB.
 pub const MAX_BANS: usize = 4096;
@@ -36,15 +38,26 @@ pub const KEEP_AWAY_TIME: Duration = Duration::from_secs(600);
 const MAX_KEPT_AWAY: usize = 1024;
 
 /// The nodes that are kept away, and until when.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct KeptAwayNodes {
-    until: BTreeMap<NodeId, Instant>,
+    disconnected: TimedSet<NodeId>,
     /// Number of times that a node was added or removed by the application so far. It changes if the list has
     /// to be stored anew.
     changes: u64,
     faulty: FaultyNodes,
     /// Banned nodes, and until when. `None` has no end.
     bans: BTreeMap<NodeId, Option<Instant>>,
+}
+
+impl Default for KeptAwayNodes {
+    fn default() -> Self {
+        Self {
+            disconnected: TimedSet::new(MAX_KEPT_AWAY),
+            changes: 0,
+            faulty: FaultyNodes::default(),
+            bans: BTreeMap::new(),
+        }
+    }
 }
 
 impl KeptAwayNodes {
@@ -82,7 +95,7 @@ impl KeptAwayNodes {
         } else if self.faulty.contains(now, id) {
             Some(Reason::Discouraged)
         } else {
-            self.is_disconnected(now, id).then_some(Reason::KeptAway)
+            self.disconnected.contains(now, id).then_some(Reason::KeptAway)
         }
     }
 
@@ -94,29 +107,18 @@ impl KeptAwayNodes {
     /// Keeps a node away for the time `left`, at most for [`KEEP_AWAY_TIME`].
     pub(super) fn add_for(&mut self, now: Instant, id: NodeId, left: Duration) {
         self.changes += 1;
-        self.until.retain(|_, until| *until > now);
-        // A node that is on the list already takes no further room.
-        if self.until.len() >= MAX_KEPT_AWAY
-            && !self.until.contains_key(&id)
-            && let Some(first) = self.until.iter().min_by_key(|(_, until)| **until)
-        {
-            let first = *first.0;
-            self.until.remove(&first);
-        }
-        self.until.insert(id, now + left.min(KEEP_AWAY_TIME));
+        self.disconnected.add(now, id, left.min(KEEP_AWAY_TIME));
     }
 
     /// Stops keeping a node away, unless it is banned.
     pub(super) fn remove(&mut self, id: NodeId) {
         self.faulty.remove(id);
-        self.changes += u64::from(self.until.remove(&id).is_some());
+        self.changes += u64::from(self.disconnected.remove(id));
     }
 
     /// Returns the nodes that are kept away, each with the time that is left.
     pub(super) fn remaining(&self, now: Instant) -> impl Iterator<Item = (NodeId, Duration)> {
-        let left = move |until: &Instant| until.since(now);
-        let all = self.until.iter().map(move |(id, until)| (*id, left(until)));
-        all.filter(|(_, left)| !left.is_zero())
+        self.disconnected.remaining(now)
     }
 
     /// Returns how many times a node was added or removed so far. Nodes whose time has ended, or that made room
@@ -128,10 +130,6 @@ impl KeptAwayNodes {
     /// Returns whether a node is kept away, for any reason.
     pub(super) fn contains(&self, now: Instant, id: NodeId) -> bool {
         self.refusal(now, id).is_some()
-    }
-
-    fn is_disconnected(&self, now: Instant, id: NodeId) -> bool {
-        self.until.get(&id).is_some_and(|until| *until > now)
     }
 }
 
@@ -208,7 +206,7 @@ mod tests {
         for n in 0..=1024 {
             away.add(at(u64::from(n) / 10), id(n));
         }
-        assert_eq!(away.until.len(), MAX_KEPT_AWAY);
+        assert_eq!(away.disconnected.len(), MAX_KEPT_AWAY);
         assert!(!away.contains(at(103), id(0)) && away.contains(at(103), id(1024)));
     }
 }

@@ -7,10 +7,10 @@
 //!
 //! Bitcoin Core discourages peers in the same way. It remembers addresses only, as its nodes have no identity.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::timed::TimedSet;
 use crate::id::NodeId;
 use crate::time::Instant;
 
@@ -23,43 +23,37 @@ const MEMORY: Duration = Duration::from_secs(600);
 const MAX_FAULTY: usize = 1024;
 
 /// The nodes and hosts whose faults are remembered, and until when.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct FaultyNodes {
-    nodes: BTreeMap<NodeId, Instant>,
-    hosts: BTreeMap<IpAddr, Instant>,
+    nodes: TimedSet<NodeId>,
+    hosts: TimedSet<IpAddr>,
+}
+
+impl Default for FaultyNodes {
+    fn default() -> Self {
+        Self { nodes: TimedSet::new(MAX_FAULTY), hosts: TimedSet::new(MAX_FAULTY) }
+    }
 }
 
 impl FaultyNodes {
     pub(super) fn add(&mut self, now: Instant, id: NodeId, host: Option<IpAddr>) {
-        add(&mut self.nodes, now, id);
+        self.nodes.add(now, id, MEMORY);
         if let Some(host) = host {
-            add(&mut self.hosts, now, host);
+            self.hosts.add(now, host, MEMORY);
         }
     }
 
     pub(super) fn remove(&mut self, id: NodeId) {
-        self.nodes.remove(&id);
+        self.nodes.remove(id);
     }
 
     pub(super) fn contains(&self, now: Instant, id: NodeId) -> bool {
-        self.nodes.get(&id).is_some_and(|until| *until > now)
+        self.nodes.contains(now, id)
     }
 
     pub(super) fn contains_host(&self, now: Instant, host: IpAddr) -> bool {
-        self.hosts.get(&host).is_some_and(|until| *until > now)
+        self.hosts.contains(now, host)
     }
-}
-
-fn add<K: Copy + Ord>(to: &mut BTreeMap<K, Instant>, now: Instant, key: K) {
-    if to.len() >= MAX_FAULTY && !to.contains_key(&key) {
-        to.retain(|_, until| *until > now);
-        if to.len() >= MAX_FAULTY
-            && let Some(first) = to.iter().min_by_key(|(_, until)| **until).map(|(key, _)| *key)
-        {
-            to.remove(&first);
-        }
-    }
-    to.insert(key, now + MEMORY);
 }
 
 #[cfg(test)]
