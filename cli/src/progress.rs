@@ -30,6 +30,9 @@ pub(crate) enum ProgressSink {
     Hidden,
 }
 
+/// Maximum size of a line that waits behind other reports, in bytes. 64 KiB: as much as a batch of events.
+const MAX_QUEUED_LINE: usize = 64 << 10;
+
 /// An event of a command that is under way.
 #[derive(Debug)]
 pub(crate) struct CommandEvent {
@@ -56,7 +59,9 @@ pub(crate) struct ProgressReport {
 /// A line that another process prints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PrintedLine {
-    pub(crate) text: String,
+    /// `None` if it is the same as the JSON: an event may have 100 MB, and is not sent twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) text: Option<String>,
     pub(crate) json: String,
 }
 
@@ -107,10 +112,27 @@ impl ProgressSink {
     ///
     /// # Errors
     /// If that process is gone.
-    pub(crate) async fn line(&self, text: &str, json: &str) -> Result<(), SendError<CommandEvent>> {
+    pub(crate) async fn line(
+        &self,
+        text: Option<String>,
+        json: String,
+    ) -> Result<(), SendError<CommandEvent>> {
         let Self::Reports(reports) = self else { return Ok(()) };
-        let line = PrintedLine { text: text.to_owned(), json: json.to_owned() };
-        reports.send(CommandEvent::new("line", &line)).await
+        // The line is dropped before the wait: the report has a copy.
+        let report = CommandEvent::new("line", &PrintedLine { text, json });
+        if report.data.len() <= MAX_QUEUED_LINE {
+            return reports.send(report).await;
+        }
+        // A large line waits until all reports before it are taken, so that only one of them is in memory.
+        match reports.reserve_many(reports.max_capacity()).await {
+            Ok(mut permits) => {
+                if let Some(permit) = permits.next() {
+                    permit.send(report);
+                }
+                Ok(())
+            }
+            Err(_) => Err(SendError(report)),
+        }
     }
 
     /// Shows the progress of a download. In this process the bars of all transfers show it.
@@ -267,6 +289,8 @@ impl Drop for VisibleBar {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     #[test]
@@ -280,5 +304,23 @@ mod tests {
         bar(HashProgress { done: 1 << 20, total: 8 << 20 });
         drop(bar);
         assert_eq!(bars.while_hidden(|| 7), 7);
+    }
+
+    #[tokio::test]
+    async fn a_line_is_sent_once_and_a_large_one_waits_for_those_before() {
+        let (sender, mut received) = tokio::sync::mpsc::channel(4);
+        let sink = ProgressSink::Reports(sender);
+        sink.line(None, "{}".to_owned()).await.unwrap();
+        assert_eq!(received.recv().await.unwrap().data, r#"{"json":"{}"}"#);
+        let large = "x".repeat(MAX_QUEUED_LINE);
+        sink.line(Some("text".to_owned()), large.clone()).await.unwrap();
+        let mut second = Box::pin(sink.line(None, large));
+        assert!((&mut second).now_or_never().is_none());
+        let first: PrintedLine = serde_json::from_str(&received.recv().await.unwrap().data).unwrap();
+        assert_eq!(first.text.as_deref(), Some("text"));
+        second.await.unwrap();
+        assert!(received.recv().await.is_some());
+        drop(received);
+        assert!(sink.line(None, "x".repeat(MAX_QUEUED_LINE)).await.is_err());
     }
 }

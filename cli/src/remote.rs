@@ -191,7 +191,7 @@ pub(crate) async fn carry_out(
                 "progress" => bar.show(&data),
                 "line" => {
                     let PrintedLine { text, json } = serde_json::from_str(&data)?;
-                    let line = if is_json { json } else { text };
+                    let line = if is_json { json } else { text.unwrap_or(json) };
                     bar.bars.while_hidden(|| crate::print(format!("{line}\n").as_bytes()))?;
                 }
                 "result" => {

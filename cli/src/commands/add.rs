@@ -143,7 +143,7 @@ async fn hold(
         (None, _) => access_line(0, true).to_owned(),
     };
     let text = format!("{}{}", announced.text, context.paint.faint(&access));
-    context.progress.line(&text, announced.json.trim_end()).await?;
+    context.progress.line(Some(text), announced.json.trim_end().to_owned()).await?;
     loop {
         let batch = tokio::select! {
             ending = guard.ended_early() => bail!("{}: {ending}", plain(added.shared.name.as_str())),
@@ -160,8 +160,8 @@ async fn hold(
             if node.files().is_shared_at(path, &hash)
                 && let Some(text) = human::event(context.paint, node, &logged.event)
             {
-                let json = event_log.line(logged);
-                context.progress.line(&text, &String::from_utf8_lossy(&json)).await?;
+                let json = String::from_utf8_lossy(&event_log.line(logged)).into_owned();
+                context.progress.line(Some(text), json).await?;
             }
         }
     }

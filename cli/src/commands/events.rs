@@ -73,14 +73,14 @@ impl NodeCommand for EventsArgs {
 /// Prints the events from now on, until the node stops.
 async fn follow(log: &EventLog, context: &CommandContext<'_>) {
     // False if the other process is gone.
-    let print = async |line: &str| context.progress.line(line, line).await.is_ok();
+    let print = async |line: String| context.progress.line(None, line).await.is_ok();
     let mut reader = log.reader();
     while let Some(batch) = reader.next().await {
-        if batch.missed > 0 && !print(&log.lagged(batch.missed)).await {
+        if batch.missed > 0 && !print(log.lagged(batch.missed)).await {
             return;
         }
         for event in batch.events {
-            if !print(&String::from_utf8_lossy(&log.line(&event))).await {
+            if !print(String::from_utf8_lossy(&log.line(&event)).into_owned()).await {
                 return;
             }
         }
