@@ -138,6 +138,7 @@ fn a_full_disk_loses_nothing_and_every_error_says_so() {
     disk.fill();
     let error = disk.refused_start();
     assert!(error.contains(NO_ROOM) && error.contains("alice"), "{error}");
+    assert!(!disk.outside("alice/state.redb").exists(), "no empty file is left");
     disk.make_room();
     let mut node = disk.start(&[]);
     let id = node.id.clone();

@@ -113,6 +113,14 @@ fn empty_if_unfinished(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes a database that this node could not create, for example because the disk is full. Keeps it if another
+/// node uses it.
+fn remove_unused(path: &Path) {
+    if File::open(path).is_ok_and(|file| file.try_lock().is_ok()) {
+        let _ = fs::remove_file(path);
+    }
+}
+
 /// Runs `work`, which calls redb. Turns a panic into an error.
 fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|_| Panicked)
@@ -155,7 +163,12 @@ impl Disk {
 
     pub(super) fn open(folder: &Path) -> Result<Self, StoreError> {
         let file = folder.join(STATE_FILE);
-        let database = Self::open_file(folder, &file)?;
+        let was_there = file.exists();
+        let opened = Self::open_file(folder, &file);
+        if !was_there && matches!(opened, Err(StoreError::Open { .. })) {
+            remove_unused(&file);
+        }
+        let database = opened?;
         let disk = Self {
             folder: folder.to_owned(),
             file,
