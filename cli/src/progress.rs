@@ -308,7 +308,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_line_is_sent_once_and_a_large_one_waits_for_those_before() {
-        let (sender, mut received) = tokio::sync::mpsc::channel(4);
+        let (sender, mut received) = mpsc::channel(4);
         let sink = ProgressSink::Reports(sender);
         sink.line(None, "{}".to_owned()).await.unwrap();
         assert_eq!(received.recv().await.unwrap().data, r#"{"json":"{}"}"#);
@@ -316,7 +316,8 @@ mod tests {
         sink.line(Some("text".to_owned()), large.clone()).await.unwrap();
         let mut second = Box::pin(sink.line(None, large));
         assert!((&mut second).now_or_never().is_none());
-        let first: PrintedLine = serde_json::from_str(&received.recv().await.unwrap().data).unwrap();
+        let first: PrintedLine =
+            serde_json::from_str(&received.recv().await.unwrap().data).unwrap();
         assert_eq!(first.text.as_deref(), Some("text"));
         second.await.unwrap();
         assert!(received.recv().await.is_some());

@@ -105,8 +105,9 @@ fn builder(args: &RunArgs, invite: Option<&Invite>) -> anyhow::Result<Builder> {
         .watch(true)
         .download_folder(folders::downloads(args.downloads.as_deref()))
         .repair(args.repair);
-    // The name in the invite takes the place of the default.
-    if invite.is_none() || args.network != "peerkit" {
+    // The default is not given as a name: the invite may have one, and a node that was invited to another
+    // network needs the name of that network.
+    if args.network != "peerkit" {
         builder = builder.network(args.network.as_str());
     }
     if let Some(invite) = invite {

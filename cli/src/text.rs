@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use anstyle::{AnsiColor, Style};
 use anstyle_query::{clicolor, no_color, term_supports_color};
 pub(crate) use peerkit::plain;
-use peerkit::{KeyError, NodeId};
+use peerkit::{InvitationError, KeyError, NodeId};
 
 use crate::shell_words;
 
@@ -85,6 +85,13 @@ fn advice(error: &peerkit::Error) -> Option<&'static str> {
         peerkit::Error::UnknownPeer(_) => Some("`peers` lists connected nodes"),
         peerkit::Error::UnknownNode(_) => Some("`peers` lists known nodes"),
         peerkit::Error::NoDownload(_) => Some("`downloads` lists the fetches"),
+        peerkit::Error::Invitation(InvitationError::Lapsed(_)) => Some(
+            "start it with a new invite (`--invite`) or, as the owner, with the key (`--owner KEYFILE`); an \
+             open network needs another --network NAME or --state DIR",
+        ),
+        peerkit::Error::Invitation(InvitationError::NotNamed(_)) => Some(
+            "name it with --network NAME, or use another --state DIR for a node that takes everyone",
+        ),
         _ => None,
     }
 }

@@ -241,7 +241,7 @@ fn invite() -> Invite {
 }
 
 fn accepted() -> MembershipProof {
-    invite().accept(machines::node(2))
+    invite().accept(&machines::key(2))
 }
 
 fn certificate() -> MembershipProof {

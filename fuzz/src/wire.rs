@@ -181,7 +181,7 @@ pub fn invite(data: &[u8]) {
         assert!(printed.len() <= MAX_INVITE);
         assert_eq!(printed.parse(), Ok(invite.clone()));
         let mut roster = Roster::new(invite.network.clone(), invite.owner());
-        let proof = invite.accept(invite.key.id());
+        let proof = invite.accept(&invite.key);
         let admitted = roster.admit(proof.member(), Some(&proof), invite.invitation.issued);
         assert_eq!(admitted.is_ok(), invite.invitation.expires > invite.invitation.issued);
     }

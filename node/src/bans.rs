@@ -111,8 +111,8 @@ impl Bans {
 }
 
 impl Node {
-    /// Bans a node, for a time or for ever. Its link ends, and both users see that it was banned. This node
-    /// neither accepts nor dials it, opens no stream to it and accepts none from it, does not fetch from it,
+    /// Bans a node, for a time or for ever. Its link and streams end, and both users see that it was banned.
+    /// This node neither accepts nor dials it, opens no stream to it and accepts none from it, does not fetch from it,
     /// and drops messages from it that other nodes relay. Its broadcasts are still received and passed on.
     ///
     /// The ban holds for the identity. Other nodes at the same address are not affected. It is kept over
@@ -151,6 +151,7 @@ impl Node {
         let ban = Ban { id, until, why };
         let stored = self.inner.bans.add(ban.clone()).await;
         if !matches!(stored, Err(Error::TooManyBans(_))) {
+            self.inner.streams.open.end(id);
             self.inner.actor.call(move |actor| actor.command(Command::Ban(id, time))).await?;
         }
         stored.map(|()| ban)

@@ -34,7 +34,7 @@ use crate::inner::Inner;
 use crate::key;
 use crate::links::LinkTable;
 use crate::listen::{self, Listen, PendingHandshakes, Refusals};
-use crate::membership::{Membership, MembershipSettings};
+use crate::membership::{Membership, MembershipSettings, NetworkChoice};
 use crate::node::Node;
 use crate::own_addresses::{OwnAddresses, distinct};
 use crate::probe::{self, MAX_PROBES, PROBE_PROTOCOL};
@@ -291,12 +291,15 @@ impl Builder {
         let key = choose_key(self.key, self.state.as_deref()).await?;
         let name = self.name.unwrap_or_else(|| key.id().short());
         Error::check_name(NameKind::Node, &name, MAX_NAME)?;
-        let network = self.network.unwrap_or_else(|| DEFAULT_NETWORK.to_owned());
-        Error::check_name(NameKind::Network, &network, MAX_NAME)?;
-        let owner = choose_owner(self.owner_key.as_ref(), self.owner, &store, &network).await?;
-        let owner_key = self.owner_key.as_ref();
-        let membership =
-            self.membership.load((&store, network.as_str()), (key.id(), owner), owner_key).await?;
+        let folder = self.state.as_deref();
+        let mut choice = NetworkChoice::new(self.network, DEFAULT_NETWORK, folder).await?;
+        Error::check_name(NameKind::Network, &choice.name, MAX_NAME)?;
+        let stored =
+            choose_owner(self.owner_key.as_ref(), self.owner, &store, &choice.name).await?;
+        choice.owner = stored.or(choice.owner);
+        let keys = (&key, self.owner_key.as_ref());
+        let membership = self.membership.load((&store, folder), keys, &choice).await?;
+        let NetworkChoice { name: network, owner, .. } = choice;
         let tls = Tls::new(&key).map_err(|error| Error::Tls(error.into()))?;
         // The ports are bound before any task runs, so nothing has to be undone if a port is in use.
         let listeners = listen::bind(&self.listen).await?;

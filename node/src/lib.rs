@@ -103,7 +103,7 @@ pub use events::Events;
 pub use key::{
     KeyError, create as create_key, load as load_key, load_or_create as load_or_create_key,
 };
-pub use membership::InvitationError;
+pub use membership::{InvitationError, InvitedNetworksError};
 pub use network::{Degrees, Figures, NetworkGraph, NetworkNode};
 pub use node::{
     ConnectOptions, Discovery, FilesHandle, IntoAddress, IntoPlaces, Member, NetworkHandle,

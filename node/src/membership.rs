@@ -1,16 +1,14 @@
 //! The membership of this node in a network whose owner invites: how it begins, and the roster on disk.
 
-use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use peerkit_proto::event::Reason;
 use peerkit_proto::id::{Key, NodeId};
 use peerkit_proto::invitation::roster::TooManyRevocations;
 use peerkit_proto::invitation::{
     Certificate, Invite, MAX_USES, MembershipError, MembershipProof, Roster,
 };
 use peerkit_proto::overlay::members::{MembershipState, RosterChange};
-use tokio::sync::watch;
 
 use crate::blocking;
 use crate::clock::unix_millis;
@@ -18,6 +16,11 @@ use crate::error::Error;
 use crate::inner::Inner;
 use crate::lock::lock;
 use crate::store::Store;
+
+mod invited_networks;
+
+use invited_networks::InvitedNetworks;
+pub use invited_networks::InvitedNetworksError;
 
 /// An error of invitations and memberships. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +55,22 @@ pub enum InvitationError {
     /// Too many revocations are in force.
     #[error(transparent)]
     TooManyRevocations(#[from] TooManyRevocations),
+    /// The node was a member of a network for invited nodes, and has no valid proof of it any more. In an open
+    /// network of this name it would take strangers.
+    #[error(
+        "the node was not started: it was in network `{0}` as an invited node, and its membership has \
+         expired or is lost"
+    )]
+    Lapsed(String),
+    /// No network was named, and the node of this state folder was in one for invited nodes.
+    #[error(
+        "the node was not started: no network was named, and its state folder is that of an invited node \
+         of network `{0}`"
+    )]
+    NotNamed(String),
+    /// The list of networks for invited nodes can't be used.
+    #[error(transparent)]
+    Networks(#[from] InvitedNetworksError),
 }
 
 /// The settings of the builder that concern membership.
@@ -81,39 +100,95 @@ impl MembershipSettings {
 
     /// Returns the membership with which the node starts; `None` if its network takes everyone. A node that
     /// was a member in an earlier run still is one.
+    ///
+    /// # Errors
+    /// If the node can't become a member, or was one and has no valid proof any more.
     pub(crate) async fn load(
         self,
-        (store, network): (&Store, &str),
-        (id, owner): (NodeId, Option<NodeId>),
-        owner_key: Option<&Key>,
+        (store, state): (&Store, Option<&Path>),
+        (key, owner_key): (&Key, Option<&Key>),
+        network: &NetworkChoice,
     ) -> Result<Option<MembershipState>, Error> {
-        let loading = (store.clone(), network.to_owned());
-        let (records, revocations) =
-            blocking::try_run(move || loading.0.roster(&loading.1)).await?;
+        let NetworkChoice { name, owner, invited, .. } = network;
+        let loading = (store.clone(), name.clone());
+        let (records, revocations, was_invited) = blocking::try_run(move || {
+            let (records, revocations) = loading.0.roster(&loading.1)?;
+            Ok::<_, Error>((records, revocations, loading.0.has_roster(&loading.1)?))
+        })
+        .await?;
+        let was_invited = was_invited || invited.owner(name).is_some();
         let now = unix_millis();
         let is_own = |proof: &&MembershipProof| {
-            proof.member() == id && Some(proof.owner()) == owner && proof.expires() > now
+            proof.member() == key.id() && Some(proof.owner()) == *owner && proof.expires() > now
         };
         let known = records.iter().find(is_own).cloned();
-        let own = match (known, owner_key, self.invite) {
-            (Some(proof @ MembershipProof::Certificate(_)), ..) => proof,
-            (_, Some(key), None) if self.invite_only => {
+        // A new invite counts more than the proof of an earlier one, which may be revoked or used up.
+        let is_new = |invite: &Invite| match &known {
+            Some(known) => {
+                known.invitation() != invite.invitation.id && invite.invitation.expires > now
+            }
+            None => true,
+        };
+        let own = match (self.invite.filter(is_new), known, owner_key) {
+            (Some(invite), ..) => invite.accept(key),
+            (None, Some(proof @ MembershipProof::Certificate(_)), _) => proof,
+            // In an open network the owner's key alone founds nothing.
+            (None, _, Some(owner_key)) if self.invite_only || was_invited => {
                 let mut serial = [0; 8];
                 getrandom::fill(&mut serial)?;
                 let serial = u64::from_le_bytes(serial);
-                let certificate = Certificate::of_owner(key, network, id, now, serial);
+                let certificate = Certificate::of_owner(owner_key, name, key.id(), now, serial);
                 MembershipProof::Certificate(certificate)
             }
-            (_, None, None) if self.invite_only => Err(InvitationError::NoOwnerKey)?,
-            // A new invite counts more than one that was accepted before and may be used up.
-            (_, _, Some(invite)) => invite.accept(id),
-            (Some(proof), ..) => proof,
-            (None, _, None) => return Ok(None),
+            (None, Some(proof), _) => proof,
+            (None, None, None) if self.invite_only => Err(InvitationError::NoOwnerKey)?,
+            (None, None, _) if was_invited => Err(InvitationError::Lapsed(name.clone()))?,
+            (None, None, _) => match invited.first().filter(|_| !network.is_named) {
+                Some(invited) => Err(InvitationError::NotNamed(invited.to_owned()))?,
+                None => return Ok(None),
+            },
         };
         if own.expires() <= now {
             return Err(InvitationError::NotAMember(MembershipError::Expired).into());
         }
+        if let Some(folder) = state.map(Path::to_owned) {
+            // Written before the node runs, so that from then on it never starts in an open network again.
+            let (invited, name, owner) = (invited.clone(), name.clone(), own.owner());
+            let writing = move || invited.add(&folder, &name, owner).map_err(InvitationError::from);
+            blocking::try_run(writing).await?;
+        }
         Ok(Some(MembershipState { own, owner_key: owner_key.cloned(), records, revocations }))
+    }
+}
+
+/// The network of a node that starts.
+pub(crate) struct NetworkChoice {
+    pub(crate) name: String,
+    /// True if the application or an invite has named it.
+    pub(crate) is_named: bool,
+    pub(crate) owner: Option<NodeId>,
+    /// The networks for invited nodes of the state folder.
+    invited: InvitedNetworks,
+}
+
+impl NetworkChoice {
+    /// Returns the network with this name, and what the state folder's list of networks has about it.
+    pub(crate) async fn new(
+        name: Option<String>,
+        default: &str,
+        state: Option<&Path>,
+    ) -> Result<Self, Error> {
+        let invited = match state.map(Path::to_owned) {
+            Some(folder) => {
+                let reading = move || InvitedNetworks::read(&folder).map_err(InvitationError::from);
+                blocking::try_run(reading).await?
+            }
+            None => InvitedNetworks::default(),
+        };
+        let is_named = name.is_some();
+        let name = name.unwrap_or_else(|| default.to_owned());
+        let owner = invited.owner(&name);
+        Ok(Self { name, is_named, owner, invited })
     }
 }
 
@@ -121,8 +196,6 @@ impl MembershipSettings {
 #[derive(Debug)]
 pub(crate) struct Membership {
     own: Mutex<Option<MembershipProof>>,
-    /// Nodes that were revoked since the start or are known to be.
-    revoked: watch::Sender<BTreeSet<NodeId>>,
     unwritten: Mutex<Vec<RosterChange>>,
     /// Locked while changes are written, so that they are written in order.
     writing: Mutex<()>,
@@ -131,10 +204,7 @@ pub(crate) struct Membership {
 impl Membership {
     pub(crate) fn new(state: Option<&MembershipState>) -> Self {
         let own = Mutex::new(state.map(|state| state.own.clone()));
-        let revocations = state.into_iter().flat_map(|state| &state.revocations);
-        let revoked = revocations.map(|revocation| revocation.revoked).collect();
-        let revoked = watch::Sender::new(revoked);
-        Self { own, revoked, unwritten: Mutex::default(), writing: Mutex::default() }
+        Self { own, unwritten: Mutex::default(), writing: Mutex::default() }
     }
 
     /// Returns this node's proof, or `None` if its network takes everyone.
@@ -146,35 +216,30 @@ impl Membership {
     pub(crate) fn is_needed(&self) -> bool {
         lock(&self.own).is_some()
     }
-
-    /// Returns the reason for not using a node, if it was revoked.
-    pub(crate) fn refusal(&self, node: NodeId) -> Option<Reason> {
-        let is_revoked = self.revoked.borrow().contains(&node);
-        is_revoked.then_some(Reason::NotAMember(MembershipError::Revoked))
-    }
-
-    /// Waits until a node is revoked.
-    pub(crate) async fn until_revoked(&self, node: NodeId) {
-        let mut revoked = self.revoked.subscribe();
-        // The sender lives as long as the node.
-        let _ = revoked.wait_for(|revoked| revoked.contains(&node)).await;
-    }
 }
 
 impl Inner {
-    /// Handles a change of the roster: notes it for Hellos and streams, and writes it to the state folder.
+    /// Handles a change of the roster: notes it for Hellos, ends the streams of nodes that are no longer
+    /// members, and writes it to the state folder.
     pub(crate) fn roster_changed(self: &Arc<Self>, change: RosterChange, roster: Option<&Roster>) {
         match &change {
             RosterChange::Member(proof) if proof.member() == self.profile.id => {
                 *lock(&self.membership.own) = Some(proof.clone());
             }
+            // The last use of an invitation may just have been confirmed for another node.
+            RosterChange::Member(proof) if proof.is_certificate() => {
+                self.end_streams_of_strangers(roster, |record| {
+                    !record.is_certificate() && record.invitation() == proof.invitation()
+                });
+            }
             RosterChange::Revoked(revocation) => {
                 let id = revocation.revoked;
                 tracing::info!(target: "peerkit::membership", %id, "the network's owner has revoked this");
-                let records = roster.into_iter().flat_map(Roster::records);
-                let hit = records.filter(|proof| proof.invitation() == id);
-                let nodes: Vec<_> = hit.map(MembershipProof::member).chain([id]).collect();
-                self.membership.revoked.send_modify(|revoked| revoked.extend(nodes));
+                self.streams.open.end(id);
+                self.end_streams_of_strangers(roster, |_| true);
+            }
+            RosterChange::Expired(nodes, _) => {
+                nodes.iter().for_each(|node| self.streams.open.end(*node));
             }
             _ => {}
         }
@@ -189,6 +254,20 @@ impl Inner {
             if let Err(error) = inner.store.save_roster(&inner.profile.network, &changes) {
                 tracing::warn!(%error, "can't remember the members of the network");
             }
+        });
+    }
+
+    /// Ends the streams of nodes whose records `may_be_hit`, if they are no longer members.
+    fn end_streams_of_strangers(
+        &self,
+        roster: Option<&Roster>,
+        may_be_hit: impl Fn(&MembershipProof) -> bool,
+    ) {
+        let Some(roster) = roster else { return };
+        let now = unix_millis();
+        self.streams.open.end_where(|peer| {
+            // A node without a record is just being checked.
+            roster.record(peer).is_some_and(&may_be_hit) && roster.check_known(peer, now).is_err()
         });
     }
 }

@@ -18,6 +18,9 @@ use crate::tls::{Channel, ExpectedBytes};
 
 mod call_back;
 mod open;
+mod open_streams;
+
+use open_streams::{OpenStreams, StreamEntry, StreamHalf};
 
 /// Maximum number of call-backs under way. In each, this node dials addresses that another node has chosen.
 const MAX_CALL_BACKS: usize = 16;
@@ -28,14 +31,16 @@ pub struct Stream {
     pub(crate) channel: Channel,
     /// The number of bytes that the peer is sure to send. The record layer uses it.
     pub(crate) expected: ExpectedBytes,
+    /// Ends the stream if its peer is banned or revoked.
+    entry: StreamEntry,
     /// Counts this stream as one that the peer has opened.
     _permit: Option<StreamPermit>,
 }
 
 impl Stream {
-    pub(crate) fn new(mut channel: Channel, permit: Option<StreamPermit>) -> Self {
+    fn new(mut channel: Channel, entry: StreamEntry, permit: Option<StreamPermit>) -> Self {
         let expected = channel.expect_bulk();
-        Self { channel, expected, _permit: permit }
+        Self { channel, expected, entry, _permit: permit }
     }
 
     /// Returns the node at the other end, as the handshake has proven.
@@ -51,7 +56,8 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.channel).poll_read(cx, buffer)
+        let Self { channel, entry, .. } = &mut *self;
+        entry.poll(StreamHalf::Read, cx, |cx| Pin::new(channel).poll_read(cx, buffer))
     }
 }
 
@@ -61,7 +67,8 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.channel).poll_write(cx, bytes)
+        let Self { channel, entry, .. } = &mut *self;
+        entry.poll(StreamHalf::Write, cx, |cx| Pin::new(channel).poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -69,7 +76,8 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.channel).poll_write_vectored(cx, slices)
+        let Self { channel, entry, .. } = &mut *self;
+        entry.poll(StreamHalf::Write, cx, |cx| Pin::new(channel).poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -77,11 +85,13 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.channel).poll_flush(cx)
+        let Self { channel, entry, .. } = &mut *self;
+        entry.poll(StreamHalf::Write, cx, |cx| Pin::new(channel).poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.channel).poll_shutdown(cx)
+        let Self { channel, entry, .. } = &mut *self;
+        entry.poll(StreamHalf::Write, cx, |cx| Pin::new(channel).poll_shutdown(cx))
     }
 }
 
@@ -105,9 +115,11 @@ pub(crate) async fn read_block(
 
 /// The streams that peers have opened, and those that this node waits for.
 pub(crate) struct Streams {
+    /// All open streams, whichever side has opened them.
+    pub(crate) open: Arc<OpenStreams>,
     /// The streams that tasks of this node wait for, by the tokens of their call-backs.
     pub(crate) awaited: Mutex<HashMap<[u8; 16], AwaitedStream>>,
-    open: Arc<Mutex<HashMap<NodeId, usize>>>,
+    inbound: Arc<Mutex<HashMap<NodeId, usize>>>,
     max_per_peer: usize,
     max: usize,
     /// Permits for the call-backs that are under way.
@@ -123,17 +135,17 @@ pub(crate) struct AwaitedStream {
 /// Counts a stream among those that its peer has opened, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct StreamPermit {
-    open: Arc<Mutex<HashMap<NodeId, usize>>>,
+    inbound: Arc<Mutex<HashMap<NodeId, usize>>>,
     peer: NodeId,
 }
 
 impl Drop for StreamPermit {
     fn drop(&mut self) {
-        let mut open = lock(&self.open);
-        if let Some(count) = open.get_mut(&self.peer) {
+        let mut inbound = lock(&self.inbound);
+        if let Some(count) = inbound.get_mut(&self.peer) {
             *count -= 1;
             if *count == 0 {
-                open.remove(&self.peer);
+                inbound.remove(&self.peer);
             }
         }
     }
@@ -142,8 +154,9 @@ impl Drop for StreamPermit {
 impl Streams {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
-            awaited: Mutex::default(),
             open: Arc::default(),
+            awaited: Mutex::default(),
+            inbound: Arc::default(),
             max_per_peer: config.max_streams_per_peer,
             max: config.max_streams,
             call_backs: Arc::new(Semaphore::new(MAX_CALL_BACKS)),
@@ -152,14 +165,14 @@ impl Streams {
 
     /// Returns a permit for one more stream of `peer`, if the limits allow it.
     pub(crate) fn permit(&self, peer: NodeId) -> Option<StreamPermit> {
-        let mut open = lock(&self.open);
-        let of_peer = open.get(&peer).copied().unwrap_or_default();
+        let mut inbound = lock(&self.inbound);
+        let of_peer = inbound.get(&peer).copied().unwrap_or_default();
         // The limit for one peer keeps it from using up the streams of all others.
-        if of_peer >= self.max_per_peer || open.values().sum::<usize>() >= self.max {
+        if of_peer >= self.max_per_peer || inbound.values().sum::<usize>() >= self.max {
             return None;
         }
-        open.insert(peer, of_peer + 1);
-        Some(StreamPermit { open: self.open.clone(), peer })
+        inbound.insert(peer, of_peer + 1);
+        Some(StreamPermit { inbound: self.inbound.clone(), peer })
     }
 
     /// Removes and returns the awaited stream with `token`, if it is awaited from `peer`. Other nodes may

@@ -384,7 +384,7 @@ mod tests {
             token: Some([3; 16]),
             membership: None,
         };
-        let proof = invite(100, 1).accept(Key::from_secret(&[2; 32]).id());
+        let proof = invite(100, 1).accept(&Key::from_secret(&[2; 32]));
         let invited = StreamOpen { membership: Some(Box::new(proof.clone())), ..open.clone() };
         let mut out = Vec::new();
         invited.encode(&mut out);

@@ -6,8 +6,10 @@
 //! 2. The owner makes an [`Invitation`]: a statement, signed with the owner's key, about a new key pair. It
 //!    has a time of expiry and a number of uses. The [`Invite`] is what people pass on: a link with the
 //!    secret half of that key pair, the statement, the network's name and secret, and addresses.
-//! 3. The holder of an invite signs its own identity with the invitation's key. That and the statement are
-//!    its first proof. It works while the owner is offline, until the invitation expires.
+//! 3. The holder of an invite signs its own identity with the invitation's key, and the invitation with its
+//!    own key. Both signatures and the statement are its first proof. It works while the owner is offline,
+//!    until the invitation expires. Without the node's own signature, any holder of an invite could claim that
+//!    another member came by it, and so bind that membership to an invitation that is revoked or used up.
 //! 4. A member that sees a new proof passes it on to all members, as a record. Each member keeps the records
 //!    in its [`Roster`]. A member refuses a newcomer if it knows of as many records as the invitation has uses.
 //! 5. A node that holds the owner's key answers the first records of an invitation, as many as it has uses,
@@ -77,6 +79,7 @@ pub const MAX_PROOF: usize = 512;
 /// Prefixes of signed bytes. Each separates one kind of signature from all others by the same key.
 const INVITATION_CONTEXT: &[u8] = b"peerkit invitation 1";
 const ACCEPTANCE_CONTEXT: &[u8] = b"peerkit acceptance 1";
+const CONSENT_CONTEXT: &[u8] = b"peerkit consent 1";
 const CERTIFICATE_CONTEXT: &[u8] = b"peerkit certificate 1";
 
 /// The first byte of an encoded proof.
@@ -228,12 +231,16 @@ impl Invitation {
             && verifier.verify(self.owner, &self.signed(network), &self.signature)
     }
 
-    /// Accepts the invitation for the node `member`. `key` is the invitation's key.
+    /// Accepts the invitation for the node with the key `member`. `key` is the invitation's key.
     #[must_use]
-    pub fn accept(&self, key: &Key, network: &str, member: NodeId) -> MembershipProof {
-        let signature = key.sign(&acceptance(network, self.id, member));
-        let acceptance = Acceptance { invitation: self.clone(), member, signature };
-        MembershipProof::Invitation(acceptance)
+    pub fn accept(&self, key: &Key, network: &str, member: &Key) -> MembershipProof {
+        let signed = |context| signed_pair(context, network, self.id, member.id());
+        MembershipProof::Invitation(Acceptance {
+            invitation: self.clone(),
+            member: member.id(),
+            signature: key.sign(&signed(ACCEPTANCE_CONTEXT)),
+            consent: member.sign(&signed(CONSENT_CONTEXT)),
+        })
     }
 }
 
@@ -246,6 +253,8 @@ pub struct Acceptance {
     pub member: NodeId,
     /// The signature of the invitation's key over the invitation, the member and the name of the network.
     pub signature: [u8; SIGNATURE_LEN],
+    /// The signature of the member's key over the same.
+    pub consent: [u8; SIGNATURE_LEN],
 }
 
 /// The owner's statement that a node is a member.
@@ -406,8 +415,17 @@ impl MembershipProof {
     }
 
     /// Returns whether this proof takes the place of `other`, a proof of the same member.
+    ///
+    /// Of two proofs with different content one replaces the other, so that all members keep the same one.
     pub(crate) fn replaces(&self, other: &Self) -> bool {
-        (self.is_certificate(), self.expires()) > (other.is_certificate(), other.expires())
+        let rank = |proof: &Self| {
+            let serial = match proof {
+                Self::Invitation(_) => 0,
+                Self::Certificate(certificate) => certificate.serial,
+            };
+            (proof.is_certificate(), proof.expires(), proof.invitation(), serial)
+        };
+        rank(self) > rank(other)
     }
 
     /// Checks everything in the proof that needs no list: the owner, the time and the signatures.
@@ -430,10 +448,11 @@ impl MembershipProof {
         let is_valid = match self {
             Self::Certificate(certificate) => certificate.is_valid(verifier, network),
             Self::Invitation(accepted) => {
-                let Acceptance { invitation, member, signature } = accepted;
-                let signed = acceptance(network, invitation.id, *member);
+                let Acceptance { invitation, member, signature, consent } = accepted;
+                let signed = |context| signed_pair(context, network, invitation.id, *member);
                 invitation.is_valid(verifier, network)
-                    && verifier.verify(invitation.id, &signed, signature)
+                    && verifier.verify(invitation.id, &signed(ACCEPTANCE_CONTEXT), signature)
+                    && verifier.verify(*member, &signed(CONSENT_CONTEXT), consent)
             }
         };
         if is_valid { Ok(()) } else { Err(MembershipError::Forged) }
@@ -447,6 +466,7 @@ impl MembershipProof {
                 accepted.invitation.encode(out);
                 out.put_raw(accepted.member.as_bytes());
                 out.put_raw(&accepted.signature);
+                out.put_raw(&accepted.consent);
             }
             Self::Certificate(certificate) => {
                 out.put_u8(BY_CERTIFICATE);
@@ -466,6 +486,7 @@ impl MembershipProof {
                 invitation: Invitation::decode(reader)?,
                 member: reader.node_id("invited member")?,
                 signature: reader.array("acceptance")?,
+                consent: reader.array("member's consent")?,
             }),
             BY_CERTIFICATE => Self::Certificate(Certificate::decode(reader)?),
             _ => return Err(DecodeError::Invalid("kind of proof")),
@@ -473,8 +494,9 @@ impl MembershipProof {
     }
 }
 
-fn acceptance(network: &str, invitation: NodeId, member: NodeId) -> Vec<u8> {
-    let mut out = signed_prefix(ACCEPTANCE_CONTEXT, network);
+/// Returns the bytes that say that `member` has accepted an invitation. `context` is for the key that signs.
+fn signed_pair(context: &[u8], network: &str, invitation: NodeId, member: NodeId) -> Vec<u8> {
+    let mut out = signed_prefix(context, network);
     out.put_raw(invitation.as_bytes());
     out.put_raw(member.as_bytes());
     out

@@ -13,8 +13,17 @@ use super::folder::unix;
 /// Prefixes of the names of all files in a state folder that a node or the program writes, except the key.
 /// The key is not listed, because a key that other users could read has to be refused, and not made private
 /// silently.
-const STATE_FILES: [&str; 7] =
-    ["state.redb", "history", "api.json", "bootstrap", "peers.json", ".peers.json", ".key-"];
+const STATE_FILES: [&str; 9] = [
+    "state.redb",
+    "history",
+    "api.json",
+    "bootstrap",
+    "peers.json",
+    ".peers.json",
+    "invited-networks.json",
+    ".invited-networks.json",
+    ".key-",
+];
 
 /// Name of the file with the node's key.
 const KEY: &str = "key";

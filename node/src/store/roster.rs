@@ -5,7 +5,7 @@ use peerkit_proto::id::NodeId;
 use peerkit_proto::invitation::{MembershipProof, Revocation};
 use peerkit_proto::overlay::members::RosterChange;
 
-use super::tables::{MEMBERS, REVOCATIONS};
+use super::tables::{MEMBERS, REVOCATIONS, Row};
 use super::{Store, StoreError};
 
 impl Store {
@@ -25,6 +25,13 @@ impl Store {
         let revoked =
             revoked.filter_map(|(_, row)| Revocation::decode(&mut Reader::new(row.into())).ok());
         Ok((members, revoked.collect()))
+    }
+
+    /// Returns whether there are members or revocations of a network, also such that can't be read.
+    pub(crate) fn has_roster(&self, network: &str) -> Result<bool, StoreError> {
+        let prefix = prefix(network);
+        let has = |rows: Vec<Row>| rows.iter().any(|(key, _)| key.starts_with(&prefix));
+        Ok(has(self.rows(MEMBERS)?) || has(self.rows(REVOCATIONS)?))
     }
 
     /// Saves changes of the roster of a network, in this order.

@@ -63,6 +63,7 @@ impl Inner {
             return Err(format!("a stream was refused: {why}"));
         }
         let peer = session.id;
+        let entry = self.streams.open.register(peer);
         if self.bans.contains(peer) {
             answer(&mut channel, status::BANNED).await?;
             return Err("a stream of a banned node was refused".into());
@@ -83,7 +84,7 @@ impl Inner {
             answer(&mut channel, status::OPEN).await?;
             // This node has requested the stream, so the stream needs none of the peer's permits. If the task
             // that waited for it is gone, the stream closes.
-            let _ = awaited.reply.send(Stream::new(channel, None));
+            let _ = awaited.reply.send(Stream::new(channel, entry, None));
             return Ok(Box::pin(std::future::ready(())));
         }
         let Some(handler) = self.served.streams.get(&open.protocol) else {
@@ -95,19 +96,7 @@ impl Inner {
             return Err("too many streams of one peer".into());
         };
         answer(&mut channel, status::OPEN).await?;
-        let running = handler.run(Stream::new(channel, Some(permit)));
-        if !self.membership.is_needed() {
-            return Ok(running);
-        }
-        let inner = self.clone();
-        Ok(Box::pin(async move {
-            tokio::select! {
-                () = running => {}
-                () = inner.membership.until_revoked(peer) => {
-                    tracing::debug!(%peer, "a stream ends: its node was revoked");
-                }
-            }
-        }))
+        Ok(handler.run(Stream::new(channel, entry, Some(permit))))
     }
 
     /// Checks the membership of a node that opens a stream, if the network takes invited nodes only.
@@ -255,12 +244,14 @@ impl Inner {
         let mut out = Vec::new();
         open.encode(&mut out);
         let peer = session.id;
+        let entry = self.streams.open.register(peer);
         // Checked again, as the stream may have been opened at an address without an identity.
         if self.bans.contains(peer) {
             return Err(Error::StreamRefused { peer, why: BANNED_HERE.to_owned() });
         }
-        if let Some(reason) = self.membership.refusal(peer) {
-            return Err(Error::StreamRefused { peer, why: reason.to_string() });
+        if self.membership.is_needed() {
+            let checked = self.actor.call(move |actor| actor.overlay().check_dial(peer)).await?;
+            checked.map_err(|reason| Error::StreamRefused { peer, why: reason.to_string() })?;
         }
         let asking = async {
             channel.write_all(&out).await?;
@@ -270,7 +261,7 @@ impl Inner {
         let timeout = self.config.handshake_timeout;
         let answered = tokio::time::timeout(timeout, asking).await;
         let why = match answered.map_err(|_| Error::Timeout(timeout))? {
-            Ok(status::OPEN) => return Ok(Stream::new(channel, None)),
+            Ok(status::OPEN) => return Ok(Stream::new(channel, entry, None)),
             Ok(status::OTHER_NETWORK) => Reason::OtherNetwork.to_string(),
             Ok(status::WRONG_SECRET) => Reason::WrongSecret.to_string(),
             Ok(status::NO_PROTOCOL) => format!("it does not speak `{protocol}`"),

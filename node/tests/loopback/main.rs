@@ -7,6 +7,7 @@ mod addresses;
 // The tests about the network's owner use the attacker of the `hostile` tests to forge frames.
 #[path = "../hostile/attacker/mod.rs"]
 mod attacker;
+mod bans;
 mod changed;
 mod common;
 mod connections;

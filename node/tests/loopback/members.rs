@@ -1,9 +1,9 @@
 //! Networks whose owner invites: invited nodes join, all others are refused with a reason, and a revoked node
 //! loses its links and streams.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use peerkit::{Error, Invite, Key, MembershipError, Node, NodeId, Reason};
+use peerkit::{Error, InvitationError, Invite, Key, MembershipError, Node, NodeId, Reason};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::hello::{ALPN_LINK, Hello};
 use peerkit_proto::invitation::{Invitation, InvitationTerms, MembershipProof, Revocation};
@@ -112,7 +112,7 @@ async fn proofs_of_others_and_used_up_invites_are_refused_with_a_reason() {
     let later = now() + 1_000_000;
     let by = |by: &Key, network: &str, expires| {
         let invitation = Invitation::sign(by, network, key(9).id(), terms(expires));
-        invitation.accept(&key(9), network, key(2).id())
+        invitation.accept(&key(9), network, &key(2))
     };
     let forged = {
         let MembershipProof::Invitation(mut accepted) = by(&key(8), "peerkit", later) else {
@@ -123,7 +123,7 @@ async fn proofs_of_others_and_used_up_invites_are_refused_with_a_reason() {
     };
     for (proof, why) in [
         (None, MembershipError::Missing),
-        (Some(invite.accept(key(3).id())), MembershipError::OtherNode),
+        (Some(invite.accept(&key(3))), MembershipError::OtherNode),
         (Some(forged), MembershipError::Forged),
         (Some(by(&owner(), "other", later)), MembershipError::Forged),
         (Some(by(&key(8), "peerkit", later)), MembershipError::OtherOwner),
@@ -192,12 +192,42 @@ async fn a_revoked_node_loses_its_links_and_streams_and_is_refused() {
     shutdown([&founder, &ann, &bob]).await;
 }
 
+/// The simulator has the same network with a partition: `proto/tests/proto/members.rs`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_of_fifty_nodes_refuse_a_revoked_node_within_half_a_minute() {
+    const NODES: usize = 50;
+    let founder = founder().await;
+    let invite = invite(&founder, 49);
+    let mut nodes = vec![founder];
+    for n in 1..NODES {
+        nodes.push(invited(&format!("node {n}"), &invite).await);
+    }
+    let (bob, others) = nodes.split_last().unwrap();
+    for node in others {
+        wait_for_members(node, NODES).await;
+    }
+    let begun = Instant::now();
+    assert!(others[0].network().revoke(bob.id()).await.unwrap());
+    for node in others {
+        while member_ids(node).await.contains(&bob.id()) || node.peer(bob.id()).is_some() {
+            assert!(begun.elapsed() < Duration::from_secs(30));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let why = Reason::NotAMember(MembershipError::Revoked);
+    for node in others {
+        assert_eq!(refusal(within("a dial", bob.connect(address_of(node))).await), why);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    shutdown(&nodes).await;
+}
+
 #[tokio::test]
 async fn a_forged_revocation_ends_only_the_link_of_its_sender() {
     let founder = builder("founder").owner(owner()).invite_only(true).spawn().await.unwrap();
     let invite = invite(&founder, 2);
     let ann = invited("ann", &invite).await;
-    let proof = invite.accept(key(2).id());
+    let proof = invite.accept(&key(2));
     let mut liar = Attacker::link_as(address_of(&ann), key(2), |hello| {
         hello.membership = Some(Box::new(proof));
     })
@@ -237,6 +267,102 @@ async fn a_member_is_one_after_a_restart_and_remembers_revocations() {
     let why = Reason::NotAMember(MembershipError::Revoked);
     assert_eq!(refusal(within("a dial", bob.connect(address_of(&ann))).await), why);
     shutdown([&founder, &ann, &bob]).await;
+}
+
+/// A node whose invitation was revoked comes back with a new one. Nodes that know the revocation open streams to
+/// it and accept its streams, without a restart.
+#[tokio::test]
+async fn a_node_with_a_new_invitation_has_streams_with_all_members_again() {
+    let founder = founder().await;
+    let first = invite(&founder, 1);
+    let ann = invited("ann", &invite(&founder, 1)).await;
+    let bob = builder("bob").key(key(7)).invite(first.clone()).spawn().await.unwrap();
+    within("the join", bob.join(&first.addresses)).await.unwrap();
+    wait_for_members(&ann, 3).await;
+    assert!(founder.network().revoke(first.invitation.id).await.unwrap());
+    wait_until("the links to end", || {
+        founder.peer(key(7).id()).is_none() && ann.peer(key(7).id()).is_none()
+    })
+    .await;
+    shutdown([&bob]).await;
+
+    let second = invite(&founder, 1);
+    let bob = builder("bob").key(key(7)).invite(second.clone()).spawn().await.unwrap();
+    within("the join", bob.join(&second.addresses)).await.unwrap();
+    wait_for_members(&ann, 3).await;
+    ann.connect(address_of(&bob)).await.unwrap();
+    for node in [&ann, &bob] {
+        node.serve_stream("hello", |mut stream| async move {
+            let _ = stream.write_all(b"hi").await;
+            let _ = stream.shutdown().await;
+        });
+    }
+    for (from, to) in [(&ann, &bob), (&bob, &ann)] {
+        let mut stream = within("a stream", from.open_stream(to.id(), "hello")).await.unwrap();
+        let mut read = String::new();
+        within("the stream", stream.read_to_string(&mut read)).await.unwrap();
+        assert_eq!(read, "hi");
+    }
+    shutdown([&founder, &ann, &bob]).await;
+}
+
+fn lapsed(started: Result<Node, Error>) -> String {
+    match started {
+        Err(Error::Invitation(InvitationError::Lapsed(network))) => network,
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+}
+
+/// A node whose proof has expired, or is lost with its database, does not start as a node of an open network.
+#[tokio::test]
+async fn a_member_without_a_valid_proof_does_not_start_in_an_open_network() {
+    let folder = TempDir::new().unwrap();
+    let at = folder.path().join("ann");
+    let state = || builder("ann").state(&at);
+    let founder = founder().await;
+    let short = founder.network().invite(Duration::from_secs(4), 1).unwrap();
+    let ann = state().invite(short.clone()).spawn().await.unwrap();
+    shutdown([&ann]).await;
+    drop(ann);
+    let left = short.invitation.expires.saturating_sub(now());
+    tokio::time::sleep(Duration::from_millis(left + 1)).await;
+    assert_eq!(lapsed(state().network("club").spawn().await), "club");
+    let expired = state().invite(short).spawn().await;
+    assert!(matches!(
+        expired,
+        Err(Error::Invitation(InvitationError::NotAMember(MembershipError::Expired)))
+    ));
+
+    // A new invite makes it a member again. Then its database is damaged, and later deleted.
+    let ann = state().invite(invite(&founder, 1)).spawn().await.unwrap();
+    shutdown([&ann]).await;
+    drop(ann);
+    let database = at.join("state.redb");
+    std::fs::write(&database, vec![1; 100_000]).unwrap();
+    let damaged = state().network("club").spawn().await;
+    assert!(matches!(damaged, Err(Error::Store(_))), "{damaged:?}");
+    assert_eq!(lapsed(state().network("club").repair(true).spawn().await), "club");
+    std::fs::remove_file(&database).unwrap();
+    assert_eq!(lapsed(state().network("club").spawn().await), "club");
+    // Whoever forgets the name of the network does not get an open node in the default network either.
+    let unnamed = state().spawn().await;
+    let expected = |error: &Error| matches!(error, Error::Invitation(InvitationError::NotNamed(name)) if name == "club");
+    assert!(unnamed.as_ref().is_err_and(expected), "{unnamed:?}");
+    let elsewhere = state().network("an open one").spawn().await.unwrap();
+    shutdown([&elsewhere]).await;
+    drop(elsewhere);
+
+    // The owner needs the key only.
+    let at = folder.path().join("owner");
+    let state = || builder("owner").state(&at).network("club");
+    let node = state().owner(owner()).invite_only(true).spawn().await.unwrap();
+    shutdown([&node]).await;
+    drop(node);
+    std::fs::remove_file(at.join("state.redb")).unwrap();
+    assert_eq!(lapsed(state().spawn().await), "club");
+    let node = state().owner(owner()).spawn().await.unwrap();
+    assert!(node.network().is_invite_only());
+    shutdown([&node, &founder]).await;
 }
 
 #[tokio::test]

@@ -61,8 +61,9 @@ fn samples() -> Vec<Frame> {
 
 fn roster_frames() -> Vec<Frame> {
     let owner = crate::invitation::tests::owner();
-    let node = Key::from_secret(&[5; 32]).id();
-    let accepted = crate::invitation::tests::invite(7, 1).accept(node);
+    let member = Key::from_secret(&[5; 32]);
+    let node = member.id();
+    let accepted = crate::invitation::tests::invite(7, 1).accept(&member);
     let certificate = Certificate::of_owner(&owner, "net", node, 6, 7);
     let revocation = Revocation::sign(&owner, "net", node, 6);
     vec![

@@ -89,9 +89,9 @@ impl Invite {
         self.invitation.owner
     }
 
-    /// Accepts the invitation for the node `member`.
+    /// Accepts the invitation for the node with the key `member`.
     #[must_use]
-    pub fn accept(&self, member: NodeId) -> MembershipProof {
+    pub fn accept(&self, member: &Key) -> MembershipProof {
         self.invitation.accept(&self.key, &self.network, member)
     }
 }

@@ -57,7 +57,7 @@ fn decoded(bytes: &[u8]) -> Result<MembershipProof, DecodeError> {
 #[test]
 fn an_accepted_invitation_makes_a_member() {
     let mut roster = roster();
-    let proof = invite(100, 1).accept(id(2));
+    let proof = invite(100, 1).accept(&key(2));
     assert_eq!(admit(&mut roster, &proof), Ok(true));
     assert_eq!(admit(&mut roster, &proof), Ok(false), "known already");
     assert_eq!(roster.check_known(id(2), NOW), Ok(()));
@@ -68,7 +68,7 @@ fn an_accepted_invitation_makes_a_member() {
 #[test]
 fn proofs_of_other_nodes_networks_and_owners_are_refused() {
     let mut roster = roster();
-    let proof = invite(100, 1).accept(id(2));
+    let proof = invite(100, 1).accept(&key(2));
     assert_eq!(roster.admit(id(3), Some(&proof), NOW), Err(MembershipError::OtherNode));
     assert_eq!(roster.admit(id(2), None, NOW), Err(MembershipError::Missing));
     let mut of_other = Roster::new(NET.into(), id(201));
@@ -83,7 +83,7 @@ fn proofs_of_other_nodes_networks_and_owners_are_refused() {
 
 #[test]
 fn a_proof_with_one_changed_byte_is_refused() {
-    for proof in [invite(100, 1).accept(id(2)), certificate(2)] {
+    for proof in [invite(100, 1).accept(&key(2)), certificate(2)] {
         let bytes = encoded(&proof);
         assert!(bytes.len() <= MAX_PROOF);
         for at in 0..bytes.len() {
@@ -99,17 +99,54 @@ fn a_proof_with_one_changed_byte_is_refused() {
 fn the_holder_of_another_key_can_not_accept_an_invitation() {
     let mut stolen = invite(100, 1);
     stolen.key = key(101);
-    assert_eq!(admit(&mut roster(), &stolen.accept(id(2))), Err(MembershipError::Forged));
+    assert_eq!(admit(&mut roster(), &stolen.accept(&key(2))), Err(MembershipError::Forged));
     // A member is no owner, so what it signs admits nobody else.
     let terms = InvitationTerms { inviter: id(2), issued: NOW, expires: NOW + DAY, uses: 1 };
     let mut own = Invitation::sign(&key(2), NET, id(101), terms);
     own.owner = owner().id();
-    let proof = own.accept(&key(101), NET, id(3));
+    let proof = own.accept(&key(101), NET, &key(3));
     assert_eq!(admit(&mut roster(), &proof), Err(MembershipError::Forged));
     // The owner's signature does not help beyond the limits.
     let terms = InvitationTerms { expires: NOW + MAX_INVITATION_LIFE + 1, ..terms };
-    let long = Invitation::sign(&owner(), NET, id(101), terms).accept(&key(101), NET, id(3));
+    let long = Invitation::sign(&owner(), NET, id(101), terms).accept(&key(101), NET, &key(3));
     assert_eq!(admit(&mut roster(), &long), Err(MembershipError::Forged));
+}
+
+/// The holder of an invite claims that other nodes came by it: a member by another invitation, and a newcomer.
+#[test]
+fn nobody_binds_another_node_to_an_invitation() {
+    let mut roster = roster();
+    let member = invite(100, 1).accept(&key(2));
+    assert_eq!(admit(&mut roster, &member), Ok(true));
+    let mine = invite(101, 1);
+    // A later expiry would make the claim the better proof.
+    let terms = InvitationTerms { inviter: id(1), issued: NOW, expires: NOW + 8 * DAY, uses: 1 };
+    let mine = Invite { invitation: Invitation::sign(&owner(), NET, id(101), terms), ..mine };
+    let MembershipProof::Invitation(accepted) = mine.accept(&key(2)) else { panic!() };
+    let MembershipProof::Invitation(of_liar) = mine.accept(&key(3)) else { panic!() };
+    let MembershipProof::Invitation(earlier) = member else { panic!() };
+    for consent in [[0; 64], of_liar.consent, earlier.consent, accepted.signature] {
+        let claim = MembershipProof::Invitation(Acceptance { consent, ..accepted.clone() });
+        assert_eq!(roster.add(&claim, NOW), Added::Invalid(MembershipError::Forged));
+    }
+    assert_eq!(roster.record(id(2)).unwrap().invitation(), id(100));
+    assert_eq!(roster.add(&MembershipProof::Invitation(accepted), NOW), Added::New, "consented");
+}
+
+/// Whichever proof of a member comes first, all nodes keep the same one.
+#[test]
+fn the_kept_proof_does_not_depend_on_the_order() {
+    let certificate = |serial| {
+        let by = (id(1), id(100));
+        MembershipProof::Certificate(Certificate::sign(&owner(), NET, id(2), by, (NOW, serial)))
+    };
+    let proofs = [invite(100, 1).accept(&key(2)), invite(101, 1).accept(&key(2))];
+    for pair in [proofs, [certificate(1), certificate(2)]] {
+        let (mut a, mut b) = (roster(), roster());
+        pair.iter().for_each(|proof| drop(a.add(proof, NOW)));
+        pair.iter().rev().for_each(|proof| drop(b.add(proof, NOW)));
+        assert_eq!(a.digest(), b.digest());
+    }
 }
 
 #[test]
@@ -117,17 +154,17 @@ fn an_invitation_is_used_up_after_its_uses() {
     let mut roster = roster();
     let invite = invite(100, 2);
     for n in 2..4 {
-        assert_eq!(admit(&mut roster, &invite.accept(id(n))), Ok(true));
+        assert_eq!(admit(&mut roster, &invite.accept(&key(n))), Ok(true));
     }
-    assert_eq!(admit(&mut roster, &invite.accept(id(4))), Err(MembershipError::UsedUp));
-    assert_eq!(admit(&mut roster, &invite.accept(id(3))), Ok(false));
+    assert_eq!(admit(&mut roster, &invite.accept(&key(4))), Err(MembershipError::UsedUp));
+    assert_eq!(admit(&mut roster, &invite.accept(&key(3))), Ok(false));
     // A revoked member's use still counts.
     roster.revoke(&owner(), id(2), NOW).unwrap().unwrap();
-    assert_eq!(admit(&mut roster, &invite.accept(id(4))), Err(MembershipError::UsedUp));
+    assert_eq!(admit(&mut roster, &invite.accept(&key(4))), Err(MembershipError::UsedUp));
     // Another member has admitted the node at the same moment.
-    assert_eq!(roster.add(&invite.accept(id(5)), NOW), Added::New);
+    assert_eq!(roster.add(&invite.accept(&key(5)), NOW), Added::New);
     assert_eq!(roster.check_known(id(5), NOW), Ok(()));
-    let more = (10..200).filter(|n| roster.add(&invite.accept(id(*n)), NOW) == Added::New);
+    let more = (10..200).filter(|n| roster.add(&invite.accept(&key(*n)), NOW) == Added::New);
     assert_eq!(more.count() + 3, 2 + EXTRA_RECORDS);
 }
 
@@ -135,19 +172,19 @@ fn an_invitation_is_used_up_after_its_uses() {
 fn the_owner_certifies_as_many_nodes_as_an_invitation_has_uses() {
     let mut roster = roster();
     let invite = invite(100, 1);
-    assert_eq!(admit(&mut roster, &invite.accept(id(2))), Ok(true));
+    assert_eq!(admit(&mut roster, &invite.accept(&key(2))), Ok(true));
     let certified = roster.certify(&owner(), NOW, || 1);
     assert_eq!(certified.len(), 1);
     assert!(certified[0].is_certificate() && certified[0].member() == id(2));
     assert!(roster.certify(&owner(), NOW, || 2).is_empty(), "nothing is due");
     // A node that another part of the network has admitted comes too late.
-    assert_eq!(roster.add(&invite.accept(id(3)), NOW), Added::New);
+    assert_eq!(roster.add(&invite.accept(&key(3)), NOW), Added::New);
     assert!(roster.certify(&owner(), NOW, || 2).is_empty());
     assert_eq!(roster.check_known(id(3), NOW), Err(MembershipError::UsedUp));
     // In its second half the certificate is renewed. The first proof never replaces it.
     let later = NOW + CERTIFICATE_LIFE / 2 + 1;
     assert_eq!(roster.certify(&owner(), later, || 3).len(), 1);
-    assert_eq!(roster.add(&invite.accept(id(2)), NOW), Added::Ignored);
+    assert_eq!(roster.add(&invite.accept(&key(2)), NOW), Added::Ignored);
     assert_eq!(roster.check_known(id(2), later + CERTIFICATE_LIFE - 1), Ok(()));
     assert_eq!(roster.check_known(id(2), later + CERTIFICATE_LIFE), Err(MembershipError::Expired));
 }
@@ -158,7 +195,7 @@ fn a_revocation_hits_a_node_or_all_nodes_of_an_invitation() {
     let invite = invite(100, 3);
     for n in 2..4 {
         for roster in [&mut at_owner, &mut other] {
-            assert_eq!(admit(roster, &invite.accept(id(n))), Ok(true));
+            assert_eq!(admit(roster, &invite.accept(&key(n))), Ok(true));
         }
     }
     at_owner.certify(&owner(), NOW, || 1);
@@ -174,7 +211,7 @@ fn a_revocation_hits_a_node_or_all_nodes_of_an_invitation() {
     let whole = at_owner.revoke(&owner(), whole, NOW).unwrap().unwrap();
     assert_eq!(other.add_revocation(&whole, NOW), Added::New);
     assert_eq!(admit(&mut other, &certificate(3)), Err(MembershipError::Revoked));
-    assert_eq!(admit(&mut other, &invite.accept(id(4))), Err(MembershipError::Revoked));
+    assert_eq!(admit(&mut other, &invite.accept(&key(4))), Err(MembershipError::Revoked));
     assert_eq!(other.members().count(), 0);
     assert!(at_owner.certify(&owner(), NOW + CERTIFICATE_LIFE / 2 + 1, || 1).is_empty());
 }
@@ -303,8 +340,8 @@ proptest! {
             let invite = invite(100 + n % 3, 2);
             let records = roster.records().count();
             match step {
-                0 => drop(admit(&mut roster, &invite.accept(id(n)))),
-                1 => drop(roster.add(&invite.accept(id(n)), NOW)),
+                0 => drop(admit(&mut roster, &invite.accept(&key(n)))),
+                1 => drop(roster.add(&invite.accept(&key(n)), NOW)),
                 2 => drop(roster.add(&certificate(n), NOW)),
                 3 => drop(roster.certify(&owner(), NOW, || 1)),
                 4 => drop(roster.forget_expired(NOW)),

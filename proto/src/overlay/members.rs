@@ -18,7 +18,7 @@ use crate::time::{Instant, earliest};
 use crate::verify::Verifier;
 
 /// Interval between two pages of a roster to one peer. 50 ms: a full roster takes 6 s, and a peer that reads
-/// at all does not fall behind with pages of 18 KB.
+/// at all does not fall behind with pages of 22 KB.
 const PAGE_EVERY: Duration = Duration::from_millis(50);
 
 /// Interval at which expired records are dropped and certificates are renewed. A minute, as memberships last

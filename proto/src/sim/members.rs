@@ -32,7 +32,7 @@ impl<H: Handler> Sim<H> {
     /// Makes a node accept an invitation, of which it holds the key. From now on the node takes members only,
     /// and shows its proof.
     pub fn accept_invitation(&mut self, node: usize, invitation: &Invitation, key: &Key) {
-        let proof = invitation.accept(key, super::NETWORK, self.nodes[node].id);
+        let proof = invitation.accept(key, super::NETWORK, &self.nodes[node].key);
         self.start_membership(node, proof, None);
     }
 

@@ -10,7 +10,7 @@ use peerkit_proto::invitation::{
     Certificate, Invitation, InvitationTerms, Invite, MembershipError, MembershipProof, Revocation,
 };
 
-use crate::vectors::{ann, assert_printed, bob, frame, hello, vector};
+use crate::vectors::{ann, assert_printed, bob, bob_key, frame, hello, vector};
 
 const TIME: u64 = 1_700_000_000_000;
 const WEEK: u64 = 7 * 24 * 60 * 60 * 1000;
@@ -32,7 +32,7 @@ fn invitation() -> Invitation {
 }
 
 fn accepted() -> MembershipProof {
-    invitation().accept(&invitation_key(), "peerkit", bob())
+    invitation().accept(&invitation_key(), "peerkit", &bob_key())
 }
 
 fn certificate() -> Certificate {
@@ -63,6 +63,9 @@ fn proofs_have_the_documented_bytes() {
     let mut signed = prefix(b"peerkit acceptance 1");
     put_ids(&mut signed, &[invitation_key().id(), bob()]);
     assert_eq!(proof.signature, invitation_key().sign(&signed));
+    let mut signed = prefix(b"peerkit consent 1");
+    put_ids(&mut signed, &[invitation_key().id(), bob()]);
+    assert_eq!(proof.consent, bob_key().sign(&signed));
     let mut signed = prefix(b"peerkit certificate 1");
     put_ids(&mut signed, &[owner().id(), bob(), ann().id(), invitation_key().id()]);
     signed.put_u64(5);
@@ -130,7 +133,9 @@ const ACCEPTED: &str = "\
     04595e8bd5db86c6432ce180db26967d32a524719470f0d0ca55005605d5bf21489c4dacf2e075b7 \
     aaa61bab5c66f40a54afb8dd01b7864c3cfbe3e5018139770ea87d175f56a35466c34c7ecccb8d8a \
     91b4ee37a25df60f5b8fc9b394ad0b6851bf026a8a4d1ea85a5a364247edb35ccd8509fff1a7303d \
-    f13aa01fce759dff5003de87e8604443640b1a325aee115194a3538bf47fe31177f41f1b0a";
+    f13aa01fce759dff5003de87e8604443640b1a325aee115194a3538bf47fe31177f41f1b0ae5cef4 \
+    31f5143de50737e8f8947cc14ac8b002b4aaf692fb4ffa84931b6f3c6d6e41e673159321ad9692f5 \
+    9d91648034a9651a2be3641e09ccd68fa48a7abb0c";
 const CERTIFICATE: &str = "\
     02ed4928c628d1c2c6eae90338905995612959273a5c63f93636c14614ac8737d18139770ea87d17 \
     5f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b3948a88e3dd7409f195fd52db2d3cba5d \
@@ -153,28 +158,31 @@ const REVOCATIONS: &str = "\
     3c1c9fd621ebc66a8f596303d8564f0c6075056e5207de759d9e5bac7dc38306b6cd6f2035a6cc8b \
     8cbbf71de69ad6a9847b30a4edb8d42c378553435eef04";
 const HELLO_INVITED: &str = "\
-    6701000001010001000700706565726b69740300616e6e0807060504030201000000000000000002 \
+    a701000001010001000700706565726b69740300616e6e0807060504030201000000000000000002 \
     000e003139322e302e322e373a3731313712005b323030313a6462383a3a375d3a37313137000100 \
-    03001501000001ed4928c628d1c2c6eae90338905995612959273a5c63f93636c14614ac8737d1ca \
+    03005501000001ed4928c628d1c2c6eae90338905995612959273a5c63f93636c14614ac8737d1ca \
     93ac1705187071d67b83c7ff0efe8108e8ec4530575d7726879333dbdabe7c8a88e3dd7409f195fd \
     52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c0068e5cf8b01000000ecf1f38b01000001 \
     00000010869604595e8bd5db86c6432ce180db26967d32a524719470f0d0ca55005605d5bf21489c \
     4dacf2e075b7aaa61bab5c66f40a54afb8dd01b7864c3cfbe3e5018139770ea87d175f56a35466c3 \
     4c7ecccb8d8a91b4ee37a25df60f5b8fc9b394ad0b6851bf026a8a4d1ea85a5a364247edb35ccd85 \
     09fff1a7303df13aa01fce759dff5003de87e8604443640b1a325aee115194a3538bf47fe31177f4 \
-    1f1b0a";
+    1f1b0ae5cef431f5143de50737e8f8947cc14ac8b002b4aaf692fb4ffa84931b6f3c6d6e41e67315 \
+    9321ad9692f59d91648034a9651a2be3641e09ccd68fa48a7abb0c";
 const GOODBYE_EXPIRED: &str = "\
     35000000021300280074686520696e7669746174696f6e206f72206d656d62657273686970206861 \
     7320657870697265640000000000000000";
 const STREAM_OPEN_INVITED: &str = "\
-    350100000700706565726b6974000f00706565726b69742d66696c65732f31001501000001ed4928 \
+    750100000700706565726b6974000f00706565726b69742d66696c65732f31005501000001ed4928 \
     c628d1c2c6eae90338905995612959273a5c63f93636c14614ac8737d1ca93ac1705187071d67b83 \
     c7ff0efe8108e8ec4530575d7726879333dbdabe7c8a88e3dd7409f195fd52db2d3cba5d72ca6709 \
     bf1d94121bf3748801b40f6f5c0068e5cf8b01000000ecf1f38b0100000100000010869604595e8b \
     d5db86c6432ce180db26967d32a524719470f0d0ca55005605d5bf21489c4dacf2e075b7aaa61bab \
     5c66f40a54afb8dd01b7864c3cfbe3e5018139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37 \
     a25df60f5b8fc9b394ad0b6851bf026a8a4d1ea85a5a364247edb35ccd8509fff1a7303df13aa01f \
-    ce759dff5003de87e8604443640b1a325aee115194a3538bf47fe31177f41f1b0a";
+    ce759dff5003de87e8604443640b1a325aee115194a3538bf47fe31177f41f1b0ae5cef431f5143d \
+    e50737e8f8947cc14ac8b002b4aaf692fb4ffa84931b6f3c6d6e41e673159321ad9692f59d916480 \
+    34a9651a2be3641e09ccd68fa48a7abb0c";
 const INVITE: &str = "\
     peerkit-invite://192.0.2.7:7117/#aecaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaiba \
     eaqcaj3kjfddcruocy3vosazysbmzkyjjlettuxdd7e3dnqkgcswion6rzkj2yfyfdbyhdvt3qpd76dx \

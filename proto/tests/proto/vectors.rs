@@ -60,7 +60,11 @@ pub(crate) fn ann() -> Key {
 }
 
 pub(crate) fn bob() -> NodeId {
-    Key::from_secret(&[2; 32]).id()
+    bob_key().id()
+}
+
+pub(crate) fn bob_key() -> Key {
+    Key::from_secret(&[2; 32])
 }
 
 pub(crate) fn hello() -> Hello {
