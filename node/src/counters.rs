@@ -97,6 +97,8 @@ pub struct DropCounters {
     pub records_over_budget: u64,
     /// Beacons that were dropped because the peer's budget was spent.
     pub beacons_over_budget: u64,
+    /// Entries of the roster of members that were dropped because the peer's budget was spent.
+    pub roster_over_budget: u64,
 }
 
 /// Counters of links, failed handshakes and postponed broadcasts, which several tasks update.

@@ -2,8 +2,8 @@
 //!
 //! Control frames (those of the overlay and of the link itself) go first. They never wait for room: while
 //! their queue is crowded, the state machine leaves out those that can be requested again. If the queue is full
-//! nevertheless, or nothing leaves it for seconds, the peer is too slow and the link is closed. Application frames wait for room
-//! in their own queue. That queue holds encoded frames in blocks, so that many frames go out with one
+//! nevertheless, or the peer takes no byte for seconds, it is too slow and the link is closed. Application frames
+//! wait for room in their own queue. That queue holds encoded frames in blocks, so that many frames go out with one
 //! TLS record and one system call. The content of a large frame is shared with its sender, not copied.
 
 use std::collections::VecDeque;
@@ -231,6 +231,11 @@ impl Outbox {
         }
         self.wake_writer(queues);
         Ok(())
+    }
+
+    /// Notes that the peer reads, although the writer has not taken the next frames yet: it is writing a large one.
+    pub(crate) fn note_progress(&self) {
+        lock(&self.queues).congestion.progress();
     }
 
     /// Returns whether the peer reads too slowly to keep the link.

@@ -164,6 +164,7 @@ impl Inner {
                 broadcasts_over_budget: budget_drops.broadcasts,
                 records_over_budget: budget_drops.records,
                 beacons_over_budget: budget_drops.beacons,
+                roster_over_budget: budget_drops.roster,
             },
             peers: conns.iter().map(|conn| peer_status(conn)).collect(),
         }

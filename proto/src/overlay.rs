@@ -17,7 +17,9 @@ use crate::files::SharedFile;
 use crate::frame::Frame;
 use crate::frame::broadcast::Batch;
 use crate::frame::membership::Probe;
-use crate::frame::query::{AnswerBody, MAX_FILES, Query, QueryDone, QueryId, QueryKind, UNLIMITED};
+use crate::frame::query::{
+    AnswerBody, MAX_FILES, Query, QueryDone, QueryId, QueryKind, UNLIMITED, UNLIMITED_FOR_STRANGER,
+};
 use crate::hello::MAX_NAME;
 use crate::id::{Hash, Key, NodeId};
 use crate::message::Message;
@@ -48,14 +50,14 @@ use answers::SelfDescription;
 use away::KeptAwayNodes;
 use broadcast::{BroadcastError, Broadcasts};
 pub use budgets::BudgetDrops;
-use budgets::{Budgets, Standing};
+use budgets::{Budgets, Standing, Work};
 pub use clocks::ClockStatus;
 use clocks::Clocks;
 pub(crate) use context::{Effect, OverlayContext};
 use members::Members;
 use membership::{Membership, Views};
 pub use query::QueryDrops;
-use query::{Queries, Question};
+use query::{AskingLink, Queries, Question};
 use reconnect::Reconnects;
 use relay::{RelaySendError, RelayedMessages};
 use shutdown_order::OwnerOrders;
@@ -250,6 +252,7 @@ impl Overlay {
 
     /// Notes a new link. `unix` is the peer's wall clock, from its Hello.
     pub(crate) fn link_up(&mut self, peer: Peer, candidate: Candidate, unix: Option<u64>) {
+        self.budgets.link_up(candidate.id, candidate.ip);
         self.admissions.link_up(candidate, self.now.monotonic);
         self.links.insert(peer.id(), peer.clone());
         self.with_parts(|parts, cx| {
@@ -270,7 +273,7 @@ impl Overlay {
         }
         self.admissions.link_down(id);
         self.links.remove(&id);
-        self.budgets.link_down(id);
+        self.budgets.link_down(self.now.monotonic, id);
         self.with_parts(|parts, cx| {
             parts.clocks.link_down(id);
             parts.members.link_down(id);
@@ -323,11 +326,13 @@ impl Overlay {
     /// [`congestion`](crate::peer::congestion).
     pub(crate) fn frame_skipped(&mut self, to: NodeId, frame: Frame) {
         self.with_parts(|parts, cx| match frame {
-            // The recipient counts as done, but not complete. If the query were queued anyway, a peer that
+            // The recipient counts as done, but not complete, unless it is a stranger that floods this node: such
+            // a peer could otherwise make all queries incomplete. If the query were queued anyway, a peer that
             // floods this node with queries could overfill the queues of other links, which would then be
             // closed.
             Frame::Query(Query { id, depth, .. }) => {
-                let done = QueryDone { id, depth, complete: false };
+                let complete = cx.budgets.is_flooding(cx.now, to);
+                let done = QueryDone { id, depth, complete };
                 parts.queries.receive_done(cx.now, to, done, cx.out);
             }
             Frame::Answer(answer) => parts.queries.answer_skipped(to, answer.id),
@@ -381,11 +386,11 @@ impl Overlay {
         own: bool,
         timeout: Option<Duration>,
     ) -> QueryId {
-        // On the wire, 255 means "no limit". A large number of hops is capped below that.
+        // On the wire, 254 and 255 mean "no limit". A large number of hops is capped below that.
         let depth = match u8::try_from(depth) {
-            Ok(depth) => depth.min(UNLIMITED - 1),
+            Ok(depth) => depth.min(UNLIMITED_FOR_STRANGER - 1),
             Err(_) if depth < 0 => UNLIMITED,
-            Err(_) => UNLIMITED - 1,
+            Err(_) => UNLIMITED_FOR_STRANGER - 1,
         };
         let mut id = QueryId([0; 16]);
         // The id is random, because it must be unique and hard to guess: a node ignores a query whose id it
@@ -401,7 +406,8 @@ impl Overlay {
         };
         let question = Question { what, depth, own };
         self.with_parts(|parts, cx| {
-            let neighbours = cx.links.keys().copied();
+            let neighbours: Vec<_> = asked_links(cx.links, cx.budgets, cx.now);
+            let neighbours = neighbours.into_iter();
             parts.queries.ask(cx.now, id, question, timeout, neighbours, cx.out);
         });
         id
@@ -523,18 +529,25 @@ impl Overlay {
 
     fn receive_query(&mut self, from: NodeId, query: Query) {
         let Self { description, links, budgets, parts, now, out, .. } = self;
-        let neighbours = links.keys().copied();
+        let neighbours = asked_links(links, budgets, now.monotonic).into_iter();
         let membership = &parts.membership;
+        let is_of_stranger = membership.is_member() && budgets.standing(from) == Standing::Stranger;
+        let is_for_us = match &query.what {
+            QueryKind::SignedCallBack { target, .. } => *target == description.id,
+            _ => false,
+        };
+        let may_check = !is_for_us || budgets.take(now.monotonic, from, Work::Check, 1);
         let known = |query: &Query| match &query.what {
             // Checked once for each query, and only by its target.
-            QueryKind::SignedCallBack { target, record, .. }
-                if *target == description.id && !membership.is_signed(now.unix, record) =>
+            QueryKind::SignedCallBack { record, .. }
+                if is_for_us && !(may_check && membership.is_signed(now.unix, record)) =>
             {
                 Some(Vec::new())
             }
             _ => description.answers(links, query),
         };
-        parts.queries.receive(now.monotonic, (from, budgets), query, neighbours, known, out);
+        let link = AskingLink { peer: from, is_of_stranger, budgets };
+        parts.queries.receive(now.monotonic, link, query, neighbours, known, out);
     }
 
     /// Calls `act` with the parts and their context.
@@ -611,4 +624,10 @@ impl Parts {
         let next = if cx.links.contains_key(&to) { Some(to) } else { route };
         next.filter(|next| cx.links.contains_key(next))
     }
+}
+
+/// Returns the links that a query is passed on to: all but those of strangers that flood this node. Those could
+/// delay each query to its deadline. A query counts as complete without them.
+fn asked_links(links: &BTreeMap<NodeId, Peer>, budgets: &Budgets, now: Instant) -> Vec<NodeId> {
+    links.keys().copied().filter(|id| !budgets.is_flooding(now, *id)).collect()
 }

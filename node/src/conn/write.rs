@@ -6,6 +6,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
+use bytes::Buf;
 use peerkit_proto::event::Reason;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
@@ -43,7 +44,7 @@ async fn write_all(
                 // The batch is charged to the limits before the write, and the pause comes after the write.
                 // So no batch is split.
                 let limited = inner.rates.messages_sent(&throttle, batch.application_len());
-                to.write_all_buf(&mut batch).await?;
+                write_batch(conn, to, &mut batch).await?;
                 to.flush().await?;
                 conn.meter.sent(messages, bytes);
                 inner.meter.sent(messages, bytes);
@@ -70,6 +71,25 @@ async fn write_all(
             WriterStep::Close => return to.shutdown().await,
             WriterStep::Sleep => {}
         }
+    }
+}
+
+/// Writes a batch. Each part of it that the connection takes is progress: a peer that reads slowly but steadily is
+/// not too slow, however large the batch is.
+async fn write_batch(
+    conn: &Conn,
+    to: &mut (impl AsyncWrite + Unpin),
+    batch: &mut WriteBatch,
+) -> io::Result<()> {
+    loop {
+        let written = to.write_buf(batch).await?;
+        if !batch.has_remaining() {
+            return Ok(());
+        }
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        conn.outbox.note_progress();
     }
 }
 

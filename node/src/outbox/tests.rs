@@ -219,3 +219,28 @@ async fn a_wait_while_crowded_ends_once_the_control_frames_are_taken_or_the_link
 fn poll_once(future: std::pin::Pin<&mut impl Future<Output = ()>>) -> std::task::Poll<()> {
     future.poll(&mut std::task::Context::from_waker(Waker::noop()))
 }
+
+/// A large frame takes longer than `slow_after`, because the peer reads slowly. Control frames wait behind it.
+#[test]
+fn a_peer_that_takes_parts_of_a_large_frame_is_not_too_slow() {
+    let mut config = Config::default();
+    (config.control_queue, config.slow_after) = (1000, Duration::from_millis(200));
+    for reads in [true, false] {
+        let outbox = Outbox::new(&config, NodeClock::start());
+        let mut batch = WriteBatch::default();
+        put(&outbox, 16 << 20).unwrap();
+        take(&outbox, &mut batch).unwrap();
+        // The queue is crowded: more than half full.
+        (0..40).for_each(|nonce| outbox.push_control(&Frame::Ping(nonce)).unwrap());
+        let mut results = Vec::new();
+        for nonce in 0..6 {
+            results.push(outbox.push_control(&Frame::Ping(nonce)));
+            std::thread::sleep(config.slow_after / 2);
+            if reads {
+                outbox.note_progress();
+            }
+        }
+        let is_refused = results.contains(&Err(NotAccepted::Full));
+        assert_eq!((outbox.is_too_slow(), is_refused), (!reads, !reads), "reads: {reads}");
+    }
+}

@@ -16,6 +16,10 @@ use crate::node_record::NodeRecord;
 /// The depth that means the whole network.
 pub const UNLIMITED: u8 = u8::MAX;
 
+/// The depth that means the whole network too, in a query that a member of the network has received from a node
+/// that is not its neighbour. A copy with [`UNLIMITED`] takes the place of such a query.
+pub const UNLIMITED_FOR_STRANGER: u8 = UNLIMITED - 1;
+
 /// Maximum length of the text of a search in bytes.
 pub const MAX_SEARCH: usize = 256;
 
@@ -42,7 +46,7 @@ impl fmt::Debug for QueryId {
 pub struct Query {
     /// Its identifier.
     pub id: QueryId,
-    /// Maximum number of hops beyond the receiver. [`UNLIMITED`] means no limit.
+    /// Maximum number of hops beyond the receiver. [`UNLIMITED`] and [`UNLIMITED_FOR_STRANGER`] mean no limit.
     pub depth: u8,
     /// True if the sender itself asks, so the query is not relayed. The answer may then have files
     /// that are shared with the sender alone. Such a query is never passed on, whatever its depth.

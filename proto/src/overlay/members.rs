@@ -12,6 +12,7 @@ use crate::frame::{Frame, MAX_RECORDS};
 use crate::id::{Hash, Key, NodeId};
 use crate::invitation::roster::{Added, Roster};
 use crate::invitation::{MembershipError, MembershipProof, Revocation};
+use crate::overlay::budgets::Work;
 use crate::overlay::{Effect, Overlay, OverlayContext};
 use crate::peer::Output;
 use crate::time::{Instant, earliest};
@@ -194,7 +195,13 @@ impl Members {
         let Some(known) = &mut self.known else { return };
         match frame {
             Frame::RosterDigest(digest) => known.compare(cx, from, digest),
-            Frame::Members(proofs) => {
+            Frame::Members(mut proofs) => {
+                // What this node has already costs only a comparison. Other entries are charged before their
+                // signatures are checked, as each new one is passed on to the whole network.
+                proofs.retain(|proof| known.roster.record(proof.member()) != Some(proof));
+                if !cx.allows(from, Work::Roster, proofs.len()) {
+                    return;
+                }
                 for proof in proofs {
                     match known.roster.add(&proof, cx.unix) {
                         Added::New => known.pass_on_record(cx, proof, Some(from)),
@@ -205,7 +212,11 @@ impl Members {
                 known.certify(cx);
                 known.end_links(cx);
             }
-            Frame::Revocations(revocations) => {
+            Frame::Revocations(mut revocations) => {
+                revocations.retain(|new| !known.roster.has_revoked(new.revoked));
+                if !cx.allows(from, Work::Roster, revocations.len()) {
+                    return;
+                }
                 for revocation in revocations {
                     match known.roster.add_revocation(&revocation, cx.unix) {
                         Added::New => known.pass_on_revocation(cx, revocation, Some(from)),

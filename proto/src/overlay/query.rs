@@ -10,6 +10,12 @@
 //! A node can also ask its neighbours *for itself* (`own`). The neighbours do not pass such a query on, and
 //! their answers include files that are shared with the asking node but not with everyone.
 //!
+//! Any peer learns the ids of the queries that pass through it, and could bring them to other nodes before the
+//! honest copies arrive. It would then be the parent at these nodes, and withhold their answers. So a member of the
+//! network marks what it gets from a peer that is not its neighbour with a lesser depth
+//! ([`UNLIMITED_FOR_STRANGER`]), and a copy that came only through neighbours replaces a marked one: see
+//! [`KnownQuery::is_replaced_by`].
+//!
 //! The number of queries in the table is bounded, in total and for each link, and so is the time that a query
 //! stays in it. If the table is full, the oldest query of the link that has most makes room. If there is no room
 //! for a query, the node answers "done, but not complete".
@@ -27,6 +33,7 @@ use crate::event::Reason;
 use crate::frame::Frame;
 use crate::frame::query::{
     AnswerBody, Query, QueryAnswer, QueryDone, QueryId, QueryKind, UNLIMITED,
+    UNLIMITED_FOR_STRANGER,
 };
 use crate::id::NodeId;
 use crate::overlay::Effect;
@@ -95,6 +102,15 @@ pub(super) struct Question {
     pub(super) own: bool,
 }
 
+/// The link that a query came over.
+#[derive(Debug)]
+pub(super) struct AskingLink<'a> {
+    pub(super) peer: NodeId,
+    /// This node is a member of the network, and the peer is a stranger to it.
+    pub(super) is_of_stranger: bool,
+    pub(super) budgets: &'a mut Budgets,
+}
+
 type Effects = VecDeque<Effect>;
 
 impl Queries {
@@ -126,7 +142,7 @@ impl Queries {
         let depth = if own { 1 } else { depth };
         let deadline = now + timeout.min(self.ttl);
         self.insert(now, id, KnownQuery::new(&what, None, own, depth, deadline));
-        self.pass_on(now, (id, what), (None, depth, true), neighbours, out);
+        self.pass_on(now, (id, what), Branch::new(None, depth, onward(depth)), neighbours, out);
         self.end_done_branches(id, out);
     }
 
@@ -135,45 +151,55 @@ impl Queries {
     pub(super) fn receive(
         &mut self,
         now: Instant,
-        (from, budgets): (NodeId, &mut Budgets),
+        link: AskingLink<'_>,
         query: Query,
         neighbours: impl Iterator<Item = NodeId>,
         known: impl FnOnce(&Query) -> Option<Vec<QueryAnswer>>,
         out: &mut Effects,
     ) {
-        let Query { id, depth, own, ttl, .. } = query;
-        let done =
-            |complete| Effect::Send(from, Frame::QueryDone(QueryDone { id, depth, complete }));
-        let again = if let Some(entry) = self.table.get(&id) {
-            // Only a copy with more depth can reach further nodes, or one that comes over a link with a budget:
-            // a stranger may have been faster. A copy with another question is a forgery: the answers would go
-            // to the parent of the first query.
-            let reaches_more = entry.depth < depth || (entry.is_held && depth > 0);
-            let again = reaches_more && !entry.own && !own;
+        let AskingLink { peer: from, is_of_stranger, budgets } = link;
+        let Query { id, depth: received, own, ttl, .. } = query;
+        let depth = match received {
+            UNLIMITED if is_of_stranger => UNLIMITED_FOR_STRANGER,
+            depth => depth,
+        };
+        let done = |complete| {
+            Effect::Send(from, Frame::QueryDone(QueryDone { id, depth: received, complete }))
+        };
+        let (mut again, mut replaces) = (false, false);
+        if let Some(entry) = self.table.get(&id) {
+            replaces = entry.is_replaced_by(depth) && !entry.own && !own;
+            // Otherwise only a copy with more depth can reach further nodes. A copy with another question is a
+            // forgery: the answers would go to the parent of the first query.
+            again = !replaces && entry.depth < depth && !entry.own && !own;
             let is_same = || entry.what == KnownQuestion::of(&query.what);
-            if !again || entry.deadline <= now || !is_same() {
+            if !replaces && (!again || entry.deadline <= now || !is_same()) {
                 out.push_back(done(true));
                 return;
             }
-            true
-        } else {
-            // A query that was evicted may still run in a circle.
-            if self.strays.was_evicted(id) || !self.make_room(from, out) {
-                self.drops.queries += 1;
-                out.push_back(done(false));
-                return;
-            }
-            false
-        };
+        }
+        // A query that was evicted may still run in a circle.
+        if !again && (self.strays.was_evicted(id) || !self.make_room(from, out)) {
+            self.drops.queries += 1;
+            out.push_back(done(false));
+            return;
+        }
         let others: Vec<_> = neighbours.filter(|peer| !own && *peer != from).collect();
         // Charged before the look-up, so that a peer pays for both or for none.
         let passes = onward(depth).is_none()
             || others.is_empty()
             || may_pass(now, (from, budgets), &query.what);
+        if replaces {
+            if !passes {
+                out.push_back(done(false));
+                return;
+            }
+            self.end_early(id, out);
+        }
         let mut complete = passes;
         if again {
             if let Some(entry) = self.table.get_mut(&id).filter(|_| passes) {
-                (entry.depth, entry.is_held) = (depth, false);
+                entry.depth = depth;
             }
         } else {
             // If the budget for look-ups is spent, the query is still passed on, so that other nodes can
@@ -197,7 +223,8 @@ impl Queries {
             }
         }
         let others = others.into_iter().filter(|_| passes);
-        self.pass_on(now, (id, query.what), (Some(from), depth, complete), others, out);
+        let branch = Branch { complete, ..Branch::new(Some(from), received, onward(depth)) };
+        self.pass_on(now, (id, query.what), branch, others, out);
         self.end_done_branches(id, out);
     }
 
@@ -278,7 +305,7 @@ impl Queries {
         };
         for branch in &mut entry.branches {
             // If the peer received the query twice, the depth shows which copy is done.
-            if onward(branch.depth) == Some(done.depth) && branch.waiting.remove(&from) {
+            if branch.onward == Some(done.depth) && branch.waiting.remove(&from) {
                 branch.complete &= done.complete;
             }
         }
@@ -400,21 +427,26 @@ impl Queries {
         let heaviest = heaviest.filter(|ids| ids.len() > 2 * (share + 1));
         let Some(oldest) = heaviest.and_then(|ids| ids.front().copied()) else { return false };
         self.drops.evicted += 1;
-        if let Some(entry) = self.table.get_mut(&oldest) {
-            entry.awaits_own_answer = false;
-            for branch in &mut entry.branches {
-                branch.complete = false;
-                branch.waiting.clear();
-            }
-        }
-        self.end_done_branches(oldest, out);
-        self.remove(oldest);
+        self.end_early(oldest, out);
         self.strays.evict(oldest);
         if self.order.len() > 2 * self.max {
             let table = &self.table;
             self.order.retain(|(_, id)| table.contains_key(id));
         }
         true
+    }
+
+    /// Ends a query as not complete, and removes it.
+    fn end_early(&mut self, id: QueryId, out: &mut Effects) {
+        if let Some(entry) = self.table.get_mut(&id) {
+            entry.awaits_own_answer = false;
+            for branch in &mut entry.branches {
+                branch.complete = false;
+                branch.waiting.clear();
+            }
+        }
+        self.end_done_branches(id, out);
+        self.remove(id);
     }
 
     fn forget_old(&mut self, now: Instant) {
@@ -444,26 +476,25 @@ impl Queries {
         }
     }
 
-    /// Opens a branch, and passes the query on to `neighbours` if there is depth left. `complete` says
+    /// Opens a branch, and passes the query on to `neighbours` if there is depth left. `branch.complete` says
     /// whether this node's own answer is complete.
     fn pass_on(
         &mut self,
         now: Instant,
         (id, what): (QueryId, QueryKind),
-        (parent, depth, complete): (Option<NodeId>, u8, bool),
+        mut branch: Branch,
         neighbours: impl Iterator<Item = NodeId>,
         out: &mut Effects,
     ) {
         let Some(entry) = self.table.get_mut(&id) else { return };
-        let mut waiting = BTreeSet::new();
-        if let Some(onward) = onward(depth) {
-            waiting.extend(neighbours);
+        if let Some(depth) = branch.onward {
+            branch.waiting.extend(neighbours);
             let ttl = entry.deadline.since(now);
-            let query = Query { id, depth: onward, own: entry.own, ttl, what };
+            let query = Query { id, depth, own: entry.own, ttl, what };
             let send = |peer: &NodeId| Effect::Send(*peer, Frame::Query(query.clone()));
-            out.extend(waiting.iter().map(send));
+            out.extend(branch.waiting.iter().map(send));
         }
-        entry.branches.push(Branch { parent, depth, waiting, complete });
+        entry.branches.push(branch);
     }
 
     /// Ends the branches that are done, and sends "done" to the peers that wait for them.
@@ -534,7 +565,7 @@ fn needs_lookup(what: &QueryKind) -> bool {
 /// Returns the depth with which a query is passed on, or `None` if it is not.
 fn onward(depth: u8) -> Option<u8> {
     match depth {
-        UNLIMITED => Some(UNLIMITED),
+        UNLIMITED | UNLIMITED_FOR_STRANGER => Some(depth),
         depth => depth.checked_sub(1),
     }
 }

@@ -7,7 +7,7 @@
 //! the link over which it was sent on. The bytes that a relay passes on are charged to the link that they came
 //! over: see `overlay/budgets.rs`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::codec::DecodeError;
@@ -26,14 +26,14 @@ use crate::peer::{Output, Payload};
 use crate::seal::{self, Letter, LetterContent, SealError};
 use crate::time::Instant;
 
+mod accepted;
+
+use accepted::AcceptedMessages;
+
 /// Maximum number of relayed messages that wait for their outcome. 4,096: 64 for each of 64 links.
 const MAX_WAITING: usize = 4096;
 
-/// Maximum number of accepted messages that are remembered, so that none is accepted twice. 16,384: 27 a
-/// second for twice the time by which two clocks may differ.
-const MAX_ACCEPTED: usize = 16_384;
-
-/// Divisor that gives the part of each table that one link may fill: an eighth.
+/// Divisor that gives the part of the table of waiting messages that one link may fill: an eighth.
 const LINK_SHARE: usize = 8;
 
 /// Divisor that gives the number of messages of one stranger that may wait: 64.
@@ -339,11 +339,8 @@ impl RelayedMessages {
         let peer = linked.unwrap_or_else(|| Peer::without_link(sender, name));
         // Unpacked before the message is remembered, so that unreadable content takes no room in the table.
         let Ok(effect) = effect(peer, content) else { return Delivery::Refused };
-        let expires = time.saturating_add(self.skew);
-        match self.accepted.add(cx.unix, from, (sender, query, number), expires) {
-            Some(true) => {}
-            Some(false) => return Delivery::Refused,
-            None => return Delivery::Busy,
+        if !self.accepted.add(cx.unix, from, &(sender, query, number), time, self.skew) {
+            return Delivery::Refused;
         }
         cx.put(effect);
         Delivery::Taken(receipt)
@@ -372,56 +369,4 @@ fn effect(peer: Peer, content: LetterContent) -> Result<Effect, DecodeError> {
             Effect::Replied { from: peer.id(), id, outcome }
         }
     })
-}
-
-/// The accepted messages. Each is remembered until it would be refused for its age.
-#[derive(Debug, Default)]
-struct AcceptedMessages {
-    ids: BTreeMap<(NodeId, QueryId, u64), NodeId>,
-    /// Times at which the messages are forgotten, in milliseconds since 1970.
-    expiry: BTreeSet<(u64, (NodeId, QueryId, u64))>,
-    by_link: BTreeMap<NodeId, usize>,
-}
-
-impl AcceptedMessages {
-    /// Adds a message that came from a peer. Returns `Some(false)` if it was accepted before, and `None` if
-    /// there is no room.
-    fn add(
-        &mut self,
-        unix: u64,
-        from: NodeId,
-        id: (NodeId, QueryId, u64),
-        expires: u64,
-    ) -> Option<bool> {
-        self.forget(unix);
-        if self.ids.contains_key(&id) {
-            return Some(false);
-        }
-        let of_link = self.by_link.entry(from).or_default();
-        // No older message is forgotten to make room, as that message could then be replayed.
-        if self.ids.len() >= MAX_ACCEPTED || *of_link >= MAX_ACCEPTED / LINK_SHARE {
-            return None;
-        }
-        *of_link += 1;
-        self.ids.insert(id, from);
-        self.expiry.insert((expires, id));
-        Some(true)
-    }
-
-    fn forget(&mut self, unix: u64) {
-        while let Some((expires, id)) = self.expiry.first().copied() {
-            // At the time `expires` itself, a replay would still pass the check of its age.
-            if expires >= unix {
-                break;
-            }
-            self.expiry.pop_first();
-            let Some(from) = self.ids.remove(&id) else { continue };
-            if let Some(count) = self.by_link.get_mut(&from) {
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    self.by_link.remove(&from);
-                }
-            }
-        }
-    }
 }

@@ -12,6 +12,7 @@ use crate::event::Event;
 use crate::frame::Frame;
 use crate::frame::owner::ShutdownOrder;
 use crate::id::{Key, NodeId};
+use crate::overlay::budgets::Work;
 use crate::overlay::{Effect, NodeSetup, OverlayContext};
 use crate::peer::Output;
 use crate::time::Instant;
@@ -86,6 +87,10 @@ impl OwnerOrders {
         // earlier run. If it were obeyed, a peer could stop this node after each restart by replaying it.
         let skew = order.time.abs_diff(cx.unix);
         if order.time <= self.epoch || skew > self.max_skew {
+            return;
+        }
+        // Charged before the check. An order of the owner also comes over the other links.
+        if !cx.allows(from, Work::Check, 1) {
             return;
         }
         if !self.verifier.verify(owner, &order.signed(&self.network), &order.signature) {

@@ -12,6 +12,7 @@ use crate::overlay::relay::RelayError;
 use crate::peer::Output;
 
 pub(super) mod bench;
+mod budgets;
 mod call_back;
 mod faults;
 mod relay;

@@ -102,6 +102,7 @@ pub(super) const METRICS: &[Metric] = &[
             ("broadcast_over_budget", drops.broadcasts_over_budget),
             ("record_over_budget", drops.records_over_budget),
             ("beacon_over_budget", drops.beacons_over_budget),
+            ("roster_over_budget", drops.roster_over_budget),
         ];
         labelled("reason", all)
     }),

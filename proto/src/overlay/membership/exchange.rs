@@ -5,6 +5,7 @@ use crate::frame::Frame;
 use crate::frame::membership::{MAX_RECORDS, Shuffle, ShuffleReply};
 use crate::id::NodeId;
 use crate::node_record::NodeRecord;
+use crate::overlay::budgets::Work;
 use crate::overlay::{Effect, OverlayContext};
 use crate::time::Instant;
 
@@ -37,6 +38,9 @@ impl Membership {
         let Shuffle { id, steps, records } = shuffle;
         // Each walk is charged to the neighbour's budget, as it causes a frame at every step.
         if !self.active.contains_key(&from) || self.budgets.take(cx.now, Some(from), 1) == 0 {
+            return;
+        }
+        if !cx.allows(from, Work::Record, 1) {
             return;
         }
         let others = self.active.keys().filter(|other| **other != from);

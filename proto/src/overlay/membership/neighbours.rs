@@ -12,6 +12,7 @@ use crate::frame::membership::{
 };
 use crate::id::NodeId;
 use crate::node_record::NodeRecord;
+use crate::overlay::budgets::Work;
 use crate::overlay::{Effect, OverlayContext};
 use crate::time::Instant;
 
@@ -73,6 +74,11 @@ impl Membership {
         request: NeighbourRequest,
     ) {
         let NeighbourRequest { need, record } = request;
+        // Charged before the record's signature is checked, and before walks announce the node.
+        if !cx.allows(from, Work::Record, 1) {
+            self.reply(cx, from, NeighbourOutcome::Full, Vec::new());
+            return;
+        }
         if !self.is_senders_own(cx, from, &record) {
             return;
         }
@@ -186,6 +192,9 @@ impl Membership {
         if !neighbour || id == self.me || self.budgets.take(cx.now, Some(from), 1) == 0 {
             return;
         }
+        if !cx.allows(from, Work::Record, 1) {
+            return;
+        }
         let steps = steps.min(JOIN_STEPS);
         let others = self.active.keys().filter(|other| **other != from && **other != id);
         let onward = cx.pick(others.copied().collect());
@@ -216,6 +225,7 @@ impl Membership {
     ) {
         let Disconnect { instead, leaves } = disconnect;
         let Some(neighbour) = self.active.remove(&from) else { return };
+        let are_paid = cx.allows(from, Work::Record, instead.len());
         if leaves {
             // The leaving node closes this link itself, together with its other links.
             self.forget(from);
@@ -224,7 +234,7 @@ impl Membership {
             self.passive.note_refusal(cx.now, from);
             self.close(cx, from, Reason::NeighbourReplaced);
         }
-        for record in instead {
+        for record in instead.into_iter().filter(|_| are_paid) {
             if self.suggested.len() < MAX_SUGGESTED
                 && record.node != self.me
                 && self.is_valid(cx, &record)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::frame::query::QueryKind;
+use crate::frame::query::{QueryKind, UNLIMITED};
 use crate::id::{Hash, NodeId};
 use crate::time::Instant;
 
@@ -74,6 +74,17 @@ impl KnownQuery {
             answered_size: 0,
         }
     }
+
+    /// Returns whether a copy of the query that comes with this depth is handled as if the first one had not come.
+    ///
+    /// A stranger that has seen the id of a query can bring it to other nodes before the neighbours do, with another
+    /// depth or question. The answers would then go to the stranger. No honest copy of a query for the whole
+    /// network has a limited depth, and a copy that was held was not passed on. So the new copy is not an echo of
+    /// the first, and taking it for the first closes no circle.
+    pub(super) fn is_replaced_by(&self, depth: u8) -> bool {
+        let is_of_stranger = depth == UNLIMITED && self.depth < UNLIMITED;
+        self.parent.is_some() && (is_of_stranger || self.is_held && depth > 0)
+    }
 }
 
 /// The handling of one copy of a query: the peers that it was passed on to, until all of them are done.
@@ -81,9 +92,18 @@ impl KnownQuery {
 pub(super) struct Branch {
     /// The peer that this copy came from and that waits for "done"; `None` if this node asked.
     pub(super) parent: Option<NodeId>,
+    /// The depth with which the copy came.
     pub(super) depth: u8,
+    /// The depth with which the copy was passed on, if it was.
+    pub(super) onward: Option<u8>,
     /// Peers that have not said "done" yet.
     pub(super) waiting: BTreeSet<NodeId>,
     /// False once an answer is known to be missing.
     pub(super) complete: bool,
+}
+
+impl Branch {
+    pub(super) fn new(parent: Option<NodeId>, depth: u8, onward: Option<u8>) -> Self {
+        Self { parent, depth, onward, waiting: BTreeSet::new(), complete: true }
+    }
 }

@@ -75,8 +75,13 @@ fn ask(queries: &mut Queries, depth: u8, neighbours: &[u8]) -> Vec<String> {
 fn receive(queries: &mut Queries, from: u8, depth: u8, neighbours: &[u8]) -> Vec<String> {
     let neighbours = neighbours.iter().map(|n| node(*n));
     outputs(queries, |q, out| {
-        q.receive(at(0), (node(from), &mut budgets()), query(depth), neighbours, |_| None, out);
+        q.receive(at(0), link(from, &mut budgets()), query(depth), neighbours, |_| None, out);
     })
+}
+
+/// Returns the link with a node, which is a neighbour if its number is below ten.
+fn link(from: u8, budgets: &mut Budgets) -> AskingLink<'_> {
+    AskingLink { peer: node(from), is_of_stranger: from >= 10, budgets }
 }
 
 /// Returns budgets that nothing was taken from. The nodes 1 to 9 are relays.
@@ -220,14 +225,7 @@ fn the_table_is_bounded_in_total_and_for_each_link() {
     let receive = |q: &mut Queries, from: u8, n: u8| {
         let query = Query { id: QueryId([n; 16]), ..query(0) };
         let mut out = Effects::new();
-        q.receive(
-            at(0),
-            (node(from), &mut budgets()),
-            query,
-            std::iter::empty(),
-            |_| None,
-            &mut out,
-        );
+        q.receive(at(0), link(from, &mut budgets()), query, std::iter::empty(), |_| None, &mut out);
         matches!(out[0], Effect::Out(Output::LookUpAnswer { .. }))
     };
     // One link can fill an eighth of the table.
@@ -304,7 +302,7 @@ fn a_query_that_a_node_asks_for_itself_reaches_only_its_neighbours() {
         outputs(q, |q, out| {
             q.receive(
                 at(0),
-                (node(from), &mut budgets()),
+                link(from, &mut budgets()),
                 query,
                 [1, 2].map(node).into_iter(),
                 |_| None,
@@ -337,7 +335,7 @@ fn look_ups_are_limited_for_each_link_and_for_all_together() {
         outputs(q, |q, out| {
             q.receive(
                 at,
-                (node(from), &mut budgets()),
+                link(from, &mut budgets()),
                 query,
                 [1, 9].map(node).into_iter(),
                 |_| None,
@@ -471,7 +469,7 @@ fn flood(q: &mut Queries, budgets: &mut Budgets, from: u8, ids: std::ops::Range<
         let query = Query { id: QueryId(id), what, ..query(UNLIMITED) };
         let out = outputs(q, |q, out| {
             let neighbours = [node(from), node(9)].into_iter();
-            q.receive(at(0), (node(from), budgets), query, neighbours, |_| Some(vec![]), out);
+            q.receive(at(0), link(from, budgets), query, neighbours, |_| Some(vec![]), out);
         });
         passed_on += out.iter().filter(|line| line.contains("Query(Query")).count();
     }
@@ -486,7 +484,7 @@ fn a_query_over_the_budget_is_answered_but_not_passed_on() {
     let query = Query { id: QueryId([3; 16]), ..query(UNLIMITED) };
     let out = outputs(&mut q, |q, out| {
         let known = |_: &Query| Some(vec![answer(7)]);
-        q.receive(at(0), (node(50), &mut budgets), query, [node(9)].into_iter(), known, out);
+        q.receive(at(0), link(50, &mut budgets), query, [node(9)].into_iter(), known, out);
     });
     let id = QueryId([3; 16]);
     let done = QueryDone { id, depth: UNLIMITED, complete: false };
@@ -509,7 +507,7 @@ fn a_query_that_a_stranger_brings_first_is_passed_on_for_the_next_link() {
         outputs(&mut q, |q, out| {
             let neighbours = [1, 2, 9, 50].map(node).into_iter();
             let query = query(depth);
-            q.receive(at(0), (node(from), &mut budgets), query, neighbours, |_| Some(vec![]), out);
+            q.receive(at(0), link(from, &mut budgets), query, neighbours, |_| Some(vec![]), out);
         })
     };
     same(&receive(50, UNLIMITED), &[done(50, UNLIMITED, false)]);
@@ -517,6 +515,70 @@ fn a_query_that_a_stranger_brings_first_is_passed_on_for_the_next_link() {
     let (one, two) = (sent(2, UNLIMITED), sent(9, UNLIMITED));
     same(&receive(1, UNLIMITED), &[one, two, sent(50, UNLIMITED)]);
     same(&receive(2, UNLIMITED), &[done(2, UNLIMITED, true)]);
+    // The answers go to the link that asked, and not to the stranger.
+    let out = outputs(&mut q, |q, out| {
+        q.receive_answer(at(0), node(9), answer(9), &mut budgets, out);
+    });
+    same(&out, &[Effect::Send(node(1), Frame::Answer(answer(9)))]);
+}
+
+/// A stranger that knows the id of a query brings it to a node before the neighbours do. It has a budget, so its
+/// copy is passed on. It may lie about the depth, the time and the question.
+#[test]
+fn a_copy_of_a_neighbour_takes_the_place_of_one_that_a_stranger_brought_first() {
+    let forged = QueryKind::FindNode(node(77));
+    for (depth, ttl, what) in [
+        (UNLIMITED, TTL, QueryKind::Discover),
+        (UNLIMITED_FOR_STRANGER, TTL, QueryKind::Discover),
+        (UNLIMITED - 2, Duration::from_millis(1), QueryKind::Discover),
+        (3, TTL, forged),
+    ] {
+        let (mut q, mut budgets) = (new(), budgets());
+        let mut receive = |q: &mut Queries, at: Instant, from: u8, query: Query| {
+            outputs(q, |q, out| {
+                let neighbours = [1, 2, 50].map(node).into_iter();
+                let known = |_: &Query| Some(vec![answer(7)]);
+                q.receive(at, link(from, &mut budgets), query, neighbours, known, out);
+            })
+        };
+        receive(&mut q, at(0), 50, Query { ttl, what, ..query(depth) });
+        // The node answers again, and asks again. The stranger is done with, and not complete.
+        let out = receive(&mut q, at(1), 1, query(UNLIMITED));
+        let own_answer = Effect::Send(node(1), Frame::Answer(answer(7)));
+        let expected =
+            [done(50, depth, false), own_answer, sent(2, UNLIMITED), sent(50, UNLIMITED)];
+        same(&out, &expected);
+        let answered = outputs(&mut q, |q, out| {
+            q.receive_answer(at(1), node(2), answer(2), &mut self::budgets(), out);
+        });
+        same(&answered, &[Effect::Send(node(1), Frame::Answer(answer(2)))]);
+        let mut end = |from: u8| {
+            let done = query_done(UNLIMITED, true);
+            outputs(&mut q, |q, out| q.receive_done(at(1), node(from), done, out))
+        };
+        same(&end(2), &[]);
+        same(&end(50), &[done(1, UNLIMITED, true)]);
+        // Further copies change nothing, so the two floods end.
+        let stranger = receive(&mut q, at(1), 50, query(UNLIMITED));
+        same(&stranger, &[done(50, UNLIMITED, true)]);
+        same(&receive(&mut q, at(1), 2, query(UNLIMITED)), &[done(2, UNLIMITED, true)]);
+        assert_eq!((q.len(), q.strays()), (1, 0));
+    }
+}
+
+/// An honest node may be a stranger to the node that it asks. Its query comes back in a circle, over the links of
+/// neighbours. That does not turn the answers away from it.
+#[test]
+fn the_echo_of_a_strangers_query_does_not_replace_it() {
+    let mut q = new();
+    let marked = sent(2, UNLIMITED_FOR_STRANGER);
+    same(&receive(&mut q, 50, UNLIMITED, &[2, 50]), &[lookup(), marked]);
+    let depth = UNLIMITED_FOR_STRANGER;
+    same(&receive(&mut q, 2, depth, &[2, 50]), &[done(2, depth, true)]);
+    outputs(&mut q, |q, out| q.answer(ID, vec![], out));
+    let out =
+        outputs(&mut q, |q, out| q.receive_done(at(0), node(2), query_done(depth, true), out));
+    same(&out, &[done(50, UNLIMITED, true)]);
 }
 
 #[test]
@@ -593,7 +655,7 @@ fn a_remembered_query_takes_little_memory() {
     let query = Query { what: what.clone(), ..query(UNLIMITED) };
     let known = |_: &Query| Some(vec![]);
     let mut receive = |query| {
-        q.receive(at(0), (node(1), &mut budgets()), query, std::iter::empty(), known, &mut out);
+        q.receive(at(0), link(1, &mut budgets()), query, std::iter::empty(), known, &mut out);
     };
     receive(query.clone());
     // Debug output shows all that the entry holds.

@@ -259,34 +259,6 @@ fn a_crowded_queue_on_the_route_is_reported() {
     assert_eq!(net.relayed, [(number, Err(RelayError::Busy))]);
 }
 
-#[test]
-fn one_link_can_not_fill_the_table_of_accepted_messages() {
-    let mut net = line(3);
-    let query = net.find(0, 2);
-    let me = net.ids[1];
-    for number in 0..=2048 {
-        // The messages are so far apart that the link's budget allows each.
-        net.now = net.now + Duration::from_millis(10);
-        let frame = forward(&key(0), RelayLabel { query, number, to: me });
-        net.receive(1, net.ids[0], frame);
-        let Frame::Forwarded(forwarded) = net.intercept(1, 0) else { panic!() };
-        match number {
-            2048 => assert_eq!(forwarded.delivery, Delivery::Busy),
-            _ => {
-                assert!(
-                    matches!(forwarded.delivery, Delivery::Taken(_)),
-                    "{number}: {forwarded:?}"
-                );
-            }
-        }
-    }
-    // Another link still has room.
-    let frame = forward(&key(2), RelayLabel { query, number: 0, to: me });
-    net.receive(1, net.ids[2], frame);
-    let Frame::Forwarded(forwarded) = net.intercept(1, 2) else { panic!() };
-    assert!(matches!(forwarded.delivery, Delivery::Taken(_)));
-}
-
 /// Returns a message from the node with this key, sealed for the recipient that `label` names.
 fn forward(key: &Key, label: RelayLabel) -> Frame {
     let content = crate::message::PackedMessage::uncompressed("x".into());

@@ -1,0 +1,173 @@
+//! The relayed messages that a node has accepted, so that none is accepted twice.
+//!
+//! A message is remembered until it would be refused for its age. A peer can bring more messages in that time than
+//! the table holds. It can't keep the node from accepting those of others: a full table forgets the oldest message
+//! of the link that has brought most. What was forgotten could be replayed, so the node then refuses all messages
+//! that are not newer than the newest one forgotten. A message takes seconds on its way, and the table holds those
+//! of many seconds, so an honest message is newer.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::frame::query::QueryId;
+use crate::id::{Hash, NodeId};
+
+/// Maximum number of messages that are remembered, about 7 MiB. 131,072: a neighbour can bring 900 a second, so
+/// they are those of more than two minutes, or of fifteen seconds from ten neighbours that flood this node.
+const MAX_ACCEPTED: usize = 131_072;
+
+/// Interval at which expired messages are forgotten, in milliseconds.
+const SWEEP_EVERY: u64 = 60_000;
+
+/// The accepted messages, each with the time that its sender has given it, in milliseconds since 1970.
+#[derive(Debug, Default)]
+pub(super) struct AcceptedMessages {
+    ids: BTreeSet<MessageHash>,
+    by_link: BTreeMap<NodeId, BTreeSet<(u64, MessageHash)>>,
+    /// The greatest time of a message that was forgotten before it had expired. Messages up to this time are
+    /// refused.
+    floor: u64,
+    sweep_at: u64,
+}
+
+/// Half of the hash over what identifies a message. A sender can't find a second message with the hash of another
+/// sender's message, which would take 2^128 attempts.
+type MessageHash = [u8; 16];
+
+fn hash((sender, query, number): &(NodeId, QueryId, u64)) -> MessageHash {
+    let mut bytes = [0; 56];
+    bytes[..32].copy_from_slice(sender.as_bytes());
+    bytes[32..48].copy_from_slice(&query.0);
+    bytes[48..].copy_from_slice(&number.to_le_bytes());
+    let mut half = MessageHash::default();
+    half.copy_from_slice(&Hash::of(&bytes).as_bytes()[..16]);
+    half
+}
+
+impl AcceptedMessages {
+    /// Adds a message that came over the link `from`. `unix` is this node's clock, `time` the sender's, and `skew`
+    /// the greatest difference between the two. Returns false if the message was accepted before, or may have been.
+    pub(super) fn add(
+        &mut self,
+        unix: u64,
+        from: NodeId,
+        id: &(NodeId, QueryId, u64),
+        time: u64,
+        skew: u64,
+    ) -> bool {
+        if unix >= self.sweep_at || self.ids.len() >= MAX_ACCEPTED {
+            self.sweep_at = unix.saturating_add(SWEEP_EVERY);
+            self.forget_expired(unix, skew);
+        }
+        let hash = hash(id);
+        if time <= self.floor || !self.ids.insert(hash) {
+            return false;
+        }
+        self.by_link.entry(from).or_default().insert((time, hash));
+        while self.ids.len() > MAX_ACCEPTED {
+            self.forget_one(unix);
+        }
+        true
+    }
+
+    /// Forgets a message of the link that has brought most.
+    fn forget_one(&mut self, unix: u64) {
+        let heaviest = self.by_link.values_mut().max_by_key(|messages| messages.len());
+        let Some(messages) = heaviest else { return };
+        // The clocks of honest nodes are close together, so a message from the future is probably one of a flood.
+        // The floor does not rise to its time, as that would stop the messages of all others.
+        let is_ahead = messages.last().is_some_and(|(time, _)| *time > unix);
+        let forgotten = if is_ahead { messages.pop_last() } else { messages.pop_first() };
+        let Some((time, hash)) = forgotten else { return };
+        self.ids.remove(&hash);
+        if !is_ahead {
+            self.floor = self.floor.max(time);
+        }
+    }
+
+    /// Forgets the messages that would be refused for their age.
+    fn forget_expired(&mut self, unix: u64, skew: u64) {
+        let Self { ids, by_link, .. } = self;
+        by_link.retain(|_, messages| {
+            // At the time `time + skew` itself, a replay would still pass the check of its age.
+            while let Some((time, hash)) = messages.first().copied() {
+                if time.saturating_add(skew) >= unix {
+                    break;
+                }
+                messages.pop_first();
+                ids.remove(&hash);
+            }
+            !messages.is_empty()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_700_000_000_000;
+    const SKEW: u64 = 300_000;
+
+    fn link(n: u8) -> NodeId {
+        NodeId::from_bytes([n; 32])
+    }
+
+    fn id(sender: u8, number: u64) -> (NodeId, QueryId, u64) {
+        (link(sender), QueryId([1; 16]), number)
+    }
+
+    /// Adds messages of the sender 9 over the link 1. The times are those of one hundred messages a second.
+    fn flood(accepted: &mut AcceptedMessages, numbers: std::ops::Range<u64>) {
+        for number in numbers {
+            let time = NOW + number * 10;
+            assert!(accepted.add(time, link(1), &id(9, number), time, u64::MAX), "{number}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_accepted_once_over_whichever_link_it_comes() {
+        let mut accepted = AcceptedMessages::default();
+        assert!(accepted.add(NOW, link(1), &id(9, 1), NOW, SKEW));
+        assert!(!accepted.add(NOW, link(2), &id(9, 1), NOW, SKEW));
+        assert!(accepted.add(NOW, link(2), &id(8, 1), NOW, SKEW), "another sender");
+        // At the age at which it would be refused anyway, it is forgotten.
+        assert!(accepted.add(NOW + SKEW + 1, link(1), &id(9, 2), NOW + SKEW, SKEW));
+        assert_eq!((accepted.ids.len(), accepted.by_link.len()), (1, 1));
+    }
+
+    /// One link brings half as many again as the table holds. The messages of other links, and later ones of the
+    /// same link, are accepted, and none twice.
+    #[test]
+    fn a_link_that_fills_the_table_mutes_no_one() {
+        let mut accepted = AcceptedMessages::default();
+        assert!(accepted.add(NOW, link(2), &id(8, 0), NOW, SKEW));
+        let flooded = MAX_ACCEPTED as u64 * 3 / 2;
+        flood(&mut accepted, 0..flooded);
+        let now = NOW + flooded * 10;
+        assert_eq!(accepted.ids.len(), MAX_ACCEPTED);
+        assert!(accepted.add(now, link(2), &id(8, 1), now - 5000, u64::MAX), "5 s under way");
+        assert!(accepted.add(now, link(1), &id(7, 1), now - 5000, u64::MAX), "over the same link");
+        for number in 0..flooded {
+            let time = NOW + number * 10;
+            assert!(
+                !accepted.add(now, link(3), &id(9, number), time, u64::MAX),
+                "{number}: a replay"
+            );
+        }
+        assert!(
+            !accepted.add(now, link(3), &id(8, 0), NOW, u64::MAX),
+            "a replay of another link's"
+        );
+    }
+
+    #[test]
+    fn a_flood_of_messages_from_the_future_does_not_stop_those_of_now() {
+        let mut accepted = AcceptedMessages::default();
+        for number in 0..MAX_ACCEPTED as u64 + 1000 {
+            let time = NOW + SKEW - number % 1000;
+            assert!(accepted.add(NOW, link(1), &id(9, number), time, SKEW), "{number}");
+        }
+        assert!(accepted.add(NOW, link(1), &id(8, 1), NOW, SKEW));
+        assert!(!accepted.add(NOW, link(1), &id(8, 1), NOW, SKEW));
+    }
+}

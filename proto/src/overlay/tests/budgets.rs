@@ -1,0 +1,72 @@
+//! Frames that are charged before the work that they cause.
+
+use super::bench::{TestBench, UNIX};
+use super::*;
+use crate::frame::membership::{Need, NeighbourOutcome, NeighbourReply, NeighbourRequest};
+use crate::invitation::tests::{invite, key, owner};
+use crate::node_record::NodeRecord;
+use crate::overlay::members::MembershipState;
+
+fn setup() -> NodeSetup {
+    let (name, network) = ("n".into(), "net".into());
+    NodeSetup { key: key(100), name, network, epoch: UNIX, manual: false }
+}
+
+/// Returns the frames that a part has sent to a node.
+fn sent_to<P>(bench: &mut TestBench<P>, to: NodeId) -> Vec<Frame> {
+    let effects = std::mem::take(&mut bench.out).into_iter();
+    let frames = effects.filter_map(|effect| match effect {
+        Effect::Send(id, frame) if id == to => Some(frame),
+        _ => None,
+    });
+    frames.collect()
+}
+
+/// A stranger asks for a place again and again. After its budget, no signature is checked and no walk begins.
+#[test]
+fn requests_for_a_place_over_the_budget_are_refused_without_work() {
+    let mut bench = TestBench::of(Membership::new(&setup(), &Config::default()));
+    let from = key(1).id();
+    let address = "198.51.100.1:7117".parse().unwrap();
+    let record = NodeRecord::sign(&key(1), "net", UNIX, &[address]);
+    let mut outcomes = Vec::new();
+    for _ in 0..1000 {
+        let request = NeighbourRequest { need: Need::Join, record: record.clone() };
+        bench.act(|part, cx| part.receive(cx, from, Frame::NeighbourRequest(request)));
+        for frame in sent_to(&mut bench, from) {
+            if let Frame::NeighbourReply(NeighbourReply { outcome, records, .. }) = frame {
+                outcomes.push((outcome, records.len()));
+            }
+        }
+    }
+    let (accepted, refused) = outcomes.split_at(64 + 256);
+    assert!(accepted.iter().all(|(outcome, _)| *outcome == NeighbourOutcome::Accepted));
+    assert!(refused.iter().all(|refused| *refused == (NeighbourOutcome::Full, 0)));
+    assert_eq!((outcomes.len(), bench.budgets.drops().records), (1000, 1000 - 320));
+}
+
+/// Each new entry of the roster is passed on to the whole network.
+#[test]
+fn entries_of_the_roster_over_the_budget_are_dropped_before_they_are_checked() {
+    let mut bench = TestBench::of(Members::new("net".into()));
+    let own = invite(50, 1).accept(key(100).id());
+    let (records, revocations) = (Vec::new(), Vec::new());
+    let state = MembershipState { own: own.clone(), owner_key: None, records, revocations };
+    bench.act(|members, cx| members.start(cx, state));
+    let from = key(1).id();
+    let receive = |bench: &mut TestBench<Members>, proofs| {
+        bench.act(|members, cx| members.receive(cx, from, Frame::Members(proofs)));
+    };
+    let by_one = invite(51, 3);
+    let [first, second] = [2, 3].map(|n| by_one.accept(key(n).id()));
+    receive(&mut bench, vec![first.clone()]);
+    while bench.budgets.take(bench.now, from, Work::Roster, 1) {}
+    let before = bench.budgets.drops().roster;
+    receive(&mut bench, vec![own, first.clone()]);
+    assert_eq!(bench.budgets.drops().roster, before, "known entries cost nothing");
+    receive(&mut bench, vec![first, second]);
+    assert_eq!(bench.budgets.drops().roster, before + 1);
+    let members = bench.part.roster().unwrap().members().count();
+    assert_eq!(members, 2);
+    assert_eq!(owner().id(), bench.part.roster().unwrap().owner());
+}
