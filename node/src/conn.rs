@@ -62,6 +62,8 @@ pub(crate) struct Conn {
     last_write: AtomicU64,
     /// The time of the last read, in microseconds from the node's origin.
     last_read: AtomicU64,
+    /// The time until which the link is not read, in microseconds from the node's origin; 0 if it is read.
+    paused_until: AtomicU64,
     /// The tasks that wait for the result of the next ping. One ping serves them all.
     pings: Mutex<Vec<oneshot::Sender<Duration>>>,
     /// Wakes the reading half once `pings` has a task.
@@ -113,6 +115,7 @@ impl Conn {
             last_write: AtomicU64::new(0),
             // The Hello has just been read. With 0 the peer would seem silent since the node's start.
             last_read: AtomicU64::new(inner.clock.micros()),
+            paused_until: AtomicU64::new(0),
             pings: Mutex::default(),
             pinging: Notify::new(),
             close_request: Mutex::default(),
@@ -215,6 +218,21 @@ impl Conn {
     /// Returns the time of the last read, or that of the link's start if nothing was read since.
     pub(crate) fn last_read(&self) -> Instant {
         Instant::from_origin(Duration::from_micros(self.last_read.load(Ordering::Relaxed)))
+    }
+
+    /// Pauses the reading of the link, from its next read on.
+    pub(crate) fn pause_reading_until(&self, until: Instant) {
+        let micros = u64::try_from(until.since_origin().as_micros()).unwrap_or(u64::MAX);
+        self.paused_until.store(micros, Ordering::Relaxed);
+    }
+
+    /// Takes the time until which the link is not to be read.
+    fn take_pause(&self) -> Option<Instant> {
+        let until = match self.paused_until.load(Ordering::Relaxed) {
+            0 => return None,
+            _ => self.paused_until.swap(0, Ordering::Relaxed),
+        };
+        Some(Instant::from_origin(Duration::from_micros(until)))
     }
 
     /// Registers a request. Returns its number, and the receiver of its reply.

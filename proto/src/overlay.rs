@@ -13,13 +13,10 @@ use rand_core::{Rng, SeedableRng};
 use crate::address::Address;
 use crate::config::Config;
 use crate::event::{Direction, LinkEnd, NodeInfo, Peer, Reason};
-use crate::files::SharedFile;
 use crate::frame::Frame;
 use crate::frame::broadcast::Batch;
 use crate::frame::membership::Probe;
-use crate::frame::query::{
-    AnswerBody, MAX_FILES, Query, QueryDone, QueryId, QueryKind, UNLIMITED, UNLIMITED_FOR_STRANGER,
-};
+use crate::frame::query::{Query, QueryDone, QueryId};
 use crate::hello::MAX_NAME;
 use crate::id::{Hash, Key, NodeId};
 use crate::message::Message;
@@ -39,6 +36,7 @@ mod eviction;
 pub mod members;
 pub mod membership;
 pub(crate) mod query;
+mod questions;
 mod reconnect;
 pub mod relay;
 mod shutdown_order;
@@ -56,8 +54,8 @@ use clocks::Clocks;
 pub(crate) use context::{Effect, OverlayContext};
 use members::Members;
 use membership::{Membership, Views};
+use query::Queries;
 pub use query::QueryDrops;
-use query::{AskingLink, Queries, Question};
 use reconnect::Reconnects;
 use relay::{RelaySendError, RelayedMessages};
 use shutdown_order::OwnerOrders;
@@ -311,6 +309,7 @@ impl Overlay {
     /// Handles a frame from a peer.
     pub(crate) fn receive(&mut self, from: NodeId, frame: Frame) {
         self.budgets.set_standing(from, self.standing(from));
+        self.budgets.set_member(self.parts.membership.is_member());
         // The answers to a query need `description`, which the parts can't reach.
         if let Frame::Query(query) = frame {
             return self.receive_query(from, query);
@@ -322,6 +321,11 @@ impl Overlay {
         }
     }
 
+    /// Returns whether the last frame of a peer was refused because the budget of strangers was spent.
+    pub(crate) fn take_refusal(&mut self, from: NodeId) -> bool {
+        self.budgets.take_refusal(from)
+    }
+
     /// Notes that a frame was not sent because too much waits for its link: see
     /// [`congestion`](crate::peer::congestion).
     pub(crate) fn frame_skipped(&mut self, to: NodeId, frame: Frame) {
@@ -331,7 +335,7 @@ impl Overlay {
             // floods this node with queries could overfill the queues of other links, which would then be
             // closed.
             Frame::Query(Query { id, depth, .. }) => {
-                let complete = cx.budgets.is_flooding(cx.now, to);
+                let complete = cx.budgets.is_flooding(cx.now, to, Work::Query);
                 let done = QueryDone { id, depth, complete };
                 parts.queries.receive_done(cx.now, to, done, cx.out);
             }
@@ -375,42 +379,6 @@ impl Overlay {
     /// Sends the broadcasts that wait for later ones to be sent together with them.
     pub(crate) fn flush(&mut self) {
         self.with_parts(|parts, cx| parts.broadcasts.flush(cx));
-    }
-
-    /// Sends a query into the network, and returns its id. [`Effect::Answered`] follows for each answer, and
-    /// [`Effect::QueryEnded`] at the end. See [`Input::Query`](crate::peer::Input::Query) for the parameters.
-    pub(crate) fn ask(
-        &mut self,
-        what: QueryKind,
-        depth: i32,
-        own: bool,
-        timeout: Option<Duration>,
-    ) -> QueryId {
-        // On the wire, 254 and 255 mean "no limit". A large number of hops is capped below that.
-        let depth = match u8::try_from(depth) {
-            Ok(depth) => depth.min(UNLIMITED_FOR_STRANGER - 1),
-            Err(_) if depth < 0 => UNLIMITED,
-            Err(_) => UNLIMITED_FOR_STRANGER - 1,
-        };
-        let mut id = QueryId([0; 16]);
-        // The id is random, because it must be unique and hard to guess: a node ignores a query whose id it
-        // knows already.
-        self.rng.fill_bytes(&mut id.0);
-        let timeout = timeout.unwrap_or(self.query_timeout);
-        let what = match what {
-            QueryKind::CallBack { target, token, .. } => {
-                let record = self.with_parts(|parts, cx| parts.membership.current_record(cx));
-                QueryKind::SignedCallBack { target, token, record: Box::new(record) }
-            }
-            what => what,
-        };
-        let question = Question { what, depth, own };
-        self.with_parts(|parts, cx| {
-            let neighbours: Vec<_> = asked_links(cx.links, cx.budgets, cx.now);
-            let neighbours = neighbours.into_iter();
-            parts.queries.ask(cx.now, id, question, timeout, neighbours, cx.out);
-        });
-        id
     }
 
     /// Seals a payload to a node. With a query of this node that has found the recipient, the payload is sent
@@ -511,43 +479,16 @@ impl Overlay {
         }
     }
 
-    fn answer(&mut self, query: QueryId, files: &[SharedFile], here: bool) {
-        let files = files.chunks(MAX_FILES).map(|part| AnswerBody::Files(part.to_vec()));
-        let answers = self.description.answer(query, files.chain(here.then_some(AnswerBody::Here)));
-        self.with_parts(|parts, cx| parts.queries.answer(query, answers, cx.out));
-    }
-
     /// Returns the standing of a link, which decides how much work its frames may cause.
     fn standing(&self, id: NodeId) -> Standing {
         let dialled = |peer: &Peer| peer.direction() == Direction::Outbound;
-        if self.links.get(&id).is_some_and(dialled) || self.parts.membership.is_neighbour(id) {
+        if self.links.get(&id).is_some_and(dialled) {
             Standing::Relay
+        } else if self.parts.membership.is_neighbour(id) {
+            Standing::Neighbour
         } else {
             Standing::Stranger
         }
-    }
-
-    fn receive_query(&mut self, from: NodeId, query: Query) {
-        let Self { description, links, budgets, parts, now, out, .. } = self;
-        let neighbours = asked_links(links, budgets, now.monotonic).into_iter();
-        let membership = &parts.membership;
-        let is_of_stranger = membership.is_member() && budgets.standing(from) == Standing::Stranger;
-        let is_for_us = match &query.what {
-            QueryKind::SignedCallBack { target, .. } => *target == description.id,
-            _ => false,
-        };
-        let may_check = !is_for_us || budgets.take(now.monotonic, from, Work::Check, 1);
-        let known = |query: &Query| match &query.what {
-            // Checked once for each query, and only by its target.
-            QueryKind::SignedCallBack { record, .. }
-                if is_for_us && !(may_check && membership.is_signed(now.unix, record)) =>
-            {
-                Some(Vec::new())
-            }
-            _ => description.answers(links, query),
-        };
-        let link = AskingLink { peer: from, is_of_stranger, budgets };
-        parts.queries.receive(now.monotonic, link, query, neighbours, known, out);
     }
 
     /// Calls `act` with the parts and their context.
@@ -624,10 +565,4 @@ impl Parts {
         let next = if cx.links.contains_key(&to) { Some(to) } else { route };
         next.filter(|next| cx.links.contains_key(next))
     }
-}
-
-/// Returns the links that a query is passed on to: all but those of strangers that flood this node. Those could
-/// delay each query to its deadline. A query counts as complete without them.
-fn asked_links(links: &BTreeMap<NodeId, Peer>, budgets: &Budgets, now: Instant) -> Vec<NodeId> {
-    links.keys().copied().filter(|id| !budgets.is_flooding(now, *id)).collect()
 }

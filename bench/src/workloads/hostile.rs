@@ -78,6 +78,8 @@ struct HonestResult {
     rounds: Vec<Duration>,
     /// The delay of each broadcast until its last delivery, shortest first.
     broadcasts: Vec<Duration>,
+    /// Growth of the resident memory of all honest nodes together since before the attack, at its peak, in KiB.
+    grown_kib: u64,
 }
 
 /// Returns a case for each kind of frames.
@@ -119,6 +121,7 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
         Figure::lower("request_p99_us", percentile_us(&result.rounds, 0.99)),
         Figure::lower("broadcast_p50_us", percentile_us(&result.broadcasts, 0.5)),
         Figure::lower("broadcast_p99_us", percentile_us(&result.broadcasts, 0.99)),
+        Figure::info("honest_memory_growth_mib", result.grown_kib as f64 / 1024.0),
         Figure::info("hostile_frames_per_s", (after.sent - before.sent) as f64 / seconds),
         Figure::info("hostile_links", after.linked as f64),
         Figure::info("hostile_links_ended", (after.ended - before.ended) as f64),
@@ -182,12 +185,22 @@ async fn run_honest(job: &Job) -> Result<()> {
     let logs: Vec<_> = (0..NODES).map(|_| BroadcastLog::default()).collect();
     let network = HonestNetwork::form(&logs).await?;
     parent.send(network.nodes[VICTIM].listening().first().context("it does not listen")?)?;
+    let before = memory_kib("VmRSS:")?;
     let Some(()) = parent.receive().await? else { return Ok(()) };
     let (rounds, broadcasts) =
         tokio::try_join!(network.ask(job.duration), network.broadcast(job.duration, &logs))?;
-    parent.send(&HonestResult { rounds, broadcasts })?;
+    let grown_kib = memory_kib("VmHWM:")?.saturating_sub(before);
+    parent.send(&HonestResult { rounds, broadcasts, grown_kib })?;
     // The network is not shut down cleanly: the attackers are still linked.
     parent.wait_for_end().await
+}
+
+/// Returns a figure of this process's memory, in KiB.
+fn memory_kib(name: &str) -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with(name)).context("no such figure")?;
+    let figure = line.split_whitespace().nth(1).context("no figure")?;
+    Ok(figure.parse()?)
 }
 
 /// The honest nodes, which are all in this process.

@@ -123,6 +123,11 @@ impl Actor {
             Output::Replied { operation, outcome } => self.replied(operation, outcome),
             Output::LookUpAddresses(id) => self.look_up_addresses(id),
             Output::MeasureUse(connection) => self.measure_use(connection),
+            Output::PauseReading(connection, time) => {
+                if let Some(conn) = self.links.get(&connection) {
+                    conn.pause_reading_until(self.inner.clock.now() + time);
+                }
+            }
             Output::ProbeAnswer { operation, answer } => {
                 if let Some(Operation::Probe(reply)) = self.operations.remove(&operation) {
                     let _ = reply.send(answer);

@@ -82,7 +82,7 @@ pub(super) struct LinkReader<R> {
     /// delivered.
     deferred: VecDeque<Output>,
     timer: LinkTimer,
-    /// Set while the link is not read because of its rate limit.
+    /// Set while the link is not read because of its rate limit, or because its peer has sent too much.
     pause: Option<Pause>,
     throttle: Throttle,
     /// An error that followed bytes in the same read. The next read returns it.
@@ -196,6 +196,11 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
     /// Waits for bytes, a deadline, a ping to send or the order to close the link. Returns whether bytes were
     /// read. An error ends the link.
     async fn wait(&mut self) -> Result<bool, Reason> {
+        if let Some(until) = self.conn.take_pause()
+            && until > self.inner.clock.now()
+        {
+            self.pause = Some(self.inner.rates.pause(self.inner.clock.at(until)));
+        }
         self.link.sent(self.conn.last_write());
         self.pings.retain(|nonce, waiting| {
             self.link.awaits_pong(*nonce) && waiting.iter().any(|task| !task.is_closed())

@@ -187,6 +187,31 @@ async fn full_tables_and_long_queries_do_not_stop_the_queries_of_honest_nodes() 
     network.stop().await;
 }
 
+/// Sixty strangers of one group of addresses link with a node, one after the other, and each asks fifty times. All of
+/// them together have the budget of one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_of_one_group_that_link_again_and_again_share_one_budget() {
+    let network = Network::start().await;
+    let started = std::time::Instant::now();
+    let asked = QueryKind::FindNode(NodeId::from_bytes([1; 32]));
+    let remembered = async || network.nodes[1].status().await.queries;
+    let before = remembered().await;
+    for sybil in &Sybils::new(60, 1).all {
+        let link = sybil.link(network.nodes[0].listening()[0], |_| {}).await;
+        let link = SybilLink::new(link.expect("an attacker's link"));
+        link.send_raw(queries(&link, 50, &asked));
+        link.end().await;
+    }
+    network.wait_until_attackers_are_gone().await;
+    let passed_on = remembered().await.saturating_sub(before);
+    // Eight of the group and 32 of the pool, and in each second four of the pool and less than one of the group.
+    let allowed = 8 + 32 + 5 * (started.elapsed().as_secs() as usize + 1);
+    assert!((40..=allowed).contains(&passed_on), "{passed_on} of {allowed}");
+    network.check_discoveries("after the flood").await;
+    network.check_links();
+    network.stop().await;
+}
+
 /// Returns the resident memory of this process, in KiB.
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

@@ -344,10 +344,15 @@ impl Broadcasts {
             self.counters.duplicates += batch.items.len() as u64;
             return;
         }
-        // Charged before the signature is checked and anything is passed on. The batch is requested again later.
+        // Charged before the signature is checked and anything is passed on.
         if !cx.allows(from, Work::Broadcast, batch.body().len()) || !cx.allows(from, Work::Check, 1)
         {
-            self.postpone(cx, from, &batch);
+            // A stranger that floods this node with new runs is not asked for them, which would cost as much. If
+            // they are of honest authors, neighbours bring them too.
+            let is_known = self.runs.get(&name).is_some_and(|run| run.verified);
+            if is_known || !cx.budgets.is_flooding(cx.now, from, Work::Broadcast) {
+                self.postpone(cx, from, &batch);
+            }
             return;
         }
         let ids = batch.ids(&self.network);
@@ -507,6 +512,11 @@ impl Broadcasts {
         let Some(run) = self.runs.get_mut(&batch.run) else { return };
         let mut lazy = Vec::new();
         for link in cx.links.keys().filter(|link| Some(**link) != from) {
+            // A stranger that floods this node gets nothing for a while. Otherwise a thousand of them would make it
+            // send each broadcast a thousand times. With the next broadcast it learns what it has missed.
+            if cx.budgets.is_flooding(cx.now, *link, Work::Broadcast) {
+                continue;
+            }
             // The peer has the batch already, for example because it has also sent it to this node.
             if run.has.get(link).is_some_and(|upto| *upto >= batch.last()) {
                 continue;

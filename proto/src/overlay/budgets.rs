@@ -7,10 +7,13 @@
 //! A relay's own frames and those that it passes on for others come over the same link. So the next node
 //! charges the relay for both. If a relay passed on for a single stranger as much as the next node accepts from
 //! the relay, that stranger would use up the relay's budget there, and the honest frames of the relay would be
-//! refused. So links have one of two *standings*:
+//! refused. So links have one of three *standings*:
 //!
-//! - A [`Standing::Relay`] is a peer that this node has dialled, or its neighbour in the network. It has a large
-//!   budget, because it passes on the work of many nodes.
+//! - A [`Standing::Relay`] is a peer that this node has dialled. It has a large budget, because it passes on the
+//!   work of many nodes.
+//! - A [`Standing::Neighbour`] is a neighbour in the network that has dialled this node. Any stranger can ask for a
+//!   place, so it has about a third as many queries as a relay. Then two attackers that have become neighbours, each
+//!   of another node, leave a part of the budgets of the relays behind those nodes to others.
 //! - A [`Standing::Stranger`] is any other peer. It has a small budget of its own. Beyond that, it draws from a
 //!   pool that all strangers share. So strangers that send much can't use up the own budgets of the others. What
 //!   all strangers of a node cause together is at most a small part of what the next node accepts from this
@@ -61,14 +64,27 @@ pub(crate) enum Work {
     Roster,
 }
 
+impl Work {
+    /// Returns the kind of work by which a flood is remembered: answers belong to queries, and checks to broadcasts.
+    fn flood(self) -> Self {
+        match self {
+            Self::Answer => Self::Query,
+            Self::Check => Self::Broadcast,
+            work => work,
+        }
+    }
+}
+
 /// Number of kinds of work.
 const KINDS: usize = 8;
 
 /// The standing of a link: see the module's documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Standing {
-    /// This node has dialled the peer, or the peer is its neighbour.
+    /// This node has dialled the peer.
     Relay,
+    /// The peer is a neighbour, and has dialled this node.
+    Neighbour,
     /// Any other peer.
     #[default]
     Stranger,
@@ -86,6 +102,8 @@ struct Rate {
 struct Limits {
     /// For each relay.
     relay: Rate,
+    /// For each neighbour that is no relay.
+    neighbour: Rate,
     /// For each stranger.
     stranger: Rate,
     /// For all strangers together, beyond their own budgets.
@@ -94,10 +112,11 @@ struct Limits {
 
 /// Queries that are passed on. A query reaches every node of the network, so a relay brings those of the whole
 /// network. In the time for which a query is remembered, a relay can bring 5,888: its share of the table of
-/// queries is 8,192. 128 strangers, as many as there are inbound links, cause at most 36 a second together.
+/// queries is 8,192. 128 strangers of as many groups cause at most 17 a second together.
 const QUERIES: Limits = Limits {
     relay: Rate::new(64, 2048),
-    stranger: Rate::per_minute(15, 8),
+    neighbour: Rate::new(24, 1536),
+    stranger: Rate::per_minute(6, 8),
     pool: Rate::new(4, 32),
 };
 
@@ -105,6 +124,7 @@ const QUERIES: Limits = Limits {
 /// bring eight discoveries in a row, and strangers two.
 const ANSWERS: Limits = Limits {
     relay: Rate::new(8 << 20, 64 << 20),
+    neighbour: Rate::new(8 << 20, 64 << 20),
     stranger: Rate::new(64 << 10, 1 << 20),
     pool: Rate::new(1 << 20, 16 << 20),
 };
@@ -112,6 +132,7 @@ const ANSWERS: Limits = Limits {
 /// Bytes of broadcasts. A relay may send as fast as a link of 1 Gbit/s carries.
 const BROADCASTS: Limits = Limits {
     relay: Rate::new(128 << 20, 256 << 20),
+    neighbour: Rate::new(128 << 20, 256 << 20),
     stranger: Rate::new(16 << 20, 64 << 20),
     pool: Rate::new(64 << 20, 128 << 20),
 };
@@ -119,23 +140,38 @@ const BROADCASTS: Limits = Limits {
 /// Signature checks. A processor core makes about 20,000 a second.
 const CHECKS: Limits = Limits {
     relay: Rate::new(10_000, 40_000),
+    neighbour: Rate::new(10_000, 40_000),
     stranger: Rate::new(1000, 10_000),
     pool: Rate::new(2000, 10_000),
 };
 
+/// Signature checks for strangers of a member of the network. An honest stranger has neighbours of its own, over
+/// which its broadcasts come. A broadcast that is accepted costs a check at every node.
+const CHECKS_OF_MEMBER: Limits =
+    Limits { stranger: Rate::new(5, 100), pool: Rate::new(20, 200), ..CHECKS };
+
 /// Frames about places and records. A neighbour sends a shuffle every 30 seconds, and passes on those of others and
 /// the walks of new nodes. 512 in a burst: a fleet of nodes starts at one moment.
-const RECORDS: Limits =
-    Limits { relay: Rate::new(32, 512), stranger: Rate::new(2, 64), pool: Rate::new(16, 256) };
+const RECORDS: Limits = Limits {
+    relay: Rate::new(32, 512),
+    neighbour: Rate::new(32, 512),
+    stranger: Rate::new(2, 64),
+    pool: Rate::new(16, 256),
+};
 
 /// Beacons. An honest node passes one on every ten seconds, and a few at once while two parts of a network
 /// meet.
-const BEACONS: Limits =
-    Limits { relay: Rate::new(1, 16), stranger: Rate::new(1, 4), pool: Rate::new(1, 16) };
+const BEACONS: Limits = Limits {
+    relay: Rate::new(1, 16),
+    neighbour: Rate::new(1, 16),
+    stranger: Rate::new(1, 4),
+    pool: Rate::new(1, 16),
+};
 
 /// Entries of the roster. A full one has 8,192 entries, which a new peer may send at once.
 const ROSTER: Limits = Limits {
     relay: Rate::new(64, 16_384),
+    neighbour: Rate::new(64, 16_384),
     stranger: Rate::new(4, 8192),
     pool: Rate::new(16, 8192),
 };
@@ -165,6 +201,9 @@ pub(crate) struct Budgets {
     links: BTreeMap<NodeId, LinkBudgets>,
     sources: BTreeMap<Source, SourceBudgets>,
     pool: [Bucket; KINDS],
+    /// The stranger whose work was refused last, until it is taken.
+    refused: Option<NodeId>,
+    is_member: bool,
     drops: BudgetDrops,
 }
 
@@ -175,7 +214,7 @@ type Buckets = [Bucket; KINDS];
 struct LinkBudgets {
     standing: Standing,
     source: Source,
-    /// The budgets of a relay. `None` until the peer is one.
+    /// The budgets of a relay or neighbour. `None` until the peer is one.
     as_relay: Option<Box<Buckets>>,
 }
 
@@ -196,8 +235,8 @@ struct SourceBudgets {
     strangers: Buckets,
     /// What its relays whose links have ended have left. A new relay starts with that.
     ended_relays: Buckets,
-    /// Time of the last refusal of a stranger's work.
-    refused_at: Option<Instant>,
+    /// Times of the last refusals of the strangers' work, by kind.
+    refused_at: [Option<Instant>; KINDS],
 }
 
 impl LinkBudgets {
@@ -250,13 +289,16 @@ impl Budgets {
         let pool = Rate::new(forwarded - forwarded / 8, pool_burst);
         // The next node charges this node for all that it relays, so a relay may bring eight times as much as
         // all strangers together.
-        let messages = Limits { relay: pool.times(8), stranger, pool };
+        let relay = pool.times(8);
+        let messages = Limits { relay, neighbour: relay, stranger, pool };
         Self {
             limits: [QUERIES, ANSWERS, messages, BROADCASTS, CHECKS, RECORDS, BEACONS, ROSTER],
             groups: config.address_groups(),
             links: BTreeMap::new(),
             sources: BTreeMap::new(),
             pool: [Bucket::default(); KINDS],
+            refused: None,
+            is_member: false,
             drops: BudgetDrops::default(),
         }
     }
@@ -282,7 +324,7 @@ impl Budgets {
     pub(super) fn set_standing(&mut self, link: NodeId, standing: Standing) {
         let budgets = self.link(link);
         budgets.standing = standing;
-        if standing == Standing::Relay && budgets.as_relay.is_none() {
+        if standing != Standing::Stranger && budgets.as_relay.is_none() {
             let name = budgets.source;
             let left = self.sources.get(&name).map(|source| source.ended_relays);
             self.link(link).as_relay = Some(Box::new(left.unwrap_or_default()));
@@ -306,11 +348,13 @@ impl Budgets {
     pub(crate) fn charge(&mut self, now: Instant, link: NodeId, work: Work, amount: usize) {
         self.charged(now, link, work, |rate, bucket, is_last| {
             let (cost, fill_time) = rate.times_to_earn(amount as u64);
-            let is_paid = !is_last && bucket.take(now, cost, fill_time);
-            if is_last {
+            // The first bucket that has anything left pays. With what remains in a bucket that did not pay, a link
+            // could always begin more.
+            let is_paid = is_last || bucket.full_at() < now + fill_time;
+            if is_paid {
                 let _ = bucket.take_with_debt(now, cost, fill_time);
             }
-            is_paid || is_last
+            is_paid
         });
     }
 
@@ -341,8 +385,10 @@ impl Budgets {
         };
         let (standing, name) = (budgets.standing, budgets.source);
         let as_relay = budgets.as_relay.as_mut().and_then(|buckets| buckets.get_mut(kind));
-        if let (Standing::Relay, Some(own)) = (standing, as_relay) {
-            return take(limits.relay, own, true);
+        match (standing, as_relay) {
+            (Standing::Relay, Some(own)) => return take(limits.relay, own, true),
+            (Standing::Neighbour, Some(own)) => return take(limits.neighbour, own, true),
+            _ => {}
         }
         let source = self.sources.entry(name).or_default();
         let (Some(of_source), Some(pool)) =
@@ -352,16 +398,34 @@ impl Budgets {
         };
         let is_paid = take(limits.stranger, of_source, false) || take(limits.pool, pool, true);
         if !is_paid {
-            source.refused_at = Some(now);
+            if let Some(refused_at) = source.refused_at.get_mut(work.flood() as usize) {
+                *refused_at = Some(now);
+            }
+            self.refused = self.is_member.then_some(link);
         }
         is_paid
     }
 
-    /// Returns whether the peer is a stranger that floods this node, or has the source of one: work of these
-    /// strangers was refused a short time ago.
-    pub(crate) fn is_flooding(&self, now: Instant, link: NodeId) -> bool {
-        let Some(link) = self.links.get(&link) else { return false };
-        let refused = self.sources.get(&link.source).and_then(|source| source.refused_at);
+    /// Returns whether work of this stranger was refused since the last call, by a member of the network.
+    pub(super) fn take_refusal(&mut self, link: NodeId) -> bool {
+        self.refused.take() == Some(link)
+    }
+
+    /// Sets whether this node is a member of the network, which has less work for strangers.
+    pub(super) fn set_member(&mut self, is_member: bool) {
+        self.is_member = is_member;
+        if let Some(checks) = self.limits.get_mut(Work::Check as usize) {
+            *checks = if is_member { CHECKS_OF_MEMBER } else { CHECKS };
+        }
+    }
+
+    /// Returns whether the peer is a stranger that floods this node with work of this kind, or has the source of
+    /// one: such work was refused a short time ago. Only a member of the network makes this distinction. In a
+    /// network that is made by hand, every peer that has dialled this node is a stranger to it.
+    pub(crate) fn is_flooding(&self, now: Instant, link: NodeId, work: Work) -> bool {
+        let Some(link) = self.links.get(&link).filter(|_| self.is_member) else { return false };
+        let source = self.sources.get(&link.source);
+        let refused = source.and_then(|source| *source.refused_at.get(work.flood() as usize)?);
         link.standing == Standing::Stranger && refused.is_some_and(|at| now.since(at) < FLOOD_TIME)
     }
 
@@ -425,196 +489,4 @@ impl Budgets {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn node(n: u8) -> NodeId {
-        NodeId::from_bytes([n; 32])
-    }
-
-    fn at(seconds: u64) -> Instant {
-        Instant::from_origin(Duration::from_secs(seconds))
-    }
-
-    fn new() -> Budgets {
-        Budgets::new(&Config::default())
-    }
-
-    fn taken(budgets: &mut Budgets, now: Instant, from: u8, work: Work, wanted: usize) -> usize {
-        (0..wanted).filter(|_| budgets.take(now, node(from), work, 1)).count()
-    }
-
-    #[test]
-    fn a_stranger_that_sends_much_leaves_the_own_budgets_of_others() {
-        let mut budgets = new();
-        assert_eq!(taken(&mut budgets, at(0), 1, Work::Query, 10_000), 8 + 32);
-        for other in 2..100 {
-            assert_eq!(taken(&mut budgets, at(0), other, Work::Query, 100), 8, "{other}");
-        }
-        // In four seconds, each stranger earns one, and all together sixteen more.
-        assert_eq!(taken(&mut budgets, at(4), 1, Work::Query, 100), 1 + 16);
-        assert_eq!(taken(&mut budgets, at(4), 2, Work::Query, 100), 1);
-        assert_eq!(budgets.drops().queries, 10_000 - 40 + 98 * 92 + 83 + 99);
-    }
-
-    /// A node passes on for all its strangers together less than the next node accepts from it.
-    #[test]
-    fn the_next_node_accepts_more_from_a_relay_than_many_strangers_can_cause() {
-        for limits in &new().limits[..2] {
-            let Limits { relay, stranger, pool } = limits;
-            assert!(pool.per_minute + 8 * stranger.per_minute < relay.per_minute, "{limits:?}");
-            assert!(pool.burst + 8 * stranger.burst < relay.burst, "{limits:?}");
-        }
-        let mut first = new();
-        let mut next = new();
-        next.set_standing(node(200), Standing::Relay);
-        for second in 0..300 {
-            let mut passed_on = 0;
-            for stranger in 0..128 {
-                passed_on += taken(&mut first, at(second), stranger, Work::Query, 20);
-            }
-            assert_eq!(taken(&mut next, at(second), 200, Work::Query, passed_on), passed_on);
-            // The relay's own queries, and those of its neighbours.
-            assert_eq!(taken(&mut next, at(second), 200, Work::Query, 20), 20);
-        }
-    }
-
-    #[test]
-    fn a_relay_has_a_large_budget_that_strangers_do_not_touch() {
-        let mut budgets = new();
-        budgets.set_standing(node(1), Standing::Relay);
-        taken(&mut budgets, at(0), 2, Work::Query, 1000);
-        assert_eq!(taken(&mut budgets, at(0), 1, Work::Query, 10_000), 2048);
-        assert_eq!(taken(&mut budgets, at(1), 1, Work::Query, 10_000), 64);
-        assert_eq!(budgets.standing(node(1)), Standing::Relay);
-        // A peer that is no neighbour any more is a stranger.
-        budgets.set_standing(node(1), Standing::Stranger);
-        assert_eq!(taken(&mut budgets, at(2), 1, Work::Query, 10_000), 8 + 8);
-    }
-
-    #[test]
-    fn each_kind_of_work_has_its_own_budget() {
-        let kinds = [
-            Work::Query,
-            Work::Answer,
-            Work::Message,
-            Work::Broadcast,
-            Work::Check,
-            Work::Record,
-            Work::Beacon,
-            Work::Roster,
-        ];
-        let mut budgets = new();
-        for work in kinds {
-            while budgets.take(at(0), node(1), work, 1 << 20) {}
-            assert!(!budgets.may_begin(at(0), node(1), work, 1), "{work:?}");
-            let others = kinds.iter().filter(|other| **other as usize > work as usize);
-            assert!(others.clone().all(|other| budgets.may_begin(at(0), node(1), *other, 1)));
-        }
-    }
-
-    #[test]
-    fn work_of_an_unknown_amount_is_paid_back_before_more_begins() {
-        let mut budgets = new();
-        assert!(budgets.may_begin(at(0), node(1), Work::Answer, 4096));
-        budgets.charge(at(0), node(1), Work::Answer, 20 << 20);
-        assert!(budgets.may_begin(at(0), node(1), Work::Answer, 4096), "its own budget is left");
-        budgets.charge(at(0), node(1), Work::Answer, 1 << 20);
-        assert!(!budgets.may_begin(at(0), node(1), Work::Answer, 4096));
-        assert!(budgets.may_begin(at(0), node(2), Work::Answer, 4096), "another stranger's");
-        assert!(budgets.may_begin(at(1), node(1), Work::Answer, 4096));
-    }
-
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    /// Links 200 identities of one group, one after the other, each of which sends as much as it may.
-    #[test]
-    fn a_stranger_that_links_again_finds_the_budget_that_it_has_left() {
-        let mut budgets = new();
-        let mut sent = 0;
-        for n in 0..200 {
-            budgets.link_up(node(n), ip(&format!("203.0.113.{n}")));
-            sent += taken(&mut budgets, at(0), n, Work::Query, 100);
-            budgets.link_down(at(0), node(n));
-        }
-        assert_eq!(sent, 8 + 32);
-        // Identities that have links at the same time share the budget too.
-        for n in 0..200 {
-            budgets.link_up(node(n), ip("203.0.113.1"));
-            assert_eq!(taken(&mut budgets, at(0), n, Work::Query, 100), 0);
-        }
-        budgets.link_up(node(201), ip("198.51.100.1"));
-        assert_eq!(taken(&mut budgets, at(0), 201, Work::Query, 100), 8, "another group");
-        (0..200).for_each(|n| budgets.link_down(at(0), node(n)));
-        budgets.link_down(at(60), node(201));
-        assert!(budgets.links.is_empty() && budgets.sources.is_empty(), "full again");
-    }
-
-    #[test]
-    fn an_identity_on_loopback_that_links_again_finds_its_budget_too() {
-        let mut budgets = new();
-        for _ in 0..10 {
-            budgets.link_up(node(1), ip("127.0.0.1"));
-            taken(&mut budgets, at(0), 1, Work::Query, 1000);
-            budgets.link_down(at(0), node(1));
-        }
-        budgets.link_up(node(2), ip("127.0.0.1"));
-        assert_eq!(taken(&mut budgets, at(0), 1, Work::Query, 100), 0);
-        assert_eq!(taken(&mut budgets, at(0), 2, Work::Query, 100), 8);
-    }
-
-    #[test]
-    fn a_relay_that_links_again_under_another_identity_finds_what_the_last_one_has_left() {
-        let mut budgets = new();
-        let mut sent = 0;
-        for n in 0..10 {
-            budgets.link_up(node(n), ip("203.0.113.1"));
-            budgets.set_standing(node(n), Standing::Relay);
-            sent += taken(&mut budgets, at(0), n, Work::Query, 10_000);
-            budgets.link_down(at(0), node(n));
-        }
-        assert_eq!(sent, 2048);
-        // Links at the same time do not share it.
-        budgets.link_up(node(20), ip("203.0.113.1"));
-        budgets.link_up(node(21), ip("203.0.113.1"));
-        budgets.set_standing(node(20), Standing::Relay);
-        budgets.set_standing(node(21), Standing::Relay);
-        assert_eq!(taken(&mut budgets, at(1), 20, Work::Query, 10_000), 64);
-        assert_eq!(taken(&mut budgets, at(1), 21, Work::Query, 10_000), 64);
-    }
-
-    #[test]
-    fn the_number_of_sources_without_links_is_bounded() {
-        let mut budgets = new();
-        for n in 0..2000_u32 {
-            let mut id = [7; 32];
-            id[..4].copy_from_slice(&n.to_le_bytes());
-            let id = NodeId::from_bytes(id);
-            let [low, high, ..] = n.to_le_bytes();
-            budgets.link_up(id, IpAddr::from([20 + high, low, 0, 1]));
-            let spent = if n == 0 { 8 } else { 1 };
-            (0..spent).for_each(|_| assert!(budgets.take(at(0), id, Work::Query, 1)));
-            budgets.link_down(at(0), id);
-        }
-        assert_eq!(budgets.sources.len(), MAX_IDLE_SOURCES);
-        budgets.link_up(node(1), ip("20.0.0.1"));
-        assert_eq!(taken(&mut budgets, at(0), 1, Work::Query, 100), 32, "the pool alone");
-    }
-
-    #[test]
-    fn a_stranger_whose_work_was_refused_counts_as_flooding_for_a_while() {
-        let mut budgets = new();
-        budgets.link_up(node(1), ip("203.0.113.1"));
-        budgets.link_up(node(2), ip("203.0.113.2"));
-        budgets.link_up(node(3), ip("198.51.100.1"));
-        assert_eq!(taken(&mut budgets, at(1), 1, Work::Query, 40), 40);
-        assert!(!budgets.is_flooding(at(1), node(1)));
-        assert_eq!(taken(&mut budgets, at(1), 1, Work::Query, 1), 0);
-        let flooding = |at: Instant| [1, 2, 3].map(|n| budgets.is_flooding(at, node(n)));
-        assert_eq!((flooding(at(10)), flooding(at(11))), ([true, true, false], [false; 3]));
-        budgets.set_standing(node(2), Standing::Relay);
-        assert!(!budgets.is_flooding(at(2), node(2)), "a neighbour");
-    }
-}
+mod tests;

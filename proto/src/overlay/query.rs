@@ -22,8 +22,8 @@
 //!
 //! A query is passed on only if the budget of the link that it came over allows that: see
 //! [`budgets`](super::budgets). Otherwise the node answers it, but for itself alone, and ends it as not
-//! complete. The answers that go back over the link are charged too. Their number is not known before, so the
-//! budget may go into debt, and further queries wait for the debt to be paid back.
+//! complete. The answers that go back over the link are charged too, this node's own included. Their number is not
+//! known before, so the budget may go into debt. Until the debt is paid back, queries are not even answered.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -184,11 +184,20 @@ impl Queries {
             out.push_back(done(false));
             return;
         }
-        let others: Vec<_> = neighbours.filter(|peer| !own && *peer != from).collect();
+        // Collected only if the budgets allow it, as there may be a thousand.
+        let mut others = neighbours.filter(|peer| !own && *peer != from).peekable();
         // Charged before the look-up, so that a peer pays for both or for none.
         let passes = onward(depth).is_none()
-            || others.is_empty()
+            || others.peek().is_none()
             || may_pass(now, (from, budgets), &query.what);
+        // This node's own answer may be long: it names all peers.
+        if !passes && !again && !budgets.may_begin(now, from, Work::Answer, MIN_ANSWERS) {
+            // A stranger that floods this node with queries gets no reply. It is the one that waits.
+            if !budgets.is_flooding(now, from, Work::Query) {
+                out.push_back(done(false));
+            }
+            return;
+        }
         if replaces {
             if !passes {
                 out.push_back(done(false));
@@ -215,27 +224,42 @@ impl Queries {
             let is_held = !passes;
             self.insert(now, id, KnownQuery { awaits_own_answer, is_held, ..entry });
             match known {
-                Some(answers) => out.extend(answers.into_iter().map(|a| answer_to(from, a))),
+                Some(answers) => {
+                    let bytes = answers.iter().map(cost).sum();
+                    budgets.charge(now, from, Work::Answer, bytes);
+                    out.extend(answers.into_iter().map(|a| answer_to(from, a)));
+                }
                 None => {
                     let (what, asker) = (query.what.clone(), own.then_some(from));
                     out.push_back(Effect::Out(Output::LookUpAnswer { query: id, what, asker }));
                 }
             }
         }
-        let others = others.into_iter().filter(|_| passes);
+        // A stranger that floods this node could delay each query to its deadline, so it is not asked. A query
+        // counts as complete without it.
+        let may_ask = |peer: &NodeId| !budgets.is_flooding(now, *peer, Work::Query);
+        let others: Vec<_> = if passes { others.filter(may_ask).collect() } else { Vec::new() };
         let branch = Branch { complete, ..Branch::new(Some(from), received, onward(depth)) };
-        self.pass_on(now, (id, query.what), branch, others, out);
+        self.pass_on(now, (id, query.what), branch, others.into_iter(), out);
         self.end_done_branches(id, out);
     }
 
     /// Handles the result of [`Output::LookUpAnswer`]: any number of answers to a query.
-    pub(super) fn answer(&mut self, id: QueryId, answers: Vec<QueryAnswer>, out: &mut Effects) {
+    pub(super) fn answer(
+        &mut self,
+        now: Instant,
+        id: QueryId,
+        answers: Vec<QueryAnswer>,
+        budgets: &mut Budgets,
+        out: &mut Effects,
+    ) {
         let Some(entry) = self.table.get_mut(&id) else { return };
         // A second result for the query, or one that came after the deadline.
         if !std::mem::take(&mut entry.awaits_own_answer) {
             return;
         }
         if let Some(parent) = entry.parent {
+            budgets.charge(now, parent, Work::Answer, answers.iter().map(cost).sum());
             out.extend(answers.into_iter().map(|a| answer_to(parent, a)));
         }
         self.end_done_branches(id, out);

@@ -306,7 +306,7 @@ impl RelayedMessages {
         let of_link = || waiting().filter(|link| *link == from).count();
         self.waiting.len() < MAX_WAITING
             && match cx.budgets.standing(from) {
-                Standing::Relay => of_link() < MAX_WAITING / LINK_SHARE,
+                Standing::Relay | Standing::Neighbour => of_link() < MAX_WAITING / LINK_SHARE,
                 Standing::Stranger => {
                     let is_stranger =
                         |link: &NodeId| cx.budgets.standing(*link) == Standing::Stranger;

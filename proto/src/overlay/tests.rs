@@ -6,8 +6,8 @@ use super::admission::Admission;
 use super::answers::neighbour_parts;
 use super::*;
 use crate::event::{Event, Neighbour};
-use crate::files::{FileKind, FileName};
-use crate::frame::query::QueryAnswer;
+use crate::files::{FileKind, FileName, SharedFile};
+use crate::frame::query::{AnswerBody, QueryAnswer, QueryKind, UNLIMITED};
 use crate::overlay::relay::RelayError;
 use crate::peer::Output;
 

@@ -404,6 +404,9 @@ pub enum Output {
     LookUpAddresses(NodeId),
     /// Measure the use of an on-demand link. Answered with [`Input::LinkUse`].
     MeasureUse(ConnectionId),
+    /// Do not read a link for this time: its peer is a stranger that has sent more than its budget allows. So a
+    /// flood waits at the other end, and costs this node little.
+    PauseReading(ConnectionId, Duration),
     /// The answer to [`Input::ProbeReceived`].
     ProbeAnswer {
         /// The operation.

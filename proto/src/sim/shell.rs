@@ -289,7 +289,8 @@ impl<H: Handler> Sim<H> {
             }
             // A simulated node opens no streams for which its machine is asked, and keeps its roster only as
             // long as it runs.
-            Output::RosterChanged(_) | Output::StreamChecked(..) => {}
+            // A simulated node reads without effort.
+            Output::RosterChanged(_) | Output::StreamChecked(..) | Output::PauseReading(..) => {}
             Output::StopOrdered => {
                 self.work.push_back(Work::Stop(node, self.nodes[node].run));
             }

@@ -47,7 +47,7 @@ impl LookupBudget {
         let each = time_to_earn(1, self.rate);
         // No bucket is charged if another is empty.
         let enough = own.take(now, each, SIZE)
-            && (standing == Standing::Relay || strangers.take(now, each, SIZE))
+            && (standing != Standing::Stranger || strangers.take(now, each, SIZE))
             && all.take(now, time_to_earn(1, self.rate.saturating_mul(ALL)), SIZE);
         if enough {
             (self.all, self.strangers) = (all, strangers);

@@ -128,10 +128,10 @@ fn a_query_is_done_after_its_answer_and_its_branch() {
     let out =
         outputs(&mut q, |q, out| q.receive_done(at(0), node(2), query_done(UNLIMITED, true), out));
     same(&out, &[]);
-    let out = outputs(&mut q, |q, out| q.answer(ID, vec![answer(9)], out));
+    let out = outputs(&mut q, |q, out| q.answer(at(0), ID, vec![answer(9)], &mut budgets(), out));
     same(&out, &[Effect::Send(node(1), Frame::Answer(answer(9))), done(1, UNLIMITED, true)]);
     // A second result of the look-up is not sent.
-    same(&outputs(&mut q, |q, out| q.answer(ID, vec![answer(9)], out)), &[]);
+    same(&outputs(&mut q, |q, out| q.answer(at(0), ID, vec![answer(9)], &mut budgets(), out)), &[]);
 }
 
 #[test]
@@ -146,7 +146,10 @@ fn a_query_seen_before_is_done_at_once() {
 fn a_query_that_comes_again_with_more_depth_is_passed_on_again() {
     let mut q = new();
     same(&receive(&mut q, 1, 0, &[1, 2, 3]), &[lookup()]);
-    same(&outputs(&mut q, |q, out| q.answer(ID, vec![], out)), &[done(1, 0, true)]);
+    same(
+        &outputs(&mut q, |q, out| q.answer(at(0), ID, vec![], &mut budgets(), out)),
+        &[done(1, 0, true)],
+    );
     same(&receive(&mut q, 2, 2, &[1, 2, 3]), &[sent(1, 1), sent(3, 1)]);
     same(&outputs(&mut q, |q, out| q.receive_done(at(0), node(1), query_done(1, true), out)), &[]);
     let out = outputs(&mut q, |q, out| q.receive_done(at(0), node(3), query_done(1, true), out));
@@ -216,7 +219,7 @@ fn a_query_neither_waits_for_a_lost_link_nor_answers_over_it() {
     let mut q = new();
     receive(&mut q, 1, 5, &[1, 2]);
     same(&outputs(&mut q, |q, out| q.link_down(node(1), out)), &[]);
-    same(&outputs(&mut q, |q, out| q.answer(ID, vec![], out)), &[]);
+    same(&outputs(&mut q, |q, out| q.answer(at(0), ID, vec![], &mut budgets(), out)), &[]);
 }
 
 #[test]
@@ -317,7 +320,7 @@ fn a_query_that_a_node_asks_for_itself_reaches_only_its_neighbours() {
     });
     same(&receive(&mut q, 1, own(UNLIMITED)), &[lookup]);
     same(&receive(&mut q, 2, query(UNLIMITED)), &[done(2, UNLIMITED, true)]);
-    let out = outputs(&mut q, |q, out| q.answer(ID, vec![answer(9)], out));
+    let out = outputs(&mut q, |q, out| q.answer(at(0), ID, vec![answer(9)], &mut budgets(), out));
     same(&out, &[Effect::Send(node(1), Frame::Answer(answer(9))), done(1, UNLIMITED, true)]);
 
     let mut q = new();
@@ -498,6 +501,36 @@ fn a_query_over_the_budget_is_answered_but_not_passed_on() {
     assert_eq!(flood(&mut q, &mut budgets, 1, 0..1000), 1000);
 }
 
+/// A node with many links has long answers. They are charged, so a stranger that floods it soon gets none.
+#[test]
+fn a_query_over_the_budget_for_answers_is_dropped() {
+    let (mut q, mut budgets) = (new(), budgets());
+    budgets.set_member(true);
+    let address: crate::address::Address = "127.0.0.1:1".parse().unwrap();
+    let peers = vec![Neighbour { id: node(4), address }; 90];
+    let own_answer =
+        QueryAnswer { body: AnswerBody::Neighbours(peers.clone(), peers), ..answer(7) };
+    let (mut answered, mut ended) = (0, 0);
+    for n in 0..10_000_u32 {
+        let mut id = [50; 16];
+        id[..4].copy_from_slice(&n.to_le_bytes());
+        let mut out = Effects::new();
+        let known = |_: &Query| Some(vec![own_answer.clone(); 12]);
+        let query = Query { id: QueryId(id), ..query(UNLIMITED) };
+        q.receive(at(0), link(50, &mut budgets), query, [node(9)].into_iter(), known, &mut out);
+        let to_stranger =
+            out.iter().filter(|effect| matches!(effect, Effect::Send(to, _) if *to == node(50)));
+        answered += usize::from(out.iter().any(|e| matches!(e, Effect::Send(_, Frame::Answer(_)))));
+        ended += usize::from(
+            to_stranger.clone().any(|e| matches!(e, Effect::Send(_, Frame::QueryDone(_)))),
+        );
+    }
+    // 17 MiB of 140 KiB each.
+    assert!((100..140).contains(&answered), "{answered} answered");
+    assert!(ended <= answered && q.len() == answered, "{ended} ended");
+    assert_eq!(budgets.drops().queries, 10_000 - 40);
+}
+
 /// A stranger whose budget is spent may be the fastest with a query of another node. That does not stop the query.
 #[test]
 fn a_query_that_a_stranger_brings_first_is_passed_on_for_the_next_link() {
@@ -575,7 +608,7 @@ fn the_echo_of_a_strangers_query_does_not_replace_it() {
     same(&receive(&mut q, 50, UNLIMITED, &[2, 50]), &[lookup(), marked]);
     let depth = UNLIMITED_FOR_STRANGER;
     same(&receive(&mut q, 2, depth, &[2, 50]), &[done(2, depth, true)]);
-    outputs(&mut q, |q, out| q.answer(ID, vec![], out));
+    outputs(&mut q, |q, out| q.answer(at(0), ID, vec![], &mut budgets(), out));
     let out =
         outputs(&mut q, |q, out| q.receive_done(at(0), node(2), query_done(depth, true), out));
     same(&out, &[done(50, UNLIMITED, true)]);
@@ -668,7 +701,7 @@ fn a_remembered_query_takes_little_memory() {
 fn an_answer_that_a_crowded_link_does_not_take_makes_the_query_incomplete() {
     let mut q = new();
     receive(&mut q, 1, UNLIMITED, &[1, 2]);
-    outputs(&mut q, |q, out| q.answer(ID, vec![], out));
+    outputs(&mut q, |q, out| q.answer(at(0), ID, vec![], &mut budgets(), out));
     q.answer_skipped(node(5), ID);
     q.answer_skipped(node(1), ID);
     let out =

@@ -2,9 +2,11 @@
 
 use super::bench::{TestBench, UNIX};
 use super::*;
+use crate::frame::broadcast::{Batch, Item};
 use crate::frame::membership::{Need, NeighbourOutcome, NeighbourReply, NeighbourRequest};
 use crate::invitation::tests::{invite, key, owner};
 use crate::node_record::NodeRecord;
+use crate::overlay::budgets::Work;
 use crate::overlay::members::MembershipState;
 
 fn setup() -> NodeSetup {
@@ -43,6 +45,44 @@ fn requests_for_a_place_over_the_budget_are_refused_without_work() {
     assert!(accepted.iter().all(|(outcome, _)| *outcome == NeighbourOutcome::Accepted));
     assert!(refused.iter().all(|refused| *refused == (NeighbourOutcome::Full, 0)));
     assert_eq!((outcomes.len(), bench.budgets.drops().records), (1000, 1000 - 320));
+}
+
+/// A stranger floods a member with broadcasts. The member asks for none of them again, and sends it no others.
+#[test]
+fn a_stranger_that_floods_a_member_with_broadcasts_is_not_served() {
+    let mut bench = TestBench::of(Broadcasts::new(&setup(), &Config::default()));
+    bench.budgets.set_member(true);
+    let [flooder, neighbour] = [key(1).id(), key(2).id()];
+    for id in [flooder, neighbour] {
+        let address = "198.51.100.1:7117".parse().unwrap();
+        bench.links.insert(id, Peer::new(id, String::new(), address, Direction::Inbound));
+    }
+    bench.budgets.set_standing(neighbour, Standing::Neighbour);
+    let batch = |author: u8, epoch: u64, number: u64| {
+        let content = crate::message::PackedMessage::uncompressed("x".into());
+        let item = broadcast_item(content);
+        Frame::Broadcast(Batch::sign(&key(author), "net", epoch, (number, number), vec![item]))
+    };
+    let receive = |bench: &mut TestBench<Broadcasts>, from, frame| {
+        let Frame::Broadcast(batch) = frame else { panic!() };
+        bench.act(|part, cx| part.receive(cx, from, batch));
+    };
+    for epoch in 1..=1000 {
+        receive(&mut bench, flooder, batch(3, epoch, 1));
+    }
+    assert_eq!(bench.part.counters().received, 100 + 200);
+    assert_eq!(bench.budgets.drops().broadcasts, 1000 - 300);
+    assert_eq!(sent_to(&mut bench, flooder).len(), 0, "it is not asked for the others");
+    receive(&mut bench, neighbour, batch(4, 1, 1));
+    assert_eq!(bench.part.counters().received, 301, "those of neighbours arrive");
+    assert_eq!(sent_to(&mut bench, flooder).len(), 0);
+    bench.now = bench.now + Duration::from_secs(11);
+    receive(&mut bench, neighbour, batch(4, 1, 2));
+    assert_eq!(sent_to(&mut bench, flooder).len(), 1);
+}
+
+fn broadcast_item(content: crate::message::PackedMessage) -> Item {
+    Item { time: UNIX, title: String::new(), content }
 }
 
 /// Each new entry of the roster is passed on to the whole network.

@@ -177,7 +177,7 @@ impl ScenarioRun<'_> {
     }
 
     /// Returns the number of nodes and links that a discovery missed or made up. Links that came up or ended
-    /// during the discovery may be in the result or not.
+    /// during the discovery may be in the result or not, and so may nodes that flood, which others do not ask.
     fn discovery_errors(&self, state: &StepState, asking: usize, query: OperationId) -> u64 {
         let Some(found) = self.sim.discovery(query) else { return 0 };
         let own = self.sim.overlay(asking).map(|overlay| overlay.info());
@@ -197,7 +197,9 @@ impl ScenarioRun<'_> {
         let made_up = links.iter().filter(is_made_up).count();
         let running = (0..self.sim.len()).filter(|node| self.sim.is_running(*node));
         let running: BTreeSet<_> = running.map(|node| self.sim.id(node)).collect();
-        (missed + made_up + running.symmetric_difference(&nodes).count()) as u64
+        let flooders: BTreeSet<_> = self.flooders.iter().map(|node| self.sim.id(*node)).collect();
+        let wrong = running.symmetric_difference(&nodes).filter(|id| !flooders.contains(*id));
+        (missed + made_up + wrong.count()) as u64
     }
 
     fn not_joined(&self) -> u64 {

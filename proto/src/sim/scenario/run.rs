@@ -79,7 +79,7 @@ pub(super) struct ScenarioRun<'a> {
     /// The nodes that take turns as authors.
     pub(super) authors: Vec<usize>,
     /// The nodes that flood.
-    flooders: Vec<usize>,
+    pub(super) flooders: Vec<usize>,
     pub(super) measures: Vec<Measure>,
 }
 

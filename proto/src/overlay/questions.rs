@@ -1,0 +1,86 @@
+//! The queries of the overlay, together with what their answers and their way depend on: this node's description,
+//! its links and their budgets, and the membership.
+
+use std::time::Duration;
+
+use rand_core::Rng as _;
+
+use super::Overlay;
+use super::budgets::{Standing, Work};
+use super::query::{AskingLink, Question};
+use crate::files::SharedFile;
+use crate::frame::query::{
+    AnswerBody, MAX_FILES, Query, QueryId, QueryKind, UNLIMITED, UNLIMITED_FOR_STRANGER,
+};
+use crate::id::NodeId;
+
+impl Overlay {
+    /// Sends a query into the network, and returns its id. [`Effect::Answered`](super::Effect::Answered) follows for
+    /// each answer, and [`Effect::QueryEnded`](super::Effect::QueryEnded) at the end. See [`Input::Query`](crate::peer::Input::Query) for the parameters.
+    pub(crate) fn ask(
+        &mut self,
+        what: QueryKind,
+        depth: i32,
+        own: bool,
+        timeout: Option<Duration>,
+    ) -> QueryId {
+        // On the wire, 254 and 255 mean "no limit". A large number of hops is capped below that.
+        let depth = match u8::try_from(depth) {
+            Ok(depth) => depth.min(UNLIMITED_FOR_STRANGER - 1),
+            Err(_) if depth < 0 => UNLIMITED,
+            Err(_) => UNLIMITED_FOR_STRANGER - 1,
+        };
+        let mut id = QueryId([0; 16]);
+        // The id is random, because it must be unique and hard to guess: a node ignores a query whose id it
+        // knows already.
+        self.rng.fill_bytes(&mut id.0);
+        let timeout = timeout.unwrap_or(self.query_timeout);
+        let what = match what {
+            QueryKind::CallBack { target, token, .. } => {
+                let record = self.with_parts(|parts, cx| parts.membership.current_record(cx));
+                QueryKind::SignedCallBack { target, token, record: Box::new(record) }
+            }
+            what => what,
+        };
+        let question = Question { what, depth, own };
+        self.with_parts(|parts, cx| {
+            // Strangers that flood this node are not asked: they could delay the query to its deadline.
+            let (budgets, now) = (&*cx.budgets, cx.now);
+            let neighbours = cx.links.keys().copied();
+            let neighbours = neighbours.filter(|id| !budgets.is_flooding(now, *id, Work::Query));
+            parts.queries.ask(cx.now, id, question, timeout, neighbours, cx.out);
+        });
+        id
+    }
+
+    pub(super) fn answer(&mut self, query: QueryId, files: &[SharedFile], here: bool) {
+        let files = files.chunks(MAX_FILES).map(|part| AnswerBody::Files(part.to_vec()));
+        let answers = self.description.answer(query, files.chain(here.then_some(AnswerBody::Here)));
+        self.with_parts(|parts, cx| {
+            parts.queries.answer(cx.now, query, answers, cx.budgets, cx.out);
+        });
+    }
+
+    pub(super) fn receive_query(&mut self, from: NodeId, query: Query) {
+        let Self { description, links, budgets, parts, now, out, .. } = self;
+        let neighbours = links.keys().copied();
+        let membership = &parts.membership;
+        let is_of_stranger = membership.is_member() && budgets.standing(from) == Standing::Stranger;
+        let is_for_us = match &query.what {
+            QueryKind::SignedCallBack { target, .. } => *target == description.id,
+            _ => false,
+        };
+        let may_check = !is_for_us || budgets.take(now.monotonic, from, Work::Check, 1);
+        let known = |query: &Query| match &query.what {
+            // Checked once for each query, and only by its target.
+            QueryKind::SignedCallBack { record, .. }
+                if is_for_us && !(may_check && membership.is_signed(now.unix, record)) =>
+            {
+                Some(Vec::new())
+            }
+            _ => description.answers(links, query),
+        };
+        let link = AskingLink { peer: from, is_of_stranger, budgets };
+        parts.queries.receive(now.monotonic, link, query, neighbours, known, out);
+    }
+}
