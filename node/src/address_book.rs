@@ -63,6 +63,8 @@ pub(crate) struct AddressBook {
 struct UnwrittenPeers {
     /// The newest entry of each node.
     peers: BTreeMap<NodeId, KnownPeer>,
+    /// The anchors, if they have changed.
+    anchors: Option<Vec<NodeId>>,
     /// A thread is writing, and will also write the entries that are added meanwhile.
     writing: bool,
 }
@@ -101,16 +103,28 @@ impl AddressBook {
         self.store_later(tracker, id, known);
     }
 
-    fn store_later(&self, tracker: &TaskTracker, id: NodeId, known: KnownPeer) {
+    /// Stores the anchors of this node: neighbours to dial first after a restart.
+    pub(crate) fn remember_anchors(&self, tracker: &TaskTracker, anchors: Vec<NodeId>) {
         // A store in memory does not block.
+        if self.store.is_in_memory() {
+            return save_anchors(&self.store, &anchors);
+        }
+        self.write_later(tracker, |unwritten| unwritten.anchors = Some(anchors));
+    }
+
+    fn store_later(&self, tracker: &TaskTracker, id: NodeId, known: KnownPeer) {
         if self.store.is_in_memory() {
             return save_met(&self.store, &self.untrimmed, vec![(id, known)]);
         }
+        self.write_later(tracker, |unwritten| drop(unwritten.peers.insert(id, known)));
+    }
+
+    fn write_later(&self, tracker: &TaskTracker, add: impl FnOnce(&mut UnwrittenPeers)) {
         let mut is_being_written = true;
         self.unwritten.send_modify(|unwritten| {
             is_being_written = unwritten.writing;
             unwritten.writing = true;
-            unwritten.peers.insert(id, known);
+            add(unwritten);
         });
         if is_being_written {
             return;
@@ -119,16 +133,20 @@ impl AddressBook {
         let untrimmed = self.untrimmed.clone();
         tracker.spawn_blocking(move || {
             loop {
-                let mut peers = BTreeMap::new();
+                let (mut peers, mut anchors) = (BTreeMap::new(), None);
                 unwritten.send_modify(|unwritten| {
-                    peers = std::mem::take(&mut unwritten.peers);
-                    // Set in the same step, so that no peer is added after the last look at the list.
-                    unwritten.writing = !peers.is_empty();
+                    (peers, anchors) =
+                        (std::mem::take(&mut unwritten.peers), unwritten.anchors.take());
+                    // Set in the same step, so that nothing is added after the last look at the list.
+                    unwritten.writing = !peers.is_empty() || anchors.is_some();
                 });
-                if peers.is_empty() {
+                if peers.is_empty() && anchors.is_none() {
                     return;
                 }
                 save_met(&store, &untrimmed, peers.into_iter().collect());
+                if let Some(anchors) = anchors {
+                    save_anchors(&store, &anchors);
+                }
             }
         });
     }
@@ -157,6 +175,14 @@ impl AddressBook {
         let mut peers = blocking::try_run(move || store.peers()).await?;
         peers.sort_by_key(|(_, known)| std::cmp::Reverse(known.last_seen));
         Ok(peers)
+    }
+
+    /// Returns the anchors of this node, and after them all other known peers, the most recently seen first.
+    pub(crate) async fn anchors_and_others(&self) -> Result<(KnownPeers, KnownPeers), Error> {
+        let known = self.all().await?;
+        let store = self.store.clone();
+        let anchors = blocking::try_run(move || store.anchors()).await?;
+        Ok(known.into_iter().partition(|(id, _)| anchors.contains(id)))
     }
 
     /// Writes the peers to a file, as JSON. Returns their number.
@@ -202,6 +228,12 @@ fn save_met(store: &Store, untrimmed: &AtomicUsize, mut peers: KnownPeers) {
     });
     if let Err(error) = saved {
         tracing::warn!(%error, "can't remember a peer");
+    }
+}
+
+fn save_anchors(store: &Store, anchors: &[NodeId]) {
+    if let Err(error) = store.save_anchors(anchors) {
+        tracing::warn!(%error, "can't remember the anchors");
     }
 }
 

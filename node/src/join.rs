@@ -17,6 +17,7 @@ use crate::actor::mailbox::Operation;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::own_addresses::distinct;
+use crate::store::KnownPeer;
 
 /// Maximum time between the link to a node and the network's acceptance of this node as a member. 10 s, as
 /// for a handshake.
@@ -81,7 +82,8 @@ impl Inner {
 
     /// Joins through bootstrap nodes and known peers, until `enough` of them are connected.
     ///
-    /// Each round tries several nodes at the same time: one bootstrap node, and known peers, the most recently
+    /// The first round begins with the anchors: neighbours of the last run that no other node has chosen for this
+    /// one. Each round tries several nodes at the same time: one bootstrap node, and known peers, the most recently
     /// seen first. Known peers are preferred because all nodes share the same few bootstrap nodes.
     /// When the known peers are used up, rounds consist of bootstrap nodes. Nodes that are kept away are left
     /// out.
@@ -91,22 +93,25 @@ impl Inner {
     /// reached.
     pub(crate) async fn rejoin(self: &Arc<Self>, enough: usize) -> Result<Vec<Peer>, Error> {
         let away = self.kept_away().await?;
-        let known = self.peers.all().await?;
+        let (anchors, known) = self.peers.anchors_and_others().await?;
         let is_away = |address: &Address| address.id.is_some_and(|id| away.contains(&id));
-        let left_out = known.iter().any(|(id, _)| away.contains(id))
+        let left_out = anchors.iter().chain(&known).any(|(id, _)| away.contains(id))
             || self.peers.bootstrap.iter().any(is_away);
-        let known = known.into_iter().filter(|(id, _)| !away.contains(id));
-        let known = known.map(|(id, known)| -> Vec<Address> {
-            known.addresses.into_iter().map(|address| address.with_id(id)).collect()
-        });
-        let mut known = known.filter(|addresses| !addresses.is_empty());
+        let to_dial = |(id, known): (NodeId, KnownPeer)| -> Option<Vec<Address>> {
+            let addresses = known.addresses.into_iter().map(|address| address.with_id(id));
+            let addresses: Vec<_> = addresses.collect();
+            (!addresses.is_empty() && !away.contains(&id)).then_some(addresses)
+        };
+        let mut anchors = anchors.into_iter().filter_map(to_dial);
+        let mut known = known.into_iter().filter_map(to_dial);
         let bootstrap = self.peers.bootstrap.iter().filter(|address| !is_away(address));
         let mut bootstrap = bootstrap.map(|address| vec![address.clone()]);
         let mut peers: Vec<Peer> = Vec::new();
         let (mut tried, mut failure, mut is_itself) = (0, None, false);
         while peers.len() < enough {
             let max = (enough - peers.len()).min(MAX_DIALS);
-            let mut some: Vec<Vec<Address>> = bootstrap.by_ref().take(1).collect();
+            let mut some: Vec<Vec<Address>> = anchors.by_ref().collect();
+            some.extend(bootstrap.by_ref().take(1));
             some.extend(known.by_ref().take(max.saturating_sub(some.len())));
             some.extend(bootstrap.by_ref().take(max.saturating_sub(some.len())));
             if some.is_empty() {

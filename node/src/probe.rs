@@ -1,12 +1,14 @@
 //! Probes. A probe is a message to a node without a link. The probe and its answer use a stream of their own.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::codec::{Reader, Writer};
 use peerkit_proto::frame::membership::Probe;
+use peerkit_proto::hello::MAX_ADDRESSES;
 use peerkit_proto::id::NodeId;
 use peerkit_proto::peer::Input;
 use tokio::io::AsyncWriteExt;
@@ -42,7 +44,7 @@ impl Inner {
             let timeout = inner.config.handshake_timeout;
             let exchange = exchange(&inner, id, &addresses, &probe);
             let answer = match tokio::time::timeout(timeout, exchange).await {
-                Ok(Ok(answer)) => Some(answer),
+                Ok(Ok(answered)) => Some(answered),
                 Ok(Err(why)) => {
                     tracing::debug!(peer = %id.short(), %why, "a probe failed");
                     None
@@ -50,9 +52,15 @@ impl Inner {
                 Err(_) => None,
             };
             drop(permit);
-            if let Some(answer) = &answer {
-                inner.peers.remember_tested(&inner.tasks.tracker, id, &answer.record.addresses);
+            if let Some((remote, answer)) = &answer {
+                // The address at which the node was reached comes first: by that one the node counts.
+                let mut addresses = vec![Address::from_socket(*remote)];
+                let announced = answer.record.addresses.iter().map(|at| at.clone().without_id());
+                addresses.extend(announced.filter(|at| *at != Address::from_socket(*remote)));
+                addresses.truncate(MAX_ADDRESSES);
+                inner.peers.remember_tested(&inner.tasks.tracker, id, &addresses);
             }
+            let answer = answer.map(|(remote, answer)| (remote.ip(), answer));
             inner.actor.input(Input::Probed { id, answer }).await;
         });
         true
@@ -73,17 +81,18 @@ pub(crate) fn serve(actor: Mailbox, timeout: Duration) -> StreamHandler {
     })
 }
 
-/// Opens a stream to a node, sends the probe and returns the answer.
+/// Opens a stream to a node, sends the probe, and returns the address at which the node was reached and its
+/// answer.
 async fn exchange(
     inner: &Arc<Inner>,
     id: NodeId,
     addresses: &[Address],
     probe: &Probe,
-) -> Result<Probe, String> {
+) -> Result<(SocketAddr, Probe), String> {
     let opened = inner.open_stream_without_call_back(id, addresses, PROBE_PROTOCOL).await;
-    let mut stream = opened.map_err(|error| error.to_string())?;
+    let (remote, mut stream) = opened.map_err(|error| error.to_string())?;
     write(&mut stream, probe).await.map_err(|error| error.to_string())?;
-    read(&mut stream).await
+    Ok((remote, read(&mut stream).await?))
 }
 
 /// Answers the probe that arrives on a stream.

@@ -32,7 +32,8 @@ pub(crate) use broadcasts::{StoredBroadcasts, WRITE_DELAY};
 use disk::{Disk, SCHEMA};
 pub(crate) use tables::MemoryTables;
 use tables::{
-    BANS, BROADCASTS, DOWNLOADS, FILES, KEPT_AWAY, LISTS, OWNERS, PEERS, Row, SHARES, Transaction,
+    ANCHORS, BANS, BROADCASTS, DOWNLOADS, FILES, KEPT_AWAY, LISTS, OWNERS, PEERS, Row, SHARES,
+    Transaction,
 };
 
 /// The state of a node. Clones use the same state. When the last one is dropped, another node may use the
@@ -458,6 +459,26 @@ impl Store {
     /// Removes a ban.
     pub(crate) fn remove_ban(&self, id: NodeId) -> Result<(), StoreError> {
         self.change(|changes| changes.remove(BANS, id.as_bytes())).map(drop)
+    }
+
+    /// Returns the anchors of the last run: neighbours that are dialled first.
+    pub(crate) fn anchors(&self) -> Result<Vec<NodeId>, StoreError> {
+        let rows = self.rows(ANCHORS)?.into_iter().filter_map(|(id, at)| {
+            let at = u64::from_le_bytes(at.try_into().ok()?);
+            Some((at, NodeId::from_bytes(id.try_into().ok()?)))
+        });
+        let mut anchors: Vec<_> = rows.collect();
+        anchors.sort_unstable();
+        Ok(anchors.into_iter().map(|(_, id)| id).collect())
+    }
+
+    /// Replaces the anchors.
+    pub(crate) fn save_anchors(&self, anchors: &[NodeId]) -> Result<(), StoreError> {
+        self.change(|changes| {
+            changes.retain(ANCHORS, |_| false)?;
+            let rows = (0_u64..).zip(anchors);
+            changes.put(ANCHORS, rows.map(|(at, id)| (id.as_bytes(), at.to_le_bytes())))
+        })
     }
 
     /// Returns the nodes that the user has disconnected and that are still kept away. For each, returns the

@@ -5,6 +5,7 @@
 //! which calls its methods and carries out the effects that they put out.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
@@ -250,11 +251,12 @@ impl Overlay {
 
     /// Notes a new link. `unix` is the peer's wall clock, from its Hello.
     pub(crate) fn link_up(&mut self, peer: Peer, candidate: Candidate, unix: Option<u64>) {
-        self.budgets.link_up(candidate.id, candidate.ip);
+        let ip = candidate.ip;
+        self.budgets.link_up(candidate.id, ip);
         self.admissions.link_up(candidate, self.now.monotonic);
         self.links.insert(peer.id(), peer.clone());
         self.with_parts(|parts, cx| {
-            parts.membership.link_up(cx, peer.id());
+            parts.membership.link_up(cx, peer.id(), ip);
             parts.broadcasts.link_up(cx, peer.id());
             parts.members.link_up(cx, peer.id());
             if let Some(unix) = unix {
@@ -318,6 +320,7 @@ impl Overlay {
         self.with_parts(|parts, cx| parts.receive(cx, from, frame));
         if self.parts.broadcasts.counters().received > delivered {
             self.admissions.note_useful(from, self.now.monotonic);
+            self.parts.membership.note_useful(self.now.monotonic, from);
         }
     }
 
@@ -352,8 +355,9 @@ impl Overlay {
         self.with_parts(|parts, cx| parts.broadcasts.postpone(cx, from, batch));
     }
 
-    /// Handles the outcome of a probe: the node's answer, or `None` if it did not answer.
-    pub(crate) fn probed(&mut self, id: NodeId, answer: Option<Probe>) {
+    /// Handles the outcome of a probe: the IP address at which the node was reached and its answer, or `None` if
+    /// it did not answer.
+    pub(crate) fn probed(&mut self, id: NodeId, answer: Option<(IpAddr, Probe)>) {
         self.with_parts(|parts, cx| parts.membership.probed(cx, id, answer));
     }
 

@@ -71,6 +71,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
@@ -93,6 +94,7 @@ use crate::verify::Verifier;
 mod actions;
 mod dial;
 mod direct;
+mod eclipse;
 mod ends;
 mod faults;
 mod fetch;
@@ -298,7 +300,12 @@ impl<H: Handler> Sim<H> {
     /// Returns the public address of a node. A node behind a NAT can't be dialled there.
     #[must_use]
     pub fn address(&self, node: usize) -> Address {
-        address(public_ip(node))
+        address(self.ip_of(node))
+    }
+
+    fn ip_of(&self, node: usize) -> Ipv4Addr {
+        // Tests name the addresses of nodes that they have not added.
+        self.nodes.get(node).map_or_else(|| public_ip(node), |of| of.public_ip(node))
     }
 
     /// Returns the time that a byte takes from one node to another, without jitter.
@@ -486,7 +493,8 @@ impl<H: Handler> Sim<H> {
         };
         let seed = derive_seed(self.seed, "overlay", [index as u64, u64::from(node.run)]);
         let now = Now { monotonic: self.now, unix };
-        let mut machine = Machine::new(now, setup, &self.config, seed);
+        let config = eclipse::config_of(&node.options, &self.config);
+        let mut machine = Machine::new(now, setup, &config, seed);
         // One cache for all nodes saves most of the time for signatures. It changes no outcome, because a
         // signature's validity depends only on its bytes.
         machine.verify_with(self.verifier.clone());

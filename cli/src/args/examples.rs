@@ -83,10 +83,11 @@ actions, with their keys and the defaults in brackets:
   partition  for, parts (2)
   discover   depth (-1: all)
   flood      nodes, queries, every, for, links (5): strangers send queries over each of their links
+  eclipse    identities, groups, every, for: an attacker asks honest nodes for places
 A step can expect bounds of these results: not_joined, components, links_over_view,
 one_component_within, delivered_percent, delivered_twice, delivered_within, altered, redundancy,
 last_node_over_best, worst_over_best, honest_components, honest_neighbours, discovery_errors,
-queries_over_links, slow_links.
+queries_over_links, slow_links, two_honest_neighbours_percent.
 
 Examples:
   peerkit sim simulations/join.toml              runs it once, with seed 1

@@ -147,6 +147,9 @@ impl Actor {
                     self.follow_ups.push(Input::Probed { id, answer: None });
                 }
             }
+            Output::Anchors(anchors) => {
+                self.inner.peers.remember_anchors(&self.inner.tasks.tracker, anchors);
+            }
             Output::LookUpAnswer { query, what, asker } => self.answer_query(query, what, asker),
             Output::Keep(batch) => self.store_broadcasts(batch),
             Output::StopOrdered => {

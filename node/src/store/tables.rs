@@ -21,6 +21,8 @@ pub(super) const DOWNLOADS: TableDefinition<'_, &[u8; 32], &[u8]> =
 pub(super) const OWNERS: TableDefinition<'_, &str, &[u8; 32]> = TableDefinition::new("owners");
 /// The times until which nodes are kept away, by identity.
 pub(super) const KEPT_AWAY: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("away");
+/// The anchors, each with its position in the list: see [`Output::Anchors`](peerkit_proto::peer::Output::Anchors).
+pub(super) const ANCHORS: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("anchors");
 /// Bans as JSON, by the identity of the banned node.
 pub(super) const BANS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("bans");
 
@@ -43,6 +45,7 @@ pub(super) fn create_missing(db: &WriteTransaction) -> Result<(), redb::Error> {
     db.open_table(DOWNLOADS)?;
     db.open_table(OWNERS)?;
     db.open_table(KEPT_AWAY)?;
+    db.open_table(ANCHORS)?;
     db.open_table(BANS)?;
     db.open_table(MEMBERS)?;
     db.open_table(REVOCATIONS)?;

@@ -484,3 +484,15 @@ fn untested_and_old_peers_are_forgotten_first() {
     expected.sort_unstable();
     assert_eq!(left(), expected);
 }
+
+#[test]
+fn anchors_replace_the_earlier_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    for store in [Store::Memory(Arc::default()), Store::open(Some(folder.path())).unwrap()] {
+        assert_eq!(store.anchors().unwrap(), []);
+        store.save_anchors(&[id(2), id(1)]).unwrap();
+        assert_eq!(store.anchors().unwrap(), [id(2), id(1)]);
+        store.save_anchors(&[id(3)]).unwrap();
+        assert_eq!(store.anchors().unwrap(), [id(3)]);
+    }
+}

@@ -4,6 +4,7 @@
 //! link, or through the network if there is no link.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use peerkit_proto::address::Address;
@@ -185,15 +186,17 @@ impl Inner {
         Ok(stream)
     }
 
-    /// Opens a stream to `peer` at one of `addresses`, without a call-back.
+    /// Opens a stream to `peer` at one of `addresses`, without a call-back. Also returns the address that answered.
     pub(crate) async fn open_stream_without_call_back(
         self: &Arc<Self>,
         peer: NodeId,
         addresses: &[Address],
         protocol: &str,
-    ) -> Result<Stream, Error> {
+    ) -> Result<(SocketAddr, Stream), Error> {
         match self.dial_stream(peer, addresses, DialOrigin::Record).await {
-            Ok(Secured { channel, .. }) => self.open_on(channel, protocol, None).await,
+            Ok(Secured { channel, remote, .. }) => {
+                Ok((remote, self.open_on(channel, protocol, None).await?))
+            }
             Err(failures) => Err(Error::Unreachable { peer, why: failures.join("; ") }),
         }
     }

@@ -50,6 +50,22 @@ async fn a_node_has_the_same_identity_after_a_restart() {
     shutdown([&one, &other]).await;
 }
 
+/// Without the anchors, the node would dial only the bootstrap node, as one node is enough.
+#[tokio::test]
+async fn a_restarted_node_dials_its_anchors_first() {
+    let folder = folder();
+    let (anchor, other) = (node("anchor").await, node("other").await);
+    let first = with_state("a", &folder).spawn().await.unwrap();
+    first.join(address_of(&anchor)).await.unwrap();
+    first.shutdown().await;
+    drop(first);
+    let builder = with_state("a", &folder).bootstrap(address_of(&other).into());
+    let second = builder.spawn().await.unwrap();
+    let peers = second.network().rejoin(1).await.unwrap();
+    assert!(peers.iter().any(|peer| peer.id() == anchor.id()), "{peers:?}");
+    shutdown([&anchor, &other, &second]).await;
+}
+
 #[tokio::test]
 async fn shares_are_restored_after_a_restart() {
     let folder = folder();

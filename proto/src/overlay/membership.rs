@@ -24,6 +24,7 @@
 //!   of addresses fill only a share of the passive view (see `passive`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::address::Address;
@@ -45,6 +46,7 @@ mod book;
 mod budget;
 mod exchange;
 mod neighbours;
+mod outbound;
 mod partition;
 mod passive;
 mod seek;
@@ -54,6 +56,7 @@ mod tests;
 use book::{AddressBook, FEEL_FIRST, MAX_FIRST_FEELERS};
 use budget::RecordBudgets;
 use neighbours::{Evictions, Neighbour, is_outbound_link};
+use outbound::{Origin, OutboundSearch};
 use partition::{PartitionCheck, Received};
 use passive::PassiveView;
 
@@ -139,6 +142,9 @@ pub(super) struct Membership {
     member: bool,
     record: NodeRecord,
     active: BTreeMap<NodeId, Neighbour>,
+    /// The IP address at the other end of each link.
+    link_ips: BTreeMap<NodeId, IpAddr>,
+    outbound_search: OutboundSearch,
     pinned: BTreeSet<NodeId>,
     passive: PassiveView,
     book: AddressBook,
@@ -177,8 +183,7 @@ pub(super) struct Membership {
 #[derive(Debug, Clone, Copy)]
 struct PlaceRequest {
     need: Need,
-    /// If the place is granted but this node is full by then, this node drops another neighbour.
-    makes_room: bool,
+    origin: Origin,
     until: Instant,
 }
 
@@ -187,6 +192,8 @@ struct PlaceRequest {
 enum ProbePurpose {
     /// The probe asks for a place.
     Place,
+    /// The probe asks a node for a place as an outbound neighbour: see `outbound`.
+    Outbound,
     /// The probe tests the addresses of a node of the passive view.
     Test,
     /// The probe tests the addresses of a node of the address book.
@@ -196,7 +203,7 @@ enum ProbePurpose {
 #[derive(Debug)]
 struct NeighbourDial {
     need: Need,
-    makes_room: bool,
+    origin: Origin,
     /// The first of the dialled addresses, by which the outcome is reported.
     address: Address,
 }
@@ -220,6 +227,8 @@ impl Membership {
             member: false,
             record: NodeRecord::sign(&key, &setup.network, setup.epoch, &[]),
             active: BTreeMap::new(),
+            link_ips: BTreeMap::new(),
+            outbound_search: OutboundSearch::default(),
             pinned: BTreeSet::new(),
             passive: PassiveView::new(config.passive_view, config.address_groups()),
             book: AddressBook::new(config.address_groups()),
@@ -275,7 +284,7 @@ impl Membership {
         if self.active.contains_key(&through) {
             cx.put(Effect::Joined(through));
         } else {
-            self.ask_for_place(cx, through, Need::Join, true);
+            self.ask_for_place(cx, through, Need::Join, Origin::Chosen);
         }
     }
 
@@ -300,6 +309,7 @@ impl Membership {
         self.suggested.clear();
         self.shuffles.clear();
         (self.seek_at, self.shuffle_at) = (None, None);
+        self.outbound_search.stop();
         (self.probe_at, self.feel_at, self.beacon_at) = (None, None, None);
     }
 
@@ -370,19 +380,20 @@ impl Membership {
         }
     }
 
-    pub(super) fn link_up(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
-        if let Some(NeighbourDial { need, makes_room, .. }) = self.dials.remove(&id) {
+    pub(super) fn link_up(&mut self, cx: &mut OverlayContext<'_>, id: NodeId, ip: IpAddr) {
+        self.link_ips.insert(id, ip);
+        if let Some(NeighbourDial { need, origin, .. }) = self.dials.remove(&id) {
             if !is_outbound_link(cx, id) {
                 // Simultaneous open: the other node's dial has made the link. The outcome of this node's dial
                 // comes later: see `dialled`.
                 self.overtaken.retain(|_, until| *until > cx.now);
                 self.overtaken.insert(id, cx.now + OVERTAKEN_TIMEOUT);
             }
-            self.ask_for_place(cx, id, need, makes_room);
+            self.ask_for_place(cx, id, need, origin);
         } else if self.being_replaced.remove(&id).is_some_and(|until| until > cx.now) {
             // The node was a neighbour until its link was replaced. It gets its place back even if this node
             // is full by now.
-            self.ask_for_place(cx, id, Need::High, true);
+            self.ask_for_place(cx, id, Need::High, Origin::Known);
         }
     }
 
@@ -395,6 +406,7 @@ impl Membership {
         if let Some(PlaceRequest { need: Need::Join, .. }) = self.asked.remove(&id) {
             cx.put(Effect::JoinRefused(id, NeighbourOutcome::Full));
         }
+        self.link_ips.remove(&id);
         let Some(neighbour) = self.active.remove(&id) else { return };
         match link_end.reason {
             Reason::Duplicate | Reason::Replaced => {
@@ -419,9 +431,9 @@ impl Membership {
         // The dial has found a link that existed already. If it had made the link, `link_up` would have asked
         // for the place.
         if cx.links.contains_key(&id)
-            && let Some(NeighbourDial { need, makes_room, .. }) = self.dials.remove(&id)
+            && let Some(NeighbourDial { need, origin, .. }) = self.dials.remove(&id)
         {
-            self.ask_for_place(cx, id, need, makes_room);
+            self.ask_for_place(cx, id, need, origin);
         }
         // The other node's dial was faster, and the link that it made has ended since then. Neither node
         // needs the link of this dial.
@@ -534,11 +546,14 @@ impl Membership {
         if self.feel_at.is_some_and(|at| at <= now) {
             self.feel(cx);
         }
+        if self.outbound_search.poll_timeout().is_some_and(|at| at <= now) {
+            self.find_outbound(cx);
+        }
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let asked = self.asked.values().map(|asked| asked.until).min();
-        let soon = earliest(asked, self.seek_at);
+        let soon = earliest(asked, earliest(self.seek_at, self.outbound_search.poll_timeout()));
         let probe = earliest(self.probe_at, self.feel_at);
         let regular = earliest(self.shuffle_at, probe);
         earliest(soon, earliest(regular, self.beacon_at))
@@ -558,6 +573,7 @@ impl Membership {
         self.feel_at = Some(cx.now + cx.around(FEEL_FIRST));
         self.beacon_at = Some(cx.now + cx.around(self.beacon_every) / 4);
         self.seek_at = Some(cx.now + SEEK_SOON);
+        self.outbound_search.start(cx.now);
     }
 
     fn reply(

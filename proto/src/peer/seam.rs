@@ -1,5 +1,6 @@
 //! The interface between a node's machine and its shell: all inputs and outputs.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::address::Address;
@@ -168,8 +169,8 @@ pub enum Input {
     Probed {
         /// The node that was probed.
         id: NodeId,
-        /// The node's answer, or `None` if it did not answer.
-        answer: Option<Probe>,
+        /// The IP address at which the node was reached, and its answer. `None` if it did not answer.
+        answer: Option<(IpAddr, Probe)>,
     },
     /// A command of the application.
     Command(Command),
@@ -439,6 +440,9 @@ pub enum Output {
     Keep(Batch),
     /// The roster of the network has changed. Store the change for [`Command::Membership`] in the next run.
     RosterChanged(RosterChange),
+    /// The anchors of this node have changed: at most two neighbours, to dial first after the next start. Store
+    /// them.
+    Anchors(Vec<NodeId>),
     /// The network's owner has ordered this node to stop. Carry out all earlier outputs first.
     StopOrdered,
 }

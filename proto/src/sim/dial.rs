@@ -8,7 +8,7 @@ use super::actions::LinkPurpose;
 use super::link::{
     ACCEPTOR, DIALLER, Endpoint, EndpointState, LinkContent, LinkOutbox, SimulatedLink,
 };
-use super::network::{address, node_at, public_ip};
+use super::network::{address, node_at};
 use super::queue::{DialStep, SimEvent};
 use crate::address::Address;
 use crate::event::{Direction, Event, LinkEnd, Peer, Reason};
@@ -177,7 +177,7 @@ impl<H: Handler> Sim<H> {
         // The epoch of a run serves as its incarnation: both change with each start.
         let endpoint = |node: usize, run, of: usize, direction, incarnation, address| {
             let other = &self.nodes[of];
-            let ip = public_ip(of).into();
+            let ip = self.ip_of(of).into();
             Endpoint {
                 node,
                 run,
@@ -189,7 +189,7 @@ impl<H: Handler> Sim<H> {
             }
         };
         let dialled = dialled_address.without_id();
-        let connected_from = address(public_ip(from));
+        let connected_from = address(self.ip_of(from));
         let endpoints = [
             endpoint(from, from_run, to, Direction::Outbound, to_epoch, dialled),
             endpoint(to, to_run, from, Direction::Inbound, from_epoch, connected_from),
@@ -347,6 +347,7 @@ impl<H: Handler> Sim<H> {
         match node_at(address) {
             // Liars announce addresses that belong to no node.
             Some(to) if to >= self.nodes.len() => Reachability::NoAnswer,
+            Some(to) if address.socket() != self.address(to).socket() => Reachability::NoAnswer,
             Some(to) if !self.nodes[to].options.dialable || self.is_cut(from, to) => {
                 Reachability::NoAnswer
             }

@@ -326,11 +326,12 @@ impl<H: Handler> Sim<H> {
             LinkContent::Hello => self.hand_over_hello(connection, side),
             LinkContent::Frame(frame) => {
                 // The machine of a node that floods has not sent the queries, and takes the answers for a fault.
-                let floods = self.nodes[node].options.lies == Some(Lies::Floods);
+                let lies = self.nodes[node].options.lies;
+                let floods = lies == Some(Lies::Floods);
                 let mut frame = frame;
                 if let Frame::Query(query) = &mut frame {
                     // It answers queries, but does not pass them on.
-                    query.own |= floods;
+                    query.own |= floods || lies == Some(Lies::Eclipses);
                 }
                 if endpoint.is_link() && !(floods && is_answer_to_flood(&frame)) {
                     self.count(node, &frame);

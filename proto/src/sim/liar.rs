@@ -1,6 +1,7 @@
 //! Nodes that lie. They send other frames than their overlay wants to send.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -10,7 +11,7 @@ use super::network::{address, public_ip};
 use crate::address::Address;
 use crate::frame::Frame;
 use crate::frame::broadcast::Batch;
-use crate::frame::membership::{Beacon, Probe, SignedBeacon};
+use crate::frame::membership::{Beacon, Need, Probe, SignedBeacon};
 use crate::id::{Key, SIGNATURE_LEN};
 use crate::node_record::NodeRecord;
 
@@ -26,7 +27,7 @@ const FIRST_UNUSED: usize = 1 << 20;
 
 /// The way in which a node lies.
 ///
-/// Every liar except [`Lies::Floods`] also sends records of invented nodes. These have valid signatures, and
+/// Every liar except [`Lies::Floods`] and [`Lies::Eclipses`] also sends records of invented nodes. These have valid signatures, and
 /// addresses that belong to no node or to the liar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -43,6 +44,10 @@ pub enum Lies {
     /// nodes with very small identities that never send another, and none at all. Claims other beacons in
     /// probes.
     ForgesBeacons,
+    /// Surrounds honest nodes: see [`Sim::eclipse`](super::Sim::eclipse). Names only the nodes that it colludes
+    /// with, has room for any number of neighbours, asks for places as a node without neighbours does, and passes
+    /// on neither broadcasts nor queries. Often claims in probes to be in another part of the network.
+    Eclipses,
 }
 
 /// The state of a node that lies.
@@ -55,6 +60,8 @@ pub(super) struct Liar {
     old_beacons: VecDeque<SignedBeacon>,
     /// Identities for forged beacons. They are made when the first is needed.
     forged_ids: Vec<Key>,
+    /// Records of the nodes that it colludes with.
+    colluders: Arc<[NodeRecord]>,
 }
 
 impl Liar {
@@ -66,13 +73,24 @@ impl Liar {
             old: VecDeque::new(),
             old_beacons: VecDeque::new(),
             forged_ids: Vec::new(),
+            colluders: Arc::default(),
         }
+    }
+
+    /// Sets the records of the nodes that this one colludes with.
+    pub(super) fn collude(&mut self, records: Arc<[NodeRecord]>) {
+        self.colluders = records;
     }
 
     /// Returns the frames that are sent instead of `frame`.
     pub(super) fn lie(&mut self, unix: u64, frame: Frame) -> Vec<Frame> {
         match frame {
             frame if self.how == Lies::Floods => vec![frame],
+            Frame::NeighbourRequest(mut request) if self.how == Lies::Eclipses => {
+                // A full node makes room for a node without neighbours.
+                request.need = request.need.max(Need::High);
+                vec![Frame::NeighbourRequest(request)]
+            }
             Frame::Broadcast(batch) => self.pass_on(batch),
             Frame::SignedBeacon(beacon) if self.how == Lies::ForgesBeacons => {
                 self.forge(unix, beacon).into_iter().map(Frame::SignedBeacon).collect()
@@ -100,6 +118,12 @@ impl Liar {
         }
         if self.how == Lies::ForgesBeacons {
             probe.beacon = Beacon { least: self.forged_id().id(), count: unix };
+        }
+        if self.how == Lies::Eclipses {
+            probe.neighbour = true;
+            if self.below(2) == 0 {
+                probe.beacon = Beacon { least: self.random_key().id(), count: unix };
+            }
         }
     }
 
@@ -146,7 +170,7 @@ impl Liar {
 
     fn pass_on(&mut self, batch: Batch) -> Vec<Frame> {
         match self.how {
-            Lies::Drops | Lies::Floods => Vec::new(),
+            Lies::Drops | Lies::Floods | Lies::Eclipses => Vec::new(),
             Lies::ForgesBeacons => vec![Frame::Broadcast(batch)],
             Lies::Alters => altered(&batch).map(Frame::Broadcast).into_iter().collect(),
             Lies::Replays => {
@@ -162,7 +186,7 @@ impl Liar {
         }
     }
 
-    /// Replaces records by those of made-up nodes.
+    /// Replaces records by those of made-up nodes, or of nodes that this one colludes with.
     fn invent(&mut self, unix: u64, records: &mut [NodeRecord]) {
         for record in records {
             *record = self.made_up(unix);
@@ -172,6 +196,12 @@ impl Liar {
     /// Returns the record of a made-up node. One half of these records have an address that belongs to no node,
     /// the other half that of the node that lies.
     fn made_up(&mut self, unix: u64) -> NodeRecord {
+        if self.how == Lies::Eclipses {
+            let at = self.below(self.colluders.len());
+            if let Some(record) = self.colluders.get(at) {
+                return record.clone();
+            }
+        }
         let key = self.random_key();
         let at = match self.below(2) {
             0 => address(public_ip(FIRST_UNUSED + self.below(FIRST_UNUSED))),

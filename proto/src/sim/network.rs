@@ -135,6 +135,16 @@ pub(super) fn public_ip(node: usize) -> Ipv4Addr {
     )
 }
 
+/// First octet of the addresses in the groups of [`NodeOptions::group`](super::NodeOptions::group). No other node
+/// has such an address.
+const GROUP_OCTET: u8 = 200;
+
+/// Returns the public IPv4 address of a node in one of a few /16 subnets. There is room for 65,536 nodes.
+pub(super) fn ip_in_group(node: usize, group: u8) -> Ipv4Addr {
+    let octet = |n: usize| u8::try_from(n % 256).unwrap_or_default();
+    Ipv4Addr::new(GROUP_OCTET, group, octet(node / 256), octet(node))
+}
+
 /// Returns the private address of a node behind a NAT, at which no other node can reach it.
 pub(super) fn private_ip(node: usize) -> Ipv4Addr {
     let octet = |n: usize| u8::try_from(n % 254 + 1).unwrap_or_default();
@@ -142,10 +152,14 @@ pub(super) fn private_ip(node: usize) -> Ipv4Addr {
 }
 
 /// Returns the number of the node that has an address; `None` if the address can't be that of a node, or the
-/// port is not the one that nodes listen on. The simulation may have no node of this number.
+/// port is not the one that nodes listen on. The simulation may have no node of this number, or that node may have
+/// an address in another group.
 pub(super) fn node_at(address: &Address) -> Option<usize> {
     let IpAddr::V4(ip) = address.socket()?.ip() else { return None };
     let [a, b, c, d] = ip.octets().map(usize::from);
+    if ip.octets()[0] == GROUP_OCTET {
+        return (address.port == DEFAULT_PORT).then_some(c * 256 + d);
+    }
     let rank = (c * 256 + d).checked_sub(1)?;
     let node = rank * SUBNETS + b * FIRST_OCTETS + a.checked_sub(FIRST_OCTET)?;
     // For an address that belongs to no node the formula also gives a number, but the node of that number has

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::files::{SimulatedDisk, SimulatedShare};
 use super::liar::{Liar, Lies};
-use super::network::{address, private_ip, public_ip};
+use super::network::{address, ip_in_group, private_ip, public_ip};
 use crate::address::Address;
 use bytes::Bytes;
 use serde_json::Value;
@@ -33,6 +33,9 @@ pub struct NodeOptions {
     pub manual: bool,
     /// The way in which the node lies; `None` for an honest node.
     pub lies: Option<Lies>,
+    /// The /16 subnet of the node's address, which it shares with all other nodes of this number. `None` gives
+    /// it a subnet of its own.
+    pub group: Option<u8>,
     /// The node has a state folder. After a restart it still knows the peers that it was linked with, and
     /// still has the broadcasts of its earlier runs.
     pub state: bool,
@@ -58,7 +61,21 @@ impl Default for NodeOptions {
     /// Returns the options of a node that can be dialled, finds its own neighbours, is honest, and has
     /// no state folder.
     fn default() -> Self {
-        Self { name: None, dialable: true, manual: false, lies: None, state: false, clock: 0 }
+        Self {
+            name: None,
+            dialable: true,
+            manual: false,
+            lies: None,
+            group: None,
+            state: false,
+            clock: 0,
+        }
+    }
+}
+
+impl NodeOptions {
+    fn public_ip(&self, index: usize) -> Ipv4Addr {
+        self.group.map_or_else(|| public_ip(index), |group| ip_in_group(index, group))
     }
 }
 
@@ -147,7 +164,8 @@ impl<H> SimulatedNode<H> {
         app: H,
         lies: [u8; 32],
     ) -> Self {
-        let liar = options.lies.map(|how| Liar::new(how, address(public_ip(index)), lies));
+        let here = address(options.public_ip(index));
+        let liar = options.lies.map(|how| Liar::new(how, here, lies));
         Self {
             id: key.id(),
             key,
@@ -171,9 +189,14 @@ impl<H> SimulatedNode<H> {
         }
     }
 
+    /// Returns the node's public IP address.
+    pub(super) fn public_ip(&self, index: usize) -> Ipv4Addr {
+        self.options.public_ip(index)
+    }
+
     /// Returns the IP address that the node announces: behind a NAT, a private one.
     pub(super) fn announced_ip(&self, index: usize) -> Ipv4Addr {
-        if self.options.dialable { public_ip(index) } else { private_ip(index) }
+        if self.options.dialable { self.options.public_ip(index) } else { private_ip(index) }
     }
 
     /// Returns the reading of the node's clock when the right time is `unix`.

@@ -60,7 +60,8 @@ impl<H: Handler> Sim<H> {
             ProbeStep::Next => self.try_next_address(probe_id),
             ProbeStep::Asked => self.answer_probe(probe_id),
             ProbeStep::Answered => {
-                if let Some(SimulatedProbe { id, answer, .. }) = self.probes.remove(&probe_id) {
+                if let Some(SimulatedProbe { id, to, answer, .. }) = self.probes.remove(&probe_id) {
+                    let answer = answer.map(|answer| (self.ip_of(to).into(), answer));
                     self.input(from, Input::Probed { id, answer });
                 }
             }

@@ -88,6 +88,8 @@ pub struct Step {
     pub discover: Option<Discover>,
     /// Nodes flood their peers with queries.
     pub flood: Option<Flood>,
+    /// An attacker surrounds honest nodes.
+    pub eclipse: Option<Eclipse>,
     /// Minimum duration of the step.
     pub wait: Span,
     /// The expected results.
@@ -182,6 +184,22 @@ pub struct Flood {
     pub time: Span,
 }
 
+/// An attacker with many identities asks random honest members for places again and again, and names only its
+/// own nodes to others. The nodes are the same in all steps.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Eclipse {
+    /// Number of identities. Each is a node with an address of its own.
+    pub identities: usize,
+    /// Number of /16 subnets that their addresses are in.
+    pub groups: u8,
+    /// Time between two requests of an identity.
+    pub every: Span,
+    /// Time during which they ask.
+    #[serde(rename = "for")]
+    pub time: Span,
+}
+
 /// A random node discovers the network. The step lasts until the discovery has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -199,8 +217,8 @@ pub struct Expect {
     pub not_joined: Option<u64>,
     /// Exact number of connected components of the network.
     pub components: Option<u64>,
-    /// Maximum number of links of one node beyond its active view and its pinned links. Links that are just
-    /// being replaced do not count.
+    /// Maximum number of links of one node beyond its active view, its guest and its pinned links. Links that are
+    /// just being replaced do not count.
     pub links_over_view: Option<u64>,
     /// Maximum time from the last disturbance until the network was one component and remained so.
     pub one_component_within: Option<Span>,
@@ -224,6 +242,8 @@ pub struct Expect {
     pub honest_components: Option<u64>,
     /// Minimum number of honest neighbours of each honest node.
     pub honest_neighbours: Option<u64>,
+    /// Minimum percentage of the honest nodes that have at least two honest neighbours.
+    pub two_honest_neighbours_percent: Option<u64>,
     /// Maximum number of nodes and links that the discovery missed or made up.
     pub discovery_errors: Option<u64>,
     /// Maximum number of queries that arrived at one node beyond one for each of its links.
@@ -307,6 +327,9 @@ impl Step {
         if self.flood.as_ref().is_some_and(|flood| flood.every.0 < Duration::from_millis(1)) {
             return Err("`flood.every` has to be at least 1ms".into());
         }
+        if self.eclipse.as_ref().is_some_and(|eclipse| eclipse.every.0 < Duration::from_millis(1)) {
+            return Err("`eclipse.every` has to be at least 1ms".into());
+        }
         let expect = &self.expect;
         let of_broadcasts = [
             ("delivered_percent", expect.delivered_percent.is_some()),
@@ -347,6 +370,7 @@ impl Step {
             (self.broadcast.is_some(), "broadcast"),
             (self.discover.is_some(), "discover"),
             (self.flood.is_some(), "flood"),
+            (self.eclipse.is_some(), "eclipse"),
         ];
         let named: Vec<_> = parts.iter().filter(|part| part.0).map(|part| part.1).collect();
         if named.is_empty() { "wait".to_owned() } else { named.join(" + ") }

@@ -290,7 +290,10 @@ impl<H: Handler> Sim<H> {
             // A simulated node opens no streams for which its machine is asked, and keeps its roster only as
             // long as it runs.
             // A simulated node reads without effort.
-            Output::RosterChanged(_) | Output::StreamChecked(..) | Output::PauseReading(..) => {}
+            Output::RosterChanged(_)
+            | Output::StreamChecked(..)
+            | Output::PauseReading(..)
+            | Output::Anchors(_) => {}
             Output::StopOrdered => {
                 self.work.push_back(Work::Stop(node, self.nodes[node].run));
             }

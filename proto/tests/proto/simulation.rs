@@ -92,6 +92,18 @@ fn lying_nodes_do_not_split_the_honest_nodes() {
     check_expectations(&scenario(include_str!("../../../simulations/liars.toml"), 80), 1..=2);
 }
 
+/// Half as many attacking identities as honest nodes, in five groups of addresses.
+#[test]
+fn an_attacker_does_not_surround_honest_nodes() {
+    let mut scenario = scenario(include_str!("../../../simulations/eclipse.toml"), 60);
+    scenario.steps.pop();
+    let step = &mut scenario.steps[1];
+    let eclipse = step.eclipse.as_mut().unwrap();
+    (eclipse.identities, eclipse.time) = (30, Span(Duration::from_secs(120)));
+    step.broadcast.as_mut().unwrap().time = Span(Duration::from_secs(100));
+    check_expectations(&scenario, 1..=2);
+}
+
 #[test]
 fn broadcasts_reach_nodes_that_come_while_others_lie() {
     let text = include_str!("../../../simulations/changing_liars.toml");

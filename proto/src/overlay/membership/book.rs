@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::address_group::AddressGroups;
+use crate::address_group::{AddressGroup, AddressGroups};
 use crate::id::{Hash, NodeId};
 use crate::node_record::NodeRecord;
 use crate::overlay::OverlayContext;
@@ -88,6 +88,8 @@ pub(super) struct AddressBook {
 struct BookEntry {
     bucket: u8,
     addresses: Vec<Address>,
+    /// The group by which a tested node counts. `None` for a learned node.
+    group: Option<AddressGroup>,
     /// Time at which the node was reached last, or learned.
     added_at: Instant,
     /// Number of failures since.
@@ -112,9 +114,15 @@ impl AddressBook {
         }
     }
 
-    /// Notes that a node was reached.
-    pub(super) fn reached(&mut self, cx: &mut OverlayContext<'_>, record: &NodeRecord) {
-        self.put_tested(cx, record.node, &record.addresses, cx.now + MIN_WAIT);
+    /// Notes that a node was reached by a dial of this node. `group` is the group of the IP address at which it
+    /// was reached. The addresses in the record do not count, as the node chooses them itself.
+    pub(super) fn reached(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        record: &NodeRecord,
+        group: Option<AddressGroup>,
+    ) {
+        self.put_tested(cx, (record.node, group), &record.addresses, cx.now + MIN_WAIT);
     }
 
     /// Adds a node that an earlier run of this node has reached.
@@ -125,7 +133,8 @@ impl AddressBook {
         addresses: &[Address],
     ) {
         if !self.tested.contains_key(&id) {
-            self.put_tested(cx, id, addresses, cx.now);
+            let group = self.first_group(addresses);
+            self.put_tested(cx, (id, group), addresses, cx.now);
         }
     }
 
@@ -142,7 +151,8 @@ impl AddressBook {
             return;
         }
         let source = source.map_or([0; 32], |source| *source.as_bytes());
-        let bucket = self.bucket(cx, &source, id, &record.addresses);
+        let group = self.first_group(&record.addresses);
+        let bucket = self.bucket(cx, &source, id, group);
         if let Some(known) = self.learned.get_mut(&id) {
             known.addresses = kept_addresses(id, &record.addresses);
             return;
@@ -155,25 +165,27 @@ impl AddressBook {
             let Some(old) = old.map(|(id, _)| *id) else { return };
             self.learned.remove(&old);
         }
-        self.learned.insert(id, BookEntry::new(cx, bucket, id, &record.addresses, cx.now));
+        let addresses = kept_addresses(id, &record.addresses);
+        self.learned.insert(id, BookEntry::new(cx, (bucket, None), addresses, cx.now));
     }
 
     fn put_tested(
         &mut self,
         cx: &mut OverlayContext<'_>,
-        id: NodeId,
+        (id, group): (NodeId, Option<AddressGroup>),
         addresses: &[Address],
         retry_at: Instant,
     ) {
         if addresses.is_empty() {
             return;
         }
-        let bucket = self.bucket(cx, b"tested", id, addresses);
+        let bucket = self.bucket(cx, b"tested", id, group);
         let known = self.tested.remove(&id);
         let stays = known.is_some_and(|known| known.bucket == bucket);
         if stays || self.make_room(cx.now, bucket) {
             self.learned.remove(&id);
-            self.tested.insert(id, BookEntry::new(cx, bucket, id, addresses, retry_at));
+            let addresses = kept_addresses(id, addresses);
+            self.tested.insert(id, BookEntry::new(cx, (bucket, group), addresses, retry_at));
         }
     }
 
@@ -204,6 +216,36 @@ impl AddressBook {
     /// Returns whether this node has reached a node.
     pub(super) fn is_tested(&self, id: NodeId) -> bool {
         self.tested.contains_key(&id)
+    }
+
+    /// Returns the group by which a tested node counts.
+    pub(super) fn group(&self, id: NodeId) -> Option<AddressGroup> {
+        self.tested.get(&id)?.group
+    }
+
+    /// Returns whether tested nodes of at least two groups are known.
+    pub(super) fn knows_several_groups(&self) -> bool {
+        let mut groups = self.tested.values().filter_map(|entry| entry.group);
+        let first = groups.next();
+        groups.any(|group| Some(group) != first)
+    }
+
+    /// Draws a tested node that `fits` from a group that is not among `taken`: first a group, then one of its
+    /// nodes. So an attacker is drawn no more often for having many nodes in a group.
+    pub(super) fn draw_of_other_group(
+        &self,
+        cx: &mut OverlayContext<'_>,
+        taken: &[Option<AddressGroup>],
+        fits: impl Fn(NodeId) -> bool,
+    ) -> Option<NodeId> {
+        let mut by_group = BTreeMap::<_, Vec<_>>::new();
+        for (id, entry) in self.tested.iter().filter(|(_, entry)| entry.failures == 0) {
+            if entry.group.is_some() && !taken.contains(&entry.group) && fits(*id) {
+                by_group.entry(entry.group).or_default().push(*id);
+            }
+        }
+        let of_group = cx.pick(by_group.into_values().collect())?;
+        cx.pick(of_group)
     }
 
     /// Returns the addresses of a node, each with its identity.
@@ -288,13 +330,18 @@ impl AddressBook {
         failures > 0
     }
 
+    /// Returns the group of the first address that has one.
+    fn first_group(&self, addresses: &[Address]) -> Option<AddressGroup> {
+        addresses.iter().find_map(|address| self.address_groups.group_of(address))
+    }
+
     /// Returns the bucket of a node: one of [`BUCKETS_OF_GROUP`] for each group of addresses and each `table`.
     fn bucket(
         &mut self,
         cx: &mut OverlayContext<'_>,
         table: &[u8],
         id: NodeId,
-        addresses: &[Address],
+        group: Option<AddressGroup>,
     ) -> u8 {
         let secret = *self.secret.get_or_insert_with(|| cx.rng_u64());
         let hash = |parts: [&[u8]; 2]| {
@@ -303,22 +350,21 @@ impl AddressBook {
         };
         let of_node = hash([id.as_bytes(), &[]]);
         // A node without a group may be in any bucket: the nodes of a private network share all of the book.
-        let group = addresses.iter().find_map(|address| self.address_groups.group_of(address));
         let Some(group) = group else { return of_node % BUCKETS };
         hash([&group.bits().to_be_bytes(), &[of_node % BUCKETS_OF_GROUP]]) % BUCKETS
     }
 }
 
 impl BookEntry {
+    /// Returns the entry of a node that was reached or learned now.
     fn new(
         cx: &OverlayContext<'_>,
-        bucket: u8,
-        id: NodeId,
-        addresses: &[Address],
+        (bucket, group): (u8, Option<AddressGroup>),
+        addresses: Vec<Address>,
         retry_at: Instant,
     ) -> Self {
-        let addresses = kept_addresses(id, addresses);
-        Self { bucket, addresses, added_at: cx.now, failures: 0, retry_at, tried_at: cx.now }
+        let (added_at, tried_at) = (cx.now, cx.now);
+        Self { bucket, addresses, group, added_at, failures: 0, retry_at, tried_at }
     }
 }
 
@@ -341,7 +387,8 @@ mod tests {
 
     fn reach(bench: &mut TestBench<AddressBook>, n: u32, ip: &str) {
         let address: Address = format!("{ip}:7117").parse().unwrap();
-        bench.act(|book, cx| book.put_tested(cx, id(n), &[address], cx.now));
+        let group = AddressGroups::default().group_of(&address);
+        bench.act(|book, cx| book.put_tested(cx, (id(n), group), &[address], cx.now));
     }
 
     fn bench() -> TestBench<AddressBook> {

@@ -17,7 +17,8 @@ use crate::overlay::{Effect, OverlayContext};
 use crate::time::Instant;
 
 use super::{
-    JOIN_STEPS, MAX_SUGGESTED, Membership, PASSIVE_STEPS, PlaceRequest, SHUFFLE_PASSIVE, SPLICE_MIN,
+    JOIN_STEPS, MAX_SUGGESTED, Membership, Origin, PASSIVE_STEPS, PlaceRequest, SHUFFLE_PASSIVE,
+    SPLICE_MIN,
 };
 
 /// Number of neighbours that requests from one group of addresses may displace at once, and the interval after
@@ -25,10 +26,6 @@ use super::{
 /// seconds: a node that joins through a full node takes part in the network sooner than that.
 pub(super) const EVICTIONS_BURST: u32 = 16;
 pub(super) const EVICTION_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Time from which a neighbour counts as long-standing. Ten minutes: an attacker would have to be there before
-/// the nodes whose places it wants.
-const LONG_STANDING: Duration = Duration::from_secs(600);
 
 /// Maximum number of groups whose displacements are remembered. The group that may displace most is forgotten
 /// first: it loses nothing.
@@ -40,10 +37,16 @@ pub(super) struct Neighbour {
     pub(super) record: NodeRecord,
     /// This node has dialled the link.
     pub(super) dialled: bool,
-    /// This node has dialled the link, and not because another node has announced the neighbour.
-    chosen: bool,
+    /// The reason why this node has asked the neighbour for a place. `None` if the neighbour has asked.
+    pub(super) origin: Option<Origin>,
+    /// The group of the IP address at the other end of the link.
+    pub(super) group: Option<AddressGroup>,
     /// Time since which the node is a neighbour.
-    since: Instant,
+    pub(super) since: Instant,
+    /// Time of the last broadcast that arrived from the neighbour first.
+    pub(super) useful_at: Option<Instant>,
+    /// The neighbour was added although all places were taken: see [`Membership::has_room_for_extra`].
+    pub(super) extra: bool,
 }
 
 /// A bucket for each group of addresses from which requests have displaced neighbours.
@@ -120,7 +123,7 @@ impl Membership {
                 cx.send(*other, Frame::ForwardJoin(join));
             }
         }
-        self.add_neighbour(cx, from, record);
+        self.add_neighbour(cx, from, record, None);
     }
 
     /// Handles the answer of a node that was asked for a place.
@@ -130,7 +133,7 @@ impl Membership {
         from: NodeId,
         reply: NeighbourReply,
     ) {
-        let Some(PlaceRequest { need, makes_room, .. }) = self.asked.remove(&from) else { return };
+        let Some(PlaceRequest { need, origin, .. }) = self.asked.remove(&from) else { return };
         let NeighbourReply { outcome, record, records } = reply;
         if !self.is_senders_own(cx, from, &record) {
             return;
@@ -138,23 +141,32 @@ impl Membership {
         match outcome {
             NeighbourOutcome::Accepted => {
                 let known = self.active.contains_key(&from);
-                // A node from a walk was not chosen: anyone can announce nodes. So it displaces no more than
-                // its own request could.
-                let from_walk = makes_room && need == Need::Low;
+                let mut extra = false;
                 if !known && self.active.len() >= self.max_active {
-                    // Another node took the last place while this request was under way.
-                    if !makes_room || (from_walk && !self.make_room_for(cx, &record)) {
+                    extra = origin == Origin::Chosen && self.has_room_for_extra(cx.now);
+                    let has_room = match origin {
+                        // Another node took the last place while this request was under way.
+                        _ if extra => true,
+                        Origin::Known if need == Need::Low => false,
+                        Origin::Known | Origin::Chosen => {
+                            self.make_room(cx, &record);
+                            true
+                        }
+                        Origin::Named => false,
+                        // Anyone can announce nodes, and claim to be in another part of the network. So the node
+                        // displaces no more than its own request could.
+                        Origin::Walk | Origin::Repair => self.make_room_for(cx, &record),
+                    };
+                    if !has_room {
                         self.drop_neighbour(cx, from, Vec::new());
-                        self.keep_known(cx, Neighbour::new(cx, record));
+                        let neighbour = self.neighbour(cx, record);
+                        self.keep_known(cx, neighbour);
                         return;
                     }
-                    if !from_walk {
-                        self.make_room(cx, &record);
-                    }
                 }
-                self.add_neighbour(cx, from, record);
+                self.add_neighbour(cx, from, record, Some(origin));
                 if let Some(neighbour) = self.active.get_mut(&from) {
-                    neighbour.chosen &= !from_walk;
+                    neighbour.extra |= extra;
                 }
                 if need == Need::Join {
                     cx.put(Effect::Joined(from));
@@ -162,7 +174,8 @@ impl Membership {
             }
             NeighbourOutcome::Full | NeighbourOutcome::Manual => {
                 if outcome == NeighbourOutcome::Full {
-                    self.keep_known(cx, Neighbour::new(cx, record));
+                    let neighbour = self.neighbour(cx, record);
+                    self.keep_known(cx, neighbour);
                     self.passive.note_refusal(cx.now, from);
                 } else {
                     self.forget(from);
@@ -210,7 +223,7 @@ impl Membership {
             }
             _ if self.is_candidate(cx.now, cx.away, id) && self.is_valid(cx, &record) => {
                 let addresses = record.addresses.into_iter().map(|at| at.with_id(id)).collect();
-                self.ask_or_dial(cx, id, addresses, Need::Low, true);
+                self.ask_or_dial(cx, id, addresses, Need::Low, Origin::Walk);
             }
             _ => {}
         }
@@ -245,20 +258,23 @@ impl Membership {
         self.seek(cx.now);
     }
 
-    /// Makes a node a neighbour.
+    /// Makes a node a neighbour. `origin` is `None` if the node has asked for the place.
     pub(super) fn add_neighbour(
         &mut self,
         cx: &mut OverlayContext<'_>,
         id: NodeId,
         record: NodeRecord,
+        origin: Option<Origin>,
     ) {
         self.passive.remove(id);
-        let mut neighbour = Neighbour::new(cx, record);
+        let mut neighbour = Neighbour { origin, ..self.neighbour(cx, record) };
         if let Some(known) = self.active.get(&id) {
-            neighbour.since = known.since;
+            (neighbour.since, neighbour.useful_at) = (known.since, known.useful_at);
+            neighbour.extra = known.extra;
+            neighbour.origin = known.origin.or(origin);
         }
         if neighbour.dialled {
-            self.book.reached(cx, &neighbour.record);
+            self.book.reached(cx, &neighbour.record, neighbour.group);
         }
         // An old beacon is not sent. The new neighbour would take it for a new one, and so believe that a
         // least node still exists that may be gone.
@@ -270,52 +286,27 @@ impl Membership {
         } else {
             self.splice_wait = SPLICE_MIN;
         }
+        self.name_anchors(cx);
     }
 
     /// Makes room for a node that this node has not chosen. Returns false if its group of addresses has displaced
     /// too many neighbours already.
-    ///
-    /// As in Bitcoin Core, neighbours that this node has chosen and dialled stay, and so do most of those that
-    /// are neighbours for long: an attacker that comes later competes with itself. Only if this node has chosen
-    /// all its neighbours, the one that was dialled last gives way, so that there is always one place for
-    /// newcomers.
     fn make_room_for(&mut self, cx: &mut OverlayContext<'_>, newcomer: &NodeRecord) -> bool {
-        let peer = cx.links.get(&newcomer.node);
-        let group = peer.and_then(|peer| self.address_groups.group_of(peer.address()));
-        if !self.evictions.allow(cx.now, group) {
-            return false;
-        }
-        let others = self.active.iter().filter(|(id, _)| **id != newcomer.node);
-        let (chosen, mut others): (Vec<_>, Vec<_>) =
-            others.partition(|(_, neighbour)| neighbour.chosen);
-        others.sort_by_key(|(_, neighbour)| neighbour.since);
-        let is_long_standing =
-            |neighbour: &Neighbour| cx.now.since(neighbour.since) >= LONG_STANDING;
-        let long_standing = others.iter().filter(|(_, neighbour)| is_long_standing(neighbour));
-        let stay = long_standing.count().min(others.len().div_ceil(2));
-        // A single neighbour that was not chosen gives way, however long it has been one.
-        let stay = stay.min(others.len().saturating_sub(1));
-        let id = if others.is_empty() {
-            chosen.into_iter().max_by_key(|(_, neighbour)| neighbour.since).map(|(id, _)| *id)
-        } else {
-            cx.pick(others.into_iter().skip(stay).map(|(id, _)| *id).collect())
-        };
-        if let Some(id) = id {
-            self.displace(cx, id, newcomer);
-        }
-        id.is_some()
+        // The address that the node announces does not count, as the node chooses it.
+        let group = self.group_of_link(newcomer.node);
+        self.evictions.allow(cx.now, group) && self.make_room(cx, newcomer)
     }
 
-    /// Makes room for a node that this node has chosen: a random neighbour gives way, one that was not chosen if
-    /// there is any.
-    pub(super) fn make_room(&mut self, cx: &mut OverlayContext<'_>, newcomer: &NodeRecord) {
-        let others = self.active.iter().filter(|(id, _)| **id != newcomer.node);
-        let (chosen, others): (Vec<_>, Vec<_>) =
-            others.partition(|(_, neighbour)| neighbour.chosen);
-        let candidates = if others.is_empty() { chosen } else { others };
-        if let Some(id) = cx.pick(candidates.into_iter().map(|(id, _)| *id).collect()) {
+    /// Makes room for a node: see [`Self::choose_victim`]. Returns false if there is no neighbour.
+    pub(super) fn make_room(&mut self, cx: &mut OverlayContext<'_>, newcomer: &NodeRecord) -> bool {
+        if self.has_room_for_guest(cx.now, newcomer.node) {
+            return true;
+        }
+        let victim = self.choose_victim(cx, newcomer.node);
+        if let Some(id) = victim {
             self.displace(cx, id, newcomer);
         }
+        victim.is_some()
     }
 
     /// Drops a neighbour in favour of `newcomer`, and sends it the newcomer's record.
@@ -331,14 +322,29 @@ impl Membership {
     /// Keeps a node that is no neighbour, or no longer one, in the passive view. It counts as tested only if
     /// this node has reached it by a dial or a probe: the addresses that a node announces may be wrong.
     pub(super) fn keep_known(&mut self, cx: &mut OverlayContext<'_>, neighbour: Neighbour) {
-        let Neighbour { record, dialled, .. } = neighbour;
+        let Neighbour { record, dialled, group, .. } = neighbour;
         if dialled {
-            self.book.reached(cx, &record);
+            self.book.reached(cx, &record, group);
         }
         if dialled || self.book.is_tested(record.node) {
-            self.passive.add_reached(cx, record);
+            let group = if dialled { group } else { self.book.group(record.node) };
+            self.passive.add_reached(cx, record, group);
         } else if self.passive.is_news(&record) {
             self.passive.learn(cx, record);
+        }
+    }
+
+    /// Returns the neighbour with which there is a link.
+    fn neighbour(&self, cx: &OverlayContext<'_>, record: NodeRecord) -> Neighbour {
+        let (dialled, group) = (is_outbound_link(cx, record.node), self.group_of_link(record.node));
+        Neighbour {
+            record,
+            dialled,
+            origin: None,
+            group,
+            since: cx.now,
+            useful_at: None,
+            extra: false,
         }
     }
 
@@ -372,14 +378,6 @@ impl Membership {
     pub(super) fn has_room(&mut self, now: Instant) -> bool {
         self.reserved.retain(|_, until| *until > now);
         self.active.len() + self.reserved.len() < self.max_active
-    }
-}
-
-impl Neighbour {
-    /// Returns the neighbour with which there is a link.
-    fn new(cx: &OverlayContext<'_>, record: NodeRecord) -> Self {
-        let dialled = is_outbound_link(cx, record.node);
-        Self { record, dialled, chosen: dialled, since: cx.now }
     }
 }
 

@@ -48,6 +48,9 @@ struct PassiveNode {
     addresses: Vec<Address>,
     /// The node was reached at least once.
     tested: bool,
+    /// The group of the IP address at which the node was reached. `None` if it was not reached in this run, or
+    /// has no group.
+    reached_group: Option<AddressGroup>,
     /// Time of the last failure, or of the entry's creation.
     changed_at: Instant,
     failures: u32,
@@ -91,7 +94,15 @@ impl PassiveView {
     }
 
     /// Adds a node that was reached. An earlier failure no longer counts.
-    pub(super) fn add_reached(&mut self, cx: &mut OverlayContext<'_>, record: NodeRecord) {
+    ///
+    /// `group` is the group of the IP address at which the node was reached. The addresses in the record do not
+    /// count, as the node chooses them itself.
+    pub(super) fn add_reached(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        record: NodeRecord,
+        group: Option<AddressGroup>,
+    ) {
         if record.addresses.is_empty() {
             return;
         }
@@ -99,6 +110,7 @@ impl PassiveView {
         let ask_at = self.entries.remove(&record.node).map(|entry| entry.ask_at);
         let mut entry = PassiveNode::new(record.addresses.clone(), Some(record), true, cx.now);
         entry.ask_at = ask_at.unwrap_or_default();
+        entry.reached_group = group;
         self.insert(cx, entry);
     }
 
@@ -204,7 +216,7 @@ impl PassiveView {
         let candidates: Vec<_> = if group_is_full {
             of_group
         } else if part().count() >= places {
-            part().collect()
+            crowded(part().collect(), groups_of)
         } else {
             Vec::new()
         };
@@ -228,6 +240,22 @@ impl PassiveView {
     }
 }
 
+/// Returns the nodes of the group that has most of them, or all nodes if no group has two. So the owner of many
+/// nodes in a few groups displaces its own nodes, and the view stays mixed.
+fn crowded<'n>(
+    nodes: Vec<(&'n NodeId, &'n PassiveNode)>,
+    groups_of: impl Fn(&PassiveNode) -> Vec<AddressGroup>,
+) -> Vec<(&'n NodeId, &'n PassiveNode)> {
+    let mut by_group = BTreeMap::<_, Vec<_>>::new();
+    for node in &nodes {
+        for group in groups_of(node.1) {
+            by_group.entry(group).or_default().push(*node);
+        }
+    }
+    let crowded = by_group.into_values().filter(|of_group| of_group.len() > 1);
+    crowded.max_by_key(Vec::len).unwrap_or(nodes)
+}
+
 impl PassiveNode {
     fn new(
         addresses: Vec<Address>,
@@ -236,7 +264,16 @@ impl PassiveNode {
         changed_at: Instant,
     ) -> Self {
         let (retry_at, ask_at) = (Instant::ZERO, Instant::ZERO);
-        Self { record, addresses, tested, changed_at, failures: 0, retry_at, ask_at }
+        Self {
+            record,
+            addresses,
+            tested,
+            reached_group: None,
+            changed_at,
+            failures: 0,
+            retry_at,
+            ask_at,
+        }
     }
 
     fn id(&self) -> Option<NodeId> {
@@ -245,6 +282,9 @@ impl PassiveNode {
     }
 
     fn groups(&self, groups: AddressGroups) -> Vec<AddressGroup> {
-        self.addresses.iter().filter_map(|address| groups.group_of(address)).collect()
+        match self.reached_group {
+            Some(group) => vec![group],
+            None => self.addresses.iter().filter_map(|address| groups.group_of(address)).collect(),
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! The search for neighbours: a member with free places asks other nodes for one. The same probes find nodes
 //! of another part of the network, to which the member then makes a link (partition repair).
 
+use std::net::IpAddr;
+
 use crate::address::Address;
 use crate::event::{Direction, Peer};
 use crate::frame::Frame;
@@ -13,7 +15,7 @@ use crate::time::{Instant, earliest};
 
 use super::book::{FEEL_EVERY, FEEL_FIRST, FEEL_SOON, MAX_FEELERS};
 use super::{
-    FEW_NEIGHBOURS, MAX_REQUESTS, Membership, NeighbourDial, PLACE_TIMEOUT, PlaceRequest,
+    FEW_NEIGHBOURS, MAX_REQUESTS, Membership, NeighbourDial, Origin, PLACE_TIMEOUT, PlaceRequest,
     ProbePurpose, REPAIR_EVERY, SEEK_EVERY, SEEK_SOON, SPLICE_MAX,
 };
 
@@ -37,7 +39,10 @@ impl Membership {
     pub(super) fn find_neighbours(&mut self, cx: &mut OverlayContext<'_>) {
         let (now, away) = (cx.now, cx.away);
         // Requests under way count as taken places. Otherwise more nodes could accept than there is room for.
-        let asking = self.probes.values().filter(|purpose| **purpose == ProbePurpose::Place);
+        let asks = |purpose: &ProbePurpose| {
+            matches!(purpose, ProbePurpose::Place | ProbePurpose::Outbound)
+        };
+        let asking = self.probes.values().filter(|purpose| asks(purpose));
         let asking = asking.count();
         let open = self.asked.len() + self.dials.len() + asking;
         let lacking = self.max_active.saturating_sub(self.active.len() + open);
@@ -50,8 +55,16 @@ impl Membership {
                 let id = record.node;
                 if self.is_candidate(now, away, id) {
                     let addresses = record.addresses.into_iter().map(|at| at.with_id(id));
-                    self.ask_or_dial(cx, id, addresses.collect(), need, false);
+                    self.ask_or_dial(cx, id, addresses.collect(), need, Origin::Named);
                 }
+                continue;
+            }
+            // Sometimes a node of the passive view is asked all the same: it may be the only one with a free place.
+            if need == Need::Low
+                && cx.below(2) == 0
+                && let Some(id) = self.draw_outbound(cx)
+            {
+                self.probe(cx, id, ProbePurpose::Outbound);
                 continue;
             }
             let candidate = self.passive.draw_to_ask(cx, |id| self.is_candidate(now, away, id));
@@ -64,7 +77,7 @@ impl Membership {
                 }
                 _ => {
                     let addresses = self.passive.addresses(id);
-                    self.ask_or_dial(cx, id, addresses, need, need == Need::High);
+                    self.ask_or_dial(cx, id, addresses, need, Origin::Known);
                 }
             }
         }
@@ -146,7 +159,8 @@ impl Membership {
         let addresses = if known.is_empty() { self.book.addresses(id) } else { known };
         // While this node has a free place, a probe that tests addresses asks for a place too. That saves a
         // second probe.
-        let neighbour = purpose == ProbePurpose::Place || self.active.len() < self.max_active;
+        let neighbour = matches!(purpose, ProbePurpose::Place | ProbePurpose::Outbound)
+            || self.active.len() < self.max_active;
         let (record, beacon) = (self.record.clone(), self.partition.beacon());
         let records = self.draw_records(cx, id);
         let probe = Probe { neighbour, record, beacon, records };
@@ -154,18 +168,19 @@ impl Membership {
         cx.put(Effect::Out(Output::Probe { addresses, id, probe }));
     }
 
-    /// Handles the outcome of a probe: the node's answer, or `None` if it did not answer.
+    /// Handles the outcome of a probe: the IP address at which the node was reached and its answer, or `None` if
+    /// it did not answer.
     pub(in crate::overlay) fn probed(
         &mut self,
         cx: &mut OverlayContext<'_>,
         id: NodeId,
-        answer: Option<Probe>,
+        answer: Option<(IpAddr, Probe)>,
     ) {
         let Some(purpose) = self.probes.remove(&id) else { return };
-        let for_place = purpose == ProbePurpose::Place;
-        let answer =
-            answer.filter(|answer| answer.record.node == id && self.is_valid(cx, &answer.record));
-        let Some(Probe { neighbour, record, beacon, records }) = answer else {
+        let for_place = matches!(purpose, ProbePurpose::Place | ProbePurpose::Outbound);
+        let is_own = |answer: &Probe| answer.record.node == id && self.is_valid(cx, &answer.record);
+        let answer = answer.filter(|(_, answer)| is_own(answer));
+        let Some((ip, Probe { neighbour, record, beacon, records })) = answer else {
             self.note_failure(cx.now, id);
             if for_place {
                 self.seek(cx.now);
@@ -174,8 +189,9 @@ impl Membership {
         };
         let addresses: Vec<_> =
             record.addresses.iter().map(|address| address.clone().with_id(id)).collect();
-        self.book.reached(cx, &record);
-        self.passive.add_reached(cx, record);
+        let group = self.address_groups.group(ip);
+        self.book.reached(cx, &record, group);
+        self.passive.add_reached(cx, record, group);
         self.learn(cx, Some(id), records);
         if !self.member || !self.is_candidate(cx.now, cx.away, id) {
             return;
@@ -186,11 +202,15 @@ impl Membership {
         let apart = self.partition.is_partitioned(cx, beacon);
         if apart && self.repair_at <= cx.now && self.partition.may_repair(cx.now) {
             self.repair_at = cx.now + REPAIR_EVERY;
-            self.ask_or_dial(cx, id, addresses, Need::High, true);
+            self.ask_or_dial(cx, id, addresses, Need::High, Origin::Repair);
+        } else if purpose == ProbePurpose::Outbound
+            && let Some(need) = self.outbound_need(neighbour)
+        {
+            self.ask_or_dial(cx, id, addresses, need, Origin::Chosen);
         } else if neighbour && self.active.len() < self.max_active {
-            self.ask_or_dial(cx, id, addresses, Need::Low, false);
+            self.ask_or_dial(cx, id, addresses, Need::Low, Origin::Known);
         } else if for_place && self.may_splice(cx) {
-            self.ask_or_dial(cx, id, addresses, Need::High, true);
+            self.ask_or_dial(cx, id, addresses, Need::High, Origin::Known);
         } else if for_place {
             self.passive.note_refusal(cx.now, id);
             self.seek_later(cx);
@@ -223,15 +243,15 @@ impl Membership {
         id: NodeId,
         addresses: Vec<Address>,
         need: Need,
-        makes_room: bool,
+        origin: Origin,
     ) {
         if cx.links.contains_key(&id) {
-            self.ask_for_place(cx, id, need, makes_room);
+            self.ask_for_place(cx, id, need, origin);
             return;
         }
         let Some(address) = addresses.first().cloned() else { return };
         cx.put(Effect::Dial { addresses, purpose: Purpose::Overlay });
-        self.dials.insert(id, NeighbourDial { need, makes_room, address });
+        self.dials.insert(id, NeighbourDial { need, origin, address });
     }
 
     /// Sends a peer a request for a place.
@@ -240,9 +260,9 @@ impl Membership {
         cx: &mut OverlayContext<'_>,
         id: NodeId,
         need: Need,
-        makes_room: bool,
+        origin: Origin,
     ) {
-        self.asked.insert(id, PlaceRequest { need, makes_room, until: cx.now + PLACE_TIMEOUT });
+        self.asked.insert(id, PlaceRequest { need, origin, until: cx.now + PLACE_TIMEOUT });
         let record = self.record.clone();
         cx.send(id, Frame::NeighbourRequest(NeighbourRequest { need, record }));
     }

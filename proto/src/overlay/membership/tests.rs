@@ -10,6 +10,7 @@ use neighbours::{EVICTION_INTERVAL, EVICTIONS_BURST};
 use passive::{RETRY_MAX, RETRY_MIN};
 
 mod feelers;
+mod outbound;
 
 type TestBench = crate::overlay::tests::bench::TestBench<Membership>;
 
@@ -38,8 +39,12 @@ impl TestBench {
     }
 
     fn link(&mut self, n: u8, direction: Direction) {
+        self.link_at(n, direction, ip(n));
+    }
+
+    fn link_at(&mut self, n: u8, direction: Direction, ip: IpAddr) {
         self.links.insert(id(n), Peer::new(id(n), String::new(), address(n), direction));
-        self.act(|membership, cx| membership.link_up(cx, id(n)));
+        self.act(|membership, cx| membership.link_up(cx, id(n), ip));
     }
 
     fn unlink(&mut self, n: u8, reason: Reason) {
@@ -63,6 +68,7 @@ impl TestBench {
     }
 
     fn probed(&mut self, n: u8, answer: Option<Probe>) {
+        let answer = answer.map(|answer| (ip(n), answer));
         self.act(|membership, cx| membership.probed(cx, id(n), answer));
     }
 
@@ -126,7 +132,9 @@ impl TestBench {
             Effect::JoinRefused(id, outcome) => format!("no join {} {outcome:?}", number(id)),
             other => panic!("{other:?}"),
         };
-        self.out.drain(..).map(words).collect()
+        let shown =
+            self.out.drain(..).filter(|effect| !matches!(effect, Effect::Out(Output::Anchors(_))));
+        shown.map(words).collect()
     }
 
     fn active(&self) -> Vec<NodeId> {
@@ -149,6 +157,10 @@ fn id(n: u8) -> NodeId {
 /// Returns the address of a node. Each node is in a group of addresses of its own.
 fn address(n: u8) -> Address {
     format!("{n}.1.2.3:7117").parse().unwrap()
+}
+
+fn ip(n: u8) -> IpAddr {
+    IpAddr::from([n, 1, 2, 3])
 }
 
 fn record(n: u8) -> NodeRecord {
@@ -304,7 +316,7 @@ fn a_neighbour_keeps_its_place_when_its_link_is_replaced() {
 fn the_slower_dial_of_a_simultaneous_open_leaves_no_link() {
     let mut node = TestBench::member(4);
     let at = vec![address(8).with_id(id(8))];
-    node.act(|membership, cx| membership.ask_or_dial(cx, id(8), at, Need::Low, false));
+    node.act(|membership, cx| membership.ask_or_dial(cx, id(8), at, Need::Low, Origin::Known));
     node.out();
     // The other node's own dial is faster. The two become neighbours, but only for a short time.
     node.link(8, Direction::Inbound);
@@ -376,7 +388,7 @@ fn a_shuffle_goes_on_and_its_answer_comes_back() {
 fn learned_nodes_do_not_push_out_tested_nodes() {
     let mut node = TestBench::member(5);
     for n in 10..30 {
-        node.act(|membership, cx| membership.passive.add_reached(cx, record(n)));
+        node.act(|membership, cx| membership.passive.add_reached(cx, record(n), None));
     }
     for n in 101..=240 {
         node.act(|membership, cx| membership.passive.learn(cx, record(n)));
@@ -400,7 +412,7 @@ fn one_group_of_addresses_fills_at_most_a_fifth_of_the_passive_view() {
     };
     for n in 110..=240 {
         node.act(|membership, cx| membership.passive.learn(cx, of_one(n)));
-        node.act(|membership, cx| membership.passive.add_reached(cx, of_one(n - 105)));
+        node.act(|membership, cx| membership.passive.add_reached(cx, of_one(n - 105), None));
     }
     assert_eq!(node.part.views().passive.len(), 2 + 4);
 }
@@ -564,7 +576,7 @@ fn parts_with_different_least_identities_are_joined() {
     node.link(8, Direction::Outbound);
     assert_eq!(node.out(), ["ask 8 High"]);
     node.reply(8, NeighbourOutcome::Accepted, Vec::new());
-    assert!(node.active().contains(&id(8)) && node.active().len() == 5);
+    assert!(node.active().contains(&id(8)) && node.active().len() == 6, "as a guest");
 }
 
 #[test]
@@ -573,13 +585,13 @@ fn dials_and_requests_without_an_answer_end() {
     node.act(|membership, cx| membership.add_known_nodes(cx, vec![(id(8), vec![address(8)])]));
     let address = node.part.passive.addresses(id(8));
     node.act(|membership, cx| {
-        membership.ask_or_dial(cx, id(8), address.clone(), Need::Low, false);
+        membership.ask_or_dial(cx, id(8), address.clone(), Need::Low, Origin::Known);
     });
     assert_eq!(node.out(), ["dial 8"]);
     node.act(|membership, cx| membership.dial_failed(cx, &address[0]));
     assert!(node.part.dials.is_empty());
     node.link(9, Direction::Outbound);
-    node.act(|membership, cx| membership.ask_for_place(cx, id(9), Need::Low, false));
+    node.act(|membership, cx| membership.ask_for_place(cx, id(9), Need::Low, Origin::Known));
     assert_eq!(node.wait_for("hang up"), "hang up 9 NotNeeded");
     assert!(node.part.asked.is_empty());
 }
@@ -622,7 +634,8 @@ fn full(dialled: &[u8]) -> TestBench {
         let is_dialled = dialled.contains(&n);
         node.link(n, if is_dialled { Direction::Outbound } else { Direction::Inbound });
         if is_dialled {
-            node.act(|membership, cx| membership.add_neighbour(cx, id(n), record(n)));
+            let origin = Some(Origin::Chosen);
+            node.act(|membership, cx| membership.add_neighbour(cx, id(n), record(n), origin));
         } else {
             node.request(n, Need::Low);
         }
@@ -647,7 +660,7 @@ fn requests_never_displace_neighbours_that_this_node_dialled() {
     for n in [1, 2, 3, 4] {
         assert!(node.active().contains(&id(n)), "{n}");
     }
-    assert_eq!(node.active().len(), 5);
+    assert_eq!(node.active().len(), 6, "with the guest");
 }
 
 #[test]
@@ -658,8 +671,8 @@ fn one_place_is_left_for_newcomers() {
         node.request(n, Need::High);
         assert!(node.active().contains(&id(n)));
     }
-    for n in 1..=4 {
-        assert!(node.active().contains(&id(n)), "only the youngest gives way: {n}");
+    for n in 1..=5 {
+        assert!(node.active().contains(&id(n)), "only the guest gives way: {n}");
     }
 }
 
@@ -667,9 +680,7 @@ fn one_place_is_left_for_newcomers() {
 fn one_group_of_addresses_displaces_neighbours_at_a_bounded_rate() {
     let mut node = full(&[1, 3]);
     let connect = |node: &mut TestBench, n: u8| {
-        let at: Address = format!("198.51.100.{n}:7117").parse().unwrap();
-        let peer = Peer::new(id(n), String::new(), at, Direction::Inbound);
-        node.links.insert(id(n), peer);
+        node.link_at(n, Direction::Inbound, IpAddr::from([198, 51, 100, n]));
         node.request(n, Need::High);
         let out = node.out();
         out.contains(&format!("reply {n} Accepted"))
@@ -688,7 +699,8 @@ fn one_group_of_addresses_displaces_neighbours_at_a_bounded_rate() {
 fn a_neighbour_that_has_dialled_this_node_does_not_count_as_tested() {
     let mut node = TestBench::member(2);
     node.link(3, Direction::Outbound);
-    node.act(|membership, cx| membership.add_neighbour(cx, id(3), record(3)));
+    let origin = Some(Origin::Known);
+    node.act(|membership, cx| membership.add_neighbour(cx, id(3), record(3), origin));
     for n in 1..=3 {
         node.unlink(n, Reason::Lost("reset".into()));
     }

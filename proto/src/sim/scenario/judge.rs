@@ -63,6 +63,10 @@ impl ScenarioRun<'_> {
         let fewest = Figure::Count(self.fewest_honest_neighbours());
         let bound = expect.honest_neighbours.map(|least| Bound::AtLeast(Figure::Count(least)));
         self.check(state, "honest neighbours, fewest", fewest, bound);
+        let percent = Figure::Percent(self.with_two_honest_neighbours());
+        let bound = expect.two_honest_neighbours_percent;
+        let bound = bound.map(|least| Bound::AtLeast(Figure::Percent(least * 1000)));
+        self.check(state, "with two honest neighbours", percent, bound);
         self.measure_broadcasts(state, expect);
         self.measure_discovery(state, expect);
     }
@@ -231,7 +235,8 @@ impl ScenarioRun<'_> {
         let Some(overlay) = self.sim.overlay(node) else { return 0 };
         let running = self.sim.nodes[node].running.as_ref();
         let links = running.map_or(0, |running| running.handles.len());
-        let view = Config::default().active_view + overlay.views().pinned.len();
+        // Three more: the guest, and two outbound neighbours in addition to the others.
+        let view = Config::default().active_view + 3 + overlay.views().pinned.len();
         links.saturating_sub(view) as u64
     }
 
@@ -241,14 +246,25 @@ impl ScenarioRun<'_> {
     }
 
     fn fewest_honest_neighbours(&self) -> u64 {
+        self.honest_neighbours().into_iter().min().unwrap_or_default()
+    }
+
+    /// Returns the percentage of the honest nodes that have two honest neighbours, in thousandths.
+    fn with_two_honest_neighbours(&self) -> u64 {
+        let honest = self.honest_neighbours();
+        let enough = honest.iter().filter(|neighbours| **neighbours >= 2).count() as u64;
+        (enough * 100_000).checked_div(honest.len() as u64).unwrap_or_default()
+    }
+
+    /// Returns for each honest node that runs the number of its honest neighbours.
+    fn honest_neighbours(&self) -> Vec<u64> {
         let mut honest = vec![0; self.sim.len()];
         for (a, b) in self.sim.links() {
             honest[a] += u64::from(self.is_honest(b));
             honest[b] += u64::from(self.is_honest(a));
         }
         let counts = |node: &usize| self.is_honest(*node) && self.sim.is_running(*node);
-        let fewest = (0..self.sim.len()).filter(counts).map(|node| honest[node]).min();
-        fewest.unwrap_or_default()
+        (0..self.sim.len()).filter(counts).map(|node| honest[node]).collect()
     }
 
     /// Adds a measurement of the step, if the step has a bound for it.

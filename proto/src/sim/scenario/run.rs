@@ -7,7 +7,7 @@ use rand_core::{Rng, SeedableRng};
 
 use super::account::{BroadcastRecorder, content};
 use super::measure::{Measure, Report};
-use super::{Flood, Scenario, Step};
+use super::{Eclipse, Flood, Scenario, Step};
 use crate::config::Config;
 use crate::peer::OperationId;
 use crate::sim::node::derive_seed;
@@ -80,6 +80,8 @@ pub(super) struct ScenarioRun<'a> {
     pub(super) authors: Vec<usize>,
     /// The nodes that flood.
     pub(super) flooders: Vec<usize>,
+    /// The nodes that surround others.
+    eclipsers: Vec<usize>,
     pub(super) measures: Vec<Measure>,
 }
 
@@ -110,6 +112,8 @@ enum StepAction {
     Heal,
     /// Makes the nodes that flood send this number of queries over each link.
     Flood(usize),
+    /// Makes each node that surrounds others ask one for a place.
+    Eclipse,
     CheckComponents,
     End,
 }
@@ -150,6 +154,7 @@ impl<'a> ScenarioRun<'a> {
             sent: Vec::new(),
             authors: Vec::new(),
             flooders: Vec::new(),
+            eclipsers: Vec::new(),
             measures: Vec::new(),
         }
     }
@@ -174,6 +179,9 @@ impl<'a> ScenarioRun<'a> {
         }
         if let Some(flood) = &step.flood {
             self.add_flooders(flood);
+        }
+        if let Some(eclipse) = &step.eclipse {
+            self.add_eclipsers(eclipse);
         }
         if let Some(discover) = &step.discover {
             self.discover(&mut state, discover.depth);
@@ -250,6 +258,14 @@ impl<'a> ScenarioRun<'a> {
             }
             end = end.max(flood.time.0);
         }
+        if let Some(eclipse) = &step.eclipse {
+            let mut at = Duration::ZERO;
+            while at < eclipse.time.0 {
+                actions.push((at, StepAction::Eclipse));
+                at += eclipse.every.0;
+            }
+            end = end.max(eclipse.time.0);
+        }
         let mut every = |first: Duration, time: Duration, action| {
             let mut at = first;
             while at < end {
@@ -303,6 +319,16 @@ impl<'a> ScenarioRun<'a> {
                     self.sim.flood(*flooder, queries);
                 }
             }
+            StepAction::Eclipse => {
+                for eclipser in self.eclipsers.clone() {
+                    let is_victim = |run: &Self, node| {
+                        run.is_honest(node) && run.is_member(node) && run.sim.options(node).dialable
+                    };
+                    if let Some(victim) = self.pick_random(is_victim) {
+                        self.sim.join(eclipser, victim);
+                    }
+                }
+            }
             StepAction::CheckComponents => {
                 if self.sim.components(|_| true).len() != 1 {
                     state.last_apart = Some(self.sim.now());
@@ -354,12 +380,27 @@ impl<'a> ScenarioRun<'a> {
         self.sim.run_for(Duration::from_secs(2));
     }
 
+    /// Adds the nodes that surround others, if there are not enough yet.
+    fn add_eclipsers(&mut self, eclipse: &Eclipse) {
+        for n in self.eclipsers.len()..eclipse.identities {
+            let group = u8::try_from(n % usize::from(eclipse.groups.max(1))).unwrap_or_default();
+            let (lies, group) = (Some(Lies::Eclipses), Some(group));
+            let options = NodeOptions { lies, group, ..NodeOptions::default() };
+            self.lifetimes.push((self.sim.now(), None));
+            self.eclipsers.push(self.sim.add_with(options, BroadcastRecorder::default()));
+        }
+        self.sim.eclipse(&self.eclipsers);
+    }
+
     /// Makes the nodes that could not join try again.
     fn retry(&mut self, through: usize) {
         for node in 1..self.sim.len() {
             // A new node has the state `No` if there was no member to join through.
             let failed = matches!(self.sim.joining(node), Joining::Failed(_) | Joining::No);
-            if failed && self.sim.is_running(node) && !self.sim.options(node).manual {
+            let options = self.sim.options(node);
+            // Nodes that surround others choose through which node they join.
+            let tries = !options.manual && options.lies != Some(Lies::Eclipses);
+            if failed && self.sim.is_running(node) && tries {
                 self.join_through_members(node, through);
             }
         }

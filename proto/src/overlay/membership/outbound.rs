@@ -1,0 +1,292 @@
+//! Outbound neighbours: neighbours that this node has chosen itself, in groups of addresses of their own.
+//!
+//! An attacker surrounds a node by taking all its places. It can ask for places as often as it likes, and it can
+//! make itself known with any number of identities. But it has addresses in few groups. So a member keeps
+//! [`OUTBOUND`] neighbours that it has dialled itself, of different groups. It draws them from the nodes of the
+//! address book that its own dials and probes have reached: first a group, then a node of that group. No request
+//! displaces them.
+//!
+//! In a network whose nodes have no groups, or one group, each neighbour that this node has chosen counts as an
+//! outbound neighbour, as there is nothing to tell an attacker by.
+//!
+//! A full node does not drop a settled neighbour for a newcomer. It takes the newcomer as its *guest*, one neighbour
+//! more than it looks for itself. The next newcomers displace the guest. So an attacker that comes to a network that
+//! is already there competes with itself, and ends no link between honest nodes.
+//!
+//! The two outbound neighbours that have been neighbours for longest are the node's *anchors*, as in Bitcoin
+//! Core. The node dials them first after a restart, so that an attacker gains nothing by making it restart.
+
+use std::time::Duration;
+
+use crate::address_group::AddressGroup;
+use crate::frame::membership::Need;
+use crate::id::NodeId;
+use crate::overlay::{Effect, OverlayContext};
+use crate::peer::Output;
+use crate::time::Instant;
+
+use super::neighbours::Neighbour;
+use super::{Membership, ProbePurpose};
+
+/// Number of outbound neighbours of different groups that a member keeps, if it knows several groups. Two of
+/// five: two places are left for long-standing and useful neighbours, and one for newcomers.
+const OUTBOUND: usize = 2;
+
+/// Number of anchors: as many as Bitcoin Core has.
+const ANCHORS: usize = 2;
+
+/// Wait before a new member looks for outbound neighbours if it has no free place. In the meantime it gets
+/// neighbours from the walks that announce it.
+const FIRST_WAIT: Duration = Duration::from_secs(30);
+
+/// Wait before a member that lacks outbound neighbours looks for one. It doubles with each attempt, up to
+/// [`MAX_WAIT`], as an attempt may displace a neighbour of another node.
+const MIN_WAIT: Duration = Duration::from_secs(10);
+const MAX_WAIT: Duration = Duration::from_secs(160);
+
+/// Number of attempts that only look for a free place, before this node asks a full node to make room.
+const POLITE_ATTEMPTS: u32 = 2;
+
+/// Time from which a neighbour is settled: newcomers displace younger ones first. Ten seconds: when many nodes
+/// join at one moment, their places are still mixed.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// Time from which a neighbour counts as long-standing. Ten minutes: an attacker would have to be there before
+/// the nodes whose places it wants.
+const LONG_STANDING: Duration = Duration::from_secs(600);
+
+/// Number of neighbours that stay because they have delivered a new broadcast first, and the time for which
+/// such a delivery counts. One of five: a neighbour that forwards nothing can't displace one that does.
+const USEFUL: usize = 1;
+const USEFUL_TIME: Duration = Duration::from_secs(600);
+
+/// The reason why this node asks another one for a place. It decides whether this node drops another neighbour
+/// if the place is granted and this node is full by then, and whether requests can displace the neighbour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The application has named the node, or this node has drawn it to be an outbound neighbour.
+    Chosen,
+    /// The node is one of the passive view.
+    Known,
+    /// A neighbour that has dropped this node has named the node.
+    Named,
+    /// The node was announced on a random walk.
+    Walk,
+    /// The node claims to be in another part of the network.
+    Repair,
+}
+
+/// The search for outbound neighbours.
+#[derive(Debug, Default)]
+pub(super) struct OutboundSearch {
+    /// The time of the next attempt. `None` while this node is not a member.
+    at: Option<Instant>,
+    /// Number of attempts since this node last had all its outbound neighbours.
+    attempts: u32,
+    anchors: Vec<NodeId>,
+}
+
+impl OutboundSearch {
+    pub(super) fn start(&mut self, now: Instant) {
+        *self = Self {
+            at: Some(now + FIRST_WAIT),
+            attempts: 0,
+            anchors: std::mem::take(&mut self.anchors),
+        };
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.at = None;
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.at
+    }
+}
+
+impl Membership {
+    /// Returns the outbound neighbours: those that no request displaces. The ones that have been neighbours for
+    /// longest come first.
+    pub(super) fn outbound(&self) -> Vec<NodeId> {
+        let has_groups = self.book.knows_several_groups();
+        let is_own = |neighbour: &Neighbour| match neighbour.origin {
+            Some(Origin::Chosen) => true,
+            Some(Origin::Known) => neighbour.dialled && !has_groups,
+            Some(Origin::Named | Origin::Walk | Origin::Repair) | None => false,
+        };
+        let mut own: Vec<_> = self.active.iter().filter(|(_, other)| is_own(other)).collect();
+        own.sort_by_key(|(_, neighbour)| neighbour.since);
+        if has_groups {
+            let mut groups = Vec::new();
+            own.retain(|(_, neighbour)| {
+                let is_new = !groups.contains(&neighbour.group);
+                groups.push(neighbour.group);
+                is_new
+            });
+            own.truncate(self.max_outbound());
+        }
+        own.into_iter().map(|(id, _)| *id).collect()
+    }
+
+    /// Returns the number of outbound neighbours that this node wants.
+    fn max_outbound(&self) -> usize {
+        // At least one place is left for newcomers.
+        OUTBOUND.min(self.max_active.saturating_sub(1))
+    }
+
+    /// Draws a node of the address book to become an outbound neighbour. Returns `None` if this node has all its
+    /// outbound neighbours, or if it knows no node of another group. If the drawn node is a neighbour already, it
+    /// becomes an outbound one, whichever of the two nodes has dialled.
+    pub(super) fn draw_outbound(&mut self, cx: &mut OverlayContext<'_>) -> Option<NodeId> {
+        if !self.book.knows_several_groups() {
+            return None;
+        }
+        let outbound = self.outbound();
+        let opening = self.probes.values().filter(|purpose| **purpose == ProbePurpose::Outbound);
+        let asked = self.asked.values().map(|asked| asked.origin);
+        let dialled = self.dials.values().map(|dial| dial.origin);
+        let under_way = asked.chain(dialled).filter(|origin| *origin == Origin::Chosen).count();
+        if outbound.len() + opening.count() + under_way >= self.max_outbound() {
+            return None;
+        }
+        let taken: Vec<_> = outbound.iter().filter_map(|id| self.active.get(id)).collect();
+        let taken: Vec<_> = taken.into_iter().map(|neighbour| neighbour.group).collect();
+        let (now, away) = (cx.now, cx.away);
+        let drawn = self.book.draw_of_other_group(cx, &taken, |id| {
+            self.is_candidate(now, away, id) || self.active.contains_key(&id)
+        })?;
+        let Some(neighbour) = self.active.get_mut(&drawn) else { return Some(drawn) };
+        neighbour.origin = Some(Origin::Chosen);
+        self.name_anchors(cx);
+        None
+    }
+
+    /// Looks for an outbound neighbour if one is lacking, even if all places are taken.
+    pub(super) fn find_outbound(&mut self, cx: &mut OverlayContext<'_>) {
+        let drawn = self.draw_outbound(cx);
+        if let Some(id) = drawn {
+            self.outbound_search.attempts = self.outbound_search.attempts.saturating_add(1);
+            self.probe(cx, id, ProbePurpose::Outbound);
+        } else {
+            self.outbound_search.attempts = 0;
+        }
+        // The cap on the shift only keeps it from overflowing.
+        let doubled = self.outbound_search.attempts.saturating_sub(POLITE_ATTEMPTS).min(16);
+        let wait = (MIN_WAIT * (1 << doubled)).min(MAX_WAIT);
+        self.outbound_search.at = Some(cx.now + cx.around(wait));
+    }
+
+    /// Returns the need with which to ask a node that has answered the probe of [`Self::find_outbound`] for a
+    /// place. `has_place` is its answer. Returns `None` if it is full and this node does not insist yet.
+    pub(super) fn outbound_need(&self, has_place: bool) -> Option<Need> {
+        if has_place {
+            return Some(Need::Low);
+        }
+        let insists = self.outbound_search.attempts > POLITE_ATTEMPTS;
+        insists.then_some(Need::High)
+    }
+
+    /// Names the anchors to the shell, if they have changed.
+    pub(super) fn name_anchors(&mut self, cx: &mut OverlayContext<'_>) {
+        let mut anchors = self.outbound();
+        // A neighbour that is lost stays an anchor until another one takes its place. So the anchors are still
+        // there after this node has left the network at its stop.
+        let earlier = self.outbound_search.anchors.iter();
+        let earlier: Vec<_> = earlier.filter(|id| !anchors.contains(id)).copied().collect();
+        anchors.extend(earlier);
+        anchors.truncate(ANCHORS);
+        if anchors != self.outbound_search.anchors {
+            self.outbound_search.anchors.clone_from(&anchors);
+            cx.put(Effect::Out(Output::Anchors(anchors)));
+        }
+    }
+
+    /// Notes that a new broadcast has arrived from a node first.
+    pub(in crate::overlay) fn note_useful(&mut self, now: Instant, id: NodeId) {
+        if let Some(neighbour) = self.active.get_mut(&id) {
+            neighbour.useful_at = Some(now);
+        }
+    }
+
+    /// Returns whether a full node takes the node `newcomer` as its guest: one neighbour more than it looks for
+    /// itself. While nodes join, there are neighbours that are not settled, and one of those gives way instead.
+    pub(super) fn has_room_for_guest(&self, now: Instant, newcomer: NodeId) -> bool {
+        let group = self.group_of_link(newcomer);
+        // A second node of a group does not become the guest, but displaces the first.
+        let is_alone =
+            |neighbour: &Neighbour| neighbour.group.is_none() || neighbour.group != group;
+        let extras = self.active.values().filter(|neighbour| neighbour.extra).count();
+        self.active.len() <= self.max_active + extras
+            && self.are_settled(now)
+            && self.active.values().all(is_alone)
+    }
+
+    /// Returns whether a full node takes an outbound neighbour in addition to the others. If it took it as its
+    /// guest, the next newcomer would displace a settled neighbour.
+    pub(super) fn has_room_for_extra(&self, now: Instant) -> bool {
+        let extras = self.active.values().filter(|neighbour| neighbour.extra).count();
+        extras < OUTBOUND && self.are_settled(now)
+    }
+
+    /// Returns whether all neighbours are settled, except those in addition to the others.
+    fn are_settled(&self, now: Instant) -> bool {
+        let is_settled =
+            |neighbour: &Neighbour| neighbour.extra || now.since(neighbour.since) >= SETTLED;
+        self.active.values().all(is_settled)
+    }
+
+    /// Chooses the neighbour that gives way to the node `newcomer`.
+    ///
+    /// As in Bitcoin Core, an attacker competes with itself first:
+    /// 1. Outbound neighbours stay. Only if there are no others, the newest of them gives way, so that there is
+    ///    always one place for newcomers.
+    /// 2. The newest neighbour of the newcomer's own group gives way.
+    /// 3. Otherwise the neighbour that was useful last stays, and most of those that have been neighbours for
+    ///    long. Of the others a random one gives way that is not settled. If there is none, the newest does.
+    pub(super) fn choose_victim(
+        &self,
+        cx: &mut OverlayContext<'_>,
+        newcomer: NodeId,
+    ) -> Option<NodeId> {
+        let outbound = self.outbound();
+        let others = self.active.iter().filter(|(id, _)| **id != newcomer);
+        let (outbound, mut others): (Vec<_>, Vec<_>) =
+            others.partition(|(id, _)| outbound.contains(id));
+        let newest = |of: &[(&NodeId, &Neighbour)]| {
+            of.iter().max_by_key(|(_, neighbour)| neighbour.since).map(|(id, _)| **id)
+        };
+        if others.is_empty() {
+            return newest(&outbound);
+        }
+        if let Some(group) = self.group_of_link(newcomer) {
+            let of_group = others.iter().filter(|(_, neighbour)| neighbour.group == Some(group));
+            let of_group: Vec<_> = of_group.copied().collect();
+            if !of_group.is_empty() {
+                return newest(&of_group);
+            }
+        }
+        let is_useful = |neighbour: &Neighbour| {
+            neighbour.useful_at.is_some_and(|at| cx.now.since(at) < USEFUL_TIME)
+        };
+        others.sort_by_key(|(_, neighbour)| std::cmp::Reverse(neighbour.useful_at));
+        let useful = others.iter().take(USEFUL).filter(|(_, neighbour)| is_useful(neighbour));
+        // At least one neighbour that is not an outbound one can give way.
+        let useful = useful.count().min(others.len().saturating_sub(1));
+        others.drain(..useful);
+        others.sort_by_key(|(_, neighbour)| neighbour.since);
+        let is_long_standing =
+            |neighbour: &Neighbour| cx.now.since(neighbour.since) >= LONG_STANDING;
+        let long_standing = others.iter().filter(|(_, neighbour)| is_long_standing(neighbour));
+        let stay = long_standing.count().min(others.len().div_ceil(2));
+        others.drain(..stay.min(others.len().saturating_sub(1)));
+        let is_young = |neighbour: &Neighbour| cx.now.since(neighbour.since) < SETTLED;
+        let young = others.iter().filter(|(_, neighbour)| is_young(neighbour));
+        let young = young.map(|(id, _)| **id).collect();
+        cx.pick(young).or_else(|| newest(&others))
+    }
+
+    /// Returns the group of the IP address at the other end of a link.
+    pub(super) fn group_of_link(&self, id: NodeId) -> Option<AddressGroup> {
+        self.link_ips.get(&id).and_then(|ip| self.address_groups.group(*ip))
+    }
+}
