@@ -143,7 +143,7 @@ impl Membership {
                 let known = self.active.contains_key(&from);
                 let mut extra = false;
                 if !known && self.active.len() >= self.max_active {
-                    extra = origin == Origin::Chosen && self.has_room_for_extra(cx.now);
+                    extra = origin == Origin::Chosen && self.has_room_for_extra();
                     let has_room = match origin {
                         // Another node took the last place while this request was under way.
                         _ if extra => true,

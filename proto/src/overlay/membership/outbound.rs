@@ -155,8 +155,12 @@ impl Membership {
         let drawn = self.book.draw_of_other_group(cx, &taken, |id| {
             self.is_candidate(now, away, id) || self.active.contains_key(&id)
         })?;
+        // If the guest becomes an outbound neighbour, there is room for another guest.
+        let has_guest = self.active.len() > self.max_active + self.extras();
+        let extra = has_guest && self.has_room_for_extra();
         let Some(neighbour) = self.active.get_mut(&drawn) else { return Some(drawn) };
         neighbour.origin = Some(Origin::Chosen);
+        neighbour.extra |= extra;
         self.name_anchors(cx);
         None
     }
@@ -215,17 +219,19 @@ impl Membership {
         // A second node of a group does not become the guest, but displaces the first.
         let is_alone =
             |neighbour: &Neighbour| neighbour.group.is_none() || neighbour.group != group;
-        let extras = self.active.values().filter(|neighbour| neighbour.extra).count();
-        self.active.len() <= self.max_active + extras
+        self.active.len() <= self.max_active + self.extras()
             && self.are_settled(now)
             && self.active.values().all(is_alone)
     }
 
     /// Returns whether a full node takes an outbound neighbour in addition to the others. If it took it as its
     /// guest, the next newcomer would displace a settled neighbour.
-    pub(super) fn has_room_for_extra(&self, now: Instant) -> bool {
-        let extras = self.active.values().filter(|neighbour| neighbour.extra).count();
-        extras < OUTBOUND && self.are_settled(now)
+    pub(super) fn has_room_for_extra(&self) -> bool {
+        self.extras() < OUTBOUND
+    }
+
+    fn extras(&self) -> usize {
+        self.active.values().filter(|neighbour| neighbour.extra).count()
     }
 
     /// Returns whether all neighbours are settled, except those in addition to the others.

@@ -247,3 +247,25 @@ fn an_attacker_with_five_groups_does_not_fill_the_passive_view() {
     let honest = (1..=20).filter(|n| node.knows(*n)).count();
     assert!(honest >= 10, "{honest} of 20 are left");
 }
+
+#[test]
+fn an_outbound_neighbour_does_not_take_the_place_of_the_guest() {
+    let mut node = TestBench::member(5);
+    node.now = node.now + Duration::from_secs(20);
+    for n in 11..=12 {
+        reach(&mut node, n, ip(n));
+    }
+    attack(&mut node);
+    // The guest has just come, so not all neighbours are settled.
+    for n in 11..=12 {
+        node.link(n, Direction::Outbound);
+        node.act(|membership, cx| {
+            membership.ask_for_place(cx, id(n), Need::High, Origin::Chosen);
+        });
+        node.reply(n, NeighbourOutcome::Accepted, Vec::new());
+        attack(&mut node);
+    }
+    assert_eq!(node.part.outbound(), [id(11), id(12)]);
+    assert_eq!(stay(&node, &[1, 2, 3, 4, 5]), [true; 5]);
+    assert_eq!(node.active().len(), 8);
+}
