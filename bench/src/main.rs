@@ -49,8 +49,8 @@ const SHORT_RUN: Duration = Duration::from_secs(2);
 #[derive(Parser)]
 struct Arguments {
     /// Workloads to measure: `all`, or some of throughput, both-ways, latency, streams, start,
-    /// fan-out, connections, idle, fairness, hostile, unread, network, file, file-sources,
-    /// file-swarm, folder, hashing and file-huge. `all` leaves out hostile and file-huge.
+    /// fan-out, connections, idle, fairness, hostile, soak, unread, network, file, file-sources,
+    /// file-swarm, folder, hashing and file-huge. `all` leaves out hostile, soak and file-huge.
     #[arg(required = true, value_name = "WORKLOAD")]
     workloads: Vec<String>,
     /// Number of rounds. The tables show the medians of all rounds.

@@ -31,6 +31,8 @@ pub(crate) enum Workload {
     Fairness,
     /// Measures honest nodes while many attackers are linked to one of them.
     Hostile,
+    /// Runs twelve programs for a long time, with restarts and an attacker.
+    Soak,
     /// Sends to many peers that do not read.
     Unread,
     /// Sends broadcasts through a network of many nodes.
@@ -85,7 +87,7 @@ pub(crate) struct CaseOptions {
 }
 
 impl Workload {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::Throughput,
         Self::BothWays,
         Self::Latency,
@@ -96,6 +98,7 @@ impl Workload {
         Self::Idle,
         Self::Fairness,
         Self::Hostile,
+        Self::Soak,
         Self::Unread,
         Self::Network,
         Self::File,
@@ -119,6 +122,7 @@ impl Workload {
             Self::Idle => "idle",
             Self::Fairness => "fairness",
             Self::Hostile => "hostile",
+            Self::Soak => "soak",
             Self::Unread => "unread",
             Self::Network => "network",
             Self::File => "file",
@@ -150,16 +154,18 @@ impl Workload {
     pub(crate) fn time_limit(self) -> Duration {
         match self {
             Self::FileHuge => Duration::from_secs(3600),
+            // The start and the last commands may take long on a busy machine.
+            Self::Soak => Duration::from_secs(600),
             _ => Duration::from_secs(60),
         }
     }
 
     /// Returns the workloads with these names. `all` stands for every workload except
-    /// [`Workload::FileHuge`], which takes minutes and a large disk, and [`Workload::Hostile`],
-    /// which needs two processors for itself.
+    /// [`Workload::FileHuge`], which takes minutes and a large disk, [`Workload::Hostile`], which needs two
+    /// processors for itself, and [`Workload::Soak`], which means nothing in seconds.
     pub(crate) fn listed(names: &[String]) -> Result<Vec<Self>> {
         if names.iter().any(|name| name == "all") {
-            let in_all = |each: &Self| !matches!(each, Self::FileHuge | Self::Hostile);
+            let in_all = |each: &Self| !matches!(each, Self::FileHuge | Self::Hostile | Self::Soak);
             return Ok(Self::ALL.into_iter().filter(in_all).collect());
         }
         names.iter().map(|name| Self::named(name)).collect()

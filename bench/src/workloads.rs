@@ -1,7 +1,7 @@
 //! The workloads. Each is a module with the functions `cases` and `measure`, and `run_child` for the
 //! processes that it starts.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::many_links::Hub;
 use crate::network::Network;
@@ -24,6 +24,7 @@ mod hostile;
 mod idle;
 mod latency;
 mod network;
+mod soak;
 mod start;
 mod streams;
 mod throughput;
@@ -43,6 +44,7 @@ impl Workload {
             Self::Idle => idle::cases(),
             Self::Fairness => fairness::cases(),
             Self::Hostile => hostile::cases(),
+            Self::Soak => soak::cases(),
             Self::Unread => unread::cases(),
             Self::Network => network::cases(),
             Self::File => file::cases(options),
@@ -75,7 +77,7 @@ impl Workload {
             Self::File => system.has_files(),
             Self::Folder => matches!(system, System::Peerkit | System::Rsync),
             Self::Hashing => matches!(system, System::Peerkit | System::B3sum),
-            Self::Unread | Self::FileSources | Self::FileSwarm | Self::FileHuge => {
+            Self::Soak | Self::Unread | Self::FileSources | Self::FileSwarm | Self::FileHuge => {
                 system == System::Peerkit
             }
         }
@@ -105,6 +107,7 @@ impl Workload {
             Self::Idle => idle::measure(job).await,
             Self::Fairness => fairness::measure(job).await,
             Self::Hostile => hostile::measure(job).await,
+            Self::Soak => soak::measure(job).await,
             Self::Unread => unread::measure(job).await,
             Self::Network => network::measure(job).await,
             Self::File => file::measure(job).await,
@@ -129,6 +132,7 @@ impl Workload {
             Self::Idle => idle::run_child(job, rest).await,
             Self::Fairness => fairness::run_child(job, rest).await,
             Self::Hostile => hostile::run_child(job, rest).await,
+            Self::Soak => bail!("the programs of a soak are not started in this way"),
             Self::Unread => unread::run_child(job, rest).await,
             Self::Network => network::run_child(job).await,
             Self::File if job.system == System::Curl => curl::run_child(rest),

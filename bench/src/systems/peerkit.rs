@@ -13,6 +13,7 @@ use crate::messages::{EndResult, Numbering, OnMessage, ReceiveCounter, ReceiveTo
 pub(crate) mod files;
 pub(crate) mod many_links;
 pub(crate) mod network;
+pub(crate) mod program;
 
 /// The protocol name of the streams.
 const PROTOCOL: &str = "bench";
