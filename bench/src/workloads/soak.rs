@@ -80,9 +80,6 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
     let missing = soak.missing_broadcasts(broadcasts);
     let memory = soak.memory();
     let failures = soak.failures();
-    for failure in &failures {
-        eprintln!("soak: {failure}");
-    }
     ensure!(missing == 0, "{missing} broadcasts did not reach a node");
     ensure!(failures.is_empty(), "{} failures", failures.len());
     let grows = |memory: &Memory| memory.late > memory.early * MEMORY_GROWTH + MEMORY_NOISE;
@@ -394,6 +391,7 @@ impl Seen {
     }
 
     fn fail(&self, failure: String) {
+        eprintln!("soak: {failure}");
         lock(&self.failures).push(failure);
     }
 }

@@ -165,6 +165,13 @@ impl Batch {
         &self.body
     }
 
+    /// Returns the batch in memory of its own. The frames that are read together share a block of memory,
+    /// which stays as long as any of them. So a batch that is kept has to be detached from them.
+    #[must_use]
+    pub fn detach(self) -> Self {
+        Self::decode(Bytes::copy_from_slice(&self.body)).unwrap_or(self)
+    }
+
     /// Appends the frame's body to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_raw(&self.body);

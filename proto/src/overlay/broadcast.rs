@@ -300,7 +300,7 @@ impl Broadcasts {
     /// Returns this node's progress in all runs of which it keeps broadcasts.
     pub(super) fn summary(&self) -> Vec<Have> {
         let have = |run| self.runs.get(&run).map(|known| Have { run, upto: known.upto() });
-        self.log.runs().filter_map(have).collect()
+        self.log.runs().into_iter().filter_map(have).collect()
     }
 
     /// Handles a batch of broadcasts from a peer.
@@ -356,7 +356,9 @@ impl Broadcasts {
             return;
         }
         let ids = batch.ids(&self.network);
-        let mut key = self.runs.get_mut(&name).and_then(|run| run.key.take());
+        let is_known = self.runs.get(&name).is_some_and(|run| run.verified);
+        let key = self.runs.get_mut(&name).and_then(|run| run.key.take());
+        let mut key = key.map(|key| *key);
         if !self.is_valid(&batch, &ids, &mut key) {
             // Honest nodes verify a batch before they pass it on, so this peer is not honest.
             let reason = Reason::Fault("a broadcast wrongly signed, or too large".into());
@@ -365,7 +367,7 @@ impl Broadcasts {
         }
         self.add_verified(cx.now, name, Some(from), next);
         let Some(run) = self.runs.get_mut(&name) else { return };
-        run.key = key;
+        run.key = key.filter(|_| is_known).map(Box::new);
         run.active_at = cx.now;
         run.note_progress(from, batch.last());
         // The author no longer keeps the broadcasts before the floor, so it would be useless to wait for
@@ -383,7 +385,7 @@ impl Broadcasts {
     /// Notes that a peer receives the broadcasts of a run from another node.
     pub(super) fn receive_prune(&mut self, from: NodeId, run: RunId) {
         if let Some(run) = self.runs.get_mut(&run) {
-            run.lazy.insert(from);
+            run.prune(from);
         }
     }
 
@@ -391,10 +393,10 @@ impl Broadcasts {
     /// which then asks for the batch.
     pub(super) fn batch_skipped(&mut self, cx: &mut OverlayContext<'_>, to: NodeId, batch: &Batch) {
         let Some(run) = self.runs.get_mut(&batch.run) else { return };
-        run.lazy.insert(to);
+        run.prune(to);
         let before = batch.first.saturating_sub(1);
         // `push` has noted that the peer has the batch. That is undone, so that the summary is sent.
-        run.has.entry(to).and_modify(|has| *has = (*has).min(before));
+        run.limit_progress(to, before);
         self.summarize_later(cx.now, to, batch.run);
     }
 
@@ -405,7 +407,7 @@ impl Broadcasts {
             if let Some(run) = self.runs.get_mut(&batch.run) {
                 run.next = run.next.max(batch.last() + 1);
             }
-            self.log.insert(batch, cx.unix);
+            self.log.insert(&batch, cx.unix);
         }
         self.sweep_at.get_or_insert(cx.now + SWEEP_EVERY);
     }
@@ -437,6 +439,8 @@ impl Broadcasts {
         batch: Batch,
         ids: Vec<Hash>,
     ) {
+        // The batch is kept for minutes, here and by the application.
+        let batch = batch.detach();
         let name = batch.run;
         let Some(run) = self.runs.get_mut(&name) else { return };
         if batch.first > run.next {
@@ -518,10 +522,10 @@ impl Broadcasts {
                 continue;
             }
             // The peer has the batch already, for example because it has also sent it to this node.
-            if run.has.get(link).is_some_and(|upto| *upto >= batch.last()) {
+            if run.progress(*link).is_some_and(|upto| upto >= batch.last()) {
                 continue;
             }
-            if run.lazy.contains(link) {
+            if run.is_lazy(*link) {
                 // Lazy push: the peer receives the batch from another node. If not, the summary shows that it
                 // is missing.
                 lazy.push(*link);
@@ -539,14 +543,14 @@ impl Broadcasts {
 
     fn keep_in_log(&mut self, cx: &mut OverlayContext<'_>, batch: Batch) {
         cx.put(Effect::Out(Output::Keep(batch.clone())));
-        self.log.insert(batch, cx.unix);
+        self.log.insert(&batch, cx.unix);
         self.sweep_at.get_or_insert(cx.now + SWEEP_EVERY);
     }
 
     /// Prunes a link: neither end pushes the run's broadcasts over it any more.
     fn prune(&mut self, cx: &mut OverlayContext<'_>, from: NodeId, name: RunId) {
         if let Some(run) = self.runs.get_mut(&name) {
-            run.lazy.insert(from);
+            run.prune(from);
         }
         cx.send(from, Frame::Prune(name));
     }
@@ -562,7 +566,7 @@ impl Broadcasts {
         for (link, names) in std::mem::take(&mut self.summaries_due) {
             let have = |name: RunId| {
                 let run = self.runs.get(&name)?;
-                let is_behind = run.has.get(&link).is_none_or(|upto| *upto < run.upto());
+                let is_behind = run.progress(link).is_none_or(|upto| upto < run.upto());
                 is_behind.then(|| Have { run: name, upto: run.upto() })
             };
             let haves: Vec<_> = names.into_iter().filter_map(have).collect();

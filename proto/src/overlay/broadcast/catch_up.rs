@@ -111,19 +111,19 @@ impl Broadcasts {
         };
         // The peer's own statement replaces the noted progress. The noted progress may be too high, as the
         // peer may have dropped a batch that was sent to it.
-        run.has.insert(from, after);
-        run.lazy.remove(&from);
+        run.set_progress(from, after);
+        run.graft(from);
         let mut given = 0;
         for batch in self.log.after(name, after) {
             if given > 0 && given + batch.body().len() > MAX_GIVEN {
                 // The peer will ask for the rest. Until then no new batch is pushed to it, as a new batch
                 // would arrive before the missing ones.
-                run.lazy.insert(from);
+                run.prune(from);
                 break;
             }
             given += batch.body().len();
             run.note_progress(from, batch.last());
-            cx.send(from, Frame::Broadcast(batch.clone()));
+            cx.send(from, Frame::Broadcast(batch));
         }
         cx.budgets.charge(cx.now, from, Work::Broadcast, given);
         cx.send(from, Frame::Given(Have { run: name, upto: run.upto() }));
@@ -144,7 +144,7 @@ impl Broadcasts {
         let has_progressed = run.upto() > had;
         if !has_progressed {
             // The peer has announced broadcasts that it no longer has.
-            run.has.remove(&from);
+            run.forget_progress(from);
         }
         if run.is_behind() {
             let tries = if has_progressed { 0 } else { tries };
@@ -185,7 +185,7 @@ impl Broadcasts {
         let tries = run.missing.map_or(0, |missing| missing.tries) + 1;
         // Graft: new broadcasts are pushed over this link in both directions from here on. No broadcast is
         // pushed back to the peer that sent it.
-        run.lazy.remove(&of);
+        run.graft(of);
         cx.send(of, Frame::Want(Want { run: name, after }));
         // Each wait is longer than the last. So even if the only peer that has them is slow, it can answer in
         // the end.
@@ -199,7 +199,7 @@ impl Broadcasts {
         self.clear_missing(name);
         let Some(run) = self.runs.get_mut(&name) else { return };
         // The peers that claim to have more have not sent it, so their claims are forgotten.
-        run.has.retain(|_, upto| *upto < run.next.max(1));
+        run.forget_claims();
         let until = run.gap_since.filter(|_| !run.pending.is_empty()).map(|at| at + GAP_PATIENCE);
         if let Some(until) = until.filter(|until| *until > cx.now) {
             // By then a new peer may have announced the missing broadcasts. If not, this function is called

@@ -1,7 +1,7 @@
 //! The state of one run of an author: this node's progress, the links that are pruned, and the progress of
 //! its peers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::frame::broadcast::Batch;
 use crate::id::{Hash, NodeId, PublicKey};
@@ -12,8 +12,9 @@ use crate::time::Instant;
 pub(super) struct RunState {
     /// The number of the next broadcast to deliver; 0 while that is not known.
     pub(super) next: u64,
-    /// The author's key, decoded when its first signature was checked.
-    pub(super) key: Option<PublicKey>,
+    /// The author's key, decoded when its second signature was checked. Many runs have one broadcast only, and
+    /// a decoded key takes 200 bytes.
+    pub(super) key: Option<Box<PublicKey>>,
     /// A signature of the author was checked. If false, the run is known only from summaries.
     pub(super) verified: bool,
     /// The link over which the run's first batch came, or its first summary while no batch has come. `None`
@@ -25,12 +26,21 @@ pub(super) struct RunState {
     pub(super) pending: BTreeMap<u64, (Batch, Vec<Hash>)>,
     /// Time since which batches wait in `pending`.
     pub(super) gap_since: Option<Instant>,
-    /// Pruned links: the peers that receive the run from another node. Only summaries are sent to them.
-    pub(super) lazy: BTreeSet<NodeId>,
-    /// Known progress of the peers.
-    pub(super) has: BTreeMap<NodeId, u64>,
+    /// The peers of which this node knows something, in the order of their ids. A sorted list, because a
+    /// stranger can make thousands of runs, and a map would take 800 bytes for the first peer of each.
+    peers: Vec<RunPeer>,
     /// The search for missing broadcasts, while a peer has more than this node.
     pub(super) missing: Option<Missing>,
+}
+
+/// What this node knows of a peer in one run.
+#[derive(Debug)]
+struct RunPeer {
+    id: NodeId,
+    /// The link is pruned: the peer receives the run from another node. Only summaries are sent to it.
+    is_lazy: bool,
+    /// The number up to which the peer has all broadcasts, if known.
+    upto: Option<u64>,
 }
 
 /// The search for missing broadcasts.
@@ -54,8 +64,7 @@ impl RunState {
             active_at: now,
             pending: BTreeMap::new(),
             gap_since: None,
-            lazy: BTreeSet::new(),
-            has: BTreeMap::new(),
+            peers: Vec::new(),
             missing: None,
         }
     }
@@ -65,23 +74,77 @@ impl RunState {
         self.next.saturating_sub(1)
     }
 
+    /// Returns whether the link with a peer is pruned.
+    pub(super) fn is_lazy(&self, peer: NodeId) -> bool {
+        self.peer(peer).is_some_and(|known| known.is_lazy)
+    }
+
+    /// Notes that a peer receives the run from another node.
+    pub(super) fn prune(&mut self, peer: NodeId) {
+        self.peer_mut(peer).is_lazy = true;
+    }
+
+    /// Notes that a peer receives the run from this node.
+    pub(super) fn graft(&mut self, peer: NodeId) {
+        self.peers
+            .iter_mut()
+            .filter(|known| known.id == peer)
+            .for_each(|known| known.is_lazy = false);
+    }
+
+    /// Returns the number up to which a peer has all broadcasts, if known.
+    pub(super) fn progress(&self, peer: NodeId) -> Option<u64> {
+        self.peer(peer)?.upto
+    }
+
     /// Notes that a peer has all broadcasts up to a number.
-    pub(super) fn note_progress(&mut self, link: NodeId, upto: u64) {
-        let has = self.has.entry(link).or_default();
-        *has = (*has).max(upto);
+    pub(super) fn note_progress(&mut self, peer: NodeId, upto: u64) {
+        let known = &mut self.peer_mut(peer).upto;
+        *known = (*known).max(Some(upto));
+    }
+
+    /// Notes that a peer has all broadcasts up to a number, and none after it.
+    pub(super) fn set_progress(&mut self, peer: NodeId, upto: u64) {
+        self.peer_mut(peer).upto = Some(upto);
+    }
+
+    /// Notes that a peer lacks the broadcasts after a number. Changes nothing if its progress is not known.
+    pub(super) fn limit_progress(&mut self, peer: NodeId, upto: u64) {
+        if let Some(known) = &mut self.peer_mut(peer).upto {
+            *known = (*known).min(upto);
+        }
+    }
+
+    /// Forgets the progress of a peer.
+    pub(super) fn forget_progress(&mut self, peer: NodeId) {
+        self.peers.iter_mut().filter(|known| known.id == peer).for_each(|known| known.upto = None);
+    }
+
+    /// Forgets the progress of all peers that claim to have more than this node.
+    pub(super) fn forget_claims(&mut self) {
+        let wanted = self.next.max(1);
+        for peer in &mut self.peers {
+            peer.upto = peer.upto.filter(|upto| *upto < wanted);
+        }
+    }
+
+    /// Returns the first peer whose progress is known.
+    pub(super) fn first_source(&self) -> Option<NodeId> {
+        self.peers.iter().find(|peer| peer.upto.is_some()).map(|peer| peer.id)
     }
 
     /// Returns whether a peer has more than this node.
     pub(super) fn is_behind(&self) -> bool {
-        self.has.values().any(|upto| *upto >= self.next.max(1))
+        let wanted = self.next.max(1);
+        self.peers.iter().any(|peer| peer.upto.is_some_and(|upto| upto >= wanted))
     }
 
     /// Returns the peer to ask for the missing broadcasts. The peers that have them take turns.
     pub(super) fn next_source(&self) -> Option<NodeId> {
         // The numbers start at 1. `next` is 0 for a run of which no batch has arrived.
         let wanted = self.next.max(1);
-        let sources =
-            || self.has.iter().filter(move |(_, upto)| **upto >= wanted).map(|(id, _)| *id);
+        let has_it = move |peer: &&RunPeer| peer.upto.is_some_and(|upto| upto >= wanted);
+        let sources = || self.peers.iter().filter(has_it).map(|peer| peer.id);
         let last = self.missing.and_then(|missing| missing.asked).map(|(id, _)| id);
         sources().find(|id| Some(*id) > last).or_else(|| sources().next())
     }
@@ -92,8 +155,24 @@ impl RunState {
             || self.pending.get(&batch.first).is_some_and(|(held, _)| held.last() >= batch.last())
     }
 
-    pub(super) fn forget(&mut self, link: NodeId) {
-        self.lazy.remove(&link);
-        self.has.remove(&link);
+    /// Forgets a peer whose link has ended.
+    pub(super) fn forget(&mut self, peer: NodeId) {
+        self.peers.retain(|known| known.id != peer);
+    }
+
+    fn peer(&self, id: NodeId) -> Option<&RunPeer> {
+        self.peers.iter().find(|peer| peer.id == id)
+    }
+
+    /// Returns the entry of a peer, which is added if there is none.
+    fn peer_mut(&mut self, id: NodeId) -> &mut RunPeer {
+        let at = match self.peers.binary_search_by_key(&id, |peer| peer.id) {
+            Ok(at) => at,
+            Err(at) => {
+                self.peers.insert(at, RunPeer { id, is_lazy: false, upto: None });
+                at
+            }
+        };
+        &mut self.peers[at]
     }
 }

@@ -93,7 +93,8 @@ impl Broadcasts {
         }
         self.unverified += 1;
         *self.unverified_by_link.entry(Some(from)).or_default() += 1;
-        let run = RunState { from: Some(from), ..RunState::new(next, now) };
+        let mut run = RunState::new(next, now);
+        run.from = Some(from);
         self.runs.insert(name, run);
         true
     }
@@ -117,7 +118,7 @@ impl Broadcasts {
         let mut moved = Vec::new();
         for run in self.runs.values_mut().filter(|run| run.from == Some(id)) {
             // Another peer may have announced the run too.
-            run.from = if run.verified { None } else { run.has.keys().next().copied() };
+            run.from = if run.verified { None } else { run.first_source() };
             if !run.verified {
                 moved.push(run.from);
             }

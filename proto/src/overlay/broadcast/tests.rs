@@ -498,5 +498,26 @@ fn a_link_that_ends_is_forgotten_and_another_peer_is_asked() {
     node.act(|broadcasts, cx| broadcasts.link_down(cx, link(1)));
     node.wait();
     assert_eq!(node.out(), ["want 2 0"]);
-    assert!(!node.part.runs[&run()].has.contains_key(&link(1)));
+    assert_eq!(node.part.runs[&run()].progress(link(1)), None);
+}
+
+#[test]
+fn a_kept_broadcast_does_not_keep_the_frames_that_were_read_with_it() {
+    let mut node = TestBench::new(1);
+    // The second batch waits for the first, and both are kept at the end.
+    for (first, text) in [(1, "a"), (3, "c"), (2, "b")] {
+        let block = bytes::Bytes::from([batch(first, &[text]).body(), &[0; 4096][..]].concat());
+        let body = block.slice(..block.len() - 4096);
+        node.receive(1, Batch::decode(body).unwrap());
+        node.out();
+        assert!(block.is_unique(), "{text}");
+    }
+    assert_eq!(node.part.log.after(run(), 0).count(), 3);
+}
+
+/// Maximum memory of a run without what its broadcasts and its peers need. 300 bytes: a stranger can make 16,384
+/// runs.
+#[test]
+fn a_run_of_a_stranger_takes_little_memory() {
+    assert!(size_of::<RunState>() <= 300, "{}", size_of::<RunState>());
 }
