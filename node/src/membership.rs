@@ -224,7 +224,7 @@ impl Inner {
     pub(crate) fn roster_changed(self: &Arc<Self>, change: RosterChange, roster: Option<&Roster>) {
         match &change {
             RosterChange::Member(proof) if proof.member() == self.profile.id => {
-                *lock(&self.membership.own) = Some(proof.clone());
+                *lock(&self.membership.own) = Some((**proof).clone());
             }
             // The last use of an invitation may just have been confirmed for another node.
             RosterChange::Member(proof) if proof.is_certificate() => {

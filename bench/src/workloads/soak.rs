@@ -250,9 +250,9 @@ impl Soak {
             // Each of them is killed every other time.
             let is_clean = (turn / RESTARTED).is_multiple_of(2);
             if is_clean {
-                node.stop().await?
+                node.stop().await?;
             } else {
-                node.kill().await?
+                node.kill().await?;
             }
             tokio::time::sleep(AWAY).await;
             nodes[number] = Some(self.start_restarted(number).await?);

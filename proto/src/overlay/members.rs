@@ -44,7 +44,7 @@ pub struct MembershipState {
 #[non_exhaustive]
 pub enum RosterChange {
     /// A node has this proof now. If it is the node itself, its next Hello needs the proof.
-    Member(MembershipProof),
+    Member(Box<MembershipProof>),
     /// A revocation has arrived. Streams with the revoked nodes have to end.
     Revoked(Revocation),
     /// The records of these nodes and the revocations of these identities have expired.
@@ -136,7 +136,7 @@ impl Members {
             roster.add(record, cx.unix);
         }
         if roster.add(&own, cx.unix) == Added::New {
-            put_change(cx, RosterChange::Member(own));
+            put_change(cx, RosterChange::Member(Box::new(own)));
         }
         let mut known = KnownMembers {
             roster,
@@ -314,7 +314,7 @@ impl KnownMembers {
         for peer in cx.links.keys().filter(|peer| Some(**peer) != from) {
             cx.out.push_back(Effect::Send(*peer, Frame::Members(vec![proof.clone()])));
         }
-        put_change(cx, RosterChange::Member(proof));
+        put_change(cx, RosterChange::Member(Box::new(proof)));
     }
 
     fn pass_on_revocation(

@@ -284,7 +284,7 @@ impl<H: Handler> Sim<H> {
             Output::Keep(batch) => self.nodes[node].store_broadcast(batch),
             Output::RosterChanged(RosterChange::Member(proof)) => {
                 if proof.member() == self.nodes[node].id {
-                    self.nodes[node].membership = Some(proof);
+                    self.nodes[node].membership = Some(*proof);
                 }
             }
             // A simulated node opens no streams for which its machine is asked, and keeps its roster only as
