@@ -89,7 +89,7 @@ fn broadcast_item(content: crate::message::PackedMessage) -> Item {
 #[test]
 fn entries_of_the_roster_over_the_budget_are_dropped_before_they_are_checked() {
     let mut bench = TestBench::of(Members::new("net".into()));
-    let own = invite(50, 1).accept(key(100).id());
+    let own = invite(50, 1).accept(&key(100));
     let (records, revocations) = (Vec::new(), Vec::new());
     let state = MembershipState { own: own.clone(), owner_key: None, records, revocations };
     bench.act(|members, cx| members.start(cx, state));
@@ -98,7 +98,7 @@ fn entries_of_the_roster_over_the_budget_are_dropped_before_they_are_checked() {
         bench.act(|members, cx| members.receive(cx, from, Frame::Members(proofs)));
     };
     let by_one = invite(51, 3);
-    let [first, second] = [2, 3].map(|n| by_one.accept(key(n).id()));
+    let [first, second] = [2, 3].map(|n| by_one.accept(&key(n)));
     receive(&mut bench, vec![first.clone()]);
     while bench.budgets.take(bench.now, from, Work::Roster, 1) {}
     let before = bench.budgets.drops().roster;
