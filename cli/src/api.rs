@@ -16,7 +16,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,7 @@ use crate::usage;
 use access::ApiAccess;
 use metrics::RequestCounters;
 use places::Places;
+use strangers::{Stranger, Strangers};
 use tls::ApiTls;
 
 mod access;
@@ -44,6 +47,7 @@ mod places;
 mod plain;
 mod problem;
 mod route;
+mod strangers;
 mod tls;
 
 pub(crate) use certificate::{ApiCertificate, fingerprint};
@@ -284,6 +288,7 @@ fn yield_to_other_threads() {
 /// Accepts connections until `stop` is cancelled, and then ends them.
 async fn serve(listener: TcpListener, service: ApiService, stop: CancellationToken) {
     let places = Arc::new(Places::default());
+    let strangers = Arc::new(Strangers::default());
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -297,11 +302,17 @@ async fn serve(listener: TcpListener, service: ApiService, stop: CancellationTok
         };
         // A connection beyond the limit is closed at once, so that the client can try again later.
         let Some(place) = places.take(from.ip()) else { continue };
+        let stranger = strangers.add(place.machine());
         let (service, stop) = (service.clone(), stop.clone());
         connections.spawn(async move {
-            service.converse(stream, &stop).await;
+            tokio::select! {
+                () = service.converse(stream, stranger.clone(), &stop) => {}
+                () = stranger.gives_way() => {}
+            }
             drop(place);
         });
+        // The new connection may send its token before the next one is accepted.
+        tokio::task::yield_now().await;
     }
     // Requests that are being answered get their answers.
     let _ = tokio::time::timeout(LAST_ANSWERS, connections.join_all()).await;
@@ -309,7 +320,7 @@ async fn serve(listener: TcpListener, service: ApiService, stop: CancellationTok
 
 impl ApiService {
     /// Answers the requests of one connection. After `stop` is cancelled, answers only the current request.
-    async fn converse(self, stream: TcpStream, stop: &CancellationToken) {
+    async fn converse(self, stream: TcpStream, stranger: Stranger, stop: &CancellationToken) {
         // Each answer is written at once, and must not wait until the client has confirmed the one before.
         let _ = stream.set_nodelay(true);
         let stream = match &self.tls {
@@ -320,11 +331,16 @@ impl ApiService {
             None => Some(ApiConnection::Plain(stream)),
         };
         let Some(stream) = stream else { return };
+        let router = TowerToHyperService::new(self.router);
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(stranger.clone());
+            router.call(request)
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .max_buf_size(MAX_BUFFERED)
             .header_read_timeout(HEAD_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.router));
+            .serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,

@@ -14,14 +14,18 @@ use super::certificate::ApiCertificate;
 use super::metrics::RequestCounters;
 use super::plain;
 use super::problem::Problem;
+use super::strangers::Stranger;
 use crate::lock::lock;
 
-/// Maximum number of requests a second, on average. A page sends a few a second, so a hundred pages stay
-/// below it.
+/// Maximum number of requests a second with one token, on average. A page sends a few a second, so a hundred pages
+/// stay below it.
 const RATE: f64 = 500.0;
 
-/// Maximum number of requests in a burst.
-const BURST: f64 = 1000.0;
+/// Maximum number of requests a second without a token, on average. 20: health checks come every few seconds.
+const STRANGERS_RATE: f64 = 20.0;
+
+/// The requests of so many seconds may come at once.
+const BURST: f64 = 2.0;
 
 /// A secret that a client shows with each request.
 pub(crate) struct Token {
@@ -41,14 +45,21 @@ pub(crate) struct ApiAccess {
     pub(crate) read_token: Token,
     /// Counts all requests, refused ones included.
     pub(crate) requests: Arc<RequestCounters>,
-    /// For requests with a token of the node.
-    allowance: Mutex<Allowance>,
-    /// For all others, so that clients without a token do not use up the allowance of those with one.
-    strangers_allowance: Mutex<Allowance>,
+    allowances: Allowances,
+}
+
+/// The requests that each kind of caller may make. So no kind uses up the requests of another.
+struct Allowances {
+    token: Mutex<Allowance>,
+    read_token: Mutex<Allowance>,
+    /// For requests without a token, or with a wrong one.
+    strangers: Mutex<Allowance>,
 }
 
 /// A token bucket of requests.
 struct Allowance {
+    /// Number of requests a second.
+    rate: f64,
     requests: f64,
     at: Instant,
 }
@@ -75,8 +86,8 @@ impl Token {
 }
 
 impl Allowance {
-    fn full(now: Instant) -> Mutex<Self> {
-        Mutex::new(Self { requests: BURST, at: now })
+    fn full(rate: f64, now: Instant) -> Mutex<Self> {
+        Mutex::new(Self { rate, requests: rate * BURST, at: now })
     }
 }
 
@@ -92,8 +103,11 @@ impl ApiAccess {
             token: Token::random()?,
             read_token: Token::random()?,
             requests: Arc::default(),
-            allowance: Allowance::full(now),
-            strangers_allowance: Allowance::full(now),
+            allowances: Allowances {
+                token: Allowance::full(RATE, now),
+                read_token: Allowance::full(RATE, now),
+                strangers: Allowance::full(STRANGERS_RATE, now),
+            },
         })
     }
 
@@ -105,7 +119,17 @@ impl ApiAccess {
         let given = given.map(|token| blake3::hash(token.as_bytes()));
         let may_do_all = given.is_some_and(|given| self.token.has_hash(given));
         let may_read = may_do_all || given.is_some_and(|given| self.read_token.has_hash(given));
-        take_one(if may_read { &self.allowance } else { &self.strangers_allowance }, now)?;
+        if may_read && let Some(stranger) = request.extensions().get::<Stranger>() {
+            stranger.show_token();
+        }
+        take_one(
+            match (may_do_all, may_read) {
+                (true, _) => &self.allowances.token,
+                (_, true) => &self.allowances.read_token,
+                _ => &self.allowances.strangers,
+            },
+            now,
+        )?;
         if may_do_all || !plain::needs_token(request.uri().path()) {
             return Ok(());
         }
@@ -190,11 +214,12 @@ fn split_host(host: &str) -> Option<(&str, Option<u16>)> {
 /// Takes one request from an allowance.
 fn take_one(allowance: &Mutex<Allowance>, now: Instant) -> Result<(), Problem> {
     let mut allowance = lock(allowance);
-    let earned = now.saturating_duration_since(allowance.at).as_secs_f64() * RATE;
-    allowance.requests = (allowance.requests + earned).min(BURST);
+    let rate = allowance.rate;
+    let earned = now.saturating_duration_since(allowance.at).as_secs_f64() * rate;
+    allowance.requests = (allowance.requests + earned).min(rate * BURST);
     allowance.at = now;
     if allowance.requests < 1.0 {
-        let detail = format!("more than {RATE} requests a second: wait a moment");
+        let detail = format!("more than {rate} requests a second: wait a moment");
         return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
     }
     allowance.requests -= 1.0;
@@ -330,18 +355,19 @@ mod tests {
     }
 
     #[test]
-    fn too_many_requests_have_to_wait() {
+    fn each_kind_of_caller_has_requests_of_its_own() {
         let access = access();
-        let healthy = request("GET", "/healthz", &[("host", "localhost:7000")]);
+        let (token, read_token) = (access.token.text(), access.read_token.text());
         let start = Instant::now();
-        let passed =
-            |now: Instant| (0..1500).filter(|_| access.check(&healthy, now).is_ok()).count();
-        assert_eq!(passed(start), 1000);
-        let later = start + Duration::from_millis(100);
-        assert_eq!(passed(later), 50);
-        // A request with a token does not wait for those without one.
-        let token = format!("Bearer {}", access.read_token.text());
-        let headers = [("host", "localhost:7000"), ("authorization", token.as_str())];
-        assert!(access.check(&request("GET", "/api/v1/peers", &headers), later).is_ok());
+        let passed = |token: &str, now: Instant| {
+            let token = format!("Bearer {token}");
+            let headers = [("host", "localhost:7000"), ("authorization", token.as_str())];
+            let healthy = request("GET", "/healthz", &headers);
+            (0..1500).filter(|_| access.check(&healthy, now).is_ok()).count()
+        };
+        for (token, burst, later) in [("wrong", 40, 2), (read_token, 1000, 50), (token, 1000, 50)] {
+            assert_eq!(passed(token, start), burst);
+            assert_eq!(passed(token, start + Duration::from_millis(100)), later);
+        }
     }
 }

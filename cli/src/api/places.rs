@@ -60,6 +60,13 @@ impl Places {
     }
 }
 
+impl Place {
+    /// Returns the address of the client's machine, or `None` if it is this one.
+    pub(super) fn machine(&self) -> Option<IpAddr> {
+        self.machine
+    }
+}
+
 impl PlacesTaken {
     fn has_place_for(&self, machine: Option<IpAddr>) -> bool {
         let Some(machine) = machine else { return self.all < MAX_CONNECTIONS };

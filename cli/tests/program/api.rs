@@ -36,7 +36,7 @@ impl Api {
         Self { host, token: part("token"), read_token: part("read_token") }
     }
 
-    fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(&self.host).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream

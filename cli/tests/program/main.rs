@@ -30,3 +30,4 @@ mod sim;
 mod start;
 mod state;
 mod stop;
+mod strangers;
