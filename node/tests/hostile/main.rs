@@ -7,6 +7,7 @@ mod attacker;
 mod broadcast;
 mod dials;
 mod direct;
+mod eclipse;
 mod flood;
 mod link;
 mod overlay;
