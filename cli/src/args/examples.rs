@@ -87,7 +87,7 @@ actions, with their keys and the defaults in brackets:
 A step can expect bounds of these results: not_joined, components, links_over_view,
 one_component_within, delivered_percent, delivered_twice, delivered_within, altered, redundancy,
 last_node_over_best, worst_over_best, honest_components, honest_neighbours, discovery_errors,
-queries_over_links, slow_links, two_honest_neighbours_percent.
+queries_over_links, slow_links, two_honest_neighbours_percent, beacons_a_minute.
 
 Examples:
   peerkit sim simulations/join.toml              runs it once, with seed 1

@@ -134,10 +134,13 @@ impl Liar {
         }
         self.old_beacons.push_back(beacon);
         match self.below(8) {
-            // A peer ends the link with the node then, so it is done rarely.
+            // In the name of an earlier least node, so that a part of a split network which believes it misses the
+            // split. A peer ends the link with the node then, so it is done rarely.
             0 => {
-                let count = beacon.beacon.count.saturating_add(1);
-                vec![SignedBeacon { beacon: Beacon { count, ..beacon.beacon }, ..beacon }]
+                let at = self.below(self.old_beacons.len());
+                let old = self.old_beacons.get(at).copied().unwrap_or(beacon);
+                let count = unix.max(old.beacon.count).saturating_add(1);
+                vec![SignedBeacon { beacon: Beacon { count, ..old.beacon }, ..old }]
             }
             1 => Vec::new(),
             2 | 3 => self.old_beacons.iter().copied().collect(),

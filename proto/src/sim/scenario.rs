@@ -248,6 +248,8 @@ pub struct Expect {
     pub discovery_errors: Option<u64>,
     /// Maximum number of queries that arrived at one node beyond one for each of its links.
     pub queries_over_links: Option<u64>,
+    /// Maximum number of beacons that a node sent in a minute of the step, on average.
+    pub beacons_a_minute: Option<u64>,
     /// Maximum number of links that ended, since the start of the scenario, because the peer read too slowly.
     pub slow_links: Option<u64>,
 }

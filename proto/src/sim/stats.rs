@@ -43,6 +43,8 @@ pub struct Count {
 
 /// The kind of [`Frame::Broadcast`].
 const BROADCAST: &str = "broadcast";
+/// The kind of [`Frame::SignedBeacon`].
+const BEACON: &str = "beacon";
 /// The kind of application messages.
 pub(super) const MESSAGE: &str = "message";
 /// The kind of probes, and of their answers.
@@ -78,6 +80,12 @@ impl Stats {
         self.sent.get(BROADCAST).copied().unwrap_or_default()
     }
 
+    /// Returns the number and bytes of sent beacons.
+    #[must_use]
+    pub fn beacons(&self) -> Count {
+        self.sent.get(BEACON).copied().unwrap_or_default()
+    }
+
     pub(super) fn count(&mut self, kind: &'static str, bytes: usize) {
         let count = self.sent.entry(kind).or_default();
         count.frames += 1;
@@ -102,7 +110,7 @@ pub(super) fn kind(frame: &Frame) -> &'static str {
         Frame::Disconnect(_) => "disconnect",
         Frame::Shuffle(_) => "shuffle",
         Frame::ShuffleReply(_) => "shuffle_reply",
-        Frame::Beacon(_) | Frame::SignedBeacon(_) => "beacon",
+        Frame::Beacon(_) | Frame::SignedBeacon(_) => BEACON,
         Frame::Forward(_) => "forward",
         Frame::Forwarded(_) => "forwarded",
         _ => "other",

@@ -67,6 +67,9 @@ impl ScenarioRun<'_> {
         let bound = expect.two_honest_neighbours_percent;
         let bound = bound.map(|least| Bound::AtLeast(Figure::Percent(least * 1000)));
         self.check(state, "with two honest neighbours", percent, bound);
+        let beacons = Figure::Count(self.beacons_a_minute(state));
+        let bound = expect.beacons_a_minute.map(at_most);
+        self.check(state, "beacons a minute of a node", beacons, bound);
         self.measure_broadcasts(state, expect);
         self.measure_discovery(state, expect);
     }
@@ -204,6 +207,13 @@ impl ScenarioRun<'_> {
         let flooders: BTreeSet<_> = self.flooders.iter().map(|node| self.sim.id(*node)).collect();
         let wrong = running.symmetric_difference(&nodes).filter(|id| !flooders.contains(*id));
         (missed + made_up + wrong.count()) as u64
+    }
+
+    /// Returns the number of beacons that a node sent in a minute, on average.
+    fn beacons_a_minute(&self, state: &StepState) -> u64 {
+        let beacons = self.sim.stats().beacons().frames - state.beacons;
+        let millis = self.sim.now().since(state.begun).as_millis() * self.sim.len() as u128;
+        u64::try_from(u128::from(beacons) * 60_000 / millis.max(1)).unwrap_or(u64::MAX)
     }
 
     fn not_joined(&self) -> u64 {

@@ -133,6 +133,9 @@ pub(super) struct StepState {
     /// The counters of the simulation at the beginning of the step.
     pub(super) payloads: u64,
     pub(super) deliveries: u64,
+    pub(super) beacons: u64,
+    /// Time at which the step began.
+    pub(super) begun: Instant,
     /// The node that discovers the network, and its discovery.
     pub(super) discovery: Option<(usize, OperationId)>,
     /// For each node the number of queries that had arrived before the discovery.
@@ -170,6 +173,8 @@ impl<'a> ScenarioRun<'a> {
             first_sent: self.sent.len(),
             payloads: stats.payloads,
             deliveries: stats.deliveries,
+            beacons: stats.beacons().frames,
+            begun,
             discovery: None,
             queries: Vec::new(),
             links: Vec::new(),
