@@ -155,6 +155,14 @@ impl RunState {
             || self.pending.get(&batch.first).is_some_and(|(held, _)| held.last() >= batch.last())
     }
 
+    /// Forgets what is known of the peers if there are more than `max`. The next broadcast goes to all of them
+    /// again, and those that receive it from another node prune the link.
+    pub(super) fn forget_many_peers(&mut self, max: usize) {
+        if self.peers.len() > max {
+            self.peers = Vec::new();
+        }
+    }
+
     /// Forgets a peer whose link has ended.
     pub(super) fn forget(&mut self, peer: NodeId) {
         self.peers.retain(|known| known.id != peer);

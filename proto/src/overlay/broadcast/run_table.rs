@@ -28,6 +28,10 @@ const MAX_EPOCHS: usize = 4;
 /// Maximum number of runs that are known only from summaries of other nodes.
 const MAX_UNVERIFIED: usize = 4096;
 
+/// Maximum number of peers that a run remembers while it is idle: twice the links of an ordinary member. With a
+/// thousand links, a full table would take a gigabyte otherwise.
+const MAX_IDLE_PEERS: usize = 32;
+
 /// Share of a full table that is retired at once. The choice examines all runs, so it is made for many at a
 /// time.
 const RETIRED_SHARE: usize = 64;
@@ -135,6 +139,11 @@ impl Broadcasts {
         self.log.expire(cx.unix);
         self.retired.expire(cx.now, self.memory);
         self.forget_old_runs(cx.now);
+        let is_idle =
+            |run: &RunState| run.missing.is_none() && cx.now.since(run.active_at) >= SWEEP_EVERY;
+        for run in self.runs.values_mut().filter(|run| run.verified && is_idle(run)) {
+            run.forget_many_peers(MAX_IDLE_PEERS);
+        }
         let rest = self.runs.len() > usize::from(self.runs.contains_key(&self.own));
         let needed = rest || !self.log.is_empty() || !self.retired.is_empty();
         self.sweep_at = needed.then(|| cx.now + SWEEP_EVERY);

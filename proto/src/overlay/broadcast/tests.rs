@@ -521,3 +521,20 @@ fn a_kept_broadcast_does_not_keep_the_frames_that_were_read_with_it() {
 fn a_run_of_a_stranger_takes_little_memory() {
     assert!(size_of::<RunState>() <= 300, "{}", size_of::<RunState>());
 }
+
+#[test]
+fn an_idle_run_forgets_its_peers_if_there_are_many() {
+    for (links, is_known) in [(32, true), (33, false)] {
+        let mut node = TestBench::new(links);
+        node.receive(1, batch(1, &["a"]));
+        assert_eq!(node.part.runs[&run()].progress(link(2)), Some(1));
+        for _ in 0..3 {
+            node.wait();
+        }
+        assert_eq!(node.part.runs[&run()].progress(link(2)).is_some(), is_known, "{links}");
+        // The next broadcast reaches all of them.
+        node.out();
+        node.receive(1, batch(2, &["b"]));
+        assert_eq!(node.out().len(), usize::from(links));
+    }
+}
