@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tracing_subscriber::field::MakeExt as _;
-use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -36,7 +36,7 @@ const DEFAULT_LEVEL: &str = "warn";
 /// The switch of the log.
 #[derive(Clone)]
 pub(crate) struct LogSwitch {
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<Targets, Registry>,
     debug: Arc<AtomicBool>,
     /// The filter that `set log` has set; `None` for that of PEERKIT_LOG.
     level: Arc<Mutex<Option<String>>>,
@@ -92,7 +92,7 @@ impl LogSwitch {
     pub(crate) fn set_debug(&self, on: Option<bool>) -> anyhow::Result<bool> {
         let on = on.unwrap_or(!self.debug.load(Ordering::Relaxed));
         // `debug off` returns to the level before it, which may be more than warnings.
-        let filter = if on { EnvFilter::new(DEBUG) } else { self.filter_without_debug() };
+        let filter = if on { constant_filter(DEBUG) } else { self.filter_without_debug() };
         self.filter.reload(filter)?;
         self.debug.store(on, Ordering::Relaxed);
         Ok(on)
@@ -132,7 +132,7 @@ impl LogSwitch {
         }
     }
 
-    fn filter_without_debug(&self) -> EnvFilter {
+    fn filter_without_debug(&self) -> Targets {
         let level = lock(&self.level).as_deref().and_then(|level| parse_filter(level).ok());
         level.unwrap_or_else(|| configured_filter().0)
     }
@@ -143,17 +143,13 @@ pub(crate) fn is_level_from_environment() -> bool {
     wanted_filter().is_some() && configured_filter().1.is_none()
 }
 
-/// Leaves out the messages of the folder watcher. If the log were a file in a watched folder, each
-/// line would cause another one.
-fn without_notify(filter: EnvFilter) -> EnvFilter {
-    match "notify=error".parse() {
-        Ok(quiet) => filter.add_directive(quiet),
-        Err(_) => filter,
-    }
+/// Returns one of the filters of this file.
+fn constant_filter(filter: &str) -> Targets {
+    filter.parse().expect("the constants are filters")
 }
 
 /// Returns the filter of PEERKIT_LOG. If it is invalid, returns the default filter and the error.
-fn configured_filter() -> (EnvFilter, Option<String>) {
+fn configured_filter() -> (Targets, Option<String>) {
     let wanted = wanted_filter().unwrap_or_else(|| DEFAULT_FILTER.into());
     let parsed = match wanted.to_str() {
         Some(wanted) => parse_filter(wanted),
@@ -162,7 +158,7 @@ fn configured_filter() -> (EnvFilter, Option<String>) {
     // An invalid filter is replaced as a whole, so that no part of it hides warnings.
     match parsed {
         Ok(filter) => (filter, None),
-        Err(fault) => (EnvFilter::new(DEFAULT_FILTER), Some(fault)),
+        Err(fault) => (constant_filter(DEFAULT_FILTER), Some(fault)),
     }
 }
 
@@ -175,11 +171,17 @@ fn wanted_filter() -> Option<OsString> {
 ///
 /// # Errors
 /// If it is not of this form.
-fn parse_filter(wanted: &str) -> Result<EnvFilter, String> {
-    let builder = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into());
-    let filter = builder.parse(with_kinds(wanted)?).map_err(|error| error.to_string())?;
-    // A user who names the folder watcher has asked for its messages.
-    Ok(if wanted.contains("notify") { filter } else { without_notify(filter) })
+fn parse_filter(wanted: &str) -> Result<Targets, String> {
+    let directives = with_kinds(wanted)?;
+    let filter = if directives.is_empty() {
+        Targets::new().with_default(LevelFilter::WARN)
+    } else {
+        directives.parse::<Targets>().map_err(|error| error.to_string())?
+    };
+    // If the log were a file in a watched folder, each message of the folder watcher would cause another one. A user
+    // who names the folder watcher has asked for its messages.
+    let is_asked_for = wanted.contains("notify");
+    Ok(if is_asked_for { filter } else { filter.with_target("notify", LevelFilter::ERROR) })
 }
 
 /// Writes kinds in full: `link=debug` becomes `peerkit::link=debug`.
@@ -194,8 +196,8 @@ fn with_kinds(wanted: &str) -> Result<String, String> {
         let is_level = LEVELS.contains(&one.to_ascii_lowercase().as_str())
             || one.parse::<u8>().is_ok_and(|level| level < 6);
         let is_crate = matches!(one, "peerkit" | "peerkit_proto");
-        // A word with a level, a span or a path is used unchanged.
-        let is_explicit = level.is_some() || one.contains([':', '[']);
+        // A word with a level or a path is used unchanged. Spans in brackets do not exist in this program.
+        let is_explicit = (level.is_some() || one.contains(':')) && !one.contains('[');
         if KINDS.contains(&target) {
             all.push(format!("peerkit::{one}"));
         } else if is_level || is_crate || is_explicit {
@@ -251,13 +253,32 @@ mod tests {
     }
 
     #[test]
+    fn a_filter_has_the_levels_that_it_names() {
+        let enabled = |wanted: &str, target: &str| {
+            let filter = parse_filter(wanted).unwrap();
+            let levels = [tracing::Level::WARN, tracing::Level::DEBUG, tracing::Level::TRACE];
+            levels.map(|level| filter.would_enable(target, &level))
+        };
+        assert_eq!(enabled("warn,link=debug", "peerkit::link"), [true, true, false]);
+        assert_eq!(enabled("warn,link=debug", "peerkit::node"), [true, false, false]);
+        assert_eq!(enabled("link=debug", "peerkit::node"), [false, false, false]);
+        assert_eq!(enabled("query", "peerkit::query"), [true, true, true]);
+        assert_eq!(enabled("off", "peerkit::link"), [false, false, false]);
+        assert_eq!(enabled(",", "peerkit::link"), [true, false, false]);
+        assert_eq!(enabled("trace", "notify::inotify"), [false, false, false]);
+        assert_eq!(enabled("trace,notify=debug", "notify"), [true, true, false]);
+        assert!(parse_filter("link=loud").is_err() && parse_filter("[span]=debug").is_err());
+    }
+
+    #[test]
     fn warnings_of_the_folder_watcher_are_not_logged() {
         for filter in [DEFAULT_FILTER, DEBUG] {
             let log = tempfile::NamedTempFile::new().unwrap();
             let file = log.reopen().unwrap();
+            let lines = fmt::layer().with_writer(Mutex::new(file));
             let subscriber =
-                fmt().with_env_filter(EnvFilter::new(filter)).with_writer(Mutex::new(file));
-            tracing::subscriber::with_default(subscriber.finish(), || {
+                tracing_subscriber::registry().with(constant_filter(filter)).with(lines);
+            tracing::subscriber::with_default(subscriber, || {
                 tracing::warn!(target: "notify::inotify", "a folder is gone");
                 tracing::warn!(target: "another::crate", "its disk is full");
             });
