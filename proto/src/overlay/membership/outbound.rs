@@ -9,9 +9,10 @@
 //! In a network whose nodes have no groups, or one group, each neighbour that this node has chosen counts as an
 //! outbound neighbour, as there is nothing to tell an attacker by.
 //!
-//! A full node does not drop a settled neighbour for a newcomer. It takes the newcomer as its *guest*, one neighbour
-//! more than it looks for itself. The next newcomers displace the guest. So an attacker that comes to a network that
-//! is already there competes with itself, and ends no link between honest nodes.
+//! In a network of several groups, a full node does not drop a settled neighbour for a newcomer. It takes up to three
+//! newcomers as its *guests*, more neighbours than it looks for itself. The next newcomers displace the guests. So an
+//! attacker that comes to a network that is already there competes with itself, and ends no link between honest
+//! nodes. In a network without groups, a random neighbour gives way, which keeps the links mixed.
 //!
 //! The two outbound neighbours that have been neighbours for longest are the node's *anchors*, as in Bitcoin
 //! Core. The node dials them first after a restart, so that an attacker gains nothing by making it restart.
@@ -46,6 +47,10 @@ const MAX_WAIT: Duration = Duration::from_secs(160);
 
 /// Number of attempts that only look for a free place, before this node asks a full node to make room.
 const POLITE_ATTEMPTS: u32 = 2;
+
+/// Number of guests. Three: nodes that nobody can dial may have no other places, and with one they would end each
+/// other's links all the time.
+const GUESTS: usize = 3;
 
 /// Time from which a neighbour is settled: newcomers displace younger ones first. Ten seconds: when many nodes
 /// join at one moment, their places are still mixed.
@@ -212,14 +217,15 @@ impl Membership {
         }
     }
 
-    /// Returns whether a full node takes the node `newcomer` as its guest: one neighbour more than it looks for
-    /// itself. While nodes join, there are neighbours that are not settled, and one of those gives way instead.
+    /// Returns whether a full node takes the node `newcomer` as a guest, in addition to the neighbours that it looks
+    /// for itself. While nodes join, there are neighbours that are not settled, and one of those gives way instead.
     pub(super) fn has_room_for_guest(&self, now: Instant, newcomer: NodeId) -> bool {
         let group = self.group_of_link(newcomer);
         // A second node of a group does not become the guest, but displaces the first.
         let is_alone =
             |neighbour: &Neighbour| neighbour.group.is_none() || neighbour.group != group;
-        self.active.len() <= self.max_active + self.extras()
+        self.book.knows_several_groups()
+            && self.active.len() < self.max_active + self.extras() + GUESTS
             && self.are_settled(now)
             && self.active.values().all(is_alone)
     }
@@ -248,7 +254,8 @@ impl Membership {
     ///    always one place for newcomers.
     /// 2. The newest neighbour of the newcomer's own group gives way.
     /// 3. Otherwise the neighbour that was useful last stays, and most of those that have been neighbours for
-    ///    long. Of the others a random one gives way that is not settled. If there is none, the newest does.
+    ///    long. Of the others a random one gives way that is not settled. If there is none, the newest does, or, in
+    ///    a network without groups, a random one.
     pub(super) fn choose_victim(
         &self,
         cx: &mut OverlayContext<'_>,
@@ -288,7 +295,13 @@ impl Membership {
         let is_young = |neighbour: &Neighbour| cx.now.since(neighbour.since) < SETTLED;
         let young = others.iter().filter(|(_, neighbour)| is_young(neighbour));
         let young = young.map(|(id, _)| **id).collect();
-        cx.pick(young).or_else(|| newest(&others))
+        cx.pick(young).or_else(|| {
+            if self.book.knows_several_groups() {
+                newest(&others)
+            } else {
+                cx.pick(others.iter().map(|(id, _)| **id).collect())
+            }
+        })
     }
 
     /// Returns the group of the IP address at the other end of a link.

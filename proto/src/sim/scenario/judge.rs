@@ -245,8 +245,8 @@ impl ScenarioRun<'_> {
         let Some(overlay) = self.sim.overlay(node) else { return 0 };
         let running = self.sim.nodes[node].running.as_ref();
         let links = running.map_or(0, |running| running.handles.len());
-        // Three more: the guest, and two outbound neighbours in addition to the others.
-        let view = Config::default().active_view + 3 + overlay.views().pinned.len();
+        // Five more: three guests, and two outbound neighbours in addition to the others.
+        let view = Config::default().active_view + 5 + overlay.views().pinned.len();
         links.saturating_sub(view) as u64
     }
 

@@ -188,12 +188,37 @@ fn a_group_displaces_its_own_neighbours_first() {
 }
 
 #[test]
-fn newcomers_displace_only_the_guest_of_a_node_that_has_settled() {
+fn newcomers_displace_only_the_guests_of_a_node_that_has_settled() {
     let mut node = TestBench::member(5);
+    reach(&mut node, 1, ip(1));
+    reach(&mut node, 2, ip(2));
     node.now = node.now + Duration::from_secs(30);
     attack(&mut node);
     assert_eq!(stay(&node, &[1, 2, 3, 4, 5]), [true; 5]);
-    assert_eq!(node.active().len(), 6, "and a guest");
+    assert_eq!(node.active().len(), 6, "and a guest, who has given way to the next until now");
+    for n in 80..90 {
+        node.now = node.now + Duration::from_secs(20);
+        node.link(n, Direction::Inbound);
+        node.request(n, Need::High);
+    }
+    assert_eq!(stay(&node, &[1, 2, 3, 4, 5]), [true; 5]);
+    assert_eq!(node.active().len(), 8, "and three guests");
+}
+
+#[test]
+fn in_a_network_without_groups_a_random_neighbour_gives_way() {
+    let mut node = TestBench::new();
+    for n in 1..=5 {
+        node.link(n, Direction::Inbound);
+        node.request(n, Need::High);
+    }
+    for n in 60..80 {
+        node.now = node.now + Duration::from_secs(20);
+        node.link(n, Direction::Inbound);
+        node.request(n, Need::High);
+    }
+    assert_eq!(node.active().len(), 5);
+    assert!(stay(&node, &[1, 2, 3, 4, 5]).iter().filter(|stays| **stays).count() < 4);
 }
 
 #[test]
