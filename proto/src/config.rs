@@ -109,6 +109,10 @@ pub struct Config {
     /// Number of neighbours to which a member makes and keeps links by itself. 5: as in HyParView
     /// for 10,000 nodes (Leitão et al. 2007, section 5.1).
     pub active_view: usize,
+    /// Whether a member that knows nodes of several address groups keeps neighbours of different groups, and
+    /// takes newcomers as guests in addition to its neighbours. So an attacker with addresses in few groups can't
+    /// surround it. But links change for some minutes after a join, and broadcasts take longer ways meanwhile.
+    pub outbound_groups: bool,
     /// Maximum number of nodes that a member remembers beside its neighbours. 30: as in HyParView.
     pub passive_view: usize,
     /// Interval at which a member exchanges records of known nodes with another member. 30 s:
@@ -259,6 +263,7 @@ impl Default for Config {
             forward_rate: 128 << 10,
             on_demand_idle: Duration::from_secs(60),
             active_view: 5,
+            outbound_groups: true,
             passive_view: 30,
             shuffle_every: Duration::from_secs(30),
             probe_every: Duration::from_secs(15),

@@ -131,6 +131,8 @@ pub(super) struct Membership {
     network: String,
     verifier: Verifier,
     max_active: usize,
+    /// See [`Config::outbound_groups`].
+    outbound_groups: bool,
     max_passive: usize,
     max_skew: u64,
     shuffle_every: Duration,
@@ -217,6 +219,7 @@ impl Membership {
             network: setup.network.clone(),
             verifier: Verifier::default(),
             max_active: config.active_view.max(1),
+            outbound_groups: config.outbound_groups,
             max_passive: config.passive_view,
             max_skew: u64::try_from(config.clock_skew.as_millis()).unwrap_or(u64::MAX),
             shuffle_every: config.shuffle_every,

@@ -113,7 +113,7 @@ impl Membership {
     /// Returns the outbound neighbours: those that no request displaces. The ones that have been neighbours for
     /// longest come first.
     pub(super) fn outbound(&self) -> Vec<NodeId> {
-        let has_groups = self.book.knows_several_groups();
+        let has_groups = self.has_groups();
         let is_own = |neighbour: &Neighbour| match neighbour.origin {
             Some(Origin::Chosen) => true,
             Some(Origin::Known) => neighbour.dialled && !has_groups,
@@ -133,6 +133,12 @@ impl Membership {
         own.into_iter().map(|(id, _)| *id).collect()
     }
 
+    /// Returns whether this node tells attackers by their groups: it knows nodes of several, and the application
+    /// has not switched that off.
+    fn has_groups(&self) -> bool {
+        self.outbound_groups && self.book.knows_several_groups()
+    }
+
     /// Returns the number of outbound neighbours that this node wants.
     fn max_outbound(&self) -> usize {
         // At least one place is left for newcomers.
@@ -143,7 +149,7 @@ impl Membership {
     /// outbound neighbours, or if it knows no node of another group. If the drawn node is a neighbour already, it
     /// becomes an outbound one, whichever of the two nodes has dialled.
     pub(super) fn draw_outbound(&mut self, cx: &mut OverlayContext<'_>) -> Option<NodeId> {
-        if !self.book.knows_several_groups() {
+        if !self.has_groups() {
             return None;
         }
         let outbound = self.outbound();
@@ -224,7 +230,7 @@ impl Membership {
         // A second node of a group does not become the guest, but displaces the first.
         let is_alone =
             |neighbour: &Neighbour| neighbour.group.is_none() || neighbour.group != group;
-        self.book.knows_several_groups()
+        self.has_groups()
             && self.active.len() < self.max_active + self.extras() + GUESTS
             && self.are_settled(now)
             && self.active.values().all(is_alone)
@@ -233,7 +239,7 @@ impl Membership {
     /// Returns whether a full node takes an outbound neighbour in addition to the others. If it took it as its
     /// guest, the next newcomer would displace a settled neighbour.
     pub(super) fn has_room_for_extra(&self) -> bool {
-        self.extras() < OUTBOUND
+        self.has_groups() && self.extras() < OUTBOUND
     }
 
     fn extras(&self) -> usize {
@@ -249,13 +255,14 @@ impl Membership {
 
     /// Chooses the neighbour that gives way to the node `newcomer`.
     ///
-    /// As in Bitcoin Core, an attacker competes with itself first:
+    /// In a network without groups, outbound neighbours stay, and most of those that have been neighbours for long.
+    /// Of the others a random one gives way, which keeps the links mixed. Otherwise an attacker competes with itself
+    /// first, as in Bitcoin Core:
     /// 1. Outbound neighbours stay. Only if there are no others, the newest of them gives way, so that there is
     ///    always one place for newcomers.
     /// 2. The newest neighbour of the newcomer's own group gives way.
     /// 3. Otherwise the neighbour that was useful last stays, and most of those that have been neighbours for
-    ///    long. Of the others a random one gives way that is not settled. If there is none, the newest does, or, in
-    ///    a network without groups, a random one.
+    ///    long. Of the others a random one gives way that is not settled. If there is none, the newest does.
     pub(super) fn choose_victim(
         &self,
         cx: &mut OverlayContext<'_>,
@@ -270,6 +277,11 @@ impl Membership {
         };
         if others.is_empty() {
             return newest(&outbound);
+        }
+        others.sort_by_key(|(_, neighbour)| neighbour.since);
+        if !self.has_groups() {
+            let stay = long_standing_that_stay(cx.now, &others);
+            return cx.pick(others.iter().skip(stay).map(|(id, _)| **id).collect());
         }
         if let Some(group) = self.group_of_link(newcomer) {
             let of_group = others.iter().filter(|(_, neighbour)| neighbour.group == Some(group));
@@ -287,25 +299,24 @@ impl Membership {
         let useful = useful.count().min(others.len().saturating_sub(1));
         others.drain(..useful);
         others.sort_by_key(|(_, neighbour)| neighbour.since);
-        let is_long_standing =
-            |neighbour: &Neighbour| cx.now.since(neighbour.since) >= LONG_STANDING;
-        let long_standing = others.iter().filter(|(_, neighbour)| is_long_standing(neighbour));
-        let stay = long_standing.count().min(others.len().div_ceil(2));
-        others.drain(..stay.min(others.len().saturating_sub(1)));
+        others.drain(..long_standing_that_stay(cx.now, &others));
         let is_young = |neighbour: &Neighbour| cx.now.since(neighbour.since) < SETTLED;
         let young = others.iter().filter(|(_, neighbour)| is_young(neighbour));
         let young = young.map(|(id, _)| **id).collect();
-        cx.pick(young).or_else(|| {
-            if self.book.knows_several_groups() {
-                newest(&others)
-            } else {
-                cx.pick(others.iter().map(|(id, _)| **id).collect())
-            }
-        })
+        cx.pick(young).or_else(|| newest(&others))
     }
 
     /// Returns the group of the IP address at the other end of a link.
     pub(super) fn group_of_link(&self, id: NodeId) -> Option<AddressGroup> {
         self.link_ips.get(&id).and_then(|ip| self.address_groups.group(*ip))
     }
+}
+
+/// Returns the number of neighbours that stay because they have been neighbours for long. The `others` are in the
+/// order in which they became neighbours. At least one of them can give way.
+fn long_standing_that_stay(now: Instant, others: &[(&NodeId, &Neighbour)]) -> usize {
+    let is_long_standing = |neighbour: &Neighbour| now.since(neighbour.since) >= LONG_STANDING;
+    let long_standing = others.iter().filter(|(_, neighbour)| is_long_standing(neighbour));
+    let stay = long_standing.count().min(others.len().div_ceil(2));
+    stay.min(others.len().saturating_sub(1))
 }
