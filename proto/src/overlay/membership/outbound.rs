@@ -9,10 +9,11 @@
 //! In a network whose nodes have no groups, or one group, each neighbour that this node has chosen counts as an
 //! outbound neighbour, as there is nothing to tell an attacker by.
 //!
-//! In a network of several groups, a full node does not drop a settled neighbour for a newcomer. It takes up to three
+//! A full node does not drop a settled neighbour for a newcomer. It takes up to three
 //! newcomers as its *guests*, more neighbours than it looks for itself. The next newcomers displace the guests. So an
 //! attacker that comes to a network that is already there competes with itself, and ends no link between honest
-//! nodes. In a network without groups, a random neighbour gives way, which keeps the links mixed.
+//! nodes. If
+//! [`Config::outbound_groups`](crate::config::Config::outbound_groups) is off, a random neighbour gives way.
 //!
 //! The two outbound neighbours that have been neighbours for longest are the node's *anchors*, as in Bitcoin
 //! Core. The node dials them first after a restart, so that an attacker gains nothing by making it restart.
@@ -230,7 +231,7 @@ impl Membership {
         // A second node of a group does not become the guest, but displaces the first.
         let is_alone =
             |neighbour: &Neighbour| neighbour.group.is_none() || neighbour.group != group;
-        self.has_groups()
+        self.outbound_groups
             && self.active.len() < self.max_active + self.extras() + GUESTS
             && self.are_settled(now)
             && self.active.values().all(is_alone)
@@ -239,7 +240,7 @@ impl Membership {
     /// Returns whether a full node takes an outbound neighbour in addition to the others. If it took it as its
     /// guest, the next newcomer would displace a settled neighbour.
     pub(super) fn has_room_for_extra(&self) -> bool {
-        self.has_groups() && self.extras() < OUTBOUND
+        self.outbound_groups && self.extras() < OUTBOUND
     }
 
     fn extras(&self) -> usize {
@@ -255,7 +256,7 @@ impl Membership {
 
     /// Chooses the neighbour that gives way to the node `newcomer`.
     ///
-    /// In a network without groups, outbound neighbours stay, and most of those that have been neighbours for long.
+    /// If `outbound_groups` is off, outbound neighbours stay, and most of those that have been neighbours for long.
     /// Of the others a random one gives way, which keeps the links mixed. Otherwise an attacker competes with itself
     /// first, as in Bitcoin Core:
     /// 1. Outbound neighbours stay. Only if there are no others, the newest of them gives way, so that there is
@@ -279,7 +280,7 @@ impl Membership {
             return newest(&outbound);
         }
         others.sort_by_key(|(_, neighbour)| neighbour.since);
-        if !self.has_groups() {
+        if !self.outbound_groups {
             let stay = long_standing_that_stay(cx.now, &others);
             return cx.pick(others.iter().skip(stay).map(|(id, _)| **id).collect());
         }

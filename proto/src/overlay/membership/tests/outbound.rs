@@ -190,8 +190,6 @@ fn a_group_displaces_its_own_neighbours_first() {
 #[test]
 fn newcomers_displace_only_the_guests_of_a_node_that_has_settled() {
     let mut node = TestBench::member(5);
-    reach(&mut node, 1, ip(1));
-    reach(&mut node, 2, ip(2));
     node.now = node.now + Duration::from_secs(30);
     attack(&mut node);
     assert_eq!(stay(&node, &[1, 2, 3, 4, 5]), [true; 5]);
@@ -206,8 +204,9 @@ fn newcomers_displace_only_the_guests_of_a_node_that_has_settled() {
 }
 
 #[test]
-fn in_a_network_without_groups_a_random_neighbour_gives_way() {
+fn a_random_neighbour_gives_way_if_outbound_groups_are_off() {
     let mut node = TestBench::new();
+    node.part.outbound_groups = false;
     for n in 1..=5 {
         node.link(n, Direction::Inbound);
         node.request(n, Need::High);
