@@ -42,7 +42,7 @@ pub(crate) struct RemoteArgs {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     state: Option<PathBuf>,
 
-    /// The API of the node, for example https://node.example.org:8443, or http://127.0.0.1:8080 on this machine.
+    /// The URL of the node's API: with https, or with http on this machine.
     /// Its token is in PEERKIT_TOKEN
     #[arg(long, value_name = "URL", conflicts_with = "state")]
     node: Option<String>,
