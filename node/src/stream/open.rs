@@ -123,6 +123,10 @@ impl Inner {
         protocol: &str,
     ) -> Result<Stream, Error> {
         Error::check_name(NameKind::Protocol, protocol, MAX_PROTOCOL)?;
+        // Checked before the dial, as a failed dial leads to a request for a call-back.
+        if self.bans.contains(peer) {
+            return Err(Error::StreamRefused { peer, why: BANNED_HERE.to_owned() });
+        }
         let conn = self.links.get(peer).ok();
         let known = conn.as_ref().and_then(|conn| conn.dialable.clone());
         let addresses: Vec<_> = known.into_iter().chain(addresses.iter().cloned()).collect();
