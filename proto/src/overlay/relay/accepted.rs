@@ -19,13 +19,15 @@ const MAX_ACCEPTED: usize = 131_072;
 const SWEEP_EVERY: u64 = 60_000;
 
 /// The accepted messages, each with the time that its sender has given it, in milliseconds since 1970.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct AcceptedMessages {
     ids: BTreeSet<MessageHash>,
     by_link: BTreeMap<NodeId, BTreeSet<(u64, MessageHash)>>,
     /// The greatest time of a message that was forgotten before it had expired. Messages up to this time are
     /// refused.
     floor: u64,
+    /// A time that no remembered message is older than. As long as it has not expired, a sweep would find nothing.
+    oldest: u64,
     sweep_at: u64,
 }
 
@@ -43,6 +45,18 @@ fn hash((sender, query, number): &(NodeId, QueryId, u64)) -> MessageHash {
     half
 }
 
+impl Default for AcceptedMessages {
+    fn default() -> Self {
+        Self {
+            ids: BTreeSet::new(),
+            by_link: BTreeMap::new(),
+            floor: 0,
+            oldest: u64::MAX,
+            sweep_at: 0,
+        }
+    }
+}
+
 impl AcceptedMessages {
     /// Adds a message that came over the link `from`. `unix` is this node's clock, `time` the sender's, and `skew`
     /// the greatest difference between the two. Returns false if the message was accepted before, or may have been.
@@ -54,7 +68,9 @@ impl AcceptedMessages {
         time: u64,
         skew: u64,
     ) -> bool {
-        if unix >= self.sweep_at || self.ids.len() >= MAX_ACCEPTED {
+        // A sweep visits all links, so a full table is not swept for each message.
+        let has_expired = is_expired(self.oldest, unix, skew);
+        if unix >= self.sweep_at || (self.ids.len() >= MAX_ACCEPTED && has_expired) {
             self.sweep_at = unix.saturating_add(SWEEP_EVERY);
             self.forget_expired(unix, skew);
         }
@@ -63,6 +79,7 @@ impl AcceptedMessages {
             return false;
         }
         self.by_link.entry(from).or_default().insert((time, hash));
+        self.oldest = self.oldest.min(time);
         while self.ids.len() > MAX_ACCEPTED {
             self.forget_one(unix);
         }
@@ -86,11 +103,12 @@ impl AcceptedMessages {
 
     /// Forgets the messages that would be refused for their age.
     fn forget_expired(&mut self, unix: u64, skew: u64) {
-        let Self { ids, by_link, .. } = self;
+        let Self { ids, by_link, oldest, .. } = self;
+        *oldest = u64::MAX;
         by_link.retain(|_, messages| {
-            // At the time `time + skew` itself, a replay would still pass the check of its age.
             while let Some((time, hash)) = messages.first().copied() {
-                if time.saturating_add(skew) >= unix {
+                if !is_expired(time, unix, skew) {
+                    *oldest = time.min(*oldest);
                     break;
                 }
                 messages.pop_first();
@@ -99,6 +117,12 @@ impl AcceptedMessages {
             !messages.is_empty()
         });
     }
+}
+
+/// Returns whether a message of this time would be refused for its age.
+fn is_expired(time: u64, unix: u64, skew: u64) -> bool {
+    // At the time `time + skew` itself, a replay would still pass the check of its age.
+    time.saturating_add(skew) < unix
 }
 
 #[cfg(test)]
@@ -158,6 +182,29 @@ mod tests {
             !accepted.add(now, link(3), &id(8, 0), NOW, u64::MAX),
             "a replay of another link's"
         );
+    }
+
+    #[test]
+    fn a_full_table_is_swept_only_when_a_message_has_expired() {
+        let mut accepted = AcceptedMessages::default();
+        assert!(accepted.add(NOW, link(2), &id(8, 0), NOW, SKEW));
+        for number in 1..MAX_ACCEPTED as u64 {
+            let time = NOW + 1 + number % 1000;
+            assert!(accepted.add(NOW, link(1), &id(9, number), time, SKEW));
+        }
+        let full = MAX_ACCEPTED as u64;
+        let is_swept_by =
+            |accepted: &AcceptedMessages, unix: u64| accepted.sweep_at == unix + SWEEP_EVERY;
+        assert!(is_swept_by(&accepted, NOW));
+        assert!(accepted.add(NOW + 2000, link(1), &id(9, full), NOW + 2000, SKEW));
+        assert!(is_swept_by(&accepted, NOW), "not again");
+        // The sweep that is due every minute takes place a moment before the message of link 2 expires.
+        let (before, after) = (NOW + SKEW, NOW + SKEW + 1);
+        assert!(accepted.add(before, link(1), &id(9, full + 1), before, SKEW));
+        let floor = accepted.floor;
+        assert!(accepted.add(after, link(1), &id(9, full + 2), after, SKEW));
+        assert!(is_swept_by(&accepted, after) && !accepted.by_link.contains_key(&link(2)));
+        assert_eq!((accepted.ids.len(), accepted.floor), (MAX_ACCEPTED, floor), "it made room");
     }
 
     #[test]
