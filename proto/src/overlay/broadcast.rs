@@ -344,19 +344,18 @@ impl Broadcasts {
             self.counters.duplicates += batch.items.len() as u64;
             return;
         }
+        let is_known = self.runs.get(&name).is_some_and(|run| run.verified);
         // Charged before the signature is checked and anything is passed on.
         if !cx.allows(from, Work::Broadcast, batch.body().len()) || !cx.allows(from, Work::Check, 1)
         {
             // A stranger that floods this node with new runs is not asked for them, which would cost as much. If
             // they are of honest authors, neighbours bring them too.
-            let is_known = self.runs.get(&name).is_some_and(|run| run.verified);
             if is_known || !cx.budgets.is_flooding(cx.now, from, Work::Broadcast) {
                 self.postpone(cx, from, &batch);
             }
             return;
         }
         let ids = batch.ids(&self.network);
-        let is_known = self.runs.get(&name).is_some_and(|run| run.verified);
         let key = self.runs.get_mut(&name).and_then(|run| run.key.take());
         let mut key = key.map(|key| *key);
         if !self.is_valid(&batch, &ids, &mut key) {

@@ -86,10 +86,9 @@ impl RunState {
 
     /// Notes that a peer receives the run from this node.
     pub(super) fn graft(&mut self, peer: NodeId) {
-        self.peers
-            .iter_mut()
-            .filter(|known| known.id == peer)
-            .for_each(|known| known.is_lazy = false);
+        if let Ok(at) = self.position(peer) {
+            self.peers[at].is_lazy = false;
+        }
     }
 
     /// Returns the number up to which a peer has all broadcasts, if known.
@@ -110,14 +109,17 @@ impl RunState {
 
     /// Notes that a peer lacks the broadcasts after a number. Changes nothing if its progress is not known.
     pub(super) fn limit_progress(&mut self, peer: NodeId, upto: u64) {
-        if let Some(known) = &mut self.peer_mut(peer).upto {
-            *known = (*known).min(upto);
+        if let Ok(at) = self.position(peer) {
+            let known = &mut self.peers[at].upto;
+            *known = known.map(|known| known.min(upto));
         }
     }
 
     /// Forgets the progress of a peer.
     pub(super) fn forget_progress(&mut self, peer: NodeId) {
-        self.peers.iter_mut().filter(|known| known.id == peer).for_each(|known| known.upto = None);
+        if let Ok(at) = self.position(peer) {
+            self.peers[at].upto = None;
+        }
     }
 
     /// Forgets the progress of all peers that claim to have more than this node.
@@ -165,22 +167,26 @@ impl RunState {
 
     /// Forgets a peer whose link has ended.
     pub(super) fn forget(&mut self, peer: NodeId) {
-        self.peers.retain(|known| known.id != peer);
+        if let Ok(at) = self.position(peer) {
+            self.peers.remove(at);
+        }
+    }
+
+    /// Returns the position of a peer in the list; the position at which it belongs as an error.
+    fn position(&self, id: NodeId) -> Result<usize, usize> {
+        self.peers.binary_search_by_key(&id, |peer| peer.id)
     }
 
     fn peer(&self, id: NodeId) -> Option<&RunPeer> {
-        self.peers.iter().find(|peer| peer.id == id)
+        self.peers.get(self.position(id).ok()?)
     }
 
     /// Returns the entry of a peer, which is added if there is none.
     fn peer_mut(&mut self, id: NodeId) -> &mut RunPeer {
-        let at = match self.peers.binary_search_by_key(&id, |peer| peer.id) {
-            Ok(at) => at,
-            Err(at) => {
-                self.peers.insert(at, RunPeer { id, is_lazy: false, upto: None });
-                at
-            }
-        };
+        let at = self.position(id).unwrap_or_else(|at| {
+            self.peers.insert(at, RunPeer { id, is_lazy: false, upto: None });
+            at
+        });
         &mut self.peers[at]
     }
 }
