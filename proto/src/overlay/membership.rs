@@ -46,7 +46,7 @@ mod book;
 mod budget;
 mod exchange;
 mod neighbours;
-mod outbound;
+pub(crate) mod outbound;
 mod partition;
 mod passive;
 mod seek;

@@ -32,7 +32,7 @@ use super::{Membership, ProbePurpose};
 
 /// Number of outbound neighbours of different groups that a member keeps, if it knows several groups. Two of
 /// five: two places are left for long-standing and useful neighbours, and one for newcomers.
-const OUTBOUND: usize = 2;
+pub(crate) const OUTBOUND: usize = 2;
 
 /// Number of anchors: as many as Bitcoin Core has.
 const ANCHORS: usize = 2;
@@ -51,7 +51,7 @@ const POLITE_ATTEMPTS: u32 = 2;
 
 /// Number of guests. Three: nodes that nobody can dial may have no other places, and with one they would end each
 /// other's links all the time.
-const GUESTS: usize = 3;
+pub(crate) const GUESTS: usize = 3;
 
 /// Time from which a neighbour is settled: newcomers displace younger ones first. Ten seconds: when many nodes
 /// join at one moment, their places are still mixed.
