@@ -325,8 +325,8 @@ impl Budgets {
         let budgets = self.link(link);
         budgets.standing = standing;
         if standing != Standing::Stranger && budgets.as_relay.is_none() {
-            let name = budgets.source;
-            let left = self.sources.get(&name).map(|source| source.ended_relays);
+            let source = budgets.source;
+            let left = self.sources.get(&source).map(|source| source.ended_relays);
             self.link(link).as_relay = Some(Box::new(left.unwrap_or_default()));
         }
     }
@@ -346,6 +346,10 @@ impl Budgets {
 
     /// Charges a link for work whose amount was not known before it was done. The budget may go into debt.
     pub(crate) fn charge(&mut self, now: Instant, link: NodeId, work: Work, amount: usize) {
+        // The link may have ended during the work. To charge it would note it again, and nothing would forget it.
+        if !self.links.contains_key(&link) {
+            return;
+        }
         self.charged(now, link, work, |rate, bucket, is_last| {
             let (cost, fill_time) = rate.times_to_earn(amount as u64);
             // The first bucket that has anything left pays. With what remains in a bucket that did not pay, a link
@@ -383,14 +387,14 @@ impl Budgets {
         else {
             return false;
         };
-        let (standing, name) = (budgets.standing, budgets.source);
+        let (standing, source) = (budgets.standing, budgets.source);
         let as_relay = budgets.as_relay.as_mut().and_then(|buckets| buckets.get_mut(kind));
         match (standing, as_relay) {
             (Standing::Relay, Some(own)) => return take(limits.relay, own, true),
             (Standing::Neighbour, Some(own)) => return take(limits.neighbour, own, true),
             _ => {}
         }
-        let source = self.sources.entry(name).or_default();
+        let source = self.sources.entry(source).or_default();
         let (Some(of_source), Some(pool)) =
             (source.strangers.get_mut(kind), self.pool.get_mut(kind))
         else {
@@ -413,6 +417,10 @@ impl Budgets {
 
     /// Sets whether this node is a member of the network, which has less work for strangers.
     pub(super) fn set_member(&mut self, is_member: bool) {
+        // Called for each frame, and seldom a change.
+        if self.is_member == is_member {
+            return;
+        }
         self.is_member = is_member;
         if let Some(checks) = self.limits.get_mut(Work::Check as usize) {
             *checks = if is_member { CHECKS_OF_MEMBER } else { CHECKS };
@@ -423,10 +431,11 @@ impl Budgets {
     /// one: such work was refused a short time ago. Only a member of the network makes this distinction. In a
     /// network that is made by hand, every peer that has dialled this node is a stranger to it.
     pub(crate) fn is_flooding(&self, now: Instant, link: NodeId, work: Work) -> bool {
-        let Some(link) = self.links.get(&link).filter(|_| self.is_member) else { return false };
+        let link = self.links.get(&link).filter(|link| link.standing == Standing::Stranger);
+        let Some(link) = link.filter(|_| self.is_member) else { return false };
         let source = self.sources.get(&link.source);
         let refused = source.and_then(|source| *source.refused_at.get(work.flood() as usize)?);
-        link.standing == Standing::Stranger && refused.is_some_and(|at| now.since(at) < FLOOD_TIME)
+        refused.is_some_and(|at| now.since(at) < FLOOD_TIME)
     }
 
     /// Counts work that was refused without [`take`](Self::take).
@@ -448,10 +457,8 @@ impl Budgets {
 
     /// Forgets a link that has ended, but not what it has spent.
     pub(super) fn link_down(&mut self, now: Instant, link: NodeId) {
-        let Some(LinkBudgets { source: name, as_relay, .. }) = self.links.remove(&link) else {
-            return;
-        };
-        let Some(source) = self.sources.get_mut(&name) else { return };
+        let Some(LinkBudgets { source, as_relay, .. }) = self.links.remove(&link) else { return };
+        let Some(source) = self.sources.get_mut(&source) else { return };
         source.links = source.links.saturating_sub(1);
         if let Some(buckets) = as_relay {
             // The least of what all of them have left. Otherwise a source could save full budgets in links that
@@ -470,10 +477,10 @@ impl Budgets {
         self.sources.retain(|_, source| source.links > 0 || source.full_at() > now);
         let idle = self.sources.iter().filter(|(_, source)| source.links == 0);
         if idle.clone().count() > MAX_IDLE_SOURCES
-            && let Some(first) = idle.min_by_key(|(_, source)| source.full_at())
+            && let Some((first, _)) = idle.min_by_key(|(_, source)| source.full_at())
         {
-            let name = *first.0;
-            self.sources.remove(&name);
+            let first = *first;
+            self.sources.remove(&first);
         }
     }
 

@@ -100,6 +100,16 @@ fn work_of_an_unknown_amount_is_paid_back_before_more_begins() {
     assert!(budgets.may_begin(at(5), node(1), Work::Answer, 4096));
 }
 
+/// The answer of this node is looked up, and the link may end before that is done.
+#[test]
+fn work_for_a_link_that_has_ended_does_not_bring_it_back() {
+    let mut budgets = new();
+    budgets.link_up(node(1), ip("203.0.113.1"));
+    budgets.link_down(at(0), node(1));
+    budgets.charge(at(0), node(1), Work::Answer, 4096);
+    assert!(budgets.links.is_empty() && budgets.sources.is_empty());
+}
+
 /// Two attackers that have become neighbours of two nodes do not use up what the next node accepts over one
 /// link. If they were dialled, they would.
 #[test]
