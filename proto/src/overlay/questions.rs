@@ -1,5 +1,5 @@
-//! The queries of the overlay, together with what their answers and their way depend on: this node's description,
-//! its links and their budgets, and the membership.
+//! Sending and answering queries. A query concerns several parts of the overlay: the node's description and its
+//! roster answer it, and the budgets of the links decide how far it goes.
 
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ use crate::id::NodeId;
 
 impl Overlay {
     /// Sends a query into the network, and returns its id. [`Effect::Answered`](super::Effect::Answered) follows for
-    /// each answer, and [`Effect::QueryEnded`](super::Effect::QueryEnded) at the end. See [`Input::Query`](crate::peer::Input::Query) for the parameters.
+    /// each answer, and [`Effect::QueryEnded`](super::Effect::QueryEnded) at the end.
+    /// [`Input::Query`](crate::peer::Input::Query) describes the parameters.
     pub(crate) fn ask(
         &mut self,
         what: QueryKind,

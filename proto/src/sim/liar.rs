@@ -27,8 +27,8 @@ const FIRST_UNUSED: usize = 1 << 20;
 
 /// The way in which a node lies.
 ///
-/// Every liar except [`Lies::Floods`] and [`Lies::Eclipses`] also sends records of invented nodes. These have valid signatures, and
-/// addresses that belong to no node or to the liar.
+/// Every liar except [`Lies::Floods`] and [`Lies::Eclipses`] also sends records of invented nodes. These records
+/// have valid signatures. Their addresses belong to the liar or to no node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Lies {

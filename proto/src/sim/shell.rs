@@ -114,7 +114,7 @@ impl<H: Handler> Sim<H> {
         message: Message,
     ) -> Result<Option<Hash>, BroadcastError> {
         let operation = self.next_operation();
-        // Handled at once instead of queued, because the caller needs the outcome.
+        // Handled at once instead of queued, because the caller needs the outcome. `carry_out` stores it.
         self.handle(node, Input::Broadcast { operation, title, message });
         let outcome = self.broadcast_outcome.take().transpose()?;
         Ok(outcome.map(|receipt| receipt.id))
@@ -249,7 +249,6 @@ impl<H: Handler> Sim<H> {
                 }
             }
             Output::Event(event) => self.event(node, event),
-            // `send_broadcast_of`, which has handed the machine the broadcast, takes the outcome.
             Output::Broadcast { outcome, .. } => self.broadcast_outcome = Some(outcome),
             Output::Answered { operation, answer } => self.take_answer_of_query(operation, answer),
             Output::QueryEnded { operation, complete } => {
@@ -287,9 +286,8 @@ impl<H: Handler> Sim<H> {
                     self.nodes[node].membership = Some(*proof);
                 }
             }
-            // A simulated node opens no streams for which its machine is asked, and keeps its roster only as
-            // long as it runs.
-            // A simulated node reads without effort.
+            // A simulated node opens no streams for which its machine is asked, keeps its roster only as long as it
+            // runs, and reads without effort.
             Output::RosterChanged(_)
             | Output::StreamChecked(..)
             | Output::PauseReading(..)

@@ -48,8 +48,8 @@ impl Log {
         }
     }
 
-    /// Adds a batch that is in memory of its own ([`Batch::detach`]). Drops the oldest ones while the number or the size of all broadcasts is over its limit.
-    /// `unix` is the time, in milliseconds since 1970.
+    /// Adds a batch, which has to be in memory of its own: see [`Batch::detach`]. Drops the oldest batches while there
+    /// are too many broadcasts or too many bytes. `unix` is the time, in milliseconds since 1970.
     pub(super) fn insert(&mut self, batch: &Batch, unix: u64) {
         let name = (batch.run, batch.first);
         let body = batch.body().clone();
