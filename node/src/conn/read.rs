@@ -26,7 +26,7 @@ use crate::compress;
 use crate::dispatch::Received;
 use crate::inner::Inner;
 use crate::lock::lock;
-use crate::rate::{Pause, Throttle};
+use crate::rate::{Pause, Rates, Throttle};
 use crate::request;
 
 /// Size of a read on an idle link, in bytes.
@@ -82,8 +82,8 @@ pub(super) struct LinkReader<R> {
     /// delivered.
     deferred: VecDeque<Output>,
     timer: LinkTimer,
-    /// Set while the link is not read because of its rate limit, or because its peer has sent too much.
-    pause: Option<Pause>,
+    /// On while the link is not read because of its rate limit, or because its peer has sent too much.
+    pause: ReadPause,
     throttle: Throttle,
     /// An error that followed bytes in the same read. The next read returns it.
     broken: Option<io::Error>,
@@ -93,10 +93,28 @@ pub(super) struct LinkReader<R> {
     close_at: Option<Instant>,
 }
 
-/// Waits for the end of a pause, if there is one.
-async fn paused(pause: &mut Option<Pause>) {
-    if let Some(pause) = pause {
-        pause.await;
+/// The pause of a link that is not read: its end, and the future that waits for it.
+#[derive(Default)]
+struct ReadPause(Option<(tokio::time::Instant, Pause)>);
+
+impl ReadPause {
+    /// Pauses until `due`, or until the rate limits change. A pause that is longer stays.
+    fn extend(&mut self, rates: &Rates, due: tokio::time::Instant) {
+        if self.0.as_ref().is_none_or(|(until, _)| *until < due) {
+            self.0 = Some((due, rates.pause(due)));
+        }
+    }
+
+    fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Waits for the end of the pause.
+    async fn wait(&mut self) {
+        if let Some((_, pause)) = &mut self.0 {
+            pause.await;
+        }
+        self.0 = None;
     }
 }
 
@@ -147,7 +165,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
             requests: BTreeMap::new(),
             deferred,
             timer: LinkTimer::default(),
-            pause: None,
+            pause: ReadPause::default(),
             throttle: Throttle::default(),
             broken: None,
             end: None,
@@ -199,7 +217,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         if let Some(until) = self.conn.take_pause()
             && until > self.inner.clock.now()
         {
-            self.pause = Some(self.inner.rates.pause(self.inner.clock.at(until)));
+            self.pause.extend(&self.inner.rates, self.inner.clock.at(until));
         }
         self.link.sent(self.conn.last_write());
         self.pings.retain(|nonce, waiting| {
@@ -227,12 +245,9 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
                 self.pings.insert(nonce, std::mem::take(&mut *lock(&self.conn.pings)));
                 Ok(false)
             }
-            () = paused(&mut self.pause), if self.pause.is_some() => {
-                self.pause = None;
-                Ok(false)
-            }
+            () = self.pause.wait(), if self.pause.is_on() => Ok(false),
             read = fill(&mut self.from, &mut self.buffer, &mut self.broken),
-                if self.pause.is_none() => match read {
+                if !self.pause.is_on() => match read {
                 Ok(0) => Err(closed_without_goodbye()),
                 Ok(bytes) => {
                     self.count(bytes);
@@ -288,7 +303,7 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
         if let Some(due) = self.throttle.debit(bytes, limit) {
             // If the link were not read for too long, the peer would seem dead.
             let latest = tokio::time::Instant::now() + MAX_PAUSE.min(self.inner.config.ping_after);
-            self.pause = Some(self.inner.rates.pause(due.min(latest)));
+            self.pause.extend(&self.inner.rates, due.min(latest));
         }
     }
 
@@ -552,5 +567,26 @@ impl LinkTimer {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use peerkit_proto::config::Config;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_pause_does_not_shorten_a_long_one() {
+        let (rates, start) = (Rates::new(&Config::default()), tokio::time::Instant::now());
+        for (first, second) in [(10, 1), (1, 10)] {
+            let mut pause = ReadPause::default();
+            let begun = tokio::time::Instant::now();
+            pause.extend(&rates, begun + Duration::from_secs(first));
+            pause.extend(&rates, begun + Duration::from_secs(second));
+            pause.wait().await;
+            assert!(begun.elapsed() >= Duration::from_secs(10) && !pause.is_on());
+        }
+        assert!(start.elapsed() < Duration::from_secs(21));
     }
 }
