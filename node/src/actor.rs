@@ -183,7 +183,7 @@ impl Actor {
             }
             Action::Broadcast(title, message) => self.publish_in_turn(title, message),
             Action::Disconnect(id) => self.command(Command::Disconnect(id)),
-            Action::Penalize(id, why) => self.command(Command::Penalize(id, why)),
+            Action::Penalize(id, why) => self.penalize(id, why),
             Action::StopReconnecting(address) => self.command(Command::StopReconnecting(address)),
             Action::Connect(..) => {
                 let Some(reply) = self.inner.reply_for_connect(&action) else { return };
@@ -365,6 +365,12 @@ impl Actor {
     /// Hands the machine a command.
     pub(crate) fn command(&mut self, command: Command) {
         self.input(Input::Command(command));
+    }
+
+    /// Penalizes a node. Also ends its streams, of which the machine knows nothing.
+    pub(crate) fn penalize(&mut self, id: NodeId, why: String) {
+        self.inner.streams.open.end(id);
+        self.command(Command::Penalize(id, why));
     }
 
     /// Hands the machine an input, and carries out its outputs.

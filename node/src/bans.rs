@@ -174,9 +174,10 @@ impl Node {
         self.inner.bans.list()
     }
 
-    /// Reports a node that has misbehaved. Its link is closed, and its user sees `why` in at most 200 bytes.
-    /// For ten minutes this node refuses links with it and does not dial it by itself, as after a violation
-    /// of the protocol. A [`connect`](Self::connect) to the node ends that.
+    /// Reports a node that has misbehaved. Its link is closed, and its user sees `why` in at most 200 bytes. Its open
+    /// streams end, and transfers with them. For ten minutes this node refuses links with it and does not dial it by
+    /// itself, as after a violation of the protocol. A [`connect`](Self::connect) to the node ends that. Only a
+    /// [`ban`](Self::ban) also refuses new streams.
     ///
     /// # Errors
     /// [`Error::Stopped`].
@@ -186,6 +187,6 @@ impl Node {
         why: impl Into<String>,
     ) -> Result<(), Error> {
         let (id, why) = (node.into(), why.into());
-        self.inner.actor.call(move |actor| actor.command(Command::Penalize(id, why))).await
+        self.inner.actor.call(move |actor| actor.penalize(id, why)).await
     }
 }

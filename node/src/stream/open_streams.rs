@@ -1,5 +1,5 @@
-//! The open streams by peer, so that all streams of a peer can be ended: when the user bans it, or when it is no
-//! longer a member of the network.
+//! The open streams by peer, so that all streams of a peer can be ended: when it is banned or penalized, or when it is
+//! no longer a member of the network.
 //!
 //! A stream is registered before its peer is checked. So a ban or a revocation at the same moment is seen by
 //! the check, or ends the registered stream.
@@ -18,7 +18,7 @@ use crate::lock::lock;
 #[derive(Debug, Default)]
 pub(crate) struct OpenStreams(Mutex<HashMap<NodeId, Vec<Arc<StreamEnd>>>>);
 
-/// Tells one stream that it has to end.
+/// The end of one stream: whether it was ordered, and the tasks to wake then.
 #[derive(Debug, Default)]
 struct StreamEnd {
     is_ended: AtomicBool,
@@ -117,7 +117,8 @@ impl Drop for StreamEntry {
 }
 
 fn ended() -> io::Error {
-    let why = "this node has ended the stream: its peer is banned, or is no member of the network any more";
+    let why = "this node has ended the stream: its peer is banned or penalized, or is no member of the network any \
+               more";
     io::Error::new(io::ErrorKind::ConnectionAborted, why)
 }
 

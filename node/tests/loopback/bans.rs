@@ -1,4 +1,4 @@
-//! Bans: what ends when a ban starts, and whom it does not hit.
+//! Bans and penalties: what ends when they start, and whom they do not hit.
 
 use std::time::Duration;
 
@@ -99,5 +99,26 @@ async fn a_ban_ends_all_that_is_open_with_the_node_and_nothing_of_another() {
     within("a new link", cid.connect(address_of(&ann))).await.unwrap();
     let refused = within("a refused link", bob.connect(address_of(&ann))).await.unwrap_err();
     assert!(matches!(refused, Error::Refused { .. }), "{refused:?}");
+    shutdown([&ann, &bob, &cid]).await;
+}
+
+/// A penalty ends the link and the open streams, but a stream that is opened later is accepted.
+#[tokio::test]
+async fn a_penalty_ends_the_open_streams_with_the_node() {
+    let (ann, bob, cid) = (slow_node("ann").await, slow_node("bob").await, slow_node("cid").await);
+    link(&bob, &ann).await;
+    link(&cid, &ann).await;
+    let mut streams = [echoing(&ann, &bob).await, echoing(&bob, &ann).await];
+    let mut kept = echoing(&cid, &ann).await;
+    within("the penalty", ann.penalize(bob.id(), "test")).await.unwrap();
+    let [from_ann, from_bob] = &mut streams;
+    let here = within("the end of a stream", echo(from_ann)).await.unwrap_err();
+    assert!(here.to_string().contains("penalized"), "{here}");
+    within("the end of a stream", from_bob.read_u8()).await.unwrap_err();
+    wait_until("the end of the link", || ann.peer(bob.id()).is_none()).await;
+    let refused = within("a refused link", bob.connect(address_of(&ann))).await.unwrap_err();
+    assert!(matches!(refused, Error::Refused { .. }), "{refused:?}");
+    assert_eq!(within("an echo", echo(&mut kept)).await.unwrap(), b'x');
+    echoing(&ann, &bob).await;
     shutdown([&ann, &bob, &cid]).await;
 }
