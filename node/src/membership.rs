@@ -15,7 +15,7 @@ use crate::clock::unix_millis;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::lock::lock;
-use crate::store::Store;
+use crate::store::{Store, StoredRoster};
 
 mod invited_networks;
 
@@ -111,12 +111,9 @@ impl MembershipSettings {
     ) -> Result<Option<MembershipState>, Error> {
         let NetworkChoice { name, owner, invited, .. } = network;
         let loading = (store.clone(), name.clone());
-        let (records, revocations, was_invited) = blocking::try_run(move || {
-            let (records, revocations) = loading.0.roster(&loading.1)?;
-            Ok::<_, Error>((records, revocations, loading.0.has_roster(&loading.1)?))
-        })
-        .await?;
-        let was_invited = was_invited || invited.owner(name).is_some();
+        let stored = blocking::try_run(move || loading.0.roster(&loading.1)).await?;
+        let StoredRoster { members: records, revocations, has_rows } = stored;
+        let was_invited = has_rows || invited.owner(name).is_some();
         let now = unix_millis();
         let is_own = |proof: &&MembershipProof| {
             proof.member() == key.id() && Some(proof.owner()) == *owner && proof.expires() > now

@@ -30,6 +30,7 @@ mod tables;
 
 pub(crate) use broadcasts::{StoredBroadcasts, WRITE_DELAY};
 use disk::{Disk, SCHEMA};
+pub(crate) use roster::StoredRoster;
 pub(crate) use tables::MemoryTables;
 use tables::{
     ANCHORS, BANS, BROADCASTS, DOWNLOADS, FILES, KEPT_AWAY, LISTS, OWNERS, PEERS, Row, SHARES,

@@ -8,30 +8,30 @@ use peerkit_proto::overlay::members::RosterChange;
 use super::tables::{MEMBERS, REVOCATIONS, Row};
 use super::{Store, StoreError};
 
+/// The stored members and revocations of a network.
+pub(crate) struct StoredRoster {
+    pub(crate) members: Vec<MembershipProof>,
+    pub(crate) revocations: Vec<Revocation>,
+    /// True if there are rows of the network, also such that can't be read.
+    pub(crate) has_rows: bool,
+}
+
 impl Store {
     /// Returns the members and the revocations of a network.
-    pub(crate) fn roster(
-        &self,
-        network: &str,
-    ) -> Result<(Vec<MembershipProof>, Vec<Revocation>), StoreError> {
+    pub(crate) fn roster(&self, network: &str) -> Result<StoredRoster, StoreError> {
         let prefix = prefix(network);
-        let is_of_network = |key: &[u8]| key.starts_with(&prefix);
+        let of_network = |rows: Vec<Row>| -> Vec<Reader> {
+            let rows = rows.into_iter().filter(|(key, _)| key.starts_with(&prefix));
+            rows.map(|(_, row)| Reader::new(row.into())).collect()
+        };
+        let members = of_network(self.rows(MEMBERS)?);
+        let revoked = of_network(self.rows(REVOCATIONS)?);
+        let has_rows = !members.is_empty() || !revoked.is_empty();
         // A row of a later version that can't be read is left out: its node is checked like a new one.
-        let members = self.rows(MEMBERS)?.into_iter().filter(|(key, _)| is_of_network(key));
-        let members = members
-            .filter_map(|(_, row)| MembershipProof::decode(&mut Reader::new(row.into())).ok());
-        let members = members.collect();
-        let revoked = self.rows(REVOCATIONS)?.into_iter().filter(|(key, _)| is_of_network(key));
-        let revoked =
-            revoked.filter_map(|(_, row)| Revocation::decode(&mut Reader::new(row.into())).ok());
-        Ok((members, revoked.collect()))
-    }
-
-    /// Returns whether there are members or revocations of a network, also such that can't be read.
-    pub(crate) fn has_roster(&self, network: &str) -> Result<bool, StoreError> {
-        let prefix = prefix(network);
-        let has = |rows: Vec<Row>| rows.iter().any(|(key, _)| key.starts_with(&prefix));
-        Ok(has(self.rows(MEMBERS)?) || has(self.rows(REVOCATIONS)?))
+        let members =
+            members.into_iter().filter_map(|mut row| MembershipProof::decode(&mut row).ok());
+        let revoked = revoked.into_iter().filter_map(|mut row| Revocation::decode(&mut row).ok());
+        Ok(StoredRoster { members: members.collect(), revocations: revoked.collect(), has_rows })
     }
 
     /// Saves changes of the roster of a network, in this order.
