@@ -69,6 +69,12 @@ struct UnwrittenPeers {
     writing: bool,
 }
 
+impl UnwrittenPeers {
+    fn is_empty(&self) -> bool {
+        self.peers.is_empty() && self.anchors.is_none()
+    }
+}
+
 impl AddressBook {
     pub(crate) fn new(store: Store, bootstrap: Vec<Address>) -> Self {
         // Earlier versions stored any number of peers, so the first write trims the store.
@@ -133,25 +139,24 @@ impl AddressBook {
         let untrimmed = self.untrimmed.clone();
         tracker.spawn_blocking(move || {
             loop {
-                let (mut peers, mut anchors) = (BTreeMap::new(), None);
+                let mut taken = UnwrittenPeers::default();
                 unwritten.send_modify(|unwritten| {
-                    (peers, anchors) =
-                        (std::mem::take(&mut unwritten.peers), unwritten.anchors.take());
+                    taken = std::mem::take(unwritten);
                     // Set in the same step, so that nothing is added after the last look at the list.
-                    unwritten.writing = !peers.is_empty() || anchors.is_some();
+                    unwritten.writing = !taken.is_empty();
                 });
-                if peers.is_empty() && anchors.is_none() {
+                if taken.is_empty() {
                     return;
                 }
-                save_met(&store, &untrimmed, peers.into_iter().collect());
-                if let Some(anchors) = anchors {
+                save_met(&store, &untrimmed, taken.peers.into_iter().collect());
+                if let Some(anchors) = taken.anchors {
                     save_anchors(&store, &anchors);
                 }
             }
         });
     }
 
-    /// Waits until all peers that were met so far are in the store.
+    /// Waits until the store has all peers that were met so far, and the anchors.
     async fn written(&self) {
         // There is no error: `self` owns the sender.
         let _ = self.unwritten.subscribe().wait_for(|unwritten| !unwritten.writing).await;
@@ -177,7 +182,8 @@ impl AddressBook {
         Ok(peers)
     }
 
-    /// Returns the anchors of this node, and after them all other known peers, the most recently seen first.
+    /// Returns two lists of the known peers: the anchors of this node, and all others. The most recently seen peer
+    /// comes first in each.
     pub(crate) async fn anchors_and_others(&self) -> Result<(KnownPeers, KnownPeers), Error> {
         let known = self.all().await?;
         let store = self.store.clone();

@@ -294,9 +294,9 @@ impl Builder {
         let folder = self.state.as_deref();
         let mut choice = NetworkChoice::new(self.network, DEFAULT_NETWORK, folder).await?;
         Error::check_name(NameKind::Network, &choice.name, MAX_NAME)?;
-        let stored =
+        let chosen =
             choose_owner(self.owner_key.as_ref(), self.owner, &store, &choice.name).await?;
-        choice.owner = stored.or(choice.owner);
+        choice.owner = chosen.or(choice.owner);
         let keys = (&key, self.owner_key.as_ref());
         let membership = self.membership.load((&store, folder), keys, &choice).await?;
         let NetworkChoice { name: network, owner, .. } = choice;

@@ -21,7 +21,7 @@ const MAX_NETWORKS: usize = 256;
 /// Maximum size of the file, in bytes. 256 KiB: 256 names of 64 bytes, even if each byte is escaped.
 const MAX_FILE: u64 = 256 << 10;
 
-/// The file with the networks can't be used: the node was not started.
+/// The error of a node that was not started, because its file with the networks can't be used.
 #[derive(Debug, thiserror::Error)]
 #[error("can't use {}, which lists the networks for invited nodes of this state folder", path.display())]
 pub struct InvitedNetworksError {

@@ -344,7 +344,7 @@ async fn a_member_without_a_valid_proof_does_not_start_in_an_open_network() {
     assert_eq!(lapsed(state().network("club").repair(true).spawn().await), "club");
     std::fs::remove_file(&database).unwrap();
     assert_eq!(lapsed(state().network("club").spawn().await), "club");
-    // Whoever forgets the name of the network does not get an open node in the default network either.
+    // A start without the name of the network makes no open node in the default network either.
     let unnamed = state().spawn().await;
     let expected = |error: &Error| matches!(error, Error::Invitation(InvitationError::NotNamed(name)) if name == "club");
     assert!(unnamed.as_ref().is_err_and(expected), "{unnamed:?}");
