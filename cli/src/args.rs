@@ -150,8 +150,10 @@ pub(crate) struct RunArgs {
     pub(crate) name: Option<String>,
 
     /// The name of the network. Nodes of different networks refuse each other. An invite sets its own
-    #[arg(long, default_value = "peerkit", value_parser = short_name)]
-    pub(crate) network: String,
+    /// [default: peerkit]
+    // Without a default here, as a node that was invited to another network needs to know whether one was named.
+    #[arg(long, value_parser = short_name)]
+    pub(crate) network: Option<String>,
 
     /// The key file of the network's owner, which is made if it does not exist. The node with this
     /// key can stop all nodes of the network with the command `shutdown`
@@ -498,8 +500,13 @@ mod tests {
                 && args.listening.announce.is_empty()
                 && args.bootstrap.is_empty()
         );
-        assert_eq!(args.network, "peerkit");
+        assert_eq!(args.network, None);
         assert!(args.addresses.is_empty() && !args.json && !args.headless && !args.manual);
+    }
+
+    #[test]
+    fn the_default_network_can_be_named() {
+        assert_eq!(run("peerkit run --network peerkit").network.as_deref(), Some("peerkit"));
     }
 
     #[test]

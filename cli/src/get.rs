@@ -22,13 +22,11 @@ use crate::fetches;
 use crate::json;
 use crate::log::LogSwitch;
 use crate::progress::{Bars, TransferBars};
+use crate::start::DEFAULT_NETWORK;
 use crate::text::{self, Paint, plain};
 use crate::{UsageError, folders, human, remote, shell_words, signals, start, terminal, usage};
 
 mod ticket;
-
-/// The default network of the node that a HASH is fetched from.
-const DEFAULT_NETWORK: &str = "peerkit";
 
 /// Interval between progress lines on standard error, if it is not a terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);

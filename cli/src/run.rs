@@ -29,7 +29,7 @@ use crate::progress::{Bars, ProgressSink};
 use crate::session::{NodeSession, SearchResults};
 use crate::settings::SettingOrigins;
 use crate::signals::Interruptible;
-use crate::start::{DialableFrom, RunningNode};
+use crate::start::{DEFAULT_NETWORK, DialableFrom, RunningNode};
 use crate::terminal::Terminal;
 use crate::text::{count, plain};
 use crate::{environment, folders, human, invite, join, shell_words, signals, start, usage};
@@ -105,10 +105,10 @@ fn builder(args: &RunArgs, invite: Option<&Invite>) -> anyhow::Result<Builder> {
         .watch(true)
         .download_folder(folders::downloads(args.downloads.as_deref()))
         .repair(args.repair);
-    // The default is not given as a name: the invite may have one, and a node that was invited to another
-    // network needs the name of that network.
-    if args.network != "peerkit" {
-        builder = builder.network(args.network.as_str());
+    // Not named by default: the invite may have a name, and a node that was invited to another network needs the
+    // name of that network.
+    if let Some(network) = &args.network {
+        builder = builder.network(network.as_str());
     }
     if let Some(invite) = invite {
         builder = builder.invite(invite.clone());
@@ -501,7 +501,7 @@ fn join_command(args: &RunArgs, node: &Node) -> Option<String> {
     if network.is_invite_only() {
         return None;
     }
-    if network.name() != "peerkit" {
+    if network.name() != DEFAULT_NETWORK {
         line.push_str(&format!(" {}", shell_words::option("--network", network.name())));
     }
     Some(line)

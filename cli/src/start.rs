@@ -10,6 +10,9 @@ use crate::text::{Paint, plain};
 use crate::views::without_ids;
 use crate::{environment, folders, shell_words, signals};
 
+/// The network of a node for which none is named, as in the library.
+pub(crate) const DEFAULT_NETWORK: &str = "peerkit";
+
 /// Maximum number of state folders of one user. 64: more than the nodes that a user starts by hand.
 const SIBLINGS: usize = 64;
 

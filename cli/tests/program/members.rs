@@ -54,6 +54,10 @@ fn an_owner_invites_lists_and_revokes() {
     let error = founder.fail("revoke nobody");
     assert!(error.contains("`members` lists them"), "{error}");
 
+    // A member that names the default network starts in that one, which is open.
+    ann.stop();
+    Program::start_with(home.path(), "ann", &["--network", "peerkit"]).exit();
+
     // A stranger who knows the name of the network, and one who pastes half of the invite.
     let mut stranger = Program::start_with(home.path(), "stranger", &["--network", "club"]);
     let refused = stranger.fail(&format!("connect {}", founder.address));

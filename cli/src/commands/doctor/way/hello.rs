@@ -9,9 +9,7 @@ use super::super::{Check, CheckName};
 use crate::environment;
 use crate::human::status::clock_difference;
 use crate::session::NodeSession;
-
-/// The network of the visit if no node runs here: the default of `peerkit run`.
-const DEFAULT_NETWORK: &str = "peerkit";
+use crate::start::DEFAULT_NETWORK;
 
 /// What this node says of itself to the visited node.
 pub(super) struct OwnSide {
@@ -23,6 +21,7 @@ pub(super) struct OwnSide {
 
 impl OwnSide {
     pub(super) fn of(session: Option<&NodeSession>) -> anyhow::Result<Self> {
+        // If no node runs here, the visitor is like one of `peerkit run`.
         let network = session.map_or(DEFAULT_NETWORK, |session| session.node.network().name());
         Ok(Self {
             network: network.to_owned(),
