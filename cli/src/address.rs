@@ -1,6 +1,7 @@
-//! Checks of addresses and identities that users type, before a node uses them.
+//! Addresses and identities that users type, which are checked before a node uses them, and addresses of this
+//! machine.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use peerkit::{Address, NodeId, NotAKey, ParseAddressError};
 
@@ -47,6 +48,32 @@ pub(crate) fn looks_like_port(word: &str) -> bool {
     (1..=5).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_digit())
 }
 
+/// Splits the host of a URL or of a `Host` header: returns the name or IP address, without the brackets of an IPv6
+/// address, and the port if there is one.
+pub(crate) fn split_host(host: &str) -> Option<(&str, Option<u16>)> {
+    let (name, port) = match host.strip_prefix('[') {
+        Some(rest) => {
+            let (ip, after) = rest.split_once(']')?;
+            (ip, if after.is_empty() { None } else { Some(after.strip_prefix(':')?) })
+        }
+        None => host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port))),
+    };
+    match port {
+        Some(port) => Some((name, Some(port.parse().ok()?))),
+        None => Some((name, None)),
+    }
+}
+
+/// Returns the address at which programs on this machine reach a socket that listens here.
+pub(crate) fn seen_from_here(listening: SocketAddr) -> SocketAddr {
+    let ip = match listening.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listening.port())
+}
+
 /// Joins each host with the port that follows it as a separate word: `HOST PORT`.
 pub(crate) fn join_ports(words: Vec<String>) -> Vec<String> {
     let mut addresses: Vec<String> = Vec::new();
@@ -73,4 +100,18 @@ pub(crate) fn join_ports(words: Vec<String>) -> Vec<String> {
         }
     }
     addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_of_all_addresses_is_reached_over_loopback() {
+        for (listening, seen) in
+            [("0.0.0.0:7", "127.0.0.1:7"), ("[::]:7", "[::1]:7"), ("192.0.2.1:7", "192.0.2.1:7")]
+        {
+            assert_eq!(seen_from_here(listening.parse().unwrap()).to_string(), seen);
+        }
+    }
 }

@@ -7,7 +7,7 @@
 //! The API has a thread of its own, with a low priority, so that its clients do not delay the links of the node.
 //! Commands run on the threads of the node, since they may start tasks of the node.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -28,27 +28,28 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::address::seen_from_here;
 use crate::session::NodeSession;
 use crate::usage;
 use access::ApiAccess;
+use connection_slots::ConnectionSlots;
 use metrics::RequestCounters;
-use places::Places;
-use strangers::{Stranger, Strangers};
 use tls::ApiTls;
+use unauthenticated::{Unauthenticated, UnauthenticatedConnections};
 
 mod access;
 mod certificate;
 mod connection;
+mod connection_slots;
 mod events;
 mod health;
 mod metrics;
 mod openapi;
-mod places;
 mod plain;
 mod problem;
 mod route;
-mod strangers;
 mod tls;
+mod unauthenticated;
 
 pub(crate) use certificate::{ApiCertificate, fingerprint};
 pub(crate) use connection::ApiConnection;
@@ -104,6 +105,8 @@ pub(crate) struct ApiOptions {
 }
 
 impl ApiOptions {
+    /// Makes options for an API that listens on `at`.
+    ///
     /// # Errors
     /// If other machines can reach the address, and there is no certificate.
     pub(crate) fn new(at: SocketAddr, certificate: Option<ApiCertificate>) -> anyhow::Result<Self> {
@@ -197,16 +200,6 @@ impl ApiServer {
     }
 }
 
-/// Returns the address at which programs on this machine reach a listener.
-fn seen_from_here(at: SocketAddr) -> SocketAddr {
-    let ip = match at.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, at.port())
-}
-
 /// Listens on an address. The connections have send buffers of a fixed size.
 fn listen(at: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
@@ -239,7 +232,7 @@ fn router(state: ApiState, access: Arc<ApiAccess>) -> Router {
         .with_state(state)
 }
 
-/// Answers the requests of all connections.
+/// Accepts TLS on connections, and routes their requests. Each connection has a clone.
 #[derive(Clone)]
 struct ApiService {
     router: Router,
@@ -287,8 +280,8 @@ fn yield_to_other_threads() {
 
 /// Accepts connections until `stop` is cancelled, and then ends them.
 async fn serve(listener: TcpListener, service: ApiService, stop: CancellationToken) {
-    let places = Arc::new(Places::default());
-    let strangers = Arc::new(Strangers::default());
+    let slots = Arc::new(ConnectionSlots::default());
+    let unauthenticated = Arc::new(UnauthenticatedConnections::default());
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -301,15 +294,15 @@ async fn serve(listener: TcpListener, service: ApiService, stop: CancellationTok
             continue;
         };
         // A connection beyond the limit is closed at once, so that the client can try again later.
-        let Some(place) = places.take(from.ip()) else { continue };
-        let stranger = strangers.add(place.machine());
+        let Some(slot) = slots.take(from.ip()) else { continue };
+        let connection = unauthenticated.add(slot.machine());
         let (service, stop) = (service.clone(), stop.clone());
         connections.spawn(async move {
             tokio::select! {
-                () = service.converse(stream, stranger.clone(), &stop) => {}
-                () = stranger.gives_way() => {}
+                () = service.converse(stream, connection.clone(), &stop) => {}
+                () = connection.gives_way() => {}
             }
-            drop(place);
+            drop(slot);
         });
         // The new connection may send its token before the next one is accepted.
         tokio::task::yield_now().await;
@@ -320,7 +313,12 @@ async fn serve(listener: TcpListener, service: ApiService, stop: CancellationTok
 
 impl ApiService {
     /// Answers the requests of one connection. After `stop` is cancelled, answers only the current request.
-    async fn converse(self, stream: TcpStream, stranger: Stranger, stop: &CancellationToken) {
+    async fn converse(
+        self,
+        stream: TcpStream,
+        unauthenticated: Unauthenticated,
+        stop: &CancellationToken,
+    ) {
         // Each answer is written at once, and must not wait until the client has confirmed the one before.
         let _ = stream.set_nodelay(true);
         let stream = match &self.tls {
@@ -333,7 +331,7 @@ impl ApiService {
         let Some(stream) = stream else { return };
         let router = TowerToHyperService::new(self.router);
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-            request.extensions_mut().insert(stranger.clone());
+            request.extensions_mut().insert(unauthenticated.clone());
             router.call(request)
         });
         let connection = http1::Builder::new()

@@ -14,7 +14,8 @@ use super::certificate::ApiCertificate;
 use super::metrics::RequestCounters;
 use super::plain;
 use super::problem::Problem;
-use super::strangers::Stranger;
+use super::unauthenticated::Unauthenticated;
+use crate::address::split_host;
 use crate::lock::lock;
 
 /// Maximum number of requests a second with one token, on average. A page sends a few a second, so a hundred pages
@@ -22,7 +23,7 @@ use crate::lock::lock;
 const RATE: f64 = 500.0;
 
 /// Maximum number of requests a second without a token, on average. 20: health checks come every few seconds.
-const STRANGERS_RATE: f64 = 20.0;
+const NO_TOKEN_RATE: f64 = 20.0;
 
 /// The requests of so many seconds may come at once.
 const BURST: f64 = 2.0;
@@ -53,7 +54,7 @@ struct Allowances {
     token: Mutex<Allowance>,
     read_token: Mutex<Allowance>,
     /// For requests without a token, or with a wrong one.
-    strangers: Mutex<Allowance>,
+    no_token: Mutex<Allowance>,
 }
 
 /// A token bucket of requests.
@@ -106,7 +107,7 @@ impl ApiAccess {
             allowances: Allowances {
                 token: Allowance::full(RATE, now),
                 read_token: Allowance::full(RATE, now),
-                strangers: Allowance::full(STRANGERS_RATE, now),
+                no_token: Allowance::full(NO_TOKEN_RATE, now),
             },
         })
     }
@@ -119,17 +120,17 @@ impl ApiAccess {
         let given = given.map(|token| blake3::hash(token.as_bytes()));
         let may_do_all = given.is_some_and(|given| self.token.has_hash(given));
         let may_read = may_do_all || given.is_some_and(|given| self.read_token.has_hash(given));
-        if may_read && let Some(stranger) = request.extensions().get::<Stranger>() {
-            stranger.show_token();
+        if may_read && let Some(connection) = request.extensions().get::<Unauthenticated>() {
+            connection.show_token();
         }
-        take_one(
-            match (may_do_all, may_read) {
-                (true, _) => &self.allowances.token,
-                (_, true) => &self.allowances.read_token,
-                _ => &self.allowances.strangers,
-            },
-            now,
-        )?;
+        let allowance = if may_do_all {
+            &self.allowances.token
+        } else if may_read {
+            &self.allowances.read_token
+        } else {
+            &self.allowances.no_token
+        };
+        take_one(allowance, now)?;
         if may_do_all || !plain::needs_token(request.uri().path()) {
             return Ok(());
         }
@@ -193,21 +194,6 @@ impl ApiAccess {
     fn is_certified(&self, host: &str) -> bool {
         let Some(certificate) = &self.certificate else { return false };
         split_host(host).is_some_and(|(name, _)| certificate.is_for(name))
-    }
-}
-
-/// Returns the name or address of a `Host`, without the brackets of an IPv6 address, and the port if it has one.
-fn split_host(host: &str) -> Option<(&str, Option<u16>)> {
-    let (name, port) = match host.strip_prefix('[') {
-        Some(rest) => {
-            let (ip, after) = rest.split_once(']')?;
-            (ip, if after.is_empty() { None } else { Some(after.strip_prefix(':')?) })
-        }
-        None => host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port))),
-    };
-    match port {
-        Some(port) => Some((name, Some(port.parse().ok()?))),
-        None => Some((name, None)),
     }
 }
 

@@ -35,7 +35,8 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 }
 
 impl ApiTls {
-    /// The API is at `url` for programs on this machine.
+    /// Makes the TLS of an API. `url` is its address for programs on this machine, which clients without TLS are
+    /// told.
     pub(super) fn new(certificate: &ApiCertificate, url: &str) -> Self {
         let acceptor = TlsAcceptor::from(certificate.config());
         let detail = format!("this API uses HTTPS: on this machine, its address is {url}");

@@ -16,18 +16,24 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
+use crate::address::split_host;
 use crate::api::{self, ApiConnection, ApiFile};
 use crate::usage;
 
-/// Maximum time of a TLS handshake. 30 s: a busy node on a slow line answers within a few seconds.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Maximum time until there is a connection, TLS included. 30 s: a busy node on a slow line answers within a few
+/// seconds. The system would wait for an address that does not answer for two minutes.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The address in the URL of an API.
 #[derive(Debug, PartialEq, Eq)]
 struct ApiAddress<'a> {
     is_https: bool,
-    /// The host, and the port if the URL has one.
+    /// The host and the port, as the URL has them.
     host: &'a str,
+    /// The host alone, without brackets.
+    name: &'a str,
+    /// The port, by default that of the scheme.
+    port: u16,
 }
 
 /// Connects to an API. Also returns the `Host` of requests to it.
@@ -37,20 +43,37 @@ struct ApiAddress<'a> {
 /// token would cross a network unencrypted. Nothing of the token has been sent then.
 pub(super) async fn connect(api: &ApiFile) -> anyhow::Result<(ApiConnection, &str)> {
     let address = ApiAddress::parse(&api.url)?;
+    let connecting = connect_to(&address, api.certificate_sha256.as_deref());
+    Ok((within(CONNECT_TIMEOUT, address.host, connecting).await?, address.host))
+}
+
+/// Waits for a connection to an API at `host`, up to a time limit.
+async fn within(
+    limit: Duration,
+    host: &str,
+    connecting: impl Future<Output = anyhow::Result<ApiConnection>>,
+) -> anyhow::Result<ApiConnection> {
+    let connected = tokio::time::timeout(limit, connecting).await;
+    connected
+        .map_err(|_| anyhow!("no node answers at {host}: there was no connection in {limit:?}"))?
+}
+
+async fn connect_to(
+    address: &ApiAddress<'_>,
+    certificate_sha256: Option<&str>,
+) -> anyhow::Result<ApiConnection> {
     let host = address.host;
-    let stream = TcpStream::connect(address.with_port())
+    let stream = TcpStream::connect((address.name, address.port))
         .await
         .with_context(|| format!("no node answers at {host}: `peerkit run` starts one"))?;
     if !address.is_https {
         check_unencrypted(stream.peer_addr()?.ip())?;
-        return Ok((ApiConnection::Plain(stream), host));
+        return Ok(ApiConnection::Plain(stream));
     }
-    let connector = TlsConnector::from(Arc::new(config(api.certificate_sha256.as_deref())?));
-    let handshake = connector.connect(address.server_name()?, stream);
-    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await;
-    let secured = handshake.map_err(|_| anyhow!("the TLS handshake with {host} took too long"))?;
+    let connector = TlsConnector::from(Arc::new(config(certificate_sha256)?));
+    let secured = connector.connect(address.server_name()?, stream).await;
     let secured = secured.map_err(|error| tls_error(host, error))?;
-    Ok((ApiConnection::Tls(Box::new(TlsStream::from(secured))), host))
+    Ok(ApiConnection::Tls(Box::new(TlsStream::from(secured))))
 }
 
 /// Refuses to send a token to another machine without TLS.
@@ -71,38 +94,24 @@ impl<'a> ApiAddress<'a> {
         let is_api = is_https || scheme.eq_ignore_ascii_case("http");
         let is_foreign =
             |c: char| "/?#@\\".contains(c) || c.is_ascii_whitespace() || c.is_control();
-        if !is_api || host.is_empty() || host.contains(is_foreign) {
-            return Err(usage(format!(
+        let split = split_host(host).filter(|(name, _)| !name.is_empty());
+        match split.filter(|_| is_api && !host.contains(is_foreign)) {
+            Some((name, port)) => {
+                let port = port.unwrap_or(if is_https { 443 } else { 80 });
+                Ok(Self { is_https, host, name, port })
+            }
+            None => Err(usage(format!(
                 "`{url}` is not the address of an API, such as https://node.example.org:8443 or \
                  http://127.0.0.1:8080"
-            )));
-        }
-        Ok(Self { is_https, host })
-    }
-
-    /// Returns the host and the port.
-    fn with_port(&self) -> String {
-        let port = if self.is_https { 443 } else { 80 };
-        match self.port_start() {
-            Some(_) => self.host.to_owned(),
-            None => format!("{}:{port}", self.host),
+            ))),
         }
     }
 
     /// Returns the name or IP address that the certificate has to be for.
     fn server_name(&self) -> anyhow::Result<ServerName<'static>> {
-        let end = self.port_start().unwrap_or(self.host.len());
-        let name = self.host.get(..end).unwrap_or_default();
-        let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
-        ServerName::try_from(name.clone())
+        let name = self.name;
+        ServerName::try_from(name.to_owned())
             .map_err(|_| usage(format!("`{name}` is neither a name nor an IP address")))
-    }
-
-    /// Returns the position of the colon before the port.
-    fn port_start(&self) -> Option<usize> {
-        let colon = self.host.rfind(':')?;
-        let is_in_brackets = self.host.rfind(']').is_some_and(|bracket| bracket > colon);
-        (!is_in_brackets).then_some(colon)
     }
 }
 
@@ -145,7 +154,8 @@ fn system_roots() -> anyhow::Result<RootCertStore> {
     }
 }
 
-/// Accepts one certificate, whatever it says. The owner of the state folder has its hash from the node itself.
+/// Accepts the certificate with one hash, for any name and any time. The node itself has written the hash to
+/// `api.json` in its state folder, so the certificate needs no issuer that this system trusts.
 #[derive(Debug)]
 struct OneCertificate {
     /// In lower-case hex digits.
@@ -232,21 +242,47 @@ mod tests {
 
     #[test]
     fn the_url_of_an_api_has_a_host_and_maybe_a_port() {
-        for (url, with_port, name) in [
-            ("https://node.example:8443", "node.example:8443", "node.example"),
-            ("HTTPS://node.example", "node.example:443", "node.example"),
-            ("https://[::1]:1", "[::1]:1", "::1"),
-            ("http://[::1]", "[::1]:80", "::1"),
-            ("http://127.0.0.1:7", "127.0.0.1:7", "127.0.0.1"),
+        for (url, name, port) in [
+            ("https://node.example:8443", "node.example", 8443),
+            ("HTTPS://node.example", "node.example", 443),
+            ("https://[::1]:1", "::1", 1),
+            ("http://[::1]", "::1", 80),
+            ("http://127.0.0.1:7", "127.0.0.1", 7),
         ] {
             let address = ApiAddress::parse(url).unwrap();
-            assert_eq!(address.with_port(), with_port);
+            assert_eq!((address.name, address.port), (name, port));
             assert_eq!(address.server_name().unwrap().to_str(), name);
         }
-        for wrong in
-            ["127.0.0.1:7", "ftp://a", "http://", "https://a/b", "http://me@a", "http://a b"]
-        {
+        for wrong in [
+            "127.0.0.1:7",
+            "ftp://a",
+            "http://",
+            "https://a/b",
+            "http://me@a",
+            "http://a b",
+            "http://a:65536",
+            "http://:80",
+        ] {
             assert!(ApiAddress::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    /// The queue of the listener is full, so the system drops the first packet of each further connection.
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn an_address_that_does_not_answer_is_given_up() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let _queued = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        for scheme in ["http", "https"] {
+            let url = format!("{scheme}://127.0.0.1:{port}");
+            let address = ApiAddress::parse(&url).unwrap();
+            let connecting = connect_to(&address, None);
+            let limit = Duration::from_millis(50);
+            let error = within(limit, address.host, connecting).await.err().unwrap();
+            assert!(error.to_string().ends_with("no connection in 50ms"), "{error}");
         }
     }
 }

@@ -1,11 +1,10 @@
 //! The checks of this node: does it run as it has to, so that others can reach it?
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-
 use peerkit::{Address, Event, Status};
 
 use super::visitor::Visitor;
 use super::{Check, CheckName, Diagnosis};
+use crate::address::seen_from_here;
 use crate::human::status::clock_difference;
 use crate::progress::ProgressSink;
 use crate::session::NodeSession;
@@ -65,7 +64,7 @@ async fn listening(session: &NodeSession) -> anyhow::Result<Check> {
             "on this machine, start it without options that keep it from listening",
         ));
     };
-    let at = Address::from_socket(dialable(socket));
+    let at = Address::from_socket(seen_from_here(socket));
     let visitor = Visitor::start(session.node.network().name(), None).await?;
     let found = visitor.identify(&at).await;
     visitor.stop().await;
@@ -85,15 +84,6 @@ async fn listening(session: &NodeSession) -> anyhow::Result<Check> {
              it",
         ),
     })
-}
-
-/// Returns the address at which this machine reaches a socket of its own.
-fn dialable(socket: SocketAddr) -> SocketAddr {
-    match socket {
-        SocketAddr::V4(at) if at.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, at.port()).into(),
-        SocketAddr::V6(at) if at.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, at.port()).into(),
-        other => other,
-    }
 }
 
 fn addresses(addresses: &[Address]) -> Check {
@@ -296,6 +286,5 @@ mod tests {
         assert!(!check.ok && check.detail.contains("only this machine"), "{check:?}");
         assert!(addresses(&["192.0.2.1:7".parse().unwrap()]).ok);
         assert!(!addresses(&[]).ok);
-        assert_eq!(dialable("0.0.0.0:7".parse().unwrap()).to_string(), "127.0.0.1:7");
     }
 }

@@ -11,55 +11,56 @@ use tokio_util::sync::CancellationToken;
 
 use crate::lock::lock;
 
-/// Maximum number of connections without a token. 64: a quarter of all places.
-const MAX_STRANGERS: usize = 64;
+/// Maximum number of connections without a token. 64: a quarter of all slots.
+const MAX_UNAUTHENTICATED: usize = 64;
 
 /// Time within which a connection has to show a token. 5 s: a client sends it with its first request.
 const TIME_TO_SHOW: Duration = Duration::from_secs(5);
 
 /// The connections without a token, the oldest first.
-pub(super) struct Strangers {
-    list: Mutex<StrangerList>,
+pub(super) struct UnauthenticatedConnections {
+    list: Mutex<UnauthenticatedList>,
     time_to_show: Duration,
 }
 
 #[derive(Default)]
-struct StrangerList {
+struct UnauthenticatedList {
     by_number: BTreeMap<u64, (Option<IpAddr>, CancellationToken)>,
     next: u64,
 }
 
 /// A connection that may still have to show a token. When the last clone is dropped, it is forgotten.
 #[derive(Clone)]
-pub(super) struct Stranger(Arc<StrangerEntry>);
+pub(super) struct Unauthenticated(Arc<UnauthenticatedEntry>);
 
-struct StrangerEntry {
-    strangers: Arc<Strangers>,
+struct UnauthenticatedEntry {
+    all: Arc<UnauthenticatedConnections>,
     number: u64,
     has_shown: AtomicBool,
     gives_way: CancellationToken,
 }
 
-impl Default for Strangers {
+impl Default for UnauthenticatedConnections {
     fn default() -> Self {
         Self { list: Mutex::default(), time_to_show: TIME_TO_SHOW }
     }
 }
 
-impl Strangers {
+impl UnauthenticatedConnections {
     /// Adds a new connection of a machine, `None` for this one. If there are too many, the oldest of the machine
     /// that has most of them gives way.
-    pub(super) fn add(self: &Arc<Self>, machine: Option<IpAddr>) -> Stranger {
+    pub(super) fn add(self: &Arc<Self>, machine: Option<IpAddr>) -> Unauthenticated {
         let gives_way = CancellationToken::new();
         let mut list = lock(&self.list);
         let number = list.next;
         list.next = list.next.wrapping_add(1);
         list.by_number.insert(number, (machine, gives_way.clone()));
-        if list.by_number.len() > MAX_STRANGERS {
+        if list.by_number.len() > MAX_UNAUTHENTICATED {
             list.remove_one();
         }
-        let strangers = self.clone();
-        Stranger(Arc::new(StrangerEntry { strangers, number, has_shown: false.into(), gives_way }))
+        let entry =
+            UnauthenticatedEntry { all: self.clone(), number, has_shown: false.into(), gives_way };
+        Unauthenticated(Arc::new(entry))
     }
 
     fn forget(&self, number: u64) {
@@ -67,7 +68,7 @@ impl Strangers {
     }
 }
 
-impl StrangerList {
+impl UnauthenticatedList {
     fn remove_one(&mut self) {
         let mut counts: BTreeMap<Option<IpAddr>, usize> = BTreeMap::new();
         for (machine, _) in self.by_number.values() {
@@ -83,18 +84,18 @@ impl StrangerList {
     }
 }
 
-impl Stranger {
+impl Unauthenticated {
     /// Notes that the client has shown a valid token. From now on the connection stays.
     pub(super) fn show_token(&self) {
         if !self.0.has_shown.swap(true, Ordering::Relaxed) {
-            self.0.strangers.forget(self.0.number);
+            self.0.all.forget(self.0.number);
         }
     }
 
     /// Waits until the connection has to end: it gives way to another one, or has shown no token in time.
     pub(super) async fn gives_way(&self) {
         let cancelled = self.0.gives_way.cancelled();
-        if tokio::time::timeout(self.0.strangers.time_to_show, cancelled).await.is_err()
+        if tokio::time::timeout(self.0.all.time_to_show, cancelled).await.is_err()
             && self.0.has_shown.load(Ordering::Relaxed)
         {
             // It stays for as long as its client likes. The token may come in the moment in which it gives way.
@@ -103,9 +104,9 @@ impl Stranger {
     }
 }
 
-impl Drop for StrangerEntry {
+impl Drop for UnauthenticatedEntry {
     fn drop(&mut self) {
-        self.strangers.forget(self.number);
+        self.all.forget(self.number);
     }
 }
 
@@ -115,37 +116,38 @@ mod tests {
 
     use super::*;
 
-    fn gives_way(stranger: &Stranger) -> bool {
-        stranger.gives_way().now_or_never().is_some()
+    fn gives_way(connection: &Unauthenticated) -> bool {
+        connection.gives_way().now_or_never().is_some()
     }
 
-    fn count(strangers: &Strangers) -> usize {
-        lock(&strangers.list).by_number.len()
+    fn count(connections: &UnauthenticatedConnections) -> usize {
+        lock(&connections.list).by_number.len()
     }
 
     #[tokio::test]
     async fn the_oldest_connection_without_a_token_gives_way() {
-        let strangers = Arc::<Strangers>::default();
-        let known = strangers.add(None);
+        let connections = Arc::<UnauthenticatedConnections>::default();
+        let known = connections.add(None);
         known.show_token();
         known.show_token();
-        let all: Vec<_> = (0..2 * MAX_STRANGERS).map(|_| strangers.add(None)).collect();
-        assert!(all[..MAX_STRANGERS].iter().all(gives_way));
-        assert!(!all[MAX_STRANGERS..].iter().any(gives_way) && !gives_way(&known));
+        let all: Vec<_> = (0..2 * MAX_UNAUTHENTICATED).map(|_| connections.add(None)).collect();
+        assert!(all[..MAX_UNAUTHENTICATED].iter().all(gives_way));
+        assert!(!all[MAX_UNAUTHENTICATED..].iter().any(gives_way) && !gives_way(&known));
         // Another machine that floods the API does not displace a client of this one.
         let other = Some("192.0.2.1".parse().unwrap());
-        let flood: Vec<_> = (0..200).map(|_| strangers.add(other)).collect();
-        assert_eq!(all.iter().filter(|own| !gives_way(own)).count(), MAX_STRANGERS / 2);
-        assert_eq!(count(&strangers), MAX_STRANGERS);
+        let flood: Vec<_> = (0..200).map(|_| connections.add(other)).collect();
+        assert_eq!(all.iter().filter(|own| !gives_way(own)).count(), MAX_UNAUTHENTICATED / 2);
+        assert_eq!(count(&connections), MAX_UNAUTHENTICATED);
         drop((all, flood));
-        assert_eq!(count(&strangers), 0);
+        assert_eq!(count(&connections), 0);
     }
 
     #[tokio::test]
     async fn a_connection_has_to_show_a_token_in_time() {
         let time_to_show = Duration::from_millis(20);
-        let strangers = Arc::new(Strangers { time_to_show, ..Strangers::default() });
-        let (silent, known) = (strangers.add(None), strangers.add(None));
+        let empty = UnauthenticatedConnections::default();
+        let connections = Arc::new(UnauthenticatedConnections { time_to_show, ..empty });
+        let (silent, known) = (connections.add(None), connections.add(None));
         known.clone().show_token();
         silent.gives_way().await;
         let staying = tokio::time::timeout(10 * time_to_show, known.gives_way()).await;

@@ -1,4 +1,4 @@
-//! The places of the API's connections. Clients of one machine never get all of them.
+//! The slots of the API's connections. Clients of one machine never get all of them.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,40 +10,40 @@ use crate::lock::lock;
 /// Maximum number of connections. 256: a hundred clients, each with an event stream and another request.
 const MAX_CONNECTIONS: usize = 256;
 
-/// Number of places that only clients on this machine get. 64: others can never keep a user from his own node.
+/// Number of slots that only clients on this machine get. 64: others can never keep a user from his own node.
 const FOR_THIS_MACHINE: usize = 64;
 
-/// Maximum number of connections of one other machine. 64: a third of the places for other machines.
+/// Maximum number of connections of one other machine. 64: a third of the slots for other machines.
 const MAX_OF_ONE: usize = 64;
 
 /// Interval between warnings. 10 s: a client that tries again and again must not fill the log.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The places of all connections.
+/// The slots of all connections.
 #[derive(Default)]
-pub(super) struct Places(Mutex<PlacesTaken>);
+pub(super) struct ConnectionSlots(Mutex<SlotsTaken>);
 
 #[derive(Default)]
-struct PlacesTaken {
+struct SlotsTaken {
     all: usize,
     /// Number of the connections of each other machine.
     by_machine: BTreeMap<IpAddr, usize>,
     warned: Option<Instant>,
 }
 
-/// The place of one connection, until it is dropped.
-pub(super) struct Place {
-    places: Arc<Places>,
+/// The slot of one connection, until it is dropped.
+pub(super) struct ConnectionSlot {
+    slots: Arc<ConnectionSlots>,
     /// `None` if the client is on this machine.
     machine: Option<IpAddr>,
 }
 
-impl Places {
-    /// Takes a place for a client at this address. Returns `None` if there is none for it.
-    pub(super) fn take(self: &Arc<Self>, client: IpAddr) -> Option<Place> {
+impl ConnectionSlots {
+    /// Takes a slot for a client at this address. Returns `None` if there is none for it.
+    pub(super) fn take(self: &Arc<Self>, client: IpAddr) -> Option<ConnectionSlot> {
         let machine = machine(client);
         let mut taken = lock(&self.0);
-        if !taken.has_place_for(machine) {
+        if !taken.has_slot_for(machine) {
             let now = Instant::now();
             if taken.warned.is_none_or(|warned| now.duration_since(warned) >= WARNING_INTERVAL) {
                 taken.warned = Some(now);
@@ -56,19 +56,19 @@ impl Places {
         if let Some(machine) = machine {
             *taken.by_machine.entry(machine).or_default() += 1;
         }
-        Some(Place { places: self.clone(), machine })
+        Some(ConnectionSlot { slots: self.clone(), machine })
     }
 }
 
-impl Place {
+impl ConnectionSlot {
     /// Returns the address of the client's machine, or `None` if it is this one.
     pub(super) fn machine(&self) -> Option<IpAddr> {
         self.machine
     }
 }
 
-impl PlacesTaken {
-    fn has_place_for(&self, machine: Option<IpAddr>) -> bool {
+impl SlotsTaken {
+    fn has_slot_for(&self, machine: Option<IpAddr>) -> bool {
         let Some(machine) = machine else { return self.all < MAX_CONNECTIONS };
         let of_others: usize = self.by_machine.values().sum();
         let of_this_one = self.by_machine.get(&machine).copied().unwrap_or_default();
@@ -78,9 +78,9 @@ impl PlacesTaken {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        let mut taken = lock(&self.places.0);
+        let mut taken = lock(&self.slots.0);
         taken.all = taken.all.saturating_sub(1);
         let Some(machine) = self.machine else { return };
         if let Some(count) = taken.by_machine.get_mut(&machine) {
@@ -111,10 +111,10 @@ mod tests {
     }
 
     #[test]
-    fn other_machines_never_take_all_places() {
-        let places = Arc::new(Places::default());
-        let take = |count: usize, client: &str| -> Vec<Place> {
-            (0..count).filter_map(|_| places.take(ip(client))).collect()
+    fn other_machines_never_take_all_slots() {
+        let slots = Arc::new(ConnectionSlots::default());
+        let take = |count: usize, client: &str| -> Vec<ConnectionSlot> {
+            (0..count).filter_map(|_| slots.take(ip(client))).collect()
         };
         let first = take(300, "192.0.2.1");
         assert_eq!(first.len(), MAX_OF_ONE);
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(take(300, "192.0.2.1").len(), MAX_OF_ONE);
         drop(others);
         assert_eq!(take(300, "127.0.0.1").len(), MAX_CONNECTIONS);
-        assert!(lock(&places.0).by_machine.is_empty());
+        assert!(lock(&slots.0).by_machine.is_empty());
     }
 
     #[test]
