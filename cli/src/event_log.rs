@@ -175,6 +175,11 @@ impl EventLog {
         event.line(&self.0.node)
     }
 
+    /// Returns the JSON line of an event as text, without a newline.
+    pub(crate) fn line_text(&self, event: &LoggedEvent) -> String {
+        String::from_utf8_lossy(&self.line(event)).into_owned()
+    }
+
     /// Returns the JSON line that reports missed events.
     pub(crate) fn lagged(&self, missed: u64) -> String {
         without_newline(json::event(&self.0.node, &Event::NodeLagged { missed }))

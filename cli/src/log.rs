@@ -143,7 +143,7 @@ pub(crate) fn is_level_from_environment() -> bool {
     wanted_filter().is_some() && configured_filter().1.is_none()
 }
 
-/// Returns one of the filters of this file.
+/// Parses a filter that is a constant of this file, so that it can't be invalid.
 fn constant_filter(filter: &str) -> Targets {
     filter.parse().expect("the constants are filters")
 }

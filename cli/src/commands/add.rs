@@ -160,7 +160,7 @@ async fn hold(
             if node.files().is_shared_at(path, &hash)
                 && let Some(text) = human::event(context.paint, node, &logged.event)
             {
-                let json = String::from_utf8_lossy(&event_log.line(logged)).into_owned();
+                let json = event_log.line_text(logged);
                 context.progress.line(Some(text), json).await?;
             }
         }

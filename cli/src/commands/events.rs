@@ -61,10 +61,7 @@ impl NodeCommand for EventsArgs {
             None => events,
             Some(page) => page.of(events),
         };
-        let events = events.iter().map(|event| {
-            let line = String::from_utf8(log.line(event).into())?;
-            Ok(RawValue::from_string(line)?)
-        });
+        let events = events.iter().map(|event| Ok(RawValue::from_string(log.line_text(event))?));
         let events = events.collect::<anyhow::Result<_>>()?;
         Ok(EventList { events, was_followed: false })
     }
@@ -80,7 +77,7 @@ async fn follow(log: &EventLog, context: &CommandContext<'_>) {
             return;
         }
         for event in batch.events {
-            if !print(String::from_utf8_lossy(&log.line(&event)).into_owned()).await {
+            if !print(log.line_text(&event)).await {
                 return;
             }
         }

@@ -97,7 +97,7 @@ pub(crate) fn state(home: &Path, name: &str) -> PathBuf {
 }
 
 /// Runs `peerkit COMMAND` for the node of this name.
-fn command(home: &Path, name: &str, words: &[&str]) -> Output {
+pub(crate) fn command(home: &Path, name: &str, words: &[&str]) -> Output {
     let mut command = peerkit(home);
     command.current_dir(home).args(words).arg("--state").arg(state(home, name));
     run(command, "")

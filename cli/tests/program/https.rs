@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{Value, json};
 
-use crate::api::state;
+use crate::api::{command, state};
 use crate::harness::{PATIENCE, Program, peerkit, run, text};
 
 /// The name in the certificates of these tests, beside `localhost`.
@@ -78,13 +78,6 @@ fn port(file: &Value) -> u16 {
     file["url"].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap()
 }
 
-/// Runs `peerkit COMMAND` for the node that uses a state folder.
-fn by_state(home: &Path, name: &str, words: &[&str]) -> Output {
-    let mut command = peerkit(home);
-    command.args(words).arg("--state").arg(state(home, name)).env_remove("SSL_CERT_FILE");
-    run(command, "")
-}
-
 /// Runs `peerkit COMMAND --node URL`. The only trusted certificate is the one in `trusted`.
 fn by_url(home: &Path, url: &str, token: &str, trusted: &Path) -> Output {
     let mut command = peerkit(home);
@@ -144,7 +137,7 @@ fn commands_and_other_programs_use_an_api_over_https() {
     assert_eq!(alice.started["api"], file["url"]);
     assert_eq!(file["certificate_sha256"].as_str().unwrap().len(), 64);
 
-    let own = by_state(home.path(), "alice", &["status", "--json"]);
+    let own = command(home.path(), "alice", &["status", "--json"]);
     assert_eq!(own.status.code(), Some(0), "{}", text(&own.stderr));
     let own: Value = serde_json::from_slice(&own.stdout).unwrap();
     assert_eq!(own["status"]["name"], "alice");
@@ -203,7 +196,7 @@ fn the_token_goes_only_to_the_node_with_the_right_certificate() {
     // As if another program had taken the port of a node that has crashed.
     file["url"] = of_bob["url"].clone();
     fs::write(state(home.path(), "alice").join("api.json"), file.to_string()).unwrap();
-    let refused = by_state(home.path(), "alice", &["peers"]);
+    let refused = command(home.path(), "alice", &["peers"]);
     assert_fails(&refused, &["another certificate", "nothing was sent"]);
     alice.exit();
     bob.exit();
@@ -242,7 +235,7 @@ fn stalled_handshakes_end_and_do_not_delay_others() {
     // The header of a handshake record, and nothing of the record.
     silent.iter().skip(100).for_each(|mut stream| stream.write_all(&[22, 3, 1, 2, 0]).unwrap());
     let begun = std::time::Instant::now();
-    let answered = by_state(home.path(), "alice", &["status"]);
+    let answered = command(home.path(), "alice", &["status"]);
     assert_eq!(answered.status.code(), Some(0), "{}", text(&answered.stderr));
     for stream in &mut silent {
         let mut end = Vec::new();
