@@ -1,5 +1,5 @@
-//! Sending and answering queries. A query concerns several parts of the overlay: the node's description and its
-//! roster answer it, and the budgets of the links decide how far it goes.
+//! Sending and answering queries. These concern several parts of the overlay: the node's description answers a query,
+//! the budgets of the links decide how far it goes, and the membership checks the records in it.
 
 use std::time::Duration;
 
