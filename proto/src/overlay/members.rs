@@ -252,11 +252,12 @@ impl Members {
         if known.check_at <= cx.now {
             known.check_at = cx.now + CHECK_EVERY;
             known.certify(cx);
+            // Before the records are forgotten, as a link with a node without a record ends for another reason.
+            known.end_links(cx);
             let (records, revocations) = known.roster.forget_expired(cx.unix);
             if !records.is_empty() || !revocations.is_empty() {
                 put_change(cx, RosterChange::Expired(records, revocations));
             }
-            known.end_links(cx);
         }
     }
 }

@@ -4,6 +4,7 @@ use super::bench::{TestBench, UNIX};
 use super::*;
 use crate::frame::broadcast::Batch;
 use crate::frame::membership::{Need, NeighbourOutcome, NeighbourReply, NeighbourRequest};
+use crate::invitation::MembershipError;
 use crate::invitation::tests::{invite, key};
 use crate::node_record::NodeRecord;
 use crate::overlay::broadcast::tests::item;
@@ -104,4 +105,28 @@ fn entries_of_the_roster_over_the_budget_are_dropped_before_they_are_checked() {
     assert_eq!(bench.budgets.drops().roster, before + 1);
     let members = bench.part.roster().unwrap().members().count();
     assert_eq!(members, 2);
+}
+
+/// The record of an expired membership is forgotten in the check that ends the link.
+#[test]
+fn a_link_ends_with_the_reason_that_the_membership_has_expired() {
+    let mut bench = TestBench::of(Members::new("net".into()));
+    let own = invite(50, 1).accept(&key(100));
+    let proof = invite(51, 1).accept(&key(1));
+    let (records, revocations) = (vec![proof.clone()], Vec::new());
+    let state = MembershipState { own, owner_key: None, records, revocations };
+    bench.act(|members, cx| members.start(cx, state));
+    let id = proof.member();
+    let address = "198.51.100.1:7117".parse().unwrap();
+    bench.links.insert(id, Peer::new(id, String::new(), address, Direction::Inbound));
+    bench.out.clear();
+    bench.now = bench.now + Duration::from_millis(proof.expires() - UNIX);
+    bench.act(|members, cx| members.handle_timeout(cx));
+    assert_eq!(bench.part.roster().unwrap().record(id), None);
+    let closed = bench.out.iter().filter_map(|effect| match effect {
+        Effect::CloseLink(peer, reason) => Some((*peer, reason.clone())),
+        _ => None,
+    });
+    let expected = Reason::NotAMember(MembershipError::Expired);
+    assert_eq!(closed.collect::<Vec<_>>(), [(id, expected)]);
 }
