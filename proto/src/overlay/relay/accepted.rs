@@ -5,15 +5,28 @@
 //! of the link that has brought most. What was forgotten could be replayed, so the node then refuses all messages
 //! that are not newer than the newest one forgotten. A message takes seconds on its way, and the table holds those
 //! of many seconds, so an honest message is newer.
+//!
+//! A message whose sender's clock is ahead of this node's clock is not forgotten before the clock has reached its
+//! time. Otherwise the node would have to refuse all messages up to a time that is yet to come. So there is a limit
+//! on these messages, and a link that has brought too many of them can bring further ones only later. The others of
+//! the link are not affected.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::frame::query::QueryId;
 use crate::id::{Hash, NodeId};
 
-/// Maximum number of messages that are remembered, about 7 MiB. 131,072: a neighbour can bring 900 a second, so
+/// Maximum number of messages that are remembered, about 9 MiB. 131,072: a neighbour can bring 900 a second, so
 /// they are those of more than two minutes, or of fifteen seconds from ten neighbours that flood this node.
 const MAX_ACCEPTED: usize = 131_072;
+
+/// Maximum number of remembered messages that are ahead of the clock. Half of all, so that there is always another
+/// one to forget.
+const MAX_AHEAD: usize = MAX_ACCEPTED / 2;
+
+/// Divisor that gives the part of the room for messages ahead of the clock that one link may fill: an eighth of what
+/// is left. So ten links that flood this node leave room for 2,500 messages of each further link.
+const AHEAD_SHARE: usize = 8;
 
 /// Interval at which expired messages are forgotten, in milliseconds.
 const SWEEP_EVERY: u64 = 60_000;
@@ -22,11 +35,16 @@ const SWEEP_EVERY: u64 = 60_000;
 #[derive(Debug)]
 pub(super) struct AcceptedMessages {
     ids: BTreeSet<MessageHash>,
+    /// The messages that the clock has reached.
     by_link: BTreeMap<NodeId, BTreeSet<(u64, MessageHash)>>,
+    /// The messages that are ahead of the clock, each with the link that has brought it.
+    ahead: BTreeSet<(u64, NodeId, MessageHash)>,
+    /// The number of messages in `ahead` that each link has brought.
+    ahead_by_link: BTreeMap<NodeId, usize>,
     /// The greatest time of a message that was forgotten before it had expired. Messages up to this time are
     /// refused.
     floor: u64,
-    /// A time that no remembered message is older than. As long as it has not expired, a sweep would find nothing.
+    /// A time that no message in `by_link` is older than. As long as it has not expired, a sweep would find nothing.
     oldest: u64,
     sweep_at: u64,
 }
@@ -50,6 +68,8 @@ impl Default for AcceptedMessages {
         Self {
             ids: BTreeSet::new(),
             by_link: BTreeMap::new(),
+            ahead: BTreeSet::new(),
+            ahead_by_link: BTreeMap::new(),
             floor: 0,
             oldest: u64::MAX,
             sweep_at: 0,
@@ -59,7 +79,8 @@ impl Default for AcceptedMessages {
 
 impl AcceptedMessages {
     /// Adds a message that came over the link `from`. `unix` is this node's clock, `time` the sender's, and `skew`
-    /// the greatest difference between the two. Returns false if the message was accepted before, or may have been.
+    /// the greatest difference between the two. Returns false if the message was accepted before, or may have been,
+    /// or if the link has brought too many messages that are ahead of the clock.
     pub(super) fn add(
         &mut self,
         unix: u64,
@@ -68,6 +89,7 @@ impl AcceptedMessages {
         time: u64,
         skew: u64,
     ) -> bool {
+        self.advance(unix);
         // A sweep visits all links, so a full table is not swept for each message.
         let has_expired = is_expired(self.oldest, unix, skew);
         if unix >= self.sweep_at || (self.ids.len() >= MAX_ACCEPTED && has_expired) {
@@ -75,28 +97,56 @@ impl AcceptedMessages {
             self.forget_expired(unix, skew);
         }
         let hash = hash(id);
-        if time <= self.floor || !self.ids.insert(hash) {
+        if time <= self.floor || self.ids.contains(&hash) {
             return false;
         }
-        self.by_link.entry(from).or_default().insert((time, hash));
-        self.oldest = self.oldest.min(time);
+        if time > unix {
+            let count = self.ahead_by_link.get(&from).map_or(0, |count| *count);
+            if count >= (MAX_AHEAD - self.ahead.len()) / AHEAD_SHARE {
+                return false;
+            }
+            self.ahead_by_link.insert(from, count + 1);
+            self.ahead.insert((time, from, hash));
+        } else {
+            self.insert_reached(from, time, hash);
+        }
+        self.ids.insert(hash);
         while self.ids.len() > MAX_ACCEPTED {
             self.forget_one(unix);
         }
         true
     }
 
-    /// Forgets a message of the link that has brought most.
+    /// Moves the messages that the clock has reached to the others of their links.
+    fn advance(&mut self, unix: u64) {
+        while let Some((time, from, hash)) = self.ahead.first().copied() {
+            if time > unix {
+                break;
+            }
+            self.ahead.pop_first();
+            if let Some(count) = self.ahead_by_link.get_mut(&from) {
+                *count -= 1;
+                if *count == 0 {
+                    self.ahead_by_link.remove(&from);
+                }
+            }
+            self.insert_reached(from, time, hash);
+        }
+    }
+
+    fn insert_reached(&mut self, from: NodeId, time: u64, hash: MessageHash) {
+        self.by_link.entry(from).or_default().insert((time, hash));
+        self.oldest = self.oldest.min(time);
+    }
+
+    /// Forgets the oldest message of the link that has brought most, apart from those ahead of the clock.
     fn forget_one(&mut self, unix: u64) {
         let heaviest = self.by_link.values_mut().max_by_key(|messages| messages.len());
-        let Some(messages) = heaviest else { return };
-        // The clocks of honest nodes are close together, so a message from the future is probably one of a flood.
-        // The floor does not rise to its time, as that would stop the messages of all others.
-        let is_ahead = messages.last().is_some_and(|(time, _)| *time > unix);
-        let forgotten = if is_ahead { messages.pop_last() } else { messages.pop_first() };
-        let Some((time, hash)) = forgotten else { return };
+        let Some((time, hash)) = heaviest.and_then(BTreeSet::pop_first) else { return };
         self.ids.remove(&hash);
-        if !is_ahead {
+        // Its time is in the future only if the clock was set back. The floor does not rise to it, as that would
+        // stop the messages of all others.
+        if time <= unix {
             self.floor = self.floor.max(time);
         }
     }
@@ -190,7 +240,7 @@ mod tests {
         assert!(accepted.add(NOW, link(2), &id(8, 0), NOW, SKEW));
         for number in 1..MAX_ACCEPTED as u64 {
             let time = NOW + 1 + number % 1000;
-            assert!(accepted.add(NOW, link(1), &id(9, number), time, SKEW));
+            assert!(accepted.add(NOW + 1000, link(1), &id(9, number), time, SKEW));
         }
         let full = MAX_ACCEPTED as u64;
         let is_swept_by =
@@ -207,14 +257,67 @@ mod tests {
         assert_eq!((accepted.ids.len(), accepted.floor), (MAX_ACCEPTED, floor), "it made room");
     }
 
+    /// A link fills the table, brings a message whose sender's clock is ahead, and goes on with its flood.
     #[test]
-    fn a_flood_of_messages_from_the_future_does_not_stop_those_of_now() {
+    fn a_flood_makes_no_room_for_the_replay_of_a_message_from_the_future() {
         let mut accepted = AcceptedMessages::default();
-        for number in 0..MAX_ACCEPTED as u64 + 1000 {
-            let time = NOW + SKEW - number % 1000;
-            assert!(accepted.add(NOW, link(1), &id(9, number), time, SKEW), "{number}");
+        let full = MAX_ACCEPTED as u64;
+        flood(&mut accepted, 0..full);
+        let (now, time) = (NOW + full * 10, NOW + full * 10 + 5000);
+        assert!(accepted.add(now, link(1), &id(8, 1), time, u64::MAX));
+        flood(&mut accepted, full..full + 100);
+        assert!(!accepted.add(now + 1000, link(1), &id(8, 1), time, u64::MAX), "a replay");
+        assert!(!accepted.add(now + 1000, link(2), &id(8, 1), time, u64::MAX), "over another link");
+        // Once the clock has reached its time, it is forgotten as others are, and refused for its time.
+        flood(&mut accepted, full + 100..2 * full + 1000);
+        assert!(!accepted.ids.contains(&hash(&id(8, 1))));
+        assert!(!accepted.add(now + full * 10, link(1), &id(8, 1), time, u64::MAX), "a replay");
+    }
+
+    /// Ten links bring as many messages from the future as are accepted.
+    #[test]
+    fn a_flood_of_messages_from_the_future_does_not_stop_those_of_others() {
+        let mut accepted = AcceptedMessages::default();
+        let time = |number: u64| NOW + SKEW - number % 1000;
+        let mut flooded = Vec::new();
+        for from in 1..=10 {
+            for number in 0.. {
+                let id = id(100 + from, number);
+                if !accepted.add(NOW, link(from), &id, time(number), SKEW) {
+                    break;
+                }
+                flooded.push((id, time(number)));
+            }
         }
+        assert!((MAX_AHEAD / 2..MAX_AHEAD / 4 * 3).contains(&flooded.len()), "{}", flooded.len());
+        // Over one of these links those of now are accepted, and over another one also those from the future.
         assert!(accepted.add(NOW, link(1), &id(8, 1), NOW, SKEW));
         assert!(!accepted.add(NOW, link(1), &id(8, 1), NOW, SKEW));
+        for number in 2..1000 {
+            assert!(accepted.add(NOW, link(11), &id(8, number), NOW + 1000, SKEW), "{number}");
+            assert!(!accepted.add(NOW, link(12), &id(8, number), NOW + 1000, SKEW), "{number}");
+        }
+        // A flood of messages of now does not displace those from the future.
+        for number in 0..MAX_ACCEPTED as u64 * 2 {
+            let (now, number) = (NOW + number / 10, 1_000_000 + number);
+            assert!(accepted.add(now, link(1), &id(9, number), now, SKEW), "{number}");
+        }
+        assert_eq!(accepted.ids.len(), MAX_ACCEPTED);
+        for (id, time) in flooded {
+            assert!(!accepted.add(NOW, link(12), &id, time, SKEW), "a replay");
+        }
+    }
+
+    /// The clock was a day ahead, and is set right. A flood then fills the table.
+    #[test]
+    fn a_clock_that_is_set_back_stops_no_messages() {
+        let mut accepted = AcceptedMessages::default();
+        let day = 86_400_000;
+        for number in 0..MAX_ACCEPTED as u64 {
+            assert!(accepted.add(NOW + day, link(1), &id(9, number), NOW + day, SKEW));
+        }
+        for number in 0..1000 {
+            assert!(accepted.add(NOW, link(2), &id(8, number), NOW - 5000, SKEW), "{number}");
+        }
     }
 }
