@@ -68,8 +68,8 @@ pub(super) struct Queries {
     max: usize,
     ttl: Duration,
     table: BTreeMap<QueryId, KnownQuery>,
-    /// Queries and the times at which they are forgotten, in the order of arrival.
-    order: VecDeque<(Instant, QueryId)>,
+    /// Queries and the times at which they are forgotten.
+    order: BTreeSet<(Instant, QueryId)>,
     /// Deadlines of the queries that have open branches.
     deadlines: BTreeSet<(Instant, QueryId)>,
     /// The queries in the table that came over each link, in the order of arrival.
@@ -119,7 +119,7 @@ impl Queries {
             max: config.query_table,
             ttl: config.query_ttl,
             table: BTreeMap::new(),
-            order: VecDeque::new(),
+            order: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             by_link: BTreeMap::new(),
             lookups: LookupBudget::new(config.lookup_rate),
@@ -423,17 +423,18 @@ impl Queries {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let deadline = self.deadlines.first().map(|(deadline, _)| *deadline);
-        earliest(deadline, self.order.front().map(|(at, _)| *at))
+        earliest(deadline, self.order.first().map(|(at, _)| *at))
     }
 
-    fn insert(&mut self, now: Instant, id: QueryId, entry: KnownQuery) {
+    fn insert(&mut self, now: Instant, id: QueryId, mut entry: KnownQuery) {
         self.forget_old(now);
+        entry.forget_at = now + self.ttl;
         self.deadlines.insert((entry.deadline, id));
         if let Some(parent) = entry.parent {
             self.by_link.entry(parent).or_default().push_back(id);
         }
+        self.order.insert((entry.forget_at, id));
         self.table.insert(id, entry);
-        self.order.push_back((now + self.ttl, id));
     }
 
     /// Returns whether there is room for a query from this link. If the table is full, evicts the oldest query
@@ -453,10 +454,6 @@ impl Queries {
         self.drops.evicted += 1;
         self.end_early(oldest, out);
         self.strays.evict(oldest);
-        if self.order.len() > 2 * self.max {
-            let table = &self.table;
-            self.order.retain(|(_, id)| table.contains_key(id));
-        }
         true
     }
 
@@ -475,11 +472,11 @@ impl Queries {
 
     fn forget_old(&mut self, now: Instant) {
         self.strays.expire(now);
-        while let Some((at, id)) = self.order.front().copied() {
+        while let Some((at, id)) = self.order.first().copied() {
             if at > now {
                 break;
             }
-            self.order.pop_front();
+            self.order.pop_first();
             self.strays.remember(now + self.ttl, id);
             self.remove(id);
         }
@@ -488,6 +485,7 @@ impl Queries {
     fn remove(&mut self, id: QueryId) {
         let Some(entry) = self.table.remove(&id) else { return };
         self.deadlines.remove(&(entry.deadline, id));
+        self.order.remove(&(entry.forget_at, id));
         let Some(parent) = entry.parent else { return };
         if let Some(ids) = self.by_link.get_mut(&parent) {
             // It is mostly the first, as queries are forgotten in the order of arrival.

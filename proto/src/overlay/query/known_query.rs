@@ -28,6 +28,8 @@ pub(super) struct KnownQuery {
     /// The greatest depth that the query has come with.
     pub(super) depth: u8,
     pub(super) deadline: Instant,
+    /// The time at which the query is forgotten. The table sets it.
+    pub(super) forget_at: Instant,
     /// The query was not passed on, because the budgets of the links that it came over were spent.
     pub(super) is_held: bool,
     /// This node's own answer is still being looked up. No branch ends before that.
@@ -67,6 +69,7 @@ impl KnownQuery {
             route: None,
             depth,
             deadline,
+            forget_at: deadline,
             is_held: false,
             awaits_own_answer: false,
             branches: Vec::new(),
