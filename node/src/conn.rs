@@ -150,8 +150,8 @@ impl Conn {
         self.closing.notify_one();
     }
 
-    /// Queues a control frame. Closes the link if the queue is full or nothing leaves it: the peer reads too
-    /// slowly.
+    /// Queues a control frame. Closes the link if the queue is full, or if it is crowded and the peer takes no
+    /// byte: the peer reads too slowly.
     pub(crate) fn send_control(&self, frame: &Frame) {
         if self.outbox.push_control(frame) == Err(NotAccepted::Full) {
             self.hang_up(Reason::Slow);

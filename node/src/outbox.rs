@@ -57,7 +57,7 @@ pub(crate) struct Outbox {
     room: Notify,
     clock: NodeClock,
     max_control: usize,
-    /// Time after which a peer is too slow if nothing leaves the crowded control queue.
+    /// Time after which a peer is too slow if the control queue is crowded and the peer takes no byte.
     slow_after: Duration,
     max_application: usize,
 }

@@ -61,8 +61,8 @@ pub struct Config {
     /// the link is closed. 1 MiB: the answers of about 5,000 nodes to one discovery.
     pub control_queue: usize,
     /// Time after which a peer is too slow if the queue of its control frames is more than half full
-    /// and nothing leaves it. 10 s: as `handshake_timeout`, and far less than `dead_after`, which
-    /// a peer that sends but does not read never reaches.
+    /// and the peer takes no byte. 10 s: as `handshake_timeout`, and far less than `dead_after`,
+    /// which a peer that sends but does not read never reaches.
     pub slow_after: Duration,
     /// Time after which a link that has sent nothing sends a ping. 15 s: survey, and shorter than
     /// the time-outs of NATs.
@@ -97,11 +97,11 @@ pub struct Config {
     /// incomplete. 100: a search among 100,000 names mostly takes 1 to 3 ms, so other nodes use
     /// about half a processor core.
     pub lookup_rate: usize,
-    /// Maximum number of bytes of other nodes' messages that a node relays in a second for a single
-    /// stranger, which is a peer that it has neither dialled nor as a neighbour. An eighth is the
-    /// stranger's own, the rest is shared by all strangers. For a neighbour, which relays for others,
-    /// it is seven times as much. 128 KiB: the number of bytes that a relay of libp2p passes on for
-    /// one connection in total.
+    /// Maximum number of bytes of other nodes' messages that a node relays in a second for the
+    /// strangers of one group of addresses. A stranger is a peer that the node has neither dialled nor
+    /// as a neighbour. An eighth is the group's own, the rest is shared by all strangers. For a peer
+    /// that the node has dialled, or a neighbour, it is seven times as much, as they relay for others.
+    /// 128 KiB: the number of bytes that a relay of libp2p passes on for one connection in total.
     pub forward_rate: usize,
     /// Time without messages after which a link that was made only to send a message is closed. 60
     /// s: as long as a node remembers a route through the network.

@@ -51,7 +51,7 @@ pub fn replaces_queued(frame: &Frame) -> bool {
 /// The congestion of the queue of control frames of one link.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Congestion {
-    /// The queue is crowded, and nothing has left it since this time.
+    /// The queue is crowded, and the peer has taken no byte since this time.
     since: Option<Instant>,
 }
 
@@ -67,13 +67,13 @@ impl Congestion {
         self.since.get_or_insert(now);
     }
 
-    /// Notes that frames have left the queue, as the peer reads.
+    /// Notes that the peer reads: frames have left the queue, or more bytes of a large one were written.
     pub fn progress(&mut self) {
         self.since = None;
     }
 
-    /// Returns whether the peer is too slow: the queue has been crowded for [`Config::slow_after`], and nothing
-    /// has left it in that time.
+    /// Returns whether the peer is too slow: the queue has been crowded for [`Config::slow_after`], and the peer
+    /// has taken no byte in that time.
     #[must_use]
     pub fn is_slow(&self, now: Instant, slow_after: Duration) -> bool {
         self.since.is_some_and(|since| now.since(since) >= slow_after)
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_slow_if_nothing_leaves_a_crowded_queue_for_ten_seconds() {
+    fn a_peer_is_slow_if_it_takes_nothing_of_a_crowded_queue_for_ten_seconds() {
         let slow_after = Config::default().slow_after;
         let mut queue = Congestion::default();
         assert!(!queue.is_slow(at(100), slow_after), "an empty queue");

@@ -332,8 +332,8 @@ impl<H: Handler> Sim<H> {
                 self.trace_event("frame", nodes, &scratch);
                 self.transmit(connection, side);
             }
-            // Frames on behalf of other nodes are left out once the queue is crowded. A queue that is full
-            // nevertheless, or from which nothing leaves, means that the peer is too slow.
+            // Frames on behalf of other nodes are left out once the queue is crowded. If it is full nevertheless,
+            // or the peer takes nothing of it, the peer is too slow.
             Err(_) => {
                 self.stats.slow_links += 1;
                 self.hang_up(connection, side, Reason::Slow);
