@@ -36,6 +36,7 @@ pub(crate) use messages::{send_to_nodes, try_send};
 pub use network::{NetworkHandle, NetworkSize};
 pub use places::{IntoAddress, IntoPlaces, Place};
 pub use queries::Discovery;
+pub(crate) use queries::RunningQuery;
 
 /// A handle to a node, which is cheap to clone. All clones are handles to the same node.
 ///

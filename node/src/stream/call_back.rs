@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use peerkit_proto::address::Address;
 use peerkit_proto::frame::Frame;
-use peerkit_proto::frame::query::QueryKind;
+use peerkit_proto::frame::query::{AnswerBody, QueryKind};
 use peerkit_proto::id::NodeId;
 use tokio::sync::oneshot;
 
@@ -17,6 +17,7 @@ use crate::conn::Conn;
 use crate::dial::first_success;
 use crate::inner::Inner;
 use crate::lock::lock;
+use crate::node::RunningQuery;
 use crate::stream::{AwaitedStream, Stream, Streams};
 
 /// Maximum number of addresses that are dialled for one call-back. 4: fewer than for a stream that this node
@@ -44,19 +45,28 @@ impl Inner {
         lock(&self.streams.awaited).insert(token, AwaitedStream { from: peer, reply });
         let _guard = TokenGuard { streams: &self.streams, token };
         let timeout = self.config.connect_timeout;
+        let mut query = None;
         if let Some(conn) = conn {
             conn.send_control(&Frame::CallBack { token });
         } else {
             // The machine puts this node's signed record, which has its addresses, into the query.
             let what = QueryKind::CallBack { target: peer, token, addresses: Vec::new() };
-            // The answers to the query are dropped: the stream itself is the answer.
             // A depth of -1 asks the whole network.
             let asked = self.send_query(what, -1, Some(timeout)).await;
-            asked.map_err(|error| error.to_string())?;
+            query = Some(asked.map_err(|error| error.to_string())?);
         }
-        match tokio::time::timeout(timeout, stream).await {
-            Ok(Ok(stream)) => Ok(stream),
-            _ => Err(format!("it did not connect to this node within {} s", timeout.as_secs_f32())),
+        tokio::select! {
+            biased;
+            called = tokio::time::timeout(timeout, stream) => match called {
+                Ok(Ok(stream)) => Ok(stream),
+                _ => Err(format!(
+                    "it did not connect to this node within {} s",
+                    timeout.as_secs_f32()
+                )),
+            },
+            () = refusal(query, peer) => {
+                Err("it could not be asked through the network to connect to this node".into())
+            }
         }
     }
 
@@ -100,6 +110,23 @@ impl Inner {
         });
         true
     }
+}
+
+/// Waits until it is certain that `peer` does not call back: all nodes have answered the query, and `peer`, which
+/// answers when it begins to call back, is not among them. Never returns if there is no query, or if an answer may
+/// be missing.
+async fn refusal(query: Option<RunningQuery>, peer: NodeId) {
+    if let Some(RunningQuery { mut answers, ended }) = query {
+        let mut calls_back = false;
+        while let Some(answer) = answers.recv().await {
+            calls_back |= answer.node == peer && answer.body == AnswerBody::Here;
+        }
+        let is_complete = ended.await.unwrap_or(false);
+        if is_complete && !calls_back {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Removes a token when it is dropped: the call-back has come, or is no longer awaited.

@@ -342,6 +342,36 @@ async fn a_probe_returns_the_record_of_a_node_without_a_link() {
     shutdown([&a, &b, &by_hand]).await;
 }
 
+/// The request for a call-back goes through the network. Once all nodes have answered it, and the wanted node has not,
+/// no call-back comes.
+#[tokio::test]
+async fn a_stream_to_a_node_that_is_not_in_the_network_fails_at_once() {
+    let start =
+        async |name: &str| builder(name).config(without_deadlines()).manual(true).spawn().await;
+    let [ann, bob, cid] = ["ann", "bob", "cid"].map(start);
+    let (ann, bob, cid) = (ann.await.unwrap(), bob.await.unwrap(), cid.await.unwrap());
+    cid.serve_stream("hello", async |mut stream| {
+        let _ = stream.write_all(b"x").await;
+        let _ = stream.shutdown().await;
+    });
+    let absent = Key::from_secret(&[6; 32]).id();
+    let fails = async |id| {
+        let failed = within("the error", ann.open_stream(id, "hello")).await.unwrap_err();
+        assert!(matches!(failed, Error::Unreachable { .. }), "{failed:?}");
+        assert!(failed.to_string().contains("through the network"), "{failed}");
+    };
+    fails(absent).await;
+    fails(cid.id()).await;
+    link(&ann, &bob).await;
+    link(&bob, &cid).await;
+    fails(absent).await;
+    // A node of the network calls back, although no address of it is known.
+    let mut stream = within("a call-back", ann.open_stream(cid.id(), "hello")).await.unwrap();
+    assert_eq!(within("a byte", stream.read_u8()).await.unwrap(), b'x');
+    assert!(ann.peer(cid.id()).is_none());
+    shutdown([&ann, &bob, &cid]).await;
+}
+
 /// `broadcast` waits for room in the queues of the links, so that no peer is disconnected as too slow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loop_of_large_broadcasts_drops_no_link() {
