@@ -109,10 +109,9 @@ pub struct Config {
     /// Number of neighbours to which a member makes and keeps links by itself. 5: as in HyParView
     /// for 10,000 nodes (Leitão et al. 2007, section 5.1).
     pub active_view: usize,
-    /// Keeps neighbours of different address groups, if the member knows nodes of several groups. Newcomers become
-    /// guests of a full member, in addition to its neighbours. So an attacker with addresses in few groups can't
-    /// surround the member. In return links change for some minutes after a join, and broadcasts take longer routes
-    /// in this time.
+    /// Keeps two neighbours of different address groups, if the member knows nodes of several groups, and takes
+    /// newcomers as guests, up to 16 in addition to the view. So an attacker with addresses in few groups can't
+    /// surround the member. In return a member has about twice as many links.
     pub outbound_groups: bool,
     /// Maximum number of nodes that a member remembers beside its neighbours. 30: as in HyParView.
     pub passive_view: usize,

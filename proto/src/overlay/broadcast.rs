@@ -283,6 +283,7 @@ impl Broadcasts {
     pub(super) fn link_down(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
         self.summaries_due.remove(&id);
         self.new_links.retain(|(_, new)| *new != id);
+        self.replace_source(cx, id);
         let mut lost = Vec::new();
         for (name, run) in &mut self.runs {
             run.forget(id);
@@ -502,6 +503,9 @@ impl Broadcasts {
             events.push(Event::NodeBroadcast { broadcast });
         }
         run.next = batch.last().saturating_add(1);
+        if let Some(source) = from {
+            run.note_source(source);
+        }
         self.counters.received += events.len() as u64;
         // Passed on before it is delivered, as other nodes still wait for it.
         self.push(cx, from, &batch);

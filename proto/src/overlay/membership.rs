@@ -174,7 +174,7 @@ pub(super) struct Membership {
     shuffle_at: Option<Instant>,
     probe_at: Option<Instant>,
     feel_at: Option<Instant>,
-    /// Number of feelers that may still follow each other quickly while the address book is small.
+    /// Number of quick feelers that are left for the time while the address book is small.
     first_feelers: usize,
     beacon_at: Option<Instant>,
     repair_at: Instant,
@@ -194,8 +194,6 @@ struct PlaceRequest {
 enum ProbePurpose {
     /// The probe asks for a place.
     Place,
-    /// The probe asks a node for a place as an outbound neighbour: see `outbound`.
-    Outbound,
     /// The probe tests the addresses of a node of the passive view.
     Test,
     /// The probe tests the addresses of a node of the address book.

@@ -217,8 +217,8 @@ pub struct Expect {
     pub not_joined: Option<u64>,
     /// Exact number of connected components of the network.
     pub components: Option<u64>,
-    /// Maximum number of links of one node beyond its active view, its guests, its additional outbound neighbours
-    /// and its pinned links. Links that are just being replaced do not count.
+    /// Maximum number of links of one node beyond its active view, its guests and its pinned links. Links that are
+    /// just being replaced do not count.
     pub links_over_view: Option<u64>,
     /// Maximum time from the last disturbance until the network was one component and remained so.
     pub one_component_within: Option<Span>,

@@ -16,7 +16,37 @@ use super::{Broadcasts, FIRST_ANSWER, GAP_PATIENCE, MAX_GIVEN, MAX_TRIES};
 /// Length of an encoded [`Have`], in bytes: an identity and two numbers.
 const HAVE_LEN: usize = 48;
 
+/// Time for which a run is active after a batch. Only for active runs are other sources asked when a link ends.
+const ACTIVE_TIME: Duration = Duration::from_secs(60);
+
+/// Maximum number of runs for which other sources are asked when a link ends. 256: two requests for each are 25 kB.
+/// For other runs, the summary of a peer shows that a broadcast is missing.
+const MAX_REPLACED: usize = 256;
+
+/// Number of peers that are asked in place of a source whose link has ended. Two: one of them may receive the run's
+/// broadcasts by way of this node.
+const NEW_SOURCES: usize = 2;
+
 impl Broadcasts {
+    /// Grafts pruned links in place of a link that has ended, for the runs whose broadcasts came over it. Otherwise
+    /// the next broadcast of each would arrive only after a summary.
+    pub(super) fn replace_source(&mut self, cx: &mut OverlayContext<'_>, lost: NodeId) {
+        let now = cx.now;
+        let is_active = |at: Instant| now.since(at) < ACTIVE_TIME;
+        let runs = self.runs.iter_mut().filter(|(_, run)| run.is_source(lost));
+        let runs = runs.filter(|(_, run)| run.missing.is_none() && is_active(run.active_at));
+        for (name, run) in runs.take(MAX_REPLACED) {
+            let mut pruned = run.lazy_peers();
+            pruned.retain(|peer| *peer != lost);
+            for _ in 0..NEW_SOURCES.min(pruned.len()) {
+                let peer = pruned.swap_remove(cx.below(pruned.len()));
+                run.graft(peer);
+                run.add_source(peer);
+                cx.send(peer, Frame::Want(Want { run: *name, after: run.upto() }));
+            }
+        }
+    }
+
     /// Handles summaries from a peer: its progress in some runs.
     pub(in crate::overlay) fn receive_haves(
         &mut self,

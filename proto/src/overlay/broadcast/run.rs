@@ -39,6 +39,8 @@ struct RunPeer {
     id: NodeId,
     /// The link is pruned: the peer receives the run from another node. Only summaries are sent to it.
     is_lazy: bool,
+    /// The last new batch came from the peer, or the peer was asked to take the place of one whose link has ended.
+    is_source: bool,
     /// The number up to which the peer has all broadcasts, if known.
     upto: Option<u64>,
 }
@@ -89,6 +91,26 @@ impl RunState {
         if let Ok(at) = self.position(peer) {
             self.peers[at].is_lazy = false;
         }
+    }
+
+    /// Notes that a new batch came from a peer whose progress is known.
+    pub(super) fn note_source(&mut self, source: NodeId) {
+        self.peers.iter_mut().for_each(|peer| peer.is_source = peer.id == source);
+    }
+
+    /// Notes that a peer was asked to take the place of a source whose link has ended.
+    pub(super) fn add_source(&mut self, peer: NodeId) {
+        self.peer_mut(peer).is_source = true;
+    }
+
+    /// Returns whether new batches are expected from a peer.
+    pub(super) fn is_source(&self, peer: NodeId) -> bool {
+        self.peer(peer).is_some_and(|known| known.is_source)
+    }
+
+    /// Returns the peers with which the link is pruned.
+    pub(super) fn lazy_peers(&self) -> Vec<NodeId> {
+        self.peers.iter().filter(|peer| peer.is_lazy).map(|peer| peer.id).collect()
     }
 
     /// Returns the number up to which a peer has all broadcasts, if known.
@@ -184,7 +206,7 @@ impl RunState {
     /// Returns the entry of a peer, which is added if there is none.
     fn peer_mut(&mut self, id: NodeId) -> &mut RunPeer {
         let at = self.position(id).unwrap_or_else(|at| {
-            self.peers.insert(at, RunPeer { id, is_lazy: false, upto: None });
+            self.peers.insert(at, RunPeer { id, is_lazy: false, is_source: false, upto: None });
             at
         });
         &mut self.peers[at]

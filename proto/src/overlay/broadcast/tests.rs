@@ -43,6 +43,11 @@ impl TestBench {
         self.act(|broadcasts, cx| broadcasts.link_up(cx, link(n)));
     }
 
+    fn unlink(&mut self, n: u8) {
+        self.links.remove(&link(n));
+        self.act(|broadcasts, cx| broadcasts.link_down(cx, link(n)));
+    }
+
     fn receive(&mut self, from: u8, batch: Batch) {
         self.act(|broadcasts, cx| broadcasts.receive(cx, link(from), batch));
     }
@@ -537,4 +542,31 @@ fn an_idle_run_forgets_its_peers_if_there_are_many() {
         node.receive(1, batch(2, &["b"]));
         assert_eq!(node.out().len(), usize::from(links));
     }
+}
+
+#[test]
+fn if_the_link_of_a_source_ends_two_pruned_links_take_its_place() {
+    let mut node = TestBench::new(5);
+    node.receive(1, batch(1, &["a"]));
+    for pruned in 2..=4 {
+        node.receive(pruned, batch(1, &["a"]));
+    }
+    node.out();
+    node.unlink(1);
+    let wants = node.out();
+    assert_eq!(wants.len(), 2, "{wants:?}");
+    assert!(wants.iter().all(|want| ["want 2 1", "want 3 1", "want 4 1"].contains(&want.as_str())));
+    // The second of them to send the next broadcast is pruned again.
+    let asked = wants.iter().map(|want| want[5..6].parse::<u8>().unwrap());
+    let [first, second] = asked.collect::<Vec<_>>()[..] else { panic!() };
+    node.receive(first, batch(2, &["b"]));
+    node.out();
+    node.receive(second, batch(2, &["b"]));
+    assert_eq!(node.out(), [format!("prune {second}")]);
+    // The link of a peer that is no source changes nothing, and neither does a run without new broadcasts.
+    node.unlink(second);
+    assert_eq!(node.out(), [""; 0]);
+    node.now = node.now + Duration::from_secs(60);
+    node.unlink(first);
+    assert_eq!(node.out(), [""; 0]);
 }

@@ -45,8 +45,6 @@ pub(super) struct Neighbour {
     pub(super) since: Instant,
     /// Time of the last broadcast that arrived from the neighbour first.
     pub(super) useful_at: Option<Instant>,
-    /// The neighbour was added although all places were taken: see [`Membership::has_room_for_extra`].
-    pub(super) extra: bool,
 }
 
 /// A bucket for each group of addresses from which requests have displaced neighbours.
@@ -102,13 +100,8 @@ impl Membership {
         // Removed before `has_room` is called, which would otherwise count the place reserved for this very
         // node as taken.
         let is_reserved = self.reserved.remove(&from).is_some_and(|until| until > cx.now);
-        let known = self.active.contains_key(&from);
-        if !known && need == Need::Low && !is_reserved && !self.has_room(cx.now) {
-            let records = self.passive.draw_records(cx, SHUFFLE_PASSIVE);
-            self.reply(cx, from, NeighbourOutcome::Full, records);
-            return;
-        }
-        if !known && self.active.len() >= self.max_active && !self.make_room_for(cx, &record) {
+        let is_known = self.active.contains_key(&from);
+        if !is_known && !self.find_place_for(cx, need, is_reserved, &record) {
             let records = self.passive.draw_records(cx, SHUFFLE_PASSIVE);
             self.reply(cx, from, NeighbourOutcome::Full, records);
             return;
@@ -117,7 +110,7 @@ impl Membership {
         let records = self.draw_records(cx, from);
         self.reply(cx, from, NeighbourOutcome::Accepted, records);
         // The node at the end of a walk dials the new node, so there must be an address.
-        if need == Need::Join && !known && !record.addresses.is_empty() {
+        if need == Need::Join && !is_known && !record.addresses.is_empty() {
             for other in self.active.keys() {
                 let join = ForwardJoin { steps: JOIN_STEPS, record: record.clone() };
                 cx.send(*other, Frame::ForwardJoin(join));
@@ -140,34 +133,13 @@ impl Membership {
         }
         match outcome {
             NeighbourOutcome::Accepted => {
-                let known = self.active.contains_key(&from);
-                let mut extra = false;
-                if !known && self.active.len() >= self.max_active {
-                    extra = origin == Origin::Chosen && self.has_room_for_extra();
-                    let has_room = match origin {
-                        // Another node took the last place while this request was under way.
-                        _ if extra => true,
-                        Origin::Known if need == Need::Low => false,
-                        Origin::Known | Origin::Chosen => {
-                            self.make_room(cx, &record);
-                            true
-                        }
-                        Origin::Named => false,
-                        // Anyone can announce nodes, and claim to be in another part of the network. So the node
-                        // displaces no more than its own request could.
-                        Origin::Walk | Origin::Repair => self.make_room_for(cx, &record),
-                    };
-                    if !has_room {
-                        self.drop_neighbour(cx, from, Vec::new());
-                        let neighbour = self.neighbour(cx, record);
-                        self.keep_known(cx, neighbour);
-                        return;
-                    }
+                if !self.keeps_place_for(cx, need, origin, &record) {
+                    self.drop_neighbour(cx, from, Vec::new());
+                    let neighbour = self.neighbour(cx, record);
+                    self.keep_known(cx, neighbour);
+                    return;
                 }
                 self.add_neighbour(cx, from, record, Some(origin));
-                if let Some(neighbour) = self.active.get_mut(&from) {
-                    neighbour.extra |= extra;
-                }
                 if need == Need::Join {
                     cx.put(Effect::Joined(from));
                 }
@@ -270,7 +242,6 @@ impl Membership {
         let mut neighbour = Neighbour { origin, ..self.neighbour(cx, record) };
         if let Some(known) = self.active.get(&id) {
             (neighbour.since, neighbour.useful_at) = (known.since, known.useful_at);
-            neighbour.extra = known.extra;
             neighbour.origin = known.origin.or(origin);
         }
         if neighbour.dialled {
@@ -289,19 +260,65 @@ impl Membership {
         self.name_anchors(cx);
     }
 
+    /// Finds a place for a node that has asked for one. Returns false if there is none.
+    fn find_place_for(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        need: Need,
+        is_reserved: bool,
+        newcomer: &NodeRecord,
+    ) -> bool {
+        let is_full = self.active.len() >= self.max_active;
+        let insists = need != Need::Low || is_reserved;
+        if !is_full && (insists || self.has_room(cx.now)) {
+            return true;
+        }
+        // While nodes join, new links give way instead, so that they are mixed: the nodes that come at the same time
+        // know few others.
+        let mixes = need == Need::Join && !self.are_settled(cx.now);
+        if !mixes && self.has_room_for_guest(newcomer.node) {
+            return true;
+        }
+        insists && is_full && self.displace_one_for(cx, newcomer)
+    }
+
+    /// Returns whether there is a place for a node that has accepted this node's request. Another node may have taken
+    /// the last place in the meantime. Then a neighbour may have to give way.
+    fn keeps_place_for(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        need: Need,
+        origin: Origin,
+        newcomer: &NodeRecord,
+    ) -> bool {
+        let id = newcomer.node;
+        if self.active.contains_key(&id) || self.active.len() < self.max_active {
+            return true;
+        }
+        match origin {
+            Origin::Chosen => self.has_room_for_outbound() || self.make_room(cx, newcomer),
+            Origin::Known if need == Need::Low => false,
+            Origin::Known => self.has_room_for_guest(id) || self.make_room(cx, newcomer),
+            Origin::Named => false,
+            // Anyone can announce nodes, and claim to be in another part of the network. So the node displaces no
+            // more than its own request could.
+            Origin::Walk | Origin::Repair => {
+                let is_guest = self.are_settled(cx.now) && self.has_room_for_guest(id);
+                is_guest || self.displace_one_for(cx, newcomer)
+            }
+        }
+    }
+
     /// Makes room for a node that this node has not chosen. Returns false if its group of addresses has displaced
     /// too many neighbours already.
-    fn make_room_for(&mut self, cx: &mut OverlayContext<'_>, newcomer: &NodeRecord) -> bool {
+    fn displace_one_for(&mut self, cx: &mut OverlayContext<'_>, newcomer: &NodeRecord) -> bool {
         // The address that the node announces does not count, as the node chooses it.
         let group = self.group_of_link(newcomer.node);
         self.evictions.allow(cx.now, group) && self.make_room(cx, newcomer)
     }
 
     /// Makes room for a node: see [`Self::choose_victim`]. Returns false if there is no neighbour.
-    pub(super) fn make_room(&mut self, cx: &mut OverlayContext<'_>, newcomer: &NodeRecord) -> bool {
-        if self.has_room_for_guest(cx.now, newcomer.node) {
-            return true;
-        }
+    fn make_room(&mut self, cx: &mut OverlayContext<'_>, newcomer: &NodeRecord) -> bool {
         let victim = self.choose_victim(cx, newcomer.node);
         if let Some(id) = victim {
             self.displace(cx, id, newcomer);
@@ -337,15 +354,7 @@ impl Membership {
     /// Returns the neighbour with which there is a link.
     fn neighbour(&self, cx: &OverlayContext<'_>, record: NodeRecord) -> Neighbour {
         let (dialled, group) = (is_outbound_link(cx, record.node), self.group_of_link(record.node));
-        Neighbour {
-            record,
-            dialled,
-            origin: None,
-            group,
-            since: cx.now,
-            useful_at: None,
-            extra: false,
-        }
+        Neighbour { record, dialled, origin: None, group, since: cx.now, useful_at: None }
     }
 
     /// Forgets a node that does not want to be a neighbour.

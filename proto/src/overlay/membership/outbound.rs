@@ -9,11 +9,13 @@
 //! In a network whose nodes have no groups, or one group, each neighbour that this node has chosen counts as an
 //! outbound neighbour, as there is nothing to tell an attacker by.
 //!
-//! A full node does not drop a settled neighbour for a newcomer. It takes up to three
-//! newcomers as its *guests*, more neighbours than it looks for itself. The next newcomers displace the guests. So an
-//! attacker that comes to a network that is already there competes with itself, and ends no link between honest
-//! nodes. If
-//! [`Config::outbound_groups`](crate::config::Config::outbound_groups) is off, a random neighbour gives way.
+//! A full node takes newcomers as *guests*, in addition to the neighbours that it looks for itself: up to
+//! [`GUESTS`], its own outbound neighbours included, and one of each group. So a node finds its outbound neighbours
+//! without ending the links of others. If there is no place for a guest, the newest neighbour of the newcomer's own
+//! group gives way, or the newest of all. So an attacker that comes to a network that is already there competes with
+//! itself, and ends no link between honest nodes. If
+//! [`Config::outbound_groups`](crate::config::Config::outbound_groups) is off, there are no guests, and a random
+//! neighbour gives way.
 //!
 //! The two outbound neighbours that have been neighbours for longest are the node's *anchors*, as in Bitcoin
 //! Core. The node dials them first after a restart, so that an attacker gains nothing by making it restart.
@@ -27,12 +29,13 @@ use crate::overlay::{Effect, OverlayContext};
 use crate::peer::Output;
 use crate::time::Instant;
 
+use super::Membership;
 use super::neighbours::Neighbour;
-use super::{Membership, ProbePurpose};
 
-/// Number of outbound neighbours of different groups that a member keeps, if it knows several groups. Two of
-/// five: two places are left for long-standing and useful neighbours, and one for newcomers.
-pub(crate) const OUTBOUND: usize = 2;
+/// Number of outbound neighbours of different groups that a member keeps, if it knows several groups. Two: with them,
+/// and two neighbours that stay as they are long-standing or useful, four of five places are safe, and one is left
+/// for newcomers.
+const OUTBOUND: usize = 2;
 
 /// Number of anchors: as many as Bitcoin Core has.
 const ANCHORS: usize = 2;
@@ -41,21 +44,23 @@ const ANCHORS: usize = 2;
 /// neighbours from the walks that announce it.
 const FIRST_WAIT: Duration = Duration::from_secs(30);
 
-/// Wait before a member that lacks outbound neighbours looks for one. It doubles with each attempt, up to
-/// [`MAX_WAIT`], as an attempt may displace a neighbour of another node.
+/// Wait before a member that lacks outbound neighbours looks for one. From the first attempt that may displace a
+/// neighbour of another node, it doubles with each, up to [`MAX_WAIT`].
 const MIN_WAIT: Duration = Duration::from_secs(10);
 const MAX_WAIT: Duration = Duration::from_secs(160);
 
-/// Number of attempts that only look for a free place, before this node asks a full node to make room.
-const POLITE_ATTEMPTS: u32 = 2;
+/// Number of attempts that only look for a place where nobody has to give way. Five: even in a network in which
+/// most nodes can't be dialled, hardly a node has to make room, which ends a link.
+const POLITE_ATTEMPTS: u32 = 5;
 
-/// Number of guests. Three: nodes that nobody can dial may have no other places, and with one they would end each
-/// other's links all the time.
-pub(crate) const GUESTS: usize = 3;
+/// Maximum number of neighbours beyond those that a node looks for itself. 16: each node wants [`OUTBOUND`] places,
+/// and if a quarter of them can be dialled, each of these needs eight. Twice as many, as the nodes that are known for
+/// longest are asked most.
+pub(crate) const GUESTS: usize = 16;
 
 /// Time from which a neighbour is settled: newcomers displace younger ones first. Ten seconds: when many nodes
 /// join at one moment, their places are still mixed.
-const SETTLED: Duration = Duration::from_secs(10);
+pub(super) const SETTLED: Duration = Duration::from_secs(10);
 
 /// Time from which a neighbour counts as long-standing. Ten minutes: an attacker would have to be there before
 /// the nodes whose places it wants.
@@ -94,11 +99,7 @@ pub(super) struct OutboundSearch {
 
 impl OutboundSearch {
     pub(super) fn start(&mut self, now: Instant) {
-        *self = Self {
-            at: Some(now + FIRST_WAIT),
-            attempts: 0,
-            anchors: std::mem::take(&mut self.anchors),
-        };
+        (self.at, self.attempts) = (Some(now + FIRST_WAIT), 0);
     }
 
     pub(super) fn stop(&mut self) {
@@ -154,36 +155,30 @@ impl Membership {
             return None;
         }
         let outbound = self.outbound();
-        let opening = self.probes.values().filter(|purpose| **purpose == ProbePurpose::Outbound);
         let asked = self.asked.values().map(|asked| asked.origin);
         let dialled = self.dials.values().map(|dial| dial.origin);
         let under_way = asked.chain(dialled).filter(|origin| *origin == Origin::Chosen).count();
-        if outbound.len() + opening.count() + under_way >= self.max_outbound() {
+        if outbound.len() + under_way >= self.max_outbound() {
             return None;
         }
-        let taken: Vec<_> = outbound.iter().filter_map(|id| self.active.get(id)).collect();
-        let taken: Vec<_> = taken.into_iter().map(|neighbour| neighbour.group).collect();
+        let taken = outbound.iter().filter_map(|id| self.active.get(id));
+        let taken: Vec<_> = taken.map(|neighbour| neighbour.group).collect();
         let (now, away) = (cx.now, cx.away);
         let drawn = self.book.draw_of_other_group(cx, &taken, |id| {
             self.is_candidate(now, away, id) || self.active.contains_key(&id)
         })?;
-        // If the guest becomes an outbound neighbour, there is room for another guest.
-        let has_guest = self.active.len() > self.max_active + self.extras();
-        let extra = has_guest && self.has_room_for_extra();
         let Some(neighbour) = self.active.get_mut(&drawn) else { return Some(drawn) };
         neighbour.origin = Some(Origin::Chosen);
-        neighbour.extra |= extra;
         self.name_anchors(cx);
         None
     }
 
     /// Looks for an outbound neighbour if one is lacking, even if all places are taken.
     pub(super) fn find_outbound(&mut self, cx: &mut OverlayContext<'_>) {
-        let drawn = self.draw_outbound(cx);
-        if let Some(id) = drawn {
+        if let Some(id) = self.draw_outbound(cx) {
             self.outbound_search.attempts = self.outbound_search.attempts.saturating_add(1);
-            self.probe(cx, id, ProbePurpose::Outbound);
-        } else {
+            self.ask_to_be_outbound(cx, id);
+        } else if self.outbound().len() >= self.max_outbound() {
             self.outbound_search.attempts = 0;
         }
         // The cap on the shift only keeps it from overflowing.
@@ -192,14 +187,12 @@ impl Membership {
         self.outbound_search.at = Some(cx.now + cx.around(wait));
     }
 
-    /// Returns the need with which to ask a node that has answered the probe of [`Self::find_outbound`] for a
-    /// place. `has_place` is its answer. Returns `None` if it is full and this node does not insist yet.
-    pub(super) fn outbound_need(&self, has_place: bool) -> Option<Need> {
-        if has_place {
-            return Some(Need::Low);
-        }
+    /// Asks a node of the address book for a place, to make it an outbound neighbour.
+    pub(super) fn ask_to_be_outbound(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
         let insists = self.outbound_search.attempts > POLITE_ATTEMPTS;
-        insists.then_some(Need::High)
+        let need = if insists { Need::High } else { Need::Low };
+        let addresses = self.addresses_of(id);
+        self.ask_or_dial(cx, id, addresses, need, Origin::Chosen);
     }
 
     /// Names the anchors to the shell, if they have changed.
@@ -224,34 +217,25 @@ impl Membership {
         }
     }
 
-    /// Returns whether a full node takes the node `newcomer` as a guest, in addition to the neighbours that it looks
-    /// for itself. While nodes join, there are neighbours that are not settled, and one of those gives way instead.
-    pub(super) fn has_room_for_guest(&self, now: Instant, newcomer: NodeId) -> bool {
+    /// Returns whether a full node takes the node `newcomer` as a guest, so that no neighbour has to give way.
+    pub(super) fn has_room_for_guest(&self, newcomer: NodeId) -> bool {
+        let outbound = self.outbound();
         let group = self.group_of_link(newcomer);
-        // A second node of a group does not become the guest, but displaces the first.
-        let is_alone =
+        // A second node of a group does not become a guest, but displaces the first.
+        let is_of_other_group =
             |neighbour: &Neighbour| neighbour.group.is_none() || neighbour.group != group;
-        self.outbound_groups
-            && self.active.len() < self.max_active + self.extras() + GUESTS
-            && self.are_settled(now)
-            && self.active.values().all(is_alone)
+        let mut others = self.active.iter().filter(|(id, _)| !outbound.contains(id));
+        self.has_room_for_outbound() && others.all(|(_, other)| is_of_other_group(other))
     }
 
-    /// Returns whether a full node takes an outbound neighbour in addition to the others. If it took it as its
-    /// guest, the next newcomer would displace a settled neighbour.
-    pub(super) fn has_room_for_extra(&self) -> bool {
-        self.outbound_groups && self.extras() < OUTBOUND
+    /// Returns whether a full node takes an outbound neighbour in addition to the others.
+    pub(super) fn has_room_for_outbound(&self) -> bool {
+        self.outbound_groups && self.active.len() < self.max_active + GUESTS
     }
 
-    fn extras(&self) -> usize {
-        self.active.values().filter(|neighbour| neighbour.extra).count()
-    }
-
-    /// Returns whether all neighbours are settled, except those in addition to the others.
-    fn are_settled(&self, now: Instant) -> bool {
-        let is_settled =
-            |neighbour: &Neighbour| neighbour.extra || now.since(neighbour.since) >= SETTLED;
-        self.active.values().all(is_settled)
+    /// Returns whether all neighbours are settled. While nodes join, they are not.
+    pub(super) fn are_settled(&self, now: Instant) -> bool {
+        self.active.values().all(|neighbour| now.since(neighbour.since) >= SETTLED)
     }
 
     /// Chooses the neighbour that gives way to the node `newcomer`.

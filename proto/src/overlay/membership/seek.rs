@@ -39,12 +39,8 @@ impl Membership {
     pub(super) fn find_neighbours(&mut self, cx: &mut OverlayContext<'_>) {
         let (now, away) = (cx.now, cx.away);
         // Requests under way count as taken places. Otherwise more nodes could accept than there is room for.
-        let asks = |purpose: &ProbePurpose| {
-            matches!(purpose, ProbePurpose::Place | ProbePurpose::Outbound)
-        };
-        let asking = self.probes.values().filter(|purpose| asks(purpose));
-        let asking = asking.count();
-        let open = self.asked.len() + self.dials.len() + asking;
+        let asking = self.probes.values().filter(|purpose| **purpose == ProbePurpose::Place);
+        let open = self.asked.len() + self.dials.len() + asking.count();
         let lacking = self.max_active.saturating_sub(self.active.len() + open);
         let at_once = if self.active.len() < FEW_NEIGHBOURS { MAX_REQUESTS } else { 1 };
         for _ in 0..lacking.min(at_once.saturating_sub(open)) {
@@ -64,7 +60,7 @@ impl Membership {
                 && cx.below(2) == 0
                 && let Some(id) = self.draw_outbound(cx)
             {
-                self.probe(cx, id, ProbePurpose::Outbound);
+                self.ask_to_be_outbound(cx, id);
                 continue;
             }
             let candidate = self.passive.draw_to_ask(cx, |id| self.is_candidate(now, away, id));
@@ -153,14 +149,18 @@ impl Membership {
         self.book.note_failure(now, id, !self.active.is_empty());
     }
 
+    /// Returns the addresses of a node that this node knows.
+    pub(super) fn addresses_of(&self, id: NodeId) -> Vec<Address> {
+        let known = self.passive.addresses(id);
+        if known.is_empty() { self.book.addresses(id) } else { known }
+    }
+
     /// Sends a probe to a node.
     pub(super) fn probe(&mut self, cx: &mut OverlayContext<'_>, id: NodeId, purpose: ProbePurpose) {
-        let known = self.passive.addresses(id);
-        let addresses = if known.is_empty() { self.book.addresses(id) } else { known };
+        let addresses = self.addresses_of(id);
         // While this node has a free place, a probe that tests addresses asks for a place too. That saves a
         // second probe.
-        let neighbour = matches!(purpose, ProbePurpose::Place | ProbePurpose::Outbound)
-            || self.active.len() < self.max_active;
+        let neighbour = purpose == ProbePurpose::Place || self.active.len() < self.max_active;
         let (record, beacon) = (self.record.clone(), self.partition.beacon());
         let records = self.draw_records(cx, id);
         let probe = Probe { neighbour, record, beacon, records };
@@ -177,7 +177,7 @@ impl Membership {
         answer: Option<(IpAddr, Probe)>,
     ) {
         let Some(purpose) = self.probes.remove(&id) else { return };
-        let for_place = matches!(purpose, ProbePurpose::Place | ProbePurpose::Outbound);
+        let for_place = purpose == ProbePurpose::Place;
         let is_own = |answer: &Probe| answer.record.node == id && self.is_valid(cx, &answer.record);
         let answer = answer.filter(|(_, answer)| is_own(answer));
         let Some((ip, Probe { neighbour, record, beacon, records })) = answer else {
@@ -203,10 +203,6 @@ impl Membership {
         if apart && self.repair_at <= cx.now && self.partition.may_repair(cx.now) {
             self.repair_at = cx.now + REPAIR_EVERY;
             self.ask_or_dial(cx, id, addresses, Need::High, Origin::Repair);
-        } else if purpose == ProbePurpose::Outbound
-            && let Some(need) = self.outbound_need(neighbour)
-        {
-            self.ask_or_dial(cx, id, addresses, need, Origin::Chosen);
         } else if neighbour && self.active.len() < self.max_active {
             self.ask_or_dial(cx, id, addresses, Need::Low, Origin::Known);
         } else if for_place && self.may_splice(cx) {

@@ -8,7 +8,7 @@ use super::run::{COMPONENTS_CHECK_INTERVAL, MIN_AUTHOR_UPTIME, ScenarioRun, Step
 use super::{Expect, Ratio, Span};
 use crate::config::Config;
 use crate::id::NodeId;
-use crate::overlay::membership::outbound::{GUESTS, OUTBOUND};
+use crate::overlay::membership::outbound::GUESTS;
 use crate::peer::OperationId;
 
 /// The results of a step's broadcasts.
@@ -24,10 +24,6 @@ struct BroadcastResults {
     /// thousandths. In ascending order.
     over_best: Vec<u64>,
 }
-
-/// Maximum number of neighbours beyond the active view: the guests, and the outbound neighbours that a node has
-/// looked for although it was full.
-const MAX_OVER_VIEW: usize = GUESTS + OUTBOUND;
 
 /// Number of times that nodes with too many links are checked again.
 const LINK_RECHECKS: usize = 2;
@@ -251,7 +247,7 @@ impl ScenarioRun<'_> {
         let running = self.sim.nodes[node].running.as_ref();
         let links = running.map_or(0, |running| running.handles.len());
         let pinned = overlay.views().pinned.len();
-        let expected = Config::default().active_view + MAX_OVER_VIEW + pinned;
+        let expected = Config::default().active_view + GUESTS + pinned;
         links.saturating_sub(expected) as u64
     }
 

@@ -147,10 +147,7 @@ pub(super) struct StepState {
 impl<'a> ScenarioRun<'a> {
     fn new(scenario: &'a Scenario, seed: u64) -> Self {
         let network = scenario.network();
-        // The bounds of the other scenarios are those of a network whose links stay as they are.
-        let outbound_groups = scenario.steps.iter().any(|step| step.eclipse.is_some());
-        let config = Config { outbound_groups, ..Config::default() };
-        let sim = Sim::new(SimConfig { seed, config, network });
+        let sim = Sim::new(SimConfig { seed, config: Config::default(), network });
         Self {
             scenario,
             seed,

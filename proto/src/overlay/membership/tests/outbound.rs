@@ -62,8 +62,8 @@ fn in_a_network_of_one_group_all_neighbours_that_this_node_chose_stay() {
         node.link_at(n, Direction::Inbound, crowded_ip(n));
         node.request(n, Need::High);
     }
-    assert_eq!(stay(&node, &[1, 2, 3, 4, 5]), [true, true, true, true, false]);
-    assert_eq!(node.active().len(), 5);
+    assert_eq!(stay(&node, &[1, 2, 3, 4, 5]), [true; 5]);
+    assert_eq!(node.active().len(), 6, "with one guest of the attacker's group");
 }
 
 #[test]
@@ -130,36 +130,31 @@ fn an_attacker_with_few_groups_is_seldom_drawn() {
 }
 
 #[test]
-fn a_full_node_looks_for_outbound_neighbours_and_insists_after_two_refusals() {
+fn a_full_node_looks_for_outbound_neighbours_and_insists_after_five_refusals() {
     let mut node = TestBench::member(5);
     node.now = node.now + Duration::from_secs(20);
-    for n in 11..=14 {
+    for n in 11..=17 {
         reach(&mut node, n, ip(n));
     }
-    let search = |node: &mut TestBench| -> u8 {
+    // Returns the node that is asked.
+    let search = |node: &mut TestBench, need: &str| -> u8 {
         node.now = node.part.outbound_search.poll_timeout().expect("the node searches");
         node.act(|membership, cx| membership.find_outbound(cx));
-        let out = node.out();
-        assert!(out.len() == 1 && out[0].ends_with(" true"), "{out:?}");
-        out[0][6..8].parse().unwrap()
+        let dialled = node.out().concat().strip_prefix("dial ").unwrap().parse().unwrap();
+        node.link(dialled, Direction::Outbound);
+        assert_eq!(node.out(), [format!("ask {dialled} {need}")]);
+        dialled
     };
-    for _ in 0..2 {
-        let probed = search(&mut node);
-        node.probed(probed, Some(answer(probed, false, 100)));
-        assert_eq!(node.out(), [""; 0], "the node is full");
+    for _ in 0..5 {
+        let asked = search(&mut node, "Low");
+        node.reply(asked, NeighbourOutcome::Full, Vec::new());
+        node.unlink(asked, Reason::NotNeeded);
+        node.out();
     }
-    let probed = search(&mut node);
-    node.probed(probed, Some(answer(probed, false, 100)));
-    assert_eq!(node.out(), [format!("dial {probed}")]);
-    node.link(probed, Direction::Outbound);
-    assert_eq!(node.out(), [format!("ask {probed} High")]);
-    node.reply(probed, NeighbourOutcome::Accepted, Vec::new());
-    assert_eq!(node.part.outbound(), [id(probed)]);
+    let asked = search(&mut node, "High");
+    node.reply(asked, NeighbourOutcome::Accepted, Vec::new());
+    assert_eq!(node.part.outbound(), [id(asked)]);
     assert_eq!(node.active().len(), 6, "in addition to the others");
-    attack(&mut node);
-    assert_eq!(stay(&node, &[1, 2, 3, 4, 5]), [true; 5], "only the guest gives way");
-    assert_eq!(node.active().len(), 7);
-    assert!(node.active().contains(&id(probed)));
 }
 
 #[test]
@@ -188,19 +183,43 @@ fn a_group_displaces_its_own_neighbours_first() {
 }
 
 #[test]
-fn newcomers_displace_only_the_guests_of_a_node_that_has_settled() {
+fn a_full_node_takes_one_guest_of_each_group_and_then_the_newest_gives_way() {
     let mut node = TestBench::member(5);
-    node.now = node.now + Duration::from_secs(30);
-    attack(&mut node);
-    assert_eq!(stay(&node, &[1, 2, 3, 4, 5]), [true; 5]);
-    assert_eq!(node.active().len(), 6, "and a guest, who has given way to the next until now");
-    for n in 80..90 {
+    // Even a polite request gets a place at which nobody has to give way.
+    for (n, need) in [(60, Need::Low), (61, Need::High)] {
+        node.link(n, Direction::Inbound);
+        node.request(n, need);
+    }
+    assert_eq!(node.active().len(), 7);
+    // A second node of a group displaces the first, if it insists.
+    node.link_at(62, Direction::Inbound, ip(60));
+    node.request(62, Need::Low);
+    assert_eq!(stay(&node, &[60, 62]), [true, false]);
+    node.request(62, Need::High);
+    assert_eq!(stay(&node, &[60, 62]), [false, true]);
+    for n in 70..100 {
         node.now = node.now + Duration::from_secs(20);
         node.link(n, Direction::Inbound);
         node.request(n, Need::High);
     }
     assert_eq!(stay(&node, &[1, 2, 3, 4, 5]), [true; 5]);
-    assert_eq!(node.active().len(), 8, "and three guests");
+    assert_eq!(node.active().len(), 5 + GUESTS);
+    assert!(node.active().contains(&id(99)), "and the one before it has given way");
+    node.link(100, Direction::Inbound);
+    node.request(100, Need::Low);
+    assert!(!node.active().contains(&id(100)));
+}
+
+#[test]
+fn a_node_that_joins_displaces_a_new_neighbour() {
+    let mut node = TestBench::member(5);
+    node.link(60, Direction::Inbound);
+    node.request(60, Need::Join);
+    assert_eq!(node.active().len(), 5);
+    node.now = node.now + SETTLED;
+    node.link(61, Direction::Inbound);
+    node.request(61, Need::Join);
+    assert_eq!(node.active().len(), 6, "all are settled, so it becomes a guest");
 }
 
 #[test]
@@ -273,23 +292,22 @@ fn an_attacker_with_five_groups_does_not_fill_the_passive_view() {
 }
 
 #[test]
-fn an_outbound_neighbour_does_not_take_the_place_of_the_guest() {
+fn a_node_whose_guests_are_many_makes_room_for_its_outbound_neighbours() {
     let mut node = TestBench::member(5);
-    node.now = node.now + Duration::from_secs(20);
+    node.now = node.now + SETTLED;
+    for n in 60..90 {
+        node.link(n, Direction::Inbound);
+        node.request(n, Need::High);
+    }
     for n in 11..=12 {
         reach(&mut node, n, ip(n));
-    }
-    attack(&mut node);
-    // The guest has just come, so not all neighbours are settled.
-    for n in 11..=12 {
         node.link(n, Direction::Outbound);
-        node.act(|membership, cx| {
-            membership.ask_for_place(cx, id(n), Need::High, Origin::Chosen);
-        });
+        node.act(|membership, cx| membership.ask_for_place(cx, id(n), Need::Low, Origin::Chosen));
         node.reply(n, NeighbourOutcome::Accepted, Vec::new());
-        attack(&mut node);
+        node.now = node.now + Duration::from_secs(1);
     }
     assert_eq!(node.part.outbound(), [id(11), id(12)]);
-    assert_eq!(stay(&node, &[1, 2, 3, 4, 5]), [true; 5]);
-    assert_eq!(node.active().len(), 8);
+    attack(&mut node);
+    assert_eq!(stay(&node, &[1, 2, 3, 4, 5, 11, 12]), [true; 7]);
+    assert_eq!(node.active().len(), 5 + GUESTS);
 }
