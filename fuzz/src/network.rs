@@ -39,7 +39,7 @@ pub(crate) fn broadcasts() -> Vec<Frame> {
 pub(crate) fn membership() -> Vec<Frame> {
     let mut frames = Vec::new();
     for n in 1..=3 {
-        for need in [Need::Low, Need::High, Need::Join] {
+        for need in [Need::Low, Need::High, Need::Join, Need::Chosen] {
             frames.push(Frame::NeighbourRequest(NeighbourRequest { need, record: record(n) }));
         }
     }

@@ -30,6 +30,9 @@ pub enum Need {
     /// The node is new in the network. A full node makes room, and announces the new node to other
     /// nodes.
     Join = 2,
+    /// The node has other neighbours, but has chosen the receiver. A full node takes it in addition to its own
+    /// neighbours, or refuses it.
+    Chosen = 3,
 }
 
 /// The answer to [`NeighbourRequest`].
@@ -156,6 +159,7 @@ impl NeighbourRequest {
             0 => Need::Low,
             1 => Need::High,
             2 => Need::Join,
+            3 => Need::Chosen,
             _ => return Err(DecodeError::Invalid("need")),
         };
         Ok(Self { need, record: NodeRecord::decode(reader)? })

@@ -95,7 +95,7 @@ fn membership_frames() -> Vec<Frame> {
     let reply = |outcome, records| {
         Frame::NeighbourReply(NeighbourReply { outcome, record: record.clone(), records })
     };
-    let mut frames: Vec<_> = [Need::Low, Need::High, Need::Join]
+    let mut frames: Vec<_> = [Need::Low, Need::High, Need::Join, Need::Chosen]
         .map(|need| Frame::NeighbourRequest(NeighbourRequest { need, record: record.clone() }))
         .into();
     frames.extend([

@@ -269,14 +269,18 @@ impl Membership {
         newcomer: &NodeRecord,
     ) -> bool {
         let is_full = self.active.len() >= self.max_active;
-        let insists = need != Need::Low || is_reserved;
+        let insists = matches!(need, Need::High | Need::Join) || is_reserved;
         if !is_full && (insists || self.has_room(cx.now)) {
             return true;
         }
-        // While nodes join, new links give way instead, so that they are mixed: the nodes that come at the same time
-        // know few others.
-        let mixes = need == Need::Join && !self.are_settled(cx.now);
-        if !mixes && self.has_room_for_guest(newcomer.node) {
+        let may_be_guest = match need {
+            Need::Low => false,
+            Need::High | Need::Chosen => true,
+            // While nodes join, new links give way instead, so that they are mixed: the nodes that come at the same
+            // time know few others.
+            Need::Join => self.are_settled(cx.now),
+        };
+        if may_be_guest && self.has_room_for_guest(newcomer.node) {
             return true;
         }
         insists && is_full && self.displace_one_for(cx, newcomer)

@@ -190,7 +190,7 @@ impl Membership {
     /// Asks a node of the address book for a place, to make it an outbound neighbour.
     pub(super) fn ask_to_be_outbound(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
         let insists = self.outbound_search.attempts > POLITE_ATTEMPTS;
-        let need = if insists { Need::High } else { Need::Low };
+        let need = if insists { Need::High } else { Need::Chosen };
         let addresses = self.addresses_of(id);
         self.ask_or_dial(cx, id, addresses, need, Origin::Chosen);
     }

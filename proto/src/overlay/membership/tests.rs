@@ -253,18 +253,12 @@ fn the_side_that_has_dialled_closes_the_link_unless_it_is_pinned() {
 
 #[test]
 fn a_full_node_refuses_a_node_that_has_neighbours_and_keeps_reserved_places() {
-    // Without guests.
-    let member = |count| {
-        let mut node = TestBench::member(count);
-        node.part.outbound_groups = false;
-        node
-    };
-    let mut node = member(5);
+    let mut node = TestBench::member(5);
     node.link(6, Direction::Inbound);
     node.request(6, Need::Low);
     assert_eq!(node.out(), ["reply 6 Full"]);
     // A place that is reserved for a node is not given to another.
-    let mut node = member(4);
+    let mut node = TestBench::member(4);
     let mut probe = answer(7, true, 7);
     probe.record = record(7);
     let answer = node.act(|membership, cx| membership.answer_probe(cx, id(7), probe.clone()));
@@ -275,7 +269,7 @@ fn a_full_node_refuses_a_node_that_has_neighbours_and_keeps_reserved_places() {
         assert_eq!(node.out()[0], expected);
     }
     // The reservation ends.
-    let mut node = member(4);
+    let mut node = TestBench::member(4);
     node.act(|membership, cx| membership.answer_probe(cx, id(7), probe));
     node.now = node.now + PLACE_TIMEOUT;
     node.link(6, Direction::Inbound);

@@ -146,7 +146,7 @@ fn a_full_node_looks_for_outbound_neighbours_and_insists_after_five_refusals() {
         dialled
     };
     for _ in 0..5 {
-        let asked = search(&mut node, "Low");
+        let asked = search(&mut node, "Chosen");
         node.reply(asked, NeighbourOutcome::Full, Vec::new());
         node.unlink(asked, Reason::NotNeeded);
         node.out();
@@ -185,15 +185,15 @@ fn a_group_displaces_its_own_neighbours_first() {
 #[test]
 fn a_full_node_takes_one_guest_of_each_group_and_then_the_newest_gives_way() {
     let mut node = TestBench::member(5);
-    // Even a polite request gets a place at which nobody has to give way.
-    for (n, need) in [(60, Need::Low), (61, Need::High)] {
+    // Even a node that does not insist gets a place at which nobody has to give way.
+    for (n, need) in [(60, Need::Chosen), (61, Need::High)] {
         node.link(n, Direction::Inbound);
         node.request(n, need);
     }
     assert_eq!(node.active().len(), 7);
     // A second node of a group displaces the first, if it insists.
     node.link_at(62, Direction::Inbound, ip(60));
-    node.request(62, Need::Low);
+    node.request(62, Need::Chosen);
     assert_eq!(stay(&node, &[60, 62]), [true, false]);
     node.request(62, Need::High);
     assert_eq!(stay(&node, &[60, 62]), [false, true]);
@@ -206,7 +206,7 @@ fn a_full_node_takes_one_guest_of_each_group_and_then_the_newest_gives_way() {
     assert_eq!(node.active().len(), 5 + GUESTS);
     assert!(node.active().contains(&id(99)), "and the one before it has given way");
     node.link(100, Direction::Inbound);
-    node.request(100, Need::Low);
+    node.request(100, Need::Chosen);
     assert!(!node.active().contains(&id(100)));
 }
 
@@ -302,7 +302,7 @@ fn a_node_whose_guests_are_many_makes_room_for_its_outbound_neighbours() {
     for n in 11..=12 {
         reach(&mut node, n, ip(n));
         node.link(n, Direction::Outbound);
-        node.act(|membership, cx| membership.ask_for_place(cx, id(n), Need::Low, Origin::Chosen));
+        node.act(|membership, cx| membership.ask_for_place(cx, id(n), Need::Chosen, Origin::Chosen));
         node.reply(n, NeighbourOutcome::Accepted, Vec::new());
         node.now = node.now + Duration::from_secs(1);
     }
