@@ -206,6 +206,8 @@ async fn broadcast(title: &str, message: &str) -> Batch {
     let mut relay = Attacker::link(author.listening()[0]).await;
     author.broadcast(title, message).await.unwrap();
     let Some(Frame::Broadcast(batch)) = relay.content().await else { panic!("no broadcast") };
+    // The stop of a node waits for the goodbye of its peers, and the attacker says none.
+    drop(relay);
     author.shutdown().await;
     batch
 }

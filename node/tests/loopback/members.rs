@@ -237,6 +237,8 @@ async fn a_forged_revocation_ends_only_the_link_of_its_sender() {
     liar.send(&Frame::Revocations(vec![forged])).await;
     assert!(liar.fault().await.contains("record"));
     assert!(ann.peer(founder.id()).is_some());
+    // The stop of a node waits for the goodbye of its peers, and the liar says none.
+    drop(liar);
     shutdown([&founder, &ann]).await;
 }
 
