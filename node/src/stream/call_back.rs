@@ -126,7 +126,7 @@ async fn refusal(query: Option<RunningQuery>, peer: NodeId) {
             return;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Removes a token when it is dropped: the call-back has come, or is no longer awaited.

@@ -603,7 +603,7 @@ fn a_copy_of_a_neighbour_takes_the_place_of_one_that_a_stranger_brought_first() 
 #[test]
 fn a_copy_that_replaces_a_query_is_not_forgotten_before_it_ends() {
     let mut q = new();
-    let mut receive = |q: &mut Queries, seconds: u64, from: u8| {
+    let receive = |q: &mut Queries, seconds: u64, from: u8| {
         outputs(q, |q, out| {
             let query = Query { ttl: Duration::from_secs(60), ..query(UNLIMITED) };
             let neighbours = [1, 2].map(node).into_iter();
