@@ -250,7 +250,7 @@ impl Membership {
             shuffle_at: None,
             probe_at: None,
             feel_at: None,
-            first_feelers: MAX_FIRST_FEELERS,
+            first_feelers: 0,
             beacon_at: None,
             repair_at: Instant::ZERO,
             splice_at: Instant::ZERO,
@@ -572,6 +572,7 @@ impl Membership {
         self.shuffle_at = Some(cx.now + cx.around(self.shuffle_every) / 4);
         self.probe_at = Some(cx.now + cx.around(self.probe_every));
         self.feel_at = Some(cx.now + cx.around(FEEL_FIRST));
+        self.first_feelers = MAX_FIRST_FEELERS;
         self.beacon_at = Some(cx.now + cx.around(self.beacon_every) / 4);
         self.seek_at = Some(cx.now + SEEK_SOON);
         self.outbound_search.start(cx.now);
