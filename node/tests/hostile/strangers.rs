@@ -149,7 +149,7 @@ async fn check_idle_links_keep_no_honest_node_out(groups: usize) {
     for node in &honest {
         assert!(victim.node.peer(node.id()).is_some(), "an honest node has lost its link");
     }
-    assert!(peers() <= 32 + 4);
+    assert!(peers() <= 32 + 4, "{} links", peers());
     attack.shutdown().await;
     for node in honest {
         node.shutdown().await;

@@ -69,6 +69,7 @@ impl Attacker {
     pub async fn connect_tls_as(to: SocketAddr, key: Key, alpn: &[u8]) -> Self {
         let connector = TlsConnector::from(tls::client(&key, &[alpn]));
         let tcp = TcpStream::connect(to).await.unwrap();
+        tcp.set_nodelay(true).unwrap();
         let stream = connector.connect(tls::server_name(), tcp).await.unwrap();
         Self::new(key, stream.into())
     }
