@@ -101,6 +101,8 @@ fn a_revocation_crosses_a_partition_that_heals() {
         let mut sim = network(seed);
         let revoked = NODES - 1;
         let far: Vec<usize> = (NODES / 2..NODES).collect();
+        // The last node has just come. It has to know nodes of its own part.
+        sim.run_for(HALF_MINUTE);
         sim.partition(&[&far]);
         sim.run_for(Duration::from_secs(60));
         sim.revoke(0, &owner(), sim.id(revoked));

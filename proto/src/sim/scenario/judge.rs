@@ -222,33 +222,37 @@ impl ScenarioRun<'_> {
         running.filter(|node| !self.is_member(*node)).count() as u64
     }
 
-    /// Returns the greatest number of links that a node has beyond its active view and its pinned links. When a
-    /// node replaces a neighbour, the old link ends a moment after the new one has come up. So nodes with too
-    /// many links are checked again.
+    /// Returns the greatest number of links that a node has beyond its active view, its guests and its pinned links.
+    /// Only links that remain count: if a node replaces a neighbour, the old link ends a moment after the new one has
+    /// come up, and so does the link of a node that it has refused.
     fn links_over_view(&mut self) -> u64 {
-        let mut excess: BTreeMap<usize, u64> =
-            (0..self.sim.len()).map(|node| (node, self.links_beyond(node))).collect();
+        let mut remaining: BTreeMap<usize, BTreeSet<NodeId>> =
+            (0..self.sim.len()).map(|node| (node, self.linked(node))).collect();
         for _ in 0..LINK_RECHECKS {
-            excess.retain(|_, links| *links > 0);
-            if excess.is_empty() {
+            remaining.retain(|node, links| self.excess(*node, links) > 0);
+            if remaining.is_empty() {
                 return 0;
             }
             self.sim.run_for(LINK_RECHECK_INTERVAL);
-            for (node, links) in &mut excess {
-                // Only links that remain count, so the result is the minimum of all checks.
-                *links = self.links_beyond(*node).min(*links);
+            for (node, links) in &mut remaining {
+                let linked = self.linked(*node);
+                links.retain(|peer| linked.contains(peer));
             }
         }
-        excess.into_values().max().unwrap_or_default()
+        let excess = remaining.iter().map(|(node, links)| self.excess(*node, links));
+        excess.max().unwrap_or_default()
     }
 
-    fn links_beyond(&self, node: usize) -> u64 {
-        let Some(overlay) = self.sim.overlay(node) else { return 0 };
+    /// Returns the peers with which a node has links.
+    fn linked(&self, node: usize) -> BTreeSet<NodeId> {
         let running = self.sim.nodes[node].running.as_ref();
-        let links = running.map_or(0, |running| running.handles.len());
-        let pinned = overlay.views().pinned.len();
+        running.map(|running| running.handles.keys().copied().collect()).unwrap_or_default()
+    }
+
+    fn excess(&self, node: usize, links: &BTreeSet<NodeId>) -> u64 {
+        let pinned = self.sim.overlay(node).map_or(0, |overlay| overlay.views().pinned.len());
         let expected = Config::default().active_view + GUESTS + pinned;
-        links.saturating_sub(expected) as u64
+        links.len().saturating_sub(expected) as u64
     }
 
     fn altered(&self) -> u64 {
