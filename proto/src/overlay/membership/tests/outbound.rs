@@ -303,7 +303,7 @@ fn a_node_whose_guests_are_many_makes_room_for_its_outbound_neighbours() {
         reach(&mut node, n, ip(n));
         node.link(n, Direction::Outbound);
         node.act(|membership, cx| {
-            membership.ask_for_place(cx, id(n), Need::Chosen, Origin::Chosen)
+            membership.ask_for_place(cx, id(n), Need::Chosen, Origin::Chosen);
         });
         node.reply(n, NeighbourOutcome::Accepted, Vec::new());
         node.now = node.now + Duration::from_secs(1);
