@@ -14,7 +14,9 @@
 //! 4. A source that fails is dialled again, after a delay that doubles with each failure. If it has lied, or
 //!    if its content has changed, it is never dialled again. While the content is unknown and the fetch is
 //!    not patient, a source gets one attempt, or a few if it was reached but hung up.
-//! 5. The fetch is given up when no source is left. It is also given up when its patience ends: no piece has
+//! 5. If all sources that may be in use lack the missing pieces, one after the other gives way to a known one that
+//!    is not in use.
+//! 6. The fetch is given up when no source is left. It is also given up when its patience ends: no piece has
 //!    come for that time, and no requested piece is outstanding.
 //!
 //! The fetch is driven like every state machine of this crate: *handle one input, poll until `None`, sleep
@@ -47,7 +49,7 @@ use crate::id::NodeId;
 use crate::time::{Instant, earliest};
 use schedule::Schedule;
 use search::SourceSearch;
-use source::{KnownSource, SourceStage};
+use source::{BACK_OFF_MAX, KnownSource, SourceStage};
 
 pub use input::{Claim, Fault, Input, Options};
 pub use output::{Ban, GiveUp, Output};
@@ -82,6 +84,10 @@ const PROOF_TIME: Duration = Duration::from_secs(3);
 /// not ready yet. It is added once, however often sources are dialled.
 const EXTRA_PATIENCE: Duration = Duration::from_secs(30);
 
+/// Time without progress after which a source is replaced, if all sources that may be in use lack the missing pieces
+/// and others are known. 2 s: until then, one of them may get the pieces. Then one is replaced at this interval.
+const REPLACE_EVERY: Duration = Duration::from_secs(2);
+
 /// One fetch, from its first source to its last piece.
 #[derive(Debug)]
 pub struct Fetch {
@@ -99,6 +105,8 @@ pub struct Fetch {
     /// The time of the last progress: the fetch began or was resumed, the content was opened, or a piece
     /// came.
     last_progress: Instant,
+    /// The time at which a source was last replaced by another one.
+    last_replaced: Instant,
     rng: ChaCha8Rng,
     is_over: bool,
     outbox: VecDeque<Output>,
@@ -133,6 +141,7 @@ impl Fetch {
             failure: None,
             has_answer: false,
             last_progress: now,
+            last_replaced: now,
             rng: ChaCha8Rng::from_seed(seed),
             is_over: false,
             outbox: VecDeque::new(),
@@ -206,7 +215,10 @@ impl Fetch {
             _ => None,
         };
         let search = self.search.due(self.has_ready_source());
-        [scheduled, search, self.end_of_patience()].into_iter().fold(sources.min(), earliest)
+        let replace = self.replace_at();
+        [scheduled, search, replace, self.end_of_patience()]
+            .into_iter()
+            .fold(sources.min(), earliest)
     }
 
     /// Returns the pieces that need not be fetched: those that are verified and written, and those that are
@@ -433,6 +445,9 @@ impl Fetch {
         if self.is_over {
             return;
         }
+        if self.replace_at().is_some_and(|at| at <= now) {
+            self.make_room_for_source(now);
+        }
         // Dials come before the check of the patience, because a dial that is under way extends it.
         self.dial(now);
         if self.search.begin_if_due(now, self.has_ready_source()) {
@@ -509,6 +524,38 @@ impl Fetch {
             |is: fn(&KnownSource) -> bool| self.sources.iter().filter(|known| is(known)).count();
         let free = MAX_SOURCES.saturating_sub(count(KnownSource::is_running));
         free.min(MAX_STARTING.saturating_sub(count(KnownSource::is_starting)))
+    }
+
+    /// Returns when a source gives way to another one: all that may be in use are, and none has a missing piece.
+    fn replace_at(&self) -> Option<Instant> {
+        let KnownContent::Settled { schedule, .. } = &self.content else { return None };
+        let is_running = |known: &&KnownSource| known.is_running();
+        if schedule.is_waiting() || self.sources.iter().filter(is_running).count() < MAX_SOURCES {
+            return None;
+        }
+        let waiting = self.sources.iter().filter_map(|known| match known.stage {
+            SourceStage::Waiting(until) => Some(until),
+            _ => None,
+        });
+        let idle = self.last_progress.max(self.last_replaced) + REPLACE_EVERY;
+        Some(idle.max(waiting.min()?))
+    }
+
+    /// Hangs up on a random ready source. It is dialled again later.
+    fn make_room_for_source(&mut self, now: Instant) {
+        self.last_replaced = now;
+        let ready = self.sources.iter().filter(|known| known.is_ready()).count();
+        let Some(at) = (self.rng.next_u64() as usize).checked_rem(ready) else { return };
+        let Some(known) = self.sources.iter_mut().filter(|known| known.is_ready()).nth(at) else {
+            return;
+        };
+        self.outbox.push_back(Output::HangUp(known.id));
+        known.stage = SourceStage::Waiting(now + BACK_OFF_MAX);
+        if let (KnownContent::Settled { schedule, .. }, Some(id)) =
+            (&mut self.content, known.candidate.id)
+        {
+            schedule.handle(now, schedule::Input::Gone(id));
+        }
     }
 
     fn dial(&mut self, now: Instant) {

@@ -472,3 +472,30 @@ fn the_numbers_of_used_and_of_remembered_sources_are_limited() {
     }
     assert_eq!(driven.fetch.sources[0].candidate.addresses.len(), 8);
 }
+
+#[test]
+fn a_source_gives_way_if_all_in_use_lack_the_missing_pieces() {
+    let all: Vec<_> = (1..=18).map(node).collect();
+    let mut driven = Driven::new(all, false, false);
+    driven.outputs();
+    driven.settle(source(0, 1), 1);
+    // Sixteen sources have nothing that is missing.
+    for index in 0..MAX_SOURCES {
+        if index > 0 {
+            driven.identified(source(index, 1), u8::try_from(index).unwrap() + 1);
+            driven.described(source(index, 1), FILE);
+        }
+        driven.handle(Input::Ready { source: source(index, 1), is_whole: false });
+    }
+    let (slept, outputs) = driven.sleep();
+    assert_eq!(slept, REPLACE_EVERY);
+    let [Output::HangUp(idle), Output::Dial(next, _)] = outputs[..] else { panic!("{outputs:?}") };
+    assert!(idle.index < MAX_SOURCES);
+    assert_eq!(next, source(16, 1));
+    // The new one has them, so no further one is replaced.
+    driven.identified(next, 17);
+    driven.described(next, FILE);
+    assert!(!driven.ready(next).is_empty());
+    let (_, outputs) = driven.sleep();
+    assert!(!outputs.iter().any(|output| matches!(output, Output::HangUp(_))), "{outputs:?}");
+}
