@@ -22,8 +22,9 @@ use crate::lock::lock;
 /// stay below it.
 const RATE: f64 = 500.0;
 
-/// Maximum number of requests a second without a token, on average. 20: health checks come every few seconds.
-const NO_TOKEN_RATE: f64 = 20.0;
+/// Maximum number of requests a second without a token, on average. 100: health checks come every few seconds, and
+/// refusing a hundred requests costs little.
+const NO_TOKEN_RATE: f64 = 100.0;
 
 /// The requests of so many seconds may come at once.
 const BURST: f64 = 2.0;
