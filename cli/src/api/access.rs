@@ -352,7 +352,8 @@ mod tests {
             let healthy = request("GET", "/healthz", &headers);
             (0..1500).filter(|_| access.check(&healthy, now).is_ok()).count()
         };
-        for (token, burst, later) in [("wrong", 40, 2), (read_token, 1000, 50), (token, 1000, 50)] {
+        for (token, burst, later) in [("wrong", 200, 10), (read_token, 1000, 50), (token, 1000, 50)]
+        {
             assert_eq!(passed(token, start), burst);
             assert_eq!(passed(token, start + Duration::from_millis(100)), later);
         }
