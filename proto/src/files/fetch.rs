@@ -28,6 +28,7 @@
 
 pub mod schedule;
 
+mod dialling;
 mod input;
 mod output;
 mod retry_delay;
@@ -49,7 +50,7 @@ use crate::id::NodeId;
 use crate::time::{Instant, earliest};
 use schedule::Schedule;
 use search::SourceSearch;
-use source::{BACK_OFF_MAX, KnownSource, SourceStage};
+use source::{KnownSource, SourceStage};
 
 pub use input::{Claim, Fault, Input, Options};
 pub use output::{Ban, GiveUp, Output};
@@ -83,10 +84,6 @@ const PROOF_TIME: Duration = Duration::from_secs(3);
 /// Time that is added to the patience while the first search is under way, or while a source is dialled or
 /// not ready yet. It is added once, however often sources are dialled.
 const EXTRA_PATIENCE: Duration = Duration::from_secs(30);
-
-/// Time without progress after which a source is replaced, if all sources that may be in use lack the missing pieces
-/// and others are known. 2 s: until then, one of them may get the pieces. Then one is replaced at this interval.
-const REPLACE_EVERY: Duration = Duration::from_secs(2);
 
 /// One fetch, from its first source to its last piece.
 #[derive(Debug)]
@@ -424,10 +421,7 @@ impl Fetch {
         if is_running {
             self.outbox.push_back(Output::HangUp(attempt));
         }
-        // This requests the outstanding pieces of the source from others.
-        if let (KnownContent::Settled { schedule, .. }, Some(id)) = (&mut self.content, id) {
-            schedule.handle(now, schedule::Input::Gone(id));
-        }
+        self.unschedule(now, id);
         if fault == Fault::Lie {
             self.ban(source, Ban::Lie);
         }
@@ -446,7 +440,7 @@ impl Fetch {
             return;
         }
         if self.replace_at().is_some_and(|at| at <= now) {
-            self.make_room_for_source(now);
+            self.replace_source(now);
         }
         // Dials come before the check of the patience, because a dial that is under way extends it.
         self.dial(now);
@@ -513,59 +507,16 @@ impl Fetch {
         }
     }
 
-    fn ready_source(&self, id: NodeId) -> Option<SourceId> {
-        let mut ready = self.sources.iter().filter(|known| known.is_ready());
-        Some(ready.find(|known| known.candidate.id == Some(id))?.id)
-    }
-
-    /// Returns how many more sources may be dialled now.
-    fn free_dials(&self) -> usize {
-        let count =
-            |is: fn(&KnownSource) -> bool| self.sources.iter().filter(|known| is(known)).count();
-        let free = MAX_SOURCES.saturating_sub(count(KnownSource::is_running));
-        free.min(MAX_STARTING.saturating_sub(count(KnownSource::is_starting)))
-    }
-
-    /// Returns when a source gives way to another one: all that may be in use are, and none has a missing piece.
-    fn replace_at(&self) -> Option<Instant> {
-        let KnownContent::Settled { schedule, .. } = &self.content else { return None };
-        let is_running = |known: &&KnownSource| known.is_running();
-        if schedule.is_waiting() || self.sources.iter().filter(is_running).count() < MAX_SOURCES {
-            return None;
-        }
-        let waiting = self.sources.iter().filter_map(|known| match known.stage {
-            SourceStage::Waiting(until) => Some(until),
-            _ => None,
-        });
-        let idle = self.last_progress.max(self.last_replaced) + REPLACE_EVERY;
-        Some(idle.max(waiting.min()?))
-    }
-
-    /// Hangs up on a random ready source. It is dialled again later.
-    fn make_room_for_source(&mut self, now: Instant) {
-        self.last_replaced = now;
-        let ready = self.sources.iter().filter(|known| known.is_ready()).count();
-        let Some(at) = (self.rng.next_u64() as usize).checked_rem(ready) else { return };
-        let Some(known) = self.sources.iter_mut().filter(|known| known.is_ready()).nth(at) else {
-            return;
-        };
-        self.outbox.push_back(Output::HangUp(known.id));
-        known.stage = SourceStage::Waiting(now + BACK_OFF_MAX);
-        if let (KnownContent::Settled { schedule, .. }, Some(id)) =
-            (&mut self.content, known.candidate.id)
-        {
+    /// Removes a source from the schedule, which requests its outstanding pieces from others.
+    fn unschedule(&mut self, now: Instant, source: Option<NodeId>) {
+        if let (KnownContent::Settled { schedule, .. }, Some(id)) = (&mut self.content, source) {
             schedule.handle(now, schedule::Input::Gone(id));
         }
     }
 
-    fn dial(&mut self, now: Instant) {
-        // Sources are dialled in the order in which they became known, so those from the user come first.
-        let free = self.free_dials();
-        let is_due = |known: &KnownSource| matches!(known.stage, SourceStage::Waiting(until) if until <= now);
-        for known in self.sources.iter_mut().filter(|known| is_due(known)).take(free) {
-            known.dial();
-            self.outbox.push_back(Output::Dial(known.id, known.candidate.clone()));
-        }
+    fn ready_source(&self, id: NodeId) -> Option<SourceId> {
+        let mut ready = self.sources.iter().filter(|known| known.is_ready());
+        Some(ready.find(|known| known.candidate.id == Some(id))?.id)
     }
 
     /// Gives up if no source is left and no further one can be expected, or if the patience has ended.

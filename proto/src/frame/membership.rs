@@ -21,11 +21,12 @@ pub struct NeighbourRequest {
 }
 
 /// The urgency with which a node asks for a neighbour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// The node has other neighbours. A full node may refuse it.
+    /// The node has other neighbours. A full node refuses it.
     Low = 0,
-    /// The node has no other neighbour. A full node drops one of its own neighbours to make room.
+    /// The node has no other neighbour, or has another strong reason. A full node takes it in addition to its own
+    /// neighbours, or drops one of them to make room.
     High = 1,
     /// The node is new in the network. A full node makes room, and announces the new node to other
     /// nodes.

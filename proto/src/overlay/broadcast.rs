@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::deadlines::Deadlines;
 use crate::event::{Broadcast, Event, Reason};
 use crate::frame::Frame;
-use crate::frame::broadcast::{Batch, Have, Item, MAX_HAVES, MAX_TITLE, RunId};
+use crate::frame::broadcast::{Batch, Item, MAX_TITLE, RunId};
 use crate::id::{Hash, Key, NodeId, PublicKey};
 use crate::message::{Message, PackedMessage};
 use crate::overlay::budgets::Work;
@@ -39,6 +39,7 @@ mod log;
 mod retired;
 mod run;
 mod run_table;
+mod summaries;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -46,6 +47,7 @@ use author::UnsentBroadcasts;
 use log::Log;
 use retired::RetiredRuns;
 use run::RunState;
+use summaries::send_haves;
 
 /// Maximum number of bytes in answer to one [`Want`](crate::frame::broadcast::Want). 256 KiB: a quarter of a
 /// link's queue of control frames, so that catching up does not overfill the queue. A node that lacks more
@@ -274,10 +276,7 @@ impl Broadcasts {
     /// Notes a new link, and sends a summary of the kept runs over it.
     pub(super) fn link_up(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
         self.new_links.push_back((cx.now + NEW_LINK_TIME, id));
-        let summary = self.summary();
-        for haves in summary.chunks(MAX_HAVES) {
-            cx.send(id, Frame::Have(haves.to_vec()));
-        }
+        send_haves(cx, id, &self.summary());
     }
 
     pub(super) fn link_down(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
@@ -296,12 +295,6 @@ impl Broadcasts {
         for name in lost {
             self.set_missing(name, cx.now, None);
         }
-    }
-
-    /// Returns this node's progress in all runs of which it keeps broadcasts.
-    pub(super) fn summary(&self) -> Vec<Have> {
-        let have = |run| self.runs.get(&run).map(|known| Have { run, upto: known.upto() });
-        self.log.runs().into_iter().filter_map(have).collect()
     }
 
     /// Handles a batch of broadcasts from a peer.
@@ -556,27 +549,6 @@ impl Broadcasts {
             run.prune(from);
         }
         cx.send(from, Frame::Prune(name));
-    }
-
-    fn summarize_later(&mut self, now: Instant, link: NodeId, run: RunId) {
-        self.summaries_due.entry(link).or_default().insert(run);
-        self.summaries_at.get_or_insert(now + self.have_delay);
-    }
-
-    /// Sends the summaries that are due.
-    fn send_summaries(&mut self, cx: &mut OverlayContext<'_>) {
-        self.summaries_at = None;
-        for (link, names) in std::mem::take(&mut self.summaries_due) {
-            let have = |name: RunId| {
-                let run = self.runs.get(&name)?;
-                let is_behind = run.progress(link).is_none_or(|upto| upto < run.upto());
-                is_behind.then(|| Have { run: name, upto: run.upto() })
-            };
-            let haves: Vec<_> = names.into_iter().filter_map(have).collect();
-            for haves in haves.chunks(MAX_HAVES) {
-                cx.send(link, Frame::Have(haves.to_vec()));
-            }
-        }
     }
 
     /// Returns whether a batch is too old or from the future, by its newest broadcast.

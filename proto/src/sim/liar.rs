@@ -88,7 +88,9 @@ impl Liar {
             frame if self.how == Lies::Floods => vec![frame],
             Frame::NeighbourRequest(mut request) if self.how == Lies::Eclipses => {
                 // A full node makes room for a node without neighbours.
-                request.need = request.need.max(Need::High);
+                if request.need != Need::Join {
+                    request.need = Need::High;
+                }
                 vec![Frame::NeighbourRequest(request)]
             }
             Frame::Broadcast(batch) => self.pass_on(batch),

@@ -116,6 +116,19 @@ impl KnownSource {
         }
     }
 
+    /// Returns the time at which the source is dialled next, if it waits for that.
+    pub(super) fn waits_until(&self) -> Option<Instant> {
+        match self.stage {
+            SourceStage::Waiting(until) => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Ends an attempt that has not failed. The source is dialled again at a time.
+    pub(super) fn wait_until(&mut self, time: Instant) {
+        self.stage = SourceStage::Waiting(time);
+    }
+
     /// Returns whether an attempt is under way.
     pub(super) fn is_running(&self) -> bool {
         !matches!(self.stage, SourceStage::Waiting(_) | SourceStage::Gone)

@@ -488,7 +488,7 @@ fn a_source_gives_way_if_all_in_use_lack_the_missing_pieces() {
         driven.handle(Input::Ready { source: source(index, 1), is_whole: false });
     }
     let (slept, outputs) = driven.sleep();
-    assert_eq!(slept, REPLACE_EVERY);
+    assert_eq!(slept, dialling::REPLACE_EVERY);
     let [Output::HangUp(idle), Output::Dial(next, _)] = outputs[..] else { panic!("{outputs:?}") };
     assert!(idle.index < MAX_SOURCES);
     assert_eq!(next, source(16, 1));

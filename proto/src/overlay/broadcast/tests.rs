@@ -1,6 +1,6 @@
 use super::*;
 use crate::event::{Direction, Peer};
-use crate::frame::broadcast::Want;
+use crate::frame::broadcast::{Have, Want};
 pub(crate) use crate::overlay::tests::bench::UNIX;
 
 pub(crate) fn author() -> Key {

@@ -101,7 +101,7 @@ impl Membership {
         // node as taken.
         let is_reserved = self.reserved.remove(&from).is_some_and(|until| until > cx.now);
         let is_known = self.active.contains_key(&from);
-        if !is_known && !self.find_place_for(cx, need, is_reserved, &record) {
+        if !is_known && !self.find_place_for_asker(cx, need, is_reserved, &record) {
             let records = self.passive.draw_records(cx, SHUFFLE_PASSIVE);
             self.reply(cx, from, NeighbourOutcome::Full, records);
             return;
@@ -133,7 +133,7 @@ impl Membership {
         }
         match outcome {
             NeighbourOutcome::Accepted => {
-                if !self.keeps_place_for(cx, need, origin, &record) {
+                if !self.find_place_for_asked(cx, need, origin, &record) {
                     self.drop_neighbour(cx, from, Vec::new());
                     let neighbour = self.neighbour(cx, record);
                     self.keep_known(cx, neighbour);
@@ -261,7 +261,7 @@ impl Membership {
     }
 
     /// Finds a place for a node that has asked for one. Returns false if there is none.
-    fn find_place_for(
+    fn find_place_for_asker(
         &mut self,
         cx: &mut OverlayContext<'_>,
         need: Need,
@@ -286,9 +286,9 @@ impl Membership {
         insists && is_full && self.displace_one_for(cx, newcomer)
     }
 
-    /// Returns whether there is a place for a node that has accepted this node's request. Another node may have taken
-    /// the last place in the meantime. Then a neighbour may have to give way.
-    fn keeps_place_for(
+    /// Finds a place for a node that has accepted this node's request. Another node may have taken the last place in
+    /// the meantime. Returns false if there is none.
+    fn find_place_for_asked(
         &mut self,
         cx: &mut OverlayContext<'_>,
         need: Need,

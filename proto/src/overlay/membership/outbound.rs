@@ -219,13 +219,16 @@ impl Membership {
 
     /// Returns whether a full node takes the node `newcomer` as a guest, so that no neighbour has to give way.
     pub(super) fn has_room_for_guest(&self, newcomer: NodeId) -> bool {
+        if !self.has_room_for_outbound() {
+            return false;
+        }
         let outbound = self.outbound();
         let group = self.group_of_link(newcomer);
         // A second node of a group does not become a guest, but displaces the first.
         let is_of_other_group =
             |neighbour: &Neighbour| neighbour.group.is_none() || neighbour.group != group;
         let mut others = self.active.iter().filter(|(id, _)| !outbound.contains(id));
-        self.has_room_for_outbound() && others.all(|(_, other)| is_of_other_group(other))
+        others.all(|(_, other)| is_of_other_group(other))
     }
 
     /// Returns whether a full node takes an outbound neighbour in addition to the others.

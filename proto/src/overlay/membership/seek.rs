@@ -149,7 +149,7 @@ impl Membership {
         self.book.note_failure(now, id, !self.active.is_empty());
     }
 
-    /// Returns the addresses of a node that this node knows.
+    /// Returns the addresses of a known node: those in the passive view, or else those in the address book.
     pub(super) fn addresses_of(&self, id: NodeId) -> Vec<Address> {
         let known = self.passive.addresses(id);
         if known.is_empty() { self.book.addresses(id) } else { known }

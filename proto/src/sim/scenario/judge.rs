@@ -249,6 +249,7 @@ impl ScenarioRun<'_> {
         running.map(|running| running.handles.keys().copied().collect()).unwrap_or_default()
     }
 
+    /// Returns how many of the links of a node are beyond what it should have.
     fn excess(&self, node: usize, links: &BTreeSet<NodeId>) -> u64 {
         let pinned = self.sim.overlay(node).map_or(0, |overlay| overlay.views().pinned.len());
         let expected = Config::default().active_view + GUESTS + pinned;
