@@ -324,9 +324,9 @@ impl Overlay {
         }
     }
 
-    /// Returns whether the last frame of a peer was refused because the budget of strangers was spent.
-    pub(crate) fn take_refusal(&mut self, from: NodeId) -> bool {
-        self.budgets.take_refusal(from)
+    /// Returns the time for which a peer is not to be read, if the budget of strangers did not allow its last frame.
+    pub(crate) fn begin_pause(&mut self, from: NodeId) -> Option<Duration> {
+        self.budgets.begin_pause(self.now.monotonic, from, &mut self.rng)
     }
 
     /// Notes that a frame was not sent because too much waits for its link: see

@@ -171,9 +171,8 @@ impl Machine {
             Input::Frame(connection, frame) => {
                 if let Some(id) = self.links.accepts_from(connection) {
                     self.with_overlay(|overlay| overlay.receive(id, frame));
-                    if self.overlay.take_refusal(id) {
-                        let pause = Output::PauseReading(connection, congestion::REFUSED_PAUSE);
-                        self.outputs.push_back(pause);
+                    if let Some(pause) = self.overlay.begin_pause(id) {
+                        self.outputs.push_back(Output::PauseReading(connection, pause));
                     }
                 }
             }

@@ -218,6 +218,9 @@ impl<R: AsyncRead + Unpin> LinkReader<R> {
             && until > self.inner.clock.now()
         {
             self.pause.extend(&self.inner.rates, self.inner.clock.at(until));
+            // The peer floods this node. What waits in the socket is read in small parts, one after each pause.
+            (self.read_size, self.reads) = (READ_MIN, 0);
+            self.buffer = BytesMut::from(self.buffer.as_ref());
         }
         self.link.sent(self.conn.last_write());
         self.pings.retain(|nonce, waiting| {

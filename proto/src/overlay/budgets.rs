@@ -29,11 +29,17 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use rand_chacha::ChaCha8Rng;
+
 use crate::address_group::AddressGroups;
 use crate::bucket::{Bucket, time_to_earn};
 use crate::config::Config;
 use crate::id::NodeId;
 use crate::time::Instant;
+
+mod pauses;
+
+use pauses::ReadingPauses;
 
 /// Maximum number of sources without a link whose spent budgets are remembered. 1,024: about half a megabyte. The
 /// source whose budgets fill up first is forgotten first, as it gains least.
@@ -201,7 +207,7 @@ pub(crate) struct Budgets {
     links: BTreeMap<NodeId, LinkBudgets>,
     sources: BTreeMap<Source, SourceBudgets>,
     pool: [Bucket; KINDS],
-    /// The stranger whose work was refused last, until it is taken.
+    /// The stranger whose work was refused last, until its pause begins.
     refused: Option<NodeId>,
     is_member: bool,
     drops: BudgetDrops,
@@ -216,6 +222,7 @@ struct LinkBudgets {
     source: Source,
     /// The budgets of a relay or neighbour. `None` until the peer is one.
     as_relay: Option<Box<Buckets>>,
+    pauses: ReadingPauses,
 }
 
 /// The origin of connections that share the budgets of strangers.
@@ -241,7 +248,12 @@ struct SourceBudgets {
 
 impl LinkBudgets {
     fn new(source: Source) -> Self {
-        Self { standing: Standing::default(), source, as_relay: None }
+        Self {
+            standing: Standing::default(),
+            source,
+            as_relay: None,
+            pauses: ReadingPauses::default(),
+        }
     }
 }
 
@@ -410,9 +422,16 @@ impl Budgets {
         is_paid
     }
 
-    /// Returns whether work of this stranger was refused since the last call, by a member of the network.
-    pub(super) fn take_refusal(&mut self, link: NodeId) -> bool {
-        self.refused.take() == Some(link)
+    /// Returns the time for which a stranger is not to be read, if work of it was refused since the last call. Only a
+    /// member of the network pauses strangers.
+    pub(super) fn begin_pause(
+        &mut self,
+        now: Instant,
+        link: NodeId,
+        rng: &mut ChaCha8Rng,
+    ) -> Option<Duration> {
+        self.refused.take_if(|refused| *refused == link)?;
+        self.links.get_mut(&link)?.pauses.begin(now, rng)
     }
 
     /// Sets whether this node is a member of the network, which has less work for strangers.

@@ -13,10 +13,6 @@ use crate::config::Config;
 use crate::frame::Frame;
 use crate::time::Instant;
 
-/// Time for which a link is not read after work of its peer, a stranger, was refused. Half a second: a peer that sends
-/// ten frames a second is then read in a tenth of the time that one read for each would take.
-pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(500);
-
 /// Returns the number of queued bytes from which a frame is left out; `None` if the frame is always sent.
 fn limit(frame: &Frame, queue: usize) -> Option<usize> {
     match frame {

@@ -1,5 +1,7 @@
 //! The budgets alone.
 
+use rand_core::SeedableRng as _;
+
 use super::*;
 
 fn node(n: u8) -> NodeId {
@@ -135,10 +137,12 @@ fn a_member_checks_few_signatures_for_strangers() {
     let mut budgets = new();
     budgets.set_member(true);
     assert_eq!(taken(&mut budgets, at(0), 1, Work::Check, 10_000), 100 + 200);
-    assert!(budgets.take_refusal(node(1)) && !budgets.take_refusal(node(1)));
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    assert!(budgets.begin_pause(at(0), node(1), &mut rng).is_some());
+    assert_eq!(budgets.begin_pause(at(1), node(1), &mut rng), None);
     budgets.set_standing(node(2), Standing::Neighbour);
     assert_eq!(taken(&mut budgets, at(0), 2, Work::Check, 10_000), 10_000);
-    assert!(!budgets.take_refusal(node(2)));
+    assert_eq!(budgets.begin_pause(at(0), node(2), &mut rng), None);
     budgets.set_member(false);
     assert!(taken(&mut budgets, at(1), 3, Work::Check, 20_000) >= 10_000);
 }
