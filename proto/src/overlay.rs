@@ -532,7 +532,7 @@ impl Parts {
             Frame::Have(haves) => self.broadcasts.receive_haves(cx, from, &haves),
             Frame::Want(want) => self.broadcasts.receive_want(cx, from, want),
             Frame::Given(given) => self.broadcasts.receive_given(cx, from, given),
-            Frame::Prune(run) => self.broadcasts.receive_prune(from, run),
+            Frame::Prune(run) => self.broadcasts.receive_prune(cx, from, run),
             Frame::NeighbourRequest(_)
             | Frame::NeighbourReply(_)
             | Frame::ForwardJoin(_)

@@ -35,6 +35,7 @@ use crate::verify::Verifier;
 
 mod author;
 mod catch_up;
+mod later_pushes;
 mod log;
 mod retired;
 mod run;
@@ -42,8 +43,10 @@ mod run_table;
 mod summaries;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tree;
 
 use author::UnsentBroadcasts;
+use later_pushes::LaterPushes;
 use log::Log;
 use retired::RetiredRuns;
 use run::RunState;
@@ -150,6 +153,7 @@ pub(super) struct Broadcasts {
     /// Peers to which a summary of these runs is sent at the time `summaries_at`.
     summaries_due: BTreeMap<NodeId, BTreeSet<RunId>>,
     summaries_at: Option<Instant>,
+    later_pushes: LaterPushes,
     /// Links that are new, and until when.
     new_links: VecDeque<(Instant, NodeId)>,
     pending: Pending,
@@ -212,6 +216,7 @@ impl Broadcasts {
             requests_due: Deadlines::default(),
             summaries_due: BTreeMap::new(),
             summaries_at: None,
+            later_pushes: LaterPushes::default(),
             new_links: VecDeque::new(),
             pending: Pending::default(),
             unverified: 0,
@@ -281,6 +286,7 @@ impl Broadcasts {
 
     pub(super) fn link_down(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
         self.summaries_due.remove(&id);
+        self.later_pushes.forget(id);
         self.new_links.retain(|(_, new)| *new != id);
         self.replace_source(cx, id);
         let mut lost = Vec::new();
@@ -306,8 +312,11 @@ impl Broadcasts {
             self.prune(cx, from, name);
             return;
         }
+        let is_outsider = cx.budgets.is_outsider(from);
         if let Some(run) = self.runs.get_mut(&name) {
-            run.note_progress(from, batch.last());
+            if run.may_note(from, is_outsider) {
+                run.note_progress(from, batch.last());
+            }
             if run.holds(&batch) {
                 self.counters.duplicates += batch.items.len() as u64;
                 // A second copy shows that this link is not needed in the tree, so it is pruned. But a peer
@@ -362,7 +371,9 @@ impl Broadcasts {
         let Some(run) = self.runs.get_mut(&name) else { return };
         run.key = key.filter(|_| is_known).map(Box::new);
         run.active_at = cx.now;
-        run.note_progress(from, batch.last());
+        if run.may_note(from, is_outsider) {
+            run.note_progress(from, batch.last());
+        }
         // The author no longer keeps the broadcasts before the floor, so it would be useless to wait for
         // them.
         if batch.floor > run.next {
@@ -373,24 +384,6 @@ impl Broadcasts {
         }
         self.accept_or_hold(cx, from, batch, ids);
         self.look_for_more(cx, name);
-    }
-
-    /// Notes that a peer receives the broadcasts of a run from another node.
-    pub(super) fn receive_prune(&mut self, from: NodeId, run: RunId) {
-        if let Some(run) = self.runs.get_mut(&run) {
-            run.prune(from);
-        }
-    }
-
-    /// Notes that a batch was not sent because too much waits for the link. A summary is sent to the peer,
-    /// which then asks for the batch.
-    pub(super) fn batch_skipped(&mut self, cx: &mut OverlayContext<'_>, to: NodeId, batch: &Batch) {
-        let Some(run) = self.runs.get_mut(&batch.run) else { return };
-        run.prune(to);
-        let before = batch.first.saturating_sub(1);
-        // `push` has noted that the peer has the batch. That is undone, so that the summary is sent.
-        run.limit_progress(to, before);
-        self.summarize_later(cx.now, to, batch.run);
     }
 
     /// Restores broadcasts that an earlier run of this node has kept. They are not delivered again.
@@ -413,6 +406,9 @@ impl Broadcasts {
         if self.summaries_at.is_some_and(|at| at <= cx.now) {
             self.send_summaries(cx);
         }
+        if self.later_pushes.poll_timeout().is_some_and(|at| at <= cx.now) {
+            self.send_later_pushes(cx);
+        }
         if self.sweep_at.is_some_and(|at| at <= cx.now) {
             self.sweep(cx);
         }
@@ -420,6 +416,7 @@ impl Broadcasts {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let due = earliest(self.unsent.due(), self.requests_due.first());
+        let due = earliest(due, self.later_pushes.poll_timeout());
         earliest(due, earliest(self.summaries_at, self.sweep_at))
     }
 
@@ -506,49 +503,10 @@ impl Broadcasts {
         self.keep_in_log(cx, batch);
     }
 
-    /// Sends a batch to all peers that are not known to have it. Peers that receive the run from another node
-    /// get a summary later instead.
-    fn push(&mut self, cx: &mut OverlayContext<'_>, from: Option<NodeId>, batch: &Batch) {
-        let Some(run) = self.runs.get_mut(&batch.run) else { return };
-        let mut lazy = Vec::new();
-        for link in cx.links.keys().filter(|link| Some(**link) != from) {
-            // A stranger that floods this node gets nothing for a while. Otherwise a thousand of them would make it
-            // send each broadcast a thousand times. With the next broadcast it learns what it has missed.
-            if cx.budgets.is_flooding(cx.now, *link, Work::Broadcast) {
-                continue;
-            }
-            // The peer has the batch already, for example because it has also sent it to this node.
-            if run.progress(*link).is_some_and(|upto| upto >= batch.last()) {
-                continue;
-            }
-            if run.is_lazy(*link) {
-                // Lazy push: the peer receives the batch from another node. If not, the summary shows that it
-                // is missing.
-                lazy.push(*link);
-            } else {
-                // Eager push. The peer is noted as having the batch: links are reliable, and when this one
-                // ends, the note is removed.
-                run.note_progress(*link, batch.last());
-                cx.send(*link, Frame::Broadcast(batch.clone()));
-            }
-        }
-        for link in lazy {
-            self.summarize_later(cx.now, link, batch.run);
-        }
-    }
-
     fn keep_in_log(&mut self, cx: &mut OverlayContext<'_>, batch: Batch) {
         cx.put(Effect::Out(Output::Keep(batch.clone())));
         self.log.insert(&batch, cx.unix);
         self.sweep_at.get_or_insert(cx.now + SWEEP_EVERY);
-    }
-
-    /// Prunes a link: neither end pushes the run's broadcasts over it any more.
-    fn prune(&mut self, cx: &mut OverlayContext<'_>, from: NodeId, name: RunId) {
-        if let Some(run) = self.runs.get_mut(&name) {
-            run.prune(from);
-        }
-        cx.send(from, Frame::Prune(name));
     }
 
     /// Returns whether a batch is too old or from the future, by its newest broadcast.

@@ -446,12 +446,23 @@ impl Budgets {
         }
     }
 
+    /// Returns whether this node is a member of the network, and the peer is a stranger. In a network that is made by
+    /// hand, every peer that has dialled this node is a stranger to it, so there the distinction is not made.
+    pub(crate) fn is_outsider(&self, link: NodeId) -> bool {
+        self.links.get(&link).is_some_and(|link| self.is_for_outsider(link))
+    }
+
+    fn is_for_outsider(&self, link: &LinkBudgets) -> bool {
+        self.is_member && link.standing == Standing::Stranger
+    }
+
     /// Returns whether the peer is a stranger that floods this node with work of this kind, or has the source of
     /// one: such work was refused a short time ago. Only a member of the network makes this distinction. In a
     /// network that is made by hand, every peer that has dialled this node is a stranger to it.
     pub(crate) fn is_flooding(&self, now: Instant, link: NodeId, work: Work) -> bool {
-        let link = self.links.get(&link).filter(|link| link.standing == Standing::Stranger);
-        let Some(link) = link.filter(|_| self.is_member) else { return false };
+        let Some(link) = self.links.get(&link).filter(|link| self.is_for_outsider(link)) else {
+            return false;
+        };
         let source = self.sources.get(&link.source);
         let refused = source.and_then(|source| *source.refused_at.get(work.flood() as usize)?);
         refused.is_some_and(|at| now.since(at) < FLOOD_TIME)

@@ -76,8 +76,11 @@ impl Broadcasts {
         is_new_link: bool,
     ) {
         let Have { run: name, upto } = have;
+        let is_outsider = cx.budgets.is_outsider(from);
         if name.author == self.me {
-            if let Some(run) = self.runs.get_mut(&name) {
+            if let Some(run) = self.runs.get_mut(&name)
+                && run.may_note(from, is_outsider)
+            {
                 run.note_progress(from, upto);
             }
             return;
@@ -93,7 +96,8 @@ impl Broadcasts {
                 return;
             }
         }
-        let Some(run) = self.runs.get_mut(&name) else { return };
+        let run = self.runs.get_mut(&name).filter(|run| run.may_note(from, is_outsider));
+        let Some(run) = run else { return };
         run.note_progress(from, upto);
         let open = run.missing.is_none_or(|missing| missing.asked.is_none());
         if upto >= run.next.max(1) && open {
@@ -141,18 +145,25 @@ impl Broadcasts {
         };
         // The peer's own statement replaces the noted progress. The noted progress may be too high, as the
         // peer may have dropped a batch that was sent to it.
-        run.set_progress(from, after);
+        let is_noted = run.may_note(from, cx.budgets.is_outsider(from));
+        if is_noted {
+            run.set_progress(from, after);
+        }
         run.graft(from);
         let mut given = 0;
         for batch in self.log.after(name, after) {
             if given > 0 && given + batch.body().len() > MAX_GIVEN {
                 // The peer will ask for the rest. Until then no new batch is pushed to it, as a new batch
                 // would arrive before the missing ones.
-                run.prune(from);
+                if is_noted {
+                    run.prune(from);
+                }
                 break;
             }
             given += batch.body().len();
-            run.note_progress(from, batch.last());
+            if is_noted {
+                run.note_progress(from, batch.last());
+            }
             cx.send(from, Frame::Broadcast(batch));
         }
         cx.budgets.charge(cx.now, from, Work::Broadcast, given);

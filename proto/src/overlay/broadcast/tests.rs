@@ -52,6 +52,10 @@ impl TestBench {
         self.act(|broadcasts, cx| broadcasts.receive(cx, link(from), batch));
     }
 
+    fn prune_from(&mut self, from: u8) {
+        self.act(|broadcasts, cx| broadcasts.receive_prune(cx, link(from), run()));
+    }
+
     fn announce(&mut self, from: u8, upto: u64) {
         let have = Have { run: run(), upto };
         self.act(|broadcasts, cx| broadcasts.receive_haves(cx, link(from), &[have]));
@@ -129,9 +133,9 @@ fn a_new_broadcast_is_delivered_and_passed_on_and_a_copy_prunes_its_link() {
 #[test]
 fn a_pruned_link_gets_announcements_until_it_grafts() {
     let mut node = TestBench::new(2);
-    node.part.receive_prune(link(2), run());
+    node.prune_from(2);
     node.receive(1, batch(1, &["a"]));
-    node.part.receive_prune(link(2), run());
+    node.prune_from(2);
     node.receive(1, batch(2, &["b"]));
     assert_eq!(node.out(), ["push 2 a", "delivered a", "delivered b"]);
     node.wait();

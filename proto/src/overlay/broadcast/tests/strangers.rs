@@ -1,6 +1,7 @@
-//! Floods of runs by strangers, who have any number of identities.
+//! Floods of runs by strangers, who have any number of identities, and links with many strangers.
 
 use super::*;
+use crate::overlay::budgets::Standing;
 
 /// Returns the first broadcasts of the run `epoch` of the `n`th author.
 fn batch_of(n: u32, epoch: u64, first: u64, texts: &[&str]) -> Batch {
@@ -166,4 +167,80 @@ fn signatures_of_a_link_are_checked_at_a_bounded_rate_and_the_rest_is_requested_
     node.now = node.now + Duration::from_secs(1);
     node.receive(1, batch);
     assert_eq!(node.out(), ["push 2 a", "delivered a"]);
+}
+
+/// Returns a member of the network with three peers that it has dialled, and links with `strangers` others.
+fn member(strangers: u8) -> TestBench {
+    let mut node = TestBench::new(3 + strangers);
+    node.budgets.set_member(true);
+    for n in 1..=3 + strangers {
+        node.budgets.link_up(link(n), std::net::Ipv4Addr::new(192, 0, 2, n).into());
+    }
+    for n in 1..=3 {
+        node.budgets.set_standing(link(n), Standing::Relay);
+    }
+    node
+}
+
+#[test]
+fn of_a_hundred_strangers_a_third_get_a_broadcast_at_once_and_the_others_in_turn() {
+    let mut node = member(100);
+    node.receive(1, batch(1, &["a"]));
+    let start = node.now;
+    let at_once = node.out();
+    assert_eq!(at_once.len(), 2 + 32 + 1, "{at_once:?}");
+    assert_eq!(at_once[..2], ["push 2 a", "push 3 a"]);
+    // What arrives before the turn of a stranger is sent together.
+    node.receive(1, batch(2, &["b"]));
+    assert_eq!(node.out().len(), 2 + 32 + 1);
+    let mut later = Vec::new();
+    for _ in 0..3 {
+        node.wait();
+        later.extend(node.out());
+    }
+    assert!(node.now.since(start) <= Duration::from_millis(15));
+    let expected = (36..=103).flat_map(|n| [format!("push {n} a"), format!("push {n} b")]);
+    assert_eq!(later, expected.collect::<Vec<_>>());
+    assert!(node.part.later_pushes.poll_timeout().is_none());
+}
+
+#[test]
+fn strangers_with_pruned_links_get_summaries_in_turn() {
+    let mut node = member(40);
+    node.receive(1, batch(1, &["a"]));
+    for n in 1..=43 {
+        node.prune_from(n);
+    }
+    node.wait();
+    node.out();
+    node.receive(1, batch(2, &["b"]));
+    assert_eq!(node.out(), ["delivered b"]);
+    node.wait();
+    let expected: Vec<_> = (36..=43).map(|n| format!("have {n} [2]")).collect();
+    assert_eq!(node.out(), expected);
+    node.wait();
+    assert_eq!(node.out().len(), 2 + 32, "at the time of the summaries of all other links");
+}
+
+/// Otherwise a thousand strangers could make a node keep a thousand notes for each run.
+#[test]
+fn a_run_remembers_few_strangers_and_all_neighbours() {
+    let mut node = member(200);
+    node.receive(1, batch(1, &["a"]));
+    for n in (1..=203).rev() {
+        node.announce(n, 1);
+        node.prune_from(n);
+    }
+    let pruned = node.part.runs[&run()].lazy_peers();
+    assert!((64..=64 + 3).contains(&pruned.len()), "{}", pruned.len());
+    assert!((1..=3).all(|n| pruned.contains(&link(n))));
+    // A stranger of which nothing is noted still gets what it asks for.
+    while node.part.later_pushes.poll_timeout().is_some() {
+        node.wait();
+    }
+    node.out();
+    let unknown = (4..=203).find(|n| !pruned.contains(&link(*n))).unwrap();
+    let want = Want { run: run(), after: 0 };
+    node.act(|broadcasts, cx| broadcasts.receive_want(cx, link(unknown), want));
+    assert_eq!(node.out(), [format!("push {unknown} a"), format!("given {unknown} 1")]);
 }

@@ -1,0 +1,99 @@
+//! The tree over which the broadcasts of a run spread: to which peers a batch is pushed, and which links are pruned.
+
+use crate::frame::Frame;
+use crate::frame::broadcast::{Batch, RunId};
+use crate::id::NodeId;
+use crate::overlay::OverlayContext;
+use crate::overlay::budgets::Work;
+
+use super::Broadcasts;
+use super::later_pushes::STRANGERS_AT_ONCE;
+
+impl Broadcasts {
+    /// Sends a batch to all peers that are not known to have it. Peers that receive the run from another node
+    /// get a summary later instead. If there are many strangers, most of them get the batch or the summary
+    /// [later](later_pushes).
+    pub(super) fn push(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        from: Option<NodeId>,
+        batch: &Batch,
+    ) {
+        let Some(run) = self.runs.get_mut(&batch.run) else { return };
+        let (mut lazy, mut strangers) = (Vec::new(), 0);
+        for link in cx.links.keys().filter(|link| Some(**link) != from) {
+            // A stranger that floods this node gets nothing for a while. Otherwise a thousand of them would make it
+            // send each broadcast a thousand times. With the next broadcast it learns what it has missed.
+            if cx.budgets.is_flooding(cx.now, *link, Work::Broadcast) {
+                continue;
+            }
+            // The peer has the batch already, for example because it has also sent it to this node.
+            if run.progress(*link).is_some_and(|upto| upto >= batch.last()) {
+                continue;
+            }
+            if cx.budgets.is_outsider(*link) {
+                strangers += 1;
+                if strangers > STRANGERS_AT_ONCE {
+                    let before = batch.first.saturating_sub(1);
+                    self.later_pushes.add(cx.now, *link, batch.run, before);
+                    continue;
+                }
+            }
+            if run.is_lazy(*link) {
+                // Lazy push: the peer receives the batch from another node. If not, the summary shows that it
+                // is missing.
+                lazy.push(*link);
+            } else {
+                // Eager push. The peer is noted as having the batch: links are reliable, and when this one
+                // ends, the note is removed.
+                run.note_progress(*link, batch.last());
+                cx.send(*link, Frame::Broadcast(batch.clone()));
+            }
+        }
+        for link in lazy {
+            self.summarize_later(cx.now, link, batch.run);
+        }
+    }
+
+    /// Prunes a link: neither end pushes the run's broadcasts over it any more.
+    pub(super) fn prune(&mut self, cx: &mut OverlayContext<'_>, from: NodeId, name: RunId) {
+        self.receive_prune(cx, from, name);
+        cx.send(from, Frame::Prune(name));
+    }
+
+    /// Notes that a peer receives the broadcasts of a run from another node.
+    pub(in crate::overlay) fn receive_prune(
+        &mut self,
+        cx: &OverlayContext<'_>,
+        from: NodeId,
+        run: RunId,
+    ) {
+        let is_outsider = cx.budgets.is_outsider(from);
+        if let Some(run) = self.runs.get_mut(&run).filter(|run| run.may_note(from, is_outsider)) {
+            run.prune(from);
+        }
+    }
+
+    /// Notes that a batch was not sent because too much waits for the link. A summary is sent to the peer,
+    /// which then asks for the batch.
+    pub(in crate::overlay) fn batch_skipped(
+        &mut self,
+        cx: &mut OverlayContext<'_>,
+        to: NodeId,
+        batch: &Batch,
+    ) {
+        let is_outsider = cx.budgets.is_outsider(to);
+        let run = self.runs.get_mut(&batch.run).filter(|run| run.may_note(to, is_outsider));
+        // With the next broadcast, a stranger of which nothing is noted learns what it has missed.
+        let Some(run) = run else { return };
+        run.prune(to);
+        let before = batch.first.saturating_sub(1);
+        // `push` has noted that the peer has the batch. That is undone, so that the summary is sent.
+        run.limit_progress(to, before);
+        if is_outsider {
+            self.later_pushes.add(cx.now, to, batch.run, before);
+        } else {
+            self.summarize_later(cx.now, to, batch.run);
+        }
+    }
+}
