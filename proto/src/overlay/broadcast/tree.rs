@@ -31,7 +31,8 @@ impl Broadcasts {
             if run.progress(*link).is_some_and(|upto| upto >= batch.last()) {
                 continue;
             }
-            if cx.budgets.is_outsider(*link) {
+            let is_outsider = cx.budgets.is_outsider(*link);
+            if is_outsider {
                 strangers += 1;
                 if strangers > STRANGERS_AT_ONCE {
                     let before = batch.first.saturating_sub(1);
@@ -45,8 +46,11 @@ impl Broadcasts {
                 lazy.push(*link);
             } else {
                 // Eager push. The peer is noted as having the batch: links are reliable, and when this one
-                // ends, the note is removed.
-                run.note_progress(*link, batch.last());
+                // ends, the note is removed. There may be many strangers, and no note of them is needed: if one
+                // prunes the link, the first summary tells it nothing new.
+                if !is_outsider {
+                    run.note_progress(*link, batch.last());
+                }
                 cx.send(*link, Frame::Broadcast(batch.clone()));
             }
         }
