@@ -23,7 +23,6 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::deadlines::Deadlines;
 use crate::event::{Broadcast, Event, Reason};
-use crate::frame::Frame;
 use crate::frame::broadcast::{Batch, Item, MAX_TITLE, RunId};
 use crate::id::{Hash, Key, NodeId, PublicKey};
 use crate::message::{Message, PackedMessage};
