@@ -1,5 +1,6 @@
 use super::*;
 use crate::event::{Direction, Peer};
+use crate::frame::Frame;
 use crate::frame::broadcast::{Have, Want};
 pub(crate) use crate::overlay::tests::bench::UNIX;
 
