@@ -196,6 +196,7 @@ impl RunState {
         if self.peers.len() > max {
             self.peers = Vec::new();
         }
+        self.peers.shrink_to_fit();
     }
 
     /// Forgets a peer whose link has ended.

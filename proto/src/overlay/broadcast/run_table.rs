@@ -28,9 +28,9 @@ const MAX_EPOCHS: usize = 4;
 /// Maximum number of runs that are known only from summaries of other nodes.
 const MAX_UNVERIFIED: usize = 4096;
 
-/// Maximum number of peers that a run remembers while it is idle: twice the links of an ordinary member. With a
-/// thousand links, a full table would take a gigabyte otherwise.
-const MAX_IDLE_PEERS: usize = 32;
+/// Maximum number of peers that a run of several batches remembers while it is idle: twice the links of an ordinary
+/// member. A full table then takes 18 MB for them; with a thousand links it would take a gigabyte otherwise.
+const MAX_IDLE_PEERS: usize = 20;
 
 /// Share of a full table that is retired at once. The choice examines all runs, so it is made for many at a
 /// time.
@@ -141,8 +141,11 @@ impl Broadcasts {
         self.forget_old_runs(cx.now);
         let is_idle =
             |run: &RunState| run.missing.is_none() && cx.now.since(run.active_at) >= SWEEP_EVERY;
-        for run in self.runs.values_mut().filter(|run| run.verified && is_idle(run)) {
-            run.forget_many_peers(MAX_IDLE_PEERS);
+        for (name, run) in self.runs.iter_mut().filter(|(_, run)| run.verified && is_idle(run)) {
+            // A run of a single batch, as a stranger can make thousands of, seldom has a second one that the notes
+            // would save duplicates of.
+            let has_several = run.key.is_some() || *name == self.own;
+            run.forget_many_peers(if has_several { MAX_IDLE_PEERS } else { 0 });
         }
         let rest = self.runs.len() > usize::from(self.runs.contains_key(&self.own));
         let needed = rest || !self.log.is_empty() || !self.retired.is_empty();

@@ -533,18 +533,20 @@ fn a_run_of_a_stranger_takes_little_memory() {
 }
 
 #[test]
-fn an_idle_run_forgets_its_peers_if_there_are_many() {
-    for (links, is_known) in [(32, true), (33, false)] {
+fn an_idle_run_forgets_its_peers_if_there_are_many_or_if_it_has_one_batch() {
+    for (links, batches, is_known) in [(20, 2, true), (21, 2, false), (2, 1, false)] {
         let mut node = TestBench::new(links);
-        node.receive(1, batch(1, &["a"]));
-        assert_eq!(node.part.runs[&run()].progress(link(2)), Some(1));
+        for number in 1..=batches {
+            node.receive(1, batch(number, &["a"]));
+        }
+        assert_eq!(node.part.runs[&run()].progress(link(2)), Some(batches));
         for _ in 0..3 {
             node.wait();
         }
         assert_eq!(node.part.runs[&run()].progress(link(2)).is_some(), is_known, "{links}");
         // The next broadcast reaches all of them.
         node.out();
-        node.receive(1, batch(2, &["b"]));
+        node.receive(1, batch(batches + 1, &["b"]));
         assert_eq!(node.out().len(), usize::from(links));
     }
 }
