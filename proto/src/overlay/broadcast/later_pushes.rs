@@ -23,18 +23,20 @@ use super::{Broadcasts, MAX_GIVEN};
 /// millisecond, and a member has seldom more strangers that receive its broadcasts.
 pub(super) const STRANGERS_AT_ONCE: usize = 32;
 
-/// Number of strangers whose turn comes at the same moment, and the time between two turns. A thousand strangers have
-/// had their turn after 160 ms.
+/// Number of strangers that share a turn.
 const STRANGERS_PER_TURN: usize = 32;
+
+/// Interval between two turns. 5 ms: all of a thousand strangers have had a turn after 160 ms, and the turns take a
+/// twentieth of a processor.
 const TURN_EVERY: Duration = Duration::from_millis(5);
 
 /// What is to be sent to strangers.
 #[derive(Debug, Default)]
 pub(super) struct LaterPushes {
-    /// The runs of which each stranger lacks broadcasts, each with the number after which they are sent. Not more than
-    /// there are links, with the runs that have got a broadcast since the last turn of the link.
+    /// The runs of which each stranger lacks broadcasts, each with the number after which they are sent. Bounded by the
+    /// number of links, and by the number of runs with a broadcast since the last turn of a link.
     due: BTreeMap<NodeId, BTreeMap<RunId, u64>>,
-    /// The stranger whose turn was last.
+    /// The last stranger of the last turn.
     last: Option<NodeId>,
     next_turn: Option<Instant>,
 }
