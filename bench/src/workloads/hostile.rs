@@ -52,6 +52,9 @@ const SIZE: usize = 64;
 /// Time for which the attackers send before the measurement begins.
 const WARM_UP: Duration = Duration::from_secs(2);
 
+/// Time for which the honest nodes broadcast before the attack, to check that their network is whole.
+const CHECK: Duration = Duration::from_secs(1);
+
 /// Maximum time until all attackers are linked.
 const LINK_TIME: Duration = Duration::from_secs(30);
 
@@ -91,6 +94,8 @@ struct BroadcastResult {
     sent: usize,
     /// The delay of each broadcast that has reached every node until its last delivery, shortest first.
     times: Vec<Duration>,
+    /// Number of times that an honest node has not received a broadcast.
+    missing: usize,
     /// Number of broadcasts of attackers that an honest node has delivered in a second, on average.
     hostile_per_s: f64,
 }
@@ -151,8 +156,10 @@ pub(crate) async fn measure(job: &Job) -> Result<Vec<Measurement>> {
         }
     }
     let lost = broadcasts.sent - broadcasts.times.len();
+    let deliveries = (broadcasts.sent * (NODES - 1)) as f64;
     figures.extend([
         Figure::info("broadcasts_lost_percent", 100.0 * lost as f64 / broadcasts.sent as f64),
+        Figure::info("deliveries_lost_percent", 100.0 * broadcasts.missing as f64 / deliveries),
         Figure::info("honest_memory_growth_mib", grown_kib as f64 / 1024.0),
         Figure::info("hostile_frames_per_s", (after.sent - before.sent) as f64 / seconds),
         Figure::info("hostile_broadcasts_delivered_per_s", broadcasts.hostile_per_s),
@@ -219,11 +226,22 @@ async fn run_honest(job: &Job) -> Result<()> {
     let logs: Vec<_> = (0..NODES).map(|_| BroadcastLog::default()).collect();
     let system = attack(&job.case)?.system();
     let network = HonestNetwork::form(system, &logs).await?;
+    // Without this check, a network that never formed would look like one that the attack has broken.
+    let check = network.broadcast(0, CHECK, &logs).await?;
+    ensure!(
+        check.missing == 0,
+        "before the attack, {} of {} broadcasts reached every honest node, and {} deliveries were missing",
+        check.times.len(),
+        check.sent,
+        check.missing
+    );
     parent.send(&network.address()?)?;
     let before = memory_kib("VmRSS:")?;
     let Some(()) = parent.receive().await? else { return Ok(()) };
-    let (rounds, broadcasts) =
-        tokio::try_join!(network.ask(job.duration), network.broadcast(job.duration, &logs))?;
+    let (rounds, broadcasts) = tokio::try_join!(
+        network.ask(job.duration),
+        network.broadcast(check.sent, job.duration, &logs)
+    )?;
     // The other systems do not promise that every broadcast arrives.
     ensure!(
         system != System::Peerkit || broadcasts.times.len() == broadcasts.sent,
@@ -302,9 +320,11 @@ impl HonestNetwork {
         Ok(times)
     }
 
-    /// Broadcasts at a fixed rate, and waits until every node has received all broadcasts or it is too late.
+    /// Broadcasts at a fixed rate, and waits until every node has received all broadcasts or it is too late. The
+    /// broadcasts are numbered from `first`.
     async fn broadcast(
         &self,
+        first: usize,
         duration: Duration,
         logs: &[BroadcastLog],
     ) -> Result<BroadcastResult> {
@@ -315,7 +335,7 @@ impl HonestNetwork {
         let (start, mut sent) = (Instant::now(), Vec::new());
         let mut message = [0; SIZE];
         while start.elapsed() < duration {
-            put(&mut message, sent.len() as u64);
+            put(&mut message, (first + sent.len()) as u64);
             sent.push(Instant::now());
             // A node of another system may have no room for the broadcast, or accept it too late. Then the
             // broadcast is lost.
@@ -327,13 +347,15 @@ impl HonestNetwork {
             (hostile() - hostile_before) / NODES as f64 / start.elapsed().as_secs_f64();
         let limit = Instant::now() + MAX_DELAY;
         let wanted = sent.len() * logs.len();
-        while logs.iter().map(BroadcastLog::len).sum::<usize>() < wanted && Instant::now() < limit {
+        let delivered = || logs.iter().map(BroadcastLog::len).sum::<usize>();
+        while delivered() < wanted && Instant::now() < limit {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
+        let missing = wanted.saturating_sub(delivered());
         // Of these systems, only peerkit delivers the broadcasts of an author in order.
         let ordered = matches!(self, Self::Peerkit(_));
-        let times = broadcast_log::times_of_complete(&logs, 0, &sent, ordered)?;
-        Ok(BroadcastResult { sent: sent.len(), times, hostile_per_s })
+        let times = broadcast_log::times_of_complete(&logs, first as u64, &sent, ordered)?;
+        Ok(BroadcastResult { sent: sent.len(), times, missing, hostile_per_s })
     }
 
     async fn publish(&self, message: &[u8]) -> Result<()> {
