@@ -1,6 +1,7 @@
 //! Logs of the broadcasts that each node of a network has received. They are checked against the broadcasts
 //! that were sent.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,9 +9,16 @@ use anyhow::{Result, ensure};
 
 use crate::messages::number;
 
+/// The first bytes of a broadcast of an attacker, in place of a number.
+pub(crate) const HOSTILE: [u8; 8] = *b"attacker";
+
 /// The broadcasts that one node has received. The node and the measurement share the log.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct BroadcastLog(Arc<Mutex<Vec<Delivery>>>);
+pub(crate) struct BroadcastLog {
+    deliveries: Arc<Mutex<Vec<Delivery>>>,
+    /// Number of broadcasts of attackers.
+    hostile: Arc<AtomicU64>,
+}
 
 /// One received broadcast.
 #[derive(Debug, Clone, Copy)]
@@ -22,15 +30,24 @@ struct Delivery {
 impl BroadcastLog {
     /// Records the broadcast that has just been received.
     pub(crate) fn record(&self, message: &[u8]) {
+        if message.starts_with(&HOSTILE) {
+            self.hostile.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         // A message without a number was never broadcast. It is recorded with a number that is never used, so
         // that the check fails.
         let delivery = Delivery { number: number(message).unwrap_or(u64::MAX), at: Instant::now() };
         self.lock().push(delivery);
     }
 
-    /// Returns the number of received broadcasts.
+    /// Returns the number of received broadcasts, without those of attackers.
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
+    }
+
+    /// Returns the number of received broadcasts of attackers.
+    pub(crate) fn hostile(&self) -> u64 {
+        self.hostile.load(Ordering::Relaxed)
     }
 
     /// Empties the log, and checks that each broadcast arrived at most once, and in order if `ordered` is
@@ -67,31 +84,43 @@ impl BroadcastLog {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Delivery>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.deliveries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Empties the `logs`. Returns the delay of each broadcast until the last node has received it, shortest
-/// first. Returns `None` if a node has not received every broadcast. The broadcasts are numbered from
-/// `first`, and `sent` has the time at which each was sent.
-///
-/// # Errors
-/// Fails if a node has received a broadcast twice, or a broadcast that was never sent. If `ordered` is true,
-/// also fails if a node has received a broadcast out of order.
+/// first. Returns `None` if a node has not received every broadcast. See [`times_of_complete`].
 pub(crate) fn times_to_last_node(
     logs: &[BroadcastLog],
     first: u64,
     sent: &[Instant],
     ordered: bool,
 ) -> Result<Option<Vec<Duration>>> {
+    let times = times_of_complete(logs, first, sent, ordered)?;
+    Ok((times.len() == sent.len()).then_some(times))
+}
+
+/// Empties the `logs`. Returns the delay of each broadcast until the last node has received it, shortest
+/// first. Leaves out the broadcasts that did not reach every node. The broadcasts are numbered from `first`,
+/// and `sent` has the time at which each was sent.
+///
+/// # Errors
+/// Fails if a node has received a broadcast twice, or a broadcast that was never sent. If `ordered` is true,
+/// also fails if a node has received a broadcast out of order.
+pub(crate) fn times_of_complete(
+    logs: &[BroadcastLog],
+    first: u64,
+    sent: &[Instant],
+    ordered: bool,
+) -> Result<Vec<Duration>> {
     let mut latest = vec![(0, Duration::ZERO); sent.len()];
     for log in logs {
         log.check(first, sent, ordered, &mut latest)?;
     }
-    let complete = latest.iter().all(|(nodes, _)| *nodes == logs.len());
-    let mut times: Vec<_> = latest.into_iter().map(|(_, last)| last).collect();
+    let complete = latest.into_iter().filter(|(nodes, _)| *nodes == logs.len());
+    let mut times: Vec<_> = complete.map(|(_, last)| last).collect();
     times.sort_unstable();
-    Ok(complete.then_some(times))
+    Ok(times)
 }
 
 /// Totals over all nodes of a network. A total that the system does not report is `None`.
@@ -141,6 +170,21 @@ mod tests {
     fn a_missing_broadcast_is_found() {
         assert_eq!(check(&[&[7, 8, 9], &[7, 9]], true).unwrap(), None);
         assert_eq!(check(&[&[7, 8, 9], &[]], true).unwrap(), None);
+    }
+
+    #[test]
+    fn broadcasts_of_attackers_are_only_counted() {
+        let log = log(&[7]);
+        log.record(&crate::attackers::payload(b"unique"));
+        log.record(&crate::attackers::payload(b""));
+        assert_eq!((log.len(), log.hostile()), (1, 2));
+    }
+
+    #[test]
+    fn incomplete_broadcasts_are_left_out() {
+        let (one, both) = (log(&[7, 9]), log(&[7, 8, 9]));
+        let times = times_of_complete(&[one, both], 7, &[Instant::now(); 3], false).unwrap();
+        assert_eq!(times.len(), 2);
     }
 
     #[test]

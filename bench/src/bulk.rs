@@ -64,7 +64,7 @@ impl Drop for BulkTransfer {
 }
 
 /// Reads `stream` to its end and discards the data.
-pub(crate) async fn discard(mut stream: Stream) {
+pub(crate) async fn discard(mut stream: impl AsyncRead + Unpin) {
     let mut buffer = vec![0; CHUNK];
     while let Ok(1..) = stream.read(&mut buffer).await {}
 }

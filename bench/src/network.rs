@@ -36,6 +36,17 @@ impl Network {
         })
     }
 
+    /// Returns the address at which a node can be dialled, as its system writes it.
+    pub(crate) fn address(&self, node: usize) -> String {
+        match self {
+            Self::Peerkit(network) => network.address(node),
+            #[cfg(feature = "systems")]
+            Self::Gossipsub(network) => network.address(node),
+            #[cfg(feature = "systems")]
+            Self::IrohGossip(network) => network.address(node),
+        }
+    }
+
     /// Broadcasts a message from the node `author`. Waits until the node has accepted the message. Returns
     /// false if the node's queue is full.
     pub(crate) async fn broadcast(&self, author: usize, message: &[u8]) -> Result<bool> {

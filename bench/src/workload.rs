@@ -156,6 +156,8 @@ impl Workload {
             Self::FileHuge => Duration::from_secs(3600),
             // The start and the last commands may take long on a busy machine.
             Self::Soak => Duration::from_secs(600),
+            // The networks have to settle, a thousand links to form, and late broadcasts to arrive.
+            Self::Hostile => Duration::from_secs(120),
             _ => Duration::from_secs(60),
         }
     }

@@ -58,7 +58,7 @@ impl Workload {
 
     /// Returns whether `system` supports `case` of this workload.
     pub(crate) fn supports(self, system: System, case: &Case) -> bool {
-        if system.is_only_for_broadcasts() {
+        if system.is_only_for_broadcasts() && self != Self::Hostile {
             return self == Self::Network;
         }
         match self {
@@ -72,7 +72,8 @@ impl Workload {
             Self::Streams => system.has_streams(),
             Self::FanOut => fan_out::supports(system),
             Self::Connections | Self::Idle => Hub::supports(system),
-            Self::Fairness | Self::Hostile => matches!(system, System::RawTls | System::Peerkit),
+            Self::Fairness => matches!(system, System::RawTls | System::Peerkit),
+            Self::Hostile => hostile::supports(system, case),
             Self::Network => Network::supports(system),
             Self::File => system.has_files(),
             Self::Folder => matches!(system, System::Peerkit | System::Rsync),

@@ -9,6 +9,7 @@ use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode};
 
 use crate::bulk::Stream;
 
+pub(crate) mod attackers;
 pub(crate) mod blobs;
 pub(crate) mod network;
 
@@ -25,10 +26,8 @@ impl Listener {
         Ok(Self { endpoint: endpoint().await?, connection: None })
     }
 
-    /// Returns the endpoint's identity and socket address.
     pub(crate) fn address(&self) -> String {
-        let at = self.endpoint.bound_sockets().first().map(ToString::to_string).unwrap_or_default();
-        format!("{} {at}", self.endpoint.id())
+        address(&self.endpoint)
     }
 
     pub(crate) async fn accept(&mut self) -> Result<Stream> {
@@ -51,17 +50,26 @@ pub(crate) struct Dialler {
 
 impl Dialler {
     pub(crate) async fn connect(address: &str) -> Result<Self> {
-        let (id, at) = address.split_once(' ').context("the address has no id")?;
-        let to =
-            EndpointAddr::new(id.parse::<EndpointId>()?).with_ip_addr(at.parse::<SocketAddr>()?);
         let endpoint = endpoint().await?;
-        let connection = endpoint.connect(to, ALPN).await?;
+        let connection = endpoint.connect(parsed(address)?, ALPN).await?;
         Ok(Self { _endpoint: endpoint, connection })
     }
 
     pub(crate) async fn open(&self) -> Result<Stream> {
         Ok(joined(self.connection.open_bi().await?))
     }
+}
+
+/// Returns the endpoint's identity and socket address.
+fn address(endpoint: &Endpoint) -> String {
+    let at = endpoint.bound_sockets().first().map(ToString::to_string).unwrap_or_default();
+    format!("{} {at}", endpoint.id())
+}
+
+/// Parses an identity and a socket address.
+fn parsed(address: &str) -> Result<EndpointAddr> {
+    let (id, at) = address.split_once(' ').context("the address has no id")?;
+    Ok(EndpointAddr::new(id.parse::<EndpointId>()?).with_ip_addr(at.parse::<SocketAddr>()?))
 }
 
 async fn endpoint() -> Result<Endpoint> {

@@ -15,6 +15,7 @@ use tokio_util::compat::FuturesAsyncReadCompatExt;
 use crate::bulk::Stream;
 use crate::system::System;
 
+pub(crate) mod attackers;
 pub(crate) mod network;
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/bench");
@@ -31,7 +32,7 @@ pub(crate) struct Listener {
 
 impl Listener {
     pub(crate) async fn bind(system: System) -> Result<Self> {
-        let mut swarm = swarm(system, |_| Ok(Behaviour::new()))?;
+        let mut swarm = swarm(system, Keypair::generate_ed25519(), |_| Ok(Behaviour::new()))?;
         let address = listen(&mut swarm).await?.to_string();
         let streams = swarm.behaviour().new_control().accept(PROTOCOL)?;
         Ok(Self { address, streams, _driving: drive(swarm) })
@@ -56,19 +57,8 @@ pub(crate) struct Dialler {
 
 impl Dialler {
     pub(crate) async fn connect(system: System, address: &str) -> Result<Self> {
-        let address: Multiaddr = address.parse()?;
-        let Some(Protocol::P2p(peer)) = address.iter().last() else {
-            bail!("no peer in {address}")
-        };
-        let mut swarm = swarm(system, |_| Ok(Behaviour::new()))?;
-        swarm.dial(address)?;
-        loop {
-            match swarm.select_next_some().await {
-                SwarmEvent::ConnectionEstablished { .. } => break,
-                SwarmEvent::OutgoingConnectionError { error, .. } => return Err(error.into()),
-                _ => {}
-            }
-        }
+        let mut swarm = swarm(system, Keypair::generate_ed25519(), |_| Ok(Behaviour::new()))?;
+        let peer = dial(&mut swarm, address).await?;
         let control = swarm.behaviour().new_control();
         Ok(Self { control, peer, _driving: drive(swarm) })
     }
@@ -90,11 +80,26 @@ async fn listen<B: NetworkBehaviour>(swarm: &mut Swarm<B>) -> Result<Multiaddr> 
     }
 }
 
+/// Connects to the swarm at `address`. Returns its identity.
+async fn dial<B: NetworkBehaviour>(swarm: &mut Swarm<B>, address: &str) -> Result<PeerId> {
+    let address: Multiaddr = address.parse()?;
+    let Some(Protocol::P2p(peer)) = address.iter().last() else { bail!("no peer in {address}") };
+    swarm.dial(address)?;
+    loop {
+        match swarm.select_next_some().await {
+            SwarmEvent::ConnectionEstablished { .. } => return Ok(peer),
+            SwarmEvent::OutgoingConnectionError { error, .. } => return Err(error.into()),
+            _ => {}
+        }
+    }
+}
+
 fn swarm<B: NetworkBehaviour>(
     system: System,
+    key: Keypair,
     behaviour: impl FnOnce(&Keypair) -> BehaviourResult<B>,
 ) -> Result<Swarm<B>> {
-    let builder = SwarmBuilder::with_new_identity().with_tokio();
+    let builder = SwarmBuilder::with_existing_identity(key).with_tokio();
     // Without this, Nagle's algorithm could delay small messages. Nodes of peerkit do the same.
     let tcp = tcp::Config::default().nodelay(true);
     let yamux = yamux::Config::default;

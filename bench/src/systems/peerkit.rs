@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::bulk::{BulkTransfer, Stream, discard};
 use crate::messages::{EndResult, Numbering, OnMessage, ReceiveCounter, ReceiveTotals, Rounds};
 
+pub(crate) mod attackers;
 pub(crate) mod files;
 pub(crate) mod many_links;
 pub(crate) mod network;
@@ -29,7 +30,7 @@ impl Listener {
     pub(crate) async fn bind(on_message: OnMessage) -> Result<Self> {
         let (handler, linked, result) = EndHandler::new(on_message);
         let node = Node::builder().listen("127.0.0.1:0").handler(handler).spawn().await?;
-        node.serve_stream(PROTOCOL, |stream| discard(Box::new(stream)));
+        node.serve_stream(PROTOCOL, discard);
         Ok(Self { node, linked, result })
     }
 

@@ -1,12 +1,12 @@
 //! Connections without a framework: TCP, and TLS with the settings of a node, which is the reference.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 use peerkit::Key;
 use peerkit_proto::hello::ALPN_LINK;
-use rustls::pki_types::ServerName;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::bulk::Stream;
@@ -44,9 +44,18 @@ impl Listener {
     }
 }
 
-/// Returns a TLS client for links of nodes, with the identity of `key`, and the name to give for any server.
-pub(crate) fn link_client(key: &Key) -> Result<(TlsConnector, ServerName<'static>)> {
-    Ok((tls::client_as(key, &[ALPN_LINK])?.into(), tls::server_name()?))
+/// Connects as a node does for a link, with the identity of `key`, from the address `from`.
+pub(crate) async fn connect_as(
+    key: &Key,
+    from: IpAddr,
+    to: SocketAddr,
+) -> Result<TlsStream<TcpStream>> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::new(from, 0))?;
+    let tcp = socket.connect(to).await?;
+    tcp.set_nodelay(true)?;
+    let connector = TlsConnector::from(tls::client_as(key, &[ALPN_LINK])?);
+    Ok(connector.connect(tls::server_name()?, tcp).await?)
 }
 
 /// Makes connections.

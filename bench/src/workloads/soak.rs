@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::attackers::{Attack, Attackers};
+use crate::attackers::{Attack, Attackers, Target};
 use crate::process::resident_bytes;
 use crate::report::{Figure, Measurement};
 use crate::systems::peerkit::program::{self, Program};
@@ -274,9 +274,9 @@ impl Soak {
     /// Attacks one node after the other, with one kind of frames after the other.
     async fn attack(&self, end: Instant) -> Result<()> {
         for turn in 0.. {
-            let target = self.stable[turn % STABLE].lock().await.address().parse()?;
-            let attack = Attack::ALL[turn % Attack::ALL.len()];
-            let attackers = Attackers::start(attack, target, HOSTILE_LINKS, HOSTILE_RATE, true)?;
+            let target = Target::Node(self.stable[turn % STABLE].lock().await.address().to_owned());
+            let attack = Attack::ON_PEERKIT[turn % Attack::ON_PEERKIT.len()];
+            let attackers = Attackers::start(attack, &target, HOSTILE_LINKS, HOSTILE_RATE)?;
             let now = Instant::now();
             tokio::time::sleep(ATTACK_TIME.min(end.saturating_duration_since(now))).await;
             lock(&self.seen.counts).hostile_frames += attackers.totals().sent;

@@ -22,7 +22,7 @@ const JOIN_THROUGH: usize = 3;
 /// Pause between the last join and the first broadcast.
 const SETTLING: Duration = Duration::from_secs(8);
 
-const TOPIC: TopicId = TopicId::from_bytes([1; 32]);
+pub(super) const TOPIC: TopicId = TopicId::from_bytes([1; 32]);
 
 /// The endpoints. For each, a task records the broadcasts that it receives.
 pub(crate) struct Network {
@@ -34,7 +34,7 @@ struct Member {
     sender: GossipSender,
     gossip: Gossip,
     /// Accepts connections until it is dropped.
-    _router: Router,
+    router: Router,
 }
 
 impl Network {
@@ -60,10 +60,14 @@ impl Network {
             }
             listening.spawn(listen(receiver, log.clone()));
             ids.push(endpoint.id());
-            nodes.push(Member { sender, gossip, _router: router });
+            nodes.push(Member { sender, gossip, router });
         }
         tokio::time::sleep(SETTLING).await;
         Ok(Self { nodes, _listening: listening })
+    }
+
+    pub(crate) fn address(&self, node: usize) -> String {
+        super::address(self.nodes[node].router.endpoint())
     }
 
     pub(crate) async fn broadcast(&self, author: usize, message: &[u8]) -> Result<bool> {

@@ -12,6 +12,7 @@ use libp2p::gossipsub::{
     AllowAllSubscriptionFilter, Behaviour, ConfigBuilder, DataTransform, Event, IdentTopic,
     Message, MessageAuthenticity, PublishError, RawMessage, TopicHash, ValidationMode,
 };
+use libp2p::identity::Keypair;
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, Swarm};
 use tokio::sync::{mpsc, oneshot};
@@ -20,6 +21,9 @@ use tokio::task::JoinSet;
 use crate::broadcast_log::{BroadcastLog, NetworkTotals};
 use crate::first_dials::earlier_nodes;
 use crate::system::System;
+
+/// The name of the topic.
+pub(super) const TOPIC: &str = "bench";
 
 /// Number of earlier nodes that each node dials.
 const EARLIER_DIALS: usize = 5;
@@ -35,6 +39,7 @@ type Gossip = Behaviour<CopyCounter, AllowAllSubscriptionFilter>;
 
 /// The swarms. Each is driven by its own task.
 pub(crate) struct Network {
+    addresses: Vec<Multiaddr>,
     requests: Vec<mpsc::Sender<PublishRequest>>,
     copies: CopyCounter,
     _driving: JoinSet<()>,
@@ -48,12 +53,12 @@ struct PublishRequest {
 
 impl Network {
     pub(crate) async fn form(logs: &[BroadcastLog]) -> Result<Self> {
-        let topic = IdentTopic::new("bench");
+        let topic = IdentTopic::new(TOPIC);
         let copies = CopyCounter::default();
         let (mut addresses, mut requests) = (Vec::<Multiaddr>::new(), Vec::new());
         let mut driving = JoinSet::new();
         for (node, log) in logs.iter().enumerate() {
-            let mut swarm = super::swarm(System::Gossipsub, |key| {
+            let mut swarm = super::swarm(System::Gossipsub, Keypair::generate_ed25519(), |key| {
                 let config =
                     ConfigBuilder::default().validation_mode(ValidationMode::Strict).build();
                 let signed = MessageAuthenticity::Signed(key.clone());
@@ -70,7 +75,11 @@ impl Network {
             driving.spawn(drive(swarm, topic.clone(), waiting, log.clone()));
         }
         tokio::time::sleep(SETTLING).await;
-        Ok(Self { requests, copies, _driving: driving })
+        Ok(Self { addresses, requests, copies, _driving: driving })
+    }
+
+    pub(crate) fn address(&self, node: usize) -> String {
+        self.addresses[node].to_string()
     }
 
     pub(crate) async fn broadcast(&self, author: usize, message: &[u8]) -> Result<bool> {

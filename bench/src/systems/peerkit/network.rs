@@ -46,6 +46,10 @@ impl Network {
         }
     }
 
+    pub(crate) fn address(&self, node: usize) -> String {
+        super::address(&self.nodes[node])
+    }
+
     pub(crate) async fn broadcast(&self, author: usize, message: &[u8]) -> Result<bool> {
         self.nodes[author].broadcast("", message).await?;
         Ok(true)
