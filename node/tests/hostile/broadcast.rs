@@ -5,7 +5,10 @@ use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::broadcast::{Batch, Item};
 use peerkit_proto::message::PackedMessage;
 
-use crate::attacker::{Attacker, STEP_TIMEOUT, Victim, config, encoded, text, until, within};
+use crate::attacker::{
+    Attacker, STEP_TIMEOUT, Sybils, Victim, config, encoded, end_all, text, until, within,
+};
+use crate::honest::HonestNetwork;
 
 /// Number of runs in the victim's table.
 const RUNS: usize = 512;
@@ -108,4 +111,41 @@ async fn a_flood_of_runs_of_many_authors_mutes_no_newcomer() {
     drop(attackers);
     until("all links have ended", || victim.node.peers().is_empty(), String::new).await;
     victim.check_unharmed().await;
+}
+
+/// A hundred strangers bring runs of ten times as many authors as the tables of a network's nodes hold. The nodes mute
+/// none of each other, and do not pass on most of the flood.
+async fn check_a_flood_of_runs_in_a_network(groups: usize) {
+    let mut config = config();
+    config.broadcast_runs = RUNS;
+    let mut network = HonestNetwork::with_config(5, 3, config).await;
+    network.broadcast_from_all("before the flood").await;
+    let links = network.link_all(&Sybils::new(100, groups)).await;
+    let of_link = RUNS / 10;
+    for (n, link) in links.iter().enumerate() {
+        let authors = (1 + n * of_link)..=(of_link + n * of_link);
+        let frames: Vec<_> =
+            authors.flat_map(|n| encoded(&first_broadcast(&author(n), 1))).collect();
+        link.send_raw(frames);
+    }
+    network.check("during the flood").await;
+    end_all(links).await;
+    network.wait_until_attackers_are_gone().await;
+    network.check("after the flood").await;
+    let mut refused = 0;
+    for honest in &network.nodes {
+        refused += honest.node.status().await.drops.broadcasts_over_budget;
+    }
+    assert!(refused > 100, "{refused} broadcasts were refused");
+    network.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_runs_from_one_group_does_not_hurt_a_network() {
+    check_a_flood_of_runs_in_a_network(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_runs_from_eight_groups_does_not_hurt_a_network() {
+    check_a_flood_of_runs_in_a_network(8).await;
 }

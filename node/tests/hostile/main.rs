@@ -9,6 +9,7 @@ mod dials;
 mod direct;
 mod eclipse;
 mod flood;
+mod honest;
 mod link;
 mod overlay;
 mod record;

@@ -23,7 +23,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use bytes::BufMut as _;
 use peerkit::{Config, Key, NodeId};
 use peerkit_proto::frame::query::QueryDone;
 use peerkit_proto::frame::{Frame, Frames};
@@ -41,6 +43,9 @@ const FIRST_GROUP: usize = 100;
 
 /// Maximum number of handshakes of [`Sybils::link_all`] at the same time.
 const LINKS_AT_ONCE: usize = 16;
+
+/// Number of bytes that [`Conduct::BarelyReads`] reads at once.
+const SMALL_READ: usize = 4096;
 
 /// Attacking identities, each at an address of its own.
 pub struct Sybils {
@@ -118,8 +123,22 @@ impl Sybil {
     }
 }
 
+/// The way in which an attacker's link deals with what arrives.
+#[derive(Clone, Copy, Default)]
+pub enum Conduct {
+    /// Ends each query at once, without an answer.
+    #[default]
+    EndsQueries,
+    /// Ends each query at once, and says that answers are missing.
+    EndsQueriesIncomplete,
+    /// Never ends a query.
+    IgnoresQueries,
+    /// Never ends a query, and reads as little as it can without being too slow: 4 KiB in two seconds.
+    BarelyReads,
+}
+
 /// A link of an attacker, driven by a task: it sends what [`SybilLink::send`] is given, reads and counts what
-/// arrives, and answers pings. It ends each query that arrives at once, without an answer.
+/// arrives, and answers pings. Its [`Conduct`] says what it does with queries.
 pub struct SybilLink {
     pub id: NodeId,
     queue: mpsc::UnboundedSender<Vec<u8>>,
@@ -129,11 +148,15 @@ pub struct SybilLink {
 
 impl SybilLink {
     pub fn new(attacker: Attacker) -> Self {
+        Self::with_conduct(attacker, Conduct::default())
+    }
+
+    pub fn with_conduct(attacker: Attacker, conduct: Conduct) -> Self {
         let (queue, orders) = mpsc::unbounded_channel();
         let received = Arc::<AtomicU64>::default();
         let id = attacker.id();
         let pongs = queue.downgrade();
-        let task = tokio::spawn(drive(attacker, orders, pongs, received.clone()));
+        let task = tokio::spawn(drive(attacker, conduct, orders, pongs, received.clone()));
         Self { id, queue, received, task }
     }
 
@@ -178,6 +201,7 @@ pub async fn end_all(links: Vec<SybilLink>) -> Vec<End> {
 /// `orders` ends.
 async fn drive(
     attacker: Attacker,
+    conduct: Conduct,
     mut orders: mpsc::UnboundedReceiver<Vec<u8>>,
     pongs: mpsc::WeakUnboundedSender<Vec<u8>>,
     received: Arc<AtomicU64>,
@@ -206,7 +230,12 @@ async fn drive(
                         drop(pongs.upgrade().map(|queue| queue.send(pong)));
                     }
                     Frame::Query(query) => {
-                        let done = QueryDone { id: query.id, depth: query.depth, complete: true };
+                        let complete = match conduct {
+                            Conduct::EndsQueries => true,
+                            Conduct::EndsQueriesIncomplete => false,
+                            Conduct::IgnoresQueries | Conduct::BarelyReads => continue,
+                        };
+                        let done = QueryDone { id: query.id, depth: query.depth, complete };
                         let done = encoded(&Frame::QueryDone(done));
                         drop(pongs.upgrade().map(|queue| queue.send(done)));
                     }
@@ -214,7 +243,14 @@ async fn drive(
                     _ => {}
                 }
             }
-            if from.read_buf(&mut buffer).await.unwrap_or(0) == 0 {
+            let read = match conduct {
+                Conduct::BarelyReads => {
+                    tokio::time::sleep(Duration::from_secs(2)).await;
+                    from.read_buf(&mut (&mut buffer).limit(SMALL_READ)).await
+                }
+                _ => from.read_buf(&mut buffer).await,
+            };
+            if read.unwrap_or(0) == 0 {
                 return end;
             }
             frames = Some(Frames::split(&mut buffer, &Config::default()).unwrap());
