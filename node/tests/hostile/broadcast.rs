@@ -13,6 +13,9 @@ use crate::honest::HonestNetwork;
 /// Number of runs in the victim's table.
 const RUNS: usize = 512;
 
+/// Number of runs in the tables of the nodes of a network. Fewer, as each of them handles each accepted broadcast.
+const NETWORK_RUNS: usize = 128;
+
 async fn victim() -> Victim {
     let mut config = config();
     config.broadcast_runs = RUNS;
@@ -114,14 +117,14 @@ async fn a_flood_of_runs_of_many_authors_mutes_no_newcomer() {
 }
 
 /// A hundred strangers bring runs of ten times as many authors as the tables of a network's nodes hold. The nodes mute
-/// none of each other, and do not pass on most of the flood.
+/// none of each other.
 async fn check_a_flood_of_runs_in_a_network(groups: usize) {
     let mut config = config();
-    config.broadcast_runs = RUNS;
-    let mut network = HonestNetwork::with_config(5, 3, config).await;
+    config.broadcast_runs = NETWORK_RUNS;
+    let mut network = HonestNetwork::with_config(4, 3, config).await;
     network.broadcast_from_all("before the flood").await;
     let links = network.link_all(&Sybils::new(100, groups)).await;
-    let of_link = RUNS / 10;
+    let of_link = NETWORK_RUNS / 10;
     for (n, link) in links.iter().enumerate() {
         let authors = (1 + n * of_link)..=(of_link + n * of_link);
         let frames: Vec<_> =
@@ -132,11 +135,10 @@ async fn check_a_flood_of_runs_in_a_network(groups: usize) {
     end_all(links).await;
     network.wait_until_attackers_are_gone().await;
     network.check("after the flood").await;
-    let mut refused = 0;
     for honest in &network.nodes {
-        refused += honest.node.status().await.drops.broadcasts_over_budget;
+        let counters = honest.node.status().await.broadcasts;
+        assert!(counters.retired_runs > NETWORK_RUNS as u64, "{counters:?}");
     }
-    assert!(refused > 100, "{refused} broadcasts were refused");
     network.stop().await;
 }
 

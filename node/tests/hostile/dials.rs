@@ -17,8 +17,8 @@ use tokio::task::JoinHandle;
 use crate::attacker::{SybilLink, Sybils, encoded, end_all, key, until};
 use crate::honest::HonestNetwork;
 
-/// Number of honest nodes in the network under attack, without newcomers.
-const NODES: usize = 8;
+/// Number of honest nodes in the network under attack, without newcomers and the measured one.
+const NODES: usize = 7;
 
 /// Maximum number of connections that may reach the third party from all nodes together.
 const MAX_CONNECTIONS: u64 = 24;

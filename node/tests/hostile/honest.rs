@@ -6,7 +6,7 @@
 //! - every honest broadcast arrives once at each honest node;
 //! - a discovery by each honest node is complete and finds all the others;
 //! - no link between two honest nodes ends;
-//! - no node needs more than [`MAX_GROWTH`] bytes of memory for the attack;
+//! - no node needs more than 64 MiB of memory for the attack;
 //! - an honest newcomer joins, is found and hears the others within [`NEWCOMER_TIME`].
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,21 +22,24 @@ use crate::attacker::{
     Conduct, STEP_TIMEOUT, SybilLink, Sybils, config, honest_address, tasks, until, wait_for_turn,
     within,
 };
+use crate::measured::MeasuredNode;
 
 /// Minimum number of honest neighbours of an honest node.
-const MIN_NEIGHBOURS: usize = 2;
+pub(crate) const MIN_NEIGHBOURS: usize = 2;
 
 /// Time within which an honest newcomer is a part of the network. The time in which this process has waited for a
 /// processor is not counted: the machine may be busy with other programs.
 const NEWCOMER_TIME: Duration = Duration::from_secs(5);
 
-/// Maximum growth of memory during an attack, in KiB: 64 MiB. It is promised for each node, and checked for the whole
-/// process, which runs all honest nodes and all attackers.
-const MAX_GROWTH: u64 = 640 << 10;
+/// Maximum growth of the measured node's memory during an attack, in KiB: 64 MiB.
+const MAX_GROWTH: u64 = 64 << 10;
 
-/// Honest nodes in one network, each in an address group of its own. Only one such network exists at a time.
+/// Honest nodes in one network, each in an address group of its own. One of them runs in a process of its own. Only one such network exists at a time.
 pub(crate) struct HonestNetwork {
     pub(crate) nodes: Vec<HonestNode>,
+    /// One more honest node, which is found by discoveries, and whose memory is measured.
+    measured: MeasuredNode,
+    /// The identities of all honest nodes.
     pub(crate) ids: BTreeSet<NodeId>,
     config: Config,
     /// Broadcasts of honest nodes, each with its author and the nodes that are to receive it.
@@ -112,8 +115,12 @@ impl HonestNetwork {
             }
             nodes.push(honest);
         }
-        let ids: BTreeSet<_> = nodes.iter().map(|honest| honest.node.id()).collect();
-        let network = Self { nodes, ids, config, sent: Vec::new(), _turn: turn };
+        let first = nodes[0].address();
+        let measuring = tokio::task::spawn_blocking(move || MeasuredNode::start(first));
+        let measured = within(STEP_TIMEOUT, "the measured node", measuring).await.unwrap();
+        let mut ids: BTreeSet<_> = nodes.iter().map(|honest| honest.node.id()).collect();
+        ids.insert(measured.id);
+        let mut network = Self { nodes, measured, ids, config, sent: Vec::new(), _turn: turn };
         let settling = async {
             for honest in &network.nodes {
                 while honest.neighbours(&network.ids).await < neighbours {
@@ -126,19 +133,25 @@ impl HonestNetwork {
         for honest in &network.nodes {
             honest.log.lock().unwrap().ended.clear();
         }
-        reset_peak();
+        network.measured.reset_peak();
         network
+    }
+
+    /// Returns the addresses of the honest nodes, that of the measured node first.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        let others = self.nodes.iter().map(HonestNode::address);
+        [self.measured.address].into_iter().chain(others).collect()
     }
 
     /// Links the attackers with the honest nodes in turn. They differ in their conduct.
     pub(crate) async fn link_all(&self, sybils: &Sybils) -> Vec<SybilLink> {
         let conducts =
             [Conduct::EndsQueries, Conduct::EndsQueriesIncomplete, Conduct::IgnoresQueries];
-        let mut links = Vec::new();
+        let (mut links, addresses) = (Vec::new(), self.addresses());
         for (n, sybil) in sybils.all.iter().enumerate() {
-            let to = self.nodes[n % self.nodes.len()].address();
-            let link = sybil.link(to, |_| {}).await.expect("an attacker's link");
-            let conduct = conducts[n / self.nodes.len() % conducts.len()];
+            let link = sybil.link(addresses[n % addresses.len()], |_| {}).await;
+            let link = link.expect("an attacker's link");
+            let conduct = conducts[n / addresses.len() % conducts.len()];
             links.push(SybilLink::with_conduct(link, conduct));
         }
         links
@@ -156,9 +169,9 @@ impl HonestNetwork {
         let broadcasts = begin.elapsed();
         self.check_neighbours(when).await;
         self.check_links(when);
-        let grown = peak_growth();
+        let grown = self.measured.peak_growth();
         println!("{when}: {newcomer:?}, {discoveries:?}, {broadcasts:?}, {} KiB more", grown);
-        assert!(grown < MAX_GROWTH, "{when}: the process has needed {grown} KiB more");
+        assert!(grown < MAX_GROWTH, "{when}: a node has needed {grown} KiB more");
     }
 
     /// Starts a node, which joins through an honest node. Checks that it is found and receives broadcasts in time.
@@ -268,17 +281,30 @@ impl HonestNetwork {
         }
     }
 
-    /// Checks that no link between two honest nodes has ended since the start, except those that the membership
-    /// has replaced for an honest newcomer. No attacker here asks for a place.
+    /// Checks that no link between two honest nodes has ended since the start, except those that the membership has
+    /// replaced for an honest newcomer.
     fn check_links(&self, when: &str) {
-        for honest in &self.nodes {
-            let log = honest.log.lock().unwrap();
-            let replaced =
-                |end: &LinkEnd| matches!(end.reason, Reason::NeighbourReplaced | Reason::NotNeeded);
+        let replaced =
+            |end: &LinkEnd| matches!(end.reason, Reason::NeighbourReplaced | Reason::NotNeeded);
+        let ended: Vec<_> = self.ended().into_iter().filter(|end| !replaced(end)).collect();
+        assert!(ended.is_empty(), "{when}: links between honest nodes have ended: {ended:?}");
+    }
+
+    /// Checks that no link between two honest nodes has ended at all. This holds in a network that has places for
+    /// all nodes. The attackers may ask for places.
+    pub(crate) fn check_no_link_has_ended(&self, when: &str) {
+        let ended = self.ended();
+        assert!(ended.is_empty(), "{when}: links between honest nodes have ended: {ended:?}");
+    }
+
+    /// Returns the ends of links between honest nodes.
+    fn ended(&self) -> Vec<LinkEnd> {
+        let logs = self.nodes.iter().map(|honest| honest.log.lock().unwrap());
+        let of_log = |log: std::sync::MutexGuard<'_, Log>| {
             let of_honest = log.ended.iter().filter(|(id, _)| self.ids.contains(id));
-            let ended: Vec<_> = of_honest.filter(|(_, end)| !replaced(end)).collect();
-            assert!(ended.is_empty(), "{when}: links between honest nodes have ended: {ended:?}");
-        }
+            of_honest.map(|(_, end)| end.clone()).collect::<Vec<_>>()
+        };
+        logs.flat_map(of_log).collect()
     }
 
     /// Waits until the honest nodes have no links with attackers.
@@ -292,6 +318,7 @@ impl HonestNetwork {
 
     /// Stops all nodes, and checks that no task is left.
     pub(crate) async fn stop(self) {
+        drop(self.measured);
         for honest in self.nodes {
             within(STEP_TIMEOUT, "a node's stop", honest.node.shutdown()).await;
         }
@@ -314,23 +341,4 @@ fn processor_wait() -> Duration {
         times.split_whitespace().nth(1)?.parse().ok()
     });
     Duration::from_nanos(wait.max().unwrap_or(0))
-}
-
-/// Makes the kernel measure the peak of this process's resident memory from now on.
-fn reset_peak() {
-    std::fs::write("/proc/self/clear_refs", "5").unwrap();
-    *PEAK_BEFORE.lock().unwrap() = status("VmRSS:");
-}
-
-static PEAK_BEFORE: Mutex<u64> = Mutex::new(0);
-
-/// Returns by how much the peak of resident memory has grown since [`reset_peak`], in KiB.
-pub(crate) fn peak_growth() -> u64 {
-    status("VmHWM:").saturating_sub(*PEAK_BEFORE.lock().unwrap())
-}
-
-fn status(name: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

@@ -11,6 +11,7 @@ mod eclipse;
 mod flood;
 mod honest;
 mod link;
+mod measured;
 mod overlay;
 mod record;
 mod start;

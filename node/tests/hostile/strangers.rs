@@ -14,7 +14,7 @@ use crate::attacker::{
     End, STEP_TIMEOUT, Sybil, SybilLink, Sybils, Victim, config, end_all, honest_address, until,
     within,
 };
-use crate::honest::{HonestNetwork, HonestNode};
+use crate::honest::HonestNetwork;
 
 /// A hundred identities in eight groups get links, and the victim serves an honest node beside them.
 #[tokio::test]
@@ -157,7 +157,8 @@ async fn check_idle_links_keep_no_honest_node_out(groups: usize) {
     for node in &honest {
         assert!(victim.node.peer(node.id()).is_some(), "an honest node has lost its link");
     }
-    assert!(peers() <= 32 + 4, "{} links", peers());
+    // A link that makes room for another one counts until its goodbye is sent. So for a moment there may be more.
+    until("no more links than places", || peers() <= 32 + 4, || format!("{} links", peers())).await;
     attack.shutdown().await;
     for node in honest {
         node.shutdown().await;
@@ -181,7 +182,7 @@ async fn check_idle_links_and_handshakes_in_a_network(groups: usize) {
     let mut config = config();
     config.max_inbound = 16;
     let mut network = HonestNetwork::with_config(4, 3, config).await;
-    let addresses: Vec<_> = network.nodes.iter().map(HonestNode::address).collect();
+    let addresses = network.addresses();
     let (tries, connections) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
     let mut attack = JoinSet::new();
     for (n, sybil) in Sybils::new(100, groups).all.into_iter().enumerate() {
