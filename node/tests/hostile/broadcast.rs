@@ -1,6 +1,6 @@
 //! Floods of broadcasts: runs of one author, and runs of many authors. An honest newcomer is still received.
 
-use peerkit::{Event, Key, Message, Node, NodeId};
+use peerkit::{Config, Event, Key, Message, Node, NodeId};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::broadcast::{Batch, Item};
 use peerkit_proto::message::PackedMessage;
@@ -119,7 +119,7 @@ async fn a_flood_of_runs_of_many_authors_mutes_no_newcomer() {
 /// A hundred strangers bring runs of ten times as many authors as the tables of a network's nodes hold. The nodes mute
 /// none of each other.
 async fn check_a_flood_of_runs_in_a_network(groups: usize) {
-    let mut config = config();
+    let mut config = Config::default();
     config.broadcast_runs = NETWORK_RUNS;
     let mut network = HonestNetwork::with_config(4, 3, config).await;
     network.broadcast_from_all("before the flood").await;

@@ -19,16 +19,15 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinSet;
 
 use crate::attacker::{
-    Conduct, STEP_TIMEOUT, SybilLink, Sybils, config, honest_address, tasks, until, wait_for_turn,
-    within,
+    Conduct, STEP_TIMEOUT, SybilLink, Sybils, honest_address, tasks, until, wait_for_turn, within,
 };
 use crate::measured::MeasuredNode;
 
 /// Minimum number of honest neighbours of an honest node.
 pub(crate) const MIN_NEIGHBOURS: usize = 2;
 
-/// Time within which an honest newcomer is a part of the network. The time in which this process has waited for a
-/// processor is not counted: the machine may be busy with other programs.
+/// Time within which an honest newcomer is a part of the network. If other programs use a part of the machine, it is
+/// longer by that part: see [`OwnTime`].
 const NEWCOMER_TIME: Duration = Duration::from_secs(5);
 
 /// Maximum growth of the measured node's memory during an attack, in KiB: 64 MiB.
@@ -100,7 +99,7 @@ impl HonestNode {
 impl HonestNetwork {
     /// Starts `count` nodes. Waits until a discovery finds all of them, and each has `neighbours` neighbours.
     pub(crate) async fn start(count: usize, neighbours: usize) -> Self {
-        Self::with_config(count, neighbours, config()).await
+        Self::with_config(count, neighbours, Config::default()).await
     }
 
     pub(crate) async fn with_config(count: usize, neighbours: usize, mut config: Config) -> Self {
@@ -202,16 +201,15 @@ impl HonestNetwork {
                 }
             }
         };
-        let waited = processor_wait();
+        let time = OwnTime::start(&self.measured);
         within(STEP_TIMEOUT, "a newcomer", coming).await;
-        let waited = processor_wait().saturating_sub(waited);
-        let elapsed = begin.elapsed();
+        let (elapsed, own) = (begin.elapsed(), time.elapsed(&self.measured));
         println!(
-            "{when}: the newcomer {progress}, in after {elapsed:?}, {waited:?} for a processor"
+            "{when}: a newcomer {progress}, in after {elapsed:?}, {own:?} without other programs"
         );
         assert!(
-            elapsed.saturating_sub(waited) < NEWCOMER_TIME,
-            "{when}: a newcomer was in after {elapsed:?}, of which {waited:?} were for a processor: {progress}"
+            own < NEWCOMER_TIME,
+            "{when}: a newcomer was in after {elapsed:?}, {own:?} without other programs: {progress}"
         );
         self.ids.insert(id);
         self.nodes.push(newcomer);
@@ -333,12 +331,52 @@ fn title(n: usize) -> String {
     format!("{n} nodes, {}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Returns the greatest time for which a thread of this process has waited for a processor.
-fn processor_wait() -> Duration {
-    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let wait = threads.filter_map(|thread| {
-        let times = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        times.split_whitespace().nth(1)?.parse().ok()
-    });
-    Duration::from_nanos(wait.max().unwrap_or(0))
+/// Measures time without the part of it that other programs had. If they use three quarters of the machine's
+/// processors, one second counts as a quarter of a second.
+struct OwnTime {
+    begin: Instant,
+    machine: MachineTicks,
+}
+
+/// Processor time since the machine started, in ticks of all processors together.
+struct MachineTicks {
+    total: u64,
+    /// Time of other programs than this one and the measured node.
+    others: u64,
+}
+
+impl OwnTime {
+    fn start(measured: &MeasuredNode) -> Self {
+        Self { begin: Instant::now(), machine: MachineTicks::now(measured) }
+    }
+
+    fn elapsed(&self, measured: &MeasuredNode) -> Duration {
+        let now = MachineTicks::now(measured);
+        let total = now.total.saturating_sub(self.machine.total).max(1);
+        let others = now.others.saturating_sub(self.machine.others).min(total);
+        self.begin.elapsed() * u32::try_from(total - others).unwrap()
+            / u32::try_from(total).unwrap()
+    }
+}
+
+impl MachineTicks {
+    fn now(measured: &MeasuredNode) -> Self {
+        let text = std::fs::read_to_string("/proc/stat").unwrap();
+        // user, nice, system, idle, iowait, irq, softirq, steal
+        let times = text.lines().next().unwrap().split_whitespace().skip(1).take(8);
+        let times: Vec<u64> = times.map(|ticks| ticks.parse().unwrap()).collect();
+        let total = times.iter().sum();
+        let unused = times[3] + times[4];
+        let own = process_ticks(std::process::id()) + process_ticks(measured.process_id());
+        Self { total, others: u64::saturating_sub(total, unused + own) }
+    }
+}
+
+/// Returns the processor time of a process, in ticks.
+fn process_ticks(process: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    // The name of the program, in parentheses, may have spaces. User and system time are the 12th and 13th field
+    // after it.
+    let (_, fields) = text.rsplit_once(')').unwrap();
+    fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
 }

@@ -5,9 +5,9 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use peerkit::{Node, NodeId};
+use peerkit::{Config, Node, NodeId};
 
-use crate::attacker::{config, honest_address};
+use crate::attacker::honest_address;
 
 /// Environment variable with the address of the node through which the measured node joins.
 const JOIN_VARIABLE: &str = "PEERKIT_TEST_JOIN";
@@ -62,6 +62,10 @@ impl MeasuredNode {
         self.status("VmHWM:").saturating_sub(self.before)
     }
 
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     fn status(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
         let status = status.expect("the measured node runs");
@@ -83,7 +87,7 @@ impl Drop for MeasuredNode {
 #[ignore = "it is the program of another process"]
 async fn run_the_measured_node() {
     let Ok(through) = std::env::var(JOIN_VARIABLE) else { return };
-    let mut config = config();
+    let mut config = Config::default();
     config.limit_loopback = true;
     let builder = Node::builder().name("measured").listen(honest_address(ADDRESS)).config(config);
     let node = builder.spawn().await.unwrap();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use peerkit::{Event, Node, Reason};
+use peerkit::{Config, Event, Node, Reason};
 use tokio::task::JoinSet;
 
 use crate::attacker::{
@@ -179,7 +179,7 @@ async fn idle_links_of_eight_groups_keep_no_honest_node_out() {
 /// A hundred attackers fill the inbound places of all nodes of a network with idle links, and open connections that
 /// they leave unfinished, both without a pause.
 async fn check_idle_links_and_handshakes_in_a_network(groups: usize) {
-    let mut config = config();
+    let mut config = Config::default();
     config.max_inbound = 16;
     let mut network = HonestNetwork::with_config(4, 3, config).await;
     let addresses = network.addresses();

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::BufMut as _;
+use bytes::{BufMut as _, BytesMut};
 use peerkit::{Config, Key, NodeId};
 use peerkit_proto::frame::query::QueryDone;
 use peerkit_proto::frame::{Frame, Frames};
@@ -220,11 +220,19 @@ async fn drive(
     let reading = async {
         let mut end = End::Closed;
         // Frames that came together with the Hello.
-        let mut frames = frames;
+        let mut first = frames;
         loop {
-            while let Some(frame) = frames.as_mut().and_then(Frames::next) {
+            loop {
+                let frame = match first.as_mut().and_then(Frames::next) {
+                    Some(frame) => Some(frame.unwrap()),
+                    None => match next_frame(&mut buffer) {
+                        Some(frame) => frame,
+                        None => break,
+                    },
+                };
                 received.fetch_add(1, Ordering::Relaxed);
-                match frame.unwrap() {
+                let Some(frame) = frame else { continue };
+                match frame {
                     Frame::Ping(ping) => {
                         let pong = encoded(&Frame::Pong(ping));
                         drop(pongs.upgrade().map(|queue| queue.send(pong)));
@@ -253,13 +261,24 @@ async fn drive(
             if read.unwrap_or(0) == 0 {
                 return end;
             }
-            frames = Some(Frames::split(&mut buffer, &Config::default()).unwrap());
         }
     };
     tokio::select! {
         end = reading => end,
         end = writing => end,
     }
+}
+
+/// Takes the next frame from `buffer`, if it is there as a whole. Decodes only those kinds that [`drive`] handles:
+/// a hundred attackers that decode all answers would leave little of the machine to the nodes that they attack.
+fn next_frame(buffer: &mut BytesMut) -> Option<Option<Frame>> {
+    const HANDLED: [u8; 4] = [0x02, 0x03, 0x20, 0x25];
+    let (length, rest) = buffer.split_first_chunk::<4>()?;
+    let length = u32::from_le_bytes(*length) as usize;
+    let is_handled = HANDLED.contains(rest.get(..length)?.first()?);
+    let mut bytes = buffer.split_to(4 + length);
+    let mut frames = is_handled.then(|| Frames::split(&mut bytes, &Config::default()).unwrap());
+    Some(frames.as_mut().and_then(Frames::next).map(Result::unwrap))
 }
 
 /// Returns an address for the honest node `n` to listen at, which also dials from there: each of the first 99

@@ -31,7 +31,7 @@ fn the_answers_of_strangers_count() {
     let out = outputs(&mut q, |q, out| q.answer(at(0), ID, vec![], &mut budgets(), out));
     same(&out, &[]);
     let out = outputs(&mut q, |q, out| {
-        q.receive_answer(at(1), node(50), answer(50), &mut budgets(), out)
+        q.receive_answer(at(1), node(50), answer(50), &mut budgets(), out);
     });
     same(&out, &[Effect::Send(node(1), Frame::Answer(answer(50)))]);
     same(&end(&mut q, 50, true), &[done(1, UNLIMITED, true)]);
