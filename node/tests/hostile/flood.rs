@@ -112,3 +112,29 @@ async fn a_hundred_strangers_that_barely_read_do_not_fill_the_memory_of_a_node()
     end_all(links).await;
     network.stop().await;
 }
+
+/// Sixty strangers of one group of addresses link with a node, one after the other, and each asks fifty times. All of
+/// them together have the budget of one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_of_one_group_that_link_again_and_again_share_one_budget() {
+    let network = HonestNetwork::start(HONEST_NODES, 3).await;
+    let started = std::time::Instant::now();
+    let asked = QueryKind::FindNode(NodeId::from_bytes([1; 32]));
+    let remembered = async || network.nodes[1].node.status().await.queries;
+    let before = remembered().await;
+    for sybil in &Sybils::new(60, 1).all {
+        let link = sybil.link(network.nodes[0].address(), |_| {}).await;
+        let link = SybilLink::new(link.expect("an attacker's link"));
+        link.send_raw(queries(&link, 50, &asked));
+        link.end().await;
+    }
+    network.wait_until_attackers_are_gone().await;
+    let passed_on = remembered().await.saturating_sub(before);
+    // Eight of the group and 32 of the pool, and in each second four of the pool and less than one of the group.
+    let allowed = 8 + 32 + 5 * (started.elapsed().as_secs() as usize + 1);
+    // Honest nodes may have used a part of the pool before.
+    assert!((20..=allowed).contains(&passed_on), "{passed_on} of {allowed}");
+    network.check_discoveries("after the flood").await;
+    network.check_links("after the flood");
+    network.stop().await;
+}

@@ -281,7 +281,7 @@ impl HonestNetwork {
 
     /// Checks that no link between two honest nodes has ended since the start, except those that the membership has
     /// replaced for an honest newcomer.
-    fn check_links(&self, when: &str) {
+    pub(crate) fn check_links(&self, when: &str) {
         let replaced =
             |end: &LinkEnd| matches!(end.reason, Reason::NeighbourReplaced | Reason::NotNeeded);
         let ended: Vec<_> = self.ended().into_iter().filter(|end| !replaced(end)).collect();
