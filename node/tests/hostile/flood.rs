@@ -26,6 +26,18 @@ fn queries(attacker: &SybilLink, count: u32, what: &QueryKind) -> Vec<u8> {
     (0..count).flat_map(|n| encoded(&query(n))).collect()
 }
 
+/// A hundred strangers have links, and ask nothing. A third of them never end a query, and a third end each query as
+/// incomplete.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_that_ask_nothing_do_not_make_queries_incomplete() {
+    let mut network = HonestNetwork::start(HONEST_NODES, 3).await;
+    let links = network.link_all(&Sybils::new(100, 8)).await;
+    network.check("with the strangers").await;
+    assert!(links.iter().all(SybilLink::is_up));
+    end_all(links).await;
+    network.stop().await;
+}
+
 /// Each query for all nodes causes an answer of each node. A hundred strangers send 4.6 MB of them, half of them
 /// over one link.
 async fn check_a_flood_of_discoveries(groups: usize) {
