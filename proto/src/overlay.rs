@@ -49,7 +49,7 @@ use answers::SelfDescription;
 use away::KeptAwayNodes;
 use broadcast::{BroadcastError, Broadcasts};
 pub use budgets::BudgetDrops;
-use budgets::{Budgets, Standing, Work};
+use budgets::{Budgets, Standing};
 pub use clocks::ClockStatus;
 use clocks::Clocks;
 pub(crate) use context::{Effect, OverlayContext};
@@ -240,7 +240,7 @@ impl Overlay {
     /// Carries out everything that is due.
     pub(crate) fn handle_timeout(&mut self) {
         self.with_parts(|parts, cx| {
-            parts.queries.handle_timeout(cx.now, cx.out);
+            parts.queries.handle_timeout(cx.now, cx.budgets, cx.out);
             parts.reconnects.handle_timeout(cx);
             parts.relayed.handle_timeout(cx);
             parts.membership.handle_timeout(cx);
@@ -333,13 +333,10 @@ impl Overlay {
     /// [`congestion`](crate::peer::congestion).
     pub(crate) fn frame_skipped(&mut self, to: NodeId, frame: Frame) {
         self.with_parts(|parts, cx| match frame {
-            // The recipient counts as done, but not complete, unless it is a stranger that floods this node: such
-            // a peer could otherwise make all queries incomplete. If the query were queued anyway, a peer that
-            // floods this node with queries could overfill the queues of other links, which would then be
-            // closed.
+            // The recipient counts as done, but not complete. If the query were queued anyway, a peer that floods
+            // this node with queries could overfill the queues of other links, which would then be closed.
             Frame::Query(Query { id, depth, .. }) => {
-                let complete = cx.budgets.is_flooding(cx.now, to, Work::Query);
-                let done = QueryDone { id, depth, complete };
+                let done = QueryDone { id, depth, complete: false };
                 parts.queries.receive_done(cx.now, to, done, cx.out);
             }
             Frame::Answer(answer) => parts.queries.answer_skipped(to, answer.id),

@@ -18,7 +18,8 @@ use crate::inner::Inner;
 pub struct Discovery {
     /// This node, then the nodes within the depth that have answered.
     pub nodes: Vec<NodeInfo>,
-    /// True if all nodes within the depth have answered in time.
+    /// True if all nodes within the depth have answered in time, except nodes that have not joined the network and
+    /// were only connected to its members by hand.
     pub complete: bool,
     /// The time that the discovery took.
     pub elapsed: Duration,

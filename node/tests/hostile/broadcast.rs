@@ -1,14 +1,20 @@
 //! Floods of broadcasts: runs of one author, and runs of many authors. An honest newcomer is still received.
 
-use peerkit::{Event, Key, Message, Node, NodeId};
+use peerkit::{Config, Event, Key, Message, Node, NodeId};
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::broadcast::{Batch, Item};
 use peerkit_proto::message::PackedMessage;
 
-use crate::attacker::{Attacker, STEP_TIMEOUT, Victim, config, encoded, text, until, within};
+use crate::attacker::{
+    Attacker, STEP_TIMEOUT, Sybils, Victim, config, encoded, end_all, text, until, within,
+};
+use crate::honest::HonestNetwork;
 
 /// Number of runs in the victim's table.
 const RUNS: usize = 512;
+
+/// Number of runs in the tables of the nodes of a network. Fewer, as each of them handles each accepted broadcast.
+const NETWORK_RUNS: usize = 128;
 
 async fn victim() -> Victim {
     let mut config = config();
@@ -108,4 +114,40 @@ async fn a_flood_of_runs_of_many_authors_mutes_no_newcomer() {
     drop(attackers);
     until("all links have ended", || victim.node.peers().is_empty(), String::new).await;
     victim.check_unharmed().await;
+}
+
+/// A hundred strangers bring runs of ten times as many authors as the tables of a network's nodes hold. The nodes mute
+/// none of each other.
+async fn check_a_flood_of_runs_in_a_network(groups: usize) {
+    let mut config = Config::default();
+    config.broadcast_runs = NETWORK_RUNS;
+    let mut network = HonestNetwork::with_config(4, 3, config).await;
+    network.broadcast_from_all("before the flood").await;
+    let links = network.link_all(&Sybils::new(100, groups)).await;
+    let of_link = NETWORK_RUNS / 10;
+    for (n, link) in links.iter().enumerate() {
+        let authors = (1 + n * of_link)..=(of_link + n * of_link);
+        let frames: Vec<_> =
+            authors.flat_map(|n| encoded(&first_broadcast(&author(n), 1))).collect();
+        link.send_raw(frames);
+    }
+    network.check("during the flood").await;
+    end_all(links).await;
+    network.wait_until_attackers_are_gone().await;
+    network.check("after the flood").await;
+    for honest in &network.nodes {
+        let counters = honest.node.status().await.broadcasts;
+        assert!(counters.retired_runs > NETWORK_RUNS as u64, "{counters:?}");
+    }
+    network.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_runs_from_one_group_does_not_hurt_a_network() {
+    check_a_flood_of_runs_in_a_network(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_runs_from_eight_groups_does_not_hurt_a_network() {
+    check_a_flood_of_runs_in_a_network(8).await;
 }

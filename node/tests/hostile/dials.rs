@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use peerkit::{Config, Key, Node, NodeId};
+use peerkit::Key;
 use peerkit_proto::address::Address;
 use peerkit_proto::frame::Frame;
 use peerkit_proto::frame::membership::ForwardJoin;
@@ -14,12 +14,11 @@ use peerkit_proto::node_record::NodeRecord;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::attacker::{
-    SybilLink, Sybils, Victim, config, encoded, end_all, honest_address, key, until,
-};
+use crate::attacker::{SybilLink, Sybils, encoded, end_all, key, until};
+use crate::honest::HonestNetwork;
 
-/// Number of honest nodes in the network under attack.
-const NODES: usize = 8;
+/// Number of honest nodes in the network under attack, without newcomers and the measured one.
+const NODES: usize = 7;
 
 /// Maximum number of connections that may reach the third party from all nodes together.
 const MAX_CONNECTIONS: u64 = 24;
@@ -52,67 +51,18 @@ impl ThirdParty {
     }
 }
 
-/// A network of [`NODES`] honest members, and a hundred attackers with links to all of them in turn.
-struct Network {
-    victim: Victim,
-    others: Vec<Node>,
-    attackers: Vec<SybilLink>,
-}
-
-impl Network {
-    async fn new(groups: usize) -> Self {
-        let mut config = config();
-        config.limit_loopback = true;
-        // All honest nodes and attackers come from the same few addresses and have to find room.
-        config.max_inbound = 200;
-        let victim = Victim::with_config(config.clone()).await;
-        let mut others = Vec::new();
-        for n in 1..NODES {
-            others.push(member(n, &config, &victim).await);
-        }
-        let mut attackers = Vec::new();
-        let sybils = Sybils::new(100, groups).all;
-        let addresses = others.iter().map(|node| node.listening()[0]);
-        let addresses: Vec<_> = addresses.chain([victim.address()]).collect();
-        for (sybil, address) in sybils.into_iter().zip(addresses.into_iter().cycle()) {
-            attackers.push(SybilLink::new(sybil.link(address, |_| {}).await.unwrap()));
-        }
-        Self { victim, others, attackers }
+/// Waits until every node has read what the attackers have sent to it.
+async fn wait_until_read(attackers: &[SybilLink]) {
+    for (n, link) in attackers.iter().enumerate() {
+        link.send(&Frame::Ping(n as u64));
     }
-
-    fn ids(&self) -> Vec<NodeId> {
-        let others = self.others.iter().map(Node::id);
-        others.chain([self.victim.id()]).collect()
-    }
-
-    /// Waits until every node has read what the attackers have sent to it.
-    async fn wait_until_read(&self) {
-        for (n, link) in self.attackers.iter().enumerate() {
-            link.send(&Frame::Ping(n as u64));
-        }
-        let before: Vec<_> = self.attackers.iter().map(SybilLink::received).collect();
-        let answered = || {
-            let links = self.attackers.iter().zip(&before);
-            links.filter(|(link, before)| link.received() > **before || !link.is_up()).count()
-        };
-        let text = || format!("{} of {} pongs", answered(), before.len());
-        until("all pongs", || answered() == before.len(), text).await;
-    }
-
-    async fn end(self) {
-        end_all(self.attackers).await;
-        for node in self.others {
-            node.shutdown().await;
-        }
-        self.victim.check_unharmed().await;
-    }
-}
-
-async fn member(n: usize, config: &Config, victim: &Victim) -> Node {
-    let builder = Node::builder().name("member").listen(honest_address(n)).config(config.clone());
-    let node = builder.spawn().await.unwrap();
-    node.join(victim.address()).await.unwrap();
-    node
+    let before: Vec<_> = attackers.iter().map(SybilLink::received).collect();
+    let answered = || {
+        let links = attackers.iter().zip(&before);
+        links.filter(|(link, before)| link.received() > **before || !link.is_up()).count()
+    };
+    let text = || format!("{} of {} pongs", answered(), before.len());
+    until("all pongs", || answered() == before.len(), text).await;
 }
 
 fn random_id() -> QueryId {
@@ -134,15 +84,15 @@ fn record(key: &Key, addresses: &[Address]) -> NodeRecord {
 /// The attackers ask all nodes for call-backs, with ten times the bytes that cause 7,008 connections without a
 /// limit. Their requests name the third party in a valid record, or without a record.
 async fn check_call_backs_reach_a_third_party_rarely(groups: usize) {
-    // After the network, which waits for its turn: the sockets of other tests are counted.
-    let network = Network::new(groups).await;
+    let mut network = HonestNetwork::start(NODES, 3).await;
+    let attackers = network.link_all(&Sybils::new(100, groups)).await;
     let third_party = ThirdParty::new().await;
     let addresses = [Address::from_socket(third_party.address)];
-    let targets = network.ids();
+    let targets: Vec<_> = network.ids.iter().copied().collect();
     let signed = Box::new(record(&key(), &addresses));
     let mut bytes = 0;
     while bytes < 10 * 292_000 {
-        for (n, link) in network.attackers.iter().enumerate() {
+        for (n, link) in attackers.iter().enumerate() {
             let (target, token) = (targets[n % targets.len()], random_id().0);
             let (record, addresses) = (signed.clone(), addresses.to_vec());
             for what in [
@@ -156,42 +106,50 @@ async fn check_call_backs_reach_a_third_party_rarely(groups: usize) {
         }
         tokio::task::yield_now().await;
     }
-    network.wait_until_read().await;
+    network.check("during the call-backs").await;
+    wait_until_read(&attackers).await;
     // The last dials may still be under way, for at most the time of a handshake.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let connections = third_party.connections();
     assert!(connections <= MAX_CONNECTIONS, "{connections} connections");
     third_party.accepting.abort();
-    network.end().await;
+    end_all(attackers).await;
+    network.wait_until_attackers_are_gone().await;
+    network.check("after the attack").await;
+    network.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn call_backs_of_one_group_reach_a_third_party_rarely() {
     check_call_backs_reach_a_third_party_rarely(1).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn call_backs_of_eight_groups_reach_a_third_party_rarely() {
     check_call_backs_reach_a_third_party_rarely(8).await;
 }
 
 /// Attackers announce invented nodes, each with a valid record that has the third party's address.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_make_nodes_dial_a_third_party_rarely() {
-    // After the network, which waits for its turn: the sockets of other tests are counted.
-    let network = Network::new(8).await;
+    let mut network = HonestNetwork::start(NODES, 3).await;
+    let attackers = network.link_all(&Sybils::new(100, 8)).await;
     let third_party = ThirdParty::new().await;
     let addresses = [Address::from_socket(third_party.address)];
-    for link in &network.attackers {
+    for link in &attackers {
         for _ in 0..100 {
             let record = record(&key(), &addresses);
             link.send(&Frame::ForwardJoin(ForwardJoin { steps: 0, record }));
         }
     }
-    network.wait_until_read().await;
+    network.check("during the flood of records").await;
+    wait_until_read(&attackers).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     let connections = third_party.connections();
     assert!(connections <= MAX_CONNECTIONS, "{connections} connections");
     third_party.accepting.abort();
-    network.end().await;
+    end_all(attackers).await;
+    network.wait_until_attackers_are_gone().await;
+    network.check("after the attack").await;
+    network.stop().await;
 }

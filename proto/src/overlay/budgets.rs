@@ -45,7 +45,8 @@ use pauses::ReadingPauses;
 /// source whose budgets fill up first is forgotten first, as it gains least.
 const MAX_IDLE_SOURCES: usize = 1024;
 
-/// Time for which a source counts as flooding after work of its strangers was refused.
+/// Time for which a source counts as flooding after work of its strangers was refused, and as late after one of them
+/// was late.
 const FLOOD_TIME: Duration = Duration::from_secs(10);
 
 /// A kind of work, with the unit in which it is measured.
@@ -244,6 +245,8 @@ struct SourceBudgets {
     ended_relays: Buckets,
     /// Times of the last refusals of the strangers' work, by kind.
     refused_at: [Option<Instant>; KINDS],
+    /// Time at which a stranger was last late with the end of a query.
+    late_at: Option<Instant>,
 }
 
 impl LinkBudgets {
@@ -466,6 +469,24 @@ impl Budgets {
         let source = self.sources.get(&link.source);
         let refused = source.and_then(|source| *source.refused_at.get(work.flood() as usize)?);
         refused.is_some_and(|at| now.since(at) < FLOOD_TIME)
+    }
+
+    /// Notes that a stranger has not ended a query in time.
+    pub(super) fn note_late(&mut self, now: Instant, link: NodeId) {
+        let link = self.links.get(&link);
+        if let Some(source) = link.and_then(|link| self.sources.get_mut(&link.source)) {
+            source.late_at = Some(now);
+        }
+    }
+
+    /// Returns whether queries are passed on to the peer. They are not passed on to a stranger if it, or another one
+    /// of its source, floods this node with queries, or was late with the end of a query a short time ago.
+    pub(super) fn may_be_asked(&self, now: Instant, link: NodeId) -> bool {
+        let stranger = self.links.get(&link).filter(|link| self.is_for_outsider(link));
+        let source = stranger.and_then(|link| self.sources.get(&link.source));
+        let late_at = source.and_then(|source| source.late_at);
+        let is_late = late_at.is_some_and(|at| now.since(at) < FLOOD_TIME);
+        !is_late && !self.is_flooding(now, link, Work::Query)
     }
 
     /// Counts work that was refused without [`take`](Self::take).

@@ -41,12 +41,15 @@ use crate::overlay::budgets::{Budgets, Work};
 use crate::peer::Output;
 use crate::time::{Instant, earliest};
 
+mod cost;
 mod known_query;
 mod lookup_budget;
 mod strays;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use cost::{cost, of_question, weight};
+pub(super) use known_query::AskedPeer;
 use known_query::{Branch, KnownQuery, KnownQuestion};
 use lookup_budget::LookupBudget;
 use strays::StrayAnswers;
@@ -61,6 +64,9 @@ const MAX_ANSWERED: usize = 262_144;
 /// Minimum number of bytes of answers for which a link needs a budget before a query of it is passed on. 4 KiB:
 /// the answers of a few nodes.
 const MIN_ANSWERS: u64 = 4096;
+
+/// Maximum time for which a query waits for strangers. Two seconds: several round trips across the internet.
+const STRANGERS_TIME: Duration = Duration::from_secs(2);
 
 /// The queries that a node has sent or received, until it forgets them.
 #[derive(Debug)]
@@ -135,7 +141,7 @@ impl Queries {
         id: QueryId,
         question: Question,
         timeout: Duration,
-        neighbours: impl Iterator<Item = NodeId>,
+        neighbours: impl Iterator<Item = AskedPeer>,
         out: &mut Effects,
     ) {
         let Question { what, depth, own } = question;
@@ -153,7 +159,7 @@ impl Queries {
         now: Instant,
         link: AskingLink<'_>,
         query: Query,
-        neighbours: impl Iterator<Item = NodeId>,
+        neighbours: impl Iterator<Item = AskedPeer>,
         known: impl FnOnce(&Query) -> Option<Vec<QueryAnswer>>,
         out: &mut Effects,
     ) {
@@ -185,7 +191,7 @@ impl Queries {
             return;
         }
         // Collected only if the budgets allow it, as there may be a thousand.
-        let mut others = neighbours.filter(|peer| !own && *peer != from).peekable();
+        let mut others = neighbours.filter(|peer| !own && peer.id != from).peekable();
         // Charged before the look-up, so that a peer pays for both or for none.
         let passes = onward(depth).is_none()
             || others.peek().is_none()
@@ -235,9 +241,8 @@ impl Queries {
                 }
             }
         }
-        // A stranger that floods this node could delay each query to its deadline, so it is not asked. A query
-        // counts as complete without it.
-        let may_ask = |peer: &NodeId| !budgets.is_flooding(now, *peer, Work::Query);
+        // Strangers that flood this node or answer late would delay each query.
+        let may_ask = |peer: &AskedPeer| budgets.may_be_asked(now, peer.id);
         let others: Vec<_> = if passes { others.filter(may_ask).collect() } else { Vec::new() };
         let branch = Branch { complete, ..Branch::new(Some(from), received, onward(depth)) };
         self.pass_on(now, (id, query.what), branch, others.into_iter(), out);
@@ -281,7 +286,7 @@ impl Queries {
             return self.receive_unknown(now, from, answer.id, out);
         };
         // Otherwise any peer that knows the id could send forged answers to the query of another node.
-        if !entry.branches.iter().any(|branch| branch.waiting.contains(&from)) {
+        if !entry.branches.iter().any(|branch| branch.waits_for(from)) {
             if !entry.overdue.contains(&from) {
                 self.count_stray(now, from, out);
             }
@@ -329,8 +334,8 @@ impl Queries {
         };
         for branch in &mut entry.branches {
             // If the peer received the query twice, the depth shows which copy is done.
-            if branch.onward == Some(done.depth) && branch.waiting.remove(&from) {
-                branch.complete &= done.complete;
+            if branch.onward == Some(done.depth) {
+                branch.peer_is_done(from, done.complete);
             }
         }
         self.end_done_branches(done.id, out);
@@ -384,30 +389,38 @@ impl Queries {
             let Some(entry) = self.table.get_mut(&id) else { continue };
             for branch in entry.branches.iter().filter(|branch| branch.parent == Some(peer)) {
                 // They were asked, so their answers are no fault.
-                entry.overdue.extend(&branch.waiting);
+                entry.overdue.extend(branch.all_waiting());
             }
             entry.branches.retain(|branch| branch.parent != Some(peer));
             for branch in &mut entry.branches {
-                if branch.waiting.remove(&peer) {
-                    branch.complete = false;
-                }
+                branch.peer_is_done(peer, false);
             }
             self.end_done_branches(id, out);
         }
     }
 
-    /// Ends the queries whose deadline has passed, and forgets old ones.
-    pub(super) fn handle_timeout(&mut self, now: Instant, out: &mut Effects) {
+    /// Ends the queries whose deadline has passed, stops waiting for strangers that are late, and forgets old
+    /// queries.
+    pub(super) fn handle_timeout(
+        &mut self,
+        now: Instant,
+        budgets: &mut Budgets,
+        out: &mut Effects,
+    ) {
         while let Some((deadline, id)) = self.deadlines.first().copied() {
             if deadline > now {
                 break;
             }
             if let Some(entry) = self.table.get_mut(&id) {
-                // The shell's answer would be late, so `end_done_branches` must not wait for it.
-                entry.awaits_own_answer = false;
+                let is_over = deadline >= entry.deadline;
+                // At the deadline, `end_done_branches` must not wait for the shell's answer either.
+                entry.awaits_own_answer &= !is_over;
                 for branch in &mut entry.branches {
-                    branch.complete &= branch.waiting.is_empty();
-                    entry.overdue.extend(std::mem::take(&mut branch.waiting));
+                    branch.strangers.iter().for_each(|late| budgets.note_late(now, *late));
+                    entry.overdue.extend(std::mem::take(&mut branch.strangers));
+                    if is_over {
+                        entry.overdue.extend(branch.give_up());
+                    }
                 }
             }
             self.end_done_branches(id, out);
@@ -463,7 +476,7 @@ impl Queries {
             entry.awaits_own_answer = false;
             for branch in &mut entry.branches {
                 branch.complete = false;
-                branch.waiting.clear();
+                branch.give_up().for_each(drop);
             }
         }
         self.end_done_branches(id, out);
@@ -485,6 +498,7 @@ impl Queries {
     fn remove(&mut self, id: QueryId) {
         let Some(entry) = self.table.remove(&id) else { return };
         self.deadlines.remove(&(entry.deadline, id));
+        entry.strangers_until.map(|until| self.deadlines.remove(&(until, id)));
         self.order.remove(&(entry.forget_at, id));
         let Some(parent) = entry.parent else { return };
         if let Some(ids) = self.by_link.get_mut(&parent) {
@@ -505,16 +519,22 @@ impl Queries {
         now: Instant,
         (id, what): (QueryId, QueryKind),
         mut branch: Branch,
-        neighbours: impl Iterator<Item = NodeId>,
+        neighbours: impl Iterator<Item = AskedPeer>,
         out: &mut Effects,
     ) {
         let Some(entry) = self.table.get_mut(&id) else { return };
         if let Some(depth) = branch.onward {
-            branch.waiting.extend(neighbours);
+            branch.wait_for(neighbours);
             let ttl = entry.deadline.since(now);
+            if !branch.strangers.is_empty() {
+                let until = now + STRANGERS_TIME.min(ttl / 2);
+                let before = entry.strangers_until.replace(until);
+                before.map(|before| self.deadlines.remove(&(before, id)));
+                self.deadlines.insert((until, id));
+            }
             let query = Query { id, depth, own: entry.own, ttl, what };
-            let send = |peer: &NodeId| Effect::Send(*peer, Frame::Query(query.clone()));
-            out.extend(branch.waiting.iter().map(send));
+            let send = |peer| Effect::Send(peer, Frame::Query(query.clone()));
+            out.extend(branch.all_waiting().map(send));
         }
         entry.branches.push(branch);
     }
@@ -526,7 +546,7 @@ impl Queries {
             return;
         }
         entry.branches.retain(|branch| {
-            if !branch.waiting.is_empty() {
+            if !branch.is_done() {
                 return true;
             }
             let (depth, complete) = (branch.depth, branch.complete);
@@ -542,6 +562,7 @@ impl Queries {
             // An emptied list keeps its memory, and most entries have no branches for most of their time.
             entry.branches = Vec::new();
             self.deadlines.remove(&(entry.deadline, id));
+            entry.strangers_until.take().map(|until| self.deadlines.remove(&(until, id)));
         }
     }
 }
@@ -556,27 +577,7 @@ fn may_pass(now: Instant, (from, budgets): (NodeId, &mut Budgets), what: &QueryK
         budgets.count(Work::Query);
         return false;
     }
-    // One for each 256 bytes, as a question with many addresses is as long as a hundred others.
-    let len = match what {
-        QueryKind::CallBack { addresses, .. } => {
-            addresses.iter().fold(0, |sum: usize, address| sum + address.host.len())
-        }
-        _ => 0,
-    };
-    budgets.take(now, from, Work::Query, 1 + len / 256)
-}
-
-/// Returns about how many bytes an answer has.
-fn cost(answer: &QueryAnswer) -> usize {
-    64 + 24 * answer.addresses.len() + 64 * weight(&answer.body)
-}
-
-fn weight(body: &AnswerBody) -> usize {
-    match body {
-        AnswerBody::Neighbours(outbound, inbound) => 1 + outbound.len() + inbound.len(),
-        AnswerBody::Files(files) => 1 + files.len(),
-        AnswerBody::Here => 1,
-    }
+    budgets.take(now, from, Work::Query, of_question(what))
 }
 
 /// Returns whether an answer needs a search through the shared files.

@@ -1,13 +1,16 @@
 //! Sending and answering queries. These concern several parts of the overlay: the node's description answers a query,
 //! the budgets of the links decide how far it goes, and the membership checks the records in it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand_core::Rng as _;
 
 use super::Overlay;
 use super::budgets::{Standing, Work};
-use super::query::{AskingLink, Question};
+use super::membership::Membership;
+use super::query::{AskedPeer, AskingLink, Question};
+use crate::event::{Direction, Peer};
 use crate::files::SharedFile;
 use crate::frame::query::{
     AnswerBody, MAX_FILES, Query, QueryId, QueryKind, UNLIMITED, UNLIMITED_FOR_STRANGER,
@@ -45,10 +48,9 @@ impl Overlay {
         };
         let question = Question { what, depth, own };
         self.with_parts(|parts, cx| {
-            // Strangers that flood this node are not asked: they could delay the query to its deadline.
-            let (budgets, now) = (&*cx.budgets, cx.now);
-            let neighbours = cx.links.keys().copied();
-            let neighbours = neighbours.filter(|id| !budgets.is_flooding(now, *id, Work::Query));
+            // Strangers that flood this node or answer late would delay the query.
+            let peers = askable(cx.links, &parts.membership);
+            let neighbours = peers.filter(|peer| cx.budgets.may_be_asked(cx.now, peer.id));
             parts.queries.ask(cx.now, id, question, timeout, neighbours, cx.out);
         });
         id
@@ -64,8 +66,8 @@ impl Overlay {
 
     pub(super) fn receive_query(&mut self, from: NodeId, query: Query) {
         let Self { description, links, budgets, parts, now, out, .. } = self;
-        let neighbours = links.keys().copied();
         let membership = &parts.membership;
+        let neighbours = askable(links, membership);
         let is_of_stranger = membership.is_member() && budgets.standing(from) == Standing::Stranger;
         let is_for_us = match &query.what {
             QueryKind::SignedCallBack { target, .. } => *target == description.id,
@@ -84,4 +86,16 @@ impl Overlay {
         let link = AskingLink { peer: from, is_of_stranger, budgets };
         parts.queries.receive(now.monotonic, link, query, neighbours, known, out);
     }
+}
+
+/// Returns all peers, each with whether it is a stranger to this node.
+fn askable<'a>(
+    links: &'a BTreeMap<NodeId, Peer>,
+    membership: &'a Membership,
+) -> impl Iterator<Item = AskedPeer> {
+    let is_member = membership.is_member();
+    links.iter().map(move |(id, peer)| {
+        let is_known = peer.direction() == Direction::Outbound || membership.is_neighbour(*id);
+        AskedPeer { id: *id, is_stranger: is_member && !is_known }
+    })
 }

@@ -21,7 +21,7 @@ mod sybils;
 pub mod tls;
 mod victim;
 
-pub use sybils::{Sybil, SybilLink, Sybils, end_all, honest_address};
+pub use sybils::{Conduct, Sybil, SybilLink, Sybils, end_all, honest_address};
 pub use victim::{Victim, config};
 
 /// Maximum duration of each step of a test that has no limit of its own.

@@ -23,7 +23,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use bytes::{BufMut as _, BytesMut};
 use peerkit::{Config, Key, NodeId};
 use peerkit_proto::frame::query::QueryDone;
 use peerkit_proto::frame::{Frame, Frames};
@@ -41,6 +43,9 @@ const FIRST_GROUP: usize = 100;
 
 /// Maximum number of handshakes of [`Sybils::link_all`] at the same time.
 const LINKS_AT_ONCE: usize = 16;
+
+/// Number of bytes that [`Conduct::BarelyReads`] reads at once.
+const SMALL_READ: usize = 4096;
 
 /// Attacking identities, each at an address of its own.
 pub struct Sybils {
@@ -118,8 +123,22 @@ impl Sybil {
     }
 }
 
+/// The way in which an attacker's link deals with what arrives.
+#[derive(Clone, Copy, Default)]
+pub enum Conduct {
+    /// Ends each query at once, without an answer.
+    #[default]
+    EndsQueries,
+    /// Ends each query at once, and says that answers are missing.
+    EndsQueriesIncomplete,
+    /// Never ends a query.
+    IgnoresQueries,
+    /// Never ends a query, and reads as little as it can without being too slow: 4 KiB in two seconds.
+    BarelyReads,
+}
+
 /// A link of an attacker, driven by a task: it sends what [`SybilLink::send`] is given, reads and counts what
-/// arrives, and answers pings. It ends each query that arrives at once, without an answer.
+/// arrives, and answers pings. Its [`Conduct`] says what it does with queries.
 pub struct SybilLink {
     pub id: NodeId,
     queue: mpsc::UnboundedSender<Vec<u8>>,
@@ -129,11 +148,15 @@ pub struct SybilLink {
 
 impl SybilLink {
     pub fn new(attacker: Attacker) -> Self {
+        Self::with_conduct(attacker, Conduct::default())
+    }
+
+    pub fn with_conduct(attacker: Attacker, conduct: Conduct) -> Self {
         let (queue, orders) = mpsc::unbounded_channel();
         let received = Arc::<AtomicU64>::default();
         let id = attacker.id();
         let pongs = queue.downgrade();
-        let task = tokio::spawn(drive(attacker, orders, pongs, received.clone()));
+        let task = tokio::spawn(drive(attacker, conduct, orders, pongs, received.clone()));
         Self { id, queue, received, task }
     }
 
@@ -178,6 +201,7 @@ pub async fn end_all(links: Vec<SybilLink>) -> Vec<End> {
 /// `orders` ends.
 async fn drive(
     attacker: Attacker,
+    conduct: Conduct,
     mut orders: mpsc::UnboundedReceiver<Vec<u8>>,
     pongs: mpsc::WeakUnboundedSender<Vec<u8>>,
     received: Arc<AtomicU64>,
@@ -196,17 +220,30 @@ async fn drive(
     let reading = async {
         let mut end = End::Closed;
         // Frames that came together with the Hello.
-        let mut frames = frames;
+        let mut first = frames;
         loop {
-            while let Some(frame) = frames.as_mut().and_then(Frames::next) {
+            loop {
+                let frame = match first.as_mut().and_then(Frames::next) {
+                    Some(frame) => Some(frame.unwrap()),
+                    None => match next_frame(&mut buffer) {
+                        Some(frame) => frame,
+                        None => break,
+                    },
+                };
                 received.fetch_add(1, Ordering::Relaxed);
-                match frame.unwrap() {
+                let Some(frame) = frame else { continue };
+                match frame {
                     Frame::Ping(ping) => {
                         let pong = encoded(&Frame::Pong(ping));
                         drop(pongs.upgrade().map(|queue| queue.send(pong)));
                     }
                     Frame::Query(query) => {
-                        let done = QueryDone { id: query.id, depth: query.depth, complete: true };
+                        let complete = match conduct {
+                            Conduct::EndsQueries => true,
+                            Conduct::EndsQueriesIncomplete => false,
+                            Conduct::IgnoresQueries | Conduct::BarelyReads => continue,
+                        };
+                        let done = QueryDone { id: query.id, depth: query.depth, complete };
                         let done = encoded(&Frame::QueryDone(done));
                         drop(pongs.upgrade().map(|queue| queue.send(done)));
                     }
@@ -214,16 +251,34 @@ async fn drive(
                     _ => {}
                 }
             }
-            if from.read_buf(&mut buffer).await.unwrap_or(0) == 0 {
+            let read = match conduct {
+                Conduct::BarelyReads => {
+                    tokio::time::sleep(Duration::from_secs(2)).await;
+                    from.read_buf(&mut (&mut buffer).limit(SMALL_READ)).await
+                }
+                _ => from.read_buf(&mut buffer).await,
+            };
+            if read.unwrap_or(0) == 0 {
                 return end;
             }
-            frames = Some(Frames::split(&mut buffer, &Config::default()).unwrap());
         }
     };
     tokio::select! {
         end = reading => end,
         end = writing => end,
     }
+}
+
+/// Takes the next frame from `buffer`, if it is there as a whole. Decodes only those kinds that [`drive`] handles:
+/// a hundred attackers that decode all answers would leave little of the machine to the nodes that they attack.
+fn next_frame(buffer: &mut BytesMut) -> Option<Option<Frame>> {
+    const HANDLED: [u8; 4] = [0x02, 0x03, 0x20, 0x25];
+    let (length, rest) = buffer.split_first_chunk::<4>()?;
+    let length = u32::from_le_bytes(*length) as usize;
+    let is_handled = HANDLED.contains(rest.get(..length)?.first()?);
+    let mut bytes = buffer.split_to(4 + length);
+    let mut frames = is_handled.then(|| Frames::split(&mut bytes, &Config::default()).unwrap());
+    Some(frames.as_mut().and_then(Frames::next).map(Result::unwrap))
 }
 
 /// Returns an address for the honest node `n` to listen at, which also dials from there: each of the first 99

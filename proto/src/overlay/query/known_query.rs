@@ -35,6 +35,8 @@ pub(super) struct KnownQuery {
     /// This node's own answer is still being looked up. No branch ends before that.
     pub(super) awaits_own_answer: bool,
     pub(super) branches: Vec<Branch>,
+    /// Time until which the branches wait for strangers. `None` if no stranger was asked.
+    pub(super) strangers_until: Option<Instant>,
     /// Peers that had not said "done" by the deadline. Their answers are late, but no fault.
     pub(super) overdue: Vec<NodeId>,
     /// Total size of the answers so far, see [`MAX_ANSWERED`](super::MAX_ANSWERED).
@@ -73,6 +75,7 @@ impl KnownQuery {
             is_held: false,
             awaits_own_answer: false,
             branches: Vec::new(),
+            strangers_until: None,
             overdue: Vec::new(),
             answered_size: 0,
         }
@@ -90,6 +93,14 @@ impl KnownQuery {
     }
 }
 
+/// A peer to which a query is passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::overlay) struct AskedPeer {
+    pub(in crate::overlay) id: NodeId,
+    /// This node is a member of the network, and the peer is a stranger to it.
+    pub(in crate::overlay) is_stranger: bool,
+}
+
 /// The handling of one copy of a query: the peers that it was passed on to, until all of them are done.
 #[derive(Debug)]
 pub(super) struct Branch {
@@ -99,14 +110,54 @@ pub(super) struct Branch {
     pub(super) depth: u8,
     /// The depth with which the copy was passed on, if it was.
     pub(super) onward: Option<u8>,
-    /// Peers that have not said "done" yet.
+    /// Peers that have not said "done" yet, except strangers.
     pub(super) waiting: BTreeSet<NodeId>,
+    /// Strangers that have not said "done" yet. Whether they do, and what they say, has no effect on `complete`:
+    /// otherwise anyone with a link could make the queries of a whole network incomplete.
+    pub(super) strangers: BTreeSet<NodeId>,
     /// False once an answer is known to be missing.
     pub(super) complete: bool,
 }
 
 impl Branch {
     pub(super) fn new(parent: Option<NodeId>, depth: u8, onward: Option<u8>) -> Self {
-        Self { parent, depth, onward, waiting: BTreeSet::new(), complete: true }
+        let (waiting, strangers) = (BTreeSet::new(), BTreeSet::new());
+        Self { parent, depth, onward, waiting, strangers, complete: true }
+    }
+
+    /// Adds the peers that the copy is passed on to.
+    pub(super) fn wait_for(&mut self, peers: impl Iterator<Item = AskedPeer>) {
+        for peer in peers {
+            let set = if peer.is_stranger { &mut self.strangers } else { &mut self.waiting };
+            set.insert(peer.id);
+        }
+    }
+
+    pub(super) fn waits_for(&self, peer: NodeId) -> bool {
+        self.waiting.contains(&peer) || self.strangers.contains(&peer)
+    }
+
+    /// Returns the peers that have not said "done" yet.
+    pub(super) fn all_waiting(&self) -> impl Iterator<Item = NodeId> {
+        self.waiting.iter().chain(&self.strangers).copied()
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.waiting.is_empty() && self.strangers.is_empty()
+    }
+
+    /// Notes that no more answers of a peer are to come, and whether it has sent all of them.
+    pub(super) fn peer_is_done(&mut self, peer: NodeId, complete: bool) {
+        if self.waiting.remove(&peer) {
+            self.complete &= complete;
+        }
+        self.strangers.remove(&peer);
+    }
+
+    /// Stops waiting for any peer. Returns those that had not said "done".
+    pub(super) fn give_up(&mut self) -> impl Iterator<Item = NodeId> {
+        self.complete &= self.waiting.is_empty();
+        let waiting = std::mem::take(&mut self.waiting);
+        waiting.into_iter().chain(std::mem::take(&mut self.strangers))
     }
 }

@@ -7,6 +7,8 @@ use crate::id::{Hash, Key};
 use crate::node_record::NodeRecord;
 use crate::overlay::budgets::Standing;
 
+mod strangers;
+
 fn node(n: u8) -> NodeId {
     NodeId::from_bytes([n; 32])
 }
@@ -65,7 +67,7 @@ fn same(outputs: &[String], expected: &[Effect]) {
 }
 
 fn ask(queries: &mut Queries, depth: u8, neighbours: &[u8]) -> Vec<String> {
-    let neighbours = neighbours.iter().map(|n| node(*n));
+    let neighbours = neighbours.iter().map(|n| peer(*n));
     outputs(queries, |q, out| {
         let question = Question { what: QueryKind::Discover, depth, own: false };
         q.ask(at(0), ID, question, TTL, neighbours, out);
@@ -73,10 +75,15 @@ fn ask(queries: &mut Queries, depth: u8, neighbours: &[u8]) -> Vec<String> {
 }
 
 fn receive(queries: &mut Queries, from: u8, depth: u8, neighbours: &[u8]) -> Vec<String> {
-    let neighbours = neighbours.iter().map(|n| node(*n));
+    let neighbours = neighbours.iter().map(|n| peer(*n));
     outputs(queries, |q, out| {
         q.receive(at(0), link(from, &mut budgets()), query(depth), neighbours, |_| None, out);
     })
+}
+
+/// Returns a peer to ask, which is a neighbour if its number is below ten.
+fn peer(n: u8) -> AskedPeer {
+    AskedPeer { id: node(n), is_stranger: n >= 10 }
 }
 
 /// Returns the link with a node, which is a neighbour if its number is below ten.
@@ -196,15 +203,18 @@ fn the_deadline_ends_open_branches_as_incomplete() {
     let mut q = new();
     ask(&mut q, 1, &[1]);
     assert_eq!(q.poll_timeout(), Some(at(10)));
-    same(&outputs(&mut q, |q, out| q.handle_timeout(at(9), out)), &[]);
-    same(&outputs(&mut q, |q, out| q.handle_timeout(at(10), out)), &[ended(false)]);
+    same(&outputs(&mut q, |q, out| q.handle_timeout(at(9), &mut budgets(), out)), &[]);
+    same(&outputs(&mut q, |q, out| q.handle_timeout(at(10), &mut budgets(), out)), &[ended(false)]);
 
     let mut q = new();
     receive(&mut q, 1, 5, &[1, 2]);
-    same(&outputs(&mut q, |q, out| q.handle_timeout(at(10), out)), &[done(1, 5, false)]);
+    same(
+        &outputs(&mut q, |q, out| q.handle_timeout(at(10), &mut budgets(), out)),
+        &[done(1, 5, false)],
+    );
     // The query is still remembered, and later forgotten.
     same(&receive(&mut q, 2, 9, &[1, 2]), &[sent(1, 8)]);
-    outputs(&mut q, |q, out| q.handle_timeout(at(60), out));
+    outputs(&mut q, |q, out| q.handle_timeout(at(60), &mut budgets(), out));
     assert_eq!((q.table.len(), q.by_link.len(), q.poll_timeout()), (0, 0, None));
 }
 
@@ -237,7 +247,7 @@ fn the_table_is_bounded_in_total_and_for_each_link() {
     assert_eq!((others, q.table.len()), (14, 16));
     assert_eq!(q.drops().queries, 14 + 16);
     let mut out = Effects::new();
-    q.handle_timeout(at(60), &mut out);
+    q.handle_timeout(at(60), &mut budgets(), &mut out);
     assert!(receive(&mut q, 1, 200));
 }
 
@@ -288,7 +298,7 @@ fn a_query_that_a_node_asks_for_itself_reaches_only_its_neighbours() {
     let mut q = new();
     let out = outputs(&mut q, |q, out| {
         let question = Question { what: QueryKind::Discover, depth: UNLIMITED, own: true };
-        q.ask(at(0), ID, question, TTL, [1, 2].map(node).into_iter(), out);
+        q.ask(at(0), ID, question, TTL, [1, 2].map(peer).into_iter(), out);
     });
     let asked = |to| Effect::Send(node(to), Frame::Query(own(0)));
     same(&out, &[asked(1), asked(2)]);
@@ -307,7 +317,7 @@ fn a_query_that_a_node_asks_for_itself_reaches_only_its_neighbours() {
                 at(0),
                 link(from, &mut budgets()),
                 query,
-                [1, 2].map(node).into_iter(),
+                [1, 2].map(peer).into_iter(),
                 |_| None,
                 out,
             );
@@ -340,7 +350,7 @@ fn look_ups_are_limited_for_each_link_and_for_all_together() {
                 at,
                 link(from, &mut budgets()),
                 query,
-                [1, 9].map(node).into_iter(),
+                [1, 9].map(peer).into_iter(),
                 |_| None,
                 out,
             );
@@ -428,14 +438,14 @@ fn an_answer_over_another_link_is_ignored() {
 fn a_late_answer_is_no_fault() {
     let mut q = new();
     ask(&mut q, 1, &[1, 2]);
-    outputs(&mut q, |q, out| q.handle_timeout(at(10), out));
+    outputs(&mut q, |q, out| q.handle_timeout(at(10), &mut budgets(), out));
     for seconds in [10, 59] {
         for _ in 0..200 {
             same(&answered_at(&mut q, seconds, 1), &[]);
         }
     }
     // The query is removed from the table. Its id is remembered for as long again.
-    outputs(&mut q, |q, out| q.handle_timeout(at(60), out));
+    outputs(&mut q, |q, out| q.handle_timeout(at(60), &mut budgets(), out));
     assert_eq!(q.len(), 0);
     same(&answered_at(&mut q, 100, 2), &[]);
     same(
@@ -443,7 +453,7 @@ fn a_late_answer_is_no_fault() {
         &[],
     );
     assert_eq!(q.strays(), 0);
-    outputs(&mut q, |q, out| q.handle_timeout(at(120), out));
+    outputs(&mut q, |q, out| q.handle_timeout(at(120), &mut budgets(), out));
     same(&answered_at(&mut q, 120, 2), &[]);
     assert_eq!(q.strays(), 1);
 }
@@ -471,7 +481,7 @@ fn flood(q: &mut Queries, budgets: &mut Budgets, from: u8, ids: std::ops::Range<
         let what = QueryKind::FindNode(node(77));
         let query = Query { id: QueryId(id), what, ..query(UNLIMITED) };
         let out = outputs(q, |q, out| {
-            let neighbours = [node(from), node(9)].into_iter();
+            let neighbours = [peer(from), peer(9)].into_iter();
             q.receive(at(0), link(from, budgets), query, neighbours, |_| Some(vec![]), out);
         });
         passed_on += out.iter().filter(|line| line.contains("Query(Query")).count();
@@ -487,7 +497,7 @@ fn a_query_over_the_budget_is_answered_but_not_passed_on() {
     let query = Query { id: QueryId([3; 16]), ..query(UNLIMITED) };
     let out = outputs(&mut q, |q, out| {
         let known = |_: &Query| Some(vec![answer(7)]);
-        q.receive(at(0), link(50, &mut budgets), query, [node(9)].into_iter(), known, out);
+        q.receive(at(0), link(50, &mut budgets), query, [peer(9)].into_iter(), known, out);
     });
     let id = QueryId([3; 16]);
     let done = QueryDone { id, depth: UNLIMITED, complete: false };
@@ -517,7 +527,7 @@ fn a_query_over_the_budget_for_answers_is_dropped() {
         let mut out = Effects::new();
         let known = |_: &Query| Some(vec![own_answer.clone(); 12]);
         let query = Query { id: QueryId(id), ..query(UNLIMITED) };
-        q.receive(at(0), link(50, &mut budgets), query, [node(9)].into_iter(), known, &mut out);
+        q.receive(at(0), link(50, &mut budgets), query, [peer(9)].into_iter(), known, &mut out);
         let to_stranger =
             out.iter().filter(|effect| matches!(effect, Effect::Send(to, _) if *to == node(50)));
         answered += usize::from(out.iter().any(|e| matches!(e, Effect::Send(_, Frame::Answer(_)))));
@@ -538,7 +548,7 @@ fn a_query_that_a_stranger_brings_first_is_passed_on_for_the_next_link() {
     flood(&mut q, &mut budgets, 50, 0..1000);
     let mut receive = |from: u8, depth: u8| {
         outputs(&mut q, |q, out| {
-            let neighbours = [1, 2, 9, 50].map(node).into_iter();
+            let neighbours = [1, 2, 9, 50].map(peer).into_iter();
             let query = query(depth);
             q.receive(at(0), link(from, &mut budgets), query, neighbours, |_| Some(vec![]), out);
         })
@@ -569,7 +579,7 @@ fn a_copy_of_a_neighbour_takes_the_place_of_one_that_a_stranger_brought_first() 
         let (mut q, mut budgets) = (new(), budgets());
         let mut receive = |q: &mut Queries, at: Instant, from: u8, query: Query| {
             outputs(q, |q, out| {
-                let neighbours = [1, 2, 50].map(node).into_iter();
+                let neighbours = [1, 2, 50].map(peer).into_iter();
                 let known = |_: &Query| Some(vec![answer(7)]);
                 q.receive(at, link(from, &mut budgets), query, neighbours, known, out);
             })
@@ -606,7 +616,7 @@ fn a_copy_that_replaces_a_query_is_not_forgotten_before_it_ends() {
     let receive = |q: &mut Queries, seconds: u64, from: u8| {
         outputs(q, |q, out| {
             let query = Query { ttl: Duration::from_secs(60), ..query(UNLIMITED) };
-            let neighbours = [1, 2].map(node).into_iter();
+            let neighbours = [1, 2].map(peer).into_iter();
             let known = |_: &Query| Some(vec![]);
             q.receive(at(seconds), link(from, &mut budgets()), query, neighbours, known, out);
         })
@@ -614,8 +624,8 @@ fn a_copy_that_replaces_a_query_is_not_forgotten_before_it_ends() {
     receive(&mut q, 0, 50);
     receive(&mut q, 5, 1);
     assert_eq!((q.len(), q.poll_timeout()), (1, Some(at(65))));
-    same(&outputs(&mut q, |q, out| q.handle_timeout(at(60), out)), &[]);
-    let out = outputs(&mut q, |q, out| q.handle_timeout(at(65), out));
+    same(&outputs(&mut q, |q, out| q.handle_timeout(at(60), &mut budgets(), out)), &[]);
+    let out = outputs(&mut q, |q, out| q.handle_timeout(at(65), &mut budgets(), out));
     same(&out, &[done(1, UNLIMITED, false)]);
     assert_eq!((q.len(), q.by_link.len(), q.order.len()), (0, 0, 0));
 }
@@ -681,7 +691,7 @@ fn the_link_that_fills_a_full_table_makes_room_for_others() {
     flood(&mut q, &mut budgets, 100, 0..1);
     assert_eq!((q.len(), q.drops().evicted), before);
     let mut out = Effects::new();
-    q.handle_timeout(at(60), &mut out);
+    q.handle_timeout(at(60), &mut budgets, &mut out);
     assert_eq!((q.len(), q.by_link.len(), q.order.len()), (0, 0, 0));
 }
 
