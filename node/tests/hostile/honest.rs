@@ -332,9 +332,11 @@ fn title(n: usize) -> String {
 }
 
 /// Measures time without the part of it that other programs had. If they use three quarters of the machine's
-/// processors, one second counts as a quarter of a second.
+/// processors, one second counts as a quarter of a second. But no more is left out than the threads have waited for a
+/// processor: time in which they have waited for something else counts in full.
 struct OwnTime {
     begin: Instant,
+    waited: Duration,
     machine: MachineTicks,
 }
 
@@ -347,15 +349,18 @@ struct MachineTicks {
 
 impl OwnTime {
     fn start(measured: &MeasuredNode) -> Self {
-        Self { begin: Instant::now(), machine: MachineTicks::now(measured) }
+        let waited = processor_wait(measured);
+        Self { begin: Instant::now(), waited, machine: MachineTicks::now(measured) }
     }
 
     fn elapsed(&self, measured: &MeasuredNode) -> Duration {
         let now = MachineTicks::now(measured);
         let total = now.total.saturating_sub(self.machine.total).max(1);
         let others = now.others.saturating_sub(self.machine.others).min(total);
-        self.begin.elapsed() * u32::try_from(total - others).unwrap()
-            / u32::try_from(total).unwrap()
+        let elapsed = self.begin.elapsed();
+        let (own, all) = (u32::try_from(total - others).unwrap(), u32::try_from(total).unwrap());
+        let waited = processor_wait(measured).saturating_sub(self.waited);
+        (elapsed * own / all).max(elapsed.saturating_sub(waited))
     }
 }
 
@@ -370,6 +375,19 @@ impl MachineTicks {
         let own = process_ticks(std::process::id()) + process_ticks(measured.process_id());
         Self { total, others: u64::saturating_sub(total, unused + own) }
     }
+}
+
+/// Returns the time for which the threads of this process and of the measured node have waited for a processor, all
+/// together.
+fn processor_wait(measured: &MeasuredNode) -> Duration {
+    let threads = [std::process::id(), measured.process_id()].map(|process| {
+        std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten()
+    });
+    let wait = threads.into_iter().flatten().filter_map(|thread| {
+        let times = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        times.split_whitespace().nth(1)?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(wait.sum())
 }
 
 /// Returns the processor time of a process, in ticks.
