@@ -386,6 +386,17 @@ impl Budgets {
         })
     }
 
+    /// Returns whether at least half of the budget of a relay or neighbour is left. The other half is kept for work that
+    /// comes from members of the network. Without it, strangers at many nodes could together use up what the nodes
+    /// accept from each other. Always true for a stranger, whose budget is small enough.
+    pub(crate) fn has_reserve(&mut self, now: Instant, link: NodeId, work: Work) -> bool {
+        self.standing(link) == Standing::Stranger
+            || self.charged(now, link, work, |rate, bucket, _| {
+                let mut copy = *bucket;
+                rate.take(&mut copy, now, rate.burst / 2)
+            })
+    }
+
     /// Calls `take` with the buckets that pay for the work of a link, one after the other, until it returns true:
     /// a relay's own bucket, or for a stranger that of its source and then the pool. The last argument is true for
     /// the last bucket. Returns what `take` has returned last.

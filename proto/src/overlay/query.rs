@@ -21,7 +21,8 @@
 //! for a query, the node answers "done, but not complete".
 //!
 //! A query is passed on only if the budget of the link that it came over allows that: see
-//! [`budgets`](super::budgets). Otherwise the node answers it, but for itself alone, and ends it as not
+//! [`budgets`](super::budgets). Half of the budget is kept for queries with [`UNLIMITED`] depth, which come from members
+//! only. Otherwise the node answers it, but for itself alone, and ends it as not
 //! complete. The answers that go back over the link are charged too, this node's own included. Their number is not
 //! known before, so the budget may go into debt. Until the debt is paid back, queries are not even answered.
 
@@ -195,7 +196,7 @@ impl Queries {
         // Charged before the look-up, so that a peer pays for both or for none.
         let passes = onward(depth).is_none()
             || others.peek().is_none()
-            || may_pass(now, (from, budgets), &query.what);
+            || may_pass(now, (from, budgets), depth, &query.what);
         // This node's own answer may be long: it names all peers.
         if !passes && !again && !budgets.may_begin(now, from, Work::Answer, MIN_ANSWERS) {
             // A stranger that floods this node with queries gets no reply. It is the one that waits.
@@ -571,9 +572,19 @@ fn answer_to(asker: NodeId, answer: QueryAnswer) -> Effect {
     Effect::Send(asker, Frame::Answer(answer))
 }
 
-/// Charges a link for a query that is passed on. Returns whether its budgets allow that.
-fn may_pass(now: Instant, (from, budgets): (NodeId, &mut Budgets), what: &QueryKind) -> bool {
-    if !budgets.may_begin(now, from, Work::Answer, MIN_ANSWERS) {
+/// Charges a link for a query that is passed on. Returns whether its budgets allow that. A query without the mark of a
+/// member may be a stranger's, and leaves half of the budgets to others.
+fn may_pass(
+    now: Instant,
+    (from, budgets): (NodeId, &mut Budgets),
+    depth: u8,
+    what: &QueryKind,
+) -> bool {
+    let is_of_member = depth == UNLIMITED;
+    let mut is_left = |work| is_of_member || budgets.has_reserve(now, from, work);
+    if !(is_left(Work::Query) && is_left(Work::Answer))
+        || !budgets.may_begin(now, from, Work::Answer, MIN_ANSWERS)
+    {
         budgets.count(Work::Query);
         return false;
     }

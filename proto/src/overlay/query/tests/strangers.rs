@@ -78,3 +78,36 @@ fn a_stranger_has_half_of_the_time_of_a_short_query() {
     same(&out, &[done(1, UNLIMITED, false)]);
     assert_eq!(q.deadlines.len(), 0);
 }
+
+/// Each node passes on a few queries of strangers in a second. Those of fifty nodes would use up what a node accepts over
+/// a link, and no query of a member would get through.
+#[test]
+fn queries_of_strangers_leave_half_of_a_link_to_those_of_members() {
+    let mut budgets = budgets();
+    budgets.set_standing(node(1), Standing::Relay);
+    let mut q = new();
+    let mut number = 0_u32;
+    let mut passed = |q: &mut Queries, now: Instant, depth: u8, count: usize| {
+        let mut passes = || {
+            number += 1;
+            let mut id = [0; 16];
+            id[..4].copy_from_slice(&number.to_le_bytes());
+            let query = Query { id: QueryId(id), ..query(depth) };
+            let link = AskingLink { peer: node(1), is_of_stranger: false, budgets: &mut budgets };
+            let neighbours = [2].map(peer).into_iter();
+            let mut out = Effects::new();
+            q.receive(now, link, query, neighbours, |_| Some(vec![]), &mut out);
+            out.iter().any(|effect| matches!(effect, Effect::Send(_, Frame::Query(_))))
+        };
+        (0..count).filter(|_| passes()).count()
+    };
+    let of_strangers = passed(&mut q, at(0), UNLIMITED_FOR_STRANGER, 3000);
+    assert_eq!(of_strangers, 1025);
+    assert_eq!(passed(&mut q, at(0), 200, 100), 0, "a limited depth has no mark");
+    assert_eq!(passed(&mut q, at(0), UNLIMITED, 1000), 1000);
+    // As long as members ask as fast as the budget grows, strangers get nothing.
+    for second in 1..10 {
+        assert_eq!(passed(&mut q, at(second), UNLIMITED, 64), 64);
+        assert_eq!(passed(&mut q, at(second), UNLIMITED_FOR_STRANGER, 64), 0);
+    }
+}
