@@ -49,7 +49,7 @@ mod strays;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use cost::{cost, of_question, weight};
+use cost::{cost, may_pass, weight};
 pub(super) use known_query::AskedPeer;
 use known_query::{Branch, KnownQuery, KnownQuestion};
 use lookup_budget::LookupBudget;
@@ -570,25 +570,6 @@ impl Queries {
 
 fn answer_to(asker: NodeId, answer: QueryAnswer) -> Effect {
     Effect::Send(asker, Frame::Answer(answer))
-}
-
-/// Charges a link for a query that is passed on. Returns whether its budgets allow that. A query without the mark of a
-/// member may be a stranger's, and leaves half of the budgets to others.
-fn may_pass(
-    now: Instant,
-    (from, budgets): (NodeId, &mut Budgets),
-    depth: u8,
-    what: &QueryKind,
-) -> bool {
-    let is_of_member = depth == UNLIMITED;
-    let mut is_left = |work| is_of_member || budgets.has_reserve(now, from, work);
-    if !(is_left(Work::Query) && is_left(Work::Answer))
-        || !budgets.may_begin(now, from, Work::Answer, MIN_ANSWERS)
-    {
-        budgets.count(Work::Query);
-        return false;
-    }
-    budgets.take(now, from, Work::Query, of_question(what))
 }
 
 /// Returns whether an answer needs a search through the shared files.
