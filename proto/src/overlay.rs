@@ -482,14 +482,8 @@ impl Overlay {
 
     /// Returns the standing of a link, which decides how much work its frames may cause.
     fn standing(&self, id: NodeId) -> Standing {
-        let dialled = |peer: &Peer| peer.direction() == Direction::Outbound;
-        if self.links.get(&id).is_some_and(dialled) {
-            Standing::Relay
-        } else if self.parts.membership.is_neighbour(id) {
-            Standing::Neighbour
-        } else {
-            Standing::Stranger
-        }
+        let peer = self.links.get(&id);
+        peer.map_or(Standing::Stranger, |peer| standing_of(peer, &self.parts.membership))
     }
 
     /// Calls `act` with the parts and their context.
@@ -565,5 +559,16 @@ impl Parts {
         let route = self.queries.route(query, asking, to)?;
         let next = if cx.links.contains_key(&to) { Some(to) } else { route };
         next.filter(|next| cx.links.contains_key(next))
+    }
+}
+
+/// Returns the standing of a peer.
+fn standing_of(peer: &Peer, membership: &Membership) -> Standing {
+    if peer.direction() == Direction::Outbound {
+        Standing::Relay
+    } else if membership.is_neighbour(peer.id()) {
+        Standing::Neighbour
+    } else {
+        Standing::Stranger
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Each check is one of the promises that no stranger can break:
 //!
-//! - every honest node has at least two honest neighbours;
+//! - every honest node has at least two honest neighbours, or finds them within [`REPLACE_TIME`];
 //! - every honest broadcast arrives once at each honest node;
 //! - a discovery by each honest node is complete and finds all the others;
 //! - no link between two honest nodes ends;
@@ -36,7 +36,8 @@ const NEWCOMER_TIME: Duration = Duration::from_secs(5);
 /// Maximum growth of the measured node's memory during an attack, in KiB: 64 MiB.
 const MAX_GROWTH: u64 = 64 << 10;
 
-/// Honest nodes in one network, each in an address group of its own. One of them runs in a process of its own. Only one such network exists at a time.
+/// Honest nodes in one network, each in an address group of its own. One of them runs in a process of its own. Only one
+/// such network exists at a time.
 pub(crate) struct HonestNetwork {
     pub(crate) nodes: Vec<HonestNode>,
     /// One more honest node, which is found by discoveries, and whose memory is measured.

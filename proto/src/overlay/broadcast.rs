@@ -311,9 +311,9 @@ impl Broadcasts {
             self.prune(cx, from, name);
             return;
         }
-        let is_outsider = cx.budgets.is_outsider(from);
+        let is_stranger = cx.budgets.is_stranger_to_member(from);
         if let Some(run) = self.runs.get_mut(&name) {
-            if run.may_note(from, is_outsider) {
+            if run.may_note(from, is_stranger) {
                 run.note_progress(from, batch.last());
             }
             if run.holds(&batch) {
@@ -370,7 +370,7 @@ impl Broadcasts {
         let Some(run) = self.runs.get_mut(&name) else { return };
         run.key = key.filter(|_| is_known).map(Box::new);
         run.active_at = cx.now;
-        if run.may_note(from, is_outsider) {
+        if run.may_note(from, is_stranger) {
             run.note_progress(from, batch.last());
         }
         // The author no longer keeps the broadcasts before the floor, so it would be useless to wait for

@@ -462,11 +462,11 @@ impl Budgets {
 
     /// Returns whether this node is a member of the network, and the peer is a stranger. In a network that is made by
     /// hand, every peer that has dialled this node is a stranger to it, so there the distinction is not made.
-    pub(crate) fn is_outsider(&self, link: NodeId) -> bool {
-        self.links.get(&link).is_some_and(|link| self.is_for_outsider(link))
+    pub(crate) fn is_stranger_to_member(&self, link: NodeId) -> bool {
+        self.links.get(&link).is_some_and(|link| self.is_stranger_of_member(link))
     }
 
-    fn is_for_outsider(&self, link: &LinkBudgets) -> bool {
+    fn is_stranger_of_member(&self, link: &LinkBudgets) -> bool {
         self.is_member && link.standing == Standing::Stranger
     }
 
@@ -474,7 +474,8 @@ impl Budgets {
     /// one: such work was refused a short time ago. Only a member of the network makes this distinction. In a
     /// network that is made by hand, every peer that has dialled this node is a stranger to it.
     pub(crate) fn is_flooding(&self, now: Instant, link: NodeId, work: Work) -> bool {
-        let Some(link) = self.links.get(&link).filter(|link| self.is_for_outsider(link)) else {
+        let Some(link) = self.links.get(&link).filter(|link| self.is_stranger_of_member(link))
+        else {
             return false;
         };
         let source = self.sources.get(&link.source);
@@ -493,7 +494,7 @@ impl Budgets {
     /// Returns whether queries are passed on to the peer. They are not passed on to a stranger if it, or another one
     /// of its source, floods this node with queries, or was late with the end of a query a short time ago.
     pub(super) fn may_be_asked(&self, now: Instant, link: NodeId) -> bool {
-        let stranger = self.links.get(&link).filter(|link| self.is_for_outsider(link));
+        let stranger = self.links.get(&link).filter(|link| self.is_stranger_of_member(link));
         let source = stranger.and_then(|link| self.sources.get(&link.source));
         let late_at = source.and_then(|source| source.late_at);
         let is_late = late_at.is_some_and(|at| now.since(at) < FLOOD_TIME);

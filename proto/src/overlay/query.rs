@@ -20,11 +20,11 @@
 //! stays in it. If the table is full, the oldest query of the link that has most makes room. If there is no room
 //! for a query, the node answers "done, but not complete".
 //!
-//! A query is passed on only if the budget of the link that it came over allows that: see
-//! [`budgets`](super::budgets). Half of the budget is kept for queries with [`UNLIMITED`] depth, which come from members
-//! only. Otherwise the node answers it, but for itself alone, and ends it as not
-//! complete. The answers that go back over the link are charged too, this node's own included. Their number is not
-//! known before, so the budget may go into debt. Until the debt is paid back, queries are not even answered.
+//! A query is passed on only if the budget of the link that it came over allows that: see [`budgets`](super::budgets).
+//! Half of the budget is kept for queries with the depth [`UNLIMITED`], as members mark the queries of strangers with
+//! another one. Otherwise the node answers the query, but for itself alone, and ends it as not complete. The answers
+//! that go back over the link are charged too, this node's own included. Their number is not known before, so the
+//! budget may go into debt. Until the debt is paid back, queries are not even answered.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -499,7 +499,9 @@ impl Queries {
     fn remove(&mut self, id: QueryId) {
         let Some(entry) = self.table.remove(&id) else { return };
         self.deadlines.remove(&(entry.deadline, id));
-        entry.strangers_until.map(|until| self.deadlines.remove(&(until, id)));
+        if let Some(until) = entry.strangers_until {
+            self.deadlines.remove(&(until, id));
+        }
         self.order.remove(&(entry.forget_at, id));
         let Some(parent) = entry.parent else { return };
         if let Some(ids) = self.by_link.get_mut(&parent) {
@@ -529,8 +531,9 @@ impl Queries {
             let ttl = entry.deadline.since(now);
             if !branch.strangers.is_empty() {
                 let until = now + STRANGERS_TIME.min(ttl / 2);
-                let before = entry.strangers_until.replace(until);
-                before.map(|before| self.deadlines.remove(&(before, id)));
+                if let Some(before) = entry.strangers_until.replace(until) {
+                    self.deadlines.remove(&(before, id));
+                }
                 self.deadlines.insert((until, id));
             }
             let query = Query { id, depth, own: entry.own, ttl, what };
@@ -563,7 +566,9 @@ impl Queries {
             // An emptied list keeps its memory, and most entries have no branches for most of their time.
             entry.branches = Vec::new();
             self.deadlines.remove(&(entry.deadline, id));
-            entry.strangers_until.take().map(|until| self.deadlines.remove(&(until, id)));
+            if let Some(until) = entry.strangers_until.take() {
+                self.deadlines.remove(&(until, id));
+            }
         }
     }
 }

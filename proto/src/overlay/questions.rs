@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use rand_core::Rng as _;
 
-use super::Overlay;
 use super::budgets::{Standing, Work};
 use super::membership::Membership;
 use super::query::{AskedPeer, AskingLink, Question};
-use crate::event::{Direction, Peer};
+use super::{Overlay, standing_of};
+use crate::event::Peer;
 use crate::files::SharedFile;
 use crate::frame::query::{
     AnswerBody, MAX_FILES, Query, QueryId, QueryKind, UNLIMITED, UNLIMITED_FOR_STRANGER,
@@ -95,7 +95,7 @@ fn askable<'a>(
 ) -> impl Iterator<Item = AskedPeer> {
     let is_member = membership.is_member();
     links.iter().map(move |(id, peer)| {
-        let is_known = peer.direction() == Direction::Outbound || membership.is_neighbour(*id);
-        AskedPeer { id: *id, is_stranger: is_member && !is_known }
+        let is_stranger = standing_of(peer, membership) == Standing::Stranger;
+        AskedPeer { id: *id, is_stranger: is_member && is_stranger }
     })
 }

@@ -76,10 +76,10 @@ impl Broadcasts {
         is_new_link: bool,
     ) {
         let Have { run: name, upto } = have;
-        let is_outsider = cx.budgets.is_outsider(from);
+        let is_stranger = cx.budgets.is_stranger_to_member(from);
         if name.author == self.me {
             if let Some(run) = self.runs.get_mut(&name)
-                && run.may_note(from, is_outsider)
+                && run.may_note(from, is_stranger)
             {
                 run.note_progress(from, upto);
             }
@@ -96,7 +96,7 @@ impl Broadcasts {
                 return;
             }
         }
-        let run = self.runs.get_mut(&name).filter(|run| run.may_note(from, is_outsider));
+        let run = self.runs.get_mut(&name).filter(|run| run.may_note(from, is_stranger));
         let Some(run) = run else { return };
         run.note_progress(from, upto);
         let open = run.missing.is_none_or(|missing| missing.asked.is_none());
@@ -145,7 +145,7 @@ impl Broadcasts {
         };
         // The peer's own statement replaces the noted progress. The noted progress may be too high, as the
         // peer may have dropped a batch that was sent to it.
-        let is_noted = run.may_note(from, cx.budgets.is_outsider(from));
+        let is_noted = run.may_note(from, cx.budgets.is_stranger_to_member(from));
         if is_noted {
             run.set_progress(from, after);
         }

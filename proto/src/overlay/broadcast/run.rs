@@ -7,9 +7,8 @@ use crate::frame::broadcast::Batch;
 use crate::id::{Hash, NodeId, PublicKey};
 use crate::time::Instant;
 
-/// Number of peers of which a run remembers something, from which on it remembers no more strangers. Otherwise a thousand
-/// strangers could make a node keep a thousand notes for each of thousands of runs. 64: four times the neighbours of a
-/// member.
+/// Number of peers in a run's notes from which on no further stranger is noted. Otherwise a thousand strangers could
+/// make a node keep a thousand notes for each of thousands of runs. 64: some six times the links of an ordinary member.
 const MAX_NOTED: usize = 64;
 
 /// The state of one run of an author.
@@ -83,8 +82,8 @@ impl RunState {
 
     /// Returns whether something may be noted about a peer: always, unless it is a stranger and the run knows many
     /// peers. Nothing has to be: what is not known of a peer is sent to it again.
-    pub(super) fn may_note(&self, peer: NodeId, is_outsider: bool) -> bool {
-        !is_outsider || self.peers.len() < MAX_NOTED || self.position(peer).is_ok()
+    pub(super) fn may_note(&self, peer: NodeId, is_stranger: bool) -> bool {
+        !is_stranger || self.peers.len() < MAX_NOTED || self.position(peer).is_ok()
     }
 
     /// Returns whether the link with a peer is pruned.

@@ -31,8 +31,8 @@ impl Broadcasts {
             if run.progress(*link).is_some_and(|upto| upto >= batch.last()) {
                 continue;
             }
-            let is_outsider = cx.budgets.is_outsider(*link);
-            if is_outsider {
+            let is_stranger = cx.budgets.is_stranger_to_member(*link);
+            if is_stranger {
                 strangers += 1;
                 if strangers > STRANGERS_AT_ONCE {
                     let before = batch.first.saturating_sub(1);
@@ -48,7 +48,7 @@ impl Broadcasts {
                 // Eager push. The peer is noted as having the batch: links are reliable, and when this one
                 // ends, the note is removed. There may be many strangers, and no note of them is needed: if one
                 // prunes the link, the first summary tells it nothing new.
-                if !is_outsider {
+                if !is_stranger {
                     run.note_progress(*link, batch.last());
                 }
                 cx.send(*link, Frame::Broadcast(batch.clone()));
@@ -72,8 +72,8 @@ impl Broadcasts {
         from: NodeId,
         run: RunId,
     ) {
-        let is_outsider = cx.budgets.is_outsider(from);
-        if let Some(run) = self.runs.get_mut(&run).filter(|run| run.may_note(from, is_outsider)) {
+        let is_stranger = cx.budgets.is_stranger_to_member(from);
+        if let Some(run) = self.runs.get_mut(&run).filter(|run| run.may_note(from, is_stranger)) {
             run.prune(from);
         }
     }
@@ -86,15 +86,15 @@ impl Broadcasts {
         to: NodeId,
         batch: &Batch,
     ) {
-        let is_outsider = cx.budgets.is_outsider(to);
-        let run = self.runs.get_mut(&batch.run).filter(|run| run.may_note(to, is_outsider));
+        let is_stranger = cx.budgets.is_stranger_to_member(to);
+        let run = self.runs.get_mut(&batch.run).filter(|run| run.may_note(to, is_stranger));
         // With the next broadcast, a stranger of which nothing is noted learns what it has missed.
         let Some(run) = run else { return };
         run.prune(to);
         let before = batch.first.saturating_sub(1);
         // `push` has noted that the peer has the batch. That is undone, so that the summary is sent.
         run.limit_progress(to, before);
-        if is_outsider {
+        if is_stranger {
             self.later_pushes.add(cx.now, to, batch.run, before);
         } else {
             self.summarize_later(cx.now, to, batch.run);
