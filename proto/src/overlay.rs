@@ -310,7 +310,9 @@ impl Overlay {
 
     /// Handles a frame from a peer.
     pub(crate) fn receive(&mut self, from: NodeId, frame: Frame) {
-        self.budgets.set_standing(from, self.standing(from));
+        if self.budgets.set_standing(from, self.standing(from)) {
+            self.with_parts(|parts, cx| parts.broadcasts.send_what_is_due(cx, from));
+        }
         self.budgets.set_member(self.parts.membership.is_member());
         // The answers to a query need `description`, which the parts can't reach.
         if let Frame::Query(query) = frame {

@@ -280,12 +280,13 @@ impl Broadcasts {
     /// Notes a new link, and sends a summary of the kept runs over it.
     pub(super) fn link_up(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
         self.new_links.push_back((cx.now + NEW_LINK_TIME, id));
+        self.later_pushes.link_up(id);
         send_haves(cx, id, &self.summary());
     }
 
     pub(super) fn link_down(&mut self, cx: &mut OverlayContext<'_>, id: NodeId) {
         self.summaries_due.remove(&id);
-        self.later_pushes.forget(id);
+        self.later_pushes.link_down(id);
         self.new_links.retain(|(_, new)| *new != id);
         self.replace_source(cx, id);
         let mut lost = Vec::new();
@@ -405,9 +406,7 @@ impl Broadcasts {
         if self.summaries_at.is_some_and(|at| at <= cx.now) {
             self.send_summaries(cx);
         }
-        if self.later_pushes.poll_timeout().is_some_and(|at| at <= cx.now) {
-            self.send_later_pushes(cx);
-        }
+        self.send_later_pushes(cx);
         if self.sweep_at.is_some_and(|at| at <= cx.now) {
             self.sweep(cx);
         }

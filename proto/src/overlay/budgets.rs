@@ -25,7 +25,7 @@
 //! its identity. The same holds for a relay: a new link starts with what the last links of its source have left.
 //! Loopback addresses that are not limited have no source, so there each identity counts for itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -206,6 +206,10 @@ pub(crate) struct Budgets {
     limits: [Limits; KINDS],
     groups: AddressGroups,
     links: BTreeMap<NodeId, LinkBudgets>,
+    /// The strangers of `links`, and the other peers. A node can have a thousand strangers, so what is done for its few
+    /// neighbours must not look at all links.
+    strangers: BTreeSet<NodeId>,
+    others: BTreeSet<NodeId>,
     sources: BTreeMap<Source, SourceBudgets>,
     pool: [Bucket; KINDS],
     /// The stranger whose work was refused last, until its pause begins.
@@ -310,6 +314,8 @@ impl Budgets {
             limits: [QUERIES, ANSWERS, messages, BROADCASTS, CHECKS, RECORDS, BEACONS, ROSTER],
             groups: config.address_groups(),
             links: BTreeMap::new(),
+            strangers: BTreeSet::new(),
+            others: BTreeSet::new(),
             sources: BTreeMap::new(),
             pool: [Bucket::default(); KINDS],
             refused: None,
@@ -324,26 +330,42 @@ impl Budgets {
         let source = prefix.map_or(Source::Identity(link), Source::Prefix);
         self.sources.entry(source).or_default().links += 1;
         self.links.insert(link, LinkBudgets::new(source));
+        self.strangers.insert(link);
     }
 
     /// Returns the budgets of a link. A link that was not noted counts for itself.
     fn link(&mut self, link: NodeId) -> &mut LinkBudgets {
-        let sources = &mut self.sources;
+        let (sources, strangers) = (&mut self.sources, &mut self.strangers);
         self.links.entry(link).or_insert_with(|| {
+            strangers.insert(link);
             sources.entry(Source::Identity(link)).or_default().links += 1;
             LinkBudgets::new(Source::Identity(link))
         })
     }
 
-    /// Sets the standing of a link, from which its next frames are charged.
-    pub(super) fn set_standing(&mut self, link: NodeId, standing: Standing) {
+    /// Sets the standing of a link, by which its next frames are charged. Returns whether the peer has ceased to be a
+    /// stranger.
+    pub(super) fn set_standing(&mut self, link: NodeId, standing: Standing) -> bool {
         let budgets = self.link(link);
+        // Called for each frame, and seldom a change.
+        if budgets.standing == standing {
+            return false;
+        }
+        let was_stranger = budgets.standing == Standing::Stranger;
         budgets.standing = standing;
         if standing != Standing::Stranger && budgets.as_relay.is_none() {
             let source = budgets.source;
             let left = self.sources.get(&source).map(|source| source.ended_relays);
             self.link(link).as_relay = Some(Box::new(left.unwrap_or_default()));
         }
+        if standing == Standing::Stranger {
+            self.others.remove(&link);
+            self.strangers.insert(link);
+        } else {
+            self.strangers.remove(&link);
+            self.others.insert(link);
+        }
+        was_stranger
     }
 
     /// Charges a link for work that it causes. Returns whether its budget allows the work. If not, nothing is
@@ -466,6 +488,17 @@ impl Budgets {
         self.links.get(&link).is_some_and(|link| self.is_stranger_of_member(link))
     }
 
+    /// Returns the strangers with which there is a link, also if this node is not a member of the network.
+    pub(crate) fn strangers(&self) -> &BTreeSet<NodeId> {
+        &self.strangers
+    }
+
+    /// Returns the peers that are no strangers if this node is a member of the network. Only a member makes this
+    /// distinction.
+    pub(crate) fn others_of_member(&self) -> Option<&BTreeSet<NodeId>> {
+        self.is_member.then_some(&self.others)
+    }
+
     fn is_stranger_of_member(&self, link: &LinkBudgets) -> bool {
         self.is_member && link.standing == Standing::Stranger
     }
@@ -521,6 +554,8 @@ impl Budgets {
     /// Forgets a link that has ended, but not what it has spent.
     pub(super) fn link_down(&mut self, now: Instant, link: NodeId) {
         let Some(LinkBudgets { source, as_relay, .. }) = self.links.remove(&link) else { return };
+        self.strangers.remove(&link);
+        self.others.remove(&link);
         let Some(source) = self.sources.get_mut(&source) else { return };
         source.links = source.links.saturating_sub(1);
         if let Some(buckets) = as_relay {

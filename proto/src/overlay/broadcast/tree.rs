@@ -4,15 +4,12 @@ use crate::frame::Frame;
 use crate::frame::broadcast::{Batch, RunId};
 use crate::id::NodeId;
 use crate::overlay::OverlayContext;
-use crate::overlay::budgets::Work;
 
 use super::Broadcasts;
-use super::later_pushes::STRANGERS_AT_ONCE;
 
 impl Broadcasts {
     /// Sends a batch to all peers that are not known to have it. Peers that receive the run from another node
-    /// get a summary later instead. If there are many strangers, most of them get the batch or the summary
-    /// [later](later_pushes).
+    /// get a summary later instead. Strangers take [turns](later_pushes).
     pub(super) fn push(
         &mut self,
         cx: &mut OverlayContext<'_>,
@@ -20,42 +17,35 @@ impl Broadcasts {
         batch: &Batch,
     ) {
         let Some(run) = self.runs.get_mut(&batch.run) else { return };
-        let (mut lazy, mut strangers) = (Vec::new(), 0);
-        for link in cx.links.keys().filter(|link| Some(**link) != from) {
-            // A stranger that floods this node gets nothing for a while. Otherwise a thousand of them would make it
-            // send each broadcast a thousand times. With the next broadcast it learns what it has missed.
-            if cx.budgets.is_flooding(cx.now, *link, Work::Broadcast) {
-                continue;
+        let links: Vec<_> = match cx.budgets.others_of_member() {
+            Some(others) => {
+                others.iter().filter(|link| cx.links.contains_key(link)).copied().collect()
             }
+            None => cx.links.keys().copied().collect(),
+        };
+        let mut lazy = Vec::new();
+        for link in links.into_iter().filter(|link| Some(*link) != from) {
             // The peer has the batch already, for example because it has also sent it to this node.
-            if run.progress(*link).is_some_and(|upto| upto >= batch.last()) {
+            if run.progress(link).is_some_and(|upto| upto >= batch.last()) {
                 continue;
             }
-            let is_stranger = cx.budgets.is_stranger_to_member(*link);
-            if is_stranger {
-                strangers += 1;
-                if strangers > STRANGERS_AT_ONCE {
-                    let before = batch.first.saturating_sub(1);
-                    self.later_pushes.add(cx.now, *link, batch.run, before);
-                    continue;
-                }
-            }
-            if run.is_lazy(*link) {
+            if run.is_lazy(link) {
                 // Lazy push: the peer receives the batch from another node. If not, the summary shows that it
                 // is missing.
-                lazy.push(*link);
+                lazy.push(link);
             } else {
                 // Eager push. The peer is noted as having the batch: links are reliable, and when this one
-                // ends, the note is removed. There may be many strangers, and no note of them is needed: if one
-                // prunes the link, the first summary tells it nothing new.
-                if !is_stranger {
-                    run.note_progress(*link, batch.last());
-                }
-                cx.send(*link, Frame::Broadcast(batch.clone()));
+                // ends, the note is removed.
+                run.note_progress(link, batch.last());
+                cx.send(link, Frame::Broadcast(batch.clone()));
             }
         }
         for link in lazy {
             self.summarize_later(cx.now, link, batch.run);
+        }
+        if cx.budgets.others_of_member().is_some() {
+            let before = batch.first.saturating_sub(1);
+            self.later_pushes.add(batch.run, before, from, cx.budgets.strangers());
         }
     }
 
@@ -95,7 +85,7 @@ impl Broadcasts {
         // `push` has noted that the peer has the batch. That is undone, so that the summary is sent.
         run.limit_progress(to, before);
         if is_stranger {
-            self.later_pushes.add(cx.now, to, batch.run, before);
+            self.later_pushes.owe(to, batch.run, before, cx.budgets.strangers());
         } else {
             self.summarize_later(cx.now, to, batch.run);
         }

@@ -94,7 +94,9 @@ fn link(from: u8, budgets: &mut Budgets) -> AskingLink<'_> {
 /// Returns budgets that nothing was taken from. The nodes 1 to 9 are relays.
 fn budgets() -> Budgets {
     let mut budgets = Budgets::new(&Config::default());
-    (1..10).for_each(|n| budgets.set_standing(node(n), Standing::Relay));
+    for n in 1..10 {
+        budgets.set_standing(node(n), Standing::Relay);
+    }
     budgets
 }
 

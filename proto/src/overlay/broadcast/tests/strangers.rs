@@ -183,43 +183,89 @@ fn member(strangers: u8) -> TestBench {
 }
 
 #[test]
-fn of_a_hundred_strangers_a_third_get_a_broadcast_at_once_and_the_others_in_turn() {
-    let mut node = member(100);
+fn neighbours_get_a_broadcast_before_strangers_who_take_turns() {
+    let mut node = member(40);
+    // A stranger whose identity comes before that of a neighbour.
+    node.budgets.set_standing(link(2), Standing::Stranger);
     node.receive(1, batch(1, &["a"]));
     let start = node.now;
-    let at_once = node.out();
-    assert_eq!(at_once.len(), 2 + 32 + 1, "{at_once:?}");
-    assert_eq!(at_once[..2], ["push 2 a", "push 3 a"]);
+    assert_eq!(node.out(), ["push 3 a", "delivered a"]);
+    assert!(node.part.poll_timeout().unwrap() <= start);
+    node.wait();
+    let first: Vec<_> = [2].into_iter().chain(4..=10).map(|n| format!("push {n} a")).collect();
+    assert_eq!(node.out(), first);
     // What arrives before the turn of a stranger is sent together.
     node.receive(1, batch(2, &["b"]));
-    assert_eq!(node.out().len(), 2 + 32 + 1);
+    assert_eq!(node.out(), ["push 3 b", "delivered b"]);
     let mut later = Vec::new();
-    for _ in 0..3 {
+    while node.part.later_pushes.poll_timeout().is_some() {
         node.wait();
         later.extend(node.out());
     }
-    assert!(node.now.since(start) <= Duration::from_millis(15));
-    let expected = (36..=103).flat_map(|n| [format!("push {n} a"), format!("push {n} b")]);
-    assert_eq!(later, expected.collect::<Vec<_>>());
-    assert!(node.part.later_pushes.poll_timeout().is_none());
+    assert!(node.now.since(start) <= Duration::from_millis(30));
+    let both = (11..=43).flat_map(|n| [format!("push {n} a"), format!("push {n} b")]);
+    let second = [2].into_iter().chain(4..=10).map(|n| format!("push {n} b"));
+    assert_eq!(later, both.chain(second).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_stranger_gets_neither_what_it_has_brought_nor_what_its_summary_had() {
+    let mut node = member(2);
+    node.receive(4, batch(1, &["a"]));
+    node.link(6);
+    node.budgets.link_up(link(6), std::net::Ipv4Addr::new(192, 0, 2, 6).into());
+    assert_eq!(node.out(), ["push 1 a", "push 2 a", "push 3 a", "delivered a", "have 6 [1]"],);
+    node.wait();
+    assert_eq!(node.out(), ["push 5 a"]);
+}
+
+#[test]
+fn a_stranger_that_becomes_a_neighbour_before_its_turn_misses_nothing() {
+    let mut node = member(2);
+    node.receive(1, batch(1, &["a"]));
+    node.out();
+    assert!(node.budgets.set_standing(link(5), Standing::Neighbour));
+    node.act(|broadcasts, cx| broadcasts.send_what_is_due(cx, link(5)));
+    assert_eq!(node.out(), ["push 5 a"]);
+    node.receive(1, batch(2, &["b"]));
+    node.wait();
+    assert_eq!(
+        node.out(),
+        ["push 2 b", "push 3 b", "push 5 b", "delivered b", "push 4 a", "push 4 b"],
+    );
+}
+
+#[test]
+fn pushes_are_discarded_when_all_strangers_have_had_a_turn_after_them() {
+    let mut node = member(20);
+    for first in 1..=100 {
+        node.receive(1, batch(first, &["a"]));
+        node.wait();
+        node.out();
+        assert!(node.part.later_pushes.pushes() <= 2 * 3, "{}", node.part.later_pushes.pushes());
+    }
 }
 
 #[test]
 fn strangers_with_pruned_links_get_summaries_in_turn() {
-    let mut node = member(40);
+    let mut node = member(16);
     node.receive(1, batch(1, &["a"]));
-    for n in 1..=43 {
+    while node.part.later_pushes.poll_timeout().is_some() {
+        node.wait();
+    }
+    for n in 1..=19 {
         node.prune_from(n);
     }
-    node.wait();
     node.out();
     node.receive(1, batch(2, &["b"]));
     assert_eq!(node.out(), ["delivered b"]);
+    for strangers in [4..=11, 12..=19] {
+        node.wait();
+        let expected: Vec<_> = strangers.map(|n| format!("have {n} [2]")).collect();
+        assert_eq!(node.out(), expected);
+    }
     node.wait();
-    let expected: Vec<_> = (36..=43).map(|n| format!("have {n} [2]")).collect();
-    assert_eq!(node.out(), expected);
-    node.wait();
-    assert_eq!(node.out().len(), 2 + 32, "at the time of the summaries of all other links");
+    assert_eq!(node.out(), ["have 2 [2]", "have 3 [2]"]);
 }
 
 /// Otherwise a thousand strangers could make a node keep a thousand notes for each run.
